@@ -1,0 +1,44 @@
+/**
+ * Errors that callers catch. Everything else that is wrong with an argument is a built-in
+ * `TypeError` (wrong type or shape), `RangeError` (out of range) or `SyntaxError` (unparsable).
+ *
+ * Messages state the action, then the rule, then the current value.
+ *
+ * @module
+ */
+
+/** A frame broke the protocol: malformed, oversized, out of order or of the wrong shape. The peer that sent it is closed. */
+export class ProtocolError extends Error {
+  /** Always `"ProtocolError"`. */
+  override readonly name = "ProtocolError";
+}
+
+/** A peer refused or was refused: wrong version, wrong model, wrong token, no place left. */
+export class HandshakeError extends Error {
+  /** Always `"HandshakeError"`. */
+  override readonly name = "HandshakeError";
+}
+
+/** A channel could not be opened, or ended while something was still expected from it. */
+export class ChannelClosedError extends Error {
+  /** Always `"ChannelClosedError"`. */
+  override readonly name = "ChannelClosedError";
+}
+
+/** A wait reached its limit. */
+export class DeadlineError extends Error {
+  /** Always `"DeadlineError"`. */
+  override readonly name = "DeadlineError";
+}
+
+/** A plugin returned something its contract does not allow. */
+export class PluginError extends Error {
+  /** Always `"PluginError"`. */
+  override readonly name = "PluginError";
+}
+
+/** A file of a checkpoint, an adapter or a data set is unreadable or does not fit. */
+export class CheckpointError extends Error {
+  /** Always `"CheckpointError"`. */
+  override readonly name = "CheckpointError";
+}

@@ -1,0 +1,126 @@
+/**
+ * The pruner interface: a strategy that says, once per step, which head modules are skipped.
+ *
+ * L = layers, H = heads per layer, M = user devices. Maps over head modules are row-major
+ * `Float32Array`s or `Uint8Array`s of length L * H: entry `l * H + h` is head `h` of layer `l`.
+ *
+ * @module
+ */
+
+import { PluginError } from "./errors.ts";
+
+/** A statistic that the engine computes only if a pruner asks for it. */
+export type StatisticName = "gradientNorm" | "loraNorm" | "baseNorm" | "embeddingMean";
+
+/** What a pruner is told once, before the first step. */
+export interface PrunerContext {
+  /** L, number of layers. */
+  readonly layers: number;
+  /** H, number of attention heads per layer. */
+  readonly heads: number;
+  /** Heads owned by each user device, H_m; device m owns a contiguous range of every layer. Sums to H. */
+  readonly headsPerDevice: readonly number[];
+  /** Compute capacity of each user device, gamma_m; any positive unit. */
+  readonly capacities: readonly number[];
+  /** Seed of the run; a pruner that draws at random draws from it. */
+  readonly seed: number;
+}
+
+/** What a pruner is told before each step. Statistics are those of the steps before. */
+export interface PrunerInput {
+  /** Step number, counted from 0. */
+  readonly step: number;
+  /** Head mask of the last step, [L * H], 1 = pruned; `null` before the first step. */
+  readonly lastMask: Uint8Array | null;
+  /**
+   * Gradient importance G of the last step, raw (not normalised), [L * H]:
+   * sqrt(sum over the head's A and B of all targets of ||grad||_F^2) / 3. Entries of heads that
+   * were pruned are 0 and carry no information. `null` before the first step.
+   */
+  readonly gradientNorm: Float32Array | null;
+  /** ||Delta W||_F of each head module, [L * H]; `null` if not asked for or not yet known. */
+  readonly loraNorm: Float32Array | null;
+  /** ||W||_F of the base model's weights of each head, [L * H]; `null` if not asked for. */
+  readonly baseNorm: Float32Array | null;
+  /** Mean over tokens of this step's embeddings E, [d]; `null` if not asked for. */
+  readonly embeddingMean: Float32Array | null;
+}
+
+/** What a pruner decides. */
+export interface PrunerDecision {
+  /** Head mask z, [L * H]: 1 = pruned in this step, 0 = kept. */
+  readonly mask: Uint8Array;
+  /** Importance per head for display, [L * H], finite; leave out if there is none. */
+  readonly scores?: Float32Array;
+}
+
+/** State of a pruner between steps: plain data that `structuredClone` and CBOR can carry. */
+export type PrunerState = unknown;
+
+/**
+ * A pruning strategy. A factory `(options) => Pruner` returns a plain object; the state is kept
+ * outside, so that it can be saved with a checkpoint and moved to another machine.
+ */
+export interface Pruner<State = PrunerState> {
+  /** Short name for reports, such as `"greedy"`. */
+  readonly name: string;
+  /** Statistics this pruner reads; no others are computed or sent. */
+  readonly needs: readonly StatisticName[];
+  /** Returns the state before the first step. */
+  init(context: PrunerContext): State;
+  /**
+   * Decides which heads are pruned in this step. Pure: the same arguments give the same result,
+   * and `state` is not changed in place.
+   *
+   * @returns The decision and the state to pass in the next step.
+   */
+  decide(
+    input: PrunerInput,
+    state: State,
+    context: PrunerContext,
+  ): [PrunerDecision, State] | Promise<[PrunerDecision, State]>;
+}
+
+/**
+ * Checks what a pruner returned.
+ *
+ * @throws {PluginError} If the mask has the wrong length or an entry other than 0 and 1, or a score is not finite.
+ */
+export function validateDecision(
+  pruner: Pick<Pruner, "name">,
+  decision: PrunerDecision,
+  context: PrunerContext,
+): PrunerDecision {
+  const size = context.layers * context.heads;
+  const { mask, scores } = decision;
+  if (!(mask instanceof Uint8Array) || mask.length !== size) {
+    const what = mask instanceof Uint8Array ? `length ${mask.length}` : typeof mask;
+    throw new PluginError(
+      `Cannot apply the decision of pruner "${pruner.name}" as "mask" must be a Uint8Array of ${size} entries (layers * heads): current value is ${what}`,
+    );
+  }
+  const bad = mask.findIndex((z) => z !== 0 && z !== 1);
+  if (bad >= 0) {
+    throw new PluginError(
+      `Cannot apply the decision of pruner "${pruner.name}" as every mask entry must be 0 or 1: entry ${bad} is ${mask[bad]}`,
+    );
+  }
+  if (scores !== undefined) {
+    if (!(scores instanceof Float32Array) || scores.length !== size) {
+      throw new PluginError(
+        `Cannot apply the decision of pruner "${pruner.name}" as "scores" must be a Float32Array of ${size} entries (layers * heads): current length is ${
+          (scores as { length?: number }).length
+        }`,
+      );
+    }
+    const nan = scores.findIndex((s) => !Number.isFinite(s));
+    if (nan >= 0) {
+      throw new PluginError(
+        `Cannot apply the decision of pruner "${pruner.name}" as every score must be finite: entry ${nan} is ${
+          scores[nan]
+        }`,
+      );
+    }
+  }
+  return decision;
+}

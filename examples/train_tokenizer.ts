@@ -1,0 +1,54 @@
+/**
+ * Trains the tokenizer of the tiny restaurant model on the texts that `make_data.ts` wrote. The same texts
+ * always give the same file.
+ *
+ * @module
+ */
+
+import { parseArgs } from "node:util";
+import { tokenizerJson, trainBpe } from "./_data/bpe_trainer.ts";
+
+const HELP = `Trains the tokenizer of the tiny restaurant model: byte-level BPE in the manner of GPT-2.
+
+  deno run --allow-read --allow-write examples/train_tokenizer.ts [options]
+
+Reads pretrain.txt and train.txt of the data folder (make_data.ts writes them).
+
+  --data DIR     the data folder; default examples/restaurant
+  --out FILE     the tokenizer; default examples/tiny_gpt2/tokenizer.json
+  --size N       how many entries, 256 bytes and <|endoftext|> included; default 768
+  --help         this text
+`;
+
+async function main(args: string[]): Promise<void> {
+  const { values } = parseArgs({
+    args,
+    options: {
+      data: { type: "string", default: `${import.meta.dirname}/restaurant` },
+      out: { type: "string", default: `${import.meta.dirname}/tiny_gpt2/tokenizer.json` },
+      size: { type: "string", default: "768" },
+      help: { type: "boolean", default: false },
+    },
+  });
+  if (values.help) {
+    console.log(HELP);
+    return;
+  }
+  const size = Number(values.size);
+  if (!/^\d+$/.test(values.size) || size < 257 || size > 65_536) {
+    throw new RangeError(
+      `Cannot train a tokenizer as '--size' must be an integer in [257, 65536]: current value is "${values.size}"`,
+    );
+  }
+  const documents: string[] = [];
+  for (const name of ["pretrain.txt", "train.txt"]) {
+    const text = await Deno.readTextFile(`${values.data}/${name}`);
+    // A task line is two texts for the tokenizer: the second one begins with a space, as in training.
+    documents.push(...text.trimEnd().split("\n").flatMap((line) => line.replace("||", "\n ").split("\n")));
+  }
+  const model = trainBpe(documents, size - 1);
+  await Deno.writeTextFile(values.out, tokenizerJson(model, "<|endoftext|>"));
+  console.log(`${values.out}: ${model.tokens.length + 1} entries`);
+}
+
+if (import.meta.main) await main(Deno.args);

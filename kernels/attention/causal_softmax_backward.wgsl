@@ -1,0 +1,56 @@
+// From scores and dP to P and dS, both in place: P = exp(scores - log_sum) and
+// dS = P * (dP - dot(do, o)) * scale, zero for keys after the query.
+//
+// scores, dp [batch * length, heads * slots]; log_sums [batch * length, heads];
+// o, do [batch * length, heads * head_size]: the attention's output and its gradient.
+// dot(do, o) of a head equals the row's sum of P * dP. Accumulation rule: overwritten.
+
+override LANES: u32 = 1;
+override ROWS: u32 = 8;
+
+struct Parameters {
+  rows: u32, // batch * length * heads
+  length: u32,
+  heads: u32,
+  slots4: u32,
+  log_pitch: u32,
+  head_size4: u32,
+  scale: f32,
+}
+
+@group(0) @binding(0) var<storage, read_write> scores: array<vec4f>;
+@group(0) @binding(1) var<storage, read_write> dp: array<vec4f>;
+@group(0) @binding(2) var<storage, read> log_sums: array<f32>;
+@group(0) @binding(3) var<storage, read> o: array<vec4f>;
+@group(0) @binding(4) var<storage, read> d_o: array<vec4f>;
+@group(1) @binding(0) var<uniform> p: Parameters;
+
+@compute @workgroup_size(LANES, ROWS)
+fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_id) local: vec3u) {
+  let lane = local.x;
+  let index = (workgroup.y * 32768u + workgroup.x) * ROWS + local.y;
+  if (index >= p.rows) {
+    return;
+  }
+  let head = index % p.heads;
+  let row = index / p.heads;
+  let query = row % p.length;
+
+  // Every lane sums the whole head: head_size / 4 terms are cheaper than a barrier.
+  var products = vec4f();
+  let o_base = index * p.head_size4;
+  for (var i = 0u; i < p.head_size4; i++) {
+    products += o[o_base + i] * d_o[o_base + i];
+  }
+  let mean = (products.x + products.y) + (products.z + products.w);
+  let log_sum = log_sums[row * p.log_pitch + head];
+
+  let base = index * p.slots4;
+  for (var i = lane; i < p.slots4; i += LANES) {
+    let kept = vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u) <= vec4u(query);
+    let weight = select(vec4f(), exp(scores[base + i] - log_sum), kept);
+    let slope = select(vec4f(), dp[base + i] - mean, kept);
+    scores[base + i] = weight;
+    dp[base + i] = weight * slope * p.scale;
+  }
+}

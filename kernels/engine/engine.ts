@@ -1,0 +1,629 @@
+/**
+ * The engine: one GPU device, its memory and its command queue.
+ *
+ * Work is recorded and submitted in batches; nothing is waited for until something is read back.
+ *
+ * @module
+ */
+
+import { GpuError, ShaderError } from "../errors.ts";
+import { type AdapterClass, adapterClass, requestAdapter } from "./adapter.ts";
+import type { BindingKind, Kernel } from "./kernel.ts";
+import { Pool, type Pooled, type PoolStats, sizeClass } from "./pool.ts";
+import { Readback, type ReadbackMode } from "./readback.ts";
+import { stageKernel } from "./stage.ts";
+import { type DType, roundUp4, RowWindow, type StagedTexture, Tensor } from "./tensor.ts";
+
+/** Options of `Engine.create`. */
+export interface EngineOptions {
+  /** The WebGPU implementation. @default {navigator.gpu} */
+  readonly gpu?: GPU | undefined;
+  /** Overrides the adapter class, to test the other class's kernels. @default {as the adapter says} */
+  readonly adapterClass?: AdapterClass | undefined;
+  /** How results are read back; see `Readback`. @default {chosen for the runtime} */
+  readonly readback?: ReadbackMode | undefined;
+  /** Lowers the largest storage binding in bytes, to test splitting. @default {the adapter's limit} */
+  readonly maxBindingBytes?: number | undefined;
+  /** Lowers the largest texture side, to test splitting. @default {the adapter's limit} */
+  readonly maxTextureSide?: number | undefined;
+}
+
+/** Counters of an engine: a step that returns to the same figures does not leak. */
+export interface EngineStats extends PoolStats {
+  /** Live tensors. */
+  tensors: number;
+  /** Kernels dispatched so far. */
+  dispatches: number;
+  /** Command buffers submitted so far. */
+  submits: number;
+  /** Readbacks so far. */
+  readbacks: number;
+  /** Milliseconds spent waiting for readbacks so far. */
+  readbackMs: number;
+  /** Bind groups kept for use again. */
+  bindGroups: number;
+  /** Compute pipelines compiled so far. */
+  pipelines: number;
+}
+
+/** A tensor, or some of its rows as a buffer or as a texture, bound to a kernel. */
+export type Bindable = Tensor | RowWindow | StagedTexture;
+
+/** One dispatch. */
+export interface Dispatch<P extends string> {
+  /** What is bound to group 0, in the kernel's order. */
+  readonly bindings: readonly Bindable[];
+  /** Values of the uniform struct. */
+  readonly parameters: Readonly<Record<P, number>>;
+  /** Workgroups in x, y, z; y and z default to 1. */
+  readonly workgroups: readonly [number, number?, number?];
+}
+
+interface CompiledKernel {
+  readonly pipeline: GPUComputePipeline;
+  readonly layout: GPUBindGroupLayout;
+}
+
+/** Bytes of one dispatch's uniform struct, and the distance between two in the arena. */
+const PARAMETER_SLOT = 256;
+/** Dispatches recorded before a batch is submitted, so that the GPU starts early and waits stay short. */
+const SLOTS_PER_BATCH = 128;
+const MAX_WORKGROUPS = 65_535;
+const MAX_BIND_GROUPS = 8192;
+
+/** A GPU device with its pools, pipelines and command queue. */
+export class Engine implements Disposable {
+  /** The WebGPU device. */
+  readonly device: GPUDevice;
+  /** Which form of the kernels is used. */
+  readonly adapterClass: AdapterClass;
+  /** What the adapter calls itself. */
+  readonly adapterName: string;
+  /** Largest storage binding in bytes. */
+  readonly maxBindingBytes: number;
+  /** Largest texture side in texels. */
+  readonly maxTextureSide: number;
+  readonly #stats: EngineStats = {
+    allocatedBytes: 0,
+    allocatedCount: 0,
+    liveBytes: 0,
+    liveCount: 0,
+    tensors: 0,
+    dispatches: 0,
+    submits: 0,
+    readbacks: 0,
+    readbackMs: 0,
+    bindGroups: 0,
+    pipelines: 0,
+  };
+  readonly #buffers: Pool<GPUBuffer>;
+  readonly #textures: Pool<GPUTexture>;
+  readonly #textureViews = new Map<number, GPUTextureView>();
+  readonly #compiled = new Map<Kernel, CompiledKernel>();
+  readonly #layouts = new Map<string, GPUBindGroupLayout>();
+  readonly #bindGroups = new Map<string, GPUBindGroup>();
+  readonly #kernelIds = new Map<Kernel, number>();
+  readonly #readback: Readback;
+  readonly #parameterLayout: GPUBindGroupLayout;
+  readonly #parameterBuffer: GPUBuffer;
+  readonly #parameterGroup: GPUBindGroup;
+  readonly #parameterBytes = new ArrayBuffer(PARAMETER_SLOT * SLOTS_PER_BATCH);
+  readonly #parameterView = new DataView(this.#parameterBytes);
+  /** Four zeros: bound where a kernel's optional input is absent. */
+  readonly noRead: Tensor;
+  /** Bound where a kernel's optional output is absent. */
+  readonly noWrite: Tensor;
+  #encoder: GPUCommandEncoder | null = null;
+  #pass: GPUComputePassEncoder | null = null;
+  #slot = 0;
+  #batch = 0;
+  #nextId = 0;
+  #failure: Error | null = null;
+  #disposed = false;
+
+  private constructor(device: GPUDevice, adapter: GPUAdapter, options: EngineOptions) {
+    this.device = device;
+    this.adapterClass = options.adapterClass ?? adapterClass(adapter);
+    this.adapterName = adapter.info.description || adapter.info.device || adapter.info.vendor || "unknown adapter";
+    const limit = device.limits;
+    this.maxBindingBytes = Math.min(limit.maxStorageBufferBindingSize, options.maxBindingBytes ?? Infinity);
+    this.maxTextureSide = Math.min(limit.maxTextureDimension2D, options.maxTextureSide ?? Infinity);
+    const nextId = () => this.#nextId++;
+    this.#buffers = new Pool(this.#stats, nextId);
+    this.#textures = new Pool(this.#stats, nextId);
+    this.#readback = new Readback(device, options.readback);
+    this.#parameterLayout = device.createBindGroupLayout({
+      entries: [{
+        binding: 0,
+        visibility: GPU_COMPUTE_STAGE,
+        buffer: { type: "uniform", hasDynamicOffset: true, minBindingSize: PARAMETER_SLOT },
+      }],
+    });
+    this.#parameterBuffer = device.createBuffer({
+      label: "kernel parameters",
+      size: PARAMETER_SLOT * SLOTS_PER_BATCH,
+      usage: USAGE.UNIFORM | USAGE.COPY_DST,
+    });
+    this.#parameterGroup = device.createBindGroup({
+      layout: this.#parameterLayout,
+      entries: [{ binding: 0, resource: { buffer: this.#parameterBuffer, size: PARAMETER_SLOT } }],
+    });
+    device.addEventListener("uncapturederror", (event) => {
+      (event as Event).preventDefault?.();
+      this.#fail(new GpuError((event as GPUUncapturedErrorEvent).error.message));
+    });
+    this.noRead = this.zeros(1, 4, "absent input");
+    this.noWrite = this.zeros(1, 4, "absent output");
+    device.lost.then((info) => {
+      if (!this.#disposed) this.#fail(new GpuError(`GPU device lost (${info.reason}): ${info.message}`));
+    });
+  }
+
+  /**
+   * Opens a device on the best adapter, with the adapter's own limits.
+   *
+   * @throws {NoAdapterError} If there is no WebGPU or no adapter.
+   */
+  static async create(options: EngineOptions = {}): Promise<Engine> {
+    const gpu = options.gpu ?? (globalThis.navigator as { gpu?: GPU } | undefined)?.gpu;
+    const adapter = await requestAdapter(gpu);
+    const limits = adapter.limits;
+    const device = await adapter.requestDevice({
+      label: "edgetuner",
+      requiredFeatures: adapter.features.has("timestamp-query") ? ["timestamp-query"] : [],
+      requiredLimits: {
+        maxBufferSize: limits.maxBufferSize,
+        maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,
+        maxTextureDimension2D: limits.maxTextureDimension2D,
+        maxComputeWorkgroupStorageSize: limits.maxComputeWorkgroupStorageSize,
+        maxComputeInvocationsPerWorkgroup: limits.maxComputeInvocationsPerWorkgroup,
+      },
+    });
+    return new Engine(device, adapter, options);
+  }
+
+  /** Counters, as they are now. */
+  get stats(): EngineStats {
+    return { ...this.#stats, bindGroups: this.#bindGroups.size, pipelines: this.#compiled.size };
+  }
+
+  /** Makes a tensor with undefined content; the kernel that fills it writes the padding too. */
+  tensor(rows: number, columns: number, label = "tensor", dtype: DType = "f32"): Tensor {
+    if (!(Number.isInteger(rows) && rows > 0 && Number.isInteger(columns) && columns > 0)) {
+      throw new RangeError(
+        `Cannot make tensor "${label}" as rows and columns must be positive integers: current shape is [${rows}, ${columns}]`,
+      );
+    }
+    const bytes = rows * roundUp4(columns) * 4;
+    if (bytes > this.device.limits.maxBufferSize) {
+      throw new RangeError(
+        `Cannot make tensor "${label}" [${rows}, ${columns}] as it must fit a buffer of ${this.device.limits.maxBufferSize} bytes: it needs ${bytes}`,
+      );
+    }
+    const size = sizeClass(bytes);
+    const buffer = this.#buffers.acquire(`b${size}`, size, () =>
+      this.device.createBuffer({
+        label: `pooled buffer of ${size} bytes`,
+        size,
+        usage: USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST,
+      }));
+    this.#stats.tensors++;
+    return new Tensor(this, buffer, rows, columns, dtype, label);
+  }
+
+  /** Makes a tensor of zeros. */
+  zeros(rows: number, columns: number, label = "zeros"): Tensor {
+    const tensor = this.tensor(rows, columns, label);
+    this.clear(tensor);
+    return tensor;
+  }
+
+  /** Sets every element to zero. */
+  clear(tensor: Tensor): void {
+    this.#endPass();
+    this.#touch(tensor.buffer);
+    this.#dropStaged(tensor);
+    this.#commandEncoder().clearBuffer(tensor.buffer.resource, 0, tensor.bytes);
+  }
+
+  /**
+   * Makes a tensor from rows * columns values.
+   *
+   * @throws {RangeError} If the number of values is another one.
+   */
+  upload(
+    data: Float32Array | Uint32Array,
+    rows: number,
+    columns: number,
+    label = "upload",
+  ): Tensor {
+    const tensor = this.tensor(rows, columns, label, data instanceof Uint32Array ? "u32" : "f32");
+    this.write(tensor, data);
+    return tensor;
+  }
+
+  /**
+   * Replaces the content of a tensor by rows * columns values.
+   *
+   * @throws {RangeError} If the number of values is another one.
+   */
+  write(tensor: Tensor, data: Float32Array | Uint32Array): void {
+    const { rows, columns, pitch } = tensor;
+    if (data.length !== rows * columns) {
+      throw new RangeError(
+        `Cannot write tensor "${tensor.label}" [${rows}, ${columns}] as ${rows * columns} values are needed: got ${data.length}`,
+      );
+    }
+    // A write is done before any command that is recorded but not yet submitted: if one of those
+    // still uses this memory, it has to go first.
+    if (tensor.buffer.lastBatch === this.#batch) this.flush();
+    this.#dropStaged(tensor);
+    let source = data;
+    if (pitch !== columns) {
+      source = data instanceof Uint32Array ? new Uint32Array(rows * pitch) : new Float32Array(rows * pitch);
+      for (let r = 0; r < rows; r++) source.set(data.subarray(r * columns, (r + 1) * columns), r * pitch);
+    }
+    this.device.queue.writeBuffer(
+      tensor.buffer.resource,
+      0,
+      source.buffer as ArrayBuffer,
+      source.byteOffset,
+      source.byteLength,
+    );
+  }
+
+  /**
+   * Reads tensors back in one go, each rows * columns values without padding. All work recorded
+   * so far is submitted and waited for.
+   *
+   * @throws {GpuError} If any earlier work failed.
+   */
+  async read(tensors: readonly Tensor[]): Promise<Float32Array<ArrayBuffer>[]> {
+    const started = performance.now();
+    let bytes = 0;
+    for (const tensor of tensors) bytes += tensor.bytes;
+    this.#endPass();
+    const staging = await this.#readback.acquire(bytes);
+    let offset = 0;
+    for (const tensor of tensors) {
+      this.#touch(tensor.buffer);
+      this.#commandEncoder().copyBufferToBuffer(tensor.buffer.resource, 0, staging.buffer, offset, tensor.bytes);
+      offset += tensor.bytes;
+    }
+    this.flush();
+    const all = await this.#readback.finish(staging, bytes);
+    this.throwIfFailed();
+    this.#stats.readbacks++;
+    this.#stats.readbackMs += performance.now() - started;
+    offset = 0;
+    return tensors.map((tensor) => {
+      const padded = new Float32Array(all, offset, tensor.rows * tensor.pitch);
+      offset += tensor.bytes;
+      if (tensor.pitch === tensor.columns) return tensors.length === 1 ? padded : padded.slice();
+      const out = new Float32Array(tensor.rows * tensor.columns);
+      for (let r = 0; r < tensor.rows; r++) {
+        out.set(padded.subarray(r * tensor.pitch, r * tensor.pitch + tensor.columns), r * tensor.columns);
+      }
+      return out;
+    });
+  }
+
+  /** Waits until all work recorded so far is done. */
+  async idle(): Promise<void> {
+    using probe = this.tensor(1, 4, "idle probe");
+    await this.read([probe]);
+  }
+
+  /** Copies the content of one tensor to another of the same shape. */
+  copy(from: Tensor, to: Tensor): void {
+    if (from.rows !== to.rows || from.columns !== to.columns) {
+      throw new TypeError(
+        `Cannot copy "${from.label}" to "${to.label}" as shapes must be equal: [${from.rows}, ${from.columns}] and [${to.rows}, ${to.columns}]`,
+      );
+    }
+    this.#endPass();
+    this.#touch(from.buffer);
+    this.#touch(to.buffer);
+    this.#dropStaged(to);
+    this.#commandEncoder().copyBufferToBuffer(from.buffer.resource, 0, to.buffer.resource, 0, from.bytes);
+  }
+
+  /** Records one dispatch of a kernel. Tensors bound as `write` lose their texture copies. */
+  dispatch<P extends string>(kernel: Kernel<P>, dispatch: Dispatch<P>): void {
+    const [x, y = 1, z = 1] = dispatch.workgroups;
+    if (x === 0 || y === 0 || z === 0) return;
+    if (x > MAX_WORKGROUPS || y > MAX_WORKGROUPS || z > MAX_WORKGROUPS) {
+      throw new RangeError(
+        `Cannot dispatch "${kernel.name}" as each dimension must be at most ${MAX_WORKGROUPS} workgroups: current value is [${x}, ${y}, ${z}]`,
+      );
+    }
+    const compiled = this.#compile(kernel as unknown as Kernel);
+    const group = this.#bindGroup(kernel as unknown as Kernel, compiled, dispatch.bindings);
+    const offset = this.#writeParameters(kernel, dispatch.parameters);
+    const pass = this.#pass ??= this.#commandEncoder().beginComputePass();
+    pass.setPipeline(compiled.pipeline);
+    pass.setBindGroup(0, group);
+    pass.setBindGroup(1, this.#parameterGroup, [offset]);
+    pass.dispatchWorkgroups(x, y, z);
+    this.#stats.dispatches++;
+    if (this.#slot === SLOTS_PER_BATCH) this.flush();
+  }
+
+  /** Submits what is recorded. Called by itself when a batch is full and before a readback. */
+  flush(): void {
+    this.#endPass();
+    if (this.#encoder === null) return;
+    if (this.#slot > 0) {
+      this.device.queue.writeBuffer(this.#parameterBuffer, 0, this.#parameterBytes, 0, this.#slot * PARAMETER_SLOT);
+    }
+    this.device.queue.submit([this.#encoder.finish()]);
+    this.#stats.submits++;
+    this.#encoder = null;
+    this.#slot = 0;
+    this.#batch++;
+    this.throwIfFailed();
+  }
+
+  /**
+   * Compiles kernels now instead of at their first dispatch.
+   *
+   * @throws {ShaderError} If one does not compile.
+   */
+  async compile(kernels: readonly Kernel[]): Promise<void> {
+    for (const kernel of kernels) this.#compile(kernel);
+    await this.idle();
+  }
+
+  /**
+   * Throws what the GPU reported since the last call, if anything.
+   *
+   * @throws {GpuError} The first failure.
+   */
+  throwIfFailed(): void {
+    if (this.#failure === null) return;
+    throw this.#failure;
+  }
+
+  /**
+   * The tensor as textures, copied from its buffer unless that was done before and the content is
+   * unchanged. Storage textures are what software adapters read fastest.
+   */
+  stage(tensor: Tensor): readonly StagedTexture[] {
+    if (tensor.staged !== null) return tensor.staged;
+    const width = tensor.pitch / 4;
+    if (width > this.maxTextureSide) {
+      throw new RangeError(
+        `Cannot stage tensor "${tensor.label}" as a row must be at most ${this.maxTextureSide * 4} elements: it has ${tensor.pitch}`,
+      );
+    }
+    const staged: StagedTexture[] = [];
+    for (let row = 0; row < tensor.rows; row += this.maxTextureSide) {
+      const rows = Math.min(this.maxTextureSide, tensor.rows - row);
+      const texture = this.#acquireTexture(width, rows);
+      staged.push({ texture, view: this.#textureView(texture), row, rows });
+      this.#copyToTexture(tensor, texture, row, rows);
+    }
+    tensor.staged = staged;
+    return staged;
+  }
+
+  /** Takes back a tensor's memory; called by `Tensor.dispose`. */
+  release(tensor: Tensor, buffer: Pooled<GPUBuffer>): void {
+    this.#dropStaged(tensor);
+    this.#buffers.release(buffer);
+    this.#stats.tensors--;
+  }
+
+  /** Destroys pooled memory that no tensor uses, after the work that used it. */
+  async trim(): Promise<void> {
+    await this.idle();
+    this.#bindGroups.clear();
+    this.#buffers.trim(() => {});
+    this.#textures.trim((id) => this.#textureViews.delete(id));
+  }
+
+  /** Destroys the device and all its memory. */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    this.#pass = null;
+    this.#encoder = null;
+    this.#readback.dispose();
+    this.device.destroy();
+  }
+
+  /** As `dispose`; called at the end of a `using` scope. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #fail(error: Error): void {
+    this.#failure ??= error;
+  }
+
+  #commandEncoder(): GPUCommandEncoder {
+    return this.#encoder ??= this.device.createCommandEncoder();
+  }
+
+  #endPass(): void {
+    if (this.#pass === null) return;
+    this.#pass.end();
+    this.#pass = null;
+  }
+
+  #touch(pooled: Pooled<unknown>): void {
+    pooled.lastBatch = this.#batch;
+  }
+
+  #dropStaged(tensor: Tensor): void {
+    if (tensor.staged === null) return;
+    for (const { texture } of tensor.staged) this.#textures.release(texture);
+    tensor.staged = null;
+  }
+
+  #acquireTexture(width: number, rows: number): Pooled<GPUTexture> {
+    // Rows a multiple of 4096 bytes apart fall on the same cache sets of a CPU: 16 texels more
+    // avoid it (31 -> 44 GFLOP/s on llvmpipe).
+    const padded = width % 256 === 0 && this.adapterClass === "cpu" && width + 16 <= this.maxTextureSide
+      ? width + 16
+      : width;
+    return this.#textures.acquire(`t${padded}x${rows}`, padded * rows * 16, () =>
+      this.device.createTexture({
+        label: `pooled texture of ${padded} x ${rows}`,
+        size: [padded, rows],
+        format: "rgba32float",
+        usage: TEXTURE_USAGE.COPY_DST | TEXTURE_USAGE.STORAGE_BINDING,
+      }));
+  }
+
+  #textureView(texture: Pooled<GPUTexture>): GPUTextureView {
+    let view = this.#textureViews.get(texture.id);
+    if (view === undefined) this.#textureViews.set(texture.id, view = texture.resource.createView());
+    return view;
+  }
+
+  #copyToTexture(tensor: Tensor, texture: Pooled<GPUTexture>, row: number, rows: number): void {
+    const width = tensor.pitch / 4;
+    this.#touch(tensor.buffer);
+    this.#endPass();
+    if (width * 16 % 256 === 0) {
+      this.#commandEncoder().copyBufferToTexture(
+        { buffer: tensor.buffer.resource, offset: row * width * 16, bytesPerRow: width * 16, rowsPerImage: rows },
+        { texture: texture.resource },
+        [width, rows],
+      );
+      return;
+    }
+    // Buffer rows of a copy must be a multiple of 256 bytes apart; a kernel has no such rule.
+    const target = { texture, view: this.#textureView(texture), row, rows };
+    for (const window of tensor.windows(row, rows)) {
+      this.dispatch(stageKernel, {
+        bindings: [window, target],
+        parameters: { width, rows: window.rows, row: window.row - row },
+        workgroups: [Math.ceil(width / 8), window.rows],
+      });
+    }
+  }
+
+  #compile(kernel: Kernel): CompiledKernel {
+    const known = this.#compiled.get(kernel);
+    if (known !== undefined) return known;
+    const { device } = this;
+    device.pushErrorScope("validation");
+    const module = device.createShaderModule({ label: kernel.name, code: kernel.source });
+    const layout = this.#bindGroupLayout(kernel.bindings);
+    const pipeline = device.createComputePipeline({
+      label: kernel.name,
+      layout: device.createPipelineLayout({ bindGroupLayouts: [layout, this.#parameterLayout] }),
+      compute: { module, entryPoint: "main", ...(kernel.constants ? { constants: { ...kernel.constants } } : {}) },
+    });
+    device.popErrorScope().then(async (error) => {
+      if (error !== null) this.#fail(await shaderError(kernel, module, error));
+    });
+    const compiled = { pipeline, layout };
+    this.#compiled.set(kernel, compiled);
+    this.#kernelIds.set(kernel, this.#kernelIds.size);
+    return compiled;
+  }
+
+  #bindGroupLayout(bindings: readonly BindingKind[]): GPUBindGroupLayout {
+    const key = bindings.join();
+    let layout = this.#layouts.get(key);
+    if (layout === undefined) {
+      layout = this.device.createBindGroupLayout({
+        entries: bindings.map((kind, binding) => ({ binding, visibility: GPU_COMPUTE_STAGE, ...LAYOUT_OF[kind] })),
+      });
+      this.#layouts.set(key, layout);
+    }
+    return layout;
+  }
+
+  #bindGroup(kernel: Kernel, compiled: CompiledKernel, bindings: readonly Bindable[]): GPUBindGroup {
+    let key = `${this.#kernelIds.get(kernel)}`;
+    for (let i = 0; i < bindings.length; i++) {
+      const bindable = bindings[i]!;
+      const kind = kernel.bindings[i];
+      if (bindable instanceof Tensor || bindable instanceof RowWindow) {
+        const tensor = bindable instanceof Tensor ? bindable : bindable.tensor;
+        const pooled = tensor.buffer;
+        pooled.lastBatch = this.#batch;
+        key += `,${pooled.id}:${bindable.bytes}:${bindable.offset}`;
+        if (kind === "write") this.#dropStaged(tensor);
+      } else {
+        bindable.texture.lastBatch = this.#batch;
+        key += `,${bindable.texture.id}`;
+      }
+    }
+    let group = this.#bindGroups.get(key);
+    if (group === undefined) {
+      if (this.#bindGroups.size >= MAX_BIND_GROUPS) this.#bindGroups.clear();
+      if (bindings.length !== kernel.bindings.length) {
+        throw new TypeError(
+          `Cannot dispatch "${kernel.name}" as it has ${kernel.bindings.length} bindings: got ${bindings.length}`,
+        );
+      }
+      group = this.device.createBindGroup({
+        label: kernel.name,
+        layout: compiled.layout,
+        entries: bindings.map((bindable, binding) => ({
+          binding,
+          resource: bindable instanceof Tensor || bindable instanceof RowWindow
+            ? this.#bufferBinding(kernel, bindable)
+            : bindable.view,
+        })),
+      });
+      this.#bindGroups.set(key, group);
+    }
+    return group;
+  }
+
+  #bufferBinding(kernel: Kernel, part: Tensor | RowWindow): GPUBufferBinding {
+    const tensor = part instanceof Tensor ? part : part.tensor;
+    if (part.bytes > this.maxBindingBytes) {
+      throw new RangeError(
+        `Cannot bind tensor "${tensor.label}" to "${kernel.name}" as a binding must be at most ${this.maxBindingBytes} bytes: it has ${part.bytes}`,
+      );
+    }
+    return { buffer: tensor.buffer.resource, offset: part.offset, size: part.bytes };
+  }
+
+  #writeParameters(kernel: Kernel, values: Readonly<Record<string, number>>): number {
+    const offset = this.#slot++ * PARAMETER_SLOT;
+    const view = this.#parameterView;
+    const fields = kernel.parameters;
+    for (let i = 0; i < fields.length; i++) {
+      const [name, kind] = fields[i]!;
+      const value = values[name]!;
+      if (kind === "u32") view.setUint32(offset + i * 4, value, true);
+      else view.setFloat32(offset + i * 4, value, true);
+    }
+    return offset;
+  }
+}
+
+// Numbers of the WebGPU standard. The globals that hold them belong to one implementation; an
+// engine may run on another.
+const GPU_COMPUTE_STAGE = 0x4;
+const USAGE = { COPY_SRC: 0x4, COPY_DST: 0x8, UNIFORM: 0x40, STORAGE: 0x80 } as const;
+const TEXTURE_USAGE = { COPY_DST: 0x2, STORAGE_BINDING: 0x8 } as const;
+
+const LAYOUT_OF: Record<BindingKind, Omit<GPUBindGroupLayoutEntry, "binding" | "visibility">> = {
+  read: { buffer: { type: "read-only-storage" } },
+  write: { buffer: { type: "storage" } },
+  texture: { storageTexture: { access: "read-only", format: "rgba32float" } },
+  texture_write: { storageTexture: { access: "write-only", format: "rgba32float" } },
+};
+
+/** Turns a compile failure into an error with line, column and the source around it. */
+async function shaderError(kernel: Kernel, module: GPUShaderModule, error: GPUError): Promise<ShaderError> {
+  const lines = kernel.source.split("\n");
+  const parts = [`Cannot compile kernel "${kernel.name}": ${error.message}`];
+  const info = await module.getCompilationInfo();
+  for (const message of info.messages) {
+    parts.push(`${kernel.name}.wgsl:${message.lineNum}:${message.linePos}: ${message.type}: ${message.message}`);
+    for (let n = Math.max(1, message.lineNum - 2); n <= Math.min(lines.length, message.lineNum + 2); n++) {
+      parts.push(`${n === message.lineNum ? ">" : " "}${String(n).padStart(4)} | ${lines[n - 1]}`);
+    }
+  }
+  return new ShaderError(parts.join("\n"));
+}

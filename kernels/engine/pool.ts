@@ -1,0 +1,84 @@
+/**
+ * Buffers and textures that are used again instead of being made again.
+ *
+ * @module
+ */
+
+/** What a pool holds, for tests and reports. */
+export interface PoolStats {
+  /** Bytes of all GPU memory obtained and not yet destroyed. */
+  allocatedBytes: number;
+  /** Buffers and textures obtained and not yet destroyed. */
+  allocatedCount: number;
+  /** Bytes of that in use by live tensors. */
+  liveBytes: number;
+  /** Buffers and textures in use by live tensors. */
+  liveCount: number;
+}
+
+/** A GPU resource that a pool hands out. */
+export interface Pooled<T> {
+  /** The GPU object. */
+  readonly resource: T;
+  /** Identity for bind group caching; never used twice. */
+  readonly id: number;
+  /** Size in bytes. */
+  readonly bytes: number;
+  /** Number of the command batch that touched it last; see `Engine.upload`. */
+  lastBatch: number;
+  /** Key under which it is kept while free. */
+  readonly key: string;
+}
+
+/** Rounds a size up to one of four steps per power of two, so that near sizes share buffers. */
+export function sizeClass(bytes: number): number {
+  const least = Math.max(256, bytes);
+  const step = Math.max(256, 2 ** (Math.ceil(Math.log2(least)) - 3));
+  return Math.ceil(least / step) * step;
+}
+
+/** A pool over one kind of resource. Last freed is first used, so equal steps find equal resources. */
+export class Pool<T extends { destroy(): void }> {
+  readonly #free = new Map<string, Pooled<T>[]>();
+  readonly #stats: PoolStats;
+  #nextId: () => number;
+
+  constructor(stats: PoolStats, nextId: () => number) {
+    this.#stats = stats;
+    this.#nextId = nextId;
+  }
+
+  /** Takes a free resource of this key or makes one. */
+  acquire(key: string, bytes: number, make: () => T): Pooled<T> {
+    this.#stats.liveBytes += bytes;
+    this.#stats.liveCount++;
+    const free = this.#free.get(key)?.pop();
+    if (free !== undefined) return free;
+    const resource = make();
+    this.#stats.allocatedBytes += bytes;
+    this.#stats.allocatedCount++;
+    return { resource, id: this.#nextId(), bytes, lastBatch: -1, key };
+  }
+
+  /** Gives a resource back; it is handed out again to the next one who asks for this key. */
+  release(pooled: Pooled<T>): void {
+    this.#stats.liveBytes -= pooled.bytes;
+    this.#stats.liveCount--;
+    const list = this.#free.get(pooled.key);
+    if (list === undefined) this.#free.set(pooled.key, [pooled]);
+    else list.push(pooled);
+  }
+
+  /** Destroys everything that is free. */
+  trim(onDestroy: (id: number) => void): void {
+    for (const list of this.#free.values()) {
+      for (const pooled of list) {
+        pooled.resource.destroy();
+        onDestroy(pooled.id);
+        this.#stats.allocatedBytes -= pooled.bytes;
+        this.#stats.allocatedCount--;
+      }
+    }
+    this.#free.clear();
+  }
+}

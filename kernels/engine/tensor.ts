@@ -1,0 +1,165 @@
+/**
+ * Typed handles to matrices in GPU memory.
+ *
+ * Layout, the same everywhere: row-major with a **pitch**: every row starts at a multiple of four
+ * elements, `pitch = ceil(columns / 4) * 4`, and the elements between `columns` and `pitch` are
+ * zero. So every kernel reads and writes whole `vec4`s at any shape, and padding never shows.
+ *
+ * @module
+ */
+
+import type { Engine } from "./engine.ts";
+import type { Pooled } from "./pool.ts";
+
+/** Element type: 32-bit float or 32-bit unsigned integer. */
+export type DType = "f32" | "u32";
+
+/** Rounds up to a multiple of four. */
+export function roundUp4(n: number): number {
+  return (n + 3) & ~3;
+}
+
+/** A copy of a tensor as `rgba32float` textures of at most the adapter's side length of rows each. */
+export interface StagedTexture {
+  /** Texture of one row window. */
+  readonly texture: Pooled<GPUTexture>;
+  /** View bound to kernels. */
+  readonly view: GPUTextureView;
+  /** First row of the window. */
+  readonly row: number;
+  /** Rows in the window. */
+  readonly rows: number;
+}
+
+/** Some rows of a tensor, bound in place of the whole; it does not own them. */
+export class RowWindow {
+  /** The tensor. */
+  readonly tensor: Tensor;
+  /** First row. */
+  readonly row: number;
+  /** Number of rows. */
+  readonly rows: number;
+
+  /** Made by `Tensor.windows`. */
+  constructor(tensor: Tensor, row: number, rows: number) {
+    this.tensor = tensor;
+    this.row = row;
+    this.rows = rows;
+  }
+
+  /** Byte offset of the first row; a multiple of 256. */
+  get offset(): number {
+    return this.row * this.tensor.pitch * 4;
+  }
+
+  /** Bytes of the rows. */
+  get bytes(): number {
+    return this.rows * this.tensor.pitch * 4;
+  }
+}
+
+/** Rows per window are a multiple of this, so that windows start at multiples of 256 bytes. */
+const WINDOW_ROWS = 16;
+
+/**
+ * A matrix [rows, columns] in GPU memory. It belongs to whoever made it: declare it with `using`,
+ * or dispose it; its memory then goes back to the engine's pool. Using it afterwards throws.
+ */
+export class Tensor implements Disposable {
+  /** The engine that holds it. */
+  readonly engine: Engine;
+  /** Number of rows. */
+  readonly rows: number;
+  /** Number of columns, without padding. */
+  readonly columns: number;
+  /** Elements from one row to the next; a multiple of four. */
+  readonly pitch: number;
+  /** Element type. */
+  readonly dtype: DType;
+  /** Name for error messages and GPU debuggers. */
+  readonly label: string;
+  #buffer: Pooled<GPUBuffer> | null;
+  /** Textures that hold the same content, made when a kernel asks and dropped when it changes. */
+  staged: StagedTexture[] | null = null;
+
+  /** Made by `Engine.tensor`, `Engine.upload` and kernels; not called directly. */
+  constructor(
+    engine: Engine,
+    buffer: Pooled<GPUBuffer>,
+    rows: number,
+    columns: number,
+    dtype: DType,
+    label: string,
+  ) {
+    this.engine = engine;
+    this.rows = rows;
+    this.columns = columns;
+    this.pitch = roundUp4(columns);
+    this.dtype = dtype;
+    this.label = label;
+    this.#buffer = buffer;
+  }
+
+  /** Bytes of content, padding included. */
+  get bytes(): number {
+    return this.rows * this.pitch * 4;
+  }
+
+  /** Byte offset within the buffer: always 0. */
+  get offset(): number {
+    return 0;
+  }
+
+  /**
+   * The rows from `row` on in windows that fit one binding of the adapter. A kernel that works row
+   * by row runs once per window and so serves tensors of any size.
+   *
+   * @param row First row; a multiple of 16.
+   * @param rows Number of rows. @default {all}
+   */
+  windows(row = 0, rows: number = this.rows - row): RowWindow[] {
+    const most = Math.floor(this.engine.maxBindingBytes / (this.pitch * 4) / WINDOW_ROWS) * WINDOW_ROWS;
+    if (most === 0) {
+      throw new RangeError(
+        `Cannot split tensor "${this.label}" as ${WINDOW_ROWS} rows must fit a binding of ${this.engine.maxBindingBytes} bytes: a row has ${this.pitch * 4}`,
+      );
+    }
+    const all: RowWindow[] = [];
+    for (let r = 0; r < rows; r += most) all.push(new RowWindow(this, row + r, Math.min(most, rows - r)));
+    return all;
+  }
+
+  /** True once disposed. */
+  get disposed(): boolean {
+    return this.#buffer === null;
+  }
+
+  /**
+   * The buffer behind this tensor.
+   *
+   * @throws {TypeError} If the tensor was disposed.
+   */
+  get buffer(): Pooled<GPUBuffer> {
+    if (this.#buffer === null) {
+      throw new TypeError(`Cannot use tensor "${this.label}" as it must not be disposed: it was disposed before`);
+    }
+    return this.#buffer;
+  }
+
+  /** Gives the memory back to the pool. Idempotent. */
+  dispose(): void {
+    if (this.#buffer === null) return;
+    this.engine.release(this, this.#buffer);
+    this.#buffer = null;
+  }
+
+  /** As `dispose`; called at the end of a `using` scope. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** Reads the content back, rows * columns elements without padding. */
+  read(): Promise<Float32Array<ArrayBuffer>> {
+    return this.engine.read([this]).then((all) => all[0]!);
+  }
+}

@@ -1,0 +1,127 @@
+/**
+ * Layer norm and the column sums of its parameters' and of biases' gradients.
+ *
+ * @module
+ */
+
+import backwardSource from "./layer_norm_backward.wgsl" with { type: "text" };
+import columnSumsSource from "./column_sums.wgsl" with { type: "text" };
+import forwardSource from "./layer_norm.wgsl" with { type: "text" };
+import { defineRowKernel, LANES } from "../engine/lanes.ts";
+import type { Tensor } from "../engine/tensor.ts";
+
+const forwardKernel = defineRowKernel({
+  name: "layer_norm",
+  source: forwardSource,
+  bindings: ["read", "read", "read", "write", "write"],
+  parameters: [["rows", "u32"], ["columns", "u32"], ["pitch4", "u32"], ["epsilon", "f32"]],
+});
+
+const backwardKernel = defineRowKernel({
+  name: "layer_norm_backward",
+  source: backwardSource,
+  bindings: ["read", "read", "read", "read", "write"],
+  parameters: [["rows", "u32"], ["columns", "u32"], ["pitch4", "u32"], ["accumulate", "u32"]],
+});
+
+const columnSumsKernel = defineRowKernel({
+  name: "column_sums",
+  source: columnSumsSource,
+  bindings: ["read", "read", "read", "write", "write"],
+  parameters: [["rows", "u32"], ["pitch4", "u32"], ["normalised", "u32"], ["accumulate", "u32"]],
+}, "COLUMNS");
+
+/** What layer norm's forward pass returns. */
+export interface LayerNormResult {
+  /** [rows, columns] */
+  readonly y: Tensor;
+  /** [rows, 2]: mean and reciprocal standard deviation of each row, for the backward pass. */
+  readonly statistics: Tensor;
+}
+
+/**
+ * y = (x - mean) / sqrt(variance + epsilon) * gamma + beta, row by row.
+ *
+ * @param x [rows, columns]
+ * @param gamma [1, columns]
+ * @param beta [1, columns]
+ * @param epsilon Added to the variance.
+ */
+export function layerNorm(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: number): LayerNormResult {
+  const { engine, rows, columns, pitch } = x;
+  requireRow("gamma", gamma, columns);
+  requireRow("beta", beta, columns);
+  const y = engine.tensor(rows, columns, "layer norm");
+  const statistics = engine.tensor(rows, 2, "layer norm statistics");
+  engine.dispatch(forwardKernel[engine.adapterClass], {
+    bindings: [x, gamma, beta, y, statistics],
+    parameters: { rows, columns, pitch4: pitch / 4, epsilon },
+    workgroups: [Math.ceil(rows / LANES[engine.adapterClass].rows)],
+  });
+  return { y, statistics };
+}
+
+/** Arguments of `layerNormBackward`. */
+export interface LayerNormBackwardOptions {
+  /** Input of the forward pass, [rows, columns]. */
+  readonly x: Tensor;
+  /** [1, columns] */
+  readonly gamma: Tensor;
+  /** [rows, 2], from the forward pass. */
+  readonly statistics: Tensor;
+  /** [rows, columns] */
+  readonly dy: Tensor;
+  /** [rows, columns], overwritten or added to. @default {a new tensor} */
+  readonly dx?: Tensor | undefined;
+  /** Add to `dx` instead of overwriting it. @default {false} */
+  readonly accumulate?: boolean;
+}
+
+/** Gradient of layer norm's input, [rows, columns]. */
+export function layerNormBackward(options: LayerNormBackwardOptions): Tensor {
+  const { x, gamma, statistics, dy, accumulate = false } = options;
+  const { engine, rows, columns, pitch } = x;
+  const dx = options.dx ?? engine.tensor(rows, columns, "layer norm dx");
+  engine.dispatch(backwardKernel[engine.adapterClass], {
+    bindings: [x, gamma, statistics, dy, dx],
+    parameters: { rows, columns, pitch4: pitch / 4, accumulate: Number(accumulate) },
+    workgroups: [Math.ceil(rows / LANES[engine.adapterClass].rows)],
+  });
+  return dx;
+}
+
+/**
+ * Gradients of layer norm's parameters, added to `dgamma` and `dbeta`, [1, columns].
+ */
+export function layerNormParameterGradients(
+  options: { x: Tensor; statistics: Tensor; dy: Tensor; dgamma: Tensor; dbeta: Tensor },
+): void {
+  const { x, statistics, dy, dgamma, dbeta } = options;
+  const { engine, rows, pitch } = dy;
+  engine.dispatch(columnSumsKernel[engine.adapterClass], {
+    bindings: [dy, x, statistics, dbeta, dgamma],
+    parameters: { rows, pitch4: pitch / 4, normalised: 1, accumulate: 1 },
+    workgroups: [Math.ceil(pitch / 4 / LANES[engine.adapterClass].rows)],
+  });
+}
+
+/**
+ * Sums over the rows of `dy` [rows, columns], added to `sum` [1, columns]: a bias's gradient.
+ */
+export function addColumnSums(dy: Tensor, sum: Tensor): void {
+  const { engine, rows, pitch } = dy;
+  requireRow("sum", sum, dy.columns);
+  engine.dispatch(columnSumsKernel[engine.adapterClass], {
+    bindings: [dy, engine.noRead, engine.noRead, sum, engine.noWrite],
+    parameters: { rows, pitch4: pitch / 4, normalised: 0, accumulate: 1 },
+    workgroups: [Math.ceil(pitch / 4 / LANES[engine.adapterClass].rows)],
+  });
+}
+
+function requireRow(name: string, row: Tensor, columns: number): void {
+  if (row.rows !== 1 || row.columns !== columns) {
+    throw new TypeError(
+      `Cannot normalise as "${name}" must be [1, ${columns}]: it is [${row.rows}, ${row.columns}]`,
+    );
+  }
+}

@@ -1,0 +1,26 @@
+/**
+ * Pruners: which head modules a fine-tuning step leaves out.
+ *
+ * | Factory | Rule |
+ * | --- | --- |
+ * | {@linkcode greedyPruner} | EdgeTuner's rule on measured gradients: Eq. 29, Eq. 30, layer-wise rule |
+ * | {@linkcode randomPruner} | a fixed share at random: the baseline that importance has to beat |
+ * | {@linkcode noPruner} | everything is kept: vEdgeTuner |
+ *
+ * Each factory returns a plain object that implements `Pruner` of `@edgetuner/core`. Your own does the
+ * same: it needs a name, the statistics it reads, `init` and `decide`.
+ *
+ * @example
+ * ```ts
+ * import { greedyPruner } from "@edgetuner/plugins";
+ *
+ * const pruner = greedyPruner({ tau: 0.8, eta: 1 });
+ * console.log(pruner.name, pruner.needs);
+ * ```
+ *
+ * @module
+ */
+
+export { greedyPruner, type GreedyPrunerOptions, type GreedyState } from "./greedy.ts";
+export { noPruner } from "./none.ts";
+export { randomPruner, type RandomPrunerOptions } from "./random.ts";
