@@ -113,6 +113,8 @@ export class Engine implements Disposable {
   readonly noRead: Tensor;
   /** Bound where a kernel's optional output is absent. */
   readonly noWrite: Tensor;
+  /** (1, 1, 1, 1): a factor that changes nothing. */
+  readonly one: Tensor;
   #encoder: GPUCommandEncoder | null = null;
   #pass: GPUComputePassEncoder | null = null;
   #slot = 0;
@@ -154,6 +156,7 @@ export class Engine implements Disposable {
     });
     this.noRead = this.zeros(1, 4, "absent input");
     this.noWrite = this.zeros(1, 4, "absent output");
+    this.one = this.upload(new Float32Array(4).fill(1), 1, 4, "one");
     device.lost.then((info) => {
       if (!this.#disposed) this.#fail(new GpuError(`GPU device lost (${info.reason}): ${info.message}`));
     });

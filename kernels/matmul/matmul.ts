@@ -63,6 +63,8 @@ export interface MatmulOptions {
   readonly accumulate?: boolean;
   /** Where the result goes. @default {a new tensor} */
   readonly out?: Tensor | undefined;
+  /** Only these rows of the stored B take part. @default {all} */
+  readonly rowsOfB?: { readonly first: number; readonly rows: number } | undefined;
   /** Batched product. Needs `out`. */
   readonly batch?: BatchLayout | undefined;
 }
@@ -122,11 +124,12 @@ interface Segment {
   readonly length: number;
 }
 
-/** Cuts 0 .. total so that no piece crosses a multiple of any of the sizes. */
-function segments(total: number, ...sizes: number[]): Segment[] {
+/** Cuts 0 .. total so that no piece, moved by the offset, crosses a multiple of the size. */
+function segments(total: number, ...cuts: { size: number; offset?: number }[]): Segment[] {
   const all: Segment[] = [];
   for (let start = 0; start < total;) {
-    const end = Math.min(total, ...sizes.map((size) => (Math.floor(start / size) + 1) * size));
+    const ends = cuts.map(({ size, offset = 0 }) => (Math.floor((start + offset) / size) + 1) * size - offset);
+    const end = Math.min(total, ...ends);
     all.push({ start, length: end - start });
     start = end;
   }
@@ -162,9 +165,11 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
   }
   const m = batch?.m ?? (transposeA ? a.columns : a.rows);
   const k = batch?.k ?? (transposeA ? a.rows : a.columns);
-  const n = batch?.n ?? (transposeB ? b.rows : b.columns);
+  const bFirst = options.rowsOfB?.first ?? 0;
+  const bRows = options.rowsOfB?.rows ?? b.rows;
+  const n = batch?.n ?? (transposeB ? bRows : b.columns);
   if (batch === undefined) {
-    const kB = transposeB ? b.columns : b.rows;
+    const kB = transposeB ? b.columns : bRows;
     if (k !== kB) {
       throw new TypeError(
         `Cannot multiply "${a.label}" by "${b.label}" as inner lengths must be equal: op(A) is [${m}, ${k}], op(B) is [${kB}, ${n}]`,
@@ -186,9 +191,11 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
   const rowsA = rowsPerBinding(engine, a);
   const rowsB = rowsPerBinding(engine, b);
   const rowsC = Math.floor(engine.maxBindingBytes / (out.pitch * 4) / 16) * 16;
-  const mParts = segments(m, rowsC, transposeA ? Infinity : rowsA);
-  const kParts = segments(k, transposeA ? rowsA : Infinity, transposeB ? Infinity : rowsB);
-  const nParts = segments(n, transposeB ? rowsB : Infinity);
+  const cutA = { size: rowsA };
+  const cutB = { size: rowsB, offset: bFirst };
+  const mParts = segments(m, { size: rowsC }, ...(transposeA ? [] : [cutA]));
+  const kParts = segments(k, ...(transposeA ? [cutA] : []), ...(transposeB ? [] : [cutB]));
+  const nParts = segments(n, ...(transposeB ? [cutB] : []));
   const whole = mParts.length * kParts.length * nParts.length === 1;
   if (!whole && (batch !== undefined || !linear || (aux !== undefined && mParts.length > 1))) {
     throw new RangeError(
@@ -203,7 +210,7 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
       for (const kPart of kParts) {
         const first = kPart.start === 0;
         const [aBound, aRow] = bindRows(engine, a, transposeA ? kPart.start : mPart.start, rowsA);
-        const [bBound, bRow] = bindRows(engine, b, transposeB ? nPart.start : kPart.start, rowsB);
+        const [bBound, bRow] = bindRows(engine, b, bFirst + (transposeB ? nPart.start : kPart.start), rowsB);
         const groups = batch?.groups ?? 1;
         const heads = batch?.heads ?? 1;
         engine.dispatch(kernel, {

@@ -1,0 +1,446 @@
+/**
+ * The LoRA head modules of one device: weights, forward, backward and update.
+ *
+ * T tokens, d hidden size, D = d / H head size, r rank, c targets, L layers, n kept heads.
+ * The parameters of a layer lie in one arena [heads, segment]: row i holds, for each target in
+ * order, A [r, inputs] then B [D, r], with r rounded up to a multiple of four (the rest is zero
+ * and stays zero).
+ *
+ * @module
+ */
+
+import {
+  adamw,
+  adamwControl,
+  type ArenaMatrix,
+  dropout,
+  type Engine,
+  headGradient,
+  headProduct,
+  roundUp4,
+  segmentNorms,
+  type Tensor,
+} from "@edgetuner/kernels";
+import { randomStream } from "../data/random.ts";
+import type { HeadStatistics, StepMode } from "../ports.ts";
+import type { StatisticName } from "../pruner.ts";
+import type { HeadRange } from "./allocation.ts";
+import { adamwAt, LORA_TARGETS, type LoraSettings, type OptimizerSettings } from "./settings.ts";
+
+/** What head modules are made from. */
+export interface HeadModulesOptions {
+  /** LoRA settings. */
+  readonly lora: LoraSettings;
+  /** Optimizer settings. */
+  readonly optimizer: OptimizerSettings;
+  /** L, layers of the model. */
+  readonly layers: number;
+  /** d, hidden size of the model. */
+  readonly hidden: number;
+  /** H, heads per layer of the model. */
+  readonly heads: number;
+  /** The heads this device owns in every layer. */
+  readonly range: HeadRange;
+  /** Seed of the run. */
+  readonly seed: number;
+  /** Steps of the run, for the learning rate. */
+  readonly steps: number;
+}
+
+/** Weights of one head module and target. */
+export interface HeadWeights {
+  /** [r, inputs], row-major. */
+  readonly a: Float32Array;
+  /** [D, r], row-major. */
+  readonly b: Float32Array;
+}
+
+interface LayerState {
+  readonly parameters: Tensor;
+  readonly gradients: Tensor;
+  readonly m: Tensor;
+  readonly v: Tensor;
+  /** Updates of each head module so far. */
+  readonly updates: Uint32Array;
+}
+
+/** What the forward pass of a layer keeps for the backward pass. */
+interface Passed {
+  readonly heads: Tensor;
+  readonly globalHeads: Tensor;
+  readonly x: Tensor;
+  readonly xOwned: boolean;
+  readonly down: readonly Tensor[];
+  readonly length: number;
+}
+
+/**
+ * The A that a head module starts with: Kaiming-uniform with a = sqrt 5, that is uniform in
+ * +-1 / sqrt(inputs), drawn from (seed, layer, head, target) so that it does not depend on the
+ * partition. B starts at zero.
+ *
+ * @returns [r, inputs], row-major.
+ */
+export function initialA(options: {
+  readonly seed: number;
+  readonly layer: number;
+  readonly head: number;
+  readonly target: number;
+  readonly rank: number;
+  readonly inputs: number;
+}): Float32Array {
+  const { seed, layer, head, target, rank, inputs } = options;
+  const random = randomStream(seed >>> 0, (layer * 4096 + head) * 4 + target);
+  const bound = 1 / Math.sqrt(inputs);
+  return Float32Array.from({ length: rank * inputs }, () => (2 * random.float() - 1) * bound);
+}
+
+/** The head modules of one device. */
+export class HeadModules implements Disposable {
+  /** What they were made from. */
+  readonly options: HeadModulesOptions;
+  /** D, head size. */
+  readonly headSize: number;
+  /** Columns of X that a head module reads: D in slice mode, d in full mode. */
+  readonly inputs: number;
+  readonly #engine: Engine;
+  readonly #rank4: number;
+  readonly #segment: number;
+  readonly #matrices: readonly { readonly a: ArenaMatrix; readonly b: ArenaMatrix }[];
+  readonly #layers: readonly LayerState[];
+  readonly #passed = new Map<number, Passed>();
+  readonly #headLists = new Map<string, Tensor>();
+
+  /** Draws the initial weights. */
+  constructor(engine: Engine, options: HeadModulesOptions) {
+    const { lora, hidden, heads, range, layers } = options;
+    this.options = options;
+    this.headSize = hidden / heads;
+    this.inputs = lora.mode === "slice" ? this.headSize : hidden;
+    this.#engine = engine;
+    this.#rank4 = roundUp4(lora.rank);
+    const sizeA = this.#rank4 * roundUp4(this.inputs);
+    const sizeB = this.headSize * this.#rank4;
+    this.#segment = lora.targets.length * (sizeA + sizeB);
+    const segment = this.#segment;
+    this.#matrices = lora.targets.map((_, k) => ({
+      a: { rows: this.#rank4, columns: this.inputs, first: k * (sizeA + sizeB), segment },
+      b: { rows: this.headSize, columns: this.#rank4, first: k * (sizeA + sizeB) + sizeA, segment },
+    }));
+    this.#layers = Array.from({ length: layers }, (_, layer) => {
+      const initial = new Float32Array(range.count * segment);
+      for (let i = 0; i < range.count; i++) {
+        lora.targets.forEach((target, k) => {
+          const a = initialA({
+            seed: options.seed,
+            layer,
+            head: range.first + i,
+            target: LORA_TARGETS.indexOf(target),
+            rank: lora.rank,
+            inputs: this.inputs,
+          });
+          initial.set(a, i * segment + this.#matrices[k]!.a.first);
+        });
+      }
+      return {
+        parameters: engine.upload(initial, range.count, segment, `head modules of layer ${layer}`),
+        gradients: engine.zeros(range.count, segment, `head gradients of layer ${layer}`),
+        m: engine.zeros(range.count, segment, `head moments of layer ${layer}`),
+        v: engine.zeros(range.count, segment, `head moments of layer ${layer}`),
+        updates: new Uint32Array(range.count),
+      };
+    });
+  }
+
+  /** Trainable numbers: L * H_m * c * (r * inputs + D * r). */
+  get parameterCount(): number {
+    const { lora, layers, range } = this.options;
+    return layers * range.count * lora.targets.length * lora.rank * (this.inputs + this.headSize);
+  }
+
+  /** [1, n] u32 on the GPU; the same list is uploaded once. */
+  headList(list: readonly number[]): Tensor {
+    const key = list.join();
+    let tensor = this.#headLists.get(key);
+    if (tensor === undefined) {
+      // One list per subset of heads that pruning chose: bounded, so that a long run does not grow.
+      if (this.#headLists.size >= 1024) {
+        for (const old of this.#headLists.values()) old.dispose();
+        this.#headLists.clear();
+      }
+      tensor = this.#engine.upload(Uint32Array.from(list), 1, list.length, "head list");
+      this.#headLists.set(key, tensor);
+    }
+    return tensor;
+  }
+
+  /**
+   * Deltas of a layer's kept heads.
+   *
+   * @param layer Layer, from 0.
+   * @param kept Kept heads, as indices within this device's range, ascending; at least one.
+   * @param x Slice mode: [n * T, D] head-major; full mode: [T, d].
+   * @param context Step and mode; whether `x` is to be disposed when it is no longer needed.
+   * @returns One Delta per target, [n * T, D] head-major; the caller's to dispose.
+   */
+  forward(
+    layer: number,
+    kept: readonly number[],
+    x: Tensor,
+    context: { readonly step: number; readonly mode: StepMode; readonly ownsInput: boolean },
+  ): Tensor[] {
+    const { lora, range, seed } = this.options;
+    const slice = lora.mode === "slice";
+    const heads = this.headList(kept);
+    const globalHeads = slice ? this.headList(kept.map((h) => range.first + h)) : this.headList([0]);
+    const training = context.mode === "train";
+    let input = x;
+    let owned = context.ownsInput;
+    if (training && lora.dropout > 0) {
+      input = dropout(x, globalHeads, { rate: lora.dropout, seed, step: context.step, layer });
+      if (owned) x.dispose();
+      owned = true;
+    }
+    const { parameters } = this.#layers[layer]!;
+    const down = this.#matrices.map(({ a }) =>
+      headProduct({ x: input, arena: parameters, matrix: a, heads, transpose: true, sharedInput: !slice })
+    );
+    const deltas = this.#matrices.map(({ b }, k) =>
+      headProduct({
+        x: down[k]!,
+        arena: parameters,
+        matrix: b,
+        heads,
+        transpose: true,
+        alpha: lora.alpha / lora.rank,
+      })
+    );
+    this.#forget(layer);
+    const passed = {
+      heads,
+      globalHeads,
+      x: input,
+      xOwned: owned,
+      down,
+      length: slice ? x.rows / kept.length : x.rows,
+    };
+    this.#passed.set(layer, passed);
+    if (!training) this.#forget(layer);
+    return deltas;
+  }
+
+  /**
+   * Gradients of a layer's kept heads, from those of their Deltas.
+   *
+   * @param layer Layer, from 0; its forward pass was the last one.
+   * @param dDeltas One per target, [n * T, D] head-major.
+   * @param context Step, and whether the gradient of `x` is needed.
+   * @returns Gradient of `x` through these heads, [n * T, D] or in full mode [T, d]; the caller's to dispose.
+   */
+  backward(
+    layer: number,
+    dDeltas: readonly Tensor[],
+    context: { readonly step: number; readonly needsInput: boolean },
+  ): Tensor | null {
+    const passed = this.#passed.get(layer);
+    if (passed === undefined) {
+      throw new TypeError(`Cannot go back through layer ${layer} as its forward pass must come first: it did not`);
+    }
+    const { lora, seed } = this.options;
+    const { heads, x, down, length } = passed;
+    const slice = lora.mode === "slice";
+    const { parameters, gradients } = this.#layers[layer]!;
+    const alpha = lora.alpha / lora.rank;
+    let dx: Tensor | null = null;
+    this.#matrices.forEach(({ a, b }, k) => {
+      const dDelta = dDeltas[k]!;
+      using dDown = headProduct({ x: dDelta, arena: parameters, matrix: b, heads, alpha });
+      headGradient({ a: dDelta, b: down[k]!, heads, arena: gradients, matrix: b, length, alpha });
+      headGradient({ a: dDown, b: x, heads, arena: gradients, matrix: a, length, sharedB: !slice });
+      if (!context.needsInput) return;
+      dx = headProduct({
+        x: dDown,
+        arena: parameters,
+        matrix: a,
+        heads,
+        summed: !slice,
+        out: dx ?? undefined,
+        accumulate: dx !== null,
+      });
+    });
+    if (dx !== null && lora.dropout > 0) {
+      using dropped = dx as Tensor;
+      dx = dropout(dropped, passed.globalHeads, { rate: lora.dropout, seed, step: context.step, layer });
+    }
+    this.#forget(layer);
+    return dx;
+  }
+
+  /**
+   * One AdamW update of the head modules that were not pruned. Pruned ones keep weights, moments
+   * and their count of updates.
+   *
+   * @param step Step, for the learning rate.
+   * @param mask [L * H_m], 1 = pruned.
+   * @param needs Statistics to return.
+   * @returns Statistics of this step's gradients and of the weights after the update, [L * H_m].
+   */
+  async update(step: number, mask: Uint8Array, needs: readonly StatisticName[]): Promise<HeadStatistics> {
+    const { optimizer, steps, range, layers } = this.options;
+    const settings = adamwAt(optimizer, step, steps);
+    const norms: Tensor[] = [];
+    for (let l = 0; l < layers; l++) {
+      const state = this.#layers[l]!;
+      const active = new Uint32Array(range.count);
+      for (let i = 0; i < range.count; i++) {
+        if (mask[l * range.count + i] === 0) active[i] = ++state.updates[i]!;
+      }
+      if (active.every((t) => t === 0) && !needs.includes("gradientNorm")) continue;
+      using control = this.#engine.upload(
+        adamwControl(active, optimizer.beta1, optimizer.beta2),
+        range.count,
+        4,
+        "adamw control",
+      );
+      if (needs.includes("gradientNorm")) {
+        norms.push(segmentNorms(state.gradients, { segment: this.#segment, control, scale: 1 / 3 }));
+      }
+      adamw(state, control, this.#segment, settings);
+    }
+    this.#engine.flush();
+    const statistics: { gradientNorm?: Float32Array; loraNorm?: Float32Array } = {};
+    if (norms.length > 0) {
+      const perLayer = await this.#engine.read(norms);
+      for (const tensor of norms) tensor.dispose();
+      statistics.gradientNorm = new Float32Array(layers * range.count);
+      perLayer.forEach((row, l) => statistics.gradientNorm!.set(row, l * range.count));
+    }
+    if (needs.includes("loraNorm")) statistics.loraNorm = await this.#loraNorms();
+    return statistics;
+  }
+
+  /**
+   * Reads the weights back.
+   *
+   * @returns For each layer, head of the range and target: A and B.
+   */
+  weights(): Promise<HeadWeights[][][]> {
+    return this.#read("parameters");
+  }
+
+  /**
+   * Replaces the weights; moments and counts of updates start again.
+   *
+   * @param weights As `weights` returns them.
+   * @throws {TypeError} If an array has another length.
+   */
+  load(weights: readonly (readonly (readonly HeadWeights[])[])[]): void {
+    const { lora, range, layers } = this.options;
+    for (let l = 0; l < layers; l++) {
+      const arena = new Float32Array(range.count * this.#segment);
+      for (let i = 0; i < range.count; i++) {
+        this.#matrices.forEach(({ a, b }, k) => {
+          const head = weights[l]?.[i]?.[k];
+          if (head?.a.length !== lora.rank * this.inputs || head.b.length !== this.headSize * lora.rank) {
+            throw new TypeError(
+              `Cannot load head module ${range.first + i} of layer ${l} as A must have ${
+                lora.rank * this.inputs
+              } and B ${this.headSize * lora.rank} values: they have ${head?.a.length} and ${head?.b.length}`,
+            );
+          }
+          const pitchA = roundUp4(this.inputs);
+          for (let r = 0; r < lora.rank; r++) {
+            arena.set(
+              head.a.subarray(r * this.inputs, (r + 1) * this.inputs),
+              i * this.#segment + a.first + r * pitchA,
+            );
+          }
+          for (let r = 0; r < this.headSize; r++) {
+            arena.set(head.b.subarray(r * lora.rank, (r + 1) * lora.rank), i * this.#segment + b.first + r * this.#rank4);
+          }
+        });
+      }
+      const state = this.#layers[l]!;
+      this.#engine.write(state.parameters, arena);
+      this.#engine.clear(state.m);
+      this.#engine.clear(state.v);
+      state.updates.fill(0);
+    }
+  }
+
+  /** Reads the last step's gradients back, in the form of `weights`; for tests. */
+  gradients(): Promise<HeadWeights[][][]> {
+    return this.#read("gradients");
+  }
+
+  /** Frees everything. */
+  [Symbol.dispose](): void {
+    for (const layer of [...this.#passed.keys()]) this.#forget(layer);
+    for (const { parameters, gradients, m, v } of this.#layers) {
+      for (const tensor of [parameters, gradients, m, v]) tensor.dispose();
+    }
+    for (const tensor of this.#headLists.values()) tensor.dispose();
+    this.#headLists.clear();
+  }
+
+  async #read(which: "parameters" | "gradients"): Promise<HeadWeights[][][]> {
+    const { lora, range } = this.options;
+    const arenas = await this.#engine.read(this.#layers.map((l) => l[which]));
+    return arenas.map((arena) =>
+      Array.from({ length: range.count }, (_, i) =>
+        this.#matrices.map(({ a, b }) => ({
+          a: rowsOf(arena, i * this.#segment + a.first, lora.rank, this.inputs),
+          b: rowsOf(arena, i * this.#segment + b.first, this.headSize, lora.rank),
+        })))
+    );
+  }
+
+  #forget(layer: number): void {
+    const passed = this.#passed.get(layer);
+    if (passed === undefined) return;
+    if (passed.xOwned) passed.x.dispose();
+    for (const tensor of passed.down) tensor.dispose();
+    this.#passed.delete(layer);
+  }
+
+  /** ||(alpha / r) B A||_F over the targets of each head module, [L * H_m]. */
+  async #loraNorms(): Promise<Float32Array> {
+    const { lora, range } = this.options;
+    const scale = lora.alpha / lora.rank;
+    const all = await this.weights();
+    const norms = new Float32Array(all.length * range.count);
+    all.forEach((heads, l) =>
+      heads.forEach((targets, i) => {
+        let sum = 0;
+        for (const { a, b } of targets) sum += productSquares(b, a, lora.rank);
+        norms[l * range.count + i] = scale * Math.sqrt(sum);
+      })
+    );
+    return norms;
+  }
+}
+
+/** Rows of a matrix in an arena, without padding. */
+function rowsOf(arena: Float32Array, first: number, rows: number, columns: number): Float32Array {
+  const pitch = roundUp4(columns);
+  const out = new Float32Array(rows * columns);
+  for (let r = 0; r < rows; r++) out.set(arena.subarray(first + r * pitch, first + r * pitch + columns), r * columns);
+  return out;
+}
+
+/** ||B A||_F^2 = sum over (i, j) of (B^T B)[i, j] (A A^T)[i, j]; B is [D, r], A is [r, inputs]. */
+function productSquares(b: Float32Array, a: Float32Array, rank: number): number {
+  const inputs = a.length / rank;
+  const outputs = b.length / rank;
+  let sum = 0;
+  for (let i = 0; i < rank; i++) {
+    for (let j = 0; j < rank; j++) {
+      let bb = 0;
+      for (let k = 0; k < outputs; k++) bb += b[k * rank + i]! * b[k * rank + j]!;
+      let aa = 0;
+      for (let k = 0; k < inputs; k++) aa += a[i * inputs + k]! * a[j * inputs + k]!;
+      sum += bb * aa;
+    }
+  }
+  return sum;
+}

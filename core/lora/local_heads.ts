@@ -1,0 +1,154 @@
+/**
+ * Head modules on the same GPU as the base model, on one or several virtual devices: ServerTuner,
+ * and the reference that networked runs are compared with.
+ *
+ * @module
+ */
+
+import { addScaled, gatherHeadColumns, scatterAddHeadColumns, type Tensor } from "@edgetuner/kernels";
+import type { HeadPort, HeadStatistics, HeadStep, PendingSum } from "../ports.ts";
+import type { StatisticName } from "../pruner.ts";
+import type { HeadModules } from "./head_modules.ts";
+import { LORA_TARGETS } from "./settings.ts";
+
+/** The kept heads of one device in a layer, as indices within its range. */
+export function keptHeads(mask: Uint8Array, heads: number, layer: number, first: number, count: number): number[] {
+  const kept: number[] = [];
+  for (let i = 0; i < count; i++) if (mask[layer * heads + first + i] === 0) kept.push(i);
+  return kept;
+}
+
+/** The part of a head mask [L * H] that one device needs, [L * H_m]. */
+export function maskOfRange(mask: Uint8Array, heads: number, first: number, count: number): Uint8Array<ArrayBuffer> {
+  const layers = mask.length / heads;
+  const part = new Uint8Array(layers * count);
+  for (let l = 0; l < layers; l++) part.set(mask.subarray(l * heads + first, l * heads + first + count), l * count);
+  return part;
+}
+
+/** Writes a device's map [L * H_m] into the whole map [L * H]. */
+export function putRange(part: Float32Array, whole: Float32Array, heads: number, first: number, count: number): void {
+  const layers = whole.length / heads;
+  for (let l = 0; l < layers; l++) whole.set(part.subarray(l * count, (l + 1) * count), l * heads + first);
+}
+
+/** Head modules of virtual devices in this process, on the engine of the base model. */
+export class LocalHeads implements HeadPort, Disposable {
+  readonly #devices: readonly HeadModules[];
+  readonly #needs: readonly StatisticName[];
+  #step: HeadStep | null = null;
+
+  /**
+   * @param devices One per virtual device, together owning every head once; disposed with this.
+   * @param needs Statistics that `endStep` returns. @default {[]}
+   */
+  constructor(devices: readonly HeadModules[], needs: readonly StatisticName[] = []) {
+    this.#devices = devices;
+    this.#needs = needs;
+  }
+
+  /** The virtual devices. */
+  get devices(): readonly HeadModules[] {
+    return this.#devices;
+  }
+
+  /** Begins a step. */
+  beginStep(step: HeadStep): Promise<void> {
+    this.#step = step;
+    return Promise.resolve();
+  }
+
+  /** Computes the Deltas of a layer's kept heads. */
+  forward(layer: number, x: Tensor): PendingSum | null {
+    const { step, mode } = this.#current();
+    const parts = this.#parts(layer).map(({ device, kept, heads }) => {
+      const slice = device.options.lora.mode === "slice";
+      const input = slice ? gatherHeadColumns(x, { first: 0, headSize: device.headSize, heads }) : x;
+      return { device, heads, deltas: device.forward(layer, kept, input, { step, mode, ownsInput: slice }) };
+    });
+    if (parts.length === 0) return null;
+    return {
+      addTo: (qkv) => {
+        for (const { device, heads, deltas } of parts) {
+          const { hidden, lora } = device.options;
+          deltas.forEach((delta, k) => {
+            const first = LORA_TARGETS.indexOf(lora.targets[k]!) * hidden;
+            scatterAddHeadColumns(delta, qkv, { first, headSize: device.headSize, heads });
+            delta.dispose();
+          });
+        }
+        return Promise.resolve();
+      },
+    };
+  }
+
+  /** Computes the gradients of a layer's kept heads. */
+  backward(layer: number, dqkv: Tensor, needsInput: boolean): PendingSum | null {
+    const { step } = this.#current();
+    const parts = this.#parts(layer).map(({ device, heads }) => {
+      const { hidden, lora } = device.options;
+      const dDeltas = lora.targets.map((target) =>
+        gatherHeadColumns(dqkv, {
+          first: LORA_TARGETS.indexOf(target) * hidden,
+          headSize: device.headSize,
+          heads,
+        })
+      );
+      const dx = device.backward(layer, dDeltas, { step, needsInput });
+      for (const tensor of dDeltas) tensor.dispose();
+      return { device, heads, dx };
+    });
+    if (!needsInput || parts.length === 0) return null;
+    return {
+      addTo: (target) => {
+        for (const { device, heads, dx } of parts) {
+          if (dx === null) continue;
+          if (device.options.lora.mode === "slice") {
+            scatterAddHeadColumns(dx, target, { first: 0, headSize: device.headSize, heads });
+          } else {
+            addScaled(dx, target);
+          }
+          dx.dispose();
+        }
+        return Promise.resolve();
+      },
+    };
+  }
+
+  /** Updates the kept heads. */
+  async endStep(): Promise<HeadStatistics> {
+    const { step, mask } = this.#current();
+    const { heads, layers } = this.#devices[0]!.options;
+    const whole: { gradientNorm?: Float32Array; loraNorm?: Float32Array } = {};
+    for (const device of this.#devices) {
+      const { first, count } = device.options.range;
+      const part = await device.update(step, maskOfRange(mask, heads, first, count), this.#needs);
+      for (const name of ["gradientNorm", "loraNorm"] as const) {
+        const values = part[name];
+        if (values === undefined) continue;
+        putRange(values, whole[name] ??= new Float32Array(layers * heads), heads, first, count);
+      }
+    }
+    return whole;
+  }
+
+  /** Frees the head modules. */
+  [Symbol.dispose](): void {
+    for (const device of this.#devices) device[Symbol.dispose]();
+  }
+
+  #current(): HeadStep {
+    if (this.#step === null) throw new TypeError("Cannot use head modules as a step must have begun: none has");
+    return this.#step;
+  }
+
+  #parts(layer: number) {
+    const { mask } = this.#current();
+    return this.#devices.flatMap((device) => {
+      const { range, heads: perLayer } = device.options;
+      const kept = keptHeads(mask, perLayer, layer, range.first, range.count);
+      if (kept.length === 0) return [];
+      return [{ device, kept, heads: device.headList(kept.map((h) => range.first + h)) }];
+    });
+  }
+}

@@ -1,0 +1,140 @@
+/**
+ * Settings of a fine-tuning run: LoRA, optimizer and learning rate.
+ *
+ * @module
+ */
+
+import type { AdamWSettings } from "@edgetuner/kernels";
+
+/** A projection that LoRA adapts. */
+export type LoraTarget = "q" | "k" | "v";
+
+/** Targets in the order of the columns of a fused QKV product. */
+export const LORA_TARGETS: readonly LoraTarget[] = ["q", "k", "v"];
+
+/** LoRA settings. Delta = (alpha / rank) * dropout(X) A^T B^T per head module and target. */
+export interface LoraSettings {
+  /**
+   * What a head module reads: `slice` its own d / H columns of X (A is r x D), `full` all of X
+   * (A is r x d, standard LoRA).
+   */
+  readonly mode: "slice" | "full";
+  /** Adapted projections, in the order q, k, v. */
+  readonly targets: readonly LoraTarget[];
+  /** r, rank of each head module. */
+  readonly rank: number;
+  /** Scale numerator: Deltas are multiplied by alpha / rank. */
+  readonly alpha: number;
+  /** Share of X's elements dropped in training, in [0, 1). */
+  readonly dropout: number;
+}
+
+/** Optimizer settings. */
+export interface OptimizerSettings {
+  /** Peak learning rate. */
+  readonly learningRate: number;
+  /** Steps over which the learning rate rises from 0. */
+  readonly warmupSteps: number;
+  /** What follows: `linear` falls to 0 at the last step, `constant` stays. */
+  readonly schedule: "linear" | "constant";
+  /** AdamW's decay of the first moment. */
+  readonly beta1: number;
+  /** AdamW's decay of the second moment. */
+  readonly beta2: number;
+  /** AdamW's denominator offset. */
+  readonly epsilon: number;
+  /** Decoupled weight decay. */
+  readonly weightDecay: number;
+}
+
+/** The reference's LoRA settings. */
+export const DEFAULT_LORA: LoraSettings = { mode: "slice", targets: ["q", "v"], rank: 8, alpha: 32, dropout: 0.1 };
+
+/** The reference's optimizer settings. */
+export const DEFAULT_OPTIMIZER: OptimizerSettings = {
+  learningRate: 2e-4,
+  warmupSteps: 500,
+  schedule: "linear",
+  beta1: 0.9,
+  beta2: 0.999,
+  epsilon: 1e-8,
+  weightDecay: 0.01,
+};
+
+/**
+ * Checks LoRA settings and puts the targets in order.
+ *
+ * @throws {RangeError} If a number is out of range.
+ * @throws {TypeError} If mode or targets are unknown.
+ */
+export function checkLora(settings: LoraSettings): LoraSettings {
+  const { mode, targets, rank, alpha, dropout } = settings;
+  if (mode !== "slice" && mode !== "full") {
+    throw new TypeError(`Cannot use LoRA settings as mode must be "slice" or "full": current value is ${JSON.stringify(mode)}`);
+  }
+  const ordered = LORA_TARGETS.filter((t) => targets.includes(t));
+  if (ordered.length === 0 || ordered.length !== targets.length) {
+    throw new TypeError(
+      `Cannot use LoRA settings as targets must be one or more of q, k, v, each once: current value is ${JSON.stringify(targets)}`,
+    );
+  }
+  if (!Number.isInteger(rank) || rank < 1 || rank > 256) {
+    throw new RangeError(`Cannot use LoRA settings as rank must be an integer from 1 to 256: current value is ${rank}`);
+  }
+  if (!(alpha > 0 && Number.isFinite(alpha))) {
+    throw new RangeError(`Cannot use LoRA settings as alpha must be positive: current value is ${alpha}`);
+  }
+  if (!(dropout >= 0 && dropout < 1)) {
+    throw new RangeError(`Cannot use LoRA settings as dropout must be at least 0 and below 1: current value is ${dropout}`);
+  }
+  return { mode, targets: ordered, rank, alpha, dropout };
+}
+
+/**
+ * Checks optimizer settings.
+ *
+ * @throws {RangeError} If a number is out of range.
+ */
+export function checkOptimizer(settings: OptimizerSettings): OptimizerSettings {
+  const rules: [keyof OptimizerSettings, (v: number) => boolean, string][] = [
+    ["learningRate", (v) => v > 0, "must be positive"],
+    ["warmupSteps", (v) => Number.isInteger(v) && v >= 0, "must be an integer of at least 0"],
+    ["beta1", (v) => v >= 0 && v < 1, "must be at least 0 and below 1"],
+    ["beta2", (v) => v >= 0 && v < 1, "must be at least 0 and below 1"],
+    ["epsilon", (v) => v > 0, "must be positive"],
+    ["weightDecay", (v) => v >= 0, "must be at least 0"],
+  ];
+  for (const [name, holds, rule] of rules) {
+    const value = settings[name] as number;
+    if (typeof value !== "number" || !Number.isFinite(value) || !holds(value)) {
+      throw new RangeError(`Cannot use optimizer settings as ${name} ${rule}: current value is ${value}`);
+    }
+  }
+  if (settings.schedule !== "linear" && settings.schedule !== "constant") {
+    throw new RangeError(
+      `Cannot use optimizer settings as schedule must be "linear" or "constant": current value is ${settings.schedule}`,
+    );
+  }
+  return settings;
+}
+
+/**
+ * AdamW's settings in a step: linear warm-up from 0, then the schedule.
+ *
+ * @param settings Optimizer settings.
+ * @param step Step, counted from 0.
+ * @param steps Steps of the whole run.
+ */
+export function adamwAt(settings: OptimizerSettings, step: number, steps: number): AdamWSettings {
+  const { learningRate, warmupSteps, schedule } = settings;
+  let factor = 1;
+  if (step < warmupSteps) factor = (step + 1) / warmupSteps;
+  else if (schedule === "linear") factor = Math.max(0, (steps - step) / Math.max(1, steps - warmupSteps));
+  return {
+    rate: learningRate * factor,
+    beta1: settings.beta1,
+    beta2: settings.beta2,
+    epsilon: settings.epsilon,
+    decay: settings.weightDecay,
+  };
+}

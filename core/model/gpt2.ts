@@ -1,0 +1,366 @@
+/**
+ * GPT-2: configuration, weights, and the layers between embedding and final norm.
+ *
+ * B batch, T tokens of a sequence, H heads, d hidden size, F = 4 d (feed-forward), V vocabulary.
+ *
+ * @module
+ */
+
+import {
+  addColumnSums,
+  attention,
+  attentionBackward,
+  type AttentionShape,
+  type Engine,
+  layerNorm,
+  layerNormBackward,
+  layerNormParameterGradients,
+  matmul,
+  type Tensor,
+} from "@edgetuner/kernels";
+import { CheckpointError } from "../errors.ts";
+import type { HeadPort } from "../ports.ts";
+import { Parameter, type Tape, type Variable } from "../tape.ts";
+
+/** Shape of a GPT-2 model, named as in its `config.json`. */
+export interface Gpt2Config {
+  /** L, layers. */
+  readonly n_layer: number;
+  /** H, attention heads. */
+  readonly n_head: number;
+  /** d, hidden size. */
+  readonly n_embd: number;
+  /** V, vocabulary entries. */
+  readonly vocab_size: number;
+  /** Longest sequence. */
+  readonly n_positions: number;
+  /** Added to variances. */
+  readonly layer_norm_epsilon: number;
+}
+
+/** One weight of a checkpoint. */
+export interface NamedArray {
+  /** Shape as in the file. */
+  readonly shape: readonly number[];
+  /** Values, row-major. */
+  readonly data: Float32Array;
+}
+
+/** Weights by name, as `readSafetensors` returns them. */
+export type NamedArrays = ReadonlyMap<string, NamedArray>;
+
+/** Checks a `config.json` and takes what GPT-2 needs. @throws {CheckpointError} If a field is missing or out of range. */
+export function gpt2Config(json: unknown): Gpt2Config {
+  const fields = (json ?? {}) as Record<string, unknown>;
+  const type = fields.model_type ?? "gpt2";
+  if (type !== "gpt2") {
+    throw new CheckpointError(`Cannot load the model as model_type must be "gpt2": current value is ${JSON.stringify(type)}`);
+  }
+  const activation = fields.activation_function ?? "gelu_new";
+  if (activation !== "gelu_new" && activation !== "gelu_pytorch_tanh") {
+    throw new CheckpointError(
+      `Cannot load the model as activation_function must be "gelu_new": current value is ${JSON.stringify(activation)}`,
+    );
+  }
+  const integer = (name: string): number => {
+    const value = fields[name];
+    if (typeof value !== "number" || !Number.isInteger(value) || value < 1) {
+      throw new CheckpointError(
+        `Cannot load the model as ${name} must be a positive integer: current value is ${JSON.stringify(value)}`,
+      );
+    }
+    return value;
+  };
+  const config: Gpt2Config = {
+    n_layer: integer("n_layer"),
+    n_head: integer("n_head"),
+    n_embd: integer("n_embd"),
+    vocab_size: integer("vocab_size"),
+    n_positions: integer("n_positions"),
+    layer_norm_epsilon: typeof fields.layer_norm_epsilon === "number" ? fields.layer_norm_epsilon : 1e-5,
+  };
+  if (config.n_embd % config.n_head !== 0 || (config.n_embd / config.n_head) % 4 !== 0) {
+    throw new CheckpointError(
+      `Cannot load the model as n_embd / n_head must be a multiple of 4: current value is ${config.n_embd} / ${config.n_head}`,
+    );
+  }
+  return config;
+}
+
+/** Finds a weight whatever prefix the file uses, checks its shape and puts it on the GPU. */
+function load(
+  engine: Engine,
+  weights: NamedArrays,
+  name: string,
+  rows: number,
+  columns: number,
+  trainable: boolean,
+): Parameter {
+  const found = weights.get(`transformer.${name}`) ?? weights.get(name);
+  if (found === undefined) {
+    throw new CheckpointError(`Cannot load the model as it must hold "${name}": it does not`);
+  }
+  const shape = rows === 1 ? [columns] : [rows, columns];
+  if (found.shape.length !== shape.length || found.shape.some((n, i) => n !== shape[i])) {
+    throw new CheckpointError(
+      `Cannot load the model as "${name}" must be [${shape}]: it is [${found.shape}]`,
+    );
+  }
+  return new Parameter(`transformer.${name}`, engine.upload(found.data, rows, columns, name), trainable);
+}
+
+/** Weights of one layer. */
+export interface Gpt2Layer {
+  /** Norm before the attention: [1, d] each. */
+  readonly norm1: readonly [Parameter, Parameter];
+  /** Q, K and V side by side: [d, 3 d] and [1, 3 d]. */
+  readonly qkv: readonly [Parameter, Parameter];
+  /** Output projection: [d, d] and [1, d]. */
+  readonly projection: readonly [Parameter, Parameter];
+  /** Norm before the feed-forward network. */
+  readonly norm2: readonly [Parameter, Parameter];
+  /** [d, F] and [1, F]. */
+  readonly up: readonly [Parameter, Parameter];
+  /** [F, d] and [1, d]. */
+  readonly down: readonly [Parameter, Parameter];
+}
+
+/** The layers of a GPT-2: what an edge server holds. */
+export class Gpt2Layers implements Disposable {
+  /** Shape of the model. */
+  readonly config: Gpt2Config;
+  /** Weights, one entry per layer. */
+  readonly layers: readonly Gpt2Layer[];
+
+  /**
+   * Puts the layers' weights on the GPU.
+   *
+   * @param engine Where.
+   * @param config Shape of the model.
+   * @param weights The checkpoint.
+   * @param trainable True to train the base weights too. @default {false}
+   * @throws {CheckpointError} If a weight is missing or has another shape.
+   */
+  constructor(engine: Engine, config: Gpt2Config, weights: NamedArrays, trainable = false) {
+    this.config = config;
+    const d = config.n_embd;
+    this.layers = Array.from({ length: config.n_layer }, (_, l) => {
+      const pair = (name: string, rows: number, columns: number): [Parameter, Parameter] => [
+        load(engine, weights, `h.${l}.${name}.weight`, rows, columns, trainable),
+        load(engine, weights, `h.${l}.${name}.bias`, 1, columns, trainable),
+      ];
+      return {
+        norm1: pair("ln_1", 1, d),
+        qkv: pair("attn.c_attn", d, 3 * d),
+        projection: pair("attn.c_proj", d, d),
+        norm2: pair("ln_2", 1, d),
+        up: pair("mlp.c_fc", d, 4 * d),
+        down: pair("mlp.c_proj", 4 * d, d),
+      };
+    });
+  }
+
+  /** All weights, in order. */
+  parameters(): Parameter[] {
+    return this.layers.flatMap((layer) => Object.values(layer).flat() as Parameter[]);
+  }
+
+  /**
+   * The layers from E to h_L.
+   *
+   * @param tape Records the way back.
+   * @param embedding E, [B * T, d].
+   * @param shape B and T.
+   * @param heads Where the LoRA head modules live; `null` for the base model alone.
+   */
+  async forward(
+    tape: Tape,
+    embedding: Variable,
+    shape: { readonly batch: number; readonly length: number },
+    heads: HeadPort | null,
+  ): Promise<Variable> {
+    const attentionShape = { ...shape, heads: this.config.n_head };
+    const epsilon = this.config.layer_norm_epsilon;
+    let h = embedding;
+    for (const [l, layer] of this.layers.entries()) {
+      const x = normOp(tape, h, layer.norm1, epsilon);
+      const qkv = await loraLinearOp(tape, x, layer.qkv, l, heads);
+      const mixed = attentionOp(tape, qkv, attentionShape);
+      h = linearOp(tape, mixed, layer.projection, h);
+      const x2 = normOp(tape, h, layer.norm2, epsilon);
+      h = feedForwardOp(tape, x2, layer.up, layer.down, h);
+    }
+    return h;
+  }
+
+  /** Frees the weights. */
+  [Symbol.dispose](): void {
+    for (const parameter of this.parameters()) parameter[Symbol.dispose]();
+  }
+}
+
+/** Embedding, final norm and LM head of a GPT-2: what a data device holds. */
+export class Gpt2Ends implements Disposable {
+  /** Shape of the model. */
+  readonly config: Gpt2Config;
+  /** Token embedding and LM head (tied), [V, d]. */
+  readonly tokens: Parameter;
+  /** Position embedding, [positions, d]. */
+  readonly positions: Parameter;
+  /** Final norm: [1, d] each. */
+  readonly norm: readonly [Parameter, Parameter];
+
+  /**
+   * Puts the weights on the GPU.
+   *
+   * @throws {CheckpointError} If a weight is missing or has another shape.
+   */
+  constructor(engine: Engine, config: Gpt2Config, weights: NamedArrays, trainable = false) {
+    this.config = config;
+    const d = config.n_embd;
+    this.tokens = load(engine, weights, "wte.weight", config.vocab_size, d, trainable);
+    this.positions = load(engine, weights, "wpe.weight", config.n_positions, d, trainable);
+    this.norm = [
+      load(engine, weights, "ln_f.weight", 1, d, trainable),
+      load(engine, weights, "ln_f.bias", 1, d, trainable),
+    ];
+  }
+
+  /** All weights, in order. */
+  parameters(): Parameter[] {
+    return [this.tokens, this.positions, ...this.norm];
+  }
+
+  /** Frees the weights. */
+  [Symbol.dispose](): void {
+    for (const parameter of this.parameters()) parameter[Symbol.dispose]();
+  }
+}
+
+/** Layer norm. */
+export function normOp(tape: Tape, x: Variable, [gamma, beta]: readonly [Parameter, Parameter], epsilon: number): Variable {
+  const { y, statistics } = layerNorm(x.value, gamma.value, beta.value, epsilon);
+  tape.own(statistics);
+  const out = tape.variable(y, x.needsGradient || gamma.gradient !== null);
+  if (out.needsGradient) {
+    tape.record(() => {
+      using dy = out.takeGradient();
+      if (gamma.gradient !== null && beta.gradient !== null) {
+        layerNormParameterGradients({ x: x.value, statistics, dy, dgamma: gamma.gradient, dbeta: beta.gradient });
+      }
+      if (x.needsGradient) {
+        x.accumulate((dx) =>
+          layerNormBackward({ x: x.value, gamma: gamma.value, statistics, dy, dx, accumulate: dx !== undefined })
+        );
+      }
+    });
+  }
+  return out;
+}
+
+/** Gradients of a linear layer's weight and bias, if they are trained. */
+function addLinearGradients(x: Tensor, dy: Tensor, weight: Parameter, bias: Parameter): void {
+  if (weight.gradient !== null) matmul(x, dy, { transposeA: true, out: weight.gradient, accumulate: true });
+  if (bias.gradient !== null) addColumnSums(dy, bias.gradient);
+}
+
+/** Gradient of a linear layer's input, added to what is there. */
+function addInputGradient(x: Variable, dy: Tensor, weight: Parameter): void {
+  if (!x.needsGradient) return;
+  x.accumulate((dx) => matmul(dy, weight.value, { transposeB: true, out: dx, accumulate: dx !== undefined }));
+}
+
+/** y = x W + b + residual. */
+export function linearOp(
+  tape: Tape,
+  x: Variable,
+  [weight, bias]: readonly [Parameter, Parameter],
+  residual: Variable,
+): Variable {
+  const y = matmul(x.value, weight.value, { bias: bias.value, residual: residual.value });
+  const out = tape.variable(y, x.needsGradient || residual.needsGradient || weight.gradient !== null);
+  if (out.needsGradient) {
+    tape.record(() => {
+      const dy = out.takeGradient();
+      addLinearGradients(x.value, dy, weight, bias);
+      addInputGradient(x, dy, weight);
+      if (residual.needsGradient) residual.addGradient(dy);
+      else dy.dispose();
+    });
+  }
+  return out;
+}
+
+/** y = gelu(x W1 + b1) W2 + b2 + residual. */
+export function feedForwardOp(
+  tape: Tape,
+  x: Variable,
+  up: readonly [Parameter, Parameter],
+  down: readonly [Parameter, Parameter],
+  residual: Variable,
+): Variable {
+  const { engine, rows } = x.value;
+  const before = tape.own(engine.tensor(rows, up[0].value.columns, "before gelu"));
+  const inner = tape.own(matmul(x.value, up[0].value, { bias: up[1].value, geluInput: before }));
+  const y = matmul(inner, down[0].value, { bias: down[1].value, residual: residual.value });
+  const out = tape.variable(y, x.needsGradient || residual.needsGradient || up[0].gradient !== null);
+  if (out.needsGradient) {
+    tape.record(() => {
+      const dy = out.takeGradient();
+      addLinearGradients(inner, dy, ...down);
+      using dBefore = matmul(dy, down[0].value, { transposeB: true, geluGradOf: before });
+      addLinearGradients(x.value, dBefore, ...up);
+      addInputGradient(x, dBefore, up[0]);
+      if (residual.needsGradient) residual.addGradient(dy);
+      else dy.dispose();
+    });
+  }
+  return out;
+}
+
+/** Causal multi-head attention. */
+export function attentionOp(tape: Tape, qkv: Variable, shape: AttentionShape): Variable {
+  const { output, logSums } = attention(qkv.value, shape);
+  tape.own(logSums);
+  const out = tape.variable(output, qkv.needsGradient);
+  if (out.needsGradient) {
+    tape.record(() => {
+      using dOutput = out.takeGradient();
+      qkv.addGradient(attentionBackward({ qkv: qkv.value, output, logSums, dOutput, ...shape }));
+    });
+  }
+  return out;
+}
+
+/**
+ * Q, K and V with the heads' Deltas. The heads' work is started first and the base product is
+ * computed while it is under way, in both directions.
+ */
+export async function loraLinearOp(
+  tape: Tape,
+  x: Variable,
+  [weight, bias]: readonly [Parameter, Parameter],
+  layer: number,
+  heads: HeadPort | null,
+): Promise<Variable> {
+  const pending = heads?.forward(layer, x.value) ?? null;
+  const qkv = matmul(x.value, weight.value, { bias: bias.value });
+  const out = tape.variable(qkv, x.needsGradient || pending !== null || weight.gradient !== null);
+  if (pending !== null) {
+    tape.engine.flush();
+    await pending.addTo(qkv);
+  }
+  if (out.needsGradient) {
+    tape.record(async () => {
+      using dqkv = out.takeGradient();
+      const pendingInput = pending === null ? null : heads!.backward(layer, dqkv, x.needsGradient);
+      addLinearGradients(x.value, dqkv, weight, bias);
+      addInputGradient(x, dqkv, weight);
+      if (pendingInput !== null) {
+        tape.engine.flush();
+        await pendingInput.addTo(x.gradient!);
+      }
+    });
+  }
+  return out;
+}

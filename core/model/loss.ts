@@ -1,0 +1,181 @@
+/**
+ * The data device's side of a model: embedding, final norm, logits and loss.
+ *
+ * @module
+ */
+
+import {
+  crossEntropy,
+  embeddingGather,
+  embeddingScatterAdd,
+  layerNorm,
+  layerNormBackward,
+  layerNormParameterGradients,
+  matmul,
+  type Tensor,
+} from "@edgetuner/kernels";
+import type { Gpt2Ends } from "./gpt2.ts";
+
+/** Tokens of a step with what is to be predicted. */
+export interface TokenBatch {
+  /** [B * T]: token of each place. */
+  readonly tokens: Uint32Array;
+  /** [B * T]: the token that follows. */
+  readonly targets: Uint32Array;
+  /** [B * T]: 1 where the loss counts, 0 elsewhere. */
+  readonly mask: Float32Array;
+  /** B, sequences. */
+  readonly batch: number;
+  /** T, tokens of each sequence. */
+  readonly length: number;
+}
+
+/** Settings of the loss. */
+export interface LossSettings {
+  /** Label smoothing, in [0, 1). */
+  readonly labelSmoothing: number;
+}
+
+/** Added to the sum of the mask, as the reference does, so that an empty mask gives 0. */
+const MASK_OFFSET = 1e-4;
+/** Logits computed at a time, in bytes: rows are cut so that they stay below this. */
+const LOGITS_BYTES = 64 * 2 ** 20;
+
+function positionsOf(batch: TokenBatch): Uint32Array {
+  return Uint32Array.from(batch.tokens, (_, i) => i % batch.length);
+}
+
+/**
+ * E = token embedding + position embedding, [B * T, d].
+ *
+ * @throws {RangeError} If a token is not in the vocabulary or the sequence is too long.
+ */
+export function embedTokens(ends: Gpt2Ends, batch: TokenBatch): Tensor {
+  if (batch.length > ends.config.n_positions) {
+    throw new RangeError(
+      `Cannot embed the batch as a sequence must be at most ${ends.config.n_positions} tokens: current value is ${batch.length}`,
+    );
+  }
+  const embedding = embeddingGather(ends.tokens.value, batch.tokens);
+  return embeddingGather(ends.positions.value, positionsOf(batch), embedding);
+}
+
+/** Adds the gradient of E to the embedding tables; for training all parameters. */
+export function embedTokensBackward(ends: Gpt2Ends, batch: TokenBatch, dEmbedding: Tensor): void {
+  if (ends.tokens.gradient === null || ends.positions.gradient === null) return;
+  embeddingScatterAdd(dEmbedding, batch.tokens, ends.tokens.gradient);
+  embeddingScatterAdd(dEmbedding, positionsOf(batch), ends.positions.gradient);
+}
+
+/** Result of `modelLoss`. */
+export interface ModelLoss {
+  /** Losses of the rows that count, one tensor per piece; their sum is the loss. */
+  readonly losses: readonly Tensor[];
+  /** dh_L, [B * T, d]; `null` if not asked for. */
+  readonly gradient: Tensor | null;
+}
+
+/**
+ * Final norm, logits and loss: (1 - s) * nll + s * mean over the vocabulary of -log p, summed over
+ * the places where the mask is 1 and divided by (their number + 1e-4).
+ *
+ * Logits are computed for those places only, and for at most 64 MiB of them at a time.
+ *
+ * @param ends Final norm and LM head.
+ * @param hidden h_L, [B * T, d].
+ * @param batch Targets and mask.
+ * @param settings Label smoothing.
+ * @param gradient True to compute dh_L too.
+ */
+export function modelLoss(
+  ends: Gpt2Ends,
+  hidden: Tensor,
+  batch: TokenBatch,
+  settings: LossSettings,
+  gradient: boolean,
+): ModelLoss {
+  const { engine } = hidden;
+  const { config, tokens } = ends;
+  const [gamma, beta] = ends.norm;
+  const { y, statistics } = layerNorm(hidden, gamma.value, beta.value, config.layer_norm_epsilon);
+  using normed = y;
+  using _statistics = statistics;
+  const counted: number[] = [];
+  let maskSum = 0;
+  batch.mask.forEach((m, i) => {
+    if (m !== 0) counted.push(i);
+    maskSum += m;
+  });
+  using dNormed = gradient ? engine.zeros(hidden.rows, hidden.columns, "d final norm") : null;
+  const losses: Tensor[] = [];
+  const perPiece = Math.max(16, Math.floor(LOGITS_BYTES / (config.vocab_size * 4)));
+  for (let start = 0; start < counted.length; start += perPiece) {
+    const rows = Uint32Array.from(counted.slice(start, start + perPiece));
+    using x = embeddingGather(normed, rows);
+    using targets = engine.upload(Uint32Array.from(rows, (i) => batch.targets[i]!), 1, rows.length, "targets");
+    using weights = engine.upload(
+      Float32Array.from(rows, (i) => batch.mask[i]! / (maskSum + MASK_OFFSET)),
+      1,
+      rows.length,
+      "loss weights",
+    );
+    // A row of logits may be longer than a texture is wide: the vocabulary in chunks.
+    const widest = engine.maxTextureSide * 4;
+    const chunks = [];
+    for (let first = 0; first < config.vocab_size; first += widest) {
+      const count = Math.min(widest, config.vocab_size - first);
+      const logits = matmul(x, tokens.value, { transposeB: true, rowsOfB: { first, rows: count } });
+      chunks.push({ logits, first });
+    }
+    losses.push(crossEntropy({
+      chunks,
+      targets,
+      weights,
+      vocabulary: config.vocab_size,
+      smoothing: settings.labelSmoothing,
+      gradient,
+    }));
+    if (dNormed !== null) {
+      using dx = engine.tensor(rows.length, hidden.columns, "d logits input");
+      for (const { logits, first } of chunks) {
+        matmul(logits, tokens.value, {
+          rowsOfB: { first, rows: logits.columns },
+          out: dx,
+          accumulate: first > 0,
+        });
+        if (tokens.gradient !== null) {
+          if (chunks.length > 1) {
+            throw new RangeError(
+              `Cannot train the embedding as the vocabulary must be at most ${widest} entries here: current value is ${config.vocab_size}`,
+            );
+          }
+          matmul(logits, x, { transposeA: true, out: tokens.gradient, accumulate: true });
+        }
+      }
+      embeddingScatterAdd(dx, rows, dNormed);
+    }
+    for (const { logits } of chunks) logits.dispose();
+  }
+  if (dNormed === null) return { losses, gradient: null };
+  if (gamma.gradient !== null && beta.gradient !== null) {
+    layerNormParameterGradients({ x: hidden, statistics, dy: dNormed, dgamma: gamma.gradient, dbeta: beta.gradient });
+  }
+  return { losses, gradient: layerNormBackward({ x: hidden, gamma: gamma.value, statistics, dy: dNormed }) };
+}
+
+/** Adds up losses read back from the GPU, in double precision and in order. */
+export function sumLosses(parts: readonly Float32Array[]): number {
+  let sum = 0;
+  for (const part of parts) for (const loss of part) sum += loss;
+  return sum;
+}
+
+/** Logits of some rows of h_L, [rows.length, V]; for generation. */
+export function logitsOf(ends: Gpt2Ends, hidden: Tensor, rows: Uint32Array): Tensor {
+  const [gamma, beta] = ends.norm;
+  using picked = embeddingGather(hidden, rows);
+  const { y, statistics } = layerNorm(picked, gamma.value, beta.value, ends.config.layer_norm_epsilon);
+  using normed = y;
+  statistics.dispose();
+  return matmul(normed, ends.tokens.value, { transposeB: true });
+}

@@ -1,0 +1,95 @@
+/**
+ * The two ports of the training loop: where the head modules live, and where the data lives.
+ * Which implementation is plugged in decides whether that is the same GPU, other virtual devices
+ * in the process, or machines behind a network. The loop does not know.
+ *
+ * T = tokens of a step (batch x sequence), d = hidden size, c = LoRA targets, L layers, H heads.
+ *
+ * @module
+ */
+
+import type { Tensor } from "@edgetuner/kernels";
+
+/** What a step is for. */
+export type StepMode = "train" | "evaluate";
+
+/** What the head modules are told when a step begins. */
+export interface HeadStep {
+  /** Step number; equal on all machines of a run. */
+  readonly step: number;
+  /** Train or evaluate. In evaluation there is no dropout and no backward pass. */
+  readonly mode: StepMode;
+  /** Head mask z, [L * H]: 1 = pruned in this step. */
+  readonly mask: Uint8Array;
+}
+
+/** Something under way that will be added to a tensor. */
+export interface PendingSum {
+  /** Waits for it and adds it. */
+  addTo(target: Tensor): Promise<void>;
+}
+
+/** Statistics of a training step, one entry per head module, [L * H]; 0 for pruned heads. */
+export interface HeadStatistics {
+  /** sqrt(sum over the head's A and B of all targets of ||grad||_F^2) / 3. */
+  readonly gradientNorm?: Float32Array;
+  /** ||Delta W||_F. */
+  readonly loraNorm?: Float32Array;
+}
+
+/** Where the head modules live. */
+export interface HeadPort {
+  /** Begins a step. */
+  beginStep(step: HeadStep): Promise<void>;
+  /**
+   * Starts computing the Deltas of a layer's kept heads.
+   *
+   * @param layer Layer, from 0.
+   * @param x Input of the attention, [T, d]; not changed while pending.
+   * @returns What will be added to Q, K and V, [T, 3 d]; `null` if no head of the layer is kept.
+   */
+  forward(layer: number, x: Tensor): PendingSum | null;
+  /**
+   * Starts the way back through a layer's kept heads.
+   *
+   * @param layer Layer, from 0.
+   * @param dqkv Gradient of Q, K and V, [T, 3 d]; not changed while pending.
+   * @param needsInput False if the gradient of `x` is not needed (nothing trainable lies below).
+   * @returns What will be added to the gradient of `x`, [T, d]; `null` if there is nothing.
+   */
+  backward(layer: number, dqkv: Tensor, needsInput: boolean): PendingSum | null;
+  /** Ends a training step: the kept heads are updated. Returns the statistics asked for at the start of the run. */
+  endStep(): Promise<HeadStatistics>;
+}
+
+/** The batch of a step, embedded. */
+export interface EmbeddedBatch {
+  /** E = embed(tokens), [B * T, d]; the loop's to dispose. */
+  readonly embedding: Tensor;
+  /** B, sequences. */
+  readonly batch: number;
+  /** T, tokens of each sequence. */
+  readonly length: number;
+  /** Train or evaluate. */
+  readonly mode: StepMode;
+}
+
+/** What the data side makes of the last hidden state. */
+export interface LossResult {
+  /** dh_L, [B * T, d]; `null` in evaluation. The loop's to dispose. */
+  readonly gradient: Tensor | null;
+  /** The loss, if the data device shares it. */
+  readonly loss: number | null;
+}
+
+/** Where embedding, final norm, LM head, labels and loss live. */
+export interface DataPort {
+  /** The next step's batch; `null` when there is none left. */
+  next(step: number): Promise<EmbeddedBatch | null>;
+  /**
+   * Final norm, logits and loss of the batch that `next` returned last.
+   *
+   * @param hidden h_L, [B * T, d].
+   */
+  loss(step: number, hidden: Tensor): Promise<LossResult>;
+}

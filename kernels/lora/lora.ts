@@ -1,0 +1,227 @@
+/**
+ * LoRA head modules: products with many small matrices at once, and moving heads' columns.
+ *
+ * T = tokens, n = kept heads ("slots"), r = rank. The matrices of all head modules lie in one
+ * **arena** [1, size]: head h's start at `first + h * segment`, rows padded to four elements.
+ *
+ * @module
+ */
+
+import columnsSource from "./head_columns.wgsl" with { type: "text" };
+import gradientSource from "./head_gradient.wgsl" with { type: "text" };
+import productSource from "./head_product.wgsl" with { type: "text" };
+import { defineKernel } from "../engine/kernel.ts";
+import { roundUp4, type Tensor } from "../engine/tensor.ts";
+
+const productKernels = [false, true].map((transpose) =>
+  defineKernel({
+    name: `head_product_${transpose ? "t" : "n"}`,
+    source: productSource,
+    bindings: ["read", "read", "read", "write"],
+    parameters: [
+      ["m", "u32"],
+      ["n4", "u32"],
+      ["k4", "u32"],
+      ["slots", "u32"],
+      ["x_slot_rows", "u32"],
+      ["y_slot_rows", "u32"],
+      ["weight_first4", "u32"],
+      ["segment4", "u32"],
+      ["accumulate", "u32"],
+      ["alpha", "f32"],
+    ],
+    constants: { TRANSPOSE: Number(transpose) },
+  })
+);
+
+const gradientKernel = defineKernel({
+  name: "head_gradient",
+  source: gradientSource,
+  bindings: ["read", "read", "read", "write"],
+  parameters: [
+    ["m4", "u32"],
+    ["n4", "u32"],
+    ["length", "u32"],
+    ["a_slot_rows", "u32"],
+    ["b_slot_rows", "u32"],
+    ["first4", "u32"],
+    ["segment4", "u32"],
+    ["m", "u32"],
+    ["alpha", "f32"],
+  ],
+});
+
+const columnKernels = [false, true].map((scatter) =>
+  defineKernel({
+    name: scatter ? "head_columns_scatter" : "head_columns_gather",
+    source: columnsSource,
+    bindings: ["write", "read", "write"],
+    parameters: [["length", "u32"], ["head_size4", "u32"], ["slots", "u32"], ["first4", "u32"], ["pitch4", "u32"]],
+    constants: { SCATTER: Number(scatter) },
+  })
+);
+
+/** Where one matrix of every head module lies in an arena. */
+export interface ArenaMatrix {
+  /** Rows of the matrix as stored. */
+  readonly rows: number;
+  /** Columns of the matrix as stored; padded to a multiple of four in the arena. */
+  readonly columns: number;
+  /** Element at which head 0's matrix starts; a multiple of 4. */
+  readonly first: number;
+  /** Elements from one head's matrix to the next head's; a multiple of 4. */
+  readonly segment: number;
+}
+
+/** Arguments of `headProduct`. */
+export interface HeadProductOptions {
+  /** [n * T, k] head-major, or [T, k] read by every head if `sharedInput`. */
+  readonly x: Tensor;
+  /** The parameters of all head modules, [1, size]. */
+  readonly arena: Tensor;
+  /** Which matrix of each head module: stored [k, n], or [n, k] if `transpose`. */
+  readonly matrix: ArenaMatrix;
+  /** [1, slots], u32: the head of each slot. */
+  readonly heads: Tensor;
+  /** The matrix is stored [n, k]. @default {false} */
+  readonly transpose?: boolean;
+  /** Every head reads the same x. @default {false} */
+  readonly sharedInput?: boolean;
+  /** The heads' results are summed into one [T, n]. @default {false} */
+  readonly summed?: boolean;
+  /** Scale. @default {1} */
+  readonly alpha?: number;
+  /** Add to `out`. @default {false} */
+  readonly accumulate?: boolean;
+  /** [n * T, columns] or [T, columns] if `summed`. @default {a new tensor} */
+  readonly out?: Tensor | undefined;
+}
+
+/** y_z = alpha * x_z op(W_h) for every slot z, h = heads[z]. */
+export function headProduct(options: HeadProductOptions): Tensor {
+  const { x, arena, matrix, heads, transpose = false, sharedInput = false, summed = false } = options;
+  const { engine } = x;
+  const slots = heads.columns;
+  const length = sharedInput ? x.rows : x.rows / slots;
+  const inner = transpose ? matrix.columns : matrix.rows;
+  const columns = transpose ? matrix.rows : matrix.columns;
+  if (x.columns !== inner) {
+    throw new TypeError(
+      `Cannot multiply head modules as x must have ${inner} columns: it has ${x.columns}`,
+    );
+  }
+  // Rows of W past its end belong to the next matrix: only whole blocks of four are read.
+  if (matrix.rows % 4 !== 0) {
+    throw new TypeError(`Cannot multiply head modules as matrices must have a multiple of 4 rows: current value is ${matrix.rows}`);
+  }
+  const out = options.out ?? engine.tensor(summed ? length : slots * length, columns, "head product");
+  engine.dispatch(productKernels[Number(transpose)]!, {
+    bindings: [x, arena, heads, out],
+    parameters: {
+      m: length,
+      n4: roundUp4(columns) / 4,
+      k4: roundUp4(inner) / 4,
+      slots,
+      x_slot_rows: sharedInput ? 0 : length,
+      y_slot_rows: summed ? 0 : length,
+      weight_first4: matrix.first / 4,
+      segment4: matrix.segment / 4,
+      accumulate: Number(options.accumulate ?? false),
+      alpha: options.alpha ?? 1,
+    },
+    workgroups: [Math.ceil(length / 32), roundUp4(columns) / 4, summed ? 1 : slots],
+  });
+  return out;
+}
+
+/** Arguments of `headGradient`. */
+export interface HeadGradientOptions {
+  /** [n * T, m] head-major, or [T, m] if `sharedA`. */
+  readonly a: Tensor;
+  /** [n * T, n] head-major, or [T, n] if `sharedB`. */
+  readonly b: Tensor;
+  /** [1, slots], u32: the head of each slot. */
+  readonly heads: Tensor;
+  /** Gradients of all head modules, [1, size]; the kept heads' are overwritten. */
+  readonly arena: Tensor;
+  /** Which matrix of each head module, [m, n]. */
+  readonly matrix: ArenaMatrix;
+  /** T, rows summed per slot. */
+  readonly length: number;
+  /** Every slot reads the same `b`. @default {false} */
+  readonly sharedB?: boolean;
+  /** Scale. @default {1} */
+  readonly alpha?: number;
+}
+
+/** dW_h = alpha * a_z^T b_z for every slot z, h = heads[z]. */
+export function headGradient(options: HeadGradientOptions): void {
+  const { a, b, heads, arena, matrix, length, sharedB = false } = options;
+  const m4 = a.pitch / 4;
+  const n4 = b.pitch / 4;
+  a.engine.dispatch(gradientKernel, {
+    bindings: [a, b, heads, arena],
+    parameters: {
+      m4,
+      n4,
+      length,
+      a_slot_rows: length,
+      b_slot_rows: sharedB ? 0 : length,
+      first4: matrix.first / 4,
+      segment4: matrix.segment / 4,
+      m: matrix.rows,
+      alpha: options.alpha ?? 1,
+    },
+    workgroups: [Math.ceil(m4 * n4 / 8), heads.columns],
+  });
+}
+
+function moveColumns(
+  scatter: boolean,
+  wide: Tensor,
+  first: number,
+  headSize: number,
+  heads: Tensor,
+  blocks: Tensor,
+): void {
+  const slots = heads.columns;
+  const length = wide.rows;
+  if (headSize % 4 !== 0 || first % 4 !== 0) {
+    throw new TypeError(
+      `Cannot move head columns as head size and first column must be multiples of 4: they are ${headSize} and ${first}`,
+    );
+  }
+  if (blocks.rows !== slots * length || blocks.columns !== headSize) {
+    throw new TypeError(
+      `Cannot move head columns as blocks must be [${slots * length}, ${headSize}]: they are [${blocks.rows}, ${blocks.columns}]`,
+    );
+  }
+  wide.engine.dispatch(columnKernels[Number(scatter)]!, {
+    bindings: [wide, heads, blocks],
+    parameters: { length, head_size4: headSize / 4, slots, first4: first / 4, pitch4: wide.pitch / 4 },
+    workgroups: [Math.ceil(length * headSize / 256), slots],
+  });
+}
+
+/** Which columns of a wide matrix are meant. */
+export interface HeadColumnsOptions {
+  /** Column of head 0. */
+  readonly first: number;
+  /** Columns per head; a multiple of 4. */
+  readonly headSize: number;
+  /** [1, slots], u32: the head of each slot. */
+  readonly heads: Tensor;
+}
+
+/** Copies some heads' columns of `wide` [T, pitch] to head-major blocks [slots * T, headSize]. */
+export function gatherHeadColumns(wide: Tensor, options: HeadColumnsOptions): Tensor {
+  const { first, headSize, heads } = options;
+  const blocks = wide.engine.tensor(heads.columns * wide.rows, headSize, "head blocks");
+  moveColumns(false, wide, first, headSize, heads, blocks);
+  return blocks;
+}
+
+/** Adds head-major blocks [slots * T, headSize] to some heads' columns of `wide` [T, pitch]. */
+export function scatterAddHeadColumns(blocks: Tensor, wide: Tensor, options: HeadColumnsOptions): void {
+  moveColumns(true, wide, options.first, options.headSize, options.heads, blocks);
+}

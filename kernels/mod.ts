@@ -1,0 +1,61 @@
+/**
+ * WGSL kernels for transformers, LoRA head modules and head pruning, and the engine that runs them.
+ *
+ * Dimension letters: B batch, T tokens, H heads, D head size, d = H * D hidden size, r LoRA rank,
+ * V vocabulary, L layers. Matrices are row-major with rows padded to four elements; see `Tensor`.
+ *
+ * @module
+ */
+
+export { GpuError, NoAdapterError, ShaderError } from "./errors.ts";
+export { type AdapterClass, adapterClass, requestAdapter } from "./engine/adapter.ts";
+export {
+  type Bindable,
+  type Dispatch,
+  Engine,
+  type EngineOptions,
+  type EngineStats,
+} from "./engine/engine.ts";
+export { type BindingKind, defineKernel, type Kernel, type ParameterKind } from "./engine/kernel.ts";
+export type { Pooled, PoolStats } from "./engine/pool.ts";
+export type { ReadbackMode } from "./engine/readback.ts";
+export { type DType, roundUp4, RowWindow, type StagedTexture, Tensor } from "./engine/tensor.ts";
+export {
+  attention,
+  attentionBackward,
+  type AttentionBackwardOptions,
+  type AttentionResult,
+  type AttentionShape,
+} from "./attention/attention.ts";
+export { crossEntropy, type CrossEntropyOptions, type LogitsChunk } from "./cross_entropy/cross_entropy.ts";
+export { dropout, type DropoutKey } from "./dropout/dropout.ts";
+export { addScaled } from "./elementwise/elementwise.ts";
+export { embeddingGather, embeddingScatterAdd } from "./embedding/embedding.ts";
+export {
+  addColumnSums,
+  layerNorm,
+  layerNormBackward,
+  type LayerNormBackwardOptions,
+  layerNormParameterGradients,
+  type LayerNormResult,
+} from "./layer_norm/layer_norm.ts";
+export {
+  type ArenaMatrix,
+  gatherHeadColumns,
+  type HeadColumnsOptions,
+  headGradient,
+  type HeadGradientOptions,
+  headProduct,
+  type HeadProductOptions,
+  scatterAddHeadColumns,
+} from "./lora/lora.ts";
+export { type BatchLayout, type Causal, type HeadColumns, matmul, type MatmulOptions } from "./matmul/matmul.ts";
+export {
+  adamw,
+  adamwControl,
+  type AdamWSettings,
+  type AdamWTensors,
+  clipScale,
+  segmentNorms,
+  type SegmentNormsOptions,
+} from "./optimizer/optimizer.ts";

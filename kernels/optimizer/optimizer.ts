@@ -1,0 +1,188 @@
+/**
+ * AdamW, gradient norms and clipping.
+ *
+ * @module
+ */
+
+import adamwSource from "./adamw.wgsl" with { type: "text" };
+import clipSource from "./clip_scale.wgsl" with { type: "text" };
+import normsSource from "./segment_norms.wgsl" with { type: "text" };
+import type { Engine } from "../engine/engine.ts";
+import { defineKernel } from "../engine/kernel.ts";
+import { defineRowKernel, LANES } from "../engine/lanes.ts";
+import type { Tensor } from "../engine/tensor.ts";
+
+const adamwKernel = defineKernel({
+  name: "adamw",
+  source: adamwSource,
+  bindings: ["write", "read", "write", "write", "read", "read"],
+  parameters: [
+    ["count4", "u32"],
+    ["segment4", "u32"],
+    ["first4", "u32"],
+    ["rate", "f32"],
+    ["beta1", "f32"],
+    ["beta2", "f32"],
+    ["epsilon", "f32"],
+    ["decay", "f32"],
+  ],
+});
+
+const normsKernel = defineRowKernel({
+  name: "segment_norms",
+  source: normsSource,
+  bindings: ["read", "read", "write"],
+  parameters: [
+    ["segments", "u32"],
+    ["segment4", "u32"],
+    ["count4", "u32"],
+    ["first", "u32"],
+    ["root", "u32"],
+    ["scale", "f32"],
+  ],
+});
+
+const clipKernel = defineKernel({
+  name: "clip_scale",
+  source: clipSource,
+  bindings: ["read", "write"],
+  parameters: [["count", "u32"], ["limit", "f32"]],
+});
+
+/** AdamW's settings. */
+export interface AdamWSettings {
+  /** Learning rate of this step. */
+  readonly rate: number;
+  /** Decay of the first moment. */
+  readonly beta1: number;
+  /** Decay of the second moment. */
+  readonly beta2: number;
+  /** Added to the root of the second moment. */
+  readonly epsilon: number;
+  /** Decoupled weight decay. */
+  readonly decay: number;
+}
+
+/** Tensors of one AdamW update, all of the same shape. */
+export interface AdamWTensors {
+  /** Updated in place. */
+  readonly parameters: Tensor;
+  /** Read. */
+  readonly gradients: Tensor;
+  /** First moment, updated in place. */
+  readonly m: Tensor;
+  /** Second moment, updated in place. */
+  readonly v: Tensor;
+}
+
+/**
+ * Control values of segments: [active, 1 - beta1^t, 1 - beta2^t, 0] each.
+ *
+ * @param counts Updates of each segment, this one included; 0 = not active in this step.
+ */
+export function adamwControl(counts: ArrayLike<number>, beta1: number, beta2: number): Float32Array {
+  const control = new Float32Array(counts.length * 4);
+  for (let s = 0; s < counts.length; s++) {
+    const t = counts[s]!;
+    control.set(t === 0 ? [0, 1, 1, 0] : [1, 1 - beta1 ** t, 1 - beta2 ** t, 0], s * 4);
+  }
+  return control;
+}
+
+/**
+ * One AdamW update (Loshchilov and Hutter, 2019), per segment.
+ *
+ * @param tensors Parameters, gradients and moments of one shape.
+ * @param control [segments, 4], see `adamwControl`.
+ * @param segment Elements per segment; a multiple of 4.
+ * @param settings Learning rate and the rest.
+ * @param clip [1, 4] of `clipScale`. @default {no clipping}
+ */
+export function adamw(
+  tensors: AdamWTensors,
+  control: Tensor,
+  segment: number,
+  settings: AdamWSettings,
+  clip?: Tensor,
+): void {
+  const { parameters, gradients, m, v } = tensors;
+  const { engine } = parameters;
+  const noClip = clip ?? engine.one;
+  const windows = [parameters, gradients, m, v].map((t) => t.windows());
+  windows[0]!.forEach((window, w) => {
+    const count4 = window.rows * parameters.pitch / 4;
+    const groups = Math.ceil(count4 / 64);
+    engine.dispatch(adamwKernel, {
+      bindings: [...windows.map((list) => list[w]!), control, noClip],
+      parameters: {
+        count4,
+        segment4: segment / 4,
+        first4: window.row * parameters.pitch / 4,
+        ...settings,
+      },
+      workgroups: [Math.min(groups, 32_768), Math.ceil(groups / 32_768)],
+    });
+  });
+}
+
+/** Options of `segmentNorms`. */
+export interface SegmentNormsOptions {
+  /** Elements per segment; a multiple of 4. */
+  readonly segment: number;
+  /** [segments, 4]: where the first value is 0, 0 is written. */
+  readonly control: Tensor;
+  /** Factor of the norms. @default {1} */
+  readonly scale?: number;
+}
+
+/** Frobenius norm of every segment of `x` [1, segments * segment]; returns [1, segments]. */
+export function segmentNorms(x: Tensor, options: SegmentNormsOptions): Tensor {
+  const { engine } = x;
+  const { segment, control, scale = 1 } = options;
+  const segments = control.rows;
+  const out = engine.tensor(1, segments, "segment norms");
+  engine.dispatch(normsKernel[engine.adapterClass], {
+    bindings: [x, control, out],
+    parameters: { segments, segment4: segment / 4, count4: x.bytes / 16, first: 0, root: 1, scale },
+    workgroups: [Math.ceil(segments / LANES[engine.adapterClass].rows)],
+  });
+  return out;
+}
+
+/** Elements per partial sum of the global norm. */
+const PARTIAL = 4096;
+
+/**
+ * Factor that clips the global norm of all gradients to `limit`.
+ *
+ * @returns [1, 4]: the factor, then the norm before clipping. Pass it to `adamw`.
+ */
+export function clipScale(engine: Engine, gradients: readonly Tensor[], limit: number): Tensor {
+  const parts = gradients.flatMap((g) => g.windows());
+  const partials = parts.map((part) => Math.ceil(part.bytes / 4 / PARTIAL));
+  const count = partials.reduce((a, b) => a + b, 0);
+  using squares = engine.tensor(1, count, "sums of squares");
+  using control = engine.upload(
+    new Float32Array(Math.max(...partials) * 4).fill(1),
+    Math.max(...partials),
+    4,
+    "all segments active",
+  );
+  let first = 0;
+  parts.forEach((part, i) => {
+    const segments = partials[i]!;
+    engine.dispatch(normsKernel[engine.adapterClass], {
+      bindings: [part, control, squares],
+      parameters: { segments, segment4: PARTIAL / 4, count4: part.bytes / 16, first, root: 0, scale: 1 },
+      workgroups: [Math.ceil(segments / LANES[engine.adapterClass].rows)],
+    });
+    first += segments;
+  });
+  const clip = engine.tensor(1, 4, "clip factor");
+  engine.dispatch(clipKernel, {
+    bindings: [squares, clip],
+    parameters: { count, limit },
+    workgroups: [1],
+  });
+  return clip;
+}
