@@ -1,3 +1,116 @@
-export * from "./errors.ts";
-export * from "./transport.ts";
-export * from "./pruner.ts";
+/**
+ * The core of EdgeTuner: GPT-2 with LoRA head modules, the split fine-tuning step, the wire
+ * protocol, and the interfaces that pruners and transports implement.
+ *
+ * Dimension letters: B batch, T tokens, L layers, H heads per layer, D head size, d = H * D hidden
+ * size, r LoRA rank, c LoRA targets, M user devices, V vocabulary.
+ *
+ * @module
+ */
+
+export {
+  ChannelClosedError,
+  CheckpointError,
+  DeadlineError,
+  HandshakeError,
+  PluginError,
+  ProtocolError,
+} from "./errors.ts";
+export type { Channel, CloseInfo, Listener, Transport, TransportFlags, WaitOptions } from "./transport.ts";
+export {
+  type Pruner,
+  type PrunerContext,
+  type PrunerDecision,
+  type PrunerInput,
+  type PrunerState,
+  type StatisticName,
+  validateDecision,
+} from "./pruner.ts";
+export * from "./importance.ts";
+export type {
+  DataPort,
+  EmbeddedBatch,
+  HeadPort,
+  HeadStatistics,
+  HeadStep,
+  LossResult,
+  PendingSum,
+  StepMode,
+} from "./ports.ts";
+export { Parameter, Tape, Variable } from "./tape.ts";
+export {
+  attentionOp,
+  feedForwardOp,
+  type Gpt2Config,
+  gpt2Config,
+  Gpt2Ends,
+  type Gpt2Layer,
+  Gpt2Layers,
+  linearOp,
+  loraLinearOp,
+  type NamedArray,
+  type NamedArrays,
+  normOp,
+} from "./model/gpt2.ts";
+export {
+  embedTokens,
+  embedTokensBackward,
+  logitsOf,
+  type LossSettings,
+  type ModelLoss,
+  modelLoss,
+  sumLosses,
+  type TokenBatch,
+} from "./model/loss.ts";
+export { allocateHeads, type HeadRange } from "./lora/allocation.ts";
+export { HeadModules, type HeadModulesOptions, type HeadWeights, initialA } from "./lora/head_modules.ts";
+export { keptHeads, LocalHeads, maskOfRange, putRange } from "./lora/local_heads.ts";
+export {
+  adamwAt,
+  checkLora,
+  checkOptimizer,
+  DEFAULT_LORA,
+  DEFAULT_OPTIMIZER,
+  LORA_TARGETS,
+  type LoraSettings,
+  type LoraTarget,
+  type OptimizerSettings,
+} from "./lora/settings.ts";
+export { type BatchSource, LocalData } from "./train/local_data.ts";
+export { runStep, type StepContext, type StepOutcome } from "./train/step.ts";
+export {
+  decodeFrame,
+  elementsOf,
+  encodeFrame,
+  type Frame,
+  FRAME_KINDS,
+  type FrameKind,
+  PROTOCOL_VERSION,
+  tensorBytes,
+  type WireDType,
+  type WireTensor,
+} from "./wire/frame.ts";
+export { ByteLedger, type Direction, type LedgerEntry } from "./wire/ledger.ts";
+export { type Expectation, type Lane, type Outgoing, Peer, type PeerOptions, type PeerTimes } from "./wire/peer.ts";
+export { stepTraffic, type TrafficShape } from "./wire/traffic.ts";
+export {
+  checkRunSettings,
+  defaultRunSettings,
+  type ModelShape,
+  readWelcome,
+  type RunSettings,
+  type Welcome,
+} from "./session/settings.ts";
+export { type HeadDevice, RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
+export { RemoteData } from "./session/remote_data.ts";
+export {
+  EdgeServer,
+  type EdgeServerEvent,
+  type EdgeServerOptions,
+  type JoinedDevice,
+  keptPerLayer,
+  type RunStatus,
+  type StepRecord,
+  type StepTimes,
+} from "./session/edge_server.ts";
+export { type DataSide, runUserDevice, type UserDeviceOptions, type UserDeviceResult } from "./session/user_device.ts";

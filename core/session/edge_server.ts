@@ -1,0 +1,509 @@
+/**
+ * The edge server: holds the frozen base model, lets devices join, and runs the steps.
+ *
+ * @module
+ */
+
+import { addColumnSums, type Engine, type Tensor } from "@edgetuner/kernels";
+import { DeadlineError, HandshakeError, PluginError } from "../errors.ts";
+import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
+import type { Gpt2Layers } from "../model/gpt2.ts";
+import type { EmbeddedBatch, HeadStatistics, StepMode } from "../ports.ts";
+import { type Pruner, type PrunerContext, type PrunerDecision, validateDecision } from "../pruner.ts";
+import { runStep } from "../train/step.ts";
+import type { Channel } from "../transport.ts";
+import { PROTOCOL_VERSION } from "../wire/frame.ts";
+import { ByteLedger, type LedgerEntry } from "../wire/ledger.ts";
+import { Peer } from "../wire/peer.ts";
+import { RemoteData } from "./remote_data.ts";
+import { RemoteHeads } from "./remote_heads.ts";
+import { checkRunSettings, type RunSettings } from "./settings.ts";
+
+/** A device that joined. */
+export interface JoinedDevice {
+  /** Name it gave. */
+  readonly name: string;
+  /** gamma, its capacity; 0 without heads. */
+  readonly capacity: number;
+  /** True if it is the data device. */
+  readonly data: boolean;
+  /** Its heads, once the run has started. */
+  range: HeadRange | null;
+  /** False once its connection has ended. */
+  connected: boolean;
+}
+
+/** Where the time of a step went, in milliseconds. */
+export interface StepTimes {
+  /** The whole step. */
+  readonly total: number;
+  /** The pruner's decision. */
+  readonly prune: number;
+  /** Waiting for results of the own GPU. */
+  readonly readback: number;
+  /** Encoding and decoding frames. */
+  readonly codec: number;
+  /** Waiting for devices with nothing else left to do. */
+  readonly wait: number;
+}
+
+/** What is known of a step after it. */
+export interface StepRecord {
+  /** Training steps before this one. */
+  readonly step: number;
+  /** Train or evaluate. */
+  readonly mode: StepMode;
+  /** The loss, if the data device shares it. */
+  readonly loss: number | null;
+  /** Where the time went. */
+  readonly times: StepTimes;
+  /** Bytes of frames sent and received in this step. */
+  readonly bytes: number;
+  /** Head mask, [L * H], 1 = pruned. */
+  readonly mask: Uint8Array;
+  /** Kept heads of each layer, [L]. */
+  readonly kept: readonly number[];
+  /** The pruner's importance per head, [L * H], if it gives one. */
+  readonly scores: Float32Array | null;
+  /** Tokens of the step. */
+  readonly tokens: number;
+}
+
+/** State of a run. */
+export type RunStatus = "waiting" | "running" | "paused" | "ended" | "failed";
+
+/** Something that happened. */
+export type EdgeServerEvent =
+  | { readonly type: "joined" | "left"; readonly device: JoinedDevice }
+  | { readonly type: "refused"; readonly peer: string; readonly reason: string }
+  | { readonly type: "status"; readonly status: RunStatus; readonly reason: string }
+  | { readonly type: "step"; readonly record: StepRecord };
+
+/** Options of an edge server. */
+export interface EdgeServerOptions {
+  /** The engine of the base model. */
+  readonly engine: Engine;
+  /** The base model's layers. */
+  readonly base: Gpt2Layers;
+  /** Fingerprint of the checkpoint; a data device's must be the same. */
+  readonly fingerprint: string;
+  /** Settings of the run. */
+  readonly settings: RunSettings;
+  /** Decides which heads are pruned. */
+  readonly pruner: Pruner;
+  /** Devices with heads that must join before the run starts. */
+  readonly devices: number;
+  /** Name of the run. @default {a random one} */
+  readonly run?: string | undefined;
+  /** ||W||_F of the base model's weights per head, [L * H], for pruners that need it. */
+  readonly baseNorm?: Float32Array | undefined;
+  /** Longest wait for a device during a step, in milliseconds. @default {120000} */
+  readonly timeoutMs?: number | undefined;
+  /** Longest wait until all devices have joined, in milliseconds. @default {600000} */
+  readonly joinTimeoutMs?: number | undefined;
+  /** Called with everything that happens. */
+  onEvent?(event: EdgeServerEvent): void;
+}
+
+/** Longest time a peer may take to say hello, in milliseconds. */
+const HELLO_TIMEOUT_MS = 10_000;
+const MAX_NAME = 64;
+
+interface Member {
+  readonly device: JoinedDevice;
+  readonly peer: Peer;
+  readonly sharesLoss: boolean;
+}
+
+interface Hello {
+  readonly name: string;
+  readonly capacity: number;
+  readonly data: boolean;
+  readonly fingerprint: string;
+  readonly sharesLoss: boolean;
+}
+
+/** One run of an edge server. */
+export class EdgeServer {
+  /** Name of the run. */
+  readonly run: string;
+  /** What was sent and received, all devices together. */
+  readonly ledger = new ByteLedger();
+  readonly #options: EdgeServerOptions;
+  readonly #settings: RunSettings;
+  readonly #members: Member[] = [];
+  readonly #stop = new AbortController();
+  #status: RunStatus = "waiting";
+  #paused = false;
+  #stopReason: string | null = null;
+  #changed: PromiseWithResolvers<void> = Promise.withResolvers();
+
+  /**
+   * @param options See `EdgeServerOptions`.
+   * @throws {RangeError} If settings are out of range.
+   */
+  constructor(options: EdgeServerOptions) {
+    this.#options = options;
+    this.#settings = checkRunSettings(options.settings);
+    const { n_head: heads } = options.base.config;
+    if (!Number.isInteger(options.devices) || options.devices < 1 || options.devices > heads) {
+      throw new RangeError(
+        `Cannot start the edge server as devices must be an integer from 1 to ${heads} (heads per layer): current value is ${options.devices}`,
+      );
+    }
+    this.run = options.run ?? crypto.randomUUID().slice(0, 8);
+  }
+
+  /** State of the run. */
+  get status(): RunStatus {
+    return this.#status;
+  }
+
+  /** Settings of the run. */
+  get settings(): RunSettings {
+    return this.#settings;
+  }
+
+  /** Devices that joined, in order of joining. */
+  get devices(): readonly JoinedDevice[] {
+    return this.#members.map((m) => m.device);
+  }
+
+  /**
+   * Lets a device join over an open channel; the server owns the channel from now on. Whatever
+   * the device does wrong ends in its channel being closed, with the reason, and in an event.
+   */
+  async join(channel: Channel): Promise<void> {
+    const peer = new Peer(channel, {
+      timeoutMs: HELLO_TIMEOUT_MS,
+      signal: this.#stop.signal,
+      ledger: this.ledger,
+    });
+    try {
+      const frame = await peer.receive("hello");
+      const hello = this.#admit(frame.meta);
+      const device: JoinedDevice = {
+        name: hello.name,
+        capacity: hello.capacity,
+        data: hello.data,
+        range: null,
+        connected: true,
+      };
+      peer.name = `device "${hello.name}"`;
+      peer.timeoutMs = this.#options.timeoutMs ?? 120_000;
+      const member = { device, peer, sharesLoss: hello.sharesLoss };
+      this.#members.push(member);
+      this.#emit({ type: "joined", device });
+      this.#wake();
+      channel.closed.then(() => {
+        device.connected = false;
+        // A device that leaves before the start makes room for another one.
+        if (this.#status === "waiting") this.#members.splice(this.#members.indexOf(member), 1);
+        this.#emit({ type: "left", device });
+        this.#wake();
+      });
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      this.#emit({ type: "refused", peer: peer.name, reason });
+      await peer.send("refuse", { meta: { reason } }).catch(() => {});
+      await peer.close(reason.slice(0, 100)).catch(() => {});
+    }
+  }
+
+  /** Holds the run before its next step. */
+  pause(): void {
+    this.#paused = true;
+    if (this.#status === "running") this.#setStatus("paused", "");
+  }
+
+  /** Goes on after `pause`. */
+  resume(): void {
+    this.#paused = false;
+    if (this.#status === "paused") this.#setStatus("running", "");
+    this.#wake();
+  }
+
+  /** Ends the run after the current step; devices keep what they learnt. */
+  stop(reason = "stopped"): void {
+    this.#stopReason ??= reason;
+    this.#wake();
+  }
+
+  /**
+   * Waits for the devices, then runs all steps. Resolves when the run has ended, on purpose or not
+   * wanted any more; all channels are closed then.
+   *
+   * @param signal Ends the run at once.
+   * @throws {DeadlineError} If not all devices joined in time, or one did not answer in time.
+   * @throws {ProtocolError} If a device broke the protocol.
+   * @throws {PluginError} If the pruner returned something its contract does not allow.
+   */
+  async start(signal?: AbortSignal): Promise<void> {
+    const onAbort = () => {
+      this.stop("aborted");
+      this.#stop.abort(signal!.reason);
+    };
+    if (signal?.aborted) onAbort();
+    else signal?.addEventListener("abort", onAbort);
+    let reason = "";
+    try {
+      await this.#waitForDevices();
+      if (this.#stopReason === null) await this.#runAll();
+      reason = this.#stopReason ?? "";
+      this.#setStatus("ended", reason);
+    } catch (error) {
+      reason = error instanceof Error ? error.message : String(error);
+      if (this.#stopReason !== null) {
+        this.#setStatus("ended", this.#stopReason);
+      } else {
+        this.#setStatus("failed", reason);
+        throw error;
+      }
+    } finally {
+      signal?.removeEventListener("abort", onAbort);
+      await Promise.all(this.#members.map(async ({ peer }) => {
+        await peer.send("end", { meta: { reason } }).catch(() => {});
+        await peer.close(reason.slice(0, 100)).catch(() => {});
+      }));
+    }
+  }
+
+  #admit(meta: Readonly<Record<string, unknown>>): Hello {
+    const { protocol, name, capacity, data, fingerprint, sharesLoss } = meta;
+    if (this.#status !== "waiting") {
+      throw new HandshakeError(`Cannot admit the device as the run must not have started: it is ${this.#status}`);
+    }
+    if (protocol !== PROTOCOL_VERSION) {
+      throw new HandshakeError(
+        `Cannot admit the device as its protocol version must be ${PROTOCOL_VERSION}: current value is ${protocol}`,
+      );
+    }
+    if (typeof name !== "string" || name.length === 0 || name.length > MAX_NAME) {
+      throw new HandshakeError(`Cannot admit the device as its name must have 1 to ${MAX_NAME} characters`);
+    }
+    if (typeof capacity !== "number" || !Number.isFinite(capacity) || capacity < 0 || (capacity === 0 && data !== true)) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as its capacity must be positive, or 0 for a data device without heads: current value is ${capacity}`,
+      );
+    }
+    if (typeof data !== "boolean" || typeof sharesLoss !== "boolean" || typeof fingerprint !== "string") {
+      throw new HandshakeError(`Cannot admit "${name}" as its hello must be complete: it is not`);
+    }
+    if (data) {
+      if (this.#members.some((m) => m.device.data)) {
+        throw new HandshakeError(`Cannot admit "${name}" as there must be one data device: there is one already`);
+      }
+      if (fingerprint !== this.#options.fingerprint) {
+        throw new HandshakeError(
+          `Cannot admit "${name}" as its model must be the server's (fingerprint ${
+            this.#options.fingerprint.slice(0, 12)
+          }): its fingerprint is ${fingerprint.slice(0, 12)}`,
+        );
+      }
+    }
+    if (capacity > 0 && this.#withHeads().length >= this.#options.devices) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as the run has ${this.#options.devices} devices with heads: all have joined`,
+      );
+    }
+    return { name, capacity, data, fingerprint, sharesLoss };
+  }
+
+  #withHeads(): Member[] {
+    return this.#members.filter((m) => m.device.capacity > 0);
+  }
+
+  #emit(event: EdgeServerEvent): void {
+    this.#options.onEvent?.(event);
+  }
+
+  #setStatus(status: RunStatus, reason: string): void {
+    if (this.#status === status) return;
+    this.#status = status;
+    this.#emit({ type: "status", status, reason });
+  }
+
+  #wake(): void {
+    this.#changed.resolve();
+    this.#changed = Promise.withResolvers();
+  }
+
+  async #waitForDevices(): Promise<void> {
+    const limit = this.#options.joinTimeoutMs ?? 600_000;
+    const until = performance.now() + limit;
+    const complete = () =>
+      this.#withHeads().length === this.#options.devices && this.#members.some((m) => m.device.data);
+    while (!complete() && this.#stopReason === null) {
+      const left = until - performance.now();
+      if (left <= 0) {
+        throw new DeadlineError(
+          `Cannot start the run as ${this.#options.devices} devices with heads and a data device must join within ${limit} ms: ${this.#withHeads().length} joined, ${
+            this.#members.some((m) => m.device.data) ? "with" : "without"
+          } a data device`,
+        );
+      }
+      await raceTimeout(this.#changed.promise, left);
+    }
+  }
+
+  async #runAll(): Promise<void> {
+    const { engine, base, pruner } = this.#options;
+    const { n_layer: layers, n_head: heads, n_embd: hidden } = base.config;
+    const members = this.#withHeads();
+    const model = { layers, heads, hidden };
+    const capacities = members.map((m) => m.device.capacity);
+    const ranges = allocateHeads(heads, capacities);
+    const fromDevices = pruner.needs.filter((n) => n === "gradientNorm" || n === "loraNorm");
+    this.#setStatus("running", "");
+    for (const member of this.#members) {
+      const index = members.indexOf(member);
+      member.device.range = index < 0 ? null : ranges[index]!;
+      await member.peer.send("welcome", {
+        meta: {
+          run: this.run,
+          settings: this.#settings,
+          model,
+          range: member.device.range,
+          statistics: fromDevices,
+        } as unknown as Record<string, unknown>,
+      });
+      member.peer.run = this.run;
+    }
+    const dataMember = this.#members.find((m) => m.device.data)!;
+    const data = new RemoteData(engine, dataMember.peer, hidden, dataMember.sharesLoss);
+    using remote = new RemoteHeads({
+      engine,
+      model,
+      lora: this.#settings.lora,
+      devices: members.map(({ peer }, i) => ({ peer, range: ranges[i]! })),
+      statistics: fromDevices,
+    });
+    const context: PrunerContext = {
+      layers,
+      heads,
+      headsPerDevice: ranges.map((r) => r.count),
+      capacities,
+      seed: this.#settings.seed,
+    };
+    let state = pruner.init(context);
+    let statistics: HeadStatistics = {};
+    let lastMask: Uint8Array | null = null;
+    let step = 0;
+    while (this.#stopReason === null) {
+      while (this.#paused && this.#stopReason === null) {
+        this.#setStatus("paused", "");
+        await raceTimeout(this.#changed.promise, 1000);
+      }
+      if (this.#stopReason !== null) return;
+      const before = this.#counters(remote, data);
+      const started = performance.now();
+      const batch = await data.next(step);
+      if (batch === null) return;
+      const pruneStarted = performance.now();
+      let decision: PrunerDecision = { mask: new Uint8Array(layers * heads) };
+      if (batch.mode === "train") {
+        const embeddingMean = pruner.needs.includes("embeddingMean") ? await meanOfRows(batch) : null;
+        const result = pruner.decide({
+          step,
+          lastMask,
+          gradientNorm: pruner.needs.includes("gradientNorm") ? statistics.gradientNorm ?? null : null,
+          loraNorm: pruner.needs.includes("loraNorm") ? statistics.loraNorm ?? null : null,
+          baseNorm: pruner.needs.includes("baseNorm") ? this.#options.baseNorm ?? null : null,
+          embeddingMean,
+        }, state, context);
+        const settled = result instanceof Promise
+          ? await withLimit(result, this.#options.timeoutMs ?? 120_000, pruner.name)
+          : result;
+        if (!Array.isArray(settled) || settled.length !== 2) {
+          throw new PluginError(
+            `Cannot apply the decision of pruner "${pruner.name}" as decide must return [decision, state]: current value is ${typeof settled}`,
+          );
+        }
+        decision = validateDecision(pruner, settled[0], context);
+        state = settled[1];
+      }
+      const prune = performance.now() - pruneStarted;
+      const tokens = batch.batch * batch.length;
+      const outcome = await runStep({ engine, base, heads: remote, data }, step, batch, decision.mask);
+      const after = this.#counters(remote, data);
+      this.#emit({
+        type: "step",
+        record: {
+          step,
+          mode: batch.mode,
+          loss: outcome.loss,
+          times: {
+            total: performance.now() - started,
+            prune,
+            readback: after.readback - before.readback,
+            codec: after.codec - before.codec,
+            wait: after.wait - before.wait,
+          },
+          bytes: after.bytes - before.bytes,
+          mask: decision.mask,
+          kept: keptPerLayer(decision.mask, layers, heads),
+          scores: decision.scores ?? null,
+          tokens,
+        },
+      });
+      if (batch.mode === "train") {
+        statistics = outcome.statistics;
+        lastMask = decision.mask;
+        step++;
+      }
+    }
+  }
+
+  #counters(remote: RemoteHeads, data: RemoteData) {
+    let codec = 0;
+    for (const { peer } of this.#members) codec += peer.times.codecMs;
+    return {
+      readback: this.#options.engine.stats.readbackMs,
+      codec,
+      wait: remote.waitMs + data.waitMs,
+      bytes: this.ledger.totalBytes,
+    };
+  }
+
+  /** Lines of the ledger so far. */
+  traffic(): LedgerEntry[] {
+    return this.ledger.entries();
+  }
+}
+
+/** Kept heads of each layer. */
+export function keptPerLayer(mask: Uint8Array, layers: number, heads: number): number[] {
+  return Array.from(
+    { length: layers },
+    (_, l) => mask.subarray(l * heads, (l + 1) * heads).reduce((sum, z) => sum + 1 - z, 0),
+  );
+}
+
+async function raceTimeout(promise: Promise<void>, ms: number): Promise<void> {
+  const { promise: timeout, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, ms);
+  await Promise.race([promise, timeout]);
+  clearTimeout(timer);
+}
+
+async function withLimit<T>(promise: Promise<T>, ms: number, pruner: string): Promise<T> {
+  const { promise: timeout, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(
+    () => reject(new PluginError(`Cannot go on as pruner "${pruner}" must decide within ${ms} ms: it took longer`)),
+    ms,
+  );
+  try {
+    return await Promise.race([promise, timeout]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+async function meanOfRows({ embedding }: EmbeddedBatch): Promise<Float32Array> {
+  const { engine, rows, columns } = embedding;
+  using sums: Tensor = engine.zeros(1, columns, "sum of embeddings");
+  addColumnSums(embedding, sums);
+  const values = await sums.read();
+  return values.map((v) => v / rows);
+}
+

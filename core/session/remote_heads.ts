@@ -1,0 +1,272 @@
+/**
+ * Head modules behind a network: the edge server's side of the step protocol.
+ *
+ * T tokens, d hidden size, D head size, n kept heads of a layer, c targets.
+ *
+ * @module
+ */
+
+import { addScaled, type Engine, gatherHeadColumns, scatterAddHeadColumns, type Tensor } from "@edgetuner/kernels";
+import type { HeadRange } from "../lora/allocation.ts";
+import { keptHeads, maskOfRange, putRange } from "../lora/local_heads.ts";
+import { LORA_TARGETS, type LoraSettings } from "../lora/settings.ts";
+import type { HeadPort, HeadStatistics, HeadStep, PendingSum } from "../ports.ts";
+import type { StatisticName } from "../pruner.ts";
+import type { WireTensor } from "../wire/frame.ts";
+import type { Peer } from "../wire/peer.ts";
+import type { ModelShape } from "./settings.ts";
+
+/** A device that owns heads, as the edge server sees it. */
+export interface HeadDevice {
+  /** Its connection. */
+  readonly peer: Peer;
+  /** Its heads. */
+  readonly range: HeadRange;
+}
+
+/** Options of `RemoteHeads`. */
+export interface RemoteHeadsOptions {
+  /** The engine of the base model. */
+  readonly engine: Engine;
+  /** Shape of the model. */
+  readonly model: ModelShape;
+  /** LoRA settings. */
+  readonly lora: LoraSettings;
+  /** The devices, together owning every head once, in order of their heads. */
+  readonly devices: readonly HeadDevice[];
+  /** Statistics that devices send after each training step. */
+  readonly statistics: readonly StatisticName[];
+}
+
+/** The kept heads of one device in a layer. */
+interface Part {
+  readonly device: HeadDevice;
+  /** Number of kept heads, n_m. */
+  readonly kept: number;
+  /** Kept heads of the devices before it. */
+  readonly before: number;
+}
+
+interface LayerPlan {
+  readonly parts: readonly Part[];
+  /** [1, n]: all kept heads of the layer, ascending. */
+  readonly heads: Tensor;
+  /** n */
+  readonly kept: number;
+}
+
+/** Asks devices for their heads' Deltas and gives them the gradients. */
+export class RemoteHeads implements HeadPort, Disposable {
+  readonly #options: RemoteHeadsOptions;
+  readonly #headSize: number;
+  readonly #plans = new Map<number, LayerPlan | null>();
+  /** Milliseconds spent waiting for devices, after all that could be done meanwhile was submitted. */
+  waitMs = 0;
+  #step: HeadStep | null = null;
+
+  /** See `RemoteHeadsOptions`. */
+  constructor(options: RemoteHeadsOptions) {
+    this.#options = options;
+    this.#headSize = options.model.hidden / options.model.heads;
+  }
+
+  /** Tells every device which of its heads are pruned. */
+  async beginStep(step: HeadStep): Promise<void> {
+    const { devices, model } = this.#options;
+    this.#step = step;
+    this.#forgetPlans();
+    await Promise.all(devices.map(({ peer, range }) =>
+      peer.send("mask", {
+        step: step.step,
+        meta: { mode: step.mode },
+        tensors: [{
+          dtype: "u8",
+          shape: [model.layers, range.count],
+          data: maskOfRange(step.mask, model.heads, range.first, range.count),
+        }],
+      })
+    ));
+  }
+
+  /** Sends X of the kept heads and waits for their Deltas. */
+  forward(layer: number, x: Tensor): PendingSum | null {
+    const plan = this.#plan(layer);
+    if (plan === null) return null;
+    const { engine, lora, model } = this.#options;
+    const slice = lora.mode === "slice";
+    const length = x.rows;
+    const shapeOf = ({ kept }: Part) => slice ? [kept, length, this.#headSize] : [length, model.hidden];
+    const blocks = slice ? gatherHeadColumns(x, { first: 0, headSize: this.#headSize, heads: plan.heads }) : null;
+    const reading = engine.read([blocks ?? x]);
+    const replies = this.#ask(plan, layer, "input", "delta", async (part) => {
+      const values = (await reading)[0]!;
+      return slice ? this.#blockOf(values, part, length) : values;
+    }, shapeOf, ({ kept }) => [lora.targets.length, kept, length, this.#headSize]);
+    return {
+      addTo: async (qkv) => {
+        const answers = await this.#wait(replies);
+        blocks?.dispose();
+        lora.targets.forEach((target, k) => {
+          using deltas = this.#uploadBlocks(plan, answers, k, length);
+          const first = LORA_TARGETS.indexOf(target) * model.hidden;
+          scatterAddHeadColumns(deltas, qkv, { first, headSize: this.#headSize, heads: plan.heads });
+        });
+      },
+    };
+  }
+
+  /** Sends the gradients of the Deltas and waits for those of X. */
+  backward(layer: number, dqkv: Tensor, needsInput: boolean): PendingSum | null {
+    const plan = this.#plan(layer);
+    if (plan === null) return null;
+    const { engine, lora, model } = this.#options;
+    const slice = lora.mode === "slice";
+    const length = dqkv.rows;
+    const targets = lora.targets.length;
+    const blocks = lora.targets.map((target) =>
+      gatherHeadColumns(dqkv, {
+        first: LORA_TARGETS.indexOf(target) * model.hidden,
+        headSize: this.#headSize,
+        heads: plan.heads,
+      })
+    );
+    const reading = engine.read(blocks);
+    const replies = this.#ask(
+      plan,
+      layer,
+      "deltaGradient",
+      // Layer 0 needs no gradient of X: nothing trainable lies below it.
+      needsInput ? "inputGradient" : null,
+      async (part) => {
+        const values = await reading;
+        const size = part.kept * length * this.#headSize;
+        const joined = new Float32Array(targets * size);
+        values.forEach((all, k) => joined.set(this.#blockOf(all, part, length), k * size));
+        return joined;
+      },
+      ({ kept }) => [targets, kept, length, this.#headSize],
+      ({ kept }) => slice ? [kept, length, this.#headSize] : [length, model.hidden],
+    );
+    const finish = async (): Promise<Float32Array[]> => {
+      const answers = await this.#wait(replies);
+      for (const block of blocks) block.dispose();
+      return answers;
+    };
+    if (!needsInput) {
+      return { addTo: async () => void await finish() };
+    }
+    return {
+      addTo: async (target) => {
+        const answers = await finish();
+        if (slice) {
+          using dx = this.#uploadBlocks(plan, answers, 0, length);
+          scatterAddHeadColumns(dx, target, { first: 0, headSize: this.#headSize, heads: plan.heads });
+          return;
+        }
+        // Added in the order of the devices, whatever the order of arrival: the same bits every time.
+        for (const answer of answers) {
+          using dx = engine.upload(answer, length, model.hidden, "input gradient");
+          addScaled(dx, target);
+        }
+      },
+    };
+  }
+
+  /** Collects the statistics of the step. */
+  async endStep(): Promise<HeadStatistics> {
+    const { devices, statistics, model } = this.#options;
+    const { step } = this.#step!;
+    const whole: Partial<Record<StatisticName, Float32Array>> = {};
+    if (statistics.length === 0) return {};
+    await this.#wait(Promise.all(devices.map(async ({ peer, range }) => {
+      const shape = [model.layers, range.count];
+      const frame = await peer.receive("statistics", { step, shapes: statistics.map(() => shape) });
+      statistics.forEach((name, i) => {
+        const map = whole[name] ??= new Float32Array(model.layers * model.heads);
+        putRange(frame.tensors[i]!.data as Float32Array, map, model.heads, range.first, range.count);
+      });
+    })));
+    return whole as HeadStatistics;
+  }
+
+  /** Frees head lists. */
+  [Symbol.dispose](): void {
+    this.#forgetPlans();
+  }
+
+  #forgetPlans(): void {
+    for (const plan of this.#plans.values()) plan?.heads.dispose();
+    this.#plans.clear();
+  }
+
+  #plan(layer: number): LayerPlan | null {
+    const known = this.#plans.get(layer);
+    if (known !== undefined) return known;
+    const { devices, engine, model } = this.#options;
+    if (this.#step === null) throw new TypeError("Cannot use head modules as a step must have begun: none has");
+    const { mask } = this.#step;
+    const all: number[] = [];
+    const parts: Part[] = [];
+    for (const device of devices) {
+      const { first, count } = device.range;
+      const kept = keptHeads(mask, model.heads, layer, first, count);
+      if (kept.length === 0) continue;
+      parts.push({ device, kept: kept.length, before: all.length });
+      all.push(...kept.map((h) => first + h));
+    }
+    const plan = all.length === 0
+      ? null
+      : { parts, kept: all.length, heads: engine.upload(Uint32Array.from(all), 1, all.length, "kept heads") };
+    this.#plans.set(layer, plan);
+    return plan;
+  }
+
+  /** One device's part of head-major blocks [n, T, D]. */
+  #blockOf(values: Float32Array, { kept, before }: Part, length: number): Float32Array {
+    const perHead = length * this.#headSize;
+    return values.subarray(before * perHead, (before + kept) * perHead);
+  }
+
+  /** Joins the devices' answers, or one target of them, to head-major blocks [n * T, D] on the GPU. */
+  #uploadBlocks(plan: LayerPlan, answers: readonly Float32Array[], target: number, length: number): Tensor {
+    const perHead = length * this.#headSize;
+    const joined = new Float32Array(plan.kept * perHead);
+    plan.parts.forEach(({ kept, before }, i) => {
+      const size = kept * perHead;
+      joined.set(answers[i]!.subarray(target * size, (target + 1) * size), before * perHead);
+    });
+    return this.#options.engine.upload(joined, plan.kept * length, this.#headSize, "blocks from devices");
+  }
+
+  /** Sends to and hears from all devices of a layer at once. */
+  #ask(
+    plan: LayerPlan,
+    layer: number,
+    question: "input" | "deltaGradient",
+    answer: "delta" | "inputGradient" | null,
+    values: (part: Part) => Promise<Float32Array>,
+    shape: (part: Part) => number[],
+    answerShape: (part: Part) => number[],
+  ): Promise<Float32Array[]> {
+    const { step } = this.#step!;
+    const replies = Promise.all(plan.parts.map(async (part) => {
+      const { peer } = part.device;
+      const tensor: WireTensor = { dtype: "f32", shape: shape(part), data: await values(part) };
+      await peer.send(question, { step, layer, tensors: [tensor] });
+      if (answer === null) return new Float32Array(0);
+      const frame = await peer.receive(answer, { step, layer, shapes: [answerShape(part)] });
+      return frame.tensors[0]!.data as Float32Array;
+    }));
+    replies.catch(() => {}); // whoever waits gets the error; until then it is not unhandled
+    return replies;
+  }
+
+  async #wait<T>(promise: Promise<T>): Promise<T> {
+    const started = performance.now();
+    try {
+      return await promise;
+    } finally {
+      this.waitMs += performance.now() - started;
+    }
+  }
+}

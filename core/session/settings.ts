@@ -1,0 +1,109 @@
+/**
+ * Settings of a run, as the edge server hands them to its devices.
+ *
+ * @module
+ */
+
+import { ProtocolError } from "../errors.ts";
+import {
+  checkLora,
+  checkOptimizer,
+  DEFAULT_LORA,
+  DEFAULT_OPTIMIZER,
+  type LoraSettings,
+  type OptimizerSettings,
+} from "../lora/settings.ts";
+import type { StatisticName } from "../pruner.ts";
+
+/** Settings that all machines of a run share. */
+export interface RunSettings {
+  /** LoRA. */
+  readonly lora: LoraSettings;
+  /** Optimizer. */
+  readonly optimizer: OptimizerSettings;
+  /** Training steps. */
+  readonly steps: number;
+  /** Seed of everything that is drawn. */
+  readonly seed: number;
+}
+
+/** Shape of the model, as devices need it. */
+export interface ModelShape {
+  /** L, layers. */
+  readonly layers: number;
+  /** H, heads per layer. */
+  readonly heads: number;
+  /** d, hidden size. */
+  readonly hidden: number;
+}
+
+/** What the edge server tells a device that joined. */
+export interface Welcome {
+  /** The run. */
+  readonly run: string;
+  /** Settings of the run. */
+  readonly settings: RunSettings;
+  /** Shape of the model. */
+  readonly model: ModelShape;
+  /** Heads that the device owns in every layer; `null` for a device without heads. */
+  readonly range: { readonly first: number; readonly count: number } | null;
+  /** Statistics that the device sends after each training step. */
+  readonly statistics: readonly StatisticName[];
+}
+
+/** Settings of the reference run, with a length. */
+export function defaultRunSettings(steps: number): RunSettings {
+  return { lora: DEFAULT_LORA, optimizer: DEFAULT_OPTIMIZER, steps, seed: 0 };
+}
+
+/**
+ * Checks run settings.
+ *
+ * @throws {RangeError} If a number is out of range.
+ * @throws {TypeError} If LoRA mode or targets are unknown.
+ */
+export function checkRunSettings(settings: RunSettings): RunSettings {
+  const { steps, seed } = settings;
+  if (!Number.isInteger(steps) || steps < 1) {
+    throw new RangeError(`Cannot use run settings as steps must be a positive integer: current value is ${steps}`);
+  }
+  if (!Number.isInteger(seed) || seed < 0 || seed > 0xffff_ffff) {
+    throw new RangeError(`Cannot use run settings as seed must be a 32-bit unsigned integer: current value is ${seed}`);
+  }
+  return { lora: checkLora(settings.lora), optimizer: checkOptimizer(settings.optimizer), steps, seed };
+}
+
+/**
+ * Reads a welcome from a frame.
+ *
+ * @throws {ProtocolError} If a field is missing or out of range.
+ */
+export function readWelcome(meta: Readonly<Record<string, unknown>>): Welcome {
+  try {
+    const { run, settings, model, range, statistics } = meta as unknown as Welcome;
+    const positive = (name: string, value: unknown) => {
+      if (!Number.isInteger(value) || (value as number) < 1 || (value as number) > 1e6) {
+        throw new RangeError(`${name} must be a positive integer: current value is ${value}`);
+      }
+    };
+    if (typeof run !== "string" || run === "") throw new TypeError("run must be a name");
+    for (const name of ["layers", "heads", "hidden"] as const) positive(name, model[name]);
+    if (model.hidden % model.heads !== 0 || (model.hidden / model.heads) % 4 !== 0) {
+      throw new RangeError(
+        `hidden / heads must be a multiple of 4: current value is ${model.hidden} / ${model.heads}`,
+      );
+    }
+    if (range !== null) {
+      positive("count of heads", range.count);
+      if (!Number.isInteger(range.first) || range.first < 0 || range.first + range.count > model.heads) {
+        throw new RangeError(`the heads must lie in 0 .. ${model.heads}: they start at ${range.first}`);
+      }
+    }
+    if (!Array.isArray(statistics) || statistics.some((s) => s !== "gradientNorm" && s !== "loraNorm")) {
+      throw new TypeError(`statistics must be known: current value is ${JSON.stringify(statistics)}`);
+    }
+    return { run, settings: checkRunSettings(settings), model, range, statistics };
+  } catch (cause) {
+    throw new ProtocolError(`Cannot join as the server's welcome must be complete: ${(cause as Error).message}`, { cause });
+  }
+}

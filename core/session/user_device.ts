@@ -1,0 +1,354 @@
+/**
+ * A user device: joins an edge server, owns some head modules, and may be the data device.
+ *
+ * @module
+ */
+
+import type { Engine } from "@edgetuner/kernels";
+import { HandshakeError, ProtocolError } from "../errors.ts";
+import { HeadModules } from "../lora/head_modules.ts";
+import { keptHeads } from "../lora/local_heads.ts";
+import type { Gpt2Ends } from "../model/gpt2.ts";
+import { embedTokens, type LossSettings, modelLoss, sumLosses, type TokenBatch } from "../model/loss.ts";
+import type { HeadStatistics, StepMode } from "../ports.ts";
+import type { Channel } from "../transport.ts";
+import { type Frame, PROTOCOL_VERSION } from "../wire/frame.ts";
+import type { ByteLedger } from "../wire/ledger.ts";
+import { Peer } from "../wire/peer.ts";
+import { readWelcome, type Welcome } from "./settings.ts";
+
+/** What the data device brings along. Nothing of it but E, dh_L and, if shared, the loss leaves the device. */
+export interface DataSide {
+  /** Embedding, final norm and LM head. */
+  readonly ends: Gpt2Ends;
+  /** Settings of the loss. */
+  readonly loss: LossSettings;
+  /** Fingerprint of the checkpoint; the edge server's must be the same. */
+  readonly fingerprint: string;
+  /** Tell the edge server the loss of each step. @default {false} */
+  readonly shareLoss?: boolean;
+  /**
+   * The next batch.
+   *
+   * @param step Training steps done so far.
+   * @returns `null` to end the run.
+   */
+  next(step: number): { readonly batch: TokenBatch; readonly mode: StepMode } | null;
+  /** Called with the loss of each step. */
+  onLoss?(step: number, mode: StepMode, loss: number): void;
+}
+
+/** Options of `runUserDevice`. */
+export interface UserDeviceOptions {
+  /** The engine for head modules and data side. */
+  readonly engine: Engine;
+  /** An open channel to the edge server; closed at the end. */
+  readonly channel: Channel;
+  /** Name for people. */
+  readonly name: string;
+  /** gamma, compute capacity in any unit that all devices share; 0 for a device without heads. */
+  readonly capacity: number;
+  /** Makes this the data device. */
+  readonly data?: DataSide | undefined;
+  /** Ends the run early; what was learnt is still returned. */
+  readonly signal?: AbortSignal | undefined;
+  /** Longest wait for the edge server during the run, in milliseconds. @default {120000} */
+  readonly timeoutMs?: number | undefined;
+  /** Longest wait for the other devices before the run starts, in milliseconds. @default {timeoutMs} */
+  readonly joinTimeoutMs?: number | undefined;
+  /** Head modules to go on with instead of fresh ones. */
+  readonly resume?: ((modules: HeadModules) => void) | undefined;
+  /** Called once the run starts. */
+  onWelcome?(welcome: Welcome): void;
+  /** Called after each training step of the heads. */
+  onStep?(step: number): void;
+}
+
+/** What a device has at the end of a run. */
+export interface UserDeviceResult {
+  /** Its head modules; `null` for a device without heads. The caller's to dispose. */
+  readonly modules: HeadModules | null;
+  /** What the server said. */
+  readonly welcome: Welcome;
+  /** Training steps done. */
+  readonly steps: number;
+  /** What was sent and received. */
+  readonly ledger: ByteLedger;
+  /** Why the run ended; empty if it ran to its end. */
+  readonly reason: string;
+  /** The error that ended the run, if one did. */
+  readonly error: unknown;
+}
+
+/**
+ * Joins an edge server and takes part in a run until it ends.
+ *
+ * If the connection is lost or the run is stopped, the head modules as they were after the last
+ * step are returned with the error, so that nothing learnt is lost.
+ *
+ * @throws {HandshakeError} If the server refuses.
+ * @throws {ProtocolError} If the server's welcome is not valid.
+ */
+export async function runUserDevice(options: UserDeviceOptions): Promise<UserDeviceResult> {
+  const { engine, channel, name, capacity, data, timeoutMs = 120_000 } = options;
+  const peer = new Peer(channel, { timeoutMs: options.joinTimeoutMs ?? timeoutMs, signal: options.signal });
+  peer.name = "the edge server";
+  let welcome: Welcome;
+  try {
+    await peer.send("hello", {
+      meta: {
+        protocol: PROTOCOL_VERSION,
+        name,
+        capacity,
+        data: data !== undefined,
+        fingerprint: data?.fingerprint ?? "",
+        sharesLoss: data?.shareLoss ?? false,
+      },
+    });
+    const frame = await peer.next("control", "the start of the run");
+    if (frame.kind === "end") {
+      throw new HandshakeError(`Cannot join as the server ended the run: ${String(frame.meta.reason ?? "")}`);
+    }
+    peer.check(frame, "welcome", {});
+    welcome = readWelcome(frame.meta);
+  } catch (error) {
+    await peer.close();
+    throw error;
+  }
+  peer.run = welcome.run;
+  peer.timeoutMs = timeoutMs;
+  const modules = welcome.range === null ? null : new HeadModules(engine, {
+    lora: welcome.settings.lora,
+    optimizer: welcome.settings.optimizer,
+    ...welcome.model,
+    range: welcome.range,
+    seed: welcome.settings.seed,
+    steps: welcome.settings.steps,
+  });
+  if (modules !== null) options.resume?.(modules);
+  options.onWelcome?.(welcome);
+  const state = { steps: 0, reason: "" };
+  let error: unknown = null;
+  try {
+    const lanes: Promise<void>[] = [];
+    if (modules !== null) lanes.push(serveHeads(peer, engine, modules, welcome, state, options));
+    if (data !== undefined) lanes.push(serveData(peer, engine, data, state));
+    await Promise.all(lanes);
+  } catch (cause) {
+    error = cause;
+    if (cause instanceof ProtocolError) peer.reject(cause);
+  }
+  await peer.close(error === null ? "" : "device stopped").catch(() => {});
+  return { modules, welcome, steps: state.steps, ledger: peer.ledger, reason: state.reason, error };
+}
+
+/** Progress of a device in a run. */
+interface RunState {
+  steps: number;
+  reason: string;
+}
+
+function endReason(frame: Frame): string {
+  return String(frame.meta.reason ?? "");
+}
+
+/** Where a device is within a step. */
+interface HeadStepState {
+  readonly step: number;
+  readonly mode: StepMode;
+  readonly mask: Uint8Array;
+  /** Layers with a kept head, ascending. */
+  readonly layers: readonly number[];
+  /** Layers that went forward, then those that went back. */
+  forward: number;
+  backward: number;
+}
+
+async function serveHeads(
+  peer: Peer,
+  engine: Engine,
+  modules: HeadModules,
+  welcome: Welcome,
+  state: RunState,
+  options: UserDeviceOptions,
+): Promise<void> {
+  const { layers, hidden } = welcome.model;
+  const { range, lora } = modules.options;
+  const { headSize } = modules;
+  const slice = lora.mode === "slice";
+  const targets = lora.targets.length;
+  let current: HeadStepState | null = null;
+
+  const finishStep = async (at: HeadStepState) => {
+    if (at.mode !== "train") return;
+    const statistics: HeadStatistics = await modules.update(at.step, at.mask, welcome.statistics);
+    if (welcome.statistics.length > 0) {
+      await peer.send("statistics", {
+        step: at.step,
+        tensors: welcome.statistics.map((which) => ({
+          dtype: "f32",
+          shape: [layers, range.count],
+          data: statistics[which as keyof HeadStatistics] ?? new Float32Array(layers * range.count),
+        })),
+      });
+    }
+    state.steps = at.step + 1;
+    options.onStep?.(at.step);
+  };
+
+  for (;;) {
+    const frame = await peer.next("heads", "the next step");
+    if (frame.kind === "end") {
+      state.reason = endReason(frame);
+      return;
+    }
+    if (frame.kind === "mask") {
+      if (current !== null && !isDone(current)) {
+        throw new ProtocolError(
+          `Cannot begin step ${frame.step} as step ${current.step} must be done: it is not`,
+        );
+      }
+      current = beginStep(peer, frame, layers, range.count);
+      if (current.layers.length === 0) await finishStep(current);
+      continue;
+    }
+    if (current === null) {
+      throw new ProtocolError(`Cannot handle "${frame.kind}" as a step must have begun: none has`);
+    }
+    const { step } = current;
+    if (frame.kind === "input") {
+      const layer = current.layers[current.forward];
+      if (layer === undefined) throw new ProtocolError(`Cannot go forward as no layer of step ${step} may be left: there is none`);
+      const kept = keptHeads(current.mask, range.count, layer, 0, range.count);
+      peer.check(frame, "input", { step, layer, shapes: [slice ? [kept.length, null, headSize] : [null, hidden]] });
+      const { shape, data } = frame.tensors[0]!;
+      const length = slice ? shape[1]! : shape[0]!;
+      const x = slice
+        ? engine.upload(data as Float32Array, kept.length * length, headSize, "input")
+        : engine.upload(data as Float32Array, length, hidden, "input");
+      const deltas = modules.forward(layer, kept, x, { step, mode: current.mode, ownsInput: true });
+      const values = await engine.read(deltas);
+      for (const delta of deltas) delta.dispose();
+      current.forward++;
+      await peer.send("delta", {
+        step,
+        layer,
+        tensors: [{ dtype: "f32", shape: [targets, kept.length, length, headSize], data: join(values) }],
+      });
+      continue;
+    }
+    if (frame.kind === "deltaGradient") {
+      const layer = current.layers[current.layers.length - 1 - current.backward];
+      if (layer === undefined || current.mode !== "train" || current.forward < current.layers.length) {
+        throw new ProtocolError(`Cannot go back in step ${step} as all its layers must have gone forward, in training: they have not`);
+      }
+      const kept = keptHeads(current.mask, range.count, layer, 0, range.count);
+      peer.check(frame, "deltaGradient", { step, layer, shapes: [[targets, kept.length, null, headSize]] });
+      const { shape, data } = frame.tensors[0]!;
+      const length = shape[2]!;
+      const size = kept.length * length * headSize;
+      const dDeltas = Array.from(
+        { length: targets },
+        (_, k) =>
+          engine.upload(
+            (data as Float32Array).subarray(k * size, (k + 1) * size),
+            kept.length * length,
+            headSize,
+            "delta gradient",
+          ),
+      );
+      const dx = modules.backward(layer, dDeltas, { step, needsInput: layer > 0 });
+      for (const tensor of dDeltas) tensor.dispose();
+      if (dx !== null) {
+        const [values] = await engine.read([dx]);
+        dx.dispose();
+        await peer.send("inputGradient", {
+          step,
+          layer,
+          tensors: [{ dtype: "f32", shape: slice ? [kept.length, length, headSize] : [length, hidden], data: values! }],
+        });
+      }
+      current.backward++;
+      if (current.backward === current.layers.length) await finishStep(current);
+      continue;
+    }
+    throw new ProtocolError(`Cannot handle "${frame.kind}" as only mask, input and deltaGradient come from an edge server`);
+  }
+}
+
+function isDone(step: HeadStepState): boolean {
+  if (step.mode === "evaluate") return step.forward === step.layers.length;
+  return step.backward === step.layers.length;
+}
+
+function beginStep(peer: Peer, frame: Frame, layers: number, count: number): HeadStepState {
+  peer.check(frame, "mask", { shapes: [[layers, count]] });
+  const { mode } = frame.meta;
+  const mask = frame.tensors[0]!.data as Uint8Array;
+  if ((mode !== "train" && mode !== "evaluate") || mask.some((z) => z > 1)) {
+    throw new ProtocolError(
+      `Cannot begin step ${frame.step} as its mode must be "train" or "evaluate" and its mask 0 or 1: they are not`,
+    );
+  }
+  const kept: number[] = [];
+  for (let l = 0; l < layers; l++) if (keptHeads(mask, count, l, 0, count).length > 0) kept.push(l);
+  return { step: frame.step, mode, mask, layers: kept, forward: 0, backward: 0 };
+}
+
+function join(parts: readonly Float32Array[]): Float32Array {
+  if (parts.length === 1) return parts[0]!;
+  const joined = new Float32Array(parts.reduce((sum, p) => sum + p.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    joined.set(part, at);
+    at += part.length;
+  }
+  return joined;
+}
+
+async function serveData(peer: Peer, engine: Engine, data: DataSide, state: RunState): Promise<void> {
+  let step = 0;
+  for (;;) {
+    const next = data.next(step);
+    if (next === null) {
+      await peer.send("end", { meta: { reason: "" } });
+      // The edge server ends the run for everyone; wait for its word.
+      const frame = await peer.next("data", "the end of the run");
+      if (frame.kind !== "end") throw new ProtocolError(`Cannot end the run as "end" must come: it is "${frame.kind}"`);
+      return;
+    }
+    const { batch, mode } = next;
+    const { n_embd: hidden } = data.ends.config;
+    const embedding = embedTokens(data.ends, batch);
+    const [values] = await engine.read([embedding]);
+    embedding.dispose();
+    await peer.send("embedding", {
+      step,
+      meta: { mode },
+      tensors: [{ dtype: "f32", shape: [batch.batch, batch.length, hidden], data: values! }],
+    });
+    const frame = await peer.next("data", `"hidden"`);
+    if (frame.kind === "end") {
+      state.reason = endReason(frame);
+      return;
+    }
+    const rows = batch.batch * batch.length;
+    peer.check(frame, "hidden", { step, shapes: [[rows, hidden]] });
+    using h = engine.upload(frame.tensors[0]!.data as Float32Array, rows, hidden, "h_L");
+    const { losses, gradient } = modelLoss(data.ends, h, batch, data.loss, mode === "train");
+    const results = await engine.read(gradient === null ? losses : [gradient, ...losses]);
+    for (const tensor of losses) tensor.dispose();
+    gradient?.dispose();
+    if (gradient !== null) {
+      await peer.send("hiddenGradient", {
+        step,
+        tensors: [{ dtype: "f32", shape: [rows, hidden], data: results.shift()! }],
+      });
+    }
+    const loss = sumLosses(results);
+    if (data.shareLoss) await peer.send("loss", { step, meta: { loss } });
+    data.onLoss?.(step, mode, loss);
+    if (mode === "train") step++;
+  }
+}
+

@@ -1,0 +1,311 @@
+/**
+ * A peer: a channel with an envelope around every frame, a ledger, and an order that must hold.
+ *
+ * Frames arrive in two lanes, the data device's and the head modules', because a device may be
+ * both and neither should wait for the other. Within a lane the order is strict.
+ *
+ * @module
+ */
+
+import { ChannelClosedError, DeadlineError, HandshakeError, ProtocolError } from "../errors.ts";
+import type { Channel } from "../transport.ts";
+import { decodeFrame, encodeFrame, type Frame, type FrameKind, tensorBytes, type WireTensor } from "./frame.ts";
+import { ByteLedger } from "./ledger.ts";
+
+/** Lane that a kind of frame belongs to: the handshake, the data device or the head modules. */
+export type Lane = "control" | "data" | "heads";
+
+const LANE_OF: Record<FrameKind, Lane> = {
+  hello: "control",
+  welcome: "control",
+  refuse: "control",
+  end: "control",
+  embedding: "data",
+  hidden: "data",
+  hiddenGradient: "data",
+  loss: "data",
+  mask: "heads",
+  input: "heads",
+  delta: "heads",
+  deltaGradient: "heads",
+  inputGradient: "heads",
+  statistics: "heads",
+};
+
+/** What is sent. */
+export interface Outgoing {
+  /** Step. @default {0} */
+  readonly step?: number;
+  /** Layer. @default {0} */
+  readonly layer?: number;
+  /** Small plain data. @default {{}} */
+  readonly meta?: Record<string, unknown>;
+  /** Tensors. @default {[]} */
+  readonly tensors?: readonly WireTensor[];
+}
+
+/** What is expected next in a lane. */
+export interface Expectation {
+  /** Step that the frame must carry. */
+  readonly step?: number;
+  /** Layer that the frame must carry. */
+  readonly layer?: number;
+  /** Shapes that the frame's tensors must have; `null` for a length that may be anything. */
+  readonly shapes?: readonly (readonly (number | null)[])[];
+}
+
+/** Options of a peer. */
+export interface PeerOptions {
+  /** Longest wait for a frame, in milliseconds. @default {120000} */
+  readonly timeoutMs?: number | undefined;
+  /** Ends every wait. */
+  readonly signal?: AbortSignal | undefined;
+  /** Counts what is sent and received. @default {a new one} */
+  readonly ledger?: ByteLedger | undefined;
+}
+
+interface Waiter {
+  resolve(frame: Frame): void;
+  reject(error: unknown): void;
+}
+
+/** Time a peer has spent, in milliseconds. */
+export interface PeerTimes {
+  /** Encoding and decoding frames. */
+  codecMs: number;
+  /** Handing frames to the transport, back-pressure included. */
+  sendMs: number;
+}
+
+/** One end of a channel. */
+export class Peer implements AsyncDisposable {
+  /** Name for messages to people. */
+  name: string;
+  /** Run that frames belong to; set by the handshake. */
+  run = "";
+  /** What was sent and received. */
+  readonly ledger: ByteLedger;
+  /** Time spent. */
+  readonly times: PeerTimes = { codecMs: 0, sendMs: 0 };
+  readonly #channel: Channel;
+  /** Longest wait for a frame, in milliseconds. */
+  timeoutMs: number;
+  readonly #signal: AbortSignal | undefined;
+  readonly #queues: Record<Lane, Frame[]> = { control: [], data: [], heads: [] };
+  readonly #waiters: Record<Lane, Waiter[]> = { control: [], data: [], heads: [] };
+  #sent = 0;
+  #received = 0;
+  #failure: unknown = null;
+  #ended = false;
+  #sending: Promise<void> = Promise.resolve();
+  readonly #reading: Promise<void>;
+
+  /** Starts reading frames from the channel, which it owns from now on. */
+  constructor(channel: Channel, options: PeerOptions = {}) {
+    this.#channel = channel;
+    this.name = channel.peer;
+    this.timeoutMs = options.timeoutMs ?? 120_000;
+    this.#signal = options.signal;
+    this.ledger = options.ledger ?? new ByteLedger();
+    this.#reading = this.#read();
+  }
+
+  /** Rejects when the peer has failed or its channel has ended; for racing against other waits. */
+  get closed(): Promise<unknown> {
+    return this.#channel.closed;
+  }
+
+  /**
+   * Sends a frame. Frames of one peer leave in the order of the calls.
+   *
+   * @throws {ChannelClosedError} If the channel is closed.
+   */
+  send(kind: FrameKind, outgoing: Outgoing = {}): Promise<void> {
+    if (this.#failure !== null) return Promise.reject(this.#failure);
+    const started = performance.now();
+    const frame: Frame = {
+      kind,
+      run: this.run,
+      sequence: this.#sent++,
+      step: outgoing.step ?? 0,
+      layer: outgoing.layer ?? 0,
+      meta: outgoing.meta ?? {},
+      tensors: outgoing.tensors ?? [],
+    };
+    const bytes = encodeFrame(frame);
+    const encoded = performance.now();
+    this.times.codecMs += encoded - started;
+    this.ledger.record(kind, "sent", tensorBytes(frame.tensors), bytes.length);
+    const signal = this.#deadline();
+    const sent = this.#sending.then(() => this.#channel.send(bytes, { signal })).then(
+      () => {
+        this.times.sendMs += performance.now() - encoded;
+      },
+      (error) => {
+        throw this.#explain(error, `sending "${kind}"`);
+      },
+    );
+    this.#sending = sent.catch(() => {});
+    return sent;
+  }
+
+  /**
+   * Waits for the next frame of a kind. Any other frame that comes in its lane is an error.
+   *
+   * @throws {ProtocolError} If the peer broke the protocol.
+   * @throws {ChannelClosedError} If the channel ended.
+   * @throws {DeadlineError} If nothing came within the limit.
+   */
+  async receive(kind: FrameKind, expected: Expectation = {}): Promise<Frame> {
+    const frame = await this.next(LANE_OF[kind], `"${kind}"`);
+    if (frame.kind === "end") {
+      throw new ChannelClosedError(
+        `Cannot go on with ${this.name} as the run must not have ended: ${String(frame.meta.reason ?? "it has")}`,
+      );
+    }
+    this.check(frame, kind, expected);
+    return frame;
+  }
+
+  /** Waits for the next frame of a lane, whatever its kind. `what` is named in errors. */
+  next(lane: Lane, what: string): Promise<Frame> {
+    const queued = this.#queues[lane].shift();
+    if (queued !== undefined) return Promise.resolve(queued);
+    if (this.#failure !== null) return Promise.reject(this.#failure);
+    return new Promise<Frame>((resolve, reject) => {
+      const waiter: Waiter = {
+        resolve: (frame) => {
+          signal.removeEventListener("abort", onAbort);
+          resolve(frame);
+        },
+        reject: (error) => {
+          signal.removeEventListener("abort", onAbort);
+          reject(error);
+        },
+      };
+      const onAbort = () => {
+        const waiters = this.#waiters[lane];
+        const at = waiters.indexOf(waiter);
+        if (at >= 0) waiters.splice(at, 1);
+        waiter.reject(this.#explain(signal.reason, `waiting for ${what}`));
+      };
+      const signal = this.#deadline();
+      if (signal.aborted) return onAbort();
+      signal.addEventListener("abort", onAbort);
+      this.#waiters[lane].push(waiter);
+    });
+  }
+
+  /**
+   * Checks a frame against what must come.
+   *
+   * @throws {ProtocolError} If it is another kind, step, layer or shape; the peer is closed.
+   */
+  check(frame: Frame, kind: FrameKind, expected: Expectation): void {
+    const refuse = (rule: string) => {
+      const error = new ProtocolError(`Cannot go on with ${this.name} as ${rule}`);
+      this.#fail(error);
+      throw error;
+    };
+    if (frame.kind !== kind) refuse(`the next frame must be "${kind}": it is "${frame.kind}"`);
+    if (expected.step !== undefined && frame.step !== expected.step) {
+      refuse(`"${kind}" must be of step ${expected.step}: it is of step ${frame.step}`);
+    }
+    if (expected.layer !== undefined && frame.layer !== expected.layer) {
+      refuse(`"${kind}" must be of layer ${expected.layer}: it is of layer ${frame.layer}`);
+    }
+    if (expected.shapes === undefined) return;
+    const shapes = expected.shapes.map((s) => `[${s.map((n) => n ?? "any")}]`).join(" ");
+    const actual = frame.tensors.map((t) => `[${t.shape}]`).join(" ");
+    const fits = frame.tensors.length === expected.shapes.length && expected.shapes.every((shape, i) => {
+      const have = frame.tensors[i]!.shape;
+      return have.length === shape.length && shape.every((n, k) => n === null || n === have[k]);
+    });
+    if (!fits) refuse(`the tensors of "${kind}" must be ${shapes}: they are ${actual}`);
+  }
+
+  /** Closes the peer with a protocol error; waits reject with it. */
+  reject(error: ProtocolError): void {
+    this.#fail(error);
+  }
+
+  /** Sends what is queued, then closes the channel. */
+  async close(reason = ""): Promise<void> {
+    this.#ended = true;
+    await this.#sending;
+    await this.#channel.close(reason);
+    await this.#reading;
+  }
+
+  /** As `close`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  #deadline(): AbortSignal {
+    const limit = AbortSignal.timeout(this.timeoutMs);
+    return this.#signal === undefined ? limit : AbortSignal.any([limit, this.#signal]);
+  }
+
+  #explain(error: unknown, action: string): unknown {
+    if (error instanceof DOMException && error.name === "TimeoutError") {
+      return new DeadlineError(
+        `Cannot go on with ${this.name} as ${action} must take at most ${this.timeoutMs} ms: it took longer`,
+      );
+    }
+    return error;
+  }
+
+  #fail(error: unknown): void {
+    if (this.#failure !== null) return;
+    this.#failure = error;
+    for (const lane of ["control", "data", "heads"] as const) {
+      for (const waiter of this.#waiters[lane].splice(0)) waiter.reject(error);
+    }
+    this.#channel.close(error instanceof Error ? error.message.slice(0, 100) : "").catch(() => {});
+  }
+
+  async #read(): Promise<void> {
+    try {
+      for (;;) {
+        const bytes = await this.#channel.receive();
+        if (bytes === null) break;
+        const started = performance.now();
+        const frame = decodeFrame(bytes);
+        this.times.codecMs += performance.now() - started;
+        this.ledger.record(frame.kind, "received", tensorBytes(frame.tensors), bytes.length);
+        if (frame.sequence !== this.#received) {
+          throw new ProtocolError(
+            `Cannot go on with ${this.name} as frame ${this.#received} must come next: it is frame ${frame.sequence}`,
+          );
+        }
+        if (this.run !== "" && frame.run !== this.run) {
+          throw new ProtocolError(
+            `Cannot go on with ${this.name} as frames must belong to run "${this.run}": this one belongs to "${frame.run}"`,
+          );
+        }
+        this.#received++;
+        if (frame.kind === "refuse") {
+          throw new HandshakeError(`${this.name} refused: ${String(frame.meta.reason ?? "no reason given")}`);
+        }
+        // The end of a run may come at any moment: it reaches whoever waits, in every lane.
+        const lanes: Lane[] = frame.kind === "end" ? ["control", "data", "heads"] : [LANE_OF[frame.kind]];
+        for (const lane of lanes) {
+          const waiter = this.#waiters[lane].shift();
+          if (waiter !== undefined) waiter.resolve(frame);
+          else if (this.#queues[lane].push(frame) > 64) {
+            throw new ProtocolError(`Cannot go on with ${this.name} as at most 64 frames may be ahead: there are more`);
+          }
+        }
+      }
+      const { reason } = await this.#channel.closed;
+      this.#fail(
+        new ChannelClosedError(
+          `Cannot go on with ${this.name} as the channel must stay open: it was closed${reason ? ` (${reason})` : ""}`,
+        ),
+      );
+    } catch (error) {
+      if (!this.#ended) this.#fail(error);
+    }
+  }
+}

@@ -1,0 +1,56 @@
+/**
+ * What one step must put on the wire: the formula that a real run's ledger is compared with.
+ *
+ * @module
+ */
+
+import type { FrameKind } from "./frame.ts";
+
+/** What the traffic of a step depends on. */
+export interface TrafficShape {
+  /** L, layers. */
+  readonly layers: number;
+  /** H, heads per layer. */
+  readonly heads: number;
+  /** d, hidden size. */
+  readonly hidden: number;
+  /** T, tokens of the step (batch x sequence). */
+  readonly tokens: number;
+  /** c, number of LoRA targets. */
+  readonly targets: number;
+  /** LoRA input. */
+  readonly mode: "slice" | "full";
+  /** Heads of each device, H_m. */
+  readonly headsPerDevice: readonly number[];
+  /** Number of statistics the pruner asks the devices for. */
+  readonly statistics: number;
+  /** Head mask z, [L * H], 1 = pruned. */
+  readonly mask: Uint8Array;
+}
+
+/** Tensor bytes of one training step by kind of message, ES and all devices together. */
+export function stepTraffic(shape: TrafficShape): Map<FrameKind, number> {
+  const { layers, heads, hidden, tokens, targets, mode, headsPerDevice, statistics, mask } = shape;
+  const headSize = hidden / heads;
+  const bytes = new Map<FrameKind, number>();
+  const add = (kind: FrameKind, amount: number) => bytes.set(kind, (bytes.get(kind) ?? 0) + amount);
+  for (const kind of ["embedding", "hidden"] as const) add(kind, tokens * hidden * 4);
+  add("mask", layers * heads);
+  if (statistics > 0) add("statistics", statistics * layers * heads * 4);
+  for (let l = 0; l < layers; l++) {
+    let first = l * heads;
+    for (const count of headsPerDevice) {
+      const kept = mask.subarray(first, first + count).reduce((sum, z) => sum + 1 - z, 0);
+      first += count;
+      if (kept === 0) continue;
+      const blocks = tokens * headSize * kept * 4;
+      const input = mode === "slice" ? blocks : tokens * hidden * 4;
+      add("input", input);
+      add("delta", targets * blocks);
+      add("deltaGradient", targets * blocks);
+      if (l > 0) add("inputGradient", input);
+    }
+  }
+  add("hiddenGradient", tokens * hidden * 4);
+  return bytes;
+}
