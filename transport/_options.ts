@@ -5,7 +5,7 @@
  */
 
 /** Largest frame that a transport accepts unless told otherwise, in bytes. */
-export const DEFAULT_MAX_FRAME_BYTES = 16 * 2 ** 20;
+export const DEFAULT_MAX_FRAME_BYTES = 64 * 2 ** 20;
 
 /** Bytes that wait in a queue of a channel unless told otherwise. */
 export const DEFAULT_QUEUE_BYTES = 4 * 2 ** 20;
@@ -32,4 +32,37 @@ export function count(
 /** Returns `value`, or `fallback` if absent, after checking that it can be waited for. */
 export function milliseconds(name: string, value: number | undefined, fallback: number): number {
   return count(name, value, fallback, MAX_DELAY_MS);
+}
+
+/** Returns `value`, or `fallback` if absent, after checking that it is a number of at least `min`. */
+export function amount(name: string, value: number | undefined, fallback: number, min: number): number {
+  const checked = value ?? fallback;
+  if (!(checked >= min && checked < Infinity)) {
+    throw new RangeError(
+      `Cannot set up the transport as '${name}' must be a finite number of at least ${min}: ` +
+        `current value is ${checked}`,
+    );
+  }
+  return checked;
+}
+
+/** Returns `url` parsed, with the scheme for plain HTTP or its WebSocket twin. */
+export function endpoint(url: string | URL, kind: "http" | "ws"): URL {
+  let parsed: URL;
+  try {
+    parsed = new URL(url);
+  } catch {
+    throw new SyntaxError(
+      `Cannot set up the transport as 'url' must be an absolute URL: current value is "${url}"`,
+    );
+  }
+  const match = /^(?:http|ws)(s?):$/.exec(parsed.protocol);
+  if (!match) {
+    throw new TypeError(
+      `Cannot set up the transport as the scheme of 'url' must be one of http, https, ws and wss: ` +
+        `current value is "${parsed.protocol.slice(0, -1)}"`,
+    );
+  }
+  // The setter of 'protocol' refuses some changes, text does not.
+  return new URL(kind + match[1] + parsed.href.slice(parsed.protocol.length - 1));
 }

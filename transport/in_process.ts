@@ -21,7 +21,7 @@ export interface InProcessOptions {
   /**
    * Largest frame in bytes.
    *
-   * @default {16777216}
+   * @default {67108864}
    */
   readonly maxFrameBytes?: number;
   /**

@@ -41,7 +41,7 @@ export class RemoteData implements DataPort {
     const started = performance.now();
     const frame = await peer.next("data", `"embedding"`);
     this.waitMs += performance.now() - started;
-    if (frame.kind === "end") return null;
+    if (frame.kind === "finished") return null;
     peer.check(frame, "embedding", { step, shapes: [[null, null, this.#hidden]] });
     const { mode } = frame.meta;
     const [batch, length] = frame.tensors[0]!.shape as [number, number];

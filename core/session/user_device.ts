@@ -311,7 +311,7 @@ async function serveData(peer: Peer, engine: Engine, data: DataSide, state: RunS
   for (;;) {
     const next = data.next(step);
     if (next === null) {
-      await peer.send("end", { meta: { reason: "" } });
+      await peer.send("finished", { step });
       // The edge server ends the run for everyone; wait for its word.
       const frame = await peer.next("data", "the end of the run");
       if (frame.kind !== "end") throw new ProtocolError(`Cannot end the run as "end" must come: it is "${frame.kind}"`);

@@ -27,6 +27,7 @@ export const PROTOCOL_VERSION = 1;
  * | inputGradient | UD to ES | dX [n, T, D], in full mode [T, d]; not for layer 0 |
  * | statistics | UD to ES | one map [L, H_m] per statistic the pruner needs |
  * | loss | D to ES | none: one number, only if the data device shares it |
+| finished | D to ES | none: there is no further batch |
  */
 export const FRAME_KINDS = [
   "hello",
@@ -43,6 +44,7 @@ export const FRAME_KINDS = [
   "inputGradient",
   "statistics",
   "loss",
+  "finished",
 ] as const;
 
 /** See `FRAME_KINDS`. */

@@ -24,6 +24,7 @@ const LANE_OF: Record<FrameKind, Lane> = {
   hidden: "data",
   hiddenGradient: "data",
   loss: "data",
+  finished: "data",
   mask: "heads",
   input: "heads",
   delta: "heads",

@@ -8,7 +8,7 @@
 
 import backwardSource from "./causal_softmax_backward.wgsl" with { type: "text" };
 import softmaxSource from "./causal_softmax.wgsl" with { type: "text" };
-import { defineRowKernel, LANES } from "../engine/lanes.ts";
+import { defineRowKernel, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
 import { roundUp4, type Tensor } from "../engine/tensor.ts";
 import { type BatchLayout, matmul } from "../matmul/matmul.ts";
 
@@ -117,7 +117,7 @@ export function attention(qkv: Tensor, shape: AttentionShape): AttentionResult {
   engine.dispatch(softmaxKernel[engine.adapterClass], {
     bindings: [scores, logSums],
     parameters: { rows, length, heads, slots4: slots / 4, log_pitch: logSums.pitch },
-    workgroups: rowGroups(rows, LANES[engine.adapterClass].rows),
+    workgroups: rowGroups(rows, ROWS_PER_WORKGROUP[engine.adapterClass]),
   });
   const output = engine.tensor(batch * length, d, "attention output");
   matmul(scores, qkv, {
@@ -177,7 +177,7 @@ export function attentionBackward(options: AttentionBackwardOptions): Tensor {
       head_size4: headSize / 4,
       scale,
     },
-    workgroups: rowGroups(rows, LANES[engine.adapterClass].rows),
+    workgroups: rowGroups(rows, ROWS_PER_WORKGROUP[engine.adapterClass]),
   });
   const dqkv = engine.tensor(qkv.rows, qkv.columns, "attention dqkv");
   const inner = { groups: batch, heads, m: length, n: headSize, k: length };

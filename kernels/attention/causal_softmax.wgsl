@@ -4,9 +4,9 @@
 // h * slots .. + length (slots = length rounded up to 4). Entries of keys after the query are
 // undefined on entry and zero on return. log_sums [batch * length, heads]: log of the row's sum
 // of exponentials, kept for the backward pass. Accumulation rule: outputs are overwritten.
-
-override LANES: u32 = 1;
-override ROWS: u32 = 8;
+//
+// Two entry points: `rows` takes one row per invocation, for software adapters; `workgroups` shares
+// a row among 64, for GPUs.
 
 struct Parameters {
   rows: u32, // batch * length * heads
@@ -20,78 +20,93 @@ struct Parameters {
 @group(0) @binding(1) var<storage, read_write> log_sums: array<f32>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-var<workgroup> scratch: array<f32, LANES * ROWS>;
+const LANES = 64u;
+var<workgroup> scratch: array<f32, LANES>;
 
-fn row_max(v: vec4f, lane: u32, slot: u32) -> f32 {
-  let mine = max(max(v.x, v.y), max(v.z, v.w));
-  if (LANES == 1u) {
-    return mine;
-  }
-  let at = slot * LANES + lane;
-  scratch[at] = mine;
-  workgroupBarrier();
-  for (var half = LANES / 2u; half > 0u; half /= 2u) {
-    if (lane < half) {
-      scratch[at] = max(scratch[at], scratch[at + half]);
-    }
-    workgroupBarrier();
-  }
-  let result = scratch[slot * LANES];
-  workgroupBarrier();
-  return result;
+// One (query, head).
+struct Row {
+  base: u32,  // its first vec4 of scores
+  query: u32, // place in the sequence
+  log_at: u32,
 }
 
-fn row_sum(v: vec4f, lane: u32, slot: u32) -> f32 {
-  let mine = (v.x + v.y) + (v.z + v.w);
-  if (LANES == 1u) {
-    return mine;
-  }
-  let at = slot * LANES + lane;
-  scratch[at] = mine;
-  workgroupBarrier();
-  for (var half = LANES / 2u; half > 0u; half /= 2u) {
-    if (lane < half) {
-      scratch[at] += scratch[at + half];
-    }
-    workgroupBarrier();
-  }
-  let result = scratch[slot * LANES];
-  workgroupBarrier();
-  return result;
+fn row_of(index: u32) -> Row {
+  let head = index % p.heads;
+  let token = index / p.heads;
+  return Row(index * p.slots4, token % p.length, token * p.log_pitch + head);
 }
 
-@compute @workgroup_size(LANES, ROWS)
-fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let lane = local.x;
-  let slot = local.y;
-  let index = (workgroup.y * 32768u + workgroup.x) * ROWS + slot;
-  let safe = min(index, p.rows - 1u);
-  let head = safe % p.heads;
-  let row = safe / p.heads;
-  let query = row % p.length;
-  let base = (row * p.heads + head) * p.slots4;
-  let blocks = query / 4u + 1u; // vec4s that hold a key up to the query
-  let lanes4 = vec4u(0u, 1u, 2u, 3u);
+fn kept(i: u32, query: u32) -> vec4<bool> {
+  return vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u) <= vec4u(query);
+}
 
+fn highest_of(row: Row, lane: u32, lanes: u32) -> f32 {
   var highest = vec4f(-1e30);
-  for (var i = lane; i < blocks; i += LANES) {
-    highest = max(highest, select(vec4f(-1e30), scores[base + i], vec4u(i * 4u) + lanes4 <= vec4u(query)));
+  for (var i = lane; i <= row.query / 4u; i += lanes) {
+    highest = max(highest, select(vec4f(-1e30), scores[row.base + i], kept(i, row.query)));
   }
-  let peak = row_max(highest, lane, slot);
+  return max(max(highest.x, highest.y), max(highest.z, highest.w));
+}
 
-  var total = vec4f();
-  for (var i = lane; i < blocks; i += LANES) {
-    total += select(vec4f(), exp(scores[base + i] - peak), vec4u(i * 4u) + lanes4 <= vec4u(query));
+// Replaces scores by exponentials and returns their sum.
+fn exponentials_of(row: Row, highest: f32, lane: u32, lanes: u32) -> f32 {
+  var sum = vec4f();
+  for (var i = lane; i <= row.query / 4u; i += lanes) {
+    let e = select(vec4f(), exp(scores[row.base + i] - highest), kept(i, row.query));
+    scores[row.base + i] = e;
+    sum += e;
   }
-  let sum = row_sum(total, lane, slot);
+  return (sum.x + sum.y) + (sum.z + sum.w);
+}
 
+fn write(row: Row, highest: f32, sum: f32, lane: u32, lanes: u32) {
+  let scale = 1.0 / sum;
+  for (var i = lane; i < p.slots4; i += lanes) {
+    scores[row.base + i] = select(vec4f(), scores[row.base + i] * scale, kept(i, row.query));
+  }
+  if (lane == 0u) {
+    log_sums[row.log_at] = highest + log(sum);
+  }
+}
+
+@compute @workgroup_size(8)
+fn rows(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let index = (workgroup.y * 32768u + workgroup.x) * 8u + lane;
+  if (index >= p.rows) {
+    return;
+  }
+  let row = row_of(index);
+  let highest = highest_of(row, 0u, 1u);
+  write(row, highest, exponentials_of(row, highest, 0u, 1u), 0u, 1u);
+}
+
+@compute @workgroup_size(LANES)
+fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let index = workgroup.y * 32768u + workgroup.x;
+  let row = row_of(min(index, p.rows - 1u));
+  scratch[lane] = highest_of(row, lane, LANES);
+  workgroupBarrier();
+  for (var half = LANES / 2u; half > 0u; half /= 2u) {
+    if (lane < half) {
+      scratch[lane] = max(scratch[lane], scratch[lane + half]);
+    }
+    workgroupBarrier();
+  }
+  let highest = scratch[0];
+  workgroupBarrier();
+  // A workgroup past the last row only computes what the last row's does, and writes nothing.
+  scratch[lane] = 0.0;
   if (index < p.rows) {
-    for (var i = lane; i < p.slots4; i += LANES) {
-      let kept = vec4u(i * 4u) + lanes4 <= vec4u(query);
-      scores[base + i] = select(vec4f(), exp(scores[base + i] - peak) / sum, kept);
+    scratch[lane] = exponentials_of(row, highest, lane, LANES);
+  }
+  workgroupBarrier();
+  for (var half = LANES / 2u; half > 0u; half /= 2u) {
+    if (lane < half) {
+      scratch[lane] += scratch[lane + half];
     }
-    if (lane == 0u) {
-      log_sums[row * p.log_pitch + head] = peak + log(sum);
-    }
+    workgroupBarrier();
+  }
+  if (index < p.rows) {
+    write(row, highest, scratch[0], lane, LANES);
   }
 }

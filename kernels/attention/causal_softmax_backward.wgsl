@@ -4,9 +4,9 @@
 // scores, dp [batch * length, heads * slots]; log_sums [batch * length, heads];
 // o, do [batch * length, heads * head_size]: the attention's output and its gradient.
 // dot(do, o) of a head equals the row's sum of P * dP. Accumulation rule: overwritten.
-
-override LANES: u32 = 1;
-override ROWS: u32 = 8;
+//
+// Two entry points: `rows` takes one row per invocation, for software adapters; `workgroups` shares
+// a row among 64, for GPUs.
 
 struct Parameters {
   rows: u32, // batch * length * heads
@@ -25,10 +25,7 @@ struct Parameters {
 @group(0) @binding(4) var<storage, read> d_o: array<vec4f>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-@compute @workgroup_size(LANES, ROWS)
-fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let lane = local.x;
-  let index = (workgroup.y * 32768u + workgroup.x) * ROWS + local.y;
+fn backward(index: u32, lane: u32, lanes: u32) {
   if (index >= p.rows) {
     return;
   }
@@ -46,11 +43,21 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_id) l
   let log_sum = log_sums[row * p.log_pitch + head];
 
   let base = index * p.slots4;
-  for (var i = lane; i < p.slots4; i += LANES) {
+  for (var i = lane; i < p.slots4; i += lanes) {
     let kept = vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u) <= vec4u(query);
     let weight = select(vec4f(), exp(scores[base + i] - log_sum), kept);
     let slope = select(vec4f(), dp[base + i] - mean, kept);
     scores[base + i] = weight;
     dp[base + i] = weight * slope * p.scale;
   }
+}
+
+@compute @workgroup_size(8)
+fn rows(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
+  backward((workgroup.y * 32768u + workgroup.x) * 8u + lane, 0u, 1u);
+}
+
+@compute @workgroup_size(64)
+fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
+  backward(workgroup.y * 32768u + workgroup.x, lane, 64u);
 }

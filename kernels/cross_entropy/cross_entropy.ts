@@ -8,7 +8,7 @@ import backwardSource from "./cross_entropy_backward.wgsl" with { type: "text" }
 import lossSource from "./cross_entropy_loss.wgsl" with { type: "text" };
 import statisticsSource from "./cross_entropy_statistics.wgsl" with { type: "text" };
 import { defineKernel } from "../engine/kernel.ts";
-import { defineRowKernel, LANES } from "../engine/lanes.ts";
+import { defineRowKernel, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
 import type { Tensor } from "../engine/tensor.ts";
 
 const statisticsKernel = defineRowKernel({
@@ -78,7 +78,7 @@ export function crossEntropy(options: CrossEntropyOptions): Tensor {
     engine.dispatch(statisticsKernel[engine.adapterClass], {
       bindings: [logits, targets, statistics],
       parameters: { rows, columns: logits.columns, pitch4: logits.pitch / 4, first },
-      workgroups: [Math.ceil(rows / LANES[engine.adapterClass].rows)],
+      workgroups: [Math.ceil(rows / ROWS_PER_WORKGROUP[engine.adapterClass])],
     });
   }
   const losses = engine.tensor(1, rows, "losses");

@@ -3,9 +3,9 @@
 // logits [rows, columns] holds vocabulary entries first .. first + columns; targets [1, rows];
 // statistics [rows, 4] = (highest, sum of exp(x - highest), sum of x, logit of the target).
 // Accumulation rule: continues from statistics, unless first is 0. Online: one pass per chunk.
-
-override LANES: u32 = 1;
-override ROWS: u32 = 8;
+//
+// Two entry points: `rows` takes one row per invocation, for software adapters; `workgroups` shares
+// a row among 64, for GPUs.
 
 struct Parameters {
   rows: u32,
@@ -19,7 +19,8 @@ struct Parameters {
 @group(0) @binding(2) var<storage, read_write> statistics: array<vec4f>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-var<workgroup> scratch: array<vec4f, LANES * ROWS>;
+const LANES = 64u;
+var<workgroup> scratch: array<vec4f, LANES>;
 
 // Joins the statistics of two disjoint sets of columns.
 fn join(a: vec4f, b: vec4f) -> vec4f {
@@ -27,55 +28,59 @@ fn join(a: vec4f, b: vec4f) -> vec4f {
   return vec4f(highest, a.y * exp(a.x - highest) + b.y * exp(b.x - highest), a.z + b.z, a.w + b.w);
 }
 
-@compute @workgroup_size(LANES, ROWS)
-fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let lane = local.x;
-  let slot = local.y;
-  let row = workgroup.x * ROWS + slot;
-  let safe = min(row, p.rows - 1u);
-  let base = safe * p.pitch4;
-  let own = targets[safe] - p.first; // wraps to a large number if the target lies before the chunk
-  let lanes4 = vec4u(0u, 1u, 2u, 3u);
-
+fn statistics_of(row: u32, lane: u32, lanes: u32) -> vec4f {
+  let base = row * p.pitch4;
+  let own = targets[row] - p.first; // wraps to a large number if the target lies before the chunk
   var highest = -1e30;
   var exponentials = vec4f();
   var plain = vec4f();
-  var target_logit = 0.0;
-  let blocks = (p.columns + 3u) / 4u;
-  for (var i = lane; i < blocks; i += LANES) {
-    let inside = vec4u(i * 4u) + lanes4 < vec4u(p.columns);
-    let v = logits[base + i];
-    let x = select(vec4f(-1e30), v, inside);
+  for (var i = lane; i * 4u < p.columns; i += lanes) {
+    let inside = vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.columns);
+    let x = select(vec4f(-1e30), logits[base + i], inside);
     let top = max(highest, max(max(x.x, x.y), max(x.z, x.w)));
-    exponentials = exponentials * exp(highest - top) + select(vec4f(), exp(x - top), inside);
+    exponentials = exponentials * exp(highest - top) + exp(x - top);
     highest = top;
-    plain += select(vec4f(), v, inside);
-    if (own / 4u == i) {
-      target_logit = v[own % 4u];
-    }
+    plain += select(vec4f(), x, inside);
   }
-  var result = vec4f(
+  var target_logit = 0.0;
+  if (lane == 0u && own < p.columns) {
+    target_logit = logits[base + own / 4u][own % 4u];
+  }
+  return vec4f(
     highest,
     (exponentials.x + exponentials.y) + (exponentials.z + exponentials.w),
     (plain.x + plain.y) + (plain.z + plain.w),
     target_logit,
   );
-  if (LANES > 1u) {
-    let at = slot * LANES + lane;
-    scratch[at] = result;
-    workgroupBarrier();
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-      if (lane < half) {
-        scratch[at] = join(scratch[at], scratch[at + half]);
-      }
-      workgroupBarrier();
-    }
-    result = scratch[slot * LANES];
+}
+
+fn write(row: u32, found: vec4f) {
+  if (p.first > 0u) {
+    statistics[row] = join(statistics[row], found);
+  } else {
+    statistics[row] = found;
   }
-  if (lane == 0u && row < p.rows) {
-    if (p.first > 0u) {
-      result = join(statistics[row], result);
+}
+
+@compute @workgroup_size(8)
+fn rows(@builtin(global_invocation_id) id: vec3u) {
+  if (id.x >= p.rows) {
+    return;
+  }
+  write(id.x, statistics_of(id.x, 0u, 1u));
+}
+
+@compute @workgroup_size(LANES)
+fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
+  scratch[lane] = statistics_of(workgroup.x, lane, LANES);
+  workgroupBarrier();
+  for (var half = LANES / 2u; half > 0u; half /= 2u) {
+    if (lane < half) {
+      scratch[lane] = join(scratch[lane], scratch[lane + half]);
     }
-    statistics[row] = result;
+    workgroupBarrier();
+  }
+  if (lane == 0u) {
+    write(workgroup.x, scratch[0]);
   }
 }

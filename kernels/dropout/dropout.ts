@@ -15,7 +15,6 @@ const dropoutKernel = defineKernel({
   parameters: [
     ["length", "u32"],
     ["pitch4", "u32"],
-    ["slots", "u32"],
     ["threshold", "u32"],
     ["key0", "u32"],
     ["key1", "u32"],
@@ -64,13 +63,12 @@ export function dropout(x: Tensor, heads: Tensor, key: DropoutKey): Tensor {
     parameters: {
       length,
       pitch4: pitch / 4,
-      slots,
       threshold: Math.floor(key.rate * 2 ** 32),
       key0: mix(key.seed >>> 0, key.layer),
       key1: mix(key.step, key.seed >>> 0),
       scale: 1 / (1 - key.rate),
     },
-    workgroups: [Math.ceil(length * pitch / 256), slots],
+    workgroups: [Math.ceil(pitch / 32), Math.ceil(length / 8), slots],
   });
   return out;
 }

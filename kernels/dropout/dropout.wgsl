@@ -8,7 +8,6 @@
 struct Parameters {
   length: u32,     // rows of a slot
   pitch4: u32,     // columns of a slot / 4
-  slots: u32,
   threshold: u32,  // dropped if the draw is below: rate * 2^32
   key0: u32,
   key1: u32,
@@ -35,12 +34,12 @@ fn pcg4d(seed: vec4u) -> vec4u {
   return v;
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(8, 8)
 fn main(@builtin(global_invocation_id) id: vec3u) {
-  let i = id.x % p.pitch4;
-  let row = id.x / p.pitch4;
-  let slot = id.y;
-  if (row >= p.length || slot >= p.slots) {
+  let i = id.x;
+  let row = id.y;
+  let slot = id.z;
+  if (i >= p.pitch4 || row >= p.length) {
     return;
   }
   let column4 = heads[slot] * p.pitch4 + i;

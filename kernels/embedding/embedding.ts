@@ -55,7 +55,7 @@ export function embeddingGather(table: Tensor, ids: Uint32Array, out?: Tensor): 
         count: window.rows,
         accumulate: Number(out !== undefined),
       },
-      workgroups: [Math.ceil(pitch / 256), ids.length],
+      workgroups: [Math.ceil(pitch / 32), Math.ceil(ids.length / 8)],
     });
   }
   return result;

@@ -17,7 +17,7 @@ struct Parameters {
 @group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(8, 8)
 fn main(@builtin(global_invocation_id) id: vec3u) {
   let i = id.x;
   let row = id.y;

@@ -11,6 +11,7 @@ import { type AdapterClass, adapterClass, requestAdapter } from "./adapter.ts";
 import type { BindingKind, Kernel } from "./kernel.ts";
 import { Pool, type Pooled, type PoolStats, sizeClass } from "./pool.ts";
 import { Readback, type ReadbackMode } from "./readback.ts";
+import { type KernelTime, Profiler } from "./profiler.ts";
 import { stageKernel } from "./stage.ts";
 import { type DType, roundUp4, RowWindow, type StagedTexture, Tensor } from "./tensor.ts";
 
@@ -22,6 +23,8 @@ export interface EngineOptions {
   readonly adapterClass?: AdapterClass | undefined;
   /** How results are read back; see `Readback`. @default {chosen for the runtime} */
   readonly readback?: ReadbackMode | undefined;
+  /** Time every kernel with timestamp queries; see `profile`. Slows everything down. @default {false} */
+  readonly profile?: boolean | undefined;
   /** Lowers the largest storage binding in bytes, to test splitting. @default {the adapter's limit} */
   readonly maxBindingBytes?: number | undefined;
   /** Lowers the largest texture side, to test splitting. @default {the adapter's limit} */
@@ -104,6 +107,7 @@ export class Engine implements Disposable {
   readonly #bindGroups = new Map<string, GPUBindGroup>();
   readonly #kernelIds = new Map<Kernel, number>();
   readonly #readback: Readback;
+  readonly #profiler: Profiler | null;
   readonly #parameterLayout: GPUBindGroupLayout;
   readonly #parameterBuffer: GPUBuffer;
   readonly #parameterGroup: GPUBindGroup;
@@ -134,6 +138,7 @@ export class Engine implements Disposable {
     this.#buffers = new Pool(this.#stats, nextId);
     this.#textures = new Pool(this.#stats, nextId);
     this.#readback = new Readback(device, options.readback);
+    this.#profiler = options.profile ? new Profiler(device, SLOTS_PER_BATCH) : null;
     this.#parameterLayout = device.createBindGroupLayout({
       entries: [{
         binding: 0,
@@ -343,7 +348,8 @@ export class Engine implements Disposable {
     const compiled = this.#compile(kernel as unknown as Kernel);
     const group = this.#bindGroup(kernel as unknown as Kernel, compiled, dispatch.bindings);
     const offset = this.#writeParameters(kernel, dispatch.parameters);
-    const pass = this.#pass ??= this.#commandEncoder().beginComputePass();
+    if (this.#profiler !== null) this.#endPass();
+    const pass = this.#pass ??= this.#commandEncoder().beginComputePass(this.#profiler?.passFor(kernel.name) ?? {});
     pass.setPipeline(compiled.pipeline);
     pass.setBindGroup(0, group);
     pass.setBindGroup(1, this.#parameterGroup, [offset]);
@@ -359,12 +365,26 @@ export class Engine implements Disposable {
     if (this.#slot > 0) {
       this.device.queue.writeBuffer(this.#parameterBuffer, 0, this.#parameterBytes, 0, this.#slot * PARAMETER_SLOT);
     }
+    this.#profiler?.resolve(this.#encoder);
     this.device.queue.submit([this.#encoder.finish()]);
     this.#stats.submits++;
     this.#encoder = null;
     this.#slot = 0;
     this.#batch++;
     this.throwIfFailed();
+  }
+
+  /**
+   * Time that each kernel took since the last call, longest first.
+   *
+   * @throws {TypeError} If the engine was not created with `profile` true.
+   */
+  async profile(): Promise<KernelTime[]> {
+    if (this.#profiler === null) {
+      throw new TypeError("Cannot report kernel times as the engine must be created with profile: true: it was not");
+    }
+    this.flush();
+    return await this.#profiler.report();
   }
 
   /**
@@ -518,7 +538,7 @@ export class Engine implements Disposable {
     const pipeline = device.createComputePipeline({
       label: kernel.name,
       layout: device.createPipelineLayout({ bindGroupLayouts: [layout, this.#parameterLayout] }),
-      compute: { module, entryPoint: "main", ...(kernel.constants ? { constants: { ...kernel.constants } } : {}) },
+      compute: { module, entryPoint: kernel.entryPoint ?? "main", ...(kernel.constants ? { constants: { ...kernel.constants } } : {}) },
     });
     device.popErrorScope().then(async (error) => {
       if (error !== null) this.#fail(await shaderError(kernel, module, error));

@@ -17,8 +17,10 @@ export type ParameterKind = "u32" | "f32";
 export interface Kernel<P extends string = string> {
   /** Name; unique, used for labels and errors. */
   readonly name: string;
-  /** WGSL text; its entry point is `main`. */
+  /** WGSL text. */
   readonly source: string;
+  /** Entry point. @default {"main"} */
+  readonly entryPoint?: string;
   /** Bindings of group 0, in order. */
   readonly bindings: readonly BindingKind[];
   /** Fields of the uniform struct, in order. */

@@ -1,19 +1,19 @@
 // Sums down the rows: bias gradients, and layer norm's dgamma and dbeta in one go.
 //
-// plain[c] (+)= sum over rows of dy[row, c]
-// scaled[c] (+)= sum over rows of dy[row, c] * (x[row, c] - mean[row]) * rstd[row], if normalised is 1
+// plain[c] += sum over rows of dy[row, c]
+// scaled[c] += sum over rows of dy[row, c] * (x[row, c] - mean[row]) * rstd[row], if NORMALISED
 //
 // x, dy [rows, columns]; statistics [rows, 2]; plain, scaled [1, columns].
-// Accumulation rule: overwritten, unless accumulate is 1. LANES invocations share a column.
+// Accumulation rule: added to.
+//
+// Two entry points: `rows` takes four columns per invocation, for software adapters; `workgroups`
+// shares four columns among 64, for GPUs.
 
-override LANES: u32 = 1;
-override COLUMNS: u32 = 8;
+override NORMALISED: bool = false;
 
 struct Parameters {
   rows: u32,
   pitch4: u32,
-  normalised: u32,
-  accumulate: u32,
 }
 
 @group(0) @binding(0) var<storage, read> dy: array<vec4f>;
@@ -23,45 +23,49 @@ struct Parameters {
 @group(0) @binding(4) var<storage, read_write> scaled: array<vec4f>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-var<workgroup> scratch: array<mat2x4f, LANES * COLUMNS>;
+const LANES = 64u;
+var<workgroup> scratch: array<mat2x4f, LANES>;
 
-@compute @workgroup_size(COLUMNS, LANES)
-fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let lane = local.y;
-  let column = workgroup.x * COLUMNS + local.x;
-  let safe_column = min(column, p.pitch4 - 1u);
-
+// Sums of dy and of dy * xhat over every lanes-th row.
+fn sums_of(column: u32, lane: u32, lanes: u32) -> mat2x4f {
   var sums = mat2x4f();
-  for (var row = lane; row < p.rows; row += LANES) {
-    let d = dy[row * p.pitch4 + safe_column];
+  for (var row = lane; row < p.rows; row += lanes) {
+    let d = dy[row * p.pitch4 + column];
     sums[0] += d;
-    if (p.normalised == 1u) {
+    if (NORMALISED) {
       let s = statistics[row];
-      sums[1] += d * (x[row * p.pitch4 + safe_column] - s.x) * s.y;
+      sums[1] += d * (x[row * p.pitch4 + column] - s.x) * s.y;
     }
   }
-  if (LANES > 1u) {
-    let at = lane * COLUMNS + local.x;
-    scratch[at] = sums;
+  return sums;
+}
+
+fn write(column: u32, sums: mat2x4f) {
+  plain[column] += sums[0];
+  if (NORMALISED) {
+    scaled[column] += sums[1];
+  }
+}
+
+@compute @workgroup_size(8)
+fn rows(@builtin(global_invocation_id) id: vec3u) {
+  if (id.x >= p.pitch4) {
+    return;
+  }
+  write(id.x, sums_of(id.x, 0u, 1u));
+}
+
+@compute @workgroup_size(LANES)
+fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
+  scratch[lane] = sums_of(workgroup.x, lane, LANES);
+  workgroupBarrier();
+  for (var half = LANES / 2u; half > 0u; half /= 2u) {
+    if (lane < half) {
+      scratch[lane] += scratch[lane + half];
+    }
     workgroupBarrier();
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-      if (lane < half) {
-        scratch[at] += scratch[at + half * COLUMNS];
-      }
-      workgroupBarrier();
-    }
-    sums = scratch[local.x];
   }
-  if (lane == 0u && column < p.pitch4) {
-    if (p.accumulate == 1u) {
-      sums[0] += plain[column];
-    }
-    plain[column] = sums[0];
-    if (p.normalised == 1u) {
-      if (p.accumulate == 1u) {
-        sums[1] += scaled[column];
-      }
-      scaled[column] = sums[1];
-    }
+  if (lane == 0u) {
+    write(workgroup.x, scratch[0]);
   }
 }

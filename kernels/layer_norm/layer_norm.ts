@@ -7,7 +7,7 @@
 import backwardSource from "./layer_norm_backward.wgsl" with { type: "text" };
 import columnSumsSource from "./column_sums.wgsl" with { type: "text" };
 import forwardSource from "./layer_norm.wgsl" with { type: "text" };
-import { defineRowKernel, LANES } from "../engine/lanes.ts";
+import { defineRowKernel, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
 import type { Tensor } from "../engine/tensor.ts";
 
 const forwardKernel = defineRowKernel({
@@ -17,19 +17,25 @@ const forwardKernel = defineRowKernel({
   parameters: [["rows", "u32"], ["columns", "u32"], ["pitch4", "u32"], ["epsilon", "f32"]],
 });
 
-const backwardKernel = defineRowKernel({
-  name: "layer_norm_backward",
-  source: backwardSource,
-  bindings: ["read", "read", "read", "read", "write"],
-  parameters: [["rows", "u32"], ["columns", "u32"], ["pitch4", "u32"], ["accumulate", "u32"]],
-});
+const backwardKernels = [false, true].map((accumulate) =>
+  defineRowKernel({
+    name: accumulate ? "layer_norm_backward_accumulate" : "layer_norm_backward",
+    source: backwardSource,
+    bindings: ["read", "read", "read", "read", "write"],
+    parameters: [["rows", "u32"], ["columns", "u32"], ["pitch4", "u32"]],
+    constants: { ACCUMULATE: Number(accumulate) },
+  })
+);
 
-const columnSumsKernel = defineRowKernel({
-  name: "column_sums",
-  source: columnSumsSource,
-  bindings: ["read", "read", "read", "write", "write"],
-  parameters: [["rows", "u32"], ["pitch4", "u32"], ["normalised", "u32"], ["accumulate", "u32"]],
-}, "COLUMNS");
+const columnSumsKernels = [false, true].map((normalised) =>
+  defineRowKernel({
+    name: normalised ? "column_sums_normalised" : "column_sums",
+    source: columnSumsSource,
+    bindings: ["read", "read", "read", "write", "write"],
+    parameters: [["rows", "u32"], ["pitch4", "u32"]],
+    constants: { NORMALISED: Number(normalised) },
+  })
+);
 
 /** What layer norm's forward pass returns. */
 export interface LayerNormResult {
@@ -56,7 +62,7 @@ export function layerNorm(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: numbe
   engine.dispatch(forwardKernel[engine.adapterClass], {
     bindings: [x, gamma, beta, y, statistics],
     parameters: { rows, columns, pitch4: pitch / 4, epsilon },
-    workgroups: [Math.ceil(rows / LANES[engine.adapterClass].rows)],
+    workgroups: [Math.ceil(rows / ROWS_PER_WORKGROUP[engine.adapterClass])],
   });
   return { y, statistics };
 }
@@ -82,10 +88,10 @@ export function layerNormBackward(options: LayerNormBackwardOptions): Tensor {
   const { x, gamma, statistics, dy, accumulate = false } = options;
   const { engine, rows, columns, pitch } = x;
   const dx = options.dx ?? engine.tensor(rows, columns, "layer norm dx");
-  engine.dispatch(backwardKernel[engine.adapterClass], {
+  engine.dispatch(backwardKernels[Number(accumulate)]![engine.adapterClass], {
     bindings: [x, gamma, statistics, dy, dx],
-    parameters: { rows, columns, pitch4: pitch / 4, accumulate: Number(accumulate) },
-    workgroups: [Math.ceil(rows / LANES[engine.adapterClass].rows)],
+    parameters: { rows, columns, pitch4: pitch / 4 },
+    workgroups: [Math.ceil(rows / ROWS_PER_WORKGROUP[engine.adapterClass])],
   });
   return dx;
 }
@@ -98,10 +104,10 @@ export function layerNormParameterGradients(
 ): void {
   const { x, statistics, dy, dgamma, dbeta } = options;
   const { engine, rows, pitch } = dy;
-  engine.dispatch(columnSumsKernel[engine.adapterClass], {
+  engine.dispatch(columnSumsKernels[1]![engine.adapterClass], {
     bindings: [dy, x, statistics, dbeta, dgamma],
-    parameters: { rows, pitch4: pitch / 4, normalised: 1, accumulate: 1 },
-    workgroups: [Math.ceil(pitch / 4 / LANES[engine.adapterClass].rows)],
+    parameters: { rows, pitch4: pitch / 4 },
+    workgroups: [Math.ceil(pitch / 4 / ROWS_PER_WORKGROUP[engine.adapterClass])],
   });
 }
 
@@ -111,10 +117,10 @@ export function layerNormParameterGradients(
 export function addColumnSums(dy: Tensor, sum: Tensor): void {
   const { engine, rows, pitch } = dy;
   requireRow("sum", sum, dy.columns);
-  engine.dispatch(columnSumsKernel[engine.adapterClass], {
+  engine.dispatch(columnSumsKernels[0]![engine.adapterClass], {
     bindings: [dy, engine.noRead, engine.noRead, sum, engine.noWrite],
-    parameters: { rows, pitch4: pitch / 4, normalised: 0, accumulate: 1 },
-    workgroups: [Math.ceil(pitch / 4 / LANES[engine.adapterClass].rows)],
+    parameters: { rows, pitch4: pitch / 4 },
+    workgroups: [Math.ceil(pitch / 4 / ROWS_PER_WORKGROUP[engine.adapterClass])],
   });
 }
 

@@ -3,11 +3,9 @@
 // x, y [rows, columns]; gamma, beta [1, columns]; statistics [rows, 2] = (mean, rstd), kept for
 // the backward pass. Accumulation rule: outputs are overwritten.
 //
-// LANES invocations share a row: 1 on software adapters, where barriers are dear, more on GPUs.
 // Mean first, then the variance around it: one pass over squares would cancel.
-
-override LANES: u32 = 1;
-override ROWS: u32 = 8;
+// Two entry points: `rows` takes one row per invocation, for software adapters, where barriers are
+// dear; `workgroups` shares a row among 64, for GPUs, where neighbours should read neighbours.
 
 struct Parameters {
   rows: u32,
@@ -23,59 +21,73 @@ struct Parameters {
 @group(0) @binding(4) var<storage, read_write> statistics: array<vec4f>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-var<workgroup> scratch: array<f32, LANES * ROWS>;
+const LANES = 64u;
+var<workgroup> scratch: array<f32, LANES>;
 
-fn row_sum(v: vec4f, lane: u32, slot: u32) -> f32 {
-  let mine = (v.x + v.y) + (v.z + v.w);
-  if (LANES == 1u) {
-    return mine;
-  }
-  let at = slot * LANES + lane;
-  scratch[at] = mine;
+fn total(v: vec4f) -> f32 {
+  return (v.x + v.y) + (v.z + v.w);
+}
+
+// Sum over a workgroup's lanes.
+fn shared_sum(mine: f32, lane: u32) -> f32 {
+  scratch[lane] = mine;
   workgroupBarrier();
   for (var half = LANES / 2u; half > 0u; half /= 2u) {
     if (lane < half) {
-      scratch[at] += scratch[at + half];
+      scratch[lane] += scratch[lane + half];
     }
     workgroupBarrier();
   }
-  let sum = scratch[slot * LANES];
+  let sum = scratch[0];
   workgroupBarrier();
   return sum;
 }
 
-// 1 for real columns, 0 for padding.
-fn inside(i: u32) -> vec4f {
-  return select(vec4f(), vec4f(1.0), vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.columns));
-}
-
-@compute @workgroup_size(LANES, ROWS)
-fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let lane = local.x;
-  let slot = local.y;
-  let row = workgroup.x * ROWS + slot;
-  let base = min(row, p.rows - 1u) * p.pitch4;
-  let scale = 1.0 / f32(p.columns);
-
+fn sum_of(base: u32, lane: u32, lanes: u32) -> f32 {
   var sum = vec4f();
-  for (var i = lane; i < p.pitch4; i += LANES) {
+  for (var i = lane; i < p.pitch4; i += lanes) {
     sum += x[base + i];
   }
-  let mean = row_sum(sum, lane, slot) * scale;
+  return total(sum);
+}
 
+fn squares_of(base: u32, mean: f32, lane: u32, lanes: u32) -> f32 {
   var squares = vec4f();
-  for (var i = lane; i < p.pitch4; i += LANES) {
-    let d = (x[base + i] - mean) * inside(i);
+  for (var i = lane; i < p.pitch4; i += lanes) {
+    let inside = vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.columns);
+    let d = select(vec4f(), x[base + i] - mean, inside);
     squares += d * d;
   }
-  let rstd = inverseSqrt(row_sum(squares, lane, slot) * scale + p.epsilon);
+  return total(squares);
+}
 
-  if (row < p.rows) {
-    for (var i = lane; i < p.pitch4; i += LANES) {
-      y[base + i] = (x[base + i] - mean) * rstd * gamma[i] + beta[i];
-    }
-    if (lane == 0u) {
-      statistics[row] = vec4f(mean, rstd, 0.0, 0.0);
-    }
+fn write(row: u32, mean: f32, rstd: f32, lane: u32, lanes: u32) {
+  let base = row * p.pitch4;
+  for (var i = lane; i < p.pitch4; i += lanes) {
+    y[base + i] = (x[base + i] - mean) * rstd * gamma[i] + beta[i];
   }
+  if (lane == 0u) {
+    statistics[row] = vec4f(mean, rstd, 0.0, 0.0);
+  }
+}
+
+@compute @workgroup_size(8)
+fn rows(@builtin(global_invocation_id) id: vec3u) {
+  let row = id.x;
+  if (row >= p.rows) {
+    return;
+  }
+  let scale = 1.0 / f32(p.columns);
+  let mean = sum_of(row * p.pitch4, 0u, 1u) * scale;
+  let rstd = inverseSqrt(squares_of(row * p.pitch4, mean, 0u, 1u) * scale + p.epsilon);
+  write(row, mean, rstd, 0u, 1u);
+}
+
+@compute @workgroup_size(LANES)
+fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let row = workgroup.x;
+  let scale = 1.0 / f32(p.columns);
+  let mean = shared_sum(sum_of(row * p.pitch4, lane, LANES), lane) * scale;
+  let squares = shared_sum(squares_of(row * p.pitch4, mean, lane, LANES), lane);
+  write(row, mean, inverseSqrt(squares * scale + p.epsilon), lane, LANES);
 }

@@ -2,16 +2,17 @@
 // dx = rstd * (g - mean(g) - xhat * mean(g * xhat)).
 //
 // x, dy, dx [rows, columns]; gamma [1, columns]; statistics [rows, 2] of the forward pass.
-// Accumulation rule: dx is overwritten, unless accumulate is 1.
+// Accumulation rule: dx is overwritten, unless ACCUMULATE is set.
+//
+// Two entry points: `rows` takes one row per invocation, for software adapters; `workgroups` shares
+// a row among 64, for GPUs.
 
-override LANES: u32 = 1;
-override ROWS: u32 = 8;
+override ACCUMULATE: bool = false;
 
 struct Parameters {
   rows: u32,
   columns: u32,
   pitch4: u32,
-  accumulate: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<vec4f>;
@@ -21,53 +22,63 @@ struct Parameters {
 @group(0) @binding(4) var<storage, read_write> dx: array<vec4f>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-var<workgroup> scratch: array<vec2f, LANES * ROWS>;
+const LANES = 64u;
+var<workgroup> scratch: array<vec2f, LANES>;
 
-fn row_sums(a: vec4f, b: vec4f, lane: u32, slot: u32) -> vec2f {
-  let mine = vec2f((a.x + a.y) + (a.z + a.w), (b.x + b.y) + (b.z + b.w));
-  if (LANES == 1u) {
-    return mine;
-  }
-  let at = slot * LANES + lane;
-  scratch[at] = mine;
+// Sum over a workgroup's lanes.
+fn shared_sum(mine: vec2f, lane: u32) -> vec2f {
+  scratch[lane] = mine;
   workgroupBarrier();
   for (var half = LANES / 2u; half > 0u; half /= 2u) {
     if (lane < half) {
-      scratch[at] += scratch[at + half];
+      scratch[lane] += scratch[lane + half];
     }
     workgroupBarrier();
   }
-  return scratch[slot * LANES];
+  return scratch[0];
 }
 
-@compute @workgroup_size(LANES, ROWS)
-fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let lane = local.x;
-  let slot = local.y;
-  let row = workgroup.x * ROWS + slot;
-  let safe_row = min(row, p.rows - 1u);
-  let base = safe_row * p.pitch4;
-  let mean = statistics[safe_row].x;
-  let rstd = statistics[safe_row].y;
-
-  var sum_g = vec4f();
-  var sum_gx = vec4f();
-  for (var i = lane; i < p.pitch4; i += LANES) {
+// Sums of g and of g * xhat.
+fn sums_of(row: u32, lane: u32, lanes: u32) -> vec2f {
+  let base = row * p.pitch4;
+  let mean = statistics[row].x;
+  var g_sum = vec4f();
+  var gx_sum = vec4f();
+  for (var i = lane; i < p.pitch4; i += lanes) {
     let g = dy[base + i] * gamma[i];
-    sum_g += g;
-    sum_gx += g * (x[base + i] - mean);
+    g_sum += g;
+    gx_sum += g * (x[base + i] - mean);
   }
-  let sums = row_sums(sum_g, sum_gx * rstd, lane, slot) / f32(p.columns);
+  let gx = gx_sum * statistics[row].y;
+  return vec2f((g_sum.x + g_sum.y) + (g_sum.z + g_sum.w), (gx.x + gx.y) + (gx.z + gx.w));
+}
 
-  if (row < p.rows) {
-    for (var i = lane; i < p.pitch4; i += LANES) {
-      let inside = vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.columns);
-      let g = dy[base + i] * gamma[i];
-      var v = select(vec4f(), rstd * (g - sums.x - (x[base + i] - mean) * rstd * sums.y), inside);
-      if (p.accumulate == 1u) {
-        v += dx[base + i];
-      }
-      dx[base + i] = v;
+fn write(row: u32, sums: vec2f, lane: u32, lanes: u32) {
+  let base = row * p.pitch4;
+  let mean = statistics[row].x;
+  let rstd = statistics[row].y;
+  let means = sums / f32(p.columns);
+  for (var i = lane; i < p.pitch4; i += lanes) {
+    let inside = vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.columns);
+    let g = dy[base + i] * gamma[i];
+    var v = select(vec4f(), rstd * (g - means.x - (x[base + i] - mean) * rstd * means.y), inside);
+    if (ACCUMULATE) {
+      v += dx[base + i];
     }
+    dx[base + i] = v;
   }
+}
+
+@compute @workgroup_size(8)
+fn rows(@builtin(global_invocation_id) id: vec3u) {
+  if (id.x >= p.rows) {
+    return;
+  }
+  write(id.x, sums_of(id.x, 0u, 1u), 0u, 1u);
+}
+
+@compute @workgroup_size(LANES)
+fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let sums = shared_sum(sums_of(workgroup.x, lane, LANES), lane);
+  write(workgroup.x, sums, lane, LANES);
 }

@@ -9,7 +9,6 @@ override SCATTER: bool = false;
 struct Parameters {
   length: u32,
   head_size4: u32,
-  slots: u32,
   first4: u32,
   pitch4: u32,
 }
@@ -19,12 +18,12 @@ struct Parameters {
 @group(0) @binding(2) var<storage, read_write> blocks: array<vec4f>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(8, 8)
 fn main(@builtin(global_invocation_id) id: vec3u) {
-  let i = id.x % p.head_size4;
-  let row = id.x / p.head_size4;
-  let slot = id.y;
-  if (row >= p.length || slot >= p.slots) {
+  let i = id.x;
+  let row = id.y;
+  let slot = id.z;
+  if (i >= p.head_size4 || row >= p.length) {
     return;
   }
   let outer = row * p.pitch4 + p.first4 + heads[slot] * p.head_size4 + i;

@@ -56,7 +56,7 @@ const columnKernels = [false, true].map((scatter) =>
     name: scatter ? "head_columns_scatter" : "head_columns_gather",
     source: columnsSource,
     bindings: ["write", "read", "write"],
-    parameters: [["length", "u32"], ["head_size4", "u32"], ["slots", "u32"], ["first4", "u32"], ["pitch4", "u32"]],
+    parameters: [["length", "u32"], ["head_size4", "u32"], ["first4", "u32"], ["pitch4", "u32"]],
     constants: { SCATTER: Number(scatter) },
   })
 );
@@ -198,8 +198,8 @@ function moveColumns(
   }
   wide.engine.dispatch(columnKernels[Number(scatter)]!, {
     bindings: [wide, heads, blocks],
-    parameters: { length, head_size4: headSize / 4, slots, first4: first / 4, pitch4: wide.pitch / 4 },
-    workgroups: [Math.ceil(length * headSize / 256), slots],
+    parameters: { length, head_size4: headSize / 4, first4: first / 4, pitch4: wide.pitch / 4 },
+    workgroups: [Math.ceil(headSize / 32), Math.ceil(length / 8), slots],
   });
 }
 

@@ -6,9 +6,10 @@
 
 import textureSource from "./matmul_texture.wgsl" with { type: "text" };
 import tiledSource from "./matmul_tiled.wgsl" with { type: "text" };
-import type { Bindable, Engine } from "../engine/engine.ts";
-import { type BindingKind, defineKernel } from "../engine/kernel.ts";
-import type { RowWindow, Tensor } from "../engine/tensor.ts";
+import type { Bindable } from "../engine/engine.ts";
+import type { AdapterClass } from "../engine/adapter.ts";
+import { defineKernel, type Kernel } from "../engine/kernel.ts";
+import type { Tensor } from "../engine/tensor.ts";
 
 /** Which triangle of a causal attention matrix a batched product may leave out. */
 export type Causal = "none" | "skipUpper" | "innerBelow" | "innerAbove";
@@ -76,7 +77,6 @@ const PARAMETERS = [
   ["m", "u32"],
   ["n", "u32"],
   ["k", "u32"],
-  ["flags", "u32"],
   ["heads", "u32"],
   ["a_row", "u32"],
   ["a_group_rows", "u32"],
@@ -94,29 +94,47 @@ const PARAMETERS = [
   ["c_col4", "u32"],
   ["c_pitch4", "u32"],
   ["aux_pitch4", "u32"],
+  ["n_first4", "u32"],
   ["causal", "u32"],
   ["alpha", "f32"],
 ] as const;
 
-function variants(name: string, source: string, operand: BindingKind) {
-  const make = (transposeA: boolean, transposeB: boolean) =>
-    defineKernel({
-      name: `${name}_${transposeA ? "t" : "n"}${transposeB ? "t" : "n"}`,
-      source,
+type MatmulKernel = Kernel<typeof PARAMETERS[number][0]>;
+
+/** Kernels made so far, by form, transposition and epilogue: a few of the many combinations are used. */
+const kernels = new Map<string, MatmulKernel>();
+
+function kernelFor(form: AdapterClass, transposeA: boolean, transposeB: boolean, epilogue: number): MatmulKernel {
+  const which = `${transposeA ? "t" : "n"}${transposeB ? "t" : "n"}_${epilogue}`;
+  const name = `matmul_${form === "cpu" ? "texture" : "tiled"}_${which}`;
+  let kernel = kernels.get(name);
+  if (kernel === undefined) {
+    const operand = form === "cpu" ? "texture" : "read";
+    kernel = defineKernel({
+      name,
+      source: form === "cpu" ? textureSource : tiledSource,
       bindings: [operand, operand, "write", "read", "write"],
       parameters: PARAMETERS,
-      constants: { TRANSPOSE_A: Number(transposeA), TRANSPOSE_B: Number(transposeB) },
+      constants: {
+        TRANSPOSE_A: Number(transposeA),
+        TRANSPOSE_B: Number(transposeB),
+        EPILOGUE: epilogue,
+      },
     });
-  return { nn: make(false, false), nt: make(false, true), tn: make(true, false) };
+    kernels.set(name, kernel);
+  }
+  return kernel;
 }
 
-const textureKernels = variants("matmul_texture", textureSource, "texture");
-const tiledKernels = variants("matmul_tiled", tiledSource, "read");
+/** Rows of a tensor that one binding holds, as `Tensor.windows` cuts them; `Infinity` if it fits whole. */
+function rowsPerBuffer(tensor: Tensor): number {
+  return tensor.bytes <= tensor.engine.maxBindingBytes ? Infinity : tensor.windows()[0]!.rows;
+}
 
 /** Rows of an operand that one binding holds: windows of a texture or of a buffer. */
-function rowsPerBinding(engine: Engine, tensor: Tensor): number {
-  if (engine.adapterClass === "cpu") return engine.maxTextureSide;
-  return Math.floor(engine.maxBindingBytes / (tensor.pitch * 4) / 16) * 16;
+function rowsPerOperand(tensor: Tensor): number {
+  const { adapterClass, maxTextureSide } = tensor.engine;
+  return adapterClass === "cpu" ? maxTextureSide : rowsPerBuffer(tensor);
 }
 
 interface Segment {
@@ -137,12 +155,97 @@ function segments(total: number, ...cuts: { size: number; offset?: number }[]): 
 }
 
 /** The window of an operand that holds `row`, and where the row lies in it. */
-function bindRows(engine: Engine, tensor: Tensor, row: number, perBinding: number): [Bindable, number] {
-  if (engine.adapterClass === "cpu") {
-    return [engine.stage(tensor)[Math.floor(row / perBinding)]!, row % perBinding];
+function bindOperand(tensor: Tensor, row: number): [Bindable, number] {
+  const perBinding = rowsPerOperand(tensor);
+  if (tensor.engine.adapterClass === "cpu") {
+    return [tensor.engine.stage(tensor)[Math.floor(row / perBinding)]!, row % perBinding];
   }
-  if (tensor.bytes <= engine.maxBindingBytes) return [tensor, row];
+  if (perBinding === Infinity) return [tensor, row];
   return [tensor.windows()[Math.floor(row / perBinding)]!, row % perBinding];
+}
+
+/** Some rows of a result, or of what has its shape, and where the first one lies in what is bound. */
+function bindResult(tensor: Tensor, { start, length }: Segment): [Bindable, number] {
+  if (tensor.bytes <= tensor.engine.maxBindingBytes) return [tensor, start];
+  return [tensor.windows(start, length)[0]!, 0];
+}
+
+function requireShape(name: string, tensor: Tensor | undefined, rows: number, columns: number): void {
+  if (tensor === undefined || (tensor.rows === rows && tensor.columns === columns)) return;
+  throw new TypeError(
+    `Cannot multiply as ${name} "${tensor.label}" must be [${rows}, ${columns}]: it is [${tensor.rows}, ${tensor.columns}]`,
+  );
+}
+
+/** Checks that [rows, columns] of every (group, head) lie inside a stored matrix. */
+function requireBatch(
+  name: string,
+  tensor: Tensor,
+  batch: BatchLayout,
+  { first, stride }: HeadColumns,
+  rows: number,
+  columns: number,
+): void {
+  if (first % 4 !== 0 || stride % 4 !== 0) {
+    throw new TypeError(
+      `Cannot multiply in batches as first column and stride of ${name} must be multiples of 4: they are ${first} and ${stride}`,
+    );
+  }
+  const neededRows = batch.groups * rows;
+  const neededColumns = first + (batch.heads - 1) * stride + columns;
+  if (tensor.rows < neededRows || tensor.columns < neededColumns) {
+    throw new TypeError(
+      `Cannot multiply in batches as ${name} "${tensor.label}" must be at least [${neededRows}, ${neededColumns}]: it is [${tensor.rows}, ${tensor.columns}]`,
+    );
+  }
+}
+
+/** Checks everything about the arguments that does not depend on the adapter. */
+function requireShapes(a: Tensor, b: Tensor, options: MatmulOptions, [m, n, k]: readonly [number, number, number]): void {
+  const { transposeA = false, transposeB = false, batch, out, bias, geluInput, residual, geluGradOf } = options;
+  const aux = [geluInput, residual, geluGradOf].filter((t) => t !== undefined);
+  if (aux.length > 1) {
+    throw new TypeError(
+      `Cannot multiply as at most one of geluInput, residual and geluGradOf may be given: ${aux.length} are`,
+    );
+  }
+  if (out === undefined && (batch !== undefined || options.accumulate)) {
+    throw new TypeError(`Cannot multiply as a batched or accumulated product needs "out": it is missing`);
+  }
+  const { first, rows } = options.rowsOfB ?? { first: 0, rows: b.rows };
+  if (first + rows > b.rows) {
+    throw new TypeError(
+      `Cannot multiply as the rows of B must lie in "${b.label}" [${b.rows}, ${b.columns}]: they are ${first} to ${first + rows}`,
+    );
+  }
+  if (batch !== undefined) {
+    if (bias !== undefined || aux.length > 0) {
+      throw new TypeError("Cannot multiply in batches with an epilogue other than accumulation");
+    }
+    requireBatch("op(A)", a, batch, batch.a, transposeA ? k : m, transposeA ? m : k);
+    requireBatch("op(B)", b, batch, batch.b, transposeB ? n : k, transposeB ? k : n);
+    requireBatch("C", out!, batch, batch.c, m, n);
+  } else {
+    const kB = transposeB ? b.columns : rows;
+    if (k !== kB) {
+      throw new TypeError(
+        `Cannot multiply "${a.label}" by "${b.label}" as inner lengths must be equal: op(A) is [${m}, ${k}], op(B) is [${kB}, ${n}]`,
+      );
+    }
+    requireShape("out", out, m, n);
+    requireShape("bias", bias, 1, n);
+    requireShape("geluInput", geluInput, m, n);
+    requireShape("residual", residual, m, n);
+    requireShape("geluGradOf", geluGradOf, m, n);
+  }
+  // Writable bindings may not overlap others. (They would not on software adapters, which read copies.)
+  for (const written of [out, ...aux]) {
+    if (written !== undefined && [a, b, bias, out, ...aux].filter((t) => t === written).length > 1) {
+      throw new TypeError(
+        `Cannot multiply as "out" and tensors of epilogues must not be used twice: "${written.label}" is`,
+      );
+    }
+  }
 }
 
 /**
@@ -165,61 +268,47 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
   }
   const m = batch?.m ?? (transposeA ? a.columns : a.rows);
   const k = batch?.k ?? (transposeA ? a.rows : a.columns);
-  const bFirst = options.rowsOfB?.first ?? 0;
-  const bRows = options.rowsOfB?.rows ?? b.rows;
+  const { first: bFirst, rows: bRows } = options.rowsOfB ?? { first: 0, rows: b.rows };
   const n = batch?.n ?? (transposeB ? bRows : b.columns);
-  if (batch === undefined) {
-    const kB = transposeB ? b.columns : bRows;
-    if (k !== kB) {
-      throw new TypeError(
-        `Cannot multiply "${a.label}" by "${b.label}" as inner lengths must be equal: op(A) is [${m}, ${k}], op(B) is [${kB}, ${n}]`,
-      );
-    }
-  }
+  requireShapes(a, b, options, [m, n, k]);
   const out = options.out ?? engine.tensor(m, n, "matmul");
-  if (batch === undefined && (out.rows !== m || out.columns !== n)) {
-    throw new TypeError(
-      `Cannot multiply into "${out.label}" as it must be [${m}, ${n}]: it is [${out.rows}, ${out.columns}]`,
-    );
-  }
   const aux = options.geluInput ?? options.residual ?? options.geluGradOf;
   const linear = options.geluInput === undefined && options.geluGradOf === undefined;
   const flags = (options.bias ? FLAGS.bias : 0) | (options.geluInput ? FLAGS.gelu : 0) |
     (options.residual ? FLAGS.residual : 0) | (options.geluGradOf ? FLAGS.geluGrad : 0);
-  const kernels = engine.adapterClass === "cpu" ? textureKernels : tiledKernels;
-  const kernel = transposeA ? kernels.tn : transposeB ? kernels.nt : kernels.nn;
-  const rowsA = rowsPerBinding(engine, a);
-  const rowsB = rowsPerBinding(engine, b);
-  const rowsC = Math.floor(engine.maxBindingBytes / (out.pitch * 4) / 16) * 16;
-  const cutA = { size: rowsA };
-  const cutB = { size: rowsB, offset: bFirst };
-  const mParts = segments(m, { size: rowsC }, ...(transposeA ? [] : [cutA]));
+  const cutA = { size: rowsPerOperand(a) };
+  const cutB = { size: rowsPerOperand(b), offset: bFirst };
+  const mParts = segments(m, { size: rowsPerBuffer(out) }, ...(transposeA ? [] : [cutA]));
   const kParts = segments(k, ...(transposeA ? [cutA] : []), ...(transposeB ? [] : [cutB]));
   const nParts = segments(n, ...(transposeB ? [cutB] : []));
   const whole = mParts.length * kParts.length * nParts.length === 1;
-  if (!whole && (batch !== undefined || !linear || (aux !== undefined && mParts.length > 1))) {
+  if ((!whole && batch !== undefined) || (kParts.length > 1 && !linear)) {
     throw new RangeError(
-      `Cannot multiply "${a.label}" by "${b.label}" with this epilogue as they must fit one binding of the adapter: [${m}, ${k}] by [${k}, ${n}]`,
+      `Cannot multiply "${a.label}" by "${b.label}" in batches or with gelu as they must fit one binding of the adapter: [${m}, ${k}] by [${k}, ${n}]`,
+    );
+  }
+  if (kParts.length * nParts.length > 1 && bFirst % 4 !== 0) {
+    throw new RangeError(
+      `Cannot multiply by rows of "${b.label}" in pieces as the first row must be a multiple of 4: current value is ${bFirst}`,
     );
   }
   for (const mPart of mParts) {
-    const c: Tensor | RowWindow = out.bytes <= engine.maxBindingBytes
-      ? out
-      : out.windows(mPart.start, mPart.length)[0]!;
+    const [c, cRow] = bindResult(out, mPart);
+    const auxBound = aux === undefined ? engine.noWrite : bindResult(aux, mPart)[0];
     for (const nPart of nParts) {
       for (const kPart of kParts) {
         const first = kPart.start === 0;
-        const [aBound, aRow] = bindRows(engine, a, transposeA ? kPart.start : mPart.start, rowsA);
-        const [bBound, bRow] = bindRows(engine, b, bFirst + (transposeB ? nPart.start : kPart.start), rowsB);
+        const [aBound, aRow] = bindOperand(a, transposeA ? kPart.start : mPart.start);
+        const [bBound, bRow] = bindOperand(b, bFirst + (transposeB ? nPart.start : kPart.start));
         const groups = batch?.groups ?? 1;
         const heads = batch?.heads ?? 1;
-        engine.dispatch(kernel, {
-          bindings: [aBound, bBound, c, options.bias ?? engine.noRead, aux ?? engine.noWrite],
+        const epilogue = (first ? flags : 0) | (options.accumulate || !first ? FLAGS.accumulate : 0);
+        engine.dispatch(kernelFor(engine.adapterClass, transposeA, transposeB, epilogue), {
+          bindings: [aBound, bBound, c, options.bias ?? engine.noRead, auxBound],
           parameters: {
             m: mPart.length,
             n: nPart.length,
             k: kPart.length,
-            flags: (first ? flags : 0) | (options.accumulate || !first ? FLAGS.accumulate : 0),
             heads,
             a_row: aRow,
             a_group_rows: transposeA ? k : m,
@@ -230,13 +319,14 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
             b_group_rows: transposeB ? n : k,
             b_pitch4: b.pitch / 4,
             b_head_cols4: (batch?.b.stride ?? 0) / 4,
-            b_col4: (batch?.b.first ?? (transposeB ? kPart.start : nPart.start)) / 4,
-            c_row: c === out ? mPart.start : 0,
+            b_col4: (batch?.b.first ?? (transposeB ? kPart.start : 0)) / 4,
+            c_row: cRow,
             c_group_rows: m,
             c_head_cols4: (batch?.c.stride ?? 0) / 4,
             c_col4: (batch?.c.first ?? nPart.start) / 4,
             c_pitch4: out.pitch / 4,
             aux_pitch4: (aux?.pitch ?? 0) / 4,
+            n_first4: nPart.start / 4,
             causal: CAUSAL[batch?.causal ?? "none"],
             alpha: options.alpha ?? 1,
           },

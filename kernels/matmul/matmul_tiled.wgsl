@@ -11,12 +11,13 @@
 
 override TRANSPOSE_A: bool = false;
 override TRANSPOSE_B: bool = false;
+// Epilogue, see below. A constant and not a parameter: software adapters run both sides of a branch.
+override EPILOGUE: u32 = 0;
 
 struct Parameters {
   m: u32,            // rows of C
   n: u32,            // columns of C
   k: u32,            // inner length
-  flags: u32,        // epilogue, see below
   heads: u32,        // z = group * heads + head
   a_row: u32,        // first row of the stored A
   a_group_rows: u32, // rows of the stored A from one group to the next
@@ -34,6 +35,7 @@ struct Parameters {
   c_col4: u32,
   c_pitch4: u32,     // pitch of C / 4
   aux_pitch4: u32,   // pitch of aux / 4
+  n_first4: u32,     // where column 0 lies in bias and aux / 4
   causal: u32,       // see below
   alpha: f32,
 }
@@ -111,22 +113,22 @@ fn store_row(sum: vec4f, m: u32, n4: u32, row: u32, col4: u32) {
     return;
   }
   let at = (row + m) * p.c_pitch4 + col4 + n4;
-  let aux_at = (row + m) * p.aux_pitch4 + n4;
+  let aux_at = (row + m) * p.aux_pitch4 + p.n_first4 + n4;
   var v = sum * p.alpha;
-  if ((p.flags & BIAS) != 0u) {
-    v += bias[n4];
+  if ((EPILOGUE & BIAS) != 0u) {
+    v += bias[p.n_first4 + n4];
   }
-  if ((p.flags & GELU) != 0u) {
+  if ((EPILOGUE & GELU) != 0u) {
     aux[aux_at] = v;
     v = gelu(v);
   }
-  if ((p.flags & RESIDUAL) != 0u) {
+  if ((EPILOGUE & RESIDUAL) != 0u) {
     v += aux[aux_at];
   }
-  if ((p.flags & GELU_GRAD) != 0u) {
+  if ((EPILOGUE & GELU_GRAD) != 0u) {
     v *= gelu_grad(aux[aux_at]);
   }
-  if ((p.flags & ACCUMULATE) != 0u) {
+  if ((EPILOGUE & ACCUMULATE) != 0u) {
     v += c[at];
   }
   let n = vec4u(n4 * 4u) + vec4u(0u, 1u, 2u, 3u);

@@ -9,7 +9,7 @@ import clipSource from "./clip_scale.wgsl" with { type: "text" };
 import normsSource from "./segment_norms.wgsl" with { type: "text" };
 import type { Engine } from "../engine/engine.ts";
 import { defineKernel } from "../engine/kernel.ts";
-import { defineRowKernel, LANES } from "../engine/lanes.ts";
+import { defineRowKernel, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
 import type { Tensor } from "../engine/tensor.ts";
 
 const adamwKernel = defineKernel({
@@ -144,7 +144,7 @@ export function segmentNorms(x: Tensor, options: SegmentNormsOptions): Tensor {
   engine.dispatch(normsKernel[engine.adapterClass], {
     bindings: [x, control, out],
     parameters: { segments, segment4: segment / 4, count4: x.bytes / 16, first: 0, root: 1, scale },
-    workgroups: [Math.ceil(segments / LANES[engine.adapterClass].rows)],
+    workgroups: [Math.ceil(segments / ROWS_PER_WORKGROUP[engine.adapterClass])],
   });
   return out;
 }
@@ -174,7 +174,7 @@ export function clipScale(engine: Engine, gradients: readonly Tensor[], limit: n
     engine.dispatch(normsKernel[engine.adapterClass], {
       bindings: [part, control, squares],
       parameters: { segments, segment4: PARTIAL / 4, count4: part.bytes / 16, first, root: 0, scale: 1 },
-      workgroups: [Math.ceil(segments / LANES[engine.adapterClass].rows)],
+      workgroups: [Math.ceil(segments / ROWS_PER_WORKGROUP[engine.adapterClass])],
     });
     first += segments;
   });

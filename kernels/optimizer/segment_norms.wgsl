@@ -2,10 +2,10 @@
 //
 // x [1, segments * segment]; out [1, ..]: out[first + s] = scale * sqrt(sum of squares), or the
 // sum of squares itself if root is 0. active [segments, 4]: where active.x is 0, 0 is written.
-// Accumulation rule: overwritten. LANES invocations share a segment.
-
-override LANES: u32 = 1;
-override ROWS: u32 = 8;
+// Accumulation rule: overwritten.
+//
+// Two entry points: `rows` takes one segment per invocation, for software adapters; `workgroups` shares
+// a segment among 64, for GPUs.
 
 struct Parameters {
   segments: u32,
@@ -21,37 +21,42 @@ struct Parameters {
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-var<workgroup> scratch: array<f32, LANES * ROWS>;
+const LANES = 64u;
+var<workgroup> scratch: array<f32, LANES>;
 
-@compute @workgroup_size(LANES, ROWS)
-fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let lane = local.x;
-  let slot = local.y;
-  let index = workgroup.x * ROWS + slot;
-  let safe = min(index, p.segments - 1u);
-  let end = min((safe + 1u) * p.segment4, p.count4);
-
+fn squares_of(segment: u32, lane: u32, lanes: u32) -> f32 {
+  let end = min((segment + 1u) * p.segment4, p.count4);
   var squares = vec4f();
-  for (var i = safe * p.segment4 + lane; i < end; i += LANES) {
+  for (var i = segment * p.segment4 + lane; i < end; i += lanes) {
     squares += x[i] * x[i];
   }
-  var sum = (squares.x + squares.y) + (squares.z + squares.w);
-  if (LANES > 1u) {
-    let at = slot * LANES + lane;
-    scratch[at] = sum;
-    workgroupBarrier();
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-      if (lane < half) {
-        scratch[at] += scratch[at + half];
-      }
-      workgroupBarrier();
-    }
-    sum = scratch[slot * LANES];
+  return (squares.x + squares.y) + (squares.z + squares.w);
+}
+
+fn write(segment: u32, squares: f32) {
+  let result = select(squares, sqrt(squares), p.root == 1u) * p.scale;
+  out[p.first + segment] = select(result, 0.0, control[segment].x == 0.0);
+}
+
+@compute @workgroup_size(8)
+fn rows(@builtin(global_invocation_id) id: vec3u) {
+  if (id.x >= p.segments) {
+    return;
   }
-  if (lane == 0u && index < p.segments) {
-    if (p.root == 1u) {
-      sum = sqrt(sum);
+  write(id.x, squares_of(id.x, 0u, 1u));
+}
+
+@compute @workgroup_size(LANES)
+fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
+  scratch[lane] = squares_of(workgroup.x, lane, LANES);
+  workgroupBarrier();
+  for (var half = LANES / 2u; half > 0u; half /= 2u) {
+    if (lane < half) {
+      scratch[lane] += scratch[lane + half];
     }
-    out[p.first + index] = select(sum * p.scale, 0.0, control[index].x == 0.0);
+    workgroupBarrier();
+  }
+  if (lane == 0u) {
+    write(workgroup.x, scratch[0]);
   }
 }

@@ -1,0 +1,184 @@
+/**
+ * Runs parts of the gate, given as arguments, and prints `N passed, N failed` as its last line: every test
+ * counts, and every other part as one. `--frozen` fails if deno.lock is out of date.
+ *
+ * @module
+ */
+import { findViolations } from "./layering.ts";
+
+interface Count {
+  passed: number;
+  failed: number;
+}
+
+interface Config {
+  exports: string | Record<string, string>;
+  workspace?: string[];
+}
+
+const ROOT = `${import.meta.dirname}/..`;
+/** Folders and files that are published, where nothing may write to the console. */
+const LIBRARIES = ["kernels", "core", "transport", "plugins", "mod.ts", "server.ts"];
+
+const FROZEN = Deno.args.filter((arg) => arg === "--frozen");
+
+const PARTS: Record<string, () => Promise<Count>> = {
+  "fmt": () => all([["fmt", "--check"]]),
+  "lint": () => all([["lint"], ["lint", "--rules-include=no-console", ...LIBRARIES.filter(exists)]]),
+  "check": () => all([["check", ...FROZEN, "."]]),
+  "layering": layering,
+  "doc-lint": async () => all([["doc", "--lint", ...await entryPoints()]]),
+  "publish-dry-run": publishDryRun,
+  "test": test,
+};
+
+if (import.meta.main) Deno.exit(await main(Deno.args.filter((arg) => arg !== "--frozen")));
+
+async function main(names: string[]): Promise<number> {
+  const unknown = names.filter((name) => !Object.hasOwn(PARTS, name));
+  if (names.length === 0 || unknown.length > 0) {
+    console.error(
+      `Cannot run the gate as its parts must be of ${Object.keys(PARTS).join(", ")}: ` +
+        `current value is ${JSON.stringify(unknown.join(" "))}`,
+    );
+    return 2;
+  }
+  const total: Count = { passed: 0, failed: 0 };
+  const failedParts: string[] = [];
+  for (const name of names) {
+    if (names.length > 1) console.log(`\n==> ${name}`);
+    const count = await PARTS[name]!().catch((error: unknown): Count => {
+      console.error(error);
+      return { passed: 0, failed: 1 };
+    });
+    total.passed += count.passed;
+    total.failed += count.failed;
+    if (count.failed > 0) failedParts.push(name);
+  }
+  if (failedParts.length > 0) console.log(`\nFailed: ${failedParts.join(", ")}`);
+  console.log(`${total.passed} passed, ${total.failed} failed`);
+  return total.failed > 0 ? 1 : 0;
+}
+
+/** Runs Deno once for each list of arguments; all of them must succeed. */
+async function all(commands: string[][]): Promise<Count> {
+  let success = true;
+  for (const args of commands) success = await deno(args) && success;
+  return one(success);
+}
+
+async function deno(args: string[], cwd = ROOT): Promise<boolean> {
+  const { success } = await new Deno.Command(Deno.execPath(), { args, cwd, stdin: "null" }).spawn().status;
+  return success;
+}
+
+function one(success: boolean): Count {
+  return success ? { passed: 1, failed: 0 } : { passed: 0, failed: 1 };
+}
+
+async function layering(): Promise<Count> {
+  const violations = await findViolations(ROOT);
+  for (const violation of violations) console.error(violation);
+  return one(violations.length === 0);
+}
+
+/** From each package's own folder: from the root only the root package would be published. */
+async function publishDryRun(): Promise<Count> {
+  let success = true;
+  for (const folder of await packages()) {
+    success = await deno(["publish", "--dry-run", "--allow-dirty"], `${ROOT}/${folder}`) && success;
+  }
+  return one(success);
+}
+
+/** Unit tests first, then the examples in the documentation. */
+async function test(): Promise<Count> {
+  const env: Record<string, string> = {};
+  // Compiling the shaders takes longer than running them, so all test processes share one cache.
+  if (!Deno.env.get("MESA_SHADER_CACHE_DIR")) env.MESA_SHADER_CACHE_DIR = await shaderCache();
+  // Vulkan drivers warn without it.
+  let runtimeDir: string | undefined;
+  if (!Deno.env.get("XDG_RUNTIME_DIR")) env.XDG_RUNTIME_DIR = runtimeDir = await Deno.makeTempDir();
+  try {
+    const units = await runTests([], env);
+    const examples = await runTests(["--doc", "--ignore=**/*_test.ts"], env);
+    return { passed: units.passed + examples.passed, failed: units.failed + examples.failed };
+  } finally {
+    if (runtimeDir !== undefined) await Deno.remove(runtimeDir, { recursive: true });
+  }
+}
+
+async function shaderCache(): Promise<string> {
+  const home = Deno.env.get("HOME");
+  const caches = [
+    Deno.env.get("XDG_CACHE_HOME") || (home && `${home}/.cache`),
+    Deno.env.get("TMPDIR"),
+    "/tmp",
+  ];
+  for (const cache of caches) {
+    if (!cache) continue;
+    const folder = `${cache}/edgetuner/shaders`;
+    try {
+      await Deno.mkdir(folder, { recursive: true });
+      return folder;
+    } catch { /* not writable: the next one may be */ }
+  }
+  return await Deno.makeTempDir();
+}
+
+/** Shows what the tests print while they run, and reads the numbers off the summary at the end. */
+async function runTests(args: string[], env: Record<string, string>): Promise<Count> {
+  if (Deno.stdout.isTerminal() && !Deno.noColor) env = { ...env, FORCE_COLOR: "1" };
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["test", "-A", ...FROZEN, ...args],
+    cwd: ROOT,
+    env,
+    stdin: "null",
+    stdout: "piped",
+  }).spawn();
+  const decoder = new TextDecoder();
+  let tail = "";
+  for await (const chunk of child.stdout) {
+    for (let written = 0; written < chunk.length;) {
+      written += await Deno.stdout.write(chunk.subarray(written));
+    }
+    tail = (tail + decoder.decode(chunk, { stream: true })).slice(-4000);
+  }
+  const { success } = await child.status;
+  // deno-lint-ignore no-control-regex -- colors are escape sequences
+  const plain = tail.replace(/\x1b\[[\d;]*m/g, "");
+  const summary = [...plain.matchAll(/^(?:ok|FAILED) \| (\d+) passed.*? \| (\d+) failed/gm)].at(-1);
+  const count = { passed: Number(summary?.[1] ?? 0), failed: Number(summary?.[2] ?? 0) };
+  // Type errors, crashes and the like are in no summary.
+  if (!success && count.failed === 0) count.failed = 1;
+  return count;
+}
+
+/** Every module that users may import. */
+async function entryPoints(): Promise<string[]> {
+  const entries: string[] = [];
+  for (const folder of await packages()) {
+    const { exports } = await readConfig(folder);
+    const paths = typeof exports === "string" ? [exports] : Object.values(exports);
+    entries.push(...paths.map((path) => `${folder}/${path}`.replaceAll("/./", "/")));
+  }
+  return entries;
+}
+
+/** Folders of everything that is published. */
+async function packages(): Promise<string[]> {
+  return [".", ...(await readConfig(".")).workspace ?? []];
+}
+
+async function readConfig(folder: string): Promise<Config> {
+  return JSON.parse(await Deno.readTextFile(`${ROOT}/${folder}/deno.json`)) as Config;
+}
+
+function exists(path: string): boolean {
+  try {
+    Deno.statSync(`${ROOT}/${path}`);
+    return true;
+  } catch {
+    return false;
+  }
+}

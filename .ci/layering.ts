@@ -1,0 +1,211 @@
+/**
+ * Checks which folder may import which. The rules are at the top; `deno task layering` prints what breaks them.
+ *
+ * @module
+ */
+
+import { fileURLToPath, pathToFileURL } from "node:url";
+
+/** Packages of this repository that each member may import. */
+const ALLOWED: Readonly<Record<string, readonly string[]>> = {
+  kernels: [],
+  core: ["@edgetuner/kernels"],
+  transport: ["@edgetuner/core"],
+  plugins: ["@edgetuner/core"],
+};
+/** The only folder that may import the web framework: everything else runs in browsers too. */
+const HONO_FOLDER = "transport/server/";
+/** The only folder with shaders and text imports: registries and bundlers treat those differently. */
+const TEXT_FOLDER = "kernels/";
+/** Tests of more than one member. */
+const TESTS = "tests/";
+/** What tests of all members share. */
+const TEST_SUPPORT = "tests/support/";
+
+interface Dependency {
+  specifier: string;
+  code?: Resolved;
+  type?: Resolved;
+  assertionType?: string;
+}
+
+interface Resolved {
+  specifier?: string;
+  span?: { start: { line: number } };
+}
+
+interface ModuleInfo {
+  specifier: string;
+  error?: string;
+  dependencies?: Dependency[];
+}
+
+interface Config {
+  exports?: string | Record<string, string>;
+  workspace?: string[];
+  exclude?: string[];
+}
+
+/** One import statement, with paths relative to the root of the repository. */
+interface Import {
+  file: string;
+  line: number;
+  specifier: string;
+  /** Path of the imported file, absolute if outside the repository, `undefined` for packages. */
+  target: string | undefined;
+  isText: boolean;
+}
+
+/**
+ * Finds everything in a tree that breaks the layering rules.
+ *
+ * @param root Folder with the root `deno.json`
+ * @returns One sentence for each violation, in the order of the files
+ * @throws {Error} If a file cannot be parsed
+ */
+export async function findViolations(root: string): Promise<string[]> {
+  root = await Deno.realPath(root);
+  const config = JSON.parse(await Deno.readTextFile(`${root}/deno.json`)) as Config;
+  const violations: string[] = [];
+  for (const folder of config.workspace ?? []) {
+    const member = folder.replace(/^\.\//, "").replace(/\/$/, "");
+    if (!Object.hasOwn(ALLOWED, member)) {
+      violations.push(
+        `Cannot have a member without rules as .ci/layering.ts must list all: current member is ${member}/`,
+      );
+    }
+  }
+
+  const files = await Array.fromAsync(walk(root, ignoredPaths(config)));
+  files.sort();
+  for (const file of files) {
+    if (file.endsWith(".wgsl") && !file.startsWith(TEXT_FOLDER)) {
+      violations.push(
+        `Cannot keep a shader here as all .wgsl files must be under ${TEXT_FOLDER}: current file is ${file}`,
+      );
+    }
+  }
+  const entries = typeof config.exports === "string" ? [config.exports] : Object.values(config.exports ?? {});
+  for (const entry of entries.map((path) => path.replace(/^\.\//, ""))) {
+    if (files.includes(entry) && !onlyReexports(await Deno.readTextFile(`${root}/${entry}`))) {
+      violations.push(`Cannot hold code as a root entry point must only re-export: current file is ${entry}`);
+    }
+  }
+  const imports = await readImports(root, files.filter((file) => /\.[mc]?[jt]sx?$/.test(file)));
+  for (const item of imports) violations.push(...checkImport(item));
+  return violations;
+}
+
+function* checkImport({ file, line, specifier, target, isText }: Import): Generator<string> {
+  const at = `current place is ${file}:${line}`;
+  const member = memberOf(file);
+  const isTest = file.endsWith("_test.ts");
+  const ours = /^(?:jsr:\/?)?(@edgetuner\/[^/@]+)/.exec(specifier)?.[1];
+
+  if (ours && member) {
+    const allowed = ALLOWED[member]!;
+    if (!allowed.includes(ours) && !(isTest && ours === `@edgetuner/${member}`)) {
+      const rule = allowed.length ? `only ${allowed.join(" and ")}` : "nothing";
+      yield `Cannot import "${specifier}" as ${member}/ may import ${rule} of this repository: ${at}`;
+    }
+  }
+  if (file === "mod.ts" && /^(?:jsr:\/?)?@edgetuner\/transport(?:@[^/]*)?\/server/.test(specifier)) {
+    yield `Cannot import "${specifier}" as mod.ts must run in browsers, use server.ts: ${at}`;
+  }
+  if (/^(?:(?:npm:|jsr:)\/?)?(?:hono(?=[@/]|$)|@hono\/)/.test(specifier) && !file.startsWith(HONO_FOLDER)) {
+    yield `Cannot import "${specifier}" as only ${HONO_FOLDER} may import hono: ${at}`;
+  }
+  if (isText && !file.startsWith(TEXT_FOLDER)) {
+    yield `Cannot import "${specifier}" as text imports must be under ${TEXT_FOLDER}: ${at}`;
+  }
+  if (target === undefined) return;
+  // Tests of the whole look inside the members; examples show what users can write.
+  const mayCross = file.startsWith(TESTS) && !target.startsWith("/") ||
+    isTest && target.startsWith(TEST_SUPPORT);
+  if (memberOf(target) !== member && !mayCross) {
+    const rule = isTest ? `members (tests: except to ${TEST_SUPPORT})` : "members";
+    yield `Cannot import "${specifier}" as relative imports must not cross ${rule}: ${at}`;
+  }
+  const [folder, name] = split(target);
+  if (name.startsWith("_") && !file.startsWith(folder)) {
+    yield `Cannot import "${specifier}" as only ${folder || "the root"} may import its _files: ${at}`;
+  }
+}
+
+/** Lets the compiler find the imports, so that comments and strings are not taken for them. */
+async function readImports(root: string, files: string[]): Promise<Import[]> {
+  const dir = await Deno.makeTempDir();
+  try {
+    const entry = `${dir}/entry.ts`;
+    await Deno.writeTextFile(entry, files.map((file) => `import "${url(root, file)}";\n`).join(""));
+    const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["info", "--json", "--no-config", "--no-lock", "--no-npm", "--no-remote", entry],
+      env: { NO_COLOR: "1" },
+    }).output();
+    if (!success) throw new Error(`Cannot read the imports: ${new TextDecoder().decode(stderr)}`);
+    const { modules } = JSON.parse(new TextDecoder().decode(stdout)) as { modules: ModuleInfo[] };
+    const byUrl = new Map(modules.map((module) => [module.specifier, module]));
+    return files.flatMap((file) => {
+      const module = byUrl.get(url(root, file));
+      if (!module || module.error) {
+        throw new Error(
+          `Cannot read the imports as ${file} must be valid: ${module?.error ?? "no such module"}`,
+        );
+      }
+      return (module.dependencies ?? []).map((dependency) => toImport(root, file, dependency));
+    });
+  } finally {
+    await Deno.remove(dir, { recursive: true });
+  }
+}
+
+function toImport(root: string, file: string, dependency: Dependency): Import {
+  const { specifier, assertionType } = dependency;
+  const resolved = dependency.code ?? dependency.type;
+  const address = resolved?.specifier ?? specifier;
+  const path = address.startsWith("file:") ? fileURLToPath(address) : undefined;
+  return {
+    file,
+    line: (resolved?.span?.start.line ?? 0) + 1,
+    specifier,
+    target: path?.startsWith(`${root}/`) ? path.slice(root.length + 1) : path,
+    isText: assertionType === "text" || assertionType === "bytes",
+  };
+}
+
+function url(root: string, file: string): string {
+  return pathToFileURL(`${root}/${file}`).href;
+}
+
+/** Folder of the package that a path belongs to: empty for the root package; outside, the path itself. */
+function memberOf(path: string): string {
+  if (path.startsWith("/")) return path;
+  const folder = path.split("/", 1)[0]!;
+  return Object.hasOwn(ALLOWED, folder) ? folder : "";
+}
+
+function split(path: string): [folder: string, name: string] {
+  const end = path.lastIndexOf("/") + 1;
+  return [path.slice(0, end), path.slice(end)];
+}
+
+function onlyReexports(source: string): boolean {
+  const code = source.replace(/\/\*.*?\*\/|\/\/[^\n]*/gs, "");
+  return /^(?:\s*export\s+(?:type\s+)?(?:\*(?:\s+as\s+\w+)?|\{[^{}]*\})\s*from\s*"[^"]+"\s*;?)*\s*$/.test(
+    code,
+  );
+}
+
+/** What git and the other tools leave out as well. */
+function ignoredPaths(config: Config): Set<string> {
+  return new Set([".git", ...(config.exclude ?? []).map((path) => path.replace(/\/$/, ""))]);
+}
+
+async function* walk(root: string, ignored: Set<string>, folder = ""): AsyncGenerator<string> {
+  for await (const { name, isDirectory, isFile } of Deno.readDir(`${root}/${folder}`)) {
+    const path = folder + name;
+    if (ignored.has(path) || name === "node_modules") continue;
+    if (isDirectory) yield* walk(root, ignored, `${path}/`);
+    else if (isFile) yield path;
+  }
+}

@@ -1,0 +1,63 @@
+/**
+ * A fingerprint of a model, by which two devices see whether they hold the same one.
+ *
+ * @module
+ */
+
+import type { NamedArrays } from "../model/gpt2.ts";
+
+/** Entries of some GPT-2 files that are no weights of their own: causal masks and the tied LM head. */
+const NO_WEIGHT = /(^|\.)(attn\.bias|attn\.masked_bias|lm_head\.weight)$/;
+
+/** JSON with sorted keys. */
+function canonical(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
+  if (typeof value === "object" && value !== null) {
+    const fields = Object.entries(value)
+      .filter(([, field]) => field !== undefined)
+      .toSorted(([a], [b]) => (a < b ? -1 : 1))
+      .map(([key, field]) => `${JSON.stringify(key)}:${canonical(field)}`);
+    return `{${fields.join(",")}}`;
+  }
+  return JSON.stringify(value) ?? "null";
+}
+
+async function sha256(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
+}
+
+/** The bytes of an array, copied only if they lie in shared memory. */
+function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array<ArrayBuffer> {
+  return buffer instanceof ArrayBuffer
+    ? new Uint8Array(buffer, byteOffset, byteLength)
+    : new Uint8Array(new Uint8Array(buffer, byteOffset, byteLength));
+}
+
+/**
+ * Computes the fingerprint of a model: SHA-256 over its configuration and the names, shapes and values of its
+ * weights. How the weights were stored does not matter: neither their order, nor the dtype in the file if it
+ * holds the values exactly, nor the prefix `transformer.` of the names, nor causal masks or a copy of the tied
+ * LM head.
+ *
+ * @param config What `gpt2Config` returns, or any other JSON value; the order of fields does not matter.
+ * Do not pass a `config.json` as it is, it also notes things that are not the model.
+ * @param tensors The weights.
+ * @returns 64 hexadecimal digits.
+ *
+ * @example
+ * ```ts
+ * import { fingerprintOf } from "@edgetuner/core";
+ *
+ * const weights = new Map([["w", { shape: [2], data: Float32Array.of(1, 2) }]]);
+ * (await fingerprintOf({ n_layer: 1 }, weights)).length; // 64
+ * ```
+ */
+export async function fingerprintOf(config: unknown, tensors: NamedArrays): Promise<string> {
+  const entries: [name: string, shape: readonly number[], digest: string][] = [];
+  for (const [name, { shape, data }] of tensors) {
+    if (NO_WEIGHT.test(name)) continue;
+    entries.push([name.replace(/^transformer\./, ""), shape, await sha256(bytesOf(data))]);
+  }
+  entries.sort(([a], [b]) => (a < b ? -1 : 1));
+  return await sha256(new TextEncoder().encode(canonical({ config, tensors: entries })));
+}

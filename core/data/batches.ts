@@ -1,0 +1,298 @@
+/**
+ * From texts to batches of tokens.
+ *
+ * B sequences of a batch, T tokens of a sequence.
+ *
+ * @module
+ */
+
+import type { TokenBatch } from "../model/loss.ts";
+import type { TextPair } from "./pairs.ts";
+import { permutation, randomStream } from "./random.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+/** A sequence to learn: each of its tokens predicts the next one. */
+export interface TokenSequence {
+  /** Token ids, shape [at most T + 1]: all but the last are given to the model, all but the first are targets. */
+  readonly tokens: Uint32Array;
+  /** Index in `tokens` of the first target that counts for the loss, at least 1. */
+  readonly firstTarget: number;
+}
+
+/** Sequences that fit in T tokens. */
+export interface SequenceSet {
+  /** The sequences, in the order of the data. */
+  readonly sequences: readonly TokenSequence[];
+  /** T, what batches pad the sequences to. */
+  readonly length: number;
+  /** The token for places without text. */
+  readonly padding: number;
+  /** How many prompts lost their start, as prompt and completion together were too long. */
+  readonly shortenedPrompts: number;
+  /** How many completions lost their end, as they were too long even without the prompt. */
+  readonly shortenedCompletions: number;
+  /** How many tokens were left out in all. */
+  readonly droppedTokens: number;
+}
+
+/** How to encode pairs. */
+export interface PairEncoding {
+  /** T, tokens of a sequence. */
+  readonly length: number;
+  /** True to learn the prompts too, not only the completions. @default {false} */
+  readonly trainOnPrompt?: boolean;
+}
+
+function checkInteger(action: string, name: string, value: number, lowest: number): void {
+  if (!Number.isSafeInteger(value) || value < lowest) {
+    throw new RangeError(
+      `Cannot ${action} as '${name}' must be an integer of at least ${lowest}: current value is ${value}`,
+    );
+  }
+}
+
+/**
+ * Encodes a prompt the way a model is fine-tuned on it: the tokens of the prompt, then the end-of-text token
+ * as the sign that the completion begins.
+ *
+ * @param tokenizer The tokenizer.
+ * @param prompt The prompt.
+ * @returns Token ids.
+ */
+export function encodePrompt(tokenizer: Tokenizer, prompt: string): number[] {
+  return [...tokenizer.encode(prompt), tokenizer.eos];
+}
+
+/**
+ * Encodes a completion the way a model is fine-tuned on it: the tokens of the text with a space before it,
+ * then the end-of-text token.
+ *
+ * @param tokenizer The tokenizer.
+ * @param completion The completion.
+ * @returns Token ids.
+ */
+export function encodeCompletion(tokenizer: Tokenizer, completion: string): number[] {
+  return [...tokenizer.encode(` ${completion}`), tokenizer.eos];
+}
+
+/**
+ * Encodes pairs for fine-tuning: prompt, end-of-text, completion, end-of-text.
+ *
+ * The loss counts on the completion and the end-of-text after it. What is too long loses the start of the
+ * prompt; if that is not enough, the end of the completion. So every sequence has something to learn.
+ *
+ * @param pairs The data.
+ * @param tokenizer The tokenizer.
+ * @param encoding T, and whether prompts are learnt too.
+ * @returns One sequence per pair.
+ * @throws {RangeError} If T is not a positive integer.
+ *
+ * @example
+ * ```ts
+ * import { encodePairs } from "@edgetuner/core";
+ *
+ * const letters = {
+ *   vocabSize: 128,
+ *   eos: 0,
+ *   encode: (text: string) => Array.from(text, (letter) => letter.charCodeAt(0)),
+ *   decode: (ids: ArrayLike<number>) => String.fromCharCode(...Array.from(ids)),
+ * };
+ * const set = encodePairs([{ prompt: "ab", completion: "c" }], letters, { length: 8 });
+ * set.sequences[0]; // { tokens: [97, 98, 0, 32, 99, 0], firstTarget: 3 }
+ * ```
+ */
+export function encodePairs(
+  pairs: readonly TextPair[],
+  tokenizer: Tokenizer,
+  encoding: PairEncoding,
+): SequenceSet {
+  const { length, trainOnPrompt = false } = encoding;
+  checkInteger("encode pairs", "length", length, 1);
+  let shortenedPrompts = 0, shortenedCompletions = 0, droppedTokens = 0;
+  const sequences = pairs.map(({ prompt, completion }) => {
+    let given = encodePrompt(tokenizer, prompt);
+    let learnt = encodeCompletion(tokenizer, completion);
+    const surplus = given.length + learnt.length - (length + 1);
+    if (surplus > 0) {
+      droppedTokens += surplus;
+      const fromPrompt = Math.min(surplus, given.length - 1);
+      if (fromPrompt > 0) {
+        shortenedPrompts += 1;
+        given = given.slice(fromPrompt);
+      }
+      if (surplus > fromPrompt) {
+        shortenedCompletions += 1;
+        learnt = learnt.slice(0, length);
+      }
+    }
+    return {
+      tokens: Uint32Array.from([...given, ...learnt]),
+      firstTarget: trainOnPrompt ? 1 : given.length,
+    };
+  });
+  return { sequences, length, padding: tokenizer.eos, shortenedPrompts, shortenedCompletions, droppedTokens };
+}
+
+/** How to cut windows. */
+export interface WindowEncoding {
+  /** T, tokens of a window. */
+  readonly length: number;
+}
+
+/**
+ * Encodes documents for language-model training: all of them in a row, end-of-text after each, cut in windows
+ * of T tokens, in which every token counts. The rest after the last whole window is left out.
+ *
+ * @param documents The texts.
+ * @param tokenizer The tokenizer.
+ * @param encoding T.
+ * @returns One sequence per window.
+ * @throws {RangeError} If T is not a positive integer, or the documents do not fill one window.
+ */
+export function encodeWindows(
+  documents: Iterable<string>,
+  tokenizer: Tokenizer,
+  encoding: WindowEncoding,
+): SequenceSet {
+  const { length } = encoding;
+  checkInteger("encode windows", "length", length, 1);
+  const row: number[] = [];
+  for (const document of documents) {
+    for (const id of tokenizer.encode(document)) row.push(id);
+    row.push(tokenizer.eos);
+  }
+  // The last token of a window is only a target; it is given to the model in the next window.
+  const count = Math.floor((row.length - 1) / length);
+  if (count < 1) {
+    throw new RangeError(
+      `Cannot encode windows as the documents must have at least ${
+        length + 1
+      } tokens: current value is ${row.length}`,
+    );
+  }
+  const tokens = Uint32Array.from(row);
+  const sequences = Array.from({ length: count }, (_, i) => ({
+    tokens: tokens.subarray(i * length, (i + 1) * length + 1),
+    firstTarget: 1,
+  }));
+  return {
+    sequences,
+    length,
+    padding: tokenizer.eos,
+    shortenedPrompts: 0,
+    shortenedCompletions: 0,
+    droppedTokens: row.length - 1 - count * length,
+  };
+}
+
+/** Puts some sequences of a set in a batch. */
+function makeBatch({ sequences, length, padding }: SequenceSet, indices: ArrayLike<number>): TokenBatch {
+  const batch = indices.length;
+  const tokens = new Uint32Array(batch * length).fill(padding);
+  const targets = new Uint32Array(batch * length).fill(padding);
+  const mask = new Float32Array(batch * length);
+  for (let b = 0; b < batch; b++) {
+    const { tokens: sequence, firstTarget } = sequences[indices[b]!]!;
+    const start = b * length;
+    tokens.set(sequence.subarray(0, -1), start);
+    targets.set(sequence.subarray(1), start);
+    mask.fill(1, start + firstTarget - 1, start + sequence.length - 1);
+  }
+  return { tokens, targets, mask, batch, length };
+}
+
+function checkSet(action: string, { sequences }: SequenceSet, batch: number): void {
+  checkInteger(action, "batch", batch, 1);
+  if (sequences.length === 0) {
+    throw new RangeError(`Cannot ${action} as the set must hold at least one sequence: it is empty`);
+  }
+}
+
+/**
+ * Makes batches in the order of the data, each sequence once: for validation.
+ *
+ * @param set The sequences.
+ * @param batch B; the last batch is smaller if B does not divide the number of sequences.
+ * @returns All batches, of shape [B * T].
+ * @throws {RangeError} If B is not a positive integer, or the set is empty.
+ */
+export function fixedBatches(set: SequenceSet, batch: number): TokenBatch[] {
+  checkSet("make batches", set, batch);
+  const count = set.sequences.length;
+  return Array.from({ length: Math.ceil(count / batch) }, (_, i) => {
+    const start = i * batch;
+    return makeBatch(set, Array.from({ length: Math.min(batch, count - start) }, (_, j) => start + j));
+  });
+}
+
+/** Which batches to draw. */
+export interface ShuffleSettings {
+  /** B, sequences of a batch. */
+  readonly batch: number;
+  /** An integer in [0, 2^32): the order is a function of the seed alone. */
+  readonly seed: number;
+}
+
+/** An endless row of batches whose place can be read and set. */
+export interface BatchStream {
+  /** How many batches have been drawn: the whole state. Set it to go to any place of the row. */
+  position: number;
+  /** In which epoch the next batch begins, from 0 on; with a fraction. */
+  readonly epoch: number;
+  /**
+   * Draws the next batch.
+   *
+   * @returns The batch, of shape [B * T].
+   */
+  next(): TokenBatch;
+}
+
+/** The stream number of the order of the data; other uses of the same seed take others. */
+const ORDER_STREAM = 0x6f726465;
+/** Words between the epochs' orders in the random stream, more than any order takes. */
+const EPOCH_WORDS = 2 ** 32;
+
+/**
+ * Draws batches without end: all sequences in random order, then all again in another order, and so on. Every
+ * batch is full, so one may hold the end of an epoch and the start of the next.
+ *
+ * @param set The sequences.
+ * @param settings B and the seed.
+ * @returns The batches, at position 0.
+ * @throws {RangeError} If B is not a positive integer, the seed is out of range, or the set is empty.
+ */
+export function shuffledBatches(set: SequenceSet, settings: ShuffleSettings): BatchStream {
+  const { batch, seed } = settings;
+  checkSet("draw batches", set, batch);
+  const random = randomStream(seed, ORDER_STREAM);
+  const count = set.sequences.length;
+  let order = new Uint32Array(0);
+  let orderEpoch = -1;
+  let position = 0;
+  const indexAt = (place: number): number => {
+    const epoch = Math.floor(place / count);
+    if (epoch !== orderEpoch) {
+      random.position = epoch * EPOCH_WORDS;
+      order = permutation(count, random) as Uint32Array<ArrayBuffer>;
+      orderEpoch = epoch;
+    }
+    return order[place % count]!;
+  };
+  return {
+    get position() {
+      return position;
+    },
+    set position(value: number) {
+      checkInteger("move in the batches", "position", value, 0);
+      position = value;
+    },
+    get epoch() {
+      return (position * batch) / count;
+    },
+    next() {
+      const indices = Array.from({ length: batch }, (_, b) => indexAt(position * batch + b));
+      position += 1;
+      return makeBatch(set, indices);
+    },
+  };
+}

@@ -1,0 +1,33 @@
+/**
+ * Ways for an edge server and devices to exchange frames: inside one process, over WebSocket, over
+ * plain HTTP through proxies, and an emulated slow link around any of them.
+ *
+ * All follow the `Transport` interface of `@edgetuner/core`, so that they can be swapped.
+ *
+ * @example Usage
+ * ```ts
+ * import { inProcessTransport } from "@edgetuner/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const { transport, listener } = inProcessTransport();
+ * await using device = await transport.connect();
+ * await using edge = await listener.accept();
+ *
+ * await device.send(new TextEncoder().encode("hello"));
+ * assertEquals(await edge?.receive(), new TextEncoder().encode("hello"));
+ * ```
+ *
+ * @module
+ */
+
+export { type InProcessOptions, type InProcessPair, inProcessTransport } from "./in_process.ts";
+export { type Authorize, requestToken, requireToken } from "./token.ts";
+export {
+  type PeerOptions,
+  type WebSocketListener,
+  webSocketListener,
+  type WebSocketListenerOptions,
+  type WebSocketOptions,
+  webSocketTransport,
+  type WebSocketTransportOptions,
+} from "./web_socket.ts";
