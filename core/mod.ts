@@ -101,6 +101,7 @@ export {
   type RunSettings,
   type Welcome,
 } from "./session/settings.ts";
+export type { RunHandle } from "./session/run_handle.ts";
 export { type HeadDevice, RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
 export { RemoteData } from "./session/remote_data.ts";
 export {
@@ -114,3 +115,27 @@ export {
   type StepTimes,
 } from "./session/edge_server.ts";
 export { type DataSide, runUserDevice, type UserDeviceOptions, type UserDeviceResult } from "./session/user_device.ts";
+export {
+  evaluateLoss,
+  fullGradients,
+  type FullStepResult,
+  type FullStepSettings,
+  fullTrainingStep,
+  type TrainableModel,
+} from "./train/full_training.ts";
+export { initialWeights, loadModelFolder, type ModelFolder } from "./checkpoint/model_folder.ts";
+export { fingerprintOf } from "./checkpoint/fingerprint.ts";
+export * from "./checkpoint/safetensors.ts";
+export * from "./data/batches.ts";
+export * from "./data/pairs.ts";
+export * from "./data/random.ts";
+export * from "./data/tokenizer.ts";
+export {
+  type Adapter,
+  adapterOf,
+  joinAdapters,
+  loadAdapter,
+  loadIntoModules,
+  saveAdapter,
+} from "./lora/adapter.ts";
+export { generateGreedy, type GenerateOptions, type GenerationModel } from "./generate.ts";

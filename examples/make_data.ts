@@ -11,7 +11,7 @@ import { guideEntries } from "./_data/guide_entries.ts";
 
 const HELP = `Makes the texts of the tiny restaurant model.
 
-  deno run --allow-read --allow-write examples/make_data.ts [options]
+  deno run --allow-read --allow-write --allow-env examples/make_data.ts [options]
 
 Writes to the output folder:
   pretrain.txt   general restaurant talk, one document a line
@@ -73,4 +73,11 @@ async function write(path: string, lines: string[]): Promise<void> {
   console.log(`${path}: ${lines.length} lines`);
 }
 
-if (import.meta.main) await main(Deno.args);
+if (import.meta.main) {
+  try {
+    await main(Deno.args);
+  } catch (error) {
+    console.error(error instanceof Error ? error.message : error);
+    Deno.exit(1);
+  }
+}

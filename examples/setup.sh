@@ -39,11 +39,11 @@ install_deno() {
     prefix=$(npm prefix -g)
     if is_writable "$prefix/lib/node_modules/deno" && is_writable "$prefix/bin/deno"; then
       say "Installing Deno with npm in $prefix"
-      npm install --global --no-fund --no-audit 'deno@^2.9.0' || return 1
+      npm install --global --no-fund --no-audit --loglevel=error 'deno@^2.9.0' || return 1
     else
       prefix=$HOME/.local
       say "Installing Deno with npm in $prefix, as the global folder of npm is not writable"
-      npm install --global --no-fund --no-audit --prefix "$prefix" 'deno@^2.9.0' || return 1
+      npm install --global --no-fund --no-audit --loglevel=error --prefix "$prefix" 'deno@^2.9.0' || return 1
     fi
     bin=$prefix/bin
   elif has curl; then

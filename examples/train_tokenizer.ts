@@ -18,6 +18,8 @@ Reads pretrain.txt and train.txt of the data folder (make_data.ts writes them).
   --out FILE     the tokenizer; default examples/tiny_gpt2/tokenizer.json
   --size N       how many entries, 256 bytes and <|endoftext|> included; default 768
   --help         this text
+
+Nothing is random here: the same texts always give the same file.
 `;
 
 async function main(args: string[]): Promise<void> {
@@ -42,7 +44,13 @@ async function main(args: string[]): Promise<void> {
   }
   const documents: string[] = [];
   for (const name of ["pretrain.txt", "train.txt"]) {
-    const text = await Deno.readTextFile(`${values.data}/${name}`);
+    const path = `${values.data}/${name}`;
+    const text = await Deno.readTextFile(path).catch((error: unknown) => {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+      throw new RangeError(
+        `Cannot train a tokenizer as the texts must be there (run make_data.ts first): no file is at "${path}"`,
+      );
+    });
     // A task line is two texts for the tokenizer: the second one begins with a space, as in training.
     documents.push(...text.trimEnd().split("\n").flatMap((line) => line.replace("||", "\n ").split("\n")));
   }
@@ -51,4 +59,11 @@ async function main(args: string[]): Promise<void> {
   console.log(`${values.out}: ${model.tokens.length + 1} entries`);
 }
 
-if (import.meta.main) await main(Deno.args);
+if (import.meta.main) {
+  try {
+    await main(Deno.args);
+  } catch (error) {
+    console.error(error instanceof Error ? error.message : error);
+    Deno.exit(1);
+  }
+}

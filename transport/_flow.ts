@@ -64,8 +64,3 @@ export class Flow {
     return true;
   }
 }
-
-/** Reads a grant as it travels; `undefined` if it is not one. */
-export function parseGrant(text: string | null): number | undefined {
-  return text !== null && /^\d{1,15}$/.test(text) ? Number(text) : undefined;
-}

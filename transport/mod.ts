@@ -20,7 +20,16 @@
  * @module
  */
 
+export {
+  type HttpListener,
+  httpListener,
+  type HttpListenerOptions,
+  type HttpOptions,
+  httpTransport,
+  type HttpTransportOptions,
+} from "./http.ts";
 export { type InProcessOptions, type InProcessPair, inProcessTransport } from "./in_process.ts";
+export { emulateLink, emulateLinkChannel, type LinkOptions } from "./link.ts";
 export { type Authorize, requestToken, requireToken } from "./token.ts";
 export {
   type PeerOptions,
@@ -31,3 +40,4 @@ export {
   webSocketTransport,
   type WebSocketTransportOptions,
 } from "./web_socket.ts";
+export { messagePortChannel, relay } from "./message_port.ts";

@@ -28,7 +28,7 @@ import {
   type WaitOptions,
 } from "@edgetuner/core";
 import { Backlog } from "./_backlog.ts";
-import { Flow, parseGrant } from "./_flow.ts";
+import { Flow } from "./_flow.ts";
 import {
   amount,
   count,
@@ -38,6 +38,7 @@ import {
   milliseconds,
 } from "./_options.ts";
 import { type Frame, type Wire, WireChannel } from "./_wire_channel.ts";
+import { plain } from "./_plain.ts";
 import { type Authorize, checkToken, offeredSubprotocols, SUBPROTOCOL, subprotocols } from "./token.ts";
 
 /** Options that both sides of a WebSocket have. */
@@ -147,7 +148,7 @@ class WebSocketWire implements Wire {
   readonly #answersAll: boolean;
   readonly #flow: Flow;
   readonly #ended = Promise.withResolvers<void>();
-  #poll: number | undefined;
+  #poll: ReturnType<typeof setTimeout> | undefined;
   #parts: { readonly frame: Frame; filled: number } | undefined;
   /** What the socket said about its failure. */
   failure = "";
@@ -226,8 +227,8 @@ class WebSocketWire implements Wire {
 
   #note(text: string): void {
     const match = /^(grant|parts) (\d{1,15})$/.exec(text);
-    const value = parseGrant(match?.[2] ?? null);
-    if (!match || value === undefined || (match[1] === "parts" && this.#parts)) {
+    const value = Number(match?.[2]);
+    if (!match || (match[1] === "parts" && this.#parts)) {
       this.#fail(CLOSE_PROTOCOL, `Cannot read the text message ${JSON.stringify(text.slice(0, 20))}`);
     } else if (match[1] === "grant") {
       if (this.#flow.raise(value)) this.#channel.wake();
@@ -472,8 +473,4 @@ export function webSocketListener(options: WebSocketListenerOptions = {}): WebSo
     accept: (options) => backlog.accept(options),
     [Symbol.asyncDispose]: () => backlog[Symbol.asyncDispose](),
   };
-}
-
-function plain(status: number, text: string, headers: Record<string, string> = {}): Response {
-  return new Response(`${text}\n`, { status, headers: { "cache-control": "no-store", ...headers } });
 }

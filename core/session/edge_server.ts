@@ -17,6 +17,7 @@ import { ByteLedger, type LedgerEntry } from "../wire/ledger.ts";
 import { Peer } from "../wire/peer.ts";
 import { RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";
+import type { RunHandle } from "./run_handle.ts";
 import { checkRunSettings, type RunSettings } from "./settings.ts";
 
 /** A device that joined. */
@@ -101,8 +102,6 @@ export interface EdgeServerOptions {
   readonly timeoutMs?: number | undefined;
   /** Longest wait until all devices have joined, in milliseconds. @default {600000} */
   readonly joinTimeoutMs?: number | undefined;
-  /** Called with everything that happens. */
-  onEvent?(event: EdgeServerEvent): void;
 }
 
 /** Longest time a peer may take to say hello, in milliseconds. */
@@ -124,7 +123,7 @@ interface Hello {
 }
 
 /** One run of an edge server. */
-export class EdgeServer {
+export class EdgeServer implements RunHandle {
   /** Name of the run. */
   readonly run: string;
   /** What was sent and received, all devices together. */
@@ -132,9 +131,11 @@ export class EdgeServer {
   readonly #options: EdgeServerOptions;
   readonly #settings: RunSettings;
   readonly #members: Member[] = [];
+  readonly #listeners = new Set<(event: EdgeServerEvent) => void>();
   readonly #stop = new AbortController();
   #status: RunStatus = "waiting";
   #paused = false;
+  #latest: StepRecord | null = null;
   #stopReason: string | null = null;
   #changed: PromiseWithResolvers<void> = Promise.withResolvers();
 
@@ -162,6 +163,21 @@ export class EdgeServer {
   /** Settings of the run. */
   get settings(): RunSettings {
     return this.#settings;
+  }
+
+  /** The last step; `null` before the first. */
+  get latest(): StepRecord | null {
+    return this.#latest;
+  }
+
+  /**
+   * Calls a listener with everything that happens from now on.
+   *
+   * @returns A function that ends it.
+   */
+  subscribe(listener: (event: EdgeServerEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
   }
 
   /** Devices that joined, in order of joining. */
@@ -314,7 +330,8 @@ export class EdgeServer {
   }
 
   #emit(event: EdgeServerEvent): void {
-    this.#options.onEvent?.(event);
+    if (event.type === "step") this.#latest = event.record;
+    for (const listener of this.#listeners) listener(event);
   }
 
   #setStatus(status: RunStatus, reason: string): void {

@@ -6,7 +6,7 @@
  * @module
  */
 
-import { permutation, type RandomStream, randomStream } from "../../core/data/random.ts";
+import { permutation, type RandomStream, randomStream } from "@edgetuner/core";
 import { fill, pick } from "./random_text.ts";
 import { AREAS, KINDS, KITCHENS, LANDMARKS, PEOPLE, PLACES } from "./lexicon.ts";
 

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { type RandomStream, randomStream } from "../../core/data/random.ts";
+import { type RandomStream, randomStream } from "@edgetuner/core";
 import { fill, pick, pickWeighted } from "./random_text.ts";
 import { AREAS, KINDS, KITCHENS, LANDMARKS, PRICES, RATINGS, TASK_PLACES } from "./lexicon.ts";
 

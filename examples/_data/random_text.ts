@@ -1,4 +1,4 @@
-import type { RandomStream } from "../../core/data/random.ts";
+import type { RandomStream } from "@edgetuner/core";
 
 /** Draws one entry. */
 export function pick<T>(items: readonly T[], random: RandomStream): T {

@@ -22,7 +22,7 @@ const lossKernel = defineKernel({
   name: "cross_entropy_loss",
   source: lossSource,
   bindings: ["read", "read", "write"],
-  parameters: [["rows", "u32"], ["vocabulary", "u32"], ["smoothing", "f32"]],
+  parameters: [["rows", "u32"], ["pitch", "u32"], ["vocabulary", "u32"], ["smoothing", "f32"]],
 });
 
 const backwardKernel = defineKernel({
@@ -84,8 +84,8 @@ export function crossEntropy(options: CrossEntropyOptions): Tensor {
   const losses = engine.tensor(1, rows, "losses");
   engine.dispatch(lossKernel, {
     bindings: [statistics, weights, losses],
-    parameters: { rows, vocabulary, smoothing },
-    workgroups: [Math.ceil(rows / 64)],
+    parameters: { rows, pitch: losses.pitch, vocabulary, smoothing },
+    workgroups: [Math.ceil(losses.pitch / 64)],
   });
   if (options.gradient) {
     for (const { logits, first } of chunks) {

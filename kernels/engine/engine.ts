@@ -133,7 +133,8 @@ export class Engine implements Disposable {
     this.adapterName = adapter.info.description || adapter.info.device || adapter.info.vendor || "unknown adapter";
     const limit = device.limits;
     this.maxBindingBytes = Math.min(limit.maxStorageBufferBindingSize, options.maxBindingBytes ?? Infinity);
-    this.maxTextureSide = Math.min(limit.maxTextureDimension2D, options.maxTextureSide ?? Infinity);
+    // Leaves room for padding; a multiple of 16, as row windows start at multiples of that.
+    this.maxTextureSide = Math.min(limit.maxTextureDimension2D - 16, options.maxTextureSide ?? Infinity) & ~15;
     const nextId = () => this.#nextId++;
     this.#buffers = new Pool(this.#stats, nextId);
     this.#textures = new Pool(this.#stats, nextId);
@@ -485,15 +486,12 @@ export class Engine implements Disposable {
   }
 
   #acquireTexture(width: number, rows: number): Pooled<GPUTexture> {
-    // Rows a multiple of 4096 bytes apart fall on the same cache sets of a CPU: 16 texels more
-    // avoid it (31 -> 44 GFLOP/s on llvmpipe).
-    const padded = width % 256 === 0 && this.adapterClass === "cpu" && width + 16 <= this.maxTextureSide
-      ? width + 16
-      : width;
-    return this.#textures.acquire(`t${padded}x${rows}`, padded * rows * 16, () =>
+    // Keyed by what is used of it: the rest of a texture stays zero.
+    const [w, h] = this.adapterClass === "cpu" ? cpuTextureSize(width, rows) : [width, rows];
+    return this.#textures.acquire(`t${width}x${rows}`, w * h * 16, () =>
       this.device.createTexture({
-        label: `pooled texture of ${padded} x ${rows}`,
-        size: [padded, rows],
+        label: `pooled texture of ${w} x ${h}`,
+        size: [w, h],
         format: "rgba32float",
         usage: TEXTURE_USAGE.COPY_DST | TEXTURE_USAGE.STORAGE_BINDING,
       }));
@@ -629,6 +627,20 @@ export class Engine implements Disposable {
 const GPU_COMPUTE_STAGE = 0x4;
 const USAGE = { COPY_SRC: 0x4, COPY_DST: 0x8, UNIFORM: 0x40, STORAGE: 0x80 } as const;
 const TEXTURE_USAGE = { COPY_DST: 0x2, STORAGE_BINDING: 0x8 } as const;
+
+/**
+ * Size of a texture that a software adapter reads fast. Rows a multiple of 4096 bytes apart fall on
+ * the same cache sets: 16 texels more avoid it (31 -> 44 GFLOP/s on llvmpipe). And llvmpipe compiles
+ * a kernel anew, 0.4 s each time, for every combination of sides that are powers of two and sides
+ * that are not: so no side ever is.
+ */
+function cpuTextureSize(width: number, rows: number): [number, number] {
+  const avoidPower = (side: number) => {
+    while ((side & (side - 1)) === 0) side++;
+    return side;
+  };
+  return [width % 256 === 0 ? width + 16 : avoidPower(width), avoidPower(rows)];
+}
 
 const LAYOUT_OF: Record<BindingKind, Omit<GPUBindGroupLayoutEntry, "binding" | "visibility">> = {
   read: { buffer: { type: "read-only-storage" } },

@@ -118,6 +118,7 @@ export class Tensor implements Disposable {
    * @param rows Number of rows. @default {all}
    */
   windows(row = 0, rows: number = this.rows - row): RowWindow[] {
+    if (this.bytes <= this.engine.maxBindingBytes) return [new RowWindow(this, row, rows)];
     const most = Math.floor(this.engine.maxBindingBytes / (this.pitch * 4) / WINDOW_ROWS) * WINDOW_ROWS;
     if (most === 0) {
       throw new RangeError(

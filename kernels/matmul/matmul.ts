@@ -271,20 +271,19 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
   const { first: bFirst, rows: bRows } = options.rowsOfB ?? { first: 0, rows: b.rows };
   const n = batch?.n ?? (transposeB ? bRows : b.columns);
   requireShapes(a, b, options, [m, n, k]);
-  const out = options.out ?? engine.tensor(m, n, "matmul");
   const aux = options.geluInput ?? options.residual ?? options.geluGradOf;
   const linear = options.geluInput === undefined && options.geluGradOf === undefined;
   const flags = (options.bias ? FLAGS.bias : 0) | (options.geluInput ? FLAGS.gelu : 0) |
     (options.residual ? FLAGS.residual : 0) | (options.geluGradOf ? FLAGS.geluGrad : 0);
   const cutA = { size: rowsPerOperand(a) };
   const cutB = { size: rowsPerOperand(b), offset: bFirst };
-  const mParts = segments(m, { size: rowsPerBuffer(out) }, ...(transposeA ? [] : [cutA]));
   const kParts = segments(k, ...(transposeA ? [cutA] : []), ...(transposeB ? [] : [cutB]));
   const nParts = segments(n, ...(transposeB ? [cutB] : []));
-  const whole = mParts.length * kParts.length * nParts.length === 1;
-  if ((!whole && batch !== undefined) || (kParts.length > 1 && !linear)) {
+  const inOnePiece = [a, b].every((operand) => operand.rows <= rowsPerOperand(operand)) &&
+    (options.out === undefined || options.out.bytes <= engine.maxBindingBytes);
+  if (batch !== undefined ? !inOnePiece : kParts.length > 1 && !linear) {
     throw new RangeError(
-      `Cannot multiply "${a.label}" by "${b.label}" in batches or with gelu as they must fit one binding of the adapter: [${m}, ${k}] by [${k}, ${n}]`,
+      `Cannot multiply "${a.label}" by "${b.label}" in batches or with gelu as they must fit one binding of the adapter: [${a.rows}, ${a.columns}] by [${b.rows}, ${b.columns}]`,
     );
   }
   if (kParts.length * nParts.length > 1 && bFirst % 4 !== 0) {
@@ -292,6 +291,8 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
       `Cannot multiply by rows of "${b.label}" in pieces as the first row must be a multiple of 4: current value is ${bFirst}`,
     );
   }
+  const out = options.out ?? engine.tensor(m, n, "matmul");
+  const mParts = segments(m, { size: rowsPerBuffer(out) }, ...(transposeA ? [] : [cutA]));
   for (const mPart of mParts) {
     const [c, cRow] = bindResult(out, mPart);
     const auxBound = aux === undefined ? engine.noWrite : bindResult(aux, mPart)[0];

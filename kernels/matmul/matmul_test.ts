@@ -1,7 +1,7 @@
-import { assertEquals, assertThrows } from "@std/assert";
-import { differences, dot, engineOf, FORMS, normal, padded, readAll, readOne, testForms } from "../../tests/support/kernels.ts";
+import { assertEquals, assertGreater, assertThrows } from "@std/assert";
+import { differences, dot, engineOf, normal, readAll, readOne, testForms } from "../../tests/support/kernels.ts";
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
-import { Engine } from "../engine/engine.ts";
+import type { Engine } from "../engine/engine.ts";
 import type { Tensor } from "../engine/tensor.ts";
 import { type Causal, matmul, type MatmulOptions } from "./matmul.ts";
 import { batchedMatmulReference, matmulReference } from "./matmul_reference.ts";
@@ -47,6 +47,18 @@ testForms("matmul() equals the reference at every layout and shape", async (engi
   }
 });
 
+// Every epilogue, alone or with the others that it is used with; each is a kernel of its own.
+const EPILOGUES = [
+  { kind: "plain", withBias: true, accumulate: false },
+  { kind: "plain", withBias: false, accumulate: true },
+  { kind: "gelu", withBias: true, accumulate: false },
+  { kind: "gelu", withBias: false, accumulate: true },
+  { kind: "residual", withBias: false, accumulate: false },
+  { kind: "residual", withBias: true, accumulate: true },
+  { kind: "geluGradOf", withBias: false, accumulate: false },
+  { kind: "geluGradOf", withBias: true, accumulate: true },
+] as const;
+
 testForms("matmul() applies every epilogue", async (engine) => {
   for (const [m, n, k] of [[1, 3, 2], [19, 70, 9]] as const) {
     const a = normal(m * k, 3);
@@ -58,37 +70,32 @@ testForms("matmul() applies every epilogue", async (engine) => {
     using bTensor = engine.upload(b, k, n);
     using bias = engine.upload(biasValues, 1, n);
     using aux = engine.upload(auxValues, m, n);
-    for (const withBias of [false, true]) {
-      for (const kind of ["plain", "gelu", "residual", "geluGradOf"] as const) {
-        for (const accumulate of [false, true]) {
-          using geluInput = engine.tensor(m, n, "gelu input");
-          using out = engine.upload(before, m, n, "out");
-          const options: MatmulOptions = {
-            alpha: 0.75,
-            out,
-            accumulate,
-            ...(withBias ? { bias } : {}),
-            ...(kind === "gelu" ? { geluInput } : {}),
-            ...(kind === "residual" ? { residual: aux } : {}),
-            ...(kind === "geluGradOf" ? { geluGradOf: aux } : {}),
-          };
-          matmul(aTensor, bTensor, options);
-          const expected = matmulReference(a, b, {
-            m,
-            n,
-            k,
-            alpha: 0.75,
-            gelu: kind === "gelu",
-            ...(withBias ? { bias: biasValues } : {}),
-            ...(kind === "residual" ? { residual: auxValues } : {}),
-            ...(kind === "geluGradOf" ? { geluGradOf: auxValues } : {}),
-            ...(accumulate ? { before } : {}),
-          });
-          const what = `${kind}${withBias ? " + bias" : ""}${accumulate ? ", accumulated" : ""}`;
-          assertClose(await readOne(out), expected.c, TOLERANCE.sum, what);
-          if (kind === "gelu") assertClose(await readOne(geluInput), expected.sum, TOLERANCE.sum, `${what}: input`);
-        }
-      }
+    for (const { kind, withBias, accumulate } of EPILOGUES) {
+      using geluInput = engine.tensor(m, n, "gelu input");
+      using out = engine.upload(before, m, n, "out");
+      matmul(aTensor, bTensor, {
+        alpha: 0.75,
+        out,
+        accumulate,
+        ...(withBias ? { bias } : {}),
+        ...(kind === "gelu" ? { geluInput } : {}),
+        ...(kind === "residual" ? { residual: aux } : {}),
+        ...(kind === "geluGradOf" ? { geluGradOf: aux } : {}),
+      });
+      const expected = matmulReference(a, b, {
+        m,
+        n,
+        k,
+        alpha: 0.75,
+        gelu: kind === "gelu",
+        ...(withBias ? { bias: biasValues } : {}),
+        ...(kind === "residual" ? { residual: auxValues } : {}),
+        ...(kind === "geluGradOf" ? { geluGradOf: auxValues } : {}),
+        ...(accumulate ? { before } : {}),
+      });
+      const what = `${kind}${withBias ? " + bias" : ""}${accumulate ? ", accumulated" : ""}`;
+      assertClose(await readOne(out), expected.c, TOLERANCE.sum, what);
+      if (kind === "gelu") assertClose(await readOne(geluInput), expected.sum, TOLERANCE.sum, `${what}: input`);
     }
   }
 });
@@ -99,7 +106,7 @@ testForms("matmul() evaluates gelu far from zero", async (engine) => {
   using b = engine.upload(x, 1, x.length);
   using geluInput = engine.tensor(1, x.length);
   using y = matmul(ones, b, { geluInput });
-  using dx = matmul(ones, b, { geluGradOf: b });
+  using dx = matmul(ones, b, { geluGradOf: geluInput });
   const options = { m: 1, n: x.length, k: 1 };
   assertClose(await readOne(y), matmulReference([1], x, { ...options, gelu: true }).c, TOLERANCE.sum, "gelu");
   assertClose(
@@ -237,123 +244,97 @@ testForms("matmul() fills the tail of a head's columns with zeros", async (engin
   }
 });
 
-for (const form of FORMS) {
-  Deno.test({
-    name: `matmul() multiplies in pieces where a binding or a texture is too small (${form} form)`,
-    sanitizeOps: false,
-    sanitizeResources: false,
-    async fn() {
-      // 64 texels of texture rows and 16 KiB of binding: m, n and k are all cut.
-      using engine = await Engine.create({ adapterClass: form, maxBindingBytes: 16 * 1024, maxTextureSide: 64 });
-      const [m, n, k] = [150, 140, 133];
-      const biasValues = normal(n, 15);
-      const residualValues = normal(m * n, 16);
-      const before = normal(m * n, 17);
-      using bias = engine.upload(biasValues, 1, n);
-      using residual = engine.upload(residualValues, m, n);
-      for (const { transposeA, transposeB, name } of LAYOUTS) {
-        const { a, b, aTensor, bTensor } = operands(engine, [m, n, k], transposeA, transposeB);
-        using _a = aTensor;
-        using _b = bTensor;
-        const dispatches = engine.stats.dispatches;
-        using plain = matmul(aTensor, bTensor, { transposeA, transposeB });
-        const pieces = engine.stats.dispatches - dispatches;
-        assertEquals(pieces > 4, true, `${name}: expected several pieces, got ${pieces}`);
-        const shape = { m, n, k, transposeA, transposeB };
-        assertClose(await readOne(plain), matmulReference(a, b, shape).c, TOLERANCE.sum, name);
+/** 64 rows to a texture and 16 KiB to a binding: m, n and k are all cut. */
+const SMALL = { maxBindingBytes: 16 * 1024, maxTextureSide: 64 };
 
-        using out = engine.upload(before, m, n);
-        matmul(aTensor, bTensor, { transposeA, transposeB, alpha: 2, bias, residual, out, accumulate: true });
-        assertClose(
-          await readOne(out),
-          matmulReference(a, b, { ...shape, alpha: 2, bias: biasValues, residual: residualValues, before }).c,
-          TOLERANCE.sum,
-          `${name} with bias, residual and accumulation`,
-        );
-      }
-    },
-  });
+testForms("matmul() multiplies in pieces where a binding or a texture is too small", async (engine) => {
+  const [m, n, k] = [150, 140, 133];
+  for (const { transposeA, transposeB, name } of LAYOUTS) {
+    const { a, b, aTensor, bTensor } = operands(engine, [m, n, k], transposeA, transposeB);
+    using _a = aTensor;
+    using _b = bTensor;
+    const dispatches = engine.stats.dispatches;
+    using c = matmul(aTensor, bTensor, { transposeA, transposeB, alpha: 2 });
+    assertGreater(engine.stats.dispatches - dispatches, 4, `${name}: expected several pieces`);
+    const expected = matmulReference(a, b, { m, n, k, transposeA, transposeB, alpha: 2 });
+    assertClose(await readOne(c), expected.c, TOLERANCE.sum, name);
+  }
+}, SMALL);
 
-  Deno.test({
-    name: `matmul() applies gelu in pieces of m and n (${form} form)`,
-    sanitizeOps: false,
-    sanitizeResources: false,
-    async fn() {
-      using engine = await Engine.create({ adapterClass: form, maxBindingBytes: 16 * 1024, maxTextureSide: 64 });
-      const [m, n, k] = [150, 140, 9];
-      const auxValues = normal(m * n, 18);
-      const { a, b, aTensor, bTensor } = operands(engine, [m, n, k], false, true);
-      using _a = aTensor;
-      using _b = bTensor;
-      using geluInput = engine.tensor(m, n);
-      using aux = engine.upload(auxValues, m, n);
-      using y = matmul(aTensor, bTensor, { transposeB: true, geluInput });
-      using dx = matmul(aTensor, bTensor, { transposeB: true, geluGradOf: aux });
-      const shape = { m, n, k, transposeB: true };
-      const expected = matmulReference(a, b, { ...shape, gelu: true });
-      const [yValues, inputValues, dxValues] = await readAll(y, geluInput, dx);
-      assertClose(yValues!, expected.c, TOLERANCE.sum, "gelu");
-      assertClose(inputValues!, expected.sum, TOLERANCE.sum, "gelu's input");
-      const gradient = matmulReference(a, b, { ...shape, geluGradOf: auxValues });
-      assertClose(dxValues!, gradient.c, TOLERANCE.sum, "times gelu'");
-    },
-  });
+testForms("matmul() applies bias, residual and gelu in pieces", async (engine) => {
+  const [m, n, k] = [150, 140, 9];
+  const biasValues = normal(n, 15);
+  const auxValues = normal(m * n, 16);
+  const { a, b, aTensor, bTensor } = operands(engine, [m, n, k], false, true);
+  using _a = aTensor;
+  using _b = bTensor;
+  using bias = engine.upload(biasValues, 1, n);
+  using aux = engine.upload(auxValues, m, n);
+  using geluInput = engine.tensor(m, n);
+  const shape = { m, n, k, transposeB: true };
+  using sum = matmul(aTensor, bTensor, { transposeB: true, bias, residual: aux });
+  using y = matmul(aTensor, bTensor, { transposeB: true, geluInput });
+  using dx = matmul(aTensor, bTensor, { transposeB: true, geluGradOf: aux });
+  const [sumValues, yValues, inputValues, dxValues] = await readAll(sum, y, geluInput, dx);
+  const summed = matmulReference(a, b, { ...shape, bias: biasValues, residual: auxValues });
+  assertClose(sumValues!, summed.c, TOLERANCE.sum, "bias and residual");
+  const gelu = matmulReference(a, b, { ...shape, gelu: true });
+  assertClose(yValues!, gelu.c, TOLERANCE.sum, "gelu");
+  assertClose(inputValues!, gelu.sum, TOLERANCE.sum, "gelu's input");
+  assertClose(dxValues!, matmulReference(a, b, { ...shape, geluGradOf: auxValues }).c, TOLERANCE.sum, "times gelu'");
+}, SMALL);
 
-  Deno.test({
-    name: `matmul() takes some rows of B in pieces (${form} form)`,
-    sanitizeOps: false,
-    sanitizeResources: false,
-    async fn() {
-      using engine = await Engine.create({ adapterClass: form, maxBindingBytes: 8 * 1024, maxTextureSide: 64 });
-      const [m, rows, columns] = [6, 200, 30];
-      const b = normal(rows * columns, 19);
-      using bTensor = engine.upload(b, rows, columns);
-      const [first, count] = [60, 133];
-      const part = b.subarray(first * columns, (first + count) * columns);
-      const a = normal(m * columns, 20);
-      using aTensor = engine.upload(a, m, columns);
-      using c = matmul(aTensor, bTensor, { transposeB: true, rowsOfB: { first, rows: count } });
-      assertClose(
-        await readOne(c),
-        matmulReference(a, part, { m, n: count, k: columns, transposeB: true }).c,
-        TOLERANCE.sum,
-        "rows of [n, k]",
-      );
-      const a2 = normal(m * count, 21);
-      using aTensor2 = engine.upload(a2, m, count);
-      using c2 = matmul(aTensor2, bTensor, { rowsOfB: { first, rows: count } });
-      assertClose(
-        await readOne(c2),
-        matmulReference(a2, part, { m, n: columns, k: count }).c,
-        TOLERANCE.sum,
-        "rows of [k, n]",
-      );
-      // A vec4 of columns cannot come from two pieces.
-      assertThrows(
-        () => matmul(aTensor, bTensor, { transposeB: true, rowsOfB: { first: 62, rows: count } }),
-        RangeError,
-        "multiple of 4",
-      );
-    },
-  });
+testForms("matmul() applies bias and residual once where the inner length is cut", async (engine) => {
+  const [m, n, k] = [5, 17, 150];
+  const biasValues = normal(n, 17);
+  const residualValues = normal(m * n, 18);
+  const before = normal(m * n, 19);
+  const { a, b, aTensor, bTensor } = operands(engine, [m, n, k], false, false);
+  using _a = aTensor;
+  using _b = bTensor;
+  using bias = engine.upload(biasValues, 1, n);
+  using residual = engine.upload(residualValues, m, n);
+  using out = engine.upload(before, m, n);
+  matmul(aTensor, bTensor, { bias, residual, out, accumulate: true });
+  const expected = matmulReference(a, b, { m, n, k, bias: biasValues, residual: residualValues, before });
+  assertClose(await readOne(out), expected.c, TOLERANCE.sum);
+}, SMALL);
 
-  Deno.test({
-    name: `matmul() refuses to batch or to apply gelu where the inner length is cut (${form} form)`,
-    sanitizeOps: false,
-    sanitizeResources: false,
-    async fn() {
-      using engine = await Engine.create({ adapterClass: form, maxBindingBytes: 8 * 1024, maxTextureSide: 64 });
-      const { aTensor: a, bTensor: b } = operands(engine, [4, 32, 200], false, false);
-      using _a = a;
-      using _b = b;
-      using aux = engine.zeros(4, 32);
-      assertThrows(() => matmul(a, b, { geluInput: aux }), RangeError, "must fit one binding");
-      const half = { first: 0, stride: 0 };
-      const batch = { groups: 1, heads: 1, m: 4, n: 32, k: 200, a: half, b: half, c: half };
-      assertThrows(() => matmul(a, b, { out: aux, batch }), RangeError, "must fit one binding");
-    },
-  });
-}
+testForms("matmul() takes some rows of B in pieces", async (engine) => {
+  const [m, rows, columns] = [6, 200, 30];
+  const b = normal(rows * columns, 20);
+  using bTensor = engine.upload(b, rows, columns);
+  const [first, count] = [60, 133];
+  const part = b.subarray(first * columns, (first + count) * columns);
+  const a = normal(m * columns, 21);
+  using aTensor = engine.upload(a, m, columns);
+  using c = matmul(aTensor, bTensor, { transposeB: true, rowsOfB: { first, rows: count } });
+  const expected = matmulReference(a, part, { m, n: count, k: columns, transposeB: true });
+  assertClose(await readOne(c), expected.c, TOLERANCE.sum, "rows of [n, k]");
+  const a2 = normal(m * count, 22);
+  using aTensor2 = engine.upload(a2, m, count);
+  using c2 = matmul(aTensor2, bTensor, { rowsOfB: { first, rows: count } });
+  const expected2 = matmulReference(a2, part, { m, n: columns, k: count });
+  assertClose(await readOne(c2), expected2.c, TOLERANCE.sum, "rows of [k, n]");
+  // Four columns of C cannot come from two pieces.
+  assertThrows(
+    () => matmul(aTensor, bTensor, { transposeB: true, rowsOfB: { first: 62, rows: count } }),
+    RangeError,
+    "multiple of 4",
+  );
+}, SMALL);
+
+testForms("matmul() refuses to batch or to apply gelu where the inner length is cut", (engine) => {
+  const { aTensor: a, bTensor: b } = operands(engine, [4, 32, 200], false, false);
+  using _a = a;
+  using _b = b;
+  using aux = engine.zeros(4, 32);
+  using out = engine.zeros(4, 32);
+  assertThrows(() => matmul(a, b, { geluInput: aux, out }), RangeError, "must fit one binding");
+  const all = { first: 0, stride: 0 };
+  const batch = { groups: 1, heads: 1, m: 4, n: 32, k: 200, a: all, b: all, c: all };
+  assertThrows(() => matmul(a, b, { out, batch }), RangeError, "must fit one binding");
+}, SMALL);
 
 Deno.test({
   name: "matmul() throws on shapes that do not fit",
@@ -380,6 +361,8 @@ Deno.test({
       ["gelu input", a, b, { geluInput: a }, "must be [3, 5]"],
       ["gelu gradient", a, b, { geluGradOf: square }, "must be [3, 5]"],
       ["two epilogues", a, b, { geluInput: c, residual: c }, "at most one"],
+      ["output used twice", square, square, { out: square }, "must not be used twice"],
+      ["residual used twice", a, b, { residual: c, out: c }, "must not be used twice"],
       ["accumulation without output", a, b, { accumulate: true }, "needs \"out\""],
       ["batch without output", a, square, { batch }, "needs \"out\""],
       ["rows of B past its end", a, square, { transposeB: true, rowsOfB: { first: 2, rows: 3 } }, "rows of B"],

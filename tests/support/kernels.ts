@@ -7,17 +7,21 @@
 
 import { assert, AssertionError } from "@std/assert";
 import { sizeClass } from "../../kernels/engine/pool.ts";
-import { type AdapterClass, type DType, Engine, roundUp4, Tensor } from "../../kernels/mod.ts";
+import { type AdapterClass, type DType, Engine, type EngineOptions, roundUp4, Tensor } from "../../kernels/mod.ts";
 
 /** Both forms of the kernels; a software adapter runs either. */
 export const FORMS: readonly AdapterClass[] = ["cpu", "gpu"];
 
-const engines = new Map<AdapterClass, Promise<Engine>>();
+const engines = new Map<string, Promise<Engine>>();
 
-/** The engine of one form, shared by all tests of a file. */
-export function engineOf(form: AdapterClass): Promise<Engine> {
-  let engine = engines.get(form);
-  if (engine === undefined) engines.set(form, engine = Engine.create({ adapterClass: form }));
+/** Limits that cut tensors in pieces. */
+export type Limits = Pick<EngineOptions, "maxBindingBytes" | "maxTextureSide">;
+
+/** The engine of one form, shared by all tests of a file that want the same limits. */
+export function engineOf(form: AdapterClass, limits: Limits = {}): Promise<Engine> {
+  const key = `${form} ${limits.maxBindingBytes} ${limits.maxTextureSide}`;
+  let engine = engines.get(key);
+  if (engine === undefined) engines.set(key, engine = Engine.create({ adapterClass: form, ...limits }));
   return engine;
 }
 
@@ -26,11 +30,11 @@ export function engineOf(form: AdapterClass): Promise<Engine> {
  * before, so that a kernel that reads what it or its caller did not write cannot pass; all tensors
  * must be disposed in the end.
  */
-export function testForms(name: string, test: (engine: Engine) => Promise<void> | void): void {
+export function testForms(name: string, test: (engine: Engine) => Promise<void> | void, limits: Limits = {}): void {
   for (const form of FORMS) {
     // An engine outlives the test that made it, and with it what it has pending.
     Deno.test({ name: `${name} (${form} form)`, sanitizeOps: false, sanitizeResources: false }, async () => {
-      const engine = await engineOf(form);
+      const engine = await engineOf(form, limits);
       poison(engine);
       const before = engine.stats.tensors;
       await test(engine);

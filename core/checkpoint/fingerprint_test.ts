@@ -1,0 +1,47 @@
+import { assertEquals, assertMatch, assertNotEquals } from "@std/assert";
+import type { NamedArray, NamedArrays } from "../model/gpt2.ts";
+import { fingerprintOf } from "./fingerprint.ts";
+import { readSafetensors, writeSafetensors } from "./safetensors.ts";
+
+const CONFIG = { n_layer: 1, inner: { a: 1, b: [1, 2] } };
+const A = { shape: [2, 1], data: Float32Array.of(1, -2) };
+const B = { shape: [1], data: Float32Array.of(0.5) };
+const MODEL: NamedArrays = new Map([["transformer.a", A], ["transformer.b", B]]);
+
+Deno.test("fingerprintOf stays the same for ever", async () => {
+  assertEquals(
+    await fingerprintOf(CONFIG, MODEL),
+    "6d27265436c6e2cfbeae2ded333116eac3d365484c988e90a4a3a6a0b40105d8",
+  );
+});
+
+Deno.test("fingerprintOf does not depend on how the model is stored", async () => {
+  const expected = await fingerprintOf(CONFIG, MODEL);
+  assertMatch(expected, /^[0-9a-f]{64}$/);
+  const same = async (config: unknown, tensors: NamedArrays) =>
+    assertEquals(await fingerprintOf(config, tensors), expected);
+  await same({ inner: { b: [1, 2], a: 1 }, left: undefined, n_layer: 1 }, MODEL);
+  await same(CONFIG, new Map([...MODEL].toReversed()));
+  await same(CONFIG, new Map([["a", A], ["transformer.b", B]]));
+  await same(CONFIG, readSafetensors(writeSafetensors(MODEL, { note: "x" })));
+  await same(CONFIG, new Map([...MODEL, ["lm_head.weight", A], ["transformer.h.0.attn.bias", A]]));
+  const inTheMiddle = { shape: [2, 1], data: Float32Array.of(9, 1, -2, 9).subarray(1, 3) };
+  await same(CONFIG, new Map([["a", inTheMiddle], ["b", B]]));
+  const shared: NamedArray = { shape: [2, 1], data: new Float32Array(new SharedArrayBuffer(8)) };
+  shared.data.set(A.data);
+  await same(CONFIG, new Map<string, NamedArray>([["a", shared], ["b", B]]));
+});
+
+Deno.test("fingerprintOf depends on configuration, names, shapes and values", async () => {
+  const expected = await fingerprintOf(CONFIG, MODEL);
+  const differs = async (config: unknown, tensors: NamedArrays) =>
+    assertNotEquals(await fingerprintOf(config, tensors), expected);
+  await differs({ ...CONFIG, n_layer: 2 }, MODEL);
+  await differs({ ...CONFIG, inner: { a: 1, b: [2, 1] } }, MODEL);
+  await differs({ ...CONFIG, more: null }, MODEL);
+  await differs(CONFIG, new Map([["a", A], ["c", B]]));
+  await differs(CONFIG, new Map([["a", A]]));
+  await differs(CONFIG, new Map([["a", { shape: [1, 2], data: A.data }], ["b", B]]));
+  await differs(CONFIG, new Map([["a", { shape: [2, 1], data: Float32Array.of(1, -2.0000002) }], ["b", B]]));
+  await differs(CONFIG, new Map([...MODEL, ["h.0.attn.c_attn.bias", B]]));
+});

@@ -1,0 +1,145 @@
+/**
+ * Adapters: what a run has learnt, as files.
+ *
+ * An adapter folder holds `adapter_config.json` and `adapter_model.safetensors`, in which
+ * `layer0.head3.q.A` [r, inputs] and `layer0.head3.q.B` [D, r] are a head module's matrices for
+ * one target. A device saves the heads it owns; parts of one run can be joined.
+ *
+ * @module
+ */
+
+import { CheckpointError } from "../errors.ts";
+import { loadSafetensors, writeSafetensors } from "../checkpoint/safetensors.ts";
+import type { NamedArray } from "../model/gpt2.ts";
+import type { ModelShape } from "../session/settings.ts";
+import type { HeadModules, HeadWeights } from "./head_modules.ts";
+import { checkLora, type LoraSettings } from "./settings.ts";
+
+/** Version of the adapter format. */
+const FORMAT_VERSION = 1;
+
+/** An adapter, or some heads of one. */
+export interface Adapter {
+  /** LoRA settings it was trained with. */
+  readonly lora: LoraSettings;
+  /** Shape of the base model. */
+  readonly model: ModelShape;
+  /** Fingerprint of the base model; empty if not known. */
+  readonly fingerprint: string;
+  /** Matrices by name. */
+  readonly arrays: ReadonlyMap<string, NamedArray>;
+}
+
+function nameOf(layer: number, head: number, target: string, matrix: "A" | "B"): string {
+  return `layer${layer}.head${head}.${target}.${matrix}`;
+}
+
+/**
+ * Reads a device's head modules back as an adapter.
+ *
+ * @param modules The head modules.
+ * @param fingerprint Fingerprint of the base model, if known.
+ */
+export async function adapterOf(modules: HeadModules, fingerprint = ""): Promise<Adapter> {
+  const { lora, layers, heads, hidden, range } = modules.options;
+  const arrays = new Map<string, NamedArray>();
+  (await modules.weights()).forEach((perHead, l) =>
+    perHead.forEach((perTarget, i) =>
+      perTarget.forEach(({ a, b }, k) => {
+        const [head, target] = [range.first + i, lora.targets[k]!];
+        arrays.set(nameOf(l, head, target, "A"), { shape: [lora.rank, modules.inputs], data: a });
+        arrays.set(nameOf(l, head, target, "B"), { shape: [modules.headSize, lora.rank], data: b });
+      })
+    )
+  );
+  return { lora, model: { layers, heads, hidden }, fingerprint, arrays };
+}
+
+/**
+ * Joins the parts that the devices of a run saved.
+ *
+ * @throws {CheckpointError} If the parts do not belong together or hold a head twice.
+ */
+export function joinAdapters(parts: readonly Adapter[]): Adapter {
+  const [first] = parts;
+  if (first === undefined) throw new CheckpointError("Cannot join adapters as there must be one part: there is none");
+  const arrays = new Map<string, NamedArray>();
+  for (const part of parts) {
+    if (JSON.stringify([part.lora, part.model]) !== JSON.stringify([first.lora, first.model])) {
+      throw new CheckpointError("Cannot join adapters as LoRA settings and model must be equal: they differ");
+    }
+    for (const [name, array] of part.arrays) {
+      if (arrays.has(name)) {
+        throw new CheckpointError(`Cannot join adapters as each head must be in one part: "${name}" is in two`);
+      }
+      arrays.set(name, array);
+    }
+  }
+  const fingerprint = parts.find((p) => p.fingerprint !== "")?.fingerprint ?? "";
+  return { ...first, fingerprint, arrays };
+}
+
+/**
+ * Puts an adapter's weights into head modules.
+ *
+ * @throws {CheckpointError} If the adapter does not hold a head that the modules own, or was made for another shape.
+ */
+export function loadIntoModules(adapter: Adapter, modules: HeadModules): void {
+  const { lora, layers, heads, hidden, range } = modules.options;
+  const same = adapter.model.layers === layers && adapter.model.heads === heads && adapter.model.hidden === hidden &&
+    adapter.lora.mode === lora.mode && adapter.lora.rank === lora.rank &&
+    adapter.lora.targets.join() === lora.targets.join();
+  if (!same) {
+    throw new CheckpointError(
+      `Cannot load the adapter as model shape, mode, targets and rank must be equal: it is for ${
+        JSON.stringify(adapter.model)
+      } ${adapter.lora.mode} ${adapter.lora.targets} rank ${adapter.lora.rank}`,
+    );
+  }
+  const find = (name: string): Float32Array => {
+    const array = adapter.arrays.get(name);
+    if (array === undefined) throw new CheckpointError(`Cannot load the adapter as it must hold "${name}": it does not`);
+    return array.data;
+  };
+  const weights: HeadWeights[][][] = Array.from({ length: layers }, (_, l) =>
+    Array.from({ length: range.count }, (_, i) =>
+      lora.targets.map((target) => ({
+        a: find(nameOf(l, range.first + i, target, "A")),
+        b: find(nameOf(l, range.first + i, target, "B")),
+      }))));
+  modules.load(weights);
+}
+
+/** Writes an adapter folder; makes the folder if need be. */
+export async function saveAdapter(folder: string, adapter: Adapter): Promise<void> {
+  await Deno.mkdir(folder, { recursive: true });
+  const { lora, model, fingerprint, arrays } = adapter;
+  const config = { format: "edgetuner-heads", formatVersion: FORMAT_VERSION, lora, model, baseFingerprint: fingerprint };
+  await Deno.writeFile(`${folder}/adapter_model.safetensors`, writeSafetensors(arrays));
+  await Deno.writeTextFile(`${folder}/adapter_config.json`, `${JSON.stringify(config, null, 2)}\n`);
+}
+
+/**
+ * Reads an adapter folder.
+ *
+ * @throws {CheckpointError} If a file is missing or not valid.
+ */
+export async function loadAdapter(folder: string): Promise<Adapter> {
+  const path = `${folder}/adapter_config.json`;
+  try {
+    const config = JSON.parse(await Deno.readTextFile(path));
+    if (config.format !== "edgetuner-heads" || config.formatVersion !== FORMAT_VERSION) {
+      throw new TypeError(`format must be "edgetuner-heads" version ${FORMAT_VERSION}: it is "${config.format}" version ${config.formatVersion}`);
+    }
+    const { layers, heads, hidden } = config.model;
+    return {
+      lora: checkLora(config.lora),
+      model: { layers, heads, hidden },
+      fingerprint: String(config.baseFingerprint ?? ""),
+      arrays: await loadSafetensors(`${folder}/adapter_model.safetensors`),
+    };
+  } catch (cause) {
+    if (cause instanceof CheckpointError) throw cause;
+    throw new CheckpointError(`Cannot load the adapter as ${path} must be valid: ${(cause as Error).message}`, { cause });
+  }
+}

@@ -1,0 +1,37 @@
+/**
+ * What can be seen of a run and done to it, wherever its steps are computed.
+ *
+ * @module
+ */
+
+import type { LedgerEntry } from "../wire/ledger.ts";
+import type { EdgeServerEvent, JoinedDevice, RunStatus, StepRecord } from "./edge_server.ts";
+import type { RunSettings } from "./settings.ts";
+
+/** A run, to be watched and controlled. */
+export interface RunHandle {
+  /** Name of the run. */
+  readonly run: string;
+  /** State of the run. */
+  readonly status: RunStatus;
+  /** Settings of the run. */
+  readonly settings: RunSettings;
+  /** Devices that joined, in order of joining. */
+  readonly devices: readonly JoinedDevice[];
+  /** The last step; `null` before the first. */
+  readonly latest: StepRecord | null;
+  /** Lines of the byte ledger so far. */
+  traffic(): readonly LedgerEntry[];
+  /** Holds the run before its next step. */
+  pause(): void;
+  /** Goes on after `pause`. */
+  resume(): void;
+  /** Ends the run after the current step; devices keep what they learnt. */
+  stop(reason?: string): void;
+  /**
+   * Calls a listener with everything that happens from now on.
+   *
+   * @returns A function that ends it.
+   */
+  subscribe(listener: (event: EdgeServerEvent) => void): () => void;
+}

@@ -1,0 +1,191 @@
+/**
+ * Command line flags: typed, checked, and described by `--help`.
+ *
+ * @module
+ */
+
+import { parseArgs } from "@std/cli/parse-args";
+
+/** A flag that takes text. */
+interface TextFlag {
+  readonly kind: "text";
+  readonly value: string;
+  readonly default: string;
+  readonly help: string;
+  readonly choices?: readonly string[];
+}
+
+/** A flag that takes a number. */
+interface NumberFlag {
+  readonly kind: "number" | "integer";
+  readonly value: string;
+  readonly default: number;
+  readonly help: string;
+  readonly min?: number;
+  readonly max?: number;
+}
+
+/** A flag that is there or not. */
+interface SwitchFlag {
+  readonly kind: "switch";
+  readonly help: string;
+}
+
+/** One flag. */
+export type Flag = TextFlag | NumberFlag | SwitchFlag;
+
+/** The values of flags. */
+export type FlagValues<S extends Record<string, Flag>> = {
+  readonly [K in keyof S]: S[K] extends SwitchFlag ? boolean : S[K] extends NumberFlag ? number : string;
+};
+
+/** What stands around the list of flags in `--help`. */
+export interface ProgramText {
+  /** File name. */
+  readonly name: string;
+  /** What it does, in a line or two. */
+  readonly about: string;
+  /** Commands to copy. */
+  readonly examples: readonly string[];
+}
+
+/** A flag that takes text. */
+export function text(value: string, initial: string, help: string, choices?: readonly string[]): TextFlag {
+  return { kind: "text", value, default: initial, help, ...(choices ? { choices } : {}) };
+}
+
+/** A flag that takes a number in a range. */
+export function number(value: string, initial: number, help: string, range: { min?: number; max?: number } = {}): NumberFlag {
+  return { kind: "number", value, default: initial, help, ...range };
+}
+
+/** A flag that takes an integer in a range. */
+export function integer(value: string, initial: number, help: string, range: { min?: number; max?: number } = {}): NumberFlag {
+  return { kind: "integer", value, default: initial, help, ...range };
+}
+
+/** A flag that is there or not. */
+export function toggle(help: string): SwitchFlag {
+  return { kind: "switch", help };
+}
+
+/** A mistake of the user: one line, no stack. */
+export class UsageError extends Error {
+  /** Always `"UsageError"`. */
+  override readonly name = "UsageError";
+}
+
+function helpText(program: ProgramText, flags: Record<string, Flag>): string {
+  const rows: [string, string][] = Object.entries(flags).map(([name, flag]) => {
+    if (flag.kind === "switch") return [`--${name}`, flag.help];
+    const choices = flag.kind === "text" && flag.choices ? ` (${flag.choices.join(", ")})` : "";
+    const initial = flag.default === "" ? "" : ` [${flag.default}]`;
+    return [`--${name} ${flag.value}`, `${flag.help}${choices}${initial}`];
+  });
+  rows.push(["--help", "this text"]);
+  const width = Math.max(...rows.map(([left]) => left.length)) + 2;
+  const lines = rows.map(([left, right]) => `  ${left.padEnd(width)}${right}`);
+  const examples = program.examples.map((e) => `  ${e}`);
+  return `${program.about}\n\n  deno run -A examples/${program.name} [options]\n\nOptions [default]\n${
+    lines.join("\n")
+  }\n\nExamples\n${examples.join("\n")}`;
+}
+
+/**
+ * Reads flags from the command line. With `--help` prints the help and ends the program.
+ *
+ * @throws {UsageError} If a flag is unknown or its value out of range.
+ */
+export function readFlags<const S extends Record<string, Flag>>(
+  program: ProgramText,
+  flags: S,
+  args: readonly string[] = Deno.args,
+): FlagValues<S> {
+  const names = Object.entries(flags);
+  const unknown: string[] = [];
+  const parsed = parseArgs([...args], {
+    boolean: ["help", ...names.filter(([, f]) => f.kind === "switch").map(([n]) => n)],
+    string: names.filter(([, f]) => f.kind !== "switch").map(([n]) => n),
+    unknown: (argument: string) => {
+      unknown.push(argument);
+      return false;
+    },
+  }) as Record<string, unknown>;
+  if (parsed.help === true) {
+    console.log(helpText(program, flags));
+    Deno.exit(0);
+  }
+  if (unknown.length > 0) {
+    throw new UsageError(`Cannot run ${program.name} as flags must be known: "${unknown[0]}" is not; see --help`);
+  }
+  const values: Record<string, string | number | boolean> = {};
+  for (const [name, flag] of names) {
+    const given = parsed[name];
+    if (flag.kind === "switch") {
+      values[name] = given === true;
+      continue;
+    }
+    if (given === undefined) {
+      values[name] = flag.default;
+      continue;
+    }
+    const last = String(Array.isArray(given) ? given.at(-1) : given);
+    values[name] = flag.kind === "text" ? textValue(program, name, flag, last) : numberValue(program, name, flag, last);
+  }
+  return values as FlagValues<S>;
+}
+
+function textValue(program: ProgramText, name: string, flag: TextFlag, given: string): string {
+  if (flag.choices && !flag.choices.includes(given)) {
+    throw new UsageError(
+      `Cannot run ${program.name} as --${name} must be one of ${flag.choices.join(", ")}: current value is "${given}"`,
+    );
+  }
+  return given;
+}
+
+function numberValue(program: ProgramText, name: string, flag: NumberFlag, given: string): number {
+  const { kind, min = -Infinity, max = Infinity } = flag;
+  const value = Number(given);
+  const fits = given.trim() !== "" && !Number.isNaN(value) && value >= min && value <= max &&
+    (kind === "number" || Number.isInteger(value));
+  if (!fits) {
+    const range = min === -Infinity ? "" : max === Infinity ? ` of at least ${min}` : ` from ${min} to ${max}`;
+    throw new UsageError(
+      `Cannot run ${program.name} as --${name} must be ${kind === "integer" ? "an integer" : "a number"}${range}: current value is "${given}"`,
+    );
+  }
+  return value;
+}
+
+/**
+ * Runs a program: errors that a person can do something about are one line on standard error, and
+ * the exit code is 1, or 2 for wrong flags. Others show their stack.
+ */
+export async function runProgram(main: () => Promise<number | void>): Promise<void> {
+  try {
+    Deno.exitCode = await main() ?? 0;
+  } catch (error) {
+    if (error instanceof UsageError) {
+      console.error(error.message);
+      Deno.exitCode = 2;
+      return;
+    }
+    const plain = [
+      "ChannelClosedError",
+      "CheckpointError",
+      "DataError",
+      "DeadlineError",
+      "HandshakeError",
+      "NoAdapterError",
+      "PluginError",
+      "ProtocolError",
+      "AddrInUse",
+      "NotFound",
+      "RangeError",
+    ];
+    if (error instanceof Error && plain.includes(error.name)) console.error(error.message);
+    else console.error(error);
+    Deno.exitCode = 1;
+  }
+}

@@ -1,0 +1,103 @@
+/**
+ * Channels between threads: a peer's frames handed on to a worker and back, so that the thread that
+ * serves sockets never waits for a GPU.
+ *
+ * @module
+ */
+
+import type { Channel, CloseInfo } from "@edgetuner/core";
+import { DEFAULT_QUEUE_BYTES } from "./_options.ts";
+import { type Frame, frameCost, type Wire, WireChannel } from "./_wire_channel.ts";
+
+/** Largest frame between threads: no limit of its own, the transport behind it has one. */
+const MAX_FRAME_BYTES = 2 ** 31 - 1;
+
+/** What the two ends say to each other. */
+type PortMessage =
+  | { readonly type: "frame"; readonly frame: Frame }
+  | { readonly type: "taken"; readonly cost: number }
+  | { readonly type: "end"; readonly info: CloseInfo };
+
+class MessagePortWire implements Wire {
+  readonly #port: MessagePort;
+  readonly #channel: WireChannel;
+  #outstanding = 0;
+
+  constructor(port: MessagePort, channel: WireChannel) {
+    this.#port = port;
+    this.#channel = channel;
+    port.onmessage = ({ data }: MessageEvent<PortMessage>) => this.#hear(data);
+  }
+
+  ready(): boolean {
+    return this.#outstanding < DEFAULT_QUEUE_BYTES;
+  }
+
+  write(frame: Frame): void {
+    this.#outstanding += frameCost(frame);
+    // A copy of its own, to be moved instead of cloned.
+    const moved = frame.slice();
+    this.#post({ type: "frame", frame: moved }, [moved.buffer]);
+  }
+
+  taken(frame: Frame): void {
+    this.#post({ type: "taken", cost: frameCost(frame) });
+  }
+
+  shutdown(reason: string): Promise<void> {
+    this.#post({ type: "end", info: { clean: true, reason } });
+    this.#port.close();
+    return Promise.resolve();
+  }
+
+  #post(message: PortMessage, move: ArrayBuffer[] = []): void {
+    this.#port.postMessage(message, move);
+  }
+
+  #hear(message: PortMessage): void {
+    if (message.type === "frame") this.#channel.deliver(message.frame);
+    else if (message.type === "taken") {
+      this.#outstanding -= message.cost;
+      this.#channel.wake();
+    } else {
+      this.#channel.end(message.info);
+      this.#port.close();
+      this.#channel.settle();
+    }
+  }
+}
+
+/**
+ * A channel over one end of a `MessageChannel`; the other end is in another thread.
+ *
+ * @param port The end.
+ * @param peer Name of the peer, for messages to people.
+ */
+export function messagePortChannel(port: MessagePort, peer: string): Channel {
+  return new WireChannel(
+    { peer, maxFrameBytes: MAX_FRAME_BYTES },
+    (channel) => new MessagePortWire(port, channel),
+  );
+}
+
+/**
+ * Hands frames on between two channels, in both directions, until one of them ends; then ends the
+ * other. Back-pressure passes through: a frame is only received once the last one was sent.
+ */
+export async function relay(a: Channel, b: Channel): Promise<void> {
+  await Promise.all([handOn(a, b), handOn(b, a)]);
+}
+
+async function handOn(from: Channel, to: Channel): Promise<void> {
+  try {
+    for (;;) {
+      const frame = await from.receive();
+      if (frame === null) break;
+      await to.send(frame);
+    }
+  } catch {
+    // The other side has ended: so does this one, below.
+  }
+  const { reason } = await Promise.race([from.closed, to.closed]);
+  await Promise.all([from.close(reason), to.close(reason)]);
+}

@@ -1,0 +1,204 @@
+/**
+ * The control server: WebSocket and HTTP transports for devices, and a REST API to watch and steer
+ * runs. An app to be served, not a server: `Deno.serve(app.fetch)`.
+ *
+ * | route | token | what it does |
+ * | --- | --- | --- |
+ * | GET /health | none | says that the server is up |
+ * | GET /join/ws | join | WebSocket of a device |
+ * | ANY /join/http/* | join | HTTP transport of a device |
+ * | GET /api/runs | admin | all runs |
+ * | GET /api/runs/:run | admin | one run: status, settings, devices, last step, traffic |
+ * | GET /api/runs/:run/devices | admin | its devices |
+ * | GET /api/runs/:run/events | admin | what happens, as server-sent events |
+ * | POST /api/runs/:run/pause, resume, stop | admin | steers the run |
+ *
+ * @module
+ */
+
+import { type Context, Hono, type MiddlewareHandler } from "hono";
+import { bodyLimit } from "hono/body-limit";
+import { streamSSE } from "hono/streaming";
+import type { EdgeServerEvent, RunHandle, StepRecord } from "@edgetuner/core";
+import { requireToken } from "../token.ts";
+import { problemResponse } from "./problem.ts";
+
+/** Answers requests of devices: the listener side of a transport. */
+export interface JoinHandler {
+  /** Answers one request. */
+  handle(request: Request): Response | Promise<Response>;
+}
+
+/** Options of `createControlApp`. */
+export interface ControlAppOptions {
+  /** The runs, by name. Read at every request, so runs may come and go. */
+  readonly runs: ReadonlyMap<string, RunHandle>;
+  /** Token that devices show to join. */
+  readonly joinToken: string;
+  /** Token that steers runs. */
+  readonly adminToken: string;
+  /** WebSocket transport of devices. */
+  readonly webSocket?: JoinHandler | undefined;
+  /** HTTP transport of devices. */
+  readonly http?: JoinHandler | undefined;
+  /** Largest body of an API request in bytes; transports have limits of their own. @default {65536} */
+  readonly maxBodyBytes?: number;
+  /** Version shown by /health. @default {""} */
+  readonly version?: string;
+}
+
+/** Server-sent events that may wait for a slow reader before it is cut off. */
+const MAX_EVENTS_BEHIND = 1000;
+/** Milliseconds between signs of life on an event stream. */
+const HEARTBEAT_MS = 15_000;
+const MIN_TOKEN_LENGTH = 8;
+
+/** A step record as JSON. */
+export function stepJson(record: StepRecord): Record<string, unknown> {
+  return { ...record, mask: [...record.mask], scores: record.scores === null ? null : [...record.scores] };
+}
+
+/** An event as JSON. */
+export function eventJson(event: EdgeServerEvent): Record<string, unknown> {
+  return event.type === "step" ? { type: "step", record: stepJson(event.record) } : { ...event };
+}
+
+function runJson(run: RunHandle): Record<string, unknown> {
+  return {
+    run: run.run,
+    status: run.status,
+    settings: run.settings,
+    devices: run.devices,
+    latest: run.latest === null ? null : stepJson(run.latest),
+    traffic: run.traffic(),
+  };
+}
+
+function requireLongToken(name: string, token: string): void {
+  if (token.length < MIN_TOKEN_LENGTH) {
+    throw new RangeError(
+      `Cannot create the control app as ${name} must have at least ${MIN_TOKEN_LENGTH} characters: it has ${token.length}`,
+    );
+  }
+}
+
+/** Lets a request pass only with a token. */
+function guard(token: string, name: string): MiddlewareHandler {
+  const authorize = requireToken(token);
+  return async (context, next): Promise<Response | void> => {
+    if (await authorize(context.req.raw)) {
+      await next();
+      return;
+    }
+    return problemResponse({
+      status: 401,
+      title: "Unauthorized",
+      detail: `Cannot answer as the request must carry the ${name} token, as "Authorization: Bearer": it does not`,
+    }, { "www-authenticate": "Bearer" });
+  };
+}
+
+/**
+ * Creates the control app.
+ *
+ * @throws {RangeError} If a token is too short.
+ */
+export function createControlApp(options: ControlAppOptions): Hono {
+  const { runs, adminToken, webSocket, http, maxBodyBytes = 65_536, version = "" } = options;
+  requireLongToken("joinToken", options.joinToken);
+  requireLongToken("adminToken", adminToken);
+  const app = new Hono();
+
+  app.onError((error) =>
+    problemResponse({ status: 500, title: "Internal error", detail: `Cannot answer: ${error.message}` })
+  );
+  app.notFound((context) =>
+    problemResponse({
+      status: 404,
+      title: "Not found",
+      detail: `Cannot answer as the route must exist: ${context.req.method} ${context.req.path} does not`,
+    })
+  );
+
+  app.get("/health", (context) => context.json({ status: "ok", version }));
+  app.use("/join/*", guard(options.joinToken, "join"));
+  app.use("/api/*", guard(adminToken, "admin"));
+  if (webSocket !== undefined) app.get("/join/ws", (context) => webSocket.handle(context.req.raw));
+  if (http !== undefined) app.all("/join/http/*", (context) => http.handle(context.req.raw));
+
+  app.use(
+    "/api/*",
+    bodyLimit({
+      maxSize: maxBodyBytes,
+      onError: () =>
+        problemResponse({
+          status: 413,
+          title: "Content too large",
+          detail: `Cannot read the request as its body must be at most ${maxBodyBytes} bytes: it is larger`,
+        }),
+    }),
+  );
+
+  app.get("/api/runs", (context) => context.json([...runs.values()].map(runJson)));
+
+  const withRun = (name: string, answer: (run: RunHandle) => Response): Response => {
+    const run = runs.get(name);
+    if (run !== undefined) return answer(run);
+    return problemResponse({
+      status: 404,
+      title: "No such run",
+      detail: `Cannot answer as run "${name}" must exist: runs are ${[...runs.keys()].join(", ") || "none"}`,
+    });
+  };
+  app.get("/api/runs/:run", (c) => withRun(c.req.param("run"), (run) => c.json(runJson(run))));
+  app.get("/api/runs/:run/devices", (c) => withRun(c.req.param("run"), (run) => c.json(run.devices)));
+  app.get("/api/runs/:run/events", (c) => withRun(c.req.param("run"), (run) => eventStream(c, run)));
+  for (const action of ["pause", "resume", "stop"] as const) {
+    app.post(`/api/runs/:run/${action}`, (c) =>
+      withRun(c.req.param("run"), (run) => {
+        if (run.status === "ended" || run.status === "failed") {
+          return problemResponse({
+            status: 409,
+            title: "Run is over",
+            detail: `Cannot ${action} run "${run.run}" as it must not be over: it has ${run.status}`,
+          });
+        }
+        run[action]();
+        return c.json({ run: run.run, status: run.status });
+      }));
+  }
+  return app;
+}
+
+/** Everything that happens in a run, until it is over or the reader leaves. */
+function eventStream(context: Context, run: RunHandle): Response {
+  return streamSSE(context, async (stream) => {
+    const waiting: EdgeServerEvent[] = [];
+    let wake: PromiseWithResolvers<void> = Promise.withResolvers();
+    let open = true;
+    const close = () => {
+      open = false;
+      wake.resolve();
+    };
+    const unsubscribe = run.subscribe((event) => {
+      if (waiting.push(event) > MAX_EVENTS_BEHIND) open = false;
+      wake.resolve();
+    });
+    stream.onAbort(close);
+    const heartbeat = setInterval(() => void stream.writeSSE({ event: "alive", data: "" }), HEARTBEAT_MS);
+    try {
+      await stream.writeSSE({ event: "run", data: JSON.stringify(runJson(run)) });
+      while (open) {
+        for (let event = waiting.shift(); event !== undefined && open; event = waiting.shift()) {
+          await stream.writeSSE({ event: event.type, data: JSON.stringify(eventJson(event)) });
+        }
+        if (run.status === "ended" || run.status === "failed") break;
+        await wake.promise;
+        wake = Promise.withResolvers();
+      }
+    } finally {
+      clearInterval(heartbeat);
+      unsubscribe();
+    }
+  });
+}

@@ -1,0 +1,15 @@
+/**
+ * The control server of an edge server, on Hono: transports for devices, REST API, live events.
+ * Imported as `@edgetuner/edgetuner/server`, so that those who do not serve do not load Hono.
+ *
+ * @module
+ */
+
+export {
+  type ControlAppOptions,
+  createControlApp,
+  eventJson,
+  type JoinHandler,
+  stepJson,
+} from "./control_app.ts";
+export { type Problem, problemResponse } from "./problem.ts";
