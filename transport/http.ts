@@ -49,7 +49,7 @@ import { count, DEFAULT_MAX_FRAME_BYTES, DEFAULT_QUEUE_BYTES, endpoint, millisec
 import { plain } from "./_plain.ts";
 import { type Frame, type Wire, WireChannel } from "./_wire_channel.ts";
 import { type Authorize, checkToken } from "./token.ts";
-import type { PeerOptions } from "./web_socket.ts";
+import type { HandleOptions } from "./web_socket.ts";
 
 /** Options that both sides of the HTTP transport have. */
 export interface HttpOptions {
@@ -139,7 +139,7 @@ export interface HttpListener extends Listener {
    * @param options What is known about the peer.
    * @returns The response to send back.
    */
-  handle(request: Request, options?: PeerOptions): Promise<Response>;
+  handle(request: Request, options?: HandleOptions): Promise<Response>;
 }
 
 interface Limits {
@@ -730,7 +730,7 @@ export function httpListener(options: HttpListenerOptions = {}): HttpListener {
     return response;
   }
 
-  async function handle(request: Request, { peer = "http peer" }: PeerOptions = {}): Promise<Response> {
+  async function handle(request: Request, { peer = "http peer" }: HandleOptions = {}): Promise<Response> {
     if (authorize && !await authorize(request)) {
       return plain(401, "A token is required", { "www-authenticate": "Bearer" });
     }

@@ -32,7 +32,7 @@ export { type InProcessOptions, type InProcessPair, inProcessTransport } from ".
 export { emulateLink, emulateLinkChannel, type LinkOptions } from "./link.ts";
 export { type Authorize, requestToken, requireToken } from "./token.ts";
 export {
-  type PeerOptions,
+  type HandleOptions,
   type WebSocketListener,
   webSocketListener,
   type WebSocketListenerOptions,

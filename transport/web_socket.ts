@@ -104,7 +104,7 @@ export interface WebSocketListenerOptions extends WebSocketOptions {
 }
 
 /** What a listener may be told about a request. */
-export interface PeerOptions {
+export interface HandleOptions {
   /** Name of the peer in messages to people, such as its address. */
   readonly peer?: string;
 }
@@ -121,7 +121,7 @@ export interface WebSocketListener extends Listener {
    * @param options What is known about the peer.
    * @returns The response to send back.
    */
-  handle(request: Request, options?: PeerOptions): Promise<Response>;
+  handle(request: Request, options?: HandleOptions): Promise<Response>;
 }
 
 // Deno fails messages of 64 MiB; smaller parts also let pings through in between.
@@ -443,7 +443,7 @@ export function webSocketListener(options: WebSocketListenerOptions = {}): WebSo
   const backlog = new Backlog(count("maxChannels", options.maxChannels, 256));
   const idleTimeout = amount("idleTimeoutSeconds", options.idleTimeoutSeconds, 30, 0);
 
-  async function handle(request: Request, { peer = "websocket peer" }: PeerOptions = {}): Promise<Response> {
+  async function handle(request: Request, { peer = "websocket peer" }: HandleOptions = {}): Promise<Response> {
     if (authorize && !await authorize(request)) {
       return plain(401, "A token is required", { "www-authenticate": "Bearer" });
     }

@@ -66,6 +66,10 @@ fn write(row: Row, highest: f32, sum: f32, lane: u32, lanes: u32) {
   }
   if (lane == 0u) {
     log_sums[row.log_at] = highest + log(sum);
+    let last_head = row.log_at % p.log_pitch + 1u == p.heads;
+    for (var at = row.log_at + 1u; last_head && at % p.log_pitch != 0u; at++) {
+      log_sums[at] = 0.0; // padding
+    }
   }
 }
 

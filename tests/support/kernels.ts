@@ -45,9 +45,9 @@ export function testForms(name: string, test: (engine: Engine) => Promise<void> 
 }
 
 /** Bytes up to which `poison` fills free memory. */
-const POISONED_BYTES = 64 * 1024;
+const POISONED_BYTES = 128 * 1024;
 
-/** Fills the buffers that the pool hands out next with NaN: `copies` of every size up to 64 KiB. */
+/** Fills the buffers that the pool hands out next with NaN: `copies` of every size up to 128 KiB. */
 export function poison(engine: Engine, copies = 3): void {
   const nan = new Float32Array(POISONED_BYTES / 4).fill(NaN);
   const tensors: Tensor[] = [];

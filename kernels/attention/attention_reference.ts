@@ -1,0 +1,94 @@
+/**
+ * Causal multi-head attention in double precision: slow, readable, what the kernels are compared with.
+ *
+ * @module
+ */
+
+import type { AttentionShape } from "./attention.ts";
+
+/** Result of `attentionReference`. */
+export interface AttentionReferenceResult {
+  /** [B * T, H * D] */
+  readonly output: Float64Array;
+  /** [B * T, H]: logarithms of the softmax sums. */
+  readonly logSums: Float64Array;
+  /** [B, H, T, T]: softmax of the scores, zero for keys after the query. */
+  readonly weights: Float64Array;
+}
+
+/** Reads Q, K or V of a token from qkv [B * T, 3 * H * D]. */
+function reader(qkv: ArrayLike<number>, { batch, length, heads }: AttentionShape) {
+  const d = qkv.length / (batch * length) / 3;
+  const headSize = d / heads;
+  const place = (which: number, b: number, t: number, h: number, i: number) =>
+    (b * length + t) * 3 * d + which * d + h * headSize + i;
+  return { d, headSize, place, read: (...at: Parameters<typeof place>) => qkv[place(...at)]! };
+}
+
+/** softmax(Q K^T / sqrt(D), causal) V for every head; qkv [B * T, 3 * H * D]. */
+export function attentionReference(qkv: ArrayLike<number>, shape: AttentionShape): AttentionReferenceResult {
+  const { batch, length, heads } = shape;
+  const { d, headSize, read } = reader(qkv, shape);
+  const output = new Float64Array(batch * length * d);
+  const logSums = new Float64Array(batch * length * heads);
+  const weights = new Float64Array(batch * heads * length * length);
+  for (let b = 0; b < batch; b++) {
+    for (let h = 0; h < heads; h++) {
+      for (let q = 0; q < length; q++) {
+        const scores: number[] = [];
+        for (let k = 0; k <= q; k++) {
+          let sum = 0;
+          for (let i = 0; i < headSize; i++) sum += read(0, b, q, h, i) * read(1, b, k, h, i);
+          scores.push(sum / Math.sqrt(headSize));
+        }
+        const highest = Math.max(...scores);
+        const sum = scores.reduce((all, s) => all + Math.exp(s - highest), 0);
+        const token = b * length + q;
+        logSums[token * heads + h] = highest + Math.log(sum);
+        scores.forEach((s, k) => {
+          const weight = Math.exp(s - highest) / sum;
+          weights[((b * heads + h) * length + q) * length + k] = weight;
+          for (let i = 0; i < headSize; i++) {
+            output[token * d + h * headSize + i]! += weight * read(2, b, k, h, i);
+          }
+        });
+      }
+    }
+  }
+  return { output, logSums, weights };
+}
+
+/** Gradient of qkv, [B * T, 3 * H * D], from that of the output, [B * T, H * D]. */
+export function attentionBackwardReference(
+  qkv: ArrayLike<number>,
+  dOutput: ArrayLike<number>,
+  shape: AttentionShape,
+): Float64Array {
+  const { batch, length, heads } = shape;
+  const { d, headSize, place, read } = reader(qkv, shape);
+  const { weights } = attentionReference(qkv, shape);
+  const dqkv = new Float64Array(qkv.length);
+  for (let b = 0; b < batch; b++) {
+    for (let h = 0; h < heads; h++) {
+      for (let q = 0; q < length; q++) {
+        const dOut = (i: number) => dOutput[(b * length + q) * d + h * headSize + i]!;
+        const row = weights.subarray(((b * heads + h) * length + q) * length).subarray(0, q + 1);
+        const dWeights = [...row].map((_, k) => {
+          let sum = 0;
+          for (let i = 0; i < headSize; i++) sum += dOut(i) * read(2, b, k, h, i);
+          return sum;
+        });
+        const mean = dWeights.reduce((sum, dw, k) => sum + dw * row[k]!, 0);
+        row.forEach((weight, k) => {
+          const dScore = weight * (dWeights[k]! - mean) / Math.sqrt(headSize);
+          for (let i = 0; i < headSize; i++) {
+            dqkv[place(0, b, q, h, i)]! += dScore * read(1, b, k, h, i);
+            dqkv[place(1, b, k, h, i)]! += dScore * read(0, b, q, h, i);
+            dqkv[place(2, b, k, h, i)]! += weight * dOut(i);
+          }
+        });
+      }
+    }
+  }
+  return dqkv;
+}

@@ -1,0 +1,109 @@
+import { assert, assertThrows } from "@std/assert";
+import { differences, dot, engineOf, normal, readAll, readOne, testForms } from "../../tests/support/kernels.ts";
+import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
+import { attention, attentionBackward, type AttentionShape } from "./attention.ts";
+import { attentionBackwardReference, attentionReference } from "./attention_reference.ts";
+
+// One token; odd; a tile; one more than a tile; prime. Heads that do and do not fill a vec4.
+const SHAPES: readonly (AttentionShape & { readonly headSize: number })[] = [
+  { batch: 1, length: 1, heads: 1, headSize: 4 },
+  { batch: 3, length: 1, heads: 2, headSize: 8 },
+  { batch: 2, length: 7, heads: 3, headSize: 8 },
+  { batch: 1, length: 64, heads: 2, headSize: 12 },
+  { batch: 2, length: 65, heads: 3, headSize: 20 },
+  { batch: 1, length: 131, heads: 1, headSize: 64 },
+];
+
+for (const shape of SHAPES) {
+  const { batch, length, heads, headSize } = shape;
+  const name = `B ${batch}, T ${length}, H ${heads}, D ${headSize}`;
+  testForms(`attention() and its gradient equal the reference at ${name}`, async (engine) => {
+    const rows = batch * length;
+    const d = heads * headSize;
+    const qkv = normal(rows * 3 * d, 1);
+    const dOutput = normal(rows * d, 2);
+    {
+      // The scores' memory must be NaN before, or the test would prove nothing of what lies above the diagonal.
+      using probe = engine.tensor(rows, heads * Math.ceil(length / 4) * 4);
+      assert((await probe.read()).every(Number.isNaN), "free memory should be NaN");
+    }
+    using qkvTensor = engine.upload(qkv, rows, 3 * d);
+    using dOutputTensor = engine.upload(dOutput, rows, d);
+    const { output, logSums } = attention(qkvTensor, shape);
+    using _output = output;
+    using _logSums = logSums;
+    using dqkv = attentionBackward({ qkv: qkvTensor, output, logSums, dOutput: dOutputTensor, ...shape });
+    const [outputValues, logSumValues, dqkvValues] = await readAll(output, logSums, dqkv);
+    const expected = attentionReference(qkv, shape);
+    assertClose(outputValues!, expected.output, TOLERANCE.sum, "output");
+    assertClose(logSumValues!, expected.logSums, TOLERANCE.sum, "log sums");
+    assertClose(dqkvValues!, attentionBackwardReference(qkv, dOutput, shape), TOLERANCE.sum, "dqkv");
+  });
+}
+
+testForms("attention() stays finite where scores are far apart", async (engine) => {
+  const shape = { batch: 1, length: 9, heads: 1 };
+  const qkv = normal(9 * 12, 3, 30);
+  using qkvTensor = engine.upload(qkv, 9, 12);
+  const { output, logSums } = attention(qkvTensor, shape);
+  using _output = output;
+  using _logSums = logSums;
+  const [outputValues, logSumValues] = await readAll(output, logSums);
+  const expected = attentionReference(qkv, shape);
+  // Scores of a thousand are rounded to 1e-4 before the exponential.
+  assertClose(outputValues!, expected.output, { ...TOLERANCE.sum, relative: 5e-4 }, "output");
+  assertClose(logSumValues!, expected.logSums, TOLERANCE.sum, "log sums");
+});
+
+testForms("attention() does not let later tokens change earlier ones", async (engine) => {
+  const shape = { batch: 1, length: 21, heads: 2 };
+  const qkv = normal(21 * 48, 4);
+  const run = async (values: Float32Array) => {
+    using tensor = engine.upload(values, 21, 48);
+    const { output, logSums } = attention(tensor, shape);
+    using _output = output;
+    using _logSums = logSums;
+    return await readOne(output);
+  };
+  const before = await run(qkv);
+  const changed = qkv.slice();
+  changed.set(normal(10 * 48, 5, 10), 11 * 48);
+  const after = await run(changed);
+  assertClose(after.subarray(0, 11 * 16), before.subarray(0, 11 * 16), TOLERANCE.exact);
+});
+
+testForms("attention() has the gradient of its forward pass", async (engine) => {
+  const shape = { batch: 2, length: 5, heads: 2 };
+  const [rows, d] = [10, 8];
+  const qkv = normal(rows * 3 * d, 6);
+  const dOutput = normal(rows * d, 7);
+  using qkvTensor = engine.upload(qkv, rows, 3 * d);
+  using dOutputTensor = engine.upload(dOutput, rows, d);
+  const { output, logSums } = attention(qkvTensor, shape);
+  using _output = output;
+  using _logSums = logSums;
+  using dqkv = attentionBackward({ qkv: qkvTensor, output, logSums, dOutput: dOutputTensor, ...shape });
+  const gradient = await readOne(dqkv);
+  const expected = await differences(qkv, async (values) => {
+    engine.write(qkvTensor, values);
+    const { output, logSums } = attention(qkvTensor, shape);
+    using _output = output;
+    using _logSums = logSums;
+    return dot(await output.read(), dOutput);
+  });
+  assertClose(gradient, expected, TOLERANCE.difference);
+});
+
+Deno.test({
+  name: "attention() throws on shapes that do not fit",
+  sanitizeOps: false,
+  sanitizeResources: false,
+  async fn() {
+    const engine = await engineOf("cpu");
+    using qkv = engine.zeros(6, 24);
+    assertThrows(() => attention(qkv, { batch: 2, length: 4, heads: 2 }), TypeError, "batch * length = 8 rows");
+    assertThrows(() => attention(qkv, { batch: 2, length: 3, heads: 4 }), TypeError, "multiple of 4");
+    using odd = engine.zeros(6, 25);
+    assertThrows(() => attention(odd, { batch: 2, length: 3, heads: 1 }), TypeError, "multiple of 4");
+  },
+});

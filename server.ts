@@ -1,0 +1,16 @@
+/**
+ * The control server: transports for devices, REST API and live events on Hono. Apart from the main
+ * entry point, so that those who do not serve do not load Hono.
+ *
+ * @module
+ */
+
+export {
+  type ControlAppOptions,
+  createControlApp,
+  eventJson,
+  type JoinHandler,
+  type Problem,
+  problemResponse,
+  stepJson,
+} from "@edgetuner/transport/server";

@@ -1,0 +1,129 @@
+/**
+ * Fixtures for the tests of transports: each on real sockets of this machine.
+ *
+ * @module
+ */
+
+import type { Listener, Transport } from "@edgetuner/core";
+import type { TransportFixture } from "../tests/conformance/transport_suite.ts";
+import { httpListener, httpTransport } from "./http.ts";
+import { inProcessTransport } from "./in_process.ts";
+import { emulateLink } from "./link.ts";
+import { webSocketListener, webSocketTransport } from "./web_socket.ts";
+
+/** Largest frame in the tests. */
+export const MAX_FRAME_BYTES = 2 * 2 ** 20;
+
+/** Limits in the tests; small queues make back-pressure quick to reach. */
+export const LIMITS = { maxFrameBytes: MAX_FRAME_BYTES, queueBytes: 2 ** 20 } as const;
+
+/** A server on a free port. */
+export type TestServer = Deno.HttpServer<Deno.NetAddr>;
+
+/** Serves on a free port of this machine. */
+export function serve(handler: (request: Request) => Response | Promise<Response>): TestServer {
+  return Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, handler);
+}
+
+/** Returns the address of a server. */
+export function address(server: TestServer): string {
+  return `http://127.0.0.1:${server.addr.port}/frames`;
+}
+
+/** Returns an address where nobody listens. */
+export function nowhere(): string {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr;
+  listener.close();
+  return `http://127.0.0.1:${port}/frames`;
+}
+
+/** Passes requests on, whole, as a proxy without any support for streams does. */
+export function reverseProxy(target: string): TestServer {
+  return serve(async (request) => {
+    const body = await request.arrayBuffer();
+    const { pathname, search } = new URL(request.url);
+    const headers = new Headers(request.headers);
+    headers.delete("host");
+    try {
+      const answer = await fetch(new URL(pathname + search, target), {
+        method: request.method,
+        headers,
+        ...(body.byteLength > 0 && { body }),
+        signal: request.signal,
+      });
+      const bytes = await answer.arrayBuffer();
+      return new Response(answer.status === 204 ? null : bytes, {
+        status: answer.status,
+        headers: answer.headers,
+      });
+    } catch {
+      return new Response("Bad gateway", { status: 502 });
+    }
+  });
+}
+
+function fixture(
+  transport: Transport,
+  listener: Listener,
+  unreachable: Transport,
+  servers: readonly TestServer[] = [],
+): TransportFixture {
+  return {
+    transport,
+    listener,
+    unreachable,
+    async [Symbol.asyncDispose]() {
+      await listener[Symbol.asyncDispose]();
+      for (const server of servers) await server.shutdown();
+    },
+  };
+}
+
+/** Opens an in-process transport. */
+export async function openInProcess(): Promise<TransportFixture> {
+  const gone = inProcessTransport();
+  await gone.listener[Symbol.asyncDispose]();
+  const { transport, listener } = inProcessTransport(LIMITS);
+  return fixture(transport, listener, gone.transport);
+}
+
+/** Opens a WebSocket transport. */
+export function openWebSocket(): Promise<TransportFixture> {
+  const listener = webSocketListener(LIMITS);
+  const server = serve((request) => listener.handle(request));
+  const transport = webSocketTransport({ url: address(server), ...LIMITS });
+  const unreachable = webSocketTransport({ url: nowhere() });
+  return Promise.resolve(fixture(transport, listener, unreachable, [server]));
+}
+
+/** Opens an HTTP transport. */
+export function openHttp(): Promise<TransportFixture> {
+  const listener = httpListener(LIMITS);
+  const server = serve((request) => listener.handle(request));
+  const transport = httpTransport({ url: address(server), ...LIMITS });
+  return Promise.resolve(fixture(transport, listener, httpTransport({ url: nowhere() }), [server]));
+}
+
+/** Opens an HTTP transport through a reverse proxy. */
+export function openProxiedHttp(): Promise<TransportFixture> {
+  const listener = httpListener(LIMITS);
+  const server = serve((request) => listener.handle(request));
+  const proxy = reverseProxy(address(server));
+  const brokenProxy = reverseProxy(nowhere());
+  const transport = httpTransport({ url: address(proxy), ...LIMITS });
+  const unreachable = httpTransport({ url: address(brokenProxy) });
+  return Promise.resolve(fixture(transport, listener, unreachable, [proxy, brokenProxy, server]));
+}
+
+/** Puts a link around a fixture, fast enough for the tests to stay quick. */
+export async function overLink(opening: Promise<TransportFixture>): Promise<TransportFixture> {
+  const inner = await opening;
+  const link = { bandwidthBytesPerSecond: 2e8, latencyMs: 2, jitterMs: 1, queueBytes: 2 ** 19 };
+  return {
+    transport: emulateLink(inner.transport, link),
+    listener: inner.listener,
+    unreachable: emulateLink(inner.unreachable, link),
+    [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
+  };
+}
