@@ -59,3 +59,11 @@ export {
   segmentNorms,
   type SegmentNormsOptions,
 } from "./optimizer/optimizer.ts";
+export {
+  pruneGreedily,
+  type PruneGreedilyOptions,
+  type PruneGreedilyResult,
+  updateImportance,
+  type UpdateImportanceOptions,
+  type UpdateImportanceResult,
+} from "./pruning/pruning.ts";

@@ -50,7 +50,6 @@ export function reverseProxy(target: string): TestServer {
         method: request.method,
         headers,
         ...(body.byteLength > 0 && { body }),
-        signal: request.signal,
       });
       const bytes = await answer.arrayBuffer();
       return new Response(answer.status === 204 ? null : bytes, {

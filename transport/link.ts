@@ -103,7 +103,7 @@ class Pipe {
 
   /** True if another frame may enter. */
   get open(): boolean {
-    return this.#queuedBytes < this.#link.queueBytes;
+    return !this.#stopped && this.#queuedBytes < this.#link.queueBytes;
   }
 
   push(frame: Frame): void {
@@ -189,8 +189,8 @@ class LinkWire implements Wire {
     this.#channel = channel;
     this.#queueBytes = link.queueBytes;
     this.#outgoing = new Pipe(link, link.seed, {
-      // A channel that is closed ends this one through its 'closed'.
-      deliver: (frame) => inner.send(frame).catch(() => {}),
+      // A channel that is closed ends this one through its 'closed'; no frame is lost quietly until then.
+      deliver: (frame) => inner.send(frame).catch(() => this.#outgoing.stop()),
       eased: () => channel.wake(),
     });
     this.#incoming = new Pipe(link, link.seed + 1, {

@@ -443,7 +443,10 @@ export function webSocketListener(options: WebSocketListenerOptions = {}): WebSo
   const backlog = new Backlog(count("maxChannels", options.maxChannels, 256));
   const idleTimeout = amount("idleTimeoutSeconds", options.idleTimeoutSeconds, 30, 0);
 
-  async function handle(request: Request, { peer = "websocket peer" }: HandleOptions = {}): Promise<Response> {
+  async function handle(
+    request: Request,
+    { peer = "websocket peer" }: HandleOptions = {},
+  ): Promise<Response> {
     if (authorize && !await authorize(request)) {
       return plain(401, "A token is required", { "www-authenticate": "Bearer" });
     }

@@ -1,4 +1,202 @@
-import { testTransport } from "../tests/conformance/transport_suite.ts";
-import { openWebSocket } from "./_test_fixtures.ts";
+import { ChannelClosedError } from "@edgetuner/core";
+import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
+import { testTransport, within } from "../tests/conformance/transport_suite.ts";
+import { address, openWebSocket, serve, type TestServer } from "./_test_fixtures.ts";
+import { requireToken } from "./token.ts";
+import { webSocketListener, webSocketTransport } from "./web_socket.ts";
 
 testTransport({ name: "WebSocket", open: openWebSocket });
+
+/** Opens a socket that does not keep to the rules of the transport. */
+async function rawSocket(server: TestServer): Promise<WebSocket> {
+  const socket = new WebSocket(address(server), ["edgetuner.v1"]);
+  socket.binaryType = "arraybuffer";
+  await new Promise((resolve) => socket.addEventListener("open", resolve, { once: true }));
+  return socket;
+}
+
+function closeOf(socket: WebSocket): Promise<CloseEvent> {
+  const event = new Promise<CloseEvent>((resolve) =>
+    socket.addEventListener("close", resolve, { once: true })
+  );
+  return within(event, "the close of the socket");
+}
+
+/** Checks that the listener ends the channel of a peer that breaks a rule, and tells it why. */
+function testViolation(what: string, reason: string, misbehave: (socket: WebSocket) => void): void {
+  Deno.test(`WebSocket: closes a peer that ${what}`, async () => {
+    await using listener = webSocketListener({ maxFrameBytes: 1000, queueBytes: 2000 });
+    await using server = serve((request) => listener.handle(request));
+    const socket = await rawSocket(server);
+    const edge = await within(listener.accept(), "accept");
+    const closing = closeOf(socket);
+    misbehave(socket);
+    const event = await closing;
+    assertStringIncludes(event.reason, reason);
+    assert(event.code >= 4000);
+    const info = await within(edge!.closed, "closed");
+    assertEquals(info.clean, false);
+    assertStringIncludes(info.reason, reason);
+  });
+}
+
+testViolation("sends too large a frame", "must not exceed 1000 bytes: size is 1001", (socket) => {
+  socket.send(new Uint8Array(1001));
+});
+testViolation("announces too large a frame", "must not exceed 1000 bytes: size is 9999", (socket) => {
+  socket.send("parts 9999");
+});
+testViolation("sends parts that do not add up", "must add up", (socket) => {
+  socket.send("parts 10");
+  socket.send(new Uint8Array(11));
+});
+testViolation("sends text", "Cannot read the text message", (socket) => socket.send("hello"));
+testViolation("sends more than it may", "More than 2000 bytes wait", (socket) => {
+  for (let i = 0; i < 4; i++) socket.send(new Uint8Array(1000));
+});
+
+Deno.test("WebSocket: many tiny frames fill the queue too", async () => {
+  await using listener = webSocketListener({ queueBytes: 6400 });
+  await using server = serve((request) => listener.handle(request));
+  const socket = await rawSocket(server);
+  const closing = closeOf(socket);
+  for (let i = 0; i < 101; i++) socket.send(new Uint8Array(0));
+  assertStringIncludes((await closing).reason, "More than 6400 bytes wait");
+});
+
+Deno.test("WebSocket: carries frames above the size of one message", async () => {
+  await using listener = webSocketListener();
+  await using server = serve((request) => listener.handle(request));
+  await using device = await webSocketTransport({ url: address(server) }).connect();
+  await using edge = await within(listener.accept(), "accept");
+  const frame = new Uint8Array(40 * 2 ** 20);
+  for (let i = 0; i < frame.length; i += 4096) frame[i] = i >>> 12;
+  await Promise.all([device.send(frame), device.send(new Uint8Array([1]))]);
+  const arrived = await within(edge!.receive(), "receive");
+  assert(arrived && arrived.byteLength === frame.byteLength && arrived.every((byte, i) => byte === frame[i]));
+  assertEquals(await within(edge!.receive(), "receive"), new Uint8Array([1]));
+});
+
+Deno.test("WebSocket: lets small frames follow each other at once", async () => {
+  await using listener = webSocketListener();
+  await using server = serve((request) => listener.handle(request));
+  await using device = await webSocketTransport({ url: address(server) }).connect();
+  await using edge = await within(listener.accept(), "accept");
+  const rounds = 20;
+  const start = performance.now();
+  for (let i = 0; i < rounds; i++) {
+    for (let k = 0; k < 3; k++) await device.send(new Uint8Array(8));
+    for (let k = 0; k < 3; k++) await edge!.receive();
+    await edge!.send(new Uint8Array(8));
+    await device.receive();
+  }
+  // Held back by the network stack, a round would take 40 ms.
+  const perRound = (performance.now() - start) / rounds;
+  assert(perRound < 20, `a round takes ${perRound} ms`);
+});
+
+Deno.test("WebSocket: tells that a token is wrong or missing", async () => {
+  await using listener = webSocketListener({ authorize: requireToken("secret") });
+  await using server = serve((request) => listener.handle(request));
+  const url = address(server);
+  const answer = await fetch(url);
+  await answer.body?.cancel();
+  assertEquals(answer.status, 401);
+  await assertRejects(
+    () => webSocketTransport({ url, token: "other" }).connect(),
+    ChannelClosedError,
+    "the token was refused",
+  );
+  await assertRejects(() => webSocketTransport({ url }).connect(), ChannelClosedError, "a token is required");
+  await using device = await webSocketTransport({ url, token: "secret" }).connect();
+  await using edge = await within(listener.accept(), "accept");
+  assert(device && edge);
+});
+
+Deno.test("WebSocket: answers requests that are no handshake", async () => {
+  await using listener = webSocketListener();
+  const upgrade = { upgrade: "websocket", connection: "upgrade" };
+  assertEquals((await listener.handle(new Request("http://localhost/"))).status, 426);
+  assertEquals((await listener.handle(new Request("http://localhost/", { headers: upgrade }))).status, 400);
+});
+
+Deno.test("WebSocket: takes on a limited number of channels", async () => {
+  await using listener = webSocketListener({ maxChannels: 1 });
+  await using server = serve((request) => listener.handle(request, { peer: "tablet" }));
+  const transport = webSocketTransport({ url: address(server) });
+  const first = await transport.connect();
+  const edge = await within(listener.accept(), "accept");
+  assertEquals(edge?.peer, "tablet");
+  await assertRejects(() => transport.connect(), ChannelClosedError, "no more channels");
+  await first.close();
+  await within(edge!.closed, "closed");
+  await using second = await transport.connect();
+  assert(second);
+});
+
+Deno.test("WebSocket: connecting to a silent server ends by its limit and by its signal", async () => {
+  using silent = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const accepted: Deno.Conn[] = [];
+  const accepting = (async () => {
+    for await (const connection of silent) accepted.push(connection);
+  })();
+  const url = `ws://127.0.0.1:${silent.addr.port}/`;
+  const start = performance.now();
+  await assertRejects(
+    () => webSocketTransport({ url, connectTimeoutMs: 100 }).connect(),
+    ChannelClosedError,
+    "no answer within 100 ms",
+  );
+  assert(performance.now() - start < 5000);
+  const controller = new AbortController();
+  const connecting = webSocketTransport({ url }).connect({ signal: controller.signal });
+  setTimeout(() => controller.abort(new Error("changed my mind")), 20);
+  await assertRejects(() => connecting, Error, "changed my mind");
+  silent.close();
+  await accepting;
+  for (const connection of accepted) connection.close();
+});
+
+Deno.test("WebSocket: a lost connection ends the channel, not cleanly", async () => {
+  await using listener = webSocketListener();
+  const server = serve((request) => listener.handle(request));
+  const relay = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const connecting = webSocketTransport({ url: `ws://127.0.0.1:${relay.addr.port}/` }).connect();
+  const near = await relay.accept();
+  const far = await Deno.connect({ hostname: "127.0.0.1", port: server.addr.port });
+  const copies = [near.readable.pipeTo(far.writable), far.readable.pipeTo(near.writable)];
+  const device = await connecting;
+  const edge = await within(listener.accept(), "accept");
+  near.close();
+  far.close();
+  const infos = await within(Promise.all([device.closed, edge!.closed]), "closed");
+  for (const { clean, reason } of infos) {
+    assertEquals(clean, false);
+    assert(reason.length > 0);
+  }
+  await Promise.allSettled(copies);
+  relay.close();
+  await server.shutdown();
+});
+
+Deno.test("WebSocket: a long reason is cut where a character ends", async () => {
+  await using fixture = await openWebSocket();
+  const device = await fixture.transport.connect();
+  const edge = await within(fixture.listener.accept(), "accept");
+  await device.close("\u00e9".repeat(100));
+  assertEquals((await within(edge!.closed, "closed")).reason, "\u00e9".repeat(61));
+});
+
+Deno.test("webSocketTransport() checks its options", () => {
+  assertThrows(() => webSocketTransport({ url: "edge" }), SyntaxError, '"edge"');
+  assertThrows(() => webSocketTransport({ url: "ftp://edge/" }), TypeError, '"ftp"');
+  const url = "https://edge.example/";
+  assertThrows(() => webSocketTransport({ url, token: "a b" }), TypeError, "current length is 3");
+  assertThrows(() => webSocketTransport({ url, maxFrameBytes: 0 }), RangeError, "current value is 0");
+  assertThrows(
+    () => webSocketTransport({ url, connectTimeoutMs: 2 ** 31 }),
+    RangeError,
+    "'connectTimeoutMs'",
+  );
+  assertThrows(() => webSocketListener({ idleTimeoutSeconds: -1 }), RangeError, "'idleTimeoutSeconds'");
+});

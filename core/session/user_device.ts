@@ -21,7 +21,7 @@ import { readWelcome, type Welcome } from "./settings.ts";
 export interface DataSide {
   /** Embedding, final norm and LM head. */
   readonly ends: Gpt2Ends;
-  /** Settings of the loss. */
+  /** Settings of the loss in training; evaluation has no label smoothing. */
   readonly loss: LossSettings;
   /** Fingerprint of the checkpoint; the edge server's must be the same. */
   readonly fingerprint: string;
@@ -335,7 +335,8 @@ async function serveData(peer: Peer, engine: Engine, data: DataSide, state: RunS
     const rows = batch.batch * batch.length;
     peer.check(frame, "hidden", { step, shapes: [[rows, hidden]] });
     using h = engine.upload(frame.tensors[0]!.data as Float32Array, rows, hidden, "h_L");
-    const { losses, gradient } = modelLoss(data.ends, h, batch, data.loss, mode === "train");
+    const settings = mode === "train" ? data.loss : { labelSmoothing: 0 };
+    const { losses, gradient } = modelLoss(data.ends, h, batch, settings, mode === "train");
     const results = await engine.read(gradient === null ? losses : [gradient, ...losses]);
     for (const tensor of losses) tensor.dispose();
     gradient?.dispose();

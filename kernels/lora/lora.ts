@@ -136,7 +136,7 @@ export function headProduct(options: HeadProductOptions): Tensor {
 
 /** Arguments of `headGradient`. */
 export interface HeadGradientOptions {
-  /** [n * T, m] head-major, or [T, m] if `sharedA`. */
+  /** [n * T, m] head-major. */
   readonly a: Tensor;
   /** [n * T, n] head-major, or [T, n] if `sharedB`. */
   readonly b: Tensor;

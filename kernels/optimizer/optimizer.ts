@@ -140,7 +140,7 @@ export function segmentNorms(x: Tensor, options: SegmentNormsOptions): Tensor {
   const { engine } = x;
   const { segment, control, scale = 1 } = options;
   const segments = control.rows;
-  const out = engine.tensor(1, segments, "segment norms");
+  const out = engine.zeros(1, segments, "segment norms"); // the kernel writes no padding
   engine.dispatch(normsKernel[engine.adapterClass], {
     bindings: [x, control, out],
     parameters: { segments, segment4: segment / 4, count4: x.bytes / 16, first: 0, root: 1, scale },

@@ -1,0 +1,80 @@
+/**
+ * Child processes that say what happens as JSON lines.
+ *
+ * @module
+ */
+
+/** An event that a child printed. */
+export type ChildEvent = Readonly<Record<string, unknown>> & { readonly type: string };
+
+/** A program of `examples/` in a process of its own. */
+export class Child {
+  /** Name for people. */
+  readonly name: string;
+  /** What it wrote to standard error, the end of it. */
+  errors = "";
+  /** Resolves with the exit code when it has ended and all its events were delivered. */
+  readonly ended: Promise<number>;
+  readonly #process: Deno.ChildProcess;
+
+  /**
+   * @param name Name for people.
+   * @param program File in `examples/`.
+   * @param args Flags.
+   * @param onEvent Called with each event.
+   */
+  constructor(name: string, program: string, args: readonly string[], onEvent: (event: ChildEvent) => void) {
+    this.name = name;
+    this.#process = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--quiet", new URL(`../${program}`, import.meta.url).pathname, ...args, "--events"],
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    const reading = Promise.all([this.#events(onEvent), this.#stderr()]);
+    this.ended = this.#process.status.then(async ({ code }) => {
+      await reading;
+      return code;
+    });
+  }
+
+  /** Asks it to end. */
+  interrupt(): void {
+    this.#kill("SIGINT");
+  }
+
+  /** Ends it if it has not ended within this time. */
+  async endWithin(ms: number): Promise<number> {
+    const timer = setTimeout(() => this.#kill("SIGKILL"), ms);
+    const code = await this.ended;
+    clearTimeout(timer);
+    return code;
+  }
+
+  #kill(signal: Deno.Signal): void {
+    try {
+      this.#process.kill(signal);
+    } catch {
+      // It has ended already.
+    }
+  }
+
+  async #events(onEvent: (event: ChildEvent) => void): Promise<void> {
+    let rest = "";
+    for await (const chunk of this.#process.stdout.pipeThrough(new TextDecoderStream())) {
+      const lines = (rest + chunk).split("\n");
+      rest = lines.pop()!;
+      for (const line of lines) {
+        if (line.startsWith("{")) onEvent(JSON.parse(line) as ChildEvent);
+      }
+    }
+  }
+
+  async #stderr(): Promise<void> {
+    for await (const chunk of this.#process.stderr.pipeThrough(new TextDecoderStream())) {
+      // Mesa complains on every start where there is no desktop session.
+      const lines = chunk.split("\n").filter((l) => l !== "" && !l.includes("XDG_RUNTIME_DIR"));
+      this.errors = (this.errors + lines.map((l) => `${l}\n`).join("")).slice(-4000);
+    }
+  }
+}

@@ -1,0 +1,26 @@
+/**
+ * Reports: what a run was and did, as JSON for plots and checks.
+ *
+ * @module
+ */
+
+/** Versions that figures depend on. */
+export function versions(): Record<string, string> {
+  return { edgetuner: "0.1.0", deno: Deno.version.deno, v8: Deno.version.v8, os: `${Deno.build.os} ${Deno.build.arch}` };
+}
+
+/** Peak memory of this process in bytes, where the system tells; else the present figure. */
+export function peakMemory(): number {
+  try {
+    const line = Deno.readTextFileSync("/proc/self/status").split("\n").find((l) => l.startsWith("VmHWM:"));
+    if (line !== undefined) return Number(line.replace(/\D/g, "")) * 1024;
+  } catch {
+    // Not Linux.
+  }
+  return Deno.memoryUsage().rss;
+}
+
+/** Writes a report, if a file was asked for. */
+export async function writeReport(file: string, report: Record<string, unknown>): Promise<void> {
+  if (file !== "") await Deno.writeTextFile(file, `${JSON.stringify(report, null, 1)}\n`);
+}

@@ -1,0 +1,96 @@
+/**
+ * Generating texts with a model folder and an adapter.
+ *
+ * @module
+ */
+
+import {
+  type Adapter,
+  encodePrompt,
+  generateGreedy,
+  Gpt2Ends,
+  Gpt2Layers,
+  HeadModules,
+  loadIntoModules,
+  loadModelFolder,
+  loadTokenizer,
+  LocalHeads,
+} from "@edgetuner/core";
+import { Engine } from "@edgetuner/kernels";
+import { UsageError } from "./flags.ts";
+import { loadGpu } from "./webgpu.ts";
+
+/** A model on the GPU, with or without an adapter. */
+export class TextModel implements Disposable {
+  readonly #engine: Engine;
+  readonly #layers: Gpt2Layers;
+  readonly #ends: Gpt2Ends;
+  readonly #heads: LocalHeads | null;
+  readonly #tokenizer: Awaited<ReturnType<typeof loadTokenizer>>;
+
+  private constructor(
+    engine: Engine,
+    layers: Gpt2Layers,
+    ends: Gpt2Ends,
+    heads: LocalHeads | null,
+    tokenizer: Awaited<ReturnType<typeof loadTokenizer>>,
+  ) {
+    this.#engine = engine;
+    this.#layers = layers;
+    this.#ends = ends;
+    this.#heads = heads;
+    this.#tokenizer = tokenizer;
+  }
+
+  /** Loads a model folder, and an adapter that was trained on it. */
+  static async open(folder: string, adapter: Adapter | null, webgpu = "deno"): Promise<TextModel> {
+    const model = await loadModelFolder(folder);
+    if (adapter !== null && adapter.fingerprint !== "" && adapter.fingerprint !== model.fingerprint) {
+      throw new UsageError(
+        `Cannot use the adapter as it must have been trained on ${folder}: its base has fingerprint ${
+          adapter.fingerprint.slice(0, 12)
+        }, this model ${model.fingerprint.slice(0, 12)}`,
+      );
+    }
+    const tokenizer = await loadTokenizer(`${folder}/tokenizer.json`);
+    const engine = await Engine.create({ gpu: await loadGpu(webgpu) });
+    let heads: LocalHeads | null = null;
+    if (adapter !== null) {
+      const modules = new HeadModules(engine, {
+        lora: adapter.lora,
+        // Not trained here: the optimizer's settings are of no effect.
+        optimizer: { learningRate: 1, warmupSteps: 0, schedule: "constant", beta1: 0, beta2: 0, epsilon: 1, weightDecay: 0 },
+        ...adapter.model,
+        range: { first: 0, count: adapter.model.heads },
+        seed: 0,
+        steps: 1,
+      });
+      loadIntoModules(adapter, modules);
+      heads = new LocalHeads([modules]);
+    }
+    return new TextModel(
+      engine,
+      new Gpt2Layers(engine, model.config, model.weights),
+      new Gpt2Ends(engine, model.config, model.weights),
+      heads,
+      tokenizer,
+    );
+  }
+
+  /** Continues prompts. With `base` true as if there were no adapter. */
+  async generate(prompts: readonly string[], maxNewTokens: number, base = false, signal?: AbortSignal): Promise<string[]> {
+    const tokens = await generateGreedy(
+      { engine: this.#engine, layers: this.#layers, ends: this.#ends, heads: base ? null : this.#heads },
+      prompts.map((p) => encodePrompt(this.#tokenizer, p)),
+      { maxNewTokens, eos: this.#tokenizer.eos, signal },
+    );
+    return tokens.map((ids) => this.#tokenizer.decode(ids).trim());
+  }
+
+  [Symbol.dispose](): void {
+    this.#heads?.[Symbol.dispose]();
+    this.#layers[Symbol.dispose]();
+    this.#ends[Symbol.dispose]();
+    this.#engine.dispose();
+  }
+}

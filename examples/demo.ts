@@ -1,0 +1,287 @@
+/**
+ * The whole thing on one machine: an edge server and three user devices as separate processes,
+ * fine-tuning a small GPT-2 together over WebSocket, with heads pruned as they go.
+ *
+ * @module
+ */
+
+import { joinAdapters, loadAdapter, loadPairs, saveAdapter, stepTraffic } from "@edgetuner/core";
+import { Child, type ChildEvent } from "./_support/child.ts";
+import { integer, number, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
+import { curve, headMap } from "./_support/picture.ts";
+import { bytes, duration, ProgressBar } from "./_support/progress.ts";
+import { peakMemory, versions, writeReport } from "./_support/report.ts";
+import { TextModel } from "./_support/texts.ts";
+import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
+
+const HERE = new URL(".", import.meta.url).pathname;
+
+/** A step as the edge server prints it. */
+interface Step {
+  readonly step: number;
+  readonly mode: "train" | "evaluate";
+  readonly loss: number | null;
+  readonly times: { readonly total: number; readonly readback: number; readonly codec: number; readonly wait: number; readonly prune: number };
+  readonly bytes: number;
+  readonly mask: readonly number[];
+  readonly kept: readonly number[];
+  readonly tokens: number;
+}
+
+/** What the processes said. */
+interface Seen {
+  readonly steps: Step[];
+  readonly devices: Map<string, ChildEvent>;
+  readonly losses: { step: number; mode: string; loss: number }[];
+  adapter: string;
+  server: ChildEvent | null;
+}
+
+async function main(): Promise<number> {
+  const flags = readFlags({
+    name: "demo.ts",
+    about: "Starts an edge server and user devices as processes and fine-tunes a small GPT-2 with them.",
+    examples: [
+      "deno task demo",
+      "deno run -A examples/demo.ts --pruner none --steps 40",
+      "deno run -A examples/demo.ts --bandwidth 20 --latency 5   # every link: 20 Mbit/s, 5 ms",
+    ],
+  }, {
+    model: text("DIR", `${HERE}tiny_gpt2`, "folder of the base model"),
+    data: text("FILE", `${HERE}restaurant/train.txt`, "training data: MR||text lines, or JSONL with prompt and completion"),
+    valid: text("FILE", `${HERE}restaurant/valid.txt`, "validation data"),
+    test: text("FILE", `${HERE}restaurant/test.txt`, "data whose prompts are continued before and after"),
+    capacities: text("LIST", "8,5,3", "capacities of the devices; the first one is the data device"),
+    steps: integer("N", 150, "training steps", { min: 1 }),
+    batch: integer("N", 8, "sequences per step", { min: 1 }),
+    length: integer("N", 96, "tokens per sequence", { min: 2 }),
+    pruner: text("NAME", "greedy", "none, greedy, random, or a module"),
+    tau: number("X", 0.7, "greedy: share of a layer's importance to keep", { min: 0, max: 1 }),
+    eta: number("X", 0.4, "greedy: share of pruned heads above which a layer is pruned whole", { min: 0, max: 1 }),
+    mode: text("MODE", "slice", "what a head module reads", ["slice", "full"]),
+    targets: text("LIST", "q,v", "projections that LoRA adapts: some of q, k, v"),
+    rank: integer("N", 8, "LoRA rank of each head module", { min: 1, max: 256 }),
+    rate: number("X", 5e-3, "peak learning rate", { min: 0 }),
+    seed: integer("N", 1, "seed of everything that is drawn", { min: 0, max: 0xffff_ffff }),
+    bandwidth: number("MBIT", 0, "slow every link down to this many Mbit/s each way; 0 = as it is", { min: 0 }),
+    latency: number("MS", 0, "slow every link down by this many milliseconds each way", { min: 0 }),
+    transport: text("NAME", "ws", "how frames travel", ["ws", "http"]),
+    webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+    port: integer("N", 0, "port of the edge server; 0 = any free one", { min: 0, max: 65_535 }),
+    out: text("DIR", "runs/demo", "folder for the adapter"),
+    report: text("FILE", "", "write a report as JSON"),
+  });
+  const capacities = flags.capacities.split(",").map(Number);
+  if (capacities.length === 0 || capacities.some((c) => !(c > 0))) {
+    throw new UsageError(`Cannot run demo.ts as --capacities must be positive numbers: current value is "${flags.capacities}"`);
+  }
+  // Checked before four processes start.
+  for (const file of [flags.data, flags.valid, flags.test]) await loadPairs(file);
+  await Deno.mkdir(flags.out, { recursive: true });
+
+  const joinToken = crypto.randomUUID();
+  const seen: Seen = { steps: [], devices: new Map(), losses: [], adapter: "", server: null };
+  const bar = new ProgressBar(flags.steps);
+  const listening = Promise.withResolvers<string>();
+  const started = performance.now();
+  const children: Child[] = [];
+  let interrupted = false;
+  const onInterrupt = () => {
+    if (interrupted) {
+      for (const child of children) child.endWithin(0);
+      Deno.exit(130);
+    }
+    interrupted = true;
+    bar.end();
+    console.error("Stopping; what was learnt is saved. Once more to stop at once.");
+    for (const child of children) child.interrupt();
+  };
+  Deno.addSignalListener("SIGINT", onInterrupt);
+  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", onInterrupt);
+
+  const server = new Child("edge server", "edge_server.ts", [
+    ...["--model", flags.model, "--devices", `${capacities.length}`, "--steps", `${flags.steps}`],
+    ...["--port", `${flags.port}`, "--join-token", joinToken, "--admin-token", crypto.randomUUID()],
+    ...["--pruner", flags.pruner, "--tau", `${flags.tau}`, "--eta", `${flags.eta}`],
+    ...["--mode", flags.mode, "--targets", flags.targets, "--rank", `${flags.rank}`],
+    ...["--rate", `${flags.rate}`, "--seed", `${flags.seed}`, "--webgpu", flags.webgpu, "--join-timeout", "120"],
+  ], (event) => {
+    if (event.type === "listening") {
+      seen.adapter = String(event.adapter);
+      seen.server = event;
+      listening.resolve(String(event.address));
+    } else if (event.type === "step") {
+      const step = event.record as Step;
+      seen.steps.push(step);
+      if (step.mode === "train" && !interrupted) bar.draw(step.step + 1, stepText(step));
+    } else if (event.type === "done") seen.server = { ...seen.server, ...event };
+  });
+  children.push(server);
+  server.ended.then((code) => listening.reject(new UsageError(server.errors.trim() || `The edge server ended with code ${code}`)));
+  const address = await listening.promise;
+  if (Deno.stderr.isTerminal()) console.log(`Edge server on ${seen.adapter}; ${capacities.length} devices join over ${flags.transport}`);
+
+  const url = flags.transport === "ws" ? `ws://${address}/join/ws` : `http://${address}/join/http`;
+  const parts = capacities.map((capacity, i) => {
+    const name = `device-${i + 1}`;
+    const folder = `${flags.out}/${name}`;
+    const data = i === 0
+      ? [
+        ...["--data", flags.data, "--valid", flags.valid, "--model", flags.model, "--share-loss"],
+        ...["--batch", `${flags.batch}`, "--length", `${flags.length}`, "--seed", `${flags.seed}`],
+      ]
+      : [];
+    children.push(
+      new Child(name, "user_device.ts", [
+        ...["--server", url, "--token", joinToken, "--name", name, "--capacity", `${capacity}`, "--save", folder],
+        ...["--bandwidth", `${flags.bandwidth}`, "--latency", `${flags.latency}`, "--webgpu", flags.webgpu],
+        ...["--join-timeout", "120"],
+        ...data,
+      ], (event) => {
+        if (event.type === "loss") seen.losses.push(event as unknown as Seen["losses"][number]);
+        else if (event.type === "done") seen.devices.set(name, event);
+      }),
+    );
+    return { name, folder };
+  });
+  const codes = await Promise.all(children.map((child) => child.ended.then(async (code) => {
+    // If one process fails the others end by themselves, within this time.
+    if (code !== 0) await Promise.all(children.map((c) => c.endWithin(15_000)));
+    return code;
+  })));
+  bar.end();
+  const seconds = (performance.now() - started) / 1000;
+  const failed = children.filter((_, i) => codes[i] !== 0 && codes[i] !== 130);
+  for (const child of failed) console.error(`${child.name}: ${child.errors.trim() || "ended without a word"}`);
+
+  const saved = parts.filter(({ name }) => seen.devices.has(name));
+  const complete = saved.length === parts.length;
+  if (complete) {
+    const adapter = joinAdapters(await Promise.all(saved.map(({ folder }) => loadAdapter(folder))));
+    await saveAdapter(`${flags.out}/adapter`, adapter);
+  }
+  const trained = seen.steps.filter((s) => s.mode === "train");
+  const summary = summarise(seen, trained, flags.targets.split(",").length, flags.mode as "slice" | "full", flags.pruner !== "none" && flags.pruner !== "random");
+  let samples: Sample[] = [];
+  if (complete && !interrupted && failed.length === 0) {
+    show(seen, trained, summary, seconds);
+    samples = await compare(flags.model, `${flags.out}/adapter`, flags.test, flags.webgpu);
+  }
+  if (complete) console.log(`\nAdapter saved to ${flags.out}/adapter (${trained.length} steps)`);
+  await writeReport(flags.report, {
+    versions: versions(),
+    settings: flags,
+    adapter: seen.adapter,
+    adapterFolder: complete ? `${flags.out}/adapter` : null,
+    run: seen.server,
+    devices: Object.fromEntries(seen.devices),
+    summary,
+    steps: seen.steps,
+    losses: seen.losses,
+    samples,
+    seconds,
+    peakMemoryBytes: peakMemory(),
+  });
+  Deno.removeSignalListener("SIGINT", onInterrupt);
+  if (Deno.build.os !== "windows") Deno.removeSignalListener("SIGTERM", onInterrupt);
+  return failed.length > 0 ? 1 : interrupted ? 130 : 0;
+}
+
+function stepText(step: Step): string {
+  const kept = step.kept.reduce((a, b) => a + b, 0);
+  const loss = step.loss === null ? "" : `loss ${step.loss.toFixed(3)}  `;
+  return `${loss}${(step.times.total / 1000).toFixed(2)} s/step  ${bytes(step.bytes)}/step  kept ${kept}/${step.mask.length}`;
+}
+
+/** Figures of a run. */
+interface Summary {
+  readonly validBefore: number | null;
+  readonly validAfter: number | null;
+  readonly bytes: number;
+  readonly unprunedBytes: number;
+  readonly keptShare: number;
+  readonly secondsPerStep: number;
+  readonly headsPerDevice: readonly number[];
+}
+
+function mean(values: readonly number[]): number | null {
+  return values.length === 0 ? null : values.reduce((a, b) => a + b, 0) / values.length;
+}
+
+function median(values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
+}
+
+function summarise(seen: Seen, trained: readonly Step[], targets: number, mode: "slice" | "full", statistics: boolean): Summary {
+  const evaluations = seen.losses.filter((l) => l.mode === "evaluate");
+  const ranges = [...seen.devices.values()].map((d) => d.range as { first: number; count: number } | null)
+    .filter((r) => r !== null).sort((a, b) => a.first - b.first);
+  const headsPerDevice = ranges.map((r) => r.count);
+  const heads = headsPerDevice.reduce((a, b) => a + b, 0);
+  // What the same steps would have sent with every head kept: the formula that a run's ledger equals.
+  let unpruned = 0;
+  let pruned = 0;
+  for (const step of trained) {
+    const layers = step.kept.length;
+    const hidden = Number((seen.server?.model as { hidden?: number } | undefined)?.hidden ?? 0);
+    if (hidden === 0 || heads === 0) break;
+    const shape = { layers, heads, hidden, tokens: step.tokens, targets, mode, headsPerDevice, statistics: Number(statistics) };
+    const sum = (mask: Uint8Array) => [...stepTraffic({ ...shape, mask }).values()].reduce((a, b) => a + b, 0);
+    unpruned += sum(new Uint8Array(layers * heads));
+    pruned += sum(Uint8Array.from(step.mask));
+  }
+  const kept = trained.reduce((sum, s) => sum + s.kept.reduce((a, b) => a + b, 0), 0);
+  const all = trained.reduce((sum, s) => sum + s.mask.length, 0);
+  return {
+    validBefore: mean(evaluations.filter((l) => l.step === 0).map((l) => l.loss)),
+    validAfter: mean(evaluations.filter((l) => l.step > 0).map((l) => l.loss)),
+    bytes: pruned,
+    unprunedBytes: unpruned,
+    keptShare: all === 0 ? 1 : kept / all,
+    secondsPerStep: median(trained.map((s) => s.times.total)) / 1000,
+    headsPerDevice,
+  };
+}
+
+function show(seen: Seen, trained: readonly Step[], summary: Summary, seconds: number): void {
+  const { validBefore, validAfter, keptShare, secondsPerStep } = summary;
+  console.log(`\n${trained.length} steps in ${duration(seconds)} (${secondsPerStep.toFixed(2)} s a step), on ${seen.adapter}`);
+  if (validBefore !== null && validAfter !== null) {
+    console.log(`Validation loss ${validBefore.toFixed(3)} before, ${validAfter.toFixed(3)} after`);
+  }
+  console.log(
+    `${bytes(summary.bytes)} of tensors on the wire, ${
+      (100 * summary.bytes / summary.unprunedBytes).toFixed(0)
+    } % of the ${bytes(summary.unprunedBytes)} without pruning; ${(100 * keptShare).toFixed(0)} % of the heads kept`,
+  );
+  const losses = trained.map((s) => s.loss).filter((l) => l !== null);
+  console.log("\nTraining loss over the steps");
+  for (const line of curve(losses)) console.log(line);
+  const share = trained[0]!.mask.map((_, i) => trained.reduce((sum, s) => sum + 1 - s.mask[i]!, 0) / trained.length);
+  console.log("\nHow often each head was kept (devices apart; ██ always, blank never)");
+  for (const line of headMap(share, trained[0]!.kept.length, summary.headsPerDevice)) console.log(line);
+}
+
+/** A generation before and after. */
+interface Sample {
+  readonly prompt: string;
+  readonly reference: string;
+  readonly before: string;
+  readonly after: string;
+}
+
+async function compare(folder: string, adapter: string, file: string, webgpu: string): Promise<Sample[]> {
+  const all = await loadPairs(file);
+  // The longest prompts say most about whether slots are followed.
+  const pairs = [...all].sort((a, b) => b.prompt.length - a.prompt.length).slice(4, 7);
+  const prompts = pairs.map((p) => p.prompt);
+  using model = await TextModel.open(folder, await loadAdapter(adapter), webgpu);
+  const before = await model.generate(prompts, 48, true);
+  const after = await model.generate(prompts, 48);
+  pairs.forEach(({ prompt, completion }, i) => {
+    console.log(`\n${prompt}\n  before     ${before[i]}\n  after      ${after[i]}\n  reference  ${completion}`);
+  });
+  return pairs.map(({ prompt, completion }, i) => ({ prompt, reference: completion, before: before[i]!, after: after[i]! }));
+}
+
+if (import.meta.main) await runProgram(main);

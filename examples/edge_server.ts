@@ -1,0 +1,196 @@
+/**
+ * An edge server: holds the base model, waits for devices, runs the steps, and can be watched and
+ * steered over a REST API.
+ *
+ * @module
+ */
+
+import { DEFAULT_OPTIMIZER, type LoraTarget, type RunSettings, type StepRecord } from "@edgetuner/core";
+import { createControlApp, eventJson, stepJson } from "@edgetuner/transport/server";
+import { httpListener, webSocketListener } from "@edgetuner/transport";
+import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
+import { bytes, ProgressBar } from "./_support/progress.ts";
+import { prunerChoice } from "./_support/pruners.ts";
+import { peakMemory, versions, writeReport } from "./_support/report.ts";
+import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
+import { WorkerRun } from "./_support/worker_run.ts";
+
+/** Bytes a device may have under way: a few frames of a large model. */
+const QUEUE_BYTES = 2 ** 28;
+
+const FLAGS = {
+  model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
+  devices: integer("N", 3, "devices with heads that take part", { min: 1, max: 1024 }),
+  steps: integer("N", 150, "training steps", { min: 1 }),
+  host: text("HOST", "127.0.0.1", "address to listen on"),
+  port: integer("N", 8787, "port to listen on; 0 = any free one", { min: 0, max: 65_535 }),
+  "join-token": text("TOKEN", "", "token that devices must show; EDGETUNER_JOIN_TOKEN, or else a new one that is printed"),
+  "admin-token": text("TOKEN", "", "token of the REST API; EDGETUNER_ADMIN_TOKEN, or else a new one that is printed"),
+  pruner: text("NAME", "greedy", "none, greedy, random, or a module with a pruner factory as its default export"),
+  tau: number("X", 0.7, "greedy: share of a layer's importance to keep", { min: 0, max: 1 }),
+  eta: number("X", 0.4, "greedy: share of pruned heads above which a layer is pruned whole", { min: 0, max: 1 }),
+  rho: number("X", 0.2, "greedy: how much weaker devices' heads count less", { min: 0 }),
+  beta: number("X", 0.3, "greedy: how much dearer a device's remaining heads get", { min: 0 }),
+  lambda: number("X", 0.8, "greedy: weight of the newest step", { min: 0, max: 1 }),
+  share: number("X", 0.5, "random: share of heads to prune", { min: 0, max: 1 }),
+  mode: text("MODE", "slice", "what a head module reads", ["slice", "full"]),
+  targets: text("LIST", "q,v", "projections that LoRA adapts: some of q, k, v"),
+  rank: integer("N", 8, "LoRA rank of each head module", { min: 1, max: 256 }),
+  alpha: number("X", 32, "LoRA scale: Deltas are multiplied by alpha / rank", { min: 0 }),
+  dropout: number("X", 0.1, "LoRA dropout", { min: 0, max: 0.99 }),
+  rate: number("X", 5e-3, "peak learning rate", { min: 0 }),
+  warmup: integer("N", 10, "steps of learning-rate warm-up", { min: 0 }),
+  seed: integer("N", 1, "seed of everything that is drawn", { min: 0, max: 0xffff_ffff }),
+  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+  timeout: number("S", 120, "longest wait for a device in a step, in seconds", { min: 0.1 }),
+  "join-timeout": number("S", 600, "longest wait for all devices to join, in seconds", { min: 0.1 }),
+  events: toggle("print what happens as JSON lines"),
+  report: text("FILE", "", "write a report as JSON"),
+};
+
+async function main(): Promise<number> {
+  const flags = readFlags({
+    name: "edge_server.ts",
+    about: "Holds the base model, waits for devices and fine-tunes with them.",
+    examples: [
+      "deno run -A examples/edge_server.ts --devices 1 --join-token secret-join",
+      "deno run -A examples/user_device.ts --server ws://127.0.0.1:8787/join/ws --token secret-join --data examples/restaurant/train.txt",
+    ],
+  }, FLAGS);
+  const joinToken = flags["join-token"] || Deno.env.get("EDGETUNER_JOIN_TOKEN") || crypto.randomUUID();
+  const adminToken = flags["admin-token"] || Deno.env.get("EDGETUNER_ADMIN_TOKEN") || crypto.randomUUID();
+  const { tau, eta, rho, beta, lambda, share } = flags;
+  const options: Record<string, number> = flags.pruner === "random"
+    ? { share }
+    : flags.pruner === "none"
+    ? {}
+    : { tau, eta, rho, beta, lambda };
+  const settings: RunSettings = {
+    lora: {
+      mode: flags.mode as "slice" | "full",
+      targets: flags.targets.split(",") as LoraTarget[],
+      rank: flags.rank,
+      alpha: flags.alpha,
+      dropout: flags.dropout,
+    },
+    optimizer: {
+      ...DEFAULT_OPTIMIZER,
+      learningRate: flags.rate,
+      warmupSteps: Math.min(flags.warmup, flags.steps),
+    },
+    steps: flags.steps,
+    seed: flags.seed,
+  };
+  const say = (line: string) => {
+    if (!flags.events) console.log(line);
+  };
+  const emit = (event: Record<string, unknown>) => {
+    if (flags.events) console.log(JSON.stringify(event));
+  };
+
+  const run = await WorkerRun.start({
+    model: flags.model,
+    settings,
+    devices: flags.devices,
+    pruner: prunerChoice(flags.pruner, options),
+    webgpu: flags.webgpu,
+    timeoutMs: flags.timeout * 1000,
+    joinTimeoutMs: flags["join-timeout"] * 1000,
+  });
+  const sockets = webSocketListener({ queueBytes: QUEUE_BYTES });
+  const polls = httpListener({ queueBytes: QUEUE_BYTES });
+  const app = createControlApp({
+    runs: new Map([[run.run, run]]),
+    joinToken,
+    adminToken,
+    webSocket: sockets,
+    http: polls,
+    version: versions().edgetuner!,
+  });
+  let server: Deno.HttpServer<Deno.NetAddr>;
+  try {
+    server = Deno.serve({ hostname: flags.host, port: flags.port, onListen: () => {} }, app.fetch);
+  } catch (cause) {
+    run.stop("not listening");
+    if (cause instanceof Deno.errors.AddrInUse) {
+      throw new UsageError(`Cannot listen as port ${flags.port} of ${flags.host} must be free: it is in use; try --port 0`);
+    }
+    throw new UsageError(`Cannot listen on ${flags.host}:${flags.port}: ${(cause as Error).message}`);
+  }
+  const address = `${flags.host}:${server.addr.port}`;
+  const accept = async (listener: typeof sockets | typeof polls) => {
+    for (let channel = await listener.accept(); channel !== null; channel = await listener.accept()) run.join(channel);
+  };
+  const accepting = Promise.all([accept(sockets), accept(polls)]);
+
+  say(`Run ${run.run} on ${run.adapter}, pruner ${run.pruner}`);
+  say(`Devices join at ws://${address}/join/ws or http://${address}/join/http  (token ${joinToken})`);
+  say(`Watch it: curl -N -H "Authorization: Bearer ${adminToken}" http://${address}/api/runs/${run.run}/events`);
+  emit({ type: "listening", address, run: run.run, adapter: run.adapter, pruner: run.pruner, model: run.model, settings });
+
+  const records: Record<string, unknown>[] = [];
+  const bar = new ProgressBar(flags.steps, flags.events ? false : undefined);
+  const started = performance.now();
+  run.subscribe((event) => {
+    emit(eventJson(event));
+    if (event.type === "joined") say(`${event.device.name} joined (capacity ${event.device.capacity})`);
+    else if (event.type === "refused") say(`Refused ${event.peer}: ${event.reason}`);
+    else if (event.type === "step") {
+      records.push(stepJson(event.record));
+      if (event.record.mode === "train") bar.draw(event.record.step + 1, stepText(event.record));
+    }
+  });
+  let interrupted = false;
+  const onInterrupt = () => {
+    if (interrupted) Deno.exit(130);
+    interrupted = true;
+    run.stop("interrupted");
+  };
+  Deno.addSignalListener("SIGINT", onInterrupt);
+  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", onInterrupt);
+  let failure: Error | null = null;
+  try {
+    await run.done;
+  } catch (error) {
+    failure = error as Error;
+  }
+  bar.end();
+  const memory = peakMemory();
+  await writeReport(flags.report, {
+    versions: versions(),
+    adapter: run.adapter,
+    run: run.run,
+    model: run.model,
+    pruner: { name: run.pruner, options },
+    settings,
+    devices: run.devices,
+    steps: records,
+    traffic: run.traffic(),
+    seconds: (performance.now() - started) / 1000,
+    peakMemoryBytes: memory,
+    error: failure?.message ?? null,
+  });
+  emit({ type: "done", traffic: run.traffic(), peakMemoryBytes: memory, error: failure?.message ?? null });
+  // The devices take their last frames before the sockets go.
+  await Promise.race([run.drained(), new Promise((resolve) => setTimeout(resolve, 5000))]);
+  await Promise.all([sockets[Symbol.asyncDispose](), polls[Symbol.asyncDispose]()]);
+  await accepting;
+  await server.shutdown();
+  Deno.removeSignalListener("SIGINT", onInterrupt);
+  if (Deno.build.os !== "windows") Deno.removeSignalListener("SIGTERM", onInterrupt);
+  if (failure !== null) {
+    console.error(failure.message);
+    return 1;
+  }
+  const total = run.traffic().reduce((sum, e) => sum + e.frameBytes, 0);
+  say(`${interrupted ? "Stopped" : "Done"} after ${records.filter((r) => r.mode === "train").length} steps, ${bytes(total)} on the wire`);
+  return interrupted ? 130 : 0;
+}
+
+function stepText(record: StepRecord): string {
+  const kept = record.kept.reduce((a, b) => a + b, 0);
+  const loss = record.loss === null ? "" : `loss ${record.loss.toFixed(3)}  `;
+  return `${loss}${(record.times.total / 1000).toFixed(2)} s/step  ${bytes(record.bytes)}/step  kept ${kept}/${record.mask.length}`;
+}
+
+if (import.meta.main) await runProgram(main);

@@ -1,0 +1,223 @@
+/**
+ * A user device: joins an edge server, trains its share of the head modules, and with `--data` also
+ * holds the texts, labels and loss.
+ *
+ * @module
+ */
+
+import {
+  adapterOf,
+  type DataSide,
+  encodePairs,
+  fixedBatches,
+  Gpt2Ends,
+  loadModelFolder,
+  loadPairs,
+  loadTokenizer,
+  runUserDevice,
+  saveAdapter,
+  shuffledBatches,
+  type Transport,
+  type Welcome,
+} from "@edgetuner/core";
+import { Engine } from "@edgetuner/kernels";
+import { emulateLink, httpTransport, webSocketTransport } from "@edgetuner/transport";
+import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
+import { bytes, ProgressBar } from "./_support/progress.ts";
+import { peakMemory, versions, writeReport } from "./_support/report.ts";
+import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
+
+const FLAGS = {
+  server: text("URL", "ws://127.0.0.1:8787/join/ws", "where to join: ws(s)://.../join/ws, or http(s)://.../join/http through proxies"),
+  token: text("TOKEN", "", "join token; or EDGETUNER_JOIN_TOKEN"),
+  name: text("NAME", "", "name shown to people; else a random one"),
+  capacity: number("X", 1, "compute capacity compared with the other devices; 0 = data only, no heads", { min: 0 }),
+  data: text("FILE", "", "makes this the data device: MR||text lines, or JSONL with prompt and completion"),
+  valid: text("FILE", "", "data device: validation data of the same form, evaluated before and after"),
+  model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "data device: folder of the base model"),
+  batch: integer("N", 8, "data device: sequences per step", { min: 1 }),
+  length: integer("N", 96, "data device: tokens per sequence", { min: 2 }),
+  "valid-batches": integer("N", 4, "data device: batches of validation data to evaluate", { min: 1 }),
+  smoothing: number("X", 0.1, "data device: label smoothing in training", { min: 0, max: 0.99 }),
+  "share-loss": toggle("data device: tell the edge server the loss of each step"),
+  seed: integer("N", 1, "data device: seed of the order of the data", { min: 0, max: 0xffff_ffff }),
+  save: text("DIR", "", "folder for what this device's heads have learnt"),
+  bandwidth: number("MBIT", 0, "slow the link down to this many Mbit/s each way; 0 = as it is", { min: 0 }),
+  latency: number("MS", 0, "slow the link down by this many milliseconds each way", { min: 0 }),
+  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+  "connect-timeout": number("S", 10, "longest wait for the edge server to answer, in seconds", { min: 0.1 }),
+  timeout: number("S", 120, "longest wait for the edge server during the run, in seconds", { min: 0.1 }),
+  "join-timeout": number("S", 600, "longest wait for the other devices, in seconds", { min: 0.1 }),
+  events: toggle("print what happens as JSON lines"),
+  report: text("FILE", "", "write a report as JSON"),
+};
+
+/** Losses that the data device saw. */
+interface Losses {
+  readonly train: number[];
+  readonly before: number[];
+  readonly after: number[];
+}
+
+async function main(): Promise<number> {
+  const flags = readFlags({
+    name: "user_device.ts",
+    about: "Joins an edge server and trains its share of the LoRA head modules.",
+    examples: [
+      "deno run -A examples/user_device.ts --server ws://192.168.1.20:8787/join/ws --token T --capacity 5",
+      "deno run -A examples/user_device.ts --token T --data examples/restaurant/train.txt --save my_heads",
+    ],
+  }, FLAGS);
+  const emit = (event: Record<string, unknown>) => {
+    if (flags.events) console.log(JSON.stringify(event));
+  };
+  const say = (line: string) => {
+    if (!flags.events) console.log(line);
+  };
+  const name = flags.name || `device-${crypto.randomUUID().slice(0, 4)}`;
+  const abort = new AbortController();
+  let interrupted = false;
+  const onInterrupt = () => {
+    if (interrupted) Deno.exit(130);
+    interrupted = true;
+    // The edge server may end the run in good order; if it does not, this device does.
+    setTimeout(() => abort.abort(new DOMException("interrupted", "AbortError")), 3000);
+  };
+  Deno.addSignalListener("SIGINT", onInterrupt);
+  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", onInterrupt);
+
+  using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
+  const losses: Losses = { train: [], before: [], after: [] };
+  let welcome: Welcome | null = null;
+  const data = flags.data === "" ? null : await openData(engine, flags, losses, () => welcome!, emit);
+  const transport = openTransport(flags);
+  const channel = await transport.connect({
+    signal: AbortSignal.any([abort.signal, AbortSignal.timeout(flags["connect-timeout"] * 1000)]),
+  });
+  say(`${name} joined on ${engine.adapterName}; waiting for the other devices`);
+  let bar: ProgressBar | null = null;
+  const result = await runUserDevice({
+    engine,
+    channel,
+    name,
+    capacity: flags.capacity,
+    data: data?.side,
+    signal: abort.signal,
+    timeoutMs: flags.timeout * 1000,
+    joinTimeoutMs: flags["join-timeout"] * 1000,
+    onWelcome: (w) => {
+      welcome = w;
+      bar = new ProgressBar(w.settings.steps, flags.events ? false : undefined);
+      const heads = w.range === null ? "no heads" : `heads ${w.range.first} to ${w.range.first + w.range.count - 1} of each of ${w.model.layers} layers`;
+      say(`Run ${w.run}: this device has ${heads}`);
+      emit({ type: "welcome", name, range: w.range });
+    },
+    onStep: (step) => {
+      const loss = losses.train.length > 0 ? `loss ${losses.train.at(-1)!.toFixed(3)}` : "";
+      bar?.draw(step + 1, loss);
+    },
+  });
+  (bar as ProgressBar | null)?.end();
+  if (result.modules !== null && flags.save !== "") {
+    await saveAdapter(flags.save, await adapterOf(result.modules, data?.fingerprint ?? ""));
+    say(`Saved ${result.modules.parameterCount} parameters to ${flags.save}`);
+  }
+  const memory = peakMemory();
+  const summary = {
+    name,
+    range: result.welcome.range,
+    steps: result.steps,
+    losses,
+    traffic: result.ledger.entries(),
+    peakMemoryBytes: memory,
+    reason: result.reason,
+    error: result.error === null ? null : String((result.error as Error).message ?? result.error),
+  };
+  await writeReport(flags.report, { versions: versions(), adapter: engine.adapterName, ...summary });
+  emit({ type: "done", ...summary });
+  say(`${result.steps} steps, ${bytes(result.ledger.totalBytes)} on the wire`);
+  result.modules?.[Symbol.dispose]();
+  data?.dispose();
+  Deno.removeSignalListener("SIGINT", onInterrupt);
+  if (Deno.build.os !== "windows") Deno.removeSignalListener("SIGTERM", onInterrupt);
+  if (interrupted) return 130;
+  if (result.error !== null) {
+    console.error((result.error as Error).message);
+    return 1;
+  }
+  return 0;
+}
+
+type Flags = ReturnType<typeof readFlags<typeof FLAGS>>;
+
+function openTransport(flags: Flags): Transport {
+  const token = flags.token || Deno.env.get("EDGETUNER_JOIN_TOKEN") || "";
+  if (token === "") {
+    throw new UsageError("Cannot join as a token must be given: use --token or EDGETUNER_JOIN_TOKEN; the edge server prints it");
+  }
+  let url: URL;
+  try {
+    url = new URL(flags.server);
+  } catch {
+    throw new UsageError(`Cannot join as --server must be a URL: current value is "${flags.server}"`);
+  }
+  const options = {
+    url,
+    token,
+    queueBytes: 2 ** 28,
+    connectTimeoutMs: flags["connect-timeout"] * 1000,
+  };
+  const transport = url.protocol.startsWith("ws") ? webSocketTransport(options) : httpTransport(options);
+  if (flags.bandwidth === 0 && flags.latency === 0) return transport;
+  return emulateLink(transport, {
+    bandwidthBytesPerSecond: flags.bandwidth === 0 ? Infinity : flags.bandwidth * 1e6 / 8,
+    latencyMs: flags.latency,
+  });
+}
+
+/** Loads model ends and texts, and says which batch comes when: validation, all steps, validation. */
+async function openData(
+  engine: Engine,
+  flags: Flags,
+  losses: Losses,
+  welcome: () => Welcome,
+  emit: (event: Record<string, unknown>) => void,
+) {
+  const model = await loadModelFolder(flags.model);
+  const tokenizer = await loadTokenizer(`${flags.model}/tokenizer.json`);
+  const ends = new Gpt2Ends(engine, model.config, model.weights);
+  const { length } = flags;
+  if (length > model.config.n_positions) {
+    throw new UsageError(`Cannot use --length ${length} as the model takes at most ${model.config.n_positions} tokens`);
+  }
+  const set = encodePairs(await loadPairs(flags.data), tokenizer, { length });
+  const batches = shuffledBatches(set, { batch: flags.batch, seed: flags.seed });
+  const shortened = set.shortenedPrompts + set.shortenedCompletions;
+  if (shortened > 0) console.error(`${shortened} of ${set.sequences.length} examples were cut to ${length} tokens`);
+  const valid = flags.valid === ""
+    ? []
+    : fixedBatches(encodePairs(await loadPairs(flags.valid), tokenizer, { length }), flags.batch).slice(0, flags["valid-batches"]);
+  let evaluated = 0;
+  const side: DataSide = {
+    ends,
+    loss: { labelSmoothing: flags.smoothing },
+    fingerprint: model.fingerprint,
+    shareLoss: flags["share-loss"],
+    next(step) {
+      const { steps } = welcome().settings;
+      // Validation before the first and after the last step; what is evaluated starts again for both.
+      if (step === 0 && evaluated < valid.length) return { batch: valid[evaluated++]!, mode: "evaluate" };
+      if (step < steps) return { batch: batches.next(), mode: "train" };
+      if (evaluated < 2 * valid.length) return { batch: valid[evaluated++ - valid.length]!, mode: "evaluate" };
+      return null;
+    },
+    onLoss(step, mode, loss) {
+      if (mode === "train") losses.train.push(loss);
+      else (step === 0 ? losses.before : losses.after).push(loss);
+      emit({ type: "loss", step, mode, loss });
+    },
+  };
+  return { side, fingerprint: model.fingerprint, dispose: () => ends[Symbol.dispose]() };
+}
+
+if (import.meta.main) await runProgram(main);
