@@ -92,7 +92,7 @@ export function validateDecision(
   context: PrunerContext,
 ): PrunerDecision {
   const size = context.layers * context.heads;
-  const { mask, scores } = decision;
+  const { mask, scores } = (decision ?? {}) as Partial<PrunerDecision>;
   if (!(mask instanceof Uint8Array) || mask.length !== size) {
     const what = mask instanceof Uint8Array ? `length ${mask.length}` : typeof mask;
     throw new PluginError(

@@ -49,7 +49,13 @@ export {
   type HeadProductOptions,
   scatterAddHeadColumns,
 } from "./lora/lora.ts";
-export { type BatchLayout, type Causal, type HeadColumns, matmul, type MatmulOptions } from "./matmul/matmul.ts";
+export {
+  type BatchLayout,
+  type Causal,
+  type HeadColumns,
+  matmul,
+  type MatmulOptions,
+} from "./matmul/matmul.ts";
 export {
   adamw,
   adamwControl,

@@ -652,7 +652,8 @@ const MAX_BODIES_AT_ONCE = 2;
 export function httpListener(options: HttpListenerOptions = {}): HttpListener {
   const { authorize } = options;
   const limits = readLimits(options);
-  const backlog = new Backlog(count("maxChannels", options.maxChannels, 256));
+  const maxChannels = count("maxChannels", options.maxChannels, 256);
+  const backlog = new Backlog(maxChannels);
   const pollTimeoutMs = milliseconds("pollTimeoutMs", options.pollTimeoutMs, 20_000);
   const idleTimeoutMs = milliseconds("idleTimeoutMs", options.idleTimeoutMs, 60_000);
   if (idleTimeoutMs <= pollTimeoutMs) {
@@ -691,6 +692,8 @@ export function httpListener(options: HttpListenerOptions = {}): HttpListener {
     const grant = readCount(request.headers, HEADER.grant);
     if (!SESSION_PATTERN.test(id) || grant === undefined) return plain(400, "The request is malformed");
     if (sessions.has(id)) return plain(409, "The session exists already");
+    // Sessions that are over stay for a while, and must not pile up either.
+    if (sessions.size >= 2 * maxChannels) return plain(503, "Too many sessions ended recently");
     let session: HttpSession | undefined;
     const channel = new WireChannel(
       { peer, maxFrameBytes: limits.maxFrameBytes },

@@ -1,4 +1,4 @@
 import { testTransport } from "../tests/conformance/transport_suite.ts";
-import { openInProcess } from "./_test_fixtures.ts";
+import { openInProcess } from "./_fixtures_test.ts";
 
 testTransport({ name: "in process", open: openInProcess });

@@ -189,8 +189,12 @@ class LinkWire implements Wire {
     this.#channel = channel;
     this.#queueBytes = link.queueBytes;
     this.#outgoing = new Pipe(link, link.seed, {
-      // A channel that is closed ends this one through its 'closed'; no frame is lost quietly until then.
-      deliver: (frame) => inner.send(frame).catch(() => this.#outgoing.stop()),
+      // No frame may be lost quietly: what cannot be handed on ends the channel.
+      deliver: (frame) =>
+        inner.send(frame).catch((error) => {
+          this.#outgoing.stop();
+          inner.close(error instanceof Error ? error.message : String(error));
+        }),
       eased: () => channel.wake(),
     });
     this.#incoming = new Pipe(link, link.seed + 1, {
@@ -225,7 +229,9 @@ class LinkWire implements Wire {
       this.#channel.endSending(info);
       this.#outgoing.stop();
     });
-    for (let frame = await this.#inner.receive(); frame; frame = await this.#inner.receive()) {
+    while (this.#channel.receiving) {
+      const frame = await this.#inner.receive();
+      if (!frame) break;
       this.#incoming.push(frame);
       while (this.#channel.receiving && !this.#hasRoom()) {
         this.#room = Promise.withResolvers();

@@ -1,11 +1,12 @@
 import { assertEquals, assertThrows } from "@std/assert";
+import { testStrictly } from "../tests/conformance/transport_suite.ts";
 import { offeredSubprotocols, requestToken, requireToken, subprotocols } from "./token.ts";
 
 function withHeader(name: string, value: string): Request {
   return new Request("http://localhost/", { headers: { [name]: value } });
 }
 
-Deno.test("requestToken() reads both places", () => {
+testStrictly("requestToken() reads both places", () => {
   assertEquals(requestToken(new Request("http://localhost/")), undefined);
   assertEquals(requestToken(withHeader("authorization", "Bearer a.b-c~1/+=")), "a.b-c~1/+=");
   assertEquals(requestToken(withHeader("authorization", "Basic abc")), undefined);
@@ -16,7 +17,7 @@ Deno.test("requestToken() reads both places", () => {
   assertEquals(requestToken(withHeader("sec-websocket-protocol", "edgetuner.token._w")), undefined);
 });
 
-Deno.test("requireToken() wants exactly its token", async () => {
+testStrictly("requireToken() wants exactly its token", async () => {
   const authorize = requireToken("secret");
   assertEquals(await authorize(withHeader("authorization", "Bearer secret")), true);
   for (const wrong of ["Secret", "secret1", "secre", "x"]) {
@@ -25,7 +26,7 @@ Deno.test("requireToken() wants exactly its token", async () => {
   assertEquals(await authorize(new Request("http://localhost/")), false);
 });
 
-Deno.test("requireToken() refuses a token that fits into no header, without repeating it", () => {
+testStrictly("requireToken() refuses a token that fits into no header, without repeating it", () => {
   for (const token of ["", "two words", "\u00e9"]) {
     const error = assertThrows(() => requireToken(token), TypeError);
     assertEquals(token !== "" && error.message.includes(token), false);

@@ -18,6 +18,12 @@ export function keptHeads(mask: Uint8Array, heads: number, layer: number, first:
   return kept;
 }
 
+/** The lowest layer with a kept head, below which nothing is trained; L if all heads are pruned. */
+export function lowestLayer(mask: Uint8Array, heads: number): number {
+  const first = mask.indexOf(0);
+  return first < 0 ? mask.length / heads : Math.floor(first / heads);
+}
+
 /** The part of a head mask [L * H] that one device needs, [L * H_m]. */
 export function maskOfRange(mask: Uint8Array, heads: number, first: number, count: number): Uint8Array<ArrayBuffer> {
   const layers = mask.length / heads;

@@ -9,7 +9,14 @@ import { DeadlineError, HandshakeError, PluginError } from "../errors.ts";
 import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
 import type { Gpt2Layers } from "../model/gpt2.ts";
 import type { EmbeddedBatch, HeadStatistics, StepMode } from "../ports.ts";
-import { type Pruner, type PrunerContext, type PrunerDecision, validateDecision } from "../pruner.ts";
+import {
+  type Pruner,
+  type PrunerContext,
+  type PrunerDecision,
+  type PrunerInput,
+  type PrunerState,
+  validateDecision,
+} from "../pruner.ts";
 import { runStep } from "../train/step.ts";
 import type { Channel } from "../transport.ts";
 import { PROTOCOL_VERSION } from "../wire/frame.ts";
@@ -366,7 +373,10 @@ export class EdgeServer implements RunHandle {
   async #runAll(): Promise<void> {
     const { engine, base, pruner } = this.#options;
     const { n_layer: layers, n_head: heads, n_embd: hidden } = base.config;
-    const members = this.#withHeads();
+    // By capacity, then by name: the same devices get the same heads in whatever order they join.
+    const members = this.#withHeads().sort((a, b) =>
+      b.device.capacity - a.device.capacity || (a.device.name < b.device.name ? -1 : 1)
+    );
     const model = { layers, heads, hidden };
     const capacities = members.map((m) => m.device.capacity);
     const ranges = allocateHeads(heads, capacities);
@@ -402,7 +412,7 @@ export class EdgeServer implements RunHandle {
       capacities,
       seed: this.#settings.seed,
     };
-    let state = pruner.init(context);
+    let state = initPruner(pruner, context);
     let statistics: HeadStatistics = {};
     let lastMask: Uint8Array | null = null;
     let step = 0;
@@ -419,25 +429,22 @@ export class EdgeServer implements RunHandle {
       const pruneStarted = performance.now();
       let decision: PrunerDecision = { mask: new Uint8Array(layers * heads) };
       if (batch.mode === "train") {
-        const embeddingMean = pruner.needs.includes("embeddingMean") ? await meanOfRows(batch) : null;
-        const result = pruner.decide({
-          step,
-          lastMask,
-          gradientNorm: pruner.needs.includes("gradientNorm") ? statistics.gradientNorm ?? null : null,
-          loraNorm: pruner.needs.includes("loraNorm") ? statistics.loraNorm ?? null : null,
-          baseNorm: pruner.needs.includes("baseNorm") ? this.#options.baseNorm ?? null : null,
-          embeddingMean,
-        }, state, context);
-        const settled = result instanceof Promise
-          ? await withLimit(result, this.#options.timeoutMs ?? 120_000, pruner.name)
-          : result;
-        if (!Array.isArray(settled) || settled.length !== 2) {
-          throw new PluginError(
-            `Cannot apply the decision of pruner "${pruner.name}" as decide must return [decision, state]: current value is ${typeof settled}`,
-          );
+        try {
+          const embeddingMean = pruner.needs.includes("embeddingMean") ? await meanOfRows(batch) : null;
+          const input: PrunerInput = {
+            step,
+            lastMask,
+            gradientNorm: pruner.needs.includes("gradientNorm") ? statistics.gradientNorm ?? null : null,
+            loraNorm: pruner.needs.includes("loraNorm") ? statistics.loraNorm ?? null : null,
+            baseNorm: pruner.needs.includes("baseNorm") ? this.#options.baseNorm ?? null : null,
+            embeddingMean,
+          };
+          const limit = { ms: this.#options.timeoutMs ?? 120_000, signal: this.#stop.signal };
+          [decision, state] = await askPruner(pruner, input, state, context, limit);
+        } catch (error) {
+          batch.embedding.dispose();
+          throw error;
         }
-        decision = validateDecision(pruner, settled[0], context);
-        state = settled[1];
       }
       const prune = performance.now() - pruneStarted;
       const tokens = batch.batch * batch.length;
@@ -503,16 +510,62 @@ async function raceTimeout(promise: Promise<void>, ms: number): Promise<void> {
   clearTimeout(timer);
 }
 
-async function withLimit<T>(promise: Promise<T>, ms: number, pruner: string): Promise<T> {
-  const { promise: timeout, reject } = Promise.withResolvers<never>();
+/** An error of a pruner's own, with its name; errors that already say what was wrong stay as they are. */
+function pruningError(pruner: Pruner, action: string, cause: unknown): PluginError {
+  if (cause instanceof PluginError) return cause;
+  const message = cause instanceof Error ? cause.message : String(cause);
+  return new PluginError(`Cannot go on as pruner "${pruner.name}" must ${action}: it threw "${message}"`, { cause });
+}
+
+function initPruner(pruner: Pruner, context: PrunerContext): PrunerState {
+  try {
+    return pruner.init(context);
+  } catch (cause) {
+    throw pruningError(pruner, "start", cause);
+  }
+}
+
+/** Asks a pruner for its decision and checks it. */
+async function askPruner(
+  pruner: Pruner,
+  input: PrunerInput,
+  state: PrunerState,
+  context: PrunerContext,
+  limit: { readonly ms: number; readonly signal: AbortSignal },
+): Promise<[PrunerDecision, PrunerState]> {
+  let answer: unknown;
+  try {
+    const result = pruner.decide(input, state, context);
+    answer = result instanceof Promise ? await withLimit(result, limit, pruner.name) : result;
+  } catch (cause) {
+    if (limit.signal.aborted) throw cause;
+    throw pruningError(pruner, "decide", cause);
+  }
+  if (!Array.isArray(answer) || answer.length !== 2) {
+    throw new PluginError(
+      `Cannot apply the decision of pruner "${pruner.name}" as decide must return [decision, state]: current value is ${typeof answer}`,
+    );
+  }
+  return [validateDecision(pruner, answer[0], context), answer[1]];
+}
+
+async function withLimit<T>(
+  promise: Promise<T>,
+  { ms, signal }: { readonly ms: number; readonly signal: AbortSignal },
+  pruner: string,
+): Promise<T> {
+  const { promise: ended, reject } = Promise.withResolvers<never>();
   const timer = setTimeout(
     () => reject(new PluginError(`Cannot go on as pruner "${pruner}" must decide within ${ms} ms: it took longer`)),
     ms,
   );
+  const onAbort = () => reject(signal.reason);
+  signal.addEventListener("abort", onAbort);
   try {
-    return await Promise.race([promise, timeout]);
+    return await Promise.race([promise, ended]);
   } finally {
     clearTimeout(timer);
+    signal.removeEventListener("abort", onAbort);
   }
 }
 

@@ -73,8 +73,13 @@ export class RemoteData implements DataPort {
     }
     let loss: number | null = null;
     if (this.#sharesLoss) {
-      const frame = await this.#peer.receive("loss", { step });
-      if (typeof frame.meta.loss === "number") loss = frame.meta.loss;
+      try {
+        const frame = await this.#peer.receive("loss", { step, shapes: [] });
+        if (typeof frame.meta.loss === "number") loss = frame.meta.loss;
+      } catch (error) {
+        gradient?.dispose();
+        throw error;
+      }
     }
     this.waitMs += performance.now() - started;
     return { gradient, loss };

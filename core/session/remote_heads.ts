@@ -8,7 +8,7 @@
 
 import { addScaled, type Engine, gatherHeadColumns, scatterAddHeadColumns, type Tensor } from "@edgetuner/kernels";
 import type { HeadRange } from "../lora/allocation.ts";
-import { keptHeads, maskOfRange, putRange } from "../lora/local_heads.ts";
+import { keptHeads, lowestLayer, maskOfRange, putRange } from "../lora/local_heads.ts";
 import { LORA_TARGETS, type LoraSettings } from "../lora/settings.ts";
 import type { HeadPort, HeadStatistics, HeadStep, PendingSum } from "../ports.ts";
 import type { StatisticName } from "../pruner.ts";
@@ -75,10 +75,12 @@ export class RemoteHeads implements HeadPort, Disposable {
     const { devices, model } = this.#options;
     this.#step = step;
     this.#forgetPlans();
+    const lowest = lowestLayer(step.mask, model.heads);
     await Promise.all(devices.map(({ peer, range }) =>
       peer.send("mask", {
         step: step.step,
-        meta: { mode: step.mode },
+        // The lowest layer with a kept head, on whatever device, sends no gradient of X back.
+        meta: { mode: step.mode, lowest },
         tensors: [{
           dtype: "u8",
           shape: [model.layers, range.count],
@@ -104,8 +106,8 @@ export class RemoteHeads implements HeadPort, Disposable {
     }, shapeOf, ({ kept }) => [lora.targets.length, kept, length, this.#headSize]);
     return {
       addTo: async (qkv) => {
+        using _blocks = blocks;
         const answers = await this.#wait(replies);
-        blocks?.dispose();
         lora.targets.forEach((target, k) => {
           using deltas = this.#uploadBlocks(plan, answers, k, length);
           const first = LORA_TARGETS.indexOf(target) * model.hidden;
@@ -135,7 +137,7 @@ export class RemoteHeads implements HeadPort, Disposable {
       plan,
       layer,
       "deltaGradient",
-      // Layer 0 needs no gradient of X: nothing trainable lies below it.
+      // The lowest layer needs no gradient of X: nothing trainable lies below it.
       needsInput ? "inputGradient" : null,
       async (part) => {
         const values = await reading;
@@ -148,9 +150,11 @@ export class RemoteHeads implements HeadPort, Disposable {
       ({ kept }) => slice ? [kept, length, this.#headSize] : [length, model.hidden],
     );
     const finish = async (): Promise<Float32Array[]> => {
-      const answers = await this.#wait(replies);
-      for (const block of blocks) block.dispose();
-      return answers;
+      try {
+        return await this.#wait(replies);
+      } finally {
+        for (const block of blocks) block.dispose();
+      }
     };
     if (!needsInput) {
       return { addTo: async () => void await finish() };

@@ -157,6 +157,8 @@ interface HeadStepState {
   readonly step: number;
   readonly mode: StepMode;
   readonly mask: Uint8Array;
+  /** The lowest layer with a kept head on any device; it sends no gradient of X. */
+  readonly lowest: number;
   /** Layers with a kept head, ascending. */
   readonly layers: readonly number[];
   /** Layers that went forward, then those that went back. */
@@ -257,7 +259,7 @@ async function serveHeads(
             "delta gradient",
           ),
       );
-      const dx = modules.backward(layer, dDeltas, { step, needsInput: layer > 0 });
+      const dx = modules.backward(layer, dDeltas, { step, needsInput: layer > current.lowest });
       for (const tensor of dDeltas) tensor.dispose();
       if (dx !== null) {
         const [values] = await engine.read([dx]);
@@ -283,16 +285,17 @@ function isDone(step: HeadStepState): boolean {
 
 function beginStep(peer: Peer, frame: Frame, layers: number, count: number): HeadStepState {
   peer.check(frame, "mask", { shapes: [[layers, count]] });
-  const { mode } = frame.meta;
+  const { mode, lowest } = frame.meta;
   const mask = frame.tensors[0]!.data as Uint8Array;
-  if ((mode !== "train" && mode !== "evaluate") || mask.some((z) => z > 1)) {
+  const isLayer = typeof lowest === "number" && Number.isInteger(lowest) && lowest >= 0 && lowest <= layers;
+  if ((mode !== "train" && mode !== "evaluate") || mask.some((z) => z > 1) || !isLayer) {
     throw new ProtocolError(
-      `Cannot begin step ${frame.step} as its mode must be "train" or "evaluate" and its mask 0 or 1: they are not`,
+      `Cannot begin step ${frame.step} as its mode must be "train" or "evaluate", its mask 0 or 1 and its lowest layer at most ${layers}: they are not`,
     );
   }
   const kept: number[] = [];
   for (let l = 0; l < layers; l++) if (keptHeads(mask, count, l, 0, count).length > 0) kept.push(l);
-  return { step: frame.step, mode, mask, layers: kept, forward: 0, backward: 0 };
+  return { step: frame.step, mode, mask, lowest, layers: kept, forward: 0, backward: 0 };
 }
 
 function join(parts: readonly Float32Array[]): Float32Array {

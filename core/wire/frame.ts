@@ -18,16 +18,16 @@ export const PROTOCOL_VERSION = 1;
  * | --- | --- | --- |
  * | hello, welcome, refuse, end | handshake and end | none |
  * | embedding | D to ES | E [T, d] |
- * | mask | ES to UD | z of the device's heads [L, H_m] |
+ * | mask | ES to UD | z of the device's heads [L, H_m]; with mode and the lowest layer with a kept head |
  * | input | ES to UD | X [n, T, D], in full mode [T, d] |
  * | delta | UD to ES | Deltas [c, n, T, D] |
  * | hidden | ES to D | h_L [T, d] |
  * | hiddenGradient | D to ES | dh_L [T, d] |
  * | deltaGradient | ES to UD | [c, n, T, D] |
- * | inputGradient | UD to ES | dX [n, T, D], in full mode [T, d]; not for layer 0 |
+ * | inputGradient | UD to ES | dX [n, T, D], in full mode [T, d]; not for the lowest layer with a kept head |
  * | statistics | UD to ES | one map [L, H_m] per statistic the pruner needs |
  * | loss | D to ES | none: one number, only if the data device shares it |
-| finished | D to ES | none: there is no further batch |
+ * | finished | D to ES | none: there is no further batch |
  */
 export const FRAME_KINDS = [
   "hello",

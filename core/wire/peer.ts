@@ -200,7 +200,7 @@ export class Peer implements AsyncDisposable {
   /**
    * Checks a frame against what must come.
    *
-   * @throws {ProtocolError} If it is another kind, step, layer or shape; the peer is closed.
+   * @throws {ProtocolError} If it is another kind, step, layer, element type or shape; the peer is closed.
    */
   check(frame: Frame, kind: FrameKind, expected: Expectation): void {
     const refuse = (rule: string) => {
@@ -215,6 +215,9 @@ export class Peer implements AsyncDisposable {
     if (expected.layer !== undefined && frame.layer !== expected.layer) {
       refuse(`"${kind}" must be of layer ${expected.layer}: it is of layer ${frame.layer}`);
     }
+    const dtype = kind === "mask" ? "u8" : "f32";
+    const other = frame.tensors.find((t) => t.dtype !== dtype);
+    if (other !== undefined) refuse(`the tensors of "${kind}" must be ${dtype}: one is ${other.dtype}`);
     if (expected.shapes === undefined) return;
     const shapes = expected.shapes.map((s) => `[${s.map((n) => n ?? "any")}]`).join(" ");
     const actual = frame.tensors.map((t) => `[${t.shape}]`).join(" ");

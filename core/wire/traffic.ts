@@ -4,6 +4,7 @@
  * @module
  */
 
+import { lowestLayer } from "../lora/local_heads.ts";
 import type { FrameKind } from "./frame.ts";
 
 /** What the traffic of a step depends on. */
@@ -37,6 +38,8 @@ export function stepTraffic(shape: TrafficShape): Map<FrameKind, number> {
   for (const kind of ["embedding", "hidden"] as const) add(kind, tokens * hidden * 4);
   add("mask", layers * heads);
   if (statistics > 0) add("statistics", statistics * layers * heads * 4);
+  // Nothing is trained below the lowest layer with a kept head, so it needs no gradient of X.
+  const lowest = lowestLayer(mask, heads);
   for (let l = 0; l < layers; l++) {
     let first = l * heads;
     for (const count of headsPerDevice) {
@@ -48,7 +51,7 @@ export function stepTraffic(shape: TrafficShape): Map<FrameKind, number> {
       add("input", input);
       add("delta", targets * blocks);
       add("deltaGradient", targets * blocks);
-      if (l > 0) add("inputGradient", input);
+      if (l > lowest) add("inputGradient", input);
     }
   }
   add("hiddenGradient", tokens * hidden * 4);

@@ -36,7 +36,9 @@ export const MARK = "@report ";
 
 function report(line: Report): void {
   // JSON has no NaN: the loss of a system that went wrong would read as null.
-  console.log(MARK + JSON.stringify(line, (_, v) => typeof v === "number" && !Number.isFinite(v) ? String(v) : v));
+  console.log(
+    MARK + JSON.stringify(line, (_, v) => typeof v === "number" && !Number.isFinite(v) ? String(v) : v),
+  );
 }
 
 /** Peak resident memory of this process, where the system tells it; else what is resident now. */
@@ -72,7 +74,10 @@ export async function runChild(start: (options: SystemOptions) => Promise<System
     }
     report({ kind: "end", peakBytes: await peakBytes() });
   } catch (error) {
-    report({ kind: "failed", error: error instanceof Error ? `${error.name}: ${error.message}` : String(error) });
+    report({
+      kind: "failed",
+      error: error instanceof Error ? `${error.name}: ${error.message}` : String(error),
+    });
     console.error(error);
   }
   // Libraries may keep a device, and with it the process, alive.

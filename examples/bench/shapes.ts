@@ -128,7 +128,9 @@ export interface LoraPair {
 }
 
 /** The LoRA matrices of every layer's Q and V. */
-export function loraWeights({ n_layer, n_embd: d }: StepShape): { readonly q: LoraPair; readonly v: LoraPair }[] {
+export function loraWeights(
+  { n_layer, n_embd: d }: StepShape,
+): { readonly q: LoraPair; readonly v: LoraPair }[] {
   const pair = (seed: number): LoraPair => ({
     a: drawn([RANK, d], 1 / Math.sqrt(d), seed),
     b: drawn([d, RANK], 0.1 / Math.sqrt(RANK), seed + 1),

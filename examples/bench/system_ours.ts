@@ -4,7 +4,15 @@
  * @module
  */
 
-import { DEFAULT_OPTIMIZER, Gpt2Ends, Gpt2Layers, HeadModules, LocalData, LocalHeads, runStep } from "@edgetuner/core";
+import {
+  DEFAULT_OPTIMIZER,
+  Gpt2Ends,
+  Gpt2Layers,
+  HeadModules,
+  LocalData,
+  LocalHeads,
+  runStep,
+} from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { adapterName, runChild, type System, type SystemOptions } from "./child.ts";
 import { ADAM, ALPHA, batchOf, frozenWeights, type LoraPair, loraWeights, RANK } from "./shapes.ts";

@@ -1,5 +1,13 @@
 import { assert, assertThrows } from "@std/assert";
-import { differences, dot, engineOf, normal, readAll, readOne, testForms } from "../../tests/support/kernels.ts";
+import {
+  differences,
+  dot,
+  engineOf,
+  normal,
+  readAll,
+  readOne,
+  testForms,
+} from "../../tests/support/kernels.ts";
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
 import { attention, attentionBackward, type AttentionShape } from "./attention.ts";
 import { attentionBackwardReference, attentionReference } from "./attention_reference.ts";
@@ -101,7 +109,11 @@ Deno.test({
   async fn() {
     const engine = await engineOf("cpu");
     using qkv = engine.zeros(6, 24);
-    assertThrows(() => attention(qkv, { batch: 2, length: 4, heads: 2 }), TypeError, "batch * length = 8 rows");
+    assertThrows(
+      () => attention(qkv, { batch: 2, length: 4, heads: 2 }),
+      TypeError,
+      "batch * length = 8 rows",
+    );
     assertThrows(() => attention(qkv, { batch: 2, length: 3, heads: 4 }), TypeError, "multiple of 4");
     using odd = engine.zeros(6, 25);
     assertThrows(() => attention(odd, { batch: 2, length: 3, heads: 1 }), TypeError, "multiple of 4");

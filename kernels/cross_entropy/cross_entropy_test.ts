@@ -57,7 +57,11 @@ async function check(engine: Engine, test: Case, logits: Float32Array, what: str
   const untouched = await readAll(...chunks.map((c) => c.logits));
   assertEquals(joinChunks(untouched, test), logits, `${what}: logits must stay`);
   using losses = crossEntropy({ ...options, gradient: true });
-  const [lossOnlyValues, lossValues, ...gradients] = await readAll(lossOnly, losses, ...chunks.map((c) => c.logits));
+  const [lossOnlyValues, lossValues, ...gradients] = await readAll(
+    lossOnly,
+    losses,
+    ...chunks.map((c) => c.logits),
+  );
   for (const { logits } of chunks) logits.dispose();
   const expected = crossEntropyReference(logits, { targets, weights, smoothing });
   assertEquals(lossOnlyValues, lossValues, `${what}: losses with and without the gradient`);

@@ -8,7 +8,12 @@ import type { DropoutKey } from "./dropout.ts";
 
 /** pcg4d: Jarzynski and Olano, Hash Functions for GPU Rendering, JCGT 9(3), 2020. */
 function pcg4d(seed: readonly [number, number, number, number]): number[] {
-  let [x, y, z, w] = seed.map((v) => Math.imul(v, 1664525) + 1013904223 | 0) as [number, number, number, number];
+  let [x, y, z, w] = seed.map((v) => Math.imul(v, 1664525) + 1013904223 | 0) as [
+    number,
+    number,
+    number,
+    number,
+  ];
   const round = () => {
     x = x + Math.imul(y, w) | 0;
     y = y + Math.imul(z, x) | 0;

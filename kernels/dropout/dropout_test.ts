@@ -8,7 +8,12 @@ import { dropoutFactorsReference } from "./dropout_reference.ts";
 const KEY: DropoutKey = { rate: 0.25, seed: 7, step: 3, layer: 2 };
 
 /** Factor of each element of [rows, columns], as the kernel draws it. */
-async function factors(engine: Engine, rows: number, columns: number, key: DropoutKey): Promise<Float32Array> {
+async function factors(
+  engine: Engine,
+  rows: number,
+  columns: number,
+  key: DropoutKey,
+): Promise<Float32Array> {
   using ones = engine.upload(new Float32Array(rows * columns).fill(1), rows, columns);
   using heads = engine.upload(Uint32Array.of(0), 1, 1);
   using out = dropout(ones, heads, key);
@@ -18,7 +23,12 @@ async function factors(engine: Engine, rows: number, columns: number, key: Dropo
 testForms("dropout() draws the reference's mask", async (engine) => {
   for (const [rows, columns] of [[1, 1], [3, 5], [7, 64], [65, 67]] as const) {
     for (
-      const key of [KEY, { ...KEY, rate: 0 }, { rate: 0.9, seed: 0xffffffff, step: 0, layer: 0 }] satisfies DropoutKey[]
+      const key of [KEY, { ...KEY, rate: 0 }, {
+        rate: 0.9,
+        seed: 0xffffffff,
+        step: 0,
+        layer: 0,
+      }] satisfies DropoutKey[]
     ) {
       const x = normal(rows * columns, 1);
       using xTensor = engine.upload(x, rows, columns);
@@ -41,15 +51,20 @@ testForms("dropout() drops the share that the rate says", async (engine) => {
     const deviation = Math.sqrt(count * rate * (1 - rate));
     assert(Math.abs(dropped - count * rate) < 4 * deviation, `rate ${rate}: ${dropped} of ${count} dropped`);
     // No row and no column is special.
-    for (const [name, lines, perLine, at] of [
-      ["row", rows, columns, (r: number, i: number) => r * columns + i],
-      ["column", columns, rows, (c: number, i: number) => i * columns + c],
-    ] as const) {
+    for (
+      const [name, lines, perLine, at] of [
+        ["row", rows, columns, (r: number, i: number) => r * columns + i],
+        ["column", columns, rows, (c: number, i: number) => i * columns + c],
+      ] as const
+    ) {
       for (let line = 0; line < lines; line++) {
         let n = 0;
         for (let i = 0; i < perLine; i++) if (values[at(line, i)] === 0) n++;
         const lineDeviation = Math.sqrt(perLine * rate * (1 - rate));
-        assert(Math.abs(n - perLine * rate) < 5 * lineDeviation, `rate ${rate}: ${n} dropped in ${name} ${line}`);
+        assert(
+          Math.abs(n - perLine * rate) < 5 * lineDeviation,
+          `rate ${rate}: ${n} dropped in ${name} ${line}`,
+        );
       }
     }
   }
@@ -60,7 +75,11 @@ testForms("dropout() draws the same mask for the same key only", async (engine) 
   const base = await factors(engine, rows, columns, KEY);
   assertEquals(await factors(engine, rows, columns, KEY), base);
   for (
-    const other of [{ ...KEY, step: 4 }, { ...KEY, layer: 3 }, { ...KEY, seed: 8 }, { ...KEY, step: 2, layer: 3 }]
+    const other of [{ ...KEY, step: 4 }, { ...KEY, layer: 3 }, { ...KEY, seed: 8 }, {
+      ...KEY,
+      step: 2,
+      layer: 3,
+    }]
   ) {
     const values = await factors(engine, rows, columns, other);
     const both = values.filter((v, i) => v === 0 && base[i] === 0).length;
@@ -73,7 +92,11 @@ testForms("dropout() of some heads equals those columns of the wide mask", async
   const [length, heads, headSize] = [13, 5, 12];
   const wide = await factors(engine, length, heads * headSize, KEY);
   const list = Uint32Array.of(4, 0, 3);
-  using ones = engine.upload(new Float32Array(list.length * length * headSize).fill(1), list.length * length, headSize);
+  using ones = engine.upload(
+    new Float32Array(list.length * length * headSize).fill(1),
+    list.length * length,
+    headSize,
+  );
   using headTensor = engine.upload(list, 1, list.length);
   using out = dropout(ones, headTensor, KEY);
   const blocks = await readOne(out);

@@ -1,5 +1,13 @@
 import { assertThrows } from "@std/assert";
-import { differences, dot, engineOf, integers, normal, readOne, testForms } from "../../tests/support/kernels.ts";
+import {
+  differences,
+  dot,
+  engineOf,
+  integers,
+  normal,
+  readOne,
+  testForms,
+} from "../../tests/support/kernels.ts";
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
 import { embeddingGather, embeddingScatterAdd } from "./embedding.ts";
 import { embeddingGatherReference, embeddingScatterAddReference } from "./embedding_reference.ts";
@@ -23,7 +31,12 @@ for (const limits of [{}, { maxBindingBytes: 20 * 1024 }]) {
       const before = normal(rows * columns, 3);
       using sum = engine.upload(before, rows, columns);
       embeddingGather(tableTensor, ids, sum);
-      assertClose(await readOne(sum), expected.map((v, i) => v + before[i]!), TOLERANCE.sum, `${what}, added`);
+      assertClose(
+        await readOne(sum),
+        expected.map((v, i) => v + before[i]!),
+        TOLERANCE.sum,
+        `${what}, added`,
+      );
     }
   }, limits);
 

@@ -125,16 +125,20 @@ export class Engine implements Disposable {
   #batch = 0;
   #nextId = 0;
   #failure: Error | null = null;
+  /** Error reports asked for and not yet answered. */
+  #reports: Promise<void>[] = [];
   #disposed = false;
 
   private constructor(device: GPUDevice, adapter: GPUAdapter, options: EngineOptions) {
     this.device = device;
     this.adapterClass = options.adapterClass ?? adapterClass(adapter);
-    this.adapterName = adapter.info.description || adapter.info.device || adapter.info.vendor || "unknown adapter";
+    this.adapterName = adapter.info.description || adapter.info.device || adapter.info.vendor ||
+      "unknown adapter";
     const limit = device.limits;
     this.maxBindingBytes = Math.min(limit.maxStorageBufferBindingSize, options.maxBindingBytes ?? Infinity);
     // Leaves room for padding; a multiple of 16, as row windows start at multiples of that.
-    this.maxTextureSide = Math.min(limit.maxTextureDimension2D - 16, options.maxTextureSide ?? Infinity) & ~15;
+    this.maxTextureSide = Math.min(limit.maxTextureDimension2D - 16, options.maxTextureSide ?? Infinity) &
+      ~15;
     const nextId = () => this.#nextId++;
     this.#buffers = new Pool(this.#stats, nextId);
     this.#textures = new Pool(this.#stats, nextId);
@@ -160,6 +164,7 @@ export class Engine implements Disposable {
       (event as Event).preventDefault?.();
       this.#fail(new GpuError((event as GPUUncapturedErrorEvent).error.message));
     });
+    device.pushErrorScope("validation");
     this.noRead = this.zeros(1, 4, "absent input");
     this.noWrite = this.zeros(1, 4, "absent output");
     this.one = this.upload(new Float32Array(4).fill(1), 1, 4, "one");
@@ -246,6 +251,7 @@ export class Engine implements Disposable {
     columns: number,
     label = "upload",
   ): Tensor {
+    requireValues(label, rows, columns, data);
     const tensor = this.tensor(rows, columns, label, data instanceof Uint32Array ? "u32" : "f32");
     this.write(tensor, data);
     return tensor;
@@ -258,11 +264,7 @@ export class Engine implements Disposable {
    */
   write(tensor: Tensor, data: Float32Array | Uint32Array): void {
     const { rows, columns, pitch } = tensor;
-    if (data.length !== rows * columns) {
-      throw new RangeError(
-        `Cannot write tensor "${tensor.label}" [${rows}, ${columns}] as ${rows * columns} values are needed: got ${data.length}`,
-      );
-    }
+    requireValues(tensor.label, rows, columns, data);
     // A write is done before any command that is recorded but not yet submitted: if one of those
     // still uses this memory, it has to go first.
     if (tensor.buffer.lastBatch === this.#batch) this.flush();
@@ -291,16 +293,25 @@ export class Engine implements Disposable {
     const started = performance.now();
     let bytes = 0;
     for (const tensor of tensors) bytes += tensor.bytes;
+    // Everything is recorded before the first await: tensors may be disposed right after the call.
+    const buffers = tensors.map((tensor) => tensor.buffer);
     this.#endPass();
-    const staging = await this.#readback.acquire(bytes);
+    const staging = this.#readback.acquire(bytes);
     let offset = 0;
-    for (const tensor of tensors) {
-      this.#touch(tensor.buffer);
-      this.#commandEncoder().copyBufferToBuffer(tensor.buffer.resource, 0, staging.buffer, offset, tensor.bytes);
-      offset += tensor.bytes;
+    for (let i = 0; i < tensors.length; i++) {
+      this.#touch(buffers[i]!);
+      this.#commandEncoder().copyBufferToBuffer(
+        buffers[i]!.resource,
+        0,
+        staging.buffer,
+        offset,
+        tensors[i]!.bytes,
+      );
+      offset += tensors[i]!.bytes;
     }
     this.flush();
     const all = await this.#readback.finish(staging, bytes);
+    await Promise.all(this.#reports.splice(0));
     this.throwIfFailed();
     this.#stats.readbacks++;
     this.#stats.readbackMs += performance.now() - started;
@@ -350,7 +361,9 @@ export class Engine implements Disposable {
     const group = this.#bindGroup(kernel as unknown as Kernel, compiled, dispatch.bindings);
     const offset = this.#writeParameters(kernel, dispatch.parameters);
     if (this.#profiler !== null) this.#endPass();
-    const pass = this.#pass ??= this.#commandEncoder().beginComputePass(this.#profiler?.passFor(kernel.name) ?? {});
+    const pass = this.#pass ??= this.#commandEncoder().beginComputePass(
+      this.#profiler?.passFor(kernel.name) ?? {},
+    );
     pass.setPipeline(compiled.pipeline);
     pass.setBindGroup(0, group);
     pass.setBindGroup(1, this.#parameterGroup, [offset]);
@@ -364,10 +377,20 @@ export class Engine implements Disposable {
     this.#endPass();
     if (this.#encoder === null) return;
     if (this.#slot > 0) {
-      this.device.queue.writeBuffer(this.#parameterBuffer, 0, this.#parameterBytes, 0, this.#slot * PARAMETER_SLOT);
+      this.device.queue.writeBuffer(
+        this.#parameterBuffer,
+        0,
+        this.#parameterBytes,
+        0,
+        this.#slot * PARAMETER_SLOT,
+      );
     }
     this.#profiler?.resolve(this.#encoder);
     this.device.queue.submit([this.#encoder.finish()]);
+    // A scope is always open: without one an error is told in an event, which comes only after the
+    // caller has waited for something else, and results that were never computed count until then.
+    this.#reports.push(this.#popErrorScope((error) => new GpuError(error.message)));
+    this.device.pushErrorScope("validation");
     this.#stats.submits++;
     this.#encoder = null;
     this.#slot = 0;
@@ -382,7 +405,9 @@ export class Engine implements Disposable {
    */
   async profile(): Promise<KernelTime[]> {
     if (this.#profiler === null) {
-      throw new TypeError("Cannot report kernel times as the engine must be created with profile: true: it was not");
+      throw new TypeError(
+        "Cannot report kernel times as the engine must be created with profile: true: it was not",
+      );
     }
     this.flush();
     return await this.#profiler.report();
@@ -399,7 +424,7 @@ export class Engine implements Disposable {
   }
 
   /**
-   * Throws what the GPU reported since the last call, if anything.
+   * Throws if the GPU has reported a failure. An engine that failed stays failed.
    *
    * @throws {GpuError} The first failure.
    */
@@ -417,7 +442,9 @@ export class Engine implements Disposable {
     const width = tensor.pitch / 4;
     if (width > this.maxTextureSide) {
       throw new RangeError(
-        `Cannot stage tensor "${tensor.label}" as a row must be at most ${this.maxTextureSide * 4} elements: it has ${tensor.pitch}`,
+        `Cannot stage tensor "${tensor.label}" as a row must be at most ${
+          this.maxTextureSide * 4
+        } elements: it has ${tensor.pitch}`,
       );
     }
     const staged: StagedTexture[] = [];
@@ -462,7 +489,15 @@ export class Engine implements Disposable {
   }
 
   #fail(error: Error): void {
-    this.#failure ??= error;
+    // A kernel that does not compile fails twice, the second time when it is dispatched.
+    if (this.#failure === null || (error instanceof ShaderError && !(this.#failure instanceof ShaderError))) {
+      this.#failure = error;
+    }
+  }
+
+  async #popErrorScope(describe: (error: GPUError) => GpuError | Promise<GpuError>): Promise<void> {
+    const error = await this.device.popErrorScope().catch(() => null); // a lost device is told elsewhere
+    if (error !== null) this.#fail(await describe(error));
   }
 
   #commandEncoder(): GPUCommandEncoder {
@@ -509,7 +544,12 @@ export class Engine implements Disposable {
     this.#endPass();
     if (width * 16 % 256 === 0) {
       this.#commandEncoder().copyBufferToTexture(
-        { buffer: tensor.buffer.resource, offset: row * width * 16, bytesPerRow: width * 16, rowsPerImage: rows },
+        {
+          buffer: tensor.buffer.resource,
+          offset: row * width * 16,
+          bytesPerRow: width * 16,
+          rowsPerImage: rows,
+        },
         { texture: texture.resource },
         [width, rows],
       );
@@ -536,11 +576,13 @@ export class Engine implements Disposable {
     const pipeline = device.createComputePipeline({
       label: kernel.name,
       layout: device.createPipelineLayout({ bindGroupLayouts: [layout, this.#parameterLayout] }),
-      compute: { module, entryPoint: kernel.entryPoint ?? "main", ...(kernel.constants ? { constants: { ...kernel.constants } } : {}) },
+      compute: {
+        module,
+        entryPoint: kernel.entryPoint ?? "main",
+        ...(kernel.constants ? { constants: { ...kernel.constants } } : {}),
+      },
     });
-    device.popErrorScope().then(async (error) => {
-      if (error !== null) this.#fail(await shaderError(kernel, module, error));
-    });
+    this.#reports.push(this.#popErrorScope((error) => shaderError(kernel, module, error)));
     const compiled = { pipeline, layout };
     this.#compiled.set(kernel, compiled);
     this.#kernelIds.set(kernel, this.#kernelIds.size);
@@ -552,7 +594,11 @@ export class Engine implements Disposable {
     let layout = this.#layouts.get(key);
     if (layout === undefined) {
       layout = this.device.createBindGroupLayout({
-        entries: bindings.map((kind, binding) => ({ binding, visibility: GPU_COMPUTE_STAGE, ...LAYOUT_OF[kind] })),
+        entries: bindings.map((kind, binding) => ({
+          binding,
+          visibility: GPU_COMPUTE_STAGE,
+          ...LAYOUT_OF[kind],
+        })),
       });
       this.#layouts.set(key, layout);
     }
@@ -649,13 +695,24 @@ const LAYOUT_OF: Record<BindingKind, Omit<GPUBindGroupLayoutEntry, "binding" | "
   texture_write: { storageTexture: { access: "write-only", format: "rgba32float" } },
 };
 
+function requireValues(label: string, rows: number, columns: number, data: ArrayLike<number>): void {
+  if (data.length === rows * columns) return;
+  throw new RangeError(
+    `Cannot write tensor "${label}" [${rows}, ${columns}] as ${
+      rows * columns
+    } values are needed: got ${data.length}`,
+  );
+}
+
 /** Turns a compile failure into an error with line, column and the source around it. */
 async function shaderError(kernel: Kernel, module: GPUShaderModule, error: GPUError): Promise<ShaderError> {
   const lines = kernel.source.split("\n");
   const parts = [`Cannot compile kernel "${kernel.name}": ${error.message}`];
   const info = await module.getCompilationInfo();
   for (const message of info.messages) {
-    parts.push(`${kernel.name}.wgsl:${message.lineNum}:${message.linePos}: ${message.type}: ${message.message}`);
+    parts.push(
+      `${kernel.name}.wgsl:${message.lineNum}:${message.linePos}: ${message.type}: ${message.message}`,
+    );
     for (let n = Math.max(1, message.lineNum - 2); n <= Math.min(lines.length, message.lineNum + 2); n++) {
       parts.push(`${n === message.lineNum ? ">" : " "}${String(n).padStart(4)} | ${lines[n - 1]}`);
     }

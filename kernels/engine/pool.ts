@@ -37,7 +37,10 @@ export function sizeClass(bytes: number): number {
   return Math.ceil(least / step) * step;
 }
 
-/** A pool over one kind of resource. Last freed is first used, so equal steps find equal resources. */
+/**
+ * A pool over one kind of resource. The free resource that was made first is used first, in whatever
+ * order they came back: so equal steps find equal resources, and their bind groups.
+ */
 export class Pool<T extends { destroy(): void }> {
   readonly #free = new Map<string, Pooled<T>[]>();
   readonly #stats: PoolStats;
@@ -64,9 +67,11 @@ export class Pool<T extends { destroy(): void }> {
   release(pooled: Pooled<T>): void {
     this.#stats.liveBytes -= pooled.bytes;
     this.#stats.liveCount--;
-    const list = this.#free.get(pooled.key);
-    if (list === undefined) this.#free.set(pooled.key, [pooled]);
-    else list.push(pooled);
+    let list = this.#free.get(pooled.key);
+    if (list === undefined) this.#free.set(pooled.key, list = []);
+    let place = list.length;
+    while (place > 0 && list[place - 1]!.id < pooled.id) place--;
+    list.splice(place, 0, pooled); // highest id first: acquire takes the last
   }
 
   /** Destroys everything that is free. */

@@ -39,7 +39,6 @@ export class Readback {
   readonly #device: GPUDevice;
   readonly #pool = new Map<number, StagingBuffer[]>();
   #mode: ReadbackMode;
-  #disposed = false;
 
   constructor(device: GPUDevice, mode?: ReadbackMode | undefined) {
     this.#device = device;
@@ -82,13 +81,11 @@ export class Readback {
         this.#mode = "await";
       }
       if (copy !== null) {
-        mapped.then(() => {
-          if (this.#disposed) return;
-          staging.buffer.unmap();
-          staging.free = true;
-        }, () => {
-          // The device is gone; nothing will use this buffer again.
-        });
+        // Not when the promise resolves: a caller that awaits nothing else would never let it, and
+        // every read would take a new buffer.
+        staging.buffer.unmap();
+        staging.free = true;
+        mapped.catch(() => {}); // the device is gone; nothing will use this buffer again
         return copy;
       }
     }
@@ -101,7 +98,6 @@ export class Readback {
 
   /** Destroys all staging buffers. */
   dispose(): void {
-    this.#disposed = true;
     for (const list of this.#pool.values()) for (const { buffer } of list) buffer.destroy();
     this.#pool.clear();
   }

@@ -122,7 +122,9 @@ export class Tensor implements Disposable {
     const most = Math.floor(this.engine.maxBindingBytes / (this.pitch * 4) / WINDOW_ROWS) * WINDOW_ROWS;
     if (most === 0) {
       throw new RangeError(
-        `Cannot split tensor "${this.label}" as ${WINDOW_ROWS} rows must fit a binding of ${this.engine.maxBindingBytes} bytes: a row has ${this.pitch * 4}`,
+        `Cannot split tensor "${this.label}" as ${WINDOW_ROWS} rows must fit a binding of ${this.engine.maxBindingBytes} bytes: a row has ${
+          this.pitch * 4
+        }`,
       );
     }
     const all: RowWindow[] = [];
@@ -142,7 +144,9 @@ export class Tensor implements Disposable {
    */
   get buffer(): Pooled<GPUBuffer> {
     if (this.#buffer === null) {
-      throw new TypeError(`Cannot use tensor "${this.label}" as it must not be disposed: it was disposed before`);
+      throw new TypeError(
+        `Cannot use tensor "${this.label}" as it must not be disposed: it was disposed before`,
+      );
     }
     return this.#buffer;
   }

@@ -1,8 +1,20 @@
 import { assertThrows } from "@std/assert";
-import { differences, dot, engineOf, normal, readAll, readOne, testForms } from "../../tests/support/kernels.ts";
+import {
+  differences,
+  dot,
+  engineOf,
+  normal,
+  readAll,
+  readOne,
+  testForms,
+} from "../../tests/support/kernels.ts";
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
 import { addColumnSums, layerNorm, layerNormBackward, layerNormParameterGradients } from "./layer_norm.ts";
-import { columnSumsReference, layerNormBackwardReference, layerNormReference } from "./layer_norm_reference.ts";
+import {
+  columnSumsReference,
+  layerNormBackwardReference,
+  layerNormReference,
+} from "./layer_norm_reference.ts";
 
 const EPSILON = 1e-5;
 
@@ -54,8 +66,18 @@ testForms("layerNorm() and its gradients equal the reference", async (engine) =>
     assertClose(statisticsValues!, forward.statistics, TOLERANCE.sum, what("statistics"));
     const backward = layerNormBackwardReference(x, gamma, forward.statistics, dy);
     assertClose(dxValues!, backward.dx, TOLERANCE.sum, what("dx"));
-    assertClose(accumulatedValues!, backward.dx.map((v, i) => v + before[i]!), TOLERANCE.sum, what("dx, accumulated"));
-    assertClose(dgammaValues!, backward.dgamma.map((v, i) => v + dgammaBefore[i]!), TOLERANCE.sum, what("dgamma"));
+    assertClose(
+      accumulatedValues!,
+      backward.dx.map((v, i) => v + before[i]!),
+      TOLERANCE.sum,
+      what("dx, accumulated"),
+    );
+    assertClose(
+      dgammaValues!,
+      backward.dgamma.map((v, i) => v + dgammaBefore[i]!),
+      TOLERANCE.sum,
+      what("dgamma"),
+    );
     assertClose(dbetaValues!, backward.dbeta, TOLERANCE.sum, what("dbeta"));
   }
 });

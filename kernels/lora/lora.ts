@@ -112,7 +112,9 @@ export function headProduct(options: HeadProductOptions): Tensor {
   }
   // Rows of W past its end belong to the next matrix: only whole blocks of four are read.
   if (matrix.rows % 4 !== 0) {
-    throw new TypeError(`Cannot multiply head modules as matrices must have a multiple of 4 rows: current value is ${matrix.rows}`);
+    throw new TypeError(
+      `Cannot multiply head modules as matrices must have a multiple of 4 rows: current value is ${matrix.rows}`,
+    );
   }
   const out = options.out ?? engine.tensor(summed ? length : slots * length, columns, "head product");
   engine.dispatch(productKernels[Number(transpose)]!, {
@@ -193,7 +195,9 @@ function moveColumns(
   }
   if (blocks.rows !== slots * length || blocks.columns !== headSize) {
     throw new TypeError(
-      `Cannot move head columns as blocks must be [${slots * length}, ${headSize}]: they are [${blocks.rows}, ${blocks.columns}]`,
+      `Cannot move head columns as blocks must be [${
+        slots * length
+      }, ${headSize}]: they are [${blocks.rows}, ${blocks.columns}]`,
     );
   }
   wide.engine.dispatch(columnKernels[Number(scatter)]!, {

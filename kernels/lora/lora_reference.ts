@@ -7,7 +7,12 @@
 import type { ArenaMatrix } from "./lora.ts";
 
 /** Where element (row, column) of a head's matrix lies in an arena. */
-export function arenaIndex({ first, segment, columns }: ArenaMatrix, head: number, row: number, column: number): number {
+export function arenaIndex(
+  { first, segment, columns }: ArenaMatrix,
+  head: number,
+  row: number,
+  column: number,
+): number {
   const pitch = Math.ceil(columns / 4) * 4;
   return first + head * segment + row * pitch + column;
 }
@@ -85,7 +90,8 @@ export function headGradientReference(options: HeadGradientReferenceOptions): vo
       for (let j = 0; j < Math.ceil(n / 4) * 4; j++) {
         let sum = 0;
         for (let t = 0; t < length; t++) {
-          sum += a[(slot * length + t) * m + i]! * (j < n ? b[((sharedB ? 0 : slot * length) + t) * n + j]! : 0);
+          sum += a[(slot * length + t) * m + i]! *
+            (j < n ? b[((sharedB ? 0 : slot * length) + t) * n + j]! : 0);
         }
         arena[arenaIndex(matrix, heads[slot]!, i, j)] = alpha * sum;
       }
@@ -126,7 +132,8 @@ export function scatterAddHeadColumnsReference(
   for (let slot = 0; slot < heads.length; slot++) {
     for (let t = 0; t < length; t++) {
       for (let i = 0; i < headSize; i++) {
-        wide[t * columns + first + heads[slot]! * headSize + i]! += blocks[(slot * length + t) * headSize + i]!;
+        wide[t * columns + first + heads[slot]! * headSize + i]! +=
+          blocks[(slot * length + t) * headSize + i]!;
       }
     }
   }

@@ -1,5 +1,13 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { differences, dot, engineOf, normal, readAll, readOne, testForms } from "../../tests/support/kernels.ts";
+import {
+  differences,
+  dot,
+  engineOf,
+  normal,
+  readAll,
+  readOne,
+  testForms,
+} from "../../tests/support/kernels.ts";
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
 import {
   type ArenaMatrix,
@@ -17,7 +25,12 @@ import {
 } from "./lora_reference.ts";
 
 /** An arena of `heads` modules with NaN wherever the listed heads' matrix does not lie. */
-function arenaOf(matrix: ArenaMatrix, heads: number, listed: Uint32Array, seed: number): Float32Array<ArrayBuffer> {
+function arenaOf(
+  matrix: ArenaMatrix,
+  heads: number,
+  listed: Uint32Array,
+  seed: number,
+): Float32Array<ArrayBuffer> {
   const arena = new Float32Array(matrix.first + heads * matrix.segment).fill(NaN);
   const values = normal(matrix.rows * matrix.columns * heads, seed);
   let next = 0;
@@ -56,14 +69,22 @@ testForms("headProduct() equals the reference in all modes", async (engine) => {
         const before = normal(outRows * n, 3);
         using xTensor = engine.upload(x, rows, k);
         using out = engine.upload(before, outRows, n);
-        const options = { x: xTensor, arena: arenaTensor, matrix, heads: headTensor, transpose, sharedInput, summed };
+        const options = {
+          x: xTensor,
+          arena: arenaTensor,
+          matrix,
+          heads: headTensor,
+          transpose,
+          sharedInput,
+          summed,
+        };
         using fresh = headProduct(options);
         headProduct({ ...options, alpha: -0.5, accumulate: true, out });
         const reference = { x, arena, matrix, heads, length, transpose, sharedInput, summed };
         const expected = headProductReference({ ...reference, alpha: 1 });
-        const what = `[${matrix.rows}, ${matrix.columns}], T ${length}, heads [${list}]${transpose ? ", transposed" : ""}${
-          sharedInput ? ", shared input" : ""
-        }${summed ? ", summed" : ""}`;
+        const what = `[${matrix.rows}, ${matrix.columns}], T ${length}, heads [${list}]${
+          transpose ? ", transposed" : ""
+        }${sharedInput ? ", shared input" : ""}${summed ? ", summed" : ""}`;
         const [freshValues, outValues] = await readAll(fresh, out);
         assertClose(freshValues!, expected, TOLERANCE.sum, what);
         const accumulated = expected.map((v, i) => before[i]! - 0.5 * v);
@@ -88,10 +109,21 @@ testForms("headGradient() equals the reference and leaves other heads alone", as
         using bTensor = engine.upload(b, bRows, matrix.columns);
         using headTensor = engine.upload(heads, 1, heads.length);
         using arena = engine.upload(before, 1, before.length);
-        headGradient({ a: aTensor, b: bTensor, heads: headTensor, arena, matrix, length, sharedB, alpha: 1.5 });
+        headGradient({
+          a: aTensor,
+          b: bTensor,
+          heads: headTensor,
+          arena,
+          matrix,
+          length,
+          sharedB,
+          alpha: 1.5,
+        });
         const expected = Float64Array.from(before);
         headGradientReference({ a, b, arena: expected, matrix, heads, length, sharedB, alpha: 1.5 });
-        const what = `[${matrix.rows}, ${matrix.columns}], T ${length}, heads [${list}]${sharedB ? ", shared b" : ""}`;
+        const what = `[${matrix.rows}, ${matrix.columns}], T ${length}, heads [${list}]${
+          sharedB ? ", shared b" : ""
+        }`;
         const actual = await readOne(arena);
         assertClose(actual, expected, TOLERANCE.sum, what);
         const untouched = before.filter((v, i) => v === expected[i]);
@@ -102,12 +134,14 @@ testForms("headGradient() equals the reference and leaves other heads alone", as
 });
 
 testForms("gatherHeadColumns() and scatterAddHeadColumns() equal the reference", async (engine) => {
-  for (const [length, headSize, total, first, list] of [
-    [1, 4, 1, 0, [0]],
-    [7, 12, 5, 8, [3, 0]],
-    [65, 8, 4, 32, [2, 3, 1, 0]],
-    [13, 64, 3, 192, [1]],
-  ] as const) {
+  for (
+    const [length, headSize, total, first, list] of [
+      [1, 4, 1, 0, [0]],
+      [7, 12, 5, 8, [3, 0]],
+      [65, 8, 4, 32, [2, 3, 1, 0]],
+      [13, 64, 3, 192, [1]],
+    ] as const
+  ) {
     const columns = first + total * headSize + 3; // other columns after them, and padding
     const heads = Uint32Array.from(list);
     const wide = normal(length * columns, 7);
@@ -142,7 +176,15 @@ testForms("headProduct() and headGradient() are the gradients of headProduct()",
     using y = headProduct({ x: xTensor, arena, matrix, heads: headTensor, sharedInput: true, alpha });
     return dot(await y.read(), dy);
   };
-  using dx = headProduct({ x: dyTensor, arena, matrix, heads: headTensor, transpose: true, summed: true, alpha });
+  using dx = headProduct({
+    x: dyTensor,
+    arena,
+    matrix,
+    heads: headTensor,
+    transpose: true,
+    summed: true,
+    alpha,
+  });
   // dW^T = dy^T x: the gradient of the matrix stored the other way round.
   using dTransposed = engine.zeros(1, 32);
   headGradient({
@@ -166,7 +208,9 @@ testForms("headProduct() and headGradient() are the gradients of headProduct()",
     return loss();
   });
   assertClose(dxValues!, byX, TOLERANCE.difference, "dx");
-  const dWeights = dTransposedValues!.map((_, i) => dTransposedValues![(i & 16) + (i % 4) * 4 + ((i >> 2) & 3)]!);
+  const dWeights = dTransposedValues!.map((_, i) =>
+    dTransposedValues![(i & 16) + (i % 4) * 4 + ((i >> 2) & 3)]!
+  );
   assertClose(dWeights, byWeights, TOLERANCE.difference, "dW");
 });
 
@@ -180,7 +224,11 @@ Deno.test({
     using arena = engine.zeros(1, 64);
     using heads = engine.upload(Uint32Array.of(0), 1, 1);
     const matrix = { rows: 8, columns: 4, first: 0, segment: 32 };
-    assertThrows(() => headProduct({ x, arena, matrix, heads, transpose: true }), TypeError, "must have 4 columns");
+    assertThrows(
+      () => headProduct({ x, arena, matrix, heads, transpose: true }),
+      TypeError,
+      "must have 4 columns",
+    );
     const odd = { ...matrix, rows: 6 };
     using six = engine.zeros(2, 6);
     assertThrows(() => headProduct({ x: six, arena, matrix: odd, heads }), TypeError, "multiple of 4 rows");

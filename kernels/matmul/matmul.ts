@@ -104,7 +104,12 @@ type MatmulKernel = Kernel<typeof PARAMETERS[number][0]>;
 /** Kernels made so far, by form, transposition and epilogue: a few of the many combinations are used. */
 const kernels = new Map<string, MatmulKernel>();
 
-function kernelFor(form: AdapterClass, transposeA: boolean, transposeB: boolean, epilogue: number): MatmulKernel {
+function kernelFor(
+  form: AdapterClass,
+  transposeA: boolean,
+  transposeB: boolean,
+  epilogue: number,
+): MatmulKernel {
   const which = `${transposeA ? "t" : "n"}${transposeB ? "t" : "n"}_${epilogue}`;
   const name = `matmul_${form === "cpu" ? "texture" : "tiled"}_${which}`;
   let kernel = kernels.get(name);
@@ -146,7 +151,9 @@ interface Segment {
 function segments(total: number, ...cuts: { size: number; offset?: number }[]): Segment[] {
   const all: Segment[] = [];
   for (let start = 0; start < total;) {
-    const ends = cuts.map(({ size, offset = 0 }) => (Math.floor((start + offset) / size) + 1) * size - offset);
+    const ends = cuts.map(({ size, offset = 0 }) =>
+      (Math.floor((start + offset) / size) + 1) * size - offset
+    );
     const end = Math.min(total, ...ends);
     all.push({ start, length: end - start });
     start = end;
@@ -201,8 +208,14 @@ function requireBatch(
 }
 
 /** Checks everything about the arguments that does not depend on the adapter. */
-function requireShapes(a: Tensor, b: Tensor, options: MatmulOptions, [m, n, k]: readonly [number, number, number]): void {
-  const { transposeA = false, transposeB = false, batch, out, bias, geluInput, residual, geluGradOf } = options;
+function requireShapes(
+  a: Tensor,
+  b: Tensor,
+  options: MatmulOptions,
+  [m, n, k]: readonly [number, number, number],
+): void {
+  const { transposeA = false, transposeB = false, batch, out, bias, geluInput, residual, geluGradOf } =
+    options;
   const aux = [geluInput, residual, geluGradOf].filter((t) => t !== undefined);
   if (aux.length > 1) {
     throw new TypeError(
@@ -215,7 +228,9 @@ function requireShapes(a: Tensor, b: Tensor, options: MatmulOptions, [m, n, k]: 
   const { first, rows } = options.rowsOfB ?? { first: 0, rows: b.rows };
   if (first + rows > b.rows) {
     throw new TypeError(
-      `Cannot multiply as the rows of B must lie in "${b.label}" [${b.rows}, ${b.columns}]: they are ${first} to ${first + rows}`,
+      `Cannot multiply as the rows of B must lie in "${b.label}" [${b.rows}, ${b.columns}]: they are ${first} to ${
+        first + rows
+      }`,
     );
   }
   if (batch !== undefined) {

@@ -65,7 +65,8 @@ export function matmulReference(
     for (let column = 0; column < n; column++) {
       let product = 0;
       for (let i = 0; i < k; i++) {
-        product += a[transposeA ? i * m + row : row * k + i]! * b[transposeB ? column * k + i : i * n + column]!;
+        product += a[transposeA ? i * m + row : row * k + i]! *
+          b[transposeB ? column * k + i : i * n + column]!;
       }
       const at = row * n + column;
       const sum = alpha * product + (options.bias?.[column] ?? 0);
@@ -122,7 +123,9 @@ export function batchedMatmulReference(
             sum += (transposeA
               ? element(a, group * k + i, aColumn + row)
               : element(a, group * m + row, aColumn + i)) *
-              (transposeB ? element(b, group * n + column, bColumn + i) : element(b, group * k + i, bColumn + column));
+              (transposeB
+                ? element(b, group * n + column, bColumn + i)
+                : element(b, group * k + i, bColumn + column));
           }
           c.data[(group * m + row) * c.columns + cColumn + column] = alpha * sum;
         }

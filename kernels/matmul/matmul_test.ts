@@ -1,5 +1,13 @@
 import { assertEquals, assertGreater, assertThrows } from "@std/assert";
-import { differences, dot, engineOf, normal, readAll, readOne, testForms } from "../../tests/support/kernels.ts";
+import {
+  differences,
+  dot,
+  engineOf,
+  normal,
+  readAll,
+  readOne,
+  testForms,
+} from "../../tests/support/kernels.ts";
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { Tensor } from "../engine/tensor.ts";
@@ -15,7 +23,11 @@ const LAYOUTS = [
 ] as const;
 
 // One element; odd; prime; one tile of either form; more than one tile in every dimension.
-const SHAPES: readonly Shape[] = [[1, 1, 1], [3, 1, 2], [1, 5, 9], [7, 13, 5], [16, 64, 32], [65, 67, 37], [130, 71, 66]];
+const SHAPES: readonly Shape[] = [[1, 1, 1], [3, 1, 2], [1, 5, 9], [7, 13, 5], [16, 64, 32], [65, 67, 37], [
+  130,
+  71,
+  66,
+]];
 
 function operands(engine: Engine, [m, n, k]: Shape, transposeA: boolean, transposeB: boolean) {
   const a = normal(m * k, 1 + m);
@@ -95,7 +107,9 @@ testForms("matmul() applies every epilogue", async (engine) => {
       });
       const what = `${kind}${withBias ? " + bias" : ""}${accumulate ? ", accumulated" : ""}`;
       assertClose(await readOne(out), expected.c, TOLERANCE.sum, what);
-      if (kind === "gelu") assertClose(await readOne(geluInput), expected.sum, TOLERANCE.sum, `${what}: input`);
+      if (kind === "gelu") {
+        assertClose(await readOne(geluInput), expected.sum, TOLERANCE.sum, `${what}: input`);
+      }
     }
   }
 });
@@ -221,26 +235,17 @@ testForms("matmul() multiplies batches of heads in every causal mode", async (en
 
 testForms("matmul() fills the tail of a head's columns with zeros", async (engine) => {
   using a = engine.upload(normal(8, 13), 2, 4);
-  using b = engine.upload(normal(5 * 4, 14), 5, 4);
-  using out = engine.upload(new Float32Array(2 * 16).fill(7), 2, 16);
-  matmul(a, b, {
-    transposeB: true,
-    out,
-    batch: {
-      groups: 1,
-      heads: 1,
-      m: 2,
-      n: 5,
-      k: 4,
-      a: { first: 0, stride: 4 },
-      b: { first: 0, stride: 4 },
-      c: { first: 4, stride: 8 },
-    },
-  });
-  const values = await readOne(out);
-  for (const row of [0, 16]) {
-    assertEquals([...values.subarray(row, row + 4)], [7, 7, 7, 7]);
-    assertEquals([...values.subarray(row + 9, row + 16)], [0, 0, 0, 7, 7, 7, 7]);
+  using b = engine.upload(normal(8 * 8, 14), 8, 8); // more rows and columns than take part
+  for (const transposeB of [false, true]) {
+    using out = engine.upload(new Float32Array(2 * 16).fill(7), 2, 16);
+    const whole = { first: 0, stride: 0 };
+    const batch = { groups: 1, heads: 1, m: 2, n: 5, k: 4, a: whole, b: whole, c: { first: 4, stride: 8 } };
+    matmul(a, b, { transposeB, out, batch });
+    const values = await readOne(out);
+    for (const row of [0, 16]) {
+      assertEquals([...values.subarray(row, row + 4)], [7, 7, 7, 7]);
+      assertEquals([...values.subarray(row + 9, row + 16)], [0, 0, 0, 7, 7, 7, 7]);
+    }
   }
 });
 
@@ -262,7 +267,7 @@ testForms("matmul() multiplies in pieces where a binding or a texture is too sma
 }, SMALL);
 
 testForms("matmul() applies bias, residual and gelu in pieces", async (engine) => {
-  const [m, n, k] = [150, 140, 9];
+  const [m, n, k] = [150, 140, 45];
   const biasValues = normal(n, 15);
   const auxValues = normal(m * n, 16);
   const { a, b, aTensor, bTensor } = operands(engine, [m, n, k], false, true);
@@ -281,7 +286,12 @@ testForms("matmul() applies bias, residual and gelu in pieces", async (engine) =
   const gelu = matmulReference(a, b, { ...shape, gelu: true });
   assertClose(yValues!, gelu.c, TOLERANCE.sum, "gelu");
   assertClose(inputValues!, gelu.sum, TOLERANCE.sum, "gelu's input");
-  assertClose(dxValues!, matmulReference(a, b, { ...shape, geluGradOf: auxValues }).c, TOLERANCE.sum, "times gelu'");
+  assertClose(
+    dxValues!,
+    matmulReference(a, b, { ...shape, geluGradOf: auxValues }).c,
+    TOLERANCE.sum,
+    "times gelu'",
+  );
 }, SMALL);
 
 testForms("matmul() applies bias and residual once where the inner length is cut", async (engine) => {
@@ -353,7 +363,13 @@ Deno.test({
       ["inner lengths", a, a, {}, "inner lengths must be equal"],
       ["inner lengths of NT", a, b, { transposeB: true }, "inner lengths must be equal"],
       ["inner lengths of TN", a, b, { transposeA: true }, "inner lengths must be equal"],
-      ["inner length with rows of B", a, b, { rowsOfB: { first: 0, rows: 3 } }, "inner lengths must be equal"],
+      [
+        "inner length with rows of B",
+        a,
+        b,
+        { rowsOfB: { first: 0, rows: 3 } },
+        "inner lengths must be equal",
+      ],
       ["both transposed", a, b, { transposeA: true, transposeB: true }, "only one operand"],
       ["output", a, b, { out: a }, "must be [3, 5]"],
       ["bias", a, b, { bias: c }, "must be [1, 5]"],
@@ -363,13 +379,25 @@ Deno.test({
       ["two epilogues", a, b, { geluInput: c, residual: c }, "at most one"],
       ["output used twice", square, square, { out: square }, "must not be used twice"],
       ["residual used twice", a, b, { residual: c, out: c }, "must not be used twice"],
-      ["accumulation without output", a, b, { accumulate: true }, "needs \"out\""],
-      ["batch without output", a, square, { batch }, "needs \"out\""],
-      ["rows of B past its end", a, square, { transposeB: true, rowsOfB: { first: 2, rows: 3 } }, "rows of B"],
+      ["accumulation without output", a, b, { accumulate: true }, 'needs "out"'],
+      ["batch without output", a, square, { batch }, 'needs "out"'],
+      [
+        "rows of B past its end",
+        a,
+        square,
+        { transposeB: true, rowsOfB: { first: 2, rows: 3 } },
+        "rows of B",
+      ],
       ["batch with epilogue", a, square, { batch, out: a, bias: row }, "epilogue"],
       ["batch past the rows", a, square, { batch: { ...batch, groups: 2 }, out: a }, "op(A)"],
       ["batch past the columns", a, square, { batch: { ...batch, heads: 2 }, out: a }, "op(A)"],
-      ["batch off the grid", a, square, { batch: { ...batch, b: { first: 2, stride: 4 } }, out: a }, "multiples of 4"],
+      [
+        "batch off the grid",
+        a,
+        square,
+        { batch: { ...batch, b: { first: 2, stride: 4 } }, out: a },
+        "multiples of 4",
+      ],
     ];
     for (const [name, x, y, options, message] of cases) {
       assertThrows(() => matmul(x, y, options), TypeError, message, name);
@@ -393,7 +421,11 @@ testForms("matmul() has the gradients of its product and of gelu", async (engine
     return dot(await y.read(), dyValues);
   };
   await loss();
-  using identity = engine.upload(Float32Array.from({ length: n * n }, (_, i) => i % (n + 1) === 0 ? 1 : 0), n, n);
+  using identity = engine.upload(
+    Float32Array.from({ length: n * n }, (_, i) => i % (n + 1) === 0 ? 1 : 0),
+    n,
+    n,
+  );
   using dSum = matmul(dy, identity, { geluGradOf: geluInput });
   using dx = matmul(dSum, wTensor, { transposeB: true });
   using dw = matmul(xTensor, dSum, { transposeA: true });

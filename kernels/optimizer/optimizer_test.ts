@@ -36,14 +36,25 @@ async function check(
   const tensors = upload(engine, before, rows, columns);
   using control = engine.upload(adamwControl(counts, SETTINGS.beta1, SETTINGS.beta2), counts.length, 4);
   using clipTensor = clip === undefined ? undefined : engine.upload(Float32Array.of(clip, 99, 99, 99), 1, 4);
-  adamw(tensors, control, tensors.parameters.rows * tensors.parameters.pitch / counts.length, SETTINGS, clipTensor);
+  adamw(
+    tensors,
+    control,
+    tensors.parameters.rows * tensors.parameters.pitch / counts.length,
+    SETTINGS,
+    clipTensor,
+  );
   const expected = {
     parameters: Float64Array.from(before.parameters),
     m: Float64Array.from(before.m),
     v: Float64Array.from(before.v),
   };
   adamwReference(expected, before.gradients, counts, SETTINGS, clip);
-  const [parameters, m, v, gradients] = await readAll(tensors.parameters, tensors.m, tensors.v, tensors.gradients);
+  const [parameters, m, v, gradients] = await readAll(
+    tensors.parameters,
+    tensors.m,
+    tensors.v,
+    tensors.gradients,
+  );
   for (const tensor of Object.values(tensors)) tensor.dispose();
   const what = `[${rows}, ${columns}], counts [${counts}]`;
   assertClose(parameters!, expected.parameters, TOLERANCE.sum, `${what}: parameters`);
@@ -112,7 +123,12 @@ testForms("segmentNorms() equals the reference", async (engine) => {
     const expected = segmentNormsReference(x, active);
     const [normValues, scaledValues] = await readAll(norms, scaled);
     assertClose(normValues!, expected, TOLERANCE.sum, `${segments} segments of ${segment}`);
-    assertClose(scaledValues!, expected.map((n) => n / 3), TOLERANCE.sum, `${segments} segments of ${segment} / 3`);
+    assertClose(
+      scaledValues!,
+      expected.map((n) => n / 3),
+      TOLERANCE.sum,
+      `${segments} segments of ${segment} / 3`,
+    );
   }
 });
 
@@ -134,7 +150,12 @@ for (const limits of [{}, { maxBindingBytes: 16 * 1024 }]) {
         using clip = clipScale(engine, tensors, limit);
         const [scale, norm] = await readOne(clip);
         const expected = clipScaleReference(gradients, limit);
-        assertClose([scale!, norm!], expected, { ...TOLERANCE.sum, ofLargest: false }, `${shapes}, limit ${limit}`);
+        assertClose(
+          [scale!, norm!],
+          expected,
+          { ...TOLERANCE.sum, ofLargest: false },
+          `${shapes}, limit ${limit}`,
+        );
       }
       for (const tensor of tensors) tensor.dispose();
     }

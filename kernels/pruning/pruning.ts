@@ -94,14 +94,26 @@ export async function updateImportance(
   if (previous !== null) requireLength(action, "previous", previous, size);
   for (const [name, value] of [["lambda", lambda], ["recovery", recovery]] as const) {
     if (!(value >= 0 && value <= 1)) {
-      throw new RangeError(`Cannot ${action} as "${name}" must be between 0 and 1: current value is ${value}`);
+      throw new RangeError(
+        `Cannot ${action} as "${name}" must be between 0 and 1: current value is ${value}`,
+      );
     }
   }
   // WGSL may take it that there is no NaN: such entries are left out here.
   const seen = Uint32Array.from(gradient, (x, i) => observed?.[i] !== 0 && Number.isFinite(x) ? 1 : 0);
-  using gradientTensor = engine.upload(gradient.map((x, i) => seen[i] ? x : 0), layers, heads, "gradient norms");
+  using gradientTensor = engine.upload(
+    gradient.map((x, i) => seen[i] ? x : 0),
+    layers,
+    heads,
+    "gradient norms",
+  );
   using observedTensor = engine.upload(seen, layers, heads, "observed heads");
-  using previousTensor = engine.upload(previous ?? new Float32Array(size), layers, heads, "importance before");
+  using previousTensor = engine.upload(
+    previous ?? new Float32Array(size),
+    layers,
+    heads,
+    "importance before",
+  );
   using g = engine.tensor(layers, heads, "normalised gradient norms");
   using s = engine.tensor(layers, heads, "importance");
   // The first step has nothing to smooth with or to hold: S = G, and the others take the mean.
@@ -166,7 +178,9 @@ function deviceWeights(options: PruneGreedilyOptions): Float32Array {
   const weights = new Float32Array(headsPerDevice.length * (heads + 1));
   headsPerDevice.forEach((owned, m) => {
     const share = alpha * (capacities[m]! / total) ** rho;
-    for (let n = 0; n <= owned; n++) weights[m * (heads + 1) + n] = share * (1 + beta * n / Math.max(owned, 1));
+    for (let n = 0; n <= owned; n++) {
+      weights[m * (heads + 1) + n] = share * (1 + beta * n / Math.max(owned, 1));
+    }
   });
   return weights;
 }
@@ -190,7 +204,10 @@ function mostPruned(heads: number, eta: number): number {
  * @throws {TypeError} If lengths do not fit.
  * @throws {RangeError} If an importance is not finite or negative, or tau or eta is not in [0, 1].
  */
-export async function pruneGreedily(engine: Engine, options: PruneGreedilyOptions): Promise<PruneGreedilyResult> {
+export async function pruneGreedily(
+  engine: Engine,
+  options: PruneGreedilyOptions,
+): Promise<PruneGreedilyResult> {
   const { layers, heads, sBase, headsPerDevice, capacities, tau = 0.7, eta = 1 } = options;
   const action = "prune greedily";
   requireLength(action, "sBase", sBase, layers * heads);
@@ -203,12 +220,16 @@ export async function pruneGreedily(engine: Engine, options: PruneGreedilyOption
   const bad = sBase.findIndex((s) => !(s >= 0 && s < Infinity));
   if (bad >= 0) {
     throw new RangeError(
-      `Cannot ${action} as every entry of "sBase" must be finite and not negative: entry ${bad} is ${sBase[bad]}`,
+      `Cannot ${action} as every entry of "sBase" must be finite and not negative: entry ${bad} is ${
+        sBase[bad]
+      }`,
     );
   }
   for (const [name, value] of [["tau", tau], ["eta", eta]] as const) {
     if (!(value >= 0 && value <= 1)) {
-      throw new RangeError(`Cannot ${action} as "${name}" must be between 0 and 1: current value is ${value}`);
+      throw new RangeError(
+        `Cannot ${action} as "${name}" must be between 0 and 1: current value is ${value}`,
+      );
     }
   }
   const devices = headsPerDevice.length;

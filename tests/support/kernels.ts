@@ -7,7 +7,14 @@
 
 import { assert, AssertionError } from "@std/assert";
 import { sizeClass } from "../../kernels/engine/pool.ts";
-import { type AdapterClass, type DType, Engine, type EngineOptions, roundUp4, Tensor } from "../../kernels/mod.ts";
+import {
+  type AdapterClass,
+  type DType,
+  Engine,
+  type EngineOptions,
+  roundUp4,
+  Tensor,
+} from "../../kernels/mod.ts";
 
 /** Both forms of the kernels; a software adapter runs either. */
 export const FORMS: readonly AdapterClass[] = ["cpu", "gpu"];
@@ -30,7 +37,11 @@ export function engineOf(form: AdapterClass, limits: Limits = {}): Promise<Engin
  * before, so that a kernel that reads what it or its caller did not write cannot pass; all tensors
  * must be disposed in the end.
  */
-export function testForms(name: string, test: (engine: Engine) => Promise<void> | void, limits: Limits = {}): void {
+export function testForms(
+  name: string,
+  test: (engine: Engine) => Promise<void> | void,
+  limits: Limits = {},
+): void {
   for (const form of FORMS) {
     // An engine outlives the test that made it, and with it what it has pending.
     Deno.test({ name: `${name} (${form} form)`, sanitizeOps: false, sanitizeResources: false }, async () => {
@@ -83,7 +94,14 @@ export function integers(count: number, below: number, seed: number): Uint32Arra
 
 /** A tensor that covers the padding of another one too: [rows, pitch]. It owns nothing. */
 export function padded(tensor: Tensor, dtype: DType = tensor.dtype): Tensor {
-  return new Tensor(tensor.engine, tensor.buffer, tensor.rows, roundUp4(tensor.columns), dtype, `padded ${tensor.label}`);
+  return new Tensor(
+    tensor.engine,
+    tensor.buffer,
+    tensor.rows,
+    roundUp4(tensor.columns),
+    dtype,
+    `padded ${tensor.label}`,
+  );
 }
 
 /** Reads tensors with their padding, which must be zero, and returns rows * columns values of each. */
@@ -98,9 +116,9 @@ export async function readAll(...tensors: Tensor[]): Promise<Float32Array[]> {
       const bad = row.subarray(columns).findIndex((x) => x !== 0);
       if (bad >= 0) {
         throw new AssertionError(
-          `padding of "${tensor.label}" [${rows}, ${columns}]: expected 0 at row ${r}, column ${columns + bad}, got ${
-            row[columns + bad]
-          }`,
+          `padding of "${tensor.label}" [${rows}, ${columns}]: expected 0 at row ${r}, column ${
+            columns + bad
+          }, got ${row[columns + bad]}`,
         );
       }
     }

@@ -5,7 +5,6 @@
  */
 
 import type { Listener, Transport } from "@edgetuner/core";
-import type { TransportFixture } from "../tests/conformance/transport_suite.ts";
 import { httpListener, httpTransport } from "./http.ts";
 import { inProcessTransport } from "./in_process.ts";
 import { emulateLink } from "./link.ts";
@@ -16,6 +15,16 @@ export const MAX_FRAME_BYTES = 2 * 2 ** 20;
 
 /** Limits in the tests; small queues make back-pressure quick to reach. */
 export const LIMITS = { maxFrameBytes: MAX_FRAME_BYTES, queueBytes: 2 ** 20 } as const;
+
+/** What the conformance suite wants of a transport. */
+export interface TransportFixture extends AsyncDisposable {
+  /** The transport under test. */
+  readonly transport: Transport;
+  /** Where its channels arrive. */
+  readonly listener: Listener;
+  /** The same transport, pointed at where nobody listens. */
+  readonly unreachable: Transport;
+}
 
 /** A server on a free port. */
 export type TestServer = Deno.HttpServer<Deno.NetAddr>;

@@ -1,0 +1,67 @@
+import { type AdapterClass, Engine } from "@edgetuner/kernels";
+import { evaluateLoss, fullGradients, fullTrainingStep, sumLosses } from "@edgetuner/core";
+import { assert, assertEquals } from "@std/assert";
+import { assertClose, TOLERANCE } from "../support/tolerance.ts";
+import { BATCH, fixture, LOSS, MANIFEST, TinyGpt2, tinyModel, values } from "../support/tiny_model.ts";
+
+const engines: Record<AdapterClass, Engine> = {
+  cpu: await Engine.create({ adapterClass: "cpu" }),
+  gpu: await Engine.create({ adapterClass: "gpu" }),
+};
+const fixtures = MANIFEST.fixtures.gpt2_full_training;
+const tensors = fixture(fixtures.file);
+
+for (const adapter of ["cpu", "gpu"] as const) {
+  const engine = engines[adapter];
+  const test = (name: string, body: (model: TinyGpt2) => Promise<void>) =>
+    Deno.test(`training all parameters as PyTorch (${adapter} kernels): ${name}`, async () => {
+      const before = engine.stats.tensors;
+      {
+        using model = new TinyGpt2(engine, tinyModel(), true);
+        await body(model);
+      }
+      assertEquals(engine.stats.tensors, before, "tensors left behind");
+    });
+
+  test("loss and gradients", async (model) => {
+    const losses = await fullGradients(model, BATCH, LOSS);
+    const loss = sumLosses(await engine.read(losses));
+    for (const tensor of losses) tensor.dispose();
+    assertClose([loss], [fixtures.loss], TOLERANCE.model, "loss");
+    const parameters = [...model.layers.parameters(), ...model.ends.parameters()];
+    assertEquals(parameters.length, 3 * 12 + 4);
+    for (const parameter of parameters) {
+      const actual = await parameter.gradient!.read();
+      assertClose(actual, values(tensors, `gradient.${parameter.name}`), TOLERANCE.model, parameter.name);
+    }
+  });
+
+  test("gradients do not add up over calls", async (model) => {
+    for (const t of await fullGradients(model, BATCH, LOSS)) t.dispose();
+    const once = await model.ends.tokens.gradient!.read();
+    for (const t of await fullGradients(model, BATCH, LOSS)) t.dispose();
+    assertClose(await model.ends.tokens.gradient!.read(), once, TOLERANCE.model);
+  });
+
+  for (const run of ["steps", "clippedSteps"] as const) {
+    test(`ten AdamW steps, ${run}`, async (model) => {
+      const expected = fixtures[run];
+      const { learningRate: rate, beta1, beta2, epsilon, weightDecay: decay } = fixtures.optimizer;
+      const losses: number[] = [];
+      const norms: (number | null)[] = [];
+      for (let step = 0; step < 10; step++) {
+        const result = await fullTrainingStep(model, BATCH, {
+          adamw: { rate, beta1, beta2, epsilon, decay },
+          loss: LOSS,
+          clipNorm: expected.clipNorm ?? undefined,
+        });
+        losses.push(result.loss);
+        norms.push(result.gradientNorm);
+      }
+      assertClose(losses, expected.stepLosses, TOLERANCE.steps, "losses");
+      if (expected.clipNorm === null) assert(norms.every((n) => n === null));
+      else assertClose(norms as number[], expected.gradientNorms, TOLERANCE.steps, "norms");
+      assertClose([await evaluateLoss(model, BATCH, LOSS)], [expected.finalLoss], TOLERANCE.steps, "final loss");
+    });
+  }
+}
