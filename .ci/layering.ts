@@ -20,7 +20,7 @@ const TEXT_FOLDER = "kernels/";
 /** Tests of more than one member. */
 const TESTS = "tests/";
 /** What tests of all members share. */
-const TEST_SUPPORT = "tests/support/";
+const TEST_SUPPORT = ["tests/support/", "tests/conformance/"];
 
 interface Dependency {
   specifier: string;
@@ -121,9 +121,9 @@ function* checkImport({ file, line, specifier, target, isText }: Import): Genera
   if (target === undefined) return;
   // Tests of the whole look inside the members; examples show what users can write.
   const mayCross = file.startsWith(TESTS) && !target.startsWith("/") ||
-    isTest && target.startsWith(TEST_SUPPORT);
+    isTest && TEST_SUPPORT.some((folder) => target.startsWith(folder));
   if (memberOf(target) !== member && !mayCross) {
-    const rule = isTest ? `members (tests: except to ${TEST_SUPPORT})` : "members";
+    const rule = isTest ? `members (tests: except to ${TEST_SUPPORT.join(" and ")})` : "members";
     yield `Cannot import "${specifier}" as relative imports must not cross ${rule}: ${at}`;
   }
   const [folder, name] = split(target);

@@ -1,0 +1,73 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { type Pruner, type PrunerContext, type PrunerInput, randomStream } from "@edgetuner/core";
+import { greedyPruner, noPruner, randomPruner } from "./mod.ts";
+import { testPruner } from "../tests/conformance/pruner_suite.ts";
+
+testPruner({ name: "none", create: () => noPruner() as Pruner });
+testPruner({ name: "random", create: () => randomPruner({ share: 0.4 }) as Pruner });
+testPruner({ name: "greedy", create: () => greedyPruner({ warmupSteps: 2 }) as Pruner });
+testPruner({
+  name: "greedy as published",
+  create: () => greedyPruner({ warmupSteps: 1, recovery: 0, maxRest: Infinity, maxLayerShare: 1 }) as Pruner,
+});
+
+const nothing = { lastMask: null, gradientNorm: null, loraNorm: null, baseNorm: null, embeddingMean: null };
+
+Deno.test("randomPruner() prunes the share it was given, other heads in other steps", async () => {
+  const context = { layers: 5, heads: 8, headsPerDevice: [8], capacities: [1], seed: 9 };
+  const pruner = randomPruner({ share: 0.3 });
+  const masks = [];
+  for (let step = 0; step < 6; step++) {
+    const [{ mask }] = await pruner.decide({ ...nothing, step }, null, context);
+    assertEquals(mask.reduce((n, z) => n + z, 0), 12);
+    masks.push(mask.join(""));
+  }
+  assertEquals(new Set(masks).size, 6);
+});
+
+Deno.test("noPruner() keeps every head", async () => {
+  const context = { layers: 2, heads: 3, headsPerDevice: [3], capacities: [1], seed: 0 };
+  const [{ mask }] = await noPruner().decide({ ...nothing, step: 4 }, null, context);
+  assertEquals([...mask], [0, 0, 0, 0, 0, 0]);
+});
+
+Deno.test("pruner factories refuse options out of range", () => {
+  assertThrows(() => randomPruner({ share: 1.5 }), RangeError, "current value is 1.5");
+  assertThrows(() => greedyPruner({ tau: -1 }), RangeError, "current value is -1");
+  assertThrows(() => greedyPruner({ eta: 2 }), RangeError, "current value is 2");
+  assertThrows(() => greedyPruner({ history: 0 }), RangeError, "current value is 0");
+});
+
+/** 200 steps with persistent importances and noise, as gradients have them. */
+async function simulate(pruner: Pruner, context: PrunerContext) {
+  const size = context.layers * context.heads;
+  const draw = randomStream(5);
+  const importance = Float32Array.from({ length: size }, () => draw.float() ** 2 + 0.05);
+  let state = pruner.init(context);
+  let input: PrunerInput = { ...nothing, step: 0 };
+  const kept = new Uint32Array(size);
+  const shares: number[] = [];
+  for (let step = 0; step < 200; step++) {
+    const [{ mask }, next] = await pruner.decide({ ...input, step }, state, context);
+    state = next;
+    mask.forEach((z, i) => kept[i]! += 1 - z);
+    shares.push(1 - mask.reduce((n, z) => n + z, 0) / size);
+    const gradientNorm = importance.map((x, i) => mask[i] ? 0 : x * (0.5 + draw.float()));
+    input = { ...nothing, step: step + 1, lastMask: mask, gradientNorm };
+  }
+  return { kept, shares };
+}
+
+Deno.test("greedyPruner() prunes a stable share and lets every head come back", async () => {
+  for (const headsPerDevice of [[4, 3, 1], [8, 5, 3], [16]]) {
+    const heads = headsPerDevice.reduce((a, b) => a + b, 0);
+    const context = { layers: 6, heads, headsPerDevice, capacities: headsPerDevice, seed: 1 };
+    const { kept, shares } = await simulate(greedyPruner() as Pruner, context);
+    const mean = (from: number, to: number) => shares.slice(from, to).reduce((a, b) => a + b, 0) / (to - from);
+    assertEquals(mean(0, 10), 1, "every head is kept in the first steps");
+    assert(Math.min(...kept) >= 15, `a head was kept in ${Math.min(...kept)} of 200 steps only`);
+    const [early, late] = [mean(20, 110), mean(110, 200)];
+    assert(late > 0.3 && late < 0.95, `share kept at the end: ${late}`);
+    assert(Math.abs(early - late) < 0.15, `share kept drifts from ${early} to ${late}`);
+  }
+});

@@ -1,0 +1,282 @@
+import { Engine } from "@edgetuner/kernels";
+import {
+  type Channel,
+  ChannelClosedError,
+  DeadlineError,
+  decodeFrame,
+  EdgeServer,
+  encodeFrame,
+  type Frame,
+  ProtocolError,
+  type UserDeviceResult,
+  type WireTensor,
+} from "@edgetuner/core";
+import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
+import { flatten, TinyGpt2, tinySettings } from "../support/tiny_model.ts";
+import { admitAll, dataSide, eventOf, joinDevice, openLink, scriptedPruner, serverOptions } from "./_session.ts";
+
+const engine = await Engine.create();
+const model = new TinyGpt2(engine);
+const settings = tinySettings("slice", 100);
+
+/** What a made-up device does in step 1, where it should answer. */
+type Fault = (device: MadeUpDevice, answer: Frame) => Promise<void> | void;
+
+function zeros(shape: readonly number[]): WireTensor {
+  return { dtype: "f32", shape, data: new Float32Array(shape.reduce((a, b) => a * b, 1)) };
+}
+
+/** A device with one head whose Deltas are zero, until it does something wrong. */
+class MadeUpDevice {
+  readonly #channel: Channel;
+  #sequence = 0;
+  #run = "";
+
+  constructor(channel: Channel) {
+    this.#channel = channel;
+  }
+
+  send(frame: Partial<Frame> & Pick<Frame, "kind">): Promise<void> {
+    return this.#channel.send(encodeFrame({
+      run: this.#run,
+      sequence: this.#sequence++,
+      step: 0,
+      layer: 0,
+      meta: {},
+      tensors: [],
+      ...frame,
+    }));
+  }
+
+  raw(bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+    return this.#channel.send(bytes);
+  }
+
+  leave(): Promise<void> {
+    return this.#channel.close("battery empty");
+  }
+
+  /** Takes part until the channel is closed; returns the reason that came with the end. */
+  async play(faultAt: Frame["kind"], fault: Fault): Promise<string> {
+    const hello = { protocol: 1, name: "wicked", capacity: 0.1, data: false, fingerprint: "", sharesLoss: false };
+    await this.send({ kind: "hello", meta: hello });
+    let reason = "";
+    const reply = async (frame: Frame) => {
+      if (frame.step === 1 && frame.kind === faultAt) await fault(this, frame);
+      else await this.send(frame).catch(() => {});
+    };
+    let gone = 0;
+    for (let bytes = await this.#channel.receive(); bytes !== null; bytes = await this.#channel.receive()) {
+      const { kind, step, layer, run, tensors, meta } = decodeFrame(bytes);
+      const base = { run: this.#run, sequence: 0, step, layer, meta: {} };
+      const answer = (kind: Frame["kind"], ...shapes: number[][]) => {
+        const frame = { ...base, kind, tensors: shapes.map(zeros) } as Frame;
+        const { sequence: _, ...rest } = frame;
+        return reply(rest as Frame);
+      };
+      if (kind === "welcome") this.#run = run || String(meta.run);
+      else if (kind === "mask") gone = 0;
+      else if (kind === "input") await answer("delta", [2, ...tensors[0]!.shape]);
+      else if (kind === "deltaGradient") {
+        if (layer > 0) await answer("inputGradient", tensors[0]!.shape.slice(1));
+        if (++gone === 3) await answer("statistics", [3, 1]);
+      } else if (kind === "end") reason = String(meta.reason);
+    }
+    return reason;
+  }
+}
+
+interface Outcome {
+  readonly error: unknown;
+  readonly good: readonly UserDeviceResult[];
+  readonly wickedReason: string;
+  readonly server: EdgeServer;
+}
+
+/** A run of two good devices and a made-up one. */
+async function runWith(faultAt: Frame["kind"], fault: Fault, timeoutMs = 10_000): Promise<Outcome> {
+  await using link = openLink("in-process");
+  const pruner = scriptedPruner([new Uint8Array(12)], ["gradientNorm"]);
+  const server = new EdgeServer(serverOptions(model, settings, { devices: 3, pruner, timeoutMs }));
+  const admitting = admitAll(link.listener, server);
+  const running = server.start().then(() => null, (error: unknown) => error);
+  const joined = eventOf(server, (e) => e.type === "joined");
+  const wicked = new MadeUpDevice(await link.transport.connect()).play(faultAt, fault);
+  await joined;
+  const good = [
+    await joinDevice(link, server, { engine, name: "a", capacity: 1, data: dataSide(model, 100) }),
+    await joinDevice(link, server, { engine, name: "b", capacity: 1 }),
+  ];
+  const error = await running;
+  const results = await Promise.all(good.map((g) => g.result));
+  const wickedReason = await wicked;
+  await link[Symbol.asyncDispose]();
+  await admitting;
+  return { error, good: results, wickedReason, server };
+}
+
+const FAULTS: readonly [string, Frame["kind"], Fault, string][] = [
+  ["another kind", "delta", (d, a) => d.send({ ...a, kind: "inputGradient" }), `must be "delta"`],
+  ["a frame of another lane", "delta", (d, a) => d.send({ ...a, kind: "hello" }).then(() => d.leave()), "battery empty"],
+  ["another step", "delta", (d, a) => d.send({ ...a, step: 0 }), "must be of step 1"],
+  ["another layer", "delta", (d, a) => d.send({ ...a, layer: a.layer + 1 }), "must be of layer"],
+  ["one head too many", "delta", (d, a) => d.send({ ...a, tensors: [zeros([2, 2, 26, 12])] }), "[2,1,26,12]"],
+  ["more tokens than asked for", "delta", (d, a) => d.send({ ...a, tensors: [zeros([2, 1, 4000, 12])] }), "[2,1,26,12]"],
+  ["no tensor", "delta", (d, a) => d.send({ ...a, tensors: [] }), "[2,1,26,12]"],
+  ["two tensors", "delta", (d, a) => d.send({ ...a, tensors: [a.tensors[0]!, a.tensors[0]!] }), "[2,1,26,12]"],
+  [
+    "bytes instead of floats",
+    "delta",
+    (d, a) => d.send({ ...a, tensors: [{ dtype: "u8", shape: [2, 1, 26, 12], data: new Uint8Array(624) }] }),
+    "must be f32",
+  ],
+  ["a gradient of another shape", "inputGradient", (d, a) => d.send({ ...a, tensors: [zeros([1, 26, 48])] }), "[1,26,12]"],
+  ["statistics of another shape", "statistics", (d, a) => d.send({ ...a, tensors: [zeros([3, 4])] }), "[3,1]"],
+  ["a frame twice", "delta", async (d, a) => {
+    await d.send(a);
+    await d.send({ ...a, sequence: 3 });
+  }, "must come next"],
+  ["a frame of another run", "delta", (d, a) => d.send({ ...a, run: "another" }), "must belong to run"],
+  ["no frame but noise", "delta", (d) => d.raw(new Uint8Array(1000).fill(0xff)), "Cannot read frame"],
+  ["an empty message", "delta", (d) => d.raw(new Uint8Array(0)), "Cannot read frame"],
+  ["a cut frame", "delta", (d, a) => d.raw(encodeFrame(a).subarray(0, 500)), "Cannot read frame"],
+];
+
+async function assertReleased(outcome: Outcome, message: string): Promise<void> {
+  assertEquals(outcome.server.status, "failed");
+  for (const { modules, steps, reason, error } of outcome.good) {
+    assert(modules !== null && steps >= 1, "what was learnt in step 0 is kept");
+    // Either the server's last word came through, or the channel's.
+    assert(`${reason} ${error}`.includes(message.slice(0, 20)), `${reason} ${error}`);
+    const weights = flatten(await modules.weights());
+    assert(weights.every(Number.isFinite));
+    modules[Symbol.dispose]();
+  }
+}
+
+for (const [what, faultAt, fault, message] of FAULTS) {
+  Deno.test(`a device that answers with ${what} ends the run, and the others keep their weights`, async () => {
+    const before = engine.stats.tensors;
+    const outcome = await runWith(faultAt, fault);
+    const Expected = message === "battery empty" ? ChannelClosedError : ProtocolError;
+    assertInstanceOf(outcome.error, Expected, `${outcome.error}`);
+    const text = (outcome.error as Error).message;
+    assert(text.includes(message), text);
+    await assertReleased(outcome, text);
+    assertEquals(engine.stats.tensors, before, "tensors left behind");
+  });
+}
+
+Deno.test("a device that says nothing: DeadlineError within the limit", async () => {
+  const before = engine.stats.tensors;
+  const outcome = await runWith("delta", () => {}, 250);
+  assertInstanceOf(outcome.error, DeadlineError);
+  assertEquals(outcome.wickedReason, (outcome.error as Error).message);
+  await assertReleased(outcome, (outcome.error as Error).message);
+  assertEquals(engine.stats.tensors, before, "tensors left behind");
+});
+
+for (const faultAt of ["delta", "inputGradient", "statistics"] as const) {
+  Deno.test(`a device that leaves instead of sending its ${faultAt}: ChannelClosedError`, async () => {
+    const before = engine.stats.tensors;
+    const outcome = await runWith(faultAt, (device) => device.leave());
+    assertInstanceOf(outcome.error, ChannelClosedError);
+    assert((outcome.error as Error).message.includes(`device "wicked"`));
+    await assertReleased(outcome, (outcome.error as Error).message);
+    assertEquals(engine.stats.tensors, before, "tensors left behind");
+    assertEquals(outcome.server.devices.map((d) => d.connected), [false, false, false]);
+  });
+}
+
+/** A data device that does something wrong in its first frame. */
+async function runWithData(frame: Partial<Frame>, after?: (device: MadeUpDevice) => Promise<void>): Promise<unknown> {
+  await using link = openLink("in-process");
+  const server = new EdgeServer(serverOptions(model, settings));
+  const admitting = admitAll(link.listener, server);
+  const running = server.start().then(() => null, (error: unknown) => error);
+  const channel = await link.transport.connect();
+  const device = new MadeUpDevice(channel);
+  const hello = { protocol: 1, name: "data", capacity: 0, data: true, fingerprint: "tiny", sharesLoss: false };
+  await device.send({ kind: "hello", meta: hello });
+  const good = await joinDevice(link, server, { engine, name: "a", capacity: 1 });
+  const welcome = decodeFrame((await channel.receive())!);
+  await device.send({ kind: "embedding", run: String(welcome.meta.run), meta: { mode: "train" }, ...frame });
+  await after?.(device);
+  const error = await running;
+  const result = await good.result;
+  assert(result.modules !== null);
+  result.modules[Symbol.dispose]();
+  await channel.close();
+  await link[Symbol.asyncDispose]();
+  await admitting;
+  return error;
+}
+
+Deno.test("a data device that sends something else than E ends the run", async () => {
+  const before = engine.stats.tensors;
+  const right = zeros([2, 13, 48]);
+  const wrong: Partial<Frame>[] = [
+    { tensors: [zeros([2, 13, 40])] },
+    { tensors: [zeros([26, 48])] },
+    { tensors: [] },
+    { tensors: [{ dtype: "u8", shape: [2, 13, 48], data: new Uint8Array(2 * 13 * 48) }] },
+    { tensors: [right], step: 1 },
+    { tensors: [right], meta: { mode: "trial" } },
+    { tensors: [right], meta: {} },
+    { kind: "hiddenGradient", tensors: [right] },
+  ];
+  for (const frame of wrong) assertInstanceOf(await runWithData(frame), ProtocolError, JSON.stringify(frame.meta));
+  assertEquals(engine.stats.tensors, before, "tensors left behind");
+});
+
+Deno.test("a device that is told nonsense by a server stops with a ProtocolError", async () => {
+  const { runUserDevice } = await import("@edgetuner/core");
+  const before = engine.stats.tensors;
+  const welcome = {
+    run: "r",
+    settings,
+    model: { layers: 3, heads: 4, hidden: 48 },
+    range: { first: 0, count: 1 },
+    statistics: [],
+  };
+  const mask = { dtype: "u8", shape: [3, 1], data: new Uint8Array(3) } as const;
+  const begin: Partial<Frame> & Pick<Frame, "kind"> = { kind: "mask", meta: { mode: "train", lowest: 0 }, tensors: [mask] };
+  const scripts: (Partial<Frame> & Pick<Frame, "kind">)[][] = [
+    [{ kind: "input", tensors: [zeros([1, 26, 12])] }],
+    [{ ...begin, tensors: [{ ...mask, shape: [1, 3] }] }],
+    [{ ...begin, tensors: [{ ...mask, data: Uint8Array.of(0, 2, 0) }] }],
+    [{ ...begin, tensors: [zeros([3, 1])] }],
+    [{ ...begin, meta: { mode: "train" } }],
+    [{ ...begin, meta: { mode: "train", lowest: 4 } }],
+    [{ ...begin, meta: { lowest: 0 } }],
+    [begin, begin],
+    [begin, { kind: "input", layer: 1, tensors: [zeros([1, 26, 12])] }],
+    [begin, { kind: "input", step: 1, tensors: [zeros([1, 26, 12])] }],
+    [begin, { kind: "input", tensors: [zeros([2, 26, 12])] }],
+    [begin, { kind: "input", tensors: [zeros([1, 26, 48])] }],
+    [begin, { kind: "deltaGradient", tensors: [zeros([2, 1, 26, 12])] }],
+    [begin, { kind: "delta", tensors: [zeros([2, 1, 26, 12])] }],
+  ];
+  for (const script of scripts) {
+    await using link = openLink("in-process");
+    const device = runUserDevice({ engine, channel: await link.transport.connect(), name: "d", capacity: 1 });
+    const channel = (await link.listener.accept())!;
+    const server = new MadeUpDevice(channel);
+    await server.send({ kind: "welcome", meta: welcome });
+    for (const frame of script) await server.send({ run: "r", ...frame }).catch(() => {});
+    const result = await device;
+    assertInstanceOf(result.error, ProtocolError, `${JSON.stringify(script)}: ${result.error}`);
+    assert(result.modules !== null, "it keeps its weights");
+    result.modules[Symbol.dispose]();
+    await channel.close();
+  }
+  assertEquals(engine.stats.tensors, before, "tensors left behind");
+  for (const change of [{ range: { first: 4, count: 1 } }, { model: { layers: 3 } }, { settings: {} }, { statistics: ["x"] }]) {
+    await using link = openLink("in-process");
+    const device = runUserDevice({ engine, channel: await link.transport.connect(), name: "d", capacity: 1 });
+    const channel = (await link.listener.accept())!;
+    await new MadeUpDevice(channel).send({ kind: "welcome", meta: { ...welcome, ...change } });
+    await assertRejects(() => device, ProtocolError, "welcome must be complete");
+    await channel.close();
+  }
+});
