@@ -61,6 +61,9 @@ export {
   type ParameterKind,
   type Pooled,
   type PoolStats,
+  pruneGreedily,
+  type PruneGreedilyOptions,
+  type PruneGreedilyResult,
   type ReadbackMode,
   requestAdapter,
   roundUp4,
@@ -71,6 +74,9 @@ export {
   ShaderError,
   type StagedTexture,
   Tensor,
+  updateImportance,
+  type UpdateImportanceOptions,
+  type UpdateImportanceResult,
 } from "@edgetuner/kernels";
 export {
   adamwAt,

@@ -102,14 +102,16 @@ export function validateDecision(
   const bad = mask.findIndex((z) => z !== 0 && z !== 1);
   if (bad >= 0) {
     throw new PluginError(
-      `Cannot apply the decision of pruner "${pruner.name}" as every mask entry must be 0 or 1: entry ${bad} is ${mask[bad]}`,
+      `Cannot apply the decision of pruner "${pruner.name}" as every mask entry must be 0 or 1: entry ${bad} is ${
+        mask[bad]
+      }`,
     );
   }
   if (scores !== undefined) {
     if (!(scores instanceof Float32Array) || scores.length !== size) {
       throw new PluginError(
         `Cannot apply the decision of pruner "${pruner.name}" as "scores" must be a Float32Array of ${size} entries (layers * heads): current length is ${
-          (scores as { length?: number }).length
+          (scores as { length?: number } | null)?.length
         }`,
       );
     }

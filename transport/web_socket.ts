@@ -408,7 +408,7 @@ async function askWhy(
 ): Promise<string | undefined> {
   if (signal.aborted) return undefined;
   try {
-    const headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
+    const headers: Record<string, string> = token === undefined ? {} : { authorization: `Bearer ${token}` };
     const response = await fetch(endpoint(url, "http"), { headers, signal, redirect: "manual" });
     await response.body?.cancel();
     if (response.status === 401) return token === undefined ? "a token is required" : "the token was refused";

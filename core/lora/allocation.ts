@@ -50,10 +50,15 @@ export function allocateHeads(heads: number, capacities: readonly number[]): Hea
     counts[m]!++;
     left--;
   }
-  // A device that joined gets at least one head, from the one that has most.
+  // A device that joined gets at least one head, from the one that has most; of several the weakest.
   for (let m = 0; m < counts.length; m++) {
     if (counts[m]! > 0) continue;
-    counts[counts.indexOf(Math.max(...counts))]!--;
+    const most = Math.max(...counts);
+    let giver = counts.indexOf(most);
+    counts.forEach((count, n) => {
+      if (count === most && quotas[n]! < quotas[giver]!) giver = n;
+    });
+    counts[giver]!--;
     counts[m] = 1;
   }
   let first = 0;

@@ -12,7 +12,13 @@ import type { HeadModules } from "./head_modules.ts";
 import { LORA_TARGETS } from "./settings.ts";
 
 /** The kept heads of one device in a layer, as indices within its range. */
-export function keptHeads(mask: Uint8Array, heads: number, layer: number, first: number, count: number): number[] {
+export function keptHeads(
+  mask: Uint8Array,
+  heads: number,
+  layer: number,
+  first: number,
+  count: number,
+): number[] {
   const kept: number[] = [];
   for (let i = 0; i < count; i++) if (mask[layer * heads + first + i] === 0) kept.push(i);
   return kept;
@@ -25,15 +31,28 @@ export function lowestLayer(mask: Uint8Array, heads: number): number {
 }
 
 /** The part of a head mask [L * H] that one device needs, [L * H_m]. */
-export function maskOfRange(mask: Uint8Array, heads: number, first: number, count: number): Uint8Array<ArrayBuffer> {
+export function maskOfRange(
+  mask: Uint8Array,
+  heads: number,
+  first: number,
+  count: number,
+): Uint8Array<ArrayBuffer> {
   const layers = mask.length / heads;
   const part = new Uint8Array(layers * count);
-  for (let l = 0; l < layers; l++) part.set(mask.subarray(l * heads + first, l * heads + first + count), l * count);
+  for (let l = 0; l < layers; l++) {
+    part.set(mask.subarray(l * heads + first, l * heads + first + count), l * count);
+  }
   return part;
 }
 
 /** Writes a device's map [L * H_m] into the whole map [L * H]. */
-export function putRange(part: Float32Array, whole: Float32Array, heads: number, first: number, count: number): void {
+export function putRange(
+  part: Float32Array,
+  whole: Float32Array,
+  heads: number,
+  first: number,
+  count: number,
+): void {
   const layers = whole.length / heads;
   for (let l = 0; l < layers; l++) whole.set(part.subarray(l * count, (l + 1) * count), l * heads + first);
 }
@@ -144,7 +163,9 @@ export class LocalHeads implements HeadPort, Disposable {
   }
 
   #current(): HeadStep {
-    if (this.#step === null) throw new TypeError("Cannot use head modules as a step must have begun: none has");
+    if (this.#step === null) {
+      throw new TypeError("Cannot use head modules as a step must have begun: none has");
+    }
     return this.#step;
   }
 

@@ -294,7 +294,9 @@ export class EdgeServer implements RunHandle {
   #admit(meta: Readonly<Record<string, unknown>>): Hello {
     const { protocol, name, capacity, data, fingerprint, sharesLoss } = meta;
     if (this.#status !== "waiting") {
-      throw new HandshakeError(`Cannot admit the device as the run must not have started: it is ${this.#status}`);
+      throw new HandshakeError(
+        `Cannot admit the device as the run must not have started: it is ${this.#status}`,
+      );
     }
     if (protocol !== PROTOCOL_VERSION) {
       throw new HandshakeError(
@@ -304,7 +306,10 @@ export class EdgeServer implements RunHandle {
     if (typeof name !== "string" || name.length === 0 || name.length > MAX_NAME) {
       throw new HandshakeError(`Cannot admit the device as its name must have 1 to ${MAX_NAME} characters`);
     }
-    if (typeof capacity !== "number" || !Number.isFinite(capacity) || capacity < 0 || (capacity === 0 && data !== true)) {
+    if (
+      typeof capacity !== "number" || !Number.isFinite(capacity) || capacity < 0 ||
+      (capacity === 0 && data !== true)
+    ) {
       throw new HandshakeError(
         `Cannot admit "${name}" as its capacity must be positive, or 0 for a data device without heads: current value is ${capacity}`,
       );
@@ -314,7 +319,9 @@ export class EdgeServer implements RunHandle {
     }
     if (data) {
       if (this.#members.some((m) => m.device.data)) {
-        throw new HandshakeError(`Cannot admit "${name}" as there must be one data device: there is one already`);
+        throw new HandshakeError(
+          `Cannot admit "${name}" as there must be one data device: there is one already`,
+        );
       }
       if (fingerprint !== this.#options.fingerprint) {
         throw new HandshakeError(
@@ -514,7 +521,9 @@ async function raceTimeout(promise: Promise<void>, ms: number): Promise<void> {
 function pruningError(pruner: Pruner, action: string, cause: unknown): PluginError {
   if (cause instanceof PluginError) return cause;
   const message = cause instanceof Error ? cause.message : String(cause);
-  return new PluginError(`Cannot go on as pruner "${pruner.name}" must ${action}: it threw "${message}"`, { cause });
+  return new PluginError(`Cannot go on as pruner "${pruner.name}" must ${action}: it threw "${message}"`, {
+    cause,
+  });
 }
 
 function initPruner(pruner: Pruner, context: PrunerContext): PrunerState {
@@ -556,7 +565,10 @@ async function withLimit<T>(
 ): Promise<T> {
   const { promise: ended, reject } = Promise.withResolvers<never>();
   const timer = setTimeout(
-    () => reject(new PluginError(`Cannot go on as pruner "${pruner}" must decide within ${ms} ms: it took longer`)),
+    () =>
+      reject(
+        new PluginError(`Cannot go on as pruner "${pruner}" must decide within ${ms} ms: it took longer`),
+      ),
     ms,
   );
   const onAbort = () => reject(signal.reason);
@@ -576,4 +588,3 @@ async function meanOfRows({ embedding }: EmbeddedBatch): Promise<Float32Array> {
   const values = await sums.read();
   return values.map((v) => v / rows);
 }
-

@@ -69,7 +69,12 @@ export class RemoteData implements DataPort {
     let gradient: Tensor | null = null;
     if (this.#mode === "train") {
       const frame = await this.#peer.receive("hiddenGradient", { step, shapes: [shape] });
-      gradient = this.#engine.upload(frame.tensors[0]!.data as Float32Array, hidden.rows, hidden.columns, "dh_L");
+      gradient = this.#engine.upload(
+        frame.tensors[0]!.data as Float32Array,
+        hidden.rows,
+        hidden.columns,
+        "dh_L",
+      );
     }
     let loss: number | null = null;
     if (this.#sharesLoss) {

@@ -6,7 +6,13 @@
  * @module
  */
 
-import { addScaled, type Engine, gatherHeadColumns, scatterAddHeadColumns, type Tensor } from "@edgetuner/kernels";
+import {
+  addScaled,
+  type Engine,
+  gatherHeadColumns,
+  scatterAddHeadColumns,
+  type Tensor,
+} from "@edgetuner/kernels";
 import type { HeadRange } from "../lora/allocation.ts";
 import { keptHeads, lowestLayer, maskOfRange, putRange } from "../lora/local_heads.ts";
 import { LORA_TARGETS, type LoraSettings } from "../lora/settings.ts";
@@ -98,12 +104,22 @@ export class RemoteHeads implements HeadPort, Disposable {
     const slice = lora.mode === "slice";
     const length = x.rows;
     const shapeOf = ({ kept }: Part) => slice ? [kept, length, this.#headSize] : [length, model.hidden];
-    const blocks = slice ? gatherHeadColumns(x, { first: 0, headSize: this.#headSize, heads: plan.heads }) : null;
+    const blocks = slice
+      ? gatherHeadColumns(x, { first: 0, headSize: this.#headSize, heads: plan.heads })
+      : null;
     const reading = engine.read([blocks ?? x]);
-    const replies = this.#ask(plan, layer, "input", "delta", async (part) => {
-      const values = (await reading)[0]!;
-      return slice ? this.#blockOf(values, part, length) : values;
-    }, shapeOf, ({ kept }) => [lora.targets.length, kept, length, this.#headSize]);
+    const replies = this.#ask(
+      plan,
+      layer,
+      "input",
+      "delta",
+      async (part) => {
+        const values = (await reading)[0]!;
+        return slice ? this.#blockOf(values, part, length) : values;
+      },
+      shapeOf,
+      ({ kept }) => [lora.targets.length, kept, length, this.#headSize],
+    );
     return {
       addTo: async (qkv) => {
         using _blocks = blocks;
@@ -207,7 +223,9 @@ export class RemoteHeads implements HeadPort, Disposable {
     const known = this.#plans.get(layer);
     if (known !== undefined) return known;
     const { devices, engine, model } = this.#options;
-    if (this.#step === null) throw new TypeError("Cannot use head modules as a step must have begun: none has");
+    if (this.#step === null) {
+      throw new TypeError("Cannot use head modules as a step must have begun: none has");
+    }
     const { mask } = this.#step;
     const all: number[] = [];
     const parts: Part[] = [];

@@ -129,8 +129,8 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
   options.onWelcome?.(welcome);
   const state = { steps: 0, reason: "" };
   let error: unknown = null;
+  const lanes: Promise<void>[] = [];
   try {
-    const lanes: Promise<void>[] = [];
     if (modules !== null) lanes.push(serveHeads(peer, engine, modules, welcome, state, options));
     if (data !== undefined) lanes.push(serveData(peer, engine, data, state));
     await Promise.all(lanes);
@@ -139,6 +139,8 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
     if (cause instanceof ProtocolError) peer.reject(cause);
   }
   await peer.close(error === null ? "" : "device stopped").catch(() => {});
+  // The modules are the caller's from here on: no lane may use them any more.
+  await Promise.allSettled(lanes);
   return { modules, welcome, steps: state.steps, ledger: peer.ledger, reason: state.reason, error };
 }
 
@@ -220,9 +222,15 @@ async function serveHeads(
     const { step } = current;
     if (frame.kind === "input") {
       const layer = current.layers[current.forward];
-      if (layer === undefined) throw new ProtocolError(`Cannot go forward as no layer of step ${step} may be left: there is none`);
+      if (layer === undefined) {
+        throw new ProtocolError(`Cannot go forward as no layer of step ${step} may be left: there is none`);
+      }
       const kept = keptHeads(current.mask, range.count, layer, 0, range.count);
-      peer.check(frame, "input", { step, layer, shapes: [slice ? [kept.length, null, headSize] : [null, hidden]] });
+      peer.check(frame, "input", {
+        step,
+        layer,
+        shapes: [slice ? [kept.length, null, headSize] : [null, hidden]],
+      });
       const { shape, data } = frame.tensors[0]!;
       const length = slice ? shape[1]! : shape[0]!;
       const x = slice
@@ -242,7 +250,9 @@ async function serveHeads(
     if (frame.kind === "deltaGradient") {
       const layer = current.layers[current.layers.length - 1 - current.backward];
       if (layer === undefined || current.mode !== "train" || current.forward < current.layers.length) {
-        throw new ProtocolError(`Cannot go back in step ${step} as all its layers must have gone forward, in training: they have not`);
+        throw new ProtocolError(
+          `Cannot go back in step ${step} as all its layers must have gone forward, in training: they have not`,
+        );
       }
       const kept = keptHeads(current.mask, range.count, layer, 0, range.count);
       peer.check(frame, "deltaGradient", { step, layer, shapes: [[targets, kept.length, null, headSize]] });
@@ -267,14 +277,20 @@ async function serveHeads(
         await peer.send("inputGradient", {
           step,
           layer,
-          tensors: [{ dtype: "f32", shape: slice ? [kept.length, length, headSize] : [length, hidden], data: values! }],
+          tensors: [{
+            dtype: "f32",
+            shape: slice ? [kept.length, length, headSize] : [length, hidden],
+            data: values!,
+          }],
         });
       }
       current.backward++;
       if (current.backward === current.layers.length) await finishStep(current);
       continue;
     }
-    throw new ProtocolError(`Cannot handle "${frame.kind}" as only mask, input and deltaGradient come from an edge server`);
+    throw new ProtocolError(
+      `Cannot handle "${frame.kind}" as only mask, input and deltaGradient come from an edge server`,
+    );
   }
 }
 
@@ -317,7 +333,9 @@ async function serveData(peer: Peer, engine: Engine, data: DataSide, state: RunS
       await peer.send("finished", { step });
       // The edge server ends the run for everyone; wait for its word.
       const frame = await peer.next("data", "the end of the run");
-      if (frame.kind !== "end") throw new ProtocolError(`Cannot end the run as "end" must come: it is "${frame.kind}"`);
+      if (frame.kind !== "end") {
+        throw new ProtocolError(`Cannot end the run as "end" must come: it is "${frame.kind}"`);
+      }
       return;
     }
     const { batch, mode } = next;
@@ -355,4 +373,3 @@ async function serveData(peer: Peer, engine: Engine, data: DataSide, state: RunS
     if (mode === "train") step++;
   }
 }
-

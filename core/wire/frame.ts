@@ -130,24 +130,32 @@ export function decodeFrame(bytes: Uint8Array): Frame {
   }
   const { v, kind, run, seq, step, layer, meta, tensors } = value as Record<string, unknown>;
   if (v !== PROTOCOL_VERSION) {
-    throw new ProtocolError(`Cannot read frame as its version must be ${PROTOCOL_VERSION}: current value is ${text(v)}`);
+    throw new ProtocolError(
+      `Cannot read frame as its version must be ${PROTOCOL_VERSION}: current value is ${text(v)}`,
+    );
   }
   if (!FRAME_KINDS.includes(kind as FrameKind)) {
     throw new ProtocolError(`Cannot read frame as its kind must be known: current value is ${text(kind)}`);
   }
   if (typeof run !== "string" || run.length > 64) {
-    throw new ProtocolError(`Cannot read frame as its run must be a string of at most 64 characters: current value is ${text(run)}`);
+    throw new ProtocolError(
+      `Cannot read frame as its run must be a string of at most 64 characters: current value is ${text(run)}`,
+    );
   }
   for (const [name, number] of [["seq", seq], ["step", step], ["layer", layer]] as const) {
     if (typeof number !== "number" || !Number.isInteger(number) || number < 0 || number > 0xffff_ffff) {
-      throw new ProtocolError(`Cannot read frame as "${name}" must be a 32-bit unsigned integer: current value is ${text(number)}`);
+      throw new ProtocolError(
+        `Cannot read frame as "${name}" must be a 32-bit unsigned integer: current value is ${text(number)}`,
+      );
     }
   }
   if (typeof meta !== "object" || meta === null || Array.isArray(meta)) {
     throw new ProtocolError(`Cannot read frame as "meta" must be a map: current value is ${text(meta)}`);
   }
   if (!Array.isArray(tensors) || tensors.length > 16) {
-    throw new ProtocolError(`Cannot read frame as "tensors" must be a list of at most 16: current value is ${text(tensors)}`);
+    throw new ProtocolError(
+      `Cannot read frame as "tensors" must be a list of at most 16: current value is ${text(tensors)}`,
+    );
   }
   return {
     kind: kind as FrameKind,
@@ -163,17 +171,23 @@ export function decodeFrame(bytes: Uint8Array): Frame {
 function decodeTensor(value: unknown): WireTensor {
   const { dtype, shape, data } = (value ?? {}) as Record<string, unknown>;
   if (dtype !== "f32" && dtype !== "u8") {
-    throw new ProtocolError(`Cannot read tensor as its dtype must be "f32" or "u8": current value is ${text(dtype)}`);
+    throw new ProtocolError(
+      `Cannot read tensor as its dtype must be "f32" or "u8": current value is ${text(dtype)}`,
+    );
   }
   const isShape = Array.isArray(shape) && shape.length <= 4 &&
     shape.every((n) => Number.isInteger(n) && n > 0 && n <= 0x7fff_ffff);
   if (!isShape) {
-    throw new ProtocolError(`Cannot read tensor as its shape must be at most 4 positive integers: current value is ${text(shape)}`);
+    throw new ProtocolError(
+      `Cannot read tensor as its shape must be at most 4 positive integers: current value is ${text(shape)}`,
+    );
   }
   const bytes = elementsOf(shape as number[]) * BYTES_OF[dtype];
   if (!(data instanceof Uint8Array) || data.length !== bytes) {
     const what = data instanceof Uint8Array ? `${data.length} bytes` : typeof data;
-    throw new ProtocolError(`Cannot read tensor [${shape}] as it needs ${bytes} bytes of data: current value is ${what}`);
+    throw new ProtocolError(
+      `Cannot read tensor [${shape}] as it needs ${bytes} bytes of data: current value is ${what}`,
+    );
   }
   if (dtype === "u8") return { dtype, shape: shape as number[], data: Uint8Array.from(data) };
   // The bytes lie anywhere in the frame; floats need an aligned buffer of their own.

@@ -30,7 +30,16 @@ const FRAME: Frame = {
 
 /** What `encodeFrame` writes, to be changed by a test. */
 function envelope(change: Record<string, unknown> = {}): Uint8Array {
-  const fields = { v: PROTOCOL_VERSION, kind: "mask", run: "", seq: 0, step: 0, layer: 0, meta: {}, tensors: [] };
+  const fields = {
+    v: PROTOCOL_VERSION,
+    kind: "mask",
+    run: "",
+    seq: 0,
+    step: 0,
+    layer: 0,
+    meta: {},
+    tensors: [],
+  };
   return cbor.encode({ ...fields, ...change });
 }
 
@@ -77,7 +86,11 @@ Deno.test("random frames come back as they were", () => {
       const shape = Array.from({ length: random(5) }, () => 1 + random(5));
       const count = shape.reduce((a, b) => a * b, 1);
       return random(2) === 0
-        ? { dtype: "f32" as const, shape, data: Float32Array.from({ length: count }, () => random(1e6) / 997 - 300) }
+        ? {
+          dtype: "f32" as const,
+          shape,
+          data: Float32Array.from({ length: count }, () => random(1e6) / 997 - 300),
+        }
         : { dtype: "u8" as const, shape, data: Uint8Array.from({ length: count }, () => random(256)) };
     });
     const frame: Frame = {
@@ -199,7 +212,12 @@ Deno.test("fields that are missing or wrong are refused", () => {
   ];
   for (const [field, values] of wrong) {
     for (const value of values) {
-      assertThrows(() => decodeFrame(envelope({ [field]: value })), ProtocolError, undefined, `${field} ${value}`);
+      assertThrows(
+        () => decodeFrame(envelope({ [field]: value })),
+        ProtocolError,
+        undefined,
+        `${field} ${value}`,
+      );
     }
   }
   for (const value of [null, 1, "frame", [1, 2], true, undefined, new Date(0)]) {
@@ -228,7 +246,12 @@ Deno.test("tensors whose data does not fit are refused", () => {
   ];
   const started = performance.now();
   for (const tensor of wrong) {
-    assertThrows(() => decodeFrame(envelope({ tensors: [tensor] })), ProtocolError, undefined, JSON.stringify(tensor));
+    assertThrows(
+      () => decodeFrame(envelope({ tensors: [tensor] })),
+      ProtocolError,
+      undefined,
+      JSON.stringify(tensor),
+    );
   }
   assert(performance.now() - started < 1000);
 });

@@ -9,7 +9,14 @@
 
 import { ChannelClosedError, DeadlineError, HandshakeError, ProtocolError } from "../errors.ts";
 import type { Channel } from "../transport.ts";
-import { decodeFrame, encodeFrame, type Frame, type FrameKind, tensorBytes, type WireTensor } from "./frame.ts";
+import {
+  decodeFrame,
+  encodeFrame,
+  type Frame,
+  type FrameKind,
+  tensorBytes,
+  type WireTensor,
+} from "./frame.ts";
 import { ByteLedger } from "./ledger.ts";
 
 /** Lane that a kind of frame belongs to: the handshake, the data device or the head modules. */
@@ -161,7 +168,9 @@ export class Peer implements AsyncDisposable {
     const frame = await this.next(LANE_OF[kind], `"${kind}"`);
     if (frame.kind === "end") {
       throw new ChannelClosedError(
-        `Cannot go on with ${this.name} as the run must not have ended: ${String(frame.meta.reason ?? "it has")}`,
+        `Cannot go on with ${this.name} as the run must not have ended: ${
+          String(frame.meta.reason ?? "it has")
+        }`,
       );
     }
     this.check(frame, kind, expected);
@@ -239,6 +248,12 @@ export class Peer implements AsyncDisposable {
     await this.#sending;
     await this.#channel.close(reason);
     await this.#reading;
+    // Whatever ended the reading, nothing more will come for those who still wait.
+    this.#fail(
+      new ChannelClosedError(
+        `Cannot go on with ${this.name} as the channel must stay open: it was closed here`,
+      ),
+    );
   }
 
   /** As `close`. */
@@ -298,14 +313,18 @@ export class Peer implements AsyncDisposable {
           const waiter = this.#waiters[lane].shift();
           if (waiter !== undefined) waiter.resolve(frame);
           else if (this.#queues[lane].push(frame) > 64) {
-            throw new ProtocolError(`Cannot go on with ${this.name} as at most 64 frames may be ahead: there are more`);
+            throw new ProtocolError(
+              `Cannot go on with ${this.name} as at most 64 frames may be ahead: there are more`,
+            );
           }
         }
       }
       const { reason } = await this.#channel.closed;
       this.#fail(
         new ChannelClosedError(
-          `Cannot go on with ${this.name} as the channel must stay open: it was closed${reason ? ` (${reason})` : ""}`,
+          `Cannot go on with ${this.name} as the channel must stay open: it was closed${
+            reason ? ` (${reason})` : ""
+          }`,
         ),
       );
     } catch (error) {

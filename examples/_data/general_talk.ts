@@ -1,5 +1,5 @@
 /**
- * General restaurant talk: the text the tiny base model is trained on. Small documents of two to four
+ * General restaurant talk: the text the tiny base model is trained on. Small documents of two to six
  * sentences that stay with one place, one person, one kitchen, so that the model learns to carry a name on.
  * No meaning representations, and no guide-book entries: people talk.
  *
@@ -7,6 +7,7 @@
  */
 
 import { permutation, type RandomStream, randomStream } from "@edgetuner/core";
+import { exactDocument } from "./exact_talk.ts";
 import { fill, pick } from "./random_text.ts";
 import { AREAS, KINDS, KITCHENS, LANDMARKS, PEOPLE, PLACES } from "./lexicon.ts";
 
@@ -22,6 +23,9 @@ const STREETS = ["Mill Lane", "Bridge Street", "Market Street", "Garden Road", "
 const SHOPS = ["bakery", "bank", "flower shop", "book shop", "cinema", "school", "post office", "chemist"];
 const WEATHERS = ["rain", "sun", "snow", "wind", "fog", "heat"];
 const STARS = ["1", "2", "3", "4", "5"];
+
+/** Share of documents in which people say exactly again what was said. */
+const EXACT_SHARE = 0.7;
 
 interface Topic {
   readonly open: readonly string[];
@@ -217,7 +221,7 @@ const TOPICS: readonly Topic[] = [
 export interface TalkOptions {
   /** An integer in [0, 2^32). @default {1} */
   readonly seed?: number;
-  /** How many sentences at least. @default {20_000} */
+  /** How many sentences at least. @default {40_000} */
   readonly sentences?: number;
 }
 
@@ -225,14 +229,14 @@ export interface TalkOptions {
  * Makes the general talk.
  *
  * @param options Seed and size.
- * @returns Documents of two to four sentences each, one string per document.
+ * @returns Documents of two to six sentences each, one string per document.
  */
-export function generalTalk({ seed = 1, sentences = 20_000 }: TalkOptions = {}): string[] {
+export function generalTalk({ seed = 1, sentences = 40_000 }: TalkOptions = {}): string[] {
   const random = randomStream(seed, 1);
   const documents: string[] = [];
   let count = 0;
   while (count < sentences) {
-    const document = oneDocument(random);
+    const document = random.float() < EXACT_SHARE ? exactDocument(random) : oneDocument(random);
     documents.push(document.join(" "));
     count += document.length;
   }

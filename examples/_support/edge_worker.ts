@@ -74,7 +74,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
   const model = await loadModelFolder(options.model);
   using engine = await Engine.create({ gpu: await loadGpu(options.webgpu) });
   using base = new Gpt2Layers(engine, model.config, model.weights);
-  const pruner = await makePruner(options.pruner);
+  const pruner = await makePruner(options.pruner, engine);
   const run = new EdgeServer({
     engine,
     base,

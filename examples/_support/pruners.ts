@@ -6,6 +6,7 @@
 
 import { greedyPruner, noPruner, randomPruner } from "@edgetuner/plugins";
 import type { Pruner } from "@edgetuner/core";
+import { type Engine, pruneGreedily } from "@edgetuner/kernels";
 import { UsageError } from "./flags.ts";
 
 /** Which pruner, and its parameters; plain data, so that it can go to a worker. */
@@ -17,13 +18,13 @@ export interface PrunerChoice {
 }
 
 /**
- * Makes the pruner.
+ * Makes the pruner. The greedy one decides on the GPU.
  *
  * @throws {UsageError} If the name is unknown, or the module does not load or export a factory.
  */
-export async function makePruner({ name, options }: PrunerChoice): Promise<Pruner> {
+export async function makePruner({ name, options }: PrunerChoice, engine: Engine): Promise<Pruner> {
   if (name === "none") return noPruner() as Pruner;
-  if (name === "greedy") return greedyPruner(options) as Pruner;
+  if (name === "greedy") return greedyPruner({ ...options, compute: (args) => pruneGreedily(engine, args) }) as Pruner;
   if (name === "random") return randomPruner({ share: options.share ?? 0.5 }) as Pruner;
   let factory: unknown;
   try {

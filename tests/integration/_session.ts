@@ -106,7 +106,11 @@ export function tapped(channel: Channel, device: number, onFrame: (passed: Passe
 export function dataSide(
   model: TinyGpt2,
   steps: number,
-  options: { readonly shareLoss?: boolean; readonly modes?: readonly StepMode[]; readonly fingerprint?: string } = {},
+  options: {
+    readonly shareLoss?: boolean;
+    readonly modes?: readonly StepMode[];
+    readonly fingerprint?: string;
+  } = {},
 ): DataSide & { readonly losses: number[] } {
   const losses: number[] = [];
   let calls = 0;
@@ -146,7 +150,10 @@ export function serverOptions(
 }
 
 /** Resolves once an event comes that passes the test. */
-export function eventOf(server: EdgeServer, test: (event: EdgeServerEvent) => boolean): Promise<EdgeServerEvent> {
+export function eventOf(
+  server: EdgeServer,
+  test: (event: EdgeServerEvent) => boolean,
+): Promise<EdgeServerEvent> {
   return new Promise((resolve) => {
     const end = server.subscribe((event) => {
       if (!test(event)) return;
@@ -203,7 +210,9 @@ export interface SessionResult {
 export async function runSession(model: TinyGpt2, options: SessionOptions): Promise<SessionResult> {
   const { engine } = model;
   const { settings, steps, capacities, pruner = noPruner(), onFrame, onEvent } = options;
-  const server = new EdgeServer(serverOptions(model, settings, { pruner: pruner as Pruner, devices: capacities.length }));
+  const server = new EdgeServer(
+    serverOptions(model, settings, { pruner: pruner as Pruner, devices: capacities.length }),
+  );
   const records: StepRecord[] = [];
   server.subscribe((event) => {
     if (event.type === "step") records.push(event.record);

@@ -13,7 +13,15 @@ import {
 } from "@edgetuner/core";
 import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { flatten, TinyGpt2, tinySettings } from "../support/tiny_model.ts";
-import { admitAll, dataSide, eventOf, joinDevice, openLink, scriptedPruner, serverOptions } from "./_session.ts";
+import {
+  admitAll,
+  dataSide,
+  eventOf,
+  joinDevice,
+  openLink,
+  scriptedPruner,
+  serverOptions,
+} from "./_session.ts";
 
 const engine = await Engine.create();
 const model = new TinyGpt2(engine);
@@ -58,7 +66,14 @@ class MadeUpDevice {
 
   /** Takes part until the channel is closed; returns the reason that came with the end. */
   async play(faultAt: Frame["kind"], fault: Fault): Promise<string> {
-    const hello = { protocol: 1, name: "wicked", capacity: 0.1, data: false, fingerprint: "", sharesLoss: false };
+    const hello = {
+      protocol: 1,
+      name: "wicked",
+      capacity: 0.1,
+      data: false,
+      fingerprint: "",
+      sharesLoss: false,
+    };
     await this.send({ kind: "hello", meta: hello });
     let reason = "";
     const reply = async (frame: Frame) => {
@@ -117,21 +132,46 @@ async function runWith(faultAt: Frame["kind"], fault: Fault, timeoutMs = 10_000)
 
 const FAULTS: readonly [string, Frame["kind"], Fault, string][] = [
   ["another kind", "delta", (d, a) => d.send({ ...a, kind: "inputGradient" }), `must be "delta"`],
-  ["a frame of another lane", "delta", (d, a) => d.send({ ...a, kind: "hello" }).then(() => d.leave()), "battery empty"],
+  [
+    "a frame of another lane",
+    "delta",
+    (d, a) => d.send({ ...a, kind: "hello" }).then(() => d.leave()),
+    "battery empty",
+  ],
   ["another step", "delta", (d, a) => d.send({ ...a, step: 0 }), "must be of step 1"],
   ["another layer", "delta", (d, a) => d.send({ ...a, layer: a.layer + 1 }), "must be of layer"],
   ["one head too many", "delta", (d, a) => d.send({ ...a, tensors: [zeros([2, 2, 26, 12])] }), "[2,1,26,12]"],
-  ["more tokens than asked for", "delta", (d, a) => d.send({ ...a, tensors: [zeros([2, 1, 4000, 12])] }), "[2,1,26,12]"],
+  [
+    "more tokens than asked for",
+    "delta",
+    (d, a) => d.send({ ...a, tensors: [zeros([2, 1, 4000, 12])] }),
+    "[2,1,26,12]",
+  ],
   ["no tensor", "delta", (d, a) => d.send({ ...a, tensors: [] }), "[2,1,26,12]"],
-  ["two tensors", "delta", (d, a) => d.send({ ...a, tensors: [a.tensors[0]!, a.tensors[0]!] }), "[2,1,26,12]"],
+  [
+    "two tensors",
+    "delta",
+    (d, a) => d.send({ ...a, tensors: [a.tensors[0]!, a.tensors[0]!] }),
+    "[2,1,26,12]",
+  ],
   [
     "bytes instead of floats",
     "delta",
     (d, a) => d.send({ ...a, tensors: [{ dtype: "u8", shape: [2, 1, 26, 12], data: new Uint8Array(624) }] }),
     "must be f32",
   ],
-  ["a gradient of another shape", "inputGradient", (d, a) => d.send({ ...a, tensors: [zeros([1, 26, 48])] }), "[1,26,12]"],
-  ["statistics of another shape", "statistics", (d, a) => d.send({ ...a, tensors: [zeros([3, 4])] }), "[3,1]"],
+  [
+    "a gradient of another shape",
+    "inputGradient",
+    (d, a) => d.send({ ...a, tensors: [zeros([1, 26, 48])] }),
+    "[1,26,12]",
+  ],
+  [
+    "statistics of another shape",
+    "statistics",
+    (d, a) => d.send({ ...a, tensors: [zeros([3, 4])] }),
+    "[3,1]",
+  ],
   ["a frame twice", "delta", async (d, a) => {
     await d.send(a);
     await d.send({ ...a, sequence: 3 });
@@ -189,14 +229,24 @@ for (const faultAt of ["delta", "inputGradient", "statistics"] as const) {
 }
 
 /** A data device that does something wrong in its first frame. */
-async function runWithData(frame: Partial<Frame>, after?: (device: MadeUpDevice) => Promise<void>): Promise<unknown> {
+async function runWithData(
+  frame: Partial<Frame>,
+  after?: (device: MadeUpDevice) => Promise<void>,
+): Promise<unknown> {
   await using link = openLink("in-process");
   const server = new EdgeServer(serverOptions(model, settings));
   const admitting = admitAll(link.listener, server);
   const running = server.start().then(() => null, (error: unknown) => error);
   const channel = await link.transport.connect();
   const device = new MadeUpDevice(channel);
-  const hello = { protocol: 1, name: "data", capacity: 0, data: true, fingerprint: "tiny", sharesLoss: false };
+  const hello = {
+    protocol: 1,
+    name: "data",
+    capacity: 0,
+    data: true,
+    fingerprint: "tiny",
+    sharesLoss: false,
+  };
   await device.send({ kind: "hello", meta: hello });
   const good = await joinDevice(link, server, { engine, name: "a", capacity: 1 });
   const welcome = decodeFrame((await channel.receive())!);
@@ -225,7 +275,9 @@ Deno.test("a data device that sends something else than E ends the run", async (
     { tensors: [right], meta: {} },
     { kind: "hiddenGradient", tensors: [right] },
   ];
-  for (const frame of wrong) assertInstanceOf(await runWithData(frame), ProtocolError, JSON.stringify(frame.meta));
+  for (const frame of wrong) {
+    assertInstanceOf(await runWithData(frame), ProtocolError, JSON.stringify(frame.meta));
+  }
   assertEquals(engine.stats.tensors, before, "tensors left behind");
 });
 
@@ -240,7 +292,11 @@ Deno.test("a device that is told nonsense by a server stops with a ProtocolError
     statistics: [],
   };
   const mask = { dtype: "u8", shape: [3, 1], data: new Uint8Array(3) } as const;
-  const begin: Partial<Frame> & Pick<Frame, "kind"> = { kind: "mask", meta: { mode: "train", lowest: 0 }, tensors: [mask] };
+  const begin: Partial<Frame> & Pick<Frame, "kind"> = {
+    kind: "mask",
+    meta: { mode: "train", lowest: 0 },
+    tensors: [mask],
+  };
   const scripts: (Partial<Frame> & Pick<Frame, "kind">)[][] = [
     [{ kind: "input", tensors: [zeros([1, 26, 12])] }],
     [{ ...begin, tensors: [{ ...mask, shape: [1, 3] }] }],
@@ -271,7 +327,11 @@ Deno.test("a device that is told nonsense by a server stops with a ProtocolError
     await channel.close();
   }
   assertEquals(engine.stats.tensors, before, "tensors left behind");
-  for (const change of [{ range: { first: 4, count: 1 } }, { model: { layers: 3 } }, { settings: {} }, { statistics: ["x"] }]) {
+  for (
+    const change of [{ range: { first: 4, count: 1 } }, { model: { layers: 3 } }, { settings: {} }, {
+      statistics: ["x"],
+    }]
+  ) {
     await using link = openLink("in-process");
     const device = runUserDevice({ engine, channel: await link.transport.connect(), name: "d", capacity: 1 });
     const channel = (await link.listener.accept())!;

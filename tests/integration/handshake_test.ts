@@ -308,7 +308,9 @@ Deno.test("a pruner whose init() throws: PluginError, and everyone is released",
   const init = () => {
     throw new Error("no idea");
   };
-  await using stage = new Stage({ pruner: { ...CONTRACT, init, decide: () => [{ mask: new Uint8Array(12) }, null] } });
+  await using stage = new Stage({
+    pruner: { ...CONTRACT, init, decide: () => [{ mask: new Uint8Array(12) }, null] },
+  });
   const running = stage.server.start();
   running.catch(() => {});
   const device = await stage.join("a", 1, 5);

@@ -58,7 +58,8 @@ for (const mode of ["slice", "full"] as const) {
         },
       });
       // After a step the data device may or may not have its next E on the GPU: the least counts.
-      const least = (name: "tensors" | "liveBytes", steps: number[]) => Math.min(...steps.map((s) => at[s]![name]));
+      const least = (name: "tensors" | "liveBytes", steps: number[]) =>
+        Math.min(...steps.map((s) => at[s]![name]));
       for (const name of ["tensors", "liveBytes"] as const) {
         const [early, late] = [least(name, [5, 10, 15]), least(name, [50, 55, 60])];
         assert(late <= early, `${name}: ${early} at first, ${late} later`);

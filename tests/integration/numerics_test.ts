@@ -25,7 +25,13 @@ for (const mode of ["slice", "full"] as const) {
     for (const { capacities, counts } of ALLOCATIONS) {
       if (transport !== "in-process" && counts[0] === 2 && counts.length === 2) continue; // [3, 1] is harder
       Deno.test(`${mode} mode over ${transport}, heads ${counts}: as the whole model on one machine`, async () => {
-        const run = await runSession(model, { settings, steps: STEPS, capacities, transport, shareLoss: true });
+        const run = await runSession(model, {
+          settings,
+          steps: STEPS,
+          capacities,
+          transport,
+          shareLoss: true,
+        });
         assertEquals(run.counts, counts);
         assertEquals(run.losses.length, STEPS);
         assertEquals(run.records.map((r) => r.loss), [...run.losses], "losses that the server was told");
@@ -42,7 +48,12 @@ for (const mode of ["slice", "full"] as const) {
   }
 
   Deno.test(`${mode} mode: the same run twice gives the same bits`, async () => {
-    const options = { settings, steps: STEPS, capacities: [1, 1, 2], pruner: greedyPruner({ warmupSteps: 1 }) };
+    const options = {
+      settings,
+      steps: STEPS,
+      capacities: [1, 1, 2],
+      pruner: greedyPruner({ warmupSteps: 1 }),
+    };
     const first = await runSession(model, options);
     const second = await runSession(model, options);
     assertEquals(first.losses, second.losses);
@@ -55,7 +66,12 @@ for (const mode of ["slice", "full"] as const) {
     const steps = 6;
     const longer = tinySettings(mode, steps);
     for (const capacities of [[1], [2, 1, 1]]) {
-      const run = await runSession(model, { settings: longer, steps, capacities, pruner: randomPruner({ share: 0.4 }) });
+      const run = await runSession(model, {
+        settings: longer,
+        steps,
+        capacities,
+        pruner: randomPruner({ share: 0.4 }),
+      });
       const masks = run.records.map((r) => r.mask);
       assertEquals(masks.map((mask) => mask.reduce((n, z) => n + z, 0)), Array(steps).fill(5));
       assert(new Set(masks.map(String)).size > 1, "the masks change");
@@ -76,7 +92,13 @@ for (const mode of ["slice", "full"] as const) {
 
   Deno.test(`${mode} mode: evaluation between training steps changes nothing`, async () => {
     const modes = ["evaluate", "train", "evaluate", "train", "train", "evaluate"] as const;
-    const run = await runSession(model, { settings, steps: STEPS, capacities: [3, 1], modes, shareLoss: true });
+    const run = await runSession(model, {
+      settings,
+      steps: STEPS,
+      capacities: [3, 1],
+      modes,
+      shareLoss: true,
+    });
     assertEquals(run.records.map((r) => [r.mode, r.step]), [
       ["evaluate", 0],
       ["train", 0],

@@ -1,14 +1,7 @@
 import { Engine } from "@edgetuner/kernels";
 import { HeadModules, type HeadWeights } from "@edgetuner/core";
 import { assert, assertEquals } from "@std/assert";
-import {
-  flatten,
-  keepAll,
-  TinyGpt2,
-  tinyHeads,
-  tinySettings,
-  trainLocally,
-} from "../support/tiny_model.ts";
+import { flatten, keepAll, TinyGpt2, tinyHeads, tinySettings, trainLocally } from "../support/tiny_model.ts";
 import { normal } from "../support/kernels.ts";
 import { maskOf, type Passed, runSession, scriptedPruner } from "./_session.ts";
 
@@ -63,7 +56,9 @@ Deno.test("a pruned head is missing from the tensors of its layer, in every dire
       onFrame: (frame) => void passed.push(frame),
     });
     const shapes = Object.fromEntries(
-      passed.filter(({ frame }) => frame.layer === 1).map(({ frame }) => [frame.kind, frame.tensors[0]!.shape]),
+      passed.filter(({ frame }) => frame.layer === 1).map((
+        { frame },
+      ) => [frame.kind, frame.tensors[0]!.shape]),
     );
     const x = mode === "slice" ? [2, 26, 12] : [26, 48];
     assertEquals(shapes, {
@@ -87,7 +82,10 @@ Deno.test("pruned heads are not computed: fewer dispatches, and smaller ones", a
   const layerPruned = await dispatches("0000 1111 0000");
   const twoPruned = await dispatches("0000 1111 1111");
   const allPruned = await dispatches("1111 1111 1111");
-  assert(all > layerPruned && layerPruned > twoPruned && twoPruned > allPruned, `${[all, layerPruned, twoPruned]}`);
+  assert(
+    all > layerPruned && layerPruned > twoPruned && twoPruned > allPruned,
+    `${[all, layerPruned, twoPruned]}`,
+  );
   // A layer of which some heads are kept: only those are computed.
   using modules = tinyHeads(engine, settings);
   const x = engine.upload(normal(2 * 5 * 12, 1), 2 * 5, 12, "x");
@@ -100,7 +98,9 @@ Deno.test("pruned heads are not computed: fewer dispatches, and smaller ones", a
 function byHead(weights: readonly (readonly (readonly HeadWeights[])[])[]): Map<string, Float32Array> {
   const map = new Map<string, Float32Array>();
   weights.forEach((heads, l) =>
-    heads.forEach((targets, h) => void map.set(`${l}.${h}`, Float32Array.from(targets.flatMap(({ a, b }) => [...a, ...b]))))
+    heads.forEach((targets, h) =>
+      void map.set(`${l}.${h}`, Float32Array.from(targets.flatMap(({ a, b }) => [...a, ...b])))
+    )
   );
   return map;
 }
@@ -150,7 +150,9 @@ Deno.test("a pruned head keeps its moments and its count of updates", async () =
   for (const step of [0, 1, 2, 3, 4]) await stepOf(pruned, step, step % 2 === 1 ? mask : KEEP);
   for (const step of [0, 2, 4]) await stepOf(never, step, KEEP);
   const [a, b] = [byHead(await pruned.weights()), byHead(await never.weights())];
-  for (const name of ["0.1", "2.0", "2.1", "2.2", "2.3"]) assertEquals(a.get(name), b.get(name), `head ${name}`);
+  for (const name of ["0.1", "2.0", "2.1", "2.2", "2.3"]) {
+    assertEquals(a.get(name), b.get(name), `head ${name}`);
+  }
   assert(a.get("0.0")!.some((w, i) => w !== b.get("0.0")![i]), "a kept head had two steps more");
 });
 

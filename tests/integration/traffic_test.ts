@@ -23,7 +23,10 @@ const PRUNED = [
   maskOf("1100 1100 1100"),
   maskOf("1111 1111 1111"),
 ];
-const STATISTICS: readonly (readonly StatisticName[])[] = [[], ["gradientNorm"], ["gradientNorm", "loraNorm"]];
+const STATISTICS: readonly (readonly StatisticName[])[] = [[], ["gradientNorm"], [
+  "gradientNorm",
+  "loraNorm",
+]];
 
 /** Frames of each kind and direction that the server should have counted. */
 function expectedFrames(run: SessionResult, statistics: boolean, shareLoss: boolean): Record<string, number> {
@@ -94,7 +97,9 @@ for (const mode of ["slice", "full"] as const) {
           for (const entry of run.traffic) {
             const envelope = (entry.frameBytes - entry.tensorBytes) / entry.frames;
             assert(envelope > 0, `${entry.kind}: ${envelope} bytes around the tensors`);
-            if (entry.kind !== "welcome") assert(envelope < 300, `${entry.kind}: ${envelope} bytes around the tensors`);
+            if (entry.kind !== "welcome") {
+              assert(envelope < 300, `${entry.kind}: ${envelope} bytes around the tensors`);
+            }
           }
         }
       });
@@ -129,7 +134,9 @@ Deno.test("devices and server count the same", async () => {
       sum[2] += frameBytes;
     }
   }
-  const server = run.traffic.map((e) => [`${e.direction} ${e.kind}`, [e.frames, e.tensorBytes, e.frameBytes]]);
+  const server = run.traffic.map((
+    e,
+  ) => [`${e.direction} ${e.kind}`, [e.frames, e.tensorBytes, e.frameBytes]]);
   assertEquals(sums, Object.fromEntries(server));
 });
 

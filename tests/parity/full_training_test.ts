@@ -61,7 +61,12 @@ for (const adapter of ["cpu", "gpu"] as const) {
       assertClose(losses, expected.stepLosses, TOLERANCE.steps, "losses");
       if (expected.clipNorm === null) assert(norms.every((n) => n === null));
       else assertClose(norms as number[], expected.gradientNorms, TOLERANCE.steps, "norms");
-      assertClose([await evaluateLoss(model, BATCH, LOSS)], [expected.finalLoss], TOLERANCE.steps, "final loss");
+      assertClose(
+        [await evaluateLoss(model, BATCH, LOSS)],
+        [expected.finalLoss],
+        TOLERANCE.steps,
+        "final loss",
+      );
     });
   }
 }

@@ -18,8 +18,8 @@ import {
   MANIFEST,
   type ManifestLora,
   TinyGpt2,
-  tinyModel,
   type TinyModel,
+  tinyModel,
   values,
 } from "../support/tiny_model.ts";
 
@@ -66,12 +66,17 @@ function headsOf(
       seed: 1,
       steps: 10,
     });
-    modules.load(Array.from({ length: layers }, (_, l) =>
-      Array.from({ length: count }, (_, i) =>
-        lora.targets.map((target) => {
-          const name = `initial.layer${l}.head${range.first + i}.${target}`;
-          return { a: values(tensors, `${name}.A`), b: values(tensors, `${name}.B`) };
-        }))));
+    modules.load(
+      Array.from(
+        { length: layers },
+        (_, l) =>
+          Array.from({ length: count }, (_, i) =>
+            lora.targets.map((target) => {
+              const name = `initial.layer${l}.head${range.first + i}.${target}`;
+              return { a: values(tensors, `${name}.A`), b: values(tensors, `${name}.B`) };
+            })),
+      ),
+    );
     return modules;
   });
   return new LocalHeads(devices, ["gradientNorm"]);
@@ -111,13 +116,19 @@ async function evaluate(
   { engine, layers, ends }: TinyGpt2,
   heads: LocalHeads | null,
   mask: Uint8Array,
-): Promise<{ readonly logits: Float32Array; readonly hidden: Float32Array; readonly embedding: Float32Array }> {
+): Promise<
+  { readonly logits: Float32Array; readonly hidden: Float32Array; readonly embedding: Float32Array }
+> {
   await heads?.beginStep({ step: 0, mode: "evaluate", mask });
   using tape = new Tape(engine, false);
   const embedding = tape.variable(embedTokens(ends, BATCH), false);
   const h = await layers.forward(tape, embedding, BATCH, heads);
   using logits = logitsOf(ends, h.value, ALL_ROWS);
-  return { logits: await logits.read(), hidden: await h.value.read(), embedding: await embedding.value.read() };
+  return {
+    logits: await logits.read(),
+    hidden: await h.value.read(),
+    embedding: await embedding.value.read(),
+  };
 }
 
 /**
@@ -177,7 +188,11 @@ for (const adapter of ["cpu", "gpu"] as const) {
             targets,
             TOLERANCE.model,
           );
-          assertEquals(compared, mask.filter((z) => z === 0).length * targets.length * 2, "gradients compared");
+          assertEquals(
+            compared,
+            mask.filter((z) => z === 0).length * targets.length * 2,
+            "gradients compared",
+          );
           assertClose(outcome.statistics.gradientNorm!, pass.importance, TOLERANCE.model, "importance");
         });
       }
@@ -224,7 +239,14 @@ for (const adapter of ["cpu", "gpu"] as const) {
             losses.push((await runStep(context, step, batch!, Uint8Array.from(mask))).loss!);
           }
           assertClose(losses, expected.stepLosses, TOLERANCE.steps, "losses");
-          const compared = await compareModules(heads, "weights", tensors, `${run}.final`, targets, TOLERANCE.steps);
+          const compared = await compareModules(
+            heads,
+            "weights",
+            tensors,
+            `${run}.final`,
+            targets,
+            TOLERANCE.steps,
+          );
           assertEquals(compared, 12 * targets.length * 2, "weights compared");
           mode = "evaluate";
           const batch = await data.next(10);

@@ -27,7 +27,9 @@ class MemoryChannel implements Channel {
   }
 
   send(frame: Bytes, { signal }: { signal?: AbortSignal } = {}): Promise<void> {
-    if (this.#ended) return Promise.reject(new ChannelClosedError("Cannot send as the channel must be open: it is not"));
+    if (this.#ended) {
+      return Promise.reject(new ChannelClosedError("Cannot send as the channel must be open: it is not"));
+    }
     if (this.stuck) {
       return new Promise((_, reject) => {
         if (signal?.aborted) reject(signal.reason);

@@ -168,7 +168,11 @@ export function tinySettings(mode: "slice" | "full", steps: number, dropout = 0.
 }
 
 /** Head modules of one device of the small model. */
-export function tinyHeads(engine: Engine, settings: RunSettings, range: HeadRange = { first: 0, count: 4 }): HeadModules {
+export function tinyHeads(
+  engine: Engine,
+  settings: RunSettings,
+  range: HeadRange = { first: 0, count: 4 },
+): HeadModules {
   return new HeadModules(engine, { ...settings, layers: 3, hidden: 48, heads: 4, range });
 }
 
@@ -220,7 +224,11 @@ export async function trainLocally(
     losses.push(outcome.loss!);
     statistics = outcome.statistics;
   }
-  return { losses, weights: flatten(sideBySide(await Promise.all(devices.map((d) => d.weights())))), statistics };
+  return {
+    losses,
+    weights: flatten(sideBySide(await Promise.all(devices.map((d) => d.weights())))),
+    statistics,
+  };
 }
 
 /** Nothing is pruned. */

@@ -1,0 +1,118 @@
+import { Engine } from "@edgetuner/kernels";
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import {
+  keepAll,
+  sideBySide,
+  TinyGpt2,
+  tinyHeads,
+  tinySettings,
+  trainLocally,
+} from "../../tests/support/tiny_model.ts";
+import { initialA } from "./head_modules.ts";
+import { keptHeads, lowestLayer, maskOfRange, putRange } from "./local_heads.ts";
+
+const engine = await Engine.create();
+
+Deno.test("head modules start the same whatever the partition", async () => {
+  for (const mode of ["slice", "full"] as const) {
+    const settings = tinySettings(mode, 1);
+    using whole = tinyHeads(engine, settings);
+    const weights = await whole.weights();
+    for (const counts of [[2, 2], [3, 1], [1, 1, 2]]) {
+      let first = 0;
+      const parts = [];
+      for (const count of counts) {
+        using part = tinyHeads(engine, settings, { first, count });
+        parts.push(await part.weights());
+        first += count;
+      }
+      assertEquals(sideBySide(parts), weights);
+    }
+    // A is uniform in +-1 / sqrt(inputs), different for each head module; B is zero.
+    const inputs = mode === "slice" ? 12 : 48;
+    const seen = new Set<string>();
+    for (const { a, b } of weights.flat(2)) {
+      assertEquals(a.length, 4 * inputs);
+      assert(a.every((x) => Math.abs(x) <= 1 / Math.sqrt(inputs)));
+      assert(b.every((x) => x === 0) && b.length === 12 * 4);
+      seen.add(String(a));
+    }
+    assertEquals(seen.size, 3 * 4 * 2);
+    const all = weights.flat(2).flatMap(({ a }) => [...a]);
+    const variance = all.reduce((sum, x) => sum + x * x, 0) / all.length * 3 * inputs;
+    assert(variance > 0.9 && variance < 1.1, `variance ${variance} of that expected`);
+  }
+});
+
+Deno.test("initialA() depends on each of seed, layer, head and target", () => {
+  const base = { seed: 1, layer: 2, head: 3, target: 1, rank: 4, inputs: 8 };
+  const first = initialA(base);
+  assertEquals(initialA(base), first);
+  for (const change of [{ seed: 2 }, { layer: 3 }, { head: 2 }, { target: 2 }]) {
+    assert(initialA({ ...base, ...change }).every((x, i) => x !== first[i]), JSON.stringify(change));
+  }
+});
+
+Deno.test("weights() gives back what load() took, and load() starts the moments again", async () => {
+  using model = new TinyGpt2(engine);
+  const settings = tinySettings("slice", 2);
+  using modules = tinyHeads(engine, settings, { first: 1, count: 2 });
+  const other = (await modules.weights()).map((heads, l) =>
+    heads.map((targets, i) =>
+      targets.map(({ a, b }, k) => ({ a: a.map((x) => x + l + i), b: b.map((_, j) => j / 7 - k) }))
+    )
+  );
+  modules.load(other);
+  assertEquals(await modules.weights(), other);
+  assertEquals(modules.parameterCount, 3 * 2 * 2 * 4 * (12 + 12));
+  // A module that has been trained and then reset goes on as a fresh one.
+  const twice = await trainLocally(model, settings, keepAll(2));
+  assertEquals((await trainLocally(model, settings, keepAll(2))).weights, twice.weights);
+});
+
+Deno.test("load() refuses arrays of another length", async () => {
+  using modules = tinyHeads(engine, tinySettings("slice", 1), { first: 2, count: 1 });
+  const right = await modules.weights();
+  assertThrows(() => modules.load([]), TypeError, "head module 2 of layer 0");
+  assertThrows(() => modules.load(right.slice(0, 2)), TypeError, "layer 2");
+  const short = right.map((heads) =>
+    heads.map((targets) => targets.map(({ a, b }) => ({ a: a.subarray(1), b })))
+  );
+  assertThrows(() => modules.load(short), TypeError, "A must have 48");
+});
+
+Deno.test("backward() needs a forward pass, and evaluation leaves none", () => {
+  using modules = tinyHeads(engine, tinySettings("slice", 1));
+  const x = () => engine.zeros(5, 12, "x");
+  const back = () => modules.backward(0, [], { step: 0, needsInput: false });
+  assertThrows(back, TypeError, "layer 0");
+  for (const t of modules.forward(0, [1], x(), { step: 0, mode: "evaluate", ownsInput: true })) t.dispose();
+  assertThrows(back, TypeError, "layer 0");
+});
+
+Deno.test("statistics: zero for pruned heads, loraNorm grows from zero", async () => {
+  using model = new TinyGpt2(engine);
+  const mask = Uint8Array.of(0, 1, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1);
+  const { statistics } = await trainLocally(model, tinySettings("slice", 1), [mask], [3, 1], [
+    "gradientNorm",
+    "loraNorm",
+  ]);
+  for (const name of ["gradientNorm", "loraNorm"] as const) {
+    const map = statistics[name]!;
+    assertEquals(map.length, 12);
+    map.forEach((value, i) => assertEquals(value === 0, mask[i] === 1, `${name} of head ${i}: ${value}`));
+  }
+});
+
+Deno.test("masks: parts of devices, kept heads, lowest layer", () => {
+  const mask = Uint8Array.of(1, 1, 1, 1, 0, 1, 1, 0, 0, 0, 0, 1);
+  assertEquals(maskOfRange(mask, 4, 1, 2), Uint8Array.of(1, 1, 1, 1, 0, 0));
+  assertEquals(keptHeads(mask, 4, 1, 0, 4), [0, 3]);
+  assertEquals(keptHeads(mask, 4, 1, 2, 2), [1]);
+  assertEquals(lowestLayer(mask, 4), 1);
+  assertEquals(lowestLayer(new Uint8Array(12), 4), 0);
+  assertEquals(lowestLayer(new Uint8Array(12).fill(1), 4), 3);
+  const whole = new Float32Array(12);
+  putRange(Float32Array.of(1, 2, 3, 4, 5, 6), whole, 4, 1, 2);
+  assertEquals(whole, Float32Array.of(0, 1, 2, 0, 0, 3, 4, 0, 0, 5, 6, 0));
+});

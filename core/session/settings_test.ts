@@ -1,0 +1,71 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { ProtocolError } from "../errors.ts";
+import { checkRunSettings, defaultRunSettings, readWelcome, type RunSettings } from "./settings.ts";
+
+const WELCOME = {
+  run: "a run",
+  settings: defaultRunSettings(10),
+  model: { layers: 3, heads: 4, hidden: 48 },
+  range: { first: 1, count: 3 },
+  statistics: ["gradientNorm"],
+};
+
+Deno.test("checkRunSettings() refuses steps and seeds out of range", () => {
+  const settings = defaultRunSettings(10);
+  assertEquals(checkRunSettings(settings), settings);
+  for (const steps of [0, -1, 1.5, NaN]) {
+    assertThrows(() => checkRunSettings({ ...settings, steps }), RangeError, "steps");
+  }
+  for (const seed of [-1, 2 ** 32, 0.5, NaN]) {
+    assertThrows(() => checkRunSettings({ ...settings, seed }), RangeError, "seed");
+  }
+  assertThrows(
+    () => checkRunSettings({ ...settings, lora: { ...settings.lora, rank: 0 } }),
+    RangeError,
+    "rank",
+  );
+  const optimizer = { ...settings.optimizer, beta1: 1 };
+  assertThrows(() => checkRunSettings({ ...settings, optimizer }), RangeError, "beta1");
+});
+
+Deno.test("readWelcome() gives back a welcome that is complete", () => {
+  assertEquals(readWelcome(WELCOME) as unknown, WELCOME);
+  assertEquals(readWelcome({ ...WELCOME, range: null, statistics: [] }).range, null);
+});
+
+Deno.test("readWelcome() refuses what is missing or out of range, with a ProtocolError", () => {
+  const wrong: Record<string, unknown>[] = [
+    { run: undefined },
+    { run: "" },
+    { run: 1 },
+    { settings: undefined },
+    { settings: { ...WELCOME.settings, steps: 0 } },
+    { settings: { ...WELCOME.settings, lora: undefined } },
+    { settings: { ...WELCOME.settings, lora: { ...WELCOME.settings.lora, targets: ["q", "q"] } } },
+    { settings: { ...WELCOME.settings, optimizer: null } } as Record<string, unknown>,
+    { model: undefined },
+    { model: { ...WELCOME.model, layers: 0 } },
+    { model: { ...WELCOME.model, layers: 1e9 } },
+    { model: { ...WELCOME.model, hidden: 50 } },
+    { model: { ...WELCOME.model, hidden: 24 } },
+    { range: undefined },
+    { range: { first: 2, count: 3 } },
+    { range: { first: -1, count: 1 } },
+    { range: { first: 0.5, count: 1 } },
+    { range: { first: 0, count: 0 } },
+    { statistics: undefined },
+    { statistics: "gradientNorm" },
+    { statistics: ["baseNorm"] },
+  ];
+  for (const change of wrong) {
+    assertThrows(
+      () => readWelcome({ ...WELCOME, ...change }),
+      ProtocolError,
+      "complete",
+      JSON.stringify(change),
+    );
+  }
+  assertThrows(() => readWelcome({}), ProtocolError);
+  const settings: RunSettings = WELCOME.settings;
+  assertEquals(readWelcome(WELCOME).settings, settings);
+});

@@ -1,0 +1,153 @@
+/**
+ * The examples as people run them: processes, signals, mistakes.
+ */
+
+import { assert, assertEquals, assertGreater, assertLess, assertMatch, assertStringIncludes } from "@std/assert";
+import { loadAdapter } from "@edgetuner/core";
+
+const EXAMPLES = new URL("../../examples/", import.meta.url).pathname;
+
+/** Starts a program of `examples/`. */
+function start(program: string, args: readonly string[], env: Record<string, string> = {}): Deno.ChildProcess {
+  return new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", `${EXAMPLES}${program}`, ...args],
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+    env,
+  }).spawn();
+}
+
+interface Ended {
+  readonly code: number;
+  readonly out: string;
+  /** Without what Mesa prints where there is no desktop. */
+  readonly errors: string;
+}
+
+async function end(process: Deno.ChildProcess): Promise<Ended> {
+  const { code, stdout, stderr } = await process.output();
+  const decoder = new TextDecoder();
+  const errors = decoder.decode(stderr).split("\n").filter((l) => l !== "" && !l.includes("XDG_RUNTIME_DIR"));
+  return { code, out: decoder.decode(stdout), errors: errors.join("\n") };
+}
+
+function assertOneLine({ errors }: Ended, ...parts: string[]): void {
+  assertEquals(errors.split("\n").length, 1, `one line expected, got:\n${errors}`);
+  for (const part of parts) assertStringIncludes(errors, part);
+}
+
+Deno.test("demo.ts fine-tunes in four processes, prunes, saves an adapter and reports what was measured", async () => {
+  const folder = await Deno.makeTempDir();
+  const report = `${folder}/report.json`;
+  const args = ["--steps", "16", "--pruner", `${EXAMPLES}custom_pruner.ts`, "--out", folder, "--report", report];
+  const ended = await end(start("demo.ts", args));
+  assertEquals(ended.code, 0, ended.errors);
+  const result = JSON.parse(await Deno.readTextFile(report));
+  const train = result.steps.filter((s: { mode: string }) => s.mode === "train");
+  assertEquals(train.length, 16);
+  assertLess(result.summary.validAfter, result.summary.validBefore);
+  assertLess(result.summary.bytes, result.summary.unprunedBytes);
+  assertEquals(result.summary.headsPerDevice, [4, 3, 1]);
+  assertEquals(result.samples.length, 3);
+  assertEquals(Object.keys(result.devices).sort(), ["device-1", "device-2", "device-3"]);
+  // The edge server's ledger and the sum of its devices' are two views of the same frames.
+  const sent = (entries: { kind: string; direction: string; frameBytes: number }[], direction: string) =>
+    entries.filter((e) => e.direction === direction).reduce((sum, e) => sum + e.frameBytes, 0);
+  const devices = Object.values(result.devices) as { traffic: { kind: string; direction: string; frameBytes: number }[] }[];
+  assertEquals(
+    sent(result.run.traffic, "received"),
+    devices.reduce((sum, d) => sum + sent(d.traffic, "sent"), 0),
+  );
+  const adapter = await loadAdapter(`${folder}/adapter`);
+  assertEquals(adapter.arrays.size, 4 * 8 * adapter.lora.targets.length * 2);
+  const generated = await end(start("generate.ts", ["--adapter", `${folder}/adapter`, "--count", "2", "--max-tokens", "8"]));
+  assertEquals(generated.code, 0, generated.errors);
+  assertMatch(generated.out, /reference:/);
+  await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test("demo.ts ends all processes on Ctrl-C and saves what was learnt", async () => {
+  const folder = await Deno.makeTempDir();
+  const process = start("demo.ts", ["--steps", "4000", "--out", folder, "--report", `${folder}/report.json`]);
+  await new Promise((resolve) => setTimeout(resolve, 12_000));
+  process.kill("SIGINT");
+  const asked = performance.now();
+  const ended = await end(process);
+  assertEquals(ended.code, 130, ended.errors);
+  assertLess(performance.now() - asked, 15_000);
+  const result = JSON.parse(await Deno.readTextFile(`${folder}/report.json`));
+  const steps = result.steps.filter((s: { mode: string }) => s.mode === "train").length;
+  assertGreater(steps, 0);
+  assertLess(steps, 4000);
+  const adapter = await loadAdapter(`${folder}/adapter`);
+  const b = [...adapter.arrays].filter(([name]) => name.endsWith(".B"));
+  assert(b.some(([, { data }]) => data.some((x) => x !== 0)), "B has moved from its start at zero");
+  await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test("user_device.ts says so and fails within its limit when the server cannot be reached", async () => {
+  const began = performance.now();
+  const args = ["--server", "ws://127.0.0.1:1/join/ws", "--token", "some-token", "--connect-timeout", "3"];
+  const ended = await end(start("user_device.ts", args));
+  assertEquals(ended.code, 1);
+  assertOneLine(ended, "127.0.0.1:1");
+  assertLess(performance.now() - began, 15_000);
+});
+
+/** Starts an edge server and waits until it listens. */
+async function startServer(args: readonly string[]) {
+  const process = start("edge_server.ts", ["--port", "0", "--join-token", "the-join-token", "--events", ...args]);
+  const reader = process.stdout.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  while (!text.includes("\n")) text += (await reader.read()).value ?? "";
+  const { address } = JSON.parse(text.split("\n")[0]!);
+  return {
+    address: String(address),
+    async stop() {
+      process.kill("SIGINT");
+      while (!(await reader.read()).done);
+      await process.stderr.cancel();
+      return (await process.status).code;
+    },
+  };
+}
+
+Deno.test("a device with a wrong or missing token is told so in one line", async () => {
+  const server = await startServer([]);
+  const url = `ws://${server.address}/join/ws`;
+  const wrong = await end(start("user_device.ts", ["--server", url, "--token", "not-the-token"]));
+  assertEquals(wrong.code, 1);
+  assertOneLine(wrong, "token");
+  const missing = await end(start("user_device.ts", ["--server", url]));
+  assertEquals(missing.code, 2);
+  assertOneLine(missing, "--token");
+  assertEquals(await server.stop(), 130);
+});
+
+Deno.test("edge_server.ts says in one line that a port is in use or a model is unreadable", async () => {
+  const taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const port = (taken.addr as Deno.NetAddr).port;
+  const inUse = await end(start("edge_server.ts", ["--port", `${port}`]));
+  taken.close();
+  assertEquals(inUse.code, 2);
+  assertOneLine(inUse, `${port}`, "in use");
+  const folder = await Deno.makeTempDir();
+  await Deno.writeTextFile(`${folder}/config.json`, "{ not json");
+  const unreadable = await end(start("edge_server.ts", ["--port", "0", "--model", folder]));
+  assertEquals(unreadable.code, 1);
+  assertOneLine(unreadable, `${folder}/config.json`);
+  await Deno.remove(folder, { recursive: true });
+});
+
+for (const program of ["edge_server.ts", "user_device.ts", "demo.ts", "generate.ts", "pretrain.ts", "make_data.ts", "train_tokenizer.ts"]) {
+  Deno.test(`${program} has --help with examples and refuses unknown flags`, async () => {
+    const help = await end(start(program, ["--help"]));
+    assertEquals(help.code, 0, help.errors);
+    assertMatch(help.out, /deno (run|task)/);
+    assertStringIncludes(help.out, "--help");
+    const unknown = await end(start(program, ["--no-such-flag", "1"]));
+    assertEquals(unknown.code === 0, false);
+    assertStringIncludes(unknown.errors, "no-such-flag");
+  });
+}

@@ -1,0 +1,463 @@
+import { Engine } from "@edgetuner/kernels";
+import {
+  EdgeServer,
+  type EdgeServerEvent,
+  type Listener,
+  type Pruner,
+  type RunHandle,
+  runUserDevice,
+  type StepRecord,
+  type Transport,
+  type UserDeviceResult,
+} from "@edgetuner/core";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import {
+  BATCH,
+  flatten,
+  keepAll,
+  LOSS,
+  sideBySide,
+  TinyGpt2,
+  tinySettings,
+  trainLocally,
+} from "../../tests/support/tiny_model.ts";
+import { httpListener, httpTransport } from "../http.ts";
+import { webSocketListener, webSocketTransport } from "../web_socket.ts";
+import { type ControlAppOptions, createControlApp, eventJson, stepJson } from "./control_app.ts";
+
+const engine = await Engine.create();
+const model = new TinyGpt2(engine);
+
+const JOIN = "join-token-1234";
+const ADMIN = "admin-token-1234";
+const asAdmin = { headers: { authorization: `Bearer ${ADMIN}` } };
+const asDevice = { headers: { authorization: `Bearer ${JOIN}` } };
+
+const RECORD: StepRecord = {
+  step: 3,
+  mode: "train",
+  loss: 1.5,
+  times: { total: 5, prune: 1, readback: 1, codec: 1, wait: 1 },
+  bytes: 100,
+  mask: Uint8Array.of(0, 1),
+  kept: [1],
+  scores: Float32Array.of(0.5, 0.25),
+  tokens: 26,
+};
+
+/** A run that only remembers what was done to it. */
+class MadeUpRun implements RunHandle {
+  readonly run = "made up";
+  status: RunHandle["status"] = "running";
+  readonly settings = tinySettings("slice", 10);
+  readonly devices = [{
+    name: "phone",
+    capacity: 2,
+    data: true,
+    range: { first: 0, count: 4 },
+    connected: true,
+  }];
+  readonly latest = RECORD;
+  readonly actions: string[] = [];
+  readonly listeners = new Set<(event: EdgeServerEvent) => void>();
+
+  traffic() {
+    return [{ kind: "mask", direction: "sent", frames: 1, tensorBytes: 12, frameBytes: 80 } as const];
+  }
+  pause(): void {
+    this.actions.push("pause");
+    this.status = "paused";
+  }
+  resume(): void {
+    this.actions.push("resume");
+    this.status = "running";
+  }
+  stop(): void {
+    this.actions.push("stop");
+    this.emit({ type: "status", status: this.status = "ended", reason: "stopped" });
+  }
+  subscribe(listener: (event: EdgeServerEvent) => void) {
+    this.listeners.add(listener);
+    return () => void this.listeners.delete(listener);
+  }
+  emit(event: EdgeServerEvent): void {
+    for (const listener of this.listeners) listener(event);
+  }
+}
+
+function appOf(run: RunHandle, options: Partial<ControlAppOptions> = {}) {
+  return createControlApp({
+    runs: new Map([[run.run, run]]),
+    joinToken: JOIN,
+    adminToken: ADMIN,
+    ...options,
+  });
+}
+
+/** Checks that a response is a problem, and returns its text. */
+async function assertProblem(response: Response, status: number): Promise<string> {
+  assertEquals([response.status, response.headers.get("content-type")], [status, "application/problem+json"]);
+  const problem = await response.json();
+  assertEquals(problem.status, status);
+  for (const name of ["type", "title", "detail"]) {
+    assert(typeof problem[name] === "string" && problem[name] !== "");
+  }
+  return problem.detail;
+}
+
+Deno.test("health needs no token", async () => {
+  const response = await appOf(new MadeUpRun(), { version: "1.2.3" }).request("/health");
+  assertEquals([response.status, await response.json()], [200, { status: "ok", version: "1.2.3" }]);
+});
+
+Deno.test("every other route needs its own token", async () => {
+  const run = new MadeUpRun();
+  await using webSocket = webSocketListener();
+  await using http = httpListener();
+  const app = appOf(run, { webSocket, http });
+  const routes: [string, string, string][] = [
+    ["GET", "/api/runs", JOIN],
+    ["GET", "/api/runs/made%20up", JOIN],
+    ["GET", "/api/runs/made%20up/devices", JOIN],
+    ["GET", "/api/runs/made%20up/events", JOIN],
+    ["POST", "/api/runs/made%20up/pause", JOIN],
+    ["POST", "/api/runs/made%20up/resume", JOIN],
+    ["POST", "/api/runs/made%20up/stop", JOIN],
+    ["GET", "/api", JOIN],
+    ["GET", "/api/nothing", JOIN],
+    ["DELETE", "/api/runs", JOIN],
+    ["GET", "/join/ws", ADMIN],
+    ["GET", "/join/http", ADMIN],
+    ["GET", "/join/http/frames", ADMIN],
+    ["POST", "/join/http/frames", ADMIN],
+    ["GET", "/join/nothing", ADMIN],
+  ];
+  for (const [method, path, otherToken] of routes) {
+    for (
+      const authorization of [
+        undefined,
+        "",
+        "Bearer",
+        "Bearer wrong-token-123",
+        `Bearer ${otherToken}`,
+        `Basic ${ADMIN}`,
+      ]
+    ) {
+      const headers: Record<string, string> = authorization === undefined ? {} : { authorization };
+      const response = await app.request(path, { method, headers });
+      assertEquals(
+        response.headers.get("www-authenticate"),
+        "Bearer",
+        `${method} ${path} with ${authorization}`,
+      );
+      const detail = await assertProblem(response, 401);
+      assert(!detail.includes(ADMIN) && !detail.includes(JOIN));
+    }
+  }
+  assertEquals(run.actions, []);
+});
+
+Deno.test("tokens that are too short are not taken", () => {
+  for (const change of [{ joinToken: "" }, { adminToken: "1234567" }]) {
+    assertThrows(() => appOf(new MadeUpRun(), change), RangeError, "at least 8 characters");
+  }
+});
+
+Deno.test("runs and devices as JSON", async () => {
+  const run = new MadeUpRun();
+  const app = appOf(run);
+  const [listed] = await (await app.request("/api/runs", asAdmin)).json();
+  const one = await (await app.request("/api/runs/made%20up", asAdmin)).json();
+  assertEquals(one, listed);
+  assertEquals(one, {
+    run: "made up",
+    status: "running",
+    settings: JSON.parse(JSON.stringify(run.settings)),
+    devices: run.devices,
+    latest: { ...RECORD, mask: [0, 1], scores: [0.5, 0.25] },
+    traffic: run.traffic(),
+  });
+  const devices = await (await app.request("/api/runs/made%20up/devices", asAdmin)).json();
+  assertEquals(devices, run.devices);
+  assertEquals(stepJson({ ...RECORD, scores: null }).scores, null);
+  assertEquals(eventJson({ type: "step", record: RECORD }), { type: "step", record: stepJson(RECORD) });
+});
+
+Deno.test("unknown routes, runs and methods are 404", async () => {
+  const app = appOf(new MadeUpRun());
+  await assertProblem(await app.request("/"), 404);
+  await assertProblem(await app.request("/nothing", { method: "POST" }), 404);
+  await assertProblem(await app.request("/api/nothing", asAdmin), 404);
+  await assertProblem(await app.request("/join/ws", asDevice), 404);
+  await assertProblem(await app.request("/join/http/frames", asDevice), 404);
+  await assertProblem(await app.request("/api/runs/made%20up/pause", asAdmin), 404);
+  await assertProblem(await app.request("/api/runs/made%20up/start", { ...asAdmin, method: "POST" }), 404);
+  for (const path of ["", "/devices", "/events"]) {
+    const detail = await assertProblem(await app.request(`/api/runs/other${path}`, asAdmin), 404);
+    assert(detail.includes(`"other"`) && detail.includes("made up"));
+  }
+});
+
+Deno.test("a body that is too large is 413", async () => {
+  const run = new MadeUpRun();
+  const app = appOf(run, { maxBodyBytes: 100 });
+  const post = (body: BodyInit) =>
+    app.request("/api/runs/made%20up/pause", { ...asAdmin, method: "POST", body });
+  await assertProblem(await post("x".repeat(101)), 413);
+  const stream = new ReadableStream<Uint8Array<ArrayBuffer>>({
+    pull(controller) {
+      controller.enqueue(new Uint8Array(64));
+    },
+  });
+  await assertProblem(await post(stream), 413);
+  assertEquals(run.actions, []);
+  assertEquals((await post("x".repeat(100))).status, 200);
+});
+
+Deno.test("pause, resume and stop reach the run; afterwards 409", async () => {
+  const run = new MadeUpRun();
+  const app = appOf(run);
+  const post = (action: string) =>
+    app.request(`/api/runs/made%20up/${action}`, { ...asAdmin, method: "POST" });
+  assertEquals(await (await post("pause")).json(), { run: "made up", status: "paused" });
+  assertEquals(await (await post("resume")).json(), { run: "made up", status: "running" });
+  assertEquals(await (await post("stop")).json(), { run: "made up", status: "ended" });
+  for (const status of ["ended", "failed"] as const) {
+    run.status = status;
+    for (const action of ["pause", "resume", "stop"]) {
+      const detail = await assertProblem(await post(action), 409);
+      assert(detail.includes(status));
+    }
+  }
+  assertEquals(run.actions, ["pause", "resume", "stop"]);
+});
+
+Deno.test("an error within is a 500 that names it", async () => {
+  const run = new MadeUpRun();
+  run.pause = () => {
+    throw new Error("out of paper");
+  };
+  const response = await appOf(run).request("/api/runs/made%20up/pause", { ...asAdmin, method: "POST" });
+  assert((await assertProblem(response, 500)).includes("out of paper"));
+});
+
+/** Events of a stream of server-sent events. */
+async function* eventsOf(
+  response: Response,
+): AsyncGenerator<{ readonly event: string; readonly data: string }> {
+  let text = "";
+  for await (const chunk of response.body!.pipeThrough(new TextDecoderStream())) {
+    text += chunk;
+    for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
+      const lines = text.slice(0, end).split("\n");
+      text = text.slice(end + 2);
+      const field = (name: string) =>
+        lines.filter((l) => l.startsWith(`${name}: `)).map((l) => l.slice(name.length + 2)).join("\n");
+      yield { event: field("event"), data: field("data") };
+    }
+  }
+}
+
+Deno.test("the event stream begins with the run and ends with it", async () => {
+  const run = new MadeUpRun();
+  const response = await appOf(run).request("/api/runs/made%20up/events", asAdmin);
+  assert(response.headers.get("content-type")!.startsWith("text/event-stream"));
+  const events = eventsOf(response);
+  const first = (await events.next()).value!;
+  assertEquals([first.event, JSON.parse(first.data).run], ["run", "made up"]);
+  run.emit({ type: "step", record: RECORD });
+  const second = (await events.next()).value!;
+  assertEquals([second.event, JSON.parse(second.data)], ["step", { type: "step", record: stepJson(RECORD) }]);
+  run.emit({ type: "refused", peer: "somebody", reason: "a line\nand another" });
+  assertEquals(JSON.parse((await events.next()).value!.data).reason, "a line\nand another");
+  run.stop();
+  assertEquals((await events.next()).value!.event, "status");
+  assertEquals((await events.next()).done, true);
+  assertEquals(run.listeners.size, 0);
+});
+
+Deno.test("the event stream of a run that is over ends at once", async () => {
+  const run = new MadeUpRun();
+  run.status = "failed";
+  const events = await Array.fromAsync(
+    eventsOf(await appOf(run).request("/api/runs/made%20up/events", asAdmin)),
+  );
+  assertEquals(events.map((e) => e.event), ["run"]);
+  assertEquals(run.listeners.size, 0);
+});
+
+Deno.test("a reader that leaves the event stream is forgotten", async () => {
+  const run = new MadeUpRun();
+  const events = eventsOf(await appOf(run).request("/api/runs/made%20up/events", asAdmin));
+  await events.next();
+  assertEquals(run.listeners.size, 1);
+  await events.return(undefined);
+  for (let i = 0; i < 50 && run.listeners.size > 0; i++) {
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  assertEquals(run.listeners.size, 0);
+});
+
+Deno.test("a reader of the event stream that is far behind is cut off", async () => {
+  const run = new MadeUpRun();
+  const events = eventsOf(await appOf(run).request("/api/runs/made%20up/events", asAdmin));
+  await events.next();
+  for (let i = 0; i < 1100; i++) run.emit({ type: "step", record: RECORD });
+  let count = 0;
+  for await (const _ of events) count++;
+  assert(count <= 1001, `${count} events`);
+  assertEquals(run.listeners.size, 0);
+});
+
+async function admit(listener: Listener, server: EdgeServer): Promise<void> {
+  for (let channel = await listener.accept(); channel !== null; channel = await listener.accept()) {
+    await server.join(channel);
+  }
+}
+
+Deno.test("a real run: devices join over WebSocket and HTTP with their token, and it is watched and steered", async () => {
+  const steps = 6;
+  const settings = tinySettings("slice", steps);
+  const pruner: Pruner = {
+    name: "none",
+    needs: [],
+    init: () => null,
+    decide: () => [{ mask: new Uint8Array(12), scores: new Float32Array(12).fill(0.5) }, null],
+  };
+  const run = new EdgeServer({
+    engine,
+    base: model.layers,
+    fingerprint: "tiny",
+    settings,
+    pruner,
+    devices: 2,
+    run: "real",
+    timeoutMs: 20_000,
+    joinTimeoutMs: 20_000,
+  });
+  await using webSocket = webSocketListener();
+  await using http = httpListener();
+  const app = appOf(run, { webSocket, http });
+  await using served = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, app.fetch);
+  const url = `http://127.0.0.1:${served.addr.port}`;
+  const admitting = [admit(webSocket, run), admit(http, run)];
+  const running = run.start();
+  const get = async (path: string) => await (await fetch(url + path, asAdmin)).json();
+  const post = async (action: string) => {
+    const response = await fetch(`${url}/api/runs/real/${action}`, { ...asAdmin, method: "POST" });
+    return { status: response.status, body: await response.json() };
+  };
+
+  for (const token of [undefined, "wrong-token-123", ADMIN]) {
+    const options = token === undefined ? {} : { token };
+    await assertRejects(() => webSocketTransport({ url: `${url}/join/ws`, ...options }).connect());
+    await assertRejects(() => httpTransport({ url: `${url}/join/http/frames`, ...options }).connect());
+  }
+  assertEquals(await get("/api/runs/real/devices"), []);
+  assertEquals((await (await fetch(`${url}/health`)).json()).status, "ok");
+
+  run.pause();
+  const stream = await fetch(`${url}/api/runs/real/events`, asAdmin);
+  const seen = Array.fromAsync(eventsOf(stream));
+  const device = async (
+    transport: Transport,
+    name: string,
+    capacity: number,
+    data: boolean,
+  ): Promise<UserDeviceResult> =>
+    await runUserDevice({
+      engine,
+      channel: await transport.connect(),
+      name,
+      capacity,
+      timeoutMs: 20_000,
+      data: data
+        ? {
+          ends: model.ends,
+          loss: LOSS,
+          fingerprint: "tiny",
+          shareLoss: true,
+          next: (step) => step < steps ? { batch: BATCH, mode: "train" } : null,
+        }
+        : undefined,
+    });
+  const devices = [
+    device(webSocketTransport({ url: `${url}/join/ws`, token: JOIN }), "phone", 3, true),
+    device(httpTransport({ url: `${url}/join/http/frames`, token: JOIN }), "tablet", 1, false),
+  ];
+  while (run.status !== "paused") await new Promise((resolve) => setTimeout(resolve, 10));
+  const joined = await get("/api/runs/real/devices");
+  assertEquals(
+    joined.map((d: { name: string; range: unknown }) => [d.name, d.range]).sort(),
+    [["phone", { first: 0, count: 3 }], ["tablet", { first: 3, count: 1 }]],
+  );
+  assertEquals((await get("/api/runs/real")).latest, null);
+  assertEquals((await post("resume")).body, { run: "real", status: "running" });
+  await running;
+  const results = await Promise.all(devices);
+  assertEquals(results.map((r) => [r.error, r.steps]), [[null, steps], [null, steps]]);
+  assertEquals((await post("pause")).status, 409);
+
+  const events = await seen;
+  const records = events.filter((e) => e.event === "step").map((e) => JSON.parse(e.data).record);
+  assertEquals(records.map((r) => r.step), [0, 1, 2, 3, 4, 5]);
+  assertEquals(records[0].scores, Array(12).fill(0.5));
+  const statuses = events.filter((e) => e.event === "status").map((e) => JSON.parse(e.data).status);
+  assertEquals(statuses, ["running", "paused", "running", "ended"]);
+  const state = await get("/api/runs/real");
+  assertEquals([state.status, state.latest.step], ["ended", 5]);
+  assert(
+    state.traffic.some((t: { kind: string; frames: number }) => t.kind === "delta" && t.frames === steps * 6),
+  );
+
+  const local = await trainLocally(model, settings, keepAll(steps));
+  assertEquals(records.map((r) => r.loss), [...local.losses]);
+  const weights = await Promise.all(results.map((r) => r.modules!.weights()));
+  assertEquals(flatten(sideBySide(weights)), local.weights);
+  for (const { modules } of results) modules![Symbol.dispose]();
+  await webSocket[Symbol.asyncDispose]();
+  await http[Symbol.asyncDispose]();
+  await Promise.all(admitting);
+});
+
+Deno.test("stop through the API ends a real run, and its device keeps what it learnt", async () => {
+  const run = new EdgeServer({
+    engine,
+    base: model.layers,
+    fingerprint: "tiny",
+    settings: tinySettings("slice", 1000),
+    pruner: { name: "none", needs: [], init: () => null, decide: () => [{ mask: new Uint8Array(12) }, null] },
+    devices: 1,
+    run: "long",
+  });
+  await using http = httpListener();
+  const app = appOf(run, { http });
+  await using served = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, app.fetch);
+  const url = `http://127.0.0.1:${served.addr.port}/join/http/frames`;
+  const admitting = admit(http, run);
+  const running = run.start();
+  const channel = await httpTransport({ url, token: JOIN }).connect();
+  const device = runUserDevice({
+    engine,
+    channel,
+    name: "phone",
+    capacity: 1,
+    data: {
+      ends: model.ends,
+      loss: LOSS,
+      fingerprint: "tiny",
+      next: () => ({ batch: BATCH, mode: "train" }),
+    },
+  });
+  while (run.latest === null) await new Promise((resolve) => setTimeout(resolve, 10));
+  const stopped = await app.request("/api/runs/long/stop", { ...asAdmin, method: "POST" });
+  assertEquals(stopped.status, 200);
+  await stopped.body?.cancel();
+  await running;
+  const result = await device;
+  assertEquals([result.error, result.reason], [null, "stopped"]);
+  assert(result.steps > 0);
+  result.modules![Symbol.dispose]();
+  await http[Symbol.asyncDispose]();
+  await admitting;
+});
