@@ -11,7 +11,7 @@ import { httpListener, webSocketListener } from "@edgetuner/transport";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
 import { bytes, ProgressBar } from "./_support/progress.ts";
 import { prunerChoice } from "./_support/pruners.ts";
-import { peakMemory, versions, writeReport } from "./_support/report.ts";
+import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { WorkerRun } from "./_support/worker_run.ts";
 
@@ -129,6 +129,7 @@ async function main(): Promise<number> {
   emit({ type: "listening", address, run: run.run, adapter: run.adapter, pruner: run.pruner, model: run.model, settings });
 
   const records: Record<string, unknown>[] = [];
+  const log = new MemoryLog();
   const bar = new ProgressBar(flags.steps, flags.events ? false : undefined);
   const started = performance.now();
   run.subscribe((event) => {
@@ -137,6 +138,7 @@ async function main(): Promise<number> {
     else if (event.type === "refused") say(`Refused ${event.peer}: ${event.reason}`);
     else if (event.type === "step") {
       records.push(stepJson(event.record));
+      if (event.record.mode === "train") log.sample(event.record.step);
       if (event.record.mode === "train") bar.draw(event.record.step + 1, stepText(event.record));
     }
   });
@@ -168,9 +170,10 @@ async function main(): Promise<number> {
     traffic: run.traffic(),
     seconds: (performance.now() - started) / 1000,
     peakMemoryBytes: memory,
+    memory: log.samples,
     error: failure?.message ?? null,
   });
-  emit({ type: "done", traffic: run.traffic(), peakMemoryBytes: memory, error: failure?.message ?? null });
+  emit({ type: "done", traffic: run.traffic(), peakMemoryBytes: memory, memory: log.samples, error: failure?.message ?? null });
   // The devices take their last frames before the sockets go.
   await Promise.race([run.drained(), new Promise((resolve) => setTimeout(resolve, 5000))]);
   await Promise.all([sockets[Symbol.asyncDispose](), polls[Symbol.asyncDispose]()]);

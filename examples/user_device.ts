@@ -24,7 +24,7 @@ import { Engine } from "@edgetuner/kernels";
 import { emulateLink, httpTransport, webSocketTransport } from "@edgetuner/transport";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
 import { bytes, ProgressBar } from "./_support/progress.ts";
-import { peakMemory, versions, writeReport } from "./_support/report.ts";
+import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 
 const FLAGS = {
@@ -95,6 +95,7 @@ async function main(): Promise<number> {
     signal: AbortSignal.any([abort.signal, AbortSignal.timeout(flags["connect-timeout"] * 1000)]),
   });
   say(`${name} joined on ${engine.adapterName}; waiting for the other devices`);
+  const log = new MemoryLog();
   let bar: ProgressBar | null = null;
   const result = await runUserDevice({
     engine,
@@ -113,6 +114,7 @@ async function main(): Promise<number> {
       emit({ type: "welcome", name, range: w.range });
     },
     onStep: (step) => {
+      log.sample(step);
       const loss = losses.train.length > 0 ? `loss ${losses.train.at(-1)!.toFixed(3)}` : "";
       bar?.draw(step + 1, loss);
     },
@@ -130,6 +132,7 @@ async function main(): Promise<number> {
     losses,
     traffic: result.ledger.entries(),
     peakMemoryBytes: memory,
+    memory: log.samples,
     reason: result.reason,
     error: result.error === null ? null : String((result.error as Error).message ?? result.error),
   };

@@ -18,6 +18,7 @@ export {
 } from "./engine/engine.ts";
 export { type BindingKind, defineKernel, type Kernel, type ParameterKind } from "./engine/kernel.ts";
 export type { Pooled, PoolStats } from "./engine/pool.ts";
+export type { KernelTime } from "./engine/profiler.ts";
 export type { ReadbackMode } from "./engine/readback.ts";
 export { type DType, roundUp4, RowWindow, type StagedTexture, Tensor } from "./engine/tensor.ts";
 export {

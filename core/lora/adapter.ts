@@ -62,7 +62,9 @@ export async function adapterOf(modules: HeadModules, fingerprint = ""): Promise
  */
 export function joinAdapters(parts: readonly Adapter[]): Adapter {
   const [first] = parts;
-  if (first === undefined) throw new CheckpointError("Cannot join adapters as there must be one part: there is none");
+  if (first === undefined) {
+    throw new CheckpointError("Cannot join adapters as there must be one part: there is none");
+  }
   const arrays = new Map<string, NamedArray>();
   for (const part of parts) {
     if (JSON.stringify([part.lora, part.model]) !== JSON.stringify([first.lora, first.model])) {
@@ -70,7 +72,9 @@ export function joinAdapters(parts: readonly Adapter[]): Adapter {
     }
     for (const [name, array] of part.arrays) {
       if (arrays.has(name)) {
-        throw new CheckpointError(`Cannot join adapters as each head must be in one part: "${name}" is in two`);
+        throw new CheckpointError(
+          `Cannot join adapters as each head must be in one part: "${name}" is in two`,
+        );
       }
       arrays.set(name, array);
     }
@@ -86,7 +90,8 @@ export function joinAdapters(parts: readonly Adapter[]): Adapter {
  */
 export function loadIntoModules(adapter: Adapter, modules: HeadModules): void {
   const { lora, layers, heads, hidden, range } = modules.options;
-  const same = adapter.model.layers === layers && adapter.model.heads === heads && adapter.model.hidden === hidden &&
+  const same = adapter.model.layers === layers && adapter.model.heads === heads &&
+    adapter.model.hidden === hidden &&
     adapter.lora.mode === lora.mode && adapter.lora.rank === lora.rank &&
     adapter.lora.targets.join() === lora.targets.join();
   if (!same) {
@@ -98,15 +103,20 @@ export function loadIntoModules(adapter: Adapter, modules: HeadModules): void {
   }
   const find = (name: string): Float32Array => {
     const array = adapter.arrays.get(name);
-    if (array === undefined) throw new CheckpointError(`Cannot load the adapter as it must hold "${name}": it does not`);
+    if (array === undefined) {
+      throw new CheckpointError(`Cannot load the adapter as it must hold "${name}": it does not`);
+    }
     return array.data;
   };
-  const weights: HeadWeights[][][] = Array.from({ length: layers }, (_, l) =>
-    Array.from({ length: range.count }, (_, i) =>
-      lora.targets.map((target) => ({
-        a: find(nameOf(l, range.first + i, target, "A")),
-        b: find(nameOf(l, range.first + i, target, "B")),
-      }))));
+  const weights: HeadWeights[][][] = Array.from(
+    { length: layers },
+    (_, l) =>
+      Array.from({ length: range.count }, (_, i) =>
+        lora.targets.map((target) => ({
+          a: find(nameOf(l, range.first + i, target, "A")),
+          b: find(nameOf(l, range.first + i, target, "B")),
+        }))),
+  );
   modules.load(weights);
 }
 
@@ -114,7 +124,13 @@ export function loadIntoModules(adapter: Adapter, modules: HeadModules): void {
 export async function saveAdapter(folder: string, adapter: Adapter): Promise<void> {
   await Deno.mkdir(folder, { recursive: true });
   const { lora, model, fingerprint, arrays } = adapter;
-  const config = { format: "edgetuner-heads", formatVersion: FORMAT_VERSION, lora, model, baseFingerprint: fingerprint };
+  const config = {
+    format: "edgetuner-heads",
+    formatVersion: FORMAT_VERSION,
+    lora,
+    model,
+    baseFingerprint: fingerprint,
+  };
   await Deno.writeFile(`${folder}/adapter_model.safetensors`, writeSafetensors(arrays));
   await Deno.writeTextFile(`${folder}/adapter_config.json`, `${JSON.stringify(config, null, 2)}\n`);
 }
@@ -129,7 +145,9 @@ export async function loadAdapter(folder: string): Promise<Adapter> {
   try {
     const config = JSON.parse(await Deno.readTextFile(path));
     if (config.format !== "edgetuner-heads" || config.formatVersion !== FORMAT_VERSION) {
-      throw new TypeError(`format must be "edgetuner-heads" version ${FORMAT_VERSION}: it is "${config.format}" version ${config.formatVersion}`);
+      throw new TypeError(
+        `format must be "edgetuner-heads" version ${FORMAT_VERSION}: it is "${config.format}" version ${config.formatVersion}`,
+      );
     }
     const { layers, heads, hidden } = config.model;
     return {
@@ -140,6 +158,9 @@ export async function loadAdapter(folder: string): Promise<Adapter> {
     };
   } catch (cause) {
     if (cause instanceof CheckpointError) throw cause;
-    throw new CheckpointError(`Cannot load the adapter as ${path} must be valid: ${(cause as Error).message}`, { cause });
+    throw new CheckpointError(
+      `Cannot load the adapter as ${path} must be valid: ${(cause as Error).message}`,
+      { cause },
+    );
   }
 }

@@ -244,7 +244,9 @@ export class HeadModules implements Disposable {
   ): Tensor | null {
     const passed = this.#passed.get(layer);
     if (passed === undefined) {
-      throw new TypeError(`Cannot go back through layer ${layer} as its forward pass must come first: it did not`);
+      throw new TypeError(
+        `Cannot go back through layer ${layer} as its forward pass must come first: it did not`,
+      );
     }
     const { lora, seed } = this.options;
     const { heads, x, down, length } = passed;
@@ -356,7 +358,10 @@ export class HeadModules implements Disposable {
             );
           }
           for (let r = 0; r < this.headSize; r++) {
-            arena.set(head.b.subarray(r * lora.rank, (r + 1) * lora.rank), i * this.#segment + b.first + r * this.#rank4);
+            arena.set(
+              head.b.subarray(r * lora.rank, (r + 1) * lora.rank),
+              i * this.#segment + b.first + r * this.#rank4,
+            );
           }
         });
       }
@@ -424,7 +429,9 @@ export class HeadModules implements Disposable {
 function rowsOf(arena: Float32Array, first: number, rows: number, columns: number): Float32Array {
   const pitch = roundUp4(columns);
   const out = new Float32Array(rows * columns);
-  for (let r = 0; r < rows; r++) out.set(arena.subarray(first + r * pitch, first + r * pitch + columns), r * columns);
+  for (let r = 0; r < rows; r++) {
+    out.set(arena.subarray(first + r * pitch, first + r * pitch + columns), r * columns);
+  }
   return out;
 }
 

@@ -48,7 +48,13 @@ export interface OptimizerSettings {
 }
 
 /** The reference's LoRA settings. */
-export const DEFAULT_LORA: LoraSettings = { mode: "slice", targets: ["q", "v"], rank: 8, alpha: 32, dropout: 0.1 };
+export const DEFAULT_LORA: LoraSettings = {
+  mode: "slice",
+  targets: ["q", "v"],
+  rank: 8,
+  alpha: 32,
+  dropout: 0.1,
+};
 
 /** The reference's optimizer settings. */
 export const DEFAULT_OPTIMIZER: OptimizerSettings = {
@@ -70,22 +76,30 @@ export const DEFAULT_OPTIMIZER: OptimizerSettings = {
 export function checkLora(settings: LoraSettings): LoraSettings {
   const { mode, targets, rank, alpha, dropout } = settings;
   if (mode !== "slice" && mode !== "full") {
-    throw new TypeError(`Cannot use LoRA settings as mode must be "slice" or "full": current value is ${JSON.stringify(mode)}`);
+    throw new TypeError(
+      `Cannot use LoRA settings as mode must be "slice" or "full": current value is ${JSON.stringify(mode)}`,
+    );
   }
   const ordered = LORA_TARGETS.filter((t) => targets.includes(t));
   if (ordered.length === 0 || ordered.length !== targets.length) {
     throw new TypeError(
-      `Cannot use LoRA settings as targets must be one or more of q, k, v, each once: current value is ${JSON.stringify(targets)}`,
+      `Cannot use LoRA settings as targets must be one or more of q, k, v, each once: current value is ${
+        JSON.stringify(targets)
+      }`,
     );
   }
   if (!Number.isInteger(rank) || rank < 1 || rank > 256) {
-    throw new RangeError(`Cannot use LoRA settings as rank must be an integer from 1 to 256: current value is ${rank}`);
+    throw new RangeError(
+      `Cannot use LoRA settings as rank must be an integer from 1 to 256: current value is ${rank}`,
+    );
   }
   if (!(alpha > 0 && Number.isFinite(alpha))) {
     throw new RangeError(`Cannot use LoRA settings as alpha must be positive: current value is ${alpha}`);
   }
   if (!(dropout >= 0 && dropout < 1)) {
-    throw new RangeError(`Cannot use LoRA settings as dropout must be at least 0 and below 1: current value is ${dropout}`);
+    throw new RangeError(
+      `Cannot use LoRA settings as dropout must be at least 0 and below 1: current value is ${dropout}`,
+    );
   }
   return { mode, targets: ordered, rank, alpha, dropout };
 }

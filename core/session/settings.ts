@@ -65,10 +65,14 @@ export function defaultRunSettings(steps: number): RunSettings {
 export function checkRunSettings(settings: RunSettings): RunSettings {
   const { steps, seed } = settings;
   if (!Number.isInteger(steps) || steps < 1) {
-    throw new RangeError(`Cannot use run settings as steps must be a positive integer: current value is ${steps}`);
+    throw new RangeError(
+      `Cannot use run settings as steps must be a positive integer: current value is ${steps}`,
+    );
   }
   if (!Number.isInteger(seed) || seed < 0 || seed > 0xffff_ffff) {
-    throw new RangeError(`Cannot use run settings as seed must be a 32-bit unsigned integer: current value is ${seed}`);
+    throw new RangeError(
+      `Cannot use run settings as seed must be a 32-bit unsigned integer: current value is ${seed}`,
+    );
   }
   return { lora: checkLora(settings.lora), optimizer: checkOptimizer(settings.optimizer), steps, seed };
 }
@@ -104,6 +108,9 @@ export function readWelcome(meta: Readonly<Record<string, unknown>>): Welcome {
     }
     return { run, settings: checkRunSettings(settings), model, range, statistics };
   } catch (cause) {
-    throw new ProtocolError(`Cannot join as the server's welcome must be complete: ${(cause as Error).message}`, { cause });
+    throw new ProtocolError(
+      `Cannot join as the server's welcome must be complete: ${(cause as Error).message}`,
+      { cause },
+    );
   }
 }

@@ -6,7 +6,14 @@
 
 import { type AdamWSettings, clipScale, type Engine, type Tensor } from "@edgetuner/kernels";
 import type { Gpt2Ends, Gpt2Layers } from "../model/gpt2.ts";
-import { embedTokens, embedTokensBackward, type LossSettings, modelLoss, sumLosses, type TokenBatch } from "../model/loss.ts";
+import {
+  embedTokens,
+  embedTokensBackward,
+  type LossSettings,
+  modelLoss,
+  sumLosses,
+  type TokenBatch,
+} from "../model/loss.ts";
 import { Tape } from "../tape.ts";
 
 /** A model all of whose parameters are trained. */
@@ -81,7 +88,11 @@ export async function fullTrainingStep(
 }
 
 /** Loss of a batch without training. */
-export async function evaluateLoss(model: TrainableModel, batch: TokenBatch, loss: LossSettings): Promise<number> {
+export async function evaluateLoss(
+  model: TrainableModel,
+  batch: TokenBatch,
+  loss: LossSettings,
+): Promise<number> {
   const { engine, layers, ends } = model;
   using tape = new Tape(engine, false);
   const embedding = tape.variable(embedTokens(ends, batch), false);

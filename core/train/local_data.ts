@@ -45,7 +45,9 @@ export class LocalData implements DataPort {
 
   /** Loss and dh_L of the batch. */
   async loss(_step: number, hidden: Tensor): Promise<LossResult> {
-    if (this.#current === null) throw new TypeError("Cannot compute the loss as a batch must come first: none did");
+    if (this.#current === null) {
+      throw new TypeError("Cannot compute the loss as a batch must come first: none did");
+    }
     const { batch, mode } = this.#current;
     const { losses, gradient } = modelLoss(this.#ends, hidden, batch, this.#settings, mode === "train");
     const values = await hidden.engine.read(losses);

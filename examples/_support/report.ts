@@ -20,6 +20,17 @@ export function peakMemory(): number {
   return Deno.memoryUsage().rss;
 }
 
+/** Memory of this process over the steps: a long run must not grow. */
+export class MemoryLog {
+  /** Resident bytes every 25 steps. */
+  readonly samples: { readonly step: number; readonly residentBytes: number }[] = [];
+
+  /** Call after each step. */
+  sample(step: number): void {
+    if (step % 25 === 0) this.samples.push({ step, residentBytes: Deno.memoryUsage().rss });
+  }
+}
+
 /** Writes a report, if a file was asked for. */
 export async function writeReport(file: string, report: Record<string, unknown>): Promise<void> {
   if (file !== "") await Deno.writeTextFile(file, `${JSON.stringify(report, null, 1)}\n`);

@@ -4,7 +4,6 @@
  * @module
  */
 
-import type { Engine } from "@edgetuner/kernels";
 import {
   type Channel,
   type DataSide,

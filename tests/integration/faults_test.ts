@@ -8,9 +8,11 @@ import {
   encodeFrame,
   type Frame,
   ProtocolError,
+  runUserDevice,
   type UserDeviceResult,
   type WireTensor,
 } from "@edgetuner/core";
+import { webSocketListener, webSocketTransport } from "@edgetuner/transport";
 import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { flatten, TinyGpt2, tinySettings } from "../support/tiny_model.ts";
 import {
@@ -228,6 +230,28 @@ for (const faultAt of ["delta", "inputGradient", "statistics"] as const) {
   });
 }
 
+Deno.test("a frame that is larger than the transport allows ends the run on both sides", async () => {
+  const before = engine.stats.tensors;
+  // E alone takes 9984 bytes.
+  await using listener = webSocketListener({ maxFrameBytes: 9000 });
+  await using served = Deno.serve(
+    { hostname: "127.0.0.1", port: 0, onListen() {} },
+    (r) => listener.handle(r),
+  );
+  const server = new EdgeServer(serverOptions(model, settings));
+  const admitting = admitAll(listener, server);
+  const running = server.start().then(() => null, (error: unknown) => error);
+  const channel = await webSocketTransport({ url: `http://127.0.0.1:${served.addr.port}` }).connect();
+  const device = await runUserDevice({ engine, channel, name: "a", capacity: 1, data: dataSide(model, 5) });
+  assertInstanceOf(await running, ChannelClosedError);
+  assertInstanceOf(device.error, ChannelClosedError);
+  assert(device.modules !== null);
+  device.modules[Symbol.dispose]();
+  await listener[Symbol.asyncDispose]();
+  await admitting;
+  assertEquals(engine.stats.tensors, before, "tensors left behind");
+});
+
 /** A data device that does something wrong in its first frame. */
 async function runWithData(
   frame: Partial<Frame>,
@@ -282,7 +306,6 @@ Deno.test("a data device that sends something else than E ends the run", async (
 });
 
 Deno.test("a device that is told nonsense by a server stops with a ProtocolError", async () => {
-  const { runUserDevice } = await import("@edgetuner/core");
   const before = engine.stats.tensors;
   const welcome = {
     run: "r",

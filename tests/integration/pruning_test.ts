@@ -1,5 +1,5 @@
 import { Engine } from "@edgetuner/kernels";
-import { HeadModules, type HeadWeights } from "@edgetuner/core";
+import type { HeadModules, HeadWeights } from "@edgetuner/core";
 import { assert, assertEquals } from "@std/assert";
 import { flatten, keepAll, TinyGpt2, tinyHeads, tinySettings, trainLocally } from "../support/tiny_model.ts";
 import { normal } from "../support/kernels.ts";

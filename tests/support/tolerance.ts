@@ -66,9 +66,11 @@ export function assertClose(
   if (worst >= 0) {
     throw new AssertionError(
       `${what}: value ${worst} of ${expected.length} is ${actual[worst]}, expected ${expected[worst]} ` +
-        `(difference ${Math.abs(actual[worst]! - expected[worst]!).toExponential(2)}, largest expected value ${
-          largest.toExponential(2)
-        }, tolerance ${tolerance.relative} relative${tolerance.ofLargest ? " to that" : ""})`,
+        `(difference ${
+          Math.abs(actual[worst]! - expected[worst]!).toExponential(2)
+        }, largest expected value ${largest.toExponential(2)}, tolerance ${tolerance.relative} relative${
+          tolerance.ofLargest ? " to that" : ""
+        })`,
     );
   }
 }

@@ -93,7 +93,8 @@ function guard(token: string, name: string): MiddlewareHandler {
     return problemResponse({
       status: 401,
       title: "Unauthorized",
-      detail: `Cannot answer as the request must carry the ${name} token, as "Authorization: Bearer": it does not`,
+      detail:
+        `Cannot answer as the request must carry the ${name} token, as "Authorization: Bearer": it does not`,
     }, { "www-authenticate": "Bearer" });
   };
 }

@@ -1,0 +1,109 @@
+/**
+ * ServerTuner: the same fine-tuning with everything on one machine. No privacy and no network: the
+ * latency floor that the split is compared with.
+ *
+ * @module
+ */
+
+import {
+  adapterOf,
+  DEFAULT_OPTIMIZER,
+  encodePairs,
+  Gpt2Ends,
+  Gpt2Layers,
+  HeadModules,
+  loadModelFolder,
+  loadPairs,
+  loadTokenizer,
+  LocalData,
+  LocalHeads,
+  type LoraTarget,
+  runStep,
+  saveAdapter,
+  shuffledBatches,
+} from "@edgetuner/core";
+import { Engine } from "@edgetuner/kernels";
+import { integer, number, readFlags, runProgram, text, toggle } from "./_support/flags.ts";
+import { ProgressBar } from "./_support/progress.ts";
+import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
+import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
+
+async function main(): Promise<void> {
+  const flags = readFlags({
+    name: "server_tuner.ts",
+    about: "Fine-tunes on one machine, without a network: the floor that the split is compared with.",
+    examples: ["deno run -A examples/server_tuner.ts --steps 50 --save runs/server_tuner"],
+  }, {
+    model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
+    data: text("FILE", new URL("./restaurant/train.txt", import.meta.url).pathname, "training data"),
+    steps: integer("N", 150, "training steps", { min: 1 }),
+    batch: integer("N", 8, "sequences per step", { min: 1 }),
+    length: integer("N", 96, "tokens per sequence", { min: 2 }),
+    mode: text("MODE", "slice", "what a head module reads", ["slice", "full"]),
+    targets: text("LIST", "q,v", "projections that LoRA adapts: some of q, k, v"),
+    rank: integer("N", 8, "LoRA rank of each head module", { min: 1, max: 256 }),
+    alpha: number("X", 32, "LoRA scale", { min: 0 }),
+    dropout: number("X", 0.1, "LoRA dropout", { min: 0, max: 0.99 }),
+    rate: number("X", 5e-3, "peak learning rate", { min: 0 }),
+    warmup: integer("N", 10, "steps of learning-rate warm-up", { min: 0 }),
+    seed: integer("N", 1, "seed of everything that is drawn", { min: 0, max: 0xffff_ffff }),
+    webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+    save: text("DIR", "", "folder for the adapter"),
+    events: toggle("print what happens as JSON lines"),
+    report: text("FILE", "", "write a report as JSON"),
+  });
+  const model = await loadModelFolder(flags.model);
+  const tokenizer = await loadTokenizer(`${flags.model}/tokenizer.json`);
+  const set = encodePairs(await loadPairs(flags.data), tokenizer, { length: flags.length });
+  const batches = shuffledBatches(set, { batch: flags.batch, seed: flags.seed });
+  using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
+  using base = new Gpt2Layers(engine, model.config, model.weights);
+  using ends = new Gpt2Ends(engine, model.config, model.weights);
+  const { n_layer: layers, n_head: heads, n_embd: hidden } = model.config;
+  const modules = new HeadModules(engine, {
+    lora: {
+      mode: flags.mode as "slice" | "full",
+      targets: flags.targets.split(",") as LoraTarget[],
+      rank: flags.rank,
+      alpha: flags.alpha,
+      dropout: flags.dropout,
+    },
+    optimizer: { ...DEFAULT_OPTIMIZER, learningRate: flags.rate, warmupSteps: Math.min(flags.warmup, flags.steps) },
+    layers,
+    heads,
+    hidden,
+    range: { first: 0, count: heads },
+    seed: flags.seed,
+    steps: flags.steps,
+  });
+  using local = new LocalHeads([modules]);
+  const data = new LocalData(ends, { labelSmoothing: 0.1 }, () => ({ batch: batches.next(), mode: "train" }));
+  const bar = new ProgressBar(flags.steps, flags.events ? false : undefined);
+  const log = new MemoryLog();
+  const steps: { step: number; loss: number | null; ms: number }[] = [];
+  for (let step = 0; step < flags.steps; step++) {
+    const started = performance.now();
+    const batch = (await data.next(step))!;
+    const { loss } = await runStep({ engine, base, heads: local, data }, step, batch, new Uint8Array(layers * heads));
+    await engine.idle();
+    const ms = performance.now() - started;
+    steps.push({ step, loss, ms });
+    log.sample(step);
+    bar.draw(step + 1, `loss ${loss!.toFixed(3)}  ${(ms / 1000).toFixed(2)} s/step`);
+  }
+  bar.end();
+  if (flags.save !== "") await saveAdapter(flags.save, await adapterOf(modules, model.fingerprint));
+  const report = {
+    versions: versions(),
+    adapter: engine.adapterName,
+    settings: flags,
+    steps,
+    memory: log.samples,
+    peakMemoryBytes: peakMemory(),
+  };
+  await writeReport(flags.report, report);
+  if (flags.events) console.log(JSON.stringify({ type: "done", ...report }));
+  else console.log(`${flags.steps} steps, last loss ${steps.at(-1)!.loss!.toFixed(3)}, on ${engine.adapterName}`);
+}
+
+if (import.meta.main) await runProgram(main);
