@@ -53,7 +53,9 @@ export async function generateGreedy(
   const bad = prompts.findIndex((p) => p.length === 0 || p.length >= positions);
   if (bad >= 0) {
     throw new RangeError(
-      `Cannot generate as a prompt must have 1 to ${positions - 1} tokens: prompt ${bad} has ${prompts[bad]!.length}`,
+      `Cannot generate as a prompt must have 1 to ${positions - 1} tokens: prompt ${bad} has ${
+        prompts[bad]!.length
+      }`,
     );
   }
   const sequences = prompts.map((p) => [...p]);
@@ -66,7 +68,13 @@ export async function generateGreedy(
     const length = Math.min(positions, Math.ceil(longest / 16) * 16);
     const tokens = new Uint32Array(active.length * length);
     active.forEach((i, row) => tokens.set(sequences[i]!, row * length));
-    const batch = { tokens, targets: tokens, mask: new Float32Array(tokens.length), batch: active.length, length };
+    const batch = {
+      tokens,
+      targets: tokens,
+      mask: new Float32Array(tokens.length),
+      batch: active.length,
+      length,
+    };
     using tape = new Tape(engine, false);
     const hidden = await layers.forward(tape, tape.variable(embedTokens(ends, batch), false), batch, heads);
     using logits = logitsOf(

@@ -68,7 +68,9 @@ function requireNumber(
   if (typeof value !== "number") {
     throw new TypeError(`Cannot ${action} as "${name}" must be a number: current type is ${typeof value}`);
   }
-  if (!holds) throw new RangeError(`Cannot ${action} as "${name}" must be ${rule}: current value is ${value}`);
+  if (!holds) {
+    throw new RangeError(`Cannot ${action} as "${name}" must be ${rule}: current value is ${value}`);
+  }
 }
 
 function requirePositiveInteger(action: string, name: string, value: number): void {
@@ -85,7 +87,9 @@ function requireImportance(action: string, name: string, map: Float32Array, size
   const bad = map.findIndex((s) => !(s >= 0 && s < Infinity));
   if (bad >= 0) {
     throw new RangeError(
-      `Cannot ${action} as every entry of "${name}" must be finite and not negative: entry ${bad} is ${map[bad]}`,
+      `Cannot ${action} as every entry of "${name}" must be finite and not negative: entry ${bad} is ${
+        map[bad]
+      }`,
     );
   }
 }

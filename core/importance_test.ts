@@ -30,7 +30,11 @@ const cases: Case[] = JSON.parse(
 for (const [i, c] of cases.entries()) {
   Deno.test(`greedyPrune() decides case ${i} (${c.kind}) exactly as the reference`, () => {
     // The reference takes the number of heads for a device's capacity.
-    const result = greedyPrune({ ...c, sBase: Float32Array.from(c.sBase.flat()), capacities: c.headsPerDevice });
+    const result = greedyPrune({
+      ...c,
+      sBase: Float32Array.from(c.sBase.flat()),
+      capacities: c.headsPerDevice,
+    });
     assertEquals([...result.mask], c.pruned.flat());
     assertEquals([...result.sComp], [...Float32Array.from(c.sCompInit.flat())]);
   });

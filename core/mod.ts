@@ -91,7 +91,14 @@ export {
   type WireTensor,
 } from "./wire/frame.ts";
 export { ByteLedger, type Direction, type LedgerEntry } from "./wire/ledger.ts";
-export { type Expectation, type Lane, type Outgoing, Peer, type PeerOptions, type PeerTimes } from "./wire/peer.ts";
+export {
+  type Expectation,
+  type Lane,
+  type Outgoing,
+  Peer,
+  type PeerOptions,
+  type PeerTimes,
+} from "./wire/peer.ts";
 export { stepTraffic, type TrafficShape } from "./wire/traffic.ts";
 export {
   checkRunSettings,
@@ -114,7 +121,12 @@ export {
   type StepRecord,
   type StepTimes,
 } from "./session/edge_server.ts";
-export { type DataSide, runUserDevice, type UserDeviceOptions, type UserDeviceResult } from "./session/user_device.ts";
+export {
+  type DataSide,
+  runUserDevice,
+  type UserDeviceOptions,
+  type UserDeviceResult,
+} from "./session/user_device.ts";
 export {
   evaluateLoss,
   fullGradients,

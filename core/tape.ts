@@ -4,7 +4,14 @@
  * @module
  */
 
-import { addScaled, adamw, adamwControl, type AdamWSettings, type Engine, Tensor } from "@edgetuner/kernels";
+import {
+  adamw,
+  adamwControl,
+  type AdamWSettings,
+  addScaled,
+  type Engine,
+  type Tensor,
+} from "@edgetuner/kernels";
 
 /**
  * A tensor of the computation and, if anything trainable lies before it, its gradient.
@@ -45,7 +52,9 @@ export class Variable {
   /** Takes the gradient away, for an operation that passes it on; the caller then owns it. */
   takeGradient(): Tensor {
     const gradient = this.gradient;
-    if (gradient === null) throw new TypeError("Cannot go back as a gradient must have been added: there is none");
+    if (gradient === null) {
+      throw new TypeError("Cannot go back as a gradient must have been added: there is none");
+    }
     this.gradient = null;
     return gradient;
   }
@@ -66,6 +75,8 @@ export class Parameter implements Disposable {
   #updates = 0;
 
   /**
+   * Takes a weight; trainable ones get a gradient and moments.
+   *
    * @param name Name as in the checkpoint.
    * @param value The weight; owned from now on.
    * @param trainable False for frozen weights.
@@ -89,7 +100,12 @@ export class Parameter implements Disposable {
     if (this.gradient === null || this.#m === null || this.#v === null) return;
     const { engine, rows, pitch } = this.value;
     this.#updates++;
-    using control = engine.upload(adamwControl([this.#updates], settings.beta1, settings.beta2), 1, 4, "adamw control");
+    using control = engine.upload(
+      adamwControl([this.#updates], settings.beta1, settings.beta2),
+      1,
+      4,
+      "adamw control",
+    );
     adamw(
       { parameters: this.value, gradients: this.gradient, m: this.#m, v: this.#v },
       control,
@@ -122,6 +138,8 @@ export class Tape implements Disposable {
   readonly #backward: (() => void | Promise<void>)[] = [];
 
   /**
+   * Starts an empty tape.
+   *
    * @param engine The engine of all tensors on this tape.
    * @param training False for evaluation: nothing is recorded.
    */

@@ -35,7 +35,12 @@ async function serverTuner(flags: readonly string[], into: Times): Promise<void>
   into.peak["ServerTuner"] = Math.max(into.peak["ServerTuner"] ?? 0, peakMemoryBytes);
 }
 
-async function edgeTuner(devices: number, flags: readonly string[], data: readonly string[], into: Times): Promise<void> {
+async function edgeTuner(
+  devices: number,
+  flags: readonly string[],
+  data: readonly string[],
+  into: Times,
+): Promise<void> {
   const token = crypto.randomUUID();
   const listening = Promise.withResolvers<string>();
   const server = new Child("edge server", "edge_server.ts", [
@@ -44,7 +49,10 @@ async function edgeTuner(devices: number, flags: readonly string[], data: readon
   ], (event) => {
     if (event.type === "listening") listening.resolve(String(event.address));
     else if (event.type === "step") {
-      const { step, times } = event.record as { step: number; times: Record<"total" | "readback" | "codec" | "wait", number> };
+      const { step, times } = event.record as {
+        step: number;
+        times: Record<"total" | "readback" | "codec" | "wait", number>;
+      };
       if (step < WARM) return;
       for (const name of ["total", "readback", "codec", "wait"] as const) into[name].push(times[name]);
     } else if (event.type === "done") into.peak["edge server"] = Number(event.peakMemoryBytes);
@@ -58,7 +66,9 @@ async function edgeTuner(devices: number, flags: readonly string[], data: readon
     ], (event) => {
       if (event.type === "done") into.peak[`device ${i + 1}`] = Number(event.peakMemoryBytes);
     }));
-  for (const child of [...children, server]) if (await child.ended !== 0) throw new Error(`${child.name}: ${child.errors}`);
+  for (const child of [...children, server]) {
+    if (await child.ended !== 0) throw new Error(`${child.name}: ${child.errors}`);
+  }
 }
 
 async function main(): Promise<void> {
@@ -86,17 +96,26 @@ async function main(): Promise<void> {
   const floor = median(systems["ServerTuner"].total);
   console.log("median ms a step     total  ratio   own GPU   codec    wait  rest");
   for (const [name, t] of Object.entries(systems)) {
-    const [total, readback, codec, wait] = [t.total, t.readback, t.codec, t.wait].map(median) as [number, number, number, number];
+    const [total, readback, codec, wait] = [t.total, t.readback, t.codec, t.wait].map(median) as [
+      number,
+      number,
+      number,
+      number,
+    ];
     const cell = (x: number, width: number) => (Number.isNaN(x) ? "" : x.toFixed(1)).padStart(width);
     console.log(
-      `${name.padEnd(17)}${cell(total, 9)}${(total / floor).toFixed(2).padStart(7)}${cell(readback, 10)}${cell(codec, 8)}${cell(wait, 8)}${
-        cell(total - readback - codec - wait, 6)
-      }`,
+      `${name.padEnd(17)}${cell(total, 9)}${(total / floor).toFixed(2).padStart(7)}${cell(readback, 10)}${
+        cell(codec, 8)
+      }${cell(wait, 8)}${cell(total - readback - codec - wait, 6)}`,
     );
   }
-  console.log("\nown GPU: the edge server waits for its own results; wait: for devices, with nothing else left to do");
+  console.log(
+    "\nown GPU: the edge server waits for its own results; wait: for devices, with nothing else left to do",
+  );
   for (const [name, t] of Object.entries(systems)) {
-    console.log(`peak memory, ${name}: ${Object.entries(t.peak).map(([p, b]) => `${p} ${bytes(b)}`).join(", ")}`);
+    console.log(
+      `peak memory, ${name}: ${Object.entries(t.peak).map(([p, b]) => `${p} ${bytes(b)}`).join(", ")}`,
+    );
   }
   await writeReport(flags.report, { versions: versions(), settings: flags, systems });
 }

@@ -21,7 +21,13 @@ interface Step {
   readonly step: number;
   readonly mode: "train" | "evaluate";
   readonly loss: number | null;
-  readonly times: { readonly total: number; readonly readback: number; readonly codec: number; readonly wait: number; readonly prune: number };
+  readonly times: {
+    readonly total: number;
+    readonly readback: number;
+    readonly codec: number;
+    readonly wait: number;
+    readonly prune: number;
+  };
   readonly bytes: number;
   readonly mask: readonly number[];
   readonly kept: readonly number[];
@@ -48,7 +54,11 @@ async function main(): Promise<number> {
     ],
   }, {
     model: text("DIR", `${HERE}tiny_gpt2`, "folder of the base model"),
-    data: text("FILE", `${HERE}restaurant/train.txt`, "training data: MR||text lines, or JSONL with prompt and completion"),
+    data: text(
+      "FILE",
+      `${HERE}restaurant/train.txt`,
+      "training data: MR||text lines, or JSONL with prompt and completion",
+    ),
     valid: text("FILE", `${HERE}restaurant/valid.txt`, "validation data"),
     test: text("FILE", `${HERE}restaurant/test.txt`, "data whose prompts are continued before and after"),
     capacities: text("LIST", "8,5,3", "capacities of the devices; the first one is the data device"),
@@ -57,13 +67,18 @@ async function main(): Promise<number> {
     length: integer("N", 96, "tokens per sequence", { min: 2 }),
     pruner: text("NAME", "greedy", "none, greedy, random, or a module"),
     tau: number("X", 0.7, "greedy: share of a layer's importance to keep", { min: 0, max: 1 }),
-    eta: number("X", 0.4, "greedy: share of pruned heads above which a layer is pruned whole", { min: 0, max: 1 }),
+    eta: number("X", 0.4, "greedy: share of pruned heads above which a layer is pruned whole", {
+      min: 0,
+      max: 1,
+    }),
     mode: text("MODE", "slice", "what a head module reads", ["slice", "full"]),
     targets: text("LIST", "q,v", "projections that LoRA adapts: some of q, k, v"),
     rank: integer("N", 8, "LoRA rank of each head module", { min: 1, max: 256 }),
     rate: number("X", 5e-3, "peak learning rate", { min: 0 }),
     seed: integer("N", 1, "seed of everything that is drawn", { min: 0, max: 0xffff_ffff }),
-    bandwidth: number("MBIT", 0, "slow every link down to this many Mbit/s each way; 0 = as it is", { min: 0 }),
+    bandwidth: number("MBIT", 0, "slow every link down to this many Mbit/s each way; 0 = as it is", {
+      min: 0,
+    }),
     latency: number("MS", 0, "slow every link down by this many milliseconds each way", { min: 0 }),
     transport: text("NAME", "ws", "how frames travel", ["ws", "http"]),
     webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
@@ -73,7 +88,9 @@ async function main(): Promise<number> {
   });
   const capacities = flags.capacities.split(",").map(Number);
   if (capacities.length === 0 || capacities.some((c) => !(c > 0))) {
-    throw new UsageError(`Cannot run demo.ts as --capacities must be positive numbers: current value is "${flags.capacities}"`);
+    throw new UsageError(
+      `Cannot run demo.ts as --capacities must be positive numbers: current value is "${flags.capacities}"`,
+    );
   }
   // Checked before four processes start.
   for (const file of [flags.data, flags.valid, flags.test]) await loadPairs(file);
@@ -104,7 +121,16 @@ async function main(): Promise<number> {
     ...["--port", `${flags.port}`, "--join-token", joinToken, "--admin-token", crypto.randomUUID()],
     ...["--pruner", flags.pruner, "--tau", `${flags.tau}`, "--eta", `${flags.eta}`],
     ...["--mode", flags.mode, "--targets", flags.targets, "--rank", `${flags.rank}`],
-    ...["--rate", `${flags.rate}`, "--seed", `${flags.seed}`, "--webgpu", flags.webgpu, "--join-timeout", "120"],
+    ...[
+      "--rate",
+      `${flags.rate}`,
+      "--seed",
+      `${flags.seed}`,
+      "--webgpu",
+      flags.webgpu,
+      "--join-timeout",
+      "120",
+    ],
   ], (event) => {
     if (event.type === "listening") {
       seen.adapter = String(event.adapter);
@@ -117,9 +143,13 @@ async function main(): Promise<number> {
     } else if (event.type === "done") seen.server = { ...seen.server, ...event };
   });
   children.push(server);
-  server.ended.then((code) => listening.reject(new UsageError(server.errors.trim() || `The edge server ended with code ${code}`)));
+  server.ended.then((code) =>
+    listening.reject(new UsageError(server.errors.trim() || `The edge server ended with code ${code}`))
+  );
   const address = await listening.promise;
-  if (Deno.stderr.isTerminal()) console.log(`Edge server on ${seen.adapter}; ${capacities.length} devices join over ${flags.transport}`);
+  if (Deno.stderr.isTerminal()) {
+    console.log(`Edge server on ${seen.adapter}; ${capacities.length} devices join over ${flags.transport}`);
+  }
 
   const url = flags.transport === "ws" ? `ws://${address}/join/ws` : `http://${address}/join/http`;
   const parts = capacities.map((capacity, i) => {
@@ -133,7 +163,18 @@ async function main(): Promise<number> {
       : [];
     children.push(
       new Child(name, "user_device.ts", [
-        ...["--server", url, "--token", joinToken, "--name", name, "--capacity", `${capacity}`, "--save", folder],
+        ...[
+          "--server",
+          url,
+          "--token",
+          joinToken,
+          "--name",
+          name,
+          "--capacity",
+          `${capacity}`,
+          "--save",
+          folder,
+        ],
         ...["--bandwidth", `${flags.bandwidth}`, "--latency", `${flags.latency}`, "--webgpu", flags.webgpu],
         ...["--join-timeout", "120"],
         ...data,
@@ -144,15 +185,19 @@ async function main(): Promise<number> {
     );
     return { name, folder };
   });
-  const codes = await Promise.all(children.map((child) => child.ended.then(async (code) => {
-    // If one process fails the others end by themselves, within this time.
-    if (code !== 0) await Promise.all(children.map((c) => c.endWithin(15_000)));
-    return code;
-  })));
+  const codes = await Promise.all(children.map((child) =>
+    child.ended.then(async (code) => {
+      // If one process fails the others end by themselves, within this time.
+      if (code !== 0) await Promise.all(children.map((c) => c.endWithin(15_000)));
+      return code;
+    })
+  ));
   bar.end();
   const seconds = (performance.now() - started) / 1000;
   const failed = children.filter((_, i) => codes[i] !== 0 && codes[i] !== 130);
-  for (const child of failed) console.error(`${child.name}: ${child.errors.trim() || "ended without a word"}`);
+  for (const child of failed) {
+    console.error(`${child.name}: ${child.errors.trim() || "ended without a word"}`);
+  }
 
   const saved = parts.filter(({ name }) => seen.devices.has(name));
   const complete = saved.length === parts.length;
@@ -161,7 +206,13 @@ async function main(): Promise<number> {
     await saveAdapter(`${flags.out}/adapter`, adapter);
   }
   const trained = seen.steps.filter((s) => s.mode === "train");
-  const summary = summarise(seen, trained, flags.targets.split(",").length, flags.mode as "slice" | "full", flags.pruner !== "none" && flags.pruner !== "random");
+  const summary = summarise(
+    seen,
+    trained,
+    flags.targets.split(",").length,
+    flags.mode as "slice" | "full",
+    flags.pruner !== "none" && flags.pruner !== "random",
+  );
   let samples: Sample[] = [];
   if (complete && !interrupted && failed.length === 0) {
     show(seen, trained, summary, seconds);
@@ -190,7 +241,9 @@ async function main(): Promise<number> {
 function stepText(step: Step): string {
   const kept = step.kept.reduce((a, b) => a + b, 0);
   const loss = step.loss === null ? "" : `loss ${step.loss.toFixed(3)}  `;
-  return `${loss}${(step.times.total / 1000).toFixed(2)} s/step  ${bytes(step.bytes)}/step  kept ${kept}/${step.mask.length}`;
+  return `${loss}${(step.times.total / 1000).toFixed(2)} s/step  ${
+    bytes(step.bytes)
+  }/step  kept ${kept}/${step.mask.length}`;
 }
 
 /** Figures of a run. */
@@ -212,7 +265,13 @@ function median(values: readonly number[]): number {
   return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
 }
 
-function summarise(seen: Seen, trained: readonly Step[], targets: number, mode: "slice" | "full", statistics: boolean): Summary {
+function summarise(
+  seen: Seen,
+  trained: readonly Step[],
+  targets: number,
+  mode: "slice" | "full",
+  statistics: boolean,
+): Summary {
   const evaluations = seen.losses.filter((l) => l.mode === "evaluate");
   const ranges = [...seen.devices.values()].map((d) => d.range as { first: number; count: number } | null)
     .filter((r) => r !== null).sort((a, b) => a.first - b.first);
@@ -225,8 +284,18 @@ function summarise(seen: Seen, trained: readonly Step[], targets: number, mode: 
     const layers = step.kept.length;
     const hidden = Number((seen.server?.model as { hidden?: number } | undefined)?.hidden ?? 0);
     if (hidden === 0 || heads === 0) break;
-    const shape = { layers, heads, hidden, tokens: step.tokens, targets, mode, headsPerDevice, statistics: Number(statistics) };
-    const sum = (mask: Uint8Array) => [...stepTraffic({ ...shape, mask }).values()].reduce((a, b) => a + b, 0);
+    const shape = {
+      layers,
+      heads,
+      hidden,
+      tokens: step.tokens,
+      targets,
+      mode,
+      headsPerDevice,
+      statistics: Number(statistics),
+    };
+    const sum = (mask: Uint8Array) =>
+      [...stepTraffic({ ...shape, mask }).values()].reduce((a, b) => a + b, 0);
     unpruned += sum(new Uint8Array(layers * heads));
     pruned += sum(Uint8Array.from(step.mask));
   }
@@ -245,19 +314,27 @@ function summarise(seen: Seen, trained: readonly Step[], targets: number, mode: 
 
 function show(seen: Seen, trained: readonly Step[], summary: Summary, seconds: number): void {
   const { validBefore, validAfter, keptShare, secondsPerStep } = summary;
-  console.log(`\n${trained.length} steps in ${duration(seconds)} (${secondsPerStep.toFixed(2)} s a step), on ${seen.adapter}`);
+  console.log(
+    `\n${trained.length} steps in ${duration(seconds)} (${
+      secondsPerStep.toFixed(2)
+    } s a step), on ${seen.adapter}`,
+  );
   if (validBefore !== null && validAfter !== null) {
     console.log(`Validation loss ${validBefore.toFixed(3)} before, ${validAfter.toFixed(3)} after`);
   }
   console.log(
     `${bytes(summary.bytes)} of tensors on the wire, ${
       (100 * summary.bytes / summary.unprunedBytes).toFixed(0)
-    } % of the ${bytes(summary.unprunedBytes)} without pruning; ${(100 * keptShare).toFixed(0)} % of the heads kept`,
+    } % of the ${bytes(summary.unprunedBytes)} without pruning; ${
+      (100 * keptShare).toFixed(0)
+    } % of the heads kept`,
   );
   const losses = trained.map((s) => s.loss).filter((l) => l !== null);
   console.log("\nTraining loss over the steps");
   for (const line of curve(losses)) console.log(line);
-  const share = trained[0]!.mask.map((_, i) => trained.reduce((sum, s) => sum + 1 - s.mask[i]!, 0) / trained.length);
+  const share = trained[0]!.mask.map((_, i) =>
+    trained.reduce((sum, s) => sum + 1 - s.mask[i]!, 0) / trained.length
+  );
   console.log("\nHow often each head was kept (devices apart; ██ always, blank never)");
   for (const line of headMap(share, trained[0]!.kept.length, summary.headsPerDevice)) console.log(line);
 }
@@ -279,9 +356,16 @@ async function compare(folder: string, adapter: string, file: string, webgpu: st
   const before = await model.generate(prompts, 48, true);
   const after = await model.generate(prompts, 48);
   pairs.forEach(({ prompt, completion }, i) => {
-    console.log(`\n${prompt}\n  before     ${before[i]}\n  after      ${after[i]}\n  reference  ${completion}`);
+    console.log(
+      `\n${prompt}\n  before     ${before[i]}\n  after      ${after[i]}\n  reference  ${completion}`,
+    );
   });
-  return pairs.map(({ prompt, completion }, i) => ({ prompt, reference: completion, before: before[i]!, after: after[i]! }));
+  return pairs.map(({ prompt, completion }, i) => ({
+    prompt,
+    reference: completion,
+    before: before[i]!,
+    after: after[i]!,
+  }));
 }
 
 if (import.meta.main) await runProgram(main);

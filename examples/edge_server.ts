@@ -24,11 +24,26 @@ const FLAGS = {
   steps: integer("N", 150, "training steps", { min: 1 }),
   host: text("HOST", "127.0.0.1", "address to listen on"),
   port: integer("N", 8787, "port to listen on; 0 = any free one", { min: 0, max: 65_535 }),
-  "join-token": text("TOKEN", "", "token that devices must show; EDGETUNER_JOIN_TOKEN, or else a new one that is printed"),
-  "admin-token": text("TOKEN", "", "token of the REST API; EDGETUNER_ADMIN_TOKEN, or else a new one that is printed"),
-  pruner: text("NAME", "greedy", "none, greedy, random, or a module with a pruner factory as its default export"),
+  "join-token": text(
+    "TOKEN",
+    "",
+    "token that devices must show; EDGETUNER_JOIN_TOKEN, or else a new one that is printed",
+  ),
+  "admin-token": text(
+    "TOKEN",
+    "",
+    "token of the REST API; EDGETUNER_ADMIN_TOKEN, or else a new one that is printed",
+  ),
+  pruner: text(
+    "NAME",
+    "greedy",
+    "none, greedy, random, or a module with a pruner factory as its default export",
+  ),
   tau: number("X", 0.7, "greedy: share of a layer's importance to keep", { min: 0, max: 1 }),
-  eta: number("X", 0.4, "greedy: share of pruned heads above which a layer is pruned whole", { min: 0, max: 1 }),
+  eta: number("X", 0.4, "greedy: share of pruned heads above which a layer is pruned whole", {
+    min: 0,
+    max: 1,
+  }),
   rho: number("X", 0.2, "greedy: how much weaker devices' heads count less", { min: 0 }),
   beta: number("X", 0.3, "greedy: how much dearer a device's remaining heads get", { min: 0 }),
   lambda: number("X", 0.8, "greedy: weight of the newest step", { min: 0, max: 1 }),
@@ -113,20 +128,34 @@ async function main(): Promise<number> {
   } catch (cause) {
     run.stop("not listening");
     if (cause instanceof Deno.errors.AddrInUse) {
-      throw new UsageError(`Cannot listen as port ${flags.port} of ${flags.host} must be free: it is in use; try --port 0`);
+      throw new UsageError(
+        `Cannot listen as port ${flags.port} of ${flags.host} must be free: it is in use; try --port 0`,
+      );
     }
     throw new UsageError(`Cannot listen on ${flags.host}:${flags.port}: ${(cause as Error).message}`);
   }
   const address = `${flags.host}:${server.addr.port}`;
   const accept = async (listener: typeof sockets | typeof polls) => {
-    for (let channel = await listener.accept(); channel !== null; channel = await listener.accept()) run.join(channel);
+    for (let channel = await listener.accept(); channel !== null; channel = await listener.accept()) {
+      run.join(channel);
+    }
   };
   const accepting = Promise.all([accept(sockets), accept(polls)]);
 
   say(`Run ${run.run} on ${run.adapter}, pruner ${run.pruner}`);
   say(`Devices join at ws://${address}/join/ws or http://${address}/join/http  (token ${joinToken})`);
-  say(`Watch it: curl -N -H "Authorization: Bearer ${adminToken}" http://${address}/api/runs/${run.run}/events`);
-  emit({ type: "listening", address, run: run.run, adapter: run.adapter, pruner: run.pruner, model: run.model, settings });
+  say(
+    `Watch it: curl -N -H "Authorization: Bearer ${adminToken}" http://${address}/api/runs/${run.run}/events`,
+  );
+  emit({
+    type: "listening",
+    address,
+    run: run.run,
+    adapter: run.adapter,
+    pruner: run.pruner,
+    model: run.model,
+    settings,
+  });
 
   const records: Record<string, unknown>[] = [];
   const log = new MemoryLog();
@@ -173,7 +202,13 @@ async function main(): Promise<number> {
     memory: log.samples,
     error: failure?.message ?? null,
   });
-  emit({ type: "done", traffic: run.traffic(), peakMemoryBytes: memory, memory: log.samples, error: failure?.message ?? null });
+  emit({
+    type: "done",
+    traffic: run.traffic(),
+    peakMemoryBytes: memory,
+    memory: log.samples,
+    error: failure?.message ?? null,
+  });
   // The devices take their last frames before the sockets go.
   await Promise.race([run.drained(), new Promise((resolve) => setTimeout(resolve, 5000))]);
   await Promise.all([sockets[Symbol.asyncDispose](), polls[Symbol.asyncDispose]()]);
@@ -186,14 +221,20 @@ async function main(): Promise<number> {
     return 1;
   }
   const total = run.traffic().reduce((sum, e) => sum + e.frameBytes, 0);
-  say(`${interrupted ? "Stopped" : "Done"} after ${records.filter((r) => r.mode === "train").length} steps, ${bytes(total)} on the wire`);
+  say(
+    `${interrupted ? "Stopped" : "Done"} after ${records.filter((r) => r.mode === "train").length} steps, ${
+      bytes(total)
+    } on the wire`,
+  );
   return interrupted ? 130 : 0;
 }
 
 function stepText(record: StepRecord): string {
   const kept = record.kept.reduce((a, b) => a + b, 0);
   const loss = record.loss === null ? "" : `loss ${record.loss.toFixed(3)}  `;
-  return `${loss}${(record.times.total / 1000).toFixed(2)} s/step  ${bytes(record.bytes)}/step  kept ${kept}/${record.mask.length}`;
+  return `${loss}${(record.times.total / 1000).toFixed(2)} s/step  ${
+    bytes(record.bytes)
+  }/step  kept ${kept}/${record.mask.length}`;
 }
 
 if (import.meta.main) await runProgram(main);

@@ -22,7 +22,11 @@ async function main(): Promise<void> {
     model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
     adapter: text("DIR", "", "adapter folder; without one the base model alone"),
     prompt: text("TEXT", "", "what to continue"),
-    data: text("FILE", new URL("./restaurant/test.txt", import.meta.url).pathname, "without --prompt: file whose prompts to continue"),
+    data: text(
+      "FILE",
+      new URL("./restaurant/test.txt", import.meta.url).pathname,
+      "without --prompt: file whose prompts to continue",
+    ),
     count: integer("N", 3, "without --prompt: number of prompts to take from the file", { min: 1 }),
     "max-tokens": integer("N", 64, "most tokens to add", { min: 1 }),
     webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
@@ -33,8 +37,13 @@ async function main(): Promise<void> {
   let pairs = [{ prompt: flags.prompt, completion: "" }];
   if (flags.prompt === "") {
     const all = await loadPairs(flags.data);
-    if (all.length === 0) throw new UsageError(`Cannot generate as ${flags.data} must hold prompts: it is empty`);
-    pairs = Array.from({ length: Math.min(flags.count, all.length) }, (_, i) => all[(flags.seed + i) % all.length]!);
+    if (all.length === 0) {
+      throw new UsageError(`Cannot generate as ${flags.data} must hold prompts: it is empty`);
+    }
+    pairs = Array.from(
+      { length: Math.min(flags.count, all.length) },
+      (_, i) => all[(flags.seed + i) % all.length]!,
+    );
   }
   using model = await TextModel.open(flags.model, adapter, flags.webgpu);
   const results = await model.generate(pairs.map((p) => p.prompt), flags["max-tokens"]);

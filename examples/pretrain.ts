@@ -63,10 +63,10 @@ async function main(): Promise<void> {
       new URL("./tiny_gpt2", import.meta.url).pathname,
       "where config.json and model.safetensors go and tokenizer.json is read from",
     ),
-    steps: integer("N", 700, "training steps", { min: 1 }),
-    batch: integer("N", 16, "sequences per step", { min: 1 }),
+    steps: integer("N", 1600, "training steps", { min: 1 }),
+    batch: integer("N", 8, "sequences per step", { min: 1 }),
     length: integer("N", 128, "tokens per sequence", { min: 8, max: SHAPE.n_positions }),
-    rate: number("X", 2e-3, "peak learning rate", { min: 0 }),
+    rate: number("X", 3e-3, "peak learning rate", { min: 0 }),
     seed: integer("N", 1, "seed of weights and order", { min: 0, max: 0xffff_ffff }),
   });
   const { steps, batch, length, rate, seed } = flags;
@@ -78,6 +78,10 @@ async function main(): Promise<void> {
   const batches = shuffledBatches(train, { batch, seed });
   const config = { ...SHAPE, vocab_size: tokenizer.vocabSize };
   const start = initialWeights(config, seed);
+  // Deviation 0.05 suits a width of 128 better than GPT-2's 0.02.
+  for (const [name, { data }] of start) {
+    if (!/\.(bias|ln_\w\.weight)$/.test(name)) data.forEach((value, i) => data[i] = value * 2.5);
+  }
   start.set("transformer.wpe.weight", sinusoids(SHAPE.n_positions, SHAPE.n_embd));
   using engine = await Engine.create();
   using layers = new Gpt2Layers(engine, config, start, true);

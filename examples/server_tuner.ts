@@ -68,7 +68,11 @@ async function main(): Promise<void> {
       alpha: flags.alpha,
       dropout: flags.dropout,
     },
-    optimizer: { ...DEFAULT_OPTIMIZER, learningRate: flags.rate, warmupSteps: Math.min(flags.warmup, flags.steps) },
+    optimizer: {
+      ...DEFAULT_OPTIMIZER,
+      learningRate: flags.rate,
+      warmupSteps: Math.min(flags.warmup, flags.steps),
+    },
     layers,
     heads,
     hidden,
@@ -84,7 +88,12 @@ async function main(): Promise<void> {
   for (let step = 0; step < flags.steps; step++) {
     const started = performance.now();
     const batch = (await data.next(step))!;
-    const { loss } = await runStep({ engine, base, heads: local, data }, step, batch, new Uint8Array(layers * heads));
+    const { loss } = await runStep(
+      { engine, base, heads: local, data },
+      step,
+      batch,
+      new Uint8Array(layers * heads),
+    );
     await engine.idle();
     const ms = performance.now() - started;
     steps.push({ step, loss, ms });
@@ -103,7 +112,9 @@ async function main(): Promise<void> {
   };
   await writeReport(flags.report, report);
   if (flags.events) console.log(JSON.stringify({ type: "done", ...report }));
-  else console.log(`${flags.steps} steps, last loss ${steps.at(-1)!.loss!.toFixed(3)}, on ${engine.adapterName}`);
+  else {console.log(
+      `${flags.steps} steps, last loss ${steps.at(-1)!.loss!.toFixed(3)}, on ${engine.adapterName}`,
+    );}
 }
 
 if (import.meta.main) await runProgram(main);

@@ -28,13 +28,23 @@ import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 
 const FLAGS = {
-  server: text("URL", "ws://127.0.0.1:8787/join/ws", "where to join: ws(s)://.../join/ws, or http(s)://.../join/http through proxies"),
+  server: text(
+    "URL",
+    "ws://127.0.0.1:8787/join/ws",
+    "where to join: ws(s)://.../join/ws, or http(s)://.../join/http through proxies",
+  ),
   token: text("TOKEN", "", "join token; or EDGETUNER_JOIN_TOKEN"),
   name: text("NAME", "", "name shown to people; else a random one"),
-  capacity: number("X", 1, "compute capacity compared with the other devices; 0 = data only, no heads", { min: 0 }),
+  capacity: number("X", 1, "compute capacity compared with the other devices; 0 = data only, no heads", {
+    min: 0,
+  }),
   data: text("FILE", "", "makes this the data device: MR||text lines, or JSONL with prompt and completion"),
   valid: text("FILE", "", "data device: validation data of the same form, evaluated before and after"),
-  model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "data device: folder of the base model"),
+  model: text(
+    "DIR",
+    new URL("./tiny_gpt2", import.meta.url).pathname,
+    "data device: folder of the base model",
+  ),
   batch: integer("N", 8, "data device: sequences per step", { min: 1 }),
   length: integer("N", 96, "data device: tokens per sequence", { min: 2 }),
   "valid-batches": integer("N", 4, "data device: batches of validation data to evaluate", { min: 1 }),
@@ -109,7 +119,11 @@ async function main(): Promise<number> {
     onWelcome: (w) => {
       welcome = w;
       bar = new ProgressBar(w.settings.steps, flags.events ? false : undefined);
-      const heads = w.range === null ? "no heads" : `heads ${w.range.first} to ${w.range.first + w.range.count - 1} of each of ${w.model.layers} layers`;
+      const heads = w.range === null
+        ? "no heads"
+        : `heads ${w.range.first} to ${
+          w.range.first + w.range.count - 1
+        } of each of ${w.model.layers} layers`;
       say(`Run ${w.run}: this device has ${heads}`);
       emit({ type: "welcome", name, range: w.range });
     },
@@ -156,7 +170,9 @@ type Flags = ReturnType<typeof readFlags<typeof FLAGS>>;
 function openTransport(flags: Flags): Transport {
   const token = flags.token || Deno.env.get("EDGETUNER_JOIN_TOKEN") || "";
   if (token === "") {
-    throw new UsageError("Cannot join as a token must be given: use --token or EDGETUNER_JOIN_TOKEN; the edge server prints it");
+    throw new UsageError(
+      "Cannot join as a token must be given: use --token or EDGETUNER_JOIN_TOKEN; the edge server prints it",
+    );
   }
   let url: URL;
   try {
@@ -191,15 +207,22 @@ async function openData(
   const ends = new Gpt2Ends(engine, model.config, model.weights);
   const { length } = flags;
   if (length > model.config.n_positions) {
-    throw new UsageError(`Cannot use --length ${length} as the model takes at most ${model.config.n_positions} tokens`);
+    throw new UsageError(
+      `Cannot use --length ${length} as the model takes at most ${model.config.n_positions} tokens`,
+    );
   }
   const set = encodePairs(await loadPairs(flags.data), tokenizer, { length });
   const batches = shuffledBatches(set, { batch: flags.batch, seed: flags.seed });
   const shortened = set.shortenedPrompts + set.shortenedCompletions;
-  if (shortened > 0) console.error(`${shortened} of ${set.sequences.length} examples were cut to ${length} tokens`);
+  if (shortened > 0) {
+    console.error(`${shortened} of ${set.sequences.length} examples were cut to ${length} tokens`);
+  }
   const valid = flags.valid === ""
     ? []
-    : fixedBatches(encodePairs(await loadPairs(flags.valid), tokenizer, { length }), flags.batch).slice(0, flags["valid-batches"]);
+    : fixedBatches(encodePairs(await loadPairs(flags.valid), tokenizer, { length }), flags.batch).slice(
+      0,
+      flags["valid-batches"],
+    );
   let evaluated = 0;
   const side: DataSide = {
     ends,
@@ -211,7 +234,9 @@ async function openData(
       // Validation before the first and after the last step; what is evaluated starts again for both.
       if (step === 0 && evaluated < valid.length) return { batch: valid[evaluated++]!, mode: "evaluate" };
       if (step < steps) return { batch: batches.next(), mode: "train" };
-      if (evaluated < 2 * valid.length) return { batch: valid[evaluated++ - valid.length]!, mode: "evaluate" };
+      if (evaluated < 2 * valid.length) {
+        return { batch: valid[evaluated++ - valid.length]!, mode: "evaluate" };
+      }
       return null;
     },
     onLoss(step, mode, loss) {

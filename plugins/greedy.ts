@@ -87,7 +87,9 @@ function validate(options: Settings): void {
       );
     }
     if (!holds(value)) {
-      throw new RangeError(`Cannot create a greedy pruner as "${name}" must be ${rule}: current value is ${value}`);
+      throw new RangeError(
+        `Cannot create a greedy pruner as "${name}" must be ${rule}: current value is ${value}`,
+      );
     }
   };
   for (const name of ["tau", "eta", "recovery", "maxLayerShare"] as const) {
@@ -99,11 +101,16 @@ function validate(options: Settings): void {
   check("alpha", "positive and finite", (x) => x > 0 && x < Infinity);
   check("lambda", "above 0 and at most 1", (x) => x > 0 && x <= 1);
   check("history", "a positive integer", (x) => Number.isSafeInteger(x) && x > 0);
-  check("maxRest", "a positive integer or Infinity", (x) => (Number.isSafeInteger(x) || x === Infinity) && x > 0);
+  check(
+    "maxRest",
+    "a positive integer or Infinity",
+    (x) => (Number.isSafeInteger(x) || x === Infinity) && x > 0,
+  );
   check("warmupSteps", "an integer that is not negative", (x) => Number.isSafeInteger(x) && x >= 0);
   if (typeof options.compute !== "function") {
     throw new TypeError(
-      `Cannot create a greedy pruner as "compute" must be a function: current type is ${typeof options.compute}`,
+      `Cannot create a greedy pruner as "compute" must be a function: current type is ${typeof options
+        .compute}`,
     );
   }
 }
@@ -120,7 +127,12 @@ function observedMean(values: Float32Array, hidden: Uint8Array, from: number, to
 }
 
 /** Takes in what the last step has shown. */
-function observe(input: PrunerInput, state: GreedyState, { heads }: PrunerContext, options: Settings): GreedyState {
+function observe(
+  input: PrunerInput,
+  state: GreedyState,
+  { heads }: PrunerContext,
+  options: Settings,
+): GreedyState {
   const { gradientNorm, lastMask } = input;
   const rest = state.rest.map((steps, i) => lastMask?.[i] ? steps + 1 : 0);
   if (gradientNorm === null) return { history: state.history, rest };
@@ -165,7 +177,10 @@ function pruneLayersWithin(
     for (let i = l * heads; i < (l + 1) * heads; i++) total += map[i]!;
     return total;
   };
-  const candidates = Array.from({ length: layers }, (_, l) => ({ l, pruned: sum(mask, l), importance: sum(sBase, l) }))
+  const candidates = Array.from(
+    { length: layers },
+    (_, l) => ({ l, pruned: sum(mask, l), importance: sum(sBase, l) }),
+  )
     .filter(({ pruned }) => pruned / heads > eta || pruned === heads)
     .sort((a, b) => b.pruned - a.pruned || a.importance - b.importance || a.l - b.l);
   candidates.forEach(({ l, pruned }, rank) => {

@@ -63,7 +63,8 @@ Deno.test("greedyPruner() prunes a stable share and lets every head come back", 
     const heads = headsPerDevice.reduce((a, b) => a + b, 0);
     const context = { layers: 6, heads, headsPerDevice, capacities: headsPerDevice, seed: 1 };
     const { kept, shares } = await simulate(greedyPruner() as Pruner, context);
-    const mean = (from: number, to: number) => shares.slice(from, to).reduce((a, b) => a + b, 0) / (to - from);
+    const mean = (from: number, to: number) =>
+      shares.slice(from, to).reduce((a, b) => a + b, 0) / (to - from);
     assertEquals(mean(0, 10), 1, "every head is kept in the first steps");
     assert(Math.min(...kept) >= 15, `a head was kept in ${Math.min(...kept)} of 200 steps only`);
     const [early, late] = [mean(20, 110), mean(110, 200)];

@@ -8,6 +8,8 @@ import {
   tinySettings,
   trainLocally,
 } from "../../tests/support/tiny_model.ts";
+import { dot, normal } from "../../tests/support/kernels.ts";
+import { TOLERANCE } from "../../tests/support/tolerance.ts";
 import { initialA } from "./head_modules.ts";
 import { keptHeads, lowestLayer, maskOfRange, putRange } from "./local_heads.ts";
 
@@ -80,6 +82,56 @@ Deno.test("load() refuses arrays of another length", async () => {
   );
   assertThrows(() => modules.load(short), TypeError, "A must have 48");
 });
+
+for (const mode of ["slice", "full"] as const) {
+  for (const rate of [0, 0.5]) {
+    Deno.test(`${mode} mode, dropout ${rate}: backward is the adjoint of forward, for X, A and B`, async () => {
+      using modules = tinyHeads(engine, tinySettings(mode, 1, rate));
+      modules.load(
+        (await modules.weights()).map((heads, l) =>
+          heads.map((targets, i) =>
+            targets.map(({ a }, k) => ({ a, b: normal(12 * 4, 100 * l + 10 * i + k) }))
+          )
+        ),
+      );
+      const kept = [0, 2, 3];
+      const length = 7;
+      const [layer, step] = [1, 5];
+      const size = mode === "slice" ? kept.length * length * 12 : length * 48;
+      const columns = mode === "slice" ? 12 : 48;
+      const x = normal(size, 1);
+      const gradients = [2, 3].map((seed) => normal(kept.length * length * 12, seed));
+      const input = engine.upload(x, size / columns, columns, "x");
+      const deltas = modules.forward(layer, kept, input, { step, mode: "train", ownsInput: true });
+      const outputs = await engine.read(deltas);
+      const uploaded = gradients.map((g) => engine.upload(g, kept.length * length, 12, "gradient"));
+      using dx = modules.backward(layer, uploaded, { step, needsInput: true })!;
+      // A Delta is linear in X, in A and in B: <gradient, Delta> = <dX, X> = <dA, A> = <dB, B>.
+      const expected = outputs.map((output, k) => dot(output, gradients[k]!));
+      const largest = outputs.reduce(
+        (sum, output, k) => sum + dot(output.map(Math.abs), gradients[k]!.map(Math.abs)),
+        0,
+      );
+      const close = (actual: number, expected: number, what: string) =>
+        assert(
+          Math.abs(actual - expected) < largest * TOLERANCE.sum.relative,
+          `${what}: ${actual}, expected ${expected}`,
+        );
+      close(dot(await dx.read(), x), expected[0]! + expected[1]!, "X");
+      const [weights, derivatives] = [(await modules.weights())[layer]!, (await modules.gradients())[layer]!];
+      for (const matrix of ["a", "b"] as const) {
+        for (const k of [0, 1]) {
+          const products = kept.map((h) => dot(derivatives[h]![k]![matrix], weights[h]![k]![matrix]));
+          close(products.reduce((a, b) => a + b, 0), expected[k]!, `${matrix} of target ${k}`);
+        }
+      }
+      // Half of X is dropped, the rest is doubled: what dX does not reach is what was dropped.
+      const dropped = (await dx.read()).filter((v) => v === 0).length / size;
+      assert(Math.abs(dropped - rate) < 0.1, `${dropped} of X is dropped`);
+      for (const tensor of [...deltas, ...uploaded]) tensor.dispose();
+    });
+  }
+}
 
 Deno.test("backward() needs a forward pass, and evaluation leaves none", () => {
   using modules = tinyHeads(engine, tinySettings("slice", 1));

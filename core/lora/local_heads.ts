@@ -64,6 +64,8 @@ export class LocalHeads implements HeadPort, Disposable {
   #step: HeadStep | null = null;
 
   /**
+   * Joins virtual devices to one port.
+   *
    * @param devices One per virtual device, together owning every head once; disposed with this.
    * @param needs Statistics that `endStep` returns. @default {[]}
    */

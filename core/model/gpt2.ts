@@ -54,19 +54,25 @@ export function gpt2Config(json: unknown): Gpt2Config {
   const fields = (json ?? {}) as Record<string, unknown>;
   const type = fields.model_type ?? "gpt2";
   if (type !== "gpt2") {
-    throw new CheckpointError(`Cannot load the model as model_type must be "gpt2": current value is ${JSON.stringify(type)}`);
+    throw new CheckpointError(
+      `Cannot load the model as model_type must be "gpt2": current value is ${JSON.stringify(type)}`,
+    );
   }
   const activation = fields.activation_function ?? "gelu_new";
   if (activation !== "gelu_new" && activation !== "gelu_pytorch_tanh") {
     throw new CheckpointError(
-      `Cannot load the model as activation_function must be "gelu_new": current value is ${JSON.stringify(activation)}`,
+      `Cannot load the model as activation_function must be "gelu_new": current value is ${
+        JSON.stringify(activation)
+      }`,
     );
   }
   const integer = (name: string): number => {
     const value = fields[name];
     if (typeof value !== "number" || !Number.isInteger(value) || value < 1) {
       throw new CheckpointError(
-        `Cannot load the model as ${name} must be a positive integer: current value is ${JSON.stringify(value)}`,
+        `Cannot load the model as ${name} must be a positive integer: current value is ${
+          JSON.stringify(value)
+        }`,
       );
     }
     return value;
@@ -238,7 +244,12 @@ export class Gpt2Ends implements Disposable {
 }
 
 /** Layer norm. */
-export function normOp(tape: Tape, x: Variable, [gamma, beta]: readonly [Parameter, Parameter], epsilon: number): Variable {
+export function normOp(
+  tape: Tape,
+  x: Variable,
+  [gamma, beta]: readonly [Parameter, Parameter],
+  epsilon: number,
+): Variable {
   const { y, statistics } = layerNorm(x.value, gamma.value, beta.value, epsilon);
   tape.own(statistics);
   const out = tape.variable(y, x.needsGradient || gamma.gradient !== null);
@@ -246,11 +257,24 @@ export function normOp(tape: Tape, x: Variable, [gamma, beta]: readonly [Paramet
     tape.record(() => {
       using dy = out.takeGradient();
       if (gamma.gradient !== null && beta.gradient !== null) {
-        layerNormParameterGradients({ x: x.value, statistics, dy, dgamma: gamma.gradient, dbeta: beta.gradient });
+        layerNormParameterGradients({
+          x: x.value,
+          statistics,
+          dy,
+          dgamma: gamma.gradient,
+          dbeta: beta.gradient,
+        });
       }
       if (x.needsGradient) {
         x.accumulate((dx) =>
-          layerNormBackward({ x: x.value, gamma: gamma.value, statistics, dy, dx, accumulate: dx !== undefined })
+          layerNormBackward({
+            x: x.value,
+            gamma: gamma.value,
+            statistics,
+            dy,
+            dx,
+            accumulate: dx !== undefined,
+          })
         );
       }
     });

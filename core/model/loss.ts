@@ -112,7 +112,12 @@ export function modelLoss(
   for (let start = 0; start < counted.length; start += perPiece) {
     const rows = Uint32Array.from(counted.slice(start, start + perPiece));
     using x = embeddingGather(normed, rows);
-    using targets = engine.upload(Uint32Array.from(rows, (i) => batch.targets[i]!), 1, rows.length, "targets");
+    using targets = engine.upload(
+      Uint32Array.from(rows, (i) => batch.targets[i]!),
+      1,
+      rows.length,
+      "targets",
+    );
     using weights = engine.upload(
       Float32Array.from(rows, (i) => batch.mask[i]! / (maskSum + MASK_OFFSET)),
       1,
@@ -158,7 +163,13 @@ export function modelLoss(
   }
   if (dNormed === null) return { losses, gradient: null };
   if (gamma.gradient !== null && beta.gradient !== null) {
-    layerNormParameterGradients({ x: hidden, statistics, dy: dNormed, dgamma: gamma.gradient, dbeta: beta.gradient });
+    layerNormParameterGradients({
+      x: hidden,
+      statistics,
+      dy: dNormed,
+      dgamma: gamma.gradient,
+      dbeta: beta.gradient,
+    });
   }
   return { losses, gradient: layerNormBackward({ x: hidden, gamma: gamma.value, statistics, dy: dNormed }) };
 }

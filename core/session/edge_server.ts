@@ -134,7 +134,7 @@ export class EdgeServer implements RunHandle {
   /** Name of the run. */
   readonly run: string;
   /** What was sent and received, all devices together. */
-  readonly ledger = new ByteLedger();
+  readonly ledger: ByteLedger = new ByteLedger();
   readonly #options: EdgeServerOptions;
   readonly #settings: RunSettings;
   readonly #members: Member[] = [];
@@ -147,6 +147,8 @@ export class EdgeServer implements RunHandle {
   #changed: PromiseWithResolvers<void> = Promise.withResolvers();
 
   /**
+   * Prepares a run; devices may `join` at once, the steps begin with `start`.
+   *
    * @param options See `EdgeServerOptions`.
    * @throws {RangeError} If settings are out of range.
    */

@@ -23,6 +23,8 @@ export class RemoteData implements DataPort {
   #mode: StepMode = "train";
 
   /**
+   * Talks to the data device of a run.
+   *
    * @param engine The engine of the base model.
    * @param peer The data device.
    * @param hidden d, hidden size of the model.

@@ -20,6 +20,8 @@ export class LocalData implements DataPort {
   #current: { readonly batch: TokenBatch; readonly mode: StepMode } | null = null;
 
   /**
+   * Takes the data side's weights and a source of batches.
+   *
    * @param ends Embedding, final norm and LM head.
    * @param settings Label smoothing.
    * @param source Where batches come from.

@@ -31,7 +31,7 @@ const DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"
 const TIMES = ["noon", "one", "two", "half past six", "seven", "half past seven", "eight", "nine"];
 const NUMBERS = ["two", "three", "four", "five", "six", "eight"];
 
-const FACTS = ["kind1", "food1", "area1", "near1", "price1", "stars1"];
+const FACTS = ["kind1", "food1", "area1", "near1", "price1", "stars1", "kids1"];
 
 interface Scene {
   readonly weight: number;
@@ -85,6 +85,7 @@ const SCENES: readonly Scene[] = [
       "{price1}, (the slip says|it says|yes), and {stars1} (from|by) the guests, for {name1}.",
       "near {near1}, {area1}, {kind1}, {food1}: (that is|it must be|this is) {name1}.",
       "(how dear is it|the price)? {price1}. (the marks|how good is it)? {stars1}. (the name|who)? {name1}.",
+      "(and with children|my children too)? {saykids1}, (it says|sorry|I read), at {name1} {saykids1}.",
       "{area1}, (you said|did you say)? Yes, {area1}, the {kind1} near {near1}.",
     ],
   },
@@ -173,6 +174,9 @@ function slots(random: RandomStream): Record<string, string> {
       return value;
     }
   };
+  const kids = random.below(2) === 0 ? "yes" : "no";
+  values["kids1"] = `children ${kids}`;
+  values["saykids1"] = kids === "yes" ? "families come too" : "only adults";
   for (const i of [1, 2, 3]) {
     const of = (items: readonly string[]) => draw(() => pick(items, random));
     const [food, dishes] = pick(KITCHENS.filter(([food]) => !seen.has(food)), random);
@@ -215,7 +219,7 @@ function slip(values: Record<string, string>, needed: ReadonlySet<string>, rando
 }
 
 function slotsOf(template: string): string[] {
-  return Array.from(template.matchAll(/\{(\w+\d)\}/g), (match) => match[1]!);
+  return Array.from(template.matchAll(/\{(\w+\d)\}/g), (match) => match[1]!.replace("say", ""));
 }
 
 /**

@@ -104,7 +104,8 @@ scope.onmessage = ({ data }) => {
   if (data.type === "start") {
     start(data.options).then(
       () => scope.postMessage({ type: "done", error: null }),
-      (error: Error) => scope.postMessage({ type: "done", error: { name: error.name, message: error.message } }),
+      (error: Error) =>
+        scope.postMessage({ type: "done", error: { name: error.name, message: error.message } }),
     ).finally(() => scope.close());
   } else if (data.type === "join") {
     void server?.join(messagePortChannel(data.port, data.peer));

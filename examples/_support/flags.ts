@@ -55,12 +55,22 @@ export function text(value: string, initial: string, help: string, choices?: rea
 }
 
 /** A flag that takes a number in a range. */
-export function number(value: string, initial: number, help: string, range: { min?: number; max?: number } = {}): NumberFlag {
+export function number(
+  value: string,
+  initial: number,
+  help: string,
+  range: { min?: number; max?: number } = {},
+): NumberFlag {
   return { kind: "number", value, default: initial, help, ...range };
 }
 
 /** A flag that takes an integer in a range. */
-export function integer(value: string, initial: number, help: string, range: { min?: number; max?: number } = {}): NumberFlag {
+export function integer(
+  value: string,
+  initial: number,
+  help: string,
+  range: { min?: number; max?: number } = {},
+): NumberFlag {
   return { kind: "integer", value, default: initial, help, ...range };
 }
 
@@ -116,7 +126,9 @@ export function readFlags<const S extends Record<string, Flag>>(
     Deno.exit(0);
   }
   if (unknown.length > 0) {
-    throw new UsageError(`Cannot run ${program.name} as flags must be known: "${unknown[0]}" is not; see --help`);
+    throw new UsageError(
+      `Cannot run ${program.name} as flags must be known: "${unknown[0]}" is not; see --help`,
+    );
   }
   const values: Record<string, string | number | boolean> = {};
   for (const [name, flag] of names) {
@@ -130,7 +142,9 @@ export function readFlags<const S extends Record<string, Flag>>(
       continue;
     }
     const last = String(Array.isArray(given) ? given.at(-1) : given);
-    values[name] = flag.kind === "text" ? textValue(program, name, flag, last) : numberValue(program, name, flag, last);
+    values[name] = flag.kind === "text"
+      ? textValue(program, name, flag, last)
+      : numberValue(program, name, flag, last);
   }
   return values as FlagValues<S>;
 }
@@ -138,7 +152,9 @@ export function readFlags<const S extends Record<string, Flag>>(
 function textValue(program: ProgramText, name: string, flag: TextFlag, given: string): string {
   if (flag.choices && !flag.choices.includes(given)) {
     throw new UsageError(
-      `Cannot run ${program.name} as --${name} must be one of ${flag.choices.join(", ")}: current value is "${given}"`,
+      `Cannot run ${program.name} as --${name} must be one of ${
+        flag.choices.join(", ")
+      }: current value is "${given}"`,
     );
   }
   return given;
@@ -150,9 +166,15 @@ function numberValue(program: ProgramText, name: string, flag: NumberFlag, given
   const fits = given.trim() !== "" && !Number.isNaN(value) && value >= min && value <= max &&
     (kind === "number" || Number.isInteger(value));
   if (!fits) {
-    const range = min === -Infinity ? "" : max === Infinity ? ` of at least ${min}` : ` from ${min} to ${max}`;
+    const range = min === -Infinity
+      ? ""
+      : max === Infinity
+      ? ` of at least ${min}`
+      : ` from ${min} to ${max}`;
     throw new UsageError(
-      `Cannot run ${program.name} as --${name} must be ${kind === "integer" ? "an integer" : "a number"}${range}: current value is "${given}"`,
+      `Cannot run ${program.name} as --${name} must be ${
+        kind === "integer" ? "an integer" : "a number"
+      }${range}: current value is "${given}"`,
     );
   }
   return value;

@@ -34,7 +34,11 @@ const SHADES = " ░▒▓█";
  *
  * @param share Share of steps in which a head was kept, [L * H].
  */
-export function headMap(share: readonly number[], layers: number, headsPerDevice: readonly number[]): string[] {
+export function headMap(
+  share: readonly number[],
+  layers: number,
+  headsPerDevice: readonly number[],
+): string[] {
   const heads = headsPerDevice.reduce((a, b) => a + b, 0);
   return Array.from({ length: layers }, (_, l) => {
     let head = l * heads;

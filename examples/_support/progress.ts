@@ -20,7 +20,9 @@ export function duration(seconds: number): string {
 /** Bytes as people read them. */
 export function bytes(count: number): string {
   for (const unit of ["B", "kB", "MB", "GB"]) {
-    if (count < 1000 || unit === "GB") return `${count < 10 && unit !== "B" ? count.toFixed(1) : Math.round(count)} ${unit}`;
+    if (count < 1000 || unit === "GB") {
+      return `${count < 10 && unit !== "B" ? count.toFixed(1) : Math.round(count)} ${unit}`;
+    }
     count /= 1000;
   }
   return "";
@@ -51,7 +53,9 @@ export class ProgressBar {
     const left = done > 0 ? elapsed / done * (this.#total - done) : Infinity;
     const width = 24;
     const filled = Math.round(width * done / this.#total);
-    const line = `${"█".repeat(filled)}${"░".repeat(width - filled)} ${done}/${this.#total}  ${text}  ${duration(left)} left`;
+    const line = `${"█".repeat(filled)}${"░".repeat(width - filled)} ${done}/${this.#total}  ${text}  ${
+      duration(left)
+    } left`;
     let columns = 120;
     try {
       columns = Deno.consoleSize().columns;

@@ -24,7 +24,12 @@ export interface PrunerChoice {
  */
 export async function makePruner({ name, options }: PrunerChoice, engine: Engine): Promise<Pruner> {
   if (name === "none") return noPruner() as Pruner;
-  if (name === "greedy") return greedyPruner({ ...options, compute: (args) => pruneGreedily(engine, args) }) as Pruner;
+  if (name === "greedy") {
+    return greedyPruner({
+      ...options,
+      compute: (args) => pruneGreedily(engine, args),
+    }) as Pruner;
+  }
   if (name === "random") return randomPruner({ share: options.share ?? 0.5 }) as Pruner;
   let factory: unknown;
   try {
@@ -37,7 +42,9 @@ export async function makePruner({ name, options }: PrunerChoice, engine: Engine
     );
   }
   if (typeof factory !== "function") {
-    throw new UsageError(`Cannot use the pruner as the default export of ${name} must be a function: it is ${typeof factory}`);
+    throw new UsageError(
+      `Cannot use the pruner as the default export of ${name} must be a function: it is ${typeof factory}`,
+    );
   }
   return factory(options) as Pruner;
 }

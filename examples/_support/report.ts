@@ -6,7 +6,12 @@
 
 /** Versions that figures depend on. */
 export function versions(): Record<string, string> {
-  return { edgetuner: "0.1.0", deno: Deno.version.deno, v8: Deno.version.v8, os: `${Deno.build.os} ${Deno.build.arch}` };
+  return {
+    edgetuner: "0.1.0",
+    deno: Deno.version.deno,
+    v8: Deno.version.v8,
+    os: `${Deno.build.os} ${Deno.build.arch}`,
+  };
 }
 
 /** Peak memory of this process in bytes, where the system tells; else the present figure. */

@@ -59,7 +59,15 @@ export class TextModel implements Disposable {
       const modules = new HeadModules(engine, {
         lora: adapter.lora,
         // Not trained here: the optimizer's settings are of no effect.
-        optimizer: { learningRate: 1, warmupSteps: 0, schedule: "constant", beta1: 0, beta2: 0, epsilon: 1, weightDecay: 0 },
+        optimizer: {
+          learningRate: 1,
+          warmupSteps: 0,
+          schedule: "constant",
+          beta1: 0,
+          beta2: 0,
+          epsilon: 1,
+          weightDecay: 0,
+        },
         ...adapter.model,
         range: { first: 0, count: adapter.model.heads },
         seed: 0,
@@ -78,11 +86,11 @@ export class TextModel implements Disposable {
   }
 
   /** Continues prompts. With `base` true as if there were no adapter. */
-  async generate(prompts: readonly string[], maxNewTokens: number, base = false, signal?: AbortSignal): Promise<string[]> {
+  async generate(prompts: readonly string[], maxNewTokens: number, base = false): Promise<string[]> {
     const tokens = await generateGreedy(
       { engine: this.#engine, layers: this.#layers, ends: this.#ends, heads: base ? null : this.#heads },
       prompts.map((p) => encodePrompt(this.#tokenizer, p)),
-      { maxNewTokens, eos: this.#tokenizer.eos, signal },
+      { maxNewTokens, eos: this.#tokenizer.eos },
     );
     return tokens.map((ids) => this.#tokenizer.decode(ids).trim());
   }

@@ -40,7 +40,11 @@ export class WorkerRun implements RunHandle {
   readonly #listeners = new Set<(event: EdgeServerEvent) => void>();
   readonly #relays = new Set<Promise<void>>();
 
-  private constructor(worker: Worker, ready: Extract<FromEdgeWorker, { type: "ready" }>, done: Promise<void>) {
+  private constructor(
+    worker: Worker,
+    ready: Extract<FromEdgeWorker, { type: "ready" }>,
+    done: Promise<void>,
+  ) {
     this.#worker = worker;
     this.run = ready.run;
     this.settings = ready.settings;
@@ -84,7 +88,9 @@ export class WorkerRun implements RunHandle {
   /** Lets a device join; its frames are handed on to the worker and back. */
   join(channel: Channel): void {
     const { port1, port2 } = new MessageChannel();
-    this.#worker.postMessage({ type: "join", port: port2, peer: channel.peer } satisfies ToEdgeWorker, [port2]);
+    this.#worker.postMessage({ type: "join", port: port2, peer: channel.peer } satisfies ToEdgeWorker, [
+      port2,
+    ]);
     const relayed = relay(channel, messagePortChannel(port1, "edge worker"));
     this.#relays.add(relayed);
     relayed.finally(() => this.#relays.delete(relayed));

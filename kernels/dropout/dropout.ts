@@ -52,7 +52,9 @@ function mix(a: number, b: number): number {
  */
 export function dropout(x: Tensor, heads: Tensor, key: DropoutKey): Tensor {
   if (!(key.rate >= 0 && key.rate < 1)) {
-    throw new RangeError(`Cannot drop out as the rate must be at least 0 and below 1: current value is ${key.rate}`);
+    throw new RangeError(
+      `Cannot drop out as the rate must be at least 0 and below 1: current value is ${key.rate}`,
+    );
   }
   const { engine, pitch } = x;
   const slots = heads.columns;

@@ -54,7 +54,8 @@ function inputOf(
   const map = (name: StatisticName, entries = size) =>
     fill === null || !pruner.needs.includes(name)
       ? null
-      : Float32Array.from({ length: entries }, (_, i) => lastMask?.[i] && name === "gradientNorm" ? 0 : fill(i, step));
+      : Float32Array.from({ length: entries }, (_, i) =>
+        lastMask?.[i] && name === "gradientNorm" ? 0 : fill(i, step));
   return {
     step,
     lastMask,
@@ -66,7 +67,12 @@ function inputOf(
 }
 
 /** A row of decisions; checks each. */
-async function run(pruner: Pruner, context: PrunerContext, steps: number, fill: Fill | null): Promise<PrunerDecision[]> {
+async function run(
+  pruner: Pruner,
+  context: PrunerContext,
+  steps: number,
+  fill: Fill | null,
+): Promise<PrunerDecision[]> {
   let state = pruner.init(context);
   let last: Uint8Array | null = null;
   const decisions: PrunerDecision[] = [];

@@ -81,7 +81,9 @@ console.log(JSON.stringify({ kept, losses: losses.length, finite: losses.every(N
 
 Deno.test("a project outside the workspace imports the package, type-checks and runs three steps with its own pruner", async () => {
   const folder = await Deno.makeTempDir();
-  const links = ["", "/kernels", "/core", "/transport", "/plugins", "/.jsr/assert", "/.jsr/cli"].map((p) => `${ROOT}${p}`);
+  const links = ["", "/kernels", "/core", "/transport", "/plugins", "/.jsr/assert", "/.jsr/cli"].map((p) =>
+    `${ROOT}${p}`
+  );
   // A project has a lock of its own. Its first entry pins a dependency of a dependency whose newest
   // version is not on every mirror of npm.
   const imports = { "cbor-extract": "npm:cbor-extract@2.2.2" };

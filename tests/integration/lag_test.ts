@@ -69,6 +69,14 @@ Deno.test("timers of the serving thread are late by less than 50 ms (p99) while 
   assertEquals(trained, STEPS);
   lags.sort((a, b) => a - b);
   const p99 = lags[Math.floor(lags.length * 0.99)]!;
-  assertLess(p99, 50, `lag p99 ${p99.toFixed(1)} ms, max ${lags.at(-1)!.toFixed(1)} ms of ${lags.length} probes`);
-  console.log(`lag p50 ${lags[lags.length >> 1]!.toFixed(1)} ms, p99 ${p99.toFixed(1)} ms, max ${lags.at(-1)!.toFixed(1)} ms`);
+  assertLess(
+    p99,
+    50,
+    `lag p99 ${p99.toFixed(1)} ms, max ${lags.at(-1)!.toFixed(1)} ms of ${lags.length} probes`,
+  );
+  console.log(
+    `lag p50 ${lags[lags.length >> 1]!.toFixed(1)} ms, p99 ${p99.toFixed(1)} ms, max ${
+      lags.at(-1)!.toFixed(1)
+    } ms`,
+  );
 });

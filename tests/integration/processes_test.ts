@@ -2,13 +2,24 @@
  * The examples as people run them: processes, signals, mistakes.
  */
 
-import { assert, assertEquals, assertGreater, assertLess, assertMatch, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertGreater,
+  assertLess,
+  assertMatch,
+  assertStringIncludes,
+} from "@std/assert";
 import { loadAdapter } from "@edgetuner/core";
 
 const EXAMPLES = new URL("../../examples/", import.meta.url).pathname;
 
 /** Starts a program of `examples/`. */
-function start(program: string, args: readonly string[], env: Record<string, string> = {}): Deno.ChildProcess {
+function start(
+  program: string,
+  args: readonly string[],
+  env: Record<string, string> = {},
+): Deno.ChildProcess {
   return new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", "--quiet", `${EXAMPLES}${program}`, ...args],
     stdin: "null",
@@ -40,7 +51,16 @@ function assertOneLine({ errors }: Ended, ...parts: string[]): void {
 Deno.test("demo.ts fine-tunes in four processes, prunes, saves an adapter and reports what was measured", async () => {
   const folder = await Deno.makeTempDir();
   const report = `${folder}/report.json`;
-  const args = ["--steps", "16", "--pruner", `${EXAMPLES}custom_pruner.ts`, "--out", folder, "--report", report];
+  const args = [
+    "--steps",
+    "16",
+    "--pruner",
+    `${EXAMPLES}custom_pruner.ts`,
+    "--out",
+    folder,
+    "--report",
+    report,
+  ];
   const ended = await end(start("demo.ts", args));
   assertEquals(ended.code, 0, ended.errors);
   const result = JSON.parse(await Deno.readTextFile(report));
@@ -54,14 +74,18 @@ Deno.test("demo.ts fine-tunes in four processes, prunes, saves an adapter and re
   // The edge server's ledger and the sum of its devices' are two views of the same frames.
   const sent = (entries: { kind: string; direction: string; frameBytes: number }[], direction: string) =>
     entries.filter((e) => e.direction === direction).reduce((sum, e) => sum + e.frameBytes, 0);
-  const devices = Object.values(result.devices) as { traffic: { kind: string; direction: string; frameBytes: number }[] }[];
+  const devices = Object.values(result.devices) as {
+    traffic: { kind: string; direction: string; frameBytes: number }[];
+  }[];
   assertEquals(
     sent(result.run.traffic, "received"),
     devices.reduce((sum, d) => sum + sent(d.traffic, "sent"), 0),
   );
   const adapter = await loadAdapter(`${folder}/adapter`);
   assertEquals(adapter.arrays.size, 4 * 8 * adapter.lora.targets.length * 2);
-  const generated = await end(start("generate.ts", ["--adapter", `${folder}/adapter`, "--count", "2", "--max-tokens", "8"]));
+  const generated = await end(
+    start("generate.ts", ["--adapter", `${folder}/adapter`, "--count", "2", "--max-tokens", "8"]),
+  );
   assertEquals(generated.code, 0, generated.errors);
   assertMatch(generated.out, /reference:/);
   await Deno.remove(folder, { recursive: true });
@@ -97,7 +121,14 @@ Deno.test("user_device.ts says so and fails within its limit when the server can
 
 /** Starts an edge server and waits until it listens. */
 async function startServer(args: readonly string[]) {
-  const process = start("edge_server.ts", ["--port", "0", "--join-token", "the-join-token", "--events", ...args]);
+  const process = start("edge_server.ts", [
+    "--port",
+    "0",
+    "--join-token",
+    "the-join-token",
+    "--events",
+    ...args,
+  ]);
   const reader = process.stdout.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   while (!text.includes("\n")) text += (await reader.read()).value ?? "";
@@ -140,7 +171,17 @@ Deno.test("edge_server.ts says in one line that a port is in use or a model is u
   await Deno.remove(folder, { recursive: true });
 });
 
-for (const program of ["edge_server.ts", "user_device.ts", "demo.ts", "generate.ts", "pretrain.ts", "make_data.ts", "train_tokenizer.ts"]) {
+for (
+  const program of [
+    "edge_server.ts",
+    "user_device.ts",
+    "demo.ts",
+    "generate.ts",
+    "pretrain.ts",
+    "make_data.ts",
+    "train_tokenizer.ts",
+  ]
+) {
   Deno.test(`${program} has --help with examples and refuses unknown flags`, async () => {
     const help = await end(start(program, ["--help"]));
     assertEquals(help.code, 0, help.errors);

@@ -1,4 +1,3 @@
-import { Engine } from "@edgetuner/kernels";
 import {
   EdgeServer,
   type EdgeServerEvent,
@@ -21,11 +20,12 @@ import {
   tinySettings,
   trainLocally,
 } from "../../tests/support/tiny_model.ts";
+import { engineOf } from "../../tests/support/kernels.ts";
 import { httpListener, httpTransport } from "../http.ts";
 import { webSocketListener, webSocketTransport } from "../web_socket.ts";
 import { type ControlAppOptions, createControlApp, eventJson, stepJson } from "./control_app.ts";
 
-const engine = await Engine.create();
+const engine = await engineOf("cpu");
 const model = new TinyGpt2(engine);
 
 const JOIN = "join-token-1234";
