@@ -49,6 +49,7 @@ export {
   headProduct,
   type HeadProductOptions,
   type Kernel,
+  type KernelTime,
   layerNorm,
   layerNormBackward,
   type LayerNormBackwardOptions,

@@ -74,7 +74,7 @@ const SCENES: readonly Scene[] = [
     ],
   },
   { // A slip of paper about one place, read out.
-    weight: 8,
+    weight: 12,
     open: ["{slip}"],
     more: [
       "{name1}, (says the slip|it says|yes|I read): {kind1}, {food1}.",

@@ -1,5 +1,5 @@
 /**
- * General restaurant talk: the text the tiny base model is trained on. Small documents of two to six
+ * General restaurant talk: the text the tiny base model is trained on. Small documents of one to six
  * sentences that stay with one place, one person, one kitchen, so that the model learns to carry a name on.
  * No meaning representations, and no guide-book entries: people talk.
  *
@@ -229,16 +229,24 @@ export interface TalkOptions {
  * Makes the general talk.
  *
  * @param options Seed and size.
- * @returns Documents of two to six sentences each, one string per document.
+ * @returns Documents of one to six sentences each, one string per document; some go on in the next one.
  */
 export function generalTalk({ seed = 1, sentences = 40_000 }: TalkOptions = {}): string[] {
   const random = randomStream(seed, 1);
   const documents: string[] = [];
   let count = 0;
   while (count < sentences) {
-    const document = random.float() < EXACT_SHARE ? exactDocument(random) : oneDocument(random);
-    documents.push(document.join(" "));
-    count += document.length;
+    if (random.float() < EXACT_SHARE) {
+      const [first, ...rest] = exactDocument(random);
+      // Half the time the talk goes on in a document of its own.
+      if (random.below(2) === 0) documents.push(first!, rest.join(" "));
+      else documents.push([first, ...rest].join(" "));
+      count += 1 + rest.length;
+    } else {
+      const document = oneDocument(random);
+      documents.push(document.join(" "));
+      count += document.length;
+    }
   }
   return documents;
 }

@@ -70,7 +70,7 @@ export interface MatmulOptions {
   readonly batch?: BatchLayout | undefined;
 }
 
-const FLAGS = { bias: 1, gelu: 2, residual: 4, geluGrad: 8, accumulate: 16 } as const;
+const FLAGS = { bias: 1, gelu: 2, residual: 4, geluGrad: 8, accumulate: 16, partial: 32 } as const;
 const CAUSAL: Record<Causal, number> = { none: 0, skipUpper: 1, innerBelow: 2, innerAbove: 3 };
 
 const PARAMETERS = [
@@ -287,7 +287,6 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
   const n = batch?.n ?? (transposeB ? bRows : b.columns);
   requireShapes(a, b, options, [m, n, k]);
   const aux = options.geluInput ?? options.residual ?? options.geluGradOf;
-  const linear = options.geluInput === undefined && options.geluGradOf === undefined;
   const flags = (options.bias ? FLAGS.bias : 0) | (options.geluInput ? FLAGS.gelu : 0) |
     (options.residual ? FLAGS.residual : 0) | (options.geluGradOf ? FLAGS.geluGrad : 0);
   const cutA = { size: rowsPerOperand(a) };
@@ -296,9 +295,11 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
   const nParts = segments(n, ...(transposeB ? [cutB] : []));
   const inOnePiece = [a, b].every((operand) => operand.rows <= rowsPerOperand(operand)) &&
     (options.out === undefined || options.out.bytes <= engine.maxBindingBytes);
-  if (batch !== undefined ? !inOnePiece : kParts.length > 1 && !linear) {
+  // C cannot hold both what is to be added to and the sum that gelu is waiting for.
+  const needsTwoSums = options.accumulate === true && (flags & (FLAGS.gelu | FLAGS.geluGrad)) !== 0;
+  if (batch !== undefined ? !inOnePiece : kParts.length > 1 && needsTwoSums) {
     throw new RangeError(
-      `Cannot multiply "${a.label}" by "${b.label}" in batches or with gelu as they must fit one binding of the adapter: [${a.rows}, ${a.columns}] by [${b.rows}, ${b.columns}]`,
+      `Cannot multiply "${a.label}" by "${b.label}" in batches, or add gelu to a result, as they must fit one binding of the adapter: [${a.rows}, ${a.columns}] by [${b.rows}, ${b.columns}]`,
     );
   }
   if (kParts.length * nParts.length > 1 && bFirst % 4 !== 0) {
@@ -318,7 +319,9 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
         const [bBound, bRow] = bindOperand(b, bFirst + (transposeB ? nPart.start : kPart.start));
         const groups = batch?.groups ?? 1;
         const heads = batch?.heads ?? 1;
-        const epilogue = (first ? flags : 0) | (options.accumulate || !first ? FLAGS.accumulate : 0);
+        // The first part begins the sum, the last one has the epilogue.
+        const epilogue = (kPart === kParts.at(-1) ? flags : 0) | (first ? 0 : FLAGS.partial) |
+          (first && options.accumulate ? FLAGS.accumulate : 0);
         engine.dispatch(kernelFor(engine.adapterClass, transposeA, transposeB, epilogue), {
           bindings: [aBound, bBound, c, options.bias ?? engine.noRead, auxBound],
           parameters: {

@@ -334,13 +334,30 @@ testForms("matmul() takes some rows of B in pieces", async (engine) => {
   );
 }, SMALL);
 
-testForms("matmul() refuses to batch or to apply gelu where the inner length is cut", (engine) => {
+testForms("matmul() applies gelu once, to the whole sum, where the inner length is cut", async (engine) => {
+  const [m, n, k] = [5, 17, 150];
+  const biasValues = normal(n, 30);
+  const { a, b, aTensor, bTensor } = operands(engine, [m, n, k], false, false);
+  using _a = aTensor;
+  using _b = bTensor;
+  using bias = engine.upload(biasValues, 1, n);
+  using geluInput = engine.zeros(m, n);
+  using c = matmul(aTensor, bTensor, { bias, geluInput });
+  const expected = matmulReference(a, b, { m, n, k, bias: biasValues, gelu: true });
+  assertClose(await readOne(c), expected.c, TOLERANCE.sum);
+}, SMALL);
+
+testForms("matmul() refuses to batch or to add gelu where the inner length is cut", (engine) => {
   const { aTensor: a, bTensor: b } = operands(engine, [4, 32, 200], false, false);
   using _a = a;
   using _b = b;
   using aux = engine.zeros(4, 32);
   using out = engine.zeros(4, 32);
-  assertThrows(() => matmul(a, b, { geluInput: aux, out }), RangeError, "must fit one binding");
+  assertThrows(
+    () => matmul(a, b, { geluInput: aux, out, accumulate: true }),
+    RangeError,
+    "must fit one binding",
+  );
   const all = { first: 0, stride: 0 };
   const batch = { groups: 1, heads: 1, m: 4, n: 32, k: 200, a: all, b: all, c: all };
   assertThrows(() => matmul(a, b, { out, batch }), RangeError, "must fit one binding");

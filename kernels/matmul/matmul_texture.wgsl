@@ -47,6 +47,7 @@ const GELU = 2u;        // aux = the sum so far; C = gelu of it
 const RESIDUAL = 4u;    // + aux
 const GELU_GRAD = 8u;   // * gelu'(aux)
 const ACCUMULATE = 16u; // C += instead of C =
+const PARTIAL = 32u;    // C holds the sum over an earlier part of k: goes on from it, before the rest
 
 const CAUSAL_SKIP = 1u;    // tiles wholly above the diagonal (n > m) are not computed
 const CAUSAL_K_END = 2u;   // op(A) is zero where k > m: the sum may end after the tile's last row
@@ -123,6 +124,9 @@ fn store_row(sum: vec4f, m: u32, n4: u32, row: u32, col4: u32) {
   let at = (row + m) * p.c_pitch4 + col4 + n4;
   let aux_at = (row + m) * p.aux_pitch4 + p.n_first4 + n4;
   var v = sum * p.alpha;
+  if ((EPILOGUE & PARTIAL) != 0u) {
+    v += c[at];
+  }
   if ((EPILOGUE & BIAS) != 0u) {
     v += bias[p.n_first4 + n4];
   }
