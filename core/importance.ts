@@ -299,9 +299,9 @@ export function comprehensiveImportance(
  *   heads: 4,
  *   headsPerDevice: [2, 2],
  *   capacities: [1, 1],
- *   tau: 0.8,
+ *   tau: 0.9,
  * });
- * assertEquals([...mask], [0, 1, 1, 0]); // 1.7 of 2.0 left
+ * assertEquals([...mask], [0, 1, 1, 0]); // 1.9 of 2.0 is above 0.9 * 2.0, 1.7 is not
  * ```
  *
  * @returns The mask, and S_comp as it was before pruning.

@@ -62,7 +62,7 @@ const BROKEN: readonly [file: string, source: string, ...said: string[]][] = [
     "core/d_test.ts",
     `import "../examples/demo.ts";\nimport "@edgetuner/plugins";\n`,
     `Cannot import "../examples/demo.ts" as relative imports must not cross members (tests: except to ` +
-    `tests/support/): current place is core/d_test.ts:1`,
+    `tests/support/ and tests/conformance/): current place is core/d_test.ts:1`,
     `Cannot import "@edgetuner/plugins" as core/ may import only @edgetuner/kernels of this repository: ` +
     `current place is core/d_test.ts:2`,
   ],
