@@ -63,7 +63,7 @@ async function main(): Promise<void> {
       new URL("./tiny_gpt2", import.meta.url).pathname,
       "where config.json and model.safetensors go and tokenizer.json is read from",
     ),
-    steps: integer("N", 1600, "training steps", { min: 1 }),
+    steps: integer("N", 1100, "training steps", { min: 1 }),
     batch: integer("N", 8, "sequences per step", { min: 1 }),
     length: integer("N", 128, "tokens per sequence", { min: 8, max: SHAPE.n_positions }),
     rate: number("X", 3e-3, "peak learning rate", { min: 0 }),

@@ -59,7 +59,7 @@ const SCENES: readonly Scene[] = [
   { // Places in a list, then questions.
     weight: 5,
     open: [
-      "I know three places: {name1} {lb}{food1}, near {near1}{rb}), {name2} {lb}{food2}, near {near2}{rb}) and {name3} {lb}{food3}, near {near3}{rb}).",
+      "I know three places: {name1} {lb}{food1}, near {near1}{rb}, {name2} {lb}{food2}, near {near2}{rb} and {name3} {lb}{food3}, near {near3}{rb}.",
       "{name1} is a {food1} {kind1} at {price1}, {name2} is a {food2} {kind2} at {price2}, {name3} is near {near3}.",
       "{name1}: {food1}, {stars1}, {price1}; {name2}: {food2}, {stars2}, {price2}; near {near3}: {name3}, {food3}.",
       "{lq}{name1}{rq}, {lq}{food1}{rq}, near {lq}{near1}{rq}; {lq}{name2}{rq}, {lq}{food2}{rq}, near {lq}{near2}{rq}; {lq}{name3}{rq}, {lq}{food3}{rq}, near {lq}{near3}{rq}.",

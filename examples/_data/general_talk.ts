@@ -233,22 +233,20 @@ export interface TalkOptions {
  */
 export function generalTalk({ seed = 1, sentences = 40_000 }: TalkOptions = {}): string[] {
   const random = randomStream(seed, 1);
-  const documents: string[] = [];
+  const documents = new Set<string>();
   let count = 0;
   while (count < sentences) {
-    if (random.float() < EXACT_SHARE) {
-      const [first, ...rest] = exactDocument(random);
-      // Half the time the talk goes on in a document of its own.
-      if (random.below(2) === 0) documents.push(first!, rest.join(" "));
-      else documents.push([first, ...rest].join(" "));
-      count += 1 + rest.length;
-    } else {
-      const document = oneDocument(random);
-      documents.push(document.join(" "));
-      count += document.length;
-    }
+    const exact = random.float() < EXACT_SHARE;
+    const talk = exact ? exactDocument(random) : oneDocument(random);
+    // Half of the exact talks go on in a document of their own.
+    const cut = exact && random.below(2) === 0 ? 1 : talk.length;
+    const parts = [talk.slice(0, cut), talk.slice(cut)].filter((part) => part.length > 0)
+      .map((part) => part.join(" "));
+    if (parts.some((part) => documents.has(part))) continue;
+    for (const part of parts) documents.add(part);
+    count += talk.length;
   }
-  return documents;
+  return [...documents];
 }
 
 function oneDocument(random: RandomStream): string[] {
