@@ -407,7 +407,7 @@ function describe(status: number, text: string): string {
  * await using listener = httpListener();
  * await using server = Deno.serve({ port: 0, onListen() {} }, (request) => listener.handle(request));
  *
- * const transport = httpTransport({ url: `http://localhost:${server.addr.port}/frames` });
+ * const transport = httpTransport({ url: `http://127.0.0.1:${server.addr.port}/frames` });
  * await using device = await transport.connect();
  * await using edge = await listener.accept();
  *

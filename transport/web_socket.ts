@@ -338,7 +338,7 @@ function wrap(
  * await using listener = webSocketListener();
  * await using server = Deno.serve({ port: 0, onListen() {} }, (request) => listener.handle(request));
  *
- * const transport = webSocketTransport({ url: `ws://localhost:${server.addr.port}` });
+ * const transport = webSocketTransport({ url: `ws://127.0.0.1:${server.addr.port}` });
  * await using device = await transport.connect();
  * await using edge = await listener.accept();
  *
