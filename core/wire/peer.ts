@@ -144,8 +144,8 @@ export class Peer implements AsyncDisposable {
     const encoded = performance.now();
     this.times.codecMs += encoded - started;
     this.ledger.record(kind, "sent", tensorBytes(frame.tensors), bytes.length);
-    const signal = this.#deadline();
-    const sent = this.#sending.then(() => this.#channel.send(bytes, { signal })).then(
+    const { signal, clear } = this.#deadline();
+    const sent = this.#sending.then(() => this.#channel.send(bytes, { signal })).finally(clear).then(
       () => {
         this.times.sendMs += performance.now() - encoded;
       },
@@ -185,11 +185,11 @@ export class Peer implements AsyncDisposable {
     return new Promise<Frame>((resolve, reject) => {
       const waiter: Waiter = {
         resolve: (frame) => {
-          signal.removeEventListener("abort", onAbort);
+          clear();
           resolve(frame);
         },
         reject: (error) => {
-          signal.removeEventListener("abort", onAbort);
+          clear();
           reject(error);
         },
       };
@@ -199,7 +199,7 @@ export class Peer implements AsyncDisposable {
         if (at >= 0) waiters.splice(at, 1);
         waiter.reject(this.#explain(signal.reason, `waiting for ${what}`));
       };
-      const signal = this.#deadline();
+      const { signal, clear } = this.#deadline();
       if (signal.aborted) return onAbort();
       signal.addEventListener("abort", onAbort);
       this.#waiters[lane].push(waiter);
@@ -261,9 +261,24 @@ export class Peer implements AsyncDisposable {
     await this.close();
   }
 
-  #deadline(): AbortSignal {
-    const limit = AbortSignal.timeout(this.timeoutMs);
-    return this.#signal === undefined ? limit : AbortSignal.any([limit, this.#signal]);
+  /** A limit on one wait. `AbortSignal.timeout` would leave an object behind for the whole limit. */
+  #deadline(): { readonly signal: AbortSignal; clear(): void } {
+    const outer = this.#signal;
+    const controller = new AbortController();
+    const timer = setTimeout(
+      () => controller.abort(new DOMException("the limit was reached", "TimeoutError")),
+      this.timeoutMs,
+    );
+    const onAbort = () => controller.abort(outer!.reason);
+    if (outer?.aborted) onAbort();
+    else outer?.addEventListener("abort", onAbort);
+    return {
+      signal: controller.signal,
+      clear() {
+        clearTimeout(timer);
+        outer?.removeEventListener("abort", onAbort);
+      },
+    };
   }
 
   #explain(error: unknown, action: string): unknown {
