@@ -5,13 +5,14 @@
  * @module
  */
 
-import { DEFAULT_OPTIMIZER, type LoraTarget, type RunSettings, type StepRecord } from "@edgetuner/core";
+import type { StepRecord } from "@edgetuner/core";
 import { createControlApp, eventJson, stepJson } from "@edgetuner/transport/server";
 import { httpListener, webSocketListener } from "@edgetuner/transport";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
 import { bytes, ProgressBar } from "./_support/progress.ts";
 import { prunerChoice } from "./_support/pruners.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
+import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { WorkerRun } from "./_support/worker_run.ts";
 
@@ -19,9 +20,9 @@ import { WorkerRun } from "./_support/worker_run.ts";
 const QUEUE_BYTES = 2 ** 28;
 
 const FLAGS = {
+  ...TUNING_FLAGS,
   model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
   devices: integer("N", 3, "devices with heads that take part", { min: 1, max: 1024 }),
-  steps: integer("N", 350, "training steps", { min: 1 }),
   host: text("HOST", "127.0.0.1", "address to listen on"),
   port: integer("N", 8787, "port to listen on; 0 = any free one", { min: 0, max: 65_535 }),
   "join-token": text(
@@ -55,7 +56,6 @@ const FLAGS = {
   dropout: number("X", 0, "LoRA dropout", { min: 0, max: 0.99 }),
   rate: number("X", 1e-2, "peak learning rate", { min: 0 }),
   warmup: integer("N", 10, "steps of learning-rate warm-up", { min: 0 }),
-  seed: integer("N", 1, "seed of everything that is drawn", { min: 0, max: 0xffff_ffff }),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
   timeout: number("S", 120, "longest wait for a device in a step, in seconds", { min: 0.1 }),
   "join-timeout": number("S", 600, "longest wait for all devices to join, in seconds", { min: 0.1 }),
@@ -80,22 +80,7 @@ async function main(): Promise<number> {
     : flags.pruner === "none"
     ? {}
     : { tau, eta, rho, beta, lambda };
-  const settings: RunSettings = {
-    lora: {
-      mode: flags.mode as "slice" | "full",
-      targets: flags.targets.split(",") as LoraTarget[],
-      rank: flags.rank,
-      alpha: flags.alpha,
-      dropout: flags.dropout,
-    },
-    optimizer: {
-      ...DEFAULT_OPTIMIZER,
-      learningRate: flags.rate,
-      warmupSteps: Math.min(flags.warmup, flags.steps),
-    },
-    steps: flags.steps,
-    seed: flags.seed,
-  };
+  const settings = tuningSettings(flags);
   const say = (line: string) => {
     if (!flags.events) console.log(line);
   };

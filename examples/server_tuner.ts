@@ -7,7 +7,6 @@
 
 import {
   adapterOf,
-  DEFAULT_OPTIMIZER,
   encodePairs,
   Gpt2Ends,
   Gpt2Layers,
@@ -17,15 +16,15 @@ import {
   loadTokenizer,
   LocalData,
   LocalHeads,
-  type LoraTarget,
   runStep,
   saveAdapter,
   shuffledBatches,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
-import { integer, number, readFlags, runProgram, text, toggle } from "./_support/flags.ts";
+import { integer, readFlags, runProgram, text, toggle } from "./_support/flags.ts";
 import { ProgressBar } from "./_support/progress.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
+import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 
 async function main(): Promise<void> {
@@ -34,19 +33,11 @@ async function main(): Promise<void> {
     about: "Fine-tunes on one machine, without a network: the floor that the split is compared with.",
     examples: ["deno run -A examples/server_tuner.ts --steps 50 --save runs/server_tuner"],
   }, {
+    ...TUNING_FLAGS,
     model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
     data: text("FILE", new URL("./restaurant/train.txt", import.meta.url).pathname, "training data"),
-    steps: integer("N", 350, "training steps", { min: 1 }),
     batch: integer("N", 8, "sequences per step", { min: 1 }),
     length: integer("N", 96, "tokens per sequence", { min: 2 }),
-    mode: text("MODE", "full", "what a head module reads", ["slice", "full"]),
-    targets: text("LIST", "q,k,v", "projections that LoRA adapts: some of q, k, v"),
-    rank: integer("N", 8, "LoRA rank of each head module", { min: 1, max: 256 }),
-    alpha: number("X", 32, "LoRA scale", { min: 0 }),
-    dropout: number("X", 0, "LoRA dropout", { min: 0, max: 0.99 }),
-    rate: number("X", 1e-2, "peak learning rate", { min: 0 }),
-    warmup: integer("N", 10, "steps of learning-rate warm-up", { min: 0 }),
-    seed: integer("N", 1, "seed of everything that is drawn", { min: 0, max: 0xffff_ffff }),
     webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
     save: text("DIR", "", "folder for the adapter"),
     events: toggle("print what happens as JSON lines"),
@@ -60,25 +51,13 @@ async function main(): Promise<void> {
   using base = new Gpt2Layers(engine, model.config, model.weights);
   using ends = new Gpt2Ends(engine, model.config, model.weights);
   const { n_layer: layers, n_head: heads, n_embd: hidden } = model.config;
+  const settings = tuningSettings(flags);
   const modules = new HeadModules(engine, {
-    lora: {
-      mode: flags.mode as "slice" | "full",
-      targets: flags.targets.split(",") as LoraTarget[],
-      rank: flags.rank,
-      alpha: flags.alpha,
-      dropout: flags.dropout,
-    },
-    optimizer: {
-      ...DEFAULT_OPTIMIZER,
-      learningRate: flags.rate,
-      warmupSteps: Math.min(flags.warmup, flags.steps),
-    },
+    ...settings,
     layers,
     heads,
     hidden,
     range: { first: 0, count: heads },
-    seed: flags.seed,
-    steps: flags.steps,
   });
   using local = new LocalHeads([modules]);
   const data = new LocalData(ends, { labelSmoothing: 0.1 }, () => ({ batch: batches.next(), mode: "train" }));

@@ -1,7 +1,7 @@
 /**
- * General restaurant talk: the text the tiny base model is trained on. Small documents of one to six
- * sentences that stay with one place, one person, one kitchen, so that the model learns to carry a name on.
- * No meaning representations, and no guide-book entries: people talk.
+ * General restaurant talk: the text the tiny base model is trained on. Small documents
+ * that stay with one place, one person, one kitchen, so that the model learns to carry a name on. The
+ * task's notation (`slot[value]`) and its register do not occur; the same properties of places do, in words.
  *
  * @module
  */
