@@ -35,7 +35,7 @@ export default function restingPruner(options: RestingPrunerOptions = {}): Prune
       const mask = new Uint8Array(layers * heads);
       if (gradientNorm !== null) {
         for (let l = 0; l < layers; l++) {
-          // A head that has rested too long shows no gradient: it goes last in the order, so it is kept.
+          // A resting head shows no gradient, so it would rest for ever: after `longest` steps it is left out.
           const order = Array.from({ length: heads }, (_, h) => l * heads + h)
             .filter((i) => resting[i]! < longest)
             .sort((a, b) => gradientNorm[a]! - gradientNorm[b]!);
@@ -43,7 +43,7 @@ export default function restingPruner(options: RestingPrunerOptions = {}): Prune
         }
       }
       const next = resting.map((steps, i) => mask[i] === 1 ? steps + 1 : 0);
-      return [{ mask, ...(gradientNorm === null ? {} : { scores: gradientNorm }) }, next];
+      return [{ mask, ...(gradientNorm === null ? {} : { scores: gradientNorm.slice() }) }, next];
     },
   };
 }

@@ -182,7 +182,7 @@ function pruneLayersWithin(
     (_, l) => ({ l, pruned: sum(mask, l), importance: sum(sBase, l) }),
   )
     .filter(({ pruned }) => pruned / heads > eta || pruned === heads)
-    .sort((a, b) => b.pruned - a.pruned || a.importance - b.importance || a.l - b.l);
+    .sort((a, b) => a.importance - b.importance || a.l - b.l);
   candidates.forEach(({ l, pruned }, rank) => {
     const start = l * heads;
     if (rank < Math.floor(maxLayerShare * layers)) result.fill(1, start, start + heads);

@@ -6,6 +6,7 @@ import { testPruner } from "../tests/conformance/pruner_suite.ts";
 testPruner({ name: "none", create: () => noPruner() as Pruner });
 testPruner({ name: "random", create: () => randomPruner({ share: 0.4 }) as Pruner });
 testPruner({ name: "greedy", create: () => greedyPruner({ warmupSteps: 2 }) as Pruner });
+testPruner({ name: "greedy, defaults", create: () => greedyPruner() as Pruner });
 testPruner({
   name: "greedy as published",
   create: () => greedyPruner({ warmupSteps: 1, recovery: 0, maxRest: Infinity, maxLayerShare: 1 }) as Pruner,
@@ -71,4 +72,24 @@ Deno.test("greedyPruner() prunes a stable share and lets every head come back", 
     assert(late > 0.3 && late < 0.95, `share kept at the end: ${late}`);
     assert(Math.abs(early - late) < 0.15, `share kept drifts from ${early} to ${late}`);
   }
+});
+
+Deno.test("greedyPruner() prunes the least important layers whole, within its bound, and empties no other", async () => {
+  const context = { layers: 4, heads: 5, headsPerDevice: [5], capacities: [1], seed: 1 };
+  // Layer 0 loses all its heads to Eq. 30 and layer 3 four of five; layers 1 and 2 stay at eta.
+  const gradientNorm = Float32Array.from([
+    [10, 0.5, 0.5, 0.5, 0.5],
+    [5, 5, 5, 5, 5],
+    [5, 5, 5, 5, 5],
+    [1, 0.9, 0.1, 0.1, 0.1],
+  ].flat());
+  const input = { ...nothing, step: 1, lastMask: new Uint8Array(20), gradientNorm };
+  const layersOf = async (maxLayerShare: number) => {
+    const pruner = greedyPruner({ warmupSteps: 1, maxLayerShare });
+    const [{ mask }] = await pruner.decide(input, pruner.init(context), context);
+    return [0, 1, 2, 3].map((l) => mask.slice(l * 5, l * 5 + 5).join(""));
+  };
+  assertEquals(await layersOf(0), ["01111", "11000", "11000", "01111"]);
+  assertEquals(await layersOf(0.25), ["01111", "11000", "11000", "11111"]);
+  assertEquals(await layersOf(1), ["11111", "11000", "11000", "11111"]);
 });

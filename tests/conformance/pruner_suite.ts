@@ -1,152 +1,267 @@
 /**
- * What every pruner must do. Run it on an own one:
+ * Conformance suite for pruners: what every implementation of `Pruner` has to hold, whatever it
+ * prunes. Call {@linkcode testPruner} at the top level of a test file.
  *
- * ```ts ignore
- * testPruner({ name: "mine", create: () => myPruner() });
- * ```
+ * L = layers, H = heads per layer, M = user devices.
  *
  * @module
  */
 
-import { assert, assertEquals } from "@std/assert";
 import {
   type Pruner,
   type PrunerContext,
   type PrunerDecision,
   type PrunerInput,
-  randomStream,
   type StatisticName,
   validateDecision,
 } from "@edgetuner/core";
+import { assert, assertEquals } from "@std/assert";
+import { Decoder, Encoder } from "cbor-x";
 
-/** A pruner to test. */
-export interface PrunerCase {
-  /** Name of the tests. */
+/** What {@linkcode testPruner} tests. */
+export interface PrunerSuiteOptions {
+  /** Name in the tests' names, such as `"greedy, defaults"`. */
   readonly name: string;
-  /** Makes a fresh pruner. */
-  create(): Pruner;
+  /** Makes a new pruner; the same one each time. */
+  readonly create: () => Pruner;
 }
 
-const SHAPES: readonly { layers: number; headsPerDevice: readonly number[] }[] = [
-  { layers: 1, headsPerDevice: [1] },
-  { layers: 3, headsPerDevice: [4, 3] },
-  { layers: 2, headsPerDevice: [1, 1, 1, 1] },
-  { layers: 4, headsPerDevice: [8, 5, 3] },
-  { layers: 24, headsPerDevice: [16] },
+/** Contexts of many shapes: one head, odd numbers, allocations by capacity and not. */
+const CONTEXTS: readonly PrunerContext[] = [
+  { layers: 1, heads: 1, headsPerDevice: [1], capacities: [1], seed: 0 },
+  { layers: 5, heads: 1, headsPerDevice: [1], capacities: [0.5], seed: 1 },
+  { layers: 1, heads: 12, headsPerDevice: [6, 6], capacities: [1, 1], seed: 2 },
+  { layers: 2, heads: 4, headsPerDevice: [2, 1, 1], capacities: [2, 1, 1], seed: 3 },
+  { layers: 3, heads: 7, headsPerDevice: [4, 2, 1], capacities: [3.9, 2.2, 0.9], seed: 4 },
+  { layers: 3, heads: 7, headsPerDevice: [1, 1, 1, 4], capacities: [5, 1, 1e-3, 7e5], seed: 5 },
+  { layers: 6, heads: 5, headsPerDevice: [5, 0], capacities: [1, 9], seed: 6 },
+  { layers: 24, heads: 16, headsPerDevice: [8, 5, 3], capacities: [8, 5, 3], seed: 2 ** 31 },
 ];
 
-type Fill = (i: number, step: number) => number;
+const STATISTICS: readonly StatisticName[] = ["gradientNorm", "loraNorm", "baseNorm", "embeddingMean"];
 
-function contextOf({ layers, headsPerDevice }: typeof SHAPES[number]): PrunerContext {
-  const heads = headsPerDevice.reduce((a, b) => a + b, 0);
-  return { layers, heads, headsPerDevice, capacities: headsPerDevice, seed: 3 };
-}
+/** Size of the embedding mean, d, per head. */
+const HEAD_SIZE = 4;
 
-function inputOf(
-  pruner: Pruner,
-  context: PrunerContext,
-  step: number,
-  lastMask: Uint8Array | null,
-  fill: Fill | null,
-): PrunerInput {
-  const size = context.layers * context.heads;
-  // Only what the pruner asked for is there, as in a real run.
-  const map = (name: StatisticName, entries = size) =>
-    fill === null || !pruner.needs.includes(name)
-      ? null
-      : Float32Array.from({ length: entries }, (_, i) =>
-        lastMask?.[i] && name === "gradientNorm" ? 0 : fill(i, step));
-  return {
-    step,
-    lastMask,
-    gradientNorm: step === 0 ? null : map("gradientNorm"),
-    loraNorm: step === 0 ? null : map("loraNorm"),
-    baseNorm: map("baseNorm"),
-    embeddingMean: map("embeddingMean", 8),
+/** Kinds of statistics: the value of entry i in a step. Never negative, always finite. */
+const KINDS: Readonly<Record<string, (random: () => number, i: number) => number>> = {
+  uniform: (random) => random(),
+  skewed: (random) => random() ** 8,
+  flat: () => 0.25,
+  zero: () => 0,
+  spike: (_, i) => i === 0 ? 1 : 0,
+  huge: (random) => 3.4e38 * random(),
+  tiny: (random) => 1e-38 * random(),
+  subnormal: (random) => 1e-44 * random(),
+  "tiny and huge": (random) => random() < 0.5 ? 1e-38 : 3.4e38,
+};
+
+function randomNumbers(seed: number): () => number {
+  let a = seed | 0;
+  return () => {
+    a = (a + 0x6d2b79f5) | 0;
+    let x = Math.imul(a ^ (a >>> 15), a | 1);
+    x ^= x + Math.imul(x ^ (x >>> 7), x | 61);
+    return ((x ^ (x >>> 14)) >>> 0) / 2 ** 32;
   };
 }
 
-/** A row of decisions; checks each. */
+/** What an engine would pass in a step: the statistics in `names`, `null` for the others. */
+function inputOf(
+  context: PrunerContext,
+  options: {
+    step: number;
+    lastMask: Uint8Array | null;
+    names: readonly StatisticName[];
+    kind: keyof typeof KINDS;
+  },
+): PrunerInput {
+  const { step, lastMask, names, kind } = options;
+  const size = context.layers * context.heads;
+  const map = (name: StatisticName, length: number) => {
+    if (!names.includes(name)) return null;
+    const random = randomNumbers(step * 8 + STATISTICS.indexOf(name) + context.seed);
+    return Float32Array.from({ length }, (_, i) => KINDS[kind]!(random, i));
+  };
+  const gradientNorm = step === 0 ? null : map("gradientNorm", size);
+  return {
+    step,
+    lastMask: lastMask?.slice() ?? null,
+    // a head that was pruned has no gradient
+    gradientNorm: gradientNorm?.map((g, i) => lastMask?.[i] ? 0 : g) ?? null,
+    loraNorm: map("loraNorm", size),
+    baseNorm: map("baseNorm", size),
+    embeddingMean: map("embeddingMean", context.heads * HEAD_SIZE),
+  };
+}
+
+/** Freezes plain objects and arrays; typed arrays cannot be frozen, so tests compare them with a copy. */
+function deepFreeze<T>(value: T): T {
+  if (typeof value !== "object" || value === null || ArrayBuffer.isView(value)) return value;
+  Object.values(value).forEach(deepFreeze);
+  return Object.freeze(value);
+}
+
+interface RunOptions {
+  /** Number of steps. */
+  readonly steps: number;
+  /** Kind of statistics. */
+  readonly kind?: keyof typeof KINDS;
+  /** Statistics to pass; those in `needs` if left out. */
+  readonly names?: readonly StatisticName[];
+  /** State and mask to go on from, and the number of the next step. */
+  readonly from?: { readonly state: unknown; readonly lastMask: Uint8Array | null; readonly step: number };
+}
+
+/** Runs a pruner as an engine would, checks every decision and returns them with the last state. */
 async function run(
   pruner: Pruner,
   context: PrunerContext,
-  steps: number,
-  fill: Fill | null,
-): Promise<PrunerDecision[]> {
-  let state = pruner.init(context);
-  let last: Uint8Array | null = null;
+  { steps, kind = "uniform", names = pruner.needs, from }: RunOptions,
+): Promise<{ decisions: PrunerDecision[]; state: unknown; lastMask: Uint8Array | null; step: number }> {
+  let { state, lastMask, step } = from ?? { state: pruner.init(context), lastMask: null, step: 0 };
   const decisions: PrunerDecision[] = [];
-  for (let step = 0; step < steps; step++) {
-    const [decision, next] = await pruner.decide(inputOf(pruner, context, step, last, fill), state, context);
-    validateDecision(pruner, decision, context);
-    decisions.push(decision);
-    last = decision.mask;
+  for (const end = step + steps; step < end; step++) {
+    const input = inputOf(context, { step, lastMask, names, kind });
+    const [decision, next] = await pruner.decide(input, state, context);
+    decisions.push(validateDecision(pruner, decision, context));
     state = next;
+    lastMask = decision.mask.slice();
   }
-  return decisions;
+  return { decisions, state, lastMask, step };
 }
 
-const random: Fill = (i, step) => randomStream(7, step * 1000 + i).float();
-const FILLS: Readonly<Record<string, Fill | null>> = {
-  "no statistics": null,
-  "random statistics": random,
-  "flat statistics": () => 1,
-  "zeros": () => 0,
-  "huge and tiny statistics": (i) => i % 2 === 0 ? 1e30 : 1e-30,
-};
+function shape({ layers, heads, headsPerDevice }: PrunerContext): string {
+  return `${layers} x ${heads} on [${headsPerDevice}]`;
+}
 
-/** Registers the tests of a pruner. */
-export function testPruner({ name, create }: PrunerCase): void {
-  for (const [kind, fill] of Object.entries(FILLS)) {
-    Deno.test(`${name} decides validly with ${kind} at all shapes`, async () => {
-      for (const shape of SHAPES) await run(create(), contextOf(shape), 30, fill);
-    });
-  }
+/**
+ * Registers the tests of one pruner: decisions are valid on every shape and every kind of statistics,
+ * `decide` is pure and deterministic, the state can be carried, `needs` is honest.
+ *
+ * @example
+ * ```ts ignore
+ * import { testPruner } from "../tests/conformance/pruner_suite.ts";
+ *
+ * testPruner({ name: "mine", create: () => myPruner() });
+ * ```
+ */
+export function testPruner({ name, create }: PrunerSuiteOptions): void {
+  const test = (criterion: string, fn: () => void | Promise<void>) =>
+    Deno.test(`pruner ${name}: ${criterion}`, fn);
 
-  Deno.test(`${name} has a name and known needs`, () => {
-    const pruner = create();
-    assert(pruner.name.length > 0);
-    for (const need of pruner.needs) {
-      assert(["gradientNorm", "loraNorm", "baseNorm", "embeddingMean"].includes(need), need);
+  test("has a name and asks for known statistics, each once", () => {
+    const { name, needs } = create();
+    assert(name.length > 0);
+    for (const need of needs) assert(STATISTICS.includes(need), `Unknown statistic "${need}"`);
+    assertEquals(new Set(needs).size, needs.length);
+  });
+
+  test("decides on every shape", async () => {
+    for (const context of CONTEXTS) await run(create(), context, { steps: 30 });
+  });
+
+  test("decides on every kind of statistics", async () => {
+    for (const kind of Object.keys(KINDS)) {
+      for (const context of CONTEXTS.slice(3)) await run(create(), context, { steps: 30, kind });
     }
   });
 
-  Deno.test(`${name} decides the same for the same seed, in another instance too`, async () => {
-    const context = contextOf(SHAPES[3]!);
-    assertEquals(await run(create(), context, 25, random), await run(create(), context, 25, random));
+  test("decides without statistics", async () => {
+    for (const context of CONTEXTS) await run(create(), context, { steps: 30, names: [] });
   });
 
-  Deno.test(`${name} is pure: arguments stay as they are and the same arguments give the same result`, async () => {
-    const pruner = create();
-    const context = contextOf(SHAPES[1]!);
-    let state = pruner.init(context);
-    let last: Uint8Array | null = null;
-    for (let step = 0; step < 20; step++) {
-      const input = inputOf(pruner, context, step, last, random);
-      const before = structuredClone({ input, state, context });
-      const first = await pruner.decide(input, state, context);
-      assertEquals({ input, state, context }, before, "an argument was changed");
-      const second = await pruner.decide(input, state, context);
-      assertEquals(second, first, "a second call gave another result");
-      [{ mask: last }, state] = first;
+  test("decides when statistics come late or stop", async () => {
+    for (const context of CONTEXTS) {
+      const pruner = create();
+      const without = await run(pruner, context, { steps: 3, names: [] });
+      const taken = await run(pruner, context, { steps: 15, from: without });
+      await run(pruner, context, { steps: 30, names: [], from: taken });
     }
   });
 
-  Deno.test(`${name} goes on the same with a state that was saved and loaded`, async () => {
-    const pruner = create();
-    const context = contextOf(SHAPES[3]!);
-    const decide = async (save: boolean) => {
-      let state = pruner.init(context);
-      let last: Uint8Array | null = null;
-      const masks: Uint8Array[] = [];
-      for (let step = 0; step < 15; step++) {
-        const input = inputOf(pruner, context, step, last, random);
-        const [decision, next]: [PrunerDecision, unknown] = await pruner.decide(input, state, context);
-        state = save ? structuredClone(next) : next;
-        masks.push(last = decision.mask);
+  test("decides after a step whose mask was not its own", async () => {
+    for (const context of CONTEXTS) {
+      const pruner = create();
+      const start = await run(pruner, context, { steps: 12 });
+      const lastMask = new Uint8Array(context.layers * context.heads).fill(1);
+      await run(pruner, context, { steps: 12, from: { ...start, lastMask } });
+    }
+  });
+
+  test("honours needs: other statistics change nothing", async () => {
+    for (const context of CONTEXTS) {
+      const asked = await run(create(), context, { steps: 20 });
+      const all = await run(create(), context, { steps: 20, names: STATISTICS });
+      assertEquals(all.decisions, asked.decisions, shape(context));
+    }
+  });
+
+  test("is pure: the same arguments give the same result and stay as they are", async () => {
+    for (const context of CONTEXTS) {
+      const pruner = create();
+      deepFreeze(pruner);
+      const frozen = deepFreeze(structuredClone(context));
+      for (const steps of [0, 1, 5, 25]) {
+        const { state, lastMask, step } = await run(pruner, frozen, { steps });
+        const input = inputOf(frozen, { step, lastMask, names: pruner.needs, kind: "uniform" });
+        const copies = structuredClone({ state, input });
+        deepFreeze(state);
+        deepFreeze(input);
+
+        const [decision, next] = await pruner.decide(input, state, frozen);
+        assertEquals({ state, input }, copies, `arguments changed: ${shape(context)}, step ${step}`);
+        const result = structuredClone({ decision, next });
+        // what the engine does to a decision reaches neither state
+        decision.mask.fill(1);
+        decision.scores?.fill(-1);
+        assertEquals({ state, input, next }, { ...copies, next: result.next }, "the decision is shared");
+
+        const [decision2, next2] = await pruner.decide(input, state, frozen);
+        assertEquals({ decision: decision2, next: next2 }, result, `${shape(context)}, step ${step}`);
       }
-      return masks;
-    };
-    assertEquals(await decide(true), await decide(false));
+    }
+  });
+
+  test("is deterministic across instances with the same seed", async () => {
+    for (const context of CONTEXTS) {
+      const first = await run(create(), context, { steps: 30 });
+      const second = await run(create(), structuredClone(context), { steps: 30 });
+      assertEquals(second, first, shape(context));
+    }
+  });
+
+  test("carries its state through structuredClone() and CBOR to another instance", async () => {
+    const encoder = new Encoder({ structuredClone: false });
+    const decoder = new Decoder();
+    for (const context of CONTEXTS) {
+      for (const steps of [0, 1, 15]) {
+        const pruner = create();
+        const start = await run(pruner, context, { steps });
+        const expected = await run(pruner, context, { steps: 15, from: start });
+        for (
+          const [way, state] of [
+            ["structuredClone()", structuredClone(start.state)],
+            ["CBOR", decoder.decode(encoder.encode(start.state))],
+          ] as const
+        ) {
+          const actual = await run(create(), context, { steps: 15, from: { ...start, state } });
+          assertEquals(actual.decisions, expected.decisions, `${way}: ${shape(context)}, step ${steps}`);
+        }
+      }
+    }
+  });
+
+  test("decides 50 times on 24 x 16 heads within 5 seconds, with a state that stops growing", async () => {
+    const context = CONTEXTS.at(-1)!;
+    const encoder = new Encoder();
+    const pruner = create();
+    const start = performance.now();
+    const half = await run(pruner, context, { steps: 50 });
+    const elapsed = performance.now() - start;
+    assert(elapsed < 5000, `50 decisions took ${elapsed.toFixed(0)} ms`);
+    const full = await run(pruner, context, { steps: 50, from: half });
+    const [before, after] = [half, full].map(({ state }) => encoder.encode(state).length) as [number, number];
+    assert(after <= before * 1.5 + 64, `the state grew from ${before} to ${after} bytes`);
   });
 }
