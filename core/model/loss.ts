@@ -40,6 +40,8 @@ export interface LossSettings {
 const MASK_OFFSET = 1e-4;
 /** Logits computed at a time, in bytes: rows are cut so that they stay below this. */
 const LOGITS_BYTES = 64 * 2 ** 20;
+/** Rows of logits are computed in multiples of this. */
+const ROW_STEP = 64;
 
 function positionsOf(batch: TokenBatch): Uint32Array {
   return Uint32Array.from(batch.tokens, (_, i) => i % batch.length);
@@ -110,7 +112,10 @@ export function modelLoss(
   const losses: Tensor[] = [];
   const perPiece = Math.max(16, Math.floor(LOGITS_BYTES / (config.vocab_size * 4)));
   for (let start = 0; start < counted.length; start += perPiece) {
-    const rows = Uint32Array.from(counted.slice(start, start + perPiece));
+    const piece = counted.slice(start, start + perPiece);
+    // Rows in steps of 64, the rest with weight 0: tensors of few sizes are used again and again.
+    const rows = new Uint32Array(Math.ceil(piece.length / ROW_STEP) * ROW_STEP);
+    rows.set(piece);
     using x = embeddingGather(normed, rows);
     using targets = engine.upload(
       Uint32Array.from(rows, (i) => batch.targets[i]!),
@@ -119,7 +124,7 @@ export function modelLoss(
       "targets",
     );
     using weights = engine.upload(
-      Float32Array.from(rows, (i) => batch.mask[i]! / (maskSum + MASK_OFFSET)),
+      Float32Array.from(rows, (i, r) => r < piece.length ? batch.mask[i]! / (maskSum + MASK_OFFSET) : 0),
       1,
       rows.length,
       "loss weights",
