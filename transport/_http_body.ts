@@ -54,7 +54,7 @@ export function joinFrames(frames: readonly Frame[]): Frame {
   return body;
 }
 
-/** Splits a body; `undefined` if it is malformed or a frame is too large. */
+/** Splits a body; `undefined` if it is malformed, a frame is too large, or a batch is. */
 export function splitFrames(body: Frame, maxFrameBytes: number): Frame[] | undefined {
   const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
   const frames: Frame[] = [];
@@ -63,6 +63,9 @@ export function splitFrames(body: Frame, maxFrameBytes: number): Frame[] | undef
     const start = at + LENGTH_BYTES;
     at = start + view.getUint32(at, true);
     if (at > body.byteLength || at - start > maxFrameBytes) return undefined;
+    // Only one frame on its own may take more than a batch: a large body of empty frames would
+    // turn into far more memory than it has bytes.
+    if (at < body.byteLength && body.byteLength > BATCH_BYTES) return undefined;
     // A copy, so that a small frame does not keep the whole body, and numbers in it are aligned.
     frames.push(body.slice(start, at));
   }

@@ -47,7 +47,7 @@ import {
 } from "./_http_body.ts";
 import { count, DEFAULT_MAX_FRAME_BYTES, DEFAULT_QUEUE_BYTES, endpoint, milliseconds } from "./_options.ts";
 import { plain } from "./_plain.ts";
-import { type Frame, type Wire, WireChannel } from "./_wire_channel.ts";
+import { type Frame, frameCost, type Wire, WireChannel } from "./_wire_channel.ts";
 import { type Authorize, checkToken } from "./token.ts";
 import type { HandleOptions } from "./web_socket.ts";
 
@@ -60,8 +60,8 @@ export interface HttpOptions {
    */
   readonly maxFrameBytes?: number;
   /**
-   * Bytes that the peer may have sent beyond what was taken by `receive`; one frame may exceed it.
-   * A peer that sends more is closed.
+   * Bytes that the peer may have sent beyond what was taken by `receive`, and that may wait to be
+   * fetched by it; one frame may exceed it. A peer that sends more is closed.
    *
    * @default {4194304}
    */
@@ -173,6 +173,58 @@ class Pause {
   }
 }
 
+/**
+ * Frames that the peer has not acknowledged. Bounded whatever the peer grants, as one that grants much
+ * and fetches nothing would fill the memory.
+ */
+class Outbox {
+  readonly #queueBytes: number;
+  readonly #frames: Frame[] = [];
+  #bytes = 0;
+  #first = 0;
+
+  constructor(queueBytes: number) {
+    this.#queueBytes = queueBytes;
+  }
+
+  /** Number of frames. */
+  get length(): number {
+    return this.#frames.length;
+  }
+
+  /** Sequence number of the first frame. */
+  get first(): number {
+    return this.#first;
+  }
+
+  /** True if no frame should be added now. */
+  get full(): boolean {
+    return this.#bytes >= this.#queueBytes;
+  }
+
+  push(frame: Frame): void {
+    this.#frames.push(frame);
+    this.#bytes += frameCost(frame);
+  }
+
+  /** Returns the first frames, as many as go into one body. */
+  batch(): Frame[] {
+    return this.#frames.slice(0, batchLength(this.#frames));
+  }
+
+  /** Drops all frames; those in a request under way can still be acknowledged. */
+  clear(): void {
+    this.#frames.length = 0;
+    this.#bytes = 0;
+  }
+
+  /** Counts `length` frames as arrived and drops them. */
+  acknowledge(length: number): void {
+    for (const frame of this.#frames.splice(0, length)) this.#bytes -= frameCost(frame);
+    this.#first += length;
+  }
+}
+
 /** What `HttpClientWire` needs to know. */
 interface ClientSetup extends Limits {
   readonly url: URL;
@@ -202,8 +254,7 @@ class HttpClientWire implements Wire {
   readonly #flow: Flow;
   readonly #stop = new AbortController();
   readonly #done: Promise<void>;
-  #out: Frame[] = [];
-  #outSeq = 0;
+  readonly #out: Outbox;
   #inSeq = 0;
   #nap: Pause | undefined;
   #closing: CloseInfo | undefined;
@@ -214,13 +265,14 @@ class HttpClientWire implements Wire {
     this.#setup = setup;
     this.#channel = channel;
     this.#flow = new Flow(setup.queueBytes);
+    this.#out = new Outbox(setup.queueBytes);
     this.#flow.raise(setup.firstGrant);
     this.#stop.signal.addEventListener("abort", () => this.#nap?.end(), { once: true });
     this.#done = this.#run();
   }
 
   ready(): boolean {
-    return this.#flow.ready;
+    return this.#flow.ready && !this.#out.full;
   }
 
   write(frame: Frame): void {
@@ -266,17 +318,17 @@ class HttpClientWire implements Wire {
         await this.#nap.over;
         if (this.#stop.signal.aborted) return;
       }
-      const batch = this.#out.slice(0, batchLength(this.#out));
+      const batch = this.#out.batch();
       const closing = batch.length === this.#out.length ? this.#closing : undefined;
       const headers = {
-        [HEADER.seq]: String(this.#outSeq),
+        [HEADER.seq]: String(this.#out.first),
         ...(closing && { [HEADER.close]: formatClose(closing) }),
       };
       const answer = await this.#request("POST", headers, joinFrames(batch));
       if (!answer || closing) return;
-      this.#out.splice(0, batch.length);
-      this.#outSeq += batch.length;
+      this.#out.acknowledge(batch.length);
       this.#raise(answer.headers);
+      this.#channel.wake();
     }
   }
 
@@ -300,7 +352,7 @@ class HttpClientWire implements Wire {
       if (info && this.#channel.receiving) {
         this.#channel.end(info);
         this.#peerEnded = true;
-        this.#out = [];
+        this.#out.clear();
         this.#closing = { clean: true, reason: "" };
         this.#farewell().then(() => this.#channel.settle());
       }
@@ -489,8 +541,7 @@ class HttpSession implements Wire {
   readonly #pollTimeoutMs: number;
   readonly #flow: Flow;
   readonly #told = Promise.withResolvers<void>();
-  readonly #out: Frame[] = [];
-  #outSeq = 0;
+  readonly #out: Outbox;
   #inSeq = 0;
   #poll: Pause | undefined;
   #polled = false;
@@ -507,11 +558,12 @@ class HttpSession implements Wire {
     this.#limits = limits;
     this.#pollTimeoutMs = pollTimeoutMs;
     this.#flow = new Flow(limits.queueBytes);
+    this.#out = new Outbox(limits.queueBytes);
     this.#flow.raise(grant);
   }
 
   ready(): boolean {
-    return this.#flow.ready;
+    return this.#flow.ready && !this.#out.full;
   }
 
   write(frame: Frame): void {
@@ -573,21 +625,21 @@ class HttpSession implements Wire {
   /** Hands out frames, waiting for some if there are none. */
   async get(request: Request, ack: number): Promise<Response> {
     this.#raise(request.headers);
-    if (ack > this.#outSeq + this.#out.length) return plain(409, `There is no frame ${ack} yet`);
+    if (ack > this.#out.first + this.#out.length) return plain(409, `There is no frame ${ack} yet`);
     // One that was overtaken by a later one; nobody reads the answer.
-    if (ack < this.#outSeq) return this.#answer(204, null);
+    if (ack < this.#out.first) return this.#answer(204, null);
     this.#polled = true;
-    this.#out.splice(0, ack - this.#outSeq);
-    this.#outSeq = ack;
+    this.#out.acknowledge(ack - this.#out.first);
+    this.#channel.wake();
     this.#poll?.end();
     if (this.#out.length === 0 && !this.#closing && !this.#flow.due) {
       const poll = new Pause(this.#pollTimeoutMs);
       this.#poll = poll;
       await poll.over;
-      if (this.#poll !== poll || this.#outSeq !== ack) return this.#answer(204, null);
+      if (this.#poll !== poll || this.#out.first !== ack) return this.#answer(204, null);
       this.#poll = undefined;
     }
-    const batch = this.#out.slice(0, batchLength(this.#out));
+    const batch = this.#out.batch();
     const headers: Record<string, string> = { [HEADER.seq]: String(ack) };
     if (this.#closing && batch.length === this.#out.length) {
       headers[HEADER.close] = formatClose(this.#closing);

@@ -156,6 +156,32 @@ testStrictly("HTTP: closes a peer that sends more than it may", async () => {
   assertStringIncludes(poll.headers.get("edgetuner-close") ?? "", "broken More%20than");
 });
 
+testStrictly("HTTP: a peer that grants much and fetches nothing holds the sender back", async () => {
+  await using listener = httpListener({ queueBytes: 1000 });
+  const edge = await openSession(listener, 1e14);
+  await edge.send(pattern(900));
+  await edge.send(pattern(900));
+  const held = edge.send(pattern(3));
+  assertEquals(await isPending(held), true);
+  const poll = await listener.handle(request("GET", { "edgetuner-ack": "0" }));
+  assertEquals((await poll.bytes()).byteLength, 2 * 904);
+  assertEquals(await isPending(held), true);
+  const next = await listener.handle(request("GET", { "edgetuner-ack": "1" }));
+  assertEquals((await next.bytes()).byteLength, 904 + 7);
+  await within(held, "the held send");
+  const closing = edge.close();
+  assertEquals(await statusOf(listener.handle(request("GET", { "edgetuner-ack": "3" }))), 204);
+  await within(closing, "close");
+});
+
+testStrictly("HTTP: refuses a large body of many frames, which its sender would have split", async () => {
+  await using listener = httpListener({ maxFrameBytes: 8 * 2 ** 20 });
+  const edge = await openSession(listener);
+  const post = request("POST", { "edgetuner-seq": "0" }, new Uint8Array(4 * 2 ** 20));
+  assertEquals(await statusOf(listener.handle(post)), 400);
+  await edge.close();
+});
+
 testStrictly("HTTP: ends a channel whose peer fell silent", async () => {
   await using listener = httpListener({ pollTimeoutMs: 10, idleTimeoutMs: 50 });
   const edge = await openSession(listener);

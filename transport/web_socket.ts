@@ -115,7 +115,7 @@ export interface WebSocketListener extends Listener {
    * Answers one request; mount it on a path of any fetch handler.
    *
    * Answers 401 if `authorize` refuses, 503 if no channel can be taken on, 426 if the request is not
-   * a WebSocket handshake, 400 if it does not offer the subprotocol.
+   * a WebSocket handshake, 400 if the handshake is malformed or does not offer the subprotocol.
    *
    * @param request The request as it came in.
    * @param options What is known about the peer.
@@ -222,7 +222,9 @@ class WebSocketWire implements Wire {
     else if (data instanceof ArrayBuffer) this.#binary(new Uint8Array(data));
     // The client socket of Deno keeps Nagle's algorithm on: a second small message waits until
     // the first is acknowledged, 40 ms on Linux. A prompt answer carries the acknowledgement.
-    if (this.#answersAll && this.#channel.receiving) this.#sendGrant();
+    // A peer that does not read its answers gets none, or they would pile up here.
+    const reads = this.#socket.bufferedAmount < this.#limits.bufferBytes;
+    if (this.#answersAll && reads && this.#channel.receiving) this.#sendGrant();
   }
 
   #note(text: string): void {
@@ -457,7 +459,13 @@ export function webSocketListener(options: WebSocketListenerOptions = {}): WebSo
     if (!offeredSubprotocols(request).includes(SUBPROTOCOL)) {
       return plain(400, `The subprotocol must be "${SUBPROTOCOL}"`);
     }
-    const { socket, response } = Deno.upgradeWebSocket(request, { protocol: SUBPROTOCOL, idleTimeout });
+    let upgrade: Deno.WebSocketUpgrade;
+    try {
+      upgrade = Deno.upgradeWebSocket(request, { protocol: SUBPROTOCOL, idleTimeout });
+    } catch (error) {
+      return plain(400, error instanceof Error ? error.message : "The handshake is malformed");
+    }
+    const { socket, response } = upgrade;
     const [channel, wire] = wrap(socket, peer, limits, true);
     socket.addEventListener("open", () => {
       const refusal = backlog.refusal;

@@ -120,6 +120,8 @@ testStrictly("WebSocket: answers requests that are no handshake", async () => {
   const upgrade = { upgrade: "websocket", connection: "upgrade" };
   assertEquals((await listener.handle(new Request("http://localhost/"))).status, 426);
   assertEquals((await listener.handle(new Request("http://localhost/", { headers: upgrade }))).status, 400);
+  const keyless = { ...upgrade, "sec-websocket-protocol": "edgetuner.v1" };
+  assertEquals((await listener.handle(new Request("http://localhost/", { headers: keyless }))).status, 400);
 });
 
 testStrictly("WebSocket: takes on a limited number of channels", async () => {
