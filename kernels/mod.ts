@@ -57,6 +57,15 @@ export {
   matmul,
   type MatmulOptions,
 } from "./matmul/matmul.ts";
+export { measureTiles } from "./matmul/measure_tiles.ts";
+export {
+  DEFAULT_TILES,
+  fastestTiles,
+  MATMUL_TILES,
+  type MatmulTile,
+  type MatmulTiles,
+  type TileTimes,
+} from "./matmul/tiles.ts";
 export {
   adamw,
   adamwControl,

@@ -12,6 +12,8 @@ import type { BindingKind, Kernel } from "./kernel.ts";
 import { Pool, type Pooled, type PoolStats, sizeClass } from "./pool.ts";
 import { Readback, type ReadbackMode } from "./readback.ts";
 import { type KernelTime, Profiler } from "./profiler.ts";
+import { measureTiles } from "../matmul/measure_tiles.ts";
+import { DEFAULT_TILES, fastestTiles, type MatmulTiles } from "../matmul/tiles.ts";
 import { stageKernel } from "./stage.ts";
 import { type DType, roundUp4, RowWindow, type StagedTexture, Tensor } from "./tensor.ts";
 
@@ -21,6 +23,12 @@ export interface EngineOptions {
   readonly gpu?: GPU | undefined;
   /** Overrides the adapter class, to test the other class's kernels. @default {as the adapter says} */
   readonly adapterClass?: AdapterClass | undefined;
+  /**
+   * Tiles of matrix products in the GPU form.
+   *
+   * @default {measured now on a GPU; the largest tile if the form is only tested on a software adapter}
+   */
+  readonly matmulTiles?: MatmulTiles | undefined;
   /** How results are read back; see `Readback`. @default {chosen for the runtime} */
   readonly readback?: ReadbackMode | undefined;
   /** Time every kernel with timestamp queries; see `profile`. Slows everything down. @default {false} */
@@ -86,6 +94,8 @@ export class Engine implements Disposable {
   readonly maxBindingBytes: number;
   /** Largest texture side in texels. */
   readonly maxTextureSide: number;
+  /** Tiles of matrix products in the GPU form. */
+  matmulTiles: MatmulTiles;
   readonly #stats: EngineStats = {
     allocatedBytes: 0,
     allocatedCount: 0,
@@ -134,6 +144,7 @@ export class Engine implements Disposable {
     this.adapterClass = options.adapterClass ?? adapterClass(adapter);
     this.adapterName = adapter.info.description || adapter.info.device || adapter.info.vendor ||
       "unknown adapter";
+    this.matmulTiles = options.matmulTiles ?? DEFAULT_TILES;
     const limit = device.limits;
     this.maxBindingBytes = Math.min(limit.maxStorageBufferBindingSize, options.maxBindingBytes ?? Infinity);
     // Leaves room for padding; a multiple of 16, as row windows start at multiples of that.
@@ -193,7 +204,13 @@ export class Engine implements Disposable {
         maxComputeInvocationsPerWorkgroup: limits.maxComputeInvocationsPerWorkgroup,
       },
     });
-    return new Engine(device, adapter, options);
+    const engine = new Engine(device, adapter, options);
+    if (
+      options.matmulTiles === undefined && adapterClass(adapter) === "gpu" && engine.adapterClass === "gpu"
+    ) {
+      engine.matmulTiles = fastestTiles(await measureTiles(engine));
+    }
+    return engine;
   }
 
   /** Counters, as they are now. */

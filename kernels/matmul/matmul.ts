@@ -10,6 +10,7 @@ import type { Bindable } from "../engine/engine.ts";
 import type { AdapterClass } from "../engine/adapter.ts";
 import { defineKernel, type Kernel } from "../engine/kernel.ts";
 import type { Tensor } from "../engine/tensor.ts";
+import { type MatmulTile, tileFor } from "./tiles.ts";
 
 /** Which triangle of a causal attention matrix a batched product may leave out. */
 export type Causal = "none" | "skipUpper" | "innerBelow" | "innerAbove";
@@ -109,9 +110,10 @@ function kernelFor(
   transposeA: boolean,
   transposeB: boolean,
   epilogue: number,
+  tile: MatmulTile,
 ): MatmulKernel {
   const which = `${transposeA ? "t" : "n"}${transposeB ? "t" : "n"}_${epilogue}`;
-  const name = `matmul_${form === "cpu" ? "texture" : "tiled"}_${which}`;
+  const name = `matmul_${form === "cpu" ? "texture" : `tiled_${tile.rows}x${tile.columns}`}_${which}`;
   let kernel = kernels.get(name);
   if (kernel === undefined) {
     const operand = form === "cpu" ? "texture" : "read";
@@ -124,6 +126,7 @@ function kernelFor(
         TRANSPOSE_A: Number(transposeA),
         TRANSPOSE_B: Number(transposeB),
         EPILOGUE: epilogue,
+        ...(form === "gpu" ? { TILE_M4: tile.rows / 4, TILE_N4: tile.columns / 4 } : {}),
       },
     });
     kernels.set(name, kernel);
@@ -322,7 +325,8 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
         // The first part begins the sum, the last one has the epilogue.
         const epilogue = (kPart === kParts.at(-1) ? flags : 0) | (first ? 0 : FLAGS.partial) |
           (first && options.accumulate ? FLAGS.accumulate : 0);
-        engine.dispatch(kernelFor(engine.adapterClass, transposeA, transposeB, epilogue), {
+        const tile = tileFor(engine.matmulTiles, mPart.length, nPart.length, groups * heads);
+        engine.dispatch(kernelFor(engine.adapterClass, transposeA, transposeB, epilogue, tile), {
           bindings: [aBound, bBound, c, options.bias ?? engine.noRead, auxBound],
           parameters: {
             m: mPart.length,
@@ -351,7 +355,11 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
           },
           workgroups: engine.adapterClass === "cpu"
             ? [Math.ceil(mPart.length / 16), Math.ceil(nPart.length / 64), groups * heads]
-            : [Math.ceil(nPart.length / 64), Math.ceil(mPart.length / 64), groups * heads],
+            : [
+              Math.ceil(nPart.length / tile.columns),
+              Math.ceil(mPart.length / tile.rows),
+              groups * heads,
+            ],
         });
       }
     }

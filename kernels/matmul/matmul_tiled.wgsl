@@ -3,9 +3,10 @@
 // op(A) [m, k], op(B) [k, n], C [m, n] f32; batched over z = (group, head) with strides below.
 // A is stored [m, k], or [k, m] if TRANSPOSE_A; B is stored [k, n], or [n, k] if TRANSPOSE_B.
 //
-// A workgroup of 256 computes a 64 x 64 tile of C, 4 x 4 an invocation, from panels of 32 inner
-// elements in workgroup memory. Each invocation brings one 4x4 block of A or of B, transposed if
-// need be, so panels always hold four neighbours along m or n in one vec4f.
+// A workgroup computes a tile of C, 4 x 4 an invocation, from panels of 32 inner elements in
+// workgroup memory. Invocations bring 4x4 blocks of A and of B, transposed if need be, so panels
+// always hold four neighbours along m or n in one vec4f. Which tile is fastest is measured
+// (tiles.ts); all of them give the same bits.
 //
 // Accumulation rule: C is overwritten, unless ACCUMULATE is set. Sums run over k in order.
 
@@ -13,6 +14,9 @@ override TRANSPOSE_A: bool = false;
 override TRANSPOSE_B: bool = false;
 // Epilogue, see below. A constant and not a parameter: software adapters run both sides of a branch.
 override EPILOGUE: u32 = 0;
+// Rows and columns of a tile / 4.
+override TILE_M4: u32 = 16;
+override TILE_N4: u32 = 16;
 
 struct Parameters {
   m: u32,            // rows of C
@@ -58,8 +62,12 @@ const CAUSAL_K_START = 3u; // op(A) is zero where k < m: the sum may start at th
 @group(0) @binding(4) var<storage, read_write> aux: array<vec4f>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-var<workgroup> a_panel: array<vec4f, 512>; // [32 inner][16 groups of four rows]
-var<workgroup> b_panel: array<vec4f, 512>; // [32 inner][16 groups of four columns]
+override A_PANEL = 32u * TILE_M4;
+override B_PANEL = 32u * TILE_N4;
+override INVOCATIONS = TILE_M4 * TILE_N4;
+
+var<workgroup> a_panel: array<vec4f, A_PANEL>; // [32 inner][TILE_M4 groups of four rows]
+var<workgroup> b_panel: array<vec4f, B_PANEL>; // [32 inner][TILE_N4 groups of four columns]
 
 // Elements (k, 4x .. 4x+3) for k .. k+3 of op(A)^T, from either storage; zero outside [m, k].
 fn load_a(m: u32, k: u32, row: u32, col4: u32) -> mat4x4f {
@@ -139,11 +147,21 @@ fn store_row(sum: vec4f, m: u32, n4: u32, row: u32, col4: u32) {
   c[at] = select(vec4f(), v, n < vec4u(p.n)); // keeps the padding zero
 }
 
-@compute @workgroup_size(256)
+// Where in a panel of 32 inner elements the block lies: (inner, outer) / 4. Along memory first, so
+// that neighbours read neighbours.
+fn place(block: u32, outer: u32, inner_first: bool) -> vec2u {
+  if (inner_first) {
+    return vec2u(block % 8u, block / 8u);
+  }
+  return vec2u(block / outer, block % outer);
+}
+
+@compute @workgroup_size(INVOCATIONS)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let m0 = workgroup.y * 64u;
-  let n0 = workgroup.x * 64u;
-  if (p.causal == CAUSAL_SKIP && n0 > m0 + 63u) {
+  let m0 = workgroup.y * TILE_M4 * 4u;
+  let n0 = workgroup.x * TILE_N4 * 4u;
+  let m_end = m0 + TILE_M4 * 4u;
+  if (p.causal == CAUSAL_SKIP && n0 >= m_end) {
     return;
   }
   let group = workgroup.z / p.heads;
@@ -155,34 +173,31 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   let c_row = p.c_row + group * p.c_group_rows;
   let c_col4 = p.c_col4 + head * p.c_head_cols4;
   let k_start = select(0u, m0, p.causal == CAUSAL_K_START);
-  let k_end = select(p.k, min(p.k, m0 + 64u), p.causal == CAUSAL_K_END);
+  let k_end = select(p.k, min(p.k, m_end), p.causal == CAUSAL_K_END);
 
-  let tx = lane % 16u; // four columns of C
-  let ty = lane / 16u; // four rows of C
-  // The block this invocation brings: along memory first, so that neighbours read neighbours.
-  let brings_a = lane < 128u;
-  let block = lane % 128u;
-  let inner_first = select(TRANSPOSE_B, !TRANSPOSE_A, brings_a);
-  let block_k = select(block / 16u, block % 8u, inner_first);
-  let block_o = select(block % 16u, block / 8u, inner_first);
+  let tx = lane % TILE_N4; // four columns of C
+  let ty = lane / TILE_N4; // four rows of C
 
   var sum = mat4x4f();
   for (var k0 = k_start; k0 < k_end; k0 += 32u) {
-    if (brings_a) {
-      let v = load_a(m0 + block_o * 4u, k0 + block_k * 4u, a_row, a_col4);
+    for (var block = lane; block < 8u * TILE_M4; block += INVOCATIONS) {
+      let at = place(block, TILE_M4, !TRANSPOSE_A);
+      let v = load_a(m0 + at.y * 4u, k0 + at.x * 4u, a_row, a_col4);
       for (var i = 0u; i < 4u; i++) {
-        a_panel[(block_k * 4u + i) * 16u + block_o] = v[i];
+        a_panel[(at.x * 4u + i) * TILE_M4 + at.y] = v[i];
       }
-    } else {
-      let v = load_b(n0 + block_o * 4u, k0 + block_k * 4u, b_row, b_col4);
+    }
+    for (var block = lane; block < 8u * TILE_N4; block += INVOCATIONS) {
+      let at = place(block, TILE_N4, TRANSPOSE_B);
+      let v = load_b(n0 + at.y * 4u, k0 + at.x * 4u, b_row, b_col4);
       for (var i = 0u; i < 4u; i++) {
-        b_panel[(block_k * 4u + i) * 16u + block_o] = v[i];
+        b_panel[(at.x * 4u + i) * TILE_N4 + at.y] = v[i];
       }
     }
     workgroupBarrier();
     for (var k = 0u; k < 32u; k++) {
-      let av = a_panel[k * 16u + ty];
-      let bv = b_panel[k * 16u + tx];
+      let av = a_panel[k * TILE_M4 + ty];
+      let bv = b_panel[k * TILE_N4 + tx];
       sum += mat4x4f(bv * av.x, bv * av.y, bv * av.z, bv * av.w);
     }
     workgroupBarrier();
