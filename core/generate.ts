@@ -6,6 +6,7 @@
 
 import type { Engine } from "@edgetuner/kernels";
 import type { Gpt2Ends, Gpt2Layers } from "./model/gpt2.ts";
+import { argmax } from "./generation/sample.ts";
 import { embedTokens, logitsOf } from "./model/loss.ts";
 import type { HeadPort } from "./ports.ts";
 import { Tape } from "./tape.ts";
@@ -93,10 +94,4 @@ export async function generateGreedy(
     });
   }
   return sequences.map((sequence, i) => sequence.slice(prompts[i]!.length));
-}
-
-function argmax(values: Float32Array): number {
-  let best = 0;
-  for (let i = 1; i < values.length; i++) if (values[i]! > values[best]!) best = i;
-  return best;
 }

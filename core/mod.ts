@@ -151,3 +151,7 @@ export {
   saveAdapter,
 } from "./lora/adapter.ts";
 export { generateGreedy, type GenerateOptions, type GenerationModel } from "./generate.ts";
+export { beamSearch, type BeamSearchOptions, type BeamSearchResult } from "./generation/beam_search.ts";
+export { applyRules, type LogitsRules, logSoftmax } from "./generation/logits.ts";
+export type { DecodingSession } from "./generation/model.ts";
+export { sample, type SampleOptions } from "./generation/sample.ts";

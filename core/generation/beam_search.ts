@@ -1,0 +1,176 @@
+/**
+ * Beam search with the semantics of the reference (LoRA's NLG example): every step takes the best
+ * continuations of all beams; a beam that ends competes for the answer by its length-normalised
+ * score and makes room; always `maxNewTokens` steps.
+ *
+ * @module
+ */
+
+import { applyRules, type LogitsRules, logSoftmax } from "./logits.ts";
+import type { DecodingSession } from "./model.ts";
+
+/** Options of `beamSearch`. */
+export interface BeamSearchOptions extends Partial<LogitsRules> {
+  /** Continuations kept side by side. @default {10} */
+  readonly beams?: number;
+  /** The score of a text is divided by its length to this power. @default {0.8} */
+  readonly lengthPenalty?: number;
+  /** No n-gram of this length twice among the generated tokens; 0 = off. @default {4} */
+  readonly noRepeatNgramSize?: number;
+  /** Steps, and the most tokens of an answer. */
+  readonly maxNewTokens: number;
+  /** Tokens that end a text; at least one. */
+  readonly endTokens: readonly number[];
+  /** Ends the search with an error. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** What a beam search found. */
+export interface BeamSearchResult {
+  /** The answer's tokens, with the end token if it has one. */
+  readonly tokens: readonly number[];
+  /** Its log-probability divided by length^lengthPenalty. */
+  readonly score: number;
+  /** The best score after each step; `null` while no text had ended. */
+  readonly scores: readonly (number | null)[];
+}
+
+interface Beam {
+  readonly tokens: readonly number[];
+  /** Sum of log-probabilities; -Infinity once the beam has ended. */
+  readonly score: number;
+}
+
+const f32 = Math.fround;
+
+function check(options: BeamSearchOptions, session: DecodingSession, prompt: readonly number[]) {
+  const {
+    beams = 10,
+    lengthPenalty = 0.8,
+    noRepeatNgramSize = 4,
+    repetitionPenalty = 1,
+    minLength = 0,
+    maxNewTokens,
+    endTokens,
+  } = options;
+  const require = (name: string, rule: string, value: number, holds: boolean) => {
+    if (!holds) {
+      throw new RangeError(`Cannot search as "${name}" must be ${rule}: current value is ${value}`);
+    }
+  };
+  const whole = (x: number, least: number) => Number.isInteger(x) && x >= least;
+  require(
+    "beams",
+    `an integer from 1 to ${session.vocabulary}`,
+    beams,
+    whole(beams, 1) &&
+      beams <= session.vocabulary,
+  );
+  require("lengthPenalty", "finite", lengthPenalty, Number.isFinite(lengthPenalty));
+  require("noRepeatNgramSize", "an integer of at least 0", noRepeatNgramSize, whole(noRepeatNgramSize, 0));
+  require(
+    "repetitionPenalty",
+    "positive",
+    repetitionPenalty,
+    repetitionPenalty > 0 &&
+      repetitionPenalty < Infinity,
+  );
+  require("minLength", "an integer of at least 0", minLength, whole(minLength, 0));
+  require("maxNewTokens", "an integer of at least 1", maxNewTokens, whole(maxNewTokens, 1));
+  require("number of end tokens", "at least 1", endTokens.length, endTokens.length > 0);
+  for (const token of endTokens) {
+    require(
+      "end token",
+      `below the vocabulary (${session.vocabulary})`,
+      token,
+      whole(token, 0) &&
+        token < session.vocabulary,
+    );
+  }
+  const room = session.capacity - prompt.length;
+  require("prompt length", "at least 1", prompt.length, prompt.length >= 1);
+  // The last token needs no place: nothing is computed from it.
+  require(
+    "maxNewTokens",
+    `at most ${room + 1}, what the model has room for`,
+    maxNewTokens,
+    maxNewTokens <=
+      room + 1,
+  );
+  return { beams, lengthPenalty, noRepeatNgramSize, repetitionPenalty, minLength, maxNewTokens, endTokens };
+}
+
+/** The `count` best of all rows' entries, best first; the first of equal ones wins. */
+function best(
+  scores: readonly Float32Array[],
+  count: number,
+): { row: number; token: number; score: number }[] {
+  const top: { row: number; token: number; score: number }[] = [];
+  scores.forEach((values, row) => {
+    for (let token = 0; token < values.length; token++) {
+      const score = values[token]!;
+      if (top.length === count && !(score > top[count - 1]!.score)) continue;
+      let at = top.length;
+      while (at > 0 && score > top[at - 1]!.score) at--;
+      top.splice(at, 0, { row, token, score });
+      if (top.length > count) top.pop();
+    }
+  });
+  return top;
+}
+
+/**
+ * Searches for the best continuation of a prompt.
+ *
+ * @param session A fresh session of the model.
+ * @param prompt Tokens, at least one.
+ * @param options Beams, penalties and length.
+ * @throws {RangeError} If an option is out of range or the model has no room.
+ * @throws The signal's reason, if it is aborted.
+ */
+export async function beamSearch(
+  session: DecodingSession,
+  prompt: readonly number[],
+  options: BeamSearchOptions,
+): Promise<BeamSearchResult> {
+  const settings = check(options, session, prompt);
+  const { beams: count, lengthPenalty, maxNewTokens, endTokens } = settings;
+  const ends = new Set(endTokens);
+  const answer: { tokens: readonly number[]; score: number | null } = { tokens: [], score: null };
+  const compete = ({ tokens, score }: Beam) => {
+    const normalised = f32(score / tokens.length ** lengthPenalty);
+    if (answer.score === null || normalised > answer.score) {
+      answer.score = normalised;
+      answer.tokens = tokens;
+    }
+  };
+  const scores: (number | null)[] = [];
+  // The search begins with one row: the prompt.
+  let beams: Beam[] = [{ tokens: [], score: 0 }];
+  let logits = await session.start(prompt);
+  for (let step = 0;; step++) {
+    options.signal?.throwIfAborted();
+    const rows = beams.map(({ tokens, score }, i) => {
+      const row = logits.subarray(i * session.vocabulary, (i + 1) * session.vocabulary);
+      applyRules(row, tokens, settings);
+      logSoftmax(row);
+      for (let token = 0; token < row.length; token++) row[token] = score + row[token]!;
+      return row;
+    });
+    const chosen = best(rows, count);
+    const extended = chosen.map(({ row, token, score }) => ({
+      tokens: [...beams[row]!.tokens, token],
+      score,
+    }));
+    beams = extended.map((beam) => {
+      if (!ends.has(beam.tokens.at(-1)!)) return beam;
+      if (beam.score > -Infinity) compete(beam);
+      return { ...beam, score: -Infinity };
+    });
+    scores.push(answer.score);
+    if (step + 1 === maxNewTokens) break;
+    logits = await session.append(chosen.map((c) => c.token), chosen.map((c) => c.row));
+  }
+  for (const beam of beams) if (beam.score > -Infinity) compete(beam);
+  return { tokens: answer.tokens, score: answer.score ?? -Infinity, scores };
+}

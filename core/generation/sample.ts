@@ -1,0 +1,124 @@
+/**
+ * Generating token by token: the most likely one, or drawn at random.
+ *
+ * V = vocabulary.
+ *
+ * @module
+ */
+
+import { randomStream } from "../data/random.ts";
+import { applyRules, type LogitsRules, logSoftmax } from "./logits.ts";
+import type { DecodingSession } from "./model.ts";
+
+/** Options of `sample`. */
+export interface SampleOptions extends Partial<LogitsRules> {
+  /** Logits are divided by it; 0 takes the most likely token. @default {0} */
+  readonly temperature?: number;
+  /** Draw among this many most likely tokens; 0 = all. @default {0} */
+  readonly topK?: number;
+  /** Draw among the most likely tokens that together have at least this probability. @default {1} */
+  readonly topP?: number;
+  /** Seed: the same seed gives the same text. @default {0} */
+  readonly seed?: number;
+  /** Most tokens to generate. */
+  readonly maxNewTokens: number;
+  /** Tokens that end a text. */
+  readonly endTokens: readonly number[];
+  /** Ends the generation early with what there is. */
+  readonly signal?: AbortSignal | undefined;
+  /** Called with each token as it comes. */
+  onToken?(token: number): void;
+}
+
+/**
+ * Continues a prompt until an end token, the length or the model's room is reached.
+ *
+ * @param session A fresh session of the model.
+ * @param prompt Tokens, at least one.
+ * @returns The new tokens, with the end token if one came.
+ * @throws {RangeError} If an option is out of range.
+ */
+export async function sample(
+  session: DecodingSession,
+  prompt: readonly number[],
+  options: SampleOptions,
+): Promise<number[]> {
+  const { temperature = 0, topK = 0, topP = 1, seed = 0, maxNewTokens, endTokens } = options;
+  const require = (name: string, rule: string, value: number, holds: boolean) => {
+    if (!holds) {
+      throw new RangeError(`Cannot generate as "${name}" must be ${rule}: current value is ${value}`);
+    }
+  };
+  require("temperature", "0 or more", temperature, temperature >= 0 && temperature < Infinity);
+  require("topK", "an integer of at least 0", topK, Number.isInteger(topK) && topK >= 0);
+  require("topP", "above 0 and at most 1", topP, topP > 0 && topP <= 1);
+  require(
+    "maxNewTokens",
+    "an integer of at least 1",
+    maxNewTokens,
+    Number.isInteger(maxNewTokens) &&
+      maxNewTokens >= 1,
+  );
+  require(
+    "prompt length",
+    `from 1 to ${session.capacity}`,
+    prompt.length,
+    prompt.length >= 1 &&
+      prompt.length <= session.capacity,
+  );
+  const rules: LogitsRules = {
+    repetitionPenalty: options.repetitionPenalty ?? 1,
+    noRepeatNgramSize: options.noRepeatNgramSize ?? 0,
+    minLength: options.minLength ?? 0,
+    endTokens,
+  };
+  const random = randomStream(seed, 2);
+  const generated: number[] = [];
+  let logits = await session.start(prompt);
+  while (!options.signal?.aborted) {
+    applyRules(logits, generated, rules);
+    const token = temperature === 0
+      ? argmax(logits)
+      : draw(logits, { temperature, topK, topP }, random.float());
+    generated.push(token);
+    options.onToken?.(token);
+    const full = prompt.length + generated.length > session.capacity;
+    if (endTokens.includes(token) || generated.length === maxNewTokens || full) break;
+    logits = await session.append([token], [0]);
+  }
+  return generated;
+}
+
+/** The first of the largest. */
+export function argmax(values: Float32Array): number {
+  let best = 0;
+  for (let i = 1; i < values.length; i++) if (values[i]! > values[best]!) best = i;
+  return best;
+}
+
+/**
+ * Draws a token.
+ *
+ * @param logits [V]; changed.
+ * @param uniform A number in [0, 1).
+ */
+export function draw(
+  logits: Float32Array,
+  { temperature, topK, topP }: { readonly temperature: number; readonly topK: number; readonly topP: number },
+  uniform: number,
+): number {
+  for (let i = 0; i < logits.length; i++) logits[i] = logits[i]! / temperature;
+  logSoftmax(logits);
+  const order = Uint32Array.from(logits, (_, i) => i).sort((i, j) => logits[j]! - logits[i]! || i - j);
+  const most = topK === 0 ? order.length : Math.min(topK, order.length);
+  let kept = 0, mass = 0, all = 0;
+  for (let i = 0; i < most; i++) all += Math.exp(logits[order[i]!]!);
+  // The share is one of what top-k left, as the two are applied one after the other.
+  while (kept < most && mass < topP * all) mass += Math.exp(logits[order[kept++]!]!);
+  let left = uniform * mass;
+  for (let i = 0; i < kept; i++) {
+    left -= Math.exp(logits[order[i]!]!);
+    if (left < 0) return order[i]!;
+  }
+  return order[kept - 1]!;
+}

@@ -1,0 +1,65 @@
+import { assert, assertAlmostEquals, assertEquals, assertRejects } from "@std/assert";
+import type { DecodingSession } from "./model.ts";
+import { draw, sample } from "./sample.ts";
+
+/** Always the same logits. */
+function constant(logits: readonly number[], capacity = 32): DecodingSession {
+  const answer = () => Promise.resolve(Float32Array.from(logits));
+  return { vocabulary: logits.length, capacity, start: answer, append: answer };
+}
+
+const options = { maxNewTokens: 4, endTokens: [3] };
+
+Deno.test("sample() takes the most likely token, and ends at an end token, the length or the room", async () => {
+  assertEquals(await sample(constant([0, 2, 1, 1]), [0], options), [1, 1, 1, 1]);
+  assertEquals(await sample(constant([0, 2, 1, 9]), [0], options), [3]);
+  assertEquals(await sample(constant([0, 2, 1, 1], 3), [0], options), [1, 1, 1]);
+  assertEquals(await sample(constant([0, 2, 1, 9]), [0], { ...options, minLength: 2 }), [1, 1, 3]);
+  assertEquals(await sample(constant([0, 2, 1, 1.5]), [0], { ...options, noRepeatNgramSize: 1 }), [1, 3]);
+});
+
+Deno.test("sample() gives the same text for the same seed, and others for others", async () => {
+  const model = () => constant([0, 0, 0, 0, 0, 0, 0, 0]);
+  const at = (seed: number) =>
+    sample(model(), [0], { maxNewTokens: 20, endTokens: [], temperature: 1, seed });
+  assertEquals(await at(1), await at(1));
+  assert((await at(1)).join() !== (await at(2)).join());
+});
+
+Deno.test("draw() draws by probability, among the first k, and within the share p", () => {
+  const logits = [0.1, 0.2, 0.3, 0.4].map(Math.log);
+  const counts = (limits: { temperature?: number; topK?: number; topP?: number }) => {
+    const n = [0, 0, 0, 0];
+    for (let i = 0; i < 1000; i++) {
+      const token = draw(
+        Float32Array.from(logits),
+        { temperature: 1, topK: 0, topP: 1, ...limits },
+        (i + 0.5) / 1000,
+      );
+      n[token]!++;
+    }
+    return n.map((c) => c / 1000);
+  };
+  const near = (actual: number[], expected: number[]) =>
+    actual.forEach((x, i) => assertAlmostEquals(x, expected[i]!, 0.002));
+  near(counts({}), [0.1, 0.2, 0.3, 0.4]);
+  near(counts({ topK: 2 }), [0, 0, 3 / 7, 4 / 7]);
+  near(counts({ topP: 0.5 }), [0, 0, 3 / 7, 4 / 7]);
+  near(counts({ topP: 0.4 }), [0, 0, 0, 1]);
+  const squares = [1, 4, 9, 16].map((x) => x / 30);
+  near(counts({ temperature: 0.5 }), squares);
+});
+
+Deno.test("sample() refuses options that are out of range", async () => {
+  for (
+    const [wrong, message] of [
+      [{ temperature: -1 }, `"temperature" must be 0 or more`],
+      [{ topK: 1.5 }, `"topK" must be an integer`],
+      [{ topP: 0 }, `"topP" must be above 0`],
+      [{ maxNewTokens: 0 }, `"maxNewTokens" must be an integer of at least 1`],
+    ] as const
+  ) {
+    await assertRejects(() => sample(constant([0, 1]), [0], { ...options, ...wrong }), RangeError, message);
+  }
+  await assertRejects(() => sample(constant([0, 1]), [], options), RangeError, `"prompt length" must be`);
+});
