@@ -5,6 +5,7 @@
  * @module
  */
 import { findViolations } from "./layering.ts";
+import { isComplete } from "./umbrella.ts";
 
 interface Count {
   passed: number;
@@ -30,6 +31,7 @@ const PARTS: Record<string, () => Promise<Count>> = {
   "lint": () => all([["lint"], [...NO_CONSOLE, ...LIBRARIES.filter(exists)]]),
   "check": () => all([["check", ...FROZEN, "."]]),
   "layering": layering,
+  "umbrella": umbrella,
   "doc-lint": docLint,
   "publish-dry-run": publishDryRun,
   "test": test,
@@ -83,6 +85,16 @@ async function layering(): Promise<Count> {
   const violations = await findViolations(ROOT);
   for (const violation of violations) console.error(violation);
   return one(violations.length === 0);
+}
+
+async function umbrella(): Promise<Count> {
+  const complete = await isComplete();
+  if (!complete) {
+    console.error(
+      "mod.ts does not name what its members export; deno run -A .ci/umbrella.ts --write mends it",
+    );
+  }
+  return one(complete);
 }
 
 /**

@@ -5,6 +5,7 @@
  * | --- | --- |
  * | {@linkcode greedyPruner} | EdgeTuner's rule on measured gradients: Eq. 29, Eq. 30, layer-wise rule |
  * | {@linkcode randomPruner} | a fixed share at random: the baseline that importance has to beat |
+ * | {@linkcode budgetPruner} | another pruner's scores at a fixed kept share |
  * | {@linkcode noPruner} | everything is kept: vEdgeTuner |
  *
  * Each factory returns a plain object that implements `Pruner` of `@edgetuner/core`. Your own does the
@@ -21,6 +22,7 @@
  * @module
  */
 
+export { budgetPruner, type BudgetPrunerOptions } from "./budget.ts";
 export { greedyPruner, type GreedyPrunerOptions, type GreedyState } from "./greedy.ts";
 export { noPruner } from "./none.ts";
 export { randomPruner, type RandomPrunerOptions } from "./random.ts";

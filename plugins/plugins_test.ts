@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { type Pruner, type PrunerContext, type PrunerInput, randomStream } from "@edgetuner/core";
-import { greedyPruner, noPruner, randomPruner } from "./mod.ts";
+import { budgetPruner, greedyPruner, noPruner, randomPruner } from "./mod.ts";
 import { testPruner } from "../tests/conformance/pruner_suite.ts";
 
 testPruner({ name: "none", create: () => noPruner() as Pruner });
@@ -10,6 +10,12 @@ testPruner({ name: "greedy, defaults", create: () => greedyPruner() as Pruner })
 testPruner({
   name: "greedy as published",
   create: () => greedyPruner({ warmupSteps: 1, recovery: 0, maxRest: Infinity, maxLayerShare: 1 }) as Pruner,
+});
+
+testPruner({
+  name: "budget",
+  create: () =>
+    budgetPruner({ pruner: greedyPruner({ warmupSteps: 1 }), keep: 0.5, warmupSteps: 2 }) as Pruner,
 });
 
 const nothing = { lastMask: null, gradientNorm: null, loraNorm: null, baseNorm: null, embeddingMean: null };
@@ -26,6 +32,32 @@ Deno.test("randomPruner() prunes the share it was given, other heads in other st
   assertEquals(new Set(masks).size, 6);
 });
 
+Deno.test("budgetPruner() keeps the highest scores of another pruner, as many as the budget allows", async () => {
+  const context = { layers: 2, heads: 3, headsPerDevice: [2, 1], capacities: [2, 1], seed: 0 };
+  const scores = Float32Array.of(3, 1, 2, 6, 5, 4);
+  const scored: Pruner = {
+    name: "scored",
+    needs: ["loraNorm"],
+    init: () => 0,
+    decide: (_, state) => [{ mask: new Uint8Array(6), scores }, state],
+  };
+  const masks = async (keep: number, warmupSteps: number) => {
+    const pruner = budgetPruner({ pruner: scored, keep, warmupSteps });
+    assertEquals(pruner.needs, ["loraNorm"]);
+    const at = async (step: number) =>
+      [...(await pruner.decide({ ...nothing, step }, pruner.init(context), context))[0].mask].join("");
+    return [await at(0), await at(1)];
+  };
+  assertEquals(await masks(0.5, 0), ["111000", "111000"]);
+  assertEquals(await masks(4 / 6, 1), ["000000", "011000"]);
+  assertEquals(await masks(0, 0), ["111111", "111111"]);
+  assertEquals(await masks(1, 0), ["000000", "000000"]);
+  // Without scores there is nothing to choose by.
+  const blind = budgetPruner({ pruner: noPruner(), keep: 0.5 });
+  const [{ mask }] = await blind.decide({ ...nothing, step: 3 }, null, context);
+  assertEquals([...mask], [0, 0, 0, 0, 0, 0]);
+});
+
 Deno.test("noPruner() keeps every head", async () => {
   const context = { layers: 2, heads: 3, headsPerDevice: [3], capacities: [1], seed: 0 };
   const [{ mask }] = await noPruner().decide({ ...nothing, step: 4 }, null, context);
@@ -36,6 +68,11 @@ Deno.test("pruner factories refuse options out of range", () => {
   assertThrows(() => randomPruner({ share: 1.5 }), RangeError, "current value is 1.5");
   assertThrows(() => greedyPruner({ tau: -1 }), RangeError, "current value is -1");
   assertThrows(() => greedyPruner({ eta: 2 }), RangeError, "current value is 2");
+  assertThrows(
+    () => budgetPruner({ pruner: noPruner(), keep: 1.2 }),
+    RangeError,
+    "current value is 1.2",
+  );
   assertThrows(() => greedyPruner({ history: 0 }), RangeError, "current value is 0");
 });
 
