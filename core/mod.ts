@@ -155,3 +155,15 @@ export { beamSearch, type BeamSearchOptions, type BeamSearchResult } from "./gen
 export { applyRules, type LogitsRules, logSoftmax } from "./generation/logits.ts";
 export type { DecodingSession } from "./generation/model.ts";
 export { sample, type SampleOptions } from "./generation/sample.ts";
+export {
+  fromPeft,
+  loadPeft,
+  mergePeft,
+  type ModelFamily,
+  type PeftAdapter,
+  type PeftConfig,
+  type PeftModelShape,
+  reduceRank,
+  savePeft,
+  toPeft,
+} from "./lora/peft.ts";

@@ -1,0 +1,249 @@
+import { assert, assertAlmostEquals, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
+import { randomStream } from "../data/random.ts";
+import { CheckpointError } from "../errors.ts";
+import type { NamedArray } from "../model/gpt2.ts";
+import type { Adapter } from "./adapter.ts";
+import {
+  fromPeft,
+  loadPeft,
+  mergePeft,
+  type ModelFamily,
+  type PeftAdapter,
+  type PeftModelShape,
+  reduceRank,
+  savePeft,
+  toPeft,
+} from "./peft.ts";
+import type { LoraTarget } from "./settings.ts";
+
+const SHAPE: PeftModelShape = { layers: 2, heads: 4, hidden: 16 };
+
+function numbers(count: number, seed: number): Float32Array {
+  const random = randomStream(seed);
+  return Float32Array.from({ length: count }, () => random.float() - 0.5);
+}
+
+function adapter(mode: "slice" | "full", targets: readonly LoraTarget[], shape = SHAPE): Adapter {
+  const { layers, heads, hidden } = shape;
+  const [rank, headSize] = [3, hidden / heads];
+  const inputs = mode === "slice" ? headSize : hidden;
+  const arrays = new Map<string, NamedArray>();
+  let seed = 1;
+  for (let l = 0; l < layers; l++) {
+    for (let h = 0; h < heads; h++) {
+      for (const target of targets) {
+        const name = `layer${l}.head${h}.${target}`;
+        arrays.set(`${name}.A`, { shape: [rank, inputs], data: numbers(rank * inputs, seed++) });
+        arrays.set(`${name}.B`, { shape: [headSize, rank], data: numbers(headSize * rank, seed++) });
+      }
+    }
+  }
+  return {
+    lora: { mode, targets, rank, alpha: 6, dropout: 0.1 },
+    model: { layers, heads, hidden },
+    fingerprint: "",
+    arrays,
+  };
+}
+
+/** What head modules add to the weight of a target, [out, in], by definition. */
+function deltaOf({ lora, arrays }: Adapter, layer: number, target: LoraTarget, shape: PeftModelShape) {
+  const { heads, hidden, kvHeads = heads } = shape;
+  const size = hidden / heads;
+  const outputs = target === "q" ? hidden : kvHeads * size;
+  const delta = new Float64Array(outputs * hidden);
+  for (let h = 0; h < heads; h++) {
+    const a = arrays.get(`layer${layer}.head${h}.${target}.A`)!.data;
+    const b = arrays.get(`layer${layer}.head${h}.${target}.B`)!.data;
+    const inputs = a.length / lora.rank;
+    const firstRow = (target === "q" ? h : Math.floor(h * kvHeads / heads)) * size;
+    const firstColumn = lora.mode === "slice" ? h * size : 0;
+    for (let o = 0; o < size; o++) {
+      for (let i = 0; i < inputs; i++) {
+        let sum = 0;
+        for (let k = 0; k < lora.rank; k++) sum += b[o * lora.rank + k]! * a[k * inputs + i]!;
+        delta[(firstRow + o) * hidden + firstColumn + i]! += lora.alpha / lora.rank * sum;
+      }
+    }
+  }
+  return delta;
+}
+
+/** Base weights of zeros, under the family's names. */
+function zeros(family: ModelFamily, shape: PeftModelShape): Map<string, NamedArray> {
+  const { layers, heads, hidden, kvHeads = heads } = shape;
+  const weights = new Map<string, NamedArray>([["other.weight", { shape: [1], data: Float32Array.of(7) }]]);
+  const add = (name: string, rows: number, columns: number) =>
+    weights.set(name, { shape: [rows, columns], data: new Float32Array(rows * columns) });
+  for (let l = 0; l < layers; l++) {
+    if (family === "gpt2") add(`transformer.h.${l}.attn.c_attn.weight`, hidden, 3 * hidden);
+    else {
+      for (const target of ["q", "k", "v"]) {
+        const prefix = family === "opt" ? "model.decoder.layers" : "model.layers";
+        const rows = target === "q" ? hidden : kvHeads * hidden / heads;
+        add(`${prefix}.${l}.self_attn.${target}_proj.weight`, rows, hidden);
+      }
+    }
+  }
+  return weights;
+}
+
+/** What a merge added to a target's weight, [out, in]. */
+function mergedDelta(
+  merged: ReadonlyMap<string, NamedArray>,
+  family: ModelFamily,
+  layer: number,
+  target: LoraTarget,
+  { hidden }: PeftModelShape,
+): Float32Array {
+  if (family !== "gpt2") {
+    const prefix = family === "opt" ? "model.decoder.layers" : "model.layers";
+    return merged.get(`${prefix}.${layer}.self_attn.${target}_proj.weight`)!.data;
+  }
+  const { data } = merged.get(`transformer.h.${layer}.attn.c_attn.weight`)!;
+  const first = ["q", "k", "v"].indexOf(target) * hidden;
+  return Float32Array.from({ length: hidden * hidden }, (_, at) => {
+    const [o, i] = [Math.floor(at / hidden), at % hidden];
+    return data[i * 3 * hidden + first + o]!;
+  });
+}
+
+const CASES: readonly {
+  family: ModelFamily;
+  shape: PeftModelShape;
+  mode: "slice" | "full";
+  targets: LoraTarget[];
+}[] = [
+  { family: "gpt2", shape: SHAPE, mode: "slice", targets: ["q", "v"] },
+  { family: "gpt2", shape: SHAPE, mode: "full", targets: ["q", "k", "v"] },
+  { family: "opt", shape: SHAPE, mode: "slice", targets: ["q", "k"] },
+  { family: "llama", shape: { ...SHAPE, kvHeads: 2 }, mode: "full", targets: ["q", "v"] },
+  { family: "llama", shape: { ...SHAPE, kvHeads: 1 }, mode: "slice", targets: ["k"] },
+];
+
+for (const { family, shape, mode, targets } of CASES) {
+  const name = `${family}, ${mode}, ${targets}, ${shape.kvHeads ?? shape.heads} key and value heads`;
+  Deno.test(`toPeft() adds the same to the weights as the head modules, there and back: ${name}`, () => {
+    const heads = adapter(mode, targets, shape);
+    const peft = toPeft(heads, family, shape.kvHeads);
+    const back = fromPeft(peft, family, shape);
+    const merged = mergePeft(zeros(family, shape), peft, family, shape);
+    assertEquals(merged.get("other.weight")!.data, Float32Array.of(7));
+    for (let layer = 0; layer < shape.layers; layer++) {
+      for (const target of targets) {
+        const expected = deltaOf(heads, layer, target, shape);
+        assert(expected.some((x) => Math.abs(x) > 0.01));
+        assertClose(mergedDelta(merged, family, layer, target, shape), expected, TOLERANCE.sum, "merged");
+        assertClose(
+          Float32Array.from(deltaOf(back, layer, target, shape)),
+          expected,
+          TOLERANCE.sum,
+          "imported",
+        );
+      }
+    }
+  });
+}
+
+Deno.test("PEFT's own adapter of the same head modules means the same", async () => {
+  const fixtures = new URL("../../tests/fixtures/parity/", import.meta.url).pathname;
+  const { loadSafetensors } = await import("../checkpoint/safetensors.ts");
+  const shape = { layers: 3, heads: 4, hidden: 48 };
+  const tensors = await loadSafetensors(`${fixtures}/gpt2_lora_slice.safetensors`);
+  const arrays = new Map(
+    [...tensors].filter(([name]) => name.startsWith("initial.")).map(([name, array]) => [
+      name.slice("initial.".length),
+      array,
+    ]),
+  );
+  const heads: Adapter = {
+    lora: { mode: "slice", targets: ["q", "v"], rank: 4, alpha: 8, dropout: 0 },
+    model: shape,
+    fingerprint: "",
+    arrays,
+  };
+  const theirs = await loadPeft(`${fixtures}/peft_adapter_slice`);
+  const ours = toPeft(heads, "gpt2");
+  assertEquals([ours.config.r, ours.config.lora_alpha], [theirs.config.r, theirs.config.lora_alpha]);
+  assertEquals([...ours.arrays.keys()].sort(), [...theirs.arrays.keys()].sort());
+  const [a, b] = [theirs, ours].map((peft) => mergePeft(zeros("gpt2", shape), peft, "gpt2", shape));
+  for (const [name, { data }] of a!) {
+    if (name === "other.weight") continue;
+    assert(data.some((x) => Math.abs(x) > 1e-3), name);
+    assertClose(b!.get(name)!.data, data, TOLERANCE.sum, name);
+  }
+});
+
+Deno.test("reduceRank() is the best approximation and says its error", async () => {
+  const peft = toPeft(adapter("full", ["q", "v"]), "gpt2");
+  const merged = (p: PeftAdapter) =>
+    mergedDelta(mergePeft(zeros("gpt2", SHAPE), p, "gpt2", SHAPE), "gpt2", 0, "q", SHAPE);
+  const whole = await reduceRank(peft, 24);
+  assertEquals(whole.error < 1e-7, true); // 16 columns: nothing beyond rank 16 is lost
+  assertClose(merged(whole.peft), merged(peft), TOLERANCE.sum, "nothing lost");
+  let last = 0;
+  for (const rank of [12, 6, 2]) {
+    const { peft: small, error } = await reduceRank(peft, rank);
+    assertEquals(small.config.r, rank);
+    assert(error > last && error < 1, `${error}`);
+    last = error;
+    let lost = 0, all = 0;
+    const before = mergePeft(zeros("gpt2", SHAPE), peft, "gpt2", SHAPE);
+    const after = mergePeft(zeros("gpt2", SHAPE), small, "gpt2", SHAPE);
+    for (const [name, { data }] of before) {
+      if (name === "other.weight") continue;
+      after.get(name)!.data.forEach((x, i) => {
+        lost += (x - data[i]!) ** 2;
+        all += data[i]! ** 2;
+      });
+    }
+    assertAlmostEquals(Math.sqrt(lost / all), error, 1e-5);
+  }
+  await assertRejects(() => reduceRank(peft, 0), RangeError, "current value is 0");
+  await assertRejects(() => reduceRank(peft, 25), RangeError, "current value is 25");
+});
+
+Deno.test("PEFT folders survive saving and loading; what is not a plain LoRA is refused", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const peft = toPeft(adapter("slice", ["q", "v"]), "gpt2");
+    await savePeft(folder, peft);
+    const loaded = await loadPeft(folder);
+    assertEquals(loaded.config, peft.config);
+    for (const [name, { data, shape }] of peft.arrays) {
+      assertEquals(loaded.arrays.get(name)!.shape, shape);
+      assertEquals(loaded.arrays.get(name)!.data, data);
+    }
+    for (
+      const [field, value] of [
+        ["use_dora", true],
+        ["bias", "all"],
+        ["rank_pattern", { q: 3 }],
+        ["peft_type", "IA3"],
+        ["r", 0],
+        ["lora_alpha", "8"],
+        ["modules_to_save", ["lm_head"]],
+      ] as const
+    ) {
+      await Deno.writeTextFile(
+        `${folder}/adapter_config.json`,
+        JSON.stringify({ ...peft.config, [field]: value }),
+      );
+      await assertRejects(() => loadPeft(folder), CheckpointError, field);
+    }
+    await assertRejects(() => loadPeft(`${folder}/nowhere`), CheckpointError, "adapter_config.json");
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("fromPeft(), toPeft() and mergePeft() refuse what does not fit", () => {
+  const heads = adapter("slice", ["q", "v"]);
+  const peft = toPeft(heads, "gpt2");
+  assertThrows(() => fromPeft(peft, "llama", SHAPE), CheckpointError, "llama layers alone");
+  assertThrows(() => fromPeft(peft, "gpt2", { ...SHAPE, hidden: 8 }), CheckpointError, "must be [24,8]");
+  const missing = { ...heads, arrays: new Map([...heads.arrays].slice(1)) };
+  assertThrows(() => toPeft(missing, "gpt2"), CheckpointError, '"layer0.head0.q.A" is missing');
+  assertThrows(() => mergePeft(new Map(), peft, "gpt2", SHAPE), CheckpointError, "must hold");
+});
