@@ -1,4 +1,4 @@
-import { assertEquals, assertNotEquals, assertStringIncludes, assertThrows } from "@std/assert";
+import { assertEquals, assertLess, assertNotEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import {
   encodeCompletion,
   encodePairs,
@@ -123,6 +123,39 @@ Deno.test("shuffledBatches is a function of seed and position", () => {
   assertNotEquals(draw(1, [0, 1, 2]), draw(2, [0, 1, 2]));
   // Never to change: a run that goes on later must meet the same data.
   assertEquals(draw(1, [0, 1, 2]), ["3,4,0", "6,2,1", "5,0,2"]);
+});
+
+Deno.test("shuffledBatches with lengthStep puts like lengths together, each sequence once, by seed and position", () => {
+  const count = 256, batch = 4; // two windows of 32 batches
+  const set = {
+    ...numbered(count),
+    length: 50,
+    sequences: Array.from({ length: count }, (_, i) => ({
+      tokens: Uint32Array.from({ length: 3 + (i * 37) % 48 }, (_, t) => t === 0 ? i : 1000),
+      firstTarget: 1,
+    })),
+  };
+  const draw = (seed: number, position: number) => {
+    const stream = shuffledBatches(set, { batch, seed, lengthStep: 8 });
+    stream.position = position;
+    return stream.next();
+  };
+  const seen: number[] = [];
+  let places = 0, text = 0;
+  for (let position = 0; position < count / batch; position++) {
+    const { tokens, length, mask } = draw(3, position);
+    assertEquals(length % 8 === 0 || length === 50, true);
+    places += batch * length;
+    text += mask.reduce((sum, x) => sum + x, 0);
+    for (let b = 0; b < batch; b++) seen.push(tokens[b * length]!);
+  }
+  assertEquals(text, set.sequences.reduce((sum, { tokens }) => sum + tokens.length - 1, 0));
+  assertEquals(new Set(seen).size, count);
+  // Padding all to T would be 50 / 25.5 = 1.96 places for each with text.
+  assertLess(places / text, 1.3);
+  assertEquals(String(draw(3, 40).tokens), String(draw(3, 40).tokens));
+  assertNotEquals(String(draw(3, 40).tokens), String(draw(4, 40).tokens));
+  assertThrows(() => shuffledBatches(set, { batch, seed: 0, lengthStep: -8 }), RangeError, "lengthStep");
 });
 
 Deno.test("shuffledBatches may have batches larger than the set", () => {
