@@ -5,6 +5,7 @@
  */
 
 import { parseArgs } from "@std/cli/parse-args";
+import { parse as parseYaml } from "yaml";
 
 /** A flag that takes text. */
 interface TextFlag {
@@ -92,6 +93,7 @@ function helpText(program: ProgramText, flags: Record<string, Flag>): string {
     const initial = flag.default === "" ? "" : ` [${flag.default}]`;
     return [`--${name} ${flag.value}`, `${flag.help}${choices}${initial}`];
   });
+  rows.push(["--config FILE", "values of flags as JSON or YAML; flags given here come first"]);
   rows.push(["--help", "this text"]);
   const width = Math.max(...rows.map(([left]) => left.length)) + 2;
   const lines = rows.map(([left, right]) => `  ${left.padEnd(width)}${right}`);
@@ -115,7 +117,7 @@ export function readFlags<const S extends Record<string, Flag>>(
   const unknown: string[] = [];
   const parsed = parseArgs([...args], {
     boolean: ["help", ...names.filter(([, f]) => f.kind === "switch").map(([n]) => n)],
-    string: names.filter(([, f]) => f.kind !== "switch").map(([n]) => n),
+    string: ["config", ...names.filter(([, f]) => f.kind !== "switch").map(([n]) => n)],
     unknown: (argument: string) => {
       unknown.push(argument);
       return false;
@@ -130,23 +132,65 @@ export function readFlags<const S extends Record<string, Flag>>(
       `Cannot run ${program.name} as flags must be known: "${unknown[0]}" is not; see --help`,
     );
   }
+  const config = parsed.config === undefined ? {} : readConfig(program, flags, lastOf(parsed.config));
   const values: Record<string, string | number | boolean> = {};
   for (const [name, flag] of names) {
-    const given = parsed[name];
     if (flag.kind === "switch") {
-      values[name] = given === true;
+      values[name] = parsed[name] === true || config[name] === true;
       continue;
     }
+    const given = parsed[name] ?? config[name];
     if (given === undefined) {
       values[name] = flag.default;
       continue;
     }
-    const last = String(Array.isArray(given) ? given.at(-1) : given);
+    const last = lastOf(given);
     values[name] = flag.kind === "text"
       ? textValue(program, name, flag, last)
       : numberValue(program, name, flag, last);
   }
   return values as FlagValues<S>;
+}
+
+/** Of a flag that is given several times the last one counts. */
+function lastOf(given: unknown): string {
+  return String(Array.isArray(given) ? given.at(-1) : given);
+}
+
+/** Values of flags from a file; lists become `a,b,c`. */
+function readConfig(
+  program: ProgramText,
+  flags: Record<string, Flag>,
+  file: string,
+): Record<string, string | boolean> {
+  const refuse = (rule: string, cause?: unknown): never => {
+    throw new UsageError(`Cannot run ${program.name} as ${rule}`, { cause });
+  };
+  let parsed: unknown;
+  try {
+    const content = Deno.readTextFileSync(file);
+    parsed = file.endsWith(".json") ? JSON.parse(content) : parseYaml(content);
+  } catch (cause) {
+    refuse(`--config must be a file of JSON or YAML: ${(cause as Error).message}`, cause);
+  }
+  if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
+    return refuse(`${file} must hold names of flags with their values: it holds ${JSON.stringify(parsed)}`);
+  }
+  const values: Record<string, string | boolean> = {};
+  for (const [name, value] of Object.entries(parsed)) {
+    const flag = Object.hasOwn(flags, name) ? flags[name] : undefined;
+    if (flag === undefined) refuse(`flags must be known: "${name}" in ${file} is not; see --help`);
+    const isList = Array.isArray(value) && value.every((v) => typeof v === "string" || typeof v === "number");
+    if (flag!.kind === "switch" ? typeof value !== "boolean" : typeof value === "object" && !isList) {
+      refuse(
+        `"${name}" in ${file} must be ${
+          flag!.kind === "switch" ? "true or false" : "a text, a number or a list of them"
+        }: current value is ${JSON.stringify(value)}`,
+      );
+    }
+    values[name] = typeof value === "boolean" && flag!.kind === "switch" ? value : String(value);
+  }
+  return values;
 }
 
 function textValue(program: ProgramText, name: string, flag: TextFlag, given: string): string {

@@ -1,0 +1,59 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { integer, number, readFlags, text, toggle, UsageError } from "./flags.ts";
+
+const PROGRAM = { name: "trial.ts", about: "Nothing.", examples: [] };
+const FLAGS = {
+  steps: integer("N", 10, "steps", { min: 1 }),
+  rate: number("X", 0.5, "rate"),
+  targets: text("LIST", "q", "targets"),
+  mode: text("MODE", "full", "mode", ["slice", "full"]),
+  quiet: toggle("say nothing"),
+};
+
+async function withFile(name: string, content: string, run: (path: string) => void): Promise<void> {
+  const folder = await Deno.makeTempDir();
+  try {
+    await Deno.writeTextFile(`${folder}/${name}`, content);
+    run(`${folder}/${name}`);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+Deno.test("readFlags() takes defaults, then the config file, then the command line", async () => {
+  const yaml = "steps: 20\nrate: 1e-3\ntargets: [q, v]\nquiet: true\n";
+  await withFile("run.yaml", yaml, (path) => {
+    assertEquals(readFlags(PROGRAM, FLAGS, ["--config", path]), {
+      steps: 20,
+      rate: 0.001,
+      targets: "q,v",
+      mode: "full",
+      quiet: true,
+    });
+    const both = readFlags(PROGRAM, FLAGS, ["--steps", "3", "--config", path, "--targets", "k"]);
+    assertEquals([both.steps, both.targets, both.rate], [3, "k", 0.001]);
+  });
+  await withFile("run.json", '{"mode": "slice", "steps": "7"}', (path) => {
+    const { mode, steps } = readFlags(PROGRAM, FLAGS, ["--config", path]);
+    assertEquals([mode, steps], ["slice", 7]);
+  });
+  assertEquals(readFlags(PROGRAM, FLAGS, []).steps, 10);
+});
+
+Deno.test("readFlags() says what is wrong with a config file", async () => {
+  const cases = [
+    ["a.json", "{", "must be a file of JSON or YAML"],
+    ["a.yaml", "- 1\n- 2\n", "must hold names of flags"],
+    ["a.yaml", "stepz: 3\n", '"stepz" in'],
+    ["a.yaml", "steps: 0\n", '--steps must be an integer of at least 1: current value is "0"'],
+    ["a.yaml", "steps: {a: 1}\n", "must be a text, a number or a list"],
+    ["a.yaml", "quiet: 1\n", "must be true or false: current value is 1"],
+    ["a.yaml", "mode: other\n", "--mode must be one of slice, full"],
+  ] as const;
+  for (const [name, content, message] of cases) {
+    await withFile(name, content, (path) => {
+      assertThrows(() => readFlags(PROGRAM, FLAGS, ["--config", path]), UsageError, message);
+    });
+  }
+  assertThrows(() => readFlags(PROGRAM, FLAGS, ["--config", "/nowhere.yaml"]), UsageError, "/nowhere.yaml");
+});
