@@ -167,3 +167,5 @@ export {
   savePeft,
   toPeft,
 } from "./lora/peft.ts";
+export { dequantise, GGML_TYPES, ggmlBytes } from "./checkpoint/ggml_types.ts";
+export { GgufFile, type GgufTensor } from "./checkpoint/gguf.ts";

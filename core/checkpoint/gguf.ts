@@ -1,0 +1,113 @@
+/**
+ * Reads GGUF files, the checkpoints of llama.cpp, one tensor at a time.
+ *
+ * @module
+ */
+
+import { CheckpointError } from "../errors.ts";
+import type { NamedArray } from "../model/gpt2.ts";
+import { dequantise, ggmlBytes } from "./ggml_types.ts";
+
+/** A tensor of a GGUF file. */
+export interface GgufTensor {
+  /** Name, as llama.cpp has it: `blk.0.attn_q.weight`. */
+  readonly name: string;
+  /** Element type, such as `"Q8_0"`. */
+  readonly type: string;
+  /** Shape, rows first. */
+  readonly shape: readonly number[];
+  /** Where its data begin in the file. */
+  readonly offset: number;
+  /** Bytes of its data. */
+  readonly bytes: number;
+}
+
+/** An open GGUF file. */
+export class GgufFile implements Disposable {
+  /** Its fields: `general.architecture`, `llama.block_count` and so on. */
+  readonly metadata: Readonly<Record<string, unknown>>;
+  /** Its tensors, by name. */
+  readonly tensors: ReadonlyMap<string, GgufTensor>;
+  readonly #file: Deno.FsFile;
+  readonly #path: string;
+
+  private constructor(
+    file: Deno.FsFile,
+    path: string,
+    metadata: Readonly<Record<string, unknown>>,
+    tensors: ReadonlyMap<string, GgufTensor>,
+  ) {
+    this.#file = file;
+    this.#path = path;
+    this.metadata = metadata;
+    this.tensors = tensors;
+  }
+
+  /**
+   * Opens a file and reads what it says of its tensors.
+   *
+   * @throws {CheckpointError} If the file is missing, damaged, or has a tensor of a type that cannot be read.
+   */
+  static async open(path: string): Promise<GgufFile> {
+    const { gguf, GGMLQuantizationType } = await import("@huggingface/gguf");
+    let file: Deno.FsFile | undefined;
+    try {
+      file = await Deno.open(path);
+      const { size } = await file.stat();
+      const parsed = await gguf(path, { allowLocalFile: true });
+      const tensors = new Map<string, GgufTensor>();
+      for (const info of parsed.tensorInfos) {
+        const type = GGMLQuantizationType[info.dtype] ?? String(info.dtype);
+        // GGUF counts dimensions from the innermost one.
+        const shape = info.shape.map(Number).reverse();
+        const columns = shape.at(-1) ?? 1;
+        const bytes = ggmlBytes(type, columns, shape.slice(0, -1).reduce((a, b) => a * b, 1));
+        const offset = Number(parsed.tensorDataOffset) + Number(info.offset);
+        if (tensors.has(info.name)) throw new RangeError(`tensor "${info.name}" must be there once`);
+        if (!Number.isSafeInteger(offset) || offset + bytes > size) {
+          throw new RangeError(
+            `tensor "${info.name}" must end within the file's ${size} bytes: it ends at ${offset + bytes}`,
+          );
+        }
+        tensors.set(info.name, { name: info.name, type, shape, offset, bytes });
+      }
+      return new GgufFile(file, path, parsed.metadata as Record<string, unknown>, tensors);
+    } catch (cause) {
+      file?.close();
+      if (cause instanceof CheckpointError) throw cause;
+      throw new CheckpointError(
+        `Cannot read ${path} as it must be a GGUF file: ${cause instanceof Error ? cause.message : cause}`,
+        { cause },
+      );
+    }
+  }
+
+  /**
+   * Reads one tensor as float32.
+   *
+   * @throws {CheckpointError} If there is no such tensor, or the file ends before its data do.
+   */
+  async read(name: string): Promise<NamedArray> {
+    const tensor = this.tensors.get(name);
+    if (tensor === undefined) {
+      throw new CheckpointError(`Cannot read "${name}" as ${this.#path} must hold it: it does not`);
+    }
+    const bytes = new Uint8Array(tensor.bytes);
+    await this.#file.seek(tensor.offset, Deno.SeekMode.Start);
+    for (let at = 0; at < bytes.length;) {
+      const count = await this.#file.read(bytes.subarray(at));
+      if (count === null) {
+        throw new CheckpointError(
+          `Cannot read "${name}" as ${this.#path} must have ${bytes.length} bytes of it: it has ${at}`,
+        );
+      }
+      at += count;
+    }
+    return { shape: tensor.shape, data: dequantise(tensor.type, bytes) };
+  }
+
+  /** Closes the file. */
+  [Symbol.dispose](): void {
+    this.#file.close();
+  }
+}
