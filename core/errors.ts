@@ -42,3 +42,9 @@ export class CheckpointError extends Error {
   /** Always `"CheckpointError"`. */
   override readonly name = "CheckpointError";
 }
+
+/** A download failed for good: refused, missing, or not what it should be. What came so far is kept for the next try. */
+export class DownloadError extends Error {
+  /** Always `"DownloadError"`. */
+  override readonly name = "DownloadError";
+}

@@ -12,6 +12,7 @@ export {
   ChannelClosedError,
   CheckpointError,
   DeadlineError,
+  DownloadError,
   HandshakeError,
   PluginError,
   ProtocolError,
@@ -169,3 +170,12 @@ export {
 } from "./lora/peft.ts";
 export { dequantise, GGML_TYPES, ggmlBytes } from "./checkpoint/ggml_types.ts";
 export { GgufFile, type GgufTensor } from "./checkpoint/gguf.ts";
+export { type Checksum, download, type DownloadOptions } from "./hub/download.ts";
+export {
+  DATASETS,
+  type DatasetSource,
+  defaultCache,
+  pullDataset,
+  pullModel,
+  type PullOptions,
+} from "./hub/pull.ts";

@@ -242,6 +242,7 @@ export async function runProgram(main: () => Promise<number | void>): Promise<vo
       "CheckpointError",
       "DataError",
       "DeadlineError",
+      "DownloadError",
       "HandshakeError",
       "NoAdapterError",
       "PluginError",
