@@ -69,7 +69,7 @@ Deno.test("download() goes on where the connection was cut, and says how far it 
       "bytes=90000-",
     ]);
     assertEquals(seen.slice(-2), [CONTENT.length, CONTENT.length]);
-    assertEquals([...Deno.readDirSync(folder)].map((e) => e.name), ["a"]);
+    assertEquals(await Array.fromAsync(Deno.readDir(folder), (e) => e.name), ["a"]);
   });
 });
 
@@ -116,7 +116,7 @@ Deno.test("download() refuses wrong lengths and checksums and keeps nothing of t
         DownloadError,
         message,
       );
-      assertEquals([...Deno.readDirSync(folder)], []);
+      assertEquals(await Array.fromAsync(Deno.readDir(folder)), []);
     }
     await download(`${url}/a`, `${folder}/a`, { ...quick, checksum: { kind: "git", value: git(CONTENT) } });
   });
@@ -224,7 +224,7 @@ Deno.test("pullModel() brings what a model needs, checked, once", async () => {
       onProgress: (done, total, file) => progress.push(`${file} ${done} ${total}`),
     });
     assertEquals(folder, `${cache}/models/some/model/v1`);
-    const there = [...Deno.readDirSync(folder)].map((e) => e.name).sort();
+    const there = (await Array.fromAsync(Deno.readDir(folder), (e) => e.name)).sort();
     assertEquals(there, [
       ".complete",
       "config.json",

@@ -89,7 +89,9 @@ export class UsageError extends Error {
 function helpText(program: ProgramText, flags: Record<string, Flag>): string {
   const rows: [string, string][] = Object.entries(flags).map(([name, flag]) => {
     if (flag.kind === "switch") return [`--${name}`, flag.help];
-    const choices = flag.kind === "text" && flag.choices ? ` (${flag.choices.join(", ")})` : "";
+    const choices = flag.kind === "text" && flag.choices
+      ? ` (${flag.choices.filter((c) => c !== "").join(", ")})`
+      : "";
     const initial = flag.default === "" ? "" : ` [${flag.default}]`;
     return [`--${name} ${flag.value}`, `${flag.help}${choices}${initial}`];
   });
