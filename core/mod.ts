@@ -18,6 +18,8 @@ export {
 } from "./errors.ts";
 export type { Channel, CloseInfo, Listener, Transport, TransportFlags, WaitOptions } from "./transport.ts";
 export {
+  DEVICE_STATISTICS,
+  type DeviceStatistic,
   type Pruner,
   type PrunerContext,
   type PrunerDecision,
@@ -30,6 +32,7 @@ export * from "./importance.ts";
 export type {
   DataPort,
   EmbeddedBatch,
+  HeadMode,
   HeadPort,
   HeadStatistics,
   HeadStep,
@@ -77,7 +80,7 @@ export {
   type OptimizerSettings,
 } from "./lora/settings.ts";
 export { type BatchSource, LocalData } from "./train/local_data.ts";
-export { runStep, type StepContext, type StepOutcome } from "./train/step.ts";
+export { probeStep, runStep, type StepContext, type StepOutcome } from "./train/step.ts";
 export {
   decodeFrame,
   elementsOf,

@@ -63,6 +63,7 @@ export {
   type AdamWSettings,
   type AdamWTensors,
   clipScale,
+  segmentChange,
   segmentNorms,
   type SegmentNormsOptions,
 } from "./optimizer/optimizer.ts";

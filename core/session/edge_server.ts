@@ -10,6 +10,7 @@ import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
 import type { Gpt2Layers } from "../model/gpt2.ts";
 import type { EmbeddedBatch, HeadStatistics, StepMode } from "../ports.ts";
 import {
+  DEVICE_STATISTICS,
   type Pruner,
   type PrunerContext,
   type PrunerDecision,
@@ -17,7 +18,7 @@ import {
   type PrunerState,
   validateDecision,
 } from "../pruner.ts";
-import { runStep } from "../train/step.ts";
+import { probeStep, runStep } from "../train/step.ts";
 import type { Channel } from "../transport.ts";
 import { PROTOCOL_VERSION } from "../wire/frame.ts";
 import { ByteLedger, type LedgerEntry } from "../wire/ledger.ts";
@@ -45,7 +46,7 @@ export interface JoinedDevice {
 export interface StepTimes {
   /** The whole step. */
   readonly total: number;
-  /** The pruner's decision. */
+  /** The pruner's decision, with the probe if it needs one. */
   readonly prune: number;
   /** Waiting for results of the own GPU. */
   readonly readback: number;
@@ -65,8 +66,10 @@ export interface StepRecord {
   readonly loss: number | null;
   /** Where the time went. */
   readonly times: StepTimes;
-  /** Bytes of frames sent and received in this step. */
+  /** Bytes of frames sent and received in this step, without a probe's. */
   readonly bytes: number;
+  /** Bytes of frames of the probe that the pruner needed; left out if it needed none. */
+  readonly probeBytes?: number;
   /** Head mask, [L * H], 1 = pruned. */
   readonly mask: Uint8Array;
   /** Kept heads of each layer, [L]. */
@@ -389,7 +392,7 @@ export class EdgeServer implements RunHandle {
     const model = { layers, heads, hidden };
     const capacities = members.map((m) => m.device.capacity);
     const ranges = allocateHeads(heads, capacities);
-    const fromDevices = pruner.needs.filter((n) => n === "gradientNorm" || n === "loraNorm");
+    const fromDevices = DEVICE_STATISTICS.filter((n) => pruner.needs.includes(n));
     this.#setStatus("running", "");
     for (const member of this.#members) {
       const index = members.indexOf(member);
@@ -421,6 +424,7 @@ export class EdgeServer implements RunHandle {
       capacities,
       seed: this.#settings.seed,
     };
+    const ports = { engine, base, heads: remote, data };
     let state = initPruner(pruner, context);
     let statistics: HeadStatistics = {};
     let lastMask: Uint8Array | null = null;
@@ -436,15 +440,24 @@ export class EdgeServer implements RunHandle {
       const batch = await data.next(step);
       if (batch === null) return;
       const pruneStarted = performance.now();
+      const beforeProbe = this.#counters(remote, data);
+      let afterProbe = beforeProbe;
       let decision: PrunerDecision = { mask: new Uint8Array(layers * heads) };
       if (batch.mode === "train") {
         try {
+          let trueGradientNorm: Float32Array | null = null;
+          if (pruner.needs.includes("trueGradientNorm")) {
+            trueGradientNorm = await probeStep(ports, step, batch);
+            afterProbe = this.#counters(remote, data);
+          }
           const embeddingMean = pruner.needs.includes("embeddingMean") ? await meanOfRows(batch) : null;
           const input: PrunerInput = {
             step,
             lastMask,
             gradientNorm: pruner.needs.includes("gradientNorm") ? statistics.gradientNorm ?? null : null,
             loraNorm: pruner.needs.includes("loraNorm") ? statistics.loraNorm ?? null : null,
+            weightChange: pruner.needs.includes("weightChange") ? statistics.weightChange ?? null : null,
+            trueGradientNorm,
             baseNorm: pruner.needs.includes("baseNorm") ? this.#options.baseNorm ?? null : null,
             embeddingMean,
           };
@@ -457,8 +470,11 @@ export class EdgeServer implements RunHandle {
       }
       const prune = performance.now() - pruneStarted;
       const tokens = batch.batch * batch.length;
-      const outcome = await runStep({ engine, base, heads: remote, data }, step, batch, decision.mask);
+      const outcome = await runStep(ports, step, batch, decision.mask);
       const after = this.#counters(remote, data);
+      // What a probe cost is told apart, so that the step's own figures compare with other pruners'.
+      const spent = (what: keyof typeof after) =>
+        after[what] - before[what] - (afterProbe[what] - beforeProbe[what]);
       this.#emit({
         type: "step",
         record: {
@@ -468,11 +484,12 @@ export class EdgeServer implements RunHandle {
           times: {
             total: performance.now() - started,
             prune,
-            readback: after.readback - before.readback,
-            codec: after.codec - before.codec,
-            wait: after.wait - before.wait,
+            readback: spent("readback"),
+            codec: spent("codec"),
+            wait: spent("wait"),
           },
-          bytes: after.bytes - before.bytes,
+          bytes: spent("bytes"),
+          ...(afterProbe !== beforeProbe ? { probeBytes: afterProbe.bytes - beforeProbe.bytes } : {}),
           mask: decision.mask,
           kept: keptPerLayer(decision.mask, layers, heads),
           scores: decision.scores ?? null,
