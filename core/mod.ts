@@ -54,6 +54,7 @@ export {
   type NamedArray,
   type NamedArrays,
   normOp,
+  weightOf,
 } from "./model/gpt2.ts";
 export {
   embedTokens,
@@ -102,7 +103,7 @@ export {
   type PeerOptions,
   type PeerTimes,
 } from "./wire/peer.ts";
-export { stepTraffic, type TrafficShape } from "./wire/traffic.ts";
+export { stepTraffic, tensorParallelTraffic, type TrafficShape } from "./wire/traffic.ts";
 export {
   checkRunSettings,
   defaultRunSettings,
@@ -120,7 +121,11 @@ export {
   type EdgeServerOptions,
   type JoinedDevice,
   keptPerLayer,
+  type RunMember,
+  RunServer,
+  type RunServerOptions,
   type RunStatus,
+  type RunSystem,
   type StepRecord,
   type StepTimes,
 } from "./session/edge_server.ts";
@@ -130,6 +135,23 @@ export {
   type UserDeviceOptions,
   type UserDeviceResult,
 } from "./session/user_device.ts";
+export {
+  allocateShares,
+  cutShard,
+  shardBytes,
+  shardShapes,
+  type Share,
+  type ShareMemory,
+  shareMemory,
+  type StepSize,
+} from "./tensor_parallel/shares.ts";
+export { TensorParallelServer, type TensorParallelServerOptions } from "./tensor_parallel/server.ts";
+export {
+  runTensorParallelDevice,
+  type TensorParallelDeviceOptions,
+  type TensorParallelDeviceResult,
+} from "./tensor_parallel/device.ts";
+export type { TensorParallelWelcome } from "./tensor_parallel/welcome.ts";
 export {
   evaluateLoss,
   fullGradients,

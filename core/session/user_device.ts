@@ -105,12 +105,7 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
         sharesLoss: data?.shareLoss ?? false,
       },
     });
-    const frame = await peer.next("control", "the start of the run");
-    if (frame.kind === "end") {
-      throw new HandshakeError(`Cannot join as the server ended the run: ${String(frame.meta.reason ?? "")}`);
-    }
-    peer.check(frame, "welcome", {});
-    welcome = readWelcome(frame.meta);
+    welcome = readWelcome(await receiveWelcome(peer));
   } catch (error) {
     await peer.close();
     throw error;
@@ -144,8 +139,18 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
   return { modules, welcome, steps: state.steps, ledger: peer.ledger, reason: state.reason, error };
 }
 
+/** Waits for the start of the run; returns what the server says of it. */
+export async function receiveWelcome(peer: Peer): Promise<Readonly<Record<string, unknown>>> {
+  const frame = await peer.next("control", "the start of the run");
+  if (frame.kind === "end") {
+    throw new HandshakeError(`Cannot join as the server ended the run: ${String(frame.meta.reason ?? "")}`);
+  }
+  peer.check(frame, "welcome", {});
+  return frame.meta;
+}
+
 /** Progress of a device in a run. */
-interface RunState {
+export interface RunState {
   steps: number;
   reason: string;
 }
@@ -331,7 +336,8 @@ function join(parts: readonly Float32Array[]): Float32Array {
   return joined;
 }
 
-async function serveData(peer: Peer, engine: Engine, data: DataSide, state: RunState): Promise<void> {
+/** Hands batches out and answers with losses' gradients until the run ends. */
+export async function serveData(peer: Peer, engine: Engine, data: DataSide, state: RunState): Promise<void> {
   let step = 0;
   for (;;) {
     const next = data.next(step);

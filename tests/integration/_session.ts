@@ -16,6 +16,7 @@ import {
   type LedgerEntry,
   type Listener,
   type Pruner,
+  type RunServer,
   type RunSettings,
   runUserDevice,
   type StepMode,
@@ -67,7 +68,7 @@ export function openLink(name: TransportName): Link {
 }
 
 /** Lets every peer of a listener join, until the listener is closed. */
-export async function admitAll(listener: Listener, server: EdgeServer): Promise<void> {
+export async function admitAll(listener: Listener, server: RunServer): Promise<void> {
   const joining: Promise<void>[] = [];
   for (let channel = await listener.accept(); channel !== null; channel = await listener.accept()) {
     joining.push(server.join(channel));
@@ -150,7 +151,7 @@ export function serverOptions(
 
 /** Resolves once an event comes that passes the test. */
 export function eventOf(
-  server: EdgeServer,
+  server: RunServer,
   test: (event: EdgeServerEvent) => boolean,
 ): Promise<EdgeServerEvent> {
   return new Promise((resolve) => {
