@@ -335,6 +335,11 @@ function show(seen: Seen, trained: readonly Step[], summary: Summary, seconds: n
       (100 * keptShare).toFixed(0)
     } % of the heads kept`,
   );
+  if (seen.server?.deployable === false) {
+    console.log(
+      `Pruner ${seen.server.pruner} is a yardstick: it is not deployable, and its probes are not counted`,
+    );
+  }
   const losses = trained.map((s) => s.loss).filter((l) => l !== null);
   console.log("\nTraining loss over the steps");
   for (const line of curve(losses)) console.log(line);

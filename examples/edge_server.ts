@@ -150,6 +150,7 @@ async function main(): Promise<number> {
     run: run.run,
     adapter: run.adapter,
     pruner: run.pruner,
+    deployable: run.deployable,
     model: run.model,
     settings,
   });

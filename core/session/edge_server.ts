@@ -68,7 +68,10 @@ export interface StepRecord {
   readonly times: StepTimes;
   /** Bytes of frames sent and received in this step, without a probe's. */
   readonly bytes: number;
-  /** Bytes of frames of the probe that the pruner needed; left out if it needed none. */
+  /**
+   * Bytes of frames of the probe that the pruner needed: those of an unpruned step with one statistic,
+   * without E, which is not sent again. Left out if it needed none.
+   */
   readonly probeBytes?: number;
   /** Head mask, [L * H], 1 = pruned. */
   readonly mask: Uint8Array;
@@ -413,7 +416,7 @@ export abstract class RunServer implements RunHandle {
     }
   }
 
-  /** Runs all steps; the devices have joined, and the status is set by the first `setRunning`. */
+  /** Runs all steps; called once the devices have joined. Calls `setRunning` before it waits for any. */
   protected abstract runAll(): Promise<void>;
 
   /** All devices, in order of joining. */
@@ -438,7 +441,7 @@ export abstract class RunServer implements RunHandle {
     this.#emit(event);
   }
 
-  /** The first step is about to begin. */
+  /** From now on the run has started: a device that leaves is missed. */
   protected setRunning(): void {
     this.#setStatus("running", "");
   }

@@ -194,7 +194,9 @@ export class TensorParallelServer extends RunServer implements Disposable {
       const has = hello.memory;
       if (typeof has === "number" && has >= total) continue;
       const reason =
-        `Cannot admit "${device.name}" as its share of the model needs ${total} bytes of memory: it has ${has}`;
+        `Cannot admit "${device.name}" as its share of the model needs ${total} bytes of memory: it ${
+          typeof has === "number" ? `has ${has}` : "did not say what it has"
+        }`;
       failure ??= new HandshakeError(reason);
       this.emit({ type: "refused", peer: peer.name, reason });
       await peer.send("refuse", { meta: { reason } }).catch(() => {});

@@ -191,6 +191,8 @@ export interface SessionOptions {
   readonly dataApart?: boolean;
   readonly modes?: readonly StepMode[];
   readonly onFrame?: (passed: Passed) => void;
+  /** Called after each training step of each device. */
+  readonly onStep?: (step: number) => void;
   readonly onEvent?: (event: EdgeServerEvent, server: EdgeServer) => void;
 }
 
@@ -228,7 +230,13 @@ export async function runSession(model: TinyGpt2, options: SessionOptions): Prom
     const { result } = await joinDevice(
       link,
       server,
-      { engine, name: `device ${device}`, capacity, data: withData ? data : undefined },
+      {
+        engine,
+        name: `device ${device}`,
+        capacity,
+        data: withData ? data : undefined,
+        onStep: (step) => options.onStep?.(step),
+      },
       onFrame === undefined ? undefined : (channel) => tapped(channel, device, onFrame),
     );
     results.push(result);

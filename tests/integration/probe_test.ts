@@ -95,8 +95,14 @@ for (const mode of ["slice", "full"] as const) {
         shareLoss: true,
       };
       const [pruner, inputs] = listening(MASKS, ["trueGradientNorm", "gradientNorm"]);
-      const probed = await runSession(model, { ...options, pruner });
-      const plain = await runSession(model, { ...options, pruner: scriptedPruner(MASKS) });
+      const told: number[] = [];
+      const probed = await runSession(model, { ...options, pruner, onStep: (step) => void told.push(step) });
+      assertEquals(told, [0, 1, 2, 3].flatMap((step) => [step, step, step]), "a probe is no step");
+      const plain = await runSession(model, {
+        ...options,
+        transport: "in-process",
+        pruner: scriptedPruner(MASKS),
+      });
       assertEquals(probed.losses, plain.losses);
       assertEquals(probed.weights, plain.weights);
       assertEquals(inputs.length, STEPS);
