@@ -17,7 +17,7 @@ import type { HeadRange } from "../lora/allocation.ts";
 import { keptHeads, lowestLayer, maskOfRange, putRange } from "../lora/local_heads.ts";
 import { LORA_TARGETS, type LoraSettings } from "../lora/settings.ts";
 import type { HeadPort, HeadStatistics, HeadStep, PendingSum } from "../ports.ts";
-import type { StatisticName } from "../pruner.ts";
+import type { DeviceStatistic } from "../pruner.ts";
 import type { WireTensor } from "../wire/frame.ts";
 import type { Peer } from "../wire/peer.ts";
 import type { ModelShape } from "./settings.ts";
@@ -41,7 +41,7 @@ export interface RemoteHeadsOptions {
   /** The devices, together owning every head once, in order of their heads. */
   readonly devices: readonly HeadDevice[];
   /** Statistics that devices send after each training step. */
-  readonly statistics: readonly StatisticName[];
+  readonly statistics: readonly DeviceStatistic[];
 }
 
 /** The kept heads of one device in a layer. */
@@ -194,9 +194,10 @@ export class RemoteHeads implements HeadPort, Disposable {
 
   /** Collects the statistics of the step. */
   async endStep(): Promise<HeadStatistics> {
-    const { devices, statistics, model } = this.#options;
-    const { step } = this.#step!;
-    const whole: Partial<Record<StatisticName, Float32Array>> = {};
+    const { devices, model } = this.#options;
+    const { step, mode } = this.#step!;
+    const statistics = mode === "probe" ? ["gradientNorm"] as const : this.#options.statistics;
+    const whole: Partial<Record<DeviceStatistic, Float32Array>> = {};
     if (statistics.length === 0) return {};
     await this.#wait(Promise.all(devices.map(async ({ peer, range }) => {
       const shape = [model.layers, range.count];
@@ -206,7 +207,7 @@ export class RemoteHeads implements HeadPort, Disposable {
         putRange(frame.tensors[i]!.data as Float32Array, map, model.heads, range.first, range.count);
       });
     })));
-    return whole as HeadStatistics;
+    return whole;
   }
 
   /** Frees head lists. */

@@ -38,6 +38,11 @@ const LANE_OF: Record<FrameKind, Lane> = {
   deltaGradient: "heads",
   inputGradient: "heads",
   statistics: "heads",
+  shard: "heads",
+  activation: "heads",
+  partial: "heads",
+  activationGradient: "heads",
+  partialGradient: "heads",
 };
 
 /** What is sent. */

@@ -16,6 +16,7 @@ import {
   type LedgerEntry,
   type Listener,
   type Pruner,
+  type RunServer,
   type RunSettings,
   runUserDevice,
   type StepMode,
@@ -67,7 +68,7 @@ export function openLink(name: TransportName): Link {
 }
 
 /** Lets every peer of a listener join, until the listener is closed. */
-export async function admitAll(listener: Listener, server: EdgeServer): Promise<void> {
+export async function admitAll(listener: Listener, server: RunServer): Promise<void> {
   const joining: Promise<void>[] = [];
   for (let channel = await listener.accept(); channel !== null; channel = await listener.accept()) {
     joining.push(server.join(channel));
@@ -150,7 +151,7 @@ export function serverOptions(
 
 /** Resolves once an event comes that passes the test. */
 export function eventOf(
-  server: EdgeServer,
+  server: RunServer,
   test: (event: EdgeServerEvent) => boolean,
 ): Promise<EdgeServerEvent> {
   return new Promise((resolve) => {
@@ -190,6 +191,8 @@ export interface SessionOptions {
   readonly dataApart?: boolean;
   readonly modes?: readonly StepMode[];
   readonly onFrame?: (passed: Passed) => void;
+  /** Called after each training step of each device. */
+  readonly onStep?: (step: number) => void;
   readonly onEvent?: (event: EdgeServerEvent, server: EdgeServer) => void;
 }
 
@@ -227,7 +230,13 @@ export async function runSession(model: TinyGpt2, options: SessionOptions): Prom
     const { result } = await joinDevice(
       link,
       server,
-      { engine, name: `device ${device}`, capacity, data: withData ? data : undefined },
+      {
+        engine,
+        name: `device ${device}`,
+        capacity,
+        data: withData ? data : undefined,
+        onStep: (step) => options.onStep?.(step),
+      },
       onFrame === undefined ? undefined : (channel) => tapped(channel, device, onFrame),
     );
     results.push(result);
