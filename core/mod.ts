@@ -79,6 +79,16 @@ export {
 export { type BatchSource, LocalData } from "./train/local_data.ts";
 export { runStep, type StepContext, type StepOutcome } from "./train/step.ts";
 export {
+  builtInCodecs,
+  type CodecStream,
+  f16Codec,
+  f32Codec,
+  findCodec,
+  int8Codec,
+  type Int8CodecOptions,
+  type WireCodec,
+} from "./wire/codec.ts";
+export {
   decodeFrame,
   elementsOf,
   encodeFrame,

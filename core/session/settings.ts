@@ -25,6 +25,8 @@ export interface RunSettings {
   readonly steps: number;
   /** Seed of everything that is drawn. */
   readonly seed: number;
+  /** Name of the codec that writes the float tensors of a step. @default {"f32"} */
+  readonly codec?: string;
 }
 
 /** Shape of the model, as devices need it. */
@@ -41,8 +43,8 @@ export interface ModelShape {
 export interface Welcome {
   /** The run. */
   readonly run: string;
-  /** Settings of the run. */
-  readonly settings: RunSettings;
+  /** Settings of the run, complete. */
+  readonly settings: Required<RunSettings>;
   /** Shape of the model. */
   readonly model: ModelShape;
   /** Heads that the device owns in every layer; `null` for a device without heads. */
@@ -62,8 +64,8 @@ export function defaultRunSettings(steps: number): RunSettings {
  * @throws {RangeError} If a number is out of range.
  * @throws {TypeError} If LoRA mode or targets are unknown.
  */
-export function checkRunSettings(settings: RunSettings): RunSettings {
-  const { steps, seed } = settings;
+export function checkRunSettings(settings: RunSettings): Required<RunSettings> {
+  const { steps, seed, codec = "f32" } = settings;
   if (!Number.isInteger(steps) || steps < 1) {
     throw new RangeError(
       `Cannot use run settings as steps must be a positive integer: current value is ${steps}`,
@@ -74,7 +76,16 @@ export function checkRunSettings(settings: RunSettings): RunSettings {
       `Cannot use run settings as seed must be a 32-bit unsigned integer: current value is ${seed}`,
     );
   }
-  return { lora: checkLora(settings.lora), optimizer: checkOptimizer(settings.optimizer), steps, seed };
+  if (typeof codec !== "string") {
+    throw new TypeError(`Cannot use run settings as codec must be a name: current value is ${typeof codec}`);
+  }
+  return {
+    lora: checkLora(settings.lora),
+    optimizer: checkOptimizer(settings.optimizer),
+    steps,
+    seed,
+    codec,
+  };
 }
 
 /**

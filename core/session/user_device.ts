@@ -12,6 +12,7 @@ import type { Gpt2Ends } from "../model/gpt2.ts";
 import { embedTokens, type LossSettings, modelLoss, sumLosses, type TokenBatch } from "../model/loss.ts";
 import type { HeadStatistics, StepMode } from "../ports.ts";
 import type { Channel } from "../transport.ts";
+import { findCodec, type WireCodec } from "../wire/codec.ts";
 import { type Frame, PROTOCOL_VERSION } from "../wire/frame.ts";
 import type { ByteLedger } from "../wire/ledger.ts";
 import { Peer } from "../wire/peer.ts";
@@ -56,6 +57,8 @@ export interface UserDeviceOptions {
   readonly timeoutMs?: number | undefined;
   /** Longest wait for the other devices before the run starts, in milliseconds. @default {timeoutMs} */
   readonly joinTimeoutMs?: number | undefined;
+  /** Codecs that this device knows besides the built-in ones. @default {[]} */
+  readonly codecs?: readonly WireCodec[] | undefined;
   /** Head modules to go on with instead of fresh ones. */
   readonly resume?: ((modules: HeadModules) => void) | undefined;
   /** Called once the run starts. */
@@ -86,7 +89,7 @@ export interface UserDeviceResult {
  * If the connection is lost or the run is stopped, the head modules as they were after the last
  * step are returned with the error, so that nothing learnt is lost.
  *
- * @throws {HandshakeError} If the server refuses.
+ * @throws {HandshakeError} If the server refuses, or the run's codec is not known here.
  * @throws {ProtocolError} If the server's welcome is not valid.
  */
 export async function runUserDevice(options: UserDeviceOptions): Promise<UserDeviceResult> {
@@ -111,8 +114,12 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
     }
     peer.check(frame, "welcome", {});
     welcome = readWelcome(frame.meta);
+    peer.codec = findCodec(welcome.settings.codec, options.codecs);
   } catch (error) {
-    await peer.close();
+    const reason = error instanceof Error ? error.message : String(error);
+    // The other side learns why this device does not take part.
+    if (error instanceof HandshakeError) await peer.send("refuse", { meta: { reason } }).catch(() => {});
+    await peer.close(reason.slice(0, 100));
     throw error;
   }
   peer.run = welcome.run;
@@ -226,12 +233,12 @@ async function serveHeads(
         throw new ProtocolError(`Cannot go forward as no layer of step ${step} may be left: there is none`);
       }
       const kept = keptHeads(current.mask, range.count, layer, 0, range.count);
-      peer.check(frame, "input", {
+      const { tensors } = peer.check(frame, "input", {
         step,
         layer,
         shapes: [slice ? [kept.length, null, headSize] : [null, hidden]],
       });
-      const { shape, data } = frame.tensors[0]!;
+      const { shape, data } = tensors[0]!;
       const length = slice ? shape[1]! : shape[0]!;
       const x = slice
         ? engine.upload(data as Float32Array, kept.length * length, headSize, "input")
@@ -255,8 +262,9 @@ async function serveHeads(
         );
       }
       const kept = keptHeads(current.mask, range.count, layer, 0, range.count);
-      peer.check(frame, "deltaGradient", { step, layer, shapes: [[targets, kept.length, null, headSize]] });
-      const { shape, data } = frame.tensors[0]!;
+      const shapes = [[targets, kept.length, null, headSize]];
+      const { tensors } = peer.check(frame, "deltaGradient", { step, layer, shapes });
+      const { shape, data } = tensors[0]!;
       const length = shape[2]!;
       const size = kept.length * length * headSize;
       const dDeltas = Array.from(
@@ -354,8 +362,8 @@ async function serveData(peer: Peer, engine: Engine, data: DataSide, state: RunS
       return;
     }
     const rows = batch.batch * batch.length;
-    peer.check(frame, "hidden", { step, shapes: [[rows, hidden]] });
-    using h = engine.upload(frame.tensors[0]!.data as Float32Array, rows, hidden, "h_L");
+    const { tensors } = peer.check(frame, "hidden", { step, shapes: [[rows, hidden]] });
+    using h = engine.upload(tensors[0]!.data as Float32Array, rows, hidden, "h_L");
     const settings = mode === "train" ? data.loss : { labelSmoothing: 0 };
     const { losses, gradient } = modelLoss(data.ends, h, batch, settings, mode === "train");
     const results = await engine.read(gradient === null ? losses : [gradient, ...losses]);

@@ -11,6 +11,7 @@ import {
   EdgeServer,
   type EdgeServerEvent,
   type EdgeServerOptions,
+  findCodec,
   type Frame,
   type FrameKind,
   type LedgerEntry,
@@ -24,6 +25,7 @@ import {
   type Transport,
   type UserDeviceOptions,
   type UserDeviceResult,
+  type WireCodec,
 } from "@edgetuner/core";
 import { noPruner } from "@edgetuner/plugins";
 import {
@@ -189,6 +191,8 @@ export interface SessionOptions {
   /** A device of its own for the data, without heads. */
   readonly dataApart?: boolean;
   readonly modes?: readonly StepMode[];
+  /** Codecs of one's own, known to all. */
+  readonly codecs?: readonly WireCodec[];
   readonly onFrame?: (passed: Passed) => void;
   readonly onEvent?: (event: EdgeServerEvent, server: EdgeServer) => void;
 }
@@ -208,9 +212,9 @@ export interface SessionResult {
 /** Runs edge server and devices to the end; all modules are disposed. */
 export async function runSession(model: TinyGpt2, options: SessionOptions): Promise<SessionResult> {
   const { engine } = model;
-  const { settings, steps, capacities, pruner = noPruner(), onFrame, onEvent } = options;
+  const { settings, steps, capacities, pruner = noPruner(), codecs, onFrame, onEvent } = options;
   const server = new EdgeServer(
-    serverOptions(model, settings, { pruner: pruner as Pruner, devices: capacities.length }),
+    serverOptions(model, settings, { pruner: pruner as Pruner, devices: capacities.length, codecs }),
   );
   const records: StepRecord[] = [];
   server.subscribe((event) => {
@@ -227,7 +231,7 @@ export async function runSession(model: TinyGpt2, options: SessionOptions): Prom
     const { result } = await joinDevice(
       link,
       server,
-      { engine, name: `device ${device}`, capacity, data: withData ? data : undefined },
+      { engine, name: `device ${device}`, capacity, data: withData ? data : undefined, codecs },
       onFrame === undefined ? undefined : (channel) => tapped(channel, device, onFrame),
     );
     results.push(result);
@@ -269,9 +273,10 @@ export function expectedBytesByKind(
   settings: RunSettings,
   counts: readonly number[],
   statistics: number,
+  codecs: readonly WireCodec[] = [],
 ): Map<FrameKind, number> {
   const bytes = new Map<FrameKind, number>();
-  for (const { tokens, mask } of records) {
+  for (const { tokens, batch, mask } of records) {
     const step = stepTraffic({
       layers: 3,
       heads: 4,
@@ -282,6 +287,8 @@ export function expectedBytesByKind(
       headsPerDevice: counts,
       statistics,
       mask,
+      batch,
+      codec: findCodec(settings.codec ?? "f32", codecs),
     });
     for (const [kind, amount] of step) if (amount > 0) bytes.set(kind, (bytes.get(kind) ?? 0) + amount);
   }
