@@ -33,10 +33,12 @@ export type {
   HeadPort,
   HeadStatistics,
   HeadStep,
+  LayerHeads,
   LossResult,
   PendingSum,
   StepMode,
 } from "./ports.ts";
+export { MAX_MICRO_BATCHES, type MicroBatch, splitBatch } from "./micro_batches.ts";
 export { Parameter, Tape, Variable } from "./tape.ts";
 export {
   attentionOp,

@@ -422,6 +422,7 @@ export class EdgeServer implements RunHandle {
       lora: this.#settings.lora,
       devices: members.map(({ peer }, i) => ({ peer, range: ranges[i]! })),
       statistics: fromDevices,
+      overlap: this.#settings.overlap,
     });
     const context: PrunerContext = {
       layers,
@@ -466,7 +467,13 @@ export class EdgeServer implements RunHandle {
       }
       const prune = performance.now() - pruneStarted;
       const tokens = batch.batch * batch.length;
-      const outcome = await runStep({ engine, base, heads: remote, data }, step, batch, decision.mask);
+      const { microBatches } = this.#settings;
+      const outcome = await runStep(
+        { engine, base, heads: remote, data, microBatches },
+        step,
+        batch,
+        decision.mask,
+      );
       const after = this.#counters(remote, data);
       this.#emit({
         type: "step",

@@ -13,6 +13,7 @@ import {
   type LoraSettings,
   type OptimizerSettings,
 } from "../lora/settings.ts";
+import { MAX_MICRO_BATCHES } from "../micro_batches.ts";
 import type { StatisticName } from "../pruner.ts";
 
 /** Settings that all machines of a run share. */
@@ -27,6 +28,10 @@ export interface RunSettings {
   readonly seed: number;
   /** Name of the codec that writes the float tensors of a step. @default {"f32"} */
   readonly codec?: string;
+  /** Parts that each step's batch is split into, by sequences, so that one computes while others travel. @default {1} */
+  readonly microBatches?: number;
+  /** False to compute nothing while waiting, as a baseline for comparison. @default {true} */
+  readonly overlap?: boolean;
 }
 
 /** Shape of the model, as devices need it. */
@@ -65,7 +70,7 @@ export function defaultRunSettings(steps: number): RunSettings {
  * @throws {TypeError} If LoRA mode or targets are unknown.
  */
 export function checkRunSettings(settings: RunSettings): Required<RunSettings> {
-  const { steps, seed, codec = "f32" } = settings;
+  const { steps, seed, codec = "f32", microBatches = 1, overlap = true } = settings;
   if (!Number.isInteger(steps) || steps < 1) {
     throw new RangeError(
       `Cannot use run settings as steps must be a positive integer: current value is ${steps}`,
@@ -79,13 +84,19 @@ export function checkRunSettings(settings: RunSettings): Required<RunSettings> {
   if (typeof codec !== "string") {
     throw new TypeError(`Cannot use run settings as codec must be a name: current value is ${typeof codec}`);
   }
-  return {
-    lora: checkLora(settings.lora),
-    optimizer: checkOptimizer(settings.optimizer),
-    steps,
-    seed,
-    codec,
-  };
+  if (!Number.isInteger(microBatches) || microBatches < 1 || microBatches > MAX_MICRO_BATCHES) {
+    throw new RangeError(
+      `Cannot use run settings as microBatches must be an integer from 1 to ${MAX_MICRO_BATCHES}: current value is ${microBatches}`,
+    );
+  }
+  if (typeof overlap !== "boolean" || (!overlap && microBatches > 1)) {
+    throw new TypeError(
+      `Cannot use run settings as overlap must be true or false, and true with micro-batches: current value is ${overlap} with ${microBatches}`,
+    );
+  }
+  const lora = checkLora(settings.lora);
+  const optimizer = checkOptimizer(settings.optimizer);
+  return { lora, optimizer, steps, seed, codec, microBatches, overlap };
 }
 
 /**

@@ -5,6 +5,7 @@
  */
 
 import { lowestLayer } from "../lora/local_heads.ts";
+import { splitBatch } from "../micro_batches.ts";
 import { f32Codec, type WireCodec } from "./codec.ts";
 import type { FrameKind } from "./frame.ts";
 
@@ -30,6 +31,8 @@ export interface TrafficShape {
   readonly mask: Uint8Array;
   /** B, sequences of the step. @default {1} */
   readonly batch?: number;
+  /** Parts that the batch is split into. @default {1} */
+  readonly microBatches?: number;
   /** The codec of the run. @default {f32Codec()} */
   readonly codec?: WireCodec;
 }
@@ -37,11 +40,13 @@ export interface TrafficShape {
 /** Tensor bytes of one training step by kind of message, ES and all devices together. */
 export function stepTraffic(shape: TrafficShape): Map<FrameKind, number> {
   const { layers, heads, hidden, tokens, targets, mode, headsPerDevice, statistics, mask } = shape;
-  const { batch = 1, codec = f32Codec() } = shape;
+  const { batch = 1, microBatches = 1, codec = f32Codec() } = shape;
+  const length = tokens / batch;
+  const parts = splitBatch({ batch, length }, microBatches);
   const headSize = hidden / heads;
   const bytes = new Map<FrameKind, number>();
   const add = (kind: FrameKind, amount: number) => bytes.set(kind, (bytes.get(kind) ?? 0) + amount);
-  add("embedding", codec.byteLength([batch, tokens / batch, hidden]));
+  add("embedding", codec.byteLength([batch, length, hidden]));
   add("hidden", codec.byteLength([tokens, hidden]));
   add("mask", layers * heads);
   if (statistics > 0) add("statistics", statistics * layers * heads * 4);
@@ -53,12 +58,14 @@ export function stepTraffic(shape: TrafficShape): Map<FrameKind, number> {
       const kept = mask.subarray(first, first + count).reduce((sum, z) => sum + 1 - z, 0);
       first += count;
       if (kept === 0) continue;
-      const input = codec.byteLength(mode === "slice" ? [kept, tokens, headSize] : [tokens, hidden]);
-      const delta = codec.byteLength([targets, kept, tokens, headSize]);
-      add("input", input);
-      add("delta", delta);
-      add("deltaGradient", delta);
-      if (l > lowest) add("inputGradient", input);
+      for (const { rows } of parts) {
+        const input = codec.byteLength(mode === "slice" ? [kept, rows, headSize] : [rows, hidden]);
+        const delta = codec.byteLength([targets, kept, rows, headSize]);
+        add("input", input);
+        add("delta", delta);
+        add("deltaGradient", delta);
+        if (l > lowest) add("inputGradient", input);
+      }
     }
   }
   add("hiddenGradient", codec.byteLength([tokens, hidden]));
