@@ -10,6 +10,7 @@ import {
   joinAdapters,
   loadAdapter,
   loadPairs,
+  MAX_MICRO_BATCHES,
   saveAdapter,
   stepTraffic,
   type WireCodec,
@@ -61,6 +62,7 @@ async function main(): Promise<number> {
       "deno task demo",
       "deno run -A examples/demo.ts --pruner none --steps 40",
       "deno run -A examples/demo.ts --bandwidth 20 --latency 5   # every link: 20 Mbit/s, 5 ms",
+      "deno run -A examples/demo.ts --latency 20 --micro-batches 2 --codec f16",
     ],
   }, {
     model: text("DIR", `${HERE}tiny_gpt2`, "folder of the base model"),
@@ -87,6 +89,10 @@ async function main(): Promise<number> {
     rate: number("X", 1e-2, "peak learning rate", { min: 0 }),
     seed: integer("N", 1, "seed of everything that is drawn", { min: 0, max: 0xffff_ffff }),
     codec: text("NAME", "f32", "how numbers travel: f32, f16, int8, int8-feedback, or a module"),
+    "micro-batches": integer("N", 1, "parts of each batch that are computed while others travel", {
+      min: 1,
+      max: MAX_MICRO_BATCHES,
+    }),
     bandwidth: number("MBIT", 0, "slow every link down to this many Mbit/s each way; 0 = as it is", {
       min: 0,
     }),
@@ -132,7 +138,7 @@ async function main(): Promise<number> {
     ...["--model", flags.model, "--devices", `${capacities.length}`, "--steps", `${flags.steps}`],
     ...["--port", `${flags.port}`, "--join-token", joinToken, "--admin-token", crypto.randomUUID()],
     ...["--pruner", flags.pruner, "--tau", `${flags.tau}`, "--eta", `${flags.eta}`],
-    ...["--codec", flags.codec],
+    ...["--codec", flags.codec, "--micro-batches", `${flags["micro-batches"]}`],
     ...["--mode", flags.mode, "--targets", flags.targets, "--rank", `${flags.rank}`],
     ...[
       "--rate",
@@ -226,6 +232,7 @@ async function main(): Promise<number> {
     flags.mode as "slice" | "full",
     flags.pruner !== "none" && flags.pruner !== "random",
     findCodec(codec.name, await codecsOf(codec.module)),
+    flags["micro-batches"],
   );
   let samples: Sample[] = [];
   if (complete && !interrupted && failed.length === 0) {
@@ -286,6 +293,7 @@ function summarise(
   mode: "slice" | "full",
   statistics: boolean,
   codec: WireCodec,
+  microBatches: number,
 ): Summary {
   const evaluations = seen.losses.filter((l) => l.mode === "evaluate");
   const ranges = [...seen.devices.values()].map((d) => d.range as { first: number; count: number } | null)
@@ -309,6 +317,7 @@ function summarise(
       headsPerDevice,
       statistics: Number(statistics),
       batch: step.batch,
+      microBatches,
       codec,
     };
     const sum = (mask: Uint8Array) =>

@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { StepRecord } from "@edgetuner/core";
+import { MAX_MICRO_BATCHES, type StepRecord } from "@edgetuner/core";
 import { createControlApp, eventJson, stepJson } from "@edgetuner/transport/server";
 import { httpListener, webSocketListener } from "@edgetuner/transport";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
@@ -62,6 +62,11 @@ const FLAGS = {
     "f32",
     "how numbers travel: f32, f16, int8, int8-feedback, or a module with a codec factory as its default export",
   ),
+  "micro-batches": integer("N", 1, "parts of each batch that are computed while others travel", {
+    min: 1,
+    max: MAX_MICRO_BATCHES,
+  }),
+  "no-overlap": toggle("compute nothing while waiting: a baseline for comparison"),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
   timeout: number("S", 120, "longest wait for a device in a step, in seconds", { min: 0.1 }),
   "join-timeout": number("S", 600, "longest wait for all devices to join, in seconds", { min: 0.1 }),
@@ -87,7 +92,12 @@ async function main(): Promise<number> {
     ? {}
     : { tau, eta, rho, beta, lambda };
   const codec = await codecChoice(flags.codec);
-  const settings = { ...tuningSettings(flags), codec: codec.name };
+  const settings = {
+    ...tuningSettings(flags),
+    codec: codec.name,
+    microBatches: flags["micro-batches"],
+    overlap: !flags["no-overlap"],
+  };
   const say = (line: string) => {
     if (!flags.events) console.log(line);
   };

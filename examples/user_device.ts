@@ -192,7 +192,7 @@ function openTransport(flags: Flags): Transport {
   const transport = url.protocol.startsWith("ws") ? webSocketTransport(options) : httpTransport(options);
   if (flags.bandwidth === 0 && flags.latency === 0) return transport;
   return emulateLink(transport, {
-    bandwidthBytesPerSecond: flags.bandwidth === 0 ? Infinity : flags.bandwidth * 1e6 / 8,
+    bandwidthBytesPerSecond: flags.bandwidth === 0 ? Number.MAX_SAFE_INTEGER : flags.bandwidth * 1e6 / 8,
     latencyMs: flags.latency,
   });
 }

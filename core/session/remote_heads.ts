@@ -153,9 +153,9 @@ export class RemoteHeads implements HeadPort, Disposable {
       ({ kept }) => [lora.targets.length, kept, length, this.#headSize],
     );
     return {
-      ...this.#before(replies),
+      ...this.#before(replies, reading),
       addTo: async (qkv) => {
-        const answers = await this.#wait(replies);
+        const answers = await this.#wait(replies, reading);
         lora.targets.forEach((target, k) => {
           using deltas = this.#uploadBlocks(plan, answers, k, length);
           const first = LORA_TARGETS.indexOf(target) * model.hidden;
@@ -197,14 +197,14 @@ export class RemoteHeads implements HeadPort, Disposable {
       ({ kept }) => [targets, kept, length, this.#headSize],
       ({ kept }) => slice ? [kept, length, this.#headSize] : [length, model.hidden],
     );
-    const before = this.#before(replies);
+    const before = this.#before(replies, reading);
     if (!needsInput) {
-      return { ...before, addTo: async () => void await this.#wait(replies) };
+      return { ...before, addTo: async () => void await this.#wait(replies, reading) };
     }
     return {
       ...before,
       addTo: async (target) => {
-        const answers = await this.#wait(replies);
+        const answers = await this.#wait(replies, reading);
         if (slice) {
           using dx = this.#uploadBlocks(plan, answers, 0, length);
           scatterAddHeadColumns(dx, target, { first: 0, headSize: this.#headSize, heads: plan.heads });
@@ -312,14 +312,16 @@ export class RemoteHeads implements HeadPort, Disposable {
   }
 
   /** What holds up all else if nothing is to overlap. */
-  #before(replies: Promise<unknown>): { before?: Promise<unknown> } {
+  #before(replies: Promise<unknown>, reading: Promise<unknown>): { before?: Promise<unknown> } {
     if (this.#options.overlap ?? true) return {};
-    const before = this.#wait(replies);
+    const before = this.#wait(replies, reading);
     before.catch(() => {}); // whoever waits gets the error
     return { before };
   }
 
-  async #wait<T>(promise: Promise<T>): Promise<T> {
+  /** Waits for devices, and counts it from when what they are asked was read from the own GPU. */
+  async #wait<T>(promise: Promise<T>, reading?: Promise<unknown>): Promise<T> {
+    await reading?.catch(() => {}); // the other promise fails with it
     const { stats } = this.#options.engine;
     if (this.#waits++ === 0) this.#waitedFrom = { at: performance.now(), readbackMs: stats.readbackMs };
     try {

@@ -59,8 +59,9 @@ export interface Welcome {
 }
 
 /** Settings of the reference run, with a length. */
-export function defaultRunSettings(steps: number): RunSettings {
-  return { lora: DEFAULT_LORA, optimizer: DEFAULT_OPTIMIZER, steps, seed: 0 };
+export function defaultRunSettings(steps: number): Required<RunSettings> {
+  const [lora, optimizer] = [DEFAULT_LORA, DEFAULT_OPTIMIZER];
+  return { lora, optimizer, steps, seed: 0, codec: "f32", microBatches: 1, overlap: true };
 }
 
 /**

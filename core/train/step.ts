@@ -118,7 +118,8 @@ async function together<T>(tasks: readonly (() => Promise<T>)[]): Promise<T[]> {
   const running: Promise<T | undefined>[] = [];
   for (const task of tasks) {
     if (errors.length > 0) break;
-    running.push(task().catch((error) => void errors.push(error)));
+    const guarded = async () => await task();
+    running.push(guarded().catch((error) => void errors.push(error)));
     // What a task has to send leaves before the next one takes the processor.
     await new Promise((resolve) => setTimeout(resolve, 0));
   }

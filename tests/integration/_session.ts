@@ -22,6 +22,7 @@ import {
   type StepMode,
   type StepRecord,
   stepTraffic,
+  type TokenBatch,
   type Transport,
   type UserDeviceOptions,
   type UserDeviceResult,
@@ -111,11 +112,12 @@ export function dataSide(
     readonly shareLoss?: boolean;
     readonly modes?: readonly StepMode[];
     readonly fingerprint?: string;
+    readonly batch?: TokenBatch;
   } = {},
 ): DataSide & { readonly losses: number[] } {
   const losses: number[] = [];
   let calls = 0;
-  const { modes, shareLoss = false, fingerprint = "tiny" } = options;
+  const { modes, shareLoss = false, fingerprint = "tiny", batch = BATCH } = options;
   return {
     ends: model.ends,
     loss: LOSS,
@@ -123,9 +125,9 @@ export function dataSide(
     shareLoss,
     losses,
     next(step) {
-      if (modes === undefined) return step < steps ? { batch: BATCH, mode: "train" } : null;
+      if (modes === undefined) return step < steps ? { batch, mode: "train" } : null;
       const mode = modes[calls++];
-      return mode === undefined ? null : { batch: BATCH, mode };
+      return mode === undefined ? null : { batch, mode };
     },
     onLoss: (_step, _mode, loss) => void losses.push(loss),
   };
@@ -191,6 +193,10 @@ export interface SessionOptions {
   /** A device of its own for the data, without heads. */
   readonly dataApart?: boolean;
   readonly modes?: readonly StepMode[];
+  /** The batch of every step. */
+  readonly batch?: TokenBatch;
+  /** Put around a device's channel. */
+  readonly wrap?: (channel: Channel, device: number) => Channel;
   /** Codecs of one's own, known to all. */
   readonly codecs?: readonly WireCodec[];
   readonly onFrame?: (passed: Passed) => void;
@@ -232,7 +238,10 @@ export async function runSession(model: TinyGpt2, options: SessionOptions): Prom
       link,
       server,
       { engine, name: `device ${device}`, capacity, data: withData ? data : undefined, codecs },
-      onFrame === undefined ? undefined : (channel) => tapped(channel, device, onFrame),
+      (channel) => {
+        const inner = options.wrap?.(channel, device) ?? channel;
+        return onFrame === undefined ? inner : tapped(inner, device, onFrame);
+      },
     );
     results.push(result);
   };
@@ -288,6 +297,7 @@ export function expectedBytesByKind(
       statistics,
       mask,
       batch,
+      microBatches: settings.microBatches ?? 1,
       codec: findCodec(settings.codec ?? "f32", codecs),
     });
     for (const [kind, amount] of step) if (amount > 0) bytes.set(kind, (bytes.get(kind) ?? 0) + amount);
