@@ -7,8 +7,8 @@
  * @module
  */
 
-/** Most micro-batches of a step. */
-export const MAX_MICRO_BATCHES = 64;
+/** Most micro-batches of a step: all of them, and the next step's mask, may wait in a lane of a peer. */
+export const MAX_MICRO_BATCHES = 32;
 
 /** Some sequences of a step. */
 export interface MicroBatch {
