@@ -20,6 +20,7 @@ import {
 } from "../pruner.ts";
 import { probeStep, runStep } from "../train/step.ts";
 import type { Channel } from "../transport.ts";
+import { findCodec, type WireCodec } from "../wire/codec.ts";
 import { PROTOCOL_VERSION } from "../wire/frame.ts";
 import { ByteLedger, type LedgerEntry } from "../wire/ledger.ts";
 import { Peer } from "../wire/peer.ts";
@@ -81,6 +82,8 @@ export interface StepRecord {
   readonly scores: Float32Array | null;
   /** Tokens of the step. */
   readonly tokens: number;
+  /** B, sequences of the step. */
+  readonly batch: number;
 }
 
 /** State of a run. */
@@ -115,6 +118,8 @@ export interface EdgeServerOptions {
   readonly timeoutMs?: number | undefined;
   /** Longest wait until all devices have joined, in milliseconds. @default {600000} */
   readonly joinTimeoutMs?: number | undefined;
+  /** Codecs that the run may use besides the built-in ones. @default {[]} */
+  readonly codecs?: readonly WireCodec[] | undefined;
 }
 
 /** Longest time a peer may take to say hello, in milliseconds. */
@@ -161,7 +166,7 @@ export abstract class RunServer implements RunHandle {
   readonly ledger: ByteLedger = new ByteLedger();
   readonly #options: RunServerOptions;
   readonly #system: RunSystem;
-  readonly #settings: RunSettings;
+  readonly #settings: Required<RunSettings>;
   readonly #members: RunMember[] = [];
   readonly #listeners = new Set<(event: EdgeServerEvent) => void>();
   readonly #stop = new AbortController();
@@ -199,7 +204,7 @@ export abstract class RunServer implements RunHandle {
   }
 
   /** Settings of the run. */
-  get settings(): RunSettings {
+  get settings(): Required<RunSettings> {
     return this.#settings;
   }
 
@@ -479,16 +484,19 @@ export abstract class RunServer implements RunHandle {
 /** One run of an edge server. */
 export class EdgeServer extends RunServer {
   readonly #options: EdgeServerOptions;
+  readonly #codec: WireCodec;
 
   /**
    * Prepares a run; devices may `join` at once, the steps begin with `start`.
    *
    * @param options See `EdgeServerOptions`.
    * @throws {RangeError} If settings are out of range.
+   * @throws {HandshakeError} If the settings name a codec that is not known.
    */
   constructor(options: EdgeServerOptions) {
     super(options, { system: "split", maxDevices: options.base.config.n_head });
     this.#options = options;
+    this.#codec = findCodec(this.settings.codec, options.codecs);
   }
 
   /** Runs the steps, with the pruner's decision in each. */
@@ -514,6 +522,7 @@ export class EdgeServer extends RunServer {
         } as unknown as Record<string, unknown>,
       });
       member.peer.run = this.run;
+      member.peer.codec = this.#codec;
     }
     const dataMember = this.members.find((m) => m.device.data)!;
     const data = new RemoteData(engine, dataMember.peer, hidden, dataMember.sharesLoss);
@@ -523,6 +532,7 @@ export class EdgeServer extends RunServer {
       lora: this.settings.lora,
       devices: members.map(({ peer }, i) => ({ peer, range: ranges[i]! })),
       statistics: fromDevices,
+      overlap: this.settings.overlap,
     });
     const context: PrunerContext = {
       layers,
@@ -572,7 +582,8 @@ export class EdgeServer extends RunServer {
       }
       const prune = performance.now() - pruneStarted;
       const tokens = batch.batch * batch.length;
-      const outcome = await runStep(ports, step, batch, decision.mask);
+      const { microBatches } = this.settings;
+      const outcome = await runStep({ ...ports, microBatches }, step, batch, decision.mask);
       const after = this.counters(engine, remote, data);
       // What a probe cost is told apart, so that the step's own figures compare with other pruners'.
       const spent = (what: keyof typeof after) =>
@@ -596,6 +607,7 @@ export class EdgeServer extends RunServer {
           kept: keptPerLayer(decision.mask, layers, heads),
           scores: decision.scores ?? null,
           tokens,
+          batch: batch.batch,
         },
       });
       if (batch.mode === "train") {

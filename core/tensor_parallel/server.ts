@@ -103,6 +103,12 @@ export class TensorParallelServer extends RunServer implements Disposable {
     super(options, { system: "tensorParallel", maxDevices: heads - 1 });
     this.#options = options;
     this.#model = { layers, heads, hidden };
+    const { codec, microBatches } = this.settings;
+    if (codec !== "f32" || microBatches !== 1) {
+      throw new RangeError(
+        `Cannot start the server as all-reduces go in one piece and in float32: current settings are codec ${codec} and ${microBatches} micro-batches`,
+      );
+    }
     const { capacity = 1, largestStep } = options;
     for (const [name, value] of Object.entries({ capacity, ...largestStep })) {
       if (!(value > 0 && value < Infinity)) {
@@ -177,6 +183,7 @@ export class TensorParallelServer extends RunServer implements Disposable {
           kept: new Array<number>(layers).fill(heads),
           scores: null,
           tokens: batch.batch * batch.length,
+          batch: batch.batch,
         },
       });
       if (mode === "train") step++;
