@@ -74,12 +74,12 @@ export async function loadGpu(choice: string): Promise<GPU | undefined> {
   } catch (cause) {
     throw new UsageError(`Cannot use --webgpu dawn as npm:webgpu must load: ${(cause as Error).message}`);
   }
-  // Dawn frees its instance with this object, whatever devices are still in use.
-  scope.edgetunerDawn = gpu;
   if (await gpu.requestAdapter() === null) {
     throw new NoAdapterError(
       `Cannot use --webgpu dawn as Dawn must find an adapter: it found none. It needs one of\n${DAWN_NEEDS}`,
     );
   }
+  // Dawn frees its instance with this object, whatever devices are still in use.
+  scope.edgetunerDawn = gpu;
   return gpu;
 }

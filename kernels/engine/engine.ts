@@ -458,6 +458,18 @@ export class Engine implements Disposable {
     return staged;
   }
 
+  /** Copies a window to a texture of its own; give it back with `releaseStaged`. */
+  stageWindow({ tensor, row, rows }: RowWindow): StagedTexture {
+    const texture = this.#acquireTexture(tensor.pitch / 4, rows);
+    this.#copyToTexture(tensor, texture, row, rows);
+    return { texture, view: this.#textureView(texture), row, rows };
+  }
+
+  /** Gives back a texture of `stageWindow`, after the last dispatch that reads it was recorded. */
+  releaseStaged({ texture }: StagedTexture): void {
+    this.#textures.release(texture);
+  }
+
   /** Takes back a tensor's memory; called by `Tensor.dispose`. */
   release(tensor: Tensor, buffer: Pooled<GPUBuffer>): void {
     this.#dropStaged(tensor);
