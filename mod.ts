@@ -232,6 +232,7 @@ export {
   type StepRecord,
   type StepTimes,
   stepTraffic,
+  StoredTensors,
   sumLosses,
   Tape,
   tensorBytes,
