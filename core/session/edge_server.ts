@@ -109,6 +109,8 @@ export interface EdgeServerOptions {
   readonly timeoutMs?: number | undefined;
   /** Longest wait until all devices have joined, in milliseconds. @default {600000} */
   readonly joinTimeoutMs?: number | undefined;
+  /** Most bytes of frames that may wait to be handled, see `PeerOptions`. @default {268435456} */
+  readonly maxQueuedBytes?: number | undefined;
 }
 
 /** Longest time a peer may take to say hello, in milliseconds. */
@@ -203,6 +205,7 @@ export class EdgeServer implements RunHandle {
       timeoutMs: HELLO_TIMEOUT_MS,
       signal: this.#stop.signal,
       ledger: this.ledger,
+      maxQueuedBytes: this.#options.maxQueuedBytes,
     });
     try {
       const frame = await peer.receive("hello");

@@ -56,6 +56,8 @@ export interface UserDeviceOptions {
   readonly timeoutMs?: number | undefined;
   /** Longest wait for the other devices before the run starts, in milliseconds. @default {timeoutMs} */
   readonly joinTimeoutMs?: number | undefined;
+  /** Most bytes of frames that may wait to be handled, see `PeerOptions`. @default {268435456} */
+  readonly maxQueuedBytes?: number | undefined;
   /** Head modules to go on with instead of fresh ones. */
   readonly resume?: ((modules: HeadModules) => void) | undefined;
   /** Called once the run starts. */
@@ -91,7 +93,12 @@ export interface UserDeviceResult {
  */
 export async function runUserDevice(options: UserDeviceOptions): Promise<UserDeviceResult> {
   const { engine, channel, name, capacity, data, timeoutMs = 120_000 } = options;
-  const peer = new Peer(channel, { timeoutMs: options.joinTimeoutMs ?? timeoutMs, signal: options.signal });
+  const { signal, maxQueuedBytes } = options;
+  const peer = new Peer(channel, {
+    timeoutMs: options.joinTimeoutMs ?? timeoutMs,
+    signal,
+    maxQueuedBytes,
+  });
   peer.name = "the edge server";
   let welcome: Welcome;
   try {
