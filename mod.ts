@@ -301,6 +301,7 @@ export {
   type StepSize,
   type StepTimes,
   stepTraffic,
+  StoredTensors,
   sumLosses,
   Tape,
   tensorBytes,

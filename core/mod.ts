@@ -176,6 +176,7 @@ export {
 export { initialWeights, loadModelFolder, type ModelFolder } from "./checkpoint/model_folder.ts";
 export { fingerprintOf } from "./checkpoint/fingerprint.ts";
 export * from "./checkpoint/safetensors.ts";
+export { StoredTensors } from "./checkpoint/stored_tensors.ts";
 export * from "./data/batches.ts";
 export * from "./data/pairs.ts";
 export * from "./data/random.ts";

@@ -1,5 +1,6 @@
 /**
- * Model folders in Hugging Face form: `config.json` and `model.safetensors`.
+ * Model folders in Hugging Face form: `config.json` and `model.safetensors`, or several files with
+ * `model.safetensors.index.json`.
  *
  * @module
  */
@@ -8,13 +9,13 @@ import { CheckpointError } from "../errors.ts";
 import { type Gpt2Config, gpt2Config, type NamedArray, type NamedArrays } from "../model/gpt2.ts";
 import { randomStream } from "../data/random.ts";
 import { fingerprintOf } from "./fingerprint.ts";
-import { loadSafetensors } from "./safetensors.ts";
+import { StoredTensors } from "./stored_tensors.ts";
 
 /** A model read from a folder. */
 export interface ModelFolder {
   /** Shape of the model. */
   readonly config: Gpt2Config;
-  /** Weights by name. */
+  /** Weights by name, each read from disk when it is asked for; see `StoredTensors`. */
   readonly weights: NamedArrays;
   /** What is the same for the same model and differs for any other. */
   readonly fingerprint: string;
@@ -28,7 +29,8 @@ function within(folder: string | URL, file: string): string | URL {
 }
 
 /**
- * Reads a model folder.
+ * Reads a model folder. Memory holds one weight at a time, while the fingerprint is computed and whenever a
+ * weight is asked for.
  *
  * @param folder Path or file URL of the folder.
  * @throws {CheckpointError} If a file is missing or not valid; the message names it.
@@ -45,8 +47,16 @@ export async function loadModelFolder(folder: string | URL): Promise<ModelFolder
     );
   }
   const config = gpt2Config(json);
-  const weights = await loadSafetensors(within(folder, "model.safetensors"));
+  const weights = await StoredTensors.open(await checkpointIn(folder));
   return { config, weights, fingerprint: await fingerprintOf(config, weights) };
+}
+
+/** The one file, or the index of several. If there is neither, the error shall name the one file. */
+async function checkpointIn(folder: string | URL): Promise<string | URL> {
+  const single = within(folder, "model.safetensors");
+  const index = within(folder, "model.safetensors.index.json");
+  const exists = (path: string | URL) => Deno.stat(path).then(() => true, () => false);
+  return !await exists(single) && await exists(index) ? index : single;
 }
 
 /**

@@ -8,6 +8,7 @@ import {
 import { CheckpointError } from "../errors.ts";
 import { gpt2Config } from "../model/gpt2.ts";
 import { loadSafetensors, readSafetensors, writeSafetensors } from "./safetensors.ts";
+import { StoredTensors } from "./stored_tensors.ts";
 
 const FIXTURES = new URL("../../tests/fixtures/", import.meta.url);
 
@@ -143,10 +144,15 @@ const MALFORMED: readonly (readonly [what: string, bytes: Uint8Array, message: s
 ];
 
 for (const [what, bytes, message] of MALFORMED) {
-  Deno.test(`readSafetensors refuses ${what}`, () => {
+  Deno.test(`readSafetensors and StoredTensors refuse ${what}`, async () => {
     const error = assertThrows(() => readSafetensors(bytes, "a.safetensors"), CheckpointError);
     assertStringIncludes(error.message, "Cannot read a.safetensors as ");
     assertStringIncludes(error.message, message);
+    const path = await Deno.makeTempFile({ suffix: ".safetensors" });
+    await Deno.writeFile(path, bytes);
+    const stored = await assertRejects(() => StoredTensors.open(path), CheckpointError);
+    assertEquals(stored.message, error.message.replace("a.safetensors", path));
+    await Deno.remove(path);
   });
 }
 

@@ -120,6 +120,8 @@ export interface EdgeServerOptions {
   readonly joinTimeoutMs?: number | undefined;
   /** Codecs that the run may use besides the built-in ones. @default {[]} */
   readonly codecs?: readonly WireCodec[] | undefined;
+  /** Most bytes of frames that may wait to be handled, see `PeerOptions`. @default {268435456} */
+  readonly maxQueuedBytes?: number | undefined;
 }
 
 /** Longest time a peer may take to say hello, in milliseconds. */
@@ -144,7 +146,7 @@ export type RunSystem = "split" | "tensorParallel";
 /** Options of every server of a run. */
 export type RunServerOptions = Pick<
   EdgeServerOptions,
-  "fingerprint" | "settings" | "devices" | "run" | "timeoutMs" | "joinTimeoutMs"
+  "fingerprint" | "settings" | "devices" | "run" | "timeoutMs" | "joinTimeoutMs" | "maxQueuedBytes"
 >;
 
 interface Hello {
@@ -237,6 +239,7 @@ export abstract class RunServer implements RunHandle {
       timeoutMs: HELLO_TIMEOUT_MS,
       signal: this.#stop.signal,
       ledger: this.ledger,
+      maxQueuedBytes: this.#options.maxQueuedBytes,
     });
     try {
       const frame = await peer.receive("hello");

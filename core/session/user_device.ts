@@ -60,6 +60,8 @@ export interface UserDeviceOptions {
   readonly joinTimeoutMs?: number | undefined;
   /** Codecs that this device knows besides the built-in ones. @default {[]} */
   readonly codecs?: readonly WireCodec[] | undefined;
+  /** Most bytes of frames that may wait to be handled, see `PeerOptions`. @default {268435456} */
+  readonly maxQueuedBytes?: number | undefined;
   /** Head modules to go on with instead of fresh ones. */
   readonly resume?: ((modules: HeadModules) => void) | undefined;
   /** Called once the run starts. */
@@ -95,7 +97,12 @@ export interface UserDeviceResult {
  */
 export async function runUserDevice(options: UserDeviceOptions): Promise<UserDeviceResult> {
   const { engine, channel, name, capacity, data, timeoutMs = 120_000 } = options;
-  const peer = new Peer(channel, { timeoutMs: options.joinTimeoutMs ?? timeoutMs, signal: options.signal });
+  const { signal, maxQueuedBytes } = options;
+  const peer = new Peer(channel, {
+    timeoutMs: options.joinTimeoutMs ?? timeoutMs,
+    signal,
+    maxQueuedBytes,
+  });
   peer.name = "the edge server";
   let welcome: Welcome;
   try {

@@ -92,6 +92,21 @@ export interface PeerOptions {
   readonly signal?: AbortSignal | undefined;
   /** Counts what is sent and received. @default {a new one} */
   readonly ledger?: ByteLedger | undefined;
+  /**
+   * Most bytes of frames that may wait in a lane before they are asked for; a single frame may always
+   * wait. An honest peer is two frames ahead at most, so the default fits frames of 128 MiB: X of 8192
+   * tokens at d = 4096. @default {268435456}
+   */
+  readonly maxQueuedBytes?: number | undefined;
+}
+
+/** Most frames that may wait in a lane. */
+const MAX_QUEUED_FRAMES = 64;
+
+/** A frame that waits, and its size on the wire. */
+interface Queued {
+  readonly frame: Frame;
+  readonly bytes: number;
 }
 
 interface Waiter {
@@ -123,7 +138,9 @@ export class Peer implements AsyncDisposable {
   /** Longest wait for a frame, in milliseconds. */
   timeoutMs: number;
   readonly #signal: AbortSignal | undefined;
-  readonly #queues: Record<Lane, Frame[]> = { control: [], data: [], heads: [] };
+  readonly #queues: Record<Lane, Queued[]> = { control: [], data: [], heads: [] };
+  readonly #queuedBytes: Record<Lane, number> = { control: 0, data: 0, heads: 0 };
+  readonly #maxQueuedBytes: number;
   readonly #waiters: Record<Lane, Waiter[]> = { control: [], data: [], heads: [] };
   readonly #streams = new Map<string, CodecStream>();
   #sent = 0;
@@ -140,6 +157,7 @@ export class Peer implements AsyncDisposable {
     this.timeoutMs = options.timeoutMs ?? 120_000;
     this.#signal = options.signal;
     this.ledger = options.ledger ?? new ByteLedger();
+    this.#maxQueuedBytes = options.maxQueuedBytes ?? 2 ** 28;
     this.#reading = this.#read();
   }
 
@@ -210,7 +228,10 @@ export class Peer implements AsyncDisposable {
   /** Waits for the next frame of a lane, whatever its kind. `what` is named in errors. */
   next(lane: Lane, what: string): Promise<Frame> {
     const queued = this.#queues[lane].shift();
-    if (queued !== undefined) return Promise.resolve(queued);
+    if (queued !== undefined) {
+      this.#queuedBytes[lane] -= queued.bytes;
+      return Promise.resolve(queued.frame);
+    }
     if (this.#failure !== null) return Promise.reject(this.#failure);
     return new Promise<Frame>((resolve, reject) => {
       const waiter: Waiter = {
@@ -387,6 +408,20 @@ export class Peer implements AsyncDisposable {
     this.#channel.close(error instanceof Error ? error.message.slice(0, 100) : "").catch(() => {});
   }
 
+  #enqueue(lane: Lane, queued: Queued): void {
+    const queue = this.#queues[lane];
+    const bytes = this.#queuedBytes[lane] + queued.bytes;
+    if (queue.length === MAX_QUEUED_FRAMES || (queue.length > 0 && bytes > this.#maxQueuedBytes)) {
+      throw new ProtocolError(
+        `Cannot go on with ${this.name} as at most ${MAX_QUEUED_FRAMES} frames and ${this.#maxQueuedBytes} bytes may be ahead: ${
+          queue.length + 1
+        } frames and ${bytes} bytes are`,
+      );
+    }
+    queue.push(queued);
+    this.#queuedBytes[lane] = bytes;
+  }
+
   async #read(): Promise<void> {
     try {
       for (;;) {
@@ -415,11 +450,7 @@ export class Peer implements AsyncDisposable {
         for (const lane of lanes) {
           const waiter = this.#waiters[lane].shift();
           if (waiter !== undefined) waiter.resolve(frame);
-          else if (this.#queues[lane].push(frame) > 64) {
-            throw new ProtocolError(
-              `Cannot go on with ${this.name} as at most 64 frames may be ahead: there are more`,
-            );
-          }
+          else this.#enqueue(lane, { frame, bytes: bytes.length });
         }
       }
       const { reason } = await this.#channel.closed;

@@ -124,8 +124,32 @@ Deno.test("a peer that runs far ahead is closed", async () => {
   const ends = open();
   for (let i = 0; i < 66; i++) await ends.say().catch(() => {});
   await ends.far.closed;
-  for (let i = 0; i < 65; i++) await ends.peer.receive("mask");
-  await assertRefused(ends, ends.peer.receive("mask"), "at most 64");
+  for (let i = 0; i < 64; i++) await ends.peer.receive("mask");
+  await assertRefused(ends, ends.peer.receive("mask"), "at most 64 frames");
+});
+
+Deno.test("a peer that is many bytes ahead in a lane is closed; asking for frames makes room", async () => {
+  const large = { dtype: "f32", shape: [1, 1000], data: new Float32Array(1000) } as const;
+  const ends = open({ maxQueuedBytes: 9000 });
+  const say = (kind: "input" | "hidden") => ends.say({ kind, tensors: [large] });
+  for (let round = 0; round < 5; round++) {
+    await say("input");
+    await say("input");
+    await say("hidden"); // another lane, with a bound of its own
+    for (const kind of ["input", "input", "hidden"] as const) await ends.peer.receive(kind);
+  }
+  for (let i = 0; i < 3; i++) await say("input");
+  await ends.far.closed;
+  for (let i = 0; i < 2; i++) await ends.peer.receive("input");
+  await assertRefused(ends, ends.peer.receive("input"), "9000 bytes may be ahead: 3 frames and 12");
+});
+
+Deno.test("a single frame may be larger than the bound of a lane", async () => {
+  const { peer, say } = open({ maxQueuedBytes: 100 });
+  await say({ kind: "input", tensors: [{ dtype: "f32", shape: [1, 1000], data: new Float32Array(1000) }] });
+  await new Promise((resolve) => setTimeout(resolve, 10));
+  assertEquals((await peer.receive("input")).tensors[0]!.shape, [1, 1000]);
+  await peer.close();
 });
 
 Deno.test("a wait has a limit, and later waits do not get what it was for", async () => {

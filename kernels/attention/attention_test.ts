@@ -3,6 +3,7 @@ import {
   differences,
   dot,
   engineOf,
+  type Limits,
   normal,
   readAll,
   readOne,
@@ -22,9 +23,12 @@ const SHAPES: readonly (AttentionShape & { readonly headSize: number })[] = [
   { batch: 1, length: 131, heads: 1, headSize: 64 },
 ];
 
-for (const shape of SHAPES) {
+/** Tests one shape where the scores take `chunks` pieces. */
+function testShape(shape: typeof SHAPES[number], limits: Limits = {}, chunks = 1): void {
   const { batch, length, heads, headSize } = shape;
-  const name = `B ${batch}, T ${length}, H ${heads}, D ${headSize}`;
+  const name = `B ${batch}, T ${length}, H ${heads}, D ${headSize}${
+    chunks > 1 ? `, in ${chunks} pieces` : ""
+  }`;
   testForms(`attention() and its gradient equal the reference at ${name}`, async (engine) => {
     const rows = batch * length;
     const d = heads * headSize;
@@ -37,7 +41,9 @@ for (const shape of SHAPES) {
     }
     using qkvTensor = engine.upload(qkv, rows, 3 * d);
     using dOutputTensor = engine.upload(dOutput, rows, d);
+    const { dispatches } = engine.stats;
     const { output, logSums } = attention(qkvTensor, shape);
+    assert(chunks === 1 || engine.stats.dispatches - dispatches >= 3 * chunks, "not in pieces");
     using _output = output;
     using _logSums = logSums;
     using dqkv = attentionBackward({ qkv: qkvTensor, output, logSums, dOutput: dOutputTensor, ...shape });
@@ -46,8 +52,32 @@ for (const shape of SHAPES) {
     assertClose(outputValues!, expected.output, TOLERANCE.sum, "output");
     assertClose(logSumValues!, expected.logSums, TOLERANCE.sum, "log sums");
     assertClose(dqkvValues!, attentionBackwardReference(qkv, dOutput, shape), TOLERANCE.sum, "dqkv");
-  });
+  }, limits);
 }
+
+for (const shape of SHAPES) testShape(shape);
+
+// A binding holds the scores of two sequences, and less than all of Q, K, V: 3 pieces.
+testShape(
+  { batch: 5, length: 21, heads: 3, headSize: 8 },
+  { maxBindingBytes: 13_000, maxTextureSide: 48 },
+  3,
+);
+// A binding holds the scores of two of three heads of one sequence: 4 pieces.
+testShape(
+  { batch: 2, length: 37, heads: 3, headSize: 8 },
+  { maxBindingBytes: 17_000, maxTextureSide: 64 },
+  4,
+);
+
+testForms("attention() refuses scores of one head that do not fit a binding", (engine) => {
+  using qkv = engine.zeros(64, 12);
+  assertThrows(
+    () => attention(qkv, { batch: 1, length: 64, heads: 1 }),
+    RangeError,
+    "scores of one head must fit",
+  );
+}, { maxBindingBytes: 13_000, maxTextureSide: 48 });
 
 testForms("attention() stays finite where scores are far apart", async (engine) => {
   const shape = { batch: 1, length: 9, heads: 1 };

@@ -2,8 +2,9 @@
 //
 // scores [batch * length, heads * slots]: query t of a sequence in row t, head h in columns
 // h * slots .. + length (slots = length rounded up to 4). Entries of keys after the query are
-// undefined on entry and zero on return. log_sums [batch * length, heads]: log of the row's sum
-// of exponentials, kept for the backward pass. Accumulation rule: outputs are overwritten.
+// undefined on entry and zero on return. log_sums [.., all_heads]: log of the row's sum of
+// exponentials, kept for the backward pass; the scores are those of heads first_head .. and of rows
+// first_row .. in it. Accumulation rule: outputs are overwritten.
 //
 // Two entry points: `rows` takes one row per invocation, for software adapters; `workgroups` shares
 // a row among 64, for GPUs.
@@ -14,6 +15,9 @@ struct Parameters {
   heads: u32,
   slots4: u32,
   log_pitch: u32,
+  first_row: u32,
+  first_head: u32,
+  all_heads: u32,
 }
 
 @group(0) @binding(0) var<storage, read_write> scores: array<vec4f>;
@@ -33,7 +37,7 @@ struct Row {
 fn row_of(index: u32) -> Row {
   let head = index % p.heads;
   let token = index / p.heads;
-  return Row(index * p.slots4, token % p.length, token * p.log_pitch + head);
+  return Row(index * p.slots4, token % p.length, (p.first_row + token) * p.log_pitch + p.first_head + head);
 }
 
 fn kept(i: u32, query: u32) -> vec4<bool> {
@@ -66,7 +70,7 @@ fn write(row: Row, highest: f32, sum: f32, lane: u32, lanes: u32) {
   }
   if (lane == 0u) {
     log_sums[row.log_at] = highest + log(sum);
-    let last_head = row.log_at % p.log_pitch + 1u == p.heads;
+    let last_head = row.log_at % p.log_pitch + 1u == p.all_heads;
     for (var at = row.log_at + 1u; last_head && at % p.log_pitch != 0u; at++) {
       log_sums[at] = 0.0; // padding
     }

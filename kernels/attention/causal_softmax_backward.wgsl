@@ -1,8 +1,9 @@
 // From scores and dP to P and dS, both in place: P = exp(scores - log_sum) and
 // dS = P * (dP - dot(do, o)) * scale, zero for keys after the query.
 //
-// scores, dp [batch * length, heads * slots]; log_sums [batch * length, heads];
-// o, do [batch * length, heads * head_size]: the attention's output and its gradient.
+// scores, dp [batch * length, heads * slots]; log_sums [.., all_heads];
+// o, do [.., all_heads * head_size]: the attention's output and its gradient. The scores are those of
+// heads first_head .. and of rows first_row .. in these three.
 // dot(do, o) of a head equals the row's sum of P * dP. Accumulation rule: overwritten.
 //
 // Two entry points: `rows` takes one row per invocation, for software adapters; `workgroups` shares
@@ -15,6 +16,9 @@ struct Parameters {
   slots4: u32,
   log_pitch: u32,
   head_size4: u32,
+  first_row: u32,
+  first_head: u32,
+  all_heads: u32,
   scale: f32,
 }
 
@@ -29,13 +33,13 @@ fn backward(index: u32, lane: u32, lanes: u32) {
   if (index >= p.rows) {
     return;
   }
-  let head = index % p.heads;
-  let row = index / p.heads;
-  let query = row % p.length;
+  let head = p.first_head + index % p.heads;
+  let row = p.first_row + index / p.heads;
+  let query = index / p.heads % p.length;
 
   // Every lane sums the whole head: head_size / 4 terms are cheaper than a barrier.
   var products = vec4f();
-  let o_base = index * p.head_size4;
+  let o_base = (row * p.all_heads + head) * p.head_size4;
   for (var i = 0u; i < p.head_size4; i++) {
     products += o[o_base + i] * d_o[o_base + i];
   }

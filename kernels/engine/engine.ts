@@ -80,6 +80,8 @@ const PARAMETER_SLOT = 256;
 /** Dispatches recorded before a batch is submitted, so that the GPU starts early and waits stay short. */
 const SLOTS_PER_BATCH = 128;
 const MAX_WORKGROUPS = 65_535;
+/** Bytes of writes after which the queue is told to go on: until then it keeps a copy of each. */
+const PENDING_WRITE_BYTES = 2 ** 26;
 const MAX_BIND_GROUPS = 8192;
 
 /** A GPU device with its pools, pipelines and command queue. */
@@ -134,6 +136,8 @@ export class Engine implements Disposable {
   #slot = 0;
   #batch = 0;
   #nextId = 0;
+  /** Bytes written since the last submission. */
+  #pendingWriteBytes = 0;
   #failure: Error | null = null;
   /** Error reports asked for and not yet answered. */
   #reports: Promise<void>[] = [];
@@ -298,6 +302,11 @@ export class Engine implements Disposable {
       source.byteOffset,
       source.byteLength,
     );
+    this.#pendingWriteBytes += source.byteLength;
+    if (this.#pendingWriteBytes > PENDING_WRITE_BYTES) {
+      this.device.queue.submit([]);
+      this.#pendingWriteBytes = 0;
+    }
   }
 
   /**
@@ -437,6 +446,7 @@ export class Engine implements Disposable {
     }
     this.#profiler?.resolve(this.#encoder);
     this.device.queue.submit([this.#encoder.finish()]);
+    this.#pendingWriteBytes = 0;
     // A scope is always open: without one an error is told in an event, which comes only after the
     // caller has waited for something else, and results that were never computed count until then.
     this.#reports.push(this.#popErrorScope((error) => new GpuError(error.message)));
@@ -506,6 +516,18 @@ export class Engine implements Disposable {
     }
     tensor.staged = staged;
     return staged;
+  }
+
+  /** Copies a window to a texture of its own; give it back with `releaseStaged`. */
+  stageWindow({ tensor, row, rows }: RowWindow): StagedTexture {
+    const texture = this.#acquireTexture(tensor.pitch / 4, rows);
+    this.#copyToTexture(tensor, texture, row, rows);
+    return { texture, view: this.#textureView(texture), row, rows };
+  }
+
+  /** Gives back a texture of `stageWindow`, after the last dispatch that reads it was recorded. */
+  releaseStaged({ texture }: StagedTexture): void {
+    this.#textures.release(texture);
   }
 
   /** Takes back a tensor's memory; called by `Tensor.dispose`. */

@@ -58,8 +58,8 @@ export class RowWindow {
   }
 }
 
-/** Rows per window are a multiple of this, so that windows start at multiples of 256 bytes. */
-const WINDOW_ROWS = 16;
+/** Windows start at multiples of this many rows, which are multiples of 256 bytes. */
+export const WINDOW_ROWS = 16;
 
 /**
  * A matrix [rows, columns] in GPU memory. It belongs to whoever made it: declare it with `using`,
@@ -130,6 +130,17 @@ export class Tensor implements Disposable {
     const all: RowWindow[] = [];
     for (let r = 0; r < rows; r += most) all.push(new RowWindow(this, row + r, Math.min(most, rows - r)));
     return all;
+  }
+
+  /**
+   * A window that holds the rows from any `row` on: it starts up to 15 rows before.
+   *
+   * @param row First row that is needed.
+   * @param rows Number of rows.
+   */
+  windowAt(row: number, rows: number): RowWindow {
+    const first = row - row % WINDOW_ROWS;
+    return new RowWindow(this, first, row + rows - first);
   }
 
   /** True once disposed. */

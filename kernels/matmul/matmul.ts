@@ -9,7 +9,7 @@ import tiledSource from "./matmul_tiled.wgsl" with { type: "text" };
 import type { Bindable } from "../engine/engine.ts";
 import type { AdapterClass } from "../engine/adapter.ts";
 import { defineKernel, type Kernel } from "../engine/kernel.ts";
-import type { Tensor } from "../engine/tensor.ts";
+import { type StagedTexture, type Tensor, WINDOW_ROWS } from "../engine/tensor.ts";
 import { type MatmulTile, tileFor } from "./tiles.ts";
 
 /** Which triangle of a causal attention matrix a batched product may leave out. */
@@ -43,6 +43,8 @@ export interface HeadColumns {
   readonly first: number;
   /** Columns from one head to the next. */
   readonly stride: number;
+  /** First row of group 0. @default {0} */
+  readonly row?: number;
 }
 
 /** Options of `matmul`. C = epilogue(alpha * op(A) op(B)); epilogues apply in the order listed. */
@@ -192,7 +194,7 @@ function requireBatch(
   name: string,
   tensor: Tensor,
   batch: BatchLayout,
-  { first, stride }: HeadColumns,
+  { first, stride, row = 0 }: HeadColumns,
   rows: number,
   columns: number,
 ): void {
@@ -201,7 +203,7 @@ function requireBatch(
       `Cannot multiply in batches as first column and stride of ${name} must be multiples of 4: they are ${first} and ${stride}`,
     );
   }
-  const neededRows = batch.groups * rows;
+  const neededRows = row + batch.groups * rows;
   const neededColumns = first + (batch.heads - 1) * stride + columns;
   if (tensor.rows < neededRows || tensor.columns < neededColumns) {
     throw new TypeError(
@@ -269,7 +271,8 @@ function requireShapes(
 /**
  * Multiplies two matrices: C [m, n] = epilogue(alpha * op(A) [m, k] op(B) [k, n]).
  *
- * Operands larger than a binding or a texture of the adapter are multiplied in pieces.
+ * Operands larger than a binding or a texture of the adapter are multiplied in pieces; batched
+ * products over some groups at a time.
  *
  * @returns C; the caller's to dispose.
  * @throws {TypeError} If shapes do not fit.
@@ -292,17 +295,27 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
   const aux = options.geluInput ?? options.residual ?? options.geluGradOf;
   const flags = (options.bias ? FLAGS.bias : 0) | (options.geluInput ? FLAGS.gelu : 0) |
     (options.residual ? FLAGS.residual : 0) | (options.geluGradOf ? FLAGS.geluGrad : 0);
+  const inOnePiece = [a, b].every((operand) => operand.rows <= rowsPerOperand(operand)) &&
+    (options.out === undefined || options.out.bytes <= engine.maxBindingBytes);
+  if (batch !== undefined) {
+    const out = options.out!;
+    if (inOnePiece) {
+      const [aBound, bBound] = [bindOperand(a, 0)[0], bindOperand(b, 0)[0]];
+      recordBatch(a, b, { ...options, batch, out }, { a: [aBound, 0], b: [bBound, 0], c: [out, 0] });
+    } else {
+      multiplyInRuns(a, b, { ...options, batch, out });
+    }
+    return out;
+  }
   const cutA = { size: rowsPerOperand(a) };
   const cutB = { size: rowsPerOperand(b), offset: bFirst };
   const kParts = segments(k, ...(transposeA ? [cutA] : []), ...(transposeB ? [] : [cutB]));
   const nParts = segments(n, ...(transposeB ? [cutB] : []));
-  const inOnePiece = [a, b].every((operand) => operand.rows <= rowsPerOperand(operand)) &&
-    (options.out === undefined || options.out.bytes <= engine.maxBindingBytes);
   // C cannot hold both what is to be added to and the sum that gelu is waiting for.
   const needsTwoSums = options.accumulate === true && (flags & (FLAGS.gelu | FLAGS.geluGrad)) !== 0;
-  if (batch !== undefined ? !inOnePiece : kParts.length > 1 && needsTwoSums) {
+  if (kParts.length > 1 && needsTwoSums) {
     throw new RangeError(
-      `Cannot multiply "${a.label}" by "${b.label}" in batches, or add gelu to a result, as they must fit one binding of the adapter: [${a.rows}, ${a.columns}] by [${b.rows}, ${b.columns}]`,
+      `Cannot multiply "${a.label}" by "${b.label}" and add gelu to a result as the inner length must fit one binding of the adapter: [${a.rows}, ${a.columns}] by [${b.rows}, ${b.columns}]`,
     );
   }
   if (kParts.length * nParts.length > 1 && bFirst % 4 !== 0) {
@@ -320,49 +333,162 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
         const first = kPart.start === 0;
         const [aBound, aRow] = bindOperand(a, transposeA ? kPart.start : mPart.start);
         const [bBound, bRow] = bindOperand(b, bFirst + (transposeB ? nPart.start : kPart.start));
-        const groups = batch?.groups ?? 1;
-        const heads = batch?.heads ?? 1;
         // The first part begins the sum, the last one has the epilogue.
         const epilogue = (kPart === kParts.at(-1) ? flags : 0) | (first ? 0 : FLAGS.partial) |
           (first && options.accumulate ? FLAGS.accumulate : 0);
-        const tile = tileFor(engine.matmulTiles, mPart.length, nPart.length, groups * heads);
+        const tile = tileFor(engine.matmulTiles, mPart.length, nPart.length, 1);
         engine.dispatch(kernelFor(engine.adapterClass, transposeA, transposeB, epilogue, tile), {
           bindings: [aBound, bBound, c, options.bias ?? engine.noRead, auxBound],
           parameters: {
             m: mPart.length,
             n: nPart.length,
             k: kPart.length,
-            heads,
+            heads: 1,
             a_row: aRow,
-            a_group_rows: transposeA ? k : m,
+            a_group_rows: 0,
             a_pitch4: a.pitch / 4,
-            a_head_cols4: (batch?.a.stride ?? 0) / 4,
-            a_col4: (batch?.a.first ?? (transposeA ? mPart.start : kPart.start)) / 4,
+            a_head_cols4: 0,
+            a_col4: (transposeA ? mPart.start : kPart.start) / 4,
             b_row: bRow,
-            b_group_rows: transposeB ? n : k,
+            b_group_rows: 0,
             b_pitch4: b.pitch / 4,
-            b_head_cols4: (batch?.b.stride ?? 0) / 4,
-            b_col4: (batch?.b.first ?? (transposeB ? kPart.start : 0)) / 4,
+            b_head_cols4: 0,
+            b_col4: (transposeB ? kPart.start : 0) / 4,
             c_row: cRow,
-            c_group_rows: m,
-            c_head_cols4: (batch?.c.stride ?? 0) / 4,
-            c_col4: (batch?.c.first ?? nPart.start) / 4,
+            c_group_rows: 0,
+            c_head_cols4: 0,
+            c_col4: nPart.start / 4,
             c_pitch4: out.pitch / 4,
             aux_pitch4: (aux?.pitch ?? 0) / 4,
             n_first4: nPart.start / 4,
-            causal: CAUSAL[batch?.causal ?? "none"],
+            causal: CAUSAL.none,
             alpha: options.alpha ?? 1,
           },
-          workgroups: engine.adapterClass === "cpu"
-            ? [Math.ceil(mPart.length / 16), Math.ceil(nPart.length / 64), groups * heads]
-            : [
-              Math.ceil(nPart.length / tile.columns),
-              Math.ceil(mPart.length / tile.rows),
-              groups * heads,
-            ],
+          workgroups: workgroupsFor(engine.adapterClass, tile, [mPart.length, nPart.length, 1]),
         });
       }
     }
   }
   return out;
+}
+
+function workgroupsFor(
+  form: AdapterClass,
+  tile: MatmulTile,
+  [m, n, matrices]: readonly [number, number, number],
+): [number, number, number] {
+  return form === "cpu"
+    ? [Math.ceil(m / 16), Math.ceil(n / 64), matrices]
+    : [Math.ceil(n / tile.columns), Math.ceil(m / tile.rows), matrices];
+}
+
+type BatchOptions = MatmulOptions & { readonly batch: BatchLayout; readonly out: Tensor };
+
+/** What is bound for an operand or the result, and the row in it where the tensor's row 0 would lie. */
+type Placed = readonly [Bindable, number];
+
+/** Records one dispatch over all groups of the batch. */
+function recordBatch(
+  a: Tensor,
+  b: Tensor,
+  { transposeA = false, transposeB = false, accumulate, alpha = 1, batch, out }: BatchOptions,
+  bound: { readonly a: Placed; readonly b: Placed; readonly c: Placed },
+): void {
+  const { engine } = a;
+  const { m, n, k, heads, groups } = batch;
+  const epilogue = accumulate ? FLAGS.accumulate : 0;
+  const tile = tileFor(engine.matmulTiles, m, n, groups * heads);
+  engine.dispatch(kernelFor(engine.adapterClass, transposeA, transposeB, epilogue, tile), {
+    bindings: [bound.a[0], bound.b[0], bound.c[0], engine.noRead, engine.noWrite],
+    parameters: {
+      m,
+      n,
+      k,
+      heads,
+      a_row: bound.a[1] + (batch.a.row ?? 0),
+      a_group_rows: transposeA ? k : m,
+      a_pitch4: a.pitch / 4,
+      a_head_cols4: batch.a.stride / 4,
+      a_col4: batch.a.first / 4,
+      b_row: bound.b[1] + (batch.b.row ?? 0),
+      b_group_rows: transposeB ? n : k,
+      b_pitch4: b.pitch / 4,
+      b_head_cols4: batch.b.stride / 4,
+      b_col4: batch.b.first / 4,
+      c_row: bound.c[1] + (batch.c.row ?? 0),
+      c_group_rows: m,
+      c_head_cols4: batch.c.stride / 4,
+      c_col4: batch.c.first / 4,
+      c_pitch4: out.pitch / 4,
+      aux_pitch4: 0,
+      n_first4: 0,
+      causal: CAUSAL[batch.causal ?? "none"],
+      alpha,
+    },
+    workgroups: workgroupsFor(engine.adapterClass, tile, [m, n, groups * heads]),
+  });
+}
+
+/** A batched product over as many groups at a time as one binding of each tensor holds. */
+function multiplyInRuns(a: Tensor, b: Tensor, options: BatchOptions): void {
+  const { transposeA = false, transposeB = false, batch, out } = options;
+  const { engine } = a;
+  const { m, n, k, groups } = batch;
+  const onTextures = engine.adapterClass === "cpu";
+  const parts = [
+    { tensor: a, rows: transposeA ? k : m, row: batch.a.row ?? 0, operand: onTextures },
+    { tensor: b, rows: transposeB ? n : k, row: batch.b.row ?? 0, operand: onTextures },
+    { tensor: out, rows: m, row: batch.c.row ?? 0, operand: false },
+  ];
+  const most = Math.min(
+    ...parts.map(({ tensor, rows, operand }) =>
+      Math.floor((operand ? rowsPerTexture : rowsPerWindow)(tensor) / rows)
+    ),
+  );
+  if (most === 0) {
+    throw new RangeError(
+      `Cannot multiply "${a.label}" by "${b.label}" in batches as the rows of one group must fit a binding of the adapter: ${m} x ${k} by ${k} x ${n} of [${a.rows}, ${a.columns}], [${b.rows}, ${b.columns}] and [${out.rows}, ${out.columns}]`,
+    );
+  }
+  for (let group = 0; group < groups; group += most) {
+    const count = Math.min(most, groups - group);
+    const staged: StagedTexture[] = [];
+    const [placedA, placedB, placedC] = parts.map(({ tensor, rows, row, operand }): Placed => {
+      const window = tensor.windowAt(row + group * rows, count * rows);
+      if (!operand) return [window, -window.row];
+      if (tensor.rows <= engine.maxTextureSide) return [engine.stage(tensor)[0]!, 0];
+      const texture = engine.stageWindow(window);
+      staged.push(texture);
+      return [texture, -window.row];
+    }) as [Placed, Placed, Placed];
+    const at = (layout: HeadColumns, { rows, row }: { rows: number; row: number }) => ({
+      ...layout,
+      row: row + group * rows,
+    });
+    recordBatch(a, b, {
+      ...options,
+      batch: {
+        ...batch,
+        groups: count,
+        a: at(batch.a, parts[0]!),
+        b: at(batch.b, parts[1]!),
+        c: at(batch.c, parts[2]!),
+      },
+    }, { a: placedA, b: placedB, c: placedC });
+    // Later work that gets the same memory comes later in the queue.
+    for (const texture of staged) engine.releaseStaged(texture);
+  }
+}
+
+/** Rows from any row on that a window of a buffer holds. */
+function rowsPerWindow(tensor: Tensor): number {
+  const { maxBindingBytes } = tensor.engine;
+  if (tensor.bytes <= maxBindingBytes) return Infinity;
+  return Math.max(0, Math.floor(maxBindingBytes / (tensor.pitch * 4)) - WINDOW_ROWS + 1);
+}
+
+/** Rows from any row on that a texture holds. */
+function rowsPerTexture(tensor: Tensor): number {
+  const { maxTextureSide } = tensor.engine;
+  return tensor.rows <= maxTextureSide ? Infinity : Math.max(0, maxTextureSide - WINDOW_ROWS + 1);
 }

@@ -1,0 +1,235 @@
+/**
+ * Checkpoints on disk, read tensor by tensor.
+ *
+ * @module
+ */
+
+import { CheckpointError } from "../errors.ts";
+import type { NamedArray } from "../model/gpt2.ts";
+import { type Entry, FLOATS, headerLength, PREFIX, readEntries, toFloats } from "./_header.ts";
+
+/** Bytes of half-precision values that are converted at a time. */
+const PIECE = 2 ** 20;
+
+/** A file whose header was read. */
+interface StoredFile {
+  readonly path: string | URL;
+  /** Where the values begin. */
+  readonly start: number;
+  readonly entries: readonly Entry[];
+  /** What must still be so when values are read later. */
+  readonly size: number;
+  readonly modified: number | undefined;
+}
+
+/** Where one tensor lies. */
+interface Place {
+  readonly file: StoredFile;
+  readonly entry: Entry;
+}
+
+/**
+ * The tensors of a checkpoint on disk, as a map that holds no values: each `get`, and each turn of a loop
+ * over it, reads one tensor from its file. So memory holds one tensor at a time, whatever the size of the
+ * checkpoint. F32, F16 and BF16 become f32; integers are left out, as in `readSafetensors`.
+ *
+ * No file stays open between reads, so there is nothing to close; a file that has changed since `open` is
+ * an error.
+ *
+ * @example
+ * ```ts ignore
+ * const tensors = await StoredTensors.open("my_model/model.safetensors.index.json");
+ * for (const [name, { shape, data }] of tensors) upload(name, shape, data);
+ * ```
+ */
+export class StoredTensors implements ReadonlyMap<string, NamedArray> {
+  readonly #places: ReadonlyMap<string, Place>;
+
+  private constructor(places: ReadonlyMap<string, Place>) {
+    this.#places = places;
+  }
+
+  /**
+   * Reads and checks the headers of a checkpoint.
+   *
+   * @param path A safetensors file, or the index of a checkpoint in several (`*.index.json`), whose files
+   * lie beside it.
+   * @throws {CheckpointError} If a file is missing or malformed, holds a dtype that cannot be read, or lacks
+   * a tensor that the index says is there.
+   */
+  static async open(path: string | URL): Promise<StoredTensors> {
+    const places = new Map<string, Place>();
+    if (!String(path).endsWith(".index.json")) {
+      const file = await openFile(path);
+      for (const entry of file.entries) places.set(entry.name, { file, entry });
+    } else {
+      const files = new Map<string, ReadonlyMap<string, Place>>();
+      for (const [name, shard] of await readIndex(path)) {
+        let found = files.get(shard);
+        if (found === undefined) {
+          const file = await openFile(beside(path, shard));
+          files.set(shard, found = new Map(file.entries.map((entry) => [entry.name, { file, entry }])));
+        }
+        const place = found.get(name);
+        if (place === undefined) {
+          throw new CheckpointError(
+            `Cannot read ${path} as "${name}" must be in ${shard}, as the index says: it is not`,
+          );
+        }
+        places.set(name, place);
+      }
+    }
+    for (const [name, { entry }] of places) if (!FLOATS.has(entry.dtype)) places.delete(name);
+    return new StoredTensors(places);
+  }
+
+  /** Number of tensors. */
+  get size(): number {
+    return this.#places.size;
+  }
+
+  /** Says whether there is a tensor of this name. */
+  has(name: string): boolean {
+    return this.#places.has(name);
+  }
+
+  /**
+   * Reads one tensor. It belongs to the caller; the next call reads it again.
+   *
+   * @returns The tensor; `undefined` if there is none of this name.
+   * @throws {CheckpointError} If the file has changed or cannot be read any more.
+   */
+  get(name: string): NamedArray | undefined {
+    const place = this.#places.get(name);
+    return place === undefined ? undefined : readTensor(place);
+  }
+
+  /** Names, in the order of the file or the index. */
+  keys(): MapIterator<string> {
+    return this.#places.keys();
+  }
+
+  /** Names and tensors, one tensor read at a time. */
+  *entries(): MapIterator<[string, NamedArray]> {
+    for (const [name, place] of this.#places) yield [name, readTensor(place)];
+  }
+
+  /** Tensors, read one at a time. */
+  *values(): MapIterator<NamedArray> {
+    for (const place of this.#places.values()) yield readTensor(place);
+  }
+
+  /** As `entries`. */
+  [Symbol.iterator](): MapIterator<[string, NamedArray]> {
+    return this.entries();
+  }
+
+  /** Calls a function with each tensor and its name, one tensor read at a time. */
+  forEach(
+    callback: (tensor: NamedArray, name: string, all: ReadonlyMap<string, NamedArray>) => void,
+  ): void {
+    for (const [name, tensor] of this) callback(tensor, name, this);
+  }
+}
+
+function beside(path: string | URL, file: string): string | URL {
+  return path instanceof URL ? new URL(encodeURIComponent(file), path) : path.replace(/[^/\\]*$/, file);
+}
+
+function unreadable(path: string | URL, rule: string, cause: unknown): CheckpointError {
+  if (cause instanceof CheckpointError) return cause;
+  const why = cause instanceof Error ? cause.message : String(cause);
+  return new CheckpointError(`Cannot read ${path} as it must be ${rule}: ${why}`, { cause });
+}
+
+/** Which file of a checkpoint in several holds which tensor. */
+async function readIndex(path: string | URL): Promise<[name: string, file: string][]> {
+  let index: unknown;
+  try {
+    index = JSON.parse(await Deno.readTextFile(path));
+  } catch (cause) {
+    throw unreadable(path, "a readable JSON file", cause);
+  }
+  const map = (index as { weight_map?: unknown } | null)?.weight_map;
+  if (typeof map !== "object" || map === null || Array.isArray(map)) {
+    throw new CheckpointError(
+      `Cannot read ${path} as weight_map must be an object: current value is ${JSON.stringify(map)}`,
+    );
+  }
+  const entries = Object.entries(map);
+  const wrong = entries.find(([, file]) => typeof file !== "string" || !/^[^/\\]+\.safetensors$/.test(file));
+  if (wrong !== undefined) {
+    throw new CheckpointError(
+      `Cannot read ${path} as the file of "${
+        wrong[0]
+      }" must be a .safetensors file in the same folder: current value is ${JSON.stringify(wrong[1])}`,
+    );
+  }
+  return entries as [string, string][];
+}
+
+async function openFile(path: string | URL): Promise<StoredFile> {
+  const name = String(path);
+  try {
+    using file = await Deno.open(path);
+    const { size, mtime } = await file.stat();
+    const prefix = new Uint8Array(PREFIX);
+    if (size >= PREFIX) fill(file, prefix, name);
+    const header = new Uint8Array(headerLength(prefix, size, name));
+    fill(file, header, name);
+    const start = PREFIX + header.length;
+    return {
+      path,
+      start,
+      entries: readEntries(header, size - start, name),
+      size,
+      modified: mtime?.getTime(),
+    };
+  } catch (cause) {
+    throw unreadable(path, "a readable file", cause);
+  }
+}
+
+function readTensor({ file: { path, start, size, modified }, entry }: Place): NamedArray {
+  const { dtype, shape, begin, end } = entry;
+  const name = String(path);
+  try {
+    using file = Deno.openSync(path);
+    const now = file.statSync();
+    if (now.size !== size || now.mtime?.getTime() !== modified) {
+      throw new CheckpointError(`Cannot read ${name} as it must not change while it is used: it has`);
+    }
+    file.seekSync(start + begin, Deno.SeekMode.Start);
+    const width = FLOATS.get(dtype)!;
+    const data = new Float32Array((end - begin) / width);
+    if (dtype === "F32") {
+      fill(file, new Uint8Array(data.buffer), name);
+    } else {
+      const piece = new Uint8Array(Math.min(PIECE, end - begin));
+      for (let at = 0; at < data.length; at += PIECE / width) {
+        const part = data.subarray(at, at + PIECE / width);
+        const bytes = piece.subarray(0, part.length * width);
+        fill(file, bytes, name);
+        toFloats(bytes, dtype, part);
+      }
+    }
+    return { shape, data };
+  } catch (cause) {
+    throw unreadable(path, "a readable file", cause);
+  }
+}
+
+/** Reads as many bytes as `into` holds. */
+function fill(file: Deno.FsFile, into: Uint8Array, name: string): void {
+  for (let at = 0; at < into.length;) {
+    const count = file.readSync(into.subarray(at));
+    if (count === null || count === 0) {
+      throw new CheckpointError(
+        `Cannot read ${name} as it must not end early: ${
+          into.length - at
+        } of ${into.length} bytes are missing`,
+      );
+    }
+    at += count;
+  }
+}
