@@ -21,7 +21,7 @@ export const PROTOCOL_VERSION = 1;
  * | mask | ES to UD | z of the device's heads [L, H_m]; with mode and the lowest layer with a kept head |
  * | input | ES to UD | X [n, T, D], in full mode [T, d] |
  * | delta | UD to ES | Deltas [c, n, T, D] |
- * | hidden | ES to D | h_L [T, d] |
+ * | hidden | ES to D | h_L [T, d]; with `probe: true` the gradient is answered and the step itself still comes |
  * | hiddenGradient | D to ES | dh_L [T, d] |
  * | deltaGradient | ES to UD | [c, n, T, D] |
  * | inputGradient | UD to ES | dX [n, T, D], in full mode [T, d]; not for the lowest layer with a kept head |
