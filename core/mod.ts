@@ -34,10 +34,12 @@ export type {
   HeadPort,
   HeadStatistics,
   HeadStep,
+  LayerHeads,
   LossResult,
   PendingSum,
   StepMode,
 } from "./ports.ts";
+export { MAX_MICRO_BATCHES, type MicroBatch, splitBatch } from "./micro_batches.ts";
 export { Parameter, Tape, Variable } from "./tape.ts";
 export {
   attentionOp,
@@ -79,6 +81,16 @@ export {
 } from "./lora/settings.ts";
 export { type BatchSource, LocalData } from "./train/local_data.ts";
 export { runStep, type StepContext, type StepOutcome } from "./train/step.ts";
+export {
+  builtInCodecs,
+  type CodecStream,
+  f16Codec,
+  f32Codec,
+  findCodec,
+  int8Codec,
+  type Int8CodecOptions,
+  type WireCodec,
+} from "./wire/codec.ts";
 export {
   decodeFrame,
   elementsOf,

@@ -9,6 +9,7 @@
  */
 
 import type { Tensor } from "@edgetuner/kernels";
+import type { MicroBatch } from "./micro_batches.ts";
 
 /** What a step is for. */
 export type StepMode = "train" | "evaluate";
@@ -21,12 +22,16 @@ export interface HeadStep {
   readonly mode: StepMode;
   /** Head mask z, [L * H]: 1 = pruned in this step. */
   readonly mask: Uint8Array;
+  /** The parts that the step's batch is split into. @default {one part} */
+  readonly microBatches?: readonly MicroBatch[];
 }
 
 /** Something under way that will be added to a tensor. */
 export interface PendingSum {
   /** Waits for it and adds it. */
   addTo(target: Tensor): Promise<void>;
+  /** If set, nothing else is computed before this resolves: for comparisons without any overlap. */
+  readonly before?: Promise<unknown>;
 }
 
 /** Statistics of a training step, one entry per head module, [L * H]; 0 for pruned heads. */
@@ -37,10 +42,8 @@ export interface HeadStatistics {
   readonly loraNorm?: Float32Array;
 }
 
-/** Where the head modules live. */
-export interface HeadPort {
-  /** Begins a step. */
-  beginStep(step: HeadStep): Promise<void>;
+/** The head modules as the layers of the base model see them. */
+export interface LayerHeads {
   /**
    * Starts computing the Deltas of a layer's kept heads.
    *
@@ -58,6 +61,14 @@ export interface HeadPort {
    * @returns What will be added to the gradient of `x`, [T, d]; `null` if there is nothing.
    */
   backward(layer: number, dqkv: Tensor, needsInput: boolean): PendingSum | null;
+}
+
+/** Where the head modules live. */
+export interface HeadPort extends LayerHeads {
+  /** Begins a step. */
+  beginStep(step: HeadStep): Promise<void>;
+  /** The same head modules for one micro-batch of the step; needed only where batches are split. */
+  microBatch?(part: MicroBatch): LayerHeads;
   /** Ends a training step: the kept heads are updated. Returns the statistics asked for at the start of the run. */
   endStep(): Promise<HeadStatistics>;
 }

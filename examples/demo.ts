@@ -5,8 +5,18 @@
  * @module
  */
 
-import { joinAdapters, loadAdapter, loadPairs, saveAdapter, stepTraffic } from "@edgetuner/core";
+import {
+  findCodec,
+  joinAdapters,
+  loadAdapter,
+  loadPairs,
+  MAX_MICRO_BATCHES,
+  saveAdapter,
+  stepTraffic,
+  type WireCodec,
+} from "@edgetuner/core";
 import { Child, type ChildEvent } from "./_support/child.ts";
+import { codecChoice, codecsOf } from "./_support/codecs.ts";
 import { integer, number, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
 import { curve, headMap } from "./_support/picture.ts";
 import { bytes, duration, ProgressBar } from "./_support/progress.ts";
@@ -32,6 +42,7 @@ interface Step {
   readonly mask: readonly number[];
   readonly kept: readonly number[];
   readonly tokens: number;
+  readonly batch: number;
 }
 
 /** What the processes said. */
@@ -51,6 +62,7 @@ async function main(): Promise<number> {
       "deno task demo",
       "deno run -A examples/demo.ts --pruner none --steps 40",
       "deno run -A examples/demo.ts --bandwidth 20 --latency 5   # every link: 20 Mbit/s, 5 ms",
+      "deno run -A examples/demo.ts --latency 20 --micro-batches 2 --codec f16",
     ],
   }, {
     model: text("DIR", `${HERE}tiny_gpt2`, "folder of the base model"),
@@ -76,6 +88,11 @@ async function main(): Promise<number> {
     rank: integer("N", 8, "LoRA rank of each head module", { min: 1, max: 256 }),
     rate: number("X", 1e-2, "peak learning rate", { min: 0 }),
     seed: integer("N", 1, "seed of everything that is drawn", { min: 0, max: 0xffff_ffff }),
+    codec: text("NAME", "f32", "how numbers travel: f32, f16, int8, int8-feedback, or a module"),
+    "micro-batches": integer("N", 1, "parts of each batch that are computed while others travel", {
+      min: 1,
+      max: MAX_MICRO_BATCHES,
+    }),
     bandwidth: number("MBIT", 0, "slow every link down to this many Mbit/s each way; 0 = as it is", {
       min: 0,
     }),
@@ -94,6 +111,7 @@ async function main(): Promise<number> {
   }
   // Checked before four processes start.
   for (const file of [flags.data, flags.valid, flags.test]) await loadPairs(file);
+  const codec = await codecChoice(flags.codec);
   await Deno.mkdir(flags.out, { recursive: true });
 
   const joinToken = crypto.randomUUID();
@@ -120,6 +138,7 @@ async function main(): Promise<number> {
     ...["--model", flags.model, "--devices", `${capacities.length}`, "--steps", `${flags.steps}`],
     ...["--port", `${flags.port}`, "--join-token", joinToken, "--admin-token", crypto.randomUUID()],
     ...["--pruner", flags.pruner, "--tau", `${flags.tau}`, "--eta", `${flags.eta}`],
+    ...["--codec", flags.codec, "--micro-batches", `${flags["micro-batches"]}`],
     ...["--mode", flags.mode, "--targets", flags.targets, "--rank", `${flags.rank}`],
     ...[
       "--rate",
@@ -176,7 +195,7 @@ async function main(): Promise<number> {
           folder,
         ],
         ...["--bandwidth", `${flags.bandwidth}`, "--latency", `${flags.latency}`, "--webgpu", flags.webgpu],
-        ...["--join-timeout", "120"],
+        ...["--join-timeout", "120", "--codec", flags.codec],
         ...data,
       ], (event) => {
         if (event.type === "loss") seen.losses.push(event as unknown as Seen["losses"][number]);
@@ -212,6 +231,8 @@ async function main(): Promise<number> {
     flags.targets.split(",").length,
     flags.mode as "slice" | "full",
     flags.pruner !== "none" && flags.pruner !== "random",
+    findCodec(codec.name, await codecsOf(codec.module)),
+    flags["micro-batches"],
   );
   let samples: Sample[] = [];
   if (complete && !interrupted && failed.length === 0) {
@@ -271,6 +292,8 @@ function summarise(
   targets: number,
   mode: "slice" | "full",
   statistics: boolean,
+  codec: WireCodec,
+  microBatches: number,
 ): Summary {
   const evaluations = seen.losses.filter((l) => l.mode === "evaluate");
   const ranges = [...seen.devices.values()].map((d) => d.range as { first: number; count: number } | null)
@@ -293,6 +316,9 @@ function summarise(
       mode,
       headsPerDevice,
       statistics: Number(statistics),
+      batch: step.batch,
+      microBatches,
+      codec,
     };
     const sum = (mask: Uint8Array) =>
       [...stepTraffic({ ...shape, mask }).values()].reduce((a, b) => a + b, 0);

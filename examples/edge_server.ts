@@ -5,10 +5,11 @@
  * @module
  */
 
-import type { StepRecord } from "@edgetuner/core";
+import { MAX_MICRO_BATCHES, type StepRecord } from "@edgetuner/core";
 import { createControlApp, eventJson, stepJson } from "@edgetuner/transport/server";
 import { httpListener, webSocketListener } from "@edgetuner/transport";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
+import { codecChoice } from "./_support/codecs.ts";
 import { bytes, ProgressBar } from "./_support/progress.ts";
 import { prunerChoice } from "./_support/pruners.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
@@ -56,6 +57,16 @@ const FLAGS = {
   dropout: number("X", 0, "LoRA dropout", { min: 0, max: 0.99 }),
   rate: number("X", 1e-2, "peak learning rate", { min: 0 }),
   warmup: integer("N", 10, "steps of learning-rate warm-up", { min: 0 }),
+  codec: text(
+    "NAME",
+    "f32",
+    "how numbers travel: f32, f16, int8, int8-feedback, or a module with a codec factory as its default export",
+  ),
+  "micro-batches": integer("N", 1, "parts of each batch that are computed while others travel", {
+    min: 1,
+    max: MAX_MICRO_BATCHES,
+  }),
+  "no-overlap": toggle("compute nothing while waiting: a baseline for comparison"),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
   timeout: number("S", 120, "longest wait for a device in a step, in seconds", { min: 0.1 }),
   "join-timeout": number("S", 600, "longest wait for all devices to join, in seconds", { min: 0.1 }),
@@ -80,7 +91,13 @@ async function main(): Promise<number> {
     : flags.pruner === "none"
     ? {}
     : { tau, eta, rho, beta, lambda };
-  const settings = tuningSettings(flags);
+  const codec = await codecChoice(flags.codec);
+  const settings = {
+    ...tuningSettings(flags),
+    codec: codec.name,
+    microBatches: flags["micro-batches"],
+    overlap: !flags["no-overlap"],
+  };
   const say = (line: string) => {
     if (!flags.events) console.log(line);
   };
@@ -93,6 +110,7 @@ async function main(): Promise<number> {
     settings,
     devices: flags.devices,
     pruner: prunerChoice(flags.pruner, options),
+    codec: codec.module,
     webgpu: flags.webgpu,
     timeoutMs: flags.timeout * 1000,
     joinTimeoutMs: flags["join-timeout"] * 1000,

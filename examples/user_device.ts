@@ -23,6 +23,7 @@ import {
 import { Engine } from "@edgetuner/kernels";
 import { emulateLink, httpTransport, webSocketTransport } from "@edgetuner/transport";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
+import { codecChoice, codecsOf } from "./_support/codecs.ts";
 import { bytes, ProgressBar } from "./_support/progress.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
@@ -54,6 +55,7 @@ const FLAGS = {
   save: text("DIR", "", "folder for what this device's heads have learnt"),
   bandwidth: number("MBIT", 0, "slow the link down to this many Mbit/s each way; 0 = as it is", { min: 0 }),
   latency: number("MS", 0, "slow the link down by this many milliseconds each way", { min: 0 }),
+  codec: text("FILE", "f32", "module of a codec that the run may use; the built-in ones are known anyway"),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
   "connect-timeout": number("S", 10, "longest wait for the edge server to answer, in seconds", { min: 0.1 }),
   timeout: number("S", 120, "longest wait for the edge server during the run, in seconds", { min: 0.1 }),
@@ -113,6 +115,7 @@ async function main(): Promise<number> {
     name,
     capacity: flags.capacity,
     data: data?.side,
+    codecs: await codecsOf((await codecChoice(flags.codec)).module),
     signal: abort.signal,
     timeoutMs: flags.timeout * 1000,
     joinTimeoutMs: flags["join-timeout"] * 1000,
@@ -189,7 +192,7 @@ function openTransport(flags: Flags): Transport {
   const transport = url.protocol.startsWith("ws") ? webSocketTransport(options) : httpTransport(options);
   if (flags.bandwidth === 0 && flags.latency === 0) return transport;
   return emulateLink(transport, {
-    bandwidthBytesPerSecond: flags.bandwidth === 0 ? Infinity : flags.bandwidth * 1e6 / 8,
+    bandwidthBytesPerSecond: flags.bandwidth === 0 ? Number.MAX_SAFE_INTEGER : flags.bandwidth * 1e6 / 8,
     latencyMs: flags.latency,
   });
 }

@@ -22,6 +22,7 @@ import {
   type Tensor,
 } from "@edgetuner/kernels";
 import { randomStream } from "../data/random.ts";
+import type { MicroBatch } from "../micro_batches.ts";
 import type { HeadStatistics, StepMode } from "../ports.ts";
 import type { StatisticName } from "../pruner.ts";
 import type { HeadRange } from "./allocation.ts";
@@ -64,7 +65,7 @@ interface LayerState {
   readonly updates: Uint32Array;
 }
 
-/** What the forward pass of a layer keeps for the backward pass. */
+/** What the forward pass of a layer and micro-batch keeps for the backward pass. */
 interface Passed {
   readonly heads: Tensor;
   readonly globalHeads: Tensor;
@@ -72,6 +73,21 @@ interface Passed {
   readonly xOwned: boolean;
   readonly down: readonly Tensor[];
   readonly length: number;
+  readonly firstRow: number;
+}
+
+/** What is kept until the gradients of a micro-batch's weights are added up. */
+interface Gone {
+  readonly passed: Passed;
+  readonly dDeltas: readonly Tensor[];
+  readonly dDown: readonly Tensor[];
+}
+
+/** A layer's micro-batches on their way back. */
+interface Accumulation {
+  /** The micro-batch that is added next. */
+  next: number;
+  readonly gone: Map<number, Gone>;
 }
 
 /**
@@ -108,7 +124,8 @@ export class HeadModules implements Disposable {
   readonly #segment: number;
   readonly #matrices: readonly { readonly a: ArenaMatrix; readonly b: ArenaMatrix }[];
   readonly #layers: readonly LayerState[];
-  readonly #passed = new Map<number, Passed>();
+  readonly #passed: Map<number, Passed>[];
+  readonly #accumulations: Accumulation[];
   readonly #headLists = new Map<string, Tensor>();
 
   /** Draws the initial weights. */
@@ -127,6 +144,8 @@ export class HeadModules implements Disposable {
       a: { rows: this.#rank4, columns: this.inputs, first: k * (sizeA + sizeB), segment },
       b: { rows: this.headSize, columns: this.#rank4, first: k * (sizeA + sizeB) + sizeA, segment },
     }));
+    this.#passed = Array.from({ length: layers }, () => new Map());
+    this.#accumulations = Array.from({ length: layers }, () => ({ next: 0, gone: new Map() }));
     this.#layers = Array.from({ length: layers }, (_, layer) => {
       const initial = new Float32Array(range.count * segment);
       for (let i = 0; i < range.count; i++) {
@@ -180,24 +199,30 @@ export class HeadModules implements Disposable {
    * @param layer Layer, from 0.
    * @param kept Kept heads, as indices within this device's range, ascending; at least one.
    * @param x Slice mode: [n * T, D] head-major; full mode: [T, d].
-   * @param context Step and mode; whether `x` is to be disposed when it is no longer needed.
+   * @param context Step and mode; whether `x` is to be disposed when it is no longer needed; the micro-batch that `x` is.
    * @returns One Delta per target, [n * T, D] head-major; the caller's to dispose.
    */
   forward(
     layer: number,
     kept: readonly number[],
     x: Tensor,
-    context: { readonly step: number; readonly mode: StepMode; readonly ownsInput: boolean },
+    context: {
+      readonly step: number;
+      readonly mode: StepMode;
+      readonly ownsInput: boolean;
+      readonly microBatch?: Pick<MicroBatch, "index" | "firstRow">;
+    },
   ): Tensor[] {
     const { lora, range, seed } = this.options;
     const slice = lora.mode === "slice";
     const heads = this.headList(kept);
     const globalHeads = slice ? this.headList(kept.map((h) => range.first + h)) : this.headList([0]);
     const training = context.mode === "train";
+    const { index = 0, firstRow = 0 } = context.microBatch ?? {};
     let input = x;
     let owned = context.ownsInput;
     if (training && lora.dropout > 0) {
-      input = dropout(x, globalHeads, { rate: lora.dropout, seed, step: context.step, layer });
+      input = dropout(x, globalHeads, { rate: lora.dropout, seed, step: context.step, layer, firstRow });
       if (owned) x.dispose();
       owned = true;
     }
@@ -215,7 +240,8 @@ export class HeadModules implements Disposable {
         alpha: lora.alpha / lora.rank,
       })
     );
-    this.#forget(layer);
+    this.#forget(layer, index);
+    this.#restart(layer);
     const passed = {
       heads,
       globalHeads,
@@ -223,59 +249,80 @@ export class HeadModules implements Disposable {
       xOwned: owned,
       down,
       length: slice ? x.rows / kept.length : x.rows,
+      firstRow,
     };
-    this.#passed.set(layer, passed);
-    if (!training) this.#forget(layer);
+    this.#passed[layer]!.set(index, passed);
+    if (!training) this.#forget(layer, index);
     return deltas;
   }
 
   /**
-   * Gradients of a layer's kept heads, from those of their Deltas.
+   * Gradients of a layer's kept heads, from those of their Deltas. Gradients of the weights are added
+   * up in the order of the micro-batches, whatever the order of the calls: the same bits every time.
    *
    * @param layer Layer, from 0; its forward pass was the last one.
-   * @param dDeltas One per target, [n * T, D] head-major.
-   * @param context Step, and whether the gradient of `x` is needed.
+   * @param dDeltas One per target, [n * T, D] head-major; disposed once they are no longer needed.
+   * @param context Step; whether the gradient of `x` is needed; the index of the micro-batch; whether the gradients of the weights wait for `accumulate`.
    * @returns Gradient of `x` through these heads, [n * T, D] or in full mode [T, d]; the caller's to dispose.
    */
   backward(
     layer: number,
     dDeltas: readonly Tensor[],
-    context: { readonly step: number; readonly needsInput: boolean },
+    context: {
+      readonly step: number;
+      readonly needsInput: boolean;
+      readonly microBatch?: number;
+      readonly later?: boolean;
+    },
   ): Tensor | null {
-    const passed = this.#passed.get(layer);
+    const { step, needsInput, microBatch = 0, later = false } = context;
+    const passed = this.#passed[layer]!.get(microBatch);
     if (passed === undefined) {
       throw new TypeError(
         `Cannot go back through layer ${layer} as its forward pass must come first: it did not`,
       );
     }
     const { lora, seed } = this.options;
-    const { heads, x, down, length } = passed;
-    const slice = lora.mode === "slice";
-    const { parameters, gradients } = this.#layers[layer]!;
+    const { heads, globalHeads, firstRow } = passed;
+    const summed = lora.mode !== "slice";
+    const arena = this.#layers[layer]!.parameters;
     const alpha = lora.alpha / lora.rank;
+    const dDown = this.#matrices.map(({ b }, k) =>
+      headProduct({ x: dDeltas[k]!, arena, matrix: b, heads, alpha })
+    );
     let dx: Tensor | null = null;
-    this.#matrices.forEach(({ a, b }, k) => {
-      const dDelta = dDeltas[k]!;
-      using dDown = headProduct({ x: dDelta, arena: parameters, matrix: b, heads, alpha });
-      headGradient({ a: dDelta, b: down[k]!, heads, arena: gradients, matrix: b, length, alpha });
-      headGradient({ a: dDown, b: x, heads, arena: gradients, matrix: a, length, sharedB: !slice });
-      if (!context.needsInput) return;
-      dx = headProduct({
-        x: dDown,
-        arena: parameters,
-        matrix: a,
-        heads,
-        summed: !slice,
-        out: dx ?? undefined,
-        accumulate: dx !== null,
-      });
-    });
-    if (dx !== null && lora.dropout > 0) {
-      using dropped = dx as Tensor;
-      dx = dropout(dropped, passed.globalHeads, { rate: lora.dropout, seed, step: context.step, layer });
+    if (needsInput) {
+      for (const [k, { a }] of this.#matrices.entries()) {
+        const out: Tensor | undefined = dx ?? undefined;
+        dx = headProduct({ x: dDown[k]!, arena, matrix: a, heads, summed, out, accumulate: dx !== null });
+      }
     }
-    this.#forget(layer);
+    if (dx !== null && lora.dropout > 0) {
+      using dropped = dx;
+      dx = dropout(dropped, globalHeads, { rate: lora.dropout, seed, step, layer, firstRow });
+    }
+    this.#passed[layer]!.delete(microBatch);
+    this.#accumulations[layer]!.gone.set(microBatch, { passed, dDeltas, dDown });
+    if (!later) this.accumulate(layer);
     return dx;
+  }
+
+  /** Adds up the gradients of a layer's weights over the micro-batches that went back, as far as they are in order. */
+  accumulate(layer: number): void {
+    const { lora } = this.options;
+    const state = this.#accumulations[layer]!;
+    const arena = this.#layers[layer]!.gradients;
+    const alpha = lora.alpha / lora.rank;
+    for (let gone = state.gone.get(state.next); gone !== undefined; gone = state.gone.get(state.next)) {
+      const { passed: { heads, x, down, length }, dDeltas, dDown } = gone;
+      const shared = { heads, arena, length, accumulate: state.next > 0 };
+      this.#matrices.forEach(({ a, b }, k) => {
+        headGradient({ ...shared, a: dDeltas[k]!, b: down[k]!, matrix: b, alpha });
+        headGradient({ ...shared, a: dDown[k]!, b: x, matrix: a, sharedB: lora.mode !== "slice" });
+      });
+      disposeGone(gone);
+      state.gone.delete(state.next++);
+    }
   }
 
   /**
@@ -380,7 +427,10 @@ export class HeadModules implements Disposable {
 
   /** Frees everything. */
   [Symbol.dispose](): void {
-    for (const layer of [...this.#passed.keys()]) this.#forget(layer);
+    this.#passed.forEach((passed, layer) => {
+      for (const index of [...passed.keys()]) this.#forget(layer, index);
+      this.#restart(layer);
+    });
     for (const { parameters, gradients, m, v } of this.#layers) {
       for (const tensor of [parameters, gradients, m, v]) tensor.dispose();
     }
@@ -400,12 +450,19 @@ export class HeadModules implements Disposable {
     );
   }
 
-  #forget(layer: number): void {
-    const passed = this.#passed.get(layer);
+  #forget(layer: number, microBatch: number): void {
+    const passed = this.#passed[layer]!.get(microBatch);
     if (passed === undefined) return;
-    if (passed.xOwned) passed.x.dispose();
-    for (const tensor of passed.down) tensor.dispose();
-    this.#passed.delete(layer);
+    disposePassed(passed);
+    this.#passed[layer]!.delete(microBatch);
+  }
+
+  /** The next gradients of a layer's weights start anew. */
+  #restart(layer: number): void {
+    const state = this.#accumulations[layer]!;
+    for (const gone of state.gone.values()) disposeGone(gone);
+    state.gone.clear();
+    state.next = 0;
   }
 
   /** ||(alpha / r) B A||_F over the targets of each head module, [L * H_m]. */
@@ -423,6 +480,16 @@ export class HeadModules implements Disposable {
     );
     return norms;
   }
+}
+
+function disposePassed({ x, xOwned, down }: Passed): void {
+  if (xOwned) x.dispose();
+  for (const tensor of down) tensor.dispose();
+}
+
+function disposeGone({ passed, dDeltas, dDown }: Gone): void {
+  disposePassed(passed);
+  for (const tensor of [...dDeltas, ...dDown]) tensor.dispose();
 }
 
 /** Rows of a matrix in an arena, without padding. */

@@ -9,7 +9,7 @@ import {
   trainLocally,
 } from "../../tests/support/tiny_model.ts";
 import { dot, normal } from "../../tests/support/kernels.ts";
-import { TOLERANCE } from "../../tests/support/tolerance.ts";
+import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
 import { initialA } from "./head_modules.ts";
 import { keptHeads, lowestLayer, maskOfRange, putRange } from "./local_heads.ts";
 
@@ -131,6 +131,68 @@ for (const mode of ["slice", "full"] as const) {
       for (const tensor of [...deltas, ...uploaded]) tensor.dispose();
     });
   }
+}
+
+for (const mode of ["slice", "full"] as const) {
+  Deno.test(`${mode} mode: micro-batches give the gradients of the whole batch, in whatever order they come`, async () => {
+    const [layer, step, kept, rows] = [1, 5, [0, 2, 3], [5, 3, 1]];
+    const whole = rows.reduce((a, b) => a + b, 0);
+    const slots = mode === "slice" ? kept.length : 1;
+    const columns = mode === "slice" ? 12 : 48;
+    const x = normal(slots * whole * columns, 1);
+    const gradients = [2, 3].map((seed) => normal(kept.length * whole * 12, seed));
+    /** Rows `first` .. of each slot of head-major blocks. */
+    const part = (values: Float32Array, slots: number, columns: number, first: number, count: number) =>
+      Float32Array.from(
+        Array.from({ length: slots }, (_, s) => [
+          ...values.subarray((s * whole + first) * columns, (s * whole + first + count) * columns),
+        ]).flat(),
+      );
+    const run = async (rows: readonly number[], order: readonly number[], later: boolean) => {
+      using modules = tinyHeads(engine, tinySettings(mode, 1, 0.5));
+      modules.load(
+        (await modules.weights()).map((heads, l) =>
+          heads.map((targets, i) =>
+            targets.map(({ a }, k) => ({ a, b: normal(12 * 4, 100 * l + 10 * i + k) }))
+          )
+        ),
+      );
+      const firstRows = rows.map((_, m) => rows.slice(0, m).reduce((a, b) => a + b, 0));
+      for (const m of order.toReversed()) {
+        const [first, count] = [firstRows[m]!, rows[m]!];
+        const input = engine.upload(part(x, slots, columns, first, count), slots * count, columns, "x");
+        const microBatch = { index: m, firstRow: first };
+        const context = { step, mode: "train", ownsInput: true, microBatch } as const;
+        for (const delta of modules.forward(layer, kept, input, context)) delta.dispose();
+      }
+      const dx = new Float32Array(x.length);
+      for (const m of order) {
+        const [first, count] = [firstRows[m]!, rows[m]!];
+        const uploaded = gradients.map((g) =>
+          engine.upload(part(g, kept.length, 12, first, count), kept.length * count, 12, "gradient")
+        );
+        const context = { step, needsInput: true, microBatch: m, later };
+        using out = modules.backward(layer, uploaded, context)!;
+        const values = await out.read();
+        for (let s = 0; s < slots; s++) {
+          const slot = values.subarray(s * count * columns, (s + 1) * count * columns);
+          dx.set(slot, (s * whole + first) * columns);
+        }
+      }
+      if (later) modules.accumulate(layer);
+      const weights = (await modules.gradients())[layer]!.flat().flatMap(({ a, b }) => [...a, ...b]);
+      return { dx, weights };
+    };
+    const before = engine.stats.tensors;
+    const unsplit = await run([whole], [0], false);
+    const split = await run(rows, [0, 1, 2], false);
+    assertClose(split.weights, unsplit.weights, TOLERANCE.sum, "gradients of the weights");
+    assertEquals(split.dx, unsplit.dx);
+    for (const [order, later] of [[[2, 1, 0], false], [[1, 2, 0], true], [[0, 2, 1], true]] as const) {
+      assertEquals(await run(rows, order, later), split, `order ${order}`);
+    }
+    assertEquals(engine.stats.tensors, before, "tensors left behind");
+  });
 }
 
 Deno.test("backward() needs a forward pass, and evaluation leaves none", () => {

@@ -6,7 +6,8 @@
  */
 
 import { addScaled, gatherHeadColumns, scatterAddHeadColumns, type Tensor } from "@edgetuner/kernels";
-import type { HeadPort, HeadStatistics, HeadStep, PendingSum } from "../ports.ts";
+import type { MicroBatch } from "../micro_batches.ts";
+import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../ports.ts";
 import type { StatisticName } from "../pruner.ts";
 import type { HeadModules } from "./head_modules.ts";
 import { LORA_TARGETS } from "./settings.ts";
@@ -85,13 +86,31 @@ export class LocalHeads implements HeadPort, Disposable {
     return Promise.resolve();
   }
 
+  /** The head modules for one micro-batch. */
+  microBatch(part: MicroBatch): LayerHeads {
+    return {
+      forward: (layer, x) => this.#forward(layer, x, part),
+      backward: (layer, dqkv, needsInput) => this.#backward(layer, dqkv, needsInput, part.index),
+    };
+  }
+
   /** Computes the Deltas of a layer's kept heads. */
   forward(layer: number, x: Tensor): PendingSum | null {
+    return this.#forward(layer, x, { index: 0, firstRow: 0 });
+  }
+
+  /** Computes the gradients of a layer's kept heads. */
+  backward(layer: number, dqkv: Tensor, needsInput: boolean): PendingSum | null {
+    return this.#backward(layer, dqkv, needsInput, 0);
+  }
+
+  #forward(layer: number, x: Tensor, microBatch: Pick<MicroBatch, "index" | "firstRow">): PendingSum | null {
     const { step, mode } = this.#current();
     const parts = this.#parts(layer).map(({ device, kept, heads }) => {
       const slice = device.options.lora.mode === "slice";
       const input = slice ? gatherHeadColumns(x, { first: 0, headSize: device.headSize, heads }) : x;
-      return { device, heads, deltas: device.forward(layer, kept, input, { step, mode, ownsInput: slice }) };
+      const deltas = device.forward(layer, kept, input, { step, mode, ownsInput: slice, microBatch });
+      return { device, heads, deltas };
     });
     if (parts.length === 0) return null;
     return {
@@ -109,8 +128,7 @@ export class LocalHeads implements HeadPort, Disposable {
     };
   }
 
-  /** Computes the gradients of a layer's kept heads. */
-  backward(layer: number, dqkv: Tensor, needsInput: boolean): PendingSum | null {
+  #backward(layer: number, dqkv: Tensor, needsInput: boolean, microBatch: number): PendingSum | null {
     const { step } = this.#current();
     const parts = this.#parts(layer).map(({ device, heads }) => {
       const { hidden, lora } = device.options;
@@ -121,8 +139,7 @@ export class LocalHeads implements HeadPort, Disposable {
           heads,
         })
       );
-      const dx = device.backward(layer, dDeltas, { step, needsInput });
-      for (const tensor of dDeltas) tensor.dispose();
+      const dx = device.backward(layer, dDeltas, { step, needsInput, microBatch });
       return { device, heads, dx };
     });
     if (!needsInput || parts.length === 0) return null;

@@ -19,7 +19,7 @@ import {
   type Tensor,
 } from "@edgetuner/kernels";
 import { CheckpointError } from "../errors.ts";
-import type { HeadPort } from "../ports.ts";
+import type { LayerHeads } from "../ports.ts";
 import { Parameter, type Tape, type Variable } from "../tape.ts";
 
 /** Shape of a GPT-2 model, named as in its `config.json`. */
@@ -183,7 +183,7 @@ export class Gpt2Layers implements Disposable {
     tape: Tape,
     embedding: Variable,
     shape: { readonly batch: number; readonly length: number },
-    heads: HeadPort | null,
+    heads: LayerHeads | null,
   ): Promise<Variable> {
     const attentionShape = { ...shape, heads: this.config.n_head };
     const epsilon = this.config.layer_norm_epsilon;
@@ -365,9 +365,10 @@ export async function loraLinearOp(
   x: Variable,
   [weight, bias]: readonly [Parameter, Parameter],
   layer: number,
-  heads: HeadPort | null,
+  heads: LayerHeads | null,
 ): Promise<Variable> {
   const pending = heads?.forward(layer, x.value) ?? null;
+  if (pending?.before !== undefined) await pending.before;
   const qkv = matmul(x.value, weight.value, { bias: bias.value });
   const out = tape.variable(qkv, x.needsGradient || pending !== null || weight.gradient !== null);
   if (pending !== null) {
@@ -378,6 +379,7 @@ export async function loraLinearOp(
     tape.record(async () => {
       using dqkv = out.takeGradient();
       const pendingInput = pending === null ? null : heads!.backward(layer, dqkv, x.needsGradient);
+      if (pendingInput?.before !== undefined) await pendingInput.before;
       addLinearGradients(x.value, dqkv, weight, bias);
       addInputGradient(x, dqkv, weight);
       if (pendingInput !== null) {

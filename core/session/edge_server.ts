@@ -19,6 +19,7 @@ import {
 } from "../pruner.ts";
 import { runStep } from "../train/step.ts";
 import type { Channel } from "../transport.ts";
+import { findCodec, type WireCodec } from "../wire/codec.ts";
 import { PROTOCOL_VERSION } from "../wire/frame.ts";
 import { ByteLedger, type LedgerEntry } from "../wire/ledger.ts";
 import { Peer } from "../wire/peer.ts";
@@ -75,6 +76,8 @@ export interface StepRecord {
   readonly scores: Float32Array | null;
   /** Tokens of the step. */
   readonly tokens: number;
+  /** B, sequences of the step. */
+  readonly batch: number;
 }
 
 /** State of a run. */
@@ -109,6 +112,8 @@ export interface EdgeServerOptions {
   readonly timeoutMs?: number | undefined;
   /** Longest wait until all devices have joined, in milliseconds. @default {600000} */
   readonly joinTimeoutMs?: number | undefined;
+  /** Codecs that the run may use besides the built-in ones. @default {[]} */
+  readonly codecs?: readonly WireCodec[] | undefined;
 }
 
 /** Longest time a peer may take to say hello, in milliseconds. */
@@ -136,7 +141,8 @@ export class EdgeServer implements RunHandle {
   /** What was sent and received, all devices together. */
   readonly ledger: ByteLedger = new ByteLedger();
   readonly #options: EdgeServerOptions;
-  readonly #settings: RunSettings;
+  readonly #settings: Required<RunSettings>;
+  readonly #codec: WireCodec;
   readonly #members: Member[] = [];
   readonly #listeners = new Set<(event: EdgeServerEvent) => void>();
   readonly #stop = new AbortController();
@@ -151,10 +157,12 @@ export class EdgeServer implements RunHandle {
    *
    * @param options See `EdgeServerOptions`.
    * @throws {RangeError} If settings are out of range.
+   * @throws {HandshakeError} If the settings name a codec that is not known.
    */
   constructor(options: EdgeServerOptions) {
     this.#options = options;
     this.#settings = checkRunSettings(options.settings);
+    this.#codec = findCodec(this.#settings.codec, options.codecs);
     const { n_head: heads } = options.base.config;
     if (!Number.isInteger(options.devices) || options.devices < 1 || options.devices > heads) {
       throw new RangeError(
@@ -404,6 +412,7 @@ export class EdgeServer implements RunHandle {
         } as unknown as Record<string, unknown>,
       });
       member.peer.run = this.run;
+      member.peer.codec = this.#codec;
     }
     const dataMember = this.#members.find((m) => m.device.data)!;
     const data = new RemoteData(engine, dataMember.peer, hidden, dataMember.sharesLoss);
@@ -413,6 +422,7 @@ export class EdgeServer implements RunHandle {
       lora: this.#settings.lora,
       devices: members.map(({ peer }, i) => ({ peer, range: ranges[i]! })),
       statistics: fromDevices,
+      overlap: this.#settings.overlap,
     });
     const context: PrunerContext = {
       layers,
@@ -457,7 +467,13 @@ export class EdgeServer implements RunHandle {
       }
       const prune = performance.now() - pruneStarted;
       const tokens = batch.batch * batch.length;
-      const outcome = await runStep({ engine, base, heads: remote, data }, step, batch, decision.mask);
+      const { microBatches } = this.#settings;
+      const outcome = await runStep(
+        { engine, base, heads: remote, data, microBatches },
+        step,
+        batch,
+        decision.mask,
+      );
       const after = this.#counters(remote, data);
       this.#emit({
         type: "step",
@@ -477,6 +493,7 @@ export class EdgeServer implements RunHandle {
           kept: keptPerLayer(decision.mask, layers, heads),
           scores: decision.scores ?? null,
           tokens,
+          batch: batch.batch,
         },
       });
       if (batch.mode === "train") {

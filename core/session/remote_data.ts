@@ -41,10 +41,10 @@ export class RemoteData implements DataPort {
   async next(step: number): Promise<EmbeddedBatch | null> {
     const peer = this.#peer;
     const started = performance.now();
-    const frame = await peer.next("data", `"embedding"`);
+    const next = await peer.next("data", `"embedding"`);
     this.waitMs += performance.now() - started;
-    if (frame.kind === "finished") return null;
-    peer.check(frame, "embedding", { step, shapes: [[null, null, this.#hidden]] });
+    if (next.kind === "finished") return null;
+    const frame = peer.check(next, "embedding", { step, shapes: [[null, null, this.#hidden]] });
     const { mode } = frame.meta;
     const [batch, length] = frame.tensors[0]!.shape as [number, number];
     if ((mode !== "train" && mode !== "evaluate") || batch * length > MAX_TOKENS) {

@@ -16,7 +16,8 @@ import {
 import type { HeadRange } from "../lora/allocation.ts";
 import { keptHeads, lowestLayer, maskOfRange, putRange } from "../lora/local_heads.ts";
 import { LORA_TARGETS, type LoraSettings } from "../lora/settings.ts";
-import type { HeadPort, HeadStatistics, HeadStep, PendingSum } from "../ports.ts";
+import type { MicroBatch } from "../micro_batches.ts";
+import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../ports.ts";
 import type { StatisticName } from "../pruner.ts";
 import type { WireTensor } from "../wire/frame.ts";
 import type { Peer } from "../wire/peer.ts";
@@ -42,6 +43,8 @@ export interface RemoteHeadsOptions {
   readonly devices: readonly HeadDevice[];
   /** Statistics that devices send after each training step. */
   readonly statistics: readonly StatisticName[];
+  /** False to compute nothing while waiting for devices, for comparison. @default {true} */
+  readonly overlap?: boolean;
 }
 
 /** The kept heads of one device in a layer. */
@@ -66,8 +69,14 @@ export class RemoteHeads implements HeadPort, Disposable {
   readonly #options: RemoteHeadsOptions;
   readonly #headSize: number;
   readonly #plans = new Map<number, LayerPlan | null>();
-  /** Milliseconds spent waiting for devices, after all that could be done meanwhile was submitted. */
+  /**
+   * Milliseconds spent waiting for devices, after all that could be done meanwhile was submitted; less
+   * what other micro-batches waited for the own GPU meanwhile.
+   */
   waitMs = 0;
+  /** Waits in progress, and when the first of them began. */
+  #waits = 0;
+  #waitedFrom = { at: 0, readbackMs: 0 };
   #step: HeadStep | null = null;
 
   /** See `RemoteHeadsOptions`. */
@@ -79,6 +88,7 @@ export class RemoteHeads implements HeadPort, Disposable {
   /** Tells every device which of its heads are pruned. */
   async beginStep(step: HeadStep): Promise<void> {
     const { devices, model } = this.#options;
+    const { microBatches = [] } = step;
     this.#step = step;
     this.#forgetPlans();
     const lowest = lowestLayer(step.mask, model.heads);
@@ -86,7 +96,11 @@ export class RemoteHeads implements HeadPort, Disposable {
       peer.send("mask", {
         step: step.step,
         // The lowest layer with a kept head, on whatever device, sends no gradient of X back.
-        meta: { mode: step.mode, lowest },
+        meta: {
+          mode: step.mode,
+          lowest,
+          ...(microBatches.length > 1 ? { rows: microBatches.map((part) => part.rows) } : {}),
+        },
         tensors: [{
           dtype: "u8",
           shape: [model.layers, range.count],
@@ -96,8 +110,25 @@ export class RemoteHeads implements HeadPort, Disposable {
     ));
   }
 
+  /** The head modules for one micro-batch. */
+  microBatch({ index }: MicroBatch): LayerHeads {
+    return {
+      forward: (layer, x) => this.#forward(layer, x, index),
+      backward: (layer, dqkv, needsInput) => this.#backward(layer, dqkv, needsInput, index),
+    };
+  }
+
   /** Sends X of the kept heads and waits for their Deltas. */
   forward(layer: number, x: Tensor): PendingSum | null {
+    return this.#forward(layer, x, 0);
+  }
+
+  /** Sends the gradients of the Deltas and waits for those of X. */
+  backward(layer: number, dqkv: Tensor, needsInput: boolean): PendingSum | null {
+    return this.#backward(layer, dqkv, needsInput, 0);
+  }
+
+  #forward(layer: number, x: Tensor, microBatch: number): PendingSum | null {
     const plan = this.#plan(layer);
     if (plan === null) return null;
     const { engine, lora, model } = this.#options;
@@ -108,9 +139,10 @@ export class RemoteHeads implements HeadPort, Disposable {
       ? gatherHeadColumns(x, { first: 0, headSize: this.#headSize, heads: plan.heads })
       : null;
     const reading = engine.read([blocks ?? x]);
+    blocks?.dispose();
     const replies = this.#ask(
       plan,
-      layer,
+      { layer, microBatch },
       "input",
       "delta",
       async (part) => {
@@ -121,9 +153,9 @@ export class RemoteHeads implements HeadPort, Disposable {
       ({ kept }) => [lora.targets.length, kept, length, this.#headSize],
     );
     return {
+      ...this.#before(replies, reading),
       addTo: async (qkv) => {
-        using _blocks = blocks;
-        const answers = await this.#wait(replies);
+        const answers = await this.#wait(replies, reading);
         lora.targets.forEach((target, k) => {
           using deltas = this.#uploadBlocks(plan, answers, k, length);
           const first = LORA_TARGETS.indexOf(target) * model.hidden;
@@ -133,8 +165,7 @@ export class RemoteHeads implements HeadPort, Disposable {
     };
   }
 
-  /** Sends the gradients of the Deltas and waits for those of X. */
-  backward(layer: number, dqkv: Tensor, needsInput: boolean): PendingSum | null {
+  #backward(layer: number, dqkv: Tensor, needsInput: boolean, microBatch: number): PendingSum | null {
     const plan = this.#plan(layer);
     if (plan === null) return null;
     const { engine, lora, model } = this.#options;
@@ -149,9 +180,10 @@ export class RemoteHeads implements HeadPort, Disposable {
       })
     );
     const reading = engine.read(blocks);
+    for (const block of blocks) block.dispose();
     const replies = this.#ask(
       plan,
-      layer,
+      { layer, microBatch },
       "deltaGradient",
       // The lowest layer needs no gradient of X: nothing trainable lies below it.
       needsInput ? "inputGradient" : null,
@@ -165,19 +197,14 @@ export class RemoteHeads implements HeadPort, Disposable {
       ({ kept }) => [targets, kept, length, this.#headSize],
       ({ kept }) => slice ? [kept, length, this.#headSize] : [length, model.hidden],
     );
-    const finish = async (): Promise<Float32Array[]> => {
-      try {
-        return await this.#wait(replies);
-      } finally {
-        for (const block of blocks) block.dispose();
-      }
-    };
+    const before = this.#before(replies, reading);
     if (!needsInput) {
-      return { addTo: async () => void await finish() };
+      return { ...before, addTo: async () => void await this.#wait(replies, reading) };
     }
     return {
+      ...before,
       addTo: async (target) => {
-        const answers = await finish();
+        const answers = await this.#wait(replies, reading);
         if (slice) {
           using dx = this.#uploadBlocks(plan, answers, 0, length);
           scatterAddHeadColumns(dx, target, { first: 0, headSize: this.#headSize, heads: plan.heads });
@@ -263,7 +290,7 @@ export class RemoteHeads implements HeadPort, Disposable {
   /** Sends to and hears from all devices of a layer at once. */
   #ask(
     plan: LayerPlan,
-    layer: number,
+    at: { readonly layer: number; readonly microBatch: number },
     question: "input" | "deltaGradient",
     answer: "delta" | "inputGradient" | null,
     values: (part: Part) => Promise<Float32Array>,
@@ -274,21 +301,37 @@ export class RemoteHeads implements HeadPort, Disposable {
     const replies = Promise.all(plan.parts.map(async (part) => {
       const { peer } = part.device;
       const tensor: WireTensor = { dtype: "f32", shape: shape(part), data: await values(part) };
-      await peer.send(question, { step, layer, tensors: [tensor] });
+      await peer.send(question, { step, ...at, tensors: [tensor] });
       if (answer === null) return new Float32Array(0);
-      const frame = await peer.receive(answer, { step, layer, shapes: [answerShape(part)] });
+      // A device answers in the order in which it was asked.
+      const frame = await peer.receive(answer, { step, ...at, shapes: [answerShape(part)] });
       return frame.tensors[0]!.data as Float32Array;
     }));
     replies.catch(() => {}); // whoever waits gets the error; until then it is not unhandled
     return replies;
   }
 
-  async #wait<T>(promise: Promise<T>): Promise<T> {
-    const started = performance.now();
+  /** What holds up all else if nothing is to overlap. */
+  #before(replies: Promise<unknown>, reading: Promise<unknown>): { before?: Promise<unknown> } {
+    if (this.#options.overlap ?? true) return {};
+    const before = this.#wait(replies, reading);
+    before.catch(() => {}); // whoever waits gets the error
+    return { before };
+  }
+
+  /** Waits for devices, and counts it from when what they are asked was read from the own GPU. */
+  async #wait<T>(promise: Promise<T>, reading?: Promise<unknown>): Promise<T> {
+    await reading?.catch(() => {}); // the other promise fails with it
+    const { stats } = this.#options.engine;
+    if (this.#waits++ === 0) this.#waitedFrom = { at: performance.now(), readbackMs: stats.readbackMs };
     try {
       return await promise;
     } finally {
-      this.waitMs += performance.now() - started;
+      if (--this.#waits === 0) {
+        const { at, readbackMs } = this.#waitedFrom;
+        const readback = this.#options.engine.stats.readbackMs - readbackMs;
+        this.waitMs += Math.max(0, performance.now() - at - readback);
+      }
     }
   }
 }

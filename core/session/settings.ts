@@ -13,6 +13,7 @@ import {
   type LoraSettings,
   type OptimizerSettings,
 } from "../lora/settings.ts";
+import { MAX_MICRO_BATCHES } from "../micro_batches.ts";
 import type { StatisticName } from "../pruner.ts";
 
 /** Settings that all machines of a run share. */
@@ -25,6 +26,12 @@ export interface RunSettings {
   readonly steps: number;
   /** Seed of everything that is drawn. */
   readonly seed: number;
+  /** Name of the codec that writes the float tensors of a step. @default {"f32"} */
+  readonly codec?: string;
+  /** Parts that each step's batch is split into, by sequences, so that one computes while others travel. @default {1} */
+  readonly microBatches?: number;
+  /** False to compute nothing while waiting, as a baseline for comparison. @default {true} */
+  readonly overlap?: boolean;
 }
 
 /** Shape of the model, as devices need it. */
@@ -41,8 +48,8 @@ export interface ModelShape {
 export interface Welcome {
   /** The run. */
   readonly run: string;
-  /** Settings of the run. */
-  readonly settings: RunSettings;
+  /** Settings of the run, complete. */
+  readonly settings: Required<RunSettings>;
   /** Shape of the model. */
   readonly model: ModelShape;
   /** Heads that the device owns in every layer; `null` for a device without heads. */
@@ -52,8 +59,9 @@ export interface Welcome {
 }
 
 /** Settings of the reference run, with a length. */
-export function defaultRunSettings(steps: number): RunSettings {
-  return { lora: DEFAULT_LORA, optimizer: DEFAULT_OPTIMIZER, steps, seed: 0 };
+export function defaultRunSettings(steps: number): Required<RunSettings> {
+  const [lora, optimizer] = [DEFAULT_LORA, DEFAULT_OPTIMIZER];
+  return { lora, optimizer, steps, seed: 0, codec: "f32", microBatches: 1, overlap: true };
 }
 
 /**
@@ -62,8 +70,8 @@ export function defaultRunSettings(steps: number): RunSettings {
  * @throws {RangeError} If a number is out of range.
  * @throws {TypeError} If LoRA mode or targets are unknown.
  */
-export function checkRunSettings(settings: RunSettings): RunSettings {
-  const { steps, seed } = settings;
+export function checkRunSettings(settings: RunSettings): Required<RunSettings> {
+  const { steps, seed, codec = "f32", microBatches = 1, overlap = true } = settings;
   if (!Number.isInteger(steps) || steps < 1) {
     throw new RangeError(
       `Cannot use run settings as steps must be a positive integer: current value is ${steps}`,
@@ -74,7 +82,22 @@ export function checkRunSettings(settings: RunSettings): RunSettings {
       `Cannot use run settings as seed must be a 32-bit unsigned integer: current value is ${seed}`,
     );
   }
-  return { lora: checkLora(settings.lora), optimizer: checkOptimizer(settings.optimizer), steps, seed };
+  if (typeof codec !== "string") {
+    throw new TypeError(`Cannot use run settings as codec must be a name: current value is ${typeof codec}`);
+  }
+  if (!Number.isInteger(microBatches) || microBatches < 1 || microBatches > MAX_MICRO_BATCHES) {
+    throw new RangeError(
+      `Cannot use run settings as microBatches must be an integer from 1 to ${MAX_MICRO_BATCHES}: current value is ${microBatches}`,
+    );
+  }
+  if (typeof overlap !== "boolean" || (!overlap && microBatches > 1)) {
+    throw new TypeError(
+      `Cannot use run settings as overlap must be true or false, and true with micro-batches: current value is ${overlap} with ${microBatches}`,
+    );
+  }
+  const lora = checkLora(settings.lora);
+  const optimizer = checkOptimizer(settings.optimizer);
+  return { lora, optimizer, steps, seed, codec, microBatches, overlap };
 }
 
 /**

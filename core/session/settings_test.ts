@@ -19,6 +19,21 @@ Deno.test("checkRunSettings() refuses steps and seeds out of range", () => {
   for (const seed of [-1, 2 ** 32, 0.5, NaN]) {
     assertThrows(() => checkRunSettings({ ...settings, seed }), RangeError, "seed");
   }
+  for (const microBatches of [0, 65, 1.5]) {
+    assertThrows(() => checkRunSettings({ ...settings, microBatches }), RangeError, "microBatches");
+  }
+  assertThrows(
+    () => checkRunSettings({ ...settings, overlap: false, microBatches: 2 }),
+    TypeError,
+    "overlap",
+  );
+  assertEquals(checkRunSettings({ ...settings, overlap: false }).overlap, false);
+  const { lora, optimizer: o, steps, seed } = settings;
+  assertEquals(
+    checkRunSettings({ lora, optimizer: o, steps, seed }),
+    settings,
+    "what is left out has defaults",
+  );
   assertThrows(
     () => checkRunSettings({ ...settings, lora: { ...settings.lora, rank: 0 } }),
     RangeError,

@@ -8,10 +8,12 @@ import type { Engine } from "@edgetuner/kernels";
 import { HandshakeError, ProtocolError } from "../errors.ts";
 import { HeadModules } from "../lora/head_modules.ts";
 import { keptHeads } from "../lora/local_heads.ts";
+import { MAX_MICRO_BATCHES } from "../micro_batches.ts";
 import type { Gpt2Ends } from "../model/gpt2.ts";
 import { embedTokens, type LossSettings, modelLoss, sumLosses, type TokenBatch } from "../model/loss.ts";
 import type { HeadStatistics, StepMode } from "../ports.ts";
 import type { Channel } from "../transport.ts";
+import { findCodec, type WireCodec } from "../wire/codec.ts";
 import { type Frame, PROTOCOL_VERSION } from "../wire/frame.ts";
 import type { ByteLedger } from "../wire/ledger.ts";
 import { Peer } from "../wire/peer.ts";
@@ -56,6 +58,8 @@ export interface UserDeviceOptions {
   readonly timeoutMs?: number | undefined;
   /** Longest wait for the other devices before the run starts, in milliseconds. @default {timeoutMs} */
   readonly joinTimeoutMs?: number | undefined;
+  /** Codecs that this device knows besides the built-in ones. @default {[]} */
+  readonly codecs?: readonly WireCodec[] | undefined;
   /** Head modules to go on with instead of fresh ones. */
   readonly resume?: ((modules: HeadModules) => void) | undefined;
   /** Called once the run starts. */
@@ -86,7 +90,7 @@ export interface UserDeviceResult {
  * If the connection is lost or the run is stopped, the head modules as they were after the last
  * step are returned with the error, so that nothing learnt is lost.
  *
- * @throws {HandshakeError} If the server refuses.
+ * @throws {HandshakeError} If the server refuses, or the run's codec is not known here.
  * @throws {ProtocolError} If the server's welcome is not valid.
  */
 export async function runUserDevice(options: UserDeviceOptions): Promise<UserDeviceResult> {
@@ -111,8 +115,12 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
     }
     peer.check(frame, "welcome", {});
     welcome = readWelcome(frame.meta);
+    peer.codec = findCodec(welcome.settings.codec, options.codecs);
   } catch (error) {
-    await peer.close();
+    const reason = error instanceof Error ? error.message : String(error);
+    // The other side learns why this device does not take part.
+    if (error instanceof HandshakeError) await peer.send("refuse", { meta: { reason } }).catch(() => {});
+    await peer.close(reason.slice(0, 100));
     throw error;
   }
   peer.run = welcome.run;
@@ -163,9 +171,11 @@ interface HeadStepState {
   readonly lowest: number;
   /** Layers with a kept head, ascending. */
   readonly layers: readonly number[];
-  /** Layers that went forward, then those that went back. */
-  forward: number;
-  backward: number;
+  /** Rows of each micro-batch; `null` for one of any size. */
+  readonly rows: readonly (number | null)[];
+  /** Layers of each micro-batch that went forward, then those that went back. */
+  readonly forward: number[];
+  readonly backward: number[];
 }
 
 async function serveHeads(
@@ -181,6 +191,7 @@ async function serveHeads(
   const { headSize } = modules;
   const slice = lora.mode === "slice";
   const targets = lora.targets.length;
+  const { overlap } = welcome.settings;
   let current: HeadStepState | null = null;
 
   const finishStep = async (at: HeadStepState) => {
@@ -220,43 +231,63 @@ async function serveHeads(
       throw new ProtocolError(`Cannot handle "${frame.kind}" as a step must have begun: none has`);
     }
     const { step } = current;
+    const { microBatch = 0 } = frame;
+    const rows = current.rows[microBatch];
+    if (rows === undefined) {
+      throw new ProtocolError(
+        `Cannot go on with step ${step} as micro-batches must be below ${current.rows.length}: current value is ${microBatch}`,
+      );
+    }
     if (frame.kind === "input") {
-      const layer = current.layers[current.forward];
+      const layer = current.layers[current.forward[microBatch]!];
       if (layer === undefined) {
-        throw new ProtocolError(`Cannot go forward as no layer of step ${step} may be left: there is none`);
+        throw new ProtocolError(
+          `Cannot go forward as a layer of step ${step}, micro-batch ${microBatch} must be left: there is none`,
+        );
       }
       const kept = keptHeads(current.mask, range.count, layer, 0, range.count);
-      peer.check(frame, "input", {
+      const { tensors } = peer.check(frame, "input", {
         step,
         layer,
-        shapes: [slice ? [kept.length, null, headSize] : [null, hidden]],
+        microBatch,
+        shapes: [slice ? [kept.length, rows, headSize] : [rows, hidden]],
       });
-      const { shape, data } = frame.tensors[0]!;
+      const { shape, data } = tensors[0]!;
       const length = slice ? shape[1]! : shape[0]!;
       const x = slice
         ? engine.upload(data as Float32Array, kept.length * length, headSize, "input")
         : engine.upload(data as Float32Array, length, hidden, "input");
-      const deltas = modules.forward(layer, kept, x, { step, mode: current.mode, ownsInput: true });
+      const firstRow = current.rows.slice(0, microBatch).reduce<number>((sum, n) => sum + n!, 0);
+      const deltas = modules.forward(layer, kept, x, {
+        step,
+        mode: current.mode,
+        ownsInput: true,
+        microBatch: { index: microBatch, firstRow },
+      });
       const values = await engine.read(deltas);
       for (const delta of deltas) delta.dispose();
-      current.forward++;
+      current.forward[microBatch]!++;
       await peer.send("delta", {
         step,
         layer,
+        microBatch,
         tensors: [{ dtype: "f32", shape: [targets, kept.length, length, headSize], data: join(values) }],
       });
+      if (current.rows.length > 1) await turn();
       continue;
     }
     if (frame.kind === "deltaGradient") {
-      const layer = current.layers[current.layers.length - 1 - current.backward];
-      if (layer === undefined || current.mode !== "train" || current.forward < current.layers.length) {
+      const { layers: own, forward } = current;
+      const layer = own[own.length - 1 - current.backward[microBatch]!];
+      if (layer === undefined || current.mode !== "train" || forward.some((n) => n < own.length)) {
         throw new ProtocolError(
           `Cannot go back in step ${step} as all its layers must have gone forward, in training: they have not`,
         );
       }
       const kept = keptHeads(current.mask, range.count, layer, 0, range.count);
-      peer.check(frame, "deltaGradient", { step, layer, shapes: [[targets, kept.length, null, headSize]] });
-      const { shape, data } = frame.tensors[0]!;
+      const shapes = [[targets, kept.length, rows, headSize]];
+      const { tensors } = peer.check(frame, "deltaGradient", { step, layer, microBatch, shapes });
+      const { shape, data } = tensors[0]!;
       const length = shape[2]!;
       const size = kept.length * length * headSize;
       const dDeltas = Array.from(
@@ -269,14 +300,17 @@ async function serveHeads(
             "delta gradient",
           ),
       );
-      const dx = modules.backward(layer, dDeltas, { step, needsInput: layer > current.lowest });
-      for (const tensor of dDeltas) tensor.dispose();
+      // What the edge server waits for comes first: the gradients of the weights are added up afterwards.
+      const needsInput = layer > current.lowest;
+      const later = overlap && needsInput;
+      const dx = modules.backward(layer, dDeltas, { step, needsInput, microBatch, later });
       if (dx !== null) {
         const [values] = await engine.read([dx]);
         dx.dispose();
         await peer.send("inputGradient", {
           step,
           layer,
+          microBatch,
           tensors: [{
             dtype: "f32",
             shape: slice ? [kept.length, length, headSize] : [length, hidden],
@@ -284,8 +318,13 @@ async function serveHeads(
           }],
         });
       }
-      current.backward++;
-      if (current.backward === current.layers.length) await finishStep(current);
+      if (later) {
+        await turn();
+        modules.accumulate(layer);
+        engine.flush();
+      }
+      current.backward[microBatch]!++;
+      if (isDone(current)) await finishStep(current);
       continue;
     }
     throw new ProtocolError(
@@ -294,14 +333,18 @@ async function serveHeads(
   }
 }
 
-function isDone(step: HeadStepState): boolean {
-  if (step.mode === "evaluate") return step.forward === step.layers.length;
-  return step.backward === step.layers.length;
+/** Lets the runtime hand on what was sent, before this thread waits for the GPU again. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 0));
+}
+
+function isDone({ mode, layers, forward, backward }: HeadStepState): boolean {
+  return (mode === "evaluate" ? forward : backward).every((n) => n === layers.length);
 }
 
 function beginStep(peer: Peer, frame: Frame, layers: number, count: number): HeadStepState {
   peer.check(frame, "mask", { shapes: [[layers, count]] });
-  const { mode, lowest } = frame.meta;
+  const { mode, lowest, rows = [null] } = frame.meta;
   const mask = frame.tensors[0]!.data as Uint8Array;
   const isLayer = typeof lowest === "number" && Number.isInteger(lowest) && lowest >= 0 && lowest <= layers;
   if ((mode !== "train" && mode !== "evaluate") || mask.some((z) => z > 1) || !isLayer) {
@@ -309,9 +352,19 @@ function beginStep(peer: Peer, frame: Frame, layers: number, count: number): Hea
       `Cannot begin step ${frame.step} as its mode must be "train" or "evaluate", its mask 0 or 1 and its lowest layer at most ${layers}: they are not`,
     );
   }
+  const isRows = Array.isArray(rows) && rows.length >= 1 && rows.length <= MAX_MICRO_BATCHES &&
+    (frame.meta.rows === undefined || rows.every((n) => Number.isInteger(n) && n >= 1 && n < 1 << 24));
+  if (!isRows) {
+    throw new ProtocolError(
+      `Cannot begin step ${frame.step} as it must have 1 to ${MAX_MICRO_BATCHES} micro-batches of at least one row: it has ${
+        JSON.stringify(rows)?.slice(0, 80)
+      }`,
+    );
+  }
   const kept: number[] = [];
   for (let l = 0; l < layers; l++) if (keptHeads(mask, count, l, 0, count).length > 0) kept.push(l);
-  return { step: frame.step, mode, mask, lowest, layers: kept, forward: 0, backward: 0 };
+  const none = rows.map(() => 0);
+  return { step: frame.step, mode, mask, lowest, layers: kept, rows, forward: none, backward: [...none] };
 }
 
 function join(parts: readonly Float32Array[]): Float32Array {
@@ -354,8 +407,8 @@ async function serveData(peer: Peer, engine: Engine, data: DataSide, state: RunS
       return;
     }
     const rows = batch.batch * batch.length;
-    peer.check(frame, "hidden", { step, shapes: [[rows, hidden]] });
-    using h = engine.upload(frame.tensors[0]!.data as Float32Array, rows, hidden, "h_L");
+    const { tensors } = peer.check(frame, "hidden", { step, shapes: [[rows, hidden]] });
+    using h = engine.upload(tensors[0]!.data as Float32Array, rows, hidden, "h_L");
     const settings = mode === "train" ? data.loss : { labelSmoothing: 0 };
     const { losses, gradient } = modelLoss(data.ends, h, batch, settings, mode === "train");
     const results = await engine.read(gradient === null ? losses : [gradient, ...losses]);

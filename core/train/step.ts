@@ -4,9 +4,10 @@
  * @module
  */
 
-import type { Engine } from "@edgetuner/kernels";
+import type { Engine, Tensor } from "@edgetuner/kernels";
+import { type MicroBatch, splitBatch } from "../micro_batches.ts";
 import type { Gpt2Layers } from "../model/gpt2.ts";
-import type { DataPort, EmbeddedBatch, HeadPort, HeadStatistics } from "../ports.ts";
+import type { DataPort, EmbeddedBatch, HeadPort, HeadStatistics, LayerHeads } from "../ports.ts";
 import { Tape } from "../tape.ts";
 
 /** What a step works on. */
@@ -19,6 +20,8 @@ export interface StepContext {
   readonly heads: HeadPort;
   /** Where embedding, labels and loss live. */
   readonly data: DataPort;
+  /** Parts that the batch is split into, by sequences. @default {1} */
+  readonly microBatches?: number;
 }
 
 /** What came of a step. */
@@ -33,6 +36,9 @@ export interface StepOutcome {
  * Runs the layers forward on an embedded batch, asks the data side for the loss, and in training
  * goes back and updates the kept heads. Disposes the batch's embedding.
  *
+ * With micro-batches the layers run for each of them on its own, so that one computes while another
+ * one waits for its heads; the data side sees whole batches all the same.
+ *
  * @param context Base model and ports.
  * @param step Step number.
  * @param batch The embedded batch, from `DataPort.next`.
@@ -45,21 +51,79 @@ export async function runStep(
   mask: Uint8Array,
 ): Promise<StepOutcome> {
   const { engine, base, heads, data } = context;
-  const { mode } = batch;
-  using tape = new Tape(engine, mode === "train");
-  // Nothing trainable lies below layer 0, so E needs no gradient.
-  const embedding = tape.variable(batch.embedding, false);
-  await heads.beginStep({ step, mode, mask });
-  const hidden = await base.forward(tape, embedding, batch, heads);
-  const { loss, gradient } = await data.loss(step, hidden.value);
+  const { mode, length } = batch;
+  const parts = splitBatch(batch, context.microBatches ?? 1);
+  using stack = new DisposableStack();
+  const flows = parts.map((part) => {
+    const tape = stack.use(new Tape(engine, mode === "train"));
+    // Nothing trainable lies below layer 0, so E needs no gradient.
+    return { part, tape, embedding: tape.variable(rowsOf(batch.embedding, part), false) };
+  });
+  if (parts.length > 1) batch.embedding.dispose();
+  await heads.beginStep({ step, mode, mask, microBatches: parts });
+  const hidden = await together(flows.map(({ part, tape, embedding }) => () => {
+    const shape = { batch: part.batch, length };
+    return base.forward(tape, embedding, shape, parts.length === 1 ? heads : headsOf(heads, part));
+  }));
+  const whole = hidden.length === 1 ? hidden[0]!.value : stack.use(joined(hidden.map((h) => h.value)));
+  const { loss, gradient } = await data.loss(step, whole);
   if (mode === "evaluate") return { loss, statistics: {} };
   if (gradient !== null) {
-    if (hidden.needsGradient) {
-      hidden.addGradient(gradient);
-      await tape.backward();
+    if (hidden[0]!.needsGradient) {
+      hidden.forEach((h, i) => h.addGradient(rowsOf(gradient, parts[i]!)));
+      if (parts.length > 1) gradient.dispose();
+      await together(flows.map(({ tape }) => () => tape.backward()));
     } else {
       gradient.dispose(); // every head of every layer is pruned: there is nothing to learn
     }
   }
   return { loss, statistics: await heads.endStep() };
+}
+
+function headsOf(heads: HeadPort, part: MicroBatch): LayerHeads {
+  if (heads.microBatch === undefined) {
+    throw new TypeError("Cannot split the batch as the head modules must take micro-batches: they do not");
+  }
+  return heads.microBatch(part);
+}
+
+/** A part's rows of a whole batch's tensor: a copy, or the tensor itself if the part is all of it. */
+function rowsOf(whole: Tensor, { rows, firstRow }: MicroBatch): Tensor {
+  if (rows === whole.rows) return whole;
+  const part = whole.engine.tensor(rows, whole.columns, `${whole.label}, rows from ${firstRow}`);
+  whole.engine.copyRows(whole, part, { fromRow: firstRow });
+  return part;
+}
+
+/** Tensors one below the other. */
+function joined(parts: readonly Tensor[]): Tensor {
+  const { engine, columns } = parts[0]!;
+  const whole = engine.tensor(parts.reduce((sum, p) => sum + p.rows, 0), columns, "joined micro-batches");
+  let toRow = 0;
+  for (const part of parts) {
+    engine.copyRows(part, whole, { toRow });
+    toRow += part.rows;
+  }
+  return whole;
+}
+
+/**
+ * Runs tasks side by side and waits until all have ended, also if one fails: they share tensors.
+ *
+ * @throws The error that came first.
+ */
+async function together<T>(tasks: readonly (() => Promise<T>)[]): Promise<T[]> {
+  if (tasks.length === 1) return [await tasks[0]!()];
+  const errors: unknown[] = [];
+  const running: Promise<T | undefined>[] = [];
+  for (const task of tasks) {
+    if (errors.length > 0) break;
+    const guarded = async () => await task();
+    running.push(guarded().catch((error) => void errors.push(error)));
+    // What a task has to send leaves before the next one takes the processor.
+    await new Promise((resolve) => setTimeout(resolve, 0));
+  }
+  const results = await Promise.all(running);
+  if (errors.length > 0) throw errors[0];
+  return results as T[];
 }

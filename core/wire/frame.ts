@@ -50,16 +50,16 @@ export const FRAME_KINDS = [
 /** See `FRAME_KINDS`. */
 export type FrameKind = typeof FRAME_KINDS[number];
 
-/** Element types on the wire. */
-export type WireDType = "f32" | "u8";
+/** How the data of a tensor is to be read: as floats, as bytes, or with the codec of this name. */
+export type WireDType = "f32" | "u8" | (string & Record<never, never>);
 
 /** A tensor on the wire. */
 export interface WireTensor {
-  /** Element type. */
+  /** Element type, or name of the codec that wrote the data. */
   readonly dtype: WireDType;
   /** Shape. */
   readonly shape: readonly number[];
-  /** Values, row-major. */
+  /** Values, row-major; with a codec the bytes that it wrote. */
   readonly data: Float32Array | Uint8Array;
 }
 
@@ -75,13 +75,16 @@ export interface Frame {
   readonly step: number;
   /** Layer, from 0; 0 where there is none. */
   readonly layer: number;
+  /** Micro-batch, from 0. @default {0} */
+  readonly microBatch?: number;
   /** Small plain data: settings, names, numbers. */
   readonly meta: Readonly<Record<string, unknown>>;
   /** Tensors. */
   readonly tensors: readonly WireTensor[];
 }
 
-const BYTES_OF: Record<WireDType, number> = { f32: 4, u8: 1 };
+const BYTES_OF = { f32: 4, u8: 1 } as const;
+const MAX_CODEC_NAME = 32;
 const encoder = new Encoder({ useRecords: false, tagUint8Array: false, mapsAsObjects: true });
 
 /** Elements of a shape. */
@@ -91,7 +94,7 @@ export function elementsOf(shape: readonly number[]): number {
 
 /** Bytes of a frame's tensors, without envelope. */
 export function tensorBytes(tensors: readonly WireTensor[]): number {
-  return tensors.reduce((sum, t) => sum + elementsOf(t.shape) * BYTES_OF[t.dtype], 0);
+  return tensors.reduce((sum, t) => sum + t.data.byteLength, 0);
 }
 
 /** Encodes a frame. */
@@ -103,6 +106,7 @@ export function encodeFrame(frame: Frame): Uint8Array<ArrayBuffer> {
     seq: frame.sequence,
     step: frame.step,
     layer: frame.layer,
+    ...(frame.microBatch ? { micro: frame.microBatch } : {}),
     meta: frame.meta,
     tensors: frame.tensors.map(({ dtype, shape, data }) => ({
       dtype,
@@ -128,7 +132,7 @@ export function decodeFrame(bytes: Uint8Array): Frame {
   if (typeof value !== "object" || value === null) {
     throw new ProtocolError(`Cannot read frame as it must be a map: current value is ${typeof value}`);
   }
-  const { v, kind, run, seq, step, layer, meta, tensors } = value as Record<string, unknown>;
+  const { v, kind, run, seq, step, layer, micro = 0, meta, tensors } = value as Record<string, unknown>;
   if (v !== PROTOCOL_VERSION) {
     throw new ProtocolError(
       `Cannot read frame as its version must be ${PROTOCOL_VERSION}: current value is ${text(v)}`,
@@ -142,7 +146,7 @@ export function decodeFrame(bytes: Uint8Array): Frame {
       `Cannot read frame as its run must be a string of at most 64 characters: current value is ${text(run)}`,
     );
   }
-  for (const [name, number] of [["seq", seq], ["step", step], ["layer", layer]] as const) {
+  for (const [name, number] of [["seq", seq], ["step", step], ["layer", layer], ["micro", micro]] as const) {
     if (typeof number !== "number" || !Number.isInteger(number) || number < 0 || number > 0xffff_ffff) {
       throw new ProtocolError(
         `Cannot read frame as "${name}" must be a 32-bit unsigned integer: current value is ${text(number)}`,
@@ -163,6 +167,7 @@ export function decodeFrame(bytes: Uint8Array): Frame {
     sequence: seq as number,
     step: step as number,
     layer: layer as number,
+    ...(micro === 0 ? {} : { microBatch: micro as number }),
     meta: meta as Record<string, unknown>,
     tensors: tensors.map(decodeTensor),
   };
@@ -170,9 +175,11 @@ export function decodeFrame(bytes: Uint8Array): Frame {
 
 function decodeTensor(value: unknown): WireTensor {
   const { dtype, shape, data } = (value ?? {}) as Record<string, unknown>;
-  if (dtype !== "f32" && dtype !== "u8") {
+  if (typeof dtype !== "string" || dtype.length < 1 || dtype.length > MAX_CODEC_NAME) {
     throw new ProtocolError(
-      `Cannot read tensor as its dtype must be "f32" or "u8": current value is ${text(dtype)}`,
+      `Cannot read tensor as its dtype must be "f32", "u8" or the name of a codec: current value is ${
+        text(dtype)
+      }`,
     );
   }
   const isShape = Array.isArray(shape) && shape.length <= 4 &&
@@ -182,18 +189,18 @@ function decodeTensor(value: unknown): WireTensor {
       `Cannot read tensor as its shape must be at most 4 positive integers: current value is ${text(shape)}`,
     );
   }
-  const bytes = elementsOf(shape as number[]) * BYTES_OF[dtype];
-  if (!(data instanceof Uint8Array) || data.length !== bytes) {
+  const plain = dtype === "f32" || dtype === "u8";
+  // How many bytes a codec writes is checked by whoever knows the codec.
+  const bytes = plain ? elementsOf(shape as number[]) * BYTES_OF[dtype] : null;
+  if (!(data instanceof Uint8Array) || (bytes !== null && data.length !== bytes)) {
     const what = data instanceof Uint8Array ? `${data.length} bytes` : typeof data;
     throw new ProtocolError(
-      `Cannot read tensor [${shape}] as it needs ${bytes} bytes of data: current value is ${what}`,
+      `Cannot read tensor [${shape}] as it needs ${bytes ?? "some"} bytes of data: current value is ${what}`,
     );
   }
-  if (dtype === "u8") return { dtype, shape: shape as number[], data: Uint8Array.from(data) };
   // The bytes lie anywhere in the frame; floats need an aligned buffer of their own.
-  const floats = new Float32Array(bytes / 4);
-  new Uint8Array(floats.buffer).set(data);
-  return { dtype, shape: shape as number[], data: floats };
+  const own = Uint8Array.from(data);
+  return { dtype, shape: shape as number[], data: dtype === "f32" ? new Float32Array(own.buffer) : own };
 }
 
 /** A value for an error message: short, whatever it is. */

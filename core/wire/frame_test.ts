@@ -62,6 +62,14 @@ Deno.test("decodeFrame() gives back what encodeFrame() was given", () => {
   assertEquals(decodeFrame(encodeFrame(empty)), empty);
 });
 
+Deno.test("micro-batch and what a codec wrote come back; the first micro-batch takes no bytes", () => {
+  const coded = { dtype: "mine", shape: [2, 3], data: Uint8Array.of(9, 8, 7) };
+  const frame = { ...FRAME, microBatch: 3, tensors: [coded] };
+  assertEquals(decodeFrame(encodeFrame(frame)), frame);
+  assertEquals(tensorBytes([coded]), 3);
+  assertEquals(encodeFrame({ ...FRAME, microBatch: 0 }), encodeFrame(FRAME));
+});
+
 Deno.test("encodeFrame() takes views of larger buffers and decodeFrame() gives data of its own", () => {
   const data = new Float32Array(10).map((_, i) => i).subarray(3, 6);
   const bytes = encodeFrame({ ...FRAME, tensors: [{ dtype: "f32", shape: [3], data }] });
@@ -207,6 +215,7 @@ Deno.test("fields that are missing or wrong are refused", () => {
     ["seq", [undefined, -1, 1.5, 2 ** 32, NaN, "0", null]],
     ["step", [undefined, -1, 1.5, 2 ** 40, null]],
     ["layer", [undefined, -1, 0.1, [], null]],
+    ["micro", [-1, 0.1, 2 ** 32, "0", null]],
     ["meta", [undefined, null, [], "x", 1]],
     ["tensors", [undefined, null, {}, "x", Array(17).fill(0), [null], [1], ["x"], [[]]]],
   ];
@@ -228,7 +237,10 @@ Deno.test("fields that are missing or wrong are refused", () => {
 Deno.test("tensors whose data does not fit are refused", () => {
   const data = new Uint8Array(8);
   const wrong: Record<string, unknown>[] = [
-    { dtype: "f64", shape: [1], data },
+    { dtype: "", shape: [1], data },
+    { dtype: "x".repeat(33), shape: [1], data },
+    { dtype: 32, shape: [1], data },
+    { dtype: "f16", shape: [4], data: [1, 2, 3, 4] },
     { dtype: "f32", shape: [3], data },
     { dtype: "f32", shape: [1], data },
     { dtype: "u8", shape: [2], data },

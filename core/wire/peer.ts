@@ -7,17 +7,19 @@
  * @module
  */
 
-import { ChannelClosedError, DeadlineError, HandshakeError, ProtocolError } from "../errors.ts";
+import { ChannelClosedError, DeadlineError, HandshakeError, PluginError, ProtocolError } from "../errors.ts";
 import type { Channel } from "../transport.ts";
+import { type CodecStream, f32Codec, type WireCodec } from "./codec.ts";
 import {
   decodeFrame,
+  elementsOf,
   encodeFrame,
   type Frame,
   type FrameKind,
   tensorBytes,
   type WireTensor,
 } from "./frame.ts";
-import { ByteLedger } from "./ledger.ts";
+import { ByteLedger, type Direction } from "./ledger.ts";
 
 /** Lane that a kind of frame belongs to: the handshake, the data device or the head modules. */
 export type Lane = "control" | "data" | "heads";
@@ -40,12 +42,25 @@ const LANE_OF: Record<FrameKind, Lane> = {
   statistics: "heads",
 };
 
+/** Kinds whose tensors are written with the codec of the run. */
+const CODED: ReadonlySet<FrameKind> = new Set<FrameKind>([
+  "embedding",
+  "input",
+  "delta",
+  "hidden",
+  "hiddenGradient",
+  "deltaGradient",
+  "inputGradient",
+]);
+
 /** What is sent. */
 export interface Outgoing {
   /** Step. @default {0} */
   readonly step?: number;
   /** Layer. @default {0} */
   readonly layer?: number;
+  /** Micro-batch. @default {0} */
+  readonly microBatch?: number;
   /** Small plain data. @default {{}} */
   readonly meta?: Record<string, unknown>;
   /** Tensors. @default {[]} */
@@ -58,6 +73,8 @@ export interface Expectation {
   readonly step?: number;
   /** Layer that the frame must carry. */
   readonly layer?: number;
+  /** Micro-batch that the frame must carry. @default {0} */
+  readonly microBatch?: number;
   /** Shapes that the frame's tensors must have; `null` for a length that may be anything. */
   readonly shapes?: readonly (readonly (number | null)[])[];
 }
@@ -91,6 +108,8 @@ export class Peer implements AsyncDisposable {
   name: string;
   /** Run that frames belong to; set by the handshake. */
   run = "";
+  /** Codec of the run; set by the handshake. */
+  codec: WireCodec = f32Codec();
   /** What was sent and received. */
   readonly ledger: ByteLedger;
   /** Time spent. */
@@ -101,6 +120,7 @@ export class Peer implements AsyncDisposable {
   readonly #signal: AbortSignal | undefined;
   readonly #queues: Record<Lane, Frame[]> = { control: [], data: [], heads: [] };
   readonly #waiters: Record<Lane, Waiter[]> = { control: [], data: [], heads: [] };
+  readonly #streams = new Map<string, CodecStream>();
   #sent = 0;
   #received = 0;
   #failure: unknown = null;
@@ -127,19 +147,25 @@ export class Peer implements AsyncDisposable {
    * Sends a frame. Frames of one peer leave in the order of the calls.
    *
    * @throws {ChannelClosedError} If the channel is closed.
+   * @throws {RangeError} If the codec cannot write a tensor, such as one that holds NaN.
+   * @throws {PluginError} If the codec returned something its contract does not allow.
    */
   send(kind: FrameKind, outgoing: Outgoing = {}): Promise<void> {
     if (this.#failure !== null) return Promise.reject(this.#failure);
     const started = performance.now();
-    const frame: Frame = {
-      kind,
-      run: this.run,
-      sequence: this.#sent++,
-      step: outgoing.step ?? 0,
-      layer: outgoing.layer ?? 0,
-      meta: outgoing.meta ?? {},
-      tensors: outgoing.tensors ?? [],
-    };
+    const { step = 0, layer = 0, microBatch = 0, meta = {} } = outgoing;
+    let { tensors = [] } = outgoing;
+    if (CODED.has(kind)) {
+      try {
+        tensors = tensors.map((t, i) =>
+          this.#encode(t, this.#stream("sent", { kind, layer, microBatch }, i))
+        );
+      } catch (error) {
+        return Promise.reject(error);
+      }
+    }
+    const sequence = this.#sent++;
+    const frame: Frame = { kind, run: this.run, sequence, step, layer, microBatch, meta, tensors };
     const bytes = encodeFrame(frame);
     const encoded = performance.now();
     this.times.codecMs += encoded - started;
@@ -173,8 +199,7 @@ export class Peer implements AsyncDisposable {
         }`,
       );
     }
-    this.check(frame, kind, expected);
-    return frame;
+    return this.check(frame, kind, expected);
   }
 
   /** Waits for the next frame of a lane, whatever its kind. `what` is named in errors. */
@@ -209,10 +234,11 @@ export class Peer implements AsyncDisposable {
   /**
    * Checks a frame against what must come.
    *
-   * @throws {ProtocolError} If it is another kind, step, layer, element type or shape; the peer is closed.
+   * @returns The frame, with all that a codec wrote read back to floats.
+   * @throws {ProtocolError} If it is another kind, step, layer, micro-batch, element type, codec or shape, or not what the codec writes; the peer is closed.
    */
-  check(frame: Frame, kind: FrameKind, expected: Expectation): void {
-    const refuse = (rule: string) => {
+  check(frame: Frame, kind: FrameKind, expected: Expectation): Frame {
+    const refuse = (rule: string): never => {
       const error = new ProtocolError(`Cannot go on with ${this.name} as ${rule}`);
       this.#fail(error);
       throw error;
@@ -224,17 +250,35 @@ export class Peer implements AsyncDisposable {
     if (expected.layer !== undefined && frame.layer !== expected.layer) {
       refuse(`"${kind}" must be of layer ${expected.layer}: it is of layer ${frame.layer}`);
     }
-    const dtype = kind === "mask" ? "u8" : "f32";
+    const { layer = 0, microBatch = 0 } = expected;
+    if ((frame.microBatch ?? 0) !== microBatch) {
+      refuse(`"${kind}" must be of micro-batch ${microBatch}: it is of micro-batch ${frame.microBatch ?? 0}`);
+    }
+    const dtype = kind === "mask" ? "u8" : CODED.has(kind) ? this.codec.name : "f32";
     const other = frame.tensors.find((t) => t.dtype !== dtype);
     if (other !== undefined) refuse(`the tensors of "${kind}" must be ${dtype}: one is ${other.dtype}`);
-    if (expected.shapes === undefined) return;
-    const shapes = expected.shapes.map((s) => `[${s.map((n) => n ?? "any")}]`).join(" ");
-    const actual = frame.tensors.map((t) => `[${t.shape}]`).join(" ");
-    const fits = frame.tensors.length === expected.shapes.length && expected.shapes.every((shape, i) => {
-      const have = frame.tensors[i]!.shape;
-      return have.length === shape.length && shape.every((n, k) => n === null || n === have[k]);
+    if (expected.shapes !== undefined) {
+      const shapes = expected.shapes.map((s) => `[${s.map((n) => n ?? "any")}]`).join(" ");
+      const actual = frame.tensors.map((t) => `[${t.shape}]`).join(" ");
+      const fits = frame.tensors.length === expected.shapes.length && expected.shapes.every((shape, i) => {
+        const have = frame.tensors[i]!.shape;
+        return have.length === shape.length && shape.every((n, k) => n === null || n === have[k]);
+      });
+      if (!fits) refuse(`the tensors of "${kind}" must be ${shapes}: they are ${actual}`);
+    }
+    if (!CODED.has(kind)) return frame;
+    const started = performance.now();
+    const tensors = frame.tensors.map((tensor, i) => {
+      try {
+        return this.#decode(tensor, this.#stream("received", { kind, layer, microBatch }, i));
+      } catch (cause) {
+        return refuse(
+          `"${kind}" must be readable with codec "${this.codec.name}": ${(cause as Error).message}`,
+        );
+      }
     });
-    if (!fits) refuse(`the tensors of "${kind}" must be ${shapes}: they are ${actual}`);
+    this.times.codecMs += performance.now() - started;
+    return { ...frame, tensors };
   }
 
   /** Closes the peer with a protocol error; waits reject with it. */
@@ -259,6 +303,45 @@ export class Peer implements AsyncDisposable {
   /** As `close`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+
+  #stream(
+    direction: Direction,
+    of: Pick<CodecStream, "kind" | "layer" | "microBatch">,
+    tensor: number,
+  ): CodecStream {
+    const key = `${direction} ${of.kind} ${of.layer} ${of.microBatch} ${tensor}`;
+    let stream = this.#streams.get(key);
+    if (stream === undefined) {
+      this.#streams.set(key, stream = { direction, ...of, tensor, state: undefined });
+    }
+    return stream;
+  }
+
+  #encode({ shape, data }: WireTensor, stream: CodecStream): WireTensor {
+    const { codec } = this;
+    const bytes = codec.encode(data as Float32Array, shape, stream);
+    const length = codec.byteLength(shape);
+    if (!(bytes instanceof Uint8Array) || bytes.length !== length) {
+      throw new PluginError(
+        `Cannot send "${stream.kind}" as codec "${codec.name}" must write ${length} bytes for [${shape}]: it wrote ${bytes?.length}`,
+      );
+    }
+    return { dtype: codec.name, shape, data: bytes };
+  }
+
+  #decode({ shape, data }: WireTensor, stream: CodecStream): WireTensor {
+    const { codec } = this;
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    const length = codec.byteLength(shape);
+    if (bytes.length !== length) {
+      throw new RangeError(`[${shape}] must have ${length} bytes: there are ${bytes.length}`);
+    }
+    const values = codec.decode(bytes, shape, stream);
+    if (!(values instanceof Float32Array) || values.length !== elementsOf(shape)) {
+      throw new TypeError(`[${shape}] must give ${elementsOf(shape)} numbers: it gave ${values?.length}`);
+    }
+    return { dtype: "f32", shape, data: values };
   }
 
   /** A limit on one wait. `AbortSignal.timeout` would leave an object behind for the whole limit. */

@@ -5,6 +5,8 @@
  */
 
 import { lowestLayer } from "../lora/local_heads.ts";
+import { splitBatch } from "../micro_batches.ts";
+import { f32Codec, type WireCodec } from "./codec.ts";
 import type { FrameKind } from "./frame.ts";
 
 /** What the traffic of a step depends on. */
@@ -27,15 +29,25 @@ export interface TrafficShape {
   readonly statistics: number;
   /** Head mask z, [L * H], 1 = pruned. */
   readonly mask: Uint8Array;
+  /** B, sequences of the step. @default {1} */
+  readonly batch?: number;
+  /** Parts that the batch is split into. @default {1} */
+  readonly microBatches?: number;
+  /** The codec of the run. @default {f32Codec()} */
+  readonly codec?: WireCodec;
 }
 
 /** Tensor bytes of one training step by kind of message, ES and all devices together. */
 export function stepTraffic(shape: TrafficShape): Map<FrameKind, number> {
   const { layers, heads, hidden, tokens, targets, mode, headsPerDevice, statistics, mask } = shape;
+  const { batch = 1, microBatches = 1, codec = f32Codec() } = shape;
+  const length = tokens / batch;
+  const parts = splitBatch({ batch, length }, microBatches);
   const headSize = hidden / heads;
   const bytes = new Map<FrameKind, number>();
   const add = (kind: FrameKind, amount: number) => bytes.set(kind, (bytes.get(kind) ?? 0) + amount);
-  for (const kind of ["embedding", "hidden"] as const) add(kind, tokens * hidden * 4);
+  add("embedding", codec.byteLength([batch, length, hidden]));
+  add("hidden", codec.byteLength([tokens, hidden]));
   add("mask", layers * heads);
   if (statistics > 0) add("statistics", statistics * layers * heads * 4);
   // Nothing is trained below the lowest layer with a kept head, so it needs no gradient of X.
@@ -46,14 +58,16 @@ export function stepTraffic(shape: TrafficShape): Map<FrameKind, number> {
       const kept = mask.subarray(first, first + count).reduce((sum, z) => sum + 1 - z, 0);
       first += count;
       if (kept === 0) continue;
-      const blocks = tokens * headSize * kept * 4;
-      const input = mode === "slice" ? blocks : tokens * hidden * 4;
-      add("input", input);
-      add("delta", targets * blocks);
-      add("deltaGradient", targets * blocks);
-      if (l > lowest) add("inputGradient", input);
+      for (const { rows } of parts) {
+        const input = codec.byteLength(mode === "slice" ? [kept, rows, headSize] : [rows, hidden]);
+        const delta = codec.byteLength([targets, kept, rows, headSize]);
+        add("input", input);
+        add("delta", delta);
+        add("deltaGradient", delta);
+        if (l > lowest) add("inputGradient", input);
+      }
     }
   }
-  add("hiddenGradient", tokens * hidden * 4);
+  add("hiddenGradient", codec.byteLength([tokens, hidden]));
   return bytes;
 }

@@ -16,6 +16,7 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { messagePortChannel } from "@edgetuner/transport";
+import { codecsOf } from "./codecs.ts";
 import { makePruner, type PrunerChoice } from "./pruners.ts";
 import { loadGpu } from "./webgpu.ts";
 
@@ -29,6 +30,8 @@ export interface EdgeWorkerOptions {
   readonly devices: number;
   /** The pruner. */
   readonly pruner: PrunerChoice;
+  /** Module of a codec of one's own; none for built-in ones. */
+  readonly codec?: string | null;
   /** WebGPU implementation. */
   readonly webgpu: string;
   /** Longest wait for a device in a step, in milliseconds. */
@@ -81,6 +84,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     fingerprint: model.fingerprint,
     settings: options.settings,
     pruner,
+    codecs: await codecsOf(options.codec ?? null),
     devices: options.devices,
     timeoutMs: options.timeoutMs,
     joinTimeoutMs: options.joinTimeoutMs,

@@ -18,6 +18,7 @@ const dropoutKernel = defineKernel({
     ["threshold", "u32"],
     ["key0", "u32"],
     ["key1", "u32"],
+    ["first_row", "u32"],
     ["scale", "f32"],
   ],
 });
@@ -32,6 +33,8 @@ export interface DropoutKey {
   readonly step: number;
   /** Layer of the model. */
   readonly layer: number;
+  /** Row of the batch at which each slot's rows start, where `x` is part of a batch. @default {0} */
+  readonly firstRow?: number;
 }
 
 /** Mixes two 32-bit integers (the finaliser of MurmurHash3 over their combination). */
@@ -68,6 +71,7 @@ export function dropout(x: Tensor, heads: Tensor, key: DropoutKey): Tensor {
       threshold: Math.floor(key.rate * 2 ** 32),
       key0: mix(key.seed >>> 0, key.layer),
       key1: mix(key.step, key.seed >>> 0),
+      first_row: key.firstRow ?? 0,
       scale: 1 / (1 - key.rate),
     },
     workgroups: [Math.ceil(pitch / 32), Math.ceil(length / 8), slots],

@@ -11,6 +11,7 @@ struct Parameters {
   threshold: u32,  // dropped if the draw is below: rate * 2^32
   key0: u32,
   key1: u32,
+  first_row: u32,  // of the batch that the rows of a slot are part of
   scale: f32,      // 1 / (1 - rate)
 }
 
@@ -43,7 +44,7 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
     return;
   }
   let column4 = heads[slot] * p.pitch4 + i;
-  let draw = pcg4d(vec4u(row, column4, p.key0, p.key1));
+  let draw = pcg4d(vec4u(p.first_row + row, column4, p.key0, p.key1));
   let at = (slot * p.length + row) * p.pitch4 + i;
   out[at] = select(x[at] * p.scale, vec4f(), draw < vec4u(p.threshold));
 }

@@ -109,6 +109,15 @@ testForms("dropout() of some heads equals those columns of the wide mask", async
   });
 });
 
+testForms("dropout() of some rows equals those rows of the whole mask", async (engine) => {
+  const [rows, columns] = [13, 20];
+  const whole = await factors(engine, rows, columns, KEY);
+  for (const [firstRow, end] of [[0, 4], [4, 5], [5, 13]] as const) {
+    const part = await factors(engine, end - firstRow, columns, { ...KEY, firstRow });
+    assertEquals(part, whole.subarray(firstRow * columns, end * columns));
+  }
+});
+
 testForms("dropout() is its own backward pass", async (engine) => {
   const [rows, columns] = [3, 6];
   const x = normal(rows * columns, 2);

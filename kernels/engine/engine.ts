@@ -365,6 +365,39 @@ export class Engine implements Disposable {
     this.#commandEncoder().copyBufferToBuffer(from.buffer.resource, 0, to.buffer.resource, 0, from.bytes);
   }
 
+  /**
+   * Copies some rows of one tensor to rows of another one with as many columns.
+   *
+   * @param from The tensor to copy from.
+   * @param to The tensor to copy to.
+   * @param rows First rows and number of rows; without them as many rows as both have.
+   */
+  copyRows(
+    from: Tensor,
+    to: Tensor,
+    rows: { readonly fromRow?: number; readonly toRow?: number; readonly rows?: number } = {},
+  ): void {
+    const { fromRow = 0, toRow = 0 } = rows;
+    const count = rows.rows ?? Math.min(from.rows - fromRow, to.rows - toRow);
+    if (from.columns !== to.columns || fromRow + count > from.rows || toRow + count > to.rows || count < 1) {
+      throw new TypeError(
+        `Cannot copy rows of "${from.label}" to "${to.label}" as both must hold them, with as many columns: ${count} rows from ${fromRow} of [${from.rows}, ${from.columns}] to ${toRow} of [${to.rows}, ${to.columns}]`,
+      );
+    }
+    const bytes = from.pitch * 4;
+    this.#endPass();
+    this.#touch(from.buffer);
+    this.#touch(to.buffer);
+    this.#dropStaged(to);
+    this.#commandEncoder().copyBufferToBuffer(
+      from.buffer.resource,
+      fromRow * bytes,
+      to.buffer.resource,
+      toRow * bytes,
+      count * bytes,
+    );
+  }
+
   /** Records one dispatch of a kernel. Tensors bound as `write` lose their texture copies. */
   dispatch<P extends string>(kernel: Kernel<P>, dispatch: Dispatch<P>): void {
     const [x, y = 1, z = 1] = dispatch.workgroups;

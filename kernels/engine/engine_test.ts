@@ -238,6 +238,24 @@ testForms("texture copies are dropped when a tensor is written", async (engine) 
   }
 });
 
+testForms("copyRows() copies rows at any pitch and refuses those that are not there", async (engine) => {
+  for (const columns of [1, 3, 4, 13]) {
+    const values = normal(7 * columns, 1);
+    using from = engine.upload(values, 7, columns);
+    using to = engine.zeros(5, columns);
+    engine.copyRows(from, to, { fromRow: 4, toRow: 1 });
+    engine.copyRows(from, to, { fromRow: 2, toRow: 4, rows: 1 });
+    const expected = new Float32Array(5 * columns);
+    expected.set(values.subarray(4 * columns, 7 * columns), columns);
+    expected.set(values.subarray(2 * columns, 3 * columns), 4 * columns);
+    assertEquals(await readOne(to), expected);
+    using other = engine.zeros(5, columns + 1);
+    assertThrows(() => engine.copyRows(from, other), TypeError, "as many columns");
+    assertThrows(() => engine.copyRows(from, to, { fromRow: 7 }), TypeError, "copy rows");
+    assertThrows(() => engine.copyRows(from, to, { toRow: 3, rows: 3 }), TypeError, "copy rows");
+  }
+});
+
 testForms("a full batch is submitted by itself", async (engine) => {
   using x = engine.zeros(1, 4);
   using y = engine.zeros(1, 4);

@@ -4,7 +4,8 @@
 // written to the gradient arena at first + h * segment. a_z [length, m] starts at row
 // z * a_slot_rows, b_z [length, n] at row z * b_slot_rows (0: all slots read the same).
 //
-// One invocation computes four rows x four columns. Accumulation rule: overwritten. Rows in order.
+// One invocation computes four rows x four columns. Accumulation rule: overwritten, unless
+// accumulate is 1. Rows in order.
 
 struct Parameters {
   m4: u32,
@@ -15,6 +16,7 @@ struct Parameters {
   first4: u32,
   segment4: u32,
   m: u32,
+  accumulate: u32,
   alpha: f32,
 }
 
@@ -43,7 +45,11 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   let at = p.first4 + heads[z] * p.segment4 + m4 * 4u * p.n4 + n4;
   for (var i = 0u; i < 4u; i++) {
     if (m4 * 4u + i < p.m) {
-      gradients[at + i * p.n4] = sum[i] * p.alpha;
+      var gradient = sum[i] * p.alpha;
+      if (p.accumulate == 1u) {
+        gradient += gradients[at + i * p.n4];
+      }
+      gradients[at + i * p.n4] = gradient;
     }
   }
 }

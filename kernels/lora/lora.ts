@@ -47,6 +47,7 @@ const gradientKernel = defineKernel({
     ["first4", "u32"],
     ["segment4", "u32"],
     ["m", "u32"],
+    ["accumulate", "u32"],
     ["alpha", "f32"],
   ],
 });
@@ -144,7 +145,7 @@ export interface HeadGradientOptions {
   readonly b: Tensor;
   /** [1, slots], u32: the head of each slot. */
   readonly heads: Tensor;
-  /** Gradients of all head modules, [1, size]; the kept heads' are overwritten. */
+  /** Gradients of all head modules, [1, size]; the kept heads' are overwritten or added to. */
   readonly arena: Tensor;
   /** Which matrix of each head module, [m, n]. */
   readonly matrix: ArenaMatrix;
@@ -154,6 +155,8 @@ export interface HeadGradientOptions {
   readonly sharedB?: boolean;
   /** Scale. @default {1} */
   readonly alpha?: number;
+  /** Add to the gradients. @default {false} */
+  readonly accumulate?: boolean;
 }
 
 /** dW_h = alpha * a_z^T b_z for every slot z, h = heads[z]. */
@@ -172,6 +175,7 @@ export function headGradient(options: HeadGradientOptions): void {
       first4: matrix.first / 4,
       segment4: matrix.segment / 4,
       m: matrix.rows,
+      accumulate: Number(options.accumulate ?? false),
       alpha: options.alpha ?? 1,
     },
     workgroups: [Math.ceil(m4 * n4 / 8), heads.columns],

@@ -128,6 +128,10 @@ testForms("headGradient() equals the reference and leaves other heads alone", as
         assertClose(actual, expected, TOLERANCE.sum, what);
         const untouched = before.filter((v, i) => v === expected[i]);
         assertEquals(actual.filter((_, i) => before[i] === expected[i]), untouched, `${what}: other heads`);
+        const more = { a: aTensor, b: bTensor, heads: headTensor, arena, matrix, length, sharedB };
+        headGradient({ ...more, alpha: -0.5, accumulate: true });
+        const added = expected.map((v, i) => v === before[i] ? v : v - v / 3);
+        assertClose(await readOne(arena), added, TOLERANCE.sum, `${what}, accumulated`);
       }
     }
   }

@@ -11,6 +11,7 @@ import {
   EdgeServer,
   type EdgeServerEvent,
   type EdgeServerOptions,
+  findCodec,
   type Frame,
   type FrameKind,
   type LedgerEntry,
@@ -21,9 +22,11 @@ import {
   type StepMode,
   type StepRecord,
   stepTraffic,
+  type TokenBatch,
   type Transport,
   type UserDeviceOptions,
   type UserDeviceResult,
+  type WireCodec,
 } from "@edgetuner/core";
 import { noPruner } from "@edgetuner/plugins";
 import {
@@ -109,11 +112,12 @@ export function dataSide(
     readonly shareLoss?: boolean;
     readonly modes?: readonly StepMode[];
     readonly fingerprint?: string;
+    readonly batch?: TokenBatch;
   } = {},
 ): DataSide & { readonly losses: number[] } {
   const losses: number[] = [];
   let calls = 0;
-  const { modes, shareLoss = false, fingerprint = "tiny" } = options;
+  const { modes, shareLoss = false, fingerprint = "tiny", batch = BATCH } = options;
   return {
     ends: model.ends,
     loss: LOSS,
@@ -121,9 +125,9 @@ export function dataSide(
     shareLoss,
     losses,
     next(step) {
-      if (modes === undefined) return step < steps ? { batch: BATCH, mode: "train" } : null;
+      if (modes === undefined) return step < steps ? { batch, mode: "train" } : null;
       const mode = modes[calls++];
-      return mode === undefined ? null : { batch: BATCH, mode };
+      return mode === undefined ? null : { batch, mode };
     },
     onLoss: (_step, _mode, loss) => void losses.push(loss),
   };
@@ -189,6 +193,12 @@ export interface SessionOptions {
   /** A device of its own for the data, without heads. */
   readonly dataApart?: boolean;
   readonly modes?: readonly StepMode[];
+  /** The batch of every step. */
+  readonly batch?: TokenBatch;
+  /** Put around a device's channel. */
+  readonly wrap?: (channel: Channel, device: number) => Channel;
+  /** Codecs of one's own, known to all. */
+  readonly codecs?: readonly WireCodec[];
   readonly onFrame?: (passed: Passed) => void;
   readonly onEvent?: (event: EdgeServerEvent, server: EdgeServer) => void;
 }
@@ -208,9 +218,9 @@ export interface SessionResult {
 /** Runs edge server and devices to the end; all modules are disposed. */
 export async function runSession(model: TinyGpt2, options: SessionOptions): Promise<SessionResult> {
   const { engine } = model;
-  const { settings, steps, capacities, pruner = noPruner(), onFrame, onEvent } = options;
+  const { settings, steps, capacities, pruner = noPruner(), codecs, onFrame, onEvent } = options;
   const server = new EdgeServer(
-    serverOptions(model, settings, { pruner: pruner as Pruner, devices: capacities.length }),
+    serverOptions(model, settings, { pruner: pruner as Pruner, devices: capacities.length, codecs }),
   );
   const records: StepRecord[] = [];
   server.subscribe((event) => {
@@ -227,8 +237,11 @@ export async function runSession(model: TinyGpt2, options: SessionOptions): Prom
     const { result } = await joinDevice(
       link,
       server,
-      { engine, name: `device ${device}`, capacity, data: withData ? data : undefined },
-      onFrame === undefined ? undefined : (channel) => tapped(channel, device, onFrame),
+      { engine, name: `device ${device}`, capacity, data: withData ? data : undefined, codecs },
+      (channel) => {
+        const inner = options.wrap?.(channel, device) ?? channel;
+        return onFrame === undefined ? inner : tapped(inner, device, onFrame);
+      },
     );
     results.push(result);
   };
@@ -269,9 +282,10 @@ export function expectedBytesByKind(
   settings: RunSettings,
   counts: readonly number[],
   statistics: number,
+  codecs: readonly WireCodec[] = [],
 ): Map<FrameKind, number> {
   const bytes = new Map<FrameKind, number>();
-  for (const { tokens, mask } of records) {
+  for (const { tokens, batch, mask } of records) {
     const step = stepTraffic({
       layers: 3,
       heads: 4,
@@ -282,6 +296,9 @@ export function expectedBytesByKind(
       headsPerDevice: counts,
       statistics,
       mask,
+      batch,
+      microBatches: settings.microBatches ?? 1,
+      codec: findCodec(settings.codec ?? "f32", codecs),
     });
     for (const [kind, amount] of step) if (amount > 0) bytes.set(kind, (bytes.get(kind) ?? 0) + amount);
   }

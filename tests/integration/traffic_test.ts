@@ -1,6 +1,7 @@
 import { Engine } from "@edgetuner/kernels";
 import { type FrameKind, keptPerLayer, type LedgerEntry, type StatisticName } from "@edgetuner/core";
 import { assert, assertEquals } from "@std/assert";
+import bf16Codec from "../../examples/custom_codec.ts";
 import { TinyGpt2, tinySettings } from "../support/tiny_model.ts";
 import {
   expectedBytesByKind,
@@ -104,6 +105,26 @@ for (const mode of ["slice", "full"] as const) {
         }
       });
     }
+  }
+
+  for (const codec of ["f16", "int8", "int8-feedback", "bf16"]) {
+    Deno.test(`a run puts exactly on the wire what the formula says: ${mode} mode, ${codec}`, async () => {
+      const settings = { ...tinySettings(mode, 6), codec };
+      const codecs = [bf16Codec()];
+      const pruner = scriptedPruner(PRUNED, ["gradientNorm"]);
+      const run = await runSession(model, { settings, steps: 6, capacities: [2, 1, 1], pruner, codecs });
+      const expected = expectedBytesByKind(run.records, settings, run.counts, 1, codecs);
+      assertEquals(sorted(tensorBytesByKind(run.traffic)), sorted(expected));
+      // All but masks and statistics shrinks.
+      const plain = expectedBytesByKind(run.records, { ...settings, codec: "f32" }, run.counts, 1);
+      for (const [kind, bytes] of expected) {
+        const share = bytes / plain.get(kind)!;
+        if (kind === "mask" || kind === "statistics") assertEquals(share, 1);
+        else if (codec.endsWith("16")) assertEquals(share, 0.5, kind);
+        // A byte a number, and four bytes for each row of 12 (or in embeddings, and X of full mode, 48).
+        else assert(share > 0.27 && share < 0.34, `${kind}: ${share}`);
+      }
+    });
   }
 
   Deno.test(`${mode} mode: the numbers on the wire as METHOD counts them`, async () => {

@@ -125,6 +125,26 @@ export const BATCH: TokenBatch = {
   length: 13,
 };
 
+/** A batch of any number of sequences, made from those of the fixtures. */
+export function batchOf(sequences: number): TokenBatch {
+  const { length } = BATCH;
+  const turned = <T extends Uint32Array | Float32Array>(values: T, out: T): T => {
+    // Sequence i is one of the two, with its tokens turned by i, so that no two are equal.
+    for (let i = 0; i < sequences; i++) {
+      for (let t = 0; t < length; t++) out[i * length + t] = values[(i % 2) * length + (t + i) % length]!;
+    }
+    return out;
+  };
+  const count = sequences * length;
+  return {
+    tokens: turned(BATCH.tokens, new Uint32Array(count)),
+    targets: turned(BATCH.targets, new Uint32Array(count)),
+    mask: turned(BATCH.mask, new Float32Array(count)),
+    batch: sequences,
+    length,
+  };
+}
+
 /** A model of the fixtures: config and weights. */
 export interface TinyModel {
   readonly config: Gpt2Config;
@@ -207,6 +227,7 @@ export async function trainLocally(
   masks: readonly Uint8Array[],
   counts: readonly number[] = [4],
   needs: readonly StatisticName[] = [],
+  batch: TokenBatch = BATCH,
 ): Promise<LocalResult> {
   let first = 0;
   const devices = counts.map((count) => {
@@ -215,12 +236,13 @@ export async function trainLocally(
     return tinyHeads(engine, settings, range);
   });
   using heads = new LocalHeads(devices, needs);
-  const data = new LocalData(ends, LOSS, () => ({ batch: BATCH, mode: "train" }));
+  const data = new LocalData(ends, LOSS, () => ({ batch, mode: "train" }));
   const losses: number[] = [];
   let statistics: HeadStatistics = {};
   for (const [step, mask] of masks.entries()) {
-    const batch = await data.next(step);
-    const outcome = await runStep({ engine, base: layers, heads, data }, step, batch!, mask);
+    const embedded = (await data.next(step))!;
+    const { microBatches = 1 } = settings;
+    const outcome = await runStep({ engine, base: layers, heads, data, microBatches }, step, embedded, mask);
     losses.push(outcome.loss!);
     statistics = outcome.statistics;
   }

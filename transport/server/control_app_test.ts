@@ -43,6 +43,7 @@ const RECORD: StepRecord = {
   kept: [1],
   scores: Float32Array.of(0.5, 0.25),
   tokens: 26,
+  batch: 1,
 };
 
 /** A run that only remembers what was done to it. */

@@ -1,0 +1,52 @@
+/**
+ * Codecs by name, or from a module of the user's own.
+ *
+ * @module
+ */
+
+import { builtInCodecs, type WireCodec } from "@edgetuner/core";
+import { UsageError } from "./flags.ts";
+
+/** Which codec; plain data, so that it can go to a worker. */
+export interface CodecChoice {
+  /** Its name, for the run settings. */
+  readonly name: string;
+  /** URL of the module that makes it; `null` for built-in ones. */
+  readonly module: string | null;
+}
+
+/**
+ * A codec flag as a choice: the name of a built-in codec, or a path or URL of a module.
+ *
+ * @throws {UsageError} If it is neither.
+ */
+export async function codecChoice(flag: string): Promise<CodecChoice> {
+  if (builtInCodecs().some((codec) => codec.name === flag)) return { name: flag, module: null };
+  const module = /^[a-z]+:/.test(flag) ? flag : new URL(flag, `file://${Deno.cwd()}/`).href;
+  return { name: (await codecsOf(module))[0]!.name, module };
+}
+
+/**
+ * The codec that a module's default export makes; none without a module.
+ *
+ * @throws {UsageError} If the module does not load or export a factory.
+ */
+export async function codecsOf(module: string | null): Promise<WireCodec[]> {
+  if (module === null) return [];
+  let factory: unknown;
+  try {
+    factory = (await import(module)).default;
+  } catch (cause) {
+    throw new UsageError(
+      `Cannot use the codec as it must be ${
+        builtInCodecs().map((codec) => codec.name).join(", ")
+      } or a module that loads: "${module}" does not (${(cause as Error).message})`,
+    );
+  }
+  if (typeof factory !== "function") {
+    throw new UsageError(
+      `Cannot use the codec as the default export of ${module} must be a function: it is ${typeof factory}`,
+    );
+  }
+  return [factory() as WireCodec];
+}

@@ -1,0 +1,144 @@
+/**
+ * What overlapping computing and waiting is worth on slow links: the same run with no overlap at all,
+ * with the base product computed while devices work, and with micro-batches in flight. Processes on
+ * loopback with an emulated latency; the variants take turns.
+ *
+ * @module
+ */
+
+import { Child } from "./_support/child.ts";
+import { integer, number, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
+import { versions, writeReport } from "./_support/report.ts";
+
+/** Steps at the start that are not counted: shaders compile there. */
+const WARM = 4;
+
+/** What one variant of a run took. */
+interface Times {
+  readonly total: number[];
+  readonly wait: number[];
+  readonly readback: number[];
+  readonly losses: number[];
+}
+
+function median(values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
+}
+
+/** Runs an edge server and its devices as processes and adds the times of the steps. */
+async function run(
+  server: readonly string[],
+  device: readonly string[],
+  data: readonly string[],
+  capacities: readonly number[],
+  into: Times,
+): Promise<void> {
+  const token = crypto.randomUUID();
+  const listening = Promise.withResolvers<string>();
+  into.losses.length = 0;
+  const edge = new Child("edge server", "edge_server.ts", [
+    ...["--port", "0", "--join-token", token, "--devices", `${capacities.length}`],
+    ...server,
+  ], (event) => {
+    if (event.type === "listening") listening.resolve(String(event.address));
+    if (event.type !== "step") return;
+    const { step, loss, times } = event.record as {
+      step: number;
+      loss: number;
+      times: Record<"total" | "wait" | "readback", number>;
+    };
+    into.losses.push(loss);
+    if (step < WARM) return;
+    for (const name of ["total", "wait", "readback"] as const) into[name].push(times[name]);
+  });
+  edge.ended.then(() => listening.reject(new Error(edge.errors)));
+  const address = await listening.promise;
+  const devices = capacities.map((capacity, i) =>
+    new Child(`device ${i + 1}`, "user_device.ts", [
+      ...["--server", `ws://${address}/join/ws`, "--token", token, "--name", `device-${i + 1}`],
+      ...["--capacity", `${capacity}`, ...device, ...(i === 0 ? data : [])],
+    ], () => {})
+  );
+  for (const child of [...devices, edge]) {
+    if (await child.ended !== 0) throw new Error(`${child.name}: ${child.errors}`);
+  }
+}
+
+async function main(): Promise<void> {
+  const flags = readFlags({
+    name: "bench_overlap.ts",
+    about: "Measures a step on slow links without overlap, with it, and with micro-batches in flight.",
+    examples: [
+      "deno run -A examples/bench_overlap.ts",
+      "deno run -A examples/bench_overlap.ts --latency 0 --bandwidth 50 --batch 8",
+    ],
+  }, {
+    steps: integer("N", 14, "steps of each variant in a round", { min: WARM + 2 }),
+    rounds: integer("N", 2, "rounds; the variants take turns", { min: 1 }),
+    batch: integer("N", 16, "sequences per step", { min: 1 }),
+    length: integer("N", 96, "tokens per sequence", { min: 2 }),
+    capacities: text("LIST", "8,5,3", "capacities of the devices"),
+    mode: text("MODE", "full", "what a head module reads", ["slice", "full"]),
+    targets: text("LIST", "q,k,v", "projections that LoRA adapts: some of q, k, v"),
+    codec: text("NAME", "f32", "how numbers travel", ["f32", "f16", "int8"]),
+    latency: number("MS", 20, "latency of every link each way", { min: 0 }),
+    bandwidth: number("MBIT", 0, "bandwidth of every link each way; 0 = as it is", { min: 0 }),
+    "micro-batches": text("LIST", "2,4", "numbers of micro-batches"),
+    share: number("X", 0.5, "share of heads that the pruned runs prune, at random", { min: 0, max: 1 }),
+    report: text("FILE", "", "write the figures as JSON"),
+  });
+  const [capacities, splits] = [flags.capacities, flags["micro-batches"]].map((l) =>
+    l.split(",").map(Number)
+  ) as [
+    number[],
+    number[],
+  ];
+  if (![...capacities, ...splits].every((n) => n > 0)) {
+    throw new UsageError(
+      "Cannot run bench_overlap.ts as capacities and micro-batches must be positive numbers",
+    );
+  }
+  const variants: [string, string[]][] = [
+    ["no overlap", ["--no-overlap"]],
+    ["base product overlaps", []],
+    ...splits.map((n): [string, string[]] => [`${n} micro-batches`, ["--micro-batches", `${n}`]]),
+  ];
+  const pruners: [string, string[]][] = [
+    ["unpruned", ["--pruner", "none"]],
+    [`${flags.share * 100} % pruned`, ["--pruner", "random", "--share", `${flags.share}`]],
+  ];
+  const shared = ["--steps", `${flags.steps}`, "--mode", flags.mode, "--targets", flags.targets];
+  const device = ["--latency", `${flags.latency}`, "--bandwidth", `${flags.bandwidth}`];
+  const data = [
+    ...["--data", new URL("./restaurant/train.txt", import.meta.url).pathname, "--share-loss"],
+    ...["--batch", `${flags.batch}`, "--length", `${flags.length}`],
+  ];
+  const results: Record<string, Record<string, Times>> = {};
+  for (const [pruning, pruner] of pruners) {
+    const times = results[pruning] = Object.fromEntries(
+      variants.map(([name]): [string, Times] => [name, { total: [], wait: [], readback: [], losses: [] }]),
+    );
+    for (let round = 0; round < flags.rounds; round++) {
+      for (const [name, options] of variants) {
+        const server = [...shared, "--codec", flags.codec, ...pruner, ...options];
+        await run(server, device, data, capacities, times[name]!);
+      }
+    }
+    const baseline = times["no overlap"]!;
+    console.log(`${pruning.padEnd(24)} ms a step   faster   waiting   own GPU   loss of the last step`);
+    for (const [name, t] of Object.entries(times)) {
+      const total = median(t.total);
+      const cells = [
+        total.toFixed(0).padStart(9),
+        `${(median(baseline.total) / total).toFixed(2)} x`.padStart(9),
+        median(t.wait).toFixed(0).padStart(10),
+        median(t.readback).toFixed(0).padStart(10),
+        t.losses.at(-1)!.toFixed(5).padStart(24),
+      ];
+      console.log(`  ${name.padEnd(22)}${cells.join("")}`);
+    }
+  }
+  await writeReport(flags.report, { versions: versions(), settings: flags, results });
+}
+
+if (import.meta.main) await runProgram(main);
