@@ -19,6 +19,8 @@ export {
 } from "./errors.ts";
 export type { Channel, CloseInfo, Listener, Transport, TransportFlags, WaitOptions } from "./transport.ts";
 export {
+  DEVICE_STATISTICS,
+  type DeviceStatistic,
   type Pruner,
   type PrunerContext,
   type PrunerDecision,
@@ -31,6 +33,7 @@ export * from "./importance.ts";
 export type {
   DataPort,
   EmbeddedBatch,
+  HeadMode,
   HeadPort,
   HeadStatistics,
   HeadStep,
@@ -54,6 +57,7 @@ export {
   type NamedArray,
   type NamedArrays,
   normOp,
+  weightOf,
 } from "./model/gpt2.ts";
 export {
   embedTokens,
@@ -80,7 +84,7 @@ export {
   type OptimizerSettings,
 } from "./lora/settings.ts";
 export { type BatchSource, LocalData } from "./train/local_data.ts";
-export { runStep, type StepContext, type StepOutcome } from "./train/step.ts";
+export { probeStep, runStep, type StepContext, type StepOutcome } from "./train/step.ts";
 export {
   builtInCodecs,
   type CodecStream,
@@ -112,7 +116,7 @@ export {
   type PeerOptions,
   type PeerTimes,
 } from "./wire/peer.ts";
-export { stepTraffic, type TrafficShape } from "./wire/traffic.ts";
+export { stepTraffic, tensorParallelTraffic, type TrafficShape } from "./wire/traffic.ts";
 export {
   checkRunSettings,
   defaultRunSettings,
@@ -130,7 +134,11 @@ export {
   type EdgeServerOptions,
   type JoinedDevice,
   keptPerLayer,
+  type RunMember,
+  RunServer,
+  type RunServerOptions,
   type RunStatus,
+  type RunSystem,
   type StepRecord,
   type StepTimes,
 } from "./session/edge_server.ts";
@@ -140,6 +148,23 @@ export {
   type UserDeviceOptions,
   type UserDeviceResult,
 } from "./session/user_device.ts";
+export {
+  allocateShares,
+  cutShard,
+  shardBytes,
+  shardShapes,
+  type Share,
+  type ShareMemory,
+  shareMemory,
+  type StepSize,
+} from "./tensor_parallel/shares.ts";
+export { TensorParallelServer, type TensorParallelServerOptions } from "./tensor_parallel/server.ts";
+export {
+  runTensorParallelDevice,
+  type TensorParallelDeviceOptions,
+  type TensorParallelDeviceResult,
+} from "./tensor_parallel/device.ts";
+export type { TensorParallelWelcome } from "./tensor_parallel/welcome.ts";
 export {
   evaluateLoss,
   fullGradients,

@@ -14,12 +14,18 @@ import type { MicroBatch } from "./micro_batches.ts";
 /** What a step is for. */
 export type StepMode = "train" | "evaluate";
 
+/**
+ * What the head modules do in a step. A probe goes forward and back as in training, with the same
+ * dropout, and returns the gradients' norms, but changes no weights, moments or counts of updates.
+ */
+export type HeadMode = StepMode | "probe";
+
 /** What the head modules are told when a step begins. */
 export interface HeadStep {
   /** Step number; equal on all machines of a run. */
   readonly step: number;
-  /** Train or evaluate. In evaluation there is no dropout and no backward pass. */
-  readonly mode: StepMode;
+  /** Train, evaluate or probe. In evaluation there is no dropout and no backward pass. */
+  readonly mode: HeadMode;
   /** Head mask z, [L * H]: 1 = pruned in this step. */
   readonly mask: Uint8Array;
   /** The parts that the step's batch is split into. @default {one part} */
@@ -40,6 +46,8 @@ export interface HeadStatistics {
   readonly gradientNorm?: Float32Array;
   /** ||Delta W||_F. */
   readonly loraNorm?: Float32Array;
+  /** ||theta_t - theta_(t-1)||_F / ||theta_t||_F of the head's weights over the step. */
+  readonly weightChange?: Float32Array;
 }
 
 /** The head modules as the layers of the base model see them. */
@@ -69,7 +77,10 @@ export interface HeadPort extends LayerHeads {
   beginStep(step: HeadStep): Promise<void>;
   /** The same head modules for one micro-batch of the step; needed only where batches are split. */
   microBatch?(part: MicroBatch): LayerHeads;
-  /** Ends a training step: the kept heads are updated. Returns the statistics asked for at the start of the run. */
+  /**
+   * Ends a training step: the kept heads are updated. Returns the statistics asked for at the start
+   * of the run. After a probe nothing is updated, and `gradientNorm` alone is returned.
+   */
   endStep(): Promise<HeadStatistics>;
 }
 
@@ -101,6 +112,7 @@ export interface DataPort {
    * Final norm, logits and loss of the batch that `next` returned last.
    *
    * @param hidden h_L, [B * T, d].
+   * @param probe True for a probe: only the gradient is computed, and the batch's real pass follows. @default {false}
    */
-  loss(step: number, hidden: Tensor): Promise<LossResult>;
+  loss(step: number, hidden: Tensor, probe?: boolean): Promise<LossResult>;
 }

@@ -9,8 +9,14 @@
 
 import { PluginError } from "./errors.ts";
 
+/** Statistics that user devices compute and send after each training step. */
+export const DEVICE_STATISTICS = ["gradientNorm", "loraNorm", "weightChange"] as const;
+
+/** See `DEVICE_STATISTICS`. */
+export type DeviceStatistic = typeof DEVICE_STATISTICS[number];
+
 /** A statistic that the engine computes only if a pruner asks for it. */
-export type StatisticName = "gradientNorm" | "loraNorm" | "baseNorm" | "embeddingMean";
+export type StatisticName = DeviceStatistic | "baseNorm" | "embeddingMean" | "trueGradientNorm";
 
 /** What a pruner is told once, before the first step. */
 export interface PrunerContext {
@@ -40,6 +46,17 @@ export interface PrunerInput {
   readonly gradientNorm: Float32Array | null;
   /** ||Delta W||_F of each head module, [L * H]; `null` if not asked for or not yet known. */
   readonly loraNorm: Float32Array | null;
+  /**
+   * ||theta_t - theta_(t-1)||_F / ||theta_t||_F of each head module's weights over the last step,
+   * [L * H]. Entries of heads that were pruned are 0 and carry no information. `null` or left out if
+   * not asked for or not yet known.
+   */
+  readonly weightChange?: Float32Array | null;
+  /**
+   * G of **this** step as it will be with no head pruned, raw, [L * H]; `null` or left out if not
+   * asked for. It costs a whole forward and backward pass more, with all its traffic.
+   */
+  readonly trueGradientNorm?: Float32Array | null;
   /** ||W||_F of the base model's weights of each head, [L * H]; `null` if not asked for. */
   readonly baseNorm: Float32Array | null;
   /** Mean over tokens of this step's embeddings E, [d]; `null` if not asked for. */
@@ -66,6 +83,12 @@ export interface Pruner<State = PrunerState> {
   readonly name: string;
   /** Statistics this pruner reads; no others are computed or sent. */
   readonly needs: readonly StatisticName[];
+  /**
+   * False for a yardstick that no real run can afford, such as an oracle; reports say so.
+   *
+   * @default {true}
+   */
+  readonly deployable?: boolean;
   /** Returns the state before the first step. */
   init(context: PrunerContext): State;
   /**

@@ -19,6 +19,7 @@ import { Child, type ChildEvent } from "./_support/child.ts";
 import { codecChoice, codecsOf } from "./_support/codecs.ts";
 import { integer, number, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
 import { curve, headMap } from "./_support/picture.ts";
+import { PRUNER_NAMES } from "./_support/pruners.ts";
 import { bytes, duration, ProgressBar } from "./_support/progress.ts";
 import { peakMemory, versions, writeReport } from "./_support/report.ts";
 import { TextModel } from "./_support/texts.ts";
@@ -77,7 +78,11 @@ async function main(): Promise<number> {
     steps: integer("N", 400, "training steps", { min: 1 }),
     batch: integer("N", 8, "sequences per step", { min: 1 }),
     length: integer("N", 96, "tokens per sequence", { min: 2 }),
-    pruner: text("NAME", "greedy", "none, greedy, random, or a module"),
+    pruner: text("NAME", "greedy", `${PRUNER_NAMES.join(", ")}, or a module`),
+    keep: number("X", 0, "magnitude, gradient, oracle, dlora: share of heads to keep; 0 = the pruner's own", {
+      min: 0,
+      max: 1,
+    }),
     tau: number("X", 0.9, "greedy: share of a layer's importance to keep", { min: 0, max: 1 }),
     eta: number("X", 0.6, "greedy: share of pruned heads above which a layer is pruned whole", {
       min: 0,
@@ -139,6 +144,7 @@ async function main(): Promise<number> {
     ...["--port", `${flags.port}`, "--join-token", joinToken, "--admin-token", crypto.randomUUID()],
     ...["--pruner", flags.pruner, "--tau", `${flags.tau}`, "--eta", `${flags.eta}`],
     ...["--codec", flags.codec, "--micro-batches", `${flags["micro-batches"]}`],
+    ...["--keep", `${flags.keep}`],
     ...["--mode", flags.mode, "--targets", flags.targets, "--rank", `${flags.rank}`],
     ...[
       "--rate",
@@ -230,7 +236,7 @@ async function main(): Promise<number> {
     trained,
     flags.targets.split(",").length,
     flags.mode as "slice" | "full",
-    flags.pruner !== "none" && flags.pruner !== "random",
+    !["none", "random", "oracle"].includes(flags.pruner),
     findCodec(codec.name, await codecsOf(codec.module)),
     flags["micro-batches"],
   );
@@ -355,6 +361,11 @@ function show(seen: Seen, trained: readonly Step[], summary: Summary, seconds: n
       (100 * keptShare).toFixed(0)
     } % of the heads kept`,
   );
+  if (seen.server?.deployable === false) {
+    console.log(
+      `Pruner ${seen.server.pruner} is a yardstick: it is not deployable, and its probes are not counted`,
+    );
+  }
   const losses = trained.map((s) => s.loss).filter((l) => l !== null);
   console.log("\nTraining loss over the steps");
   for (const line of curve(losses)) console.log(line);

@@ -11,7 +11,7 @@ import { httpListener, webSocketListener } from "@edgetuner/transport";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
 import { codecChoice } from "./_support/codecs.ts";
 import { bytes, ProgressBar } from "./_support/progress.ts";
-import { prunerChoice } from "./_support/pruners.ts";
+import { PRUNER_NAMES, prunerChoice, SHARE_PRUNERS } from "./_support/pruners.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
@@ -39,7 +39,7 @@ const FLAGS = {
   pruner: text(
     "NAME",
     "greedy",
-    "none, greedy, random, or a module with a pruner factory as its default export",
+    `${PRUNER_NAMES.join(", ")}, or a module with a pruner factory as its default export`,
   ),
   tau: number("X", 0.7, "greedy: share of a layer's importance to keep", { min: 0, max: 1 }),
   eta: number("X", 0.4, "greedy: share of pruned heads above which a layer is pruned whole", {
@@ -50,6 +50,15 @@ const FLAGS = {
   beta: number("X", 0.3, "greedy: how much dearer a device's remaining heads get", { min: 0 }),
   lambda: number("X", 0.8, "greedy: weight of the newest step", { min: 0, max: 1 }),
   share: number("X", 0.5, "random: share of heads to prune", { min: 0, max: 1 }),
+  keep: number(
+    "X",
+    0,
+    `${Object.keys(SHARE_PRUNERS).join(", ")}: share of heads to keep; 0 = the pruner's own`,
+    {
+      min: 0,
+      max: 1,
+    },
+  ),
   mode: text("MODE", "full", "what a head module reads", ["slice", "full"]),
   targets: text("LIST", "q,k,v", "projections that LoRA adapts: some of q, k, v"),
   rank: integer("N", 8, "LoRA rank of each head module", { min: 1, max: 256 }),
@@ -85,11 +94,13 @@ async function main(): Promise<number> {
   }, FLAGS);
   const joinToken = flags["join-token"] || Deno.env.get("EDGETUNER_JOIN_TOKEN") || crypto.randomUUID();
   const adminToken = flags["admin-token"] || Deno.env.get("EDGETUNER_ADMIN_TOKEN") || crypto.randomUUID();
-  const { tau, eta, rho, beta, lambda, share } = flags;
+  const { tau, eta, rho, beta, lambda, share, keep } = flags;
   const options: Record<string, number> = flags.pruner === "random"
     ? { share }
     : flags.pruner === "none"
     ? {}
+    : flags.pruner in SHARE_PRUNERS
+    ? (keep > 0 ? { keep } : {} as Record<string, number>)
     : { tau, eta, rho, beta, lambda };
   const codec = await codecChoice(flags.codec);
   const settings = {
@@ -145,7 +156,8 @@ async function main(): Promise<number> {
   };
   const accepting = Promise.all([accept(sockets), accept(polls)]);
 
-  say(`Run ${run.run} on ${run.adapter}, pruner ${run.pruner}`);
+  const yardstick = run.deployable ? "" : " (a yardstick: not deployable)";
+  say(`Run ${run.run} on ${run.adapter}, pruner ${run.pruner}${yardstick}`);
   say(`Devices join at ws://${address}/join/ws or http://${address}/join/http  (token ${joinToken})`);
   say(
     `Watch it: curl -N -H "Authorization: Bearer ${adminToken}" http://${address}/api/runs/${run.run}/events`,
@@ -156,6 +168,7 @@ async function main(): Promise<number> {
     run: run.run,
     adapter: run.adapter,
     pruner: run.pruner,
+    deployable: run.deployable,
     model: run.model,
     settings,
   });
@@ -195,7 +208,7 @@ async function main(): Promise<number> {
     adapter: run.adapter,
     run: run.run,
     model: run.model,
-    pruner: { name: run.pruner, options },
+    pruner: { name: run.pruner, options, deployable: run.deployable },
     settings,
     devices: run.devices,
     steps: records,

@@ -72,6 +72,7 @@ export {
   type AdamWSettings,
   type AdamWTensors,
   clipScale,
+  segmentChange,
   segmentNorms,
   type SegmentNormsOptions,
 } from "./optimizer/optimizer.ts";

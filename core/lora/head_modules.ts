@@ -18,13 +18,14 @@ import {
   headGradient,
   headProduct,
   roundUp4,
+  segmentChange,
   segmentNorms,
   type Tensor,
 } from "@edgetuner/kernels";
 import { randomStream } from "../data/random.ts";
 import type { MicroBatch } from "../micro_batches.ts";
-import type { HeadStatistics, StepMode } from "../ports.ts";
-import type { StatisticName } from "../pruner.ts";
+import type { HeadMode, HeadStatistics } from "../ports.ts";
+import type { DeviceStatistic, StatisticName } from "../pruner.ts";
 import type { HeadRange } from "./allocation.ts";
 import { adamwAt, LORA_TARGETS, type LoraSettings, type OptimizerSettings } from "./settings.ts";
 
@@ -208,7 +209,7 @@ export class HeadModules implements Disposable {
     x: Tensor,
     context: {
       readonly step: number;
-      readonly mode: StepMode;
+      readonly mode: HeadMode;
       readonly ownsInput: boolean;
       readonly microBatch?: Pick<MicroBatch, "index" | "firstRow">;
     },
@@ -217,7 +218,7 @@ export class HeadModules implements Disposable {
     const slice = lora.mode === "slice";
     const heads = this.headList(kept);
     const globalHeads = slice ? this.headList(kept.map((h) => range.first + h)) : this.headList([0]);
-    const training = context.mode === "train";
+    const training = context.mode !== "evaluate";
     const { index = 0, firstRow = 0 } = context.microBatch ?? {};
     let input = x;
     let owned = context.ownsInput;
@@ -337,35 +338,76 @@ export class HeadModules implements Disposable {
   async update(step: number, mask: Uint8Array, needs: readonly StatisticName[]): Promise<HeadStatistics> {
     const { optimizer, steps, range, layers } = this.options;
     const settings = adamwAt(optimizer, step, steps);
-    const norms: Tensor[] = [];
+    // What the GPU measures, one row [1, H_m] per layer.
+    const rows: Partial<Record<DeviceStatistic, Tensor[]>> = {};
+    if (needs.includes("gradientNorm")) rows.gradientNorm = [];
+    if (needs.includes("weightChange")) rows.weightChange = [];
+    const measures = Object.keys(rows).length > 0;
     for (let l = 0; l < layers; l++) {
       const state = this.#layers[l]!;
       const active = new Uint32Array(range.count);
       for (let i = 0; i < range.count; i++) {
         if (mask[l * range.count + i] === 0) active[i] = ++state.updates[i]!;
       }
-      if (active.every((t) => t === 0) && !needs.includes("gradientNorm")) continue;
+      if (active.every((t) => t === 0) && !measures) continue;
       using control = this.#engine.upload(
         adamwControl(active, optimizer.beta1, optimizer.beta2),
         range.count,
         4,
         "adamw control",
       );
-      if (needs.includes("gradientNorm")) {
-        norms.push(segmentNorms(state.gradients, { segment: this.#segment, control, scale: 1 / 3 }));
-      }
+      rows.gradientNorm?.push(this.#gradientNorms(state, control));
+      using before = rows.weightChange === undefined ? null : this.#copyOf(state.parameters);
       adamw(state, control, this.#segment, settings);
+      if (before !== null) {
+        rows.weightChange!.push(segmentChange(state.parameters, before, { segment: this.#segment, control }));
+      }
     }
     this.#engine.flush();
-    const statistics: { gradientNorm?: Float32Array; loraNorm?: Float32Array } = {};
-    if (norms.length > 0) {
-      const perLayer = await this.#engine.read(norms);
-      for (const tensor of norms) tensor.dispose();
-      statistics.gradientNorm = new Float32Array(layers * range.count);
-      perLayer.forEach((row, l) => statistics.gradientNorm!.set(row, l * range.count));
-    }
+    const statistics: Partial<Record<DeviceStatistic, Float32Array>> = measures ? await this.#maps(rows) : {};
     if (needs.includes("loraNorm")) statistics.loraNorm = await this.#loraNorms();
     return statistics;
+  }
+
+  /**
+   * Norms of the gradients of the last backward pass of every head, none of which was pruned, as
+   * `update` returns them; nothing is updated.
+   *
+   * @returns `gradientNorm`, [L * H_m].
+   */
+  async gradientNorms(): Promise<Float32Array> {
+    const { count } = this.options.range;
+    using control = this.#engine.upload(new Float32Array(count * 4).fill(1), count, 4, "all heads active");
+    const maps = await this.#maps({
+      gradientNorm: this.#layers.map((state) => this.#gradientNorms(state, control)),
+    });
+    return maps.gradientNorm!;
+  }
+
+  #gradientNorms(state: LayerState, control: Tensor): Tensor {
+    return segmentNorms(state.gradients, { segment: this.#segment, control, scale: 1 / 3 });
+  }
+
+  #copyOf(tensor: Tensor): Tensor {
+    const copy = this.#engine.tensor(tensor.rows, tensor.columns, `earlier ${tensor.label}`);
+    this.#engine.copy(tensor, copy);
+    return copy;
+  }
+
+  /** Reads rows [1, H_m] of all layers back, joins them to maps [L * H_m] and disposes them. */
+  async #maps(
+    rows: Partial<Record<DeviceStatistic, readonly Tensor[]>>,
+  ): Promise<Partial<Record<DeviceStatistic, Float32Array>>> {
+    const { layers, range } = this.options;
+    const entries = Object.entries(rows) as [DeviceStatistic, readonly Tensor[]][];
+    const all = entries.flatMap(([, tensors]) => tensors);
+    const values = await this.#engine.read(all);
+    for (const tensor of all) tensor.dispose();
+    return Object.fromEntries(entries.map(([name], k) => {
+      const map = new Float32Array(layers * range.count);
+      for (let l = 0; l < layers; l++) map.set(values[k * layers + l]!, l * range.count);
+      return [name, map];
+    }));
   }
 
   /**

@@ -230,3 +230,29 @@ Deno.test("masks: parts of devices, kept heads, lowest layer", () => {
   putRange(Float32Array.of(1, 2, 3, 4, 5, 6), whole, 4, 1, 2);
   assertEquals(whole, Float32Array.of(0, 1, 2, 0, 0, 3, 4, 0, 0, 5, 6, 0));
 });
+
+Deno.test("weightChange is the relative change of each head module's weights, and 0 for pruned heads", async () => {
+  using model = new TinyGpt2(engine);
+  for (const mode of ["slice", "full"] as const) {
+    const settings = tinySettings(mode, 3);
+    const mask = Uint8Array.of(0, 1, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1);
+    const masks = [...keepAll(1), mask];
+    const before = await trainLocally(model, settings, masks.slice(0, 1));
+    const after = await trainLocally(model, settings, masks, [4], ["weightChange"]);
+    const size = after.weights.length / 12;
+    const expected = Float64Array.from(mask, (z, i) => {
+      let change = 0, norm = 0;
+      for (let k = i * size; k < (i + 1) * size; k++) {
+        change += (after.weights[k]! - before.weights[k]!) ** 2;
+        norm += after.weights[k]! ** 2;
+      }
+      return z === 1 ? 0 : Math.sqrt(change / norm);
+    });
+    assertClose(after.statistics.weightChange!, expected, TOLERANCE.sum, mode);
+    assertEquals(after.statistics.weightChange!.map((x) => x > 0 ? 0 : 1), Float32Array.from(mask));
+    // Asking for it changes nothing, and costs nothing if it is not asked for.
+    const without = await trainLocally(model, settings, masks, [2, 2]);
+    assertEquals(Object.keys(without.statistics), []);
+    if (mode === "slice") assertEquals(without.weights, after.weights);
+  }
+});

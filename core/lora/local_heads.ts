@@ -8,7 +8,7 @@
 import { addScaled, gatherHeadColumns, scatterAddHeadColumns, type Tensor } from "@edgetuner/kernels";
 import type { MicroBatch } from "../micro_batches.ts";
 import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../ports.ts";
-import type { StatisticName } from "../pruner.ts";
+import { DEVICE_STATISTICS, type DeviceStatistic, type StatisticName } from "../pruner.ts";
 import type { HeadModules } from "./head_modules.ts";
 import { LORA_TARGETS } from "./settings.ts";
 
@@ -159,15 +159,17 @@ export class LocalHeads implements HeadPort, Disposable {
     };
   }
 
-  /** Updates the kept heads. */
+  /** Updates the kept heads; after a probe only measures their gradients. */
   async endStep(): Promise<HeadStatistics> {
-    const { step, mask } = this.#current();
+    const { step, mode, mask } = this.#current();
     const { heads, layers } = this.#devices[0]!.options;
-    const whole: { gradientNorm?: Float32Array; loraNorm?: Float32Array } = {};
+    const whole: Partial<Record<DeviceStatistic, Float32Array>> = {};
     for (const device of this.#devices) {
       const { first, count } = device.options.range;
-      const part = await device.update(step, maskOfRange(mask, heads, first, count), this.#needs);
-      for (const name of ["gradientNorm", "loraNorm"] as const) {
+      const part: HeadStatistics = mode === "probe"
+        ? { gradientNorm: await device.gradientNorms() }
+        : await device.update(step, maskOfRange(mask, heads, first, count), this.#needs);
+      for (const name of DEVICE_STATISTICS) {
         const values = part[name];
         if (values === undefined) continue;
         putRange(values, whole[name] ??= new Float32Array(layers * heads), heads, first, count);

@@ -93,15 +93,12 @@ export function gpt2Config(json: unknown): Gpt2Config {
   return config;
 }
 
-/** Finds a weight whatever prefix the file uses, checks its shape and puts it on the GPU. */
-function load(
-  engine: Engine,
-  weights: NamedArrays,
-  name: string,
-  rows: number,
-  columns: number,
-  trainable: boolean,
-): Parameter {
+/**
+ * Finds a weight whatever prefix the file uses, and checks its shape.
+ *
+ * @throws {CheckpointError} If it is missing or has another shape than [rows, columns], or [columns] for one row.
+ */
+export function weightOf(weights: NamedArrays, name: string, rows: number, columns: number): Float32Array {
   const found = weights.get(`transformer.${name}`) ?? weights.get(name);
   if (found === undefined) {
     throw new CheckpointError(`Cannot load the model as it must hold "${name}": it does not`);
@@ -112,7 +109,20 @@ function load(
       `Cannot load the model as "${name}" must be [${shape}]: it is [${found.shape}]`,
     );
   }
-  return new Parameter(`transformer.${name}`, engine.upload(found.data, rows, columns, name), trainable);
+  return found.data;
+}
+
+/** Puts a weight on the GPU. */
+function load(
+  engine: Engine,
+  weights: NamedArrays,
+  name: string,
+  rows: number,
+  columns: number,
+  trainable: boolean,
+): Parameter {
+  const data = weightOf(weights, name, rows, columns);
+  return new Parameter(`transformer.${name}`, engine.upload(data, rows, columns, name), trainable);
 }
 
 /** Weights of one layer. */
@@ -294,40 +304,46 @@ function addInputGradient(x: Variable, dy: Tensor, weight: Parameter): void {
   x.accumulate((dx) => matmul(dy, weight.value, { transposeB: true, out: dx, accumulate: dx !== undefined }));
 }
 
-/** y = x W + b + residual. */
+/** y = x W + b + residual; without a residual where that is added elsewhere. */
 export function linearOp(
   tape: Tape,
   x: Variable,
   [weight, bias]: readonly [Parameter, Parameter],
-  residual: Variable,
+  residual: Variable | null,
 ): Variable {
-  const y = matmul(x.value, weight.value, { bias: bias.value, residual: residual.value });
-  const out = tape.variable(y, x.needsGradient || residual.needsGradient || weight.gradient !== null);
+  const y = matmul(x.value, weight.value, { bias: bias.value, residual: residual?.value });
+  const out = tape.variable(
+    y,
+    x.needsGradient || residual?.needsGradient === true || weight.gradient !== null,
+  );
   if (out.needsGradient) {
     tape.record(() => {
       const dy = out.takeGradient();
       addLinearGradients(x.value, dy, weight, bias);
       addInputGradient(x, dy, weight);
-      if (residual.needsGradient) residual.addGradient(dy);
+      if (residual?.needsGradient) residual.addGradient(dy);
       else dy.dispose();
     });
   }
   return out;
 }
 
-/** y = gelu(x W1 + b1) W2 + b2 + residual. */
+/** y = gelu(x W1 + b1) W2 + b2 + residual; without a residual where that is added elsewhere. */
 export function feedForwardOp(
   tape: Tape,
   x: Variable,
   up: readonly [Parameter, Parameter],
   down: readonly [Parameter, Parameter],
-  residual: Variable,
+  residual: Variable | null,
 ): Variable {
   const { engine, rows } = x.value;
   const before = tape.own(engine.tensor(rows, up[0].value.columns, "before gelu"));
   const inner = tape.own(matmul(x.value, up[0].value, { bias: up[1].value, geluInput: before }));
-  const y = matmul(inner, down[0].value, { bias: down[1].value, residual: residual.value });
-  const out = tape.variable(y, x.needsGradient || residual.needsGradient || up[0].gradient !== null);
+  const y = matmul(inner, down[0].value, { bias: down[1].value, residual: residual?.value });
+  const out = tape.variable(
+    y,
+    x.needsGradient || residual?.needsGradient === true || up[0].gradient !== null,
+  );
   if (out.needsGradient) {
     tape.record(() => {
       const dy = out.takeGradient();
@@ -335,7 +351,7 @@ export function feedForwardOp(
       using dBefore = matmul(dy, down[0].value, { transposeB: true, geluGradOf: before });
       addLinearGradients(x.value, dBefore, ...up);
       addInputGradient(x, dBefore, up[0]);
-      if (residual.needsGradient) residual.addGradient(dy);
+      if (residual?.needsGradient) residual.addGradient(dy);
       else dy.dispose();
     });
   }

@@ -10,6 +10,7 @@ import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
 import type { Gpt2Layers } from "../model/gpt2.ts";
 import type { EmbeddedBatch, HeadStatistics, StepMode } from "../ports.ts";
 import {
+  DEVICE_STATISTICS,
   type Pruner,
   type PrunerContext,
   type PrunerDecision,
@@ -17,7 +18,7 @@ import {
   type PrunerState,
   validateDecision,
 } from "../pruner.ts";
-import { runStep } from "../train/step.ts";
+import { probeStep, runStep } from "../train/step.ts";
 import type { Channel } from "../transport.ts";
 import { findCodec, type WireCodec } from "../wire/codec.ts";
 import { PROTOCOL_VERSION } from "../wire/frame.ts";
@@ -46,7 +47,7 @@ export interface JoinedDevice {
 export interface StepTimes {
   /** The whole step. */
   readonly total: number;
-  /** The pruner's decision. */
+  /** The pruner's decision, with the probe if it needs one. */
   readonly prune: number;
   /** Waiting for results of the own GPU. */
   readonly readback: number;
@@ -66,8 +67,13 @@ export interface StepRecord {
   readonly loss: number | null;
   /** Where the time went. */
   readonly times: StepTimes;
-  /** Bytes of frames sent and received in this step. */
+  /** Bytes of frames sent and received in this step, without a probe's. */
   readonly bytes: number;
+  /**
+   * Bytes of frames of the probe that the pruner needed: those of an unpruned step with one statistic,
+   * without E, which is not sent again. Left out if it needed none.
+   */
+  readonly probeBytes?: number;
   /** Head mask, [L * H], 1 = pruned. */
   readonly mask: Uint8Array;
   /** Kept heads of each layer, [L]. */
@@ -120,11 +126,26 @@ export interface EdgeServerOptions {
 const HELLO_TIMEOUT_MS = 10_000;
 const MAX_NAME = 64;
 
-interface Member {
+/** A device that joined, with its connection. */
+export interface RunMember {
+  /** What others see of it. */
   readonly device: JoinedDevice;
+  /** Its connection. */
   readonly peer: Peer;
+  /** True if it tells the loss of each step. */
   readonly sharesLoss: boolean;
+  /** What it said in its hello. */
+  readonly hello: Readonly<Record<string, unknown>>;
 }
+
+/** How the model and its training are divided: a device takes part only in what it was made for. */
+export type RunSystem = "split" | "tensorParallel";
+
+/** Options of every server of a run. */
+export type RunServerOptions = Pick<
+  EdgeServerOptions,
+  "fingerprint" | "settings" | "devices" | "run" | "timeoutMs" | "joinTimeoutMs" | "codecs"
+>;
 
 interface Hello {
   readonly name: string;
@@ -134,16 +155,20 @@ interface Hello {
   readonly sharesLoss: boolean;
 }
 
-/** One run of an edge server. */
-export class EdgeServer implements RunHandle {
+/**
+ * What every server of a run does: it lets devices join, starts and ends the run, and tells what
+ * happens. What the steps are is up to the classes that extend it.
+ */
+export abstract class RunServer implements RunHandle {
   /** Name of the run. */
   readonly run: string;
   /** What was sent and received, all devices together. */
   readonly ledger: ByteLedger = new ByteLedger();
-  readonly #options: EdgeServerOptions;
+  readonly #options: RunServerOptions;
+  readonly #system: RunSystem;
   readonly #settings: Required<RunSettings>;
   readonly #codec: WireCodec;
-  readonly #members: Member[] = [];
+  readonly #members: RunMember[] = [];
   readonly #listeners = new Set<(event: EdgeServerEvent) => void>();
   readonly #stop = new AbortController();
   #status: RunStatus = "waiting";
@@ -155,18 +180,22 @@ export class EdgeServer implements RunHandle {
   /**
    * Prepares a run; devices may `join` at once, the steps begin with `start`.
    *
-   * @param options See `EdgeServerOptions`.
+   * @param options See `RunServerOptions`.
+   * @param kind What the run is, and the most devices that can have heads in it.
    * @throws {RangeError} If settings are out of range.
    * @throws {HandshakeError} If the settings name a codec that is not known.
    */
-  constructor(options: EdgeServerOptions) {
+  constructor(
+    options: RunServerOptions,
+    kind: { readonly system: RunSystem; readonly maxDevices: number },
+  ) {
     this.#options = options;
+    this.#system = kind.system;
     this.#settings = checkRunSettings(options.settings);
     this.#codec = findCodec(this.#settings.codec, options.codecs);
-    const { n_head: heads } = options.base.config;
-    if (!Number.isInteger(options.devices) || options.devices < 1 || options.devices > heads) {
+    if (!Number.isInteger(options.devices) || options.devices < 1 || options.devices > kind.maxDevices) {
       throw new RangeError(
-        `Cannot start the edge server as devices must be an integer from 1 to ${heads} (heads per layer): current value is ${options.devices}`,
+        `Cannot start the edge server as devices must be an integer from 1 to ${kind.maxDevices} (by the heads per layer): current value is ${options.devices}`,
       );
     }
     this.run = options.run ?? crypto.randomUUID().slice(0, 8);
@@ -178,7 +207,7 @@ export class EdgeServer implements RunHandle {
   }
 
   /** Settings of the run. */
-  get settings(): RunSettings {
+  get settings(): Required<RunSettings> {
     return this.#settings;
   }
 
@@ -224,7 +253,7 @@ export class EdgeServer implements RunHandle {
       };
       peer.name = `device "${hello.name}"`;
       peer.timeoutMs = this.#options.timeoutMs ?? 120_000;
-      const member = { device, peer, sharesLoss: hello.sharesLoss };
+      const member = { device, peer, sharesLoss: hello.sharesLoss, hello: frame.meta };
       this.#members.push(member);
       this.#emit({ type: "joined", device });
       this.#wake();
@@ -281,7 +310,7 @@ export class EdgeServer implements RunHandle {
     let reason = "";
     try {
       await this.#waitForDevices();
-      if (this.#stopReason === null) await this.#runAll();
+      if (this.#stopReason === null) await this.runAll();
       reason = this.#stopReason ?? "";
       this.#setStatus("ended", reason);
     } catch (error) {
@@ -327,6 +356,14 @@ export class EdgeServer implements RunHandle {
     if (typeof data !== "boolean" || typeof sharesLoss !== "boolean" || typeof fingerprint !== "string") {
       throw new HandshakeError(`Cannot admit "${name}" as its hello must be complete: it is not`);
     }
+    const system = meta.system ?? "split";
+    if (system !== this.#system) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as it must be made for the run's system "${this.#system}": current value is ${
+          JSON.stringify(system)
+        }`,
+      );
+    }
     if (data) {
       if (this.#members.some((m) => m.device.data)) {
         throw new HandshakeError(
@@ -349,7 +386,7 @@ export class EdgeServer implements RunHandle {
     return { name, capacity, data, fingerprint, sharesLoss };
   }
 
-  #withHeads(): Member[] {
+  #withHeads(): RunMember[] {
     return this.#members.filter((m) => m.device.capacity > 0);
   }
 
@@ -387,78 +424,162 @@ export class EdgeServer implements RunHandle {
     }
   }
 
-  async #runAll(): Promise<void> {
-    const { engine, base, pruner } = this.#options;
-    const { n_layer: layers, n_head: heads, n_embd: hidden } = base.config;
-    // By capacity, then by name: the same devices get the same heads in whatever order they join.
-    const members = this.#withHeads().sort((a, b) =>
+  /** Runs all steps; called once the devices have joined. Calls `setRunning` before it waits for any. */
+  protected abstract runAll(): Promise<void>;
+
+  /** All devices, in order of joining. */
+  protected get members(): readonly RunMember[] {
+    return this.#members;
+  }
+
+  /** Devices with heads by capacity, then by name: they get the same heads in whatever order they join. */
+  protected get headMembers(): readonly RunMember[] {
+    return this.#withHeads().sort((a, b) =>
       b.device.capacity - a.device.capacity || (a.device.name < b.device.name ? -1 : 1)
     );
+  }
+
+  /** The codec of the run. */
+  protected get codec(): WireCodec {
+    return this.#codec;
+  }
+
+  /** Aborted when the run is to end at once. */
+  protected get signal(): AbortSignal {
+    return this.#stop.signal;
+  }
+
+  /** Tells listeners what happened. */
+  protected emit(event: EdgeServerEvent): void {
+    this.#emit(event);
+  }
+
+  /** From now on the run has started: a device that leaves is missed. */
+  protected setRunning(): void {
+    this.#setStatus("running", "");
+  }
+
+  /** Waits while the run is paused; false if it is to end. */
+  protected async mayGoOn(): Promise<boolean> {
+    while (this.#paused && this.#stopReason === null) {
+      this.#setStatus("paused", "");
+      await raceTimeout(this.#changed.promise, 1000);
+    }
+    return this.#stopReason === null;
+  }
+
+  /** Milliseconds and bytes spent so far; `waits` are those who wait for devices. */
+  protected counters(
+    engine: Engine,
+    ...waits: readonly { readonly waitMs: number }[]
+  ): Record<"readback" | "codec" | "wait" | "bytes", number> {
+    let codec = 0;
+    for (const { peer } of this.#members) codec += peer.times.codecMs;
+    return {
+      readback: engine.stats.readbackMs,
+      codec,
+      wait: waits.reduce((sum, { waitMs }) => sum + waitMs, 0),
+      bytes: this.ledger.totalBytes,
+    };
+  }
+
+  /** Lines of the ledger so far. */
+  traffic(): LedgerEntry[] {
+    return this.ledger.entries();
+  }
+}
+
+/** One run of an edge server. */
+export class EdgeServer extends RunServer {
+  readonly #options: EdgeServerOptions;
+
+  /**
+   * Prepares a run; devices may `join` at once, the steps begin with `start`.
+   *
+   * @param options See `EdgeServerOptions`.
+   * @throws {RangeError} If settings are out of range.
+   */
+  constructor(options: EdgeServerOptions) {
+    super(options, { system: "split", maxDevices: options.base.config.n_head });
+    this.#options = options;
+  }
+
+  /** Runs the steps, with the pruner's decision in each. */
+  protected override async runAll(): Promise<void> {
+    const { engine, base, pruner } = this.#options;
+    const { n_layer: layers, n_head: heads, n_embd: hidden } = base.config;
+    const members = this.headMembers;
     const model = { layers, heads, hidden };
     const capacities = members.map((m) => m.device.capacity);
     const ranges = allocateHeads(heads, capacities);
-    const fromDevices = pruner.needs.filter((n) => n === "gradientNorm" || n === "loraNorm");
-    this.#setStatus("running", "");
-    for (const member of this.#members) {
+    const fromDevices = DEVICE_STATISTICS.filter((n) => pruner.needs.includes(n));
+    this.setRunning();
+    for (const member of this.members) {
       const index = members.indexOf(member);
       member.device.range = index < 0 ? null : ranges[index]!;
       await member.peer.send("welcome", {
         meta: {
           run: this.run,
-          settings: this.#settings,
+          settings: this.settings,
           model,
           range: member.device.range,
           statistics: fromDevices,
         } as unknown as Record<string, unknown>,
       });
       member.peer.run = this.run;
-      member.peer.codec = this.#codec;
+      member.peer.codec = this.codec;
     }
-    const dataMember = this.#members.find((m) => m.device.data)!;
+    const dataMember = this.members.find((m) => m.device.data)!;
     const data = new RemoteData(engine, dataMember.peer, hidden, dataMember.sharesLoss);
     using remote = new RemoteHeads({
       engine,
       model,
-      lora: this.#settings.lora,
+      lora: this.settings.lora,
       devices: members.map(({ peer }, i) => ({ peer, range: ranges[i]! })),
       statistics: fromDevices,
-      overlap: this.#settings.overlap,
+      overlap: this.settings.overlap,
     });
     const context: PrunerContext = {
       layers,
       heads,
       headsPerDevice: ranges.map((r) => r.count),
       capacities,
-      seed: this.#settings.seed,
+      seed: this.settings.seed,
     };
+    const { microBatches } = this.settings;
+    const ports = { engine, base, heads: remote, data, microBatches };
     let state = initPruner(pruner, context);
     let statistics: HeadStatistics = {};
     let lastMask: Uint8Array | null = null;
     let step = 0;
-    while (this.#stopReason === null) {
-      while (this.#paused && this.#stopReason === null) {
-        this.#setStatus("paused", "");
-        await raceTimeout(this.#changed.promise, 1000);
-      }
-      if (this.#stopReason !== null) return;
-      const before = this.#counters(remote, data);
+    while (await this.mayGoOn()) {
+      const before = this.counters(engine, remote, data);
       const started = performance.now();
       const batch = await data.next(step);
       if (batch === null) return;
       const pruneStarted = performance.now();
+      const beforeProbe = this.counters(engine, remote, data);
+      let afterProbe = beforeProbe;
       let decision: PrunerDecision = { mask: new Uint8Array(layers * heads) };
       if (batch.mode === "train") {
         try {
+          let trueGradientNorm: Float32Array | null = null;
+          if (pruner.needs.includes("trueGradientNorm")) {
+            trueGradientNorm = await probeStep(ports, step, batch);
+            afterProbe = this.counters(engine, remote, data);
+          }
           const embeddingMean = pruner.needs.includes("embeddingMean") ? await meanOfRows(batch) : null;
           const input: PrunerInput = {
             step,
             lastMask,
             gradientNorm: pruner.needs.includes("gradientNorm") ? statistics.gradientNorm ?? null : null,
             loraNorm: pruner.needs.includes("loraNorm") ? statistics.loraNorm ?? null : null,
+            weightChange: pruner.needs.includes("weightChange") ? statistics.weightChange ?? null : null,
+            trueGradientNorm,
             baseNorm: pruner.needs.includes("baseNorm") ? this.#options.baseNorm ?? null : null,
             embeddingMean,
           };
-          const limit = { ms: this.#options.timeoutMs ?? 120_000, signal: this.#stop.signal };
+          const limit = { ms: this.#options.timeoutMs ?? 120_000, signal: this.signal };
           [decision, state] = await askPruner(pruner, input, state, context, limit);
         } catch (error) {
           batch.embedding.dispose();
@@ -467,15 +588,12 @@ export class EdgeServer implements RunHandle {
       }
       const prune = performance.now() - pruneStarted;
       const tokens = batch.batch * batch.length;
-      const { microBatches } = this.#settings;
-      const outcome = await runStep(
-        { engine, base, heads: remote, data, microBatches },
-        step,
-        batch,
-        decision.mask,
-      );
-      const after = this.#counters(remote, data);
-      this.#emit({
+      const outcome = await runStep(ports, step, batch, decision.mask);
+      const after = this.counters(engine, remote, data);
+      // What a probe cost is told apart, so that the step's own figures compare with other pruners'.
+      const spent = (what: keyof typeof after) =>
+        after[what] - before[what] - (afterProbe[what] - beforeProbe[what]);
+      this.emit({
         type: "step",
         record: {
           step,
@@ -484,11 +602,12 @@ export class EdgeServer implements RunHandle {
           times: {
             total: performance.now() - started,
             prune,
-            readback: after.readback - before.readback,
-            codec: after.codec - before.codec,
-            wait: after.wait - before.wait,
+            readback: spent("readback"),
+            codec: spent("codec"),
+            wait: spent("wait"),
           },
-          bytes: after.bytes - before.bytes,
+          bytes: spent("bytes"),
+          ...(afterProbe !== beforeProbe ? { probeBytes: afterProbe.bytes - beforeProbe.bytes } : {}),
           mask: decision.mask,
           kept: keptPerLayer(decision.mask, layers, heads),
           scores: decision.scores ?? null,
@@ -502,22 +621,6 @@ export class EdgeServer implements RunHandle {
         step++;
       }
     }
-  }
-
-  #counters(remote: RemoteHeads, data: RemoteData) {
-    let codec = 0;
-    for (const { peer } of this.#members) codec += peer.times.codecMs;
-    return {
-      readback: this.#options.engine.stats.readbackMs,
-      codec,
-      wait: remote.waitMs + data.waitMs,
-      bytes: this.ledger.totalBytes,
-    };
-  }
-
-  /** Lines of the ledger so far. */
-  traffic(): LedgerEntry[] {
-    return this.ledger.entries();
   }
 }
 

@@ -62,11 +62,15 @@ export class RemoteData implements DataPort {
     return { embedding, batch, length, mode };
   }
 
-  /** Sends h_L; in training waits for dh_L. */
-  async loss(step: number, hidden: Tensor): Promise<LossResult> {
+  /** Sends h_L; in training and for a probe waits for dh_L. */
+  async loss(step: number, hidden: Tensor, probe = false): Promise<LossResult> {
     const shape = [hidden.rows, hidden.columns];
     const [values] = await this.#engine.read([hidden]);
-    await this.#peer.send("hidden", { step, tensors: [{ dtype: "f32", shape, data: values! }] });
+    await this.#peer.send("hidden", {
+      step,
+      meta: probe ? { probe } : {},
+      tensors: [{ dtype: "f32", shape, data: values! }],
+    });
     const started = performance.now();
     let gradient: Tensor | null = null;
     if (this.#mode === "train") {
@@ -79,7 +83,7 @@ export class RemoteData implements DataPort {
       );
     }
     let loss: number | null = null;
-    if (this.#sharesLoss) {
+    if (this.#sharesLoss && !probe) {
       try {
         const frame = await this.#peer.receive("loss", { step, shapes: [] });
         if (typeof frame.meta.loss === "number") loss = frame.meta.loss;

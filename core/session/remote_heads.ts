@@ -18,7 +18,7 @@ import { keptHeads, lowestLayer, maskOfRange, putRange } from "../lora/local_hea
 import { LORA_TARGETS, type LoraSettings } from "../lora/settings.ts";
 import type { MicroBatch } from "../micro_batches.ts";
 import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../ports.ts";
-import type { StatisticName } from "../pruner.ts";
+import type { DeviceStatistic } from "../pruner.ts";
 import type { WireTensor } from "../wire/frame.ts";
 import type { Peer } from "../wire/peer.ts";
 import type { ModelShape } from "./settings.ts";
@@ -42,7 +42,7 @@ export interface RemoteHeadsOptions {
   /** The devices, together owning every head once, in order of their heads. */
   readonly devices: readonly HeadDevice[];
   /** Statistics that devices send after each training step. */
-  readonly statistics: readonly StatisticName[];
+  readonly statistics: readonly DeviceStatistic[];
   /** False to compute nothing while waiting for devices, for comparison. @default {true} */
   readonly overlap?: boolean;
 }
@@ -221,9 +221,10 @@ export class RemoteHeads implements HeadPort, Disposable {
 
   /** Collects the statistics of the step. */
   async endStep(): Promise<HeadStatistics> {
-    const { devices, statistics, model } = this.#options;
-    const { step } = this.#step!;
-    const whole: Partial<Record<StatisticName, Float32Array>> = {};
+    const { devices, model } = this.#options;
+    const { step, mode } = this.#step!;
+    const statistics = mode === "probe" ? ["gradientNorm"] as const : this.#options.statistics;
+    const whole: Partial<Record<DeviceStatistic, Float32Array>> = {};
     if (statistics.length === 0) return {};
     await this.#wait(Promise.all(devices.map(async ({ peer, range }) => {
       const shape = [model.layers, range.count];
@@ -233,7 +234,7 @@ export class RemoteHeads implements HeadPort, Disposable {
         putRange(frame.tensors[i]!.data as Float32Array, map, model.heads, range.first, range.count);
       });
     })));
-    return whole as HeadStatistics;
+    return whole;
   }
 
   /** Frees head lists. */

@@ -14,7 +14,7 @@ import {
   type OptimizerSettings,
 } from "../lora/settings.ts";
 import { MAX_MICRO_BATCHES } from "../micro_batches.ts";
-import type { StatisticName } from "../pruner.ts";
+import { DEVICE_STATISTICS, type DeviceStatistic } from "../pruner.ts";
 
 /** Settings that all machines of a run share. */
 export interface RunSettings {
@@ -55,7 +55,7 @@ export interface Welcome {
   /** Heads that the device owns in every layer; `null` for a device without heads. */
   readonly range: { readonly first: number; readonly count: number } | null;
   /** Statistics that the device sends after each training step. */
-  readonly statistics: readonly StatisticName[];
+  readonly statistics: readonly DeviceStatistic[];
 }
 
 /** Settings of the reference run, with a length. */
@@ -126,7 +126,7 @@ export function readWelcome(meta: Readonly<Record<string, unknown>>): Welcome {
         throw new RangeError(`the heads must lie in 0 .. ${model.heads}: they start at ${range.first}`);
       }
     }
-    if (!Array.isArray(statistics) || statistics.some((s) => s !== "gradientNorm" && s !== "loraNorm")) {
+    if (!Array.isArray(statistics) || statistics.some((s) => !DEVICE_STATISTICS.includes(s))) {
       throw new TypeError(`statistics must be known: current value is ${JSON.stringify(statistics)}`);
     }
     return { run, settings: checkRunSettings(settings), model, range, statistics };

@@ -11,7 +11,7 @@ import { keptHeads } from "../lora/local_heads.ts";
 import { MAX_MICRO_BATCHES } from "../micro_batches.ts";
 import type { Gpt2Ends } from "../model/gpt2.ts";
 import { embedTokens, type LossSettings, modelLoss, sumLosses, type TokenBatch } from "../model/loss.ts";
-import type { HeadStatistics, StepMode } from "../ports.ts";
+import type { HeadMode, HeadStatistics, StepMode } from "../ports.ts";
 import type { Channel } from "../transport.ts";
 import { findCodec, type WireCodec } from "../wire/codec.ts";
 import { type Frame, PROTOCOL_VERSION } from "../wire/frame.ts";
@@ -109,12 +109,7 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
         sharesLoss: data?.shareLoss ?? false,
       },
     });
-    const frame = await peer.next("control", "the start of the run");
-    if (frame.kind === "end") {
-      throw new HandshakeError(`Cannot join as the server ended the run: ${String(frame.meta.reason ?? "")}`);
-    }
-    peer.check(frame, "welcome", {});
-    welcome = readWelcome(frame.meta);
+    welcome = readWelcome(await receiveWelcome(peer));
     peer.codec = findCodec(welcome.settings.codec, options.codecs);
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
@@ -152,8 +147,18 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
   return { modules, welcome, steps: state.steps, ledger: peer.ledger, reason: state.reason, error };
 }
 
+/** Waits for the start of the run; returns what the server says of it. */
+export async function receiveWelcome(peer: Peer): Promise<Readonly<Record<string, unknown>>> {
+  const frame = await peer.next("control", "the start of the run");
+  if (frame.kind === "end") {
+    throw new HandshakeError(`Cannot join as the server ended the run: ${String(frame.meta.reason ?? "")}`);
+  }
+  peer.check(frame, "welcome", {});
+  return frame.meta;
+}
+
 /** Progress of a device in a run. */
-interface RunState {
+export interface RunState {
   steps: number;
   reason: string;
 }
@@ -165,7 +170,7 @@ function endReason(frame: Frame): string {
 /** Where a device is within a step. */
 interface HeadStepState {
   readonly step: number;
-  readonly mode: StepMode;
+  readonly mode: HeadMode;
   readonly mask: Uint8Array;
   /** The lowest layer with a kept head on any device; it sends no gradient of X. */
   readonly lowest: number;
@@ -195,18 +200,23 @@ async function serveHeads(
   let current: HeadStepState | null = null;
 
   const finishStep = async (at: HeadStepState) => {
-    if (at.mode !== "train") return;
-    const statistics: HeadStatistics = await modules.update(at.step, at.mask, welcome.statistics);
-    if (welcome.statistics.length > 0) {
+    if (at.mode === "evaluate") return;
+    const probe = at.mode === "probe";
+    const statistics: HeadStatistics = probe
+      ? { gradientNorm: await modules.gradientNorms() }
+      : await modules.update(at.step, at.mask, welcome.statistics);
+    const sent = probe ? ["gradientNorm"] as const : welcome.statistics;
+    if (sent.length > 0) {
       await peer.send("statistics", {
         step: at.step,
-        tensors: welcome.statistics.map((which) => ({
+        tensors: sent.map((which) => ({
           dtype: "f32",
           shape: [layers, range.count],
-          data: statistics[which as keyof HeadStatistics] ?? new Float32Array(layers * range.count),
+          data: statistics[which] ?? new Float32Array(layers * range.count),
         })),
       });
     }
+    if (probe) return;
     state.steps = at.step + 1;
     options.onStep?.(at.step);
   };
@@ -279,7 +289,7 @@ async function serveHeads(
     if (frame.kind === "deltaGradient") {
       const { layers: own, forward } = current;
       const layer = own[own.length - 1 - current.backward[microBatch]!];
-      if (layer === undefined || current.mode !== "train" || forward.some((n) => n < own.length)) {
+      if (layer === undefined || current.mode === "evaluate" || forward.some((n) => n < own.length)) {
         throw new ProtocolError(
           `Cannot go back in step ${step} as all its layers must have gone forward, in training: they have not`,
         );
@@ -347,9 +357,10 @@ function beginStep(peer: Peer, frame: Frame, layers: number, count: number): Hea
   const { mode, lowest, rows = [null] } = frame.meta;
   const mask = frame.tensors[0]!.data as Uint8Array;
   const isLayer = typeof lowest === "number" && Number.isInteger(lowest) && lowest >= 0 && lowest <= layers;
-  if ((mode !== "train" && mode !== "evaluate") || mask.some((z) => z > 1) || !isLayer) {
+  const isMode = mode === "train" || mode === "evaluate" || (mode === "probe" && !mask.includes(1));
+  if (!isMode || mask.some((z) => z > 1) || !isLayer) {
     throw new ProtocolError(
-      `Cannot begin step ${frame.step} as its mode must be "train" or "evaluate", its mask 0 or 1 and its lowest layer at most ${layers}: they are not`,
+      `Cannot begin step ${frame.step} as its mode must be "train", "evaluate" or, with nothing pruned, "probe", its mask 0 or 1 and its lowest layer at most ${layers}: they are not`,
     );
   }
   const isRows = Array.isArray(rows) && rows.length >= 1 && rows.length <= MAX_MICRO_BATCHES &&
@@ -378,7 +389,8 @@ function join(parts: readonly Float32Array[]): Float32Array {
   return joined;
 }
 
-async function serveData(peer: Peer, engine: Engine, data: DataSide, state: RunState): Promise<void> {
+/** Hands batches out and answers with losses' gradients until the run ends. */
+export async function serveData(peer: Peer, engine: Engine, data: DataSide, state: RunState): Promise<void> {
   let step = 0;
   for (;;) {
     const next = data.next(step);
@@ -401,13 +413,24 @@ async function serveData(peer: Peer, engine: Engine, data: DataSide, state: RunS
       meta: { mode },
       tensors: [{ dtype: "f32", shape: [batch.batch, batch.length, hidden], data: values! }],
     });
-    const frame = await peer.next("data", `"hidden"`);
+    const rows = batch.batch * batch.length;
+    const expected = { step, shapes: [[rows, hidden]] };
+    let frame = await peer.next("data", `"hidden"`);
+    // One probe may come before the step itself: its gradient is answered, nothing else happens.
+    if (frame.kind === "hidden" && frame.meta.probe === true && mode === "train") {
+      await answerProbe(peer, engine, data, batch, peer.check(frame, "hidden", expected));
+      frame = await peer.next("data", `"hidden"`);
+    }
     if (frame.kind === "end") {
       state.reason = endReason(frame);
       return;
     }
-    const rows = batch.batch * batch.length;
-    const { tensors } = peer.check(frame, "hidden", { step, shapes: [[rows, hidden]] });
+    const { tensors } = peer.check(frame, "hidden", expected);
+    if (frame.meta.probe === true) {
+      throw new ProtocolError(
+        `Cannot answer the probe of step ${step} as there must be at most one, in training: there is another`,
+      );
+    }
     using h = engine.upload(tensors[0]!.data as Float32Array, rows, hidden, "h_L");
     const settings = mode === "train" ? data.loss : { labelSmoothing: 0 };
     const { losses, gradient } = modelLoss(data.ends, h, batch, settings, mode === "train");
@@ -425,4 +448,20 @@ async function serveData(peer: Peer, engine: Engine, data: DataSide, state: RunS
     data.onLoss?.(step, mode, loss);
     if (mode === "train") step++;
   }
+}
+
+async function answerProbe(
+  peer: Peer,
+  engine: Engine,
+  data: DataSide,
+  batch: TokenBatch,
+  frame: Frame,
+): Promise<void> {
+  const { shape, data: values } = frame.tensors[0]!;
+  const [rows, hidden] = shape as [number, number];
+  using h = engine.upload(values as Float32Array, rows, hidden, "h_L of a probe");
+  const { losses, gradient } = modelLoss(data.ends, h, batch, data.loss, true);
+  const [answer] = await engine.read([gradient!]);
+  for (const tensor of [gradient!, ...losses]) tensor.dispose();
+  await peer.send("hiddenGradient", { step: frame.step, tensors: [{ dtype: "f32", shape, data: answer! }] });
 }

@@ -45,7 +45,7 @@ export class LocalData implements DataPort {
     });
   }
 
-  /** Loss and dh_L of the batch. */
+  /** Loss and dh_L of the batch; the same for a probe, as the batch stays until the next one is asked for. */
   async loss(_step: number, hidden: Tensor): Promise<LossResult> {
     if (this.#current === null) {
       throw new TypeError("Cannot compute the loss as a batch must come first: none did");

@@ -7,7 +7,7 @@
 import type { Engine, Tensor } from "@edgetuner/kernels";
 import { type MicroBatch, splitBatch } from "../micro_batches.ts";
 import type { Gpt2Layers } from "../model/gpt2.ts";
-import type { DataPort, EmbeddedBatch, HeadPort, HeadStatistics, LayerHeads } from "../ports.ts";
+import type { DataPort, EmbeddedBatch, HeadMode, HeadPort, HeadStatistics, LayerHeads } from "../ports.ts";
 import { Tape } from "../tape.ts";
 
 /** What a step works on. */
@@ -44,18 +44,52 @@ export interface StepOutcome {
  * @param batch The embedded batch, from `DataPort.next`.
  * @param mask Head mask z, [L * H], 1 = pruned.
  */
-export async function runStep(
+export function runStep(
   context: StepContext,
   step: number,
   batch: EmbeddedBatch,
   mask: Uint8Array,
 ): Promise<StepOutcome> {
+  return pass(context, step, batch, mask, batch.mode);
+}
+
+/**
+ * G of a training step as it is with no head pruned, before the step itself: an extra forward and
+ * backward pass on the same batch, with the same dropout, that changes no weights, moments or counts
+ * of updates. The batch's embedding is left as it is.
+ *
+ * @param context Base model and ports.
+ * @param step Step number.
+ * @param batch The embedded batch, from `DataPort.next`.
+ * @returns `gradientNorm`, [L * H].
+ */
+export async function probeStep(
+  context: StepContext,
+  step: number,
+  batch: EmbeddedBatch,
+): Promise<Float32Array> {
+  const { engine, base } = context;
+  const { rows, columns } = batch.embedding;
+  const embedding = engine.tensor(rows, columns, "embedding of a probe");
+  engine.copy(batch.embedding, embedding);
+  const mask = new Uint8Array(base.config.n_layer * base.config.n_head);
+  const { statistics } = await pass(context, step, { ...batch, embedding }, mask, "probe");
+  return statistics.gradientNorm!;
+}
+
+async function pass(
+  context: StepContext,
+  step: number,
+  batch: EmbeddedBatch,
+  mask: Uint8Array,
+  mode: HeadMode,
+): Promise<StepOutcome> {
   const { engine, base, heads, data } = context;
-  const { mode, length } = batch;
+  const { length } = batch;
   const parts = splitBatch(batch, context.microBatches ?? 1);
   using stack = new DisposableStack();
   const flows = parts.map((part) => {
-    const tape = stack.use(new Tape(engine, mode === "train"));
+    const tape = stack.use(new Tape(engine, mode !== "evaluate"));
     // Nothing trainable lies below layer 0, so E needs no gradient.
     return { part, tape, embedding: tape.variable(rowsOf(batch.embedding, part), false) };
   });
@@ -66,7 +100,7 @@ export async function runStep(
     return base.forward(tape, embedding, shape, parts.length === 1 ? heads : headsOf(heads, part));
   }));
   const whole = hidden.length === 1 ? hidden[0]!.value : stack.use(joined(hidden.map((h) => h.value)));
-  const { loss, gradient } = await data.loss(step, whole);
+  const { loss, gradient } = await data.loss(step, whole, mode === "probe");
   if (mode === "evaluate") return { loss, statistics: {} };
   if (gradient !== null) {
     if (hidden[0]!.needsGradient) {

@@ -26,6 +26,9 @@ export const PROTOCOL_VERSION = 1;
  * | deltaGradient | ES to UD | [c, n, T, D] |
  * | inputGradient | UD to ES | dX [n, T, D], in full mode [T, d]; not for the lowest layer with a kept head |
  * | statistics | UD to ES | one map [L, H_m] per statistic the pruner needs |
+ * | shard | ES to UD | tensor parallelism: a device's share of a layer, once at the start |
+ * | activation, activationGradient | ES to UD | tensor parallelism: a block's input, its output's gradient [T, d] |
+ * | partial, partialGradient | UD to ES | tensor parallelism: a device's part of a block's output, of its input's gradient [T, d] |
  * | loss | D to ES | none: one number, only if the data device shares it |
  * | finished | D to ES | none: there is no further batch |
  */
@@ -43,6 +46,11 @@ export const FRAME_KINDS = [
   "deltaGradient",
   "inputGradient",
   "statistics",
+  "shard",
+  "activation",
+  "partial",
+  "activationGradient",
+  "partialGradient",
   "loss",
   "finished",
 ] as const;

@@ -40,6 +40,11 @@ const LANE_OF: Record<FrameKind, Lane> = {
   deltaGradient: "heads",
   inputGradient: "heads",
   statistics: "heads",
+  shard: "heads",
+  activation: "heads",
+  partial: "heads",
+  activationGradient: "heads",
+  partialGradient: "heads",
 };
 
 /** Kinds whose tensors are written with the codec of the run. */
@@ -51,6 +56,10 @@ const CODED: ReadonlySet<FrameKind> = new Set<FrameKind>([
   "hiddenGradient",
   "deltaGradient",
   "inputGradient",
+  "activation",
+  "partial",
+  "activationGradient",
+  "partialGradient",
 ]);
 
 /** What is sent. */

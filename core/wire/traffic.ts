@@ -37,6 +37,36 @@ export interface TrafficShape {
   readonly codec?: WireCodec;
 }
 
+/**
+ * Tensor bytes of one tensor-parallel step by kind of message, server and all devices together: E and
+ * h_L and dh_L as in a split run, and per device 8 L - 1 times T * d numbers in training, 4 L in
+ * evaluation. The output of the last block goes to the data device alone, and nothing is trained below
+ * the first one: so an all-reduce has its way back only where something follows.
+ *
+ * @param shape `devices` is M, devices with a share; the rest as in `TrafficShape`.
+ */
+export function tensorParallelTraffic(
+  shape: Pick<TrafficShape, "layers" | "hidden" | "tokens" | "batch" | "codec"> & {
+    readonly devices: number;
+    readonly mode: "train" | "evaluate";
+  },
+): Map<FrameKind, number> {
+  const { layers, hidden, tokens, devices, mode, batch = 1, codec = f32Codec() } = shape;
+  const wide = codec.byteLength([tokens, hidden]);
+  const blocks = 2 * layers;
+  const bytes = new Map<FrameKind, number>([
+    ["embedding", codec.byteLength([batch, tokens / batch, hidden])],
+    ["activation", devices * blocks * wide],
+    ["partial", devices * blocks * wide],
+    ["hidden", wide],
+  ]);
+  if (mode === "evaluate") return bytes;
+  bytes.set("hiddenGradient", wide);
+  bytes.set("activationGradient", devices * blocks * wide);
+  bytes.set("partialGradient", devices * (blocks - 1) * wide);
+  return bytes;
+}
+
 /** Tensor bytes of one training step by kind of message, ES and all devices together. */
 export function stepTraffic(shape: TrafficShape): Map<FrameKind, number> {
   const { layers, heads, hidden, tokens, targets, mode, headsPerDevice, statistics, mask } = shape;

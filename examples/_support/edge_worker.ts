@@ -56,6 +56,7 @@ export type FromEdgeWorker =
     readonly model: ModelShape;
     readonly adapter: string;
     readonly pruner: string;
+    readonly deployable: boolean;
   }
   | {
     readonly type: "event";
@@ -100,6 +101,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     model: { layers: model.config.n_layer, heads: model.config.n_head, hidden: model.config.n_embd },
     adapter: engine.adapterName,
     pruner: pruner.name,
+    deployable: pruner.deployable ?? true,
   });
   await run.start();
 }

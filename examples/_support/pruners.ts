@@ -4,14 +4,33 @@
  * @module
  */
 
-import { greedyPruner, noPruner, randomPruner } from "@edgetuner/plugins";
+import {
+  dloraPruner,
+  gradientPruner,
+  greedyPruner,
+  magnitudePruner,
+  noPruner,
+  oraclePruner,
+  randomPruner,
+} from "@edgetuner/plugins";
 import type { Pruner } from "@edgetuner/core";
 import { type Engine, pruneGreedily } from "@edgetuner/kernels";
 import { UsageError } from "./flags.ts";
 
+/** Pruners that keep a given share of the heads: `options.keep`. */
+export const SHARE_PRUNERS: Readonly<Record<string, (keep: { readonly keep?: number }) => Pruner>> = {
+  magnitude: (keep) => magnitudePruner(keep) as Pruner,
+  gradient: (keep) => gradientPruner(keep) as Pruner,
+  oracle: (keep) => oraclePruner(keep) as Pruner,
+  dlora: ({ keep }) => dloraPruner(keep === undefined ? {} : { activeFraction: keep }) as Pruner,
+};
+
+/** Names of all pruners that come with the library, for `--help`. */
+export const PRUNER_NAMES = ["none", "greedy", "random", ...Object.keys(SHARE_PRUNERS)];
+
 /** Which pruner, and its parameters; plain data, so that it can go to a worker. */
 export interface PrunerChoice {
-  /** `none`, `greedy`, `random`, or the URL of a module whose default export is a factory. */
+  /** One of `PRUNER_NAMES`, or the URL of a module whose default export is a factory. */
   readonly name: string;
   /** Parameters for the factory. */
   readonly options: Readonly<Record<string, number>>;
@@ -31,14 +50,16 @@ export async function makePruner({ name, options }: PrunerChoice, engine: Engine
     }) as Pruner;
   }
   if (name === "random") return randomPruner({ share: options.share ?? 0.5 }) as Pruner;
+  const ofShare = SHARE_PRUNERS[name];
+  if (ofShare !== undefined) return ofShare(options);
   let factory: unknown;
   try {
     factory = (await import(name)).default;
   } catch (cause) {
     throw new UsageError(
-      `Cannot use the pruner as it must be none, greedy, random or a module that loads: "${name}" does not (${
-        (cause as Error).message
-      })`,
+      `Cannot use the pruner as it must be ${
+        PRUNER_NAMES.join(", ")
+      } or a module that loads: "${name}" does not (${(cause as Error).message})`,
     );
   }
   if (typeof factory !== "function") {
@@ -51,7 +72,7 @@ export async function makePruner({ name, options }: PrunerChoice, engine: Engine
 
 /** A pruner flag as a choice: paths become file URLs. */
 export function prunerChoice(flag: string, options: Readonly<Record<string, number>>): PrunerChoice {
-  const builtIn = ["none", "greedy", "random"].includes(flag);
+  const builtIn = PRUNER_NAMES.includes(flag);
   const name = builtIn || /^[a-z]+:/.test(flag) ? flag : new URL(flag, `file://${Deno.cwd()}/`).href;
   return { name, options };
 }

@@ -30,6 +30,8 @@ export class WorkerRun implements RunHandle {
   readonly adapter: string;
   /** Name of the pruner. */
   readonly pruner: string;
+  /** False if the pruner is a yardstick that no real run can afford. */
+  readonly deployable: boolean;
   /** Resolves when the run is over; rejects if it failed. */
   readonly done: Promise<void>;
   status: RunStatus = "waiting";
@@ -51,6 +53,7 @@ export class WorkerRun implements RunHandle {
     this.model = ready.model;
     this.adapter = ready.adapter;
     this.pruner = ready.pruner;
+    this.deployable = ready.deployable;
     this.done = done;
   }
 

@@ -5,6 +5,7 @@
  */
 
 import adamwSource from "./adamw.wgsl" with { type: "text" };
+import changeSource from "./segment_change.wgsl" with { type: "text" };
 import clipSource from "./clip_scale.wgsl" with { type: "text" };
 import normsSource from "./segment_norms.wgsl" with { type: "text" };
 import type { Engine } from "../engine/engine.ts";
@@ -40,6 +41,13 @@ const normsKernel = defineRowKernel({
     ["root", "u32"],
     ["scale", "f32"],
   ],
+});
+
+const changeKernel = defineRowKernel({
+  name: "segment_change",
+  source: changeSource,
+  bindings: ["read", "read", "read", "write"],
+  parameters: [["segments", "u32"], ["segment4", "u32"]],
 });
 
 const clipKernel = defineKernel({
@@ -144,6 +152,31 @@ export function segmentNorms(x: Tensor, options: SegmentNormsOptions): Tensor {
   engine.dispatch(normsKernel[engine.adapterClass], {
     bindings: [x, control, out],
     parameters: { segments, segment4: segment / 4, count4: x.bytes / 16, first: 0, root: 1, scale },
+    workgroups: [Math.ceil(segments / ROWS_PER_WORKGROUP[engine.adapterClass])],
+  });
+  return out;
+}
+
+/**
+ * Relative change of every segment, ||x - before||_F / ||x||_F.
+ *
+ * @param x [1, segments * segment].
+ * @param before As `x`, earlier.
+ * @param options Segment size and which segments are active; where one is not, or is all zero, 0 is written.
+ * @returns [1, segments].
+ */
+export function segmentChange(
+  x: Tensor,
+  before: Tensor,
+  options: Omit<SegmentNormsOptions, "scale">,
+): Tensor {
+  const { engine } = x;
+  const { segment, control } = options;
+  const segments = control.rows;
+  const out = engine.zeros(1, segments, "segment changes"); // the kernel writes no padding
+  engine.dispatch(changeKernel[engine.adapterClass], {
+    bindings: [x, before, control, out],
+    parameters: { segments, segment4: segment / 4 },
     workgroups: [Math.ceil(segments / ROWS_PER_WORKGROUP[engine.adapterClass])],
   });
   return out;

@@ -53,6 +53,17 @@ export function segmentNormsReference(x: ArrayLike<number>, active: ArrayLike<nu
   return squares.map((s, i) => active[i] ? Math.sqrt(s) : 0);
 }
 
+/** ||x - before||_F / ||x||_F of each segment, 0 where it is not active or x is all zero. */
+export function segmentChangeReference(
+  x: ArrayLike<number>,
+  before: ArrayLike<number>,
+  active: ArrayLike<number>,
+): Float64Array {
+  const difference = Float64Array.from(x, (value, i) => value - before[i]!);
+  const now = segmentNormsReference(x, active);
+  return segmentNormsReference(difference, active).map((change, s) => now[s] === 0 ? 0 : change / now[s]!);
+}
+
 /** Factor that brings the norm of all gradients down to `limit`, and the norm before. */
 export function clipScaleReference(gradients: readonly ArrayLike<number>[], limit: number): [number, number] {
   let squares = 0;

@@ -2,8 +2,20 @@ import { assertEquals } from "@std/assert";
 import { normal, readAll, readOne, testForms } from "../../tests/support/kernels.ts";
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
 import type { Engine } from "../engine/engine.ts";
-import { adamw, adamwControl, type AdamWSettings, clipScale, segmentNorms } from "./optimizer.ts";
-import { adamwReference, clipScaleReference, segmentNormsReference } from "./optimizer_reference.ts";
+import {
+  adamw,
+  adamwControl,
+  type AdamWSettings,
+  clipScale,
+  segmentChange,
+  segmentNorms,
+} from "./optimizer.ts";
+import {
+  adamwReference,
+  clipScaleReference,
+  segmentChangeReference,
+  segmentNormsReference,
+} from "./optimizer_reference.ts";
 
 const SETTINGS: AdamWSettings = { rate: 0.01, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, decay: 0.1 };
 
@@ -138,6 +150,31 @@ testForms("segmentNorms() counts nothing of segments that are not active, not ev
   using norms = segmentNorms(x, { segment: 4, control });
   assertEquals(await readOne(norms), Float32Array.of(0, 5));
 });
+
+testForms("segmentChange() equals the reference", async (engine) => {
+  for (const [segments, segment] of [[1, 4], [3, 12], [7, 260], [67, 8]] as const) {
+    const before = normal(segments * segment, 6);
+    const x = before.map((value, i) => value + 0.01 * Math.sin(i)); // an optimizer's step is small
+    const active = Array.from({ length: segments }, (_, s) => s % 3 === 1 ? 0 : s + 1);
+    using xTensor = engine.upload(x, 1, segments * segment);
+    using beforeTensor = engine.upload(before, 1, segments * segment);
+    using control = engine.upload(adamwControl(active, 0.9, 0.999), segments, 4);
+    using change = segmentChange(xTensor, beforeTensor, { segment, control });
+    const expected = segmentChangeReference(x, before, active);
+    assertClose(await readOne(change), expected, TOLERANCE.sum, `${segments} segments of ${segment}`);
+  }
+});
+
+testForms(
+  "segmentChange() is 0 for segments that are not active or all zero, even where NaN is",
+  async (engine) => {
+    using x = engine.upload(Float32Array.of(NaN, 1, 1, 1, 0, 0, 0, 0, 3, 4, 0, 0), 1, 12);
+    using before = engine.upload(Float32Array.of(0, 0, 0, 0, 1, 1, 1, 1, 3, 4, 0, 5), 1, 12);
+    using control = engine.upload(adamwControl([0, 1, 1], 0.9, 0.999), 3, 4);
+    using change = segmentChange(x, before, { segment: 4, control });
+    assertEquals(await readOne(change), Float32Array.of(0, 0, 1));
+  },
+);
 
 for (const limits of [{}, { maxBindingBytes: 16 * 1024 }]) {
   const where = limits.maxBindingBytes === undefined ? "" : " in windows";

@@ -38,7 +38,14 @@ const CONTEXTS: readonly PrunerContext[] = [
   { layers: 24, heads: 16, headsPerDevice: [8, 5, 3], capacities: [8, 5, 3], seed: 2 ** 31 },
 ];
 
-const STATISTICS: readonly StatisticName[] = ["gradientNorm", "loraNorm", "baseNorm", "embeddingMean"];
+const STATISTICS: readonly StatisticName[] = [
+  "gradientNorm",
+  "loraNorm",
+  "baseNorm",
+  "embeddingMean",
+  "weightChange",
+  "trueGradientNorm",
+];
 
 /** Size of the embedding mean, d, per head. */
 const HEAD_SIZE = 4;
@@ -83,12 +90,15 @@ function inputOf(
     const random = randomNumbers(step * 8 + STATISTICS.indexOf(name) + context.seed);
     return Float32Array.from({ length }, (_, i) => KINDS[kind]!(random, i));
   };
-  const gradientNorm = step === 0 ? null : map("gradientNorm", size);
+  // What a step leaves behind: nothing before the first one, and 0 for a head that was pruned.
+  const ofLastStep = (name: StatisticName) =>
+    step === 0 ? null : map(name, size)?.map((x, i) => lastMask?.[i] ? 0 : x) ?? null;
   return {
     step,
     lastMask: lastMask?.slice() ?? null,
-    // a head that was pruned has no gradient
-    gradientNorm: gradientNorm?.map((g, i) => lastMask?.[i] ? 0 : g) ?? null,
+    gradientNorm: ofLastStep("gradientNorm"),
+    weightChange: ofLastStep("weightChange"),
+    trueGradientNorm: map("trueGradientNorm", size),
     loraNorm: map("loraNorm", size),
     baseNorm: map("baseNorm", size),
     embeddingMean: map("embeddingMean", context.heads * HEAD_SIZE),

@@ -17,6 +17,7 @@ import {
   type LedgerEntry,
   type Listener,
   type Pruner,
+  type RunServer,
   type RunSettings,
   runUserDevice,
   type StepMode,
@@ -70,7 +71,7 @@ export function openLink(name: TransportName): Link {
 }
 
 /** Lets every peer of a listener join, until the listener is closed. */
-export async function admitAll(listener: Listener, server: EdgeServer): Promise<void> {
+export async function admitAll(listener: Listener, server: RunServer): Promise<void> {
   const joining: Promise<void>[] = [];
   for (let channel = await listener.accept(); channel !== null; channel = await listener.accept()) {
     joining.push(server.join(channel));
@@ -154,7 +155,7 @@ export function serverOptions(
 
 /** Resolves once an event comes that passes the test. */
 export function eventOf(
-  server: EdgeServer,
+  server: RunServer,
   test: (event: EdgeServerEvent) => boolean,
 ): Promise<EdgeServerEvent> {
   return new Promise((resolve) => {
@@ -200,6 +201,8 @@ export interface SessionOptions {
   /** Codecs of one's own, known to all. */
   readonly codecs?: readonly WireCodec[];
   readonly onFrame?: (passed: Passed) => void;
+  /** Called after each training step of each device. */
+  readonly onStep?: (step: number) => void;
   readonly onEvent?: (event: EdgeServerEvent, server: EdgeServer) => void;
 }
 
@@ -237,7 +240,14 @@ export async function runSession(model: TinyGpt2, options: SessionOptions): Prom
     const { result } = await joinDevice(
       link,
       server,
-      { engine, name: `device ${device}`, capacity, data: withData ? data : undefined, codecs },
+      {
+        engine,
+        name: `device ${device}`,
+        capacity,
+        data: withData ? data : undefined,
+        codecs,
+        onStep: (step) => options.onStep?.(step),
+      },
       (channel) => {
         const inner = options.wrap?.(channel, device) ?? channel;
         return onFrame === undefined ? inner : tapped(inner, device, onFrame);

@@ -328,6 +328,7 @@ Deno.test("a device that is told nonsense by a server stops with a ProtocolError
     [{ ...begin, meta: { mode: "train" } }],
     [{ ...begin, meta: { mode: "train", lowest: 4 } }],
     [{ ...begin, meta: { lowest: 0 } }],
+    [{ ...begin, meta: { mode: "probe", lowest: 0 }, tensors: [{ ...mask, data: Uint8Array.of(0, 1, 0) }] }],
     [begin, begin],
     [begin, { kind: "input", layer: 1, tensors: [zeros([1, 26, 12])] }],
     [begin, { kind: "input", step: 1, tensors: [zeros([1, 26, 12])] }],

@@ -1,0 +1,191 @@
+/**
+ * A device of a tensor-parallel run: holds a share of the base model and the head modules of its
+ * heads, and may be the data device.
+ *
+ * T tokens, d hidden size.
+ *
+ * @module
+ */
+
+import type { Engine } from "@edgetuner/kernels";
+import { ProtocolError } from "../errors.ts";
+import { HeadModules } from "../lora/head_modules.ts";
+import { findCodec } from "../wire/codec.ts";
+import { PROTOCOL_VERSION } from "../wire/frame.ts";
+import type { Frame, FrameKind } from "../wire/frame.ts";
+import { type Expectation, Peer } from "../wire/peer.ts";
+import {
+  receiveWelcome,
+  type RunState,
+  serveData,
+  type UserDeviceOptions,
+  type UserDeviceResult,
+} from "../session/user_device.ts";
+import { ModelShard, type ShardStep } from "./rank.ts";
+import { shardShapes, type Share } from "./shares.ts";
+import { readTensorParallelWelcome, type TensorParallelWelcome } from "./welcome.ts";
+
+/** Options of `runTensorParallelDevice`. */
+export interface TensorParallelDeviceOptions extends Omit<UserDeviceOptions, "onWelcome" | "resume"> {
+  /** Bytes of memory that the device can give to its share. */
+  readonly memory: number;
+  /** Called once the run starts. */
+  onWelcome?(welcome: TensorParallelWelcome): void;
+}
+
+/** What a device has at the end of a tensor-parallel run. */
+export interface TensorParallelDeviceResult extends UserDeviceResult {
+  /** What the server said. */
+  readonly welcome: TensorParallelWelcome;
+}
+
+/**
+ * Joins a tensor-parallel server and takes part in a run until it ends. As with `runUserDevice`, the
+ * head modules are returned with the error if one ends the run.
+ *
+ * @throws {HandshakeError} If the server refuses; the message says so if it is for lack of memory.
+ * @throws {ProtocolError} If the server's welcome is not valid.
+ */
+export async function runTensorParallelDevice(
+  options: TensorParallelDeviceOptions,
+): Promise<TensorParallelDeviceResult> {
+  const { engine, channel, name, capacity, memory, data, timeoutMs = 120_000 } = options;
+  const peer = new Peer(channel, { timeoutMs: options.joinTimeoutMs ?? timeoutMs, signal: options.signal });
+  peer.name = "the edge server";
+  let welcome: TensorParallelWelcome;
+  try {
+    await peer.send("hello", {
+      meta: {
+        protocol: PROTOCOL_VERSION,
+        system: "tensorParallel",
+        name,
+        capacity,
+        memory,
+        data: data !== undefined,
+        fingerprint: data?.fingerprint ?? "",
+        sharesLoss: data?.shareLoss ?? false,
+      },
+    });
+    welcome = readTensorParallelWelcome(await receiveWelcome(peer));
+    peer.codec = findCodec(welcome.settings.codec, options.codecs);
+  } catch (error) {
+    await peer.close();
+    throw error;
+  }
+  peer.run = welcome.run;
+  peer.timeoutMs = timeoutMs;
+  const { share, settings } = welcome;
+  const modules = share === null ? null : new HeadModules(engine, {
+    lora: settings.lora,
+    optimizer: settings.optimizer,
+    ...welcome.model,
+    range: share.heads,
+    seed: settings.seed,
+    steps: settings.steps,
+  });
+  options.onWelcome?.(welcome);
+  const state: RunState = { steps: 0, reason: "" };
+  let error: unknown = null;
+  const lanes: Promise<void>[] = [];
+  try {
+    if (modules !== null) lanes.push(serveShare(peer, engine, modules, welcome, share!, state, options));
+    if (data !== undefined) lanes.push(serveData(peer, engine, data, state));
+    await Promise.all(lanes);
+  } catch (cause) {
+    error = cause;
+    if (cause instanceof ProtocolError) peer.reject(cause);
+  }
+  await peer.close(error === null ? "" : "device stopped").catch(() => {});
+  // The modules are the caller's from here on: no lane may use them any more.
+  await Promise.allSettled(lanes);
+  return { modules, welcome, steps: state.steps, ledger: peer.ledger, reason: state.reason, error };
+}
+
+/** Receives the share, then takes part in steps until the run ends. */
+async function serveShare(
+  peer: Peer,
+  engine: Engine,
+  modules: HeadModules,
+  welcome: TensorParallelWelcome,
+  share: Share,
+  state: RunState,
+  options: TensorParallelDeviceOptions,
+): Promise<void> {
+  const { layers, hidden } = welcome.model;
+  using shard = new ModelShard(engine, welcome.epsilon);
+  const shapes = shardShapes(welcome.model, share);
+  for (let layer = 0; layer < layers; layer++) {
+    const { tensors } = await peer.receive("shard", { layer, shapes });
+    shard.addLayer(tensors.map((t) => t.data as Float32Array), shapes);
+  }
+  for (;;) {
+    const next = await peer.next("heads", "the next step");
+    if (next.kind === "end") {
+      state.reason = String(next.meta.reason ?? "");
+      return;
+    }
+    const frame = peer.check(next, "activation", { layer: 0, shapes: [[null, hidden]] });
+    const { mode, batch, length } = readStep(frame);
+    using part = shard.begin(modules, { step: frame.step, mode, batch, length, root: false });
+    await serveStep({ peer, engine, part, blocks: 2 * layers, rows: batch * length, hidden }, frame, mode);
+    if (mode !== "train") continue;
+    state.steps = frame.step + 1;
+    options.onStep?.(frame.step);
+  }
+}
+
+/** Reads the first frame of a step. */
+function readStep(frame: Frame) {
+  const { mode, batch, length } = frame.meta as Record<string, unknown>;
+  const isCount = (x: unknown): x is number => Number.isInteger(x) && (x as number) > 0;
+  if (
+    (mode !== "train" && mode !== "evaluate") || !isCount(batch) || !isCount(length) ||
+    batch * length !== frame.tensors[0]!.shape[0]
+  ) {
+    throw new ProtocolError(
+      `Cannot begin step ${frame.step} as its mode must be "train" or "evaluate" and its size that of its input: they are ${
+        JSON.stringify(frame.meta)
+      }`,
+    );
+  }
+  return { mode, batch, length } as const;
+}
+
+interface StepOfDevice {
+  readonly peer: Peer;
+  readonly engine: Engine;
+  readonly part: ShardStep;
+  /** 2 L */
+  readonly blocks: number;
+  /** T */
+  readonly rows: number;
+  /** d */
+  readonly hidden: number;
+}
+
+/** All blocks forward and, in training, back; then the update. */
+async function serveStep(at: StepOfDevice, first: Frame, mode: "train" | "evaluate"): Promise<void> {
+  const { peer, engine, part, blocks, rows, hidden } = at;
+  const { step } = first;
+  const shape = [rows, hidden];
+  const receive = (kind: FrameKind, layer: number) =>
+    peer.receive(kind, { step, layer, shapes: [shape] } satisfies Expectation);
+  const upload = (frame: Frame) =>
+    engine.upload(frame.tensors[0]!.data as Float32Array, rows, hidden, frame.kind);
+  const send = (kind: FrameKind, layer: number, data: Float32Array) =>
+    peer.send(kind, { step, layer, tensors: [{ dtype: "f32", shape, data }] });
+
+  for (let block = 0; block < blocks; block++) {
+    const h = upload(block === 0 ? first : await receive("activation", block));
+    const [values] = await engine.read([await part.forward(block, h)]);
+    await send("partial", block, values!);
+  }
+  if (mode === "evaluate") return;
+  for (let block = blocks - 1; block >= 0; block--) {
+    using dh = await part.backward(upload(await receive("activationGradient", block)));
+    if (dh === null) break; // nothing is trained below block 0
+    const [values] = await engine.read([dh]);
+    await send("partialGradient", block, values!);
+  }
+  await part.update();
+}

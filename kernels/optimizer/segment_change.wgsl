@@ -1,0 +1,66 @@
+// Relative change of the segments of a tensor.
+//
+// x, before [1, segments * segment]; control [segments, 4]; out [1, segments]:
+// out[s] = ||x_s - before_s||_F / ||x_s||_F; 0 where control.x is 0 or x_s is all zero.
+// Accumulation rule: overwritten.
+//
+// Two entry points: `rows` takes one segment per invocation, for software adapters; `workgroups` shares
+// a segment among 64, for GPUs.
+
+struct Parameters {
+  segments: u32,
+  segment4: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<vec4f>;
+@group(0) @binding(1) var<storage, read> before: array<vec4f>;
+@group(0) @binding(2) var<storage, read> control: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+@group(1) @binding(0) var<uniform> p: Parameters;
+
+const LANES = 64u;
+var<workgroup> scratch: array<vec2f, LANES>;
+
+/// Sums of squares of (the change, x).
+fn squares_of(segment: u32, lane: u32, lanes: u32) -> vec2f {
+  let end = (segment + 1u) * p.segment4;
+  var change = vec4f();
+  var now = vec4f();
+  for (var i = segment * p.segment4 + lane; i < end; i += lanes) {
+    let difference = x[i] - before[i];
+    change += difference * difference;
+    now += x[i] * x[i];
+  }
+  return vec2f((change.x + change.y) + (change.z + change.w), (now.x + now.y) + (now.z + now.w));
+}
+
+fn write(segment: u32, squares: vec2f) {
+  if (control[segment].x == 0.0 || squares.y == 0.0) {
+    out[segment] = 0.0;
+  } else {
+    out[segment] = sqrt(squares.x) / sqrt(squares.y);
+  }
+}
+
+@compute @workgroup_size(8)
+fn rows(@builtin(global_invocation_id) id: vec3u) {
+  if (id.x >= p.segments) {
+    return;
+  }
+  write(id.x, squares_of(id.x, 0u, 1u));
+}
+
+@compute @workgroup_size(LANES)
+fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
+  scratch[lane] = squares_of(workgroup.x, lane, LANES);
+  workgroupBarrier();
+  for (var half = LANES / 2u; half > 0u; half /= 2u) {
+    if (lane < half) {
+      scratch[lane] += scratch[lane + half];
+    }
+    workgroupBarrier();
+  }
+  if (lane == 0u) {
+    write(workgroup.x, scratch[0]);
+  }
+}
