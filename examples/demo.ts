@@ -143,8 +143,8 @@ async function main(): Promise<number> {
     ...["--model", flags.model, "--devices", `${capacities.length}`, "--steps", `${flags.steps}`],
     ...["--port", `${flags.port}`, "--join-token", joinToken, "--admin-token", crypto.randomUUID()],
     ...["--pruner", flags.pruner, "--tau", `${flags.tau}`, "--eta", `${flags.eta}`],
-    ...["--keep", `${flags.keep}`],
     ...["--codec", flags.codec, "--micro-batches", `${flags["micro-batches"]}`],
+    ...["--keep", `${flags.keep}`],
     ...["--mode", flags.mode, "--targets", flags.targets, "--rank", `${flags.rank}`],
     ...[
       "--rate",

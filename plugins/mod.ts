@@ -5,11 +5,11 @@
  * | --- | --- |
  * | {@linkcode greedyPruner} | EdgeTuner's rule on measured gradients: Eq. 29, Eq. 30, layer-wise rule |
  * | {@linkcode randomPruner} | a fixed share at random: the baseline that importance has to beat |
- * | {@linkcode budgetPruner} | another pruner's scores at a fixed kept share |
  * | {@linkcode magnitudePruner} | a given share: the heads whose LoRA weights have grown most |
  * | {@linkcode gradientPruner} | a given share: the heads whose gradients were largest in the last step |
  * | {@linkcode dloraPruner} | DLoRA's Kill and Revive: the heads whose weights change least are killed, some come back |
  * | {@linkcode oraclePruner} | a given share by this step's true importance: a yardstick, not deployable |
+ * | {@linkcode budgetPruner} | another pruner's scores at a fixed kept share |
  * | {@linkcode noPruner} | everything is kept: vEdgeTuner |
  *
  * Each factory returns a plain object that implements `Pruner` of `@edgetuner/core`. Your own does the
@@ -26,8 +26,8 @@
  * @module
  */
 
-export { budgetPruner, type BudgetPrunerOptions } from "./budget.ts";
 export type { KeepOptions, KeepScope } from "./_keep_share.ts";
+export { budgetPruner, type BudgetPrunerOptions } from "./budget.ts";
 export { dloraPruner, type DloraPrunerOptions, type DloraState } from "./dlora.ts";
 export { gradientPruner, type GradientPrunerOptions, type GradientState } from "./gradient.ts";
 export { greedyPruner, type GreedyPrunerOptions, type GreedyState } from "./greedy.ts";

@@ -146,7 +146,7 @@ export type RunSystem = "split" | "tensorParallel";
 /** Options of every server of a run. */
 export type RunServerOptions = Pick<
   EdgeServerOptions,
-  "fingerprint" | "settings" | "devices" | "run" | "timeoutMs" | "joinTimeoutMs" | "maxQueuedBytes"
+  "fingerprint" | "settings" | "devices" | "run" | "timeoutMs" | "joinTimeoutMs" | "codecs"
 >;
 
 interface Hello {
@@ -169,6 +169,7 @@ export abstract class RunServer implements RunHandle {
   readonly #options: RunServerOptions;
   readonly #system: RunSystem;
   readonly #settings: Required<RunSettings>;
+  readonly #codec: WireCodec;
   readonly #members: RunMember[] = [];
   readonly #listeners = new Set<(event: EdgeServerEvent) => void>();
   readonly #stop = new AbortController();
@@ -192,6 +193,7 @@ export abstract class RunServer implements RunHandle {
     this.#options = options;
     this.#system = kind.system;
     this.#settings = checkRunSettings(options.settings);
+    this.#codec = findCodec(this.#settings.codec, options.codecs);
     if (!Number.isInteger(options.devices) || options.devices < 1 || options.devices > kind.maxDevices) {
       throw new RangeError(
         `Cannot start the edge server as devices must be an integer from 1 to ${kind.maxDevices} (by the heads per layer): current value is ${options.devices}`,
@@ -439,6 +441,11 @@ export abstract class RunServer implements RunHandle {
     );
   }
 
+  /** The codec of the run. */
+  protected get codec(): WireCodec {
+    return this.#codec;
+  }
+
   /** Aborted when the run is to end at once. */
   protected get signal(): AbortSignal {
     return this.#stop.signal;
@@ -525,7 +532,7 @@ export class EdgeServer extends RunServer {
         } as unknown as Record<string, unknown>,
       });
       member.peer.run = this.run;
-      member.peer.codec = this.#codec;
+      member.peer.codec = this.codec;
     }
     const dataMember = this.members.find((m) => m.device.data)!;
     const data = new RemoteData(engine, dataMember.peer, hidden, dataMember.sharesLoss);
@@ -544,7 +551,8 @@ export class EdgeServer extends RunServer {
       capacities,
       seed: this.settings.seed,
     };
-    const ports = { engine, base, heads: remote, data };
+    const { microBatches } = this.settings;
+    const ports = { engine, base, heads: remote, data, microBatches };
     let state = initPruner(pruner, context);
     let statistics: HeadStatistics = {};
     let lastMask: Uint8Array | null = null;
@@ -585,8 +593,7 @@ export class EdgeServer extends RunServer {
       }
       const prune = performance.now() - pruneStarted;
       const tokens = batch.batch * batch.length;
-      const { microBatches } = this.settings;
-      const outcome = await runStep({ ...ports, microBatches }, step, batch, decision.mask);
+      const outcome = await runStep(ports, step, batch, decision.mask);
       const after = this.counters(engine, remote, data);
       // What a probe cost is told apart, so that the step's own figures compare with other pruners'.
       const spent = (what: keyof typeof after) =>

@@ -425,8 +425,7 @@ export async function serveData(peer: Peer, engine: Engine, data: DataSide, stat
     let frame = await peer.next("data", `"hidden"`);
     // One probe may come before the step itself: its gradient is answered, nothing else happens.
     if (frame.kind === "hidden" && frame.meta.probe === true && mode === "train") {
-      peer.check(frame, "hidden", expected);
-      await answerProbe(peer, engine, data, batch, frame);
+      await answerProbe(peer, engine, data, batch, peer.check(frame, "hidden", expected));
       frame = await peer.next("data", `"hidden"`);
     }
     if (frame.kind === "end") {

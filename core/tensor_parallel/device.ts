@@ -10,6 +10,7 @@
 import type { Engine } from "@edgetuner/kernels";
 import { ProtocolError } from "../errors.ts";
 import { HeadModules } from "../lora/head_modules.ts";
+import { findCodec } from "../wire/codec.ts";
 import { PROTOCOL_VERSION } from "../wire/frame.ts";
 import type { Frame, FrameKind } from "../wire/frame.ts";
 import { type Expectation, Peer } from "../wire/peer.ts";
@@ -66,6 +67,7 @@ export async function runTensorParallelDevice(
       },
     });
     welcome = readTensorParallelWelcome(await receiveWelcome(peer));
+    peer.codec = findCodec(welcome.settings.codec, options.codecs);
   } catch (error) {
     await peer.close();
     throw error;
@@ -117,12 +119,13 @@ async function serveShare(
     shard.addLayer(tensors.map((t) => t.data as Float32Array), shapes);
   }
   for (;;) {
-    const frame = await peer.next("heads", "the next step");
-    if (frame.kind === "end") {
-      state.reason = String(frame.meta.reason ?? "");
+    const next = await peer.next("heads", "the next step");
+    if (next.kind === "end") {
+      state.reason = String(next.meta.reason ?? "");
       return;
     }
-    const { mode, batch, length } = readStep(peer, frame, hidden);
+    const frame = peer.check(next, "activation", { layer: 0, shapes: [[null, hidden]] });
+    const { mode, batch, length } = readStep(frame);
     using part = shard.begin(modules, { step: frame.step, mode, batch, length, root: false });
     await serveStep({ peer, engine, part, blocks: 2 * layers, rows: batch * length, hidden }, frame, mode);
     if (mode !== "train") continue;
@@ -132,8 +135,7 @@ async function serveShare(
 }
 
 /** Reads the first frame of a step. */
-function readStep(peer: Peer, frame: Frame, hidden: number) {
-  peer.check(frame, "activation", { layer: 0, shapes: [[null, hidden]] });
+function readStep(frame: Frame) {
   const { mode, batch, length } = frame.meta as Record<string, unknown>;
   const isCount = (x: unknown): x is number => Number.isInteger(x) && (x as number) > 0;
   if (

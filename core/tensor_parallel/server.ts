@@ -234,6 +234,7 @@ export class TensorParallelServer extends RunServer implements Disposable {
         } as unknown as Record<string, unknown>,
       });
       member.peer.run = this.run;
+      member.peer.codec = this.codec;
     }
     const d = this.#model.hidden;
     for (let l = 0; l < this.#model.layers; l++) {

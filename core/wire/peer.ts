@@ -56,6 +56,10 @@ const CODED: ReadonlySet<FrameKind> = new Set<FrameKind>([
   "hiddenGradient",
   "deltaGradient",
   "inputGradient",
+  "activation",
+  "partial",
+  "activationGradient",
+  "partialGradient",
 ]);
 
 /** What is sent. */

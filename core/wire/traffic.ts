@@ -46,16 +46,16 @@ export interface TrafficShape {
  * @param shape `devices` is M, devices with a share; the rest as in `TrafficShape`.
  */
 export function tensorParallelTraffic(
-  shape: Pick<TrafficShape, "layers" | "hidden" | "tokens"> & {
+  shape: Pick<TrafficShape, "layers" | "hidden" | "tokens" | "batch" | "codec"> & {
     readonly devices: number;
     readonly mode: "train" | "evaluate";
   },
 ): Map<FrameKind, number> {
-  const { layers, hidden, tokens, devices, mode } = shape;
-  const wide = tokens * hidden * 4;
+  const { layers, hidden, tokens, devices, mode, batch = 1, codec = f32Codec() } = shape;
+  const wide = codec.byteLength([tokens, hidden]);
   const blocks = 2 * layers;
   const bytes = new Map<FrameKind, number>([
-    ["embedding", wide],
+    ["embedding", codec.byteLength([batch, tokens / batch, hidden])],
     ["activation", devices * blocks * wide],
     ["partial", devices * blocks * wide],
     ["hidden", wide],

@@ -112,6 +112,20 @@ for (const mode of ["slice", "full"] as const) {
   }
 }
 
+Deno.test("a probe runs in micro-batches like its step", async () => {
+  const options = {
+    settings: { ...tinySettings("full", STEPS), microBatches: 2 },
+    steps: STEPS,
+    capacities: [2, 1, 1],
+  };
+  const [pruner, inputs] = listening(MASKS, ["trueGradientNorm", "gradientNorm"]);
+  const probed = await runSession(model, { ...options, pruner });
+  const plain = await runSession(model, { ...options, pruner: scriptedPruner(MASKS) });
+  assertEquals(probed.losses, plain.losses);
+  assertEquals(probed.weights, plain.weights);
+  assertEquals(inputs[0]!.trueGradientNorm, inputs[1]!.gradientNorm, "step 0 was not pruned");
+});
+
 Deno.test("a probe's traffic is that of an unpruned step without E, told apart from the step's own", async () => {
   const steps = 3;
   const settings = tinySettings("slice", steps);

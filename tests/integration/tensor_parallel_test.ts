@@ -5,6 +5,7 @@ import {
   DeadlineError,
   EdgeServer,
   type EdgeServerEvent,
+  findCodec,
   type FrameKind,
   HandshakeError,
   type HeadWeights,
@@ -225,8 +226,8 @@ const sorted = (map: Map<FrameKind, number>) => [...map].sort(([a], [b]) => a.lo
 
 Deno.test("tensor parallelism puts on the wire what the formula says, the shares once at the start", async () => {
   const modes = ["train", "evaluate", "train"] as const;
-  const settings = tinySettings("slice", 2);
-  for (const capacities of [[1, 1], [2, 1, 1]] as const) {
+  for (const [capacities, codec] of [[[1, 1], "f32"], [[2, 1, 1], "f32"], [[2, 1, 1], "f16"]] as const) {
+    const settings = { ...tinySettings("slice", 2), codec };
     const run = await completed({ settings, capacities, modes });
     const expected = new Map<FrameKind, number>();
     for (const mode of modes) {
@@ -236,6 +237,8 @@ Deno.test("tensor parallelism puts on the wire what the formula says, the shares
         tokens: 26,
         devices: capacities.length - 1,
         mode,
+        batch: 2,
+        codec: findCodec(codec),
       });
       for (const [kind, bytes] of step) expected.set(kind, (expected.get(kind) ?? 0) + bytes);
     }
