@@ -146,7 +146,7 @@ export type RunSystem = "split" | "tensorParallel";
 /** Options of every server of a run. */
 export type RunServerOptions = Pick<
   EdgeServerOptions,
-  "fingerprint" | "settings" | "devices" | "run" | "timeoutMs" | "joinTimeoutMs" | "codecs"
+  "fingerprint" | "settings" | "devices" | "run" | "timeoutMs" | "joinTimeoutMs" | "codecs" | "maxQueuedBytes"
 >;
 
 interface Hello {
@@ -185,6 +185,7 @@ export abstract class RunServer implements RunHandle {
    * @param options See `RunServerOptions`.
    * @param kind What the run is, and the most devices that can have heads in it.
    * @throws {RangeError} If settings are out of range.
+   * @throws {HandshakeError} If the settings name a codec that is not known.
    */
   constructor(
     options: RunServerOptions,
@@ -494,7 +495,6 @@ export abstract class RunServer implements RunHandle {
 /** One run of an edge server. */
 export class EdgeServer extends RunServer {
   readonly #options: EdgeServerOptions;
-  readonly #codec: WireCodec;
 
   /**
    * Prepares a run; devices may `join` at once, the steps begin with `start`.
@@ -506,7 +506,6 @@ export class EdgeServer extends RunServer {
   constructor(options: EdgeServerOptions) {
     super(options, { system: "split", maxDevices: options.base.config.n_head });
     this.#options = options;
-    this.#codec = findCodec(this.settings.codec, options.codecs);
   }
 
   /** Runs the steps, with the pruner's decision in each. */

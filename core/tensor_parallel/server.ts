@@ -103,10 +103,10 @@ export class TensorParallelServer extends RunServer implements Disposable {
     super(options, { system: "tensorParallel", maxDevices: heads - 1 });
     this.#options = options;
     this.#model = { layers, heads, hidden };
-    const { codec, microBatches } = this.settings;
-    if (codec !== "f32" || microBatches !== 1) {
+    const { microBatches } = this.settings;
+    if (microBatches !== 1) {
       throw new RangeError(
-        `Cannot start the server as all-reduces go in one piece and in float32: current settings are codec ${codec} and ${microBatches} micro-batches`,
+        `Cannot start the server as steps must not be split where all-reduces are: current value of microBatches is ${microBatches}`,
       );
     }
     const { capacity = 1, largestStep } = options;
