@@ -38,7 +38,9 @@ export type {
   StepMode,
 } from "./ports.ts";
 export { Parameter, Tape, Variable } from "./tape.ts";
+export type { BaseLayers, BaseShape, EndsShape, ModelEnds, Normalised } from "./model/base.ts";
 export {
+  addInputGradient,
   attentionOp,
   feedForwardOp,
   type Gpt2Config,
@@ -46,7 +48,10 @@ export {
   Gpt2Ends,
   type Gpt2Layer,
   Gpt2Layers,
+  gpt2Shape,
+  layerNormalised,
   linearOp,
+  type LinearWeights,
   loraLinearOp,
   type NamedArray,
   type NamedArrays,

@@ -7,7 +7,7 @@
 import { addColumnSums, type Engine, type Tensor } from "@edgetuner/kernels";
 import { DeadlineError, HandshakeError, PluginError } from "../errors.ts";
 import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
-import type { Gpt2Layers } from "../model/gpt2.ts";
+import type { BaseLayers } from "../model/base.ts";
 import type { EmbeddedBatch, HeadStatistics, StepMode } from "../ports.ts";
 import {
   type Pruner,
@@ -92,7 +92,7 @@ export interface EdgeServerOptions {
   /** The engine of the base model. */
   readonly engine: Engine;
   /** The base model's layers. */
-  readonly base: Gpt2Layers;
+  readonly base: BaseLayers;
   /** Fingerprint of the checkpoint; a data device's must be the same. */
   readonly fingerprint: string;
   /** Settings of the run. */
@@ -155,7 +155,7 @@ export class EdgeServer implements RunHandle {
   constructor(options: EdgeServerOptions) {
     this.#options = options;
     this.#settings = checkRunSettings(options.settings);
-    const { n_head: heads } = options.base.config;
+    const { heads } = options.base.shape;
     if (!Number.isInteger(options.devices) || options.devices < 1 || options.devices > heads) {
       throw new RangeError(
         `Cannot start the edge server as devices must be an integer from 1 to ${heads} (heads per layer): current value is ${options.devices}`,
@@ -381,7 +381,7 @@ export class EdgeServer implements RunHandle {
 
   async #runAll(): Promise<void> {
     const { engine, base, pruner } = this.#options;
-    const { n_layer: layers, n_head: heads, n_embd: hidden } = base.config;
+    const { layers, heads, hidden } = base.shape;
     // By capacity, then by name: the same devices get the same heads in whatever order they join.
     const members = this.#withHeads().sort((a, b) =>
       b.device.capacity - a.device.capacity || (a.device.name < b.device.name ? -1 : 1)

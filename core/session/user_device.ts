@@ -8,7 +8,7 @@ import type { Engine } from "@edgetuner/kernels";
 import { HandshakeError, ProtocolError } from "../errors.ts";
 import { HeadModules } from "../lora/head_modules.ts";
 import { keptHeads } from "../lora/local_heads.ts";
-import type { Gpt2Ends } from "../model/gpt2.ts";
+import type { ModelEnds } from "../model/base.ts";
 import { embedTokens, type LossSettings, modelLoss, sumLosses, type TokenBatch } from "../model/loss.ts";
 import type { HeadStatistics, StepMode } from "../ports.ts";
 import type { Channel } from "../transport.ts";
@@ -20,7 +20,7 @@ import { readWelcome, type Welcome } from "./settings.ts";
 /** What the data device brings along. Nothing of it but E, dh_L and, if shared, the loss leaves the device. */
 export interface DataSide {
   /** Embedding, final norm and LM head. */
-  readonly ends: Gpt2Ends;
+  readonly ends: ModelEnds;
   /** Settings of the loss in training; evaluation has no label smoothing. */
   readonly loss: LossSettings;
   /** Fingerprint of the checkpoint; the edge server's must be the same. */
@@ -339,7 +339,7 @@ async function serveData(peer: Peer, engine: Engine, data: DataSide, state: RunS
       return;
     }
     const { batch, mode } = next;
-    const { n_embd: hidden } = data.ends.config;
+    const { hidden } = data.ends.shape;
     const embedding = embedTokens(data.ends, batch);
     const [values] = await engine.read([embedding]);
     embedding.dispose();

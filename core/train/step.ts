@@ -5,7 +5,7 @@
  */
 
 import type { Engine } from "@edgetuner/kernels";
-import type { Gpt2Layers } from "../model/gpt2.ts";
+import type { BaseLayers } from "../model/base.ts";
 import type { DataPort, EmbeddedBatch, HeadPort, HeadStatistics } from "../ports.ts";
 import { Tape } from "../tape.ts";
 
@@ -14,7 +14,7 @@ export interface StepContext {
   /** The engine of the base model. */
   readonly engine: Engine;
   /** The base model's layers. */
-  readonly base: Gpt2Layers;
+  readonly base: BaseLayers;
   /** Where the head modules live. */
   readonly heads: HeadPort;
   /** Where embedding, labels and loss live. */
