@@ -38,7 +38,15 @@ export type {
   StepMode,
 } from "./ports.ts";
 export { Parameter, Tape, Variable } from "./tape.ts";
-export type { BaseLayers, BaseShape, EndsShape, ModelEnds, Normalised } from "./model/base.ts";
+export type {
+  AttentionCache,
+  BaseLayers,
+  BaseShape,
+  EndsShape,
+  ModelEnds,
+  Normalised,
+  SequenceShape,
+} from "./model/base.ts";
 export {
   addInputGradient,
   attentionOp,
@@ -57,6 +65,36 @@ export {
   type NamedArrays,
   normOp,
 } from "./model/gpt2.ts";
+export {
+  gatedFeedForwardOp,
+  type LlamaConfig,
+  llamaConfig,
+  LlamaEnds,
+  type LlamaLayer,
+  LlamaLayers,
+  llamaShape,
+  rmsNormOp,
+  ropeFrequencies,
+  ropeOp,
+  type RopeScaling,
+} from "./model/llama.ts";
+export {
+  type Checkpoint,
+  loadEnds,
+  loadLayers,
+  type ModelConfig,
+  modelConfig,
+  modelShape,
+} from "./model/load.ts";
+export {
+  type OptConfig,
+  optConfig,
+  OptEnds,
+  type OptLayer,
+  OptLayers,
+  optShape,
+  reluFeedForwardOp,
+} from "./model/opt.ts";
 export {
   embedTokens,
   embedTokensBackward,

@@ -5,17 +5,14 @@
  */
 
 import { CheckpointError } from "../errors.ts";
-import { type Gpt2Config, gpt2Config, type NamedArray, type NamedArrays } from "../model/gpt2.ts";
+import type { Gpt2Config, NamedArray } from "../model/gpt2.ts";
+import { type Checkpoint, modelConfig } from "../model/load.ts";
 import { randomStream } from "../data/random.ts";
 import { fingerprintOf } from "./fingerprint.ts";
 import { loadSafetensors } from "./safetensors.ts";
 
 /** A model read from a folder. */
-export interface ModelFolder {
-  /** Shape of the model. */
-  readonly config: Gpt2Config;
-  /** Weights by name. */
-  readonly weights: NamedArrays;
+export interface ModelFolder extends Checkpoint {
   /** What is the same for the same model and differs for any other. */
   readonly fingerprint: string;
 }
@@ -28,7 +25,7 @@ function within(folder: string | URL, file: string): string | URL {
 }
 
 /**
- * Reads a model folder.
+ * Reads a model folder: a GPT-2, an OPT or a LLaMA; see `loadLayers` and `loadEnds`.
  *
  * @param folder Path or file URL of the folder.
  * @throws {CheckpointError} If a file is missing or not valid; the message names it.
@@ -44,7 +41,7 @@ export async function loadModelFolder(folder: string | URL): Promise<ModelFolder
       { cause },
     );
   }
-  const config = gpt2Config(json);
+  const config = modelConfig(json);
   const weights = await loadSafetensors(within(folder, "model.safetensors"));
   return { config, weights, fingerprint: await fingerprintOf(config, weights) };
 }

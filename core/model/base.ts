@@ -26,6 +26,31 @@ export interface BaseShape {
   readonly headSize: number;
 }
 
+/** Keys and values of the tokens before, in generation: what takes the place of the causal attention. */
+export interface AttentionCache {
+  /** Position of the first token that is new. */
+  readonly first: number;
+  /**
+   * Attention of the new tokens to those before and to themselves.
+   *
+   * @param tape Where the result lives.
+   * @param qkv Q, K and V of the new tokens, [B * T, (H + 2 G) * D].
+   * @param layer Layer, from 0.
+   * @returns [B * T, d]
+   */
+  attend(tape: Tape, qkv: Variable, layer: number): Variable;
+}
+
+/** What a forward pass needs to know of its rows. */
+export interface SequenceShape {
+  /** B, sequences. */
+  readonly batch: number;
+  /** T, tokens of each sequence. */
+  readonly length: number;
+  /** Tokens before these, in generation. @default {none} */
+  readonly cache?: AttentionCache;
+}
+
 /** Layers between embedding and final norm. */
 export interface BaseLayers extends Disposable {
   /** Shape of the layers. */
@@ -38,13 +63,13 @@ export interface BaseLayers extends Disposable {
    *
    * @param tape Records the way back.
    * @param embedding E, [B * T, d].
-   * @param shape B and T.
+   * @param shape B and T, and what came before.
    * @param heads Where the LoRA head modules live; `null` for the base model alone.
    */
   forward(
     tape: Tape,
     embedding: Variable,
-    shape: { readonly batch: number; readonly length: number },
+    shape: SequenceShape,
     heads: HeadPort | null,
   ): Promise<Variable>;
 }

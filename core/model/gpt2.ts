@@ -21,7 +21,7 @@ import {
 } from "@edgetuner/kernels";
 import { CheckpointError } from "../errors.ts";
 import type { HeadPort } from "../ports.ts";
-import type { BaseLayers, BaseShape, EndsShape, ModelEnds, Normalised } from "./base.ts";
+import type { BaseLayers, BaseShape, EndsShape, ModelEnds, Normalised, SequenceShape } from "./base.ts";
 import { Parameter, type Tape, type Variable } from "../tape.ts";
 
 /** Shape of a GPT-2 model, named as in its `config.json`. */
@@ -189,7 +189,7 @@ export class Gpt2Layers implements BaseLayers {
   async forward(
     tape: Tape,
     embedding: Variable,
-    shape: { readonly batch: number; readonly length: number },
+    shape: SequenceShape,
     heads: HeadPort | null,
   ): Promise<Variable> {
     const attentionShape = { ...shape, heads: this.config.n_head };
@@ -198,7 +198,7 @@ export class Gpt2Layers implements BaseLayers {
     for (const [l, layer] of this.layers.entries()) {
       const x = normOp(tape, h, layer.norm1, epsilon);
       const qkv = await loraLinearOp(tape, x, layer.qkv, l, heads);
-      const mixed = attentionOp(tape, qkv, attentionShape);
+      const mixed = shape.cache?.attend(tape, qkv, l) ?? attentionOp(tape, qkv, attentionShape);
       h = linearOp(tape, mixed, layer.projection, h);
       const x2 = normOp(tape, h, layer.norm2, epsilon);
       h = feedForwardOp(tape, x2, layer.up, layer.down, h);
