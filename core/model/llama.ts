@@ -364,9 +364,7 @@ export class LlamaEnds implements ModelEnds {
     const reader = new WeightReader(engine, weights, PREFIXES);
     this.tokens = reader.matrix("embed_tokens.weight", vocabulary, d);
     this.norm = reader.row("norm.weight", d);
-    this.lmHead = config.tie_word_embeddings
-      ? this.tokens
-      : new WeightReader(engine, weights, [""]).matrix("lm_head.weight", vocabulary, d);
+    this.lmHead = config.tie_word_embeddings ? this.tokens : reader.matrix("lm_head.weight", vocabulary, d);
   }
 
   /** Shape of the ends. */

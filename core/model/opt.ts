@@ -220,9 +220,7 @@ export class OptEnds implements ModelEnds {
     this.tokens = reader.matrix("embed_tokens.weight", vocabulary, d);
     this.positions = reader.matrix("embed_positions.weight", positions + POSITION_OFFSET, d);
     this.norm = [reader.row("final_layer_norm.weight", d), reader.row("final_layer_norm.bias", d)];
-    this.lmHead = config.tie_word_embeddings
-      ? this.tokens
-      : new WeightReader(engine, weights, [""]).matrix("lm_head.weight", vocabulary, d);
+    this.lmHead = config.tie_word_embeddings ? this.tokens : reader.matrix("lm_head.weight", vocabulary, d);
   }
 
   /** Shape of the ends. */

@@ -7,7 +7,7 @@
 import type { Engine } from "@edgetuner/kernels";
 import { CheckpointError } from "../errors.ts";
 import { Parameter } from "../tape.ts";
-import type { NamedArray, NamedArrays } from "./gpt2.ts";
+import type { NamedArrays } from "./gpt2.ts";
 
 function refuse(name: string, rule: string, value: unknown): CheckpointError {
   return new CheckpointError(
@@ -85,18 +85,19 @@ export class ConfigFields {
   }
 }
 
-/** Weights of a checkpoint, put on the GPU as frozen parameters. */
+/** Weights of a checkpoint, put on the GPU as frozen parameters. If one does not fit, all are freed again. */
 export class WeightReader {
   readonly #engine: Engine;
   readonly #weights: NamedArrays;
   readonly #prefixes: readonly string[];
+  readonly #made: Parameter[] = [];
 
   /**
    * Takes a checkpoint.
    *
    * @param engine Where weights go.
    * @param weights The checkpoint.
-   * @param prefixes What names may begin with; the first one is what parameters are called by.
+   * @param prefixes What names may begin with.
    */
   constructor(engine: Engine, weights: NamedArrays, prefixes: readonly string[]) {
     this.#engine = engine;
@@ -111,40 +112,50 @@ export class WeightReader {
 
   /** A vector, as [1, columns]. @throws {CheckpointError} If it is missing or has another shape. */
   row(name: string, columns: number): Parameter {
-    return this.#parameter(name, this.#find(name, [columns]), 1, columns);
+    return this.joined([[name, columns]]);
   }
 
   /** Matrices below each other, as one. @throws {CheckpointError} If one is missing or has another shape. */
   stacked(parts: readonly (readonly [name: string, rows: number])[], columns: number): Parameter {
-    const found = parts.map(([name, rows]) => this.#find(name, [rows, columns]));
-    const rows = parts.reduce((sum, [, n]) => sum + n, 0);
-    return this.#parameter(parts.map(([name]) => name).join(" + "), join(found), rows, columns);
+    return this.#parameter(parts.map(([name, rows]) => this.#find(name, [rows, columns])), columns);
   }
 
   /** Vectors one after the other, as [1, columns]. @throws {CheckpointError} If one is missing or has another shape. */
   joined(parts: readonly (readonly [name: string, columns: number])[]): Parameter {
     const found = parts.map(([name, columns]) => this.#find(name, [columns]));
-    const columns = parts.reduce((sum, [, n]) => sum + n, 0);
-    return this.#parameter(parts.map(([name]) => name).join(" + "), join(found), 1, columns);
+    return this.#parameter(found, parts.reduce((sum, [, n]) => sum + n, 0));
   }
 
-  #parameter(name: string, data: Float32Array, rows: number, columns: number): Parameter {
-    return new Parameter(this.#prefixes[0] + name, this.#engine.upload(data, rows, columns, name), false);
+  #parameter(parts: readonly Found[], columns: number): Parameter {
+    const name = parts.map((part) => part.name).join(" + ");
+    const data = join(parts.map((part) => part.data));
+    const tensor = this.#engine.upload(data, data.length / columns, columns, name);
+    const parameter = new Parameter(name, tensor, false);
+    this.#made.push(parameter);
+    return parameter;
   }
 
-  #find(name: string, shape: readonly number[]): Float32Array {
-    const found = this.#prefixes.map((prefix) => this.#weights.get(prefix + name))
-      .find((array): array is NamedArray => array !== undefined);
-    if (found === undefined) {
+  #find(name: string, shape: readonly number[]): Found {
+    const key = this.#prefixes.map((prefix) => prefix + name).find((key) => this.#weights.has(key));
+    if (key === undefined) {
+      disposeAll(this.#made);
       throw new CheckpointError(`Cannot load the model as it must hold "${name}": it does not`);
     }
+    const found = this.#weights.get(key)!;
     if (found.shape.length !== shape.length || found.shape.some((n, i) => n !== shape[i])) {
+      disposeAll(this.#made);
       throw new CheckpointError(
-        `Cannot load the model as "${name}" must be [${shape}]: it is [${found.shape}]`,
+        `Cannot load the model as "${key}" must be [${shape}]: it is [${found.shape}]`,
       );
     }
-    return found.data;
+    return { name: key, data: found.data };
   }
+}
+
+/** A weight and what the checkpoint calls it. */
+interface Found {
+  readonly name: string;
+  readonly data: Float32Array;
 }
 
 function join(parts: readonly Float32Array[]): Float32Array {
