@@ -17,6 +17,7 @@ const kernels = [1, -1].map((sign) =>
     bindings: ["write", "read"],
     parameters: [
       ["rows", "u32"],
+      ["row_first", "u32"],
       ["length", "u32"],
       ["first", "u32"],
       ["heads", "u32"],
@@ -86,9 +87,12 @@ export function rope(x: Tensor, options: RopeOptions): void {
     );
   }
   const half4 = headSize / 8;
-  x.engine.dispatch(kernels[Number(inverse)]!, {
-    bindings: [x, table],
-    parameters: { rows: x.rows, length, first, heads, half4, pitch4: x.pitch / 4 },
-    workgroups: [Math.ceil(heads * half4 / 8), Math.ceil(x.rows / 8)],
-  });
+  for (const window of x.windows()) {
+    const { rows, row: row_first } = window;
+    x.engine.dispatch(kernels[Number(inverse)]!, {
+      bindings: [window, table],
+      parameters: { rows, row_first, length, first, heads, half4, pitch4: x.pitch / 4 },
+      workgroups: [Math.ceil(heads * half4 / 8), Math.ceil(rows / 8)],
+    });
+  }
 }

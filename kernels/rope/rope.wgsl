@@ -3,14 +3,15 @@
 //
 // (u, v) -> (u * cos - s * v * sin, v * cos + s * u * sin), with s = SIGN: 1 forward, -1 back.
 //
-// x [rows, columns], of which the first heads * head_size columns are heads to be turned; row r is
-// at position first + r % length. table [positions, head_size]: cosines of the head_size / 2
+// x [rows, columns], some rows from row_first on of a larger matrix; the first heads * head_size columns
+// are heads to be turned; row r of the whole is at position first + r % length. table [positions, head_size]: cosines of the head_size / 2
 // angles, then their sines. Accumulation rule: overwritten in place.
 
 override SIGN: f32 = 1.0;
 
 struct Parameters {
   rows: u32,
+  row_first: u32,
   length: u32,
   first: u32,
   heads: u32,
@@ -30,7 +31,7 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   }
   let head = id.x / p.half4;
   let i = id.x % p.half4;
-  let angles = (p.first + row % p.length) * 2u * p.half4 + i;
+  let angles = (p.first + (p.row_first + row) % p.length) * 2u * p.half4 + i;
   let cosine = table[angles];
   let sine = SIGN * table[angles + p.half4];
   let at = row * p.pitch4 + head * 2u * p.half4 + i;

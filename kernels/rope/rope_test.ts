@@ -16,26 +16,29 @@ const SHAPES = [
   { batch: 2, length: 67, heads: 3, headSize: 64, rest: 64, first: 11 },
 ] as const;
 
-testForms("rope() and its inverse equal the reference", async (engine) => {
-  for (const { batch, length, heads, headSize, rest, first } of SHAPES) {
-    const rows = batch * length;
-    const columns = heads * headSize + rest;
-    const x = normal(rows * columns, 1);
-    using table = ropeTable(engine, frequencies(headSize), first + length);
-    for (const inverse of [false, true]) {
-      using tensor = engine.upload(x, rows, columns);
-      rope(tensor, { table, heads, length, first, inverse });
-      const shape = { columns, heads, length, first };
-      const expected = ropeReference(x, frequencies(headSize), shape, inverse ? -1 : 1);
-      assertClose(
-        await readOne(tensor),
-        expected,
-        TOLERANCE.sum,
-        `[${rows}, ${columns}], inverse ${inverse}`,
-      );
+for (const limits of [{}, { maxBindingBytes: 20 * 1024 }]) {
+  const where = limits.maxBindingBytes === undefined ? "" : " in windows";
+  testForms(`rope() and its inverse equal the reference${where}`, async (engine) => {
+    for (const { batch, length, heads, headSize, rest, first } of SHAPES) {
+      const rows = batch * length;
+      const columns = heads * headSize + rest;
+      const x = normal(rows * columns, 1);
+      using table = ropeTable(engine, frequencies(headSize), first + length);
+      for (const inverse of [false, true]) {
+        using tensor = engine.upload(x, rows, columns);
+        rope(tensor, { table, heads, length, first, inverse });
+        const shape = { columns, heads, length, first };
+        const expected = ropeReference(x, frequencies(headSize), shape, inverse ? -1 : 1);
+        assertClose(
+          await readOne(tensor),
+          expected,
+          TOLERANCE.sum,
+          `[${rows}, ${columns}], inverse ${inverse}`,
+        );
+      }
     }
-  }
-});
+  }, limits);
+}
 
 testForms("rope() depends on the distance of two tokens alone, and keeps lengths", async (engine) => {
   const [q, k] = [normal(16, 2), normal(16, 3)];

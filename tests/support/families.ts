@@ -20,6 +20,8 @@ import {
   type RunSettings,
 } from "@edgetuner/core";
 
+import type { TinyBase } from "./tiny_model.ts";
+
 const FOLDER = new URL("../fixtures/families/", import.meta.url);
 
 /** One pass of a fixture. */
@@ -79,7 +81,7 @@ export function familyFolder(name: FamilyName): Promise<ModelFolder> {
 }
 
 /** Both halves of a model on an engine. */
-export class TinyFamily implements Disposable {
+export class TinyFamily implements TinyBase, Disposable {
   readonly config: ModelConfig;
   readonly layers: BaseLayers;
   readonly ends: ModelEnds;
