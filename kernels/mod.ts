@@ -28,6 +28,12 @@ export {
   type AttentionResult,
   type AttentionShape,
 } from "./attention/attention.ts";
+export {
+  cachedAttention,
+  extendCache,
+  type ExtendCacheOptions,
+  type KeyValueCache,
+} from "./attention/cached_attention.ts";
 export { crossEntropy, type CrossEntropyOptions, type LogitsChunk } from "./cross_entropy/cross_entropy.ts";
 export { dropout, type DropoutKey } from "./dropout/dropout.ts";
 export { addScaled, relu, reluBackward } from "./elementwise/elementwise.ts";

@@ -15,11 +15,19 @@ import { defineRowKernel, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
 import { roundUp4, type Tensor } from "../engine/tensor.ts";
 import { type BatchLayout, type HeadColumns, matmul } from "../matmul/matmul.ts";
 
-const softmaxKernel = defineRowKernel({
+/** In-place softmax of scores; `first` is the position of each sequence's first query. */
+export const softmaxKernel = defineRowKernel({
   name: "causal_softmax",
   source: softmaxSource,
   bindings: ["write", "write"],
-  parameters: [["rows", "u32"], ["length", "u32"], ["heads", "u32"], ["slots4", "u32"], ["log_pitch", "u32"]],
+  parameters: [
+    ["rows", "u32"],
+    ["length", "u32"],
+    ["first", "u32"],
+    ["heads", "u32"],
+    ["slots4", "u32"],
+    ["log_pitch", "u32"],
+  ],
 });
 
 const softmaxBackwardKernel = defineRowKernel({
@@ -118,7 +126,8 @@ function plan(qkv: Tensor, shape: AttentionShape): Plan {
   return { d, headSize, values, slots, scale: 1 / Math.sqrt(headSize), members };
 }
 
-function rowGroups(rows: number, perGroup: number): [number, number] {
+/** Workgroups for so many rows. */
+export function rowGroups(rows: number, perGroup: number): [number, number] {
   const groups = Math.ceil(rows / perGroup);
   return [Math.min(groups, 32_768), Math.ceil(groups / 32_768)];
 }
@@ -142,7 +151,7 @@ export function attention(qkv: Tensor, shape: AttentionShape): AttentionResult {
   const rows = batch * length * heads;
   engine.dispatch(softmaxKernel[engine.adapterClass], {
     bindings: [scores, logSums],
-    parameters: { rows, length, heads, slots4: slots / 4, log_pitch: logSums.pitch },
+    parameters: { rows, length, first: 0, heads, slots4: slots / 4, log_pitch: logSums.pitch },
     workgroups: rowGroups(rows, ROWS_PER_WORKGROUP[engine.adapterClass]),
   });
   const output = engine.tensor(batch * length, d, "attention output");
