@@ -195,6 +195,7 @@ export {
 } from "./lora/adapter.ts";
 export { generateGreedy, type GenerateOptions, type GenerationModel } from "./generate.ts";
 export { beamSearch, type BeamSearchOptions, type BeamSearchResult } from "./generation/beam_search.ts";
+export { CachedSession } from "./generation/cached_session.ts";
 export { applyRules, type LogitsRules, logSoftmax } from "./generation/logits.ts";
 export type { DecodingSession } from "./generation/model.ts";
 export { sample, type SampleOptions } from "./generation/sample.ts";
