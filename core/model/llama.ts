@@ -235,7 +235,8 @@ export class LlamaLayers implements BaseLayers {
   /** Weights, one entry per layer. */
   readonly layers: readonly LlamaLayer[];
   readonly #engine: Engine;
-  #table: Tensor | null = null;
+  /** Angles, each table larger than the last: a backward pass under way may still need a smaller one. */
+  readonly #tables: Tensor[] = [];
 
   /**
    * Puts the layers' weights on the GPU.
@@ -323,18 +324,18 @@ export class LlamaLayers implements BaseLayers {
   /** Frees the weights. */
   [Symbol.dispose](): void {
     disposeAll(this.parameters());
-    this.#table?.dispose();
-    this.#table = null;
+    for (const table of this.#tables.splice(0)) table.dispose();
   }
 
   /** Cosines and sines of at least so many positions; the model's longest would often be a waste. */
   #ropeTable(positions: number): Tensor {
-    if (this.#table === null || this.#table.rows < positions) {
-      this.#table?.dispose();
+    let table = this.#tables.at(-1);
+    if (table === undefined || table.rows < positions) {
       const rows = 2 ** Math.ceil(Math.log2(Math.max(64, positions)));
-      this.#table = ropeTable(this.#engine, ropeFrequencies(this.config), rows);
+      table = ropeTable(this.#engine, ropeFrequencies(this.config), rows);
+      this.#tables.push(table);
     }
-    return this.#table;
+    return table;
   }
 }
 
