@@ -5,7 +5,7 @@
  */
 
 import type { Engine } from "@edgetuner/kernels";
-import type { Gpt2Ends, Gpt2Layers } from "./model/gpt2.ts";
+import type { BaseLayers, ModelEnds } from "./model/base.ts";
 import { argmax } from "./generation/sample.ts";
 import { embedTokens, logitsOf } from "./model/loss.ts";
 import type { HeadPort } from "./ports.ts";
@@ -16,9 +16,9 @@ export interface GenerationModel {
   /** The engine of all weights. */
   readonly engine: Engine;
   /** Layers. */
-  readonly layers: Gpt2Layers;
+  readonly layers: BaseLayers;
   /** Embedding, final norm and LM head. */
-  readonly ends: Gpt2Ends;
+  readonly ends: ModelEnds;
   /** LoRA head modules; `null` for the base model alone. */
   readonly heads: HeadPort | null;
 }
@@ -50,7 +50,7 @@ export async function generateGreedy(
   options: GenerateOptions,
 ): Promise<number[][]> {
   const { engine, layers, ends, heads } = model;
-  const { n_positions: positions, n_layer, n_head, vocab_size: vocabulary } = layers.config;
+  const { positions, vocabulary } = ends.shape;
   const bad = prompts.findIndex((p) => p.length === 0 || p.length >= positions);
   if (bad >= 0) {
     throw new RangeError(
@@ -61,7 +61,11 @@ export async function generateGreedy(
   }
   const sequences = prompts.map((p) => [...p]);
   const open = new Set(sequences.keys());
-  await heads?.beginStep({ step: 0, mode: "evaluate", mask: new Uint8Array(n_layer * n_head) });
+  await heads?.beginStep({
+    step: 0,
+    mode: "evaluate",
+    mask: new Uint8Array(layers.shape.layers * layers.shape.heads),
+  });
   for (let n = 0; n < options.maxNewTokens && open.size > 0 && !options.signal?.aborted; n++) {
     const active = [...open];
     const longest = Math.max(...active.map((i) => sequences[i]!.length));

@@ -44,7 +44,17 @@ export type {
 } from "./ports.ts";
 export { MAX_MICRO_BATCHES, type MicroBatch, splitBatch } from "./micro_batches.ts";
 export { Parameter, Tape, Variable } from "./tape.ts";
+export type {
+  AttentionCache,
+  BaseLayers,
+  BaseShape,
+  EndsShape,
+  ModelEnds,
+  Normalised,
+  SequenceShape,
+} from "./model/base.ts";
 export {
+  addInputGradient,
   attentionOp,
   feedForwardOp,
   type Gpt2Config,
@@ -52,13 +62,46 @@ export {
   Gpt2Ends,
   type Gpt2Layer,
   Gpt2Layers,
+  gpt2Shape,
+  layerNormalised,
   linearOp,
+  type LinearWeights,
   loraLinearOp,
   type NamedArray,
   type NamedArrays,
   normOp,
   weightOf,
 } from "./model/gpt2.ts";
+export {
+  gatedFeedForwardOp,
+  type LlamaConfig,
+  llamaConfig,
+  LlamaEnds,
+  type LlamaLayer,
+  LlamaLayers,
+  llamaShape,
+  rmsNormOp,
+  ropeFrequencies,
+  ropeOp,
+  type RopeScaling,
+} from "./model/llama.ts";
+export {
+  type Checkpoint,
+  loadEnds,
+  loadLayers,
+  type ModelConfig,
+  modelConfig,
+  modelShape,
+} from "./model/load.ts";
+export {
+  type OptConfig,
+  optConfig,
+  OptEnds,
+  type OptLayer,
+  OptLayers,
+  optShape,
+  reluFeedForwardOp,
+} from "./model/opt.ts";
 export {
   embedTokens,
   embedTokensBackward,
@@ -191,6 +234,7 @@ export {
 } from "./lora/adapter.ts";
 export { generateGreedy, type GenerateOptions, type GenerationModel } from "./generate.ts";
 export { beamSearch, type BeamSearchOptions, type BeamSearchResult } from "./generation/beam_search.ts";
+export { CachedSession } from "./generation/cached_session.ts";
 export { applyRules, type LogitsRules, logSoftmax } from "./generation/logits.ts";
 export type { DecodingSession } from "./generation/model.ts";
 export { sample, type SampleOptions } from "./generation/sample.ts";

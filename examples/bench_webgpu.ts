@@ -6,9 +6,9 @@
  */
 
 import {
-  Gpt2Ends,
-  Gpt2Layers,
   HeadModules,
+  loadEnds,
+  loadLayers,
   loadModelFolder,
   LocalData,
   LocalHeads,
@@ -34,15 +34,15 @@ const SIZES = [4096, 2 ** 20];
 /** One implementation's engine and what runs on it. */
 async function openSystem(choice: WebGpuChoice, flags: ReturnType<typeof readFlags<typeof FLAGS>>) {
   const engine = await Engine.create({ gpu: await loadGpu(choice) });
-  const { config, weights } = await loadModelFolder(flags.model);
-  const { n_layer: layers, n_head: heads, n_embd: hidden } = config;
-  const base = new Gpt2Layers(engine, config, weights);
-  const ends = new Gpt2Ends(engine, config, weights);
+  const model = await loadModelFolder(flags.model);
+  const base = loadLayers(engine, model);
+  const ends = loadEnds(engine, model);
+  const { layers, heads, hidden } = base.shape;
   const range = { first: 0, count: heads };
   const modules = new HeadModules(engine, { ...tuningSettings(flags), layers, heads, hidden, range });
   const local = new LocalHeads([modules]);
   const count = flags.batch * flags.length;
-  const tokens = Uint32Array.from({ length: count }, (_, i) => (i * 7919) % config.vocab_size);
+  const tokens = Uint32Array.from({ length: count }, (_, i) => (i * 7919) % ends.shape.vocabulary);
   const batch = {
     tokens,
     targets: tokens,

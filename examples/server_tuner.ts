@@ -8,9 +8,9 @@
 import {
   adapterOf,
   encodePairs,
-  Gpt2Ends,
-  Gpt2Layers,
   HeadModules,
+  loadEnds,
+  loadLayers,
   loadModelFolder,
   loadPairs,
   loadTokenizer,
@@ -48,9 +48,9 @@ async function main(): Promise<void> {
   const set = encodePairs(await loadPairs(flags.data), tokenizer, { length: flags.length });
   const batches = shuffledBatches(set, { batch: flags.batch, seed: flags.seed });
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
-  using base = new Gpt2Layers(engine, model.config, model.weights);
-  using ends = new Gpt2Ends(engine, model.config, model.weights);
-  const { n_layer: layers, n_head: heads, n_embd: hidden } = model.config;
+  using base = loadLayers(engine, model);
+  using ends = loadEnds(engine, model);
+  const { layers, heads, hidden } = base.shape;
   const settings = tuningSettings(flags);
   const modules = new HeadModules(engine, {
     ...settings,

@@ -10,7 +10,7 @@ import {
   type DataSide,
   encodePairs,
   fixedBatches,
-  Gpt2Ends,
+  loadEnds,
   loadModelFolder,
   loadPairs,
   loadTokenizer,
@@ -207,11 +207,11 @@ async function openData(
 ) {
   const model = await loadModelFolder(flags.model);
   const tokenizer = await loadTokenizer(`${flags.model}/tokenizer.json`);
-  const ends = new Gpt2Ends(engine, model.config, model.weights);
+  const ends = loadEnds(engine, model);
   const { length } = flags;
-  if (length > model.config.n_positions) {
+  if (length > ends.shape.positions) {
     throw new UsageError(
-      `Cannot use --length ${length} as the model takes at most ${model.config.n_positions} tokens`,
+      `Cannot use --length ${length} as the model takes at most ${ends.shape.positions} tokens`,
     );
   }
   const set = encodePairs(await loadPairs(flags.data), tokenizer, { length });

@@ -28,10 +28,17 @@ export {
   type AttentionResult,
   type AttentionShape,
 } from "./attention/attention.ts";
+export {
+  cachedAttention,
+  extendCache,
+  type ExtendCacheOptions,
+  type KeyValueCache,
+} from "./attention/cached_attention.ts";
 export { crossEntropy, type CrossEntropyOptions, type LogitsChunk } from "./cross_entropy/cross_entropy.ts";
 export { dropout, type DropoutKey } from "./dropout/dropout.ts";
-export { addScaled } from "./elementwise/elementwise.ts";
+export { addScaled, relu, reluBackward } from "./elementwise/elementwise.ts";
 export { embeddingGather, embeddingScatterAdd } from "./embedding/embedding.ts";
+export { gated, gatedBackward, type GatedGradients } from "./gated/gated.ts";
 export {
   addColumnSums,
   layerNorm,
@@ -76,6 +83,13 @@ export {
   segmentNorms,
   type SegmentNormsOptions,
 } from "./optimizer/optimizer.ts";
+export {
+  rmsNorm,
+  rmsNormBackward,
+  type RmsNormBackwardOptions,
+  type RmsNormResult,
+} from "./rms_norm/rms_norm.ts";
+export { rope, type RopeOptions, ropeTable } from "./rope/rope.ts";
 export {
   pruneGreedily,
   type PruneGreedilyOptions,

@@ -6,8 +6,12 @@
 
 import type { NamedArrays } from "../model/gpt2.ts";
 
-/** Entries of some GPT-2 files that are no weights of their own: causal masks and the tied LM head. */
-const NO_WEIGHT = /(^|\.)(attn\.bias|attn\.masked_bias|lm_head\.weight)$/;
+/** Entries of some files that are no weights of their own: causal masks and the angles of positions. */
+const NO_WEIGHT = /(^|\.)(attn\.bias|attn\.masked_bias|rotary_emb\.inv_freq)$/;
+/** The LM head, a copy of the token embedding unless the configuration says that it is not tied. */
+const LM_HEAD = /(^|\.)lm_head\.weight$/;
+/** What names may begin with, by family. */
+const PREFIX = /^(transformer|model\.decoder|decoder|model)\./;
 
 /** JSON with sorted keys. */
 function canonical(value: unknown): string {
@@ -36,10 +40,10 @@ function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array<A
 /**
  * Computes the fingerprint of a model: SHA-256 over its configuration and the names, shapes and values of its
  * weights. How the weights were stored does not matter: neither their order, nor the dtype in the file if it
- * holds the values exactly, nor the prefix `transformer.` of the names, nor causal masks or a copy of the tied
- * LM head.
+ * holds the values exactly, nor the prefix of the names (`transformer.`, `model.`), nor causal masks or a copy
+ * of the tied LM head.
  *
- * @param config What `gpt2Config` returns, or any other JSON value; the order of fields does not matter.
+ * @param config What `modelConfig` returns, or any other JSON value; the order of fields does not matter.
  * Do not pass a `config.json` as it is, it also notes things that are not the model.
  * @param tensors The weights.
  * @returns 64 hexadecimal digits.
@@ -54,9 +58,10 @@ function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array<A
  */
 export async function fingerprintOf(config: unknown, tensors: NamedArrays): Promise<string> {
   const entries: [name: string, shape: readonly number[], digest: string][] = [];
+  const tied = (config as { tie_word_embeddings?: unknown } | null)?.tie_word_embeddings !== false;
   for (const [name, { shape, data }] of tensors) {
-    if (NO_WEIGHT.test(name)) continue;
-    entries.push([name.replace(/^transformer\./, ""), shape, await sha256(bytesOf(data))]);
+    if (NO_WEIGHT.test(name) || (tied && LM_HEAD.test(name))) continue;
+    entries.push([name.replace(PREFIX, ""), shape, await sha256(bytesOf(data))]);
   }
   entries.sort(([a], [b]) => (a < b ? -1 : 1));
   return await sha256(new TextEncoder().encode(canonical({ config, tensors: entries })));

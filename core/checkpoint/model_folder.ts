@@ -6,17 +6,14 @@
  */
 
 import { CheckpointError } from "../errors.ts";
-import { type Gpt2Config, gpt2Config, type NamedArray, type NamedArrays } from "../model/gpt2.ts";
+import type { Gpt2Config, NamedArray } from "../model/gpt2.ts";
+import { type Checkpoint, modelConfig } from "../model/load.ts";
 import { randomStream } from "../data/random.ts";
 import { fingerprintOf } from "./fingerprint.ts";
 import { StoredTensors } from "./stored_tensors.ts";
 
 /** A model read from a folder. */
-export interface ModelFolder {
-  /** Shape of the model. */
-  readonly config: Gpt2Config;
-  /** Weights by name, each read from disk when it is asked for; see `StoredTensors`. */
-  readonly weights: NamedArrays;
+export interface ModelFolder extends Checkpoint {
   /** What is the same for the same model and differs for any other. */
   readonly fingerprint: string;
 }
@@ -29,8 +26,8 @@ function within(folder: string | URL, file: string): string | URL {
 }
 
 /**
- * Reads a model folder. Memory holds one weight at a time, while the fingerprint is computed and whenever a
- * weight is asked for.
+ * Reads a model folder: a GPT-2, an OPT or a LLaMA; see `loadLayers` and `loadEnds`. Memory holds one weight
+ * at a time, while the fingerprint is computed and whenever a weight is asked for.
  *
  * @param folder Path or file URL of the folder.
  * @throws {CheckpointError} If a file is missing or not valid; the message names it.
@@ -46,7 +43,7 @@ export async function loadModelFolder(folder: string | URL): Promise<ModelFolder
       { cause },
     );
   }
-  const config = gpt2Config(json);
+  const config = modelConfig(json);
   const weights = await StoredTensors.open(await checkpointIn(folder));
   return { config, weights, fingerprint: await fingerprintOf(config, weights) };
 }

@@ -10,7 +10,7 @@ import type { MicroBatch } from "../micro_batches.ts";
 import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../ports.ts";
 import { DEVICE_STATISTICS, type DeviceStatistic, type StatisticName } from "../pruner.ts";
 import type { HeadModules } from "./head_modules.ts";
-import { LORA_TARGETS } from "./settings.ts";
+import { targetColumns } from "./target_columns.ts";
 
 /** The kept heads of one device in a layer, as indices within its range. */
 export function keptHeads(
@@ -106,20 +106,26 @@ export class LocalHeads implements HeadPort, Disposable {
 
   #forward(layer: number, x: Tensor, microBatch: Pick<MicroBatch, "index" | "firstRow">): PendingSum | null {
     const { step, mode } = this.#current();
-    const parts = this.#parts(layer).map(({ device, kept, heads }) => {
+    const parts = this.#parts(layer).map(({ device, kept, global, heads }) => {
       const slice = device.options.lora.mode === "slice";
       const input = slice ? gatherHeadColumns(x, { first: 0, headSize: device.headSize, heads }) : x;
       const deltas = device.forward(layer, kept, input, { step, mode, ownsInput: slice, microBatch });
-      return { device, heads, deltas };
+      return { device, global, deltas };
     });
     if (parts.length === 0) return null;
     return {
       addTo: (qkv) => {
-        for (const { device, heads, deltas } of parts) {
-          const { hidden, lora } = device.options;
+        for (const { device, global, deltas } of parts) {
+          const { headSize, options: { hidden, lora } } = device;
           deltas.forEach((delta, k) => {
-            const first = LORA_TARGETS.indexOf(lora.targets[k]!) * hidden;
-            scatterAddHeadColumns(delta, qkv, { first, headSize: device.headSize, heads });
+            const { first, passes } = targetColumns(lora.targets[k]!, global, {
+              hidden,
+              headSize,
+              columns: qkv.columns,
+            });
+            for (const pass of passes) {
+              scatterAddHeadColumns(delta, qkv, { first, headSize, heads: device.headList(pass) });
+            }
             delta.dispose();
           });
         }
@@ -130,16 +136,14 @@ export class LocalHeads implements HeadPort, Disposable {
 
   #backward(layer: number, dqkv: Tensor, needsInput: boolean, microBatch: number): PendingSum | null {
     const { step } = this.#current();
-    const parts = this.#parts(layer).map(({ device, heads }) => {
-      const { hidden, lora } = device.options;
-      const dDeltas = lora.targets.map((target) =>
-        gatherHeadColumns(dqkv, {
-          first: LORA_TARGETS.indexOf(target) * hidden,
-          headSize: device.headSize,
-          heads,
-        })
-      );
+    const parts = this.#parts(layer).map(({ device, global, heads }) => {
+      const { headSize, options: { hidden, lora } } = device;
+      const dDeltas = lora.targets.map((target) => {
+        const at = targetColumns(target, global, { hidden, headSize, columns: dqkv.columns });
+        return gatherHeadColumns(dqkv, { first: at.first, headSize, heads: device.headList(at.heads) });
+      });
       const dx = device.backward(layer, dDeltas, { step, needsInput, microBatch });
+      for (const tensor of dDeltas) tensor.dispose();
       return { device, heads, dx };
     });
     if (!needsInput || parts.length === 0) return null;
@@ -196,7 +200,8 @@ export class LocalHeads implements HeadPort, Disposable {
       const { range, heads: perLayer } = device.options;
       const kept = keptHeads(mask, perLayer, layer, range.first, range.count);
       if (kept.length === 0) return [];
-      return [{ device, kept, heads: device.headList(kept.map((h) => range.first + h)) }];
+      const global = kept.map((h) => range.first + h);
+      return [{ device, kept, global, heads: device.headList(global) }];
     });
   }
 }

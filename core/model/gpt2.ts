@@ -11,6 +11,7 @@ import {
   attention,
   attentionBackward,
   type AttentionShape,
+  embeddingGather,
   type Engine,
   layerNorm,
   layerNormBackward,
@@ -20,6 +21,7 @@ import {
 } from "@edgetuner/kernels";
 import { CheckpointError } from "../errors.ts";
 import type { LayerHeads } from "../ports.ts";
+import type { BaseLayers, BaseShape, EndsShape, ModelEnds, Normalised, SequenceShape } from "./base.ts";
 import { Parameter, type Tape, type Variable } from "../tape.ts";
 
 /** Shape of a GPT-2 model, named as in its `config.json`. */
@@ -142,7 +144,7 @@ export interface Gpt2Layer {
 }
 
 /** The layers of a GPT-2: what an edge server holds. */
-export class Gpt2Layers implements Disposable {
+export class Gpt2Layers implements BaseLayers {
   /** Shape of the model. */
   readonly config: Gpt2Config;
   /** Weights, one entry per layer. */
@@ -176,6 +178,11 @@ export class Gpt2Layers implements Disposable {
     });
   }
 
+  /** Shape of the layers. */
+  get shape(): BaseShape {
+    return gpt2Shape(this.config);
+  }
+
   /** All weights, in order. */
   parameters(): Parameter[] {
     return this.layers.flatMap((layer) => Object.values(layer).flat() as Parameter[]);
@@ -192,7 +199,7 @@ export class Gpt2Layers implements Disposable {
   async forward(
     tape: Tape,
     embedding: Variable,
-    shape: { readonly batch: number; readonly length: number },
+    shape: SequenceShape,
     heads: LayerHeads | null,
   ): Promise<Variable> {
     const attentionShape = { ...shape, heads: this.config.n_head };
@@ -201,7 +208,7 @@ export class Gpt2Layers implements Disposable {
     for (const [l, layer] of this.layers.entries()) {
       const x = normOp(tape, h, layer.norm1, epsilon);
       const qkv = await loraLinearOp(tape, x, layer.qkv, l, heads);
-      const mixed = attentionOp(tape, qkv, attentionShape);
+      const mixed = shape.cache?.attend(tape, qkv, l) ?? attentionOp(tape, qkv, attentionShape);
       h = linearOp(tape, mixed, layer.projection, h);
       const x2 = normOp(tape, h, layer.norm2, epsilon);
       h = feedForwardOp(tape, x2, layer.up, layer.down, h);
@@ -216,7 +223,7 @@ export class Gpt2Layers implements Disposable {
 }
 
 /** Embedding, final norm and LM head of a GPT-2: what a data device holds. */
-export class Gpt2Ends implements Disposable {
+export class Gpt2Ends implements ModelEnds {
   /** Shape of the model. */
   readonly config: Gpt2Config;
   /** Token embedding and LM head (tied), [V, d]. */
@@ -242,9 +249,30 @@ export class Gpt2Ends implements Disposable {
     ];
   }
 
+  /** Shape of the ends. */
+  get shape(): EndsShape {
+    const { n_embd: hidden, vocab_size: vocabulary, n_positions: positions } = this.config;
+    return { hidden, vocabulary, positions };
+  }
+
+  /** LM head: the token embedding. */
+  get lmHead(): Parameter {
+    return this.tokens;
+  }
+
   /** All weights, in order. */
   parameters(): Parameter[] {
     return [this.tokens, this.positions, ...this.norm];
+  }
+
+  /** Token embedding + position embedding. */
+  embed(tokens: Uint32Array, positions: Uint32Array): Tensor {
+    return embeddingGather(this.positions.value, positions, embeddingGather(this.tokens.value, tokens));
+  }
+
+  /** Layer norm. */
+  normalise(hidden: Tensor): Normalised {
+    return layerNormalised(hidden, this.norm, this.config.layer_norm_epsilon);
   }
 
   /** Frees the weights. */
@@ -252,6 +280,39 @@ export class Gpt2Ends implements Disposable {
     for (const parameter of this.parameters()) parameter[Symbol.dispose]();
   }
 }
+
+/** Shape of the layers of a GPT-2. */
+export function gpt2Shape({ n_layer: layers, n_head: heads, n_embd: hidden }: Gpt2Config): BaseShape {
+  return { layers, heads, kvHeads: heads, hidden, headSize: hidden / heads };
+}
+
+/** Layer norm outside a tape, as final norm. */
+export function layerNormalised(
+  x: Tensor,
+  [gamma, beta]: readonly [Parameter, Parameter],
+  epsilon: number,
+): Normalised {
+  const { y, statistics } = layerNorm(x, gamma.value, beta.value, epsilon);
+  return {
+    y,
+    backward(dy) {
+      if (gamma.gradient !== null && beta.gradient !== null) {
+        layerNormParameterGradients({ x, statistics, dy, dgamma: gamma.gradient, dbeta: beta.gradient });
+      }
+      return layerNormBackward({ x, gamma: gamma.value, statistics, dy });
+    },
+    [Symbol.dispose]() {
+      y.dispose();
+      statistics.dispose();
+    },
+  };
+}
+
+/**
+ * A linear layer's weight and bias, if it has one. The weight is stored [in, out], as in GPT-2's files,
+ * or [out, in], as in most others'.
+ */
+export type LinearWeights = readonly [weight: Parameter, bias: Parameter | null, stored?: "outIn"];
 
 /** Layer norm. */
 export function normOp(
@@ -293,25 +354,31 @@ export function normOp(
 }
 
 /** Gradients of a linear layer's weight and bias, if they are trained. */
-function addLinearGradients(x: Tensor, dy: Tensor, weight: Parameter, bias: Parameter): void {
-  if (weight.gradient !== null) matmul(x, dy, { transposeA: true, out: weight.gradient, accumulate: true });
-  if (bias.gradient !== null) addColumnSums(dy, bias.gradient);
+function addLinearGradients(x: Tensor, dy: Tensor, [weight, bias, stored]: LinearWeights): void {
+  if (weight.gradient !== null) {
+    const [a, b] = stored === "outIn" ? [dy, x] : [x, dy];
+    matmul(a, b, { transposeA: true, out: weight.gradient, accumulate: true });
+  }
+  if (bias !== null && bias.gradient !== null) addColumnSums(dy, bias.gradient);
 }
 
 /** Gradient of a linear layer's input, added to what is there. */
-function addInputGradient(x: Variable, dy: Tensor, weight: Parameter): void {
+export function addInputGradient(x: Variable, dy: Tensor, [weight, , stored]: LinearWeights): void {
   if (!x.needsGradient) return;
-  x.accumulate((dx) => matmul(dy, weight.value, { transposeB: true, out: dx, accumulate: dx !== undefined }));
+  const transposeB = stored !== "outIn";
+  x.accumulate((dx) => matmul(dy, weight.value, { transposeB, out: dx, accumulate: dx !== undefined }));
 }
 
 /** y = x W + b + residual; without a residual where that is added elsewhere. */
 export function linearOp(
   tape: Tape,
   x: Variable,
-  [weight, bias]: readonly [Parameter, Parameter],
+  weights: LinearWeights,
   residual: Variable | null,
 ): Variable {
-  const y = matmul(x.value, weight.value, { bias: bias.value, residual: residual?.value });
+  const [weight, bias, stored] = weights;
+  const transposeB = stored === "outIn";
+  const y = matmul(x.value, weight.value, { transposeB, bias: bias?.value, residual: residual?.value });
   const out = tape.variable(
     y,
     x.needsGradient || residual?.needsGradient === true || weight.gradient !== null,
@@ -319,8 +386,8 @@ export function linearOp(
   if (out.needsGradient) {
     tape.record(() => {
       const dy = out.takeGradient();
-      addLinearGradients(x.value, dy, weight, bias);
-      addInputGradient(x, dy, weight);
+      addLinearGradients(x.value, dy, weights);
+      addInputGradient(x, dy, weights);
       if (residual?.needsGradient) residual.addGradient(dy);
       else dy.dispose();
     });
@@ -347,10 +414,10 @@ export function feedForwardOp(
   if (out.needsGradient) {
     tape.record(() => {
       const dy = out.takeGradient();
-      addLinearGradients(inner, dy, ...down);
+      addLinearGradients(inner, dy, down);
       using dBefore = matmul(dy, down[0].value, { transposeB: true, geluGradOf: before });
-      addLinearGradients(x.value, dBefore, ...up);
-      addInputGradient(x, dBefore, up[0]);
+      addLinearGradients(x.value, dBefore, up);
+      addInputGradient(x, dBefore, up);
       if (residual?.needsGradient) residual.addGradient(dy);
       else dy.dispose();
     });
@@ -379,13 +446,14 @@ export function attentionOp(tape: Tape, qkv: Variable, shape: AttentionShape): V
 export async function loraLinearOp(
   tape: Tape,
   x: Variable,
-  [weight, bias]: readonly [Parameter, Parameter],
+  weights: LinearWeights,
   layer: number,
   heads: LayerHeads | null,
 ): Promise<Variable> {
+  const [weight, bias, stored] = weights;
   const pending = heads?.forward(layer, x.value) ?? null;
   if (pending?.before !== undefined) await pending.before;
-  const qkv = matmul(x.value, weight.value, { bias: bias.value });
+  const qkv = matmul(x.value, weight.value, { transposeB: stored === "outIn", bias: bias?.value });
   const out = tape.variable(qkv, x.needsGradient || pending !== null || weight.gradient !== null);
   if (pending !== null) {
     tape.engine.flush();
@@ -396,8 +464,8 @@ export async function loraLinearOp(
       using dqkv = out.takeGradient();
       const pendingInput = pending === null ? null : heads!.backward(layer, dqkv, x.needsGradient);
       if (pendingInput?.before !== undefined) await pendingInput.before;
-      addLinearGradients(x.value, dqkv, weight, bias);
-      addInputGradient(x, dqkv, weight);
+      addLinearGradients(x.value, dqkv, weights);
+      addInputGradient(x, dqkv, weights);
       if (pendingInput !== null) {
         tape.engine.flush();
         await pendingInput.addTo(x.gradient!);

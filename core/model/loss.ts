@@ -4,16 +4,8 @@
  * @module
  */
 
-import {
-  crossEntropy,
-  embeddingGather,
-  embeddingScatterAdd,
-  layerNorm,
-  layerNormBackward,
-  layerNormParameterGradients,
-  matmul,
-  type Tensor,
-} from "@edgetuner/kernels";
+import { crossEntropy, embeddingGather, embeddingScatterAdd, matmul, type Tensor } from "@edgetuner/kernels";
+import type { ModelEnds } from "./base.ts";
 import type { Gpt2Ends } from "./gpt2.ts";
 
 /** Tokens of a step with what is to be predicted. */
@@ -48,18 +40,18 @@ function positionsOf(batch: TokenBatch): Uint32Array {
 }
 
 /**
- * E = token embedding + position embedding, [B * T, d].
+ * E of a batch: token embedding, and position embedding in families that add one, [B * T, d].
  *
  * @throws {RangeError} If a token is not in the vocabulary or the sequence is too long.
  */
-export function embedTokens(ends: Gpt2Ends, batch: TokenBatch): Tensor {
-  if (batch.length > ends.config.n_positions) {
+export function embedTokens(ends: ModelEnds, batch: TokenBatch): Tensor {
+  const { positions } = ends.shape;
+  if (batch.length > positions) {
     throw new RangeError(
-      `Cannot embed the batch as a sequence must be at most ${ends.config.n_positions} tokens: current value is ${batch.length}`,
+      `Cannot embed the batch as a sequence must be at most ${positions} tokens: current value is ${batch.length}`,
     );
   }
-  const embedding = embeddingGather(ends.tokens.value, batch.tokens);
-  return embeddingGather(ends.positions.value, positionsOf(batch), embedding);
+  return ends.embed(batch.tokens, positionsOf(batch));
 }
 
 /** Adds the gradient of E to the embedding tables; for training all parameters. */
@@ -90,18 +82,15 @@ export interface ModelLoss {
  * @param gradient True to compute dh_L too.
  */
 export function modelLoss(
-  ends: Gpt2Ends,
+  ends: ModelEnds,
   hidden: Tensor,
   batch: TokenBatch,
   settings: LossSettings,
   gradient: boolean,
 ): ModelLoss {
   const { engine } = hidden;
-  const { config, tokens } = ends;
-  const [gamma, beta] = ends.norm;
-  const { y, statistics } = layerNorm(hidden, gamma.value, beta.value, config.layer_norm_epsilon);
-  using normed = y;
-  using _statistics = statistics;
+  const { lmHead, shape: { vocabulary } } = ends;
+  using normed = ends.normalise(hidden);
   const counted: number[] = [];
   let maskSum = 0;
   batch.mask.forEach((m, i) => {
@@ -110,13 +99,13 @@ export function modelLoss(
   });
   using dNormed = gradient ? engine.zeros(hidden.rows, hidden.columns, "d final norm") : null;
   const losses: Tensor[] = [];
-  const perPiece = Math.max(16, Math.floor(LOGITS_BYTES / (config.vocab_size * 4)));
+  const perPiece = Math.max(16, Math.floor(LOGITS_BYTES / (vocabulary * 4)));
   for (let start = 0; start < counted.length; start += perPiece) {
     const piece = counted.slice(start, start + perPiece);
     // Rows in steps of 64, the rest with weight 0: tensors of few sizes are used again and again.
     const rows = new Uint32Array(Math.ceil(piece.length / ROW_STEP) * ROW_STEP);
     rows.set(piece);
-    using x = embeddingGather(normed, rows);
+    using x = embeddingGather(normed.y, rows);
     using targets = engine.upload(
       Uint32Array.from(rows, (i) => batch.targets[i]!),
       1,
@@ -132,34 +121,34 @@ export function modelLoss(
     // A row of logits may be longer than a texture is wide: the vocabulary in chunks.
     const widest = engine.maxTextureSide * 4;
     const chunks = [];
-    for (let first = 0; first < config.vocab_size; first += widest) {
-      const count = Math.min(widest, config.vocab_size - first);
-      const logits = matmul(x, tokens.value, { transposeB: true, rowsOfB: { first, rows: count } });
+    for (let first = 0; first < vocabulary; first += widest) {
+      const count = Math.min(widest, vocabulary - first);
+      const logits = matmul(x, lmHead.value, { transposeB: true, rowsOfB: { first, rows: count } });
       chunks.push({ logits, first });
     }
     losses.push(crossEntropy({
       chunks,
       targets,
       weights,
-      vocabulary: config.vocab_size,
+      vocabulary,
       smoothing: settings.labelSmoothing,
       gradient,
     }));
     if (dNormed !== null) {
       using dx = engine.tensor(rows.length, hidden.columns, "d logits input");
       for (const { logits, first } of chunks) {
-        matmul(logits, tokens.value, {
+        matmul(logits, lmHead.value, {
           rowsOfB: { first, rows: logits.columns },
           out: dx,
           accumulate: first > 0,
         });
-        if (tokens.gradient !== null) {
+        if (lmHead.gradient !== null) {
           if (chunks.length > 1) {
             throw new RangeError(
-              `Cannot train the embedding as the vocabulary must be at most ${widest} entries here: current value is ${config.vocab_size}`,
+              `Cannot train the embedding as the vocabulary must be at most ${widest} entries here: current value is ${vocabulary}`,
             );
           }
-          matmul(logits, x, { transposeA: true, out: tokens.gradient, accumulate: true });
+          matmul(logits, x, { transposeA: true, out: lmHead.gradient, accumulate: true });
         }
       }
       embeddingScatterAdd(dx, rows, dNormed);
@@ -167,16 +156,7 @@ export function modelLoss(
     for (const { logits } of chunks) logits.dispose();
   }
   if (dNormed === null) return { losses, gradient: null };
-  if (gamma.gradient !== null && beta.gradient !== null) {
-    layerNormParameterGradients({
-      x: hidden,
-      statistics,
-      dy: dNormed,
-      dgamma: gamma.gradient,
-      dbeta: beta.gradient,
-    });
-  }
-  return { losses, gradient: layerNormBackward({ x: hidden, gamma: gamma.value, statistics, dy: dNormed }) };
+  return { losses, gradient: normed.backward(dNormed) };
 }
 
 /** Adds up losses read back from the GPU, in double precision and in order. */
@@ -187,11 +167,8 @@ export function sumLosses(parts: readonly Float32Array[]): number {
 }
 
 /** Logits of some rows of h_L, [rows.length, V]; for generation. */
-export function logitsOf(ends: Gpt2Ends, hidden: Tensor, rows: Uint32Array): Tensor {
-  const [gamma, beta] = ends.norm;
+export function logitsOf(ends: ModelEnds, hidden: Tensor, rows: Uint32Array): Tensor {
   using picked = embeddingGather(hidden, rows);
-  const { y, statistics } = layerNorm(picked, gamma.value, beta.value, ends.config.layer_norm_epsilon);
-  using normed = y;
-  statistics.dispose();
-  return matmul(normed, ends.tokens.value, { transposeB: true });
+  using normed = ends.normalise(picked);
+  return matmul(normed.y, ends.lmHead.value, { transposeB: true });
 }

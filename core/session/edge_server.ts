@@ -7,7 +7,7 @@
 import { addColumnSums, type Engine, type Tensor } from "@edgetuner/kernels";
 import { DeadlineError, HandshakeError, PluginError } from "../errors.ts";
 import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
-import type { Gpt2Layers } from "../model/gpt2.ts";
+import type { BaseLayers } from "../model/base.ts";
 import type { EmbeddedBatch, HeadStatistics, StepMode } from "../ports.ts";
 import {
   DEVICE_STATISTICS,
@@ -101,7 +101,7 @@ export interface EdgeServerOptions {
   /** The engine of the base model. */
   readonly engine: Engine;
   /** The base model's layers. */
-  readonly base: Gpt2Layers;
+  readonly base: BaseLayers;
   /** Fingerprint of the checkpoint; a data device's must be the same. */
   readonly fingerprint: string;
   /** Settings of the run. */
@@ -504,14 +504,14 @@ export class EdgeServer extends RunServer {
    * @throws {HandshakeError} If the settings name a codec that is not known.
    */
   constructor(options: EdgeServerOptions) {
-    super(options, { system: "split", maxDevices: options.base.config.n_head });
+    super(options, { system: "split", maxDevices: options.base.shape.heads });
     this.#options = options;
   }
 
   /** Runs the steps, with the pruner's decision in each. */
   protected override async runAll(): Promise<void> {
     const { engine, base, pruner } = this.#options;
-    const { n_layer: layers, n_head: heads, n_embd: hidden } = base.config;
+    const { layers, heads, hidden } = base.shape;
     const members = this.headMembers;
     const model = { layers, heads, hidden };
     const capacities = members.map((m) => m.device.capacity);

@@ -15,7 +15,8 @@ import {
 } from "@edgetuner/kernels";
 import type { HeadRange } from "../lora/allocation.ts";
 import { keptHeads, lowestLayer, maskOfRange, putRange } from "../lora/local_heads.ts";
-import { LORA_TARGETS, type LoraSettings } from "../lora/settings.ts";
+import type { LoraSettings, LoraTarget } from "../lora/settings.ts";
+import { type TargetColumns, targetColumns } from "../lora/target_columns.ts";
 import type { MicroBatch } from "../micro_batches.ts";
 import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../ports.ts";
 import type { DeviceStatistic } from "../pruner.ts";
@@ -58,8 +59,12 @@ interface Part {
 
 interface LayerPlan {
   readonly parts: readonly Part[];
-  /** [1, n]: all kept heads of the layer, ascending. */
+  /** All kept heads of the layer, ascending. */
+  readonly list: readonly number[];
+  /** [1, n]: the same. */
   readonly heads: Tensor;
+  /** [1, n]: other lists, for keys and values that heads share. */
+  readonly others: Map<string, Tensor>;
   /** n */
   readonly kept: number;
 }
@@ -158,8 +163,11 @@ export class RemoteHeads implements HeadPort, Disposable {
         const answers = await this.#wait(replies, reading);
         lora.targets.forEach((target, k) => {
           using deltas = this.#uploadBlocks(plan, answers, k, length);
-          const first = LORA_TARGETS.indexOf(target) * model.hidden;
-          scatterAddHeadColumns(deltas, qkv, { first, headSize: this.#headSize, heads: plan.heads });
+          const { first, passes } = this.#columns(target, plan, qkv);
+          for (const pass of passes) {
+            const heads = this.#listed(plan, pass);
+            scatterAddHeadColumns(deltas, qkv, { first, headSize: this.#headSize, heads });
+          }
         });
       },
     };
@@ -172,13 +180,11 @@ export class RemoteHeads implements HeadPort, Disposable {
     const slice = lora.mode === "slice";
     const length = dqkv.rows;
     const targets = lora.targets.length;
-    const blocks = lora.targets.map((target) =>
-      gatherHeadColumns(dqkv, {
-        first: LORA_TARGETS.indexOf(target) * model.hidden,
-        headSize: this.#headSize,
-        heads: plan.heads,
-      })
-    );
+    const blocks = lora.targets.map((target) => {
+      const at = this.#columns(target, plan, dqkv);
+      const heads = this.#listed(plan, at.heads);
+      return gatherHeadColumns(dqkv, { first: at.first, headSize: this.#headSize, heads });
+    });
     const reading = engine.read(blocks);
     for (const block of blocks) block.dispose();
     const replies = this.#ask(
@@ -243,14 +249,16 @@ export class RemoteHeads implements HeadPort, Disposable {
   }
 
   #forgetPlans(): void {
-    for (const plan of this.#plans.values()) plan?.heads.dispose();
+    for (const plan of this.#plans.values()) {
+      for (const tensor of plan === null ? [] : [plan.heads, ...plan.others.values()]) tensor.dispose();
+    }
     this.#plans.clear();
   }
 
   #plan(layer: number): LayerPlan | null {
     const known = this.#plans.get(layer);
     if (known !== undefined) return known;
-    const { devices, engine, model } = this.#options;
+    const { devices, model } = this.#options;
     if (this.#step === null) {
       throw new TypeError("Cannot use head modules as a step must have begun: none has");
     }
@@ -266,9 +274,28 @@ export class RemoteHeads implements HeadPort, Disposable {
     }
     const plan = all.length === 0
       ? null
-      : { parts, kept: all.length, heads: engine.upload(Uint32Array.from(all), 1, all.length, "kept heads") };
+      : { parts, kept: all.length, list: all, heads: this.#upload(all), others: new Map() };
     this.#plans.set(layer, plan);
     return plan;
+  }
+
+  /** Where a target's columns lie in Q, K and V. */
+  #columns(target: LoraTarget, plan: LayerPlan, { columns }: Tensor): TargetColumns {
+    const { hidden } = this.#options.model;
+    return targetColumns(target, plan.list, { hidden, headSize: this.#headSize, columns });
+  }
+
+  /** [1, n]: a list of a layer's heads or of those that they read; uploaded once in a step. */
+  #listed(plan: LayerPlan, list: readonly number[]): Tensor {
+    if (list === plan.list) return plan.heads;
+    const key = list.join();
+    let tensor = plan.others.get(key);
+    if (tensor === undefined) plan.others.set(key, tensor = this.#upload(list));
+    return tensor;
+  }
+
+  #upload(heads: readonly number[]): Tensor {
+    return this.#options.engine.upload(Uint32Array.from(heads), 1, heads.length, "kept heads");
   }
 
   /** One device's part of head-major blocks [n, T, D]. */

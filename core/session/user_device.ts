@@ -9,7 +9,7 @@ import { HandshakeError, ProtocolError } from "../errors.ts";
 import { HeadModules } from "../lora/head_modules.ts";
 import { keptHeads } from "../lora/local_heads.ts";
 import { MAX_MICRO_BATCHES } from "../micro_batches.ts";
-import type { Gpt2Ends } from "../model/gpt2.ts";
+import type { ModelEnds } from "../model/base.ts";
 import { embedTokens, type LossSettings, modelLoss, sumLosses, type TokenBatch } from "../model/loss.ts";
 import type { HeadMode, HeadStatistics, StepMode } from "../ports.ts";
 import type { Channel } from "../transport.ts";
@@ -22,7 +22,7 @@ import { readWelcome, type Welcome } from "./settings.ts";
 /** What the data device brings along. Nothing of it but E, dh_L and, if shared, the loss leaves the device. */
 export interface DataSide {
   /** Embedding, final norm and LM head. */
-  readonly ends: Gpt2Ends;
+  readonly ends: ModelEnds;
   /** Settings of the loss in training; evaluation has no label smoothing. */
   readonly loss: LossSettings;
   /** Fingerprint of the checkpoint; the edge server's must be the same. */
@@ -411,7 +411,7 @@ export async function serveData(peer: Peer, engine: Engine, data: DataSide, stat
       return;
     }
     const { batch, mode } = next;
-    const { n_embd: hidden } = data.ends.config;
+    const { hidden } = data.ends.shape;
     const embedding = embedTokens(data.ends, batch);
     const [values] = await engine.read([embedding]);
     embedding.dispose();

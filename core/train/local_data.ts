@@ -5,7 +5,7 @@
  */
 
 import type { Tensor } from "@edgetuner/kernels";
-import type { Gpt2Ends } from "../model/gpt2.ts";
+import type { ModelEnds } from "../model/base.ts";
 import { embedTokens, type LossSettings, modelLoss, sumLosses, type TokenBatch } from "../model/loss.ts";
 import type { DataPort, EmbeddedBatch, LossResult, StepMode } from "../ports.ts";
 
@@ -14,7 +14,7 @@ export type BatchSource = (step: number) => { readonly batch: TokenBatch; readon
 
 /** Embedding, loss and labels in this process, on the engine of the base model. */
 export class LocalData implements DataPort {
-  readonly #ends: Gpt2Ends;
+  readonly #ends: ModelEnds;
   readonly #settings: LossSettings;
   readonly #source: BatchSource;
   #current: { readonly batch: TokenBatch; readonly mode: StepMode } | null = null;
@@ -26,7 +26,7 @@ export class LocalData implements DataPort {
    * @param settings Label smoothing.
    * @param source Where batches come from.
    */
-  constructor(ends: Gpt2Ends, settings: LossSettings, source: BatchSource) {
+  constructor(ends: ModelEnds, settings: LossSettings, source: BatchSource) {
     this.#ends = ends;
     this.#settings = settings;
     this.#source = source;

@@ -6,7 +6,7 @@
 
 import type { Engine, Tensor } from "@edgetuner/kernels";
 import { type MicroBatch, splitBatch } from "../micro_batches.ts";
-import type { Gpt2Layers } from "../model/gpt2.ts";
+import type { BaseLayers } from "../model/base.ts";
 import type { DataPort, EmbeddedBatch, HeadMode, HeadPort, HeadStatistics, LayerHeads } from "../ports.ts";
 import { Tape } from "../tape.ts";
 
@@ -15,7 +15,7 @@ export interface StepContext {
   /** The engine of the base model. */
   readonly engine: Engine;
   /** The base model's layers. */
-  readonly base: Gpt2Layers;
+  readonly base: BaseLayers;
   /** Where the head modules live. */
   readonly heads: HeadPort;
   /** Where embedding, labels and loss live. */
@@ -72,7 +72,7 @@ export async function probeStep(
   const { rows, columns } = batch.embedding;
   const embedding = engine.tensor(rows, columns, "embedding of a probe");
   engine.copy(batch.embedding, embedding);
-  const mask = new Uint8Array(base.config.n_layer * base.config.n_head);
+  const mask = new Uint8Array(base.shape.layers * base.shape.heads);
   const { statistics } = await pass(context, step, { ...batch, embedding }, mask, "probe");
   return statistics.gradientNorm!;
 }

@@ -7,9 +7,9 @@
 import {
   EdgeServer,
   type EdgeServerEvent,
-  Gpt2Layers,
   type JoinedDevice,
   type LedgerEntry,
+  loadLayers,
   loadModelFolder,
   type ModelShape,
   type RunSettings,
@@ -77,7 +77,7 @@ let server: EdgeServer | null = null;
 async function start(options: EdgeWorkerOptions): Promise<void> {
   const model = await loadModelFolder(options.model);
   using engine = await Engine.create({ gpu: await loadGpu(options.webgpu) });
-  using base = new Gpt2Layers(engine, model.config, model.weights);
+  using base = loadLayers(engine, model);
   const pruner = await makePruner(options.pruner, engine);
   const run = new EdgeServer({
     engine,
@@ -98,7 +98,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     type: "ready",
     run: run.run,
     settings: run.settings,
-    model: { layers: model.config.n_layer, heads: model.config.n_head, hidden: model.config.n_embd },
+    model: base.shape,
     adapter: engine.adapterName,
     pruner: pruner.name,
     deployable: pruner.deployable ?? true,

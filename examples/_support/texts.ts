@@ -6,15 +6,17 @@
 
 import {
   type Adapter,
+  type BaseLayers,
   encodePrompt,
   generateGreedy,
-  Gpt2Ends,
-  Gpt2Layers,
   HeadModules,
+  loadEnds,
   loadIntoModules,
+  loadLayers,
   loadModelFolder,
   loadTokenizer,
   LocalHeads,
+  type ModelEnds,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { UsageError } from "./flags.ts";
@@ -23,15 +25,15 @@ import { loadGpu } from "./webgpu.ts";
 /** A model on the GPU, with or without an adapter. */
 export class TextModel implements Disposable {
   readonly #engine: Engine;
-  readonly #layers: Gpt2Layers;
-  readonly #ends: Gpt2Ends;
+  readonly #layers: BaseLayers;
+  readonly #ends: ModelEnds;
   readonly #heads: LocalHeads | null;
   readonly #tokenizer: Awaited<ReturnType<typeof loadTokenizer>>;
 
   private constructor(
     engine: Engine,
-    layers: Gpt2Layers,
-    ends: Gpt2Ends,
+    layers: BaseLayers,
+    ends: ModelEnds,
     heads: LocalHeads | null,
     tokenizer: Awaited<ReturnType<typeof loadTokenizer>>,
   ) {
@@ -78,8 +80,8 @@ export class TextModel implements Disposable {
     }
     return new TextModel(
       engine,
-      new Gpt2Layers(engine, model.config, model.weights),
-      new Gpt2Ends(engine, model.config, model.weights),
+      loadLayers(engine, model),
+      loadEnds(engine, model),
       heads,
       tokenizer,
     );

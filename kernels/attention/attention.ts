@@ -1,7 +1,10 @@
 /**
  * Causal multi-head attention, as batched matrix products around a row-wise softmax.
  *
- * B = batch, T = tokens of a sequence, H = heads, D = head size; slots = T rounded up to 4.
+ * B = batch, T = tokens of a sequence, H = heads, D = head size; slots = T rounded up to 4;
+ * G = heads of keys and values. With G < H (grouped-query attention; Ainslie et al., 2023) query head
+ * h reads key and value head floor(h / (H / G)): the products run once per member of the groups, each
+ * time for one query head of every group.
  *
  * @module
  */
@@ -13,13 +16,15 @@ import type { Engine } from "../engine/engine.ts";
 import { roundUp4, type RowWindow, type Tensor } from "../engine/tensor.ts";
 import { type HeadColumns, matmul } from "../matmul/matmul.ts";
 
-const softmaxKernel = defineRowKernel({
+/** In-place softmax of scores; `first` is the position of each sequence's first query. */
+export const softmaxKernel = defineRowKernel({
   name: "causal_softmax",
   source: softmaxSource,
   bindings: ["write", "write"],
   parameters: [
     ["rows", "u32"],
     ["length", "u32"],
+    ["first", "u32"],
     ["heads", "u32"],
     ["slots4", "u32"],
     ["log_pitch", "u32"],
@@ -55,6 +60,8 @@ export interface AttentionShape {
   readonly length: number;
   /** H, heads. */
   readonly heads: number;
+  /** G, heads of keys and values; divides H. @default {heads} */
+  readonly kvHeads?: number;
 }
 
 /** What the forward pass returns. */
@@ -68,6 +75,8 @@ export interface AttentionResult {
 interface Plan {
   readonly d: number;
   readonly headSize: number;
+  /** First column of V. */
+  readonly values: number;
   readonly slots: number;
   readonly scale: number;
   readonly chunks: readonly Chunk[];
@@ -79,12 +88,34 @@ interface Chunk {
   readonly sequences: number;
   readonly head: number;
   readonly heads: number;
+  /** For each member of the groups, what its products work on; one if G = H. */
+  readonly members: readonly Member[];
+}
+
+/**
+ * Query heads j, j + g, j + 2 g ... of groups of g heads: one of each group, in order of the groups. Where
+ * single heads are a chunk, one query head.
+ */
+interface Member {
+  /** How many query heads, and so groups. */
+  readonly heads: number;
+  /** Their columns of Q, and of what is like the output. */
+  readonly query: HeadColumns;
+  /** Their columns of the scores. */
+  readonly slots: HeadColumns;
+  /** Their groups' columns of K, and of V. */
+  readonly key: HeadColumns;
+  readonly value: HeadColumns;
+  /** True for the first query head of its group: it begins the sums of dK and dV. */
+  readonly first: boolean;
 }
 
 function plan(qkv: Tensor, shape: AttentionShape): Plan {
-  const { batch, length, heads } = shape;
-  const d = qkv.columns / 3;
-  const headSize = d / heads;
+  const { batch, length, heads, kvHeads = heads } = shape;
+  if (heads % kvHeads !== 0) {
+    throw new TypeError(`Cannot attend as kvHeads must divide heads: they are ${kvHeads} and ${heads}`);
+  }
+  const headSize = qkv.columns / (heads + 2 * kvHeads);
   if (!Number.isInteger(headSize) || headSize % 4 !== 0) {
     throw new TypeError(
       `Cannot attend as the head size must be a multiple of 4: qkv has ${qkv.columns} columns, that is ${headSize} per head`,
@@ -95,12 +126,24 @@ function plan(qkv: Tensor, shape: AttentionShape): Plan {
       `Cannot attend as qkv must have batch * length = ${batch * length} rows: it has ${qkv.rows}`,
     );
   }
+  const d = heads * headSize;
   const slots = roundUp4(length);
-  return { d, headSize, slots, scale: 1 / Math.sqrt(headSize), chunks: chunksOf(qkv.engine, shape, slots) };
+  return {
+    d,
+    headSize,
+    values: d + kvHeads * headSize,
+    slots,
+    scale: 1 / Math.sqrt(headSize),
+    chunks: chunksOf(qkv.engine, shape, { slots, headSize }),
+  };
 }
 
 /** As many sequences at a time as one binding holds scores of; some heads of one where it does not hold one. */
-function chunksOf(engine: Engine, { batch, length, heads }: AttentionShape, slots: number): Chunk[] {
+function chunksOf(
+  engine: Engine,
+  { batch, length, heads, kvHeads = heads }: AttentionShape,
+  { slots, headSize }: { readonly slots: number; readonly headSize: number },
+): Chunk[] {
   // Scores are [rows, heads * slots], and a software adapter reads them as textures.
   const widest = engine.adapterClass === "cpu" ? Math.floor(engine.maxTextureSide * 4 / slots) : heads;
   const most = Math.min(widest, Math.floor(engine.maxBindingBytes / (length * slots * 4)));
@@ -110,68 +153,77 @@ function chunksOf(engine: Engine, { batch, length, heads }: AttentionShape, slot
     );
   }
   const sequences = Math.max(1, Math.floor(most / heads));
-  const some = Math.min(most, heads);
+  const group = heads / kvHeads;
+  // Whole groups, or single heads where not even one group fits.
+  const some = most >= heads ? heads : most >= group ? most - most % group : 1;
+  const size = Math.min(group, some);
   const chunks: Chunk[] = [];
   for (let sequence = 0; sequence < batch; sequence += sequences) {
+    const row = sequence * length;
     for (let head = 0; head < heads; head += some) {
+      const count = Math.min(some, heads - head);
+      const kvHead = Math.floor(head / group);
+      const columns = (first: number): HeadColumns => ({
+        first: first + kvHead * headSize,
+        stride: headSize,
+        row,
+      });
       chunks.push({
         sequence,
         sequences: Math.min(sequences, batch - sequence),
         head,
-        heads: Math.min(some, heads - head),
+        heads: count,
+        members: Array.from({ length: size }, (_, j): Member => ({
+          heads: count / size,
+          query: { first: (head + j) * headSize, stride: size * headSize, row },
+          slots: { first: j * slots, stride: size * slots },
+          key: columns(heads * headSize),
+          value: columns((heads + kvHeads) * headSize),
+          first: (head + j) % group === 0,
+        })),
       });
     }
   }
   return chunks;
 }
 
-/** Where a chunk's part of Q, K, V or of a tensor like the output lies; `which` counts blocks of d columns. */
-function partOf(
-  chunk: Chunk,
-  { d, headSize }: Plan,
-  length: number,
-): (which: number) => HeadColumns {
-  return (which) => ({
-    first: which * d + chunk.head * headSize,
-    stride: headSize,
-    row: chunk.sequence * length,
-  });
-}
-
 /** Scores = scale * Q K^T below the diagonal, or dP = dO V^T. */
 function scoresOf(
   a: Tensor,
   b: Tensor,
-  { chunk, length, headSize, slots, alpha, partA, partB }: {
+  { chunk, length, headSize, slots, alpha, of }: {
     readonly chunk: Chunk;
     readonly length: number;
     readonly headSize: number;
     readonly slots: number;
     readonly alpha: number;
-    readonly partA: HeadColumns;
-    readonly partB: HeadColumns;
+    readonly of: "key" | "value";
   },
 ): Tensor {
   const out = a.engine.tensor(chunk.sequences * length, chunk.heads * slots, "attention scores");
-  return matmul(a, b, {
-    transposeB: true,
-    alpha,
-    out,
-    batch: {
-      groups: chunk.sequences,
-      heads: chunk.heads,
-      m: length,
-      n: length,
-      k: headSize,
-      a: partA,
-      b: partB,
-      c: { first: 0, stride: slots },
-      causal: "skipUpper",
-    },
-  });
+  for (const member of chunk.members) {
+    matmul(a, b, {
+      transposeB: true,
+      alpha,
+      out,
+      batch: {
+        groups: chunk.sequences,
+        heads: member.heads,
+        m: length,
+        n: length,
+        k: headSize,
+        a: member.query,
+        b: member[of],
+        c: member.slots,
+        causal: "skipUpper",
+      },
+    });
+  }
+  return out;
 }
 
-function rowGroups(rows: number, perGroup: number): [number, number] {
+/** Workgroups for so many rows. */
+export function rowGroups(rows: number, perGroup: number): [number, number] {
   const groups = Math.ceil(rows / perGroup);
   return [Math.min(groups, 32_768), Math.ceil(groups / 32_768)];
 }
@@ -180,7 +232,7 @@ function rowGroups(rows: number, perGroup: number): [number, number] {
  * softmax(Q K^T / sqrt(D), causal) V for every head. Scores that do not fit one binding are computed for
  * some sequences, or some heads of one, at a time.
  *
- * @param qkv [B * T, 3 * H * D]: Q, K and V side by side, heads side by side in each.
+ * @param qkv [B * T, (H + 2 G) * D]: Q, K and V side by side, heads side by side in each.
  * @param shape Sequences, tokens and heads.
  * @throws {TypeError} If the shape does not fit or D is not a multiple of 4.
  * @throws {RangeError} If the scores of a single head, [T, T], do not fit one binding.
@@ -188,17 +240,11 @@ function rowGroups(rows: number, perGroup: number): [number, number] {
 export function attention(qkv: Tensor, shape: AttentionShape): AttentionResult {
   const { engine } = qkv;
   const { batch, length, heads } = shape;
-  const planned = plan(qkv, shape);
-  const { d, headSize, slots, scale } = planned;
+  const { d, headSize, slots, scale, chunks } = plan(qkv, shape);
   const logSums = engine.tensor(batch * length, heads, "attention log sums");
   const output = engine.tensor(batch * length, d, "attention output");
-  for (const chunk of planned.chunks) {
-    const part = partOf(chunk, planned, length);
-    using scores = scoresOf(qkv, qkv, {
-      ...{ chunk, length, headSize, slots, alpha: scale },
-      partA: part(0),
-      partB: part(1),
-    });
+  for (const chunk of chunks) {
+    using scores = scoresOf(qkv, qkv, { chunk, length, headSize, slots, alpha: scale, of: "key" });
     const row = chunk.sequence * length;
     const logs = logSums.windowAt(row, scores.rows);
     const rows = scores.rows * chunk.heads;
@@ -207,6 +253,7 @@ export function attention(qkv: Tensor, shape: AttentionShape): AttentionResult {
       parameters: {
         rows,
         length,
+        first: 0,
         heads: chunk.heads,
         slots4: slots / 4,
         log_pitch: logSums.pitch,
@@ -216,27 +263,29 @@ export function attention(qkv: Tensor, shape: AttentionShape): AttentionResult {
       },
       workgroups: rowGroups(rows, ROWS_PER_WORKGROUP[engine.adapterClass]),
     });
-    matmul(scores, qkv, {
-      out: output,
-      batch: {
-        groups: chunk.sequences,
-        heads: chunk.heads,
-        m: length,
-        n: headSize,
-        k: length,
-        a: { first: 0, stride: slots },
-        b: part(2),
-        c: part(0),
-        causal: "innerBelow",
-      },
-    });
+    for (const member of chunk.members) {
+      matmul(scores, qkv, {
+        out: output,
+        batch: {
+          groups: chunk.sequences,
+          heads: member.heads,
+          m: length,
+          n: headSize,
+          k: length,
+          a: member.slots,
+          b: member.value,
+          c: member.query,
+          causal: "innerBelow",
+        },
+      });
+    }
   }
   return { output, logSums };
 }
 
 /** Arguments of `attentionBackward`. */
 export interface AttentionBackwardOptions extends AttentionShape {
-  /** Input of the forward pass, [B * T, 3 * H * D]. */
+  /** Input of the forward pass, [B * T, (H + 2 G) * D]. */
   readonly qkv: Tensor;
   /** Output of the forward pass, [B * T, H * D]. */
   readonly output: Tensor;
@@ -247,7 +296,7 @@ export interface AttentionBackwardOptions extends AttentionShape {
 }
 
 /**
- * Gradient of the attention's input, [B * T, 3 * H * D]. The scores are computed again instead of
+ * Gradient of the attention's input, [B * T, (H + 2 G) * D]. The scores are computed again instead of
  * being kept: they are the one thing that grows with T squared.
  *
  * @throws {TypeError} As {@linkcode attention}.
@@ -256,14 +305,12 @@ export interface AttentionBackwardOptions extends AttentionShape {
 export function attentionBackward(options: AttentionBackwardOptions): Tensor {
   const { qkv, output, logSums, dOutput, length, heads } = options;
   const { engine } = qkv;
-  const planned = plan(qkv, options);
-  const { headSize, slots, scale } = planned;
+  const { headSize, slots, scale, chunks } = plan(qkv, options);
   const dqkv = engine.tensor(qkv.rows, qkv.columns, "attention dqkv");
-  for (const chunk of planned.chunks) {
-    const part = partOf(chunk, planned, length);
+  for (const chunk of chunks) {
     const shape = { chunk, length, headSize, slots };
-    using scores = scoresOf(qkv, qkv, { ...shape, alpha: scale, partA: part(0), partB: part(1) });
-    using dp = scoresOf(dOutput, qkv, { ...shape, alpha: 1, partA: part(0), partB: part(2) });
+    using scores = scoresOf(qkv, qkv, { ...shape, alpha: scale, of: "key" });
+    using dp = scoresOf(dOutput, qkv, { ...shape, alpha: 1, of: "value" });
     const row = chunk.sequence * length;
     const [logs, o, dO] = [logSums, output, dOutput].map((tensor) => tensor.windowAt(row, scores.rows)) as [
       RowWindow,
@@ -287,25 +334,15 @@ export function attentionBackward(options: AttentionBackwardOptions): Tensor {
       },
       workgroups: rowGroups(rows, ROWS_PER_WORKGROUP[engine.adapterClass]),
     });
-    const inner = { groups: chunk.sequences, heads: chunk.heads, m: length, n: headSize, k: length };
-    const perKey = { first: 0, stride: slots };
-    // dQ = dS K
-    matmul(dp, qkv, {
-      out: dqkv,
-      batch: { ...inner, a: perKey, b: part(1), c: part(0), causal: "innerBelow" },
-    });
-    // dK = dS^T Q
-    matmul(dp, qkv, {
-      transposeA: true,
-      out: dqkv,
-      batch: { ...inner, a: perKey, b: part(0), c: part(1), causal: "innerAbove" },
-    });
-    // dV = P^T dO
-    matmul(scores, dOutput, {
-      transposeA: true,
-      out: dqkv,
-      batch: { ...inner, a: perKey, b: part(0), c: part(2), causal: "innerAbove" },
-    });
+    for (const { heads, query, slots: perKey, key, value, first } of chunk.members) {
+      const inner = { groups: chunk.sequences, heads, m: length, n: headSize, k: length, a: perKey };
+      // dQ = dS K
+      matmul(dp, qkv, { out: dqkv, batch: { ...inner, b: key, c: query, causal: "innerBelow" } });
+      // dK = dS^T Q and dV = P^T dO, summed over the members of a group.
+      const sum = { transposeA: true, out: dqkv, accumulate: !first };
+      matmul(dp, qkv, { ...sum, batch: { ...inner, b: query, c: key, causal: "innerAbove" } });
+      matmul(scores, dOutput, { ...sum, batch: { ...inner, b: query, c: value, causal: "innerAbove" } });
+    }
   }
   return dqkv;
 }

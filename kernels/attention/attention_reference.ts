@@ -16,16 +16,19 @@ export interface AttentionReferenceResult {
   readonly weights: Float64Array;
 }
 
-/** Reads Q, K or V of a token from qkv [B * T, 3 * H * D]. */
-function reader(qkv: ArrayLike<number>, { batch, length, heads }: AttentionShape) {
-  const d = qkv.length / (batch * length) / 3;
-  const headSize = d / heads;
-  const place = (which: number, b: number, t: number, h: number, i: number) =>
-    (b * length + t) * 3 * d + which * d + h * headSize + i;
+/** Reads Q, K or V of a token from qkv [B * T, (H + 2 G) * D]; of K and V the head that query head h reads. */
+function reader(qkv: ArrayLike<number>, { batch, length, heads, kvHeads = heads }: AttentionShape) {
+  const columns = qkv.length / (batch * length);
+  const headSize = columns / (heads + 2 * kvHeads);
+  const d = heads * headSize;
+  const place = (which: number, b: number, t: number, h: number, i: number) => {
+    const head = which === 0 ? h : heads + (which - 1) * kvHeads + Math.floor(h * kvHeads / heads);
+    return (b * length + t) * columns + head * headSize + i;
+  };
   return { d, headSize, place, read: (...at: Parameters<typeof place>) => qkv[place(...at)]! };
 }
 
-/** softmax(Q K^T / sqrt(D), causal) V for every head; qkv [B * T, 3 * H * D]. */
+/** softmax(Q K^T / sqrt(D), causal) V for every head; qkv [B * T, (H + 2 G) * D]. */
 export function attentionReference(qkv: ArrayLike<number>, shape: AttentionShape): AttentionReferenceResult {
   const { batch, length, heads } = shape;
   const { d, headSize, read } = reader(qkv, shape);
@@ -58,7 +61,7 @@ export function attentionReference(qkv: ArrayLike<number>, shape: AttentionShape
   return { output, logSums, weights };
 }
 
-/** Gradient of qkv, [B * T, 3 * H * D], from that of the output, [B * T, H * D]. */
+/** Gradient of qkv, [B * T, (H + 2 G) * D], from that of the output, [B * T, H * D]. */
 export function attentionBackwardReference(
   qkv: ArrayLike<number>,
   dOutput: ArrayLike<number>,

@@ -21,25 +21,30 @@ const SHAPES: readonly (AttentionShape & { readonly headSize: number })[] = [
   { batch: 1, length: 64, heads: 2, headSize: 12 },
   { batch: 2, length: 65, heads: 3, headSize: 20 },
   { batch: 1, length: 131, heads: 1, headSize: 64 },
+  // Heads that share keys and values.
+  { batch: 1, length: 1, heads: 2, kvHeads: 1, headSize: 4 },
+  { batch: 2, length: 7, heads: 6, kvHeads: 2, headSize: 8 },
+  { batch: 1, length: 65, heads: 4, kvHeads: 2, headSize: 12 },
 ];
 
 /** Tests one shape where the scores take `chunks` pieces. */
 function testShape(shape: typeof SHAPES[number], limits: Limits = {}, chunks = 1): void {
-  const { batch, length, heads, headSize } = shape;
-  const name = `B ${batch}, T ${length}, H ${heads}, D ${headSize}${
+  const { batch, length, heads, headSize, kvHeads = heads } = shape;
+  const name = `B ${batch}, T ${length}, H ${heads}, G ${kvHeads}, D ${headSize}${
     chunks > 1 ? `, in ${chunks} pieces` : ""
   }`;
   testForms(`attention() and its gradient equal the reference at ${name}`, async (engine) => {
     const rows = batch * length;
     const d = heads * headSize;
-    const qkv = normal(rows * 3 * d, 1);
+    const columns = (heads + 2 * kvHeads) * headSize;
+    const qkv = normal(rows * columns, 1);
     const dOutput = normal(rows * d, 2);
     {
       // The scores' memory must be NaN before, or the test would prove nothing of what lies above the diagonal.
       using probe = engine.tensor(rows, heads * Math.ceil(length / 4) * 4);
       assert((await probe.read()).every(Number.isNaN), "free memory should be NaN");
     }
-    using qkvTensor = engine.upload(qkv, rows, 3 * d);
+    using qkvTensor = engine.upload(qkv, rows, columns);
     using dOutputTensor = engine.upload(dOutput, rows, d);
     const { dispatches } = engine.stats;
     const { output, logSums } = attention(qkvTensor, shape);
@@ -68,6 +73,18 @@ testShape(
   { batch: 2, length: 37, heads: 3, headSize: 8 },
   { maxBindingBytes: 17_000, maxTextureSide: 64 },
   4,
+);
+
+// The same with heads that share keys and values: whole groups at a time, then single heads of one group.
+testShape(
+  { batch: 1, length: 37, heads: 6, kvHeads: 3, headSize: 8 },
+  { maxBindingBytes: 17_000, maxTextureSide: 64 },
+  3,
+);
+testShape(
+  { batch: 2, length: 37, heads: 6, kvHeads: 2, headSize: 8 },
+  { maxBindingBytes: 17_000, maxTextureSide: 64 },
+  12,
 );
 
 testForms("attention() refuses scores of one head that do not fit a binding", (engine) => {
@@ -110,27 +127,30 @@ testForms("attention() does not let later tokens change earlier ones", async (en
   assertClose(after.subarray(0, 11 * 16), before.subarray(0, 11 * 16), TOLERANCE.exact);
 });
 
-testForms("attention() has the gradient of its forward pass", async (engine) => {
-  const shape = { batch: 2, length: 5, heads: 2 };
-  const [rows, d] = [10, 8];
-  const qkv = normal(rows * 3 * d, 6);
-  const dOutput = normal(rows * d, 7);
-  using qkvTensor = engine.upload(qkv, rows, 3 * d);
-  using dOutputTensor = engine.upload(dOutput, rows, d);
-  const { output, logSums } = attention(qkvTensor, shape);
-  using _output = output;
-  using _logSums = logSums;
-  using dqkv = attentionBackward({ qkv: qkvTensor, output, logSums, dOutput: dOutputTensor, ...shape });
-  const gradient = await readOne(dqkv);
-  const expected = await differences(qkv, async (values) => {
-    engine.write(qkvTensor, values);
+for (const kvHeads of [2, 1]) {
+  testForms(`attention() has the gradient of its forward pass, G ${kvHeads}`, async (engine) => {
+    const shape = { batch: 2, length: 5, heads: 2, kvHeads };
+    const [rows, d] = [10, 8];
+    const columns = d + 8 * kvHeads;
+    const qkv = normal(rows * columns, 6);
+    const dOutput = normal(rows * d, 7);
+    using qkvTensor = engine.upload(qkv, rows, columns);
+    using dOutputTensor = engine.upload(dOutput, rows, d);
     const { output, logSums } = attention(qkvTensor, shape);
     using _output = output;
     using _logSums = logSums;
-    return dot(await output.read(), dOutput);
+    using dqkv = attentionBackward({ qkv: qkvTensor, output, logSums, dOutput: dOutputTensor, ...shape });
+    const gradient = await readOne(dqkv);
+    const expected = await differences(qkv, async (values) => {
+      engine.write(qkvTensor, values);
+      const { output, logSums } = attention(qkvTensor, shape);
+      using _output = output;
+      using _logSums = logSums;
+      return dot(await output.read(), dOutput);
+    });
+    assertClose(gradient, expected, TOLERANCE.difference);
   });
-  assertClose(gradient, expected, TOLERANCE.difference);
-});
+}
 
 Deno.test({
   name: "attention() throws on shapes that do not fit",
@@ -145,6 +165,11 @@ Deno.test({
       "batch * length = 8 rows",
     );
     assertThrows(() => attention(qkv, { batch: 2, length: 3, heads: 4 }), TypeError, "multiple of 4");
+    assertThrows(
+      () => attention(qkv, { batch: 2, length: 3, heads: 3, kvHeads: 2 }),
+      TypeError,
+      "kvHeads must divide heads: they are 2 and 3",
+    );
     using odd = engine.zeros(6, 25);
     assertThrows(() => attention(odd, { batch: 2, length: 3, heads: 1 }), TypeError, "multiple of 4");
   },

@@ -1,7 +1,7 @@
 // Causal softmax of attention scores, in place.
 //
-// scores [batch * length, heads * slots]: query t of a sequence in row t, head h in columns
-// h * slots .. + length (slots = length rounded up to 4). Entries of keys after the query are
+// scores [batch * length, heads * slots]: query t of a sequence, at position first + t, in row t, head
+// h in columns h * slots .. (slots: keys, rounded up to 4). Entries of keys after the query are
 // undefined on entry and zero on return. log_sums [.., all_heads]: log of the row's sum of
 // exponentials, kept for the backward pass; the scores are those of heads first_head .. and of rows
 // first_row .. in it. Accumulation rule: outputs are overwritten.
@@ -12,6 +12,7 @@
 struct Parameters {
   rows: u32, // batch * length * heads
   length: u32,
+  first: u32,
   heads: u32,
   slots4: u32,
   log_pitch: u32,
@@ -37,7 +38,8 @@ struct Row {
 fn row_of(index: u32) -> Row {
   let head = index % p.heads;
   let token = index / p.heads;
-  return Row(index * p.slots4, token % p.length, (p.first_row + token) * p.log_pitch + p.first_head + head);
+  let log_at = (p.first_row + token) * p.log_pitch + p.first_head + head;
+  return Row(index * p.slots4, p.first + token % p.length, log_at);
 }
 
 fn kept(i: u32, query: u32) -> vec4<bool> {

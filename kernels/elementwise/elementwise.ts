@@ -5,6 +5,7 @@
  */
 
 import addScaledSource from "./add_scaled.wgsl" with { type: "text" };
+import reluSource from "./relu.wgsl" with { type: "text" };
 import { defineKernel } from "../engine/kernel.ts";
 import type { Tensor } from "../engine/tensor.ts";
 
@@ -14,6 +15,50 @@ const addScaledKernel = defineKernel({
   bindings: ["read", "write"],
   parameters: [["count4", "u32"], ["alpha", "f32"]],
 });
+
+const reluKernels = [false, true].map((keep) =>
+  defineKernel({
+    name: keep ? "relu_backward" : "relu",
+    source: reluSource,
+    bindings: ["read", "write"],
+    parameters: [["count4", "u32"]],
+    constants: { KEEP: Number(keep) },
+  })
+);
+
+function dispatchRelu(kept: Tensor | null, y: Tensor): void {
+  const keptWindows = kept?.windows();
+  y.windows().forEach((window, w) => {
+    const count4 = window.bytes / 16;
+    const groups = Math.ceil(count4 / 64);
+    y.engine.dispatch(reluKernels[Number(kept !== null)]!, {
+      bindings: [keptWindows?.[w] ?? y.engine.noRead, window],
+      parameters: { count4 },
+      workgroups: [Math.min(groups, 32_768), Math.ceil(groups / 32_768)],
+    });
+  });
+}
+
+/** y = max(y, 0), in place. */
+export function relu(y: Tensor): void {
+  dispatchRelu(null, y);
+}
+
+/**
+ * Gradient of relu's input from that of its result, in place.
+ *
+ * @param y Result of the forward pass, [rows, columns].
+ * @param dy Its gradient; where `y` is 0 it becomes 0.
+ * @throws {TypeError} If the shapes differ.
+ */
+export function reluBackward(y: Tensor, dy: Tensor): void {
+  if (y.rows !== dy.rows || y.columns !== dy.columns) {
+    throw new TypeError(
+      `Cannot go back through relu as shapes must be equal: y is [${y.rows}, ${y.columns}], dy is [${dy.rows}, ${dy.columns}]`,
+    );
+  }
+  dispatchRelu(y, dy);
+}
 
 /**
  * y += alpha * x.

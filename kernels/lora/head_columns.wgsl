@@ -1,10 +1,11 @@
 // Moves the columns of some heads between a wide matrix and head-major blocks.
 //
 // wide [length, pitch]: head h's columns start at first + h * head_size.
-// blocks [slots * length, head_size]: slot z holds head heads[z].
+// blocks [slots * length, head_size]: slot z holds head heads[z]; NO_HEAD leaves a slot out.
 // Gather (SCATTER false): blocks = wide, overwritten. Scatter: wide += blocks.
 
 override SCATTER: bool = false;
+const NO_HEAD = 0xffffffffu;
 
 struct Parameters {
   length: u32,
@@ -23,7 +24,7 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   let i = id.x;
   let row = id.y;
   let slot = id.z;
-  if (i >= p.head_size4 || row >= p.length) {
+  if (i >= p.head_size4 || row >= p.length || heads[slot] == NO_HEAD) {
     return;
   }
   let outer = row * p.pitch4 + p.first4 + heads[slot] * p.head_size4 + i;

@@ -229,7 +229,10 @@ export function gatherHeadColumns(wide: Tensor, options: HeadColumnsOptions): Te
   return blocks;
 }
 
-/** Adds head-major blocks [slots * T, headSize] to some heads' columns of `wide` [T, pitch]. */
+/**
+ * Adds head-major blocks [slots * T, headSize] to some heads' columns of `wide` [T, pitch]. A head may
+ * not be listed twice; slots listed as 0xffffffff are left out.
+ */
 export function scatterAddHeadColumns(blocks: Tensor, wide: Tensor, options: HeadColumnsOptions): void {
   moveColumns(true, wide, options.first, options.headSize, options.heads, blocks);
 }

@@ -119,7 +119,7 @@ export function gatherHeadColumnsReference(
   return blocks;
 }
 
-/** Adds blocks [slots * T, headSize] to the same columns of wide [T, columns], in place. */
+/** Adds blocks [slots * T, headSize] to the same columns of wide [T, columns], in place; 0xffffffff = no head. */
 export function scatterAddHeadColumnsReference(
   blocks: ArrayLike<number>,
   wide: Float64Array,
@@ -130,6 +130,7 @@ export function scatterAddHeadColumnsReference(
 ): void {
   const length = wide.length / columns;
   for (let slot = 0; slot < heads.length; slot++) {
+    if (heads[slot] === 0xffff_ffff) continue;
     for (let t = 0; t < length; t++) {
       for (let i = 0; i < headSize; i++) {
         wide[t * columns + first + heads[slot]! * headSize + i]! +=

@@ -161,6 +161,12 @@ testForms("gatherHeadColumns() and scatterAddHeadColumns() equal the reference",
     const expectedWide = Float64Array.from(wide);
     scatterAddHeadColumnsReference(blocks, expectedWide, columns, first, headSize, heads);
     assertClose(await readOne(wideTensor), expectedWide, TOLERANCE.sum, `${what}: scattered`);
+    // Slots left out: the first one goes nowhere.
+    const some = Uint32Array.from(list, (h, slot) => slot === 0 ? 0xffff_ffff : h);
+    using someTensor = engine.upload(some, 1, some.length);
+    scatterAddHeadColumns(blockTensor, wideTensor, { first, headSize, heads: someTensor });
+    scatterAddHeadColumnsReference(blocks, expectedWide, columns, first, headSize, some);
+    assertClose(await readOne(wideTensor), expectedWide, TOLERANCE.sum, `${what}: some scattered`);
   }
 });
 

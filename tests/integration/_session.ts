@@ -37,7 +37,7 @@ import {
   webSocketListener,
   webSocketTransport,
 } from "@edgetuner/transport";
-import { BATCH, flatten, LOSS, sideBySide, type TinyGpt2 } from "../support/tiny_model.ts";
+import { BATCH, flatten, LOSS, sideBySide, type TinyBase } from "../support/tiny_model.ts";
 
 /** Transports that runs are tested over. */
 export type TransportName = "in-process" | "websocket" | "http";
@@ -107,7 +107,7 @@ export function tapped(channel: Channel, device: number, onFrame: (passed: Passe
 
 /** The data side of the test model: the same batch in every step, `steps` training steps. */
 export function dataSide(
-  model: TinyGpt2,
+  model: TinyBase,
   steps: number,
   options: {
     readonly shareLoss?: boolean;
@@ -136,7 +136,7 @@ export function dataSide(
 
 /** Options of an edge server for the test model. */
 export function serverOptions(
-  model: TinyGpt2,
+  model: TinyBase,
   settings: RunSettings,
   options: Partial<EdgeServerOptions> = {},
 ): EdgeServerOptions {
@@ -219,7 +219,7 @@ export interface SessionResult {
 }
 
 /** Runs edge server and devices to the end; all modules are disposed. */
-export async function runSession(model: TinyGpt2, options: SessionOptions): Promise<SessionResult> {
+export async function runSession(model: TinyBase, options: SessionOptions): Promise<SessionResult> {
   const { engine } = model;
   const { settings, steps, capacities, pruner = noPruner(), codecs, onFrame, onEvent } = options;
   const server = new EdgeServer(

@@ -7,6 +7,7 @@
 
 import type { Engine } from "@edgetuner/kernels";
 import {
+  type BaseLayers,
   DEFAULT_OPTIMIZER,
   type Gpt2Config,
   gpt2Config,
@@ -19,6 +20,7 @@ import {
   LocalData,
   LocalHeads,
   type LoraSettings,
+  type ModelEnds,
   type NamedArray,
   readSafetensors,
   type RunSettings,
@@ -157,8 +159,15 @@ export function tinyModel(name: "gpt2_base" | "gpt2_one_head" = "gpt2_base"): Ti
   return { config: gpt2Config(json), weights: fixture(`${name}/model.safetensors`) };
 }
 
+/** Both halves of a model of any family, as runs need them. */
+export interface TinyBase {
+  readonly engine: Engine;
+  readonly layers: BaseLayers;
+  readonly ends: ModelEnds;
+}
+
 /** Both halves of a model on an engine. */
-export class TinyGpt2 implements Disposable {
+export class TinyGpt2 implements TinyBase, Disposable {
   readonly layers: Gpt2Layers;
   readonly ends: Gpt2Ends;
 

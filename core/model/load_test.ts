@@ -1,0 +1,222 @@
+import { Engine } from "@edgetuner/kernels";
+import { assertEquals, assertMatch, assertNotEquals, assertThrows } from "@std/assert";
+import { FAMILIES, familyConfig, familyFolder } from "../../tests/support/families.ts";
+import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
+import { fingerprintOf } from "../checkpoint/fingerprint.ts";
+import { CheckpointError } from "../errors.ts";
+import type { NamedArrays } from "./gpt2.ts";
+import { type LlamaConfig, llamaConfig, ropeFrequencies } from "./llama.ts";
+import { loadEnds, loadLayers, modelConfig, modelShape } from "./load.ts";
+
+const engine = await Engine.create();
+const LLAMA = familyConfig("llama");
+const OPT = familyConfig("opt");
+
+/** TinyLlama 1.1B and LLaMA 3.2 1B as their files have them, in the form of before transformers 5. */
+const TINY_LLAMA = {
+  architectures: ["LlamaForCausalLM"],
+  attention_bias: false,
+  hidden_act: "silu",
+  hidden_size: 2048,
+  intermediate_size: 5632,
+  max_position_embeddings: 2048,
+  model_type: "llama",
+  num_attention_heads: 32,
+  num_hidden_layers: 22,
+  num_key_value_heads: 4,
+  pretraining_tp: 1,
+  rms_norm_eps: 1e-5,
+  rope_scaling: null,
+  rope_theta: 10000.0,
+  tie_word_embeddings: false,
+  torch_dtype: "float32",
+  vocab_size: 32000,
+};
+const LLAMA_32 = {
+  ...TINY_LLAMA,
+  head_dim: 64,
+  max_position_embeddings: 131072,
+  num_hidden_layers: 16,
+  num_key_value_heads: 8,
+  rope_scaling: {
+    factor: 32.0,
+    high_freq_factor: 4.0,
+    low_freq_factor: 1.0,
+    original_max_position_embeddings: 8192,
+    rope_type: "llama3",
+  },
+  rope_theta: 500000.0,
+  tie_word_embeddings: true,
+  vocab_size: 128256,
+};
+
+Deno.test("modelConfig() reads what public checkpoints have", () => {
+  const tiny = modelConfig(TINY_LLAMA) as LlamaConfig;
+  assertEquals(modelShape(tiny), { layers: 22, heads: 32, kvHeads: 4, hidden: 2048, headSize: 64 });
+  assertEquals([tiny.rope_theta, tiny.rope_scaling], [10000, { rope_type: "default" }]);
+  const newer = modelConfig(LLAMA_32) as LlamaConfig;
+  assertEquals(newer.rope_theta, 500000);
+  assertEquals(newer.rope_scaling, LLAMA_32.rope_scaling as LlamaConfig["rope_scaling"]);
+  const { rope_theta, rope_scaling, ...rest } = LLAMA_32;
+  assertEquals(modelConfig({ ...rest, rope_parameters: { rope_theta, ...rope_scaling } }), newer);
+  const old = { type: "linear", factor: 4 };
+  assertEquals((modelConfig({ ...TINY_LLAMA, rope_scaling: old }) as LlamaConfig).rope_scaling, {
+    rope_type: "linear",
+    factor: 4,
+  });
+  // OPT 125M leaves most to defaults.
+  const small = {
+    activation_function: "relu",
+    do_layer_norm_before: true,
+    ffn_dim: 3072,
+    hidden_size: 768,
+    max_position_embeddings: 2048,
+    model_type: "opt",
+    num_attention_heads: 12,
+    num_hidden_layers: 12,
+    vocab_size: 50272,
+    word_embed_proj_dim: 768,
+  };
+  assertEquals(modelShape(modelConfig(small)), {
+    layers: 12,
+    heads: 12,
+    kvHeads: 12,
+    hidden: 768,
+    headSize: 64,
+  });
+});
+
+Deno.test("modelConfig() takes the family from model_type, else from architectures, else GPT-2", () => {
+  const { model_type: _, ...untyped } = TINY_LLAMA;
+  assertEquals(modelConfig(untyped), modelConfig(TINY_LLAMA));
+  const gpt2 = { n_layer: 1, n_head: 1, n_embd: 4, vocab_size: 5, n_positions: 6 };
+  assertEquals(modelConfig(gpt2), { ...gpt2, layer_norm_epsilon: 1e-5 });
+  for (const type of ["mistral", "toString", 7]) {
+    assertThrows(
+      () => modelConfig({ ...TINY_LLAMA, model_type: type }),
+      CheckpointError,
+      '"gpt2", "llama" or "opt"',
+    );
+  }
+  assertThrows(
+    () => modelConfig({ architectures: ["MixtralForCausalLM"] }),
+    CheckpointError,
+    "MixtralForCausalLM",
+  );
+});
+
+const REFUSED: readonly [Record<string, unknown>, Record<string, unknown>, RegExp][] = [
+  [LLAMA, { hidden_act: "gelu" }, /hidden_act must be "silu".*"gelu"/],
+  [LLAMA, { hidden_size: 36 }, /hidden_size \/ num_attention_heads must be a multiple of 8/],
+  [LLAMA, { head_dim: 16 }, /head_dim must be 8 .*16/],
+  [LLAMA, { num_key_value_heads: 3 }, /num_key_value_heads must divide.*3 and 4/],
+  [LLAMA, { sliding_window: 16 }, /sliding_window must be at least.*16/],
+  [LLAMA, { layer_types: ["full_attention", "sliding_attention"] }, /layer_types must be/],
+  [LLAMA, { num_local_experts: 8 }, /num_local_experts must be 1.*mixtures/],
+  [LLAMA, { partial_rotary_factor: 0.5 }, /partial_rotary_factor must be 1/],
+  [LLAMA, { rope_interleaved: true }, /rope_interleaved must be false/],
+  [LLAMA, { quantization_config: { bits: 4 } }, /quantization_config must be missing.*bits/],
+  [LLAMA, { rms_norm_eps: "1e-5" }, /rms_norm_eps must be a positive number/],
+  [LLAMA, { attention_bias: 1 }, /attention_bias must be true or false/],
+  [
+    LLAMA,
+    { rope_parameters: { rope_type: "yarn", factor: 4 } },
+    /rope_parameters\.rope_type must be.*"yarn"/,
+  ],
+  [LLAMA, { rope_parameters: { rope_type: "linear" } }, /rope_parameters\.factor must be a positive number/],
+  [
+    LLAMA,
+    { rope_parameters: { rope_type: "default", partial_rotary_factor: 0.25 } },
+    /rope_parameters\.partial_rotary_factor must be 1/,
+  ],
+  [
+    LLAMA,
+    { rope_parameters: { ...LLAMA_32.rope_scaling, low_freq_factor: 4 } },
+    /low_freq_factor must be below high_freq_factor/,
+  ],
+  [LLAMA, { vocab_size: undefined }, /vocab_size must be a positive integer/],
+  // opt-350m
+  [OPT, { do_layer_norm_before: false }, /do_layer_norm_before must be true.*opt-350m/],
+  [OPT, { word_embed_proj_dim: 16 }, /word_embed_proj_dim must be 32.*opt-350m/],
+  [OPT, { _remove_final_layer_norm: true }, /_remove_final_layer_norm must be false/],
+  [OPT, { layer_norm_elementwise_affine: false }, /layer_norm_elementwise_affine must be true/],
+  [OPT, { activation_function: "gelu" }, /activation_function must be "relu"/],
+];
+
+for (const [config, change, message] of REFUSED) {
+  Deno.test(`modelConfig() refuses ${config.model_type} with ${Object.keys(change)}: ${message.source}`, () => {
+    modelConfig(config);
+    const error = assertThrows(() => modelConfig({ ...config, ...change }), CheckpointError);
+    assertMatch(error.message, message);
+  });
+}
+
+Deno.test("modelConfig() takes settings that change nothing", () => {
+  const plain = modelConfig(LLAMA);
+  for (
+    const change of [
+      { head_dim: null, sliding_window: null, num_key_value_heads: null },
+      { sliding_window: 32 },
+      { sliding_window: 4, use_sliding_window: false },
+      { layer_types: ["full_attention", "full_attention"] },
+    ]
+  ) assertEquals(modelConfig({ ...LLAMA, ...change }), plain);
+});
+
+for (const [name, { hiddenSize, heads, ropeParameters, frequencies }] of Object.entries(FAMILIES.rope)) {
+  Deno.test(`ropeFrequencies() are those of transformers: ${name}`, () => {
+    const config = llamaConfig({
+      ...LLAMA,
+      hidden_size: hiddenSize,
+      num_attention_heads: heads,
+      num_key_value_heads: heads,
+      head_dim: hiddenSize / heads,
+      rope_parameters: ropeParameters,
+    });
+    // Each to f32's precision, over five orders of magnitude.
+    const each = { ...TOLERANCE.sum, relative: 1e-6, ofLargest: false };
+    assertClose(ropeFrequencies(config), frequencies, each, name);
+  });
+}
+
+for (const name of ["llama", "llama_grouped", "opt"] as const) {
+  Deno.test(`${name}: names with and without prefixes, fingerprint, missing weights`, async () => {
+    const folder = await familyFolder(name);
+    const bare: NamedArrays = new Map(
+      [...folder.weights].map(([n, array]) => [n.replace(/^model\.(decoder\.)?/, ""), array]),
+    );
+    const before = engine.stats.tensors;
+    {
+      using layers = loadLayers(engine, { ...folder, weights: bare });
+      using ends = loadEnds(engine, { ...folder, weights: bare });
+      const names = [...layers.parameters(), ...ends.parameters()].map((p) => p.name);
+      assertEquals(names.length, new Set(names).size, "each parameter once");
+      assertEquals(engine.stats.tensors - before, names.length);
+    }
+    assertEquals(engine.stats.tensors, before);
+
+    assertEquals(await fingerprintOf(folder.config, bare), folder.fingerprint);
+    const buffer = { shape: [4], data: new Float32Array(4) };
+    const withBuffer = new Map([...folder.weights, ["model.layers.0.self_attn.rotary_emb.inv_freq", buffer]]);
+    assertEquals(await fingerprintOf(folder.config, withBuffer), folder.fingerprint);
+    // The LM head counts where it is not tied.
+    const head = { shape: [67, 32], data: new Float32Array(67 * 32).fill(1) };
+    const otherHead = await fingerprintOf(
+      folder.config,
+      new Map([...folder.weights, ["lm_head.weight", head]]),
+    );
+    (name === "llama" ? assertNotEquals : assertEquals)(otherHead, folder.fingerprint);
+
+    const k = name === "opt" ? "model.decoder.layers.1.self_attn.k_proj" : "model.layers.1.self_attn.k_proj";
+    const without = new Map(folder.weights);
+    without.delete(`${k}.weight`);
+    const load = (weights: NamedArrays) => () => loadLayers(engine, { ...folder, weights })[Symbol.dispose]();
+    assertThrows(load(without), CheckpointError, 'must hold "layers.1.self_attn.k_proj.weight"');
+    const narrow = new Map([...folder.weights, [`${k}.weight`, {
+      shape: [4, 32],
+      data: new Float32Array(128),
+    }]]);
+    assertThrows(load(narrow), CheckpointError, "it is [4,32]");
+    assertEquals(engine.stats.tensors, before, "nothing is left of a model that does not fit");
+  });
+}

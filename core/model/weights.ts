@@ -1,0 +1,189 @@
+/**
+ * Reading configurations and weights of checkpoints, with errors that say what does not fit.
+ *
+ * @module
+ */
+
+import type { Engine } from "@edgetuner/kernels";
+import { CheckpointError } from "../errors.ts";
+import { Parameter } from "../tape.ts";
+import type { NamedArrays } from "./gpt2.ts";
+
+function refuse(name: string, rule: string, value: unknown): CheckpointError {
+  return new CheckpointError(
+    `Cannot load the model as ${name} must be ${rule}: current value is ${JSON.stringify(value)}`,
+  );
+}
+
+/** Fields of a `config.json`. */
+export class ConfigFields {
+  readonly #fields: Readonly<Record<string, unknown>>;
+  readonly #path: string;
+
+  /**
+   * Takes what was parsed.
+   *
+   * @param json The object.
+   * @param path Put before names in errors, for objects within others.
+   */
+  constructor(json: unknown, path = "") {
+    this.#fields = (typeof json === "object" && json !== null ? json : {}) as Record<string, unknown>;
+    this.#path = path;
+  }
+
+  /** A field as it is; `undefined` if missing or `null`. */
+  get(name: string): unknown {
+    return this.#fields[name] ?? undefined;
+  }
+
+  /** An object within this one. */
+  object(name: string): ConfigFields {
+    return new ConfigFields(this.get(name), `${this.#path}${name}.`);
+  }
+
+  /** A positive integer. @throws {CheckpointError} If it is none, or missing without a default. */
+  integer(name: string, otherwise?: number): number {
+    return this.#number(name, otherwise, "a positive integer", (v) => Number.isInteger(v) && v > 0);
+  }
+
+  /** A positive number. @throws {CheckpointError} If it is none, or missing without a default. */
+  positive(name: string, otherwise?: number): number {
+    return this.#number(name, otherwise, "a positive number", (v) => Number.isFinite(v) && v > 0);
+  }
+
+  /** True or false. @throws {CheckpointError} If it is neither. */
+  boolean(name: string, otherwise: boolean): boolean {
+    const value = this.get(name) ?? otherwise;
+    if (typeof value !== "boolean") throw refuse(this.#path + name, "true or false", value);
+    return value;
+  }
+
+  /**
+   * Refuses anything but some values of a field; missing fields pass.
+   *
+   * @param name The field.
+   * @param values What is accepted.
+   * @param why Put into the error.
+   * @throws {CheckpointError} If the field has another value.
+   */
+  only(name: string, values: readonly unknown[], why = ""): void {
+    const value = this.get(name);
+    if (value === undefined || values.includes(value)) return;
+    const rule = values.length === 0 ? "missing" : values.map((v) => JSON.stringify(v)).join(" or ");
+    throw refuse(this.#path + name, why === "" ? rule : `${rule} (${why})`, value);
+  }
+
+  #number(
+    name: string,
+    otherwise: number | undefined,
+    rule: string,
+    holds: (value: number) => boolean,
+  ): number {
+    const value = this.get(name) ?? otherwise;
+    if (typeof value !== "number" || !holds(value)) throw refuse(this.#path + name, rule, value);
+    return value;
+  }
+}
+
+/** Weights of a checkpoint, put on the GPU as frozen parameters. If one does not fit, all are freed again. */
+export class WeightReader {
+  readonly #engine: Engine;
+  readonly #weights: NamedArrays;
+  readonly #prefixes: readonly string[];
+  readonly #made: Parameter[] = [];
+
+  /**
+   * Takes a checkpoint.
+   *
+   * @param engine Where weights go.
+   * @param weights The checkpoint.
+   * @param prefixes What names may begin with.
+   */
+  constructor(engine: Engine, weights: NamedArrays, prefixes: readonly string[]) {
+    this.#engine = engine;
+    this.#weights = weights;
+    this.#prefixes = prefixes;
+  }
+
+  /** A matrix [rows, columns]. @throws {CheckpointError} If it is missing or has another shape. */
+  matrix(name: string, rows: number, columns: number): Parameter {
+    return this.stacked([[name, rows]], columns);
+  }
+
+  /** A vector, as [1, columns]. @throws {CheckpointError} If it is missing or has another shape. */
+  row(name: string, columns: number): Parameter {
+    return this.joined([[name, columns]]);
+  }
+
+  /** Matrices below each other, as one. @throws {CheckpointError} If one is missing or has another shape. */
+  stacked(parts: readonly (readonly [name: string, rows: number])[], columns: number): Parameter {
+    return this.#parameter(parts.map(([name, rows]) => this.#find(name, [rows, columns])), columns);
+  }
+
+  /** Vectors one after the other, as [1, columns]. @throws {CheckpointError} If one is missing or has another shape. */
+  joined(parts: readonly (readonly [name: string, columns: number])[]): Parameter {
+    const found = parts.map(([name, columns]) => this.#find(name, [columns]));
+    return this.#parameter(found, parts.reduce((sum, [, n]) => sum + n, 0));
+  }
+
+  #parameter(parts: readonly Found[], columns: number): Parameter {
+    const name = parts.map((part) => part.name).join(" + ");
+    const data = join(parts.map((part) => part.data));
+    const tensor = this.#engine.upload(data, data.length / columns, columns, name);
+    const parameter = new Parameter(name, tensor, false);
+    this.#made.push(parameter);
+    return parameter;
+  }
+
+  #find(name: string, shape: readonly number[]): Found {
+    const key = this.#prefixes.map((prefix) => prefix + name).find((key) => this.#weights.has(key));
+    if (key === undefined) {
+      disposeAll(this.#made);
+      throw new CheckpointError(`Cannot load the model as it must hold "${name}": it does not`);
+    }
+    const found = this.#weights.get(key)!;
+    if (found.shape.length !== shape.length || found.shape.some((n, i) => n !== shape[i])) {
+      disposeAll(this.#made);
+      throw new CheckpointError(
+        `Cannot load the model as "${key}" must be [${shape}]: it is [${found.shape}]`,
+      );
+    }
+    return { name: key, data: found.data };
+  }
+}
+
+/** A weight and what the checkpoint calls it. */
+interface Found {
+  readonly name: string;
+  readonly data: Float32Array;
+}
+
+function join(parts: readonly Float32Array[]): Float32Array {
+  if (parts.length === 1) return parts[0]!;
+  const joined = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    joined.set(part, at);
+    at += part.length;
+  }
+  return joined;
+}
+
+/** Frees parameters, each once. */
+export function disposeAll(parameters: Iterable<Parameter>): void {
+  for (const parameter of new Set(parameters)) parameter[Symbol.dispose]();
+}
+
+/**
+ * Checks what head modules need of a model: heads that divide the hidden size and have a multiple of
+ * some columns.
+ *
+ * @throws {CheckpointError} If they do not.
+ */
+export function checkHeads(hidden: number, heads: number, multiple: number): void {
+  if (hidden % heads !== 0 || (hidden / heads) % multiple !== 0) {
+    throw new CheckpointError(
+      `Cannot load the model as hidden_size / num_attention_heads must be a multiple of ${multiple}: current value is ${hidden} / ${heads}`,
+    );
+  }
+}

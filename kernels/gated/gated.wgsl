@@ -1,0 +1,23 @@
+// The gate of a gated feed-forward network: y = silu(gate) * up, silu(g) = g / (1 + exp(-g)).
+//
+// gate, up, y [count4 vec4s]. Accumulation rule: y is overwritten.
+
+struct Parameters {
+  count4: u32,
+}
+
+@group(0) @binding(0) var<storage, read> gate: array<vec4f>;
+@group(0) @binding(1) var<storage, read> up: array<vec4f>;
+@group(0) @binding(2) var<storage, read_write> y: array<vec4f>;
+@group(1) @binding(0) var<uniform> p: Parameters;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_id) local: vec3u) {
+  let i = (workgroup.y * 32768u + workgroup.x) * 64u + local.x;
+  if (i >= p.count4) {
+    return;
+  }
+  let g = gate[i];
+  // Bounded so that exp stays finite; silu(-80) is zero in f32.
+  y[i] = g / (1.0 + exp(min(-g, vec4f(80.0)))) * up[i];
+}

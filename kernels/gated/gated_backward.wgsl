@@ -1,0 +1,27 @@
+// Gradients of y = silu(gate) * up: with s = 1 / (1 + exp(-gate)),
+// d_gate = dy * up * s * (1 + gate * (1 - s)), d_up = dy * gate * s.
+//
+// gate, up, dy, d_gate, d_up [count4 vec4s]. Accumulation rule: outputs are overwritten.
+
+struct Parameters {
+  count4: u32,
+}
+
+@group(0) @binding(0) var<storage, read> gate: array<vec4f>;
+@group(0) @binding(1) var<storage, read> up: array<vec4f>;
+@group(0) @binding(2) var<storage, read> dy: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> d_gate: array<vec4f>;
+@group(0) @binding(4) var<storage, read_write> d_up: array<vec4f>;
+@group(1) @binding(0) var<uniform> p: Parameters;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_id) local: vec3u) {
+  let i = (workgroup.y * 32768u + workgroup.x) * 64u + local.x;
+  if (i >= p.count4) {
+    return;
+  }
+  let g = gate[i];
+  let s = 1.0 / (1.0 + exp(min(-g, vec4f(80.0))));
+  d_gate[i] = dy[i] * up[i] * s * (1.0 + g * (1.0 - s));
+  d_up[i] = dy[i] * g * s;
+}

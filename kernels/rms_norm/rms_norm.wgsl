@@ -1,0 +1,65 @@
+// y = x * rstd * gamma with rstd = 1 / sqrt(mean(x^2) + epsilon), row by row.
+//
+// x, y [rows, columns]; gamma [1, columns]; statistics [rows, 1] = rstd, kept for the backward
+// pass. Accumulation rule: outputs are overwritten.
+//
+// Two entry points: `rows` takes one row per invocation, for software adapters; `workgroups` shares
+// a row among 64, for GPUs.
+
+struct Parameters {
+  rows: u32,
+  columns: u32,
+  pitch4: u32,
+  epsilon: f32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<vec4f>;
+@group(0) @binding(1) var<storage, read> gamma: array<vec4f>;
+@group(0) @binding(2) var<storage, read_write> y: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> statistics: array<vec4f>;
+@group(1) @binding(0) var<uniform> p: Parameters;
+
+const LANES = 64u;
+var<workgroup> scratch: array<f32, LANES>;
+
+// Padding is zero and adds nothing.
+fn squares_of(row: u32, lane: u32, lanes: u32) -> f32 {
+  var squares = vec4f();
+  for (var i = lane; i < p.pitch4; i += lanes) {
+    let v = x[row * p.pitch4 + i];
+    squares += v * v;
+  }
+  return (squares.x + squares.y) + (squares.z + squares.w);
+}
+
+fn write(row: u32, squares: f32, lane: u32, lanes: u32) {
+  let rstd = inverseSqrt(squares / f32(p.columns) + p.epsilon);
+  let base = row * p.pitch4;
+  for (var i = lane; i < p.pitch4; i += lanes) {
+    y[base + i] = x[base + i] * rstd * gamma[i];
+  }
+  if (lane == 0u) {
+    statistics[row] = vec4f(rstd, 0.0, 0.0, 0.0);
+  }
+}
+
+@compute @workgroup_size(8)
+fn rows(@builtin(global_invocation_id) id: vec3u) {
+  if (id.x >= p.rows) {
+    return;
+  }
+  write(id.x, squares_of(id.x, 0u, 1u), 0u, 1u);
+}
+
+@compute @workgroup_size(LANES)
+fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
+  scratch[lane] = squares_of(workgroup.x, lane, LANES);
+  workgroupBarrier();
+  for (var half = LANES / 2u; half > 0u; half /= 2u) {
+    if (lane < half) {
+      scratch[lane] += scratch[lane + half];
+    }
+    workgroupBarrier();
+  }
+  write(workgroup.x, scratch[0], lane, LANES);
+}
