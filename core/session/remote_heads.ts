@@ -83,6 +83,8 @@ export class RemoteHeads implements HeadPort, Disposable {
   #waits = 0;
   #waitedFrom = { at: 0, readbackMs: 0 };
   #step: HeadStep | null = null;
+  /** What ended a wait: other micro-batches then ask no more. */
+  #failure: { readonly error: unknown } | null = null;
 
   /** See `RemoteHeadsOptions`. */
   constructor(options: RemoteHeadsOptions) {
@@ -327,6 +329,7 @@ export class RemoteHeads implements HeadPort, Disposable {
   ): Promise<Float32Array[]> {
     const { step } = this.#step!;
     const replies = Promise.all(plan.parts.map(async (part) => {
+      if (this.#failure !== null) throw this.#failure.error;
       const { peer } = part.device;
       const tensor: WireTensor = { dtype: "f32", shape: shape(part), data: await values(part) };
       await peer.send(question, { step, ...at, tensors: [tensor] });
@@ -354,6 +357,9 @@ export class RemoteHeads implements HeadPort, Disposable {
     if (this.#waits++ === 0) this.#waitedFrom = { at: performance.now(), readbackMs: stats.readbackMs };
     try {
       return await promise;
+    } catch (error) {
+      this.#failure ??= { error };
+      throw error;
     } finally {
       if (--this.#waits === 0) {
         const { at, readbackMs } = this.#waitedFrom;
