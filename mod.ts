@@ -251,6 +251,8 @@ export {
   validateDecision,
   Variable,
   type WaitOptions,
+  warmUp,
+  type WarmUpPart,
   type Welcome,
   type WindowEncoding,
   type WireDType,

@@ -78,6 +78,7 @@ export {
 } from "./lora/settings.ts";
 export { type BatchSource, LocalData } from "./train/local_data.ts";
 export { runStep, type StepContext, type StepOutcome } from "./train/step.ts";
+export { warmUp, type WarmUpPart } from "./train/warm_up.ts";
 export {
   decodeFrame,
   elementsOf,
