@@ -101,16 +101,16 @@ function plan(qkv: Tensor, shape: AttentionShape): Plan {
 
 /** As many sequences at a time as one binding holds scores of; some heads of one where it does not hold one. */
 function chunksOf(engine: Engine, { batch, length, heads }: AttentionShape, slots: number): Chunk[] {
+  const perBinding = Math.floor(engine.maxBindingBytes / (length * slots * 4));
   // Scores are [rows, heads * slots], and a software adapter reads them as textures.
   const widest = engine.adapterClass === "cpu" ? Math.floor(engine.maxTextureSide * 4 / slots) : heads;
-  const most = Math.min(widest, Math.floor(engine.maxBindingBytes / (length * slots * 4)));
-  if (most === 0) {
+  const some = Math.min(heads, widest, perBinding);
+  if (some === 0) {
     throw new RangeError(
       `Cannot attend as the scores of one head must fit a binding of ${engine.maxBindingBytes} bytes and a texture of ${engine.maxTextureSide} texels: they are [${length}, ${slots}]`,
     );
   }
-  const sequences = Math.max(1, Math.floor(most / heads));
-  const some = Math.min(most, heads);
+  const sequences = some < heads ? 1 : Math.floor(perBinding / heads);
   const chunks: Chunk[] = [];
   for (let sequence = 0; sequence < batch; sequence += sequences) {
     for (let head = 0; head < heads; head += some) {
@@ -194,11 +194,8 @@ export function attention(qkv: Tensor, shape: AttentionShape): AttentionResult {
   const output = engine.tensor(batch * length, d, "attention output");
   for (const chunk of planned.chunks) {
     const part = partOf(chunk, planned, length);
-    using scores = scoresOf(qkv, qkv, {
-      ...{ chunk, length, headSize, slots, alpha: scale },
-      partA: part(0),
-      partB: part(1),
-    });
+    const common = { chunk, length, headSize, slots };
+    using scores = scoresOf(qkv, qkv, { ...common, alpha: scale, partA: part(0), partB: part(1) });
     const row = chunk.sequence * length;
     const logs = logSums.windowAt(row, scores.rows);
     const rows = scores.rows * chunk.heads;
@@ -261,9 +258,9 @@ export function attentionBackward(options: AttentionBackwardOptions): Tensor {
   const dqkv = engine.tensor(qkv.rows, qkv.columns, "attention dqkv");
   for (const chunk of planned.chunks) {
     const part = partOf(chunk, planned, length);
-    const shape = { chunk, length, headSize, slots };
-    using scores = scoresOf(qkv, qkv, { ...shape, alpha: scale, partA: part(0), partB: part(1) });
-    using dp = scoresOf(dOutput, qkv, { ...shape, alpha: 1, partA: part(0), partB: part(2) });
+    const common = { chunk, length, headSize, slots };
+    using scores = scoresOf(qkv, qkv, { ...common, alpha: scale, partA: part(0), partB: part(1) });
+    using dp = scoresOf(dOutput, qkv, { ...common, alpha: 1, partA: part(0), partB: part(2) });
     const row = chunk.sequence * length;
     const [logs, o, dO] = [logSums, output, dOutput].map((tensor) => tensor.windowAt(row, scores.rows)) as [
       RowWindow,
