@@ -379,6 +379,8 @@ export {
   validateDecision,
   Variable,
   type WaitOptions,
+  warmUp,
+  type WarmUpPart,
   weightOf,
   type Welcome,
   type WindowEncoding,

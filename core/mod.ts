@@ -138,6 +138,7 @@ export {
   type Int8CodecOptions,
   type WireCodec,
 } from "./wire/codec.ts";
+export { warmUp, type WarmUpPart } from "./train/warm_up.ts";
 export {
   decodeFrame,
   elementsOf,

@@ -18,6 +18,7 @@ import {
   saveAdapter,
   shuffledBatches,
   type Transport,
+  warmUp,
   type Welcome,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
@@ -103,6 +104,8 @@ async function main(): Promise<number> {
   let welcome: Welcome | null = null;
   const data = flags.data === "" ? null : await openData(engine, flags, losses, () => welcome!, emit);
   const transport = openTransport(flags);
+  // Before it joins: kernels that compile in a step would make the others wait.
+  await warmUp(engine, [...flags.capacity > 0 ? ["heads" as const] : [], ...data ? ["data" as const] : []]);
   const channel = await transport.connect({
     signal: AbortSignal.any([abort.signal, AbortSignal.timeout(flags["connect-timeout"] * 1000)]),
   });

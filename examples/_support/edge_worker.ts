@@ -13,6 +13,7 @@ import {
   loadModelFolder,
   type ModelShape,
   type RunSettings,
+  warmUp,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { messagePortChannel } from "@edgetuner/transport";
@@ -79,6 +80,8 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
   using engine = await Engine.create({ gpu: await loadGpu(options.webgpu) });
   using base = loadLayers(engine, model);
   const pruner = await makePruner(options.pruner, engine);
+  // Before anyone joins: kernels that compile in a step would make all devices wait.
+  await warmUp(engine, options.pruner.name === "greedy" ? ["base", "pruning"] : ["base"]);
   const run = new EdgeServer({
     engine,
     base,

@@ -144,18 +144,19 @@ function chunksOf(
   { batch, length, heads, kvHeads = heads }: AttentionShape,
   { slots, headSize }: { readonly slots: number; readonly headSize: number },
 ): Chunk[] {
+  const perBinding = Math.floor(engine.maxBindingBytes / (length * slots * 4));
   // Scores are [rows, heads * slots], and a software adapter reads them as textures.
   const widest = engine.adapterClass === "cpu" ? Math.floor(engine.maxTextureSide * 4 / slots) : heads;
-  const most = Math.min(widest, Math.floor(engine.maxBindingBytes / (length * slots * 4)));
+  const most = Math.min(heads, widest, perBinding);
   if (most === 0) {
     throw new RangeError(
       `Cannot attend as the scores of one head must fit a binding of ${engine.maxBindingBytes} bytes and a texture of ${engine.maxTextureSide} texels: they are [${length}, ${slots}]`,
     );
   }
-  const sequences = Math.max(1, Math.floor(most / heads));
   const group = heads / kvHeads;
   // Whole groups, or single heads where not even one group fits.
-  const some = most >= heads ? heads : most >= group ? most - most % group : 1;
+  const some = most === heads ? heads : most >= group ? most - most % group : 1;
+  const sequences = some < heads ? 1 : Math.floor(perBinding / heads);
   const size = Math.min(group, some);
   const chunks: Chunk[] = [];
   for (let sequence = 0; sequence < batch; sequence += sequences) {

@@ -165,6 +165,19 @@ testForms("products of operands that share memory one after the other stay apart
   });
 });
 
+testForms("writes of many bytes are handed on before recorded commands, in order", async (engine) => {
+  // 64 MiB of writes are pending at most; the second write here passes that.
+  const count = 9 * 2 ** 20;
+  using large = engine.tensor(3, count / 3, "large");
+  using small = engine.upload(Float32Array.of(1, 2, 3, 4), 1, 4);
+  using copied = engine.tensor(1, 4);
+  engine.copy(small, copied);
+  for (const value of [5, 6]) engine.write(large, new Float32Array(count).fill(value));
+  engine.write(small, Float32Array.of(7, 7, 7, 7));
+  const [values, before] = await engine.read([large, copied]);
+  assertEquals([values![0], values!.at(-1), ...before!], [6, 6, 1, 2, 3, 4]);
+});
+
 testForms("read() may be followed by dispose() at once", async (engine) => {
   const data = normal(10, 12);
   const x = engine.upload(data, 2, 5);

@@ -5,6 +5,7 @@
  * @module
  */
 
+import "./graphics_driver.ts";
 import type { Engine } from "@edgetuner/kernels";
 import {
   type BaseLayers,

@@ -1,0 +1,59 @@
+/**
+ * After `warmUp` a run meets no kernel for the first time, on any of its machines.
+ */
+
+import { assertEquals, assertGreater } from "@std/assert";
+import { EdgeServer, type Pruner, warmUp } from "@edgetuner/core";
+import { type AdapterClass, Engine, pruneGreedily } from "@edgetuner/kernels";
+import { greedyPruner } from "@edgetuner/plugins";
+import { TinyGpt2, tinySettings } from "../support/tiny_model.ts";
+import { admitAll, dataSide, joinDevice, openLink, serverOptions } from "./_session.ts";
+
+function opened(adapterClass: AdapterClass): Promise<Engine[]> {
+  return Promise.all([1, 2, 3].map(() => Engine.create({ adapterClass })));
+}
+
+for (const adapterClass of ["cpu", "gpu"] as const) {
+  Deno.test(`warmUp() runs every kernel that edge server and devices use in a run (${adapterClass})`, async () => {
+    const [edge, withData, withHeads] = await opened(adapterClass) as [Engine, Engine, Engine];
+    using _edge = edge;
+    using _withData = withData;
+    using _withHeads = withHeads;
+    const engines = [edge, withData, withHeads];
+    const before = engines.map((e) => e.stats.tensors);
+    await warmUp(edge, ["base", "pruning"]);
+    await warmUp(withData, ["data"]);
+    await warmUp(withHeads, ["heads"]);
+    assertEquals(engines.map((e) => e.stats.tensors), before, "tensors are left");
+    const pipelines = engines.map((e) => e.stats.pipelines);
+    for (const count of pipelines) assertGreater(count, 3);
+
+    for (const mode of ["slice", "full"] as const) {
+      using onEdge = new TinyGpt2(edge);
+      using onDevice = new TinyGpt2(withData);
+      await using link = openLink("in-process");
+      const pruner = greedyPruner({ tau: 0.9, compute: (args) => pruneGreedily(edge, args) }) as Pruner;
+      const server = new EdgeServer(serverOptions(onEdge, tinySettings(mode, 3), { pruner, devices: 1 }));
+      const admitting = admitAll(link.listener, server);
+      const data = dataSide(onDevice, 3, { modes: ["evaluate", "train", "train", "train"] });
+      const devices = [
+        await joinDevice(link, server, { engine: withData, name: "data", capacity: 0, data }),
+        await joinDevice(link, server, { engine: withHeads, name: "heads", capacity: 1 }),
+      ];
+      await server.start();
+      for (const device of devices) {
+        const { error, modules } = await device.result;
+        assertEquals(error, null);
+        modules?.[Symbol.dispose]();
+      }
+      assertEquals(data.losses.length, 4);
+      await link.listener[Symbol.asyncDispose]();
+      await admitting;
+    }
+    assertEquals(
+      engines.map((e) => e.stats.pipelines),
+      pipelines,
+      "kernels met for the first time in the run",
+    );
+  });
+}
