@@ -46,3 +46,8 @@ export function splitLines(text: string): string[] {
   if (lines.at(-1) === "") lines.pop();
   return lines;
 }
+
+/** Puts spaces round every character that is neither letter, digit nor underscore: one space between words and marks. */
+export function separateMarks(text: string): string {
+  return collapse(text.replace(/[^\p{L}\p{N}_]/gu, " $& "));
+}

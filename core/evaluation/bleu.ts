@@ -87,7 +87,11 @@ export function bleu(corpus: Corpus, options: BleuOptions = {}): BleuResult {
 }
 
 /** N-grams of the prediction that a reference has too, each at most as often as in one of the references. */
-function clippedHits(tokens: readonly string[], references: readonly (readonly string[])[], n: number): number {
+function clippedHits(
+  tokens: readonly string[],
+  references: readonly (readonly string[])[],
+  n: number,
+): number {
   const allowed = largestCounts(references, n);
   let hits = 0;
   for (const [ngram, count] of countNgrams(tokens, n)) hits += Math.min(count, allowed.get(ngram) ?? 0);
@@ -117,7 +121,7 @@ export function nist(corpus: Corpus): number {
   const predictions = corpus.predictions.map((text) => mtevalTokens(text));
   const counts = Array.from({ length: NIST_ORDER }, (_, n) => {
     const sum = new Map<string, number>();
-    for (const texts of references) { for (const tokens of texts) addNgrams(tokens, n + 1, sum); }
+    for (const texts of references) for (const tokens of texts) addNgrams(tokens, n + 1, sum);
     return sum;
   });
   const meanLengths = references.map((texts) => texts.reduce((sum, t) => sum + t.length, 0) / texts.length);

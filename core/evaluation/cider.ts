@@ -47,10 +47,12 @@ export function cider(corpus: Corpus): ScoreWithSegments {
   const logInstances = Math.log(references.length);
   const weigh = (text: readonly Map<string, number>[]): WeightedText => {
     const vectors = text.map((ngrams) =>
-      new Map(ngrams.entries().map(([ngram, count]) => {
-        const idf = logInstances - Math.log(Math.max(1, instancesWith.get(ngram) ?? 0));
-        return [ngram, count * idf];
-      }))
+      new Map(
+        ngrams.entries().map(([ngram, count]) => {
+          const idf = logInstances - Math.log(Math.max(1, instancesWith.get(ngram) ?? 0));
+          return [ngram, count * idf];
+        }),
+      )
     );
     const norms = vectors.map((v) => Math.sqrt(v.values().reduce((sum, value) => sum + value * value, 0)));
     return { vectors, norms, length: text[1]!.values().reduce((sum, count) => sum + count, 0) };

@@ -258,10 +258,13 @@ interface Path {
  *
  * @returns The candidate taken for each word of the reference.
  */
-function align(prediction: readonly WordEntry[], reference: readonly WordEntry[]): readonly (Candidate | null)[] {
+function align(
+  prediction: readonly WordEntry[],
+  reference: readonly WordEntry[],
+): readonly (Candidate | null)[] {
   const candidates = findCandidates(prediction, reference);
   const claims = new Array<number>(prediction.length).fill(0);
-  for (const list of candidates) { for (const { place } of list) claims[place]! += 1; }
+  for (const list of candidates) for (const { place } of list) claims[place]! += 1;
   const start: Path = {
     taken: candidates.map((list) => list.length === 1 && claims[list[0]!.place] === 1 ? list[0]! : null),
     used: new Array<boolean>(prediction.length).fill(false),

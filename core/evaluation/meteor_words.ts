@@ -6,7 +6,8 @@
 
 import type { MeteorData } from "./meteor_data.ts";
 
-const LETTERS = "A-Za-zŠŽšžŸÀ-ÖØ-öø-ž\\u0400-\\u04ff\\u0500-\\u0527\\ua640-\\ua66e\\ua67e-\\ua697\\u1d00-\\u1d7f";
+const LETTERS =
+  "A-Za-zŠŽšžŸÀ-ÖØ-öø-ž\\u0400-\\u04ff\\u0500-\\u0527\\ua640-\\ua66e\\ua67e-\\ua697\\u1d00-\\u1d7f";
 const ALNUM = `0-9${LETTERS}`;
 
 /** Before dots are looked at; the order matters, and each pass goes once from left to right. */

@@ -28,7 +28,7 @@ const NUMBER = "(?:\\d*(?:[.:,\\u00ad\\u066b\\u066c]\\d+)+|\\d+)";
 const HYPHEN = "[-_\\u058a\\u2010\\u2011]";
 /** A word or number that may be a part of a hyphenated one, with a prefix such as O' and d'. */
 const PART = `(?:[dDoOlL]${QUOTE_IN_WORD}${ALNUM})?(?:${ALNUM}+|${NUMBER})`;
-const URL_END = "[^\\s\"<>|.!?(){},\\-]";
+const URL_END = '[^\\s"<>|.!?(){},\\-]';
 const ACRONYM = "[A-Za-z](?:\\.[A-Za-z])*";
 
 /** Abbreviations that keep their full stop. */
@@ -68,7 +68,13 @@ const FRACTIONS: Readonly<Record<string, string>> = {
   "⅓": "1/3",
   "⅔": "2/3",
 };
-const CURRENCY: Readonly<Record<string, string>> = { "£": "#", "€": "$", "\u0080": "$", "¤": "$", "¢": "cents" };
+const CURRENCY: Readonly<Record<string, string>> = {
+  "£": "#",
+  "€": "$",
+  "\u0080": "$",
+  "¤": "$",
+  "¢": "cents",
+};
 const BRACKETS: Readonly<Record<string, string>> = {
   "(": "-LRB-",
   ")": "-RRB-",
@@ -116,7 +122,9 @@ const RULES: readonly Rule[] = [
   rule(`(${caseless("dunkin|somethin")}${APOSTROPHE})`, straight),
   rule(`(${APOSTROPHE}(?:${caseless("em|till?|cause|twixt")}|[2-9]0s))`, straight),
   rule(`(${caseless("o")}${APOSTROPHE}${caseless("clock")}|${caseless("ma")}${APOSTROPHE}${caseless("am")})`),
-  rule(`([A-HJ-XZn]${QUOTE_IN_WORD}${LETTER}{2,}|${LETTER}+[aeiouyAEIOUY]${QUOTE_IN_WORD}[aeiouA-Z]${LETTER}*)`),
+  rule(
+    `([A-HJ-XZn]${QUOTE_IN_WORD}${LETTER}{2,}|${LETTER}+[aeiouyAEIOUY]${QUOTE_IN_WORD}[aeiouA-Z]${LETTER}*)`,
+  ),
   rule(`(${WORD})`),
   // Addresses and names.
   rule(`((?:https?|ftp|HTTPS?|FTP):\\/\\/[^\\s<>"{}|()]+${URL_END})`),
@@ -130,7 +138,9 @@ const RULES: readonly Rule[] = [
   // Numbers.
   rule(`(\\d{1,2}[-/]\\d{1,2}[-/]\\d{2,4})`),
   rule(`([-+]?${NUMBER})`),
-  rule(`([\\u207a\\u207b\\u208a\\u208b]?(?:[\\u2070\\u00b9\\u00b2\\u00b3\\u2074-\\u2079]+|[\\u2080-\\u2089]+))`),
+  rule(
+    `([\\u207a\\u207b\\u208a\\u208b]?(?:[\\u2070\\u00b9\\u00b2\\u00b3\\u2074-\\u2079]+|[\\u2080-\\u2089]+))`,
+  ),
   rule(`((?:\\d{1,4}[- \\u00a0])?\\d{1,4}(?:\\\\?\\/|\\u2044)\\d{1,4})`, unbreakable),
   rule(`([½¼¾⅓⅔])`, (token) => FRACTIONS[token]!),
   rule(
