@@ -185,18 +185,35 @@ export interface EncodedRequest {
   readonly continuation: readonly number[];
 }
 
+/** How to encode requests. */
+export interface RequestEncoding {
+  /** Token that the model wants at the start of every text; GPT-2 wants none. */
+  readonly bos?: number;
+}
+
 /**
  * Encodes a request: both texts together, cut where the context alone would end. White space at the end of the
- * context counts with the continuation. An empty context becomes the end-of-text token.
+ * context counts with the continuation. An empty context becomes the token that begins texts, or else the one that
+ * ends them.
  *
  * @param tokenizer The tokenizer.
  * @param request The texts.
+ * @param options The token that begins texts.
  * @returns Token ids.
  */
-export function encodeRequest(tokenizer: Tokenizer, request: ChoiceRequest): EncodedRequest {
+export function encodeRequest(
+  tokenizer: Tokenizer,
+  request: ChoiceRequest,
+  options: RequestEncoding = {},
+): EncodedRequest {
   const context = stripEnd(request.context);
   const continuation = request.context.slice(context.length) + request.continuation;
-  if (context === "") return { context: [tokenizer.eos], continuation: tokenizer.encode(continuation) };
+  if (context === "") {
+    return { context: [options.bos ?? tokenizer.eos], continuation: tokenizer.encode(continuation) };
+  }
   const given = tokenizer.encode(context);
-  return { context: given, continuation: tokenizer.encode(context + continuation).slice(given.length) };
+  return {
+    context: options.bos === undefined ? given : [options.bos, ...given],
+    continuation: tokenizer.encode(context + continuation).slice(given.length),
+  };
 }
