@@ -8,7 +8,7 @@
 import { CheckpointError } from "../errors.ts";
 import { separateMarks, strip } from "../text.ts";
 import { BrokenRule, parseFields, readLines } from "./_lines.ts";
-import { pairOf, type TextPair } from "./pairs.ts";
+import type { TextPair } from "./pairs.ts";
 
 /** A pair of one of the data sets. */
 export interface FormattedPair extends TextPair {
@@ -278,9 +278,12 @@ export function parseFormatted(text: string, options: FormatOptions = {}): Forma
   return readLines(text, options.name ?? "the data", (line) => {
     const fields = parseFields(line);
     if (fields instanceof BrokenRule) return fields;
-    const pair = pairOf(fields);
-    const { cate } = fields;
-    if (pair instanceof BrokenRule || cate === undefined) return pair;
-    return typeof cate === "boolean" ? { ...pair, cate } : new BrokenRule('"cate" must be true or false');
+    const { context: prompt, completion, cate } = fields;
+    if (typeof prompt !== "string") return new BrokenRule('"context" must be a string');
+    if (typeof completion !== "string") return new BrokenRule('"completion" must be a string');
+    if (cate === undefined) return { prompt, completion };
+    return typeof cate === "boolean"
+      ? { prompt, completion, cate }
+      : new BrokenRule('"cate" must be true or false');
   });
 }

@@ -58,12 +58,35 @@ const NIST_ORDER = 5;
 export function bleu(corpus: Corpus, options: BleuOptions = {}): BleuResult {
   checkCorpus("compute BLEU", corpus);
   const { smooth = false, tokenize = mtevalTokens } = options;
+  return bleuOfTokens(tokenizeCorpus(corpus, tokenize), smooth);
+}
+
+/** A corpus as tokens. */
+export interface CorpusTokens {
+  /** Shape [N][references][tokens]. */
+  readonly references: readonly (readonly (readonly string[])[])[];
+  /** Shape [N][tokens]. */
+  readonly predictions: readonly (readonly string[])[];
+}
+
+/** Tokens of all texts of a corpus. */
+export function tokenizeCorpus(
+  corpus: Corpus,
+  tokenize: (text: string) => string[] = (text) => mtevalTokens(text),
+): CorpusTokens {
+  return {
+    references: corpus.references.map((texts) => texts.map((text) => tokenize(text))),
+    predictions: corpus.predictions.map((text) => tokenize(text)),
+  };
+}
+
+/** BLEU of a corpus that has been checked. */
+export function bleuOfTokens(corpus: CorpusTokens, smooth = false): BleuResult {
   const hits = new Array<number>(BLEU_ORDER).fill(0);
   const totals = new Array<number>(BLEU_ORDER).fill(0);
   let length = 0, referenceLength = 0;
-  corpus.predictions.forEach((prediction, i) => {
-    const tokens = tokenize(prediction);
-    const references = corpus.references[i]!.map((text) => tokenize(text));
+  corpus.predictions.forEach((tokens, i) => {
+    const references = corpus.references[i]!;
     for (let n = 1; n <= BLEU_ORDER; n++) {
       totals[n - 1]! += tokens.length - n + 1;
       hits[n - 1]! += clippedHits(tokens, references, n);
@@ -117,8 +140,11 @@ function closestLength(length: number, references: readonly (readonly string[])[
  */
 export function nist(corpus: Corpus): number {
   checkCorpus("compute NIST", corpus);
-  const references = corpus.references.map((texts) => texts.map((text) => mtevalTokens(text)));
-  const predictions = corpus.predictions.map((text) => mtevalTokens(text));
+  return nistOfTokens(tokenizeCorpus(corpus));
+}
+
+/** NIST of a corpus that has been checked. */
+export function nistOfTokens({ references, predictions }: CorpusTokens): number {
   const counts = Array.from({ length: NIST_ORDER }, (_, n) => {
     const sum = new Map<string, number>();
     for (const texts of references) for (const tokens of texts) addNgrams(tokens, n + 1, sum);

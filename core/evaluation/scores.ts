@@ -4,7 +4,7 @@
  * @module
  */
 
-import { bleu, nist } from "./bleu.ts";
+import { bleuOfTokens, nistOfTokens, tokenizeCorpus } from "./bleu.ts";
 import { cider } from "./cider.ts";
 import { checkCorpus, type Corpus } from "./corpus.ts";
 import { MeteorScorer } from "./meteor.ts";
@@ -89,11 +89,13 @@ export async function scoreCorpus(corpus: Corpus, options: ScoreOptions = {}): P
   await pause();
   const similarity = cider(texts);
   await pause();
-  const segments = corpus.predictions.map((prediction, i): Scores => {
-    const single = { references: [corpus.references[i]!], predictions: [prediction] };
+  const tokens = tokenizeCorpus(corpus);
+  await pause();
+  const segments = tokens.predictions.map((prediction, i): Scores => {
+    const single = { references: [tokens.references[i]!], predictions: [prediction] };
     return {
-      BLEU: bleu(single).score,
-      NIST: nist(single),
+      BLEU: bleuOfTokens(single).score,
+      NIST: nistOfTokens(single),
       METEOR: meteorSegments[i] ?? null,
       ROUGE_L: rouge.segments[i]!,
       CIDEr: similarity.segments[i]!,
@@ -101,8 +103,8 @@ export async function scoreCorpus(corpus: Corpus, options: ScoreOptions = {}): P
   });
   await pause();
   return {
-    BLEU: bleu(corpus).score,
-    NIST: nist(corpus),
+    BLEU: bleuOfTokens(tokens).score,
+    NIST: nistOfTokens(tokens),
     METEOR: scorer?.score ?? null,
     ROUGE_L: rouge.score,
     CIDEr: similarity.score,
