@@ -7,7 +7,7 @@
 import { loadMeteorData, type MeteorData } from "./meteor_data.ts";
 
 /** Folder of all evaluation fixtures. */
-export const FIXTURES: string = `${import.meta.dirname}/../../tests/fixtures/eval`;
+export const FIXTURES = `${import.meta.dirname}/../../tests/fixtures/eval`;
 
 /** METEOR's data, with synonyms of the words that the fixtures have. */
 export async function meteorData(): Promise<MeteorData> {
