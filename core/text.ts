@@ -9,7 +9,8 @@ const WHITE = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\
 const ENDS = new RegExp(`^[${WHITE}]+|[${WHITE}]+$`, "g");
 const RUNS = new RegExp(`[${WHITE}]+`, "g");
 const LEADING = new RegExp(`^[${WHITE}]+`);
-const LINE_END = new RegExp("\\r\\n|[\\n-\\r\\x1c-\\x1e\\x85\\u2028\\u2029]");
+// deno-lint-ignore no-control-regex -- separators of ASCII end lines in Python
+const LINE_END = /\r\n|[\n-\r\x1c-\x1e\x85\u2028\u2029]/;
 const TRAILING = new RegExp(`[${WHITE}]+$`);
 
 /** Cuts Unicode white space off both ends. Unlike `trim` it keeps U+FEFF, and cuts U+001C to U+001F and U+0085. */
