@@ -139,3 +139,28 @@ Deno.test("format_data.ts, decode.ts and evaluate.ts follow each other", async (
     assertMatch(bad.err, /beam.jsonl, line 1, as it must be/);
   });
 });
+
+Deno.test("server_tuner.ts learns from conversations and counts bad lines", async () => {
+  await inFolder(async (folder) => {
+    for (const name of ["config.json", "model.safetensors", "tokenizer.json"]) {
+      await Deno.copyFile(`${ROOT}/examples/tiny_gpt2/${name}`, `${folder}/${name}`);
+    }
+    await Deno.writeTextFile(
+      `${folder}/tokenizer_config.json`,
+      JSON.stringify({
+        chat_template: "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}" +
+          "{% if add_generation_prompt %}assistant: {% endif %}",
+      }),
+    );
+    const chat = { messages: [{ role: "user", content: "Hi" }, { role: "assistant", content: "Hello" }] };
+    const lines = [chat, { text: "A pub." }, { prompt: "a", completion: "b" }, { nothing: 1 }];
+    await Deno.writeTextFile(`${folder}/d.jsonl`, lines.map((line) => JSON.stringify(line)).join("\n"));
+    const args = [`--model=${folder}`, `--data=${folder}/d.jsonl`, "--steps=1", "--batch=3", "--length=16"];
+    const strict = await run("server_tuner.ts", args);
+    assertEquals(strict.code, 1);
+    assertMatch(strict.err, /d.jsonl, line 4, as a line must have "messages", "text" or "prompt"/);
+    const lenient = await run("server_tuner.ts", [...args, "--skip-bad-lines"]);
+    assertEquals(lenient.code, 0);
+    assertMatch(lenient.err, /^1 bad lines of .*; the first: line 4: a line must have/m);
+  });
+});
