@@ -141,9 +141,15 @@ export function parsePrefixes(text: string): Map<string, "always" | "number"> {
  */
 export async function loadMeteorData(folders: MeteorFolders): Promise<MeteorData> {
   const { synonyms, words } = folders;
-  const [functionWords, prefixes] = await Promise.all([
-    readFirst(words, ["english.words", "english.function_words", "function/english.words"]),
-    readFirst(words, ["english.prefixes", "english.nonbreaking_prefixes", "nonbreaking/english.prefixes"]),
+  const functionWords = await readFirst(words, [
+    "english.words",
+    "english.function_words",
+    "function/english.words",
+  ]);
+  const prefixes = await readFirst(words, [
+    "english.prefixes",
+    "english.nonbreaking_prefixes",
+    "nonbreaking/english.prefixes",
   ]);
   return {
     synonyms: await loadSynonyms(synonyms),
@@ -156,8 +162,11 @@ async function loadSynonyms(folder: string): Promise<Synonyms> {
   const synsets = await readFirst(folder, ["english.synsets", "index.sense"]);
   // The first line of WordNet's file has a "%" in its key, the one of METEOR's is a word.
   if (/^\S+%/.test(synsets)) {
-    const names = ["adj", "adv", "noun", "verb"];
-    return parseWordNet(synsets, await Promise.all(names.map((name) => readFirst(folder, [`${name}.exc`]))));
+    const exceptions: string[] = [];
+    for (const name of ["adj", "adv", "noun", "verb"]) {
+      exceptions.push(await readFirst(folder, [`${name}.exc`]));
+    }
+    return parseWordNet(synsets, exceptions);
   }
   return parseMeteorSynonyms(synsets, await readFirst(folder, ["english.exceptions"]));
 }
