@@ -13,7 +13,7 @@ const ALNUM = `0-9${LETTERS}`;
 /** Before dots are looked at; the order matters, and each pass goes once from left to right. */
 const PASSES: readonly (readonly [pattern: RegExp, replacement: string])[] = [
   // Everything but letters, digits and the marks that may be inside words stands alone.
-  [new RegExp(`([^${ALNUM}\\s.'\`,\\-‘’])`, "gu"), " $1 "],
+  [new RegExp(`([^${ALNUM} \\t-\\r.'\`,\\-‘’])`, "gu"), " $1 "],
   // A run of dots is a word; a private-use character stands for a dot that is to stay.
   [/\.(?=\.)|(?<=\.)\./g, "\ue000"],
   [/\ue000+/g, " $& "],

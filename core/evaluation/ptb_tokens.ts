@@ -15,21 +15,21 @@ const PUNCTUATION = new Set(
   "'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split(" "),
 );
 
-const SPACE = "[ \\t\\u00a0\\u2000-\\u200a\\u3000]";
-const LETTER = "[\\p{L}\\p{M}\\u00ad]";
-const ALNUM = "[\\p{L}\\p{M}\\p{Nd}\\u00ad]";
+const SPACE = String.raw`[ \t\u00a0\u2000-\u200a\u3000]`;
+const LETTER = String.raw`[\p{L}\p{M}\u00ad]`;
+const ALNUM = String.raw`[\p{L}\p{M}\p{Nd}\u00ad]`;
 const WORD = `${LETTER}${ALNUM}*(?:[.!?]${LETTER}${ALNUM}*)*`;
-const APOSTROPHE = "(?:['\\u0092\\u2019]|&apos;)";
-const QUOTE_IN_WORD = "(?:['\\u0092\\u2019`\\u0091\\u2018\\u201b]|&apos;)";
+const APOSTROPHE = String.raw`(?:['\u0092\u2019]|&apos;)`;
+const QUOTE_IN_WORD = String.raw`(?:['\u0092\u2019\x60\u0091\u2018\u201b]|&apos;)`;
 /** What is split off a word: 's, 'll, 've. */
 const CLITIC = `${QUOTE_IN_WORD}(?:[msdMSD]|[rR][eE]|[vV][eE]|[lL][lL])`;
 const NOT_CLITIC = `[nN]${QUOTE_IN_WORD}[tT]`;
-const NUMBER = "(?:\\d*(?:[.:,\\u00ad\\u066b\\u066c]\\d+)+|\\d+)";
-const HYPHEN = "[-_\\u058a\\u2010\\u2011]";
+const NUMBER = String.raw`(?:\d*(?:[.:,\u00ad\u066b\u066c]\d+)+|\d+)`;
+const HYPHEN = String.raw`[-_\u058a\u2010\u2011]`;
 /** A word or number that may be a part of a hyphenated one, with a prefix such as O' and d'. */
 const PART = `(?:[dDoOlL]${QUOTE_IN_WORD}${ALNUM})?(?:${ALNUM}+|${NUMBER})`;
-const URL_END = '[^\\s"<>|.!?(){},\\-]';
-const ACRONYM = "[A-Za-z](?:\\.[A-Za-z])*";
+const URL_END = String.raw`[^\s"<>|.!?(){},\-]`;
+const ACRONYM = String.raw`[A-Za-z](?:\.[A-Za-z])*`;
 
 /** Abbreviations that keep their full stop. */
 const ABBREVIATIONS =
@@ -103,7 +103,7 @@ function rule(source: string, write?: (token: string) => string): Rule {
 }
 
 const RULES: readonly Rule[] = [
-  rule(`([cC](?:\\+\\+|#)|[fF]#)`),
+  rule(String.raw`([cC](?:\+\+|#)|[fF]#)`),
   // Two words written as one.
   rule(`(${caseless("can")})${caseless("not")}`),
   rule(`(${caseless("gon")}|${caseless("wan")})${caseless("na")}`),
@@ -111,67 +111,68 @@ const RULES: readonly Rule[] = [
   rule(`(${caseless("gim")}|${caseless("lem")})${caseless("me")}`),
   rule(`(${APOSTROPHE}[tT])(?:${caseless("is")}|${caseless("was")})`, straight),
   // Tags and entities.
-  rule(`(<\\/?[A-Za-z!?][A-Za-z0-9:.-]*(?: [^<>\\n]*)?\\/?>)`, unbreakable),
+  rule(String.raw`(<\/?[A-Za-z!?][A-Za-z0-9:.-]*(?: [^<>\n]*)?\/?>)`, unbreakable),
   rule(`(&(?:${caseless("amp|lt|gt|quot|apos")});)`, (token) => ENTITIES[token.toLowerCase()]!),
   // Words and their clitics.
   rule(`(${WORD})${CLITIC}`),
-  rule(`([A-Za-z\\u00ad]*[A-MO-Za-mo-z]\\u00ad*)${NOT_CLITIC}`),
+  rule(String.raw`([A-Za-z\u00ad]*[A-MO-Za-mo-z]\u00ad*)${NOT_CLITIC}`),
   rule(`(${CLITIC}|${NOT_CLITIC})(?![A-Za-z])`, straight),
   rule(`([yY]${APOSTROPHE})${LETTER}`, straight),
   rule(`(${APOSTROPHE}n${APOSTROPHE}?|[lLdDjJ]${APOSTROPHE}|${caseless("ol")}${APOSTROPHE})`, straight),
   rule(`(${caseless("dunkin|somethin")}${APOSTROPHE})`, straight),
   rule(`(${APOSTROPHE}(?:${caseless("em|till?|cause|twixt")}|[2-9]0s))`, straight),
   rule(`(${caseless("o")}${APOSTROPHE}${caseless("clock")}|${caseless("ma")}${APOSTROPHE}${caseless("am")})`),
+  // Names such as D'Amico, and apostrophes between vowels.
   rule(
     `([A-HJ-XZn]${QUOTE_IN_WORD}${LETTER}{2,}|${LETTER}+[aeiouyAEIOUY]${QUOTE_IN_WORD}[aeiouA-Z]${LETTER}*)`,
   ),
   rule(`(${WORD})`),
   // Addresses and names.
-  rule(`((?:https?|ftp|HTTPS?|FTP):\\/\\/[^\\s<>"{}|()]+${URL_END})`),
+  rule(String.raw`((?:https?|ftp|HTTPS?|FTP):\/\/[^\s<>"{}|()]+${URL_END})`),
   rule(
-    `((?:${caseless("www")}\\.(?:[^\\s"<>|.!?(){},]+\\.)+[a-zA-Z]{2,4}|` +
-      `(?:[^\\s"\`'<>|.!?(){},\\-$]+\\.)+${caseless("com|net|org|edu")})` +
-      `(?:\\/[^\\s"<>|()]+${URL_END})?)`,
+    String.raw`((?:${caseless("www")}\.(?:[^\s"<>|.!?(){},]+\.)+[a-zA-Z]{2,4}|` +
+      String.raw`(?:[^\s"\x60'<>|.!?(){},\-$]+\.)+${caseless("com|net|org|edu")})` +
+      String.raw`(?:\/[^\s"<>|()]+${URL_END})?)`,
   ),
-  rule(`([a-zA-Z0-9][^\\s"<>|()\\u00a0]*@(?:[^\\s"<>|().\\u00a0]+\\.)*[^\\s"<>|().\\u00a0]+)`),
+  rule(String.raw`([a-zA-Z0-9][^\s"<>|()\u00a0]*@(?:[^\s"<>|().\u00a0]+\.)*[^\s"<>|().\u00a0]+)`),
   rule(`(@[A-Za-z_][A-Za-z_0-9]*|#${LETTER}(?:${ALNUM}|_)*)`),
   // Numbers.
-  rule(`(\\d{1,2}[-/]\\d{1,2}[-/]\\d{2,4})`),
+  rule(String.raw`(\d{1,2}[-/]\d{1,2}[-/]\d{2,4})`),
   rule(`([-+]?${NUMBER})`),
   rule(
-    `([\\u207a\\u207b\\u208a\\u208b]?(?:[\\u2070\\u00b9\\u00b2\\u00b3\\u2074-\\u2079]+|[\\u2080-\\u2089]+))`,
+    String.raw`([\u207a\u207b\u208a\u208b]?(?:[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+|[\u2080-\u2089]+))`,
   ),
-  rule(`((?:\\d{1,4}[- \\u00a0])?\\d{1,4}(?:\\\\?\\/|\\u2044)\\d{1,4})`, unbreakable),
+  rule(String.raw`((?:\d{1,4}[- \u00a0])?\d{1,4}(?:\\?\/|\u2044)\d{1,4})`, unbreakable),
   rule(`([½¼¾⅓⅔])`, (token) => FRACTIONS[token]!),
   rule(
-    `((?:\\(\\d{2,3}\\)[ \\u00a0]?|(?:\\+\\+?)?(?:\\d{2,4}[- \\u00a0])?\\d{2,4}[- \\u00a0])` +
-      `\\d{3,4}[- \\u00a0]?\\d{3,5}|(?:(?:\\+\\+?)?\\d{2,4}\\.)?\\d{2,4}\\.\\d{3,4}\\.\\d{3,5})`,
+    String.raw`((?:\(\d{2,3}\)[ \u00a0]?|(?:\+\+?)?(?:\d{2,4}[- \u00a0])?\d{2,4}[- \u00a0])` +
+      String.raw`\d{3,4}[- \u00a0]?\d{3,5}|(?:(?:\+\+?)?\d{2,4}\.)?\d{2,4}\.\d{3,4}\.\d{3,5})`,
     (token) => brackets(unbreakable(token)),
   ),
   // Words with marks inside.
   rule(`(-(?:${caseless("lrb|rrb|lcb|rcb|lsb|rsb")})-)`, (token) => token.toLowerCase()),
   rule(`((?:${PART}|[-+]${NUMBER})(?:${HYPHEN}${PART})*)`, straightInside),
   rule(`([A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+)`, (token) => token.replaceAll("&amp;", "&")),
-  rule(`([A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:\\\\?\\/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2})`),
-  rule(`(${ALNUM}(?:${ALNUM}|[.,])*(?:-(?:${ALNUM}+|[A-Za-z](?:\\.[A-Za-z])+\\.))+)`),
+  rule(String.raw`([A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:\\?\/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2})`),
+  rule(String.raw`(${ALNUM}(?:${ALNUM}|[.,])*(?:-(?:${ALNUM}+|[A-Za-z](?:\.[A-Za-z])+\.))+)`),
   // Money.
-  rule(`([A-Z]*\\$|#)`),
-  rule(`([\\u00a2-\\u00a5\\u0080\\u20a0\\u20ac])`, (token) => CURRENCY[token] ?? token),
+  rule(String.raw`([A-Z]*\$|#)`),
+  rule(String.raw`([\u00a2-\u00a5\u0080\u20a0\u20ac])`, (token) => CURRENCY[token] ?? token),
   // Abbreviations.
-  rule(`([A-Za-z])\\.\\s+(?:${anyOf(SENTENCE_STARTS)})[\\s?!]`),
-  rule(`(${caseless("ca|figs?|prop|nos?|arts?|bldg|pp|op")}\\.)${SPACE}?\\d`),
-  rule(`((?:${caseless(anyOf(ABBREVIATIONS))}|${anyOf(CAPITAL_ABBREVIATIONS)}|${ACRONYM})\\.)`),
-  rule(`(${WORD}\\.)[,;:\\u3001]`),
+  rule(String.raw`([A-Za-z])\.\s+(?:${anyOf(SENTENCE_STARTS)})[\s?!]`),
+  rule(String.raw`(${caseless("ca|figs?|prop|nos?|arts?|bldg|pp|op")}\.)${SPACE}?\d`),
+  rule(String.raw`((?:${caseless(anyOf(ABBREVIATIONS))}|${anyOf(CAPITAL_ABBREVIATIONS)}|${ACRONYM})\.)`),
+  rule(String.raw`(${WORD}\.)[,;:\u3001]`),
   // Marks. All quotes are dropped later, so it does not matter whether they open or close.
-  rule(`("|['\`\\u0091\\u0092\\u2018\\u2019]['\\u0091\\u0092\\u2018\\u2019\`])`, always("''")),
-  rule(`(['\\u0092\\u2019\`\\u0091\\u2018\\u201b\\u2039\\u203a\\u0082])`, always("'")),
-  rule(`([\\u201c-\\u201f\\u0093\\u0094\\u0084\\u00ab\\u00bb])`, always("''")),
-  rule(`([<>]?[:;=][-o*']?[()DPdpO\\\\{@|[\\]])(?![A-Za-z0-9])`, brackets),
-  rule(`([()[\\]{}])`, (token) => BRACKETS[token]!),
-  rule(`(-{3,4}|[\\u0096\\u0097\\u2013\\u2014\\u2015])`, always("--")),
-  rule(`(\\.{3,5}|(?:\\.[ \\u00a0]){2,4}\\.|[\\u0085\\u2026])`, always("...")),
-  rule(`([?!]+|-+|_+|\\*+|@+|=+|\\/+|[.,;:<>])`),
-  rule(`([!-~\\u00a1-\\u00bf\\u00d7\\u00f7\\u2010-\\u2bff\\u3001-\\u303f\\uff01-\\uff65])`),
+  rule(String.raw`("|['\x60\u0091\u0092\u2018\u2019]['\u0091\u0092\u2018\u2019\x60])`, always("''")),
+  rule(String.raw`(['\u0092\u2019\x60\u0091\u2018\u201b\u2039\u203a\u0082])`, always("'")),
+  rule(String.raw`([\u201c-\u201f\u0093\u0094\u0084\u00ab\u00bb])`, always("''")),
+  rule(String.raw`([<>]?[:;=][-o*']?[()DPdpO\\{@|[\]])(?![A-Za-z0-9])`, brackets),
+  rule(String.raw`([()[\]{}])`, (token) => BRACKETS[token]!),
+  rule(String.raw`(-{3,4}|[\u0096\u0097\u2013\u2014\u2015])`, always("--")),
+  rule(String.raw`(\.{3,5}|(?:\.[ \u00a0]){2,4}\.|[\u0085\u2026])`, always("...")),
+  rule(String.raw`([?!]+|-+|_+|\*+|@+|=+|\/+|[.,;:<>])`),
+  rule(String.raw`([!-~\u00a1-\u00bf\u00d7\u00f7\u2010-\u2bff\u3001-\u303f\uff01-\uff65])`),
 ];
 
 /** In names such as O’Neil a curly apostrophe stays as it is. */
