@@ -1,9 +1,11 @@
 /**
- * White space and lines as Python has them: the data formats and scores of the paper are defined by Python
- * programs, whose idea of white space is not JavaScript's.
+ * Texts from files; white space and lines as Python has them: the data formats and scores of the paper are defined
+ * by Python programs, whose idea of white space is not JavaScript's.
  *
  * @module
  */
+
+import { CheckpointError } from "./errors.ts";
 
 const WHITE = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
 const ENDS = new RegExp(`^[${WHITE}]+|[${WHITE}]+$`, "g");
@@ -52,4 +54,18 @@ export function splitLines(text: string): string[] {
 /** Puts spaces round every character that is neither letter, digit nor underscore: one space between words and marks. */
 export function separateMarks(text: string): string {
   return collapse(text.replace(/[^\p{L}\p{N}_]/gu, " $& "));
+}
+
+/** Reads a file in UTF-8; a `CheckpointError` if it cannot be read. */
+export async function readText(path: string | URL): Promise<string> {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(await Deno.readFile(path));
+  } catch (error) {
+    throw new CheckpointError(
+      `Cannot read ${path} as it must be a readable file in UTF-8: ${
+        error instanceof Error ? error.message : error
+      }`,
+      { cause: error },
+    );
+  }
 }

@@ -75,17 +75,3 @@ export function parseFields(line: string): Record<string, unknown> | BrokenRule 
     ? value as Record<string, unknown>
     : new BrokenRule("a line must be an object");
 }
-
-/** Reads a file in UTF-8. */
-export async function readText(path: string | URL): Promise<string> {
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(await Deno.readFile(path));
-  } catch (error) {
-    throw new CheckpointError(
-      `Cannot read ${path} as it must be a readable file in UTF-8: ${
-        error instanceof Error ? error.message : error
-      }`,
-      { cause: error },
-    );
-  }
-}

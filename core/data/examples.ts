@@ -6,7 +6,8 @@
  */
 
 import { CheckpointError } from "../errors.ts";
-import { type BadLine, BrokenRule, parseFields, readLines, readText } from "./_lines.ts";
+import { readText } from "../text.ts";
+import { type BadLine, BrokenRule, parseFields, readLines } from "./_lines.ts";
 import { type Draft, fitSequences } from "./_sequences.ts";
 import { encodeCompletion, encodePrompt, type PairEncoding, type SequenceSet } from "./batches.ts";
 import type { ChatMessage, ChatTemplate, Conversation } from "./chat_template.ts";

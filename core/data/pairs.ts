@@ -5,7 +5,8 @@
  */
 
 import { CheckpointError } from "../errors.ts";
-import { type BadLine, BrokenRule, parseFields, readLines, readText } from "./_lines.ts";
+import { readText } from "../text.ts";
+import { type BadLine, BrokenRule, parseFields, readLines } from "./_lines.ts";
 
 export type { BadLine } from "./_lines.ts";
 

@@ -5,7 +5,7 @@
  */
 
 import { CheckpointError } from "../errors.ts";
-import { splitLines, strip } from "../text.ts";
+import { readText, splitLines, strip } from "../text.ts";
 import type { Corpus } from "./corpus.ts";
 
 /**
@@ -106,17 +106,4 @@ export async function loadCorpus(
 
 function textLines(text: string): string[] {
   return splitLines(text).map(strip);
-}
-
-async function readText(path: string): Promise<string> {
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(await Deno.readFile(path));
-  } catch (error) {
-    throw new CheckpointError(
-      `Cannot read ${path} as it must be a readable file in UTF-8: ${
-        error instanceof Error ? error.message : error
-      }`,
-      { cause: error },
-    );
-  }
 }
