@@ -19,7 +19,7 @@ interface Config {
 
 const ROOT = `${import.meta.dirname}/..`;
 /** Folders and files that are published, where nothing may write to the console. */
-const LIBRARIES = ["kernels", "core", "transport", "plugins", "mod.ts", "server.ts"];
+const LIBRARIES = ["kernels", "core", "transport", "plugins", "mod.ts", "server.ts", "evaluation.ts"];
 const NO_TESTS = "--ignore=**/*_test.ts,**/*_bench.ts,.jsr";
 /** The rules of deno.json hold for all files and take no other rules for some. */
 const NO_CONSOLE = ["lint", "--rules-tags=", "--rules-include=no-console", NO_TESTS];

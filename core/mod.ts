@@ -222,7 +222,18 @@ export { fingerprintOf } from "./checkpoint/fingerprint.ts";
 export * from "./checkpoint/safetensors.ts";
 export { StoredTensors } from "./checkpoint/stored_tensors.ts";
 export * from "./data/batches.ts";
-export * from "./data/pairs.ts";
+export * from "./data/chat_template.ts";
+export * from "./data/choice_tasks.ts";
+export * from "./data/examples.ts";
+export * from "./data/formats.ts";
+export {
+  type BadLine,
+  loadPairs,
+  type PairFormat,
+  type PairOptions,
+  parsePairs,
+  type TextPair,
+} from "./data/pairs.ts";
 export * from "./data/random.ts";
 export * from "./data/tokenizer.ts";
 export {

@@ -7,12 +7,10 @@
 
 import {
   adapterOf,
-  encodePairs,
   HeadModules,
   loadEnds,
   loadLayers,
   loadModelFolder,
-  loadPairs,
   loadTokenizer,
   LocalData,
   LocalHeads,
@@ -24,6 +22,7 @@ import { Engine } from "@edgetuner/kernels";
 import { integer, readFlags, runProgram, text, toggle } from "./_support/flags.ts";
 import { ProgressBar } from "./_support/progress.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
+import { DATA_FLAGS, loadTrainingSet } from "./_support/training_data.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 
@@ -35,7 +34,12 @@ async function main(): Promise<void> {
   }, {
     ...TUNING_FLAGS,
     model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
-    data: text("FILE", new URL("./restaurant/train.txt", import.meta.url).pathname, "training data"),
+    data: text(
+      "FILE",
+      new URL("./restaurant/train.txt", import.meta.url).pathname,
+      "training data: MR||text lines, or JSONL",
+    ),
+    ...DATA_FLAGS,
     batch: integer("N", 8, "sequences per step", { min: 1 }),
     length: integer("N", 96, "tokens per sequence", { min: 2 }),
     webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
@@ -45,7 +49,7 @@ async function main(): Promise<void> {
   });
   const model = await loadModelFolder(flags.model);
   const tokenizer = await loadTokenizer(`${flags.model}/tokenizer.json`);
-  const set = encodePairs(await loadPairs(flags.data), tokenizer, { length: flags.length });
+  const set = await loadTrainingSet(flags.data, { ...flags, tokenizer });
   const batches = shuffledBatches(set, { batch: flags.batch, seed: flags.seed });
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   using base = loadLayers(engine, model);

@@ -8,11 +8,9 @@
 import {
   adapterOf,
   type DataSide,
-  encodePairs,
   fixedBatches,
   loadEnds,
   loadModelFolder,
-  loadPairs,
   loadTokenizer,
   runUserDevice,
   saveAdapter,
@@ -27,6 +25,7 @@ import { integer, number, readFlags, runProgram, text, toggle, UsageError } from
 import { codecChoice, codecsOf } from "./_support/codecs.ts";
 import { bytes, ProgressBar } from "./_support/progress.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
+import { DATA_FLAGS, loadTrainingSet } from "./_support/training_data.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 
 const FLAGS = {
@@ -40,8 +39,13 @@ const FLAGS = {
   capacity: number("X", 1, "compute capacity compared with the other devices; 0 = data only, no heads", {
     min: 0,
   }),
-  data: text("FILE", "", "makes this the data device: MR||text lines, or JSONL with prompt and completion"),
+  data: text(
+    "FILE",
+    "",
+    "makes this the data device: MR||text lines, or JSONL with prompt and completion, text, or messages",
+  ),
   valid: text("FILE", "", "data device: validation data of the same form, evaluated before and after"),
+  ...DATA_FLAGS,
   model: text(
     "DIR",
     new URL("./tiny_gpt2", import.meta.url).pathname,
@@ -217,7 +221,7 @@ async function openData(
       `Cannot use --length ${length} as the model takes at most ${ends.shape.positions} tokens`,
     );
   }
-  const set = encodePairs(await loadPairs(flags.data), tokenizer, { length });
+  const set = await loadTrainingSet(flags.data, { ...flags, tokenizer });
   const batches = shuffledBatches(set, { batch: flags.batch, seed: flags.seed });
   const shortened = set.shortenedPrompts + set.shortenedCompletions;
   if (shortened > 0) {
@@ -225,7 +229,7 @@ async function openData(
   }
   const valid = flags.valid === ""
     ? []
-    : fixedBatches(encodePairs(await loadPairs(flags.valid), tokenizer, { length }), flags.batch).slice(
+    : fixedBatches(await loadTrainingSet(flags.valid, { ...flags, tokenizer }), flags.batch).slice(
       0,
       flags["valid-batches"],
     );

@@ -7,6 +7,7 @@
  */
 
 import type { TokenBatch } from "../model/loss.ts";
+import { fitSequences } from "./_sequences.ts";
 import type { TextPair } from "./pairs.ts";
 import { permutation, randomStream } from "./random.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -17,6 +18,8 @@ export interface TokenSequence {
   readonly tokens: Uint32Array;
   /** Index in `tokens` of the first target that counts for the loss, at least 1. */
   readonly firstTarget: number;
+  /** For each token 1 if it counts as a target, shape [tokens]. @default all from the first target on */
+  readonly counts?: Uint8Array;
 }
 
 /** Sequences that fit in T tokens. */
@@ -108,29 +111,11 @@ export function encodePairs(
 ): SequenceSet {
   const { length, trainOnPrompt = false } = encoding;
   checkInteger("encode pairs", "length", length, 1);
-  let shortenedPrompts = 0, shortenedCompletions = 0, droppedTokens = 0;
-  const sequences = pairs.map(({ prompt, completion }) => {
-    let given = encodePrompt(tokenizer, prompt);
-    let learnt = encodeCompletion(tokenizer, completion);
-    const surplus = given.length + learnt.length - (length + 1);
-    if (surplus > 0) {
-      droppedTokens += surplus;
-      const fromPrompt = Math.min(surplus, given.length - 1);
-      if (fromPrompt > 0) {
-        shortenedPrompts += 1;
-        given = given.slice(fromPrompt);
-      }
-      if (surplus > fromPrompt) {
-        shortenedCompletions += 1;
-        learnt = learnt.slice(0, length);
-      }
-    }
-    return {
-      tokens: Uint32Array.from([...given, ...learnt]),
-      firstTarget: trainOnPrompt ? 1 : given.length,
-    };
+  const drafts = pairs.map(({ prompt, completion }) => {
+    const given = encodePrompt(tokenizer, prompt);
+    return { tokens: [...given, ...encodeCompletion(tokenizer, completion)], given: given.length };
   });
-  return { sequences, length, padding: tokenizer.eos, shortenedPrompts, shortenedCompletions, droppedTokens };
+  return fitSequences(drafts, { length, padding: tokenizer.eos, trainOnPrompt });
 }
 
 /** How to cut windows. */
@@ -196,11 +181,12 @@ function makeBatch(
   const targets = new Uint32Array(batch * length).fill(padding);
   const mask = new Float32Array(batch * length);
   for (let b = 0; b < batch; b++) {
-    const { tokens: sequence, firstTarget } = sequences[indices[b]!]!;
+    const { tokens: sequence, firstTarget, counts } = sequences[indices[b]!]!;
     const start = b * length;
     tokens.set(sequence.subarray(0, -1), start);
     targets.set(sequence.subarray(1), start);
-    mask.fill(1, start + firstTarget - 1, start + sequence.length - 1);
+    if (counts) mask.set(counts.subarray(1), start);
+    else mask.fill(1, start + firstTarget - 1, start + sequence.length - 1);
   }
   return { tokens, targets, mask, batch, length };
 }

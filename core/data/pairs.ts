@@ -5,6 +5,10 @@
  */
 
 import { CheckpointError } from "../errors.ts";
+import { readText } from "../text.ts";
+import { type BadLine, BrokenRule, parseFields, readLines } from "./_lines.ts";
+
+export type { BadLine } from "./_lines.ts";
 
 /** A prompt and its completion. */
 export interface TextPair {
@@ -26,6 +30,12 @@ export interface PairOptions {
   readonly format?: PairFormat;
   /** How errors call the file. @default {"the data"} */
   readonly name?: string;
+  /**
+   * Called with each line that is no pair; it is skipped. Without it the first such line is an error.
+   *
+   * @param bad Where it is and what is wrong.
+   */
+  readonly onBadLine?: (bad: BadLine) => void;
 }
 
 /**
@@ -35,7 +45,8 @@ export interface PairOptions {
  * @param text The content of the file.
  * @param options Format and name.
  * @returns The pairs, in order.
- * @throws {CheckpointError} If a line is not a pair of texts that both say something, or there is no pair.
+ * @throws {CheckpointError} If there is no pair, or a line is not a pair of texts that both say something and
+ * `onBadLine` is not given.
  *
  * @example
  * ```ts
@@ -46,55 +57,39 @@ export interface PairOptions {
  * ```
  */
 export function parsePairs(text: string, options: PairOptions = {}): TextPair[] {
-  const { name = "the data" } = options;
+  const { name = "the data", onBadLine } = options;
   const format = options.format ?? (name.endsWith(".jsonl") ? "jsonl" : "lines");
-  const parse = format === "jsonl" ? parseObject : parseLine;
-  const lines = text.replace(/^\uFEFF/, "").trimEnd().split("\n");
-  if (lines.length === 1 && lines[0] === "") {
-    throw new CheckpointError(`Cannot read ${name} as it must hold at least one pair: it is empty`);
+  const pairs = readLines(text, name, format === "jsonl" ? parsePairObject : parsePairLine, onBadLine);
+  if (pairs.length === 0) {
+    throw new CheckpointError(`Cannot read ${name} as it must hold at least one pair: all lines are bad`);
   }
-  return lines.map((raw, index) => {
-    const line = raw.trim();
-    const pair = parse(line);
-    const rule = typeof pair === "string"
-      ? pair
-      : pair.prompt.trim() === ""
-      ? "the prompt must not be empty"
-      : pair.completion.trim() === ""
-      ? "the completion must not be empty"
-      : null;
-    if (typeof pair === "string" || rule !== null) {
-      const value = JSON.stringify(line.length > 80 ? `${line.slice(0, 80)}...` : line);
-      throw new CheckpointError(
-        `Cannot read ${name}, line ${index + 1}, as ${rule}: current value is ${value}`,
-      );
-    }
-    return pair;
-  });
+  return pairs;
 }
 
-/** A pair, or the rule that the line breaks. */
-function parseLine(line: string): TextPair | string {
+function parsePairLine(line: string): TextPair | BrokenRule {
   const parts = line.split("||");
-  if (parts.length !== 2) return 'a line must hold "||" exactly once';
-  return { prompt: parts[0]!, completion: parts[1]! };
+  if (parts.length !== 2) return new BrokenRule('a line must hold "||" exactly once');
+  return checkPair({ prompt: parts[0]!, completion: parts[1]! });
 }
 
-/** A pair, or the rule that the line breaks. */
-function parseObject(line: string): TextPair | string {
-  let value: unknown;
-  try {
-    value = JSON.parse(line);
-  } catch {
-    return "a line must be JSON";
-  }
-  if (typeof value !== "object" || value === null) return "a line must be an object";
-  const fields = value as Record<string, unknown>;
+function parsePairObject(line: string): TextPair | BrokenRule {
+  const fields = parseFields(line);
+  return fields instanceof BrokenRule ? fields : pairOf(fields);
+}
+
+/** The pair in the fields of an object, or the rule that they break. */
+export function pairOf(fields: Record<string, unknown>): TextPair | BrokenRule {
   const prompt = fields.prompt ?? fields.context;
   const { completion } = fields;
-  if (typeof prompt !== "string") return '"prompt" must be a string';
-  if (typeof completion !== "string") return '"completion" must be a string';
-  return { prompt, completion };
+  if (typeof prompt !== "string") return new BrokenRule('"prompt" must be a string');
+  if (typeof completion !== "string") return new BrokenRule('"completion" must be a string');
+  return checkPair({ prompt, completion });
+}
+
+function checkPair(pair: TextPair): TextPair | BrokenRule {
+  if (pair.prompt.trim() === "") return new BrokenRule("the prompt must not be empty");
+  if (pair.completion.trim() === "") return new BrokenRule("the completion must not be empty");
+  return pair;
 }
 
 /**
@@ -106,16 +101,5 @@ function parseObject(line: string): TextPair | string {
  * @throws {CheckpointError} If the file cannot be read, is not UTF-8, or a line is not a pair.
  */
 export async function loadPairs(path: string | URL, options: PairOptions = {}): Promise<TextPair[]> {
-  let text: string;
-  try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(await Deno.readFile(path));
-  } catch (error) {
-    throw new CheckpointError(
-      `Cannot read ${path} as it must be a readable file in UTF-8: ${
-        error instanceof Error ? error.message : error
-      }`,
-      { cause: error },
-    );
-  }
-  return parsePairs(text, { name: String(path), ...options });
+  return parsePairs(await readText(path), { name: String(path), ...options });
 }

@@ -46,7 +46,7 @@ for (const [what, format, line, rule] of BAD) {
 }
 
 Deno.test("parsePairs refuses an empty file and shortens long values", () => {
-  assertStringIncludes(assertThrows(() => parsePairs("\n"), CheckpointError).message, "at least one pair");
+  assertStringIncludes(assertThrows(() => parsePairs("\n"), CheckpointError).message, "at least one line");
   const { message } = assertThrows(() => parsePairs("x".repeat(1000)), CheckpointError);
   assertEquals(message.length < 200, true);
 });

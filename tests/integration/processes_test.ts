@@ -180,6 +180,9 @@ for (
     "pretrain.ts",
     "make_data.ts",
     "train_tokenizer.ts",
+    "format_data.ts",
+    "decode.ts",
+    "evaluate.ts",
   ]
 ) {
   Deno.test(`${program} has --help with examples and refuses unknown flags`, async () => {

@@ -1,0 +1,77 @@
+/**
+ * Data with one item a line, and what is said about lines that are none.
+ *
+ * @module
+ */
+
+import { CheckpointError } from "../errors.ts";
+
+/** A line that holds no item. */
+export interface BadLine {
+  /** How the file is called. */
+  readonly name: string;
+  /** Number of the line, from 1 on. */
+  readonly line: number;
+  /** What is wrong, as the end of a sentence: which rule, and the current value. */
+  readonly problem: string;
+}
+
+/** A rule that a line breaks. */
+export class BrokenRule {
+  readonly rule: string;
+
+  /** @param rule As in "a line must be JSON". */
+  constructor(rule: string) {
+    this.rule = rule;
+  }
+}
+
+/**
+ * Reads a text line by line. A byte-order mark at its start and empty lines at its end are no lines.
+ *
+ * @param text Content of the file.
+ * @param name How errors call the file.
+ * @param parse An item, or the rule that the line breaks.
+ * @param onBadLine Called with lines that are no items; they are skipped. Without it the first one is an error.
+ * @throws {CheckpointError} If a line is no item, or there is no line.
+ */
+export function readLines<Item>(
+  text: string,
+  name: string,
+  parse: (line: string) => Item | BrokenRule,
+  onBadLine?: (bad: BadLine) => void,
+): Item[] {
+  const lines = text.replace(/^\uFEFF/, "").trimEnd().split("\n");
+  if (lines.length === 1 && lines[0] === "") {
+    throw new CheckpointError(`Cannot read ${name} as it must hold at least one line: it is empty`);
+  }
+  const items: Item[] = [];
+  lines.forEach((raw, index) => {
+    const line = raw.trim();
+    const item = parse(line);
+    if (!(item instanceof BrokenRule)) {
+      items.push(item);
+      return;
+    }
+    const value = JSON.stringify(line.length > 80 ? `${line.slice(0, 80)}...` : line);
+    const bad = { name, line: index + 1, problem: `${item.rule}: current value is ${value}` };
+    if (onBadLine === undefined) {
+      throw new CheckpointError(`Cannot read ${name}, line ${bad.line}, as ${bad.problem}`);
+    }
+    onBadLine(bad);
+  });
+  return items;
+}
+
+/** The fields of a line of JSON, or the rule that it breaks. */
+export function parseFields(line: string): Record<string, unknown> | BrokenRule {
+  let value: unknown;
+  try {
+    value = JSON.parse(line);
+  } catch {
+    return new BrokenRule("a line must be JSON");
+  }
+  return typeof value === "object" && value !== null && !Array.isArray(value)
+    ? value as Record<string, unknown>
+    : new BrokenRule("a line must be an object");
+}

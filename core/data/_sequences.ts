@@ -1,0 +1,48 @@
+/**
+ * Sequences of tokens made to fit.
+ *
+ * @module
+ */
+
+import type { SequenceSet, TokenSequence } from "./batches.ts";
+
+/** A sequence of any length. */
+export interface Draft {
+  readonly tokens: readonly number[];
+  /** How many tokens come before the first one that is to be learnt. */
+  readonly given: number;
+  /** For tokens from there on: 1 if it is to be learnt. @default all are */
+  readonly counts?: readonly number[];
+}
+
+/** What sequences are made to fit. */
+export interface Fit {
+  /** T. */
+  readonly length: number;
+  /** Token that fills up shorter sequences. */
+  readonly padding: number;
+  /** True if everything is to be learnt. */
+  readonly trainOnPrompt: boolean;
+}
+
+/**
+ * Cuts sequences to T + 1 tokens: what is too long loses the start of what is given; if that is not enough, the
+ * end. So every sequence has something to learn.
+ */
+export function fitSequences(drafts: readonly Draft[], { length, padding, trainOnPrompt }: Fit): SequenceSet {
+  let shortenedPrompts = 0, shortenedCompletions = 0, droppedTokens = 0;
+  const sequences = drafts.map((draft): TokenSequence => {
+    const surplus = Math.max(0, draft.tokens.length - (length + 1));
+    const fromStart = Math.min(surplus, Math.max(0, draft.given - 1));
+    droppedTokens += surplus;
+    if (fromStart > 0) shortenedPrompts += 1;
+    if (surplus > fromStart) shortenedCompletions += 1;
+    const cut = <T>(values: readonly T[]): T[] => values.slice(fromStart, fromStart + length + 1);
+    return {
+      tokens: Uint32Array.from(cut(draft.tokens)),
+      firstTarget: trainOnPrompt ? 1 : Math.max(1, draft.given - fromStart),
+      ...(draft.counts && !trainOnPrompt ? { counts: Uint8Array.from(cut(draft.counts)) } : {}),
+    };
+  });
+  return { sequences, length, padding, shortenedPrompts, shortenedCompletions, droppedTokens };
+}

@@ -1,0 +1,168 @@
+/**
+ * Conversations as the text that a model was trained on, by the model's own chat template.
+ *
+ * @module
+ */
+
+import { Template } from "@huggingface/jinja";
+import { CheckpointError } from "../errors.ts";
+
+/** A turn of a conversation. Templates may read further fields, such as `tool_calls`. */
+export interface ChatMessage {
+  /** Who speaks: "system", "user", "assistant", "tool". */
+  readonly role: string;
+  /** What is said; templates also know other forms than text. */
+  readonly content?: unknown;
+  /** Whatever else the template reads. */
+  readonly [field: string]: unknown;
+}
+
+/** A conversation. */
+export interface Conversation {
+  /** The turns, in order. */
+  readonly messages: readonly ChatMessage[];
+  /** Descriptions of the tools that the model may call, as the template wants them. */
+  readonly tools?: readonly unknown[];
+}
+
+/** How to render. */
+export interface RenderOptions {
+  /** Ends the text where the assistant is to speak. @default {false} */
+  readonly addGenerationPrompt?: boolean;
+}
+
+/** Turns conversations into text. */
+export interface ChatTemplate {
+  /**
+   * Renders a conversation, special tokens written out.
+   *
+   * @param conversation The turns and tools.
+   * @param options Whether the assistant is to go on.
+   * @returns The text.
+   * @throws {CheckpointError} If the template refuses the conversation.
+   */
+  render(conversation: Conversation, options?: RenderOptions): string;
+}
+
+/** How to read a template. */
+export interface ChatTemplateOptions {
+  /** A template that takes the place of the one in the configuration, as models with a `chat_template.jinja` have it. */
+  readonly template?: string;
+  /** How errors call the file. @default {"the tokenizer configuration"} */
+  readonly name?: string;
+}
+
+/**
+ * Makes a chat template from the content of a `tokenizer_config.json`. Of several named templates it takes
+ * "tool_use" for conversations with tools, if there is one, and "default" otherwise.
+ *
+ * @param config The parsed content.
+ * @param options Another template.
+ * @returns The template.
+ * @throws {CheckpointError} If there is no template, or it is not valid.
+ *
+ * @example
+ * ```ts
+ * import { chatTemplateFromConfig } from "@edgetuner/core";
+ *
+ * const template = chatTemplateFromConfig({
+ *   chat_template: "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}" +
+ *     "{% if add_generation_prompt %}<assistant>{% endif %}",
+ *   eos_token: "</s>",
+ * });
+ * template.render({ messages: [{ role: "user", content: "Hi" }] }, { addGenerationPrompt: true });
+ * // "<user>Hi</s><assistant>"
+ * ```
+ */
+export function chatTemplateFromConfig(config: unknown, options: ChatTemplateOptions = {}): ChatTemplate {
+  const { name = "the tokenizer configuration" } = options;
+  const fields = (config ?? {}) as Record<string, unknown>;
+  const templates = new Map<string, Template>();
+  for (const [key, source] of templateSources(options.template ?? fields.chat_template, name)) {
+    try {
+      templates.set(key, new Template(source));
+    } catch (error) {
+      throw new CheckpointError(`Cannot use ${name} as its chat template must be valid: ${error}`, {
+        cause: error,
+      });
+    }
+  }
+  const tokens = specialTokens(fields);
+  return {
+    render(conversation: Conversation, { addGenerationPrompt = false }: RenderOptions = {}): string {
+      const { messages, tools } = conversation;
+      const template = (tools && templates.get("tool_use")) ?? templates.get("default")!;
+      try {
+        return template.render({
+          ...tokens,
+          messages,
+          tools: tools ?? null,
+          documents: null,
+          add_generation_prompt: addGenerationPrompt,
+        });
+      } catch (error) {
+        throw new CheckpointError(
+          `Cannot render the conversation as the chat template must take it: ${
+            error instanceof Error ? error.message : error
+          }`,
+          { cause: error },
+        );
+      }
+    },
+  };
+}
+
+/** Names and sources of templates. */
+function templateSources(value: unknown, name: string): [string, string][] {
+  if (typeof value === "string") return [["default", value]];
+  if (Array.isArray(value)) {
+    const named = value.map((item): [unknown, unknown] => [item?.name, item?.template]);
+    const isNamed = (pair: [unknown, unknown]): pair is [string, string] =>
+      pair.every((part) => typeof part === "string");
+    if (named.every(isNamed) && named.some(([key]) => key === "default")) return named;
+  }
+  throw new CheckpointError(
+    `Cannot use ${name} as "chat_template" must be a template, or named ones with one called "default": ` +
+      `current value is ${(JSON.stringify(value) ?? "undefined").slice(0, 80)}`,
+  );
+}
+
+/** `bos_token` and its like: text, or an object with the text as `content`. */
+function specialTokens(fields: Record<string, unknown>): Record<string, string> {
+  const tokens: Record<string, string> = {};
+  for (const [key, value] of Object.entries(fields)) {
+    const text = (value as { content?: unknown } | null)?.content ?? value;
+    if (key.endsWith("_token") && typeof text === "string") tokens[key] = text;
+  }
+  return tokens;
+}
+
+/**
+ * Reads the chat template of a model folder: `chat_template.jinja` if there is one, otherwise the one in
+ * `tokenizer_config.json`.
+ *
+ * @param folder The model folder.
+ * @returns The template.
+ * @throws {CheckpointError} If there is none, or it is not valid.
+ */
+export async function loadChatTemplate(folder: string): Promise<ChatTemplate> {
+  const path = `${folder}/tokenizer_config.json`;
+  let config: unknown;
+  try {
+    config = JSON.parse(await Deno.readTextFile(path));
+  } catch (error) {
+    throw new CheckpointError(
+      `Cannot read ${path} as it must be a readable JSON file: ${
+        error instanceof Error ? error.message : error
+      }`,
+      { cause: error },
+    );
+  }
+  let template: string | undefined;
+  try {
+    template = await Deno.readTextFile(`${folder}/chat_template.jinja`);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+  return chatTemplateFromConfig(config, { name: path, ...(template === undefined ? {} : { template }) });
+}

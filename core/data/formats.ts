@@ -1,0 +1,289 @@
+/**
+ * The data sets of the paper, as their own files have them, to prompts and completions: exactly as the reference
+ * implementation of LoRA prepares them, one pair for each reference text.
+ *
+ * @module
+ */
+
+import { CheckpointError } from "../errors.ts";
+import { separateMarks, strip } from "../text.ts";
+import { BrokenRule, parseFields, readLines } from "./_lines.ts";
+import type { TextPair } from "./pairs.ts";
+
+/** A pair of one of the data sets. */
+export interface FormattedPair extends TextPair {
+  /** WebNLG: true if training has texts of this category. */
+  readonly cate?: boolean;
+}
+
+/** How to read a data set. */
+export interface FormatOptions {
+  /** How errors call the file. @default {"the data"} */
+  readonly name?: string;
+}
+
+/**
+ * Reads E2E lines `MR||text`. What follows a second "||" is left out.
+ *
+ * @param text Content of the file.
+ * @param options Name.
+ * @returns The pairs.
+ * @throws {CheckpointError} If a line has no "||".
+ */
+export function formatE2eLines(text: string, options: FormatOptions = {}): FormattedPair[] {
+  return readLines(text, options.name ?? "the data", (line) => {
+    const [prompt, completion] = strip(line).split("||");
+    return completion === undefined
+      ? new BrokenRule('a line must hold "||"')
+      : { prompt: prompt!, completion };
+  });
+}
+
+/** Attributes that are called otherwise in prompts. */
+const E2E_NAMES: Readonly<Record<string, string>> = {
+  eatType: "Type",
+  priceRange: "price",
+  familyFriendly: "family friendly",
+};
+
+/**
+ * Reads the E2E challenge's CSV files with columns `mr` and `ref`. Prompts become those of the `MR||text` files;
+ * texts stay as they are, whereas those of the `MR||text` files are tokenised, by a program that is not known.
+ *
+ * @param text Content of the file.
+ * @param options Name.
+ * @returns The pairs.
+ * @throws {CheckpointError} If it is not such a file.
+ *
+ * @example
+ * ```ts
+ * import { formatE2eCsv } from "@edgetuner/core";
+ *
+ * formatE2eCsv('mr,ref\n"name[Kivo], priceRange[£20-25]","Kivo costs £20-25."\n');
+ * // [{ prompt: "name : Kivo | price : £ 20 - 25", completion: "Kivo costs £20-25." }]
+ * ```
+ */
+export function formatE2eCsv(text: string, options: FormatOptions = {}): FormattedPair[] {
+  const { name = "the data" } = options;
+  const [header, ...rows] = parseCsv(text.replace(/^\uFEFF/, ""), name);
+  const mr = header?.fields.indexOf("mr") ?? -1;
+  const ref = header?.fields.indexOf("ref") ?? -1;
+  if (mr < 0 || ref < 0) {
+    throw new CheckpointError(
+      `Cannot read ${name} as its columns must be "mr" and "ref": current value is ${
+        JSON.stringify(header?.fields.join(",") ?? "")
+      }`,
+    );
+  }
+  return rows.map(({ fields, line }) => {
+    if (fields.length !== header!.fields.length) {
+      throw badRow(
+        name,
+        line,
+        `a row must have ${header!.fields.length} fields: current value is ${fields.length}`,
+      );
+    }
+    const attributes = fields[mr]!.split(/(?<=\]),\s*/).map((attribute) => {
+      const [, key, value] = /^([^[\]]+)\[(.*)\]$/s.exec(attribute) ?? [];
+      if (key === undefined) {
+        throw badRow(
+          name,
+          line,
+          `an attribute must be written "name[value]": current value is ${JSON.stringify(attribute)}`,
+        );
+      }
+      return `${E2E_NAMES[key] ?? key} : ${separateMarks(value!)}`;
+    });
+    return { prompt: attributes.join(" | "), completion: strip(fields[ref]!) };
+  });
+}
+
+function badRow(name: string, line: number, problem: string): CheckpointError {
+  return new CheckpointError(`Cannot read ${name}, line ${line}, as ${problem}`);
+}
+
+interface CsvRow {
+  readonly fields: string[];
+  /** Number of its first line. */
+  readonly line: number;
+}
+
+/** Rows of comma-separated values (RFC 4180); empty lines are none. */
+function parseCsv(text: string, name: string): CsvRow[] {
+  const rows: CsvRow[] = [];
+  let fields: string[] = [];
+  let line = 1, rowLine = 1, place = 0;
+  while (place < text.length) {
+    let field = "";
+    if (text[place] === '"') {
+      const [quoted] = /"(?:[^"]|"")*"/y.exec(text.slice(place)) ?? [];
+      if (quoted === undefined) throw badRow(name, line, "a quoted field must end");
+      field = quoted.slice(1, -1).replaceAll('""', '"');
+      place += quoted.length;
+      line += quoted.split("\n").length - 1;
+    } else {
+      const end = text.slice(place).search(/[,\r\n]/);
+      field = text.slice(place, end < 0 ? text.length : place + end);
+      place += field.length;
+    }
+    fields.push(field);
+    if (text[place] === ",") {
+      place += 1;
+      if (place < text.length) continue;
+      fields.push("");
+    }
+    if (place < text.length && !/[\r\n]/.test(text[place]!)) {
+      throw badRow(name, line, `a field must be followed by a comma: current value is "${text[place]}"`);
+    }
+    if (fields.length > 1 || fields[0] !== "") rows.push({ fields, line: rowLine });
+    fields = [];
+    if (text.startsWith("\r\n", place)) place += 1;
+    place += 1;
+    line += 1;
+    rowLine = line;
+  }
+  return rows;
+}
+
+/** Categories of WebNLG 2017 that its training data has. */
+const SEEN_CATEGORIES = new Set([
+  "Airport",
+  "Astronaut",
+  "Building",
+  "City",
+  "ComicsCharacter",
+  "Food",
+  "Monument",
+  "SportsTeam",
+  "University",
+  "WrittenWork",
+]);
+
+/**
+ * Reads WebNLG 2017 in JSON: a pair for each text that is marked as good.
+ *
+ * @param text Content of the file.
+ * @param options Name.
+ * @returns The pairs, with `cate`.
+ * @throws {CheckpointError} If it is not such a file.
+ */
+export function formatWebnlg(text: string, options: FormatOptions = {}): FormattedPair[] {
+  const { name = "the data" } = options;
+  const { entries } = parseJson(text, name) as { entries?: unknown };
+  return listOf(entries, name, '"entries"').flatMap((item, i) => {
+    const key = String(i + 1);
+    const at = `entry ${key}`;
+    const entry = fieldsOf(fieldsOf(item, name, at)[key], name, at);
+    const prompt = listOf(entry.modifiedtripleset, name, `"modifiedtripleset" of ${at}`)
+      .map((triple) => fieldsOf(triple, name, at))
+      .map(({ subject, property, object }) => `${subject} : ${property} : ${object}`).join(" | ");
+    return listOf(entry.lexicalisations, name, `"lexicalisations" of ${at}`)
+      .map((text) => fieldsOf(text, name, at))
+      .filter(({ comment }) => comment === "good")
+      .map(({ lex }) => ({
+        prompt,
+        completion: textOf(lex, name, `"lex" of ${at}`),
+        cate: SEEN_CATEGORIES.has(String(entry.category)),
+      }));
+  });
+}
+
+/**
+ * Reads DART v1.1.1 in JSON: a pair for each annotation.
+ *
+ * @param text Content of the file.
+ * @param options Name.
+ * @returns The pairs.
+ * @throws {CheckpointError} If it is not such a file.
+ */
+export function formatDart(text: string, options: FormatOptions = {}): FormattedPair[] {
+  const { name = "the data" } = options;
+  return listOf(parseJson(text, name), name, "the file").flatMap((item, i) => {
+    const at = `entry ${i + 1}`;
+    const entry = fieldsOf(item, name, at);
+    const prompt = listOf(entry.tripleset, name, `"tripleset" of ${at}`)
+      .map((triple) => listOf(triple, name, `a triple of ${at}`))
+      .map(([subject, property, object]) => `${subject} : ${String(property).toLowerCase()} : ${object}`)
+      .join(" | ");
+    return listOf(entry.annotations, name, `"annotations" of ${at}`).map((annotation) => ({
+      prompt,
+      completion: textOf(fieldsOf(annotation, name, at).text, name, `"text" of ${at}`),
+    }));
+  });
+}
+
+function parseJson(text: string, name: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new CheckpointError(`Cannot read ${name} as it must be JSON: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+}
+
+function wrongType(name: string, what: string, type: string, value: unknown): CheckpointError {
+  const text = (JSON.stringify(value) ?? "undefined").slice(0, 80);
+  return new CheckpointError(`Cannot read ${name} as ${what} must be ${type}: current value is ${text}`);
+}
+
+function listOf(value: unknown, name: string, what: string): unknown[] {
+  if (!Array.isArray(value)) throw wrongType(name, what, "a list", value);
+  return value;
+}
+
+function fieldsOf(value: unknown, name: string, what: string): Record<string, unknown> {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw wrongType(name, what, "an object", value);
+  }
+  return value as Record<string, unknown>;
+}
+
+function textOf(value: unknown, name: string, what: string): string {
+  if (typeof value !== "string") throw wrongType(name, what, "a string", value);
+  return value;
+}
+
+/**
+ * Writes pairs as JSON lines with `context`, `completion` and, where known, `cate`: byte for byte what the
+ * reference implementation writes.
+ *
+ * @param pairs The pairs.
+ * @returns Content of the file.
+ */
+export function writeFormatted(pairs: readonly FormattedPair[]): string {
+  return pairs.map(({ prompt, completion, cate }) => {
+    const flag = cate === undefined ? "" : `, "cate": ${cate}`;
+    return `{"context": ${asciiJson(prompt)}, "completion": ${asciiJson(completion)}${flag}}\n`;
+  }).join("");
+}
+
+/** A string in JSON, with \u escapes for everything that is not ASCII. */
+function asciiJson(text: string): string {
+  return JSON.stringify(text).replace(
+    /[\u007f-\uffff]/g,
+    (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+}
+
+/**
+ * Reads what {@linkcode writeFormatted} writes.
+ *
+ * @param text Content of the file.
+ * @param options Name.
+ * @returns The pairs.
+ * @throws {CheckpointError} If a line is not such a pair.
+ */
+export function parseFormatted(text: string, options: FormatOptions = {}): FormattedPair[] {
+  return readLines(text, options.name ?? "the data", (line) => {
+    const fields = parseFields(line);
+    if (fields instanceof BrokenRule) return fields;
+    const { context: prompt, completion, cate } = fields;
+    if (typeof prompt !== "string") return new BrokenRule('"context" must be a string');
+    if (typeof completion !== "string") return new BrokenRule('"completion" must be a string');
+    if (cate === undefined) return { prompt, completion };
+    return typeof cate === "boolean"
+      ? { prompt, completion, cate }
+      : new BrokenRule('"cate" must be true or false');
+  });
+}

@@ -1,0 +1,97 @@
+/**
+ * Makes texts of the tokens that a search has found, and puts the references beside them.
+ *
+ * @module
+ */
+
+import { CheckpointError, loadTokenizer, parseFormatted } from "@edgetuner/core";
+import {
+  decodePredictions,
+  e2eFiles,
+  type EncodedPrediction,
+  numberedFiles,
+} from "@edgetuner/core/evaluation";
+import { integer, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
+
+/** Lines `{"id": 0, "predict": [1, 2]}`. */
+function parsePredictions(content: string, name: string): EncodedPrediction[] {
+  return content.trimEnd().split("\n").map((line, i) => {
+    let value: { id?: unknown; predict?: unknown } | null = null;
+    try {
+      value = JSON.parse(line);
+    } catch {
+      // Told below.
+    }
+    const { id, predict } = value ?? {};
+    if (!Number.isInteger(id) || !Array.isArray(predict) || !predict.every(Number.isInteger)) {
+      throw new CheckpointError(
+        `Cannot read ${name}, line ${
+          i + 1
+        }, as it must be {"id": index, "predict": [token, ...]}: current value is ${line.slice(0, 80)}`,
+      );
+    }
+    return { id: id as number, predict };
+  });
+}
+
+async function main(): Promise<void> {
+  const flags = readFlags({
+    name: "decode.ts",
+    about:
+      "Makes texts of the tokens that a search has found, gathers the references of equal prompts, and writes\n" +
+      "the files that evaluate.ts reads.",
+    examples: [
+      "deno run -A examples/decode.ts --data test.jsonl --predictions beam.jsonl --model models/gpt2 --output runs/e2e",
+      "deno run -A examples/decode.ts --data dev.jsonl --predictions beam.jsonl --model models/gpt2 --output runs/dart \\\n" +
+      "    --numbered 6 --lower-case --tokenize",
+    ],
+  }, {
+    data: text("FILE", "", "prompts and completions, from format_data.ts"),
+    predictions: text("FILE", "", 'lines {"id": index in the data, "predict": [token, ...]}'),
+    model: text("FOLDER", "", "folder with the model's tokenizer.json"),
+    output: text("FOLDER", "", "where to write references.txt or reference0, ..., and predictions.txt"),
+    numbered: integer("N", 0, "write N numbered files of references, as WebNLG and DART have them", {
+      min: 0,
+    }),
+    filter: text("WHICH", "all", "WebNLG: categories that training has, or has not", [
+      "all",
+      "seen",
+      "unseen",
+    ]),
+    "lower-case": toggle("make small letters"),
+    tokenize: toggle("put spaces round punctuation"),
+    "drop-missing": toggle("leave out prompts that have no prediction instead of stopping"),
+  });
+  for (const name of ["data", "predictions", "model", "output"] as const) {
+    if (flags[name] === "") {
+      throw new UsageError(`Cannot run decode.ts as --${name} must be given; see --help`);
+    }
+  }
+  const tokenizer = await loadTokenizer(`${flags.model}/tokenizer.json`);
+  const instances = decodePredictions(
+    parseFormatted(await Deno.readTextFile(flags.data), { name: flags.data }),
+    parsePredictions(await Deno.readTextFile(flags.predictions), flags.predictions),
+    {
+      decode: (ids) => tokenizer.decode(ids),
+      filter: flags.filter as "all" | "seen" | "unseen",
+      lowerCase: flags["lower-case"],
+      tokenize: flags.tokenize,
+      missing: flags["drop-missing"] ? "drop" : "refuse",
+    },
+  );
+  await Deno.mkdir(flags.output, { recursive: true });
+  const write = (name: string, content: string): Promise<void> =>
+    Deno.writeTextFile(`${flags.output}/${name}`, content);
+  if (flags.numbered > 0) {
+    const { references, predictions } = numberedFiles(instances, flags.numbered);
+    await Promise.all(references.map((content, k) => write(`reference${k}`, content)));
+    await write("predictions.txt", predictions);
+  } else {
+    const { references, predictions } = e2eFiles(instances);
+    await write("references.txt", references);
+    await write("predictions.txt", predictions);
+  }
+  console.log(`${instances.length} instances: ${flags.output}`);
+}
+
+if (import.meta.main) await runProgram(main);

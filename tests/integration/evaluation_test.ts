@@ -1,0 +1,166 @@
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { loadTokenizer, writeFormatted } from "@edgetuner/core";
+
+const ROOT = `${import.meta.dirname}/../..`;
+const FIXTURES = "tests/fixtures/eval";
+
+/** Runs a program of the examples as a user does, with piped output. */
+async function run(program: string, args: string[]): Promise<{ code: number; out: string; err: string }> {
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", `examples/${program}`, ...args],
+    cwd: ROOT,
+    env: { NO_COLOR: "1" },
+  }).output();
+  const decoder = new TextDecoder();
+  return { code, out: decoder.decode(stdout), err: decoder.decode(stderr) };
+}
+
+async function inFolder(body: (folder: string) => Promise<void>): Promise<void> {
+  const folder = await Deno.makeTempDir();
+  try {
+    await body(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+Deno.test("evaluate.ts prints the scores, and writes report and page", async () => {
+  await inFolder(async (folder) => {
+    const { code, out, err } = await run("evaluate.ts", [
+      `--references=${FIXTURES}/pipeline/e2e/expected_ref.txt`,
+      `--predictions=${FIXTURES}/pipeline/e2e/expected_pred.txt`,
+      `--synonyms=${FIXTURES}/meteor`,
+      `--report=${folder}/report.json`,
+      `--pretty=${folder}/page.html`,
+      "--samples=5",
+    ]);
+    const expected = JSON.parse(
+      await Deno.readTextFile(`${ROOT}/${FIXTURES}/pipeline/e2e/expected_scores.json`),
+    );
+    const { METEOR_noparaphrase: METEOR, ...others } = expected.printed_python;
+    const table = Object.fromEntries(out.trim().split("\n").map((line) => line.split(/ +/)));
+    assertEquals({ code, err, table }, { code: 0, err: "", table: { METEOR, ...others } });
+    const report = JSON.parse(await Deno.readTextFile(`${folder}/report.json`));
+    assertEquals([report.instances, report.segments.length, report.scores.BLEU.toFixed(4)], [
+      22,
+      22,
+      others.BLEU,
+    ]);
+    const page = await Deno.readTextFile(`${folder}/page.html`);
+    assertEquals(page.match(/<article>/g)?.length, 5);
+    assertStringIncludes(page, "<td>0.8345</td>");
+    assertEquals(/<script|https?:|src=/.test(page), false);
+  });
+});
+
+Deno.test("evaluate.ts reads CSV and shows prompts; texts cannot break the page", async () => {
+  await inFolder(async (folder) => {
+    await Deno.writeTextFile(
+      `${folder}/refs.csv`,
+      'mr,ref\n"name[A & B]","<b>A</b> pub."\n"name[A & B]",A pub.\n"name[C]",C.\n',
+    );
+    await Deno.writeTextFile(`${folder}/pred.txt`, "A <i>new</i> pub.\n\n");
+    const { code, out } = await run("evaluate.ts", [
+      `--references=${folder}/refs.csv`,
+      `--predictions=${folder}/pred.txt`,
+      "--synonyms=none",
+      `--pretty=${folder}/page.html`,
+    ]);
+    assertEquals(code, 0);
+    assertMatch(out, /^METEOR +-$/m);
+    const page = await Deno.readTextFile(`${folder}/page.html`);
+    assertStringIncludes(page, '<p class="prompt">name : A &amp; B</p>');
+    assertStringIncludes(page, "A &lt;<mark>i</mark>&gt;<mark>new</mark>&lt;/<mark>i</mark>&gt; pub.");
+    assertStringIncludes(page, "<mark>(empty)</mark>");
+    assertStringIncludes(page, "<li>&lt;b&gt;A&lt;/b&gt; pub.</li>");
+  });
+});
+
+Deno.test("evaluate.ts says what is wrong in one line", async () => {
+  const bare = await run("evaluate.ts", []);
+  assertEquals([bare.code, bare.out], [2, ""]);
+  assertMatch(bare.err, /^Cannot run evaluate.ts as --references must be given; see --help\n$/);
+  const counts = await run("evaluate.ts", [
+    `--references=${FIXTURES}/pipeline/e2e/expected_ref.txt`,
+    `--predictions=${FIXTURES}/pipeline/dart/expected_pred.txt`,
+    "--synonyms=none",
+  ]);
+  assertEquals(counts.code, 1);
+  assertMatch(counts.err, /^Cannot score .*: there are 143 lines and 22 instances\n$/);
+});
+
+Deno.test("format_data.ts, decode.ts and evaluate.ts follow each other", async () => {
+  await inFolder(async (folder) => {
+    const formatted = await run("format_data.ts", [
+      "--format=dart",
+      `--input=${FIXTURES}/data/dart/dart-v1.1.1-full-dev.excerpt.json`,
+      `--output=${folder}/data.jsonl`,
+    ]);
+    assertMatch(formatted.out, /^\d+ pairs, \d+ prompts/);
+    assertEquals(
+      await Deno.readTextFile(`${folder}/data.jsonl`),
+      await Deno.readTextFile(`${ROOT}/${FIXTURES}/data/dart/expected_formatted.jsonl`),
+    );
+
+    const texts = ["a quiet pub", "a loud pub", "no food"];
+    const prompts = ["one", "one", "two"];
+    const pairs = texts.map((completion, i) => ({ prompt: prompts[i]!, completion }));
+    await Deno.writeTextFile(`${folder}/data.jsonl`, writeFormatted(pairs));
+    const tokenizer = await loadTokenizer(`${ROOT}/examples/tiny_gpt2/tokenizer.json`);
+    const lines = [[2, " no food"], [0, " a Quiet pub."]] as const;
+    await Deno.writeTextFile(
+      `${folder}/beam.jsonl`,
+      lines.map(([id, text]) =>
+        `${JSON.stringify({ id, predict: [...tokenizer.encode(text), tokenizer.eos, 0, 0] })}\n`
+      ).join(""),
+    );
+    const decoded = await run("decode.ts", [
+      `--data=${folder}/data.jsonl`,
+      `--predictions=${folder}/beam.jsonl`,
+      "--model=examples/tiny_gpt2",
+      `--output=${folder}/texts`,
+      "--lower-case",
+      "--tokenize",
+    ]);
+    assertEquals([decoded.code, decoded.err], [0, ""]);
+    assertEquals(await Deno.readTextFile(`${folder}/texts/predictions.txt`), "a quiet pub .\nno food\n");
+    assertEquals(
+      await Deno.readTextFile(`${folder}/texts/references.txt`),
+      "a quiet pub\na loud pub\n\nno food\n\n",
+    );
+    await Deno.writeTextFile(`${folder}/beam.jsonl`, '{"id":0,"predict":"x"}\n');
+    const bad = await run("decode.ts", [
+      `--data=${folder}/data.jsonl`,
+      `--predictions=${folder}/beam.jsonl`,
+      "--model=examples/tiny_gpt2",
+      `--output=${folder}/texts`,
+    ]);
+    assertEquals(bad.code, 1);
+    assertMatch(bad.err, /beam.jsonl, line 1, as it must be/);
+  });
+});
+
+Deno.test("server_tuner.ts learns from conversations and counts bad lines", async () => {
+  await inFolder(async (folder) => {
+    for (const name of ["config.json", "model.safetensors", "tokenizer.json"]) {
+      await Deno.copyFile(`${ROOT}/examples/tiny_gpt2/${name}`, `${folder}/${name}`);
+    }
+    await Deno.writeTextFile(
+      `${folder}/tokenizer_config.json`,
+      JSON.stringify({
+        chat_template: "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}" +
+          "{% if add_generation_prompt %}assistant: {% endif %}",
+      }),
+    );
+    const chat = { messages: [{ role: "user", content: "Hi" }, { role: "assistant", content: "Hello" }] };
+    const lines = [chat, { text: "A pub." }, { prompt: "a", completion: "b" }, { nothing: 1 }];
+    await Deno.writeTextFile(`${folder}/d.jsonl`, lines.map((line) => JSON.stringify(line)).join("\n"));
+    const args = [`--model=${folder}`, `--data=${folder}/d.jsonl`, "--steps=1", "--batch=3", "--length=16"];
+    const strict = await run("server_tuner.ts", args);
+    assertEquals(strict.code, 1);
+    assertMatch(strict.err, /d.jsonl, line 4, as a line must have "messages", "text" or "prompt"/);
+    const lenient = await run("server_tuner.ts", [...args, "--skip-bad-lines"]);
+    assertEquals(lenient.code, 0);
+    assertMatch(lenient.err, /^1 bad lines of .*; the first: line 4: a line must have/m);
+  });
+});
