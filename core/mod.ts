@@ -150,4 +150,6 @@ export {
   loadIntoModules,
   saveAdapter,
 } from "./lora/adapter.ts";
+export * from "./twin/link_profile.ts";
+export * from "./twin/compute.ts";
 export { generateGreedy, type GenerateOptions, type GenerationModel } from "./generate.ts";

@@ -29,7 +29,15 @@ export {
   type HttpTransportOptions,
 } from "./http.ts";
 export { type InProcessOptions, type InProcessPair, inProcessTransport } from "./in_process.ts";
-export { emulateLink, emulateLinkChannel, type LinkOptions } from "./link.ts";
+export {
+  type Clock,
+  realClock,
+  until,
+  type VirtualClock,
+  virtualClock,
+  type VirtualClockOptions,
+} from "./clock.ts";
+export { emulateLink, emulateLinkChannel, type EmulationOptions, type LinkOptions } from "./link.ts";
 export { type Authorize, requestToken, requireToken } from "./token.ts";
 export {
   type HandleOptions,

@@ -109,6 +109,8 @@ export interface EdgeServerOptions {
   readonly timeoutMs?: number | undefined;
   /** Longest wait until all devices have joined, in milliseconds. @default {600000} */
   readonly joinTimeoutMs?: number | undefined;
+  /** The clock of step times, in milliseconds; another one for runs in virtual time. @default {performance.now} */
+  readonly now?: (() => number) | undefined;
 }
 
 /** Longest time a peer may take to say hello, in milliseconds. */
@@ -432,10 +434,11 @@ export class EdgeServer implements RunHandle {
       }
       if (this.#stopReason !== null) return;
       const before = this.#counters(remote, data);
-      const started = performance.now();
+      const now = this.#options.now ?? (() => performance.now());
+      const started = now();
       const batch = await data.next(step);
       if (batch === null) return;
-      const pruneStarted = performance.now();
+      const pruneStarted = now();
       let decision: PrunerDecision = { mask: new Uint8Array(layers * heads) };
       if (batch.mode === "train") {
         try {
@@ -455,7 +458,7 @@ export class EdgeServer implements RunHandle {
           throw error;
         }
       }
-      const prune = performance.now() - pruneStarted;
+      const prune = now() - pruneStarted;
       const tokens = batch.batch * batch.length;
       const outcome = await runStep({ engine, base, heads: remote, data }, step, batch, decision.mask);
       const after = this.#counters(remote, data);
@@ -466,7 +469,7 @@ export class EdgeServer implements RunHandle {
           mode: batch.mode,
           loss: outcome.loss,
           times: {
-            total: performance.now() - started,
+            total: now() - started,
             prune,
             readback: after.readback - before.readback,
             codec: after.codec - before.codec,
