@@ -38,6 +38,24 @@ export {
   type VirtualClockOptions,
 } from "./clock.ts";
 export { emulateLink, emulateLinkChannel, type EmulationOptions, type LinkOptions } from "./link.ts";
+export {
+  type FrameRule,
+  type TwinDevice,
+  type TwinDeviceOptions,
+  TwinNetwork,
+  type TwinNetworkOptions,
+} from "./twin_network.ts";
+export {
+  simulate,
+  type SimulatedDevice,
+  type SimulatedDeviceResult,
+  type SimulatedModel,
+  type SimulatedStep,
+  simulateServerTuner,
+  type SimulationOptions,
+  type SimulationResult,
+  type SplitSimulationOptions,
+} from "./simulate.ts";
 export { type Authorize, requestToken, requireToken } from "./token.ts";
 export {
   type HandleOptions,

@@ -160,6 +160,23 @@ export function lossWork({ model }: StepSize, tokens: number, counted: number, t
   return { name: "loss", flops: training ? 2 * forward : forward };
 }
 
+/** A training step with everything on one machine and no head pruned (ServerTuner). */
+export function wholeStepWork(size: StepSize, tokens: number, counted: number): Segment[] {
+  const { layers, heads } = size.model;
+  const work = [embedWork(size, tokens)];
+  for (let l = 0; l < layers; l++) {
+    for (const name of ["norm", "qkv", "rest"] as const) work.push(layerWork(size, name, tokens));
+    work.push(headsForwardWork(size, tokens, heads));
+  }
+  work.push(lossWork(size, tokens, counted, true));
+  for (let l = layers - 1; l >= 0; l--) {
+    work.push(layerWork(size, "restBackward", tokens), headsBackwardWork(size, tokens, heads, l > 0));
+    // Nothing trainable lies below layer 0: its base product needs no gradient.
+    if (l > 0) work.push(layerWork(size, "qkvBackward", tokens));
+  }
+  return [...work, updateWork(size, layers * heads)];
+}
+
 function moduleSize(model: ModelSize, lora: StepSize["lora"]): { headSize: number; inputs: number } {
   const headSize = model.hidden / model.heads;
   return { headSize, inputs: lora.mode === "slice" ? headSize : model.hidden };
