@@ -150,6 +150,8 @@ export {
   loadIntoModules,
   saveAdapter,
 } from "./lora/adapter.ts";
+export * from "./plan.ts";
 export * from "./twin/link_profile.ts";
 export * from "./twin/compute.ts";
+export { measureCompute, type MeasureOptions } from "./twin/measure.ts";
 export { generateGreedy, type GenerateOptions, type GenerationModel } from "./generate.ts";

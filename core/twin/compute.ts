@@ -93,26 +93,43 @@ export function pruneWork(): Segment {
   return { name: "prune", flops: 0 };
 }
 
+/** Operations of the parts of one layer of the base model, forward. */
+export function layerFlops({ model, length }: StepSize, tokens: number): {
+  readonly norm: number;
+  readonly qkv: number;
+  readonly attention: number;
+  readonly projection: number;
+  readonly feedForward: number;
+} {
+  const { hidden: d, inner = 4 * d, gated = false } = model;
+  return {
+    norm: 8 * tokens * d,
+    qkv: 6 * tokens * d * d,
+    // Scores and mixture, of which causality leaves half.
+    attention: 2 * tokens * length * d,
+    projection: 2 * tokens * d * d,
+    feedForward: (gated ? 6 : 4) * tokens * d * inner,
+  };
+}
+
+/**
+ * How much more than forward the attention costs on the way back: it computes its scores again and
+ * then has four products. Frozen weights need no gradient, so the other parts cost the same both ways.
+ */
+export const ATTENTION_BACKWARD = 2.5;
+
 /** One segment of the edge server in one layer. */
 export function layerWork(
-  { model, length }: StepSize,
+  size: StepSize,
   name: "norm" | "qkv" | "rest" | "restBackward" | "qkvBackward",
   tokens: number,
 ): Segment {
-  const { hidden: d, inner = 4 * d, gated = false } = model;
-  const norm = 8 * tokens * d;
-  const qkv = 6 * tokens * d * d;
-  // Scores and mixture, of which causality leaves half.
-  const attention = 2 * tokens * length * d;
-  const projection = 2 * tokens * d * d;
-  const feedForward = (gated ? 6 : 4) * tokens * d * inner;
+  const { norm, qkv, attention, projection, feedForward } = layerFlops(size, tokens);
   const flops = {
     norm,
     qkv,
     rest: attention + projection + norm + feedForward,
-    // The frozen weights need no gradient: as many products as forward, except that attention
-    // computes its scores again and then has four products.
-    restBackward: 2.5 * attention + projection + 2 * norm + feedForward,
+    restBackward: ATTENTION_BACKWARD * attention + projection + 2 * norm + feedForward,
     qkvBackward: qkv,
   }[name];
   return { name, flops };
