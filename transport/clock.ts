@@ -120,6 +120,7 @@ class IdleClock implements VirtualClock {
       for (let quiet = 0; quiet < QUIET_TURNS;) {
         // A turn of the loop ends all chains of promises; only real work is left then.
         await turn(this.#busy());
+        if (this.#disposed) return;
         quiet = this.#busy() ? 0 : quiet + 1;
       }
       if (this.#holds > 0) break;
