@@ -26,13 +26,19 @@ import {
 import type { Clock } from "./clock.ts";
 import { until } from "./clock.ts";
 
-/** Work that comes with a kind of frame that the timelines do not know. */
+/**
+ * Work that comes with a kind of frame, for protocols of one's own; for a kind of the step protocol
+ * instead of its usual work. A device's answers leave when all its work so far is done.
+ */
 export type FrameRule = (
   frame: Frame,
   context: {
     /** Who does the work. */
     readonly party: "edgeServer" | "device";
-    /** Before sending the frame (the edge server: once for all devices), or after receiving it. */
+    /**
+     * Before sending the frame, or after receiving it. What the edge server sends to several devices counts once:
+     * the first frame of this kind, layer and micro-batch to each of them, then the second, and so on.
+     */
     readonly direction: "sent" | "received";
     /** Shapes of the step. */
     readonly size: StepSize;
@@ -136,8 +142,8 @@ export class EdgeParty {
   #passes = 0;
   #lowest = 0;
   readonly #positions = new Map<number, Position>();
-  /** When what goes to several devices at once leaves, by what it is. */
-  readonly #departures = new Map<string, number>();
+  /** When what goes to several devices at once leaves, by what it is; only the latest turn. */
+  readonly #departures = new Map<string, { readonly turn: number; readonly atMs: number }>();
 
   constructor(settings: TimelineSettings) {
     this.#settings = settings;
@@ -154,76 +160,85 @@ export class EdgeParty {
 
   wrap(channel: Channel): Channel {
     let passes = 0;
+    const sent = new Map<string, number>();
     return timed(channel, this.#settings.clock, {
       arrives: (frame) => {
         if (frame.kind === "embedding") this.#length = frame.tensors[0]?.shape[1] ?? 1;
-        else this.#byRule(frame, "received");
+        this.#timeline.work(this.#settings.compute.edgeServer, this.#ruled(frame, "received") ?? []);
       },
       departs: (frame) => {
+        const key = `${frame.kind} ${frame.layer} ${microBatchOf(frame)}`;
+        if (this.#settings.rules[frame.kind] !== undefined) {
+          const turn = (sent.get(key) ?? 0) + 1;
+          sent.set(key, turn);
+          return this.#departsOnce(key, turn, () => [this.#ruled(frame, "sent") ?? [], []]);
+        }
         if (frame.kind === "mask" && ++passes > this.#passes) {
           this.#passes = passes;
           this.#lowest = Number(frame.meta.lowest ?? 0);
           this.#positions.clear();
-          this.#departures.clear();
         }
-        return this.#departs(frame);
+        const isWork = ["mask", "input", "hidden", "deltaGradient"].includes(frame.kind);
+        // Handshake and end are no work.
+        if (!isWork) return this.#settings.clock.now();
+        return this.#departsOnce(key, this.#passes, () => this.#stepWork(frame));
       },
     });
   }
 
-  #departs(frame: Frame): number {
-    const { clock, compute, size } = this.#settings;
+  /** When a frame leaves that may go to several devices: what comes before it is done once in each turn. */
+  #departsOnce(
+    key: string,
+    turn: number,
+    work: () => readonly [before: Segment[], meanwhile: Segment[]],
+  ): number {
+    const { clock, compute } = this.#settings;
+    const known = this.#departures.get(key);
+    if (known !== undefined && known.turn >= turn) return Math.max(known.atMs, clock.now());
+    const [before, meanwhile] = work();
+    const atMs = this.#timeline.work(compute.edgeServer, before);
+    this.#timeline.work(compute.edgeServer, meanwhile);
+    this.#departures.set(key, { turn, atMs });
+    return atMs;
+  }
+
+  /** What the edge server does since it last sent something, and what while it waits for the answers. */
+  #stepWork(frame: Frame): [before: Segment[], meanwhile: Segment[]] {
+    const { size } = this.#settings;
     const { layers } = size.model;
     const { layer, kind } = frame;
     const micro = microBatchOf(frame);
-    const key = `${kind} ${layer} ${micro}`;
-    const known = this.#departures.get(key);
-    if (known !== undefined) return Math.max(known, clock.now());
     let position = this.#positions.get(micro);
     if (position === undefined) this.#positions.set(micro, position = { forward: -1, backward: layers });
     const shape = frame.tensors[0]?.shape ?? [];
     const work = (name: Parameters<typeof layerWork>[1], tokens: number) =>
       layerWork({ ...size, length: this.#length }, name, tokens);
     const before: Segment[] = [];
-    const meanwhile: Segment[] = [];
-    if (kind === "mask") {
-      if (frame.meta.mode === "train") before.push(pruneWork());
-    } else if (kind === "input" || kind === "hidden") {
-      const last = kind === "hidden" ? layers : layer;
-      const tokens = kind === "input" && size.lora.mode === "slice" ? shape[1]! : shape[0]!;
-      if (position.forward >= 0) before.push(work("rest", tokens));
-      for (let l = position.forward + 1; l < last; l++) {
-        before.push(work("norm", tokens), work("qkv", tokens), work("rest", tokens));
-      }
-      position.forward = last;
-      if (kind === "input") {
-        before.push(work("norm", tokens));
-        meanwhile.push(work("qkv", tokens));
-      }
-    } else if (kind === "deltaGradient") {
+    if (kind === "mask") return [frame.meta.mode === "train" ? [pruneWork()] : [], []];
+    if (kind === "deltaGradient") {
       const tokens = shape[2]!;
       for (let l = position.backward - 1; l > layer; l--) {
         before.push(work("restBackward", tokens), work("qkvBackward", tokens));
       }
       position.backward = layer;
       before.push(work("restBackward", tokens));
-      if (layer > this.#lowest) meanwhile.push(work("qkvBackward", tokens));
-    } else if (this.#settings.rules[kind] !== undefined) {
-      this.#byRule(frame, "sent");
-    } else {
-      return clock.now(); // handshake and end: no work
+      return [before, layer > this.#lowest ? [work("qkvBackward", tokens)] : []];
     }
-    const departsAt = this.#timeline.work(compute.edgeServer, before);
-    this.#timeline.work(compute.edgeServer, meanwhile);
-    this.#departures.set(key, departsAt);
-    return departsAt;
+    const last = kind === "hidden" ? layers : layer;
+    const tokens = kind === "input" && size.lora.mode === "slice" ? shape[1]! : shape[0]!;
+    if (position.forward >= 0) before.push(work("rest", tokens));
+    for (let l = position.forward + 1; l < last; l++) {
+      before.push(work("norm", tokens), work("qkv", tokens), work("rest", tokens));
+    }
+    position.forward = last;
+    if (kind === "hidden") return [before, []];
+    return [[...before, work("norm", tokens)], [work("qkv", tokens)]];
   }
 
-  #byRule(frame: Frame, direction: "sent" | "received"): void {
-    const { rules, size, compute } = this.#settings;
+  #ruled(frame: Frame, direction: "sent" | "received"): Segment[] | null {
+    const { rules, size } = this.#settings;
     const context = { party: "edgeServer", direction, size: { ...size, length: this.#length } } as const;
-    const segments = rules[frame.kind]?.(frame, context) ?? [];
-    if (segments.length > 0) this.#timeline.work(compute.edgeServer, segments);
+    return rules[frame.kind] === undefined ? null : [...rules[frame.kind]!(frame, context)];
   }
 }
 
@@ -271,10 +286,12 @@ export class DeviceParty {
   }
 
   #arrives(frame: Frame): void {
-    const { compute, size, rules } = this.#settings;
+    const { compute, size } = this.#settings;
     const { kind, layer, tensors } = frame;
     const shape = tensors[0]?.shape ?? [];
     const { model, lora } = size;
+    const ruled = this.#ruled(frame, "received");
+    if (ruled !== null) return void this.#timeline.work(compute.device, ruled);
     const ready = (answer: string, segment: Segment, party = compute.device) =>
       this.#ready.set(`${answer} ${layer} ${microBatchOf(frame)}`, this.#timeline.work(party, [segment]));
     if (kind === "mask") {
@@ -293,32 +310,32 @@ export class DeviceParty {
       const tokens = shape[0]!;
       const work = lossWork(this.#size(), tokens, this.#counted(tokens), this.#training);
       ready("hiddenGradient", work, compute.dataDevice ?? compute.device);
-    } else {
-      const context = { party: "device", direction: "received", size: this.#size() } as const;
-      this.#timeline.work(compute.device, rules[kind]?.(frame, context) ?? []);
     }
   }
 
   #departs(frame: Frame): number {
-    const { clock, compute, rules } = this.#settings;
+    const { clock, compute } = this.#settings;
     const { kind, layer } = frame;
+    const ruled = this.#ruled(frame, "sent");
+    if (ruled !== null) return this.#timeline.work(compute.device, ruled);
     if (kind === "embedding") {
       const [batch, length] = frame.tensors[0]!.shape;
       this.#training = frame.meta.mode === "train";
-      return this.#timeline.work(compute.dataDevice ?? compute.device, [
-        embedWork(this.#size(), batch! * length!),
-      ]);
+      const work = embedWork(this.#size(), batch! * length!);
+      return this.#timeline.work(compute.dataDevice ?? compute.device, [work]);
     }
     if (kind === "statistics") {
       this.#finishUpdate();
       return this.#timeline.now();
     }
     const key = `${kind === "loss" ? "hiddenGradient" : kind} ${layer} ${microBatchOf(frame)}`;
-    const readyAt = this.#ready.get(key);
-    if (readyAt !== undefined) return Math.max(readyAt, clock.now());
-    if (rules[kind] === undefined) return clock.now();
-    const context = { party: "device", direction: "sent", size: this.#size() } as const;
-    return this.#timeline.work(compute.device, rules[kind]!(frame, context));
+    return Math.max(this.#ready.get(key) ?? 0, clock.now());
+  }
+
+  #ruled(frame: Frame, direction: "sent" | "received"): Segment[] | null {
+    const { rules } = this.#settings;
+    const context = { party: "device", direction, size: this.#size() } as const;
+    return rules[frame.kind] === undefined ? null : [...rules[frame.kind]!(frame, context)];
   }
 
   /** The update follows the last gradients at once, whenever it is first noticed. */

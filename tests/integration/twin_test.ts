@@ -1,0 +1,260 @@
+import {
+  ChannelClosedError,
+  type ComputeModel,
+  DEFAULT_LORA,
+  EdgeServer,
+  type LinkProfile,
+  measureCompute,
+  type Pruner,
+  runUserDevice,
+} from "@edgetuner/core";
+import { Engine } from "@edgetuner/kernels";
+import { noPruner } from "@edgetuner/plugins";
+import {
+  simulate,
+  simulateServerTuner,
+  type SplitSimulationOptions,
+  TwinNetwork,
+  virtualClock,
+} from "@edgetuner/transport";
+import { assert, assertAlmostEquals, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
+import { BATCH, keepAll, LOSS, TinyGpt2, tinySettings, trainLocally } from "../support/tiny_model.ts";
+import {
+  dataSide,
+  expectedBytesByKind,
+  maskOf,
+  scriptedPruner,
+  serverOptions,
+  tensorBytesByKind,
+} from "./_session.ts";
+
+const engine = await Engine.create();
+const tiny = new TinyGpt2(engine);
+const model = { engine, layers: tiny.layers, ends: tiny.ends };
+
+const ROUGH: LinkProfile = {
+  name: "rough",
+  up: { bandwidthMbit: 5, latencyMs: 12, jitterMs: 6, loss: 0.01 },
+  down: { bandwidthMbit: 20, latencyMs: 8, jitterMs: 3 },
+};
+const COMPUTE: ComputeModel = {
+  edgeServer: { gflops: 20, overheadMs: 0.5 },
+  device: { gflops: 1, overheadMs: 1 },
+};
+const MASKS = ["0100 1111 0000", "0000 0110 1010", "1111 0011 0101"].map(maskOf);
+
+function options(more: Partial<SplitSimulationOptions> = {}): SplitSimulationOptions {
+  return {
+    model,
+    settings: tinySettings("slice", 4),
+    batches: () => BATCH,
+    loss: LOSS,
+    devices: 3,
+    pruner: noPruner(),
+    link: ROUGH,
+    compute: COMPUTE,
+    ...more,
+  };
+}
+
+Deno.test("the same seed and compute model give the same times, losses and bytes to the last bit", async () => {
+  const pruner = () => scriptedPruner(MASKS, ["gradientNorm"]);
+  const [a, b] = [
+    await simulate(options({ pruner: pruner() })),
+    await simulate(options({ pruner: pruner() })),
+  ];
+  assertEquals(a.error, null);
+  assertEquals(b, a);
+  const other = await simulate(options({ pruner: pruner(), linkSeed: 2 }));
+  assert(other.totalMs !== a.totalMs);
+  assertEquals(other.steps.map((s) => s.loss), a.steps.map((s) => s.loss));
+});
+
+Deno.test("no time of the wall is spent on the links", async () => {
+  const far = { ...ROUGH, up: { ...ROUGH.up, latencyMs: 60_000 } };
+  const start = performance.now();
+  const run = await simulate(options({ link: far }));
+  assertEquals(run.error, null);
+  assert(run.totalMs > 20 * 60_000, `${run.totalMs} ms`);
+  assert(performance.now() - start < 15_000);
+});
+
+Deno.test("a simulated run is a real one: losses as on one machine, bytes as the formula has them", async () => {
+  const settings = tinySettings("full", 3);
+  const reference = await trainLocally(tiny, settings, keepAll(3));
+  let modules = 0;
+  const run = await simulate(options({
+    settings,
+    devices: [{ capacity: 2 }, { capacity: 1, speed: 0.5 }, { capacity: 1 }],
+    evaluation: [BATCH],
+    onTrained: (trained) => void (modules = trained.length),
+  }));
+  assertEquals(modules, 3);
+  run.steps.forEach(({ loss }, i) => assertAlmostEquals(loss!, reference.losses[i]!, 1e-4));
+  assert(run.evaluation!.after < run.evaluation!.before);
+  assertEquals(
+    [...tensorBytesByKind(run.ledger)].sort(),
+    [...expectedBytesByKind(run.steps, settings, [2, 1, 1], 0)].sort(),
+  );
+  assertEquals(run.devices.map((d) => d.range!.count), [2, 1, 1]);
+  assert(run.devices[1]!.computeMs > 1.5 * run.devices[2]!.computeMs, "half as fast takes twice as long");
+});
+
+Deno.test("ServerTuner in virtual time: the same losses, no bytes, the sum of its work", async () => {
+  const settings = tinySettings("full", 3);
+  const reference = await trainLocally(tiny, settings, keepAll(3));
+  const { batches, compute } = options();
+  const run = await simulateServerTuner({ model, settings, batches, loss: LOSS, compute: compute! });
+  assertEquals(run.steps.map((s) => s.loss), [...reference.losses]);
+  assertEquals(run.bytesPerStep, 0);
+  assertEquals(run.msPerStep, run.steps[0]!.edgeComputeMs);
+  assert(run.msPerStep > 0);
+});
+
+Deno.test("virtual and real time agree within 10 % where links dominate", async () => {
+  const settings = tinySettings("slice", 4);
+  const compute = await measureCompute({
+    layers: tiny.layers,
+    ends: tiny.ends,
+    settings,
+    batch: BATCH,
+    loss: LOSS,
+  });
+  const link: LinkProfile = {
+    name: "slow",
+    up: { bandwidthMbit: 2, latencyMs: 50, jitterMs: 10, loss: 0.002 },
+    down: { bandwidthMbit: 4, latencyMs: 50, jitterMs: 10 },
+  };
+  const common = options({ settings, link, compute, devices: 2 });
+  const virtual = await simulate(common);
+  const ratios: number[] = [];
+  // A busy machine makes real steps late, never early: the quickest one says most.
+  for (let attempt = 0; attempt < 3; attempt++) {
+    const real = await simulate({ ...common, realTime: true });
+    assertEquals(real.error, null);
+    assertEquals(real.steps.map((s) => s.loss), virtual.steps.map((s) => s.loss));
+    ratios.push(...real.steps.map((s, i) => s.times.total / virtual.steps[i]!.times.total));
+    const quickest = Math.min(...ratios);
+    assert(quickest > 0.9, ratios.join());
+    if (quickest < 1.1) return;
+  }
+  throw new Error(`Real steps take ${ratios.join(", ")} times as long as virtual ones`);
+});
+
+Deno.test("as many devices as heads, and one more", async () => {
+  const one = await simulate(options({ devices: 1, settings: tinySettings("slice", 2) }));
+  const four = await simulate(options({ devices: 4, settings: tinySettings("slice", 2) }));
+  assertEquals(four.devices.map((d) => d.range!.count), [1, 1, 1, 1]);
+  assert(four.msPerStep < one.msPerStep, "four links carry more than one");
+  await assertRejects(() => simulate(options({ devices: 5 })), RangeError, "from 1 to 4 (heads per layer)");
+  await assertRejects(
+    () => simulate(options({ devices: [{ data: true }, { data: true }] })),
+    TypeError,
+    "one data device",
+  );
+});
+
+Deno.test("a data device of its own, without heads, on another link", async () => {
+  const run = await simulate(options({
+    devices: [{ capacity: 0, data: true, link: { ...ROUGH, name: "its own" } }, {}, {}],
+    pruner: scriptedPruner(MASKS),
+  }));
+  assertEquals(run.error, null);
+  assertEquals(run.devices.map((d) => d.range?.count ?? 0), [0, 2, 2]);
+  assert(run.devices[0]!.computeMs > 0);
+});
+
+Deno.test("a cut link ends the run with a typed error on both sides", async () => {
+  const link = { ...ROUGH, failures: [{ device: 1, goneMs: 400 }] };
+  const run = await simulate(options({ link, settings: tinySettings("slice", 50) }));
+  assertInstanceOf(run.error, ChannelClosedError);
+  assert(run.error.message.includes('device "device 002"'), run.error.message);
+  assert(run.error.message.includes("cut at 400 ms"), run.error.message);
+  for (const { error } of run.devices) assertInstanceOf(error, ChannelClosedError);
+  assert((run.devices[1]!.error as Error).message.includes("cut at 400 ms"));
+  assert(run.steps.length > 0 && run.steps.length < 50, "what was done stays");
+  assert(run.devices.every((d) => d.steps === run.steps.length || d.steps === run.steps.length + 1));
+});
+
+Deno.test("a cut link before the start, and in real time", async () => {
+  const early = await simulate(options({
+    link: { ...ROUGH, failures: [{ goneMs: 1 }] },
+    timeoutMs: 200,
+  }));
+  assert(early.error instanceof Error && early.error.name === "DeadlineError", String(early.error));
+  assertEquals(early.steps.length, 0);
+  assert(early.devices.every((d) => d.error !== null));
+  const real = await simulate(options({
+    link: { ...ROUGH, failures: [{ device: 0, goneMs: 300 }] },
+    settings: tinySettings("slice", 50),
+    realTime: true,
+  }));
+  assertInstanceOf(real.error, ChannelClosedError);
+});
+
+Deno.test("a slow device makes the steps of its time slow", async () => {
+  const quick = await simulate(options({ settings: tinySettings("slice", 8) }));
+  const from = quick.totalMs / 3;
+  const link = { ...ROUGH, failures: [{ device: 2, slow: { factor: 50, fromMs: from, toMs: 2 * from } }] };
+  const run = await simulate(options({ link, settings: tinySettings("slice", 8) }));
+  assertEquals(run.error, null);
+  const slower = run.steps.map((s, i) => s.times.total / quick.steps[i]!.times.total);
+  assert(slower[0]! < 1.01 && slower.at(-1)! < 1.01, slower.join());
+  assert(Math.max(...slower) > 1.5, slower.join());
+});
+
+Deno.test("a rule charges work for frames that the timelines do not know", async () => {
+  const plain = await simulate(options());
+  const rules = {
+    delta: (_: unknown, { party, direction }: { party: string; direction: string }) =>
+      party === "edgeServer" && direction === "received" ? [{ name: "sum", flops: 1e6 }] : [],
+  };
+  const run = await simulate(options({ rules: { statistics: rules.delta, loss: rules.delta } }));
+  // One loss a step at 0.5 ms and 1 MFLOP at 20 GFLOP/s; no statistics here.
+  assertAlmostEquals(
+    run.steps.reduce((sum, s) => sum + s.edgeComputeMs, 0) -
+      plain.steps.reduce((sum, s) => sum + s.edgeComputeMs, 0),
+    4 * (0.5 + 0.05),
+    1e-6,
+  );
+});
+
+Deno.test("a step's virtual time is that of the edge server's own chain of work and waits", async () => {
+  // No bandwidth, latency or jitter to speak of and free devices: what remains is the edge server's work.
+  const ideal = { bandwidthMbit: 1e6, latencyMs: 0 };
+  const run = await simulate(options({
+    link: { name: "ideal", up: ideal, down: ideal },
+    compute: { edgeServer: { gflops: 1, overheadMs: 0 }, device: { gflops: 1e9, overheadMs: 0 } },
+  }));
+  for (const { times, edgeComputeMs } of run.steps) {
+    assertAlmostEquals(times.total, edgeComputeMs, 0.02 * edgeComputeMs);
+    assertEquals([times.readback, times.codec], [0, 0]);
+  }
+});
+
+Deno.test("TwinNetwork carries a run that is put together by hand", async () => {
+  using clock = virtualClock({ busy: () => engine.stats.pendingReads > 0 });
+  const hold = clock.hold();
+  const settings = tinySettings("slice", 2);
+  const { n_layer, n_head, n_embd, vocab_size } = tiny.layers.config;
+  const size = {
+    model: { layers: n_layer, heads: n_head, hidden: n_embd, vocabulary: vocab_size },
+    lora: DEFAULT_LORA,
+  };
+  await using network = new TwinNetwork({ size, compute: COMPUTE, clock });
+  const server = new EdgeServer(
+    serverOptions(tiny, settings, { now: () => network.edgeNow(), pruner: noPruner() as Pruner }),
+  );
+  const { device, edge, computeMs } = await network.connect({ link: ROUGH });
+  void server.join(edge);
+  const result = runUserDevice({ engine, channel: device, name: "a", capacity: 1, data: dataSide(tiny, 2) });
+  const running = server.start();
+  hold[Symbol.dispose]();
+  await running;
+  const { error, steps, modules } = await result;
+  modules![Symbol.dispose]();
+  assertEquals([error, steps], [null, 2]);
+  assert(computeMs() > 0 && network.edgeComputeMs() > 0);
+  assert(server.latest!.times.total > 6 * 20, "six round trips of 20 ms");
+  await assertRejects(() => network.connect({ link: ROUGH, speed: 0 }), RangeError, "speed");
+});
