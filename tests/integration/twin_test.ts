@@ -3,8 +3,10 @@ import {
   type ComputeModel,
   DEFAULT_LORA,
   EdgeServer,
+  LINK_PROFILES,
   type LinkProfile,
   measureCompute,
+  plan,
   type Pruner,
   runUserDevice,
 } from "@edgetuner/core";
@@ -12,6 +14,7 @@ import { Engine } from "@edgetuner/kernels";
 import { noPruner } from "@edgetuner/plugins";
 import {
   simulate,
+  type SimulatedDevice,
   simulateServerTuner,
   type SplitSimulationOptions,
   TwinNetwork,
@@ -258,3 +261,78 @@ Deno.test("TwinNetwork carries a run that is put together by hand", async () => 
   assert(server.latest!.times.total > 6 * 20, "six round trips of 20 ms");
   await assertRejects(() => network.connect({ link: ROUGH, speed: 0 }), RangeError, "speed");
 });
+
+/** Pruned and unpruned, slice and full, alike and unlike devices. */
+const PLANNED: readonly {
+  readonly name: string;
+  readonly mode: "slice" | "full";
+  readonly mask: Uint8Array;
+  readonly devices: readonly SimulatedDevice[];
+  readonly link: LinkProfile;
+  readonly compute: ComputeModel;
+}[] = [
+  {
+    name: "compute counts, no pruning",
+    mode: "slice",
+    mask: maskOf("0000 0000 0000"),
+    devices: [{ capacity: 2 }, { speed: 0.5 }, {}],
+    link: { ...ROUGH, up: { ...ROUGH.up, loss: 0 } },
+    compute: { edgeServer: { gflops: 0.1, overheadMs: 2 }, device: { gflops: 0.05, overheadMs: 3 } },
+  },
+  {
+    name: "links count, half the heads",
+    mode: "slice",
+    mask: maskOf("0101 0011 1010"),
+    devices: [{}, {}],
+    link: LINK_PROFILES.lte,
+    compute: COMPUTE,
+  },
+  {
+    name: "a layer pruned whole, and the lowest one too",
+    mode: "full",
+    mask: maskOf("1111 0011 1111"),
+    devices: [{}, {}, {}, {}],
+    link: LINK_PROFILES.dsl,
+    compute: COMPUTE,
+  },
+  {
+    name: "a fast link",
+    mode: "full",
+    mask: maskOf("0110 0000 0001"),
+    devices: [{}],
+    link: LINK_PROFILES["lan-1g"],
+    compute: COMPUTE,
+  },
+];
+
+for (const { name, mode, mask, devices, link, compute } of PLANNED) {
+  Deno.test(`plan() forecasts the twin: seconds within 5 %, bytes exactly: ${name}`, async () => {
+    // Enough steps for what links draw to come near its mean.
+    const settings = tinySettings(mode, 24);
+    const pruner = scriptedPruner([mask], ["gradientNorm"]);
+    const run = await simulate(options({ settings, devices, link, compute, pruner }));
+    assertEquals(run.error, null);
+    const { n_layer, n_head, n_embd, vocab_size } = tiny.layers.config;
+    const forecast = plan({
+      model: { layers: n_layer, heads: n_head, hidden: n_embd, vocabulary: vocab_size },
+      batch: BATCH.batch,
+      length: BATCH.length,
+      devices,
+      lora: settings.lora,
+      mask,
+      link,
+      compute,
+      statistics: 1,
+      counted: BATCH.mask.reduce((a, b) => a + b, 0) / BATCH.mask.length,
+      sharesLoss: true,
+    });
+    assertAlmostEquals(forecast.msPerStep, run.msPerStep, 0.05 * run.msPerStep);
+    const tensors = [...tensorBytesByKind(run.ledger).values()].reduce((a, b) => a + b, 0);
+    assertEquals(24 * forecast.tensorBytes, tensors);
+    assertAlmostEquals(forecast.frameBytes, run.bytesPerStep, 0.02 * run.bytesPerStep);
+    // The first steps wait for nothing that the later ones have not waited for.
+    assertAlmostEquals(forecast.edgeComputeMs, run.steps[5]!.edgeComputeMs, 1e-6 * forecast.edgeComputeMs);
+    const counts = run.devices.map((d) => d.range!.count);
+    assertEquals(forecast.headsPerDevice, counts);
+  });
+}
