@@ -313,6 +313,7 @@ export {
   type InProcessOptions,
   type InProcessPair,
   inProcessTransport,
+  LinkMedium,
   type LinkOptions,
   messagePortChannel,
   realClock,

@@ -277,6 +277,8 @@ class Parties {
   readonly #compute: ComputeModel;
   readonly #devices: readonly { readonly link: LinkProfile; readonly speed: number }[];
   readonly #linkFree: { up: number; down: number }[];
+  /** When shared links are free, by name. */
+  readonly #mediumFree = new Map<string, number>();
   readonly #deviceMs: number[];
   readonly deviceFree: number[];
   edgeFree = 0;
@@ -340,13 +342,16 @@ class Parties {
     const { link } = this.#devices[m]!;
     const direction = link[way];
     const { jitterMs = 0, loss = 0 } = direction;
-    const free = this.#linkFree[m]!;
     const whole = bytes + ENVELOPE_BYTES;
-    free[way] = Math.max(free[way], fromMs) + occupiedMs(direction, whole) / (1 - loss);
+    const own = this.#linkFree[m]!;
+    const free = link.shared ? this.#mediumFree.get(link.name) ?? 0 : own[way];
+    const leaves = Math.max(free, fromMs) + occupiedMs(direction, whole) / (1 - loss);
+    if (link.shared) this.#mediumFree.set(link.name, leaves);
+    else own[way] = leaves;
     this.#frames++;
     this.#bytes += bytes;
     const parts = Math.ceil(whole / (link.mtuBytes ?? DEFAULT_MTU_BYTES));
-    return free[way] + direction.latencyMs + jitterMs * halfOfWorst(peers) +
+    return leaves + direction.latencyMs + jitterMs * halfOfWorst(peers) +
       expectedResends(parts * peers, loss) * resendMs(link);
   }
 }
@@ -391,12 +396,16 @@ function splitStep(parties: Parties, step: Step): void {
     const parts = partsOf(l);
     const departs = parties.edgeFree;
     parties.edge(meanwhile);
-    for (const { m, n } of parts) {
+    const done = parts.map(({ m, n }) => {
       const there = parties.send(m, "down", bytes.there(n), departs, parts.length);
-      const done = parties.device(m, task(n), there);
-      if (bytes.back === null) continue;
-      const back = parties.send(m, "up", bytes.back(n), done, parts.length);
-      parties.edgeFree = Math.max(parties.edgeFree, back);
+      return { m, n, at: parties.device(m, task(n), there) };
+    });
+    const { back } = bytes;
+    if (back === null) return;
+    // On a shared link whoever is ready first is first.
+    for (const { m, n, at } of done.sort((a, b) => a.at - b.at)) {
+      const there = parties.send(m, "up", back(n), at, parts.length);
+      parties.edgeFree = Math.max(parties.edgeFree, there);
     }
   };
 
@@ -455,7 +464,8 @@ function tensorParallelStep(parties: Parties, step: Step): void {
   /** When each device has the whole X. */
   let at = everyone.map(() => 0);
   const reduce = (work: Segment) => {
-    const parts = everyone.map((m) => parties.send(m, "up", bytes, parties.device(m, work, at[m]!), M));
+    const done = everyone.map((m) => ({ m, at: parties.device(m, work, at[m]!) }));
+    const parts = done.sort((a, b) => a.at - b.at).map(({ m, at }) => parties.send(m, "up", bytes, at, M));
     const departs = Math.max(parties.edge([work]), ...parts);
     parties.edgeFree = departs;
     at = everyone.map((m) => parties.send(m, "down", bytes, departs, M));

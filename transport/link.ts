@@ -39,6 +39,12 @@ export interface LinkOptions {
   readonly jitterMs?: number;
 }
 
+/** What devices on a shared link share: when it is free. */
+export class LinkMedium {
+  /** Time of the clock in milliseconds from which nothing occupies it. */
+  freeAt = 0;
+}
+
 /** How a link is emulated. */
 export interface EmulationOptions {
   /**
@@ -71,9 +77,16 @@ export interface EmulationOptions {
    * @default {"device"}
    */
   readonly side?: "device" | "edge";
+  /**
+   * What the channel shares with others if the profile is of a shared link.
+   *
+   * @default {a new one: shared by both directions, and by all channels of an emulated transport}
+   */
+  readonly medium?: LinkMedium;
 }
 
 interface Link {
+  readonly medium: LinkMedium | null;
   readonly profile: LinkProfile;
   readonly clock: Clock;
   readonly seed: number;
@@ -87,6 +100,7 @@ function readLink(link: LinkOptions | LinkProfile, options: EmulationOptions): L
   const clock = options.clock ?? realClock();
   const seed = count("seed", options.seed, 1);
   return {
+    medium: profile.shared ? options.medium ?? new LinkMedium() : null,
     profile,
     clock,
     seed,
@@ -128,7 +142,7 @@ class Pipe {
   readonly #waiting: { readonly frame: Frame; readonly leavesAt: number; readonly arrivesAt: number }[] = [];
   #queuedBytes = 0;
   #leftCount = 0;
-  #freeAt = 0;
+  readonly #medium: LinkMedium;
   #lastArrival = 0;
   #cancelTimer: () => void = () => {};
   #delivering = false;
@@ -138,6 +152,7 @@ class Pipe {
   constructor(link: Link, way: "up" | "down", end: PipeEnd) {
     this.#link = link;
     this.#direction = link.profile[way];
+    this.#medium = link.medium ?? new LinkMedium();
     this.#end = end;
     this.#random = makeRandom(2 * link.seed + (way === "up" ? 0 : 1));
   }
@@ -164,12 +179,13 @@ class Pipe {
       bytes += lost * Math.min(mtu, frame.byteLength);
       resends++;
     }
-    this.#freeAt = Math.max(this.#freeAt, clock.now() + heldMs) + occupiedMs(this.#direction, bytes);
+    const leavesAt = Math.max(this.#medium.freeAt, clock.now() + heldMs) + occupiedMs(this.#direction, bytes);
+    this.#medium.freeAt = leavesAt;
     const delay = latencyMs + jitterMs * this.#random() + resends * resendMs(profile);
-    const arrivesAt = Math.max(this.#lastArrival, this.#freeAt + delay);
+    const arrivesAt = Math.max(this.#lastArrival, leavesAt + delay);
     this.#lastArrival = arrivesAt;
     this.#queuedBytes += frameCost(frame);
-    this.#waiting.push({ frame, leavesAt: this.#freeAt, arrivesAt });
+    this.#waiting.push({ frame, leavesAt, arrivesAt });
     this.#work();
   }
 

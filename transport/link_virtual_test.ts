@@ -11,7 +11,7 @@ import { pattern, testStrictly, within } from "../tests/conformance/transport_su
 import { drawCount, makeRandom } from "./_random.ts";
 import { type Clock, realClock, until, virtualClock } from "./clock.ts";
 import { inProcessTransport } from "./in_process.ts";
-import { emulateLink, emulateLinkChannel, type EmulationOptions } from "./link.ts";
+import { emulateLink, emulateLinkChannel, type EmulationOptions, LinkMedium } from "./link.ts";
 
 const LINK: LinkProfile = {
   name: "test",
@@ -80,6 +80,28 @@ testStrictly("link in virtual time: the edge server's end may be the emulated on
   await device.close();
   await edge.close();
 });
+
+testStrictly(
+  "link: a shared one carries one frame after the other, of all devices and both ways",
+  async () => {
+    using clock = virtualClock();
+    const medium = new LinkMedium();
+    const shared = { ...LINK, shared: true };
+    const [a, edgeOfA] = await open(shared, { clock, medium });
+    const [b, edgeOfB] = await open(shared, { clock, medium });
+    await a.send(new Uint8Array(10_000)); // 10 ms up
+    await edgeOfA.send(new Uint8Array(10_000)); // 1 ms down, after it
+    await b.send(new Uint8Array(4000)); // 4 ms up, after both
+    const seen: [string, number][] = [];
+    const hear = async (name: string, channel: Channel) => {
+      await channel.receive();
+      seen.push([name, Math.round(clock.now())]);
+    };
+    await within(Promise.all([hear("up", edgeOfA), hear("down", a), hear("other", edgeOfB)]), "receive");
+    assertEquals(seen, [["down", 20], ["up", 30], ["other", 34]]);
+    for (const channel of [a, edgeOfA, b, edgeOfB]) await channel.close();
+  },
+);
 
 testStrictly("link: the same seed gives the same jitter and losses, another one others", async () => {
   const rough = { ...LINK, up: { ...LINK.up, jitterMs: 30, loss: 0.1 } };

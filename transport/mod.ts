@@ -37,7 +37,13 @@ export {
   virtualClock,
   type VirtualClockOptions,
 } from "./clock.ts";
-export { emulateLink, emulateLinkChannel, type EmulationOptions, type LinkOptions } from "./link.ts";
+export {
+  emulateLink,
+  emulateLinkChannel,
+  type EmulationOptions,
+  LinkMedium,
+  type LinkOptions,
+} from "./link.ts";
 export {
   type FrameRule,
   type TwinDevice,

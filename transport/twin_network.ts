@@ -21,7 +21,7 @@ import { Failures } from "./_failures.ts";
 import { DeviceParty, EdgeParty, type FrameRule } from "./_timeline.ts";
 import { type Clock, realClock } from "./clock.ts";
 import { inProcessTransport } from "./in_process.ts";
-import { emulateLinkChannel } from "./link.ts";
+import { emulateLinkChannel, LinkMedium } from "./link.ts";
 
 export type { FrameRule } from "./_timeline.ts";
 
@@ -68,6 +68,8 @@ export class TwinNetwork implements AsyncDisposable {
   readonly #transport: Transport;
   readonly #listener: Listener;
   readonly #edge: EdgeParty;
+  /** By name of the profile. */
+  readonly #media = new Map<string, LinkMedium>();
   #devices = 0;
 
   /**
@@ -96,7 +98,8 @@ export class TwinNetwork implements AsyncDisposable {
   }
 
   /**
-   * Connects a device. Failures of its link count their times from then.
+   * Connects a device. Failures of its link count their times from then. Devices on shared links of the same
+   * name share one.
    *
    * @returns Both ends of its channel.
    * @throws {RangeError} If a number of the link or the speed is out of range.
@@ -116,7 +119,9 @@ export class TwinNetwork implements AsyncDisposable {
     const far = (await this.#listener.accept())!;
     // Seeds of the devices apart from each other, and each the same whatever the number of devices.
     const seed = (Math.imul(this.#seed, 0x9e3779b1) + Math.imul(device, 0x85ebca6b)) >>> 2 || 1;
-    const linked = emulateLinkChannel(near, link, { clock, seed, device });
+    const medium = this.#media.get(link.name) ?? new LinkMedium();
+    this.#media.set(link.name, medium);
+    const linked = emulateLinkChannel(near, link, { clock, seed, device, medium });
     if (!clock.virtual) return { device: linked, edge: far, computeMs: () => 0 };
     const failures = new Failures(link, device, seed, clock.now());
     const slowness = (atMs: number) => failures.slowness(atMs);

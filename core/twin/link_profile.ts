@@ -6,7 +6,8 @@
  * The model of a direction: a frame of n bytes travels in ceil(n / mtu) parts. It occupies the link
  * for n / bandwidth, then is under way for latency + jitter. Every part is lost with probability
  * `loss`, on its own: the lost ones occupy the link once more and delay the frame, and all behind it,
- * by one resend timeout, as often as any of them is lost again.
+ * by one resend timeout, as often as any of them is lost again. On a shared link a frame waits until
+ * none of any other device or direction occupies it.
  *
  * @module
  */
@@ -53,6 +54,13 @@ export interface LinkProfile {
   readonly up: LinkDirection;
   /** From the edge server to the device. */
   readonly down: LinkDirection;
+  /**
+   * True if all devices on such a link, and both directions, share its bandwidth, one frame after the other, as
+   * on one radio channel.
+   *
+   * @default {false}
+   */
+  readonly shared?: boolean;
   /** Bytes of a part that is lost and sent again as one. @default {1460} */
   readonly mtuBytes?: number;
   /** Time in milliseconds after which a lost part is sent again. @default {the latencies of both directions + 20} */
@@ -66,9 +74,9 @@ export interface LinkProfile {
  * application, below its nominal speed; no measurement of a particular network.
  *
  * - `lan-1g`: gigabit Ethernet through one switch, less the overhead of its headers.
- * - `wifi-5`: Wi-Fi 5 in a home, a laptop or phone with two antennas one room away from the access
- *   point. Of 867 Mbit/s nominal about a third arrives; a wait for the air shows as jitter, and
- *   nearly all losses are repaired below what is counted here.
+ * - `wifi-5`: Wi-Fi 5 in a home, laptops or phones with two antennas a room or two away from the access
+ *   point. Of 867 Mbit/s nominal about a third arrives, and everyone in the home shares it; waits for the
+ *   air show as jitter, and nearly all losses are repaired below what is counted here.
  * - `lte`: a phone on a mobile network of medium load; the way up is narrow, the delay varies.
  * - `dsl`: a home line of 50 Mbit/s down and 10 up.
  */
@@ -80,6 +88,7 @@ export const LINK_PROFILES: Readonly<Record<"lan-1g" | "wifi-5" | "lte" | "dsl",
   },
   "wifi-5": {
     name: "wifi-5",
+    shared: true,
     up: { bandwidthMbit: 250, latencyMs: 1.5, jitterMs: 2, loss: 1e-5 },
     down: { bandwidthMbit: 300, latencyMs: 1.5, jitterMs: 2, loss: 1e-5 },
   },
@@ -143,7 +152,7 @@ export function readLinkProfile(json: unknown): LinkProfile {
       }: current value is "${json}"`,
     );
   }
-  const profile = fieldsOf("it", json, ["name", "up", "down", "mtuBytes", "resendMs", "failures"]);
+  const profile = fieldsOf("it", json, ["name", "up", "down", "shared", "mtuBytes", "resendMs", "failures"]);
   if (typeof profile.name !== "string" || profile.name === "") wrong("name", "a text", profile.name);
   for (const way of ["up", "down"]) {
     const direction = fieldsOf(way, profile[way], ["bandwidthMbit", "latencyMs", "jitterMs", "loss"]);
@@ -152,6 +161,7 @@ export function readLinkProfile(json: unknown): LinkProfile {
     inRange(`${way}.jitterMs`, direction.jitterMs ?? 0, 0, 1e5);
     inRange(`${way}.loss`, direction.loss ?? 0, 0, 0.9);
   }
+  if (typeof (profile.shared ?? false) !== "boolean") wrong("shared", "true or false", profile.shared);
   inRange("mtuBytes", profile.mtuBytes ?? DEFAULT_MTU_BYTES, 1, 2 ** 30);
   inRange("resendMs", profile.resendMs ?? 0, 0, 1e6);
   const failures = profile.failures ?? [];

@@ -296,6 +296,19 @@ const PLANNED: readonly {
     compute: COMPUTE,
   },
   {
+    name: "a narrow link that all share",
+    mode: "slice",
+    mask: maskOf("0000 0010 0000"),
+    devices: [{ capacity: 2 }, {}, { speed: 0.3 }],
+    link: {
+      name: "radio",
+      shared: true,
+      up: { bandwidthMbit: 1, latencyMs: 2, jitterMs: 2 },
+      down: { bandwidthMbit: 2, latencyMs: 2 },
+    },
+    compute: COMPUTE,
+  },
+  {
     name: "a fast link",
     mode: "full",
     mask: maskOf("0110 0000 0001"),
