@@ -64,7 +64,8 @@ async function main(): Promise<void> {
     targets: text("LIST", "q,v", "projections that LoRA adapts: some of q, k, v"),
     rank: integer("N", 8, "LoRA rank of each head module", { min: 1 }),
     bits: integer("N", 32, "bits of a number on the wire", { min: 1, max: 32 }),
-    report: text("FILE", "", "write the table as JSON; - for standard output, in place of the text"),
+    json: toggle("print JSON in place of the table"),
+    report: text("FILE", "", "write the JSON to a file"),
   });
   const capacities = numbersOf("capacities", flags.capacities);
   const speeds = flags.speeds === "" ? capacities.map(() => 1) : numbersOf("speeds", flags.speeds);
@@ -101,8 +102,8 @@ async function main(): Promise<void> {
     }),
   }));
   const report = { versions: versions(), settings: flags, link, compute, models };
-  if (flags.report === "-") return console.log(JSON.stringify(report, null, 1));
   await writeReport(flags.report, report);
+  if (flags.json) return console.log(JSON.stringify(report, null, 1));
   console.log(
     `${flags.batch} x ${flags.length} tokens, ${capacities.length} devices, ${flags.mode} mode, ` +
       `${flags.bits} bits a number, ${link.name}; a forecast, nothing was run`,

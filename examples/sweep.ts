@@ -18,7 +18,7 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { simulate } from "@edgetuner/transport";
-import { integer, number, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
+import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
 import { bytes } from "./_support/progress.ts";
 import { versions, writeReport } from "./_support/report.ts";
 import {
@@ -71,7 +71,8 @@ async function main(): Promise<void> {
     batch: integer("N", 2, "sequences per step", { min: 1 }),
     length: integer("N", 64, "tokens per sequence", { min: 2 }),
     webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
-    report: text("FILE", "", "write the table as JSON; - for standard output, in place of the text"),
+    json: toggle("print JSON in place of the table"),
+    report: text("FILE", "", "write the JSON to a file"),
   });
   const counts = integersOf("devices", flags.devices);
   const link = await linkOf(flags.link);
@@ -148,8 +149,8 @@ async function main(): Promise<void> {
     }
   }
   const report = { versions: versions(), adapter: engine.adapterName, settings: flags, link, compute, lines };
-  if (flags.report === "-") return console.log(JSON.stringify(report, null, 1));
   await writeReport(flags.report, report);
+  if (flags.json) return console.log(JSON.stringify(report, null, 1));
   console.log(
     `${flags.layers} layers, ${flags.heads} heads, d ${flags.hidden}, ${flags.batch} x ${flags.length} tokens, ` +
       `${flags.mode} mode, ${Math.round(100 * flags.keep)} % of the heads, ${link.name}; virtual time`,
