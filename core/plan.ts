@@ -26,7 +26,7 @@ import {
   pruneWork,
   type Segment,
   segmentMs,
-  type StepSize,
+  type StepShape,
   TYPICAL_COMPUTE,
   updateWork,
   wholeStepWork,
@@ -232,7 +232,7 @@ export function plan(options: PlanOptions): Plan {
 
 /** What a step is made of. */
 interface Step {
-  readonly size: StepSize;
+  readonly size: StepShape;
   readonly tokens: number;
   readonly countedTokens: number;
   readonly headsPerDevice: readonly number[];
@@ -451,7 +451,7 @@ function splitStep(parties: Parties, step: Step): void {
 
 /**
  * One step of tensor parallelism: each party computes its share of heads and feed-forward columns of every
- * layer; the sums of both blocks are made at the edge server and sent back to all. The parties' shares are
+ * layer; the edge server sends each block's input to all and adds up what they make of it. The parties' shares are
  * equal, and each trains the LoRA of its own heads.
  */
 function tensorParallelStep(parties: Parties, step: Step): void {
@@ -461,32 +461,31 @@ function tensorParallelStep(parties: Parties, step: Step): void {
   const share = 1 / (M + 1);
   const bytes = tokens * hidden * bytesPerNumber;
   const everyone = [...headsPerDevice.keys()];
-  /** When each device has the whole X. */
-  let at = everyone.map(() => 0);
-  const reduce = (work: Segment) => {
-    const done = everyone.map((m) => ({ m, at: parties.device(m, work, at[m]!) }));
-    const parts = done.sort((a, b) => a.at - b.at).map(({ m, at }) => parties.send(m, "up", bytes, at, M));
-    const departs = Math.max(parties.edge([work]), ...parts);
-    parties.edgeFree = departs;
-    at = everyone.map((m) => parties.send(m, "down", bytes, departs, M));
+  /** Every rank computes its part of a block from what it is sent; the edge server adds them up. */
+  const block = (work: Segment, summed: boolean) => {
+    const departs = parties.edgeFree;
+    parties.edge([work]);
+    const there = everyone.map((m) => parties.send(m, "down", bytes, departs, M));
+    const done = everyone.map((m) => ({ m, at: parties.device(m, work, there[m]!) }));
+    if (!summed) return;
+    for (const { m, at } of done.sort((a, b) => a.at - b.at)) {
+      parties.edgeFree = Math.max(parties.edgeFree, parties.send(m, "up", bytes, at, M));
+    }
   };
   const { norm, qkv, attention, projection, feedForward } = layerFlops(size, tokens);
   const forward = headsForwardWork(size, tokens, heads).flops;
   const backward = headsBackwardWork(size, tokens, heads, true).flops;
   beginStep(parties, step);
-  at = everyone.map((m) => parties.send(m, "down", bytes, parties.edgeFree, M));
   for (let l = 0; l < layers; l++) {
-    reduce({ name: "rest", flops: norm + share * (qkv + attention + projection + forward) });
-    reduce({ name: "rest", flops: norm + share * feedForward });
+    block({ name: "rest", flops: norm + share * (qkv + attention + projection + forward) }, true);
+    block({ name: "rest", flops: norm + share * feedForward }, true);
   }
   endForward(parties, step);
-  at = everyone.map((m) => parties.send(m, "down", bytes, parties.edgeFree, M));
+  const attentionBack = norm + share * (qkv + ATTENTION_BACKWARD * attention + projection + backward);
   for (let l = layers - 1; l >= 0; l--) {
-    reduce({ name: "restBackward", flops: norm + share * feedForward });
-    reduce({
-      name: "restBackward",
-      flops: norm + share * (qkv + ATTENTION_BACKWARD * attention + projection + backward),
-    });
+    block({ name: "restBackward", flops: norm + share * feedForward }, true);
+    // Nothing is trained below the first block, so nobody needs the gradient of its input.
+    block({ name: "restBackward", flops: attentionBack }, l > 0);
   }
   const { name, flops } = updateWork(size, layers * heads);
   for (const m of everyone) parties.device(m, { name, flops: share * flops });

@@ -20,36 +20,46 @@ import {
   pruneWork,
   type Segment,
   segmentMs,
-  type StepSize,
+  type StepShape,
   updateWork,
 } from "@edgetuner/core";
 import type { Clock } from "./clock.ts";
 import { until } from "./clock.ts";
 
+/** What a party does around a frame. */
+export interface FrameWork {
+  /** Before the frame leaves, or as soon as it has arrived. @default {[]} */
+  readonly before?: readonly Segment[];
+  /** From when the frame has left, while answers are waited for. @default {[]} */
+  readonly after?: readonly Segment[];
+}
+
 /**
  * Work that comes with a kind of frame, for protocols of one's own; for a kind of the step protocol
- * instead of its usual work. A device's answers leave when all its work so far is done.
+ * instead of its usual work, unless it is `null`. A device's answers leave when all its work so far is
+ * done.
  */
 export type FrameRule = (
   frame: Frame,
   context: {
-    /** Who does the work. */
-    readonly party: "edgeServer" | "device";
+    /** Number of the device that does the work; `null` for the edge server. */
+    readonly device: number | null;
     /**
-     * Before sending the frame, or after receiving it. What the edge server sends to several devices counts once:
-     * the first frame of this kind, layer and micro-batch to each of them, then the second, and so on.
+     * Whether the frame is sent or received by whoever does the work. What the edge server sends to several
+     * devices counts once: the first frame of this kind, layer and micro-batch to each of them, then the second, and
+     * so on.
      */
     readonly direction: "sent" | "received";
     /** Shapes of the step. */
-    readonly size: StepSize;
+    readonly size: StepShape;
   },
-) => readonly Segment[];
+) => FrameWork | null;
 
 /** What all parties of a network share. */
 export interface TimelineSettings {
   readonly clock: Clock;
   readonly compute: ComputeModel;
-  readonly size: Omit<StepSize, "length">;
+  readonly size: Omit<StepShape, "length">;
   readonly rules: Readonly<Record<string, FrameRule>>;
 }
 
@@ -164,14 +174,15 @@ export class EdgeParty {
     return timed(channel, this.#settings.clock, {
       arrives: (frame) => {
         if (frame.kind === "embedding") this.#length = frame.tensors[0]?.shape[1] ?? 1;
-        this.#timeline.work(this.#settings.compute.edgeServer, this.#ruled(frame, "received") ?? []);
+        this.#timeline.work(this.#settings.compute.edgeServer, this.#ruled(frame, "received")?.before ?? []);
       },
       departs: (frame) => {
         const key = `${frame.kind} ${frame.layer} ${microBatchOf(frame)}`;
-        if (this.#settings.rules[frame.kind] !== undefined) {
+        const ruled = this.#ruled(frame, "sent");
+        if (ruled !== null) {
           const turn = (sent.get(key) ?? 0) + 1;
           sent.set(key, turn);
-          return this.#departsOnce(key, turn, () => [this.#ruled(frame, "sent") ?? [], []]);
+          return this.#departsOnce(key, turn, () => [ruled.before ?? [], ruled.after ?? []]);
         }
         if (frame.kind === "mask" && ++passes > this.#passes) {
           this.#passes = passes;
@@ -190,7 +201,7 @@ export class EdgeParty {
   #departsOnce(
     key: string,
     turn: number,
-    work: () => readonly [before: Segment[], meanwhile: Segment[]],
+    work: () => readonly [before: readonly Segment[], meanwhile: readonly Segment[]],
   ): number {
     const { clock, compute } = this.#settings;
     const known = this.#departures.get(key);
@@ -235,15 +246,17 @@ export class EdgeParty {
     return [[...before, work("norm", tokens)], [work("qkv", tokens)]];
   }
 
-  #ruled(frame: Frame, direction: "sent" | "received"): Segment[] | null {
+  #ruled(frame: Frame, direction: "sent" | "received"): FrameWork | null {
     const { rules, size } = this.#settings;
-    const context = { party: "edgeServer", direction, size: { ...size, length: this.#length } } as const;
-    return rules[frame.kind] === undefined ? null : [...rules[frame.kind]!(frame, context)];
+    const context = { device: null, direction, size: { ...size, length: this.#length } };
+    return rules[frame.kind]?.(frame, context) ?? null;
   }
 }
 
 /** Options of {@linkcode DeviceParty}. */
 export interface DevicePartyOptions {
+  /** Its number. */
+  readonly device: number;
   /** How many times as fast as the compute model's device. */
   readonly speed: number;
   /** How many times as long work takes that begins at a time. */
@@ -257,6 +270,7 @@ export class DeviceParty {
   readonly #settings: TimelineSettings;
   readonly #timeline: Timeline;
   readonly #counted: (tokens: number) => number;
+  readonly #device: number;
   /** When the answers are ready whose work is done or under way, by what they are. */
   readonly #ready = new Map<string, number>();
   #mask: Uint8Array = new Uint8Array(0);
@@ -268,6 +282,7 @@ export class DeviceParty {
     this.#settings = settings;
     this.#timeline = new Timeline(settings.clock, (atMs) => options.slowness(atMs) / options.speed);
     this.#counted = options.counted;
+    this.#device = options.device;
   }
 
   get busyMs(): number {
@@ -281,7 +296,7 @@ export class DeviceParty {
     });
   }
 
-  #size(): StepSize {
+  #size(): StepShape {
     return { ...this.#settings.size, length: 1 }; // no attention on a device
   }
 
@@ -291,7 +306,7 @@ export class DeviceParty {
     const shape = tensors[0]?.shape ?? [];
     const { model, lora } = size;
     const ruled = this.#ruled(frame, "received");
-    if (ruled !== null) return void this.#timeline.work(compute.device, ruled);
+    if (ruled !== null) return void this.#timeline.work(compute.device, ruled.before ?? []);
     const ready = (answer: string, segment: Segment, party = compute.device) =>
       this.#ready.set(`${answer} ${layer} ${microBatchOf(frame)}`, this.#timeline.work(party, [segment]));
     if (kind === "mask") {
@@ -317,7 +332,11 @@ export class DeviceParty {
     const { clock, compute } = this.#settings;
     const { kind, layer } = frame;
     const ruled = this.#ruled(frame, "sent");
-    if (ruled !== null) return this.#timeline.work(compute.device, ruled);
+    if (ruled !== null) {
+      const departsAt = this.#timeline.work(compute.device, ruled.before ?? []);
+      this.#timeline.work(compute.device, ruled.after ?? []);
+      return departsAt;
+    }
     if (kind === "embedding") {
       const [batch, length] = frame.tensors[0]!.shape;
       this.#training = frame.meta.mode === "train";
@@ -329,13 +348,12 @@ export class DeviceParty {
       return this.#timeline.now();
     }
     const key = `${kind === "loss" ? "hiddenGradient" : kind} ${layer} ${microBatchOf(frame)}`;
-    return Math.max(this.#ready.get(key) ?? 0, clock.now());
+    return Math.max(this.#ready.get(key) ?? this.#timeline.now(), clock.now());
   }
 
-  #ruled(frame: Frame, direction: "sent" | "received"): Segment[] | null {
-    const { rules } = this.#settings;
-    const context = { party: "device", direction, size: this.#size() } as const;
-    return rules[frame.kind] === undefined ? null : [...rules[frame.kind]!(frame, context)];
+  #ruled(frame: Frame, direction: "sent" | "received"): FrameWork | null {
+    const context = { device: this.#device, direction, size: this.#size() };
+    return this.#settings.rules[frame.kind]?.(frame, context) ?? null;
   }
 
   /** The update follows the last gradients at once, whenever it is first noticed. */

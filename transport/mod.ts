@@ -46,6 +46,7 @@ export {
 } from "./link.ts";
 export {
   type FrameRule,
+  type FrameWork,
   type TwinDevice,
   type TwinDeviceOptions,
   TwinNetwork,

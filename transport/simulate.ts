@@ -27,7 +27,7 @@ import {
   runUserDevice,
   segmentMs,
   type StepRecord,
-  type StepSize,
+  type StepShape,
   type TokenBatch,
   TYPICAL_COMPUTE,
   type UserDeviceResult,
@@ -341,7 +341,7 @@ function nameOf(device: number): string {
   return `device ${String(device + 1).padStart(3, "0")}`;
 }
 
-function sizeOf({ layers }: SimulatedModel, { lora }: RunSettings): Omit<StepSize, "length"> {
+function sizeOf({ layers }: SimulatedModel, { lora }: RunSettings): Omit<StepShape, "length"> {
   const { n_layer, n_head, n_embd, vocab_size } = layers.config;
   return { model: { layers: n_layer, heads: n_head, hidden: n_embd, vocabulary: vocab_size }, lora };
 }

@@ -14,7 +14,7 @@ import {
   type LinkProfile,
   type Listener,
   readLinkProfile,
-  type StepSize,
+  type StepShape,
   type Transport,
 } from "@edgetuner/core";
 import { Failures } from "./_failures.ts";
@@ -23,12 +23,12 @@ import { type Clock, realClock } from "./clock.ts";
 import { inProcessTransport } from "./in_process.ts";
 import { emulateLinkChannel, LinkMedium } from "./link.ts";
 
-export type { FrameRule } from "./_timeline.ts";
+export type { FrameRule, FrameWork } from "./_timeline.ts";
 
 /** Options of {@linkcode TwinNetwork}. */
 export interface TwinNetworkOptions {
   /** Shapes of model and LoRA, from which follows what a frame costs. */
-  readonly size: Omit<StepSize, "length">;
+  readonly size: Omit<StepShape, "length">;
   /** How fast the parties compute; without effect in real time, where they really do. */
   readonly compute: ComputeModel;
   /** Where the time comes from: `virtualClock(...)`, or the real one. @default {realClock()} */
@@ -125,7 +125,7 @@ export class TwinNetwork implements AsyncDisposable {
     if (!clock.virtual) return { device: linked, edge: far, computeMs: () => 0 };
     const failures = new Failures(link, device, seed, clock.now());
     const slowness = (atMs: number) => failures.slowness(atMs);
-    const party = new DeviceParty(this.#settings(), { speed, slowness, counted });
+    const party = new DeviceParty(this.#settings(), { device, speed, slowness, counted });
     return {
       device: party.wrap(linked),
       edge: this.#edge.wrap(far),

@@ -41,7 +41,7 @@ export const MODEL_SIZES: Readonly<
 };
 
 /** What the arithmetic of a step depends on. */
-export interface StepSize {
+export interface StepShape {
   /** The model. */
   readonly model: ModelSize;
   /** LoRA settings. */
@@ -94,7 +94,7 @@ export function pruneWork(): Segment {
 }
 
 /** Operations of the parts of one layer of the base model, forward. */
-export function layerFlops({ model, length }: StepSize, tokens: number): {
+export function layerFlops({ model, length }: StepShape, tokens: number): {
   readonly norm: number;
   readonly qkv: number;
   readonly attention: number;
@@ -120,7 +120,7 @@ export const ATTENTION_BACKWARD = 2.5;
 
 /** One segment of the edge server in one layer. */
 export function layerWork(
-  size: StepSize,
+  size: StepShape,
   name: "norm" | "qkv" | "rest" | "restBackward" | "qkvBackward",
   tokens: number,
 ): Segment {
@@ -136,7 +136,7 @@ export function layerWork(
 }
 
 /** A device's forward work in one layer. */
-export function headsForwardWork({ model, lora }: StepSize, tokens: number, kept: number): Segment {
+export function headsForwardWork({ model, lora }: StepShape, tokens: number, kept: number): Segment {
   const { headSize, inputs } = moduleSize(model, lora);
   return {
     name: "headsForward",
@@ -146,7 +146,7 @@ export function headsForwardWork({ model, lora }: StepSize, tokens: number, kept
 
 /** A device's backward work in one layer; `needsInput` is false in the lowest layer with a kept head. */
 export function headsBackwardWork(
-  { model, lora }: StepSize,
+  { model, lora }: StepShape,
   tokens: number,
   kept: number,
   needsInput: boolean,
@@ -160,25 +160,25 @@ export function headsBackwardWork(
 }
 
 /** A device's update of `kept` head modules, all layers together. */
-export function updateWork({ model, lora }: StepSize, kept: number): Segment {
+export function updateWork({ model, lora }: StepShape, kept: number): Segment {
   const { headSize, inputs } = moduleSize(model, lora);
   return { name: "update", flops: 14 * kept * lora.targets.length * lora.rank * (inputs + headSize) };
 }
 
 /** The data device's embedding. */
-export function embedWork({ model }: StepSize, tokens: number): Segment {
+export function embedWork({ model }: StepShape, tokens: number): Segment {
   return { name: "embed", flops: 2 * tokens * model.hidden };
 }
 
 /** The data device's loss; `counted` is the number of tokens that it counts, the only ones with logits. */
-export function lossWork({ model }: StepSize, tokens: number, counted: number, training: boolean): Segment {
+export function lossWork({ model }: StepShape, tokens: number, counted: number, training: boolean): Segment {
   const { hidden: d, vocabulary } = model;
   const forward = 8 * tokens * d + counted * vocabulary * (2 * d + 6);
   return { name: "loss", flops: training ? 2 * forward : forward };
 }
 
 /** A training step with everything on one machine and no head pruned (ServerTuner). */
-export function wholeStepWork(size: StepSize, tokens: number, counted: number): Segment[] {
+export function wholeStepWork(size: StepShape, tokens: number, counted: number): Segment[] {
   const { layers, heads } = size.model;
   const work = [embedWork(size, tokens)];
   for (let l = 0; l < layers; l++) {
@@ -194,7 +194,7 @@ export function wholeStepWork(size: StepSize, tokens: number, counted: number): 
   return [...work, updateWork(size, layers * heads)];
 }
 
-function moduleSize(model: ModelSize, lora: StepSize["lora"]): { headSize: number; inputs: number } {
+function moduleSize(model: ModelSize, lora: StepShape["lora"]): { headSize: number; inputs: number } {
   const headSize = model.hidden / model.heads;
   return { headSize, inputs: lora.mode === "slice" ? headSize : model.hidden };
 }

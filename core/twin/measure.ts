@@ -28,7 +28,7 @@ import {
   layerWork,
   lossWork,
   type Segment,
-  type StepSize,
+  type StepShape,
   updateWork,
 } from "./compute.ts";
 
@@ -65,7 +65,7 @@ export async function measureCompute(options: MeasureOptions): Promise<ComputeMo
   const { layers, ends, settings, batch } = options;
   const { loss = { labelSmoothing: 0.1 }, rounds = 7 } = options;
   const { n_layer, n_head, n_embd, vocab_size } = layers.config;
-  const size: StepSize = {
+  const size: StepShape = {
     model: { layers: n_layer, heads: n_head, hidden: n_embd, vocabulary: vocab_size },
     lora: settings.lora,
     length: batch.length,
@@ -138,7 +138,7 @@ async function timed(work: () => unknown): Promise<number> {
 }
 
 /** The edge server's segments in one layer. What it reads back for the devices belongs to them. */
-async function timeLayer(base: Gpt2Layers, size: StepSize, batch: number): Promise<Sample[]> {
+async function timeLayer(base: Gpt2Layers, size: StepShape, batch: number): Promise<Sample[]> {
   const layer = base.layers[0]!;
   const { n_head: heads, n_embd: d, layer_norm_epsilon: epsilon } = base.config;
   const { engine } = layer.qkv[0].value;
@@ -205,7 +205,7 @@ async function timeLayer(base: Gpt2Layers, size: StepSize, batch: number): Promi
 /** The data device's segments. */
 async function timeData(
   ends: Gpt2Ends,
-  size: StepSize,
+  size: StepShape,
   batch: TokenBatch,
   settings: LossSettings,
 ): Promise<Sample[]> {
@@ -233,7 +233,7 @@ async function timeData(
 /** A device's segments, with as many heads as its modules have. The update is that of `layers` layers. */
 async function timeHeads(
   modules: HeadModules,
-  size: StepSize,
+  size: StepShape,
   tokens: number,
   layers: number,
 ): Promise<Sample[]> {

@@ -13,6 +13,7 @@ import {
 import { Engine } from "@edgetuner/kernels";
 import { noPruner } from "@edgetuner/plugins";
 import {
+  type FrameRule,
   simulate,
   type SimulatedDevice,
   simulateServerTuner,
@@ -208,18 +209,47 @@ Deno.test("a slow device makes the steps of its time slow", async () => {
 
 Deno.test("a rule charges work for frames that the timelines do not know", async () => {
   const plain = await simulate(options());
-  const rules = {
-    delta: (_: unknown, { party, direction }: { party: string; direction: string }) =>
-      party === "edgeServer" && direction === "received" ? [{ name: "sum", flops: 1e6 }] : [],
+  const rule: FrameRule = (frame, { device, direction, size }) => {
+    if (device !== null || direction !== "received") return null;
+    assertEquals([frame.kind, size.length], ["loss", 13]);
+    return { before: [{ name: "sum", flops: 1e6 }] };
   };
-  const run = await simulate(options({ rules: { statistics: rules.delta, loss: rules.delta } }));
-  // One loss a step at 0.5 ms and 1 MFLOP at 20 GFLOP/s; no statistics here.
+  const run = await simulate(options({ rules: { loss: rule } }));
+  // One loss a step at 0.5 ms and 1 MFLOP at 20 GFLOP/s.
   assertAlmostEquals(
     run.steps.reduce((sum, s) => sum + s.edgeComputeMs, 0) -
       plain.steps.reduce((sum, s) => sum + s.edgeComputeMs, 0),
     4 * (0.5 + 0.05),
     1e-6,
   );
+});
+
+Deno.test("a rule takes the place of a kind's usual work, before and after it is sent", async () => {
+  const plain = await simulate(options());
+  // Every exchange of the way forward: 30 ms before it for all devices together, and 40 ms beside it.
+  const work = { name: "own", flops: 0 };
+  const compute = {
+    ...COMPUTE,
+    edgeServer: {
+      gflops: 20,
+      overheadMs: 0.5,
+      segments: { own: { gflops: 1, overheadMs: 30 }, side: { gflops: 1, overheadMs: 40 } },
+    },
+  };
+  const rules: Record<string, FrameRule> = {
+    input: (_, { device, direction }) =>
+      device === null && direction === "sent" ? { before: [work], after: [{ ...work, name: "side" }] } : null,
+  };
+  const run = await simulate(options({ compute, rules }));
+  assertEquals(run.error, null);
+  run.steps.forEach(({ times, edgeComputeMs }, i) => {
+    const extra = edgeComputeMs - plain.steps[i]!.edgeComputeMs;
+    // What the layers usually take is made up for before h_L leaves, so all of this is on top.
+    assertAlmostEquals(extra, 3 * 70, 1e-6);
+    // The 40 ms pass while the devices are waited for, of which the links alone take 20.
+    const longer = times.total - plain.steps[i]!.times.total;
+    assert(longer > 3 * 30 && longer < 3 * (30 + 20), `${longer} ms`);
+  });
 });
 
 Deno.test("a step's virtual time is that of the edge server's own chain of work and waits", async () => {
