@@ -1,5 +1,6 @@
 import {
   ChannelClosedError,
+  checkCompute,
   type ComputeModel,
   DEFAULT_LORA,
   EdgeServer,
@@ -9,6 +10,8 @@ import {
   plan,
   type Pruner,
   runUserDevice,
+  segmentMs,
+  wholeStepWork,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { noPruner } from "@edgetuner/plugins";
@@ -143,6 +146,43 @@ Deno.test("virtual and real time agree within 10 % where links dominate", async 
     if (quickest < 1.1) return;
   }
   throw new Error(`Real steps take ${ratios.join(", ")} times as long as virtual ones`);
+});
+
+Deno.test("measureCompute() times every segment and leaves nothing behind", async () => {
+  const names = "norm qkv rest restBackward qkvBackward embed loss headsForward headsBackward update".split(
+    " ",
+  );
+  const { length } = BATCH;
+  const one = {
+    tokens: BATCH.tokens.subarray(0, length),
+    targets: BATCH.targets.subarray(0, length),
+    mask: BATCH.mask.subarray(0, length),
+    batch: 1,
+    length,
+  };
+  for (const [mode, batch] of [["slice", BATCH], ["full", one]] as const) {
+    const settings = tinySettings(mode, 2);
+    const before = engine.stats.tensors;
+    const compute = await measureCompute({
+      layers: tiny.layers,
+      ends: tiny.ends,
+      settings,
+      batch,
+      rounds: 3,
+    });
+    assertEquals(engine.stats.tensors, before);
+    assertEquals(Object.keys(compute.edgeServer.segments!).sort(), names.toSorted());
+    assertEquals(checkCompute(JSON.parse(JSON.stringify(compute))), compute);
+    const size = {
+      model: { layers: 3, heads: 4, hidden: 48, vocabulary: tiny.layers.config.vocab_size },
+      lora: settings.lora,
+      length,
+    };
+    for (const segment of wholeStepWork(size, 26, 20)) {
+      const ms = segmentMs(compute.edgeServer, segment);
+      assert(ms > 0 && ms < 1000, `${segment.name}: ${ms} ms`);
+    }
+  }
 });
 
 Deno.test("as many devices as heads, and one more", async () => {
