@@ -217,6 +217,7 @@ export async function simulate(options: SplitSimulationOptions): Promise<Simulat
   const running = server.start(signal).then(() => null, (error: unknown) => error);
   const parties: TwinDevice[] = [];
   const results: Promise<UserDeviceResult>[] = [];
+  let left: unknown = null;
   for (const [i, device] of devices.entries()) {
     const party = await network.connect({
       link: device.link ?? link ?? LINK_PROFILES["wifi-5"],
@@ -225,7 +226,7 @@ export async function simulate(options: SplitSimulationOptions): Promise<Simulat
     });
     parties.push(party);
     void server.join(party.edge);
-    results.push(runUserDevice({
+    const result = runUserDevice({
       engine: deviceEngine,
       channel: party.device,
       name: nameOf(i),
@@ -233,11 +234,18 @@ export async function simulate(options: SplitSimulationOptions): Promise<Simulat
       data: device.data ? data : undefined,
       timeoutMs,
       signal,
-    }));
+    });
+    result.catch((cause) => {
+      // Nobody will come in its place, so there is nothing to wait for.
+      if (server.status !== "waiting") return;
+      left ??= cause;
+      server.stop("a device left before the start");
+    });
+    results.push(result);
   }
   hold?.[Symbol.dispose]();
   const settled = Promise.allSettled(results);
-  const error = await running;
+  const error = await running ?? left;
   const ended = await settled;
   const totalMs = network.clock.now() - started;
   const trained = ended.flatMap((r) => r.status === "fulfilled" && r.value.modules ? [r.value.modules] : [])

@@ -4,6 +4,10 @@ import {
   type ComputeModel,
   DEFAULT_LORA,
   EdgeServer,
+  gpt2Config,
+  Gpt2Ends,
+  Gpt2Layers,
+  initialWeights,
   LINK_PROFILES,
   type LinkProfile,
   measureCompute,
@@ -66,12 +70,14 @@ function options(more: Partial<SplitSimulationOptions> = {}): SplitSimulationOpt
 
 Deno.test("the same seed and compute model give the same times, losses and bytes to the last bit", async () => {
   const pruner = () => scriptedPruner(MASKS, ["gradientNorm"]);
+  const { tensors } = engine.stats;
   const [a, b] = [
     await simulate(options({ pruner: pruner() })),
     await simulate(options({ pruner: pruner() })),
   ];
   assertEquals(a.error, null);
-  assertEquals(b, a);
+  assertEquals({ ...b, edgeMemoryBytes: 0 }, { ...a, edgeMemoryBytes: 0 });
+  assertEquals(engine.stats.tensors, tensors, "nothing is left behind");
   const other = await simulate(options({ pruner: pruner(), linkSeed: 2 }));
   assert(other.totalMs !== a.totalMs);
   assertEquals(other.steps.map((s) => s.loss), a.steps.map((s) => s.loss));
@@ -198,6 +204,27 @@ Deno.test("as many devices as heads, and one more", async () => {
   );
 });
 
+Deno.test("64 devices, each with one head", async () => {
+  const config = gpt2Config({ n_layer: 2, n_head: 64, n_embd: 256, vocab_size: 32, n_positions: 8 });
+  const weights = initialWeights(config, 1);
+  using layers = new Gpt2Layers(engine, config, weights);
+  using ends = new Gpt2Ends(engine, config, weights);
+  const tokens = Uint32Array.from({ length: 8 }, (_, i) => i);
+  const batch = { tokens, targets: tokens, mask: new Float32Array(8).fill(1), batch: 1, length: 8 };
+  const run = await simulate(options({
+    model: { engine, layers, ends },
+    settings: tinySettings("slice", 2),
+    batches: () => batch,
+    devices: 64,
+  }));
+  assertEquals(run.error, null);
+  assertEquals(
+    run.devices.map(({ range }) => range),
+    Array.from({ length: 64 }, (_, first) => ({ first, count: 1 })),
+  );
+  assertEquals(run.steps.map(({ kept }) => kept), [[64, 64], [64, 64]]);
+});
+
 Deno.test("a data device of its own, without heads, on another link", async () => {
   const run = await simulate(options({
     devices: [{ capacity: 0, data: true, link: { ...ROUGH, name: "its own" } }, {}, {}],
@@ -221,16 +248,13 @@ Deno.test("a cut link ends the run with a typed error on both sides", async () =
 });
 
 Deno.test("a cut link before the start, and in real time", async () => {
-  const early = await simulate(options({
-    link: { ...ROUGH, failures: [{ goneMs: 1 }] },
-    timeoutMs: 200,
-  }));
-  assert(early.error instanceof Error && early.error.name === "DeadlineError", String(early.error));
+  const early = await simulate(options({ link: { ...ROUGH, failures: [{ goneMs: 1 }] } }));
+  assertInstanceOf(early.error, ChannelClosedError);
   assertEquals(early.steps.length, 0);
   assert(early.devices.every((d) => d.error !== null));
   const real = await simulate(options({
-    link: { ...ROUGH, failures: [{ device: 0, goneMs: 300 }] },
-    settings: tinySettings("slice", 50),
+    link: { ...ROUGH, failures: [{ device: 0, goneMs: 1000 }] },
+    settings: tinySettings("slice", 500),
     realTime: true,
   }));
   assertInstanceOf(real.error, ChannelClosedError);
