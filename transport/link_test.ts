@@ -3,7 +3,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { pattern, testStrictly, testTransport, within } from "../tests/conformance/transport_suite.ts";
 import { openHttp, openInProcess, openProxiedHttp, openWebSocket, overLink } from "./_fixtures_test.ts";
 import { inProcessTransport } from "./in_process.ts";
-import { emulateLink, emulateLinkChannel, type EmulationOptions, type LinkOptions } from "./link.ts";
+import { emulateLink, emulateLinkChannel, type LinkOptions } from "./link.ts";
 
 testTransport({ name: "link in process", open: () => overLink(openInProcess()) });
 testTransport({ name: "link over WebSocket", open: () => overLink(openWebSocket()) });
@@ -15,10 +15,9 @@ async function timeTransfer(
   link: LinkOptions,
   sizes: readonly number[],
   fromEdge = false,
-  options: EmulationOptions = {},
 ): Promise<number> {
   const { transport, listener } = inProcessTransport();
-  await using device = emulateLinkChannel(await transport.connect(), link, options);
+  await using device = emulateLinkChannel(await transport.connect(), link);
   await using edge = await listener.accept();
   assert(edge);
   const [from, to]: [Channel, Channel] = fromEdge ? [edge, device] : [device, edge];
@@ -53,11 +52,6 @@ for (const fromEdge of [false, true]) {
 
   testStrictly(`link: many frames are under way side by side ${to}`, async () => {
     await assertTime(120, () => timeTransfer(MEGABYTE_LINK, Array(100).fill(1000), fromEdge));
-  });
-
-  testStrictly(`link: a short queue does not cost bandwidth ${to}`, async () => {
-    const queue = { queueBytes: 5000 };
-    await assertTime(120, () => timeTransfer(MEGABYTE_LINK, Array(50).fill(2000), fromEdge, queue));
   });
 }
 

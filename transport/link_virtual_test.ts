@@ -30,10 +30,10 @@ async function open(link: LinkProfile, options: EmulationOptions): Promise<[devi
 async function arrivals(
   link: LinkProfile,
   sizes: readonly number[],
-  { up = true, seed = 1 }: { up?: boolean; seed?: number } = {},
+  { up = true, ...options }: { up?: boolean } & EmulationOptions = {},
 ): Promise<number[]> {
   using clock = virtualClock();
-  const [device, edge] = await open(link, { clock, seed });
+  const [device, edge] = await open(link, { clock, ...options });
   const [from, to] = up ? [device, edge] : [edge, device];
   const times: number[] = [];
   const receiving = (async () => {
@@ -56,6 +56,14 @@ testStrictly("link in virtual time: bandwidth, latency and direction to the last
   [close(one!, 30), close(two!, 30.5), close(three!, 32.5)];
   const [down] = await arrivals(LINK, [10_000], { up: false });
   close(down!, 6);
+});
+
+testStrictly("link in virtual time: a short queue does not cost bandwidth", async () => {
+  for (const up of [true, false]) {
+    const times = await arrivals(LINK, Array(50).fill(2000), { up, queueBytes: 5000 });
+    // 2 or 0.2 ms a frame, and the latency once.
+    times.forEach((time, i) => close(time, up ? 20 + 2 * (i + 1) : 5 + 0.2 * (i + 1)));
+  }
 });
 
 testStrictly("link in virtual time: an hour passes at once", async () => {
@@ -210,11 +218,12 @@ testStrictly("link: in real time a slow device answers late", async () => {
   await edge.send(new Uint8Array(1));
   await device.receive();
   const start = clock.now();
-  await until(clock, start + 20); // 20 ms of work, which take 80
+  await until(clock, start + 20);
+  const worked = clock.now() - start;
   await device.send(new Uint8Array(1));
   await edge.receive();
   const took = clock.now() - start;
-  assert(took > 75 && took < 200, `${took} ms`);
+  assert(took > 4 * worked - 1 && took < 4 * worked + 500, `${took} ms for ${worked} ms of work`);
   await device.close();
   await edge.close();
 });
