@@ -244,6 +244,10 @@ export {
   loadIntoModules,
   saveAdapter,
 } from "./lora/adapter.ts";
+export * from "./plan.ts";
+export * from "./twin/link_profile.ts";
+export * from "./twin/compute.ts";
+export { measureCompute, type MeasureOptions } from "./twin/measure.ts";
 export { generateGreedy, type GenerateOptions, type GenerationModel } from "./generate.ts";
 export { beamSearch, type BeamSearchOptions, type BeamSearchResult } from "./generation/beam_search.ts";
 export { CachedSession } from "./generation/cached_session.ts";

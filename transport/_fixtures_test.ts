@@ -127,11 +127,12 @@ export function openProxiedHttp(): Promise<TransportFixture> {
 /** Puts a link around a fixture, fast enough for the tests to stay quick. */
 export async function overLink(opening: Promise<TransportFixture>): Promise<TransportFixture> {
   const inner = await opening;
-  const link = { bandwidthBytesPerSecond: 2e8, latencyMs: 2, jitterMs: 1, queueBytes: 2 ** 19 };
+  const link = { bandwidthBytesPerSecond: 2e8, latencyMs: 2, jitterMs: 1 };
+  const options = { queueBytes: 2 ** 19 };
   return {
-    transport: emulateLink(inner.transport, link),
+    transport: emulateLink(inner.transport, link, options),
     listener: inner.listener,
-    unreachable: emulateLink(inner.unreachable, link),
+    unreachable: emulateLink(inner.unreachable, link, options),
     [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
   };
 }

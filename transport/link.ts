@@ -1,15 +1,30 @@
 /**
- * Slow links in real time around any transport, so that a program can be tried under the bandwidth
- * and the latency of a home connection or a mobile network without leaving the machine.
+ * Emulated links around any transport, in real or in virtual time, so that a program can be tried under the
+ * bandwidth, the delays, the losses and the failures of a home connection or a mobile network
+ * without leaving the machine. `LinkProfile` says how a link behaves.
  *
  * @module
  */
 
-import type { Channel, Transport, WaitOptions } from "@edgetuner/core";
+import {
+  type Channel,
+  ChannelClosedError,
+  DEFAULT_MTU_BYTES,
+  type LinkDirection,
+  type LinkProfile,
+  occupiedMs,
+  readLinkProfile,
+  resendMs,
+  type Transport,
+  type WaitOptions,
+} from "@edgetuner/core";
+import { Failures } from "./_failures.ts";
 import { amount, count } from "./_options.ts";
+import { drawCount, makeRandom } from "./_random.ts";
 import { type Frame, frameCost, type Wire, WireChannel } from "./_wire_channel.ts";
+import { type Clock, realClock, until } from "./clock.ts";
 
-/** Options of {@linkcode emulateLink}; they hold for each direction on its own. */
+/** A link that is the same in both directions; see `LinkProfile` for more. */
 export interface LinkOptions {
   /** Bytes that the link carries per second. */
   readonly bandwidthBytesPerSecond: number;
@@ -22,8 +37,24 @@ export interface LinkOptions {
    * @default {0}
    */
   readonly jitterMs?: number;
+}
+
+/** What devices on a shared link share: when it is free. */
+export class LinkMedium {
+  /** Time of the clock in milliseconds from which nothing occupies it. */
+  freeAt = 0;
+}
+
+/** How a link is emulated. */
+export interface EmulationOptions {
   /**
-   * Seed of the jitter: the same seed gives the same delays.
+   * Where the time comes from.
+   *
+   * @default {realClock()}
+   */
+  readonly clock?: Clock;
+  /**
+   * Seed of jitter, losses and failures: the same seed gives the same ones.
    *
    * @default {1}
    */
@@ -34,36 +65,58 @@ export interface LinkOptions {
    * @default {1048576}
    */
   readonly queueBytes?: number;
+  /**
+   * Number of the device that connects, for failures that concern a certain one.
+   *
+   * @default {no certain one}
+   */
+  readonly device?: number;
+  /**
+   * On which end of the link the channel's user is: a device sends up, the edge server down.
+   *
+   * @default {"device"}
+   */
+  readonly side?: "device" | "edge";
+  /**
+   * What the channel shares with others if the profile is of a shared link.
+   *
+   * @default {a new one: shared by both directions, and by all channels of an emulated transport}
+   */
+  readonly medium?: LinkMedium;
 }
 
 interface Link {
-  readonly bytesPerMs: number;
-  readonly latencyMs: number;
-  readonly jitterMs: number;
+  readonly medium: LinkMedium | null;
+  readonly profile: LinkProfile;
+  readonly clock: Clock;
   readonly seed: number;
   readonly queueBytes: number;
+  readonly failures: Failures;
+  readonly side: "device" | "edge";
 }
 
-function readLink(options: LinkOptions): Link {
+function readLink(link: LinkOptions | LinkProfile, options: EmulationOptions): Link {
+  const profile = "up" in link ? readLinkProfile(link) : symmetric(link);
+  const clock = options.clock ?? realClock();
+  const seed = count("seed", options.seed, 1);
   return {
-    bytesPerMs: amount("bandwidthBytesPerSecond", options.bandwidthBytesPerSecond, 0, 1) / 1000,
-    latencyMs: amount("latencyMs", options.latencyMs, 0, 0),
-    jitterMs: amount("jitterMs", options.jitterMs, 0, 0),
-    seed: count("seed", options.seed, 1),
+    medium: profile.shared ? options.medium ?? new LinkMedium() : null,
+    profile,
+    clock,
+    seed,
     queueBytes: count("queueBytes", options.queueBytes, 2 ** 20),
+    failures: new Failures(profile, options.device, seed, clock.now()),
+    side: options.side ?? "device",
   };
 }
 
-/** Numbers in [0, 1) that only depend on the seed. */
-function makeRandom(seed: number): () => number {
-  let state = seed | 0;
-  return () => {
-    // Mulberry32: short, and good enough for delays.
-    state = (state + 0x6d2b79f5) | 0;
-    let x = Math.imul(state ^ (state >>> 15), state | 1);
-    x ^= x + Math.imul(x ^ (x >>> 7), x | 61);
-    return ((x ^ (x >>> 14)) >>> 0) / 2 ** 32;
+function symmetric(link: LinkOptions): LinkProfile {
+  const direction: LinkDirection = {
+    bandwidthMbit: amount("bandwidthBytesPerSecond", link.bandwidthBytesPerSecond, 0, 1) * 8 / 1e6,
+    latencyMs: amount("latencyMs", link.latencyMs, 0, 0),
+    jitterMs: amount("jitterMs", link.jitterMs, 0, 0),
   };
+  return { name: "symmetric", up: direction, down: direction };
 }
 
 /** Longest time that closing waits for the channel below to take the frames that have arrived. */
@@ -83,22 +136,25 @@ interface PipeEnd {
  */
 class Pipe {
   readonly #link: Link;
+  readonly #direction: LinkDirection;
   readonly #end: PipeEnd;
   readonly #random: () => number;
   readonly #waiting: { readonly frame: Frame; readonly leavesAt: number; readonly arrivesAt: number }[] = [];
   #queuedBytes = 0;
   #leftCount = 0;
-  #freeAt = 0;
+  readonly #medium: LinkMedium;
   #lastArrival = 0;
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #cancelTimer: () => void = () => {};
   #delivering = false;
   #stopped = false;
   #idle: PromiseWithResolvers<void> | undefined;
 
-  constructor(link: Link, seed: number, end: PipeEnd) {
+  constructor(link: Link, way: "up" | "down", end: PipeEnd) {
     this.#link = link;
+    this.#direction = link.profile[way];
+    this.#medium = link.medium ?? new LinkMedium();
     this.#end = end;
-    this.#random = makeRandom(seed);
+    this.#random = makeRandom(2 * link.seed + (way === "up" ? 0 : 1));
   }
 
   /** True if another frame may enter. */
@@ -106,14 +162,30 @@ class Pipe {
     return !this.#stopped && this.#queuedBytes < this.#link.queueBytes;
   }
 
-  push(frame: Frame): void {
+  /** Takes a frame in, which is held back for some time first. */
+  push(frame: Frame, heldMs = 0): void {
     if (this.#stopped) return;
-    const { bytesPerMs, latencyMs, jitterMs } = this.#link;
-    this.#freeAt = Math.max(this.#freeAt, performance.now()) + frame.byteLength / bytesPerMs;
-    const arrivesAt = Math.max(this.#lastArrival, this.#freeAt + latencyMs + jitterMs * this.#random());
+    const { profile, clock } = this.#link;
+    const { latencyMs, jitterMs = 0, loss = 0 } = this.#direction;
+    const mtu = profile.mtuBytes ?? DEFAULT_MTU_BYTES;
+    let bytes = frame.byteLength;
+    let resends = 0;
+    // What was lost occupies the link again, and what is lost of that once more.
+    for (
+      let lost = drawCount(Math.ceil(frame.byteLength / mtu), loss, this.#random);
+      lost > 0;
+      lost = drawCount(lost, loss, this.#random)
+    ) {
+      bytes += lost * Math.min(mtu, frame.byteLength);
+      resends++;
+    }
+    const leavesAt = Math.max(this.#medium.freeAt, clock.now() + heldMs) + occupiedMs(this.#direction, bytes);
+    this.#medium.freeAt = leavesAt;
+    const delay = latencyMs + jitterMs * this.#random() + resends * resendMs(profile);
+    const arrivesAt = Math.max(this.#lastArrival, leavesAt + delay);
     this.#lastArrival = arrivesAt;
     this.#queuedBytes += frameCost(frame);
-    this.#waiting.push({ frame, leavesAt: this.#freeAt, arrivesAt });
+    this.#waiting.push({ frame, leavesAt, arrivesAt });
     this.#work();
   }
 
@@ -121,25 +193,27 @@ class Pipe {
   async drained(): Promise<void> {
     if (this.#waiting.length === 0 && !this.#delivering) return;
     const idle = this.#idle ??= Promise.withResolvers();
-    const limitMs = Math.max(0, this.#lastArrival - performance.now()) + CLOSE_GRACE_MS;
-    const timer = setTimeout(() => idle.resolve(), limitMs);
+    const { clock } = this.#link;
+    const giveUpAt = Math.max(clock.now(), this.#lastArrival) + CLOSE_GRACE_MS;
+    const cancel = clock.schedule(giveUpAt, () => idle.resolve());
     await idle.promise;
-    clearTimeout(timer);
+    cancel();
   }
 
   /** Drops everything. */
   stop(): void {
     this.#stopped = true;
     this.#waiting.length = 0;
-    clearTimeout(this.#timer);
+    this.#cancelTimer();
     if (!this.#delivering) this.#idle?.resolve();
   }
 
   #work(): void {
     // Nothing leaves the queue while the far end stands still, which fills it and holds the sender.
     if (this.#stopped || this.#delivering) return;
-    clearTimeout(this.#timer);
-    const now = performance.now();
+    this.#cancelTimer();
+    const { clock } = this.#link;
+    const now = clock.now();
     for (
       let next = this.#waiting[this.#leftCount];
       next && next.leavesAt <= now;
@@ -155,7 +229,7 @@ class Pipe {
       this.#hand(first.frame);
     } else if (first) {
       const leaving = this.#waiting[this.#leftCount]?.leavesAt ?? Infinity;
-      this.#timer = setTimeout(() => this.#continue(), Math.max(0, Math.min(first.arrivesAt, leaving) - now));
+      this.#cancelTimer = clock.schedule(Math.min(first.arrivesAt, leaving), () => this.#continue());
     } else {
       this.#idle?.resolve();
       this.#idle = undefined;
@@ -179,16 +253,20 @@ class Pipe {
 class LinkWire implements Wire {
   readonly #inner: Channel;
   readonly #channel: WireChannel;
-  readonly #queueBytes: number;
+  readonly #link: Link;
   readonly #outgoing: Pipe;
   readonly #incoming: Pipe;
+  readonly #cancelCut: () => void;
   #room = Promise.withResolvers<void>();
+  #deliveredAt: number;
 
   constructor(inner: Channel, channel: WireChannel, link: Link) {
     this.#inner = inner;
     this.#channel = channel;
-    this.#queueBytes = link.queueBytes;
-    this.#outgoing = new Pipe(link, link.seed, {
+    this.#link = link;
+    this.#deliveredAt = link.clock.now();
+    const [out, back] = link.side === "device" ? ["up", "down"] as const : ["down", "up"] as const;
+    this.#outgoing = new Pipe(link, out, {
       // No frame may be lost quietly: what cannot be handed on ends the channel.
       deliver: (frame) =>
         inner.send(frame).catch((error) => {
@@ -197,10 +275,15 @@ class LinkWire implements Wire {
         }),
       eased: () => channel.wake(),
     });
-    this.#incoming = new Pipe(link, link.seed + 1, {
-      deliver: (frame) => Promise.resolve(channel.deliver(frame)),
+    this.#incoming = new Pipe(link, back, {
+      deliver: (frame) => {
+        this.#deliveredAt = link.clock.now();
+        return Promise.resolve(channel.deliver(frame));
+      },
       eased: () => this.#room.resolve(),
     });
+    const cutAt = link.failures.nextCut(link.clock.now());
+    this.#cancelCut = cutAt === Infinity ? () => {} : link.clock.schedule(cutAt, () => this.#cut());
     this.#receiveAll();
   }
 
@@ -209,7 +292,13 @@ class LinkWire implements Wire {
   }
 
   write(frame: Frame): void {
-    this.#outgoing.push(frame);
+    const { clock, failures } = this.#link;
+    const now = clock.now();
+    // In virtual time whoever keeps account of the device's work makes it slow.
+    this.#outgoing.push(
+      frame,
+      clock.virtual ? 0 : (failures.slowness(now) - 1) * (now - this.#deliveredAt),
+    );
   }
 
   taken(): void {
@@ -218,14 +307,29 @@ class LinkWire implements Wire {
 
   async shutdown(reason: string): Promise<void> {
     await this.#outgoing.drained();
+    this.#stop();
+    await this.#inner.close(reason);
+  }
+
+  #stop(): void {
+    this.#cancelCut();
     this.#outgoing.stop();
     this.#incoming.stop();
     this.#room.resolve();
-    await this.#inner.close(reason);
+  }
+
+  /** The link is gone: what is under way is lost, and both ends are told. */
+  #cut(): void {
+    const reason = `the emulated link was cut at ${Math.round(this.#link.clock.now())} ms`;
+    this.#stop();
+    this.#channel.end({ clean: false, reason });
+    this.#channel.settle();
+    this.#inner.close(reason);
   }
 
   async #receiveAll(): Promise<void> {
     this.#inner.closed.then((info) => {
+      this.#cancelCut();
       this.#channel.endSending(info);
       this.#outgoing.stop();
     });
@@ -245,7 +349,7 @@ class LinkWire implements Wire {
   }
 
   #hasRoom(): boolean {
-    return this.#incoming.open && this.#channel.queuedBytes < this.#queueBytes;
+    return this.#incoming.open && this.#channel.queuedBytes < this.#link.queueBytes;
   }
 }
 
@@ -270,12 +374,18 @@ class LinkWire implements Wire {
  * ```
  *
  * @param channel The channel to slow down.
- * @param options Properties of the link.
+ * @param link What the link is like.
+ * @param options How it is emulated.
  * @returns The channel to use instead.
- * @throws {RangeError} If an option is out of range.
+ * @throws {RangeError} If a number is out of range.
+ * @throws {TypeError} If the profile is not one.
  */
-export function emulateLinkChannel(channel: Channel, options: LinkOptions): Channel {
-  return wrap(channel, Number.MAX_SAFE_INTEGER, readLink(options));
+export function emulateLinkChannel(
+  channel: Channel,
+  link: LinkOptions | LinkProfile,
+  options: EmulationOptions = {},
+): Channel {
+  return wrap(channel, Number.MAX_SAFE_INTEGER, readLink(link, options));
 }
 
 /**
@@ -298,24 +408,40 @@ export function emulateLinkChannel(channel: Channel, options: LinkOptions): Chan
  * assert(performance.now() - start >= 29);
  * ```
  *
- * @param transport The transport to slow down.
- * @param options Properties of the link.
+ * Failures of a profile count their times from this call. A channel whose link is cut ends on both
+ * sides, with the reason; until the link is back connecting fails.
+ *
+ * @param transport The transport to slow down; its connecting side is the device.
+ * @param link What the link is like.
+ * @param options How it is emulated.
  * @returns The transport to use instead.
- * @throws {RangeError} If an option is out of range.
+ * @throws {RangeError} If a number is out of range.
+ * @throws {TypeError} If the profile is not one.
  */
-export function emulateLink(transport: Transport, options: LinkOptions): Transport {
-  const link = readLink(options);
+export function emulateLink(
+  transport: Transport,
+  link: LinkOptions | LinkProfile,
+  options: EmulationOptions = {},
+): Transport {
+  const emulated = readLink(link, options);
+  const { clock, failures, profile } = emulated;
   const { name, flags } = transport;
 
   async function connect(options: WaitOptions = {}): Promise<Channel> {
+    const refuseIfGone = () => {
+      if (!failures.isGone(clock.now())) return;
+      throw new ChannelClosedError("Cannot connect as the emulated link must be there: it is cut");
+    };
+    refuseIfGone();
     const channel = await transport.connect(options);
     try {
-      await sleep(2 * link.latencyMs, options.signal);
+      await until(clock, clock.now() + profile.up.latencyMs + profile.down.latencyMs, options.signal);
+      refuseIfGone();
     } catch (error) {
       await channel.close();
       throw error;
     }
-    return wrap(channel, flags.maxFrameBytes, link);
+    return wrap(channel, flags.maxFrameBytes, emulated);
   }
 
   return { name: `${name} over an emulated link`, flags, connect };
@@ -326,16 +452,4 @@ function wrap(inner: Channel, maxFrameBytes: number, link: Link): Channel {
     { peer: inner.peer, maxFrameBytes },
     (channel) => new LinkWire(inner, channel, link),
   );
-}
-
-async function sleep(ms: number, signal: AbortSignal | undefined): Promise<void> {
-  signal?.throwIfAborted();
-  const { promise, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, ms);
-  const end = () => resolve();
-  signal?.addEventListener("abort", end, { once: true });
-  await promise;
-  clearTimeout(timer);
-  signal?.removeEventListener("abort", end);
-  signal?.throwIfAborted();
 }

@@ -29,7 +29,40 @@ export {
   type HttpTransportOptions,
 } from "./http.ts";
 export { type InProcessOptions, type InProcessPair, inProcessTransport } from "./in_process.ts";
-export { emulateLink, emulateLinkChannel, type LinkOptions } from "./link.ts";
+export {
+  type Clock,
+  realClock,
+  until,
+  type VirtualClock,
+  virtualClock,
+  type VirtualClockOptions,
+} from "./clock.ts";
+export {
+  emulateLink,
+  emulateLinkChannel,
+  type EmulationOptions,
+  LinkMedium,
+  type LinkOptions,
+} from "./link.ts";
+export {
+  type FrameRule,
+  type FrameWork,
+  type TwinDevice,
+  type TwinDeviceOptions,
+  TwinNetwork,
+  type TwinNetworkOptions,
+} from "./twin_network.ts";
+export {
+  simulate,
+  type SimulatedDevice,
+  type SimulatedDeviceResult,
+  type SimulatedModel,
+  type SimulatedStep,
+  simulateServerTuner,
+  type SimulationOptions,
+  type SimulationResult,
+  type SplitSimulationOptions,
+} from "./simulate.ts";
 export { type Authorize, requestToken, requireToken } from "./token.ts";
 export {
   type HandleOptions,

@@ -122,6 +122,8 @@ export interface EdgeServerOptions {
   readonly codecs?: readonly WireCodec[] | undefined;
   /** Most bytes of frames that may wait to be handled, see `PeerOptions`. @default {268435456} */
   readonly maxQueuedBytes?: number | undefined;
+  /** The clock of step times, in milliseconds; another one for runs in virtual time. @default {performance.now} */
+  readonly now?: (() => number) | undefined;
 }
 
 /** Longest time a peer may take to say hello, in milliseconds. */
@@ -146,7 +148,15 @@ export type RunSystem = "split" | "tensorParallel";
 /** Options of every server of a run. */
 export type RunServerOptions = Pick<
   EdgeServerOptions,
-  "fingerprint" | "settings" | "devices" | "run" | "timeoutMs" | "joinTimeoutMs" | "codecs" | "maxQueuedBytes"
+  | "fingerprint"
+  | "settings"
+  | "devices"
+  | "run"
+  | "timeoutMs"
+  | "joinTimeoutMs"
+  | "codecs"
+  | "maxQueuedBytes"
+  | "now"
 >;
 
 interface Hello {
@@ -447,6 +457,11 @@ export abstract class RunServer implements RunHandle {
     return this.#codec;
   }
 
+  /** The clock of step times, in milliseconds. */
+  protected get now(): () => number {
+    return this.#options.now ?? (() => performance.now());
+  }
+
   /** Aborted when the run is to end at once. */
   protected get signal(): AbortSignal {
     return this.#stop.signal;
@@ -556,12 +571,13 @@ export class EdgeServer extends RunServer {
     let statistics: HeadStatistics = {};
     let lastMask: Uint8Array | null = null;
     let step = 0;
+    const now = this.now;
     while (await this.mayGoOn()) {
       const before = this.counters(engine, remote, data);
-      const started = performance.now();
+      const started = now();
       const batch = await data.next(step);
       if (batch === null) return;
-      const pruneStarted = performance.now();
+      const pruneStarted = now();
       const beforeProbe = this.counters(engine, remote, data);
       let afterProbe = beforeProbe;
       let decision: PrunerDecision = { mask: new Uint8Array(layers * heads) };
@@ -590,7 +606,7 @@ export class EdgeServer extends RunServer {
           throw error;
         }
       }
-      const prune = performance.now() - pruneStarted;
+      const prune = now() - pruneStarted;
       const tokens = batch.batch * batch.length;
       const outcome = await runStep(ports, step, batch, decision.mask);
       const after = this.counters(engine, remote, data);
@@ -604,7 +620,7 @@ export class EdgeServer extends RunServer {
           mode: batch.mode,
           loss: outcome.loss,
           times: {
-            total: performance.now() - started,
+            total: now() - started,
             prune,
             readback: spent("readback"),
             codec: spent("codec"),

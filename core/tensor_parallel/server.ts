@@ -157,7 +157,7 @@ export class TensorParallelServer extends RunServer implements Disposable {
     let step = 0;
     while (await this.mayGoOn()) {
       const before = this.counters(engine, star, data);
-      const started = performance.now();
+      const started = this.now();
       const batch = await data.next(step);
       if (batch === null) return;
       this.#requireSize(batch, dataMember.peer);
@@ -172,7 +172,7 @@ export class TensorParallelServer extends RunServer implements Disposable {
           mode,
           loss,
           times: {
-            total: performance.now() - started,
+            total: this.now() - started,
             prune: 0,
             readback: after.readback - before.readback,
             codec: after.codec - before.codec,

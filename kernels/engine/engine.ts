@@ -49,6 +49,8 @@ export interface EngineStats extends PoolStats {
   submits: number;
   /** Readbacks so far. */
   readbacks: number;
+  /** Readbacks under way: asked for and not yet there. */
+  pendingReads: number;
   /** Milliseconds spent waiting for readbacks so far. */
   readbackMs: number;
   /** Bind groups kept for use again. */
@@ -107,6 +109,7 @@ export class Engine implements Disposable {
     dispatches: 0,
     submits: 0,
     readbacks: 0,
+    pendingReads: 0,
     readbackMs: 0,
     bindGroups: 0,
     pipelines: 0,
@@ -316,6 +319,15 @@ export class Engine implements Disposable {
    * @throws {GpuError} If any earlier work failed.
    */
   async read(tensors: readonly Tensor[]): Promise<Float32Array<ArrayBuffer>[]> {
+    this.#stats.pendingReads++;
+    try {
+      return await this.#read(tensors);
+    } finally {
+      this.#stats.pendingReads--;
+    }
+  }
+
+  async #read(tensors: readonly Tensor[]): Promise<Float32Array<ArrayBuffer>[]> {
     const started = performance.now();
     let bytes = 0;
     for (const tensor of tensors) bytes += tensor.bytes;

@@ -88,6 +88,15 @@ testForms("an engine returns to the same figures after every step", async (engin
   assert(after.dispatches > before.dispatches && after.submits > before.submits);
 });
 
+testForms("readbacks under way are counted", async (engine) => {
+  using x = engine.zeros(3, 3);
+  assertEquals(engine.stats.pendingReads, 0);
+  const reading = [engine.read([x]), engine.idle()];
+  assertEquals(engine.stats.pendingReads, 2);
+  await Promise.all(reading);
+  assertEquals(engine.stats.pendingReads, 0);
+});
+
 testForms("a tensor takes over the memory of one that was disposed", (engine) => {
   const a = engine.tensor(5, 6);
   const memory = a.buffer.id;

@@ -82,12 +82,11 @@ for (const mode of ["slice", "full"] as const) {
         capacities: [2, 1, 1],
         pruner: greedyPruner({ warmupSteps: 1 }),
         wrap: (channel) =>
-          emulateLinkChannel(channel, {
-            bandwidthBytesPerSecond: 1e9,
-            latencyMs: 0.5,
-            jitterMs: 4,
-            seed: seed++,
-          }),
+          emulateLinkChannel(
+            channel,
+            { bandwidthBytesPerSecond: 1e9, latencyMs: 0.5, jitterMs: 4 },
+            { seed: seed++ },
+          ),
       });
     const [first, second] = [await run(), await run()];
     assertEquals(first.losses, second.losses);

@@ -1,0 +1,83 @@
+/**
+ * Links, compute models and tables of programs that simulate or plan.
+ *
+ * @module
+ */
+
+import {
+  checkCompute,
+  type ComputeModel,
+  LINK_PROFILES,
+  type LinkProfile,
+  readLinkProfile,
+  TYPICAL_COMPUTE,
+} from "@edgetuner/core";
+import { UsageError } from "./flags.ts";
+
+/** Help of a flag that takes a link. */
+export const LINK_HELP = `link of every device: ${Object.keys(LINK_PROFILES).join(", ")}, or a JSON file`;
+
+/** Help of a flag that takes a compute model. */
+export const COMPUTE_HELP = "how fast all parties compute: typical, or a JSON file";
+
+/**
+ * The link of a flag: a name, or a file with a profile.
+ *
+ * @throws {UsageError} If it is neither, or the file holds no profile.
+ */
+export async function linkOf(flag: string): Promise<LinkProfile> {
+  return await explained(
+    "--link",
+    async () =>
+      readLinkProfile(
+        Object.hasOwn(LINK_PROFILES, flag) || !flag.includes(".") ? flag : await readJson(flag),
+      ),
+  );
+}
+
+/**
+ * The compute model of a flag: `typical`, or a file with one.
+ *
+ * @throws {UsageError} If the file holds none.
+ */
+export async function computeOf(flag: string): Promise<ComputeModel> {
+  if (flag === "typical") return TYPICAL_COMPUTE;
+  return await explained("--compute", async () => checkCompute(await readJson(flag) as ComputeModel));
+}
+
+async function readJson(file: string): Promise<unknown> {
+  return JSON.parse(await Deno.readTextFile(file));
+}
+
+async function explained<T>(flag: string, read: () => Promise<T>): Promise<T> {
+  try {
+    return await read();
+  } catch (cause) {
+    throw new UsageError(`${flag}: ${(cause as Error).message}`);
+  }
+}
+
+/** Whole numbers from a list such as "1,2,4". */
+export function integersOf(flag: string, list: string): number[] {
+  const numbers = list.split(",").map(Number);
+  if (numbers.length === 0 || numbers.some((n) => !Number.isInteger(n) || n < 1)) {
+    throw new UsageError(
+      `Cannot use --${flag} as it must be whole numbers from 1, with commas between: current value is "${list}"`,
+    );
+  }
+  return numbers;
+}
+
+/** Seconds with three digits that count. */
+export function seconds(ms: number): string {
+  return (ms / 1000).toPrecision(3);
+}
+
+/** Lines of a table: the first row is its head, the first column is left-aligned. */
+export function table(rows: readonly (readonly string[])[]): string[] {
+  const widths = rows[0]!.map((_, c) => Math.max(...rows.map((row) => row[c]?.length ?? 0)));
+  return rows.map((row) =>
+    row.map((cell, c) => c === 0 ? cell.padEnd(widths[c]!) : cell.padStart(widths[c] ?? 0)).join("  ")
+      .trimEnd()
+  );
+}

@@ -1,0 +1,445 @@
+import {
+  ChannelClosedError,
+  checkCompute,
+  type ComputeModel,
+  DEFAULT_LORA,
+  EdgeServer,
+  gpt2Config,
+  Gpt2Ends,
+  Gpt2Layers,
+  initialWeights,
+  LINK_PROFILES,
+  type LinkProfile,
+  measureCompute,
+  plan,
+  type Pruner,
+  runUserDevice,
+  segmentMs,
+  wholeStepWork,
+} from "@edgetuner/core";
+import { Engine } from "@edgetuner/kernels";
+import { noPruner } from "@edgetuner/plugins";
+import {
+  type FrameRule,
+  simulate,
+  type SimulatedDevice,
+  simulateServerTuner,
+  type SplitSimulationOptions,
+  TwinNetwork,
+  virtualClock,
+} from "@edgetuner/transport";
+import { assert, assertAlmostEquals, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
+import { BATCH, keepAll, LOSS, TinyGpt2, tinySettings, trainLocally } from "../support/tiny_model.ts";
+import {
+  dataSide,
+  expectedBytesByKind,
+  maskOf,
+  scriptedPruner,
+  serverOptions,
+  tensorBytesByKind,
+} from "./_session.ts";
+
+const engine = await Engine.create();
+const tiny = new TinyGpt2(engine);
+const model = { engine, layers: tiny.layers, ends: tiny.ends };
+
+const ROUGH: LinkProfile = {
+  name: "rough",
+  up: { bandwidthMbit: 5, latencyMs: 12, jitterMs: 6, loss: 0.01 },
+  down: { bandwidthMbit: 20, latencyMs: 8, jitterMs: 3 },
+};
+const COMPUTE: ComputeModel = {
+  edgeServer: { gflops: 20, overheadMs: 0.5 },
+  device: { gflops: 1, overheadMs: 1 },
+};
+const MASKS = ["0100 1111 0000", "0000 0110 1010", "1111 0011 0101"].map(maskOf);
+
+function options(more: Partial<SplitSimulationOptions> = {}): SplitSimulationOptions {
+  return {
+    model,
+    settings: tinySettings("slice", 4),
+    batches: () => BATCH,
+    loss: LOSS,
+    devices: 3,
+    pruner: noPruner(),
+    link: ROUGH,
+    compute: COMPUTE,
+    ...more,
+  };
+}
+
+Deno.test("the same seed and compute model give the same times, losses and bytes to the last bit", async () => {
+  const pruner = () => scriptedPruner(MASKS, ["gradientNorm"]);
+  const { tensors } = engine.stats;
+  const [a, b] = [
+    await simulate(options({ pruner: pruner() })),
+    await simulate(options({ pruner: pruner() })),
+  ];
+  assertEquals(a.error, null);
+  assertEquals({ ...b, edgeMemoryBytes: 0 }, { ...a, edgeMemoryBytes: 0 });
+  assertEquals(engine.stats.tensors, tensors, "nothing is left behind");
+  const other = await simulate(options({ pruner: pruner(), linkSeed: 2 }));
+  assert(other.totalMs !== a.totalMs);
+  assertEquals(other.steps.map((s) => s.loss), a.steps.map((s) => s.loss));
+});
+
+Deno.test("no time of the wall is spent on the links", async () => {
+  const far = { ...ROUGH, up: { ...ROUGH.up, latencyMs: 60_000 } };
+  const start = performance.now();
+  const run = await simulate(options({ link: far }));
+  assertEquals(run.error, null);
+  assert(run.totalMs > 20 * 60_000, `${run.totalMs} ms`);
+  assert(performance.now() - start < 15_000);
+});
+
+Deno.test("a simulated run is a real one: losses as on one machine, bytes as the formula has them", async () => {
+  const settings = tinySettings("full", 3);
+  const reference = await trainLocally(tiny, settings, keepAll(3));
+  let modules = 0;
+  const run = await simulate(options({
+    settings,
+    devices: [{ capacity: 2 }, { capacity: 1, speed: 0.5 }, { capacity: 1 }],
+    evaluation: [BATCH],
+    onTrained: (trained) => void (modules = trained.length),
+  }));
+  assertEquals(modules, 3);
+  run.steps.forEach(({ loss }, i) => assertAlmostEquals(loss!, reference.losses[i]!, 1e-4));
+  assert(run.evaluation!.after < run.evaluation!.before);
+  assertEquals(
+    [...tensorBytesByKind(run.ledger)].sort(),
+    [...expectedBytesByKind(run.steps, settings, [2, 1, 1], 0)].sort(),
+  );
+  assertEquals(run.devices.map((d) => d.range!.count), [2, 1, 1]);
+  assert(run.devices[1]!.computeMs > 1.5 * run.devices[2]!.computeMs, "half as fast takes twice as long");
+});
+
+Deno.test("ServerTuner in virtual time: the same losses, no bytes, the sum of its work", async () => {
+  const settings = tinySettings("full", 3);
+  const reference = await trainLocally(tiny, settings, keepAll(3));
+  const { batches, compute } = options();
+  const run = await simulateServerTuner({ model, settings, batches, loss: LOSS, compute: compute! });
+  assertEquals(run.steps.map((s) => s.loss), [...reference.losses]);
+  assertEquals(run.bytesPerStep, 0);
+  assertEquals(run.msPerStep, run.steps[0]!.edgeComputeMs);
+  assert(run.msPerStep > 0);
+});
+
+Deno.test("virtual and real time agree within 10 % where links dominate", async () => {
+  const settings = tinySettings("slice", 4);
+  const compute = await measureCompute({
+    layers: tiny.layers,
+    ends: tiny.ends,
+    settings,
+    batch: BATCH,
+    loss: LOSS,
+  });
+  const link: LinkProfile = {
+    name: "slow",
+    up: { bandwidthMbit: 2, latencyMs: 50, jitterMs: 10, loss: 0.002 },
+    down: { bandwidthMbit: 4, latencyMs: 50, jitterMs: 10 },
+  };
+  const common = options({ settings, link, compute, devices: 2 });
+  const virtual = await simulate(common);
+  const ratios: number[] = [];
+  // A busy machine makes real steps late, never early: the quickest one says most.
+  for (let attempt = 0; attempt < 3; attempt++) {
+    const real = await simulate({ ...common, realTime: true });
+    assertEquals(real.error, null);
+    assertEquals(real.steps.map((s) => s.loss), virtual.steps.map((s) => s.loss));
+    ratios.push(...real.steps.map((s, i) => s.times.total / virtual.steps[i]!.times.total));
+    const quickest = Math.min(...ratios);
+    assert(quickest > 0.9, ratios.join());
+    if (quickest < 1.1) return;
+  }
+  throw new Error(`Real steps take ${ratios.join(", ")} times as long as virtual ones`);
+});
+
+Deno.test("measureCompute() times every segment and leaves nothing behind", async () => {
+  const names = "norm qkv rest restBackward qkvBackward embed loss headsForward headsBackward update".split(
+    " ",
+  );
+  const { length } = BATCH;
+  const one = {
+    tokens: BATCH.tokens.subarray(0, length),
+    targets: BATCH.targets.subarray(0, length),
+    mask: BATCH.mask.subarray(0, length),
+    batch: 1,
+    length,
+  };
+  for (const [mode, batch] of [["slice", BATCH], ["full", one]] as const) {
+    const settings = tinySettings(mode, 2);
+    const before = engine.stats.tensors;
+    const compute = await measureCompute({
+      layers: tiny.layers,
+      ends: tiny.ends,
+      settings,
+      batch,
+      rounds: 3,
+    });
+    assertEquals(engine.stats.tensors, before);
+    assertEquals(Object.keys(compute.edgeServer.segments!).sort(), names.toSorted());
+    assertEquals(checkCompute(JSON.parse(JSON.stringify(compute))), compute);
+    const size = {
+      model: { layers: 3, heads: 4, hidden: 48, vocabulary: tiny.layers.config.vocab_size },
+      lora: settings.lora,
+      length,
+    };
+    for (const segment of wholeStepWork(size, 26, 20)) {
+      const ms = segmentMs(compute.edgeServer, segment);
+      assert(ms > 0 && ms < 1000, `${segment.name}: ${ms} ms`);
+    }
+  }
+});
+
+Deno.test("as many devices as heads, and one more", async () => {
+  const one = await simulate(options({ devices: 1, settings: tinySettings("slice", 2) }));
+  const four = await simulate(options({ devices: 4, settings: tinySettings("slice", 2) }));
+  assertEquals(four.devices.map((d) => d.range!.count), [1, 1, 1, 1]);
+  assert(four.msPerStep < one.msPerStep, "four links carry more than one");
+  await assertRejects(() => simulate(options({ devices: 5 })), RangeError, "from 1 to 4 (heads per layer)");
+  await assertRejects(
+    () => simulate(options({ devices: [{ data: true }, { data: true }] })),
+    TypeError,
+    "one data device",
+  );
+});
+
+Deno.test("64 devices, each with one head", async () => {
+  const config = gpt2Config({ n_layer: 2, n_head: 64, n_embd: 256, vocab_size: 32, n_positions: 8 });
+  const weights = initialWeights(config, 1);
+  using layers = new Gpt2Layers(engine, config, weights);
+  using ends = new Gpt2Ends(engine, config, weights);
+  const tokens = Uint32Array.from({ length: 8 }, (_, i) => i);
+  const batch = { tokens, targets: tokens, mask: new Float32Array(8).fill(1), batch: 1, length: 8 };
+  const run = await simulate(options({
+    model: { engine, layers, ends },
+    settings: tinySettings("slice", 2),
+    batches: () => batch,
+    devices: 64,
+  }));
+  assertEquals(run.error, null);
+  assertEquals(
+    run.devices.map(({ range }) => range),
+    Array.from({ length: 64 }, (_, first) => ({ first, count: 1 })),
+  );
+  assertEquals(run.steps.map(({ kept }) => kept), [[64, 64], [64, 64]]);
+});
+
+Deno.test("a data device of its own, without heads, on another link", async () => {
+  const run = await simulate(options({
+    devices: [{ capacity: 0, data: true, link: { ...ROUGH, name: "its own" } }, {}, {}],
+    pruner: scriptedPruner(MASKS),
+  }));
+  assertEquals(run.error, null);
+  assertEquals(run.devices.map((d) => d.range?.count ?? 0), [0, 2, 2]);
+  assert(run.devices[0]!.computeMs > 0);
+});
+
+Deno.test("a cut link ends the run with a typed error on both sides", async () => {
+  const link = { ...ROUGH, failures: [{ device: 1, goneMs: 400 }] };
+  const run = await simulate(options({ link, settings: tinySettings("slice", 50) }));
+  assertInstanceOf(run.error, ChannelClosedError);
+  assert(run.error.message.includes('device "device 002"'), run.error.message);
+  assert(run.error.message.includes("cut at 400 ms"), run.error.message);
+  for (const { error } of run.devices) assertInstanceOf(error, ChannelClosedError);
+  assert((run.devices[1]!.error as Error).message.includes("cut at 400 ms"));
+  assert(run.steps.length > 0 && run.steps.length < 50, "what was done stays");
+  assert(run.devices.every((d) => d.steps === run.steps.length || d.steps === run.steps.length + 1));
+});
+
+Deno.test("a cut link before the start, and in real time", async () => {
+  const early = await simulate(options({ link: { ...ROUGH, failures: [{ goneMs: 1 }] } }));
+  assertInstanceOf(early.error, ChannelClosedError);
+  assertEquals(early.steps.length, 0);
+  assert(early.devices.every((d) => d.error !== null));
+  const real = await simulate(options({
+    link: { ...ROUGH, failures: [{ device: 0, goneMs: 1000 }] },
+    settings: tinySettings("slice", 500),
+    realTime: true,
+  }));
+  assertInstanceOf(real.error, ChannelClosedError);
+});
+
+Deno.test("a slow device makes the steps of its time slow", async () => {
+  const quick = await simulate(options({ settings: tinySettings("slice", 8) }));
+  const from = quick.totalMs / 3;
+  const link = { ...ROUGH, failures: [{ device: 2, slow: { factor: 50, fromMs: from, toMs: 2 * from } }] };
+  const run = await simulate(options({ link, settings: tinySettings("slice", 8) }));
+  assertEquals(run.error, null);
+  const slower = run.steps.map((s, i) => s.times.total / quick.steps[i]!.times.total);
+  assert(slower[0]! < 1.01 && slower.at(-1)! < 1.01, slower.join());
+  assert(Math.max(...slower) > 1.5, slower.join());
+});
+
+Deno.test("a rule charges work for frames that the timelines do not know", async () => {
+  const plain = await simulate(options());
+  const rule: FrameRule = (frame, { device, direction, size }) => {
+    if (device !== null || direction !== "received") return null;
+    assertEquals([frame.kind, size.length], ["loss", 13]);
+    return { before: [{ name: "sum", flops: 1e6 }] };
+  };
+  const run = await simulate(options({ rules: { loss: rule } }));
+  // One loss a step at 0.5 ms and 1 MFLOP at 20 GFLOP/s.
+  assertAlmostEquals(
+    run.steps.reduce((sum, s) => sum + s.edgeComputeMs, 0) -
+      plain.steps.reduce((sum, s) => sum + s.edgeComputeMs, 0),
+    4 * (0.5 + 0.05),
+    1e-6,
+  );
+});
+
+Deno.test("a rule takes the place of a kind's usual work, before and after it is sent", async () => {
+  const plain = await simulate(options());
+  // Every exchange of the way forward: 30 ms before it for all devices together, and 40 ms beside it.
+  const work = { name: "own", flops: 0 };
+  const compute = {
+    ...COMPUTE,
+    edgeServer: {
+      gflops: 20,
+      overheadMs: 0.5,
+      segments: { own: { gflops: 1, overheadMs: 30 }, side: { gflops: 1, overheadMs: 40 } },
+    },
+  };
+  const rules: Record<string, FrameRule> = {
+    input: (_, { device, direction }) =>
+      device === null && direction === "sent" ? { before: [work], after: [{ ...work, name: "side" }] } : null,
+  };
+  const run = await simulate(options({ compute, rules }));
+  assertEquals(run.error, null);
+  run.steps.forEach(({ times, edgeComputeMs }, i) => {
+    const extra = edgeComputeMs - plain.steps[i]!.edgeComputeMs;
+    // What the layers usually take is made up for before h_L leaves, so all of this is on top.
+    assertAlmostEquals(extra, 3 * 70, 1e-6);
+    // The 40 ms pass while the devices are waited for, of which the links alone take 20.
+    const longer = times.total - plain.steps[i]!.times.total;
+    assert(longer > 3 * 30 && longer < 3 * (30 + 20), `${longer} ms`);
+  });
+});
+
+Deno.test("a step's virtual time is that of the edge server's own chain of work and waits", async () => {
+  // No bandwidth, latency or jitter to speak of and free devices: what remains is the edge server's work.
+  const ideal = { bandwidthMbit: 1e6, latencyMs: 0 };
+  const run = await simulate(options({
+    link: { name: "ideal", up: ideal, down: ideal },
+    compute: { edgeServer: { gflops: 1, overheadMs: 0 }, device: { gflops: 1e9, overheadMs: 0 } },
+  }));
+  for (const { times, edgeComputeMs } of run.steps) {
+    assertAlmostEquals(times.total, edgeComputeMs, 0.02 * edgeComputeMs);
+    assertEquals([times.readback, times.codec], [0, 0]);
+  }
+});
+
+Deno.test("TwinNetwork carries a run that is put together by hand", async () => {
+  using clock = virtualClock({ busy: () => engine.stats.pendingReads > 0 });
+  const hold = clock.hold();
+  const settings = tinySettings("slice", 2);
+  const { n_layer, n_head, n_embd, vocab_size } = tiny.layers.config;
+  const size = {
+    model: { layers: n_layer, heads: n_head, hidden: n_embd, vocabulary: vocab_size },
+    lora: DEFAULT_LORA,
+  };
+  await using network = new TwinNetwork({ size, compute: COMPUTE, clock });
+  const server = new EdgeServer(
+    serverOptions(tiny, settings, { now: () => network.edgeNow(), pruner: noPruner() as Pruner }),
+  );
+  const { device, edge, computeMs } = await network.connect({ link: ROUGH });
+  void server.join(edge);
+  const result = runUserDevice({ engine, channel: device, name: "a", capacity: 1, data: dataSide(tiny, 2) });
+  const running = server.start();
+  hold[Symbol.dispose]();
+  await running;
+  const { error, steps, modules } = await result;
+  modules![Symbol.dispose]();
+  assertEquals([error, steps], [null, 2]);
+  assert(computeMs() > 0 && network.edgeComputeMs() > 0);
+  assert(server.latest!.times.total > 6 * 20, "six round trips of 20 ms");
+  await assertRejects(() => network.connect({ link: ROUGH, speed: 0 }), RangeError, "speed");
+});
+
+/** Pruned and unpruned, slice and full, alike and unlike devices. */
+const PLANNED: readonly {
+  readonly name: string;
+  readonly mode: "slice" | "full";
+  readonly mask: Uint8Array;
+  readonly devices: readonly SimulatedDevice[];
+  readonly link: LinkProfile;
+  readonly compute: ComputeModel;
+}[] = [
+  {
+    name: "compute counts, no pruning",
+    mode: "slice",
+    mask: maskOf("0000 0000 0000"),
+    devices: [{ capacity: 2 }, { speed: 0.5 }, {}],
+    link: { ...ROUGH, up: { ...ROUGH.up, loss: 0 } },
+    compute: { edgeServer: { gflops: 0.1, overheadMs: 2 }, device: { gflops: 0.05, overheadMs: 3 } },
+  },
+  {
+    name: "links count, half the heads",
+    mode: "slice",
+    mask: maskOf("0101 0011 1010"),
+    devices: [{}, {}],
+    link: LINK_PROFILES.lte,
+    compute: COMPUTE,
+  },
+  {
+    name: "a layer pruned whole, and the lowest one too",
+    mode: "full",
+    mask: maskOf("1111 0011 1111"),
+    devices: [{}, {}, {}, {}],
+    link: LINK_PROFILES.dsl,
+    compute: COMPUTE,
+  },
+  {
+    name: "a narrow link that all share",
+    mode: "slice",
+    mask: maskOf("0000 0010 0000"),
+    devices: [{ capacity: 2 }, {}, { speed: 0.3 }],
+    link: {
+      name: "radio",
+      shared: true,
+      up: { bandwidthMbit: 1, latencyMs: 2, jitterMs: 2 },
+      down: { bandwidthMbit: 2, latencyMs: 2 },
+    },
+    compute: COMPUTE,
+  },
+  {
+    name: "a fast link",
+    mode: "full",
+    mask: maskOf("0110 0000 0001"),
+    devices: [{}],
+    link: LINK_PROFILES["lan-1g"],
+    compute: COMPUTE,
+  },
+];
+
+for (const { name, mode, mask, devices, link, compute } of PLANNED) {
+  Deno.test(`plan() forecasts the twin: seconds within 5 %, bytes exactly: ${name}`, async () => {
+    // Enough steps for what links draw to come near its mean.
+    const settings = tinySettings(mode, 24);
+    const pruner = scriptedPruner([mask], ["gradientNorm"]);
+    const run = await simulate(options({ settings, devices, link, compute, pruner }));
+    assertEquals(run.error, null);
+    const { n_layer, n_head, n_embd, vocab_size } = tiny.layers.config;
+    const forecast = plan({
+      model: { layers: n_layer, heads: n_head, hidden: n_embd, vocabulary: vocab_size },
+      batch: BATCH.batch,
+      length: BATCH.length,
+      devices,
+      lora: settings.lora,
+      mask,
+      link,
+      compute,
+      statistics: 1,
+      counted: BATCH.mask.reduce((a, b) => a + b, 0) / BATCH.mask.length,
+      sharesLoss: true,
+    });
+    assertAlmostEquals(forecast.msPerStep, run.msPerStep, 0.05 * run.msPerStep);
+    const tensors = [...tensorBytesByKind(run.ledger).values()].reduce((a, b) => a + b, 0);
+    assertEquals(24 * forecast.tensorBytes, tensors);
+    assertAlmostEquals(forecast.frameBytes, run.bytesPerStep, 0.02 * run.bytesPerStep);
+    // The first steps wait for nothing that the later ones have not waited for.
+    assertAlmostEquals(forecast.edgeComputeMs, run.steps[5]!.edgeComputeMs, 1e-6 * forecast.edgeComputeMs);
+    const counts = run.devices.map((d) => d.range!.count);
+    assertEquals(forecast.headsPerDevice, counts);
+  });
+}
