@@ -39,7 +39,7 @@ export function realClock(): Clock {
 export interface VirtualClockOptions {
   /**
    * True while real work is under way that the clock cannot see by itself, such as results of a GPU
-   * that were asked for: `() => engine.stats.pendingReads > 0`.
+   * that were asked for: `() => engine.stats.pending > 0`.
    *
    * @default {never}
    */

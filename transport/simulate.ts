@@ -164,7 +164,7 @@ export async function simulate(options: SplitSimulationOptions): Promise<Simulat
   const devices = devicesOf(options.devices);
   checkEvaluation(options);
   using clock = realTime ? null : virtualClock({
-    busy: () => engine.stats.pendingReads + deviceEngine.stats.pendingReads > 0,
+    busy: () => engine.stats.pending + deviceEngine.stats.pending > 0,
   });
   // No time passes while the simulation is put together.
   const hold = clock?.hold();

@@ -49,8 +49,8 @@ export interface EngineStats extends PoolStats {
   submits: number;
   /** Readbacks so far. */
   readbacks: number;
-  /** Readbacks under way: asked for and not yet there. */
-  pendingReads: number;
+  /** Readbacks and turns under way: while there are any, work goes on by itself. */
+  pending: number;
   /** Milliseconds spent waiting for readbacks so far. */
   readbackMs: number;
   /** Bind groups kept for use again. */
@@ -109,7 +109,7 @@ export class Engine implements Disposable {
     dispatches: 0,
     submits: 0,
     readbacks: 0,
-    pendingReads: 0,
+    pending: 0,
     readbackMs: 0,
     bindGroups: 0,
     pipelines: 0,
@@ -319,11 +319,24 @@ export class Engine implements Disposable {
    * @throws {GpuError} If any earlier work failed.
    */
   async read(tensors: readonly Tensor[]): Promise<Float32Array<ArrayBuffer>[]> {
-    this.#stats.pendingReads++;
+    this.#stats.pending++;
     try {
       return await this.#read(tensors);
     } finally {
-      this.#stats.pendingReads--;
+      this.#stats.pending--;
+    }
+  }
+
+  /**
+   * Lets the event loop turn once, so that what was sent leaves before this thread waits for the GPU
+   * again. Use it instead of a timer: whoever must know whether work goes on finds it in `stats`.
+   */
+  async turn(): Promise<void> {
+    this.#stats.pending++;
+    try {
+      await new Promise((resolve) => setTimeout(resolve, 0));
+    } finally {
+      this.#stats.pending--;
     }
   }
 

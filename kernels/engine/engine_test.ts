@@ -88,13 +88,16 @@ testForms("an engine returns to the same figures after every step", async (engin
   assert(after.dispatches > before.dispatches && after.submits > before.submits);
 });
 
-testForms("readbacks under way are counted", async (engine) => {
+testForms("readbacks and turns under way are counted", async (engine) => {
   using x = engine.zeros(3, 3);
-  assertEquals(engine.stats.pendingReads, 0);
-  const reading = [engine.read([x]), engine.idle()];
-  assertEquals(engine.stats.pendingReads, 2);
+  assertEquals(engine.stats.pending, 0);
+  let turned = false;
+  const reading = [engine.read([x]), engine.idle(), engine.turn().then(() => void (turned = true))];
+  assertEquals(engine.stats.pending, 3);
+  await null;
+  assert(!turned);
   await Promise.all(reading);
-  assertEquals(engine.stats.pendingReads, 0);
+  assertEquals(engine.stats.pending, 0);
 });
 
 testForms("a tensor takes over the memory of one that was disposed", (engine) => {

@@ -330,7 +330,7 @@ Deno.test("a step's virtual time is that of the edge server's own chain of work 
 });
 
 Deno.test("TwinNetwork carries a run that is put together by hand", async () => {
-  using clock = virtualClock({ busy: () => engine.stats.pendingReads > 0 });
+  using clock = virtualClock({ busy: () => engine.stats.pending > 0 });
   const hold = clock.hold();
   const settings = tinySettings("slice", 2);
   const { n_layer, n_head, n_embd, vocab_size } = tiny.layers.config;
