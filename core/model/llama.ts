@@ -244,7 +244,7 @@ export class LlamaLayers implements BaseLayers {
    * @param engine Where.
    * @param config Shape of the model.
    * @param weights The checkpoint.
-   * @throws {CheckpointError} If a weight is missing or has another shape.
+   * @throws {CheckpointError} If a weight is missing, has another shape, or is one too many.
    */
   constructor(engine: Engine, config: LlamaConfig, weights: NamedArrays) {
     this.config = config;
@@ -275,6 +275,7 @@ export class LlamaLayers implements BaseLayers {
         down: linear("mlp.down_proj", d, f, mlp_bias),
       };
     });
+    reader.refuseOtherLayerWeights();
   }
 
   /** Shape of the layers. */

@@ -81,7 +81,8 @@ export function modelShape(config: ModelConfig): BaseShape {
 /**
  * Puts a model's layers on the GPU, frozen.
  *
- * @throws {CheckpointError} If a weight is missing or has another shape.
+ * @throws {CheckpointError} If a weight is missing or has another shape, or, beside GPT-2, if the layers hold a
+ * weight that the family and configuration have no use for.
  */
 export function loadLayers(engine: Engine, { config, weights }: Checkpoint): BaseLayers {
   return new (familyOf(config).layers)(engine, config, weights);

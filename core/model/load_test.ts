@@ -216,6 +216,12 @@ for (const name of ["llama", "llama_grouped", "opt"] as const) {
       shape: [4, 32],
       data: new Float32Array(128),
     }]]);
+    load(withBuffer)();
+    const norm = k.replace("k_proj", "q_norm.weight"); // as in families with norms of Q and K
+    const more = new Map([...folder.weights, [norm, buffer]]);
+    assertThrows(load(more), CheckpointError, `they hold "${norm}"`);
+    const deeper = new Map([...folder.weights, [`${k.replace("layers.1", "layers.2")}.weight`, buffer]]);
+    assertThrows(load(deeper), CheckpointError, "layers.2.");
     assertThrows(load(narrow), CheckpointError, "it is [4,32]");
     assertEquals(engine.stats.tensors, before, "nothing is left of a model that does not fit");
   });

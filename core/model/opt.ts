@@ -121,7 +121,7 @@ export class OptLayers implements BaseLayers {
    * @param engine Where.
    * @param config Shape of the model.
    * @param weights The checkpoint.
-   * @throws {CheckpointError} If a weight is missing or has another shape.
+   * @throws {CheckpointError} If a weight is missing, has another shape, or is one too many.
    */
   constructor(engine: Engine, config: OptConfig, weights: NamedArrays) {
     this.config = config;
@@ -151,6 +151,7 @@ export class OptLayers implements BaseLayers {
         down: linear("fc2", d, f),
       };
     });
+    reader.refuseOtherLayerWeights();
   }
 
   /** Shape of the layers. */

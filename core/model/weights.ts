@@ -85,12 +85,16 @@ export class ConfigFields {
   }
 }
 
+/** Angles of positions, which some files hold though they follow from the configuration. */
+const COMPUTED = /\.rotary_emb\.inv_freq$/;
+
 /** Weights of a checkpoint, put on the GPU as frozen parameters. If one does not fit, all are freed again. */
 export class WeightReader {
   readonly #engine: Engine;
   readonly #weights: NamedArrays;
   readonly #prefixes: readonly string[];
   readonly #made: Parameter[] = [];
+  readonly #used = new Set<string>();
 
   /**
    * Takes a checkpoint.
@@ -126,6 +130,21 @@ export class WeightReader {
     return this.#parameter(found, parts.reduce((sum, [, n]) => sum + n, 0));
   }
 
+  /**
+   * Refuses a checkpoint whose layers hold what was not asked for: the model would compute something else.
+   *
+   * @throws {CheckpointError} If there is such a weight.
+   */
+  refuseOtherLayerWeights(): void {
+    for (const name of this.#weights.keys()) {
+      if (!/(^|\.)layers\.\d+\./.test(name) || this.#used.has(name) || COMPUTED.test(name)) continue;
+      disposeAll(this.#made);
+      throw new CheckpointError(
+        `Cannot load the model as its layers must hold the weights of its family and configuration alone: they hold "${name}"`,
+      );
+    }
+  }
+
   #parameter(parts: readonly Found[], columns: number): Parameter {
     const name = parts.map((part) => part.name).join(" + ");
     const data = join(parts.map((part) => part.data));
@@ -148,6 +167,7 @@ export class WeightReader {
         `Cannot load the model as "${key}" must be [${shape}]: it is [${found.shape}]`,
       );
     }
+    this.#used.add(key);
     return { name: key, data: found.data };
   }
 }
