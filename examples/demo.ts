@@ -66,10 +66,10 @@ async function main(): Promise<number> {
     capacities: text("LIST", "8,5,3", "capacities of the devices; the first one is the data device"),
     steps: integer("N", 400, "training steps", { min: 1 }),
     batch: integer("N", 8, "sequences per step", { min: 1 }),
-    length: integer("N", 96, "tokens per sequence", { min: 2 }),
+    length: integer("N", 80, "tokens per sequence", { min: 2 }),
     pruner: text("NAME", "greedy", "none, greedy, random, or a module"),
-    tau: number("X", 0.7, "greedy: share of a layer's importance to keep", { min: 0, max: 1 }),
-    eta: number("X", 0.4, "greedy: share of pruned heads above which a layer is pruned whole", {
+    tau: number("X", 0.9, "greedy: share of a layer's importance to keep", { min: 0, max: 1 }),
+    eta: number("X", 0.6, "greedy: share of pruned heads above which a layer is pruned whole", {
       min: 0,
       max: 1,
     }),
