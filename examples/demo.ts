@@ -22,6 +22,7 @@ import { curve, headMap } from "./_support/picture.ts";
 import { PRUNER_NAMES } from "./_support/pruners.ts";
 import { bytes, duration, ProgressBar } from "./_support/progress.ts";
 import { peakMemory, versions, writeReport } from "./_support/report.ts";
+import { countSlots, type SlotCount } from "./_support/slots.ts";
 import { TextModel } from "./_support/texts.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
 
@@ -74,10 +75,11 @@ async function main(): Promise<number> {
     ),
     valid: text("FILE", `${HERE}restaurant/valid.txt`, "validation data"),
     test: text("FILE", `${HERE}restaurant/test.txt`, "data whose prompts are continued before and after"),
+    prompts: integer("N", 32, "how many of them, from the first on; the three longest are shown", { min: 1 }),
     capacities: text("LIST", "8,5,3", "capacities of the devices; the first one is the data device"),
     steps: integer("N", 400, "training steps", { min: 1 }),
     batch: integer("N", 8, "sequences per step", { min: 1 }),
-    length: integer("N", 96, "tokens per sequence", { min: 2 }),
+    length: integer("N", 80, "tokens per sequence", { min: 2 }),
     pruner: text("NAME", "greedy", `${PRUNER_NAMES.join(", ")}, or a module`),
     keep: number("X", 0, "magnitude, gradient, oracle, dlora: share of heads to keep; 0 = the pruner's own", {
       min: 0,
@@ -240,10 +242,10 @@ async function main(): Promise<number> {
     findCodec(codec.name, await codecsOf(codec.module)),
     flags["micro-batches"],
   );
-  let samples: Sample[] = [];
+  let compared: Comparison | null = null;
   if (complete && !interrupted && failed.length === 0) {
     show(seen, trained, summary, seconds);
-    samples = await compare(flags.model, `${flags.out}/adapter`, flags.test, flags.webgpu);
+    compared = await compare(`${flags.out}/adapter`, flags);
   }
   if (complete) console.log(`\nAdapter saved to ${flags.out}/adapter (${trained.length} steps)`);
   await writeReport(flags.report, {
@@ -256,7 +258,8 @@ async function main(): Promise<number> {
     summary,
     steps: seen.steps,
     losses: seen.losses,
-    samples,
+    slots: compared?.slots ?? null,
+    samples: compared?.samples ?? [],
     seconds,
     peakMemoryBytes: peakMemory(),
   });
@@ -384,25 +387,43 @@ interface Sample {
   readonly after: string;
 }
 
-async function compare(folder: string, adapter: string, file: string, webgpu: string): Promise<Sample[]> {
-  const all = await loadPairs(file);
-  // The longest prompts say most about whether slots are followed.
-  const pairs = [...all].sort((a, b) => b.prompt.length - a.prompt.length).slice(4, 7);
+/** Generations, and how many slots of all prompts they realise. */
+interface Comparison {
+  readonly samples: readonly Sample[];
+  readonly slots: { readonly before: SlotCount; readonly after: SlotCount };
+}
+
+/** Continues the first prompts of a file, before and after; shows the longest, which are hardest. */
+async function compare(
+  adapter: string,
+  flags: { readonly model: string; readonly test: string; readonly prompts: number; readonly webgpu: string },
+): Promise<Comparison> {
+  const pairs = (await loadPairs(flags.test)).slice(0, flags.prompts);
   const prompts = pairs.map((p) => p.prompt);
-  using model = await TextModel.open(folder, await loadAdapter(adapter), webgpu);
-  const before = await model.generate(prompts, 48, true);
-  const after = await model.generate(prompts, 48);
-  pairs.forEach(({ prompt, completion }, i) => {
-    console.log(
-      `\n${prompt}\n  before     ${before[i]}\n  after      ${after[i]}\n  reference  ${completion}`,
-    );
-  });
-  return pairs.map(({ prompt, completion }, i) => ({
+  using model = await TextModel.open(flags.model, await loadAdapter(adapter), flags.webgpu);
+  const before = await model.generate(prompts, 40, true);
+  const after = await model.generate(prompts, 40);
+  const samples = pairs.map(({ prompt, completion }, i) => ({
     prompt,
     reference: completion,
     before: before[i]!,
     after: after[i]!,
   }));
+  const longest = samples.toSorted((a, b) => b.prompt.length - a.prompt.length).slice(0, 3);
+  for (const { prompt, reference, before, after } of longest) {
+    console.log(`\n${prompt}\n  before     ${before}\n  after      ${after}\n  reference  ${reference}`);
+  }
+  const slots = { before: countSlots(prompts, before), after: countSlots(prompts, after) };
+  const { all } = slots.before;
+  if (all > 0) {
+    const share = ({ right }: SlotCount) => (100 * right / all).toFixed(0);
+    console.log(
+      `\nSlots right: ${share(slots.before)} % before, ${
+        share(slots.after)
+      } % after (${all} slots of ${pairs.length} test prompts)`,
+    );
+  }
+  return { samples, slots };
 }
 
 if (import.meta.main) await runProgram(main);

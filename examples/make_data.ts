@@ -21,7 +21,7 @@ Writes to the output folder:
 
   --seed N        an integer in [0, 2^32); default 1
   --out DIR       the output folder; default examples/restaurant
-  --sentences N   how many sentences of talk at least; default 40000
+  --sentences N   how many sentences of talk at least; default 60000
   --help          this text
 `;
 
@@ -44,7 +44,7 @@ async function main(args: string[]): Promise<void> {
     options: {
       seed: { type: "string", default: "1" },
       out: { type: "string", default: `${import.meta.dirname}/restaurant` },
-      sentences: { type: "string", default: "40000" },
+      sentences: { type: "string", default: "60000" },
       help: { type: "boolean", default: false },
     },
   });

@@ -15,34 +15,18 @@ import {
   fullTrainingStep,
   Gpt2Ends,
   Gpt2Layers,
-  initialWeights,
   loadTokenizer,
   type NamedArray,
   shuffledBatches,
   writeSafetensors,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
+import { copyingStart } from "./_support/copying_start.ts";
 import { integer, number, readFlags, runProgram, text } from "./_support/flags.ts";
 import { duration, ProgressBar } from "./_support/progress.ts";
 
 /** Shape of the model: 0.9 million parameters. */
 const SHAPE = { n_layer: 4, n_head: 8, n_embd: 128, n_positions: 128, layer_norm_epsilon: 1e-5 };
-
-/**
- * Position embeddings to start from: neighbours are alike from the first step on, so that heads which look
- * one token back, and with them copying, are learnt sooner than from noise.
- */
-function sinusoids(positions: number, width: number): NamedArray {
-  const data = new Float32Array(positions * width);
-  for (let p = 0; p < positions; p++) {
-    for (let i = 0; i < width; i += 2) {
-      const angle = p / 500 ** (i / width);
-      data[p * width + i] = 0.05 * Math.sin(angle);
-      data[p * width + i + 1] = 0.05 * Math.cos(angle);
-    }
-  }
-  return { shape: [positions, width], data };
-}
 
 async function main(): Promise<void> {
   const flags = readFlags({
@@ -77,12 +61,7 @@ async function main(): Promise<void> {
   const valid = fixedBatches(encodeWindows(lines.slice(0, held), tokenizer, { length }), batch);
   const batches = shuffledBatches(train, { batch, seed });
   const config = { ...SHAPE, vocab_size: tokenizer.vocabSize };
-  const start = initialWeights(config, seed);
-  // Deviation 0.05 suits a width of 128 better than GPT-2's 0.02.
-  for (const [name, { data }] of start) {
-    if (!/\.(bias|ln_\w\.weight)$/.test(name)) data.forEach((value, i) => data[i] = value * 2.5);
-  }
-  start.set("transformer.wpe.weight", sinusoids(SHAPE.n_positions, SHAPE.n_embd));
+  const start = copyingStart(config, seed);
   using engine = await Engine.create();
   using layers = new Gpt2Layers(engine, config, start, true);
   using ends = new Gpt2Ends(engine, config, start, true);

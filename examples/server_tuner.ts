@@ -41,7 +41,7 @@ async function main(): Promise<void> {
     ),
     ...DATA_FLAGS,
     batch: integer("N", 8, "sequences per step", { min: 1 }),
-    length: integer("N", 96, "tokens per sequence", { min: 2 }),
+    length: integer("N", 80, "tokens per sequence", { min: 2 }),
     webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
     save: text("DIR", "", "folder for the adapter"),
     events: toggle("print what happens as JSON lines"),

@@ -16,7 +16,7 @@ Reads pretrain.txt and train.txt of the data folder (make_data.ts writes them).
 
   --data DIR     the data folder; default examples/restaurant
   --out FILE     the tokenizer; default examples/tiny_gpt2/tokenizer.json
-  --size N       how many entries, 256 bytes and <|endoftext|> included; default 768
+  --size N       how many entries, 256 bytes and <|endoftext|> included; default 1024
   --help         this text
 
 Nothing is random here: the same texts always give the same file.
@@ -28,7 +28,7 @@ async function main(args: string[]): Promise<void> {
     options: {
       data: { type: "string", default: `${import.meta.dirname}/restaurant` },
       out: { type: "string", default: `${import.meta.dirname}/tiny_gpt2/tokenizer.json` },
-      size: { type: "string", default: "768" },
+      size: { type: "string", default: "1024" },
       help: { type: "boolean", default: false },
     },
   });

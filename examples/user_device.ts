@@ -52,7 +52,7 @@ const FLAGS = {
     "data device: folder of the base model",
   ),
   batch: integer("N", 8, "data device: sequences per step", { min: 1 }),
-  length: integer("N", 96, "data device: tokens per sequence", { min: 2 }),
+  length: integer("N", 80, "data device: tokens per sequence", { min: 2 }),
   "valid-batches": integer("N", 4, "data device: batches of validation data to evaluate", { min: 1 }),
   smoothing: number("X", 0.1, "data device: label smoothing in training", { min: 0, max: 0.99 }),
   "share-loss": toggle("data device: tell the edge server the loss of each step"),

@@ -8,8 +8,8 @@ const json = JSON.parse(await Deno.readTextFile(FILE));
 const tokenizer = await loadTokenizer(FILE);
 
 Deno.test("loadTokenizer knows size and end-of-text", () => {
-  assertEquals([tokenizer.vocabSize, tokenizer.eos], [768, 767]);
-  assertEquals(tokenizer.encode("a<|endoftext|>"), [...tokenizer.encode("a"), 767]);
+  assertEquals([tokenizer.vocabSize, tokenizer.eos], [1024, 1023]);
+  assertEquals(tokenizer.encode("a<|endoftext|>"), [...tokenizer.encode("a"), 1023]);
 });
 
 Deno.test("a tokenizer encodes as the Python package does, and decodes without loss", async () => {
@@ -32,19 +32,19 @@ Deno.test("a tokenizer decodes spaces before signs, arrays of integers and broke
 });
 
 Deno.test("a tokenizer refuses ids that are not in the vocabulary", () => {
-  for (const bad of [-1, 768, 0.5, NaN]) {
+  for (const bad of [-1, 1024, 0.5, NaN]) {
     const error = assertThrows(() => tokenizer.decode([1, bad]), RangeError);
-    assertStringIncludes(error.message, `(below 768): current value is ${bad}`);
+    assertStringIncludes(error.message, `(below 1024): current value is ${bad}`);
   }
 });
 
 Deno.test("tokenizerFromJson takes merges in pairs and another special token", () => {
   const model = { ...json.model, merges: json.model.merges.map((merge: string) => merge.split(" ")) };
-  const added_tokens = [...json.added_tokens, { ...json.added_tokens[0], id: 900, content: "<end>" }];
+  const added_tokens = [...json.added_tokens, { ...json.added_tokens[0], id: 1100, content: "<end>" }];
   const other = tokenizerFromJson({ ...json, model, added_tokens }, { eos: "<end>" });
-  assertEquals([other.vocabSize, other.eos], [901, 900]);
+  assertEquals([other.vocabSize, other.eos], [1101, 1100]);
   assertEquals(other.encode("The Copper Wren"), tokenizer.encode("The Copper Wren"));
-  assertThrows(() => other.decode([800]), RangeError);
+  assertThrows(() => other.decode([1050]), RangeError);
 });
 
 const { decoder: _, ...noDecoder } = json;

@@ -8,24 +8,9 @@
 
 import { permutation, type RandomStream } from "@edgetuner/core";
 import { fill, pick, pickWeighted } from "./random_text.ts";
-import { AREAS, KINDS, KITCHENS, LANDMARKS, PEOPLE, PLACES, PRICES, RATINGS } from "./lexicon.ts";
+import { AREAS, KINDS, KITCHENS, PEOPLE, PRICES, RATINGS } from "./lexicon.ts";
+import { landmarkName, madeUp, placeName } from "./made_up.ts";
 
-const SYLLABLES = [
-  ...["ka", "lo", "mi", "ra", "ten", "sol", "vi", "dur", "ne", "pa"],
-  ...["bel", "to", "ri", "san", "gu", "fe", "lin", "mo", "da", "ze"],
-];
-const SITES = [
-  "Station",
-  "Hotel",
-  "Market",
-  "Museum",
-  "Theatre",
-  "Park",
-  "Church",
-  "Library",
-  "Hall",
-  "Square",
-];
 const DRINKS = ["tea", "coffee", "red wine", "white wine", "cold beer", "lemonade", "apple juice", "water"];
 const DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 const TIMES = ["noon", "one", "two", "half past six", "seven", "half past seven", "eight", "nine"];
@@ -135,32 +120,6 @@ const SCENES: readonly Scene[] = [
   },
 ];
 
-function capital(text: string): string {
-  return text[0]!.toUpperCase() + text.slice(1);
-}
-
-function madeUp(random: RandomStream): string {
-  const count = 2 + random.below(2);
-  return capital(Array.from({ length: count }, () => pick(SYLLABLES, random)).join(""));
-}
-
-function placeName(random: RandomStream): string {
-  switch (random.below(6)) {
-    case 0:
-      return madeUp(random);
-    case 1:
-      return `${madeUp(random)} ${madeUp(random)}`;
-    case 2:
-      return `The ${madeUp(random)} ${madeUp(random)}`;
-    case 3: {
-      const [the, , noun] = pick(PLACES.filter((name) => name.startsWith("The ")), random).split(" ");
-      return `${the} ${madeUp(random)} ${noun}`;
-    }
-    default:
-      return pick(PLACES, random);
-  }
-}
-
 function slots(random: RandomStream): Record<string, string> {
   const values: Record<string, string> = { lq: '"', rq: '"', lb: "(", rb: ")" };
   if (random.below(3) === 0) Object.assign(values, { lq: "(", rq: ")" });
@@ -183,9 +142,7 @@ function slots(random: RandomStream): Record<string, string> {
     seen.add(food);
     values[`name${i}`] = draw(() => placeName(random));
     values[`guest${i}`] = draw(() => random.below(3) === 0 ? pick(PEOPLE, random)[0] : madeUp(random));
-    values[`near${i}`] = draw(() =>
-      random.below(2) === 0 ? pick(LANDMARKS, random) : `${madeUp(random)} ${pick(SITES, random)}`
-    );
+    values[`near${i}`] = draw(() => landmarkName(random));
     values[`food${i}`] = food;
     values[`dish${i}`] = pick(dishes, random);
     values[`drink${i}`] = of(DRINKS);

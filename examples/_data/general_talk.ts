@@ -8,6 +8,7 @@
 
 import { permutation, type RandomStream, randomStream } from "@edgetuner/core";
 import { exactDocument } from "./exact_talk.ts";
+import { formDocument } from "./forms.ts";
 import { fill, pick } from "./random_text.ts";
 import { AREAS, KINDS, KITCHENS, LANDMARKS, PEOPLE, PLACES } from "./lexicon.ts";
 
@@ -25,7 +26,9 @@ const WEATHERS = ["rain", "sun", "snow", "wind", "fog", "heat"];
 const STARS = ["1", "2", "3", "4", "5"];
 
 /** Share of documents in which people say exactly again what was said. */
-const EXACT_SHARE = 0.7;
+const EXACT_SHARE = 0.25;
+/** Share of documents about a form. */
+const FORM_SHARE = 0.55;
 
 interface Topic {
   readonly open: readonly string[];
@@ -221,7 +224,7 @@ const TOPICS: readonly Topic[] = [
 export interface TalkOptions {
   /** An integer in [0, 2^32). @default {1} */
   readonly seed?: number;
-  /** How many sentences at least. @default {40_000} */
+  /** How many sentences at least. @default {60_000} */
   readonly sentences?: number;
 }
 
@@ -231,13 +234,18 @@ export interface TalkOptions {
  * @param options Seed and size.
  * @returns Documents of one to six sentences each, one string per document; some go on in the next one.
  */
-export function generalTalk({ seed = 1, sentences = 40_000 }: TalkOptions = {}): string[] {
+export function generalTalk({ seed = 1, sentences = 60_000 }: TalkOptions = {}): string[] {
   const random = randomStream(seed, 1);
   const documents = new Set<string>();
   let count = 0;
   while (count < sentences) {
-    const exact = random.float() < EXACT_SHARE;
-    const talk = exact ? exactDocument(random) : oneDocument(random);
+    const which = random.float();
+    const exact = which < EXACT_SHARE + FORM_SHARE;
+    const talk = which < FORM_SHARE
+      ? formDocument(random)
+      : exact
+      ? exactDocument(random)
+      : oneDocument(random);
     // Half of the exact talks go on in a document of their own.
     const cut = exact && random.below(2) === 0 ? 1 : talk.length;
     const parts = [talk.slice(0, cut), talk.slice(cut)].filter((part) => part.length > 0)

@@ -31,9 +31,9 @@ export type Meaning = Partial<Record<Slot, string>> & { readonly name: string };
 export interface GuideEntry {
   /** The meaning, as data. */
   readonly meaning: Meaning;
-  /** The meaning, as written: `name[Kivo], eatType[pub], area[harbour]`. */
+  /** The meaning, as written: `name[Kivo], eatType[pub], priceRange[high], area[harbour]`. */
   readonly representation: string;
-  /** The entry: `Kivo: harbour pub.` */
+  /** The entry: `Kivo: harbour pub; prices high.` */
   readonly text: string;
 }
 
@@ -70,54 +70,62 @@ function drawMeaning(random: RandomStream): Meaning {
   return meaning as Meaning;
 }
 
-function head({ eatType, food, area }: Meaning, random: RandomStream): string {
-  const kind = eatType ?? "place to eat";
-  const where = area === undefined ? "" : `${area} `;
-  if (food === undefined) {
-    return pickWeighted([[`{name}: ${where}${kind}.`, 3], [`{name}, a ${where}${kind}.`, 1]], random);
-  }
-  return pickWeighted([
-    [`{name}: ${where}${kind}, ${food} kitchen.`, 3],
-    [`{name}, a ${where}${kind} with ${food} cooking.`, 1],
-  ], random);
+/** A phrase of an entry and how often it is chosen among the phrases for the same value. */
+type Phrases = readonly (readonly [phrase: string, weight: number])[];
+
+const PHRASES: Readonly<Record<Slot, (value: string) => Phrases>> = {
+  "name": (value) => [[`${value}:`, 3], [`${value},`, 1]],
+  "eatType": (value) => [[value, 1]],
+  "food": (value) => [[`${value} kitchen`, 3], [`${value} cooking`, 1]],
+  "priceRange": (value) =>
+    value.includes("£")
+      ? [[`bill ${value}`, 3], [`${value} a head`, 1]]
+      : [[`prices ${value}`, 3], [`${value} prices`, 1]],
+  "customer rating": (value) =>
+    value.includes("out of")
+      ? [[`rated ${value}`, 3], [`rating ${value}`, 1]]
+      : [[`marks ${value}`, 3], [`${value} marks`, 1]],
+  "area": (value) => [[value, 1]],
+  "familyFriendly": (value) =>
+    value === "yes"
+      ? [["children welcome", 3], ["families welcome", 1]]
+      : [["adults only", 3], ["no children", 1]],
+  "near": (value) => [[`beside ${value}`, 3], [`near ${value}`, 1]],
+};
+
+/**
+ * Says how an entry may put a slot.
+ *
+ * @param slot Which one.
+ * @returns For each value that the slot can have, all its phrases.
+ */
+export function phrasesOf(slot: Slot): ReadonlyMap<string, readonly string[]> {
+  return new Map(VALUES[slot].map((value) => [value, PHRASES[slot](value).map(([phrase]) => phrase)]));
 }
 
-function price(range: string, random: RandomStream): string {
-  if (!range.includes("£")) {
-    return pickWeighted([[`${range} prices.`, 3], [`prices ${range}.`, 1]], random);
-  }
-  return pickWeighted([[`${range} a head.`, 3], [`bill: ${range}.`, 1]], random);
-}
-
-function rating(value: string, random: RandomStream): string {
-  if (!value.includes("out of")) {
-    return pickWeighted([[`${value} marks from guests.`, 3], [`rating: ${value}.`, 1]], random);
-  }
-  return pickWeighted([[`rated ${value}.`, 3], [`rating: ${value}.`, 1]], random);
-}
-
-function family(value: string, random: RandomStream): string {
-  return value === "yes"
-    ? pickWeighted([["children welcome.", 3], ["families welcome.", 1]], random)
-    : pickWeighted([["adults only.", 3], ["no children.", 1]], random);
-}
-
-function near(landmark: string, random: RandomStream): string {
-  return pickWeighted([[`beside ${landmark}.`, 3], [`near ${landmark}.`, 1]], random);
+function head({ name, eatType, food, area }: Meaning, random: RandomStream): string {
+  const kind = `${area ?? ""} ${eatType ?? "place to eat"}`;
+  const kitchens = food === undefined ? ["", ""] : PHRASES.food(food).map(([phrase]) => `, ${phrase}`);
+  // A crisp start, and one in four with an article.
+  return pickWeighted(
+    PHRASES.name(name).map((
+      [start, weight],
+      i,
+    ) => [`${start} ${["", "a "][i]}${kind}${kitchens[i]}`, weight]),
+    random,
+  );
 }
 
 function entry(meaning: Meaning, random: RandomStream): string {
-  const { priceRange, familyFriendly } = meaning;
-  const stars = meaning["customer rating"];
-  const place = meaning.near === undefined ? [] : [near(meaning.near, random)];
-  const facts = [
-    ...(priceRange === undefined ? [] : [price(priceRange, random)]),
-    ...(stars === undefined ? [] : [rating(stars, random)]),
-    ...(familyFriendly === undefined ? [] : [family(familyFriendly, random)]),
-  ];
+  const say = (slot: Slot) => {
+    const value = meaning[slot];
+    return value === undefined ? [] : [pickWeighted(PHRASES[slot](value), random)];
+  };
+  const place = say("near");
+  const facts = (["priceRange", "customer rating", "familyFriendly"] as const).flatMap(say);
   // The landmark follows the place itself, in one entry of four it closes the text.
   const order = random.below(4) > 0 ? [...place, ...facts] : [...facts, ...place];
-  return fill([head(meaning, random), ...order].join(" "), { name: meaning.name }, random);
+  return fill(`${[head(meaning, random), ...order].join("; ")}.`, {}, random);
 }
 
 /** What the task is made with. */

@@ -54,6 +54,8 @@ Deno.test("demo.ts fine-tunes in four processes, prunes, saves an adapter and re
   const args = [
     "--steps",
     "16",
+    "--prompts",
+    "4",
     "--pruner",
     `${EXAMPLES}custom_pruner.ts`,
     "--out",
@@ -69,7 +71,9 @@ Deno.test("demo.ts fine-tunes in four processes, prunes, saves an adapter and re
   assertLess(result.summary.validAfter, result.summary.validBefore);
   assertLess(result.summary.bytes, result.summary.unprunedBytes);
   assertEquals(result.summary.headsPerDevice, [4, 3, 1]);
-  assertEquals(result.samples.length, 3);
+  assertEquals(result.samples.length, 4);
+  assertGreater(result.slots.before.all, 8);
+  assertEquals(result.slots.after.all, result.slots.before.all);
   assertEquals(Object.keys(result.devices).sort(), ["device-1", "device-2", "device-3"]);
   // The edge server's ledger and the sum of its devices' are two views of the same frames.
   const sent = (entries: { kind: string; direction: string; frameBytes: number }[], direction: string) =>
