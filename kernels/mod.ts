@@ -28,6 +28,13 @@ export {
   type AttentionResult,
   type AttentionShape,
 } from "./attention/attention.ts";
+export {
+  conv3x3,
+  type Conv3x3BackwardOptions,
+  conv3x3InputGradient,
+  type Conv3x3Options,
+  conv3x3WeightGradients,
+} from "./conv/conv3x3.ts";
 export { crossEntropy, type CrossEntropyOptions, type LogitsChunk } from "./cross_entropy/cross_entropy.ts";
 export { dropout, type DropoutKey } from "./dropout/dropout.ts";
 export { addScaled } from "./elementwise/elementwise.ts";
@@ -83,3 +90,4 @@ export {
   type UpdateImportanceOptions,
   type UpdateImportanceResult,
 } from "./pruning/pruning.ts";
+export { sigmoidLoss, type SigmoidLossOptions } from "./sigmoid_loss/sigmoid_loss.ts";

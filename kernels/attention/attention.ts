@@ -1,5 +1,5 @@
 /**
- * Causal multi-head attention, as batched matrix products around a row-wise softmax.
+ * Multi-head attention, causal or not, as batched matrix products around a row-wise softmax.
  *
  * B = batch, T = tokens of a sequence, H = heads, D = head size; slots = T rounded up to 4.
  *
@@ -16,7 +16,14 @@ const softmaxKernel = defineRowKernel({
   name: "causal_softmax",
   source: softmaxSource,
   bindings: ["write", "write"],
-  parameters: [["rows", "u32"], ["length", "u32"], ["heads", "u32"], ["slots4", "u32"], ["log_pitch", "u32"]],
+  parameters: [
+    ["rows", "u32"],
+    ["length", "u32"],
+    ["heads", "u32"],
+    ["slots4", "u32"],
+    ["log_pitch", "u32"],
+    ["causal", "u32"],
+  ],
 });
 
 const softmaxBackwardKernel = defineRowKernel({
@@ -31,6 +38,7 @@ const softmaxBackwardKernel = defineRowKernel({
     ["log_pitch", "u32"],
     ["head_size4", "u32"],
     ["scale", "f32"],
+    ["causal", "u32"],
   ],
 });
 
@@ -42,6 +50,8 @@ export interface AttentionShape {
   readonly length: number;
   /** H, heads. */
   readonly heads: number;
+  /** False if a token sees those after it too, as in an encoder. @default {true} */
+  readonly causal?: boolean;
 }
 
 /** What the forward pass returns. */
@@ -61,7 +71,7 @@ interface Plan {
 }
 
 function plan(qkv: Tensor, shape: AttentionShape): Plan {
-  const { batch, length, heads } = shape;
+  const { batch, length, heads, causal = true } = shape;
   const d = qkv.columns / 3;
   const headSize = d / heads;
   if (!Number.isInteger(headSize) || headSize % 4 !== 0) {
@@ -89,7 +99,7 @@ function plan(qkv: Tensor, shape: AttentionShape): Plan {
       a: { first: 0, stride: headSize },
       b: { first: d, stride: headSize },
       c: { first: 0, stride: slots },
-      causal: "skipUpper",
+      causal: causal ? "skipUpper" : "none",
     },
   };
 }
@@ -100,7 +110,7 @@ function rowGroups(rows: number, perGroup: number): [number, number] {
 }
 
 /**
- * softmax(Q K^T / sqrt(D), causal) V for every head.
+ * softmax(Q K^T / sqrt(D), causal if asked for) V for every head.
  *
  * @param qkv [B * T, 3 * H * D]: Q, K and V side by side, heads side by side in each.
  * @param shape Sequences, tokens and heads.
@@ -108,7 +118,7 @@ function rowGroups(rows: number, perGroup: number): [number, number] {
  */
 export function attention(qkv: Tensor, shape: AttentionShape): AttentionResult {
   const { engine } = qkv;
-  const { batch, length, heads } = shape;
+  const { batch, length, heads, causal = true } = shape;
   const { d, headSize, slots, scale, scores: layout } = plan(qkv, shape);
   using scores = engine.tensor(batch * length, heads * slots, "attention scores");
   matmul(qkv, qkv, { transposeB: true, alpha: scale, out: scores, batch: layout });
@@ -116,7 +126,7 @@ export function attention(qkv: Tensor, shape: AttentionShape): AttentionResult {
   const rows = batch * length * heads;
   engine.dispatch(softmaxKernel[engine.adapterClass], {
     bindings: [scores, logSums],
-    parameters: { rows, length, heads, slots4: slots / 4, log_pitch: logSums.pitch },
+    parameters: { rows, length, heads, slots4: slots / 4, log_pitch: logSums.pitch, causal: Number(causal) },
     workgroups: rowGroups(rows, ROWS_PER_WORKGROUP[engine.adapterClass]),
   });
   const output = engine.tensor(batch * length, d, "attention output");
@@ -131,7 +141,7 @@ export function attention(qkv: Tensor, shape: AttentionShape): AttentionResult {
       a: { first: 0, stride: slots },
       b: { first: 2 * d, stride: headSize },
       c: { first: 0, stride: headSize },
-      causal: "innerBelow",
+      causal: causal ? "innerBelow" : "none",
     },
   });
   return { output, logSums };
@@ -154,7 +164,7 @@ export interface AttentionBackwardOptions extends AttentionShape {
  * being kept: they are the one thing that grows with T squared.
  */
 export function attentionBackward(options: AttentionBackwardOptions): Tensor {
-  const { qkv, output, logSums, dOutput, batch, length, heads } = options;
+  const { qkv, output, logSums, dOutput, batch, length, heads, causal = true } = options;
   const { engine } = qkv;
   const { d, headSize, slots, scale, scores: layout } = plan(qkv, options);
   using scores = engine.tensor(batch * length, heads * slots, "attention scores");
@@ -176,29 +186,32 @@ export function attentionBackward(options: AttentionBackwardOptions): Tensor {
       log_pitch: logSums.pitch,
       head_size4: headSize / 4,
       scale,
+      causal: Number(causal),
     },
     workgroups: rowGroups(rows, ROWS_PER_WORKGROUP[engine.adapterClass]),
   });
   const dqkv = engine.tensor(qkv.rows, qkv.columns, "attention dqkv");
+  const below = causal ? "innerBelow" : "none";
+  const above = causal ? "innerAbove" : "none";
   const inner = { groups: batch, heads, m: length, n: headSize, k: length };
   const perKey = { first: 0, stride: slots };
   const perHead = (first: number) => ({ first, stride: headSize });
   // dQ = dS K
   matmul(dp, qkv, {
     out: dqkv,
-    batch: { ...inner, a: perKey, b: perHead(d), c: perHead(0), causal: "innerBelow" },
+    batch: { ...inner, a: perKey, b: perHead(d), c: perHead(0), causal: below },
   });
   // dK = dS^T Q
   matmul(dp, qkv, {
     transposeA: true,
     out: dqkv,
-    batch: { ...inner, a: perKey, b: perHead(0), c: perHead(d), causal: "innerAbove" },
+    batch: { ...inner, a: perKey, b: perHead(0), c: perHead(d), causal: above },
   });
   // dV = P^T dO
   matmul(scores, dOutput, {
     transposeA: true,
     out: dqkv,
-    batch: { ...inner, a: perKey, b: perHead(0), c: perHead(2 * d), causal: "innerAbove" },
+    batch: { ...inner, a: perKey, b: perHead(0), c: perHead(2 * d), causal: above },
   });
   return dqkv;
 }

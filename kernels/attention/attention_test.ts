@@ -20,11 +20,16 @@ const SHAPES: readonly (AttentionShape & { readonly headSize: number })[] = [
   { batch: 1, length: 64, heads: 2, headSize: 12 },
   { batch: 2, length: 65, heads: 3, headSize: 20 },
   { batch: 1, length: 131, heads: 1, headSize: 64 },
+  { batch: 3, length: 10, heads: 4, headSize: 8, causal: false },
+  { batch: 1, length: 1, heads: 1, headSize: 4, causal: false },
+  { batch: 2, length: 67, heads: 3, headSize: 12, causal: false },
 ];
 
 for (const shape of SHAPES) {
   const { batch, length, heads, headSize } = shape;
-  const name = `B ${batch}, T ${length}, H ${heads}, D ${headSize}`;
+  const name = `B ${batch}, T ${length}, H ${heads}, D ${headSize}${
+    shape.causal === false ? ", not causal" : ""
+  }`;
   testForms(`attention() and its gradient equal the reference at ${name}`, async (engine) => {
     const rows = batch * length;
     const d = heads * headSize;
@@ -80,27 +85,32 @@ testForms("attention() does not let later tokens change earlier ones", async (en
   assertClose(after.subarray(0, 11 * 16), before.subarray(0, 11 * 16), TOLERANCE.exact);
 });
 
-testForms("attention() has the gradient of its forward pass", async (engine) => {
-  const shape = { batch: 2, length: 5, heads: 2 };
-  const [rows, d] = [10, 8];
-  const qkv = normal(rows * 3 * d, 6);
-  const dOutput = normal(rows * d, 7);
-  using qkvTensor = engine.upload(qkv, rows, 3 * d);
-  using dOutputTensor = engine.upload(dOutput, rows, d);
-  const { output, logSums } = attention(qkvTensor, shape);
-  using _output = output;
-  using _logSums = logSums;
-  using dqkv = attentionBackward({ qkv: qkvTensor, output, logSums, dOutput: dOutputTensor, ...shape });
-  const gradient = await readOne(dqkv);
-  const expected = await differences(qkv, async (values) => {
-    engine.write(qkvTensor, values);
-    const { output, logSums } = attention(qkvTensor, shape);
-    using _output = output;
-    using _logSums = logSums;
-    return dot(await output.read(), dOutput);
-  });
-  assertClose(gradient, expected, TOLERANCE.difference);
-});
+for (const causal of [true, false]) {
+  testForms(
+    `attention() has the gradient of its forward pass${causal ? "" : ", not causal"}`,
+    async (engine) => {
+      const shape = { batch: 2, length: 5, heads: 2, causal };
+      const [rows, d] = [10, 8];
+      const qkv = normal(rows * 3 * d, 6);
+      const dOutput = normal(rows * d, 7);
+      using qkvTensor = engine.upload(qkv, rows, 3 * d);
+      using dOutputTensor = engine.upload(dOutput, rows, d);
+      const { output, logSums } = attention(qkvTensor, shape);
+      using _output = output;
+      using _logSums = logSums;
+      using dqkv = attentionBackward({ qkv: qkvTensor, output, logSums, dOutput: dOutputTensor, ...shape });
+      const gradient = await readOne(dqkv);
+      const expected = await differences(qkv, async (values) => {
+        engine.write(qkvTensor, values);
+        const { output, logSums } = attention(qkvTensor, shape);
+        using _output = output;
+        using _logSums = logSums;
+        return dot(await output.read(), dOutput);
+      });
+      assertClose(gradient, expected, TOLERANCE.difference);
+    },
+  );
+}
 
 Deno.test({
   name: "attention() throws on shapes that do not fit",
