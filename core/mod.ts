@@ -167,3 +167,13 @@ export {
   savePeft,
   toPeft,
 } from "./lora/peft.ts";
+export { baseNorms } from "./predictor/base_norms.ts";
+export {
+  loadSamples,
+  type PrunerSample,
+  readSamples,
+  type SampleSet,
+  type SampleSource,
+  SampleWriter,
+} from "./predictor/samples.ts";
+export { embeddingMean } from "./train/embedding_mean.ts";

@@ -6,6 +6,7 @@
  * | {@linkcode greedyPruner} | EdgeTuner's rule on measured gradients: Eq. 29, Eq. 30, layer-wise rule |
  * | {@linkcode randomPruner} | a fixed share at random: the baseline that importance has to beat |
  * | {@linkcode budgetPruner} | another pruner's scores at a fixed kept share |
+ * | {@linkcode collectingPruner} | everything is kept, and what the steps show is written down to train a predictor |
  * | {@linkcode noPruner} | everything is kept: vEdgeTuner |
  *
  * Each factory returns a plain object that implements `Pruner` of `@edgetuner/core`. Your own does the
@@ -23,6 +24,7 @@
  */
 
 export { budgetPruner, type BudgetPrunerOptions } from "./budget.ts";
+export { collectingPruner, type CollectingPrunerOptions, type CollectingState } from "./collect.ts";
 export { greedyPruner, type GreedyPrunerOptions, type GreedyState } from "./greedy.ts";
 export { noPruner } from "./none.ts";
 export { randomPruner, type RandomPrunerOptions } from "./random.ts";

@@ -4,11 +4,11 @@
  * @module
  */
 
-import { addColumnSums, type Engine, type Tensor } from "@edgetuner/kernels";
+import type { Engine } from "@edgetuner/kernels";
 import { DeadlineError, HandshakeError, PluginError } from "../errors.ts";
 import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
 import type { Gpt2Layers } from "../model/gpt2.ts";
-import type { EmbeddedBatch, HeadStatistics, StepMode } from "../ports.ts";
+import type { HeadStatistics, StepMode } from "../ports.ts";
 import {
   type Pruner,
   type PrunerContext,
@@ -17,6 +17,7 @@ import {
   type PrunerState,
   validateDecision,
 } from "../pruner.ts";
+import { embeddingMean } from "../train/embedding_mean.ts";
 import { runStep } from "../train/step.ts";
 import type { Channel } from "../transport.ts";
 import { PROTOCOL_VERSION } from "../wire/frame.ts";
@@ -439,14 +440,13 @@ export class EdgeServer implements RunHandle {
       let decision: PrunerDecision = { mask: new Uint8Array(layers * heads) };
       if (batch.mode === "train") {
         try {
-          const embeddingMean = pruner.needs.includes("embeddingMean") ? await meanOfRows(batch) : null;
           const input: PrunerInput = {
             step,
             lastMask,
             gradientNorm: pruner.needs.includes("gradientNorm") ? statistics.gradientNorm ?? null : null,
             loraNorm: pruner.needs.includes("loraNorm") ? statistics.loraNorm ?? null : null,
             baseNorm: pruner.needs.includes("baseNorm") ? this.#options.baseNorm ?? null : null,
-            embeddingMean,
+            embeddingMean: pruner.needs.includes("embeddingMean") ? await embeddingMean(batch) : null,
           };
           const limit = { ms: this.#options.timeoutMs ?? 120_000, signal: this.#stop.signal };
           [decision, state] = await askPruner(pruner, input, state, context, limit);
@@ -581,12 +581,4 @@ async function withLimit<T>(
     clearTimeout(timer);
     signal.removeEventListener("abort", onAbort);
   }
-}
-
-async function meanOfRows({ embedding }: EmbeddedBatch): Promise<Float32Array> {
-  const { engine, rows, columns } = embedding;
-  using sums: Tensor = engine.zeros(1, columns, "sum of embeddings");
-  addColumnSums(embedding, sums);
-  const values = await sums.read();
-  return values.map((v) => v / rows);
 }
