@@ -171,7 +171,9 @@ export function readSamples(bytes: Uint8Array, name = "samples"): SampleSet {
   for (; at + step <= bytes.length; at += step) {
     const end = at + step - 4;
     if (checksum(bytes.subarray(at, end)) !== view.getUint32(end, true)) {
-      if (at + 2 * step <= bytes.length) refuse(`record ${samples.length} must be whole: its checksum is wrong`);
+      if (at + 2 * step <= bytes.length) {
+        refuse(`record ${samples.length} must be whole: its checksum is wrong`);
+      }
       break;
     }
     samples.push({
