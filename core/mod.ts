@@ -195,7 +195,10 @@ export {
   type PredictionQuality,
   type PredictorComparison,
   type PredictorEpoch,
+  type PredictorRequest,
   type PredictorResult,
+  type PredictorTrainer,
+  predictorTrainer,
   type PredictorTraining,
   rankCorrelation,
   trainPredictor,
@@ -210,6 +213,7 @@ export {
   type StepView,
   type TrackedStep,
   trackSamples,
+  trackStep,
   windowsOf,
   type WindowSplit,
 } from "./predictor/windows.ts";

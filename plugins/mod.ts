@@ -4,6 +4,7 @@
  * | Factory | Rule |
  * | --- | --- |
  * | {@linkcode greedyPruner} | EdgeTuner's rule on measured gradients: Eq. 29, Eq. 30, layer-wise rule |
+ * | {@linkcode iHeadPruner} | the same rule on predicted importance (Eq. 25), trained before or during the run |
  * | {@linkcode randomPruner} | a fixed share at random: the baseline that importance has to beat |
  * | {@linkcode budgetPruner} | another pruner's scores at a fixed kept share |
  * | {@linkcode collectingPruner} | everything is kept, and what the steps show is written down to train a predictor |
@@ -26,5 +27,11 @@
 export { budgetPruner, type BudgetPrunerOptions } from "./budget.ts";
 export { collectingPruner, type CollectingPrunerOptions, type CollectingState } from "./collect.ts";
 export { greedyPruner, type GreedyPrunerOptions, type GreedyState } from "./greedy.ts";
+export {
+  iHeadPruner,
+  type IHeadPrunerOptions,
+  type IHeadPrunerState,
+  type OnlineTraining,
+} from "./ihead_pruner.ts";
 export { noPruner } from "./none.ts";
 export { randomPruner, type RandomPrunerOptions } from "./random.ts";

@@ -55,7 +55,7 @@ export const ENCODER_LAYERS = 2;
 /** Attention heads of the encoder. */
 export const ENCODER_HEADS = 4;
 /** Maps that the convolution reads; see `predictorFeatures`. */
-export const MAP_CHANNELS = 6;
+export const MAP_CHANNELS = 7;
 
 /** Sizes that are used where nothing else is asked for. */
 export const DEFAULT_PREDICTOR_SIZES: Pick<PredictorConfig, "width" | "channels" | "fusion"> = {

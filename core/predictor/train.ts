@@ -7,7 +7,7 @@
  */
 
 import { type Engine, sigmoidLoss } from "@edgetuner/kernels";
-import { permutation, randomStream } from "../data/random.ts";
+import { permutation, type RandomStream, randomStream } from "../data/random.ts";
 import { Tape } from "../tape.ts";
 import { predictorForward } from "./forward.ts";
 import { PredictorNetwork } from "./network.ts";
@@ -18,6 +18,8 @@ import {
   type PredictorFeatures,
   predictorFeatures,
   type PredictorWindow,
+  type TrackedStep,
+  windowsOf,
 } from "./windows.ts";
 
 /** Settings of a training. */
@@ -32,7 +34,14 @@ export interface PredictorTraining {
   readonly rate?: number;
   /** Decoupled weight decay. @default {0.01} */
   readonly decay?: number;
-  /** Seed of the order. @default {0} */
+  /**
+   * Deviation of the noise that is added to standardised embeddings while training: so few samples are
+   * learnt by heart from them otherwise.
+   *
+   * @default {1}
+   */
+  readonly noise?: number;
+  /** Seed of order and noise. @default {0} */
   readonly seed?: number;
   /** Hears of every epoch. */
   readonly onEpoch?: (epoch: PredictorEpoch) => void;
@@ -85,7 +94,7 @@ export async function trainPredictor(
   },
   options: PredictorTraining = {},
 ): Promise<PredictorResult> {
-  const { epochs = 100, patience = 15, batch = 16, rate = 1e-3, decay = 0.01, seed = 0 } = options;
+  const { epochs = 100, patience = 15, batch = 16, rate = 1e-3, decay = 0.01, noise = 1, seed = 0 } = options;
   for (const name of ["train", "valid"] as const) {
     if (data[name].length === 0) {
       throw new RangeError(
@@ -114,7 +123,8 @@ export async function trainPredictor(
   options.onEpoch?.(first);
   for (let epoch = 1; epoch <= epochs && epoch - best.epoch <= patience; epoch++) {
     options.signal?.throwIfAborted();
-    const order = [...permutation(train.length, randomStream(seed, epoch))].map((i) => train[i]!);
+    const random = randomStream(seed, epoch);
+    const order = [...permutation(train.length, random)].map((i) => withNoise(train[i]!, noise, random));
     const error = await meanError(network, order, batch, () => {
       for (const parameter of network.parameters.values()) parameter.update(adamw);
     });
@@ -127,6 +137,13 @@ export async function trainPredictor(
     }
   }
   return { predictor, best, epochs: all };
+}
+
+/** Adds uniform noise of a given deviation to the embeddings. */
+function withNoise(item: Labelled, deviation: number, random: RandomStream): Labelled {
+  const bound = Math.sqrt(3) * deviation;
+  const tokens = item.features.tokens.map((x) => x + bound * (2 * random.float() - 1));
+  return { ...item, features: { ...item.features, tokens } };
 }
 
 /**
@@ -286,4 +303,39 @@ export function rankCorrelation(a: readonly number[], b: readonly number[]): num
     yy += dy * dy;
   }
   return xx > 0 && yy > 0 ? xy / Math.sqrt(xx * yy) : 0;
+}
+
+/** What a predictor is trained on during a run. */
+export interface PredictorRequest {
+  /** The predictor to start from. */
+  readonly start: Predictor;
+  /** Consecutive steps of the run, at least 2 K + 4. */
+  readonly run: readonly TrackedStep[];
+  /** ||W||_F per head, [L * H]; `null` if not known. */
+  readonly baseNorm: Float32Array | null;
+  /** Seed of the order. */
+  readonly seed: number;
+}
+
+/** Trains a predictor during a run; the same request gives the same predictor. */
+export type PredictorTrainer = (request: PredictorRequest) => Promise<Predictor>;
+
+/**
+ * A trainer for pruners that train online. Training stops by the last fifth of the steps, at least by K + 2.
+ *
+ * @param engine Where.
+ * @param options As `trainPredictor` has them. @default {at most 40 epochs, patience 5}
+ */
+export function predictorTrainer(engine: Engine, options: PredictorTraining = {}): PredictorTrainer {
+  return async ({ start, run, baseNorm, seed }) => {
+    const { history } = start.config;
+    const from = run.length - Math.max(history + 2, Math.ceil(run.length / 5));
+    const data = {
+      train: windowsOf(run.slice(0, from), history),
+      valid: windowsOf(run.slice(from), history),
+      baseNorm,
+    };
+    const settings = { epochs: 40, patience: 5, ...options, seed };
+    return (await trainPredictor(engine, start, data, settings)).predictor;
+  };
 }

@@ -26,6 +26,32 @@ export interface TrackedStep extends StepView {
   readonly importance: Float32Array;
   /** 1 for heads whose gradient was observed, [L * H]. */
   readonly seen: Uint8Array;
+  /** Mean of S since the start of the run, of about the last 33 steps later on, [L * H]. */
+  readonly longRun: Float32Array;
+  /** Steps tracked so far, this one included. */
+  readonly age: number;
+}
+
+/** Weight of the newest step in the long-run mean, once there are enough. */
+const LONG_RUN = 0.03;
+
+/**
+ * Adds what a step has shown to a run.
+ *
+ * @param previous The step before; `null` at the start of a run.
+ * @param shown The step; its S is already smoothed.
+ */
+export function trackStep(
+  previous: TrackedStep | null,
+  shown: Omit<TrackedStep, "longRun" | "age">,
+): TrackedStep {
+  const age = (previous?.age ?? 0) + 1;
+  const weight = Math.max(LONG_RUN, 1 / age);
+  const longRun = shown.importance.map((x, i) => {
+    const before = previous?.longRun[i] ?? x;
+    return before + weight * (x - before);
+  });
+  return { ...shown, longRun, age };
 }
 
 /** K steps and the one whose importance is to be predicted. */
@@ -44,13 +70,14 @@ export function trackSamples({ samples }: SampleSet, lambda: number): TrackedSte
     if (last === undefined || last.seed !== sample.seed || last.step + 1 !== sample.step) runs.push([]);
     const run = runs.at(-1)!;
     const gradient = minMaxNormalise(sample.gradientNorm);
-    run.push({
+    const previous = run.at(-1) ?? null;
+    run.push(trackStep(previous, {
       embedding: sample.embeddingMean,
       loraNorm: sample.loraNorm,
       gradient,
-      importance: smoothImportance(gradient, run.at(-1)?.importance ?? null, lambda),
+      importance: smoothImportance(gradient, previous?.importance ?? null, lambda),
       seen: new Uint8Array(gradient.length).fill(1),
-    });
+    }));
   });
   return runs;
 }
@@ -138,9 +165,9 @@ function standardisedLogs(map: Float32Array | null, size: number): Float32Array 
 }
 
 /**
- * Makes the network's inputs. The C = 6 maps are: the logit of the mean of the last K maps (halved), the newest
- * map less the mean, the mean of the newer half less the mean, the deviation over the K maps, and the base
- * and LoRA norms, standardised logarithms.
+ * Makes the network's inputs. The C = 7 maps are: the logit of the mean of the last K maps (halved), the newest
+ * map less the mean, the mean of the newer half less the mean, the long-run mean less the
+ * mean, the deviation over the K maps, and the base and LoRA norms, standardised logarithms.
  *
  * @param predictor For K, d and the standardisation of embeddings.
  * @param before The steps before, oldest first, at least one; maps of missing ones are left out of the means,
@@ -168,7 +195,7 @@ export function predictorFeatures(
   });
   const average = meanImportance(before);
   const newer = meanImportance(before.slice(-Math.ceil(before.length / 2)));
-  const newest = before.at(-1)!.importance;
+  const { importance: newest, longRun } = before.at(-1)!;
   const offset = average.map((x) => {
     const inside = Math.max(MARGIN, Math.min(1 - MARGIN, x));
     return Math.log(inside / (1 - inside));
@@ -180,10 +207,11 @@ export function predictorFeatures(
     maps[i] = offset[i]! / 2;
     maps[size + i] = CONTRAST * (newest[i]! - m);
     maps[2 * size + i] = CONTRAST * (newer[i]! - m);
-    maps[3 * size + i] = CONTRAST * Math.sqrt(variance);
+    maps[3 * size + i] = CONTRAST * (longRun[i]! - m);
+    maps[4 * size + i] = CONTRAST * Math.sqrt(variance);
   }
-  maps.set(standardisedLogs(baseNorm, size), 4 * size);
-  maps.set(standardisedLogs(now.loraNorm, size), 5 * size);
+  maps.set(standardisedLogs(baseNorm, size), 5 * size);
+  maps.set(standardisedLogs(now.loraNorm, size), 6 * size);
   return { tokens, maps, offset };
 }
 
