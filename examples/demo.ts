@@ -9,6 +9,7 @@ import { joinAdapters, loadAdapter, loadPairs, saveAdapter, stepTraffic } from "
 import { Child, type ChildEvent } from "./_support/child.ts";
 import { integer, number, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
 import { curve, headMap } from "./_support/picture.ts";
+import { DEMO_PREDICTOR } from "./_support/pruners.ts";
 import { bytes, duration, ProgressBar } from "./_support/progress.ts";
 import { peakMemory, versions, writeReport } from "./_support/report.ts";
 import { TextModel } from "./_support/texts.ts";
@@ -65,7 +66,8 @@ async function main(): Promise<number> {
     steps: integer("N", 400, "training steps", { min: 1 }),
     batch: integer("N", 8, "sequences per step", { min: 1 }),
     length: integer("N", 96, "tokens per sequence", { min: 2 }),
-    pruner: text("NAME", "greedy", "none, greedy, random, or a module"),
+    pruner: text("NAME", "greedy", "none, greedy, random, iheadpruner, iheadpruner-online, or a module"),
+    predictor: text("DIR", DEMO_PREDICTOR, "iheadpruner: folder of its predictor"),
     tau: number("X", 0.9, "greedy: share of a layer's importance to keep", { min: 0, max: 1 }),
     eta: number("X", 0.6, "greedy: share of pruned heads above which a layer is pruned whole", {
       min: 0,
@@ -119,6 +121,7 @@ async function main(): Promise<number> {
   const server = new Child("edge server", "edge_server.ts", [
     ...["--model", flags.model, "--devices", `${capacities.length}`, "--steps", `${flags.steps}`],
     ...["--port", `${flags.port}`, "--join-token", joinToken, "--admin-token", crypto.randomUUID()],
+    ...["--predictor", flags.predictor],
     ...["--pruner", flags.pruner, "--tau", `${flags.tau}`, "--eta", `${flags.eta}`],
     ...["--mode", flags.mode, "--targets", flags.targets, "--rank", `${flags.rank}`],
     ...[
@@ -292,7 +295,8 @@ function summarise(
       targets,
       mode,
       headsPerDevice,
-      statistics: Number(statistics),
+      // iHeadPruner's predictor reads the norms of the LoRA weights too.
+      statistics: String(seen.server?.pruner).startsWith("ihead") ? 2 : Number(statistics),
     };
     const sum = (mask: Uint8Array) =>
       [...stepTraffic({ ...shape, mask }).values()].reduce((a, b) => a + b, 0);

@@ -10,8 +10,11 @@ import type { Pruner, PrunerContext, PrunerDecision, PrunerInput, PrunerSample }
 
 /** Options of {@linkcode collectingPruner}. */
 export interface CollectingPrunerOptions {
-  /** Takes each sample, such as `SampleWriter.write`. The only effect of `decide` outside its result. */
-  readonly write: (sample: PrunerSample) => void | Promise<void>;
+  /**
+   * Takes each sample, for instance to give it to `SampleWriter.write`, and is told what the pruner was told.
+   * The only effect of `decide` outside its result.
+   */
+  readonly write: (sample: PrunerSample, context: PrunerContext) => void | Promise<void>;
 }
 
 /** State of {@linkcode collectingPruner}: the last step, whose gradients are not known yet. */
@@ -40,14 +43,15 @@ export function collectingPruner({ write }: CollectingPrunerOptions): Pruner<Col
     async decide(
       input: PrunerInput,
       last: CollectingState,
-      { layers, heads, seed }: PrunerContext,
+      context: PrunerContext,
     ): Promise<[PrunerDecision, CollectingState]> {
+      const { layers, heads, seed } = context;
       const { step, gradientNorm, lastMask, loraNorm, embeddingMean } = input;
       if (
         last !== null && last.step === step - 1 && gradientNorm !== null && !lastMask?.includes(1) &&
         [last.embeddingMean, last.loraNorm, gradientNorm].every((map) => map.every(Number.isFinite))
       ) {
-        await write({ ...last, gradientNorm });
+        await write({ ...last, gradientNorm: gradientNorm.slice() }, context);
       }
       const next = loraNorm === null || embeddingMean === null
         ? null

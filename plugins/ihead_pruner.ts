@@ -107,7 +107,7 @@ function settingsOf(options: IHeadPrunerOptions): GreedySettings {
       }`,
     );
   }
-  if (predictor === undefined) return greedySettings("iHeadPruner", rules);
+  if (predictor === undefined) return greedySettings("iHead", rules);
   const { lambda, history } = predictor.config;
   for (const [name, trained] of [["lambda", lambda], ["history", history]] as const) {
     const asked = rules[name] ?? trained;
@@ -117,7 +117,7 @@ function settingsOf(options: IHeadPrunerOptions): GreedySettings {
       );
     }
   }
-  return greedySettings("iHeadPruner", { ...rules, lambda, history });
+  return greedySettings("iHead", { ...rules, lambda, history });
 }
 
 /** Trains on what was observed, from the last predictor or from a new one. */

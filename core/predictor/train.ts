@@ -69,6 +69,13 @@ export interface PredictorResult {
   readonly epochs: readonly PredictorEpoch[];
 }
 
+/**
+ * Learning rate of everything but the convolutions, as a share of theirs. The convolutions say the same of
+ * every head, which a few hundred steps can teach; the rest says something else of each head, and learns the
+ * steps by heart if it may go first.
+ */
+const DENSE_RATE = 0.1;
+
 interface Labelled {
   readonly features: PredictorFeatures;
   readonly window: PredictorWindow;
@@ -117,6 +124,7 @@ export async function trainPredictor(
   const valid = data.valid.map(label);
   using network = new PredictorNetwork(engine, predictor);
   const adamw = { rate, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, decay };
+  const slow = { ...adamw, rate: rate * DENSE_RATE };
   const first = { epoch: 0, train: NaN, valid: await meanError(network, valid, batch) };
   let best: PredictorEpoch = first;
   const all = [first];
@@ -126,7 +134,9 @@ export async function trainPredictor(
     const random = randomStream(seed, epoch);
     const order = [...permutation(train.length, random)].map((i) => withNoise(train[i]!, noise, random));
     const error = await meanError(network, order, batch, () => {
-      for (const parameter of network.parameters.values()) parameter.update(adamw);
+      for (const [name, parameter] of network.parameters) {
+        parameter.update(name.startsWith("maps.") ? adamw : slow);
+      }
     });
     const now = { epoch, train: error, valid: await meanError(network, valid, batch) };
     all.push(now);

@@ -146,8 +146,8 @@ export interface PredictorFeatures {
 const MARGIN = 0.01;
 /** Standardised values are cut off here, so that no outlier carries far. */
 const LIMIT = 5;
-/** Differences of maps are small: this brings them near 1. */
-const CONTRAST = 4;
+/** Keeps the slope of the logit finite. */
+const LEAST_SLOPE = 0.05;
 
 function clamp(x: number): number {
   return Math.max(-LIMIT, Math.min(LIMIT, x));
@@ -166,8 +166,8 @@ function standardisedLogs(map: Float32Array | null, size: number): Float32Array 
 
 /**
  * Makes the network's inputs. The C = 7 maps are: the logit of the mean of the last K maps (halved), the newest
- * map less the mean, the mean of the newer half less the mean, the long-run mean less the
- * mean, the deviation over the K maps, and the base and LoRA norms, standardised logarithms.
+ * map less the mean, the mean of the newer half less the mean, the long-run mean less the mean and the
+ * deviation over the K maps, each divided by the slope of the logit, and the base and LoRA norms, standardised logarithms.
  *
  * @param predictor For K, d and the standardisation of embeddings.
  * @param before The steps before, oldest first, at least one; maps of missing ones are left out of the means,
@@ -204,11 +204,13 @@ export function predictorFeatures(
   for (let i = 0; i < size; i++) {
     const m = average[i]!;
     const variance = before.reduce((sum, s) => sum + (s.importance[i]! - m) ** 2, 0) / before.length;
+    // A difference as the logit sees it: the correction is added there.
+    const inLogits = (difference: number) => clamp(difference / (m * (1 - m) + LEAST_SLOPE));
     maps[i] = offset[i]! / 2;
-    maps[size + i] = CONTRAST * (newest[i]! - m);
-    maps[2 * size + i] = CONTRAST * (newer[i]! - m);
-    maps[3 * size + i] = CONTRAST * (longRun[i]! - m);
-    maps[4 * size + i] = CONTRAST * Math.sqrt(variance);
+    maps[size + i] = inLogits(newest[i]! - m);
+    maps[2 * size + i] = inLogits(newer[i]! - m);
+    maps[3 * size + i] = inLogits(longRun[i]! - m);
+    maps[4 * size + i] = inLogits(Math.sqrt(variance));
   }
   maps.set(standardisedLogs(baseNorm, size), 5 * size);
   maps.set(standardisedLogs(now.loraNorm, size), 6 * size);

@@ -5,6 +5,7 @@
  */
 
 import {
+  baseNorms,
   EdgeServer,
   type EdgeServerEvent,
   Gpt2Layers,
@@ -16,6 +17,7 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { messagePortChannel } from "@edgetuner/transport";
+import { CollectedSamples } from "./collected_samples.ts";
 import { makePruner, type PrunerChoice } from "./pruners.ts";
 import { loadGpu } from "./webgpu.ts";
 
@@ -29,6 +31,8 @@ export interface EdgeWorkerOptions {
   readonly devices: number;
   /** The pruner. */
   readonly pruner: PrunerChoice;
+  /** File that samples to train a predictor from are appended to, with every head kept; none if empty. */
+  readonly collect?: string;
   /** WebGPU implementation. */
   readonly webgpu: string;
   /** Longest wait for a device in a step, in milliseconds. */
@@ -74,13 +78,20 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
   const model = await loadModelFolder(options.model);
   using engine = await Engine.create({ gpu: await loadGpu(options.webgpu) });
   using base = new Gpt2Layers(engine, model.config, model.weights);
-  const pruner = await makePruner(options.pruner, engine);
+  const baseNorm = baseNorms(model.config, model.weights);
+  using collected = !options.collect ? null : new CollectedSamples(options.collect, {
+    hidden: model.config.n_embd,
+    fingerprint: model.fingerprint,
+    baseNorm,
+  });
+  const pruner = collected?.pruner ?? await makePruner(options.pruner, engine);
   const run = new EdgeServer({
     engine,
     base,
     fingerprint: model.fingerprint,
     settings: options.settings,
     pruner,
+    baseNorm,
     devices: options.devices,
     timeoutMs: options.timeoutMs,
     joinTimeoutMs: options.joinTimeoutMs,

@@ -4,29 +4,57 @@
  * @module
  */
 
-import { greedyPruner, noPruner, randomPruner } from "@edgetuner/plugins";
-import type { Pruner } from "@edgetuner/core";
+import { greedyPruner, iHeadPruner, noPruner, randomPruner } from "@edgetuner/plugins";
+import { loadPredictor, predictorTrainer, type Pruner } from "@edgetuner/core";
 import { type Engine, pruneGreedily } from "@edgetuner/kernels";
 import { UsageError } from "./flags.ts";
 
 /** Which pruner, and its parameters; plain data, so that it can go to a worker. */
 export interface PrunerChoice {
-  /** `none`, `greedy`, `random`, or the URL of a module whose default export is a factory. */
+  /** `none`, `greedy`, `random`, `iheadpruner`, `iheadpruner-online`, or the URL of a module whose default export is a factory. */
   readonly name: string;
   /** Parameters for the factory. */
   readonly options: Readonly<Record<string, number>>;
+  /** Folder of the predictor, for `iheadpruner`. */
+  readonly predictor?: string;
 }
+
+/** The predictor that comes with the examples, for `examples/tiny_gpt2` on devices of capacities 8 : 5 : 3. */
+export const DEMO_PREDICTOR = new URL("../demo_predictor", import.meta.url).pathname;
+
+/** Names that need no module. */
+const BUILT_IN = ["none", "greedy", "random", "iheadpruner", "iheadpruner-online"];
 
 /**
  * Makes the pruner. The greedy one decides on the GPU.
  *
  * @throws {UsageError} If the name is unknown, or the module does not load or export a factory.
  */
-export async function makePruner({ name, options }: PrunerChoice, engine: Engine): Promise<Pruner> {
+export async function makePruner(
+  { name, options, predictor }: PrunerChoice,
+  engine: Engine,
+): Promise<Pruner> {
   if (name === "none") return noPruner() as Pruner;
   if (name === "greedy") {
     return greedyPruner({
       ...options,
+      compute: (args) => pruneGreedily(engine, args),
+    }) as Pruner;
+  }
+  if (name === "iheadpruner") {
+    // lambda and K are those of the predictor's training.
+    const { lambda: _, ...rules } = options;
+    const trained = await loadPredictor(predictor ?? DEMO_PREDICTOR);
+    return iHeadPruner({
+      ...rules,
+      predictor: trained,
+      compute: (args) => pruneGreedily(engine, args),
+    }) as Pruner;
+  }
+  if (name === "iheadpruner-online") {
+    return iHeadPruner({
+      ...options,
+      online: { train: predictorTrainer(engine) },
       compute: (args) => pruneGreedily(engine, args),
     }) as Pruner;
   }
@@ -36,9 +64,9 @@ export async function makePruner({ name, options }: PrunerChoice, engine: Engine
     factory = (await import(name)).default;
   } catch (cause) {
     throw new UsageError(
-      `Cannot use the pruner as it must be none, greedy, random or a module that loads: "${name}" does not (${
-        (cause as Error).message
-      })`,
+      `Cannot use the pruner as it must be ${
+        BUILT_IN.join(", ")
+      } or a module that loads: "${name}" does not (${(cause as Error).message})`,
     );
   }
   if (typeof factory !== "function") {
@@ -50,8 +78,12 @@ export async function makePruner({ name, options }: PrunerChoice, engine: Engine
 }
 
 /** A pruner flag as a choice: paths become file URLs. */
-export function prunerChoice(flag: string, options: Readonly<Record<string, number>>): PrunerChoice {
-  const builtIn = ["none", "greedy", "random"].includes(flag);
+export function prunerChoice(
+  flag: string,
+  options: Readonly<Record<string, number>>,
+  predictor = "",
+): PrunerChoice {
+  const builtIn = BUILT_IN.includes(flag);
   const name = builtIn || /^[a-z]+:/.test(flag) ? flag : new URL(flag, `file://${Deno.cwd()}/`).href;
-  return { name, options };
+  return { name, options, ...(predictor === "" ? {} : { predictor }) };
 }
