@@ -64,7 +64,7 @@ export class PredictorNetwork implements Disposable {
    * @returns [B, L * H]
    */
   async forward(tape: Tape, batch: readonly PredictorFeatures[]): Promise<Variable> {
-    const { layers, heads, hidden, history, width } = this.config;
+    const { layers, heads, hidden, history } = this.config;
     const count = batch.length;
     const input = (name: "tokens" | "maps", rows: number, columns: number) => {
       const data = new Float32Array(rows * columns);
