@@ -277,3 +277,53 @@ export {
   pullModel,
   type PullOptions,
 } from "./hub/pull.ts";
+export { baseNorms } from "./predictor/base_norms.ts";
+export {
+  loadSamples,
+  type PrunerSample,
+  readSamples,
+  type SampleSet,
+  type SampleSource,
+  SampleWriter,
+} from "./predictor/samples.ts";
+export { embeddingMean } from "./train/embedding_mean.ts";
+export { predictImportance, predictorForward } from "./predictor/forward.ts";
+export { PredictorNetwork } from "./predictor/network.ts";
+export {
+  DEFAULT_PREDICTOR_SIZES,
+  initialPredictor,
+  loadPredictor,
+  type Predictor,
+  type PredictorConfig,
+  predictorShapes,
+  requirePredictorShape,
+  savePredictor,
+} from "./predictor/predictor.ts";
+export {
+  comparePredictors,
+  meanLabel,
+  type PredictionQuality,
+  type PredictorComparison,
+  type PredictorEpoch,
+  type PredictorRequest,
+  type PredictorResult,
+  type PredictorTrainer,
+  predictorTrainer,
+  type PredictorTraining,
+  rankCorrelation,
+  trainPredictor,
+} from "./predictor/train.ts";
+export {
+  embeddingStatistics,
+  meanImportance,
+  type PredictorFeatures,
+  predictorFeatures,
+  type PredictorWindow,
+  splitWindows,
+  type StepView,
+  type TrackedStep,
+  trackSamples,
+  trackStep,
+  windowsOf,
+  type WindowSplit,
+} from "./predictor/windows.ts";

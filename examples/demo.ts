@@ -19,7 +19,7 @@ import { Child, type ChildEvent } from "./_support/child.ts";
 import { codecChoice, codecsOf } from "./_support/codecs.ts";
 import { integer, number, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
 import { curve, headMap } from "./_support/picture.ts";
-import { PRUNER_NAMES } from "./_support/pruners.ts";
+import { DEMO_PREDICTOR, PRUNER_NAMES } from "./_support/pruners.ts";
 import { bytes, duration, ProgressBar } from "./_support/progress.ts";
 import { peakMemory, versions, writeReport } from "./_support/report.ts";
 import { countSlots, type SlotCount } from "./_support/slots.ts";
@@ -85,6 +85,7 @@ async function main(): Promise<number> {
       min: 0,
       max: 1,
     }),
+    predictor: text("DIR", DEMO_PREDICTOR, "iheadpruner: folder of its predictor"),
     tau: number("X", 0.9, "greedy: share of a layer's importance to keep", { min: 0, max: 1 }),
     eta: number("X", 0.6, "greedy: share of pruned heads above which a layer is pruned whole", {
       min: 0,
@@ -144,6 +145,7 @@ async function main(): Promise<number> {
   const server = new Child("edge server", "edge_server.ts", [
     ...["--model", flags.model, "--devices", `${capacities.length}`, "--steps", `${flags.steps}`],
     ...["--port", `${flags.port}`, "--join-token", joinToken, "--admin-token", crypto.randomUUID()],
+    ...["--predictor", flags.predictor],
     ...["--pruner", flags.pruner, "--tau", `${flags.tau}`, "--eta", `${flags.eta}`],
     ...["--codec", flags.codec, "--micro-batches", `${flags["micro-batches"]}`],
     ...["--keep", `${flags.keep}`],
@@ -324,7 +326,8 @@ function summarise(
       targets,
       mode,
       headsPerDevice,
-      statistics: Number(statistics),
+      // iHeadPruner's predictor reads the norms of the LoRA weights too.
+      statistics: String(seen.server?.pruner).startsWith("ihead") ? 2 : Number(statistics),
       batch: step.batch,
       microBatches,
       codec,

@@ -11,7 +11,7 @@ import { httpListener, webSocketListener } from "@edgetuner/transport";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
 import { codecChoice } from "./_support/codecs.ts";
 import { bytes, ProgressBar } from "./_support/progress.ts";
-import { PRUNER_NAMES, prunerChoice, SHARE_PRUNERS } from "./_support/pruners.ts";
+import { DEMO_PREDICTOR, PRUNER_NAMES, prunerChoice, SHARE_PRUNERS } from "./_support/pruners.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
@@ -40,6 +40,12 @@ const FLAGS = {
     "NAME",
     "greedy",
     `${PRUNER_NAMES.join(", ")}, or a module with a pruner factory as its default export`,
+  ),
+  predictor: text("DIR", DEMO_PREDICTOR, "iheadpruner: folder of its predictor"),
+  collect: text(
+    "FILE",
+    "",
+    "keep every head and append samples to train a predictor from; see train_pruner.ts",
   ),
   tau: number("X", 0.7, "greedy: share of a layer's importance to keep", { min: 0, max: 1 }),
   eta: number("X", 0.4, "greedy: share of pruned heads above which a layer is pruned whole", {
@@ -120,7 +126,8 @@ async function main(): Promise<number> {
     model: flags.model,
     settings,
     devices: flags.devices,
-    pruner: prunerChoice(flags.pruner, options),
+    pruner: prunerChoice(flags.pruner, options, flags.predictor),
+    collect: flags.collect,
     codec: codec.module,
     webgpu: flags.webgpu,
     timeoutMs: flags.timeout * 1000,

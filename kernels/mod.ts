@@ -34,6 +34,13 @@ export {
   type ExtendCacheOptions,
   type KeyValueCache,
 } from "./attention/cached_attention.ts";
+export {
+  conv3x3,
+  type Conv3x3BackwardOptions,
+  conv3x3InputGradient,
+  type Conv3x3Options,
+  conv3x3WeightGradients,
+} from "./conv/conv3x3.ts";
 export { crossEntropy, type CrossEntropyOptions, type LogitsChunk } from "./cross_entropy/cross_entropy.ts";
 export { dropout, type DropoutKey } from "./dropout/dropout.ts";
 export { addScaled, relu, reluBackward } from "./elementwise/elementwise.ts";
@@ -98,3 +105,4 @@ export {
   type UpdateImportanceOptions,
   type UpdateImportanceResult,
 } from "./pruning/pruning.ts";
+export { sigmoidLoss, type SigmoidLossOptions } from "./sigmoid_loss/sigmoid_loss.ts";

@@ -4,12 +4,14 @@
  * | Factory | Rule |
  * | --- | --- |
  * | {@linkcode greedyPruner} | EdgeTuner's rule on measured gradients: Eq. 29, Eq. 30, layer-wise rule |
+ * | {@linkcode iHeadPruner} | the same rule on predicted importance (Eq. 25), trained before or during the run |
  * | {@linkcode randomPruner} | a fixed share at random: the baseline that importance has to beat |
  * | {@linkcode magnitudePruner} | a given share: the heads whose LoRA weights have grown most |
  * | {@linkcode gradientPruner} | a given share: the heads whose gradients were largest in the last step |
  * | {@linkcode dloraPruner} | DLoRA's Kill and Revive: the heads whose weights change least are killed, some come back |
  * | {@linkcode oraclePruner} | a given share by this step's true importance: a yardstick, not deployable |
  * | {@linkcode budgetPruner} | another pruner's scores at a fixed kept share |
+ * | {@linkcode collectingPruner} | everything is kept, and what the steps show is written down to train a predictor |
  * | {@linkcode noPruner} | everything is kept: vEdgeTuner |
  *
  * Each factory returns a plain object that implements `Pruner` of `@edgetuner/core`. Your own does the
@@ -28,9 +30,16 @@
 
 export type { KeepOptions, KeepScope } from "./_keep_share.ts";
 export { budgetPruner, type BudgetPrunerOptions } from "./budget.ts";
+export { collectingPruner, type CollectingPrunerOptions, type CollectingState } from "./collect.ts";
 export { dloraPruner, type DloraPrunerOptions, type DloraState } from "./dlora.ts";
 export { gradientPruner, type GradientPrunerOptions, type GradientState } from "./gradient.ts";
 export { greedyPruner, type GreedyPrunerOptions, type GreedyState } from "./greedy.ts";
+export {
+  iHeadPruner,
+  type IHeadPrunerOptions,
+  type IHeadPrunerState,
+  type OnlineTraining,
+} from "./ihead_pruner.ts";
 export { magnitudePruner, type MagnitudePrunerOptions } from "./magnitude.ts";
 export { noPruner } from "./none.ts";
 export { oraclePruner, type OraclePrunerOptions } from "./oracle.ts";

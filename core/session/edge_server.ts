@@ -4,11 +4,11 @@
  * @module
  */
 
-import { addColumnSums, type Engine, type Tensor } from "@edgetuner/kernels";
+import type { Engine } from "@edgetuner/kernels";
 import { DeadlineError, HandshakeError, PluginError } from "../errors.ts";
 import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
 import type { BaseLayers } from "../model/base.ts";
-import type { EmbeddedBatch, HeadStatistics, StepMode } from "../ports.ts";
+import type { HeadStatistics, StepMode } from "../ports.ts";
 import {
   DEVICE_STATISTICS,
   type Pruner,
@@ -18,6 +18,7 @@ import {
   type PrunerState,
   validateDecision,
 } from "../pruner.ts";
+import { embeddingMean } from "../train/embedding_mean.ts";
 import { probeStep, runStep } from "../train/step.ts";
 import type { Channel } from "../transport.ts";
 import { findCodec, type WireCodec } from "../wire/codec.ts";
@@ -588,7 +589,6 @@ export class EdgeServer extends RunServer {
             trueGradientNorm = await probeStep(ports, step, batch);
             afterProbe = this.counters(engine, remote, data);
           }
-          const embeddingMean = pruner.needs.includes("embeddingMean") ? await meanOfRows(batch) : null;
           const input: PrunerInput = {
             step,
             lastMask,
@@ -597,7 +597,7 @@ export class EdgeServer extends RunServer {
             weightChange: pruner.needs.includes("weightChange") ? statistics.weightChange ?? null : null,
             trueGradientNorm,
             baseNorm: pruner.needs.includes("baseNorm") ? this.#options.baseNorm ?? null : null,
-            embeddingMean,
+            embeddingMean: pruner.needs.includes("embeddingMean") ? await embeddingMean(batch) : null,
           };
           const limit = { ms: this.#options.timeoutMs ?? 120_000, signal: this.signal };
           [decision, state] = await askPruner(pruner, input, state, context, limit);
@@ -721,12 +721,4 @@ async function withLimit<T>(
     clearTimeout(timer);
     signal.removeEventListener("abort", onAbort);
   }
-}
-
-async function meanOfRows({ embedding }: EmbeddedBatch): Promise<Float32Array> {
-  const { engine, rows, columns } = embedding;
-  using sums: Tensor = engine.zeros(1, columns, "sum of embeddings");
-  addColumnSums(embedding, sums);
-  const values = await sums.read();
-  return values.map((v) => v / rows);
 }

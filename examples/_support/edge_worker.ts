@@ -5,6 +5,7 @@
  */
 
 import {
+  baseNorms,
   EdgeServer,
   type EdgeServerEvent,
   type JoinedDevice,
@@ -18,6 +19,7 @@ import {
 import { Engine } from "@edgetuner/kernels";
 import { messagePortChannel } from "@edgetuner/transport";
 import { codecsOf } from "./codecs.ts";
+import { CollectedSamples } from "./collected_samples.ts";
 import { makePruner, type PrunerChoice } from "./pruners.ts";
 import { loadGpu } from "./webgpu.ts";
 
@@ -33,6 +35,8 @@ export interface EdgeWorkerOptions {
   readonly pruner: PrunerChoice;
   /** Module of a codec of one's own; none for built-in ones. */
   readonly codec?: string | null;
+  /** File that samples to train a predictor from are appended to, with every head kept; none if empty. */
+  readonly collect?: string;
   /** WebGPU implementation. */
   readonly webgpu: string;
   /** Longest wait for a device in a step, in milliseconds. */
@@ -79,9 +83,16 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
   const model = await loadModelFolder(options.model);
   using engine = await Engine.create({ gpu: await loadGpu(options.webgpu) });
   using base = loadLayers(engine, model);
-  const pruner = await makePruner(options.pruner, engine);
+  const baseNorm = baseNorms(model);
+  using collected = !options.collect ? null : new CollectedSamples(options.collect, {
+    hidden: base.shape.hidden,
+    fingerprint: model.fingerprint,
+    baseNorm,
+  });
+  const pruner = collected?.pruner ?? await makePruner(options.pruner, engine);
   // Before anyone joins: kernels that compile in a step would make all devices wait.
-  await warmUp(engine, options.pruner.name === "greedy" ? ["base", "pruning"] : ["base"]);
+  const greedy = ["greedy", "iheadpruner", "iheadpruner-online"].includes(options.pruner.name);
+  await warmUp(engine, greedy ? ["base", "pruning"] : ["base"]);
   const run = new EdgeServer({
     engine,
     base,
@@ -89,6 +100,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     settings: options.settings,
     pruner,
     codecs: await codecsOf(options.codec ?? null),
+    baseNorm,
     devices: options.devices,
     timeoutMs: options.timeoutMs,
     joinTimeoutMs: options.joinTimeoutMs,

@@ -8,12 +8,13 @@ import {
   dloraPruner,
   gradientPruner,
   greedyPruner,
+  iHeadPruner,
   magnitudePruner,
   noPruner,
   oraclePruner,
   randomPruner,
 } from "@edgetuner/plugins";
-import type { Pruner } from "@edgetuner/core";
+import { loadPredictor, predictorTrainer, type Pruner } from "@edgetuner/core";
 import { type Engine, pruneGreedily } from "@edgetuner/kernels";
 import { UsageError } from "./flags.ts";
 
@@ -26,7 +27,10 @@ export const SHARE_PRUNERS: Readonly<Record<string, (keep: { readonly keep?: num
 };
 
 /** Names of all pruners that come with the library, for `--help`. */
-export const PRUNER_NAMES = ["none", "greedy", "random", ...Object.keys(SHARE_PRUNERS)];
+export const PRUNER_NAMES = [
+  ...["none", "greedy", "iheadpruner", "iheadpruner-online", "random"],
+  ...Object.keys(SHARE_PRUNERS),
+];
 
 /** Which pruner, and its parameters; plain data, so that it can go to a worker. */
 export interface PrunerChoice {
@@ -34,18 +38,43 @@ export interface PrunerChoice {
   readonly name: string;
   /** Parameters for the factory. */
   readonly options: Readonly<Record<string, number>>;
+  /** Folder of the predictor, for `iheadpruner`. */
+  readonly predictor?: string;
 }
+
+/** The predictor that comes with the examples, for `examples/tiny_gpt2` on devices of capacities 8 : 5 : 3. */
+export const DEMO_PREDICTOR = new URL("../demo_predictor", import.meta.url).pathname;
 
 /**
  * Makes the pruner. The greedy one decides on the GPU.
  *
  * @throws {UsageError} If the name is unknown, or the module does not load or export a factory.
  */
-export async function makePruner({ name, options }: PrunerChoice, engine: Engine): Promise<Pruner> {
+export async function makePruner(
+  { name, options, predictor }: PrunerChoice,
+  engine: Engine,
+): Promise<Pruner> {
   if (name === "none") return noPruner() as Pruner;
   if (name === "greedy") {
     return greedyPruner({
       ...options,
+      compute: (args) => pruneGreedily(engine, args),
+    }) as Pruner;
+  }
+  if (name === "iheadpruner") {
+    // lambda and K are those of the predictor's training.
+    const { lambda: _, ...rules } = options;
+    const trained = await loadPredictor(predictor ?? DEMO_PREDICTOR);
+    return iHeadPruner({
+      ...rules,
+      predictor: trained,
+      compute: (args) => pruneGreedily(engine, args),
+    }) as Pruner;
+  }
+  if (name === "iheadpruner-online") {
+    return iHeadPruner({
+      ...options,
+      online: { train: predictorTrainer(engine) },
       compute: (args) => pruneGreedily(engine, args),
     }) as Pruner;
   }
@@ -71,8 +100,12 @@ export async function makePruner({ name, options }: PrunerChoice, engine: Engine
 }
 
 /** A pruner flag as a choice: paths become file URLs. */
-export function prunerChoice(flag: string, options: Readonly<Record<string, number>>): PrunerChoice {
+export function prunerChoice(
+  flag: string,
+  options: Readonly<Record<string, number>>,
+  predictor = "",
+): PrunerChoice {
   const builtIn = PRUNER_NAMES.includes(flag);
   const name = builtIn || /^[a-z]+:/.test(flag) ? flag : new URL(flag, `file://${Deno.cwd()}/`).href;
-  return { name, options };
+  return { name, options, ...(predictor === "" ? {} : { predictor }) };
 }

@@ -1,5 +1,5 @@
 /**
- * Causal multi-head attention, as batched matrix products around a row-wise softmax.
+ * Multi-head attention, causal or not, as batched matrix products around a row-wise softmax.
  *
  * B = batch, T = tokens of a sequence, H = heads, D = head size; slots = T rounded up to 4;
  * G = heads of keys and values. With G < H (grouped-query attention; Ainslie et al., 2023) query head
@@ -31,6 +31,7 @@ export const softmaxKernel = defineRowKernel({
     ["first_row", "u32"],
     ["first_head", "u32"],
     ["all_heads", "u32"],
+    ["causal", "u32"],
   ],
 });
 
@@ -49,6 +50,7 @@ const softmaxBackwardKernel = defineRowKernel({
     ["first_head", "u32"],
     ["all_heads", "u32"],
     ["scale", "f32"],
+    ["causal", "u32"],
   ],
 });
 
@@ -62,6 +64,8 @@ export interface AttentionShape {
   readonly heads: number;
   /** G, heads of keys and values; divides H. @default {heads} */
   readonly kvHeads?: number;
+  /** False if a token sees those after it too, as in an encoder. @default {true} */
+  readonly causal?: boolean;
 }
 
 /** What the forward pass returns. */
@@ -192,13 +196,14 @@ function chunksOf(
 function scoresOf(
   a: Tensor,
   b: Tensor,
-  { chunk, length, headSize, slots, alpha, of }: {
+  { chunk, length, headSize, slots, alpha, of, causal }: {
     readonly chunk: Chunk;
     readonly length: number;
     readonly headSize: number;
     readonly slots: number;
     readonly alpha: number;
     readonly of: "key" | "value";
+    readonly causal: boolean;
   },
 ): Tensor {
   const out = a.engine.tensor(chunk.sequences * length, chunk.heads * slots, "attention scores");
@@ -216,7 +221,7 @@ function scoresOf(
         a: member.query,
         b: member[of],
         c: member.slots,
-        causal: "skipUpper",
+        causal: causal ? "skipUpper" : "none",
       },
     });
   }
@@ -230,7 +235,7 @@ export function rowGroups(rows: number, perGroup: number): [number, number] {
 }
 
 /**
- * softmax(Q K^T / sqrt(D), causal) V for every head. Scores that do not fit one binding are computed for
+ * softmax(Q K^T / sqrt(D), causal unless said otherwise) V for every head. Scores that do not fit one binding are computed for
  * some sequences, or some heads of one, at a time.
  *
  * @param qkv [B * T, (H + 2 G) * D]: Q, K and V side by side, heads side by side in each.
@@ -240,12 +245,12 @@ export function rowGroups(rows: number, perGroup: number): [number, number] {
  */
 export function attention(qkv: Tensor, shape: AttentionShape): AttentionResult {
   const { engine } = qkv;
-  const { batch, length, heads } = shape;
+  const { batch, length, heads, causal = true } = shape;
   const { d, headSize, slots, scale, chunks } = plan(qkv, shape);
   const logSums = engine.tensor(batch * length, heads, "attention log sums");
   const output = engine.tensor(batch * length, d, "attention output");
   for (const chunk of chunks) {
-    using scores = scoresOf(qkv, qkv, { chunk, length, headSize, slots, alpha: scale, of: "key" });
+    using scores = scoresOf(qkv, qkv, { chunk, length, headSize, slots, alpha: scale, of: "key", causal });
     const row = chunk.sequence * length;
     const logs = logSums.windowAt(row, scores.rows);
     const rows = scores.rows * chunk.heads;
@@ -261,6 +266,7 @@ export function attention(qkv: Tensor, shape: AttentionShape): AttentionResult {
         first_row: row - logs.row,
         first_head: chunk.head,
         all_heads: heads,
+        causal: Number(causal),
       },
       workgroups: rowGroups(rows, ROWS_PER_WORKGROUP[engine.adapterClass]),
     });
@@ -276,7 +282,7 @@ export function attention(qkv: Tensor, shape: AttentionShape): AttentionResult {
           a: member.slots,
           b: member.value,
           c: member.query,
-          causal: "innerBelow",
+          causal: causal ? "innerBelow" : "none",
         },
       });
     }
@@ -304,12 +310,13 @@ export interface AttentionBackwardOptions extends AttentionShape {
  * @throws {RangeError} As {@linkcode attention}.
  */
 export function attentionBackward(options: AttentionBackwardOptions): Tensor {
-  const { qkv, output, logSums, dOutput, length, heads } = options;
+  const { qkv, output, logSums, dOutput, length, heads, causal = true } = options;
   const { engine } = qkv;
   const { headSize, slots, scale, chunks } = plan(qkv, options);
+  const [below, above] = causal ? ["innerBelow", "innerAbove"] as const : ["none", "none"] as const;
   const dqkv = engine.tensor(qkv.rows, qkv.columns, "attention dqkv");
   for (const chunk of chunks) {
-    const shape = { chunk, length, headSize, slots };
+    const shape = { chunk, length, headSize, slots, causal };
     using scores = scoresOf(qkv, qkv, { ...shape, alpha: scale, of: "key" });
     using dp = scoresOf(dOutput, qkv, { ...shape, alpha: 1, of: "value" });
     const row = chunk.sequence * length;
@@ -332,17 +339,18 @@ export function attentionBackward(options: AttentionBackwardOptions): Tensor {
         first_head: chunk.head,
         all_heads: heads,
         scale,
+        causal: Number(causal),
       },
       workgroups: rowGroups(rows, ROWS_PER_WORKGROUP[engine.adapterClass]),
     });
     for (const { heads, query, slots: perKey, key, value, first } of chunk.members) {
       const inner = { groups: chunk.sequences, heads, m: length, n: headSize, k: length, a: perKey };
       // dQ = dS K
-      matmul(dp, qkv, { out: dqkv, batch: { ...inner, b: key, c: query, causal: "innerBelow" } });
+      matmul(dp, qkv, { out: dqkv, batch: { ...inner, b: key, c: query, causal: below } });
       // dK = dS^T Q and dV = P^T dO, summed over the members of a group.
       const sum = { transposeA: true, out: dqkv, accumulate: !first };
-      matmul(dp, qkv, { ...sum, batch: { ...inner, b: query, c: key, causal: "innerAbove" } });
-      matmul(scores, dOutput, { ...sum, batch: { ...inner, b: query, c: value, causal: "innerAbove" } });
+      matmul(dp, qkv, { ...sum, batch: { ...inner, b: query, c: key, causal: above } });
+      matmul(scores, dOutput, { ...sum, batch: { ...inner, b: query, c: value, causal: above } });
     }
   }
   return dqkv;

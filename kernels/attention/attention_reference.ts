@@ -1,5 +1,5 @@
 /**
- * Causal multi-head attention in double precision: slow, readable, what the kernels are compared with.
+ * Multi-head attention in double precision: slow, readable, what the kernels are compared with.
  *
  * @module
  */
@@ -12,7 +12,7 @@ export interface AttentionReferenceResult {
   readonly output: Float64Array;
   /** [B * T, H]: logarithms of the softmax sums. */
   readonly logSums: Float64Array;
-  /** [B, H, T, T]: softmax of the scores, zero for keys after the query. */
+  /** [B, H, T, T]: softmax of the scores, zero for keys that the query does not see. */
   readonly weights: Float64Array;
 }
 
@@ -28,9 +28,9 @@ function reader(qkv: ArrayLike<number>, { batch, length, heads, kvHeads = heads 
   return { d, headSize, place, read: (...at: Parameters<typeof place>) => qkv[place(...at)]! };
 }
 
-/** softmax(Q K^T / sqrt(D), causal) V for every head; qkv [B * T, (H + 2 G) * D]. */
+/** softmax(Q K^T / sqrt(D), causal if asked for) V for every head; qkv [B * T, (H + 2 G) * D]. */
 export function attentionReference(qkv: ArrayLike<number>, shape: AttentionShape): AttentionReferenceResult {
-  const { batch, length, heads } = shape;
+  const { batch, length, heads, causal = true } = shape;
   const { d, headSize, read } = reader(qkv, shape);
   const output = new Float64Array(batch * length * d);
   const logSums = new Float64Array(batch * length * heads);
@@ -39,7 +39,7 @@ export function attentionReference(qkv: ArrayLike<number>, shape: AttentionShape
     for (let h = 0; h < heads; h++) {
       for (let q = 0; q < length; q++) {
         const scores: number[] = [];
-        for (let k = 0; k <= q; k++) {
+        for (let k = 0; k <= (causal ? q : length - 1); k++) {
           let sum = 0;
           for (let i = 0; i < headSize; i++) sum += read(0, b, q, h, i) * read(1, b, k, h, i);
           scores.push(sum / Math.sqrt(headSize));
@@ -67,7 +67,7 @@ export function attentionBackwardReference(
   dOutput: ArrayLike<number>,
   shape: AttentionShape,
 ): Float64Array {
-  const { batch, length, heads } = shape;
+  const { batch, length, heads, causal = true } = shape;
   const { d, headSize, place, read } = reader(qkv, shape);
   const { weights } = attentionReference(qkv, shape);
   const dqkv = new Float64Array(qkv.length);
@@ -75,7 +75,10 @@ export function attentionBackwardReference(
     for (let h = 0; h < heads; h++) {
       for (let q = 0; q < length; q++) {
         const dOut = (i: number) => dOutput[(b * length + q) * d + h * headSize + i]!;
-        const row = weights.subarray(((b * heads + h) * length + q) * length).subarray(0, q + 1);
+        const row = weights.subarray(((b * heads + h) * length + q) * length).subarray(
+          0,
+          causal ? q + 1 : length,
+        );
         const dWeights = [...row].map((_, k) => {
           let sum = 0;
           for (let i = 0; i < headSize; i++) sum += dOut(i) * read(2, b, k, h, i);

@@ -25,14 +25,18 @@ const SHAPES: readonly (AttentionShape & { readonly headSize: number })[] = [
   { batch: 1, length: 1, heads: 2, kvHeads: 1, headSize: 4 },
   { batch: 2, length: 7, heads: 6, kvHeads: 2, headSize: 8 },
   { batch: 1, length: 65, heads: 4, kvHeads: 2, headSize: 12 },
+  // Tokens that see later ones too.
+  { batch: 3, length: 10, heads: 4, headSize: 8, causal: false },
+  { batch: 1, length: 1, heads: 1, headSize: 4, causal: false },
+  { batch: 2, length: 67, heads: 3, headSize: 12, causal: false },
 ];
 
 /** Tests one shape where the scores take `chunks` pieces. */
 function testShape(shape: typeof SHAPES[number], limits: Limits = {}, chunks = 1): void {
   const { batch, length, heads, headSize, kvHeads = heads } = shape;
   const name = `B ${batch}, T ${length}, H ${heads}, G ${kvHeads}, D ${headSize}${
-    chunks > 1 ? `, in ${chunks} pieces` : ""
-  }`;
+    shape.causal === false ? ", not causal" : ""
+  }${chunks > 1 ? `, in ${chunks} pieces` : ""}`;
   testForms(`attention() and its gradient equal the reference at ${name}`, async (engine) => {
     const rows = batch * length;
     const d = heads * headSize;
@@ -127,29 +131,32 @@ testForms("attention() does not let later tokens change earlier ones", async (en
   assertClose(after.subarray(0, 11 * 16), before.subarray(0, 11 * 16), TOLERANCE.exact);
 });
 
-for (const kvHeads of [2, 1]) {
-  testForms(`attention() has the gradient of its forward pass, G ${kvHeads}`, async (engine) => {
-    const shape = { batch: 2, length: 5, heads: 2, kvHeads };
-    const [rows, d] = [10, 8];
-    const columns = d + 8 * kvHeads;
-    const qkv = normal(rows * columns, 6);
-    const dOutput = normal(rows * d, 7);
-    using qkvTensor = engine.upload(qkv, rows, columns);
-    using dOutputTensor = engine.upload(dOutput, rows, d);
-    const { output, logSums } = attention(qkvTensor, shape);
-    using _output = output;
-    using _logSums = logSums;
-    using dqkv = attentionBackward({ qkv: qkvTensor, output, logSums, dOutput: dOutputTensor, ...shape });
-    const gradient = await readOne(dqkv);
-    const expected = await differences(qkv, async (values) => {
-      engine.write(qkvTensor, values);
+for (const [kvHeads, causal] of [[2, true], [1, true], [2, false]] as const) {
+  testForms(
+    `attention() has the gradient of its forward pass, G ${kvHeads}, causal ${causal}`,
+    async (engine) => {
+      const shape = { batch: 2, length: 5, heads: 2, kvHeads, causal };
+      const [rows, d] = [10, 8];
+      const columns = d + 8 * kvHeads;
+      const qkv = normal(rows * columns, 6);
+      const dOutput = normal(rows * d, 7);
+      using qkvTensor = engine.upload(qkv, rows, columns);
+      using dOutputTensor = engine.upload(dOutput, rows, d);
       const { output, logSums } = attention(qkvTensor, shape);
       using _output = output;
       using _logSums = logSums;
-      return dot(await output.read(), dOutput);
-    });
-    assertClose(gradient, expected, TOLERANCE.difference);
-  });
+      using dqkv = attentionBackward({ qkv: qkvTensor, output, logSums, dOutput: dOutputTensor, ...shape });
+      const gradient = await readOne(dqkv);
+      const expected = await differences(qkv, async (values) => {
+        engine.write(qkvTensor, values);
+        const { output, logSums } = attention(qkvTensor, shape);
+        using _output = output;
+        using _logSums = logSums;
+        return dot(await output.read(), dOutput);
+      });
+      assertClose(gradient, expected, TOLERANCE.difference);
+    },
+  );
 }
 
 Deno.test({

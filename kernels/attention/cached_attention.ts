@@ -174,6 +174,7 @@ export function cachedAttention(
       first_row: 0,
       first_head: 0,
       all_heads: count,
+      causal: 1,
     },
     workgroups: rowGroups(scoreRows, ROWS_PER_WORKGROUP[engine.adapterClass]),
   });

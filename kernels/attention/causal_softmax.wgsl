@@ -1,8 +1,8 @@
-// Causal softmax of attention scores, in place.
+// Softmax of attention scores, in place; causal if asked for.
 //
 // scores [batch * length, heads * slots]: query t of a sequence, at position first + t, in row t, head
-// h in columns h * slots .. (slots: keys, rounded up to 4). Entries of keys after the query are
-// undefined on entry and zero on return. log_sums [.., all_heads]: log of the row's sum of
+// h in columns h * slots .. (slots: keys, rounded up to 4). If causal, entries of keys after the query
+// are undefined on entry and zero on return. log_sums [.., all_heads]: log of the row's sum of
 // exponentials, kept for the backward pass; the scores are those of heads first_head .. and of rows
 // first_row .. in it. Accumulation rule: outputs are overwritten.
 //
@@ -19,6 +19,7 @@ struct Parameters {
   first_row: u32,
   first_head: u32,
   all_heads: u32,
+  causal: u32, // 0: every query sees every key
 }
 
 @group(0) @binding(0) var<storage, read_write> scores: array<vec4f>;
@@ -31,7 +32,7 @@ var<workgroup> scratch: array<f32, LANES>;
 // One (query, head).
 struct Row {
   base: u32,  // its first vec4 of scores
-  query: u32, // place in the sequence
+  last: u32,   // last key that the query sees
   log_at: u32,
 }
 
@@ -39,17 +40,18 @@ fn row_of(index: u32) -> Row {
   let head = index % p.heads;
   let token = index / p.heads;
   let log_at = (p.first_row + token) * p.log_pitch + p.first_head + head;
-  return Row(index * p.slots4, p.first + token % p.length, log_at);
+  let last = select(p.length - 1u, p.first + token % p.length, p.causal == 1u);
+  return Row(index * p.slots4, last, log_at);
 }
 
-fn kept(i: u32, query: u32) -> vec4<bool> {
-  return vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u) <= vec4u(query);
+fn kept(i: u32, last: u32) -> vec4<bool> {
+  return vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u) <= vec4u(last);
 }
 
 fn highest_of(row: Row, lane: u32, lanes: u32) -> f32 {
   var highest = vec4f(-1e30);
-  for (var i = lane; i <= row.query / 4u; i += lanes) {
-    highest = max(highest, select(vec4f(-1e30), scores[row.base + i], kept(i, row.query)));
+  for (var i = lane; i <= row.last / 4u; i += lanes) {
+    highest = max(highest, select(vec4f(-1e30), scores[row.base + i], kept(i, row.last)));
   }
   return max(max(highest.x, highest.y), max(highest.z, highest.w));
 }
@@ -57,8 +59,8 @@ fn highest_of(row: Row, lane: u32, lanes: u32) -> f32 {
 // Replaces scores by exponentials and returns their sum.
 fn exponentials_of(row: Row, highest: f32, lane: u32, lanes: u32) -> f32 {
   var sum = vec4f();
-  for (var i = lane; i <= row.query / 4u; i += lanes) {
-    let e = select(vec4f(), exp(scores[row.base + i] - highest), kept(i, row.query));
+  for (var i = lane; i <= row.last / 4u; i += lanes) {
+    let e = select(vec4f(), exp(scores[row.base + i] - highest), kept(i, row.last));
     scores[row.base + i] = e;
     sum += e;
   }
@@ -68,7 +70,7 @@ fn exponentials_of(row: Row, highest: f32, lane: u32, lanes: u32) -> f32 {
 fn write(row: Row, highest: f32, sum: f32, lane: u32, lanes: u32) {
   let scale = 1.0 / sum;
   for (var i = lane; i < p.slots4; i += lanes) {
-    scores[row.base + i] = select(vec4f(), scores[row.base + i] * scale, kept(i, row.query));
+    scores[row.base + i] = select(vec4f(), scores[row.base + i] * scale, kept(i, row.last));
   }
   if (lane == 0u) {
     log_sums[row.log_at] = highest + log(sum);

@@ -1,5 +1,5 @@
 // From scores and dP to P and dS, both in place: P = exp(scores - log_sum) and
-// dS = P * (dP - dot(do, o)) * scale, zero for keys after the query.
+// dS = P * (dP - dot(do, o)) * scale, zero for keys after the query if causal.
 //
 // scores, dp [batch * length, heads * slots]; log_sums [.., all_heads];
 // o, do [.., all_heads * head_size]: the attention's output and its gradient. The scores are those of
@@ -20,6 +20,7 @@ struct Parameters {
   first_head: u32,
   all_heads: u32,
   scale: f32,
+  causal: u32, // 0: every query sees every key
 }
 
 @group(0) @binding(0) var<storage, read_write> scores: array<vec4f>;
@@ -35,7 +36,7 @@ fn backward(index: u32, lane: u32, lanes: u32) {
   }
   let head = p.first_head + index % p.heads;
   let row = p.first_row + index / p.heads;
-  let query = index / p.heads % p.length;
+  let last = select(p.length - 1u, index / p.heads % p.length, p.causal == 1u);
 
   // Every lane sums the whole head: head_size / 4 terms are cheaper than a barrier.
   var products = vec4f();
@@ -48,7 +49,7 @@ fn backward(index: u32, lane: u32, lanes: u32) {
 
   let base = index * p.slots4;
   for (var i = lane; i < p.slots4; i += lanes) {
-    let kept = vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u) <= vec4u(query);
+    let kept = vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u) <= vec4u(last);
     let weight = select(vec4f(), exp(scores[base + i] - log_sum), kept);
     let slope = select(vec4f(), dp[base + i] - mean, kept);
     scores[base + i] = weight;

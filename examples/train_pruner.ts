@@ -1,0 +1,176 @@
+/**
+ * Trains iHeadPruner's importance predictor: collects what unpruned steps show, fits the network to it, and
+ * says how well it predicts steps that it has not seen.
+ *
+ * ```sh
+ * deno run -A examples/train_pruner.ts
+ * ```
+ *
+ * @module
+ */
+
+import {
+  comparePredictors,
+  DEFAULT_PREDICTOR_SIZES,
+  initialPredictor,
+  loadSamples,
+  meanLabel,
+  modelShape,
+  type PrunerSample,
+  savePredictor,
+  splitWindows,
+  trackSamples,
+  trainPredictor,
+} from "@edgetuner/core";
+import { Engine } from "@edgetuner/kernels";
+import { CollectedSamples } from "./_support/collected_samples.ts";
+import { type FlagValues, integer, number, readFlags, runProgram, text } from "./_support/flags.ts";
+import { loadLocalModel, localRun } from "./_support/local_run.ts";
+import { bytes, duration, ProgressBar } from "./_support/progress.ts";
+import { DEMO_PREDICTOR } from "./_support/pruners.ts";
+import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
+import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
+
+/** Shares of each run's steps, the last ones, to stop by and to report on. */
+const HELD_OUT = { valid: 0.15, test: 0.15 };
+
+const FLAGS = {
+  ...TUNING_FLAGS,
+  steps: integer("N", 400, "samples to have of each run; 0 = train on what the file holds", { min: 0 }),
+  runs: integer("N", 2, "runs, each with the next seed", { min: 1 }),
+  samples: text(
+    "FILE",
+    "runs/pruner_samples.bin",
+    "file of samples; one that exists is appended to, and an interrupted collection goes on",
+  ),
+  model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
+  data: text("FILE", new URL("./restaurant/train.txt", import.meta.url).pathname, "training data"),
+  batch: integer("N", 8, "sequences per step", { min: 1 }),
+  length: integer("N", 96, "tokens per sequence", { min: 2 }),
+  capacities: text("LIST", "8,5,3", "capacities of the devices"),
+  history: integer("K", 10, "steps that the predictor sees", { min: 1 }),
+  lambda: number("X", 0.8, "smoothing of the importance: weight of the newest step", { min: 1e-6, max: 1 }),
+  epochs: integer("N", 60, "most passes over the samples", { min: 1 }),
+  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+  out: text("DIR", DEMO_PREDICTOR, "folder for the predictor"),
+};
+
+type Flags = FlagValues<typeof FLAGS>;
+
+async function exists(path: string): Promise<boolean> {
+  return await Deno.stat(path).then(() => true, () => false);
+}
+
+/** Runs fine-tuning with every head kept until the file holds all samples that were asked for. */
+async function collect(flags: Flags, engine: Engine): Promise<void> {
+  const existing: readonly PrunerSample[] = await exists(flags.samples)
+    ? (await loadSamples(flags.samples)).samples
+    : [];
+  const folder = flags.samples.replace(/[^/]*$/, "");
+  if (folder !== "") await Deno.mkdir(folder, { recursive: true });
+  for (let run = 0; run < flags.runs; run++) {
+    const seed = flags.seed + run;
+    const there = existing.filter((sample) => sample.seed === seed).length;
+    if (there >= flags.steps) continue;
+    if (there > 0) {
+      console.log(`Run of seed ${seed}: ${there} samples are there; its steps are run again up to there`);
+    }
+    // Neither the first nor the last step of a run gives a sample.
+    const options = {
+      ...flags,
+      capacities: flags.capacities.split(",").map(Number),
+      settings: { ...tuningSettings({ ...flags, steps: flags.steps + 2 }), seed },
+    };
+    const local = await loadLocalModel(options);
+    const { config, fingerprint } = local.model;
+    using collected = new CollectedSamples(
+      flags.samples,
+      { hidden: modelShape(config).hidden, fingerprint, baseNorm: local.baseNorm },
+      existing,
+    );
+    const bar = new ProgressBar(options.settings.steps);
+    for await (const { step, loss } of localRun(engine, local, options, collected.pruner)) {
+      const size = collected.count === null ? "" : `  ${collected.count} samples, ${bytes(collected.bytes!)}`;
+      bar.draw(step + 1, `seed ${seed}  loss ${loss.toFixed(3)}${size}`);
+    }
+    bar.end();
+  }
+}
+
+async function main(): Promise<void> {
+  const flags = readFlags({
+    name: "train_pruner.ts",
+    about: "Collects samples in an unpruned run and trains iHeadPruner's importance predictor on them.",
+    examples: [
+      "deno run -A examples/train_pruner.ts                     # makes examples/demo_predictor again",
+      "deno run -A examples/train_pruner.ts --model MODEL --data DATA --out runs/predictor",
+      "deno run -A examples/edge_server.ts --collect runs/s.bin # samples of a networked run; then",
+      "deno run -A examples/train_pruner.ts --samples runs/s.bin --steps 0 --out runs/predictor",
+      "deno run -A examples/demo.ts --pruner iheadpruner --predictor runs/predictor",
+    ],
+  }, FLAGS);
+  using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
+  if (flags.steps > 0) await collect(flags, engine);
+
+  const set = await loadSamples(flags.samples);
+  const { source } = set;
+  const { layers, heads, hidden, baseNorm, fingerprint } = source;
+  const runs = trackSamples(set, flags.lambda);
+  const split = splitWindows(runs, flags.history, HELD_OUT);
+  console.log(
+    `${set.samples.length} samples in ${runs.length} ${
+      runs.length === 1 ? "run" : "runs"
+    } of ${layers} x ${heads} heads, ` +
+      `${bytes((await Deno.stat(flags.samples)).size)}; windows: ${split.train.length} to train on, ` +
+      `${split.valid.length} to stop by, ${split.test.length} held out`,
+  );
+  const { history, lambda } = flags;
+  const start = initialPredictor(
+    { layers, heads, hidden, history, lambda, ...DEFAULT_PREDICTOR_SIZES },
+    flags.seed,
+  );
+  const bar = new ProgressBar(flags.epochs);
+  const started = performance.now();
+  const { predictor, best, epochs } = await trainPredictor(engine, start, { ...split, baseNorm }, {
+    epochs: flags.epochs,
+    seed: flags.seed,
+    onEpoch: ({ epoch, train, valid }) =>
+      bar.draw(epoch, `MSE ${train.toExponential(2)}, held out ${valid.toExponential(2)}`),
+  });
+  bar.end();
+  console.log(
+    `${epochs.length - 1} epochs in ${
+      duration((performance.now() - started) / 1000)
+    }; the best was epoch ${best.epoch}`,
+  );
+  const result = comparePredictors(predictor, split.test, { baseNorm, meanLabel: meanLabel(split.train) });
+  console.log("\nOn the held-out steps         MSE       rank correlation");
+  for (
+    const [name, quality] of [
+      ["predictor", result.predictor],
+      [`mean of the last ${history} maps`, result.runningMean],
+      ["last step's gradients", result.lastGradient],
+      ["the same for all heads", result.uniform],
+    ] as const
+  ) {
+    console.log(
+      `  ${name.padEnd(26)}  ${quality.mse.toExponential(3)}  ${quality.spearman.toFixed(3).padStart(6)}`,
+    );
+  }
+  const gain = 1 - result.predictor.mse / result.runningMean.mse;
+  console.log(
+    gain > 0
+      ? `The predictor's error is ${(100 * gain).toFixed(1)} % below that of the running mean.`
+      : `The predictor is no better than the running mean (${
+        (-100 * gain).toFixed(1)
+      } % more error): collect more samples.`,
+  );
+  const { headsPerDevice, capacities } = source;
+  await savePredictor(flags.out, predictor, {
+    trainedOn: { fingerprint, headsPerDevice, capacities, samples: set.samples.length, epoch: best.epoch },
+    heldOut: result,
+  });
+  console.log(`Saved to ${flags.out}`);
+}
+
+if (import.meta.main) await runProgram(main);
