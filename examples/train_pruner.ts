@@ -46,7 +46,7 @@ const FLAGS = {
   model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
   data: text("FILE", new URL("./restaurant/train.txt", import.meta.url).pathname, "training data"),
   batch: integer("N", 8, "sequences per step", { min: 1 }),
-  length: integer("N", 96, "tokens per sequence", { min: 2 }),
+  length: integer("N", 80, "tokens per sequence", { min: 2 }),
   capacities: text("LIST", "8,5,3", "capacities of the devices"),
   history: integer("K", 10, "steps that the predictor sees", { min: 1 }),
   lambda: number("X", 0.8, "smoothing of the importance: weight of the newest step", { min: 1e-6, max: 1 }),
