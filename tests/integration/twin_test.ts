@@ -196,7 +196,11 @@ Deno.test("as many devices as heads, and one more", async () => {
   const four = await simulate(options({ devices: 4, settings: tinySettings("slice", 2) }));
   assertEquals(four.devices.map((d) => d.range!.count), [1, 1, 1, 1]);
   assert(four.msPerStep < one.msPerStep, "four links carry more than one");
-  await assertRejects(() => simulate(options({ devices: 5 })), RangeError, "from 1 to 4 (by the heads per layer)");
+  await assertRejects(
+    () => simulate(options({ devices: 5 })),
+    RangeError,
+    "from 1 to 4 (by the heads per layer)",
+  );
   await assertRejects(
     () => simulate(options({ devices: [{ data: true }, { data: true }] })),
     TypeError,
