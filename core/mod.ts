@@ -241,6 +241,7 @@ export {
   adapterOf,
   joinAdapters,
   loadAdapter,
+  loadHeads,
   loadIntoModules,
   saveAdapter,
 } from "./lora/adapter.ts";
@@ -327,3 +328,4 @@ export {
   windowsOf,
   type WindowSplit,
 } from "./predictor/windows.ts";
+export { type CertificateOptions, certifyExport, type ExportCertificate } from "./lora/certificate.ts";

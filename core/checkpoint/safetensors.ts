@@ -76,6 +76,51 @@ export function writeSafetensors(
   tensors: NamedArrays,
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array<ArrayBuffer> {
+  const { names, start, size } = layOut(tensors, metadata);
+  const bytes = new Uint8Array(start.length + size);
+  bytes.set(start);
+  const values = new Float32Array(bytes.buffer, start.length, size / 4);
+  let place = 0;
+  for (const name of names) {
+    const { data } = tensors.get(name)!;
+    values.set(data, place);
+    place += data.length;
+  }
+  return bytes;
+}
+
+/**
+ * Writes a safetensors file tensor by tensor: memory holds one at a time, if the map reads or computes them when
+ * it is asked, as `StoredTensors` and `mergePeft` do. The file gets its name once it is whole.
+ *
+ * @param path Where to.
+ * @param tensors Each is asked for twice.
+ * @param metadata Notes for the header.
+ * @throws {CheckpointError} If a tensor does not hold as many values as its shape says.
+ */
+export async function saveSafetensors(
+  path: string,
+  tensors: NamedArrays,
+  metadata: Readonly<Record<string, string>> = {},
+): Promise<void> {
+  const { names, start } = layOut(tensors, metadata);
+  const partial = `${path}.partial`;
+  {
+    using file = await Deno.open(partial, { write: true, create: true, truncate: true });
+    const write = async (bytes: Uint8Array) => {
+      for (let at = 0; at < bytes.length;) at += await file.write(bytes.subarray(at));
+    };
+    await write(start);
+    for (const name of names) {
+      const { data } = tensors.get(name)!;
+      await write(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    }
+  }
+  await Deno.rename(partial, path);
+}
+
+/** Names in the order of the file, what comes before the values, and the bytes of the values. */
+function layOut(tensors: NamedArrays, metadata: Readonly<Record<string, string>>) {
   const names = [...tensors.keys()].toSorted(byCodeUnits);
   const lines: string[] = [];
   const notes = Object.keys(metadata).toSorted(byCodeUnits);
@@ -104,18 +149,10 @@ export function writeSafetensors(
   const header = new TextEncoder().encode(`{${lines.join(",")}}`);
   // Spaces at the end of the header let the values begin at a multiple of 8 bytes.
   const headerSize = Math.ceil(header.length / 8) * 8;
-  const bytes = new Uint8Array(8 + headerSize + size);
-  new DataView(bytes.buffer).setBigUint64(0, BigInt(headerSize), true);
-  bytes.fill(0x20, 8, 8 + headerSize);
-  bytes.set(header, 8);
-  const values = new Float32Array(bytes.buffer, 8 + headerSize, size / 4);
-  let place = 0;
-  for (const name of names) {
-    const { data } = tensors.get(name)!;
-    values.set(data, place);
-    place += data.length;
-  }
-  return bytes;
+  const start = new Uint8Array(8 + headerSize).fill(0x20, 8);
+  new DataView(start.buffer).setBigUint64(0, BigInt(headerSize), true);
+  start.set(header, 8);
+  return { names, start, size };
 }
 
 function byCodeUnits(a: string, b: string): number {

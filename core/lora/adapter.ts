@@ -8,12 +8,14 @@
  * @module
  */
 
+import type { Engine } from "@edgetuner/kernels";
 import { CheckpointError } from "../errors.ts";
 import { loadSafetensors, writeSafetensors } from "../checkpoint/safetensors.ts";
 import type { NamedArray } from "../model/gpt2.ts";
 import type { ModelShape } from "../session/settings.ts";
-import type { HeadModules, HeadWeights } from "./head_modules.ts";
-import { checkLora, type LoraSettings } from "./settings.ts";
+import { HeadModules, type HeadWeights } from "./head_modules.ts";
+import { LocalHeads } from "./local_heads.ts";
+import { checkLora, DEFAULT_OPTIMIZER, type LoraSettings } from "./settings.ts";
 
 /** Version of the adapter format. */
 const FORMAT_VERSION = 1;
@@ -118,6 +120,33 @@ export function loadIntoModules(adapter: Adapter, modules: HeadModules): void {
         }))),
   );
   modules.load(weights);
+}
+
+/**
+ * Puts a whole adapter on the GPU for use, not for training.
+ *
+ * @param engine Where.
+ * @param adapter Head modules of every head.
+ * @returns One virtual device with all heads; the caller's to dispose.
+ * @throws {CheckpointError} If a head module is missing.
+ */
+export function loadHeads(engine: Engine, adapter: Adapter): LocalHeads {
+  const { lora, model } = adapter;
+  const modules = new HeadModules(engine, {
+    lora,
+    optimizer: DEFAULT_OPTIMIZER, // of no effect: nothing is trained
+    ...model,
+    range: { first: 0, count: model.heads },
+    seed: 0,
+    steps: 1,
+  });
+  try {
+    loadIntoModules(adapter, modules);
+  } catch (error) {
+    modules[Symbol.dispose]();
+    throw error;
+  }
+  return new LocalHeads([modules]);
 }
 
 /** Writes an adapter folder; makes the folder if need be. */

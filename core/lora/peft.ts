@@ -257,54 +257,104 @@ export function fromPeft(peft: PeftAdapter, family: ModelFamily, shape: PeftMode
   };
 }
 
+/** Weights of which some are changed when they are read; nothing is kept. */
+class ChangedArrays implements ReadonlyMap<string, NamedArray> {
+  readonly #arrays: NamedArrays;
+  readonly #changes: ReadonlyMap<string, (array: NamedArray) => NamedArray>;
+
+  constructor(arrays: NamedArrays, changes: ReadonlyMap<string, (array: NamedArray) => NamedArray>) {
+    this.#arrays = arrays;
+    this.#changes = changes;
+  }
+
+  get size(): number {
+    return this.#arrays.size;
+  }
+
+  has(name: string): boolean {
+    return this.#arrays.has(name);
+  }
+
+  get(name: string): NamedArray | undefined {
+    const array = this.#arrays.get(name);
+    return array === undefined ? undefined : this.#changes.get(name)?.(array) ?? array;
+  }
+
+  keys(): MapIterator<string> {
+    return this.#arrays.keys();
+  }
+
+  *values(): MapIterator<NamedArray> {
+    for (const name of this.keys()) yield this.get(name)!;
+  }
+
+  *entries(): MapIterator<[string, NamedArray]> {
+    for (const name of this.keys()) yield [name, this.get(name)!];
+  }
+
+  [Symbol.iterator](): MapIterator<[string, NamedArray]> {
+    return this.entries();
+  }
+
+  forEach(callback: (array: NamedArray, name: string, all: NamedArrays) => void): void {
+    for (const [name, array] of this) callback(array, name, this);
+  }
+}
+
 /**
  * Adds an adapter to the base model's weights: W + scale * B A.
  *
- * @param weights The checkpoint; not changed, and what is not adapted is shared with the result.
- * @throws {CheckpointError} If an adapted weight is missing or has another shape.
+ * @param weights The checkpoint; not changed.
+ * @returns The merged weights, each computed when it is read.
+ * @throws {CheckpointError} If an adapted weight is missing; on reading, if it has another shape.
  */
 export function mergePeft(
   weights: NamedArrays,
   peft: PeftAdapter,
   family: ModelFamily,
   shape: PeftModelShape,
-): Map<string, NamedArray> {
-  const merged = new Map(weights);
+): NamedArrays {
   const { hidden } = shape;
   const { r: rank } = peft.config;
   const scale = scaleOf(peft.config);
+  const changes = new Map<string, (array: NamedArray) => NamedArray>();
   for (let layer = 0; layer < shape.layers; layer++) {
     for (const module of modulesOf(family, shape, layer)) {
       const matrices = matricesOf(peft, module, hidden);
       if (matrices === null) continue;
       // Some files leave out the name of the whole model.
-      const name = [module.name, module.name.replace(/^(transformer|model)\./, "")].map((n) => `${n}.weight`)
-        .find((n) => weights.has(n));
-      const base = name === undefined ? undefined : weights.get(name);
+      const names = [module.name, module.name.replace(/^(transformer|model)\./, "")].map((n) =>
+        `${n}.weight`
+      );
+      const name = names.find((n) => weights.has(n));
       const [rows, columns] = family === "gpt2" ? [hidden, module.outputs] : [module.outputs, hidden];
-      if (name === undefined || base?.shape.join() !== `${rows},${columns}`) {
+      const refuse = (is: string): never => {
         throw new CheckpointError(
-          `Cannot merge the adapter as the model must hold "${module.name}.weight" [${rows},${columns}]: it is [${base?.shape}]`,
+          `Cannot merge the adapter as the model must hold "${names[0]}" [${rows},${columns}]: it ${is}`,
         );
-      }
-      const data = base.data.slice();
-      const row = new Float64Array(hidden);
-      for (let o = 0; o < module.outputs; o++) {
-        row.fill(0);
-        for (let k = 0; k < rank; k++) {
-          const b = matrices.b[o * rank + k]!;
-          if (b === 0) continue;
-          const a = matrices.a.subarray(k * hidden, (k + 1) * hidden);
-          for (let i = 0; i < hidden; i++) row[i]! += b * a[i]!;
+      };
+      if (name === undefined) return refuse("does not");
+      changes.set(name, (base) => {
+        if (base.shape.join() !== `${rows},${columns}`) refuse(`is [${base.shape}]`);
+        const data = base.data.slice();
+        const row = new Float64Array(hidden);
+        for (let o = 0; o < module.outputs; o++) {
+          row.fill(0);
+          for (let k = 0; k < rank; k++) {
+            const b = matrices.b[o * rank + k]!;
+            if (b === 0) continue;
+            const a = matrices.a.subarray(k * hidden, (k + 1) * hidden);
+            for (let i = 0; i < hidden; i++) row[i]! += b * a[i]!;
+          }
+          for (let i = 0; i < hidden; i++) {
+            data[family === "gpt2" ? i * module.outputs + o : o * hidden + i]! += scale * row[i]!;
+          }
         }
-        for (let i = 0; i < hidden; i++) {
-          data[family === "gpt2" ? i * module.outputs + o : o * hidden + i]! += scale * row[i]!;
-        }
-      }
-      merged.set(name, { shape: base.shape, data });
+        return { shape: base.shape, data };
+      });
     }
   }
-  return merged;
+  return new ChangedArrays(weights, changes);
 }
 
 /**

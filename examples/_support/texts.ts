@@ -9,13 +9,12 @@ import {
   type BaseLayers,
   encodePrompt,
   generateGreedy,
-  HeadModules,
   loadEnds,
-  loadIntoModules,
+  loadHeads,
   loadLayers,
   loadModelFolder,
   loadTokenizer,
-  LocalHeads,
+  type LocalHeads,
   type ModelEnds,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
@@ -56,28 +55,7 @@ export class TextModel implements Disposable {
     }
     const tokenizer = await loadTokenizer(`${folder}/tokenizer.json`);
     const engine = await Engine.create({ gpu: await loadGpu(webgpu) });
-    let heads: LocalHeads | null = null;
-    if (adapter !== null) {
-      const modules = new HeadModules(engine, {
-        lora: adapter.lora,
-        // Not trained here: the optimizer's settings are of no effect.
-        optimizer: {
-          learningRate: 1,
-          warmupSteps: 0,
-          schedule: "constant",
-          beta1: 0,
-          beta2: 0,
-          epsilon: 1,
-          weightDecay: 0,
-        },
-        ...adapter.model,
-        range: { first: 0, count: adapter.model.heads },
-        seed: 0,
-        steps: 1,
-      });
-      loadIntoModules(adapter, modules);
-      heads = new LocalHeads([modules]);
-    }
+    const heads = adapter === null ? null : loadHeads(engine, adapter);
     return new TextModel(
       engine,
       loadLayers(engine, model),
