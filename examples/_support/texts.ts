@@ -7,6 +7,7 @@
 import {
   type Adapter,
   type BaseLayers,
+  CachedSession,
   encodePrompt,
   generateGreedy,
   loadEnds,
@@ -16,6 +17,7 @@ import {
   loadTokenizer,
   type LocalHeads,
   type ModelEnds,
+  type Tokenizer,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { UsageError } from "./flags.ts";
@@ -27,14 +29,14 @@ export class TextModel implements Disposable {
   readonly #layers: BaseLayers;
   readonly #ends: ModelEnds;
   readonly #heads: LocalHeads | null;
-  readonly #tokenizer: Awaited<ReturnType<typeof loadTokenizer>>;
+  readonly #tokenizer: Tokenizer;
 
   private constructor(
     engine: Engine,
     layers: BaseLayers,
     ends: ModelEnds,
     heads: LocalHeads | null,
-    tokenizer: Awaited<ReturnType<typeof loadTokenizer>>,
+    tokenizer: Tokenizer,
   ) {
     this.#engine = engine;
     this.#layers = layers;
@@ -65,14 +67,42 @@ export class TextModel implements Disposable {
     );
   }
 
-  /** Continues prompts. With `base` true as if there were no adapter. */
-  async generate(prompts: readonly string[], maxNewTokens: number, base = false): Promise<string[]> {
-    const tokens = await generateGreedy(
+  /** Tokens that continue prompts, without the end token. With `base` true as if there were no adapter. */
+  generateTokens(prompts: readonly string[], maxNewTokens: number, base = false): Promise<number[][]> {
+    return generateGreedy(
       { engine: this.#engine, layers: this.#layers, ends: this.#ends, heads: base ? null : this.#heads },
       prompts.map((p) => encodePrompt(this.#tokenizer, p)),
       { maxNewTokens, eos: this.#tokenizer.eos },
     );
+  }
+
+  /** Continues prompts. With `base` true as if there were no adapter. */
+  async generate(prompts: readonly string[], maxNewTokens: number, base = false): Promise<string[]> {
+    const tokens = await this.generateTokens(prompts, maxNewTokens, base);
     return tokens.map((ids) => this.#tokenizer.decode(ids).trim());
+  }
+
+  /** Tokens of a prompt, and what it takes to read tokens again. */
+  get tokenizer(): Tokenizer {
+    return this.#tokenizer;
+  }
+
+  /**
+   * Continues one prompt by a search of the caller's over a cache of keys and values.
+   *
+   * @param search Gets a fresh session and the prompt's tokens.
+   */
+  async search<T>(
+    prompt: string,
+    search: (session: CachedSession, tokens: number[]) => Promise<T>,
+  ): Promise<T> {
+    using session = new CachedSession({
+      engine: this.#engine,
+      layers: this.#layers,
+      ends: this.#ends,
+      heads: this.#heads,
+    });
+    return await search(session, encodePrompt(this.#tokenizer, prompt));
   }
 
   [Symbol.dispose](): void {
