@@ -53,15 +53,18 @@ export {
   type TwinNetworkOptions,
 } from "./twin_network.ts";
 export {
+  type NetworkSimulationOptions,
   simulate,
   type SimulatedDevice,
   type SimulatedDeviceResult,
   type SimulatedModel,
   type SimulatedStep,
   simulateServerTuner,
+  simulateTensorParallel,
   type SimulationOptions,
   type SimulationResult,
   type SplitSimulationOptions,
+  type TensorParallelSimulationOptions,
 } from "./simulate.ts";
 export { type Authorize, requestToken, requireToken } from "./token.ts";
 export {

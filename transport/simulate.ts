@@ -7,6 +7,8 @@
  */
 
 import {
+  allocateShares,
+  ATTENTION_BACKWARD,
   type BaseLayers,
   type ComputeModel,
   type DataSide,
@@ -14,6 +16,9 @@ import {
   type EdgeServerOptions,
   HeadModules,
   type HeadRange,
+  headsBackwardWork,
+  headsForwardWork,
+  layerFlops,
   type LedgerEntry,
   LINK_PROFILES,
   type LinkProfile,
@@ -22,14 +27,22 @@ import {
   type LossSettings,
   type ModelEnds,
   type Pruner,
+  type RunServer,
+  type RunServerOptions,
   type RunSettings,
   runStep,
+  runTensorParallelDevice,
   runUserDevice,
+  type Segment,
   segmentMs,
+  type Share,
   type StepRecord,
   type StepShape,
+  TensorParallelServer,
+  type TensorParallelServerOptions,
   type TokenBatch,
   TYPICAL_COMPUTE,
+  type UserDeviceOptions,
   type UserDeviceResult,
   wholeStepWork,
 } from "@edgetuner/core";
@@ -58,6 +71,8 @@ export interface SimulatedDevice {
   readonly link?: LinkProfile;
   /** True for the data device. @default {true for the first device, if none says so} */
   readonly data?: boolean;
+  /** Bytes that it can give to its share of the base model; of interest for tensor parallelism. @default {no limit} */
+  readonly memory?: number;
 }
 
 /** Options of {@linkcode simulateServerTuner}, and what {@linkcode simulate} has in common with it. */
@@ -87,25 +102,37 @@ export interface SimulationOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Options of {@linkcode simulate}. */
-export interface SplitSimulationOptions extends SimulationOptions {
+/** Options that simulations with devices have in common. */
+export interface NetworkSimulationOptions extends SimulationOptions {
   /** The devices, or their number if they are all alike. */
   readonly devices: number | readonly SimulatedDevice[];
-  /** Decides which heads are pruned. */
-  // deno-lint-ignore no-explicit-any -- a pruner of any state
-  readonly pruner: Pruner<any>;
   /** The link of each device, unless it has its own. @default {LINK_PROFILES["wifi-5"]} */
   readonly link?: LinkProfile;
   /** Seed of jitter, losses and failures. @default {1} */
   readonly linkSeed?: number;
   /** True to let links and kernels take the time of the wall. @default {false} */
   readonly realTime?: boolean;
-  /** ||W||_F of the base model's weights per head, [L * H], for pruners that need it. */
-  readonly baseNorm?: Float32Array;
   /** Work that comes with kinds of frames that are not of the step protocol. @default {{}} */
   readonly rules?: Readonly<Record<string, FrameRule>>;
   /** Longest wait for a device, in milliseconds of the wall. @default {120000} */
   readonly timeoutMs?: number;
+}
+
+/** Options of {@linkcode simulate}. */
+export interface SplitSimulationOptions extends NetworkSimulationOptions {
+  /** Decides which heads are pruned. */
+  // deno-lint-ignore no-explicit-any -- a pruner of any state
+  readonly pruner: Pruner<any>;
+  /** ||W||_F of the base model's weights per head, [L * H], for pruners that need it. */
+  readonly baseNorm?: Float32Array;
+}
+
+/** Options of {@linkcode simulateTensorParallel}. */
+export interface TensorParallelSimulationOptions extends NetworkSimulationOptions {
+  /** The base model's configuration and weights, of which the devices get their shares. */
+  readonly checkpoint: TensorParallelServerOptions["model"];
+  /** The server's own capacity, in the unit of the devices' capacities. @default {1} */
+  readonly capacity?: number;
 }
 
 /** A training step of a simulation. In virtual time `times.readback` and `times.codec` are 0. */
@@ -158,8 +185,109 @@ export interface SimulationResult {
  * @throws {TypeError} If there is not exactly one data device, or evaluation is asked for across engines.
  */
 export async function simulate(options: SplitSimulationOptions): Promise<SimulationResult> {
-  const { model, settings, pruner, timeoutMs = 120_000, realTime = false, link, signal } = options;
-  const { engine, layers, ends, deviceEngine = engine } = model;
+  const { engine, layers: base } = options.model;
+  const { pruner, baseNorm } = options;
+  return await runOnTwin(options, {
+    rules: {},
+    open: (common) => new EdgeServer({ ...common, engine, base, pruner, baseNorm }),
+    run: (common) => runUserDevice(common),
+    own: () => [],
+  });
+}
+
+/**
+ * Fine-tunes with the base model itself divided among edge server and devices (TPTensor), on emulated links. A
+ * device with too little memory for its share ends the run: `error` says how much it would need.
+ *
+ * @throws {RangeError} If there are as many devices as heads per layer, or an option is out of range.
+ * @throws {TypeError} If there is not exactly one data device, or evaluation is asked for across engines.
+ */
+export async function simulateTensorParallel(
+  options: TensorParallelSimulationOptions,
+): Promise<SimulationResult> {
+  const { settings, model: { engine }, checkpoint, capacity = 1 } = options;
+  const devices = devicesOf(options.devices);
+  const size = sizeOf(options.model, settings);
+  const { batch, length } = options.batches(0);
+  const ranked = devices.map((d, device) => ({ device, capacity: d.capacity, name: nameOf(device) }))
+    .filter((d) => d.capacity > 0)
+    .sort((a, b) => b.capacity - a.capacity || (a.name < b.name ? -1 : 1));
+  const shares = allocateShares(size.model, [capacity, ...ranked.map((d) => d.capacity)]);
+  const shareOf = (device: number | null) =>
+    shares[device === null ? 0 : 1 + ranked.findIndex((d) => d.device === device)];
+  return await runOnTwin(options, {
+    rules: tensorParallelRules(shareOf),
+    open: (common) =>
+      new TensorParallelServer({
+        ...common,
+        engine,
+        model: checkpoint,
+        capacity,
+        largestStep: { batch, length },
+      }),
+    run: (common, device) =>
+      runTensorParallelDevice({ ...common, memory: devices[device]!.memory ?? Number.MAX_SAFE_INTEGER }),
+    own: (server) => server.modules === null ? [] : [server.modules],
+  });
+}
+
+/** Compute of the ranks: a block's part after it was sent out, or before it is answered. */
+function tensorParallelRules(
+  shareOf: (device: number | null) => Share | undefined,
+): Record<string, FrameRule> {
+  const block = (backward: boolean): FrameRule => (frame, { device, direction, size }) => {
+    const share = shareOf(device);
+    const tensor = frame.tensors[0];
+    if (share === undefined || tensor === undefined) return {};
+    const tokens = tensor.shape[0]!;
+    const { hidden, heads, inner = 4 * hidden } = size.model;
+    const { norm, qkv, attention, projection, feedForward } = layerFlops(size, tokens);
+    const ofHeads = share.heads.count / heads;
+    const kept = share.heads.count;
+    const own = backward
+      ? headsBackwardWork(size, tokens, kept, true).flops
+      : headsForwardWork(size, tokens, kept).flops;
+    const flops = frame.layer % 2 === 1
+      ? norm + feedForward * share.columns.count / inner
+      : norm + own + ofHeads * (qkv + (backward ? ATTENTION_BACKWARD : 1) * attention + projection);
+    const work: Segment[] = [{ name: backward ? "restBackward" : "rest", flops }];
+    // The edge server sends a block's input and computes its own part meanwhile.
+    if (device === null) return direction === "sent" ? { after: work } : {};
+    return direction === "received" ? { before: work } : {};
+  };
+  return {
+    activation: block(false),
+    activationGradient: block(true),
+    // The layers' work was done block by block.
+    hidden: (_, { device }) => device === null ? {} : null,
+  };
+}
+
+/** What a kind of run does in its own way. */
+interface RunKind<S extends RunServer> {
+  readonly rules: Readonly<Record<string, FrameRule>>;
+  /** Makes the server. */
+  open(
+    common: Required<
+      Pick<
+        RunServerOptions,
+        "fingerprint" | "settings" | "devices" | "run" | "timeoutMs" | "joinTimeoutMs" | "now"
+      >
+    >,
+  ): S;
+  /** Lets a device take part. */
+  run(common: UserDeviceOptions, device: number): Promise<UserDeviceResult>;
+  /** Head modules that the server holds itself at the end. */
+  own(server: S): readonly HeadModules[];
+}
+
+/** Puts a run together on the twin of a network, and takes it to its end. */
+async function runOnTwin<S extends RunServer>(
+  options: NetworkSimulationOptions,
+  kind: RunKind<S>,
+): Promise<SimulationResult> {
+  const { model, settings, timeoutMs = 120_000, realTime = false, link, signal } = options;
+  const { engine, ends, deviceEngine = engine } = model;
   const { compute = TYPICAL_COMPUTE, loss = { labelSmoothing: 0.1 }, linkSeed = 1, rules = {} } = options;
   const devices = devicesOf(options.devices);
   checkEvaluation(options);
@@ -172,17 +300,13 @@ export async function simulate(options: SplitSimulationOptions): Promise<Simulat
     size: sizeOf(model, settings),
     compute,
     seed: linkSeed,
-    rules,
+    rules: { ...kind.rules, ...rules },
     ...(clock === null ? {} : { clock }),
   });
-  const server = new EdgeServer({
-    engine,
-    base: layers,
+  const server = kind.open({
     fingerprint: FINGERPRINT,
     settings,
-    pruner,
     devices: devices.filter((d) => d.capacity > 0).length,
-    baseNorm: options.baseNorm,
     // Of equal length in every run: names of runs are part of all frames.
     run: "twin",
     timeoutMs,
@@ -226,7 +350,7 @@ export async function simulate(options: SplitSimulationOptions): Promise<Simulat
     });
     parties.push(party);
     void server.join(party.edge);
-    const result = runUserDevice({
+    const result = kind.run({
       engine: deviceEngine,
       channel: party.device,
       name: nameOf(i),
@@ -234,7 +358,7 @@ export async function simulate(options: SplitSimulationOptions): Promise<Simulat
       data: device.data ? data : undefined,
       timeoutMs,
       signal,
-    });
+    }, i);
     result.catch((cause) => {
       // Nobody will come in its place, so there is nothing to wait for.
       if (server.status !== "waiting") return;
@@ -248,8 +372,10 @@ export async function simulate(options: SplitSimulationOptions): Promise<Simulat
   const error = await running ?? left;
   const ended = await settled;
   const totalMs = network.clock.now() - started;
-  const trained = ended.flatMap((r) => r.status === "fulfilled" && r.value.modules ? [r.value.modules] : [])
-    .sort((a, b) => a.options.range.first - b.options.range.first);
+  const trained = [
+    ...kind.own(server),
+    ...ended.flatMap((r) => r.status === "fulfilled" && r.value.modules ? [r.value.modules] : []),
+  ].sort((a, b) => a.options.range.first - b.options.range.first);
   try {
     const after = error === null ? await evaluate(options, trained) : NaN;
     await options.onTrained?.(trained);
@@ -360,10 +486,11 @@ function devicesOf(devices: number | readonly SimulatedDevice[]) {
     ? Array.from({ length: devices }, () => ({}))
     : devices;
   const none = all.every((d) => d.data !== true);
-  const list = all.map(({ capacity = 1, speed = 1, link, data = false }, i) => ({
+  const list = all.map(({ capacity = 1, speed = 1, link, memory, data = false }, i) => ({
     capacity,
     speed,
     link,
+    memory,
     data: data || (none && i === 0),
   }));
   const dataDevices = list.filter((d) => d.data).length;

@@ -7,6 +7,7 @@ import {
   gpt2Config,
   Gpt2Ends,
   Gpt2Layers,
+  HandshakeError,
   initialWeights,
   LINK_PROFILES,
   type LinkProfile,
@@ -24,6 +25,7 @@ import {
   simulate,
   type SimulatedDevice,
   simulateServerTuner,
+  simulateTensorParallel,
   type SplitSimulationOptions,
   TwinNetwork,
   virtualClock,
@@ -122,6 +124,47 @@ Deno.test("ServerTuner in virtual time: the same losses, no bytes, the sum of it
   assertEquals(run.bytesPerStep, 0);
   assertEquals(run.msPerStep, run.steps[0]!.edgeComputeMs);
   assert(run.msPerStep > 0);
+});
+
+Deno.test("tensor parallelism in virtual time: the same losses, the plan's bytes and seconds", async () => {
+  const settings = tinySettings("full", 4);
+  const reference = await trainLocally(tiny, settings, keepAll(4));
+  const { pruner: _, ...common } = options({ settings });
+  const link: LinkProfile = {
+    name: "even",
+    up: { bandwidthMbit: 20, latencyMs: 8 },
+    down: { bandwidthMbit: 20, latencyMs: 8 },
+  };
+  const { tensors } = engine.stats;
+  const run = await simulateTensorParallel({ ...common, link, checkpoint: tiny.model, evaluation: [BATCH] });
+  assertEquals(run.error, null);
+  assertEquals(engine.stats.tensors, tensors, "nothing is left behind");
+  run.steps.forEach(({ loss }, i) => assertAlmostEquals(loss!, reference.losses[i]!, 1e-4));
+  assert(run.evaluation!.after < run.evaluation!.before);
+  const { n_layer: layers, n_head: heads, n_embd: hidden, vocab_size: vocabulary } = tiny.model.config;
+  const planned = plan({
+    system: "tensorParallel",
+    model: { layers, heads, hidden, vocabulary },
+    batch: BATCH.batch,
+    length: BATCH.length,
+    devices: 3,
+    lora: settings.lora,
+    counted: BATCH.mask.reduce((sum, x) => sum + x, 0) / BATCH.mask.length,
+    sharesLoss: true,
+    link,
+    compute: COMPUTE,
+  });
+  // Measured 2 %: the plan divides the work evenly where heads cannot be.
+  assertAlmostEquals(run.msPerStep / planned.msPerStep, 1, 0.1);
+  assertAlmostEquals(run.bytesPerStep / planned.frameBytes, 1, 0.1);
+  const small = { capacity: 1, memory: 1000 };
+  const refused = await simulateTensorParallel({
+    ...common,
+    devices: [{ capacity: 1 }, small],
+    checkpoint: tiny.model,
+  });
+  assertInstanceOf(refused.error, HandshakeError);
+  assert(/needs \d+ bytes of memory: it has 1000/.test(refused.error.message), refused.error.message);
 });
 
 Deno.test("virtual and real time agree within 10 % where links dominate", async () => {
