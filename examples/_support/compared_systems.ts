@@ -1,0 +1,261 @@
+/**
+ * The five systems of the paper on the twin of a network: the same model, data and links for each.
+ *
+ * @module
+ */
+
+import {
+  baseNorms,
+  type ComputeModel,
+  DEVICE_STATISTICS,
+  encodePairs,
+  encodePrompt,
+  fixedBatches,
+  generateGreedy,
+  type HeadModules,
+  type LinkProfile,
+  loadEnds,
+  loadLayers,
+  loadModelFolder,
+  loadPairs,
+  loadTokenizer,
+  LocalHeads,
+  type ModelFolder,
+  plan,
+  type PlanOptions,
+  type Pruner,
+  type RunSettings,
+  shuffledBatches,
+} from "@edgetuner/core";
+import type { Engine } from "@edgetuner/kernels";
+import {
+  simulate,
+  type SimulatedStep,
+  simulateServerTuner,
+  simulateTensorParallel,
+  type SimulationOptions,
+} from "@edgetuner/transport";
+import { countSlots } from "./slots.ts";
+import { UsageError } from "./flags.ts";
+
+/** What is the same for every run. */
+export interface WorkOptions {
+  /** Folder of the base model. */
+  readonly model: string;
+  /** Training, validation and test data. */
+  readonly data: string;
+  readonly valid: string;
+  readonly test: string;
+  /** Sequences per step, and tokens of each. */
+  readonly batch: number;
+  readonly length: number;
+  /** Validation batches, and test prompts that texts are generated for. */
+  readonly validBatches: number;
+  readonly prompts: number;
+  /** gamma of each device; the first one is the data device. */
+  readonly capacities: readonly number[];
+  readonly link: LinkProfile;
+  readonly compute: ComputeModel;
+}
+
+/** A system that takes part. */
+export type System =
+  | { readonly kind: "serverTuner" | "tensorParallel" }
+  // deno-lint-ignore no-explicit-any -- a pruner of any state
+  | { readonly kind: "split"; readonly pruner: Pruner<any> };
+
+/** What came of one run. */
+export interface RunResult {
+  readonly steps: readonly SimulatedStep[];
+  readonly secondsPerStep: number;
+  readonly bytesPerStep: number;
+  /** Share of the heads kept, and mean number of layers with a kept head. */
+  readonly kept: number;
+  readonly layers: number;
+  readonly validLoss: { readonly before: number; readonly after: number };
+  /** Share of the slots that generated texts realise; `null` if there are none to count. */
+  readonly slots: number | null;
+  /** What `plan` said of a step with as many heads. */
+  readonly planned: { readonly seconds: number; readonly bytes: number };
+  /** What ended the run, if anything did: such as too little memory. */
+  readonly refused: string | null;
+}
+
+/** Loaded once, used by every run. */
+export class Work implements Disposable {
+  readonly model: ModelFolder;
+  readonly #engine: Engine;
+  readonly #options: WorkOptions;
+  readonly #layers: ReturnType<typeof loadLayers>;
+  readonly #ends: ReturnType<typeof loadEnds>;
+  readonly #tokenizer: Awaited<ReturnType<typeof loadTokenizer>>;
+  readonly #train: ReturnType<typeof encodePairs>;
+  readonly #evaluation: ReturnType<typeof fixedBatches>;
+  readonly #prompts: readonly string[];
+  readonly #baseNorm: Float32Array;
+
+  private constructor(
+    engine: Engine,
+    options: WorkOptions,
+    model: ModelFolder,
+    tokenizer: Awaited<ReturnType<typeof loadTokenizer>>,
+    texts: {
+      readonly train: ReturnType<typeof encodePairs>;
+      readonly valid: ReturnType<typeof encodePairs>;
+      readonly prompts: readonly string[];
+    },
+  ) {
+    this.#engine = engine;
+    this.#options = options;
+    this.model = model;
+    this.#tokenizer = tokenizer;
+    this.#layers = loadLayers(engine, model);
+    this.#ends = loadEnds(engine, model);
+    this.#train = texts.train;
+    this.#evaluation = fixedBatches(texts.valid, options.batch).slice(0, options.validBatches);
+    this.#prompts = texts.prompts;
+    this.#baseNorm = baseNorms(model);
+  }
+
+  /** Loads model and data. */
+  static async open(engine: Engine, options: WorkOptions): Promise<Work> {
+    const model = await loadModelFolder(options.model);
+    const tokenizer = await loadTokenizer(`${options.model}/tokenizer.json`);
+    const { length } = options;
+    const encoded = async (file: string) => encodePairs(await loadPairs(file), tokenizer, { length });
+    return new Work(engine, options, model, tokenizer, {
+      train: await encoded(options.data),
+      valid: await encoded(options.valid),
+      prompts: (await loadPairs(options.test)).slice(0, options.prompts).map((p) => p.prompt),
+    });
+  }
+
+  /** Shape of the model. */
+  get shape() {
+    return this.#layers.shape;
+  }
+
+  /**
+   * Trains one system from the start.
+   *
+   * @param onStep Called after each step.
+   * @throws What ended the run, unless a system was refused for what it needs.
+   */
+  async run(system: System, settings: RunSettings, onStep: () => void, texts = true): Promise<RunResult> {
+    const { capacities, link, compute } = this.#options;
+    const batches = shuffledBatches(this.#train, { batch: this.#options.batch, seed: settings.seed });
+    let slots: number | null = null;
+    const common: SimulationOptions = {
+      model: { engine: this.#engine, layers: this.#layers, ends: this.#ends },
+      settings,
+      batches: (step) => {
+        batches.position = step;
+        return batches.next();
+      },
+      evaluation: this.#evaluation,
+      compute,
+      onStep,
+      onTrained: async (modules) => {
+        if (texts) slots = await this.#slots(modules);
+      },
+    };
+    const network = {
+      ...common,
+      link,
+      linkSeed: settings.seed,
+      devices: capacities.map((capacity) => ({ capacity })),
+    };
+    const result = system.kind === "split"
+      ? await simulate({ ...network, pruner: system.pruner, baseNorm: this.#baseNorm })
+      : system.kind === "serverTuner"
+      ? await simulateServerTuner(common)
+      : await simulateTensorParallel({
+        ...network,
+        checkpoint: this.model as Parameters<typeof simulateTensorParallel>[0]["checkpoint"],
+        capacity: Math.max(...capacities),
+      });
+    const { layers, heads } = this.shape;
+    const mean = (values: readonly number[]) =>
+      values.reduce((a, b) => a + b, 0) / Math.max(1, values.length);
+    const kept = mean(result.steps.map((s) => s.kept.reduce((a, b) => a + b, 0) / (layers * heads)));
+    const active = mean(result.steps.map((s) => s.kept.filter((n) => n > 0).length));
+    const { msPerStep, frameBytes } = this.#plan(system, settings, kept, active / layers);
+    return {
+      steps: result.steps,
+      secondsPerStep: result.msPerStep / 1000,
+      bytesPerStep: result.bytesPerStep,
+      kept,
+      layers: active,
+      validLoss: result.evaluation!,
+      slots,
+      planned: { seconds: msPerStep / 1000, bytes: frameBytes },
+      refused: result.error === null ? null : (result.error as Error).message,
+    };
+  }
+
+  /** What a step should take, before anything runs but for the share of heads that is kept. */
+  #plan(system: System, settings: RunSettings, keep: number, keepLayers: number) {
+    const { layers, heads, hidden } = this.shape;
+    const { batch, length, capacities, link, compute } = this.#options;
+    const counted = this.#evaluation.reduce((sum, { mask }) => sum + mask.reduce((a, b) => a + b, 0), 0) /
+      this.#evaluation.reduce((sum, { mask }) => sum + mask.length, 0);
+    const options: PlanOptions = {
+      system: system.kind,
+      model: { layers, heads, hidden, vocabulary: this.#ends.shape.vocabulary },
+      batch,
+      length,
+      devices: capacities.map((capacity) => ({ capacity })),
+      lora: settings.lora,
+      counted,
+      link,
+      compute,
+      sharesLoss: true,
+      ...(system.kind === "split"
+        ? {
+          keep,
+          keepLayers,
+          statistics: DEVICE_STATISTICS.filter((name) => system.pruner.needs.includes(name)).length,
+        }
+        : {}),
+    };
+    return plan(options);
+  }
+
+  /** Share of the slots of the test prompts that greedy texts realise. */
+  async #slots(modules: readonly HeadModules[]): Promise<number | null> {
+    const heads = new LocalHeads(modules); // not disposed: the modules are not its own
+    const tokens = await generateGreedy(
+      { engine: this.#engine, layers: this.#layers, ends: this.#ends, heads },
+      this.#prompts.map((p) => encodePrompt(this.#tokenizer, p)),
+      { maxNewTokens: 40, eos: this.#tokenizer.eos },
+    );
+    const texts = tokens.map((ids) => this.#tokenizer.decode(ids).trim());
+    const { right, all } = countSlots(this.#prompts, texts);
+    return all === 0 ? null : right / all;
+  }
+
+  [Symbol.dispose](): void {
+    this.#layers[Symbol.dispose]();
+    this.#ends[Symbol.dispose]();
+  }
+}
+
+/** Every head is kept in the first steps: so that pruners that must see gradients first are not alone with it. */
+export function warmed<State>(pruner: Pruner<State>, steps: number): Pruner<State> {
+  return {
+    ...pruner,
+    async decide(input, before, context) {
+      const [decision, state] = await pruner.decide(input, before, context);
+      if (input.step >= steps) return [decision, state];
+      return [{ ...decision, mask: new Uint8Array(context.layers * context.heads) }, state];
+    },
+  };
+}
+
+/** Mean and standard deviation over runs. */
+export function spread(values: readonly number[]): { readonly mean: number; readonly deviation: number } {
+  if (values.length === 0) throw new UsageError("Cannot average as there must be a run: there is none");
+  const mean = values.reduce((a, b) => a + b, 0) / values.length;
+  const square = values.reduce((sum, x) => sum + (x - mean) ** 2, 0);
+  return { mean, deviation: values.length < 2 ? 0 : Math.sqrt(square / (values.length - 1)) };
+}
