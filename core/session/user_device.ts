@@ -290,7 +290,7 @@ async function serveHeads(
         microBatch,
         tensors: [{ dtype: "f32", shape: [targets, kept.length, length, headSize], data: join(values) }],
       });
-      if (current.rows.length > 1) await turn();
+      if (current.rows.length > 1) await engine.turn();
       continue;
     }
     if (frame.kind === "deltaGradient") {
@@ -336,7 +336,7 @@ async function serveHeads(
         });
       }
       if (later) {
-        await turn();
+        await engine.turn();
         modules.accumulate(layer);
         engine.flush();
       }
@@ -348,11 +348,6 @@ async function serveHeads(
       `Cannot handle "${frame.kind}" as only mask, input and deltaGradient come from an edge server`,
     );
   }
-}
-
-/** Lets the runtime hand on what was sent, before this thread waits for the GPU again. */
-function turn(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, 0));
 }
 
 function isDone({ mode, layers, forward, backward }: HeadStepState): boolean {

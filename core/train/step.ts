@@ -95,10 +95,13 @@ async function pass(
   });
   if (parts.length > 1) batch.embedding.dispose();
   await heads.beginStep({ step, mode, mask, microBatches: parts });
-  const hidden = await together(flows.map(({ part, tape, embedding }) => () => {
-    const shape = { batch: part.batch, length };
-    return base.forward(tape, embedding, shape, parts.length === 1 ? heads : headsOf(heads, part));
-  }));
+  const hidden = await together(
+    engine,
+    flows.map(({ part, tape, embedding }) => () => {
+      const shape = { batch: part.batch, length };
+      return base.forward(tape, embedding, shape, parts.length === 1 ? heads : headsOf(heads, part));
+    }),
+  );
   const whole = hidden.length === 1 ? hidden[0]!.value : stack.use(joined(hidden.map((h) => h.value)));
   const { loss, gradient } = await data.loss(step, whole, mode === "probe");
   if (mode === "evaluate") return { loss, statistics: {} };
@@ -106,7 +109,7 @@ async function pass(
     if (hidden[0]!.needsGradient) {
       hidden.forEach((h, i) => h.addGradient(rowsOf(gradient, parts[i]!)));
       if (parts.length > 1) gradient.dispose();
-      await together(flows.map(({ tape }) => () => tape.backward()));
+      await together(engine, flows.map(({ tape }) => () => tape.backward()));
     } else {
       gradient.dispose(); // every head of every layer is pruned: there is nothing to learn
     }
@@ -146,7 +149,7 @@ function joined(parts: readonly Tensor[]): Tensor {
  *
  * @throws The error that came first.
  */
-async function together<T>(tasks: readonly (() => Promise<T>)[]): Promise<T[]> {
+async function together<T>(engine: Engine, tasks: readonly (() => Promise<T>)[]): Promise<T[]> {
   if (tasks.length === 1) return [await tasks[0]!()];
   const errors: unknown[] = [];
   const running: Promise<T | undefined>[] = [];
@@ -155,7 +158,7 @@ async function together<T>(tasks: readonly (() => Promise<T>)[]): Promise<T[]> {
     const guarded = async () => await task();
     running.push(guarded().catch((error) => void errors.push(error)));
     // What a task has to send leaves before the next one takes the processor.
-    await new Promise((resolve) => setTimeout(resolve, 0));
+    await engine.turn();
   }
   const results = await Promise.all(running);
   if (errors.length > 0) throw errors[0];

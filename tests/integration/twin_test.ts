@@ -85,6 +85,13 @@ Deno.test("the same seed and compute model give the same times, losses and bytes
   assertEquals(other.steps.map((s) => s.loss), a.steps.map((s) => s.loss));
 });
 
+Deno.test("micro-batches take the same virtual time every time too", async () => {
+  const settings = { ...tinySettings("slice", 4), microBatches: 2 };
+  const times = async () => (await simulate(options({ settings }))).steps.map((s) => s.times.total);
+  const first = await times();
+  for (let i = 0; i < 3; i++) assertEquals(await times(), first);
+});
+
 Deno.test("no time of the wall is spent on the links", async () => {
   const far = { ...ROUGH, up: { ...ROUGH.up, latencyMs: 60_000 } };
   const start = performance.now();
