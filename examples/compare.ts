@@ -48,8 +48,8 @@ const FLAGS = {
   compute: text("MODEL", "typical", "how fast all parties compute: typical, or a JSON file"),
   systems: text("LIST", SYSTEMS.join(","), "systems that take part"),
   seeds: integer("N", 2, "runs of each system, each with the next seed", { min: 1 }),
-  steps: integer("N", 150, "training steps of the table", { min: 2 }),
-  "lab-steps": integer("N", 80, "training steps of each run beside the table", { min: 20 }),
+  steps: integer("N", 120, "training steps of the table", { min: 2 }),
+  "lab-steps": integer("N", 40, "training steps of each run beside the table", { min: 20 }),
   batch: integer("N", 4, "sequences per step", { min: 1 }),
   length: integer("N", 80, "tokens per sequence", { min: 2 }),
   capacities: text("LIST", "8,5,3", "capacities of the devices; the first one is the data device"),
@@ -139,7 +139,7 @@ async function main(): Promise<void> {
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   using work = await Work.open(engine, {
     ...flags,
-    validBatches: 12,
+    validBatches: 8,
     capacities,
     link: await linkOf(flags.link),
     compute: flags.compute === "typical" ? TYPICAL_COMPUTE : await computeOf(flags.compute),
