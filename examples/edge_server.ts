@@ -122,6 +122,18 @@ async function main(): Promise<number> {
     if (flags.events) console.log(JSON.stringify(event));
   };
 
+  const sockets = webSocketListener({ queueBytes: QUEUE_BYTES });
+  const polls = httpListener({ queueBytes: QUEUE_BYTES });
+  // Before the worker starts, so that tokens that are refused leave nothing running.
+  const runs = new Map<string, WorkerRun>();
+  const app = createControlApp({
+    runs,
+    joinToken,
+    adminToken,
+    webSocket: sockets,
+    http: polls,
+    version: versions().edgetuner!,
+  });
   const run = await WorkerRun.start({
     model: flags.model,
     settings,
@@ -133,16 +145,7 @@ async function main(): Promise<number> {
     timeoutMs: flags.timeout * 1000,
     joinTimeoutMs: flags["join-timeout"] * 1000,
   });
-  const sockets = webSocketListener({ queueBytes: QUEUE_BYTES });
-  const polls = httpListener({ queueBytes: QUEUE_BYTES });
-  const app = createControlApp({
-    runs: new Map([[run.run, run]]),
-    joinToken,
-    adminToken,
-    webSocket: sockets,
-    http: polls,
-    version: versions().edgetuner!,
-  });
+  runs.set(run.run, run);
   let server: Deno.HttpServer<Deno.NetAddr>;
   try {
     server = Deno.serve({ hostname: flags.host, port: flags.port, onListen: () => {} }, app.fetch);

@@ -13,6 +13,7 @@ import {
   comparePredictors,
   DEFAULT_PREDICTOR_SIZES,
   initialPredictor,
+  loadModelFolder,
   loadSamples,
   meanLabel,
   modelShape,
@@ -24,7 +25,15 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { CollectedSamples } from "./_support/collected_samples.ts";
-import { type FlagValues, integer, number, readFlags, runProgram, text } from "./_support/flags.ts";
+import {
+  type FlagValues,
+  integer,
+  number,
+  readFlags,
+  runProgram,
+  text,
+  UsageError,
+} from "./_support/flags.ts";
 import { loadLocalModel, localRun } from "./_support/local_run.ts";
 import { bytes, duration, ProgressBar } from "./_support/progress.ts";
 import { DEMO_PREDICTOR } from "./_support/pruners.ts";
@@ -63,9 +72,19 @@ async function exists(path: string): Promise<boolean> {
 
 /** Runs fine-tuning with every head kept until the file holds all samples that were asked for. */
 async function collect(flags: Flags, engine: Engine): Promise<void> {
-  const existing: readonly PrunerSample[] = await exists(flags.samples)
-    ? (await loadSamples(flags.samples)).samples
-    : [];
+  let existing: readonly PrunerSample[] = [];
+  if (await exists(flags.samples)) {
+    const { source, samples } = await loadSamples(flags.samples);
+    const { fingerprint } = await loadModelFolder(flags.model);
+    if (source.fingerprint !== fingerprint) {
+      throw new UsageError(
+        `Cannot add to ${flags.samples} as its samples must be of ${flags.model}: their model has fingerprint ${
+          source.fingerprint.slice(0, 12)
+        }, this one ${fingerprint.slice(0, 12)}; remove the file or name another one`,
+      );
+    }
+    existing = samples;
+  }
   const folder = flags.samples.replace(/[^/]*$/, "");
   if (folder !== "") await Deno.mkdir(folder, { recursive: true });
   for (let run = 0; run < flags.runs; run++) {
