@@ -329,3 +329,4 @@ export {
   type WindowSplit,
 } from "./predictor/windows.ts";
 export { type CertificateOptions, certifyExport, type ExportCertificate } from "./lora/certificate.ts";
+export { type GgufModel, loadGgufModel } from "./checkpoint/gguf_model.ts";

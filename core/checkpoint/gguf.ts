@@ -22,38 +22,33 @@ export interface GgufTensor {
   readonly bytes: number;
 }
 
-/** An open GGUF file. */
-export class GgufFile implements Disposable {
+/** A GGUF file whose header was read. No file stays open between reads, so there is nothing to close. */
+export class GgufFile {
   /** Its fields: `general.architecture`, `llama.block_count` and so on. */
   readonly metadata: Readonly<Record<string, unknown>>;
   /** Its tensors, by name. */
   readonly tensors: ReadonlyMap<string, GgufTensor>;
-  readonly #file: Deno.FsFile;
   readonly #path: string;
 
   private constructor(
-    file: Deno.FsFile,
     path: string,
     metadata: Readonly<Record<string, unknown>>,
     tensors: ReadonlyMap<string, GgufTensor>,
   ) {
-    this.#file = file;
     this.#path = path;
     this.metadata = metadata;
     this.tensors = tensors;
   }
 
   /**
-   * Opens a file and reads what it says of its tensors.
+   * Reads what a file says of its tensors.
    *
    * @throws {CheckpointError} If the file is missing, damaged, or has a tensor of a type that cannot be read.
    */
   static async open(path: string): Promise<GgufFile> {
     const { gguf, GGMLQuantizationType } = await import("@huggingface/gguf");
-    let file: Deno.FsFile | undefined;
     try {
-      file = await Deno.open(path);
-      const { size } = await file.stat();
+      const { size } = await Deno.stat(path);
       const parsed = await gguf(path, { allowLocalFile: true });
       const tensors = new Map<string, GgufTensor>();
       for (const info of parsed.tensorInfos) {
@@ -71,9 +66,8 @@ export class GgufFile implements Disposable {
         }
         tensors.set(info.name, { name: info.name, type, shape, offset, bytes });
       }
-      return new GgufFile(file, path, parsed.metadata as Record<string, unknown>, tensors);
+      return new GgufFile(path, parsed.metadata as Record<string, unknown>, tensors);
     } catch (cause) {
-      file?.close();
       if (cause instanceof CheckpointError) throw cause;
       throw new CheckpointError(
         `Cannot read ${path} as it must be a GGUF file: ${cause instanceof Error ? cause.message : cause}`,
@@ -87,15 +81,16 @@ export class GgufFile implements Disposable {
    *
    * @throws {CheckpointError} If there is no such tensor, or the file ends before its data do.
    */
-  async read(name: string): Promise<NamedArray> {
+  read(name: string): NamedArray {
     const tensor = this.tensors.get(name);
     if (tensor === undefined) {
       throw new CheckpointError(`Cannot read "${name}" as ${this.#path} must hold it: it does not`);
     }
     const bytes = new Uint8Array(tensor.bytes);
-    await this.#file.seek(tensor.offset, Deno.SeekMode.Start);
+    using file = Deno.openSync(this.#path);
+    file.seekSync(tensor.offset, Deno.SeekMode.Start);
     for (let at = 0; at < bytes.length;) {
-      const count = await this.#file.read(bytes.subarray(at));
+      const count = file.readSync(bytes.subarray(at));
       if (count === null) {
         throw new CheckpointError(
           `Cannot read "${name}" as ${this.#path} must have ${bytes.length} bytes of it: it has ${at}`,
@@ -104,10 +99,5 @@ export class GgufFile implements Disposable {
       at += count;
     }
     return { shape: tensor.shape, data: dequantise(tensor.type, bytes) };
-  }
-
-  /** Closes the file. */
-  [Symbol.dispose](): void {
-    this.#file.close();
   }
 }

@@ -10,6 +10,7 @@
  * @module
  */
 
+import { LazyArrays } from "../checkpoint/lazy_arrays.ts";
 import { loadSafetensors, writeSafetensors } from "../checkpoint/safetensors.ts";
 import { CheckpointError } from "../errors.ts";
 import type { NamedArray, NamedArrays } from "../model/gpt2.ts";
@@ -257,50 +258,6 @@ export function fromPeft(peft: PeftAdapter, family: ModelFamily, shape: PeftMode
   };
 }
 
-/** Weights of which some are changed when they are read; nothing is kept. */
-class ChangedArrays implements ReadonlyMap<string, NamedArray> {
-  readonly #arrays: NamedArrays;
-  readonly #changes: ReadonlyMap<string, (array: NamedArray) => NamedArray>;
-
-  constructor(arrays: NamedArrays, changes: ReadonlyMap<string, (array: NamedArray) => NamedArray>) {
-    this.#arrays = arrays;
-    this.#changes = changes;
-  }
-
-  get size(): number {
-    return this.#arrays.size;
-  }
-
-  has(name: string): boolean {
-    return this.#arrays.has(name);
-  }
-
-  get(name: string): NamedArray | undefined {
-    const array = this.#arrays.get(name);
-    return array === undefined ? undefined : this.#changes.get(name)?.(array) ?? array;
-  }
-
-  keys(): MapIterator<string> {
-    return this.#arrays.keys();
-  }
-
-  *values(): MapIterator<NamedArray> {
-    for (const name of this.keys()) yield this.get(name)!;
-  }
-
-  *entries(): MapIterator<[string, NamedArray]> {
-    for (const name of this.keys()) yield [name, this.get(name)!];
-  }
-
-  [Symbol.iterator](): MapIterator<[string, NamedArray]> {
-    return this.entries();
-  }
-
-  forEach(callback: (array: NamedArray, name: string, all: NamedArrays) => void): void {
-    for (const [name, array] of this) callback(array, name, this);
-  }
-}
-
 /**
  * Adds an adapter to the base model's weights: W + scale * B A.
  *
@@ -354,7 +311,10 @@ export function mergePeft(
       });
     }
   }
-  return new ChangedArrays(weights, changes);
+  return new LazyArrays(weights.keys(), (name) => {
+    const array = weights.get(name)!;
+    return changes.get(name)?.(array) ?? array;
+  });
 }
 
 /**
