@@ -295,6 +295,7 @@ export {
   loadIntoModules,
   loadLayers,
   loadModelFolder,
+  loadModelTokenizer,
   loadPairs,
   loadPeft,
   loadPredictor,

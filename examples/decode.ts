@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError, loadTokenizer, parseFormatted } from "@edgetuner/core";
+import { CheckpointError, loadModelTokenizer, parseFormatted } from "@edgetuner/core";
 import {
   decodePredictions,
   e2eFiles,
@@ -67,7 +67,7 @@ async function main(): Promise<void> {
       throw new UsageError(`Cannot run decode.ts as --${name} must be given; see --help`);
     }
   }
-  const tokenizer = await loadTokenizer(`${flags.model}/tokenizer.json`);
+  const tokenizer = await loadModelTokenizer(flags.model);
   const instances = decodePredictions(
     parseFormatted(await Deno.readTextFile(flags.data), { name: flags.data }),
     parsePredictions(await Deno.readTextFile(flags.predictions), flags.predictions),

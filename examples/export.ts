@@ -14,9 +14,9 @@ import {
   joinAdapters,
   loadAdapter,
   loadModelFolder,
+  loadModelTokenizer,
   loadPairs,
   loadPeft,
-  loadTokenizer,
   mergePeft,
   type ModelFamily,
   type ModelFolder,
@@ -121,7 +121,7 @@ async function main(): Promise<number> {
     );
   }
   let peft: PeftAdapter = toPeft(adapter, family, shape.kvHeads);
-  const tokenizer = await loadTokenizer(`${flags.model}/tokenizer.json`);
+  const tokenizer = await loadModelTokenizer(flags.model);
   const samples = (await loadPairs(flags.data)).slice(0, flags.samples)
     .map((
       { prompt, completion },

@@ -11,7 +11,7 @@ import {
   loadEnds,
   loadLayers,
   loadModelFolder,
-  loadTokenizer,
+  loadModelTokenizer,
   LocalData,
   LocalHeads,
   runStep,
@@ -48,7 +48,7 @@ async function main(): Promise<void> {
     report: text("FILE", "", "write a report as JSON"),
   });
   const model = await loadModelFolder(flags.model);
-  const tokenizer = await loadTokenizer(`${flags.model}/tokenizer.json`);
+  const tokenizer = await loadModelTokenizer(flags.model);
   const set = await loadTrainingSet(flags.data, { ...flags, tokenizer });
   const batches = shuffledBatches(set, { batch: flags.batch, seed: flags.seed });
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });

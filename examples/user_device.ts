@@ -11,7 +11,7 @@ import {
   fixedBatches,
   loadEnds,
   loadModelFolder,
-  loadTokenizer,
+  loadModelTokenizer,
   runUserDevice,
   saveAdapter,
   shuffledBatches,
@@ -213,7 +213,7 @@ async function openData(
   emit: (event: Record<string, unknown>) => void,
 ) {
   const model = await loadModelFolder(flags.model);
-  const tokenizer = await loadTokenizer(`${flags.model}/tokenizer.json`);
+  const tokenizer = await loadModelTokenizer(flags.model);
   const ends = loadEnds(engine, model);
   const { length } = flags;
   if (length > ends.shape.positions) {

@@ -1,5 +1,5 @@
 /**
- * Byte-level BPE tokenizers in the manner of GPT-2, from a `tokenizer.json`.
+ * Tokenizers from a model's folder: `tokenizer.json`, or GPT-2's `vocab.json` and `merges.txt`.
  *
  * @module
  */
@@ -62,8 +62,8 @@ function hasStep(step: unknown, type: string): boolean {
  * @param json The parsed content.
  * @param options The name of the special token.
  * @returns The tokenizer.
- * @throws {CheckpointError} If it is not a byte-level BPE tokenizer with an entry for each byte and the
- * special token.
+ * @throws {CheckpointError} If it is not complete, has no special token of that name, or is byte-level BPE that
+ * lacks an entry for a byte.
  *
  * @example
  * ```ts ignore
@@ -87,16 +87,20 @@ export function tokenizerFromJson(json: unknown, options: TokenizerOptions = {})
   }
   const file = json as Record<string, unknown>;
   const model = (file.model ?? {}) as Record<string, unknown>;
-  if (model.type !== "BPE") fail('model.type must be "BPE"', model.type);
-  if (typeof model.vocab !== "object" || model.vocab === null) {
-    fail("model.vocab must be an object", model.vocab);
+  if (typeof model.type !== "string") fail("model.type must be a name", model.type);
+  const byteLevel = hasStep(file.pre_tokenizer, "ByteLevel");
+  if (model.type === "BPE") {
+    if (typeof model.vocab !== "object" || model.vocab === null) {
+      fail("model.vocab must be an object", model.vocab);
+    }
+    const ids = Object.values(model.vocab as Record<string, unknown>);
+    const badId = ids.find((id) => !Number.isInteger(id) || (id as number) < 0);
+    if (badId !== undefined) fail("ids in model.vocab must be non-negative integers", badId);
+    if (!Array.isArray(model.merges)) fail("model.merges must be a list", model.merges);
   }
-  const ids = Object.values(model.vocab as Record<string, unknown>);
-  const badId = ids.find((id) => !Number.isInteger(id) || (id as number) < 0);
-  if (badId !== undefined) fail("ids in model.vocab must be non-negative integers", badId);
-  if (!Array.isArray(model.merges)) fail("model.merges must be a list", model.merges);
-  if (!hasStep(file.pre_tokenizer, "ByteLevel")) fail("pre_tokenizer must be ByteLevel", file.pre_tokenizer);
-  if (!hasStep(file.decoder, "ByteLevel")) fail("decoder must be ByteLevel", file.decoder);
+  if (byteLevel !== hasStep(file.decoder, "ByteLevel")) {
+    fail("pre_tokenizer and decoder must both be ByteLevel or neither", file.decoder);
+  }
   if (!Array.isArray(file.added_tokens)) fail("added_tokens must be a list", file.added_tokens);
 
   let inner: HuggingFaceTokenizer;
@@ -109,7 +113,7 @@ export function tokenizerFromJson(json: unknown, options: TokenizerOptions = {})
     return fail("it must be complete", String(error), error);
   }
   const entries = inner.get_vocab();
-  for (const character of byteCharacters()) {
+  for (const character of byteLevel ? byteCharacters() : []) {
     if (!entries.has(character)) {
       fail("model.vocab must have an entry for each byte: one has none", character);
     }
@@ -159,4 +163,78 @@ export async function loadTokenizer(path: string | URL, options: TokenizerOption
     );
   }
   return tokenizerFromJson(json, { name: String(path), ...options });
+}
+
+/** The text of a token in `tokenizer_config.json`: itself, or in an object. */
+function tokenText(value: unknown): string | undefined {
+  if (typeof value === "string") return value;
+  const content = (value as { content?: unknown } | null | undefined)?.content;
+  return typeof content === "string" ? content : undefined;
+}
+
+/** GPT-2's two files as a `tokenizer.json` would have them. */
+function fromVocabulary(vocab: unknown, merges: string, eos: string): unknown {
+  const entries = vocab as Record<string, number>;
+  return {
+    version: "1.0",
+    added_tokens: [{ id: entries[eos], content: eos, special: true, normalized: false }],
+    normalizer: null,
+    pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true },
+    post_processor: null,
+    decoder: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true },
+    model: {
+      type: "BPE",
+      dropout: null,
+      unk_token: null,
+      continuing_subword_prefix: "",
+      end_of_word_suffix: "",
+      fuse_unk: false,
+      vocab,
+      merges: merges.split(/\r?\n/).filter((line) => line !== "" && !line.startsWith("#version")),
+    },
+  };
+}
+
+/**
+ * Reads the tokenizer of a model folder: `tokenizer.json`, or else `vocab.json` and `merges.txt`. The token that
+ * ends a text is `eos_token` of `tokenizer_config.json`, if there is such a file.
+ *
+ * @param folder Path of the folder.
+ * @returns The tokenizer.
+ * @throws {CheckpointError} If there is none, or it is not what {@linkcode tokenizerFromJson} needs.
+ */
+export async function loadModelTokenizer(folder: string): Promise<Tokenizer> {
+  const read = async (name: string): Promise<string | null> => {
+    try {
+      return await Deno.readTextFile(`${folder}/${name}`);
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) return null;
+      throw error;
+    }
+  };
+  const parse = (name: string, content: string): unknown => {
+    try {
+      return JSON.parse(content);
+    } catch (cause) {
+      throw new CheckpointError(
+        `Cannot read ${folder}/${name} as it must be JSON: ${(cause as Error).message}`,
+        { cause },
+      );
+    }
+  };
+  const config = await read("tokenizer_config.json");
+  const eos = config === null
+    ? undefined
+    : tokenText((parse("tokenizer_config.json", config) as { eos_token?: unknown } | null)?.eos_token);
+  const options = { name: `${folder}/tokenizer.json`, ...(eos === undefined ? {} : { eos }) };
+  const json = await read("tokenizer.json");
+  if (json !== null) return tokenizerFromJson(parse("tokenizer.json", json), options);
+  const [vocab, merges] = [await read("vocab.json"), await read("merges.txt")];
+  if (vocab === null || merges === null) {
+    throw new CheckpointError(
+      `Cannot read the tokenizer as ${folder} must hold tokenizer.json, or vocab.json and merges.txt: it does not`,
+    );
+  }
+  const content = fromVocabulary(parse("vocab.json", vocab), merges, eos ?? "<|endoftext|>");
+  return tokenizerFromJson(content, { ...options, name: `${folder}/vocab.json` });
 }

@@ -1,6 +1,6 @@
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { CheckpointError } from "../errors.ts";
-import { loadTokenizer, tokenizerFromJson } from "./tokenizer.ts";
+import { loadModelTokenizer, loadTokenizer, tokenizerFromJson } from "./tokenizer.ts";
 
 const FILE = new URL("../../examples/tiny_gpt2/tokenizer.json", import.meta.url);
 const ENCODINGS = new URL("../../tests/fixtures/tokenizer/encodings.jsonl", import.meta.url);
@@ -52,8 +52,8 @@ const noByte = Object.fromEntries(Object.entries(json.model.vocab).filter(([toke
 const MALFORMED: readonly (readonly [what: string, json: unknown, message: string])[] = [
   ["no object", null, "it must be an object: current value is null"],
   ["a list", [], "it must be an object"],
-  ["nothing", {}, 'model.type must be "BPE": current value is undefined'],
-  ["another model", { ...json, model: { type: "Unigram" } }, 'current value is "Unigram"'],
+  ["nothing", {}, "model.type must be a name: current value is undefined"],
+  ["a model that is not known", { ...json, model: { type: "Nonsense" } }, "it must be complete"],
   ["no vocabulary", { ...json, model: { ...json.model, vocab: null } }, "model.vocab must be an object"],
   [
     "a bad id",
@@ -65,9 +65,9 @@ const MALFORMED: readonly (readonly [what: string, json: unknown, message: strin
   [
     "another way to cut",
     { ...json, pre_tokenizer: { type: "Metaspace" } },
-    "pre_tokenizer must be ByteLevel",
+    "must both be ByteLevel or neither",
   ],
-  ["no decoder", noDecoder, "decoder must be ByteLevel: current value is undefined"],
+  ["no decoder", noDecoder, "must both be ByteLevel or neither: current value is undefined"],
   ["no list of special tokens", { ...json, added_tokens: null }, "added_tokens must be a list"],
   ["no end-of-text", { ...json, added_tokens: [] }, 'added_tokens must have "<|endoftext|>"'],
   ["an unknown step", { ...json, normalizer: { type: "Nonsense" } }, "it must be complete"],
@@ -91,4 +91,71 @@ Deno.test("loadTokenizer names the file", async () => {
     (await assertRejects(() => loadTokenizer(noJson), CheckpointError)).message,
     "must be a readable JSON file",
   );
+});
+
+const FIXTURES = new URL("../../tests/fixtures/tokenizer/", import.meta.url);
+
+async function withFolder(
+  files: Readonly<Record<string, string>>,
+  run: (folder: string) => Promise<void>,
+): Promise<void> {
+  const folder = await Deno.makeTempDir();
+  try {
+    for (const [name, content] of Object.entries(files)) {
+      await Deno.writeTextFile(`${folder}/${name}`, content);
+    }
+    await run(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+Deno.test("a tokenizer of LLaMA 2's kind encodes and decodes as the Python package does", async () => {
+  const files = {
+    "tokenizer.json": await Deno.readTextFile(new URL("metaspace.json", FIXTURES)),
+    "tokenizer_config.json": JSON.stringify({ eos_token: { content: "</s>", lstrip: false } }),
+  };
+  await withFolder(files, async (folder) => {
+    const other = await loadModelTokenizer(folder);
+    assertEquals(other.eos, 2);
+    const lines = (await Deno.readTextFile(new URL("metaspace.jsonl", FIXTURES))).trimEnd().split("\n");
+    assertEquals(lines.length > 100, true);
+    for (const line of lines) {
+      const { text, ids, decoded } = JSON.parse(line) as { text: string; ids: number[]; decoded: string };
+      assertEquals(other.encode(text), ids, text);
+      assertEquals(other.decode(ids), decoded, text);
+    }
+  });
+});
+
+Deno.test("loadModelTokenizer takes vocab.json and merges.txt where there is no tokenizer.json", async () => {
+  const { vocab, merges } = json.model as { vocab: Record<string, number>; merges: (string | string[])[] };
+  const all = { ...vocab, "<|endoftext|>": 1023 };
+  const lines = merges.map((merge) => Array.isArray(merge) ? merge.join(" ") : merge);
+  const files = {
+    "vocab.json": JSON.stringify(all),
+    "merges.txt": `#version: 0.2\n${lines.join("\n")}\n`,
+  };
+  await withFolder(files, async (folder) => {
+    const old = await loadModelTokenizer(folder);
+    assertEquals([old.vocabSize, old.eos], [1024, 1023]);
+    for (const line of (await Deno.readTextFile(ENCODINGS)).trimEnd().split("\n").slice(0, 100)) {
+      const { text, ids } = JSON.parse(line) as { text: string; ids: number[] };
+      assertEquals(old.encode(text), ids, text);
+    }
+  });
+  await withFolder({ "vocab.json": "{}" }, async (folder) => {
+    await assertRejects(
+      () => loadModelTokenizer(folder),
+      CheckpointError,
+      "must hold tokenizer.json, or vocab.json",
+    );
+  });
+  await withFolder({ "tokenizer.json": "{" }, async (folder) => {
+    await assertRejects(
+      () => loadModelTokenizer(folder),
+      CheckpointError,
+      "tokenizer.json as it must be JSON",
+    );
+  });
 });

@@ -17,8 +17,8 @@ import {
   loadEnds,
   loadLayers,
   loadModelFolder,
+  loadModelTokenizer,
   loadPairs,
-  loadTokenizer,
   LocalHeads,
   type ModelFolder,
   plan,
@@ -88,7 +88,7 @@ export class Work implements Disposable {
   readonly #options: WorkOptions;
   readonly #layers: ReturnType<typeof loadLayers>;
   readonly #ends: ReturnType<typeof loadEnds>;
-  readonly #tokenizer: Awaited<ReturnType<typeof loadTokenizer>>;
+  readonly #tokenizer: Awaited<ReturnType<typeof loadModelTokenizer>>;
   readonly #train: ReturnType<typeof encodePairs>;
   readonly #evaluation: ReturnType<typeof fixedBatches>;
   readonly #prompts: readonly string[];
@@ -98,7 +98,7 @@ export class Work implements Disposable {
     engine: Engine,
     options: WorkOptions,
     model: ModelFolder,
-    tokenizer: Awaited<ReturnType<typeof loadTokenizer>>,
+    tokenizer: Awaited<ReturnType<typeof loadModelTokenizer>>,
     texts: {
       readonly train: ReturnType<typeof encodePairs>;
       readonly valid: ReturnType<typeof encodePairs>;
@@ -120,7 +120,7 @@ export class Work implements Disposable {
   /** Loads model and data. */
   static async open(engine: Engine, options: WorkOptions): Promise<Work> {
     const model = await loadModelFolder(options.model);
-    const tokenizer = await loadTokenizer(`${options.model}/tokenizer.json`);
+    const tokenizer = await loadModelTokenizer(options.model);
     const { length } = options;
     const encoded = async (file: string) => encodePairs(await loadPairs(file), tokenizer, { length });
     return new Work(engine, options, model, tokenizer, {

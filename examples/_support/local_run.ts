@@ -14,8 +14,8 @@ import {
   loadEnds,
   loadLayers,
   loadModelFolder,
+  loadModelTokenizer,
   loadPairs,
-  loadTokenizer,
   LocalData,
   LocalHeads,
   type ModelFolder,
@@ -89,7 +89,7 @@ export async function* localRun(
   pruner: Pruner,
 ): AsyncGenerator<LocalStep> {
   const { settings } = options;
-  const tokenizer = await loadTokenizer(`${options.model}/tokenizer.json`);
+  const tokenizer = await loadModelTokenizer(options.model);
   const set = encodePairs(await loadPairs(options.data), tokenizer, { length: options.length });
   const batches = shuffledBatches(set, { batch: options.batch, seed: settings.seed });
   using base = loadLayers(engine, model);

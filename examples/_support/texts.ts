@@ -14,7 +14,7 @@ import {
   loadHeads,
   loadLayers,
   loadModelFolder,
-  loadTokenizer,
+  loadModelTokenizer,
   type LocalHeads,
   type ModelEnds,
   type Tokenizer,
@@ -55,7 +55,7 @@ export class TextModel implements Disposable {
         }, this model ${model.fingerprint.slice(0, 12)}`,
       );
     }
-    const tokenizer = await loadTokenizer(`${folder}/tokenizer.json`);
+    const tokenizer = await loadModelTokenizer(folder);
     const engine = await Engine.create({ gpu: await loadGpu(webgpu) });
     const heads = adapter === null ? null : loadHeads(engine, adapter);
     return new TextModel(
