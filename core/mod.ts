@@ -125,6 +125,8 @@ export {
   type LoraSettings,
   type LoraTarget,
   type OptimizerSettings,
+  type Schedule,
+  SCHEDULES,
 } from "./lora/settings.ts";
 export { type BatchSource, LocalData } from "./train/local_data.ts";
 export { probeStep, runStep, type StepContext, type StepOutcome } from "./train/step.ts";

@@ -65,13 +65,6 @@ const FLAGS = {
       max: 1,
     },
   ),
-  mode: text("MODE", "full", "what a head module reads", ["slice", "full"]),
-  targets: text("LIST", "q,k,v", "projections that LoRA adapts: some of q, k, v"),
-  rank: integer("N", 8, "LoRA rank of each head module", { min: 1, max: 256 }),
-  alpha: number("X", 32, "LoRA scale: Deltas are multiplied by alpha / rank", { min: 0 }),
-  dropout: number("X", 0, "LoRA dropout", { min: 0, max: 0.99 }),
-  rate: number("X", 1e-2, "peak learning rate", { min: 0 }),
-  warmup: integer("N", 10, "steps of learning-rate warm-up", { min: 0 }),
   codec: text(
     "NAME",
     "f32",

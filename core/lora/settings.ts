@@ -29,14 +29,20 @@ export interface LoraSettings {
   readonly dropout: number;
 }
 
+/** Courses of the learning rate after the warm-up. */
+export const SCHEDULES = ["linear", "cosine", "constant"] as const;
+
+/** See `SCHEDULES`. */
+export type Schedule = typeof SCHEDULES[number];
+
 /** Optimizer settings. */
 export interface OptimizerSettings {
   /** Peak learning rate. */
   readonly learningRate: number;
   /** Steps over which the learning rate rises from 0. */
   readonly warmupSteps: number;
-  /** What follows: `linear` falls to 0 at the last step, `constant` stays. */
-  readonly schedule: "linear" | "constant";
+  /** What follows: `linear` and `cosine` (half a wave) fall to 0 after the last step, `constant` stays. */
+  readonly schedule: Schedule;
   /** AdamW's decay of the first moment. */
   readonly beta1: number;
   /** AdamW's decay of the second moment. */
@@ -124,9 +130,11 @@ export function checkOptimizer(settings: OptimizerSettings): OptimizerSettings {
       throw new RangeError(`Cannot use optimizer settings as ${name} ${rule}: current value is ${value}`);
     }
   }
-  if (settings.schedule !== "linear" && settings.schedule !== "constant") {
+  if (!SCHEDULES.includes(settings.schedule)) {
     throw new RangeError(
-      `Cannot use optimizer settings as schedule must be "linear" or "constant": current value is ${settings.schedule}`,
+      `Cannot use optimizer settings as schedule must be one of ${
+        SCHEDULES.join(", ")
+      }: current value is ${settings.schedule}`,
     );
   }
   return settings;
@@ -143,7 +151,10 @@ export function adamwAt(settings: OptimizerSettings, step: number, steps: number
   const { learningRate, warmupSteps, schedule } = settings;
   let factor = 1;
   if (step < warmupSteps) factor = (step + 1) / warmupSteps;
-  else if (schedule === "linear") factor = Math.max(0, (steps - step) / Math.max(1, steps - warmupSteps));
+  else if (schedule !== "constant") {
+    const left = Math.max(0, (steps - step) / Math.max(1, steps - warmupSteps));
+    factor = schedule === "linear" ? left : 0.5 * (1 - Math.cos(Math.PI * left));
+  }
   return {
     rate: learningRate * factor,
     beta1: settings.beta1,

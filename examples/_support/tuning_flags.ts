@@ -4,7 +4,13 @@
  * @module
  */
 
-import { DEFAULT_OPTIMIZER, type LoraTarget, type RunSettings } from "@edgetuner/core";
+import {
+  DEFAULT_OPTIMIZER,
+  type LoraTarget,
+  type RunSettings,
+  type Schedule,
+  SCHEDULES,
+} from "@edgetuner/core";
 import { type FlagValues, integer, number, text } from "./flags.ts";
 
 /** LoRA, optimizer, steps and seed. */
@@ -17,6 +23,7 @@ export const TUNING_FLAGS = {
   dropout: number("X", 0, "LoRA dropout", { min: 0, max: 0.99 }),
   rate: number("X", 1e-2, "peak learning rate", { min: 0 }),
   warmup: integer("N", 10, "steps of learning-rate warm-up", { min: 0 }),
+  schedule: text("NAME", "linear", "learning rate after the warm-up", SCHEDULES),
   seed: integer("N", 1, "seed of everything that is drawn", { min: 0, max: 0xffff_ffff }),
 };
 
@@ -34,6 +41,7 @@ export function tuningSettings(flags: FlagValues<typeof TUNING_FLAGS>): RunSetti
       ...DEFAULT_OPTIMIZER,
       learningRate: flags.rate,
       warmupSteps: Math.min(flags.warmup, flags.steps),
+      schedule: flags.schedule as Schedule,
     },
     steps: flags.steps,
     seed: flags.seed,
