@@ -5,11 +5,12 @@
  * @module
  */
 
-import { MAX_MICRO_BATCHES, type StepRecord } from "@edgetuner/core";
+import { adamwAt, MAX_MICRO_BATCHES, type RunSettings, type StepRecord } from "@edgetuner/core";
 import { createControlApp, eventJson, stepJson } from "@edgetuner/transport/server";
 import { httpListener, webSocketListener } from "@edgetuner/transport";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
 import { codecChoice } from "./_support/codecs.ts";
+import { MetricsLog, type MetricsRow } from "./_support/metrics.ts";
 import { bytes, ProgressBar } from "./_support/progress.ts";
 import { DEMO_PREDICTOR, PRUNER_NAMES, prunerChoice, SHARE_PRUNERS } from "./_support/pruners.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
@@ -79,6 +80,7 @@ const FLAGS = {
   timeout: number("S", 120, "longest wait for a device in a step, in seconds", { min: 0.1 }),
   "join-timeout": number("S", 600, "longest wait for all devices to join, in seconds", { min: 0.1 }),
   events: toggle("print what happens as JSON lines"),
+  metrics: text("DIR", "", "write metrics.csv and metrics.jsonl, a row as each step ends"),
   report: text("FILE", "", "write a report as JSON"),
 };
 
@@ -176,6 +178,7 @@ async function main(): Promise<number> {
     settings,
   });
 
+  using metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics);
   const records: Record<string, unknown>[] = [];
   const log = new MemoryLog();
   const bar = new ProgressBar(flags.steps, flags.events ? false : undefined);
@@ -186,6 +189,7 @@ async function main(): Promise<number> {
     else if (event.type === "refused") say(`Refused ${event.peer}: ${event.reason}`);
     else if (event.type === "step") {
       records.push(stepJson(event.record));
+      metrics?.write(metricsOf(event.record, settings));
       if (event.record.mode === "train") log.sample(event.record.step);
       if (event.record.mode === "train") bar.draw(event.record.step + 1, stepText(event.record));
     }
@@ -246,6 +250,23 @@ async function main(): Promise<number> {
     } on the wire`,
   );
   return interrupted ? 130 : 0;
+}
+
+/** A row of the metrics. */
+function metricsOf(record: StepRecord, { optimizer, steps }: RunSettings): MetricsRow {
+  const { step, mode, loss, times, bytes, kept, tokens } = record;
+  return {
+    step,
+    mode,
+    loss,
+    rate: adamwAt(optimizer, step, steps).rate,
+    seconds: times.total / 1000,
+    wait_seconds: times.wait / 1000,
+    prune_seconds: times.prune / 1000,
+    bytes,
+    tokens,
+    kept_heads: kept.reduce((a, b) => a + b, 0),
+  };
 }
 
 function stepText(record: StepRecord): string {
