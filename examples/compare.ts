@@ -164,9 +164,11 @@ async function main(): Promise<void> {
     const edge = table.find((row) => row.name === "EdgeTuner");
     if (name === "DLoRA" && edge !== undefined) {
       const share = spread(edge.runs.map((r) => r.kept)).mean;
+      // Over the whole run: what its unpruned steps at the start keep too much is kept less afterwards.
+      const activeFraction = activeFractionFor(share, flags.steps);
       await add(`DLoRA at ${Math.round(100 * share)} %`, {
         kind: "split",
-        pruner: dloraPruner({ activeFraction: share }),
+        pruner: dloraPruner({ activeFraction, warmupSteps: WARM_UP }),
       });
     }
   }
@@ -252,7 +254,13 @@ function systemOf(
   }
 }
 
-/** Every pruner at every budget: as many heads, and so as many bytes, for each. */
+/** DLoRA's share after its unpruned steps, so that over all steps it keeps `share` of the heads, or as near as it can. */
+function activeFractionFor(share: number, steps: number): number {
+  const unpruned = Math.min(WARM_UP, steps - 1);
+  return Math.min(1, Math.max(0.01, (share * steps - unpruned) / (steps - unpruned)));
+}
+
+/** Every pruner at every budget: as many heads in each pruned step; bytes depend on where those heads are. */
 function labOf(rules: Rules, _flags: unknown): { name: string; x: number; pruner: Pruner }[] {
   const scored: readonly [string, (keep: number) => Pruner][] = [
     ["iHeadPruner", () => rules.predicted({})],
@@ -448,13 +456,20 @@ function picturesOf(
     const own = study.filter((p) => p.name === name);
     pictures.push([
       `study_${name}`,
-      linePlot({ title: `Parameter ${name}`, x: name, y: "s a step; validation loss" }, [
+      linePlot({ title: titleOfStudy(name), x: name, y: "s a step; validation loss" }, [
         { name: "s a step", points: own.map(({ x, run }) => [x, run.secondsPerStep]) },
         { name: "validation loss", points: own.map(({ x, run }) => [x, run.validLoss.after]) },
       ], { marks: true, minY: 0 }),
     ]);
   }
   return pictures;
+}
+
+function titleOfStudy(name: string): string {
+  // See studyOf: a predictor is trained for one lambda and one K.
+  return name === "lambda" || name === "K"
+    ? `Parameter ${name}, importance measured, not predicted`
+    : `Parameter ${name}`;
 }
 
 function smooth(points: readonly [number, number][]): [number, number][] {

@@ -29,7 +29,13 @@ export function realClock(): Clock {
     virtual: false,
     now: () => performance.now(),
     schedule(atMs, callback) {
-      const timer = setTimeout(callback, Math.max(0, atMs - performance.now()));
+      // Timers count whole milliseconds, cut off, and may fire early: whoever asked for a time must not see less.
+      let timer = setTimeout(fire, Math.max(0, atMs - performance.now()));
+      function fire() {
+        const left = atMs - performance.now();
+        if (left > 0) timer = setTimeout(fire, Math.ceil(left));
+        else callback();
+      }
       return () => clearTimeout(timer);
     },
   };
