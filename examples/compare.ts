@@ -6,7 +6,7 @@
  * @module
  */
 
-import { loadPredictor, type Predictor, type Pruner, TYPICAL_COMPUTE } from "@edgetuner/core";
+import { loadPredictor, type Predictor, type Pruner } from "@edgetuner/core";
 import { Engine, pruneGreedily } from "@edgetuner/kernels";
 import {
   budgetPruner,
@@ -28,7 +28,7 @@ import { bytes, duration, ProgressBar } from "./_support/progress.ts";
 import { DEMO_PREDICTOR } from "./_support/pruners.ts";
 import { versions } from "./_support/report.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
-import { computeOf, LINK_HELP, linkOf } from "./_support/twin_flags.ts";
+import { computeOf, LINK_HELP, linkOf, MEASURED_HELP } from "./_support/twin_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 
 const HERE = new URL(".", import.meta.url).pathname;
@@ -45,7 +45,7 @@ const FLAGS = {
   valid: text("FILE", `${HERE}restaurant/valid.txt`, "validation data"),
   test: text("FILE", `${HERE}restaurant/test.txt`, "data whose prompts are continued"),
   link: text("LINK", "wifi-5", LINK_HELP),
-  compute: text("MODEL", "typical", "how fast all parties compute: typical, or a JSON file"),
+  compute: text("MODEL", "typical", MEASURED_HELP),
   systems: text("LIST", SYSTEMS.join(","), "systems that take part"),
   seeds: integer("N", 2, "runs of each system, each with the next seed", { min: 1 }),
   steps: integer("N", 120, "training steps of the table", { min: 2 }),
@@ -137,14 +137,15 @@ async function main(): Promise<void> {
   }
   const predictor = await loadPredictor(flags.predictor);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
+  const settings = tuningSettings(flags);
   using work = await Work.open(engine, {
     ...flags,
+    settings,
     validBatches: 8,
     capacities,
     link: await linkOf(flags.link),
-    compute: flags.compute === "typical" ? TYPICAL_COMPUTE : await computeOf(flags.compute),
+    compute: flags.compute === "measured" ? null : await computeOf(flags.compute),
   });
-  const settings = tuningSettings(flags);
   const rules = makeRules(engine, predictor);
   const study = flags["no-study"] ? [] : studyOf(rules, flags);
   const lab = flags["no-lab"] ? [] : labOf(rules, flags);
