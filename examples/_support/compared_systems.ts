@@ -26,6 +26,7 @@ import {
   type Pruner,
   type RunSettings,
   shuffledBatches,
+  stepTraffic,
   TYPICAL_COMPUTE,
 } from "@edgetuner/core";
 import type { Engine } from "@edgetuner/kernels";
@@ -211,6 +212,24 @@ export class Work implements Disposable {
     };
   }
 
+  /** Tensor bytes of a training step with a mask, without statistics. */
+  bytesOf(mask: Uint8Array, headsPerDevice: readonly number[], { lora }: RunSettings): number {
+    const { layers, heads, hidden } = this.shape;
+    const { batch, length } = this.#options;
+    const shape = {
+      layers,
+      heads,
+      hidden,
+      tokens: batch * length,
+      batch,
+      headsPerDevice,
+      mask,
+      statistics: 0,
+    };
+    const traffic = stepTraffic({ ...shape, targets: lora.targets.length, mode: lora.mode });
+    return [...traffic.values()].reduce((a, b) => a + b, 0);
+  }
+
   /** What a step should take, before anything runs but for the share of heads that is kept. */
   #plan(system: System, settings: RunSettings, keep: number, keepLayers: number) {
     const { layers, heads, hidden } = this.shape;
@@ -257,18 +276,6 @@ export class Work implements Disposable {
     this.#layers[Symbol.dispose]();
     this.#ends[Symbol.dispose]();
   }
-}
-
-/** Every head is kept in the first steps: so that pruners that must see gradients first are not alone with it. */
-export function warmed<State>(pruner: Pruner<State>, steps: number): Pruner<State> {
-  return {
-    ...pruner,
-    async decide(input, before, context) {
-      const [decision, state] = await pruner.decide(input, before, context);
-      if (input.step >= steps) return [decision, state];
-      return [{ ...decision, mask: new Uint8Array(context.layers * context.heads) }, state];
-    },
-  };
 }
 
 /** Mean and standard deviation over runs. */
