@@ -470,7 +470,7 @@ function picturesOf(
     pictures.push([
       "quality_over_bytes",
       linePlot(
-        { title: "Pruners at equal budgets", x: "MB of the whole run", y: "validation loss after" },
+        { title: "Pruners at equal budgets of bytes", x: "MB of the whole run", y: "validation loss after" },
         named(lab, (p) => [megabytes(p), p.run.validLoss.after]),
         { marks: true },
       ),
