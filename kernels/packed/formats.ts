@@ -166,23 +166,33 @@ function scalesOf(data: Float32Array, shape: CodedShape): Float32Array<ArrayBuff
   return scales;
 }
 
-/** Rounds weights to codes and packs these. */
+/** Rounds weights to codes and packs these: one a byte, or two. */
 function packCodes(data: Float32Array, scales: Float32Array, shape: CodedShape, words: Uint32Array): void {
   const { rows, columns, format, groupsAlong } = shape;
   const { perWord, group } = PACKED_FORMATS[format];
   const [, width] = packedTensors(shape).scales!;
-  const bits = 32 / perWord;
-  const [least, most] = format === "int8" ? [-127, 127] : [-8, 7];
-  const mask = 2 ** bits - 1;
-  const perRow = Math.ceil(columns / perWord);
+  const bytesPerRow = Math.ceil(columns / perWord) * 4;
+  const bytes = new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
   const along = groupsAlong === "columns";
+  const codes = new Int8Array(columns + 1); // one more, so that the last has a neighbour
   for (let r = 0; r < rows; r++) {
-    const scaleAt = along ? r * width : Math.floor(r / group) * width;
-    for (let c = 0; c < columns; c++) {
-      const scale = scales[along ? scaleAt + Math.floor(c / group) : scaleAt + c]!;
-      if (scale === 0) continue;
-      const code = Math.min(most, Math.max(least, Math.round(data[r * columns + c]! / scale)));
-      words[r * perRow + Math.floor(c / perWord)]! |= (code & mask) << (c % perWord * bits);
+    const from = r * columns;
+    for (let c = 0; c < columns;) {
+      // As many as share the scale, or one.
+      const scale = scales[along ? r * width + c / group : Math.floor(r / group) * width + c]!;
+      const end = along ? Math.min(columns, c + group) : c + 1;
+      if (scale === 0) codes.fill(0, c, end);
+      // Half steps up, and the extreme of the other sign within what four bits hold.
+      else if (format === "int8") {
+        for (let i = c; i < end; i++) codes[i] = Math.round(data[from + i]! / scale);
+      } else for (let i = c; i < end; i++) codes[i] = Math.min(7, Math.round(data[from + i]! / scale));
+      c = end;
+    }
+    const to = r * bytesPerRow;
+    if (format === "int8") {
+      for (let c = 0; c < columns; c++) bytes[to + c] = codes[c]!;
+    } else {
+      for (let c = 0; c < columns; c += 2) bytes[to + c / 2] = (codes[c]! & 15) | (codes[c + 1]! << 4);
     }
   }
 }
