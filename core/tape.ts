@@ -97,6 +97,19 @@ export class Parameter<V extends Tensor | PackedMatrix = Tensor> implements Disp
     this.#v = trainable ? engine.zeros(rows, columns, `v of ${name}`) : null;
   }
 
+  /**
+   * The weight as a plain tensor, where f32 is needed: to train it or to write it to a file.
+   *
+   * @throws {TypeError} If it is packed.
+   */
+  get plain(): Tensor {
+    const { value } = this;
+    if (value instanceof Tensor) return value;
+    throw new TypeError(
+      `Cannot use "${this.name}" as it must be f32 for that: current value is "${value.format}"`,
+    );
+  }
+
   /** Sets the gradient to zero before a step. */
   zeroGradient(): void {
     if (this.gradient !== null) this.gradient.engine.clear(this.gradient);
@@ -104,9 +117,8 @@ export class Parameter<V extends Tensor | PackedMatrix = Tensor> implements Disp
 
   /** One AdamW update with the gradient added up so far. */
   update(settings: AdamWSettings, clip?: Tensor): void {
-    const { value } = this;
-    if (this.gradient === null || this.#m === null || this.#v === null || !(value instanceof Tensor)) return;
-    const { engine, rows, pitch } = value;
+    if (this.gradient === null || this.#m === null || this.#v === null) return;
+    const { engine, rows, pitch } = this.plain;
     this.#updates++;
     using control = engine.upload(
       adamwControl([this.#updates], settings.beta1, settings.beta2),
@@ -115,7 +127,7 @@ export class Parameter<V extends Tensor | PackedMatrix = Tensor> implements Disp
       "adamw control",
     );
     adamw(
-      { parameters: value, gradients: this.gradient, m: this.#m, v: this.#v },
+      { parameters: this.plain, gradients: this.gradient, m: this.#m, v: this.#v },
       control,
       rows * pitch,
       settings,

@@ -22,6 +22,7 @@ import {
   LocalData,
   LocalHeads,
   logitsOf,
+  Parameter,
   type RunSettings,
   runStep,
   Tape,
@@ -308,6 +309,11 @@ Deno.test("what packed bases cannot do is refused, and nothing is left on the ad
     'Cannot train all parameters as baseWeights must be "f32": current value is "int8"',
   );
   assertThrows(() => new Gpt2Ends(engine, config, weights, true, "f16"), TypeError, 'must be "f32"');
+  {
+    using ends = loadEnds(engine, { config, weights }, { baseWeights: "int8" });
+    assertThrows(() => ends.lmHead.plain, TypeError, 'must be f32 for that: current value is "int8"');
+    assertThrows(() => new Parameter("w", ends.lmHead.value, true), TypeError, 'Cannot train "w"');
+  }
   assertThrows(
     () => loadLayers(engine, { config, weights }, { baseWeights: "int2" as BaseWeights }),
     RangeError,
