@@ -85,7 +85,7 @@ function optBytes(config: OptConfig, format: BaseWeights) {
  *
  * const config = gpt2Config({ n_layer: 12, n_head: 12, n_embd: 768, vocab_size: 50257, n_positions: 1024 });
  * baseWeightBytes(config, "f32").total; // 497759232
- * baseWeightBytes(config, "int8").total; // 135180288
+ * baseWeightBytes(config, "int8").total; // 134884096
  * ```
  */
 export function baseWeightBytes(config: ModelConfig, format: BaseWeights): BaseWeightBytes {
