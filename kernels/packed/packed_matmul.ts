@@ -46,7 +46,9 @@ function kernelFor(b: PackedMatrix, transposeB: boolean, epilogue: number, tile:
     kernel = defineKernel({
       name,
       source: form === "cpu" ? textureSource : tiledSource,
-      bindings: [form === "cpu" ? "texture" : "read", "read", "read", "write", "read", "write"],
+      bindings: form === "cpu"
+        ? ["texture", "read", "read", "read", "read", "write", "read", "write"]
+        : ["read", "read", "read", "write", "read", "write"],
       parameters: PARAMETERS,
       constants: {
         TRANSPOSE_B: Number(transposeB),
@@ -161,7 +163,8 @@ export function packedMatmul(a: Tensor, b: PackedMatrix, options: MatmulOptions)
         engine.dispatch(kernelFor(b, transposeB, epilogue, tile), {
           bindings: [
             aBound,
-            window.words,
+            // The software form reads words in groups of four, of two and alone.
+            ...(onTextures ? [window.words, window.words, window.words] : [window.words]),
             window.scales,
             c,
             options.bias ?? engine.noRead,

@@ -3,8 +3,9 @@
 // A [m, k] f32 in a storage texture; op(B) [k, n], stored [k, n], or [n, k] if TRANSPOSE_B, as packed words
 // and scales (formats.ts); C [m, n] f32. Weights are unpacked to f32 as they are read: code * scale.
 //
-// One invocation computes 16 rows x 8 columns of C in eight named mat4x4f, as matmul_texture.wgsl does. If
-// groups lie along k, the scales of its columns are read once a group.
+// One invocation computes 16 rows x 8 columns of C in eight named mat4x4f, as matmul_texture.wgsl does, from
+// 8 x 8 blocks of op(B): eight neighbouring codes are one load, which is what buffers cost here. If groups lie
+// along k, the scales of its columns are read once a group.
 //
 // Accumulation rule: C is overwritten, unless ACCUMULATE is set. Sums run over k in order, in f32.
 
@@ -45,11 +46,14 @@ const INT8 = 1u;
 const INT4 = 2u;
 
 @group(0) @binding(0) var a_texture: texture_storage_2d<rgba32float, read>;
-@group(0) @binding(1) var<storage, read> words: array<u32>;
-@group(0) @binding(2) var<storage, read> scales: array<f32>;
-@group(0) @binding(3) var<storage, read_write> c: array<vec4f>;
-@group(0) @binding(4) var<storage, read> bias: array<vec4f>;
-@group(0) @binding(5) var<storage, read_write> aux: array<vec4f>;
+// The same words, as eight codes of f16, int8 and int4 are.
+@group(0) @binding(1) var<storage, read> words4: array<vec4u>;
+@group(0) @binding(2) var<storage, read> words2: array<vec2u>;
+@group(0) @binding(3) var<storage, read> words: array<u32>;
+@group(0) @binding(4) var<storage, read> scales: array<f32>;
+@group(0) @binding(5) var<storage, read_write> c: array<vec4f>;
+@group(0) @binding(6) var<storage, read> bias: array<vec4f>;
+@group(0) @binding(7) var<storage, read_write> aux: array<vec4f>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
 // The scales of four columns of C are the same for GROUP neighbours along k.
@@ -67,17 +71,56 @@ fn load_a(m: u32, k: u32) -> mat4x4f {
   );
 }
 
-// Four neighbouring codes: columns 4 c4 .. 4 c4 + 3 of the row whose words begin at `at`.
-fn codes(at: u32, c4: u32) -> vec4f {
+// Four codes of a word each.
+fn bytes(w: u32) -> vec4f {
+  return vec4f(bitcast<vec4i>(vec4u(w << 24u, w << 16u, w << 8u, w)) >> vec4u(24u));
+}
+
+fn nibbles(w: u32) -> vec4f {
+  return vec4f(bitcast<vec4i>(vec4u(w << 28u, w << 24u, w << 20u, w << 16u)) >> vec4u(28u));
+}
+
+struct Eight {
+  low: vec4f,
+  high: vec4f,
+}
+
+// Eight neighbouring codes: columns 8 c8 .. 8 c8 + 7 of a stored row.
+fn codes(row: u32, c8: u32) -> Eight {
+  let at = row * p.b_pitch;
   if (FORMAT == F16) {
-    return vec4f(unpack2x16float(words[at + c4 * 2u]), unpack2x16float(words[at + c4 * 2u + 1u]));
+    let w = words4[at / 4u + c8];
+    return Eight(
+      vec4f(unpack2x16float(w.x), unpack2x16float(w.y)),
+      vec4f(unpack2x16float(w.z), unpack2x16float(w.w)),
+    );
   }
   if (FORMAT == INT8) {
-    let w = words[at + c4];
-    return vec4f(bitcast<vec4i>(vec4u(w << 24u, w << 16u, w << 8u, w)) >> vec4u(24u));
+    let w = words2[at / 2u + c8];
+    return Eight(bytes(w.x), bytes(w.y));
   }
-  let w = words[at + c4 / 2u] >> (c4 % 2u * 16u);
-  return vec4f(bitcast<vec4i>(vec4u(w << 28u, w << 24u, w << 20u, w << 16u)) >> vec4u(28u));
+  let w = words[at + c8];
+  return Eight(nibbles(w), nibbles(w >> 16u));
+}
+
+struct Blocks {
+  low: mat4x4f,
+  high: mat4x4f,
+}
+
+// Two 4 x 4 blocks of the stored B side by side, from (row, 8 c8) on: rows as columns of the matrices, or, if
+// TRANSPOSE_B, columns.
+fn load_blocks(row: u32, c8: u32) -> Blocks {
+  let r0 = codes(row, c8);
+  let r1 = codes(row + 1u, c8);
+  let r2 = codes(row + 2u, c8);
+  let r3 = codes(row + 3u, c8);
+  let low = mat4x4f(r0.low, r1.low, r2.low, r3.low);
+  let high = mat4x4f(r0.high, r1.high, r2.high, r3.high);
+  if (TRANSPOSE_B) {
+    return Blocks(transpose(low), transpose(high));
+  }
+  return Blocks(low, high);
 }
 
 // Scales of a 4 x 4 block of the stored B from (row, 4 c4) on; a block lies in one group of its direction.
@@ -107,24 +150,16 @@ fn block_scales_at(k: u32, n4: u32) -> vec4f {
   return block_scales(p.b_row + k, n4);
 }
 
-// Rows k .. k+3 of op(B) as columns of a matrix, codes n .. n+3 of each.
-fn load_codes(k: u32, n4: u32) -> mat4x4f {
-  if (TRANSPOSE_B) {
-    let at = (p.b_row + n4 * 4u) * p.b_pitch;
-    return transpose(mat4x4f(
-      codes(at, k / 4u),
-      codes(at + p.b_pitch, k / 4u),
-      codes(at + 2u * p.b_pitch, k / 4u),
-      codes(at + 3u * p.b_pitch, k / 4u),
-    ));
+// Codes b of rows k .. k+3 and columns n .. n+3 of op(B) times their scales.
+fn scaled(b: mat4x4f, column_scales: vec4f, k: u32, n4: u32) -> mat4x4f {
+  if (FORMAT == F16) {
+    return b;
   }
-  let at = (p.b_row + k) * p.b_pitch;
-  return mat4x4f(
-    codes(at, n4),
-    codes(at + p.b_pitch, n4),
-    codes(at + 2u * p.b_pitch, n4),
-    codes(at + 3u * p.b_pitch, n4),
-  );
+  if (ALONG_K) {
+    return mat4x4f(b[0] * column_scales, b[1] * column_scales, b[2] * column_scales, b[3] * column_scales);
+  }
+  let s = block_scales_at(k, n4);
+  return mat4x4f(b[0] * s.x, b[1] * s.y, b[2] * s.z, b[3] * s.w);
 }
 
 fn gelu(x: vec4f) -> vec4f {
@@ -206,29 +241,52 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_id) l
       s0 = block_scales_at(k_group, n4);
       s1 = block_scales_at(k_group, n4 + 1u);
     }
-    for (var k = k_group; k < k_end; k += 4u) {
-      var b0 = load_codes(k, n4);
-      var b1 = load_codes(k, n4 + 1u);
-      if (ALONG_K) {
-        b0 = mat4x4f(b0[0] * s0, b0[1] * s0, b0[2] * s0, b0[3] * s0);
-        b1 = mat4x4f(b1[0] * s1, b1[1] * s1, b1[2] * s1, b1[3] * s1);
-      } else if (FORMAT != F16) {
-        let s = block_scales_at(k, n4);
-        b0 = mat4x4f(b0[0] * s.x, b0[1] * s.y, b0[2] * s.z, b0[3] * s.w);
-        b1 = mat4x4f(b1[0] * s.x, b1[1] * s.y, b1[2] * s.z, b1[3] * s.w);
+    // A is zero where the last eight go past k.
+    for (var k = k_group; k < k_end; k += 8u) {
+      let row = p.b_row + select(k, n4 * 4u, TRANSPOSE_B);
+      let c8 = select(n4 / 2u, k / 8u, TRANSPOSE_B);
+      let x = load_blocks(row, c8);
+      let y = load_blocks(row + 4u, c8);
+      {
+        let b0 = scaled(x.low, s0, k, n4);
+        var b1 = x.high;
+        if (TRANSPOSE_B) {
+          b1 = y.low;
+        }
+        b1 = scaled(b1, s1, k, n4);
+        let a0 = load_a(m, k);
+        c00 += b0 * a0;
+        c01 += b1 * a0;
+        let a1 = load_a(m + 4u, k);
+        c10 += b0 * a1;
+        c11 += b1 * a1;
+        let a2 = load_a(m + 8u, k);
+        c20 += b0 * a2;
+        c21 += b1 * a2;
+        let a3 = load_a(m + 12u, k);
+        c30 += b0 * a3;
+        c31 += b1 * a3;
       }
-      let a0 = load_a(m, k);
-      c00 += b0 * a0;
-      c01 += b1 * a0;
-      let a1 = load_a(m + 4u, k);
-      c10 += b0 * a1;
-      c11 += b1 * a1;
-      let a2 = load_a(m + 8u, k);
-      c20 += b0 * a2;
-      c21 += b1 * a2;
-      let a3 = load_a(m + 12u, k);
-      c30 += b0 * a3;
-      c31 += b1 * a3;
+      {
+        var b0 = y.low;
+        if (TRANSPOSE_B) {
+          b0 = x.high;
+        }
+        b0 = scaled(b0, s0, k + 4u, n4);
+        let b1 = scaled(y.high, s1, k + 4u, n4);
+        let a0 = load_a(m, k + 4u);
+        c00 += b0 * a0;
+        c01 += b1 * a0;
+        let a1 = load_a(m + 4u, k + 4u);
+        c10 += b0 * a1;
+        c11 += b1 * a1;
+        let a2 = load_a(m + 8u, k + 4u);
+        c20 += b0 * a2;
+        c21 += b1 * a2;
+        let a3 = load_a(m + 12u, k + 4u);
+        c30 += b0 * a3;
+        c31 += b1 * a3;
+      }
     }
     k_group = k_end;
   }
