@@ -43,7 +43,7 @@ export type {
   StepMode,
 } from "./ports.ts";
 export { MAX_MICRO_BATCHES, type MicroBatch, splitBatch } from "./micro_batches.ts";
-export { Parameter, Tape, Variable } from "./tape.ts";
+export { type MatrixParameter, Parameter, Tape, Variable } from "./tape.ts";
 export type {
   AttentionCache,
   BaseLayers,
@@ -89,10 +89,13 @@ export {
   type Checkpoint,
   loadEnds,
   loadLayers,
+  type LoadOptions,
   type ModelConfig,
   modelConfig,
   modelShape,
 } from "./model/load.ts";
+export { BASE_WEIGHTS, type BaseWeights } from "./model/weights.ts";
+export { type BaseWeightBytes, baseWeightBytes } from "./model/weight_bytes.ts";
 export {
   type OptConfig,
   optConfig,

@@ -10,7 +10,8 @@ import {
   type AdamWSettings,
   addScaled,
   type Engine,
-  type Tensor,
+  type PackedMatrix,
+  Tensor,
 } from "@edgetuner/kernels";
 
 /**
@@ -61,13 +62,13 @@ export class Variable {
 }
 
 /**
- * A weight of a model. Frozen weights have no gradient and no moments.
+ * A weight of a model. Frozen weights have no gradient and no moments; they alone can be packed.
  */
-export class Parameter implements Disposable {
+export class Parameter<V extends Tensor | PackedMatrix = Tensor> implements Disposable {
   /** Name as in the checkpoint. */
   readonly name: string;
   /** The weight, [rows, columns]. */
-  readonly value: Tensor;
+  readonly value: V;
   /** Gradient, same shape; `null` if frozen. Zeroed by `zeroGradient`, added to by the backward pass. */
   readonly gradient: Tensor | null;
   readonly #m: Tensor | null;
@@ -80,14 +81,33 @@ export class Parameter implements Disposable {
    * @param name Name as in the checkpoint.
    * @param value The weight; owned from now on.
    * @param trainable False for frozen weights.
+   * @throws {TypeError} If it is packed and to be trained.
    */
-  constructor(name: string, value: Tensor, trainable: boolean) {
+  constructor(name: string, value: V, trainable: boolean) {
+    if (trainable && !(value instanceof Tensor)) {
+      throw new TypeError(
+        `Cannot train "${name}" as weights that are trained must be f32: current value is "${value.format}"`,
+      );
+    }
     this.name = name;
     this.value = value;
     const { engine, rows, columns } = value;
     this.gradient = trainable ? engine.zeros(rows, columns, `d ${name}`) : null;
     this.#m = trainable ? engine.zeros(rows, columns, `m of ${name}`) : null;
     this.#v = trainable ? engine.zeros(rows, columns, `v of ${name}`) : null;
+  }
+
+  /**
+   * The weight as a plain tensor, where f32 is needed: to train it or to write it to a file.
+   *
+   * @throws {TypeError} If it is packed.
+   */
+  get plain(): Tensor {
+    const { value } = this;
+    if (value instanceof Tensor) return value;
+    throw new TypeError(
+      `Cannot use "${this.name}" as it must be f32 for that: current value is "${value.format}"`,
+    );
   }
 
   /** Sets the gradient to zero before a step. */
@@ -98,7 +118,7 @@ export class Parameter implements Disposable {
   /** One AdamW update with the gradient added up so far. */
   update(settings: AdamWSettings, clip?: Tensor): void {
     if (this.gradient === null || this.#m === null || this.#v === null) return;
-    const { engine, rows, pitch } = this.value;
+    const { engine, rows, pitch } = this.plain;
     this.#updates++;
     using control = engine.upload(
       adamwControl([this.#updates], settings.beta1, settings.beta2),
@@ -107,7 +127,7 @@ export class Parameter implements Disposable {
       "adamw control",
     );
     adamw(
-      { parameters: this.value, gradients: this.gradient, m: this.#m, v: this.#v },
+      { parameters: this.plain, gradients: this.gradient, m: this.#m, v: this.#v },
       control,
       rows * pitch,
       settings,
@@ -123,6 +143,9 @@ export class Parameter implements Disposable {
     this.#v?.dispose();
   }
 }
+
+/** A matrix of a model, as plain f32 or, frozen, packed. */
+export type MatrixParameter = Parameter<Tensor | PackedMatrix>;
 
 /**
  * Records operations and owns the tensors between them: declare it with `using`, and everything

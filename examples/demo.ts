@@ -25,6 +25,7 @@ import { peakMemory, versions, writeReport } from "./_support/report.ts";
 import { countSlots, type SlotCount } from "./_support/slots.ts";
 import { TextModel } from "./_support/texts.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
+import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 
 const HERE = new URL(".", import.meta.url).pathname;
 
@@ -68,6 +69,7 @@ async function main(): Promise<number> {
     ],
   }, {
     model: text("DIR", `${HERE}tiny_gpt2`, "folder of the base model"),
+    ...WEIGHTS_FLAG,
     data: text(
       "FILE",
       `${HERE}restaurant/train.txt`,
@@ -144,6 +146,7 @@ async function main(): Promise<number> {
 
   const server = new Child("edge server", "edge_server.ts", [
     ...["--model", flags.model, "--devices", `${capacities.length}`, "--steps", `${flags.steps}`],
+    ...["--base-weights", flags["base-weights"]],
     ...["--port", `${flags.port}`, "--join-token", joinToken, "--admin-token", crypto.randomUUID()],
     ...["--predictor", flags.predictor],
     ...["--pruner", flags.pruner, "--tau", `${flags.tau}`, "--eta", `${flags.eta}`],
@@ -187,6 +190,7 @@ async function main(): Promise<number> {
     const data = i === 0
       ? [
         ...["--data", flags.data, "--valid", flags.valid, "--model", flags.model, "--share-loss"],
+        ...["--base-weights", flags["base-weights"]],
         ...["--batch", `${flags.batch}`, "--length", `${flags.length}`, "--seed", `${flags.seed}`],
       ]
       : [];
@@ -399,11 +403,18 @@ interface Comparison {
 /** Continues the first prompts of a file, before and after; shows the longest, which are hardest. */
 async function compare(
   adapter: string,
-  flags: { readonly model: string; readonly test: string; readonly prompts: number; readonly webgpu: string },
+  flags: {
+    readonly model: string;
+    readonly "base-weights": string;
+    readonly test: string;
+    readonly prompts: number;
+    readonly webgpu: string;
+  },
 ): Promise<Comparison> {
   const pairs = (await loadPairs(flags.test)).slice(0, flags.prompts);
   const prompts = pairs.map((p) => p.prompt);
-  using model = await TextModel.open(flags.model, await loadAdapter(adapter), flags.webgpu);
+  const trained = await loadAdapter(adapter);
+  using model = await TextModel.open(flags.model, trained, flags.webgpu, baseWeightsOf(flags));
   const before = await model.generate(prompts, 40, true);
   const after = await model.generate(prompts, 40);
   const samples = pairs.map(({ prompt, completion }, i) => ({

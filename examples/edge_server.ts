@@ -16,6 +16,7 @@ import { DEMO_PREDICTOR, PRUNER_NAMES, prunerChoice, SHARE_PRUNERS } from "./_su
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
+import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 import { WorkerRun } from "./_support/worker_run.ts";
 
 /** Bytes a device may have under way: a few frames of a large model. */
@@ -24,6 +25,7 @@ const QUEUE_BYTES = 2 ** 28;
 const FLAGS = {
   ...TUNING_FLAGS,
   model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
+  ...WEIGHTS_FLAG,
   devices: integer("N", 3, "devices with heads that take part", { min: 1, max: 1024 }),
   host: text("HOST", "127.0.0.1", "address to listen on"),
   port: integer("N", 8787, "port to listen on; 0 = any free one", { min: 0, max: 65_535 }),
@@ -131,6 +133,7 @@ async function main(): Promise<number> {
   });
   const run = await WorkerRun.start({
     model: flags.model,
+    baseWeights: baseWeightsOf(flags),
     settings,
     devices: flags.devices,
     pruner: prunerChoice(flags.pruner, options, flags.predictor),
@@ -175,6 +178,7 @@ async function main(): Promise<number> {
     pruner: run.pruner,
     deployable: run.deployable,
     model: run.model,
+    baseWeights: baseWeightsOf(flags),
     settings,
   });
 
@@ -215,6 +219,7 @@ async function main(): Promise<number> {
     adapter: run.adapter,
     run: run.run,
     model: run.model,
+    baseWeights: baseWeightsOf(flags),
     pruner: { name: run.pruner, options, deployable: run.deployable },
     settings,
     devices: run.devices,

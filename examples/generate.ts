@@ -11,6 +11,7 @@ import { ProgressBar } from "./_support/progress.ts";
 import { versions, writeReport } from "./_support/report.ts";
 import { TextModel } from "./_support/texts.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
+import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 
 /** Prompts that are continued side by side. */
 const GROUP = 32;
@@ -27,6 +28,7 @@ async function main(): Promise<void> {
     ],
   }, {
     model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
+    ...WEIGHTS_FLAG,
     adapter: text("DIR", "", "adapter folder; without one the base model alone"),
     prompt: text("TEXT", "", "what to continue"),
     data: text(
@@ -71,7 +73,7 @@ async function main(): Promise<void> {
     ids = Array.from({ length: count }, (_, i) => lines[(first + i) % lines.length]!);
     pairs = ids.map((id) => all[id]!);
   }
-  using model = await TextModel.open(flags.model, adapter, flags.webgpu);
+  using model = await TextModel.open(flags.model, adapter, flags.webgpu, baseWeightsOf(flags));
   const { tokenizer } = model;
   const tokens: number[][] = [];
   const bar = new ProgressBar(pairs.length);

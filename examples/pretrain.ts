@@ -103,7 +103,7 @@ async function main(): Promise<void> {
   );
 
   const trained = new Map<string, NamedArray>();
-  const values = await engine.read(parameters.map((p) => p.value));
+  const values = await engine.read(parameters.map((p) => p.plain));
   parameters.forEach((p, i) => trained.set(p.name, { shape: start.get(p.name)!.shape, data: values[i]! }));
   await Deno.writeFile(`${flags.out}/model.safetensors`, writeSafetensors(trained, { format: "pt" }));
   const json = {

@@ -25,6 +25,7 @@ import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.
 import { DATA_FLAGS, loadTrainingSet } from "./_support/training_data.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
+import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 
 async function main(): Promise<void> {
   const flags = readFlags({
@@ -34,6 +35,7 @@ async function main(): Promise<void> {
   }, {
     ...TUNING_FLAGS,
     model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
+    ...WEIGHTS_FLAG,
     data: text(
       "FILE",
       new URL("./restaurant/train.txt", import.meta.url).pathname,
@@ -52,8 +54,9 @@ async function main(): Promise<void> {
   const set = await loadTrainingSet(flags.data, { ...flags, tokenizer });
   const batches = shuffledBatches(set, { batch: flags.batch, seed: flags.seed });
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
-  using base = loadLayers(engine, model);
-  using ends = loadEnds(engine, model);
+  const baseWeights = baseWeightsOf(flags);
+  using base = loadLayers(engine, model, { baseWeights });
+  using ends = loadEnds(engine, model, { baseWeights });
   const { layers, heads, hidden } = base.shape;
   const settings = tuningSettings(flags);
   const modules = new HeadModules(engine, {

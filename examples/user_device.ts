@@ -27,6 +27,7 @@ import { bytes, ProgressBar } from "./_support/progress.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
 import { DATA_FLAGS, loadTrainingSet } from "./_support/training_data.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
+import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 
 const FLAGS = {
   server: text(
@@ -51,6 +52,7 @@ const FLAGS = {
     new URL("./tiny_gpt2", import.meta.url).pathname,
     "data device: folder of the base model",
   ),
+  ...WEIGHTS_FLAG,
   batch: integer("N", 8, "data device: sequences per step", { min: 1 }),
   length: integer("N", 80, "data device: tokens per sequence", { min: 2 }),
   "valid-batches": integer("N", 4, "data device: batches of validation data to evaluate", { min: 1 }),
@@ -109,7 +111,11 @@ async function main(): Promise<number> {
   const data = flags.data === "" ? null : await openData(engine, flags, losses, () => welcome!, emit);
   const transport = openTransport(flags);
   // Before it joins: kernels that compile in a step would make the others wait.
-  await warmUp(engine, [...flags.capacity > 0 ? ["heads" as const] : [], ...data ? ["data" as const] : []]);
+  await warmUp(
+    engine,
+    [...flags.capacity > 0 ? ["heads" as const] : [], ...data ? ["data" as const] : []],
+    baseWeightsOf(flags),
+  );
   const channel = await transport.connect({
     signal: AbortSignal.any([abort.signal, AbortSignal.timeout(flags["connect-timeout"] * 1000)]),
   });
@@ -214,7 +220,7 @@ async function openData(
 ) {
   const model = await loadModelFolder(flags.model);
   const tokenizer = await loadModelTokenizer(flags.model);
-  const ends = loadEnds(engine, model);
+  const ends = loadEnds(engine, model, { baseWeights: baseWeightsOf(flags) });
   const { length } = flags;
   if (length > ends.shape.positions) {
     throw new UsageError(

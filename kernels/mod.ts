@@ -91,6 +91,14 @@ export {
   type SegmentNormsOptions,
 } from "./optimizer/optimizer.ts";
 export {
+  type GroupsAlong,
+  PACKED_FORMATS,
+  type PackedFormat,
+  type PackedShape,
+  weightBytes,
+} from "./packed/formats.ts";
+export { PackedMatrix, type PackedWindow } from "./packed/packed_matrix.ts";
+export {
   rmsNorm,
   rmsNormBackward,
   type RmsNormBackwardOptions,

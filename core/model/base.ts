@@ -10,7 +10,7 @@
 
 import type { Tensor } from "@edgetuner/kernels";
 import type { LayerHeads } from "../ports.ts";
-import type { Parameter, Tape, Variable } from "../tape.ts";
+import type { MatrixParameter, Tape, Variable } from "../tape.ts";
 
 /** Shape of a model's layers. */
 export interface BaseShape {
@@ -56,7 +56,7 @@ export interface BaseLayers extends Disposable {
   /** Shape of the layers. */
   readonly shape: BaseShape;
   /** All weights, in order. */
-  parameters(): Parameter[];
+  parameters(): MatrixParameter[];
   /**
    * The layers from E to h_L. Q, K and V of a layer are one tensor [B * T, (H + 2 G) * D], to which the
    * head modules' Deltas are added.
@@ -102,9 +102,9 @@ export interface ModelEnds extends Disposable {
   /** Shape of the ends. */
   readonly shape: EndsShape;
   /** LM head, [V, d]. */
-  readonly lmHead: Parameter;
+  readonly lmHead: MatrixParameter;
   /** All weights, in order. */
-  parameters(): Parameter[];
+  parameters(): MatrixParameter[];
   /**
    * E of tokens.
    *

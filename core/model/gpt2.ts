@@ -13,16 +13,19 @@ import {
   type AttentionShape,
   embeddingGather,
   type Engine,
+  type GroupsAlong,
   layerNorm,
   layerNormBackward,
   layerNormParameterGradients,
   matmul,
+  type PackedMatrix,
   type Tensor,
 } from "@edgetuner/kernels";
 import { CheckpointError } from "../errors.ts";
 import type { LayerHeads } from "../ports.ts";
 import type { BaseLayers, BaseShape, EndsShape, ModelEnds, Normalised, SequenceShape } from "./base.ts";
-import { Parameter, type Tape, type Variable } from "../tape.ts";
+import { type MatrixParameter, Parameter, type Tape, type Variable } from "../tape.ts";
+import { type BaseWeights, disposeAll, packWeights, requireBaseWeights, uploadLasting } from "./weights.ts";
 
 /** Shape of a GPT-2 model, named as in its `config.json`. */
 export interface Gpt2Config {
@@ -114,17 +117,53 @@ export function weightOf(weights: NamedArrays, name: string, rows: number, colum
   return found.data;
 }
 
-/** Puts a weight on the GPU. */
-function load(
-  engine: Engine,
-  weights: NamedArrays,
-  name: string,
-  rows: number,
-  columns: number,
-  trainable: boolean,
-): Parameter {
-  const data = weightOf(weights, name, rows, columns);
-  return new Parameter(`transformer.${name}`, engine.upload(data, rows, columns, name), trainable);
+/** Puts weights on the GPU. If one does not fit, all are freed again. */
+class Gpt2Reader {
+  readonly #made: MatrixParameter[] = [];
+
+  constructor(
+    readonly engine: Engine,
+    readonly weights: NamedArrays,
+    readonly trainable: boolean,
+    readonly baseWeights: BaseWeights,
+  ) {
+    requireBaseWeights(baseWeights);
+    if (trainable && baseWeights !== "f32") {
+      throw new TypeError(
+        `Cannot train all parameters as baseWeights must be "f32": current value is "${baseWeights}"`,
+      );
+    }
+  }
+
+  /** A weight that is f32 in every case. */
+  plain(name: string, rows: number, columns: number): Parameter {
+    return this.#own((data) => uploadLasting(this.engine, data, rows, columns, name), name, rows, columns);
+  }
+
+  /** A matrix; along the rows if they are what a product adds up, as where it is stored [in, out]. */
+  matrix(name: string, rows: number, columns: number, groupsAlong: GroupsAlong): MatrixParameter {
+    const { baseWeights: format } = this;
+    if (format === "f32") return this.plain(name, rows, columns);
+    const shape = { rows, columns, format, groupsAlong };
+    return this.#own((data) => packWeights(this.engine, name, shape, [data]), name, rows, columns);
+  }
+
+  #own<V extends Tensor | PackedMatrix>(
+    put: (data: Float32Array) => V,
+    name: string,
+    rows: number,
+    columns: number,
+  ): Parameter<V> {
+    try {
+      const value = put(weightOf(this.weights, name, rows, columns));
+      const parameter = new Parameter(`transformer.${name}`, value, this.trainable);
+      this.#made.push(parameter);
+      return parameter;
+    } catch (error) {
+      disposeAll(this.#made);
+      throw error;
+    }
+  }
 }
 
 /** Weights of one layer. */
@@ -132,15 +171,15 @@ export interface Gpt2Layer {
   /** Norm before the attention: [1, d] each. */
   readonly norm1: readonly [Parameter, Parameter];
   /** Q, K and V side by side: [d, 3 d] and [1, 3 d]. */
-  readonly qkv: readonly [Parameter, Parameter];
+  readonly qkv: readonly [MatrixParameter, Parameter];
   /** Output projection: [d, d] and [1, d]. */
-  readonly projection: readonly [Parameter, Parameter];
+  readonly projection: readonly [MatrixParameter, Parameter];
   /** Norm before the feed-forward network. */
   readonly norm2: readonly [Parameter, Parameter];
   /** [d, F] and [1, F]. */
-  readonly up: readonly [Parameter, Parameter];
+  readonly up: readonly [MatrixParameter, Parameter];
   /** [F, d] and [1, d]. */
-  readonly down: readonly [Parameter, Parameter];
+  readonly down: readonly [MatrixParameter, Parameter];
 }
 
 /** The layers of a GPT-2: what an edge server holds. */
@@ -157,23 +196,36 @@ export class Gpt2Layers implements BaseLayers {
    * @param config Shape of the model.
    * @param weights The checkpoint.
    * @param trainable True to train the base weights too. @default {false}
-   * @throws {CheckpointError} If a weight is missing or has another shape.
+   * @param baseWeights How matrices are held. @default {"f32"}
+   * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format.
+   * @throws {TypeError} If the weights are to be trained and not f32.
    */
-  constructor(engine: Engine, config: Gpt2Config, weights: NamedArrays, trainable = false) {
+  constructor(
+    engine: Engine,
+    config: Gpt2Config,
+    weights: NamedArrays,
+    trainable = false,
+    baseWeights: BaseWeights = "f32",
+  ) {
     this.config = config;
     const d = config.n_embd;
+    const reader = new Gpt2Reader(engine, weights, trainable, baseWeights);
     this.layers = Array.from({ length: config.n_layer }, (_, l) => {
-      const pair = (name: string, rows: number, columns: number): [Parameter, Parameter] => [
-        load(engine, weights, `h.${l}.${name}.weight`, rows, columns, trainable),
-        load(engine, weights, `h.${l}.${name}.bias`, 1, columns, trainable),
+      const norm = (name: string): [Parameter, Parameter] => [
+        reader.plain(`h.${l}.${name}.weight`, 1, d),
+        reader.plain(`h.${l}.${name}.bias`, 1, d),
+      ];
+      const linear = (name: string, rows: number, columns: number): [MatrixParameter, Parameter] => [
+        reader.matrix(`h.${l}.${name}.weight`, rows, columns, "rows"),
+        reader.plain(`h.${l}.${name}.bias`, 1, columns),
       ];
       return {
-        norm1: pair("ln_1", 1, d),
-        qkv: pair("attn.c_attn", d, 3 * d),
-        projection: pair("attn.c_proj", d, d),
-        norm2: pair("ln_2", 1, d),
-        up: pair("mlp.c_fc", d, 4 * d),
-        down: pair("mlp.c_proj", 4 * d, d),
+        norm1: norm("ln_1"),
+        qkv: linear("attn.c_attn", d, 3 * d),
+        projection: linear("attn.c_proj", d, d),
+        norm2: norm("ln_2"),
+        up: linear("mlp.c_fc", d, 4 * d),
+        down: linear("mlp.c_proj", 4 * d, d),
       };
     });
   }
@@ -184,8 +236,8 @@ export class Gpt2Layers implements BaseLayers {
   }
 
   /** All weights, in order. */
-  parameters(): Parameter[] {
-    return this.layers.flatMap((layer) => Object.values(layer).flat() as Parameter[]);
+  parameters(): MatrixParameter[] {
+    return this.layers.flatMap((layer) => Object.values(layer).flat() as MatrixParameter[]);
   }
 
   /**
@@ -227,7 +279,7 @@ export class Gpt2Ends implements ModelEnds {
   /** Shape of the model. */
   readonly config: Gpt2Config;
   /** Token embedding and LM head (tied), [V, d]. */
-  readonly tokens: Parameter;
+  readonly tokens: MatrixParameter;
   /** Position embedding, [positions, d]. */
   readonly positions: Parameter;
   /** Final norm: [1, d] each. */
@@ -236,17 +288,27 @@ export class Gpt2Ends implements ModelEnds {
   /**
    * Puts the weights on the GPU.
    *
-   * @throws {CheckpointError} If a weight is missing or has another shape.
+   * @param engine Where.
+   * @param config Shape of the model.
+   * @param weights The checkpoint.
+   * @param trainable True to train the weights too. @default {false}
+   * @param baseWeights How the token embedding is held. @default {"f32"}
+   * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format.
+   * @throws {TypeError} If the weights are to be trained and not f32.
    */
-  constructor(engine: Engine, config: Gpt2Config, weights: NamedArrays, trainable = false) {
+  constructor(
+    engine: Engine,
+    config: Gpt2Config,
+    weights: NamedArrays,
+    trainable = false,
+    baseWeights: BaseWeights = "f32",
+  ) {
     this.config = config;
     const d = config.n_embd;
-    this.tokens = load(engine, weights, "wte.weight", config.vocab_size, d, trainable);
-    this.positions = load(engine, weights, "wpe.weight", config.n_positions, d, trainable);
-    this.norm = [
-      load(engine, weights, "ln_f.weight", 1, d, trainable),
-      load(engine, weights, "ln_f.bias", 1, d, trainable),
-    ];
+    const reader = new Gpt2Reader(engine, weights, trainable, baseWeights);
+    this.tokens = reader.matrix("wte.weight", config.vocab_size, d, "columns");
+    this.positions = reader.plain("wpe.weight", config.n_positions, d);
+    this.norm = [reader.plain("ln_f.weight", 1, d), reader.plain("ln_f.bias", 1, d)];
   }
 
   /** Shape of the ends. */
@@ -256,12 +318,12 @@ export class Gpt2Ends implements ModelEnds {
   }
 
   /** LM head: the token embedding. */
-  get lmHead(): Parameter {
+  get lmHead(): MatrixParameter {
     return this.tokens;
   }
 
   /** All weights, in order. */
-  parameters(): Parameter[] {
+  parameters(): MatrixParameter[] {
     return [this.tokens, this.positions, ...this.norm];
   }
 
@@ -312,7 +374,7 @@ export function layerNormalised(
  * A linear layer's weight and bias, if it has one. The weight is stored [in, out], as in GPT-2's files,
  * or [out, in], as in most others'.
  */
-export type LinearWeights = readonly [weight: Parameter, bias: Parameter | null, stored?: "outIn"];
+export type LinearWeights = readonly [weight: MatrixParameter, bias: Parameter | null, stored?: "outIn"];
 
 /** Layer norm. */
 export function normOp(
@@ -399,8 +461,8 @@ export function linearOp(
 export function feedForwardOp(
   tape: Tape,
   x: Variable,
-  up: readonly [Parameter, Parameter],
-  down: readonly [Parameter, Parameter],
+  up: readonly [MatrixParameter, Parameter],
+  down: readonly [MatrixParameter, Parameter],
   residual: Variable | null,
 ): Variable {
   const { engine, rows } = x.value;

@@ -22,7 +22,7 @@ import {
 } from "@edgetuner/kernels";
 import { CheckpointError } from "../errors.ts";
 import type { LayerHeads } from "../ports.ts";
-import type { Parameter, Tape, Variable } from "../tape.ts";
+import type { MatrixParameter, Parameter, Tape, Variable } from "../tape.ts";
 import type { BaseLayers, BaseShape, EndsShape, ModelEnds, Normalised, SequenceShape } from "./base.ts";
 import {
   addInputGradient,
@@ -32,7 +32,7 @@ import {
   loraLinearOp,
   type NamedArrays,
 } from "./gpt2.ts";
-import { checkHeads, ConfigFields, disposeAll, WeightReader } from "./weights.ts";
+import { type BaseWeights, checkHeads, ConfigFields, disposeAll, WeightReader } from "./weights.ts";
 
 /** How the angles of rotary positions were stretched for longer sequences. */
 export type RopeScaling =
@@ -244,14 +244,15 @@ export class LlamaLayers implements BaseLayers {
    * @param engine Where.
    * @param config Shape of the model.
    * @param weights The checkpoint.
-   * @throws {CheckpointError} If a weight is missing, has another shape, or is one too many.
+   * @param baseWeights How matrices are held. @default {"f32"}
+   * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format, or is one too many.
    */
-  constructor(engine: Engine, config: LlamaConfig, weights: NamedArrays) {
+  constructor(engine: Engine, config: LlamaConfig, weights: NamedArrays, baseWeights: BaseWeights = "f32") {
     this.config = config;
     this.#engine = engine;
     const { hidden_size: d, intermediate_size: f, attention_bias, mlp_bias } = config;
     const { kvHeads, headSize } = llamaShape(config);
-    const reader = new WeightReader(engine, weights, PREFIXES);
+    const reader = new WeightReader(engine, weights, PREFIXES, baseWeights);
     this.layers = Array.from({ length: config.num_hidden_layers }, (_, l) => {
       const parts = ([["q", d], ["k", kvHeads * headSize], ["v", kvHeads * headSize]] as const).map(
         ([target, rows]) => [`layers.${l}.self_attn.${target}_proj`, rows] as const,
@@ -284,7 +285,7 @@ export class LlamaLayers implements BaseLayers {
   }
 
   /** All weights, in order. */
-  parameters(): Parameter[] {
+  parameters(): MatrixParameter[] {
     return this.layers.flatMap(({ norm1, qkv, projection, norm2, gate, up, down }) => [
       norm1,
       ...[qkv, projection].flatMap(present),
@@ -340,7 +341,7 @@ export class LlamaLayers implements BaseLayers {
   }
 }
 
-function present([weight, bias]: LinearWeights): Parameter[] {
+function present([weight, bias]: LinearWeights): MatrixParameter[] {
   return bias === null ? [weight] : [weight, bias];
 }
 
@@ -349,21 +350,25 @@ export class LlamaEnds implements ModelEnds {
   /** Shape of the model. */
   readonly config: LlamaConfig;
   /** Token embedding, [V, d]. */
-  readonly tokens: Parameter;
+  readonly tokens: MatrixParameter;
   /** LM head, [V, d]; the token embedding if they are tied. */
-  readonly lmHead: Parameter;
+  readonly lmHead: MatrixParameter;
   /** Gain of the final norm, [1, d]. */
   readonly norm: Parameter;
 
   /**
    * Puts the weights on the GPU.
    *
-   * @throws {CheckpointError} If a weight is missing or has another shape.
+   * @param engine Where.
+   * @param config Shape of the model.
+   * @param weights The checkpoint.
+   * @param baseWeights How token embedding and LM head are held. @default {"f32"}
+   * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format.
    */
-  constructor(engine: Engine, config: LlamaConfig, weights: NamedArrays) {
+  constructor(engine: Engine, config: LlamaConfig, weights: NamedArrays, baseWeights: BaseWeights = "f32") {
     this.config = config;
     const { vocab_size: vocabulary, hidden_size: d } = config;
-    const reader = new WeightReader(engine, weights, PREFIXES);
+    const reader = new WeightReader(engine, weights, PREFIXES, baseWeights);
     this.tokens = reader.matrix("embed_tokens.weight", vocabulary, d);
     this.norm = reader.row("norm.weight", d);
     this.lmHead = config.tie_word_embeddings ? this.tokens : reader.matrix("lm_head.weight", vocabulary, d);
@@ -376,7 +381,7 @@ export class LlamaEnds implements ModelEnds {
   }
 
   /** All weights, in order. */
-  parameters(): Parameter[] {
+  parameters(): MatrixParameter[] {
     return [...new Set([this.tokens, this.norm, this.lmHead])];
   }
 

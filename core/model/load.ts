@@ -10,6 +10,7 @@ import type { BaseLayers, BaseShape, ModelEnds } from "./base.ts";
 import { type Gpt2Config, gpt2Config, Gpt2Ends, Gpt2Layers, gpt2Shape, type NamedArrays } from "./gpt2.ts";
 import { type LlamaConfig, llamaConfig, LlamaEnds, LlamaLayers, llamaShape } from "./llama.ts";
 import { type OptConfig, optConfig, OptEnds, OptLayers, optShape } from "./opt.ts";
+import type { BaseWeights } from "./weights.ts";
 
 /** Shape of a model of any family. */
 export type ModelConfig = Gpt2Config | LlamaConfig | OptConfig;
@@ -26,18 +27,30 @@ export interface Checkpoint<C extends ModelConfig = ModelConfig> {
 interface Family<C extends ModelConfig> {
   readonly config: (json: unknown) => C;
   readonly shape: (config: C) => BaseShape;
-  readonly layers: new (engine: Engine, config: C, weights: NamedArrays) => BaseLayers;
-  readonly ends: new (engine: Engine, config: C, weights: NamedArrays) => ModelEnds;
+  readonly layers: Load<C, BaseLayers>;
+  readonly ends: Load<C, ModelEnds>;
 }
 
-const GPT2: Family<Gpt2Config> = { config: gpt2Config, shape: gpt2Shape, layers: Gpt2Layers, ends: Gpt2Ends };
+type Load<C, T> = (engine: Engine, config: C, weights: NamedArrays, baseWeights: BaseWeights) => T;
+
+const GPT2: Family<Gpt2Config> = {
+  config: gpt2Config,
+  shape: gpt2Shape,
+  layers: (engine, config, weights, format) => new Gpt2Layers(engine, config, weights, false, format),
+  ends: (engine, config, weights, format) => new Gpt2Ends(engine, config, weights, false, format),
+};
 const LLAMA: Family<LlamaConfig> = {
   config: llamaConfig,
   shape: llamaShape,
-  layers: LlamaLayers,
-  ends: LlamaEnds,
+  layers: (...args) => new LlamaLayers(...args),
+  ends: (...args) => new LlamaEnds(...args),
 };
-const OPT: Family<OptConfig> = { config: optConfig, shape: optShape, layers: OptLayers, ends: OptEnds };
+const OPT: Family<OptConfig> = {
+  config: optConfig,
+  shape: optShape,
+  layers: (...args) => new OptLayers(...args),
+  ends: (...args) => new OptEnds(...args),
+};
 
 /** By `model_type`, or by the first of `architectures` where that is missing. */
 const FAMILIES: Readonly<Record<string, Family<Gpt2Config> | Family<LlamaConfig> | Family<OptConfig>>> = {
@@ -78,21 +91,48 @@ export function modelShape(config: ModelConfig): BaseShape {
   return familyOf(config).shape(config);
 }
 
+/** How a frozen base is loaded. */
+export interface LoadOptions {
+  /**
+   * How its matrices are held. Packed ones are made from the file's weights while these are read, one tensor at
+   * a time. The file, its fingerprint and what is exported or merged from it stay as they are.
+   *
+   * @default {"f32"}
+   */
+  readonly baseWeights?: BaseWeights;
+}
+
 /**
  * Puts a model's layers on the GPU, frozen.
  *
- * @throws {CheckpointError} If a weight is missing or has another shape, or, beside GPT-2, if the layers hold a
- * weight that the family and configuration have no use for.
+ * @param engine Where.
+ * @param model The checkpoint.
+ * @param options How matrices are held.
+ * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format, or, beside
+ * GPT-2, if the layers hold a weight that the family and configuration have no use for.
+ * @throws {RangeError} If there is no such format.
  */
-export function loadLayers(engine: Engine, { config, weights }: Checkpoint): BaseLayers {
-  return new (familyOf(config).layers)(engine, config, weights);
+export function loadLayers(
+  engine: Engine,
+  { config, weights }: Checkpoint,
+  { baseWeights = "f32" }: LoadOptions = {},
+): BaseLayers {
+  return familyOf(config).layers(engine, config, weights, baseWeights);
 }
 
 /**
  * Puts a model's embedding, final norm and LM head on the GPU, frozen.
  *
- * @throws {CheckpointError} If a weight is missing or has another shape.
+ * @param engine Where.
+ * @param model The checkpoint.
+ * @param options How token embedding and LM head are held.
+ * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format.
+ * @throws {RangeError} If there is no such format.
  */
-export function loadEnds(engine: Engine, { config, weights }: Checkpoint): ModelEnds {
-  return new (familyOf(config).ends)(engine, config, weights);
+export function loadEnds(
+  engine: Engine,
+  { config, weights }: Checkpoint,
+  { baseWeights = "f32" }: LoadOptions = {},
+): ModelEnds {
+  return familyOf(config).ends(engine, config, weights, baseWeights);
 }

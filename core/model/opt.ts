@@ -11,7 +11,7 @@
 
 import { embeddingGather, type Engine, matmul, relu, reluBackward, type Tensor } from "@edgetuner/kernels";
 import type { LayerHeads } from "../ports.ts";
-import type { Parameter, Tape, Variable } from "../tape.ts";
+import type { MatrixParameter, Parameter, Tape, Variable } from "../tape.ts";
 import type { BaseLayers, BaseShape, EndsShape, ModelEnds, Normalised, SequenceShape } from "./base.ts";
 import {
   addInputGradient,
@@ -23,7 +23,7 @@ import {
   type NamedArrays,
   normOp,
 } from "./gpt2.ts";
-import { checkHeads, ConfigFields, disposeAll, WeightReader } from "./weights.ts";
+import { type BaseWeights, checkHeads, ConfigFields, disposeAll, WeightReader } from "./weights.ts";
 
 /** Shape of an OPT model, named as in its `config.json`. */
 export interface OptConfig {
@@ -50,7 +50,7 @@ export interface OptConfig {
 /** Added to variances: PyTorch's default, which OPT has no setting for. */
 const EPSILON = 1e-5;
 /** Rows of the position table before that of the first token. */
-const POSITION_OFFSET = 2;
+export const POSITION_OFFSET = 2;
 const PREFIXES = ["model.decoder.", "decoder.", ""] as const;
 
 /**
@@ -121,12 +121,13 @@ export class OptLayers implements BaseLayers {
    * @param engine Where.
    * @param config Shape of the model.
    * @param weights The checkpoint.
-   * @throws {CheckpointError} If a weight is missing, has another shape, or is one too many.
+   * @param baseWeights How matrices are held. @default {"f32"}
+   * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format, or is one too many.
    */
-  constructor(engine: Engine, config: OptConfig, weights: NamedArrays) {
+  constructor(engine: Engine, config: OptConfig, weights: NamedArrays, baseWeights: BaseWeights = "f32") {
     this.config = config;
     const { hidden_size: d, ffn_dim: f, enable_bias } = config;
-    const reader = new WeightReader(engine, weights, PREFIXES);
+    const reader = new WeightReader(engine, weights, PREFIXES, baseWeights);
     this.layers = Array.from({ length: config.num_hidden_layers }, (_, l) => {
       const qkv = ["q", "k", "v"].map((target) => `layers.${l}.self_attn.${target}_proj`);
       const linear = (name: string, rows: number, columns: number): LinearWeights => [
@@ -160,7 +161,7 @@ export class OptLayers implements BaseLayers {
   }
 
   /** All weights, in order. */
-  parameters(): Parameter[] {
+  parameters(): MatrixParameter[] {
     return this.layers.flatMap((
       { norm1, qkv, projection, norm2, up, down },
     ) => [...norm1, ...linears([qkv, projection]), ...norm2, ...linears([up, down])]);
@@ -192,7 +193,7 @@ export class OptLayers implements BaseLayers {
   }
 }
 
-function linears(all: readonly LinearWeights[]): Parameter[] {
+function linears(all: readonly LinearWeights[]): MatrixParameter[] {
   return all.flatMap(([weight, bias]) => bias === null ? [weight] : [weight, bias]);
 }
 
@@ -201,25 +202,29 @@ export class OptEnds implements ModelEnds {
   /** Shape of the model. */
   readonly config: OptConfig;
   /** Token embedding, [V, d]. */
-  readonly tokens: Parameter;
+  readonly tokens: MatrixParameter;
   /** Position embedding, [positions + 2, d]. */
   readonly positions: Parameter;
   /** LM head, [V, d]; the token embedding if they are tied. */
-  readonly lmHead: Parameter;
+  readonly lmHead: MatrixParameter;
   /** Final norm: [1, d] each. */
   readonly norm: readonly [Parameter, Parameter];
 
   /**
    * Puts the weights on the GPU.
    *
-   * @throws {CheckpointError} If a weight is missing or has another shape.
+   * @param engine Where.
+   * @param config Shape of the model.
+   * @param weights The checkpoint.
+   * @param baseWeights How token embedding and LM head are held. @default {"f32"}
+   * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format.
    */
-  constructor(engine: Engine, config: OptConfig, weights: NamedArrays) {
+  constructor(engine: Engine, config: OptConfig, weights: NamedArrays, baseWeights: BaseWeights = "f32") {
     this.config = config;
     const { vocab_size: vocabulary, hidden_size: d, max_position_embeddings: positions } = config;
-    const reader = new WeightReader(engine, weights, PREFIXES);
+    const reader = new WeightReader(engine, weights, PREFIXES, baseWeights);
     this.tokens = reader.matrix("embed_tokens.weight", vocabulary, d);
-    this.positions = reader.matrix("embed_positions.weight", positions + POSITION_OFFSET, d);
+    this.positions = reader.table("embed_positions.weight", positions + POSITION_OFFSET, d);
     this.norm = [reader.row("final_layer_norm.weight", d), reader.row("final_layer_norm.bias", d)];
     this.lmHead = config.tie_word_embeddings ? this.tokens : reader.matrix("lm_head.weight", vocabulary, d);
   }
@@ -231,7 +236,7 @@ export class OptEnds implements ModelEnds {
   }
 
   /** All weights, in order. */
-  parameters(): Parameter[] {
+  parameters(): MatrixParameter[] {
     return [...new Set([this.tokens, this.positions, ...this.norm, this.lmHead])];
   }
 

@@ -4,9 +4,15 @@
  * @module
  */
 
-import type { Engine } from "@edgetuner/kernels";
+import {
+  type Engine,
+  type GroupsAlong,
+  type PackedFormat,
+  PackedMatrix,
+  type Tensor,
+} from "@edgetuner/kernels";
 import { CheckpointError } from "../errors.ts";
-import { Parameter } from "../tape.ts";
+import { type MatrixParameter, Parameter } from "../tape.ts";
 import type { NamedArrays } from "./gpt2.ts";
 
 function refuse(name: string, rule: string, value: unknown): CheckpointError {
@@ -85,6 +91,64 @@ export class ConfigFields {
   }
 }
 
+/**
+ * How the matrices of a frozen base lie in adapter memory: as f32, or packed. Norms, biases and position
+ * embeddings are f32 in every case, and products add up in f32.
+ */
+export type BaseWeights = "f32" | PackedFormat;
+
+/** All there are. */
+export const BASE_WEIGHTS: readonly BaseWeights[] = ["f32", "f16", "int8", "int4"];
+
+/** @throws {RangeError} If it is no format of base weights. */
+export function requireBaseWeights(given: BaseWeights): void {
+  if (BASE_WEIGHTS.includes(given)) return;
+  const rule = BASE_WEIGHTS.map((format) => `"${format}"`).join(", ").replace(/, ("\w+")$/, " or $1");
+  throw new RangeError(
+    `Cannot load the model as baseWeights must be ${rule}: current value is ${JSON.stringify(given)}`,
+  );
+}
+
+/**
+ * Packs a matrix part by part, each part read when it is its turn.
+ *
+ * @param engine Where it goes.
+ * @param name Of the matrix.
+ * @param shape Rows and columns, format, and which weights share a scale.
+ * @param parts Rows below each other.
+ * @throws {CheckpointError} If a weight does not fit the format; nothing is left on the adapter.
+ */
+export function packWeights(
+  engine: Engine,
+  name: string,
+  shape: {
+    readonly rows: number;
+    readonly columns: number;
+    readonly format: PackedFormat;
+    readonly groupsAlong: GroupsAlong;
+  },
+  parts: Iterable<Float32Array>,
+): PackedMatrix {
+  const packed = new PackedMatrix(engine, shape, name);
+  try {
+    let row = 0;
+    for (const part of parts) {
+      packed.write(row, part);
+      row += part.length / shape.columns;
+    }
+  } catch (cause) {
+    packed.dispose();
+    if (!(cause instanceof RangeError)) throw cause;
+    throw new CheckpointError(
+      `Cannot load the model with baseWeights "${shape.format}"; others are ${
+        BASE_WEIGHTS.filter((format) => format !== shape.format).join(", ")
+      }: ${cause.message}`,
+      { cause },
+    );
+  }
+  return packed;
+}
+
 /** Angles of positions, which some files hold though they follow from the configuration. */
 const COMPUTED = /\.rotary_emb\.inv_freq$/;
 
@@ -93,7 +157,8 @@ export class WeightReader {
   readonly #engine: Engine;
   readonly #weights: NamedArrays;
   readonly #prefixes: readonly string[];
-  readonly #made: Parameter[] = [];
+  readonly #made: MatrixParameter[] = [];
+  readonly #baseWeights: BaseWeights;
   readonly #used = new Set<string>();
 
   /**
@@ -102,16 +167,29 @@ export class WeightReader {
    * @param engine Where weights go.
    * @param weights The checkpoint.
    * @param prefixes What names may begin with.
+   * @param baseWeights How matrices are held.
    */
-  constructor(engine: Engine, weights: NamedArrays, prefixes: readonly string[]) {
+  constructor(
+    engine: Engine,
+    weights: NamedArrays,
+    prefixes: readonly string[],
+    baseWeights: BaseWeights = "f32",
+  ) {
+    requireBaseWeights(baseWeights);
+    this.#baseWeights = baseWeights;
     this.#engine = engine;
     this.#weights = weights;
     this.#prefixes = prefixes;
   }
 
   /** A matrix [rows, columns]. @throws {CheckpointError} If it is missing or has another shape. */
-  matrix(name: string, rows: number, columns: number): Parameter {
+  matrix(name: string, rows: number, columns: number): MatrixParameter {
     return this.stacked([[name, rows]], columns);
+  }
+
+  /** A table [rows, columns] that is f32 in every case. @throws {CheckpointError} If it is missing or has another shape. */
+  table(name: string, rows: number, columns: number): Parameter {
+    return this.#plain([[name, rows]], columns);
   }
 
   /** A vector, as [1, columns]. @throws {CheckpointError} If it is missing or has another shape. */
@@ -120,14 +198,31 @@ export class WeightReader {
   }
 
   /** Matrices below each other, as one. @throws {CheckpointError} If one is missing or has another shape. */
-  stacked(parts: readonly (readonly [name: string, rows: number])[], columns: number): Parameter {
-    return this.#parameter(parts.map(([name, rows]) => this.#find(name, [rows, columns])), columns);
+  stacked(parts: readonly (readonly [name: string, rows: number])[], columns: number): MatrixParameter {
+    const format = this.#baseWeights;
+    if (format === "f32") return this.#plain(parts, columns);
+    const name = parts.map(([name]) => this.#key(name)).join(" + ");
+    const rows = parts.reduce((sum, [, n]) => sum + n, 0);
+    try {
+      // Stored [out, in]: what is added up in a product lies side by side.
+      const packed = packWeights(
+        this.#engine,
+        name,
+        { rows, columns, format, groupsAlong: "columns" },
+        this.#read(parts, columns),
+      );
+      return this.#own(new Parameter(name, packed, false));
+    } catch (error) {
+      disposeAll(this.#made);
+      throw error;
+    }
   }
 
   /** Vectors one after the other, as [1, columns]. @throws {CheckpointError} If one is missing or has another shape. */
   joined(parts: readonly (readonly [name: string, columns: number])[]): Parameter {
-    const found = parts.map(([name, columns]) => this.#find(name, [columns]));
-    return this.#parameter(found, parts.reduce((sum, [, n]) => sum + n, 0));
+    const data = join(parts.map(([name, columns]) => this.#find(name, [columns])));
+    const name = parts.map(([name]) => this.#key(name)).join(" + ");
+    return this.#own(new Parameter(name, uploadLasting(this.#engine, data, 1, data.length, name), false));
   }
 
   /**
@@ -145,21 +240,45 @@ export class WeightReader {
     }
   }
 
-  #parameter(parts: readonly Found[], columns: number): Parameter {
-    const name = parts.map((part) => part.name).join(" + ");
-    const data = join(parts.map((part) => part.data));
-    const tensor = this.#engine.upload(data, data.length / columns, columns, name);
-    const parameter = new Parameter(name, tensor, false);
+  /** Matrices below each other as f32, one read at a time. */
+  #plain(parts: readonly (readonly [name: string, rows: number])[], columns: number): Parameter {
+    const name = parts.map(([name]) => this.#key(name)).join(" + ");
+    const tensor = this.#engine.lasting(parts.reduce((sum, [, n]) => sum + n, 0), columns, name);
+    try {
+      let row = 0;
+      for (const part of this.#read(parts, columns)) {
+        this.#engine.writeRows(tensor, row, part);
+        row += part.length / columns;
+      }
+    } catch (error) {
+      tensor.dispose();
+      throw error;
+    }
+    return this.#own(new Parameter(name, tensor, false));
+  }
+
+  *#read(
+    parts: readonly (readonly [name: string, rows: number])[],
+    columns: number,
+  ): Generator<Float32Array> {
+    for (const [name, rows] of parts) yield this.#find(name, [rows, columns]);
+  }
+
+  #own<P extends MatrixParameter>(parameter: P): P {
     this.#made.push(parameter);
     return parameter;
   }
 
-  #find(name: string, shape: readonly number[]): Found {
+  /** What the checkpoint calls a weight. */
+  #key(name: string): string {
     const key = this.#prefixes.map((prefix) => prefix + name).find((key) => this.#weights.has(key));
-    if (key === undefined) {
-      disposeAll(this.#made);
-      throw new CheckpointError(`Cannot load the model as it must hold "${name}": it does not`);
-    }
+    if (key !== undefined) return key;
+    disposeAll(this.#made);
+    throw new CheckpointError(`Cannot load the model as it must hold "${name}": it does not`);
+  }
+
+  #find(name: string, shape: readonly number[]): Float32Array {
+    const key = this.#key(name);
     const found = this.#weights.get(key)!;
     if (found.shape.length !== shape.length || found.shape.some((n, i) => n !== shape[i])) {
       disposeAll(this.#made);
@@ -168,14 +287,8 @@ export class WeightReader {
       );
     }
     this.#used.add(key);
-    return { name: key, data: found.data };
+    return found.data;
   }
-}
-
-/** A weight and what the checkpoint calls it. */
-interface Found {
-  readonly name: string;
-  readonly data: Float32Array;
 }
 
 function join(parts: readonly Float32Array[]): Float32Array {
@@ -189,8 +302,21 @@ function join(parts: readonly Float32Array[]): Float32Array {
   return joined;
 }
 
+/** A plain weight in memory of its own size. */
+export function uploadLasting(
+  engine: Engine,
+  data: Float32Array,
+  rows: number,
+  columns: number,
+  name: string,
+): Tensor {
+  const tensor = engine.lasting(rows, columns, name);
+  engine.write(tensor, data);
+  return tensor;
+}
+
 /** Frees parameters, each once. */
-export function disposeAll(parameters: Iterable<Parameter>): void {
+export function disposeAll(parameters: Iterable<MatrixParameter>): void {
   for (const parameter of new Set(parameters)) parameter[Symbol.dispose]();
 }
 

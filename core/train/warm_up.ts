@@ -17,6 +17,7 @@ import { HeadModules } from "../lora/head_modules.ts";
 import { DEFAULT_LORA, DEFAULT_OPTIMIZER, LORA_TARGETS } from "../lora/settings.ts";
 import { type Gpt2Config, Gpt2Ends, Gpt2Layers } from "../model/gpt2.ts";
 import { embedTokens, modelLoss } from "../model/loss.ts";
+import type { BaseWeights } from "../model/weights.ts";
 import type { HeadPort } from "../ports.ts";
 import { Tape } from "../tape.ts";
 
@@ -52,6 +53,7 @@ const BATCH = {
  * @param engine The engine that the step will run on. Nothing is left in its memory.
  * @param parts What the machine will do. Edge server: `base` and `pruning`; user device: `heads`, and `data` if
  * it has the data.
+ * @param baseWeights How the base is held. @default {"f32"}
  * @throws {GpuError} If a kernel does not compile or run.
  *
  * @example
@@ -61,14 +63,18 @@ const BATCH = {
  * await runUserDevice({ engine, channel, name, capacity });
  * ```
  */
-export async function warmUp(engine: Engine, parts: readonly WarmUpPart[]): Promise<void> {
-  if (parts.includes("base")) await warmBase(engine);
+export async function warmUp(
+  engine: Engine,
+  parts: readonly WarmUpPart[],
+  baseWeights: BaseWeights = "f32",
+): Promise<void> {
+  if (parts.includes("base")) await warmBase(engine, baseWeights);
   if (parts.includes("heads")) {
     for (const mode of ["slice", "full"] as const) {
       await warmHeads(engine, mode);
     }
   }
-  if (parts.includes("data")) warmData(engine);
+  if (parts.includes("data")) warmData(engine, baseWeights);
   if (parts.includes("pruning")) {
     await pruneGreedily(engine, {
       layers: 1,
@@ -81,8 +87,8 @@ export async function warmUp(engine: Engine, parts: readonly WarmUpPart[]): Prom
   await engine.idle();
 }
 
-async function warmBase(engine: Engine): Promise<void> {
-  using base = new Gpt2Layers(engine, CONFIG, initialWeights(CONFIG, 0));
+async function warmBase(engine: Engine, baseWeights: BaseWeights): Promise<void> {
+  using base = new Gpt2Layers(engine, CONFIG, initialWeights(CONFIG, 0), false, baseWeights);
   using list = engine.upload(Uint32Array.of(0, 1), 1, 2, "warm-up heads");
   using tape = new Tape(engine, true);
   const e = tape.variable(engine.zeros(BATCH.length, CONFIG.n_embd, "warm-up E"), false);
@@ -150,8 +156,8 @@ async function warmHeads(engine: Engine, mode: "slice" | "full"): Promise<void> 
   await modules.update(0, new Uint8Array(layers * heads), ["gradientNorm", "loraNorm"]);
 }
 
-function warmData(engine: Engine): void {
-  using ends = new Gpt2Ends(engine, CONFIG, initialWeights(CONFIG, 0));
+function warmData(engine: Engine, baseWeights: BaseWeights): void {
+  using ends = new Gpt2Ends(engine, CONFIG, initialWeights(CONFIG, 0), false, baseWeights);
   using h = embedTokens(ends, BATCH);
   for (const training of [true, false]) {
     const { losses, gradient } = modelLoss(ends, h, BATCH, { labelSmoothing: 0 }, training);

@@ -6,6 +6,7 @@
 
 import {
   baseNorms,
+  type BaseWeights,
   EdgeServer,
   type EdgeServerEvent,
   type JoinedDevice,
@@ -27,6 +28,8 @@ import { loadGpu } from "./webgpu.ts";
 export interface EdgeWorkerOptions {
   /** Folder of the base model. */
   readonly model: string;
+  /** How it is held. @default {"f32"} */
+  readonly baseWeights?: BaseWeights;
   /** Settings of the run. */
   readonly settings: RunSettings;
   /** Devices with heads. */
@@ -82,7 +85,8 @@ let server: EdgeServer | null = null;
 async function start(options: EdgeWorkerOptions): Promise<void> {
   const model = await loadModelFolder(options.model);
   using engine = await Engine.create({ gpu: await loadGpu(options.webgpu) });
-  using base = loadLayers(engine, model);
+  const { baseWeights = "f32" } = options;
+  using base = loadLayers(engine, model, { baseWeights });
   const baseNorm = baseNorms(model);
   using collected = !options.collect ? null : new CollectedSamples(options.collect, {
     hidden: base.shape.hidden,
@@ -92,7 +96,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
   const pruner = collected?.pruner ?? await makePruner(options.pruner, engine);
   // Before anyone joins: kernels that compile in a step would make all devices wait.
   const greedy = ["greedy", "iheadpruner", "iheadpruner-online"].includes(options.pruner.name);
-  await warmUp(engine, greedy ? ["base", "pruning"] : ["base"]);
+  await warmUp(engine, greedy ? ["base", "pruning"] : ["base"], baseWeights);
   const run = new EdgeServer({
     engine,
     base,

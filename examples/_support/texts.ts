@@ -7,6 +7,7 @@
 import {
   type Adapter,
   type BaseLayers,
+  type BaseWeights,
   CachedSession,
   encodePrompt,
   generateGreedy,
@@ -46,7 +47,12 @@ export class TextModel implements Disposable {
   }
 
   /** Loads a model folder, and an adapter that was trained on it. */
-  static async open(folder: string, adapter: Adapter | null, webgpu = "deno"): Promise<TextModel> {
+  static async open(
+    folder: string,
+    adapter: Adapter | null,
+    webgpu = "deno",
+    baseWeights: BaseWeights = "f32",
+  ): Promise<TextModel> {
     const model = await loadModelFolder(folder);
     if (adapter !== null && adapter.fingerprint !== "" && adapter.fingerprint !== model.fingerprint) {
       throw new UsageError(
@@ -60,8 +66,8 @@ export class TextModel implements Disposable {
     const heads = adapter === null ? null : loadHeads(engine, adapter);
     return new TextModel(
       engine,
-      loadLayers(engine, model),
-      loadEnds(engine, model),
+      loadLayers(engine, model, { baseWeights }),
+      loadEnds(engine, model, { baseWeights }),
       heads,
       tokenizer,
     );

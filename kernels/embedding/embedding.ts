@@ -8,6 +8,8 @@ import gatherSource from "./embedding_gather.wgsl" with { type: "text" };
 import scatterSource from "./embedding_scatter.wgsl" with { type: "text" };
 import { defineKernel } from "../engine/kernel.ts";
 import type { Tensor } from "../engine/tensor.ts";
+import { packedGather } from "../packed/packed_gather.ts";
+import { PackedMatrix } from "../packed/packed_matrix.ts";
 
 const gatherKernel = defineKernel({
   name: "embedding_gather",
@@ -23,7 +25,7 @@ const scatterKernel = defineKernel({
   parameters: [["groups", "u32"], ["pitch4", "u32"], ["first", "u32"], ["count", "u32"]],
 });
 
-function requireIds(ids: Uint32Array, table: Tensor): void {
+function requireIds(ids: Uint32Array, table: Tensor | PackedMatrix): void {
   const bad = ids.findIndex((id) => id >= table.rows);
   if (bad >= 0) {
     throw new RangeError(
@@ -35,16 +37,21 @@ function requireIds(ids: Uint32Array, table: Tensor): void {
 /**
  * Gathers rows of a table: out[row] (+)= table[ids[row]].
  *
- * @param table [entries, columns]; may be larger than a binding of the adapter.
+ * @param table [entries, columns]; may be larger than a binding of the adapter, or packed.
  * @param ids Entry of each row.
  * @param out [rows, columns] to add to. @default {a new tensor that is overwritten}
  * @throws {RangeError} If an id is not in the table.
  */
-export function embeddingGather(table: Tensor, ids: Uint32Array, out?: Tensor): Tensor {
+export function embeddingGather(table: Tensor | PackedMatrix, ids: Uint32Array, out?: Tensor): Tensor {
   requireIds(ids, table);
-  const { engine, pitch } = table;
+  const { engine } = table;
   using idTensor = engine.upload(ids, 1, ids.length, "ids");
   const result = out ?? engine.tensor(ids.length, table.columns, "embedding");
+  if (table instanceof PackedMatrix) {
+    packedGather(table, idTensor, result, out !== undefined);
+    return result;
+  }
+  const { pitch } = table;
   for (const window of table.windows()) {
     engine.dispatch(gatherKernel, {
       bindings: [window, idTensor, result],

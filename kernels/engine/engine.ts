@@ -9,7 +9,7 @@
 import { GpuError, ShaderError } from "../errors.ts";
 import { type AdapterClass, adapterClass, requestAdapter } from "./adapter.ts";
 import type { BindingKind, Kernel } from "./kernel.ts";
-import { Pool, type Pooled, type PoolStats, sizeClass } from "./pool.ts";
+import { exactSize, Pool, type Pooled, type PoolStats, sizeClass } from "./pool.ts";
 import { Readback, type ReadbackMode } from "./readback.ts";
 import { type KernelTime, Profiler } from "./profiler.ts";
 import { measureTiles } from "../matmul/measure_tiles.ts";
@@ -227,6 +227,24 @@ export class Engine implements Disposable {
 
   /** Makes a tensor with undefined content; the kernel that fills it writes the padding too. */
   tensor(rows: number, columns: number, label = "tensor", dtype: DType = "f32"): Tensor {
+    return this.#tensor(rows, columns, label, dtype, sizeClass);
+  }
+
+  /**
+   * As `tensor`, in a buffer of no more than its own size (`exactSize`): for weights, which live as long as
+   * their model. Other sizes are rounded up by as much as a quarter, so that tensors can share buffers.
+   */
+  lasting(rows: number, columns: number, label = "lasting", dtype: DType = "f32"): Tensor {
+    return this.#tensor(rows, columns, label, dtype, exactSize);
+  }
+
+  #tensor(
+    rows: number,
+    columns: number,
+    label: string,
+    dtype: DType,
+    sizeOf: (bytes: number) => number,
+  ): Tensor {
     if (!(Number.isInteger(rows) && rows > 0 && Number.isInteger(columns) && columns > 0)) {
       throw new RangeError(
         `Cannot make tensor "${label}" as rows and columns must be positive integers: current shape is [${rows}, ${columns}]`,
@@ -238,7 +256,7 @@ export class Engine implements Disposable {
         `Cannot make tensor "${label}" [${rows}, ${columns}] as it must fit a buffer of ${this.device.limits.maxBufferSize} bytes: it needs ${bytes}`,
       );
     }
-    const size = sizeClass(bytes);
+    const size = sizeOf(bytes);
     const buffer = this.#buffers.acquire(`b${size}`, size, () =>
       this.device.createBuffer({
         label: `pooled buffer of ${size} bytes`,
@@ -287,8 +305,26 @@ export class Engine implements Disposable {
    * @throws {RangeError} If the number of values is another one.
    */
   write(tensor: Tensor, data: Float32Array | Uint32Array): void {
-    const { rows, columns, pitch } = tensor;
-    requireValues(tensor.label, rows, columns, data);
+    requireValues(tensor.label, tensor.rows, tensor.columns, data);
+    this.writeRows(tensor, 0, data);
+  }
+
+  /**
+   * Replaces some rows of a tensor.
+   *
+   * @param tensor The tensor.
+   * @param first First row.
+   * @param data Values of whole rows.
+   * @throws {RangeError} If the values are not whole rows, or more than the tensor has from there on.
+   */
+  writeRows(tensor: Tensor, first: number, data: Float32Array | Uint32Array): void {
+    const { columns, pitch } = tensor;
+    const rows = data.length / columns;
+    if (!Number.isInteger(rows) || first < 0 || first + rows > tensor.rows) {
+      throw new RangeError(
+        `Cannot write rows of tensor "${tensor.label}" [${tensor.rows}, ${columns}] as they must be whole and lie in it: ${data.length} values from row ${first} on`,
+      );
+    }
     // A write is done before any command that is recorded but not yet submitted: if one of those
     // still uses this memory, it has to go first.
     if (tensor.buffer.lastBatch === this.#batch) this.flush();
@@ -300,7 +336,7 @@ export class Engine implements Disposable {
     }
     this.device.queue.writeBuffer(
       tensor.buffer.resource,
-      0,
+      first * pitch * 4,
       source.buffer as ArrayBuffer,
       source.byteOffset,
       source.byteLength,

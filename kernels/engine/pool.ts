@@ -37,6 +37,11 @@ export function sizeClass(bytes: number): number {
   return Math.ceil(least / step) * step;
 }
 
+/** Rounds a size up as little as a buffer allows. */
+export function exactSize(bytes: number): number {
+  return Math.ceil(bytes / 256) * 256;
+}
+
 /**
  * A pool over one kind of resource. The free resource that was made first is used first, in whatever
  * order they came back: so equal steps find equal resources, and their bind groups.

@@ -10,6 +10,9 @@ import type { Bindable } from "../engine/engine.ts";
 import type { AdapterClass } from "../engine/adapter.ts";
 import { defineKernel, type Kernel } from "../engine/kernel.ts";
 import { type StagedTexture, type Tensor, WINDOW_ROWS } from "../engine/tensor.ts";
+import { bindResult, FLAGS, requireShape, rowsPerBuffer, segments } from "./pieces.ts";
+import { packedMatmul } from "../packed/packed_matmul.ts";
+import { PackedMatrix } from "../packed/packed_matrix.ts";
 import { type MatmulTile, tileFor } from "./tiles.ts";
 
 /** Which triangle of a causal attention matrix a batched product may leave out. */
@@ -73,7 +76,6 @@ export interface MatmulOptions {
   readonly batch?: BatchLayout | undefined;
 }
 
-const FLAGS = { bias: 1, gelu: 2, residual: 4, geluGrad: 8, accumulate: 16, partial: 32 } as const;
 const CAUSAL: Record<Causal, number> = { none: 0, skipUpper: 1, innerBelow: 2, innerAbove: 3 };
 
 const PARAMETERS = [
@@ -136,34 +138,10 @@ function kernelFor(
   return kernel;
 }
 
-/** Rows of a tensor that one binding holds, as `Tensor.windows` cuts them; `Infinity` if it fits whole. */
-function rowsPerBuffer(tensor: Tensor): number {
-  return tensor.bytes <= tensor.engine.maxBindingBytes ? Infinity : tensor.windows()[0]!.rows;
-}
-
 /** Rows of an operand that one binding holds: windows of a texture or of a buffer. */
 function rowsPerOperand(tensor: Tensor): number {
   const { adapterClass, maxTextureSide } = tensor.engine;
   return adapterClass === "cpu" ? maxTextureSide : rowsPerBuffer(tensor);
-}
-
-interface Segment {
-  readonly start: number;
-  readonly length: number;
-}
-
-/** Cuts 0 .. total so that no piece, moved by the offset, crosses a multiple of the size. */
-function segments(total: number, ...cuts: { size: number; offset?: number }[]): Segment[] {
-  const all: Segment[] = [];
-  for (let start = 0; start < total;) {
-    const ends = cuts.map(({ size, offset = 0 }) =>
-      (Math.floor((start + offset) / size) + 1) * size - offset
-    );
-    const end = Math.min(total, ...ends);
-    all.push({ start, length: end - start });
-    start = end;
-  }
-  return all;
 }
 
 /** The window of an operand that holds `row`, and where the row lies in it. */
@@ -174,19 +152,6 @@ function bindOperand(tensor: Tensor, row: number): [Bindable, number] {
   }
   if (perBinding === Infinity) return [tensor, row];
   return [tensor.windows()[Math.floor(row / perBinding)]!, row % perBinding];
-}
-
-/** Some rows of a result, or of what has its shape, and where the first one lies in what is bound. */
-function bindResult(tensor: Tensor, { start, length }: Segment): [Bindable, number] {
-  if (tensor.bytes <= tensor.engine.maxBindingBytes) return [tensor, start];
-  return [tensor.windows(start, length)[0]!, 0];
-}
-
-function requireShape(name: string, tensor: Tensor | undefined, rows: number, columns: number): void {
-  if (tensor === undefined || (tensor.rows === rows && tensor.columns === columns)) return;
-  throw new TypeError(
-    `Cannot multiply as ${name} "${tensor.label}" must be [${rows}, ${columns}]: it is [${tensor.rows}, ${tensor.columns}]`,
-  );
 }
 
 /** Checks that [rows, columns] of every (group, head) lie inside a stored matrix. */
@@ -274,6 +239,8 @@ function requireShapes(
  * Operands larger than a binding or a texture of the adapter are multiplied in pieces; batched
  * products over some groups at a time.
  *
+ * B may be packed weights, which are read as they are; then A cannot be transposed, nor products batched.
+ *
  * @returns C; the caller's to dispose.
  * @throws {TypeError} If shapes do not fit.
  * @example
@@ -281,7 +248,8 @@ function requireShapes(
  * using y = matmul(x, w, { bias, geluInput });
  * ```
  */
-export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
+export function matmul(a: Tensor, b: Tensor | PackedMatrix, options: MatmulOptions = {}): Tensor {
+  if (b instanceof PackedMatrix) return packedMatmul(a, b, options);
   const { transposeA = false, transposeB = false, batch } = options;
   const engine = a.engine;
   if (transposeA && transposeB) {

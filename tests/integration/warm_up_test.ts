@@ -13,24 +13,29 @@ function opened(adapterClass: AdapterClass): Promise<Engine[]> {
   return Promise.all([1, 2, 3].map(() => Engine.create({ adapterClass })));
 }
 
-for (const adapterClass of ["cpu", "gpu"] as const) {
-  Deno.test(`warmUp() runs every kernel that edge server and devices use in a run (${adapterClass})`, async () => {
+for (
+  const [adapterClass, baseWeights] of [["cpu", "f32"], ["gpu", "f32"], ["cpu", "int8"], [
+    "gpu",
+    "int8",
+  ]] as const
+) {
+  Deno.test(`warmUp() runs every kernel that edge server and devices use in a run (${adapterClass}, ${baseWeights})`, async () => {
     const [edge, withData, withHeads] = await opened(adapterClass) as [Engine, Engine, Engine];
     using _edge = edge;
     using _withData = withData;
     using _withHeads = withHeads;
     const engines = [edge, withData, withHeads];
     const before = engines.map((e) => e.stats.tensors);
-    await warmUp(edge, ["base", "pruning"]);
-    await warmUp(withData, ["data"]);
+    await warmUp(edge, ["base", "pruning"], baseWeights);
+    await warmUp(withData, ["data"], baseWeights);
     await warmUp(withHeads, ["heads"]);
     assertEquals(engines.map((e) => e.stats.tensors), before, "tensors are left");
     const pipelines = engines.map((e) => e.stats.pipelines);
     for (const count of pipelines) assertGreater(count, 3);
 
     for (const mode of ["slice", "full"] as const) {
-      using onEdge = new TinyGpt2(edge);
-      using onDevice = new TinyGpt2(withData);
+      using onEdge = new TinyGpt2(edge, undefined, false, baseWeights);
+      using onDevice = new TinyGpt2(withData, undefined, false, baseWeights);
       await using link = openLink("in-process");
       const pruner = greedyPruner({ tau: 0.9, compute: (args) => pruneGreedily(edge, args) }) as Pruner;
       const server = new EdgeServer(serverOptions(onEdge, tinySettings(mode, 3), { pruner, devices: 1 }));

@@ -7,6 +7,8 @@
 import type { Engine } from "@edgetuner/kernels";
 import {
   type BaseLayers,
+  type BaseWeights,
+  type Checkpoint,
   HeadModules,
   loadEnds,
   loadLayers,
@@ -86,10 +88,10 @@ export class TinyFamily implements TinyBase, Disposable {
   readonly layers: BaseLayers;
   readonly ends: ModelEnds;
 
-  constructor(readonly engine: Engine, readonly folder: ModelFolder) {
+  constructor(readonly engine: Engine, readonly folder: Checkpoint, baseWeights: BaseWeights = "f32") {
     this.config = folder.config;
-    this.layers = loadLayers(engine, folder);
-    this.ends = loadEnds(engine, folder);
+    this.layers = loadLayers(engine, folder, { baseWeights });
+    this.ends = loadEnds(engine, folder, { baseWeights });
   }
 
   [Symbol.dispose](): void {

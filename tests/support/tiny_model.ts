@@ -9,6 +9,7 @@ import "./graphics_driver.ts";
 import type { Engine } from "@edgetuner/kernels";
 import {
   type BaseLayers,
+  type BaseWeights,
   DEFAULT_OPTIMIZER,
   type Gpt2Config,
   gpt2Config,
@@ -176,9 +177,10 @@ export class TinyGpt2 implements TinyBase, Disposable {
     readonly engine: Engine,
     readonly model: TinyModel = tinyModel(),
     trainable = false,
+    baseWeights: BaseWeights = "f32",
   ) {
-    this.layers = new Gpt2Layers(engine, model.config, model.weights, trainable);
-    this.ends = new Gpt2Ends(engine, model.config, model.weights, trainable);
+    this.layers = new Gpt2Layers(engine, model.config, model.weights, trainable, baseWeights);
+    this.ends = new Gpt2Ends(engine, model.config, model.weights, trainable, baseWeights);
   }
 
   [Symbol.dispose](): void {

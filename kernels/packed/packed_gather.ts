@@ -1,0 +1,72 @@
+/**
+ * Looking up rows of packed weights.
+ *
+ * @module
+ */
+
+import source from "./packed_gather.wgsl" with { type: "text" };
+import { defineKernel, type Kernel } from "../engine/kernel.ts";
+import type { Tensor } from "../engine/tensor.ts";
+import { PACKED_FORMATS } from "./formats.ts";
+import type { PackedMatrix } from "./packed_matrix.ts";
+
+const PARAMETERS = [
+  ["rows", "u32"],
+  ["columns", "u32"],
+  ["first", "u32"],
+  ["count", "u32"],
+  ["b_pitch", "u32"],
+  ["s_row", "u32"],
+  ["s_pitch", "u32"],
+  ["out_pitch4", "u32"],
+  ["accumulate", "u32"],
+] as const;
+
+const kernels = new Map<string, Kernel<typeof PARAMETERS[number][0]>>();
+
+function kernelFor({ format, groupsAlong }: PackedMatrix) {
+  const name = `packed_gather_${format}_${groupsAlong}`;
+  let kernel = kernels.get(name);
+  if (kernel === undefined) {
+    const { code, group } = PACKED_FORMATS[format];
+    kernel = defineKernel({
+      name,
+      source,
+      bindings: ["read", "read", "read", "write"],
+      parameters: PARAMETERS,
+      constants: { FORMAT: code, GROUP: group || 1, ALONG_ROWS: Number(groupsAlong === "rows") },
+    });
+    kernels.set(name, kernel);
+  }
+  return kernel;
+}
+
+/**
+ * out[row] (+)= table[ids[row]] as f32; see `embeddingGather`, which checks the ids and calls it.
+ *
+ * @param table [entries, columns]; may be larger than a binding of the adapter.
+ * @param ids Entry of each row, [1, rows] of u32.
+ * @param out [rows, columns]
+ * @param accumulate True to add.
+ */
+export function packedGather(table: PackedMatrix, ids: Tensor, out: Tensor, accumulate: boolean): void {
+  for (let row = 0; row < table.rows;) {
+    const window = table.windowOf(row);
+    table.engine.dispatch(kernelFor(table), {
+      bindings: [window.words, window.scales, ids, out],
+      parameters: {
+        rows: ids.columns,
+        columns: table.columns,
+        first: window.row,
+        count: window.rows,
+        b_pitch: table.words.pitch,
+        s_row: window.scaleRow,
+        s_pitch: table.scales?.pitch ?? 0,
+        out_pitch4: out.pitch / 4,
+        accumulate: Number(accumulate),
+      },
+      workgroups: [Math.ceil(out.pitch / 32), Math.ceil(ids.columns / 8)],
+    });
+    row += window.rows;
+  }
+}

@@ -1,0 +1,380 @@
+/**
+ * Frozen bases held as f16, int8 and int4, in all families.
+ */
+
+import { Engine, matmul, PackedMatrix } from "@edgetuner/kernels";
+import {
+  BASE_WEIGHTS,
+  baseWeightBytes,
+  type BaseWeights,
+  CachedSession,
+  type Checkpoint,
+  CheckpointError,
+  embedTokens,
+  fingerprintOf,
+  generateGreedy,
+  Gpt2Ends,
+  Gpt2Layers,
+  llamaConfig,
+  loadEnds,
+  loadLayers,
+  loadModelFolder,
+  LocalData,
+  LocalHeads,
+  logitsOf,
+  type NamedArray,
+  type NamedArrays,
+  Parameter,
+  type RunSettings,
+  runStep,
+  Tape,
+  type TokenBatch,
+} from "@edgetuner/core";
+import { assert, assertEquals, assertGreater, assertLess, assertThrows } from "@std/assert";
+import { packedReference } from "../../kernels/packed/packed_reference.ts";
+import { familyFolder, familyHeads, TinyFamily } from "../support/families.ts";
+import { normal } from "../support/kernels.ts";
+import { randomLlama, unpacked } from "../support/packed_weights.ts";
+import { BATCH, flatten, LOSS, sideBySide, tinyModel, tinySettings } from "../support/tiny_model.ts";
+import { assertClose, TOLERANCE } from "../support/tolerance.ts";
+import { runSession, scriptedPruner } from "./_session.ts";
+
+const engines = {
+  cpu: await Engine.create({ adapterClass: "cpu" }),
+  gpu: await Engine.create({ adapterClass: "gpu" }),
+};
+const engine = engines.cpu;
+
+const FAMILIES = ["gpt2", "llama", "llama_grouped", "opt"] as const;
+const PACKED = BASE_WEIGHTS.filter((format) => format !== "f32");
+
+function checkpoint(name: typeof FAMILIES[number]): Promise<Checkpoint> {
+  return name === "gpt2" ? Promise.resolve(tinyModel()) : familyFolder(name);
+}
+
+/** Logits of every place of a batch. */
+async function logitsAt({ engine, layers, ends }: TinyFamily, batch: TokenBatch): Promise<Float32Array> {
+  using tape = new Tape(engine, false);
+  const embedding = tape.variable(embedTokens(ends, batch), false);
+  const hidden = await layers.forward(tape, embedding, batch, null);
+  using logits = logitsOf(ends, hidden.value, batch.tokens.map((_, i) => i));
+  return await logits.read();
+}
+
+/** Root of the mean square of the differences, over that of the expected values. */
+function relativeError(actual: Float32Array, expected: Float32Array): number {
+  let [difference, size] = [0, 0];
+  expected.forEach((x, i) => {
+    difference += (actual[i]! - x) ** 2;
+    size += x ** 2;
+  });
+  return Math.sqrt(difference / size);
+}
+
+/** A run of three steps with dropout and a mask, with all heads in this process. */
+async function train(model: TinyFamily, settings: RunSettings, counts: readonly number[]) {
+  const { layers, heads: H } = model.layers.shape;
+  const devices = familyHeads(model, settings, counts);
+  using heads = new LocalHeads(devices, ["gradientNorm"]);
+  const data = new LocalData(model.ends, LOSS, () => ({ batch: BATCH, mode: "train" }));
+  const losses: number[] = [];
+  const norms: number[] = [];
+  for (const [step, mask] of masksOf(layers * H).entries()) {
+    const context = { engine: model.engine, base: model.layers, heads, data };
+    const { loss, statistics } = await runStep(context, step, (await data.next(step))!, mask);
+    losses.push(loss!);
+    norms.push(...statistics.gradientNorm!);
+  }
+  const weights = flatten(sideBySide(await Promise.all(devices.map((d) => d.weights()))));
+  return { losses, norms, weights };
+}
+
+function masksOf(heads: number): Uint8Array[] {
+  return [0, 3, 0].map((every) =>
+    Uint8Array.from({ length: heads }, (_, i) => Number(every > 0 && i % every === 1))
+  );
+}
+
+for (const name of FAMILIES) {
+  const model = await checkpoint(name);
+  for (const format of PACKED) {
+    for (const [form, engine] of Object.entries(engines)) {
+      Deno.test(`${name} in ${format}: losses and LoRA gradients of an f32 base of the same values (${form} form)`, async () => {
+        const before = engine.stats.tensors;
+        {
+          using packed = new TinyFamily(engine, model, format);
+          using plain = new TinyFamily(engine, unpacked(model, format));
+          using original = new TinyFamily(engine, model);
+          for (const mode of ["slice", "full"] as const) {
+            const settings = tinySettings(mode, 3);
+            const actual = await train(packed, settings, [4]);
+            const expected = await train(plain, settings, [4]);
+            // Unpacked to the same f32 and added up in the same order: the same bits.
+            assertEquals(actual, expected);
+            assert(actual.norms.some((norm) => norm > 0), "there are gradients");
+            const others = await train(original, settings, [4]);
+            assert(others.losses[0] !== actual.losses[0], "packing changes something");
+          }
+        }
+        assertEquals(engine.stats.tensors, before, "tensors are left");
+      });
+    }
+
+    Deno.test(`${name} in ${format}: a split run as one machine, generation with a cache as without`, async () => {
+      using packed = new TinyFamily(engine, model, format);
+      const { layers: L, heads: H } = packed.layers.shape;
+      const masks = masksOf(L * H);
+      const settings = tinySettings("full", masks.length);
+      const run = await runSession(packed, {
+        settings,
+        steps: masks.length,
+        capacities: [3, 1],
+        pruner: scriptedPruner(masks),
+        shareLoss: true,
+      });
+      const local = await train(packed, settings, [3, 1]);
+      assertEquals(run.losses, local.losses);
+      assertEquals(run.weights, local.weights);
+
+      using plain = new TinyFamily(engine, unpacked(model, format));
+      const prompts = [[1, 2, 3], [60], [5, 66, 37, 39]];
+      const generate = ({ layers, ends }: TinyFamily) =>
+        generateGreedy({ engine, layers, ends, heads: null }, prompts, { maxNewTokens: 6, eos: 1000 });
+      assertEquals(await generate(packed), await generate(plain));
+      const cached = async ({ layers, ends }: TinyFamily) => {
+        using session = new CachedSession({ engine, layers, ends, heads: null });
+        return await session.start(prompts[2]!);
+      };
+      assertEquals(await cached(packed), await cached(plain));
+    });
+  }
+}
+
+// Half as much again as what was measured: RMS of the logits' differences from f32, over the logits' own.
+const MOST_ERROR: Readonly<Record<typeof FAMILIES[number], Readonly<Record<string, number>>>> = {
+  gpt2: { f16: 9e-4, int8: 0.023, int4: 0.33 },
+  llama: { f16: 1.3e-3, int8: 0.032, int4: 0.48 },
+  llama_grouped: { f16: 1.5e-3, int8: 0.031, int4: 0.5 },
+  opt: { f16: 9e-4, int8: 0.02, int4: 0.31 },
+};
+
+for (const name of FAMILIES) {
+  Deno.test(`${name}: logits of packed bases are near those of f32, nearer with more bits`, async () => {
+    const model = await checkpoint(name);
+    using plain = new TinyFamily(engine, model);
+    const expected = await logitsAt(plain, BATCH);
+    const errors: number[] = [];
+    for (const format of PACKED) {
+      using packed = new TinyFamily(engine, model, format);
+      const error = relativeError(await logitsAt(packed, BATCH), expected);
+      assertLess(error, MOST_ERROR[name][format]!, format);
+      errors.push(error);
+    }
+    assertGreater(errors[0]!, 0);
+    assertLess(errors[0]!, errors[1]!);
+    assertLess(errors[1]!, errors[2]!);
+  });
+}
+
+Deno.test("tiny_gpt2: logits of packed bases are near those of f32", async () => {
+  const model = await loadModelFolder(new URL("../../examples/tiny_gpt2", import.meta.url));
+  const length = 64;
+  const tokens = Uint32Array.from({ length: 2 * length }, (_, i) => (i * i * 31 + i * 7) % 997);
+  const batch = { tokens, targets: tokens, mask: new Float32Array(2 * length), batch: 2, length };
+  using plain = new TinyFamily(engine, model);
+  const expected = await logitsAt(plain, batch);
+  for (const [format, most] of [["f16", 3.6e-4], ["int8", 0.0142], ["int4", 0.18]] as const) {
+    using packed = new TinyFamily(engine, model, format);
+    const error = relativeError(await logitsAt(packed, batch), expected);
+    assertLess(error, most, format);
+  }
+});
+
+/** LLaMA-2 7B as its file has it. */
+const LLAMA_2 = {
+  model_type: "llama",
+  hidden_act: "silu",
+  hidden_size: 4096,
+  intermediate_size: 11_008,
+  max_position_embeddings: 4096,
+  num_attention_heads: 32,
+  num_hidden_layers: 32,
+  num_key_value_heads: 32,
+  rms_norm_eps: 1e-5,
+  tie_word_embeddings: false,
+  vocab_size: 32_000,
+};
+
+/** Bytes that layers and ends take on the adapter, as the engine counts them. */
+function counted(model: Checkpoint, baseWeights: BaseWeights) {
+  const { liveBytes: start } = engine.stats;
+  using _layers = loadLayers(engine, model, { baseWeights });
+  const { liveBytes: layers } = engine.stats;
+  using _ends = loadEnds(engine, model, { baseWeights });
+  const { liveBytes: end } = engine.stats;
+  return { layers: layers - start, ends: end - layers, total: end - start };
+}
+
+Deno.test("baseWeightBytes() is what the engine counts, and LLaMA-2 7B in int8 fits 8 GB", async () => {
+  const scaled = llamaConfig({
+    ...LLAMA_2,
+    hidden_size: 128,
+    intermediate_size: 344,
+    num_attention_heads: 4,
+    num_key_value_heads: 4,
+    num_hidden_layers: 2,
+    vocab_size: 1000,
+  });
+  const odd = llamaConfig({
+    ...scaled,
+    hidden_size: 72,
+    num_attention_heads: 3,
+    num_key_value_heads: 1,
+    intermediate_size: 37,
+    vocab_size: 131,
+    tie_word_embeddings: true,
+  });
+  const models = [randomLlama(scaled), randomLlama(odd), ...await Promise.all(FAMILIES.map(checkpoint))];
+  for (const model of models) {
+    for (const format of BASE_WEIGHTS) {
+      assertEquals(baseWeightBytes(model.config, format), counted(model, format), format);
+    }
+  }
+  const bytes = Object.fromEntries(
+    BASE_WEIGHTS.map((format) => [format, baseWeightBytes(llamaConfig(LLAMA_2), format).total]),
+  );
+  // 6.74 G weights; int8 has a scale of 4 bytes for 64 of them, int4 for 32.
+  const matrices = 32 * (4 * 4096 ** 2 + 3 * 4096 * 11_008) + 2 * 32_000 * 4096;
+  const norms = 4 * 65 * 4096;
+  assertEquals(bytes, {
+    f32: 4 * matrices + norms,
+    f16: 2 * matrices + norms,
+    int8: matrices * (1 + 4 / 64) + norms,
+    int4: matrices * (1 / 2 + 4 / 32) + norms,
+  });
+  assertLess(bytes.int8!, 8e9);
+});
+
+Deno.test("a projection of LLaMA-2's true shape in int8, forward and back", async () => {
+  const [rows, columns, m] = [11_008, 4096, 3];
+  // Drawn in pieces of a prime length, so that no two rows are equal.
+  const piece = normal(999_983, 1, 0.02);
+  const w = new Float32Array(rows * columns);
+  for (let at = 0; at < w.length; at += piece.length) w.set(piece.subarray(0, w.length - at), at);
+  const shape = { format: "int8", rows, columns, groupsAlong: "columns" } as const;
+  const before = engine.stats.liveBytes;
+  {
+    using packed = new PackedMatrix(engine, shape);
+    packed.write(0, w);
+    assertEquals(packed.bytes, rows * columns * (1 + 4 / 64));
+    const x = normal(m * columns, 2);
+    using xTensor = engine.upload(x, m, columns);
+    using y = matmul(xTensor, packed, { transposeB: true });
+    const dy = normal(m * rows, 3);
+    using dyTensor = engine.upload(dy, m, rows);
+    using dx = matmul(dyTensor, packed);
+    const [yValues, dxValues] = await engine.read([y, dx]);
+    for (const row of [0, 1, 4097, 11_007]) {
+      const real = packedReference(w.subarray(row * columns, (row + 1) * columns), { ...shape, rows: 1 });
+      const expected = Array.from(
+        { length: m },
+        (_, i) => real.reduce((sum, v, k) => sum + v * x[i * columns + k]!, 0),
+      );
+      // Sums of 4096 products with deviation 0.02: about 1.3.
+      assertClose(expected.map((_, i) => yValues![i * rows + row]!), expected, TOLERANCE.sum, `row ${row}`);
+    }
+    for (const first of [0, 4032]) {
+      // Columns of one group, in every row.
+      const part = new Float32Array(rows * 64);
+      for (let r = 0; r < rows; r++) {
+        part.set(w.subarray(r * columns + first, r * columns + first + 64), r * 64);
+      }
+      const real = packedReference(part, { ...shape, columns: 64 });
+      const expected = Array.from({ length: m * 64 }, (_, i) => {
+        let sum = 0;
+        for (let r = 0; r < rows; r++) sum += dy[Math.floor(i / 64) * rows + r]! * real[r * 64 + i % 64]!;
+        return sum;
+      });
+      const actual = expected.map((_, i) => dxValues![Math.floor(i / 64) * columns + first + i % 64]!);
+      assertClose(actual, expected, TOLERANCE.sum, `columns from ${first}`);
+    }
+  }
+  assertEquals(engine.stats.liveBytes, before);
+});
+
+Deno.test("what packed bases cannot do is refused, and nothing is left on the adapter", async () => {
+  const { config, weights } = tinyModel();
+  const before = engine.stats.tensors;
+  assertThrows(
+    () => new Gpt2Layers(engine, config, weights, true, "int8"),
+    TypeError,
+    'Cannot train all parameters as baseWeights must be "f32": current value is "int8"',
+  );
+  assertThrows(() => new Gpt2Ends(engine, config, weights, true, "f16"), TypeError, 'must be "f32"');
+  {
+    using ends = loadEnds(engine, { config, weights }, { baseWeights: "int8" });
+    assertThrows(() => ends.lmHead.plain, TypeError, 'must be f32 for that: current value is "int8"');
+    assertThrows(() => new Parameter("w", ends.lmHead.value, true), TypeError, 'Cannot train "w"');
+  }
+  assertThrows(
+    () => loadLayers(engine, { config, weights }, { baseWeights: "int2" as BaseWeights }),
+    RangeError,
+    'Cannot load the model as baseWeights must be "f32", "f16", "int8" or "int4": current value is "int2"',
+  );
+  for (const [name, broken] of [["gpt2", "h.2.mlp.c_fc.weight"], ["opt", "layers.1.fc1.weight"]] as const) {
+    const model = await checkpoint(name);
+    const all = new Map(model.weights);
+    const key = [...all.keys()].find((key) => key.endsWith(broken))!;
+    const data = all.get(key)!.data.slice();
+    data[5] = 1e6;
+    all.set(key, { ...all.get(key)!, data });
+    assertThrows(
+      () => loadLayers(engine, { config: model.config, weights: all }, { baseWeights: "f16" }),
+      CheckpointError,
+      "others are f32, int8, int4",
+    );
+    all.delete(key);
+    assertThrows(
+      () => loadLayers(engine, { config: model.config, weights: all }, { baseWeights: "int4" }),
+      CheckpointError,
+      "it does not",
+    );
+  }
+  assertEquals(engine.stats.tensors, before);
+});
+
+/** A checkpoint that hands out all its matrices in one array, which each new one overwrites. */
+class OneAtATime extends Map<string, NamedArray> {
+  readonly #room: Float32Array<ArrayBuffer>;
+
+  constructor(all: NamedArrays) {
+    super(all);
+    this.#room = new Float32Array(Math.max(...[...all.values()].map(({ data }) => data.length)));
+  }
+
+  override get(name: string): NamedArray | undefined {
+    const found = super.get(name);
+    if (found === undefined || found.shape.length === 1) return found;
+    this.#room.fill(NaN);
+    this.#room.set(found.data);
+    return { shape: found.shape, data: this.#room.subarray(0, found.data.length) };
+  }
+}
+
+for (const name of FAMILIES) {
+  Deno.test(`${name}: bases of any format need one matrix of the checkpoint at a time`, async () => {
+    const { config, weights } = await checkpoint(name);
+    for (const format of BASE_WEIGHTS) {
+      using whole = new TinyFamily(engine, { config, weights }, format);
+      using streamed = new TinyFamily(engine, { config, weights: new OneAtATime(weights) }, format);
+      assertEquals(await logitsAt(streamed, BATCH), await logitsAt(whole, BATCH), format);
+    }
+  });
+}
+
+Deno.test("loading a packed base leaves the checkpoint and its fingerprint as they are", async () => {
+  const { config, weights } = tinyModel();
+  const before = await fingerprintOf(config, weights);
+  using _model = new TinyFamily(engine, { config, weights }, "int4");
+  assertEquals(await fingerprintOf(config, weights), before);
+});
