@@ -281,6 +281,35 @@ testForms("copyRows() copies rows at any pitch and refuses those that are not th
   }
 });
 
+testForms("lasting() takes no more than a tensor's own size and is given back", (engine) => {
+  const before = engine.stats.liveBytes;
+  {
+    using _tensor = engine.lasting(33, 33);
+    assertEquals(engine.stats.liveBytes - before, 33 * 36 * 4 - 33 * 36 * 4 % 256 + 256);
+  }
+  assertEquals(engine.stats.liveBytes, before);
+});
+
+testForms("writeRows() replaces rows at any pitch and refuses those that are not there", async (engine) => {
+  const values = normal(7 * 5, 1);
+  using tensor = engine.upload(new Float32Array(7 * 5).fill(-1), 7, 5);
+  engine.writeRows(tensor, 2, values.subarray(10, 20));
+  engine.writeRows(tensor, 4, values.subarray(20));
+  engine.writeRows(tensor, 0, values.subarray(0, 10));
+  assertEquals(await readOne(tensor), values);
+  assertThrows(
+    () => engine.writeRows(tensor, 6, values.subarray(0, 10)),
+    RangeError,
+    "10 values from row 6 on",
+  );
+  assertThrows(
+    () => engine.writeRows(tensor, 0, values.subarray(0, 9)),
+    RangeError,
+    "9 values from row 0 on",
+  );
+  assertThrows(() => engine.writeRows(tensor, -1, values.subarray(0, 5)), RangeError, "from row -1 on");
+});
+
 testForms("a full batch is submitted by itself", async (engine) => {
   using x = engine.zeros(1, 4);
   using y = engine.zeros(1, 4);

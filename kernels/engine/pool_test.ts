@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { Pool, type PoolStats, sizeClass } from "./pool.ts";
+import { exactSize, Pool, type PoolStats, sizeClass } from "./pool.ts";
 
 class FakeResource {
   destroyed = false;
@@ -24,6 +24,10 @@ Deno.test("sizeClass() rounds up by at most a quarter, to multiples of 256", () 
     previous = size;
   }
   assertEquals([1, 256, 257, 2048, 2049, 4097].map(sizeClass), [256, 256, 512, 2048, 2560, 5120]);
+});
+
+Deno.test("exactSize() rounds up to multiples of 256", () => {
+  assertEquals([1, 256, 257, 2049].map(exactSize), [256, 256, 512, 2304]);
 });
 
 Deno.test("Pool hands out what was made first, in whatever order it came back, and counts what it holds", () => {

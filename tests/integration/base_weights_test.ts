@@ -205,6 +205,17 @@ const LLAMA_2 = {
   vocab_size: 32_000,
 };
 
+/** The same, a thirty-second as wide. */
+const SCALED_LLAMA = llamaConfig({
+  ...LLAMA_2,
+  hidden_size: 128,
+  intermediate_size: 344,
+  num_attention_heads: 4,
+  num_key_value_heads: 4,
+  num_hidden_layers: 2,
+  vocab_size: 1000,
+});
+
 /** Bytes that layers and ends take on the adapter, as the engine counts them. */
 function counted(model: Checkpoint, baseWeights: BaseWeights) {
   const { liveBytes: start } = engine.stats;
@@ -216,17 +227,8 @@ function counted(model: Checkpoint, baseWeights: BaseWeights) {
 }
 
 Deno.test("baseWeightBytes() is what the engine counts, and LLaMA-2 7B in int8 fits 8 GB", async () => {
-  const scaled = llamaConfig({
-    ...LLAMA_2,
-    hidden_size: 128,
-    intermediate_size: 344,
-    num_attention_heads: 4,
-    num_key_value_heads: 4,
-    num_hidden_layers: 2,
-    vocab_size: 1000,
-  });
   const odd = llamaConfig({
-    ...scaled,
+    ...SCALED_LLAMA,
     hidden_size: 72,
     num_attention_heads: 3,
     num_key_value_heads: 1,
@@ -234,7 +236,11 @@ Deno.test("baseWeightBytes() is what the engine counts, and LLaMA-2 7B in int8 f
     vocab_size: 131,
     tie_word_embeddings: true,
   });
-  const models = [randomLlama(scaled), randomLlama(odd), ...await Promise.all(FAMILIES.map(checkpoint))];
+  const models = [
+    randomLlama(SCALED_LLAMA),
+    randomLlama(odd),
+    ...await Promise.all(FAMILIES.map(checkpoint)),
+  ];
   for (const model of models) {
     for (const format of BASE_WEIGHTS) {
       assertEquals(baseWeightBytes(model.config, format), counted(model, format), format);
@@ -254,6 +260,25 @@ Deno.test("baseWeightBytes() is what the engine counts, and LLaMA-2 7B in int8 f
   });
   assertLess(bytes.int8!, 8e9);
 });
+
+for (const adapterClass of ["cpu", "gpu"] as const) {
+  Deno.test(`packed tables that are cut for bindings and textures train as whole ones (${adapterClass})`, async () => {
+    // Table and LM head have 384 kB in int8, 192 kB in int4, a row of logits 751 texels.
+    using small = await Engine.create({ adapterClass, maxBindingBytes: 140_000, maxTextureSide: 128 });
+    const model = randomLlama({ ...SCALED_LLAMA, vocab_size: 3001 });
+    for (const format of ["int8", "int4"] as const) {
+      using whole = new TinyFamily(engines[adapterClass], model, format);
+      using cut = new TinyFamily(small, model, format);
+      assertLess((cut.ends.lmHead.value as PackedMatrix).rowsPerWindow, 3001);
+      const settings = tinySettings("full", 3);
+      const actual = await train(cut, settings, [4]);
+      const expected = await train(whole, settings, [4]);
+      assertClose(actual.losses, expected.losses, TOLERANCE.model, "losses");
+      assertClose(actual.norms, expected.norms, TOLERANCE.steps, "norms");
+      assertClose(actual.weights, expected.weights, TOLERANCE.steps, "weights");
+    }
+  });
+}
 
 Deno.test("a projection of LLaMA-2's true shape in int8, forward and back", async () => {
   const [rows, columns, m] = [11_008, 4096, 3];
