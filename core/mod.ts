@@ -42,7 +42,13 @@ export type {
   PendingSum,
   StepMode,
 } from "./ports.ts";
-export { MAX_MICRO_BATCHES, type MicroBatch, splitBatch } from "./micro_batches.ts";
+export {
+  MAX_MICRO_BATCHES,
+  type MicroBatch,
+  splitBatch,
+  type StepPart,
+  WHOLE_STEP,
+} from "./micro_batches.ts";
 export { Parameter, Tape, Variable } from "./tape.ts";
 export type {
   AttentionCache,
@@ -107,13 +113,22 @@ export {
   embedTokensBackward,
   logitsOf,
   type LossSettings,
+  maskSumOf,
   type ModelLoss,
   modelLoss,
+  partOfBatch,
   sumLosses,
   type TokenBatch,
 } from "./model/loss.ts";
 export { allocateHeads, type HeadRange } from "./lora/allocation.ts";
-export { HeadModules, type HeadModulesOptions, type HeadWeights, initialA } from "./lora/head_modules.ts";
+export {
+  clipFactor,
+  HeadModules,
+  type HeadModulesOptions,
+  type HeadModulesState,
+  type HeadWeights,
+  initialA,
+} from "./lora/head_modules.ts";
 export { keptHeads, LocalHeads, maskOfRange, putRange } from "./lora/local_heads.ts";
 export {
   adamwAt,
@@ -128,7 +143,7 @@ export {
   type Schedule,
   SCHEDULES,
 } from "./lora/settings.ts";
-export { type BatchSource, LocalData } from "./train/local_data.ts";
+export { type BatchPart, type BatchSource, LocalData, partsOfStep } from "./train/local_data.ts";
 export { probeStep, runStep, type StepContext, type StepOutcome } from "./train/step.ts";
 export {
   builtInCodecs,
@@ -166,11 +181,27 @@ export { stepTraffic, tensorParallelTraffic, type TrafficShape } from "./wire/tr
 export {
   checkRunSettings,
   defaultRunSettings,
+  MAX_ACCUMULATE,
   type ModelShape,
   readWelcome,
   type RunSettings,
   type Welcome,
 } from "./session/settings.ts";
+export {
+  type BestLoss,
+  type CheckpointSource,
+  checkpointWriter,
+  loadCheckpoint,
+  openCheckpoints,
+  requireSameRun,
+  type RunCheckpoint,
+  saveCheckpoint,
+  type SavedData,
+  type SavedDevice,
+  type SavedHeads,
+  type SavedPruning,
+  saveHeads,
+} from "./checkpoint/run_checkpoint.ts";
 export type { RunHandle } from "./session/run_handle.ts";
 export { type HeadDevice, RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
 export { RemoteData } from "./session/remote_data.ts";
@@ -180,6 +211,7 @@ export {
   type EdgeServerOptions,
   type JoinedDevice,
   keptPerLayer,
+  type RunEnding,
   type RunMember,
   RunServer,
   type RunServerOptions,
