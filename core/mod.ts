@@ -136,6 +136,7 @@ export {
   checkOptimizer,
   DEFAULT_LORA,
   DEFAULT_OPTIMIZER,
+  headParameters,
   LORA_TARGETS,
   type LoraSettings,
   type LoraTarget,
@@ -252,7 +253,7 @@ export {
   type TrainableModel,
 } from "./train/full_training.ts";
 export { initialWeights, loadModelFolder, type ModelFolder } from "./checkpoint/model_folder.ts";
-export { fingerprintOf } from "./checkpoint/fingerprint.ts";
+export { fingerprintOf, parameterCount } from "./checkpoint/fingerprint.ts";
 export * from "./checkpoint/safetensors.ts";
 export { StoredTensors } from "./checkpoint/stored_tensors.ts";
 export * from "./data/batches.ts";

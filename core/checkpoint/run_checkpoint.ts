@@ -92,7 +92,7 @@ export interface RunCheckpoint {
   readonly heads: SavedHeads | null;
   /** Pruning. */
   readonly pruning: SavedPruning | null;
-  /** Devices of the run, in order of joining. */
+  /** Devices of the run, in order of joining; in a device's checkpoint itself. */
   readonly devices: readonly SavedDevice[] | null;
   /** The data side. */
   readonly data: SavedData | null;
@@ -191,7 +191,7 @@ export async function loadCheckpoint(path: string): Promise<RunCheckpoint> {
  *
  * @param checkpoint The checkpoint.
  * @param expected What it must have been made with; what is left out is not checked.
- * @throws {CheckpointError} If settings, base model or data are others; the message says which and how.
+ * @throws {CheckpointError} If settings, heads, base model or data are others; the message says which and how.
  */
 export function requireSameRun(
   checkpoint: RunCheckpoint,
@@ -214,6 +214,12 @@ export function requireSameRun(
     const different = firstDifference(checkpoint.settings, checkRunSettings(settings));
     if (different !== null) refuse(...different);
   }
+  if (range !== undefined) {
+    const { first = null, count = null } = checkpoint.heads?.range ?? {};
+    if (first !== (range?.first ?? null) || count !== (range?.count ?? null)) {
+      refuse("the range of heads", checkpoint.heads?.range ?? null, range);
+    }
+  }
   if (fingerprint !== undefined && fingerprint !== checkpoint.fingerprint) {
     refuse("the base model's fingerprint", checkpoint.fingerprint.slice(0, 12), fingerprint.slice(0, 12));
   }
@@ -223,12 +229,6 @@ export function requireSameRun(
       checkpoint.data?.fingerprint.slice(0, 12) ?? null,
       dataFingerprint.slice(0, 12),
     );
-  }
-  if (range !== undefined) {
-    const { first = null, count = null } = checkpoint.heads?.range ?? {};
-    if (first !== (range?.first ?? null) || count !== (range?.count ?? null)) {
-      refuse("the range of heads", checkpoint.heads?.range ?? null, range);
-    }
   }
 }
 

@@ -27,7 +27,13 @@ import type { MicroBatch } from "../micro_batches.ts";
 import type { HeadMode, HeadStatistics } from "../ports.ts";
 import type { DeviceStatistic, StatisticName } from "../pruner.ts";
 import type { HeadRange } from "./allocation.ts";
-import { adamwAt, LORA_TARGETS, type LoraSettings, type OptimizerSettings } from "./settings.ts";
+import {
+  adamwAt,
+  headParameters,
+  LORA_TARGETS,
+  type LoraSettings,
+  type OptimizerSettings,
+} from "./settings.ts";
 
 /** What head modules are made from. */
 export interface HeadModulesOptions {
@@ -204,7 +210,7 @@ export class HeadModules implements Disposable {
   /** Trainable numbers: L * H_m * c * (r * inputs + D * r). */
   get parameterCount(): number {
     const { lora, layers, range } = this.options;
-    return layers * range.count * lora.targets.length * lora.rank * (this.inputs + this.headSize);
+    return layers * range.count * headParameters(lora, this.options);
   }
 
   /** [1, n] u32 on the GPU; the same list is uploaded once. */

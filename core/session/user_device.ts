@@ -144,6 +144,7 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
       },
     });
     welcome = readWelcome(await receiveWelcome(peer));
+    peer.run = welcome.run;
     peer.codec = findCodec(welcome.settings.codec, options.codecs);
     if (resume !== undefined) {
       checkpoint = await resume.load(welcome.start);
@@ -159,7 +160,6 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
     await peer.close(reason.slice(0, 100));
     throw error;
   }
-  peer.run = welcome.run;
   peer.timeoutMs = timeoutMs;
   const modules = welcome.range === null ? null : new HeadModules(engine, {
     lora: welcome.settings.lora,
@@ -185,7 +185,7 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
       fingerprint: data?.fingerprint ?? "",
       heads: modules === null ? null : await saveHeads(modules),
       pruning: null,
-      devices: null,
+      devices: [{ name, capacity, range: welcome.range }],
       data: null,
     });
   };
