@@ -63,7 +63,7 @@ export class LocalData implements DataPort {
    * Takes the data side's weights and a source of batches.
    *
    * @param ends Embedding, final norm and LM head.
-   * @param settings Label smoothing.
+   * @param settings Label smoothing in training; evaluation has none.
    * @param source Where batches come from.
    * @param accumulate Parts that training batches are split into, see `RunSettings`. @default {1}
    */
@@ -101,7 +101,7 @@ export class LocalData implements DataPort {
       throw new TypeError("Cannot compute the loss as a batch must come first: none did");
     }
     const { batch, mode, maskSum } = this.#current;
-    const settings = { ...this.#settings, maskSum };
+    const settings = { ...(mode === "train" ? this.#settings : { labelSmoothing: 0 }), maskSum };
     const { losses, gradient } = modelLoss(this.#ends, hidden, batch, settings, mode === "train");
     const values = await hidden.engine.read(losses);
     for (const tensor of losses) tensor.dispose();

@@ -156,7 +156,7 @@ Deno.test("the mean over parts would be another loss: the test of uneven parts c
         range: { first: 0, count: 4 },
       }),
     ]);
-    const data = new LocalData(ends, LOSS, () => ({ batch: part, mode: "evaluate" }));
+    const data = new LocalData(ends, LOSS, () => ({ batch: part, mode: "train" }));
     losses.push(
       (await runStep({ engine, base, heads, data }, 0, (await data.next(0))!, new Uint8Array(12))).loss!,
     );
