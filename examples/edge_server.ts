@@ -14,6 +14,7 @@ import { MetricsLog, type MetricsRow } from "./_support/metrics.ts";
 import { bytes, ProgressBar } from "./_support/progress.ts";
 import { DEMO_PREDICTOR, PRUNER_NAMES, prunerChoice, SHARE_PRUNERS } from "./_support/pruners.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
+import { parameterText, RUN_FLAGS, runSettings } from "./_support/run_flags.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { WorkerRun } from "./_support/worker_run.ts";
@@ -23,6 +24,7 @@ const QUEUE_BYTES = 2 ** 28;
 
 const FLAGS = {
   ...TUNING_FLAGS,
+  ...RUN_FLAGS,
   model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
   devices: integer("N", 3, "devices with heads that take part", { min: 1, max: 1024 }),
   host: text("HOST", "127.0.0.1", "address to listen on"),
@@ -91,6 +93,7 @@ async function main(): Promise<number> {
     examples: [
       "deno run -A examples/edge_server.ts --devices 1 --join-token secret-join",
       "deno run -A examples/user_device.ts --server ws://127.0.0.1:8787/join/ws --token secret-join --data examples/restaurant/train.txt",
+      "deno run -A examples/edge_server.ts --checkpoint runs/edge   # after an interruption --resume runs/edge, devices too",
     ],
   }, FLAGS);
   const joinToken = flags["join-token"] || Deno.env.get("EDGETUNER_JOIN_TOKEN") || crypto.randomUUID();
@@ -106,6 +109,7 @@ async function main(): Promise<number> {
   const codec = await codecChoice(flags.codec);
   const settings = {
     ...tuningSettings(flags),
+    ...runSettings(flags),
     codec: codec.name,
     microBatches: flags["micro-batches"],
     overlap: !flags["no-overlap"],
@@ -136,6 +140,8 @@ async function main(): Promise<number> {
     pruner: prunerChoice(flags.pruner, options, flags.predictor),
     collect: flags.collect,
     codec: codec.module,
+    checkpoint: flags.checkpoint,
+    resume: flags.resume,
     webgpu: flags.webgpu,
     timeoutMs: flags.timeout * 1000,
     joinTimeoutMs: flags["join-timeout"] * 1000,
@@ -163,6 +169,7 @@ async function main(): Promise<number> {
 
   const yardstick = run.deployable ? "" : " (a yardstick: not deployable)";
   say(`Run ${run.run} on ${run.adapter}, pruner ${run.pruner}${yardstick}`);
+  say(parameterText(run.parameters));
   say(`Devices join at ws://${address}/join/ws or http://${address}/join/http  (token ${joinToken})`);
   say(
     `Watch it: curl -N -H "Authorization: Bearer ${adminToken}" http://${address}/api/runs/${run.run}/events`,
@@ -176,9 +183,10 @@ async function main(): Promise<number> {
     deployable: run.deployable,
     model: run.model,
     settings,
+    parameters: run.parameters,
   });
 
-  using metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics);
+  using metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics, flags.resume !== "");
   const records: Record<string, unknown>[] = [];
   const log = new MemoryLog();
   const bar = new ProgressBar(flags.steps, flags.events ? false : undefined);
@@ -217,6 +225,8 @@ async function main(): Promise<number> {
     model: run.model,
     pruner: { name: run.pruner, options, deployable: run.deployable },
     settings,
+    parameters: run.parameters,
+    resumed: flags.resume !== "",
     devices: run.devices,
     steps: records,
     traffic: run.traffic(),

@@ -10,6 +10,7 @@ import {
   dataFingerprint,
   fixedBatches,
   maskSumOf,
+  type RunSettings,
   type SequenceSet,
   shuffledBatches,
   type StepMode,
@@ -36,12 +37,8 @@ export interface TrainingPlanOptions {
   readonly valid: SequenceSet | null;
   /** Sequences of a part of a step, and of a batch of validation data. */
   readonly batch: number;
-  /** Parts of a step. */
-  readonly accumulate: number;
   /** Seed of the order of the data. */
   readonly seed: number;
-  /** Training steps of the run. */
-  readonly steps: number;
   /** Flags with their values. */
   readonly flags: Pick<FlagValues<typeof PLAN_FLAGS>, "valid-batches" | "eval-every" | "smoothing">;
 }
@@ -56,7 +53,9 @@ export class TrainingPlan {
   /** Validations so far. */
   readonly validations: BestLoss[] = [];
   readonly #options: TrainingPlanOptions;
-  readonly #batches: BatchStream;
+  /** Both are known when the run begins. */
+  #steps = 0;
+  #batches: BatchStream | null = null;
   readonly #valid: readonly TokenBatch[];
   /** The step that is being validated, or was last. */
   #validated = -1;
@@ -68,21 +67,27 @@ export class TrainingPlan {
   #news = false;
 
   private constructor(options: TrainingPlanOptions, fingerprint: string) {
-    const { set, valid, batch, accumulate, seed, flags } = options;
+    const { valid, batch, flags } = options;
     this.#options = options;
     this.fingerprint = fingerprint;
-    this.#batches = shuffledBatches(set, { batch: batch * accumulate, seed });
     this.#valid = valid === null ? [] : fixedBatches(valid, batch).slice(0, flags["valid-batches"]);
   }
 
-  /** Makes a plan, at the start of the run. */
+  /** Makes a plan; `begin` before the first batch. */
   static async create(options: TrainingPlanOptions): Promise<TrainingPlan> {
-    const { set, valid, batch, accumulate, seed, flags } = options;
+    const { set, valid, batch, seed, flags } = options;
     const validation = valid === null
       ? null
       : await dataFingerprint(valid, { batch, batches: flags["valid-batches"] });
-    const drawing = { batch: batch * accumulate, seed, smoothing: flags.smoothing, validation };
+    const drawing = { batch, seed, smoothing: flags.smoothing, validation };
     return new TrainingPlan(options, await dataFingerprint(set, drawing));
+  }
+
+  /** Takes in the settings of the run. */
+  begin({ steps, accumulate = 1 }: Pick<RunSettings, "steps" | "accumulate">): void {
+    const { set, batch, seed } = this.#options;
+    this.#steps = steps;
+    this.#batches = shuffledBatches(set, { batch: batch * accumulate, seed });
   }
 
   /** Goes on from the best validation that a checkpoint names. */
@@ -100,9 +105,10 @@ export class TrainingPlan {
       const next = this.#valid[this.#losses.length];
       if (next !== undefined) return { batch: next, mode: "evaluate" };
     }
-    if (step >= this.#options.steps) return null;
-    this.#batches.position = step;
-    return { batch: this.#batches.next(), mode: "train" };
+    if (step >= this.#steps) return null;
+    const batches = this.#batches!;
+    batches.position = step;
+    return { batch: batches.next(), mode: "train" };
   }
 
   /**
@@ -147,8 +153,8 @@ export class TrainingPlan {
   }
 
   #isDue(step: number): boolean {
-    const { steps, flags } = this.#options;
-    const every = flags["eval-every"];
-    return this.#valid.length > 0 && (step === 0 || step === steps || (every > 0 && step % every === 0));
+    const every = this.#options.flags["eval-every"];
+    return this.#valid.length > 0 &&
+      (step === 0 || step === this.#steps || (every > 0 && step % every === 0));
   }
 }

@@ -12,7 +12,13 @@ function setOf(count: number): SequenceSet {
 }
 
 const FLAGS = { "valid-batches": 2, "eval-every": 2, smoothing: 0.1 };
-const OPTIONS = { set: setOf(10), valid: setOf(5), batch: 2, accumulate: 2, seed: 1, steps: 5, flags: FLAGS };
+const OPTIONS = { set: setOf(10), valid: setOf(5), batch: 2, seed: 1, flags: FLAGS };
+
+async function begun(): Promise<TrainingPlan> {
+  const plan = await TrainingPlan.create(OPTIONS);
+  plan.begin({ steps: 5, accumulate: 2 });
+  return plan;
+}
 
 /** Goes through a plan; `lossOf` gives the loss of each validation. */
 function walk(plan: TrainingPlan, start: number, lossOf: (step: number) => number) {
@@ -33,7 +39,7 @@ function walk(plan: TrainingPlan, start: number, lossOf: (step: number) => numbe
 }
 
 Deno.test("TrainingPlan validates before, after and every so many steps, and says which was the best", async () => {
-  const plan = await TrainingPlan.create(OPTIONS);
+  const plan = await begun();
   const losses = [5, 0, 3, 0, 4, 2];
   const { seen, best, batches } = walk(plan, 0, (step) => losses[step]!);
   assertEquals(seen.join(" "), "e0 e0 t0 t1 e2 e2 t2 t3 e4 e4 t4 e5 e5");
@@ -47,8 +53,8 @@ Deno.test("TrainingPlan validates before, after and every so many steps, and say
 
 Deno.test("TrainingPlan goes on from a step with the same batches and the same best", async () => {
   const losses = [5, 0, 3, 0, 4, 2];
-  const whole = walk(await TrainingPlan.create(OPTIONS), 0, (step) => losses[step]!);
-  const plan = await TrainingPlan.create(OPTIONS);
+  const whole = walk(await begun(), 0, (step) => losses[step]!);
+  const plan = await begun();
   plan.resume({ step: 2, loss: 3 });
   const rest = walk(plan, 3, (step) => losses[step]!);
   assertEquals(rest.seen.join(" "), "t3 e4 e4 t4 e5 e5");
@@ -57,7 +63,7 @@ Deno.test("TrainingPlan goes on from a step with the same batches and the same b
 });
 
 Deno.test("TrainingPlan weighs batches of validation data by the places that count", async () => {
-  const plan = await TrainingPlan.create(OPTIONS);
+  const plan = await begun();
   const counts: number[] = [];
   for (let i = 0; i < 2; i++) {
     const { batch } = plan.next(0)!;
@@ -73,11 +79,6 @@ Deno.test("TrainingPlan's fingerprint depends on data, batches, seed and validat
     (await TrainingPlan.create({ ...OPTIONS, ...change })).fingerprint;
   const first = await of({});
   assertEquals(await of({ flags: { ...FLAGS, "eval-every": 3 } }), first);
-  assertEquals(
-    await of({ batch: 4, accumulate: 1, valid: OPTIONS.valid }) === first,
-    false,
-    "validation batches differ",
-  );
   for (
     const change of [{ seed: 2 }, { batch: 3 }, { set: setOf(9) }, { valid: setOf(6) }, {
       flags: { ...FLAGS, smoothing: 0 },
