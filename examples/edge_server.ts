@@ -188,6 +188,7 @@ async function main(): Promise<number> {
 
   using metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics, flags.resume !== "");
   const records: Record<string, unknown>[] = [];
+  const validations = new Validations();
   const log = new MemoryLog();
   const bar = new ProgressBar(flags.steps, flags.events ? false : undefined);
   const started = performance.now();
@@ -198,8 +199,11 @@ async function main(): Promise<number> {
     else if (event.type === "step") {
       records.push(stepJson(event.record));
       metrics?.write(metricsOf(event.record, settings));
+      validations.add(event.record);
       if (event.record.mode === "train") log.sample(event.record.step);
-      if (event.record.mode === "train") bar.draw(event.record.step + 1, stepText(event.record));
+      if (event.record.mode === "train") {
+        bar.draw(event.record.step + 1, `${stepText(event.record)}${validations.text}`);
+      }
     }
   });
   let interrupted = false;
@@ -229,6 +233,7 @@ async function main(): Promise<number> {
     resumed: flags.resume !== "",
     devices: run.devices,
     steps: records,
+    validations: validations.means,
     traffic: run.traffic(),
     seconds: (performance.now() - started) / 1000,
     peakMemoryBytes: memory,
@@ -260,6 +265,31 @@ async function main(): Promise<number> {
     } on the wire`,
   );
   return interrupted ? 130 : 0;
+}
+
+/** Losses of validations, where the data device shares them: means over their batches. */
+class Validations {
+  readonly #losses = new Map<number, number[]>();
+
+  /** Takes in a step. */
+  add({ step, mode, loss }: StepRecord): void {
+    if (mode !== "evaluate" || loss === null) return;
+    this.#losses.set(step, [...this.#losses.get(step) ?? [], loss]);
+  }
+
+  /** The validations so far. */
+  get means(): { readonly step: number; readonly loss: number }[] {
+    return [...this.#losses].map(([step, all]) => ({
+      step,
+      loss: all.reduce((a, b) => a + b, 0) / all.length,
+    }));
+  }
+
+  /** The last one, for the progress line. */
+  get text(): string {
+    const last = this.means.at(-1);
+    return last === undefined ? "" : `  validation ${last.loss.toFixed(3)}`;
+  }
 }
 
 /** A row of the metrics. */

@@ -159,7 +159,9 @@ async function main(): Promise<number> {
     },
     onStep: (step) => {
       log.sample(step);
-      const loss = losses.train.length > 0 ? `loss ${losses.train.at(-1)!.toFixed(3)}` : "";
+      const last = losses.validations.at(-1);
+      const validation = last === undefined ? "" : `  validation ${last.loss.toFixed(3)}`;
+      const loss = losses.train.length > 0 ? `loss ${losses.train.at(-1)!.toFixed(3)}${validation}` : "";
       bar?.draw(step + 1, loss);
     },
   });
