@@ -39,10 +39,10 @@ export interface EdgeWorkerOptions {
   readonly codec?: string | null;
   /** File that samples to train a predictor from are appended to, with every head kept; none if empty. */
   readonly collect?: string;
-  /** Folder for checkpoints; none if empty. */
-  readonly checkpoint: string;
-  /** Checkpoint, or folder of them, to go on from; a new run if empty. */
-  readonly resume: string;
+  /** Folder for checkpoints; none if empty. @default {""} */
+  readonly checkpoint?: string;
+  /** Checkpoint, or folder of them, to go on from; a new run if empty. @default {""} */
+  readonly resume?: string;
   /** WebGPU implementation. */
   readonly webgpu: string;
   /** Longest wait for a device in a step, in milliseconds. */
@@ -87,7 +87,10 @@ const scope = self as unknown as {
 let server: EdgeServer | null = null;
 
 async function start(options: EdgeWorkerOptions): Promise<void> {
-  const { resumed, write } = await openRunCheckpoints(options);
+  const { resumed, write } = await openRunCheckpoints({
+    checkpoint: options.checkpoint ?? "",
+    resume: options.resume ?? "",
+  });
   const model = await loadModelFolder(options.model);
   using engine = await Engine.create({ gpu: await loadGpu(options.webgpu) });
   using base = loadLayers(engine, model);
