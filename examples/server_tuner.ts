@@ -103,8 +103,12 @@ async function main(): Promise<number> {
   if (checkpoint !== null) modules.restore(checkpoint.heads!.state);
   const parameters = countParameters(settings.lora, base.shape, parameterCount(model));
   if (!flags.events) console.log(parameterText(parameters));
-  const source = (step: number) => plan.next(step);
-  const data = new LocalData(ends, { labelSmoothing: flags.smoothing }, source, settings.accumulate);
+  const smoothing = { train: { labelSmoothing: flags.smoothing }, evaluate: { labelSmoothing: 0 } };
+  const source = (step: number) => {
+    const next = plan.next(step);
+    return next === null ? null : { ...next, loss: smoothing[next.mode] };
+  };
+  const data = new LocalData(ends, smoothing.train, source, settings.accumulate);
   const run = resumed?.run ?? crypto.randomUUID().slice(0, 8);
   let saved: number | null = checkpoint?.step ?? null;
   const saveRun = async (step: number) => {

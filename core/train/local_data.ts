@@ -19,7 +19,14 @@ import {
 import type { DataPort, EmbeddedBatch, LossResult, StepMode } from "../ports.ts";
 
 /** A batch and what it is for; `null` ends the run. */
-export type BatchSource = (step: number) => { readonly batch: TokenBatch; readonly mode: StepMode } | null;
+export type BatchSource = (step: number) =>
+  | {
+    readonly batch: TokenBatch;
+    readonly mode: StepMode;
+    /** Settings of its loss, where they are not those of the run. */
+    readonly loss?: LossSettings | undefined;
+  }
+  | null;
 
 /** A batch, or the part of a training step's batch that is computed at a time. */
 export interface BatchPart {
@@ -55,7 +62,7 @@ export class LocalData implements DataPort {
   readonly #accumulate: number;
   /** What is left of the step. */
   #parts: BatchPart[] = [];
-  #current: (BatchPart & { readonly mode: StepMode }) | null = null;
+  #current: (BatchPart & { readonly mode: StepMode; readonly loss: LossSettings }) | null = null;
   /** Losses of the step's parts so far. */
   #losses: Float32Array[] = [];
 
@@ -63,7 +70,7 @@ export class LocalData implements DataPort {
    * Takes the data side's weights and a source of batches.
    *
    * @param ends Embedding, final norm and LM head.
-   * @param settings Label smoothing in training; evaluation has none.
+   * @param settings Label smoothing, where a batch does not come with its own.
    * @param source Where batches come from.
    * @param accumulate Parts that training batches are split into, see `RunSettings`. @default {1}
    */
@@ -76,15 +83,15 @@ export class LocalData implements DataPort {
 
   /** The next batch, or the next part of the step's, embedded. */
   next(step: number): Promise<EmbeddedBatch | null> {
-    let mode = this.#current?.mode ?? "train";
+    let { mode, loss } = this.#current ?? { mode: "train" as StepMode, loss: this.#settings };
     if (this.#parts.length === 0) {
       const next = this.#source(step);
       if (next === null) return Promise.resolve(null);
-      mode = next.mode;
+      ({ mode, loss = this.#settings } = next);
       this.#parts = partsOfStep(next.batch, mode === "train" ? this.#accumulate : 1);
       this.#losses = [];
     }
-    const current = this.#current = { ...this.#parts.shift()!, mode };
+    const current = this.#current = { ...this.#parts.shift()!, mode, loss };
     const { batch, part } = current;
     return Promise.resolve({
       embedding: embedTokens(this.#ends, batch),
@@ -100,8 +107,8 @@ export class LocalData implements DataPort {
     if (this.#current === null) {
       throw new TypeError("Cannot compute the loss as a batch must come first: none did");
     }
-    const { batch, mode, maskSum } = this.#current;
-    const settings = { ...(mode === "train" ? this.#settings : { labelSmoothing: 0 }), maskSum };
+    const { batch, mode, maskSum, loss } = this.#current;
+    const settings = { ...loss, maskSum };
     const { losses, gradient } = modelLoss(this.#ends, hidden, batch, settings, mode === "train");
     const values = await hidden.engine.read(losses);
     for (const tensor of losses) tensor.dispose();
