@@ -146,6 +146,11 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
     welcome = readWelcome(await receiveWelcome(peer));
     peer.run = welcome.run;
     peer.codec = findCodec(welcome.settings.codec, options.codecs);
+    if (resume === undefined && welcome.start > 0) {
+      throw new HandshakeError(
+        `Cannot join as a run without checkpoints must start at step 0: current value is ${welcome.start}`,
+      );
+    }
     if (resume !== undefined) {
       checkpoint = await resume.load(welcome.start);
       const { settings, range } = welcome;

@@ -285,7 +285,15 @@ export async function runSession(model: TinyBase, options: SessionOptions): Prom
   };
   for (const [i, capacity] of capacities.entries()) await join(capacity, i === 0 && !options.dataApart);
   if (options.dataApart) await join(0, true);
-  await running;
+  try {
+    await running;
+  } catch (error) {
+    // What the devices had learnt is the caller's: here, nobody's.
+    for (const result of await Promise.allSettled(results)) {
+      if (result.status === "fulfilled") result.value.modules?.[Symbol.dispose]();
+    }
+    throw error;
+  }
   const devices = await Promise.all(results);
   await link.listener[Symbol.asyncDispose]();
   await admitting;

@@ -160,3 +160,59 @@ Deno.test("demo.ts, stopped by Ctrl-C and taken up again, ends with the adapter 
     assertEquals(trained.map(({ step }) => step), Array.from({ length: 16 }, (_, i) => i));
   });
 });
+
+Deno.test("every program that trains has the flags of tuning, from a file too, with the command line first", async () => {
+  for (const program of ["server_tuner.ts", "edge_server.ts", "demo.ts"]) {
+    const help = await run(program, ["--help"]);
+    for (
+      const flag of [
+        "schedule",
+        "warmup",
+        "accumulate",
+        "clip-norm",
+        "checkpoint-every",
+        "resume",
+        "metrics",
+        "config",
+      ]
+    ) {
+      assertStringIncludes(help, `--${flag} `, program);
+    }
+  }
+  for (const program of ["server_tuner.ts", "user_device.ts", "demo.ts"]) {
+    const help = await run(program, ["--help"]);
+    for (const flag of ["--eval-every ", "--keep-best", "--valid-batches "]) {
+      assertStringIncludes(help, flag, program);
+    }
+  }
+  await withFolder(async (root) => {
+    const config = {
+      steps: 3,
+      schedule: "constant",
+      warmup: 0,
+      rate: 0.01,
+      "clip-norm": 0.5,
+      batch: 2,
+      metrics: `${root}/m`,
+    };
+    await Deno.writeTextFile(`${root}/flags.json`, JSON.stringify(config));
+    const report = `${root}/report.json`;
+    await run("server_tuner.ts", [
+      "--config",
+      `${root}/flags.json`,
+      "--steps",
+      "2",
+      "--rate",
+      "0.02",
+      "--report",
+      report,
+    ]);
+    const { settings, steps } = JSON.parse(await Deno.readTextFile(report));
+    assertEquals(
+      [settings.steps, settings.rate, settings.schedule, settings["clip-norm"], settings.batch, steps.length],
+      [2, 0.02, "constant", 0.5, 2, 2],
+    );
+    const rates = (await metricsOf(`${root}/m`) as { rate: number }[]).map(({ rate }) => rate);
+    assertEquals(rates, [0.02, 0.02]);
+  });
+});

@@ -1,9 +1,11 @@
 import { Engine } from "@edgetuner/kernels";
 import {
+  type Channel,
   CheckpointError,
   type CheckpointSource,
   checkpointWriter,
   dataFingerprint,
+  decodeFrame,
   HandshakeError,
   loadCheckpoint,
   LocalData,
@@ -184,6 +186,49 @@ for (const { name, settings, pruner, capacities, dataApart = false } of RUNS) {
     });
   });
 }
+
+Deno.test("a split run that breaks within a step goes on from the last checkpoint, with the same bits", async () => {
+  const settings = { ...tinySettings("slice", STEPS), checkpointEvery: 2 };
+  const base = { settings, steps: STEPS, capacities: [2, 1, 1], batch: batchAt };
+  const pruner = () => greedyPruner({ warmupSteps: 1 });
+  const whole = await runSession(model, { ...base, pruner: pruner() });
+  const tensors = engine.stats.tensors;
+  await withFolder(async (root) => {
+    const paths = foldersIn(root, 3);
+    // The last device loses its connection on the way back through step 5, which others may have ended.
+    const wrap = (channel: Channel, device: number): Channel => {
+      if (device !== 2) return channel;
+      return {
+        peer: channel.peer,
+        closed: channel.closed,
+        async send(bytes, options) {
+          const { kind, step } = decodeFrame(bytes);
+          if (kind === "inputGradient" && step === 5) await channel.close("cut off");
+          else await channel.send(bytes, options);
+        },
+        receive: (options) => channel.receive(options),
+        close: (reason) => channel.close(reason),
+        [Symbol.asyncDispose]: () => channel.close(),
+      };
+    };
+    await assertRejects(
+      async () => runSession(model, { ...base, pruner: pruner(), wrap, ...await saving(paths) }),
+      Error,
+      "cut off",
+    );
+    const found = await sources(paths);
+    for (const { steps } of found) assertEquals(steps, [2, 4], "nothing is saved of a run that failed");
+    const rest = await runSession(model, {
+      ...base,
+      pruner: pruner(),
+      ...resume(found),
+      ...await saving(paths, found),
+    });
+    assertEquals(rest.losses, whole.losses.slice(4));
+    assertEquals(rest.states, whole.states);
+    assertEquals(engine.stats.tensors, tensors, "tensors left behind");
+  });
+});
 
 Deno.test("a run on one machine that is taken up again ends with the same bits", async () => {
   const settings: RunSettings = { ...tinySettings("full", STEPS, 0.2), accumulate: 2, clipNorm: 0.5 };
