@@ -241,6 +241,7 @@ export {
   GgufFile,
   type GgufModel,
   type GgufTensor,
+  globalNorm,
   type Gpt2Config,
   gpt2Config,
   Gpt2Ends,

@@ -123,6 +123,7 @@ export {
 export { allocateHeads, type HeadRange } from "./lora/allocation.ts";
 export {
   clipFactor,
+  globalNorm,
   HeadModules,
   type HeadModulesOptions,
   type HeadModulesState,

@@ -50,6 +50,8 @@ export interface HeadStatistics {
   readonly loraNorm?: Float32Array;
   /** ||theta_t - theta_(t-1)||_F / ||theta_t||_F of the head's weights over the step. */
   readonly weightChange?: Float32Array;
+  /** Global norm of the step's gradients before they were clipped; only where they are. */
+  readonly globalNorm?: number;
 }
 
 /** The head modules as the layers of the base model see them. */

@@ -294,7 +294,7 @@ class Validations {
 
 /** A row of the metrics. */
 function metricsOf(record: StepRecord, { optimizer, steps }: RunSettings): MetricsRow {
-  const { step, mode, loss, times, bytes, kept, tokens } = record;
+  const { step, mode, loss, times, bytes, kept, tokens, gradientNorm } = record;
   return {
     step,
     mode,
@@ -306,6 +306,7 @@ function metricsOf(record: StepRecord, { optimizer, steps }: RunSettings): Metri
     bytes,
     tokens,
     kept_heads: kept.reduce((a, b) => a + b, 0),
+    gradient_norm: gradientNorm ?? null,
   };
 }
 

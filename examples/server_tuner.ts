@@ -139,10 +139,15 @@ async function main(): Promise<number> {
     if (plan.isBest() && flags["keep-best"]) await save(`${flags.save}-best`);
     if (batch === null) break;
     const context = { engine, base, heads: local, data };
-    const { loss, tokens } = await runStep(context, step, batch, new Uint8Array(layers * heads));
+    const { loss, tokens, statistics } = await runStep(context, step, batch, new Uint8Array(layers * heads));
     await engine.idle();
     const ms = performance.now() - started;
-    const row = { rate: adamwAt(settings.optimizer, step, settings.steps).rate, seconds: ms / 1000, tokens };
+    const row = {
+      rate: adamwAt(settings.optimizer, step, settings.steps).rate,
+      seconds: ms / 1000,
+      tokens,
+      gradient_norm: statistics.globalNorm ?? null,
+    };
     const validation = plan.onLoss(step, batch.mode, loss!);
     if (validation !== null) {
       metrics?.write({ step, mode: "evaluate", loss: validation, ...row });

@@ -132,6 +132,11 @@ export function initialA(options: {
   return Float32Array.from({ length: rank * inputs }, () => (2 * random.float() - 1) * bound);
 }
 
+/** Global norm of a step's gradients, from what each device's head modules add to its square. */
+export function globalNorm(squares: readonly number[]): number {
+  return Math.sqrt(squares.reduce((a, b) => a + b, 0));
+}
+
 /**
  * Factor that brings the global norm of a step's gradients down to a limit, as PyTorch's `clip_grad_norm_` does.
  *
@@ -140,8 +145,7 @@ export function initialA(options: {
  * @returns min(1, limit / (norm + 1e-6)), rounded to f32.
  */
 export function clipFactor(squares: readonly number[], limit: number): number {
-  const norm = Math.sqrt(squares.reduce((a, b) => a + b, 0));
-  return Math.fround(Math.min(1, limit / (norm + 1e-6)));
+  return Math.fround(Math.min(1, limit / (globalNorm(squares) + 1e-6)));
 }
 
 /** The head modules of one device. */

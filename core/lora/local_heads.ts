@@ -9,7 +9,7 @@ import { addScaled, gatherHeadColumns, scatterAddHeadColumns, type Tensor } from
 import { type MicroBatch, WHOLE_STEP } from "../micro_batches.ts";
 import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../ports.ts";
 import { DEVICE_STATISTICS, type DeviceStatistic, type StatisticName } from "../pruner.ts";
-import { clipFactor, type HeadModules } from "./head_modules.ts";
+import { clipFactor, globalNorm, type HeadModules } from "./head_modules.ts";
 import { targetColumns } from "./target_columns.ts";
 
 /** The kept heads of one device in a layer, as indices within its range. */
@@ -186,9 +186,11 @@ export class LocalHeads implements HeadPort, Disposable {
     const maskOf = ({ options: { range } }: HeadModules) =>
       maskOfRange(mask, heads, range.first, range.count);
     let clip = 1;
+    let norm: Pick<HeadStatistics, "globalNorm"> = {};
     if (this.#clipNorm !== null && mode === "train") {
-      const squares = this.#devices.map((device) => device.squaredGradientNorm(maskOf(device)));
-      clip = clipFactor(await Promise.all(squares), this.#clipNorm);
+      const squares = await Promise.all(this.#devices.map((d) => d.squaredGradientNorm(maskOf(d))));
+      clip = clipFactor(squares, this.#clipNorm);
+      norm = { globalNorm: globalNorm(squares) };
     }
     for (const device of this.#devices) {
       const { first, count } = device.options.range;
@@ -201,7 +203,7 @@ export class LocalHeads implements HeadPort, Disposable {
         putRange(values, whole[name] ??= new Float32Array(layers * heads), heads, first, count);
       }
     }
-    return whole;
+    return { ...whole, ...norm };
   }
 
   /** Frees the head modules. */

@@ -76,6 +76,8 @@ export interface StepRecord {
    * without E, which is not sent again. Left out if it needed none.
    */
   readonly probeBytes?: number;
+  /** Global norm of the gradients before they were clipped; left out where they are not. */
+  readonly gradientNorm?: number;
   /** Head mask, [L * H], 1 = pruned. */
   readonly mask: Uint8Array;
   /** Kept heads of each layer, [L]. */
@@ -740,6 +742,9 @@ export class EdgeServer extends RunServer {
           },
           bytes: spent("bytes"),
           ...(afterProbe !== beforeProbe ? { probeBytes: afterProbe.bytes - beforeProbe.bytes } : {}),
+          ...(outcome.statistics.globalNorm === undefined
+            ? {}
+            : { gradientNorm: outcome.statistics.globalNorm }),
           mask: decision.mask,
           kept: keptPerLayer(decision.mask, layers, heads),
           scores: decision.scores ?? null,

@@ -15,7 +15,7 @@ import {
 } from "@edgetuner/kernels";
 import { ProtocolError } from "../errors.ts";
 import type { HeadRange } from "../lora/allocation.ts";
-import { clipFactor } from "../lora/head_modules.ts";
+import { clipFactor, globalNorm } from "../lora/head_modules.ts";
 import { keptHeads, lowestLayer, maskOfRange, putRange } from "../lora/local_heads.ts";
 import type { LoraSettings, LoraTarget } from "../lora/settings.ts";
 import { type TargetColumns, targetColumns } from "../lora/target_columns.ts";
@@ -241,10 +241,11 @@ export class RemoteHeads implements HeadPort, Disposable {
   async endStep(): Promise<HeadStatistics> {
     const { devices, model, clipNorm = null } = this.#options;
     const { step, mode } = this.#step!;
-    if (clipNorm !== null && mode === "train") await this.#clip(step, clipNorm);
+    const clips = clipNorm !== null && mode === "train";
+    const norm = clips ? { globalNorm: await this.#clip(step, clipNorm) } : {};
     const statistics = mode === "probe" ? ["gradientNorm"] as const : this.#options.statistics;
     const whole: Partial<Record<DeviceStatistic, Float32Array>> = {};
-    if (statistics.length === 0) return {};
+    if (statistics.length === 0) return norm;
     await this.#wait(Promise.all(devices.map(async ({ peer, range }) => {
       const shape = [model.layers, range.count];
       const frame = await peer.receive("statistics", { step, shapes: statistics.map(() => shape) });
@@ -253,11 +254,11 @@ export class RemoteHeads implements HeadPort, Disposable {
         putRange(frame.tensors[i]!.data as Float32Array, map, model.heads, range.first, range.count);
       });
     })));
-    return whole;
+    return { ...whole, ...norm };
   }
 
-  /** Asks every device for its part of the gradients' squared norm, and tells all of them the factor. */
-  async #clip(step: number, limit: number): Promise<void> {
+  /** Asks every device for its part of the gradients' squared norm, tells all of them the factor; returns the norm. */
+  async #clip(step: number, limit: number): Promise<number> {
     const { devices } = this.#options;
     const squares = await this.#wait(Promise.all(devices.map(async ({ peer }) => {
       const { tensors } = await peer.receive("squaredNorm", { step, shapes: [[1]] });
@@ -273,6 +274,7 @@ export class RemoteHeads implements HeadPort, Disposable {
     await Promise.all(
       devices.map(({ peer }) => peer.send("clip", { step, tensors: [{ dtype: "f32", shape: [1], data }] })),
     );
+    return globalNorm(squares);
   }
 
   /** Frees head lists. */

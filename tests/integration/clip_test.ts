@@ -58,6 +58,9 @@ for (const mode of ["slice", "full"] as const) {
       assertClose(run.weights, whole.weights, TOLERANCE.steps, "weights");
       const local = await trainLocally(model, settings, MASKS, run.counts, [], batch);
       assertEquals(run.weights, local.weights, "the same sums in the same order");
+      const norms = run.records.map((r) => r.gradientNorm!);
+      assertEquals(norms.map((norm) => norm > settings.clipNorm), [true, true, true, false, true]);
+      assertClose([norms.at(-1)!], [whole.statistics.globalNorm!], TOLERANCE.steps, "norm before clipping");
       // A scalar from each device and one to it, in every step.
       const frames = capacities.length * MASKS.length;
       assertEquals(countedOf(run.traffic, "squaredNorm"), [["received", frames, 4 * frames]]);
