@@ -142,7 +142,11 @@ export async function saveCheckpoint(path: string, checkpoint: RunCheckpoint): P
     // The state is any plain data, typed arrays and all: JSON could not hold it.
     metadata.pruning = new Encoder({ structuredClone: false }).encode(pruning).toBase64();
   }
-  await saveSafetensors(path, heads === null ? new Map() : arraysOf(heads, checkpoint.settings), metadata);
+  const arrays: ReadonlyMap<string, NamedArray> = heads === null
+    ? new Map()
+    : arraysOf(heads, checkpoint.settings);
+  metadata.digest = await digestOf(metadata, arrays);
+  await saveSafetensors(path, arrays, metadata);
 }
 
 /**
@@ -159,6 +163,10 @@ export async function loadCheckpoint(path: string): Promise<RunCheckpoint> {
         `its format must be "${FORMAT}" version ${FORMAT_VERSION}: it is "${metadata.format}" version ${metadata.formatVersion}`,
       );
     }
+    const arrays = readSafetensors(bytes, path);
+    if (await digestOf(metadata, arrays) !== metadata.digest) {
+      throw new TypeError("its digest must be that of its contents: they are damaged");
+    }
     const { heads, settings, ...plain } = JSON.parse(metadata.checkpoint!);
     const checked = checkRunSettings(settings);
     const pruning = metadata.pruning === undefined
@@ -174,7 +182,7 @@ export async function loadCheckpoint(path: string): Promise<RunCheckpoint> {
       heads: heads === null ? null : {
         model: heads.model,
         range: heads.range,
-        state: stateOf(readSafetensors(bytes, path), heads, checked),
+        state: stateOf(arrays, heads, checked),
       },
     };
   } catch (cause) {
@@ -316,6 +324,21 @@ async function stepsIn(folder: string): Promise<number[]> {
     if (match !== null) steps.push(Number(match[1]));
   }
   return steps.sort((a, b) => a - b);
+}
+
+/** SHA-256 over all that a checkpoint says: disks lose bits, and a run would go on with other ones. */
+async function digestOf(
+  { checkpoint, pruning }: Readonly<Record<string, string>>,
+  arrays: ReadonlyMap<string, NamedArray>,
+): Promise<string> {
+  const digest = async (bytes: Uint8Array<ArrayBuffer>) =>
+    new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
+  const lines = [checkpoint, pruning ?? ""];
+  for (const name of [...arrays.keys()].sort()) {
+    const { buffer, byteOffset, byteLength } = arrays.get(name)!.data;
+    lines.push(`${name} ${await digest(new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength))}`);
+  }
+  return await digest(new TextEncoder().encode(lines.join("\n")));
 }
 
 /** `.m` and `.v` stand behind the names of moments. */

@@ -375,6 +375,13 @@ Deno.test("damaged checkpoints are refused with a CheckpointError, and cut ones 
         await assertRejects(() => loadCheckpoint(file), CheckpointError);
         await assertRejects(() => openCheckpoints(folder), CheckpointError, "step-00000003");
       }
+      // A single bit, of weights or of the JSON.
+      for (const place of [bytes.length - 2, bytes.indexOf(0x72, 200)]) {
+        const flipped = bytes.slice();
+        flipped[place]! ^= 1;
+        await Deno.writeFile(file, flipped);
+        await assertRejects(() => loadCheckpoint(file), CheckpointError);
+      }
       await Deno.rename(`${folder}/step-00000002.safetensors`, file);
       const source = await openCheckpoints(folder);
       await assertRejects(() => source.load(3), CheckpointError, "it is of step 2");
