@@ -10,6 +10,19 @@
 /** Most micro-batches of a step: all of them, and the next step's mask, may wait in a lane of a peer. */
 export const MAX_MICRO_BATCHES = 32;
 
+/** A part of a training step whose batch is computed in several parts, one after the other. */
+export interface StepPart {
+  /** Which one, from 0. */
+  readonly index: number;
+  /** How many there are. */
+  readonly count: number;
+  /** Row of the step's whole batch at which it starts. */
+  readonly firstRow: number;
+}
+
+/** A step that is computed as a whole. */
+export const WHOLE_STEP: StepPart = { index: 0, count: 1, firstRow: 0 };
+
 /** Some sequences of a step. */
 export interface MicroBatch {
   /** Which one, from 0. */

@@ -42,7 +42,13 @@ export type {
   PendingSum,
   StepMode,
 } from "./ports.ts";
-export { MAX_MICRO_BATCHES, type MicroBatch, splitBatch } from "./micro_batches.ts";
+export {
+  MAX_MICRO_BATCHES,
+  type MicroBatch,
+  splitBatch,
+  type StepPart,
+  WHOLE_STEP,
+} from "./micro_batches.ts";
 export { type MatrixParameter, Parameter, Tape, Variable } from "./tape.ts";
 export type {
   AttentionCache,
@@ -110,13 +116,23 @@ export {
   embedTokensBackward,
   logitsOf,
   type LossSettings,
+  maskSumOf,
   type ModelLoss,
   modelLoss,
+  partOfBatch,
   sumLosses,
   type TokenBatch,
 } from "./model/loss.ts";
 export { allocateHeads, type HeadRange } from "./lora/allocation.ts";
-export { HeadModules, type HeadModulesOptions, type HeadWeights, initialA } from "./lora/head_modules.ts";
+export {
+  clipFactor,
+  globalNorm,
+  HeadModules,
+  type HeadModulesOptions,
+  type HeadModulesState,
+  type HeadWeights,
+  initialA,
+} from "./lora/head_modules.ts";
 export { keptHeads, LocalHeads, maskOfRange, putRange } from "./lora/local_heads.ts";
 export {
   adamwAt,
@@ -124,6 +140,7 @@ export {
   checkOptimizer,
   DEFAULT_LORA,
   DEFAULT_OPTIMIZER,
+  headParameters,
   LORA_TARGETS,
   type LoraSettings,
   type LoraTarget,
@@ -131,7 +148,7 @@ export {
   type Schedule,
   SCHEDULES,
 } from "./lora/settings.ts";
-export { type BatchSource, LocalData } from "./train/local_data.ts";
+export { type BatchPart, type BatchSource, LocalData, partsOfStep } from "./train/local_data.ts";
 export { probeStep, runStep, type StepContext, type StepOutcome } from "./train/step.ts";
 export {
   builtInCodecs,
@@ -169,11 +186,27 @@ export { stepTraffic, tensorParallelTraffic, type TrafficShape } from "./wire/tr
 export {
   checkRunSettings,
   defaultRunSettings,
+  MAX_ACCUMULATE,
   type ModelShape,
   readWelcome,
   type RunSettings,
   type Welcome,
 } from "./session/settings.ts";
+export {
+  type BestLoss,
+  type CheckpointSource,
+  checkpointWriter,
+  loadCheckpoint,
+  openCheckpoints,
+  requireSameRun,
+  type RunCheckpoint,
+  saveCheckpoint,
+  type SavedData,
+  type SavedDevice,
+  type SavedHeads,
+  type SavedPruning,
+  saveHeads,
+} from "./checkpoint/run_checkpoint.ts";
 export type { RunHandle } from "./session/run_handle.ts";
 export { type HeadDevice, RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
 export { RemoteData } from "./session/remote_data.ts";
@@ -183,6 +216,7 @@ export {
   type EdgeServerOptions,
   type JoinedDevice,
   keptPerLayer,
+  type RunEnding,
   type RunMember,
   RunServer,
   type RunServerOptions,
@@ -223,7 +257,7 @@ export {
   type TrainableModel,
 } from "./train/full_training.ts";
 export { initialWeights, loadModelFolder, type ModelFolder } from "./checkpoint/model_folder.ts";
-export { fingerprintOf } from "./checkpoint/fingerprint.ts";
+export { fingerprintOf, parameterCount } from "./checkpoint/fingerprint.ts";
 export * from "./checkpoint/safetensors.ts";
 export { StoredTensors } from "./checkpoint/stored_tensors.ts";
 export * from "./data/batches.ts";

@@ -9,7 +9,7 @@
  */
 
 import type { Tensor } from "@edgetuner/kernels";
-import type { MicroBatch } from "./micro_batches.ts";
+import type { MicroBatch, StepPart } from "./micro_batches.ts";
 
 /** What a step is for. */
 export type StepMode = "train" | "evaluate";
@@ -20,7 +20,7 @@ export type StepMode = "train" | "evaluate";
  */
 export type HeadMode = StepMode | "probe";
 
-/** What the head modules are told when a step begins. */
+/** What the head modules are told when a step begins, or another part of it. */
 export interface HeadStep {
   /** Step number; equal on all machines of a run. */
   readonly step: number;
@@ -28,8 +28,10 @@ export interface HeadStep {
   readonly mode: HeadMode;
   /** Head mask z, [L * H]: 1 = pruned in this step. */
   readonly mask: Uint8Array;
-  /** The parts that the step's batch is split into. @default {one part} */
+  /** What the batch, or the part of it, is split into. @default {one micro-batch} */
   readonly microBatches?: readonly MicroBatch[];
+  /** Which part of the step this is; the mask is the same in all of them. @default {the whole step} */
+  readonly part?: StepPart;
 }
 
 /** Something under way that will be added to a tensor. */
@@ -48,6 +50,8 @@ export interface HeadStatistics {
   readonly loraNorm?: Float32Array;
   /** ||theta_t - theta_(t-1)||_F / ||theta_t||_F of the head's weights over the step. */
   readonly weightChange?: Float32Array;
+  /** Global norm of the step's gradients before they were clipped; only where they are. */
+  readonly globalNorm?: number;
 }
 
 /** The head modules as the layers of the base model see them. */
@@ -73,18 +77,18 @@ export interface LayerHeads {
 
 /** Where the head modules live. */
 export interface HeadPort extends LayerHeads {
-  /** Begins a step. */
+  /** Begins a step, or another part of it: gradients are then added to those of the parts before. */
   beginStep(step: HeadStep): Promise<void>;
   /** The same head modules for one micro-batch of the step; needed only where batches are split. */
   microBatch?(part: MicroBatch): LayerHeads;
   /**
-   * Ends a training step: the kept heads are updated. Returns the statistics asked for at the start
-   * of the run. After a probe nothing is updated, and `gradientNorm` alone is returned.
+   * Ends a training step, after its last part: the kept heads are updated. Returns the statistics asked
+   * for at the start of the run. After a probe nothing is updated, and `gradientNorm` alone is returned.
    */
   endStep(): Promise<HeadStatistics>;
 }
 
-/** The batch of a step, embedded. */
+/** The batch of a step, or a part of it, embedded. */
 export interface EmbeddedBatch {
   /** E = embed(tokens), [B * T, d]; the loop's to dispose. */
   readonly embedding: Tensor;
@@ -94,19 +98,21 @@ export interface EmbeddedBatch {
   readonly length: number;
   /** Train or evaluate. */
   readonly mode: StepMode;
+  /** Which part of the step this is. @default {the whole step} */
+  readonly part?: StepPart;
 }
 
 /** What the data side makes of the last hidden state. */
 export interface LossResult {
   /** dh_L, [B * T, d]; `null` in evaluation. The loop's to dispose. */
   readonly gradient: Tensor | null;
-  /** The loss, if the data device shares it. */
+  /** The loss of the whole step, if the data device shares it; `null` before the last part. */
   readonly loss: number | null;
 }
 
 /** Where embedding, final norm, LM head, labels and loss live. */
 export interface DataPort {
-  /** The next step's batch; `null` when there is none left. */
+  /** The next step's batch, or the next part of this step's; `null` when there is none left. */
   next(step: number): Promise<EmbeddedBatch | null>;
   /**
    * Final norm, logits and loss of the batch that `next` returned last.

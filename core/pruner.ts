@@ -59,7 +59,10 @@ export interface PrunerInput {
   readonly trueGradientNorm?: Float32Array | null;
   /** ||W||_F of the base model's weights of each head, [L * H]; `null` if not asked for. */
   readonly baseNorm: Float32Array | null;
-  /** Mean over tokens of this step's embeddings E, [d]; `null` if not asked for. */
+  /**
+   * Mean over tokens of this step's embeddings E, [d], or of the first part's where a step is computed in
+   * parts; `null` if not asked for.
+   */
   readonly embeddingMean: Float32Array | null;
 }
 

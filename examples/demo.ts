@@ -6,6 +6,7 @@
  */
 
 import {
+  type BestLoss,
   findCodec,
   joinAdapters,
   loadAdapter,
@@ -17,17 +18,23 @@ import {
 } from "@edgetuner/core";
 import { Child, type ChildEvent } from "./_support/child.ts";
 import { codecChoice, codecsOf } from "./_support/codecs.ts";
-import { integer, number, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
+import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
 import { curve, headMap } from "./_support/picture.ts";
 import { DEMO_PREDICTOR, PRUNER_NAMES } from "./_support/pruners.ts";
 import { bytes, duration, ProgressBar } from "./_support/progress.ts";
 import { peakMemory, versions, writeReport } from "./_support/report.ts";
+import { type ParameterCounts, parameterText, RUN_FLAGS } from "./_support/run_flags.ts";
 import { countSlots, type SlotCount } from "./_support/slots.ts";
 import { TextModel } from "./_support/texts.ts";
+import { PLAN_FLAGS } from "./_support/training_plan.ts";
+import { TUNING_FLAGS } from "./_support/tuning_flags.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 
 const HERE = new URL(".", import.meta.url).pathname;
+
+/** Flags of long runs that go to the edge server as they are. */
+const PASSED_RUN_FLAGS = { accumulate: RUN_FLAGS.accumulate, "clip-norm": RUN_FLAGS["clip-norm"] };
 
 /** A step as the edge server prints it. */
 interface Step {
@@ -53,6 +60,8 @@ interface Seen {
   readonly steps: Step[];
   readonly devices: Map<string, ChildEvent>;
   readonly losses: { step: number; mode: string; loss: number }[];
+  /** Whole validations, as the data device tells them. */
+  readonly validations: { step: number; loss: number }[];
   adapter: string;
   server: ChildEvent | null;
 }
@@ -66,8 +75,15 @@ async function main(): Promise<number> {
       "deno run -A examples/demo.ts --pruner none --steps 40",
       "deno run -A examples/demo.ts --bandwidth 20 --latency 5   # every link: 20 Mbit/s, 5 ms",
       "deno run -A examples/demo.ts --latency 20 --micro-batches 2 --codec f16",
+      "deno run -A examples/demo.ts --out runs/long --checkpoint-every 50   # after Ctrl-C: --resume runs/long",
     ],
   }, {
+    ...TUNING_FLAGS,
+    ...PASSED_RUN_FLAGS,
+    "checkpoint-every": integer("N", 0, "steps from one checkpoint to the next, in --out; 0 = none", {
+      min: 0,
+    }),
+    resume: text("DIR", "", "go on with the run whose --out this is, with the same flags"),
     model: text("DIR", `${HERE}tiny_gpt2`, "folder of the base model"),
     ...WEIGHTS_FLAG,
     data: text(
@@ -75,12 +91,13 @@ async function main(): Promise<number> {
       `${HERE}restaurant/train.txt`,
       "training data: MR||text lines, or JSONL with prompt and completion",
     ),
+    ...PLAN_FLAGS,
     valid: text("FILE", `${HERE}restaurant/valid.txt`, "validation data"),
+    "keep-best": toggle("save the adapter of the lowest validation loss too, as adapter-best"),
     test: text("FILE", `${HERE}restaurant/test.txt`, "data whose prompts are continued before and after"),
     prompts: integer("N", 32, "how many of them, from the first on; the three longest are shown", { min: 1 }),
     capacities: text("LIST", "8,5,3", "capacities of the devices; the first one is the data device"),
-    steps: integer("N", 400, "training steps", { min: 1 }),
-    batch: integer("N", 8, "sequences per step", { min: 1 }),
+    batch: integer("N", 8, "sequences per step, or per part of a step", { min: 1 }),
     length: integer("N", 80, "tokens per sequence", { min: 2 }),
     pruner: text("NAME", "greedy", `${PRUNER_NAMES.join(", ")}, or a module`),
     keep: number("X", 0, "magnitude, gradient, oracle, dlora: share of heads to keep; 0 = the pruner's own", {
@@ -93,11 +110,6 @@ async function main(): Promise<number> {
       min: 0,
       max: 1,
     }),
-    mode: text("MODE", "full", "what a head module reads", ["slice", "full"]),
-    targets: text("LIST", "q,k,v", "projections that LoRA adapts: some of q, k, v"),
-    rank: integer("N", 8, "LoRA rank of each head module", { min: 1, max: 256 }),
-    rate: number("X", 1e-2, "peak learning rate", { min: 0 }),
-    seed: integer("N", 1, "seed of everything that is drawn", { min: 0, max: 0xffff_ffff }),
     codec: text("NAME", "f32", "how numbers travel: f32, f16, int8, int8-feedback, or a module"),
     "micro-batches": integer("N", 1, "parts of each batch that are computed while others travel", {
       min: 1,
@@ -111,8 +123,10 @@ async function main(): Promise<number> {
     webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
     port: integer("N", 0, "port of the edge server; 0 = any free one", { min: 0, max: 65_535 }),
     out: text("DIR", "runs/demo", "folder for the adapter"),
+    metrics: text("DIR", "", "write metrics.csv and metrics.jsonl, a row as each step ends"),
     report: text("FILE", "", "write a report as JSON"),
   });
+  const out = flags.resume || flags.out;
   const capacities = flags.capacities.split(",").map(Number);
   if (capacities.length === 0 || capacities.some((c) => !(c > 0))) {
     throw new UsageError(
@@ -122,10 +136,17 @@ async function main(): Promise<number> {
   // Checked before four processes start.
   for (const file of [flags.data, flags.valid, flags.test]) await loadPairs(file);
   const codec = await codecChoice(flags.codec);
-  await Deno.mkdir(flags.out, { recursive: true });
+  await Deno.mkdir(out, { recursive: true });
 
   const joinToken = crypto.randomUUID();
-  const seen: Seen = { steps: [], devices: new Map(), losses: [], adapter: "", server: null };
+  const seen: Seen = {
+    steps: [],
+    devices: new Map(),
+    losses: [],
+    validations: [],
+    adapter: "",
+    server: null,
+  };
   const bar = new ProgressBar(flags.steps);
   const listening = Promise.withResolvers<string>();
   const started = performance.now();
@@ -144,25 +165,26 @@ async function main(): Promise<number> {
   Deno.addSignalListener("SIGINT", onInterrupt);
   if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", onInterrupt);
 
+  /** Where a party saves its checkpoints, and what it goes on from. */
+  const checkpoints = (party: string) => {
+    const folder = `${out}/checkpoints/${party}`;
+    if (flags.resume !== "") return ["--resume", folder];
+    return flags["checkpoint-every"] > 0 ? ["--checkpoint", folder] : [];
+  };
+  const passed = [...Object.keys(TUNING_FLAGS), ...Object.keys(PASSED_RUN_FLAGS)] as (keyof typeof flags)[];
   const server = new Child("edge server", "edge_server.ts", [
-    ...["--model", flags.model, "--devices", `${capacities.length}`, "--steps", `${flags.steps}`],
+    ...["--model", flags.model, "--devices", `${capacities.length}`],
     ...["--base-weights", flags["base-weights"]],
+    ...passed.flatMap((name) => [`--${name}`, `${flags[name]}`]),
+    ...checkpoints("edge-server"),
+    ...(flags["checkpoint-every"] > 0 ? ["--checkpoint-every", `${flags["checkpoint-every"]}`] : []),
+    ...(flags.metrics === "" ? [] : ["--metrics", flags.metrics]),
     ...["--port", `${flags.port}`, "--join-token", joinToken, "--admin-token", crypto.randomUUID()],
     ...["--predictor", flags.predictor],
     ...["--pruner", flags.pruner, "--tau", `${flags.tau}`, "--eta", `${flags.eta}`],
     ...["--codec", flags.codec, "--micro-batches", `${flags["micro-batches"]}`],
     ...["--keep", `${flags.keep}`],
-    ...["--mode", flags.mode, "--targets", flags.targets, "--rank", `${flags.rank}`],
-    ...[
-      "--rate",
-      `${flags.rate}`,
-      "--seed",
-      `${flags.seed}`,
-      "--webgpu",
-      flags.webgpu,
-      "--join-timeout",
-      "120",
-    ],
+    ...["--webgpu", flags.webgpu, "--join-timeout", "120"],
   ], (event) => {
     if (event.type === "listening") {
       seen.adapter = String(event.adapter);
@@ -182,16 +204,19 @@ async function main(): Promise<number> {
   if (Deno.stderr.isTerminal()) {
     console.log(`Edge server on ${seen.adapter}; ${capacities.length} devices join over ${flags.transport}`);
   }
+  console.log(parameterText(seen.server!.parameters as ParameterCounts));
 
   const url = flags.transport === "ws" ? `ws://${address}/join/ws` : `http://${address}/join/http`;
   const parts = capacities.map((capacity, i) => {
     const name = `device-${i + 1}`;
-    const folder = `${flags.out}/${name}`;
+    const folder = `${out}/${name}`;
     const data = i === 0
       ? [
         ...["--data", flags.data, "--valid", flags.valid, "--model", flags.model, "--share-loss"],
         ...["--base-weights", flags["base-weights"]],
         ...["--batch", `${flags.batch}`, "--length", `${flags.length}`, "--seed", `${flags.seed}`],
+        ...["--valid-batches", `${flags["valid-batches"]}`, "--eval-every", `${flags["eval-every"]}`],
+        ...["--smoothing", `${flags.smoothing}`, ...(flags["keep-best"] ? ["--keep-best"] : [])],
       ]
       : [];
     children.push(
@@ -210,10 +235,13 @@ async function main(): Promise<number> {
         ],
         ...["--bandwidth", `${flags.bandwidth}`, "--latency", `${flags.latency}`, "--webgpu", flags.webgpu],
         ...["--join-timeout", "120", "--codec", flags.codec],
+        ...checkpoints(name),
         ...data,
       ], (event) => {
         if (event.type === "loss") seen.losses.push(event as unknown as Seen["losses"][number]);
-        else if (event.type === "done") seen.devices.set(name, event);
+        else if (event.type === "validation") {
+          seen.validations.push(event as unknown as Seen["validations"][number]);
+        } else if (event.type === "done") seen.devices.set(name, event);
       }),
     );
     return { name, folder };
@@ -235,8 +263,13 @@ async function main(): Promise<number> {
   const saved = parts.filter(({ name }) => seen.devices.has(name));
   const complete = saved.length === parts.length;
   if (complete) {
-    const adapter = joinAdapters(await Promise.all(saved.map(({ folder }) => loadAdapter(folder))));
-    await saveAdapter(`${flags.out}/adapter`, adapter);
+    const join = async (suffix: string) => {
+      const adapters = await Promise.all(saved.map(({ folder }) => loadAdapter(`${folder}${suffix}`)));
+      await saveAdapter(`${out}/adapter${suffix}`, joinAdapters(adapters));
+    };
+    await join("");
+    // A run that is stopped within its first validation has none.
+    if (flags["keep-best"] && await haveBest(saved)) await join("-best");
   }
   const trained = seen.steps.filter((s) => s.mode === "train");
   const summary = summarise(
@@ -246,19 +279,32 @@ async function main(): Promise<number> {
     flags.mode as "slice" | "full",
     !["none", "random", "oracle"].includes(flags.pruner),
     findCodec(codec.name, await codecsOf(codec.module)),
-    flags["micro-batches"],
+    flags,
   );
   let compared: Comparison | null = null;
-  if (complete && !interrupted && failed.length === 0) {
+  if (complete && !interrupted && failed.length === 0 && trained.length > 0) {
     show(seen, trained, summary, seconds);
-    compared = await compare(`${flags.out}/adapter`, flags);
+    compared = await compare(`${out}/adapter`, flags);
   }
-  if (complete) console.log(`\nAdapter saved to ${flags.out}/adapter (${trained.length} steps)`);
+  const last = trained.at(-1);
+  if (complete) {
+    console.log(`\nAdapter saved to ${out}/adapter (${last === undefined ? "no" : last.step + 1} steps)`);
+    const best = flags["keep-best"] ? bestOf(seen) : null;
+    if (best !== null) {
+      console.log(
+        `Lowest validation loss ${best.loss.toFixed(3)} after ${best.step} steps: ${out}/adapter-best`,
+      );
+    }
+    if (interrupted && checkpoints("").length > 0) console.log(`Go on with --resume ${out}`);
+  }
   await writeReport(flags.report, {
     versions: versions(),
     settings: flags,
     adapter: seen.adapter,
-    adapterFolder: complete ? `${flags.out}/adapter` : null,
+    adapterFolder: complete ? `${out}/adapter` : null,
+    parameters: seen.server?.parameters ?? null,
+    validations: seen.validations,
+    best: bestOf(seen),
     run: seen.server,
     devices: Object.fromEntries(seen.devices),
     summary,
@@ -293,8 +339,20 @@ interface Summary {
   readonly headsPerDevice: readonly number[];
 }
 
-function mean(values: readonly number[]): number | null {
-  return values.length === 0 ? null : values.reduce((a, b) => a + b, 0) / values.length;
+/** True if all devices have saved the best heads. */
+async function haveBest(devices: readonly { readonly folder: string }[]): Promise<boolean> {
+  const there = await Promise.all(
+    devices.map(({ folder }) => Deno.stat(`${folder}-best`).then(() => true, () => false)),
+  );
+  return !there.includes(false);
+}
+
+/** The best validation of the run, as its data device knows it. */
+function bestOf(seen: Seen): BestLoss | null {
+  for (const device of seen.devices.values()) {
+    if (device.best) return device.best as BestLoss;
+  }
+  return null;
 }
 
 function median(values: readonly number[]): number {
@@ -308,9 +366,8 @@ function summarise(
   mode: "slice" | "full",
   statistics: boolean,
   codec: WireCodec,
-  microBatches: number,
+  flags: { readonly "micro-batches": number; readonly accumulate: number; readonly "clip-norm": number },
 ): Summary {
-  const evaluations = seen.losses.filter((l) => l.mode === "evaluate");
   const ranges = [...seen.devices.values()].map((d) => d.range as { first: number; count: number } | null)
     .filter((r) => r !== null).sort((a, b) => a.first - b.first);
   const headsPerDevice = ranges.map((r) => r.count);
@@ -333,7 +390,9 @@ function summarise(
       // iHeadPruner's predictor reads the norms of the LoRA weights too.
       statistics: String(seen.server?.pruner).startsWith("ihead") ? 2 : Number(statistics),
       batch: step.batch,
-      microBatches,
+      microBatches: flags["micro-batches"],
+      accumulate: flags.accumulate,
+      clip: flags["clip-norm"] > 0,
       codec,
     };
     const sum = (mask: Uint8Array) =>
@@ -344,8 +403,8 @@ function summarise(
   const kept = trained.reduce((sum, s) => sum + s.kept.reduce((a, b) => a + b, 0), 0);
   const all = trained.reduce((sum, s) => sum + s.mask.length, 0);
   return {
-    validBefore: mean(evaluations.filter((l) => l.step === 0).map((l) => l.loss)),
-    validAfter: mean(evaluations.filter((l) => l.step > 0).map((l) => l.loss)),
+    validBefore: seen.validations.find((v) => v.step === 0)?.loss ?? null,
+    validAfter: seen.validations.findLast((v) => v.step > 0)?.loss ?? null,
     bytes: pruned,
     unprunedBytes: unpruned,
     keptShare: all === 0 ? 1 : kept / all,
@@ -361,8 +420,9 @@ function show(seen: Seen, trained: readonly Step[], summary: Summary, seconds: n
       secondsPerStep.toFixed(2)
     } s a step), on ${seen.adapter}`,
   );
-  if (validBefore !== null && validAfter !== null) {
-    console.log(`Validation loss ${validBefore.toFixed(3)} before, ${validAfter.toFixed(3)} after`);
+  if (validAfter !== null) {
+    const before = validBefore === null ? "" : `${validBefore.toFixed(3)} before, `;
+    console.log(`Validation loss ${before}${validAfter.toFixed(3)} after`);
   }
   console.log(
     `${bytes(summary.bytes)} of tensors on the wire, ${

@@ -14,6 +14,7 @@ import { MetricsLog, type MetricsRow } from "./_support/metrics.ts";
 import { bytes, ProgressBar } from "./_support/progress.ts";
 import { DEMO_PREDICTOR, PRUNER_NAMES, prunerChoice, SHARE_PRUNERS } from "./_support/pruners.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
+import { parameterText, RUN_FLAGS, runSettings } from "./_support/run_flags.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
@@ -24,6 +25,7 @@ const QUEUE_BYTES = 2 ** 28;
 
 const FLAGS = {
   ...TUNING_FLAGS,
+  ...RUN_FLAGS,
   model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
   ...WEIGHTS_FLAG,
   devices: integer("N", 3, "devices with heads that take part", { min: 1, max: 1024 }),
@@ -93,6 +95,7 @@ async function main(): Promise<number> {
     examples: [
       "deno run -A examples/edge_server.ts --devices 1 --join-token secret-join",
       "deno run -A examples/user_device.ts --server ws://127.0.0.1:8787/join/ws --token secret-join --data examples/restaurant/train.txt",
+      "deno run -A examples/edge_server.ts --checkpoint runs/edge   # after an interruption --resume runs/edge, devices too",
     ],
   }, FLAGS);
   const joinToken = flags["join-token"] || Deno.env.get("EDGETUNER_JOIN_TOKEN") || crypto.randomUUID();
@@ -108,6 +111,7 @@ async function main(): Promise<number> {
   const codec = await codecChoice(flags.codec);
   const settings = {
     ...tuningSettings(flags),
+    ...runSettings(flags),
     codec: codec.name,
     microBatches: flags["micro-batches"],
     overlap: !flags["no-overlap"],
@@ -139,6 +143,8 @@ async function main(): Promise<number> {
     pruner: prunerChoice(flags.pruner, options, flags.predictor),
     collect: flags.collect,
     codec: codec.module,
+    checkpoint: flags.checkpoint,
+    resume: flags.resume,
     webgpu: flags.webgpu,
     timeoutMs: flags.timeout * 1000,
     joinTimeoutMs: flags["join-timeout"] * 1000,
@@ -166,6 +172,7 @@ async function main(): Promise<number> {
 
   const yardstick = run.deployable ? "" : " (a yardstick: not deployable)";
   say(`Run ${run.run} on ${run.adapter}, pruner ${run.pruner}${yardstick}`);
+  say(parameterText(run.parameters));
   say(`Devices join at ws://${address}/join/ws or http://${address}/join/http  (token ${joinToken})`);
   say(
     `Watch it: curl -N -H "Authorization: Bearer ${adminToken}" http://${address}/api/runs/${run.run}/events`,
@@ -180,10 +187,12 @@ async function main(): Promise<number> {
     model: run.model,
     baseWeights: baseWeightsOf(flags),
     settings,
+    parameters: run.parameters,
   });
 
-  using metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics);
+  using metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics, flags.resume !== "");
   const records: Record<string, unknown>[] = [];
+  const validations = new Validations();
   const log = new MemoryLog();
   const bar = new ProgressBar(flags.steps, flags.events ? false : undefined);
   const started = performance.now();
@@ -194,8 +203,11 @@ async function main(): Promise<number> {
     else if (event.type === "step") {
       records.push(stepJson(event.record));
       metrics?.write(metricsOf(event.record, settings));
+      validations.add(event.record);
       if (event.record.mode === "train") log.sample(event.record.step);
-      if (event.record.mode === "train") bar.draw(event.record.step + 1, stepText(event.record));
+      if (event.record.mode === "train") {
+        bar.draw(event.record.step + 1, `${stepText(event.record)}${validations.text}`);
+      }
     }
   });
   let interrupted = false;
@@ -222,8 +234,11 @@ async function main(): Promise<number> {
     baseWeights: baseWeightsOf(flags),
     pruner: { name: run.pruner, options, deployable: run.deployable },
     settings,
+    parameters: run.parameters,
+    resumed: flags.resume !== "",
     devices: run.devices,
     steps: records,
+    validations: validations.means,
     traffic: run.traffic(),
     seconds: (performance.now() - started) / 1000,
     peakMemoryBytes: memory,
@@ -257,9 +272,34 @@ async function main(): Promise<number> {
   return interrupted ? 130 : 0;
 }
 
+/** Losses of validations, where the data device shares them: means over their batches. */
+class Validations {
+  readonly #losses = new Map<number, number[]>();
+
+  /** Takes in a step. */
+  add({ step, mode, loss }: StepRecord): void {
+    if (mode !== "evaluate" || loss === null) return;
+    this.#losses.set(step, [...this.#losses.get(step) ?? [], loss]);
+  }
+
+  /** The validations so far. */
+  get means(): { readonly step: number; readonly loss: number }[] {
+    return [...this.#losses].map(([step, all]) => ({
+      step,
+      loss: all.reduce((a, b) => a + b, 0) / all.length,
+    }));
+  }
+
+  /** The last one, for the progress line. */
+  get text(): string {
+    const last = this.means.at(-1);
+    return last === undefined ? "" : `  validation ${last.loss.toFixed(3)}`;
+  }
+}
+
 /** A row of the metrics. */
 function metricsOf(record: StepRecord, { optimizer, steps }: RunSettings): MetricsRow {
-  const { step, mode, loss, times, bytes, kept, tokens } = record;
+  const { step, mode, loss, times, bytes, kept, tokens, gradientNorm } = record;
   return {
     step,
     mode,
@@ -271,6 +311,7 @@ function metricsOf(record: StepRecord, { optimizer, steps }: RunSettings): Metri
     bytes,
     tokens,
     kept_heads: kept.reduce((a, b) => a + b, 0),
+    gradient_norm: gradientNorm ?? null,
   };
 }
 

@@ -6,7 +6,9 @@
  */
 
 import {
+  adamwAt,
   adapterOf,
+  checkRunSettings,
   HeadModules,
   loadEnds,
   loadLayers,
@@ -14,93 +16,186 @@ import {
   loadModelTokenizer,
   LocalData,
   LocalHeads,
+  parameterCount,
+  requireSameRun,
+  type RunCheckpoint,
   runStep,
   saveAdapter,
-  shuffledBatches,
+  saveHeads,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { integer, readFlags, runProgram, text, toggle } from "./_support/flags.ts";
+import { Interrupts } from "./_support/interrupts.ts";
+import { MetricsLog } from "./_support/metrics.ts";
 import { ProgressBar } from "./_support/progress.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
+import {
+  countParameters,
+  openRunCheckpoints,
+  parameterText,
+  requireFlag,
+  RUN_FLAGS,
+  runSettings,
+} from "./_support/run_flags.ts";
 import { DATA_FLAGS, loadTrainingSet } from "./_support/training_data.ts";
+import { PLAN_FLAGS, TrainingPlan } from "./_support/training_plan.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 
-async function main(): Promise<void> {
+const FLAGS = {
+  ...TUNING_FLAGS,
+  ...RUN_FLAGS,
+  model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
+  ...WEIGHTS_FLAG,
+  data: text(
+    "FILE",
+    new URL("./restaurant/train.txt", import.meta.url).pathname,
+    "training data: MR||text lines, or JSONL",
+  ),
+  ...DATA_FLAGS,
+  ...PLAN_FLAGS,
+  batch: integer("N", 8, "sequences per step, or per part of a step", { min: 1 }),
+  length: integer("N", 80, "tokens per sequence", { min: 2 }),
+  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+  save: text("DIR", "", "folder for the adapter"),
+  events: toggle("print what happens as JSON lines"),
+  metrics: text("DIR", "", "write metrics.csv and metrics.jsonl, a row as each step or validation ends"),
+  report: text("FILE", "", "write a report as JSON"),
+};
+
+async function main(): Promise<number> {
   const flags = readFlags({
     name: "server_tuner.ts",
     about: "Fine-tunes on one machine, without a network: the floor that the split is compared with.",
-    examples: ["deno run -A examples/server_tuner.ts --steps 50 --save runs/server_tuner"],
-  }, {
-    ...TUNING_FLAGS,
-    model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
-    ...WEIGHTS_FLAG,
-    data: text(
-      "FILE",
-      new URL("./restaurant/train.txt", import.meta.url).pathname,
-      "training data: MR||text lines, or JSONL",
-    ),
-    ...DATA_FLAGS,
-    batch: integer("N", 8, "sequences per step", { min: 1 }),
-    length: integer("N", 80, "tokens per sequence", { min: 2 }),
-    webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
-    save: text("DIR", "", "folder for the adapter"),
-    events: toggle("print what happens as JSON lines"),
-    report: text("FILE", "", "write a report as JSON"),
-  });
+    examples: [
+      "deno run -A examples/server_tuner.ts --steps 50 --save runs/server_tuner",
+      "deno run -A examples/server_tuner.ts --checkpoint runs/long   # and after an interruption:",
+      "deno run -A examples/server_tuner.ts --resume runs/long",
+      "deno run -A examples/server_tuner.ts --valid examples/restaurant/valid.txt --eval-every 50 --keep-best --save runs/a",
+    ],
+  }, FLAGS);
+  requireFlag("server_tuner.ts", "eval-every", "valid", flags["eval-every"] === 0 || flags.valid !== "");
+  requireFlag("server_tuner.ts", "keep-best", "valid", !flags["keep-best"] || flags.valid !== "");
+  requireFlag("server_tuner.ts", "keep-best", "save", !flags["keep-best"] || flags.save !== "");
+  const settings = checkRunSettings({ ...tuningSettings(flags), ...runSettings(flags) });
+  const { resumed, write } = await openRunCheckpoints(flags);
+  const checkpoint = resumed === null ? null : await resumed.load(resumed.steps.at(-1)!);
   const model = await loadModelFolder(flags.model);
   const tokenizer = await loadModelTokenizer(flags.model);
-  const set = await loadTrainingSet(flags.data, { ...flags, tokenizer });
-  const batches = shuffledBatches(set, { batch: flags.batch, seed: flags.seed });
+  const load = (file: string) => loadTrainingSet(file, { ...flags, tokenizer });
+  const plan = await TrainingPlan.create({
+    set: await load(flags.data),
+    valid: flags.valid === "" ? null : await load(flags.valid),
+    ...{ batch: flags.batch, seed: flags.seed, flags },
+  });
+  plan.begin(settings);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const baseWeights = baseWeightsOf(flags);
   using base = loadLayers(engine, model, { baseWeights });
   using ends = loadEnds(engine, model, { baseWeights });
   const { layers, heads, hidden } = base.shape;
-  const settings = tuningSettings(flags);
-  const modules = new HeadModules(engine, {
-    ...settings,
-    layers,
-    heads,
-    hidden,
-    range: { first: 0, count: heads },
-  });
-  using local = new LocalHeads([modules]);
-  const data = new LocalData(ends, { labelSmoothing: 0.1 }, () => ({ batch: batches.next(), mode: "train" }));
+  const range = { first: 0, count: heads };
+  if (checkpoint !== null) {
+    const { fingerprint } = model;
+    requireSameRun(checkpoint, { settings, range, fingerprint, dataFingerprint: plan.fingerprint });
+    plan.resume(checkpoint.data!.best);
+  }
+  const modules = new HeadModules(engine, { ...settings, layers, heads, hidden, range });
+  using local = new LocalHeads([modules], [], settings.clipNorm);
+  if (checkpoint !== null) modules.restore(checkpoint.heads!.state);
+  const parameters = countParameters(settings.lora, base.shape, parameterCount(model));
+  if (!flags.events) console.log(parameterText(parameters));
+  const smoothing = { train: { labelSmoothing: flags.smoothing }, evaluate: { labelSmoothing: 0 } };
+  const source = (step: number) => {
+    const next = plan.next(step);
+    return next === null ? null : { ...next, loss: smoothing[next.mode] };
+  };
+  const data = new LocalData(ends, smoothing.train, source, settings.accumulate);
+  const run = resumed?.run ?? crypto.randomUUID().slice(0, 8);
+  let saved: number | null = checkpoint?.step ?? null;
+  const saveRun = async (step: number) => {
+    if (write === null || saved === step) return;
+    saved = step;
+    await write(
+      {
+        ...{ run, step, settings, fingerprint: model.fingerprint, heads: await saveHeads(modules) },
+        ...{ pruning: null, devices: null },
+        data: { fingerprint: plan.fingerprint, position: step, best: plan.bestBefore(step) },
+      } satisfies RunCheckpoint,
+    );
+  };
+  const save = async (folder: string) => {
+    if (flags.save !== "") await saveAdapter(folder, await adapterOf(modules, model.fingerprint));
+  };
+
+  using interrupts = new Interrupts();
+  using metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics, checkpoint !== null);
   const bar = new ProgressBar(flags.steps, flags.events ? false : undefined);
   const log = new MemoryLog();
   const steps: { step: number; loss: number | null; ms: number }[] = [];
-  for (let step = 0; step < flags.steps; step++) {
+  let step = checkpoint?.step ?? 0;
+  let validText = "";
+  while (!interrupts.asked) {
     const started = performance.now();
-    const batch = (await data.next(step))!;
-    const { loss } = await runStep(
-      { engine, base, heads: local, data },
-      step,
-      batch,
-      new Uint8Array(layers * heads),
-    );
+    const batch = await data.next(step);
+    if (plan.isBest() && flags["keep-best"]) await save(`${flags.save}-best`);
+    if (batch === null) break;
+    const context = { engine, base, heads: local, data };
+    const { loss, tokens, statistics } = await runStep(context, step, batch, new Uint8Array(layers * heads));
     await engine.idle();
     const ms = performance.now() - started;
+    const row = {
+      rate: adamwAt(settings.optimizer, step, settings.steps).rate,
+      seconds: ms / 1000,
+      tokens,
+      gradient_norm: statistics.globalNorm ?? null,
+    };
+    const validation = plan.onLoss(step, batch.mode, loss!);
+    if (validation !== null) {
+      metrics?.write({ step, mode: "evaluate", loss: validation, ...row });
+      validText = `  validation ${validation.toFixed(3)}`;
+      if (flags.events) console.log(JSON.stringify({ type: "validation", step, loss: validation }));
+    }
+    if (batch.mode === "evaluate") continue;
+    metrics?.write({ step, mode: "train", loss, ...row });
     steps.push({ step, loss, ms });
     log.sample(step);
-    bar.draw(step + 1, `loss ${loss!.toFixed(3)}  ${(ms / 1000).toFixed(2)} s/step`);
+    step++;
+    bar.draw(step, `loss ${loss!.toFixed(3)}${validText}  ${(ms / 1000).toFixed(2)} s/step`);
+    if (settings.checkpointEvery > 0 && step % settings.checkpointEvery === 0) await saveRun(step);
   }
   bar.end();
-  if (flags.save !== "") await saveAdapter(flags.save, await adapterOf(modules, model.fingerprint));
+  await saveRun(step);
+  await save(flags.save);
   const report = {
     versions: versions(),
     adapter: engine.adapterName,
     settings: flags,
+    run,
+    resumedFrom: checkpoint?.step ?? null,
+    parameters,
     steps,
+    validations: plan.validations,
+    best: plan.best,
     memory: log.samples,
     peakMemoryBytes: peakMemory(),
   };
   await writeReport(flags.report, report);
   if (flags.events) console.log(JSON.stringify({ type: "done", ...report }));
-  else {console.log(
-      `${flags.steps} steps, last loss ${steps.at(-1)!.loss!.toFixed(3)}, on ${engine.adapterName}`,
-    );}
+  else {
+    const last = steps.at(-1);
+    const text = last === undefined ? "" : `, last loss ${last.loss!.toFixed(3)}`;
+    console.log(`${step} steps${text}${validText.replace("  ", ", ")}, on ${engine.adapterName}`);
+    if (plan.best !== null && flags["keep-best"]) {
+      console.log(
+        `Lowest validation loss ${
+          plan.best.loss.toFixed(3)
+        } after ${plan.best.step} steps: ${flags.save}-best`,
+      );
+    }
+  }
+  return interrupts.asked ? 130 : 0;
 }
 
 if (import.meta.main) await runProgram(main);

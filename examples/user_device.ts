@@ -8,16 +8,17 @@
 import {
   adapterOf,
   type DataSide,
-  fixedBatches,
+  type HeadModules,
   loadEnds,
   loadModelFolder,
   loadModelTokenizer,
+  requireSameRun,
+  type RunCheckpoint,
   runUserDevice,
   saveAdapter,
-  shuffledBatches,
+  type SavedData,
   type Transport,
   warmUp,
-  type Welcome,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { emulateLink, httpTransport, webSocketTransport } from "@edgetuner/transport";
@@ -25,7 +26,9 @@ import { integer, number, readFlags, runProgram, text, toggle, UsageError } from
 import { codecChoice, codecsOf } from "./_support/codecs.ts";
 import { bytes, ProgressBar } from "./_support/progress.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
+import { CHECKPOINT_FLAGS, openRunCheckpoints, requireFlag } from "./_support/run_flags.ts";
 import { DATA_FLAGS, loadTrainingSet } from "./_support/training_data.ts";
+import { PLAN_FLAGS, TrainingPlan } from "./_support/training_plan.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 
@@ -36,7 +39,7 @@ const FLAGS = {
     "where to join: ws(s)://.../join/ws, or http(s)://.../join/http through proxies",
   ),
   token: text("TOKEN", "", "join token; or EDGETUNER_JOIN_TOKEN"),
-  name: text("NAME", "", "name shown to people; else a random one"),
+  name: text("NAME", "", "name shown to people; else that of the checkpoint, or a random one"),
   capacity: number("X", 1, "compute capacity compared with the other devices; 0 = data only, no heads", {
     min: 0,
   }),
@@ -45,21 +48,22 @@ const FLAGS = {
     "",
     "makes this the data device: MR||text lines, or JSONL with prompt and completion, text, or messages",
   ),
-  valid: text("FILE", "", "data device: validation data of the same form, evaluated before and after"),
   ...DATA_FLAGS,
+  ...Object.fromEntries(
+    Object.entries(PLAN_FLAGS).map(([name, flag]) => [name, { ...flag, help: `data device: ${flag.help}` }]),
+  ) as typeof PLAN_FLAGS,
   model: text(
     "DIR",
     new URL("./tiny_gpt2", import.meta.url).pathname,
     "data device: folder of the base model",
   ),
   ...WEIGHTS_FLAG,
-  batch: integer("N", 8, "data device: sequences per step", { min: 1 }),
+  batch: integer("N", 8, "data device: sequences per step, or per part of a step", { min: 1 }),
   length: integer("N", 80, "data device: tokens per sequence", { min: 2 }),
-  "valid-batches": integer("N", 4, "data device: batches of validation data to evaluate", { min: 1 }),
-  smoothing: number("X", 0.1, "data device: label smoothing in training", { min: 0, max: 0.99 }),
   "share-loss": toggle("data device: tell the edge server the loss of each step"),
   seed: integer("N", 1, "data device: seed of the order of the data", { min: 0, max: 0xffff_ffff }),
   save: text("DIR", "", "folder for what this device's heads have learnt"),
+  ...CHECKPOINT_FLAGS,
   bandwidth: number("MBIT", 0, "slow the link down to this many Mbit/s each way; 0 = as it is", { min: 0 }),
   latency: number("MS", 0, "slow the link down by this many milliseconds each way", { min: 0 }),
   codec: text("FILE", "f32", "module of a codec that the run may use; the built-in ones are known anyway"),
@@ -76,6 +80,8 @@ interface Losses {
   readonly train: number[];
   readonly before: number[];
   readonly after: number[];
+  /** Whole validations. */
+  readonly validations: { readonly step: number; readonly loss: number }[];
 }
 
 async function main(): Promise<number> {
@@ -93,7 +99,12 @@ async function main(): Promise<number> {
   const say = (line: string) => {
     if (!flags.events) console.log(line);
   };
-  const name = flags.name || `device-${crypto.randomUUID().slice(0, 4)}`;
+  requireFlag("user_device.ts", "eval-every", "valid", flags["eval-every"] === 0 || flags.valid !== "");
+  requireFlag("user_device.ts", "keep-best", "valid", !flags["keep-best"] || flags.valid !== "");
+  const { resumed, write } = await openRunCheckpoints(flags);
+  // Of devices with the same capacity the name says who has which heads.
+  const before = resumed === null ? null : (await resumed.load(resumed.steps.at(-1)!)).devices?.[0]?.name;
+  const name = flags.name || before || `device-${crypto.randomUUID().slice(0, 4)}`;
   const abort = new AbortController();
   let interrupted = false;
   const onInterrupt = () => {
@@ -106,9 +117,10 @@ async function main(): Promise<number> {
   if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", onInterrupt);
 
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
-  const losses: Losses = { train: [], before: [], after: [] };
-  let welcome: Welcome | null = null;
-  const data = flags.data === "" ? null : await openData(engine, flags, losses, () => welcome!, emit);
+  const losses: Losses = { train: [], before: [], after: [], validations: [] };
+  const data = flags.data === "" ? null : await openData(engine, flags, losses, emit);
+  const saveHeads = async (folder: string, modules: HeadModules) =>
+    await saveAdapter(folder, await adapterOf(modules, data?.fingerprint ?? ""));
   const transport = openTransport(flags);
   // Before it joins: kernels that compile in a step would make the others wait.
   await warmUp(
@@ -132,34 +144,47 @@ async function main(): Promise<number> {
     signal: abort.signal,
     timeoutMs: flags.timeout * 1000,
     joinTimeoutMs: flags["join-timeout"] * 1000,
+    resume: resumed ?? undefined,
+    onResume: (checkpoint) => data?.resume(checkpoint),
+    ...(write === null ? {} : {
+      onCheckpoint: (checkpoint) => write({ ...checkpoint, data: data?.saved(checkpoint.step) ?? null }),
+    }),
+    onBest: async (_step, modules) => {
+      if (flags.save !== "") await saveHeads(`${flags.save}-best`, modules);
+    },
     onWelcome: (w) => {
-      welcome = w;
+      data?.plan.begin(w.settings);
       bar = new ProgressBar(w.settings.steps, flags.events ? false : undefined);
       const heads = w.range === null
         ? "no heads"
         : `heads ${w.range.first} to ${
           w.range.first + w.range.count - 1
         } of each of ${w.model.layers} layers`;
-      say(`Run ${w.run}: this device has ${heads}`);
-      emit({ type: "welcome", name, range: w.range });
+      say(`Run ${w.run}: this device has ${heads}${w.start > 0 ? `; it goes on from step ${w.start}` : ""}`);
+      emit({ type: "welcome", name, range: w.range, start: w.start });
     },
     onStep: (step) => {
       log.sample(step);
-      const loss = losses.train.length > 0 ? `loss ${losses.train.at(-1)!.toFixed(3)}` : "";
+      const last = losses.validations.at(-1);
+      const validation = last === undefined ? "" : `  validation ${last.loss.toFixed(3)}`;
+      const loss = losses.train.length > 0 ? `loss ${losses.train.at(-1)!.toFixed(3)}${validation}` : "";
       bar?.draw(step + 1, loss);
     },
   });
   (bar as ProgressBar | null)?.end();
   if (result.modules !== null && flags.save !== "") {
-    await saveAdapter(flags.save, await adapterOf(result.modules, data?.fingerprint ?? ""));
+    await saveHeads(flags.save, result.modules);
     say(`Saved ${result.modules.parameterCount} parameters to ${flags.save}`);
   }
   const memory = peakMemory();
   const summary = {
     name,
     range: result.welcome.range,
+    start: result.welcome.start,
     steps: result.steps,
+    parameters: result.modules?.parameterCount ?? 0,
     losses,
+    best: data?.plan.best ?? null,
     traffic: result.ledger.entries(),
     peakMemoryBytes: memory,
     memory: log.samples,
@@ -215,7 +240,6 @@ async function openData(
   engine: Engine,
   flags: Flags,
   losses: Losses,
-  welcome: () => Welcome,
   emit: (event: Record<string, unknown>) => void,
 ) {
   const model = await loadModelFolder(flags.model);
@@ -228,40 +252,47 @@ async function openData(
     );
   }
   const set = await loadTrainingSet(flags.data, { ...flags, tokenizer });
-  const batches = shuffledBatches(set, { batch: flags.batch, seed: flags.seed });
   const shortened = set.shortenedPrompts + set.shortenedCompletions;
   if (shortened > 0) {
     console.error(`${shortened} of ${set.sequences.length} examples were cut to ${length} tokens`);
   }
-  const valid = flags.valid === ""
-    ? []
-    : fixedBatches(await loadTrainingSet(flags.valid, { ...flags, tokenizer }), flags.batch).slice(
-      0,
-      flags["valid-batches"],
-    );
-  let evaluated = 0;
+  const valid = flags.valid === "" ? null : await loadTrainingSet(flags.valid, { ...flags, tokenizer });
+  const plan = await TrainingPlan.create({ set, valid, batch: flags.batch, seed: flags.seed, flags });
+  const { fingerprint } = model;
   const side: DataSide = {
     ends,
     loss: { labelSmoothing: flags.smoothing },
-    fingerprint: model.fingerprint,
+    fingerprint,
     shareLoss: flags["share-loss"],
-    next(step) {
-      const { steps } = welcome().settings;
-      // Validation before the first and after the last step; what is evaluated starts again for both.
-      if (step === 0 && evaluated < valid.length) return { batch: valid[evaluated++]!, mode: "evaluate" };
-      if (step < steps) return { batch: batches.next(), mode: "train" };
-      if (evaluated < 2 * valid.length) {
-        return { batch: valid[evaluated++ - valid.length]!, mode: "evaluate" };
-      }
-      return null;
-    },
+    next: (step) => plan.next(step),
+    ...(flags["keep-best"] ? { isBest: () => plan.isBest() } : {}),
     onLoss(step, mode, loss) {
       if (mode === "train") losses.train.push(loss);
       else (step === 0 ? losses.before : losses.after).push(loss);
       emit({ type: "loss", step, mode, loss });
+      const validation = plan.onLoss(step, mode, loss);
+      if (validation === null) return;
+      losses.validations.push({ step, loss: validation });
+      emit({ type: "validation", step, loss: validation });
     },
   };
-  return { side, fingerprint: model.fingerprint, dispose: () => ends[Symbol.dispose]() };
+  return {
+    side,
+    plan,
+    fingerprint,
+    /** Checks that a checkpoint is of the same data, and goes on from it. */
+    resume(checkpoint: RunCheckpoint): void {
+      requireSameRun(checkpoint, { dataFingerprint: plan.fingerprint });
+      plan.resume(checkpoint.data!.best);
+    },
+    /** What a checkpoint after so many steps notes of the data. */
+    saved: (step: number): SavedData => ({
+      fingerprint: plan.fingerprint,
+      position: step,
+      best: plan.bestBefore(step),
+    }),
+    dispose: () => ends[Symbol.dispose](),
+  };
 }
 
 if (import.meta.main) await runProgram(main);

@@ -315,7 +315,9 @@ export class DeviceParty {
     const ready = (answer: string, segment: Segment, party = compute.device) =>
       this.#ready.set(`${answer} ${layer} ${microBatchOf(frame)}`, this.#timeline.work(party, [segment]));
     if (kind === "mask") {
-      this.#finishUpdate();
+      // Another part of the same step: the heads are updated after the last one only.
+      if (Array.isArray(frame.meta.part) && frame.meta.part[0] > 0) this.#update = null;
+      else this.#finishUpdate();
       this.#mask = tensors[0]!.data as Uint8Array;
       this.#lowest = Number(frame.meta.lowest ?? 0);
     } else if (kind === "input") {

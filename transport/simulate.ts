@@ -422,12 +422,13 @@ export async function simulateServerTuner(options: SimulationOptions): Promise<S
     hidden,
     range: { first: 0, count: H },
   });
-  using heads = new LocalHeads([modules]);
+  using heads = new LocalHeads([modules], [], settings.clipNorm);
   let batch: TokenBatch | null = null;
   const data = new LocalData(
     ends,
     options.loss ?? { labelSmoothing: 0.1 },
     (step) => ({ batch: batch = batches(step), mode: "train" }),
+    settings.accumulate,
   );
   const before = await evaluate(options, []);
   const steps: SimulatedStep[] = [];

@@ -119,6 +119,20 @@ function parseHeader(bytes: Uint8Array, name: string): Record<string, unknown> {
   return fields;
 }
 
+/**
+ * The notes in the header of a safetensors file.
+ *
+ * @param bytes The whole file.
+ * @param name How errors call the file.
+ * @returns Strings by name; none if the file has no notes.
+ * @throws {CheckpointError} If the header is malformed.
+ */
+export function readMetadata(bytes: Uint8Array, name: string): Readonly<Record<string, string>> {
+  const length = headerLength(bytes.subarray(0, PREFIX), bytes.length, name);
+  const fields = parseHeader(bytes.subarray(PREFIX, PREFIX + length), name);
+  return (fields[METADATA] ?? {}) as Record<string, string>;
+}
+
 /** Says whether a value is a non-negative integer. */
 export function isCount(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;

@@ -5,6 +5,7 @@
  */
 
 import type { NamedArrays } from "../model/gpt2.ts";
+import { StoredTensors } from "./stored_tensors.ts";
 
 /** Entries of some files that are no weights of their own: causal masks and the angles of positions. */
 const NO_WEIGHT = /(^|\.)(attn\.bias|attn\.masked_bias|rotary_emb\.inv_freq)$/;
@@ -37,6 +38,29 @@ function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array<A
     : new Uint8Array(new Uint8Array(buffer, byteOffset, byteLength));
 }
 
+/** True for entries of a checkpoint that are no parameters of their own. */
+function isExtra(config: unknown, name: string): boolean {
+  const tied = (config as { tie_word_embeddings?: unknown } | null)?.tie_word_embeddings !== false;
+  return NO_WEIGHT.test(name) || (tied && LM_HEAD.test(name));
+}
+
+/**
+ * Counts the parameters of a model: all numbers of its weights, a copy of the tied LM head and causal masks
+ * apart. Of `StoredTensors` only the headers are looked at.
+ *
+ * @param model Configuration and weights.
+ */
+export function parameterCount(
+  { config, weights }: { readonly config: unknown; readonly weights: NamedArrays },
+): number {
+  const shapes = weights instanceof StoredTensors
+    ? weights.shapes()
+    : new Map([...weights].map(([name, { shape }]) => [name, shape]));
+  let count = 0;
+  for (const [name, shape] of shapes) if (!isExtra(config, name)) count += shape.reduce((a, b) => a * b, 1);
+  return count;
+}
+
 /**
  * Computes the fingerprint of a model: SHA-256 over its configuration and the names, shapes and values of its
  * weights. How the weights were stored does not matter: neither their order, nor the dtype in the file if it
@@ -58,9 +82,8 @@ function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array<A
  */
 export async function fingerprintOf(config: unknown, tensors: NamedArrays): Promise<string> {
   const entries: [name: string, shape: readonly number[], digest: string][] = [];
-  const tied = (config as { tie_word_embeddings?: unknown } | null)?.tie_word_embeddings !== false;
   for (const [name, { shape, data }] of tensors) {
-    if (NO_WEIGHT.test(name) || (tied && LM_HEAD.test(name))) continue;
+    if (isExtra(config, name)) continue;
     entries.push([name.replace(PREFIX, ""), shape, await sha256(bytesOf(data))]);
   }
   entries.sort(([a], [b]) => (a < b ? -1 : 1));

@@ -1,6 +1,7 @@
 import { assertEquals, assertMatch, assertNotEquals } from "@std/assert";
-import type { NamedArray, NamedArrays } from "../model/gpt2.ts";
-import { fingerprintOf } from "./fingerprint.ts";
+import type { Gpt2Config, NamedArray, NamedArrays } from "../model/gpt2.ts";
+import { fingerprintOf, parameterCount } from "./fingerprint.ts";
+import { loadModelFolder } from "./model_folder.ts";
 import { readSafetensors, writeSafetensors } from "./safetensors.ts";
 
 const CONFIG = { n_layer: 1, inner: { a: 1, b: [1, 2] } };
@@ -44,4 +45,18 @@ Deno.test("fingerprintOf depends on configuration, names, shapes and values", as
   await differs(CONFIG, new Map([["a", { shape: [1, 2], data: A.data }], ["b", B]]));
   await differs(CONFIG, new Map([["a", { shape: [2, 1], data: Float32Array.of(1, -2.0000002) }], ["b", B]]));
   await differs(CONFIG, new Map([...MODEL, ["h.0.attn.c_attn.bias", B]]));
+});
+
+Deno.test("parameterCount() counts numbers of weights, not masks or a copy of the tied LM head", async () => {
+  const model = await loadModelFolder(new URL("../../tests/fixtures/parity/gpt2_base", import.meta.url));
+  const { n_layer: layers, n_embd: d, vocab_size: vocabulary, n_positions: positions } = model
+    .config as Gpt2Config;
+  const expected = (vocabulary + positions) * d + layers * (12 * d * d + 13 * d) + 2 * d;
+  assertEquals(parameterCount(model), expected);
+  const inMemory = new Map(model.weights);
+  inMemory.set("lm_head.weight", { shape: [vocabulary, d], data: new Float32Array(vocabulary * d) });
+  inMemory.set("h.0.attn.bias", { shape: [4], data: new Float32Array(4) });
+  assertEquals(parameterCount({ config: model.config, weights: inMemory }), expected);
+  const untied = { ...model.config, tie_word_embeddings: false };
+  assertEquals(parameterCount({ config: untied, weights: inMemory }), expected + vocabulary * d);
 });

@@ -115,6 +115,7 @@ export async function saveSafetensors(
       const { data } = tensors.get(name)!;
       await write(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
     }
+    await file.syncData(); // on the disk before it gets its name, also if the machine goes down
   }
   await Deno.rename(partial, path);
 }

@@ -104,6 +104,11 @@ export class StoredTensors implements ReadonlyMap<string, NamedArray> {
     return place === undefined ? undefined : readTensor(place);
   }
 
+  /** Shapes by name, from the headers: nothing is read. */
+  shapes(): ReadonlyMap<string, readonly number[]> {
+    return new Map([...this.#places].map(([name, { entry }]) => [name, entry.shape]));
+  }
+
   /** Names, in the order of the file or the index. */
   keys(): MapIterator<string> {
     return this.#places.keys();

@@ -38,6 +38,38 @@ export interface SequenceSet {
   readonly droppedTokens: number;
 }
 
+/**
+ * What is the same for the same sequences drawn in the same way, and differs for any others: a run may only go
+ * on with the data that it began with.
+ *
+ * @param set The sequences.
+ * @param drawing How batches are drawn from them, and all else that must not change; JSON.
+ * @returns 64 hexadecimal digits.
+ */
+export async function dataFingerprint(set: SequenceSet, drawing: unknown): Promise<string> {
+  const { sequences, length, padding } = set;
+  const notes = JSON.stringify({
+    drawing,
+    length,
+    padding,
+    sequences: sequences.map(({ tokens, firstTarget, counts }) => [
+      tokens.length,
+      firstTarget,
+      counts === undefined ? null : Array.from(counts).join(""),
+    ]),
+  });
+  const tokens = new Uint32Array(sequences.reduce((sum, { tokens }) => sum + tokens.length, 0));
+  let at = 0;
+  for (const sequence of sequences) {
+    tokens.set(sequence.tokens, at);
+    at += sequence.tokens.length;
+  }
+  const digest = async (bytes: Uint8Array<ArrayBuffer>) =>
+    new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  const both = [await digest(new TextEncoder().encode(notes)), await digest(new Uint8Array(tokens.buffer))];
+  return (await digest(Uint8Array.from(both.flatMap((bytes) => [...bytes])))).toHex();
+}
+
 /** How to encode pairs. */
 export interface PairEncoding {
   /** T, tokens of a sequence. */

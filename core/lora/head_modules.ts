@@ -27,7 +27,13 @@ import type { MicroBatch } from "../micro_batches.ts";
 import type { HeadMode, HeadStatistics } from "../ports.ts";
 import type { DeviceStatistic, StatisticName } from "../pruner.ts";
 import type { HeadRange } from "./allocation.ts";
-import { adamwAt, LORA_TARGETS, type LoraSettings, type OptimizerSettings } from "./settings.ts";
+import {
+  adamwAt,
+  headParameters,
+  LORA_TARGETS,
+  type LoraSettings,
+  type OptimizerSettings,
+} from "./settings.ts";
 
 /** What head modules are made from. */
 export interface HeadModulesOptions {
@@ -55,6 +61,18 @@ export interface HeadWeights {
   readonly a: Float32Array;
   /** [D, r], row-major. */
   readonly b: Float32Array;
+}
+
+/** All that the head modules of a device are between two steps: what a run goes on from. */
+export interface HeadModulesState {
+  /** Weights, for each layer, head of the range and target. */
+  readonly weights: readonly (readonly (readonly HeadWeights[])[])[];
+  /** AdamW's first moments, as `weights`. */
+  readonly m: readonly (readonly (readonly HeadWeights[])[])[];
+  /** AdamW's second moments, as `weights`. */
+  readonly v: readonly (readonly (readonly HeadWeights[])[])[];
+  /** Updates of each head module so far, [L * H_m]. */
+  readonly updates: Uint32Array;
 }
 
 interface LayerState {
@@ -88,6 +106,8 @@ interface Gone {
 interface Accumulation {
   /** The micro-batch that is added next. */
   next: number;
+  /** True if there are gradients of earlier parts of the step to add to. */
+  continued: boolean;
   readonly gone: Map<number, Gone>;
 }
 
@@ -110,6 +130,22 @@ export function initialA(options: {
   const random = randomStream(seed >>> 0, (layer * 4096 + head) * 4 + target);
   const bound = 1 / Math.sqrt(inputs);
   return Float32Array.from({ length: rank * inputs }, () => (2 * random.float() - 1) * bound);
+}
+
+/** Global norm of a step's gradients, from what each device's head modules add to its square. */
+export function globalNorm(squares: readonly number[]): number {
+  return Math.sqrt(squares.reduce((a, b) => a + b, 0));
+}
+
+/**
+ * Factor that brings the global norm of a step's gradients down to a limit, as PyTorch's `clip_grad_norm_` does.
+ *
+ * @param squares What each device's head modules add to the squared norm, in order of their heads.
+ * @param limit Largest norm.
+ * @returns min(1, limit / (norm + 1e-6)), rounded to f32.
+ */
+export function clipFactor(squares: readonly number[], limit: number): number {
+  return Math.fround(Math.min(1, limit / (globalNorm(squares) + 1e-6)));
 }
 
 /** The head modules of one device. */
@@ -146,7 +182,10 @@ export class HeadModules implements Disposable {
       b: { rows: this.headSize, columns: this.#rank4, first: k * (sizeA + sizeB) + sizeA, segment },
     }));
     this.#passed = Array.from({ length: layers }, () => new Map());
-    this.#accumulations = Array.from({ length: layers }, () => ({ next: 0, gone: new Map() }));
+    this.#accumulations = Array.from(
+      { length: layers },
+      () => ({ next: 0, continued: false, gone: new Map() }),
+    );
     this.#layers = Array.from({ length: layers }, (_, layer) => {
       const initial = new Float32Array(range.count * segment);
       for (let i = 0; i < range.count; i++) {
@@ -175,7 +214,7 @@ export class HeadModules implements Disposable {
   /** Trainable numbers: L * H_m * c * (r * inputs + D * r). */
   get parameterCount(): number {
     const { lora, layers, range } = this.options;
-    return layers * range.count * lora.targets.length * lora.rank * (this.inputs + this.headSize);
+    return layers * range.count * headParameters(lora, this.options);
   }
 
   /** [1, n] u32 on the GPU; the same list is uploaded once. */
@@ -200,7 +239,8 @@ export class HeadModules implements Disposable {
    * @param layer Layer, from 0.
    * @param kept Kept heads, as indices within this device's range, ascending; at least one.
    * @param x Slice mode: [n * T, D] head-major; full mode: [T, d].
-   * @param context Step and mode; whether `x` is to be disposed when it is no longer needed; the micro-batch that `x` is.
+   * @param context Step and mode; whether `x` is to be disposed when it is no longer needed; the micro-batch that `x` is;
+   * whether gradients of an earlier part of the step are there, to be added to.
    * @returns One Delta per target, [n * T, D] head-major; the caller's to dispose.
    */
   forward(
@@ -212,6 +252,7 @@ export class HeadModules implements Disposable {
       readonly mode: HeadMode;
       readonly ownsInput: boolean;
       readonly microBatch?: Pick<MicroBatch, "index" | "firstRow">;
+      readonly continued?: boolean;
     },
   ): Tensor[] {
     const { lora, range, seed } = this.options;
@@ -242,7 +283,7 @@ export class HeadModules implements Disposable {
       })
     );
     this.#forget(layer, index);
-    this.#restart(layer);
+    this.#restart(layer, context.continued ?? false);
     const passed = {
       heads,
       globalHeads,
@@ -316,7 +357,7 @@ export class HeadModules implements Disposable {
     const alpha = lora.alpha / lora.rank;
     for (let gone = state.gone.get(state.next); gone !== undefined; gone = state.gone.get(state.next)) {
       const { passed: { heads, x, down, length }, dDeltas, dDown } = gone;
-      const shared = { heads, arena, length, accumulate: state.next > 0 };
+      const shared = { heads, arena, length, accumulate: state.continued || state.next > 0 };
       this.#matrices.forEach(({ a, b }, k) => {
         headGradient({ ...shared, a: dDeltas[k]!, b: down[k]!, matrix: b, alpha });
         headGradient({ ...shared, a: dDown[k]!, b: x, matrix: a, sharedB: lora.mode !== "slice" });
@@ -333,10 +374,19 @@ export class HeadModules implements Disposable {
    * @param step Step, for the learning rate.
    * @param mask [L * H_m], 1 = pruned.
    * @param needs Statistics to return.
-   * @returns Statistics of this step's gradients and of the weights after the update, [L * H_m].
+   * @param clip Factor of the gradients, see `clipFactor`. @default {1}
+   * @returns Statistics of this step's gradients, before the factor, and of the weights after the update, [L * H_m].
    */
-  async update(step: number, mask: Uint8Array, needs: readonly StatisticName[]): Promise<HeadStatistics> {
+  async update(
+    step: number,
+    mask: Uint8Array,
+    needs: readonly StatisticName[],
+    clip = 1,
+  ): Promise<HeadStatistics> {
     const { optimizer, steps, range, layers } = this.options;
+    using factor = clip === 1
+      ? null
+      : this.#engine.upload(Float32Array.of(clip, 0, 0, 0), 1, 4, "clip factor");
     const settings = adamwAt(optimizer, step, steps);
     // What the GPU measures, one row [1, H_m] per layer.
     const rows: Partial<Record<DeviceStatistic, Tensor[]>> = {};
@@ -358,7 +408,7 @@ export class HeadModules implements Disposable {
       );
       rows.gradientNorm?.push(this.#gradientNorms(state, control));
       using before = rows.weightChange === undefined ? null : this.#copyOf(state.parameters);
-      adamw(state, control, this.#segment, settings);
+      adamw(state, control, this.#segment, settings, factor ?? undefined);
       if (before !== null) {
         rows.weightChange!.push(segmentChange(state.parameters, before, { segment: this.#segment, control }));
       }
@@ -382,6 +432,26 @@ export class HeadModules implements Disposable {
       gradientNorm: this.#layers.map((state) => this.#gradientNorms(state, control)),
     });
     return maps.gradientNorm!;
+  }
+
+  /**
+   * What these head modules add to the squared global norm of a step's gradients.
+   *
+   * @param mask [L * H_m], 1 = pruned: does not count.
+   * @returns The sum of the squares of all gradients of the kept heads' weights, rounded to f32.
+   */
+  async squaredGradientNorm(mask: Uint8Array): Promise<number> {
+    const { count } = this.options.range;
+    const rows = this.#layers.map((state, l) => {
+      const active = mask.subarray(l * count, (l + 1) * count).map((z) => 1 - z);
+      using control = this.#engine.upload(adamwControl(active, 0, 0), count, 4, "kept heads");
+      return segmentNorms(state.gradients, { segment: this.#segment, control });
+    });
+    const norms = await this.#engine.read(rows);
+    for (const row of rows) row.dispose();
+    let sum = 0;
+    for (const layer of norms) for (const norm of layer) sum += norm * norm;
+    return Math.fround(sum);
   }
 
   #gradientNorms(state: LayerState, control: Tensor): Tensor {
@@ -426,40 +496,86 @@ export class HeadModules implements Disposable {
    * @throws {TypeError} If an array has another length.
    */
   load(weights: readonly (readonly (readonly HeadWeights[])[])[]): void {
-    const { lora, range, layers } = this.options;
-    for (let l = 0; l < layers; l++) {
-      const arena = new Float32Array(range.count * this.#segment);
-      for (let i = 0; i < range.count; i++) {
-        this.#matrices.forEach(({ a, b }, k) => {
-          const head = weights[l]?.[i]?.[k];
-          if (head?.a.length !== lora.rank * this.inputs || head.b.length !== this.headSize * lora.rank) {
-            throw new TypeError(
-              `Cannot load head module ${range.first + i} of layer ${l} as A must have ${
-                lora.rank * this.inputs
-              } and B ${this.headSize * lora.rank} values: they have ${head?.a.length} and ${head?.b.length}`,
-            );
-          }
-          const pitchA = roundUp4(this.inputs);
-          for (let r = 0; r < lora.rank; r++) {
-            arena.set(
-              head.a.subarray(r * this.inputs, (r + 1) * this.inputs),
-              i * this.#segment + a.first + r * pitchA,
-            );
-          }
-          for (let r = 0; r < this.headSize; r++) {
-            arena.set(
-              head.b.subarray(r * lora.rank, (r + 1) * lora.rank),
-              i * this.#segment + b.first + r * this.#rank4,
-            );
-          }
-        });
-      }
-      const state = this.#layers[l]!;
-      this.#engine.write(state.parameters, arena);
+    this.#layers.forEach((state, l) => {
+      this.#engine.write(state.parameters, this.#arenaOf(weights, l));
       this.#engine.clear(state.m);
       this.#engine.clear(state.v);
       state.updates.fill(0);
+    });
+  }
+
+  /**
+   * Reads back all that the next steps depend on: `restore` makes head modules that go on with the same bits.
+   *
+   * @returns Weights, moments and counts of updates, as they are after the last update.
+   */
+  async state(): Promise<HeadModulesState> {
+    const [weights, m, v] = await Promise.all([this.#read("parameters"), this.#read("m"), this.#read("v")]);
+    const { count } = this.options.range;
+    const updates = new Uint32Array(this.#layers.length * count);
+    this.#layers.forEach((layer, l) => updates.set(layer.updates, l * count));
+    return { weights, m, v, updates };
+  }
+
+  /**
+   * Goes on from what `state` returned.
+   *
+   * @param state Of head modules with the same LoRA settings, layers and number of heads.
+   * @throws {TypeError} If an array has another length.
+   */
+  restore(state: HeadModulesState): void {
+    const { count } = this.options.range;
+    if (state.updates.length !== this.#layers.length * count) {
+      throw new TypeError(
+        `Cannot restore head modules as there must be ${
+          this.#layers.length * count
+        } counts of updates: current length is ${state.updates.length}`,
+      );
     }
+    // All are checked before the first is written.
+    const arenas = this.#layers.map((_, l) => ({
+      parameters: this.#arenaOf(state.weights, l),
+      m: this.#arenaOf(state.m, l),
+      v: this.#arenaOf(state.v, l),
+    }));
+    this.#layers.forEach((layer, l) => {
+      for (const which of ["parameters", "m", "v"] as const) {
+        this.#engine.write(layer[which], arenas[l]![which]);
+      }
+      layer.updates.set(state.updates.subarray(l * count, (l + 1) * count));
+    });
+  }
+
+  /** A layer of what `weights` returns, as it lies on the GPU. */
+  #arenaOf(weights: readonly (readonly (readonly HeadWeights[])[])[], l: number): Float32Array {
+    const { lora, range } = this.options;
+    const arena = new Float32Array(range.count * this.#segment);
+    for (let i = 0; i < range.count; i++) {
+      this.#matrices.forEach(({ a, b }, k) => {
+        const head = weights[l]?.[i]?.[k];
+        if (head?.a.length !== lora.rank * this.inputs || head.b.length !== this.headSize * lora.rank) {
+          throw new TypeError(
+            `Cannot load head module ${range.first + i} of layer ${l} as A must have ${
+              lora.rank * this.inputs
+            } and B ${this.headSize * lora.rank} values: they have ${head?.a.length} and ${head?.b.length}`,
+          );
+        }
+        const pitchA = roundUp4(this.inputs);
+        for (let r = 0; r < lora.rank; r++) {
+          arena.set(
+            head.a.subarray(r * this.inputs, (r + 1) * this.inputs),
+            i * this.#segment + a.first + r * pitchA,
+          );
+        }
+        for (let r = 0; r < this.headSize; r++) {
+          arena.set(
+            head.b.subarray(r * lora.rank, (r + 1) * lora.rank),
+            i * this.#segment + b.first + r * this.#rank4,
+          );
+        }
+      });
+    }
+    return arena;
   }
 
   /** Reads the last step's gradients back, in the form of `weights`; for tests. */
@@ -480,7 +596,7 @@ export class HeadModules implements Disposable {
     this.#headLists.clear();
   }
 
-  async #read(which: "parameters" | "gradients"): Promise<HeadWeights[][][]> {
+  async #read(which: "parameters" | "gradients" | "m" | "v"): Promise<HeadWeights[][][]> {
     const { lora, range } = this.options;
     const arenas = await this.#engine.read(this.#layers.map((l) => l[which]));
     return arenas.map((arena) =>
@@ -499,12 +615,13 @@ export class HeadModules implements Disposable {
     this.#passed[layer]!.delete(microBatch);
   }
 
-  /** The next gradients of a layer's weights start anew. */
-  #restart(layer: number): void {
+  /** The next gradients of a layer's weights start anew, or are added to those of earlier parts of the step. */
+  #restart(layer: number, continued = false): void {
     const state = this.#accumulations[layer]!;
     for (const gone of state.gone.values()) disposeGone(gone);
     state.gone.clear();
     state.next = 0;
+    state.continued = continued;
   }
 
   /** ||(alpha / r) B A||_F over the targets of each head module, [L * H_m]. */

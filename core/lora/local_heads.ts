@@ -6,10 +6,10 @@
  */
 
 import { addScaled, gatherHeadColumns, scatterAddHeadColumns, type Tensor } from "@edgetuner/kernels";
-import type { MicroBatch } from "../micro_batches.ts";
+import { type MicroBatch, WHOLE_STEP } from "../micro_batches.ts";
 import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../ports.ts";
 import { DEVICE_STATISTICS, type DeviceStatistic, type StatisticName } from "../pruner.ts";
-import type { HeadModules } from "./head_modules.ts";
+import { clipFactor, globalNorm, type HeadModules } from "./head_modules.ts";
 import { targetColumns } from "./target_columns.ts";
 
 /** The kept heads of one device in a layer, as indices within its range. */
@@ -62,6 +62,7 @@ export function putRange(
 export class LocalHeads implements HeadPort, Disposable {
   readonly #devices: readonly HeadModules[];
   readonly #needs: readonly StatisticName[];
+  readonly #clipNorm: number | null;
   #step: HeadStep | null = null;
 
   /**
@@ -69,10 +70,16 @@ export class LocalHeads implements HeadPort, Disposable {
    *
    * @param devices One per virtual device, together owning every head once; disposed with this.
    * @param needs Statistics that `endStep` returns. @default {[]}
+   * @param clipNorm Largest global norm of a step's gradients, see `RunSettings`. @default {null}
    */
-  constructor(devices: readonly HeadModules[], needs: readonly StatisticName[] = []) {
+  constructor(
+    devices: readonly HeadModules[],
+    needs: readonly StatisticName[] = [],
+    clipNorm: number | null = null,
+  ) {
     this.#devices = devices;
     this.#needs = needs;
+    this.#clipNorm = clipNorm;
   }
 
   /** The virtual devices. */
@@ -105,11 +112,19 @@ export class LocalHeads implements HeadPort, Disposable {
   }
 
   #forward(layer: number, x: Tensor, microBatch: Pick<MicroBatch, "index" | "firstRow">): PendingSum | null {
-    const { step, mode } = this.#current();
+    const { step, mode, part = WHOLE_STEP } = this.#current();
+    const at = { index: microBatch.index, firstRow: part.firstRow + microBatch.firstRow };
+    const continued = part.index > 0;
     const parts = this.#parts(layer).map(({ device, kept, global, heads }) => {
       const slice = device.options.lora.mode === "slice";
       const input = slice ? gatherHeadColumns(x, { first: 0, headSize: device.headSize, heads }) : x;
-      const deltas = device.forward(layer, kept, input, { step, mode, ownsInput: slice, microBatch });
+      const deltas = device.forward(layer, kept, input, {
+        step,
+        mode,
+        ownsInput: slice,
+        microBatch: at,
+        continued,
+      });
       return { device, global, deltas };
     });
     if (parts.length === 0) return null;
@@ -168,18 +183,27 @@ export class LocalHeads implements HeadPort, Disposable {
     const { step, mode, mask } = this.#current();
     const { heads, layers } = this.#devices[0]!.options;
     const whole: Partial<Record<DeviceStatistic, Float32Array>> = {};
+    const maskOf = ({ options: { range } }: HeadModules) =>
+      maskOfRange(mask, heads, range.first, range.count);
+    let clip = 1;
+    let norm: Pick<HeadStatistics, "globalNorm"> = {};
+    if (this.#clipNorm !== null && mode === "train") {
+      const squares = await Promise.all(this.#devices.map((d) => d.squaredGradientNorm(maskOf(d))));
+      clip = clipFactor(squares, this.#clipNorm);
+      norm = { globalNorm: globalNorm(squares) };
+    }
     for (const device of this.#devices) {
       const { first, count } = device.options.range;
       const part: HeadStatistics = mode === "probe"
         ? { gradientNorm: await device.gradientNorms() }
-        : await device.update(step, maskOfRange(mask, heads, first, count), this.#needs);
+        : await device.update(step, maskOf(device), this.#needs, clip);
       for (const name of DEVICE_STATISTICS) {
         const values = part[name];
         if (values === undefined) continue;
         putRange(values, whole[name] ??= new Float32Array(layers * heads), heads, first, count);
       }
     }
-    return whole;
+    return { ...whole, ...norm };
   }
 
   /** Frees the head modules. */

@@ -29,6 +29,20 @@ export interface LoraSettings {
   readonly dropout: number;
 }
 
+/**
+ * Numbers that are trained in one head module: c * (r * inputs + D * r).
+ *
+ * @param lora LoRA settings.
+ * @param shape H and d of the base model.
+ */
+export function headParameters(
+  { mode, targets, rank }: LoraSettings,
+  { heads, hidden }: { readonly heads: number; readonly hidden: number },
+): number {
+  const headSize = hidden / heads;
+  return targets.length * rank * ((mode === "slice" ? headSize : hidden) + headSize);
+}
+
 /** Courses of the learning rate after the warm-up. */
 export const SCHEDULES = ["linear", "cosine", "constant"] as const;
 

@@ -5,6 +5,7 @@
  */
 
 import { crossEntropy, embeddingGather, embeddingScatterAdd, matmul, type Tensor } from "@edgetuner/kernels";
+import type { MicroBatch } from "../micro_batches.ts";
 import type { ModelEnds } from "./base.ts";
 import type { Gpt2Ends } from "./gpt2.ts";
 
@@ -26,6 +27,36 @@ export interface TokenBatch {
 export interface LossSettings {
   /** Label smoothing, in [0, 1). */
   readonly labelSmoothing: number;
+  /**
+   * What the sum of the losses is divided by, but for 1e-4: for the part of a batch it is the sum of the
+   * whole batch's mask, so that the parts' losses and gradients add up to the batch's.
+   *
+   * @default {the sum of the batch's mask}
+   */
+  readonly maskSum?: number;
+}
+
+/** Sum of a batch's mask: how many places count for the loss. */
+export function maskSumOf({ mask }: Pick<TokenBatch, "mask">): number {
+  return mask.reduce((sum, m) => sum + m, 0);
+}
+
+/**
+ * Some sequences of a batch, as a batch of their own; the values are not copied.
+ *
+ * @param batch The whole batch.
+ * @param part Its sequences and rows, from `splitBatch`.
+ */
+export function partOfBatch(batch: TokenBatch, part: MicroBatch): TokenBatch {
+  const rows = <T extends Uint32Array | Float32Array>(values: T) =>
+    values.subarray(part.firstRow, part.firstRow + part.rows) as T;
+  return {
+    tokens: rows(batch.tokens),
+    targets: rows(batch.targets),
+    mask: rows(batch.mask),
+    batch: part.batch,
+    length: batch.length,
+  };
 }
 
 /** Added to the sum of the mask, as the reference does, so that an empty mask gives 0. */
@@ -92,11 +123,10 @@ export function modelLoss(
   const { lmHead, shape: { vocabulary } } = ends;
   using normed = ends.normalise(hidden);
   const counted: number[] = [];
-  let maskSum = 0;
   batch.mask.forEach((m, i) => {
     if (m !== 0) counted.push(i);
-    maskSum += m;
   });
+  const maskSum = settings.maskSum ?? maskSumOf(batch);
   using dNormed = gradient ? engine.zeros(hidden.rows, hidden.columns, "d final norm") : null;
   const losses: Tensor[] = [];
   const perPiece = Math.max(16, Math.floor(LOGITS_BYTES / (vocabulary * 4)));

@@ -5,6 +5,7 @@
  */
 
 import type { Engine } from "@edgetuner/kernels";
+import { type CheckpointSource, requireSameRun, type RunCheckpoint } from "../checkpoint/run_checkpoint.ts";
 import { DeadlineError, HandshakeError, PluginError } from "../errors.ts";
 import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
 import type { BaseLayers } from "../model/base.ts";
@@ -75,6 +76,8 @@ export interface StepRecord {
    * without E, which is not sent again. Left out if it needed none.
    */
   readonly probeBytes?: number;
+  /** Global norm of the gradients before they were clipped; left out where they are not. */
+  readonly gradientNorm?: number;
   /** Head mask, [L * H], 1 = pruned. */
   readonly mask: Uint8Array;
   /** Kept heads of each layer, [L]. */
@@ -125,11 +128,23 @@ export interface EdgeServerOptions {
   readonly maxQueuedBytes?: number | undefined;
   /** The clock of step times, in milliseconds; another one for runs in virtual time. @default {performance.now} */
   readonly now?: (() => number) | undefined;
+  /**
+   * Checkpoints of this server to go on from. Every device must bring those of its own, see
+   * `UserDeviceOptions.resume`; the run goes on from the newest step that all have.
+   */
+  readonly resume?: CheckpointSource | undefined;
+  /**
+   * Saves what the edge server needs to go on: called after every `settings.checkpointEvery` steps, and when
+   * the run ends in good order. The next step waits for it.
+   */
+  onCheckpoint?(checkpoint: RunCheckpoint): void | Promise<void>;
 }
 
 /** Longest time a peer may take to say hello, in milliseconds. */
 const HELLO_TIMEOUT_MS = 10_000;
 const MAX_NAME = 64;
+/** Most checkpoints that a device may bring. */
+const MAX_CHECKPOINTS = 1024;
 
 /** A device that joined, with its connection. */
 export interface RunMember {
@@ -158,6 +173,7 @@ export type RunServerOptions = Pick<
   | "codecs"
   | "maxQueuedBytes"
   | "now"
+  | "resume"
 >;
 
 interface Hello {
@@ -166,6 +182,14 @@ interface Hello {
   readonly data: boolean;
   readonly fingerprint: string;
   readonly sharesLoss: boolean;
+}
+
+/** How a run ended in good order. */
+export interface RunEnding {
+  /** Training steps done. */
+  readonly step: number;
+  /** True if the head modules at the end are the best of the run. */
+  readonly best: boolean;
 }
 
 /**
@@ -187,6 +211,8 @@ export abstract class RunServer implements RunHandle {
   #status: RunStatus = "waiting";
   #paused = false;
   #latest: StepRecord | null = null;
+  /** Set by `runAll` when all steps that were to be are done: devices then save what they have. */
+  protected ending: RunEnding | null = null;
   #stopReason: string | null = null;
   #changed: PromiseWithResolvers<void> = Promise.withResolvers();
 
@@ -211,7 +237,7 @@ export abstract class RunServer implements RunHandle {
         `Cannot start the edge server as devices must be an integer from 1 to ${kind.maxDevices} (by the heads per layer): current value is ${options.devices}`,
       );
     }
-    this.run = options.run ?? crypto.randomUUID().slice(0, 8);
+    this.run = options.run ?? options.resume?.run ?? crypto.randomUUID().slice(0, 8);
   }
 
   /** State of the run. */
@@ -338,7 +364,7 @@ export abstract class RunServer implements RunHandle {
     } finally {
       signal?.removeEventListener("abort", onAbort);
       await Promise.all(this.#members.map(async ({ peer }) => {
-        await peer.send("end", { meta: { reason } }).catch(() => {});
+        await peer.send("end", { meta: { reason, ...(this.ending ?? {}) } }).catch(() => {});
         await peer.close(reason.slice(0, 100)).catch(() => {});
       }));
     }
@@ -392,12 +418,33 @@ export abstract class RunServer implements RunHandle {
         );
       }
     }
+    this.#admitCheckpoints(name, meta.checkpoints);
     if (capacity > 0 && this.#withHeads().length >= this.#options.devices) {
       throw new HandshakeError(
         `Cannot admit "${name}" as the run has ${this.#options.devices} devices with heads: all have joined`,
       );
     }
     return { name, capacity, data, fingerprint, sharesLoss };
+  }
+
+  /** A device must bring checkpoints of the run that goes on, and none to a new one. */
+  #admitCheckpoints(name: string, brought: unknown): void {
+    const { run = null, steps = null } = (brought ?? {}) as Record<string, unknown>;
+    const wanted = this.#options.resume?.run ?? null;
+    if (run !== wanted) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as it must bring ${
+          wanted === null ? "no checkpoints to a new run" : `checkpoints of run "${wanted}", which goes on`
+        }: current value is ${run === null ? "none" : JSON.stringify(run)?.slice(0, 80)}`,
+      );
+    }
+    const isList = Array.isArray(steps) && steps.length >= 1 && steps.length <= MAX_CHECKPOINTS &&
+      steps.every((step) => Number.isInteger(step) && step >= 0);
+    if (wanted !== null && !isList) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as it must say the steps of 1 to ${MAX_CHECKPOINTS} checkpoints: it does not`,
+      );
+    }
   }
 
   #withHeads(): RunMember[] {
@@ -522,6 +569,50 @@ export class EdgeServer extends RunServer {
   constructor(options: EdgeServerOptions) {
     super(options, { system: "split", maxDevices: options.base.shape.heads });
     this.#options = options;
+    const { accumulate } = this.settings;
+    if (accumulate > 1 && options.pruner.needs.includes("trueGradientNorm")) {
+      throw new RangeError(
+        `Cannot start the edge server as accumulate must be 1 for pruner "${options.pruner.name}", which probes whole batches: current value is ${accumulate}`,
+      );
+    }
+  }
+
+  /** The newest checkpoint whose step all parties have; `null` in a new run. */
+  async #checkpoint(
+    members: readonly RunMember[],
+    ranges: readonly HeadRange[],
+  ): Promise<RunCheckpoint | null> {
+    const { resume, fingerprint, pruner } = this.#options;
+    if (resume === undefined) return null;
+    const stepsOf = ({ hello }: RunMember) => (hello.checkpoints as { steps: readonly number[] }).steps;
+    const common = resume.steps.filter((step) => this.members.every((m) => stepsOf(m).includes(step)));
+    if (common.length === 0) {
+      throw new HandshakeError(
+        `Cannot go on with run "${this.run}" as all must have a checkpoint of the same step: the edge server has ${resume.steps}, ${
+          this.members.map((m) => `"${m.device.name}" ${stepsOf(m)}`).join(", ")
+        }`,
+      );
+    }
+    const checkpoint = await resume.load(Math.max(...common));
+    requireSameRun(checkpoint, { settings: this.settings, fingerprint });
+    if (checkpoint.pruning?.pruner !== pruner.name) {
+      throw new HandshakeError(
+        `Cannot go on with run "${this.run}" as the pruner must be "${checkpoint.pruning?.pruner}", as in the checkpoint: current value is "${pruner.name}"`,
+      );
+    }
+    const places = (devices: readonly { readonly capacity: number; readonly range: HeadRange | null }[]) =>
+      devices.filter((d) => d.range !== null).map((d) =>
+        `${d.range!.first}+${d.range!.count} of ${d.capacity}`
+      )
+        .sort().join(", ");
+    const now = places(members.map(({ device }, i) => ({ capacity: device.capacity, range: ranges[i]! })));
+    const saved = places(checkpoint.devices ?? []);
+    if (now !== saved) {
+      throw new HandshakeError(
+        `Cannot go on with run "${this.run}" as heads and capacities of the devices must be ${saved}, as in the checkpoint: current value is ${now}`,
+      );
+    }
+    return checkpoint;
   }
 
   /** Runs the steps, with the pruner's decision in each. */
@@ -533,6 +624,9 @@ export class EdgeServer extends RunServer {
     const capacities = members.map((m) => m.device.capacity);
     const ranges = allocateHeads(heads, capacities);
     const fromDevices = DEVICE_STATISTICS.filter((n) => pruner.needs.includes(n));
+    const resumed = await this.#checkpoint(members, ranges);
+    const { checkpointEvery, accumulate, clipNorm } = this.settings;
+    let step = resumed?.step ?? 0;
     this.setRunning();
     for (const member of this.members) {
       const index = members.indexOf(member);
@@ -544,13 +638,14 @@ export class EdgeServer extends RunServer {
           model,
           range: member.device.range,
           statistics: fromDevices,
+          start: step,
         } as unknown as Record<string, unknown>,
       });
       member.peer.run = this.run;
       member.peer.codec = this.codec;
     }
     const dataMember = this.members.find((m) => m.device.data)!;
-    const data = new RemoteData(engine, dataMember.peer, hidden, dataMember.sharesLoss);
+    const data = new RemoteData(engine, dataMember.peer, hidden, dataMember.sharesLoss, accumulate);
     using remote = new RemoteHeads({
       engine,
       model,
@@ -558,6 +653,7 @@ export class EdgeServer extends RunServer {
       devices: members.map(({ peer }, i) => ({ peer, range: ranges[i]! })),
       statistics: fromDevices,
       overlap: this.settings.overlap,
+      clipNorm,
     });
     const context: PrunerContext = {
       layers,
@@ -568,16 +664,35 @@ export class EdgeServer extends RunServer {
     };
     const { microBatches } = this.settings;
     const ports = { engine, base, heads: remote, data, microBatches };
-    let state = initPruner(pruner, context);
-    let statistics: HeadStatistics = {};
-    let lastMask: Uint8Array | null = null;
-    let step = 0;
+    let state = resumed === null ? initPruner(pruner, context) : resumed.pruning!.state;
+    let statistics: HeadStatistics = resumed?.pruning?.statistics ?? {};
+    let lastMask: Uint8Array | null = resumed?.pruning?.lastMask ?? null;
+    let saved: number | null = null;
+    const save = async () => {
+      if (checkpointEvery === 0 || saved === step) return;
+      saved = step;
+      await this.#options.onCheckpoint?.({
+        run: this.run,
+        step,
+        settings: this.settings,
+        fingerprint: this.#options.fingerprint,
+        heads: null,
+        pruning: { pruner: pruner.name, state, lastMask, statistics },
+        devices: this.devices.map(({ name, capacity, range }) => ({ name, capacity, range })),
+        data: null,
+      });
+    };
+    let best = false;
     const now = this.now;
     while (await this.mayGoOn()) {
       const before = this.counters(engine, remote, data);
       const started = now();
       const batch = await data.next(step);
-      if (batch === null) return;
+      if (batch === null) {
+        best = data.best;
+        break;
+      }
+      remote.best = data.best;
       const pruneStarted = now();
       const beforeProbe = this.counters(engine, remote, data);
       let afterProbe = beforeProbe;
@@ -607,7 +722,6 @@ export class EdgeServer extends RunServer {
         }
       }
       const prune = now() - pruneStarted;
-      const tokens = batch.batch * batch.length;
       const outcome = await runStep(ports, step, batch, decision.mask);
       const after = this.counters(engine, remote, data);
       // What a probe cost is told apart, so that the step's own figures compare with other pruners'.
@@ -628,19 +742,25 @@ export class EdgeServer extends RunServer {
           },
           bytes: spent("bytes"),
           ...(afterProbe !== beforeProbe ? { probeBytes: afterProbe.bytes - beforeProbe.bytes } : {}),
+          ...(outcome.statistics.globalNorm === undefined
+            ? {}
+            : { gradientNorm: outcome.statistics.globalNorm }),
           mask: decision.mask,
           kept: keptPerLayer(decision.mask, layers, heads),
           scores: decision.scores ?? null,
-          tokens,
-          batch: batch.batch,
+          tokens: outcome.tokens,
+          batch: outcome.batch,
         },
       });
       if (batch.mode === "train") {
         statistics = outcome.statistics;
         lastMask = decision.mask;
         step++;
+        if (checkpointEvery > 0 && step % checkpointEvery === 0) await save();
       }
     }
+    this.ending = { step, best };
+    await save();
   }
 }
 

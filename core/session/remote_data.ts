@@ -6,7 +6,9 @@
 
 import type { Engine, Tensor } from "@edgetuner/kernels";
 import { ProtocolError } from "../errors.ts";
+import { type StepPart, WHOLE_STEP } from "../micro_batches.ts";
 import type { DataPort, EmbeddedBatch, LossResult, StepMode } from "../ports.ts";
+import type { Frame } from "../wire/frame.ts";
 import type { Peer } from "../wire/peer.ts";
 
 /** Longest step accepted from a data device, in tokens. */
@@ -18,9 +20,15 @@ export class RemoteData implements DataPort {
   readonly #peer: Peer;
   readonly #hidden: number;
   readonly #sharesLoss: boolean;
+  readonly #accumulate: number;
   /** Milliseconds spent waiting for the data device. */
   waitMs = 0;
   #mode: StepMode = "train";
+  #part: StepPart = WHOLE_STEP;
+  /** Rows of the step's parts so far. */
+  #rows = 0;
+  /** True if the last batch came with the word that the head modules before it are the best so far. */
+  best = false;
 
   /**
    * Talks to the data device of a run.
@@ -29,21 +37,24 @@ export class RemoteData implements DataPort {
    * @param peer The data device.
    * @param hidden d, hidden size of the model.
    * @param sharesLoss True if the data device said that it shares its loss.
+   * @param accumulate Most parts of a training step, see `RunSettings`. @default {1}
    */
-  constructor(engine: Engine, peer: Peer, hidden: number, sharesLoss: boolean) {
+  constructor(engine: Engine, peer: Peer, hidden: number, sharesLoss: boolean, accumulate = 1) {
     this.#engine = engine;
     this.#peer = peer;
     this.#hidden = hidden;
     this.#sharesLoss = sharesLoss;
+    this.#accumulate = accumulate;
   }
 
-  /** The next batch's E; `null` when the data device has ended the run. */
+  /** E of the next batch or of the step's next part; `null` when the data device has ended the run. */
   async next(step: number): Promise<EmbeddedBatch | null> {
     const peer = this.#peer;
     const started = performance.now();
     const next = await peer.next("data", `"embedding"`);
     this.waitMs += performance.now() - started;
-    if (next.kind === "finished") return null;
+    this.best = next.meta.best === true;
+    if (next.kind === "finished" && this.#isLast()) return null;
     const frame = peer.check(next, "embedding", { step, shapes: [[null, null, this.#hidden]] });
     const { mode } = frame.meta;
     const [batch, length] = frame.tensors[0]!.shape as [number, number];
@@ -56,10 +67,39 @@ export class RemoteData implements DataPort {
       peer.reject(error);
       throw error;
     }
+    this.#part = this.#partOf(frame, mode);
+    this.#rows = this.#part.firstRow + batch * length;
     this.#mode = mode;
     const values = frame.tensors[0]!.data as Float32Array;
     const embedding = this.#engine.upload(values, batch * length, this.#hidden, "embedding from data device");
-    return { embedding, batch, length, mode };
+    return { embedding, batch, length, mode, part: this.#part };
+  }
+
+  #isLast(): boolean {
+    return this.#part.index + 1 === this.#part.count;
+  }
+
+  /** Which part of the step a frame is: the one after the last, or the first one of a new step. */
+  #partOf({ meta, step }: Frame, mode: StepMode): StepPart {
+    const first = this.#isLast();
+    const [index, count] = Array.isArray(meta.part) ? meta.part as unknown[] : [0, 1];
+    const fits = index === (first ? 0 : this.#part.index + 1) &&
+      (first
+        ? Number.isInteger(count) && (count as number) >= 1 &&
+          (count as number) <= (mode === "train" ? this.#accumulate : 1)
+        : count === this.#part.count && mode === "train");
+    if (!fits) {
+      const error = new ProtocolError(
+        `Cannot run step ${step} as ${
+          first
+            ? `its first part of at most ${this.#accumulate}, in training,`
+            : `part ${this.#part.index + 1} of ${this.#part.count}`
+        } must come next: current value is ${JSON.stringify(meta.part ?? null)?.slice(0, 80)}, "${mode}"`,
+      );
+      this.#peer.reject(error);
+      throw error;
+    }
+    return { index: index as number, count: count as number, firstRow: first ? 0 : this.#rows };
   }
 
   /** Sends h_L; in training and for a probe waits for dh_L. */
@@ -83,7 +123,7 @@ export class RemoteData implements DataPort {
       );
     }
     let loss: number | null = null;
-    if (this.#sharesLoss && !probe) {
+    if (this.#sharesLoss && !probe && this.#isLast()) {
       try {
         const frame = await this.#peer.receive("loss", { step, shapes: [] });
         if (typeof frame.meta.loss === "number") loss = frame.meta.loss;

@@ -13,11 +13,13 @@ import {
   scatterAddHeadColumns,
   type Tensor,
 } from "@edgetuner/kernels";
+import { ProtocolError } from "../errors.ts";
 import type { HeadRange } from "../lora/allocation.ts";
+import { clipFactor, globalNorm } from "../lora/head_modules.ts";
 import { keptHeads, lowestLayer, maskOfRange, putRange } from "../lora/local_heads.ts";
 import type { LoraSettings, LoraTarget } from "../lora/settings.ts";
 import { type TargetColumns, targetColumns } from "../lora/target_columns.ts";
-import type { MicroBatch } from "../micro_batches.ts";
+import { type MicroBatch, WHOLE_STEP } from "../micro_batches.ts";
 import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../ports.ts";
 import type { DeviceStatistic } from "../pruner.ts";
 import type { WireTensor } from "../wire/frame.ts";
@@ -46,6 +48,8 @@ export interface RemoteHeadsOptions {
   readonly statistics: readonly DeviceStatistic[];
   /** False to compute nothing while waiting for devices, for comparison. @default {true} */
   readonly overlap?: boolean;
+  /** Largest global norm of a step's gradients, see `RunSettings`. @default {null} */
+  readonly clipNorm?: number | null;
 }
 
 /** The kept heads of one device in a layer. */
@@ -83,6 +87,8 @@ export class RemoteHeads implements HeadPort, Disposable {
   #waits = 0;
   #waitedFrom = { at: 0, readbackMs: 0 };
   #step: HeadStep | null = null;
+  /** If true, the next step tells the devices that their head modules are the best so far. */
+  best = false;
   /** What ended a wait: other micro-batches then ask no more. */
   #failure: { readonly error: unknown } | null = null;
 
@@ -95,7 +101,9 @@ export class RemoteHeads implements HeadPort, Disposable {
   /** Tells every device which of its heads are pruned. */
   async beginStep(step: HeadStep): Promise<void> {
     const { devices, model } = this.#options;
-    const { microBatches = [] } = step;
+    const { microBatches = [], part = WHOLE_STEP } = step;
+    const { best } = this;
+    this.best = false;
     this.#step = step;
     this.#forgetPlans();
     const lowest = lowestLayer(step.mask, model.heads);
@@ -107,6 +115,8 @@ export class RemoteHeads implements HeadPort, Disposable {
           mode: step.mode,
           lowest,
           ...(microBatches.length > 1 ? { rows: microBatches.map((part) => part.rows) } : {}),
+          ...(part.count > 1 ? { part: [part.index, part.count, part.firstRow] } : {}),
+          ...(best ? { best } : {}),
         },
         tensors: [{
           dtype: "u8",
@@ -227,13 +237,15 @@ export class RemoteHeads implements HeadPort, Disposable {
     };
   }
 
-  /** Collects the statistics of the step. */
+  /** Has the gradients clipped, if they are to be, and collects the statistics of the step. */
   async endStep(): Promise<HeadStatistics> {
-    const { devices, model } = this.#options;
+    const { devices, model, clipNorm = null } = this.#options;
     const { step, mode } = this.#step!;
+    const clips = clipNorm !== null && mode === "train";
+    const norm = clips ? { globalNorm: await this.#clip(step, clipNorm) } : {};
     const statistics = mode === "probe" ? ["gradientNorm"] as const : this.#options.statistics;
     const whole: Partial<Record<DeviceStatistic, Float32Array>> = {};
-    if (statistics.length === 0) return {};
+    if (statistics.length === 0) return norm;
     await this.#wait(Promise.all(devices.map(async ({ peer, range }) => {
       const shape = [model.layers, range.count];
       const frame = await peer.receive("statistics", { step, shapes: statistics.map(() => shape) });
@@ -242,7 +254,27 @@ export class RemoteHeads implements HeadPort, Disposable {
         putRange(frame.tensors[i]!.data as Float32Array, map, model.heads, range.first, range.count);
       });
     })));
-    return whole;
+    return { ...whole, ...norm };
+  }
+
+  /** Asks every device for its part of the gradients' squared norm, tells all of them the factor; returns the norm. */
+  async #clip(step: number, limit: number): Promise<number> {
+    const { devices } = this.#options;
+    const squares = await this.#wait(Promise.all(devices.map(async ({ peer }) => {
+      const { tensors } = await peer.receive("squaredNorm", { step, shapes: [[1]] });
+      const square = tensors[0]!.data[0]!;
+      if (Number.isFinite(square) && square >= 0) return square;
+      const error = new ProtocolError(
+        `Cannot clip step ${step} as the squared norm of ${peer.name} must be finite and not negative: current value is ${square}`,
+      );
+      peer.reject(error);
+      throw error;
+    })));
+    const data = Float32Array.of(clipFactor(squares, limit));
+    await Promise.all(
+      devices.map(({ peer }) => peer.send("clip", { step, tensors: [{ dtype: "f32", shape: [1], data }] })),
+    );
+    return globalNorm(squares);
   }
 
   /** Frees head lists. */

@@ -32,7 +32,21 @@ export interface RunSettings {
   readonly microBatches?: number;
   /** False to compute nothing while waiting, as a baseline for comparison. @default {true} */
   readonly overlap?: boolean;
+  /**
+   * Parts that each training step's batch is split into, by sequences, and that are computed one after the
+   * other: memory holds one of them at a time. The gradients are added up, and the heads are updated once.
+   *
+   * @default {1}
+   */
+  readonly accumulate?: number;
+  /** Largest global norm of a step's gradients, over all kept head modules; `null` does not clip. @default {null} */
+  readonly clipNorm?: number | null;
+  /** Steps from one checkpoint to the next, equal on all machines of a run; 0 makes none. @default {0} */
+  readonly checkpointEvery?: number;
 }
+
+/** Most parts of a step that are computed one after the other. */
+export const MAX_ACCUMULATE = 4096;
 
 /** Shape of the model, as devices need it. */
 export interface ModelShape {
@@ -56,12 +70,25 @@ export interface Welcome {
   readonly range: { readonly first: number; readonly count: number } | null;
   /** Statistics that the device sends after each training step. */
   readonly statistics: readonly DeviceStatistic[];
+  /** Training steps done before: 0, or those of the checkpoint that the run goes on from. */
+  readonly start: number;
 }
 
 /** Settings of the reference run, with a length. */
 export function defaultRunSettings(steps: number): Required<RunSettings> {
   const [lora, optimizer] = [DEFAULT_LORA, DEFAULT_OPTIMIZER];
-  return { lora, optimizer, steps, seed: 0, codec: "f32", microBatches: 1, overlap: true };
+  return {
+    lora,
+    optimizer,
+    steps,
+    seed: 0,
+    codec: "f32",
+    microBatches: 1,
+    overlap: true,
+    accumulate: 1,
+    clipNorm: null,
+    checkpointEvery: 0,
+  };
 }
 
 /**
@@ -72,6 +99,7 @@ export function defaultRunSettings(steps: number): Required<RunSettings> {
  */
 export function checkRunSettings(settings: RunSettings): Required<RunSettings> {
   const { steps, seed, codec = "f32", microBatches = 1, overlap = true } = settings;
+  const { accumulate = 1, clipNorm = null, checkpointEvery = 0 } = settings;
   if (!Number.isInteger(steps) || steps < 1) {
     throw new RangeError(
       `Cannot use run settings as steps must be a positive integer: current value is ${steps}`,
@@ -95,9 +123,35 @@ export function checkRunSettings(settings: RunSettings): Required<RunSettings> {
       `Cannot use run settings as overlap must be true or false, and true with micro-batches: current value is ${overlap} with ${microBatches}`,
     );
   }
+  if (!Number.isInteger(accumulate) || accumulate < 1 || accumulate > MAX_ACCUMULATE) {
+    throw new RangeError(
+      `Cannot use run settings as accumulate must be an integer from 1 to ${MAX_ACCUMULATE}: current value is ${accumulate}`,
+    );
+  }
+  if (clipNorm !== null && !(Number.isFinite(clipNorm) && clipNorm > 0)) {
+    throw new RangeError(
+      `Cannot use run settings as clipNorm must be positive, or null for none: current value is ${clipNorm}`,
+    );
+  }
+  if (!Number.isInteger(checkpointEvery) || checkpointEvery < 0 || checkpointEvery > 0xffff_ffff) {
+    throw new RangeError(
+      `Cannot use run settings as checkpointEvery must be an integer of at least 0: current value is ${checkpointEvery}`,
+    );
+  }
   const lora = checkLora(settings.lora);
   const optimizer = checkOptimizer(settings.optimizer);
-  return { lora, optimizer, steps, seed, codec, microBatches, overlap };
+  return {
+    lora,
+    optimizer,
+    steps,
+    seed,
+    codec,
+    microBatches,
+    overlap,
+    accumulate,
+    clipNorm,
+    checkpointEvery,
+  };
 }
 
 /**
@@ -107,7 +161,7 @@ export function checkRunSettings(settings: RunSettings): Required<RunSettings> {
  */
 export function readWelcome(meta: Readonly<Record<string, unknown>>): Welcome {
   try {
-    const { run, settings, model, range, statistics } = meta as unknown as Welcome;
+    const { run, settings, model, range, statistics, start = 0 } = meta as unknown as Welcome;
     const positive = (name: string, value: unknown) => {
       if (!Number.isInteger(value) || (value as number) < 1 || (value as number) > 1e6) {
         throw new RangeError(`${name} must be a positive integer: current value is ${value}`);
@@ -129,7 +183,11 @@ export function readWelcome(meta: Readonly<Record<string, unknown>>): Welcome {
     if (!Array.isArray(statistics) || statistics.some((s) => !DEVICE_STATISTICS.includes(s))) {
       throw new TypeError(`statistics must be known: current value is ${JSON.stringify(statistics)}`);
     }
-    return { run, settings: checkRunSettings(settings), model, range, statistics };
+    const checked = checkRunSettings(settings);
+    if (!Number.isInteger(start) || start < 0 || start > checked.steps) {
+      throw new RangeError(`start must be a step from 0 to ${checked.steps}: current value is ${start}`);
+    }
+    return { run, settings: checked, model, range, statistics, start };
   } catch (cause) {
     throw new ProtocolError(
       `Cannot join as the server's welcome must be complete: ${(cause as Error).message}`,

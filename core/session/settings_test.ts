@@ -8,6 +8,7 @@ const WELCOME = {
   model: { layers: 3, heads: 4, hidden: 48 },
   range: { first: 1, count: 3 },
   statistics: ["gradientNorm"],
+  start: 0,
 };
 
 Deno.test("checkRunSettings() refuses steps and seeds out of range", () => {
@@ -21,6 +22,15 @@ Deno.test("checkRunSettings() refuses steps and seeds out of range", () => {
   }
   for (const microBatches of [0, 33, 1.5]) {
     assertThrows(() => checkRunSettings({ ...settings, microBatches }), RangeError, "microBatches");
+  }
+  for (const accumulate of [0, 4097, 1.5, NaN]) {
+    assertThrows(() => checkRunSettings({ ...settings, accumulate }), RangeError, "accumulate");
+  }
+  for (const clipNorm of [0, -1, NaN, Infinity]) {
+    assertThrows(() => checkRunSettings({ ...settings, clipNorm }), RangeError, "clipNorm");
+  }
+  for (const checkpointEvery of [-1, 0.5, NaN]) {
+    assertThrows(() => checkRunSettings({ ...settings, checkpointEvery }), RangeError, "checkpointEvery");
   }
   assertThrows(
     () => checkRunSettings({ ...settings, overlap: false, microBatches: 2 }),
@@ -71,6 +81,9 @@ Deno.test("readWelcome() refuses what is missing or out of range, with a Protoco
     { statistics: undefined },
     { statistics: "gradientNorm" },
     { statistics: ["baseNorm"] },
+    { start: 11 },
+    { start: -1 },
+    { start: 0.5 },
   ];
   for (const change of wrong) {
     assertThrows(

@@ -5,14 +5,22 @@
  */
 
 import type { Engine } from "@edgetuner/kernels";
-import { HandshakeError, ProtocolError } from "../errors.ts";
+import {
+  type CheckpointSource,
+  requireSameRun,
+  type RunCheckpoint,
+  saveHeads,
+} from "../checkpoint/run_checkpoint.ts";
+import { CheckpointError, HandshakeError, ProtocolError } from "../errors.ts";
 import { HeadModules } from "../lora/head_modules.ts";
 import { keptHeads } from "../lora/local_heads.ts";
-import { MAX_MICRO_BATCHES } from "../micro_batches.ts";
+import { MAX_MICRO_BATCHES, type StepPart, WHOLE_STEP } from "../micro_batches.ts";
 import type { ModelEnds } from "../model/base.ts";
 import { embedTokens, type LossSettings, modelLoss, sumLosses, type TokenBatch } from "../model/loss.ts";
+import { type BatchPart, partsOfStep } from "../train/local_data.ts";
 import type { HeadMode, HeadStatistics, StepMode } from "../ports.ts";
 import type { Channel } from "../transport.ts";
+import type { RunEnding } from "./edge_server.ts";
 import { findCodec, type WireCodec } from "../wire/codec.ts";
 import { type Frame, PROTOCOL_VERSION } from "../wire/frame.ts";
 import type { ByteLedger } from "../wire/ledger.ts";
@@ -30,12 +38,17 @@ export interface DataSide {
   /** Tell the edge server the loss of each step. @default {false} */
   readonly shareLoss?: boolean;
   /**
-   * The next batch.
+   * The next batch. Of a training step it is the whole batch, also where it is split (`RunSettings.accumulate`).
    *
-   * @param step Training steps done so far.
+   * @param step Training steps done so far; in the first call those of the checkpoint that the run goes on from.
    * @returns `null` to end the run.
    */
   next(step: number): { readonly batch: TokenBatch; readonly mode: StepMode } | null;
+  /**
+   * Asked after each `next`: true if the head modules, as they are before what `next` returned, are the best
+   * so far by the validation that has just ended. All devices are told, see `UserDeviceOptions.onBest`.
+   */
+  isBest?(step: number): boolean;
   /** Called with the loss of each step. */
   onLoss?(step: number, mode: StepMode, loss: number): void;
 }
@@ -62,10 +75,22 @@ export interface UserDeviceOptions {
   readonly codecs?: readonly WireCodec[] | undefined;
   /** Most bytes of frames that may wait to be handled, see `PeerOptions`. @default {268435456} */
   readonly maxQueuedBytes?: number | undefined;
-  /** Head modules to go on with instead of fresh ones. */
-  readonly resume?: ((modules: HeadModules) => void) | undefined;
+  /** Gives the fresh head modules other weights to start from. */
+  readonly prepare?: ((modules: HeadModules) => void) | undefined;
+  /** Checkpoints of this device, of the run that goes on; the edge server says which of them it is. */
+  readonly resume?: CheckpointSource | undefined;
+  /** Called with the checkpoint that the run goes on from, before anything is done with it; may throw to refuse. */
+  onResume?(checkpoint: RunCheckpoint): void;
   /** Called once the run starts. */
   onWelcome?(welcome: Welcome): void;
+  /**
+   * Saves what this device needs to go on: called after every `settings.checkpointEvery` steps, and when the
+   * run ends in good order. The head modules wait until it is done. What the data side is to go on from is
+   * the caller's to add.
+   */
+  onCheckpoint?(checkpoint: RunCheckpoint): void | Promise<void>;
+  /** Called with head modules that are the best so far by the data device's validation, after `step` training steps. */
+  onBest?(step: number, modules: HeadModules): void | Promise<void>;
   /** Called after each training step of the heads. */
   onStep?(step: number): void;
 }
@@ -97,7 +122,7 @@ export interface UserDeviceResult {
  */
 export async function runUserDevice(options: UserDeviceOptions): Promise<UserDeviceResult> {
   const { engine, channel, name, capacity, data, timeoutMs = 120_000 } = options;
-  const { signal, maxQueuedBytes } = options;
+  const { signal, maxQueuedBytes, resume } = options;
   const peer = new Peer(channel, {
     timeoutMs: options.joinTimeoutMs ?? timeoutMs,
     signal,
@@ -105,6 +130,7 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
   });
   peer.name = "the edge server";
   let welcome: Welcome;
+  let checkpoint: RunCheckpoint | null = null;
   try {
     await peer.send("hello", {
       meta: {
@@ -114,18 +140,31 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
         data: data !== undefined,
         fingerprint: data?.fingerprint ?? "",
         sharesLoss: data?.shareLoss ?? false,
+        ...(resume === undefined ? {} : { checkpoints: { run: resume.run, steps: resume.steps } }),
       },
     });
     welcome = readWelcome(await receiveWelcome(peer));
+    peer.run = welcome.run;
     peer.codec = findCodec(welcome.settings.codec, options.codecs);
+    if (resume === undefined && welcome.start > 0) {
+      throw new HandshakeError(
+        `Cannot join as a run without checkpoints must start at step 0: current value is ${welcome.start}`,
+      );
+    }
+    if (resume !== undefined) {
+      checkpoint = await resume.load(welcome.start);
+      const { settings, range } = welcome;
+      requireSameRun(checkpoint, { settings, range, ...(data && { fingerprint: data.fingerprint }) });
+      options.onResume?.(checkpoint);
+    }
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     // The other side learns why this device does not take part.
-    if (error instanceof HandshakeError) await peer.send("refuse", { meta: { reason } }).catch(() => {});
+    const refuses = error instanceof HandshakeError || error instanceof CheckpointError;
+    if (refuses) await peer.send("refuse", { meta: { reason } }).catch(() => {});
     await peer.close(reason.slice(0, 100));
     throw error;
   }
-  peer.run = welcome.run;
   peer.timeoutMs = timeoutMs;
   const modules = welcome.range === null ? null : new HeadModules(engine, {
     lora: welcome.settings.lora,
@@ -135,15 +174,44 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
     seed: welcome.settings.seed,
     steps: welcome.settings.steps,
   });
-  if (modules !== null) options.resume?.(modules);
+  if (modules !== null) options.prepare?.(modules);
+  if (modules !== null && checkpoint?.heads) modules.restore(checkpoint.heads.state);
   options.onWelcome?.(welcome);
-  const state = { steps: 0, reason: "" };
+  const state: RunState = { steps: welcome.start, reason: "", ending: null };
+  const { checkpointEvery, accumulate } = welcome.settings;
+  let saved: number | null = null;
+  const save = async (step: number) => {
+    if (checkpointEvery === 0 || saved === step || options.onCheckpoint === undefined) return;
+    saved = step;
+    await options.onCheckpoint({
+      run: welcome.run,
+      step,
+      settings: welcome.settings,
+      fingerprint: data?.fingerprint ?? "",
+      heads: modules === null ? null : await saveHeads(modules),
+      pruning: null,
+      devices: [{ name, capacity, range: welcome.range }],
+      data: null,
+    });
+  };
+  const trained = async (step: number) => {
+    if (step % checkpointEvery === 0) await save(step);
+  };
   let error: unknown = null;
   const lanes: Promise<void>[] = [];
   try {
-    if (modules !== null) lanes.push(serveHeads(peer, engine, modules, welcome, state, options));
-    if (data !== undefined) lanes.push(serveData(peer, engine, data, state));
+    if (modules !== null) lanes.push(serveHeads(peer, engine, modules, welcome, state, options, trained));
+    if (data !== undefined) {
+      // Where there are heads, their lane says when a step is done.
+      const onTrained = modules === null ? trained : undefined;
+      lanes.push(serveData(peer, engine, data, state, { start: welcome.start, accumulate, onTrained }));
+    }
     await Promise.all(lanes);
+    if (state.ending !== null) {
+      const { step, best } = state.ending;
+      if (modules !== null && best) await options.onBest?.(step, modules);
+      await save(step);
+    }
   } catch (cause) {
     error = cause;
     if (cause instanceof ProtocolError) peer.reject(cause);
@@ -166,12 +234,18 @@ export async function receiveWelcome(peer: Peer): Promise<Readonly<Record<string
 
 /** Progress of a device in a run. */
 export interface RunState {
+  /** Training steps done. */
   steps: number;
+  /** Why the run ended. */
   reason: string;
+  /** How it ended, if in good order. */
+  ending: RunEnding | null;
 }
 
-function endReason(frame: Frame): string {
-  return String(frame.meta.reason ?? "");
+/** Takes in the end of a run. */
+function takeEnd({ meta }: Frame, state: RunState): void {
+  state.reason = String(meta.reason ?? "");
+  if (Number.isInteger(meta.step)) state.ending = { step: meta.step as number, best: meta.best === true };
 }
 
 /** Where a device is within a step. */
@@ -179,6 +253,8 @@ interface HeadStepState {
   readonly step: number;
   readonly mode: HeadMode;
   readonly mask: Uint8Array;
+  /** Which part of the step it is. */
+  readonly part: StepPart;
   /** The lowest layer with a kept head on any device; it sends no gradient of X. */
   readonly lowest: number;
   /** Layers with a kept head, ascending. */
@@ -197,6 +273,7 @@ async function serveHeads(
   welcome: Welcome,
   state: RunState,
   options: UserDeviceOptions,
+  trained: (step: number) => Promise<void>,
 ): Promise<void> {
   const { layers, hidden } = welcome.model;
   const { range, lora } = modules.options;
@@ -206,12 +283,30 @@ async function serveHeads(
   const { overlap } = welcome.settings;
   let current: HeadStepState | null = null;
 
-  const finishStep = async (at: HeadStepState) => {
-    if (at.mode === "evaluate") return;
+  const { clipNorm } = welcome.settings;
+  /** This device's part of the squared norm goes out, the factor of all gradients comes back. */
+  const clipped = async ({ step, mask }: HeadStepState) => {
+    const data = Float32Array.of(await modules.squaredGradientNorm(mask));
+    await peer.send("squaredNorm", { step, tensors: [{ dtype: "f32", shape: [1], data }] });
+    const { tensors } = await peer.receive("clip", { step, shapes: [[1]] });
+    const factor = tensors[0]!.data[0]!;
+    if (factor >= 0 && factor <= 1) return factor;
+    throw new ProtocolError(
+      `Cannot clip step ${step} as the factor must be from 0 to 1: current value is ${factor}`,
+    );
+  };
+
+  const finishPart = async (at: HeadStepState) => {
+    if (at.mode === "evaluate" || at.part.index + 1 < at.part.count) return;
     const probe = at.mode === "probe";
     const statistics: HeadStatistics = probe
       ? { gradientNorm: await modules.gradientNorms() }
-      : await modules.update(at.step, at.mask, welcome.statistics);
+      : await modules.update(
+        at.step,
+        at.mask,
+        welcome.statistics,
+        clipNorm === null ? 1 : await clipped(at),
+      );
     const sent = probe ? ["gradientNorm"] as const : welcome.statistics;
     if (sent.length > 0) {
       await peer.send("statistics", {
@@ -226,22 +321,21 @@ async function serveHeads(
     if (probe) return;
     state.steps = at.step + 1;
     options.onStep?.(at.step);
+    await trained(state.steps);
   };
 
   for (;;) {
     const frame = await peer.next("heads", "the next step");
-    if (frame.kind === "end") {
-      state.reason = endReason(frame);
-      return;
-    }
+    if (frame.kind === "end") return takeEnd(frame, state);
     if (frame.kind === "mask") {
       if (current !== null && !isDone(current)) {
         throw new ProtocolError(
           `Cannot begin step ${frame.step} as step ${current.step} must be done: it is not`,
         );
       }
-      current = beginStep(peer, frame, layers, range.count);
-      if (current.layers.length === 0) await finishStep(current);
+      current = beginStep(peer, frame, layers, range.count, current);
+      if (frame.meta.best === true) await options.onBest?.(state.steps, modules);
+      if (current.layers.length === 0) await finishPart(current);
       continue;
     }
     if (current === null) {
@@ -274,12 +368,16 @@ async function serveHeads(
       const x = slice
         ? engine.upload(data as Float32Array, kept.length * length, headSize, "input")
         : engine.upload(data as Float32Array, length, hidden, "input");
-      const firstRow = current.rows.slice(0, microBatch).reduce<number>((sum, n) => sum + n!, 0);
+      const firstRow = current.rows.slice(0, microBatch).reduce<number>(
+        (sum, n) => sum + n!,
+        current.part.firstRow,
+      );
       const deltas = modules.forward(layer, kept, x, {
         step,
         mode: current.mode,
         ownsInput: true,
         microBatch: { index: microBatch, firstRow },
+        continued: current.part.index > 0,
       });
       const values = await engine.read(deltas);
       for (const delta of deltas) delta.dispose();
@@ -341,7 +439,7 @@ async function serveHeads(
         engine.flush();
       }
       current.backward[microBatch]!++;
-      if (isDone(current)) await finishStep(current);
+      if (isDone(current)) await finishPart(current);
       continue;
     }
     throw new ProtocolError(
@@ -354,7 +452,13 @@ function isDone({ mode, layers, forward, backward }: HeadStepState): boolean {
   return (mode === "evaluate" ? forward : backward).every((n) => n === layers.length);
 }
 
-function beginStep(peer: Peer, frame: Frame, layers: number, count: number): HeadStepState {
+function beginStep(
+  peer: Peer,
+  frame: Frame,
+  layers: number,
+  count: number,
+  before: HeadStepState | null,
+): HeadStepState {
   peer.check(frame, "mask", { shapes: [[layers, count]] });
   const { mode, lowest, rows = [null] } = frame.meta;
   const mask = frame.tensors[0]!.data as Uint8Array;
@@ -374,10 +478,45 @@ function beginStep(peer: Peer, frame: Frame, layers: number, count: number): Hea
       }`,
     );
   }
+  const part = readPart(frame, before);
+  if (part.index > 0 && (mode !== "train" || mask.some((z, i) => z !== before!.mask[i]))) {
+    throw new ProtocolError(
+      `Cannot go on with step ${frame.step} as all its parts must be training with one mask: part ${part.index} is not`,
+    );
+  }
   const kept: number[] = [];
   for (let l = 0; l < layers; l++) if (keptHeads(mask, count, l, 0, count).length > 0) kept.push(l);
   const none = rows.map(() => 0);
-  return { step: frame.step, mode, mask, lowest, layers: kept, rows, forward: none, backward: [...none] };
+  return {
+    step: frame.step,
+    mode,
+    mask,
+    part,
+    lowest,
+    layers: kept,
+    rows,
+    forward: none,
+    backward: [...none],
+  };
+}
+
+/** Which part of a step a mask begins: the first, or the one after the last. */
+function readPart({ meta, step }: Frame, before: HeadStepState | null): StepPart {
+  const [index, count, firstRow] = Array.isArray(meta.part) ? meta.part as number[] : [0, 1, 0];
+  const within = before !== null && before.part.index + 1 < before.part.count;
+  const numbers = [index, count, firstRow].every((n) => Number.isInteger(n) && n! >= 0 && n! < 1 << 24);
+  const fits = within
+    ? step === before.step && index === before.part.index + 1 && count === before.part.count &&
+      firstRow! > before.part.firstRow
+    : index === 0 && count! >= 1 && firstRow === 0;
+  if (!numbers || !fits) {
+    throw new ProtocolError(
+      `Cannot begin step ${step} as ${
+        within ? `part ${before.part.index + 1} of step ${before.step}` : "the first part of a step"
+      } must come next: current value is ${JSON.stringify(meta.part ?? null).slice(0, 80)}`,
+    );
+  }
+  return meta.part === undefined ? WHOLE_STEP : { index: index!, count: count!, firstRow: firstRow! };
 }
 
 function join(parts: readonly Float32Array[]): Float32Array {
@@ -392,64 +531,92 @@ function join(parts: readonly Float32Array[]): Float32Array {
 }
 
 /** Hands batches out and answers with losses' gradients until the run ends. */
-export async function serveData(peer: Peer, engine: Engine, data: DataSide, state: RunState): Promise<void> {
-  let step = 0;
+export async function serveData(
+  peer: Peer,
+  engine: Engine,
+  data: DataSide,
+  state: RunState,
+  { start, accumulate, onTrained }: {
+    readonly start: number;
+    readonly accumulate: number;
+    readonly onTrained?: ((step: number) => Promise<void>) | undefined;
+  },
+): Promise<void> {
+  let step = start;
   for (;;) {
     const next = data.next(step);
+    const best = data.isBest?.(step) ?? false;
     if (next === null) {
-      await peer.send("finished", { step });
+      await peer.send("finished", { step, meta: best ? { best } : {} });
       // The edge server ends the run for everyone; wait for its word.
       const frame = await peer.next("data", "the end of the run");
       if (frame.kind !== "end") {
         throw new ProtocolError(`Cannot end the run as "end" must come: it is "${frame.kind}"`);
       }
-      return;
+      return takeEnd(frame, state);
     }
-    const { batch, mode } = next;
-    const { hidden } = data.ends.shape;
-    const embedding = embedTokens(data.ends, batch);
-    const [values] = await engine.read([embedding]);
-    embedding.dispose();
-    await peer.send("embedding", {
-      step,
-      meta: { mode },
-      tensors: [{ dtype: "f32", shape: [batch.batch, batch.length, hidden], data: values! }],
-    });
-    const rows = batch.batch * batch.length;
-    const expected = { step, shapes: [[rows, hidden]] };
-    let frame = await peer.next("data", `"hidden"`);
-    // One probe may come before the step itself: its gradient is answered, nothing else happens.
-    if (frame.kind === "hidden" && frame.meta.probe === true && mode === "train") {
-      await answerProbe(peer, engine, data, batch, peer.check(frame, "hidden", expected));
-      frame = await peer.next("data", `"hidden"`);
+    const { mode } = next;
+    const parts = partsOfStep(next.batch, mode === "train" ? accumulate : 1);
+    const losses: Float32Array[] = [];
+    for (const part of parts) {
+      const answer = await servePart(peer, engine, data, { ...part, step, mode, best });
+      if ("kind" in answer) return takeEnd(answer, state);
+      losses.push(...answer);
     }
-    if (frame.kind === "end") {
-      state.reason = endReason(frame);
-      return;
-    }
-    const { tensors } = peer.check(frame, "hidden", expected);
-    if (frame.meta.probe === true) {
-      throw new ProtocolError(
-        `Cannot answer the probe of step ${step} as there must be at most one, in training: there is another`,
-      );
-    }
-    using h = engine.upload(tensors[0]!.data as Float32Array, rows, hidden, "h_L");
-    const settings = mode === "train" ? data.loss : { labelSmoothing: 0 };
-    const { losses, gradient } = modelLoss(data.ends, h, batch, settings, mode === "train");
-    const results = await engine.read(gradient === null ? losses : [gradient, ...losses]);
-    for (const tensor of losses) tensor.dispose();
-    gradient?.dispose();
-    if (gradient !== null) {
-      await peer.send("hiddenGradient", {
-        step,
-        tensors: [{ dtype: "f32", shape: [rows, hidden], data: results.shift()! }],
-      });
-    }
-    const loss = sumLosses(results);
+    const loss = sumLosses(losses);
     if (data.shareLoss) await peer.send("loss", { step, meta: { loss } });
     data.onLoss?.(step, mode, loss);
-    if (mode === "train") step++;
+    if (mode !== "train") continue;
+    step++;
+    await onTrained?.(step);
   }
+}
+
+/** Sends E of a batch or a part of it, and answers h_L; returns losses, or the end of the run. */
+async function servePart(
+  peer: Peer,
+  engine: Engine,
+  data: DataSide,
+  at: BatchPart & { readonly step: number; readonly mode: StepMode; readonly best: boolean },
+): Promise<readonly Float32Array[] | Frame> {
+  const { batch, part: { index, count }, maskSum, step, mode, best } = at;
+  const { hidden } = data.ends.shape;
+  const embedding = embedTokens(data.ends, batch);
+  const [values] = await engine.read([embedding]);
+  embedding.dispose();
+  await peer.send("embedding", {
+    step,
+    meta: { mode, ...(count > 1 ? { part: [index, count] } : {}), ...(best && index === 0 ? { best } : {}) },
+    tensors: [{ dtype: "f32", shape: [batch.batch, batch.length, hidden], data: values! }],
+  });
+  const rows = batch.batch * batch.length;
+  const expected = { step, shapes: [[rows, hidden]] };
+  let frame = await peer.next("data", `"hidden"`);
+  // One probe may come before the step itself: its gradient is answered, nothing else happens.
+  if (frame.kind === "hidden" && frame.meta.probe === true && mode === "train" && count === 1) {
+    await answerProbe(peer, engine, data, batch, peer.check(frame, "hidden", expected));
+    frame = await peer.next("data", `"hidden"`);
+  }
+  if (frame.kind === "end") return frame;
+  const { tensors } = peer.check(frame, "hidden", expected);
+  if (frame.meta.probe === true) {
+    throw new ProtocolError(
+      `Cannot answer the probe of step ${step} as there must be at most one, in training of a whole batch: there is another`,
+    );
+  }
+  using h = engine.upload(tensors[0]!.data as Float32Array, rows, hidden, "h_L");
+  const settings = { ...(mode === "train" ? data.loss : { labelSmoothing: 0 }), maskSum };
+  const { losses, gradient } = modelLoss(data.ends, h, batch, settings, mode === "train");
+  const results = await engine.read(gradient === null ? losses : [gradient, ...losses]);
+  for (const tensor of losses) tensor.dispose();
+  gradient?.dispose();
+  if (gradient !== null) {
+    await peer.send("hiddenGradient", {
+      step,
+      tensors: [{ dtype: "f32", shape: [rows, hidden], data: results.shift()! }],
+    });
+  }
+  return results;
 }
 
 async function answerProbe(

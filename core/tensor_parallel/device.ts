@@ -26,7 +26,9 @@ import { shardShapes, type Share } from "./shares.ts";
 import { readTensorParallelWelcome, type TensorParallelWelcome } from "./welcome.ts";
 
 /** Options of `runTensorParallelDevice`. */
-export interface TensorParallelDeviceOptions extends Omit<UserDeviceOptions, "onWelcome" | "resume"> {
+export interface TensorParallelDeviceOptions
+  extends
+    Omit<UserDeviceOptions, "onWelcome" | "prepare" | "resume" | "onResume" | "onCheckpoint" | "onBest"> {
   /** Bytes of memory that the device can give to its share. */
   readonly memory: number;
   /** Called once the run starts. */
@@ -84,12 +86,12 @@ export async function runTensorParallelDevice(
     steps: settings.steps,
   });
   options.onWelcome?.(welcome);
-  const state: RunState = { steps: 0, reason: "" };
+  const state: RunState = { steps: 0, reason: "", ending: null };
   let error: unknown = null;
   const lanes: Promise<void>[] = [];
   try {
     if (modules !== null) lanes.push(serveShare(peer, engine, modules, welcome, share!, state, options));
-    if (data !== undefined) lanes.push(serveData(peer, engine, data, state));
+    if (data !== undefined) lanes.push(serveData(peer, engine, data, state, { start: 0, accumulate: 1 }));
     await Promise.all(lanes);
   } catch (cause) {
     error = cause;

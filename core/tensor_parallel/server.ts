@@ -21,7 +21,7 @@ import { ModelShard, type ShardStep } from "./rank.ts";
 import { allocateShares, cutShard, shardShapes, type Share, shareMemory, type StepSize } from "./shares.ts";
 
 /** Options of a tensor-parallel server. */
-export interface TensorParallelServerOptions extends RunServerOptions {
+export interface TensorParallelServerOptions extends Omit<RunServerOptions, "resume"> {
   /** The engine of the server's own share. */
   readonly engine: Engine;
   /** The base model; devices get their shares of it over the wire. */
@@ -103,10 +103,19 @@ export class TensorParallelServer extends RunServer implements Disposable {
     super(options, { system: "tensorParallel", maxDevices: heads - 1 });
     this.#options = options;
     this.#model = { layers, heads, hidden };
-    const { microBatches } = this.settings;
-    if (microBatches !== 1) {
+    const { microBatches, accumulate, clipNorm, checkpointEvery } = this.settings;
+    const unsupported = Object.entries(
+      {
+        microBatches: [microBatches, 1],
+        accumulate: [accumulate, 1],
+        clipNorm: [clipNorm, null],
+        checkpointEvery: [checkpointEvery, 0],
+      } as const,
+    ).find(([, [value, only]]) => value !== only);
+    if (unsupported !== undefined) {
+      const [name, [value, only]] = unsupported;
       throw new RangeError(
-        `Cannot start the server as steps must not be split where all-reduces are: current value of microBatches is ${microBatches}`,
+        `Cannot start the server as ${name} must be ${only} where all-reduces are: current value is ${value}`,
       );
     }
     const { capacity = 1, largestStep } = options;

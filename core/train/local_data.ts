@@ -5,55 +5,115 @@
  */
 
 import type { Tensor } from "@edgetuner/kernels";
+import { splitBatch, type StepPart } from "../micro_batches.ts";
 import type { ModelEnds } from "../model/base.ts";
-import { embedTokens, type LossSettings, modelLoss, sumLosses, type TokenBatch } from "../model/loss.ts";
+import {
+  embedTokens,
+  type LossSettings,
+  maskSumOf,
+  modelLoss,
+  partOfBatch,
+  sumLosses,
+  type TokenBatch,
+} from "../model/loss.ts";
 import type { DataPort, EmbeddedBatch, LossResult, StepMode } from "../ports.ts";
 
 /** A batch and what it is for; `null` ends the run. */
-export type BatchSource = (step: number) => { readonly batch: TokenBatch; readonly mode: StepMode } | null;
+export type BatchSource = (step: number) =>
+  | {
+    readonly batch: TokenBatch;
+    readonly mode: StepMode;
+    /** Settings of its loss, where they are not those of the run. */
+    readonly loss?: LossSettings | undefined;
+  }
+  | null;
+
+/** A batch, or the part of a training step's batch that is computed at a time. */
+export interface BatchPart {
+  /** Its tokens. */
+  readonly batch: TokenBatch;
+  /** Which part of the step it is. */
+  readonly part: StepPart;
+  /** Sum of the whole batch's mask. */
+  readonly maskSum: number;
+}
+
+/**
+ * Splits a training step's batch by sequences into parts that are computed one after the other.
+ *
+ * @param batch The whole batch.
+ * @param count Parts wanted; never more than there are sequences.
+ */
+export function partsOfStep(batch: TokenBatch, count: number): BatchPart[] {
+  const maskSum = maskSumOf(batch);
+  const parts = splitBatch(batch, count);
+  return parts.map((part) => ({
+    batch: parts.length === 1 ? batch : partOfBatch(batch, part),
+    part: { index: part.index, count: parts.length, firstRow: part.firstRow },
+    maskSum,
+  }));
+}
 
 /** Embedding, loss and labels in this process, on the engine of the base model. */
 export class LocalData implements DataPort {
   readonly #ends: ModelEnds;
   readonly #settings: LossSettings;
   readonly #source: BatchSource;
-  #current: { readonly batch: TokenBatch; readonly mode: StepMode } | null = null;
+  readonly #accumulate: number;
+  /** What is left of the step. */
+  #parts: BatchPart[] = [];
+  #current: (BatchPart & { readonly mode: StepMode; readonly loss: LossSettings }) | null = null;
+  /** Losses of the step's parts so far. */
+  #losses: Float32Array[] = [];
 
   /**
    * Takes the data side's weights and a source of batches.
    *
    * @param ends Embedding, final norm and LM head.
-   * @param settings Label smoothing.
+   * @param settings Label smoothing, where a batch does not come with its own.
    * @param source Where batches come from.
+   * @param accumulate Parts that training batches are split into, see `RunSettings`. @default {1}
    */
-  constructor(ends: ModelEnds, settings: LossSettings, source: BatchSource) {
+  constructor(ends: ModelEnds, settings: LossSettings, source: BatchSource, accumulate = 1) {
     this.#ends = ends;
     this.#settings = settings;
     this.#source = source;
+    this.#accumulate = accumulate;
   }
 
-  /** The next batch, embedded. */
+  /** The next batch, or the next part of the step's, embedded. */
   next(step: number): Promise<EmbeddedBatch | null> {
-    this.#current = this.#source(step);
-    if (this.#current === null) return Promise.resolve(null);
-    const { batch, mode } = this.#current;
+    let { mode, loss } = this.#current ?? { mode: "train" as StepMode, loss: this.#settings };
+    if (this.#parts.length === 0) {
+      const next = this.#source(step);
+      if (next === null) return Promise.resolve(null);
+      ({ mode, loss = this.#settings } = next);
+      this.#parts = partsOfStep(next.batch, mode === "train" ? this.#accumulate : 1);
+      this.#losses = [];
+    }
+    const current = this.#current = { ...this.#parts.shift()!, mode, loss };
+    const { batch, part } = current;
     return Promise.resolve({
       embedding: embedTokens(this.#ends, batch),
       batch: batch.batch,
       length: batch.length,
       mode,
+      part,
     });
   }
 
   /** Loss and dh_L of the batch; the same for a probe, as the batch stays until the next one is asked for. */
-  async loss(_step: number, hidden: Tensor): Promise<LossResult> {
+  async loss(_step: number, hidden: Tensor, probe = false): Promise<LossResult> {
     if (this.#current === null) {
       throw new TypeError("Cannot compute the loss as a batch must come first: none did");
     }
-    const { batch, mode } = this.#current;
-    const { losses, gradient } = modelLoss(this.#ends, hidden, batch, this.#settings, mode === "train");
+    const { batch, mode, maskSum, loss } = this.#current;
+    const settings = { ...loss, maskSum };
+    const { losses, gradient } = modelLoss(this.#ends, hidden, batch, settings, mode === "train");
     const values = await hidden.engine.read(losses);
     for (const tensor of losses) tensor.dispose();
-    return { gradient, loss: sumLosses(values) };
+    if (probe) return { gradient, loss: null };
+    this.#losses.push(...values);
+    return { gradient, loss: this.#parts.length > 0 ? null : sumLosses(this.#losses) };
   }
 }

@@ -5,7 +5,7 @@
  */
 
 import type { Engine, Tensor } from "@edgetuner/kernels";
-import { type MicroBatch, splitBatch } from "../micro_batches.ts";
+import { type MicroBatch, splitBatch, WHOLE_STEP } from "../micro_batches.ts";
 import type { BaseLayers } from "../model/base.ts";
 import type { DataPort, EmbeddedBatch, HeadMode, HeadPort, HeadStatistics, LayerHeads } from "../ports.ts";
 import { Tape } from "../tape.ts";
@@ -30,6 +30,10 @@ export interface StepOutcome {
   readonly loss: number | null;
   /** Statistics of a training step; empty in evaluation. */
   readonly statistics: HeadStatistics;
+  /** B, sequences of the step, all parts together. */
+  readonly batch: number;
+  /** Tokens of the step. */
+  readonly tokens: number;
 }
 
 /**
@@ -39,18 +43,39 @@ export interface StepOutcome {
  * With micro-batches the layers run for each of them on its own, so that one computes while another
  * one waits for its heads; the data side sees whole batches all the same.
  *
+ * A training step may come in several parts (`EmbeddedBatch.part`): they are asked for and computed one
+ * after the other, so that memory holds one of them, and the heads are updated after the last.
+ *
  * @param context Base model and ports.
  * @param step Step number.
- * @param batch The embedded batch, from `DataPort.next`.
+ * @param batch The embedded batch or its first part, from `DataPort.next`.
  * @param mask Head mask z, [L * H], 1 = pruned.
  */
-export function runStep(
+export async function runStep(
   context: StepContext,
   step: number,
   batch: EmbeddedBatch,
   mask: Uint8Array,
 ): Promise<StepOutcome> {
-  return pass(context, step, batch, mask, batch.mode);
+  let [sequences, tokens] = [0, 0];
+  for (let current = batch;;) {
+    const { index, count } = current.part ?? WHOLE_STEP;
+    sequences += current.batch;
+    tokens += current.batch * current.length;
+    const { loss, statistics } = await pass(context, step, current, mask, batch.mode);
+    if (index + 1 === count) return { loss, statistics, batch: sequences, tokens };
+    const next = await context.data.next(step);
+    const part = next?.part;
+    if (next === null || part?.index !== index + 1 || part.count !== count) {
+      next?.embedding.dispose();
+      throw new TypeError(
+        `Cannot go on with step ${step} as part ${index + 1} of ${count} must come next: current value is ${
+          JSON.stringify(part ?? null)
+        }`,
+      );
+    }
+    current = next;
+  }
 }
 
 /**
@@ -62,6 +87,7 @@ export function runStep(
  * @param step Step number.
  * @param batch The embedded batch, from `DataPort.next`.
  * @returns `gradientNorm`, [L * H].
+ * @throws {RangeError} If the batch is only a part of the step's.
  */
 export async function probeStep(
   context: StepContext,
@@ -69,6 +95,12 @@ export async function probeStep(
   batch: EmbeddedBatch,
 ): Promise<Float32Array> {
   const { engine, base } = context;
+  const { count } = batch.part ?? WHOLE_STEP;
+  if (count !== 1) {
+    throw new RangeError(
+      `Cannot probe step ${step} as its batch must be computed as a whole: current number of parts is ${count}`,
+    );
+  }
   const { rows, columns } = batch.embedding;
   const embedding = engine.tensor(rows, columns, "embedding of a probe");
   engine.copy(batch.embedding, embedding);
@@ -83,9 +115,9 @@ async function pass(
   batch: EmbeddedBatch,
   mask: Uint8Array,
   mode: HeadMode,
-): Promise<StepOutcome> {
+): Promise<Pick<StepOutcome, "loss" | "statistics">> {
   const { engine, base, heads, data } = context;
-  const { length } = batch;
+  const { length, part: position = WHOLE_STEP } = batch;
   const parts = splitBatch(batch, context.microBatches ?? 1);
   using stack = new DisposableStack();
   const flows = parts.map((part) => {
@@ -94,7 +126,7 @@ async function pass(
     return { part, tape, embedding: tape.variable(rowsOf(batch.embedding, part), false) };
   });
   if (parts.length > 1) batch.embedding.dispose();
-  await heads.beginStep({ step, mode, mask, microBatches: parts });
+  await heads.beginStep({ step, mode, mask, microBatches: parts, part: position });
   const hidden = await together(
     engine,
     flows.map(({ part, tape, embedding }) => () => {
@@ -114,7 +146,8 @@ async function pass(
       gradient.dispose(); // every head of every layer is pruned: there is nothing to learn
     }
   }
-  return { loss, statistics: await heads.endStep() };
+  const last = position.index + 1 === position.count;
+  return { loss, statistics: last ? await heads.endStep() : {} };
 }
 
 function headsOf(heads: HeadPort, part: MicroBatch): LayerHeads {

@@ -8,7 +8,7 @@ import { Encoder } from "cbor-x";
 import { ProtocolError } from "../errors.ts";
 
 /** Version of envelope and step protocol. Peers with another one are refused. */
-export const PROTOCOL_VERSION = 1;
+export const PROTOCOL_VERSION = 2;
 
 /**
  * What a frame is. ES = edge server, UD = user device, D = data device, T tokens, n kept heads,
@@ -17,14 +17,16 @@ export const PROTOCOL_VERSION = 1;
  * | kind | direction | tensors |
  * | --- | --- | --- |
  * | hello, welcome, refuse, end | handshake and end | none |
- * | embedding | D to ES | E [T, d] |
- * | mask | ES to UD | z of the device's heads [L, H_m]; with mode and the lowest layer with a kept head |
+ * | embedding | D to ES | E [T, d] of a batch, or of a part of a step's; with `best: true` if the head modules are the best so far |
+ * | mask | ES to UD | z of the device's heads [L, H_m], for each part of a step; with mode and the lowest layer with a kept head |
  * | input | ES to UD | X [n, T, D], in full mode [T, d] |
  * | delta | UD to ES | Deltas [c, n, T, D] |
  * | hidden | ES to D | h_L [T, d]; with `probe: true` the gradient is answered and the step itself still comes |
  * | hiddenGradient | D to ES | dh_L [T, d] |
  * | deltaGradient | ES to UD | [c, n, T, D] |
  * | inputGradient | UD to ES | dX [n, T, D], in full mode [T, d]; not for the lowest layer with a kept head |
+ * | squaredNorm | UD to ES | what the device's gradients add to the squared global norm [1]; only if gradients are clipped |
+ * | clip | ES to UD | the factor of the gradients [1] |
  * | statistics | UD to ES | one map [L, H_m] per statistic the pruner needs |
  * | shard | ES to UD | tensor parallelism: a device's share of a layer, once at the start |
  * | activation, activationGradient | ES to UD | tensor parallelism: a block's input, its output's gradient [T, d] |
@@ -45,6 +47,8 @@ export const FRAME_KINDS = [
   "hiddenGradient",
   "deltaGradient",
   "inputGradient",
+  "squaredNorm",
+  "clip",
   "statistics",
   "shard",
   "activation",

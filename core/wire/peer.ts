@@ -39,6 +39,8 @@ const LANE_OF: Record<FrameKind, Lane> = {
   delta: "heads",
   deltaGradient: "heads",
   inputGradient: "heads",
+  squaredNorm: "heads",
+  clip: "heads",
   statistics: "heads",
   shard: "heads",
   activation: "heads",

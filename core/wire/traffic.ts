@@ -31,8 +31,12 @@ export interface TrafficShape {
   readonly mask: Uint8Array;
   /** B, sequences of the step. @default {1} */
   readonly batch?: number;
-  /** Parts that the batch is split into. @default {1} */
+  /** Micro-batches that the batch, or each part of it, is split into. @default {1} */
   readonly microBatches?: number;
+  /** Parts that the batch is split into and that are computed one after the other. @default {1} */
+  readonly accumulate?: number;
+  /** True if gradients are clipped by their global norm. @default {false} */
+  readonly clip?: boolean;
   /** The codec of the run. @default {f32Codec()} */
   readonly codec?: WireCodec;
 }
@@ -70,15 +74,23 @@ export function tensorParallelTraffic(
 /** Tensor bytes of one training step by kind of message, ES and all devices together. */
 export function stepTraffic(shape: TrafficShape): Map<FrameKind, number> {
   const { layers, heads, hidden, tokens, targets, mode, headsPerDevice, statistics, mask } = shape;
-  const { batch = 1, microBatches = 1, codec = f32Codec() } = shape;
+  const { batch = 1, microBatches = 1, accumulate = 1, clip = false, codec = f32Codec() } = shape;
   const length = tokens / batch;
-  const parts = splitBatch({ batch, length }, microBatches);
+  const steps = splitBatch({ batch, length }, accumulate);
+  const parts = steps.flatMap((part) => splitBatch({ batch: part.batch, length }, microBatches));
   const headSize = hidden / heads;
   const bytes = new Map<FrameKind, number>();
   const add = (kind: FrameKind, amount: number) => bytes.set(kind, (bytes.get(kind) ?? 0) + amount);
-  add("embedding", codec.byteLength([batch, length, hidden]));
-  add("hidden", codec.byteLength([tokens, hidden]));
-  add("mask", layers * heads);
+  for (const part of steps) {
+    add("embedding", codec.byteLength([part.batch, length, hidden]));
+    add("hidden", codec.byteLength([part.rows, hidden]));
+    add("hiddenGradient", codec.byteLength([part.rows, hidden]));
+    add("mask", layers * heads);
+  }
+  if (clip) {
+    add("squaredNorm", 4 * headsPerDevice.length);
+    add("clip", 4 * headsPerDevice.length);
+  }
   if (statistics > 0) add("statistics", statistics * layers * heads * 4);
   // Nothing is trained below the lowest layer with a kept head, so it needs no gradient of X.
   const lowest = lowestLayer(mask, heads);
@@ -98,6 +110,5 @@ export function stepTraffic(shape: TrafficShape): Map<FrameKind, number> {
       }
     }
   }
-  add("hiddenGradient", codec.byteLength([tokens, hidden]));
   return bytes;
 }

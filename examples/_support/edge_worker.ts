@@ -14,6 +14,7 @@ import {
   loadLayers,
   loadModelFolder,
   type ModelShape,
+  parameterCount,
   type RunSettings,
   warmUp,
 } from "@edgetuner/core";
@@ -22,6 +23,7 @@ import { messagePortChannel } from "@edgetuner/transport";
 import { codecsOf } from "./codecs.ts";
 import { CollectedSamples } from "./collected_samples.ts";
 import { makePruner, type PrunerChoice } from "./pruners.ts";
+import { countParameters, openRunCheckpoints, type ParameterCounts } from "./run_flags.ts";
 import { loadGpu } from "./webgpu.ts";
 
 /** What the worker needs to begin. */
@@ -40,6 +42,10 @@ export interface EdgeWorkerOptions {
   readonly codec?: string | null;
   /** File that samples to train a predictor from are appended to, with every head kept; none if empty. */
   readonly collect?: string;
+  /** Folder for checkpoints; none if empty. @default {""} */
+  readonly checkpoint?: string;
+  /** Checkpoint, or folder of them, to go on from; a new run if empty. @default {""} */
+  readonly resume?: string;
   /** WebGPU implementation. */
   readonly webgpu: string;
   /** Longest wait for a device in a step, in milliseconds. */
@@ -65,6 +71,7 @@ export type FromEdgeWorker =
     readonly adapter: string;
     readonly pruner: string;
     readonly deployable: boolean;
+    readonly parameters: ParameterCounts;
   }
   | {
     readonly type: "event";
@@ -83,6 +90,10 @@ const scope = self as unknown as {
 let server: EdgeServer | null = null;
 
 async function start(options: EdgeWorkerOptions): Promise<void> {
+  const { resumed, write } = await openRunCheckpoints({
+    checkpoint: options.checkpoint ?? "",
+    resume: options.resume ?? "",
+  });
   const model = await loadModelFolder(options.model);
   using engine = await Engine.create({ gpu: await loadGpu(options.webgpu) });
   const { baseWeights = "f32" } = options;
@@ -108,6 +119,8 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     devices: options.devices,
     timeoutMs: options.timeoutMs,
     joinTimeoutMs: options.joinTimeoutMs,
+    resume: resumed ?? undefined,
+    ...(write === null ? {} : { onCheckpoint: write }),
   });
   run.subscribe((event) =>
     scope.postMessage({ type: "event", event, devices: structuredClone(run.devices), traffic: run.traffic() })
@@ -121,6 +134,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     adapter: engine.adapterName,
     pruner: pruner.name,
     deployable: pruner.deployable ?? true,
+    parameters: countParameters(run.settings.lora, base.shape, parameterCount(model)),
   });
   await run.start();
 }

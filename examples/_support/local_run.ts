@@ -98,8 +98,9 @@ export async function* localRun(
   const devices = allocateHeads(heads, [...context.capacities]).map((range) =>
     new HeadModules(engine, { ...settings, layers, heads, hidden, range })
   );
-  using local = new LocalHeads(devices, pruner.needs);
-  const data = new LocalData(ends, { labelSmoothing: 0.1 }, () => ({ batch: batches.next(), mode: "train" }));
+  using local = new LocalHeads(devices, pruner.needs, settings.clipNorm);
+  const source = () => ({ batch: batches.next(), mode: "train" as const });
+  const data = new LocalData(ends, { labelSmoothing: 0.1 }, source, settings.accumulate);
   let state = pruner.init(context);
   let statistics: HeadStatistics = {};
   let lastMask: Uint8Array | null = null;

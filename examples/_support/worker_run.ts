@@ -17,6 +17,7 @@ import type {
 } from "@edgetuner/core";
 import { messagePortChannel, relay } from "@edgetuner/transport";
 import type { EdgeWorkerOptions, FromEdgeWorker, ToEdgeWorker } from "./edge_worker.ts";
+import type { ParameterCounts } from "./run_flags.ts";
 
 /** A run in a worker. */
 export class WorkerRun implements RunHandle {
@@ -32,6 +33,8 @@ export class WorkerRun implements RunHandle {
   readonly pruner: string;
   /** False if the pruner is a yardstick that no real run can afford. */
   readonly deployable: boolean;
+  /** How many numbers the run trains. */
+  readonly parameters: ParameterCounts;
   /** Resolves when the run is over; rejects if it failed. */
   readonly done: Promise<void>;
   status: RunStatus = "waiting";
@@ -54,6 +57,7 @@ export class WorkerRun implements RunHandle {
     this.adapter = ready.adapter;
     this.pruner = ready.pruner;
     this.deployable = ready.deployable;
+    this.parameters = ready.parameters;
     this.done = done;
   }
 

@@ -6,6 +6,7 @@
 
 import {
   type Channel,
+  type CheckpointSource,
   type DataSide,
   decodeFrame,
   EdgeServer,
@@ -14,9 +15,12 @@ import {
   findCodec,
   type Frame,
   type FrameKind,
+  type HeadModules,
+  type HeadModulesState,
   type LedgerEntry,
   type Listener,
   type Pruner,
+  type RunCheckpoint,
   type RunServer,
   type RunSettings,
   runUserDevice,
@@ -113,12 +117,14 @@ export function dataSide(
     readonly shareLoss?: boolean;
     readonly modes?: readonly StepMode[];
     readonly fingerprint?: string;
-    readonly batch?: TokenBatch;
+    readonly batch?: TokenBatch | ((step: number) => TokenBatch);
+    readonly isBest?: (step: number) => boolean;
   } = {},
 ): DataSide & { readonly losses: number[] } {
   const losses: number[] = [];
   let calls = 0;
-  const { modes, shareLoss = false, fingerprint = "tiny", batch = BATCH } = options;
+  const { modes, shareLoss = false, fingerprint = "tiny", batch = BATCH, isBest } = options;
+  const batchOf = (step: number) => typeof batch === "function" ? batch(step) : batch;
   return {
     ends: model.ends,
     loss: LOSS,
@@ -126,10 +132,11 @@ export function dataSide(
     shareLoss,
     losses,
     next(step) {
-      if (modes === undefined) return step < steps ? { batch, mode: "train" } : null;
+      if (modes === undefined) return step < steps ? { batch: batchOf(step), mode: "train" } : null;
       const mode = modes[calls++];
-      return mode === undefined ? null : { batch, mode };
+      return mode === undefined ? null : { batch: batchOf(step), mode };
     },
+    ...(isBest === undefined ? {} : { isBest }),
     onLoss: (_step, _mode, loss) => void losses.push(loss),
   };
 }
@@ -195,7 +202,17 @@ export interface SessionOptions {
   readonly dataApart?: boolean;
   readonly modes?: readonly StepMode[];
   /** The batch of every step. */
-  readonly batch?: TokenBatch;
+  readonly batch?: TokenBatch | ((step: number) => TokenBatch);
+  /** What the data device says of the head modules before each batch. */
+  readonly isBest?: (step: number) => boolean;
+  /** Checkpoints to go on from: the server's and each device's. */
+  readonly resume?: { readonly server: CheckpointSource; readonly devices: readonly CheckpointSource[] };
+  /** Called with the server's checkpoints. */
+  readonly onServerCheckpoint?: (checkpoint: RunCheckpoint) => void | Promise<void>;
+  /** Called with each device's checkpoints. */
+  readonly onDeviceCheckpoint?: (device: number, checkpoint: RunCheckpoint) => void | Promise<void>;
+  /** Called with each device's best modules. */
+  readonly onBest?: (device: number, step: number, modules: HeadModules) => void | Promise<void>;
   /** Put around a device's channel. */
   readonly wrap?: (channel: Channel, device: number) => Channel;
   /** Codecs of one's own, known to all. */
@@ -212,6 +229,8 @@ export interface SessionResult {
   readonly losses: readonly number[];
   readonly records: readonly StepRecord[];
   readonly weights: Float32Array;
+  /** Weights, moments and counts of each device with heads, in order of the heads. */
+  readonly states: readonly HeadModulesState[];
   readonly traffic: readonly LedgerEntry[];
   readonly devices: readonly UserDeviceResult[];
   /** Heads of each device. */
@@ -223,7 +242,13 @@ export async function runSession(model: TinyBase, options: SessionOptions): Prom
   const { engine } = model;
   const { settings, steps, capacities, pruner = noPruner(), codecs, onFrame, onEvent } = options;
   const server = new EdgeServer(
-    serverOptions(model, settings, { pruner: pruner as Pruner, devices: capacities.length, codecs }),
+    serverOptions(model, settings, {
+      pruner: pruner as Pruner,
+      devices: capacities.length,
+      codecs,
+      resume: options.resume?.server,
+      onCheckpoint: (checkpoint) => options.onServerCheckpoint?.(checkpoint),
+    }),
   );
   const records: StepRecord[] = [];
   server.subscribe((event) => {
@@ -247,6 +272,9 @@ export async function runSession(model: TinyBase, options: SessionOptions): Prom
         data: withData ? data : undefined,
         codecs,
         onStep: (step) => options.onStep?.(step),
+        resume: options.resume?.devices[device],
+        onCheckpoint: (checkpoint) => options.onDeviceCheckpoint?.(device, checkpoint),
+        onBest: (step, modules) => options.onBest?.(device, step, modules),
       },
       (channel) => {
         const inner = options.wrap?.(channel, device) ?? channel;
@@ -257,7 +285,15 @@ export async function runSession(model: TinyBase, options: SessionOptions): Prom
   };
   for (const [i, capacity] of capacities.entries()) await join(capacity, i === 0 && !options.dataApart);
   if (options.dataApart) await join(0, true);
-  await running;
+  try {
+    await running;
+  } catch (error) {
+    // What the devices had learnt is the caller's: here, nobody's.
+    for (const result of await Promise.allSettled(results)) {
+      if (result.status === "fulfilled") result.value.modules?.[Symbol.dispose]();
+    }
+    throw error;
+  }
   const devices = await Promise.all(results);
   await link.listener[Symbol.asyncDispose]();
   await admitting;
@@ -265,12 +301,14 @@ export async function runSession(model: TinyBase, options: SessionOptions): Prom
   const owners = devices.filter((d) => d.modules !== null)
     .sort((a, b) => a.welcome.range!.first - b.welcome.range!.first);
   const weights = flatten(sideBySide(await Promise.all(owners.map((d) => d.modules!.weights()))));
+  const states = await Promise.all(owners.map((d) => d.modules!.state()));
   for (const { modules } of owners) modules![Symbol.dispose]();
   return {
     server,
     losses: data.losses,
     records,
     weights,
+    states,
     traffic: server.traffic(),
     devices,
     counts: owners.map((d) => d.welcome.range!.count),
@@ -308,6 +346,8 @@ export function expectedBytesByKind(
       mask,
       batch,
       microBatches: settings.microBatches ?? 1,
+      accumulate: settings.accumulate ?? 1,
+      clip: (settings.clipNorm ?? null) !== null,
       codec: findCodec(settings.codec ?? "f32", codecs),
     });
     for (const [kind, amount] of step) if (amount > 0) bytes.set(kind, (bytes.get(kind) ?? 0) + amount);

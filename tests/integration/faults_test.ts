@@ -7,6 +7,7 @@ import {
   EdgeServer,
   encodeFrame,
   type Frame,
+  PROTOCOL_VERSION,
   ProtocolError,
   runUserDevice,
   type UserDeviceResult,
@@ -69,7 +70,7 @@ class MadeUpDevice {
   /** Takes part until the channel is closed; returns the reason that came with the end. */
   async play(faultAt: Frame["kind"], fault: Fault): Promise<string> {
     const hello = {
-      protocol: 1,
+      protocol: PROTOCOL_VERSION,
       name: "wicked",
       capacity: 0.1,
       data: false,
@@ -264,7 +265,7 @@ async function runWithData(
   const channel = await link.transport.connect();
   const device = new MadeUpDevice(channel);
   const hello = {
-    protocol: 1,
+    protocol: PROTOCOL_VERSION,
     name: "data",
     capacity: 0,
     data: true,

@@ -178,6 +178,7 @@ Deno.test("edge_server.ts says in one line that a port is in use or a model is u
 for (
   const program of [
     "edge_server.ts",
+    "server_tuner.ts",
     "user_device.ts",
     "demo.ts",
     "generate.ts",

@@ -10,6 +10,7 @@ import {
   HandshakeError,
   type HeadWeights,
   Peer,
+  PROTOCOL_VERSION,
   ProtocolError,
   type RunSettings,
   runTensorParallelDevice,
@@ -409,7 +410,7 @@ async function wicked(act: (peer: Peer, step: number) => Promise<void>, timeoutM
   const peer = new Peer(await link.transport.connect(), { timeoutMs: 10_000 });
   await peer.send("hello", {
     meta: {
-      protocol: 1,
+      protocol: PROTOCOL_VERSION,
       system: "tensorParallel",
       name: "wicked",
       capacity: 1,

@@ -247,13 +247,13 @@ export async function trainLocally(
     first += count;
     return tinyHeads(engine, settings, range);
   });
-  using heads = new LocalHeads(devices, needs);
-  const data = new LocalData(ends, LOSS, () => ({ batch, mode: "train" }));
+  const { microBatches = 1, accumulate = 1, clipNorm = null } = settings;
+  using heads = new LocalHeads(devices, needs, clipNorm);
+  const data = new LocalData(ends, LOSS, () => ({ batch, mode: "train" }), accumulate);
   const losses: number[] = [];
   let statistics: HeadStatistics = {};
   for (const [step, mask] of masks.entries()) {
     const embedded = (await data.next(step))!;
-    const { microBatches = 1 } = settings;
     const outcome = await runStep({ engine, base: layers, heads, data, microBatches }, step, embedded, mask);
     losses.push(outcome.loss!);
     statistics = outcome.statistics;

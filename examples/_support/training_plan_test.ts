@@ -1,0 +1,89 @@
+import type { SequenceSet, TokenBatch } from "@edgetuner/core";
+import { assertAlmostEquals, assertEquals, assertNotEquals } from "@std/assert";
+import { TrainingPlan } from "./training_plan.ts";
+
+/** Sequences of 3 to 8 tokens. */
+function setOf(count: number): SequenceSet {
+  const sequences = Array.from({ length: count }, (_, i) => ({
+    tokens: Uint32Array.from({ length: 3 + i % 6 }, (_, t) => 10 * i + t),
+    firstTarget: 1,
+  }));
+  return { sequences, length: 8, padding: 0, shortenedPrompts: 0, shortenedCompletions: 0, droppedTokens: 0 };
+}
+
+const FLAGS = { "valid-batches": 2, "eval-every": 2, smoothing: 0.1 };
+const OPTIONS = { set: setOf(10), valid: setOf(5), batch: 2, seed: 1, flags: FLAGS };
+
+async function begun(): Promise<TrainingPlan> {
+  const plan = await TrainingPlan.create(OPTIONS);
+  plan.begin({ steps: 5, accumulate: 2 });
+  return plan;
+}
+
+/** Goes through a plan; `lossOf` gives the loss of each validation. */
+function walk(plan: TrainingPlan, start: number, lossOf: (step: number) => number) {
+  const seen: string[] = [];
+  const best: number[] = [];
+  const batches: TokenBatch[] = [];
+  for (let step = start;;) {
+    const next = plan.next(step);
+    if (plan.isBest()) best.push(step);
+    if (next === null) return { seen, best, batches };
+    seen.push(`${next.mode[0]}${step}`);
+    plan.onLoss(step, next.mode, lossOf(step));
+    if (next.mode === "train") {
+      batches.push(next.batch);
+      step++;
+    }
+  }
+}
+
+Deno.test("TrainingPlan validates before, after and every so many steps, and says which was the best", async () => {
+  const plan = await begun();
+  const losses = [5, 0, 3, 0, 4, 2];
+  const { seen, best, batches } = walk(plan, 0, (step) => losses[step]!);
+  assertEquals(seen.join(" "), "e0 e0 t0 t1 e2 e2 t2 t3 e4 e4 t4 e5 e5");
+  assertEquals(best, [0, 2, 5]);
+  assertEquals(plan.validations, [0, 2, 4, 5].map((step) => ({ step, loss: losses[step]! })));
+  assertEquals(plan.best, { step: 5, loss: 2 });
+  assertEquals(plan.bestBefore(5), { step: 2, loss: 3 });
+  assertEquals(plan.bestBefore(0), null);
+  assertEquals(batches.map((b) => b.batch), [4, 4, 4, 4, 4], "a step is all its parts");
+});
+
+Deno.test("TrainingPlan goes on from a step with the same batches and the same best", async () => {
+  const losses = [5, 0, 3, 0, 4, 2];
+  const whole = walk(await begun(), 0, (step) => losses[step]!);
+  const plan = await begun();
+  plan.resume({ step: 2, loss: 3 });
+  const rest = walk(plan, 3, (step) => losses[step]!);
+  assertEquals(rest.seen.join(" "), "t3 e4 e4 t4 e5 e5");
+  assertEquals(rest.batches, whole.batches.slice(3));
+  assertEquals(rest.best, [5], "4 is not below the 3 of before");
+});
+
+Deno.test("TrainingPlan weighs batches of validation data by the places that count", async () => {
+  const plan = await begun();
+  const counts: number[] = [];
+  for (let i = 0; i < 2; i++) {
+    const { batch } = plan.next(0)!;
+    counts.push(batch.mask.reduce((a, b) => a + b, 0));
+    plan.onLoss(0, "evaluate", i);
+  }
+  assertNotEquals(counts[0], counts[1]);
+  assertAlmostEquals(plan.validations[0]!.loss, counts[1]! / (counts[0]! + counts[1]!), 1e-12);
+});
+
+Deno.test("TrainingPlan's fingerprint depends on data, batches, seed and validation, not on how often it validates", async () => {
+  const of = async (change: Partial<typeof OPTIONS>) =>
+    (await TrainingPlan.create({ ...OPTIONS, ...change })).fingerprint;
+  const first = await of({});
+  assertEquals(await of({ flags: { ...FLAGS, "eval-every": 3 } }), first);
+  for (
+    const change of [{ seed: 2 }, { batch: 3 }, { set: setOf(9) }, { valid: setOf(6) }, {
+      flags: { ...FLAGS, smoothing: 0 },
+    }]
+  ) {
+    assertNotEquals(await of(change), first);
+  }
+});

@@ -1,0 +1,218 @@
+/**
+ * Runs that are killed or stopped and taken up again, as people do it.
+ */
+
+import { assert, assertEquals, assertGreater, assertLess, assertStringIncludes } from "@std/assert";
+
+const EXAMPLES = new URL("../../examples/", import.meta.url).pathname;
+
+function start(program: string, args: readonly string[]): Deno.ChildProcess {
+  return new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", `${EXAMPLES}${program}`, ...args],
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+}
+
+async function end(process: Deno.ChildProcess): Promise<{ code: number; out: string; errors: string }> {
+  const { code, stdout, stderr } = await process.output();
+  const decoder = new TextDecoder();
+  const errors = decoder.decode(stderr).split("\n").filter((l) => l !== "" && !l.includes("XDG_RUNTIME_DIR"));
+  return { code, out: decoder.decode(stdout), errors: errors.join("\n") };
+}
+
+async function run(program: string, args: readonly string[]): Promise<string> {
+  const { code, out, errors } = await end(start(program, args));
+  assertEquals(code, 0, errors);
+  return out;
+}
+
+/** Names of the checkpoints in a folder. */
+async function checkpointsIn(folder: string): Promise<string[]> {
+  try {
+    const names = await Array.fromAsync(Deno.readDir(folder), ({ name }) => name);
+    return names.filter((name) => name.endsWith(".safetensors")).sort();
+  } catch {
+    return []; // not made yet
+  }
+}
+
+async function untilCheckpoint(folder: string): Promise<void> {
+  for (const until = performance.now() + 60_000; performance.now() < until;) {
+    if ((await checkpointsIn(folder)).length > 0) return;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  throw new Error(`No checkpoint came to ${folder}`);
+}
+
+const weightsOf = (folder: string) => Deno.readFile(`${folder}/adapter_model.safetensors`);
+
+async function metricsOf(folder: string): Promise<unknown[]> {
+  const lines = (await Deno.readTextFile(`${folder}/metrics.jsonl`)).trimEnd().split("\n");
+  return lines.map((line) => JSON.parse(line)).map(({ step, mode, loss, rate }) => ({
+    step,
+    mode,
+    loss,
+    rate,
+  }));
+}
+
+async function withFolder(test: (folder: string) => Promise<void>): Promise<void> {
+  const folder = await Deno.makeTempDir();
+  try {
+    await test(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+const TUNING = [
+  ...["--dropout", "0.1", "--batch", "2", "--accumulate", "2", "--clip-norm", "1", "--schedule", "cosine"],
+  ...["--eval-every", "5", "--valid-batches", "2", "--keep-best"],
+];
+
+Deno.test("server_tuner.ts, killed and taken up again, ends with the files of a run without a break", async () => {
+  await withFolder(async (root) => {
+    const args = [...TUNING, "--steps", "30", "--valid", `${EXAMPLES}restaurant/valid.txt`];
+    const to = (name: string) => ["--save", `${root}/${name}`, "--metrics", `${root}/${name}-metrics`];
+    const out = await run("server_tuner.ts", [...args, ...to("whole")]);
+    assertStringIncludes(out, "110,592 trainable parameters, 11.8 % of the base model's 940,800");
+
+    const folder = `${root}/checkpoints`;
+    const saving = ["--checkpoint", folder, "--checkpoint-every", "4"];
+    const killed = start("server_tuner.ts", [...args, ...to("again"), ...saving]);
+    await untilCheckpoint(folder);
+    killed.kill("SIGKILL");
+    await end(killed);
+    const [first] = await checkpointsIn(folder);
+    assertLess(first!, "step-00000030.safetensors", "it was killed before its end");
+
+    const report = `${root}/report.json`;
+    await run("server_tuner.ts", [
+      ...args,
+      ...to("again"),
+      "--resume",
+      folder,
+      "--checkpoint-every",
+      "4",
+      "--report",
+      report,
+    ]);
+    for (const suffix of ["", "-best"]) {
+      assertEquals(await weightsOf(`${root}/again${suffix}`), await weightsOf(`${root}/whole${suffix}`));
+    }
+    assertEquals(await metricsOf(`${root}/again-metrics`), await metricsOf(`${root}/whole-metrics`));
+    const { resumedFrom, validations, best, parameters } = JSON.parse(await Deno.readTextFile(report));
+    assertGreater(resumedFrom, 0);
+    assertEquals(validations.at(-1).step, 30);
+    assertEquals(best.loss, Math.min(...validations.map((v: { loss: number }) => v.loss)));
+    assertEquals(parameters.trainable, 110_592);
+    assertEquals(await checkpointsIn(folder), ["step-00000028.safetensors", "step-00000030.safetensors"]);
+
+    for (
+      const [flags, rule] of [
+        [["--rate", "0.5"], "optimizer.learningRate must be 0.01"],
+        [["--data", `${EXAMPLES}restaurant/test.txt`], "fingerprint of data and batches"],
+        [["--batch", "3"], "fingerprint of data and batches"],
+      ] as const
+    ) {
+      const refused = await end(
+        start("server_tuner.ts", [...args, ...to("again"), "--resume", folder, ...flags]),
+      );
+      assertEquals(refused.code, 1);
+      assertStringIncludes(refused.errors, rule);
+      assertEquals(refused.errors.split("\n").length, 1, refused.errors);
+    }
+  });
+});
+
+Deno.test("demo.ts, stopped by Ctrl-C and taken up again, ends with the adapter of a run without a break", async () => {
+  await withFolder(async (root) => {
+    const args = [...TUNING, "--steps", "16", "--prompts", "1", "--codec", "f16"];
+    await run("demo.ts", [...args, "--out", `${root}/whole`]);
+
+    const out = `${root}/again`;
+    const metrics = ["--metrics", `${root}/metrics`];
+    const stopped = start("demo.ts", [...args, ...metrics, "--out", out, "--checkpoint-every", "3"]);
+    await untilCheckpoint(`${out}/checkpoints/device-3`);
+    stopped.kill("SIGINT");
+    const { code, out: said } = await end(stopped);
+    assertEquals(code, 130);
+    assertStringIncludes(said, `Go on with --resume ${out}`);
+
+    const report = `${root}/report.json`;
+    await run("demo.ts", [...args, ...metrics, "--resume", out, "--report", report]);
+    for (const adapter of ["adapter", "adapter-best"]) {
+      assertEquals(
+        await weightsOf(`${out}/${adapter}`),
+        await weightsOf(`${root}/whole/${adapter}`),
+        adapter,
+      );
+    }
+    const { steps, validations, best, parameters } = JSON.parse(await Deno.readTextFile(report));
+    assertGreater(steps[0].step, 0);
+    assertEquals(validations.at(-1).step, 16);
+    assert(best.loss <= validations.at(-1).loss);
+    assertEquals(parameters.trainable, 110_592);
+    const trained = (await metricsOf(`${root}/metrics`) as { step: number; mode: string }[])
+      .filter(({ mode }) => mode === "train");
+    assertEquals(trained.map(({ step }) => step), Array.from({ length: 16 }, (_, i) => i));
+  });
+});
+
+Deno.test("every program that trains has the flags of tuning, from a file too, with the command line first", async () => {
+  for (const program of ["server_tuner.ts", "edge_server.ts", "demo.ts"]) {
+    const help = await run(program, ["--help"]);
+    for (
+      const flag of [
+        "schedule",
+        "warmup",
+        "accumulate",
+        "clip-norm",
+        "checkpoint-every",
+        "resume",
+        "metrics",
+        "config",
+      ]
+    ) {
+      assertStringIncludes(help, `--${flag} `, program);
+    }
+  }
+  for (const program of ["server_tuner.ts", "user_device.ts", "demo.ts"]) {
+    const help = await run(program, ["--help"]);
+    for (const flag of ["--eval-every ", "--keep-best", "--valid-batches "]) {
+      assertStringIncludes(help, flag, program);
+    }
+  }
+  await withFolder(async (root) => {
+    const config = {
+      steps: 3,
+      schedule: "constant",
+      warmup: 0,
+      rate: 0.01,
+      "clip-norm": 0.5,
+      batch: 2,
+      metrics: `${root}/m`,
+    };
+    await Deno.writeTextFile(`${root}/flags.json`, JSON.stringify(config));
+    const report = `${root}/report.json`;
+    await run("server_tuner.ts", [
+      "--config",
+      `${root}/flags.json`,
+      "--steps",
+      "2",
+      "--rate",
+      "0.02",
+      "--report",
+      report,
+    ]);
+    const { settings, steps } = JSON.parse(await Deno.readTextFile(report));
+    assertEquals(
+      [settings.steps, settings.rate, settings.schedule, settings["clip-norm"], settings.batch, steps.length],
+      [2, 0.02, "constant", 0.5, 2, 2],
+    );
+    const rates = (await metricsOf(`${root}/m`) as { rate: number }[]).map(({ rate }) => rate);
+    assertEquals(rates, [0.02, 0.02]);
+  });
+});

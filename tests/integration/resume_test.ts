@@ -1,0 +1,417 @@
+import { Engine } from "@edgetuner/kernels";
+import {
+  type Channel,
+  CheckpointError,
+  type CheckpointSource,
+  checkpointWriter,
+  dataFingerprint,
+  decodeFrame,
+  HandshakeError,
+  loadCheckpoint,
+  LocalData,
+  LocalHeads,
+  openCheckpoints,
+  predictorTrainer,
+  type Pruner,
+  requireSameRun,
+  type RunCheckpoint,
+  type RunSettings,
+  runStep,
+  saveCheckpoint,
+  saveHeads,
+  type SequenceSet,
+  shuffledBatches,
+} from "@edgetuner/core";
+import { greedyPruner, iHeadPruner, noPruner, randomPruner } from "@edgetuner/plugins";
+import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
+import { LOSS, TinyGpt2, tinyHeads, tinySettings } from "../support/tiny_model.ts";
+import { runSession, type SessionOptions } from "./_session.ts";
+
+const engine = await Engine.create();
+const model = new TinyGpt2(engine);
+const STEPS = 7;
+
+/** Sequences of many lengths, so that another place in the data gives other losses. */
+const SET: SequenceSet = {
+  sequences: Array.from({ length: 11 }, (_, i) => ({
+    tokens: Uint32Array.from({ length: 5 + i % 9 }, (_, t) => (7 * i + 3 * t) % 67),
+    firstTarget: 1 + i % 3,
+  })),
+  length: 13,
+  padding: 0,
+  shortenedPrompts: 0,
+  shortenedCompletions: 0,
+  droppedTokens: 0,
+};
+
+/** The batch of a training step: a function of its number, as the position in the data is. */
+function batchAt(step: number) {
+  const batches = shuffledBatches(SET, { batch: 5, seed: 3 });
+  batches.position = step;
+  return batches.next();
+}
+
+/** A folder for each party: the server's first, then the devices'. */
+function foldersIn(root: string, devices: number): string[] {
+  return ["server", ...Array.from({ length: devices }, (_, i) => `device-${i}`)].map((name) =>
+    `${root}/${name}`
+  );
+}
+
+/** What makes all parties of a session save to their folders. */
+async function saving(
+  paths: readonly string[],
+  resumed: readonly CheckpointSource[] = [],
+): Promise<Pick<SessionOptions, "onServerCheckpoint" | "onDeviceCheckpoint">> {
+  const write = await Promise.all(paths.map((path, i) => checkpointWriter(path, resumed[i] ?? null)));
+  return {
+    onServerCheckpoint: (checkpoint) => write[0]!(checkpoint),
+    onDeviceCheckpoint: (device, checkpoint) => write[device + 1]!(checkpoint),
+  };
+}
+
+const sources = (paths: readonly string[]) => Promise.all(paths.map(openCheckpoints));
+
+function resume([server, ...devices]: readonly CheckpointSource[]): Pick<SessionOptions, "resume"> {
+  return { resume: { server: server!, devices } };
+}
+
+/** Ends a session in good order after so many training steps. */
+function stopAfter(steps: number): Pick<SessionOptions, "onEvent"> {
+  return {
+    onEvent: (event, server) => {
+      if (event.type === "step" && event.record.step + 1 === steps) server.stop("interrupted");
+    },
+  };
+}
+
+async function withFolder(test: (folder: string) => Promise<void>): Promise<void> {
+  const folder = await Deno.makeTempDir();
+  try {
+    await test(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+/** Pruners with all kinds of state, and settings that change the order of sums. */
+const RUNS: readonly {
+  readonly name: string;
+  readonly settings: RunSettings;
+  // deno-lint-ignore no-explicit-any -- pruners of any state
+  readonly pruner: () => Pruner<any>;
+  readonly capacities: readonly number[];
+  readonly dataApart?: boolean;
+}[] = [
+  {
+    name: "slice mode, greedy pruning",
+    settings: tinySettings("slice", STEPS),
+    pruner: () => greedyPruner({ warmupSteps: 1 }),
+    capacities: [2, 1, 1],
+  },
+  {
+    name: "full mode, random pruning, a data device of its own, f16",
+    settings: { ...tinySettings("full", STEPS), codec: "f16" },
+    pruner: () => randomPruner({ share: 0.4 }),
+    capacities: [1, 1],
+    dataApart: true,
+  },
+  {
+    name: "slice mode, a predictor trained in the run, parts, micro-batches, clipping, a cosine schedule",
+    settings: {
+      ...tinySettings("slice", STEPS),
+      optimizer: { ...tinySettings("slice", STEPS).optimizer, warmupSteps: 2, schedule: "cosine" },
+      accumulate: 2,
+      microBatches: 2,
+      clipNorm: 0.5,
+    },
+    pruner: () =>
+      iHeadPruner({
+        online: { train: predictorTrainer(engine), steps: 6, refresh: 2 },
+        history: 1,
+        warmupSteps: 1,
+      }),
+    capacities: [3, 1],
+  },
+];
+
+for (const { name, settings, pruner, capacities, dataApart = false } of RUNS) {
+  Deno.test(`a split run that is taken up again ends with the bits of one without a break: ${name}`, async () => {
+    const tensors = engine.stats.tensors;
+    const base = { steps: STEPS, capacities, dataApart, batch: batchAt, shareLoss: true };
+    const whole = await runSession(model, { ...base, settings, pruner: pruner() });
+    assertNotEquals(whole.losses[5], whole.losses[4]);
+    assert(whole.records.some((r) => r.mask.includes(1)), "nothing was pruned");
+    assertEquals(engine.stats.tensors, tensors, "tensors left behind");
+    await withFolder(async (root) => {
+      const paths = foldersIn(root, capacities.length + Number(dataApart));
+      const saved = { ...settings, checkpointEvery: 2 };
+      const first = await runSession(model, {
+        ...base,
+        settings: saved,
+        pruner: pruner(),
+        ...await saving(paths),
+        ...stopAfter(5),
+      });
+      assertEquals(first.losses, whole.losses.slice(0, 5));
+      const found = await sources(paths);
+      for (const { steps } of found) {
+        assertEquals(steps, [4, 5], "the last two: one of every 2, one at the end");
+      }
+
+      const check = async (found: readonly CheckpointSource[], start: number) => {
+        const rest = await runSession(model, {
+          ...base,
+          settings: saved,
+          pruner: pruner(),
+          ...resume(found),
+          ...await saving(paths, found),
+        });
+        assertEquals(rest.server.run, first.server.run);
+        assertEquals(rest.devices.map((d) => d.welcome.start), paths.slice(1).map(() => start));
+        assertEquals(rest.losses, whole.losses.slice(start));
+        const of = (records: typeof whole.records) =>
+          records.map(({ step, mask, scores }) => ({ step, mask, scores }));
+        assertEquals(of(rest.records), of(whole.records.slice(start)));
+        assertEquals(rest.weights, whole.weights);
+        assertEquals(rest.states, whole.states, "weights, moments and counts of updates");
+        assertEquals(engine.stats.tensors, tensors, "tensors left behind");
+      };
+      // A device whose last write was lost: all go on from the step that everyone has.
+      await check([...found.slice(0, -1), { ...found.at(-1)!, steps: [4] }], 4);
+      // That run has written on; now a run of its last checkpoint but one.
+      const later = await sources(paths);
+      for (const { steps } of later) assertEquals(steps, [6, 7]);
+      await check(later.map((source) => ({ ...source, steps: [6] })), 6);
+    });
+  });
+}
+
+Deno.test("a split run that breaks within a step goes on from the last checkpoint, with the same bits", async () => {
+  const settings = { ...tinySettings("slice", STEPS), checkpointEvery: 2 };
+  const base = { settings, steps: STEPS, capacities: [2, 1, 1], batch: batchAt };
+  const pruner = () => greedyPruner({ warmupSteps: 1 });
+  const whole = await runSession(model, { ...base, pruner: pruner() });
+  const tensors = engine.stats.tensors;
+  await withFolder(async (root) => {
+    const paths = foldersIn(root, 3);
+    // The last device loses its connection on the way back through step 5, which others may have ended.
+    const wrap = (channel: Channel, device: number): Channel => {
+      if (device !== 2) return channel;
+      return {
+        peer: channel.peer,
+        closed: channel.closed,
+        async send(bytes, options) {
+          const { kind, step } = decodeFrame(bytes);
+          if (kind === "inputGradient" && step === 5) await channel.close("cut off");
+          else await channel.send(bytes, options);
+        },
+        receive: (options) => channel.receive(options),
+        close: (reason) => channel.close(reason),
+        [Symbol.asyncDispose]: () => channel.close(),
+      };
+    };
+    await assertRejects(
+      async () => runSession(model, { ...base, pruner: pruner(), wrap, ...await saving(paths) }),
+      Error,
+      "cut off",
+    );
+    const found = await sources(paths);
+    for (const { steps } of found) assertEquals(steps, [2, 4], "nothing is saved of a run that failed");
+    const rest = await runSession(model, {
+      ...base,
+      pruner: pruner(),
+      ...resume(found),
+      ...await saving(paths, found),
+    });
+    assertEquals(rest.losses, whole.losses.slice(4));
+    assertEquals(rest.states, whole.states);
+    assertEquals(engine.stats.tensors, tensors, "tensors left behind");
+  });
+});
+
+Deno.test("a run on one machine that is taken up again ends with the same bits", async () => {
+  const settings: RunSettings = { ...tinySettings("full", STEPS, 0.2), accumulate: 2, clipNorm: 0.5 };
+  const { layers: base, ends } = model;
+  /** Runs from a checkpoint, or the start, to a step. */
+  const run = async (end: number, from: RunCheckpoint | null) => {
+    const modules = tinyHeads(engine, settings);
+    if (from?.heads) modules.restore(from.heads.state);
+    using heads = new LocalHeads([modules], [], settings.clipNorm);
+    const batches = shuffledBatches(SET, { batch: 5, seed: 3 });
+    batches.position = from?.data?.position ?? 0;
+    const data = new LocalData(
+      ends,
+      LOSS,
+      () => ({ batch: batches.next(), mode: "train" }),
+      settings.accumulate,
+    );
+    const losses: number[] = [];
+    for (let step = from?.step ?? 0; step < end; step++) {
+      const { loss } = await runStep(
+        { engine, base, heads, data },
+        step,
+        (await data.next(step))!,
+        new Uint8Array(12),
+      );
+      losses.push(loss!);
+    }
+    const fingerprint = await dataFingerprint(SET, { batch: 5, seed: 3 });
+    const checkpoint: RunCheckpoint = {
+      run: "alone",
+      step: end,
+      settings: settings as RunCheckpoint["settings"],
+      fingerprint: "tiny",
+      heads: await saveHeads(modules),
+      pruning: null,
+      devices: null,
+      data: { fingerprint, position: batches.position, best: { step: 2, loss: 1.5 } },
+    };
+    return { losses, checkpoint };
+  };
+  const before = engine.stats.tensors;
+  const whole = await run(STEPS, null);
+  const first = await run(3, null);
+  await withFolder(async (root) => {
+    await saveCheckpoint(`${root}/c.safetensors`, first.checkpoint);
+    const loaded = await loadCheckpoint(`${root}/c.safetensors`);
+    assertEquals(loaded.data, first.checkpoint.data);
+    assertEquals(loaded.heads, first.checkpoint.heads);
+    const rest = await run(STEPS, loaded);
+    assertEquals([...first.losses, ...rest.losses], whole.losses);
+    assertEquals(rest.checkpoint.heads, whole.checkpoint.heads);
+    // Without the moments it is another run: the test can fail.
+    const { heads } = loaded;
+    const fresh = tinyHeads(engine, settings);
+    const zero = (await fresh.state()).m;
+    fresh[Symbol.dispose]();
+    const other = await run(STEPS, { ...loaded, heads: { ...heads!, state: { ...heads!.state, m: zero } } });
+    assertNotEquals(other.checkpoint.heads, whole.checkpoint.heads);
+  });
+  assertEquals(engine.stats.tensors, before, "tensors left behind");
+});
+
+/** A session of 3 steps whose checkpoints lie in the folders that are returned. */
+async function shortRun(root: string, settings: RunSettings): Promise<string[]> {
+  const paths = foldersIn(root, 2);
+  const run = { settings: { ...settings, checkpointEvery: 2 }, steps: 3, capacities: [3, 1], batch: batchAt };
+  await runSession(model, { ...run, pruner: noPruner(), ...await saving(paths) });
+  return paths;
+}
+
+Deno.test("what does not belong to the run is refused with a reason", async () => {
+  const settings = tinySettings("slice", 3);
+  await withFolder(async (root) => {
+    const paths = await shortRun(root, settings);
+    const found = await sources(paths);
+    const base = { steps: 3, capacities: [3, 1], batch: batchAt, pruner: noPruner() };
+    const refused = async (
+      change: Partial<SessionOptions>,
+      kind: new (message?: string) => Error,
+      ...rules: string[]
+    ) => {
+      const tensors = engine.stats.tensors;
+      const error = await assertRejects(
+        () => runSession(model, { ...base, settings, ...resume(found), ...change }),
+        kind,
+      ) as Error;
+      for (const rule of rules) assert(error.message.includes(rule), error.message);
+      assertEquals(engine.stats.tensors, tensors, "tensors left behind");
+    };
+    const optimizer = { ...settings.optimizer, learningRate: 0.5 };
+    await refused(
+      { settings: { ...settings, optimizer } },
+      CheckpointError,
+      "optimizer.learningRate must be 0.01",
+      "current value is 0.5",
+    );
+    await refused({ settings: { ...settings, clipNorm: 2 } }, CheckpointError, "clipNorm must be null");
+    await refused(
+      { pruner: randomPruner({ share: 0 }) },
+      HandshakeError,
+      'pruner must be "none"',
+      '"random"',
+    );
+    await refused({ capacities: [2, 1] }, HandshakeError, "heads and capacities", "0+3 of 3");
+    const [server, first, second] = found as [CheckpointSource, CheckpointSource, CheckpointSource];
+    await refused(
+      resume([server, { ...first, steps: [1] }, second]),
+      HandshakeError,
+      "same step",
+      '"device 0" 1',
+    );
+    // Two devices with each other's checkpoints: the device itself refuses.
+    await refused(resume([server, second, first]), HandshakeError, "range of heads must be");
+    await refused({ resume: { server, devices: [first] } }, HandshakeError, "must bring checkpoints of run");
+    await refused(resume([server, first, { ...second, run: "another" }]), HandshakeError, '"another"');
+    await refused(
+      { resume: { server: undefined as unknown as CheckpointSource, devices: [first, second] } },
+      HandshakeError,
+      "no checkpoints to a new run",
+    );
+    const saved = await first.load(3);
+    assertThrows(
+      () => requireSameRun(saved, { fingerprint: "other" }),
+      CheckpointError,
+      "base model's fingerprint",
+    );
+    assertThrows(
+      () => requireSameRun(saved, { dataFingerprint: "other" }),
+      CheckpointError,
+      "data and batches",
+    );
+    await assertRejects(() => checkpointWriter(paths[0]!, null), CheckpointError, "must be empty");
+  });
+});
+
+Deno.test("damaged checkpoints are refused with a CheckpointError, and cut ones leave the older one", async () => {
+  await withFolder(async (root) => {
+    const paths = await shortRun(root, tinySettings("slice", 3));
+    for (const folder of paths) {
+      const file = `${folder}/step-00000003.safetensors`;
+      const bytes = await Deno.readFile(file);
+      for (const size of [0, 4, 100, Math.floor(bytes.length / 2), bytes.length - 1]) {
+        await Deno.writeFile(file, bytes.subarray(0, size));
+        await assertRejects(() => loadCheckpoint(file), CheckpointError);
+        await assertRejects(() => openCheckpoints(folder), CheckpointError, "step-00000003");
+      }
+      // A single bit, of weights or of the JSON.
+      for (const place of [bytes.length - 2, bytes.indexOf(0x72, 200)]) {
+        const flipped = bytes.slice();
+        flipped[place]! ^= 1;
+        await Deno.writeFile(file, flipped);
+        await assertRejects(() => loadCheckpoint(file), CheckpointError);
+      }
+      await Deno.rename(`${folder}/step-00000002.safetensors`, file);
+      const source = await openCheckpoints(folder);
+      await assertRejects(() => source.load(3), CheckpointError, "it is of step 2");
+    }
+    await assertRejects(() => openCheckpoints(`${root}/none`), CheckpointError, "none");
+    await assertRejects(() => openCheckpoints(root), CheckpointError, "must hold a checkpoint");
+    await assertRejects(
+      () => loadCheckpoint("examples/tiny_gpt2/model.safetensors"),
+      CheckpointError,
+      "format",
+    );
+  });
+});
+
+Deno.test("dataFingerprint() differs for other sequences, other targets and another way of drawing", async () => {
+  const first = await dataFingerprint(SET, { batch: 5 });
+  assertEquals(await dataFingerprint({ ...SET, sequences: [...SET.sequences] }, { batch: 5 }), first);
+  const [one, ...others] = SET.sequences;
+  const changes: [SequenceSet, unknown][] = [
+    [SET, { batch: 6 }],
+    [{ ...SET, length: 14 }, { batch: 5 }],
+    [{ ...SET, sequences: others }, { batch: 5 }],
+    [{ ...SET, sequences: [...others, one!] }, { batch: 5 }],
+    [{ ...SET, sequences: [{ ...one!, firstTarget: 2 }, ...others] }, { batch: 5 }],
+    [{ ...SET, sequences: [{ ...one!, counts: new Uint8Array(one!.tokens.length) }, ...others] }, {
+      batch: 5,
+    }],
+    [{ ...SET, sequences: [{ ...one!, tokens: one!.tokens.map((t) => t + 1) }, ...others] }, { batch: 5 }],
+  ];
+  const seen = new Set([first]);
+  for (const [set, drawing] of changes) seen.add(await dataFingerprint(set, drawing));
+  assertEquals(seen.size, changes.length + 1);
+});
