@@ -1,14 +1,42 @@
 /**
  * What overlapping computing and waiting is worth on slow links: the same run with no overlap at all,
  * with the base product computed while devices work, and with micro-batches in flight. Processes on
- * loopback with an emulated latency; the variants take turns.
+ * loopback with an emulated latency, which share this machine's cores; the variants take turns. Or on the
+ * twin of a network, where each party has a computer of its own, as fast as this one.
  *
  * @module
  */
 
+import {
+  DEFAULT_LORA,
+  DEFAULT_OPTIMIZER,
+  encodePairs,
+  LINK_PROFILES,
+  loadEnds,
+  loadLayers,
+  loadModelFolder,
+  loadModelTokenizer,
+  loadPairs,
+  type LoraTarget,
+  type RunSettings,
+  shuffledBatches,
+} from "@edgetuner/core";
+import { Engine } from "@edgetuner/kernels";
+import { noPruner, randomPruner } from "@edgetuner/plugins";
+import { simulate } from "@edgetuner/transport";
 import { Child } from "./_support/child.ts";
-import { integer, number, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
+import {
+  type FlagValues,
+  integer,
+  number,
+  readFlags,
+  runProgram,
+  text,
+  toggle,
+  UsageError,
+} from "./_support/flags.ts";
 import { versions, writeReport } from "./_support/report.ts";
+import { computeHere, computeOf, MEASURED_HELP } from "./_support/twin_flags.ts";
 
 /** Steps at the start that are not counted: shaders compile there. */
 const WARM = 4;
@@ -29,7 +57,7 @@ function quantile(values: readonly number[], share: number): number {
 const median = (values: readonly number[]) => quantile(values, 0.5);
 
 /** Runs an edge server and its devices as processes and adds the times of the steps. */
-async function run(
+async function runProcesses(
   server: readonly string[],
   device: readonly string[],
   data: readonly string[],
@@ -67,29 +95,116 @@ async function run(
   }
 }
 
+/** How a variant overlaps. */
+type Variant = Required<Pick<RunSettings, "microBatches" | "overlap">>;
+
+/** Runs a variant with a share of its heads pruned, and adds the times of its steps. */
+type Run = (variant: Variant, share: number, into: Times) => Promise<void>;
+
+const HERE = new URL(".", import.meta.url).pathname;
+const TRAIN = `${HERE}restaurant/train.txt`;
+
+const FLAGS = {
+  mode: text("MODE", "full", "what a head module reads", ["slice", "full"]),
+  targets: text("LIST", "q,k,v", "projections that LoRA adapts: some of q, k, v"),
+  steps: integer("N", 14, "steps of each variant in a round", { min: WARM + 2 }),
+  rounds: integer("N", 2, "rounds; the variants take turns", { min: 1 }),
+  batch: integer("N", 16, "sequences per step", { min: 1 }),
+  length: integer("N", 96, "tokens per sequence", { min: 2 }),
+  capacities: text("LIST", "8,5,3", "capacities of the devices"),
+  codec: text("NAME", "f32", "how numbers travel", ["f32", "f16", "int8"]),
+  latency: number("MS", 20, "latency of every link each way", { min: 0 }),
+  bandwidth: number("MBIT", 0, "bandwidth of every link each way; 0 = as it is", { min: 0 }),
+  "micro-batches": text("LIST", "2,4", "numbers of micro-batches"),
+  share: number("X", 0.5, "share of heads that the pruned runs prune, at random", { min: 0, max: 1 }),
+  twin: toggle("virtual time on emulated links, each party with a computer of its own"),
+  compute: text("MODEL", "measured", `with --twin, ${MEASURED_HELP}`),
+  report: text("FILE", "", "write the figures as JSON"),
+};
+
+type Flags = FlagValues<typeof FLAGS>;
+
+/** Processes on this machine. */
+function onProcesses(flags: Flags, capacities: readonly number[]): Run {
+  const shared = ["--steps", `${flags.steps}`, "--mode", flags.mode, "--targets", flags.targets];
+  const device = ["--latency", `${flags.latency}`, "--bandwidth", `${flags.bandwidth}`];
+  const data = [
+    ...["--data", TRAIN, "--share-loss", "--batch", `${flags.batch}`, "--length", `${flags.length}`],
+  ];
+  return async ({ microBatches, overlap }, share, into) => {
+    const pruner = share === 0 ? ["--pruner", "none"] : ["--pruner", "random", "--share", `${share}`];
+    const options = overlap ? ["--micro-batches", `${microBatches}`] : ["--no-overlap"];
+    const server = [...shared, "--codec", flags.codec, ...pruner, ...options];
+    await runProcesses(server, device, data, capacities, into);
+  };
+}
+
+/** The twin of a network. */
+async function onTwin(
+  engine: Engine,
+  flags: Flags,
+  capacities: readonly number[],
+  owned: DisposableStack,
+): Promise<Run> {
+  const folder = `${HERE}tiny_gpt2`;
+  const model = await loadModelFolder(folder);
+  const tokenizer = await loadModelTokenizer(folder);
+  const { batch, length } = flags;
+  const layers = owned.use(loadLayers(engine, model));
+  const ends = owned.use(loadEnds(engine, model));
+  const examples = encodePairs(await loadPairs(TRAIN), tokenizer, { length });
+  const { steps } = flags;
+  const settings: RunSettings = {
+    lora: {
+      ...DEFAULT_LORA,
+      mode: flags.mode as "slice" | "full",
+      targets: flags.targets.split(",") as LoraTarget[],
+    },
+    optimizer: DEFAULT_OPTIMIZER,
+    steps,
+    seed: 1,
+    codec: flags.codec,
+  };
+  const batches = shuffledBatches(examples, { batch, seed: settings.seed });
+  const compute = flags.compute === "measured"
+    ? await computeHere({ layers, ends }, settings, batches.next())
+    : await computeOf(flags.compute);
+  const way = { bandwidthMbit: flags.bandwidth || LINK_PROFILES["lan-1g"].up.bandwidthMbit };
+  const direction = { ...way, latencyMs: flags.latency };
+  const link = { name: `${flags.latency} ms`, up: direction, down: direction };
+  return async (variant, share, into) => {
+    const { steps, error } = await simulate({
+      model: { engine, layers, ends },
+      settings: { ...settings, ...variant },
+      devices: capacities.map((capacity) => ({ capacity })),
+      pruner: share === 0 ? noPruner() : randomPruner({ share }),
+      batches: (step) => {
+        batches.position = step;
+        return batches.next();
+      },
+      link,
+      compute,
+    });
+    if (error !== null) throw error;
+    into.losses.splice(0, Infinity, ...steps.map((s) => s.loss!));
+    for (const { times, edgeComputeMs } of steps.slice(WARM)) {
+      into.total.push(times.total);
+      into.wait.push(times.wait);
+      into.readback.push(edgeComputeMs);
+    }
+  };
+}
+
 async function main(): Promise<void> {
   const flags = readFlags({
     name: "bench_overlap.ts",
     about: "Measures a step on slow links without overlap, with it, and with micro-batches in flight.",
     examples: [
       "deno run -A examples/bench_overlap.ts",
+      "deno run -A examples/bench_overlap.ts --twin",
       "deno run -A examples/bench_overlap.ts --latency 0 --bandwidth 50 --batch 8",
     ],
-  }, {
-    steps: integer("N", 14, "steps of each variant in a round", { min: WARM + 2 }),
-    rounds: integer("N", 2, "rounds; the variants take turns", { min: 1 }),
-    batch: integer("N", 16, "sequences per step", { min: 1 }),
-    length: integer("N", 96, "tokens per sequence", { min: 2 }),
-    capacities: text("LIST", "8,5,3", "capacities of the devices"),
-    mode: text("MODE", "full", "what a head module reads", ["slice", "full"]),
-    targets: text("LIST", "q,k,v", "projections that LoRA adapts: some of q, k, v"),
-    codec: text("NAME", "f32", "how numbers travel", ["f32", "f16", "int8"]),
-    latency: number("MS", 20, "latency of every link each way", { min: 0 }),
-    bandwidth: number("MBIT", 0, "bandwidth of every link each way; 0 = as it is", { min: 0 }),
-    "micro-batches": text("LIST", "2,4", "numbers of micro-batches"),
-    share: number("X", 0.5, "share of heads that the pruned runs prune, at random", { min: 0, max: 1 }),
-    report: text("FILE", "", "write the figures as JSON"),
-  });
+  }, FLAGS);
   const [capacities, splits] = [flags.capacities, flags["micro-batches"]].map((l) =>
     l.split(",").map(Number)
   ) as [
@@ -101,31 +216,27 @@ async function main(): Promise<void> {
       "Cannot run bench_overlap.ts as capacities and micro-batches must be positive numbers",
     );
   }
-  const variants: [string, string[]][] = [
-    ["no overlap", ["--no-overlap"]],
-    ["base product overlaps", []],
-    ...splits.map((n): [string, string[]] => [`${n} micro-batches`, ["--micro-batches", `${n}`]]),
+  const variants: [string, Variant][] = [
+    ["no overlap", { microBatches: 1, overlap: false }],
+    ["base product overlaps", { microBatches: 1, overlap: true }],
+    ...splits.map((microBatches): [string, Variant] => [
+      `${microBatches} micro-batches`,
+      { microBatches, overlap: true },
+    ]),
   ];
-  const pruners: [string, string[]][] = [
-    ["unpruned", ["--pruner", "none"]],
-    [`${flags.share * 100} % pruned`, ["--pruner", "random", "--share", `${flags.share}`]],
-  ];
-  const shared = ["--steps", `${flags.steps}`, "--mode", flags.mode, "--targets", flags.targets];
-  const device = ["--latency", `${flags.latency}`, "--bandwidth", `${flags.bandwidth}`];
-  const data = [
-    ...["--data", new URL("./restaurant/train.txt", import.meta.url).pathname, "--share-loss"],
-    ...["--batch", `${flags.batch}`, "--length", `${flags.length}`],
-  ];
+  using owned = new DisposableStack();
+  const run = flags.twin
+    ? await onTwin(owned.use(await Engine.create()), flags, capacities, owned)
+    : onProcesses(flags, capacities);
   const results: Record<string, Record<string, Times>> = {};
-  for (const [pruning, pruner] of pruners) {
+  for (const share of new Set([0, flags.share])) {
+    const pruning = share === 0 ? "unpruned" : `${share * 100} % pruned`;
     const times = results[pruning] = Object.fromEntries(
       variants.map(([name]): [string, Times] => [name, { total: [], wait: [], readback: [], losses: [] }]),
     );
-    for (let round = 0; round < flags.rounds; round++) {
-      for (const [name, options] of variants) {
-        const server = [...shared, "--codec", flags.codec, ...pruner, ...options];
-        await run(server, device, data, capacities, times[name]!);
-      }
+    // Virtual time is the same in every round.
+    for (let round = 0; round < (flags.twin ? 1 : flags.rounds); round++) {
+      for (const [name, variant] of variants) await run(variant, share, times[name]!);
     }
     const baseline = times["no overlap"]!;
     // Other work on the machine only ever adds time: the lower quartile suffers less from it.

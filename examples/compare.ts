@@ -6,7 +6,14 @@
  * @module
  */
 
-import { loadPredictor, type Predictor, type Pruner, TYPICAL_COMPUTE } from "@edgetuner/core";
+import {
+  loadPredictor,
+  permutation,
+  type Predictor,
+  type Pruner,
+  type PrunerContext,
+  randomStream,
+} from "@edgetuner/core";
 import { Engine, pruneGreedily } from "@edgetuner/kernels";
 import {
   budgetPruner,
@@ -19,16 +26,15 @@ import {
   magnitudePruner,
   noPruner,
   oraclePruner,
-  randomPruner,
 } from "@edgetuner/plugins";
-import { type RunResult, spread, type System, warmed, Work } from "./_support/compared_systems.ts";
+import { type RunResult, spread, type System, Work } from "./_support/compared_systems.ts";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
 import { heatMap, type Line, linePlot } from "./_support/plots.ts";
 import { bytes, duration, ProgressBar } from "./_support/progress.ts";
 import { DEMO_PREDICTOR } from "./_support/pruners.ts";
 import { versions } from "./_support/report.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
-import { computeOf, LINK_HELP, linkOf } from "./_support/twin_flags.ts";
+import { computeOf, LINK_HELP, linkOf, MEASURED_HELP } from "./_support/twin_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 
 const HERE = new URL(".", import.meta.url).pathname;
@@ -45,7 +51,7 @@ const FLAGS = {
   valid: text("FILE", `${HERE}restaurant/valid.txt`, "validation data"),
   test: text("FILE", `${HERE}restaurant/test.txt`, "data whose prompts are continued"),
   link: text("LINK", "wifi-5", LINK_HELP),
-  compute: text("MODEL", "typical", "how fast all parties compute: typical, or a JSON file"),
+  compute: text("MODEL", "typical", MEASURED_HELP),
   systems: text("LIST", SYSTEMS.join(","), "systems that take part"),
   seeds: integer("N", 2, "runs of each system, each with the next seed", { min: 1 }),
   steps: integer("N", 120, "training steps of the table", { min: 2 }),
@@ -60,7 +66,7 @@ const FLAGS = {
     max: 1,
   }),
   prompts: integer("N", 32, "test prompts that texts are generated for", { min: 1 }),
-  "no-lab": toggle("leave out the pruners at equal budgets"),
+  "no-lab": toggle("leave out the pruners at equal budgets of bytes"),
   "no-study": toggle("leave out the parameters one at a time"),
   out: text("DIR", "runs/compare", "where table, JSON and plots go"),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
@@ -137,17 +143,21 @@ async function main(): Promise<void> {
   }
   const predictor = await loadPredictor(flags.predictor);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
+  const settings = tuningSettings(flags);
   using work = await Work.open(engine, {
     ...flags,
+    settings,
     validBatches: 8,
     capacities,
     link: await linkOf(flags.link),
-    compute: flags.compute === "typical" ? TYPICAL_COMPUTE : await computeOf(flags.compute),
+    compute: flags.compute === "measured" ? null : await computeOf(flags.compute),
   });
-  const settings = tuningSettings(flags);
   const rules = makeRules(engine, predictor);
   const study = flags["no-study"] ? [] : studyOf(rules, flags);
-  const lab = flags["no-lab"] ? [] : labOf(rules, flags);
+  const lab = flags["no-lab"] ? [] : labOf(
+    rules,
+    (mask, { headsPerDevice }) => work.bytesOf(mask, headsPerDevice, settings),
+  );
   // DLoRA runs twice: at its own share and at EdgeTuner's.
   const rows = wanted.length + (wanted.includes("DLoRA") && wanted.includes("EdgeTuner") ? 1 : 0);
   const total = rows * flags.seeds * flags.steps + (study.length + lab.length) * flags["lab-steps"];
@@ -260,29 +270,43 @@ function activeFractionFor(share: number, steps: number): number {
   return Math.min(1, Math.max(0.01, (share * steps - unpruned) / (steps - unpruned)));
 }
 
-/** Every pruner at every budget: as many heads in each pruned step; bytes depend on where those heads are. */
-function labOf(rules: Rules, _flags: unknown): { name: string; x: number; pruner: Pruner }[] {
+/** Every pruner at every budget of bytes: after the unpruned steps no step may take more than this share of theirs. */
+function labOf(
+  rules: Rules,
+  cost: (mask: Uint8Array, context: PrunerContext) => number,
+): { name: string; x: number; pruner: Pruner }[] {
   const scored: readonly [string, (keep: number) => Pruner][] = [
     ["iHeadPruner", () => rules.predicted({})],
     ["greedy", () => rules.measured({})],
     ["gradient", (keep) => gradientPruner({ keep }) as Pruner],
     ["magnitude", (keep) => magnitudePruner({ keep }) as Pruner],
     ["oracle (not deployable)", (keep) => oraclePruner({ keep }) as Pruner],
+    ["random", () => RANDOM_SCORES],
+    // Its choice is its mask: scores only say which of the heads that it keeps goes first.
+    ["DLoRA", (keep) => dloraPruner({ activeFraction: keep, warmupSteps: WARM_UP, period: 20 }) as Pruner],
   ];
-  return BUDGETS.flatMap((keep) => [
-    ...scored.map(([name, make]) => ({
+  return BUDGETS.flatMap((keep) =>
+    scored.map(([name, make]) => ({
       name,
       x: keep,
-      pruner: budgetPruner({ pruner: make(keep), keep, warmupSteps: WARM_UP }) as Pruner,
-    })),
-    { name: "random", x: keep, pruner: warmed(randomPruner({ share: 1 - keep }), WARM_UP) as Pruner },
-    {
-      name: "DLoRA",
-      x: keep,
-      pruner: dloraPruner({ activeFraction: keep, warmupSteps: WARM_UP, period: 20 }) as Pruner,
-    },
-  ]);
+      pruner: budgetPruner({
+        ...{ pruner: make(keep), keep, cost, warmupSteps: WARM_UP },
+        keptFirst: name === "DLoRA",
+      }) as Pruner,
+    }))
+  );
 }
+
+/** Knows nothing of the heads. */
+const RANDOM_SCORES: Pruner = {
+  name: "random",
+  needs: [],
+  init: () => null,
+  decide({ step }, state, { layers, heads, seed }) {
+    const draws = permutation(layers * heads, randomStream(seed, step));
+    return [{ mask: new Uint8Array(layers * heads), scores: Float32Array.from(draws) }, state];
+  },
+};
 
 /** METHOD's parameters one at a time; lambda and K belong to a predictor's training, so theirs are the measured rules. */
 function studyOf(
@@ -446,7 +470,7 @@ function picturesOf(
     pictures.push([
       "quality_over_bytes",
       linePlot(
-        { title: "Pruners at equal budgets", x: "MB of the whole run", y: "validation loss after" },
+        { title: "Pruners at equal budgets of bytes", x: "MB of the whole run", y: "validation loss after" },
         named(lab, (p) => [megabytes(p), p.run.validLoss.after]),
         { marks: true },
       ),

@@ -11,7 +11,6 @@ import {
   Gpt2Ends,
   Gpt2Layers,
   initialWeights,
-  measureCompute,
   plan,
   type Pruner,
   type TokenBatch,
@@ -22,11 +21,12 @@ import { integer, number, readFlags, runProgram, text, toggle, UsageError } from
 import { bytes } from "./_support/progress.ts";
 import { versions, writeReport } from "./_support/report.ts";
 import {
-  COMPUTE_HELP,
+  computeHere,
   computeOf,
   integersOf,
   LINK_HELP,
   linkOf,
+  MEASURED_HELP,
   seconds,
   table,
 } from "./_support/twin_flags.ts";
@@ -60,7 +60,7 @@ async function main(): Promise<void> {
     ...TUNING_FLAGS,
     devices: text("LIST", "1,2,4,8,16,32,64", "numbers of devices"),
     link: text("LINK", "wifi-5", LINK_HELP),
-    compute: text("MODEL", "typical", `${COMPUTE_HELP}, or measured on this adapter`),
+    compute: text("MODEL", "typical", MEASURED_HELP),
     keep: number("X", 1, "share of the heads kept, evenly over layers and devices", { min: 0, max: 1 }),
     mode: text("MODE", "slice", "what a head module reads", ["slice", "full"]),
     steps: integer("N", 4, "training steps of each simulation", { min: 1 }),
@@ -204,7 +204,7 @@ async function measured(
 ) {
   using layers = new Gpt2Layers(engine, config, weights);
   using ends = new Gpt2Ends(engine, config, weights);
-  return await measureCompute({ layers, ends, settings, batch });
+  return await computeHere({ layers, ends }, settings, batch);
 }
 
 function range(counts: readonly number[]): string {

@@ -58,6 +58,40 @@ Deno.test("budgetPruner() keeps the highest scores of another pruner, as many as
   assertEquals([...mask], [0, 0, 0, 0, 0, 0]);
 });
 
+Deno.test("budgetPruner() counts what a mask costs, and may put the other pruner's choice first", async () => {
+  const context = { layers: 2, heads: 3, headsPerDevice: [2, 1], capacities: [2, 1], seed: 0 };
+  const scored: Pruner = {
+    name: "scored",
+    needs: [],
+    init: () => null,
+    decide: () => [{
+      mask: Uint8Array.of(0, 1, 0, 1, 1, 1),
+      scores: Float32Array.of(3, 1, 2, 6, 5, 4),
+    }, null],
+  };
+  // 1 for each head, and 2 more for each device that is asked in a layer: 14 in all.
+  const cost = (mask: Uint8Array) => {
+    let sum = 0;
+    for (const layer of [mask.subarray(0, 3), mask.subarray(3)]) {
+      const [first, second] = [2 - layer[0]! - layer[1]!, 1 - layer[2]!];
+      sum += first + second + (first > 0 ? 2 : 0) + (second > 0 ? 2 : 0);
+    }
+    return sum;
+  };
+  const mask = async (budget: number, keptFirst: boolean) => {
+    const pruner = budgetPruner({ pruner: scored, keep: (budget + 0.5) / 14.5, cost, keptFirst });
+    return [...(await pruner.decide({ ...nothing, step: 0 }, null, context))[0].mask].join("");
+  };
+  assertEquals(await mask(4, false), "111001");
+  assertEquals(await mask(6, false), "111001");
+  assertEquals(await mask(7, false), "111000");
+  // The fifth best head would cost 3, the last one 1.
+  assertEquals(await mask(11, false), "001000");
+  assertEquals(await mask(6, true), "010111");
+  assertEquals(await mask(7, true), "000111");
+  assertEquals(await mask(14, true), "000000");
+});
+
 Deno.test("noPruner() keeps every head", async () => {
   const context = { layers: 2, heads: 3, headsPerDevice: [3], capacities: [1], seed: 0 };
   const [{ mask }] = await noPruner().decide({ ...nothing, step: 4 }, null, context);

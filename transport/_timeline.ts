@@ -61,6 +61,8 @@ export interface TimelineSettings {
   readonly compute: ComputeModel;
   readonly size: Omit<StepShape, "length">;
   readonly rules: Readonly<Record<string, FrameRule>>;
+  /** False if the edge server computes nothing while it waits, as with the run setting of that name. */
+  readonly overlap: boolean;
 }
 
 /** When a party is free again, and how long it has computed: one thing after the other. */
@@ -152,6 +154,8 @@ export class EdgeParty {
   #passes = 0;
   #lowest = 0;
   readonly #positions = new Map<number, Position>();
+  /** Without overlap: what is to be done once the answers are here. */
+  #postponed: readonly Segment[] = [];
   /** When what goes to several devices at once leaves, by what it is; only the latest turn. */
   readonly #departures = new Map<string, { readonly turn: number; readonly atMs: number }>();
 
@@ -207,8 +211,9 @@ export class EdgeParty {
     const known = this.#departures.get(key);
     if (known !== undefined && known.turn >= turn) return Math.max(known.atMs, clock.now());
     const [before, meanwhile] = work();
-    const atMs = this.#timeline.work(compute.edgeServer, before);
-    this.#timeline.work(compute.edgeServer, meanwhile);
+    const atMs = this.#timeline.work(compute.edgeServer, [...this.#postponed, ...before]);
+    if (this.#settings.overlap) this.#timeline.work(compute.edgeServer, meanwhile);
+    else this.#postponed = meanwhile;
     this.#departures.set(key, { turn, atMs });
     return atMs;
   }

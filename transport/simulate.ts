@@ -301,6 +301,7 @@ async function runOnTwin<S extends RunServer>(
     compute,
     seed: linkSeed,
     rules: { ...kind.rules, ...rules },
+    overlap: settings.overlap ?? true,
     ...(clock === null ? {} : { clock }),
   });
   const server = kind.open({

@@ -37,6 +37,8 @@ export interface TwinNetworkOptions {
   readonly seed?: number;
   /** Work that comes with kinds of frames that are not of the step protocol. @default {{}} */
   readonly rules?: Readonly<Record<string, FrameRule>>;
+  /** False if the edge server computes nothing while it waits for devices. @default {true} */
+  readonly overlap?: boolean;
 }
 
 /** Options of `TwinNetwork.connect`. */
@@ -139,7 +141,7 @@ export class TwinNetwork implements AsyncDisposable {
   }
 
   #settings() {
-    const { size, compute, rules = {} } = this.#options;
-    return { clock: this.clock, size, compute, rules };
+    const { size, compute, rules = {}, overlap = true } = this.#options;
+    return { clock: this.clock, size, compute, rules, overlap };
   }
 }

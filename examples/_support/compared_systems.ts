@@ -26,6 +26,8 @@ import {
   type Pruner,
   type RunSettings,
   shuffledBatches,
+  stepTraffic,
+  TYPICAL_COMPUTE,
 } from "@edgetuner/core";
 import type { Engine } from "@edgetuner/kernels";
 import {
@@ -37,6 +39,7 @@ import {
 } from "@edgetuner/transport";
 import { countSlots } from "./slots.ts";
 import { UsageError } from "./flags.ts";
+import { computeHere } from "./twin_flags.ts";
 
 /** What is the same for every run. */
 export interface WorkOptions {
@@ -55,7 +58,9 @@ export interface WorkOptions {
   /** gamma of each device; the first one is the data device. */
   readonly capacities: readonly number[];
   readonly link: LinkProfile;
-  readonly compute: ComputeModel;
+  /** How fast the parties compute; `null` = as measured here, with these settings. */
+  readonly compute: ComputeModel | null;
+  readonly settings: RunSettings;
 }
 
 /** A system that takes part. */
@@ -93,6 +98,7 @@ export class Work implements Disposable {
   readonly #evaluation: ReturnType<typeof fixedBatches>;
   readonly #prompts: readonly string[];
   readonly #baseNorm: Float32Array;
+  #compute: ComputeModel;
 
   private constructor(
     engine: Engine,
@@ -115,6 +121,7 @@ export class Work implements Disposable {
     this.#evaluation = fixedBatches(texts.valid, options.batch).slice(0, options.validBatches);
     this.#prompts = texts.prompts;
     this.#baseNorm = baseNorms(model);
+    this.#compute = options.compute ?? TYPICAL_COMPUTE;
   }
 
   /** Loads model and data. */
@@ -123,11 +130,22 @@ export class Work implements Disposable {
     const tokenizer = await loadModelTokenizer(options.model);
     const { length } = options;
     const encoded = async (file: string) => encodePairs(await loadPairs(file), tokenizer, { length });
-    return new Work(engine, options, model, tokenizer, {
+    const work = new Work(engine, options, model, tokenizer, {
       train: await encoded(options.data),
       valid: await encoded(options.valid),
       prompts: (await loadPairs(options.test)).slice(0, options.prompts).map((p) => p.prompt),
     });
+    if (options.compute === null) {
+      const { settings, batch } = options;
+      const sample = shuffledBatches(work.#train, { batch, seed: settings.seed }).next();
+      work.#compute = await computeHere({ layers: work.#layers, ends: work.#ends }, settings, sample);
+    }
+    return work;
+  }
+
+  /** How fast the parties compute. */
+  get compute(): ComputeModel {
+    return this.#compute;
   }
 
   /** Shape of the model. */
@@ -142,7 +160,8 @@ export class Work implements Disposable {
    * @throws What ended the run, unless a system was refused for what it needs.
    */
   async run(system: System, settings: RunSettings, onStep: () => void, texts = true): Promise<RunResult> {
-    const { capacities, link, compute } = this.#options;
+    const { capacities, link } = this.#options;
+    const compute = this.#compute;
     const batches = shuffledBatches(this.#train, { batch: this.#options.batch, seed: settings.seed });
     let slots: number | null = null;
     const common: SimulationOptions = {
@@ -193,10 +212,29 @@ export class Work implements Disposable {
     };
   }
 
+  /** Tensor bytes of a training step with a mask, without statistics. */
+  bytesOf(mask: Uint8Array, headsPerDevice: readonly number[], { lora }: RunSettings): number {
+    const { layers, heads, hidden } = this.shape;
+    const { batch, length } = this.#options;
+    const shape = {
+      layers,
+      heads,
+      hidden,
+      tokens: batch * length,
+      batch,
+      headsPerDevice,
+      mask,
+      statistics: 0,
+    };
+    const traffic = stepTraffic({ ...shape, targets: lora.targets.length, mode: lora.mode });
+    return [...traffic.values()].reduce((a, b) => a + b, 0);
+  }
+
   /** What a step should take, before anything runs but for the share of heads that is kept. */
   #plan(system: System, settings: RunSettings, keep: number, keepLayers: number) {
     const { layers, heads, hidden } = this.shape;
-    const { batch, length, capacities, link, compute } = this.#options;
+    const { batch, length, capacities, link } = this.#options;
+    const compute = this.#compute;
     const counted = this.#evaluation.reduce((sum, { mask }) => sum + mask.reduce((a, b) => a + b, 0), 0) /
       this.#evaluation.reduce((sum, { mask }) => sum + mask.length, 0);
     const options: PlanOptions = {
@@ -238,18 +276,6 @@ export class Work implements Disposable {
     this.#layers[Symbol.dispose]();
     this.#ends[Symbol.dispose]();
   }
-}
-
-/** Every head is kept in the first steps: so that pruners that must see gradients first are not alone with it. */
-export function warmed<State>(pruner: Pruner<State>, steps: number): Pruner<State> {
-  return {
-    ...pruner,
-    async decide(input, before, context) {
-      const [decision, state] = await pruner.decide(input, before, context);
-      if (input.step >= steps) return [decision, state];
-      return [{ ...decision, mask: new Uint8Array(context.layers * context.heads) }, state];
-    },
-  };
 }
 
 /** Mean and standard deviation over runs. */

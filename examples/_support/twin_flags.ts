@@ -5,11 +5,18 @@
  */
 
 import {
+  type BaseLayers,
   checkCompute,
   type ComputeModel,
+  Gpt2Ends,
+  Gpt2Layers,
   LINK_PROFILES,
   type LinkProfile,
+  measureCompute,
+  type ModelEnds,
   readLinkProfile,
+  type RunSettings,
+  type TokenBatch,
   TYPICAL_COMPUTE,
 } from "@edgetuner/core";
 import { UsageError } from "./flags.ts";
@@ -19,6 +26,9 @@ export const LINK_HELP = `link of every device: ${Object.keys(LINK_PROFILES).joi
 
 /** Help of a flag that takes a compute model. */
 export const COMPUTE_HELP = "how fast all parties compute: typical, or a JSON file";
+
+/** The same for programs that run a model and so can measure. */
+export const MEASURED_HELP = `${COMPUTE_HELP}, or measured: each has this machine for itself`;
 
 /**
  * The link of a flag: a name, or a file with a profile.
@@ -43,6 +53,24 @@ export async function linkOf(flag: string): Promise<LinkProfile> {
 export async function computeOf(flag: string): Promise<ComputeModel> {
   if (flag === "typical") return TYPICAL_COMPUTE;
   return await explained("--compute", async () => checkCompute(await readJson(flag) as ComputeModel));
+}
+
+/**
+ * How fast this machine computes a model's step.
+ *
+ * @throws {UsageError} If the model is not a GPT-2.
+ */
+export async function computeHere(
+  { layers, ends }: { readonly layers: BaseLayers; readonly ends: ModelEnds },
+  settings: RunSettings,
+  batch: TokenBatch,
+): Promise<ComputeModel> {
+  if (!(layers instanceof Gpt2Layers && ends instanceof Gpt2Ends)) {
+    throw new UsageError(
+      "Cannot use --compute measured as the model must be a GPT-2: current value is one of another family",
+    );
+  }
+  return await measureCompute({ layers, ends, settings, batch });
 }
 
 async function readJson(file: string): Promise<unknown> {
