@@ -106,7 +106,7 @@ export interface EmbeddedBatch {
 export interface LossResult {
   /** dh_L, [B * T, d]; `null` in evaluation. The loop's to dispose. */
   readonly gradient: Tensor | null;
-  /** The loss of the whole step, if the data device shares it; `null` before the last part. */
+  /** The loss of the whole step, if the data device shares it; `null` before its last part and micro-batch. */
   readonly loss: number | null;
 }
 
@@ -115,10 +115,12 @@ export interface DataPort {
   /** The next step's batch, or the next part of this step's; `null` when there is none left. */
   next(step: number): Promise<EmbeddedBatch | null>;
   /**
-   * Final norm, logits and loss of the batch that `next` returned last.
+   * Final norm, logits and loss of the batch that `next` returned last, or of one micro-batch of it. Those may
+   * come in any order and at once; losses and gradients are the whole batch's.
    *
-   * @param hidden h_L, [B * T, d].
+   * @param hidden h_L, [rows, d].
    * @param probe True for a probe: only the gradient is computed, and the batch's real pass follows. @default {false}
+   * @param part The micro-batch. @default {all of it}
    */
-  loss(step: number, hidden: Tensor, probe?: boolean): Promise<LossResult>;
+  loss(step: number, hidden: Tensor, probe?: boolean, part?: MicroBatch): Promise<LossResult>;
 }

@@ -334,7 +334,8 @@ async function runOnTwin<S extends RunServer>(
     next(step) {
       if (step >= settings.steps) return null;
       const batch = options.batches(step);
-      counted = batch.mask.reduce((sum, m) => sum + (m === 0 ? 0 : 1), 0);
+      // As if they lay evenly over the micro-batches.
+      counted = batch.mask.reduce((sum, m) => sum + (m === 0 ? 0 : 1), 0) / batch.mask.length;
       return { batch, mode: "train" };
     },
   };
@@ -347,7 +348,7 @@ async function runOnTwin<S extends RunServer>(
     const party = await network.connect({
       link: device.link ?? link ?? LINK_PROFILES["wifi-5"],
       speed: device.speed,
-      counted: () => counted,
+      counted: (tokens) => Math.round(counted * tokens),
     });
     parties.push(party);
     void server.join(party.edge);

@@ -108,6 +108,9 @@ interface Accumulation {
   next: number;
   /** True if there are gradients of earlier parts of the step to add to. */
   continued: boolean;
+  /** Step, mode and part, and its micro-batches that went forward. */
+  of: string;
+  readonly seen: Set<number>;
   readonly gone: Map<number, Gone>;
 }
 
@@ -184,7 +187,7 @@ export class HeadModules implements Disposable {
     this.#passed = Array.from({ length: layers }, () => new Map());
     this.#accumulations = Array.from(
       { length: layers },
-      () => ({ next: 0, continued: false, gone: new Map() }),
+      () => ({ next: 0, continued: false, of: "", seen: new Set(), gone: new Map() }),
     );
     this.#layers = Array.from({ length: layers }, (_, layer) => {
       const initial = new Float32Array(range.count * segment);
@@ -240,7 +243,7 @@ export class HeadModules implements Disposable {
    * @param kept Kept heads, as indices within this device's range, ascending; at least one.
    * @param x Slice mode: [n * T, D] head-major; full mode: [T, d].
    * @param context Step and mode; whether `x` is to be disposed when it is no longer needed; the micro-batch that `x` is;
-   * whether gradients of an earlier part of the step are there, to be added to.
+   * which part of the step it belongs to (0): gradients of the earlier ones are added to.
    * @returns One Delta per target, [n * T, D] head-major; the caller's to dispose.
    */
   forward(
@@ -252,7 +255,7 @@ export class HeadModules implements Disposable {
       readonly mode: HeadMode;
       readonly ownsInput: boolean;
       readonly microBatch?: Pick<MicroBatch, "index" | "firstRow">;
-      readonly continued?: boolean;
+      readonly part?: number;
     },
   ): Tensor[] {
     const { lora, range, seed } = this.options;
@@ -261,6 +264,7 @@ export class HeadModules implements Disposable {
     const globalHeads = slice ? this.headList(kept.map((h) => range.first + h)) : this.headList([0]);
     const training = context.mode !== "evaluate";
     const { index = 0, firstRow = 0 } = context.microBatch ?? {};
+    const { part = 0 } = context;
     let input = x;
     let owned = context.ownsInput;
     if (training && lora.dropout > 0) {
@@ -283,7 +287,11 @@ export class HeadModules implements Disposable {
       })
     );
     this.#forget(layer, index);
-    this.#restart(layer, context.continued ?? false);
+    // Other micro-batches may have gone back already, but not of another step, and none goes forward twice.
+    const state = this.#accumulations[layer]!;
+    const now = `${context.step} ${context.mode} ${part}`;
+    if (state.of !== now || state.seen.has(index)) this.#restart(layer, now, part > 0);
+    state.seen.add(index);
     const passed = {
       heads,
       globalHeads,
@@ -302,7 +310,7 @@ export class HeadModules implements Disposable {
    * Gradients of a layer's kept heads, from those of their Deltas. Gradients of the weights are added
    * up in the order of the micro-batches, whatever the order of the calls: the same bits every time.
    *
-   * @param layer Layer, from 0; its forward pass was the last one.
+   * @param layer Layer, from 0, after its forward pass.
    * @param dDeltas One per target, [n * T, D] head-major; disposed once they are no longer needed.
    * @param context Step; whether the gradient of `x` is needed; the index of the micro-batch; whether the gradients of the weights wait for `accumulate`.
    * @returns Gradient of `x` through these heads, [n * T, D] or in full mode [T, d]; the caller's to dispose.
@@ -587,7 +595,7 @@ export class HeadModules implements Disposable {
   [Symbol.dispose](): void {
     this.#passed.forEach((passed, layer) => {
       for (const index of [...passed.keys()]) this.#forget(layer, index);
-      this.#restart(layer);
+      this.#restart(layer, "");
     });
     for (const { parameters, gradients, m, v } of this.#layers) {
       for (const tensor of [parameters, gradients, m, v]) tensor.dispose();
@@ -616,12 +624,14 @@ export class HeadModules implements Disposable {
   }
 
   /** The next gradients of a layer's weights start anew, or are added to those of earlier parts of the step. */
-  #restart(layer: number, continued = false): void {
+  #restart(layer: number, of: string, continued = false): void {
     const state = this.#accumulations[layer]!;
     for (const gone of state.gone.values()) disposeGone(gone);
     state.gone.clear();
     state.next = 0;
     state.continued = continued;
+    state.of = of;
+    state.seen.clear();
   }
 
   /** ||(alpha / r) B A||_F over the targets of each head module, [L * H_m]. */

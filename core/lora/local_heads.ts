@@ -114,7 +114,6 @@ export class LocalHeads implements HeadPort, Disposable {
   #forward(layer: number, x: Tensor, microBatch: Pick<MicroBatch, "index" | "firstRow">): PendingSum | null {
     const { step, mode, part = WHOLE_STEP } = this.#current();
     const at = { index: microBatch.index, firstRow: part.firstRow + microBatch.firstRow };
-    const continued = part.index > 0;
     const parts = this.#parts(layer).map(({ device, kept, global, heads }) => {
       const slice = device.options.lora.mode === "slice";
       const input = slice ? gatherHeadColumns(x, { first: 0, headSize: device.headSize, heads }) : x;
@@ -123,7 +122,7 @@ export class LocalHeads implements HeadPort, Disposable {
         mode,
         ownsInput: slice,
         microBatch: at,
-        continued,
+        part: part.index,
       });
       return { device, global, deltas };
     });
@@ -158,7 +157,6 @@ export class LocalHeads implements HeadPort, Disposable {
         return gatherHeadColumns(dqkv, { first: at.first, headSize, heads: device.headList(at.heads) });
       });
       const dx = device.backward(layer, dDeltas, { step, needsInput, microBatch });
-      for (const tensor of dDeltas) tensor.dispose();
       return { device, heads, dx };
     });
     if (!needsInput || parts.length === 0) return null;

@@ -30,6 +30,7 @@ import { RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";
 import type { RunHandle } from "./run_handle.ts";
 import { checkRunSettings, type RunSettings } from "./settings.ts";
+import { Waits } from "./waits.ts";
 
 /** A device that joined. */
 export interface JoinedDevice {
@@ -645,7 +646,8 @@ export class EdgeServer extends RunServer {
       member.peer.codec = this.codec;
     }
     const dataMember = this.members.find((m) => m.device.data)!;
-    const data = new RemoteData(engine, dataMember.peer, hidden, dataMember.sharesLoss, accumulate);
+    const waits = new Waits(engine);
+    const data = new RemoteData(engine, dataMember.peer, hidden, dataMember.sharesLoss, waits, accumulate);
     using remote = new RemoteHeads({
       engine,
       model,
@@ -654,6 +656,7 @@ export class EdgeServer extends RunServer {
       statistics: fromDevices,
       overlap: this.settings.overlap,
       clipNorm,
+      waits,
     });
     const context: PrunerContext = {
       layers,
@@ -685,7 +688,7 @@ export class EdgeServer extends RunServer {
     let best = false;
     const now = this.now;
     while (await this.mayGoOn()) {
-      const before = this.counters(engine, remote, data);
+      const before = this.counters(engine, waits);
       const started = now();
       const batch = await data.next(step);
       if (batch === null) {
@@ -694,7 +697,7 @@ export class EdgeServer extends RunServer {
       }
       remote.best = data.best;
       const pruneStarted = now();
-      const beforeProbe = this.counters(engine, remote, data);
+      const beforeProbe = this.counters(engine, waits);
       let afterProbe = beforeProbe;
       let decision: PrunerDecision = { mask: new Uint8Array(layers * heads) };
       if (batch.mode === "train") {
@@ -702,7 +705,7 @@ export class EdgeServer extends RunServer {
           let trueGradientNorm: Float32Array | null = null;
           if (pruner.needs.includes("trueGradientNorm")) {
             trueGradientNorm = await probeStep(ports, step, batch);
-            afterProbe = this.counters(engine, remote, data);
+            afterProbe = this.counters(engine, waits);
           }
           const input: PrunerInput = {
             step,
@@ -723,7 +726,7 @@ export class EdgeServer extends RunServer {
       }
       const prune = now() - pruneStarted;
       const outcome = await runStep(ports, step, batch, decision.mask);
-      const after = this.counters(engine, remote, data);
+      const after = this.counters(engine, waits);
       // What a probe cost is told apart, so that the step's own figures compare with other pruners'.
       const spent = (what: keyof typeof after) =>
         after[what] - before[what] - (afterProbe[what] - beforeProbe[what]);

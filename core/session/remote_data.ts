@@ -6,10 +6,11 @@
 
 import type { Engine, Tensor } from "@edgetuner/kernels";
 import { ProtocolError } from "../errors.ts";
-import { type StepPart, WHOLE_STEP } from "../micro_batches.ts";
+import { type MicroBatch, type StepPart, WHOLE_STEP } from "../micro_batches.ts";
 import type { DataPort, EmbeddedBatch, LossResult, StepMode } from "../ports.ts";
 import type { Frame } from "../wire/frame.ts";
 import type { Peer } from "../wire/peer.ts";
+import type { Waits } from "./waits.ts";
 
 /** Longest step accepted from a data device, in tokens. */
 const MAX_TOKENS = 1 << 20;
@@ -21,12 +22,13 @@ export class RemoteData implements DataPort {
   readonly #hidden: number;
   readonly #sharesLoss: boolean;
   readonly #accumulate: number;
-  /** Milliseconds spent waiting for the data device. */
-  waitMs = 0;
+  readonly #waits: Waits;
   #mode: StepMode = "train";
   #part: StepPart = WHOLE_STEP;
   /** Rows of the step's parts so far. */
   #rows = 0;
+  /** Rows of this part whose h_L has not been sent. */
+  #left = 0;
   /** True if the last batch came with the word that the head modules before it are the best so far. */
   best = false;
 
@@ -37,22 +39,29 @@ export class RemoteData implements DataPort {
    * @param peer The data device.
    * @param hidden d, hidden size of the model.
    * @param sharesLoss True if the data device said that it shares its loss.
+   * @param waits Counts the time spent waiting for the data device.
    * @param accumulate Most parts of a training step, see `RunSettings`. @default {1}
    */
-  constructor(engine: Engine, peer: Peer, hidden: number, sharesLoss: boolean, accumulate = 1) {
+  constructor(
+    engine: Engine,
+    peer: Peer,
+    hidden: number,
+    sharesLoss: boolean,
+    waits: Waits,
+    accumulate = 1,
+  ) {
     this.#engine = engine;
     this.#peer = peer;
     this.#hidden = hidden;
     this.#sharesLoss = sharesLoss;
+    this.#waits = waits;
     this.#accumulate = accumulate;
   }
 
   /** E of the next batch or of the step's next part; `null` when the data device has ended the run. */
   async next(step: number): Promise<EmbeddedBatch | null> {
     const peer = this.#peer;
-    const started = performance.now();
-    const next = await peer.next("data", `"embedding"`);
-    this.waitMs += performance.now() - started;
+    const next = await this.#waits.for(peer.next("data", `"embedding"`));
     this.best = next.meta.best === true;
     if (next.kind === "finished" && this.#isLast()) return null;
     const frame = peer.check(next, "embedding", { step, shapes: [[null, null, this.#hidden]] });
@@ -68,7 +77,8 @@ export class RemoteData implements DataPort {
       throw error;
     }
     this.#part = this.#partOf(frame, mode);
-    this.#rows = this.#part.firstRow + batch * length;
+    this.#left = batch * length;
+    this.#rows = this.#part.firstRow + this.#left;
     this.#mode = mode;
     const values = frame.tensors[0]!.data as Float32Array;
     const embedding = this.#engine.upload(values, batch * length, this.#hidden, "embedding from data device");
@@ -102,37 +112,33 @@ export class RemoteData implements DataPort {
     return { index: index as number, count: count as number, firstRow: first ? 0 : this.#rows };
   }
 
-  /** Sends h_L; in training and for a probe waits for dh_L. */
-  async loss(step: number, hidden: Tensor, probe = false): Promise<LossResult> {
+  /** Sends h_L, all of it or of one micro-batch; in training and for a probe waits for dh_L. */
+  async loss(step: number, hidden: Tensor, probe = false, micro?: MicroBatch): Promise<LossResult> {
     const shape = [hidden.rows, hidden.columns];
+    const at = { step, microBatch: micro?.index ?? 0 };
     const [values] = await this.#engine.read([hidden]);
+    if (!probe) this.#left -= hidden.rows;
+    const last = this.#left === 0 && this.#part.index + 1 === this.#part.count;
     await this.#peer.send("hidden", {
-      step,
+      ...at,
       meta: probe ? { probe } : {},
       tensors: [{ dtype: "f32", shape, data: values! }],
     });
-    const started = performance.now();
     let gradient: Tensor | null = null;
     if (this.#mode === "train") {
-      const frame = await this.#peer.receive("hiddenGradient", { step, shapes: [shape] });
-      gradient = this.#engine.upload(
-        frame.tensors[0]!.data as Float32Array,
-        hidden.rows,
-        hidden.columns,
-        "dh_L",
-      );
+      // The data device answers in the order in which it was asked.
+      const frame = await this.#waits.for(this.#peer.receive("hiddenGradient", { ...at, shapes: [shape] }));
+      const data = frame.tensors[0]!.data as Float32Array;
+      gradient = this.#engine.upload(data, hidden.rows, hidden.columns, "dh_L");
     }
-    let loss: number | null = null;
-    if (this.#sharesLoss && !probe && this.#isLast()) {
-      try {
-        const frame = await this.#peer.receive("loss", { step, shapes: [] });
-        if (typeof frame.meta.loss === "number") loss = frame.meta.loss;
-      } catch (error) {
-        gradient?.dispose();
-        throw error;
-      }
+    if (!this.#sharesLoss || probe || !last) return { gradient, loss: null };
+    try {
+      // The loss of the whole step comes after its last gradient.
+      const { meta } = await this.#waits.for(this.#peer.receive("loss", { step, shapes: [] }));
+      return { gradient, loss: typeof meta.loss === "number" ? meta.loss : null };
+    } catch (error) {
+      gradient?.dispose();
+      throw error;
     }
-    this.waitMs += performance.now() - started;
-    return { gradient, loss };
   }
 }

@@ -25,6 +25,7 @@ import type { DeviceStatistic } from "../pruner.ts";
 import type { WireTensor } from "../wire/frame.ts";
 import type { Peer } from "../wire/peer.ts";
 import type { ModelShape } from "./settings.ts";
+import type { Waits } from "./waits.ts";
 
 /** A device that owns heads, as the edge server sees it. */
 export interface HeadDevice {
@@ -50,6 +51,8 @@ export interface RemoteHeadsOptions {
   readonly overlap?: boolean;
   /** Largest global norm of a step's gradients, see `RunSettings`. @default {null} */
   readonly clipNorm?: number | null;
+  /** Counts the time spent waiting for devices, after all that could be done meanwhile was submitted. */
+  readonly waits: Waits;
 }
 
 /** The kept heads of one device in a layer. */
@@ -78,14 +81,6 @@ export class RemoteHeads implements HeadPort, Disposable {
   readonly #options: RemoteHeadsOptions;
   readonly #headSize: number;
   readonly #plans = new Map<number, LayerPlan | null>();
-  /**
-   * Milliseconds spent waiting for devices, after all that could be done meanwhile was submitted; less
-   * what other micro-batches waited for the own GPU meanwhile.
-   */
-  waitMs = 0;
-  /** Waits in progress, and when the first of them began. */
-  #waits = 0;
-  #waitedFrom = { at: 0, readbackMs: 0 };
   #step: HeadStep | null = null;
   /** If true, the next step tells the devices that their head modules are the best so far. */
   best = false;
@@ -385,19 +380,11 @@ export class RemoteHeads implements HeadPort, Disposable {
   /** Waits for devices, and counts it from when what they are asked was read from the own GPU. */
   async #wait<T>(promise: Promise<T>, reading?: Promise<unknown>): Promise<T> {
     await reading?.catch(() => {}); // the other promise fails with it
-    const { stats } = this.#options.engine;
-    if (this.#waits++ === 0) this.#waitedFrom = { at: performance.now(), readbackMs: stats.readbackMs };
     try {
-      return await promise;
+      return await this.#options.waits.for(promise);
     } catch (error) {
       this.#failure ??= { error };
       throw error;
-    } finally {
-      if (--this.#waits === 0) {
-        const { at, readbackMs } = this.#waitedFrom;
-        const readback = this.#options.engine.stats.readbackMs - readbackMs;
-        this.waitMs += Math.max(0, performance.now() - at - readback);
-      }
     }
   }
 }

@@ -14,9 +14,16 @@ import {
 import { CheckpointError, HandshakeError, ProtocolError } from "../errors.ts";
 import { HeadModules } from "../lora/head_modules.ts";
 import { keptHeads } from "../lora/local_heads.ts";
-import { MAX_MICRO_BATCHES, type StepPart, WHOLE_STEP } from "../micro_batches.ts";
+import { MAX_MICRO_BATCHES, splitBatch, type StepPart, WHOLE_STEP } from "../micro_batches.ts";
 import type { ModelEnds } from "../model/base.ts";
-import { embedTokens, type LossSettings, modelLoss, sumLosses, type TokenBatch } from "../model/loss.ts";
+import {
+  embedTokens,
+  type LossSettings,
+  modelLoss,
+  partOfBatch,
+  sumLosses,
+  type TokenBatch,
+} from "../model/loss.ts";
 import { type BatchPart, partsOfStep } from "../train/local_data.ts";
 import type { HeadMode, HeadStatistics, StepMode } from "../ports.ts";
 import type { Channel } from "../transport.ts";
@@ -178,7 +185,7 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
   if (modules !== null && checkpoint?.heads) modules.restore(checkpoint.heads.state);
   options.onWelcome?.(welcome);
   const state: RunState = { steps: welcome.start, reason: "", ending: null };
-  const { checkpointEvery, accumulate } = welcome.settings;
+  const { checkpointEvery, accumulate, microBatches } = welcome.settings;
   let saved: number | null = null;
   const save = async (step: number) => {
     if (checkpointEvery === 0 || saved === step || options.onCheckpoint === undefined) return;
@@ -204,7 +211,9 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
     if (data !== undefined) {
       // Where there are heads, their lane says when a step is done.
       const onTrained = modules === null ? trained : undefined;
-      lanes.push(serveData(peer, engine, data, state, { start: welcome.start, accumulate, onTrained }));
+      lanes.push(
+        serveData(peer, engine, data, state, { start: welcome.start, accumulate, microBatches, onTrained }),
+      );
     }
     await Promise.all(lanes);
     if (state.ending !== null) {
@@ -377,7 +386,7 @@ async function serveHeads(
         mode: current.mode,
         ownsInput: true,
         microBatch: { index: microBatch, firstRow },
-        continued: current.part.index > 0,
+        part: current.part.index,
       });
       const values = await engine.read(deltas);
       for (const delta of deltas) delta.dispose();
@@ -392,11 +401,11 @@ async function serveHeads(
       continue;
     }
     if (frame.kind === "deltaGradient") {
-      const { layers: own, forward } = current;
+      const { layers: own } = current;
       const layer = own[own.length - 1 - current.backward[microBatch]!];
-      if (layer === undefined || current.mode === "evaluate" || forward.some((n) => n < own.length)) {
+      if (layer === undefined || current.mode === "evaluate" || current.forward[microBatch]! < own.length) {
         throw new ProtocolError(
-          `Cannot go back in step ${step} as all its layers must have gone forward, in training: they have not`,
+          `Cannot go back in step ${step}, micro-batch ${microBatch} as all its layers must have gone forward, in training: they have not`,
         );
       }
       const kept = keptHeads(current.mask, range.count, layer, 0, range.count);
@@ -536,9 +545,10 @@ export async function serveData(
   engine: Engine,
   data: DataSide,
   state: RunState,
-  { start, accumulate, onTrained }: {
+  { start, accumulate, microBatches, onTrained }: {
     readonly start: number;
     readonly accumulate: number;
+    readonly microBatches: number;
     readonly onTrained?: ((step: number) => Promise<void>) | undefined;
   },
 ): Promise<void> {
@@ -559,7 +569,7 @@ export async function serveData(
     const parts = partsOfStep(next.batch, mode === "train" ? accumulate : 1);
     const losses: Float32Array[] = [];
     for (const part of parts) {
-      const answer = await servePart(peer, engine, data, { ...part, step, mode, best });
+      const answer = await servePart(peer, engine, data, { ...part, step, mode, best, microBatches });
       if ("kind" in answer) return takeEnd(answer, state);
       losses.push(...answer);
     }
@@ -577,9 +587,14 @@ async function servePart(
   peer: Peer,
   engine: Engine,
   data: DataSide,
-  at: BatchPart & { readonly step: number; readonly mode: StepMode; readonly best: boolean },
+  at: BatchPart & {
+    readonly step: number;
+    readonly mode: StepMode;
+    readonly best: boolean;
+    readonly microBatches: number;
+  },
 ): Promise<readonly Float32Array[] | Frame> {
-  const { batch, part: { index, count }, maskSum, step, mode, best } = at;
+  const { batch, part: { index, count }, step, mode, best } = at;
   const { hidden } = data.ends.shape;
   const embedding = embedTokens(data.ends, batch);
   const [values] = await engine.read([embedding]);
@@ -589,22 +604,55 @@ async function servePart(
     meta: { mode, ...(count > 1 ? { part: [index, count] } : {}), ...(best && index === 0 ? { best } : {}) },
     tensors: [{ dtype: "f32", shape: [batch.batch, batch.length, hidden], data: values! }],
   });
-  const rows = batch.batch * batch.length;
-  const expected = { step, shapes: [[rows, hidden]] };
-  let frame = await peer.next("data", `"hidden"`);
-  // One probe may come before the step itself: its gradient is answered, nothing else happens.
-  if (frame.kind === "hidden" && frame.meta.probe === true && mode === "train" && count === 1) {
-    await answerProbe(peer, engine, data, batch, peer.check(frame, "hidden", expected));
-    frame = await peer.next("data", `"hidden"`);
+  const pieces = splitBatch(batch, at.microBatches);
+  const all = () => new Set(pieces.keys());
+  // One probe may come before the step itself: its gradients are answered, nothing else happens.
+  let probe: Set<number> | null = null;
+  const left = all();
+  const losses: (readonly Float32Array[])[] = [];
+  while (left.size > 0) {
+    const frame = await peer.next("data", `"hidden"`);
+    if (frame.kind === "end") return frame;
+    const { microBatch = 0 } = frame;
+    const probing = frame.meta.probe === true;
+    if (probing && probe === null && mode === "train" && count === 1 && left.size === pieces.length) {
+      probe = all();
+    }
+    const open = probing ? probe : (probe?.size ?? 0) > 0 ? null : left;
+    const piece = pieces[microBatch];
+    if (piece === undefined || open?.delete(microBatch) !== true) {
+      throw new ProtocolError(
+        `Cannot take "${frame.kind}" in step ${step} as each of its ${pieces.length} micro-batches must come once, before them those of a probe, at most one, in training of a whole batch: micro-batch ${microBatch}${
+          probing ? " of a probe" : ""
+        } does not fit`,
+      );
+    }
+    const expected = { step, microBatch, shapes: [[piece.rows, hidden]] };
+    const answer = await answerHidden(peer, engine, data, {
+      ...at,
+      batch: pieces.length === 1 ? batch : partOfBatch(batch, piece),
+      frame: peer.check(frame, "hidden", expected),
+    });
+    if (!probing) losses[microBatch] = answer;
+    if (pieces.length > 1) await engine.turn();
   }
-  if (frame.kind === "end") return frame;
-  const { tensors } = peer.check(frame, "hidden", expected);
-  if (frame.meta.probe === true) {
-    throw new ProtocolError(
-      `Cannot answer the probe of step ${step} as there must be at most one, in training of a whole batch: there is another`,
-    );
-  }
-  using h = engine.upload(tensors[0]!.data as Float32Array, rows, hidden, "h_L");
+  return losses.flat();
+}
+
+/** Computes losses of h_L and answers its gradient in training. */
+async function answerHidden(
+  peer: Peer,
+  engine: Engine,
+  data: DataSide,
+  { batch, maskSum, step, mode, frame }: Omit<BatchPart, "part"> & {
+    readonly step: number;
+    readonly mode: StepMode;
+    readonly frame: Frame;
+  },
+): Promise<readonly Float32Array[]> {
+  const { shape, data: values } = frame.tensors[0]!;
+  const [rows, hidden] = shape as [number, number];
+  using h = engine.upload(values as Float32Array, rows, hidden, "h_L");
   const settings = { ...(mode === "train" ? data.loss : { labelSmoothing: 0 }), maskSum };
   const { losses, gradient } = modelLoss(data.ends, h, batch, settings, mode === "train");
   const results = await engine.read(gradient === null ? losses : [gradient, ...losses]);
@@ -613,24 +661,9 @@ async function servePart(
   if (gradient !== null) {
     await peer.send("hiddenGradient", {
       step,
-      tensors: [{ dtype: "f32", shape: [rows, hidden], data: results.shift()! }],
+      microBatch: frame.microBatch ?? 0,
+      tensors: [{ dtype: "f32", shape, data: results.shift()! }],
     });
   }
   return results;
-}
-
-async function answerProbe(
-  peer: Peer,
-  engine: Engine,
-  data: DataSide,
-  batch: TokenBatch,
-  frame: Frame,
-): Promise<void> {
-  const { shape, data: values } = frame.tensors[0]!;
-  const [rows, hidden] = shape as [number, number];
-  using h = engine.upload(values as Float32Array, rows, hidden, "h_L of a probe");
-  const { losses, gradient } = modelLoss(data.ends, h, batch, data.loss, true);
-  const [answer] = await engine.read([gradient!]);
-  for (const tensor of [gradient!, ...losses]) tensor.dispose();
-  await peer.send("hiddenGradient", { step: frame.step, tensors: [{ dtype: "f32", shape, data: answer! }] });
 }

@@ -91,7 +91,9 @@ export async function runTensorParallelDevice(
   const lanes: Promise<void>[] = [];
   try {
     if (modules !== null) lanes.push(serveShare(peer, engine, modules, welcome, share!, state, options));
-    if (data !== undefined) lanes.push(serveData(peer, engine, data, state, { start: 0, accumulate: 1 }));
+    if (data !== undefined) {
+      lanes.push(serveData(peer, engine, data, state, { start: 0, accumulate: 1, microBatches: 1 }));
+    }
     await Promise.all(lanes);
   } catch (cause) {
     error = cause;

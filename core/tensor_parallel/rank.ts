@@ -60,9 +60,10 @@ class ShardHeads implements HeadPort {
 
   forward(layer: number, x: Tensor): PendingSum {
     const { lora } = this.#modules.options;
+    const { step, mode } = this.#step;
     const slice = lora.mode === "slice";
     const input = slice ? gatherHeadColumns(x, this.#inputColumns) : x;
-    const deltas = this.#modules.forward(layer, this.#all, input, { ...this.#step, ownsInput: slice });
+    const deltas = this.#modules.forward(layer, this.#all, input, { step, mode, ownsInput: slice });
     return {
       addTo: (qkv) => {
         deltas.forEach((delta, k) => {

@@ -15,6 +15,7 @@ import { type Gpt2Config, type NamedArrays, weightOf } from "../model/gpt2.ts";
 import type { EmbeddedBatch } from "../ports.ts";
 import { type RunMember, RunServer, type RunServerOptions } from "../session/edge_server.ts";
 import { RemoteData } from "../session/remote_data.ts";
+import { Waits } from "../session/waits.ts";
 import type { ModelShape } from "../session/settings.ts";
 import type { Peer } from "../wire/peer.ts";
 import { ModelShard, type ShardStep } from "./rank.ts";
@@ -161,11 +162,12 @@ export class TensorParallelServer extends RunServer implements Disposable {
     });
     const star = new Star(engine, members.map((m) => m.peer));
     const dataMember = this.members.find((m) => m.device.data)!;
-    const data = new RemoteData(engine, dataMember.peer, this.#model.hidden, dataMember.sharesLoss);
+    const waits = new Waits(engine);
+    const data = new RemoteData(engine, dataMember.peer, this.#model.hidden, dataMember.sharesLoss, waits);
     const { layers, heads } = this.#model;
     let step = 0;
     while (await this.mayGoOn()) {
-      const before = this.counters(engine, star, data);
+      const before = this.counters(engine, star, waits);
       const started = this.now();
       const batch = await data.next(step);
       if (batch === null) return;
@@ -173,7 +175,7 @@ export class TensorParallelServer extends RunServer implements Disposable {
       const { mode } = batch;
       using part = shard.begin(modules, { ...batch, step, root: true });
       const loss = await this.#runStep(step, batch, part, star, data);
-      const after = this.counters(engine, star, data);
+      const after = this.counters(engine, star, waits);
       this.emit({
         type: "step",
         record: {

@@ -5,7 +5,7 @@
  */
 
 import type { Tensor } from "@edgetuner/kernels";
-import { splitBatch, type StepPart } from "../micro_batches.ts";
+import { type MicroBatch, splitBatch, type StepPart } from "../micro_batches.ts";
 import type { ModelEnds } from "../model/base.ts";
 import {
   embedTokens,
@@ -63,8 +63,11 @@ export class LocalData implements DataPort {
   /** What is left of the step. */
   #parts: BatchPart[] = [];
   #current: (BatchPart & { readonly mode: StepMode; readonly loss: LossSettings }) | null = null;
-  /** Losses of the step's parts so far. */
+  /** Losses of the step's parts so far, those of the last one by micro-batch. */
   #losses: Float32Array[] = [];
+  #pieces: (readonly Float32Array[])[] = [];
+  /** Rows of this part whose loss is to come. */
+  #left = 0;
 
   /**
    * Takes the data side's weights and a source of batches.
@@ -93,6 +96,8 @@ export class LocalData implements DataPort {
     }
     const current = this.#current = { ...this.#parts.shift()!, mode, loss };
     const { batch, part } = current;
+    this.#left = batch.batch * batch.length;
+    this.#pieces = [];
     return Promise.resolve({
       embedding: embedTokens(this.#ends, batch),
       batch: batch.batch,
@@ -102,18 +107,23 @@ export class LocalData implements DataPort {
     });
   }
 
-  /** Loss and dh_L of the batch; the same for a probe, as the batch stays until the next one is asked for. */
-  async loss(_step: number, hidden: Tensor, probe = false): Promise<LossResult> {
+  /** Loss and dh_L of the batch or a micro-batch; the same for a probe, as the batch stays until the next one is asked for. */
+  async loss(_step: number, hidden: Tensor, probe = false, micro?: MicroBatch): Promise<LossResult> {
     if (this.#current === null) {
       throw new TypeError("Cannot compute the loss as a batch must come first: none did");
     }
     const { batch, mode, maskSum, loss } = this.#current;
     const settings = { ...loss, maskSum };
-    const { losses, gradient } = modelLoss(this.#ends, hidden, batch, settings, mode === "train");
+    const isWhole = micro === undefined || micro.batch === batch.batch;
+    const piece = isWhole ? batch : partOfBatch(batch, micro);
+    const { losses, gradient } = modelLoss(this.#ends, hidden, piece, settings, mode === "train");
     const values = await hidden.engine.read(losses);
     for (const tensor of losses) tensor.dispose();
     if (probe) return { gradient, loss: null };
-    this.#losses.push(...values);
+    this.#pieces[micro?.index ?? 0] = values;
+    this.#left -= hidden.rows;
+    if (this.#left > 0) return { gradient, loss: null };
+    this.#losses.push(...this.#pieces.flat());
     return { gradient, loss: this.#parts.length > 0 ? null : sumLosses(this.#losses) };
   }
 }

@@ -40,8 +40,8 @@ export interface StepOutcome {
  * Runs the layers forward on an embedded batch, asks the data side for the loss, and in training
  * goes back and updates the kept heads. Disposes the batch's embedding.
  *
- * With micro-batches the layers run for each of them on its own, so that one computes while another
- * one waits for its heads; the data side sees whole batches all the same.
+ * With micro-batches layers and loss run for each of them on its own, so that one computes while another
+ * one waits for its heads or its loss; what they give is that of the whole batch.
  *
  * A training step may come in several parts (`EmbeddedBatch.part`): they are asked for and computed one
  * after the other, so that memory holds one of them, and the heads are updated after the last.
@@ -127,25 +127,25 @@ async function pass(
   });
   if (parts.length > 1) batch.embedding.dispose();
   await heads.beginStep({ step, mode, mask, microBatches: parts, part: position });
-  const hidden = await together(
+  const losses = await together(
     engine,
-    flows.map(({ part, tape, embedding }) => () => {
+    flows.map(({ part, tape, embedding }) => async () => {
       const shape = { batch: part.batch, length };
-      return base.forward(tape, embedding, shape, parts.length === 1 ? heads : headsOf(heads, part));
+      const layerHeads = parts.length === 1 ? heads : headsOf(heads, part);
+      const hidden = await base.forward(tape, embedding, shape, layerHeads);
+      const { loss, gradient } = await data.loss(step, hidden.value, mode === "probe", part);
+      if (gradient === null) return loss;
+      if (hidden.needsGradient) {
+        hidden.addGradient(gradient);
+        await tape.backward();
+      } else {
+        gradient.dispose(); // every head of every layer is pruned: there is nothing to learn
+      }
+      return loss;
     }),
   );
-  const whole = hidden.length === 1 ? hidden[0]!.value : stack.use(joined(hidden.map((h) => h.value)));
-  const { loss, gradient } = await data.loss(step, whole, mode === "probe");
+  const loss = losses.find((value) => value !== null) ?? null;
   if (mode === "evaluate") return { loss, statistics: {} };
-  if (gradient !== null) {
-    if (hidden[0]!.needsGradient) {
-      hidden.forEach((h, i) => h.addGradient(rowsOf(gradient, parts[i]!)));
-      if (parts.length > 1) gradient.dispose();
-      await together(engine, flows.map(({ tape }) => () => tape.backward()));
-    } else {
-      gradient.dispose(); // every head of every layer is pruned: there is nothing to learn
-    }
-  }
   const last = position.index + 1 === position.count;
   return { loss, statistics: last ? await heads.endStep() : {} };
 }
@@ -163,18 +163,6 @@ function rowsOf(whole: Tensor, { rows, firstRow }: MicroBatch): Tensor {
   const part = whole.engine.tensor(rows, whole.columns, `${whole.label}, rows from ${firstRow}`);
   whole.engine.copyRows(whole, part, { fromRow: firstRow });
   return part;
-}
-
-/** Tensors one below the other. */
-function joined(parts: readonly Tensor[]): Tensor {
-  const { engine, columns } = parts[0]!;
-  const whole = engine.tensor(parts.reduce((sum, p) => sum + p.rows, 0), columns, "joined micro-batches");
-  let toRow = 0;
-  for (const part of parts) {
-    engine.copyRows(part, whole, { toRow });
-    toRow += part.rows;
-  }
-  return whole;
 }
 
 /**

@@ -83,9 +83,11 @@ export function stepTraffic(shape: TrafficShape): Map<FrameKind, number> {
   const add = (kind: FrameKind, amount: number) => bytes.set(kind, (bytes.get(kind) ?? 0) + amount);
   for (const part of steps) {
     add("embedding", codec.byteLength([part.batch, length, hidden]));
-    add("hidden", codec.byteLength([part.rows, hidden]));
-    add("hiddenGradient", codec.byteLength([part.rows, hidden]));
     add("mask", layers * heads);
+  }
+  for (const { rows } of parts) {
+    add("hidden", codec.byteLength([rows, hidden]));
+    add("hiddenGradient", codec.byteLength([rows, hidden]));
   }
   if (clip) {
     add("squaredNorm", 4 * headsPerDevice.length);

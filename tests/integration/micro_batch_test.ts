@@ -123,8 +123,8 @@ for (const mode of ["slice", "full"] as const) {
         const { frames } = split.traffic.find((e) =>
           e.kind === entry.kind && e.direction === entry.direction
         )!;
-        const perLayer = ["input", "delta", "deltaGradient", "inputGradient"].includes(entry.kind);
-        assertEquals(frames, perLayer ? 3 * entry.frames : entry.frames, entry.kind);
+        const isSplit = /^(input|delta|hidden)/.test(entry.kind);
+        assertEquals(frames, isSplit ? 3 * entry.frames : entry.frames, entry.kind);
       }
     });
   }
@@ -150,6 +150,38 @@ Deno.test("micro-batches are in flight at the same time", async () => {
   // The second one's X is under way before the first one's Deltas are back at the edge server.
   const [x1, d0] = [at("input 0.1"), at("delta 0.0")];
   assert(x1 >= 0 && d0 >= 0 && x1 - d0 <= 1, `${order}`);
+});
+
+Deno.test("a micro-batch goes back before another one has gone forward, and the bits stay the same", async () => {
+  const settings = { ...tinySettings("full", 2), microBatches: 2 };
+  const order: string[] = [];
+  const run = await runSession(model, {
+    settings,
+    steps: 2,
+    batch,
+    capacities: [2, 1, 1],
+    onFrame: ({ frame }) => void order.push(`${frame.kind} ${frame.step}.${frame.microBatch ?? 0}`),
+    // The second micro-batch's last layer is 60 ms on its way to the devices.
+    wrap: (channel) => ({
+      ...channel,
+      peer: channel.peer,
+      closed: channel.closed,
+      send: (bytes, options) => channel.send(bytes, options),
+      receive: async (options) => {
+        const bytes = await channel.receive(options);
+        const frame = bytes === null ? null : decodeFrame(bytes);
+        const isLate = frame?.kind === "hidden" && (frame.microBatch ?? 0) === 1;
+        if (isLate) await new Promise((resolve) => setTimeout(resolve, 60));
+        return bytes;
+      },
+      close: (reason) => channel.close(reason),
+      [Symbol.asyncDispose]: () => channel.close(),
+    }),
+  });
+  assert(order.indexOf("deltaGradient 0.0") < order.indexOf("hiddenGradient 0.1"), `${order}`);
+  const local = await trainLocally(model, settings, keepAll(2), run.counts, [], batch);
+  assertEquals(run.losses, local.losses);
+  assertEquals(run.weights, local.weights);
 });
 
 /** Changes frames that a device sends. */
@@ -238,7 +270,8 @@ Deno.test("a device refuses micro-batches that are unknown, out of order or of a
     ["null", [mask([null])], "1 to 32 micro-batches"],
     ["back too early", [
       mask([6, 5]),
-      ...[0, 1, 2].map((layer) => input(0, layer, 6)),
+      ...[0, 1, 2].map((layer) => input(1, layer, 5)),
+      ...[0, 1].map((layer) => input(0, layer, 6)),
       { kind: "deltaGradient", layer: 2, tensors: [tensor(2, 4, 6, 12)] },
     ], "must have gone forward"],
     ["another step in between", [mask([6, 5]), input(0, 0, 6), { ...mask([6, 5]), step: 1 }], "must be done"],

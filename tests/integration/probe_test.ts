@@ -197,6 +197,45 @@ Deno.test("a data device answers one probe of a training step, and none in evalu
   }
 });
 
+Deno.test("a data device takes each micro-batch once, and a probe's only as a whole before them", async () => {
+  const hidden = (microBatch: number, probe = false, rows = 13) => ({
+    microBatch,
+    meta: probe ? { probe } : {},
+    tensors: [{ dtype: "f32" as const, shape: [rows, 48], data: new Float32Array(rows * 48) }],
+  });
+  const faults = [
+    ["unknown", [hidden(2)], "micro-batch 2 does not fit"],
+    ["twice", [hidden(1), hidden(1)], "micro-batch 1 does not fit"],
+    ["half a probe", [hidden(1, true), hidden(0)], "micro-batch 0 does not fit"],
+    ["a late probe", [hidden(1), hidden(0, true)], "micro-batch 0 of a probe does not fit"],
+    ["rows of the whole", [hidden(0, false, 26)], "[13,48]"],
+  ] as const;
+  for (const [what, frames, message] of faults) {
+    const before = engine.stats.tensors;
+    await using link = openLink("in-process");
+    const device = runUserDevice({
+      engine,
+      channel: await link.transport.connect(),
+      name: "data",
+      capacity: 0,
+      data: dataSide(model, 1),
+    });
+    await using peer = new Peer((await link.listener.accept())!);
+    await peer.receive("hello");
+    const settings = { ...tinySettings("slice", 1), microBatches: 2 } as unknown as Record<string, unknown>;
+    await peer.send("welcome", {
+      meta: { run: "r", settings, model: { layers: 3, heads: 4, hidden: 48 }, range: null, statistics: [] },
+    });
+    peer.run = "r";
+    await peer.receive("embedding");
+    for (const frame of frames) await peer.send("hidden", frame);
+    const { error } = await device;
+    assertInstanceOf(error, ProtocolError, what);
+    assert(error.message.includes(message), `${what}: ${error.message}`);
+    assertEquals(engine.stats.tensors, before, `${what}: tensors left behind`);
+  }
+});
+
 Deno.test("evaluation is not probed, and a pruner that needs no probe gets none", async () => {
   const settings = tinySettings("slice", 1);
   const evaluated = await runSession(model, {

@@ -14,6 +14,7 @@ import {
   measureCompute,
   plan,
   type Pruner,
+  type RunSettings,
   runUserDevice,
   segmentMs,
   wholeStepWork,
@@ -31,7 +32,16 @@ import {
   virtualClock,
 } from "@edgetuner/transport";
 import { assert, assertAlmostEquals, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
-import { BATCH, keepAll, LOSS, TinyGpt2, tinySettings, trainLocally } from "../support/tiny_model.ts";
+import { assertClose, TOLERANCE } from "../support/tolerance.ts";
+import {
+  BATCH,
+  batchOf,
+  keepAll,
+  LOSS,
+  TinyGpt2,
+  tinySettings,
+  trainLocally,
+} from "../support/tiny_model.ts";
 import {
   dataSide,
   expectedBytesByKind,
@@ -90,6 +100,32 @@ Deno.test("micro-batches take the same virtual time every time too", async () =>
   const times = async () => (await simulate(options({ settings }))).steps.map((s) => s.times.total);
   const first = await times();
   for (let i = 0; i < 3; i++) assertEquals(await times(), first);
+});
+
+Deno.test("with 20 ms of latency and as much to compute, overlap makes a step 1.5 times as fast, with equal results", async () => {
+  const way = { bandwidthMbit: 940, latencyMs: 20 };
+  const run = async (more: Pick<RunSettings, "microBatches" | "overlap">, mode: "slice" | "full") => {
+    const result = await simulate(options({
+      settings: { ...tinySettings(mode, 4), ...more },
+      batches: () => batchOf(8),
+      link: { name: "20 ms", up: way, down: way },
+      // Edge server and devices together compute for about as long as the three layers' round trips take.
+      compute: { edgeServer: { gflops: 0.12, overheadMs: 0.1 }, device: { gflops: 0.08, overheadMs: 0.1 } },
+    }));
+    assertEquals(result.error, null);
+    return result;
+  };
+  for (const mode of ["slice", "full"] as const) {
+    const without = await run({ overlap: false }, mode);
+    const base = await run({ overlap: true }, mode);
+    const parts = await run({ microBatches: 4 }, mode);
+    assert(base.msPerStep < without.msPerStep, `${mode}: ${base.msPerStep}, ${without.msPerStep} ms`);
+    const ratio = without.msPerStep / parts.msPerStep;
+    assert(ratio >= 1.5, `${mode}: ${ratio} times as fast, ${without.msPerStep} and ${parts.msPerStep} ms`);
+    const losses = (r: typeof base) => Float32Array.from(r.steps, (s) => s.loss!);
+    assertEquals(losses(base), losses(without));
+    assertClose(losses(parts), losses(without), TOLERANCE.steps, "losses");
+  }
 });
 
 Deno.test("no time of the wall is spent on the links", async () => {
