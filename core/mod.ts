@@ -162,19 +162,22 @@ export {
   type PeerOptions,
   type PeerTimes,
 } from "./wire/peer.ts";
-export { stepTraffic, tensorParallelTraffic, type TrafficShape } from "./wire/traffic.ts";
+export { decodingTraffic, stepTraffic, tensorParallelTraffic, type TrafficShape } from "./wire/traffic.ts";
 export {
   checkRunSettings,
   defaultRunSettings,
   type ModelShape,
   readWelcome,
   type RunSettings,
+  type RunTask,
   type Welcome,
 } from "./session/settings.ts";
 export type { RunHandle } from "./session/run_handle.ts";
 export { type HeadDevice, RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
-export { RemoteData } from "./session/remote_data.ts";
+export { type DecodingRequest, RemoteData } from "./session/remote_data.ts";
+export { RemoteSession } from "./session/remote_session.ts";
 export {
+  type DecodingRecord,
   EdgeServer,
   type EdgeServerEvent,
   type EdgeServerOptions,
@@ -241,6 +244,7 @@ export * from "./data/tokenizer.ts";
 export {
   type Adapter,
   adapterOf,
+  adapterRange,
   joinAdapters,
   loadAdapter,
   loadHeads,
@@ -253,7 +257,7 @@ export * from "./twin/compute.ts";
 export { measureCompute, type MeasureOptions } from "./twin/measure.ts";
 export { generateGreedy, type GenerateOptions, type GenerationModel } from "./generate.ts";
 export { beamSearch, type BeamSearchOptions, type BeamSearchResult } from "./generation/beam_search.ts";
-export { CachedSession } from "./generation/cached_session.ts";
+export { CachedSession, TokenSession } from "./generation/cached_session.ts";
 export { applyRules, type LogitsRules, logSoftmax } from "./generation/logits.ts";
 export type { DecodingSession } from "./generation/model.ts";
 export { sample, type SampleOptions } from "./generation/sample.ts";

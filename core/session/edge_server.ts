@@ -6,7 +6,9 @@
 
 import type { Engine } from "@edgetuner/kernels";
 import { DeadlineError, HandshakeError, PluginError } from "../errors.ts";
+import { CachedLayers } from "../generation/cached_layers.ts";
 import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
+import { checkLora, type LoraSettings } from "../lora/settings.ts";
 import type { BaseLayers } from "../model/base.ts";
 import type { HeadStatistics, StepMode } from "../ports.ts";
 import {
@@ -18,6 +20,7 @@ import {
   type PrunerState,
   validateDecision,
 } from "../pruner.ts";
+import { Tape } from "../tape.ts";
 import { embeddingMean } from "../train/embedding_mean.ts";
 import { probeStep, runStep } from "../train/step.ts";
 import type { Channel } from "../transport.ts";
@@ -25,7 +28,7 @@ import { findCodec, type WireCodec } from "../wire/codec.ts";
 import { PROTOCOL_VERSION } from "../wire/frame.ts";
 import { ByteLedger, type LedgerEntry } from "../wire/ledger.ts";
 import { Peer } from "../wire/peer.ts";
-import { RemoteData } from "./remote_data.ts";
+import { type DecodingRequest, RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";
 import type { RunHandle } from "./run_handle.ts";
 import { checkRunSettings, type RunSettings } from "./settings.ts";
@@ -87,6 +90,22 @@ export interface StepRecord {
   readonly batch: number;
 }
 
+/** What is known of a pass of generation after it. */
+export interface DecodingRecord {
+  /** R, continuations side by side. */
+  readonly rows: number;
+  /** New tokens of each row: those of the prompt, then one. */
+  readonly tokens: number;
+  /** Tokens of each row so far, the prompt's too. */
+  readonly length: number;
+  /** Milliseconds from E to h_L. */
+  readonly ms: number;
+  /** Bytes of frames sent and received in this pass, E's too. */
+  readonly bytes: number;
+  /** Bytes of the keys and values that are kept. */
+  readonly cacheBytes: number;
+}
+
 /** State of a run. */
 export type RunStatus = "waiting" | "running" | "paused" | "ended" | "failed";
 
@@ -95,7 +114,8 @@ export type EdgeServerEvent =
   | { readonly type: "joined" | "left"; readonly device: JoinedDevice }
   | { readonly type: "refused"; readonly peer: string; readonly reason: string }
   | { readonly type: "status"; readonly status: RunStatus; readonly reason: string }
-  | { readonly type: "step"; readonly record: StepRecord };
+  | { readonly type: "step"; readonly record: StepRecord }
+  | { readonly type: "decoding"; readonly record: DecodingRecord };
 
 /** Options of an edge server. */
 export interface EdgeServerOptions {
@@ -125,6 +145,8 @@ export interface EdgeServerOptions {
   readonly maxQueuedBytes?: number | undefined;
   /** The clock of step times, in milliseconds; another one for runs in virtual time. @default {performance.now} */
   readonly now?: (() => number) | undefined;
+  /** Most bytes of keys and values that generation may keep; a data device that asks for more is closed. @default {1073741824} */
+  readonly maxCacheBytes?: number | undefined;
 }
 
 /** Longest time a peer may take to say hello, in milliseconds. */
@@ -370,11 +392,18 @@ export abstract class RunServer implements RunHandle {
     if (typeof data !== "boolean" || typeof sharesLoss !== "boolean" || typeof fingerprint !== "string") {
       throw new HandshakeError(`Cannot admit "${name}" as its hello must be complete: it is not`);
     }
-    const system = meta.system ?? "split";
+    const { system = "split", task = "train" } = meta;
     if (system !== this.#system) {
       throw new HandshakeError(
         `Cannot admit "${name}" as it must be made for the run's system "${this.#system}": current value is ${
           JSON.stringify(system)
+        }`,
+      );
+    }
+    if (task !== this.#settings.task) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as it must take part in what the run is for, "${this.#settings.task}": current value is ${
+          JSON.stringify(task)
         }`,
       );
     }
@@ -397,6 +426,7 @@ export abstract class RunServer implements RunHandle {
         `Cannot admit "${name}" as the run has ${this.#options.devices} devices with heads: all have joined`,
       );
     }
+    this.checkHello(name, capacity, meta);
     return { name, capacity, data, fingerprint, sharesLoss };
   }
 
@@ -437,6 +467,13 @@ export abstract class RunServer implements RunHandle {
       await raceTimeout(this.#changed.promise, left);
     }
   }
+
+  /**
+   * Checks what a kind of run asks of a device beyond what all do.
+   *
+   * @throws {HandshakeError} If the device cannot take part.
+   */
+  protected checkHello(_name: string, _capacity: number, _meta: Readonly<Record<string, unknown>>): void {}
 
   /** Runs all steps; called once the devices have joined. Calls `setRunning` before it waits for any. */
   protected abstract runAll(): Promise<void>;
@@ -524,14 +561,106 @@ export class EdgeServer extends RunServer {
     this.#options = options;
   }
 
+  /** In generation a device brings heads of its own: they must be those of this run and nobody else's. */
+  protected override checkHello(
+    name: string,
+    capacity: number,
+    meta: Readonly<Record<string, unknown>>,
+  ): void {
+    if (this.settings.task !== "generate" || capacity === 0) return;
+    const { shape } = this.#options.base;
+    const learnt = readLearntHeads(meta.learnt);
+    if (learnt === null || learnt.range.first + learnt.range.count > shape.heads) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as it must have learnt some of ${shape.heads} heads before: current value is ${
+          JSON.stringify(meta.learnt)?.slice(0, 80)
+        }`,
+      );
+    }
+    const of = ({ mode, targets, rank, alpha }: LoraSettings) =>
+      `${mode} ${targets} rank ${rank} alpha ${alpha}`;
+    const [own, run] = [of(learnt.lora), of(this.settings.lora)];
+    if (own !== run) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as its heads must have learnt with the run's LoRA settings, ${run}: current value is ${own}`,
+      );
+    }
+    const { first, count } = learnt.range;
+    const other = this.headMembers.find(({ hello }) => {
+      const { range } = readLearntHeads(hello.learnt)!;
+      return range.first < first + count && first < range.first + range.count;
+    });
+    if (other !== undefined) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as each head must be on one device: some of its heads ${first} to ${
+          first + count - 1
+        } are on "${other.device.name}"`,
+      );
+    }
+  }
+
+  /** The devices with heads in order of their heads, and which each has. */
+  #ranges(): { readonly members: readonly RunMember[]; readonly ranges: readonly HeadRange[] } {
+    const { heads } = this.#options.base.shape;
+    if (this.settings.task === "train") {
+      const members = this.headMembers;
+      return { members, ranges: allocateHeads(heads, members.map((m) => m.device.capacity)) };
+    }
+    const owned = this.headMembers.map((member) => ({
+      member,
+      range: readLearntHeads(member.hello.learnt)!.range,
+    }))
+      .sort((a, b) => a.range.first - b.range.first);
+    let next = 0;
+    for (const { range } of owned) {
+      if (range.first !== next) break;
+      next += range.count;
+    }
+    if (next !== heads) {
+      throw new HandshakeError(
+        `Cannot generate as the devices must have all ${heads} heads of a layer together: head ${next} is on none`,
+      );
+    }
+    return { members: owned.map((o) => o.member), ranges: owned.map((o) => o.range) };
+  }
+
+  /** h_L of new tokens; keys and values stay here. */
+  async #decode(
+    request: DecodingRequest,
+    step: number,
+    ports: { readonly cached: CachedLayers; readonly data: RemoteData; readonly bytesBefore: number },
+  ): Promise<void> {
+    const { engine, maxCacheBytes = 2 ** 30 } = this.#options;
+    const { cached, data, bytesBefore } = ports;
+    const { embedding, rows, length, parents } = request;
+    const started = this.now();
+    using tape = new Tape(engine, false);
+    tape.own(embedding);
+    const total = length + (parents === null ? 0 : cached.length);
+    const cacheBytes = cached.bytesFor(rows, total);
+    if (parents?.some((p) => p < 0 || p >= cached.rows)) {
+      data.refuse(
+        `new tokens must continue rows below ${cached.rows}: current value is [${parents.slice(0, 16)}]`,
+      );
+    }
+    if (cacheBytes > maxCacheBytes) {
+      data.refuse(
+        `keys and values must take at most ${maxCacheBytes} bytes: ${rows} rows of ${total} tokens take ${cacheBytes}`,
+      );
+    }
+    const hidden = await cached.forward(tape, embedding, { rows, parents, step });
+    await data.answer(step, hidden.value);
+    const [ms, bytes] = [this.now() - started, this.ledger.totalBytes - bytesBefore];
+    this.emit({ type: "decoding", record: { rows, tokens: length, length: total, ms, bytes, cacheBytes } });
+  }
+
   /** Runs the steps, with the pruner's decision in each. */
   protected override async runAll(): Promise<void> {
     const { engine, base, pruner } = this.#options;
     const { layers, heads, hidden } = base.shape;
-    const members = this.headMembers;
+    const { members, ranges } = this.#ranges();
     const model = { layers, heads, hidden };
     const capacities = members.map((m) => m.device.capacity);
-    const ranges = allocateHeads(heads, capacities);
     const fromDevices = DEVICE_STATISTICS.filter((n) => pruner.needs.includes(n));
     this.setRunning();
     for (const member of this.members) {
@@ -559,6 +688,7 @@ export class EdgeServer extends RunServer {
       statistics: fromDevices,
       overlap: this.settings.overlap,
     });
+    using cached = new CachedLayers({ engine, layers: base, heads: remote });
     const context: PrunerContext = {
       layers,
       heads,
@@ -576,8 +706,17 @@ export class EdgeServer extends RunServer {
     while (await this.mayGoOn()) {
       const before = this.counters(engine, remote, data);
       const started = now();
-      const batch = await data.next(step);
+      const batch = await data.request(step);
       if (batch === null) return;
+      if ("parents" in batch) {
+        await this.#decode(batch, step, { cached, data, bytesBefore: before.bytes });
+        continue;
+      }
+      cached.forget();
+      if (batch.mode === "train" && this.settings.task !== "train") {
+        batch.embedding.dispose();
+        data.refuse(`a run for generation has no training steps: step ${step} came`);
+      }
       const pruneStarted = now();
       const beforeProbe = this.counters(engine, remote, data);
       let afterProbe = beforeProbe;
@@ -641,6 +780,20 @@ export class EdgeServer extends RunServer {
         step++;
       }
     }
+  }
+}
+
+/** What a device with heads tells of them in its hello; `null` if that is not valid. */
+function readLearntHeads(
+  value: unknown,
+): { readonly range: HeadRange; readonly lora: LoraSettings } | null {
+  const { range, lora } = (value ?? {}) as { range?: HeadRange; lora?: LoraSettings };
+  const isIndex = (n: unknown) => Number.isInteger(n) && (n as number) >= 0;
+  if (!isIndex(range?.first) || !isIndex(range?.count) || range!.count === 0) return null;
+  try {
+    return { range: range!, lora: checkLora(lora!) };
+  } catch {
+    return null;
   }
 }
 

@@ -16,6 +16,12 @@ import {
 import { MAX_MICRO_BATCHES } from "../micro_batches.ts";
 import { DEVICE_STATISTICS, type DeviceStatistic } from "../pruner.ts";
 
+/**
+ * What a run is for: training, after which the data device may generate, or generation with what the
+ * devices' heads have learnt before.
+ */
+export type RunTask = "train" | "generate";
+
 /** Settings that all machines of a run share. */
 export interface RunSettings {
   /** LoRA. */
@@ -32,6 +38,8 @@ export interface RunSettings {
   readonly microBatches?: number;
   /** False to compute nothing while waiting, as a baseline for comparison. @default {true} */
   readonly overlap?: boolean;
+  /** What the run is for. @default {"train"} */
+  readonly task?: RunTask;
 }
 
 /** Shape of the model, as devices need it. */
@@ -61,7 +69,7 @@ export interface Welcome {
 /** Settings of the reference run, with a length. */
 export function defaultRunSettings(steps: number): Required<RunSettings> {
   const [lora, optimizer] = [DEFAULT_LORA, DEFAULT_OPTIMIZER];
-  return { lora, optimizer, steps, seed: 0, codec: "f32", microBatches: 1, overlap: true };
+  return { lora, optimizer, steps, seed: 0, codec: "f32", microBatches: 1, overlap: true, task: "train" };
 }
 
 /**
@@ -71,7 +79,7 @@ export function defaultRunSettings(steps: number): Required<RunSettings> {
  * @throws {TypeError} If LoRA mode or targets are unknown.
  */
 export function checkRunSettings(settings: RunSettings): Required<RunSettings> {
-  const { steps, seed, codec = "f32", microBatches = 1, overlap = true } = settings;
+  const { steps, seed, codec = "f32", microBatches = 1, overlap = true, task = "train" } = settings;
   if (!Number.isInteger(steps) || steps < 1) {
     throw new RangeError(
       `Cannot use run settings as steps must be a positive integer: current value is ${steps}`,
@@ -95,9 +103,16 @@ export function checkRunSettings(settings: RunSettings): Required<RunSettings> {
       `Cannot use run settings as overlap must be true or false, and true with micro-batches: current value is ${overlap} with ${microBatches}`,
     );
   }
+  if (task !== "train" && task !== "generate") {
+    throw new TypeError(
+      `Cannot use run settings as task must be "train" or "generate": current value is ${
+        JSON.stringify(task)
+      }`,
+    );
+  }
   const lora = checkLora(settings.lora);
   const optimizer = checkOptimizer(settings.optimizer);
-  return { lora, optimizer, steps, seed, codec, microBatches, overlap };
+  return { lora, optimizer, steps, seed, codec, microBatches, overlap, task };
 }
 
 /**

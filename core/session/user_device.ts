@@ -5,7 +5,9 @@
  */
 
 import type { Engine } from "@edgetuner/kernels";
-import { HandshakeError, ProtocolError } from "../errors.ts";
+import { CheckpointError, HandshakeError, ProtocolError } from "../errors.ts";
+import type { DecodingSession } from "../generation/model.ts";
+import { type Adapter, adapterRange, loadIntoModules } from "../lora/adapter.ts";
 import { HeadModules } from "../lora/head_modules.ts";
 import { keptHeads } from "../lora/local_heads.ts";
 import { MAX_MICRO_BATCHES } from "../micro_batches.ts";
@@ -17,7 +19,8 @@ import { findCodec, type WireCodec } from "../wire/codec.ts";
 import { type Frame, PROTOCOL_VERSION } from "../wire/frame.ts";
 import type { ByteLedger } from "../wire/ledger.ts";
 import { Peer } from "../wire/peer.ts";
-import { readWelcome, type Welcome } from "./settings.ts";
+import { RemoteSession } from "./remote_session.ts";
+import { readWelcome, type RunTask, type Welcome } from "./settings.ts";
 
 /** What the data device brings along. Nothing of it but E, dh_L and, if shared, the loss leaves the device. */
 export interface DataSide {
@@ -38,6 +41,13 @@ export interface DataSide {
   next(step: number): { readonly batch: TokenBatch; readonly mode: StepMode } | null;
   /** Called with the loss of each step. */
   onLoss?(step: number, mode: StepMode, loss: number): void;
+  /**
+   * Generates through the split once `next` has returned `null`, with `sample` or `beamSearch`; the run
+   * ends when it resolves. Only E of the tokens leaves the device.
+   *
+   * @param session Continuations of one prompt at a time; use ends with this call.
+   */
+  generate?(session: DecodingSession): Promise<void>;
 }
 
 /** Options of `runUserDevice`. */
@@ -62,6 +72,10 @@ export interface UserDeviceOptions {
   readonly codecs?: readonly WireCodec[] | undefined;
   /** Most bytes of frames that may wait to be handled, see `PeerOptions`. @default {268435456} */
   readonly maxQueuedBytes?: number | undefined;
+  /** What the run must be for. @default {"train"} */
+  readonly task?: RunTask | undefined;
+  /** In a run for generation: what this device's heads have learnt, an adapter or some heads of one. */
+  readonly adapter?: Adapter | undefined;
   /** Head modules to go on with instead of fresh ones. */
   readonly resume?: ((modules: HeadModules) => void) | undefined;
   /** Called once the run starts. */
@@ -94,10 +108,20 @@ export interface UserDeviceResult {
  *
  * @throws {HandshakeError} If the server refuses, or the run's codec is not known here.
  * @throws {ProtocolError} If the server's welcome is not valid.
+ * @throws {CheckpointError} If the adapter does not fit the run.
+ * @throws {TypeError} If an adapter is missing, or given where none is needed.
  */
 export async function runUserDevice(options: UserDeviceOptions): Promise<UserDeviceResult> {
   const { engine, channel, name, capacity, data, timeoutMs = 120_000 } = options;
-  const { signal, maxQueuedBytes } = options;
+  const { signal, maxQueuedBytes, task = "train", adapter } = options;
+  if ((adapter !== undefined) !== (task === "generate" && capacity > 0)) {
+    await channel.close("nothing to generate with");
+    throw new TypeError(
+      `Cannot join as an adapter must be given in a run for generation by a device with heads, and only there: task is "${task}", capacity ${capacity}, the adapter is ${
+        adapter === undefined ? "missing" : "given"
+      }`,
+    );
+  }
   const peer = new Peer(channel, {
     timeoutMs: options.joinTimeoutMs ?? timeoutMs,
     signal,
@@ -105,7 +129,11 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
   });
   peer.name = "the edge server";
   let welcome: Welcome;
+  let modules: HeadModules | null = null;
   try {
+    const learnt = adapter === undefined
+      ? {}
+      : { learnt: { range: adapterRange(adapter), lora: adapter.lora } };
     await peer.send("hello", {
       meta: {
         protocol: PROTOCOL_VERSION,
@@ -114,28 +142,36 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
         data: data !== undefined,
         fingerprint: data?.fingerprint ?? "",
         sharesLoss: data?.shareLoss ?? false,
+        task,
+        ...learnt,
       },
     });
     welcome = readWelcome(await receiveWelcome(peer));
     peer.codec = findCodec(welcome.settings.codec, options.codecs);
+    if (welcome.range !== null) {
+      modules = new HeadModules(engine, {
+        lora: welcome.settings.lora,
+        optimizer: welcome.settings.optimizer,
+        ...welcome.model,
+        range: welcome.range,
+        seed: welcome.settings.seed,
+        steps: welcome.settings.steps,
+      });
+      if (adapter !== undefined) loadIntoModules(adapter, modules);
+      options.resume?.(modules);
+    }
   } catch (error) {
+    modules?.[Symbol.dispose]();
     const reason = error instanceof Error ? error.message : String(error);
     // The other side learns why this device does not take part.
-    if (error instanceof HandshakeError) await peer.send("refuse", { meta: { reason } }).catch(() => {});
+    if (error instanceof HandshakeError || error instanceof CheckpointError) {
+      await peer.send("refuse", { meta: { reason } }).catch(() => {});
+    }
     await peer.close(reason.slice(0, 100));
     throw error;
   }
   peer.run = welcome.run;
   peer.timeoutMs = timeoutMs;
-  const modules = welcome.range === null ? null : new HeadModules(engine, {
-    lora: welcome.settings.lora,
-    optimizer: welcome.settings.optimizer,
-    ...welcome.model,
-    range: welcome.range,
-    seed: welcome.settings.seed,
-    steps: welcome.settings.steps,
-  });
-  if (modules !== null) options.resume?.(modules);
   options.onWelcome?.(welcome);
   const state = { steps: 0, reason: "" };
   let error: unknown = null;
@@ -397,6 +433,7 @@ export async function serveData(peer: Peer, engine: Engine, data: DataSide, stat
   for (;;) {
     const next = data.next(step);
     if (next === null) {
+      await data.generate?.(new RemoteSession(peer, data.ends, step));
       await peer.send("finished", { step });
       // The edge server ends the run for everyone; wait for its word.
       const frame = await peer.next("data", "the end of the run");

@@ -26,7 +26,8 @@ import { shardShapes, type Share } from "./shares.ts";
 import { readTensorParallelWelcome, type TensorParallelWelcome } from "./welcome.ts";
 
 /** Options of `runTensorParallelDevice`. */
-export interface TensorParallelDeviceOptions extends Omit<UserDeviceOptions, "onWelcome" | "resume"> {
+export interface TensorParallelDeviceOptions
+  extends Omit<UserDeviceOptions, "onWelcome" | "resume" | "task" | "adapter"> {
   /** Bytes of memory that the device can give to its share. */
   readonly memory: number;
   /** Called once the run starts. */
@@ -64,6 +65,7 @@ export async function runTensorParallelDevice(
         data: data !== undefined,
         fingerprint: data?.fingerprint ?? "",
         sharesLoss: data?.shareLoss ?? false,
+        task: "train",
       },
     });
     welcome = readTensorParallelWelcome(await receiveWelcome(peer));

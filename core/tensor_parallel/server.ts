@@ -103,7 +103,12 @@ export class TensorParallelServer extends RunServer implements Disposable {
     super(options, { system: "tensorParallel", maxDevices: heads - 1 });
     this.#options = options;
     this.#model = { layers, heads, hidden };
-    const { microBatches } = this.settings;
+    const { microBatches, task } = this.settings;
+    if (task !== "train") {
+      throw new RangeError(
+        `Cannot start the server as a tensor-parallel run must be for training: current value of task is "${task}"`,
+      );
+    }
     if (microBatches !== 1) {
       throw new RangeError(
         `Cannot start the server as steps must not be split where all-reduces are: current value of microBatches is ${microBatches}`,

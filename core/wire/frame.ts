@@ -8,7 +8,7 @@ import { Encoder } from "cbor-x";
 import { ProtocolError } from "../errors.ts";
 
 /** Version of envelope and step protocol. Peers with another one are refused. */
-export const PROTOCOL_VERSION = 1;
+export const PROTOCOL_VERSION = 2;
 
 /**
  * What a frame is. ES = edge server, UD = user device, D = data device, T tokens, n kept heads,
@@ -18,6 +18,7 @@ export const PROTOCOL_VERSION = 1;
  * | --- | --- | --- |
  * | hello, welcome, refuse, end | handshake and end | none |
  * | embedding | D to ES | E [T, d] |
+ * | decode | D to ES | generation: E of new tokens of R rows [R, T, d], with the row that each continues; answered with hidden |
  * | mask | ES to UD | z of the device's heads [L, H_m]; with mode and the lowest layer with a kept head |
  * | input | ES to UD | X [n, T, D], in full mode [T, d] |
  * | delta | UD to ES | Deltas [c, n, T, D] |
@@ -38,6 +39,7 @@ export const FRAME_KINDS = [
   "refuse",
   "end",
   "embedding",
+  "decode",
   "mask",
   "input",
   "delta",

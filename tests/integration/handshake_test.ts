@@ -19,7 +19,7 @@ import { admitAll, dataSide, eventOf, joinDevice, type Link, openLink, serverOpt
 const engine = await Engine.create();
 const model = new TinyGpt2(engine);
 const settings = tinySettings("slice", 100);
-const HELLO = { protocol: 1, name: "a device", capacity: 1, data: false, fingerprint: "", sharesLoss: false };
+const HELLO = { protocol: 2, name: "a device", capacity: 1, data: false, fingerprint: "", sharesLoss: false };
 
 /** A server that lets devices in, and all that happens to it. */
 class Stage implements AsyncDisposable {
@@ -67,8 +67,8 @@ function dispose(results: readonly UserDeviceResult[]): void {
 Deno.test("devices that must not join are refused with a reason, and the others run", async () => {
   await using stage = new Stage({ devices: 2 });
   const running = stage.server.start();
-  await stage.refused({ ...HELLO, protocol: 2 }, "protocol version must be 1");
-  await stage.refused({ ...HELLO, protocol: "1" }, "protocol version");
+  await stage.refused({ ...HELLO, protocol: 1 }, "protocol version must be 2");
+  await stage.refused({ ...HELLO, protocol: "2" }, "protocol version");
   await stage.refused({}, "protocol version");
   for (const capacity of [0, -1, NaN, Infinity, -Infinity, "1", null, undefined]) {
     await stage.refused({ ...HELLO, capacity }, "capacity must be positive");

@@ -409,7 +409,7 @@ async function wicked(act: (peer: Peer, step: number) => Promise<void>, timeoutM
   const peer = new Peer(await link.transport.connect(), { timeoutMs: 10_000 });
   await peer.send("hello", {
     meta: {
-      protocol: 1,
+      protocol: 2,
       system: "tensorParallel",
       name: "wicked",
       capacity: 1,
