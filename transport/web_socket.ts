@@ -126,6 +126,9 @@ export interface WebSocketListener extends Listener {
 
 // Deno fails messages of 64 MiB; smaller parts also let pings through in between.
 const PART_BYTES = 16 * 2 ** 20;
+// Above this Deno writes a message in two pieces, its head first. Nagle's algorithm, which is on in the
+// client socket, then keeps the second piece back until the head is acknowledged, 40 ms on Linux.
+const ONE_WRITE_BYTES = 1024;
 
 // Finer than a frame takes at 1 Gbit/s, coarse enough to cost nothing.
 const BUFFER_POLL_MS = 1;
@@ -193,7 +196,8 @@ class WebSocketWire implements Wire {
     this.#flow.sent(frame);
     // A socket that is closing drops it, as a network does; the close event follows.
     if (this.#socket.readyState !== WebSocket.OPEN) return;
-    if (frame.byteLength <= PART_BYTES) {
+    // The listening side answers what says that parts come, and with the answer it acknowledges.
+    if (frame.byteLength <= (this.#answersAll ? PART_BYTES : ONE_WRITE_BYTES)) {
       this.#socket.send(frame);
       return;
     }
