@@ -222,6 +222,14 @@ export {
   fullTrainingStep,
   type TrainableModel,
 } from "./train/full_training.ts";
+export { loadGgufTokenizer } from "./checkpoint/gguf_tokenizer.ts";
+export {
+  checkTokenizer,
+  isGguf,
+  loadModel,
+  loadTokenizerOf,
+  modelFolderOf,
+} from "./checkpoint/model_path.ts";
 export { initialWeights, loadModelFolder, type ModelFolder } from "./checkpoint/model_folder.ts";
 export { fingerprintOf } from "./checkpoint/fingerprint.ts";
 export * from "./checkpoint/safetensors.ts";

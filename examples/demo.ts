@@ -403,7 +403,7 @@ async function compare(
 ): Promise<Comparison> {
   const pairs = (await loadPairs(flags.test)).slice(0, flags.prompts);
   const prompts = pairs.map((p) => p.prompt);
-  using model = await TextModel.open(flags.model, await loadAdapter(adapter), flags.webgpu);
+  using model = await TextModel.open({ model: flags.model }, await loadAdapter(adapter), flags.webgpu);
   const before = await model.generate(prompts, 40, true);
   const after = await model.generate(prompts, 40);
   const samples = pairs.map(({ prompt, completion }, i) => ({

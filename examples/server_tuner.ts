@@ -10,19 +10,17 @@ import {
   HeadModules,
   loadEnds,
   loadLayers,
-  loadModelFolder,
-  loadModelTokenizer,
   LocalData,
   LocalHeads,
   runStep,
   saveAdapter,
-  shuffledBatches,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { integer, readFlags, runProgram, text, toggle } from "./_support/flags.ts";
+import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import { ProgressBar } from "./_support/progress.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
-import { DATA_FLAGS, loadTrainingSet } from "./_support/training_data.ts";
+import { DATA_FLAGS, loadTrainingSet, paddingSaved, trainingBatches } from "./_support/training_data.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 
@@ -33,7 +31,8 @@ async function main(): Promise<void> {
     examples: ["deno run -A examples/server_tuner.ts --steps 50 --save runs/server_tuner"],
   }, {
     ...TUNING_FLAGS,
-    model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
+    model: MODEL_FLAG,
+    tokenizer: TOKENIZER_FLAG,
     data: text(
       "FILE",
       new URL("./restaurant/train.txt", import.meta.url).pathname,
@@ -47,10 +46,9 @@ async function main(): Promise<void> {
     events: toggle("print what happens as JSON lines"),
     report: text("FILE", "", "write a report as JSON"),
   });
-  const model = await loadModelFolder(flags.model);
-  const tokenizer = await loadModelTokenizer(flags.model);
+  const { model, tokenizer } = await openModel(flags);
   const set = await loadTrainingSet(flags.data, { ...flags, tokenizer });
-  const batches = shuffledBatches(set, { batch: flags.batch, seed: flags.seed });
+  const batches = trainingBatches(set, flags);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   using base = loadLayers(engine, model);
   using ends = loadEnds(engine, model);
@@ -90,14 +88,20 @@ async function main(): Promise<void> {
     adapter: engine.adapterName,
     settings: flags,
     steps,
+    padding: paddingSaved(batches),
     memory: log.samples,
     peakMemoryBytes: peakMemory(),
   };
   await writeReport(flags.report, report);
   if (flags.events) console.log(JSON.stringify({ type: "done", ...report }));
-  else {console.log(
-      `${flags.steps} steps, last loss ${steps.at(-1)!.loss!.toFixed(3)}, on ${engine.adapterName}`,
-    );}
+  else {
+    const saved = paddingSaved(batches);
+    console.log(
+      `${flags.steps} steps, last loss ${steps.at(-1)!.loss!.toFixed(3)}, on ${engine.adapterName}${
+        saved === null ? "" : `; ${saved.text}`
+      }`,
+    );
+  }
 }
 
 if (import.meta.main) await runProgram(main);

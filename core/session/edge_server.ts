@@ -98,8 +98,8 @@ export interface DecodingRecord {
   readonly tokens: number;
   /** Tokens of each row so far, the prompt's too. */
   readonly length: number;
-  /** Milliseconds from E to h_L. */
-  readonly ms: number;
+  /** Where the time from E to h_L went, in milliseconds. */
+  readonly times: Pick<StepTimes, "total" | "readback" | "codec" | "wait">;
   /** Bytes of frames sent and received in this pass, E's too. */
   readonly bytes: number;
   /** Bytes of the keys and values that are kept. */
@@ -628,12 +628,18 @@ export class EdgeServer extends RunServer {
   async #decode(
     request: DecodingRequest,
     step: number,
-    ports: { readonly cached: CachedLayers; readonly data: RemoteData; readonly bytesBefore: number },
+    ports: {
+      readonly cached: CachedLayers;
+      readonly data: RemoteData;
+      readonly heads: RemoteHeads;
+      readonly bytesBefore: number;
+    },
   ): Promise<void> {
     const { engine, maxCacheBytes = 2 ** 30 } = this.#options;
-    const { cached, data, bytesBefore } = ports;
+    const { cached, data, heads, bytesBefore } = ports;
     const { embedding, rows, length, parents } = request;
     const started = this.now();
+    const before = this.counters(engine, heads);
     using tape = new Tape(engine, false);
     tape.own(embedding);
     const total = length + (parents === null ? 0 : cached.length);
@@ -650,8 +656,19 @@ export class EdgeServer extends RunServer {
     }
     const hidden = await cached.forward(tape, embedding, { rows, parents, step });
     await data.answer(step, hidden.value);
-    const [ms, bytes] = [this.now() - started, this.ledger.totalBytes - bytesBefore];
-    this.emit({ type: "decoding", record: { rows, tokens: length, length: total, ms, bytes, cacheBytes } });
+    const after = this.counters(engine, heads);
+    const spent = (what: keyof typeof after) => after[what] - before[what];
+    const times = {
+      total: this.now() - started,
+      readback: spent("readback"),
+      codec: spent("codec"),
+      wait: spent("wait"),
+    };
+    const bytes = after.bytes - bytesBefore;
+    this.emit({
+      type: "decoding",
+      record: { rows, tokens: length, length: total, times, bytes, cacheBytes },
+    });
   }
 
   /** Runs the steps, with the pruner's decision in each. */
@@ -709,7 +726,7 @@ export class EdgeServer extends RunServer {
       const batch = await data.request(step);
       if (batch === null) return;
       if ("parents" in batch) {
-        await this.#decode(batch, step, { cached, data, bytesBefore: before.bytes });
+        await this.#decode(batch, step, { cached, data, heads: remote, bytesBefore: before.bytes });
         continue;
       }
       cached.forget();

@@ -11,7 +11,7 @@ import {
   type JoinedDevice,
   type LedgerEntry,
   loadLayers,
-  loadModelFolder,
+  loadModel,
   type ModelShape,
   type RunSettings,
   warmUp,
@@ -25,7 +25,7 @@ import { loadGpu } from "./webgpu.ts";
 
 /** What the worker needs to begin. */
 export interface EdgeWorkerOptions {
-  /** Folder of the base model. */
+  /** The base model: its folder, or a GGUF file. */
   readonly model: string;
   /** Settings of the run. */
   readonly settings: RunSettings;
@@ -39,6 +39,8 @@ export interface EdgeWorkerOptions {
   readonly collect?: string;
   /** WebGPU implementation. */
   readonly webgpu: string;
+  /** Most bytes of keys and values that generation may keep. @default {1073741824} */
+  readonly maxCacheBytes?: number;
   /** Longest wait for a device in a step, in milliseconds. */
   readonly timeoutMs: number;
   /** Longest wait for all devices to join, in milliseconds. */
@@ -80,7 +82,7 @@ const scope = self as unknown as {
 let server: EdgeServer | null = null;
 
 async function start(options: EdgeWorkerOptions): Promise<void> {
-  const model = await loadModelFolder(options.model);
+  const model = await loadModel(options.model);
   using engine = await Engine.create({ gpu: await loadGpu(options.webgpu) });
   using base = loadLayers(engine, model);
   const baseNorm = baseNorms(model);
@@ -102,6 +104,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     codecs: await codecsOf(options.codec ?? null),
     baseNorm,
     devices: options.devices,
+    maxCacheBytes: options.maxCacheBytes,
     timeoutMs: options.timeoutMs,
     joinTimeoutMs: options.joinTimeoutMs,
   });
