@@ -46,7 +46,6 @@ import {
   joinDevice,
   openLink,
   type Passed,
-  runSession,
   serverOptions,
   tapped,
   tensorBytesByKind,
