@@ -15,6 +15,7 @@ import {
   runUserDevice,
   sample,
   type Tokenizer,
+  warmUp,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { codecChoice, codecsOf } from "./_support/codecs.ts";
@@ -170,6 +171,7 @@ async function generateThere(
   const { model, tokenizer } = await openModel(flags);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   using ends = loadEnds(engine, model);
+  await warmUp(engine, ["data"]);
   const tokens: (readonly number[])[] = [];
   const channel = await transport.connect({
     signal: AbortSignal.timeout(flags["connect-timeout"] * 1000),

@@ -110,9 +110,10 @@ async function rangeOf(path: string, size: number, init?: RequestInit): Promise<
   using file = await Deno.open(path);
   await file.seek(Number(first), Deno.SeekMode.Start);
   let at = 0;
-  for (let count; at < bytes.length; at += count) {
-    count = await file.read(bytes.subarray(at));
+  while (at < bytes.length) {
+    const count = await file.read(bytes.subarray(at));
     if (count === null) break; // the file has become shorter: what is missing is found out by the reader
+    at += count;
   }
   return new Response(bytes.subarray(0, at), {
     headers: { "content-range": `bytes ${first}-${Number(first) + at - 1}/${size}` },

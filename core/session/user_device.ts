@@ -43,7 +43,7 @@ export interface DataSide {
   onLoss?(step: number, mode: StepMode, loss: number): void;
   /**
    * Generates through the split once `next` has returned `null`, with `sample` or `beamSearch`; the run
-   * ends when it resolves. Only E of the tokens leaves the device.
+   * ends when it resolves. Only E of the tokens leaves the device. Not in tensor-parallel runs.
    *
    * @param session Continuations of one prompt at a time; use ends with this call.
    */
@@ -131,9 +131,7 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
   let welcome: Welcome;
   let modules: HeadModules | null = null;
   try {
-    const learnt = adapter === undefined
-      ? {}
-      : { learnt: { range: adapterRange(adapter), lora: adapter.lora } };
+    const learnt = adapter === undefined ? null : { range: adapterRange(adapter), lora: adapter.lora };
     await peer.send("hello", {
       meta: {
         protocol: PROTOCOL_VERSION,
@@ -143,17 +141,30 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
         fingerprint: data?.fingerprint ?? "",
         sharesLoss: data?.shareLoss ?? false,
         task,
-        ...learnt,
+        ...(learnt === null ? {} : { learnt }),
       },
     });
     welcome = readWelcome(await receiveWelcome(peer));
     peer.codec = findCodec(welcome.settings.codec, options.codecs);
-    if (welcome.range !== null) {
+    if (welcome.settings.task !== task) {
+      throw new HandshakeError(
+        `Cannot take part as the run must be for what this device joined for, "${task}": it is for "${welcome.settings.task}"`,
+      );
+    }
+    const { range } = welcome;
+    if (learnt !== null && (range?.first !== learnt.range.first || range?.count !== learnt.range.count)) {
+      throw new HandshakeError(
+        `Cannot take part as this device must have the heads that it learnt, ${
+          JSON.stringify(learnt.range)
+        }: the run gave it ${JSON.stringify(range)}`,
+      );
+    }
+    if (range !== null) {
       modules = new HeadModules(engine, {
         lora: welcome.settings.lora,
         optimizer: welcome.settings.optimizer,
         ...welcome.model,
-        range: welcome.range,
+        range,
         seed: welcome.settings.seed,
         steps: welcome.settings.steps,
       });

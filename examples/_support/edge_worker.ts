@@ -94,7 +94,8 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
   const pruner = collected?.pruner ?? await makePruner(options.pruner, engine);
   // Before anyone joins: kernels that compile in a step would make all devices wait.
   const greedy = ["greedy", "iheadpruner", "iheadpruner-online"].includes(options.pruner.name);
-  await warmUp(engine, greedy ? ["base", "pruning"] : ["base"]);
+  const generates = options.settings.task === "generate";
+  await warmUp(engine, generates ? ["decoding"] : greedy ? ["base", "pruning"] : ["base"]);
   const run = new EdgeServer({
     engine,
     base,

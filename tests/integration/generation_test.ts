@@ -23,6 +23,7 @@ import {
   HandshakeError,
   joinAdapters,
   loadHeads,
+  Peer,
   ProtocolError,
   type RunSettings,
   runUserDevice,
@@ -80,6 +81,8 @@ function partOf(adapter: Adapter, first: number, count: number): Adapter {
   });
   return { ...adapter, arrays: new Map(arrays) };
 }
+
+let dataChannel: Channel | null = null;
 
 /** Heads of M devices. */
 const COUNTS: Record<number, readonly number[]> = { 1: [4], 3: [2, 1, 1] };
@@ -356,6 +359,46 @@ Deno.test("a device lost in the middle of a text: a typed error, and nothing is 
   assertEquals(engine.stats.tensors, before, "keys and values are freed");
 });
 
+Deno.test("the data device lost in the middle of a text: the edge server frees keys and values", async () => {
+  const settings = tinySettings("slice", 1);
+  const adapter = await learnt(gpt2, settings);
+  const before = engine.stats.tensors;
+  const { error, data, devices } = await generateWith({
+    adapter,
+    counts: [3, 1],
+    settings,
+    wrap: (channel, device) => device === 2 ? dataChannel = channel : channel,
+    generate: async (session) => {
+      await session.start(PROMPT);
+      assert(engine.stats.tensors > before + 3, "keys and values of three layers are there");
+      await dataChannel!.close("battery empty");
+      await session.append([1], [0]);
+    },
+  });
+  assertInstanceOf(error, ChannelClosedError);
+  assertStringIncludes((error as Error).message, `"data"`);
+  assertInstanceOf(data.error, ChannelClosedError);
+  // The devices learn why the run has ended.
+  for (const { reason } of devices) assertStringIncludes(reason, `"data"`);
+  assertEquals(engine.stats.tensors, before);
+});
+
+Deno.test("a data device whose own generation fails ends the run with that error", async () => {
+  const settings = tinySettings("slice", 1);
+  const adapter = await learnt(gpt2, settings);
+  const before = engine.stats.tensors;
+  const { error, data } = await generateWith({
+    adapter,
+    counts: [4],
+    settings,
+    generate: async (session) =>
+      void await sample(session, Array(40).fill(1), { maxNewTokens: 3, endTokens: [] }),
+  });
+  assertInstanceOf(data.error, RangeError);
+  assertInstanceOf(error, ChannelClosedError);
+  assertEquals(engine.stats.tensors, before);
+});
+
 Deno.test("a data device that asks for more keys and values than allowed is told the limit", async () => {
   const settings = tinySettings("slice", 1);
   const adapter = await learnt(gpt2, settings);
@@ -463,4 +506,39 @@ Deno.test("a run for training refuses devices that want to generate", async () =
   assertEquals(server.status, "waiting");
   await link.listener[Symbol.asyncDispose]();
   await admitting;
+});
+
+Deno.test("a device leaves a run that is not what it joined for, or gives it other heads", async () => {
+  const settings = tinySettings("slice", 1);
+  const adapter = partOf(await learnt(gpt2, settings), 1, 2);
+  const before = engine.stats.tensors;
+  const welcome = {
+    run: "r",
+    settings: { ...settings, task: "generate" },
+    model: { layers: 3, heads: 4, hidden: 48 },
+    range: { first: 1, count: 2 },
+    statistics: [],
+  };
+  // deno-lint-ignore no-explicit-any -- classes of errors with different names
+  const cases: [Record<string, unknown>, new (...args: any[]) => Error, string][] = [
+    [{ settings }, HandshakeError, `joined for, "generate": it is for "train"`],
+    [{ range: { first: 1, count: 1 } }, HandshakeError, "the heads that it learnt"],
+    [{ range: null }, HandshakeError, "the heads that it learnt"],
+    [{ model: { layers: 4, heads: 4, hidden: 48 } }, CheckpointError, "model shape"],
+    [{ settings: { ...welcome.settings, task: "both" } }, ProtocolError, `"train" or "generate"`],
+  ];
+  for (const [change, Expected, message] of cases) {
+    await using link = openLink("in-process");
+    const channel = await link.transport.connect();
+    const device = runUserDevice({ ...hello, task: "generate", adapter, channel });
+    device.catch(() => {}); // awaited below
+    await using server = new Peer((await link.listener.accept())!, { timeoutMs: 5000 });
+    assertEquals((await server.receive("hello")).meta.learnt, {
+      range: { first: 1, count: 2 },
+      lora: adapter.lora,
+    });
+    await server.send("welcome", { meta: { ...welcome, ...change } });
+    await assertRejects(() => device, Expected, message);
+  }
+  assertEquals(engine.stats.tensors, before);
 });
