@@ -181,9 +181,9 @@ async function main(): Promise<number> {
   emit({ type: "done", ...summary });
   for (const { prompt, generated } of summary.samples) say(`${prompt}\n  ${generated}`);
   say(
-    `${result.steps} steps, ${bytes(result.ledger.totalBytes)} on the wire${
-      summary.padding === null ? "" : `; ${summary.padding.text}`
-    }`,
+    `${adapter === undefined ? `${result.steps} steps` : "Generation is over"}, ${
+      bytes(result.ledger.totalBytes)
+    } on the wire${summary.padding === null ? "" : `; ${summary.padding.text}`}`,
   );
   result.modules?.[Symbol.dispose]();
   data?.dispose();

@@ -558,6 +558,12 @@ export class EdgeServer extends RunServer {
    */
   constructor(options: EdgeServerOptions) {
     super(options, { system: "split", maxDevices: options.base.shape.heads });
+    const { maxCacheBytes = 0 } = options;
+    if (!(maxCacheBytes >= 0)) {
+      throw new RangeError(
+        `Cannot start the edge server as maxCacheBytes must be 0 or more: current value is ${maxCacheBytes}`,
+      );
+    }
     this.#options = options;
   }
 

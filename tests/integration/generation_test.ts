@@ -165,8 +165,9 @@ async function onOneMachine(base: TinyBase, adapter: Adapter): Promise<unknown> 
 }
 
 for (const mode of ["slice", "full"] as const) {
-  for (const transport of ["in-process", "websocket"] as const) {
-    for (const count of [1, 3]) {
+  for (const transport of ["in-process", "websocket", "http"] as const) {
+    // HTTP polls: once is enough.
+    for (const count of transport === "http" ? [3] : [1, 3]) {
       const name = `${mode}, ${count} devices, ${transport}`;
       Deno.test(`generation through the split (${name}) gives the tokens of one machine`, async () => {
         const settings = tinySettings(mode, 1);
@@ -297,35 +298,38 @@ Deno.test("the heads' weights and the tokens never leave their devices", async (
   }
 });
 
-Deno.test("the data device may generate once training is over, with what the heads just learnt", async () => {
-  const settings = { ...tinySettings("slice", 3), seed: 7 };
-  const before = engine.stats.tensors;
-  let through: unknown;
-  const parts: Promise<Adapter>[] = [];
-  const server = new EdgeServer(serverOptions(gpt2, settings, { devices: 2 }));
-  await using link = openLink("in-process");
-  const admitting = admitAll(link.listener, server);
-  const running = server.start();
-  const data = {
-    ...dataSide(gpt2, 3),
-    generate: async (s: DecodingSession) => void (through = await texts(s)),
-  };
-  const a = await joinDevice(link, server, { engine, name: "a", capacity: 3, data });
-  const b = await joinDevice(link, server, { engine, name: "b", capacity: 1 });
-  await running;
-  for (const { result } of [a, b]) {
-    const { modules, error } = await result;
-    assertEquals(error, null);
-    parts.push(adapterOf(modules!));
-    await parts.at(-1);
-    modules![Symbol.dispose]();
-  }
-  await link.listener[Symbol.asyncDispose]();
-  await admitting;
-  assertEquals(data.losses.length, 3);
-  assertEquals(through, await onOneMachine(gpt2, joinAdapters(await Promise.all(parts))));
-  assertEquals(engine.stats.tensors, before);
-});
+for (const change of [{}, { microBatches: 2 }, { overlap: false }]) {
+  const how = JSON.stringify(change);
+  Deno.test(`the data device may generate once training is over, with what the heads just learnt ${how}`, async () => {
+    const settings = { ...tinySettings("slice", 3), ...change };
+    const before = engine.stats.tensors;
+    let through: unknown;
+    const parts: Promise<Adapter>[] = [];
+    const server = new EdgeServer(serverOptions(gpt2, settings, { devices: 2 }));
+    await using link = openLink("in-process");
+    const admitting = admitAll(link.listener, server);
+    const running = server.start();
+    const data = {
+      ...dataSide(gpt2, 3),
+      generate: async (s: DecodingSession) => void (through = await texts(s)),
+    };
+    const a = await joinDevice(link, server, { engine, name: "a", capacity: 3, data });
+    const b = await joinDevice(link, server, { engine, name: "b", capacity: 1 });
+    await running;
+    for (const { result } of [a, b]) {
+      const { modules, error } = await result;
+      assertEquals(error, null);
+      parts.push(adapterOf(modules!));
+      await parts.at(-1);
+      modules![Symbol.dispose]();
+    }
+    await link.listener[Symbol.asyncDispose]();
+    await admitting;
+    assertEquals(data.losses.length, 3);
+    assertEquals(through, await onOneMachine(gpt2, joinAdapters(await Promise.all(parts))));
+    assertEquals(engine.stats.tensors, before);
+  });
+}
 
 Deno.test("a device lost in the middle of a text: a typed error, and nothing is left behind", async () => {
   const settings = tinySettings("slice", 1);
@@ -432,6 +436,11 @@ Deno.test("a run for generation refuses devices that do not fit it, and waits fo
   const settings = tinySettings("slice", 1);
   const adapter = await learnt(gpt2, settings);
   const before = engine.stats.tensors;
+  assertThrows(
+    () => new EdgeServer(serverOptions(gpt2, settings, { maxCacheBytes: NaN })),
+    RangeError,
+    "maxCacheBytes must be 0 or more: current value is NaN",
+  );
   const refused = async (
     task: "train" | "generate",
     options: Omit<Parameters<typeof runUserDevice>[0], "channel" | "engine" | "name">,
