@@ -38,6 +38,7 @@ export type {
   HeadStatistics,
   HeadStep,
   LayerHeads,
+  LossPass,
   LossResult,
   PendingSum,
   StepMode,
@@ -182,7 +183,7 @@ export {
   type PeerOptions,
   type PeerTimes,
 } from "./wire/peer.ts";
-export { stepTraffic, tensorParallelTraffic, type TrafficShape } from "./wire/traffic.ts";
+export { decodingTraffic, stepTraffic, tensorParallelTraffic, type TrafficShape } from "./wire/traffic.ts";
 export {
   checkRunSettings,
   defaultRunSettings,
@@ -190,6 +191,7 @@ export {
   type ModelShape,
   readWelcome,
   type RunSettings,
+  type RunTask,
   type Welcome,
 } from "./session/settings.ts";
 export {
@@ -209,8 +211,10 @@ export {
 } from "./checkpoint/run_checkpoint.ts";
 export type { RunHandle } from "./session/run_handle.ts";
 export { type HeadDevice, RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
-export { RemoteData } from "./session/remote_data.ts";
+export { type DecodingRequest, RemoteData } from "./session/remote_data.ts";
+export { RemoteSession } from "./session/remote_session.ts";
 export {
+  type DecodingRecord,
   EdgeServer,
   type EdgeServerEvent,
   type EdgeServerOptions,
@@ -256,6 +260,14 @@ export {
   fullTrainingStep,
   type TrainableModel,
 } from "./train/full_training.ts";
+export { loadGgufTokenizer } from "./checkpoint/gguf_tokenizer.ts";
+export {
+  checkTokenizer,
+  isGguf,
+  loadModel,
+  loadTokenizerOf,
+  modelFolderOf,
+} from "./checkpoint/model_path.ts";
 export { initialWeights, loadModelFolder, type ModelFolder } from "./checkpoint/model_folder.ts";
 export { fingerprintOf, parameterCount } from "./checkpoint/fingerprint.ts";
 export * from "./checkpoint/safetensors.ts";
@@ -278,6 +290,7 @@ export * from "./data/tokenizer.ts";
 export {
   type Adapter,
   adapterOf,
+  adapterRange,
   joinAdapters,
   loadAdapter,
   loadHeads,
@@ -290,7 +303,7 @@ export * from "./twin/compute.ts";
 export { measureCompute, type MeasureOptions } from "./twin/measure.ts";
 export { generateGreedy, type GenerateOptions, type GenerationModel } from "./generate.ts";
 export { beamSearch, type BeamSearchOptions, type BeamSearchResult } from "./generation/beam_search.ts";
-export { CachedSession } from "./generation/cached_session.ts";
+export { CachedSession, TokenSession } from "./generation/cached_session.ts";
 export { applyRules, type LogitsRules, logSoftmax } from "./generation/logits.ts";
 export type { DecodingSession } from "./generation/model.ts";
 export { sample, type SampleOptions } from "./generation/sample.ts";

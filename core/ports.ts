@@ -110,6 +110,14 @@ export interface LossResult {
   readonly loss: number | null;
 }
 
+/** What pass a hidden state is of. */
+export interface LossPass {
+  /** True for a probe: only the gradient is computed, and the batch's real pass follows. @default {false} */
+  readonly probe?: boolean;
+  /** The micro-batch. @default {all of the batch} */
+  readonly part?: MicroBatch;
+}
+
 /** Where embedding, final norm, LM head, labels and loss live. */
 export interface DataPort {
   /** The next step's batch, or the next part of this step's; `null` when there is none left. */
@@ -119,8 +127,7 @@ export interface DataPort {
    * come in any order and at once; losses and gradients are the whole batch's.
    *
    * @param hidden h_L, [rows, d].
-   * @param probe True for a probe: only the gradient is computed, and the batch's real pass follows. @default {false}
-   * @param part The micro-batch. @default {all of it}
+   * @param pass What pass it is of. @default {the step's own, unsplit}
    */
-  loss(step: number, hidden: Tensor, probe?: boolean, part?: MicroBatch): Promise<LossResult>;
+  loss(step: number, hidden: Tensor, pass?: LossPass): Promise<LossResult>;
 }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError, loadModelTokenizer, parseFormatted } from "@edgetuner/core";
+import { CheckpointError, loadTokenizerOf, parseFormatted } from "@edgetuner/core";
 import {
   decodePredictions,
   e2eFiles,
@@ -48,7 +48,7 @@ async function main(): Promise<void> {
   }, {
     data: text("FILE", "", "prompts and completions, from format_data.ts"),
     predictions: text("FILE", "", 'lines {"id": index in the data, "predict": [token, ...]}'),
-    model: text("FOLDER", "", "folder with the model's tokenizer.json"),
+    model: text("PATH", "", "folder with the model's tokenizer.json, or a GGUF file"),
     output: text("FOLDER", "", "where to write references.txt or reference0, ..., and predictions.txt"),
     numbered: integer("N", 0, "write N numbered files of references, as WebNLG and DART have them", {
       min: 0,
@@ -67,7 +67,7 @@ async function main(): Promise<void> {
       throw new UsageError(`Cannot run decode.ts as --${name} must be given; see --help`);
     }
   }
-  const tokenizer = await loadModelTokenizer(flags.model);
+  const tokenizer = await loadTokenizerOf(flags.model);
   const instances = decodePredictions(
     parseFormatted(await Deno.readTextFile(flags.data), { name: flags.data }),
     parsePredictions(await Deno.readTextFile(flags.predictions), flags.predictions),

@@ -474,7 +474,7 @@ async function compare(
   const pairs = (await loadPairs(flags.test)).slice(0, flags.prompts);
   const prompts = pairs.map((p) => p.prompt);
   const trained = await loadAdapter(adapter);
-  using model = await TextModel.open(flags.model, trained, flags.webgpu, baseWeightsOf(flags));
+  using model = await TextModel.open({ model: flags.model }, trained, flags.webgpu, baseWeightsOf(flags));
   const before = await model.generate(prompts, 40, true);
   const after = await model.generate(prompts, 40);
   const samples = pairs.map(({ prompt, completion }, i) => ({

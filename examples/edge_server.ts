@@ -10,6 +10,7 @@ import { createControlApp, eventJson, stepJson } from "@edgetuner/transport/serv
 import { httpListener, webSocketListener } from "@edgetuner/transport";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
 import { codecChoice } from "./_support/codecs.ts";
+import { MODEL_FLAG } from "./_support/model_flags.ts";
 import { MetricsLog, type MetricsRow } from "./_support/metrics.ts";
 import { bytes, ProgressBar } from "./_support/progress.ts";
 import { DEMO_PREDICTOR, PRUNER_NAMES, prunerChoice, SHARE_PRUNERS } from "./_support/pruners.ts";
@@ -26,8 +27,12 @@ const QUEUE_BYTES = 2 ** 28;
 const FLAGS = {
   ...TUNING_FLAGS,
   ...RUN_FLAGS,
-  model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
+  model: MODEL_FLAG,
   ...WEIGHTS_FLAG,
+  generate: toggle(
+    "no training: generate with what the devices' heads have learnt; see generate.ts --connect",
+  ),
+  "cache-mb": integer("N", 1024, "generation: most megabytes of keys and values to keep", { min: 1 }),
   devices: integer("N", 3, "devices with heads that take part", { min: 1, max: 1024 }),
   host: text("HOST", "127.0.0.1", "address to listen on"),
   port: integer("N", 8787, "port to listen on; 0 = any free one", { min: 0, max: 65_535 }),
@@ -96,16 +101,19 @@ async function main(): Promise<number> {
       "deno run -A examples/edge_server.ts --devices 1 --join-token secret-join",
       "deno run -A examples/user_device.ts --server ws://127.0.0.1:8787/join/ws --token secret-join --data examples/restaurant/train.txt",
       "deno run -A examples/edge_server.ts --checkpoint runs/edge   # after an interruption --resume runs/edge, devices too",
+      "deno run -A examples/edge_server.ts --generate --devices 1 --join-token secret-join",
     ],
   }, FLAGS);
   const joinToken = flags["join-token"] || Deno.env.get("EDGETUNER_JOIN_TOKEN") || crypto.randomUUID();
   const adminToken = flags["admin-token"] || Deno.env.get("EDGETUNER_ADMIN_TOKEN") || crypto.randomUUID();
   const { tau, eta, rho, beta, lambda, share, keep } = flags;
-  const options: Record<string, number> = flags.pruner === "random"
+  // Generation keeps every head, whatever the pruner.
+  const prunerName = flags.generate ? "none" : flags.pruner;
+  const options: Record<string, number> = prunerName === "random"
     ? { share }
-    : flags.pruner === "none"
+    : prunerName === "none"
     ? {}
-    : flags.pruner in SHARE_PRUNERS
+    : prunerName in SHARE_PRUNERS
     ? (keep > 0 ? { keep } : {} as Record<string, number>)
     : { tau, eta, rho, beta, lambda };
   const codec = await codecChoice(flags.codec);
@@ -115,6 +123,7 @@ async function main(): Promise<number> {
     codec: codec.name,
     microBatches: flags["micro-batches"],
     overlap: !flags["no-overlap"],
+    task: flags.generate ? "generate" as const : "train" as const,
   };
   const say = (line: string) => {
     if (!flags.events) console.log(line);
@@ -140,12 +149,13 @@ async function main(): Promise<number> {
     baseWeights: baseWeightsOf(flags),
     settings,
     devices: flags.devices,
-    pruner: prunerChoice(flags.pruner, options, flags.predictor),
+    pruner: prunerChoice(prunerName, options, flags.predictor),
     collect: flags.collect,
     codec: codec.module,
     checkpoint: flags.checkpoint,
     resume: flags.resume,
     webgpu: flags.webgpu,
+    maxCacheBytes: flags["cache-mb"] * 1e6,
     timeoutMs: flags.timeout * 1000,
     joinTimeoutMs: flags["join-timeout"] * 1000,
   });
@@ -193,14 +203,32 @@ async function main(): Promise<number> {
   using metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics, flags.resume !== "");
   const records: Record<string, unknown>[] = [];
   const validations = new Validations();
+  const decoded = {
+    passes: 0,
+    tokens: 0,
+    bytes: 0,
+    seconds: 0,
+    waitSeconds: 0,
+    readbackSeconds: 0,
+    cacheBytes: 0,
+  };
   const log = new MemoryLog();
-  const bar = new ProgressBar(flags.steps, flags.events ? false : undefined);
+  const bar = new ProgressBar(flags.steps, flags.events || flags.generate ? false : undefined);
   const started = performance.now();
   run.subscribe((event) => {
     emit(eventJson(event));
     if (event.type === "joined") say(`${event.device.name} joined (capacity ${event.device.capacity})`);
     else if (event.type === "refused") say(`Refused ${event.peer}: ${event.reason}`);
-    else if (event.type === "step") {
+    else if (event.type === "decoding") {
+      const { rows, tokens, bytes, times, cacheBytes } = event.record;
+      decoded.passes++;
+      decoded.tokens += rows * tokens;
+      decoded.bytes += bytes;
+      decoded.seconds += times.total / 1000;
+      decoded.waitSeconds += times.wait / 1000;
+      decoded.readbackSeconds += times.readback / 1000;
+      decoded.cacheBytes = Math.max(decoded.cacheBytes, cacheBytes);
+    } else if (event.type === "step") {
       records.push(stepJson(event.record));
       metrics?.write(metricsOf(event.record, settings));
       validations.add(event.record);
@@ -239,6 +267,7 @@ async function main(): Promise<number> {
     devices: run.devices,
     steps: records,
     validations: validations.means,
+    decoded,
     traffic: run.traffic(),
     seconds: (performance.now() - started) / 1000,
     peakMemoryBytes: memory,
@@ -264,11 +293,13 @@ async function main(): Promise<number> {
     return 1;
   }
   const total = run.traffic().reduce((sum, e) => sum + e.frameBytes, 0);
-  say(
-    `${interrupted ? "Stopped" : "Done"} after ${records.filter((r) => r.mode === "train").length} steps, ${
-      bytes(total)
-    } on the wire`,
-  );
+  const done = [
+    ...(flags.generate ? [] : [`${records.filter((r) => r.mode === "train").length} steps`]),
+    ...(decoded.passes > 0 || flags.generate
+      ? [`${decoded.passes} passes of generation over ${decoded.tokens} tokens`]
+      : []),
+  ];
+  say(`${interrupted ? "Stopped" : "Done"} after ${done.join(" and ")}, ${bytes(total)} on the wire`);
   return interrupted ? 130 : 0;
 }
 

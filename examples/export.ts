@@ -11,10 +11,10 @@ import {
   encodePrompt,
   type ExportCertificate,
   fromPeft,
+  isGguf,
   joinAdapters,
   loadAdapter,
-  loadModelFolder,
-  loadModelTokenizer,
+  loadModel,
   loadPairs,
   loadPeft,
   mergePeft,
@@ -30,6 +30,7 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { integer, number, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
+import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 
 /** Files of a model folder that a merged model needs too. */
@@ -44,7 +45,8 @@ const COMPANIONS = [
 ];
 
 const FLAGS = {
-  model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
+  model: MODEL_FLAG,
+  tokenizer: TOKENIZER_FLAG,
   adapter: text("DIRS", "runs/demo/adapter", "adapter folder, or the parts that devices saved: a,b,c"),
   peft: text("DIR", "", "write the adapter in PEFT's format"),
   rank: integer("N", 0, "with --peft or --merge: reduce the rank to this one; 0 = exact", { min: 0 }),
@@ -103,7 +105,12 @@ async function main(): Promise<number> {
       "Cannot export as --peft, --merge, or both, or --import alone must be given; see --help",
     );
   }
-  const model = await loadModelFolder(flags.model);
+  if (flags.merge !== "" && isGguf(flags.model)) {
+    throw new UsageError(
+      `Cannot merge as --model must be a folder, whose files a merged model needs: current value is ${flags.model}`,
+    );
+  }
+  const model = await loadModel(flags.model);
   const family = familyOf(model);
   const shape = shapeOf(model);
   if (flags.import !== "") {
@@ -121,7 +128,7 @@ async function main(): Promise<number> {
     );
   }
   let peft: PeftAdapter = toPeft(adapter, family, shape.kvHeads);
-  const tokenizer = await loadModelTokenizer(flags.model);
+  const { tokenizer } = await openModel(flags);
   const samples = (await loadPairs(flags.data)).slice(0, flags.samples)
     .map((
       { prompt, completion },

@@ -12,8 +12,6 @@ import {
   HeadModules,
   loadEnds,
   loadLayers,
-  loadModelFolder,
-  loadModelTokenizer,
   LocalData,
   LocalHeads,
   parameterCount,
@@ -27,6 +25,7 @@ import { Engine } from "@edgetuner/kernels";
 import { integer, readFlags, runProgram, text, toggle } from "./_support/flags.ts";
 import { Interrupts } from "./_support/interrupts.ts";
 import { MetricsLog } from "./_support/metrics.ts";
+import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import { ProgressBar } from "./_support/progress.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
 import {
@@ -46,7 +45,8 @@ import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 const FLAGS = {
   ...TUNING_FLAGS,
   ...RUN_FLAGS,
-  model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
+  model: MODEL_FLAG,
+  tokenizer: TOKENIZER_FLAG,
   ...WEIGHTS_FLAG,
   data: text(
     "FILE",
@@ -81,8 +81,7 @@ async function main(): Promise<number> {
   const settings = checkRunSettings({ ...tuningSettings(flags), ...runSettings(flags) });
   const { resumed, write } = await openRunCheckpoints(flags);
   const checkpoint = resumed === null ? null : await resumed.load(resumed.steps.at(-1)!);
-  const model = await loadModelFolder(flags.model);
-  const tokenizer = await loadModelTokenizer(flags.model);
+  const { model, tokenizer } = await openModel(flags);
   const load = (file: string) => loadTrainingSet(file, { ...flags, tokenizer });
   const plan = await TrainingPlan.create({
     set: await load(flags.data),
@@ -178,6 +177,7 @@ async function main(): Promise<number> {
     steps,
     validations: plan.validations,
     best: plan.best,
+    padding: plan.padding,
     memory: log.samples,
     peakMemoryBytes: peakMemory(),
   };
@@ -186,7 +186,8 @@ async function main(): Promise<number> {
   else {
     const last = steps.at(-1);
     const text = last === undefined ? "" : `, last loss ${last.loss!.toFixed(3)}`;
-    console.log(`${step} steps${text}${validText.replace("  ", ", ")}, on ${engine.adapterName}`);
+    const padding = plan.padding === null ? "" : `; ${plan.padding.text}`;
+    console.log(`${step} steps${text}${validText.replace("  ", ", ")}, on ${engine.adapterName}${padding}`);
     if (plan.best !== null && flags["keep-best"]) {
       console.log(
         `Lowest validation loss ${

@@ -13,7 +13,7 @@ import {
   comparePredictors,
   DEFAULT_PREDICTOR_SIZES,
   initialPredictor,
-  loadModelFolder,
+  loadModel,
   loadSamples,
   meanLabel,
   modelShape,
@@ -35,6 +35,7 @@ import {
   UsageError,
 } from "./_support/flags.ts";
 import { loadLocalModel, localRun } from "./_support/local_run.ts";
+import { MODEL_FLAG } from "./_support/model_flags.ts";
 import { bytes, duration, ProgressBar } from "./_support/progress.ts";
 import { DEMO_PREDICTOR } from "./_support/pruners.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
@@ -52,7 +53,7 @@ const FLAGS = {
     "runs/pruner_samples.bin",
     "file of samples; one that exists is appended to, and an interrupted collection goes on",
   ),
-  model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
+  model: MODEL_FLAG,
   data: text("FILE", new URL("./restaurant/train.txt", import.meta.url).pathname, "training data"),
   batch: integer("N", 8, "sequences per step", { min: 1 }),
   length: integer("N", 80, "tokens per sequence", { min: 2 }),
@@ -75,7 +76,7 @@ async function collect(flags: Flags, engine: Engine): Promise<void> {
   let existing: readonly PrunerSample[] = [];
   if (await exists(flags.samples)) {
     const { source, samples } = await loadSamples(flags.samples);
-    const { fingerprint } = await loadModelFolder(flags.model);
+    const { fingerprint } = await loadModel(flags.model);
     if (source.fingerprint !== fingerprint) {
       throw new UsageError(
         `Cannot add to ${flags.samples} as its samples must be of ${flags.model}: their model has fingerprint ${

@@ -8,22 +8,24 @@
 import {
   adapterOf,
   type DataSide,
+  encodePrompt,
   type HeadModules,
+  loadAdapter,
   loadEnds,
-  loadModelFolder,
-  loadModelTokenizer,
+  loadPairs,
   requireSameRun,
   type RunCheckpoint,
   runUserDevice,
+  sample,
   saveAdapter,
   type SavedData,
-  type Transport,
   warmUp,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
-import { emulateLink, httpTransport, webSocketTransport } from "@edgetuner/transport";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
 import { codecChoice, codecsOf } from "./_support/codecs.ts";
+import { CONNECTION_FLAGS, openTransport } from "./_support/connection.ts";
+import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import { bytes, ProgressBar } from "./_support/progress.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
 import { CHECKPOINT_FLAGS, openRunCheckpoints, requireFlag } from "./_support/run_flags.ts";
@@ -38,7 +40,7 @@ const FLAGS = {
     "ws://127.0.0.1:8787/join/ws",
     "where to join: ws(s)://.../join/ws, or http(s)://.../join/http through proxies",
   ),
-  token: text("TOKEN", "", "join token; or EDGETUNER_JOIN_TOKEN"),
+  ...CONNECTION_FLAGS,
   name: text("NAME", "", "name shown to people; else that of the checkpoint, or a random one"),
   capacity: number("X", 1, "compute capacity compared with the other devices; 0 = data only, no heads", {
     min: 0,
@@ -52,23 +54,25 @@ const FLAGS = {
   ...Object.fromEntries(
     Object.entries(PLAN_FLAGS).map(([name, flag]) => [name, { ...flag, help: `data device: ${flag.help}` }]),
   ) as typeof PLAN_FLAGS,
-  model: text(
-    "DIR",
-    new URL("./tiny_gpt2", import.meta.url).pathname,
-    "data device: folder of the base model",
-  ),
+  model: { ...MODEL_FLAG, help: `data device: ${MODEL_FLAG.help}` },
+  tokenizer: { ...TOKENIZER_FLAG, help: `data device: ${TOKENIZER_FLAG.help}` },
   ...WEIGHTS_FLAG,
   batch: integer("N", 8, "data device: sequences per step, or per part of a step", { min: 1 }),
   length: integer("N", 80, "data device: tokens per sequence", { min: 2 }),
   "share-loss": toggle("data device: tell the edge server the loss of each step"),
   seed: integer("N", 1, "data device: seed of the order of the data", { min: 0, max: 0xffff_ffff }),
+  samples: integer("N", 0, "data device: continue the first N prompts of --valid after the last step", {
+    min: 0,
+  }),
   save: text("DIR", "", "folder for what this device's heads have learnt"),
   ...CHECKPOINT_FLAGS,
-  bandwidth: number("MBIT", 0, "slow the link down to this many Mbit/s each way; 0 = as it is", { min: 0 }),
-  latency: number("MS", 0, "slow the link down by this many milliseconds each way", { min: 0 }),
+  load: text(
+    "DIR",
+    "",
+    "what they learnt before, for a run that only generates: see edge_server.ts --generate",
+  ),
   codec: text("FILE", "f32", "module of a codec that the run may use; the built-in ones are known anyway"),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
-  "connect-timeout": number("S", 10, "longest wait for the edge server to answer, in seconds", { min: 0.1 }),
   timeout: number("S", 120, "longest wait for the edge server during the run, in seconds", { min: 0.1 }),
   "join-timeout": number("S", 600, "longest wait for the other devices, in seconds", { min: 0.1 }),
   events: toggle("print what happens as JSON lines"),
@@ -91,6 +95,7 @@ async function main(): Promise<number> {
     examples: [
       "deno run -A examples/user_device.ts --server ws://192.168.1.20:8787/join/ws --token T --capacity 5",
       "deno run -A examples/user_device.ts --token T --data examples/restaurant/train.txt --save my_heads",
+      "deno run -A examples/user_device.ts --token T --load my_heads",
     ],
   }, FLAGS);
   const emit = (event: Record<string, unknown>) => {
@@ -118,10 +123,19 @@ async function main(): Promise<number> {
 
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const losses: Losses = { train: [], before: [], after: [], validations: [] };
+  const adapter = flags.load === "" ? undefined : await loadAdapter(flags.load);
+  if (adapter !== undefined && (flags.data !== "" || flags.save !== "" || flags.capacity === 0)) {
+    throw new UsageError(
+      "Cannot use --load as a device that only generates must have heads, and neither --data nor --save: it has",
+    );
+  }
+  if (flags.samples > 0 && flags.valid === "") {
+    throw new UsageError("Cannot use --samples as --valid must be given, whose prompts they are: it is not");
+  }
   const data = flags.data === "" ? null : await openData(engine, flags, losses, emit);
   const saveHeads = async (folder: string, modules: HeadModules) =>
     await saveAdapter(folder, await adapterOf(modules, data?.fingerprint ?? ""));
-  const transport = openTransport(flags);
+  const transport = openTransport(flags, flags.server, "--server");
   // Before it joins: kernels that compile in a step would make the others wait.
   await warmUp(
     engine,
@@ -140,6 +154,8 @@ async function main(): Promise<number> {
     name,
     capacity: flags.capacity,
     data: data?.side,
+    task: adapter === undefined ? "train" : "generate",
+    adapter,
     codecs: await codecsOf((await codecChoice(flags.codec)).module),
     signal: abort.signal,
     timeoutMs: flags.timeout * 1000,
@@ -185,6 +201,8 @@ async function main(): Promise<number> {
     parameters: result.modules?.parameterCount ?? 0,
     losses,
     best: data?.plan.best ?? null,
+    padding: data?.plan.padding ?? null,
+    samples: data?.samples ?? [],
     traffic: result.ledger.entries(),
     peakMemoryBytes: memory,
     memory: log.samples,
@@ -193,7 +211,12 @@ async function main(): Promise<number> {
   };
   await writeReport(flags.report, { versions: versions(), adapter: engine.adapterName, ...summary });
   emit({ type: "done", ...summary });
-  say(`${result.steps} steps, ${bytes(result.ledger.totalBytes)} on the wire`);
+  for (const { prompt, generated } of summary.samples) say(`${prompt}\n  ${generated}`);
+  say(
+    `${adapter === undefined ? `${result.steps} steps` : "Generation is over"}, ${
+      bytes(result.ledger.totalBytes)
+    } on the wire${summary.padding === null ? "" : `; ${summary.padding.text}`}`,
+  );
   result.modules?.[Symbol.dispose]();
   data?.dispose();
   Deno.removeSignalListener("SIGINT", onInterrupt);
@@ -208,33 +231,6 @@ async function main(): Promise<number> {
 
 type Flags = ReturnType<typeof readFlags<typeof FLAGS>>;
 
-function openTransport(flags: Flags): Transport {
-  const token = flags.token || Deno.env.get("EDGETUNER_JOIN_TOKEN") || "";
-  if (token === "") {
-    throw new UsageError(
-      "Cannot join as a token must be given: use --token or EDGETUNER_JOIN_TOKEN; the edge server prints it",
-    );
-  }
-  let url: URL;
-  try {
-    url = new URL(flags.server);
-  } catch {
-    throw new UsageError(`Cannot join as --server must be a URL: current value is "${flags.server}"`);
-  }
-  const options = {
-    url,
-    token,
-    queueBytes: 2 ** 28,
-    connectTimeoutMs: flags["connect-timeout"] * 1000,
-  };
-  const transport = url.protocol.startsWith("ws") ? webSocketTransport(options) : httpTransport(options);
-  if (flags.bandwidth === 0 && flags.latency === 0) return transport;
-  return emulateLink(transport, {
-    bandwidthBytesPerSecond: flags.bandwidth === 0 ? Number.MAX_SAFE_INTEGER : flags.bandwidth * 1e6 / 8,
-    latencyMs: flags.latency,
-  });
-}
-
 /** Loads model ends and texts, and says which batch comes when: validation, all steps, validation. */
 async function openData(
   engine: Engine,
@@ -242,8 +238,7 @@ async function openData(
   losses: Losses,
   emit: (event: Record<string, unknown>) => void,
 ) {
-  const model = await loadModelFolder(flags.model);
-  const tokenizer = await loadModelTokenizer(flags.model);
+  const { model, tokenizer } = await openModel(flags);
   const ends = loadEnds(engine, model, { baseWeights: baseWeightsOf(flags) });
   const { length } = flags;
   if (length > ends.shape.positions) {
@@ -259,6 +254,10 @@ async function openData(
   const valid = flags.valid === "" ? null : await loadTrainingSet(flags.valid, { ...flags, tokenizer });
   const plan = await TrainingPlan.create({ set, valid, batch: flags.batch, seed: flags.seed, flags });
   const { fingerprint } = model;
+  const prompts = flags.samples === 0
+    ? []
+    : (await loadPairs(flags.valid)).slice(0, flags.samples).map(({ prompt }) => prompt);
+  const samples: { readonly prompt: string; readonly generated: string }[] = [];
   const side: DataSide = {
     ends,
     loss: { labelSmoothing: flags.smoothing },
@@ -275,10 +274,21 @@ async function openData(
       losses.validations.push({ step, loss: validation });
       emit({ type: "validation", step, loss: validation });
     },
+    async generate(session) {
+      for (const prompt of prompts) {
+        const tokens = await sample(session, encodePrompt(tokenizer, prompt), {
+          maxNewTokens: 64,
+          endTokens: [tokenizer.eos],
+        });
+        const generated = tokenizer.decode(tokens.filter((t) => t !== tokenizer.eos)).trim();
+        samples.push({ prompt, generated });
+      }
+    },
   };
   return {
     side,
     plan,
+    samples,
     fingerprint,
     /** Checks that a checkpoint is of the same data, and goes on from it. */
     resume(checkpoint: RunCheckpoint): void {

@@ -126,6 +126,11 @@ export interface WebSocketListener extends Listener {
 
 // Deno fails messages of 64 MiB; smaller parts also let pings through in between.
 const PART_BYTES = 16 * 2 ** 20;
+// Above this Deno writes a message in two pieces, its head first. Nagle's algorithm, which is on in the
+// client socket, may keep the second piece back until the head is acknowledged, 40 ms on Linux.
+const ONE_WRITE_BYTES = 1024;
+// From here on a frame fills segments of the network, which are acknowledged at once.
+const MANY_SEGMENTS_BYTES = 65_536;
 
 // Finer than a frame takes at 1 Gbit/s, coarse enough to cost nothing.
 const BUFFER_POLL_MS = 1;
@@ -193,13 +198,16 @@ class WebSocketWire implements Wire {
     this.#flow.sent(frame);
     // A socket that is closing drops it, as a network does; the close event follows.
     if (this.#socket.readyState !== WebSocket.OPEN) return;
-    if (frame.byteLength <= PART_BYTES) {
+    // Parts that are written in one go end where segments do: each is answered, and so acknowledged.
+    const inOneGo = !this.#answersAll && frame.byteLength < MANY_SEGMENTS_BYTES;
+    const part = inOneGo ? ONE_WRITE_BYTES : PART_BYTES;
+    if (frame.byteLength <= part) {
       this.#socket.send(frame);
       return;
     }
     this.#socket.send(`parts ${frame.byteLength}`);
-    for (let at = 0; at < frame.byteLength; at += PART_BYTES) {
-      this.#socket.send(frame.subarray(at, at + PART_BYTES));
+    for (let at = 0; at < frame.byteLength; at += part) {
+      this.#socket.send(frame.subarray(at, at + part));
     }
   }
 

@@ -49,7 +49,8 @@ export class GgufFile {
     const { gguf, GGMLQuantizationType } = await import("@huggingface/gguf");
     try {
       const { size } = await Deno.stat(path);
-      const parsed = await gguf(path, { allowLocalFile: true });
+      // The package reads local files by itself, but not in workers.
+      const parsed = await gguf("https://localhost/", { fetch: (_, init) => rangeOf(path, size, init) });
       const tensors = new Map<string, GgufTensor>();
       for (const info of parsed.tensorInfos) {
         const type = GGMLQuantizationType[info.dtype] ?? String(info.dtype);
@@ -100,4 +101,21 @@ export class GgufFile {
     }
     return { shape: tensor.shape, data: dequantise(tensor.type, bytes) };
   }
+}
+
+/** Answers a request for a range of bytes from a file. */
+async function rangeOf(path: string, size: number, init?: RequestInit): Promise<Response> {
+  const [, first, last] = /bytes=(\d+)-(\d+)/.exec(new Headers(init?.headers).get("range") ?? "")!;
+  const bytes = new Uint8Array(Math.max(0, Math.min(Number(last) + 1, size) - Number(first)));
+  using file = await Deno.open(path);
+  await file.seek(Number(first), Deno.SeekMode.Start);
+  let at = 0;
+  while (at < bytes.length) {
+    const count = await file.read(bytes.subarray(at));
+    if (count === null) break; // the file has become shorter: what is missing is found out by the reader
+    at += count;
+  }
+  return new Response(bytes.subarray(0, at), {
+    headers: { "content-range": `bytes ${first}-${Number(first) + at - 1}/${size}` },
+  });
 }

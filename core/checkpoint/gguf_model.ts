@@ -102,6 +102,10 @@ export async function loadGgufModel(path: string): Promise<GgufModel> {
   const kvHeads = count("attention.head_count_kv", heads);
   const turned = count("rope.dimension_count", hidden / heads);
   if (turned !== hidden / heads) refuse(`llama.rope.dimension_count must be ${hidden / heads}`, turned);
+  for (const which of ["attention.key_length", "attention.value_length"]) {
+    const size = count(which, hidden / heads);
+    if (size !== hidden / heads) refuse(`llama.${which} must be ${hidden / heads}`, size);
+  }
   const names = new Map<string, string>();
   for (const theirs of file.tensors.keys()) {
     const ours = nameOf(theirs);

@@ -5,7 +5,10 @@ import { dequantise, GGML_TYPES, ggmlBytes } from "./ggml_types.ts";
 import { loadModelFolder } from "./model_folder.ts";
 import { GgufFile } from "./gguf.ts";
 import { loadGgufModel } from "./gguf_model.ts";
+import { loadGgufTokenizer } from "./gguf_tokenizer.ts";
+import { checkTokenizer, isGguf, loadModel, loadTokenizerOf, modelFolderOf } from "./model_path.ts";
 
+const BPE = new URL("../../tests/fixtures/gguf/bpe.gguf", import.meta.url).pathname;
 const FILE = new URL("../../tests/fixtures/gguf/quants.gguf", import.meta.url).pathname;
 
 Deno.test("every type is dequantised to the very bits of the gguf package", async () => {
@@ -66,4 +69,69 @@ Deno.test("a LLaMA in a GGUF file is the model that it was made from", async () 
 
 Deno.test("a GGUF file that is no LLaMA, or says what is not done, is refused", async () => {
   await assertRejects(() => loadGgufModel(FILE), CheckpointError, "llama.embedding_length");
+  // Heads of another size than d / H: the name of a field of equal length is written over another's.
+  const bytes = await Deno.readFile(BPE);
+  const [from, to] = ["llama.rope.dimension_count", "llama.attention.key_length"]
+    .map((name) => new TextEncoder().encode(name));
+  const at = bytes.findIndex((_, i) => from!.every((byte, k) => bytes[i + k] === byte));
+  bytes.set(to!, at);
+  const value = at + to!.length + 4;
+  assertEquals(bytes[value], 8);
+  bytes[value] = 16;
+  const file = await Deno.makeTempFile({ suffix: ".gguf" });
+  try {
+    await Deno.writeFile(file, bytes);
+    await assertRejects(
+      () => loadGgufModel(file),
+      CheckpointError,
+      "key_length must be 8: current value is 16",
+    );
+  } finally {
+    await Deno.remove(file);
+  }
+});
+
+Deno.test("the tokenizer of a GGUF file is what its tokens and merges say", async () => {
+  const tokenizer = await loadGgufTokenizer(BPE);
+  assertEquals([tokenizer.vocabSize, tokenizer.eos], [266, 265]);
+  // 256 bytes, then the merges in order: "Ġthe" is 258, "Ġfood" 264.
+  assertEquals(tokenizer.encode(" the food"), [258, 264]);
+  assertEquals(tokenizer.encode("a"), [97]);
+  assertEquals(tokenizer.encode("<end>"), [265]);
+  const text = "Ünd 我 🍲 the food.\n\tthen";
+  assertEquals(tokenizer.decode(tokenizer.encode(text)), text);
+  const model = await loadGgufModel(BPE);
+  checkTokenizer(tokenizer, model);
+  assertThrows(
+    () => checkTokenizer({ ...tokenizer, vocabSize: 267 }, model),
+    CheckpointError,
+    "below the model's vocabulary, 266: current value is 266",
+  );
+});
+
+Deno.test("loadTokenizerOf takes what is named, what lies beside a GGUF file, or what is in it", async () => {
+  const tiny = new URL("../../examples/tiny_gpt2", import.meta.url).pathname;
+  const folder = await Deno.makeTempDir();
+  try {
+    const path = `${folder}/model.GGUF`;
+    await Deno.copyFile(BPE, path);
+    assertEquals([isGguf(path), isGguf(folder), modelFolderOf(path)], [true, false, folder]);
+    assertEquals(modelFolderOf("model.gguf"), ".");
+    assertEquals((await loadTokenizerOf(path)).vocabSize, 266);
+    assertEquals((await loadTokenizerOf(path, tiny)).vocabSize, 1024);
+    assertEquals((await loadTokenizerOf(path, `${tiny}/tokenizer.json`)).vocabSize, 1024);
+    await Deno.copyFile(`${tiny}/tokenizer.json`, `${folder}/tokenizer.json`);
+    assertEquals((await loadTokenizerOf(path)).vocabSize, 1024);
+    assertEquals((await loadModel(path)).fingerprint, (await loadGgufModel(BPE)).fingerprint);
+    await Deno.rename(`${folder}/tokenizer.json`, `${folder}/other.json`);
+    assertEquals((await loadTokenizerOf(path, `${folder}/other.json`)).vocabSize, 1024);
+    await assertRejects(() => loadTokenizerOf(path, `${folder}/none.json`), CheckpointError, "none.json");
+    await assertRejects(
+      () => loadTokenizerOf(BPE.replace("bpe", "llama")),
+      CheckpointError,
+      "give the model's tokenizer.json instead",
+    );
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
 });

@@ -199,11 +199,13 @@ function fromVocabulary(vocab: unknown, merges: string, eos: string): unknown {
  * Reads the tokenizer of a model folder: `tokenizer.json`, or else `vocab.json` and `merges.txt`. The token that
  * ends a text is `eos_token` of `tokenizer_config.json`, if there is such a file.
  *
- * @param folder Path of the folder.
+ * @param path Path of the folder, or of a file like `tokenizer.json`, whose name ends in `.json`.
  * @returns The tokenizer.
  * @throws {CheckpointError} If there is none, or it is not what {@linkcode tokenizerFromJson} needs.
  */
-export async function loadModelTokenizer(folder: string): Promise<Tokenizer> {
+export async function loadModelTokenizer(path: string): Promise<Tokenizer> {
+  const [, place, file = "tokenizer.json"] = /^(?:(.*)\/)?([^/]+\.json)$/.exec(path) ?? [];
+  const folder = path.endsWith(".json") ? place ?? "." : path;
   const read = async (name: string): Promise<string | null> => {
     try {
       return await Deno.readTextFile(`${folder}/${name}`);
@@ -226,13 +228,13 @@ export async function loadModelTokenizer(folder: string): Promise<Tokenizer> {
   const eos = config === null
     ? undefined
     : tokenText((parse("tokenizer_config.json", config) as { eos_token?: unknown } | null)?.eos_token);
-  const options = { name: `${folder}/tokenizer.json`, ...(eos === undefined ? {} : { eos }) };
-  const json = await read("tokenizer.json");
-  if (json !== null) return tokenizerFromJson(parse("tokenizer.json", json), options);
+  const options = { name: `${folder}/${file}`, ...(eos === undefined ? {} : { eos }) };
+  const json = await read(file);
+  if (json !== null) return tokenizerFromJson(parse(file, json), options);
   const [vocab, merges] = [await read("vocab.json"), await read("merges.txt")];
   if (vocab === null || merges === null) {
     throw new CheckpointError(
-      `Cannot read the tokenizer as ${folder} must hold tokenizer.json, or vocab.json and merges.txt: it does not`,
+      `Cannot read the tokenizer as ${folder} must hold ${file}, or vocab.json and merges.txt: it does not`,
     );
   }
   const content = fromVocabulary(parse("vocab.json", vocab), merges, eos ?? "<|endoftext|>");

@@ -1,48 +1,39 @@
 /**
- * Decoding with a model on one machine: keys and values of all tokens so far stay on the GPU, so that a
- * new token costs one row of work in every layer, not a pass over the whole text.
+ * Decoding with a model on one machine, over a cache of keys and values.
  *
- * R = rows (continuations side by side), V = vocabulary, H heads, G heads of keys and values, D head size.
+ * R = rows (continuations side by side), V = vocabulary.
  *
  * @module
  */
 
-import { attention, cachedAttention, extendCache, type KeyValueCache, type Tensor } from "@edgetuner/kernels";
+import type { Tensor } from "@edgetuner/kernels";
 import type { GenerationModel } from "../generate.ts";
-import type { AttentionCache } from "../model/base.ts";
+import type { ModelEnds } from "../model/base.ts";
 import { logitsOf } from "../model/loss.ts";
-import { Tape, type Variable } from "../tape.ts";
+import { Tape } from "../tape.ts";
+import { CachedLayers } from "./cached_layers.ts";
 import type { DecodingSession } from "./model.ts";
 
-/** Slots of a cache are made in multiples of this: the cache is copied once in as many tokens. */
-const SLOT_STEP = 16;
-
-/** Continuations of one prompt by a GPT-2, an OPT or a LLaMA, with or without LoRA head modules. */
-export class CachedSession implements DecodingSession, Disposable {
-  readonly #model: GenerationModel;
-  readonly #caches: (KeyValueCache | null)[];
+/** What every session of tokens does: it checks tokens and rows; where the layers are is up to the classes that extend it. */
+export abstract class TokenSession implements DecodingSession {
+  readonly #ends: ModelEnds;
   /** Tokens of each row so far. */
   #length = 0;
   #rows = 0;
 
-  /**
-   * Prepares a session; the model must live as long.
-   *
-   * @param model Layers, ends, and head modules or `null`; they are not disposed with the session.
-   */
-  constructor(model: GenerationModel) {
-    this.#model = model;
-    this.#caches = Array(model.layers.shape.layers).fill(null);
+  /** Takes embedding, final norm and LM head; they are not disposed with the session. */
+  constructor(ends: ModelEnds) {
+    this.#ends = ends;
   }
 
   /** V, vocabulary entries. */
   get vocabulary(): number {
-    return this.#model.ends.shape.vocabulary;
+    return this.#ends.shape.vocabulary;
   }
 
   /** Tokens that fit, prompt included. */
   get capacity(): number {
-    return this.#model.ends.shape.positions;
+    return this.#ends.shape.positions;
   }
 
   /**
@@ -53,7 +44,7 @@ export class CachedSession implements DecodingSession, Disposable {
    * @throws {RangeError} If the prompt is empty or does not fit, or a token is not in the vocabulary.
    */
   async start(prompt: readonly number[]): Promise<Float32Array> {
-    this.#forget();
+    this.#length = this.#rows = 0;
     if (prompt.length === 0 || prompt.length > this.capacity) {
       throw new RangeError(
         `Cannot continue the prompt as it must have 1 to ${this.capacity} tokens: current value is ${prompt.length}`,
@@ -86,14 +77,24 @@ export class CachedSession implements DecodingSession, Disposable {
         `Cannot append tokens as a sequence must be at most ${this.capacity} tokens: current value is ${this.#length}`,
       );
     }
-    const stay = parents.length === this.#rows && parents.every((parent, row) => parent === row);
-    return await this.#pass(tokens, tokens.length, stay ? null : parents);
+    return await this.#pass(tokens, tokens.length, parents);
   }
 
-  /** Frees keys and values. */
-  [Symbol.dispose](): void {
-    this.#forget();
-  }
+  /**
+   * h_L of new tokens; the layers keep their keys and values.
+   *
+   * @param tape Where the result lives.
+   * @param embedding E, [R * T, d]; the tape's, or disposed.
+   * @param rows R
+   * @param parents As in `append`; `null` for a prompt.
+   * @returns [R * T, d]
+   */
+  protected abstract hidden(
+    tape: Tape,
+    embedding: Tensor,
+    rows: number,
+    parents: readonly number[] | null,
+  ): Promise<Tensor>;
 
   /** One pass over new tokens of all rows, row by row; returns the logits after the last one of each. */
   async #pass(
@@ -101,64 +102,49 @@ export class CachedSession implements DecodingSession, Disposable {
     rows: number,
     parents: readonly number[] | null,
   ): Promise<Float32Array> {
-    const { engine, layers, ends, heads } = this.#model;
-    const { shape } = layers;
-    const first = this.#length;
-    const length = tokens.length / rows;
-    try {
-      await heads?.beginStep({
-        step: 0,
-        mode: "evaluate",
-        mask: new Uint8Array(shape.layers * shape.heads),
-      });
-      using tape = new Tape(engine, false);
-      const positions = Uint32Array.from(tokens, (_, i) => first + i % length);
-      const embedding = tape.variable(ends.embed(Uint32Array.from(tokens), positions), false);
-      const cache: AttentionCache = {
-        first,
-        attend: (tape, qkv, layer) => this.#attend(tape, qkv, layer, rows, parents),
-      };
-      const hidden = await layers.forward(tape, embedding, { batch: rows, length, cache }, heads);
-      const last = Uint32Array.from({ length: rows }, (_, row) => (row + 1) * length - 1);
-      using logits = logitsOf(ends, hidden.value, last);
-      this.#length = first + length;
-      this.#rows = rows;
-      return await logits.read();
-    } catch (error) {
-      this.#forget(); // some layers may have the new tokens, others not
-      throw error;
-    }
+    const ends = this.#ends;
+    const [first, length] = [this.#length, tokens.length / rows];
+    // If the pass fails, the layers have forgotten what was there.
+    this.#length = this.#rows = 0;
+    const positions = Uint32Array.from(tokens, (_, i) => first + i % length);
+    const embedding = ends.embed(Uint32Array.from(tokens), positions);
+    using tape = new Tape(embedding.engine, false);
+    const hidden = await this.hidden(tape, embedding, rows, parents);
+    const last = Uint32Array.from({ length: rows }, (_, row) => (row + 1) * length - 1);
+    using logits = logitsOf(ends, hidden, last);
+    const values = await logits.read();
+    this.#length = first + length;
+    this.#rows = rows;
+    return values;
+  }
+}
+
+/** Continuations of one prompt by a GPT-2, an OPT or a LLaMA, with or without LoRA head modules. */
+export class CachedSession extends TokenSession implements Disposable {
+  readonly #layers: CachedLayers;
+
+  /**
+   * Prepares a session; the model must live as long.
+   *
+   * @param model Layers, ends, and head modules or `null`; they are not disposed with the session.
+   */
+  constructor(model: GenerationModel) {
+    super(model.ends);
+    this.#layers = new CachedLayers(model);
   }
 
-  #attend(
+  /** Frees keys and values. */
+  [Symbol.dispose](): void {
+    this.#layers[Symbol.dispose]();
+  }
+
+  /** The layers over new tokens. */
+  protected override async hidden(
     tape: Tape,
-    qkv: Variable,
-    layer: number,
+    embedding: Tensor,
     rows: number,
     parents: readonly number[] | null,
-  ): Variable {
-    const { heads, kvHeads, headSize } = this.#model.layers.shape;
-    const before = this.#caches[layer] ?? null;
-    const columns = 2 * kvHeads * headSize;
-    const options = { cache: before, qkv: qkv.value, columns, parents, rows, slotStep: SLOT_STEP };
-    const cache = extendCache(options);
-    this.#caches[layer] = cache;
-    let output: Tensor;
-    if (before === null) {
-      // The prompt sees itself alone.
-      const result = attention(qkv.value, { batch: 1, length: qkv.value.rows, heads, kvHeads });
-      result.logSums.dispose();
-      output = result.output;
-    } else {
-      output = cachedAttention(qkv.value, cache, { heads, kvHeads });
-    }
-    return tape.variable(output, false);
-  }
-
-  #forget(): void {
-    for (const cache of this.#caches) cache?.values.dispose();
-    this.#caches.fill(null);
-    this.#length = 0;
-    this.#rows = 0;
+  ): Promise<Tensor> {
+    return (await this.#layers.forward(tape, embedding, { rows, parents })).value;
   }
 }

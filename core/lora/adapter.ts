@@ -13,6 +13,7 @@ import { CheckpointError } from "../errors.ts";
 import { loadSafetensors, writeSafetensors } from "../checkpoint/safetensors.ts";
 import type { NamedArray } from "../model/gpt2.ts";
 import type { ModelShape } from "../session/settings.ts";
+import type { HeadRange } from "./allocation.ts";
 import { HeadModules, type HeadWeights } from "./head_modules.ts";
 import { LocalHeads } from "./local_heads.ts";
 import { checkLora, DEFAULT_OPTIMIZER, type LoraSettings } from "./settings.ts";
@@ -83,6 +84,25 @@ export function joinAdapters(parts: readonly Adapter[]): Adapter {
   }
   const fingerprint = parts.find((p) => p.fingerprint !== "")?.fingerprint ?? "";
   return { ...first, fingerprint, arrays };
+}
+
+/**
+ * Heads that an adapter holds of every layer.
+ *
+ * @throws {CheckpointError} If they do not follow each other.
+ */
+export function adapterRange(adapter: Adapter): HeadRange {
+  const { model, lora } = adapter;
+  const heads = Array.from({ length: model.heads }, (_, h) => h).filter((h) =>
+    adapter.arrays.has(nameOf(0, h, lora.targets[0]!, "A"))
+  );
+  const [first, last] = [heads[0], heads.at(-1)];
+  if (first === undefined || last! - first + 1 !== heads.length) {
+    throw new CheckpointError(
+      `Cannot use the adapter as it must hold heads that follow each other: it holds [${heads}] of ${model.heads}`,
+    );
+  }
+  return { first, count: heads.length };
 }
 
 /**

@@ -7,7 +7,9 @@
 import type { Engine } from "@edgetuner/kernels";
 import { type CheckpointSource, requireSameRun, type RunCheckpoint } from "../checkpoint/run_checkpoint.ts";
 import { DeadlineError, HandshakeError, PluginError } from "../errors.ts";
+import { CachedLayers } from "../generation/cached_layers.ts";
 import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
+import { checkLora, type LoraSettings } from "../lora/settings.ts";
 import type { BaseLayers } from "../model/base.ts";
 import type { HeadStatistics, StepMode } from "../ports.ts";
 import {
@@ -19,6 +21,7 @@ import {
   type PrunerState,
   validateDecision,
 } from "../pruner.ts";
+import { Tape } from "../tape.ts";
 import { embeddingMean } from "../train/embedding_mean.ts";
 import { probeStep, runStep } from "../train/step.ts";
 import type { Channel } from "../transport.ts";
@@ -26,7 +29,7 @@ import { findCodec, type WireCodec } from "../wire/codec.ts";
 import { PROTOCOL_VERSION } from "../wire/frame.ts";
 import { ByteLedger, type LedgerEntry } from "../wire/ledger.ts";
 import { Peer } from "../wire/peer.ts";
-import { RemoteData } from "./remote_data.ts";
+import { type DecodingRequest, RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";
 import type { RunHandle } from "./run_handle.ts";
 import { checkRunSettings, type RunSettings } from "./settings.ts";
@@ -91,6 +94,22 @@ export interface StepRecord {
   readonly batch: number;
 }
 
+/** What is known of a pass of generation after it. */
+export interface DecodingRecord {
+  /** R, continuations side by side. */
+  readonly rows: number;
+  /** New tokens of each row: those of the prompt, then one. */
+  readonly tokens: number;
+  /** Tokens of each row so far, the prompt's too. */
+  readonly length: number;
+  /** Where the time from E to h_L went, in milliseconds. */
+  readonly times: Pick<StepTimes, "total" | "readback" | "codec" | "wait">;
+  /** Bytes of frames sent and received in this pass, E's too. */
+  readonly bytes: number;
+  /** Bytes of the keys and values that are kept. */
+  readonly cacheBytes: number;
+}
+
 /** State of a run. */
 export type RunStatus = "waiting" | "running" | "paused" | "ended" | "failed";
 
@@ -99,7 +118,8 @@ export type EdgeServerEvent =
   | { readonly type: "joined" | "left"; readonly device: JoinedDevice }
   | { readonly type: "refused"; readonly peer: string; readonly reason: string }
   | { readonly type: "status"; readonly status: RunStatus; readonly reason: string }
-  | { readonly type: "step"; readonly record: StepRecord };
+  | { readonly type: "step"; readonly record: StepRecord }
+  | { readonly type: "decoding"; readonly record: DecodingRecord };
 
 /** Options of an edge server. */
 export interface EdgeServerOptions {
@@ -139,6 +159,8 @@ export interface EdgeServerOptions {
    * the run ends in good order. The next step waits for it.
    */
   onCheckpoint?(checkpoint: RunCheckpoint): void | Promise<void>;
+  /** Most bytes of keys and values that generation may keep; a data device that asks for more is closed. @default {1073741824} */
+  readonly maxCacheBytes?: number | undefined;
 }
 
 /** Longest time a peer may take to say hello, in milliseconds. */
@@ -397,11 +419,18 @@ export abstract class RunServer implements RunHandle {
     if (typeof data !== "boolean" || typeof sharesLoss !== "boolean" || typeof fingerprint !== "string") {
       throw new HandshakeError(`Cannot admit "${name}" as its hello must be complete: it is not`);
     }
-    const system = meta.system ?? "split";
+    const { system = "split", task = "train" } = meta;
     if (system !== this.#system) {
       throw new HandshakeError(
         `Cannot admit "${name}" as it must be made for the run's system "${this.#system}": current value is ${
           JSON.stringify(system)
+        }`,
+      );
+    }
+    if (task !== this.#settings.task) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as it must take part in what the run is for, "${this.#settings.task}": current value is ${
+          JSON.stringify(task)
         }`,
       );
     }
@@ -425,6 +454,7 @@ export abstract class RunServer implements RunHandle {
         `Cannot admit "${name}" as the run has ${this.#options.devices} devices with heads: all have joined`,
       );
     }
+    this.checkHello(name, capacity, meta);
     return { name, capacity, data, fingerprint, sharesLoss };
   }
 
@@ -485,6 +515,13 @@ export abstract class RunServer implements RunHandle {
       await raceTimeout(this.#changed.promise, left);
     }
   }
+
+  /**
+   * Checks what a kind of run asks of a device beyond what all do.
+   *
+   * @throws {HandshakeError} If the device cannot take part.
+   */
+  protected checkHello(_name: string, _capacity: number, _meta: Readonly<Record<string, unknown>>): void {}
 
   /** Runs all steps; called once the devices have joined. Calls `setRunning` before it waits for any. */
   protected abstract runAll(): Promise<void>;
@@ -569,6 +606,12 @@ export class EdgeServer extends RunServer {
    */
   constructor(options: EdgeServerOptions) {
     super(options, { system: "split", maxDevices: options.base.shape.heads });
+    const { maxCacheBytes = 0 } = options;
+    if (!(maxCacheBytes >= 0)) {
+      throw new RangeError(
+        `Cannot start the edge server as maxCacheBytes must be 0 or more: current value is ${maxCacheBytes}`,
+      );
+    }
     this.#options = options;
     const { accumulate } = this.settings;
     if (accumulate > 1 && options.pruner.needs.includes("trueGradientNorm")) {
@@ -616,14 +659,123 @@ export class EdgeServer extends RunServer {
     return checkpoint;
   }
 
+  /** In generation a device brings heads of its own: they must be those of this run and nobody else's. */
+  protected override checkHello(
+    name: string,
+    capacity: number,
+    meta: Readonly<Record<string, unknown>>,
+  ): void {
+    if (this.settings.task !== "generate" || capacity === 0) return;
+    const { shape } = this.#options.base;
+    const learnt = readLearntHeads(meta.learnt);
+    if (learnt === null || learnt.range.first + learnt.range.count > shape.heads) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as it must have learnt some of ${shape.heads} heads before: current value is ${
+          JSON.stringify(meta.learnt)?.slice(0, 80)
+        }`,
+      );
+    }
+    const of = ({ mode, targets, rank, alpha }: LoraSettings) =>
+      `${mode} ${targets} rank ${rank} alpha ${alpha}`;
+    const [own, run] = [of(learnt.lora), of(this.settings.lora)];
+    if (own !== run) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as its heads must have learnt with the run's LoRA settings, ${run}: current value is ${own}`,
+      );
+    }
+    const { first, count } = learnt.range;
+    const other = this.headMembers.find(({ hello }) => {
+      const { range } = readLearntHeads(hello.learnt)!;
+      return range.first < first + count && first < range.first + range.count;
+    });
+    if (other !== undefined) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as each head must be on one device: some of its heads ${first} to ${
+          first + count - 1
+        } are on "${other.device.name}"`,
+      );
+    }
+  }
+
+  /** The devices with heads in order of their heads, and which each has. */
+  #ranges(): { readonly members: readonly RunMember[]; readonly ranges: readonly HeadRange[] } {
+    const { heads } = this.#options.base.shape;
+    if (this.settings.task === "train") {
+      const members = this.headMembers;
+      return { members, ranges: allocateHeads(heads, members.map((m) => m.device.capacity)) };
+    }
+    const owned = this.headMembers.map((member) => ({
+      member,
+      range: readLearntHeads(member.hello.learnt)!.range,
+    }))
+      .sort((a, b) => a.range.first - b.range.first);
+    let next = 0;
+    for (const { range } of owned) {
+      if (range.first !== next) break;
+      next += range.count;
+    }
+    if (next !== heads) {
+      throw new HandshakeError(
+        `Cannot generate as the devices must have all ${heads} heads of a layer together: head ${next} is on none`,
+      );
+    }
+    return { members: owned.map((o) => o.member), ranges: owned.map((o) => o.range) };
+  }
+
+  /** h_L of new tokens; keys and values stay here. */
+  async #decode(
+    request: DecodingRequest,
+    step: number,
+    ports: {
+      readonly cached: CachedLayers;
+      readonly data: RemoteData;
+      readonly waits: Waits;
+      readonly bytesBefore: number;
+    },
+  ): Promise<void> {
+    const { engine, maxCacheBytes = 2 ** 30 } = this.#options;
+    const { cached, data, waits, bytesBefore } = ports;
+    const { embedding, rows, length, parents } = request;
+    const started = this.now();
+    const before = this.counters(engine, waits);
+    using tape = new Tape(engine, false);
+    tape.own(embedding);
+    const total = length + (parents === null ? 0 : cached.length);
+    const cacheBytes = cached.bytesFor(rows, total);
+    if (parents?.some((p) => p < 0 || p >= cached.rows)) {
+      data.refuse(
+        `new tokens must continue rows below ${cached.rows}: current value is [${parents.slice(0, 16)}]`,
+      );
+    }
+    if (cacheBytes > maxCacheBytes) {
+      data.refuse(
+        `keys and values must take at most ${maxCacheBytes} bytes: ${rows} rows of ${total} tokens take ${cacheBytes}`,
+      );
+    }
+    const hidden = await cached.forward(tape, embedding, { rows, parents, step });
+    await data.answer(step, hidden.value);
+    const after = this.counters(engine, waits);
+    const spent = (what: keyof typeof after) => after[what] - before[what];
+    const times = {
+      total: this.now() - started,
+      readback: spent("readback"),
+      codec: spent("codec"),
+      wait: spent("wait"),
+    };
+    const bytes = after.bytes - bytesBefore;
+    this.emit({
+      type: "decoding",
+      record: { rows, tokens: length, length: total, times, bytes, cacheBytes },
+    });
+  }
+
   /** Runs the steps, with the pruner's decision in each. */
   protected override async runAll(): Promise<void> {
     const { engine, base, pruner } = this.#options;
     const { layers, heads, hidden } = base.shape;
-    const members = this.headMembers;
+    const { members, ranges } = this.#ranges();
     const model = { layers, heads, hidden };
     const capacities = members.map((m) => m.device.capacity);
-    const ranges = allocateHeads(heads, capacities);
     const fromDevices = DEVICE_STATISTICS.filter((n) => pruner.needs.includes(n));
     const resumed = await this.#checkpoint(members, ranges);
     const { checkpointEvery, accumulate, clipNorm } = this.settings;
@@ -658,6 +810,7 @@ export class EdgeServer extends RunServer {
       clipNorm,
       waits,
     });
+    using cached = new CachedLayers({ engine, layers: base, heads: remote });
     const context: PrunerContext = {
       layers,
       heads,
@@ -690,10 +843,19 @@ export class EdgeServer extends RunServer {
     while (await this.mayGoOn()) {
       const before = this.counters(engine, waits);
       const started = now();
-      const batch = await data.next(step);
+      const batch = await data.request(step);
       if (batch === null) {
         best = data.best;
         break;
+      }
+      if ("parents" in batch) {
+        await this.#decode(batch, step, { cached, data, waits, bytesBefore: before.bytes });
+        continue;
+      }
+      cached.forget();
+      if (batch.mode === "train" && this.settings.task !== "train") {
+        batch.embedding.dispose();
+        data.refuse(`a run for generation has no training steps: step ${step} came`);
       }
       remote.best = data.best;
       const pruneStarted = now();
@@ -764,6 +926,20 @@ export class EdgeServer extends RunServer {
     }
     this.ending = { step, best };
     await save();
+  }
+}
+
+/** What a device with heads tells of them in its hello; `null` if that is not valid. */
+function readLearntHeads(
+  value: unknown,
+): { readonly range: HeadRange; readonly lora: LoraSettings } | null {
+  const { range, lora } = (value ?? {}) as { range?: HeadRange; lora?: LoraSettings };
+  const isIndex = (n: unknown) => Number.isInteger(n) && (n as number) >= 0;
+  if (!isIndex(range?.first) || !isIndex(range?.count) || range!.count === 0) return null;
+  try {
+    return { range: range!, lora: checkLora(lora!) };
+  } catch {
+    return null;
   }
 }
 

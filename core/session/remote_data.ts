@@ -6,14 +6,26 @@
 
 import type { Engine, Tensor } from "@edgetuner/kernels";
 import { ProtocolError } from "../errors.ts";
-import { type MicroBatch, type StepPart, WHOLE_STEP } from "../micro_batches.ts";
-import type { DataPort, EmbeddedBatch, LossResult, StepMode } from "../ports.ts";
+import { type StepPart, WHOLE_STEP } from "../micro_batches.ts";
+import type { DataPort, EmbeddedBatch, LossPass, LossResult, StepMode } from "../ports.ts";
 import type { Frame } from "../wire/frame.ts";
 import type { Peer } from "../wire/peer.ts";
 import type { Waits } from "./waits.ts";
 
 /** Longest step accepted from a data device, in tokens. */
 const MAX_TOKENS = 1 << 20;
+
+/** New tokens that the data device wants h_L of, in generation. */
+export interface DecodingRequest {
+  /** E of the new tokens, [R * T, d]; the caller's to dispose. */
+  readonly embedding: Tensor;
+  /** R, rows that are continued side by side. */
+  readonly rows: number;
+  /** T, new tokens of each row. */
+  readonly length: number;
+  /** The row that each row continues, [R]; `null` for a prompt, which begins anew. */
+  readonly parents: readonly number[] | null;
+}
 
 /** Asks the data device for embeddings and for the gradient of the last hidden state. */
 export class RemoteData implements DataPort {
@@ -60,10 +72,69 @@ export class RemoteData implements DataPort {
 
   /** E of the next batch or of the step's next part; `null` when the data device has ended the run. */
   async next(step: number): Promise<EmbeddedBatch | null> {
+    const frame = await this.#receive();
+    return this.#isEnd(frame) ? null : this.#batch(frame, step);
+  }
+
+  /** As `next`, where new tokens may come instead of a batch. */
+  async request(step: number): Promise<EmbeddedBatch | DecodingRequest | null> {
+    const frame = await this.#receive();
+    if (this.#isEnd(frame)) return null;
+    return frame.kind === "decode" && this.#isLast() ? this.#tokens(frame, step) : this.#batch(frame, step);
+  }
+
+  /** Answers new tokens with their h_L, [R * T, d]. */
+  async answer(step: number, hidden: Tensor): Promise<void> {
+    const [values] = await this.#engine.read([hidden]);
+    const tensor = { dtype: "f32", shape: [hidden.rows, hidden.columns], data: values! };
+    await this.#peer.send("hidden", { step, tensors: [tensor] });
+  }
+
+  /** Closes the data device for what it asked. */
+  refuse(rule: string): never {
+    const error = new ProtocolError(`Cannot answer ${this.#peer.name} as ${rule}`);
+    this.#peer.reject(error);
+    throw error;
+  }
+
+  async #receive(): Promise<Frame> {
+    const frame = await this.#waits.for(this.#peer.next("data", `"embedding"`));
+    this.best = frame.meta.best === true;
+    return frame;
+  }
+
+  #isEnd({ kind }: Frame): boolean {
+    return kind === "finished" && this.#isLast();
+  }
+
+  #tokens(next: Frame, step: number): DecodingRequest {
+    const { meta, tensors } = this.#peer.check(next, "decode", {
+      step,
+      shapes: [[null, null, this.#hidden]],
+    });
+    const [rows, length] = tensors[0]!.shape as [number, number];
+    const { parents = null } = meta;
+    const fits = parents === null
+      ? rows === 1
+      : length === 1 && Array.isArray(parents) && parents.length === rows &&
+        parents.every((p) => Number.isInteger(p));
+    if (!fits || rows * length > MAX_TOKENS) {
+      this.refuse(
+        `new tokens must be a prompt in one row, or one for each row that is continued, and at most ${MAX_TOKENS}: current value is ${rows} x ${length} that continue ${
+          JSON.stringify(parents)?.slice(0, 80)
+        }`,
+      );
+    }
+    const embedding = this.#upload(tensors[0]!.data as Float32Array, rows * length);
+    return { embedding, rows, length, parents: parents as number[] | null };
+  }
+
+  #upload(values: Float32Array, rows: number): Tensor {
+    return this.#engine.upload(values, rows, this.#hidden, "embedding from data device");
+  }
+
+  #batch(next: Frame, step: number): EmbeddedBatch {
     const peer = this.#peer;
-    const next = await this.#waits.for(peer.next("data", `"embedding"`));
-    this.best = next.meta.best === true;
-    if (next.kind === "finished" && this.#isLast()) return null;
     const frame = peer.check(next, "embedding", { step, shapes: [[null, null, this.#hidden]] });
     const { mode } = frame.meta;
     const [batch, length] = frame.tensors[0]!.shape as [number, number];
@@ -80,8 +151,7 @@ export class RemoteData implements DataPort {
     this.#left = batch * length;
     this.#rows = this.#part.firstRow + this.#left;
     this.#mode = mode;
-    const values = frame.tensors[0]!.data as Float32Array;
-    const embedding = this.#engine.upload(values, batch * length, this.#hidden, "embedding from data device");
+    const embedding = this.#upload(frame.tensors[0]!.data as Float32Array, batch * length);
     return { embedding, batch, length, mode, part: this.#part };
   }
 
@@ -113,9 +183,10 @@ export class RemoteData implements DataPort {
   }
 
   /** Sends h_L, all of it or of one micro-batch; in training and for a probe waits for dh_L. */
-  async loss(step: number, hidden: Tensor, probe = false, micro?: MicroBatch): Promise<LossResult> {
+  async loss(step: number, hidden: Tensor, pass: LossPass = {}): Promise<LossResult> {
+    const { probe = false, part } = pass;
     const shape = [hidden.rows, hidden.columns];
-    const at = { step, microBatch: micro?.index ?? 0 };
+    const at = { step, microBatch: part?.index ?? 0 };
     const [values] = await this.#engine.read([hidden]);
     if (!probe) this.#left -= hidden.rows;
     const last = this.#left === 0 && this.#part.index + 1 === this.#part.count;

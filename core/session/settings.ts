@@ -16,6 +16,12 @@ import {
 import { MAX_MICRO_BATCHES } from "../micro_batches.ts";
 import { DEVICE_STATISTICS, type DeviceStatistic } from "../pruner.ts";
 
+/**
+ * What a run is for: training, after which the data device may generate, or generation with what the
+ * devices' heads have learnt before.
+ */
+export type RunTask = "train" | "generate";
+
 /** Settings that all machines of a run share. */
 export interface RunSettings {
   /** LoRA. */
@@ -43,6 +49,8 @@ export interface RunSettings {
   readonly clipNorm?: number | null;
   /** Steps from one checkpoint to the next, equal on all machines of a run; 0 makes none. @default {0} */
   readonly checkpointEvery?: number;
+  /** What the run is for. @default {"train"} */
+  readonly task?: RunTask;
 }
 
 /** Most parts of a step that are computed one after the other. */
@@ -88,6 +96,7 @@ export function defaultRunSettings(steps: number): Required<RunSettings> {
     accumulate: 1,
     clipNorm: null,
     checkpointEvery: 0,
+    task: "train",
   };
 }
 
@@ -99,7 +108,7 @@ export function defaultRunSettings(steps: number): Required<RunSettings> {
  */
 export function checkRunSettings(settings: RunSettings): Required<RunSettings> {
   const { steps, seed, codec = "f32", microBatches = 1, overlap = true } = settings;
-  const { accumulate = 1, clipNorm = null, checkpointEvery = 0 } = settings;
+  const { accumulate = 1, clipNorm = null, checkpointEvery = 0, task = "train" } = settings;
   if (!Number.isInteger(steps) || steps < 1) {
     throw new RangeError(
       `Cannot use run settings as steps must be a positive integer: current value is ${steps}`,
@@ -138,6 +147,13 @@ export function checkRunSettings(settings: RunSettings): Required<RunSettings> {
       `Cannot use run settings as checkpointEvery must be an integer of at least 0: current value is ${checkpointEvery}`,
     );
   }
+  if (task !== "train" && task !== "generate") {
+    throw new TypeError(
+      `Cannot use run settings as task must be "train" or "generate": current value is ${
+        JSON.stringify(task)
+      }`,
+    );
+  }
   const lora = checkLora(settings.lora);
   const optimizer = checkOptimizer(settings.optimizer);
   return {
@@ -151,6 +167,7 @@ export function checkRunSettings(settings: RunSettings): Required<RunSettings> {
     accumulate,
     clipNorm,
     checkpointEvery,
+    task,
   };
 }
 

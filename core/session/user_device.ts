@@ -12,6 +12,8 @@ import {
   saveHeads,
 } from "../checkpoint/run_checkpoint.ts";
 import { CheckpointError, HandshakeError, ProtocolError } from "../errors.ts";
+import type { DecodingSession } from "../generation/model.ts";
+import { type Adapter, adapterRange, loadIntoModules } from "../lora/adapter.ts";
 import { HeadModules } from "../lora/head_modules.ts";
 import { keptHeads } from "../lora/local_heads.ts";
 import { MAX_MICRO_BATCHES, splitBatch, type StepPart, WHOLE_STEP } from "../micro_batches.ts";
@@ -32,7 +34,8 @@ import { findCodec, type WireCodec } from "../wire/codec.ts";
 import { type Frame, PROTOCOL_VERSION } from "../wire/frame.ts";
 import type { ByteLedger } from "../wire/ledger.ts";
 import { Peer } from "../wire/peer.ts";
-import { readWelcome, type Welcome } from "./settings.ts";
+import { RemoteSession } from "./remote_session.ts";
+import { readWelcome, type RunTask, type Welcome } from "./settings.ts";
 
 /** What the data device brings along. Nothing of it but E, dh_L and, if shared, the loss leaves the device. */
 export interface DataSide {
@@ -58,6 +61,13 @@ export interface DataSide {
   isBest?(step: number): boolean;
   /** Called with the loss of each step. */
   onLoss?(step: number, mode: StepMode, loss: number): void;
+  /**
+   * Generates through the split once `next` has returned `null`, with `sample` or `beamSearch`; the run
+   * ends when it resolves. Only E of the tokens leaves the device. Not in tensor-parallel runs.
+   *
+   * @param session Continuations of one prompt at a time; use ends with this call.
+   */
+  generate?(session: DecodingSession): Promise<void>;
 }
 
 /** Options of `runUserDevice`. */
@@ -88,6 +98,10 @@ export interface UserDeviceOptions {
   readonly resume?: CheckpointSource | undefined;
   /** Called with the checkpoint that the run goes on from, before anything is done with it; may throw to refuse. */
   onResume?(checkpoint: RunCheckpoint): void;
+  /** What the run must be for. @default {"train"} */
+  readonly task?: RunTask | undefined;
+  /** In a run for generation: what this device's heads have learnt, an adapter or some heads of one. */
+  readonly adapter?: Adapter | undefined;
   /** Called once the run starts. */
   onWelcome?(welcome: Welcome): void;
   /**
@@ -126,10 +140,20 @@ export interface UserDeviceResult {
  *
  * @throws {HandshakeError} If the server refuses, or the run's codec is not known here.
  * @throws {ProtocolError} If the server's welcome is not valid.
+ * @throws {CheckpointError} If the adapter does not fit the run.
+ * @throws {TypeError} If an adapter is missing, or given where none is needed.
  */
 export async function runUserDevice(options: UserDeviceOptions): Promise<UserDeviceResult> {
   const { engine, channel, name, capacity, data, timeoutMs = 120_000 } = options;
-  const { signal, maxQueuedBytes, resume } = options;
+  const { signal, maxQueuedBytes, resume, task = "train", adapter } = options;
+  if ((adapter !== undefined) !== (task === "generate" && capacity > 0)) {
+    await channel.close("nothing to generate with");
+    throw new TypeError(
+      `Cannot join as an adapter must be given in a run for generation by a device with heads, and only there: task is "${task}", capacity ${capacity}, the adapter is ${
+        adapter === undefined ? "missing" : "given"
+      }`,
+    );
+  }
   const peer = new Peer(channel, {
     timeoutMs: options.joinTimeoutMs ?? timeoutMs,
     signal,
@@ -138,7 +162,9 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
   peer.name = "the edge server";
   let welcome: Welcome;
   let checkpoint: RunCheckpoint | null = null;
+  let modules: HeadModules | null = null;
   try {
+    const learnt = adapter === undefined ? null : { range: adapterRange(adapter), lora: adapter.lora };
     await peer.send("hello", {
       meta: {
         protocol: PROTOCOL_VERSION,
@@ -148,6 +174,8 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
         fingerprint: data?.fingerprint ?? "",
         sharesLoss: data?.shareLoss ?? false,
         ...(resume === undefined ? {} : { checkpoints: { run: resume.run, steps: resume.steps } }),
+        task,
+        ...(learnt === null ? {} : { learnt }),
       },
     });
     welcome = readWelcome(await receiveWelcome(peer));
@@ -164,7 +192,34 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
       requireSameRun(checkpoint, { settings, range, ...(data && { fingerprint: data.fingerprint }) });
       options.onResume?.(checkpoint);
     }
+    if (welcome.settings.task !== task) {
+      throw new HandshakeError(
+        `Cannot take part as the run must be for what this device joined for, "${task}": it is for "${welcome.settings.task}"`,
+      );
+    }
+    const { range } = welcome;
+    if (learnt !== null && (range?.first !== learnt.range.first || range?.count !== learnt.range.count)) {
+      throw new HandshakeError(
+        `Cannot take part as this device must have the heads that it learnt, ${
+          JSON.stringify(learnt.range)
+        }: the run gave it ${JSON.stringify(range)}`,
+      );
+    }
+    if (range !== null) {
+      modules = new HeadModules(engine, {
+        lora: welcome.settings.lora,
+        optimizer: welcome.settings.optimizer,
+        ...welcome.model,
+        range,
+        seed: welcome.settings.seed,
+        steps: welcome.settings.steps,
+      });
+      if (adapter !== undefined) loadIntoModules(adapter, modules);
+      options.prepare?.(modules);
+      if (checkpoint?.heads) modules.restore(checkpoint.heads.state);
+    }
   } catch (error) {
+    modules?.[Symbol.dispose]();
     const reason = error instanceof Error ? error.message : String(error);
     // The other side learns why this device does not take part.
     const refuses = error instanceof HandshakeError || error instanceof CheckpointError;
@@ -173,16 +228,6 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
     throw error;
   }
   peer.timeoutMs = timeoutMs;
-  const modules = welcome.range === null ? null : new HeadModules(engine, {
-    lora: welcome.settings.lora,
-    optimizer: welcome.settings.optimizer,
-    ...welcome.model,
-    range: welcome.range,
-    seed: welcome.settings.seed,
-    steps: welcome.settings.steps,
-  });
-  if (modules !== null) options.prepare?.(modules);
-  if (modules !== null && checkpoint?.heads) modules.restore(checkpoint.heads.state);
   options.onWelcome?.(welcome);
   const state: RunState = { steps: welcome.start, reason: "", ending: null };
   const { checkpointEvery, accumulate, microBatches } = welcome.settings;
@@ -557,6 +602,7 @@ export async function serveData(
     const next = data.next(step);
     const best = data.isBest?.(step) ?? false;
     if (next === null) {
+      await data.generate?.(new RemoteSession(peer, data.ends, step));
       await peer.send("finished", { step, meta: best ? { best } : {} });
       // The edge server ends the run for everyone; wait for its word.
       const frame = await peer.next("data", "the end of the run");

@@ -26,9 +26,11 @@ import { shardShapes, type Share } from "./shares.ts";
 import { readTensorParallelWelcome, type TensorParallelWelcome } from "./welcome.ts";
 
 /** Options of `runTensorParallelDevice`. */
-export interface TensorParallelDeviceOptions
-  extends
-    Omit<UserDeviceOptions, "onWelcome" | "prepare" | "resume" | "onResume" | "onCheckpoint" | "onBest"> {
+export interface TensorParallelDeviceOptions extends
+  Omit<
+    UserDeviceOptions,
+    "onWelcome" | "prepare" | "resume" | "onResume" | "onCheckpoint" | "onBest" | "task" | "adapter"
+  > {
   /** Bytes of memory that the device can give to its share. */
   readonly memory: number;
   /** Called once the run starts. */
@@ -66,6 +68,7 @@ export async function runTensorParallelDevice(
         data: data !== undefined,
         fingerprint: data?.fingerprint ?? "",
         sharesLoss: data?.shareLoss ?? false,
+        task: "train",
       },
     });
     welcome = readTensorParallelWelcome(await receiveWelcome(peer));

@@ -104,13 +104,14 @@ export class TensorParallelServer extends RunServer implements Disposable {
     super(options, { system: "tensorParallel", maxDevices: heads - 1 });
     this.#options = options;
     this.#model = { layers, heads, hidden };
-    const { microBatches, accumulate, clipNorm, checkpointEvery } = this.settings;
+    const { microBatches, accumulate, clipNorm, checkpointEvery, task } = this.settings;
     const unsupported = Object.entries(
       {
         microBatches: [microBatches, 1],
         accumulate: [accumulate, 1],
         clipNorm: [clipNorm, null],
         checkpointEvery: [checkpointEvery, 0],
+        task: [task, "train"],
       } as const,
     ).find(([, [value, only]]) => value !== only);
     if (unsupported !== undefined) {

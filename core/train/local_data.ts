@@ -5,7 +5,7 @@
  */
 
 import type { Tensor } from "@edgetuner/kernels";
-import { type MicroBatch, splitBatch, type StepPart } from "../micro_batches.ts";
+import { splitBatch, type StepPart } from "../micro_batches.ts";
 import type { ModelEnds } from "../model/base.ts";
 import {
   embedTokens,
@@ -16,7 +16,7 @@ import {
   sumLosses,
   type TokenBatch,
 } from "../model/loss.ts";
-import type { DataPort, EmbeddedBatch, LossResult, StepMode } from "../ports.ts";
+import type { DataPort, EmbeddedBatch, LossPass, LossResult, StepMode } from "../ports.ts";
 
 /** A batch and what it is for; `null` ends the run. */
 export type BatchSource = (step: number) =>
@@ -108,7 +108,8 @@ export class LocalData implements DataPort {
   }
 
   /** Loss and dh_L of the batch or a micro-batch; the same for a probe, as the batch stays until the next one is asked for. */
-  async loss(_step: number, hidden: Tensor, probe = false, micro?: MicroBatch): Promise<LossResult> {
+  async loss(_step: number, hidden: Tensor, pass: LossPass = {}): Promise<LossResult> {
+    const { probe = false, part: micro } = pass;
     if (this.#current === null) {
       throw new TypeError("Cannot compute the loss as a batch must come first: none did");
     }

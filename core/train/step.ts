@@ -133,7 +133,7 @@ async function pass(
       const shape = { batch: part.batch, length };
       const layerHeads = parts.length === 1 ? heads : headsOf(heads, part);
       const hidden = await base.forward(tape, embedding, shape, layerHeads);
-      const { loss, gradient } = await data.loss(step, hidden.value, mode === "probe", part);
+      const { loss, gradient } = await data.loss(step, hidden.value, { probe: mode === "probe", part });
       if (gradient === null) return loss;
       if (hidden.needsGradient) {
         hidden.addGradient(gradient);

@@ -13,6 +13,7 @@ import {
   type Tensor,
 } from "@edgetuner/kernels";
 import { initialWeights } from "../checkpoint/model_folder.ts";
+import { CachedLayers } from "../generation/cached_layers.ts";
 import { HeadModules } from "../lora/head_modules.ts";
 import { DEFAULT_LORA, DEFAULT_OPTIMIZER, LORA_TARGETS } from "../lora/settings.ts";
 import { type Gpt2Config, Gpt2Ends, Gpt2Layers } from "../model/gpt2.ts";
@@ -23,9 +24,10 @@ import { Tape } from "../tape.ts";
 
 /**
  * A machine's share of a step: `base` the layers and the traffic of the heads' Deltas, `heads` the head
- * modules, `data` embedding and loss, `pruning` the greedy decision on the GPU.
+ * modules, `data` embedding and loss, `pruning` the greedy decision on the GPU, `decoding` the layers in
+ * generation.
  */
-export type WarmUpPart = "base" | "heads" | "data" | "pruning";
+export type WarmUpPart = "base" | "heads" | "data" | "pruning" | "decoding";
 
 /** Two layers: the upper one needs the gradient of its input, the lower one does not. */
 const CONFIG: Gpt2Config = {
@@ -51,7 +53,7 @@ const BATCH = {
  * takes no longer than the others. A machine does it before it joins, as in a run the others would wait.
  *
  * @param engine The engine that the step will run on. Nothing is left in its memory.
- * @param parts What the machine will do. Edge server: `base` and `pruning`; user device: `heads`, and `data` if
+ * @param parts What the machine will do. Edge server: `base` and `pruning`, and `decoding` to generate; user device: `heads`, and `data` if
  * it has the data.
  * @param baseWeights How the base is held. @default {"f32"}
  * @throws {GpuError} If a kernel does not compile or run.
@@ -69,6 +71,7 @@ export async function warmUp(
   baseWeights: BaseWeights = "f32",
 ): Promise<void> {
   if (parts.includes("base")) await warmBase(engine, baseWeights);
+  if (parts.includes("decoding")) await warmDecoding(engine, baseWeights);
   if (parts.includes("heads")) {
     for (const mode of ["slice", "full"] as const) {
       await warmHeads(engine, mode);
@@ -95,6 +98,19 @@ async function warmBase(engine: Engine, baseWeights: BaseWeights): Promise<void>
   const h = await base.forward(tape, e, BATCH, emptyHeads(list));
   h.addGradient(engine.zeros(BATCH.length, CONFIG.n_embd, "warm-up dh_L"));
   await tape.backward();
+}
+
+/** A prompt, a token in the same row, and two rows that continue it. */
+async function warmDecoding(engine: Engine, baseWeights: BaseWeights): Promise<void> {
+  using layers = new Gpt2Layers(engine, CONFIG, initialWeights(CONFIG, 0), false, baseWeights);
+  using list = engine.upload(Uint32Array.of(0, 1), 1, 2, "warm-up heads");
+  using cached = new CachedLayers({ engine, layers, heads: emptyHeads(list) });
+  for (const parents of [null, [0], [0, 0]]) {
+    using tape = new Tape(engine, false);
+    const rows = parents?.length ?? 1;
+    const e = engine.zeros(parents === null ? 2 : rows, CONFIG.n_embd, "warm-up E");
+    await cached.forward(tape, e, { rows, parents });
+  }
 }
 
 /** Heads whose Deltas and gradients are zero, handled as those of other machines are in both LoRA modes. */

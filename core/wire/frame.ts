@@ -18,6 +18,7 @@ export const PROTOCOL_VERSION = 2;
  * | --- | --- | --- |
  * | hello, welcome, refuse, end | handshake and end | none |
  * | embedding | D to ES | E [T, d] of a batch, or of a part of a step's; with `best: true` if the head modules are the best so far |
+ * | decode | D to ES | generation: E of new tokens of R rows [R, T, d], with the row that each continues; answered with hidden |
  * | mask | ES to UD | z of the device's heads [L, H_m], for each part of a step; with mode and the lowest layer with a kept head |
  * | input | ES to UD | X [n, T, D], in full mode [T, d] |
  * | delta | UD to ES | Deltas [c, n, T, D] |
@@ -40,6 +41,7 @@ export const FRAME_KINDS = [
   "refuse",
   "end",
   "embedding",
+  "decode",
   "mask",
   "input",
   "delta",

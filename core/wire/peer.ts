@@ -30,6 +30,7 @@ const LANE_OF: Record<FrameKind, Lane> = {
   refuse: "control",
   end: "control",
   embedding: "data",
+  decode: "data",
   hidden: "data",
   hiddenGradient: "data",
   loss: "data",
@@ -52,6 +53,7 @@ const LANE_OF: Record<FrameKind, Lane> = {
 /** Kinds whose tensors are written with the codec of the run. */
 const CODED: ReadonlySet<FrameKind> = new Set<FrameKind>([
   "embedding",
+  "decode",
   "input",
   "delta",
   "hidden",

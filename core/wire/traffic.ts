@@ -71,6 +71,38 @@ export function tensorParallelTraffic(
   return bytes;
 }
 
+/**
+ * Tensor bytes of one pass of generation by kind of message, ES and all devices together: what a forward
+ * pass of a step takes for the new tokens of all rows, with every head kept.
+ *
+ * @param shape `rows` is R, continuations side by side (beams); `length` the new tokens of each: those of
+ * the prompt, then one. The rest is as in `TrafficShape`.
+ */
+export function decodingTraffic(
+  shape:
+    & Pick<TrafficShape, "layers" | "heads" | "hidden" | "targets" | "mode" | "headsPerDevice" | "codec">
+    & {
+      readonly rows: number;
+      readonly length: number;
+    },
+): Map<FrameKind, number> {
+  const { layers, heads, hidden, targets, mode, headsPerDevice, rows, length, codec = f32Codec() } = shape;
+  const tokens = rows * length;
+  const headSize = hidden / heads;
+  let input = 0, delta = 0;
+  for (const count of headsPerDevice) {
+    input += codec.byteLength(mode === "slice" ? [count, tokens, headSize] : [tokens, hidden]);
+    delta += codec.byteLength([targets, count, tokens, headSize]);
+  }
+  return new Map<FrameKind, number>([
+    ["decode", codec.byteLength([rows, length, hidden])],
+    ["mask", layers * heads],
+    ["input", layers * input],
+    ["delta", layers * delta],
+    ["hidden", codec.byteLength([tokens, hidden])],
+  ]);
+}
+
 /** Tensor bytes of one training step by kind of message, ES and all devices together. */
 export function stepTraffic(shape: TrafficShape): Map<FrameKind, number> {
   const { layers, heads, hidden, tokens, targets, mode, headsPerDevice, statistics, mask } = shape;

@@ -12,7 +12,7 @@ import {
   type JoinedDevice,
   type LedgerEntry,
   loadLayers,
-  loadModelFolder,
+  loadModel,
   type ModelShape,
   parameterCount,
   type RunSettings,
@@ -28,7 +28,7 @@ import { loadGpu } from "./webgpu.ts";
 
 /** What the worker needs to begin. */
 export interface EdgeWorkerOptions {
-  /** Folder of the base model. */
+  /** The base model: its folder, or a GGUF file. */
   readonly model: string;
   /** How it is held. @default {"f32"} */
   readonly baseWeights?: BaseWeights;
@@ -48,6 +48,8 @@ export interface EdgeWorkerOptions {
   readonly resume?: string;
   /** WebGPU implementation. */
   readonly webgpu: string;
+  /** Most bytes of keys and values that generation may keep. @default {1073741824} */
+  readonly maxCacheBytes?: number;
   /** Longest wait for a device in a step, in milliseconds. */
   readonly timeoutMs: number;
   /** Longest wait for all devices to join, in milliseconds. */
@@ -94,7 +96,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     checkpoint: options.checkpoint ?? "",
     resume: options.resume ?? "",
   });
-  const model = await loadModelFolder(options.model);
+  const model = await loadModel(options.model);
   using engine = await Engine.create({ gpu: await loadGpu(options.webgpu) });
   const { baseWeights = "f32" } = options;
   using base = loadLayers(engine, model, { baseWeights });
@@ -107,7 +109,8 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
   const pruner = collected?.pruner ?? await makePruner(options.pruner, engine);
   // Before anyone joins: kernels that compile in a step would make all devices wait.
   const greedy = ["greedy", "iheadpruner", "iheadpruner-online"].includes(options.pruner.name);
-  await warmUp(engine, greedy ? ["base", "pruning"] : ["base"], baseWeights);
+  const generates = options.settings.task === "generate";
+  await warmUp(engine, generates ? ["decoding"] : greedy ? ["base", "pruning"] : ["base"], baseWeights);
   const run = new EdgeServer({
     engine,
     base,
@@ -117,6 +120,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     codecs: await codecsOf(options.codec ?? null),
     baseNorm,
     devices: options.devices,
+    maxCacheBytes: options.maxCacheBytes,
     timeoutMs: options.timeoutMs,
     joinTimeoutMs: options.joinTimeoutMs,
     resume: resumed ?? undefined,

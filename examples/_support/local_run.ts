@@ -13,9 +13,9 @@ import {
   type HeadStatistics,
   loadEnds,
   loadLayers,
-  loadModelFolder,
-  loadModelTokenizer,
+  loadModel,
   loadPairs,
+  loadTokenizerOf,
   LocalData,
   LocalHeads,
   type ModelFolder,
@@ -31,7 +31,7 @@ import type { Engine } from "@edgetuner/kernels";
 
 /** What a run needs. */
 export interface LocalRunOptions {
-  /** Folder of the base model. */
+  /** The base model: its folder, or a GGUF file. */
   readonly model: string;
   /** Training data. */
   readonly data: string;
@@ -73,7 +73,7 @@ export interface LocalModel {
 
 /** Loads the base model of a run. */
 export async function loadLocalModel(options: LocalRunOptions): Promise<LocalModel> {
-  const model = await loadModelFolder(options.model);
+  const model = await loadModel(options.model);
   const { layers, heads } = modelShape(model.config);
   const capacities = [...options.capacities].sort((a, b) => b - a);
   const headsPerDevice = allocateHeads(heads, capacities).map((range) => range.count);
@@ -89,7 +89,7 @@ export async function* localRun(
   pruner: Pruner,
 ): AsyncGenerator<LocalStep> {
   const { settings } = options;
-  const tokenizer = await loadModelTokenizer(options.model);
+  const tokenizer = await loadTokenizerOf(options.model);
   const set = encodePairs(await loadPairs(options.data), tokenizer, { length: options.length });
   const batches = shuffledBatches(set, { batch: options.batch, seed: settings.seed });
   using base = loadLayers(engine, model);

@@ -14,14 +14,13 @@ import {
   loadEnds,
   loadHeads,
   loadLayers,
-  loadModelFolder,
-  loadModelTokenizer,
   type LocalHeads,
   type ModelEnds,
   type Tokenizer,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { UsageError } from "./flags.ts";
+import { openModel } from "./model_flags.ts";
 import { loadGpu } from "./webgpu.ts";
 
 /** A model on the GPU, with or without an adapter. */
@@ -46,22 +45,21 @@ export class TextModel implements Disposable {
     this.#tokenizer = tokenizer;
   }
 
-  /** Loads a model folder, and an adapter that was trained on it. */
+  /** Loads a model, and an adapter that was trained on it. */
   static async open(
-    folder: string,
+    files: { readonly model: string; readonly tokenizer?: string },
     adapter: Adapter | null,
     webgpu = "deno",
     baseWeights: BaseWeights = "f32",
   ): Promise<TextModel> {
-    const model = await loadModelFolder(folder);
+    const { model, tokenizer } = await openModel({ tokenizer: "", ...files });
     if (adapter !== null && adapter.fingerprint !== "" && adapter.fingerprint !== model.fingerprint) {
       throw new UsageError(
-        `Cannot use the adapter as it must have been trained on ${folder}: its base has fingerprint ${
+        `Cannot use the adapter as it must have been trained on ${files.model}: its base has fingerprint ${
           adapter.fingerprint.slice(0, 12)
         }, this model ${model.fingerprint.slice(0, 12)}`,
       );
     }
-    const tokenizer = await loadModelTokenizer(folder);
     const engine = await Engine.create({ gpu: await loadGpu(webgpu) });
     const heads = adapter === null ? null : loadHeads(engine, adapter);
     return new TextModel(

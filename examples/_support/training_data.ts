@@ -6,32 +6,41 @@
 
 import {
   type BadLine,
+  type BatchStream,
   type ChatTemplate,
   CheckpointError,
   encodeExamples,
   loadChatTemplate,
   loadExamples,
   loadPairs,
+  modelFolderOf,
   type SequenceSet,
+  shuffledBatches,
   type Tokenizer,
 } from "@edgetuner/core";
-import { toggle } from "./flags.ts";
+import { integer, toggle } from "./flags.ts";
 
 /** Flags of every program that reads training data. */
 export const DATA_FLAGS = {
   "train-on-prompt": toggle("learn prompts too, not only completions and what the assistant says"),
-  "skip-bad-lines": toggle("leave out lines of the data that are not as they must be, and count them"),
+  "skip-bad": toggle("leave out lines of the data that are not as they must be, and count them"),
+  buckets: integer(
+    "N",
+    0,
+    "sequences of like length together, padded to multiples of N tokens; 0 = all to --length",
+    { min: 0 },
+  ),
 };
 
 /** How to read and encode. */
 export interface TrainingDataOptions {
-  /** Folder of the model: conversations need its chat template. */
+  /** The model: conversations need the chat template in its folder. */
   readonly model: string;
   readonly tokenizer: Tokenizer;
   /** Tokens per sequence. */
   readonly length: number;
   readonly "train-on-prompt": boolean;
-  readonly "skip-bad-lines": boolean;
+  readonly "skip-bad": boolean;
 }
 
 /**
@@ -47,7 +56,7 @@ export async function loadTrainingSet(file: string, options: TrainingDataOptions
       if (skipped++ === 0) first = `line ${line}: ${problem}`;
     },
   };
-  const reading = options["skip-bad-lines"] ? lenient : {};
+  const reading = options["skip-bad"] ? lenient : {};
   const examples = file.endsWith(".jsonl")
     ? await loadExamples(file, { ...reading, ...await chatTemplateOf(options.model) })
     : await loadPairs(file, reading);
@@ -61,9 +70,58 @@ export async function loadTrainingSet(file: string, options: TrainingDataOptions
 /** Nothing if the model has none: then only data with conversations is refused. */
 async function chatTemplateOf(model: string): Promise<{ chatTemplate?: ChatTemplate }> {
   try {
-    return { chatTemplate: await loadChatTemplate(model) };
+    return { chatTemplate: await loadChatTemplate(modelFolderOf(model)) };
   } catch (error) {
     if (error instanceof CheckpointError) return {};
     throw error;
   }
+}
+
+/** Batches of a training set that count what they save. */
+export interface TrainingBatches extends BatchStream {
+  /** Places for tokens in the batches drawn so far. */
+  readonly places: number;
+  /** How many there would be if all were padded to the set's length. */
+  readonly allPlaces: number;
+}
+
+/** Batches in an order by the seed; with `buckets` those of like lengths together. */
+export function trainingBatches(
+  set: SequenceSet,
+  { batch, seed, buckets }: { readonly batch: number; readonly seed: number; readonly buckets: number },
+): TrainingBatches {
+  const stream = shuffledBatches(set, { batch, seed, lengthStep: buckets });
+  let places = 0, drawn = 0;
+  return {
+    get position() {
+      return stream.position;
+    },
+    set position(value: number) {
+      stream.position = value;
+    },
+    get epoch() {
+      return stream.epoch;
+    },
+    get places() {
+      return places;
+    },
+    get allPlaces() {
+      return drawn * batch * set.length;
+    },
+    next() {
+      const next = stream.next();
+      places += next.batch * next.length;
+      drawn++;
+      return next;
+    },
+  };
+}
+
+/** What buckets have saved, in words and numbers; `null` without buckets or batches. */
+export function paddingSaved(
+  { places, allPlaces }: TrainingBatches,
+): { readonly places: number; readonly allPlaces: number; readonly text: string } | null {
+  if (places === allPlaces) return null;
+  const share = (100 * (1 - places / allPlaces)).toFixed(0);
+  return { places, allPlaces, text: `buckets saved ${share} % of ${allPlaces} places for tokens` };
 }

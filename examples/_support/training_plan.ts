@@ -5,18 +5,17 @@
  */
 
 import {
-  type BatchStream,
   type BestLoss,
   dataFingerprint,
   fixedBatches,
   maskSumOf,
   type RunSettings,
   type SequenceSet,
-  shuffledBatches,
   type StepMode,
   type TokenBatch,
 } from "@edgetuner/core";
 import { type FlagValues, integer, number, text, toggle } from "./flags.ts";
+import { paddingSaved, type TrainingBatches, trainingBatches } from "./training_data.ts";
 
 /** Flags of whoever has the data. */
 export const PLAN_FLAGS = {
@@ -40,7 +39,9 @@ export interface TrainingPlanOptions {
   /** Seed of the order of the data. */
   readonly seed: number;
   /** Flags with their values. */
-  readonly flags: Pick<FlagValues<typeof PLAN_FLAGS>, "valid-batches" | "eval-every" | "smoothing">;
+  readonly flags:
+    & Pick<FlagValues<typeof PLAN_FLAGS>, "valid-batches" | "eval-every" | "smoothing">
+    & { readonly buckets: number };
 }
 
 /**
@@ -55,7 +56,7 @@ export class TrainingPlan {
   readonly #options: TrainingPlanOptions;
   /** Both are known when the run begins. */
   #steps = 0;
-  #batches: BatchStream | null = null;
+  #batches: TrainingBatches | null = null;
   readonly #valid: readonly TokenBatch[];
   /** The step that is being validated, or was last. */
   #validated = -1;
@@ -79,7 +80,8 @@ export class TrainingPlan {
     const validation = valid === null
       ? null
       : await dataFingerprint(valid, { batch, batches: flags["valid-batches"] });
-    const drawing = { batch, seed, smoothing: flags.smoothing, validation };
+    const { smoothing, buckets } = flags;
+    const drawing = { batch, seed, smoothing, validation, ...(buckets > 0 ? { buckets } : {}) };
     return new TrainingPlan(options, await dataFingerprint(set, drawing));
   }
 
@@ -87,7 +89,8 @@ export class TrainingPlan {
   begin({ steps, accumulate = 1 }: Pick<RunSettings, "steps" | "accumulate">): void {
     const { set, batch, seed } = this.#options;
     this.#steps = steps;
-    this.#batches = shuffledBatches(set, { batch: batch * accumulate, seed });
+    const { buckets } = this.#options.flags;
+    this.#batches = trainingBatches(set, { batch: batch * accumulate, seed, buckets });
   }
 
   /** Goes on from the best validation that a checkpoint names. */
@@ -141,6 +144,11 @@ export class TrainingPlan {
     const all = [...(this.#before === null ? [] : [this.#before]), ...this.validations];
     return all.filter((v) => v.step < step)
       .reduce<BestLoss | null>((best, v) => best === null || v.loss < best.loss ? v : best, null);
+  }
+
+  /** What buckets have saved so far; `null` without any. */
+  get padding(): ReturnType<typeof paddingSaved> {
+    return this.#batches === null ? null : paddingSaved(this.#batches);
   }
 
   /** The best validation so far. */

@@ -11,7 +11,7 @@ function setOf(count: number): SequenceSet {
   return { sequences, length: 8, padding: 0, shortenedPrompts: 0, shortenedCompletions: 0, droppedTokens: 0 };
 }
 
-const FLAGS = { "valid-batches": 2, "eval-every": 2, smoothing: 0.1 };
+const FLAGS = { "valid-batches": 2, "eval-every": 2, smoothing: 0.1, buckets: 0 };
 const OPTIONS = { set: setOf(10), valid: setOf(5), batch: 2, seed: 1, flags: FLAGS };
 
 async function begun(): Promise<TrainingPlan> {
@@ -82,7 +82,7 @@ Deno.test("TrainingPlan's fingerprint depends on data, batches, seed and validat
   for (
     const change of [{ seed: 2 }, { batch: 3 }, { set: setOf(9) }, { valid: setOf(6) }, {
       flags: { ...FLAGS, smoothing: 0 },
-    }]
+    }, { flags: { ...FLAGS, buckets: 4 } }]
   ) {
     assertNotEquals(await of(change), first);
   }

@@ -159,7 +159,7 @@ Deno.test("server_tuner.ts learns from conversations and counts bad lines", asyn
     const strict = await run("server_tuner.ts", args);
     assertEquals(strict.code, 1);
     assertMatch(strict.err, /d.jsonl, line 4, as a line must have "messages", "text" or "prompt"/);
-    const lenient = await run("server_tuner.ts", [...args, "--skip-bad-lines"]);
+    const lenient = await run("server_tuner.ts", [...args, "--skip-bad"]);
     assertEquals(lenient.code, 0);
     assertMatch(lenient.err, /^1 bad lines of .*; the first: line 4: a line must have/m);
   });

@@ -256,7 +256,7 @@ Deno.test("a frame that is larger than the transport allows ends the run on both
 /** A data device that does something wrong in its first frame. */
 async function runWithData(
   frame: Partial<Frame>,
-  after?: (device: MadeUpDevice) => Promise<void>,
+  after?: (device: MadeUpDevice, run: string) => Promise<void>,
 ): Promise<unknown> {
   await using link = openLink("in-process");
   const server = new EdgeServer(serverOptions(model, settings));
@@ -275,8 +275,9 @@ async function runWithData(
   await device.send({ kind: "hello", meta: hello });
   const good = await joinDevice(link, server, { engine, name: "a", capacity: 1 });
   const welcome = decodeFrame((await channel.receive())!);
-  await device.send({ kind: "embedding", run: String(welcome.meta.run), meta: { mode: "train" }, ...frame });
-  await after?.(device);
+  const run = String(welcome.meta.run);
+  await device.send({ kind: "embedding", run, meta: { mode: "train" }, ...frame });
+  await after?.(device, run);
   const error = await running;
   const result = await good.result;
   assert(result.modules !== null);
@@ -299,9 +300,31 @@ Deno.test("a data device that sends something else than E ends the run", async (
     { tensors: [right], meta: { mode: "trial" } },
     { tensors: [right], meta: {} },
     { kind: "hiddenGradient", tensors: [right] },
+    // Generation: a prompt in two rows, what does not continue a row, or more than one token of it.
+    { kind: "decode", meta: {}, tensors: [right] },
+    { kind: "decode", meta: {}, tensors: [zeros([1, 13, 40])] },
+    { kind: "decode", meta: {}, tensors: [] },
+    { kind: "decode", meta: {}, step: 1, tensors: [zeros([1, 13, 48])] },
+    { kind: "decode", meta: { parents: [0] }, tensors: [zeros([1, 1, 48])] },
+    { kind: "decode", meta: { parents: [-1] }, tensors: [zeros([1, 1, 48])] },
+    { kind: "decode", meta: { parents: ["0"] }, tensors: [zeros([1, 1, 48])] },
+    { kind: "decode", meta: { parents: { length: 1 } }, tensors: [zeros([1, 1, 48])] },
+    { kind: "decode", meta: { parents: [0, 0] }, tensors: [zeros([2, 2, 48])] },
+    { kind: "decode", meta: { parents: [0] }, tensors: [zeros([2, 1, 48])] },
   ];
   for (const frame of wrong) {
     assertInstanceOf(await runWithData(frame), ProtocolError, JSON.stringify(frame.meta));
+  }
+  const prompt = { kind: "decode", tensors: [zeros([1, 5, 48])] } as const;
+  for (const parents of [[1], [0.5], [0, 2], [-1]]) {
+    const error = await runWithData({ ...prompt, meta: {} }, (device, run) =>
+      device.send({
+        kind: "decode",
+        run,
+        meta: { parents },
+        tensors: [zeros([parents.length, 1, 48])],
+      }));
+    assertInstanceOf(error, ProtocolError, `${parents}`);
   }
   assertEquals(engine.stats.tensors, before, "tensors left behind");
 });

@@ -3,7 +3,7 @@
  */
 
 import { assertEquals, assertGreater } from "@std/assert";
-import { EdgeServer, type Pruner, warmUp } from "@edgetuner/core";
+import { type DecodingSession, EdgeServer, type Pruner, warmUp } from "@edgetuner/core";
 import { type AdapterClass, Engine, pruneGreedily } from "@edgetuner/kernels";
 import { greedyPruner } from "@edgetuner/plugins";
 import { TinyGpt2, tinySettings } from "../support/tiny_model.ts";
@@ -26,7 +26,7 @@ for (
     using _withHeads = withHeads;
     const engines = [edge, withData, withHeads];
     const before = engines.map((e) => e.stats.tensors);
-    await warmUp(edge, ["base", "pruning"], baseWeights);
+    await warmUp(edge, ["base", "pruning", "decoding"], baseWeights);
     await warmUp(withData, ["data"], baseWeights);
     await warmUp(withHeads, ["heads"]);
     assertEquals(engines.map((e) => e.stats.tensors), before, "tensors are left");
@@ -40,7 +40,14 @@ for (
       const pruner = greedyPruner({ tau: 0.9, compute: (args) => pruneGreedily(edge, args) }) as Pruner;
       const server = new EdgeServer(serverOptions(onEdge, tinySettings(mode, 3), { pruner, devices: 1 }));
       const admitting = admitAll(link.listener, server);
-      const data = dataSide(onDevice, 3, { modes: ["evaluate", "train", "train", "train"] });
+      const data = {
+        ...dataSide(onDevice, 3, { modes: ["evaluate", "train", "train", "train"] }),
+        async generate(session: DecodingSession) {
+          await session.start([1, 2, 3]);
+          await session.append([4], [0]);
+          await session.append([5, 6], [0, 0]);
+        },
+      };
       const devices = [
         await joinDevice(link, server, { engine: withData, name: "data", capacity: 0, data }),
         await joinDevice(link, server, { engine: withHeads, name: "heads", capacity: 1 }),
