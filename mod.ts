@@ -562,6 +562,7 @@ export {
   validateDecision,
   Variable,
   type WaitOptions,
+  Waits,
   warmUp,
   type WarmUpPart,
   weightOf,

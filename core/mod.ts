@@ -212,6 +212,7 @@ export {
 export type { RunHandle } from "./session/run_handle.ts";
 export { type HeadDevice, RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
 export { type DecodingRequest, RemoteData } from "./session/remote_data.ts";
+export { Waits } from "./session/waits.ts";
 export { RemoteSession } from "./session/remote_session.ts";
 export {
   type DecodingRecord,
