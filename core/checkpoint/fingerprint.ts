@@ -5,6 +5,7 @@
  */
 
 import type { NamedArrays } from "../model/gpt2.ts";
+import { letGo } from "./stored_tensors.ts";
 
 /** Entries of some files that are no weights of their own: causal masks and the angles of positions. */
 const NO_WEIGHT = /(^|\.)(attn\.bias|attn\.masked_bias|rotary_emb\.inv_freq)$/;
@@ -62,6 +63,7 @@ export async function fingerprintOf(config: unknown, tensors: NamedArrays): Prom
   for (const [name, { shape, data }] of tensors) {
     if (NO_WEIGHT.test(name) || (tied && LM_HEAD.test(name))) continue;
     entries.push([name.replace(PREFIX, ""), shape, await sha256(bytesOf(data))]);
+    letGo(tensors, data);
   }
   entries.sort(([a], [b]) => (a < b ? -1 : 1));
   return await sha256(new TextEncoder().encode(canonical({ config, tensors: entries })));
