@@ -5,7 +5,7 @@
  */
 
 import type { NamedArrays } from "../model/gpt2.ts";
-import { StoredTensors } from "./stored_tensors.ts";
+import { letGo, StoredTensors } from "./stored_tensors.ts";
 
 /** Entries of some files that are no weights of their own: causal masks and the angles of positions. */
 const NO_WEIGHT = /(^|\.)(attn\.bias|attn\.masked_bias|rotary_emb\.inv_freq)$/;
@@ -85,6 +85,7 @@ export async function fingerprintOf(config: unknown, tensors: NamedArrays): Prom
   for (const [name, { shape, data }] of tensors) {
     if (isExtra(config, name)) continue;
     entries.push([name.replace(PREFIX, ""), shape, await sha256(bytesOf(data))]);
+    letGo(tensors, data);
   }
   entries.sort(([a], [b]) => (a < b ? -1 : 1));
   return await sha256(new TextEncoder().encode(canonical({ config, tensors: entries })));

@@ -137,6 +137,17 @@ export class StoredTensors implements ReadonlyMap<string, NamedArray> {
   }
 }
 
+/**
+ * Frees the values of a tensor that was read from a file for the caller alone; those of other maps stay. The
+ * garbage collector would get to it too, but often not before the next one is read.
+ *
+ * @param tensors Where the tensor came from.
+ * @param data Its values; empty afterwards if they are freed.
+ */
+export function letGo(tensors: ReadonlyMap<string, NamedArray>, { buffer }: Float32Array): void {
+  if (tensors instanceof StoredTensors && buffer instanceof ArrayBuffer) buffer.transfer(0);
+}
+
 function beside(path: string | URL, file: string): string | URL {
   return path instanceof URL ? new URL(encodeURIComponent(file), path) : path.replace(/[^/\\]*$/, file);
 }

@@ -21,6 +21,7 @@ import {
   type PackedMatrix,
   type Tensor,
 } from "@edgetuner/kernels";
+import { letGo } from "../checkpoint/stored_tensors.ts";
 import { CheckpointError } from "../errors.ts";
 import type { LayerHeads } from "../ports.ts";
 import type { BaseLayers, BaseShape, EndsShape, ModelEnds, Normalised, SequenceShape } from "./base.ts";
@@ -155,7 +156,9 @@ class Gpt2Reader {
     columns: number,
   ): Parameter<V> {
     try {
-      const value = put(weightOf(this.weights, name, rows, columns));
+      const data = weightOf(this.weights, name, rows, columns);
+      const value = put(data);
+      letGo(this.weights, data);
       const parameter = new Parameter(`transformer.${name}`, value, this.trainable);
       this.#made.push(parameter);
       return parameter;

@@ -11,6 +11,7 @@ import {
   PackedMatrix,
   type Tensor,
 } from "@edgetuner/kernels";
+import { letGo } from "../checkpoint/stored_tensors.ts";
 import { CheckpointError } from "../errors.ts";
 import { type MatrixParameter, Parameter } from "../tape.ts";
 import type { NamedArrays } from "./gpt2.ts";
@@ -261,7 +262,11 @@ export class WeightReader {
     parts: readonly (readonly [name: string, rows: number])[],
     columns: number,
   ): Generator<Float32Array> {
-    for (const [name, rows] of parts) yield this.#find(name, [rows, columns]);
+    for (const [name, rows] of parts) {
+      const data = this.#find(name, [rows, columns]);
+      yield data;
+      letGo(this.#weights, data);
+    }
   }
 
   #own<P extends MatrixParameter>(parameter: P): P {

@@ -83,7 +83,7 @@ const PARAMETER_SLOT = 256;
 const SLOTS_PER_BATCH = 128;
 const MAX_WORKGROUPS = 65_535;
 /** Bytes of writes after which the queue is told to go on: until then it keeps a copy of each. */
-const PENDING_WRITE_BYTES = 2 ** 26;
+const PENDING_WRITE_BYTES = 2 ** 22;
 const MAX_BIND_GROUPS = 8192;
 
 /** A GPU device with its pools, pipelines and command queue. */

@@ -88,22 +88,38 @@ export interface PackedRows {
   readonly scales: Float32Array<ArrayBuffer> | null;
 }
 
+/** Room for so many rows, to be used again and again. */
+export function packedRoom(shape: PackedShape, rows: number): PackedRows {
+  const { words, scales } = packedTensors({ ...shape, rows });
+  return {
+    words: new Uint32Array(words[0] * words[1]),
+    scales: scales === null ? null : new Float32Array(scales[0] * scales[1]),
+  };
+}
+
 /**
  * Packs some rows of a matrix.
  *
  * @param data Whole rows; with groups along the rows from the start of a group on.
  * @param shape Shape and format of the matrix.
  * @param name Of the matrix, for errors.
+ * @param room Where they go: room for as many rows or more, of the same shape.
+ * @returns The rows, in that room.
  * @throws {RangeError} If a weight is not finite, or too large for its format.
  */
-export function packRows(data: Float32Array, shape: PackedShape, name: string): PackedRows {
+export function packRows(
+  data: Float32Array,
+  shape: PackedShape,
+  name: string,
+  room: PackedRows,
+): PackedRows {
   const { format, columns } = shape;
   const rows = data.length / columns;
-  const { perWord } = PACKED_FORMATS[format];
-  const words = new Uint32Array(rows * Math.ceil(columns / perWord));
+  const sizes = packedTensors({ ...shape, rows });
+  const words = room.words.subarray(0, sizes.words[0] * sizes.words[1]);
   requireRange(data, format, name);
   if (format === "f16") {
-    const halves = new Float16Array(words.buffer);
+    const halves = new Float16Array(words.buffer, words.byteOffset, words.length * 2);
     if (columns % 2 === 0) halves.set(data);
     else {
       for (let r = 0; r < rows; r++) {
@@ -113,7 +129,8 @@ export function packRows(data: Float32Array, shape: PackedShape, name: string): 
     return { words, scales: null };
   }
   const part = { ...shape, rows, format };
-  const scales = scalesOf(data, part);
+  const scales = room.scales!.subarray(0, sizes.scales![0] * sizes.scales![1]);
+  findScales(data, part, scales);
   packCodes(data, scales, part, words);
   return { words, scales };
 }
@@ -133,12 +150,12 @@ function requireRange(data: Float32Array, format: PackedFormat, name: string): v
 type CodedShape = PackedShape & { readonly format: "int8" | "int4" };
 
 /** The scale of every group. */
-function scalesOf(data: Float32Array, shape: CodedShape): Float32Array<ArrayBuffer> {
+function findScales(data: Float32Array, shape: CodedShape, scales: Float32Array): void {
   const { rows, columns, format, groupsAlong } = shape;
   const { group } = PACKED_FORMATS[format];
-  const [scaleRows, width] = packedTensors(shape).scales!;
+  const [, width] = packedTensors(shape).scales!;
   // First the weight of the largest magnitude.
-  const scales = new Float32Array(scaleRows * width);
+  scales.fill(0);
   for (let r = 0; r < rows; r++) {
     const from = r * columns;
     if (groupsAlong === "columns") {
@@ -163,7 +180,6 @@ function scalesOf(data: Float32Array, shape: CodedShape): Float32Array<ArrayBuff
     const scale = Math.fround(format === "int8" ? Math.abs(scales[i]!) / 127 : scales[i]! / -8);
     scales[i] = Math.abs(scale) < F32_LEAST ? 0 : scale;
   }
-  return scales;
 }
 
 /** Rounds weights to codes and packs these: one a byte, or two. */

@@ -11,13 +11,14 @@ import {
   type GroupsAlong,
   PACKED_FORMATS,
   type PackedFormat,
+  packedRoom,
   type PackedShape,
   packedTensors,
   packRows,
 } from "./formats.ts";
 
 /** Weights packed at a time, in bytes of f32. */
-const PIECE_BYTES = 2 ** 22;
+const PIECE_BYTES = 2 ** 20;
 
 /** Some rows of a packed matrix, as they are bound to kernels. */
 export interface PackedWindow {
@@ -103,9 +104,10 @@ export class PackedMatrix implements Disposable {
       );
     }
     const step = Math.max(1, Math.floor(PIECE_BYTES / (columns * 4 * group))) * group;
+    const room = packedRoom(this, Math.min(step, count));
     for (let row = 0; row < count; row += step) {
       const part = data.subarray(row * columns, Math.min(count, row + step) * columns);
-      const packed = packRows(part, this, this.label);
+      const packed = packRows(part, this, this.label, room);
       engine.writeRows(this.words, first + row, packed.words);
       if (packed.scales !== null) engine.writeRows(this.scales!, (first + row) / group, packed.scales);
     }
