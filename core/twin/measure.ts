@@ -88,6 +88,7 @@ export async function measureCompute(options: MeasureOptions): Promise<ComputeMo
     });
     samples.push(...await medians(rounds, () => timeHeads(modules, size, tokens, n_layer)));
   }
+  waves.clear();
   const segments: Record<string, ComputeRate> = {};
   for (const { segment: { name } } of samples) segments[name] ??= fit(samples, name);
   // What has no segment of its own goes as fast as the largest one.
@@ -264,7 +265,13 @@ async function timeHeads(
   ];
 }
 
-/** Values that are neither zero nor large. */
+const waves = new Map<number, Float32Array>();
+
+/** Values that are neither zero nor large; made once for each length, as making them takes longer than most segments. */
 function wave(length: number): Float32Array {
-  return Float32Array.from({ length }, (_, i) => 0.5 * Math.sin(i));
+  let values = waves.get(length);
+  if (values === undefined) {
+    waves.set(length, values = Float32Array.from({ length }, (_, i) => 0.5 * Math.sin(i)));
+  }
+  return values;
 }
