@@ -34,7 +34,7 @@ async function main(): Promise<void> {
     about: "Pre-trains a tiny GPT-2 on generated restaurant talk.",
     examples: [
       "deno run -A examples/make_data.ts && deno run -A examples/pretrain.ts",
-      "deno run -A examples/pretrain.ts --steps 50 --out /tmp/trial   # needs tokenizer.json there",
+      "deno run -A examples/pretrain.ts --steps 50 --out runs/trial   # needs tokenizer.json there",
     ],
   }, {
     data: text(
