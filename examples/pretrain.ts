@@ -22,7 +22,7 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { copyingStart } from "./_support/copying_start.ts";
-import { integer, number, readFlags, runProgram, text } from "./_support/flags.ts";
+import { integer, number, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
 import { duration, ProgressBar } from "./_support/progress.ts";
 
 /** Shape of the model: 0.9 million parameters. */
@@ -55,7 +55,12 @@ async function main(): Promise<void> {
   });
   const { steps, batch, length, rate, seed } = flags;
   const tokenizer = await loadTokenizer(`${flags.out}/tokenizer.json`);
-  const lines = (await Deno.readTextFile(flags.data)).split("\n").filter((line) => line !== "");
+  const content = await Deno.readTextFile(flags.data).catch((cause) => {
+    throw new UsageError(
+      `Cannot pre-train as --data must be a file that can be read; examples/make_data.ts makes the default one: ${cause.message}`,
+    );
+  });
+  const lines = content.split("\n").filter((line) => line !== "");
   const held = Math.max(1, Math.floor(lines.length / 50));
   const train = encodeWindows(lines.slice(held), tokenizer, { length });
   const valid = fixedBatches(encodeWindows(lines.slice(0, held), tokenizer, { length }), batch);
