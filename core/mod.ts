@@ -214,13 +214,11 @@ export { type HeadDevice, RemoteHeads, type RemoteHeadsOptions } from "./session
 export { type DecodingRequest, RemoteData } from "./session/remote_data.ts";
 export { Waits } from "./session/waits.ts";
 export { RemoteSession } from "./session/remote_session.ts";
+export { EdgeServer, type EdgeServerOptions, keptPerLayer } from "./session/edge_server.ts";
 export {
   type DecodingRecord,
-  EdgeServer,
   type EdgeServerEvent,
-  type EdgeServerOptions,
   type JoinedDevice,
-  keptPerLayer,
   type RunEnding,
   type RunMember,
   RunServer,
@@ -229,7 +227,7 @@ export {
   type RunSystem,
   type StepRecord,
   type StepTimes,
-} from "./session/edge_server.ts";
+} from "./session/run_server.ts";
 export {
   type DataSide,
   runUserDevice,

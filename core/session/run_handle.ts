@@ -5,7 +5,7 @@
  */
 
 import type { LedgerEntry } from "../wire/ledger.ts";
-import type { EdgeServerEvent, JoinedDevice, RunStatus, StepRecord } from "./edge_server.ts";
+import type { EdgeServerEvent, JoinedDevice, RunStatus, StepRecord } from "./run_server.ts";
 import type { RunSettings } from "./settings.ts";
 
 /** A run, to be watched and controlled. */

@@ -29,7 +29,7 @@ import {
 import { type BatchPart, partsOfStep } from "../train/local_data.ts";
 import type { HeadMode, HeadStatistics, StepMode } from "../ports.ts";
 import type { Channel } from "../transport.ts";
-import type { RunEnding } from "./edge_server.ts";
+import type { RunEnding } from "./run_server.ts";
 import { findCodec, type WireCodec } from "../wire/codec.ts";
 import { type Frame, PROTOCOL_VERSION } from "../wire/frame.ts";
 import type { ByteLedger } from "../wire/ledger.ts";

@@ -13,7 +13,7 @@ import { HandshakeError, ProtocolError } from "../errors.ts";
 import { HeadModules } from "../lora/head_modules.ts";
 import { type Gpt2Config, type NamedArrays, weightOf } from "../model/gpt2.ts";
 import type { EmbeddedBatch } from "../ports.ts";
-import { type RunMember, RunServer, type RunServerOptions } from "../session/edge_server.ts";
+import { type RunMember, RunServer, type RunServerOptions } from "../session/run_server.ts";
 import { RemoteData } from "../session/remote_data.ts";
 import { Waits } from "../session/waits.ts";
 import type { ModelShape } from "../session/settings.ts";

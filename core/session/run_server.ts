@@ -1,0 +1,553 @@
+/**
+ * What every server of a run does, whatever its steps are: devices join, the run starts, and it ends.
+ *
+ * @module
+ */
+
+import type { Engine } from "@edgetuner/kernels";
+import type { CheckpointSource } from "../checkpoint/run_checkpoint.ts";
+import { DeadlineError, HandshakeError } from "../errors.ts";
+import type { HeadRange } from "../lora/allocation.ts";
+import type { StepMode } from "../ports.ts";
+import type { Channel } from "../transport.ts";
+import { findCodec, type WireCodec } from "../wire/codec.ts";
+import { PROTOCOL_VERSION } from "../wire/frame.ts";
+import { ByteLedger, type LedgerEntry } from "../wire/ledger.ts";
+import { Peer } from "../wire/peer.ts";
+import type { RunHandle } from "./run_handle.ts";
+import { checkRunSettings, type RunSettings } from "./settings.ts";
+
+/** A device that joined. */
+export interface JoinedDevice {
+  /** Name it gave. */
+  readonly name: string;
+  /** gamma, its capacity; 0 without heads. */
+  readonly capacity: number;
+  /** True if it is the data device. */
+  readonly data: boolean;
+  /** Its heads, once the run has started. */
+  range: HeadRange | null;
+  /** False once its connection has ended. */
+  connected: boolean;
+}
+
+/** Where the time of a step went, in milliseconds. */
+export interface StepTimes {
+  /** The whole step. */
+  readonly total: number;
+  /** The pruner's decision, with the probe if it needs one. */
+  readonly prune: number;
+  /** Waiting for results of the own GPU. */
+  readonly readback: number;
+  /** Encoding and decoding frames. */
+  readonly codec: number;
+  /** Waiting for devices with nothing else left to do. */
+  readonly wait: number;
+}
+
+/** What is known of a step after it. */
+export interface StepRecord {
+  /** Training steps before this one. */
+  readonly step: number;
+  /** Train or evaluate. */
+  readonly mode: StepMode;
+  /** The loss, if the data device shares it. */
+  readonly loss: number | null;
+  /** Where the time went. */
+  readonly times: StepTimes;
+  /** Bytes of frames sent and received in this step, without a probe's. */
+  readonly bytes: number;
+  /**
+   * Bytes of frames of the probe that the pruner needed: those of an unpruned step with one statistic,
+   * without E, which is not sent again. Left out if it needed none.
+   */
+  readonly probeBytes?: number;
+  /** Global norm of the gradients before they were clipped; left out where they are not. */
+  readonly gradientNorm?: number;
+  /** Head mask, [L * H], 1 = pruned. */
+  readonly mask: Uint8Array;
+  /** Kept heads of each layer, [L]. */
+  readonly kept: readonly number[];
+  /** The pruner's importance per head, [L * H], if it gives one. */
+  readonly scores: Float32Array | null;
+  /** Tokens of the step. */
+  readonly tokens: number;
+  /** B, sequences of the step. */
+  readonly batch: number;
+}
+
+/** What is known of a pass of generation after it. */
+export interface DecodingRecord {
+  /** R, continuations side by side. */
+  readonly rows: number;
+  /** New tokens of each row: those of the prompt, then one. */
+  readonly tokens: number;
+  /** Tokens of each row so far, the prompt's too. */
+  readonly length: number;
+  /** Where the time from E to h_L went, in milliseconds. */
+  readonly times: Pick<StepTimes, "total" | "readback" | "codec" | "wait">;
+  /** Bytes of frames sent and received in this pass, E's too. */
+  readonly bytes: number;
+  /** Bytes of the keys and values that are kept. */
+  readonly cacheBytes: number;
+}
+
+/** State of a run. */
+export type RunStatus = "waiting" | "running" | "paused" | "ended" | "failed";
+
+/** Something that happened. */
+export type EdgeServerEvent =
+  | { readonly type: "joined" | "left"; readonly device: JoinedDevice }
+  | { readonly type: "refused"; readonly peer: string; readonly reason: string }
+  | { readonly type: "status"; readonly status: RunStatus; readonly reason: string }
+  | { readonly type: "step"; readonly record: StepRecord }
+  | { readonly type: "decoding"; readonly record: DecodingRecord };
+
+/** Options of every server of a run. */
+export interface RunServerOptions {
+  /** Fingerprint of the checkpoint; a data device's must be the same. */
+  readonly fingerprint: string;
+  /** Settings of the run. */
+  readonly settings: RunSettings;
+  /** Devices with heads that must join before the run starts. */
+  readonly devices: number;
+  /** Name of the run. @default {a random one} */
+  readonly run?: string | undefined;
+  /** Longest wait for a device during a step, in milliseconds. @default {120000} */
+  readonly timeoutMs?: number | undefined;
+  /** Longest wait until all devices have joined, in milliseconds. @default {600000} */
+  readonly joinTimeoutMs?: number | undefined;
+  /** Codecs that the run may use besides the built-in ones. @default {[]} */
+  readonly codecs?: readonly WireCodec[] | undefined;
+  /** Most bytes of frames that may wait to be handled, see `PeerOptions`. @default {268435456} */
+  readonly maxQueuedBytes?: number | undefined;
+  /** The clock of step times, in milliseconds; another one for runs in virtual time. @default {performance.now} */
+  readonly now?: (() => number) | undefined;
+  /**
+   * Checkpoints of this server to go on from. Every device must bring those of its own, see
+   * `UserDeviceOptions.resume`; the run goes on from the newest step that all have.
+   */
+  readonly resume?: CheckpointSource | undefined;
+}
+
+/** Longest time a peer may take to say hello, in milliseconds. */
+const HELLO_TIMEOUT_MS = 10_000;
+const MAX_NAME = 64;
+/** Most checkpoints that a device may bring. */
+const MAX_CHECKPOINTS = 1024;
+
+/** A device that joined, with its connection. */
+export interface RunMember {
+  /** What others see of it. */
+  readonly device: JoinedDevice;
+  /** Its connection. */
+  readonly peer: Peer;
+  /** True if it tells the loss of each step. */
+  readonly sharesLoss: boolean;
+  /** What it said in its hello. */
+  readonly hello: Readonly<Record<string, unknown>>;
+}
+
+/** How the model and its training are divided: a device takes part only in what it was made for. */
+export type RunSystem = "split" | "tensorParallel";
+
+interface Hello {
+  readonly name: string;
+  readonly capacity: number;
+  readonly data: boolean;
+  readonly fingerprint: string;
+  readonly sharesLoss: boolean;
+}
+
+/** How a run ended in good order. */
+export interface RunEnding {
+  /** Training steps done. */
+  readonly step: number;
+  /** True if the head modules at the end are the best of the run. */
+  readonly best: boolean;
+}
+
+/**
+ * What every server of a run does: it lets devices join, starts and ends the run, and tells what
+ * happens. What the steps are is up to the classes that extend it.
+ */
+export abstract class RunServer implements RunHandle {
+  /** Name of the run. */
+  readonly run: string;
+  /** What was sent and received, all devices together. */
+  readonly ledger: ByteLedger = new ByteLedger();
+  readonly #options: RunServerOptions;
+  readonly #system: RunSystem;
+  readonly #settings: Required<RunSettings>;
+  readonly #codec: WireCodec;
+  readonly #members: RunMember[] = [];
+  readonly #listeners = new Set<(event: EdgeServerEvent) => void>();
+  readonly #stop = new AbortController();
+  #status: RunStatus = "waiting";
+  #paused = false;
+  #latest: StepRecord | null = null;
+  /** Set by `runAll` when all steps that were to be are done: devices then save what they have. */
+  protected ending: RunEnding | null = null;
+  #stopReason: string | null = null;
+  #changed: PromiseWithResolvers<void> = Promise.withResolvers();
+
+  /**
+   * Prepares a run; devices may `join` at once, the steps begin with `start`.
+   *
+   * @param options See `RunServerOptions`.
+   * @param kind What the run is, and the most devices that can have heads in it.
+   * @throws {RangeError} If settings are out of range.
+   * @throws {HandshakeError} If the settings name a codec that is not known.
+   */
+  constructor(
+    options: RunServerOptions,
+    kind: { readonly system: RunSystem; readonly maxDevices: number },
+  ) {
+    this.#options = options;
+    this.#system = kind.system;
+    this.#settings = checkRunSettings(options.settings);
+    this.#codec = findCodec(this.#settings.codec, options.codecs);
+    if (!Number.isInteger(options.devices) || options.devices < 1 || options.devices > kind.maxDevices) {
+      throw new RangeError(
+        `Cannot start the edge server as devices must be an integer from 1 to ${kind.maxDevices} (by the heads per layer): current value is ${options.devices}`,
+      );
+    }
+    this.run = options.run ?? options.resume?.run ?? crypto.randomUUID().slice(0, 8);
+  }
+
+  /** State of the run. */
+  get status(): RunStatus {
+    return this.#status;
+  }
+
+  /** Settings of the run. */
+  get settings(): Required<RunSettings> {
+    return this.#settings;
+  }
+
+  /** The last step; `null` before the first. */
+  get latest(): StepRecord | null {
+    return this.#latest;
+  }
+
+  /**
+   * Calls a listener with everything that happens from now on.
+   *
+   * @returns A function that ends it.
+   */
+  subscribe(listener: (event: EdgeServerEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  }
+
+  /** Devices that joined, in order of joining. */
+  get devices(): readonly JoinedDevice[] {
+    return this.#members.map((m) => m.device);
+  }
+
+  /**
+   * Lets a device join over an open channel; the server owns the channel from now on. Whatever
+   * the device does wrong ends in its channel being closed, with the reason, and in an event.
+   */
+  async join(channel: Channel): Promise<void> {
+    const peer = new Peer(channel, {
+      timeoutMs: HELLO_TIMEOUT_MS,
+      signal: this.#stop.signal,
+      ledger: this.ledger,
+      maxQueuedBytes: this.#options.maxQueuedBytes,
+    });
+    try {
+      const frame = await peer.receive("hello");
+      const hello = this.#admit(frame.meta);
+      const device: JoinedDevice = {
+        name: hello.name,
+        capacity: hello.capacity,
+        data: hello.data,
+        range: null,
+        connected: true,
+      };
+      peer.name = `device "${hello.name}"`;
+      peer.timeoutMs = this.#options.timeoutMs ?? 120_000;
+      const member = { device, peer, sharesLoss: hello.sharesLoss, hello: frame.meta };
+      this.#members.push(member);
+      this.#emit({ type: "joined", device });
+      this.#wake();
+      channel.closed.then(() => {
+        device.connected = false;
+        // A device that leaves before the start makes room for another one.
+        if (this.#status === "waiting") this.#members.splice(this.#members.indexOf(member), 1);
+        this.#emit({ type: "left", device });
+        this.#wake();
+      });
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      this.#emit({ type: "refused", peer: peer.name, reason });
+      await peer.send("refuse", { meta: { reason } }).catch(() => {});
+      await peer.close(reason.slice(0, 100)).catch(() => {});
+    }
+  }
+
+  /** Holds the run before its next step. */
+  pause(): void {
+    this.#paused = true;
+    if (this.#status === "running") this.#setStatus("paused", "");
+  }
+
+  /** Goes on after `pause`. */
+  resume(): void {
+    this.#paused = false;
+    if (this.#status === "paused") this.#setStatus("running", "");
+    this.#wake();
+  }
+
+  /** Ends the run after the current step; devices keep what they learnt. */
+  stop(reason = "stopped"): void {
+    this.#stopReason ??= reason;
+    this.#wake();
+  }
+
+  /**
+   * Waits for the devices, then runs all steps. Resolves when the run has ended, on purpose or not
+   * wanted any more; all channels are closed then.
+   *
+   * @param signal Ends the run at once.
+   * @throws {DeadlineError} If not all devices joined in time, or one did not answer in time.
+   * @throws {ProtocolError} If a device broke the protocol.
+   * @throws {PluginError} If the pruner returned something its contract does not allow.
+   */
+  async start(signal?: AbortSignal): Promise<void> {
+    const onAbort = () => {
+      this.stop("aborted");
+      this.#stop.abort(signal!.reason);
+    };
+    if (signal?.aborted) onAbort();
+    else signal?.addEventListener("abort", onAbort);
+    let reason = "";
+    try {
+      await this.#waitForDevices();
+      if (this.#stopReason === null) await this.runAll();
+      reason = this.#stopReason ?? "";
+      this.#setStatus("ended", reason);
+    } catch (error) {
+      reason = error instanceof Error ? error.message : String(error);
+      if (this.#stopReason !== null) {
+        this.#setStatus("ended", this.#stopReason);
+      } else {
+        this.#setStatus("failed", reason);
+        throw error;
+      }
+    } finally {
+      signal?.removeEventListener("abort", onAbort);
+      await Promise.all(this.#members.map(async ({ peer }) => {
+        await peer.send("end", { meta: { reason, ...(this.ending ?? {}) } }).catch(() => {});
+        await peer.close(reason.slice(0, 100)).catch(() => {});
+      }));
+    }
+  }
+
+  #admit(meta: Readonly<Record<string, unknown>>): Hello {
+    const { protocol, name, capacity, data, fingerprint, sharesLoss } = meta;
+    if (this.#status !== "waiting") {
+      throw new HandshakeError(
+        `Cannot admit the device as the run must not have started: it is ${this.#status}`,
+      );
+    }
+    if (protocol !== PROTOCOL_VERSION) {
+      throw new HandshakeError(
+        `Cannot admit the device as its protocol version must be ${PROTOCOL_VERSION}: current value is ${protocol}`,
+      );
+    }
+    if (typeof name !== "string" || name.length === 0 || name.length > MAX_NAME) {
+      throw new HandshakeError(`Cannot admit the device as its name must have 1 to ${MAX_NAME} characters`);
+    }
+    if (
+      typeof capacity !== "number" || !Number.isFinite(capacity) || capacity < 0 ||
+      (capacity === 0 && data !== true)
+    ) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as its capacity must be positive, or 0 for a data device without heads: current value is ${capacity}`,
+      );
+    }
+    if (typeof data !== "boolean" || typeof sharesLoss !== "boolean" || typeof fingerprint !== "string") {
+      throw new HandshakeError(`Cannot admit "${name}" as its hello must be complete: it is not`);
+    }
+    const { system = "split", task = "train" } = meta;
+    if (system !== this.#system) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as it must be made for the run's system "${this.#system}": current value is ${
+          JSON.stringify(system)
+        }`,
+      );
+    }
+    if (task !== this.#settings.task) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as it must take part in what the run is for, "${this.#settings.task}": current value is ${
+          JSON.stringify(task)
+        }`,
+      );
+    }
+    if (data) {
+      if (this.#members.some((m) => m.device.data)) {
+        throw new HandshakeError(
+          `Cannot admit "${name}" as there must be one data device: there is one already`,
+        );
+      }
+      if (fingerprint !== this.#options.fingerprint) {
+        throw new HandshakeError(
+          `Cannot admit "${name}" as its model must be the server's (fingerprint ${
+            this.#options.fingerprint.slice(0, 12)
+          }): its fingerprint is ${fingerprint.slice(0, 12)}`,
+        );
+      }
+    }
+    this.#admitCheckpoints(name, meta.checkpoints);
+    if (capacity > 0 && this.#withHeads().length >= this.#options.devices) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as the run has ${this.#options.devices} devices with heads: all have joined`,
+      );
+    }
+    this.checkHello(name, capacity, meta);
+    return { name, capacity, data, fingerprint, sharesLoss };
+  }
+
+  /** A device must bring checkpoints of the run that goes on, and none to a new one. */
+  #admitCheckpoints(name: string, brought: unknown): void {
+    const { run = null, steps = null } = (brought ?? {}) as Record<string, unknown>;
+    const wanted = this.#options.resume?.run ?? null;
+    if (run !== wanted) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as it must bring ${
+          wanted === null ? "no checkpoints to a new run" : `checkpoints of run "${wanted}", which goes on`
+        }: current value is ${run === null ? "none" : JSON.stringify(run)?.slice(0, 80)}`,
+      );
+    }
+    const isList = Array.isArray(steps) && steps.length >= 1 && steps.length <= MAX_CHECKPOINTS &&
+      steps.every((step) => Number.isInteger(step) && step >= 0);
+    if (wanted !== null && !isList) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as it must say the steps of 1 to ${MAX_CHECKPOINTS} checkpoints: it does not`,
+      );
+    }
+  }
+
+  #withHeads(): RunMember[] {
+    return this.#members.filter((m) => m.device.capacity > 0);
+  }
+
+  #emit(event: EdgeServerEvent): void {
+    if (event.type === "step") this.#latest = event.record;
+    for (const listener of this.#listeners) listener(event);
+  }
+
+  #setStatus(status: RunStatus, reason: string): void {
+    if (this.#status === status) return;
+    this.#status = status;
+    this.#emit({ type: "status", status, reason });
+  }
+
+  #wake(): void {
+    this.#changed.resolve();
+    this.#changed = Promise.withResolvers();
+  }
+
+  async #waitForDevices(): Promise<void> {
+    const limit = this.#options.joinTimeoutMs ?? 600_000;
+    const until = performance.now() + limit;
+    const complete = () =>
+      this.#withHeads().length === this.#options.devices && this.#members.some((m) => m.device.data);
+    while (!complete() && this.#stopReason === null) {
+      const left = until - performance.now();
+      if (left <= 0) {
+        throw new DeadlineError(
+          `Cannot start the run as ${this.#options.devices} devices with heads and a data device must join within ${limit} ms: ${this.#withHeads().length} joined, ${
+            this.#members.some((m) => m.device.data) ? "with" : "without"
+          } a data device`,
+        );
+      }
+      await raceTimeout(this.#changed.promise, left);
+    }
+  }
+
+  /**
+   * Checks what a kind of run asks of a device beyond what all do.
+   *
+   * @throws {HandshakeError} If the device cannot take part.
+   */
+  protected checkHello(_name: string, _capacity: number, _meta: Readonly<Record<string, unknown>>): void {}
+
+  /** Runs all steps; called once the devices have joined. Calls `setRunning` before it waits for any. */
+  protected abstract runAll(): Promise<void>;
+
+  /** All devices, in order of joining. */
+  protected get members(): readonly RunMember[] {
+    return this.#members;
+  }
+
+  /** Devices with heads by capacity, then by name: they get the same heads in whatever order they join. */
+  protected get headMembers(): readonly RunMember[] {
+    return this.#withHeads().sort((a, b) =>
+      b.device.capacity - a.device.capacity || (a.device.name < b.device.name ? -1 : 1)
+    );
+  }
+
+  /** The codec of the run. */
+  protected get codec(): WireCodec {
+    return this.#codec;
+  }
+
+  /** The clock of step times, in milliseconds. */
+  protected get now(): () => number {
+    return this.#options.now ?? (() => performance.now());
+  }
+
+  /** Aborted when the run is to end at once. */
+  protected get signal(): AbortSignal {
+    return this.#stop.signal;
+  }
+
+  /** Tells listeners what happened. */
+  protected emit(event: EdgeServerEvent): void {
+    this.#emit(event);
+  }
+
+  /** From now on the run has started: a device that leaves is missed. */
+  protected setRunning(): void {
+    this.#setStatus("running", "");
+  }
+
+  /** Waits while the run is paused; false if it is to end. */
+  protected async mayGoOn(): Promise<boolean> {
+    while (this.#paused && this.#stopReason === null) {
+      this.#setStatus("paused", "");
+      await raceTimeout(this.#changed.promise, 1000);
+    }
+    return this.#stopReason === null;
+  }
+
+  /** Milliseconds and bytes spent so far; `waits` are those who wait for devices. */
+  protected counters(
+    engine: Engine,
+    ...waits: readonly { readonly waitMs: number }[]
+  ): Record<"readback" | "codec" | "wait" | "bytes", number> {
+    let codec = 0;
+    for (const { peer } of this.#members) codec += peer.times.codecMs;
+    return {
+      readback: engine.stats.readbackMs,
+      codec,
+      wait: waits.reduce((sum, { waitMs }) => sum + waitMs, 0),
+      bytes: this.ledger.totalBytes,
+    };
+  }
+
+  /** Lines of the ledger so far. */
+  traffic(): LedgerEntry[] {
+    return this.ledger.entries();
+  }
+}
+
+async function raceTimeout(promise: Promise<void>, ms: number): Promise<void> {
+  const { promise: timeout, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, ms);
+  await Promise.race([promise, timeout]);
+  clearTimeout(timer);
+}
