@@ -176,9 +176,7 @@ async function generateThere(
   using ends = loadEnds(engine, model, { baseWeights });
   await warmUp(engine, ["data"], baseWeights);
   const tokens: (readonly number[])[] = [];
-  const channel = await transport.connect({
-    signal: AbortSignal.timeout(flags["connect-timeout"] * 1000),
-  });
+  const channel = await transport.connect();
   const { error, ledger } = await runUserDevice({
     engine,
     channel,

@@ -142,9 +142,7 @@ async function main(): Promise<number> {
     [...flags.capacity > 0 ? ["heads" as const] : [], ...data ? ["data" as const] : []],
     baseWeightsOf(flags),
   );
-  const channel = await transport.connect({
-    signal: AbortSignal.any([abort.signal, AbortSignal.timeout(flags["connect-timeout"] * 1000)]),
-  });
+  const channel = await transport.connect({ signal: abort.signal });
   say(`${name} joined on ${engine.adapterName}; waiting for the other devices`);
   const log = new MemoryLog();
   let bar: ProgressBar | null = null;

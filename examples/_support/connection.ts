@@ -34,6 +34,11 @@ export function openTransport(
   } catch {
     throw new UsageError(`Cannot join as ${flag} must be a URL: current value is "${server}"`);
   }
+  if (!["ws:", "wss:", "http:", "https:"].includes(url.protocol)) {
+    throw new UsageError(
+      `Cannot join as ${flag} must begin with ws, wss, http or https: current value is "${server}"`,
+    );
+  }
   const options = {
     url,
     token,

@@ -234,7 +234,8 @@ export async function runProgram(main: () => Promise<number | void>): Promise<vo
   try {
     Deno.exitCode = await main() ?? 0;
   } catch (error) {
-    if (error instanceof UsageError) {
+    // By name: those of workers come as messages.
+    if (error instanceof Error && error.name === "UsageError") {
       console.error(error.message);
       Deno.exitCode = 2;
       return;
@@ -250,7 +251,10 @@ export async function runProgram(main: () => Promise<number | void>): Promise<vo
       "PluginError",
       "ProtocolError",
       "AddrInUse",
+      "IsADirectory",
+      "NotADirectory",
       "NotFound",
+      "PermissionDenied",
       "RangeError",
     ];
     if (error instanceof Error && plain.includes(error.name)) console.error(error.message);

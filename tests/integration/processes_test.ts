@@ -123,6 +123,23 @@ Deno.test("user_device.ts says so and fails within its limit when the server can
   assertLess(performance.now() - began, 15_000);
 });
 
+Deno.test("user_device.ts says so and fails within its limit when the server never answers", async () => {
+  using silent = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = silent.addr;
+  for (const path of [`ws://127.0.0.1:${port}/join/ws`, `http://127.0.0.1:${port}/join/http`]) {
+    const args = ["--server", path, "--token", "some-token", "--connect-timeout", "2"];
+    const ended = await end(start("user_device.ts", args));
+    assertEquals(ended.code, 1);
+    assertOneLine(ended, "2000 ms");
+  }
+});
+
+Deno.test("edge_server.ts says in one line that a pruner is not known", async () => {
+  const ended = await end(start("edge_server.ts", ["--port", "0", "--pruner", "nope"]));
+  assertEquals(ended.code, 2);
+  assertOneLine(ended, "nope");
+});
+
 /** Starts an edge server and waits until it listens. */
 async function startServer(args: readonly string[]) {
   const process = start("edge_server.ts", [
