@@ -256,7 +256,9 @@ async function main(): Promise<number> {
   bar.end();
   const seconds = (performance.now() - started) / 1000;
   const failed = children.filter((_, i) => codes[i] !== 0 && codes[i] !== 130);
-  for (const child of failed) {
+  // Those that were ended because another one failed have nothing to say.
+  const spoke = failed.filter((child) => child.errors.trim() !== "");
+  for (const child of spoke.length > 0 ? spoke : failed) {
     console.error(`${child.name}: ${child.errors.trim() || "ended without a word"}`);
   }
 
