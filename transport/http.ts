@@ -46,7 +46,7 @@ import {
   splitFrames,
 } from "./_http_body.ts";
 import { count, DEFAULT_MAX_FRAME_BYTES, DEFAULT_QUEUE_BYTES, endpoint, milliseconds } from "./_options.ts";
-import { plain } from "./_plain.ts";
+import { detailOf, refusal } from "./problem.ts";
 import { type Frame, frameCost, type Wire, WireChannel } from "./_wire_channel.ts";
 import { type Authorize, checkToken } from "./token.ts";
 import type { HandleOptions } from "./web_socket.ts";
@@ -377,7 +377,7 @@ class HttpClientWire implements Wire {
         const grant = String(this.#flow.grant());
         const answer = await this.#attempt(method, { ...headers, [HEADER.grant]: grant }, body);
         if (answer.status === 200 || answer.status === 204) return answer;
-        failure = describe(answer.status, new TextDecoder().decode(answer.body.subarray(0, 300)).trim());
+        failure = describe(answer.status, detailOf(new TextDecoder().decode(answer.body)));
         if (answer.status < 500 && answer.status !== 408 && answer.status !== 429) throw new Refused(failure);
       } catch (error) {
         if (stop.aborted || this.#peerEnded) return undefined;
@@ -511,7 +511,7 @@ export function httpTransport(options: HttpTransportOptions): Transport {
     if (answer.status !== 200 || firstGrant === undefined || theirMax === undefined) {
       const why = answer.status === 401
         ? token === undefined ? "a token is required" : "the token was refused"
-        : describe(answer.status, new TextDecoder().decode(answer.body.subarray(0, 300)).trim());
+        : describe(answer.status, detailOf(new TextDecoder().decode(answer.body)));
       throw new ChannelClosedError(`Cannot connect to ${url.href}: ${why}`);
     }
     const maxFrameBytes = Math.min(limits.maxFrameBytes, theirMax);
@@ -606,13 +606,13 @@ class HttpSession implements Wire {
     const { headers } = request;
     this.#raise(headers);
     if (seq > this.#inSeq) {
-      return plain(409, `The next frame must have the number ${this.#inSeq}: current value is ${seq}`);
+      return refusal(409, `The next frame must have the number ${this.#inSeq}: current value is ${seq}`);
     }
     for (const frame of frames.slice(this.#inSeq - seq)) {
       if (!this.#flow.received(frame)) {
         const reason = `More than ${this.#limits.queueBytes} bytes wait to be received`;
         this.fail(reason);
-        return plain(400, reason);
+        return refusal(400, reason);
       }
       this.#inSeq++;
       this.#channel.deliver(frame);
@@ -625,7 +625,7 @@ class HttpSession implements Wire {
   /** Hands out frames, waiting for some if there are none. */
   async get(request: Request, ack: number): Promise<Response> {
     this.#raise(request.headers);
-    if (ack > this.#out.first + this.#out.length) return plain(409, `There is no frame ${ack} yet`);
+    if (ack > this.#out.first + this.#out.length) return refusal(409, `There is no frame ${ack} yet`);
     // One that was overtaken by a later one; nobody reads the answer.
     if (ack < this.#out.first) return this.#answer(204, null);
     this.#polled = true;
@@ -740,12 +740,12 @@ export function httpListener(options: HttpListenerOptions = {}): HttpListener {
   }
 
   function open(id: string, request: Request, peer: string): Response {
-    if (backlog.refusal) return plain(503, backlog.refusal);
+    if (backlog.refusal) return refusal(503, backlog.refusal);
     const grant = readCount(request.headers, HEADER.grant);
-    if (!SESSION_PATTERN.test(id) || grant === undefined) return plain(400, "The request is malformed");
-    if (sessions.has(id)) return plain(409, "The session exists already");
+    if (!SESSION_PATTERN.test(id) || grant === undefined) return refusal(400, "The request is malformed");
+    if (sessions.has(id)) return refusal(409, "The session exists already");
     // Sessions that are over stay for a while, and must not pile up either.
-    if (sessions.size >= 2 * maxChannels) return plain(503, "Too many sessions ended recently");
+    if (sessions.size >= 2 * maxChannels) return refusal(503, "Too many sessions ended recently");
     let session: HttpSession | undefined;
     const channel = new WireChannel(
       { peer, maxFrameBytes: limits.maxFrameBytes },
@@ -756,30 +756,33 @@ export function httpListener(options: HttpListenerOptions = {}): HttpListener {
     channel.closed.then(() => disposed && remove(id));
     schedule();
     backlog.offer(channel);
-    return plain(200, "The session is open", {
-      [HEADER.grant]: session!.grant(),
-      [HEADER.maxFrame]: String(limits.maxFrameBytes),
-      [HEADER.idle]: String(idleTimeoutMs),
+    return new Response("The session is open\n", {
+      headers: {
+        "cache-control": "no-store",
+        [HEADER.grant]: session!.grant(),
+        [HEADER.maxFrame]: String(limits.maxFrameBytes),
+        [HEADER.idle]: String(idleTimeoutMs),
+      },
     });
   }
 
   async function post(id: string, session: HttpSession, request: Request): Promise<Response> {
     const seq = readCount(request.headers, HEADER.seq);
-    if (seq === undefined) return plain(400, "The request is malformed");
-    if (session.reading >= MAX_BODIES_AT_ONCE) return plain(429, "An earlier request is still being read");
+    if (seq === undefined) return refusal(400, "The request is malformed");
+    if (session.reading >= MAX_BODIES_AT_ONCE) return refusal(429, "An earlier request is still being read");
     const maxBytes = maxBodyBytes(limits.maxFrameBytes);
     session.reading++;
     let body: Frame | undefined;
     try {
       body = await readBody(request, { maxBytes, timeoutMs: idleTimeoutMs, progress: () => session.touch() });
     } catch {
-      return plain(408, "The body did not arrive");
+      return refusal(408, "The body did not arrive");
     } finally {
       session.reading--;
     }
-    if (!body) return plain(413, `A body must not exceed ${maxBytes} bytes`);
+    if (!body) return refusal(413, `A body must not exceed ${maxBytes} bytes`);
     const frames = splitFrames(body, limits.maxFrameBytes);
-    if (!frames) return plain(400, "The body is malformed");
+    if (!frames) return refusal(400, "The body is malformed");
     const response = session.post(request, seq, frames);
     if (response.ok && parseClose(request.headers)) remove(id);
     return response;
@@ -787,20 +790,20 @@ export function httpListener(options: HttpListenerOptions = {}): HttpListener {
 
   async function handle(request: Request, { peer = "http peer" }: HandleOptions = {}): Promise<Response> {
     if (authorize && !await authorize(request)) {
-      return plain(401, "A token is required", { "www-authenticate": "Bearer" });
+      return refusal(401, "A token is required", { "www-authenticate": "Bearer" });
     }
     const { method, headers } = request;
     if (method !== "GET" && method !== "POST") {
-      return plain(405, "The method must be GET or POST", { allow: "GET, POST" });
+      return refusal(405, "The method must be GET or POST", { allow: "GET, POST" });
     }
     const id = headers.get(HEADER.session) ?? "";
     if (method === "POST" && headers.has(HEADER.open)) return open(id, request, peer);
     const session = sessions.get(id);
-    if (!session) return plain(404, "There is no such session");
+    if (!session) return refusal(404, "There is no such session");
     session.touch();
     if (method === "POST") return await post(id, session, request);
     const ack = readCount(headers, HEADER.ack);
-    return ack === undefined ? plain(400, "The request is malformed") : await session.get(request, ack);
+    return ack === undefined ? refusal(400, "The request is malformed") : await session.get(request, ack);
   }
 
   return {

@@ -38,7 +38,7 @@ import {
   milliseconds,
 } from "./_options.ts";
 import { type Frame, type Wire, WireChannel } from "./_wire_channel.ts";
-import { plain } from "./_plain.ts";
+import { refusal } from "./problem.ts";
 import { type Authorize, checkToken, offeredSubprotocols, SUBPROTOCOL, subprotocols } from "./token.ts";
 
 /** Options that both sides of a WebSocket have. */
@@ -458,20 +458,20 @@ export function webSocketListener(options: WebSocketListenerOptions = {}): WebSo
     { peer = "websocket peer" }: HandleOptions = {},
   ): Promise<Response> {
     if (authorize && !await authorize(request)) {
-      return plain(401, "A token is required", { "www-authenticate": "Bearer" });
+      return refusal(401, "A token is required", { "www-authenticate": "Bearer" });
     }
-    if (backlog.refusal) return plain(503, backlog.refusal);
+    if (backlog.refusal) return refusal(503, backlog.refusal);
     if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") {
-      return plain(426, "This address speaks WebSocket", { upgrade: "websocket", connection: "upgrade" });
+      return refusal(426, "This address speaks WebSocket", { upgrade: "websocket", connection: "upgrade" });
     }
     if (!offeredSubprotocols(request).includes(SUBPROTOCOL)) {
-      return plain(400, `The subprotocol must be "${SUBPROTOCOL}"`);
+      return refusal(400, `The subprotocol must be "${SUBPROTOCOL}"`);
     }
     let upgrade: Deno.WebSocketUpgrade;
     try {
       upgrade = Deno.upgradeWebSocket(request, { protocol: SUBPROTOCOL, idleTimeout });
     } catch (error) {
-      return plain(400, error instanceof Error ? error.message : "The handshake is malformed");
+      return refusal(400, error instanceof Error ? error.message : "The handshake is malformed");
     }
     const { socket, response } = upgrade;
     const [channel, wire] = wrap(socket, peer, limits, true);

@@ -21,7 +21,7 @@ import { bodyLimit } from "hono/body-limit";
 import { streamSSE } from "hono/streaming";
 import type { EdgeServerEvent, RunHandle, StepRecord } from "@edgetuner/core";
 import { requireToken } from "../token.ts";
-import { problemResponse } from "./problem.ts";
+import { problemResponse } from "../problem.ts";
 
 /** Answers requests of devices: the listener side of a transport. */
 export interface JoinHandler {

@@ -22,6 +22,7 @@ import {
 } from "../../tests/support/tiny_model.ts";
 import { engineOf } from "../../tests/support/kernels.ts";
 import { httpListener, httpTransport } from "../http.ts";
+import { detailOf } from "../problem.ts";
 import { webSocketListener, webSocketTransport } from "../web_socket.ts";
 import { type ControlAppOptions, createControlApp, eventJson, stepJson } from "./control_app.ts";
 
@@ -182,6 +183,28 @@ Deno.test("runs and devices as JSON", async () => {
   assertEquals(devices, run.devices);
   assertEquals(stepJson({ ...RECORD, scores: null }).scores, null);
   assertEquals(eventJson({ type: "step", record: RECORD }), { type: "step", record: stepJson(RECORD) });
+});
+
+Deno.test("what the transports refuse is told as problem details too", async () => {
+  await using webSocket = webSocketListener();
+  await using http = httpListener();
+  const app = appOf(new MadeUpRun(), { webSocket, http });
+  assertEquals(
+    await assertProblem(await app.request("/join/ws", asDevice), 426),
+    "This address speaks WebSocket",
+  );
+  await assertProblem(await app.request("/join/http/frames", { ...asDevice, method: "PUT" }), 405);
+  const headers = { ...asDevice.headers, "edgetuner-session": "a".repeat(43) };
+  await assertProblem(await app.request("/join/http/frames", { headers }), 404);
+});
+
+Deno.test("detailOf() takes a problem's detail, else the text as it is", () => {
+  assertEquals(
+    detailOf('{"status":409,"detail":"The session exists already"}'),
+    "The session exists already",
+  );
+  assertEquals(detailOf("  <h1>502 of a proxy</h1>\n"), "<h1>502 of a proxy</h1>");
+  assertEquals(detailOf('{"error":1}'), '{"error":1}');
 });
 
 Deno.test("unknown routes, runs and methods are 404", async () => {

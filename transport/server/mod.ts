@@ -12,4 +12,4 @@ export {
   type JoinHandler,
   stepJson,
 } from "./control_app.ts";
-export { type Problem, problemResponse } from "./problem.ts";
+export { type Problem, problemResponse } from "../problem.ts";
