@@ -156,6 +156,7 @@ export {
   type ChatTemplate,
   chatTemplateFromConfig,
   type ChatTemplateOptions,
+  checkCodec,
   checkCompute,
   checkLora,
   checkOptimizer,

@@ -153,6 +153,7 @@ export { type BatchPart, type BatchSource, LocalData, partsOfStep } from "./trai
 export { probeStep, runStep, type StepContext, type StepOutcome } from "./train/step.ts";
 export {
   builtInCodecs,
+  checkCodec,
   type CodecStream,
   f16Codec,
   f32Codec,

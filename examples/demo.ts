@@ -21,7 +21,7 @@ import { codecChoice, codecsOf } from "./_support/codecs.ts";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
 import { curve, headMap } from "./_support/picture.ts";
 import { DEMO_PREDICTOR, PRUNER_NAMES } from "./_support/pruners.ts";
-import { bytes, duration, ProgressBar } from "./_support/progress.ts";
+import { bytes, duration, ProgressBar, prunerTime } from "./_support/progress.ts";
 import { peakMemory, versions, writeReport } from "./_support/report.ts";
 import { type ParameterCounts, parameterText, RUN_FLAGS } from "./_support/run_flags.ts";
 import { countSlots, type SlotCount } from "./_support/slots.ts";
@@ -433,6 +433,7 @@ function show(seen: Seen, trained: readonly Step[], summary: Summary, seconds: n
       (100 * keptShare).toFixed(0)
     } % of the heads kept`,
   );
+  if (seen.server?.pruner !== "none") console.log(prunerTime(trained));
   if (seen.server?.deployable === false) {
     console.log(
       `Pruner ${seen.server.pruner} is a yardstick: it is not deployable, and its probes are not counted`,

@@ -12,7 +12,7 @@ import { integer, number, readFlags, runProgram, text, toggle, UsageError } from
 import { codecChoice } from "./_support/codecs.ts";
 import { MODEL_FLAG } from "./_support/model_flags.ts";
 import { MetricsLog, type MetricsRow } from "./_support/metrics.ts";
-import { bytes, ProgressBar } from "./_support/progress.ts";
+import { bytes, ProgressBar, prunerTime } from "./_support/progress.ts";
 import { DEMO_PREDICTOR, PRUNER_NAMES, prunerChoice, SHARE_PRUNERS } from "./_support/pruners.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
 import { parameterText, RUN_FLAGS, runSettings } from "./_support/run_flags.ts";
@@ -202,6 +202,7 @@ async function main(): Promise<number> {
 
   using metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics, flags.resume !== "");
   const records: Record<string, unknown>[] = [];
+  const trained: StepRecord[] = [];
   const validations = new Validations();
   const decoded = {
     passes: 0,
@@ -232,8 +233,9 @@ async function main(): Promise<number> {
       records.push(stepJson(event.record));
       metrics?.write(metricsOf(event.record, settings));
       validations.add(event.record);
-      if (event.record.mode === "train") log.sample(event.record.step);
       if (event.record.mode === "train") {
+        trained.push(event.record);
+        log.sample(event.record.step);
         bar.draw(event.record.step + 1, `${stepText(event.record)}${validations.text}`);
       }
     }
@@ -300,6 +302,7 @@ async function main(): Promise<number> {
       : []),
   ];
   say(`${interrupted ? "Stopped" : "Done"} after ${done.join(" and ")}, ${bytes(total)} on the wire`);
+  if (run.pruner !== "none" && trained.length > 0) say(prunerTime(trained));
   return interrupted ? 130 : 0;
 }
 

@@ -208,14 +208,45 @@ export function builtInCodecs(): WireCodec[] {
 }
 
 /**
+ * Checks that a plugin's codec has all that a run calls.
+ *
+ * @param codec What a factory returned.
+ * @throws {TypeError} If something is missing; the message says what.
+ *
+ * @example
+ * ```ts
+ * import { checkCodec, f16Codec } from "@edgetuner/core";
+ *
+ * checkCodec({ ...f16Codec(), name: "half" }); // passes
+ * ```
+ */
+export function checkCodec(codec: unknown): asserts codec is WireCodec {
+  const fields = (codec ?? {}) as Readonly<Record<string, unknown>>;
+  if (typeof fields.name !== "string") {
+    throw new TypeError(
+      `Cannot use the codec as its 'name' must be a string: current value is ${
+        codec === null || typeof codec !== "object" ? String(codec) : JSON.stringify(fields.name)
+      }`,
+    );
+  }
+  const missing = ["byteLength", "encode", "decode"].find((name) => typeof fields[name] !== "function");
+  if (missing !== undefined) {
+    throw new TypeError(
+      `Cannot use codec "${fields.name}" as '${missing}' must be a function: it is ${typeof fields[missing]}`,
+    );
+  }
+}
+
+/**
  * Finds a codec by name among the built-in ones and others.
  *
  * @param name Name from the run settings.
  * @param others Codecs from elsewhere. @default {[]}
  * @throws {HandshakeError} If there is none of that name; the message says which are known.
- * @throws {TypeError} If two codecs have the same name, or a name is not allowed.
+ * @throws {TypeError} If two codecs have the same name, a name is not allowed, or one of `others` is no codec.
  */
 export function findCodec(name: string, others: readonly WireCodec[] = []): WireCodec {
+  others.forEach(checkCodec);
   const known = [...builtInCodecs(), ...others];
   const names = known.map((codec) => codec.name);
   const bad = names.find((n, i) => n.length < 1 || n.length > 32 || n === "u8" || names.indexOf(n) !== i);

@@ -5,6 +5,7 @@ import { normal } from "../../tests/support/kernels.ts";
 import { HandshakeError, PluginError, ProtocolError } from "../errors.ts";
 import {
   builtInCodecs,
+  checkCodec,
   type CodecStream,
   f16Codec,
   f32Codec,
@@ -179,4 +180,21 @@ Deno.test("findCodec() knows the built-in codecs and those it is given, and says
     assertThrows(() => findCodec("f32", [{ ...mine, name }]), TypeError, "names must");
   }
   assertThrows(() => findCodec("f32", [mine, { ...mine }]), TypeError, `"mine"`);
+});
+
+Deno.test("what is no codec is refused before a run, with what it lacks", () => {
+  const { encode: _, ...noEncode } = f16Codec();
+  const refused: [unknown, string][] = [
+    [null, "'name' must be a string: current value is null"],
+    [undefined, "'name' must be a string: current value is undefined"],
+    [{}, "'name' must be a string"],
+    [{ name: 3 }, "'name' must be a string: current value is 3"],
+    [{ name: "x" }, `codec "x" as 'byteLength' must be a function: it is undefined`],
+    [{ ...noEncode, name: "x" }, "'encode' must be a function"],
+    [{ ...f16Codec(), decode: 1 }, "'decode' must be a function: it is number"],
+  ];
+  for (const [codec, message] of refused) {
+    assertThrows(() => checkCodec(codec), TypeError, message);
+    assertThrows(() => findCodec("f32", [codec as WireCodec]), TypeError, message);
+  }
 });

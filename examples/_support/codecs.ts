@@ -4,7 +4,7 @@
  * @module
  */
 
-import { builtInCodecs, type WireCodec } from "@edgetuner/core";
+import { builtInCodecs, checkCodec, type WireCodec } from "@edgetuner/core";
 import { UsageError } from "./flags.ts";
 
 /** Which codec; plain data, so that it can go to a worker. */
@@ -29,7 +29,7 @@ export async function codecChoice(flag: string): Promise<CodecChoice> {
 /**
  * The codec that a module's default export makes; none without a module.
  *
- * @throws {UsageError} If the module does not load or export a factory.
+ * @throws {UsageError} If the module does not load or export a factory, or what that makes is no codec.
  */
 export async function codecsOf(module: string | null): Promise<WireCodec[]> {
   if (module === null) return [];
@@ -48,5 +48,11 @@ export async function codecsOf(module: string | null): Promise<WireCodec[]> {
       `Cannot use the codec as the default export of ${module} must be a function: it is ${typeof factory}`,
     );
   }
-  return [factory() as WireCodec];
+  try {
+    const codec: unknown = factory();
+    checkCodec(codec);
+    return [codec];
+  } catch (cause) {
+    throw new UsageError(`${(cause as Error).message} (the codec is of ${module})`, { cause });
+  }
 }

@@ -28,6 +28,17 @@ export function bytes(count: number): string {
   return "";
 }
 
+/** What the pruner's decisions took, in words; medians, as the first steps compile. */
+export function prunerTime(
+  steps: readonly { readonly times: { readonly prune: number; readonly total: number } }[],
+): string {
+  const median = (values: readonly number[]) => [...values].sort((a, b) => a - b)[values.length >> 1] ?? 0;
+  const prune = median(steps.map(({ times }) => times.prune));
+  const total = median(steps.map(({ times }) => times.total));
+  const share = total > 0 ? 100 * prune / total : 0;
+  return `The pruner takes ${prune.toFixed(1)} ms of a step's ${total.toFixed(0)} ms, ${share.toFixed(1)} %`;
+}
+
 /** A bar on one line of the terminal. */
 export class ProgressBar {
   readonly #total: number;
