@@ -117,6 +117,9 @@ const FLAGS = {
   bandwidth: number("MBIT", 0, "bandwidth of every link each way; 0 = as it is", { min: 0 }),
   "micro-batches": text("LIST", "2,4", "numbers of micro-batches"),
   share: number("X", 0.5, "share of heads that the pruned runs prune, at random", { min: 0, max: 1 }),
+  threads: integer("N", 0, "threads of the software driver in each process; 0 = one for every core", {
+    min: 0,
+  }),
   twin: toggle("virtual time on emulated links, each party with a computer of its own"),
   compute: text("MODEL", "measured", `with --twin, ${MEASURED_HELP}`),
   report: text("FILE", "", "write the figures as JSON"),
@@ -201,6 +204,7 @@ async function main(): Promise<void> {
     about: "Measures a step on slow links without overlap, with it, and with micro-batches in flight.",
     examples: [
       "deno run -A examples/bench_overlap.ts",
+      "deno run -A examples/bench_overlap.ts --capacities 1 --threads 1    # a core to each of two processes",
       "deno run -A examples/bench_overlap.ts --twin",
       "deno run -A examples/bench_overlap.ts --latency 0 --bandwidth 50 --batch 8",
     ],
@@ -216,6 +220,8 @@ async function main(): Promise<void> {
       "Cannot run bench_overlap.ts as capacities and micro-batches must be positive numbers",
     );
   }
+  // Mesa's variable; processes that are started from here inherit it.
+  if (flags.threads > 0) Deno.env.set("LP_NUM_THREADS", `${flags.threads}`);
   const variants: [string, Variant][] = [
     ["no overlap", { microBatches: 1, overlap: false }],
     ["base product overlaps", { microBatches: 1, overlap: true }],

@@ -72,6 +72,12 @@ const FLAGS = {
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
 };
 
+/** What a step costs, by unit. */
+const COSTS: readonly [string, (run: RunResult) => number][] = [
+  ["seconds", (run) => run.secondsPerStep],
+  ["bytes", (run) => run.bytesPerStep],
+];
+
 /** A system's runs. */
 interface Row {
   readonly name: string;
@@ -160,13 +166,16 @@ async function main(): Promise<void> {
   );
   // DLoRA runs twice: at its own share and at EdgeTuner's.
   const rows = wanted.length + (wanted.includes("DLoRA") && wanted.includes("EdgeTuner") ? 1 : 0);
-  const total = rows * flags.seeds * flags.steps + (study.length + lab.length) * flags["lab-steps"];
+  // vEdgeTuner runs twice more with fewer steps: half of them each, until EdgeTuner's seconds and bytes are known.
+  const both = wanted.includes("vEdgeTuner") && wanted.includes("EdgeTuner");
+  const total = (rows + (both ? 1 : 0)) * flags.seeds * flags.steps +
+    (study.length + lab.length) * flags["lab-steps"];
   const job = new Job(work, settings, total);
 
   const table: Row[] = [];
-  const add = async (name: string, system: System) => {
+  const add = async (name: string, system: System, steps = flags.steps) => {
     const runs: RunResult[] = [];
-    for (let i = 0; i < flags.seeds; i++) runs.push(await job.run(name, system, flags.steps, flags.seed + i));
+    for (let i = 0; i < flags.seeds; i++) runs.push(await job.run(name, system, steps, flags.seed + i));
     table.push({ name, runs });
   };
   for (const name of SYSTEMS.filter((s) => wanted.includes(s))) {
@@ -180,6 +189,14 @@ async function main(): Promise<void> {
         kind: "split",
         pruner: dloraPruner({ activeFraction, warmupSteps: WARM_UP }),
       });
+    }
+    const whole = table.find((row) => row.name === "vEdgeTuner");
+    if (name === "vEdgeTuner" && edge !== undefined && whole !== undefined) {
+      for (const [unit, cost] of COSTS) {
+        const of = (row: Row) => spread(row.runs.map(cost)).mean;
+        const steps = Math.max(1, Math.round(flags.steps * of(edge) / of(whole)));
+        await add(`vEdgeTuner, as many ${unit} (${steps} steps)`, systemOf(name, rules, flags), steps);
+      }
     }
   }
   const points: Point[] = [];
@@ -404,6 +421,13 @@ function findingsOf(table: readonly Row[]): string[] {
           (100 * (a / b - 1)).toFixed(1)
         } % above.`,
     );
+    for (const { name, runs } of table.filter((r) => r.name.startsWith("vEdgeTuner,"))) {
+      findings.push(
+        `${name} ends at ${loss(runs).toFixed(3)}, EdgeTuner at ${a.toFixed(3)}: ${
+          loss(runs) < a ? "pruning does not pay for itself here" : "pruning pays for itself"
+        }.`,
+      );
+    }
   }
   if (edge && dlora && seconds("DLoRA")! < seconds("EdgeTuner")!) {
     const layers = (runs: readonly RunResult[]) => spread(runs.map((r) => r.layers)).mean.toFixed(1);
