@@ -16,6 +16,7 @@ import {
   loadTokenizer,
   parseOpenBookQa,
   parseWinogrande,
+  rightAnswers,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
@@ -238,6 +239,53 @@ for (const task of ["winogrande", "openbookqa"] as const) {
     });
   });
 }
+
+Deno.test("choice.ts scores through the split what it scores on one machine", async () => {
+  await inFolder(async (folder) => {
+    const data = `${folder}/rows.jsonl`;
+    await Deno.writeTextFile(data, TASKS.winogrande.write([0, 1, 0, 1, 0]));
+    const rows = parseWinogrande(await Deno.readTextFile(data));
+    const lines = rightAnswers(rows).map((example) => JSON.stringify(example));
+    await Deno.writeTextFile(`${folder}/tune.jsonl`, lines.join("\n"));
+    const lora = ["--rank=4", "--alpha=16", "--mode=slice", "--targets=q,v"];
+    const tuning = [`--data=${folder}/tune.jsonl`, "--steps=8", "--batch=5", "--length=32"];
+    await succeed("server_tuner.ts", ...tuning, ...lora, `--save=${folder}/heads`);
+    const score = (name: string, ...args: string[]) =>
+      succeed("choice.ts", `--data=${data}`, `--results=${folder}/${name}.jsonl`, ...args);
+    const here = await score("here", `--adapter=${folder}/heads`);
+
+    const server = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--quiet", "examples/edge_server.ts", "--generate", "--devices=1", "--port=0"]
+        .concat(
+          lora,
+          ["--join-token=the-token", "--join-timeout=60", "--timeout=60", "--events"],
+        ),
+      cwd: ROOT,
+      stdin: "null",
+      stdout: "piped",
+      stderr: "null",
+    }).spawn();
+    const [first, rest] = server.stdout.tee();
+    let text = "";
+    for await (const piece of first.pipeThrough(new TextDecoderStream())) {
+      text += piece;
+      if (text.includes("\n")) break;
+    }
+    const ended = new Response(rest).text();
+    const url = `ws://${JSON.parse(text.split("\n")[0]!).address}/join/ws`;
+    const device = succeed(
+      "user_device.ts",
+      ...[`--server=${url}`, "--token=the-token", "--capacity=2", `--load=${folder}/heads`],
+    );
+    const there = await score("there", `--connect=${url}`, "--token=the-token", `--report=${folder}/r.json`);
+    await device;
+    assertEquals((await server.status).code, 0, await ended);
+    assertEquals(there, here);
+    assertEquals(await readResults(`${folder}/there.jsonl`), await readResults(`${folder}/here.jsonl`));
+    const { bytes } = JSON.parse(await Deno.readTextFile(`${folder}/r.json`));
+    assert(bytes > 0);
+  });
+});
 
 Deno.test("format_data.ts makes instructions of choice tasks", async () => {
   await inFolder(async (folder) => {
