@@ -122,6 +122,7 @@ export {
   modelLoss,
   partOfBatch,
   sumLosses,
+  targetLogProbabilities,
   type TokenBatch,
 } from "./model/loss.ts";
 export { allocateHeads, type HeadRange } from "./lora/allocation.ts";
@@ -303,6 +304,7 @@ export { measureCompute, type MeasureOptions } from "./twin/measure.ts";
 export { generateGreedy, type GenerateOptions, type GenerationModel } from "./generate.ts";
 export { beamSearch, type BeamSearchOptions, type BeamSearchResult } from "./generation/beam_search.ts";
 export { CachedSession, TokenSession } from "./generation/cached_session.ts";
+export { type LikelihoodOptions, logLikelihoods } from "./generation/likelihood.ts";
 export { applyRules, type LogitsRules, logSoftmax } from "./generation/logits.ts";
 export type { DecodingSession } from "./generation/model.ts";
 export { sample, type SampleOptions } from "./generation/sample.ts";

@@ -109,6 +109,71 @@ Deno.test("the tokenizer of a GGUF file is what its tokens and merges say", asyn
   );
 });
 
+/** A copy of a file with more metadata; what is added fills whole blocks of 32 bytes, as tensors are aligned. */
+function withMetadata(
+  file: Uint8Array,
+  entries: readonly (readonly [name: string, value: boolean | number])[],
+) {
+  const encoded = entries.map(([name, value]) => {
+    const text = new TextEncoder().encode(name);
+    const isFlag = typeof value === "boolean";
+    const bytes = new Uint8Array(8 + text.length + 4 + (isFlag ? 1 : 4));
+    const view = new DataView(bytes.buffer);
+    view.setBigUint64(0, BigInt(text.length), true);
+    bytes.set(text, 8);
+    // Types of GGUF: 7 is a flag, 4 an unsigned integer.
+    view.setUint32(8 + text.length, isFlag ? 7 : 4, true);
+    if (isFlag) view.setUint8(12 + text.length, value ? 1 : 0);
+    else view.setUint32(12 + text.length, value, true);
+    return bytes;
+  });
+  const size = encoded.reduce((sum, { length }) => sum + length, 0);
+  // A flag with a name of the right length fills the block.
+  const filler = 32 + (32 - (size + 13) % 32) % 32;
+  const padding = new Uint8Array(13 + filler);
+  new DataView(padding.buffer).setBigUint64(0, BigInt(filler), true);
+  padding.fill(0x78, 8, 8 + filler);
+  new DataView(padding.buffer).setUint32(8 + filler, 7, true);
+  const parts = [...encoded, padding];
+  const bytes = new Uint8Array(file.length + parts.reduce((sum, { length }) => sum + length, 0));
+  bytes.set(file.subarray(0, 24));
+  const view = new DataView(bytes.buffer);
+  view.setBigUint64(16, view.getBigUint64(16, true) + BigInt(parts.length), true);
+  let at = 24;
+  for (const part of [...parts, file.subarray(24)]) {
+    bytes.set(part, at);
+    at += part.length;
+  }
+  return bytes;
+}
+
+Deno.test("a GGUF file says whether a token begins texts", async () => {
+  assertEquals((await loadGgufTokenizer(BPE)).bos, null);
+  const file = await Deno.readFile(BPE);
+  const path = await Deno.makeTempFile({ suffix: ".gguf" });
+  const bosOf = async (...entries: (readonly [string, boolean | number])[]) => {
+    await Deno.writeFile(path, withMetadata(file, entries));
+    assertEquals((await loadGgufModel(path)).fingerprint, (await loadGgufModel(BPE)).fingerprint);
+    return (await loadGgufTokenizer(path)).bos;
+  };
+  const [adds, id] = ["tokenizer.ggml.add_bos_token", "tokenizer.ggml.bos_token_id"];
+  try {
+    assertEquals(await bosOf([adds, true], [id, 265]), 265);
+    assertEquals(await bosOf([adds, true], [id, 7]), 7);
+    assertEquals(await bosOf([adds, false], [id, 265]), null);
+    assertEquals(await bosOf([id, 265]), null);
+    for (const entries of [[[adds, true]], [[adds, true], [id, 266]]] as const) {
+      await assertRejects(
+        () => bosOf(...entries),
+        CheckpointError,
+        "tokenizer.ggml.bos_token_id must be a token where add_bos_token is true",
+      );
+    }
+  } finally {
+    await Deno.remove(path);
+  }
+});
+
 Deno.test("loadTokenizerOf takes what is named, what lies beside a GGUF file, or what is in it", async () => {
   const tiny = new URL("../../examples/tiny_gpt2", import.meta.url).pathname;
   const folder = await Deno.makeTempDir();

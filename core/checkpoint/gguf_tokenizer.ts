@@ -38,7 +38,15 @@ export async function loadGgufTokenizer(path: string): Promise<Tokenizer> {
   const types = field("token_type") === undefined ? [] : list("token_type").map(Number);
   const eos = Number(field("eos_token_id") ?? -1);
   if (tokens[eos] === undefined) refuse("tokenizer.ggml.eos_token_id must be a token", field("eos_token_id"));
-  const whole = tokens.keys().filter((id) => id === eos || WHOLE.includes(types[id] ?? 1));
+  // Byte-level BPE has no token before a text unless the file says so.
+  const bos = field("add_bos_token") === true ? Number(field("bos_token_id") ?? -1) : null;
+  if (bos !== null && tokens[bos] === undefined) {
+    refuse(
+      "tokenizer.ggml.bos_token_id must be a token where add_bos_token is true",
+      field("bos_token_id"),
+    );
+  }
+  const whole = tokens.keys().filter((id) => id === eos || id === bos || WHOLE.includes(types[id] ?? 1));
   const byteLevel = { type: "ByteLevel", trim_offsets: true, use_regex: true };
   return tokenizerFromJson({
     version: "1.0",
@@ -57,5 +65,5 @@ export async function loadGgufTokenizer(path: string): Promise<Tokenizer> {
       vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
       merges: list("merges").map(String),
     },
-  }, { eos: tokens[eos]!, name: path });
+  }, { eos: tokens[eos]!, ...(bos === null ? {} : { bos: tokens[bos]! }), name: path });
 }

@@ -7,7 +7,7 @@
  */
 
 import type { TokenBatch } from "../model/loss.ts";
-import { fitSequences } from "./_sequences.ts";
+import { begun, fitSequences } from "./_sequences.ts";
 import type { TextPair } from "./pairs.ts";
 import { permutation, randomStream } from "./random.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -87,15 +87,44 @@ function checkInteger(action: string, name: string, value: number, lowest: numbe
 }
 
 /**
- * Encodes a prompt the way a model is fine-tuned on it: the tokens of the prompt, then the end-of-text token
- * as the sign that the completion begins.
+ * Encodes the prompt of a pair the way a model is fine-tuned on it, `[bos] prompt eos`: the tokens of the prompt,
+ * after the token that begins texts if the model has one, then the end-of-text token as the sign that the
+ * completion begins. A model that was not tuned on pairs does not know that sign: see {@linkcode encodeOpening}.
  *
  * @param tokenizer The tokenizer.
  * @param prompt The prompt.
  * @returns Token ids.
  */
 export function encodePrompt(tokenizer: Tokenizer, prompt: string): number[] {
-  return [...tokenizer.encode(prompt), tokenizer.eos];
+  return [...begun(tokenizer, tokenizer.encode(prompt)), tokenizer.eos];
+}
+
+/**
+ * Encodes the beginning of a text that a model is to go on with as it is, `[bos] text`, without a sign that
+ * something new begins: for a base model alone, or one that was tuned on plain texts.
+ *
+ * @param tokenizer The tokenizer.
+ * @param text The beginning. If it is empty, the token that begins texts takes its place, or else the one that
+ * ends them, so that there is something to go on from.
+ * @returns Token ids, at least one.
+ *
+ * @example
+ * ```ts
+ * import { encodeOpening } from "@edgetuner/core";
+ *
+ * const letters = {
+ *   vocabSize: 128,
+ *   eos: 0,
+ *   bos: 1,
+ *   encode: (text: string) => Array.from(text, (letter) => letter.charCodeAt(0)),
+ *   decode: (ids: ArrayLike<number>) => String.fromCharCode(...Array.from(ids)),
+ * };
+ * encodeOpening(letters, "ab"); // [1, 97, 98]
+ * ```
+ */
+export function encodeOpening(tokenizer: Tokenizer, text: string): number[] {
+  const tokens = begun(tokenizer, tokenizer.encode(text));
+  return tokens.length > 0 ? tokens : [tokenizer.eos];
 }
 
 /**
@@ -111,10 +140,12 @@ export function encodeCompletion(tokenizer: Tokenizer, completion: string): numb
 }
 
 /**
- * Encodes pairs for fine-tuning: prompt, end-of-text, completion, end-of-text.
+ * Encodes pairs for fine-tuning, `[bos] prompt eos completion eos`: `bos` begins texts where the model has such a
+ * token, `eos` ends them.
  *
  * The loss counts on the completion and the end-of-text after it. What is too long loses the start of the
- * prompt; if that is not enough, the end of the completion. So every sequence has something to learn.
+ * prompt, but not `bos`; if that is not enough, the end of the completion. So every sequence has something to
+ * learn.
  *
  * @param pairs The data.
  * @param tokenizer The tokenizer.
@@ -129,6 +160,7 @@ export function encodeCompletion(tokenizer: Tokenizer, completion: string): numb
  * const letters = {
  *   vocabSize: 128,
  *   eos: 0,
+ *   bos: null,
  *   encode: (text: string) => Array.from(text, (letter) => letter.charCodeAt(0)),
  *   decode: (ids: ArrayLike<number>) => String.fromCharCode(...Array.from(ids)),
  * };
@@ -145,7 +177,11 @@ export function encodePairs(
   checkInteger("encode pairs", "length", length, 1);
   const drafts = pairs.map(({ prompt, completion }) => {
     const given = encodePrompt(tokenizer, prompt);
-    return { tokens: [...given, ...encodeCompletion(tokenizer, completion)], given: given.length };
+    return {
+      tokens: [...given, ...encodeCompletion(tokenizer, completion)],
+      given: given.length,
+      keepFirst: tokenizer.bos !== null,
+    };
   });
   return fitSequences(drafts, { length, padding: tokenizer.eos, trainOnPrompt });
 }
@@ -157,8 +193,8 @@ export interface WindowEncoding {
 }
 
 /**
- * Encodes documents for language-model training: all of them in a row, end-of-text after each, cut in windows
- * of T tokens, in which every token counts. The rest after the last whole window is left out.
+ * Encodes documents for language-model training, `[bos] text eos [bos] text eos ...` cut in windows of T tokens, in
+ * which every token counts but those that begin a text. The rest after the last whole window is left out.
  *
  * @param documents The texts.
  * @param tokenizer The tokenizer.
@@ -174,8 +210,10 @@ export function encodeWindows(
   const { length } = encoding;
   checkInteger("encode windows", "length", length, 1);
   const row: number[] = [];
+  const begins: number[] = [];
   for (const document of documents) {
-    for (const id of tokenizer.encode(document)) row.push(id);
+    if (tokenizer.bos !== null) begins.push(row.length);
+    for (const id of begun(tokenizer, tokenizer.encode(document))) row.push(id);
     row.push(tokenizer.eos);
   }
   // The last token of a window is only a target; it is given to the model in the next window.
@@ -188,10 +226,16 @@ export function encodeWindows(
     );
   }
   const tokens = Uint32Array.from(row);
-  const sequences = Array.from({ length: count }, (_, i) => ({
-    tokens: tokens.subarray(i * length, (i + 1) * length + 1),
-    firstTarget: 1,
-  }));
+  const counts = tokenizer.bos === null ? null : new Uint8Array(row.length).fill(1);
+  for (const place of begins) counts![place] = 0;
+  const sequences = Array.from({ length: count }, (_, i) => {
+    const [start, end] = [i * length, (i + 1) * length + 1];
+    return {
+      tokens: tokens.subarray(start, end),
+      firstTarget: 1,
+      ...(counts ? { counts: counts.subarray(start, end) } : {}),
+    };
+  });
   return {
     sequences,
     length,

@@ -1,6 +1,7 @@
 import { assertEquals, assertLess, assertNotEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import {
   encodeCompletion,
+  encodeOpening,
   encodePairs,
   encodePrompt,
   encodeWindows,
@@ -15,9 +16,13 @@ const EOS = 1000;
 const letters: Tokenizer = {
   vocabSize: 1001,
   eos: EOS,
+  bos: null,
   encode: (text) => Array.from(text, (letter) => letter.charCodeAt(0)),
   decode: (ids) => String.fromCharCode(...Array.from(ids)),
 };
+const BOS = 60;
+/** Those of a model that begins texts with "<". */
+const begun: Tokenizer = { ...letters, bos: BOS };
 const [a, b, c, d, e, space] = [97, 98, 99, 100, 101, 32];
 
 /** A set whose sequences are [i, i + 1]. */
@@ -51,6 +56,41 @@ Deno.test("encodePairs and fixedBatches give shifted targets and a mask on the c
       length: 6,
     }],
   );
+});
+
+Deno.test("an opening is the text alone, with what begins texts; an empty one gives something to go on from", () => {
+  assertEquals(encodeOpening(letters, "ab"), [a, b]);
+  assertEquals(encodeOpening(letters, ""), [EOS]);
+  assertEquals(encodeOpening(begun, "ab"), [BOS, a, b]);
+  assertEquals(encodeOpening(begun, "<ab"), [BOS, a, b]);
+  assertEquals(encodeOpening(begun, ""), [BOS]);
+});
+
+Deno.test("the token that begins texts comes first, stays when prompts are cut, and is never learnt", () => {
+  assertEquals(encodePrompt(begun, "ab"), [BOS, a, b, EOS]);
+  assertEquals(encodeCompletion(begun, "c"), [space, c, EOS]);
+  const encode = (length: number, trainOnPrompt = false) => {
+    const set = encodePairs([{ prompt: "abc", completion: "de" }], begun, { length, trainOnPrompt });
+    const [{ tokens, firstTarget, counts }] = set.sequences as [SequenceSet["sequences"][0]];
+    assertEquals(counts, undefined);
+    return [[...tokens], firstTarget, set.droppedTokens];
+  };
+  assertEquals(encode(8), [[BOS, a, b, c, EOS, space, d, e, EOS], 5, 0]);
+  assertEquals(encode(8, true), [[BOS, a, b, c, EOS, space, d, e, EOS], 1, 0]);
+  assertEquals(encode(6), [[BOS, c, EOS, space, d, e, EOS], 3, 2]);
+  assertEquals(encode(5), [[BOS, EOS, space, d, e, EOS], 2, 3]);
+  assertEquals(encode(3), [[BOS, EOS, space, d], 2, 5]);
+  // Where two tokens are all there is, one of them must be learnt.
+  assertEquals(encode(1), [[BOS, space], 1, 7]);
+});
+
+Deno.test("windows have the token that begins texts before each, and never learn it", () => {
+  const set = encodeWindows(["ab", "<c"], begun, { length: 3 });
+  assertEquals(set.sequences, [
+    { tokens: Uint32Array.of(BOS, a, b, EOS), firstTarget: 1, counts: Uint8Array.of(0, 1, 1, 1) },
+    { tokens: Uint32Array.of(EOS, BOS, c, EOS), firstTarget: 1, counts: Uint8Array.of(1, 0, 1, 1) },
+  ]);
+  assertEquals(fixedBatches(set, 2)[0]!.mask, Float32Array.of(1, 1, 1, 0, 1, 1));
 });
 
 Deno.test("encodePairs can learn prompts too", () => {

@@ -7,6 +7,7 @@
 
 import { strip, stripEnd } from "../text.ts";
 import { BrokenRule, parseFields, readLines } from "./_lines.ts";
+import { begun } from "./_sequences.ts";
 import type { FormatOptions } from "./formats.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -187,8 +188,8 @@ export interface EncodedRequest {
 
 /** How to encode requests. */
 export interface RequestEncoding {
-  /** Token that the model wants at the start of every text; GPT-2 wants none. */
-  readonly bos?: number;
+  /** Token that the model wants at the start of every text; `null` for none. @default {the tokenizer's} */
+  readonly bos?: number | null;
 }
 
 /**
@@ -198,7 +199,7 @@ export interface RequestEncoding {
  *
  * @param tokenizer The tokenizer.
  * @param request The texts.
- * @param options The token that begins texts.
+ * @param options The token that begins texts, if not the tokenizer's.
  * @returns Token ids.
  */
 export function encodeRequest(
@@ -206,14 +207,15 @@ export function encodeRequest(
   request: ChoiceRequest,
   options: RequestEncoding = {},
 ): EncodedRequest {
+  const bos = options.bos === undefined ? tokenizer.bos : options.bos;
   const context = stripEnd(request.context);
   const continuation = request.context.slice(context.length) + request.continuation;
   if (context === "") {
-    return { context: [options.bos ?? tokenizer.eos], continuation: tokenizer.encode(continuation) };
+    return { context: [bos ?? tokenizer.eos], continuation: tokenizer.encode(continuation) };
   }
   const given = tokenizer.encode(context);
   return {
-    context: options.bos === undefined ? given : [options.bos, ...given],
+    context: begun({ bos }, given),
     continuation: tokenizer.encode(context + continuation).slice(given.length),
   };
 }

@@ -15,6 +15,7 @@ const read = (path: string): string =>
 const words = {
   vocabSize: 1 << 16,
   eos: 0,
+  bos: null,
   encode: (text: string) => (text.match(/ab|\s?[^\s]/g) ?? []).map((w) => w.charCodeAt(0) * 256 + w.length),
   decode: () => "",
 };
@@ -68,6 +69,12 @@ Deno.test("encodeRequest encodes both texts together and moves spaces at the end
     7,
     ...words.encode("a"),
   ]);
+  // A tokenizer's own token comes by itself, and can be left out.
+  const begun = { ...words, bos: 7 };
+  const request = { context: "a", continuation: " b" };
+  assertEquals(encodeRequest(begun, request), encodeRequest(words, request, { bos: 7 }));
+  assertEquals(encodeRequest(begun, request, { bos: null }), encodeRequest(words, request));
+  assertEquals(encodeRequest(begun, { context: "", continuation: "b" }).context, [7]);
   assertEquals(encodeRequest(words, { context: " ", continuation: "b" }), {
     context: [0],
     continuation: words.encode(" b"),

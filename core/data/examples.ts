@@ -8,9 +8,16 @@
 import { CheckpointError } from "../errors.ts";
 import { readText } from "../text.ts";
 import { type BadLine, BrokenRule, parseFields, readLines } from "./_lines.ts";
-import { type Draft, fitSequences } from "./_sequences.ts";
-import { encodeCompletion, encodePrompt, type PairEncoding, type SequenceSet } from "./batches.ts";
+import { begun, type Draft, fitSequences } from "./_sequences.ts";
+import {
+  encodeCompletion,
+  encodeOpening,
+  encodePrompt,
+  type PairEncoding,
+  type SequenceSet,
+} from "./batches.ts";
 import type { ChatMessage, ChatTemplate, Conversation } from "./chat_template.ts";
+import { encodeRequest } from "./choice_tasks.ts";
 import { pairOf, type TextPair } from "./pairs.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -18,6 +25,17 @@ import type { Tokenizer } from "./tokenizer.ts";
 export interface PlainText {
   /** The text. */
   readonly text: string;
+}
+
+/**
+ * A text whose end is to be learnt, with nothing between its parts and nothing after them, as choice tasks score
+ * answers: what is learnt is exactly what is scored.
+ */
+export interface ContinuedText {
+  /** What is given. */
+  readonly context: string;
+  /** What follows, with the space before it. */
+  readonly continuation: string;
 }
 
 /** Part of a conversation's text. */
@@ -32,10 +50,17 @@ export interface ChatPart {
 export interface RenderedChat {
   /** The text in pieces. */
   readonly parts: readonly ChatPart[];
+  /** Where the assistant speaks last. @default {as `parts` have it} */
+  readonly last?: {
+    /** The text that is given to the model at that point. */
+    readonly opening: string;
+    /** What the assistant says, without what the template puts round it. */
+    readonly answer: string;
+  };
 }
 
 /** Something to learn. */
-export type TrainingExample = TextPair | PlainText | RenderedChat;
+export type TrainingExample = TextPair | PlainText | ContinuedText | RenderedChat;
 
 /** How to read examples. */
 export interface ExampleOptions {
@@ -52,8 +77,8 @@ export interface ExampleOptions {
 }
 
 /**
- * Reads examples, one JSON object a line: `prompt` (or `context`) and `completion`; or `text`; or `messages`, with
- * `tools` if there are any.
+ * Reads examples, one JSON object a line: `prompt` (or `context`) and `completion`; or `context` and `continuation`;
+ * or `text`; or `messages`, with `tools` if there are any.
  *
  * @param text The content of the file.
  * @param options Name, chat template, what to do with bad lines.
@@ -66,7 +91,7 @@ export interface ExampleOptions {
  *
  * let skipped = 0;
  * const examples = parseExamples('{"prompt":"2+2","completion":"4"}\n{"text":"Four."}\n{"txt":"?"}', {
- *   onBadLine: ({ line, problem }) => skipped += 1, // line 3: a line must have "messages", "text" or ...
+ *   onBadLine: ({ line, problem }) => skipped += 1, // line 3: a line must have "messages", "text", ...
  * });
  * examples.length; // 2
  * ```
@@ -88,10 +113,32 @@ function parseExample(line: string, template: ChatTemplate | undefined): Trainin
     if (typeof fields.text !== "string") return new BrokenRule('"text" must be a string');
     return fields.text.trim() === "" ? new BrokenRule("the text must not be empty") : { text: fields.text };
   }
+  if (fields.continuation !== undefined) return continuedOf(fields);
   if (["prompt", "context", "completion"].every((key) => fields[key] === undefined)) {
-    return new BrokenRule('a line must have "messages", "text" or "prompt" and "completion"');
+    const task = choiceTaskOf(fields);
+    return new BrokenRule(
+      task === null
+        ? 'a line must have "messages", "text", "prompt" and "completion", or "context" and "continuation"'
+        : `rows of ${task} must be made examples first: format_data.ts --format ${task} does that`,
+    );
   }
   return pairOf(fields);
+}
+
+/** The choice task that has rows with such fields. */
+function choiceTaskOf(fields: Record<string, unknown>): "winogrande" | "openbookqa" | null {
+  if (fields.sentence !== undefined && fields.option1 !== undefined) return "winogrande";
+  return fields.question_stem !== undefined ||
+      (fields.question as { stem?: unknown } | null)?.stem !== undefined
+    ? "openbookqa"
+    : null;
+}
+
+function continuedOf({ context, continuation }: Record<string, unknown>): ContinuedText | BrokenRule {
+  if (typeof context !== "string") return new BrokenRule('"context" must be a string');
+  if (typeof continuation !== "string") return new BrokenRule('"continuation" must be a string');
+  if (continuation.trim() === "") return new BrokenRule("the continuation must not be empty");
+  return { context, continuation };
 }
 
 function parseChat(
@@ -132,7 +179,8 @@ export function renderChat(template: ChatTemplate, conversation: Conversation): 
   const whole = template.render(conversation);
   const parts: ChatPart[] = [];
   let place = 0;
-  messages.forEach(({ role }, i) => {
+  let last: RenderedChat["last"];
+  messages.forEach(({ role, content }, i) => {
     if (role !== "assistant") return;
     const given = template.render({ ...conversation, messages: messages.slice(0, i) }, {
       addGenerationPrompt: true,
@@ -140,6 +188,8 @@ export function renderChat(template: ChatTemplate, conversation: Conversation): 
     const until = i === messages.length - 1
       ? whole
       : template.render({ ...conversation, messages: messages.slice(0, i + 1) });
+    const written = until.startsWith(given) ? until.slice(given.length) : "";
+    last = { opening: given, answer: typeof content === "string" ? content : written };
     if (!whole.startsWith(given) || !whole.startsWith(until) || until.length <= given.length) return;
     if (given.length > place) parts.push({ text: whole.slice(place, given.length), isLearnt: false });
     parts.push({ text: whole.slice(Math.max(place, given.length), until.length), isLearnt: true });
@@ -152,7 +202,7 @@ export function renderChat(template: ChatTemplate, conversation: Conversation): 
     );
   }
   if (place < whole.length) parts.push({ text: whole.slice(place), isLearnt: false });
-  return { parts };
+  return { parts, ...(last ? { last } : {}) };
 }
 
 /**
@@ -171,12 +221,17 @@ export async function loadExamples(
 }
 
 /**
- * Encodes examples for fine-tuning. Pairs as `encodePairs` does; plain texts with the end-of-text token after them;
- * conversations as their template writes them.
+ * Encodes examples for fine-tuning. Where the model has a token that begins texts (`bos`), it comes first and once,
+ * also where a chat template writes it; `eos` ends texts:
  *
- * The loss counts on completions, on plain texts and on what the assistant says, unless prompts are to be learnt
- * too. What is too long loses the start of what is given before the first token that counts; if that is not enough,
- * its end.
+ * - pairs as `encodePairs` does, `[bos] prompt eos completion eos`;
+ * - plain texts as `[bos] text eos`;
+ * - continued texts as {@linkcode encodeRequest} does, `[bos] context continuation`;
+ * - conversations as their template writes them, `[bos] conversation`.
+ *
+ * The loss counts on completions, plain texts, continuations and what the assistant says, unless prompts are to be
+ * learnt too; never on `bos`. What is too long loses the start of what is given before the first token that counts,
+ * but not `bos`; if that is not enough, its end.
  *
  * @param examples The data.
  * @param tokenizer The tokenizer.
@@ -200,13 +255,98 @@ export function encodeExamples(
 }
 
 function draftOf(example: TrainingExample, tokenizer: Tokenizer): Draft {
-  if ("text" in example) return { tokens: [...tokenizer.encode(example.text), tokenizer.eos], given: 0 };
+  const keepFirst = tokenizer.bos !== null;
+  if ("text" in example) {
+    const tokens = [...begun(tokenizer, tokenizer.encode(example.text)), tokenizer.eos];
+    return { tokens, given: keepFirst ? 1 : 0, keepFirst };
+  }
   if ("prompt" in example) {
     const given = encodePrompt(tokenizer, example.prompt);
-    return { tokens: [...given, ...encodeCompletion(tokenizer, example.completion)], given: given.length };
+    const tokens = [...given, ...encodeCompletion(tokenizer, example.completion)];
+    return { tokens, given: given.length, keepFirst };
+  }
+  if ("continuation" in example) {
+    const { context, continuation } = encodeRequest(tokenizer, example);
+    // Where one token spans the border, it is what is learnt.
+    const tokens = continuation.length > 0
+      ? [...context, ...continuation]
+      : begun(tokenizer, tokenizer.encode(example.context + example.continuation));
+    return { tokens, given: Math.max(1, Math.min(context.length, tokens.length - 1)), keepFirst };
   }
   // Piece by piece: what is given to the model later is encoded on its own as well.
   const pieces = example.parts.map(({ text, isLearnt }) => ({ ids: tokenizer.encode(text), isLearnt }));
+  const texts = pieces.flatMap(({ ids }) => ids);
+  const tokens = begun(tokenizer, texts);
   const counts = pieces.flatMap(({ ids, isLearnt }) => ids.map(() => isLearnt ? 1 : 0));
-  return { tokens: pieces.flatMap(({ ids }) => ids), given: counts.indexOf(1), counts };
+  if (tokens.length > texts.length) counts.unshift(0);
+  return { tokens, given: counts.indexOf(1), counts, keepFirst };
+}
+
+/** What a model is given for an example, and what is expected of it. */
+export interface ExamplePrompt {
+  /** Token ids, as the example is fine-tuned on; at least one. */
+  readonly tokens: readonly number[];
+  /** What is given, as text. */
+  readonly text: string;
+  /** What the example says should follow: completion, continuation or what the assistant says last. */
+  readonly reference: string;
+}
+
+/**
+ * The prompt of an example: what is given to a model that was fine-tuned on such examples, to let it answer.
+ *
+ * - Of a pair `[bos] prompt eos`.
+ * - Of a continued text `[bos] context`.
+ * - Of a conversation everything before the assistant speaks last, tools included, with what the template writes
+ *   where the assistant is to speak.
+ *
+ * @param example The example. What `loadPairs`, `loadExamples` or `renderChat` give.
+ * @param tokenizer The tokenizer.
+ * @returns Tokens, text and what should follow.
+ * @throws {RangeError} If the example is a plain text: nothing of it is given.
+ *
+ * @example
+ * ```ts
+ * import { examplePrompt } from "@edgetuner/core";
+ *
+ * const letters = {
+ *   vocabSize: 128,
+ *   eos: 0,
+ *   bos: null,
+ *   encode: (text: string) => Array.from(text, (letter) => letter.charCodeAt(0)),
+ *   decode: (ids: ArrayLike<number>) => String.fromCharCode(...Array.from(ids)),
+ * };
+ * examplePrompt({ prompt: "ab", completion: "c" }, letters);
+ * // { tokens: [97, 98, 0], text: "ab", reference: "c" }
+ * ```
+ */
+export function examplePrompt(example: TrainingExample, tokenizer: Tokenizer): ExamplePrompt {
+  if ("text" in example) {
+    const text = JSON.stringify(example.text.length > 80 ? `${example.text.slice(0, 80)}...` : example.text);
+    throw new RangeError(
+      `Cannot take the prompt of an example as it must have one (a pair, context and continuation, or messages): current value is the text ${text}`,
+    );
+  }
+  if ("prompt" in example) {
+    const { prompt: text, completion: reference } = example;
+    return { tokens: encodePrompt(tokenizer, text), text, reference };
+  }
+  if ("continuation" in example) {
+    const { context, continuation } = example;
+    return { tokens: encodeRequest(tokenizer, example).context, text: context, reference: continuation };
+  }
+  const { parts, last } = example;
+  const place = parts.findLastIndex(({ isLearnt }) => isLearnt);
+  const given = parts.slice(0, Math.max(0, place)).map(({ text }) => text);
+  const text = given.join("");
+  if (last !== undefined && last.opening !== text) {
+    return { tokens: encodeOpening(tokenizer, last.opening), text: last.opening, reference: last.answer };
+  }
+  // In the pieces that are learnt, so that the tokens are those of training.
+  const tokens = begun(tokenizer, given.flatMap((piece) => tokenizer.encode(piece)));
+  return {
+    tokens: tokens.length > 0 ? tokens : [tokenizer.eos],
+    text,
+    reference: last?.answer ?? parts[place]?.text ?? "",
+  };
 }

@@ -2,16 +2,20 @@ import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from 
 import { CheckpointError } from "../errors.ts";
 import { encodePairs, fixedBatches, type SequenceSet } from "./batches.ts";
 import { chatTemplateFromConfig, loadChatTemplate } from "./chat_template.ts";
-import { encodeExamples, loadExamples, parseExamples, renderChat } from "./examples.ts";
+import { encodeExamples, examplePrompt, loadExamples, parseExamples, renderChat } from "./examples.ts";
 import type { BadLine } from "./pairs.ts";
 
 /** Every letter is a token; 0 ends a text. */
 const letters = {
   vocabSize: 0x10000,
   eos: 0,
+  bos: null,
   encode: (text: string) => Array.from({ length: text.length }, (_, i) => text.charCodeAt(i)),
   decode: (ids: ArrayLike<number>) => String.fromCharCode(...Array.from(ids)),
 };
+const BOS = 1;
+/** Those of a model that begins texts with \x01. */
+const begun = { ...letters, bos: BOS };
 
 /** ChatML with tools. */
 const CHAT_ML =
@@ -39,6 +43,7 @@ Deno.test("parseExamples reads pairs, texts and conversations", () => {
     { prompt: "a", completion: "b" },
     { context: "a", completion: "b" },
     { text: "c" },
+    { context: "a", continuation: " b" },
     { messages: TURNS.slice(1, 3), tools: null },
   ];
   const examples = parseExamples(lines.map((line) => JSON.stringify(line)).join("\n"), {
@@ -48,7 +53,9 @@ Deno.test("parseExamples reads pairs, texts and conversations", () => {
     { prompt: "a", completion: "b" },
     { prompt: "a", completion: "b" },
     { text: "c" },
+    { context: "a", continuation: " b" },
     {
+      last: { opening: "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", answer: "Hello é!" },
       parts: [
         { text: "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", isLearnt: false },
         { text: "Hello é!<|im_end|>\n", isLearnt: true },
@@ -142,6 +149,114 @@ Deno.test("long conversations lose the start of what comes first, then the end",
   assertEquals(encode(4), [" lear", "lear", 9]);
 });
 
+Deno.test("continued texts have nothing between and after, and learn what is scored", () => {
+  const example = { context: "ab ", continuation: "cd" };
+  const set = encodeExamples([example], letters, { length: 8 });
+  assertEquals(set.sequences, [{ tokens: Uint32Array.from(letters.encode("ab cd")), firstTarget: 2 }]);
+  assertEquals(encodeExamples([example], begun, { length: 4 }).sequences, [
+    { tokens: Uint32Array.from(letters.encode("\x01b cd")), firstTarget: 2 },
+  ]);
+  // One token for all of it: it is what is learnt, from the one that begins texts.
+  const one = { ...begun, encode: (text: string) => text === "" ? [] : [10 + text.length] };
+  assertEquals(encodeExamples([{ context: "a", continuation: "b" }], one, { length: 8 }).sequences, [
+    { tokens: Uint32Array.of(BOS, 12), firstTarget: 1 },
+  ]);
+});
+
+Deno.test("the token that begins texts comes first and once in every kind of example", () => {
+  const inst = chatTemplateFromConfig({
+    chat_template: "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}" +
+      "{% if add_generation_prompt %}[assistant]{% endif %}",
+    bos_token: "\x01",
+  });
+  const chats = [template, inst].map((one) => renderChat(one, { messages: TURNS.slice(1, 3) }));
+  const texts = [
+    "\x01ab\0 c\0",
+    "\x01hello\0",
+    "\x01ab c",
+    `\x01${template.render({ messages: TURNS.slice(1, 3) })}`,
+    "\x01[user]Hi[assistant]Hello é!",
+  ];
+  const examples = [
+    { prompt: "ab", completion: "c" },
+    { text: "hello" },
+    { context: "ab", continuation: " c" },
+    ...chats,
+  ];
+  const set = encodeExamples(examples, begun, { length: 100 });
+  assertEquals(set.sequences.map(({ tokens }) => letters.decode(tokens)), texts);
+  const batch = fixedBatches(set, 5)[0]!;
+  assertEquals(batch.targets.some((target, i) => batch.mask[i] === 1 && target === BOS), false);
+  assertEquals(set.sequences.map((_, i) => learnt(set, i)).slice(0, 3), [" c\0", "hello\0", " c"]);
+  assertEquals(learnt(set, 4), "Hello é!");
+  // Cut, it stays.
+  for (const { tokens } of encodeExamples(examples, begun, { length: 4 }).sequences) {
+    assertEquals(tokens[0], BOS);
+    assertEquals(tokens.length, 5);
+  }
+});
+
+Deno.test("examplePrompt gives what is given and what should follow", () => {
+  const both = [letters, begun] as const;
+  for (const tokenizer of both) {
+    const first = tokenizer.bos === null ? [] : [BOS];
+    assertEquals(examplePrompt({ prompt: "ab", completion: "c" }, tokenizer), {
+      tokens: [...first, ...letters.encode("ab"), 0],
+      text: "ab",
+      reference: "c",
+    });
+    assertEquals(examplePrompt({ context: "ab", continuation: " c" }, tokenizer), {
+      tokens: [...first, ...letters.encode("ab")],
+      text: "ab",
+      reference: " c",
+    });
+  }
+  const tools = [{ name: "weather" }];
+  const given = template.render({ messages: TURNS.slice(0, 4), tools }, { addGenerationPrompt: true });
+  const chat = examplePrompt(renderChat(template, { messages: TURNS, tools }), letters);
+  assertEquals(chat, { tokens: letters.encode(given), text: given, reference: "So long" });
+  assertStringIncludes(chat.text, '{"name": "weather"}');
+  // By hand, without what the assistant says last.
+  const parts = [{ text: "a", isLearnt: false }, { text: "b", isLearnt: true }, {
+    text: "c",
+    isLearnt: false,
+  }];
+  assertEquals(examplePrompt({ parts }, begun), { tokens: [BOS, 97], text: "a", reference: "b" });
+  assertEquals(examplePrompt({ parts: parts.slice(1) }, letters).tokens, [0]);
+  assertThrows(
+    () => examplePrompt({ text: "hello" }, letters),
+    RangeError,
+    'as it must have one (a pair, context and continuation, or messages): current value is the text "hello"',
+  );
+});
+
+Deno.test("the tokens of a conversation's prompt are those that it is fine-tuned on", () => {
+  // A tokenizer that sees two letters at a time tells where texts are cut.
+  const twos = {
+    ...begun,
+    encode: (text: string) => (text.match(/..?/gs) ?? []).map((two) => two.charCodeAt(0) * 256 + two.length),
+  };
+  const chat = renderChat(template, { messages: TURNS });
+  const { tokens } = encodeExamples([chat], twos, { length: 1000 }).sequences[0]!;
+  const prompt = examplePrompt(chat, twos).tokens;
+  assertEquals([...tokens.subarray(0, prompt.length)], prompt);
+});
+
+Deno.test("the prompt of a conversation is what the template gives last, also where that is not learnt", () => {
+  const thinking = chatTemplateFromConfig({
+    chat_template: "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}" +
+      "{% if add_generation_prompt %}[assistant]{% if messages|length > 3 %}<think>{% endif %}{% endif %}",
+  });
+  const chat = renderChat(thinking, { messages: TURNS });
+  assertEquals(learnt(encodeExamples([chat], letters, { length: 1000 })), "Hello é!");
+  const text = "[system]Be brief.[user]Hi[assistant]Hello é![user]Bye[assistant]<think>";
+  assertEquals(examplePrompt(chat, begun), {
+    tokens: [BOS, ...letters.encode(text)],
+    text,
+    reference: "So long",
+  });
+});
+
 Deno.test("bad lines are errors, or skipped and told", () => {
   const lines = [
     '{"text":"good"}',
@@ -155,6 +270,11 @@ Deno.test("bad lines are errors, or skipped and told", () => {
     "",
     "[1]",
     '{"text":1}',
+    '{"sentence":"A _.","option1":"x","option2":"y","answer":"1"}',
+    '{"question_stem":"s","choices":{"text":["x"],"label":["A"]},"answerKey":"A"}',
+    '{"id":"1","question":{"stem":"s","choices":[]},"answerKey":"A"}',
+    '{"continuation":" x"}',
+    '{"context":"x","continuation":" "}',
     '{"text":"good too"}',
   ];
   const bad: BadLine[] = [];
@@ -163,7 +283,7 @@ Deno.test("bad lines are errors, or skipped and told", () => {
   assertEquals(examples, [{ text: "good" }, { text: "good too" }]);
   assertEquals(bad.map(({ line, problem }) => `${line}: ${problem.split(": current")[0]}`), [
     "2: the text must not be empty",
-    '3: a line must have "messages", "text" or "prompt" and "completion"',
+    '3: a line must have "messages", "text", "prompt" and "completion", or "context" and "continuation"',
     '4: "completion" must be a string',
     '5: "messages" must be a list of objects with a "role"',
     '6: "messages" must be a list of objects with a "role"',
@@ -172,6 +292,11 @@ Deno.test("bad lines are errors, or skipped and told", () => {
     "9: a line must be JSON",
     "10: a line must be an object",
     '11: "text" must be a string',
+    "12: rows of winogrande must be made examples first: format_data.ts --format winogrande does that",
+    "13: rows of openbookqa must be made examples first: format_data.ts --format openbookqa does that",
+    "14: rows of openbookqa must be made examples first: format_data.ts --format openbookqa does that",
+    '15: "context" must be a string',
+    "16: the continuation must not be empty",
   ]);
   assertEquals(bad[0]!.name, "d.jsonl");
   for (const { line, problem } of bad) {

@@ -14,6 +14,11 @@ export interface Tokenizer {
   /** The token that ends a text, and stands between prompt and completion. */
   readonly eos: number;
   /**
+   * The token that the model's own tokenizer puts before a text, as LLaMA and OPT were trained with; `null` for
+   * models that have none, such as GPT-2. The functions that encode a whole sequence put it first, once.
+   */
+  readonly bos: number | null;
+  /**
    * Encodes a text. Nothing is put before or after it.
    *
    * @param text Any text.
@@ -34,6 +39,8 @@ export interface Tokenizer {
 export interface TokenizerOptions {
   /** The special token that ends a text. @default {"<|endoftext|>"} */
   readonly eos?: string;
+  /** The token that begins a text, where the post-processor of the file puts none there. @default {none} */
+  readonly bos?: string;
   /** How errors call the file. @default {"the tokenizer"} */
   readonly name?: string;
 }
@@ -56,14 +63,26 @@ function hasStep(step: unknown, type: string): boolean {
   return Array.isArray(parts) && parts.some((part) => hasStep(part, type));
 }
 
+/** Names of the tokens that a post-processor puts before a text. */
+function tokensBefore(step: unknown): string[] {
+  if (typeof step !== "object" || step === null) return [];
+  const { type, single, processors, cls } = step as Record<string, unknown>;
+  if (type === "Sequence" && Array.isArray(processors)) return processors.flatMap(tokensBefore);
+  // BERT's and RoBERTa's write the token with its id, in this order.
+  if (Array.isArray(cls)) return [String(cls[0])];
+  if (type !== "TemplateProcessing" || !Array.isArray(single)) return [];
+  const text = single.findIndex((piece) => piece?.Sequence !== undefined);
+  return single.slice(0, Math.max(0, text)).map((piece) => String(piece?.SpecialToken?.id));
+}
+
 /**
  * Makes a tokenizer from the content of a `tokenizer.json`.
  *
  * @param json The parsed content.
- * @param options The name of the special token.
+ * @param options Names of the special tokens.
  * @returns The tokenizer.
- * @throws {CheckpointError} If it is not complete, has no special token of that name, or is byte-level BPE that
- * lacks an entry for a byte.
+ * @throws {CheckpointError} If it is not complete, has no special token of that name, puts more than one token
+ * before a text, or is byte-level BPE that lacks an entry for a byte.
  *
  * @example
  * ```ts ignore
@@ -120,12 +139,18 @@ export function tokenizerFromJson(json: unknown, options: TokenizerOptions = {})
   }
   const eos = inner.get_added_tokens_decoder().entries().find(([, token]) => token.content === eosToken)?.[0];
   if (eos === undefined) return fail(`added_tokens must have "${eosToken}"`, file.added_tokens);
+  const before = tokensBefore(file.post_processor);
+  if (before.length > 1) fail("post_processor must put at most one token before a text", before);
+  const bosToken = before[0] ?? options.bos;
+  const bos = bosToken === undefined ? null : entries.get(bosToken);
+  if (bos === undefined) return fail("the token that begins a text must be in the vocabulary", bosToken);
   const known = new Set(entries.values());
   let vocabSize = 0;
   for (const id of known) vocabSize = Math.max(vocabSize, id + 1);
   return {
     vocabSize,
     eos,
+    bos,
     encode(text: string): number[] {
       return text === "" ? [] : inner.encode(text, { add_special_tokens: false }).ids;
     },
@@ -146,7 +171,7 @@ export function tokenizerFromJson(json: unknown, options: TokenizerOptions = {})
  * Reads a `tokenizer.json`.
  *
  * @param path The file.
- * @param options The name of the special token.
+ * @param options Names of the special tokens.
  * @returns The tokenizer.
  * @throws {CheckpointError} If the file cannot be read, or is not what {@linkcode tokenizerFromJson} needs.
  */
@@ -173,11 +198,16 @@ function tokenText(value: unknown): string | undefined {
 }
 
 /** GPT-2's two files as a `tokenizer.json` would have them. */
-function fromVocabulary(vocab: unknown, merges: string, eos: string): unknown {
+function fromVocabulary(vocab: unknown, merges: string, special: readonly string[]): unknown {
   const entries = vocab as Record<string, number>;
   return {
     version: "1.0",
-    added_tokens: [{ id: entries[eos], content: eos, special: true, normalized: false }],
+    added_tokens: special.map((content) => ({
+      id: entries[content],
+      content,
+      special: true,
+      normalized: false,
+    })),
     normalizer: null,
     pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true },
     post_processor: null,
@@ -195,9 +225,25 @@ function fromVocabulary(vocab: unknown, merges: string, eos: string): unknown {
   };
 }
 
+/** The token that `tokenizer_config.json` asks to put before a text, if it does. */
+function configuredBos(config: Record<string, unknown>, name: string): string | undefined {
+  if (config.add_bos_token !== true) return undefined;
+  const token = tokenText(config.bos_token);
+  if (token === undefined) {
+    throw new CheckpointError(
+      `Cannot use ${name} as "bos_token" must be a token where "add_bos_token" is true: current value is ${
+        JSON.stringify(config.bos_token ?? null).slice(0, 80)
+      }`,
+    );
+  }
+  return token;
+}
+
 /**
  * Reads the tokenizer of a model folder: `tokenizer.json`, or else `vocab.json` and `merges.txt`. The token that
- * ends a text is `eos_token` of `tokenizer_config.json`, if there is such a file.
+ * ends a text is `eos_token` of `tokenizer_config.json`, if there is such a file. The token that begins a text is
+ * what the post-processor of `tokenizer.json` puts there (LLaMA), or else `bos_token` where `add_bos_token` is true
+ * (OPT); many models have none (GPT-2).
  *
  * @param path Path of the folder, or of a file like `tokenizer.json`, whose name ends in `.json`.
  * @returns The tokenizer.
@@ -224,11 +270,15 @@ export async function loadModelTokenizer(path: string): Promise<Tokenizer> {
       );
     }
   };
-  const config = await read("tokenizer_config.json");
-  const eos = config === null
-    ? undefined
-    : tokenText((parse("tokenizer_config.json", config) as { eos_token?: unknown } | null)?.eos_token);
-  const options = { name: `${folder}/${file}`, ...(eos === undefined ? {} : { eos }) };
+  const content = await read("tokenizer_config.json");
+  const config = (content === null ? null : parse("tokenizer_config.json", content)) ?? {};
+  const eos = tokenText((config as { eos_token?: unknown }).eos_token);
+  const bos = configuredBos(config as Record<string, unknown>, `${folder}/tokenizer_config.json`);
+  const options = {
+    name: `${folder}/${file}`,
+    ...(eos === undefined ? {} : { eos }),
+    ...(bos === undefined ? {} : { bos }),
+  };
   const json = await read(file);
   if (json !== null) return tokenizerFromJson(parse(file, json), options);
   const [vocab, merges] = [await read("vocab.json"), await read("merges.txt")];
@@ -237,6 +287,9 @@ export async function loadModelTokenizer(path: string): Promise<Tokenizer> {
       `Cannot read the tokenizer as ${folder} must hold ${file}, or vocab.json and merges.txt: it does not`,
     );
   }
-  const content = fromVocabulary(parse("vocab.json", vocab), merges, eos ?? "<|endoftext|>");
-  return tokenizerFromJson(content, { ...options, name: `${folder}/vocab.json` });
+  const special = new Set([eos ?? "<|endoftext|>", bos ?? []].flat());
+  return tokenizerFromJson(fromVocabulary(parse("vocab.json", vocab), merges, [...special]), {
+    ...options,
+    name: `${folder}/vocab.json`,
+  });
 }

@@ -8,7 +8,7 @@ const json = JSON.parse(await Deno.readTextFile(FILE));
 const tokenizer = await loadTokenizer(FILE);
 
 Deno.test("loadTokenizer knows size and end-of-text", () => {
-  assertEquals([tokenizer.vocabSize, tokenizer.eos], [1024, 1023]);
+  assertEquals([tokenizer.vocabSize, tokenizer.eos, tokenizer.bos], [1024, 1023, null]);
   assertEquals(tokenizer.encode("a<|endoftext|>"), [...tokenizer.encode("a"), 1023]);
 });
 
@@ -158,4 +158,81 @@ Deno.test("loadModelTokenizer takes vocab.json and merges.txt where there is no 
       "tokenizer.json as it must be JSON",
     );
   });
+});
+
+interface BosCase {
+  readonly name: string;
+  readonly base: "metaspace" | "tiny";
+  readonly old: boolean;
+  readonly post_processor: unknown;
+  readonly config: { readonly eos_token: string };
+  readonly text: string;
+  readonly ids: number[];
+}
+
+Deno.test("the token that begins a text is the one that transformers puts there", async () => {
+  const metaspace = JSON.parse(await Deno.readTextFile(new URL("metaspace.json", FIXTURES)));
+  const lines = (await Deno.readTextFile(new URL("bos.jsonl", FIXTURES))).trimEnd().split("\n");
+  assertEquals(lines.length, 10);
+  for (const line of lines) {
+    const { name, base, old, post_processor, config, text, ids }: BosCase = JSON.parse(line);
+    const content = base === "metaspace" ? metaspace : json;
+    const { vocab, merges } = content.model as { vocab: Record<string, number>; merges: string[] };
+    const files: Record<string, string> = old
+      ? {
+        "vocab.json": JSON.stringify({ ...vocab, [config.eos_token]: Object.keys(vocab).length }),
+        "merges.txt": `#version: 0.2\n${merges.join("\n")}\n`,
+      }
+      : { "tokenizer.json": JSON.stringify({ ...content, post_processor }) };
+    await withFolder({ ...files, "tokenizer_config.json": JSON.stringify(config) }, async (folder) => {
+      const { bos, encode } = await loadModelTokenizer(folder);
+      assertEquals([...(bos === null ? [] : [bos]), ...encode(text)], ids, name);
+    });
+  }
+});
+
+Deno.test("a configuration may ask for a token that begins texts, which must be there", async () => {
+  const config = { eos_token: "</s>", bos_token: { content: "<s>" }, add_bos_token: true };
+  const metaspace = await Deno.readTextFile(new URL("metaspace.json", FIXTURES));
+  const bosOf = async (changes: Record<string, unknown>, post_processor: unknown = null) => {
+    let found: number | null = -1;
+    const files = {
+      "tokenizer.json": JSON.stringify({ ...JSON.parse(metaspace), post_processor }),
+      "tokenizer_config.json": JSON.stringify({ ...config, ...changes }),
+    };
+    await withFolder(files, async (folder) => {
+      found = (await loadModelTokenizer(folder)).bos;
+    });
+    return found;
+  };
+  assertEquals(await bosOf({}), 1);
+  assertEquals(await bosOf({ add_bos_token: null }), null);
+  assertEquals(await bosOf({ bos_token: null, add_bos_token: false }), null);
+  await assertRejects(
+    () => bosOf({ bos_token: null }),
+    CheckpointError,
+    'as "bos_token" must be a token where "add_bos_token" is true: current value is null',
+  );
+  await assertRejects(
+    () => bosOf({ bos_token: "<b>" }),
+    CheckpointError,
+    'must be in the vocabulary: current value is "<b>"',
+  );
+  const piece = (id: string) => ({ SpecialToken: { id, type_id: 0 } });
+  const text = { Sequence: { id: "A", type_id: 0 } };
+  const template = (...single: unknown[]) => ({
+    type: "TemplateProcessing",
+    single,
+    pair: [],
+    special_tokens: {},
+  });
+  // What follows a text does not count, and the file comes before the configuration.
+  assertEquals(await bosOf({ add_bos_token: false }, template(text, piece("</s>"))), null);
+  assertEquals(await bosOf({}, template(piece("<unk>"), text, piece("</s>"))), 0);
+  assertEquals(await bosOf({}, { type: "RobertaProcessing", sep: ["</s>", 2], cls: ["<s>", 1] }), 1);
+  await assertRejects(
+    () => bosOf({}, template(piece("<s>"), piece("<unk>"), text)),
+    CheckpointError,
+    'post_processor must put at most one token before a text: current value is ["<s>","<unk>"]',
+  );
 });

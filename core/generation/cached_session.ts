@@ -7,11 +7,13 @@
  */
 
 import type { Tensor } from "@edgetuner/kernels";
+import type { EncodedRequest } from "../data/choice_tasks.ts";
 import type { GenerationModel } from "../generate.ts";
 import type { ModelEnds } from "../model/base.ts";
-import { logitsOf } from "../model/loss.ts";
+import { logitsOf, targetLogProbabilities } from "../model/loss.ts";
 import { Tape } from "../tape.ts";
 import { CachedLayers } from "./cached_layers.ts";
+import { scoredBatch, scoredSequence } from "./likelihood.ts";
 import type { DecodingSession } from "./model.ts";
 
 /** What every session of tokens does: it checks tokens and rows; where the layers are is up to the classes that extend it. */
@@ -78,6 +80,27 @@ export abstract class TokenSession implements DecodingSession {
       );
     }
     return await this.#pass(tokens, tokens.length, parents);
+  }
+
+  /**
+   * Computes how likely a continuation is, as `logLikelihoods` does: one pass over all of its tokens. What was there
+   * before is forgotten, and a prompt must come before tokens are appended.
+   *
+   * @param request Tokens, from `encodeRequest`; beyond `capacity` they lose their start.
+   * @returns Sum of the natural logarithms of the probabilities of the continuation's tokens, at most 0.
+   * @throws {RangeError} If there is no token in the context, none to score, more than fit are to be scored, or a
+   * token is not in the vocabulary.
+   */
+  async logLikelihood(request: EncodedRequest): Promise<number> {
+    const ends = this.#ends;
+    this.#length = this.#rows = 0;
+    const sequence = scoredSequence(request, this.capacity, this.vocabulary);
+    const batch = scoredBatch([sequence], sequence.tokens.length - 1);
+    const embedding = ends.embed(batch.tokens, Uint32Array.from(batch.tokens, (_, i) => i));
+    using tape = new Tape(embedding.engine, false);
+    const hidden = await this.hidden(tape, embedding, 1, null);
+    const values = await targetLogProbabilities(ends, hidden, batch);
+    return values.reduce((sum, value) => sum + value, 0);
   }
 
   /**

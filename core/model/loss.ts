@@ -66,6 +66,11 @@ const LOGITS_BYTES = 64 * 2 ** 20;
 /** Rows of logits are computed in multiples of this. */
 const ROW_STEP = 64;
 
+/** Rows of logits that are computed at a time. */
+function rowsPerPiece(vocabulary: number): number {
+  return Math.max(16, Math.floor(LOGITS_BYTES / (vocabulary * 4)));
+}
+
 function positionsOf(batch: TokenBatch): Uint32Array {
   return Uint32Array.from(batch.tokens, (_, i) => i % batch.length);
 }
@@ -129,7 +134,7 @@ export function modelLoss(
   const maskSum = settings.maskSum ?? maskSumOf(batch);
   using dNormed = gradient ? engine.zeros(hidden.rows, hidden.columns, "d final norm") : null;
   const losses: Tensor[] = [];
-  const perPiece = Math.max(16, Math.floor(LOGITS_BYTES / (vocabulary * 4)));
+  const perPiece = rowsPerPiece(vocabulary);
   for (let start = 0; start < counted.length; start += perPiece) {
     const piece = counted.slice(start, start + perPiece);
     // Rows in steps of 64, the rest with weight 0: tensors of few sizes are used again and again.
@@ -187,6 +192,36 @@ export function modelLoss(
   }
   if (dNormed === null) return { losses, gradient: null };
   return { losses, gradient: normed.backward(dNormed) };
+}
+
+/**
+ * Natural logarithms of the probabilities of targets. The softmax is taken on the GPU; only these numbers are read
+ * back.
+ *
+ * @param ends Final norm and LM head.
+ * @param hidden h_L, [B * T, d].
+ * @param batch Targets, and a mask that is 1 for those that are asked for, 0 elsewhere.
+ * @returns One number for each 1 of the mask, in order; none is above 0.
+ */
+export async function targetLogProbabilities(
+  ends: ModelEnds,
+  hidden: Tensor,
+  batch: TokenBatch,
+): Promise<Float64Array> {
+  // Losses that are divided by 1.
+  const settings = { labelSmoothing: 0, maskSum: 1 - MASK_OFFSET };
+  const { losses } = modelLoss(ends, hidden, batch, settings, false);
+  const pieces = await hidden.engine.read(losses);
+  for (const tensor of losses) tensor.dispose();
+  const found = new Float64Array(maskSumOf(batch));
+  const perPiece = rowsPerPiece(ends.shape.vocabulary);
+  // What fills the last rows of a piece is left out.
+  pieces.forEach((piece, i) => {
+    const count = Math.min(perPiece, found.length - i * perPiece);
+    // The logarithm of a sum that is 1 may be rounded below 0.
+    for (let k = 0; k < count; k++) found[i * perPiece + k] = Math.min(0, -piece[k]!);
+  });
+  return found;
 }
 
 /** Adds up losses read back from the GPU, in double precision and in order. */

@@ -12,7 +12,7 @@ import {
   saveHeads,
 } from "../checkpoint/run_checkpoint.ts";
 import { CheckpointError, HandshakeError, ProtocolError } from "../errors.ts";
-import type { DecodingSession } from "../generation/model.ts";
+import type { TokenSession } from "../generation/cached_session.ts";
 import { type Adapter, adapterRange, loadIntoModules } from "../lora/adapter.ts";
 import { HeadModules } from "../lora/head_modules.ts";
 import { keptHeads } from "../lora/local_heads.ts";
@@ -62,12 +62,13 @@ export interface DataSide {
   /** Called with the loss of each step. */
   onLoss?(step: number, mode: StepMode, loss: number): void;
   /**
-   * Generates through the split once `next` has returned `null`, with `sample` or `beamSearch`; the run
-   * ends when it resolves. Only E of the tokens leaves the device. Not in tensor-parallel runs.
+   * Generates through the split once `next` has returned `null`, with `sample` or `beamSearch`, or asks how likely
+   * texts are, with `session.logLikelihood`; the run ends when it resolves. Only E of the tokens leaves the
+   * device. Not in tensor-parallel runs.
    *
    * @param session Continuations of one prompt at a time; use ends with this call.
    */
-  generate?(session: DecodingSession): Promise<void>;
+  generate?(session: TokenSession): Promise<void>;
 }
 
 /** Options of `runUserDevice`. */

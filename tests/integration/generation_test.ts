@@ -23,11 +23,13 @@ import {
   HandshakeError,
   joinAdapters,
   loadHeads,
+  logLikelihoods,
   Peer,
   ProtocolError,
   type RunSettings,
   runUserDevice,
   sample,
+  type TokenSession,
   type UserDeviceResult,
 } from "@edgetuner/core";
 import {
@@ -106,7 +108,7 @@ async function generateWith(options: {
   readonly server?: Partial<EdgeServerOptions>;
   readonly wrap?: (channel: Channel, device: number) => Channel;
   readonly onFrame?: (passed: Passed) => void;
-  readonly generate: (session: DecodingSession) => Promise<void>;
+  readonly generate: (session: TokenSession) => Promise<void>;
 }): Promise<Outcome> {
   const { base = gpt2, adapter, counts, transport = "in-process", settings, onFrame, wrap } = options;
   const server = new EdgeServer(
@@ -201,6 +203,40 @@ Deno.test("generation through the split: grouped keys and values, and other fami
     const { error, data } = await generateWith({ base, adapter, counts: [2, 1, 1], settings, generate });
     assertEquals([error, data.error], [null, null]);
     assertEquals(found, await onOneMachine(base, adapter), family);
+  }
+});
+
+Deno.test("log-likelihoods through the split are those of one machine, in one pass each", async () => {
+  const requests = [
+    { context: PROMPT, continuation: [6, 5] },
+    { context: PROMPT, continuation: [35, 8, 9, 7] },
+    { context: [4], continuation: [1] },
+    // Longer than the model: its start is cut off.
+    { context: Array.from({ length: 50 }, (_, i) => i), continuation: [3, 2] },
+  ];
+  for (const transport of ["in-process", "websocket"] as const) {
+    const settings = tinySettings("full", 1);
+    const adapter = await learnt(gpt2, settings);
+    const before = engine.stats.tensors;
+    const found: number[] = [];
+    const { error, data, records } = await generateWith({
+      adapter,
+      counts: [2, 1, 1],
+      transport,
+      settings,
+      generate: async (session) => {
+        for (const request of requests) found.push(await session.logLikelihood(request));
+      },
+    });
+    assertEquals([error, data.error], [null, null]);
+    using heads = loadHeads(engine, adapter);
+    const model = { engine, layers: gpt2.layers, ends: gpt2.ends, heads };
+    const expected = await logLikelihoods(model, requests);
+    // The edge server adds the Deltas of several devices, but no sum is in another order.
+    assertEquals(found, expected);
+    assertEquals(records.map(({ rows, tokens }) => [rows, tokens]), [[1, 6], [1, 8], [1, 1], [1, 32]]);
+    heads[Symbol.dispose]();
+    assertEquals(engine.stats.tensors, before, "keys, values and head modules are freed");
   }
 });
 
