@@ -268,7 +268,7 @@ async function main(): Promise<number> {
         else if (event.type === "notice") {
           bar.end();
           console.error(event.text);
-        } else if (event.type === "data") seen.data = event as unknown as AllCounts;
+        } else if (event.type === "data") seen.data = { train: event.train, valid: event.valid } as AllCounts;
         else if (event.type === "validation") {
           seen.validations.push(event as unknown as Seen["validations"][number]);
         } else if (event.type === "done") seen.devices.set(name, event);
