@@ -108,7 +108,10 @@ async function find(flags: Flags): Promise<{ readonly model: string; readonly da
       const of = (name: string) => `${EXAMPLES}restaurant/${name}.txt`;
       return { model, data: { train: of("train"), valid: of("valid"), test: of("test") } };
     }
-    if (train !== "") return { model, data: { train, valid, test } };
+    if (train !== "") {
+      const path = (file: string) => file === "" ? file : Deno.realPath(file);
+      return { model, data: { train: await path(train), valid: await path(valid), test: await path(test) } };
+    }
     const e2e = await puller.dataset("e2e");
     return {
       model,
@@ -142,7 +145,7 @@ export async function pull(flags: Flags, out: string): Promise<void> {
   }
   await writeNote(out, {
     model: path,
-    tokenizer: flags.tokenizer,
+    tokenizer: flags.tokenizer === "" ? "" : await Deno.realPath(flags.tokenizer),
     data,
     settings: {
       ...settings,
