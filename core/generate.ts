@@ -36,7 +36,8 @@ export interface GenerateOptions {
 /**
  * Continues prompts with the most likely token each time, all prompts side by side.
  *
- * Every token costs a full pass over the sequences: right for short texts of small models.
+ * Every token costs a full pass over the sequences: right for short texts of small models. For a least length,
+ * penalties or n-grams use `sample` with a temperature of 0, which takes the most likely token too.
  *
  * @param model The model.
  * @param prompts Tokens of each prompt, at least one each.

@@ -76,7 +76,8 @@ async function main(): Promise<void> {
     parseFormatted(await Deno.readTextFile(flags.data), { name: flags.data }),
     parsePredictions(await Deno.readTextFile(flags.predictions), flags.predictions),
     {
-      decode: (ids) => tokenizer.decode(ids),
+      // Models may have more rows than their tokenizer has tokens.
+      decode: (ids) => tokenizer.decode(ids.filter((id) => id < tokenizer.vocabSize)),
       filter: flags.filter as "all" | "seen" | "unseen",
       lowerCase: flags["lower-case"],
       tokenize: flags.tokenize,

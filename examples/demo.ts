@@ -31,7 +31,7 @@ import {
 } from "./_support/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import { curve, headMap } from "./_support/picture.ts";
-import { cutText, encodePrompts, endTokens, havePrompts, untilEnd } from "./_support/prompts.ts";
+import { cutText, encodePrompts, endTokens, havePrompts, textOf } from "./_support/prompts.ts";
 import { PRUNER_FLAGS, prunerFlags } from "./_support/pruners.ts";
 import { bytes, duration, ProgressBar } from "./_support/progress.ts";
 import { peakMemory, versions, writeReport } from "./_support/report.ts";
@@ -519,7 +519,7 @@ async function compare(adapter: string, flags: Flags, read: ReadExamples): Promi
   const ends = endTokens(tokenizer, await chatTemplateOf(flags.model));
   const generate = async (base: boolean) => {
     const tokens = await model.generateTokens(all.map(({ tokens }) => tokens), 40, { base });
-    return tokens.map((ids) => tokenizer.decode(untilEnd(ids, ends)).trim());
+    return tokens.map((ids) => textOf(tokenizer, ids, ends));
   };
   const before = await generate(true);
   const after = await generate(false);

@@ -41,7 +41,7 @@ import {
   fitPrompt,
   type Prompts,
   requirePrompts,
-  untilEnd,
+  textOf,
 } from "./_support/prompts.ts";
 import { peakMemory, versions, writeReport } from "./_support/report.ts";
 import { requireFlag } from "./_support/run_flags.ts";
@@ -132,7 +132,7 @@ async function main(): Promise<number> {
   await requireWritable("generate.ts", { files: { predictions: flags.predictions, report: flags.report } });
   const done = flags.connect === "" ? await generateHere(flags, asked) : await generateThere(flags, asked);
   const { prompts, counts, tokens, tokenizer, ends, bytes } = done;
-  const results = tokens.map((found) => tokenizer.decode(untilEnd(found, ends)).trim());
+  const results = tokens.map((found) => textOf(tokenizer, found, ends));
   if (flags.predictions !== "") {
     const lines = tokens.map((predict, i) => `${JSON.stringify({ id: prompts[i]!.id, predict })}\n`);
     await Deno.writeTextFile(flags.predictions, lines.join(""));

@@ -25,7 +25,7 @@ import { integer, number, readFlags, runProgram, text, toggle, UsageError } from
 import { codecChoice, codecsOf } from "./_support/codecs.ts";
 import { CONNECTION_FLAGS, openTransport } from "./_support/connection.ts";
 import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
-import { encodePrompts, endTokens, type Prompt, requirePrompts } from "./_support/prompts.ts";
+import { encodePrompts, endTokens, type Prompt, requirePrompts, textOf } from "./_support/prompts.ts";
 import { bytes, ProgressBar } from "./_support/progress.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
 import { CHECKPOINT_FLAGS, openRunCheckpoints, requireFlag } from "./_support/run_flags.ts";
@@ -288,7 +288,7 @@ async function openData(
     async generate(session) {
       for (const { tokens: given, text: prompt } of prompts) {
         const tokens = await sample(session, given, { maxNewTokens: 64, endTokens: stops });
-        const generated = tokenizer.decode(tokens.filter((t) => !stops.includes(t))).trim();
+        const generated = textOf(tokenizer, tokens, stops);
         samples.push({ prompt, generated });
       }
     },

@@ -9,6 +9,7 @@ import { strip, stripEnd } from "../text.ts";
 import { BrokenRule, parseFields, readLines } from "./_lines.ts";
 import { begun } from "./_sequences.ts";
 import type { FormatOptions } from "./formats.ts";
+import type { TextPair } from "./pairs.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** A text and what may follow it. */
@@ -116,12 +117,15 @@ function characters(text: string): number {
  * @throws {CheckpointError} If a line is no such row, or its answer is not told.
  */
 export function parseWinogrande(text: string, options: FormatOptions = {}): ChoiceQuestion[] {
-  return readQuestions(text, options, (fields) => {
-    const names = ["sentence", "option1", "option2", "answer"];
-    const missing = names.find((name) => typeof fields[name] !== "string");
-    if (missing !== undefined) return new BrokenRule(`"${missing}" must be a string`);
-    return winograndeQuestion(fields as unknown as WinograndeRow);
-  });
+  return readRows(text, options, winograndeRow, winograndeQuestion);
+}
+
+function winograndeRow(fields: Record<string, unknown>): WinograndeRow | BrokenRule {
+  const names = ["sentence", "option1", "option2", "answer"];
+  const missing = names.find((name) => typeof fields[name] !== "string");
+  return missing === undefined
+    ? fields as unknown as WinograndeRow
+    : new BrokenRule(`"${missing}" must be a string`);
 }
 
 /**
@@ -134,17 +138,19 @@ export function parseWinogrande(text: string, options: FormatOptions = {}): Choi
  * @throws {CheckpointError} If a line is no such row.
  */
 export function parseOpenBookQa(text: string, options: FormatOptions = {}): ChoiceQuestion[] {
-  return readQuestions(text, options, (fields) => {
-    const nested = fields.question as { stem?: unknown; choices?: unknown } | undefined;
-    const stem = nested?.stem ?? fields.question_stem;
-    if (typeof stem !== "string") {
-      return new BrokenRule('"question_stem" or "question.stem" must be a string');
-    }
-    if (typeof fields.answerKey !== "string") return new BrokenRule('"answerKey" must be a string');
-    const choices = choicesOf(nested?.choices ?? fields.choices);
-    if (choices === null) return new BrokenRule('"choices" must have texts and labels');
-    return openBookQaQuestion({ stem, choices, answerKey: fields.answerKey });
-  });
+  return readRows(text, options, openBookQaRow, openBookQaQuestion);
+}
+
+function openBookQaRow(fields: Record<string, unknown>): OpenBookQaRow | BrokenRule {
+  const nested = fields.question as { stem?: unknown; choices?: unknown } | undefined;
+  const stem = nested?.stem ?? fields.question_stem;
+  if (typeof stem !== "string") {
+    return new BrokenRule('"question_stem" or "question.stem" must be a string');
+  }
+  if (typeof fields.answerKey !== "string") return new BrokenRule('"answerKey" must be a string');
+  const choices = choicesOf(nested?.choices ?? fields.choices);
+  if (choices === null) return new BrokenRule('"choices" must have texts and labels');
+  return { stem, choices, answerKey: fields.answerKey };
 }
 
 function choicesOf(value: unknown): { text: string; label: string }[] | null {
@@ -161,20 +167,87 @@ function choicesOf(value: unknown): { text: string; label: string }[] | null {
   return list.length > 0 && list.every(isChoice) ? list : null;
 }
 
-function readQuestions(
+function readRows<Row, Item>(
   text: string,
   options: FormatOptions,
-  parse: (fields: Record<string, unknown>) => ChoiceQuestion | BrokenRule,
-): ChoiceQuestion[] {
+  parse: (fields: Record<string, unknown>) => Row | BrokenRule,
+  make: (row: Row) => Item,
+): Item[] {
   return readLines(text, options.name ?? "the data", (line) => {
     const fields = parseFields(line);
     if (fields instanceof BrokenRule) return fields;
+    const row = parse(fields);
+    if (row instanceof BrokenRule) return row;
     try {
-      return parse(fields);
+      return make(row);
     } catch (error) {
       if (error instanceof RangeError) return new BrokenRule(error.message.replace(/^Cannot ask as /, ""));
       throw error;
     }
+  });
+}
+
+/**
+ * The right answers of questions as examples to learn: what is learnt is what is scored, the likelihood of the right
+ * continuation. Questions whose continuation has nothing but white space, such as a sentence that ends with its
+ * blank, have nothing to learn and are left out.
+ *
+ * @param questions From `parseWinogrande` or `parseOpenBookQa`.
+ * @returns Examples, as `encodeExamples` takes them; as JSON lines, as `parseExamples` reads them.
+ *
+ * @example
+ * ```ts
+ * import { rightAnswers, winograndeQuestion } from "@edgetuner/core";
+ *
+ * const sentence = "The cup fell off the tray because the _ was tilted.";
+ * rightAnswers([winograndeQuestion({ sentence, option1: "cup", option2: "tray", answer: "2" })]);
+ * // [{ context: "The cup fell off the tray because the tray", continuation: " was tilted." }]
+ * ```
+ */
+export function rightAnswers(questions: readonly ChoiceQuestion[]): ChoiceRequest[] {
+  return questions.map(({ requests, gold }) => requests[gold]!)
+    .filter(({ continuation }) => continuation.trim() !== "");
+}
+
+/**
+ * Makes instructions of Winogrande in JSON lines, as papers that fine-tune in the form of LLM-Adapters have them:
+ * all options in the prompt, the number of the right one to write. Choice tasks score other texts.
+ *
+ * @param text Content of the file.
+ * @param options Name.
+ * @returns Prompts and completions.
+ * @throws {CheckpointError} If a line is no such row, or its answer is not told.
+ */
+export function instructWinogrande(text: string, options: FormatOptions = {}): TextPair[] {
+  return readRows(text, options, winograndeRow, (row) => {
+    const { gold } = winograndeQuestion(row);
+    const { sentence, option1, option2 } = row;
+    return {
+      prompt: "Please choose the correct answer to fill in the blank to complete the given sentence: " +
+        `${sentence}\n\nOption1: ${option1} Option2: ${option2} Answer format: option1/option2`,
+      completion: `the correct answer is option${gold + 1}`,
+    };
+  });
+}
+
+/**
+ * Makes instructions of OpenBookQA in JSON lines, as {@linkcode instructWinogrande} does of Winogrande.
+ *
+ * @param text Content of the file.
+ * @param options Name.
+ * @returns Prompts and completions.
+ * @throws {CheckpointError} If a line is no such row.
+ */
+export function instructOpenBookQa(text: string, options: FormatOptions = {}): TextPair[] {
+  return readRows(text, options, openBookQaRow, (row) => {
+    const { gold } = openBookQaQuestion(row);
+    const answers = row.choices.map(({ text }, i) => `Answer${i + 1}: ${text}`).join(" ");
+    const names = row.choices.map((_, i) => `answer${i + 1}`);
+    return {
+      prompt: `Please choose the correct answer to the question: ${row.stem}\n\n${answers}\n\n` +
+        `Answer format: ${names.join("/")}`,
+      completion: `the correct answer is ${names[gold]}`,
+    };
   });
 }
 

@@ -91,7 +91,7 @@ export interface ExampleOptions {
  *
  * let skipped = 0;
  * const examples = parseExamples('{"prompt":"2+2","completion":"4"}\n{"text":"Four."}\n{"txt":"?"}', {
- *   onBadLine: ({ line, problem }) => skipped += 1, // line 3: a line must have "messages", "text", ...
+ *   onBadLine: ({ line, problem }) => skipped += 1, // line 3: a line must have "messages", "text" or ...
  * });
  * examples.length; // 2
  * ```
@@ -118,7 +118,7 @@ function parseExample(line: string, template: ChatTemplate | undefined): Trainin
     const task = choiceTaskOf(fields);
     return new BrokenRule(
       task === null
-        ? 'a line must have "messages", "text", "prompt" and "completion", or "context" and "continuation"'
+        ? 'a line must have "messages", "text" or "prompt" and "completion" (or "context" and "continuation")'
         : `rows of ${task} must be made examples first: format_data.ts --format ${task} does that`,
     );
   }

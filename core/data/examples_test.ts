@@ -283,7 +283,7 @@ Deno.test("bad lines are errors, or skipped and told", () => {
   assertEquals(examples, [{ text: "good" }, { text: "good too" }]);
   assertEquals(bad.map(({ line, problem }) => `${line}: ${problem.split(": current")[0]}`), [
     "2: the text must not be empty",
-    '3: a line must have "messages", "text", "prompt" and "completion", or "context" and "continuation"',
+    '3: a line must have "messages", "text" or "prompt" and "completion" (or "context" and "continuation")',
     '4: "completion" must be a string',
     '5: "messages" must be a list of objects with a "role"',
     '6: "messages" must be a list of objects with a "role"',

@@ -12,6 +12,11 @@ import { CachedSession } from "./cached_session.ts";
 import { logLikelihoods } from "./likelihood.ts";
 
 const engine = await Engine.create();
+/** Both forms of the kernels. */
+const ENGINES = [
+  engine,
+  await Engine.create({ adapterClass: engine.adapterClass === "cpu" ? "gpu" : "cpu" }),
+];
 
 /** Requests of many lengths; position limit 32. */
 function requestsFor(vocabulary: number): EncodedRequest[] {
@@ -23,7 +28,7 @@ function requestsFor(vocabulary: number): EncodedRequest[] {
   }));
 }
 
-function learntHeads(): LocalHeads {
+function learntHeads(engine: Engine): LocalHeads {
   const modules = tinyHeads(engine, tinySettings("full", 1));
   const { layers, range: { count }, lora: { targets, rank } } = modules.options;
   modules.load(
@@ -37,19 +42,23 @@ function learntHeads(): LocalHeads {
   return new LocalHeads([modules]);
 }
 
-const MODELS: Record<string, () => Promise<TinyBase & Disposable>> = {
-  gpt2: () => Promise.resolve(new TinyGpt2(engine)),
-  "gpt2 in int4": () => Promise.resolve(new TinyGpt2(engine, undefined, false, "int4")),
-  llama_grouped: async () => new TinyFamily(engine, await familyFolder("llama_grouped")),
-  opt: async () => new TinyFamily(engine, await familyFolder("opt")),
+const MODELS: Record<string, (engine: Engine) => Promise<TinyBase & Disposable>> = {
+  gpt2: (engine) => Promise.resolve(new TinyGpt2(engine)),
+  "gpt2 in int4": (engine) => Promise.resolve(new TinyGpt2(engine, undefined, false, "int4")),
+  llama_grouped: async (engine) => new TinyFamily(engine, await familyFolder("llama_grouped")),
+  opt: async (engine) => new TinyFamily(engine, await familyFolder("opt")),
 };
 
-for (const [name, open] of Object.entries(MODELS)) {
-  Deno.test(`log-likelihoods of ${name} do not depend on the batch, to the last bit`, async () => {
+for (
+  const [name, open, engine] of Object.entries(MODELS).flatMap(([n, o]) =>
+    ENGINES.map((e) => [n, o, e] as const)
+  )
+) {
+  Deno.test(`log-likelihoods of ${name} (${engine.adapterClass} kernels) do not depend on the batch, to the last bit`, async () => {
     const before = engine.stats.tensors;
     {
-      using base = await open();
-      using heads = name.startsWith("gpt2") ? learntHeads() : null;
+      using base = await open(engine);
+      using heads = name.startsWith("gpt2") ? learntHeads(engine) : null;
       const model: GenerationModel = { engine, layers: base.layers, ends: base.ends, heads };
       const requests = requestsFor(base.ends.shape.vocabulary);
       const alone = await logLikelihoods(model, requests, { batch: 1 });

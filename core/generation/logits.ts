@@ -12,7 +12,10 @@ export interface LogitsRules {
   readonly repetitionPenalty: number;
   /** No n-gram of this length may occur twice among the generated tokens; 0 = off. */
   readonly noRepeatNgramSize: number;
-  /** Tokens that must be generated before an end token may come. */
+  /**
+   * Tokens that must be generated before an end token may come: with 2 the shortest answer is two tokens and an end
+   * token. The prompt does not count. The same for `sample`, with or without a temperature, and for `beamSearch`.
+   */
   readonly minLength: number;
   /** Tokens that end a text. */
   readonly endTokens: readonly number[];

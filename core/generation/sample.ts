@@ -31,7 +31,8 @@ export interface SampleOptions extends Partial<LogitsRules> {
 }
 
 /**
- * Continues a prompt until an end token, the length or the model's room is reached.
+ * Continues a prompt until an end token, the length or the model's room is reached. No end token comes before
+ * `minLength` tokens have been generated; `maxNewTokens` and the model's room end a text all the same.
  *
  * @param session A fresh session of the model.
  * @param prompt Tokens, at least one.
@@ -52,6 +53,8 @@ export async function sample(
   require("temperature", "0 or more", temperature, temperature >= 0 && temperature < Infinity);
   require("topK", "an integer of at least 0", topK, Number.isInteger(topK) && topK >= 0);
   require("topP", "above 0 and at most 1", topP, topP > 0 && topP <= 1);
+  const { minLength = 0 } = options;
+  require("minLength", "an integer of at least 0", minLength, Number.isInteger(minLength) && minLength >= 0);
   require(
     "maxNewTokens",
     "an integer of at least 1",
@@ -69,7 +72,7 @@ export async function sample(
   const rules: LogitsRules = {
     repetitionPenalty: options.repetitionPenalty ?? 1,
     noRepeatNgramSize: options.noRepeatNgramSize ?? 0,
-    minLength: options.minLength ?? 0,
+    minLength,
     endTokens,
   };
   const random = randomStream(seed, 2);

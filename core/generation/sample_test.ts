@@ -1,4 +1,5 @@
 import { assert, assertAlmostEquals, assertEquals, assertRejects } from "@std/assert";
+import { beamSearch } from "./beam_search.ts";
 import type { DecodingSession } from "./model.ts";
 import { draw, sample } from "./sample.ts";
 
@@ -16,6 +17,31 @@ Deno.test("sample() takes the most likely token, and ends at an end token, the l
   assertEquals(await sample(constant([0, 2, 1, 1], 3), [0], options), [1, 1, 1]);
   assertEquals(await sample(constant([0, 2, 1, 9]), [0], { ...options, minLength: 2 }), [1, 1, 3]);
   assertEquals(await sample(constant([0, 2, 1, 1.5]), [0], { ...options, noRepeatNgramSize: 1 }), [1, 3]);
+});
+
+Deno.test("a least length counts what is generated before the end, drawn or not, and the limits hold", async () => {
+  const sure = () => constant([0, 2, 1, 90]);
+  const drawn = { temperature: 1, seed: 4 };
+  for (const how of [{}, drawn, { ...drawn, topK: 1 }, { ...drawn, topP: 0.1 }]) {
+    const lengths = [];
+    for (const minLength of [0, 1, 3, 4, 9]) {
+      const text = await sample(sure(), [3, 3], { ...options, ...how, minLength });
+      assertEquals(text.indexOf(3), minLength < 4 ? text.length - 1 : -1, "no end token before");
+      lengths.push(text.length);
+    }
+    // 4 tokens at most, whether an end token came or not.
+    assertEquals(lengths, [1, 2, 4, 4, 4]);
+  }
+  // The same for beams.
+  for (const minLength of [0, 3]) {
+    const { tokens } = await beamSearch(sure(), [3, 3], {
+      ...options,
+      minLength,
+      beams: 1,
+      noRepeatNgramSize: 0,
+    });
+    assertEquals(tokens, await sample(sure(), [3, 3], { ...options, minLength }));
+  }
 });
 
 Deno.test("sample() gives the same text for the same seed, and others for others", async () => {
@@ -56,6 +82,8 @@ Deno.test("sample() refuses options that are out of range", async () => {
       [{ temperature: -1 }, `"temperature" must be 0 or more`],
       [{ topK: 1.5 }, `"topK" must be an integer`],
       [{ topP: 0 }, `"topP" must be above 0`],
+      [{ minLength: -1 }, `"minLength" must be an integer of at least 0: current value is -1`],
+      [{ minLength: NaN }, `"minLength" must be an integer`],
       [{ maxNewTokens: 0 }, `"maxNewTokens" must be an integer of at least 1`],
     ] as const
   ) {

@@ -103,9 +103,17 @@ export function cutText(
 }
 
 /** Tokens up to the first one that ends a text. */
-export function untilEnd(tokens: readonly number[], ends: readonly number[]): readonly number[] {
+function untilEnd(tokens: readonly number[], ends: readonly number[]): readonly number[] {
   const at = tokens.findIndex((token) => ends.includes(token));
   return at < 0 ? tokens : tokens.slice(0, at);
+}
+
+/**
+ * The text of generated tokens, up to one that ends it. Models may have more rows than their tokenizer has tokens:
+ * those say nothing.
+ */
+export function textOf(tokenizer: Tokenizer, tokens: readonly number[], ends: readonly number[]): string {
+  return tokenizer.decode(untilEnd(tokens, ends).filter((id) => id < tokenizer.vocabSize)).trim();
 }
 
 /** A question as a model that chats is given it. */

@@ -9,11 +9,14 @@ import {
   type BaseLayers,
   type BaseWeights,
   CachedSession,
+  type EncodedRequest,
   generateGreedy,
+  type LikelihoodOptions,
   loadEnds,
   loadHeads,
   loadLayers,
   type LocalHeads,
+  logLikelihoods,
   type ModelEnds,
   type Tokenizer,
 } from "@edgetuner/core";
@@ -121,6 +124,15 @@ export class TextModel implements Disposable {
       heads: this.#heads,
     });
     return await search(session);
+  }
+
+  /** How likely continuations are. */
+  logLikelihoods(requests: readonly EncodedRequest[], options: LikelihoodOptions): Promise<number[]> {
+    return logLikelihoods(
+      { engine: this.#engine, layers: this.#layers, ends: this.#ends, heads: this.#heads },
+      requests,
+      options,
+    );
   }
 
   [Symbol.dispose](): void {
