@@ -18,6 +18,7 @@ import {
   type LocalHeads,
   logLikelihoods,
   type ModelEnds,
+  sample,
   type Tokenizer,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
@@ -27,6 +28,8 @@ import { loadGpu } from "./webgpu.ts";
 
 /** Prompts that are continued side by side: more take more memory and little less time. */
 const GROUP = 8;
+/** From this hidden size on, one prompt after the other over a cache takes less time than whole passes do. */
+const CACHED_FROM = 512;
 
 /** A model on the GPU, with or without an adapter. */
 export class TextModel implements Disposable {
@@ -91,14 +94,25 @@ export class TextModel implements Disposable {
     maxNewTokens: number,
     { base = false, onDone }: { readonly base?: boolean; readonly onDone?: (done: number) => void } = {},
   ): Promise<number[][]> {
-    const model = { engine: this.#engine, layers: this.#layers, ends: this.#ends };
+    const heads = base ? null : this.#heads;
+    const { eos } = this.#tokenizer;
     const tokens: number[][] = [];
+    if (this.#layers.shape.hidden >= CACHED_FROM) {
+      for (const prompt of prompts) {
+        const options = { maxNewTokens, endTokens: [eos] };
+        const found = await this.search((session) => sample(session, prompt, options), heads);
+        tokens.push(found.filter((id) => id !== eos));
+        onDone?.(tokens.length);
+      }
+      return tokens;
+    }
+    const model = { engine: this.#engine, layers: this.#layers, ends: this.#ends, heads };
     for (let at = 0; at < prompts.length; at += GROUP) {
       tokens.push(
         ...await generateGreedy(
-          { ...model, heads: base ? null : this.#heads },
+          model,
           prompts.slice(at, at + GROUP),
-          { maxNewTokens, eos: this.#tokenizer.eos },
+          { maxNewTokens, eos },
         ),
       );
       onDone?.(tokens.length);
@@ -115,13 +129,14 @@ export class TextModel implements Disposable {
    * Continues one prompt by a search of the caller's over a cache of keys and values.
    *
    * @param search Gets a fresh session.
+   * @param heads What is learnt; `null` for the base model alone.
    */
-  async search<T>(search: (session: CachedSession) => Promise<T>): Promise<T> {
+  async search<T>(search: (session: CachedSession) => Promise<T>, heads = this.#heads): Promise<T> {
     using session = new CachedSession({
       engine: this.#engine,
       layers: this.#layers,
       ends: this.#ends,
-      heads: this.#heads,
+      heads,
     });
     return await search(session);
   }
