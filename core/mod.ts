@@ -374,6 +374,7 @@ export {
   type PredictorFeatures,
   predictorFeatures,
   type PredictorWindow,
+  splitSteps,
   splitWindows,
   type StepView,
   type TrackedStep,

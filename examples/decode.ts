@@ -12,6 +12,8 @@ import {
   numberedFiles,
 } from "@edgetuner/core/evaluation";
 import { integer, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
+import { TOKENIZER_FLAG } from "./_support/model_flags.ts";
+import { requireWritable } from "./_support/writable.ts";
 
 /** Lines `{"id": 0, "predict": [1, 2]}`. */
 function parsePredictions(content: string, name: string): EncodedPrediction[] {
@@ -49,6 +51,7 @@ async function main(): Promise<void> {
     data: text("FILE", "", "prompts and completions, from format_data.ts"),
     predictions: text("FILE", "", 'lines {"id": index in the data, "predict": [token, ...]}'),
     model: text("PATH", "", "folder with the model's tokenizer.json, or a GGUF file"),
+    tokenizer: TOKENIZER_FLAG,
     output: text("FOLDER", "", "where to write references.txt or reference0, ..., and predictions.txt"),
     numbered: integer("N", 0, "write N numbered files of references, as WebNLG and DART have them", {
       min: 0,
@@ -67,19 +70,20 @@ async function main(): Promise<void> {
       throw new UsageError(`Cannot run decode.ts as --${name} must be given; see --help`);
     }
   }
-  const tokenizer = await loadTokenizerOf(flags.model);
+  await requireWritable("decode.ts", { folders: { output: flags.output } });
+  const tokenizer = await loadTokenizerOf(flags.model, flags.tokenizer);
   const instances = decodePredictions(
     parseFormatted(await Deno.readTextFile(flags.data), { name: flags.data }),
     parsePredictions(await Deno.readTextFile(flags.predictions), flags.predictions),
     {
-      decode: (ids) => tokenizer.decode(ids),
+      // Models may have more rows than their tokenizer has tokens.
+      decode: (ids) => tokenizer.decode(ids.filter((id) => id < tokenizer.vocabSize)),
       filter: flags.filter as "all" | "seen" | "unseen",
       lowerCase: flags["lower-case"],
       tokenize: flags.tokenize,
       missing: flags["drop-missing"] ? "drop" : "refuse",
     },
   );
-  await Deno.mkdir(flags.output, { recursive: true });
   const write = (name: string, content: string): Promise<void> =>
     Deno.writeTextFile(`${flags.output}/${name}`, content);
   if (flags.numbered > 0) {

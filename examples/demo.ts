@@ -10,7 +10,6 @@ import {
   findCodec,
   joinAdapters,
   loadAdapter,
-  loadPairs,
   MAX_MICRO_BATCHES,
   saveAdapter,
   stepTraffic,
@@ -18,18 +17,40 @@ import {
 } from "@edgetuner/core";
 import { Child, type ChildEvent } from "./_support/child.ts";
 import { codecChoice, codecsOf } from "./_support/codecs.ts";
-import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
+import {
+  flagArgs,
+  type FlagValues,
+  integer,
+  number,
+  readGiven,
+  runProgram,
+  text,
+  toggle,
+  UsageError,
+  withDefaults,
+} from "./_support/flags.ts";
+import { MODEL_FLAG, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import { curve, headMap } from "./_support/picture.ts";
-import { DEMO_PREDICTOR, PRUNER_NAMES } from "./_support/pruners.ts";
+import { cutText, encodePrompts, endTokens, havePrompts, textOf } from "./_support/prompts.ts";
+import { PRUNER_FLAGS, prunerFlags } from "./_support/pruners.ts";
 import { bytes, duration, ProgressBar, prunerTime } from "./_support/progress.ts";
 import { peakMemory, versions, writeReport } from "./_support/report.ts";
 import { type ParameterCounts, parameterText, RUN_FLAGS } from "./_support/run_flags.ts";
 import { countSlots, type SlotCount } from "./_support/slots.ts";
 import { TextModel } from "./_support/texts.ts";
+import {
+  type AllCounts,
+  chatTemplateOf,
+  DATA_FLAGS,
+  type DataCounts,
+  type ReadExamples,
+  readExamples,
+} from "./_support/training_data.ts";
 import { PLAN_FLAGS } from "./_support/training_plan.ts";
 import { TUNING_FLAGS } from "./_support/tuning_flags.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
+import { requireWritable } from "./_support/writable.ts";
 
 const HERE = new URL(".", import.meta.url).pathname;
 
@@ -62,12 +83,61 @@ interface Seen {
   readonly losses: { step: number; mode: string; loss: number }[];
   /** Whole validations, as the data device tells them. */
   readonly validations: { step: number; loss: number }[];
+  /** What became of the data. */
+  data: AllCounts | null;
   adapter: string;
   server: ChildEvent | null;
 }
 
+/** Its flags. */
+export const FLAGS = {
+  ...TUNING_FLAGS,
+  ...PASSED_RUN_FLAGS,
+  "checkpoint-every": integer("N", 0, "steps from one checkpoint to the next, in --out; 0 = none", {
+    min: 0,
+  }),
+  resume: text("DIR", "", "go on with the run whose --out this is, with the same flags"),
+  model: MODEL_FLAG,
+  tokenizer: TOKENIZER_FLAG,
+  ...WEIGHTS_FLAG,
+  data: text(
+    "FILE",
+    `${HERE}restaurant/train.txt`,
+    "training data: MR||text lines, or JSONL with prompt and completion, text, or messages",
+  ),
+  ...DATA_FLAGS,
+  ...PLAN_FLAGS,
+  valid: text("FILE", `${HERE}restaurant/valid.txt`, "validation data"),
+  "keep-best": toggle("save the adapter of the lowest validation loss too, as adapter-best"),
+  test: text("FILE", `${HERE}restaurant/test.txt`, "data whose prompts are continued before and after"),
+  prompts: integer("N", 32, "how many of them, from the first on; the three longest are shown", { min: 1 }),
+  capacities: text("LIST", "8,5,3", "capacities of the devices; the first one is the data device"),
+  batch: integer("N", 8, "sequences per step, or per part of a step", { min: 1 }),
+  length: integer("N", 80, "tokens per sequence", { min: 2 }),
+  ...PRUNER_FLAGS,
+  tau: { ...PRUNER_FLAGS.tau, default: 0.9 },
+  eta: { ...PRUNER_FLAGS.eta, default: 0.6 },
+  codec: text("NAME", "f32", "how numbers travel: f32, f16, int8, int8-feedback, or a module"),
+  "micro-batches": integer("N", 1, "parts of each batch that are computed while others travel", {
+    min: 1,
+    max: MAX_MICRO_BATCHES,
+  }),
+  bandwidth: number("MBIT", 0, "slow every link down to this many Mbit/s each way; 0 = as it is", {
+    min: 0,
+  }),
+  latency: number("MS", 0, "slow every link down by this many milliseconds each way", { min: 0 }),
+  transport: text("NAME", "ws", "how frames travel", ["ws", "http"]),
+  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+  port: integer("N", 0, "port of the edge server; 0 = any free one", { min: 0, max: 65_535 }),
+  out: text("DIR", "runs/demo", "folder for the adapter"),
+  metrics: text("DIR", "", "write metrics.csv and metrics.jsonl, a row as each step ends"),
+  report: text("FILE", "", "write a report as JSON"),
+};
+
+type Flags = FlagValues<typeof FLAGS>;
+
 async function main(): Promise<number> {
-  const flags = readFlags({
+  const given = readGiven({
     name: "demo.ts",
     about: "Starts an edge server and user devices as processes and fine-tunes a small GPT-2 with them.",
     examples: [
@@ -77,55 +147,9 @@ async function main(): Promise<number> {
       "deno run -A examples/demo.ts --latency 20 --micro-batches 2 --codec f16",
       "deno run -A examples/demo.ts --out runs/long --checkpoint-every 50   # after Ctrl-C: --resume runs/long",
     ],
-  }, {
-    ...TUNING_FLAGS,
-    ...PASSED_RUN_FLAGS,
-    "checkpoint-every": integer("N", 0, "steps from one checkpoint to the next, in --out; 0 = none", {
-      min: 0,
-    }),
-    resume: text("DIR", "", "go on with the run whose --out this is, with the same flags"),
-    model: text("DIR", `${HERE}tiny_gpt2`, "folder of the base model"),
-    ...WEIGHTS_FLAG,
-    data: text(
-      "FILE",
-      `${HERE}restaurant/train.txt`,
-      "training data: MR||text lines, or JSONL with prompt and completion",
-    ),
-    ...PLAN_FLAGS,
-    valid: text("FILE", `${HERE}restaurant/valid.txt`, "validation data"),
-    "keep-best": toggle("save the adapter of the lowest validation loss too, as adapter-best"),
-    test: text("FILE", `${HERE}restaurant/test.txt`, "data whose prompts are continued before and after"),
-    prompts: integer("N", 32, "how many of them, from the first on; the three longest are shown", { min: 1 }),
-    capacities: text("LIST", "8,5,3", "capacities of the devices; the first one is the data device"),
-    batch: integer("N", 8, "sequences per step, or per part of a step", { min: 1 }),
-    length: integer("N", 80, "tokens per sequence", { min: 2 }),
-    pruner: text("NAME", "greedy", `${PRUNER_NAMES.join(", ")}, or a module`),
-    keep: number("X", 0, "magnitude, gradient, oracle, dlora: share of heads to keep; 0 = the pruner's own", {
-      min: 0,
-      max: 1,
-    }),
-    predictor: text("DIR", DEMO_PREDICTOR, "iheadpruner: folder of its predictor"),
-    tau: number("X", 0.9, "greedy: share of a layer's importance to keep", { min: 0, max: 1 }),
-    eta: number("X", 0.6, "greedy: share of pruned heads above which a layer is pruned whole", {
-      min: 0,
-      max: 1,
-    }),
-    codec: text("NAME", "f32", "how numbers travel: f32, f16, int8, int8-feedback, or a module"),
-    "micro-batches": integer("N", 1, "parts of each batch that are computed while others travel", {
-      min: 1,
-      max: MAX_MICRO_BATCHES,
-    }),
-    bandwidth: number("MBIT", 0, "slow every link down to this many Mbit/s each way; 0 = as it is", {
-      min: 0,
-    }),
-    latency: number("MS", 0, "slow every link down by this many milliseconds each way", { min: 0 }),
-    transport: text("NAME", "ws", "how frames travel", ["ws", "http"]),
-    webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
-    port: integer("N", 0, "port of the edge server; 0 = any free one", { min: 0, max: 65_535 }),
-    out: text("DIR", "runs/demo", "folder for the adapter"),
-    metrics: text("DIR", "", "write metrics.csv and metrics.jsonl, a row as each step ends"),
-    report: text("FILE", "", "write a report as JSON"),
-  });
+  }, FLAGS);
+  const flags = withDefaults(FLAGS, given);
+  const pruner = prunerFlags("demo.ts", flags, given);
   const out = flags.resume || flags.out;
   const capacities = flags.capacities.split(",").map(Number);
   if (capacities.length === 0 || capacities.some((c) => !(c > 0))) {
@@ -134,9 +158,10 @@ async function main(): Promise<number> {
     );
   }
   // Checked before four processes start.
-  for (const file of [flags.data, flags.valid, flags.test]) await loadPairs(file);
+  await requireWritable("demo.ts", { files: { report: flags.report }, folders: { out } });
+  for (const file of [flags.data, flags.valid]) await readExamples(file, flags, () => {});
+  const test = await readExamples(flags.test, flags);
   const codec = await codecChoice(flags.codec);
-  await Deno.mkdir(out, { recursive: true });
 
   const joinToken = crypto.randomUUID();
   const seen: Seen = {
@@ -144,6 +169,7 @@ async function main(): Promise<number> {
     devices: new Map(),
     losses: [],
     validations: [],
+    data: null,
     adapter: "",
     server: null,
   };
@@ -180,10 +206,8 @@ async function main(): Promise<number> {
     ...(flags["checkpoint-every"] > 0 ? ["--checkpoint-every", `${flags["checkpoint-every"]}`] : []),
     ...(flags.metrics === "" ? [] : ["--metrics", flags.metrics]),
     ...["--port", `${flags.port}`, "--join-token", joinToken, "--admin-token", crypto.randomUUID()],
-    ...["--predictor", flags.predictor],
-    ...["--pruner", flags.pruner, "--tau", `${flags.tau}`, "--eta", `${flags.eta}`],
+    ...flagArgs({ pruner: flags.pruner, ...pruner }),
     ...["--codec", flags.codec, "--micro-batches", `${flags["micro-batches"]}`],
-    ...["--keep", `${flags.keep}`],
     ...["--webgpu", flags.webgpu, "--join-timeout", "120"],
   ], (event) => {
     if (event.type === "listening") {
@@ -213,6 +237,8 @@ async function main(): Promise<number> {
     const data = i === 0
       ? [
         ...["--data", flags.data, "--valid", flags.valid, "--model", flags.model, "--share-loss"],
+        ...flagArgs({ tokenizer: flags.tokenizer, buckets: flags.buckets }),
+        ...flagArgs({ "train-on-prompt": flags["train-on-prompt"], "skip-bad": flags["skip-bad"] }),
         ...["--base-weights", flags["base-weights"]],
         ...["--batch", `${flags.batch}`, "--length", `${flags.length}`, "--seed", `${flags.seed}`],
         ...["--valid-batches", `${flags["valid-batches"]}`, "--eval-every", `${flags["eval-every"]}`],
@@ -239,6 +265,10 @@ async function main(): Promise<number> {
         ...data,
       ], (event) => {
         if (event.type === "loss") seen.losses.push(event as unknown as Seen["losses"][number]);
+        else if (event.type === "notice") {
+          bar.end();
+          console.error(event.text);
+        } else if (event.type === "data") seen.data = { train: event.train, valid: event.valid } as AllCounts;
         else if (event.type === "validation") {
           seen.validations.push(event as unknown as Seen["validations"][number]);
         } else if (event.type === "done") seen.devices.set(name, event);
@@ -286,7 +316,7 @@ async function main(): Promise<number> {
   let compared: Comparison | null = null;
   if (complete && !interrupted && failed.length === 0 && trained.length > 0) {
     show(seen, trained, summary, seconds);
-    compared = await compare(`${out}/adapter`, flags);
+    compared = await compare(`${out}/adapter`, flags, test);
   }
   const last = trained.at(-1);
   if (complete) {
@@ -298,6 +328,14 @@ async function main(): Promise<number> {
       );
     }
     if (interrupted && checkpoints("").length > 0) console.log(`Go on with --resume ${out}`);
+  } else if (saved.length > 0) {
+    console.error(
+      `No adapter, as ${
+        parts.length - saved.length
+      } of ${parts.length} devices saved nothing; what the others' ` +
+        `heads have learnt is in ${saved.map(({ folder }) => folder).join(", ")}`,
+    );
+    if (checkpoints("").length > 0) console.error(`Go on from the last checkpoint with --resume ${out}`);
   }
   await writeReport(flags.report, {
     versions: versions(),
@@ -305,6 +343,7 @@ async function main(): Promise<number> {
     adapter: seen.adapter,
     adapterFolder: complete ? `${out}/adapter` : null,
     parameters: seen.server?.parameters ?? null,
+    data: { ...seen.data, test: compared?.counts ?? null },
     validations: seen.validations,
     best: bestOf(seen),
     run: seen.server,
@@ -461,28 +500,33 @@ interface Sample {
 interface Comparison {
   readonly samples: readonly Sample[];
   readonly slots: { readonly before: SlotCount; readonly after: SlotCount };
+  /** What became of the prompts' lines. */
+  readonly counts: DataCounts;
 }
 
 /** Continues the first prompts of a file, before and after; shows the longest, which are hardest. */
-async function compare(
-  adapter: string,
-  flags: {
-    readonly model: string;
-    readonly "base-weights": string;
-    readonly test: string;
-    readonly prompts: number;
-    readonly webgpu: string;
-  },
-): Promise<Comparison> {
-  const pairs = (await loadPairs(flags.test)).slice(0, flags.prompts);
-  const prompts = pairs.map((p) => p.prompt);
+async function compare(adapter: string, flags: Flags, read: ReadExamples): Promise<Comparison | null> {
+  if (!havePrompts(read.examples)) {
+    console.log(`\nNo texts before and after: ${flags.test} holds texts without prompts`);
+    return null;
+  }
   const trained = await loadAdapter(adapter);
-  using model = await TextModel.open({ model: flags.model }, trained, flags.webgpu, baseWeightsOf(flags));
-  const before = await model.generate(prompts, 40, true);
-  const after = await model.generate(prompts, 40);
-  const samples = pairs.map(({ prompt, completion }, i) => ({
-    prompt,
-    reference: completion,
+  using model = await TextModel.open(flags, trained, flags.webgpu, baseWeightsOf(flags));
+  const { tokenizer, room } = model;
+  const choice = { count: flags.prompts, first: 0, distinct: false };
+  const { prompts: all, counts } = encodePrompts(read, tokenizer, choice, room);
+  const cut = cutText(flags.test, counts, room);
+  if (cut !== null) console.error(cut);
+  const ends = endTokens(tokenizer, await chatTemplateOf(flags.model));
+  const generate = async (base: boolean) => {
+    const tokens = await model.generateTokens(all.map(({ tokens }) => tokens), 40, { base });
+    return tokens.map((ids) => textOf(tokenizer, ids, ends));
+  };
+  const before = await generate(true);
+  const after = await generate(false);
+  const prompts = all.map(({ text }) => text);
+  const samples = all.map(({ text: prompt, reference }, i) => ({
+    ...{ prompt, reference },
     before: before[i]!,
     after: after[i]!,
   }));
@@ -491,16 +535,16 @@ async function compare(
     console.log(`\n${prompt}\n  before     ${before}\n  after      ${after}\n  reference  ${reference}`);
   }
   const slots = { before: countSlots(prompts, before), after: countSlots(prompts, after) };
-  const { all } = slots.before;
-  if (all > 0) {
-    const share = ({ right }: SlotCount) => (100 * right / all).toFixed(0);
+  const slotCount = slots.before.all;
+  if (slotCount > 0) {
+    const share = ({ right }: SlotCount) => (100 * right / slotCount).toFixed(0);
     console.log(
       `\nSlots right: ${share(slots.before)} % before, ${
         share(slots.after)
-      } % after (${all} slots of ${pairs.length} test prompts)`,
+      } % after (${slotCount} slots of ${prompts.length} test prompts)`,
     );
   }
-  return { samples, slots };
+  return { samples, slots, counts };
 }
 
 if (import.meta.main) await runProgram(main);

@@ -8,17 +8,27 @@
 import { adamwAt, MAX_MICRO_BATCHES, type RunSettings, type StepRecord } from "@edgetuner/core";
 import { createControlApp, eventJson, stepJson } from "@edgetuner/transport/server";
 import { httpListener, webSocketListener } from "@edgetuner/transport";
-import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
+import {
+  integer,
+  number,
+  readGiven,
+  runProgram,
+  text,
+  toggle,
+  UsageError,
+  withDefaults,
+} from "./_support/flags.ts";
 import { codecChoice } from "./_support/codecs.ts";
 import { MODEL_FLAG } from "./_support/model_flags.ts";
 import { MetricsLog, type MetricsRow } from "./_support/metrics.ts";
 import { bytes, ProgressBar, prunerTime } from "./_support/progress.ts";
-import { DEMO_PREDICTOR, PRUNER_NAMES, prunerChoice, SHARE_PRUNERS } from "./_support/pruners.ts";
+import { PRUNER_FLAGS, prunerChoice, prunerFlags, prunerOptions } from "./_support/pruners.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
 import { parameterText, RUN_FLAGS, runSettings } from "./_support/run_flags.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
+import { requireWritable } from "./_support/writable.ts";
 import { WorkerRun } from "./_support/worker_run.ts";
 
 /** Bytes a device may have under way: a few frames of a large model. */
@@ -46,34 +56,11 @@ const FLAGS = {
     "",
     "token of the REST API; EDGETUNER_ADMIN_TOKEN, or else a new one that is printed",
   ),
-  pruner: text(
-    "NAME",
-    "greedy",
-    `${PRUNER_NAMES.join(", ")}, or a module with a pruner factory as its default export`,
-  ),
-  predictor: text("DIR", DEMO_PREDICTOR, "iheadpruner: folder of its predictor"),
+  ...PRUNER_FLAGS,
   collect: text(
     "FILE",
     "",
     "keep every head and append samples to train a predictor from; see train_pruner.ts",
-  ),
-  tau: number("X", 0.7, "greedy: share of a layer's importance to keep", { min: 0, max: 1 }),
-  eta: number("X", 0.4, "greedy: share of pruned heads above which a layer is pruned whole", {
-    min: 0,
-    max: 1,
-  }),
-  rho: number("X", 0.2, "greedy: how much weaker devices' heads count less", { min: 0 }),
-  beta: number("X", 0.3, "greedy: how much dearer a device's remaining heads get", { min: 0 }),
-  lambda: number("X", 0.8, "greedy: weight of the newest step", { min: 0, max: 1 }),
-  share: number("X", 0.5, "random: share of heads to prune", { min: 0, max: 1 }),
-  keep: number(
-    "X",
-    0,
-    `${Object.keys(SHARE_PRUNERS).join(", ")}: share of heads to keep; 0 = the pruner's own`,
-    {
-      min: 0,
-      max: 1,
-    },
   ),
   codec: text(
     "NAME",
@@ -94,7 +81,7 @@ const FLAGS = {
 };
 
 async function main(): Promise<number> {
-  const flags = readFlags({
+  const given = readGiven({
     name: "edge_server.ts",
     about: "Holds the base model, waits for devices and fine-tunes with them.",
     examples: [
@@ -104,18 +91,13 @@ async function main(): Promise<number> {
       "deno run -A examples/edge_server.ts --generate --devices 1 --join-token secret-join",
     ],
   }, FLAGS);
+  const flags = withDefaults(FLAGS, given);
   const joinToken = flags["join-token"] || Deno.env.get("EDGETUNER_JOIN_TOKEN") || crypto.randomUUID();
   const adminToken = flags["admin-token"] || Deno.env.get("EDGETUNER_ADMIN_TOKEN") || crypto.randomUUID();
-  const { tau, eta, rho, beta, lambda, share, keep } = flags;
   // Generation keeps every head, whatever the pruner.
   const prunerName = flags.generate ? "none" : flags.pruner;
-  const options: Record<string, number> = prunerName === "random"
-    ? { share }
-    : prunerName === "none"
-    ? {}
-    : prunerName in SHARE_PRUNERS
-    ? (keep > 0 ? { keep } : {} as Record<string, number>)
-    : { tau, eta, rho, beta, lambda };
+  const options = flags.generate ? {} : prunerOptions(prunerFlags("edge_server.ts", flags, given));
+  await requireWritable("edge_server.ts", { files: { report: flags.report } });
   const codec = await codecChoice(flags.codec);
   const settings = {
     ...tuningSettings(flags),
@@ -246,8 +228,12 @@ async function main(): Promise<number> {
     interrupted = true;
     run.stop("interrupted");
   };
+  // A launcher says SIGTERM where the terminal may have said SIGINT already: not a second wish to end.
+  const onEnd = () => {
+    if (!interrupted) onInterrupt();
+  };
   Deno.addSignalListener("SIGINT", onInterrupt);
-  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", onInterrupt);
+  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", onEnd);
   let failure: Error | null = null;
   try {
     await run.done;
@@ -289,7 +275,7 @@ async function main(): Promise<number> {
   await accepting;
   await server.shutdown();
   Deno.removeSignalListener("SIGINT", onInterrupt);
-  if (Deno.build.os !== "windows") Deno.removeSignalListener("SIGTERM", onInterrupt);
+  if (Deno.build.os !== "windows") Deno.removeSignalListener("SIGTERM", onEnd);
   if (failure !== null) {
     console.error(failure.message);
     return 1;

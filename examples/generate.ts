@@ -1,6 +1,5 @@
 /**
- * Generates sentences from meaning representations, with a base model and an adapter: greedily, by beam
- * search, or drawn at random.
+ * Continues prompts with a base model and an adapter: greedily, by beam search, or drawn at random.
  *
  * @module
  */
@@ -8,10 +7,10 @@
 import {
   beamSearch,
   type DecodingSession,
+  encodeOpening,
   encodePrompt,
   loadAdapter,
   loadEnds,
-  loadPairs,
   runUserDevice,
   sample,
   type Tokenizer,
@@ -20,36 +19,68 @@ import {
 import { Engine } from "@edgetuner/kernels";
 import { codecChoice, codecsOf } from "./_support/codecs.ts";
 import { CONNECTION_FLAGS, openTransport } from "./_support/connection.ts";
-import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
+import {
+  type FlagValues,
+  type GivenFlags,
+  integer,
+  number,
+  readGiven,
+  runProgram,
+  text,
+  toggle,
+  UsageError,
+  withDefaults,
+} from "./_support/flags.ts";
 import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import { ProgressBar } from "./_support/progress.ts";
-import { versions, writeReport } from "./_support/report.ts";
+import {
+  chatPrompt,
+  cutText,
+  encodePrompts,
+  endTokens,
+  fitPrompt,
+  type Prompts,
+  requirePrompts,
+  textOf,
+} from "./_support/prompts.ts";
+import { peakMemory, versions, writeReport } from "./_support/report.ts";
+import { requireFlag } from "./_support/run_flags.ts";
 import { TextModel } from "./_support/texts.ts";
+import { chatTemplateOf, DATA_FLAGS, readExamples } from "./_support/training_data.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
+import { requireWritable } from "./_support/writable.ts";
 
-/** Prompts that are continued side by side. */
-const GROUP = 32;
-
-const FLAGS = {
+/** Its flags. */
+export const FLAGS = {
   model: MODEL_FLAG,
   ...WEIGHTS_FLAG,
   tokenizer: TOKENIZER_FLAG,
   adapter: text("DIR", "", "adapter folder; without one, and without --connect, the base model alone"),
-  prompt: text("TEXT", "", "what to continue"),
+  prompt: text("TEXT", "", "what to continue; see --raw, --pair and --chat"),
+  raw: toggle(
+    "--prompt: a text to go on with as it is, or from nothing if it is empty; so it is without --adapter and --connect",
+  ),
+  pair: toggle(
+    "--prompt: the prompt of a pair, which a completion follows; so it is with --adapter or --connect",
+  ),
+  chat: toggle("--prompt: what the user says, in the words of the model's chat template"),
+  system: text("TEXT", "", "--chat: what the system says before"),
   data: text(
     "FILE",
     new URL("./restaurant/test.txt", import.meta.url).pathname,
-    "without --prompt: file whose prompts to continue",
+    "without --prompt: file whose prompts to continue: MR||text lines, or JSONL with pairs or messages",
   ),
+  "skip-bad": DATA_FLAGS["skip-bad"],
   count: integer("N", 3, "without --prompt: number of prompts to take from the file; 0 = all", { min: 0 }),
   distinct: toggle("without --prompt: each prompt once, at its first line"),
   first: integer("N", 1, "without --prompt: index of the first one", { min: 0 }),
   "max-tokens": integer("N", 64, "most tokens to add", { min: 1 }),
+  "min-length": integer("N", 0, "tokens before a text may end", { min: 0 }),
   beams: integer("N", 1, "beam search with this many beams", { min: 1 }),
   "length-penalty": number("X", 0.8, "beams: scores are divided by length to this power"),
   "no-repeat-ngram": integer("N", 4, "beams: no n-gram of this length twice; 0 = off", { min: 0 }),
-  "repetition-penalty": number("X", 1, "beams, sampling: tokens said before get less likely", { min: 0 }),
+  "repetition-penalty": number("X", 1, "tokens said before get less likely", { min: 0 }),
   temperature: number("X", 0, "above 0: draw tokens at random", { min: 0 }),
   "top-k": integer("N", 0, "sampling: among this many most likely tokens; 0 = all", { min: 0 }),
   "top-p": number("X", 1, "sampling: among tokens that together have this probability", { min: 0, max: 1 }),
@@ -66,20 +97,22 @@ const FLAGS = {
   codec: text("FILE", "f32", "--connect: module of a codec that the run may use"),
 };
 
-type Flags = ReturnType<typeof readFlags<typeof FLAGS>>;
+type Flags = FlagValues<typeof FLAGS>;
 
 async function main(): Promise<number> {
-  const flags = readFlags({
+  const given = readGiven({
     name: "generate.ts",
     about: "Continues prompts: greedily, by beam search, or drawn at random.",
     examples: [
       "deno run -A examples/generate.ts --adapter runs/demo/adapter --count 5",
       'deno run -A examples/generate.ts --adapter runs/demo/adapter --prompt "name[The Vaults], food[Thai], area[harbour]"',
       "deno run -A examples/generate.ts --adapter runs/demo/adapter --beams 10 --count 0 --predictions beam.jsonl",
-      "deno run -A examples/generate.ts --temperature 0.8 --top-p 0.9 --seed 3",
+      'deno run -A examples/generate.ts --prompt "The Vaults is" --temperature 0.8 --top-p 0.9 --seed 3',
+      'deno run -A examples/generate.ts --model MODEL --adapter runs/chat/adapter --chat --prompt "Where can I eat?"',
       "deno run -A examples/generate.ts --connect ws://127.0.0.1:8787/join/ws --token T --count 5",
     ],
   }, FLAGS);
+  const flags = withDefaults(FLAGS, given);
   if (flags.beams > 1 && flags.temperature > 0) {
     throw new UsageError("Cannot generate as one of --beams and --temperature may be given: both are");
   }
@@ -88,93 +121,156 @@ async function main(): Promise<number> {
       "Cannot generate as one of --connect and --adapter may be given: with --connect the devices have the heads",
     );
   }
-  let pairs = [{ prompt: flags.prompt, completion: "" }];
-  let ids = [0];
-  if (flags.prompt === "") {
-    const all = await loadPairs(flags.data);
-    const seen = new Set<string>();
-    const lines = [...all.keys()].filter((id) => {
-      const { prompt } = all[id]!;
-      if (flags.distinct && seen.has(prompt)) return false;
-      seen.add(prompt);
-      return true;
-    });
-    const count = flags.count === 0 ? lines.length : Math.min(flags.count, lines.length);
-    const first = flags.count === 0 ? 0 : flags.first;
-    ids = Array.from({ length: count }, (_, i) => lines[(first + i) % lines.length]!);
-    pairs = ids.map((id) => all[id]!);
+  if (flags["min-length"] > flags["max-tokens"]) {
+    throw new UsageError(
+      `Cannot generate as --min-length must be at most --max-tokens: current values are ${
+        flags["min-length"]
+      } and ${flags["max-tokens"]}`,
+    );
   }
-  const prompts = pairs.map(({ prompt }) => prompt);
-  const bar = new ProgressBar(prompts.length);
-  const { tokens, tokenizer, bytes } = flags.connect === ""
-    ? await generateHere(flags, prompts, bar)
-    : await generateThere(flags, prompts, bar);
-  bar.end();
-  const results = tokens.map((found) => tokenizer.decode(found.filter((t) => t !== tokenizer.eos)).trim());
+  const asked = await openQuestion(flags, given);
+  await requireWritable("generate.ts", { files: { predictions: flags.predictions, report: flags.report } });
+  const done = flags.connect === "" ? await generateHere(flags, asked) : await generateThere(flags, asked);
+  const { prompts, counts, tokens, tokenizer, ends, bytes } = done;
+  const results = tokens.map((found) => textOf(tokenizer, found, ends));
   if (flags.predictions !== "") {
-    const lines = tokens.map((predict, i) => `${JSON.stringify({ id: ids[i], predict })}\n`);
+    const lines = tokens.map((predict, i) => `${JSON.stringify({ id: prompts[i]!.id, predict })}\n`);
     await Deno.writeTextFile(flags.predictions, lines.join(""));
     console.log(`${lines.length} predictions: ${flags.predictions}`);
   } else {
     results.forEach((result, i) => {
-      const { prompt, completion } = pairs[i]!;
-      console.log(`${prompt}\n  ${result}`);
-      if (completion !== "") console.log(`  (reference: ${completion})`);
+      const { text, reference } = prompts[i]!;
+      console.log(`${text}\n  ${result}`);
+      if (reference !== "") console.log(`  (reference: ${reference})`);
     });
   }
   await writeReport(flags.report, {
     versions: versions(),
     settings: flags,
-    results: results.map((generated, i) => ({ ...pairs[i], generated })),
+    data: { test: counts },
+    results: results.map((generated, i) => {
+      const { text: prompt, reference: completion } = prompts[i]!;
+      return { prompt, completion, generated };
+    }),
     bytes,
+    peakMemoryBytes: peakMemory(),
   });
   return 0;
 }
 
-interface Generated {
+/** What is asked, before the model is there that makes tokens of it. */
+interface Question {
+  /** Tokens that end an answer. */
+  readonly ends: (tokenizer: Tokenizer) => readonly number[];
+  /** The prompts, each of at most so many tokens. */
+  readonly prompts: (tokenizer: Tokenizer, room: number) => Prompts;
+}
+
+/** Reads what the flags name and refuses what does not go together. */
+async function openQuestion(flags: Flags, given: GivenFlags<typeof FLAGS>): Promise<Question> {
+  const forms = (["raw", "pair", "chat"] as const).filter((name) => flags[name]);
+  if (forms.length > 1) {
+    throw new UsageError(`Cannot generate as one of --${forms.join(" and --")} may be given: both are`);
+  }
+  requireFlag("generate.ts", "system", "chat", flags.system === "" || flags.chat);
+  const template = await chatTemplateOf(flags.tokenizer || flags.model);
+  if (given.prompt === undefined) {
+    requireFlag("generate.ts", forms[0] ?? "", "prompt", forms.length === 0);
+    const read = await readExamples(flags.data, flags);
+    requirePrompts(flags.data, read.examples);
+    const isChat = read.examples.some((example) => "parts" in example);
+    return {
+      ends: (tokenizer) => endTokens(tokenizer, isChat ? template : null),
+      prompts: (tokenizer, room) => encodePrompts(read, tokenizer, flags, room),
+    };
+  }
+  const form = forms[0] ?? (flags.adapter === "" && flags.connect === "" ? "raw" : "pair");
+  if (form !== "raw" && flags.prompt.trim() === "") {
+    throw new UsageError(
+      `Cannot generate as --prompt must not be empty ${
+        form === "chat" ? "with --chat" : "where it is a pair's; with --raw it may be"
+      }`,
+    );
+  }
+  if (form === "chat" && template === null) {
+    throw new UsageError(
+      `Cannot generate with --chat as the model's folder must have a chat template: ${
+        flags.tokenizer || flags.model
+      } has none`,
+    );
+  }
+  const encode = (tokenizer: Tokenizer): { readonly tokens: readonly number[]; readonly text: string } => {
+    const { prompt: text } = flags;
+    if (form === "chat") return chatPrompt(template!, tokenizer, { user: text, system: flags.system });
+    return { tokens: form === "raw" ? encodeOpening(tokenizer, text) : encodePrompt(tokenizer, text), text };
+  };
+  return {
+    ends: (tokenizer) => endTokens(tokenizer, form === "chat" ? template : null),
+    prompts: (tokenizer, room) => {
+      const { tokens, text } = encode(tokenizer);
+      const fitting = fitPrompt(tokens, tokenizer, room);
+      return {
+        prompts: [{ id: 0, text, tokens: fitting, reference: "" }],
+        counts: { sequences: 1, truncated: fitting.length < tokens.length ? 1 : 0, skipped: 0 },
+      };
+    },
+  };
+}
+
+interface Generated extends Prompts {
   readonly tokens: readonly (readonly number[])[];
   readonly tokenizer: Tokenizer;
+  /** Tokens that end an answer. */
+  readonly ends: readonly number[];
   /** Bytes on the wire. */
   readonly bytes: number;
 }
 
+/** Makes the prompts and says how many were cut. */
+function promptsOf(flags: Flags, asked: Question, tokenizer: Tokenizer, room: number): Prompts {
+  const all = asked.prompts(tokenizer, room);
+  const cut = cutText(flags.prompt === "" ? flags.data : "--prompt", all.counts, room);
+  if (cut !== null) console.error(cut);
+  return all;
+}
+
 /** With the whole model on this machine. */
-async function generateHere(
-  flags: Flags,
-  prompts: readonly string[],
-  bar: ProgressBar,
-): Promise<Generated> {
+async function generateHere(flags: Flags, asked: Question): Promise<Generated> {
   const adapter = flags.adapter === "" ? null : await loadAdapter(flags.adapter);
   using model = await TextModel.open(flags, adapter, flags.webgpu, baseWeightsOf(flags));
   const { tokenizer } = model;
-  const tokens: (readonly number[])[] = [];
-  if (flags.beams > 1 || flags.temperature > 0) {
-    for (const prompt of prompts) {
-      tokens.push(await model.search(prompt, (session, given) => search(session, given, flags, tokenizer)));
+  const ends = asked.ends(tokenizer);
+  const all = promptsOf(flags, asked, tokenizer, model.room);
+  const bar = new ProgressBar(all.prompts.length);
+  let tokens: (readonly number[])[] = [];
+  // Without rules and draws all prompts go side by side.
+  const isPlain = flags.beams === 1 && flags.temperature === 0 && flags["min-length"] === 0 &&
+    flags["repetition-penalty"] === 1 && ends.length === 1;
+  if (isPlain) {
+    const given = all.prompts.map((prompt) => prompt.tokens);
+    const onDone = (done: number) => bar.draw(done, "prompts");
+    tokens = await model.generateTokens(given, flags["max-tokens"], { onDone });
+  } else {
+    for (const { tokens: given } of all.prompts) {
+      tokens.push(await model.search((session) => search(session, given, flags, ends)));
       bar.draw(tokens.length, "prompts");
     }
-    return { tokens, tokenizer, bytes: 0 };
   }
-  // All prompts side by side; in groups, so that progress shows.
-  for (let at = 0; at < prompts.length; at += GROUP) {
-    tokens.push(...await model.generateTokens(prompts.slice(at, at + GROUP), flags["max-tokens"]));
-    bar.draw(tokens.length, "prompts");
-  }
-  return { tokens, tokenizer, bytes: 0 };
+  bar.end();
+  return { ...all, tokens, tokenizer, ends, bytes: 0 };
 }
 
 /** As the data device of a run: the layers are at the edge server, the heads on other devices. */
-async function generateThere(
-  flags: Flags,
-  prompts: readonly string[],
-  bar: ProgressBar,
-): Promise<Generated> {
+async function generateThere(flags: Flags, asked: Question): Promise<Generated> {
   const transport = openTransport(flags, flags.connect, "--connect");
   const { model, tokenizer } = await openModel(flags);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const baseWeights = baseWeightsOf(flags);
   using ends = loadEnds(engine, model, { baseWeights });
   await warmUp(engine, ["data"], baseWeights);
+  const stops = asked.ends(tokenizer);
+  const all = promptsOf(flags, asked, tokenizer, ends.shape.positions - 1);
+  const bar = new ProgressBar(all.prompts.length);
   const tokens: (readonly number[])[] = [];
   const channel = await transport.connect();
   const { error, ledger } = await runUserDevice({
@@ -191,15 +287,16 @@ async function generateThere(
       fingerprint: model.fingerprint,
       next: () => null,
       async generate(session) {
-        for (const prompt of prompts) {
-          tokens.push(await search(session, encodePrompt(tokenizer, prompt), flags, tokenizer));
+        for (const { tokens: given } of all.prompts) {
+          tokens.push(await search(session, given, flags, stops));
           bar.draw(tokens.length, "prompts");
         }
       },
     },
   });
+  bar.end();
   if (error !== null) throw error;
-  return { tokens, tokenizer, bytes: ledger.totalBytes };
+  return { ...all, tokens, tokenizer, ends: stops, bytes: ledger.totalBytes };
 }
 
 /** Continues one prompt as the flags say. */
@@ -207,11 +304,12 @@ async function search(
   session: DecodingSession,
   given: readonly number[],
   flags: Flags,
-  tokenizer: Tokenizer,
+  ends: readonly number[],
 ): Promise<readonly number[]> {
   const common = {
     maxNewTokens: Math.min(flags["max-tokens"], session.capacity - given.length + 1),
-    endTokens: [tokenizer.eos],
+    endTokens: ends,
+    minLength: flags["min-length"],
     repetitionPenalty: flags["repetition-penalty"],
   };
   if (flags.beams > 1) {

@@ -36,9 +36,10 @@ import {
   RUN_FLAGS,
   runSettings,
 } from "./_support/run_flags.ts";
-import { DATA_FLAGS, loadTrainingSet } from "./_support/training_data.ts";
+import { type AllCounts, DATA_FLAGS, loadTrainingSet } from "./_support/training_data.ts";
 import { PLAN_FLAGS, TrainingPlan } from "./_support/training_plan.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
+import { requireWritable } from "./_support/writable.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 
@@ -78,14 +79,20 @@ async function main(): Promise<number> {
   requireFlag("server_tuner.ts", "eval-every", "valid", flags["eval-every"] === 0 || flags.valid !== "");
   requireFlag("server_tuner.ts", "keep-best", "valid", !flags["keep-best"] || flags.valid !== "");
   requireFlag("server_tuner.ts", "keep-best", "save", !flags["keep-best"] || flags.save !== "");
+  await requireWritable("server_tuner.ts", {
+    files: { report: flags.report },
+    folders: { save: flags.save },
+  });
   const settings = checkRunSettings({ ...tuningSettings(flags), ...runSettings(flags) });
   const { resumed, write } = await openRunCheckpoints(flags);
   const checkpoint = resumed === null ? null : await resumed.load(resumed.steps.at(-1)!);
   const { model, tokenizer } = await openModel(flags);
   const load = (file: string) => loadTrainingSet(file, { ...flags, tokenizer });
+  const set = await load(flags.data);
+  const valid = flags.valid === "" ? null : await load(flags.valid);
+  const counts: AllCounts = { train: set.counts, valid: valid?.counts ?? null };
   const plan = await TrainingPlan.create({
-    set: await load(flags.data),
-    valid: flags.valid === "" ? null : await load(flags.valid),
+    ...{ set, valid },
     ...{ batch: flags.batch, seed: flags.seed, flags },
   });
   plan.begin(settings);
@@ -178,6 +185,7 @@ async function main(): Promise<number> {
     validations: plan.validations,
     best: plan.best,
     padding: plan.padding,
+    data: counts,
     memory: log.samples,
     peakMemoryBytes: peakMemory(),
   };

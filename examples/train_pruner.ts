@@ -18,7 +18,9 @@ import {
   meanLabel,
   modelShape,
   type PrunerSample,
+  type SampleSet,
   savePredictor,
+  splitSteps,
   splitWindows,
   trackSamples,
   trainPredictor,
@@ -29,22 +31,28 @@ import {
   type FlagValues,
   integer,
   number,
-  readFlags,
+  readGiven,
   runProgram,
   text,
   UsageError,
+  withDefaults,
 } from "./_support/flags.ts";
 import { loadLocalModel, localRun } from "./_support/local_run.ts";
-import { MODEL_FLAG } from "./_support/model_flags.ts";
+import { MODEL_FLAG, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import { bytes, duration, ProgressBar } from "./_support/progress.ts";
 import { DEMO_PREDICTOR } from "./_support/pruners.ts";
+import { peakMemory, versions, writeReport } from "./_support/report.ts";
+import { DATA_FLAGS, type DataCounts } from "./_support/training_data.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
+import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
+import { requireWritable } from "./_support/writable.ts";
 
 /** Shares of each run's steps, the last ones, to stop by and to report on. */
 const HELD_OUT = { valid: 0.15, test: 0.15 };
 
-const FLAGS = {
+/** Its flags. */
+export const FLAGS = {
   ...TUNING_FLAGS,
   steps: integer("N", 400, "samples to have of each run; 0 = train on what the file holds", { min: 0 }),
   runs: integer("N", 2, "runs, each with the next seed", { min: 1 }),
@@ -54,7 +62,14 @@ const FLAGS = {
     "file of samples; one that exists is appended to, and an interrupted collection goes on",
   ),
   model: MODEL_FLAG,
-  data: text("FILE", new URL("./restaurant/train.txt", import.meta.url).pathname, "training data"),
+  tokenizer: TOKENIZER_FLAG,
+  ...WEIGHTS_FLAG,
+  data: text(
+    "FILE",
+    new URL("./restaurant/train.txt", import.meta.url).pathname,
+    "training data: MR||text lines, or JSONL",
+  ),
+  ...DATA_FLAGS,
   batch: integer("N", 8, "sequences per step", { min: 1 }),
   length: integer("N", 80, "tokens per sequence", { min: 2 }),
   capacities: text("LIST", "8,5,3", "capacities of the devices"),
@@ -63,6 +78,7 @@ const FLAGS = {
   epochs: integer("N", 60, "most passes over the samples", { min: 1 }),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
   out: text("DIR", DEMO_PREDICTOR, "folder for the predictor"),
+  report: text("FILE", "", "write a report as JSON"),
 };
 
 type Flags = FlagValues<typeof FLAGS>;
@@ -71,23 +87,57 @@ async function exists(path: string): Promise<boolean> {
   return await Deno.stat(path).then(() => true, () => false);
 }
 
-/** Runs fine-tuning with every head kept until the file holds all samples that were asked for. */
-async function collect(flags: Flags, engine: Engine): Promise<void> {
-  let existing: readonly PrunerSample[] = [];
-  if (await exists(flags.samples)) {
-    const { source, samples } = await loadSamples(flags.samples);
-    const { fingerprint } = await loadModel(flags.model);
-    if (source.fingerprint !== fingerprint) {
-      throw new UsageError(
-        `Cannot add to ${flags.samples} as its samples must be of ${flags.model}: their model has fingerprint ${
-          source.fingerprint.slice(0, 12)
-        }, this one ${fingerprint.slice(0, 12)}; remove the file or name another one`,
-      );
-    }
-    existing = samples;
+/** Samples that the file holds already; none if there is no such file. */
+async function existingSamples(flags: Flags, isModelGiven: boolean): Promise<SampleSet | null> {
+  if (!await exists(flags.samples)) return null;
+  const set = await loadSamples(flags.samples);
+  // With `--steps 0` the file alone says what is trained.
+  if (flags.steps === 0 && !isModelGiven) return set;
+  const { fingerprint } = await loadModel(flags.model);
+  if (set.source.fingerprint !== fingerprint) {
+    throw new UsageError(
+      `Cannot use ${flags.samples} as its samples must be of ${flags.model}: their model has fingerprint ${
+        set.source.fingerprint.slice(0, 12)
+      }, this one ${fingerprint.slice(0, 12)}; remove the file or name another one`,
+    );
   }
-  const folder = flags.samples.replace(/[^/]*$/, "");
-  if (folder !== "") await Deno.mkdir(folder, { recursive: true });
+  return set;
+}
+
+/** Samples of a run that give at least one window in each part of it. */
+function leastSamples(history: number): number {
+  const isEnough = (count: number) =>
+    Object.values(splitSteps(count, HELD_OUT)).every((steps) => steps > history);
+  // Parts are rounded: one sample more may make one of them shorter again, but only by one.
+  let least = 1;
+  for (let count = 1; count < least + 20; count++) if (!isEnough(count)) least = count + 1;
+  return least;
+}
+
+/** Refuses what is too little to train on, before hours of collecting. */
+function requireSamples(flags: Flags, set: SampleSet | null): void {
+  const least = leastSamples(flags.history);
+  const longest = set === null ? 0 : Math.max(0, ...trackSamples(set, flags.lambda).map((run) => run.length));
+  if (Math.max(flags.steps, longest) >= least) return;
+  const held = set === null ? "there is no such file" : `its longest run without a gap has ${longest}`;
+  throw new UsageError(
+    flags.steps > 0
+      ? `Cannot train a predictor as --steps must be at least ${least} with --history ${flags.history}: current value is ${flags.steps}`
+      : `Cannot train a predictor as ${flags.samples} must hold at least ${least} samples of a run with --history ${flags.history}: ${held}`,
+  );
+}
+
+/**
+ * Runs fine-tuning with every head kept until the file holds all samples that were asked for.
+ *
+ * @returns What became of the data; `null` if nothing had to be run.
+ */
+async function collect(
+  flags: Flags,
+  engine: Engine,
+  existing: readonly PrunerSample[],
+): Promise<DataCounts | null> {
+  let counts: DataCounts | null = null;
   for (let run = 0; run < flags.runs; run++) {
     const seed = flags.seed + run;
     const there = existing.filter((sample) => sample.seed === seed).length;
@@ -98,10 +148,12 @@ async function collect(flags: Flags, engine: Engine): Promise<void> {
     // Neither the first nor the last step of a run gives a sample.
     const options = {
       ...flags,
+      baseWeights: baseWeightsOf(flags),
       capacities: flags.capacities.split(",").map(Number),
       settings: { ...tuningSettings({ ...flags, steps: flags.steps + 2 }), seed },
     };
     const local = await loadLocalModel(options);
+    counts = local.set.counts;
     const { config, fingerprint } = local.model;
     using collected = new CollectedSamples(
       flags.samples,
@@ -115,10 +167,11 @@ async function collect(flags: Flags, engine: Engine): Promise<void> {
     }
     bar.end();
   }
+  return counts;
 }
 
 async function main(): Promise<void> {
-  const flags = readFlags({
+  const given = readGiven({
     name: "train_pruner.ts",
     about: "Collects samples in an unpruned run and trains iHeadPruner's importance predictor on them.",
     examples: [
@@ -129,8 +182,15 @@ async function main(): Promise<void> {
       "deno run -A examples/demo.ts --pruner iheadpruner --predictor runs/predictor",
     ],
   }, FLAGS);
+  const flags = withDefaults(FLAGS, given);
+  await requireWritable("train_pruner.ts", {
+    files: { report: flags.report, ...(flags.steps > 0 ? { samples: flags.samples } : {}) },
+    folders: { out: flags.out },
+  });
+  const existing = await existingSamples(flags, given.model !== undefined);
+  requireSamples(flags, existing);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
-  if (flags.steps > 0) await collect(flags, engine);
+  const counts = flags.steps > 0 ? await collect(flags, engine, existing?.samples ?? []) : null;
 
   const set = await loadSamples(flags.samples);
   const { source } = set;
@@ -189,6 +249,18 @@ async function main(): Promise<void> {
   await savePredictor(flags.out, predictor, {
     trainedOn: { fingerprint, headsPerDevice, capacities, samples: set.samples.length, epoch: best.epoch },
     heldOut: result,
+  });
+  await writeReport(flags.report, {
+    versions: versions(),
+    adapter: engine.adapterName,
+    settings: flags,
+    data: counts === null ? null : { train: counts },
+    samples: set.samples.length,
+    windows: { train: split.train.length, valid: split.valid.length, test: split.test.length },
+    epochs: epochs.length - 1,
+    best,
+    heldOut: result,
+    peakMemoryBytes: peakMemory(),
   });
   console.log(`Saved to ${flags.out}`);
 }

@@ -8,17 +8,16 @@
 import {
   adapterOf,
   type DataSide,
-  encodePrompt,
   type HeadModules,
   loadAdapter,
   loadEnds,
-  loadPairs,
   requireSameRun,
   type RunCheckpoint,
   runUserDevice,
   sample,
   saveAdapter,
   type SavedData,
+  type Tokenizer,
   warmUp,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
@@ -26,11 +25,19 @@ import { integer, number, readFlags, runProgram, text, toggle, UsageError } from
 import { codecChoice, codecsOf } from "./_support/codecs.ts";
 import { CONNECTION_FLAGS, openTransport } from "./_support/connection.ts";
 import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
+import { encodePrompts, endTokens, type Prompt, requirePrompts, textOf } from "./_support/prompts.ts";
 import { bytes, ProgressBar } from "./_support/progress.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
 import { CHECKPOINT_FLAGS, openRunCheckpoints, requireFlag } from "./_support/run_flags.ts";
-import { DATA_FLAGS, loadTrainingSet } from "./_support/training_data.ts";
+import {
+  type AllCounts,
+  chatTemplateOf,
+  DATA_FLAGS,
+  loadTrainingSet,
+  readExamples,
+} from "./_support/training_data.ts";
 import { PLAN_FLAGS, TrainingPlan } from "./_support/training_plan.ts";
+import { requireWritable } from "./_support/writable.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 
@@ -106,6 +113,7 @@ async function main(): Promise<number> {
   };
   requireFlag("user_device.ts", "eval-every", "valid", flags["eval-every"] === 0 || flags.valid !== "");
   requireFlag("user_device.ts", "keep-best", "valid", !flags["keep-best"] || flags.valid !== "");
+  await requireWritable("user_device.ts", { files: { report: flags.report }, folders: { save: flags.save } });
   const { resumed, write } = await openRunCheckpoints(flags);
   // Of devices with the same capacity the name says who has which heads.
   const before = resumed === null ? null : (await resumed.load(resumed.steps.at(-1)!)).devices?.[0]?.name;
@@ -118,8 +126,12 @@ async function main(): Promise<number> {
     // The edge server may end the run in good order; if it does not, this device does.
     setTimeout(() => abort.abort(new DOMException("interrupted", "AbortError")), 3000);
   };
+  // A launcher says SIGTERM where the terminal may have said SIGINT already: not a second wish to end.
+  const onEnd = () => {
+    if (!interrupted) onInterrupt();
+  };
   Deno.addSignalListener("SIGINT", onInterrupt);
-  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", onInterrupt);
+  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", onEnd);
 
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const losses: Losses = { train: [], before: [], after: [], validations: [] };
@@ -200,6 +212,7 @@ async function main(): Promise<number> {
     losses,
     best: data?.plan.best ?? null,
     padding: data?.plan.padding ?? null,
+    data: data?.counts ?? null,
     samples: data?.samples ?? [],
     traffic: result.ledger.entries(),
     peakMemoryBytes: memory,
@@ -218,7 +231,7 @@ async function main(): Promise<number> {
   result.modules?.[Symbol.dispose]();
   data?.dispose();
   Deno.removeSignalListener("SIGINT", onInterrupt);
-  if (Deno.build.os !== "windows") Deno.removeSignalListener("SIGTERM", onInterrupt);
+  if (Deno.build.os !== "windows") Deno.removeSignalListener("SIGTERM", onEnd);
   if (interrupted) return 130;
   if (result.error !== null) {
     console.error((result.error as Error).message);
@@ -244,17 +257,17 @@ async function openData(
       `Cannot use --length ${length} as the model takes at most ${ends.shape.positions} tokens`,
     );
   }
-  const set = await loadTrainingSet(flags.data, { ...flags, tokenizer });
-  const shortened = set.shortenedPrompts + set.shortenedCompletions;
-  if (shortened > 0) {
-    console.error(`${shortened} of ${set.sequences.length} examples were cut to ${length} tokens`);
-  }
-  const valid = flags.valid === "" ? null : await loadTrainingSet(flags.valid, { ...flags, tokenizer });
+  // Whoever reads the events gets them there.
+  const tell = (text: string) => flags.events ? emit({ type: "notice", text }) : console.error(text);
+  const load = (file: string) => loadTrainingSet(file, { ...flags, tokenizer }, tell);
+  const set = await load(flags.data);
+  const valid = flags.valid === "" ? null : await load(flags.valid);
+  const counts: AllCounts = { train: set.counts, valid: valid?.counts ?? null };
+  emit({ type: "data", ...counts });
   const plan = await TrainingPlan.create({ set, valid, batch: flags.batch, seed: flags.seed, flags });
   const { fingerprint } = model;
-  const prompts = flags.samples === 0
-    ? []
-    : (await loadPairs(flags.valid)).slice(0, flags.samples).map(({ prompt }) => prompt);
+  const prompts = flags.samples === 0 ? [] : await openPrompts(flags, tokenizer, ends.shape.positions - 1);
+  const stops = endTokens(tokenizer, await chatTemplateOf(flags.model));
   const samples: { readonly prompt: string; readonly generated: string }[] = [];
   const side: DataSide = {
     ends,
@@ -273,12 +286,9 @@ async function openData(
       emit({ type: "validation", step, loss: validation });
     },
     async generate(session) {
-      for (const prompt of prompts) {
-        const tokens = await sample(session, encodePrompt(tokenizer, prompt), {
-          maxNewTokens: 64,
-          endTokens: [tokenizer.eos],
-        });
-        const generated = tokenizer.decode(tokens.filter((t) => t !== tokenizer.eos)).trim();
+      for (const { tokens: given, text: prompt } of prompts) {
+        const tokens = await sample(session, given, { maxNewTokens: 64, endTokens: stops });
+        const generated = textOf(tokenizer, tokens, stops);
         samples.push({ prompt, generated });
       }
     },
@@ -286,6 +296,7 @@ async function openData(
   return {
     side,
     plan,
+    counts,
     samples,
     fingerprint,
     /** Checks that a checkpoint is of the same data, and goes on from it. */
@@ -301,6 +312,14 @@ async function openData(
     }),
     dispose: () => ends[Symbol.dispose](),
   };
+}
+
+/** The first prompts of the validation data. */
+async function openPrompts(flags: Flags, tokenizer: Tokenizer, room: number): Promise<readonly Prompt[]> {
+  // What is left out was told when the data was loaded.
+  const read = await readExamples(flags.valid, flags, () => {});
+  requirePrompts(flags.valid, read.examples);
+  return encodePrompts(read, tokenizer, { count: flags.samples, first: 0, distinct: false }, room).prompts;
 }
 
 if (import.meta.main) await runProgram(main);

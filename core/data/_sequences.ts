@@ -38,13 +38,14 @@ export interface Fit {
  * texts; if that is not enough, the end. So every sequence has something to learn.
  */
 export function fitSequences(drafts: readonly Draft[], { length, padding, trainOnPrompt }: Fit): SequenceSet {
-  let shortenedPrompts = 0, shortenedCompletions = 0, droppedTokens = 0;
+  let shortened = 0, shortenedPrompts = 0, shortenedCompletions = 0, droppedTokens = 0;
   const sequences = drafts.map((draft): TokenSequence => {
     const surplus = Math.max(0, draft.tokens.length - (length + 1));
     const first = draft.keepFirst ? 1 : 0;
     // One more of what is given stays: for pairs the sign that the completion begins.
     const fromStart = Math.min(surplus, Math.max(0, draft.given - Math.min(first + 1, length)));
     droppedTokens += surplus;
+    if (surplus > 0) shortened += 1;
     if (fromStart > 0) shortenedPrompts += 1;
     if (surplus > fromStart) shortenedCompletions += 1;
     const cut = <T>(values: readonly T[]): T[] =>
@@ -55,5 +56,5 @@ export function fitSequences(drafts: readonly Draft[], { length, padding, trainO
       ...(draft.counts && !trainOnPrompt ? { counts: Uint8Array.from(cut(draft.counts)) } : {}),
     };
   });
-  return { sequences, length, padding, shortenedPrompts, shortenedCompletions, droppedTokens };
+  return { sequences, length, padding, shortened, shortenedPrompts, shortenedCompletions, droppedTokens };
 }

@@ -30,6 +30,8 @@ export interface SequenceSet {
   readonly length: number;
   /** The token for places without text. */
   readonly padding: number;
+  /** How many sequences lost tokens, at their start, their end or both. */
+  readonly shortened: number;
   /** How many prompts lost their start, as prompt and completion together were too long. */
   readonly shortenedPrompts: number;
   /** How many completions lost their end, as they were too long even without the prompt. */
@@ -240,6 +242,7 @@ export function encodeWindows(
     sequences,
     length,
     padding: tokenizer.eos,
+    shortened: 0,
     shortenedPrompts: 0,
     shortenedCompletions: 0,
     droppedTokens: row.length - 1 - count * length,

@@ -31,7 +31,15 @@ function numbered(count: number): SequenceSet {
     { length: count },
     (_, i) => ({ tokens: Uint32Array.of(i, i + 1), firstTarget: 1 }),
   );
-  return { sequences, length: 1, padding: 0, shortenedPrompts: 0, shortenedCompletions: 0, droppedTokens: 0 };
+  return {
+    sequences,
+    length: 1,
+    padding: 0,
+    shortened: 0,
+    shortenedPrompts: 0,
+    shortenedCompletions: 0,
+    droppedTokens: 0,
+  };
 }
 
 Deno.test("prompts end with the separator, completions begin with a space and end with end-of-text", () => {
@@ -102,6 +110,7 @@ Deno.test("encodePairs shortens the start of the prompt first, then the end of t
   const shorten = (length: number) => {
     const set = encodePairs([{ prompt: "abc", completion: "de" }], letters, { length });
     const { tokens, firstTarget } = set.sequences[0]!;
+    assertEquals(set.shortened, length < 7 ? 1 : 0);
     return [[...tokens], firstTarget, set.shortenedPrompts, set.shortenedCompletions, set.droppedTokens];
   };
   assertEquals(shorten(7), [[a, b, c, EOS, space, d, e, EOS], 4, 0, 0, 0]);

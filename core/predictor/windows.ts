@@ -97,6 +97,29 @@ export interface WindowSplit {
   readonly test: readonly PredictorWindow[];
 }
 
+/** Shares of the steps of a run, which are the last ones. */
+export interface HeldOutShares {
+  /** To stop by. */
+  readonly valid: number;
+  /** To report on. */
+  readonly test: number;
+}
+
+/**
+ * How many steps of a run each part gets.
+ *
+ * @param steps Steps of the run.
+ * @param shares Shares of the parts that are held out.
+ */
+export function splitSteps(
+  steps: number,
+  shares: HeldOutShares,
+): { readonly train: number; readonly valid: number; readonly test: number } {
+  const testFrom = Math.round(steps * (1 - shares.test));
+  const validFrom = Math.round(steps * (1 - shares.test - shares.valid));
+  return { train: validFrom, valid: testFrom - validFrom, test: steps - testFrom };
+}
+
 /**
  * Splits the steps of each run in time, then cuts windows within each part: no step is seen from two parts,
  * neither as a label nor as an input.
@@ -108,7 +131,7 @@ export interface WindowSplit {
 export function splitWindows(
   runs: readonly (readonly TrackedStep[])[],
   history: number,
-  shares: { readonly valid: number; readonly test: number },
+  shares: HeldOutShares,
 ): WindowSplit {
   const split = {
     train: [] as PredictorWindow[],
@@ -116,11 +139,10 @@ export function splitWindows(
     test: [] as PredictorWindow[],
   };
   for (const run of runs) {
-    const testFrom = Math.round(run.length * (1 - shares.test));
-    const validFrom = Math.round(run.length * (1 - shares.test - shares.valid));
-    split.train.push(...windowsOf(run.slice(0, validFrom), history));
-    split.valid.push(...windowsOf(run.slice(validFrom, testFrom), history));
-    split.test.push(...windowsOf(run.slice(testFrom), history));
+    const { train, valid } = splitSteps(run.length, shares);
+    split.train.push(...windowsOf(run.slice(0, train), history));
+    split.valid.push(...windowsOf(run.slice(train, train + valid), history));
+    split.test.push(...windowsOf(run.slice(train + valid), history));
   }
   return split;
 }

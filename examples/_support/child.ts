@@ -38,9 +38,9 @@ export class Child {
     });
   }
 
-  /** Asks it to end. */
+  /** Asks it to end; once more than a terminal's Ctrl-C does no harm. */
   interrupt(): void {
-    this.#kill("SIGINT");
+    this.#kill(Deno.build.os === "windows" ? "SIGINT" : "SIGTERM");
   }
 
   /** Ends it if it has not ended within this time. */

@@ -105,6 +105,9 @@ function helpText(program: ProgramText, flags: Record<string, Flag>): string {
   }\n\nExamples\n${examples.join("\n")}`;
 }
 
+/** The values of flags that were given; the others are not there. */
+export type GivenFlags<S extends Record<string, Flag>> = Partial<FlagValues<S>>;
+
 /**
  * Reads flags from the command line. With `--help` prints the help and ends the program.
  *
@@ -115,9 +118,31 @@ export function readFlags<const S extends Record<string, Flag>>(
   flags: S,
   args: readonly string[] = Deno.args,
 ): FlagValues<S> {
+  return withDefaults(flags, readGiven(program, flags, args));
+}
+
+/** Values of all flags: those given, else their defaults. */
+export function withDefaults<const S extends Record<string, Flag>>(
+  flags: S,
+  given: GivenFlags<S>,
+): FlagValues<S> {
+  const initial = Object.entries(flags).map(([name, f]) => [name, f.kind === "switch" ? false : f.default]);
+  return { ...Object.fromEntries(initial), ...given };
+}
+
+/**
+ * As `readFlags`, but only the flags that are on the command line or in the file of `--config`.
+ *
+ * @throws {UsageError} If a flag is unknown or its value out of range.
+ */
+export function readGiven<const S extends Record<string, Flag>>(
+  program: ProgramText,
+  flags: S,
+  args: readonly string[] = Deno.args,
+): GivenFlags<S> {
   const names = Object.entries(flags);
   const unknown: string[] = [];
-  const parsed = parseArgs([...args], {
+  const parsed = parseArgs(withEmptyValues(args), {
     boolean: ["help", ...names.filter(([, f]) => f.kind === "switch").map(([n]) => n)],
     string: ["config", ...names.filter(([, f]) => f.kind !== "switch").map(([n]) => n)],
     unknown: (argument: string) => {
@@ -138,20 +163,38 @@ export function readFlags<const S extends Record<string, Flag>>(
   const values: Record<string, string | number | boolean> = {};
   for (const [name, flag] of names) {
     if (flag.kind === "switch") {
-      values[name] = parsed[name] === true || config[name] === true;
+      if (parsed[name] === true || config[name] === true) values[name] = true;
       continue;
     }
     const given = parsed[name] ?? config[name];
-    if (given === undefined) {
-      values[name] = flag.default;
-      continue;
-    }
+    if (given === undefined) continue;
     const last = lastOf(given);
     values[name] = flag.kind === "text"
       ? textValue(program, name, flag, last)
       : numberValue(program, name, flag, last);
   }
-  return values as FlagValues<S>;
+  return values as GivenFlags<S>;
+}
+
+/** Values as flags of a command line; those that are empty, or switches that are not on, are left out. */
+export function flagArgs(values: Readonly<Record<string, string | number | boolean | undefined>>): string[] {
+  return Object.entries(values).flatMap(([name, value]) => {
+    if (value === undefined || value === "" || value === false) return [];
+    if (value === true) return [`--${name}`];
+    // What begins with a dash would be read as a flag.
+    return `${value}`.startsWith("-") ? [`--${name}=${value}`] : [`--${name}`, `${value}`];
+  });
+}
+
+/** `--name ""` as `--name=`: by itself the empty text would be taken for an argument without a flag. */
+function withEmptyValues(args: readonly string[]): string[] {
+  const joined: string[] = [];
+  for (const arg of args) {
+    const last = joined.at(-1);
+    if (arg === "" && last?.startsWith("--") && !last.includes("=")) joined[joined.length - 1] = `${last}=`;
+    else joined.push(arg);
+  }
+  return joined;
 }
 
 /** Of a flag that is given several times the last one counts. */
@@ -199,7 +242,7 @@ function textValue(program: ProgramText, name: string, flag: TextFlag, given: st
   if (flag.choices && !flag.choices.includes(given)) {
     throw new UsageError(
       `Cannot run ${program.name} as --${name} must be one of ${
-        flag.choices.join(", ")
+        flag.choices.filter((c) => c !== "").join(", ")
       }: current value is "${given}"`,
     );
   }

@@ -1,5 +1,15 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { integer, number, readFlags, text, toggle, UsageError } from "./flags.ts";
+import {
+  flagArgs,
+  integer,
+  number,
+  readFlags,
+  readGiven,
+  text,
+  toggle,
+  UsageError,
+  withDefaults,
+} from "./flags.ts";
 
 const PROGRAM = { name: "trial.ts", about: "Nothing.", examples: [] };
 const FLAGS = {
@@ -56,4 +66,30 @@ Deno.test("readFlags() says what is wrong with a config file", async () => {
     });
   }
   assertThrows(() => readFlags(PROGRAM, FLAGS, ["--config", "/nowhere.yaml"]), UsageError, "/nowhere.yaml");
+});
+
+Deno.test("readGiven() returns what is given and nothing else; withDefaults() adds the rest", async () => {
+  assertEquals(readGiven(PROGRAM, FLAGS, []), {});
+  assertEquals(readGiven(PROGRAM, FLAGS, ["--steps", "10", "--quiet"]), { steps: 10, quiet: true });
+  await withFile("run.json", '{"rate": 2, "quiet": false}', (path) => {
+    assertEquals(readGiven(PROGRAM, FLAGS, ["--config", path]), { rate: 2 });
+  });
+  assertEquals(withDefaults(FLAGS, { rate: 2 }), {
+    steps: 10,
+    rate: 2,
+    targets: "q",
+    mode: "full",
+    quiet: false,
+  });
+});
+
+Deno.test("an empty text is a value, given either way", () => {
+  assertEquals(readGiven(PROGRAM, FLAGS, ["--targets", "", "--steps", "3"]), { targets: "", steps: 3 });
+  assertEquals(readGiven(PROGRAM, FLAGS, ["--targets="]), { targets: "" });
+});
+
+Deno.test("flagArgs() writes values so that readGiven() reads them again", () => {
+  const given = { steps: 12, rate: -0.5, targets: "q,v", quiet: true } as const;
+  assertEquals(readGiven(PROGRAM, FLAGS, flagArgs(given)), given);
+  assertEquals(flagArgs({ mode: "", quiet: false, steps: undefined }), []);
 });

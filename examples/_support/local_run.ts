@@ -7,15 +7,12 @@
 import {
   allocateHeads,
   baseNorms,
+  type BaseWeights,
   embeddingMean,
-  encodePairs,
   HeadModules,
   type HeadStatistics,
   loadEnds,
   loadLayers,
-  loadModel,
-  loadPairs,
-  loadTokenizerOf,
   LocalData,
   LocalHeads,
   type ModelFolder,
@@ -24,17 +21,26 @@ import {
   type PrunerContext,
   type RunSettings,
   runStep,
-  shuffledBatches,
   validateDecision,
 } from "@edgetuner/core";
 import type { Engine } from "@edgetuner/kernels";
+import { openModel } from "./model_flags.ts";
+import { loadTrainingSet, trainingBatches, type TrainingSet } from "./training_data.ts";
 
 /** What a run needs. */
 export interface LocalRunOptions {
   /** The base model: its folder, or a GGUF file. */
   readonly model: string;
+  /** Its tokenizer, if it is elsewhere; else empty. */
+  readonly tokenizer: string;
+  /** What the base weights are kept as. */
+  readonly baseWeights: BaseWeights;
   /** Training data. */
   readonly data: string;
+  readonly "train-on-prompt": boolean;
+  readonly "skip-bad": boolean;
+  /** See `DATA_FLAGS`. */
+  readonly buckets: number;
   /** Sequences per step. */
   readonly batch: number;
   /** Tokens per sequence. */
@@ -65,35 +71,36 @@ export interface LocalStep {
 export interface LocalModel {
   /** The model. */
   readonly model: ModelFolder;
+  /** The training data. */
+  readonly set: TrainingSet;
   /** ||W||_F per head, [L * H]. */
   readonly baseNorm: Float32Array;
   /** What pruners are told. */
   readonly context: PrunerContext;
 }
 
-/** Loads the base model of a run. */
+/** Loads the base model of a run and its data. */
 export async function loadLocalModel(options: LocalRunOptions): Promise<LocalModel> {
-  const model = await loadModel(options.model);
+  const { model, tokenizer } = await openModel(options);
   const { layers, heads } = modelShape(model.config);
   const capacities = [...options.capacities].sort((a, b) => b - a);
   const headsPerDevice = allocateHeads(heads, capacities).map((range) => range.count);
   const context = { layers, heads, headsPerDevice, capacities, seed: options.settings.seed };
-  return { model, baseNorm: baseNorms(model), context };
+  const set = await loadTrainingSet(options.data, { ...options, tokenizer });
+  return { model, set, baseNorm: baseNorms(model), context };
 }
 
 /** Runs all steps and yields what came of each; the pruner is asked as an edge server asks it. */
 export async function* localRun(
   engine: Engine,
-  { model, baseNorm, context }: LocalModel,
+  { model, set, baseNorm, context }: LocalModel,
   options: LocalRunOptions,
   pruner: Pruner,
 ): AsyncGenerator<LocalStep> {
-  const { settings } = options;
-  const tokenizer = await loadTokenizerOf(options.model);
-  const set = encodePairs(await loadPairs(options.data), tokenizer, { length: options.length });
-  const batches = shuffledBatches(set, { batch: options.batch, seed: settings.seed });
-  using base = loadLayers(engine, model);
-  using ends = loadEnds(engine, model);
+  const { settings, batch, buckets, baseWeights } = options;
+  const batches = trainingBatches(set, { batch, seed: settings.seed, buckets });
+  using base = loadLayers(engine, model, { baseWeights });
+  using ends = loadEnds(engine, model, { baseWeights });
   const { layers, heads, hidden } = base.shape;
   const devices = allocateHeads(heads, [...context.capacities]).map((range) =>
     new HeadModules(engine, { ...settings, layers, heads, hidden, range })

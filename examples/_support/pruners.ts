@@ -16,7 +16,7 @@ import {
 } from "@edgetuner/plugins";
 import { loadPredictor, predictorTrainer, type Pruner } from "@edgetuner/core";
 import { type Engine, pruneGreedily } from "@edgetuner/kernels";
-import { UsageError } from "./flags.ts";
+import { type FlagValues, type GivenFlags, number, text, UsageError } from "./flags.ts";
 
 /** Pruners that keep a given share of the heads: `options.keep`. */
 export const SHARE_PRUNERS: Readonly<Record<string, (keep: { readonly keep?: number }) => Pruner>> = {
@@ -44,6 +44,82 @@ export interface PrunerChoice {
 
 /** The predictor that comes with the examples, for `examples/tiny_gpt2` on devices of capacities 8 : 5 : 3. */
 export const DEMO_PREDICTOR = new URL("../demo_predictor", import.meta.url).pathname;
+
+/** Flags of pruners: which one, and its parameters. */
+export const PRUNER_FLAGS = {
+  pruner: text(
+    "NAME",
+    "greedy",
+    `${PRUNER_NAMES.join(", ")}, or a module with a pruner factory as its default export`,
+  ),
+  predictor: text("DIR", DEMO_PREDICTOR, "iheadpruner: folder of its predictor"),
+  tau: number("X", 0.7, "greedy, iheadpruner: share of a layer's importance to keep", { min: 0, max: 1 }),
+  eta: number("X", 0.4, "greedy, iheadpruner: share of pruned heads above which a layer is pruned whole", {
+    min: 0,
+    max: 1,
+  }),
+  rho: number("X", 0.2, "greedy, iheadpruner: how much weaker devices' heads count less", { min: 0 }),
+  beta: number("X", 0.3, "greedy, iheadpruner: how much dearer a device's remaining heads get", { min: 0 }),
+  lambda: number("X", 0.8, "greedy, iheadpruner-online: weight of the newest step", { min: 0, max: 1 }),
+  share: number("X", 0.5, "random: share of heads to prune", { min: 0, max: 1 }),
+  keep: number(
+    "X",
+    0,
+    `${Object.keys(SHARE_PRUNERS).join(", ")}: share of heads to keep; 0 = the pruner's own`,
+    { min: 0, max: 1 },
+  ),
+};
+
+type PrunerParameter = Exclude<keyof typeof PRUNER_FLAGS, "pruner">;
+
+/** The flags that a pruner takes; `null` for a module, which gets what is given. */
+function parametersOf(name: string): readonly PrunerParameter[] | null {
+  if (name === "none") return [];
+  if (name === "random") return ["share"];
+  if (name in SHARE_PRUNERS) return ["keep"];
+  if (name === "iheadpruner") return ["predictor", "tau", "eta", "rho", "beta"];
+  return PRUNER_NAMES.includes(name) ? ["tau", "eta", "rho", "beta", "lambda"] : null;
+}
+
+/**
+ * The flags that the chosen pruner takes, with their values.
+ *
+ * @param program Name of the program, for the message.
+ * @param values All flags.
+ * @param given Those that were given.
+ * @throws {UsageError} If one was given that the pruner does not take.
+ */
+export function prunerFlags(
+  program: string,
+  values: FlagValues<typeof PRUNER_FLAGS>,
+  given: GivenFlags<typeof PRUNER_FLAGS>,
+): Partial<Pick<FlagValues<typeof PRUNER_FLAGS>, PrunerParameter>> {
+  const taken = parametersOf(values.pruner);
+  const names = Object.keys(PRUNER_FLAGS).filter((name) => name !== "pruner") as PrunerParameter[];
+  if (taken === null) {
+    // As built-in ones of no name of their own: greedy's parameters, and what else is given.
+    const passed = names.filter((name) =>
+      name in given || ["tau", "eta", "rho", "beta", "lambda"].includes(name)
+    );
+    return Object.fromEntries(passed.map((name) => [name, values[name]]));
+  }
+  const other = names.find((name) => given[name] !== undefined && !taken.includes(name));
+  if (other !== undefined) {
+    const list = taken.length === 0 ? "no parameters" : taken.map((name) => `--${name}`).join(", ");
+    throw new UsageError(
+      `Cannot run ${program} as the pruner ${values.pruner} takes ${list}: --${other} is given`,
+    );
+  }
+  return Object.fromEntries(taken.map((name) => [name, values[name]]));
+}
+
+/** The parameters of the flags that a pruner takes, as its factory gets them. */
+export function prunerOptions(flags: ReturnType<typeof prunerFlags>): Readonly<Record<string, number>> {
+  const options = Object.entries(flags).filter(([name, value]) =>
+    typeof value === "number" && !(name === "keep" && value === 0)
+  );
+  return Object.fromEntries(options as [string, number][]);
+}
 
 /**
  * Makes the pruner. The greedy one decides on the GPU.

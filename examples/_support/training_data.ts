@@ -17,6 +17,7 @@ import {
   type SequenceSet,
   shuffledBatches,
   type Tokenizer,
+  type TrainingExample,
 } from "@edgetuner/core";
 import { integer, toggle } from "./flags.ts";
 
@@ -32,15 +33,39 @@ export const DATA_FLAGS = {
   ),
 };
 
-/** How to read and encode. */
-export interface TrainingDataOptions {
+/** How to read examples. */
+export interface ReadingOptions {
   /** The model: conversations need the chat template in its folder. */
   readonly model: string;
+  readonly "skip-bad": boolean;
+}
+
+/** How to read and encode. */
+export interface TrainingDataOptions extends ReadingOptions {
   readonly tokenizer: Tokenizer;
   /** Tokens per sequence. */
   readonly length: number;
   readonly "train-on-prompt": boolean;
-  readonly "skip-bad": boolean;
+}
+
+/** What became of the lines of a file. */
+export interface DataCounts {
+  /** Sequences or prompts. */
+  readonly sequences: number;
+  /** How many of them lost tokens. */
+  readonly truncated: number;
+  /** Lines that were left out. */
+  readonly skipped: number;
+}
+
+/** Says what was cut or left out; by default on standard error. */
+export type Teller = (line: string) => void;
+
+/** Examples of a file. */
+export interface ReadExamples {
+  readonly examples: readonly TrainingExample[];
+  /** Bad lines that were left out. */
+  readonly skipped: number;
 }
 
 /**
@@ -48,7 +73,11 @@ export interface TrainingDataOptions {
  *
  * @throws {CheckpointError} If a line is not as it must be, or all are left out.
  */
-export async function loadTrainingSet(file: string, options: TrainingDataOptions): Promise<SequenceSet> {
+export async function readExamples(
+  file: string,
+  options: ReadingOptions,
+  tell: Teller = console.error,
+): Promise<ReadExamples> {
   let skipped = 0;
   let first = "";
   const lenient = {
@@ -57,24 +86,63 @@ export async function loadTrainingSet(file: string, options: TrainingDataOptions
     },
   };
   const reading = options["skip-bad"] ? lenient : {};
+  const chatTemplate = file.endsWith(".jsonl") ? await chatTemplateOf(options.model) : null;
   const examples = file.endsWith(".jsonl")
-    ? await loadExamples(file, { ...reading, ...await chatTemplateOf(options.model) })
+    ? await loadExamples(file, { ...reading, ...(chatTemplate === null ? {} : { chatTemplate }) })
     : await loadPairs(file, reading);
-  if (skipped > 0) console.error(`${skipped} bad lines of ${file} left out; the first: ${first}`);
-  return encodeExamples(examples, options.tokenizer, {
+  if (skipped > 0) tell(`${skipped} bad lines of ${file} left out; the first: ${first}`);
+  return { examples, skipped };
+}
+
+/** A model's chat template; `null` if it has none: then only data with conversations is refused. */
+export async function chatTemplateOf(model: string): Promise<ChatTemplate | null> {
+  try {
+    return await loadChatTemplate(modelFolderOf(model));
+  } catch (error) {
+    if (error instanceof CheckpointError) return null;
+    throw error;
+  }
+}
+
+/** Sequences, and what became of the lines that they come from. */
+export interface TrainingSet extends SequenceSet {
+  readonly counts: DataCounts;
+}
+
+/**
+ * Reads a file as `readExamples` does and encodes it; says how many sequences were cut.
+ *
+ * @throws {CheckpointError} If a line is not as it must be, or all are left out.
+ */
+export async function loadTrainingSet(
+  file: string,
+  options: TrainingDataOptions,
+  tell: Teller = console.error,
+): Promise<TrainingSet> {
+  const { examples, skipped } = await readExamples(file, options, tell);
+  const set = encodeExamples(examples, options.tokenizer, {
     length: options.length,
     trainOnPrompt: options["train-on-prompt"],
   });
+  const counts = { sequences: set.sequences.length, truncated: set.shortened, skipped };
+  const text = truncationText(file, counts, options.length);
+  if (text !== null) tell(text);
+  return { ...set, counts };
 }
 
-/** Nothing if the model has none: then only data with conversations is refused. */
-async function chatTemplateOf(model: string): Promise<{ chatTemplate?: ChatTemplate }> {
-  try {
-    return { chatTemplate: await loadChatTemplate(modelFolderOf(model)) };
-  } catch (error) {
-    if (error instanceof CheckpointError) return {};
-    throw error;
-  }
+/** What was cut, in a line; `null` if nothing was. */
+export function truncationText(
+  file: string,
+  { sequences, truncated }: DataCounts,
+  length: number,
+): string | null {
+  return truncated === 0 ? null : `${truncated} of ${sequences} sequences of ${file} cut to ${length} tokens`;
+}
+
+/** Counts of all files of a run, as reports have them. */
+export interface AllCounts {
+  readonly train: DataCounts;
+  readonly valid: DataCounts | null;
 }
 
 /** Batches of a training set that count what they save. */

@@ -8,7 +8,15 @@ function setOf(count: number): SequenceSet {
     tokens: Uint32Array.from({ length: 3 + i % 6 }, (_, t) => 10 * i + t),
     firstTarget: 1,
   }));
-  return { sequences, length: 8, padding: 0, shortenedPrompts: 0, shortenedCompletions: 0, droppedTokens: 0 };
+  return {
+    sequences,
+    length: 8,
+    padding: 0,
+    shortened: 0,
+    shortenedPrompts: 0,
+    shortenedCompletions: 0,
+    droppedTokens: 0,
+  };
 }
 
 const FLAGS = { "valid-batches": 2, "eval-every": 2, smoothing: 0.1, buckets: 0 };

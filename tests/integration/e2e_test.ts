@@ -1,48 +1,206 @@
-import { assert, assertEquals } from "@std/assert";
+/**
+ * The paper's five steps as people run them, one program after the other, on the E2E fixtures.
+ */
+
+import {
+  assert,
+  assertEquals,
+  assertGreater,
+  assertLess,
+  assertMatch,
+  assertStringIncludes,
+} from "@std/assert";
+import {
+  allocateHeads,
+  loadAdapter,
+  loadModelTokenizer,
+  loadPredictor,
+  parseFormatted,
+} from "@edgetuner/core";
+import { loadCorpus, scoreCorpus } from "@edgetuner/core/evaluation";
 
 const ROOT = new URL("../../", import.meta.url).pathname;
 const E2E = `${ROOT}tests/fixtures/eval/data/e2e`;
+const TINY = `${ROOT}examples/tiny_gpt2`;
+
+interface Ended {
+  readonly code: number;
+  readonly out: string;
+  readonly errors: string;
+}
+
+async function run(program: string, args: readonly string[]): Promise<Ended> {
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", `${ROOT}examples/e2e/${program}`, ...args],
+    stdin: "null",
+    env: { NO_COLOR: "1" },
+  }).output();
+  const decoder = new TextDecoder();
+  const errors = decoder.decode(stderr).split("\n").filter((l) => l !== "" && !l.includes("XDG_RUNTIME_DIR"));
+  return { code, out: decoder.decode(stdout), errors: errors.join("\n") };
+}
+
+async function withFolder(use: (folder: string) => Promise<void>): Promise<void> {
+  const folder = await Deno.makeTempDir();
+  try {
+    await use(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+const FILES = ["--train", `${E2E}/lora_valid.head300.txt`, "--test", `${E2E}/lora_test.head400.txt`];
+const STEPS = 16;
+const HISTORY = 10;
+/** Test prompts that are continued. */
+const PROMPTS = 4;
+
+/** A step of a run, as its report has it. */
+interface ReportedStep {
+  readonly step: number;
+  readonly mode: string;
+  readonly mask: readonly number[];
+  readonly kept: readonly number[];
+  readonly loss: number;
+}
 
 Deno.test("the five steps run one after the other, from E2E's files to scores", async () => {
-  const out = await Deno.makeTempDir();
-  try {
-    const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-      args: [
-        ...["run", "-A", "--quiet", `${ROOT}examples/e2e/run.ts`, "--out", out, "--synonyms", "none"],
-        ...["--train", `${E2E}/lora_valid.head300.txt`, "--valid", `${E2E}/lora_test.head400.txt`],
-        ...["--test", `${E2E}/lora_test.head400.txt`, "--pruner-steps", "120", "--steps", "12"],
-        ...[
-          "--batch",
-          "1",
-          "--length",
-          "64",
-          "--rank",
-          "2",
-          "--count",
-          "4",
-          "--beams",
-          "3",
-          "--max-tokens",
-          "10",
-        ],
-      ],
-      env: { NO_COLOR: "1" },
-    }).output();
-    const decoder = new TextDecoder();
-    assertEquals(code, 0, decoder.decode(stdout) + decoder.decode(stderr));
-    const scores = JSON.parse(await Deno.readTextFile(`${out}/scores.json`));
-    const text = JSON.stringify(scores);
-    for (const name of ["BLEU", "NIST", "ROUGE_L", "CIDEr"]) {
-      assert(text.includes(`"${name}"`), text.slice(0, 300));
-    }
+  await withFolder(async (out) => {
+    const ended = await run("run.ts", [
+      ...["--out", out, ...FILES, "--synonyms", "none", "--pruner-steps", "80", "--epochs", "4"],
+      ...["--steps", `${STEPS}`, "--batch", "2", "--length", "96", "--rank", "2", "--tau", "0.5"],
+      ...["--prompts", "2", "--eval-every", "8", "--keep-best", "--best"],
+      ...["--count", `${PROMPTS}`, "--beams", "3", "--max-tokens", "12"],
+    ]);
+    assertEquals(ended.code, 0, ended.out + ended.errors);
+
+    // 0. What was read: all of E2E's lines, with whole prompts held out.
+    const pairsOf = async (part: string) => {
+      const name = `${out}/${part}.jsonl`;
+      return parseFormatted(await Deno.readTextFile(name), { name });
+    };
+    const [train, valid, test] = [await pairsOf("train"), await pairsOf("valid"), await pairsOf("test")];
+    assertEquals([train.length + valid.length, test.length], [300, 400]);
+    const trained = new Set(train.map(({ prompt }) => prompt));
+    assertEquals(valid.filter(({ prompt }) => trained.has(prompt)), []);
+
+    // 1. The predictor is of this model and these samples.
+    const pruner = JSON.parse(await Deno.readTextFile(`${out}/pruner.json`));
+    assertEquals([pruner.samples, pruner.settings.rank, pruner.settings.length], [80, 2, 96]);
+    assertEquals(pruner.data.train.sequences, train.length);
+    const { config } = await loadPredictor(`${out}/predictor`);
+    assertEquals([config.layers, config.heads, config.history], [4, 8, HISTORY]);
+
+    // 2. iHeadPruner keeps all heads until its history is full, and prunes from then on, for nobody else's loss.
     const report = JSON.parse(await Deno.readTextFile(`${out}/finetune.json`));
-    assertEquals(report.steps.filter((step: { mode: string }) => step.mode === "train").length, 12);
-    // The predictor prunes once its history of ten steps is full.
-    assert(JSON.stringify(report).includes("ihead"), "the run must have used iHeadPruner");
+    assertEquals(report.run.pruner, "ihead");
+    const steps = (report.steps as ReportedStep[]).filter(({ mode }) => mode === "train");
+    assertEquals(steps.map(({ step }) => step), Array.from({ length: STEPS }, (_, i) => i));
+    const pruned = steps.map(({ mask }) => mask.reduce((a, b) => a + b, 0));
+    steps.forEach(({ mask, kept }, i) => {
+      assertEquals(mask.length, 4 * 8);
+      assertEquals(kept.reduce((a, b) => a + b, 0), mask.length - pruned[i]!);
+    });
+    assertEquals(pruned.slice(0, HISTORY), Array(HISTORY).fill(0));
+    for (const count of pruned.slice(HISTORY)) assertGreater(count, 0);
+    assertLess(report.summary.bytes, report.summary.unprunedBytes);
+    assertLess(report.summary.validAfter, report.summary.validBefore);
+    assertEquals(report.validations.map(({ step }: { step: number }) => step), [0, 8, 16]);
+    assertEquals(report.summary.headsPerDevice, allocateHeads(8, [8, 5, 3]).map(({ count }) => count));
+    assertEquals(report.data.train.sequences, train.length);
+    assertEquals(report.data.valid.sequences, valid.length);
+    assertEquals(report.data.test, { sequences: 2, truncated: 0, skipped: 0 });
+    const { lora } = await loadAdapter(`${out}/adapter-best`);
+    assertEquals([lora.mode, lora.rank, lora.targets], ["full", 2, ["q", "k", "v"]]);
+
+    // 3. and 4. The texts are those of the tokens, in the order of the prompts, beside all their references.
+    const tokenizer = await loadModelTokenizer(TINY);
+    const beams = (await Deno.readTextFile(`${out}/beam.jsonl`)).trimEnd().split("\n")
+      .map((line) => JSON.parse(line) as { id: number; predict: number[] });
+    const prompts = [...new Set(test.map(({ prompt }) => prompt))].slice(0, PROMPTS);
+    assertEquals(beams.map(({ id }) => test[id]!.prompt), prompts);
+    for (const { predict } of beams) assert(predict.length >= 1 && predict.length <= 12, `${predict.length}`);
     const predictions = (await Deno.readTextFile(`${out}/predictions.txt`)).trimEnd().split("\n");
-    assertEquals(predictions.length, 4);
-    assert((await Deno.stat(`${out}/samples.html`)).size > 1000);
-  } finally {
-    await Deno.remove(out, { recursive: true });
-  }
+    assertEquals(
+      predictions,
+      beams.map(({ predict }) =>
+        tokenizer.decode(predict.filter((id) => id !== tokenizer.eos)).split("\n")[0]!.trim()
+      ),
+    );
+    const references = (await Deno.readTextFile(`${out}/references.txt`)).trimEnd().split("\n\n");
+    assertEquals(
+      references.map((group) => group.split("\n")),
+      prompts.map((wanted) =>
+        test.filter(({ prompt }) => prompt === wanted).map(({ completion }) => completion.trim())
+      ),
+    );
+
+    // 5. The scores are those of the library on the same files.
+    const written = JSON.parse(await Deno.readTextFile(`${out}/scores.json`));
+    const corpus = await loadCorpus(`${out}/references.txt`, `${out}/predictions.txt`);
+    const { segments, ...scores } = await scoreCorpus(corpus);
+    assertEquals(written.scores, JSON.parse(JSON.stringify(scores)));
+    assertEquals(written.segments, JSON.parse(JSON.stringify(segments)));
+    assertEquals(written.instances, PROMPTS);
+    const page = await Deno.readTextFile(`${out}/samples.html`);
+    assertStringIncludes(page, predictions[0]!.slice(0, 12));
+
+    // A step alone goes on with what the folder's note says, and takes its place in it again.
+    await Deno.remove(`${out}/predictions.txt`);
+    const missing = await run("score.ts", ["--out", out]);
+    assertEquals(missing.code, 2);
+    assertStringIncludes(missing.errors, `${out}/predictions.txt`);
+    assertStringIncludes(missing.errors, "e2e/decode.ts");
+    const decoded = await run("decode.ts", ["--out", out]);
+    assertEquals(decoded.code, 0, decoded.errors);
+    assertEquals((await Deno.readTextFile(`${out}/predictions.txt`)).trimEnd().split("\n"), predictions);
+
+    // Samples that were collected otherwise are not taken for these.
+    const other = await run("train_pruner.ts", ["--out", out, "--rank", "3"]);
+    assertEquals(other.code, 2);
+    assertStringIncludes(other.errors, "samples.bin");
+    // Nor is another run's folder written over.
+    const another = await run("pull.ts", ["--out", out, "--restaurant"]);
+    assertEquals(another.code, 2);
+    assertStringIncludes(another.errors, out);
+  });
 });
+
+Deno.test("pull.ts takes this repository's own task, and notes settings that fit the model", async () => {
+  await withFolder(async (out) => {
+    const { code, errors } = await run("pull.ts", ["--restaurant", "--out", out]);
+    assertEquals(code, 0, errors);
+    const { model, settings } = JSON.parse(await Deno.readTextFile(`${out}/e2e.json`));
+    assertEquals(model, await Deno.realPath(TINY));
+    assertEquals([settings.length, settings.mode, settings.steps], [80, "full", 400]);
+    for (const [part, count] of [["train", 2000], ["valid", 200], ["test", 200]] as const) {
+      const lines = (await Deno.readTextFile(`${out}/${part}.jsonl`)).trimEnd().split("\n");
+      assertEquals(lines.length, count);
+    }
+    // The tiny model has 128 positions; the paper's 512 tokens do not fit.
+    const paper = await run("pull.ts", ["--out", `${out}/paper`, ...FILES, "--settings", "paper"]);
+    assertEquals(paper.code, 0, paper.errors);
+    const note = JSON.parse(await Deno.readTextFile(`${out}/paper/e2e.json`));
+    assertEquals([note.settings.length, note.settings.mode, note.settings.rate], [128, "slice", 2e-4]);
+    const help = await run("finetune.ts", ["--out", `${out}/paper`, "--help"]);
+    assertMatch(help.out, /--rate X .*\[0\.0002\]/);
+  });
+});
+
+for (const step of ["pull", "train_pruner", "finetune", "generate", "decode", "score", "run"]) {
+  Deno.test(`e2e/${step}.ts has --help with examples, and refuses unknown flags and folders without a run`, async () => {
+    const help = await run(`${step}.ts`, ["--help"]);
+    assertEquals(help.code, 0, help.errors);
+    assertMatch(help.out, /Examples\n.*deno (run|task)/);
+    assertStringIncludes(help.out, "--out DIR");
+    const unknown = await run(`${step}.ts`, ["--no-such-flag", "1"]);
+    assertEquals(unknown.code, 2);
+    assertStringIncludes(unknown.errors, "no-such-flag");
+    if (step === "pull" || step === "run") return;
+    await withFolder(async (out) => {
+      const early = await run(`${step}.ts`, ["--out", out]);
+      assertEquals(early.code, 2);
+      assertStringIncludes(early.errors, "e2e/pull.ts");
+    });
+  });
+}

@@ -114,6 +114,128 @@ Deno.test("demo.ts ends all processes on Ctrl-C and saves what was learnt", asyn
   await Deno.remove(folder, { recursive: true });
 });
 
+/** Waits until a run has taken steps, by the metrics that it writes. */
+async function untilSteps(folder: string): Promise<void> {
+  for (let tries = 0; tries < 600; tries++) {
+    const rows = await Deno.readTextFile(`${folder}/metrics.csv`).catch(() => "");
+    if (rows.split("\n").length > 8) return;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  throw new Error("No steps within a minute");
+}
+
+Deno.test({
+  name: "demo.ts saves what was learnt on a terminal's Ctrl-C, which goes to its processes too",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    const folder = await Deno.makeTempDir();
+    const process = new Deno.Command(Deno.execPath(), {
+      args: [
+        ...["run", "-A", "--quiet", `${EXAMPLES}demo.ts`, "--steps", "4000", "--out", folder],
+        ...["--metrics", folder],
+      ],
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+      // A process group of its own, as a shell gives it to what it starts.
+      detached: true,
+    }).spawn();
+    await untilSteps(folder);
+    Deno.kill(-process.pid, "SIGINT");
+    const ended = await end(process);
+    assertEquals(ended.code, 130, ended.errors);
+    const adapter = await loadAdapter(`${folder}/adapter`);
+    const b = [...adapter.arrays].filter(([name]) => name.endsWith(".B"));
+    assert(b.some(([, { data }]) => data.some((x) => x !== 0)), "B has moved from its start at zero");
+    await Deno.remove(folder, { recursive: true });
+  },
+});
+
+/** The process whose command line has all these parts; Linux. */
+async function processWith(...parts: string[]): Promise<number> {
+  for await (const { name } of Deno.readDir("/proc")) {
+    if (!/^\d+$/.test(name)) continue;
+    const line = await Deno.readTextFile(`/proc/${name}/cmdline`).catch(() => "");
+    if (parts.every((part) => line.split("\0").includes(part))) return Number(name);
+  }
+  throw new Error(`No process has ${parts.join(" ")}`);
+}
+
+Deno.test({
+  name: "demo.ts says where the other devices' heads are when one device is killed",
+  ignore: Deno.build.os !== "linux",
+  async fn() {
+    const folder = await Deno.makeTempDir();
+    const report = `${folder}/report.json`;
+    const process = start("demo.ts", [
+      ...["--steps", "4000", "--out", folder, "--metrics", folder, "--report", report],
+    ]);
+    await untilSteps(folder);
+    Deno.kill(await processWith("--save", `${folder}/device-2`), "SIGKILL");
+    const ended = await end(process);
+    assertEquals(ended.code, 1, ended.errors);
+    assertStringIncludes(ended.errors, `${folder}/device-1, ${folder}/device-3`);
+    for (const [name, heads] of [["device-1", 4], ["device-3", 1]] as const) {
+      const { lora, arrays } = await loadAdapter(`${folder}/${name}`);
+      assertEquals(arrays.size, 4 * heads * lora.targets.length * 2);
+    }
+    assertEquals(JSON.parse(await Deno.readTextFile(report)).adapterFolder, null);
+    await Deno.remove(folder, { recursive: true });
+  },
+});
+
+Deno.test("what cannot be written is refused in one line before anything starts", async () => {
+  const folder = await Deno.makeTempDir();
+  const file = `${folder}/file`;
+  await Deno.writeTextFile(file, "");
+  const began = performance.now();
+  for (
+    const [program, flag, ...others] of [
+      ["demo.ts", "report"],
+      ["demo.ts", "out"],
+      ["server_tuner.ts", "save"],
+      ["server_tuner.ts", "report"],
+      ["user_device.ts", "save", "--token", "some-token"],
+      ["edge_server.ts", "report", "--port", "0"],
+      ["train_pruner.ts", "out"],
+      ["train_pruner.ts", "samples", "--out", `${folder}/predictor`],
+      ["generate.ts", "predictions"],
+    ] as const
+  ) {
+    const ended = await end(start(program, [`--${flag}`, `${file}/below`, ...others]));
+    assertEquals(ended.code, 2, `${program} --${flag}`);
+    assertOneLine(ended, `--${flag}`, `${file}/below`);
+  }
+  assertLess(performance.now() - began, 60_000);
+  assertEquals([...Deno.readDirSync(folder)].map(({ name }) => name), ["file"]);
+  await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test("a parameter that the chosen pruner does not take is refused, not left out of account", async () => {
+  for (
+    const [program, pruner, flag] of [
+      ["demo.ts", "none", "tau"],
+      ["demo.ts", "random", "keep"],
+      ["demo.ts", "magnitude", "share"],
+      ["demo.ts", "iheadpruner", "lambda"],
+      ["edge_server.ts", "greedy", "keep"],
+    ] as const
+  ) {
+    const ended = await end(start(program, ["--pruner", pruner, `--${flag}`, "0.5"]));
+    assertEquals(ended.code, 2);
+    assertOneLine(ended, pruner, `--${flag}`);
+  }
+});
+
+Deno.test("pull.ts names the data sets that there are, and refuses a revision that is named twice", async () => {
+  const unknown = await end(start("pull.ts", ["--dataset", "foo"]));
+  assertEquals(unknown.code, 2);
+  assertOneLine(unknown, "one of e2e, ", '"foo"');
+  const twice = await end(start("pull.ts", ["--model", "a/b@main", "--revision", "v2"]));
+  assertEquals(twice.code, 2);
+  assertOneLine(twice, "a/b@main", "v2");
+});
+
 Deno.test("user_device.ts says so and fails within its limit when the server cannot be reached", async () => {
   const began = performance.now();
   const args = ["--server", "ws://127.0.0.1:1/join/ws", "--token", "some-token", "--connect-timeout", "3"];
@@ -205,6 +327,8 @@ for (
     "format_data.ts",
     "decode.ts",
     "evaluate.ts",
+    "train_pruner.ts",
+    "pull.ts",
   ]
 ) {
   Deno.test(`${program} has --help with examples and refuses unknown flags`, async () => {

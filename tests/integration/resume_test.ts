@@ -39,6 +39,7 @@ const SET: SequenceSet = {
   })),
   length: 13,
   padding: 0,
+  shortened: 0,
   shortenedPrompts: 0,
   shortenedCompletions: 0,
   droppedTokens: 0,

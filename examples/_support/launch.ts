@@ -1,0 +1,51 @@
+/**
+ * Running another program of `examples/` as if it had been typed.
+ *
+ * @module
+ */
+
+const EXAMPLES = new URL("../", import.meta.url).pathname;
+
+/** An argument as a shell takes it. */
+function quoted(argument: string): string {
+  return /^[\w@%+=:,./-]+$/.test(argument) ? argument : `'${argument.replaceAll("'", `'\\''`)}'`;
+}
+
+/** A command as it can be typed. */
+export function commandText(program: string, args: readonly string[]): string {
+  return ["deno", "run", "-A", `examples/${program}`, ...args].map(quoted).join(" ");
+}
+
+/**
+ * Prints the command, runs the program with this one's output, and hands signals on.
+ *
+ * @param program File in `examples/`.
+ * @returns Its exit code.
+ */
+export async function runExample(program: string, args: readonly string[]): Promise<number> {
+  console.log(commandText(program, args));
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", `${EXAMPLES}${program}`, ...args],
+    stdin: "null",
+  }).spawn();
+  const pass = (signal: Deno.Signal) => {
+    try {
+      child.kill(signal);
+    } catch {
+      // It has ended already.
+    }
+  };
+  // A terminal sends Ctrl-C to both; a second one would stop the child at once.
+  const onInterrupt = () => {
+    if (!Deno.stdin.isTerminal()) pass("SIGINT");
+  };
+  const onEnd = () => pass("SIGTERM");
+  Deno.addSignalListener("SIGINT", onInterrupt);
+  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", onEnd);
+  try {
+    return (await child.status).code;
+  } finally {
+    Deno.removeSignalListener("SIGINT", onInterrupt);
+    if (Deno.build.os !== "windows") Deno.removeSignalListener("SIGTERM", onEnd);
+  }
+}
