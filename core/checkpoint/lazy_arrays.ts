@@ -6,14 +6,43 @@
 
 import type { NamedArray } from "../model/gpt2.ts";
 
+/** How tensors are made. */
+export interface LazySource {
+  /** Makes one. */
+  readonly make: (name: string) => NamedArray;
+  /** Its shape; without it, the tensor is made to see it. */
+  readonly shape?: (name: string) => readonly number[];
+  /** Its values in order, piece by piece, each of which holds until the next one is asked for. */
+  readonly pieces?: (name: string) => Iterable<Float32Array>;
+  /** True if what `make` gives is the caller's alone. @default {false} */
+  readonly fresh?: boolean;
+}
+
 /** A map that knows names and makes an array at each `get` and each turn of a loop; nothing is kept. */
 export class LazyArrays implements ReadonlyMap<string, NamedArray> {
   readonly #names: ReadonlySet<string>;
-  readonly #make: (name: string) => NamedArray;
+  readonly #source: LazySource;
 
-  constructor(names: Iterable<string>, make: (name: string) => NamedArray) {
+  constructor(names: Iterable<string>, source: LazySource) {
     this.#names = new Set(names);
-    this.#make = make;
+    this.#source = source;
+  }
+
+  /** True if what `get` gives is the caller's alone. */
+  get fresh(): boolean {
+    return this.#source.fresh === true;
+  }
+
+  /** Shapes by name. */
+  shapes(): ReadonlyMap<string, readonly number[]> {
+    const { make, shape = (name) => make(name).shape } = this.#source;
+    return new Map([...this.#names].map((name) => [name, shape(name)]));
+  }
+
+  /** Values of a tensor in order, piece by piece. */
+  pieces(name: string): Iterable<Float32Array> {
+    const { make, pieces = (name) => [make(name).data] } = this.#source;
+    return pieces(name);
   }
 
   get size(): number {
@@ -25,7 +54,7 @@ export class LazyArrays implements ReadonlyMap<string, NamedArray> {
   }
 
   get(name: string): NamedArray | undefined {
-    return this.has(name) ? this.#make(name) : undefined;
+    return this.has(name) ? this.#source.make(name) : undefined;
   }
 
   keys(): MapIterator<string> {
@@ -33,11 +62,11 @@ export class LazyArrays implements ReadonlyMap<string, NamedArray> {
   }
 
   *values(): MapIterator<NamedArray> {
-    for (const name of this.#names) yield this.#make(name);
+    for (const name of this.#names) yield this.#source.make(name);
   }
 
   *entries(): MapIterator<[string, NamedArray]> {
-    for (const name of this.#names) yield [name, this.#make(name)];
+    for (const name of this.#names) yield [name, this.#source.make(name)];
   }
 
   [Symbol.iterator](): MapIterator<[string, NamedArray]> {

@@ -11,6 +11,7 @@
  */
 
 import { LazyArrays } from "../checkpoint/lazy_arrays.ts";
+import { piecesOf, shapesOf } from "../checkpoint/pieces.ts";
 import { loadSafetensors, writeSafetensors } from "../checkpoint/safetensors.ts";
 import { CheckpointError } from "../errors.ts";
 import type { NamedArray, NamedArrays } from "../model/gpt2.ts";
@@ -311,9 +312,17 @@ export function mergePeft(
       });
     }
   }
-  return new LazyArrays(weights.keys(), (name) => {
-    const array = weights.get(name)!;
-    return changes.get(name)?.(array) ?? array;
+  const shapes = shapesOf(weights);
+  return new LazyArrays(weights.keys(), {
+    make: (name) => {
+      const array = weights.get(name)!;
+      return changes.get(name)?.(array) ?? array;
+    },
+    shape: (name) => shapes.get(name)!,
+    pieces: (name) => {
+      const change = changes.get(name);
+      return change === undefined ? piecesOf(weights, name) : [change(weights.get(name)!).data];
+    },
   });
 }
 

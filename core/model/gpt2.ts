@@ -21,7 +21,7 @@ import {
   type PackedMatrix,
   type Tensor,
 } from "@edgetuner/kernels";
-import { letGo } from "../checkpoint/stored_tensors.ts";
+import { letGo } from "../checkpoint/pieces.ts";
 import { CheckpointError } from "../errors.ts";
 import type { LayerHeads } from "../ports.ts";
 import type { BaseLayers, BaseShape, EndsShape, ModelEnds, Normalised, SequenceShape } from "./base.ts";

@@ -11,7 +11,7 @@ import {
   PackedMatrix,
   type Tensor,
 } from "@edgetuner/kernels";
-import { letGo } from "../checkpoint/stored_tensors.ts";
+import { letGo } from "../checkpoint/pieces.ts";
 import { CheckpointError } from "../errors.ts";
 import { type MatrixParameter, Parameter } from "../tape.ts";
 import type { NamedArrays } from "./gpt2.ts";
