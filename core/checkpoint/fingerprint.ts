@@ -6,7 +6,7 @@
 
 import { createHash } from "node:crypto";
 import type { NamedArrays } from "../model/gpt2.ts";
-import { piecesOf, shapesOf } from "./pieces.ts";
+import { shapesOf, streamedEntries } from "./pieces.ts";
 
 /** Entries of some files that are no weights of their own: causal masks and the angles of positions. */
 const NO_WEIGHT = /(^|\.)(attn\.bias|attn\.masked_bias|rotary_emb\.inv_freq)$/;
@@ -81,9 +81,9 @@ export function parameterCount(
 export async function fingerprintOf(config: unknown, tensors: NamedArrays): Promise<string> {
   const entries: [name: string, shape: readonly number[], digest: string][] = [];
   let unseen = 0;
-  for (const [name, shape] of shapesOf(tensors)) {
+  for (const [name, { shape, pieces }] of streamedEntries(tensors)) {
     if (isExtra(config, name)) continue;
-    entries.push([name.replace(PREFIX, ""), shape, sha256(piecesOf(tensors, name))]);
+    entries.push([name.replace(PREFIX, ""), shape, sha256(pieces())]);
     unseen += shape.reduce((a, b) => a * b, 4);
     if (unseen < TURN) continue;
     await new Promise((resolve) => setTimeout(resolve, 0));

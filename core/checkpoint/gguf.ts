@@ -82,7 +82,7 @@ export class GgufFile {
    *
    * @throws {CheckpointError} If there is no such tensor, or the file ends before its data do.
    */
-  read(name: string): NamedArray {
+  read(name: string): NamedArray & { readonly data: Float32Array<ArrayBuffer> } {
     const tensor = this.#tensor(name);
     const data = new Float32Array(tensor.shape.reduce((a, b) => a * b, 1));
     let at = 0;
@@ -98,7 +98,7 @@ export class GgufFile {
    *
    * @param name Its name.
    * @param step Values of a piece, all but the last one; up to a type's block more. @default {262144}
-   * @returns Its values in order. A piece holds until the next one is asked for.
+   * @returns Its values in order. A piece holds until the next one, or the end, is asked for.
    * @throws {CheckpointError} If there is no such tensor, or the file ends before its data do.
    */
   *pieces(name: string, step = 2 ** 18): Generator<Float32Array<ArrayBuffer>, void> {
@@ -110,21 +110,27 @@ export class GgufFile {
     const values = new Float32Array(atOnce * block.elements);
     using file = Deno.openSync(this.#path);
     file.seekSync(offset, Deno.SeekMode.Start);
-    for (let first = 0; first < blocks; first += atOnce) {
-      const count = Math.min(atOnce, blocks - first);
-      const part = bytes.subarray(0, count * block.bytes);
-      for (let at = 0; at < part.length;) {
-        const more = file.readSync(part.subarray(at));
-        if (more === null) {
-          throw new CheckpointError(
-            `Cannot read "${name}" as ${this.#path} must have ${size} bytes of it: it has ${
-              first * block.bytes + at
-            }`,
-          );
+    try {
+      for (let first = 0; first < blocks; first += atOnce) {
+        const count = Math.min(atOnce, blocks - first);
+        const part = bytes.subarray(0, count * block.bytes);
+        for (let at = 0; at < part.length;) {
+          const more = file.readSync(part.subarray(at));
+          if (more === null) {
+            throw new CheckpointError(
+              `Cannot read "${name}" as ${this.#path} must have ${size} bytes of it: it has ${
+                first * block.bytes + at
+              }`,
+            );
+          }
+          at += more;
         }
-        at += more;
+        yield dequantise(type, part, values.subarray(0, count * block.elements));
       }
-      yield dequantise(type, part, values.subarray(0, count * block.elements));
+    } finally {
+      // Now: the garbage collector would let those of many tensors pile up.
+      bytes.buffer.transfer(0);
+      values.buffer.transfer(0);
     }
   }
 

@@ -154,13 +154,16 @@ export async function loadGgufModel(path: string): Promise<GgufModel> {
       const { shape } = file.tensors.get(names.get(name)!)!;
       return change(name)?.shape(shape) ?? shape;
     },
-    pieces: (name) => readPieces(file, names.get(name)!, change(name)),
-    fresh: true,
+    pieces: (name, unit) => readPieces(file, names.get(name)!, change(name), unit),
   });
   return { config, weights, fingerprint: await fingerprintOf(config, weights) };
 }
 
-function readWhole(file: GgufFile, theirs: string, change: Change | null): NamedArray {
+function readWhole(
+  file: GgufFile,
+  theirs: string,
+  change: Change | null,
+): NamedArray & { readonly data: Float32Array<ArrayBuffer> } {
   if (change === null) return file.read(theirs);
   const { shape } = file.tensors.get(theirs)!;
   const data = new Float32Array(shape.reduce((a, b) => a * b, 1));
@@ -173,11 +176,26 @@ function readWhole(file: GgufFile, theirs: string, change: Change | null): Named
   return { shape: change.shape(shape), data };
 }
 
-function* readPieces(file: GgufFile, theirs: string, change: Change | null): Generator<Float32Array, void> {
-  if (change === null) return yield* file.pieces(theirs);
-  if (!change.inOrder) return yield readWhole(file, theirs, change).data;
+/** Values that are read at a time. */
+const PIECE = 2 ** 18;
+
+function* readPieces(
+  file: GgufFile,
+  theirs: string,
+  change: Change | null,
+  unit: number,
+): Generator<Float32Array, void> {
   const { shape } = file.tensors.get(theirs)!;
+  if (change === null) {
+    return yield* file.pieces(theirs, Math.max(1, Math.floor(PIECE / unit)) * unit);
+  }
   const step = change.rows(shape) * (shape[1] ?? 1);
+  if (!change.inOrder || step % unit !== 0) {
+    const { data } = readWhole(file, theirs, change);
+    yield data;
+    data.buffer.transfer(0); // now, not when the garbage collector gets to it
+    return;
+  }
   const turned = new Float32Array(step);
   let index = 0;
   for (const piece of file.pieces(theirs, step)) {
@@ -286,7 +304,10 @@ function readGpt2(fields: Fields): Read {
   const head = file.tensors.get("output.weight");
   // Older converters wrote the tied LM head a second time.
   if (head !== undefined && !sameValues(file, "output.weight", "token_embd.weight")) {
-    fields.refuse("output.weight must be a copy of token_embd.weight, as GPT-2's LM head is", head.type);
+    fields.refuse(
+      "output.weight must be a copy of token_embd.weight, as GPT-2's LM head is",
+      "another tensor",
+    );
   }
   names.delete("lm_head.weight");
   const config = gpt2Config({
@@ -309,12 +330,15 @@ function sameValues(file: GgufFile, a: string, b: string): boolean {
   const [one, other] = [file.tensors.get(a), file.tensors.get(b)];
   if (one === undefined || other === undefined || one.shape.join() !== other.shape.join()) return false;
   const others = file.pieces(b);
-  for (const piece of file.pieces(a)) {
-    const { value } = others.next();
-    if (value === undefined || value.length !== piece.length) return false;
-    if (piece.some((x, i) => x !== value[i])) return false;
+  try {
+    for (const piece of file.pieces(a)) {
+      const { value } = others.next();
+      if (value === undefined || piece.some((x, i) => x !== value[i])) return false;
+    }
+    return true;
+  } finally {
+    others.return();
   }
-  return true;
 }
 
 /** The shortest decimal of a float32: GGUF's 9.99999974e-6 is 1e-5. */

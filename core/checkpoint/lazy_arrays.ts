@@ -10,12 +10,10 @@ import type { NamedArray } from "../model/gpt2.ts";
 export interface LazySource {
   /** Makes one. */
   readonly make: (name: string) => NamedArray;
-  /** Its shape; without it, the tensor is made to see it. */
-  readonly shape?: (name: string) => readonly number[];
-  /** Its values in order, piece by piece, each of which holds until the next one is asked for. */
-  readonly pieces?: (name: string) => Iterable<Float32Array>;
-  /** True if what `make` gives is the caller's alone. @default {false} */
-  readonly fresh?: boolean;
+  /** Its shape. */
+  readonly shape: (name: string) => readonly number[];
+  /** Its values in order, in pieces that are multiples of `unit`, each of which holds until the next one is asked for. */
+  readonly pieces: (name: string, unit: number) => Iterable<Float32Array>;
 }
 
 /** A map that knows names and makes an array at each `get` and each turn of a loop; nothing is kept. */
@@ -28,21 +26,19 @@ export class LazyArrays implements ReadonlyMap<string, NamedArray> {
     this.#source = source;
   }
 
-  /** True if what `get` gives is the caller's alone. */
-  get fresh(): boolean {
-    return this.#source.fresh === true;
+  /** Shape of a tensor; `undefined` if there is none of this name. */
+  shape(name: string): readonly number[] | undefined {
+    return this.has(name) ? this.#source.shape(name) : undefined;
   }
 
   /** Shapes by name. */
   shapes(): ReadonlyMap<string, readonly number[]> {
-    const { make, shape = (name) => make(name).shape } = this.#source;
-    return new Map([...this.#names].map((name) => [name, shape(name)]));
+    return new Map([...this.#names].map((name) => [name, this.#source.shape(name)]));
   }
 
-  /** Values of a tensor in order, piece by piece. */
-  pieces(name: string): Iterable<Float32Array> {
-    const { make, pieces = (name) => [make(name).data] } = this.#source;
-    return pieces(name);
+  /** Values of a tensor in order, in pieces that are multiples of `unit`. */
+  pieces(name: string, unit = 1): Iterable<Float32Array> {
+    return this.#source.pieces(name, unit);
   }
 
   get size(): number {

@@ -1,40 +1,49 @@
 /**
- * Tensors of any map: their shapes without their values, and their values piece by piece.
+ * Tensors of any map without their values in memory: shapes, and values piece by piece.
  *
  * @module
  */
 
-import type { NamedArray, NamedArrays } from "../model/gpt2.ts";
+import type { NamedArrays } from "../model/gpt2.ts";
 import { LazyArrays } from "./lazy_arrays.ts";
 import { StoredTensors } from "./stored_tensors.ts";
 
-/** Shapes by name; of tensors that are read or made when they are asked for, none is where that can be. */
+/** A tensor that may still be on disk. */
+export interface StreamedArray {
+  /** Its shape. */
+  readonly shape: readonly number[];
+  /**
+   * Its values in order. A piece holds until the next one is asked for.
+   *
+   * @param unit Each piece is a multiple of so many values, and the tensor too. @default {1}
+   */
+  readonly pieces: (unit?: number) => Iterable<Float32Array>;
+}
+
+/** Shapes by name. Of files only the headers are looked at. */
 export function shapesOf(tensors: NamedArrays): ReadonlyMap<string, readonly number[]> {
   return tensors instanceof StoredTensors || tensors instanceof LazyArrays
     ? tensors.shapes()
     : new Map([...tensors].map(([name, { shape }]) => [name, shape]));
 }
 
-/**
- * Values of a tensor in order. A piece holds until the next one is asked for.
- *
- * @param tensors Where it is.
- * @param name One of their names.
- */
-export function piecesOf(tensors: NamedArrays, name: string): Iterable<Float32Array> {
-  return tensors instanceof StoredTensors || tensors instanceof LazyArrays
-    ? tensors.pieces(name)
-    : [tensors.get(name)!.data];
+/** A tensor to be read piece by piece; `undefined` if there is none of this name. */
+export function streamed(tensors: NamedArrays, name: string): StreamedArray | undefined {
+  if (tensors instanceof StoredTensors || tensors instanceof LazyArrays) {
+    const shape = tensors.shape(name);
+    return shape && { shape, pieces: (unit) => tensors.pieces(name, unit) };
+  }
+  const found = tensors.get(name);
+  return found && { shape: found.shape, pieces: () => [found.data] };
 }
 
-/**
- * Frees the values of a tensor that was read from a file for the caller alone; those of other maps stay. The
- * garbage collector would get to it too, but often not before the next one is read.
- *
- * @param tensors Where the tensor came from.
- * @param data Its values; empty afterwards if they are freed.
- */
-export function letGo(tensors: ReadonlyMap<string, NamedArray>, { buffer }: Float32Array): void {
-  const fresh = tensors instanceof StoredTensors || (tensors instanceof LazyArrays && tensors.fresh);
-  if (fresh && buffer instanceof ArrayBuffer) buffer.transfer(0);
+/** All tensors, each asked for once. */
+export function* streamedEntries(
+  tensors: NamedArrays,
+): Generator<[name: string, array: StreamedArray], void> {
+  if (tensors instanceof StoredTensors || tensors instanceof LazyArrays) {
+    for (const name of tensors.keys()) yield [name, streamed(tensors, name)!];
+  } else {
+    for (const [name, { shape, data }] of tensors) yield [name, { shape, pieces: () => [data] }];
+  }
 }

@@ -108,15 +108,28 @@ export class StoredTensors implements ReadonlyMap<string, NamedArray> {
    * Reads one tensor piece by piece, so that memory need not hold even one.
    *
    * @param name Its name.
-   * @returns Its values in order, 262,144 or fewer at a time. A piece holds until the next one is asked for.
+   * @param unit Each piece is a multiple of so many values, if the tensor is. @default {1}
+   * @returns Its values in order, 262,144 or fewer at a time, or one unit. A piece holds until the next one, or
+   * the end, is asked for.
    * @throws {CheckpointError} If there is none of this name; if the file has changed or cannot be read any more.
    */
-  *pieces(name: string): Generator<Float32Array<ArrayBuffer>, void> {
+  *pieces(name: string, unit = 1): Generator<Float32Array<ArrayBuffer>, void> {
     const place = this.#places.get(name);
     if (place === undefined) {
       throw new CheckpointError(`Cannot read "${name}" as the checkpoint must hold it: it does not`);
     }
-    yield* readPieces(place, new Float32Array(Math.min(PIECE, lengthOf(place.entry))));
+    const step = Math.max(1, Math.floor(PIECE / unit)) * unit;
+    const room = new Float32Array(Math.min(step, lengthOf(place.entry)));
+    try {
+      yield* readPieces(place, room, room.length);
+    } finally {
+      room.buffer.transfer(0); // now: the garbage collector would let those of many tensors pile up
+    }
+  }
+
+  /** Shape of a tensor, from the header; `undefined` if there is none of this name. */
+  shape(name: string): readonly number[] | undefined {
+    return this.#places.get(name)?.entry.shape;
   }
 
   /** Shapes by name, from the headers: nothing is read. */
@@ -217,20 +230,26 @@ function lengthOf({ dtype, begin, end }: Entry): number {
 function readTensor(place: Place): NamedArray {
   const { entry } = place;
   const data = new Float32Array(lengthOf(entry));
-  // One piece, if nothing needs to be converted.
-  for (const _ of readPieces(place, data)) { /* it is where it belongs */ }
+  // What is converted, is so in pieces: its halves need not all lie beside it.
+  const step = entry.dtype === "F32" ? data.length : PIECE;
+  for (const _ of readPieces(place, data, step)) { /* it is where it belongs */ }
   return { shape: entry.shape, data };
 }
 
 /**
- * Reads a tensor into `into`: as one piece after the other, each in the place of the one before if it is
- * shorter than the tensor.
+ * Reads a tensor into `into`, `step` values at a time; if `into` is shorter than the tensor, each piece in the
+ * place of the one before.
  */
 function* readPieces(
   { file: { path, start, size, modified }, entry: { dtype, begin, end } }: Place,
   into: Float32Array<ArrayBuffer>,
+  step: number,
 ): Generator<Float32Array<ArrayBuffer>, void> {
   const name = String(path);
+  const width = FLOATS.get(dtype)!;
+  const length = (end - begin) / width;
+  const whole = into.length === length;
+  const halves = new Uint8Array(dtype === "F32" ? 0 : step * width);
   try {
     using file = Deno.openSync(path);
     const now = file.statSync();
@@ -238,11 +257,6 @@ function* readPieces(
       throw new CheckpointError(`Cannot read ${name} as it must not change while it is used: it has`);
     }
     file.seekSync(start + begin, Deno.SeekMode.Start);
-    const width = FLOATS.get(dtype)!;
-    const length = (end - begin) / width;
-    const whole = into.length === length;
-    const step = dtype === "F32" ? into.length : Math.min(PIECE, into.length);
-    const halves = new Uint8Array(dtype === "F32" ? 0 : step * width);
     for (let at = 0; at < length; at += step) {
       const count = Math.min(step, length - at);
       const part = whole ? into.subarray(at, at + count) : into.subarray(0, count);
@@ -257,6 +271,8 @@ function* readPieces(
     }
   } catch (cause) {
     throw unreadable(path, "a readable file", cause);
+  } finally {
+    halves.buffer.transfer(0);
   }
 }
 

@@ -11,7 +11,7 @@
  */
 
 import { LazyArrays } from "../checkpoint/lazy_arrays.ts";
-import { piecesOf, shapesOf } from "../checkpoint/pieces.ts";
+import { shapesOf, streamed } from "../checkpoint/pieces.ts";
 import { loadSafetensors, writeSafetensors } from "../checkpoint/safetensors.ts";
 import { CheckpointError } from "../errors.ts";
 import type { NamedArray, NamedArrays } from "../model/gpt2.ts";
@@ -319,9 +319,9 @@ export function mergePeft(
       return changes.get(name)?.(array) ?? array;
     },
     shape: (name) => shapes.get(name)!,
-    pieces: (name) => {
+    pieces: (name, unit) => {
       const change = changes.get(name);
-      return change === undefined ? piecesOf(weights, name) : [change(weights.get(name)!).data];
+      return change === undefined ? streamed(weights, name)!.pieces(unit) : [change(weights.get(name)!).data];
     },
   });
 }
