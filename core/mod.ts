@@ -383,5 +383,10 @@ export {
   windowsOf,
   type WindowSplit,
 } from "./predictor/windows.ts";
-export { type CertificateOptions, certifyExport, type ExportCertificate } from "./lora/certificate.ts";
+export {
+  type CertificateOptions,
+  certifyExport,
+  type ExportCertificate,
+  type ReductionLoss,
+} from "./lora/certificate.ts";
 export { type GgufModel, loadGgufModel } from "./checkpoint/gguf_model.ts";

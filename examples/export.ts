@@ -1,6 +1,6 @@
 /**
  * Takes an adapter away: as PEFT has it, at a smaller rank, merged into the base model; and brings one in.
- * Every export is held against what was trained before it is kept.
+ * Every export is read back from its files and held against a split run of what was trained before it is kept.
  *
  * @module
  */
@@ -8,14 +8,14 @@
 import {
   type Adapter,
   certifyExport,
-  encodePrompt,
   type ExportCertificate,
   fromPeft,
   isGguf,
   joinAdapters,
   loadAdapter,
+  loadLayers,
   loadModel,
-  loadPairs,
+  loadModelFolder,
   loadPeft,
   mergePeft,
   type ModelFamily,
@@ -26,11 +26,15 @@ import {
   saveAdapter,
   savePeft,
   saveSafetensors,
+  type Tokenizer,
   toPeft,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
+import { splitLogits } from "@edgetuner/transport";
 import { integer, number, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
 import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
+import { PendingFolder } from "./_support/pending_folder.ts";
+import { loadTrainingSet } from "./_support/training_data.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 
 /** Files of a model folder that a merged model needs too. */
@@ -49,15 +53,26 @@ const FLAGS = {
   tokenizer: TOKENIZER_FLAG,
   adapter: text("DIRS", "runs/demo/adapter", "adapter folder, or the parts that devices saved: a,b,c"),
   peft: text("DIR", "", "write the adapter in PEFT's format"),
-  rank: integer("N", 0, "with --peft or --merge: reduce the rank to this one; 0 = exact", { min: 0 }),
+  rank: integer("N", 0, "with --peft or --merge: reduce the rank to this one; 0 = exact", {
+    min: 0,
+    max: 256,
+  }),
+  "accept-loss": number(
+    "X",
+    0.05,
+    "with --rank: largest change of a logit that may be lost, in proportion to the largest by the adapter",
+    { min: 0 },
+  ),
   merge: text("DIR", "", "write the base model with the adapter merged in"),
   import: text("DIR", "", "the way back: read a PEFT adapter and write it to --adapter"),
   data: text(
     "FILE",
     new URL("./restaurant/test.txt", import.meta.url).pathname,
-    "texts on which exports are compared",
+    "texts on which exports are compared: any training data, or plain lines",
   ),
   samples: integer("N", 8, "how many of them", { min: 1 }),
+  length: integer("N", 128, "most tokens of each", { min: 1 }),
+  devices: integer("N", 2, "devices of the split run that exports are held against", { min: 2, max: 64 }),
   tolerance: number("X", 1e-4, "largest difference of a logit, in proportion to the largest logit", {
     min: 0,
   }),
@@ -73,20 +88,22 @@ function shapeOf({ config }: ModelFolder) {
   return { layers, heads, kvHeads, hidden };
 }
 
-/** Puts a folder in place once everything in it is right. */
-async function writeWhole(folder: string, write: (partial: string) => Promise<void>): Promise<void> {
-  const partial = `${folder.replace(/\/$/, "")}.partial`;
-  await Deno.remove(partial, { recursive: true }).catch(() => {});
-  await Deno.mkdir(partial, { recursive: true });
-  try {
-    await write(partial);
-    await Deno.mkdir(folder, { recursive: true });
-    for await (const { name } of Deno.readDir(partial)) {
-      await Deno.rename(`${partial}/${name}`, `${folder}/${name}`);
+/** Tokens of the sample texts: of training data of any kind, or of lines of plain text. */
+async function samplesOf(
+  file: string,
+  tokenizer: Tokenizer,
+  options: { readonly model: string; readonly samples: number; readonly length: number },
+): Promise<number[][]> {
+  const { model, length, samples } = options;
+  if (!file.endsWith(".jsonl")) {
+    const lines = (await Deno.readTextFile(file)).split("\n").map((l) => l.trim()).filter((l) => l !== "");
+    if (lines.length > 0 && lines.every((line) => !line.includes("||"))) {
+      return lines.slice(0, samples).map((line) => tokenizer.encode(line).slice(0, length));
     }
-  } finally {
-    await Deno.remove(partial, { recursive: true }).catch(() => {});
   }
+  const reading = { model, tokenizer, length, "train-on-prompt": false, "skip-bad": false };
+  const { sequences } = await loadTrainingSet(file, reading);
+  return sequences.slice(0, samples).map(({ tokens }) => [...tokens.subarray(0, length)]);
 }
 
 async function main(): Promise<number> {
@@ -96,6 +113,7 @@ async function main(): Promise<number> {
     examples: [
       "deno run -A examples/export.ts --peft runs/peft --merge runs/merged",
       "deno run -A examples/export.ts --adapter my_heads,your_heads --peft runs/peft --rank 16",
+      "deno run -A examples/export.ts --peft runs/peft --rank 8 --accept-loss 0.3 --data my_chats.jsonl",
       "deno run -A examples/export.ts --import some_peft_adapter --adapter runs/imported",
     ],
   }, FLAGS);
@@ -129,72 +147,114 @@ async function main(): Promise<number> {
   }
   let peft: PeftAdapter = toPeft(adapter, family, shape.kvHeads);
   const { tokenizer } = await openModel(flags);
-  const samples = (await loadPairs(flags.data)).slice(0, flags.samples)
-    .map((
-      { prompt, completion },
-    ) => [...encodePrompt(tokenizer, prompt), ...tokenizer.encode(` ${completion}`)]);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
-  const certify = (tolerance: number) =>
-    certifyExport({ engine, model, family, adapter, peft, samples, tolerance });
-  let reduction: { readonly rank: number; readonly error: number; readonly logits: number } | null = null;
+  const positions = "n_positions" in model.config
+    ? model.config.n_positions
+    : model.config.max_position_embeddings;
+  const samples = await samplesOf(flags.data, tokenizer, {
+    ...flags,
+    length: Math.min(flags.length, positions),
+  });
+  let reducedFrom: { readonly adapter: Adapter; readonly allowed: number } | undefined;
+  let weightsLost: number | null = null;
   if (flags.rank > 0) {
     const reduced = await reduceRank(peft, flags.rank);
     peft = reduced.peft;
-    const { merged } = await certify(Infinity);
-    reduction = { rank: flags.rank, error: reduced.error, logits: merged };
-    console.log(
-      `Rank ${flags.rank}: ${(reduced.error * 100).toFixed(2)} % of the change of the weights is lost; ` +
-        `logits change by at most ${merged.toPrecision(2)}`,
-    );
-    // From here on the reduced adapter is what the files must be equal to.
-    adapter = fromPeft(peft, family, shape);
+    weightsLost = reduced.error;
+    reducedFrom = { adapter, allowed: flags["accept-loss"] };
+    // The files must be equal to the reduced adapter; how far that is from the whole one is another question.
+    adapter = { ...fromPeft(peft, family, shape), fingerprint: adapter.fingerprint };
   }
-  const certificate = await certify(flags.tolerance);
-  show(certificate);
+
+  // Written beside their places, read back, and compared before they get there.
+  await using peftFolder = flags.peft === "" ? null : await PendingFolder.create(flags.peft);
+  await using mergeFolder = flags.merge === "" ? null : await PendingFolder.create(flags.merge);
+  if (peftFolder !== null) await savePeft(peftFolder.path, peft);
+  if (mergeFolder !== null) {
+    await saveMerged(mergeFolder.path, flags.model, mergePeft(model.weights, peft, family, shape));
+  }
+  const certificate = await certifyExport({
+    engine,
+    model,
+    family,
+    adapter,
+    split: async (samples, ends) => {
+      using layers = loadLayers(engine, model);
+      return await splitLogits({ engine, layers, ends, adapter, devices: flags.devices, samples });
+    },
+    peft: peftFolder === null ? peft : await loadPeft(peftFolder.path),
+    merged: mergeFolder === null ? undefined : (await loadModelFolder(mergeFolder.path)).weights,
+    reducedFrom,
+    samples,
+    tolerance: flags.tolerance,
+  });
+  show(certificate, flags.rank, weightsLost);
   if (!certificate.holds) {
-    console.error("Nothing was written: the export is not what was trained.");
+    console.error(`Nothing was written: ${refusalOf(certificate, flags.rank)}`);
     return 1;
   }
-  const paper = `${JSON.stringify({ ...certificate, reduction, fingerprint: model.fingerprint }, null, 2)}\n`;
-  if (flags.peft !== "") {
-    await writeWhole(flags.peft, async (partial) => {
-      await savePeft(partial, peft);
-      await Deno.writeTextFile(`${partial}/certificate.json`, paper);
-    });
-    console.log(`PEFT adapter of rank ${peft.config.r}: ${flags.peft}`);
+  const paper = {
+    ...certificate,
+    rank: peft.config.r,
+    weightsLost,
+    readBack: { adapter: peftFolder !== null, merged: mergeFolder !== null },
+    splitDevices: flags.devices,
+    fingerprint: model.fingerprint,
+  };
+  for (const folder of [peftFolder, mergeFolder]) {
+    if (folder === null) continue;
+    await Deno.writeTextFile(`${folder.path}/certificate.json`, `${JSON.stringify(paper, null, 2)}\n`);
+    await folder.keep();
   }
-  if (flags.merge !== "") {
-    await writeWhole(flags.merge, async (partial) => {
-      const merged = mergePeft(model.weights, peft, family, shape);
-      await saveSafetensors(`${partial}/model.safetensors`, merged, { format: "pt" });
-      for (const name of COMPANIONS) {
-        await Deno.copyFile(`${flags.model}/${name}`, `${partial}/${name}`).catch((error) => {
-          if (!(error instanceof Deno.errors.NotFound)) throw error;
-        });
-      }
-      await Deno.writeTextFile(`${partial}/certificate.json`, paper);
-    });
-    console.log(`Merged model: ${flags.merge}`);
-  }
+  if (flags.peft !== "") console.log(`PEFT adapter of rank ${peft.config.r}: ${flags.peft}`);
+  if (flags.merge !== "") console.log(`Merged model: ${flags.merge}`);
   return 0;
 }
 
-function show(
-  { samples, tokens, largestLogit, effect, imported, merged, tolerance }: ExportCertificate,
-): void {
+async function saveMerged(folder: string, model: string, weights: ModelFolder["weights"]): Promise<void> {
+  await saveSafetensors(`${folder}/model.safetensors`, weights, { format: "pt" });
+  for (const name of COMPANIONS) {
+    await Deno.copyFile(`${model}/${name}`, `${folder}/${name}`).catch((error) => {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    });
+  }
+}
+
+/** Why a certificate does not hold. */
+function refusalOf({ reduction }: ExportCertificate, rank: number): string {
+  if (reduction === null || reduction.share <= reduction.allowed) {
+    return "the files are not what was trained.";
+  }
+  const [lost, allowed] = [percent(reduction.share), percent(reduction.allowed)];
+  return `rank ${rank} loses ${lost} of what the adapter does to the logits, and ${allowed} may be lost; ` +
+    `take a larger rank, or accept the loss with --accept-loss ${(Math.ceil(reduction.share * 100) / 100)}.`;
+}
+
+function percent(share: number): string {
+  return `${(100 * share).toFixed(1)} %`;
+}
+
+function show(certificate: ExportCertificate, rank: number, weightsLost: number | null): void {
+  const { samples, tokens, largestLogit, effect, split, imported, importedAs, merged, tolerance, reduction } =
+    certificate;
   const rows = [
     ["largest logit", largestLogit],
     ["largest change by the adapter", effect],
-    ["off after export and import", imported],
+    ["off on one machine", split],
+    [`off after export, as ${importedAs}`, imported],
     ["off in the merged model", merged],
     ["allowed", tolerance * largestLogit],
   ] as const;
-  console.log(`Logits of ${samples} texts, ${tokens} tokens`);
-  for (const [what, value] of rows) {
-    console.log(
-      `  ${what.padEnd(32)}${value === null ? "rank above 256: not imported" : value.toExponential(2)}`,
-    );
-  }
+  console.log(`Logits of ${samples} texts, ${tokens} tokens, beside those of a split run`);
+  for (const [what, value] of rows) console.log(`  ${what.padEnd(36)}${value.toExponential(2)}`);
+  if (reduction === null) return;
+  console.log(
+    `Rank ${rank}: ${percent(weightsLost!)} of the change of the weights is lost, and ${
+      percent(reduction.share)
+    } of the largest change of a logit (${reduction.difference.toPrecision(2)} of ${
+      reduction.effect.toPrecision(2)
+    }); allowed are ${percent(reduction.allowed)}`,
+  );
 }
 
 if (import.meta.main) await runProgram(main);

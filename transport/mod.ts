@@ -66,6 +66,7 @@ export {
   type SplitSimulationOptions,
   type TensorParallelSimulationOptions,
 } from "./simulate.ts";
+export { splitLogits, type SplitLogitsOptions } from "./split_logits.ts";
 export { type Authorize, requestToken, requireToken } from "./token.ts";
 export {
   type HandleOptions,

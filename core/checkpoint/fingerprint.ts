@@ -4,8 +4,9 @@
  * @module
  */
 
+import { createHash } from "node:crypto";
 import type { NamedArrays } from "../model/gpt2.ts";
-import { letGo, StoredTensors } from "./stored_tensors.ts";
+import { shapesOf, streamedEntries } from "./pieces.ts";
 
 /** Entries of some files that are no weights of their own: causal masks and the angles of positions. */
 const NO_WEIGHT = /(^|\.)(attn\.bias|attn\.masked_bias|rotary_emb\.inv_freq)$/;
@@ -13,6 +14,8 @@ const NO_WEIGHT = /(^|\.)(attn\.bias|attn\.masked_bias|rotary_emb\.inv_freq)$/;
 const LM_HEAD = /(^|\.)lm_head\.weight$/;
 /** What names may begin with, by family. */
 const PREFIX = /^(transformer|model\.decoder|decoder|model)\./;
+/** Bytes of values after which events and timers of the process get their turn. */
+const TURN = 2 ** 26;
 
 /** JSON with sorted keys. */
 function canonical(value: unknown): string {
@@ -27,15 +30,11 @@ function canonical(value: unknown): string {
   return JSON.stringify(value) ?? "null";
 }
 
-async function sha256(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
-  return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
-}
-
-/** The bytes of an array, copied only if they lie in shared memory. */
-function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array<ArrayBuffer> {
-  return buffer instanceof ArrayBuffer
-    ? new Uint8Array(buffer, byteOffset, byteLength)
-    : new Uint8Array(new Uint8Array(buffer, byteOffset, byteLength));
+/** SHA-256 of pieces one after the other, in hexadecimal; `crypto.subtle` would need them all at once. */
+function sha256(pieces: Iterable<Float32Array | Uint8Array>): string {
+  const hash = createHash("sha256");
+  for (const piece of pieces) hash.update(piece);
+  return hash.digest("hex");
 }
 
 /** True for entries of a checkpoint that are no parameters of their own. */
@@ -46,18 +45,17 @@ function isExtra(config: unknown, name: string): boolean {
 
 /**
  * Counts the parameters of a model: all numbers of its weights, a copy of the tied LM head and causal masks
- * apart. Of `StoredTensors` only the headers are looked at.
+ * apart. Of files only the headers are looked at.
  *
  * @param model Configuration and weights.
  */
 export function parameterCount(
   { config, weights }: { readonly config: unknown; readonly weights: NamedArrays },
 ): number {
-  const shapes = weights instanceof StoredTensors
-    ? weights.shapes()
-    : new Map([...weights].map(([name, { shape }]) => [name, shape]));
   let count = 0;
-  for (const [name, shape] of shapes) if (!isExtra(config, name)) count += shape.reduce((a, b) => a * b, 1);
+  for (const [name, shape] of shapesOf(weights)) {
+    if (!isExtra(config, name)) count += shape.reduce((a, b) => a * b, 1);
+  }
   return count;
 }
 
@@ -65,7 +63,7 @@ export function parameterCount(
  * Computes the fingerprint of a model: SHA-256 over its configuration and the names, shapes and values of its
  * weights. How the weights were stored does not matter: neither their order, nor the dtype in the file if it
  * holds the values exactly, nor the prefix of the names (`transformer.`, `model.`), nor causal masks or a copy
- * of the tied LM head.
+ * of the tied LM head. Tensors in files are read piece by piece: none is in memory as a whole.
  *
  * @param config What `modelConfig` returns, or any other JSON value; the order of fields does not matter.
  * Do not pass a `config.json` as it is, it also notes things that are not the model.
@@ -82,11 +80,15 @@ export function parameterCount(
  */
 export async function fingerprintOf(config: unknown, tensors: NamedArrays): Promise<string> {
   const entries: [name: string, shape: readonly number[], digest: string][] = [];
-  for (const [name, { shape, data }] of tensors) {
+  let unseen = 0;
+  for (const [name, { shape, pieces }] of streamedEntries(tensors)) {
     if (isExtra(config, name)) continue;
-    entries.push([name.replace(PREFIX, ""), shape, await sha256(bytesOf(data))]);
-    letGo(tensors, data);
+    entries.push([name.replace(PREFIX, ""), shape, sha256(pieces())]);
+    unseen += shape.reduce((a, b) => a * b, 4);
+    if (unseen < TURN) continue;
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    unseen = 0;
   }
   entries.sort(([a], [b]) => (a < b ? -1 : 1));
-  return await sha256(new TextEncoder().encode(canonical({ config, tensors: entries })));
+  return sha256([new TextEncoder().encode(canonical({ config, tensors: entries }))]);
 }

@@ -164,13 +164,31 @@ function typeOf(type: string): BlockType {
 }
 
 /**
+ * Elements and bytes of a type's block.
+ *
+ * @param type Name of the type.
+ * @throws {CheckpointError} If the type cannot be read.
+ */
+export function ggmlBlock(type: string): { readonly elements: number; readonly bytes: number } {
+  const { count, bytes } = typeOf(type);
+  return { elements: count, bytes };
+}
+
+/**
  * Turns a tensor's data into float32.
  *
  * @param type Name of the type.
  * @param bytes The data: whole blocks.
+ * @param into Where the values go, as many as the blocks hold. @default {a new array}
+ * @returns `into`.
  * @throws {CheckpointError} If the type cannot be read, or the data are not whole blocks.
+ * @throws {RangeError} If `into` has another length.
  */
-export function dequantise(type: string, bytes: Uint8Array): Float32Array<ArrayBuffer> {
+export function dequantise(
+  type: string,
+  bytes: Uint8Array,
+  into?: Float32Array<ArrayBuffer>,
+): Float32Array<ArrayBuffer> {
   const { count, bytes: size, decode } = typeOf(type);
   if (bytes.length % size !== 0) {
     throw new CheckpointError(
@@ -178,7 +196,14 @@ export function dequantise(type: string, bytes: Uint8Array): Float32Array<ArrayB
     );
   }
   const blocks = bytes.length / size;
-  const out = new Float32Array(blocks * count);
+  const out = into ?? new Float32Array(blocks * count);
+  if (out.length !== blocks * count) {
+    throw new RangeError(
+      `Cannot dequantise as the values must go to an array of ${
+        blocks * count
+      }: current length is ${out.length}`,
+    );
+  }
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   for (let block = 0; block < blocks; block++) decode(view, block * size, out, block * count);
   return out;

@@ -6,7 +6,7 @@
 
 import { CheckpointError } from "../errors.ts";
 import type { NamedArray } from "../model/gpt2.ts";
-import { dequantise, ggmlBytes } from "./ggml_types.ts";
+import { dequantise, ggmlBlock, ggmlBytes } from "./ggml_types.ts";
 
 /** A tensor of a GGUF file. */
 export interface GgufTensor {
@@ -82,24 +82,62 @@ export class GgufFile {
    *
    * @throws {CheckpointError} If there is no such tensor, or the file ends before its data do.
    */
-  read(name: string): NamedArray {
-    const tensor = this.tensors.get(name);
-    if (tensor === undefined) {
-      throw new CheckpointError(`Cannot read "${name}" as ${this.#path} must hold it: it does not`);
+  read(name: string): NamedArray & { readonly data: Float32Array<ArrayBuffer> } {
+    const tensor = this.#tensor(name);
+    const data = new Float32Array(tensor.shape.reduce((a, b) => a * b, 1));
+    let at = 0;
+    for (const piece of this.pieces(name)) {
+      data.set(piece, at);
+      at += piece.length;
     }
-    const bytes = new Uint8Array(tensor.bytes);
+    return { shape: tensor.shape, data };
+  }
+
+  /**
+   * Reads one tensor as float32, piece by piece, so that memory need not hold it whole.
+   *
+   * @param name Its name.
+   * @param step Values of a piece, all but the last one; up to a type's block more. @default {262144}
+   * @returns Its values in order. A piece holds until the next one, or the end, is asked for.
+   * @throws {CheckpointError} If there is no such tensor, or the file ends before its data do.
+   */
+  *pieces(name: string, step = 2 ** 18): Generator<Float32Array<ArrayBuffer>, void> {
+    const { type, bytes: size, offset } = this.#tensor(name);
+    const block = ggmlBlock(type);
+    const blocks = size / block.bytes;
+    const atOnce = Math.max(1, Math.min(blocks, Math.ceil(step / block.elements)));
+    const bytes = new Uint8Array(atOnce * block.bytes);
+    const values = new Float32Array(atOnce * block.elements);
     using file = Deno.openSync(this.#path);
-    file.seekSync(tensor.offset, Deno.SeekMode.Start);
-    for (let at = 0; at < bytes.length;) {
-      const count = file.readSync(bytes.subarray(at));
-      if (count === null) {
-        throw new CheckpointError(
-          `Cannot read "${name}" as ${this.#path} must have ${bytes.length} bytes of it: it has ${at}`,
-        );
+    file.seekSync(offset, Deno.SeekMode.Start);
+    try {
+      for (let first = 0; first < blocks; first += atOnce) {
+        const count = Math.min(atOnce, blocks - first);
+        const part = bytes.subarray(0, count * block.bytes);
+        for (let at = 0; at < part.length;) {
+          const more = file.readSync(part.subarray(at));
+          if (more === null) {
+            throw new CheckpointError(
+              `Cannot read "${name}" as ${this.#path} must have ${size} bytes of it: it has ${
+                first * block.bytes + at
+              }`,
+            );
+          }
+          at += more;
+        }
+        yield dequantise(type, part, values.subarray(0, count * block.elements));
       }
-      at += count;
+    } finally {
+      // Now: the garbage collector would let those of many tensors pile up.
+      bytes.buffer.transfer(0);
+      values.buffer.transfer(0);
     }
-    return { shape: tensor.shape, data: dequantise(tensor.type, bytes) };
+  }
+
+  #tensor(name: string): GgufTensor {
+    const tensor = this.tensors.get(name);
+    if (tensor !== undefined) return tensor;
+    throw new CheckpointError(`Cannot read "${name}" as ${this.#path} must hold it: it does not`);
   }
 }
 

@@ -1,6 +1,12 @@
+import { Engine } from "@edgetuner/kernels";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { CheckpointError } from "../errors.ts";
+import type { NamedArrays } from "../model/gpt2.ts";
 import type { LlamaConfig } from "../model/llama.ts";
+import { loadEnds, loadLayers, type ModelConfig } from "../model/load.ts";
+import { embedTokens, logitsOf } from "../model/loss.ts";
+import { Tape } from "../tape.ts";
+import { fingerprintOf, parameterCount } from "./fingerprint.ts";
 import { dequantise, GGML_TYPES, ggmlBytes } from "./ggml_types.ts";
 import { loadModelFolder } from "./model_folder.ts";
 import { GgufFile } from "./gguf.ts";
@@ -8,6 +14,8 @@ import { loadGgufModel } from "./gguf_model.ts";
 import { loadGgufTokenizer } from "./gguf_tokenizer.ts";
 import { checkTokenizer, isGguf, loadModel, loadTokenizerOf, modelFolderOf } from "./model_path.ts";
 
+const engine = await Engine.create();
+const GPT2 = new URL("../../tests/fixtures/gguf/gpt2.gguf", import.meta.url).pathname;
 const BPE = new URL("../../tests/fixtures/gguf/bpe.gguf", import.meta.url).pathname;
 const FILE = new URL("../../tests/fixtures/gguf/quants.gguf", import.meta.url).pathname;
 
@@ -25,6 +33,25 @@ Deno.test("every type is dequantised to the very bits of the gguf package", asyn
     assert(data.some((x) => x !== 0), type);
     assertEquals(new Uint32Array(data.buffer), new Uint32Array(expected.data.slice().buffer), type);
   }
+});
+
+Deno.test("pieces of any length are the tensor", async () => {
+  const file = await GgufFile.open(FILE);
+  for (const type of GGML_TYPES) {
+    const { data } = file.read(type);
+    for (const step of [1, 700, 512, 2 ** 20]) {
+      const pieces = [...file.pieces(type, step)].map((piece) => piece.length);
+      assertEquals(pieces.reduce((a, b) => a + b), data.length);
+      let at = 0;
+      for (const piece of file.pieces(type, step)) {
+        assertEquals(piece, data.slice(at, at + piece.length), `${type}, ${step}`);
+        at += piece.length;
+      }
+    }
+  }
+  assertThrows(() => [...file.pieces("missing")], CheckpointError, '"missing"');
+  const bytes = new Uint8Array(2 * 34);
+  assertThrows(() => dequantise("Q8_0", bytes, new Float32Array(63)), RangeError, "64: current length is 63");
 });
 
 Deno.test("damaged and unknown files are refused", async () => {
@@ -64,7 +91,64 @@ Deno.test("a LLaMA in a GGUF file is the model that it was made from", async () 
   // The file was written without the original's stretched positions.
   const expected = { ...original.config as LlamaConfig, rope_scaling: { rope_type: "default" } } as const;
   assertEquals(model.config, expected);
-  assertEquals(model.fingerprint.length > 20, true);
+  const inMemory = new Map(model.weights);
+  assertEquals(await fingerprintOf(model.config, inMemory), model.fingerprint, "read in pieces or whole");
+  assertEquals(parameterCount(model), parameterCount({ config: model.config, weights: inMemory }));
+});
+
+/** Logits of a few tokens. */
+async function logits(model: { readonly config: ModelConfig; readonly weights: NamedArrays }) {
+  using layers = loadLayers(engine, model);
+  using ends = loadEnds(engine, model);
+  using tape = new Tape(engine, false);
+  const tokens = Uint32Array.of(3, 14, 1, 5, 9);
+  const batch = { tokens, targets: tokens, mask: new Float32Array(5), batch: 1, length: 5 };
+  const embedding = tape.variable(embedTokens(ends, batch), false);
+  const hidden = await layers.forward(tape, embedding, batch, null);
+  using result = logitsOf(ends, hidden.value, tokens.map((_, i) => i));
+  return await result.read();
+}
+
+Deno.test("a GPT-2 in a GGUF file is the model that it was made from", async () => {
+  const model = await loadGgufModel(GPT2);
+  const original = await loadModelFolder(
+    new URL("../../tests/fixtures/parity/gpt2_one_head", import.meta.url),
+  );
+  assertEquals(model.config, original.config);
+  // Values, names and shapes, read piece by piece, are those of the other file.
+  assertEquals(model.fingerprint, original.fingerprint);
+  for (const [name, { shape, data }] of original.weights) {
+    const found = model.weights.get(name) ?? model.weights.get(`transformer.${name}`);
+    if (/lm_head|attn\.(masked_)?bias$/.test(name)) continue;
+    assertEquals([found?.shape, found?.data], [shape, data], name);
+  }
+  assertEquals(parameterCount(model), parameterCount(original));
+  const tensors = engine.stats.tensors;
+  assertEquals(await logits(model), await logits(original));
+  assertEquals(engine.stats.tensors, tensors);
+});
+
+Deno.test("a GGUF file of another architecture, or with another LM head, is refused", async () => {
+  const bytes = await Deno.readFile(GPT2);
+  const at = (text: string, from = 0) => {
+    const wanted = new TextEncoder().encode(text);
+    return bytes.findIndex((_, i) => i >= from && wanted.every((byte, k) => bytes[i + k] === byte));
+  };
+  const file = await Deno.makeTempFile({ suffix: ".gguf" });
+  try {
+    const changed = bytes.slice();
+    changed.set(new TextEncoder().encode("bert"), at("gpt2", at("general.architecture")));
+    await Deno.writeFile(file, changed);
+    const error = await assertRejects(() => loadGgufModel(file), CheckpointError, '"bert"');
+    assert(error.message.includes('must be "llama" or "gpt2" (OPT has no architecture'), error.message);
+    const { tensors } = await GgufFile.open(GPT2);
+    const head = bytes.slice();
+    head[tensors.get("output.weight")!.offset + 2]! ^= 1;
+    await Deno.writeFile(file, head);
+    await assertRejects(() => loadGgufModel(file), CheckpointError, "must be a copy of token_embd.weight");
+  } finally {
+    await Deno.remove(file);
+  }
 });
 
 Deno.test("a GGUF file that is no LLaMA, or says what is not done, is refused", async () => {

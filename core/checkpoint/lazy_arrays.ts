@@ -6,14 +6,39 @@
 
 import type { NamedArray } from "../model/gpt2.ts";
 
+/** How tensors are made. */
+export interface LazySource {
+  /** Makes one. */
+  readonly make: (name: string) => NamedArray;
+  /** Its shape. */
+  readonly shape: (name: string) => readonly number[];
+  /** Its values in order, in pieces that are multiples of `unit`, each of which holds until the next one is asked for. */
+  readonly pieces: (name: string, unit: number) => Iterable<Float32Array>;
+}
+
 /** A map that knows names and makes an array at each `get` and each turn of a loop; nothing is kept. */
 export class LazyArrays implements ReadonlyMap<string, NamedArray> {
   readonly #names: ReadonlySet<string>;
-  readonly #make: (name: string) => NamedArray;
+  readonly #source: LazySource;
 
-  constructor(names: Iterable<string>, make: (name: string) => NamedArray) {
+  constructor(names: Iterable<string>, source: LazySource) {
     this.#names = new Set(names);
-    this.#make = make;
+    this.#source = source;
+  }
+
+  /** Shape of a tensor; `undefined` if there is none of this name. */
+  shape(name: string): readonly number[] | undefined {
+    return this.has(name) ? this.#source.shape(name) : undefined;
+  }
+
+  /** Shapes by name. */
+  shapes(): ReadonlyMap<string, readonly number[]> {
+    return new Map([...this.#names].map((name) => [name, this.#source.shape(name)]));
+  }
+
+  /** Values of a tensor in order, in pieces that are multiples of `unit`. */
+  pieces(name: string, unit = 1): Iterable<Float32Array> {
+    return this.#source.pieces(name, unit);
   }
 
   get size(): number {
@@ -25,7 +50,7 @@ export class LazyArrays implements ReadonlyMap<string, NamedArray> {
   }
 
   get(name: string): NamedArray | undefined {
-    return this.has(name) ? this.#make(name) : undefined;
+    return this.has(name) ? this.#source.make(name) : undefined;
   }
 
   keys(): MapIterator<string> {
@@ -33,11 +58,11 @@ export class LazyArrays implements ReadonlyMap<string, NamedArray> {
   }
 
   *values(): MapIterator<NamedArray> {
-    for (const name of this.#names) yield this.#make(name);
+    for (const name of this.#names) yield this.#source.make(name);
   }
 
   *entries(): MapIterator<[string, NamedArray]> {
-    for (const name of this.#names) yield [name, this.#make(name)];
+    for (const name of this.#names) yield [name, this.#source.make(name)];
   }
 
   [Symbol.iterator](): MapIterator<[string, NamedArray]> {

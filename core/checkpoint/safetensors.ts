@@ -10,6 +10,7 @@
 import { CheckpointError } from "../errors.ts";
 import type { NamedArray, NamedArrays } from "../model/gpt2.ts";
 import { FLOATS, headerLength, isCount, METADATA, PREFIX, readEntries, toFloats } from "./_header.ts";
+import { shapesOf, streamed } from "./pieces.ts";
 import { StoredTensors } from "./stored_tensors.ts";
 
 /**
@@ -76,7 +77,8 @@ export function writeSafetensors(
   tensors: NamedArrays,
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array<ArrayBuffer> {
-  const { names, start, size } = layOut(tensors, metadata);
+  for (const [name, { shape, data }] of tensors) requireLength(name, shape, data.length);
+  const { names, start, size } = layOut(shapesOf(tensors), metadata);
   const bytes = new Uint8Array(start.length + size);
   bytes.set(start);
   const values = new Float32Array(bytes.buffer, start.length, size / 4);
@@ -90,11 +92,12 @@ export function writeSafetensors(
 }
 
 /**
- * Writes a safetensors file tensor by tensor: memory holds one at a time, if the map reads or computes them when
- * it is asked, as `StoredTensors` and `mergePeft` do. The file gets its name once it is whole.
+ * Writes a safetensors file tensor by tensor: memory holds one at a time, if the map computes them when it is
+ * asked, as `mergePeft` does, and a piece of one if it reads them, as `StoredTensors` does. The file gets its
+ * name once it is whole.
  *
  * @param path Where to.
- * @param tensors Each is asked for twice.
+ * @param tensors What to write.
  * @param metadata Notes for the header.
  * @throws {CheckpointError} If a tensor does not hold as many values as its shape says.
  */
@@ -103,26 +106,45 @@ export async function saveSafetensors(
   tensors: NamedArrays,
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
-  const { names, start } = layOut(tensors, metadata);
+  const shapes = shapesOf(tensors);
+  const { names, start } = layOut(shapes, metadata);
   const partial = `${path}.partial`;
-  {
+  try {
     using file = await Deno.open(partial, { write: true, create: true, truncate: true });
     const write = async (bytes: Uint8Array) => {
       for (let at = 0; at < bytes.length;) at += await file.write(bytes.subarray(at));
     };
     await write(start);
     for (const name of names) {
-      const { data } = tensors.get(name)!;
-      await write(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+      let length = 0;
+      for (const { buffer, byteOffset, byteLength } of streamed(tensors, name)!.pieces()) {
+        await write(new Uint8Array(buffer, byteOffset, byteLength));
+        length += byteLength / 4;
+      }
+      requireLength(name, shapes.get(name)!, length);
     }
     await file.syncData(); // on the disk before it gets its name, also if the machine goes down
+  } catch (error) {
+    await Deno.remove(partial).catch(() => {});
+    throw error;
   }
   await Deno.rename(partial, path);
 }
 
+function requireLength(name: string, shape: readonly number[], length: number): void {
+  if (shape.every(isCount) && shape.reduce((product, n) => product * n, 1) === length) return;
+  throw new CheckpointError(
+    `Cannot write tensors as "${name}" must hold as many values as its shape says: shape is [${shape}], ` +
+      `current value is ${length}`,
+  );
+}
+
 /** Names in the order of the file, what comes before the values, and the bytes of the values. */
-function layOut(tensors: NamedArrays, metadata: Readonly<Record<string, string>>) {
-  const names = [...tensors.keys()].toSorted(byCodeUnits);
+function layOut(
+  shapes: ReadonlyMap<string, readonly number[]>,
+  metadata: Readonly<Record<string, string>>,
+) {
+  const names = [...shapes.keys()].toSorted(byCodeUnits);
   const lines: string[] = [];
   const notes = Object.keys(metadata).toSorted(byCodeUnits);
   if (notes.length > 0) {
@@ -131,21 +153,17 @@ function layOut(tensors: NamedArrays, metadata: Readonly<Record<string, string>>
   }
   let size = 0;
   for (const name of names) {
-    const { shape, data } = tensors.get(name)!;
     if (name === METADATA) {
       throw new CheckpointError(
         `Cannot write tensors as no name may be reserved: current value is "${name}"`,
       );
     }
-    if (!shape.every(isCount) || shape.reduce((product, n) => product * n, 1) !== data.length) {
-      throw new CheckpointError(
-        `Cannot write tensors as "${name}" must hold as many values as its shape says: shape is [${shape}], ` +
-          `current value is ${data.length}`,
-      );
-    }
-    const offsets = `[${size},${size + 4 * data.length}]`;
-    lines.push(`${JSON.stringify(name)}:{"dtype":"F32","shape":[${shape}],"data_offsets":${offsets}}`);
-    size += 4 * data.length;
+    const length = shapes.get(name)!.reduce((product, n) => product * n, 1);
+    const offsets = `[${size},${size + 4 * length}]`;
+    lines.push(
+      `${JSON.stringify(name)}:{"dtype":"F32","shape":[${shapes.get(name)}],"data_offsets":${offsets}}`,
+    );
+    size += 4 * length;
   }
   const header = new TextEncoder().encode(`{${lines.join(",")}}`);
   // Spaces at the end of the header let the values begin at a multiple of 8 bytes.

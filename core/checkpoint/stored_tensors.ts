@@ -8,8 +8,8 @@ import { CheckpointError } from "../errors.ts";
 import type { NamedArray } from "../model/gpt2.ts";
 import { type Entry, FLOATS, headerLength, PREFIX, readEntries, toFloats } from "./_header.ts";
 
-/** Bytes of half-precision values that are converted at a time. */
-const PIECE = 2 ** 20;
+/** Values that are read or converted at a time. */
+const PIECE = 2 ** 18;
 
 /** A file whose header was read. */
 interface StoredFile {
@@ -104,6 +104,34 @@ export class StoredTensors implements ReadonlyMap<string, NamedArray> {
     return place === undefined ? undefined : readTensor(place);
   }
 
+  /**
+   * Reads one tensor piece by piece, so that memory need not hold even one.
+   *
+   * @param name Its name.
+   * @param unit Each piece is a multiple of so many values, if the tensor is. @default {1}
+   * @returns Its values in order, 262,144 or fewer at a time, or one unit. A piece holds until the next one, or
+   * the end, is asked for.
+   * @throws {CheckpointError} If there is none of this name; if the file has changed or cannot be read any more.
+   */
+  *pieces(name: string, unit = 1): Generator<Float32Array<ArrayBuffer>, void> {
+    const place = this.#places.get(name);
+    if (place === undefined) {
+      throw new CheckpointError(`Cannot read "${name}" as the checkpoint must hold it: it does not`);
+    }
+    const step = Math.max(1, Math.floor(PIECE / unit)) * unit;
+    const room = new Float32Array(Math.min(step, lengthOf(place.entry)));
+    try {
+      yield* readPieces(place, room, room.length);
+    } finally {
+      room.buffer.transfer(0); // now: the garbage collector would let those of many tensors pile up
+    }
+  }
+
+  /** Shape of a tensor, from the header; `undefined` if there is none of this name. */
+  shape(name: string): readonly number[] | undefined {
+    return this.#places.get(name)?.entry.shape;
+  }
+
   /** Shapes by name, from the headers: nothing is read. */
   shapes(): ReadonlyMap<string, readonly number[]> {
     return new Map([...this.#places].map(([name, { entry }]) => [name, entry.shape]));
@@ -135,17 +163,6 @@ export class StoredTensors implements ReadonlyMap<string, NamedArray> {
   ): void {
     for (const [name, tensor] of this) callback(tensor, name, this);
   }
-}
-
-/**
- * Frees the values of a tensor that was read from a file for the caller alone; those of other maps stay. The
- * garbage collector would get to it too, but often not before the next one is read.
- *
- * @param tensors Where the tensor came from.
- * @param data Its values; empty afterwards if they are freed.
- */
-export function letGo(tensors: ReadonlyMap<string, NamedArray>, { buffer }: Float32Array): void {
-  if (tensors instanceof StoredTensors && buffer instanceof ArrayBuffer) buffer.transfer(0);
 }
 
 function beside(path: string | URL, file: string): string | URL {
@@ -206,9 +223,33 @@ async function openFile(path: string | URL): Promise<StoredFile> {
   }
 }
 
-function readTensor({ file: { path, start, size, modified }, entry }: Place): NamedArray {
-  const { dtype, shape, begin, end } = entry;
+function lengthOf({ dtype, begin, end }: Entry): number {
+  return (end - begin) / FLOATS.get(dtype)!;
+}
+
+function readTensor(place: Place): NamedArray {
+  const { entry } = place;
+  const data = new Float32Array(lengthOf(entry));
+  // What is converted, is so in pieces: its halves need not all lie beside it.
+  const step = entry.dtype === "F32" ? data.length : PIECE;
+  for (const _ of readPieces(place, data, step)) { /* it is where it belongs */ }
+  return { shape: entry.shape, data };
+}
+
+/**
+ * Reads a tensor into `into`, `step` values at a time; if `into` is shorter than the tensor, each piece in the
+ * place of the one before.
+ */
+function* readPieces(
+  { file: { path, start, size, modified }, entry: { dtype, begin, end } }: Place,
+  into: Float32Array<ArrayBuffer>,
+  step: number,
+): Generator<Float32Array<ArrayBuffer>, void> {
   const name = String(path);
+  const width = FLOATS.get(dtype)!;
+  const length = (end - begin) / width;
+  const whole = into.length === length;
+  const halves = new Uint8Array(dtype === "F32" ? 0 : step * width);
   try {
     using file = Deno.openSync(path);
     const now = file.statSync();
@@ -216,22 +257,22 @@ function readTensor({ file: { path, start, size, modified }, entry }: Place): Na
       throw new CheckpointError(`Cannot read ${name} as it must not change while it is used: it has`);
     }
     file.seekSync(start + begin, Deno.SeekMode.Start);
-    const width = FLOATS.get(dtype)!;
-    const data = new Float32Array((end - begin) / width);
-    if (dtype === "F32") {
-      fill(file, new Uint8Array(data.buffer), name);
-    } else {
-      const piece = new Uint8Array(Math.min(PIECE, end - begin));
-      for (let at = 0; at < data.length; at += PIECE / width) {
-        const part = data.subarray(at, at + PIECE / width);
-        const bytes = piece.subarray(0, part.length * width);
+    for (let at = 0; at < length; at += step) {
+      const count = Math.min(step, length - at);
+      const part = whole ? into.subarray(at, at + count) : into.subarray(0, count);
+      if (dtype === "F32") {
+        fill(file, new Uint8Array(part.buffer, part.byteOffset, part.byteLength), name);
+      } else {
+        const bytes = halves.subarray(0, count * width);
         fill(file, bytes, name);
         toFloats(bytes, dtype, part);
       }
+      yield part;
     }
-    return { shape, data };
   } catch (cause) {
     throw unreadable(path, "a readable file", cause);
+  } finally {
+    halves.buffer.transfer(0);
   }
 }
 

@@ -82,6 +82,40 @@ Deno.test("StoredTensors converts half precision in pieces", async () => {
   });
 });
 
+Deno.test("StoredTensors gives a tensor in pieces, whatever its dtype", async () => {
+  await inFolder(async (folder) => {
+    // More than one piece, the last one short.
+    const count = 2 ** 19 + 77;
+    const values = Float32Array.from({ length: count }, (_, i) => Math.fround(Math.sin(i)));
+    const halves = Uint16Array.from({ length: count }, (_, i) => i & 0x7bff);
+    const header = new TextEncoder().encode(JSON.stringify({
+      f32: { dtype: "F32", shape: [count], data_offsets: [0, 4 * count] },
+      f16: { dtype: "F16", shape: [count], data_offsets: [4 * count, 6 * count] },
+      bf16: { dtype: "BF16", shape: [1, count], data_offsets: [6 * count, 8 * count] },
+      none: { dtype: "F32", shape: [0, 3], data_offsets: [8 * count, 8 * count] },
+    }));
+    const length = new Uint8Array(8);
+    new DataView(length.buffer).setBigUint64(0, BigInt(header.length), true);
+    const bytes = [length, header, new Uint8Array(values.buffer), halves.buffer, halves.buffer];
+    await Deno.writeFile(`${folder}/a.safetensors`, new Blob(bytes).stream());
+    const tensors = await StoredTensors.open(`${folder}/a.safetensors`);
+    for (const [name, { data }] of tensors) {
+      let at = 0;
+      for (const piece of tensors.pieces(name)) {
+        assertEquals(piece.length, Math.min(2 ** 18, data.length - at));
+        assertEquals(
+          new Uint32Array(piece.slice().buffer),
+          new Uint32Array(data.slice(at, at + piece.length).buffer),
+        );
+        at += piece.length;
+      }
+      assertEquals(at, data.length, name);
+    }
+    assertEquals(tensors.get("f32")!.data, values);
+    assertThrows(() => [...tensors.pieces("other")], CheckpointError, '"other"');
+  });
+});
+
 Deno.test("loadModelFolder reads one file and several alike", async () => {
   const single = await loadModelFolder(BASE);
   await inFolder(async (folder) => {

@@ -207,12 +207,23 @@ Deno.test("pullModel() brings what a model needs, checked, once", async () => {
       ? { rfilename, size: bytes.length, lfs: { sha256: sha256(bytes), size: bytes.length } }
       : { rfilename, size: bytes.length, blobId: git(bytes) }
   );
+  files["model.safetensors"] = CONTENT.slice(11);
+  const converted = ["config.json", "model.safetensors"].map((rfilename) => ({ rfilename }));
   const handler: Handler = (request) => {
     const { pathname } = new URL(request.url);
     if (pathname === "/api/models/some/model/revision/v1") return Response.json({ siblings });
     if (pathname === "/api/models/some/torch/revision/main") {
-      return Response.json({ siblings: [{ rfilename: "pytorch_model.bin" }] });
+      const names = ["config.json", "flax_model.msgpack", "pytorch_model.bin", "vocab.json"];
+      return Response.json({ siblings: names.map((rfilename) => ({ rfilename })) });
     }
+    if (pathname === "/api/models/some/torch/revision/refs%2Fpr%2F7") {
+      return Response.json({ siblings: converted });
+    }
+    if (pathname === "/api/models/some/empty/revision/main") {
+      return Response.json({ siblings: [{ rfilename: "config.json" }] });
+    }
+    const pr = files[pathname.replace("/some/torch/resolve/refs%2Fpr%2F7/", "")];
+    if (pr) return serve(request, pr);
     const file = files[pathname.replace("/some/model/resolve/v1/", "")];
     return file ? serve(request, file) : new Response("", { status: 404 });
   };
@@ -238,7 +249,16 @@ Deno.test("pullModel() brings what a model needs, checked, once", async () => {
     const before = requests.length;
     assertEquals(await pullModel("some/model@v1", options), folder);
     assertEquals(requests.length, before, "a second pull needs no network");
-    await assertRejects(() => pullModel("some/torch", options), DownloadError, "must have config.json");
+    await assertRejects(
+      () => pullModel("some/torch", options),
+      DownloadError,
+      "Cannot pull some/torch as its weights must be safetensors: it has flax_model.msgpack, pytorch_model.bin " +
+        "alone. A pull request of the repository may hold a conversion: look there, and pull some/torch@refs/pr/N",
+    );
+    const conversion = await pullModel("some/torch@refs/pr/7", options);
+    assertEquals(conversion, `${cache}/models/some/torch/refs/pr/7`);
+    assertEquals(await Deno.readFile(`${conversion}/model.safetensors`), CONTENT.slice(11));
+    await assertRejects(() => pullModel("some/empty", options), DownloadError, "must have config.json");
     await assertRejects(() => pullModel("some/nothing", options), DownloadError, "must exist");
     await assertRejects(() => pullModel("../../etc", options), DownloadError, "the model's name must be");
   });

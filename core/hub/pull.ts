@@ -47,6 +47,9 @@ const SMALL_FILES = [
   "chat_template.jinja",
 ];
 
+/** Weights in formats of other libraries; these can hold programs, or need those libraries. */
+const OTHER_WEIGHTS = /(\.(bin|h5|msgpack|pt|pth|ckpt(\.index)?|onnx|ot)|\.bin\.index\.json)$/;
+
 async function getJson(url: string, options: PullOptions): Promise<unknown> {
   const folder = await Deno.makeTempDir();
   try {
@@ -70,6 +73,16 @@ function modelFiles(id: string, siblings: readonly Sibling[]): Sibling[] {
       ...siblings.map((s) => s.rfilename).filter((name) => /^model-\d+-of-\d+\.safetensors$/.test(name)),
     ]
     : [];
+  const others = siblings.map((s) => s.rfilename).filter((name) => OTHER_WEIGHTS.test(name));
+  if (weights.length === 0 && others.length > 0) {
+    const [name] = id.split("@");
+    throw new DownloadError(
+      `Cannot pull ${id} as its weights must be safetensors: it has ${
+        others.slice(0, 20).join(", ")
+      } alone. ` +
+        `A pull request of the repository may hold a conversion: look there, and pull ${name}@refs/pr/N, N its number`,
+    );
+  }
   if (weights.length === 0 || !has("config.json")) {
     throw new DownloadError(
       `Cannot pull ${id} as it must have config.json and model.safetensors, or the latter in pieces with an index: it has ${
@@ -131,7 +144,8 @@ const COMPLETE = ".complete";
 /**
  * Brings a model of the Hugging Face hub: configuration, tokenizer, safetensors.
  *
- * @param id Such as `"openai-community/gpt2-medium"`, with `@revision` behind it if it is not `main`.
+ * @param id Such as `"openai-community/gpt2-medium"`, with `@revision` behind it if it is not `main`: a
+ * branch, a tag, a commit or a pull request (`@refs/pr/1`).
  * @param options Cache, token, limits.
  * @returns The folder. If the model was pulled before, nothing is asked of the network.
  * @throws {DownloadError} If it cannot be had, or is not what the hub says it is.
@@ -143,7 +157,9 @@ export async function pullModel(id: string, options: PullOptions = {}): Promise<
   const folder = `${options.cache ?? defaultCache()}/models/${name}/${revision}`;
   if (await exists(`${folder}/${COMPLETE}`)) return folder;
   const endpoint = options.endpoint ?? (Deno.env.get("HF_ENDPOINT") || HUB);
-  const answer = await getJson(`${endpoint}/api/models/${name}/revision/${revision}?blobs=true`, options);
+  // Of a revision such as refs/pr/1 the slashes are part of its name.
+  const version = encodeURIComponent(revision);
+  const answer = await getJson(`${endpoint}/api/models/${name}/revision/${version}?blobs=true`, options);
   const siblings = (answer as { siblings?: unknown } | null)?.siblings;
   if (!Array.isArray(siblings) || siblings.some((s) => typeof s?.rfilename !== "string")) {
     throw new DownloadError(
@@ -157,7 +173,7 @@ export async function pullModel(id: string, options: PullOptions = {}): Promise<
     const path = `${folder}/${file.rfilename}`;
     if (await exists(path)) continue;
     missing.push({
-      url: `${endpoint}/${name}/resolve/${revision}/${file.rfilename}`,
+      url: `${endpoint}/${name}/resolve/${version}/${file.rfilename}`,
       path,
       size: file.lfs?.size ?? file.size,
       checksum: checksumOf(file),

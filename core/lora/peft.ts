@@ -11,6 +11,7 @@
  */
 
 import { LazyArrays } from "../checkpoint/lazy_arrays.ts";
+import { shapesOf, streamed } from "../checkpoint/pieces.ts";
 import { loadSafetensors, writeSafetensors } from "../checkpoint/safetensors.ts";
 import { CheckpointError } from "../errors.ts";
 import type { NamedArray, NamedArrays } from "../model/gpt2.ts";
@@ -166,6 +167,9 @@ export function toPeft(adapter: Adapter, family: ModelFamily, kvHeads?: number):
   return { config, arrays };
 }
 
+/** Largest rank of head modules. */
+const MAX_RANK = 256;
+
 function scaleOf({ r, lora_alpha, use_rslora }: PeftConfig): number {
   return lora_alpha / (use_rslora ? Math.sqrt(r) : r);
 }
@@ -188,21 +192,17 @@ function matricesOf(
   return { a: a!.data, b: b!.data };
 }
 
-/**
- * Turns a PEFT LoRA of the attention's projections into head modules that read all of X (`full` mode):
- * each has the adapter's whole A and its own rows of B. Exact for any such adapter, `toPeft`'s included.
- *
- * @throws {CheckpointError} If the adapter has other modules, another shape, or a rank above 256.
- */
-export function fromPeft(peft: PeftAdapter, family: ModelFamily, shape: PeftModelShape): Adapter {
+/** An adapter's parts, head by head. */
+interface PeftHeads {
+  readonly targets: readonly LoraTarget[];
+  /** Calls back with each head module: A of the whole module, and the head's rows of B; `null` for zeros. */
+  readonly each: (call: (name: string, a: Float32Array | null, b: Float32Array | null) => void) => void;
+}
+
+function headsOf(peft: PeftAdapter, family: ModelFamily, shape: PeftModelShape): PeftHeads {
   const { layers, heads, hidden, kvHeads = heads } = shape;
   const headSize = hidden / heads;
-  const rank = peft.config.r;
-  if (rank > 256) {
-    throw new CheckpointError(
-      `Cannot import the adapter as its rank must be at most 256: current value is ${rank}; reduce it first`,
-    );
-  }
+  const full = peft.config.r;
   const all = Array.from({ length: layers }, (_, layer) => modulesOf(family, shape, layer));
   const known = new Set(all.flat().flatMap(({ name }) => [fullName(name, "A"), fullName(name, "B")]));
   const foreign = [...peft.arrays.keys()].find((name) => !known.has(name));
@@ -219,35 +219,86 @@ export function fromPeft(peft: PeftAdapter, family: ModelFamily, shape: PeftMode
   if (targets.length === 0) {
     throw new CheckpointError("Cannot import the adapter as it must adapt Q, K or V: it holds nothing");
   }
-  const arrays = new Map<string, NamedArray>();
-  all.forEach((modules, layer) => {
-    for (const module of modules) {
-      const matrices = matricesOf(peft, module, hidden);
-      for (const { target, first } of module.targets) {
-        if (!targets.includes(target)) continue;
-        for (let head = 0; head < heads; head++) {
-          // Of the heads that share a key and value head, the first one has it all.
-          const owns = target === "q" || head % (heads / kvHeads) === 0;
-          const row = first + rowOf(target, head, shape);
-          const name = `layer${layer}.head${head}.${target}`;
-          arrays.set(`${name}.A`, {
-            shape: [rank, hidden],
-            data: matrices?.a ?? new Float32Array(rank * hidden),
-          });
-          arrays.set(`${name}.B`, {
-            shape: [headSize, rank],
-            data: matrices !== null && owns
-              ? matrices.b.subarray(row * rank, (row + headSize) * rank)
-              : new Float32Array(headSize * rank),
-          });
+  const each: PeftHeads["each"] = (call) => {
+    for (const [layer, modules] of all.entries()) {
+      for (const module of modules) {
+        const matrices = matricesOf(peft, module, hidden);
+        for (const { target, first } of module.targets) {
+          if (!targets.includes(target)) continue;
+          for (let head = 0; head < heads; head++) {
+            // Of the heads that share a key and value head, the first one has it all.
+            const owns = target === "q" || head % (heads / kvHeads) === 0;
+            const row = first + rowOf(target, head, shape);
+            const b = matrices !== null && owns
+              ? matrices.b.subarray(row * full, (row + headSize) * full)
+              : null;
+            call(`layer${layer}.head${head}.${target}`, matrices?.a ?? null, b);
+          }
         }
       }
     }
+  };
+  return { targets, each };
+}
+
+/** The rank that head modules need for an adapter: its own, or if that is too much, what each head's B uses of it. */
+function headRank(peft: PeftAdapter, { each }: PeftHeads): number {
+  const full = peft.config.r;
+  if (full <= MAX_RANK) return full;
+  let rank = 1;
+  each((_name, _a, b) => rank = Math.max(rank, usedColumns(b, full).length));
+  return rank;
+}
+
+/**
+ * Says whether head modules can have an adapter's rank, so that `fromPeft` can take it in.
+ *
+ * @throws {CheckpointError} If the adapter has other modules or another shape.
+ */
+export function fitsHeadModules(peft: PeftAdapter, family: ModelFamily, shape: PeftModelShape): boolean {
+  return headRank(peft, headsOf(peft, family, shape)) <= MAX_RANK;
+}
+
+/**
+ * Turns a PEFT LoRA of the attention's projections into head modules that read all of X (`full` mode):
+ * each has the adapter's whole A and its own rows of B. Exact for any such adapter, `toPeft`'s included. Of one
+ * with a rank above 256, the most that head modules can have, each takes the rows of A that its own B uses: in
+ * what `toPeft` made of head modules, these are few.
+ *
+ * @throws {CheckpointError} If the adapter has other modules, another shape, or a head whose B uses more than 256
+ * rows of A.
+ */
+export function fromPeft(peft: PeftAdapter, family: ModelFamily, shape: PeftModelShape): Adapter {
+  const { layers, heads, hidden } = shape;
+  const headSize = hidden / heads;
+  const full = peft.config.r;
+  const found = headsOf(peft, family, shape);
+  const rank = headRank(peft, found);
+  if (rank > MAX_RANK) {
+    throw new CheckpointError(
+      `Cannot import the adapter as a head's B must use at most ${MAX_RANK} rows of A: current value is ${rank} of ${full}; reduce the rank first`,
+    );
+  }
+  const arrays = new Map<string, NamedArray>();
+  found.each((name, a, b) => {
+    const [shapeA, shapeB] = [[rank, hidden], [headSize, rank]];
+    if (full <= MAX_RANK) {
+      arrays.set(`${name}.A`, { shape: shapeA, data: a ?? new Float32Array(rank * hidden) });
+      arrays.set(`${name}.B`, { shape: shapeB, data: b ?? new Float32Array(headSize * rank) });
+      return;
+    }
+    const [dataA, dataB] = [new Float32Array(rank * hidden), new Float32Array(headSize * rank)];
+    for (const [to, from] of usedColumns(b, full).entries()) {
+      dataA.set(a!.subarray(from * hidden, (from + 1) * hidden), to * hidden);
+      for (let i = 0; i < headSize; i++) dataB[i * rank + to] = b![i * full + from]!;
+    }
+    arrays.set(`${name}.A`, { shape: shapeA, data: dataA });
+    arrays.set(`${name}.B`, { shape: shapeB, data: dataB });
   });
   return {
     lora: {
       mode: "full",
-      targets,
+      targets: found.targets,
       rank,
       alpha: scaleOf(peft.config) * rank,
       dropout: peft.config.lora_dropout,
@@ -256,6 +307,14 @@ export function fromPeft(peft: PeftAdapter, family: ModelFamily, shape: PeftMode
     fingerprint: "",
     arrays,
   };
+}
+
+/** Columns of a head's rows of B, [D, rank], that are not all zero. */
+function usedColumns(b: Float32Array | null, rank: number): number[] {
+  if (b === null) return [];
+  const used = new Uint8Array(rank);
+  for (let i = 0; i < b.length; i++) if (b[i] !== 0) used[i % rank] = 1;
+  return [...used.keys()].filter((k) => used[k] === 1);
 }
 
 /**
@@ -311,9 +370,17 @@ export function mergePeft(
       });
     }
   }
-  return new LazyArrays(weights.keys(), (name) => {
-    const array = weights.get(name)!;
-    return changes.get(name)?.(array) ?? array;
+  const shapes = shapesOf(weights);
+  return new LazyArrays(weights.keys(), {
+    make: (name) => {
+      const array = weights.get(name)!;
+      return changes.get(name)?.(array) ?? array;
+    },
+    shape: (name) => shapes.get(name)!,
+    pieces: (name, unit) => {
+      const change = changes.get(name);
+      return change === undefined ? streamed(weights, name)!.pieces(unit) : [change(weights.get(name)!).data];
+    },
   });
 }
 

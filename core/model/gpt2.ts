@@ -18,10 +18,11 @@ import {
   layerNormBackward,
   layerNormParameterGradients,
   matmul,
+  PACKED_FORMATS,
   type PackedMatrix,
   type Tensor,
 } from "@edgetuner/kernels";
-import { letGo } from "../checkpoint/stored_tensors.ts";
+import { streamed, type StreamedArray } from "../checkpoint/pieces.ts";
 import { CheckpointError } from "../errors.ts";
 import type { LayerHeads } from "../ports.ts";
 import type { BaseLayers, BaseShape, EndsShape, ModelEnds, Normalised, SequenceShape } from "./base.ts";
@@ -106,6 +107,15 @@ export function gpt2Config(json: unknown): Gpt2Config {
  */
 export function weightOf(weights: NamedArrays, name: string, rows: number, columns: number): Float32Array {
   const found = weights.get(`transformer.${name}`) ?? weights.get(name);
+  return checkedWeight(found, name, rows, columns).data;
+}
+
+function checkedWeight<A extends { readonly shape: readonly number[] }>(
+  found: A | undefined,
+  name: string,
+  rows: number,
+  columns: number,
+): A {
   if (found === undefined) {
     throw new CheckpointError(`Cannot load the model as it must hold "${name}": it does not`);
   }
@@ -115,7 +125,7 @@ export function weightOf(weights: NamedArrays, name: string, rows: number, colum
       `Cannot load the model as "${name}" must be [${shape}]: it is [${found.shape}]`,
     );
   }
-  return found.data;
+  return found;
 }
 
 /** Puts weights on the GPU. If one does not fit, all are freed again. */
@@ -138,7 +148,10 @@ class Gpt2Reader {
 
   /** A weight that is f32 in every case. */
   plain(name: string, rows: number, columns: number): Parameter {
-    return this.#own((data) => uploadLasting(this.engine, data, rows, columns, name), name, rows, columns);
+    return this.#own(
+      (array) => uploadLasting(this.engine, array.pieces(columns), rows, columns, name),
+      ...[name, rows, columns] as const,
+    );
   }
 
   /** A matrix; along the rows if they are what a product adds up, as where it is stored [in, out]. */
@@ -146,19 +159,23 @@ class Gpt2Reader {
     const { baseWeights: format } = this;
     if (format === "f32") return this.plain(name, rows, columns);
     const shape = { rows, columns, format, groupsAlong };
-    return this.#own((data) => packWeights(this.engine, name, shape, [data]), name, rows, columns);
+    // Rows that share a scale are packed together.
+    const unit = groupsAlong === "rows" ? (PACKED_FORMATS[format].group || 1) * columns : columns;
+    return this.#own(
+      (array) => packWeights(this.engine, name, shape, array.pieces(unit)),
+      ...[name, rows, columns] as const,
+    );
   }
 
   #own<V extends Tensor | PackedMatrix>(
-    put: (data: Float32Array) => V,
+    put: (array: StreamedArray) => V,
     name: string,
     rows: number,
     columns: number,
   ): Parameter<V> {
     try {
-      const data = weightOf(this.weights, name, rows, columns);
-      const value = put(data);
-      letGo(this.weights, data);
+      const found = streamed(this.weights, `transformer.${name}`) ?? streamed(this.weights, name);
+      const value = put(checkedWeight(found, name, rows, columns));
       const parameter = new Parameter(`transformer.${name}`, value, this.trainable);
       this.#made.push(parameter);
       return parameter;

@@ -11,7 +11,7 @@ import {
   PackedMatrix,
   type Tensor,
 } from "@edgetuner/kernels";
-import { letGo } from "../checkpoint/stored_tensors.ts";
+import { streamed, type StreamedArray } from "../checkpoint/pieces.ts";
 import { CheckpointError } from "../errors.ts";
 import { type MatrixParameter, Parameter } from "../tape.ts";
 import type { NamedArrays } from "./gpt2.ts";
@@ -221,9 +221,16 @@ export class WeightReader {
 
   /** Vectors one after the other, as [1, columns]. @throws {CheckpointError} If one is missing or has another shape. */
   joined(parts: readonly (readonly [name: string, columns: number])[]): Parameter {
-    const data = join(parts.map(([name, columns]) => this.#find(name, [columns])));
+    const data = new Float32Array(parts.reduce((sum, [, columns]) => sum + columns, 0));
+    let at = 0;
+    for (const [name, columns] of parts) {
+      for (const piece of this.#find(name, [columns]).pieces()) {
+        data.set(piece, at);
+        at += piece.length;
+      }
+    }
     const name = parts.map(([name]) => this.#key(name)).join(" + ");
-    return this.#own(new Parameter(name, uploadLasting(this.#engine, data, 1, data.length, name), false));
+    return this.#own(new Parameter(name, uploadLasting(this.#engine, [data], 1, data.length, name), false));
   }
 
   /**
@@ -244,17 +251,8 @@ export class WeightReader {
   /** Matrices below each other as f32, one read at a time. */
   #plain(parts: readonly (readonly [name: string, rows: number])[], columns: number): Parameter {
     const name = parts.map(([name]) => this.#key(name)).join(" + ");
-    const tensor = this.#engine.lasting(parts.reduce((sum, [, n]) => sum + n, 0), columns, name);
-    try {
-      let row = 0;
-      for (const part of this.#read(parts, columns)) {
-        this.#engine.writeRows(tensor, row, part);
-        row += part.length / columns;
-      }
-    } catch (error) {
-      tensor.dispose();
-      throw error;
-    }
+    const all = parts.reduce((sum, [, n]) => sum + n, 0);
+    const tensor = uploadLasting(this.#engine, this.#read(parts, columns), all, columns, name);
     return this.#own(new Parameter(name, tensor, false));
   }
 
@@ -262,11 +260,7 @@ export class WeightReader {
     parts: readonly (readonly [name: string, rows: number])[],
     columns: number,
   ): Generator<Float32Array> {
-    for (const [name, rows] of parts) {
-      const data = this.#find(name, [rows, columns]);
-      yield data;
-      letGo(this.#weights, data);
-    }
+    for (const [name, rows] of parts) yield* this.#find(name, [rows, columns]).pieces(columns);
   }
 
   #own<P extends MatrixParameter>(parameter: P): P {
@@ -282,9 +276,9 @@ export class WeightReader {
     throw new CheckpointError(`Cannot load the model as it must hold "${name}": it does not`);
   }
 
-  #find(name: string, shape: readonly number[]): Float32Array {
+  #find(name: string, shape: readonly number[]): StreamedArray {
     const key = this.#key(name);
-    const found = this.#weights.get(key)!;
+    const found = streamed(this.#weights, key)!;
     if (found.shape.length !== shape.length || found.shape.some((n, i) => n !== shape[i])) {
       disposeAll(this.#made);
       throw new CheckpointError(
@@ -292,32 +286,34 @@ export class WeightReader {
       );
     }
     this.#used.add(key);
-    return found.data;
+    return found;
   }
 }
 
-function join(parts: readonly Float32Array[]): Float32Array {
-  if (parts.length === 1) return parts[0]!;
-  const joined = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    joined.set(part, at);
-    at += part.length;
-  }
-  return joined;
-}
-
-/** A plain weight in memory of its own size. */
+/**
+ * A plain weight in memory of its own size.
+ *
+ * @param parts Its rows, some at a time.
+ */
 export function uploadLasting(
   engine: Engine,
-  data: Float32Array,
+  parts: Iterable<Float32Array>,
   rows: number,
   columns: number,
   name: string,
 ): Tensor {
   const tensor = engine.lasting(rows, columns, name);
-  engine.write(tensor, data);
-  return tensor;
+  try {
+    let row = 0;
+    for (const part of parts) {
+      engine.writeRows(tensor, row, part);
+      row += part.length / columns;
+    }
+    return tensor;
+  } catch (error) {
+    tensor.dispose();
+    throw error;
+  }
 }
 
 /** Frees parameters, each once. */

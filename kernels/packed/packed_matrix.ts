@@ -111,6 +111,9 @@ export class PackedMatrix implements Disposable {
       engine.writeRows(this.words, first + row, packed.words);
       if (packed.scales !== null) engine.writeRows(this.scales!, (first + row) / group, packed.scales);
     }
+    // Now: the garbage collector would let the rooms of many writes pile up.
+    room.words.buffer.transfer(0);
+    room.scales?.buffer.transfer(0);
   }
 
   /** Rows that one window holds; `Infinity` if all of them fit one. */

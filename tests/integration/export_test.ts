@@ -1,15 +1,28 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import {
   type Adapter,
   certifyExport,
+  CheckpointError,
+  fromPeft,
+  loadEnds,
+  loadLayers,
   loadModelFolder,
+  loadPeft,
+  mergePeft,
+  type ModelEnds,
+  type ModelFolder,
   modelShape,
   type NamedArray,
+  type PeftAdapter,
   randomStream,
   saveAdapter,
+  savePeft,
+  saveSafetensors,
+  StoredTensors,
   toPeft,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
+import { splitLogits } from "@edgetuner/transport";
 
 const engine = await Engine.create();
 const FIXTURES = new URL("../fixtures/", import.meta.url).pathname;
@@ -48,6 +61,27 @@ const MODELS = [
   ["families/opt", "opt"],
 ] as const;
 
+/** A split run over some devices. */
+function splitOver(devices: number, model: ModelFolder, adapter: Adapter) {
+  return async (samples: readonly (readonly number[])[], ends: ModelEnds) => {
+    using layers = loadLayers(engine, model);
+    return await splitLogits({ engine, layers, ends, adapter, devices, samples });
+  };
+}
+
+/** What `certifyExport` needs of GPT-2's fixture. */
+async function gpt2Case(mode: "slice" | "full", rank = 4) {
+  const folder = `${FIXTURES}parity/gpt2_base`;
+  const model = await loadModelFolder(folder);
+  const adapter = await randomAdapter(folder, mode, rank);
+  const shape = modelShape(model.config);
+  const options = {
+    ...{ engine, model, family: "gpt2" as const, adapter, samples: SAMPLES },
+    split: splitOver(2, model, adapter),
+  };
+  return { options, model, adapter, shape, peft: toPeft(adapter, "gpt2", shape.kvHeads) };
+}
+
 for (const [name, family] of MODELS) {
   for (const mode of ["slice", "full"] as const) {
     Deno.test(`an export of ${name} in ${mode} mode is certified, a wrong one is not`, async () => {
@@ -55,13 +89,17 @@ for (const [name, family] of MODELS) {
       const model = await loadModelFolder(folder);
       const adapter = await randomAdapter(folder, mode);
       const peft = toPeft(adapter, family, modelShape(model.config).kvHeads);
-      const options = { engine, model, family, adapter, samples: SAMPLES };
+      const split = splitOver(3, model, adapter);
+      const options = { engine, model, family, adapter, split, samples: SAMPLES };
       const before = engine.stats.tensors;
       const right = await certifyExport({ ...options, peft });
       assertEquals(engine.stats.tensors, before);
-      assertEquals([right.holds, right.samples, right.tokens], [true, 3, 15]);
+      assertEquals([right.holds, right.samples, right.tokens, right.reduction], [true, 3, 15, null]);
       assert(right.effect > 1e-3 * right.largestLogit, `the adapter must change logits: ${right.effect}`);
-      assert(right.imported! < 1e-5 * right.largestLogit, `${right.imported}`);
+      // The split run decodes token by token over a cache: sums in another order, of a whole model.
+      assert(right.split < 1e-5 * right.largestLogit, `${right.split}`);
+      assert(right.imported < 1e-5 * right.largestLogit, `${right.imported}`);
+      assertEquals(right.importedAs, "head modules");
       const [first, array] = [...peft.arrays].find(([key]) => key.endsWith("lora_B.weight"))!;
       const spoilt = new Map(peft.arrays).set(first, { ...array, data: array.data.map((x) => 1.01 * x) });
       const wrong = await certifyExport({ ...options, peft: { ...peft, arrays: spoilt } });
@@ -69,6 +107,152 @@ for (const [name, family] of MODELS) {
     });
   }
 }
+
+Deno.test("an export is held against the split run, whatever else agrees", async () => {
+  const { options, peft, adapter, model } = await gpt2Case("slice");
+  const changed = new Map(adapter.arrays);
+  const [name, array] = [...changed].find(([key]) => key.endsWith("v.B"))!;
+  changed.set(name, { ...array, data: array.data.map((x) => -x) });
+  const other = { ...adapter, arrays: changed };
+  const certificate = await certifyExport({ ...options, peft, split: splitOver(2, model, other) });
+  assert(certificate.split > 1e-4 * certificate.largestLogit, `${certificate.split}`);
+  assertEquals(certificate.holds, false);
+  const broken = await certifyExport({
+    ...options,
+    peft,
+    split: async (samples, ends) => {
+      const logits = await options.split(samples, ends);
+      logits[1]![3] = NaN;
+      return logits;
+    },
+  });
+  assertEquals(broken.holds, false);
+  await assertRejects(
+    () => certifyExport({ ...options, peft, split: () => Promise.resolve([new Float32Array(67)]) }),
+    TypeError,
+    "must give [335,67,603] logits: it gave [67]",
+  );
+});
+
+Deno.test("files that were damaged after they were written are noticed", async () => {
+  const { options, peft, model, shape } = await gpt2Case("full");
+  const folder = await Deno.makeTempDir();
+  try {
+    await savePeft(`${folder}/peft`, peft);
+    await saveSafetensors(`${folder}/merged.safetensors`, mergePeft(model.weights, peft, "gpt2", shape));
+    const readBack = async () => ({
+      peft: await loadPeft(`${folder}/peft`),
+      merged: await StoredTensors.open(`${folder}/merged.safetensors`),
+    });
+    const right = await certifyExport({ ...options, ...await readBack() });
+    assertEquals(right.holds, true);
+    assert(right.merged > 0, "the merged file is another computation");
+    await flip(`${folder}/merged.safetensors`, "transformer.h.1.mlp.c_fc.weight");
+    const merged = await certifyExport({ ...options, ...await readBack() });
+    assertEquals([merged.holds, merged.imported], [false, right.imported]);
+    await saveSafetensors(`${folder}/merged.safetensors`, mergePeft(model.weights, peft, "gpt2", shape));
+    const [name] = [...peft.arrays.keys()];
+    await flip(`${folder}/peft/adapter_model.safetensors`, name!);
+    const adapter = await certifyExport({ ...options, ...await readBack() });
+    assertEquals([adapter.holds, adapter.merged], [false, right.merged]);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+/** Changes one bit of each of a tensor's first values, as a bad disk might. */
+async function flip(path: string, tensor: string): Promise<void> {
+  const bytes = await Deno.readFile(path);
+  const length = Number(new DataView(bytes.buffer).getBigUint64(0, true));
+  const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + length)));
+  const start = 8 + length + header[tensor].data_offsets[0];
+  for (let i = 0; i < 48; i++) bytes[start + 4 * i + 3]! ^= 1; // a high bit of the exponent
+  await Deno.writeFile(path, bytes);
+}
+
+Deno.test("an adapter whose rank is above 256 is taken in by heads, or else merged, never skipped", async () => {
+  // 4 heads, two targets: 512 in PEFT's terms.
+  const { options, peft, shape } = await gpt2Case("slice", 64);
+  assertEquals(peft.config.r, 512);
+  const byHeads = await certifyExport({ ...options, peft });
+  assertEquals([byHeads.importedAs, byHeads.holds], ["head modules", true]);
+  assert(byHeads.imported < 1e-5 * byHeads.largestLogit, `${byHeads.imported}`);
+  assertEquals(fromPeft(peft, "gpt2", shape).lora.rank, 64);
+  // The same adapter with its ranks mixed up, so that each head's B uses all of A.
+  const mixed = hadamard(peft);
+  assert(await assertRejectsRank(() => fromPeft(mixed, "gpt2", shape)));
+  const merged = await certifyExport({ ...options, peft: mixed });
+  assertEquals([merged.importedAs, merged.holds], ["merged weights", true]);
+  const [name, array] = [...mixed.arrays].find(([key]) => key.endsWith("lora_A.weight"))!;
+  const arrays = new Map(mixed.arrays).set(name, { ...array, data: array.data.map((x) => 1.05 * x) });
+  assertEquals((await certifyExport({ ...options, peft: { ...mixed, arrays } })).holds, false);
+});
+
+function assertRejectsRank(call: () => unknown): boolean {
+  try {
+    call();
+  } catch (error) {
+    return error instanceof CheckpointError &&
+      error.message.includes("at most 256 rows of A: current value is 512");
+  }
+  return false;
+}
+
+/** B H and H A in place of B and A, with the orthogonal matrix H of Hadamard: the same product. */
+function hadamard(peft: PeftAdapter): PeftAdapter {
+  const rank = peft.config.r;
+  const sign = (i: number, j: number) => {
+    let bits = i & j, odd = 1;
+    for (; bits > 0; bits &= bits - 1) odd = -odd;
+    return odd / Math.sqrt(rank);
+  };
+  const arrays = new Map<string, NamedArray>();
+  for (const [name, { shape, data }] of peft.arrays) {
+    const out = new Float32Array(data.length);
+    const [rows, columns] = shape as [number, number];
+    for (let r = 0; r < rows; r++) {
+      for (let c = 0; c < columns; c++) {
+        let sum = 0;
+        for (let k = 0; k < rank; k++) {
+          sum += name.includes("lora_A")
+            ? sign(r, k) * data[k * columns + c]!
+            : data[r * columns + k]! * sign(k, c);
+        }
+        out[r * columns + c] = sum;
+      }
+    }
+    arrays.set(name, { shape, data: out });
+  }
+  return { config: peft.config, arrays };
+}
+
+Deno.test("splitLogits() runs over any number of devices, and ends at once if a party fails", async () => {
+  const { model, adapter, options } = await gpt2Case("full");
+  using layers = loadLayers(engine, model);
+  using ends = loadEnds(engine, model);
+  const before = engine.stats.tensors;
+  const all = { engine, layers, ends, adapter, samples: SAMPLES };
+  const one = await splitLogits({ ...all, devices: 1 });
+  for (const devices of [2, 4, 9]) assertEquals(await splitLogits({ ...all, devices }), one, `${devices}`);
+  const lacking = new Map(adapter.arrays);
+  lacking.delete("layer2.head3.v.B");
+  const started = performance.now();
+  await assertRejects(
+    () => splitLogits({ ...all, adapter: { ...adapter, arrays: lacking } }),
+    CheckpointError,
+    'must hold "layer2.head3.v.B"',
+  );
+  await assertRejects(() => splitLogits({ ...all, samples: [[]] }), RangeError, "1 to 32 tokens");
+  await assertRejects(
+    () => splitLogits({ ...all, samples: [new Array(33).fill(1)] }),
+    RangeError,
+    "at most 32 tokens",
+  );
+  await assertRejects(() => splitLogits({ ...all, devices: 0 }), RangeError, "current value is 0");
+  assert(performance.now() - started < 30_000, "nobody waits for a party that is gone");
+  assertEquals(engine.stats.tensors, before);
+  assertEquals(options.samples, SAMPLES);
+});
 
 async function run(...args: string[]): Promise<{ code: number; out: string; err: string }> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
@@ -78,6 +262,46 @@ async function run(...args: string[]): Promise<{ code: number; out: string; err:
   const decoder = new TextDecoder();
   return { code, out: decoder.decode(stdout), err: decoder.decode(stderr) };
 }
+
+async function names(folder: string): Promise<string[]> {
+  return (await Array.fromAsync(Deno.readDir(folder), ({ name }) => name)).sort();
+}
+
+Deno.test("export.ts compares on training data of any kind, and on plain lines", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    await saveAdapter(`${folder}/heads`, await randomAdapter(`${EXAMPLES}tiny_gpt2`, "slice"));
+    const kinds = {
+      "pairs.txt": "name[The Crooked Fox]||The Crooked Fox, a pub.\n",
+      "lines.txt": "The Crooked Fox, a pub.\n\nIt is cheap.\n",
+      "pairs.jsonl": '{"prompt": "name[X]", "completion": "X is a pub."}\n',
+      "texts.jsonl": '{"text": "The Crooked Fox, a pub."}\n',
+    };
+    for (const [name, content] of Object.entries(kinds)) {
+      await Deno.writeTextFile(`${folder}/${name}`, content);
+      const { code, err } = await run(
+        ...["--adapter", `${folder}/heads`, "--peft", `${folder}/peft`, "--data", `${folder}/${name}`],
+        ...["--devices", "3"],
+      );
+      assertEquals(code, 0, `${name}: ${err}`);
+      const certificate = JSON.parse(await Deno.readTextFile(`${folder}/peft/certificate.json`));
+      assertEquals(certificate.samples, name === "lines.txt" ? 2 : 1, name);
+      assertEquals([certificate.holds, certificate.splitDevices], [true, 3]);
+    }
+    await Deno.writeTextFile(`${folder}/empty.txt`, "\n");
+    const empty = await run(
+      "--adapter",
+      `${folder}/heads`,
+      "--peft",
+      `${folder}/x`,
+      "--data",
+      `${folder}/empty.txt`,
+    );
+    assertEquals(empty.code, 1, empty.err);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
 
 Deno.test("export.ts writes, merges, reduces and imports, each with a certificate", async () => {
   const folder = await Deno.makeTempDir();
@@ -97,18 +321,34 @@ Deno.test("export.ts writes, merges, reduces and imports, each with a certificat
     await loadModelFolder(`${folder}/merged`);
     const imported = await run("--import", `${folder}/peft`, "--adapter", `${folder}/imported`);
     assertEquals(imported.code, 0, imported.err);
-    const reduced = await run(
-      ...["--adapter", `${folder}/heads`, "--samples", "2", "--peft", `${folder}/small`, "--rank", "8"],
-    );
+    const small = [
+      "--adapter",
+      `${folder}/heads`,
+      "--samples",
+      "2",
+      "--peft",
+      `${folder}/small`,
+      "--rank",
+      "8",
+    ];
+    const lossy = await run(...small);
+    assertEquals(lossy.code, 1);
+    assert(/rank 8 loses [0-9.]+ % .* 5.0 % may be lost; .* --accept-loss/.test(lossy.err), lossy.err);
+    assertEquals(await names(folder), ["heads", "imported", "merged", "peft"]);
+    const reduced = await run(...small, "--accept-loss", "2");
     assertEquals(reduced.code, 0, reduced.err);
-    const { reduction } = JSON.parse(await Deno.readTextFile(`${folder}/small/certificate.json`));
-    assert(reduction.error > 0.01 && reduction.error < 1, `${reduction.error}`);
+    const { reduction, weightsLost, holds, readBack } = JSON.parse(
+      await Deno.readTextFile(`${folder}/small/certificate.json`),
+    );
+    assert(weightsLost > 0.01 && weightsLost < 1, `${weightsLost}`);
+    assert(reduction.share > 0.05 && reduction.share < 2, `${reduction.share}`);
+    assertEquals([reduction.allowed, holds, readBack], [2, true, { adapter: true, merged: false }]);
     const refused = await run(
       ...["--adapter", `${folder}/heads`, "--samples", "1", "--peft", `${folder}/never`, "--tolerance", "0"],
     );
     assertEquals(refused.code, 1);
     assert(refused.err.includes("Nothing was written"), refused.err);
-    assertEquals(await Deno.stat(`${folder}/never`).then(() => true, () => false), false);
+    assertEquals(await names(folder), ["heads", "imported", "merged", "peft", "small"]);
     assertEquals((await run()).code, 2);
   } finally {
     await Deno.remove(folder, { recursive: true });

@@ -1,0 +1,92 @@
+/**
+ * Writes small GGUF files for tests: version 3, tensors as F32.
+ *
+ * @module
+ */
+
+import type { NamedArray } from "@edgetuner/core";
+
+const U32 = 4;
+const F32 = 6;
+const STRING = 8;
+const ALIGNMENT = 32;
+
+/** Bytes put together. */
+class Writer {
+  readonly #parts: Uint8Array<ArrayBuffer>[] = [];
+  length = 0;
+
+  put(...bytes: readonly Uint8Array<ArrayBuffer>[]): void {
+    for (const part of bytes) this.length += part.length;
+    this.#parts.push(...bytes);
+  }
+
+  u32(value: number): void {
+    this.put(new Uint8Array(Uint32Array.of(value).buffer));
+  }
+
+  u64(value: number): void {
+    this.put(new Uint8Array(BigUint64Array.of(BigInt(value)).buffer));
+  }
+
+  string(text: string): void {
+    const bytes = new TextEncoder().encode(text);
+    this.u64(bytes.length);
+    this.put(bytes);
+  }
+
+  align(): void {
+    this.put(new Uint8Array((ALIGNMENT - this.length % ALIGNMENT) % ALIGNMENT));
+  }
+
+  stream(): ReadableStream<Uint8Array<ArrayBuffer>> {
+    return ReadableStream.from(this.#parts);
+  }
+}
+
+/**
+ * Writes a file.
+ *
+ * @param path Where to.
+ * @param metadata Fields: integers become u32, other numbers f32.
+ * @param tensors Shapes rows first, as everywhere here.
+ */
+export async function writeGguf(
+  path: string,
+  metadata: Readonly<Record<string, string | number>>,
+  tensors: ReadonlyMap<string, NamedArray>,
+): Promise<void> {
+  const writer = new Writer();
+  writer.put(new TextEncoder().encode("GGUF"));
+  writer.u32(3);
+  writer.u64(tensors.size);
+  writer.u64(Object.keys(metadata).length);
+  for (const [name, value] of Object.entries(metadata)) {
+    writer.string(name);
+    if (typeof value === "string") {
+      writer.u32(STRING);
+      writer.string(value);
+    } else if (Number.isInteger(value)) {
+      writer.u32(U32);
+      writer.u32(value);
+    } else {
+      writer.u32(F32);
+      writer.put(new Uint8Array(Float32Array.of(value).buffer));
+    }
+  }
+  let offset = 0;
+  for (const [name, { shape, data }] of tensors) {
+    writer.string(name);
+    writer.u32(shape.length);
+    for (const size of shape.toReversed()) writer.u64(size);
+    writer.u32(0); // F32
+    writer.u64(offset);
+    offset += Math.ceil(data.byteLength / ALIGNMENT) * ALIGNMENT;
+  }
+  for (const { data } of tensors.values()) {
+    writer.align();
+    writer.put(new Uint8Array(data.slice().buffer));
+  }
+  writer.align();
+  await Deno.writeFile(path, writer.stream());
+}
