@@ -287,6 +287,7 @@ export {
   type HeadStatistics,
   type HeadStep,
   type HeadWeights,
+  type HeldOutShares,
   type ImportanceOptions,
   initialA,
   initialPredictor,

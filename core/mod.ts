@@ -370,6 +370,7 @@ export {
 } from "./predictor/train.ts";
 export {
   embeddingStatistics,
+  type HeldOutShares,
   meanImportance,
   type PredictorFeatures,
   predictorFeatures,

@@ -187,6 +187,52 @@ Deno.test("pull.ts takes this repository's own task, and notes settings that fit
   });
 });
 
+Deno.test("pull.ts downloads a model with the token and the revision that it is told", async () => {
+  const asked: string[] = [];
+  const names = ["config.json", "model.safetensors", "tokenizer.json"];
+  const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: () => {} }, async (request) => {
+    const { pathname } = new URL(request.url);
+    asked.push(`${pathname} ${request.headers.get("authorization")}`);
+    if (request.headers.get("authorization") !== "Bearer hub-secret") {
+      return new Response("no", { status: 401 });
+    }
+    if (pathname === "/api/models/some/tiny/revision/v2") {
+      const siblings = await Promise.all(names.map(async (rfilename) => ({
+        rfilename,
+        size: (await Deno.stat(`${TINY}/${rfilename}`)).size,
+      })));
+      return Response.json({ siblings });
+    }
+    const name = pathname.replace("/some/tiny/resolve/v2/", "");
+    return names.includes(name)
+      ? new Response(await Deno.readFile(`${TINY}/${name}`))
+      : new Response("no", { status: 404 });
+  });
+  await withFolder(async (folder) => {
+    const args = [
+      ...["--model", "some/tiny", "--revision", "v2", "--cache", `${folder}/cache`, ...FILES],
+      ...["--endpoint", `http://127.0.0.1:${server.addr.port}`],
+    ];
+    const refused = await run("pull.ts", [...args, "--out", `${folder}/refused`, "--token", "wrong"]);
+    assertEquals(refused.code, 1);
+    assertEquals(refused.errors.split("\n").length, 1, refused.errors);
+    const pulled = await run("pull.ts", [...args, "--out", `${folder}/run`, "--token", "hub-secret"]);
+    assertEquals(pulled.code, 0, pulled.errors);
+    const { model, settings } = JSON.parse(await Deno.readTextFile(`${folder}/run/e2e.json`));
+    assertEquals(model, `${folder}/cache/models/some/tiny/v2`);
+    for (const name of names) {
+      assertEquals(await Deno.readFile(`${model}/${name}`), await Deno.readFile(`${TINY}/${name}`));
+    }
+    // A model of the hub gets the paper's settings.
+    assertEquals([settings.mode, settings.steps, settings.warmup], ["slice", 52_600, 500]);
+    // What is there is not asked for again.
+    const before = asked.length;
+    const again = await run("pull.ts", [...args, "--out", `${folder}/again`]);
+    assertEquals([again.code, asked.length], [0, before], again.errors);
+  });
+  await server.shutdown();
+});
+
 for (const step of ["pull", "train_pruner", "finetune", "generate", "decode", "score", "run"]) {
   Deno.test(`e2e/${step}.ts has --help with examples, and refuses unknown flags and folders without a run`, async () => {
     const help = await run(`${step}.ts`, ["--help"]);
