@@ -28,14 +28,25 @@ import {
   oraclePruner,
 } from "@edgetuner/plugins";
 import { type RunResult, spread, type System, Work } from "./_support/compared_systems.ts";
-import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
+import {
+  type FlagValues,
+  integer,
+  number,
+  readFlags,
+  runProgram,
+  text,
+  toggle,
+  UsageError,
+} from "./_support/flags.ts";
 import { heatMap, type Line, linePlot } from "./_support/plots.ts";
+import { MODEL_FLAG, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import { bytes, duration, ProgressBar } from "./_support/progress.ts";
 import { DEMO_PREDICTOR } from "./_support/pruners.ts";
 import { versions } from "./_support/report.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { computeOf, LINK_HELP, linkOf, MEASURED_HELP } from "./_support/twin_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
+import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 
 const HERE = new URL(".", import.meta.url).pathname;
 const SYSTEMS = ["ServerTuner", "EdgeTuner", "DLoRA", "vEdgeTuner", "TPTensor"] as const;
@@ -46,7 +57,9 @@ const WARM_UP = 12;
 
 const FLAGS = {
   ...TUNING_FLAGS,
-  model: text("DIR", `${HERE}tiny_gpt2`, "folder of the base model"),
+  model: MODEL_FLAG,
+  tokenizer: TOKENIZER_FLAG,
+  ...WEIGHTS_FLAG,
   data: text("FILE", `${HERE}restaurant/train.txt`, "training data"),
   valid: text("FILE", `${HERE}restaurant/valid.txt`, "validation data"),
   test: text("FILE", `${HERE}restaurant/test.txt`, "data whose prompts are continued"),
@@ -131,6 +144,7 @@ async function main(): Promise<void> {
     examples: [
       "deno task compare",
       "deno run -A examples/compare.ts --link lte --seeds 1 --no-lab --no-study",
+      "deno run -A examples/compare.ts --model my.gguf --systems ServerTuner,DLoRA,vEdgeTuner --no-lab --no-study",
     ],
   }, FLAGS);
   const started = performance.now();
@@ -152,12 +166,14 @@ async function main(): Promise<void> {
   const settings = tuningSettings(flags);
   using work = await Work.open(engine, {
     ...flags,
+    baseWeights: baseWeightsOf(flags),
     settings,
     validBatches: 8,
     capacities,
     link: await linkOf(flags.link),
     compute: flags.compute === "measured" ? null : await computeOf(flags.compute),
   });
+  requireFit(work, wanted, { ...flags, predictor });
   const rules = makeRules(engine, predictor);
   const study = flags["no-study"] ? [] : studyOf(rules, flags);
   const lab = flags["no-lab"] ? [] : labOf(
@@ -249,6 +265,38 @@ async function main(): Promise<void> {
   }
   console.log(`\n${findings.join("\n")}`);
   console.log(`\nPlots, table and JSON: ${flags.out} (index.html shows them all). It took ${minutes}.`);
+}
+
+/**
+ * Checks before the first run what some systems need of the model.
+ *
+ * @throws {UsageError} If one of them cannot take part.
+ */
+function requireFit(
+  work: Work,
+  wanted: readonly string[],
+  flags: Omit<FlagValues<typeof FLAGS>, "predictor"> & { readonly predictor: Predictor },
+): void {
+  const { layers, heads, hidden } = work.shape;
+  const trained = flags.predictor.config;
+  const pruned = wanted.includes("EdgeTuner") || !flags["no-lab"] || !flags["no-study"];
+  if (pruned && (trained.layers !== layers || trained.heads !== heads || trained.hidden !== hidden)) {
+    throw new UsageError(
+      `Cannot compare as --predictor must be trained for a model of ${layers} layers, ${heads} heads and d ${hidden}, as --model is: ` +
+        `it is for ${trained.layers}, ${trained.heads} and ${trained.hidden}; train one with train_pruner.ts, or leave it out ` +
+        "(--systems without EdgeTuner, --no-lab, --no-study)",
+    );
+  }
+  if (!wanted.includes("TPTensor")) return;
+  // A rank gets its share of the weights over the wire, as f32, and computes GPT-2's blocks.
+  const isGpt2 = !("model_type" in work.model.config);
+  if (!isGpt2 || flags["base-weights"] !== "f32") {
+    throw new UsageError(
+      `Cannot compare TPTensor as the model must be a GPT-2 and --base-weights f32: current values are ${
+        isGpt2 ? "a GPT-2" : "another family"
+      } and ${flags["base-weights"]}; leave TPTensor out of --systems`,
+    );
+  }
 }
 
 /** Makes the pruners of the table and of the study. */

@@ -6,18 +6,23 @@
  */
 
 import {
+  type Checkpoint,
   evenMask,
   gpt2Config,
-  Gpt2Ends,
-  Gpt2Layers,
   initialWeights,
+  loadEnds,
+  loadLayers,
+  type LoadOptions,
+  modelShape,
   plan,
   type Pruner,
+  shuffledBatches,
   type TokenBatch,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { simulate } from "@edgetuner/transport";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
+import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import { bytes } from "./_support/progress.ts";
 import { versions, writeReport } from "./_support/report.ts";
 import {
@@ -30,21 +35,21 @@ import {
   seconds,
   table,
 } from "./_support/twin_flags.ts";
+import { DATA_FLAGS, loadTrainingSet } from "./_support/training_data.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
+import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 
 /** A line of the table. */
 interface Line {
   readonly devices: number;
-  /** Why it could not run, else `null`. */
-  readonly refused: string | null;
-  readonly msPerStep?: number;
-  readonly plannedMsPerStep?: number;
-  readonly bytesPerStep?: number;
-  readonly edgeMemoryBytes?: number;
-  readonly edgeComputeMs?: number;
-  readonly headsPerDevice?: readonly number[];
-  readonly losses?: readonly (number | null)[];
+  readonly msPerStep: number;
+  readonly plannedMsPerStep: number;
+  readonly bytesPerStep: number;
+  readonly edgeMemoryBytes: number;
+  readonly edgeComputeMs: number;
+  readonly headsPerDevice: readonly number[];
+  readonly losses: readonly (number | null)[];
 }
 
 async function main(): Promise<void> {
@@ -55,16 +60,22 @@ async function main(): Promise<void> {
       "deno run -A examples/sweep.ts",
       "deno run -A examples/sweep.ts --devices 1,3,8 --link lte --keep 0.5",
       "deno run -A examples/sweep.ts --compute measured --link my_link.json --report sweep.json",
+      "deno run -A examples/sweep.ts --model my.gguf --base-weights int8 --devices 1,2,4",
     ],
   }, {
     ...TUNING_FLAGS,
-    devices: text("LIST", "1,2,4,8,16,32,64", "numbers of devices"),
+    devices: text("LIST", "1,2,4,8,16,32,64", "numbers of devices, each at most the model's heads"),
+    model: { ...MODEL_FLAG, default: "", help: `${MODEL_FLAG.help}; else one is made up` },
+    tokenizer: TOKENIZER_FLAG,
+    ...WEIGHTS_FLAG,
+    data: text("FILE", "", "with --model: texts in place of random tokens"),
+    "skip-bad": DATA_FLAGS["skip-bad"],
     link: text("LINK", "wifi-5", LINK_HELP),
     compute: text("MODEL", "typical", MEASURED_HELP),
     keep: number("X", 1, "share of the heads kept, evenly over layers and devices", { min: 0, max: 1 }),
     mode: text("MODE", "slice", "what a head module reads", ["slice", "full"]),
     steps: integer("N", 4, "training steps of each simulation", { min: 1 }),
-    layers: integer("N", 4, "layers of the model, which has random weights", { min: 1 }),
+    layers: integer("N", 4, "layers of the made-up model, which has random weights", { min: 1 }),
     heads: integer("N", 64, "heads of a layer; as many devices can hold some", { min: 1 }),
     hidden: integer("N", 512, "hidden size, a multiple of 4 times the heads", { min: 4 }),
     vocabulary: integer("N", 256, "entries of the vocabulary", { min: 2 }),
@@ -76,103 +87,83 @@ async function main(): Promise<void> {
   });
   const counts = integersOf("devices", flags.devices);
   const link = await linkOf(flags.link);
-  if (flags.hidden % (4 * flags.heads) !== 0) {
+  const { model, batch } = flags.model === "" ? madeUp(flags) : await opened(flags);
+  const shape = modelShape(model.config);
+  const { layers: L, heads: H, hidden } = shape;
+  const most = counts.find((devices) => devices > H);
+  if (most !== undefined) {
     throw new UsageError(
-      `Cannot run sweep.ts as --hidden must be a multiple of 4 times --heads: current values are ${flags.hidden} and ${flags.heads}`,
+      `Cannot run sweep.ts as --devices must be from 1 to the model's ${H} heads, of which each device has one at least: current value is ${most}`,
     );
   }
-  const config = gpt2Config({
-    n_layer: flags.layers,
-    n_head: flags.heads,
-    n_embd: flags.hidden,
-    vocab_size: flags.vocabulary,
-    n_positions: flags.length,
-  });
-  const weights = initialWeights(config, flags.seed);
   const gpu = await loadGpu(flags.webgpu);
   // Apart from each other, so that the edge server's memory can be seen.
   using engine = await Engine.create({ gpu });
   using deviceEngine = await Engine.create({ gpu });
-  using layers = new Gpt2Layers(engine, config, weights);
-  using ends = new Gpt2Ends(deviceEngine, config, weights);
+  const loading = { baseWeights: baseWeightsOf(flags) };
+  using layers = loadLayers(engine, model, loading);
+  using ends = loadEnds(deviceEngine, model, loading);
   const settings = tuningSettings(flags);
-  const batch = randomBatch(flags.vocabulary, flags.batch, flags.length);
   const compute = flags.compute === "measured"
-    ? await measured(engine, config, weights, settings, batch)
+    ? await measured(engine, model, loading, settings, batch)
     : await computeOf(flags.compute);
   const lines: Line[] = [];
   for (const devices of counts) {
     await engine.trim();
-    try {
-      const run = await simulate({
-        model: { engine, layers, ends, deviceEngine },
-        settings,
-        devices,
-        pruner: evenPruner(flags.keep),
-        batches: () => batch,
-        link,
-        compute,
-        linkSeed: flags.seed + 1,
-      });
-      if (run.error !== null) throw run.error;
-      const planned = plan({
-        model: {
-          layers: flags.layers,
-          heads: flags.heads,
-          hidden: flags.hidden,
-          vocabulary: flags.vocabulary,
-        },
-        batch: flags.batch,
-        length: flags.length,
-        lora: settings.lora,
-        devices,
-        keep: flags.keep,
-        link,
-        compute,
-        sharesLoss: true,
-      });
-      lines.push({
-        devices,
-        refused: null,
-        msPerStep: run.msPerStep,
-        plannedMsPerStep: planned.msPerStep,
-        bytesPerStep: run.bytesPerStep,
-        edgeMemoryBytes: run.edgeMemoryBytes,
-        edgeComputeMs: run.steps.at(-1)!.edgeComputeMs,
-        headsPerDevice: run.devices.map((d) => d.range?.count ?? 0),
-        losses: run.steps.map((s) => s.loss),
-      });
-    } catch (error) {
-      // More devices than heads: the allocation rule gives each at least one.
-      if (!(error instanceof RangeError)) throw error;
-      lines.push({ devices, refused: error.message });
-    }
+    const run = await simulate({
+      model: { engine, layers, ends, deviceEngine },
+      settings,
+      devices,
+      pruner: evenPruner(flags.keep),
+      batches: () => batch,
+      link,
+      compute,
+      linkSeed: flags.seed + 1,
+    });
+    if (run.error !== null) throw run.error;
+    const planned = plan({
+      model: { layers: L, heads: H, hidden, vocabulary: ends.shape.vocabulary },
+      batch: batch.batch,
+      length: batch.length,
+      lora: settings.lora,
+      devices,
+      keep: flags.keep,
+      link,
+      compute,
+      sharesLoss: true,
+    });
+    lines.push({
+      devices,
+      msPerStep: run.msPerStep,
+      plannedMsPerStep: planned.msPerStep,
+      bytesPerStep: run.bytesPerStep,
+      edgeMemoryBytes: run.edgeMemoryBytes,
+      edgeComputeMs: run.steps.at(-1)!.edgeComputeMs,
+      headsPerDevice: run.devices.map((d) => d.range?.count ?? 0),
+      losses: run.steps.map((s) => s.loss),
+    });
   }
   const report = { versions: versions(), adapter: engine.adapterName, settings: flags, link, compute, lines };
   await writeReport(flags.report, report);
   if (flags.json) return console.log(JSON.stringify(report, null, 1));
   console.log(
-    `${flags.layers} layers, ${flags.heads} heads, d ${flags.hidden}, ${flags.batch} x ${flags.length} tokens, ` +
+    `${L} layers, ${H} heads, d ${hidden}, ${batch.batch} x ${batch.length} tokens, ` +
       `${flags.mode} mode, ${Math.round(100 * flags.keep)} % of the heads, ${link.name}; virtual time`,
   );
   const head = ["devices", "s/step", "planned", "per step", "edge GPU memory", "heads of a device"];
-  const ran = lines.filter((l) => l.refused === null);
   for (
     const line of table([
       head,
-      ...ran.map((l) => [
+      ...lines.map((l) => [
         `${l.devices}`,
-        seconds(l.msPerStep!),
-        seconds(l.plannedMsPerStep!),
-        bytes(l.bytesPerStep!),
-        bytes(l.edgeMemoryBytes!),
-        range(l.headsPerDevice!),
+        seconds(l.msPerStep),
+        seconds(l.plannedMsPerStep),
+        bytes(l.bytesPerStep),
+        bytes(l.edgeMemoryBytes),
+        range(l.headsPerDevice),
       ]),
     ])
   ) console.log(line);
-  for (const { devices, refused } of lines) {
-    if (refused !== null) console.log(`${devices} devices: ${refused}`);
-  }
 }
 
 /** Keeps the same share of heads in every step, evenly over layers and devices. */
@@ -189,6 +180,56 @@ function evenPruner(keep: number): Pruner {
   };
 }
 
+/** What a sweep runs on. */
+interface Swept {
+  readonly model: Checkpoint;
+  readonly batch: TokenBatch;
+}
+
+interface Sizes {
+  readonly layers: number;
+  readonly heads: number;
+  readonly hidden: number;
+  readonly vocabulary: number;
+  readonly batch: number;
+  readonly length: number;
+  readonly seed: number;
+  readonly data: string;
+}
+
+/** A GPT-2 of any shape with random weights, and random tokens. */
+function madeUp(flags: Sizes): Swept {
+  if (flags.data !== "") throw new UsageError("Cannot run sweep.ts as --data needs --model: it is missing");
+  if (flags.hidden % (4 * flags.heads) !== 0) {
+    throw new UsageError(
+      `Cannot run sweep.ts as --hidden must be a multiple of 4 times --heads: current values are ${flags.hidden} and ${flags.heads}`,
+    );
+  }
+  const config = gpt2Config({
+    n_layer: flags.layers,
+    n_head: flags.heads,
+    n_embd: flags.hidden,
+    vocab_size: flags.vocabulary,
+    n_positions: flags.length,
+  });
+  return {
+    model: { config, weights: initialWeights(config, flags.seed) },
+    batch: randomBatch(flags.vocabulary, flags.batch, flags.length),
+  };
+}
+
+/** A model from files, with texts or random tokens. */
+async function opened(
+  flags: Sizes & { readonly model: string; readonly tokenizer: string; readonly "skip-bad": boolean },
+): Promise<Swept> {
+  const { model, tokenizer } = await openModel(flags);
+  if (flags.data === "") {
+    return { model, batch: randomBatch(model.config.vocab_size, flags.batch, flags.length) };
+  }
+  const set = await loadTrainingSet(flags.data, { ...flags, tokenizer, "train-on-prompt": false });
+  return { model, batch: shuffledBatches(set, { batch: flags.batch, seed: flags.seed }).next() };
+}
+
 function randomBatch(vocabulary: number, batch: number, length: number): TokenBatch {
   const tokens = Uint32Array.from({ length: batch * length }, (_, i) => (i * i * 31 + i * 7) % vocabulary);
   const targets = Uint32Array.from(tokens, (_, i) => tokens[(i + 1) % tokens.length]!);
@@ -197,13 +238,13 @@ function randomBatch(vocabulary: number, batch: number, length: number): TokenBa
 
 async function measured(
   engine: Engine,
-  config: ConstructorParameters<typeof Gpt2Layers>[1],
-  weights: ConstructorParameters<typeof Gpt2Layers>[2],
+  model: Checkpoint,
+  loading: LoadOptions,
   settings: ReturnType<typeof tuningSettings>,
   batch: TokenBatch,
 ) {
-  using layers = new Gpt2Layers(engine, config, weights);
-  using ends = new Gpt2Ends(engine, config, weights);
+  using layers = loadLayers(engine, model, loading);
+  using ends = loadEnds(engine, model, loading);
   return await computeHere({ layers, ends }, settings, batch);
 }
 

@@ -40,7 +40,7 @@ Deno.test("pieces of any length are the tensor", async () => {
   for (const type of GGML_TYPES) {
     const { data } = file.read(type);
     for (const step of [1, 700, 512, 2 ** 20]) {
-      const pieces = [...file.pieces(type, step)].map((piece) => piece.length);
+      const pieces = Array.from(file.pieces(type, step), (piece) => piece.length);
       assertEquals(pieces.reduce((a, b) => a + b), data.length);
       let at = 0;
       for (const piece of file.pieces(type, step)) {

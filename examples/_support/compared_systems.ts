@@ -6,6 +6,7 @@
 
 import {
   baseNorms,
+  type BaseWeights,
   type ComputeModel,
   DEVICE_STATISTICS,
   encodePairs,
@@ -16,8 +17,6 @@ import {
   type LinkProfile,
   loadEnds,
   loadLayers,
-  loadModelFolder,
-  loadModelTokenizer,
   loadPairs,
   LocalHeads,
   type ModelFolder,
@@ -27,6 +26,7 @@ import {
   type RunSettings,
   shuffledBatches,
   stepTraffic,
+  type Tokenizer,
   TYPICAL_COMPUTE,
 } from "@edgetuner/core";
 import type { Engine } from "@edgetuner/kernels";
@@ -39,12 +39,17 @@ import {
 } from "@edgetuner/transport";
 import { countSlots } from "./slots.ts";
 import { UsageError } from "./flags.ts";
+import { openModel } from "./model_flags.ts";
 import { computeHere } from "./twin_flags.ts";
 
 /** What is the same for every run. */
 export interface WorkOptions {
-  /** Folder of the base model. */
+  /** The base model: its folder, or a GGUF file. */
   readonly model: string;
+  /** Its tokenizer; empty for the model's own. */
+  readonly tokenizer: string;
+  /** How the base's matrices are held. */
+  readonly baseWeights: BaseWeights;
   /** Training, validation and test data. */
   readonly data: string;
   readonly valid: string;
@@ -93,7 +98,7 @@ export class Work implements Disposable {
   readonly #options: WorkOptions;
   readonly #layers: ReturnType<typeof loadLayers>;
   readonly #ends: ReturnType<typeof loadEnds>;
-  readonly #tokenizer: Awaited<ReturnType<typeof loadModelTokenizer>>;
+  readonly #tokenizer: Tokenizer;
   readonly #train: ReturnType<typeof encodePairs>;
   readonly #evaluation: ReturnType<typeof fixedBatches>;
   readonly #prompts: readonly string[];
@@ -104,7 +109,7 @@ export class Work implements Disposable {
     engine: Engine,
     options: WorkOptions,
     model: ModelFolder,
-    tokenizer: Awaited<ReturnType<typeof loadModelTokenizer>>,
+    tokenizer: Tokenizer,
     texts: {
       readonly train: ReturnType<typeof encodePairs>;
       readonly valid: ReturnType<typeof encodePairs>;
@@ -115,8 +120,8 @@ export class Work implements Disposable {
     this.#options = options;
     this.model = model;
     this.#tokenizer = tokenizer;
-    this.#layers = loadLayers(engine, model);
-    this.#ends = loadEnds(engine, model);
+    this.#layers = loadLayers(engine, model, options);
+    this.#ends = loadEnds(engine, model, options);
     this.#train = texts.train;
     this.#evaluation = fixedBatches(texts.valid, options.batch).slice(0, options.validBatches);
     this.#prompts = texts.prompts;
@@ -126,8 +131,7 @@ export class Work implements Disposable {
 
   /** Loads model and data. */
   static async open(engine: Engine, options: WorkOptions): Promise<Work> {
-    const model = await loadModelFolder(options.model);
-    const tokenizer = await loadModelTokenizer(options.model);
+    const { model, tokenizer } = await openModel(options);
     const { length } = options;
     const encoded = async (file: string) => encodePairs(await loadPairs(file), tokenizer, { length });
     const work = new Work(engine, options, model, tokenizer, {

@@ -168,6 +168,9 @@ Deno.test("the mean over parts would be another loss: the test of uneven parts c
   );
 });
 
+/** Parts of a step, and the MB that it may take; DEV.md has them. */
+const MEGABYTES = [[1, 19.4], [2, 9.9], [4, 5.1], [8, 2.8], [16, 1.7]] as const;
+
 Deno.test("parts one after the other hold less memory than the whole batch", async () => {
   const settings = tinySettings("full", 1);
   const large = batchOf(64);
@@ -179,8 +182,13 @@ Deno.test("parts one after the other hold less memory than the whole batch", asy
     await trainLocally(tiny, { ...settings, accumulate }, keepAll(1), [4], [], large);
     return own.stats.allocatedBytes - before;
   };
-  const [whole, parts] = [await peak(1), await peak(8)];
-  assertLess(parts, whole / 3, `${parts} of ${whole} bytes`);
+  const seen: Record<number, number> = {};
+  for (const [accumulate, figure] of MEGABYTES) {
+    seen[accumulate] = await peak(accumulate);
+    // Real GPUs take less: software adapters read textures, which hold operands a second time.
+    assertLess(seen[accumulate], 1.05e6 * figure, `${accumulate} parts`);
+  }
+  assertLess(seen[8]!, seen[1]! / 3, JSON.stringify(seen));
 });
 
 Deno.test("the same run in parts twice gives the same bits, with and without overlap", async () => {

@@ -36,3 +36,48 @@ Deno.test("the comparison runs all systems and writes table, report, plots and a
     await Deno.remove(out, { recursive: true });
   }
 });
+
+Deno.test("the comparison takes GGUF files, packed bases and other tokenizers, and says what cannot take part", async () => {
+  const out = await Deno.makeTempDir();
+  const model = `${ROOT}tests/fixtures/gguf/bpe.gguf`;
+  const compare = async (...args: string[]) => {
+    const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--quiet", `${ROOT}examples/compare.ts`, "--out", out, ...args],
+      env: { NO_COLOR: "1" },
+    }).output();
+    return { code, err: new TextDecoder().decode(stderr) };
+  };
+  const small = ["--no-lab", "--no-study", "--seeds", "1", "--steps", "4", "--batch", "1", "--length", "32"];
+  try {
+    await Deno.writeTextFile(`${out}/data.txt`, "the food||the food and\nthe||food\n");
+    const data = ["data", "valid", "test"].flatMap((flag) => [`--${flag}`, `${out}/data.txt`]);
+    const some = [...small, ...data, "--prompts", "1", "--capacities", "2,1", "--model", model];
+    const right = await compare(...some, "--systems", "ServerTuner,vEdgeTuner", "--base-weights", "int8");
+    assertEquals(right.code, 0, right.err);
+    const { settings, table } = JSON.parse(await Deno.readTextFile(`${out}/compare.json`));
+    assertEquals([settings["base-weights"], table.length], ["int8", 2]);
+    const edge = await compare(...some, "--systems", "EdgeTuner");
+    assertEquals(edge.code, 2, edge.err);
+    assert(
+      edge.err.includes("--predictor must be trained for a model of 2 layers, 4 heads and d 32"),
+      edge.err,
+    );
+    const tensor = await compare(...some, "--systems", "TPTensor");
+    assertEquals(tensor.code, 2, tensor.err);
+    assert(
+      tensor.err.includes("must be a GPT-2 and --base-weights f32: current values are another family"),
+      tensor.err,
+    );
+    const other = await compare(
+      ...some,
+      "--systems",
+      "ServerTuner",
+      "--tokenizer",
+      `${ROOT}examples/tiny_gpt2`,
+    );
+    assertEquals(other.code, 1, other.err);
+    assert(other.err.includes("below the model's vocabulary, 266"), other.err);
+  } finally {
+    await Deno.remove(out, { recursive: true });
+  }
+});

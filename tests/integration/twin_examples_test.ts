@@ -13,13 +13,45 @@ async function run(name: string, ...args: string[]) {
 
 const TINY = ["--layers", "2", "--heads", "2", "--hidden", "16", "--batch", "1", "--length", "8"];
 
-Deno.test("sweep.ts: a table over the devices, with a refusal where there are more than heads", async () => {
-  const { code, stdout, stderr } = await run("sweep.ts", "--devices", "1,2,3", "--link", "lte", ...TINY);
+Deno.test("sweep.ts: a table over the devices, which must not be more than heads", async () => {
+  const { code, stdout, stderr } = await run("sweep.ts", "--devices", "1,2", "--link", "lte", ...TINY);
   assertEquals(code, 0, stderr);
   const lines = stdout.trim().split("\n");
-  assertEquals(lines.length, 5);
+  assertEquals(lines.length, 4);
   assert(lines[1]!.startsWith("devices  s/step  planned"));
-  assert(lines[4]!.startsWith("3 devices: Cannot start the edge server"), lines[4]);
+  for (const [list, rule] of [["1,3", "from 1 to the model's 2 heads"], ["0", "whole numbers from 1"]]) {
+    const wrong = await run("sweep.ts", "--devices", list!, ...TINY);
+    assertEquals([wrong.code, wrong.stdout], [2, ""]);
+    assert(wrong.stderr.includes(rule!), wrong.stderr);
+  }
+  const many = await run("sweep.ts", "--devices", "1,100");
+  assertEquals([many.code, many.stdout], [2, ""]);
+  assert(many.stderr.includes("64 heads, of which each device has one at least: current value is 100"));
+});
+
+Deno.test("sweep.ts: a model from a GGUF file, packed, with texts", async () => {
+  const gguf = new URL("../fixtures/gguf/bpe.gguf", import.meta.url).pathname;
+  const data = await Deno.makeTempFile({ suffix: ".jsonl" });
+  try {
+    await Deno.writeTextFile(
+      data,
+      '{"prompt": "the", "completion": "food"}\n{"text": "the food and the foo"}\n',
+    );
+    const args = ["--model", gguf, "--base-weights", "int8", "--devices", "1,4", "--steps", "2", "--json"];
+    const { code, stdout, stderr } = await run("sweep.ts", ...args, "--data", data, "--length", "12");
+    assertEquals(code, 0, stderr);
+    const { lines } = JSON.parse(stdout);
+    assertEquals(lines.map((l: { headsPerDevice: number[] }) => l.headsPerDevice), [[4], [1, 1, 1, 1]]);
+    assert(lines.every((l: { losses: number[] }) => l.losses.every((loss) => loss > 0 && loss < 20)), stdout);
+    const packed = lines[0].edgeMemoryBytes;
+    const plain = await run("sweep.ts", ...args.with(3, "f32"), "--length", "12");
+    assert(JSON.parse(plain.stdout).lines[0].edgeMemoryBytes > packed, plain.stderr);
+    const five = await run("sweep.ts", "--model", gguf, "--devices", "5");
+    assertEquals(five.code, 2, five.stderr);
+    assertEquals((await run("sweep.ts", "--data", data)).code, 2);
+  } finally {
+    await Deno.remove(data);
+  }
 });
 
 Deno.test("sweep.ts: the same as JSON, with a link from a file", async () => {
