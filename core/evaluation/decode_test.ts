@@ -130,6 +130,8 @@ Deno.test("numberedFiles repeats the first reference and leaves out further ones
 Deno.test("reference files are read as the reference tool does", () => {
   assertEquals(parseReferences("a\n b \n\nc\n\n"), [["a", "b"], ["c"]]);
   assertEquals(parseReferences("a\nb\n"), [["a"], ["b"]]);
+  assertEquals(parseReferences("a\nb\n", 2), [["a"], ["b"]]);
+  assertEquals(parseReferences("a\nb\n\n", 1), [["a", "b"]]);
   assertEquals(parseReferences("a\u2028b\r\n\r\nc"), [["a", "b"], ["c"]]);
   assertEquals(parsePredictions("a\n\nb\n"), ["a", "", "b"]);
   assertThrows(() => parseReferences("a\n\n\nb\n"), CheckpointError, "line 3");

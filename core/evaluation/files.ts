@@ -10,33 +10,34 @@ import type { Corpus } from "./corpus.ts";
 
 /**
  * Reads references: one a line, an empty line after each instance. If there is no empty line between two texts,
- * every line is an instance of its own.
+ * every line is an instance of its own, unless it is known that there is only one.
  *
  * @param text Content of the file.
+ * @param instances Number of instances, if it is known.
  * @returns The references of each instance.
  * @throws {CheckpointError} If there is none, or two empty lines in a row make an instance without one.
  */
-export function parseReferences(text: string): string[][] {
+export function parseReferences(text: string, instances?: number): string[][] {
   const lines = textLines(text);
-  const instances: string[][] = [[]];
+  const found: string[][] = [[]];
   lines.forEach((line, i) => {
     if (line !== "") {
-      instances.at(-1)!.push(line);
-    } else if (instances.at(-1)!.length === 0) {
+      found.at(-1)!.push(line);
+    } else if (found.at(-1)!.length === 0) {
       throw new CheckpointError(
         `Cannot read the references, line ${
           i + 1
         }, as every instance must have one: two lines in a row are empty`,
       );
     } else {
-      instances.push([]);
+      found.push([]);
     }
   });
-  if (instances.at(-1)!.length === 0) instances.pop();
-  if (instances.length === 0) {
+  if (found.at(-1)!.length === 0) found.pop();
+  if (found.length === 0) {
     throw new CheckpointError("Cannot read the references as there must be at least one: the text is empty");
   }
-  return instances.length === 1 ? instances[0]!.map((line) => [line]) : instances;
+  return found.length === 1 && instances !== 1 ? found[0]!.map((line) => [line]) : found;
 }
 
 /**
@@ -91,10 +92,10 @@ export async function loadCorpus(
   references: string | readonly string[],
   predictions: string,
 ): Promise<Corpus> {
-  const list = typeof references === "string"
-    ? parseReferences(await readText(references))
-    : parseNumberedReferences(await Promise.all(references.map(readText)));
   const texts = parsePredictions(await readText(predictions));
+  const list = typeof references === "string"
+    ? parseReferences(await readText(references), texts.length)
+    : parseNumberedReferences(await Promise.all(references.map(readText)));
   if (list.length !== texts.length) {
     throw new CheckpointError(
       `Cannot score ${predictions} as it must have one line for each instance of ${references}: there are ` +

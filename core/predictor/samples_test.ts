@@ -2,7 +2,7 @@ import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows
 import { normal } from "../../tests/support/kernels.ts";
 import { CheckpointError } from "../errors.ts";
 import { loadSamples, type PrunerSample, readSamples, type SampleSource, SampleWriter } from "./samples.ts";
-import { splitWindows, trackSamples, windowsOf } from "./windows.ts";
+import { splitSteps, splitWindows, trackSamples, windowsOf } from "./windows.ts";
 
 const SOURCE: SampleSource = {
   layers: 2,
@@ -149,4 +149,20 @@ Deno.test("splitWindows() shows no step to two parts", () => {
     }
   }
   assertEquals(windowsOf(runs[0]!, 3)[0], { before: runs[0]!.slice(0, 3), now: runs[0]![3]! });
+});
+
+Deno.test("splitSteps() gives every step to one part, as many as splitWindows() takes", () => {
+  const shares = { valid: 0.15, test: 0.15 };
+  assertEquals(splitSteps(100, shares), { train: 70, valid: 15, test: 15 });
+  for (let steps = 0; steps < 60; steps++) {
+    const parts = splitSteps(steps, shares);
+    assertEquals(parts.train + parts.valid + parts.test, steps);
+    const samples = Array.from({ length: steps }, (_, step) => sampleOf(step));
+    const runs = trackSamples({ source: SOURCE, samples, tornBytes: 0 }, 0.8);
+    const { train, valid, test } = splitWindows(runs, 1, shares);
+    assertEquals(
+      [train.length, valid.length, test.length],
+      [parts.train, parts.valid, parts.test].map((count) => Math.max(0, count - 1)),
+    );
+  }
 });

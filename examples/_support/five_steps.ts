@@ -46,6 +46,16 @@ export const OUT_FLAG = text(
 
 const NOTE = "e2e.json";
 
+/** The programs in their order. */
+const ORDER = ["pull.ts", "train_pruner.ts", "finetune.ts", "generate.ts", "decode.ts", "score.ts"];
+
+/** The command of the step after one; `null` after the last. */
+export function nextCommand(program: string, out: string): string | null {
+  const next = ORDER[ORDER.indexOf(program.replace("e2e/", "")) + 1];
+  if (next === undefined) return null;
+  return commandText(`e2e/${next}`, out === OUT_FLAG.default ? [] : ["--out", out]);
+}
+
 /** Settings that must be the same in all steps that have them: what one step is given holds for those after it. */
 const SHARED = [
   "batch",
@@ -135,10 +145,9 @@ export async function runStep<S extends Record<string, Flag>>(
   const note = await readNote(out);
   for (const [file, program] of Object.entries({ [NOTE]: "pull.ts", ...step.needs })) {
     if (await Deno.stat(`${out}/${file}`).then(() => true, () => false)) continue;
+    const command = commandText(`e2e/${program}`, out === OUT_FLAG.default ? [] : ["--out", out]);
     throw new UsageError(
-      `Cannot run ${step.name} as ${out}/${file} must be there: run examples/e2e/${program}${
-        out === OUT_FLAG.default ? "" : ` --out ${out}`
-      } first`,
+      `Cannot run ${step.name} as ${out}/${file} must be there: it is not; first run ${command}`,
     );
   }
   const { settings } = note!;
@@ -171,17 +180,15 @@ export async function stepProgram<S extends Record<string, Flag>>(step: FiveStep
     ...ofRun(step.flags, settings),
     out: OUT_FLAG,
   }) as GivenFlags<S> & { readonly out?: string };
-  return await runStep(step, given as unknown as GivenFlags<S>, out);
+  const code = await runStep(step, given as unknown as GivenFlags<S>, out);
+  const next = code === 0 ? nextCommand(step.name, out) : null;
+  if (next !== null) console.log(`Next: ${next}`);
+  return code;
 }
 
 /** Launches the program that does the work. */
 export async function launch(program: string, args: readonly string[]): Promise<{ readonly code: number }> {
   return { code: await runExample(program, args) };
-}
-
-/** Flags of a step as they can be typed. */
-export function stepCommand(name: string, args: readonly string[]): string {
-  return commandText(name, args);
 }
 
 /** Flags without some of them. */

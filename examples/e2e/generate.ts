@@ -7,17 +7,29 @@
 import { FLAGS as GENERATE } from "../generate.ts";
 import { CONNECTION_FLAGS } from "../_support/connection.ts";
 import { type FiveStep, launch, stepProgram, withOther, without } from "../_support/five_steps.ts";
-import { flagArgs, runProgram, toggle } from "../_support/flags.ts";
+import { flagArgs, integer, runProgram, toggle } from "../_support/flags.ts";
 
 const FLAGS = {
+  count: integer("N", 0, "test prompts to continue; 0 = all", { min: 0 }),
+  first: integer("N", 0, "index of the first one", { min: 0 }),
   best: toggle("the adapter of the lowest validation loss, which finetune.ts --keep-best saves"),
   ...withOther(
     without(GENERATE, [
-      ...["model", "tokenizer", "adapter", "data", "predictions", "report", "distinct"] as const,
+      ...[
+        "model",
+        "tokenizer",
+        "adapter",
+        "data",
+        "predictions",
+        "report",
+        "distinct",
+        "count",
+        "first",
+      ] as const,
       ...["prompt", "raw", "pair", "chat", "system", "connect", "codec"] as const,
       ...Object.keys(CONNECTION_FLAGS) as (keyof typeof CONNECTION_FLAGS)[],
     ]),
-    { count: 0, first: 0, beams: 10, "length-penalty": 0.8, "no-repeat-ngram": 4, "max-tokens": 64 },
+    { beams: 10, "length-penalty": 0.8, "no-repeat-ngram": 4, "max-tokens": 64 },
   ),
 };
 

@@ -13,7 +13,7 @@ import {
   loadModel,
   writeFormatted,
 } from "@edgetuner/core";
-import { OUT_FLAG, readNote, type RunNote, writeNote } from "../_support/five_steps.ts";
+import { nextCommand, OUT_FLAG, readNote, type RunNote, writeNote } from "../_support/five_steps.ts";
 import { type FlagValues, readFlags, runProgram, text, toggle, UsageError } from "../_support/flags.ts";
 import { TOKENIZER_FLAG } from "../_support/model_flags.ts";
 import { PULL_FLAGS, pulling } from "../_support/pulling.ts";
@@ -170,9 +170,7 @@ async function main(): Promise<void> {
     ],
   }, { ...FLAGS, out: OUT_FLAG });
   await pull(flags, out);
-  console.log(
-    "Next: deno run -A examples/e2e/train_pruner.ts" + (out === OUT_FLAG.default ? "" : ` --out ${out}`),
-  );
+  console.log(`Next: ${nextCommand("pull.ts", out)}`);
 }
 
 if (import.meta.main) await runProgram(main);

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { type AnyStep, OUT_FLAG, runStep, stepCommand } from "../_support/five_steps.ts";
+import { type AnyStep, OUT_FLAG, runStep } from "../_support/five_steps.ts";
 import {
   type Flag,
   flagArgs,
@@ -14,6 +14,7 @@ import {
   runProgram,
   withDefaults,
 } from "../_support/flags.ts";
+import { commandText } from "../_support/launch.ts";
 import { DECODE_STEP } from "./decode.ts";
 import { FINETUNE_STEP } from "./finetune.ts";
 import { GENERATE_STEP } from "./generate.ts";
@@ -54,10 +55,10 @@ async function main(): Promise<number> {
     Object.fromEntries(Object.entries(given).filter(([name]) => Object.hasOwn(flags, name)));
   const out = (given.out as string | undefined) ?? OUT_FLAG.default;
   const outArgs = flagArgs({ out: given.out });
-  console.log(`# ${stepCommand("e2e/pull.ts", [...flagArgs(of(PULL)), ...outArgs])}`);
+  console.log(`# ${commandText("e2e/pull.ts", [...flagArgs(of(PULL)), ...outArgs])}`);
   await pull(withDefaults(PULL, of(PULL)), out);
   for (const step of STEPS) {
-    console.log(`\n# ${stepCommand(step.name, [...flagArgs(of(step.flags)), ...outArgs])}`);
+    console.log(`\n# ${commandText(step.name, [...flagArgs(of(step.flags)), ...outArgs])}`);
     const code = await runStep(step, of(step.flags), out);
     if (code !== 0) {
       console.error(`"${step.title}" ended with code ${code}; what the steps before it made is in ${out}`);

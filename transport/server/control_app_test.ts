@@ -222,6 +222,29 @@ Deno.test("unknown routes, runs and methods are 404", async () => {
   }
 });
 
+Deno.test("bodies without a length are read without a warning of Deno's", async () => {
+  const run = new MadeUpRun();
+  const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: () => {} }, appOf(run).fetch);
+  const { warn } = console;
+  const warnings: unknown[] = [];
+  console.warn = (...values: unknown[]) => void warnings.push(values);
+  try {
+    for (const text of ["{}", "x".repeat(70_000)]) {
+      const response = await fetch(`http://127.0.0.1:${server.addr.port}/api/runs/made%20up/pause`, {
+        ...asAdmin,
+        method: "POST",
+        body: ReadableStream.from([new TextEncoder().encode(text)]),
+      });
+      assertEquals(response.status, text === "{}" ? 200 : 413);
+      await response.body?.cancel();
+    }
+  } finally {
+    await server.shutdown();
+    console.warn = warn;
+  }
+  assertEquals(warnings, []);
+});
+
 Deno.test("a body that is too large is 413", async () => {
   const run = new MadeUpRun();
   const app = appOf(run, { maxBodyBytes: 100 });
