@@ -198,7 +198,7 @@ async function main(): Promise<number> {
     rank: peft.config.r,
     weightsLost,
     readBack: { adapter: peftFolder !== null, merged: mergeFolder !== null },
-    splitDevices: flags.devices,
+    splitDevices: Math.min(flags.devices, shape.heads),
     fingerprint: model.fingerprint,
   };
   for (const folder of [peftFolder, mergeFolder]) {
