@@ -60,7 +60,7 @@ const FLAGS = {
   "accept-loss": number(
     "X",
     0.05,
-    "with --rank: largest change of a logit that may be lost, in proportion to the largest by the adapter",
+    "with --rank: how much of what the adapter does to the logits may be lost; 1 = as much as it does",
     { min: 0 },
   ),
   merge: text("DIR", "", "write the base model with the adapter merged in"),
@@ -251,9 +251,11 @@ function show(certificate: ExportCertificate, rank: number, weightsLost: number 
   console.log(
     `Rank ${rank}: ${percent(weightsLost!)} of the change of the weights is lost, and ${
       percent(reduction.share)
-    } of the largest change of a logit (${reduction.difference.toPrecision(2)} of ${
-      reduction.effect.toPrecision(2)
-    }); allowed are ${percent(reduction.allowed)}`,
+    } of that of the logits (one is off by ${
+      reduction.difference.toPrecision(2)
+    }, the adapter changes one by ${reduction.effect.toPrecision(2)}); allowed are ${
+      percent(reduction.allowed)
+    }`,
   );
 }
 

@@ -23,7 +23,10 @@ export interface ReductionLoss {
   readonly difference: number;
   /** Largest change of a logit by the adapter before it was made smaller. */
   readonly effect: number;
-  /** The difference in proportion to the effect: 0 nothing is lost, 1 as much as the adapter did. */
+  /**
+   * The difference in proportion to the effect, of the largest ones or root mean squares over all logits, whichever
+   * is more: 0 nothing is lost, 1 as much as the adapter did.
+   */
   readonly share: number;
   /** Share that was allowed. */
   readonly allowed: number;
@@ -148,7 +151,9 @@ export async function certifyExport(options: CertificateOptions): Promise<Export
   if (reducedFrom !== undefined) {
     const before = await withHeads(reducedFrom.adapter);
     const [lost, effect] = [difference(trained, before), difference(before, base)];
-    const share = lost === 0 ? 0 : lost / effect;
+    const share = lost === 0
+      ? 0
+      : Math.max(lost / effect, rootMeanSquare(trained, before) / rootMeanSquare(before, base));
     reduction = { difference: lost, effect, share, allowed: reducedFrom.allowed };
   }
   const largestLogit = trained.reduce(
@@ -178,6 +183,16 @@ function difference(a: readonly Float32Array[], b: readonly Float32Array[]): num
     (most, values, s) => values.reduce((m, x, i) => Math.max(m, Math.abs(x - b[s]![i]!)), most),
     0,
   );
+}
+
+/** Root of the mean square of all differences. */
+function rootMeanSquare(a: readonly Float32Array[], b: readonly Float32Array[]): number {
+  let sum = 0, count = 0;
+  for (const [s, values] of a.entries()) {
+    for (let i = 0; i < values.length; i++) sum += (values[i]! - b[s]![i]!) ** 2;
+    count += values.length;
+  }
+  return Math.sqrt(sum / count);
 }
 
 function requireLogits(
