@@ -134,6 +134,31 @@ Deno.test("an export is held against the split run, whatever else agrees", async
   );
 });
 
+Deno.test("an adapter that does little is held against what it does: none at all does not pass for it", async () => {
+  const { model, adapter, options, shape } = await gpt2Case("full");
+  const scaled = (factor: number): Adapter => ({
+    ...adapter,
+    arrays: new Map([...adapter.arrays].map(([name, { shape, data }]) => [
+      name,
+      { shape, data: name.endsWith(".B") ? data.map((x) => factor * x) : data },
+    ])),
+  });
+  const certify = (trained: Adapter, exported: Adapter) =>
+    certifyExport({
+      ...options,
+      adapter: trained,
+      split: splitOver(2, model, trained),
+      peft: toPeft(exported, "gpt2", shape.kvHeads),
+    });
+  const [little, none] = [scaled(3e-4), scaled(0)];
+  const right = await certify(little, little);
+  assert(right.effect < right.tolerance * right.largestLogit, `${right.effect}`);
+  assertEquals([right.holds, right.allowed], [true, right.effect / 10], JSON.stringify(right));
+  assertEquals((await certify(little, none)).holds, false);
+  // Of what does nothing no file could be told from another one.
+  assertEquals((await certify(none, none)).holds, false);
+});
+
 Deno.test("files that were damaged after they were written are noticed", async () => {
   const { options, peft, model, shape } = await gpt2Case("full");
   const folder = await Deno.makeTempDir();
