@@ -60,7 +60,7 @@ const FLAGS = {
   "accept-loss": number(
     "X",
     0.05,
-    "with --rank: largest change of a logit that may be lost, in proportion to the largest by the adapter",
+    "with --rank: how much of what the adapter does to the logits may be lost; 1 = as much as it does",
     { min: 0 },
   ),
   merge: text("DIR", "", "write the base model with the adapter merged in"),
@@ -198,7 +198,7 @@ async function main(): Promise<number> {
     rank: peft.config.r,
     weightsLost,
     readBack: { adapter: peftFolder !== null, merged: mergeFolder !== null },
-    splitDevices: flags.devices,
+    splitDevices: Math.min(flags.devices, shape.heads),
     fingerprint: model.fingerprint,
   };
   for (const folder of [peftFolder, mergeFolder]) {
@@ -221,12 +221,17 @@ async function saveMerged(folder: string, model: string, weights: ModelFolder["w
 }
 
 /** Why a certificate does not hold. */
-function refusalOf({ reduction }: ExportCertificate, rank: number): string {
-  if (reduction === null || reduction.share <= reduction.allowed) {
-    return "the files are not what was trained.";
+function refusalOf(certificate: ExportCertificate, rank: number): string {
+  const { reduction, split, imported, merged, tolerance, largestLogit, allowed } = certificate;
+  const difference = Math.max(split, imported, merged);
+  if (!(difference <= tolerance * largestLogit)) return "the files are not what was trained.";
+  if (!(difference <= allowed)) {
+    return "the adapter changes the logits of these texts so little that the files cannot be told from none; " +
+      "train it longer, or take other texts with --data.";
   }
-  const [lost, allowed] = [percent(reduction.share), percent(reduction.allowed)];
-  return `rank ${rank} loses ${lost} of what the adapter does to the logits, and ${allowed} may be lost; ` +
+  if (reduction === null) return "the certificate does not hold.";
+  const [lost, most] = [percent(reduction.share), percent(reduction.allowed)];
+  return `rank ${rank} loses ${lost} of what the adapter does to the logits, and ${most} may be lost; ` +
     `take a larger rank, or accept the loss with --accept-loss ${(Math.ceil(reduction.share * 100) / 100)}.`;
 }
 
@@ -235,7 +240,7 @@ function percent(share: number): string {
 }
 
 function show(certificate: ExportCertificate, rank: number, weightsLost: number | null): void {
-  const { samples, tokens, largestLogit, effect, split, imported, importedAs, merged, tolerance, reduction } =
+  const { samples, tokens, largestLogit, effect, split, imported, importedAs, merged, allowed, reduction } =
     certificate;
   const rows = [
     ["largest logit", largestLogit],
@@ -243,7 +248,7 @@ function show(certificate: ExportCertificate, rank: number, weightsLost: number 
     ["off on one machine", split],
     [`off after export, as ${importedAs}`, imported],
     ["off in the merged model", merged],
-    ["allowed", tolerance * largestLogit],
+    ["allowed", allowed],
   ] as const;
   console.log(`Logits of ${samples} texts, ${tokens} tokens, beside those of a split run`);
   for (const [what, value] of rows) console.log(`  ${what.padEnd(36)}${value.toExponential(2)}`);
@@ -251,9 +256,11 @@ function show(certificate: ExportCertificate, rank: number, weightsLost: number 
   console.log(
     `Rank ${rank}: ${percent(weightsLost!)} of the change of the weights is lost, and ${
       percent(reduction.share)
-    } of the largest change of a logit (${reduction.difference.toPrecision(2)} of ${
-      reduction.effect.toPrecision(2)
-    }); allowed are ${percent(reduction.allowed)}`,
+    } of that of the logits (one is off by ${
+      reduction.difference.toPrecision(2)
+    }, the adapter changes one by ${reduction.effect.toPrecision(2)}); allowed are ${
+      percent(reduction.allowed)
+    }`,
   );
 }
 

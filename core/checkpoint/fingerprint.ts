@@ -4,9 +4,9 @@
  * @module
  */
 
-import { createHash } from "node:crypto";
 import type { NamedArrays } from "../model/gpt2.ts";
 import { shapesOf, streamedEntries } from "./pieces.ts";
+import { sha256 } from "./sha256.ts";
 
 /** Entries of some files that are no weights of their own: causal masks and the angles of positions. */
 const NO_WEIGHT = /(^|\.)(attn\.bias|attn\.masked_bias|rotary_emb\.inv_freq)$/;
@@ -28,13 +28,6 @@ function canonical(value: unknown): string {
     return `{${fields.join(",")}}`;
   }
   return JSON.stringify(value) ?? "null";
-}
-
-/** SHA-256 of pieces one after the other, in hexadecimal; `crypto.subtle` would need them all at once. */
-function sha256(pieces: Iterable<Float32Array | Uint8Array>): string {
-  const hash = createHash("sha256");
-  for (const piece of pieces) hash.update(piece);
-  return hash.digest("hex");
 }
 
 /** True for entries of a checkpoint that are no parameters of their own. */
@@ -83,12 +76,12 @@ export async function fingerprintOf(config: unknown, tensors: NamedArrays): Prom
   let unseen = 0;
   for (const [name, { shape, pieces }] of streamedEntries(tensors)) {
     if (isExtra(config, name)) continue;
-    entries.push([name.replace(PREFIX, ""), shape, sha256(pieces())]);
+    entries.push([name.replace(PREFIX, ""), shape, await sha256(pieces())]);
     unseen += shape.reduce((a, b) => a * b, 4);
     if (unseen < TURN) continue;
     await new Promise((resolve) => setTimeout(resolve, 0));
     unseen = 0;
   }
   entries.sort(([a], [b]) => (a < b ? -1 : 1));
-  return sha256([new TextEncoder().encode(canonical({ config, tensors: entries }))]);
+  return await sha256([new TextEncoder().encode(canonical({ config, tensors: entries }))]);
 }

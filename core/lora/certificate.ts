@@ -23,7 +23,10 @@ export interface ReductionLoss {
   readonly difference: number;
   /** Largest change of a logit by the adapter before it was made smaller. */
   readonly effect: number;
-  /** The difference in proportion to the effect: 0 nothing is lost, 1 as much as the adapter did. */
+  /**
+   * The difference in proportion to the effect, of the largest ones or root mean squares over all logits, whichever
+   * is more: 0 nothing is lost, 1 as much as the adapter did.
+   */
   readonly share: number;
   /** Share that was allowed. */
   readonly allowed: number;
@@ -49,11 +52,13 @@ export interface ExportCertificate {
   readonly importedAs: "head modules" | "merged weights";
   /** Difference between the split run and the merged model, without head modules. */
   readonly merged: number;
-  /** Difference that was allowed, in proportion to `largestLogit`. */
+  /** Difference that was asked for, in proportion to `largestLogit`. */
   readonly tolerance: number;
+  /** Difference that was allowed: that, or a tenth of `effect` if this is less, else a lost adapter could pass. */
+  readonly allowed: number;
   /** What a smaller rank took away; `null` if the rank was not reduced. */
   readonly reduction: ReductionLoss | null;
-  /** True if all differences are within the tolerance, and a reduction lost no more than was allowed. */
+  /** True if all differences are at most what was allowed, and a reduction lost no more than was allowed. */
   readonly holds: boolean;
 }
 
@@ -89,7 +94,8 @@ export interface CertificateOptions {
 
 /**
  * Compares an export with what was trained. The default tolerance is ten times the difference that float32 sums
- * of two whole models have. Nothing is left out: what could not be compared is an error.
+ * of two whole models have, and a difference must be small beside what the adapter does, too. Nothing is left out:
+ * what could not be compared is an error.
  *
  * @throws {RangeError} If there is no sample, or one that is empty or does not fit the model.
  * @throws {CheckpointError} If adapter and model do not belong together.
@@ -148,26 +154,31 @@ export async function certifyExport(options: CertificateOptions): Promise<Export
   if (reducedFrom !== undefined) {
     const before = await withHeads(reducedFrom.adapter);
     const [lost, effect] = [difference(trained, before), difference(before, base)];
-    const share = lost === 0 ? 0 : lost / effect;
+    const share = lost === 0
+      ? 0
+      : Math.max(lost / effect, rootMeanSquare(trained, before) / rootMeanSquare(before, base));
     reduction = { difference: lost, effect, share, allowed: reducedFrom.allowed };
   }
   const largestLogit = trained.reduce(
     (most, values) => values.reduce((m, x) => Math.max(m, Math.abs(x)), most),
     0,
   );
+  const effect = difference(trained, base);
+  const allowed = Math.min(tolerance * largestLogit, effect / 10);
   return {
     samples: samples.length,
     tokens: samples.reduce((sum, s) => sum + s.length, 0),
     largestLogit,
-    effect: difference(trained, base),
+    effect,
     split,
     imported,
     importedAs: again === null ? "merged weights" : "head modules",
     merged,
     tolerance,
+    allowed,
     reduction,
     // A difference that is not a number does not hold.
-    holds: Math.max(split, imported, merged) <= tolerance * largestLogit &&
+    holds: Math.max(split, imported, merged) <= allowed &&
       (reduction === null || reduction.share <= reduction.allowed),
   };
 }
@@ -178,6 +189,16 @@ function difference(a: readonly Float32Array[], b: readonly Float32Array[]): num
     (most, values, s) => values.reduce((m, x, i) => Math.max(m, Math.abs(x - b[s]![i]!)), most),
     0,
   );
+}
+
+/** Root of the mean square of all differences. */
+function rootMeanSquare(a: readonly Float32Array[], b: readonly Float32Array[]): number {
+  let sum = 0, count = 0;
+  for (const [s, values] of a.entries()) {
+    for (let i = 0; i < values.length; i++) sum += (values[i]! - b[s]![i]!) ** 2;
+    count += values.length;
+  }
+  return Math.sqrt(sum / count);
 }
 
 function requireLogits(

@@ -99,3 +99,17 @@ Deno.test("a project outside the workspace imports the package, type-checks and 
   assertEquals(result, { kept: [[2, 2], [2, 2], [2, 2]], losses: 3, finite: true, health: 200 });
   await Deno.remove(folder, { recursive: true });
 });
+
+for (const member of ["kernels", "core", "transport", "plugins"]) {
+  Deno.test(`${member} is bundled for browsers without modules of node that must be there`, async () => {
+    const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["bundle", "--quiet", "--platform", "browser", `${member}/mod.ts`],
+      cwd: ROOT,
+    }).output();
+    assertEquals(code, 0, new TextDecoder().decode(stderr));
+    const bundle = new TextDecoder().decode(stdout);
+    assertEquals(/\bexport\s*\{/.test(bundle), true);
+    // A page with one such import does not load at all; `import()` fails only where it is used.
+    assertEquals(bundle.match(/^\s*(import|export)\b[^(]*from\s*"node:[^"]*"/gm), null);
+  });
+}

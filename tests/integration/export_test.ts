@@ -134,6 +134,33 @@ Deno.test("an export is held against the split run, whatever else agrees", async
   );
 });
 
+Deno.test("an adapter that does little is held against what it does: none at all does not pass for it", async () => {
+  const { model, adapter, options, shape } = await gpt2Case("full");
+  const scaled = (factor: number): Adapter => ({
+    ...adapter,
+    arrays: new Map([...adapter.arrays].map(([name, { shape, data }]) => [
+      name,
+      { shape, data: name.endsWith(".B") ? data.map((x) => factor * x) : data },
+    ])),
+  });
+  const certify = (trained: Adapter, exported: Adapter) =>
+    certifyExport({
+      ...options,
+      adapter: trained,
+      split: splitOver(2, model, trained),
+      peft: toPeft(exported, "gpt2", shape.kvHeads),
+    });
+  const [little, none] = [scaled(3e-4), scaled(0)];
+  const right = await certify(little, little);
+  assert(right.effect < right.tolerance * right.largestLogit, `${right.effect}`);
+  assertEquals([right.holds, right.allowed], [true, right.effect / 10], JSON.stringify(right));
+  assertEquals((await certify(little, none)).holds, false);
+  // What does nothing must come back to the bit: no difference is small beside it.
+  const nothing = await certify(none, none);
+  assertEquals(nothing.holds, Math.max(nothing.split, nothing.imported, nothing.merged) === 0);
+  assertEquals((await certify(none, little)).holds, false);
+});
+
 Deno.test("files that were damaged after they were written are noticed", async () => {
   const { options, peft, model, shape } = await gpt2Case("full");
   const folder = await Deno.makeTempDir();

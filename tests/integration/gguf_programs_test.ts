@@ -2,7 +2,9 @@
  * The programs with a model in a GGUF file, and generation through the split between processes.
  */
 
+import { type Gpt2Config, loadModelFolder } from "@edgetuner/core";
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { writeGpt2Gguf } from "../support/write_gguf.ts";
 
 const ROOT = new URL("../../", import.meta.url).pathname;
 const MODEL = "tests/fixtures/gguf/bpe.gguf";
@@ -103,7 +105,7 @@ Deno.test("programs train a GGUF file's model and generate with its heads, here 
       assertEquals(here.code, 0, here.err);
       const server = await startServer("--generate", `--model=${MODEL}`, "--devices=1", ...LORA);
       const to = ["--token=the-join-token", "--name=d", "--capacity=2", "--join-timeout=40"];
-      const device = run("user_device.ts", `--server=${server.url}`, ...to, `--load=${folder}/heads`);
+      const device = run("user_device.ts", `--server=${server.url}`, ...to, `--adapter=${folder}/heads`);
       const there = await run(
         "generate.ts",
         ...[
@@ -188,4 +190,32 @@ Deno.test("programs say in one line what is missing beside a GGUF file, or does 
     assertEquals([ended.code, ended.err.split("\n").length], [code, 1], ended.err);
     assertStringIncludes(ended.err, message);
   }));
+});
+
+Deno.test("a GPT-2 in a GGUF file says what the folder that it was made from says", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const tiny = await loadModelFolder(`${ROOT}examples/tiny_gpt2`);
+    const file = `${folder}/tiny.gguf`;
+    await writeGpt2Gguf(file, tiny.config as Gpt2Config, new Map(tiny.weights));
+    const tuned = await run(
+      "server_tuner.ts",
+      "--steps=2",
+      "--batch=2",
+      "--length=48",
+      `--save=${folder}/heads`,
+    );
+    assertEquals(tuned.code, 0, tuned.err);
+    const tokenizer = "--tokenizer=examples/tiny_gpt2";
+    const prompt = "--prompt=name[The Crooked Fox], eatType[pub]";
+    const texts = await Promise.all([
+      run("generate.ts", `--adapter=${folder}/heads`, prompt),
+      run("generate.ts", `--adapter=${folder}/heads`, prompt, `--model=${file}`, tokenizer),
+    ]);
+    for (const { code, err } of texts) assertEquals(code, 0, err);
+    assertEquals(texts[1]!.out, texts[0]!.out);
+    assert(texts[0]!.out.length > 20, texts[0]!.out);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
 });

@@ -11,7 +11,7 @@ import {
   saveSafetensors,
 } from "@edgetuner/core";
 import { assertEquals, assertGreater, assertLess } from "@std/assert";
-import { writeGguf } from "../support/write_gguf.ts";
+import { writeGpt2Gguf } from "../support/write_gguf.ts";
 
 const CHILD = new URL("../support/load_model.ts", import.meta.url).pathname;
 
@@ -63,7 +63,7 @@ Deno.test({
       await Deno.mkdir(`${folder}/f16`);
       await writeHalves(`${folder}/f16/model.safetensors`, weights);
       await Deno.writeTextFile(`${folder}/f16/config.json`, config);
-      await writeGguf(`${folder}/model.gguf`, GGUF_FIELDS, ggufTensors(weights));
+      await writeGpt2Gguf(`${folder}/model.gguf`, CONFIG, weights);
       const { fingerprint } = await loadModelFolder(`${folder}/f32`);
       for (const format of BASE_WEIGHTS) {
         assertEquals((await load(`${folder}/f32`, format)).fingerprint, fingerprint, format);
@@ -91,39 +91,4 @@ async function writeHalves(path: string, weights: ReadonlyMap<string, NamedArray
   const values = [...weights.values()].map(({ data }) => new Uint8Array(new Float16Array(data).buffer));
   const length = new Uint8Array(BigUint64Array.of(BigInt(text.length)).buffer);
   await Deno.writeFile(path, ReadableStream.from([length, text, ...values]));
-}
-
-const GGUF_FIELDS = {
-  "general.architecture": "gpt2",
-  "gpt2.block_count": CONFIG.n_layer,
-  "gpt2.context_length": CONFIG.n_positions,
-  "gpt2.embedding_length": CONFIG.n_embd,
-  "gpt2.attention.head_count": CONFIG.n_head,
-  "gpt2.attention.layer_norm_epsilon": CONFIG.layer_norm_epsilon,
-};
-const GGUF_NAMES: Readonly<Record<string, string>> = {
-  "wte": "token_embd",
-  "wpe": "position_embd",
-  "ln_f": "output_norm",
-  "ln_1": "attn_norm",
-  "ln_2": "ffn_norm",
-  "attn.c_attn": "attn_qkv",
-  "attn.c_proj": "attn_output",
-  "mlp.c_fc": "ffn_up",
-  "mlp.c_proj": "ffn_down",
-};
-
-/** The same weights as llama.cpp names and turns them. */
-function ggufTensors(weights: ReadonlyMap<string, NamedArray>): Map<string, NamedArray> {
-  const tensors = new Map<string, NamedArray>();
-  for (const [name, { shape, data }] of weights) {
-    const [, layer, part, kind] = /^transformer\.(?:h\.(\d+)\.)?(.+)\.(weight|bias)$/.exec(name)!;
-    const turned = layer !== undefined && shape.length === 2;
-    const [rows, columns] = [shape[0]!, shape[1] ?? 1];
-    tensors.set(`${layer === undefined ? "" : `blk.${layer}.`}${GGUF_NAMES[part!]}.${kind}`, {
-      shape: turned ? [columns, rows] : shape,
-      data: turned ? data.map((_, i) => data[i % rows * columns + Math.floor(i / rows)]!) : data,
-    });
-  }
-  return tensors;
 }

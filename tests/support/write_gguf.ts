@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { NamedArray } from "@edgetuner/core";
+import type { Gpt2Config, NamedArray } from "@edgetuner/core";
 
 const U32 = 4;
 const F32 = 6;
@@ -89,4 +89,46 @@ export async function writeGguf(
   }
   writer.align();
   await Deno.writeFile(path, writer.stream());
+}
+
+const GGUF_NAMES: Readonly<Record<string, string>> = {
+  "wte": "token_embd",
+  "wpe": "position_embd",
+  "ln_f": "output_norm",
+  "ln_1": "attn_norm",
+  "ln_2": "ffn_norm",
+  "attn.c_attn": "attn_qkv",
+  "attn.c_proj": "attn_output",
+  "mlp.c_fc": "ffn_up",
+  "mlp.c_proj": "ffn_down",
+};
+
+/** Writes a GPT-2 as llama.cpp's converter does: other names, and weights of products [out, in]. */
+export async function writeGpt2Gguf(
+  path: string,
+  config: Gpt2Config,
+  weights: ReadonlyMap<string, NamedArray>,
+): Promise<void> {
+  const tensors = new Map<string, NamedArray>();
+  for (const [name, { shape, data }] of weights) {
+    const [, layer, part, kind] = /^transformer\.(?:h\.(\d+)\.)?(.+)\.(weight|bias)$/.exec(name)!;
+    const turned = layer !== undefined && shape.length === 2;
+    const [rows, columns] = [shape[0]!, shape[1] ?? 1];
+    tensors.set(`${layer === undefined ? "" : `blk.${layer}.`}${GGUF_NAMES[part!]}.${kind}`, {
+      shape: turned ? [columns, rows] : shape,
+      data: turned ? data.map((_, i) => data[i % rows * columns + Math.floor(i / rows)]!) : data,
+    });
+  }
+  await writeGguf(
+    path,
+    {
+      "general.architecture": "gpt2",
+      "gpt2.block_count": config.n_layer,
+      "gpt2.context_length": config.n_positions,
+      "gpt2.embedding_length": config.n_embd,
+      "gpt2.attention.head_count": config.n_head,
+      "gpt2.attention.layer_norm_epsilon": config.layer_norm_epsilon,
+    },
+    tensors,
+  );
 }
