@@ -44,6 +44,8 @@ import { bytes, duration, ProgressBar } from "./_support/progress.ts";
 import { DEMO_PREDICTOR } from "./_support/pruners.ts";
 import { versions } from "./_support/report.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
+import { DATA_FLAGS } from "./_support/training_data.ts";
+import { requireWritable } from "./_support/writable.ts";
 import { computeOf, LINK_HELP, linkOf, MEASURED_HELP } from "./_support/twin_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
@@ -57,6 +59,8 @@ const WARM_UP = 12;
 
 const FLAGS = {
   ...TUNING_FLAGS,
+  "train-on-prompt": DATA_FLAGS["train-on-prompt"],
+  "skip-bad": DATA_FLAGS["skip-bad"],
   model: MODEL_FLAG,
   tokenizer: TOKENIZER_FLAG,
   ...WEIGHTS_FLAG,
@@ -72,6 +76,11 @@ const FLAGS = {
   batch: integer("N", 4, "sequences per step", { min: 1 }),
   length: integer("N", 80, "tokens per sequence", { min: 2 }),
   capacities: text("LIST", "8,5,3", "capacities of the devices; the first one is the data device"),
+  memory: text(
+    "LIST",
+    "",
+    "memory of the devices in MB; one too small for its share of TPTensor is out of it",
+  ),
   predictor: text("DIR", DEMO_PREDICTOR, "EdgeTuner: folder of iHeadPruner's predictor"),
   tau: number("X", 0.7, "EdgeTuner: share of a layer's importance to keep", { min: 0, max: 1 }),
   eta: number("X", 0.4, "EdgeTuner: share of pruned heads above which a layer is pruned whole", {
@@ -95,6 +104,22 @@ const COSTS: readonly [string, (run: RunResult) => number][] = [
 interface Row {
   readonly name: string;
   readonly runs: readonly RunResult[];
+}
+
+/** True if all runs came to their end. */
+function isComplete({ runs }: Row): boolean {
+  return runs.every((run) => run.refused === null);
+}
+
+/** True if a run ended early for another reason than too little memory, which is a result. */
+function hasFailed({ refused }: RunResult): boolean {
+  return refused !== null && memoryNeeded(refused) === null;
+}
+
+/** The memory that a device would have needed, if that is what a run ended for. */
+function memoryNeeded(refused: string): number | null {
+  const found = /needs (\d+) bytes of memory/.exec(refused);
+  return found === null ? null : Number(found[1]);
 }
 
 /** One run beside the table. */
@@ -137,7 +162,7 @@ class Job {
   }
 }
 
-async function main(): Promise<void> {
+async function main(): Promise<number> {
   const flags = readFlags({
     name: "compare.ts",
     about: "Compares five systems on one link, prints the paper's table and draws what happened.",
@@ -148,7 +173,7 @@ async function main(): Promise<void> {
     ],
   }, FLAGS);
   const started = performance.now();
-  const wanted = flags.systems.split(",");
+  const wanted = flags.systems.split(",").map((name) => name.trim());
   const unknown = wanted.find((name) => !SYSTEMS.some((s) => s === name));
   if (unknown !== undefined) {
     throw new UsageError(
@@ -161,6 +186,13 @@ async function main(): Promise<void> {
       `Cannot compare as --capacities must be positive numbers: current value is "${flags.capacities}"`,
     );
   }
+  const memory = flags.memory === "" ? null : flags.memory.split(",").map((mb) => 1e6 * Number(mb));
+  if (memory !== null && (memory.length !== capacities.length || memory.some((m) => !(m > 0)))) {
+    throw new UsageError(
+      `Cannot compare as --memory must be a positive number for each of ${capacities.length} devices: current value is "${flags.memory}"`,
+    );
+  }
+  await requireWritable("compare.ts", { folders: { out: flags.out } });
   const predictor = await loadPredictor(flags.predictor);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const settings = tuningSettings(flags);
@@ -170,6 +202,7 @@ async function main(): Promise<void> {
     settings,
     validBatches: 8,
     capacities,
+    memory,
     link: await linkOf(flags.link),
     compute: flags.compute === "measured" ? null : await computeOf(flags.compute),
   });
@@ -197,7 +230,7 @@ async function main(): Promise<void> {
   for (const name of SYSTEMS.filter((s) => wanted.includes(s))) {
     await add(name, systemOf(name, rules, flags));
     const edge = table.find((row) => row.name === "EdgeTuner");
-    if (name === "DLoRA" && edge !== undefined) {
+    if (name === "DLoRA" && edge !== undefined && isComplete(edge)) {
       const share = spread(edge.runs.map((r) => r.kept)).mean;
       // Over the whole run: what its unpruned steps at the start keep too much is kept less afterwards.
       const activeFraction = activeFractionFor(share, flags.steps);
@@ -207,7 +240,7 @@ async function main(): Promise<void> {
       });
     }
     const whole = table.find((row) => row.name === "vEdgeTuner");
-    if (name === "vEdgeTuner" && edge !== undefined && whole !== undefined) {
+    if (name === "vEdgeTuner" && edge && whole && isComplete(edge) && isComplete(whole)) {
       for (const [unit, cost] of COSTS) {
         const of = (row: Row) => spread(row.runs.map(cost)).mean;
         const steps = Math.max(1, Math.round(flags.steps * of(edge) / of(whole)));
@@ -222,10 +255,9 @@ async function main(): Promise<void> {
   }
   job.end();
 
-  await Deno.mkdir(flags.out, { recursive: true });
   const minutes = duration((performance.now() - started) / 1000);
   const lines = tableLines(table);
-  const findings = findingsOf(table);
+  const findings = [...findingsOf(table), ...failuresOf(table, points)];
   const pictures = picturesOf(table, points.slice(0, lab.length), points.slice(lab.length), work.shape);
   for (const [name, svg] of pictures) await Deno.writeTextFile(`${flags.out}/${name}.svg`, svg);
   const about =
@@ -265,6 +297,7 @@ async function main(): Promise<void> {
   }
   console.log(`\n${findings.join("\n")}`);
   console.log(`\nPlots, table and JSON: ${flags.out} (index.html shows them all). It took ${minutes}.`);
+  return [...table.flatMap((row) => row.runs), ...points.map((p) => p.run)].some(hasFailed) ? 1 : 0;
 }
 
 /**
@@ -385,8 +418,9 @@ function studyOf(
     ...of("eta", [0.2, 0.4, 0.6, 1], (x) => predicted({ tau, eta: x })),
     ...of("rho", [0, 0.2, 1], (x) => predicted({ tau, eta, rho: x })),
     ...of("beta", [0, 0.3, 1], (x) => predicted({ tau, eta, beta: x })),
-    ...of("lambda", [0.2, 0.5, 0.8, 1], (x) => measured({ tau, eta, lambda: x })),
-    ...of("K", [1, 5, 10, 20], (x) => measured({ tau, eta, history: x })),
+    ...of("lambda", [0.2, 0.5, 0.8, 1], (x) => measured({ tau, eta, lambda: x, warmupSteps: WARM_UP })),
+    // The unpruned steps at the start are K by default: here as many for each.
+    ...of("K", [1, 5, 10, 20], (x) => measured({ tau, eta, history: x, warmupSteps: WARM_UP })),
   ];
 }
 
@@ -411,8 +445,8 @@ function tableLines(table: readonly Row[]): string[][] {
   const rows = table.map(({ name, runs }) => {
     const refused = runs.find((r) => r.refused !== null)?.refused;
     if (refused !== undefined && refused !== null) {
-      const memory = /needs (\d+) bytes of memory/.exec(refused);
-      const why = memory === null ? "refused" : `out of memory: needs ${bytes(Number(memory[1]))}`;
+      const memory = memoryNeeded(refused);
+      const why = memory === null ? "ended early" : `out of memory: needs ${bytes(memory)}`;
       return [name, why, ...head.slice(2).map(() => "")];
     }
     const of = (value: (r: RunResult) => number, digits: number) => cell(runs.map(value), digits);
@@ -446,13 +480,13 @@ function findingsOf(table: readonly Row[]): string[] {
   });
   const found = order.toSorted((a, b) => a.s - b.s).map(({ name }) => name);
   const published = order.map(({ name }) => name);
-  const findings = [
+  const findings = found.length < 2 ? [] : [
     found.join() === published.join()
       ? `Seconds a step are in the paper's order: ${found.join(" < ")}.`
       : `Seconds a step are in the order ${found.join(" < ")}; the paper's is ${published.join(" < ")}.`,
   ];
   const [edge, vanilla, dlora] = ["EdgeTuner", "vEdgeTuner", "DLoRA"].map((name) =>
-    table.find((r) => r.name === name)?.runs
+    table.find((r) => r.name === name && isComplete(r))?.runs
   );
   if (edge && vanilla) {
     const loss = (runs: readonly RunResult[]) => spread(runs.map((r) => r.validLoss.after)).mean;
@@ -469,7 +503,7 @@ function findingsOf(table: readonly Row[]): string[] {
           (100 * (a / b - 1)).toFixed(1)
         } % above.`,
     );
-    for (const { name, runs } of table.filter((r) => r.name.startsWith("vEdgeTuner,"))) {
+    for (const { name, runs } of table.filter((r) => r.name.startsWith("vEdgeTuner,") && isComplete(r))) {
       findings.push(
         `${name} ends at ${loss(runs).toFixed(3)}, EdgeTuner at ${a.toFixed(3)}: ${
           loss(runs) < a ? "pruning does not pay for itself here" : "pruning pays for itself"
@@ -493,6 +527,18 @@ function findingsOf(table: readonly Row[]): string[] {
   return findings;
 }
 
+/** Runs that ended early, and why. */
+function failuresOf(table: readonly Row[], points: readonly Point[]): string[] {
+  const all = [
+    ...table.flatMap(({ name, runs }) => runs.map((run) => ({ name, run }))),
+    ...points.map(({ name, x, run }) => ({ name: `${name} at ${x}`, run })),
+  ];
+  const failed = all.filter(({ run }) => hasFailed(run));
+  return [
+    ...new Set(failed.map(({ name, run }) => `${name} ended early, so it says nothing: ${run.refused}`)),
+  ];
+}
+
 function picturesOf(
   table: readonly Row[],
   lab: readonly Point[],
@@ -501,7 +547,7 @@ function picturesOf(
 ): [string, string][] {
   const pictures: [string, string][] = [];
   const curve = (x: (step: RunResult["steps"][number]) => number): Line[] =>
-    table.filter(({ runs }) => runs[0]!.refused === null).map(({ name, runs }) => {
+    table.filter(isComplete).map(({ name, runs }) => {
       let sum = 0;
       const points = runs[0]!.steps.map((step): [number, number] => [sum += x(step), step.loss ?? NaN]);
       return { name, points: smooth(points) };
@@ -518,7 +564,7 @@ function picturesOf(
       curve((s) => s.bytes / 1e6).filter(({ points }) => points.at(-1)![0] > 0),
     ),
   ]);
-  const edge = table.find((r) => r.name === "EdgeTuner");
+  const edge = table.find((r) => r.name === "EdgeTuner" && isComplete(r));
   if (edge !== undefined) {
     const { steps } = edge.runs[0]!;
     const names = Array.from({ length: layers * heads }, (_, i) => `${Math.floor(i / heads)}.${i % heads}`);
@@ -537,6 +583,9 @@ function picturesOf(
       name,
       points: points.filter((p) => p.name === name).map(at).sort((a, b) => a[0] - b[0]),
     }));
+  const drawn = (points: readonly Point[]) => points.filter((p) => p.run.refused === null);
+  lab = drawn(lab);
+  study = drawn(study);
   if (lab.length > 0) {
     const megabytes = ({ run }: Point) => run.steps.reduce((sum, s) => sum + s.bytes, 0) / 1e6;
     pictures.push([

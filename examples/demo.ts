@@ -118,6 +118,7 @@ export const FLAGS = {
   tau: { ...PRUNER_FLAGS.tau, default: 0.9 },
   eta: { ...PRUNER_FLAGS.eta, default: 0.6 },
   codec: text("NAME", "f32", "how numbers travel: f32, f16, int8, int8-feedback, or a module"),
+  "no-overlap": toggle("compute nothing while waiting: a baseline for comparison"),
   "micro-batches": integer("N", 1, "parts of each batch that are computed while others travel", {
     min: 1,
     max: MAX_MICRO_BATCHES,
@@ -208,6 +209,7 @@ async function main(): Promise<number> {
     ...["--port", `${flags.port}`, "--join-token", joinToken, "--admin-token", crypto.randomUUID()],
     ...flagArgs({ pruner: flags.pruner, ...pruner }),
     ...["--codec", flags.codec, "--micro-batches", `${flags["micro-batches"]}`],
+    ...flagArgs({ "no-overlap": flags["no-overlap"] }),
     ...["--webgpu", flags.webgpu, "--join-timeout", "120"],
   ], (event) => {
     if (event.type === "listening") {

@@ -52,7 +52,7 @@ interface Line {
   readonly losses: readonly (number | null)[];
 }
 
-async function main(): Promise<void> {
+async function main(): Promise<number> {
   const flags = readFlags({
     name: "sweep.ts",
     about: "Simulates steps with more and more devices on emulated links, in virtual time.",
@@ -108,6 +108,7 @@ async function main(): Promise<void> {
     ? await measured(engine, model, loading, settings, batch)
     : await computeOf(flags.compute);
   const lines: Line[] = [];
+  let failed: string | null = null;
   for (const devices of counts) {
     await engine.trim();
     const run = await simulate({
@@ -120,7 +121,11 @@ async function main(): Promise<void> {
       compute,
       linkSeed: flags.seed + 1,
     });
-    if (run.error !== null) throw run.error;
+    if (run.error !== null) {
+      // What is done already is shown all the same.
+      failed = `Cannot go on with ${devices} devices: ${(run.error as Error).message}`;
+      break;
+    }
     const planned = plan({
       model: { layers: L, heads: H, hidden, vocabulary: ends.shape.vocabulary },
       batch: batch.batch,
@@ -143,9 +148,20 @@ async function main(): Promise<void> {
       losses: run.steps.map((s) => s.loss),
     });
   }
-  const report = { versions: versions(), adapter: engine.adapterName, settings: flags, link, compute, lines };
+  const report = {
+    versions: versions(),
+    adapter: engine.adapterName,
+    settings: flags,
+    link,
+    compute,
+    lines,
+    error: failed,
+  };
   await writeReport(flags.report, report);
-  if (flags.json) return console.log(JSON.stringify(report, null, 1));
+  if (flags.json) {
+    console.log(JSON.stringify(report, null, 1));
+    return failed === null ? 0 : 1;
+  }
   console.log(
     `${L} layers, ${H} heads, d ${hidden}, ${batch.batch} x ${batch.length} tokens, ` +
       `${flags.mode} mode, ${Math.round(100 * flags.keep)} % of the heads, ${link.name}; virtual time`,
@@ -164,6 +180,9 @@ async function main(): Promise<void> {
       ]),
     ])
   ) console.log(line);
+  if (failed === null) return 0;
+  console.error(failed);
+  return 1;
 }
 
 /** Keeps the same share of heads in every step, evenly over layers and devices. */

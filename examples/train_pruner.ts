@@ -40,7 +40,6 @@ import {
 import { loadLocalModel, localRun } from "./_support/local_run.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import { bytes, duration, ProgressBar } from "./_support/progress.ts";
-import { DEMO_PREDICTOR } from "./_support/pruners.ts";
 import { peakMemory, versions, writeReport } from "./_support/report.ts";
 import { DATA_FLAGS, type DataCounts } from "./_support/training_data.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
@@ -77,7 +76,7 @@ export const FLAGS = {
   lambda: number("X", 0.8, "smoothing of the importance: weight of the newest step", { min: 1e-6, max: 1 }),
   epochs: integer("N", 60, "most passes over the samples", { min: 1 }),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
-  out: text("DIR", DEMO_PREDICTOR, "folder for the predictor"),
+  out: text("DIR", "runs/predictor", "folder for the predictor"),
   report: text("FILE", "", "write a report as JSON"),
 };
 

@@ -9,21 +9,19 @@ import {
   type BaseWeights,
   type ComputeModel,
   DEVICE_STATISTICS,
-  encodePairs,
-  encodePrompt,
   fixedBatches,
   generateGreedy,
   type HeadModules,
   type LinkProfile,
   loadEnds,
   loadLayers,
-  loadPairs,
   LocalHeads,
   type ModelFolder,
   plan,
   type PlanOptions,
   type Pruner,
   type RunSettings,
+  type SequenceSet,
   shuffledBatches,
   stepTraffic,
   type Tokenizer,
@@ -40,7 +38,12 @@ import {
 import { countSlots } from "./slots.ts";
 import { UsageError } from "./flags.ts";
 import { openModel } from "./model_flags.ts";
+import { encodePrompts, havePrompts, type Prompt } from "./prompts.ts";
+import { loadTrainingSet, type ReadExamples, readExamples } from "./training_data.ts";
 import { computeHere } from "./twin_flags.ts";
+
+/** Longest texts that are generated for test prompts. */
+const MAX_NEW_TOKENS = 40;
 
 /** What is the same for every run. */
 export interface WorkOptions {
@@ -60,8 +63,13 @@ export interface WorkOptions {
   /** Validation batches, and test prompts that texts are generated for. */
   readonly validBatches: number;
   readonly prompts: number;
+  /** What of the data is learnt, and whether bad lines are left out. */
+  readonly "train-on-prompt": boolean;
+  readonly "skip-bad": boolean;
   /** gamma of each device; the first one is the data device. */
   readonly capacities: readonly number[];
+  /** Memory of each device in bytes, which TPTensor's shares must fit; as much as it takes if `null`. */
+  readonly memory: readonly number[] | null;
   readonly link: LinkProfile;
   /** How fast the parties compute; `null` = as measured here, with these settings. */
   readonly compute: ComputeModel | null;
@@ -99,9 +107,9 @@ export class Work implements Disposable {
   readonly #layers: ReturnType<typeof loadLayers>;
   readonly #ends: ReturnType<typeof loadEnds>;
   readonly #tokenizer: Tokenizer;
-  readonly #train: ReturnType<typeof encodePairs>;
+  readonly #train: SequenceSet;
   readonly #evaluation: ReturnType<typeof fixedBatches>;
-  readonly #prompts: readonly string[];
+  readonly #prompts: readonly Prompt[];
   readonly #baseNorm: Float32Array;
   #compute: ComputeModel;
 
@@ -111,9 +119,9 @@ export class Work implements Disposable {
     model: ModelFolder,
     tokenizer: Tokenizer,
     texts: {
-      readonly train: ReturnType<typeof encodePairs>;
-      readonly valid: ReturnType<typeof encodePairs>;
-      readonly prompts: readonly string[];
+      readonly train: SequenceSet;
+      readonly valid: SequenceSet;
+      readonly test: ReadExamples;
     },
   ) {
     this.#engine = engine;
@@ -124,7 +132,11 @@ export class Work implements Disposable {
     this.#ends = loadEnds(engine, model, options);
     this.#train = texts.train;
     this.#evaluation = fixedBatches(texts.valid, options.batch).slice(0, options.validBatches);
-    this.#prompts = texts.prompts;
+    const choice = { count: options.prompts, first: 0, distinct: false };
+    // Plain texts have no prompts: then no texts are generated.
+    this.#prompts = havePrompts(texts.test.examples)
+      ? encodePrompts(texts.test, tokenizer, choice, this.#ends.shape.positions - MAX_NEW_TOKENS).prompts
+      : [];
     this.#baseNorm = baseNorms(model);
     this.#compute = options.compute ?? TYPICAL_COMPUTE;
   }
@@ -132,13 +144,11 @@ export class Work implements Disposable {
   /** Loads model and data. */
   static async open(engine: Engine, options: WorkOptions): Promise<Work> {
     const { model, tokenizer } = await openModel(options);
-    const { length } = options;
-    const encoded = async (file: string) => encodePairs(await loadPairs(file), tokenizer, { length });
-    const work = new Work(engine, options, model, tokenizer, {
-      train: await encoded(options.data),
-      valid: await encoded(options.valid),
-      prompts: (await loadPairs(options.test)).slice(0, options.prompts).map((p) => p.prompt),
-    });
+    const encoded = (file: string) => loadTrainingSet(file, { ...options, tokenizer });
+    const train = await encoded(options.data);
+    const valid = await encoded(options.valid);
+    const test = await readExamples(options.test, options);
+    const work = new Work(engine, options, model, tokenizer, { train, valid, test });
     if (options.compute === null) {
       const { settings, batch } = options;
       const sample = shuffledBatches(work.#train, { batch, seed: settings.seed }).next();
@@ -164,7 +174,7 @@ export class Work implements Disposable {
    * @throws What ended the run, unless a system was refused for what it needs.
    */
   async run(system: System, settings: RunSettings, onStep: () => void, texts = true): Promise<RunResult> {
-    const { capacities, link } = this.#options;
+    const { capacities, memory, link } = this.#options;
     const compute = this.#compute;
     const batches = shuffledBatches(this.#train, { batch: this.#options.batch, seed: settings.seed });
     let slots: number | null = null;
@@ -186,7 +196,10 @@ export class Work implements Disposable {
       ...common,
       link,
       linkSeed: settings.seed,
-      devices: capacities.map((capacity) => ({ capacity })),
+      devices: capacities.map((capacity, i) => ({
+        capacity,
+        ...(memory === null ? {} : { memory: memory[i]! }),
+      })),
     };
     const result = system.kind === "split"
       ? await simulate({ ...network, pruner: system.pruner, baseNorm: this.#baseNorm })
@@ -265,14 +278,15 @@ export class Work implements Disposable {
 
   /** Share of the slots of the test prompts that greedy texts realise. */
   async #slots(modules: readonly HeadModules[]): Promise<number | null> {
+    if (this.#prompts.length === 0) return null;
     const heads = new LocalHeads(modules); // not disposed: the modules are not its own
     const tokens = await generateGreedy(
       { engine: this.#engine, layers: this.#layers, ends: this.#ends, heads },
-      this.#prompts.map((p) => encodePrompt(this.#tokenizer, p)),
-      { maxNewTokens: 40, eos: this.#tokenizer.eos },
+      this.#prompts.map(({ tokens }) => tokens),
+      { maxNewTokens: MAX_NEW_TOKENS, eos: this.#tokenizer.eos },
     );
     const texts = tokens.map((ids) => this.#tokenizer.decode(ids).trim());
-    const { right, all } = countSlots(this.#prompts, texts);
+    const { right, all } = countSlots(this.#prompts.map((p) => p.text), texts);
     return all === 0 ? null : right / all;
   }
 

@@ -28,15 +28,20 @@ export function bytes(count: number): string {
   return "";
 }
 
-/** What the pruner's decisions took, in words; medians, as the first steps compile. */
+/**
+ * What the pruner took of the steps, in words: its decision as most steps have it, and its share of all their time
+ * together, which counts a predictor's training in the run.
+ */
 export function prunerTime(
   steps: readonly { readonly times: { readonly prune: number; readonly total: number } }[],
 ): string {
-  const median = (values: readonly number[]) => [...values].sort((a, b) => a - b)[values.length >> 1] ?? 0;
-  const prune = median(steps.map(({ times }) => times.prune));
-  const total = median(steps.map(({ times }) => times.total));
-  const share = total > 0 ? 100 * prune / total : 0;
-  return `The pruner takes ${prune.toFixed(1)} ms of a step's ${total.toFixed(0)} ms, ${share.toFixed(1)} %`;
+  const prune = steps.map(({ times }) => times.prune).sort((a, b) => a - b);
+  const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
+  const all = sum(steps.map(({ times }) => times.total));
+  const longest = prune.at(-1) ?? 0;
+  return `The pruner takes ${(prune[prune.length >> 1] ?? 0).toFixed(1)} ms of a step (at most ${
+    longest.toFixed(0)
+  } ms), and ${(all > 0 ? 100 * sum(prune) / all : 0).toFixed(1)} % of all steps' time`;
 }
 
 /** A bar on one line of the terminal. */

@@ -16,7 +16,7 @@ import {
 } from "@edgetuner/plugins";
 import { loadPredictor, predictorTrainer, type Pruner } from "@edgetuner/core";
 import { type Engine, pruneGreedily } from "@edgetuner/kernels";
-import { type FlagValues, type GivenFlags, number, text, UsageError } from "./flags.ts";
+import { type FlagValues, type GivenFlags, integer, number, text, UsageError } from "./flags.ts";
 
 /** Pruners that keep a given share of the heads: `options.keep`. */
 export const SHARE_PRUNERS: Readonly<Record<string, (keep: { readonly keep?: number }) => Pruner>> = {
@@ -61,6 +61,22 @@ export const PRUNER_FLAGS = {
   rho: number("X", 0.2, "greedy, iheadpruner: how much weaker devices' heads count less", { min: 0 }),
   beta: number("X", 0.3, "greedy, iheadpruner: how much dearer a device's remaining heads get", { min: 0 }),
   lambda: number("X", 0.8, "greedy, iheadpruner-online: weight of the newest step", { min: 0, max: 1 }),
+  "online-steps": integer(
+    "N",
+    100,
+    "iheadpruner-online: unpruned steps before it trains for the first time",
+    {
+      min: 24,
+    },
+  ),
+  "online-refresh": integer(
+    "N",
+    100,
+    "iheadpruner-online: steps from one training to the next; 0 = only one",
+    {
+      min: 0,
+    },
+  ),
   share: number("X", 0.5, "random: share of heads to prune", { min: 0, max: 1 }),
   keep: number(
     "X",
@@ -78,7 +94,9 @@ function parametersOf(name: string): readonly PrunerParameter[] | null {
   if (name === "random") return ["share"];
   if (name in SHARE_PRUNERS) return ["keep"];
   if (name === "iheadpruner") return ["predictor", "tau", "eta", "rho", "beta"];
-  return PRUNER_NAMES.includes(name) ? ["tau", "eta", "rho", "beta", "lambda"] : null;
+  const measured = ["tau", "eta", "rho", "beta", "lambda"] as const;
+  if (name === "iheadpruner-online") return [...measured, "online-steps", "online-refresh"];
+  return name === "greedy" ? measured : null;
 }
 
 /**
@@ -148,9 +166,10 @@ export async function makePruner(
     }) as Pruner;
   }
   if (name === "iheadpruner-online") {
+    const { "online-steps": steps = 100, "online-refresh": refresh = 100, ...rules } = options;
     return iHeadPruner({
-      ...options,
-      online: { train: predictorTrainer(engine) },
+      ...rules,
+      online: { train: predictorTrainer(engine), steps, refresh: refresh === 0 ? Infinity : refresh },
       compute: (args) => pruneGreedily(engine, args),
     }) as Pruner;
   }
