@@ -506,7 +506,11 @@ function findingsOf(table: readonly Row[]): string[] {
     for (const { name, runs } of table.filter((r) => r.name.startsWith("vEdgeTuner,") && isComplete(r))) {
       findings.push(
         `${name} ends at ${loss(runs).toFixed(3)}, EdgeTuner at ${a.toFixed(3)}: ${
-          loss(runs) < a ? "pruning does not pay for itself here" : "pruning pays for itself"
+          loss(runs) < a
+            ? "pruning does not pay for itself here"
+            : loss(runs) > a
+            ? "pruning pays for itself"
+            : "no difference"
         }.`,
       );
     }

@@ -258,6 +258,8 @@ Deno.test("baseWeightBytes() is what the engine counts, and LLaMA-2 7B in int8 f
     int8: matrices * (1 + 4 / 64) + norms,
     int4: matrices * (1 / 2 + 4 / 32) + norms,
   });
+  const gigabytes = Object.values(bytes).map((count) => (count / 1e9).toFixed(2));
+  assertEquals(gigabytes, ["26.95", "13.48", "7.16", "4.21"]);
   assertLess(bytes.int8!, 8e9);
 });
 

@@ -1,4 +1,4 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 
 const ROOT = new URL("../../", import.meta.url).pathname;
 
@@ -77,6 +77,42 @@ Deno.test("the comparison takes GGUF files, packed bases and other tokenizers, a
     );
     assertEquals(other.code, 1, other.err);
     assert(other.err.includes("below the model's vocabulary, 266"), other.err);
+  } finally {
+    await Deno.remove(out, { recursive: true });
+  }
+});
+
+Deno.test("runs that end early say why, and nothing is concluded from them; too little memory is a result", async () => {
+  const out = await Deno.makeTempDir();
+  try {
+    const link = `${out}/gone.json`;
+    const way = { bandwidthMbit: 60, latencyMs: 3 };
+    const failures = [{ device: 2, goneMs: 400 }];
+    await Deno.writeTextFile(link, JSON.stringify({ name: "gone", up: way, down: way, failures }));
+    const compare = async (...args: string[]) => {
+      const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+        args: [
+          ...["run", "-A", "--quiet", `${ROOT}examples/compare.ts`, "--no-lab", "--no-study", "--seeds", "1"],
+          ...["--steps", "8", "--batch", "1", "--length", "32", "--prompts", "1", ...args],
+        ],
+        env: { NO_COLOR: "1" },
+      }).output();
+      const [text, errors] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
+      return { code, text: text!, errors: errors! };
+    };
+    const cut = await compare("--out", out, "--systems", "EdgeTuner, vEdgeTuner", "--link", link);
+    assertEquals(cut.code, 1, cut.text + cut.errors);
+    assertStringIncludes(cut.text, "vEdgeTuner ended early, so it says nothing: ");
+    assertStringIncludes(cut.text, "the emulated link was cut at 400 ms");
+    assert(!/NaN|pruning|paper/.test(cut.text), cut.text);
+
+    const small = await compare("--out", out, "--systems", "TPTensor", "--memory", "8,0.5,8");
+    assertEquals(small.code, 0, small.text + small.errors);
+    assertMatch(small.text, /TPTensor +out of memory: needs [\d.]+ MB/);
+
+    const unwritable = await compare("--out", "/proc/compare");
+    assertEquals(unwritable.code, 2, unwritable.text);
+    assertStringIncludes(unwritable.errors, "--out must be a path that can be written");
   } finally {
     await Deno.remove(out, { recursive: true });
   }
