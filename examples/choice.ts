@@ -201,7 +201,7 @@ async function scoreHere(flags: Flags, questions: readonly ChoiceQuestion[]): Pr
 
 /** As the data device of a run, an answer at a time: the layers are at the edge server, the heads on other devices. */
 async function scoreThere(flags: Flags, questions: readonly ChoiceQuestion[]): Promise<Likelihoods> {
-  const transport = openTransport(flags, flags.connect, "--connect");
+  const transport = await openTransport(flags, flags.connect, "--connect");
   const { model, tokenizer } = await openModel(flags);
   const requests = encodeAll(tokenizer, questions, flags.data);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });

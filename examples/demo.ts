@@ -17,6 +17,7 @@ import {
 } from "@edgetuner/core";
 import { Child, type ChildEvent } from "./_support/child.ts";
 import { codecChoice, codecsOf } from "./_support/codecs.ts";
+import { CONNECTION_FLAGS, emulatedLink } from "./_support/connection.ts";
 import {
   flagArgs,
   type FlagValues,
@@ -127,6 +128,7 @@ export const FLAGS = {
     min: 0,
   }),
   latency: number("MS", 0, "slow every link down by this many milliseconds each way", { min: 0 }),
+  link: CONNECTION_FLAGS.link,
   transport: text("NAME", "ws", "how frames travel", ["ws", "http"]),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
   port: integer("N", 0, "port of the edge server; 0 = any free one", { min: 0, max: 65_535 }),
@@ -159,6 +161,7 @@ async function main(): Promise<number> {
     );
   }
   // Checked before four processes start.
+  await emulatedLink(flags);
   await requireWritable("demo.ts", { files: { report: flags.report }, folders: { out } });
   for (const file of [flags.data, flags.valid]) await readExamples(file, flags, () => {});
   const test = await readExamples(flags.test, flags);
@@ -262,6 +265,7 @@ async function main(): Promise<number> {
           folder,
         ],
         ...["--bandwidth", `${flags.bandwidth}`, "--latency", `${flags.latency}`, "--webgpu", flags.webgpu],
+        ...flagArgs({ link: flags.link, "link-seed": flags.seed, "link-device": i }),
         ...["--join-timeout", "120", "--codec", flags.codec],
         ...checkpoints(name),
         ...data,

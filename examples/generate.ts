@@ -262,7 +262,7 @@ async function generateHere(flags: Flags, asked: Question): Promise<Generated> {
 
 /** As the data device of a run: the layers are at the edge server, the heads on other devices. */
 async function generateThere(flags: Flags, asked: Question): Promise<Generated> {
-  const transport = openTransport(flags, flags.connect, "--connect");
+  const transport = await openTransport(flags, flags.connect, "--connect");
   const { model, tokenizer } = await openModel(flags);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const baseWeights = baseWeightsOf(flags);

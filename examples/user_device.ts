@@ -147,7 +147,7 @@ async function main(): Promise<number> {
   const data = flags.data === "" ? null : await openData(engine, flags, losses, emit);
   const saveHeads = async (folder: string, modules: HeadModules) =>
     await saveAdapter(folder, await adapterOf(modules, data?.fingerprint ?? ""));
-  const transport = openTransport(flags, flags.server, "--server");
+  const transport = await openTransport(flags, flags.server, "--server");
   // Before it joins: kernels that compile in a step would make the others wait.
   await warmUp(
     engine,
