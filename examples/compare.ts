@@ -222,10 +222,29 @@ async function main(): Promise<number> {
   const job = new Job(work, settings, total);
 
   const table: Row[] = [];
+  const points: Point[] = [];
+  /** After every run, so that an interruption loses only what is running. */
+  const saveRuns = async () =>
+    await Deno.writeTextFile(
+      `${flags.out}/compare.json`,
+      `${
+        JSON.stringify(
+          {
+            versions: versions(),
+            settings: flags,
+            table: table.map(jsonOf),
+            points: points.map(({ name, x, run }) => ({ name, x, ...plain(run) })),
+          },
+          null,
+          1,
+        )
+      }\n`,
+    );
   const add = async (name: string, system: System, steps = flags.steps) => {
     const runs: RunResult[] = [];
     for (let i = 0; i < flags.seeds; i++) runs.push(await job.run(name, system, steps, flags.seed + i));
     table.push({ name, runs });
+    await saveRuns();
   };
   for (const name of SYSTEMS.filter((s) => wanted.includes(s))) {
     await add(name, systemOf(name, rules, flags));
@@ -248,10 +267,10 @@ async function main(): Promise<number> {
       }
     }
   }
-  const points: Point[] = [];
   for (const { name, x, pruner } of [...lab, ...study]) {
     const run = await job.run(name, { kind: "split", pruner }, flags["lab-steps"], flags.seed, false);
     points.push({ name, x, run });
+    await saveRuns();
   }
   job.end();
 
@@ -273,21 +292,6 @@ async function main(): Promise<number> {
   }\n\n${findings.map((f) => `- ${f}`).join("\n")}\n`;
   await Deno.writeTextFile(`${flags.out}/table.md`, markdown);
   await Deno.writeTextFile(`${flags.out}/index.html`, page(about, lines, findings, pictures));
-  await Deno.writeTextFile(
-    `${flags.out}/compare.json`,
-    `${
-      JSON.stringify(
-        {
-          versions: versions(),
-          settings: flags,
-          table: table.map(jsonOf),
-          points: points.map(({ name, x, run }) => ({ name, x, ...plain(run) })),
-        },
-        null,
-        1,
-      )
-    }\n`,
-  );
   console.log(`${about}\n`);
   const widths = lines[0]!.map((_, c) => Math.max(...lines.map((cells) => cells[c]!.length)));
   for (const cells of lines) {
