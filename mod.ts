@@ -565,6 +565,7 @@ export {
   trackStep,
   type TrafficShape,
   type TrainableModel,
+  TrainingError,
   type TrainingExample,
   trainPredictor,
   type Transport,

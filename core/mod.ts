@@ -16,6 +16,7 @@ export {
   HandshakeError,
   PluginError,
   ProtocolError,
+  TrainingError,
 } from "./errors.ts";
 export type { Channel, CloseInfo, Listener, Transport, TransportFlags, WaitOptions } from "./transport.ts";
 export {

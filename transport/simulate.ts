@@ -41,6 +41,7 @@ import {
   TensorParallelServer,
   type TensorParallelServerOptions,
   type TokenBatch,
+  TrainingError,
   TYPICAL_COMPUTE,
   type UserDeviceOptions,
   type UserDeviceResult,
@@ -179,7 +180,7 @@ export interface SimulationResult {
 
 /**
  * Fine-tunes with the split step on emulated links and returns what it took. Whatever ends the run early is
- * in the result with everything up to then; check `error`.
+ * in the result with everything up to then; check `error`, a `TrainingError` where a loss was not finite.
  *
  * @throws {RangeError} If there are more devices than heads per layer, or an option is out of range.
  * @throws {TypeError} If there is not exactly one data device, or evaluation is asked for across engines.
@@ -371,7 +372,7 @@ async function runOnTwin<S extends RunServer>(
   }
   hold?.[Symbol.dispose]();
   const settled = Promise.allSettled(results);
-  const error = await running ?? left;
+  let error = await running ?? left;
   const ended = await settled;
   const totalMs = network.clock.now() - started;
   const trained = [
@@ -379,7 +380,11 @@ async function runOnTwin<S extends RunServer>(
     ...ended.flatMap((r) => r.status === "fulfilled" && r.value.modules ? [r.value.modules] : []),
   ].sort((a, b) => a.options.range.first - b.options.range.first);
   try {
-    const after = error === null ? await evaluate(options, trained) : NaN;
+    const after = error !== null ? NaN : await evaluate(options, trained).catch((cause) => {
+      if (!(cause instanceof TrainingError)) throw cause;
+      error = cause;
+      return NaN;
+    });
     await options.onTrained?.(trained);
     return {
       ...summary(steps),
@@ -403,7 +408,8 @@ async function runOnTwin<S extends RunServer>(
 
 /**
  * Fine-tunes with everything on the edge server and no network (ServerTuner), in virtual time: the floor
- * that the others are compared with.
+ * that the others are compared with. A loss that is not finite ends the run early, with a `TrainingError` in
+ * `error`.
  *
  * @throws {RangeError} If an option is out of range.
  * @throws {TypeError} If the data side is on another engine.
@@ -434,31 +440,38 @@ export async function simulateServerTuner(options: SimulationOptions): Promise<S
   const before = await evaluate(options, []);
   const steps: SimulatedStep[] = [];
   const mask = new Uint8Array(L * H);
-  for (let step = 0; step < settings.steps; step++) {
-    signal?.throwIfAborted();
-    const embedded = (await data.next(step))!;
-    const { loss } = await runStep({ engine, base: layers, heads, data }, step, embedded, mask);
-    const { length, mask: places } = batch!;
-    const counted = places.reduce((sum, m) => sum + (m === 0 ? 0 : 1), 0);
-    const total = wholeStepWork({ ...size, length }, places.length, counted)
-      .reduce((sum, segment) => sum + segmentMs(compute.edgeServer, segment), 0);
-    const record: SimulatedStep = {
-      step,
-      mode: "train",
-      loss,
-      times: { total, prune: 0, readback: 0, codec: 0, wait: 0 },
-      bytes: 0,
-      mask,
-      kept: Array(L).fill(H),
-      scores: null,
-      tokens: places.length,
-      batch: places.length / length,
-      edgeComputeMs: total,
-    };
-    steps.push(record);
-    options.onStep?.(record);
+  let after: number | null = NaN;
+  let error: TrainingError | null = null;
+  try {
+    for (let step = 0; step < settings.steps; step++) {
+      signal?.throwIfAborted();
+      const embedded = (await data.next(step))!;
+      const { loss } = await runStep({ engine, base: layers, heads, data }, step, embedded, mask);
+      const { length, mask: places } = batch!;
+      const counted = places.reduce((sum, m) => sum + (m === 0 ? 0 : 1), 0);
+      const total = wholeStepWork({ ...size, length }, places.length, counted)
+        .reduce((sum, segment) => sum + segmentMs(compute.edgeServer, segment), 0);
+      const record: SimulatedStep = {
+        step,
+        mode: "train",
+        loss,
+        times: { total, prune: 0, readback: 0, codec: 0, wait: 0 },
+        bytes: 0,
+        mask,
+        kept: Array(L).fill(H),
+        scores: null,
+        tokens: places.length,
+        batch: places.length / length,
+        edgeComputeMs: total,
+      };
+      steps.push(record);
+      options.onStep?.(record);
+    }
+    after = await evaluate(options, [modules]);
+  } catch (cause) {
+    if (!(cause instanceof TrainingError)) throw cause;
+    error = cause;
   }
-  const after = await evaluate(options, [modules]);
   await options.onTrained?.([modules]);
   return {
     ...summary(steps),
@@ -467,7 +480,7 @@ export async function simulateServerTuner(options: SimulationOptions): Promise<S
     evaluation: before === null || after === null ? null : { before, after },
     edgeMemoryBytes: engine.stats.allocatedBytes,
     devices: [],
-    error: null,
+    error,
   };
 }
 

@@ -114,6 +114,25 @@ Deno.test("demo.ts ends all processes on Ctrl-C and saves what was learnt", asyn
   await Deno.remove(folder, { recursive: true });
 });
 
+Deno.test("demo.ts and server_tuner.ts end with code 1 and save nothing where the loss becomes NaN", async () => {
+  const folder = await Deno.makeTempDir();
+  const args = ["--steps", "8", "--batch", "2", "--length", "48", "--rate", "1e20"];
+  const demo = await end(start("demo.ts", [...args, "--prompts", "1", "--out", `${folder}/demo`]));
+  assertEquals(demo.code, 1);
+  for (const party of ["edge server", "device-1", "device-2", "device-3"]) {
+    assertStringIncludes(demo.errors, `${party}: Cannot go on training as the loss must be finite: step `);
+  }
+  assert(!demo.out.includes("saved"), demo.out);
+  const tuner = await end(start("server_tuner.ts", [...args, "--save", `${folder}/tuner`]));
+  assertEquals(tuner.code, 1);
+  assertStringIncludes(tuner.errors, "Cannot go on training as the loss must be finite: step ");
+  for (const name of ["demo/adapter", "demo/device-1", "demo/device-2", "tuner"]) {
+    const files = await Array.fromAsync(Deno.readDir(`${folder}/${name}`), (f) => f.name).catch(() => []);
+    assertEquals(files, []);
+  }
+  await Deno.remove(folder, { recursive: true });
+});
+
 /** Waits until a run has taken steps, by the metrics that it writes. */
 async function untilSteps(folder: string): Promise<void> {
   for (let tries = 0; tries < 600; tries++) {
