@@ -499,6 +499,7 @@ export {
   sample,
   type SampleOptions,
   type SampleSet,
+  sampleSettings,
   type SampleSource,
   SampleWriter,
   saveAdapter,

@@ -339,6 +339,7 @@ export {
   type PrunerSample,
   readSamples,
   type SampleSet,
+  sampleSettings,
   type SampleSource,
   SampleWriter,
 } from "./predictor/samples.ts";

@@ -30,6 +30,11 @@ export interface PrunerContext {
   readonly capacities: readonly number[];
   /** Seed of the run; a pruner that draws at random draws from it. */
   readonly seed: number;
+  /**
+   * What else decides what the statistics show, as `sampleSettings` gives it: plain data that JSON can carry.
+   * For files of samples; no pruner needs it. Left out where whoever asks the pruner does not say.
+   */
+  readonly settings?: Readonly<Record<string, unknown>>;
 }
 
 /** What a pruner is told before each step. Statistics are those of the steps before. */

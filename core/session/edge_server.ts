@@ -12,6 +12,7 @@ import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
 import { checkLora, type LoraSettings } from "../lora/settings.ts";
 import type { BaseLayers } from "../model/base.ts";
 import type { HeadStatistics } from "../ports.ts";
+import { sampleSettings } from "../predictor/samples.ts";
 import {
   DEVICE_STATISTICS,
   type Pruner,
@@ -271,6 +272,7 @@ export class EdgeServer extends RunServer {
       headsPerDevice: ranges.map((r) => r.count),
       capacities,
       seed: this.settings.seed,
+      settings: sampleSettings(this.settings),
     };
     const { microBatches } = this.settings;
     const ports = { engine, base, heads: remote, data, microBatches };

@@ -8,6 +8,7 @@ import {
   allocateHeads,
   baseNorms,
   type BaseWeights,
+  dataFingerprint,
   embeddingMean,
   HeadModules,
   type HeadStatistics,
@@ -21,6 +22,7 @@ import {
   type PrunerContext,
   type RunSettings,
   runStep,
+  sampleSettings,
   validateDecision,
 } from "@edgetuner/core";
 import type { Engine } from "@edgetuner/kernels";
@@ -85,8 +87,16 @@ export async function loadLocalModel(options: LocalRunOptions): Promise<LocalMod
   const { layers, heads } = modelShape(model.config);
   const capacities = [...options.capacities].sort((a, b) => b - a);
   const headsPerDevice = allocateHeads(heads, capacities).map((range) => range.count);
-  const context = { layers, heads, headsPerDevice, capacities, seed: options.settings.seed };
   const set = await loadTrainingSet(options.data, { ...options, tokenizer });
+  const { batch, length, buckets, baseWeights } = options;
+  const context = {
+    ...{ layers, heads, headsPerDevice, capacities },
+    seed: options.settings.seed,
+    settings: sampleSettings(options.settings, {
+      ...{ batch, length, buckets, baseWeights },
+      data: await dataFingerprint(set, "in an order by the seed"),
+    }),
+  };
   return { model, set, baseNorm: baseNorms(model), context };
 }
 
