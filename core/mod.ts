@@ -20,6 +20,7 @@ export {
 } from "./errors.ts";
 export type { Channel, CloseInfo, Listener, Transport, TransportFlags, WaitOptions } from "./transport.ts";
 export {
+  checkPruner,
   DEVICE_STATISTICS,
   type DeviceStatistic,
   type Pruner,
@@ -28,6 +29,7 @@ export {
   type PrunerInput,
   type PrunerState,
   type StatisticName,
+  STATISTICS,
   validateDecision,
 } from "./pruner.ts";
 export * from "./importance.ts";

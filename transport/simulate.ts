@@ -184,6 +184,7 @@ export interface SimulationResult {
  *
  * @throws {RangeError} If there are more devices than heads per layer, or an option is out of range.
  * @throws {TypeError} If there is not exactly one data device, or evaluation is asked for across engines.
+ * @throws {PluginError} If the pruner is not one.
  */
 export async function simulate(options: SplitSimulationOptions): Promise<SimulationResult> {
   const { engine, layers: base } = options.model;

@@ -8,6 +8,7 @@ import {
   allocateHeads,
   baseNorms,
   type BaseWeights,
+  checkPruner,
   dataFingerprint,
   embeddingMean,
   HeadModules,
@@ -107,6 +108,7 @@ export async function* localRun(
   options: LocalRunOptions,
   pruner: Pruner,
 ): AsyncGenerator<LocalStep> {
+  checkPruner(pruner);
   const { settings, batch, buckets, baseWeights } = options;
   const batches = trainingBatches(set, { batch, seed: settings.seed, buckets });
   using base = loadLayers(engine, model, { baseWeights });
