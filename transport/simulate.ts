@@ -27,6 +27,7 @@ import {
   type LossSettings,
   type ModelEnds,
   type Pruner,
+  readLinkProfile,
   type RunServer,
   type RunServerOptions,
   type RunSettings,
@@ -183,7 +184,8 @@ export interface SimulationResult {
  * in the result with everything up to then; check `error`, a `TrainingError` where a loss was not finite.
  *
  * @throws {RangeError} If there are more devices than heads per layer, or an option is out of range.
- * @throws {TypeError} If there is not exactly one data device, or evaluation is asked for across engines.
+ * @throws {TypeError} If there is not exactly one data device, evaluation is asked for across engines, or a link's
+ * profile is not one or has a failure of a device that there is not.
  * @throws {PluginError} If the pruner is not one.
  */
 export async function simulate(options: SplitSimulationOptions): Promise<SimulationResult> {
@@ -202,7 +204,8 @@ export async function simulate(options: SplitSimulationOptions): Promise<Simulat
  * device with too little memory for its share ends the run: `error` says how much it would need.
  *
  * @throws {RangeError} If there are as many devices as heads per layer, or an option is out of range.
- * @throws {TypeError} If there is not exactly one data device, or evaluation is asked for across engines.
+ * @throws {TypeError} If there is not exactly one data device, evaluation is asked for across engines, or a link's
+ * profile is not one or has a failure of a device that there is not.
  */
 export async function simulateTensorParallel(
   options: TensorParallelSimulationOptions,
@@ -292,6 +295,7 @@ async function runOnTwin<S extends RunServer>(
   const { engine, ends, deviceEngine = engine } = model;
   const { compute = TYPICAL_COMPUTE, loss = { labelSmoothing: 0.1 }, linkSeed = 1, rules = {} } = options;
   const devices = devicesOf(options.devices);
+  requireLinks(link === undefined ? devices : [{ link }, ...devices], devices.length);
   checkEvaluation(options);
   using clock = realTime ? null : virtualClock({
     busy: () => engine.stats.pending + deviceEngine.stats.pending > 0,
@@ -517,6 +521,19 @@ function devicesOf(devices: number | readonly SimulatedDevice[]) {
     );
   }
   return list;
+}
+
+/** Checks the links before anything starts: a failure of a device that there is not would never come. */
+function requireLinks(all: readonly { readonly link?: LinkProfile | undefined }[], devices: number): void {
+  for (const { link } of all) {
+    if (link === undefined) continue;
+    for (const [i, { device = 0 }] of (readLinkProfile(link).failures ?? []).entries()) {
+      if (device < devices) continue;
+      throw new TypeError(
+        `Cannot simulate as failures[${i}].device of link "${link.name}" must be below the number of devices, ${devices}: current value is ${device}`,
+      );
+    }
+  }
 }
 
 /** A step in virtual time: what of the wall's time its record holds means nothing. */
