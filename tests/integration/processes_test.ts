@@ -247,6 +247,23 @@ Deno.test("a parameter that the chosen pruner does not take is refused, not left
   }
 });
 
+Deno.test("a codec whose name no run can use is refused in one line, before anything starts", async () => {
+  const folder = await Deno.makeTempDir();
+  const core = new URL("../../core/mod.ts", import.meta.url).href;
+  for (const name of ["f16", "int8", "u8", ""]) {
+    const file = `${folder}/codec.ts`;
+    const source = `import { f16Codec } from "${core}";\n` +
+      `export default () => ({ ...f16Codec(), name: ${JSON.stringify(name)} });\n`;
+    await Deno.writeTextFile(file, source);
+    for (const program of ["demo.ts", "edge_server.ts"]) {
+      const ended = await end(start(program, ["--codec", file]));
+      assertEquals(ended.code, 2, `${program} ${name}: ${ended.errors}`);
+      assertOneLine(ended, `Cannot use codec "${name}" as names must`, file);
+    }
+  }
+  await Deno.remove(folder, { recursive: true });
+});
+
 Deno.test("pull.ts names the data sets that there are, and refuses a revision that is named twice", async () => {
   const unknown = await end(start("pull.ts", ["--dataset", "foo"]));
   assertEquals(unknown.code, 2);
