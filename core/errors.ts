@@ -37,6 +37,12 @@ export class PluginError extends Error {
   override readonly name = "PluginError";
 }
 
+/** Training cannot go on, as a loss, a norm or a weight is not a finite number any more. */
+export class TrainingError extends Error {
+  /** Always `"TrainingError"`. */
+  override readonly name = "TrainingError";
+}
+
 /** A file of a checkpoint, an adapter or a data set is unreadable or does not fit. */
 export class CheckpointError extends Error {
   /** Always `"CheckpointError"`. */

@@ -16,9 +16,11 @@ export {
   HandshakeError,
   PluginError,
   ProtocolError,
+  TrainingError,
 } from "./errors.ts";
 export type { Channel, CloseInfo, Listener, Transport, TransportFlags, WaitOptions } from "./transport.ts";
 export {
+  checkPruner,
   DEVICE_STATISTICS,
   type DeviceStatistic,
   type Pruner,
@@ -27,6 +29,7 @@ export {
   type PrunerInput,
   type PrunerState,
   type StatisticName,
+  STATISTICS,
   validateDecision,
 } from "./pruner.ts";
 export * from "./importance.ts";
@@ -338,6 +341,7 @@ export {
   type PrunerSample,
   readSamples,
   type SampleSet,
+  sampleSettings,
   type SampleSource,
   SampleWriter,
 } from "./predictor/samples.ts";

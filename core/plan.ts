@@ -154,7 +154,8 @@ export function evenMask(
 }
 
 /**
- * Forecasts a training step.
+ * Forecasts a training step. It is one in which nothing goes wrong: the failures of a link's profile are left out
+ * of account, `simulate` of `@edgetuner/transport` has them. Losses and jitter count with their expected values.
  *
  * @throws {RangeError} If there are more devices than heads, or a number is out of range.
  * @example Usage

@@ -18,6 +18,14 @@ export type DeviceStatistic = typeof DEVICE_STATISTICS[number];
 /** A statistic that the engine computes only if a pruner asks for it. */
 export type StatisticName = DeviceStatistic | "baseNorm" | "embeddingMean" | "trueGradientNorm";
 
+/** Every statistic by name: what a pruner may need. */
+export const STATISTICS = [
+  ...DEVICE_STATISTICS,
+  "baseNorm",
+  "embeddingMean",
+  "trueGradientNorm",
+] as const satisfies readonly StatisticName[];
+
 /** What a pruner is told once, before the first step. */
 export interface PrunerContext {
   /** L, number of layers. */
@@ -30,6 +38,11 @@ export interface PrunerContext {
   readonly capacities: readonly number[];
   /** Seed of the run; a pruner that draws at random draws from it. */
   readonly seed: number;
+  /**
+   * What else decides what the statistics show, as `sampleSettings` gives it: plain data that JSON can carry.
+   * For files of samples; no pruner needs it. Left out where whoever asks the pruner does not say.
+   */
+  readonly settings?: Readonly<Record<string, unknown>>;
 }
 
 /** What a pruner is told before each step. Statistics are those of the steps before. */
@@ -105,6 +118,54 @@ export interface Pruner<State = PrunerState> {
     state: State,
     context: PrunerContext,
   ): [PrunerDecision, State] | Promise<[PrunerDecision, State]>;
+}
+
+/**
+ * Checks that something is a pruner. A statistic that is misspelt would never come, and the pruner never prune.
+ *
+ * @param value Such as what a module of a user's own makes.
+ * @throws {PluginError} If `name` is not a text, `needs` not a list of {@linkcode STATISTICS}, or `init` or `decide` not a function.
+ *
+ * @example
+ * ```ts
+ * import { checkPruner } from "@edgetuner/core";
+ * import { assertThrows } from "@std/assert";
+ *
+ * const pruner = { name: "mine", needs: ["gradNorm"], init: () => null, decide: () => [{ mask: new Uint8Array(0) }, null] };
+ * assertThrows(() => checkPruner(pruner), Error, "gradientNorm");
+ * ```
+ */
+export function checkPruner(value: unknown): asserts value is Pruner {
+  if (typeof value !== "object" || value === null) {
+    throw new PluginError(
+      `Cannot use the pruner as it must be an object: it is ${value === null ? "null" : typeof value}`,
+    );
+  }
+  const { name, needs, deployable, init, decide } = value as Partial<Record<keyof Pruner, unknown>>;
+  if (typeof name !== "string" || name === "") {
+    throw new PluginError(
+      `Cannot use the pruner as its name must be a text that is not empty: it is ${
+        typeof name === "string" ? '""' : typeof name
+      }`,
+    );
+  }
+  const refuse = (rule: string): never => {
+    throw new PluginError(`Cannot use pruner "${name}" as ${rule}`);
+  };
+  if (!Array.isArray(needs)) {
+    return refuse(`needs must be a list of ${STATISTICS.join(", ")}: it is ${typeof needs}`);
+  }
+  const unknown = needs.findIndex((need) => !(STATISTICS as readonly unknown[]).includes(need));
+  if (unknown >= 0) {
+    const stranger = JSON.stringify(needs[unknown])?.slice(0, 80) ?? typeof needs[unknown];
+    refuse(`needs must be some of ${STATISTICS.join(", ")}: entry ${unknown} is ${stranger}`);
+  }
+  if (deployable !== undefined && typeof deployable !== "boolean") {
+    refuse(`deployable must be true or false: it is ${typeof deployable}`);
+  }
+  for (const [method, f] of [["init", init], ["decide", decide]] as const) {
+    if (typeof f !== "function") refuse(`${method} must be a function: it is ${typeof f}`);
+  }
 }
 
 /**

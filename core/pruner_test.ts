@@ -1,9 +1,68 @@
-import { assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
+import { assertEquals, assertStrictEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { PluginError } from "./errors.ts";
-import { type PrunerContext, type PrunerDecision, validateDecision } from "./pruner.ts";
+import {
+  checkPruner,
+  type PrunerContext,
+  type PrunerDecision,
+  STATISTICS,
+  validateDecision,
+} from "./pruner.ts";
 
 const CONTEXT: PrunerContext = { layers: 2, heads: 3, headsPerDevice: [2, 1], capacities: [2, 1], seed: 0 };
 const check = (decision: unknown) => validateDecision({ name: "mine" }, decision as PrunerDecision, CONTEXT);
+
+const PRUNER = {
+  name: "mine",
+  needs: [],
+  init: () => null,
+  decide: () => [{ mask: new Uint8Array(6) }, null],
+};
+
+Deno.test("checkPruner() takes objects and instances with all that a run calls", () => {
+  checkPruner(PRUNER);
+  for (const need of STATISTICS) checkPruner({ ...PRUNER, needs: [need] });
+  class Mine {
+    readonly name = "mine";
+    readonly needs = STATISTICS;
+    init(): null {
+      return null;
+    }
+    decide() {
+      return PRUNER.decide();
+    }
+  }
+  checkPruner(new Mine());
+});
+
+Deno.test("checkPruner() refuses everything else and says what there is", () => {
+  const { init: _, ...noInit } = PRUNER;
+  const { decide: __, ...noDecide } = PRUNER;
+  for (
+    const [value, message] of [
+      [undefined, "must be an object: it is undefined"],
+      [null, "must be an object: it is null"],
+      [() => PRUNER, "must be an object: it is function"],
+      [{ ...PRUNER, name: 7 }, "name must be a text that is not empty: it is number"],
+      [{ ...PRUNER, name: "" }, 'name must be a text that is not empty: it is ""'],
+      [
+        { ...PRUNER, needs: undefined },
+        "needs must be a list of gradientNorm, loraNorm, weightChange, baseNorm",
+      ],
+      [{ ...PRUNER, needs: "gradientNorm" }, "it is string"],
+      [
+        { ...PRUNER, needs: ["loraNorm", "gradNorm"] },
+        'embeddingMean, trueGradientNorm: entry 1 is "gradNorm"',
+      ],
+      [{ ...PRUNER, needs: [undefined] }, "entry 0 is undefined"],
+      [{ ...PRUNER, deployable: "no" }, "deployable must be true or false: it is string"],
+      [noInit, 'pruner "mine" as init must be a function: it is undefined'],
+      [noDecide, 'pruner "mine" as decide must be a function: it is undefined'],
+    ] as [unknown, string][]
+  ) {
+    const error = assertThrows(() => checkPruner(value), PluginError) as Error;
+    assertStringIncludes(error.message, message);
+  }
+});
 
 Deno.test("validateDecision() gives back a decision that keeps the contract", () => {
   for (

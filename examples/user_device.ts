@@ -18,6 +18,7 @@ import {
   saveAdapter,
   type SavedData,
   type Tokenizer,
+  TrainingError,
   warmUp,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
@@ -198,7 +199,9 @@ async function main(): Promise<number> {
     },
   });
   (bar as ProgressBar | null)?.end();
-  if (result.modules !== null && flags.save !== "") {
+  const diverged = result.error instanceof TrainingError;
+  // Heads that led to such a loss are of no use, finite or not: whoever reads the events must not take them.
+  if (result.modules !== null && flags.save !== "" && !diverged) {
     await saveHeads(flags.save, result.modules);
     say(`Saved ${result.modules.parameterCount} parameters to ${flags.save}`);
   }
@@ -221,7 +224,7 @@ async function main(): Promise<number> {
     error: result.error === null ? null : String((result.error as Error).message ?? result.error),
   };
   await writeReport(flags.report, { versions: versions(), adapter: engine.adapterName, ...summary });
-  emit({ type: "done", ...summary });
+  emit({ type: diverged ? "failed" : "done", ...summary });
   for (const { prompt, generated } of summary.samples) say(`${prompt}\n  ${generated}`);
   say(
     `${adapter === undefined ? `${result.steps} steps` : "Generation is over"}, ${

@@ -159,7 +159,7 @@ function trainOnline(
  *
  * @returns A pruner named `"ihead"` or `"ihead, online"`.
  * @throws {RangeError} If an option is out of range. `init` throws one if the predictor was trained for a model of
- * another shape.
+ * another shape; of another hidden size, the first `decide` does.
  * @throws {TypeError} If an option has the wrong type, or not exactly one of `predictor` and `online` is given.
  */
 export function iHeadPruner(options: IHeadPrunerOptions): Pruner<IHeadPrunerState> {
@@ -182,6 +182,9 @@ export function iHeadPruner(options: IHeadPrunerOptions): Pruner<IHeadPrunerStat
       context: PrunerContext,
     ): Promise<[PrunerDecision, IHeadPrunerState]> {
       const { layers, heads } = context;
+      if (options.predictor !== undefined) {
+        requirePredictorShape(options.predictor, { layers, heads, hidden: input.embeddingMean?.length });
+      }
       const last = before.run.at(-1) ?? null;
       const shown = observe(input, last?.importance ?? null, context, settings);
       const now: StepView = {
@@ -205,8 +208,6 @@ export function iHeadPruner(options: IHeadPrunerOptions): Pruner<IHeadPrunerStat
       if (input.step < warmupSteps || run.length === 0 || predictor === null) {
         return [{ mask: new Uint8Array(layers * heads) }, state];
       }
-      const hidden = options.predictor === undefined ? undefined : input.embeddingMean?.length;
-      requirePredictorShape(predictor, { layers, heads, hidden });
       const sBase = predictImportance(predictor, run, now, input.baseNorm);
       return [await decideGreedily(sBase, state.rest, context, settings), state];
     },

@@ -144,7 +144,11 @@ Deno.test({
 Deno.test("iHeadPruner() refuses a predictor of another shape, and options that do not fit it", async () => {
   const predictor = anyPredictor(CONTEXT);
   const pruner = iHeadPruner({ predictor, warmupSteps: 0 });
-  assertThrows(() => pruner.init({ ...CONTEXT, layers: 3 }), RangeError, "a model of 3 layers, 4 heads");
+  assertThrows(
+    () => pruner.init({ ...CONTEXT, layers: 3 }),
+    RangeError,
+    "a model of 3 layers and 4 heads: it was",
+  );
   const input = {
     step: 1,
     lastMask: null,
@@ -157,6 +161,13 @@ Deno.test("iHeadPruner() refuses a predictor of another shape, and options that 
     async () => await pruner.decide(input, pruner.init(CONTEXT), CONTEXT),
     RangeError,
     "hidden size 12",
+  );
+  // In the first step, not once the warm-up is over.
+  const patient = iHeadPruner({ predictor, warmupSteps: 5 });
+  await assertRejects(
+    async () => await patient.decide({ ...input, step: 0 }, patient.init(CONTEXT), CONTEXT),
+    RangeError,
+    "a model of 2 layers, 4 heads and hidden size 12: it was trained for 2 layers, 4 heads and hidden size",
   );
   assertThrows(() => iHeadPruner({ predictor, history: 5 }), RangeError, '"history" must be that of');
   assertThrows(() => iHeadPruner({ predictor, lambda: 0.5 }), RangeError, '"lambda" must be that of');

@@ -249,6 +249,21 @@ Deno.test("readLinkProfile() takes names and what JSON holds, and nothing else",
   refuse({ ...LINK, failures: [{ backMs: 3 }] }, TypeError, "together with goneMs");
   refuse({ ...LINK, failures: [{ goneMs: [5, 3] }] }, RangeError, "goneMs must be from 5");
   refuse({ ...LINK, failures: [{ slow: { factor: 0.5, fromMs: 0 } }] }, RangeError, "slow.factor");
+  for (
+    const [toMs, fromMs] of [[5, 10], [10, 10], [[5, 20], 10], [15, [10, 20]]] as const
+  ) {
+    const failure = { slow: { factor: 2, fromMs, toMs } };
+    refuse({ ...LINK, failures: [failure] }, TypeError, "failures[0].slow.toMs must be after fromMs");
+  }
+  for (const [backMs, goneMs] of [[5, 10], [[5, 20], 10], [15, [10, 20]]] as const) {
+    const failures = [{ goneMs: 1 }, { goneMs, backMs }];
+    refuse({ ...LINK, failures }, TypeError, "failures[1].backMs must be not before goneMs");
+  }
+  const tight: LinkProfile = {
+    ...LINK,
+    failures: [{ goneMs: [5, 10], backMs: [10, 20], slow: { factor: 2, fromMs: 1, toMs: 2 } }],
+  };
+  assertEquals(readLinkProfile(tight), tight);
   refuse({ ...LINK, failures: [{ device: 0.5, goneMs: 1 }] }, TypeError, "device must be an integer");
   const { transport } = inProcessTransport();
   assertThrows(() => emulateLink(transport, { ...LINK, mtuBytes: 0 }), RangeError, "mtuBytes");

@@ -27,6 +27,7 @@ import {
   type LossSettings,
   type ModelEnds,
   type Pruner,
+  readLinkProfile,
   type RunServer,
   type RunServerOptions,
   type RunSettings,
@@ -41,6 +42,7 @@ import {
   TensorParallelServer,
   type TensorParallelServerOptions,
   type TokenBatch,
+  TrainingError,
   TYPICAL_COMPUTE,
   type UserDeviceOptions,
   type UserDeviceResult,
@@ -179,10 +181,12 @@ export interface SimulationResult {
 
 /**
  * Fine-tunes with the split step on emulated links and returns what it took. Whatever ends the run early is
- * in the result with everything up to then; check `error`.
+ * in the result with everything up to then; check `error`, a `TrainingError` where a loss was not finite.
  *
  * @throws {RangeError} If there are more devices than heads per layer, or an option is out of range.
- * @throws {TypeError} If there is not exactly one data device, or evaluation is asked for across engines.
+ * @throws {TypeError} If there is not exactly one data device, evaluation is asked for across engines, or a link's
+ * profile is not one or has a failure of a device that there is not.
+ * @throws {PluginError} If the pruner is not one.
  */
 export async function simulate(options: SplitSimulationOptions): Promise<SimulationResult> {
   const { engine, layers: base } = options.model;
@@ -200,7 +204,8 @@ export async function simulate(options: SplitSimulationOptions): Promise<Simulat
  * device with too little memory for its share ends the run: `error` says how much it would need.
  *
  * @throws {RangeError} If there are as many devices as heads per layer, or an option is out of range.
- * @throws {TypeError} If there is not exactly one data device, or evaluation is asked for across engines.
+ * @throws {TypeError} If there is not exactly one data device, evaluation is asked for across engines, or a link's
+ * profile is not one or has a failure of a device that there is not.
  */
 export async function simulateTensorParallel(
   options: TensorParallelSimulationOptions,
@@ -290,6 +295,7 @@ async function runOnTwin<S extends RunServer>(
   const { engine, ends, deviceEngine = engine } = model;
   const { compute = TYPICAL_COMPUTE, loss = { labelSmoothing: 0.1 }, linkSeed = 1, rules = {} } = options;
   const devices = devicesOf(options.devices);
+  requireLinks(link === undefined ? devices : [{ link }, ...devices], devices.length);
   checkEvaluation(options);
   using clock = realTime ? null : virtualClock({
     busy: () => engine.stats.pending + deviceEngine.stats.pending > 0,
@@ -371,7 +377,7 @@ async function runOnTwin<S extends RunServer>(
   }
   hold?.[Symbol.dispose]();
   const settled = Promise.allSettled(results);
-  const error = await running ?? left;
+  let error = await running ?? left;
   const ended = await settled;
   const totalMs = network.clock.now() - started;
   const trained = [
@@ -379,7 +385,11 @@ async function runOnTwin<S extends RunServer>(
     ...ended.flatMap((r) => r.status === "fulfilled" && r.value.modules ? [r.value.modules] : []),
   ].sort((a, b) => a.options.range.first - b.options.range.first);
   try {
-    const after = error === null ? await evaluate(options, trained) : NaN;
+    const after = error !== null ? NaN : await evaluate(options, trained).catch((cause) => {
+      if (!(cause instanceof TrainingError)) throw cause;
+      error = cause;
+      return NaN;
+    });
     await options.onTrained?.(trained);
     return {
       ...summary(steps),
@@ -403,7 +413,8 @@ async function runOnTwin<S extends RunServer>(
 
 /**
  * Fine-tunes with everything on the edge server and no network (ServerTuner), in virtual time: the floor
- * that the others are compared with.
+ * that the others are compared with. A loss that is not finite ends the run early, with a `TrainingError` in
+ * `error`.
  *
  * @throws {RangeError} If an option is out of range.
  * @throws {TypeError} If the data side is on another engine.
@@ -434,31 +445,38 @@ export async function simulateServerTuner(options: SimulationOptions): Promise<S
   const before = await evaluate(options, []);
   const steps: SimulatedStep[] = [];
   const mask = new Uint8Array(L * H);
-  for (let step = 0; step < settings.steps; step++) {
-    signal?.throwIfAborted();
-    const embedded = (await data.next(step))!;
-    const { loss } = await runStep({ engine, base: layers, heads, data }, step, embedded, mask);
-    const { length, mask: places } = batch!;
-    const counted = places.reduce((sum, m) => sum + (m === 0 ? 0 : 1), 0);
-    const total = wholeStepWork({ ...size, length }, places.length, counted)
-      .reduce((sum, segment) => sum + segmentMs(compute.edgeServer, segment), 0);
-    const record: SimulatedStep = {
-      step,
-      mode: "train",
-      loss,
-      times: { total, prune: 0, readback: 0, codec: 0, wait: 0 },
-      bytes: 0,
-      mask,
-      kept: Array(L).fill(H),
-      scores: null,
-      tokens: places.length,
-      batch: places.length / length,
-      edgeComputeMs: total,
-    };
-    steps.push(record);
-    options.onStep?.(record);
+  let after: number | null = NaN;
+  let error: TrainingError | null = null;
+  try {
+    for (let step = 0; step < settings.steps; step++) {
+      signal?.throwIfAborted();
+      const embedded = (await data.next(step))!;
+      const { loss } = await runStep({ engine, base: layers, heads, data }, step, embedded, mask);
+      const { length, mask: places } = batch!;
+      const counted = places.reduce((sum, m) => sum + (m === 0 ? 0 : 1), 0);
+      const total = wholeStepWork({ ...size, length }, places.length, counted)
+        .reduce((sum, segment) => sum + segmentMs(compute.edgeServer, segment), 0);
+      const record: SimulatedStep = {
+        step,
+        mode: "train",
+        loss,
+        times: { total, prune: 0, readback: 0, codec: 0, wait: 0 },
+        bytes: 0,
+        mask,
+        kept: Array(L).fill(H),
+        scores: null,
+        tokens: places.length,
+        batch: places.length / length,
+        edgeComputeMs: total,
+      };
+      steps.push(record);
+      options.onStep?.(record);
+    }
+    after = await evaluate(options, [modules]);
+  } catch (cause) {
+    if (!(cause instanceof TrainingError)) throw cause;
+    error = cause;
   }
-  const after = await evaluate(options, [modules]);
   await options.onTrained?.([modules]);
   return {
     ...summary(steps),
@@ -467,7 +485,7 @@ export async function simulateServerTuner(options: SimulationOptions): Promise<S
     evaluation: before === null || after === null ? null : { before, after },
     edgeMemoryBytes: engine.stats.allocatedBytes,
     devices: [],
-    error: null,
+    error,
   };
 }
 
@@ -503,6 +521,19 @@ function devicesOf(devices: number | readonly SimulatedDevice[]) {
     );
   }
   return list;
+}
+
+/** Checks the links before anything starts: a failure of a device that there is not would never come. */
+function requireLinks(all: readonly { readonly link?: LinkProfile | undefined }[], devices: number): void {
+  for (const { link } of all) {
+    if (link === undefined) continue;
+    for (const [i, { device = 0 }] of (readLinkProfile(link).failures ?? []).entries()) {
+      if (device < devices) continue;
+      throw new TypeError(
+        `Cannot simulate as failures[${i}].device of link "${link.name}" must be below the number of devices, ${devices}: current value is ${device}`,
+      );
+    }
+  }
 }
 
 /** A step in virtual time: what of the wall's time its record holds means nothing. */

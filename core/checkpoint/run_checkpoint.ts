@@ -20,6 +20,7 @@ import type { NamedArray } from "../model/gpt2.ts";
 import type { HeadStatistics } from "../ports.ts";
 import type { PrunerState } from "../pruner.ts";
 import { checkRunSettings, type ModelShape, type RunSettings } from "../session/settings.ts";
+import { requireFiniteArrays } from "../train/finite.ts";
 import { readMetadata } from "./_header.ts";
 import { readSafetensors, saveSafetensors } from "./safetensors.ts";
 
@@ -123,6 +124,7 @@ export async function saveHeads(modules: HeadModules): Promise<SavedHeads> {
  *
  * @param path Where to.
  * @param checkpoint What to write.
+ * @throws {CheckpointError} If a weight or a moment is not finite; nothing is written then.
  */
 export async function saveCheckpoint(path: string, checkpoint: RunCheckpoint): Promise<void> {
   const { heads, pruning, ...plain } = checkpoint;
@@ -145,6 +147,7 @@ export async function saveCheckpoint(path: string, checkpoint: RunCheckpoint): P
   const arrays: ReadonlyMap<string, NamedArray> = heads === null
     ? new Map()
     : arraysOf(heads, checkpoint.settings);
+  requireFiniteArrays(path, arrays);
   metadata.digest = await digestOf(metadata, arrays);
   await saveSafetensors(path, arrays, metadata);
 }

@@ -12,6 +12,7 @@ import type { Engine } from "@edgetuner/kernels";
 import { CheckpointError } from "../errors.ts";
 import { loadSafetensors, writeSafetensors } from "../checkpoint/safetensors.ts";
 import type { NamedArray } from "../model/gpt2.ts";
+import { requireFiniteArrays } from "../train/finite.ts";
 import type { ModelShape } from "../session/settings.ts";
 import type { HeadRange } from "./allocation.ts";
 import { HeadModules, type HeadWeights } from "./head_modules.ts";
@@ -169,8 +170,13 @@ export function loadHeads(engine: Engine, adapter: Adapter): LocalHeads {
   return new LocalHeads([modules]);
 }
 
-/** Writes an adapter folder; makes the folder if need be. */
+/**
+ * Writes an adapter folder; makes the folder if need be.
+ *
+ * @throws {CheckpointError} If a weight is not finite; nothing is written then.
+ */
 export async function saveAdapter(folder: string, adapter: Adapter): Promise<void> {
+  requireFiniteArrays(folder, adapter.arrays);
   await Deno.mkdir(folder, { recursive: true });
   const { lora, model, fingerprint, arrays } = adapter;
   const config = {

@@ -9,6 +9,7 @@ import { addScaled, gatherHeadColumns, scatterAddHeadColumns, type Tensor } from
 import { type MicroBatch, WHOLE_STEP } from "../micro_batches.ts";
 import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../ports.ts";
 import { DEVICE_STATISTICS, type DeviceStatistic, type StatisticName } from "../pruner.ts";
+import { requireFiniteNorm } from "../train/finite.ts";
 import { clipFactor, globalNorm, type HeadModules } from "./head_modules.ts";
 import { targetColumns } from "./target_columns.ts";
 
@@ -187,6 +188,7 @@ export class LocalHeads implements HeadPort, Disposable {
     let norm: Pick<HeadStatistics, "globalNorm"> = {};
     if (this.#clipNorm !== null && mode === "train") {
       const squares = await Promise.all(this.#devices.map((d) => d.squaredGradientNorm(maskOf(d))));
+      for (const square of squares) requireFiniteNorm(step, square);
       clip = clipFactor(squares, this.#clipNorm);
       norm = { globalNorm: globalNorm(squares) };
     }

@@ -164,12 +164,14 @@ export function requirePredictorShape(
   shape: { readonly layers: number; readonly heads: number; readonly hidden?: number | undefined },
 ): void {
   const { layers, heads, hidden } = predictor.config;
-  const wanted = shape.hidden ?? hidden;
-  if (layers !== shape.layers || heads !== shape.heads || hidden !== wanted) {
-    throw new RangeError(
-      `Cannot use the predictor as it must be trained for a model of ${shape.layers} layers, ${shape.heads} heads and hidden size ${wanted}: it was trained for ${layers}, ${heads} and ${hidden}`,
-    );
-  }
+  const fits = layers === shape.layers && heads === shape.heads;
+  if (fits && hidden === (shape.hidden ?? hidden)) return;
+  const wanted = shape.hidden === undefined
+    ? `${shape.layers} layers and ${shape.heads} heads`
+    : `${shape.layers} layers, ${shape.heads} heads and hidden size ${shape.hidden}`;
+  throw new RangeError(
+    `Cannot use the predictor as it must be trained for a model of ${wanted}: it was trained for ${layers} layers, ${heads} heads and hidden size ${hidden}`,
+  );
 }
 
 const FORMAT = "edgetuner predictor 1";

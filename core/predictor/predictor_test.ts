@@ -208,9 +208,19 @@ Deno.test("a predictor is refused for another model", () => {
   const predictor = initialPredictor(CONFIG, 1);
   requirePredictorShape(predictor, { layers: 3, heads: 5, hidden: 7 });
   for (
-    const other of [{ layers: 4, heads: 5 }, { layers: 3, heads: 4 }, { layers: 3, heads: 5, hidden: 8 }]
+    const [other, wanted] of [
+      // What the caller does not know it does not say: the predictor's own hidden size is not the model's.
+      [{ layers: 4, heads: 5 }, "a model of 4 layers and 5 heads: "],
+      [{ layers: 3, heads: 4 }, "a model of 3 layers and 4 heads: "],
+      [{ layers: 3, heads: 5, hidden: 8 }, "a model of 3 layers, 5 heads and hidden size 8: "],
+      [{ layers: 2, heads: 5, hidden: 7 }, "a model of 2 layers, 5 heads and hidden size 7: "],
+    ] as const
   ) {
-    assertThrows(() => requirePredictorShape(predictor, other), RangeError, "it was trained for 3, 5 and 7");
+    assertThrows(
+      () => requirePredictorShape(predictor, other),
+      RangeError,
+      `${wanted}it was trained for 3 layers, 5 heads and hidden size 7`,
+    );
   }
 });
 

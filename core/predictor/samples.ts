@@ -15,6 +15,7 @@
  */
 
 import { CheckpointError } from "../errors.ts";
+import { checkRunSettings, type RunSettings } from "../session/settings.ts";
 
 /** What one unpruned step showed. */
 export interface PrunerSample {
@@ -46,6 +47,29 @@ export interface SampleSource {
   readonly capacities: readonly number[];
   /** ||W||_F of the base model's weights of each head, [L * H]. */
   readonly baseNorm: Float32Array;
+  /**
+   * What else decides what the samples show, see {@linkcode sampleSettings}: plain data that JSON can carry. Files
+   * of before there were settings have none; they can be read, but not appended to by runs that say theirs.
+   */
+  readonly settings?: Readonly<Record<string, unknown>>;
+}
+
+/**
+ * What of a run's settings decides what its samples show: LoRA, optimizer, codec, clipping and parts of a step. The
+ * seed is left out, as each sample has its own, and the number of steps, as a run that is made longer goes on in
+ * the same file.
+ *
+ * @param settings Settings of the run.
+ * @param more What else whoever collects knows: batch, length, fingerprint of the data. @default {{}}
+ * @throws {RangeError} If a setting is out of range.
+ * @throws {TypeError} If LoRA mode or targets are unknown.
+ */
+export function sampleSettings(
+  settings: RunSettings,
+  more: Readonly<Record<string, unknown>> = {},
+): Readonly<Record<string, unknown>> {
+  const { lora, optimizer, codec, accumulate, clipNorm } = checkRunSettings(settings);
+  return { lora, optimizer, codec, accumulate, clipNorm, ...more };
 }
 
 /** Samples as they were read. */
@@ -127,16 +151,18 @@ function parseSource(text: string, refuse: (rule: string) => never): Omit<Sample
   } catch {
     return refuse("its description must be JSON: it is not");
   }
-  const { layers, heads, hidden, fingerprint, headsPerDevice, capacities } = json ?? {};
+  const { layers, heads, hidden, fingerprint, headsPerDevice, capacities, settings } = json ?? {};
   const numbers = (list: unknown): list is number[] =>
     Array.isArray(list) && list.every((x) => typeof x === "number" && Number.isFinite(x));
   if (
     !isCount(layers) || !isCount(heads) || !isCount(hidden) || typeof fingerprint !== "string" ||
-    !numbers(headsPerDevice) || !numbers(capacities)
+    !numbers(headsPerDevice) || !numbers(capacities) ||
+    (settings !== undefined && (typeof settings !== "object" || settings === null || Array.isArray(settings)))
   ) {
     return refuse(`its description must be complete: it is ${text.trim().slice(0, 200)}`);
   }
-  return { layers, heads, hidden, fingerprint, headsPerDevice, capacities };
+  const source = { layers, heads, hidden, fingerprint, headsPerDevice, capacities };
+  return settings === undefined ? source : { ...source, settings: settings as Record<string, unknown> };
 }
 
 /**
@@ -232,7 +258,7 @@ export class SampleWriter implements Disposable {
    *
    * @param path The file.
    * @param source Where the new samples come from; those in the file must come from the same model on the
-   * same devices.
+   * same devices with the same settings. Seeds may differ.
    * @throws {CheckpointError} If the file is damaged or holds samples of another source.
    */
   static async open(path: string | URL, source: SampleSource): Promise<SampleWriter> {
@@ -291,14 +317,39 @@ async function writeAll(file: Deno.FsFile, bytes: Uint8Array): Promise<void> {
 
 /** Checks that two sources are the same. @throws {CheckpointError} If they are not. */
 function requireSource(found: SampleSource, wanted: SampleSource, name: string): void {
+  const refuse = (key: string, now: unknown, then: unknown): never => {
+    throw new CheckpointError(
+      `Cannot append to ${name} as its samples must have the same "${key}" as the run, ${
+        now ?? "which has none"
+      }: they have ${then ?? "none"}`,
+    );
+  };
   for (
     const key of ["layers", "heads", "hidden", "fingerprint", "headsPerDevice", "capacities"] as const
   ) {
     const [now, then] = [JSON.stringify(wanted[key]), JSON.stringify(found[key])];
-    if (now !== then) {
-      throw new CheckpointError(
-        `Cannot append to ${name} as its samples must have the same "${key}" as the run, ${now}: they have ${then}`,
-      );
-    }
+    if (now !== then) refuse(key, now, then);
   }
+  if (found.settings === undefined && wanted.settings !== undefined) {
+    throw new CheckpointError(
+      `Cannot append to ${name} as it must say with which settings its samples were collected: it does not, as it was written before such files did; use it as it is, or name another one`,
+    );
+  }
+  const [now, then] = [leavesOf(wanted.settings ?? {}), leavesOf(found.settings ?? {})];
+  for (const key of [...now.keys(), ...then.keys()]) {
+    if (now.get(key) !== then.get(key)) refuse(key, now.get(key), then.get(key));
+  }
+}
+
+/** The values of nested objects as JSON, by names such as `lora.rank`. */
+function leavesOf(settings: Readonly<Record<string, unknown>>, before = ""): Map<string, string> {
+  const leaves = new Map<string, string>();
+  for (const [key, value] of Object.entries(settings)) {
+    if (typeof value === "object" && value !== null && !Array.isArray(value)) {
+      for (const [name, leaf] of leavesOf(value as Record<string, unknown>, `${before}${key}.`)) {
+        leaves.set(name, leaf);
+      }
+    } else if (value !== undefined) leaves.set(`${before}${key}`, JSON.stringify(value));
+  }
+  return leaves;
 }

@@ -1,7 +1,16 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { normal } from "../../tests/support/kernels.ts";
 import { CheckpointError } from "../errors.ts";
-import { loadSamples, type PrunerSample, readSamples, type SampleSource, SampleWriter } from "./samples.ts";
+import { DEFAULT_OPTIMIZER } from "../lora/settings.ts";
+import type { RunSettings } from "../session/settings.ts";
+import {
+  loadSamples,
+  type PrunerSample,
+  readSamples,
+  sampleSettings,
+  type SampleSource,
+  SampleWriter,
+} from "./samples.ts";
 import { splitSteps, splitWindows, trackSamples, windowsOf } from "./windows.ts";
 
 const SOURCE: SampleSource = {
@@ -91,6 +100,65 @@ Deno.test("readSamples() refuses what is damaged or something else", async () =>
     assertEquals(readSamples(whole.subarray(0, header)).samples, []);
   });
   await assertRejects(() => loadSamples("/no/such/file"), CheckpointError, "it must exist");
+});
+
+Deno.test("SampleWriter refuses samples of other settings and says which; another seed and more steps are none of them", async () => {
+  const run = {
+    lora: { mode: "full", targets: ["q", "k"], rank: 4, alpha: 8, dropout: 0 },
+    optimizer: DEFAULT_OPTIMIZER,
+    steps: 80,
+    seed: 1,
+  } satisfies RunSettings;
+  const of = (settings: RunSettings, more = {}) => ({
+    ...SOURCE,
+    settings: sampleSettings(settings, { batch: 4, data: "abc", ...more }),
+  });
+  const folder = await Deno.makeTempDir();
+  const path = `${folder}/samples.bin`;
+  {
+    using writer = await SampleWriter.open(path, of(run));
+    await writer.write(sampleOf(1));
+  }
+  assertEquals((await loadSamples(path)).source, of(run));
+  const { lora, optimizer } = run;
+  for (
+    const [name, now, then, settings, more] of [
+      ["lora.mode", '"slice"', '"full"', { ...run, lora: { ...lora, mode: "slice" } }],
+      ["lora.targets", '["q"]', '["q","k"]', { ...run, lora: { ...lora, targets: ["q"] } }],
+      ["lora.rank", "2", "4", { ...run, lora: { ...lora, rank: 2 } }],
+      ["optimizer.learningRate", "0.5", "", { ...run, optimizer: { ...optimizer, learningRate: 0.5 } }],
+      ["codec", '"int8"', '"f32"', { ...run, codec: "int8" }],
+      ["clipNorm", "1", "null", { ...run, clipNorm: 1 }],
+      ["batch", "2", "4", run, { batch: 2 }],
+      ["data", '"abd"', '"abc"', run, { data: "abd" }],
+      ["length", "48", "none", run, { length: 48 }],
+      ["batch", "which has none", "4", run, { batch: undefined }],
+    ] as [string, string, string, RunSettings, object?][]
+  ) {
+    const error = await assertRejects(() => SampleWriter.open(path, of(settings, more)), CheckpointError);
+    assertStringIncludes(error.message, `must have the same "${name}" as the run, ${now}: they have ${then}`);
+  }
+  await assertRejects(() => SampleWriter.open(path, SOURCE), CheckpointError, "which has none");
+  {
+    using writer = await SampleWriter.open(path, of({ ...run, seed: 2, steps: 90, microBatches: 2 }));
+    await writer.write(sampleOf(1, 2));
+  }
+  assertEquals((await loadSamples(path)).samples, [sampleOf(1), sampleOf(1, 2)]);
+  await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test("files from before there were settings are read as ever, and not appended to with settings", async () => {
+  await withFile(async (path) => {
+    const { source, samples } = await loadSamples(path);
+    assertEquals([source.settings, samples.length], [undefined, 3]);
+    const bytes = await Deno.readFile(path);
+    await assertRejects(
+      () => SampleWriter.open(path, { ...SOURCE, settings: {} }),
+      CheckpointError,
+      "must say with which settings its samples were collected",
+    );
+    assertEquals(await Deno.readFile(path), bytes);
+  });
 });
 
 Deno.test("SampleWriter refuses samples of another model, other devices or another shape", async () => {

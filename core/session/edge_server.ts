@@ -12,7 +12,9 @@ import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
 import { checkLora, type LoraSettings } from "../lora/settings.ts";
 import type { BaseLayers } from "../model/base.ts";
 import type { HeadStatistics } from "../ports.ts";
+import { sampleSettings } from "../predictor/samples.ts";
 import {
+  checkPruner,
   DEVICE_STATISTICS,
   type Pruner,
   type PrunerContext,
@@ -57,6 +59,7 @@ export class EdgeServer extends RunServer {
    * @param options See `EdgeServerOptions`.
    * @throws {RangeError} If settings are out of range.
    * @throws {HandshakeError} If the settings name a codec that is not known.
+   * @throws {PluginError} If the pruner is not one, see `checkPruner`.
    */
   constructor(options: EdgeServerOptions) {
     super(options, { system: "split", maxDevices: options.base.shape.heads });
@@ -67,6 +70,7 @@ export class EdgeServer extends RunServer {
       );
     }
     this.#options = options;
+    checkPruner(options.pruner);
     const { accumulate } = this.settings;
     if (accumulate > 1 && options.pruner.needs.includes("trueGradientNorm")) {
       throw new RangeError(
@@ -271,6 +275,7 @@ export class EdgeServer extends RunServer {
       headsPerDevice: ranges.map((r) => r.count),
       capacities,
       seed: this.settings.seed,
+      settings: sampleSettings(this.settings),
     };
     const { microBatches } = this.settings;
     const ports = { engine, base, heads: remote, data, microBatches };

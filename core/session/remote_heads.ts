@@ -16,6 +16,7 @@ import {
 import { ProtocolError } from "../errors.ts";
 import type { HeadRange } from "../lora/allocation.ts";
 import { clipFactor, globalNorm } from "../lora/head_modules.ts";
+import { requireFiniteNorm } from "../train/finite.ts";
 import { keptHeads, lowestLayer, maskOfRange, putRange } from "../lora/local_heads.ts";
 import type { LoraSettings, LoraTarget } from "../lora/settings.ts";
 import { type TargetColumns, targetColumns } from "../lora/target_columns.ts";
@@ -258,9 +259,10 @@ export class RemoteHeads implements HeadPort, Disposable {
     const squares = await this.#wait(Promise.all(devices.map(async ({ peer }) => {
       const { tensors } = await peer.receive("squaredNorm", { step, shapes: [[1]] });
       const square = tensors[0]!.data[0]!;
-      if (Number.isFinite(square) && square >= 0) return square;
+      requireFiniteNorm(step, square);
+      if (square >= 0) return square;
       const error = new ProtocolError(
-        `Cannot clip step ${step} as the squared norm of ${peer.name} must be finite and not negative: current value is ${square}`,
+        `Cannot clip step ${step} as the squared norm of ${peer.name} must not be negative: current value is ${square}`,
       );
       peer.reject(error);
       throw error;

@@ -6,7 +6,7 @@
 
 import type { Engine } from "@edgetuner/kernels";
 import type { CheckpointSource } from "../checkpoint/run_checkpoint.ts";
-import { DeadlineError, HandshakeError } from "../errors.ts";
+import { DeadlineError, HandshakeError, TrainingError } from "../errors.ts";
 import type { HeadRange } from "../lora/allocation.ts";
 import type { StepMode } from "../ports.ts";
 import type { Channel } from "../transport.ts";
@@ -314,6 +314,7 @@ export abstract class RunServer implements RunHandle {
    * @throws {DeadlineError} If not all devices joined in time, or one did not answer in time.
    * @throws {ProtocolError} If a device broke the protocol.
    * @throws {PluginError} If the pruner returned something its contract does not allow.
+   * @throws {TrainingError} If a loss or the norm of the gradients is not finite; the devices get it too.
    */
   async start(signal?: AbortSignal): Promise<void> {
     const onAbort = () => {
@@ -323,6 +324,7 @@ export abstract class RunServer implements RunHandle {
     if (signal?.aborted) onAbort();
     else signal?.addEventListener("abort", onAbort);
     let reason = "";
+    let diverged: TrainingError | null = null;
     try {
       await this.#waitForDevices();
       if (this.#stopReason === null) await this.runAll();
@@ -334,12 +336,14 @@ export abstract class RunServer implements RunHandle {
         this.#setStatus("ended", this.#stopReason);
       } else {
         this.#setStatus("failed", reason);
+        if (error instanceof TrainingError) diverged = error;
         throw error;
       }
     } finally {
       signal?.removeEventListener("abort", onAbort);
       await Promise.all(this.#members.map(async ({ peer }) => {
-        await peer.send("end", { meta: { reason, ...(this.ending ?? {}) } }).catch(() => {});
+        if (diverged !== null) await peer.tell(diverged);
+        else await peer.send("end", { meta: { reason, ...(this.ending ?? {}) } }).catch(() => {});
         await peer.close(reason.slice(0, 100)).catch(() => {});
       }));
     }

@@ -11,7 +11,7 @@ import {
   type RunCheckpoint,
   saveHeads,
 } from "../checkpoint/run_checkpoint.ts";
-import { CheckpointError, HandshakeError, ProtocolError } from "../errors.ts";
+import { CheckpointError, HandshakeError, ProtocolError, TrainingError } from "../errors.ts";
 import type { TokenSession } from "../generation/cached_session.ts";
 import { type Adapter, adapterRange, loadIntoModules } from "../lora/adapter.ts";
 import { HeadModules } from "../lora/head_modules.ts";
@@ -26,6 +26,7 @@ import {
   sumLosses,
   type TokenBatch,
 } from "../model/loss.ts";
+import { requireFiniteHeads, requireFiniteLoss } from "../train/finite.ts";
 import { type BatchPart, partsOfStep } from "../train/local_data.ts";
 import type { HeadMode, HeadStatistics, StepMode } from "../ports.ts";
 import type { Channel } from "../transport.ts";
@@ -137,7 +138,8 @@ export interface UserDeviceResult {
  * Joins an edge server and takes part in a run until it ends.
  *
  * If the connection is lost or the run is stopped, the head modules as they were after the last
- * step are returned with the error, so that nothing learnt is lost.
+ * step are returned with the error, so that nothing learnt is lost. If the run ended because a loss, a norm or
+ * a weight was not finite, on whatever party, `error` is a `TrainingError`.
  *
  * @throws {HandshakeError} If the server refuses, or the run's codec is not known here.
  * @throws {ProtocolError} If the server's welcome is not valid.
@@ -236,12 +238,14 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
   const save = async (step: number) => {
     if (checkpointEvery === 0 || saved === step || options.onCheckpoint === undefined) return;
     saved = step;
+    const heads = modules === null ? null : await saveHeads(modules);
+    if (heads !== null) requireFiniteHeads(step, heads.state);
     await options.onCheckpoint({
       run: welcome.run,
       step,
       settings: welcome.settings,
       fingerprint: data?.fingerprint ?? "",
-      heads: modules === null ? null : await saveHeads(modules),
+      heads,
       pruning: null,
       devices: [{ name, capacity, range: welcome.range }],
       data: null,
@@ -270,6 +274,7 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
   } catch (cause) {
     error = cause;
     if (cause instanceof ProtocolError) peer.reject(cause);
+    if (cause instanceof TrainingError) await peer.tell(cause);
   }
   await peer.close(error === null ? "" : "device stopped").catch(() => {});
   // The modules are the caller's from here on: no lane may use them any more.
@@ -705,6 +710,8 @@ async function answerHidden(
   const results = await engine.read(gradient === null ? losses : [gradient, ...losses]);
   for (const tensor of losses) tensor.dispose();
   gradient?.dispose();
+  // Before dh_L is sent: no device learns from it.
+  requireFiniteLoss(step, sumLosses(results.slice(gradient === null ? 0 : 1)), mode);
   if (gradient !== null) {
     await peer.send("hiddenGradient", {
       step,

@@ -8,7 +8,7 @@
  */
 
 import type { Engine } from "@edgetuner/kernels";
-import { ProtocolError } from "../errors.ts";
+import { ProtocolError, TrainingError } from "../errors.ts";
 import { HeadModules } from "../lora/head_modules.ts";
 import { findCodec } from "../wire/codec.ts";
 import { PROTOCOL_VERSION } from "../wire/frame.ts";
@@ -101,6 +101,7 @@ export async function runTensorParallelDevice(
   } catch (cause) {
     error = cause;
     if (cause instanceof ProtocolError) peer.reject(cause);
+    if (cause instanceof TrainingError) await peer.tell(cause);
   }
   await peer.close(error === null ? "" : "device stopped").catch(() => {});
   // The modules are the caller's from here on: no lane may use them any more.

@@ -14,6 +14,7 @@ import {
   sumLosses,
   type TokenBatch,
 } from "../model/loss.ts";
+import { TrainingError } from "../errors.ts";
 import { Tape } from "../tape.ts";
 
 /** A model all of whose parameters are trained. */
@@ -67,7 +68,11 @@ export async function fullGradients(
   return losses;
 }
 
-/** One training step of all parameters. */
+/**
+ * One training step of all parameters.
+ *
+ * @throws {TrainingError} If the loss or the gradients' norm is not finite; the parameters are of no use then.
+ */
 export async function fullTrainingStep(
   model: TrainableModel,
   batch: TokenBatch,
@@ -84,7 +89,14 @@ export async function fullTrainingStep(
   for (const tensor of losses) tensor.dispose();
   clip?.dispose();
   const gradientNorm = clip === null ? null : results.pop()![1]!;
-  return { loss: sumLosses(results), gradientNorm };
+  const loss = sumLosses(results);
+  const bad = [loss, gradientNorm ?? 0].find((x) => !Number.isFinite(x));
+  if (bad !== undefined) {
+    throw new TrainingError(
+      `Cannot go on training as loss and norm of the gradients must be finite: one of them is ${bad}; lower the learning rate`,
+    );
+  }
+  return { loss, gradientNorm };
 }
 
 /** Loss of a batch without training. */

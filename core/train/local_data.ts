@@ -16,6 +16,7 @@ import {
   sumLosses,
   type TokenBatch,
 } from "../model/loss.ts";
+import { requireFiniteLoss } from "./finite.ts";
 import type { DataPort, EmbeddedBatch, LossPass, LossResult, StepMode } from "../ports.ts";
 
 /** A batch and what it is for; `null` ends the run. */
@@ -107,8 +108,13 @@ export class LocalData implements DataPort {
     });
   }
 
-  /** Loss and dh_L of the batch or a micro-batch; the same for a probe, as the batch stays until the next one is asked for. */
-  async loss(_step: number, hidden: Tensor, pass: LossPass = {}): Promise<LossResult> {
+  /**
+   * Loss and dh_L of the batch or a micro-batch; the same for a probe, as the batch stays until the next one is
+   * asked for.
+   *
+   * @throws {TrainingError} If the loss is not finite.
+   */
+  async loss(step: number, hidden: Tensor, pass: LossPass = {}): Promise<LossResult> {
     const { probe = false, part: micro } = pass;
     if (this.#current === null) {
       throw new TypeError("Cannot compute the loss as a batch must come first: none did");
@@ -120,6 +126,12 @@ export class LocalData implements DataPort {
     const { losses, gradient } = modelLoss(this.#ends, hidden, piece, settings, mode === "train");
     const values = await hidden.engine.read(losses);
     for (const tensor of losses) tensor.dispose();
+    try {
+      requireFiniteLoss(step, sumLosses(values), mode);
+    } catch (error) {
+      gradient?.dispose();
+      throw error;
+    }
     if (probe) return { gradient, loss: null };
     this.#pieces[micro?.index ?? 0] = values;
     this.#left -= hidden.rows;

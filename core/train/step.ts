@@ -9,6 +9,7 @@ import { type MicroBatch, splitBatch, WHOLE_STEP } from "../micro_batches.ts";
 import type { BaseLayers } from "../model/base.ts";
 import type { DataPort, EmbeddedBatch, HeadMode, HeadPort, HeadStatistics, LayerHeads } from "../ports.ts";
 import { Tape } from "../tape.ts";
+import { requireFiniteLoss } from "./finite.ts";
 
 /** What a step works on. */
 export interface StepContext {
@@ -50,6 +51,7 @@ export interface StepOutcome {
  * @param step Step number.
  * @param batch The embedded batch or its first part, from `DataPort.next`.
  * @param mask Head mask z, [L * H], 1 = pruned.
+ * @throws {TrainingError} If the loss or the norm of the gradients is not finite. The heads stay as they were.
  */
 export async function runStep(
   context: StepContext,
@@ -145,6 +147,8 @@ async function pass(
     }),
   );
   const loss = losses.find((value) => value !== null) ?? null;
+  // Of data sides of anyone's own, too: the heads are not updated with what comes of such a loss.
+  if (loss !== null) requireFiniteLoss(step, loss, mode === "evaluate" ? "evaluate" : "train");
   if (mode === "evaluate") return { loss, statistics: {} };
   const last = position.index + 1 === position.count;
   return { loss, statistics: last ? await heads.endStep() : {} };

@@ -29,7 +29,7 @@ export type ScheduledTime = number | readonly [from: number, to: number];
 
 /** Something that goes wrong at a given time. */
 export interface LinkFailure {
-  /** Device that it concerns, counted from 0 in the order of joining. @default {every device on such a link} */
+  /** Device that it concerns, counted from 0 in the order of joining; one of the run. @default {every device on such a link} */
   readonly device?: number;
   /** From when to when the device is slow. */
   readonly slow?: {
@@ -37,12 +37,12 @@ export interface LinkFailure {
     readonly factor: number;
     /** Start. */
     readonly fromMs: ScheduledTime;
-    /** End. @default {never} */
+    /** End, after the start whatever the seed draws. @default {never} */
     readonly toMs?: ScheduledTime;
   };
   /** When the link is cut. */
   readonly goneMs?: ScheduledTime;
-  /** From when a new connection can be opened again. @default {never} */
+  /** From when a new connection can be opened again, not before `goneMs` whatever the seed draws. @default {never} */
   readonly backMs?: ScheduledTime;
 }
 
@@ -185,16 +185,29 @@ function checkFailure(name: string, entry: unknown): void {
     const slow = fieldsOf(`${name}.slow`, failure.slow, ["factor", "fromMs", "toMs"]);
     inRange(`${name}.slow.factor`, slow.factor, 1, 1e6);
     time("slow.fromMs", slow.fromMs);
-    if (slow.toMs !== undefined) time("slow.toMs", slow.toMs);
+    if (slow.toMs !== undefined) {
+      time("slow.toMs", slow.toMs);
+      if (bounds(slow.toMs)[0] <= bounds(slow.fromMs)[1]) {
+        wrong(`${name}.slow.toMs`, "after fromMs", slow.toMs);
+      }
+    }
   }
   if (failure.goneMs !== undefined) time("goneMs", failure.goneMs);
   if (failure.backMs !== undefined) {
     if (failure.goneMs === undefined) wrong(`${name}.backMs`, "together with goneMs", failure.backMs);
     time("backMs", failure.backMs);
+    if (bounds(failure.backMs)[0] < bounds(failure.goneMs)[1]) {
+      wrong(`${name}.backMs`, "not before goneMs", failure.backMs);
+    }
   }
   if (failure.slow === undefined && failure.goneMs === undefined) {
     wrong(name, "a failure with slow or goneMs", entry);
   }
+}
+
+/** Earliest and latest of a scheduled time. */
+function bounds(time: unknown): [number, number] {
+  return (Array.isArray(time) ? time : [time, time]) as [number, number];
 }
 
 function fieldsOf(name: string, value: unknown, known: readonly string[]): Record<string, unknown> {

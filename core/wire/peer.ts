@@ -7,7 +7,14 @@
  * @module
  */
 
-import { ChannelClosedError, DeadlineError, HandshakeError, PluginError, ProtocolError } from "../errors.ts";
+import {
+  ChannelClosedError,
+  DeadlineError,
+  HandshakeError,
+  PluginError,
+  ProtocolError,
+  TrainingError,
+} from "../errors.ts";
 import type { Channel } from "../transport.ts";
 import { type CodecStream, f32Codec, type WireCodec } from "./codec.ts";
 import {
@@ -315,6 +322,11 @@ export class Peer implements AsyncDisposable {
     return { ...frame, tensors };
   }
 
+  /** Tells the other side that training cannot go on: its waits reject with the same error. */
+  async tell(error: TrainingError): Promise<void> {
+    await this.send("end", { meta: { reason: error.message, diverged: true } }).catch(() => {});
+  }
+
   /** Closes the peer with a protocol error; waits reject with it. */
   reject(error: ProtocolError): void {
     this.#fail(error);
@@ -452,6 +464,10 @@ export class Peer implements AsyncDisposable {
         this.#received++;
         if (frame.kind === "refuse") {
           throw new HandshakeError(`${this.name} refused: ${String(frame.meta.reason ?? "no reason given")}`);
+        }
+        // The run is over for everyone: whoever waits gets the error, on this side as on that one.
+        if (frame.kind === "end" && frame.meta.diverged === true) {
+          throw new TrainingError(String(frame.meta.reason ?? "").slice(0, 1000));
         }
         // The end of a run may come at any moment: it reaches whoever waits, in every lane.
         const lanes: Lane[] = frame.kind === "end" ? ["control", "data", "heads"] : [LANE_OF[frame.kind]];

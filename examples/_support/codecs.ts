@@ -4,7 +4,7 @@
  * @module
  */
 
-import { builtInCodecs, checkCodec, type WireCodec } from "@edgetuner/core";
+import { builtInCodecs, checkCodec, findCodec, type WireCodec } from "@edgetuner/core";
 import { UsageError } from "./flags.ts";
 
 /** Which codec; plain data, so that it can go to a worker. */
@@ -51,6 +51,7 @@ export async function codecsOf(module: string | null): Promise<WireCodec[]> {
   try {
     const codec: unknown = factory();
     checkCodec(codec);
+    findCodec(codec.name, [codec]); // its name may be one that a run cannot have, such as a built-in one's
     return [codec];
   } catch (cause) {
     throw new UsageError(`${(cause as Error).message} (the codec is of ${module})`, { cause });

@@ -13,24 +13,27 @@ import {
 } from "@edgetuner/core";
 import { collectingPruner } from "@edgetuner/plugins";
 
+/** What is known of samples before their run has begun. */
+type Collected = Pick<SampleSource, "hidden" | "fingerprint" | "baseNorm" | "settings">;
+
 /** A file of samples, and the pruner that fills it. Which devices take part is known when a run has begun. */
 export class CollectedSamples implements Disposable {
   /** Keeps every head and appends what the steps show. */
   readonly pruner: Pruner;
   readonly #path: string;
-  readonly #model: Pick<SampleSource, "hidden" | "fingerprint" | "baseNorm">;
+  readonly #model: Collected;
   readonly #last = new Map<number, number>();
   #writer: SampleWriter | null = null;
 
   /**
    * @param path The file; it is opened with the first sample.
-   * @param model What is known of the model.
+   * @param model What is known of the model, and of settings beyond those that the pruner is told.
    * @param existing Samples that the file holds: a step that is there already is not written again, so that a
    * run that is repeated goes on where the file ends.
    */
   constructor(
     path: string,
-    model: Pick<SampleSource, "hidden" | "fingerprint" | "baseNorm">,
+    model: Collected,
     existing: readonly PrunerSample[] = [],
   ) {
     this.#path = path;
@@ -50,10 +53,12 @@ export class CollectedSamples implements Disposable {
   }
 
   async #write(sample: PrunerSample, context: PrunerContext): Promise<void> {
-    if (sample.step <= (this.#last.get(sample.seed) ?? -1)) return;
     const { layers, heads, headsPerDevice, capacities } = context;
-    const source = { layers, heads, headsPerDevice, capacities, ...this.#model };
+    const settings = { ...context.settings, ...this.#model.settings };
+    const source = { layers, heads, headsPerDevice, capacities, ...this.#model, settings };
+    // Before steps that are there already are run again: samples of other settings are refused at once.
     this.#writer ??= await SampleWriter.open(this.#path, source);
+    if (sample.step <= (this.#last.get(sample.seed) ?? -1)) return;
     await this.#writer.write(sample);
   }
 

@@ -105,6 +105,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     hidden: base.shape.hidden,
     fingerprint: model.fingerprint,
     baseNorm,
+    settings: { baseWeights },
   });
   const pruner = collected?.pruner ?? await makePruner(options.pruner, engine);
   // Before anyone joins: kernels that compile in a step would make all devices wait.

@@ -299,6 +299,7 @@ export async function runProgram(main: () => Promise<number | void>): Promise<vo
       "NotFound",
       "PermissionDenied",
       "RangeError",
+      "TrainingError",
     ];
     if (error instanceof Error && plain.includes(error.name)) console.error(error.message);
     else console.error(error);

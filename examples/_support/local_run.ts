@@ -8,6 +8,8 @@ import {
   allocateHeads,
   baseNorms,
   type BaseWeights,
+  checkPruner,
+  dataFingerprint,
   embeddingMean,
   HeadModules,
   type HeadStatistics,
@@ -21,6 +23,7 @@ import {
   type PrunerContext,
   type RunSettings,
   runStep,
+  sampleSettings,
   validateDecision,
 } from "@edgetuner/core";
 import type { Engine } from "@edgetuner/kernels";
@@ -85,8 +88,16 @@ export async function loadLocalModel(options: LocalRunOptions): Promise<LocalMod
   const { layers, heads } = modelShape(model.config);
   const capacities = [...options.capacities].sort((a, b) => b - a);
   const headsPerDevice = allocateHeads(heads, capacities).map((range) => range.count);
-  const context = { layers, heads, headsPerDevice, capacities, seed: options.settings.seed };
   const set = await loadTrainingSet(options.data, { ...options, tokenizer });
+  const { batch, length, buckets, baseWeights } = options;
+  const context = {
+    ...{ layers, heads, headsPerDevice, capacities },
+    seed: options.settings.seed,
+    settings: sampleSettings(options.settings, {
+      ...{ batch, length, buckets, baseWeights },
+      data: await dataFingerprint(set, "in an order by the seed"),
+    }),
+  };
   return { model, set, baseNorm: baseNorms(model), context };
 }
 
@@ -97,6 +108,7 @@ export async function* localRun(
   options: LocalRunOptions,
   pruner: Pruner,
 ): AsyncGenerator<LocalStep> {
+  checkPruner(pruner);
   const { settings, batch, buckets, baseWeights } = options;
   const batches = trainingBatches(set, { batch, seed: settings.seed, buckets });
   using base = loadLayers(engine, model, { baseWeights });

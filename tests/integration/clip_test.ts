@@ -132,7 +132,7 @@ Deno.test("clipFactor() is 1 up to the limit, and limit / norm above it", () => 
   assertClose([clipFactor([9, 16], 2.5)], [0.5], TOLERANCE.sum);
 });
 
-Deno.test("a squared norm that is not finite or negative, and a factor above 1, are protocol errors", async () => {
+Deno.test("a squared norm that is not finite ends the training; negative, and a factor above 1, are protocol errors", async () => {
   const settings = { ...tinySettings("slice", 2), clipNorm: 1 };
   for (
     const [kind, value] of [["squaredNorm", NaN], ["squaredNorm", -1], ["clip", 1.5], ["clip", NaN]] as const
@@ -162,7 +162,11 @@ Deno.test("a squared norm that is not finite or negative, and a factor above 1, 
           }),
         }),
       Error,
-      kind === "clip" ? "factor must be from 0 to 1" : "finite and not negative",
+      kind === "clip"
+        ? "factor must be from 0 to 1"
+        : value < 0
+        ? "must not be negative"
+        : "the norm of the gradients must be finite",
     );
   }
 });

@@ -219,6 +219,25 @@ Deno.test("train_pruner.ts takes plain texts, and refuses too few steps and othe
     assertEquals(report.data.train, { sequences: 12, truncated: 0, skipped: 0 });
     assertEquals(report.samples, least);
     for (const count of Object.values(report.windows)) assertGreater(count as number, 0);
+    // Nothing is spliced to them that was trained in another way, before a step is run again.
+    const bytes = await Deno.readFile(`${folder}/s.bin`);
+    const more = ["--steps", `${least + 10}`, "--history", "2", "--runs", "1", "--epochs", "2"];
+    const shorter = `${folder}/shorter.jsonl`;
+    await Deno.writeTextFile(shorter, texts.slice(1).join("\n"));
+    for (
+      const [flag, value, name] of [
+        ["mode", "slice", "lora.mode"],
+        ["rank", "3", "lora.rank"],
+        ["rate", "0.5", "optimizer.learningRate"],
+        ["batch", "3", "batch"],
+        ["data", shorter, "data"],
+      ] as const
+    ) {
+      const mixed = await run("train_pruner.ts", [...common, ...more, `--${flag}`, value]);
+      assertEquals([mixed.code, mixed.errors.length], [1, 1], mixed.errors.join("\n"));
+      assertStringIncludes(mixed.errors[0]!, `must have the same "${name}" as the run`);
+      assertEquals(await Deno.readFile(`${folder}/s.bin`), bytes);
+    }
     // Samples of another model are what is wrong, however few steps there are.
     const model = await chatModel(folder);
     const config = JSON.parse(await Deno.readTextFile(`${model}/config.json`));

@@ -11,11 +11,22 @@ import {
   PROTOCOL_VERSION,
   type Pruner,
   runUserDevice,
+  sampleSettings,
   type UserDeviceResult,
 } from "@edgetuner/core";
+import { simulate } from "@edgetuner/transport";
 import { assert, assertEquals, assertInstanceOf, assertRejects, assertThrows } from "@std/assert";
-import { TinyGpt2, tinySettings } from "../support/tiny_model.ts";
-import { admitAll, dataSide, eventOf, joinDevice, type Link, openLink, serverOptions } from "./_session.ts";
+import { BATCH, TinyGpt2, tinySettings } from "../support/tiny_model.ts";
+import {
+  admitAll,
+  dataSide,
+  eventOf,
+  joinDevice,
+  type Link,
+  openLink,
+  scriptedPruner,
+  serverOptions,
+} from "./_session.ts";
 
 const engine = await Engine.create();
 const model = new TinyGpt2(engine);
@@ -311,6 +322,36 @@ for (const [what, decide] of Object.entries(BAD_PRUNERS)) {
     assertEquals(engine.stats.tensors, before, "tensors left behind");
   });
 }
+
+Deno.test("what is no pruner is refused before anyone joins, by servers and simulations", async () => {
+  const good = scriptedPruner([new Uint8Array(12)]);
+  const { init: _, ...noInit } = good;
+  for (
+    const [pruner, message] of [
+      [{ ...good, needs: ["gradNorm"] }, "needs must be some of gradientNorm, loraNorm, weightChange"],
+      [noInit, "init must be a function: it is undefined"],
+      [undefined, "it must be an object: it is undefined"],
+    ] as unknown as [Pruner, string][]
+  ) {
+    const settings = tinySettings("slice", 1);
+    const server = () => new EdgeServer(serverOptions(model, settings, { pruner }));
+    assertThrows(server, PluginError, message);
+    const simulated = () => simulate({ model, settings, pruner, devices: 1, batches: () => BATCH });
+    await assertRejects(simulated, PluginError, message);
+  }
+});
+
+Deno.test("a pruner is told the settings that its statistics come from", async () => {
+  const settings = tinySettings("slice", 1);
+  let told: unknown;
+  const pruner: Pruner = {
+    ...scriptedPruner([new Uint8Array(12)]),
+    init: (context) => void (told = context.settings),
+  };
+  const run = await simulate({ model, settings, pruner, devices: 1, batches: () => BATCH });
+  assertEquals(run.error, null);
+  assertEquals(told, sampleSettings(settings));
+});
 
 Deno.test("a pruner whose init() throws: PluginError, and everyone is released", async () => {
   const init = () => {

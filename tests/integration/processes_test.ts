@@ -114,6 +114,25 @@ Deno.test("demo.ts ends all processes on Ctrl-C and saves what was learnt", asyn
   await Deno.remove(folder, { recursive: true });
 });
 
+Deno.test("demo.ts and server_tuner.ts end with code 1 and save nothing where the loss becomes NaN", async () => {
+  const folder = await Deno.makeTempDir();
+  const args = ["--steps", "8", "--batch", "2", "--length", "48", "--rate", "1e20"];
+  const demo = await end(start("demo.ts", [...args, "--prompts", "1", "--out", `${folder}/demo`]));
+  assertEquals(demo.code, 1);
+  for (const party of ["edge server", "device-1", "device-2", "device-3"]) {
+    assertStringIncludes(demo.errors, `${party}: Cannot go on training as the loss must be finite: step `);
+  }
+  assert(!demo.out.includes("saved"), demo.out);
+  const tuner = await end(start("server_tuner.ts", [...args, "--save", `${folder}/tuner`]));
+  assertEquals(tuner.code, 1);
+  assertStringIncludes(tuner.errors, "Cannot go on training as the loss must be finite: step ");
+  for (const name of ["demo/adapter", "demo/device-1", "demo/device-2", "tuner"]) {
+    const files = await Array.fromAsync(Deno.readDir(`${folder}/${name}`), (f) => f.name).catch(() => []);
+    assertEquals(files, []);
+  }
+  await Deno.remove(folder, { recursive: true });
+});
+
 /** Waits until a run has taken steps, by the metrics that it writes. */
 async function untilSteps(folder: string): Promise<void> {
   for (let tries = 0; tries < 600; tries++) {
@@ -226,6 +245,23 @@ Deno.test("a parameter that the chosen pruner does not take is refused, not left
     assertEquals(ended.code, 2);
     assertOneLine(ended, pruner, `--${flag}`);
   }
+});
+
+Deno.test("a codec whose name no run can use is refused in one line, before anything starts", async () => {
+  const folder = await Deno.makeTempDir();
+  const core = new URL("../../core/mod.ts", import.meta.url).href;
+  for (const name of ["f16", "int8", "u8", ""]) {
+    const file = `${folder}/codec.ts`;
+    const source = `import { f16Codec } from "${core}";\n` +
+      `export default () => ({ ...f16Codec(), name: ${JSON.stringify(name)} });\n`;
+    await Deno.writeTextFile(file, source);
+    for (const program of ["demo.ts", "edge_server.ts"]) {
+      const ended = await end(start(program, ["--codec", file]));
+      assertEquals(ended.code, 2, `${program} ${name}: ${ended.errors}`);
+      assertOneLine(ended, `Cannot use codec "${name}" as names must`, file);
+    }
+  }
+  await Deno.remove(folder, { recursive: true });
 });
 
 Deno.test("pull.ts names the data sets that there are, and refuses a revision that is named twice", async () => {

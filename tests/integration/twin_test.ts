@@ -350,6 +350,29 @@ Deno.test("a cut link before the start, and in real time", async () => {
   assertInstanceOf(real.error, ChannelClosedError);
 });
 
+Deno.test("a failure of a device that there is not is refused before anything starts, in any link", async () => {
+  const { tensors } = engine.stats;
+  const failing = (device: number) => ({ ...ROUGH, failures: [{ goneMs: 1e6 }, { device, goneMs: 1e6 }] });
+  const message =
+    'failures[1].device of link "rough" must be below the number of devices, 2: current value is 2';
+  for (const more of [{ link: failing(2), devices: 2 }, { devices: [{}, { link: failing(2) }] }]) {
+    await assertRejects(() => simulate(options(more)), TypeError, message);
+  }
+  const { pruner: _, ...common } = options({ link: failing(3), settings: tinySettings("full", 1) });
+  const inParallel = () => simulateTensorParallel({ ...common, checkpoint: tiny.model });
+  await assertRejects(inParallel, TypeError, "below the number of devices, 3: current value is 3");
+  assertEquals(engine.stats.tensors, tensors);
+  const run = await simulate(options({ link: failing(1), devices: 2, settings: tinySettings("slice", 1) }));
+  assertEquals(run.error, null);
+});
+
+Deno.test("plan() is of a step in which nothing goes wrong, whatever the profile's failures", () => {
+  const of = (link: LinkProfile) =>
+    plan({ model: { layers: 3, heads: 4, hidden: 48, vocabulary: 32 }, batch: 2, length: 8, link });
+  const failures = [{ slow: { factor: 9, fromMs: 0 }, goneMs: 0 }];
+  assertEquals(of({ ...ROUGH, failures }), of(ROUGH));
+});
+
 Deno.test("a slow device makes the steps of its time slow", async () => {
   const quick = await simulate(options({ settings: tinySettings("slice", 8) }));
   const from = quick.totalMs / 3;

@@ -1,0 +1,58 @@
+/**
+ * Ending a run whose numbers are not finite any more: nothing that is learnt from there on is of use.
+ *
+ * @module
+ */
+
+import { CheckpointError, TrainingError } from "../errors.ts";
+import type { HeadModulesState } from "../lora/head_modules.ts";
+import type { NamedArray } from "../model/gpt2.ts";
+
+const ADVICE = "lower the learning rate, clip the gradients, or look at what the data and the codec give";
+
+/** @throws {TrainingError} If a loss is not finite. */
+export function requireFiniteLoss(step: number, loss: number, mode: "train" | "evaluate"): void {
+  if (Number.isFinite(loss)) return;
+  const what = mode === "train" ? "loss" : "validation loss";
+  throw new TrainingError(
+    `Cannot go on training as the ${what} must be finite: step ${step} gives ${loss}; ${ADVICE}`,
+  );
+}
+
+/** @throws {TrainingError} If the sum of squares of a step's gradients is not finite. */
+export function requireFiniteNorm(step: number, square: number): void {
+  if (Number.isFinite(square)) return;
+  throw new TrainingError(
+    `Cannot go on training as the norm of the gradients must be finite: its square in step ${step} is ${square}; ${ADVICE}`,
+  );
+}
+
+/** @throws {TrainingError} If weights or moments of head modules are not finite after so many steps. */
+export function requireFiniteHeads(step: number, state: HeadModulesState): void {
+  for (const part of ["weights", "m", "v"] as const) {
+    for (const [layer, heads] of state[part].entries()) {
+      for (const { a, b } of heads.flat()) {
+        const bad = firstNotFinite(a) ?? firstNotFinite(b);
+        if (bad === undefined) continue;
+        throw new TrainingError(
+          `Cannot go on training as weights and moments of the heads must be finite: after ${step} steps one of layer ${layer} is ${bad}; ${ADVICE}`,
+        );
+      }
+    }
+  }
+}
+
+/** @throws {CheckpointError} If a value of what is to be saved is not finite. */
+export function requireFiniteArrays(path: string, arrays: ReadonlyMap<string, NamedArray>): void {
+  for (const [name, { data }] of arrays) {
+    const bad = firstNotFinite(data);
+    if (bad === undefined) continue;
+    throw new CheckpointError(
+      `Cannot save ${path} as every weight must be finite: one of "${name}" is ${bad}; what was saved before stays`,
+    );
+  }
+}
+
+function firstNotFinite(values: Float32Array): number | undefined {
+  return values.find((x) => !Number.isFinite(x));
+}
