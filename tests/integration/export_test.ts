@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import {
   type Adapter,
   certifyExport,
@@ -377,6 +377,94 @@ Deno.test("export.ts writes, merges, reduces and imports, each with a certificat
     assert(refused.err.includes("Nothing was written"), refused.err);
     assertEquals(await names(folder), ["heads", "imported", "merged", "peft", "small"]);
     assertEquals((await run()).code, 2);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+/** Every file below a folder, with its bytes. */
+async function contents(folder: string): Promise<Record<string, string>> {
+  const all: Record<string, string> = {};
+  for await (const { name, isDirectory, isSymlink } of Deno.readDir(folder)) {
+    const path = `${folder}/${name}`;
+    if (isDirectory) {
+      for (const [n, hex] of Object.entries(await contents(path))) all[`${name}/${n}`] = hex;
+    } else all[name] = isSymlink ? await Deno.readLink(path) : (await Deno.readFile(path)).toHex();
+  }
+  return all;
+}
+
+Deno.test("export.ts neither overwrites what it reads nor replaces what is no former export", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const [base, heads, other] = [`${folder}/base`, `${folder}/heads`, `${folder}/other`];
+    await Deno.mkdir(base);
+    for (const name of await names(`${EXAMPLES}tiny_gpt2`)) {
+      await Deno.copyFile(`${EXAMPLES}tiny_gpt2/${name}`, `${base}/${name}`);
+    }
+    await saveAdapter(heads, await randomAdapter(base, "slice"));
+    await savePeft(other, (await gpt2Case("slice")).peft); // somebody's, without a certificate
+    await Deno.symlink(base, `${folder}/link`);
+    const from = ["--model", base, "--samples", "1", "--adapter"];
+    const before = await contents(folder);
+    const wrong: readonly [string[], RegExp][] = [
+      [[...from, heads, "--merge", base], /--merge must be another folder than --model/],
+      [[...from, heads, "--merge", `${folder}/link/`], /--merge must be another folder than --model/],
+      [
+        [...from, `${heads},${other}`, "--peft", `${base}/../heads`],
+        /--peft must be another folder than --adapter/,
+      ],
+      [
+        [...from, heads, "--peft", `${folder}/new`, "--merge", `${folder}/link/../new/`],
+        /--merge must be another folder than --peft/,
+      ],
+      [
+        ["--model", base, "--import", other, "--adapter", other],
+        /--adapter must be another folder than --import/,
+      ],
+      [
+        ["--model", base, "--import", other, "--adapter", heads],
+        /"[^"]+heads", which holds adapter_config.json/,
+      ],
+      [
+        [...from, heads, "--peft", other],
+        /former export: current value is "[^"]+other", which holds adapter_config.json/,
+      ],
+      [[...from, heads, "--merge", folder], /which holds base/],
+      [
+        [...from, heads, "--peft", `${base}/config.json/peft`],
+        /--peft must be a folder that can be written: current value is "[^"]+peft"/,
+      ],
+      [
+        ["--model", base, "--import", other, "--adapter", `${base}/config.json/a`],
+        /--adapter must be a folder that can be written/,
+      ],
+      [
+        [...from, heads, "--peft", `${folder}/new`, "--data", `${folder}/no.txt`],
+        /--data must be a file that can be read: current value is "[^"]+no.txt"/,
+      ],
+    ];
+    for (const [args, message] of wrong) {
+      const { code, err } = await run(...args);
+      assertMatch(err, message);
+      assertEquals([code, /^ {4}at /m.test(err)], [2, false], err);
+      assertEquals(await contents(folder), before, `nothing has changed after ${args}`);
+    }
+    // A former export is replaced as a whole, but nothing that came to lie beside it.
+    const again = [...from, heads, "--merge", `${folder}/merged`];
+    assertEquals((await run(...again)).code, 0);
+    await Deno.writeTextFile(`${folder}/merged/merges.txt`, "of another tokenizer");
+    assertEquals((await run(...again)).code, 0);
+    assertEquals(await names(`${folder}/merged`), [
+      "certificate.json",
+      "config.json",
+      "model.safetensors",
+      "tokenizer.json",
+    ]);
+    await Deno.writeTextFile(`${folder}/merged/notes.txt`, "mine");
+    const { code, err } = await run(...again);
+    assertEquals(code, 2);
+    assertMatch(err, /which holds notes.txt/);
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
