@@ -8,6 +8,7 @@
 import {
   type Adapter,
   certifyExport,
+  defaultCache,
   type ExportCertificate,
   fromPeft,
   isGguf,
@@ -177,7 +178,8 @@ async function main(): Promise<number> {
       }, this model ${model.fingerprint.slice(0, 12)}`,
     );
   }
-  let peft: PeftAdapter = toPeft(adapter, family, shape.kvHeads);
+  const { config, arrays } = toPeft(adapter, family, shape.kvHeads);
+  let peft: PeftAdapter = { config: { ...config, ...await nameOf(flags.model) }, arrays };
   const { tokenizer } = await openModel(flags);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const positions = "n_positions" in model.config
@@ -262,6 +264,42 @@ async function saveMerged(folder: string, model: string, weights: ModelFolder["w
       if (!(error instanceof Deno.errors.NotFound)) throw error;
     });
   }
+  const config = await readConfig(model);
+  // Not the base any more, and in f32 whatever the base was in: readers would round to what is noted.
+  const { _name_or_path, ...merged } = config;
+  const noted = ["dtype", "torch_dtype"].filter((name) => (config[name] ?? "float32") !== "float32");
+  if (_name_or_path === undefined && noted.length === 0) return;
+  for (const name of noted) merged[name] = "float32";
+  await Deno.remove(`${folder}/config.json`); // its copy can be read-only
+  await Deno.writeTextFile(`${folder}/config.json`, `${JSON.stringify(merged, null, 2)}\n`);
+}
+
+async function readConfig(model: string): Promise<Record<string, unknown>> {
+  return JSON.parse(await Deno.readTextFile(`${model}/config.json`));
+}
+
+/** The base model as others can find it; `null` if it has no name that holds elsewhere. */
+async function nameOf(
+  model: string,
+): Promise<{ base_model_name_or_path: string | null; revision?: string | undefined }> {
+  const cache = `${defaultCache()}/models/`;
+  if (!isGguf(model)) {
+    const path = model.replace(/\/+$/, "");
+    const [, pulled, revision] = (path.startsWith(cache)
+      ? /^([^/]+(?:\/[^/]+)?)\/(refs\/.+|[^/]+)$/.exec(path.slice(cache.length))
+      : null) ?? [];
+    if (pulled !== undefined) {
+      return { base_model_name_or_path: pulled, ...(revision === "main" ? {} : { revision }) };
+    }
+    if (/^\w[\w.-]*\/\w[\w.-]*$/.test(path)) {
+      return { base_model_name_or_path: path };
+    }
+    const { _name_or_path: noted } = await readConfig(model);
+    if (typeof noted === "string" && /^\w[\w.-]*(\/\w[\w.-]*)?$/.test(noted)) {
+      return { base_model_name_or_path: noted };
+    }
+  }
+  return { base_model_name_or_path: null };
 }
 
 /** Why a certificate does not hold. */
