@@ -115,6 +115,10 @@ Deno.test("server_tuner.ts, killed and taken up again, ends with the files of a 
         [["--rate", "0.5"], "optimizer.learningRate must be 0.01"],
         [["--data", `${EXAMPLES}restaurant/test.txt`], "fingerprint of data and batches"],
         [["--batch", "3"], "fingerprint of data and batches"],
+        [
+          ["--base-weights", "f16"],
+          'base\'s weights must be "f32", as in the checkpoint: current value is "f16"',
+        ],
       ] as const
     ) {
       const refused = await end(
@@ -124,6 +128,15 @@ Deno.test("server_tuner.ts, killed and taken up again, ends with the files of a 
       assertStringIncludes(refused.errors, rule);
       assertEquals(refused.errors.split("\n").length, 1, refused.errors);
     }
+
+    // The newest one cut short: the run goes on from that before, and says so.
+    await Deno.truncate(`${folder}/step-00000030.safetensors`, 1000);
+    const { code, errors } = await end(
+      start("server_tuner.ts", [...args, ...to("later"), "--resume", folder]),
+    );
+    assertEquals(code, 0, errors);
+    assert(/step-00000030.* going on from an older one, of step 28 or before\./.test(errors), errors);
+    assertEquals(await weightsOf(`${root}/later`), await weightsOf(`${root}/whole`));
   });
 });
 
