@@ -2,6 +2,7 @@
  * Runs that are killed or stopped and taken up again, as people do it.
  */
 
+import { openCheckpoints } from "@edgetuner/core";
 import { assert, assertEquals, assertGreater, assertLess, assertStringIncludes } from "@std/assert";
 
 const EXAMPLES = new URL("../../examples/", import.meta.url).pathname;
@@ -152,6 +153,12 @@ Deno.test("demo.ts, stopped by Ctrl-C and taken up again, ends with the adapter 
     stopped.kill("SIGINT");
     const { code, out: said } = await end(stopped);
     assertEquals(code, 130);
+    // Devices without data have no base.
+    const held = [["edge-server", "f32"], ["device-1", "f32"], ["device-3", undefined]] as const;
+    for (const [party, format] of held) {
+      const { steps, load } = await openCheckpoints(`${out}/checkpoints/${party}`);
+      assertEquals((await load(steps.at(-1)!)).baseWeights, format, party);
+    }
     assertStringIncludes(said, `Go on with --resume ${out}`);
 
     const report = `${root}/report.json`;
