@@ -32,6 +32,7 @@ import {
   ConfigFields,
   disposeAll,
   packWeights,
+  refuseQuantised,
   requireBaseWeights,
   uploadLasting,
 } from "./weights.ts";
@@ -76,7 +77,7 @@ export function gpt2Config(json: unknown): Gpt2Config {
   fields.only("scale_attn_by_inverse_layer_idx", [false], "scores are scaled alike in all layers");
   fields.only("add_cross_attention", [false], "there is no encoder");
   fields.only("tie_word_embeddings", [true], "the LM head is the token embedding");
-  fields.only("quantization_config", [], "weights are read as they are");
+  refuseQuantised(fields);
   const hidden = fields.integer("n_embd");
   fields.only("n_inner", [4 * hidden], "4 n_embd");
   const config: Gpt2Config = {

@@ -118,6 +118,12 @@ const REFUSED: readonly [Record<string, unknown>, Record<string, unknown>, RegEx
   [LLAMA, { partial_rotary_factor: 0.5 }, /partial_rotary_factor must be 1/],
   [LLAMA, { rope_interleaved: true }, /rope_interleaved must be false/],
   [LLAMA, { quantization_config: { bits: 4 } }, /quantization_config must be missing.*bits/],
+  [LLAMA, { compression_config: { format: "pack" } }, /compression_config must be missing.*pack/],
+  [
+    LLAMA,
+    { rope_parameters: { full_attention: { rope_type: "default", rope_theta: 5e5 } } },
+    /rope_parameters\.full_attention must be missing .*same angles/,
+  ],
   [LLAMA, { rms_norm_eps: "1e-5" }, /rms_norm_eps must be a positive number/],
   [LLAMA, { attention_bias: 1 }, /attention_bias must be true or false/],
   [
