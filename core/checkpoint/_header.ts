@@ -55,7 +55,7 @@ export const PREFIX = 8;
 const OTHERS: readonly (readonly [begin: RegExp, what: string])[] = [
   [/^version /, "a pointer of Git LFS; get the file itself with: git lfs pull"],
   [/^(\xef\xbb\xbf)?\s*<[!?a-zA-Z]/, "a web page, as of a download that was refused; download it again"],
-  [/^PK\x03\x04/, "a ZIP archive, as PyTorch's own files are; convert it to safetensors"],
+  [/^PK[^ -~]{2}/, "a ZIP archive, as PyTorch's own files are; convert it to safetensors"],
 ];
 
 /** Refuses a file which by its first bytes is one of these, and no file of the format that was asked for. */
