@@ -8,6 +8,7 @@
 import {
   type Adapter,
   certifyExport,
+  defaultCache,
   type ExportCertificate,
   fromPeft,
   isGguf,
@@ -20,6 +21,7 @@ import {
   mergePeft,
   type ModelFamily,
   type ModelFolder,
+  modelFolderOf,
   modelShape,
   type PeftAdapter,
   reduceRank,
@@ -31,11 +33,19 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { splitLogits } from "@edgetuner/transport";
+import {
+  CERTIFICATE,
+  type Places,
+  requireApart,
+  requireReplaceable,
+  unusable,
+} from "./_support/export_places.ts";
 import { integer, number, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
 import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import { PendingFolder } from "./_support/pending_folder.ts";
 import { loadTrainingSet } from "./_support/training_data.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
+import { requireWritable } from "./_support/writable.ts";
 
 /** Files of a model folder that a merged model needs too. */
 const COMPANIONS = [
@@ -47,6 +57,8 @@ const COMPANIONS = [
   "merges.txt",
   "chat_template.jinja",
 ];
+/** Files of an adapter in PEFT's format. */
+const PEFT_FILES = ["adapter_config.json", "adapter_model.safetensors"];
 
 const FLAGS = {
   model: MODEL_FLAG,
@@ -95,8 +107,11 @@ async function samplesOf(
   options: { readonly model: string; readonly samples: number; readonly length: number },
 ): Promise<number[][]> {
   const { model, length, samples } = options;
+  const content = await Deno.readTextFile(file).catch((cause) => {
+    throw unusable("data", "a file that can be read", file, cause);
+  });
   if (!file.endsWith(".jsonl")) {
-    const lines = (await Deno.readTextFile(file)).split("\n").map((l) => l.trim()).filter((l) => l !== "");
+    const lines = content.split("\n").map((l) => l.trim()).filter((l) => l !== "");
     if (lines.length > 0 && lines.every((line) => !line.includes("||"))) {
       return lines.slice(0, samples).map((line) => tokenizer.encode(line).slice(0, length));
     }
@@ -128,6 +143,24 @@ async function main(): Promise<number> {
       `Cannot merge as --model must be a folder, whose files a merged model needs: current value is ${flags.model}`,
     );
   }
+  const places: Places = flags.import === ""
+    ? { peft: flags.peft, merge: flags.merge }
+    : { adapter: flags.adapter };
+  await requireApart(places, {
+    model: modelFolderOf(flags.model),
+    tokenizer: flags.tokenizer,
+    ...(flags.import === "" ? { adapter: flags.adapter } : { import: flags.import }),
+  });
+  // Heads that were imported look like heads that were trained: nothing is replaced by an import.
+  await requireReplaceable("adapter", places.adapter ?? "", []);
+  const formerPeft = await requireReplaceable("peft", flags.peft, PEFT_FILES);
+  const formerMerge = await requireReplaceable("merge", flags.merge, [...COMPANIONS, "model.safetensors"]);
+  if (places.adapter !== undefined) {
+    await requireWritable("export.ts", { folders: { adapter: places.adapter } });
+  }
+  // Written beside their places, read back, and compared before they get there.
+  await using peftFolder = await pendingAt("peft", flags.peft);
+  await using mergeFolder = await pendingAt("merge", flags.merge);
   const model = await loadModel(flags.model);
   const family = familyOf(model);
   const shape = shapeOf(model);
@@ -145,7 +178,8 @@ async function main(): Promise<number> {
       }, this model ${model.fingerprint.slice(0, 12)}`,
     );
   }
-  let peft: PeftAdapter = toPeft(adapter, family, shape.kvHeads);
+  const { config, arrays } = toPeft(adapter, family, shape.kvHeads);
+  let peft: PeftAdapter = { config: { ...config, ...await nameOf(flags.model) }, arrays };
   const { tokenizer } = await openModel(flags);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const positions = "n_positions" in model.config
@@ -166,9 +200,6 @@ async function main(): Promise<number> {
     adapter = { ...fromPeft(peft, family, shape), fingerprint: adapter.fingerprint };
   }
 
-  // Written beside their places, read back, and compared before they get there.
-  await using peftFolder = flags.peft === "" ? null : await PendingFolder.create(flags.peft);
-  await using mergeFolder = flags.merge === "" ? null : await PendingFolder.create(flags.merge);
   if (peftFolder !== null) await savePeft(peftFolder.path, peft);
   if (mergeFolder !== null) {
     await saveMerged(mergeFolder.path, flags.model, mergePeft(model.weights, peft, family, shape));
@@ -201,14 +232,29 @@ async function main(): Promise<number> {
     splitDevices: Math.min(flags.devices, shape.heads),
     fingerprint: model.fingerprint,
   };
-  for (const folder of [peftFolder, mergeFolder]) {
+  for (
+    const [folder, place, former] of [
+      [peftFolder, flags.peft, formerPeft],
+      [mergeFolder, flags.merge, formerMerge],
+    ] as const
+  ) {
     if (folder === null) continue;
-    await Deno.writeTextFile(`${folder.path}/certificate.json`, `${JSON.stringify(paper, null, 2)}\n`);
+    await Deno.writeTextFile(`${folder.path}/${CERTIFICATE}`, `${JSON.stringify(paper, null, 2)}\n`);
+    const now = await Array.fromAsync(Deno.readDir(folder.path), ({ name }) => name);
     await folder.keep();
+    // A former export's tokenizer, say, does not go with this one's weights.
+    for (const name of former) if (!now.includes(name)) await Deno.remove(`${place}/${name}`);
   }
   if (flags.peft !== "") console.log(`PEFT adapter of rank ${peft.config.r}: ${flags.peft}`);
   if (flags.merge !== "") console.log(`Merged model: ${flags.merge}`);
   return 0;
+}
+
+async function pendingAt(flag: string, place: string): Promise<PendingFolder | null> {
+  if (place === "") return null;
+  return await PendingFolder.create(place).catch((cause) => {
+    throw unusable(flag, "a folder that can be written", place, cause);
+  });
 }
 
 async function saveMerged(folder: string, model: string, weights: ModelFolder["weights"]): Promise<void> {
@@ -218,6 +264,42 @@ async function saveMerged(folder: string, model: string, weights: ModelFolder["w
       if (!(error instanceof Deno.errors.NotFound)) throw error;
     });
   }
+  const config = await readConfig(model);
+  // Not the base any more, and in f32 whatever the base was in: readers would round to what is noted.
+  const { _name_or_path, ...merged } = config;
+  const noted = ["dtype", "torch_dtype"].filter((name) => (config[name] ?? "float32") !== "float32");
+  if (_name_or_path === undefined && noted.length === 0) return;
+  for (const name of noted) merged[name] = "float32";
+  await Deno.remove(`${folder}/config.json`); // its copy can be read-only
+  await Deno.writeTextFile(`${folder}/config.json`, `${JSON.stringify(merged, null, 2)}\n`);
+}
+
+async function readConfig(model: string): Promise<Record<string, unknown>> {
+  return JSON.parse(await Deno.readTextFile(`${model}/config.json`));
+}
+
+/** The base model as others can find it; `null` if it has no name that holds elsewhere. */
+async function nameOf(
+  model: string,
+): Promise<{ base_model_name_or_path: string | null; revision?: string | undefined }> {
+  const cache = `${defaultCache()}/models/`;
+  if (!isGguf(model)) {
+    const path = model.replace(/\/+$/, "");
+    const [, pulled, revision] = (path.startsWith(cache)
+      ? /^([^/]+(?:\/[^/]+)?)\/(refs\/.+|[^/]+)$/.exec(path.slice(cache.length))
+      : null) ?? [];
+    if (pulled !== undefined) {
+      return { base_model_name_or_path: pulled, ...(revision === "main" ? {} : { revision }) };
+    }
+    if (/^\w[\w.-]*\/\w[\w.-]*$/.test(path)) {
+      return { base_model_name_or_path: path };
+    }
+    const { _name_or_path: noted } = await readConfig(model);
+    if (typeof noted === "string" && /^\w[\w.-]*(\/\w[\w.-]*)?$/.test(noted)) {
+      return { base_model_name_or_path: noted };
+    }
+  }
+  return { base_model_name_or_path: null };
 }
 
 /** Why a certificate does not hold. */

@@ -84,7 +84,7 @@ async function main(): Promise<number> {
     folders: { save: flags.save },
   });
   const settings = checkRunSettings({ ...tuningSettings(flags), ...runSettings(flags) });
-  const { resumed, write } = await openRunCheckpoints(flags);
+  const { resumed, write } = await openRunCheckpoints(flags, baseWeightsOf(flags));
   const checkpoint = resumed === null ? null : await resumed.load(resumed.steps.at(-1)!);
   const { model, tokenizer } = await openModel(flags);
   const load = (file: string) => loadTrainingSet(file, { ...flags, tokenizer });

@@ -115,7 +115,8 @@ async function main(): Promise<number> {
   requireFlag("user_device.ts", "eval-every", "valid", flags["eval-every"] === 0 || flags.valid !== "");
   requireFlag("user_device.ts", "keep-best", "valid", !flags["keep-best"] || flags.valid !== "");
   await requireWritable("user_device.ts", { files: { report: flags.report }, folders: { save: flags.save } });
-  const { resumed, write } = await openRunCheckpoints(flags);
+  const held = flags.data === "" ? undefined : baseWeightsOf(flags);
+  const { resumed, write } = await openRunCheckpoints(flags, held);
   // Of devices with the same capacity the name says who has which heads.
   const before = resumed === null ? null : (await resumed.load(resumed.steps.at(-1)!)).devices?.[0]?.name;
   const name = flags.name || before || `device-${crypto.randomUUID().slice(0, 4)}`;

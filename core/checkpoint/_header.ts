@@ -51,6 +51,21 @@ export function fail(file: string, rule: string, value: unknown, cause?: unknown
 /** Bytes before the header. */
 export const PREFIX = 8;
 
+/** What is often there in place of weights, by how it begins. */
+const OTHERS: readonly (readonly [begin: RegExp, what: string])[] = [
+  [/^version /, "a pointer of Git LFS; get the file itself with: git lfs pull"],
+  [/^(\xef\xbb\xbf)?\s*<[!?a-zA-Z]/, "a web page, as of a download that was refused; download it again"],
+  [/^PK[^ -~]{2}/, "a ZIP archive, as PyTorch's own files are; convert it to safetensors"],
+];
+
+/** Refuses a file which by its first bytes is one of these, and no file of the format that was asked for. */
+export function refuseOthers(prefix: Uint8Array, format: string, name: string): void {
+  const text = String.fromCharCode(...prefix);
+  const other = OTHERS.find(([begin]) => begin.test(text));
+  if (other === undefined) return;
+  throw new CheckpointError(`Cannot read ${name} as it must be a ${format} file: it is ${other[1]}`);
+}
+
 /**
  * The length of the header, from the first bytes of a file of `size` bytes.
  *
@@ -61,6 +76,7 @@ export function headerLength(prefix: Uint8Array, size: number, name: string): nu
   const length = new DataView(prefix.buffer, prefix.byteOffset, PREFIX).getBigUint64(0, true);
   const longest = Math.min(size - PREFIX, MAX_HEADER);
   if (length > BigInt(longest)) {
+    refuseOthers(prefix.subarray(0, PREFIX), "safetensors", name);
     fail(name, `the length of the header must be at most ${longest}`, String(length));
   }
   return Number(length);

@@ -6,6 +6,7 @@
 
 import { CheckpointError } from "../errors.ts";
 import type { NamedArray } from "../model/gpt2.ts";
+import { PREFIX, refuseOthers } from "./_header.ts";
 import { dequantise, ggmlBlock, ggmlBytes } from "./ggml_types.ts";
 
 /** A tensor of a GGUF file. */
@@ -20,6 +21,17 @@ export interface GgufTensor {
   readonly offset: number;
   /** Bytes of its data. */
   readonly bytes: number;
+}
+
+/** The first bytes of a file; none if it cannot be read. */
+async function beginningOf(path: string): Promise<Uint8Array> {
+  try {
+    using file = await Deno.open(path);
+    const bytes = new Uint8Array(PREFIX);
+    return bytes.subarray(0, await file.read(bytes) ?? 0);
+  } catch {
+    return new Uint8Array(0);
+  }
 }
 
 /** A GGUF file whose header was read. No file stays open between reads, so there is nothing to close. */
@@ -70,6 +82,7 @@ export class GgufFile {
       return new GgufFile(path, parsed.metadata as Record<string, unknown>, tensors);
     } catch (cause) {
       if (cause instanceof CheckpointError) throw cause;
+      refuseOthers(await beginningOf(path), "GGUF", path);
       throw new CheckpointError(
         `Cannot read ${path} as it must be a GGUF file: ${cause instanceof Error ? cause.message : cause}`,
         { cause },

@@ -65,6 +65,15 @@ Deno.test("damaged and unknown files are refused", async () => {
     };
     const other = await write("other.gguf", Uint8Array.from({ length: 64 }, (_, i) => i));
     await assertRejects(() => GgufFile.open(other), CheckpointError, "must be a GGUF file");
+    const pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+    for (const [text, what] of [[pointer, "pointer of Git LFS"], ["<!DOCTYPE html>\n<html>", "web page"]]) {
+      const path = await write("text.gguf", new TextEncoder().encode(text));
+      await assertRejects(
+        () => GgufFile.open(path),
+        CheckpointError,
+        `text.gguf as it must be a GGUF file: it is a ${what}`,
+      );
+    }
     const short = await write("short.gguf", bytes.slice(0, -100));
     await assertRejects(() => GgufFile.open(short), CheckpointError, "must end within the file's");
     const header = await write("header.gguf", bytes.slice(0, 300));

@@ -17,6 +17,7 @@ import { CheckpointError } from "../errors.ts";
 import type { HeadRange } from "../lora/allocation.ts";
 import type { HeadModules, HeadModulesState, HeadWeights } from "../lora/head_modules.ts";
 import type { NamedArray } from "../model/gpt2.ts";
+import type { BaseWeights } from "../model/weights.ts";
 import type { HeadStatistics } from "../ports.ts";
 import type { PrunerState } from "../pruner.ts";
 import { checkRunSettings, type ModelShape, type RunSettings } from "../session/settings.ts";
@@ -97,14 +98,18 @@ export interface RunCheckpoint {
   readonly devices: readonly SavedDevice[] | null;
   /** The data side. */
   readonly data: SavedData | null;
+  /** How this party's part of the base model was held; missing in older checkpoints, and without a base. */
+  readonly baseWeights?: BaseWeights | undefined;
 }
 
 /** Checkpoints of one party of one run. */
 export interface CheckpointSource {
   /** Name of the run. */
   readonly run: string;
-  /** Steps that there are checkpoints of, ascending; at least one. */
+  /** Steps that there are intact checkpoints of, ascending; at least one. */
   readonly steps: readonly number[];
+  /** What is wrong with others in the folder, newest first; their steps are not among `steps`. @default {[]} */
+  readonly damaged?: readonly CheckpointError[];
   /**
    * Reads one of them.
    *
@@ -202,7 +207,8 @@ export async function loadCheckpoint(path: string): Promise<RunCheckpoint> {
  *
  * @param checkpoint The checkpoint.
  * @param expected What it must have been made with; what is left out is not checked.
- * @throws {CheckpointError} If settings, heads, base model or data are others; the message says which and how.
+ * @throws {CheckpointError} If settings, heads, base model, the format of its weights or data are others; the
+ * message says which and how.
  */
 export function requireSameRun(
   checkpoint: RunCheckpoint,
@@ -211,6 +217,7 @@ export function requireSameRun(
     readonly fingerprint?: string;
     readonly dataFingerprint?: string;
     readonly range?: HeadRange | null;
+    readonly baseWeights?: BaseWeights | undefined;
   },
 ): void {
   const refuse = (what: string, saved: unknown, now: unknown): never => {
@@ -220,7 +227,7 @@ export function requireSameRun(
       }, as in the checkpoint: current value is ${short(now)}`,
     );
   };
-  const { settings, fingerprint, dataFingerprint, range } = expected;
+  const { settings, fingerprint, dataFingerprint, range, baseWeights } = expected;
   if (settings !== undefined) {
     const different = firstDifference(checkpoint.settings, checkRunSettings(settings));
     if (different !== null) refuse(...different);
@@ -234,6 +241,10 @@ export function requireSameRun(
   if (fingerprint !== undefined && fingerprint !== checkpoint.fingerprint) {
     refuse("the base model's fingerprint", checkpoint.fingerprint.slice(0, 12), fingerprint.slice(0, 12));
   }
+  const held = checkpoint.baseWeights;
+  if (baseWeights !== undefined && held !== undefined && baseWeights !== held) {
+    refuse("the format of the base's weights", held, baseWeights);
+  }
   if (dataFingerprint !== undefined && dataFingerprint !== checkpoint.data?.fingerprint) {
     refuse(
       "the fingerprint of data and batches",
@@ -244,15 +255,17 @@ export function requireSameRun(
 }
 
 /**
- * Finds the checkpoints to go on from.
+ * Finds the checkpoints to go on from. In a folder those that are damaged are left out: the parties of a run go on
+ * from the newest step that all of them have.
  *
  * @param path A checkpoint, or a folder with checkpoints of one run.
- * @throws {CheckpointError} If there are none, or the newest cannot be read.
+ * @throws {CheckpointError} If there are none, or none that is intact; of a file that is damaged the message names
+ * intact ones beside it.
  */
 export async function openCheckpoints(path: string): Promise<CheckpointSource> {
   const isFolder = await Deno.stat(path).then((info) => info.isDirectory, () => false);
   if (!isFolder) {
-    const checkpoint = await loadCheckpoint(path);
+    const checkpoint = await loadCheckpoint(path).catch((error) => withOthers(path, error));
     return {
       run: checkpoint.run,
       steps: [checkpoint.step],
@@ -265,10 +278,12 @@ export async function openCheckpoints(path: string): Promise<CheckpointSource> {
       `Cannot go on from ${path} as the folder must hold a checkpoint (step-00000100.safetensors): it holds none`,
     );
   }
-  const { run } = await loadCheckpoint(fileOf(path, steps.at(-1)!));
+  const { run, intact, damaged } = await sift(path, steps);
+  if (run === null) throw damaged[0];
   return {
     run,
-    steps,
+    steps: intact,
+    damaged,
     async load(step) {
       const checkpoint = await loadCheckpoint(fileOf(path, step));
       if (checkpoint.run === run && checkpoint.step === step) return checkpoint;
@@ -279,6 +294,35 @@ export async function openCheckpoints(path: string): Promise<CheckpointSource> {
       );
     },
   };
+}
+
+/** Which checkpoints of a folder are intact, and the run of the newest that is; `null` if none is. */
+async function sift(folder: string, steps: readonly number[]) {
+  let run: string | null = null;
+  const intact: number[] = [];
+  const damaged: CheckpointError[] = [];
+  for (const step of steps.toReversed()) {
+    try {
+      const checkpoint = await loadCheckpoint(fileOf(folder, step));
+      run ??= checkpoint.run;
+      intact.unshift(step);
+    } catch (error) {
+      if (!(error instanceof CheckpointError)) throw error;
+      damaged.push(error);
+    }
+  }
+  return { run, intact, damaged };
+}
+
+/** The error of a file that cannot be gone on from, with what can be. */
+async function withOthers(path: string, error: Error): Promise<never> {
+  const folder = path.replace(/[^/\\]*$/, "") || ".";
+  const { intact } = await sift(folder, await stepsIn(folder).catch(() => []));
+  if (intact.length === 0) throw error;
+  throw new CheckpointError(
+    `${error.message}; ${fileOf(folder, intact.at(-1)!)} is intact: give that one, or the folder`,
+    { cause: error },
+  );
 }
 
 /**

@@ -103,12 +103,25 @@ Deno.test("writeSafetensors refuses tensors that do not fit", () => {
   assertStringIncludes(write("__metadata__", [2]), "reserved");
 });
 
+/** A text where weights should be. */
+const text = (content: string) => new TextEncoder().encode(content);
+
 const good = entry([2], 0, 8);
 const MALFORMED: readonly (readonly [what: string, bytes: Uint8Array, message: string])[] = [
   ["nothing", new Uint8Array(0), "at least 8 bytes: current value is 0"],
   ["a piece of the length", new Uint8Array(7), "at least 8 bytes: current value is 7"],
   ["a header past the end", file({}, 0, 3), "the length of the header must be at most 2"],
   ["an enormous header", file({}, 0, 2 ** 60), 'current value is "1152921504606846976"'],
+  [
+    "a pointer of Git LFS",
+    text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"),
+    "it must be a safetensors file: it is a pointer of Git LFS; get the file itself with: git lfs pull",
+  ],
+  ["a web page", text("<!DOCTYPE html>\n<html></html>"), "it must be a safetensors file: it is a web page"],
+  ["a web page after a line", text("\n\n<html><body>no</body></html>"), "it is a web page"],
+  ["a web page after a mark", text("\ufeff<?xml version=1?>"), "it is a web page"],
+  ["a ZIP archive", text("PK\x03\x04 archive/data.pkl"), "it is a ZIP archive"],
+  ["a header as long as it looks like a web page", file("", 0, 0x3c), "must be at most 0: current value is"],
   ["an empty header", file("", 0), "must be JSON"],
   ["no JSON", file("{", 0), "must be JSON in UTF-8"],
   ["no UTF-8", file("{}", 0).with(8, 0xff), "must be JSON in UTF-8"],

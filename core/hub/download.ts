@@ -180,7 +180,8 @@ async function verify(url: string, path: string, { size, checksum }: DownloadOpt
   }
 }
 
-async function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
+/** Waits. @throws The signal's reason, if it is aborted. */
+export async function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
   signal?.throwIfAborted();
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const timer = setTimeout(resolve, ms);
@@ -196,7 +197,8 @@ async function pause(ms: number, signal: AbortSignal | undefined): Promise<void>
 
 /**
  * Downloads a file. A partial download of the same file beside it is continued; a connection that is
- * cut or goes silent is opened again. Proxies are those that `fetch` honours (`HTTPS_PROXY`, `NO_PROXY`).
+ * cut or goes silent is opened again. Of two at once to the same path the bytes would mix; `pullModel` and
+ * `pullDataset` see to that. Proxies are those that `fetch` honours (`HTTPS_PROXY`, `NO_PROXY`).
  *
  * @param url Where from.
  * @param path Where to; its folder must exist. Nothing has this name before the whole file is there and right.

@@ -299,3 +299,97 @@ Deno.test("pullDataset() brings files and unpacks archives", async () => {
     await assertRejects(() => pullDataset("other", options), DownloadError, Object.keys(DATASETS).join(", "));
   });
 });
+
+/** A hub with one small model, sent slowly enough for others to come in between. */
+function slowHub(): { readonly handler: Handler; readonly asked: string[] } {
+  const files: Record<string, Uint8Array> = {
+    "config.json": new TextEncoder().encode("{}"),
+    "model.safetensors": CONTENT,
+  };
+  const siblings = Object.entries(files).map(([rfilename, bytes]) => ({
+    ...{ rfilename, size: bytes.length, blobId: git(bytes) },
+  }));
+  const asked: string[] = [];
+  const handler: Handler = (request) => {
+    const { pathname } = new URL(request.url);
+    if (pathname.startsWith("/api/")) return Response.json({ siblings });
+    const bytes = files[pathname.slice(pathname.lastIndexOf("/") + 1)]!;
+    asked.push(pathname);
+    const body = new ReadableStream<Uint8Array>({
+      async start(controller) {
+        for (let at = 0; at < bytes.length; at += 10_000) {
+          controller.enqueue(bytes.slice(at, at + 10_000));
+          await new Promise((resolve) => setTimeout(resolve, 50));
+        }
+        controller.close();
+      },
+    });
+    return new Response(body, { headers: { etag: '"1"', "content-length": String(bytes.length) } });
+  };
+  return { handler, asked };
+}
+
+const PULLED = ["/some/model/resolve/main/config.json", "/some/model/resolve/main/model.safetensors"];
+
+Deno.test("pullModel() twice at once: the second waits, nothing is brought twice", async () => {
+  const { handler, asked } = slowHub();
+  await withServer(handler, async (endpoint, cache) => {
+    const waits: number[] = [];
+    const pulls = [0, 1, 2].map((i) =>
+      pullModel("some/model", { ...quick, endpoint, cache, onWait: () => waits.push(i) })
+    );
+    const folders = await Promise.all(pulls);
+    assertEquals(new Set(folders).size, 1);
+    assertEquals(asked, PULLED);
+    assertEquals(waits.length, 2, "all but one were told, once");
+    assertEquals(await Deno.readFile(`${folders[0]}/model.safetensors`), CONTENT);
+    const there = (await Array.fromAsync(Deno.readDir(folders[0]!), (e) => e.name)).sort();
+    assertEquals(there, [".complete", "config.json", "model.safetensors"]);
+  });
+});
+
+Deno.test("pullModel() in two processes at once; one that is ended leaves the lock to the other", async () => {
+  const { handler, asked } = slowHub();
+  await withServer(handler, async (endpoint, cache) => {
+    const program = `import { pullModel } from ${JSON.stringify(import.meta.resolve("./pull.ts"))};
+      const [endpoint, cache] = ${JSON.stringify([endpoint, cache])};
+      await pullModel("some/model", { endpoint, cache, onWait: () => console.log("waits") });`;
+    const start = () =>
+      new Deno.Command(Deno.execPath(), { args: ["eval", program], stdout: "piped", stderr: "piped" })
+        .spawn();
+    const first = start();
+    while (asked.length < 2) await new Promise((resolve) => setTimeout(resolve, 10));
+    const second = start();
+    const reader = second.stdout.getReader();
+    const { value } = await reader.read();
+    assertEquals(new TextDecoder().decode(value), "waits\n");
+    first.kill("SIGKILL");
+    await Promise.all([first.output(), reader.cancel()]);
+    const { success } = await second.status;
+    assertEquals(success, true, await new Response(second.stderr).text());
+    assertEquals(asked.filter((path) => path === PULLED[0]).length, 1, "what was whole is not brought again");
+    assertEquals(await Deno.readFile(`${cache}/models/some/model/main/model.safetensors`), CONTENT);
+  });
+});
+
+Deno.test("pullModel() stops waiting when told to", async () => {
+  const { handler, asked } = slowHub();
+  await withServer(handler, async (endpoint, cache) => {
+    const controller = new AbortController();
+    const options = { ...quick, endpoint, cache };
+    const first = pullModel("some/model", options);
+    while (asked.length < 1) await new Promise((resolve) => setTimeout(resolve, 1));
+    await assertRejects(
+      () =>
+        pullModel("some/model", {
+          ...options,
+          signal: controller.signal,
+          onWait: () => controller.abort(new Error("enough")),
+        }),
+      Error,
+      "enough",
+    );
+    await first;
+    assertEquals(asked, PULLED);
+  });
+});

@@ -6,7 +6,7 @@
 
 import { unzipSync } from "fflate";
 import { DownloadError } from "../errors.ts";
-import { type Checksum, download, type DownloadOptions } from "./download.ts";
+import { type Checksum, download, type DownloadOptions, pause } from "./download.ts";
 
 /** Where models come from. @default of `PullOptions.endpoint` */
 const HUB = "https://huggingface.co";
@@ -19,6 +19,8 @@ export interface PullOptions extends Omit<DownloadOptions, "size" | "checksum" |
   readonly endpoint?: string | undefined;
   /** Called as bytes arrive: bytes of all files so far, of all files together, and the file. */
   onProgress?(done: number, total: number | null, file: string): void;
+  /** Called if another program, or this one, is pulling the same: what it brings is waited for. */
+  onWait?(): void;
 }
 
 /** `EDGETUNER_CACHE`, or `edgetuner` in the system's cache folder. */
@@ -53,7 +55,7 @@ const OTHER_WEIGHTS = /(\.(bin|h5|msgpack|pt|pth|ckpt(\.index)?|onnx|ot)|\.bin\.
 async function getJson(url: string, options: PullOptions): Promise<unknown> {
   const folder = await Deno.makeTempDir();
   try {
-    const { onProgress: _, ...rest } = options;
+    const { onProgress: _, onWait: __, ...rest } = options;
     await download(url, `${folder}/answer.json`, rest);
     return JSON.parse(await Deno.readTextFile(`${folder}/answer.json`));
   } catch (cause) {
@@ -134,6 +136,25 @@ async function bring(files: readonly Wanted[], options: PullOptions): Promise<vo
   }
 }
 
+/** Between two looks at a lock that another program holds, in milliseconds. */
+const LOCK_PAUSE = 100;
+
+/**
+ * Runs what writes into a folder of the cache, after all others who do. The system frees the lock of a program
+ * that is gone; its file stays, as nobody knows who else has it open.
+ */
+async function alone<T>(folder: string, options: PullOptions, run: () => Promise<T>): Promise<T> {
+  const cache = options.cache ?? defaultCache();
+  await Deno.mkdir(`${cache}/locks`, { recursive: true });
+  const name = encodeURIComponent(folder.slice(cache.length + 1));
+  using file = await Deno.open(`${cache}/locks/${name}`, { write: true, create: true });
+  for (let told = false; !await file.tryLock(true); told = true) {
+    if (!told) options.onWait?.();
+    await pause(LOCK_PAUSE, options.signal);
+  }
+  return await run();
+}
+
 async function exists(path: string): Promise<boolean> {
   return await Deno.stat(path).then(() => true, () => false);
 }
@@ -147,8 +168,10 @@ const COMPLETE = ".complete";
  * @param id Such as `"openai-community/gpt2-medium"`, with `@revision` behind it if it is not `main`: a
  * branch, a tag, a commit or a pull request (`@refs/pr/1`).
  * @param options Cache, token, limits.
- * @returns The folder. If the model was pulled before, nothing is asked of the network.
+ * @returns The folder. If the model was pulled before, nothing is asked of the network; if it is being pulled by
+ * another program, that one's work is waited for.
  * @throws {DownloadError} If it cannot be had, or is not what the hub says it is.
+ * @throws The signal's reason, if it is aborted, also while waiting.
  */
 export async function pullModel(id: string, options: PullOptions = {}): Promise<string> {
   const [name = "", revision = "main"] = id.split("@");
@@ -156,6 +179,23 @@ export async function pullModel(id: string, options: PullOptions = {}): Promise<
   requireName("the revision", revision);
   const folder = `${options.cache ?? defaultCache()}/models/${name}/${revision}`;
   if (await exists(`${folder}/${COMPLETE}`)) return folder;
+  await alone(folder, options, () => bringModel({ id, name, revision, folder }, options));
+  return folder;
+}
+
+interface WantedModel {
+  readonly id: string;
+  readonly name: string;
+  readonly revision: string;
+  readonly folder: string;
+}
+
+async function bringModel(
+  { id, name, revision, folder }: WantedModel,
+  options: PullOptions,
+): Promise<void> {
+  // By whoever was waited for.
+  if (await exists(`${folder}/${COMPLETE}`)) return;
   const endpoint = options.endpoint ?? (Deno.env.get("HF_ENDPOINT") || HUB);
   // Of a revision such as refs/pr/1 the slashes are part of its name.
   const version = encodeURIComponent(revision);
@@ -181,7 +221,6 @@ export async function pullModel(id: string, options: PullOptions = {}): Promise<
   }
   await bring(missing, options);
   await Deno.writeTextFile(`${folder}/${COMPLETE}`, "");
-  return folder;
 }
 
 /** A data set of the paper. */
@@ -259,7 +298,8 @@ export const DATASETS: Readonly<Record<string, DatasetSource>> = {
  * @param name One of `DATASETS`.
  * @param options Cache and limits.
  * @param sources Where data sets lie. @default {DATASETS}
- * @returns The folder. If the data set was pulled before, nothing is asked of the network.
+ * @returns The folder. If the data set was pulled before, nothing is asked of the network; if it is being pulled
+ * by another program, that one's work is waited for.
  * @throws {DownloadError} If the name is unknown, or the data set cannot be had.
  */
 export async function pullDataset(
@@ -277,6 +317,12 @@ export async function pullDataset(
   }
   const folder = `${options.cache ?? defaultCache()}/datasets/${name}`;
   if (await exists(`${folder}/${COMPLETE}`)) return folder;
+  await alone(folder, options, () => bringDataset(source, folder, options));
+  return folder;
+}
+
+async function bringDataset(source: DatasetSource, folder: string, options: PullOptions): Promise<void> {
+  if (await exists(`${folder}/${COMPLETE}`)) return;
   const missing: Wanted[] = [];
   for (const [file, url] of Object.entries(source.files)) {
     if (!await exists(`${folder}/${file}`)) missing.push({ url, path: `${folder}/${file}` });
@@ -306,5 +352,4 @@ export async function pullDataset(
     }
   }
   await Deno.writeTextFile(`${folder}/${COMPLETE}`, "");
-  return folder;
 }

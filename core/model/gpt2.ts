@@ -27,7 +27,15 @@ import { CheckpointError } from "../errors.ts";
 import type { LayerHeads } from "../ports.ts";
 import type { BaseLayers, BaseShape, EndsShape, ModelEnds, Normalised, SequenceShape } from "./base.ts";
 import { type MatrixParameter, Parameter, type Tape, type Variable } from "../tape.ts";
-import { type BaseWeights, disposeAll, packWeights, requireBaseWeights, uploadLasting } from "./weights.ts";
+import {
+  type BaseWeights,
+  ConfigFields,
+  disposeAll,
+  packWeights,
+  refuseQuantised,
+  requireBaseWeights,
+  uploadLasting,
+} from "./weights.ts";
 
 /** Shape of a GPT-2 model, named as in its `config.json`. */
 export interface Gpt2Config {
@@ -56,41 +64,29 @@ export interface NamedArray {
 /** Weights by name, as `readSafetensors` returns them. */
 export type NamedArrays = ReadonlyMap<string, NamedArray>;
 
-/** Checks a `config.json` and takes what GPT-2 needs. @throws {CheckpointError} If a field is missing or out of range. */
+/**
+ * Checks a `config.json` and takes what GPT-2 needs.
+ *
+ * @throws {CheckpointError} If a field is missing or out of range, or asks for what is not done here.
+ */
 export function gpt2Config(json: unknown): Gpt2Config {
-  const fields = (json ?? {}) as Record<string, unknown>;
-  const type = fields.model_type ?? "gpt2";
-  if (type !== "gpt2") {
-    throw new CheckpointError(
-      `Cannot load the model as model_type must be "gpt2": current value is ${JSON.stringify(type)}`,
-    );
-  }
-  const activation = fields.activation_function ?? "gelu_new";
-  if (activation !== "gelu_new" && activation !== "gelu_pytorch_tanh") {
-    throw new CheckpointError(
-      `Cannot load the model as activation_function must be "gelu_new": current value is ${
-        JSON.stringify(activation)
-      }`,
-    );
-  }
-  const integer = (name: string): number => {
-    const value = fields[name];
-    if (typeof value !== "number" || !Number.isInteger(value) || value < 1) {
-      throw new CheckpointError(
-        `Cannot load the model as ${name} must be a positive integer: current value is ${
-          JSON.stringify(value)
-        }`,
-      );
-    }
-    return value;
-  };
+  const fields = new ConfigFields(json);
+  fields.only("model_type", ["gpt2"]);
+  fields.only("activation_function", ["gelu_new", "gelu_pytorch_tanh"]);
+  fields.only("scale_attn_weights", [true], "scores are divided by the root of the head size");
+  fields.only("scale_attn_by_inverse_layer_idx", [false], "scores are scaled alike in all layers");
+  fields.only("add_cross_attention", [false], "there is no encoder");
+  fields.only("tie_word_embeddings", [true], "the LM head is the token embedding");
+  refuseQuantised(fields);
+  const hidden = fields.integer("n_embd");
+  fields.only("n_inner", [4 * hidden], "4 n_embd");
   const config: Gpt2Config = {
-    n_layer: integer("n_layer"),
-    n_head: integer("n_head"),
-    n_embd: integer("n_embd"),
-    vocab_size: integer("vocab_size"),
-    n_positions: integer("n_positions"),
-    layer_norm_epsilon: typeof fields.layer_norm_epsilon === "number" ? fields.layer_norm_epsilon : 1e-5,
+    n_layer: fields.integer("n_layer"),
+    n_head: fields.integer("n_head"),
+    n_embd: hidden,
+    vocab_size: fields.integer("vocab_size"),
+    n_positions: fields.integer("n_positions"),
+    layer_norm_epsilon: fields.positive("layer_norm_epsilon", 1e-5),
   };
   if (config.n_embd % config.n_head !== 0 || (config.n_embd / config.n_head) % 4 !== 0) {
     throw new CheckpointError(
@@ -128,9 +124,13 @@ function checkedWeight<A extends { readonly shape: readonly number[] }>(
   return found;
 }
 
+/** Causal masks, which older files hold though they follow from the configuration. */
+const MASK = /\.attn\.(bias|masked_bias)$/;
+
 /** Puts weights on the GPU. If one does not fit, all are freed again. */
 class Gpt2Reader {
   readonly #made: MatrixParameter[] = [];
+  readonly #used = new Set<string>();
 
   constructor(
     readonly engine: Engine,
@@ -167,6 +167,17 @@ class Gpt2Reader {
     );
   }
 
+  /** Refuses a checkpoint whose layers hold what was not asked for: the model would compute something else. */
+  refuseOtherLayerWeights(): void {
+    for (const name of this.weights.keys()) {
+      if (!/^(transformer\.)?h\.\d+\./.test(name) || this.#used.has(name) || MASK.test(name)) continue;
+      disposeAll(this.#made);
+      throw new CheckpointError(
+        `Cannot load the model as its layers must hold the weights of its family and configuration alone: they hold "${name}"`,
+      );
+    }
+  }
+
   #own<V extends Tensor | PackedMatrix>(
     put: (array: StreamedArray) => V,
     name: string,
@@ -174,8 +185,9 @@ class Gpt2Reader {
     columns: number,
   ): Parameter<V> {
     try {
-      const found = streamed(this.weights, `transformer.${name}`) ?? streamed(this.weights, name);
-      const value = put(checkedWeight(found, name, rows, columns));
+      const key = this.weights.has(`transformer.${name}`) ? `transformer.${name}` : name;
+      const value = put(checkedWeight(streamed(this.weights, key), name, rows, columns));
+      this.#used.add(key);
       const parameter = new Parameter(`transformer.${name}`, value, this.trainable);
       this.#made.push(parameter);
       return parameter;
@@ -217,7 +229,7 @@ export class Gpt2Layers implements BaseLayers {
    * @param weights The checkpoint.
    * @param trainable True to train the base weights too. @default {false}
    * @param baseWeights How matrices are held. @default {"f32"}
-   * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format.
+   * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format, or is one too many.
    * @throws {TypeError} If the weights are to be trained and not f32.
    */
   constructor(
@@ -248,6 +260,7 @@ export class Gpt2Layers implements BaseLayers {
         down: linear("mlp.c_proj", 4 * d, d),
       };
     });
+    reader.refuseOtherLayerWeights();
   }
 
   /** Shape of the layers. */

@@ -32,7 +32,14 @@ import {
   loraLinearOp,
   type NamedArrays,
 } from "./gpt2.ts";
-import { type BaseWeights, checkHeads, ConfigFields, disposeAll, WeightReader } from "./weights.ts";
+import {
+  type BaseWeights,
+  checkHeads,
+  ConfigFields,
+  disposeAll,
+  refuseQuantised,
+  WeightReader,
+} from "./weights.ts";
 
 /** How the angles of rotary positions were stretched for longer sequences. */
 export type RopeScaling =
@@ -82,6 +89,10 @@ export interface LlamaConfig {
 function ropeOf(fields: ConfigFields): Pick<LlamaConfig, "rope_theta" | "rope_scaling"> {
   const name = fields.get("rope_parameters") !== undefined ? "rope_parameters" : "rope_scaling";
   const scaling = fields.object(name);
+  // Else the defaults would be taken, as all else is one level down.
+  for (const kind of ["full_attention", "sliding_attention"]) {
+    scaling.only(kind, [], "all layers turn by the same angles");
+  }
   const theta = scaling.positive("rope_theta", fields.positive("rope_theta", 10_000));
   scaling.only("partial_rotary_factor", [1], "all columns of a head are turned");
   const type = scaling.get("rope_type") ?? scaling.get("type") ?? "default";
@@ -124,7 +135,7 @@ export function llamaConfig(json: unknown): LlamaConfig {
   fields.only("hidden_act", ["silu"]);
   fields.only("partial_rotary_factor", [1], "all columns of a head are turned");
   fields.only("rope_interleaved", [false], "column i goes with column i + D / 2");
-  fields.only("quantization_config", [], "weights are read as they are");
+  refuseQuantised(fields);
   for (const name of ["num_local_experts", "num_experts", "n_routed_experts"]) {
     fields.only(name, [1], "mixtures of experts are not done");
   }

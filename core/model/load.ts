@@ -108,8 +108,8 @@ export interface LoadOptions {
  * @param engine Where.
  * @param model The checkpoint.
  * @param options How matrices are held.
- * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format, or, beside
- * GPT-2, if the layers hold a weight that the family and configuration have no use for.
+ * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format, or if the
+ * layers hold a weight that the family and configuration have no use for.
  * @throws {RangeError} If there is no such format.
  */
 export function loadLayers(

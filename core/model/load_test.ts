@@ -4,13 +4,15 @@ import { FAMILIES, familyConfig, familyFolder } from "../../tests/support/famili
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
 import { fingerprintOf } from "../checkpoint/fingerprint.ts";
 import { CheckpointError } from "../errors.ts";
-import type { NamedArrays } from "./gpt2.ts";
+import { initialWeights } from "../checkpoint/model_folder.ts";
+import { gpt2Config, type NamedArrays } from "./gpt2.ts";
 import { type LlamaConfig, llamaConfig, ropeFrequencies } from "./llama.ts";
 import { loadEnds, loadLayers, modelConfig, modelShape } from "./load.ts";
 
 const engine = await Engine.create();
 const LLAMA = familyConfig("llama");
 const OPT = familyConfig("opt");
+const GPT2 = { model_type: "gpt2", n_layer: 1, n_head: 2, n_embd: 8, vocab_size: 5, n_positions: 6 };
 
 /** TinyLlama 1.1B and LLaMA 3.2 1B as their files have them, in the form of before transformers 5. */
 const TINY_LLAMA = {
@@ -116,6 +118,12 @@ const REFUSED: readonly [Record<string, unknown>, Record<string, unknown>, RegEx
   [LLAMA, { partial_rotary_factor: 0.5 }, /partial_rotary_factor must be 1/],
   [LLAMA, { rope_interleaved: true }, /rope_interleaved must be false/],
   [LLAMA, { quantization_config: { bits: 4 } }, /quantization_config must be missing.*bits/],
+  [LLAMA, { compression_config: { format: "pack" } }, /compression_config must be missing.*pack/],
+  [
+    LLAMA,
+    { rope_parameters: { full_attention: { rope_type: "default", rope_theta: 5e5 } } },
+    /rope_parameters\.full_attention must be missing .*same angles/,
+  ],
   [LLAMA, { rms_norm_eps: "1e-5" }, /rms_norm_eps must be a positive number/],
   [LLAMA, { attention_bias: 1 }, /attention_bias must be true or false/],
   [
@@ -135,6 +143,21 @@ const REFUSED: readonly [Record<string, unknown>, Record<string, unknown>, RegEx
     /low_freq_factor must be below high_freq_factor/,
   ],
   [LLAMA, { vocab_size: undefined }, /vocab_size must be a positive integer/],
+  [
+    GPT2,
+    { activation_function: "gelu" },
+    /activation_function must be "gelu_new" or "gelu_pytorch_tanh".*"gelu"/,
+  ],
+  [GPT2, { scale_attn_weights: false }, /scale_attn_weights must be true.*false/],
+  [GPT2, { scale_attn_by_inverse_layer_idx: true }, /scale_attn_by_inverse_layer_idx must be false.*true/],
+  [GPT2, { add_cross_attention: true }, /add_cross_attention must be false.*true/],
+  [GPT2, { tie_word_embeddings: false }, /tie_word_embeddings must be true .*token embedding.*false/],
+  [GPT2, { quantization_config: { bits: 8 } }, /quantization_config must be missing.*bits/],
+  [GPT2, { n_inner: 40 }, /n_inner must be 32 .*40/],
+  [GPT2, { layer_norm_epsilon: 0 }, /layer_norm_epsilon must be a positive number: current value is 0/],
+  [GPT2, { layer_norm_epsilon: "1e-5" }, /layer_norm_epsilon must be a positive number.*"1e-5"/],
+  [GPT2, { n_head: 3 }, /n_embd \/ n_head must be a multiple of 4: current value is 8 \/ 3/],
+  [OPT, { quantization_config: { bits: 8 } }, /quantization_config must be missing.*bits/],
   // opt-350m
   [OPT, { do_layer_norm_before: false }, /do_layer_norm_before must be true.*opt-350m/],
   [OPT, { word_embed_proj_dim: 16 }, /word_embed_proj_dim must be 32.*opt-350m/],
@@ -161,6 +184,14 @@ Deno.test("modelConfig() takes settings that change nothing", () => {
       { layer_types: ["full_attention", "full_attention"] },
     ]
   ) assertEquals(modelConfig({ ...LLAMA, ...change }), plain);
+  for (
+    const change of [
+      { n_inner: null, layer_norm_epsilon: null, quantization_config: null, activation_function: null },
+      { n_inner: 32, tie_word_embeddings: true, scale_attn_weights: true, add_cross_attention: false },
+      // Rounds otherwise, no more.
+      { reorder_and_upcast_attn: true, scale_attn_by_inverse_layer_idx: false },
+    ]
+  ) assertEquals(modelConfig({ ...GPT2, ...change }), modelConfig(GPT2));
 });
 
 for (const [name, { hiddenSize, heads, ropeParameters, frequencies }] of Object.entries(FAMILIES.rope)) {
@@ -226,3 +257,21 @@ for (const name of ["llama", "llama_grouped", "opt"] as const) {
     assertEquals(engine.stats.tensors, before, "nothing is left of a model that does not fit");
   });
 }
+
+Deno.test("a GPT-2 whose layers hold more than the configuration says is refused; causal masks pass", () => {
+  const config = gpt2Config(GPT2);
+  const weights = initialWeights(config, 1);
+  const one = { shape: [1], data: Float32Array.of(1) };
+  const before = engine.stats.tensors;
+  const load = (name: string) => () =>
+    loadLayers(engine, { config, weights: new Map([...weights, [name, one]]) })[Symbol.dispose]();
+  for (const mask of ["transformer.h.0.attn.bias", "h.0.attn.masked_bias"]) load(mask)();
+  for (
+    const name of [
+      "transformer.h.1.ln_1.weight",
+      "h.0.crossattention.c_attn.weight",
+      "transformer.h.0.attn.c_attn.scales",
+    ]
+  ) assertThrows(load(name), CheckpointError, `they hold "${name}"`);
+  assertEquals(engine.stats.tensors, before, "nothing is left of a model that does not fit");
+});

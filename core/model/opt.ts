@@ -23,7 +23,14 @@ import {
   type NamedArrays,
   normOp,
 } from "./gpt2.ts";
-import { type BaseWeights, checkHeads, ConfigFields, disposeAll, WeightReader } from "./weights.ts";
+import {
+  type BaseWeights,
+  checkHeads,
+  ConfigFields,
+  disposeAll,
+  refuseQuantised,
+  WeightReader,
+} from "./weights.ts";
 
 /** Shape of an OPT model, named as in its `config.json`. */
 export interface OptConfig {
@@ -71,7 +78,7 @@ export function optConfig(json: unknown): OptConfig {
   fields.only("_remove_final_layer_norm", [false], "a final norm is expected");
   fields.only("layer_norm_elementwise_affine", [true], "norms have gains and offsets");
   fields.only("activation_function", ["relu"]);
-  fields.only("quantization_config", [], "weights are read as they are");
+  refuseQuantised(fields);
   checkHeads(hidden, heads, 4);
   return {
     model_type: "opt",

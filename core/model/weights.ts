@@ -93,6 +93,17 @@ export class ConfigFields {
 }
 
 /**
+ * Refuses a model whose weights another library packed.
+ *
+ * @throws {CheckpointError} If its configuration says so.
+ */
+export function refuseQuantised(fields: ConfigFields): void {
+  for (const name of ["quantization_config", "compression_config"]) {
+    fields.only(name, [], "weights are read as they are");
+  }
+}
+
+/**
  * How the matrices of a frozen base lie in adapter memory: as f32, or packed. Norms, biases and position
  * embeddings are f32 in every case, and products add up in f32.
  */

@@ -95,7 +95,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
   const { resumed, write } = await openRunCheckpoints({
     checkpoint: options.checkpoint ?? "",
     resume: options.resume ?? "",
-  });
+  }, options.baseWeights ?? "f32");
   const model = await loadModel(options.model);
   using engine = await Engine.create({ gpu: await loadGpu(options.webgpu) });
   const { baseWeights = "f32" } = options;

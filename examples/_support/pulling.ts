@@ -45,6 +45,7 @@ export async function pulling<T>(
       token: flags.token || Deno.env.get("HF_TOKEN"),
       endpoint: flags.endpoint || undefined,
       signal: abort.signal,
+      onWait: () => console.error("Another program is pulling the same; waiting for it."),
       onProgress(done, total, file) {
         if (bar === null) bars.push(bar = new ProgressBar(total ?? 0));
         if (total !== null) bar.draw(done, `${bytes(done)} of ${bytes(total)}  ${file}`);

@@ -5,12 +5,14 @@
  */
 
 import {
+  type BaseWeights,
   type CheckpointSource,
   checkpointWriter,
   headParameters,
   type LoraSettings,
   MAX_ACCUMULATE,
   openCheckpoints,
+  requireSameRun,
   type RunCheckpoint,
   type RunSettings,
 } from "@edgetuner/core";
@@ -64,17 +66,30 @@ export interface RunCheckpoints {
 /**
  * Opens what the flags name.
  *
- * @throws {CheckpointError} If there is nothing to go on from, or checkpoints of another run would be lost.
+ * @param flags The flags.
+ * @param baseWeights How the base is held, which is noted; `undefined` on a device that has none.
+ * @throws {CheckpointError} If there is nothing to go on from, the base was held otherwise, or checkpoints of
+ * another run would be lost.
  */
 export async function openRunCheckpoints(
   { checkpoint, resume }: FlagValues<typeof CHECKPOINT_FLAGS>,
+  baseWeights: BaseWeights | undefined,
 ): Promise<RunCheckpoints> {
   const resumed = resume === "" ? null : await openCheckpoints(resume);
+  if (resumed !== null) {
+    const newest = resumed.steps.at(-1)!;
+    requireSameRun(await resumed.load(newest), { baseWeights });
+    for (const { message } of resumed.damaged ?? []) {
+      console.error(`${message}; going on from an older one, of step ${newest} or before.`);
+    }
+  }
   let folder = checkpoint;
   if (folder === "" && resume !== "") {
     folder = (await Deno.stat(resume)).isDirectory ? resume : resume.replace(/[^/\\]*$/, "") || ".";
   }
-  return { resumed, write: folder === "" ? null : await checkpointWriter(folder, resumed) };
+  if (folder === "") return { resumed, write: null };
+  const write = await checkpointWriter(folder, resumed);
+  return { resumed, write: (saved) => write({ ...saved, baseWeights }) };
 }
 
 /** How many numbers a run trains. */

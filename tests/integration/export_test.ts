@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import {
   type Adapter,
   certifyExport,
@@ -281,10 +281,18 @@ Deno.test("splitLogits() runs over any number of devices, and ends at once if a 
   assertEquals(options.samples, SAMPLES);
 });
 
-async function run(...args: string[]): Promise<{ code: number; out: string; err: string }> {
+interface Ended {
+  readonly code: number;
+  readonly out: string;
+  readonly err: string;
+}
+
+const run = (...args: string[]) => runWith({}, ...args);
+
+async function runWith(env: Readonly<Record<string, string>>, ...args: string[]): Promise<Ended> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", "--quiet", `${EXAMPLES}export.ts`, ...args],
-    env: { NO_COLOR: "1" },
+    env: { NO_COLOR: "1", ...env },
   }).output();
   const decoder = new TextDecoder();
   return { code, out: decoder.decode(stdout), err: decoder.decode(stderr) };
@@ -377,6 +385,176 @@ Deno.test("export.ts writes, merges, reduces and imports, each with a certificat
     assert(refused.err.includes("Nothing was written"), refused.err);
     assertEquals(await names(folder), ["heads", "imported", "merged", "peft", "small"]);
     assertEquals((await run()).code, 2);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+/** Every file below a folder, with its bytes. */
+async function contents(folder: string): Promise<Record<string, string>> {
+  const all: Record<string, string> = {};
+  for await (const { name, isDirectory, isSymlink } of Deno.readDir(folder)) {
+    const path = `${folder}/${name}`;
+    if (isDirectory) {
+      for (const [n, hex] of Object.entries(await contents(path))) all[`${name}/${n}`] = hex;
+    } else all[name] = isSymlink ? await Deno.readLink(path) : (await Deno.readFile(path)).toHex();
+  }
+  return all;
+}
+
+Deno.test("export.ts neither overwrites what it reads nor replaces what is no former export", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const [base, heads, other] = [`${folder}/base`, `${folder}/heads`, `${folder}/other`];
+    await Deno.mkdir(base);
+    for (const name of await names(`${EXAMPLES}tiny_gpt2`)) {
+      await Deno.copyFile(`${EXAMPLES}tiny_gpt2/${name}`, `${base}/${name}`);
+    }
+    await saveAdapter(heads, await randomAdapter(base, "slice"));
+    await savePeft(other, (await gpt2Case("slice")).peft); // somebody's, without a certificate
+    await Deno.symlink(base, `${folder}/link`);
+    const from = ["--model", base, "--samples", "1", "--adapter"];
+    const before = await contents(folder);
+    const wrong: readonly [string[], RegExp][] = [
+      [[...from, heads, "--merge", base], /--merge must be another folder than --model/],
+      [[...from, heads, "--merge", `${folder}/link/`], /--merge must be another folder than --model/],
+      [
+        [...from, `${heads},${other}`, "--peft", `${base}/../heads`],
+        /--peft must be another folder than --adapter/,
+      ],
+      [
+        [...from, heads, "--peft", `${folder}/new`, "--merge", `${folder}/link/../new/`],
+        /--merge must be another folder than --peft/,
+      ],
+      [
+        ["--model", base, "--import", other, "--adapter", other],
+        /--adapter must be another folder than --import/,
+      ],
+      [
+        ["--model", base, "--import", other, "--adapter", heads],
+        /"[^"]+heads", which holds adapter_config.json/,
+      ],
+      [
+        [...from, heads, "--peft", other],
+        /former export: current value is "[^"]+other", which holds adapter_config.json/,
+      ],
+      [[...from, heads, "--merge", folder], /which holds base/],
+      [
+        [...from, heads, "--peft", `${base}/config.json/peft`],
+        /--peft must be a folder that can be written: current value is "[^"]+peft"/,
+      ],
+      [
+        ["--model", base, "--import", other, "--adapter", `${base}/config.json/a`],
+        /--adapter must be a folder that can be written/,
+      ],
+      [
+        [...from, heads, "--peft", `${folder}/new`, "--data", `${folder}/no.txt`],
+        /--data must be a file that can be read: current value is "[^"]+no.txt"/,
+      ],
+    ];
+    for (const [args, message] of wrong) {
+      const { code, err } = await run(...args);
+      assertMatch(err, message);
+      assertEquals([code, /^ {4}at /m.test(err)], [2, false], err);
+      assertEquals(await contents(folder), before, `nothing has changed after ${args}`);
+    }
+    // A former export is replaced as a whole, but nothing that came to lie beside it.
+    const again = [...from, heads, "--merge", `${folder}/merged`];
+    assertEquals((await run(...again)).code, 0);
+    await Deno.writeTextFile(`${folder}/merged/merges.txt`, "of another tokenizer");
+    assertEquals((await run(...again)).code, 0);
+    assertEquals(await names(`${folder}/merged`), [
+      "certificate.json",
+      "config.json",
+      "model.safetensors",
+      "tokenizer.json",
+    ]);
+    await Deno.writeTextFile(`${folder}/merged/notes.txt`, "mine");
+    const { code, err } = await run(...again);
+    assertEquals(code, 2);
+    assertMatch(err, /which holds notes.txt/);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+/** A copy of the tiny GPT-2 with its weights as BF16, and its configuration changed. */
+async function bf16Base(folder: string, changes: Readonly<Record<string, unknown>>): Promise<void> {
+  const from = `${EXAMPLES}tiny_gpt2`;
+  await Deno.mkdir(folder, { recursive: true });
+  await Deno.copyFile(`${from}/tokenizer.json`, `${folder}/tokenizer.json`);
+  const config = JSON.parse(await Deno.readTextFile(`${from}/config.json`));
+  await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify({ ...config, ...changes }));
+  const header: Record<string, unknown> = {};
+  const parts: Uint8Array[] = [];
+  let place = 0;
+  for (const [name, { shape, data }] of (await loadModelFolder(from)).weights) {
+    // The upper half of an f32's bits.
+    const halves = Uint16Array.from(new Uint32Array(data.slice().buffer), (bits) => bits >>> 16);
+    parts.push(new Uint8Array(halves.buffer));
+    header[name] = { dtype: "BF16", shape, data_offsets: [place, place += halves.byteLength] };
+  }
+  const text = new TextEncoder().encode(JSON.stringify(header));
+  const length = new Uint8Array(new BigUint64Array([BigInt(text.length)]).buffer);
+  await Deno.writeFile(
+    `${folder}/model.safetensors`,
+    await new Blob([length, text, ...parts] as BlobPart[]).bytes(),
+  );
+}
+
+Deno.test("export.ts notes f32 in the configuration of a merged model of a BF16 base, and names the base", async () => {
+  const folder = await Deno.makeTempDir();
+  const [base, merged] = [`${folder}/base`, `${folder}/merged`];
+  try {
+    const noted = { dtype: "bfloat16", torch_dtype: "bfloat16", _name_or_path: "some/gpt2", eos_token_id: 3 };
+    await bf16Base(base, noted);
+    const adapter = await randomAdapter(base, "slice");
+    await saveAdapter(`${folder}/heads`, adapter);
+    const from = ["--adapter", `${folder}/heads`, "--samples", "1", "--peft", `${folder}/peft`];
+    const { code, err } = await run(...from, "--model", base, "--merge", merged);
+    assertEquals(code, 0, err);
+    const { _name_or_path, ...config } = JSON.parse(await Deno.readTextFile(`${base}/config.json`));
+    assertEquals(JSON.parse(await Deno.readTextFile(`${merged}/config.json`)), {
+      ...config,
+      dtype: "float32",
+      torch_dtype: "float32",
+    });
+    // F32 in the file, and in need of it.
+    const bytes = await Deno.readFile(`${merged}/model.safetensors`);
+    const length = Number(new DataView(bytes.buffer).getBigUint64(0, true));
+    const { __metadata__, ...header } = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + length)));
+    assertEquals(
+      new Set(Object.values(header).map((entry) => (entry as { dtype: string }).dtype)),
+      new Set(["F32"]),
+    );
+    const model = await loadModelFolder(base);
+    const shape = modelShape(model.config);
+    const expected = mergePeft(model.weights, toPeft(adapter, "gpt2", shape.kvHeads), "gpt2", shape);
+    const { weights } = await loadModelFolder(merged);
+    const name = "transformer.h.0.attn.c_attn.weight";
+    assertEquals(weights.get(name)!.data, expected.get(name)!.data);
+    const bits = new Uint32Array(weights.get(name)!.data.slice().buffer);
+    assert(bits.some((b) => (b & 0xffff) !== 0), "what is merged does not fit into BF16");
+
+    const named = async () => {
+      const json = JSON.parse(await Deno.readTextFile(`${folder}/peft/adapter_config.json`));
+      return [json.base_model_name_or_path, json.revision];
+    };
+    assertEquals(await named(), [_name_or_path, undefined]);
+    for (
+      const [place, name, revision] of [
+        ["models/some/pulled/main", "some/pulled", undefined],
+        ["models/some/pulled/refs/pr/7", "some/pulled", "refs/pr/7"],
+        ["models/gpt2/v1", "gpt2", "v1"],
+        ["elsewhere/base", null, undefined], // a path of this machine says nothing elsewhere
+      ] as const
+    ) {
+      await bf16Base(`${folder}/${place}`, { dtype: "bfloat16", _name_or_path: `${folder}/private` });
+      const model = ["--model", `${folder}/${place}`];
+      const { code, err } = await runWith({ EDGETUNER_CACHE: folder }, ...from, ...model);
+      assertEquals(code, 0, err);
+      assertEquals(await named(), [name, revision]);
+    }
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

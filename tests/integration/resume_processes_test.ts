@@ -2,6 +2,7 @@
  * Runs that are killed or stopped and taken up again, as people do it.
  */
 
+import { openCheckpoints } from "@edgetuner/core";
 import { assert, assertEquals, assertGreater, assertLess, assertStringIncludes } from "@std/assert";
 
 const EXAMPLES = new URL("../../examples/", import.meta.url).pathname;
@@ -115,6 +116,10 @@ Deno.test("server_tuner.ts, killed and taken up again, ends with the files of a 
         [["--rate", "0.5"], "optimizer.learningRate must be 0.01"],
         [["--data", `${EXAMPLES}restaurant/test.txt`], "fingerprint of data and batches"],
         [["--batch", "3"], "fingerprint of data and batches"],
+        [
+          ["--base-weights", "f16"],
+          'base\'s weights must be "f32", as in the checkpoint: current value is "f16"',
+        ],
       ] as const
     ) {
       const refused = await end(
@@ -124,6 +129,15 @@ Deno.test("server_tuner.ts, killed and taken up again, ends with the files of a 
       assertStringIncludes(refused.errors, rule);
       assertEquals(refused.errors.split("\n").length, 1, refused.errors);
     }
+
+    // The newest one cut short: the run goes on from that before, and says so.
+    await Deno.truncate(`${folder}/step-00000030.safetensors`, 1000);
+    const { code, errors } = await end(
+      start("server_tuner.ts", [...args, ...to("later"), "--resume", folder]),
+    );
+    assertEquals(code, 0, errors);
+    assert(/step-00000030.* going on from an older one, of step 28 or before\./.test(errors), errors);
+    assertEquals(await weightsOf(`${root}/later`), await weightsOf(`${root}/whole`));
   });
 });
 
@@ -139,6 +153,12 @@ Deno.test("demo.ts, stopped by Ctrl-C and taken up again, ends with the adapter 
     stopped.kill("SIGINT");
     const { code, out: said } = await end(stopped);
     assertEquals(code, 130);
+    // Devices without data have no base.
+    const held = [["edge-server", "f32"], ["device-1", "f32"], ["device-3", undefined]] as const;
+    for (const [party, format] of held) {
+      const { steps, load } = await openCheckpoints(`${out}/checkpoints/${party}`);
+      assertEquals((await load(steps.at(-1)!)).baseWeights, format, party);
+    }
     assertStringIncludes(said, `Go on with --resume ${out}`);
 
     const report = `${root}/report.json`;

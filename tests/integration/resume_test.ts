@@ -178,8 +178,11 @@ for (const { name, settings, pruner, capacities, dataApart = false } of RUNS) {
         assertEquals(rest.states, whole.states, "weights, moments and counts of updates");
         assertEquals(engine.stats.tensors, tensors, "tensors left behind");
       };
-      // A device whose last write was lost: all go on from the step that everyone has.
-      await check([...found.slice(0, -1), { ...found.at(-1)!, steps: [4] }], 4);
+      // A device whose last write was cut short: all go on from the step that everyone has.
+      await Deno.truncate(`${paths.at(-1)}/step-00000005.safetensors`, 1000);
+      const left = await sources(paths);
+      assertEquals(left.map(({ steps }) => steps), [...paths.slice(1).map(() => [4, 5]), [4]]);
+      await check(left, 4);
       // That run has written on; now a run of its last checkpoint but one.
       const later = await sources(paths);
       for (const { steps } of later) assertEquals(steps, [6, 7]);
@@ -361,6 +364,19 @@ Deno.test("what does not belong to the run is refused with a reason", async () =
       CheckpointError,
       "data and batches",
     );
+    // Of before the format was noted.
+    assertEquals(saved.baseWeights, undefined);
+    requireSameRun(saved, { baseWeights: "int8" });
+    const noted = `${root}/noted.safetensors`;
+    await saveCheckpoint(noted, { ...saved, baseWeights: "f16" });
+    const held = await loadCheckpoint(noted);
+    assertEquals(held, { ...saved, baseWeights: "f16" });
+    for (const baseWeights of ["f16", undefined] as const) requireSameRun(held, { baseWeights });
+    assertThrows(
+      () => requireSameRun(held, { baseWeights: "f32" }),
+      CheckpointError,
+      'the format of the base\'s weights must be "f16", as in the checkpoint: current value is "f32"',
+    );
     await assertRejects(() => checkpointWriter(paths[0]!, null), CheckpointError, "must be empty");
   });
 });
@@ -374,7 +390,14 @@ Deno.test("damaged checkpoints are refused with a CheckpointError, and cut ones 
       for (const size of [0, 4, 100, Math.floor(bytes.length / 2), bytes.length - 1]) {
         await Deno.writeFile(file, bytes.subarray(0, size));
         await assertRejects(() => loadCheckpoint(file), CheckpointError);
-        await assertRejects(() => openCheckpoints(folder), CheckpointError, "step-00000003");
+        const { steps, damaged } = await openCheckpoints(folder);
+        assertEquals([steps, damaged?.length], [[2], 1]);
+        assert(damaged![0]!.message.includes("step-00000003"), damaged![0]!.message);
+        await assertRejects(
+          () => openCheckpoints(file),
+          CheckpointError,
+          `${folder}/step-00000002.safetensors is intact: give that one, or the folder`,
+        );
       }
       // A single bit, of weights or of the JSON.
       for (const place of [bytes.length - 2, bytes.indexOf(0x72, 200)]) {
@@ -383,6 +406,12 @@ Deno.test("damaged checkpoints are refused with a CheckpointError, and cut ones 
         await Deno.writeFile(file, flipped);
         await assertRejects(() => loadCheckpoint(file), CheckpointError);
       }
+      // With none that is intact there is nothing to go on from.
+      const older = `${folder}/step-00000002.safetensors`;
+      const whole = await Deno.readFile(older);
+      await Deno.truncate(older, 100);
+      await assertRejects(() => openCheckpoints(folder), CheckpointError, "step-00000003");
+      await Deno.writeFile(older, whole);
       await Deno.rename(`${folder}/step-00000002.safetensors`, file);
       const source = await openCheckpoints(folder);
       await assertRejects(() => source.load(3), CheckpointError, "it is of step 2");
