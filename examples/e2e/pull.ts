@@ -13,7 +13,14 @@ import {
   loadModel,
   writeFormatted,
 } from "@edgetuner/core";
-import { nextCommand, OUT_FLAG, readNote, type RunNote, writeNote } from "../_support/five_steps.ts";
+import {
+  NEW_OUT_FLAG,
+  newOut,
+  nextCommand,
+  readNote,
+  type RunNote,
+  writeNote,
+} from "../_support/five_steps.ts";
 import { type FlagValues, readFlags, runProgram, text, toggle, UsageError } from "../_support/flags.ts";
 import { TOKENIZER_FLAG } from "../_support/model_flags.ts";
 import { PULL_FLAGS, pulling } from "../_support/pulling.ts";
@@ -120,6 +127,17 @@ async function find(flags: Flags): Promise<{ readonly model: string; readonly da
   });
 }
 
+/** True for the path of the tiny model. */
+async function isTiny(model: string): Promise<boolean> {
+  return await Deno.realPath(model).catch(() => "") === await Deno.realPath(TINY);
+}
+
+/** The folder that the flags name, or else that of this kind of run. */
+export async function outOf({ model, restaurant }: Flags, out: string): Promise<string> {
+  if (out !== "") return out;
+  return newOut(restaurant ? "restaurant" : await isTiny(model) ? "tiny" : "other");
+}
+
 /** Gets everything and writes the note. */
 export async function pull(flags: Flags, out: string): Promise<void> {
   await requireWritable("e2e/pull.ts", { folders: { out } });
@@ -128,11 +146,11 @@ export async function pull(flags: Flags, out: string): Promise<void> {
   const before = await readNote(out);
   if (before !== null && (before.model !== path || JSON.stringify(before.data) !== JSON.stringify(data))) {
     throw new UsageError(
-      `Cannot run e2e/pull.ts as ${out} must not hold a run of another model or other data: it holds one of ${before.model} on ${before.data.train}; name another --out, or remove it`,
+      `Cannot run e2e/pull.ts as ${out} must not hold a run of another model or other data: it holds one of ${before.model} on ${before.data.train}; pass another --out, or remove the folder`,
     );
   }
   const model = await loadModel(path);
-  const name = flags.settings || (path === await Deno.realPath(TINY) ? "tiny" : "paper");
+  const name = flags.settings || (await isTiny(path) ? "tiny" : "paper");
   const settings = SETTINGS[name as keyof typeof SETTINGS];
   const { config } = model;
   const longest = "n_positions" in config ? config.n_positions : config.max_position_embeddings;
@@ -159,7 +177,7 @@ export async function pull(flags: Flags, out: string): Promise<void> {
 }
 
 async function main(): Promise<void> {
-  const { out, ...flags } = readFlags({
+  const { out: asked, ...flags } = readFlags({
     name: "e2e/pull.ts",
     about: "Step 0 of 5: gets the base model and the E2E data, and notes in --out what the other steps use.",
     examples: [
@@ -168,7 +186,8 @@ async function main(): Promise<void> {
       "deno run -A examples/e2e/pull.ts --model models/gpt2 --train train.txt --valid valid.txt --test test.txt",
       "deno run -A examples/e2e/pull.ts --restaurant   # no network: the tiny model on this repository's task",
     ],
-  }, { ...FLAGS, out: OUT_FLAG });
+  }, { ...FLAGS, out: NEW_OUT_FLAG });
+  const out = await outOf(flags, asked);
   await pull(flags, out);
   console.log(`Next: ${nextCommand("pull.ts", out)}`);
 }

@@ -29,8 +29,9 @@ interface Ended {
   readonly errors: string;
 }
 
-async function run(program: string, args: readonly string[]): Promise<Ended> {
+async function run(program: string, args: readonly string[], cwd = ROOT): Promise<Ended> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    cwd,
     args: ["run", "-A", "--quiet", `${ROOT}examples/e2e/${program}`, ...args],
     stdin: "null",
     env: { NO_COLOR: "1" },
@@ -163,6 +164,30 @@ Deno.test("the five steps run one after the other, from E2E's files to scores", 
     const another = await run("pull.ts", ["--out", out, "--restaurant"]);
     assertEquals(another.code, 2);
     assertStringIncludes(another.errors, out);
+    assertStringIncludes(another.errors, "pass another --out");
+  });
+});
+
+Deno.test("each kind of run begins in a folder of its own, so that none is in another's way", async () => {
+  await withFolder(async (cwd) => {
+    const tiny = await run("pull.ts", FILES, cwd);
+    assertEquals(tiny.code, 0, tiny.errors);
+    assertMatch(tiny.out, /Next: .*e2e\/train_pruner\.ts --out runs\/e2e_tiny$/m);
+    const restaurant = await run("pull.ts", ["--restaurant"], cwd);
+    assertEquals(restaurant.code, 0, restaurant.errors);
+    assertMatch(restaurant.out, /Next: .*--out runs\/e2e_restaurant$/m);
+    await Deno.mkdir(`${cwd}/model`);
+    for (const name of ["config.json", "model.safetensors", "tokenizer.json"]) {
+      await Deno.copyFile(`${TINY}/${name}`, `${cwd}/model/${name}`);
+    }
+    const other = await run("pull.ts", ["--model", "model", ...FILES], cwd);
+    assertEquals(other.code, 0, other.errors);
+    assertMatch(other.out, /Next: .*e2e\/train_pruner\.ts$/m);
+    const folders = (await Array.fromAsync(Deno.readDir(`${cwd}/runs`))).map(({ name }) => name).sort();
+    assertEquals(folders, ["e2e", "e2e_restaurant", "e2e_tiny"]);
+    const named = await run("pull.ts", ["--restaurant", "--out", "mine"], cwd);
+    assertEquals(named.code, 0, named.errors);
+    assert((await Deno.stat(`${cwd}/mine/e2e.json`)).isFile);
   });
 });
 
