@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError, loadTokenizerOf, parseFormatted } from "@edgetuner/core";
+import { CheckpointError, loadText, loadTokenizerOf, parseFormatted } from "@edgetuner/core";
 import {
   decodePredictions,
   e2eFiles,
@@ -73,7 +73,7 @@ async function main(): Promise<void> {
   await requireWritable("decode.ts", { folders: { output: flags.output } });
   const tokenizer = await loadTokenizerOf(flags.model, flags.tokenizer);
   const instances = decodePredictions(
-    parseFormatted(await Deno.readTextFile(flags.data), { name: flags.data }),
+    parseFormatted(await loadText(flags.data), { name: flags.data }),
     parsePredictions(await Deno.readTextFile(flags.predictions), flags.predictions),
     {
       // Models may have more rows than their tokenizer has tokens.

@@ -48,7 +48,7 @@ export function readLines<Item>(
   const items: Item[] = [];
   lines.forEach((raw, index) => {
     const line = raw.trim();
-    const item = parse(line);
+    const item = line.isWellFormed() ? parse(line) : new BrokenRule("a line must be UTF-8");
     if (!(item instanceof BrokenRule)) {
       items.push(item);
       return;
@@ -61,6 +61,17 @@ export function readLines<Item>(
     onBadLine(bad);
   });
   return items;
+}
+
+/**
+ * Refuses a text whose lines cannot be told from each other one by one.
+ *
+ * @throws {CheckpointError} If it is not UTF-8; the message names the line.
+ */
+export function requireUtf8(text: string, name: string): void {
+  if (text.isWellFormed()) return;
+  const line = text.split("\n").findIndex((line) => !line.isWellFormed()) + 1;
+  throw new CheckpointError(`Cannot read ${name}, line ${line}, as it must be UTF-8: its bytes are not`);
 }
 
 /** The fields of a line of JSON, or the rule that it breaks. */

@@ -184,7 +184,7 @@ function readRows<Row, Item>(
       if (error instanceof RangeError) return new BrokenRule(error.message.replace(/^Cannot ask as /, ""));
       throw error;
     }
-  });
+  }, options.onBadLine);
 }
 
 /**

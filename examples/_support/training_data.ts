@@ -8,9 +8,8 @@ import {
   type BadLine,
   type BatchStream,
   type ChatTemplate,
-  CheckpointError,
   encodeExamples,
-  loadChatTemplate,
+  findChatTemplate,
   loadExamples,
   loadPairs,
   modelFolderOf,
@@ -78,30 +77,34 @@ export async function readExamples(
   options: ReadingOptions,
   tell: Teller = console.error,
 ): Promise<ReadExamples> {
-  let skipped = 0;
-  let first = "";
-  const lenient = {
-    onBadLine: ({ line, problem }: BadLine): void => {
-      if (skipped++ === 0) first = `line ${line}: ${problem}`;
-    },
-  };
-  const reading = options["skip-bad"] ? lenient : {};
+  const skipped: BadLine[] = [];
+  const reading = options["skip-bad"] ? { onBadLine: (bad: BadLine) => void skipped.push(bad) } : {};
   const chatTemplate = file.endsWith(".jsonl") ? await chatTemplateOf(options.model) : null;
   const examples = file.endsWith(".jsonl")
     ? await loadExamples(file, { ...reading, ...(chatTemplate === null ? {} : { chatTemplate }) })
     : await loadPairs(file, reading);
-  if (skipped > 0) tell(`${skipped} bad lines of ${file} left out; the first: ${first}`);
-  return { examples, skipped };
+  const text = skippedText(file, skipped);
+  if (text !== null) tell(text);
+  return { examples, skipped: skipped.length };
 }
 
-/** A model's chat template; `null` if it has none: then only data with conversations is refused. */
+/** What was left out, in a line; `null` if nothing was. */
+export function skippedText(file: string, [first, ...others]: readonly BadLine[]): string | null {
+  if (first === undefined) return null;
+  return `${
+    1 + others.length
+  } bad lines of ${file} left out; the first: line ${first.line}: ${first.problem}`;
+}
+
+/**
+ * A model's chat template; `null` if it has none: then only data with conversations is refused.
+ *
+ * @param model The model, or where its tokenizer is: a folder or a file in it.
+ * @throws {CheckpointError} If there is one that is not valid.
+ */
 export async function chatTemplateOf(model: string): Promise<ChatTemplate | null> {
-  try {
-    return await loadChatTemplate(modelFolderOf(model));
-  } catch (error) {
-    if (error instanceof CheckpointError) return null;
-    throw error;
-  }
+  const folder = model.endsWith(".json") ? model.replace(/[^/\\]*$/, "") || "." : modelFolderOf(model);
+  return await findChatTemplate(folder.replace(/(?<=.)[/\\]$/, ""));
 }
 
 /** Sequences, and what became of the lines that they come from. */

@@ -6,11 +6,13 @@
  */
 
 import {
+  type BadLine,
   CheckpointError,
   formatE2eCsv,
   formatE2eLines,
   type FormattedPair,
   loadModel,
+  loadText,
   writeFormatted,
 } from "@edgetuner/core";
 import {
@@ -24,6 +26,7 @@ import {
 import { type FlagValues, readFlags, runProgram, text, toggle, UsageError } from "../_support/flags.ts";
 import { TOKENIZER_FLAG } from "../_support/model_flags.ts";
 import { PULL_FLAGS, pulling } from "../_support/pulling.ts";
+import { DATA_FLAGS, skippedText } from "../_support/training_data.ts";
 import { requireWritable } from "../_support/writable.ts";
 
 const EXAMPLES = new URL("../", import.meta.url).pathname;
@@ -61,6 +64,7 @@ export const FLAGS = {
     "",
     ...Object.keys(SETTINGS),
   ]),
+  "skip-bad": DATA_FLAGS["skip-bad"],
   ...PULL_FLAGS,
 };
 
@@ -69,9 +73,18 @@ type Flags = FlagValues<typeof FLAGS>;
 /** Files of the three parts; an empty one is not there. */
 type Parts = RunNote["data"];
 
-async function readPairs(file: string): Promise<FormattedPair[]> {
-  const content = await Deno.readTextFile(file);
-  return (file.endsWith(".csv") ? formatE2eCsv : formatE2eLines)(content, { name: file });
+/** Pairs of a file; those of bad lines are left out and counted if so wished. */
+async function readPairs(file: string, skipBad: boolean): Promise<FormattedPair[]> {
+  const content = await loadText(file);
+  const skipped: BadLine[] = [];
+  const pairs = (file.endsWith(".csv") ? formatE2eCsv : formatE2eLines)(content, {
+    name: file,
+    ...(skipBad ? { onBadLine: (bad: BadLine) => void skipped.push(bad) } : {}),
+  });
+  const text = skippedText(file, skipped);
+  if (text !== null) console.error(text);
+  if (pairs.length > 0) return pairs;
+  throw new CheckpointError(`Cannot read ${file} as it must hold at least one pair: all lines are bad`);
 }
 
 /** Holds out the last tenth of the prompts, with all their texts. */
@@ -154,9 +167,13 @@ export async function pull(flags: Flags, out: string): Promise<void> {
   const settings = SETTINGS[name as keyof typeof SETTINGS];
   const { config } = model;
   const longest = "n_positions" in config ? config.n_positions : config.max_position_embeddings;
-  const read = await readPairs(data.train);
-  const parts = data.valid === "" ? holdOut(read) : { train: read, valid: await readPairs(data.valid) };
-  for (const [part, pairs] of Object.entries({ ...parts, test: await readPairs(data.test) })) {
+  const read = await readPairs(data.train, flags["skip-bad"]);
+  const parts = data.valid === ""
+    ? holdOut(read)
+    : { train: read, valid: await readPairs(data.valid, flags["skip-bad"]) };
+  for (
+    const [part, pairs] of Object.entries({ ...parts, test: await readPairs(data.test, flags["skip-bad"]) })
+  ) {
     await Deno.writeTextFile(`${out}/${part}.jsonl`, writeFormatted(pairs));
     const prompts = new Set(pairs.map(({ prompt }) => prompt)).size;
     console.log(`${part.padEnd(6)}${pairs.length} texts of ${prompts} prompts: ${out}/${part}.jsonl`);

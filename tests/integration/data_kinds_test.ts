@@ -148,6 +148,25 @@ Deno.test("server_tuner.ts learns conversations, counts what is cut and left out
   });
 });
 
+Deno.test("a chat template that is broken is said so, and does not make bad lines of conversations", async () => {
+  await withFolder(async (folder) => {
+    const model = await chatModel(folder);
+    await Deno.writeTextFile(`${model}/chat_template.jinja`, "{% if %}");
+    const data = `${folder}/chat.jsonl`;
+    await Deno.writeTextFile(data, `${conversations()}\n{"text":"One."}`);
+    const args = ["--model", model, "--data", data, ...SMALL, "--steps", "1", "--skip-bad"];
+    const broken = await run("server_tuner.ts", args);
+    assertEquals([broken.code, broken.errors.length], [1, 1], broken.errors.join("\n"));
+    assertStringIncludes(
+      broken.errors[0]!,
+      `${model}/chat_template.jinja as its chat template must be valid`,
+    );
+    const asked = await run("generate.ts", ["--model", model, "--chat", "--prompt", "Where?"]);
+    assertEquals([asked.code, asked.errors.length], [1, 1], asked.errors.join("\n"));
+    assertStringIncludes(asked.errors[0]!, "must be valid");
+  });
+});
+
 Deno.test("demo.ts takes conversations, says through its processes what was cut, and shows texts before and after", async () => {
   await withFolder(async (folder) => {
     const model = await chatModel(folder);

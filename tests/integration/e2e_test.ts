@@ -212,6 +212,26 @@ Deno.test("pull.ts takes this repository's own task, and notes settings that fit
   });
 });
 
+Deno.test("pull.ts names a line that is not UTF-8, and leaves it out with --skip-bad", async () => {
+  await withFolder(async (folder) => {
+    const train = `${folder}/train.txt`;
+    const text = "name[A]||A.\nname[B]||B!\nname[C]||C.\n";
+    await Deno.writeFile(train, new TextEncoder().encode(text).map((byte) => byte === 0x21 ? 0xff : byte));
+    const args = ["--train", train, "--valid", FILES[1]!, "--test", FILES[3]!, "--out", `${folder}/run`];
+    const strict = await run("pull.ts", args);
+    assertEquals(strict.code, 1);
+    assertStringIncludes(strict.errors, `${train}, line 2, as a line must be UTF-8`);
+    const lenient = await run("pull.ts", [...args, "--skip-bad"]);
+    assertEquals(lenient.code, 0, lenient.errors);
+    assertStringIncludes(
+      lenient.errors,
+      `1 bad lines of ${train} left out; the first: line 2: a line must be UTF-8`,
+    );
+    const kept = (await Deno.readTextFile(`${folder}/run/train.jsonl`)).trimEnd().split("\n");
+    assertEquals(kept.map((line) => JSON.parse(line).completion), ["A.", "C."]);
+  });
+});
+
 Deno.test("pull.ts downloads a model with the token and the revision that it is told", async () => {
   const asked: string[] = [];
   const names = ["config.json", "model.safetensors", "tokenizer.json"];
