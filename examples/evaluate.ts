@@ -11,6 +11,7 @@ import { ProgressBar } from "./_support/progress.ts";
 import { versions, writeReport } from "./_support/report.ts";
 import { scorePage, scoreRows } from "./_support/score_page.ts";
 import { loadMeteor } from "./_support/word_net.ts";
+import { requireWritable } from "./_support/writable.ts";
 
 interface Texts {
   readonly corpus: Corpus;
@@ -75,6 +76,7 @@ async function main(): Promise<void> {
       throw new UsageError(`Cannot run evaluate.ts as --${name} must be given; see --help`);
     }
   }
+  await requireWritable("evaluate.ts", { files: { report: flags.report, pretty: flags.pretty } });
   const { corpus, prompts } = await loadTexts(flags.references, flags.predictions);
   const meteor = await loadMeteor(flags.synonyms);
   const bar = new ProgressBar(corpus.predictions.length);

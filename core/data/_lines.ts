@@ -19,10 +19,16 @@ export interface BadLine {
 /** A rule that a line breaks. */
 export class BrokenRule {
   readonly rule: string;
+  /** True if the rule names the value that breaks it; else the whole line is said to be. */
+  readonly hasValue: boolean;
 
-  /** @param rule As in "a line must be JSON". */
-  constructor(rule: string) {
+  /**
+   * @param rule As in "a line must be JSON".
+   * @param hasValue True if a value is named in it, as in "x must be 1: current value is 2".
+   */
+  constructor(rule: string, hasValue = false) {
     this.rule = rule;
+    this.hasValue = hasValue;
   }
 }
 
@@ -54,7 +60,8 @@ export function readLines<Item>(
       return;
     }
     const value = JSON.stringify(line.length > 80 ? `${line.slice(0, 80)}...` : line);
-    const bad = { name, line: index + 1, problem: `${item.rule}: current value is ${value}` };
+    const problem = item.hasValue ? item.rule : `${item.rule}: current value is ${value}`;
+    const bad = { name, line: index + 1, problem };
     if (onBadLine === undefined) {
       throw new CheckpointError(`Cannot read ${name}, line ${bad.line}, as ${bad.problem}`);
     }

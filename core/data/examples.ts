@@ -159,7 +159,10 @@ function parseChat(
     });
   } catch (error) {
     if (!(error instanceof CheckpointError)) throw error;
-    return new BrokenRule(error.message.replace(/^Cannot render the conversation as /, ""));
+    return new BrokenRule(
+      error.message.replace(/^Cannot render the conversation as /, ""),
+      error.message.includes(": current "),
+    );
   }
 }
 

@@ -81,7 +81,12 @@ export class TextModel implements Disposable {
 
   /** Most tokens of a prompt: one place at least is left. */
   get room(): number {
-    return this.#ends.shape.positions - 1;
+    return this.positions - 1;
+  }
+
+  /** Tokens that the model can be given at once. */
+  get positions(): number {
+    return this.#ends.shape.positions;
   }
 
   /**

@@ -199,7 +199,11 @@ Deno.test("what cannot be written is refused in one line before anything starts"
       ["edge_server.ts", "report", "--port", "0"],
       ["train_pruner.ts", "out"],
       ["train_pruner.ts", "samples", "--out", `${folder}/predictor`],
+      ["server_tuner.ts", "metrics"],
       ["generate.ts", "predictions"],
+      ["evaluate.ts", "report", "--references", "no-such", "--predictions", "no-such"],
+      ["evaluate.ts", "pretty", "--references", "no-such", "--predictions", "no-such"],
+      ["format_data.ts", "output", "--input", "no-such"],
     ] as const
   ) {
     const ended = await end(start(program, [`--${flag}`, `${file}/below`, ...others]));
