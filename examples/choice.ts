@@ -11,7 +11,6 @@ import {
   type ChoiceQuestion,
   type EncodedRequest,
   encodeRequest,
-  loadAdapter,
   loadEnds,
   loadText,
   parseOpenBookQa,
@@ -36,7 +35,7 @@ import {
 import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import { ProgressBar } from "./_support/progress.ts";
 import { versions, writeReport } from "./_support/report.ts";
-import { TextModel } from "./_support/texts.ts";
+import { loadAdapterParts, TextModel } from "./_support/texts.ts";
 import { type DataCounts, skippedText } from "./_support/training_data.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
@@ -55,7 +54,11 @@ const FLAGS = {
   model: MODEL_FLAG,
   ...WEIGHTS_FLAG,
   tokenizer: TOKENIZER_FLAG,
-  adapter: text("DIR", "", "adapter folder; without one, and without --connect, the base model alone"),
+  adapter: text(
+    "DIRS",
+    "",
+    "adapter folder, or the parts that devices saved: a,b,c; without one, and without --connect, the base model alone",
+  ),
   batch: integer("N", 16, "answers computed side by side", { min: 1 }),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
   results: text(
@@ -283,7 +286,7 @@ interface Likelihoods extends Omit<Encoded, "requests"> {
 
 /** With the whole model on this machine. */
 async function scoreHere(flags: Flags, read: Read): Promise<Likelihoods> {
-  const adapter = flags.adapter === "" ? null : await loadAdapter(flags.adapter);
+  const adapter = await loadAdapterParts(flags.adapter);
   using model = await TextModel.open(flags, adapter, flags.webgpu, baseWeightsOf(flags));
   const { requests, ...encoded } = encodeAll(model.tokenizer, read, flags, model.positions);
   const bar = new ProgressBar(requests.length);

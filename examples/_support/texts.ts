@@ -11,7 +11,9 @@ import {
   CachedSession,
   type EncodedRequest,
   generateGreedy,
+  joinAdapters,
   type LikelihoodOptions,
+  loadAdapter,
   loadEnds,
   loadHeads,
   loadLayers,
@@ -30,6 +32,17 @@ import { loadGpu } from "./webgpu.ts";
 const GROUP = 8;
 /** From this hidden size on, one prompt after the other over a cache takes less time than whole passes do. */
 const CACHED_FROM = 512;
+
+/**
+ * Loads an adapter.
+ *
+ * @param folders Its folder, or those of the parts that devices saved, as `a,b,c`; empty for none.
+ * @throws {CheckpointError} If one cannot be read.
+ */
+export async function loadAdapterParts(folders: string): Promise<Adapter | null> {
+  if (folders === "") return null;
+  return joinAdapters(await Promise.all(folders.split(",").map((folder) => loadAdapter(folder))));
+}
 
 /** A model on the GPU, with or without an adapter. */
 export class TextModel implements Disposable {

@@ -272,6 +272,18 @@ Deno.test("generate.ts goes on with a text as it is, or answers it as a pair's p
       assert(predict.length >= 30 && predict.length <= 34, `${predict.length} tokens`);
       assertEquals(predict.slice(0, 30).includes(eos), false);
     }
+    // All that is asked for comes after a long prompt too, which loses its start.
+    const pairs = `${folder}/pairs.jsonl`;
+    await Deno.writeTextFile(pairs, JSON.stringify({ prompt: "good food ".repeat(80), completion: "x" }));
+    const room = await run("generate.ts", [
+      ...["--data", pairs, "--count", "1", "--max-tokens", "40", "--min-length", "40"],
+      ...["--predictions", predictions, "--report", `${folder}/room.json`],
+    ]);
+    assertEquals(room.code, 0, room.errors.join("\n"));
+    assertEquals(room.errors, [`1 of 1 prompts of ${pairs} cut to 88 tokens`]);
+    assertEquals(JSON.parse(await Deno.readTextFile(predictions)).predict.length, 40);
+    const { data: told } = JSON.parse(await Deno.readTextFile(`${folder}/room.json`));
+    assertEquals(told, { test: { sequences: 1, truncated: 1, skipped: 0 } });
     const texts = `${folder}/texts.jsonl`;
     await Deno.writeTextFile(texts, '{"text":"Only a text."}');
     for (
@@ -282,6 +294,11 @@ Deno.test("generate.ts goes on with a text as it is, or answers it as a pair's p
         [["--raw"], 2, "--prompt"],
         [["--prompt", "x", "--system", "y"], 2, "--chat"],
         [["--min-length", "9", "--max-tokens", "8"], 2, "--min-length"],
+        [["--prompt", "hi", "--max-tokens", "500"], 2, "--max-tokens must be at most 126"],
+        [["--first", "500"], 2, "--first must be below 200, the number of prompts: current value is 500"],
+        [["--top-k", "5"], 2, "--top-k needs --temperature"],
+        [["--top-p", "0.5"], 2, "--top-p needs --temperature"],
+        [["--adapter", `${folder},${folder}/no`, "--prompt", "x"], 1, `${folder}`],
         [["--data", texts], 1, "plain text"],
       ] as const
     ) {

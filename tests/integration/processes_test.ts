@@ -92,6 +92,14 @@ Deno.test("demo.ts fine-tunes in four processes, prunes, saves an adapter and re
   );
   assertEquals(generated.code, 0, generated.errors);
   assertMatch(generated.out, /reference:/);
+  // The parts that the devices saved are the same adapter.
+  const parts = [1, 2, 3].map((i) => `${folder}/device-${i}`).join(",");
+  const joined = await end(start("generate.ts", ["--adapter", parts, "--count", "2", "--max-tokens", "8"]));
+  assertEquals([joined.code, joined.out], [0, generated.out], joined.errors);
+  const part = await end(
+    start("generate.ts", ["--adapter", `${folder}/device-1`, "--count", "2", "--max-tokens", "8"]),
+  );
+  assert(part.out !== generated.out, "one part alone is another adapter");
   await Deno.remove(folder, { recursive: true });
 });
 
