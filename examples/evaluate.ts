@@ -10,7 +10,7 @@ import { integer, readFlags, runProgram, text, UsageError } from "./_support/fla
 import { ProgressBar } from "./_support/progress.ts";
 import { versions, writeReport } from "./_support/report.ts";
 import { scorePage, scoreRows } from "./_support/score_page.ts";
-import { loadMeteor } from "./_support/word_net.ts";
+import { loadMeteor, meteorText } from "./_support/word_net.ts";
 import { requireWritable } from "./_support/writable.ts";
 
 interface Texts {
@@ -93,6 +93,7 @@ async function main(): Promise<void> {
     references: flags.references,
     predictions: flags.predictions,
     synonyms: flags.synonyms,
+    meteor: meteorText(flags.synonyms),
     instances: segments.length,
     seconds: (performance.now() - started) / 1000,
     scores: means,
@@ -105,6 +106,7 @@ async function main(): Promise<void> {
         title: `Scores of ${flags.predictions.split("/").at(-1)}`,
         corpus,
         scores,
+        meteor: meteorText(flags.synonyms),
         samples: flags.samples,
         ...(prompts ? { prompts } : {}),
       }),
