@@ -51,6 +51,11 @@ export function splitLines(text: string): string[] {
   return lines;
 }
 
+/** Makes one line of a text: a space for each end of a line. */
+export function oneLine(text: string): string {
+  return text.split(LINE_END).join(" ");
+}
+
 /** Puts spaces round every character that is neither letter, digit nor underscore: one space between words and marks. */
 export function separateMarks(text: string): string {
   return collapse(text.replace(/[^\p{L}\p{N}_]/gu, " $& "));
