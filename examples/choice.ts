@@ -12,7 +12,6 @@ import {
   type EncodedRequest,
   encodeRequest,
   loadEnds,
-  loadText,
   parseOpenBookQa,
   parseWinogrande,
   runUserDevice,
@@ -36,7 +35,7 @@ import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts
 import { ProgressBar } from "./_support/progress.ts";
 import { versions, writeReport } from "./_support/report.ts";
 import { loadAdapterParts, TextModel } from "./_support/texts.ts";
-import { type DataCounts, skippedText } from "./_support/training_data.ts";
+import { type DataCounts, readInput, skippedText } from "./_support/training_data.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 import { requireWritable } from "./_support/writable.ts";
@@ -161,17 +160,7 @@ interface Read {
 }
 
 async function readQuestions(flags: Flags, task: Task): Promise<Read> {
-  let content: string;
-  try {
-    content = await loadText(flags.data);
-  } catch (cause) {
-    throw new UsageError(
-      `Cannot score as --data must be a file that can be read: current value is "${flags.data}" (${
-        (cause as Error).message
-      })`,
-      { cause },
-    );
-  }
+  const content = await readInput("score", "data", flags.data);
   const bad: BadLine[] = [];
   const all = TASKS[task](content, {
     name: flags.data,

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { formatE2eCsv } from "@edgetuner/core";
+import { formatE2eCsv, loadText } from "@edgetuner/core";
 import { type Corpus, loadCorpus, parsePredictions, scoreCorpus } from "@edgetuner/core/evaluation";
 import { integer, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
 import { ProgressBar } from "./_support/progress.ts";
@@ -20,7 +20,13 @@ interface Texts {
 
 /** References from a file of the E2E tool, a folder of numbered files, or the challenge's CSV. */
 async function loadTexts(references: string, predictions: string): Promise<Texts> {
-  if ((await Deno.stat(references)).isDirectory) {
+  const isFolder = await Deno.stat(references).then((found) => found.isDirectory, () => null);
+  if (isFolder === null) {
+    throw new UsageError(
+      `Cannot score as --references must be a file or a folder that is there: current value is "${references}"`,
+    );
+  }
+  if (isFolder) {
     const names = (await Array.fromAsync(Deno.readDir(references))).map(({ name }) => name)
       .filter((name) => /^reference\d+$/.test(name))
       .sort((a, b) => Number(a.slice(9)) - Number(b.slice(9)));
@@ -32,7 +38,7 @@ async function loadTexts(references: string, predictions: string): Promise<Texts
     return { corpus: await loadCorpus(names.map((name) => `${references}/${name}`), predictions) };
   }
   if (!references.endsWith(".csv")) return { corpus: await loadCorpus(references, predictions) };
-  const pairs = formatE2eCsv(await Deno.readTextFile(references), { name: references });
+  const pairs = formatE2eCsv(await loadText(references), { name: references });
   const groups = Map.groupBy(pairs, ({ prompt }) => prompt);
   return {
     corpus: {

@@ -14,14 +14,13 @@ import {
   formatWebnlg,
   instructOpenBookQa,
   instructWinogrande,
-  loadText,
   parseOpenBookQa,
   parseWinogrande,
   rightAnswers,
   writeFormatted,
 } from "@edgetuner/core";
 import { readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
-import { DATA_FLAGS, skippedText } from "./_support/training_data.ts";
+import { DATA_FLAGS, readInput, skippedText } from "./_support/training_data.ts";
 import { requireWritable } from "./_support/writable.ts";
 
 type Format<T> = (text: string, options: FormatOptions) => T[];
@@ -58,19 +57,6 @@ function answerLines(
     content: examples.map((example) => `${JSON.stringify(example)}\n`).join(""),
     counts: `${examples.length} right answers of ${questions.length} questions`,
   };
-}
-
-async function readInput(input: string): Promise<string> {
-  try {
-    return await loadText(input);
-  } catch (cause) {
-    throw new UsageError(
-      `Cannot format the data as --input must be a file that can be read: current value is "${input}" (${
-        (cause as Error).message
-      })`,
-      { cause },
-    );
-  }
 }
 
 async function main(): Promise<void> {
@@ -114,7 +100,7 @@ refused. examples/pull.ts --dataset NAME downloads the files.`,
     );
   }
   await requireWritable("format_data.ts", { files: { output } });
-  const data = await readInput(input);
+  const data = await readInput("format the data", "input", input);
   const skipped: BadLine[] = [];
   const options = {
     name: input,

@@ -12,13 +12,14 @@ import {
   findChatTemplate,
   loadExamples,
   loadPairs,
+  loadText,
   modelFolderOf,
   type SequenceSet,
   shuffledBatches,
   type Tokenizer,
   type TrainingExample,
 } from "@edgetuner/core";
-import { integer, toggle } from "./flags.ts";
+import { integer, toggle, UsageError } from "./flags.ts";
 
 /** Flags of every program that reads training data. */
 export const DATA_FLAGS = {
@@ -86,6 +87,26 @@ export async function readExamples(
   const text = skippedText(file, skipped);
   if (text !== null) tell(text);
   return { examples, skipped: skipped.length };
+}
+
+/**
+ * Reads a file that a flag names, as `loadText` does.
+ *
+ * @param action What is to be done with it, for the message.
+ * @throws {UsageError} If it cannot be read.
+ */
+export async function readInput(action: string, flag: string, file: string): Promise<string> {
+  try {
+    return await loadText(file);
+  } catch (error) {
+    const { cause = error } = error as Error;
+    throw new UsageError(
+      `Cannot ${action} as --${flag} must be a file that can be read: current value is "${file}" (${
+        (cause as Error).message
+      })`,
+      { cause },
+    );
+  }
 }
 
 /** What was left out, in a line; `null` if nothing was. */

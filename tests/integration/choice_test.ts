@@ -424,6 +424,8 @@ Deno.test("what is wrong with choice tasks is said in one line", async () => {
       assertEquals([code, out], [expected, ""], err);
       assertStringIncludes(err, message);
       assertEquals(err.trimEnd().split("\n").length, 1, err);
+      // Nothing is said twice.
+      assert(err.split("current value").length <= 2 && err.split("Cannot ").length === 2, err);
     }
   });
 });

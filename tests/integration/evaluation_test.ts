@@ -84,6 +84,9 @@ Deno.test("evaluate.ts says what is wrong in one line", async () => {
   const bare = await run("evaluate.ts", []);
   assertEquals([bare.code, bare.out], [2, ""]);
   assertMatch(bare.err, /^Cannot run evaluate.ts as --references must be given; see --help\n$/);
+  const nowhere = await run("evaluate.ts", ["--references=nowhere", "--predictions=nowhere"]);
+  assertEquals(nowhere.code, 2);
+  assertMatch(nowhere.err, /^Cannot score as --references must be a file or a folder .*"nowhere"\n$/);
   const counts = await run("evaluate.ts", [
     `--references=${FIXTURES}/pipeline/e2e/expected_ref.txt`,
     `--predictions=${FIXTURES}/pipeline/dart/expected_pred.txt`,
