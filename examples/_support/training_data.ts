@@ -72,6 +72,7 @@ export interface ReadExamples {
  * Reads a file: `.jsonl` with pairs, texts or conversations; anything else has `prompt||completion` lines.
  *
  * @throws {CheckpointError} If a line is not as it must be, or all are left out.
+ * @throws {UsageError} If there are conversations and the model has no chat template.
  */
 export async function readExamples(
   file: string,
@@ -80,13 +81,26 @@ export async function readExamples(
 ): Promise<ReadExamples> {
   const skipped: BadLine[] = [];
   const reading = options["skip-bad"] ? { onBadLine: (bad: BadLine) => void skipped.push(bad) } : {};
-  const chatTemplate = file.endsWith(".jsonl") ? await chatTemplateOf(options.model) : null;
   const examples = file.endsWith(".jsonl")
-    ? await loadExamples(file, { ...reading, ...(chatTemplate === null ? {} : { chatTemplate }) })
+    ? await loadExamples(file, {
+      ...reading,
+      chatTemplate: await chatTemplateOf(options.model) ?? noTemplate(file, options.model),
+    })
     : await loadPairs(file, reading);
   const text = skippedText(file, skipped);
   if (text !== null) tell(text);
   return { examples, skipped: skipped.length };
+}
+
+/** In place of a template that a model has not: what is missing is not a fault of the lines that need it. */
+function noTemplate(file: string, model: string): ChatTemplate {
+  return {
+    render(): never {
+      throw new UsageError(
+        `Cannot read ${file} as its "messages" must come with the chat template of a model: ${model} has none`,
+      );
+    },
+  };
 }
 
 /**

@@ -148,7 +148,7 @@ Deno.test("server_tuner.ts learns conversations, counts what is cut and left out
   });
 });
 
-Deno.test("a chat template that is broken is said so, and does not make bad lines of conversations", async () => {
+Deno.test("a chat template that is broken or missing is said so, and does not make bad lines of conversations", async () => {
   await withFolder(async (folder) => {
     const model = await chatModel(folder);
     await Deno.writeTextFile(`${model}/chat_template.jinja`, "{% if %}");
@@ -161,6 +161,10 @@ Deno.test("a chat template that is broken is said so, and does not make bad line
       broken.errors[0]!,
       `${model}/chat_template.jinja as its chat template must be valid`,
     );
+    // Nor does one that is missing.
+    const without = await run("server_tuner.ts", ["--data", data, ...SMALL, "--steps", "1", "--skip-bad"]);
+    assertEquals([without.code, without.errors.length], [2, 1], without.errors.join("\n"));
+    assertStringIncludes(without.errors[0]!, `${data} as its "messages" must come with the chat template`);
     const asked = await run("generate.ts", ["--model", model, "--chat", "--prompt", "Where?"]);
     assertEquals([asked.code, asked.errors.length], [1, 1], asked.errors.join("\n"));
     assertStringIncludes(asked.errors[0]!, "must be valid");
