@@ -291,6 +291,7 @@ export {
 } from "./data/pairs.ts";
 export * from "./data/random.ts";
 export * from "./data/tokenizer.ts";
+export { loadText } from "./text.ts";
 export {
   type Adapter,
   adapterOf,

@@ -51,6 +51,11 @@ export function splitLines(text: string): string[] {
   return lines;
 }
 
+/** Makes one line of a text: a space for each end of a line. */
+export function oneLine(text: string): string {
+  return text.split(LINE_END).join(" ");
+}
+
 /** Puts spaces round every character that is neither letter, digit nor underscore: one space between words and marks. */
 export function separateMarks(text: string): string {
   return collapse(text.replace(/[^\p{L}\p{N}_]/gu, " $& "));
@@ -58,14 +63,60 @@ export function separateMarks(text: string): string {
 
 /** Reads a file in UTF-8; a `CheckpointError` if it cannot be read. */
 export async function readText(path: string | URL): Promise<string> {
+  const bytes = await readBytes(path);
   try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(await Deno.readFile(path));
+    return strict.decode(bytes);
   } catch (error) {
-    throw new CheckpointError(
-      `Cannot read ${path} as it must be a readable file in UTF-8: ${
-        error instanceof Error ? error.message : error
-      }`,
-      { cause: error },
-    );
+    throw unreadable(path, error);
   }
+}
+
+/**
+ * Reads a file with one item a line. A line that is not UTF-8 has U+DCFF, which is no character, where its bytes are
+ * wrong: the readers of lines take it for a bad line and can say which one it is.
+ *
+ * @param path The file, in UTF-8.
+ * @returns Its content.
+ * @throws {CheckpointError} If it cannot be read.
+ */
+export async function loadText(path: string | URL): Promise<string> {
+  const bytes = await readBytes(path);
+  try {
+    return strict.decode(bytes);
+  } catch {
+    // Found line by line.
+  }
+  const lines: string[] = [];
+  for (let start = 0; start <= bytes.length;) {
+    const found = bytes.indexOf(0x0a, start);
+    const end = found < 0 ? bytes.length : found;
+    const line = bytes.subarray(start, end);
+    try {
+      lines.push(strictWithMark.decode(line));
+    } catch {
+      lines.push(new TextDecoder().decode(line).replaceAll("\uFFFD", "\uDCFF"));
+    }
+    start = end + 1;
+  }
+  return lines.join("\n");
+}
+
+const strict = new TextDecoder("utf-8", { fatal: true });
+const strictWithMark = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+async function readBytes(path: string | URL): Promise<Uint8Array<ArrayBuffer>> {
+  try {
+    return await Deno.readFile(path);
+  } catch (error) {
+    throw unreadable(path, error);
+  }
+}
+
+function unreadable(path: string | URL, error: unknown): CheckpointError {
+  return new CheckpointError(
+    `Cannot read ${path} as it must be a readable file in UTF-8: ${
+      error instanceof Error ? error.message : error
+    }`,
+    { cause: error },
+  );
 }

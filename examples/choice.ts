@@ -6,10 +6,11 @@
  */
 
 import {
+  type BadLine,
+  CheckpointError,
   type ChoiceQuestion,
   type EncodedRequest,
   encodeRequest,
-  loadAdapter,
   loadEnds,
   parseOpenBookQa,
   parseWinogrande,
@@ -21,13 +22,23 @@ import { choiceAccuracy, type MeanWithError, type ScoredChoice } from "@edgetune
 import { Engine } from "@edgetuner/kernels";
 import { codecChoice, codecsOf } from "./_support/codecs.ts";
 import { CONNECTION_FLAGS, openTransport } from "./_support/connection.ts";
-import { type FlagValues, integer, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
+import {
+  type FlagValues,
+  integer,
+  readFlags,
+  runProgram,
+  text,
+  toggle,
+  UsageError,
+} from "./_support/flags.ts";
 import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import { ProgressBar } from "./_support/progress.ts";
 import { versions, writeReport } from "./_support/report.ts";
-import { TextModel } from "./_support/texts.ts";
+import { loadAdapterParts, TextModel } from "./_support/texts.ts";
+import { type DataCounts, readInput, skippedText } from "./_support/training_data.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
+import { requireWritable } from "./_support/writable.ts";
 
 const TASKS = { winogrande: parseWinogrande, openbookqa: parseOpenBookQa };
 type Task = keyof typeof TASKS;
@@ -36,10 +47,17 @@ const FLAGS = {
   task: text("NAME", "winogrande", "whose questions the file holds", Object.keys(TASKS)),
   data: text("FILE", "", "questions with their answers, JSON lines as the task has them"),
   count: integer("N", 0, "only the first N questions; 0 = all", { min: 0 }),
+  "skip-bad": toggle(
+    "leave out questions that are not as they must be, or have an answer that the model has no room for, and count them",
+  ),
   model: MODEL_FLAG,
   ...WEIGHTS_FLAG,
   tokenizer: TOKENIZER_FLAG,
-  adapter: text("DIR", "", "adapter folder; without one, and without --connect, the base model alone"),
+  adapter: text(
+    "DIRS",
+    "",
+    "adapter folder, or the parts that devices saved: a,b,c; without one, and without --connect, the base model alone",
+  ),
   batch: integer("N", 16, "answers computed side by side", { min: 1 }),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
   results: text(
@@ -95,11 +113,14 @@ async function main(): Promise<void> {
       "Cannot score as one of --connect and --adapter may be given: with --connect the devices have the heads",
     );
   }
+  await requireWritable("choice.ts", { files: { results: flags.results, report: flags.report } });
   const task = flags.task as Task;
-  const all = TASKS[task](await readData(flags.data), { name: flags.data });
-  const questions = flags.count === 0 ? all : all.slice(0, flags.count);
+  const read = await readQuestions(flags, task);
   const started = performance.now();
-  const { likelihoods, bytes } = await (flags.connect === "" ? scoreHere : scoreThere)(flags, questions);
+  const { likelihoods, bytes, questions, counts } = await (flags.connect === "" ? scoreHere : scoreThere)(
+    flags,
+    read,
+  );
   const seconds = (performance.now() - started) / 1000;
 
   let place = 0;
@@ -112,11 +133,12 @@ async function main(): Promise<void> {
   console.log(`${task}: ${questions.length} questions, ${likelihoods.length} answers`);
   console.log(`acc       ${shown(accuracy)}`);
   if (normalisedAccuracy !== null) console.log(`acc_norm  ${shown(normalisedAccuracy)}`);
-  if (flags.results !== "") await Deno.writeTextFile(flags.results, resultLines(scored));
+  if (flags.results !== "") await Deno.writeTextFile(flags.results, resultLines(scored, questions));
   await writeReport(flags.report, {
     versions: versions(),
     settings: flags,
     questions: questions.length,
+    data: { test: counts },
     seconds,
     bytes,
     acc: accuracy,
@@ -124,17 +146,37 @@ async function main(): Promise<void> {
   });
 }
 
-async function readData(file: string): Promise<string> {
-  try {
-    return await Deno.readTextFile(file);
-  } catch (cause) {
-    throw new UsageError(
-      `Cannot score as --data must be a file that can be read: current value is "${file}" (${
-        (cause as Error).message
-      })`,
-      { cause },
-    );
-  }
+/** A question and where it is from. */
+interface Question extends ChoiceQuestion {
+  /** Number of its line, from 1 on. */
+  readonly line: number;
+}
+
+/** What a file holds. */
+interface Read {
+  readonly questions: readonly Question[];
+  /** Lines that were left out. */
+  readonly skipped: readonly BadLine[];
+}
+
+async function readQuestions(flags: Flags, task: Task): Promise<Read> {
+  const content = await readInput("score", "data", flags.data);
+  const bad: BadLine[] = [];
+  const all = TASKS[task](content, {
+    name: flags.data,
+    ...(flags["skip-bad"] ? { onBadLine: (line: BadLine) => void bad.push(line) } : {}),
+  });
+  // The lines that are not bad, in their order.
+  const left = new Set(bad.map(({ line }) => line));
+  let line = 0;
+  const questions = all.map((question): Question => {
+    do line++; while (left.has(line));
+    return { ...question, line };
+  });
+  const some = flags.count === 0 ? questions : questions.slice(0, flags.count);
+  // Those behind the last question that is asked for do not matter.
+  const end = some.length < questions.length ? some.at(-1)!.line : Infinity;
+  return { questions: some, skipped: bad.filter(({ line }) => line < end) };
 }
 
 /** A mean with its standard error; a single question has none. */
@@ -143,12 +185,13 @@ function shown({ mean, standardError }: MeanWithError): string {
 }
 
 /** One object a line, in the order of the data. */
-function resultLines(scored: readonly ScoredChoice[]): string {
+function resultLines(scored: readonly ScoredChoice[], questions: readonly Question[]): string {
   return scored.map((choice, question) => {
     const { logLikelihoods, gold, lengths } = choice;
     const chosen = (values: readonly number[]) => values.indexOf(Math.max(...values));
     const line = {
       question,
+      line: questions[question]!.line,
       gold,
       chosen: chosen(logLikelihoods),
       ...(lengths ? { chosenByCharacter: chosen(logLikelihoods.map((v, k) => v / lengths[k]!)) } : {}),
@@ -158,55 +201,100 @@ function resultLines(scored: readonly ScoredChoice[]): string {
   }).join("");
 }
 
-/** Tokens of all answers, question by question. */
-function encodeAll(
-  tokenizer: Tokenizer,
-  questions: readonly ChoiceQuestion[],
-  file: string,
-): EncodedRequest[] {
-  return questions.flatMap(({ requests }, i) =>
-    requests.map((request) => {
-      const encoded = encodeRequest(tokenizer, request);
-      if (encoded.continuation.length > 0) return encoded;
-      throw new UsageError(
-        `Cannot score line ${
-          i + 1
-        } of ${file} as what is scored must have a token of its own: current value is ${
-          JSON.stringify(request)
-        }`,
-      );
-    })
-  );
+/** What is scored. */
+interface Encoded {
+  readonly questions: readonly Question[];
+  /** Tokens of all answers, question by question. */
+  readonly requests: readonly EncodedRequest[];
+  readonly counts: DataCounts;
 }
 
-interface Likelihoods {
+/** Why a request cannot be scored: which rule it breaks, and the current value; `null` if it can. */
+function problemOf({ continuation }: EncodedRequest, text: string, positions: number): string | null {
+  if (continuation.length === 0) {
+    return `what is scored must have a token of its own: current value is ${
+      JSON.stringify(text.slice(0, 80))
+    }`;
+  }
+  return continuation.length <= positions
+    ? null
+    : `what is scored must have at most the model's ${positions} tokens: current value is ${continuation.length}`;
+}
+
+/** Encodes all answers, and says what was left out, and how many contexts the model is not given whole. */
+function encodeAll(
+  tokenizer: Tokenizer,
+  { questions, skipped }: Read,
+  flags: Flags,
+  positions: number,
+): Encoded {
+  const { data: name } = flags;
+  const bad = [...skipped];
+  const kept: Question[] = [];
+  const requests: EncodedRequest[] = [];
+  for (const question of questions) {
+    const encoded = question.requests.map((request) => encodeRequest(tokenizer, request));
+    const problem = encoded.map((one, k) => problemOf(one, question.requests[k]!.continuation, positions))
+      .find((found) => found !== null);
+    if (problem === undefined) {
+      kept.push(question);
+      requests.push(...encoded);
+    } else if (flags["skip-bad"]) {
+      bad.push({ name, line: question.line, problem });
+    } else {
+      throw new CheckpointError(
+        `Cannot score line ${question.line} of ${name} as ${problem}; --skip-bad leaves such questions out`,
+      );
+    }
+  }
+  const left = skippedText(name, bad.toSorted((a, b) => a.line - b.line));
+  if (left !== null) console.error(left);
+  if (kept.length === 0) {
+    throw new CheckpointError(`Cannot score ${name} as it must hold at least one question: all are bad`);
+  }
+  // The model is given all tokens but the last.
+  const length = ({ context, continuation }: EncodedRequest) => context.length + continuation.length - 1;
+  const truncated = requests.filter((request) => length(request) > positions).length;
+  if (truncated > 0) {
+    console.error(
+      `${truncated} of ${requests.length} answers of ${name} scored after a context that was cut: the model takes ${positions} tokens`,
+    );
+  }
+  return {
+    questions: kept,
+    requests,
+    counts: { sequences: requests.length, truncated, skipped: bad.length },
+  };
+}
+
+interface Likelihoods extends Omit<Encoded, "requests"> {
   readonly likelihoods: readonly number[];
   /** Bytes on the wire. */
   readonly bytes: number;
 }
 
 /** With the whole model on this machine. */
-async function scoreHere(flags: Flags, questions: readonly ChoiceQuestion[]): Promise<Likelihoods> {
-  const adapter = flags.adapter === "" ? null : await loadAdapter(flags.adapter);
+async function scoreHere(flags: Flags, read: Read): Promise<Likelihoods> {
+  const adapter = await loadAdapterParts(flags.adapter);
   using model = await TextModel.open(flags, adapter, flags.webgpu, baseWeightsOf(flags));
-  const requests = encodeAll(model.tokenizer, questions, flags.data);
+  const { requests, ...encoded } = encodeAll(model.tokenizer, read, flags, model.positions);
   const bar = new ProgressBar(requests.length);
   const likelihoods = await model.logLikelihoods(requests, {
     batch: flags.batch,
     onProgress: (done) => bar.draw(done, "answers"),
   });
   bar.end();
-  return { likelihoods, bytes: 0 };
+  return { ...encoded, likelihoods, bytes: 0 };
 }
 
 /** As the data device of a run, an answer at a time: the layers are at the edge server, the heads on other devices. */
-async function scoreThere(flags: Flags, questions: readonly ChoiceQuestion[]): Promise<Likelihoods> {
+async function scoreThere(flags: Flags, read: Read): Promise<Likelihoods> {
   const transport = await openTransport(flags, flags.connect, "--connect");
   const { model, tokenizer } = await openModel(flags);
-  const requests = encodeAll(tokenizer, questions, flags.data);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const baseWeights = baseWeightsOf(flags);
   using ends = loadEnds(engine, model, { baseWeights });
+  const { requests, ...encoded } = encodeAll(tokenizer, read, flags, ends.shape.positions);
   await warmUp(engine, ["data"], baseWeights);
   const bar = new ProgressBar(requests.length);
   const likelihoods: number[] = [];
@@ -234,7 +322,7 @@ async function scoreThere(flags: Flags, questions: readonly ChoiceQuestion[]): P
   });
   bar.end();
   if (error !== null) throw error;
-  return { likelihoods, bytes: ledger.totalBytes };
+  return { ...encoded, likelihoods, bytes: ledger.totalBytes };
 }
 
 if (import.meta.main) await runProgram(main);

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError, loadTokenizerOf, parseFormatted } from "@edgetuner/core";
+import { CheckpointError, loadText, loadTokenizerOf, parseFormatted } from "@edgetuner/core";
 import {
   decodePredictions,
   e2eFiles,
@@ -34,6 +34,11 @@ function parsePredictions(content: string, name: string): EncodedPrediction[] {
     }
     return { id: id as number, predict };
   });
+}
+
+/** The files have one text a line. */
+function tellJoined(joined: number): void {
+  if (joined > 0) console.error(`${joined} texts had line breaks, which became spaces`);
 }
 
 async function main(): Promise<void> {
@@ -72,26 +77,39 @@ async function main(): Promise<void> {
   }
   await requireWritable("decode.ts", { folders: { output: flags.output } });
   const tokenizer = await loadTokenizerOf(flags.model, flags.tokenizer);
+  let unknown = 0, withUnknown = 0;
   const instances = decodePredictions(
-    parseFormatted(await Deno.readTextFile(flags.data), { name: flags.data }),
+    parseFormatted(await loadText(flags.data), { name: flags.data }),
     parsePredictions(await Deno.readTextFile(flags.predictions), flags.predictions),
     {
       // Models may have more rows than their tokenizer has tokens.
-      decode: (ids) => tokenizer.decode(ids.filter((id) => id < tokenizer.vocabSize)),
+      decode: (ids) => {
+        const known = ids.filter((id) => id >= 0 && id < tokenizer.vocabSize);
+        unknown += ids.length - known.length;
+        if (known.length < ids.length) withUnknown++;
+        return tokenizer.decode(known);
+      },
       filter: flags.filter as "all" | "seen" | "unseen",
       lowerCase: flags["lower-case"],
       tokenize: flags.tokenize,
       missing: flags["drop-missing"] ? "drop" : "refuse",
     },
   );
+  if (unknown > 0) {
+    console.error(
+      `${unknown} tokens of ${withUnknown} predictions left out: the tokenizer has tokens below ${tokenizer.vocabSize} only`,
+    );
+  }
   const write = (name: string, content: string): Promise<void> =>
     Deno.writeTextFile(`${flags.output}/${name}`, content);
   if (flags.numbered > 0) {
-    const { references, predictions } = numberedFiles(instances, flags.numbered);
+    const { references, predictions, joined } = numberedFiles(instances, flags.numbered);
+    tellJoined(joined);
     await Promise.all(references.map((content, k) => write(`reference${k}`, content)));
     await write("predictions.txt", predictions);
   } else {
-    const { references, predictions } = e2eFiles(instances);
+    const { references, predictions, joined } = e2eFiles(instances);
+    tellJoined(joined);
     await write("references.txt", references);
     await write("predictions.txt", predictions);
   }

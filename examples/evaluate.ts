@@ -4,13 +4,14 @@
  * @module
  */
 
-import { formatE2eCsv } from "@edgetuner/core";
+import { formatE2eCsv, loadText } from "@edgetuner/core";
 import { type Corpus, loadCorpus, parsePredictions, scoreCorpus } from "@edgetuner/core/evaluation";
 import { integer, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
 import { ProgressBar } from "./_support/progress.ts";
 import { versions, writeReport } from "./_support/report.ts";
 import { scorePage, scoreRows } from "./_support/score_page.ts";
-import { loadMeteor } from "./_support/word_net.ts";
+import { loadMeteor, meteorText } from "./_support/word_net.ts";
+import { requireWritable } from "./_support/writable.ts";
 
 interface Texts {
   readonly corpus: Corpus;
@@ -19,7 +20,13 @@ interface Texts {
 
 /** References from a file of the E2E tool, a folder of numbered files, or the challenge's CSV. */
 async function loadTexts(references: string, predictions: string): Promise<Texts> {
-  if ((await Deno.stat(references)).isDirectory) {
+  const isFolder = await Deno.stat(references).then((found) => found.isDirectory, () => null);
+  if (isFolder === null) {
+    throw new UsageError(
+      `Cannot score as --references must be a file or a folder that is there: current value is "${references}"`,
+    );
+  }
+  if (isFolder) {
     const names = (await Array.fromAsync(Deno.readDir(references))).map(({ name }) => name)
       .filter((name) => /^reference\d+$/.test(name))
       .sort((a, b) => Number(a.slice(9)) - Number(b.slice(9)));
@@ -31,7 +38,7 @@ async function loadTexts(references: string, predictions: string): Promise<Texts
     return { corpus: await loadCorpus(names.map((name) => `${references}/${name}`), predictions) };
   }
   if (!references.endsWith(".csv")) return { corpus: await loadCorpus(references, predictions) };
-  const pairs = formatE2eCsv(await Deno.readTextFile(references), { name: references });
+  const pairs = formatE2eCsv(await loadText(references), { name: references });
   const groups = Map.groupBy(pairs, ({ prompt }) => prompt);
   return {
     corpus: {
@@ -75,6 +82,7 @@ async function main(): Promise<void> {
       throw new UsageError(`Cannot run evaluate.ts as --${name} must be given; see --help`);
     }
   }
+  await requireWritable("evaluate.ts", { files: { report: flags.report, pretty: flags.pretty } });
   const { corpus, prompts } = await loadTexts(flags.references, flags.predictions);
   const meteor = await loadMeteor(flags.synonyms);
   const bar = new ProgressBar(corpus.predictions.length);
@@ -91,6 +99,7 @@ async function main(): Promise<void> {
     references: flags.references,
     predictions: flags.predictions,
     synonyms: flags.synonyms,
+    meteor: meteorText(flags.synonyms),
     instances: segments.length,
     seconds: (performance.now() - started) / 1000,
     scores: means,
@@ -103,6 +112,7 @@ async function main(): Promise<void> {
         title: `Scores of ${flags.predictions.split("/").at(-1)}`,
         corpus,
         scores,
+        meteor: meteorText(flags.synonyms),
         samples: flags.samples,
         ...(prompts ? { prompts } : {}),
       }),

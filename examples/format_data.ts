@@ -5,6 +5,7 @@
  */
 
 import {
+  type BadLine,
   formatDart,
   formatE2eCsv,
   formatE2eLines,
@@ -19,6 +20,8 @@ import {
   writeFormatted,
 } from "@edgetuner/core";
 import { readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
+import { DATA_FLAGS, readInput, skippedText } from "./_support/training_data.ts";
+import { requireWritable } from "./_support/writable.ts";
 
 type Format<T> = (text: string, options: FormatOptions) => T[];
 
@@ -39,8 +42,13 @@ function pairLines(pairs: readonly FormattedPair[]): { content: string; counts: 
 }
 
 /** Right answers, whose likelihood is what choice.ts scores. */
-function answerLines(content: string, name: string, parse: typeof parseWinogrande) {
-  const questions = parse(content, { name });
+function answerLines(
+  content: string,
+  options: FormatOptions & { name: string },
+  parse: typeof parseWinogrande,
+) {
+  const { name } = options;
+  const questions = parse(content, options);
   const examples = rightAnswers(questions);
   if (examples.length === 0) {
     throw new UsageError(`Cannot format ${name} as an answer must have something to learn: none has`);
@@ -51,21 +59,8 @@ function answerLines(content: string, name: string, parse: typeof parseWinogrand
   };
 }
 
-async function readInput(input: string): Promise<string> {
-  try {
-    return await Deno.readTextFile(input);
-  } catch (cause) {
-    throw new UsageError(
-      `Cannot format the data as --input must be a file that can be read: current value is "${input}" (${
-        (cause as Error).message
-      })`,
-      { cause },
-    );
-  }
-}
-
 async function main(): Promise<void> {
-  const { input, output, format, instruct } = readFlags({
+  const { input, output, format, instruct, "skip-bad": skipBad } = readFlags({
     name: "format_data.ts",
     about: `Makes training data of a data set, one JSON object a line.
 
@@ -91,6 +86,7 @@ refused. examples/pull.ts --dataset NAME downloads the files.`,
     input: text("FILE", "", "the data set's own file"),
     output: text("FILE", "", "the file to write"),
     instruct: toggle("winogrande, openbookqa: all options in the prompt, the name of the right one to write"),
+    "skip-bad": DATA_FLAGS["skip-bad"],
   });
   if (input === "" || output === "") {
     throw new UsageError("Cannot run format_data.ts as --input and --output must be given; see --help");
@@ -103,10 +99,18 @@ refused. examples/pull.ts --dataset NAME downloads the files.`,
       }: current value of --format is "${format}"`,
     );
   }
-  const data = await readInput(input);
+  await requireWritable("format_data.ts", { files: { output } });
+  const data = await readInput("format the data", "input", input);
+  const skipped: BadLine[] = [];
+  const options = {
+    name: input,
+    ...(skipBad ? { onBadLine: (bad: BadLine) => void skipped.push(bad) } : {}),
+  };
   const { content, counts } = choice !== null && !instruct
-    ? answerLines(data, input, choice.parse)
-    : pairLines((choice?.instruct ?? PAIRS[format]!)(data, { name: input }));
+    ? answerLines(data, options, choice.parse)
+    : pairLines((choice?.instruct ?? PAIRS[format]!)(data, options));
+  const left = skippedText(input, skipped);
+  if (left !== null) console.error(left);
   await Deno.writeTextFile(output, content);
   console.log(`${counts}: ${output}`);
 }

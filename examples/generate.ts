@@ -9,7 +9,6 @@ import {
   type DecodingSession,
   encodeOpening,
   encodePrompt,
-  loadAdapter,
   loadEnds,
   runUserDevice,
   sample,
@@ -39,13 +38,15 @@ import {
   encodePrompts,
   endTokens,
   fitPrompt,
+  promptRoom,
   type Prompts,
   requirePrompts,
+  requireRoom,
   textOf,
 } from "./_support/prompts.ts";
 import { peakMemory, versions, writeReport } from "./_support/report.ts";
 import { requireFlag } from "./_support/run_flags.ts";
-import { TextModel } from "./_support/texts.ts";
+import { loadAdapterParts, TextModel } from "./_support/texts.ts";
 import { chatTemplateOf, DATA_FLAGS, readExamples } from "./_support/training_data.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
@@ -56,7 +57,11 @@ export const FLAGS = {
   model: MODEL_FLAG,
   ...WEIGHTS_FLAG,
   tokenizer: TOKENIZER_FLAG,
-  adapter: text("DIR", "", "adapter folder; without one, and without --connect, the base model alone"),
+  adapter: text(
+    "DIRS",
+    "",
+    "adapter folder, or the parts that devices saved: a,b,c; without one, and without --connect, the base model alone",
+  ),
   prompt: text("TEXT", "", "what to continue; see --raw, --pair and --chat"),
   raw: toggle(
     "--prompt: a text to go on with as it is, or from nothing if it is empty; so it is without --adapter and --connect",
@@ -75,7 +80,12 @@ export const FLAGS = {
   count: integer("N", 3, "without --prompt: number of prompts to take from the file; 0 = all", { min: 0 }),
   distinct: toggle("without --prompt: each prompt once, at its first line"),
   first: integer("N", 1, "without --prompt: index of the first one", { min: 0 }),
-  "max-tokens": integer("N", 64, "most tokens to add", { min: 1 }),
+  "max-tokens": integer(
+    "N",
+    64,
+    "most tokens to add; prompts lose their start where the model has too few places for both, but are left half of them",
+    { min: 1 },
+  ),
   "min-length": integer("N", 0, "tokens before a text may end", { min: 0 }),
   beams: integer("N", 1, "beam search with this many beams", { min: 1 }),
   "length-penalty": number("X", 0.8, "beams: scores are divided by length to this power"),
@@ -115,6 +125,9 @@ async function main(): Promise<number> {
   const flags = withDefaults(FLAGS, given);
   if (flags.beams > 1 && flags.temperature > 0) {
     throw new UsageError("Cannot generate as one of --beams and --temperature may be given: both are");
+  }
+  for (const [name, isOff] of [["top-k", flags["top-k"] === 0], ["top-p", flags["top-p"] === 1]] as const) {
+    requireFlag("generate.ts", name, "temperature", isOff || flags.temperature > 0);
   }
   if (flags.connect !== "" && flags.adapter !== "") {
     throw new UsageError(
@@ -181,7 +194,12 @@ async function openQuestion(flags: Flags, given: GivenFlags<typeof FLAGS>): Prom
     const isChat = read.examples.some((example) => "parts" in example);
     return {
       ends: (tokenizer) => endTokens(tokenizer, isChat ? template : null),
-      prompts: (tokenizer, room) => encodePrompts(read, tokenizer, flags, room),
+      prompts: (tokenizer, room) => {
+        const { count, first, distinct } = flags;
+        // The first that is not named is there in files of one prompt too.
+        const within = given.first === undefined ? {} : { within: flags.data };
+        return encodePrompts(read, tokenizer, { count, first, distinct, ...within }, room);
+      },
     };
   }
   const form = forms[0] ?? (flags.adapter === "" && flags.connect === "" ? "raw" : "pair");
@@ -226,9 +244,11 @@ interface Generated extends Prompts {
   readonly bytes: number;
 }
 
-/** Makes the prompts and says how many were cut. */
-function promptsOf(flags: Flags, asked: Question, tokenizer: Tokenizer, room: number): Prompts {
+/** Makes prompts that leave room for what is asked for, and says how many were cut. */
+function promptsOf(flags: Flags, asked: Question, tokenizer: Tokenizer, positions: number): Prompts {
+  const room = promptRoom(positions, flags["max-tokens"]);
   const all = asked.prompts(tokenizer, room);
+  requireRoom(all.prompts, positions, flags["max-tokens"]);
   const cut = cutText(flags.prompt === "" ? flags.data : "--prompt", all.counts, room);
   if (cut !== null) console.error(cut);
   return all;
@@ -236,11 +256,11 @@ function promptsOf(flags: Flags, asked: Question, tokenizer: Tokenizer, room: nu
 
 /** With the whole model on this machine. */
 async function generateHere(flags: Flags, asked: Question): Promise<Generated> {
-  const adapter = flags.adapter === "" ? null : await loadAdapter(flags.adapter);
+  const adapter = await loadAdapterParts(flags.adapter);
   using model = await TextModel.open(flags, adapter, flags.webgpu, baseWeightsOf(flags));
   const { tokenizer } = model;
   const ends = asked.ends(tokenizer);
-  const all = promptsOf(flags, asked, tokenizer, model.room);
+  const all = promptsOf(flags, asked, tokenizer, model.positions);
   const bar = new ProgressBar(all.prompts.length);
   let tokens: (readonly number[])[] = [];
   // Without rules and draws all prompts go side by side.
@@ -269,7 +289,7 @@ async function generateThere(flags: Flags, asked: Question): Promise<Generated> 
   using ends = loadEnds(engine, model, { baseWeights });
   await warmUp(engine, ["data"], baseWeights);
   const stops = asked.ends(tokenizer);
-  const all = promptsOf(flags, asked, tokenizer, ends.shape.positions - 1);
+  const all = promptsOf(flags, asked, tokenizer, ends.shape.positions);
   const bar = new ProgressBar(all.prompts.length);
   const tokens: (readonly number[])[] = [];
   const channel = await transport.connect();

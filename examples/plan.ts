@@ -6,7 +6,6 @@
  */
 
 import {
-  type LoraTarget,
   MODEL_SIZES,
   type ModelSize,
   type Plan,
@@ -17,6 +16,7 @@ import {
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
 import { bytes } from "./_support/progress.ts";
 import { versions, writeReport } from "./_support/report.ts";
+import { loraTargets } from "./_support/tuning_flags.ts";
 import { COMPUTE_HELP, computeOf, LINK_HELP, linkOf, seconds, table } from "./_support/twin_flags.ts";
 
 /** A system, as a plan sees it. */
@@ -78,7 +78,7 @@ async function main(): Promise<void> {
   const compute = await computeOf(flags.compute);
   const lora = {
     mode: flags.mode as "slice" | "full",
-    targets: flags.targets.split(",") as LoraTarget[],
+    targets: loraTargets(flags.targets),
     rank: flags.rank,
   };
   const systems: readonly System[] = [

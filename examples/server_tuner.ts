@@ -81,7 +81,7 @@ async function main(): Promise<number> {
   requireFlag("server_tuner.ts", "keep-best", "save", !flags["keep-best"] || flags.save !== "");
   await requireWritable("server_tuner.ts", {
     files: { report: flags.report },
-    folders: { save: flags.save },
+    folders: { save: flags.save, metrics: flags.metrics },
   });
   const settings = checkRunSettings({ ...tuningSettings(flags), ...runSettings(flags) });
   const { resumed, write } = await openRunCheckpoints(flags, baseWeightsOf(flags));

@@ -26,7 +26,15 @@ import { integer, number, readFlags, runProgram, text, toggle, UsageError } from
 import { codecChoice, codecsOf } from "./_support/codecs.ts";
 import { CONNECTION_FLAGS, openTransport } from "./_support/connection.ts";
 import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
-import { encodePrompts, endTokens, type Prompt, requirePrompts, textOf } from "./_support/prompts.ts";
+import {
+  cutText,
+  encodePrompts,
+  endTokens,
+  type Prompt,
+  promptRoom,
+  requirePrompts,
+  textOf,
+} from "./_support/prompts.ts";
 import { bytes, ProgressBar } from "./_support/progress.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
 import { CHECKPOINT_FLAGS, openRunCheckpoints, requireFlag } from "./_support/run_flags.ts";
@@ -36,11 +44,15 @@ import {
   DATA_FLAGS,
   loadTrainingSet,
   readExamples,
+  type Teller,
 } from "./_support/training_data.ts";
 import { PLAN_FLAGS, TrainingPlan } from "./_support/training_plan.ts";
 import { requireWritable } from "./_support/writable.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
+
+/** Most tokens of a sample. */
+const SAMPLE_TOKENS = 64;
 
 const FLAGS = {
   server: text(
@@ -270,7 +282,8 @@ async function openData(
   emit({ type: "data", ...counts });
   const plan = await TrainingPlan.create({ set, valid, batch: flags.batch, seed: flags.seed, flags });
   const { fingerprint } = model;
-  const prompts = flags.samples === 0 ? [] : await openPrompts(flags, tokenizer, ends.shape.positions - 1);
+  const room = promptRoom(ends.shape.positions, SAMPLE_TOKENS);
+  const prompts = flags.samples === 0 ? [] : await openPrompts(flags, tokenizer, room, tell);
   const stops = endTokens(tokenizer, await chatTemplateOf(flags.model));
   const samples: { readonly prompt: string; readonly generated: string }[] = [];
   const side: DataSide = {
@@ -290,8 +303,10 @@ async function openData(
       emit({ type: "validation", step, loss: validation });
     },
     async generate(session) {
+      // Models with very few positions have no room for more than half of them.
+      const maxNewTokens = Math.min(SAMPLE_TOKENS, ends.shape.positions - room);
       for (const { tokens: given, text: prompt } of prompts) {
-        const tokens = await sample(session, given, { maxNewTokens: 64, endTokens: stops });
+        const tokens = await sample(session, given, { maxNewTokens, endTokens: stops });
         const generated = textOf(tokenizer, tokens, stops);
         samples.push({ prompt, generated });
       }
@@ -319,11 +334,20 @@ async function openData(
 }
 
 /** The first prompts of the validation data. */
-async function openPrompts(flags: Flags, tokenizer: Tokenizer, room: number): Promise<readonly Prompt[]> {
+async function openPrompts(
+  flags: Flags,
+  tokenizer: Tokenizer,
+  room: number,
+  tell: Teller,
+): Promise<readonly Prompt[]> {
   // What is left out was told when the data was loaded.
   const read = await readExamples(flags.valid, flags, () => {});
   requirePrompts(flags.valid, read.examples);
-  return encodePrompts(read, tokenizer, { count: flags.samples, first: 0, distinct: false }, room).prompts;
+  const choice = { count: flags.samples, first: 0, distinct: false };
+  const { prompts, counts } = encodePrompts(read, tokenizer, choice, room);
+  const cut = cutText(flags.valid, counts, room);
+  if (cut !== null) tell(cut);
+  return prompts;
 }
 
 if (import.meta.main) await runProgram(main);

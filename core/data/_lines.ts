@@ -19,10 +19,16 @@ export interface BadLine {
 /** A rule that a line breaks. */
 export class BrokenRule {
   readonly rule: string;
+  /** True if the rule names the value that breaks it; else the whole line is said to be. */
+  readonly hasValue: boolean;
 
-  /** @param rule As in "a line must be JSON". */
-  constructor(rule: string) {
+  /**
+   * @param rule As in "a line must be JSON".
+   * @param hasValue True if a value is named in it, as in "x must be 1: current value is 2".
+   */
+  constructor(rule: string, hasValue = false) {
     this.rule = rule;
+    this.hasValue = hasValue;
   }
 }
 
@@ -48,19 +54,31 @@ export function readLines<Item>(
   const items: Item[] = [];
   lines.forEach((raw, index) => {
     const line = raw.trim();
-    const item = parse(line);
+    const item = line.isWellFormed() ? parse(line) : new BrokenRule("a line must be UTF-8");
     if (!(item instanceof BrokenRule)) {
       items.push(item);
       return;
     }
     const value = JSON.stringify(line.length > 80 ? `${line.slice(0, 80)}...` : line);
-    const bad = { name, line: index + 1, problem: `${item.rule}: current value is ${value}` };
+    const problem = item.hasValue ? item.rule : `${item.rule}: current value is ${value}`;
+    const bad = { name, line: index + 1, problem };
     if (onBadLine === undefined) {
       throw new CheckpointError(`Cannot read ${name}, line ${bad.line}, as ${bad.problem}`);
     }
     onBadLine(bad);
   });
   return items;
+}
+
+/**
+ * Refuses a text whose lines cannot be told from each other one by one.
+ *
+ * @throws {CheckpointError} If it is not UTF-8; the message names the line.
+ */
+export function requireUtf8(text: string, name: string): void {
+  if (text.isWellFormed()) return;
+  const line = text.split("\n").findIndex((line) => !line.isWellFormed()) + 1;
+  throw new CheckpointError(`Cannot read ${name}, line ${line}, as it must be UTF-8: its bytes are not`);
 }
 
 /** The fields of a line of JSON, or the rule that it breaks. */

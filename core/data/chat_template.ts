@@ -146,23 +146,53 @@ function specialTokens(fields: Record<string, unknown>): Record<string, string> 
  * @throws {CheckpointError} If there is none, or it is not valid.
  */
 export async function loadChatTemplate(folder: string): Promise<ChatTemplate> {
+  const template = await findChatTemplate(folder);
+  if (template !== null) return template;
+  throw new CheckpointError(
+    `Cannot read the chat template as ${folder}/tokenizer_config.json or ${folder}/chat_template.jinja must hold one: ` +
+      "there is none",
+  );
+}
+
+/**
+ * As {@linkcode loadChatTemplate}, of models that may have none: many chat, many do not.
+ *
+ * @param folder The model folder.
+ * @returns The template; `null` if neither file is there or names one.
+ * @throws {CheckpointError} If there is one that is not valid, or a file cannot be read.
+ */
+export async function findChatTemplate(folder: string): Promise<ChatTemplate | null> {
   const path = `${folder}/tokenizer_config.json`;
+  const content = await readIfThere(path);
+  const template = await readIfThere(`${folder}/chat_template.jinja`);
+  if (content === null && template === null) return null;
   let config: unknown;
   try {
-    config = JSON.parse(await Deno.readTextFile(path));
+    config = content === null ? {} : JSON.parse(content);
   } catch (error) {
+    throw new CheckpointError(`Cannot read ${path} as it must be JSON: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+  const named = (config as { chat_template?: unknown } | null)?.chat_template ?? null;
+  if (template === null && named === null) return null;
+  return chatTemplateFromConfig(config, {
+    name: template === null ? path : `${folder}/chat_template.jinja`,
+    ...(template === null ? {} : { template }),
+  });
+}
+
+/** Content of a file; `null` if it is not there. */
+async function readIfThere(path: string): Promise<string | null> {
+  try {
+    return await Deno.readTextFile(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return null;
     throw new CheckpointError(
-      `Cannot read ${path} as it must be a readable JSON file: ${
-        error instanceof Error ? error.message : error
-      }`,
-      { cause: error },
+      `Cannot read ${path} as it must be a readable file: ${(error as Error).message}`,
+      {
+        cause: error,
+      },
     );
   }
-  let template: string | undefined;
-  try {
-    template = await Deno.readTextFile(`${folder}/chat_template.jinja`);
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
-  }
-  return chatTemplateFromConfig(config, { name: path, ...(template === undefined ? {} : { template }) });
 }

@@ -181,10 +181,12 @@ function readRows<Row, Item>(
     try {
       return make(row);
     } catch (error) {
-      if (error instanceof RangeError) return new BrokenRule(error.message.replace(/^Cannot ask as /, ""));
+      if (error instanceof RangeError) {
+        return new BrokenRule(error.message.replace(/^Cannot ask as /, ""), true);
+      }
       throw error;
     }
-  });
+  }, options.onBadLine);
 }
 
 /**

@@ -6,7 +6,7 @@
  */
 
 import { CheckpointError } from "../errors.ts";
-import { readText } from "../text.ts";
+import { loadText } from "../text.ts";
 import { type BadLine, BrokenRule, parseFields, readLines } from "./_lines.ts";
 import { begun, type Draft, fitSequences } from "./_sequences.ts";
 import {
@@ -159,7 +159,10 @@ function parseChat(
     });
   } catch (error) {
     if (!(error instanceof CheckpointError)) throw error;
-    return new BrokenRule(error.message.replace(/^Cannot render the conversation as /, ""));
+    return new BrokenRule(
+      error.message.replace(/^Cannot render the conversation as /, ""),
+      error.message.includes(": current "),
+    );
   }
 }
 
@@ -211,13 +214,13 @@ export function renderChat(template: ChatTemplate, conversation: Conversation): 
  * @param path The file, in UTF-8.
  * @param options Name, chat template, what to do with bad lines.
  * @returns What {@linkcode parseExamples} returns.
- * @throws {CheckpointError} If the file cannot be read, is not UTF-8, or what {@linkcode parseExamples} throws.
+ * @throws {CheckpointError} If the file cannot be read, or a line is not UTF-8, or what {@linkcode parseExamples} throws.
  */
 export async function loadExamples(
   path: string | URL,
   options: ExampleOptions = {},
 ): Promise<TrainingExample[]> {
-  return parseExamples(await readText(path), { name: String(path), ...options });
+  return parseExamples(await loadText(path), { name: String(path), ...options });
 }
 
 /**

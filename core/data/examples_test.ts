@@ -1,9 +1,11 @@
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { CheckpointError } from "../errors.ts";
 import { encodePairs, fixedBatches, type SequenceSet } from "./batches.ts";
-import { chatTemplateFromConfig, loadChatTemplate } from "./chat_template.ts";
+import { chatTemplateFromConfig, findChatTemplate, loadChatTemplate } from "./chat_template.ts";
+import { formatDart, formatE2eCsv, formatE2eLines } from "./formats.ts";
+import { loadText } from "../text.ts";
 import { encodeExamples, examplePrompt, loadExamples, parseExamples, renderChat } from "./examples.ts";
-import type { BadLine } from "./pairs.ts";
+import { type BadLine, loadPairs } from "./pairs.ts";
 
 /** Every letter is a token; 0 ends a text. */
 const letters = {
@@ -355,6 +357,78 @@ Deno.test("loadChatTemplate prefers the template's own file; loadExamples names 
       CheckpointError,
       `${folder}/d.jsonl, line 1, as a line`,
     );
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("findChatTemplate tells a template that is not there from one that is broken", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const config = `${folder}/tokenizer_config.json`;
+    assertEquals(await findChatTemplate(folder), null);
+    assertEquals(await findChatTemplate(`${folder}/no/such`), null);
+    await Deno.writeTextFile(config, '{"eos_token":"."}');
+    assertEquals(await findChatTemplate(folder), null);
+    await assertRejects(() => loadChatTemplate(folder), CheckpointError, "there is none");
+    await Deno.writeTextFile(config, '{"chat_template":null}');
+    assertEquals(await findChatTemplate(folder), null);
+    await Deno.writeTextFile(config, '{"chat_template":"{% if %}"}');
+    await assertRejects(() => findChatTemplate(folder), CheckpointError, "must be valid");
+    await Deno.writeTextFile(config, '{"chat_template":5}');
+    await assertRejects(() => findChatTemplate(folder), CheckpointError, "current value is 5");
+    await Deno.writeTextFile(config, "{");
+    await assertRejects(() => findChatTemplate(folder), CheckpointError, `${config} as it must be JSON`);
+    await Deno.remove(config);
+    await Deno.writeTextFile(`${folder}/chat_template.jinja`, "alone");
+    assertEquals((await findChatTemplate(folder))!.render({ messages: [] }), "alone");
+    await Deno.writeTextFile(`${folder}/chat_template.jinja`, "{% for %}");
+    await assertRejects(() => findChatTemplate(folder), CheckpointError, "chat_template.jinja");
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+/** A text of which each "!" is a byte that is no UTF-8. */
+function withBadBytes(text: string): Uint8Array {
+  return new TextEncoder().encode(text).map((byte) => byte === 0x21 ? 0xff : byte);
+}
+
+Deno.test("a line that is not UTF-8 is named, and may be left out", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const lines = `${folder}/d.txt`, objects = `${folder}/d.jsonl`;
+    await Deno.writeFile(lines, withBadBytes("\uFEFFa||é\nb!||c\n\uFEFFd||e\n"));
+    await Deno.writeFile(objects, withBadBytes('{"text":"a"}\n{"text":"!"}\n'));
+    await assertRejects(() => loadPairs(lines), CheckpointError, `${lines}, line 2, as a line must be UTF-8`);
+    await assertRejects(
+      () => loadExamples(objects),
+      CheckpointError,
+      `${objects}, line 2, as a line must be UTF-8`,
+    );
+    const bad: number[] = [];
+    const onBadLine = ({ line }: { line: number }) => void bad.push(line);
+    // A byte-order mark within a text is white space; at its start it is none of it.
+    assertEquals(await loadPairs(lines, { onBadLine }), [
+      { prompt: "a", completion: "é" },
+      { prompt: "d", completion: "e" },
+    ]);
+    assertEquals(await loadExamples(objects, { onBadLine }), [{ text: "a" }]);
+    assertEquals(bad, [2, 2]);
+    const e2e = await loadText(lines);
+    assertEquals(formatE2eLines(e2e, { onBadLine }).map(({ completion }) => completion), ["é", "e"]);
+    await Deno.writeFile(`${folder}/d.csv`, withBadBytes("mr,ref\na[b],C.\na[d],E!\nf,G.\n"));
+    const csv = await loadText(`${folder}/d.csv`);
+    assertThrows(
+      () => formatE2eCsv(csv, { name: "t" }),
+      CheckpointError,
+      "t, line 3, as a row must be UTF-8",
+    );
+    assertEquals(formatE2eCsv(csv, { onBadLine }), [{ prompt: "a : b", completion: "C." }]);
+    assertEquals(bad, [2, 2, 2, 3, 4]);
+    await Deno.writeFile(`${folder}/d.json`, withBadBytes('[\n"!"]'));
+    const json = await loadText(`${folder}/d.json`);
+    assertThrows(() => formatDart(json, { name: "t" }), CheckpointError, "t, line 2, as it must be UTF-8");
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

@@ -7,7 +7,7 @@
 
 import { CheckpointError } from "../errors.ts";
 import { separateMarks, strip } from "../text.ts";
-import { BrokenRule, parseFields, readLines } from "./_lines.ts";
+import { type BadLine, BrokenRule, parseFields, readLines, requireUtf8 } from "./_lines.ts";
 import type { TextPair } from "./pairs.ts";
 
 /** A pair of one of the data sets. */
@@ -20,6 +20,13 @@ export interface FormattedPair extends TextPair {
 export interface FormatOptions {
   /** How errors call the file. @default {"the data"} */
   readonly name?: string;
+  /**
+   * Called with each line, or row of CSV, that is not as it must be; it is skipped. Without it the first such one is
+   * an error. JSON that is one value is read whole or not at all.
+   *
+   * @param bad Where it is and what is wrong.
+   */
+  readonly onBadLine?: (bad: BadLine) => void;
 }
 
 /**
@@ -36,7 +43,7 @@ export function formatE2eLines(text: string, options: FormatOptions = {}): Forma
     return completion === undefined
       ? new BrokenRule('a line must hold "||"')
       : { prompt: prompt!, completion };
-  });
+  }, options.onBadLine);
 }
 
 /** Attributes that are called otherwise in prompts. */
@@ -75,27 +82,44 @@ export function formatE2eCsv(text: string, options: FormatOptions = {}): Formatt
       }`,
     );
   }
-  return rows.map(({ fields, line }) => {
-    if (fields.length !== header!.fields.length) {
-      throw badRow(
-        name,
-        line,
-        `a row must have ${header!.fields.length} fields: current value is ${fields.length}`,
+  const items = rows.map(({ fields, line }) => {
+    const item = csvPair(fields, header!.fields.length, mr, ref);
+    if (!(item instanceof BrokenRule)) return item;
+    if (options.onBadLine === undefined) throw badRow(name, line, item.rule);
+    options.onBadLine({ name, line, problem: item.rule });
+    return null;
+  });
+  return items.filter((item) => item !== null);
+}
+
+/** The pair of a row, or the rule that it breaks, with the current value. */
+function csvPair(
+  fields: readonly string[],
+  count: number,
+  mr: number,
+  ref: number,
+): FormattedPair | BrokenRule {
+  if (!fields.every((field) => field.isWellFormed())) {
+    return new BrokenRule(
+      `a row must be UTF-8: current value is ${JSON.stringify(fields.join(",")).slice(0, 80)}`,
+      true,
+    );
+  }
+  if (fields.length !== count) {
+    return new BrokenRule(`a row must have ${count} fields: current value is ${fields.length}`, true);
+  }
+  const attributes: string[] = [];
+  for (const attribute of fields[mr]!.split(/(?<=\]),\s*/)) {
+    const [, key, value] = /^([^[\]]+)\[(.*)\]$/s.exec(attribute) ?? [];
+    if (key === undefined) {
+      return new BrokenRule(
+        `an attribute must be written "name[value]": current value is ${JSON.stringify(attribute)}`,
+        true,
       );
     }
-    const attributes = fields[mr]!.split(/(?<=\]),\s*/).map((attribute) => {
-      const [, key, value] = /^([^[\]]+)\[(.*)\]$/s.exec(attribute) ?? [];
-      if (key === undefined) {
-        throw badRow(
-          name,
-          line,
-          `an attribute must be written "name[value]": current value is ${JSON.stringify(attribute)}`,
-        );
-      }
-      return `${E2E_NAMES[key] ?? key} : ${separateMarks(value!)}`;
-    });
-    return { prompt: attributes.join(" | "), completion: strip(fields[ref]!) };
-  });
+    attributes.push(`${E2E_NAMES[key] ?? key} : ${separateMarks(value!)}`);
+  }
+  return { prompt: attributes.join(" | "), completion: strip(fields[ref]!) };
 }
 
 function badRow(name: string, line: number, problem: string): CheckpointError {
@@ -213,6 +237,7 @@ export function formatDart(text: string, options: FormatOptions = {}): Formatted
 }
 
 function parseJson(text: string, name: string): unknown {
+  requireUtf8(text, name);
   try {
     return JSON.parse(text);
   } catch (error) {
@@ -285,5 +310,5 @@ export function parseFormatted(text: string, options: FormatOptions = {}): Forma
     return typeof cate === "boolean"
       ? { prompt, completion, cate }
       : new BrokenRule('"cate" must be true or false');
-  });
+  }, options.onBadLine);
 }

@@ -5,7 +5,7 @@
  */
 
 import { CheckpointError } from "../errors.ts";
-import { readText } from "../text.ts";
+import { loadText } from "../text.ts";
 import { type BadLine, BrokenRule, parseFields, readLines } from "./_lines.ts";
 
 export type { BadLine } from "./_lines.ts";
@@ -98,8 +98,8 @@ function checkPair(pair: TextPair): TextPair | BrokenRule {
  * @param path The file, in UTF-8.
  * @param options Format and name.
  * @returns What {@linkcode parsePairs} returns.
- * @throws {CheckpointError} If the file cannot be read, is not UTF-8, or a line is not a pair.
+ * @throws {CheckpointError} If the file cannot be read, or a line is not UTF-8 or not a pair.
  */
 export async function loadPairs(path: string | URL, options: PairOptions = {}): Promise<TextPair[]> {
-  return parsePairs(await readText(path), { name: String(path), ...options });
+  return parsePairs(await loadText(path), { name: String(path), ...options });
 }

@@ -61,7 +61,7 @@ Deno.test("loadPairs reads files and names them in errors", async () => {
     assertStringIncludes(line.message, `Cannot read ${path}, line 1, as a line must be JSON`);
     await Deno.writeFile(path, Uint8Array.of(0x61, 0xff));
     const bytes = await assertRejects(() => loadPairs(path), CheckpointError);
-    assertStringIncludes(bytes.message, `Cannot read ${path} as it must be a readable file in UTF-8`);
+    assertStringIncludes(bytes.message, `Cannot read ${path}, line 1, as a line must be UTF-8`);
   } finally {
     await Deno.remove(path);
   }

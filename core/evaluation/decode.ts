@@ -6,7 +6,7 @@
 
 import type { FormattedPair } from "../data/formats.ts";
 import { CheckpointError } from "../errors.ts";
-import { separateMarks, strip } from "../text.ts";
+import { oneLine, separateMarks, strip } from "../text.ts";
 
 /** What a search found for one line of the data. */
 export interface EncodedPrediction {
@@ -104,24 +104,34 @@ function textBeforeEnd(text: string): string {
   return strip(text.split("<|endoftext|>", 1)[0]!.split("\n\n", 1)[0]!);
 }
 
+/** Contents of files of one text a line. */
+export interface TextFiles<References> {
+  /** The file of references, or each of them. */
+  readonly references: References;
+  /** The file of predictions. */
+  readonly predictions: string;
+  /** Texts with line ends of their own, which became spaces. */
+  readonly joined: number;
+}
+
 /**
- * Writes instances for the E2E challenge's tool.
+ * Writes instances for the E2E challenge's tool. Line ends within a text become spaces: each line is a text.
  *
  * @param instances The instances.
  * @returns Contents of the two files: references with an empty line after each instance, predictions one a line.
  */
-export function e2eFiles(
-  instances: readonly DecodedInstance[],
-): { readonly references: string; readonly predictions: string } {
+export function e2eFiles(instances: readonly DecodedInstance[]): TextFiles<string> {
+  const lines = new Lines();
   return {
-    references: instances.map(({ references }) => `${references.join("\n")}\n\n`).join(""),
-    predictions: predictionFile(instances),
+    references: instances.map(({ references }) => `${references.map(lines.line).join("")}\n`).join(""),
+    predictions: instances.map(({ prediction }) => lines.line(prediction)).join(""),
+    joined: lines.joined,
   };
 }
 
 /**
  * Writes instances for the tools of WebNLG and DART: file k holds reference k of each instance, or its first one
- * if it has no such. Further references are left out.
+ * if it has no such. Further references are left out. Line ends within a text become spaces.
  *
  * @param instances The instances.
  * @param count Number of reference files.
@@ -130,14 +140,28 @@ export function e2eFiles(
 export function numberedFiles(
   instances: readonly DecodedInstance[],
   count: number,
-): { readonly references: readonly string[]; readonly predictions: string } {
+): TextFiles<readonly string[]> {
+  const lines = new Lines();
+  const again = new Lines();
   const references = Array.from(
     { length: count },
-    (_, k) => instances.map(({ references }) => `${references[k] ?? references[0]}\n`).join(""),
+    (_, k) =>
+      instances.map(({ references }) => {
+        const own = references[k];
+        return own === undefined ? again.line(references[0]!) : lines.line(own);
+      }).join(""),
   );
-  return { references, predictions: predictionFile(instances) };
+  const predictions = instances.map(({ prediction }) => lines.line(prediction)).join("");
+  return { references, predictions, joined: lines.joined };
 }
 
-function predictionFile(instances: readonly DecodedInstance[]): string {
-  return instances.map(({ prediction }) => `${prediction}\n`).join("");
+/** Makes lines of texts and counts those that had line ends. */
+class Lines {
+  joined = 0;
+
+  readonly line = (text: string): string => {
+    const joined = oneLine(text);
+    if (joined !== text) this.joined++;
+    return `${joined}\n`;
+  };
 }

@@ -140,3 +140,23 @@ Deno.test("reference files are read as the reference tool does", () => {
   assertThrows(() => parseNumberedReferences(["a\n", "b\nc\n"]), CheckpointError, "there are 1 and 2");
   assertThrows(() => parseNumberedReferences(["a\n\n", "b\n\n"]), CheckpointError, "line 2");
 });
+
+Deno.test("line ends within texts become spaces, and such texts are counted", () => {
+  const instances = [
+    { prompt: "a", references: ["one\ntwo", "three"], prediction: "four\r\nfive\u2028six" },
+    { prompt: "b", references: ["seven"], prediction: "eight" },
+  ];
+  const files = e2eFiles(instances);
+  assertEquals(files, {
+    references: "one two\nthree\n\nseven\n\n",
+    predictions: "four five six\neight\n",
+    joined: 2,
+  });
+  assertEquals(parsePredictions(files.predictions).length, instances.length);
+  assertEquals(parseReferences(files.references), [["one two", "three"], ["seven"]]);
+  assertEquals(numberedFiles(instances, 2), {
+    references: ["one two\nseven\n", "three\nseven\n"],
+    predictions: "four five six\neight\n",
+    joined: 2,
+  });
+});

@@ -19,6 +19,7 @@ export {
   e2eFiles,
   type EncodedPrediction,
   numberedFiles,
+  type TextFiles,
 } from "./decode.ts";
 export { loadCorpus, parseNumberedReferences, parsePredictions, parseReferences } from "./files.ts";
 export { meteor } from "./meteor.ts";

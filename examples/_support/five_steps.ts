@@ -44,6 +44,23 @@ export const OUT_FLAG = text(
   "folder of the run: pull.ts makes it, the other steps go on in it",
 );
 
+/** The same for programs that begin a run: without it each kind of run has a folder of its own. */
+export const NEW_OUT_FLAG = text(
+  "DIR",
+  "",
+  `folder of the run [${OUT_FLAG.default}, with the tiny model ${OUT_FLAG.default}_tiny, with --restaurant ${OUT_FLAG.default}_restaurant]`,
+);
+
+/** The folder that a run begins in if none is named. */
+export function newOut(kind: "restaurant" | "tiny" | "other"): string {
+  return kind === "other" ? OUT_FLAG.default : `${OUT_FLAG.default}_${kind}`;
+}
+
+/** `--out`, where a command needs it. */
+export function outArgs(out: string): string[] {
+  return out === OUT_FLAG.default ? [] : ["--out", out];
+}
+
 const NOTE = "e2e.json";
 
 /** The programs in their order. */
@@ -53,7 +70,7 @@ const ORDER = ["pull.ts", "train_pruner.ts", "finetune.ts", "generate.ts", "deco
 export function nextCommand(program: string, out: string): string | null {
   const next = ORDER[ORDER.indexOf(program.replace("e2e/", "")) + 1];
   if (next === undefined) return null;
-  return commandText(`e2e/${next}`, out === OUT_FLAG.default ? [] : ["--out", out]);
+  return commandText(`e2e/${next}`, outArgs(out));
 }
 
 /** Settings that must be the same in all steps that have them: what one step is given holds for those after it. */
@@ -145,7 +162,7 @@ export async function runStep<S extends Record<string, Flag>>(
   const note = await readNote(out);
   for (const [file, program] of Object.entries({ [NOTE]: "pull.ts", ...step.needs })) {
     if (await Deno.stat(`${out}/${file}`).then(() => true, () => false)) continue;
-    const command = commandText(`e2e/${program}`, out === OUT_FLAG.default ? [] : ["--out", out]);
+    const command = commandText(`e2e/${program}`, outArgs(out));
     throw new UsageError(
       `Cannot run ${step.name} as ${out}/${file} must be there: it is not; first run ${command}`,
     );

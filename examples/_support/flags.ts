@@ -216,7 +216,9 @@ function readConfig(
     const content = Deno.readTextFileSync(file);
     parsed = file.endsWith(".json") ? JSON.parse(content) : parseYaml(content);
   } catch (cause) {
-    refuse(`--config must be a file of JSON or YAML: ${(cause as Error).message}`, cause);
+    // What YAML's parser says goes on with the lines in question.
+    const [first] = (cause as Error).message.split(/:?\n/);
+    refuse(`--config must be a file of JSON or YAML: current value is "${file}" (${first})`, cause);
   }
   if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
     return refuse(`${file} must hold names of flags with their values: it holds ${JSON.stringify(parsed)}`);

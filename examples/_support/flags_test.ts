@@ -1,4 +1,4 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import {
   flagArgs,
   integer,
@@ -10,6 +10,7 @@ import {
   UsageError,
   withDefaults,
 } from "./flags.ts";
+import { loraTargets } from "./tuning_flags.ts";
 
 const PROGRAM = { name: "trial.ts", about: "Nothing.", examples: [] };
 const FLAGS = {
@@ -53,6 +54,8 @@ Deno.test("readFlags() takes defaults, then the config file, then the command li
 Deno.test("readFlags() says what is wrong with a config file", async () => {
   const cases = [
     ["a.json", "{", "must be a file of JSON or YAML"],
+    ["a.json", '{\n "steps": 5,\n}', "(line 3 column 1)"],
+    ["a.yaml", "steps: 5\nmode: [1, 2\nquiet: true\n", "at line 3, column 1)"],
     ["a.yaml", "- 1\n- 2\n", "must hold names of flags"],
     ["a.yaml", "stepz: 3\n", '"stepz" in'],
     ["a.yaml", "steps: 0\n", '--steps must be an integer of at least 1: current value is "0"'],
@@ -62,7 +65,9 @@ Deno.test("readFlags() says what is wrong with a config file", async () => {
   ] as const;
   for (const [name, content, message] of cases) {
     await withFile(name, content, (path) => {
-      assertThrows(() => readFlags(PROGRAM, FLAGS, ["--config", path]), UsageError, message);
+      const error = assertThrows(() => readFlags(PROGRAM, FLAGS, ["--config", path]), UsageError, message);
+      assertEquals(error.message.split("\n").length, 1, error.message);
+      if (!message.startsWith("--")) assert(error.message.includes(path), error.message);
     });
   }
   assertThrows(() => readFlags(PROGRAM, FLAGS, ["--config", "/nowhere.yaml"]), UsageError, "/nowhere.yaml");
@@ -92,4 +97,11 @@ Deno.test("flagArgs() writes values so that readGiven() reads them again", () =>
   const given = { steps: 12, rate: -0.5, targets: "q,v", quiet: true } as const;
   assertEquals(readGiven(PROGRAM, FLAGS, flagArgs(given)), given);
   assertEquals(flagArgs({ mode: "", quiet: false, steps: undefined }), []);
+});
+
+Deno.test("loraTargets() takes projections, each once, and nothing else", () => {
+  assertEquals(loraTargets("v, q"), ["v", "q"]);
+  for (const given of ["", "q,x", "q,q", "q,", "Q"]) {
+    assertThrows(() => loraTargets(given), UsageError, `must be some of q, k, v, each once`);
+  }
 });

@@ -12,6 +12,7 @@ import {
   type Tokenizer,
   type TrainingExample,
 } from "@edgetuner/core";
+import { UsageError } from "./flags.ts";
 import type { DataCounts, ReadExamples } from "./training_data.ts";
 
 /** What a model is to go on from. */
@@ -32,6 +33,8 @@ export interface PromptChoice {
   readonly count: number;
   /** Index of the first one; after the last comes the first again. */
   readonly first: number;
+  /** What to call the file where `first` must be in it; without it the prompts are counted round. */
+  readonly within?: string;
   /** True to take each prompt once, at its first line. */
   readonly distinct: boolean;
 }
@@ -64,6 +67,7 @@ export function requirePrompts(file: string, examples: readonly TrainingExample[
  * Makes prompts of examples. Those that leave the model no room lose their start.
  *
  * @param room Most tokens of a prompt.
+ * @throws {UsageError} If there is no prompt where the first one should be.
  */
 export function encodePrompts(
   { examples, skipped }: ReadExamples,
@@ -78,12 +82,43 @@ export function encodePrompts(
       seen.add(text);
       return true;
     });
+  if (choice.within !== undefined && choice.first >= all.length) {
+    throw new UsageError(
+      `Cannot take prompts from ${choice.within} as --first must be below ${all.length}, the number of prompts: current value is ${choice.first}`,
+    );
+  }
   const count = choice.count === 0 ? all.length : Math.min(choice.count, all.length);
   const first = choice.count === 0 ? 0 : choice.first;
   const chosen = Array.from({ length: count }, (_, i) => all[(first + i) % all.length]!);
   const prompts = chosen.map((prompt) => ({ ...prompt, tokens: fitPrompt(prompt.tokens, tokenizer, room) }));
   const truncated = prompts.filter(({ tokens }, i) => tokens.length < chosen[i]!.tokens.length).length;
   return { prompts, counts: { sequences: count, truncated, skipped } };
+}
+
+/**
+ * Most tokens of a prompt that so many more are to follow: the rest of what the model takes, but at least half of it.
+ *
+ * @param positions Tokens that the model can be given.
+ * @param maxTokens Most tokens to add.
+ */
+export function promptRoom(positions: number, maxTokens: number): number {
+  return Math.max(positions - maxTokens, Math.floor(positions / 2));
+}
+
+/**
+ * Refuses to begin texts that would end early as the model has no more places.
+ *
+ * @param prompts As they are given to the model.
+ * @throws {UsageError} If one leaves fewer places than are asked for.
+ */
+export function requireRoom(prompts: readonly Prompt[], positions: number, maxTokens: number): void {
+  const longest = prompts.reduce((most, { tokens }) => Math.max(most, tokens.length), 0);
+  if (longest + maxTokens <= positions) return;
+  throw new UsageError(
+    `Cannot generate as --max-tokens must be at most ${
+      positions - longest
+    }, what a prompt of ${longest} tokens leaves of the model's ${positions}: current value is ${maxTokens}`,
+  );
 }
 
 /** A prompt without its start, but for the token that begins texts, if it is too long. */

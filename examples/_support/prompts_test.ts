@@ -7,9 +7,13 @@ import {
   endTokens,
   fitPrompt,
   havePrompts,
+  type PromptChoice,
+  promptRoom,
   requirePrompts,
+  requireRoom,
   textOf,
 } from "./prompts.ts";
+import { UsageError } from "./flags.ts";
 
 /** A token for each letter, and one each for `<end>` and `<eos>`. */
 const [END, EOS, VOCABULARY] = [200, 201, 202];
@@ -32,7 +36,7 @@ const template = (ending: string) =>
     eos_token: "<eos>",
   });
 
-const ALL = { count: 0, first: 1, distinct: false };
+const ALL: PromptChoice = { count: 0, first: 1, distinct: false };
 
 Deno.test("prompts that leave no room lose their start, but not the token that begins texts, and are counted", () => {
   assertEquals(fitPrompt([1, 2, 3], tokenizer, 3), [1, 2, 3]);
@@ -52,11 +56,35 @@ Deno.test("prompts are taken from the first one on, each once if so wished", () 
   const examples = parseExamples(
     ["p", "q", "p", "r"].map((prompt) => JSON.stringify({ prompt, completion: "x" })).join("\n"),
   );
-  const ids = (choice: typeof ALL) =>
+  const ids = (choice: PromptChoice) =>
     encodePrompts({ examples, skipped: 0 }, tokenizer, choice, 9).prompts.map(({ id }) => id);
   assertEquals(ids(ALL), [0, 1, 2, 3]);
   assertEquals(ids({ ...ALL, distinct: true }), [0, 1, 3]);
   assertEquals(ids({ count: 2, first: 2, distinct: true }), [3, 0]);
+  assertEquals(ids({ count: 1, first: 2, distinct: true, within: "f" }), [3]);
+  assertThrows(
+    () => ids({ count: 1, first: 3, distinct: true, within: "f" }),
+    UsageError,
+    "from f as --first must be below 3, the number of prompts: current value is 3",
+  );
+});
+
+Deno.test("prompts leave room for what is to follow, as far as half of the model's places are theirs", () => {
+  // The reference's 512 places and 64 tokens.
+  assertEquals(promptRoom(512, 64), 448);
+  assertEquals([promptRoom(128, 64), promptRoom(128, 100), promptRoom(9, 500)], [64, 64, 4]);
+  const prompts = [3, 7].map((length, id) => ({
+    id,
+    tokens: Array(length).fill(1),
+    text: "",
+    reference: "",
+  }));
+  requireRoom(prompts, 20, 13);
+  assertThrows(
+    () => requireRoom(prompts, 20, 14),
+    UsageError,
+    "must be at most 13, what a prompt of 7 tokens",
+  );
 });
 
 Deno.test("plain texts have no prompts", () => {

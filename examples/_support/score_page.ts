@@ -14,6 +14,8 @@ export interface ScorePage {
   readonly corpus: Corpus;
   /** Their scores. */
   readonly scores: CorpusScores;
+  /** Which data METEOR was computed with. */
+  readonly meteor: string;
   /** What each prediction was made from, if known. */
   readonly prompts?: readonly string[];
   /** How many instances to show, evenly spread. */
@@ -41,7 +43,7 @@ ul { margin: .25rem 0; padding-left: 1.25rem; color: var(--quiet) }
 `;
 
 /** Writes the page. */
-export function scorePage({ title, corpus, scores, prompts, samples }: ScorePage): string {
+export function scorePage({ title, corpus, scores, meteor, prompts, samples }: ScorePage): string {
   const count = corpus.predictions.length;
   const shown = Math.min(samples, count);
   const articles = Array.from({ length: shown }, (_, k) => {
@@ -62,7 +64,7 @@ export function scorePage({ title, corpus, scores, prompts, samples }: ScorePage
     scoreRows(scores).map(([name, value]) => `<tr><th>${name}</th><td>${value}</td></tr>`).join("")
   }</table>
 <p class="scores">${shown} of ${count} instances. <mark>Words</mark> that no reference has are marked; below each
-prediction its own scores and its references.</p>
+prediction its own scores and its references. METEOR: ${escape(meteor)}.</p>
 ${articles.join("\n")}
 </html>
 `;

@@ -11,7 +11,9 @@ import {
   CachedSession,
   type EncodedRequest,
   generateGreedy,
+  joinAdapters,
   type LikelihoodOptions,
+  loadAdapter,
   loadEnds,
   loadHeads,
   loadLayers,
@@ -24,12 +26,26 @@ import {
 import { Engine } from "@edgetuner/kernels";
 import { UsageError } from "./flags.ts";
 import { openModel } from "./model_flags.ts";
+import { promptRoom } from "./prompts.ts";
 import { loadGpu } from "./webgpu.ts";
 
 /** Prompts that are continued side by side: more take more memory and little less time. */
 const GROUP = 8;
+/** Tokens that there is room for after every prompt, where a program does not say how many it wants. */
+const SHORT_TEXT = 64;
 /** From this hidden size on, one prompt after the other over a cache takes less time than whole passes do. */
 const CACHED_FROM = 512;
+
+/**
+ * Loads an adapter.
+ *
+ * @param folders Its folder, or those of the parts that devices saved, as `a,b,c`; empty for none.
+ * @throws {CheckpointError} If one cannot be read.
+ */
+export async function loadAdapterParts(folders: string): Promise<Adapter | null> {
+  if (folders === "") return null;
+  return joinAdapters(await Promise.all(folders.split(",").map((folder) => loadAdapter(folder))));
+}
 
 /** A model on the GPU, with or without an adapter. */
 export class TextModel implements Disposable {
@@ -79,9 +95,14 @@ export class TextModel implements Disposable {
     );
   }
 
-  /** Most tokens of a prompt: one place at least is left. */
+  /** Most tokens of a prompt that a text of up to `SHORT_TEXT` tokens is to follow. */
   get room(): number {
-    return this.#ends.shape.positions - 1;
+    return promptRoom(this.positions, SHORT_TEXT);
+  }
+
+  /** Tokens that the model can be given at once. */
+  get positions(): number {
+    return this.#ends.shape.positions;
   }
 
   /**

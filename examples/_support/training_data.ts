@@ -8,18 +8,18 @@ import {
   type BadLine,
   type BatchStream,
   type ChatTemplate,
-  CheckpointError,
   encodeExamples,
-  loadChatTemplate,
+  findChatTemplate,
   loadExamples,
   loadPairs,
+  loadText,
   modelFolderOf,
   type SequenceSet,
   shuffledBatches,
   type Tokenizer,
   type TrainingExample,
 } from "@edgetuner/core";
-import { integer, toggle } from "./flags.ts";
+import { integer, toggle, UsageError } from "./flags.ts";
 
 /** Flags of every program that reads training data. */
 export const DATA_FLAGS = {
@@ -72,36 +72,74 @@ export interface ReadExamples {
  * Reads a file: `.jsonl` with pairs, texts or conversations; anything else has `prompt||completion` lines.
  *
  * @throws {CheckpointError} If a line is not as it must be, or all are left out.
+ * @throws {UsageError} If there are conversations and the model has no chat template.
  */
 export async function readExamples(
   file: string,
   options: ReadingOptions,
   tell: Teller = console.error,
 ): Promise<ReadExamples> {
-  let skipped = 0;
-  let first = "";
-  const lenient = {
-    onBadLine: ({ line, problem }: BadLine): void => {
-      if (skipped++ === 0) first = `line ${line}: ${problem}`;
-    },
-  };
-  const reading = options["skip-bad"] ? lenient : {};
-  const chatTemplate = file.endsWith(".jsonl") ? await chatTemplateOf(options.model) : null;
+  const skipped: BadLine[] = [];
+  const reading = options["skip-bad"] ? { onBadLine: (bad: BadLine) => void skipped.push(bad) } : {};
   const examples = file.endsWith(".jsonl")
-    ? await loadExamples(file, { ...reading, ...(chatTemplate === null ? {} : { chatTemplate }) })
+    ? await loadExamples(file, {
+      ...reading,
+      chatTemplate: await chatTemplateOf(options.model) ?? noTemplate(file, options.model),
+    })
     : await loadPairs(file, reading);
-  if (skipped > 0) tell(`${skipped} bad lines of ${file} left out; the first: ${first}`);
-  return { examples, skipped };
+  const text = skippedText(file, skipped);
+  if (text !== null) tell(text);
+  return { examples, skipped: skipped.length };
 }
 
-/** A model's chat template; `null` if it has none: then only data with conversations is refused. */
-export async function chatTemplateOf(model: string): Promise<ChatTemplate | null> {
+/** In place of a template that a model has not: what is missing is not a fault of the lines that need it. */
+function noTemplate(file: string, model: string): ChatTemplate {
+  return {
+    render(): never {
+      throw new UsageError(
+        `Cannot read ${file} as its "messages" must come with the chat template of a model: ${model} has none`,
+      );
+    },
+  };
+}
+
+/**
+ * Reads a file that a flag names, as `loadText` does.
+ *
+ * @param action What is to be done with it, for the message.
+ * @throws {UsageError} If it cannot be read.
+ */
+export async function readInput(action: string, flag: string, file: string): Promise<string> {
   try {
-    return await loadChatTemplate(modelFolderOf(model));
+    return await loadText(file);
   } catch (error) {
-    if (error instanceof CheckpointError) return null;
-    throw error;
+    const { cause = error } = error as Error;
+    throw new UsageError(
+      `Cannot ${action} as --${flag} must be a file that can be read: current value is "${file}" (${
+        (cause as Error).message
+      })`,
+      { cause },
+    );
   }
+}
+
+/** What was left out, in a line; `null` if nothing was. */
+export function skippedText(file: string, [first, ...others]: readonly BadLine[]): string | null {
+  if (first === undefined) return null;
+  return `${
+    1 + others.length
+  } bad lines of ${file} left out; the first: line ${first.line}: ${first.problem}`;
+}
+
+/**
+ * A model's chat template; `null` if it has none: then only data with conversations is refused.
+ *
+ * @param model The model, or where its tokenizer is: a folder or a file in it.
+ * @throws {CheckpointError} If there is one that is not valid.
+ */
+export async function chatTemplateOf(model: string): Promise<ChatTemplate | null> {
+  const folder = model.endsWith(".json") ? model.replace(/[^/\\]*$/, "") || "." : modelFolderOf(model);
+  return await findChatTemplate(folder.replace(/(?<=.)[/\\]$/, ""));
 }
 
 /** Sequences, and what became of the lines that they come from. */

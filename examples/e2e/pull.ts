@@ -6,17 +6,27 @@
  */
 
 import {
+  type BadLine,
   CheckpointError,
   formatE2eCsv,
   formatE2eLines,
   type FormattedPair,
   loadModel,
+  loadText,
   writeFormatted,
 } from "@edgetuner/core";
-import { nextCommand, OUT_FLAG, readNote, type RunNote, writeNote } from "../_support/five_steps.ts";
+import {
+  NEW_OUT_FLAG,
+  newOut,
+  nextCommand,
+  readNote,
+  type RunNote,
+  writeNote,
+} from "../_support/five_steps.ts";
 import { type FlagValues, readFlags, runProgram, text, toggle, UsageError } from "../_support/flags.ts";
 import { TOKENIZER_FLAG } from "../_support/model_flags.ts";
 import { PULL_FLAGS, pulling } from "../_support/pulling.ts";
+import { DATA_FLAGS, skippedText } from "../_support/training_data.ts";
 import { requireWritable } from "../_support/writable.ts";
 
 const EXAMPLES = new URL("../", import.meta.url).pathname;
@@ -54,6 +64,7 @@ export const FLAGS = {
     "",
     ...Object.keys(SETTINGS),
   ]),
+  "skip-bad": DATA_FLAGS["skip-bad"],
   ...PULL_FLAGS,
 };
 
@@ -62,9 +73,18 @@ type Flags = FlagValues<typeof FLAGS>;
 /** Files of the three parts; an empty one is not there. */
 type Parts = RunNote["data"];
 
-async function readPairs(file: string): Promise<FormattedPair[]> {
-  const content = await Deno.readTextFile(file);
-  return (file.endsWith(".csv") ? formatE2eCsv : formatE2eLines)(content, { name: file });
+/** Pairs of a file; those of bad lines are left out and counted if so wished. */
+async function readPairs(file: string, skipBad: boolean): Promise<FormattedPair[]> {
+  const content = await loadText(file);
+  const skipped: BadLine[] = [];
+  const pairs = (file.endsWith(".csv") ? formatE2eCsv : formatE2eLines)(content, {
+    name: file,
+    ...(skipBad ? { onBadLine: (bad: BadLine) => void skipped.push(bad) } : {}),
+  });
+  const text = skippedText(file, skipped);
+  if (text !== null) console.error(text);
+  if (pairs.length > 0) return pairs;
+  throw new CheckpointError(`Cannot read ${file} as it must hold at least one pair: all lines are bad`);
 }
 
 /** Holds out the last tenth of the prompts, with all their texts. */
@@ -120,6 +140,17 @@ async function find(flags: Flags): Promise<{ readonly model: string; readonly da
   });
 }
 
+/** True for the path of the tiny model. */
+async function isTiny(model: string): Promise<boolean> {
+  return await Deno.realPath(model).catch(() => "") === await Deno.realPath(TINY);
+}
+
+/** The folder that the flags name, or else that of this kind of run. */
+export async function outOf({ model, restaurant }: Flags, out: string): Promise<string> {
+  if (out !== "") return out;
+  return newOut(restaurant ? "restaurant" : await isTiny(model) ? "tiny" : "other");
+}
+
 /** Gets everything and writes the note. */
 export async function pull(flags: Flags, out: string): Promise<void> {
   await requireWritable("e2e/pull.ts", { folders: { out } });
@@ -128,17 +159,21 @@ export async function pull(flags: Flags, out: string): Promise<void> {
   const before = await readNote(out);
   if (before !== null && (before.model !== path || JSON.stringify(before.data) !== JSON.stringify(data))) {
     throw new UsageError(
-      `Cannot run e2e/pull.ts as ${out} must not hold a run of another model or other data: it holds one of ${before.model} on ${before.data.train}; name another --out, or remove it`,
+      `Cannot run e2e/pull.ts as ${out} must not hold a run of another model or other data: it holds one of ${before.model} on ${before.data.train}; pass another --out, or remove the folder`,
     );
   }
   const model = await loadModel(path);
-  const name = flags.settings || (path === await Deno.realPath(TINY) ? "tiny" : "paper");
+  const name = flags.settings || (await isTiny(path) ? "tiny" : "paper");
   const settings = SETTINGS[name as keyof typeof SETTINGS];
   const { config } = model;
   const longest = "n_positions" in config ? config.n_positions : config.max_position_embeddings;
-  const read = await readPairs(data.train);
-  const parts = data.valid === "" ? holdOut(read) : { train: read, valid: await readPairs(data.valid) };
-  for (const [part, pairs] of Object.entries({ ...parts, test: await readPairs(data.test) })) {
+  const read = await readPairs(data.train, flags["skip-bad"]);
+  const parts = data.valid === ""
+    ? holdOut(read)
+    : { train: read, valid: await readPairs(data.valid, flags["skip-bad"]) };
+  for (
+    const [part, pairs] of Object.entries({ ...parts, test: await readPairs(data.test, flags["skip-bad"]) })
+  ) {
     await Deno.writeTextFile(`${out}/${part}.jsonl`, writeFormatted(pairs));
     const prompts = new Set(pairs.map(({ prompt }) => prompt)).size;
     console.log(`${part.padEnd(6)}${pairs.length} texts of ${prompts} prompts: ${out}/${part}.jsonl`);
@@ -159,7 +194,7 @@ export async function pull(flags: Flags, out: string): Promise<void> {
 }
 
 async function main(): Promise<void> {
-  const { out, ...flags } = readFlags({
+  const { out: asked, ...flags } = readFlags({
     name: "e2e/pull.ts",
     about: "Step 0 of 5: gets the base model and the E2E data, and notes in --out what the other steps use.",
     examples: [
@@ -168,7 +203,8 @@ async function main(): Promise<void> {
       "deno run -A examples/e2e/pull.ts --model models/gpt2 --train train.txt --valid valid.txt --test test.txt",
       "deno run -A examples/e2e/pull.ts --restaurant   # no network: the tiny model on this repository's task",
     ],
-  }, { ...FLAGS, out: OUT_FLAG });
+  }, { ...FLAGS, out: NEW_OUT_FLAG });
+  const out = await outOf(flags, asked);
   await pull(flags, out);
   console.log(`Next: ${nextCommand("pull.ts", out)}`);
 }

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { type AnyStep, OUT_FLAG, runStep } from "../_support/five_steps.ts";
+import { type AnyStep, NEW_OUT_FLAG, outArgs, runStep } from "../_support/five_steps.ts";
 import {
   type Flag,
   flagArgs,
@@ -18,7 +18,7 @@ import { commandText } from "../_support/launch.ts";
 import { DECODE_STEP } from "./decode.ts";
 import { FINETUNE_STEP } from "./finetune.ts";
 import { GENERATE_STEP } from "./generate.ts";
-import { FLAGS as PULL, pull } from "./pull.ts";
+import { FLAGS as PULL, outOf, pull } from "./pull.ts";
 import { SCORE_STEP } from "./score.ts";
 import { TRAIN_PRUNER_STEP } from "./train_pruner.ts";
 
@@ -31,12 +31,12 @@ const STEPS: readonly AnyStep[] = [
 ];
 
 /** All flags of all steps; a flag of several steps goes to each of them. */
-const FLAGS: Record<string, Flag> & typeof PULL & { readonly out: typeof OUT_FLAG } = {
+const FLAGS: Record<string, Flag> & typeof PULL & { readonly out: typeof NEW_OUT_FLAG } = {
   ...Object.fromEntries(
     STEPS.toReversed().flatMap(({ flags }) => Object.entries(flags as Record<string, Flag>)),
   ),
   ...PULL,
-  out: OUT_FLAG,
+  out: NEW_OUT_FLAG,
 };
 
 async function main(): Promise<number> {
@@ -53,12 +53,12 @@ async function main(): Promise<number> {
   }, FLAGS);
   const of = (flags: Record<string, Flag>) =>
     Object.fromEntries(Object.entries(given).filter(([name]) => Object.hasOwn(flags, name)));
-  const out = (given.out as string | undefined) ?? OUT_FLAG.default;
-  const outArgs = flagArgs({ out: given.out });
-  console.log(`# ${commandText("e2e/pull.ts", [...flagArgs(of(PULL)), ...outArgs])}`);
-  await pull(withDefaults(PULL, of(PULL)), out);
+  const flags = withDefaults(PULL, of(PULL));
+  const out = await outOf(flags, (given.out as string | undefined) ?? "");
+  console.log(`# ${commandText("e2e/pull.ts", [...flagArgs(of(PULL)), ...outArgs(out)])}`);
+  await pull(flags, out);
   for (const step of STEPS) {
-    console.log(`\n# ${commandText(step.name, [...flagArgs(of(step.flags)), ...outArgs])}`);
+    console.log(`\n# ${commandText(step.name, [...flagArgs(of(step.flags)), ...outArgs(out)])}`);
     const code = await runStep(step, of(step.flags), out);
     if (code !== 0) {
       console.error(`"${step.title}" ended with code ${code}; what the steps before it made is in ${out}`);

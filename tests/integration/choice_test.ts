@@ -287,6 +287,60 @@ Deno.test("choice.ts scores through the split what it scores on one machine", as
   });
 });
 
+Deno.test("choice.ts says which contexts are cut and which questions cannot be scored, and leaves these out if so wished", async () => {
+  await inFolder(async (folder) => {
+    const data = `${folder}/rows.jsonl`;
+    const row = (sentence: string, answer = "1") =>
+      JSON.stringify({ sentence, option1: "pub", option2: "cafe", answer });
+    const rows = [
+      row("The _ is near the river."),
+      row("The _ has no answer.", ""),
+      row(`${"The food is cheap. ".repeat(40)}The _ serves it.`, "2"),
+      row(`The _ is ${"very ".repeat(200)}near.`),
+      row("Ann saw the _ at the river."),
+    ];
+    await Deno.writeTextFile(data, rows.join("\n"));
+    const unanswered = await run("choice.ts", [`--data=${data}`]);
+    assertEquals(unanswered.code, 1);
+    assertStringIncludes(unanswered.err, "line 2, as 'answer' must be");
+    assertEquals(unanswered.err.split("current value is").length, 2, unanswered.err);
+    const some = `${folder}/some.jsonl`;
+    await Deno.writeTextFile(some, rows.toSpliced(1, 1).join("\n"));
+    const long = await run("choice.ts", [`--data=${some}`]);
+    assertEquals([long.code, long.err.trimEnd().split("\n").length], [1, 1], long.err);
+    assertStringIncludes(
+      long.err,
+      `Cannot score line 3 of ${some} as what is scored must have at most the model's 128`,
+    );
+
+    const files = [`--results=${folder}/new/r.jsonl`, `--report=${folder}/new/report.json`];
+    const ended = await run("choice.ts", [`--data=${data}`, "--skip-bad", ...files]);
+    assertEquals(ended.code, 0, ended.err);
+    assertMatch(ended.out, /^winogrande: 3 questions, 6 answers$/m);
+    assertMatch(ended.err, /^2 bad lines of .* left out; the first: line 2: 'answer'/m);
+    assertMatch(
+      ended.err,
+      /^2 of 6 answers of .* scored after a context that was cut: the model takes 128 tokens$/m,
+    );
+    const { data: counts } = JSON.parse(await Deno.readTextFile(`${folder}/new/report.json`));
+    assertEquals(counts, { test: { sequences: 6, truncated: 2, skipped: 2 } });
+    const results = (await Deno.readTextFile(`${folder}/new/r.jsonl`)).trimEnd().split("\n").map((l) =>
+      JSON.parse(l)
+    );
+    assertEquals(results.map(({ question, line }) => [question, line]), [[0, 1], [1, 3], [2, 5]]);
+    // Bad lines behind the questions that are asked for are not counted.
+    const first = await run("choice.ts", [`--data=${data}`, "--skip-bad", "--count=1"]);
+    assertEquals([first.code, first.err.includes("left out")], [0, false], first.err);
+    assertMatch(first.out, /^winogrande: 1 questions, 2 answers$/m);
+    // What cannot be written is said before the model is loaded.
+    for (const flag of ["results", "report"]) {
+      const refused = await run("choice.ts", [`--data=${data}`, "--model=no-such", `--${flag}=${data}/x`]);
+      assertEquals(refused.code, 2, refused.err);
+      assertStringIncludes(refused.err, `--${flag} must be a path that can be written`);
+    }
+  });
+});
+
 Deno.test("format_data.ts makes instructions of choice tasks", async () => {
   await inFolder(async (folder) => {
     const format = (task: "winogrande" | "openbookqa") =>
@@ -370,6 +424,8 @@ Deno.test("what is wrong with choice tasks is said in one line", async () => {
       assertEquals([code, out], [expected, ""], err);
       assertStringIncludes(err, message);
       assertEquals(err.trimEnd().split("\n").length, 1, err);
+      // Nothing is said twice.
+      assert(err.split("current value").length <= 2 && err.split("Cannot ").length === 2, err);
     }
   });
 });

@@ -148,6 +148,29 @@ Deno.test("server_tuner.ts learns conversations, counts what is cut and left out
   });
 });
 
+Deno.test("a chat template that is broken or missing is said so, and does not make bad lines of conversations", async () => {
+  await withFolder(async (folder) => {
+    const model = await chatModel(folder);
+    await Deno.writeTextFile(`${model}/chat_template.jinja`, "{% if %}");
+    const data = `${folder}/chat.jsonl`;
+    await Deno.writeTextFile(data, `${conversations()}\n{"text":"One."}`);
+    const args = ["--model", model, "--data", data, ...SMALL, "--steps", "1", "--skip-bad"];
+    const broken = await run("server_tuner.ts", args);
+    assertEquals([broken.code, broken.errors.length], [1, 1], broken.errors.join("\n"));
+    assertStringIncludes(
+      broken.errors[0]!,
+      `${model}/chat_template.jinja as its chat template must be valid`,
+    );
+    // Nor does one that is missing.
+    const without = await run("server_tuner.ts", ["--data", data, ...SMALL, "--steps", "1", "--skip-bad"]);
+    assertEquals([without.code, without.errors.length], [2, 1], without.errors.join("\n"));
+    assertStringIncludes(without.errors[0]!, `${data} as its "messages" must come with the chat template`);
+    const asked = await run("generate.ts", ["--model", model, "--chat", "--prompt", "Where?"]);
+    assertEquals([asked.code, asked.errors.length], [1, 1], asked.errors.join("\n"));
+    assertStringIncludes(asked.errors[0]!, "must be valid");
+  });
+});
+
 Deno.test("demo.ts takes conversations, says through its processes what was cut, and shows texts before and after", async () => {
   await withFolder(async (folder) => {
     const model = await chatModel(folder);
@@ -272,6 +295,18 @@ Deno.test("generate.ts goes on with a text as it is, or answers it as a pair's p
       assert(predict.length >= 30 && predict.length <= 34, `${predict.length} tokens`);
       assertEquals(predict.slice(0, 30).includes(eos), false);
     }
+    // All that is asked for comes after a long prompt too, which loses its start.
+    const pairs = `${folder}/pairs.jsonl`;
+    await Deno.writeTextFile(pairs, JSON.stringify({ prompt: "good food ".repeat(80), completion: "x" }));
+    const room = await run("generate.ts", [
+      ...["--data", pairs, "--count", "1", "--max-tokens", "40", "--min-length", "40"],
+      ...["--predictions", predictions, "--report", `${folder}/room.json`],
+    ]);
+    assertEquals(room.code, 0, room.errors.join("\n"));
+    assertEquals(room.errors, [`1 of 1 prompts of ${pairs} cut to 88 tokens`]);
+    assertEquals(JSON.parse(await Deno.readTextFile(predictions)).predict.length, 40);
+    const { data: told } = JSON.parse(await Deno.readTextFile(`${folder}/room.json`));
+    assertEquals(told, { test: { sequences: 1, truncated: 1, skipped: 0 } });
     const texts = `${folder}/texts.jsonl`;
     await Deno.writeTextFile(texts, '{"text":"Only a text."}');
     for (
@@ -282,6 +317,11 @@ Deno.test("generate.ts goes on with a text as it is, or answers it as a pair's p
         [["--raw"], 2, "--prompt"],
         [["--prompt", "x", "--system", "y"], 2, "--chat"],
         [["--min-length", "9", "--max-tokens", "8"], 2, "--min-length"],
+        [["--prompt", "hi", "--max-tokens", "500"], 2, "--max-tokens must be at most 126"],
+        [["--first", "500"], 2, "--first must be below 200, the number of prompts: current value is 500"],
+        [["--top-k", "5"], 2, "--top-k needs --temperature"],
+        [["--top-p", "0.5"], 2, "--top-p needs --temperature"],
+        [["--adapter", `${folder},${folder}/no`, "--prompt", "x"], 1, `${folder}`],
         [["--data", texts], 1, "plain text"],
       ] as const
     ) {

@@ -29,8 +29,9 @@ interface Ended {
   readonly errors: string;
 }
 
-async function run(program: string, args: readonly string[]): Promise<Ended> {
+async function run(program: string, args: readonly string[], cwd = ROOT): Promise<Ended> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    cwd,
     args: ["run", "-A", "--quiet", `${ROOT}examples/e2e/${program}`, ...args],
     stdin: "null",
     env: { NO_COLOR: "1" },
@@ -163,6 +164,30 @@ Deno.test("the five steps run one after the other, from E2E's files to scores", 
     const another = await run("pull.ts", ["--out", out, "--restaurant"]);
     assertEquals(another.code, 2);
     assertStringIncludes(another.errors, out);
+    assertStringIncludes(another.errors, "pass another --out");
+  });
+});
+
+Deno.test("each kind of run begins in a folder of its own, so that none is in another's way", async () => {
+  await withFolder(async (cwd) => {
+    const tiny = await run("pull.ts", FILES, cwd);
+    assertEquals(tiny.code, 0, tiny.errors);
+    assertMatch(tiny.out, /Next: .*e2e\/train_pruner\.ts --out runs\/e2e_tiny$/m);
+    const restaurant = await run("pull.ts", ["--restaurant"], cwd);
+    assertEquals(restaurant.code, 0, restaurant.errors);
+    assertMatch(restaurant.out, /Next: .*--out runs\/e2e_restaurant$/m);
+    await Deno.mkdir(`${cwd}/model`);
+    for (const name of ["config.json", "model.safetensors", "tokenizer.json"]) {
+      await Deno.copyFile(`${TINY}/${name}`, `${cwd}/model/${name}`);
+    }
+    const other = await run("pull.ts", ["--model", "model", ...FILES], cwd);
+    assertEquals(other.code, 0, other.errors);
+    assertMatch(other.out, /Next: .*e2e\/train_pruner\.ts$/m);
+    const folders = (await Array.fromAsync(Deno.readDir(`${cwd}/runs`))).map(({ name }) => name).sort();
+    assertEquals(folders, ["e2e", "e2e_restaurant", "e2e_tiny"]);
+    const named = await run("pull.ts", ["--restaurant", "--out", "mine"], cwd);
+    assertEquals(named.code, 0, named.errors);
+    assert((await Deno.stat(`${cwd}/mine/e2e.json`)).isFile);
   });
 });
 
@@ -184,6 +209,26 @@ Deno.test("pull.ts takes this repository's own task, and notes settings that fit
     assertEquals([note.settings.length, note.settings.mode, note.settings.rate], [128, "slice", 2e-4]);
     const help = await run("finetune.ts", ["--out", `${out}/paper`, "--help"]);
     assertMatch(help.out, /--rate X .*\[0\.0002\]/);
+  });
+});
+
+Deno.test("pull.ts names a line that is not UTF-8, and leaves it out with --skip-bad", async () => {
+  await withFolder(async (folder) => {
+    const train = `${folder}/train.txt`;
+    const text = "name[A]||A.\nname[B]||B!\nname[C]||C.\n";
+    await Deno.writeFile(train, new TextEncoder().encode(text).map((byte) => byte === 0x21 ? 0xff : byte));
+    const args = ["--train", train, "--valid", FILES[1]!, "--test", FILES[3]!, "--out", `${folder}/run`];
+    const strict = await run("pull.ts", args);
+    assertEquals(strict.code, 1);
+    assertStringIncludes(strict.errors, `${train}, line 2, as a line must be UTF-8`);
+    const lenient = await run("pull.ts", [...args, "--skip-bad"]);
+    assertEquals(lenient.code, 0, lenient.errors);
+    assertStringIncludes(
+      lenient.errors,
+      `1 bad lines of ${train} left out; the first: line 2: a line must be UTF-8`,
+    );
+    const kept = (await Deno.readTextFile(`${folder}/run/train.jsonl`)).trimEnd().split("\n");
+    assertEquals(kept.map((line) => JSON.parse(line).completion), ["A.", "C."]);
   });
 });
 

@@ -49,6 +49,9 @@ Deno.test("evaluate.ts prints the scores, and writes report and page", async () 
     const page = await Deno.readTextFile(`${folder}/page.html`);
     assertEquals(page.match(/<article>/g)?.length, 5);
     assertStringIncludes(page, "<td>0.8345</td>");
+    const data = `synonyms from ${FIXTURES}/meteor, without the paraphrase table`;
+    assertEquals(report.meteor, data);
+    assertStringIncludes(page, `METEOR: ${data}.`);
     assertEquals(/<script|https?:|src=/.test(page), false);
   });
 });
@@ -72,6 +75,7 @@ Deno.test("evaluate.ts reads CSV and shows prompts; texts cannot break the page"
     assertStringIncludes(page, '<p class="prompt">name : A &amp; B</p>');
     assertStringIncludes(page, "A &lt;<mark>i</mark>&gt;<mark>new</mark>&lt;/<mark>i</mark>&gt; pub.");
     assertStringIncludes(page, "<mark>(empty)</mark>");
+    assertStringIncludes(page, "METEOR: not computed, as no synonyms were given.");
     assertStringIncludes(page, "<li>&lt;b&gt;A&lt;/b&gt; pub.</li>");
   });
 });
@@ -80,6 +84,9 @@ Deno.test("evaluate.ts says what is wrong in one line", async () => {
   const bare = await run("evaluate.ts", []);
   assertEquals([bare.code, bare.out], [2, ""]);
   assertMatch(bare.err, /^Cannot run evaluate.ts as --references must be given; see --help\n$/);
+  const nowhere = await run("evaluate.ts", ["--references=nowhere", "--predictions=nowhere"]);
+  assertEquals(nowhere.code, 2);
+  assertMatch(nowhere.err, /^Cannot score as --references must be a file or a folder .*"nowhere"\n$/);
   const counts = await run("evaluate.ts", [
     `--references=${FIXTURES}/pipeline/e2e/expected_ref.txt`,
     `--predictions=${FIXTURES}/pipeline/dart/expected_pred.txt`,
@@ -128,6 +135,23 @@ Deno.test("format_data.ts, decode.ts and evaluate.ts follow each other", async (
       await Deno.readTextFile(`${folder}/texts/references.txt`),
       "a quiet pub\na loud pub\n\nno food\n\n",
     );
+    // A line break makes no second line, and tokens that nobody knows are not dropped in silence.
+    const odd = [...tokenizer.encode(" a pub\nof note"), tokenizer.vocabSize, tokenizer.vocabSize + 7];
+    await Deno.writeTextFile(
+      `${folder}/beam.jsonl`,
+      [odd, tokenizer.encode(" no food")].map((predict, i) => `${JSON.stringify({ id: 2 * i, predict })}\n`)
+        .join(""),
+    );
+    const told = await run("decode.ts", [
+      `--data=${folder}/data.jsonl`,
+      `--predictions=${folder}/beam.jsonl`,
+      "--model=examples/tiny_gpt2",
+      `--output=${folder}/texts`,
+    ]);
+    assertEquals(told.code, 0, told.err);
+    assertEquals(await Deno.readTextFile(`${folder}/texts/predictions.txt`), "a pub of note\nno food\n");
+    assertMatch(told.err, /^2 tokens of 1 predictions left out: /m);
+    assertMatch(told.err, /^1 texts had line breaks, which became spaces$/m);
     await Deno.writeTextFile(`${folder}/beam.jsonl`, '{"id":0,"predict":"x"}\n');
     const bad = await run("decode.ts", [
       `--data=${folder}/data.jsonl`,

@@ -92,6 +92,14 @@ Deno.test("demo.ts fine-tunes in four processes, prunes, saves an adapter and re
   );
   assertEquals(generated.code, 0, generated.errors);
   assertMatch(generated.out, /reference:/);
+  // The parts that the devices saved are the same adapter.
+  const parts = [1, 2, 3].map((i) => `${folder}/device-${i}`).join(",");
+  const joined = await end(start("generate.ts", ["--adapter", parts, "--count", "2", "--max-tokens", "8"]));
+  assertEquals([joined.code, joined.out], [0, generated.out], joined.errors);
+  const part = await end(
+    start("generate.ts", ["--adapter", `${folder}/device-1`, "--count", "2", "--max-tokens", "8"]),
+  );
+  assert(part.out !== generated.out, "one part alone is another adapter");
   await Deno.remove(folder, { recursive: true });
 });
 
@@ -218,7 +226,11 @@ Deno.test("what cannot be written is refused in one line before anything starts"
       ["edge_server.ts", "report", "--port", "0"],
       ["train_pruner.ts", "out"],
       ["train_pruner.ts", "samples", "--out", `${folder}/predictor`],
+      ["server_tuner.ts", "metrics"],
       ["generate.ts", "predictions"],
+      ["evaluate.ts", "report", "--references", "no-such", "--predictions", "no-such"],
+      ["evaluate.ts", "pretty", "--references", "no-such", "--predictions", "no-such"],
+      ["format_data.ts", "output", "--input", "no-such"],
     ] as const
   ) {
     const ended = await end(start(program, [`--${flag}`, `${file}/below`, ...others]));
