@@ -211,33 +211,38 @@ Deno.test("tensor parallelism in virtual time: the same losses, the plan's bytes
 });
 
 Deno.test("virtual and real time agree within 10 % where links dominate", async () => {
-  const settings = tinySettings("slice", 4);
-  const compute = await measureCompute({
-    layers: tiny.layers,
-    ends: tiny.ends,
-    settings,
-    batch: BATCH,
-    loss: LOSS,
-  });
+  const warm = 1;
+  const settings = tinySettings("slice", warm + 3);
   const link: LinkProfile = {
     name: "slow",
-    up: { bandwidthMbit: 2, latencyMs: 50, jitterMs: 10, loss: 0.002 },
-    down: { bandwidthMbit: 4, latencyMs: 50, jitterMs: 10 },
+    up: { bandwidthMbit: 2, latencyMs: 200, jitterMs: 10, loss: 0.002 },
+    down: { bandwidthMbit: 4, latencyMs: 200, jitterMs: 10 },
   };
-  const common = options({ settings, link, compute, devices: 2 });
-  const virtual = await simulate(common);
+  const median = (
+    { steps }: { readonly steps: readonly { readonly times: { readonly total: number } }[] },
+  ) => {
+    const times = steps.slice(warm).map((s) => s.times.total).sort((x, y) => x - y);
+    return times[(times.length - 1) / 2]!;
+  };
   const ratios: number[] = [];
-  // A busy machine makes real steps late, never early: the quickest one says most.
-  for (let attempt = 0; attempt < 3; attempt++) {
+  // A step is nearly all waits of some 200 ms, so whatever else the machine does hardly shows in the middle one of
+  // three. Where it does even so, in the run or in the speeds that were measured for the virtual one, both are
+  // done again.
+  while (ratios.length < 3) {
+    const { layers, ends } = tiny;
+    const compute = await measureCompute({ layers, ends, settings, batch: BATCH, loss: LOSS });
+    const common = options({ settings, link, compute, devices: 2 });
+    const virtual = await simulate(common);
     const real = await simulate({ ...common, realTime: true });
     assertEquals(real.error, null);
     assertEquals(real.steps.map((s) => s.loss), virtual.steps.map((s) => s.loss));
-    ratios.push(...real.steps.map((s, i) => s.times.total / virtual.steps[i]!.times.total));
-    const quickest = Math.min(...ratios);
-    assert(quickest > 0.9, ratios.join());
-    if (quickest < 1.1) return;
+    const ratio = median(real) / median(virtual);
+    if (Math.abs(ratio - 1) < 0.1) return;
+    ratios.push(ratio);
   }
-  throw new Error(`Real steps take ${ratios.join(", ")} times as long as virtual ones`);
+  throw new Error(
+    `The median of real steps takes ${ratios.join(", ")} times as long as that of virtual ones`,
+  );
 });
 
 Deno.test("measureCompute() times every segment and leaves nothing behind", async () => {
