@@ -90,16 +90,15 @@ export async function fullTrainingStep(
   clip?.dispose();
   const gradientNorm = clip === null ? null : results.pop()![1]!;
   const loss = sumLosses(results);
-  const bad = [loss, gradientNorm ?? 0].find((x) => !Number.isFinite(x));
-  if (bad !== undefined) {
-    throw new TrainingError(
-      `Cannot go on training as loss and norm of the gradients must be finite: one of them is ${bad}; lower the learning rate`,
-    );
-  }
+  requireFinite(loss, gradientNorm ?? 0);
   return { loss, gradientNorm };
 }
 
-/** Loss of a batch without training. */
+/**
+ * Loss of a batch without training.
+ *
+ * @throws {TrainingError} If it is not finite.
+ */
 export async function evaluateLoss(
   model: TrainableModel,
   batch: TokenBatch,
@@ -112,5 +111,15 @@ export async function evaluateLoss(
   const { losses } = modelLoss(ends, hidden.value, batch, loss, false);
   const values = await engine.read(losses);
   for (const tensor of losses) tensor.dispose();
-  return sumLosses(values);
+  const sum = sumLosses(values);
+  requireFinite(sum);
+  return sum;
+}
+
+function requireFinite(...values: readonly number[]): void {
+  const bad = values.find((x) => !Number.isFinite(x));
+  if (bad === undefined) return;
+  throw new TrainingError(
+    `Cannot go on training as loss and norm of the gradients must be finite: one of them is ${bad}; lower the learning rate`,
+  );
 }

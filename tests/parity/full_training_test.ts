@@ -1,6 +1,6 @@
 import { type AdapterClass, Engine } from "@edgetuner/kernels";
-import { evaluateLoss, fullGradients, fullTrainingStep, sumLosses } from "@edgetuner/core";
-import { assert, assertEquals } from "@std/assert";
+import { evaluateLoss, fullGradients, fullTrainingStep, sumLosses, TrainingError } from "@edgetuner/core";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import { assertClose, TOLERANCE } from "../support/tolerance.ts";
 import { BATCH, fixture, LOSS, MANIFEST, TinyGpt2, tinyModel, values } from "../support/tiny_model.ts";
 
@@ -41,6 +41,20 @@ for (const adapter of ["cpu", "gpu"] as const) {
     const once = await model.ends.tokens.gradient!.read();
     for (const t of await fullGradients(model, BATCH, LOSS)) t.dispose();
     assertClose(await model.ends.tokens.gradient!.read(), once, TOLERANCE.model);
+  });
+
+  test("a loss or a norm that is not finite ends the training", async (model) => {
+    const adamw = { rate: 1e30, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, decay: 0 };
+    for (const clipNorm of [undefined, 1]) {
+      await assertRejects(
+        async () => {
+          for (let i = 0; i < 3; i++) await fullTrainingStep(model, BATCH, { adamw, loss: LOSS, clipNorm });
+        },
+        TrainingError,
+        "must be finite: one of them is NaN",
+      );
+    }
+    await assertRejects(() => evaluateLoss(model, BATCH, LOSS), TrainingError, "one of them is NaN");
   });
 
   for (const run of ["steps", "clippedSteps"] as const) {
