@@ -13,7 +13,7 @@ const FLAGS = {
     without(DEMO, [
       ...["model", "tokenizer", "data", "valid", "test", "out", "resume", "report"] as const,
       // iHeadPruner, with the predictor of step 1, takes no others.
-      ...["pruner", "predictor", "lambda", "share", "keep"] as const,
+      ...["pruner", "predictor", "lambda", "share", "keep", "online-steps", "online-refresh"] as const,
     ]),
     { batch: 4, length: 512, mode: "slice", targets: "q,v", rate: 2e-4, tau: 0.7, eta: 0.4 },
   ),
