@@ -111,7 +111,7 @@ async function main(): Promise<number> {
   let failed: string | null = null;
   for (const devices of counts) {
     await engine.trim();
-    const run = await simulate({
+    const run = await simulated({
       model: { engine, layers, ends, deviceEngine },
       settings,
       devices,
@@ -183,6 +183,16 @@ async function main(): Promise<number> {
   if (failed === null) return 0;
   console.error(failed);
   return 1;
+}
+
+/** A simulation; what the link says of devices that there are not is said in one line. */
+async function simulated(options: Parameters<typeof simulate>[0]): ReturnType<typeof simulate> {
+  try {
+    return await simulate(options);
+  } catch (error) {
+    if (error instanceof TypeError) throw new UsageError(error.message, { cause: error });
+    throw error;
+  }
 }
 
 /** Keeps the same share of heads in every step, evenly over layers and devices. */

@@ -174,7 +174,7 @@ async function main(): Promise<void> {
     name: "train_pruner.ts",
     about: "Collects samples in an unpruned run and trains iHeadPruner's importance predictor on them.",
     examples: [
-      "deno run -A examples/train_pruner.ts                     # makes examples/demo_predictor again",
+      "deno run -A examples/train_pruner.ts --out examples/demo_predictor   # makes the demo's again",
       "deno run -A examples/train_pruner.ts --model MODEL --data DATA --out runs/predictor",
       "deno run -A examples/edge_server.ts --collect runs/s.bin # samples of a networked run; then",
       "deno run -A examples/train_pruner.ts --samples runs/s.bin --steps 0 --out runs/predictor",
@@ -193,6 +193,10 @@ async function main(): Promise<void> {
 
   const set = await loadSamples(flags.samples);
   const { source } = set;
+  if (flags.steps > 0 && counts === null) {
+    const how = source.settings === undefined ? "" : `, collected with ${JSON.stringify(source.settings)}`;
+    console.log(`${flags.samples} holds all samples already; they are used as they are${how}`);
+  }
   const { layers, heads, hidden, baseNorm, fingerprint } = source;
   const runs = trackSamples(set, flags.lambda);
   const split = splitWindows(runs, flags.history, HELD_OUT);

@@ -143,6 +143,13 @@ export class Work implements Disposable {
 
   /** Loads model and data. */
   static async open(engine: Engine, options: WorkOptions): Promise<Work> {
+    const devices = options.capacities.length;
+    const stranger = options.link.failures?.find(({ device = 0 }) => device >= devices);
+    if (stranger !== undefined) {
+      throw new UsageError(
+        `Cannot compare as failures of the link must be of one of ${devices} devices, from 0: current value is ${stranger.device}`,
+      );
+    }
     const { model, tokenizer } = await openModel(options);
     const encoded = (file: string) => loadTrainingSet(file, { ...options, tokenizer });
     const train = await encoded(options.data);
