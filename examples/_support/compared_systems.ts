@@ -38,7 +38,7 @@ import {
 import { countSlots } from "./slots.ts";
 import { UsageError } from "./flags.ts";
 import { openModel } from "./model_flags.ts";
-import { encodePrompts, havePrompts, type Prompt } from "./prompts.ts";
+import { cutText, encodePrompts, havePrompts, type Prompt } from "./prompts.ts";
 import { loadTrainingSet, type ReadExamples, readExamples } from "./training_data.ts";
 import { computeHere } from "./twin_flags.ts";
 
@@ -134,9 +134,13 @@ export class Work implements Disposable {
     this.#evaluation = fixedBatches(texts.valid, options.batch).slice(0, options.validBatches);
     const choice = { count: options.prompts, first: 0, distinct: false };
     // Plain texts have no prompts: then no texts are generated.
-    this.#prompts = havePrompts(texts.test.examples)
-      ? encodePrompts(texts.test, tokenizer, choice, this.#ends.shape.positions - MAX_NEW_TOKENS).prompts
-      : [];
+    if (havePrompts(texts.test.examples)) {
+      const room = this.#ends.shape.positions - MAX_NEW_TOKENS;
+      const { prompts, counts } = encodePrompts(texts.test, tokenizer, choice, room);
+      const cut = cutText(options.test, counts, room);
+      if (cut !== null) console.error(cut);
+      this.#prompts = prompts;
+    } else this.#prompts = [];
     this.#baseNorm = baseNorms(model);
     this.#compute = options.compute ?? TYPICAL_COMPUTE;
   }
