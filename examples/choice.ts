@@ -11,17 +11,11 @@ import {
   type ChoiceQuestion,
   type EncodedRequest,
   encodeRequest,
-  loadEnds,
   parseOpenBookQa,
   parseWinogrande,
-  runUserDevice,
   type Tokenizer,
-  warmUp,
 } from "@edgetuner/core";
 import { choiceAccuracy, type MeanWithError, type ScoredChoice } from "@edgetuner/core/evaluation";
-import { Engine } from "@edgetuner/kernels";
-import { codecChoice, codecsOf } from "./_support/codecs.ts";
-import { CONNECTION_FLAGS, openTransport } from "./_support/connection.ts";
 import {
   type FlagValues,
   integer,
@@ -31,13 +25,12 @@ import {
   toggle,
   UsageError,
 } from "./_support/flags.ts";
-import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
+import { SPLIT_FLAGS, throughSplit } from "./_support/split_session.ts";
 import { ProgressBar } from "./_support/progress.ts";
 import { versions, writeReport } from "./_support/report.ts";
 import { loadAdapterParts, TextModel } from "./_support/texts.ts";
 import { type DataCounts, readInput, skippedText } from "./_support/training_data.ts";
-import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
-import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
+import { baseWeightsOf } from "./_support/weights_flag.ts";
 import { requireWritable } from "./_support/writable.ts";
 
 const TASKS = { winogrande: parseWinogrande, openbookqa: parseOpenBookQa };
@@ -50,16 +43,13 @@ const FLAGS = {
   "skip-bad": toggle(
     "leave out questions that are not as they must be, or have an answer that the model has no room for, and count them",
   ),
-  model: MODEL_FLAG,
-  ...WEIGHTS_FLAG,
-  tokenizer: TOKENIZER_FLAG,
+  ...SPLIT_FLAGS,
   adapter: text(
     "DIRS",
     "",
     "adapter folder, or the parts that devices saved: a,b,c; without one, and without --connect, the base model alone",
   ),
   batch: integer("N", 16, "answers computed side by side", { min: 1 }),
-  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
   results: text(
     "FILE",
     "",
@@ -71,8 +61,6 @@ const FLAGS = {
     "",
     "score with the heads of the devices at this edge server, which runs with --generate: ws(s)://.../join/ws",
   ),
-  ...CONNECTION_FLAGS,
-  codec: text("FILE", "f32", "--connect: module of a codec that the run may use"),
 };
 
 type Flags = FlagValues<typeof FLAGS>;
@@ -289,40 +277,22 @@ async function scoreHere(flags: Flags, read: Read): Promise<Likelihoods> {
 
 /** As the data device of a run, an answer at a time: the layers are at the edge server, the heads on other devices. */
 async function scoreThere(flags: Flags, read: Read): Promise<Likelihoods> {
-  const transport = await openTransport(flags, flags.connect, "--connect");
-  const { model, tokenizer } = await openModel(flags);
-  using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
-  const baseWeights = baseWeightsOf(flags);
-  using ends = loadEnds(engine, model, { baseWeights });
-  const { requests, ...encoded } = encodeAll(tokenizer, read, flags, ends.shape.positions);
-  await warmUp(engine, ["data"], baseWeights);
-  const bar = new ProgressBar(requests.length);
   const likelihoods: number[] = [];
-  const channel = await transport.connect();
-  const { error, ledger } = await runUserDevice({
-    engine,
-    channel,
-    name: `choice-${crypto.randomUUID().slice(0, 4)}`,
-    capacity: 0,
-    task: "generate",
-    joinTimeoutMs: 600_000,
-    codecs: await codecsOf((await codecChoice(flags.codec)).module),
-    data: {
-      ends,
-      loss: { labelSmoothing: 0 },
-      fingerprint: model.fingerprint,
-      next: () => null,
-      async generate(session) {
-        for (const request of requests) {
-          likelihoods.push(await session.logLikelihood(request));
-          bar.draw(likelihoods.length, "answers");
-        }
-      },
+  const { prepared, bytes } = await throughSplit(
+    flags,
+    "choice",
+    (tokenizer, positions) => encodeAll(tokenizer, read, flags, positions),
+    async (session, { requests }) => {
+      const bar = new ProgressBar(requests.length);
+      for (const request of requests) {
+        likelihoods.push(await session.logLikelihood(request));
+        bar.draw(likelihoods.length, "answers");
+      }
+      bar.end();
     },
-  });
-  bar.end();
-  if (error !== null) throw error;
-  return { ...encoded, likelihoods, bytes: ledger.totalBytes };
+  );
+  const { requests: _, ...encoded } = prepared;
+  return { ...encoded, likelihoods, bytes };
 }
 
 if (import.meta.main) await runProgram(main);

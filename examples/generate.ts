@@ -9,15 +9,9 @@ import {
   type DecodingSession,
   encodeOpening,
   encodePrompt,
-  loadEnds,
-  runUserDevice,
   sample,
   type Tokenizer,
-  warmUp,
 } from "@edgetuner/core";
-import { Engine } from "@edgetuner/kernels";
-import { codecChoice, codecsOf } from "./_support/codecs.ts";
-import { CONNECTION_FLAGS, openTransport } from "./_support/connection.ts";
 import {
   type FlagValues,
   type GivenFlags,
@@ -30,7 +24,7 @@ import {
   UsageError,
   withDefaults,
 } from "./_support/flags.ts";
-import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
+import { SPLIT_FLAGS, throughSplit } from "./_support/split_session.ts";
 import { ProgressBar } from "./_support/progress.ts";
 import {
   chatPrompt,
@@ -48,15 +42,12 @@ import { peakMemory, versions, writeReport } from "./_support/report.ts";
 import { requireFlag } from "./_support/run_flags.ts";
 import { loadAdapterParts, TextModel } from "./_support/texts.ts";
 import { chatTemplateOf, DATA_FLAGS, readExamples } from "./_support/training_data.ts";
-import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
-import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
+import { baseWeightsOf } from "./_support/weights_flag.ts";
 import { requireWritable } from "./_support/writable.ts";
 
 /** Its flags. */
 export const FLAGS = {
-  model: MODEL_FLAG,
-  ...WEIGHTS_FLAG,
-  tokenizer: TOKENIZER_FLAG,
+  ...SPLIT_FLAGS,
   adapter: text(
     "DIRS",
     "",
@@ -94,7 +85,6 @@ export const FLAGS = {
   temperature: number("X", 0, "above 0: draw tokens at random", { min: 0 }),
   "top-k": integer("N", 0, "sampling: among this many most likely tokens; 0 = all", { min: 0 }),
   "top-p": number("X", 1, "sampling: among tokens that together have this probability", { min: 0, max: 1 }),
-  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
   seed: integer("N", 1, "sampling: seed", { min: 0, max: 0xffff_ffff }),
   predictions: text("FILE", "", 'write lines {"id", "predict"} of tokens, as decode.ts reads them'),
   report: text("FILE", "", "write a report as JSON"),
@@ -103,8 +93,6 @@ export const FLAGS = {
     "",
     "generate with the heads of the devices at this edge server, which runs with --generate: ws(s)://.../join/ws",
   ),
-  ...CONNECTION_FLAGS,
-  codec: text("FILE", "f32", "--connect: module of a codec that the run may use"),
 };
 
 type Flags = FlagValues<typeof FLAGS>;
@@ -282,41 +270,25 @@ async function generateHere(flags: Flags, asked: Question): Promise<Generated> {
 
 /** As the data device of a run: the layers are at the edge server, the heads on other devices. */
 async function generateThere(flags: Flags, asked: Question): Promise<Generated> {
-  const transport = await openTransport(flags, flags.connect, "--connect");
-  const { model, tokenizer } = await openModel(flags);
-  using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
-  const baseWeights = baseWeightsOf(flags);
-  using ends = loadEnds(engine, model, { baseWeights });
-  await warmUp(engine, ["data"], baseWeights);
-  const stops = asked.ends(tokenizer);
-  const all = promptsOf(flags, asked, tokenizer, ends.shape.positions);
-  const bar = new ProgressBar(all.prompts.length);
   const tokens: (readonly number[])[] = [];
-  const channel = await transport.connect();
-  const { error, ledger } = await runUserDevice({
-    engine,
-    channel,
-    name: `generate-${crypto.randomUUID().slice(0, 4)}`,
-    capacity: 0,
-    task: "generate",
-    joinTimeoutMs: 600_000,
-    codecs: await codecsOf((await codecChoice(flags.codec)).module),
-    data: {
-      ends,
-      loss: { labelSmoothing: 0 },
-      fingerprint: model.fingerprint,
-      next: () => null,
-      async generate(session) {
-        for (const { tokens: given } of all.prompts) {
-          tokens.push(await search(session, given, flags, stops));
-          bar.draw(tokens.length, "prompts");
-        }
-      },
+  const { prepared, bytes } = await throughSplit(
+    flags,
+    "generate",
+    (tokenizer, positions) => ({
+      tokenizer,
+      ends: asked.ends(tokenizer),
+      ...promptsOf(flags, asked, tokenizer, positions),
+    }),
+    async (session, { prompts, ends }) => {
+      const bar = new ProgressBar(prompts.length);
+      for (const { tokens: given } of prompts) {
+        tokens.push(await search(session, given, flags, ends));
+        bar.draw(tokens.length, "prompts");
+      }
+      bar.end();
     },
-  });
-  bar.end();
-  if (error !== null) throw error;
-  return { ...all, tokens, tokenizer, ends: stops, bytes: ledger.totalBytes };
+  );
+  return { ...prepared, tokens, bytes };
 }
 
 /** Continues one prompt as the flags say. */

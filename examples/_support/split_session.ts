@@ -1,0 +1,67 @@
+/**
+ * The data device of a run that only generates: the layers are at the edge server, the heads on other devices.
+ *
+ * @module
+ */
+
+import { loadEnds, runUserDevice, type Tokenizer, type TokenSession, warmUp } from "@edgetuner/core";
+import { Engine } from "@edgetuner/kernels";
+import { codecChoice, codecsOf } from "./codecs.ts";
+import { CONNECTION_FLAGS, openTransport } from "./connection.ts";
+import { type FlagValues, text } from "./flags.ts";
+import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./model_flags.ts";
+import { loadGpu, WEBGPU_CHOICES } from "./webgpu.ts";
+import { baseWeightsOf, WEIGHTS_FLAG } from "./weights_flag.ts";
+
+/** Flags of programs that can work through the split. */
+export const SPLIT_FLAGS = {
+  model: MODEL_FLAG,
+  ...WEIGHTS_FLAG,
+  tokenizer: TOKENIZER_FLAG,
+  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+  ...CONNECTION_FLAGS,
+  codec: text("FILE", "f32", "--connect: module of a codec that the run may use"),
+};
+
+/**
+ * Joins the run at `--connect` and works with the model that its parties make up.
+ *
+ * @param name What the device is called, with something random behind it.
+ * @param prepare Called before joining, with the tokenizer and the model's positions, so that nobody waits for work
+ * that can be done alone.
+ * @param use Called with what `prepare` returned once all are there.
+ * @returns What was prepared, and all bytes on the wire.
+ * @throws What ended the run.
+ */
+export async function throughSplit<T>(
+  flags: FlagValues<typeof SPLIT_FLAGS> & { readonly connect: string },
+  name: string,
+  prepare: (tokenizer: Tokenizer, positions: number) => T,
+  use: (session: TokenSession, prepared: T) => Promise<void>,
+): Promise<{ readonly prepared: T; readonly bytes: number }> {
+  const transport = await openTransport(flags, flags.connect, "--connect");
+  const { model, tokenizer } = await openModel(flags);
+  using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
+  const baseWeights = baseWeightsOf(flags);
+  using ends = loadEnds(engine, model, { baseWeights });
+  const prepared = prepare(tokenizer, ends.shape.positions);
+  await warmUp(engine, ["data"], baseWeights);
+  const { error, ledger } = await runUserDevice({
+    engine,
+    channel: await transport.connect(),
+    name: `${name}-${crypto.randomUUID().slice(0, 4)}`,
+    capacity: 0,
+    task: "generate",
+    joinTimeoutMs: 600_000,
+    codecs: await codecsOf((await codecChoice(flags.codec)).module),
+    data: {
+      ends,
+      loss: { labelSmoothing: 0 },
+      fingerprint: model.fingerprint,
+      next: () => null,
+      generate: (session) => use(session, prepared),
+    },
+  });
+  if (error !== null) throw error;
+  return { prepared, bytes: ledger.totalBytes };
+}
