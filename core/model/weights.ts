@@ -313,7 +313,7 @@ export function uploadLasting(
   columns: number,
   name: string,
 ): Tensor {
-  const tensor = engine.lasting(rows, columns, name);
+  const tensor = engine.allocateExact(rows, columns, name);
   try {
     let row = 0;
     for (const part of parts) {

@@ -448,7 +448,7 @@ async function serveHeads(
         microBatch,
         tensors: [{ dtype: "f32", shape: [targets, kept.length, length, headSize], data: join(values) }],
       });
-      if (current.rows.length > 1) await engine.turn();
+      if (current.rows.length > 1) await engine.yieldToEventLoop();
       continue;
     }
     if (frame.kind === "deltaGradient") {
@@ -494,7 +494,7 @@ async function serveHeads(
         });
       }
       if (later) {
-        await engine.turn();
+        await engine.yieldToEventLoop();
         modules.accumulate(layer);
         engine.flush();
       }
@@ -686,7 +686,7 @@ async function servePart(
       frame: peer.check(frame, "hidden", expected),
     });
     if (!probing) losses[microBatch] = answer;
-    if (pieces.length > 1) await engine.turn();
+    if (pieces.length > 1) await engine.yieldToEventLoop();
   }
   return losses.flat();
 }

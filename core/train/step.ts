@@ -183,7 +183,7 @@ async function together<T>(engine: Engine, tasks: readonly (() => Promise<T>)[])
     const guarded = async () => await task();
     running.push(guarded().catch((error) => void errors.push(error)));
     // What a task has to send leaves before the next one takes the processor.
-    await engine.turn();
+    await engine.yieldToEventLoop();
   }
   const results = await Promise.all(running);
   if (errors.length > 0) throw errors[0];

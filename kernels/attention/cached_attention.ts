@@ -98,8 +98,8 @@ export function extendCache(options: ExtendCacheOptions): KeyValueCache {
   const end = stays ? length + added : slots;
   engine.dispatch(extendKernel, {
     bindings: [
-      stays || cache === null ? engine.noRead : cache.values,
-      list ?? engine.noRead,
+      stays || cache === null ? engine.nullInput : cache.values,
+      list ?? engine.nullInput,
       qkv,
       values,
     ],

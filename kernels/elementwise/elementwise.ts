@@ -32,7 +32,7 @@ function dispatchRelu(kept: Tensor | null, y: Tensor): void {
     const count4 = window.bytes / 16;
     const groups = Math.ceil(count4 / 64);
     y.engine.dispatch(reluKernels[Number(kept !== null)]!, {
-      bindings: [keptWindows?.[w] ?? y.engine.noRead, window],
+      bindings: [keptWindows?.[w] ?? y.engine.nullInput, window],
       parameters: { count4 },
       workgroups: [Math.min(groups, 32_768), Math.ceil(groups / 32_768)],
     });

@@ -49,7 +49,7 @@ export interface EngineStats extends PoolStats {
   submits: number;
   /** Readbacks so far. */
   readbacks: number;
-  /** Readbacks and turns under way: while there are any, work goes on by itself. */
+  /** Readbacks and yields to the event loop under way: while there are any, work goes on by itself. */
   pending: number;
   /** Milliseconds spent waiting for readbacks so far. */
   readbackMs: number;
@@ -129,11 +129,11 @@ export class Engine implements Disposable {
   readonly #parameterBytes = new ArrayBuffer(PARAMETER_SLOT * SLOTS_PER_BATCH);
   readonly #parameterView = new DataView(this.#parameterBytes);
   /** Four zeros: bound where a kernel's optional input is absent. */
-  readonly noRead: Tensor;
+  readonly nullInput: Tensor;
   /** Bound where a kernel's optional output is absent. */
-  readonly noWrite: Tensor;
+  readonly nullOutput: Tensor;
   /** (1, 1, 1, 1): a factor that changes nothing. */
-  readonly one: Tensor;
+  readonly unitScale: Tensor;
   #encoder: GPUCommandEncoder | null = null;
   #pass: GPUComputePassEncoder | null = null;
   #slot = 0;
@@ -183,9 +183,9 @@ export class Engine implements Disposable {
       this.#fail(new GpuError((event as GPUUncapturedErrorEvent).error.message));
     });
     device.pushErrorScope("validation");
-    this.noRead = this.zeros(1, 4, "absent input");
-    this.noWrite = this.zeros(1, 4, "absent output");
-    this.one = this.upload(new Float32Array(4).fill(1), 1, 4, "one");
+    this.nullInput = this.zeros(1, 4, "absent input");
+    this.nullOutput = this.zeros(1, 4, "absent output");
+    this.unitScale = this.upload(new Float32Array(4).fill(1), 1, 4, "unit scale");
     device.lost.then((info) => {
       if (!this.#disposed) this.#fail(new GpuError(`GPU device lost (${info.reason}): ${info.message}`));
     });
@@ -234,7 +234,7 @@ export class Engine implements Disposable {
    * As `tensor`, in a buffer of no more than its own size (`exactSize`): for weights, which live as long as
    * their model. Other sizes are rounded up by as much as a quarter, so that tensors can share buffers.
    */
-  lasting(rows: number, columns: number, label = "lasting", dtype: DType = "f32"): Tensor {
+  allocateExact(rows: number, columns: number, label = "weights", dtype: DType = "f32"): Tensor {
     return this.#tensor(rows, columns, label, dtype, exactSize);
   }
 
@@ -367,7 +367,7 @@ export class Engine implements Disposable {
    * Lets the event loop turn once, so that what was sent leaves before this thread waits for the GPU
    * again. Use it instead of a timer: whoever must know whether work goes on finds it in `stats`.
    */
-  async turn(): Promise<void> {
+  async yieldToEventLoop(): Promise<void> {
     this.#stats.pending++;
     try {
       await new Promise((resolve) => setTimeout(resolve, 0));

@@ -88,11 +88,11 @@ testForms("an engine returns to the same figures after every step", async (engin
   assert(after.dispatches > before.dispatches && after.submits > before.submits);
 });
 
-testForms("readbacks and turns under way are counted", async (engine) => {
+testForms("readbacks and yields under way are counted", async (engine) => {
   using x = engine.zeros(3, 3);
   assertEquals(engine.stats.pending, 0);
   let turned = false;
-  const reading = [engine.read([x]), engine.idle(), engine.turn().then(() => void (turned = true))];
+  const reading = [engine.read([x]), engine.idle(), engine.yieldToEventLoop().then(() => void (turned = true))];
   assertEquals(engine.stats.pending, 3);
   await null;
   assert(!turned);
@@ -281,10 +281,10 @@ testForms("copyRows() copies rows at any pitch and refuses those that are not th
   }
 });
 
-testForms("lasting() takes no more than a tensor's own size and is given back", (engine) => {
+testForms("allocateExact() takes no more than a tensor's own size and is given back", (engine) => {
   const before = engine.stats.liveBytes;
   {
-    using _tensor = engine.lasting(33, 33);
+    using _tensor = engine.allocateExact(33, 33);
     assertEquals(engine.stats.liveBytes - before, 33 * 36 * 4 - 33 * 36 * 4 % 256 + 256);
   }
   assertEquals(engine.stats.liveBytes, before);
@@ -315,7 +315,7 @@ testForms("a full batch is submitted by itself", async (engine) => {
   using y = engine.zeros(1, 4);
   engine.flush();
   const { submits } = engine.stats;
-  for (let i = 0; i < 300; i++) addScaled(engine.one, i % 2 === 0 ? x : y, i % 7);
+  for (let i = 0; i < 300; i++) addScaled(engine.unitScale, i % 2 === 0 ? x : y, i % 7);
   assertEquals(engine.stats.submits, submits + 2);
   const sum = (parity: number) =>
     Array.from({ length: 300 }, (_, i) => i % 2 === parity ? i % 7 : 0).reduce((a, b) => a + b);
@@ -428,7 +428,7 @@ for (const readback of ["eager", "await"] as const) {
     await assertRejects(() => x.read(), GpuError, "conflicting usages");
     await assertRejects(() => x.read(), GpuError, "conflicting usages");
     assertThrows(() => engine.throwIfFailed(), GpuError);
-    addScaled(engine.one, x);
+    addScaled(engine.unitScale, x);
     assertThrows(() => engine.flush(), GpuError);
   });
 }
@@ -494,7 +494,7 @@ test("disposing an engine twice does nothing", async () => {
 test("profile() reports the kernels that ran", async () => {
   using engine = await Engine.create({ profile: true });
   using x = engine.zeros(1, 4);
-  for (let i = 0; i < 3; i++) addScaled(engine.one, x);
+  for (let i = 0; i < 3; i++) addScaled(engine.unitScale, x);
   const times = await engine.profile();
   assertEquals(times.map(({ kernel, runs }) => [kernel, runs]), [["add_scaled", 3]]);
   assert(times[0]!.ms >= 0);

@@ -118,7 +118,7 @@ export function addColumnSums(dy: Tensor, sum: Tensor): void {
   const { engine, rows, pitch } = dy;
   requireRow("sum", sum, dy.columns);
   engine.dispatch(columnSumsKernels[0]![engine.adapterClass], {
-    bindings: [dy, engine.noRead, engine.noRead, sum, engine.noWrite],
+    bindings: [dy, engine.nullInput, engine.nullInput, sum, engine.nullOutput],
     parameters: { rows, pitch4: pitch / 4 },
     workgroups: [Math.ceil(pitch / 4 / ROWS_PER_WORKGROUP[engine.adapterClass])],
   });

@@ -10,7 +10,7 @@ import type { Bindable } from "../engine/engine.ts";
 import type { AdapterClass } from "../engine/adapter.ts";
 import { defineKernel, type Kernel } from "../engine/kernel.ts";
 import { type StagedTexture, type Tensor, WINDOW_ROWS } from "../engine/tensor.ts";
-import { bindResult, FLAGS, requireShape, rowsPerBuffer, segments } from "./pieces.ts";
+import { bindResult, FLAGS, requireShape, rowsPerBuffer, segments } from "./epilogue.ts";
 import { packedMatmul } from "../packed/packed_matmul.ts";
 import { PackedMatrix } from "../packed/packed_matrix.ts";
 import { type MatmulTile, tileFor } from "./tiles.ts";
@@ -295,7 +295,7 @@ export function matmul(a: Tensor, b: Tensor | PackedMatrix, options: MatmulOptio
   const mParts = segments(m, { size: rowsPerBuffer(out) }, ...(transposeA ? [] : [cutA]));
   for (const mPart of mParts) {
     const [c, cRow] = bindResult(out, mPart);
-    const auxBound = aux === undefined ? engine.noWrite : bindResult(aux, mPart)[0];
+    const auxBound = aux === undefined ? engine.nullOutput : bindResult(aux, mPart)[0];
     for (const nPart of nParts) {
       for (const kPart of kParts) {
         const first = kPart.start === 0;
@@ -306,7 +306,7 @@ export function matmul(a: Tensor, b: Tensor | PackedMatrix, options: MatmulOptio
           (first && options.accumulate ? FLAGS.accumulate : 0);
         const tile = tileFor(engine.matmulTiles, mPart.length, nPart.length, 1);
         engine.dispatch(kernelFor(engine.adapterClass, transposeA, transposeB, epilogue, tile), {
-          bindings: [aBound, bBound, c, options.bias ?? engine.noRead, auxBound],
+          bindings: [aBound, bBound, c, options.bias ?? engine.nullInput, auxBound],
           parameters: {
             m: mPart.length,
             n: nPart.length,
@@ -367,7 +367,7 @@ function recordBatch(
   const epilogue = accumulate ? FLAGS.accumulate : 0;
   const tile = tileFor(engine.matmulTiles, m, n, groups * heads);
   engine.dispatch(kernelFor(engine.adapterClass, transposeA, transposeB, epilogue, tile), {
-    bindings: [bound.a[0], bound.b[0], bound.c[0], engine.noRead, engine.noWrite],
+    bindings: [bound.a[0], bound.b[0], bound.c[0], engine.nullInput, engine.nullOutput],
     parameters: {
       m,
       n,

@@ -115,7 +115,7 @@ export function adamw(
 ): void {
   const { parameters, gradients, m, v } = tensors;
   const { engine } = parameters;
-  const noClip = clip ?? engine.one;
+  const noClip = clip ?? engine.unitScale;
   const windows = [parameters, gradients, m, v].map((t) => t.windows());
   windows[0]!.forEach((window, w) => {
     const count4 = window.rows * parameters.pitch / 4;

@@ -67,17 +67,17 @@ export function packedTensors(
   return { words, scales };
 }
 
-/** Bytes of adapter memory that lasting tensors of some shapes take. */
-function lastingBytes([rows, columns]: readonly [number, number]): number {
+/** Bytes of adapter memory that tensors of some shapes take in buffers of their own size. */
+function exactBytes([rows, columns]: readonly [number, number]): number {
   return exactSize(rows * roundUp4(columns) * 4);
 }
 
 /** Bytes of adapter memory that a matrix of weights takes in a format; `f32` is a plain tensor. */
 export function weightBytes(shape: Omit<PackedShape, "format"> & { format: PackedFormat | "f32" }): number {
   const { format, rows, columns } = shape;
-  if (format === "f32") return lastingBytes([rows, columns]);
+  if (format === "f32") return exactBytes([rows, columns]);
   const { words, scales } = packedTensors({ ...shape, format });
-  return lastingBytes(words) + (scales === null ? 0 : lastingBytes(scales));
+  return exactBytes(words) + (scales === null ? 0 : exactBytes(scales));
 }
 
 /** Some packed rows. */

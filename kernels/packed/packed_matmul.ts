@@ -9,7 +9,7 @@ import tiledSource from "./packed_matmul_tiled.wgsl" with { type: "text" };
 import { defineKernel, type Kernel } from "../engine/kernel.ts";
 import type { Tensor } from "../engine/tensor.ts";
 import type { MatmulOptions } from "../matmul/matmul.ts";
-import { bindResult, FLAGS, requireShape, rowsPerBuffer, segments } from "../matmul/pieces.ts";
+import { bindResult, FLAGS, requireShape, rowsPerBuffer, segments } from "../matmul/epilogue.ts";
 import { type MatmulTile, tileFor } from "../matmul/tiles.ts";
 import { PACKED_FORMATS } from "./formats.ts";
 import type { PackedMatrix } from "./packed_matrix.ts";
@@ -144,7 +144,7 @@ export function packedMatmul(a: Tensor, b: PackedMatrix, options: MatmulOptions)
   const aPerBinding = onTextures ? engine.maxTextureSide : rowsPerBuffer(a);
   for (const mPart of segments(m, { size: rowsPerBuffer(out) }, { size: aPerBinding })) {
     const [c, cRow] = bindResult(out, mPart);
-    const auxBound = aux === undefined ? engine.noWrite : bindResult(aux, mPart)[0];
+    const auxBound = aux === undefined ? engine.nullOutput : bindResult(aux, mPart)[0];
     const aWindow = Math.floor(mPart.start / aPerBinding);
     const aBound = onTextures
       ? engine.stage(a)[aWindow]!
@@ -167,7 +167,7 @@ export function packedMatmul(a: Tensor, b: PackedMatrix, options: MatmulOptions)
             ...(onTextures ? [window.words, window.words, window.words] : [window.words]),
             window.scales,
             c,
-            options.bias ?? engine.noRead,
+            options.bias ?? engine.nullInput,
             auxBound,
           ],
           parameters: {

@@ -73,8 +73,8 @@ export class PackedMatrix implements Disposable {
     this.groupsAlong = shape.groupsAlong;
     this.label = label;
     const { words, scales } = packedTensors(shape);
-    this.words = engine.lasting(...words, label, "u32");
-    this.scales = scales === null ? null : engine.lasting(...scales, `scales of ${label}`);
+    this.words = engine.allocateExact(...words, label, "u32");
+    this.scales = scales === null ? null : engine.allocateExact(...scales, `scales of ${label}`);
   }
 
   /** Bytes of adapter memory, padding included. */
@@ -144,7 +144,7 @@ export class PackedMatrix implements Disposable {
     const first = rowsPerWindow === Infinity ? 0 : row - row % rowsPerWindow;
     const rows = Math.min(rowsPerWindow, this.rows - first);
     const window = words.windowAt(first, rows);
-    if (scales === null) return { words: window, scales: engine.noRead, row: first, rows, scaleRow: 0 };
+    if (scales === null) return { words: window, scales: engine.nullInput, row: first, rows, scaleRow: 0 };
     const firstScale = Math.floor(first / group);
     const lastScale = Math.floor((first + rows - 1) / group);
     const scaleWindow = scales.windowAt(firstScale, lastScale - firstScale + 1);

@@ -242,7 +242,7 @@ testForms("weightBytes() is what the engine counts", (engine) => {
       }
     }
     const before = engine.stats.liveBytes;
-    using plain = engine.lasting(rows, columns);
+    using plain = engine.allocateExact(rows, columns);
     const bytes = weightBytes({ format: "f32", rows, columns, groupsAlong: "rows" });
     assertEquals(bytes, engine.stats.liveBytes - before);
     assert(bytes >= plain.bytes);
