@@ -46,7 +46,7 @@ function ofAnyShape(): Pruner {
 testPruner({ name: "ihead", create: ofAnyShape });
 
 // Trained once in 20 steps, with as little as can be told from no training.
-const engine = await engineOf("cpu");
+const engine = await engineOf("software");
 const train = predictorTrainer(engine, { epochs: 1, batch: 64 });
 testPruner({
   name: "ihead, online",

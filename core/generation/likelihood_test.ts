@@ -15,7 +15,7 @@ const engine = await Engine.create();
 /** Both forms of the kernels. */
 const ENGINES = [
   engine,
-  await Engine.create({ adapterClass: engine.adapterClass === "cpu" ? "gpu" : "cpu" }),
+  await Engine.create({ adapterClass: engine.adapterClass === "software" ? "hardware" : "software" }),
 ];
 
 /** Requests of many lengths; position limit 32. */

@@ -238,7 +238,7 @@ Deno.test({
   sanitizeResources: false,
   async fn() {
     // One form of the kernels: the other has the same gradients, and takes ten times as long on a software adapter.
-    const engine = await engineOf("cpu");
+    const engine = await engineOf("software");
     const config = { ...CONFIG, layers: 2, heads: 4, hidden: 8 };
     // Batches of two kinds, in random order: each makes other heads important.
     const random = randomStream(3);
@@ -280,7 +280,7 @@ Deno.test({
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {
-    const engine = await engineOf("cpu");
+    const engine = await engineOf("software");
     const data = { train: windowsOf(anyRun(6), 4), valid: [], baseNorm: null };
     await assertRejects(
       () => trainPredictor(engine, initialPredictor(CONFIG, 1), data),

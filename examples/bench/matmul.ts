@@ -80,7 +80,7 @@ async function main(): Promise<number> {
   const rows = meter.results().map(({ product, ...time }) => {
     const { m, k, n, form } = product;
     const shape = `${m}x${k}x${n}`;
-    const reference = meter.adapterClass === "cpu"
+    const reference = meter.adapterClass === "software"
       ? REFERENCE[`${shape} ${form}`] ?? REFERENCE[shape] ?? null
       : null;
     return { shape, form, ...time, reference, ratio: reference === null ? null : time.best / reference };

@@ -81,7 +81,7 @@ export class ProductMeter implements Disposable {
   }
 
   /** Class of the adapter. */
-  get adapterClass(): "cpu" | "gpu" {
+  get adapterClass(): "software" | "hardware" {
     return this.#engine.adapterClass;
   }
 

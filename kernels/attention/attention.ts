@@ -150,7 +150,7 @@ function chunksOf(
 ): Chunk[] {
   const perBinding = Math.floor(engine.maxBindingBytes / (length * slots * 4));
   // Scores are [rows, heads * slots], and a software adapter reads them as textures.
-  const widest = engine.adapterClass === "cpu" ? Math.floor(engine.maxTextureSide * 4 / slots) : heads;
+  const widest = engine.adapterClass === "software" ? Math.floor(engine.maxTextureSide * 4 / slots) : heads;
   const most = Math.min(heads, widest, perBinding);
   if (most === 0) {
     throw new RangeError(

@@ -164,7 +164,7 @@ Deno.test({
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {
-    const engine = await engineOf("cpu");
+    const engine = await engineOf("software");
     using qkv = engine.zeros(6, 24);
     assertThrows(
       () => attention(qkv, { batch: 2, length: 4, heads: 2 }),

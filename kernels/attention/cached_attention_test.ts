@@ -75,7 +75,7 @@ Deno.test({
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {
-    const engine = await engineOf("cpu");
+    const engine = await engineOf("software");
     using qkv = engine.zeros(2, 12);
     const options = { cache: null, qkv, columns: 8, parents: null, rows: 2, slotStep: 4 };
     assertThrows(() => extendCache({ ...options, columns: 12 }), TypeError, "after Q, 12 columns");

@@ -92,7 +92,7 @@ Deno.test({
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {
-    const engine = await engineOf("cpu");
+    const engine = await engineOf("software");
     using x = engine.zeros(2, 24);
     using weight = engine.zeros(3, 18);
     using bias = engine.zeros(1, 3);

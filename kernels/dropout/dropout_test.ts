@@ -139,7 +139,7 @@ Deno.test({
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {
-    const engine = await engineOf("cpu");
+    const engine = await engineOf("software");
     using x = engine.zeros(1, 4);
     using heads = engine.upload(Uint32Array.of(0), 1, 1);
     for (const rate of [-0.1, 1, NaN]) {

@@ -56,7 +56,7 @@ Deno.test({
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {
-    const engine = await engineOf("cpu");
+    const engine = await engineOf("software");
     using x = engine.zeros(2, 4);
     using y = engine.zeros(4, 2);
     assertThrows(() => addScaled(x, y), TypeError, "x is [2, 4], y is [4, 2]");

@@ -79,7 +79,7 @@ Deno.test({
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {
-    const engine = await engineOf("cpu");
+    const engine = await engineOf("software");
     using table = engine.zeros(3, 4);
     using rows = engine.zeros(2, 4);
     assertThrows(() => embeddingGather(table, Uint32Array.of(0, 3)), RangeError, "id 1 is 3");

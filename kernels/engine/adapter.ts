@@ -8,9 +8,9 @@ import { NoAdapterError } from "../errors.ts";
 
 /**
  * What kind of machine runs the shaders. Kernels come in a form for each:
- * `cpu` for software adapters such as Mesa's llvmpipe, `gpu` for real ones.
+ * `software` for adapters that run on the CPU, such as Mesa's llvmpipe, `hardware` for real GPUs.
  */
-export type AdapterClass = "cpu" | "gpu";
+export type AdapterClass = "software" | "hardware";
 
 const SOFTWARE_ADAPTER = /llvmpipe|lavapipe|swiftshader|software|warp|basic render/i;
 
@@ -19,7 +19,7 @@ export function adapterClass(adapter: GPUAdapter): AdapterClass {
   const info = adapter.info;
   const text = `${info.description} ${info.device} ${info.vendor} ${info.architecture}`;
   const fallback = (info as { isFallbackAdapter?: boolean }).isFallbackAdapter === true;
-  return fallback || SOFTWARE_ADAPTER.test(text) ? "cpu" : "gpu";
+  return fallback || SOFTWARE_ADAPTER.test(text) ? "software" : "hardware";
 }
 
 const INSTALL_HINTS = `  Debian, Ubuntu  apt-get install mesa-vulkan-drivers libvulkan1

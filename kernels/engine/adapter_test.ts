@@ -36,12 +36,12 @@ Deno.test("adapterClass() knows software adapters by what they say", () => {
     adapterClass({
       info: { description: "", device: "", vendor: "", architecture: "", ...info },
     } as unknown as GPUAdapter);
-  assertEquals(named({ description: "llvmpipe (LLVM 15.0.6, 256 bits)" }), "cpu");
-  assertEquals(named({ architecture: "swiftshader" }), "cpu");
-  assertEquals(named({ description: "Microsoft Basic Render Driver" }), "cpu");
-  assertEquals(named({ vendor: "unknown", isFallbackAdapter: true }), "cpu");
-  assertEquals(named({ description: "NVIDIA H200" }), "gpu");
-  assertEquals(named({ vendor: "apple", architecture: "metal-3" }), "gpu");
+  assertEquals(named({ description: "llvmpipe (LLVM 15.0.6, 256 bits)" }), "software");
+  assertEquals(named({ architecture: "swiftshader" }), "software");
+  assertEquals(named({ description: "Microsoft Basic Render Driver" }), "software");
+  assertEquals(named({ vendor: "unknown", isFallbackAdapter: true }), "software");
+  assertEquals(named({ description: "NVIDIA H200" }), "hardware");
+  assertEquals(named({ vendor: "apple", architecture: "metal-3" }), "hardware");
 });
 
 Deno.test("ShaderError is a GpuError", () => {

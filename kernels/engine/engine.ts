@@ -213,7 +213,8 @@ export class Engine implements Disposable {
     });
     const engine = new Engine(device, adapter, options);
     if (
-      options.matmulTiles === undefined && adapterClass(adapter) === "gpu" && engine.adapterClass === "gpu"
+      options.matmulTiles === undefined && adapterClass(adapter) === "hardware" &&
+      engine.adapterClass === "hardware"
     ) {
       engine.matmulTiles = fastestTiles(await measureTiles(engine));
     }
@@ -655,7 +656,7 @@ export class Engine implements Disposable {
 
   #acquireTexture(width: number, rows: number): Pooled<GPUTexture> {
     // Keyed by what is used of it: the rest of a texture stays zero.
-    const [w, h] = this.adapterClass === "cpu" ? cpuTextureSize(width, rows) : [width, rows];
+    const [w, h] = this.adapterClass === "software" ? softwareTextureSize(width, rows) : [width, rows];
     return this.#textures.acquire(`t${width}x${rows}`, w * h * 16, () =>
       this.device.createTexture({
         label: `pooled texture of ${w} x ${h}`,
@@ -813,7 +814,7 @@ const TEXTURE_USAGE = { COPY_DST: 0x2, STORAGE_BINDING: 0x8 } as const;
  * a kernel anew, 0.4 s each time, for every combination of sides that are powers of two and sides
  * that are not: so no side ever is.
  */
-function cpuTextureSize(width: number, rows: number): [number, number] {
+function softwareTextureSize(width: number, rows: number): [number, number] {
   const avoidPower = (side: number) => {
     while ((side & (side - 1)) === 0) side++;
     return side;

@@ -92,7 +92,11 @@ testForms("readbacks and yields under way are counted", async (engine) => {
   using x = engine.zeros(3, 3);
   assertEquals(engine.stats.pending, 0);
   let turned = false;
-  const reading = [engine.read([x]), engine.idle(), engine.yieldToEventLoop().then(() => void (turned = true))];
+  const reading = [
+    engine.read([x]),
+    engine.idle(),
+    engine.yieldToEventLoop().then(() => void (turned = true)),
+  ];
   assertEquals(engine.stats.pending, 3);
   await null;
   assert(!turned);

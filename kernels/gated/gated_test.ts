@@ -66,7 +66,7 @@ Deno.test({
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {
-    const engine = await engineOf("cpu");
+    const engine = await engineOf("software");
     using gate = engine.zeros(2, 4);
     using up = engine.zeros(4, 2);
     assertThrows(() => gated(gate, up), TypeError, "[2, 4]");

@@ -147,7 +147,7 @@ Deno.test({
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {
-    const engine = await engineOf("cpu");
+    const engine = await engineOf("software");
     using x = engine.zeros(2, 5);
     using row = engine.zeros(1, 5);
     using other = engine.zeros(1, 6);

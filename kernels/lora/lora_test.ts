@@ -229,7 +229,7 @@ Deno.test({
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {
-    const engine = await engineOf("cpu");
+    const engine = await engineOf("software");
     using x = engine.zeros(2, 8);
     using arena = engine.zeros(1, 64);
     using heads = engine.upload(Uint32Array.of(0), 1, 1);

@@ -117,20 +117,20 @@ function kernelFor(
   tile: MatmulTile,
 ): MatmulKernel {
   const which = `${transposeA ? "t" : "n"}${transposeB ? "t" : "n"}_${epilogue}`;
-  const name = `matmul_${form === "cpu" ? "texture" : `tiled_${tile.rows}x${tile.columns}`}_${which}`;
+  const name = `matmul_${form === "software" ? "texture" : `tiled_${tile.rows}x${tile.columns}`}_${which}`;
   let kernel = kernels.get(name);
   if (kernel === undefined) {
-    const operand = form === "cpu" ? "texture" : "read";
+    const operand = form === "software" ? "texture" : "read";
     kernel = defineKernel({
       name,
-      source: form === "cpu" ? textureSource : tiledSource,
+      source: form === "software" ? textureSource : tiledSource,
       bindings: [operand, operand, "write", "read", "write"],
       parameters: PARAMETERS,
       constants: {
         TRANSPOSE_A: Number(transposeA),
         TRANSPOSE_B: Number(transposeB),
         EPILOGUE: epilogue,
-        ...(form === "gpu" ? { TILE_M4: tile.rows / 4, TILE_N4: tile.columns / 4 } : {}),
+        ...(form === "hardware" ? { TILE_M4: tile.rows / 4, TILE_N4: tile.columns / 4 } : {}),
       },
     });
     kernels.set(name, kernel);
@@ -141,13 +141,13 @@ function kernelFor(
 /** Rows of an operand that one binding holds: windows of a texture or of a buffer. */
 function rowsPerOperand(tensor: Tensor): number {
   const { adapterClass, maxTextureSide } = tensor.engine;
-  return adapterClass === "cpu" ? maxTextureSide : rowsPerBuffer(tensor);
+  return adapterClass === "software" ? maxTextureSide : rowsPerBuffer(tensor);
 }
 
 /** The window of an operand that holds `row`, and where the row lies in it. */
 function bindOperand(tensor: Tensor, row: number): [Bindable, number] {
   const perBinding = rowsPerOperand(tensor);
-  if (tensor.engine.adapterClass === "cpu") {
+  if (tensor.engine.adapterClass === "software") {
     return [tensor.engine.stage(tensor)[Math.floor(row / perBinding)]!, row % perBinding];
   }
   if (perBinding === Infinity) return [tensor, row];
@@ -345,7 +345,7 @@ function workgroupsFor(
   tile: MatmulTile,
   [m, n, matrices]: readonly [number, number, number],
 ): [number, number, number] {
-  return form === "cpu"
+  return form === "software"
     ? [Math.ceil(m / 16), Math.ceil(n / 64), matrices]
     : [Math.ceil(n / tile.columns), Math.ceil(m / tile.rows), matrices];
 }
@@ -402,7 +402,7 @@ function multiplyInRuns(a: Tensor, b: Tensor, options: BatchOptions): void {
   const { transposeA = false, transposeB = false, batch, out } = options;
   const { engine } = a;
   const { m, n, k, groups } = batch;
-  const onTextures = engine.adapterClass === "cpu";
+  const onTextures = engine.adapterClass === "software";
   const parts = [
     { tensor: a, rows: transposeA ? k : m, row: batch.a.row ?? 0, operand: onTextures },
     { tensor: b, rows: transposeB ? n : k, row: batch.b.row ?? 0, operand: onTextures },

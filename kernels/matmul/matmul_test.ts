@@ -388,7 +388,7 @@ Deno.test({
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {
-    const engine = await engineOf("cpu");
+    const engine = await engineOf("software");
     using a = engine.zeros(3, 4);
     using b = engine.zeros(4, 5);
     using square = engine.zeros(4, 4);

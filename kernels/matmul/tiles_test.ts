@@ -20,7 +20,7 @@ async function withTile<T>(engine: Engine, tile: MatmulTile, run: () => Promise<
 }
 
 Deno.test("every tile equals the reference, and the others to the bit", options, async () => {
-  const engine = await engineOf("gpu");
+  const engine = await engineOf("hardware");
   for (const [m, n, k] of [[1, 1, 1], [33, 65, 7], [130, 71, 66]] as const) {
     for (const [transposeA, transposeB] of [[false, false], [false, true], [true, false]] as const) {
       const a = normal(m * k, 1);
@@ -43,7 +43,7 @@ Deno.test("every tile equals the reference, and the others to the bit", options,
 });
 
 Deno.test("every tile leaves out the same triangle", options, async () => {
-  const engine = await engineOf("gpu");
+  const engine = await engineOf("hardware");
   const length = 97;
   const batch = (causal: Causal) => ({
     groups: 2,
@@ -79,7 +79,7 @@ Deno.test("every tile leaves out the same triangle", options, async () => {
 });
 
 Deno.test("measureTiles() times every tile and leaves the engine as it was", options, async () => {
-  const engine = await engineOf("gpu");
+  const engine = await engineOf("hardware");
   const tensors = engine.stats.tensors;
   const times = await measureTiles(engine, { few: [32, 32, 64], many: [128, 32, 64] });
   for (const ms of [times.few, times.many]) {

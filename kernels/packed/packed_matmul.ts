@@ -39,14 +39,16 @@ const kernels = new Map<string, Kernel<typeof PARAMETERS[number][0]>>();
 function kernelFor(b: PackedMatrix, transposeB: boolean, epilogue: number, tile: MatmulTile) {
   const { format, groupsAlong, engine: { adapterClass: form } } = b;
   const which = `${format}_${groupsAlong}_${transposeB ? "t" : "n"}_${epilogue}`;
-  const name = `packed_matmul_${form === "cpu" ? "texture" : `tiled_${tile.rows}x${tile.columns}`}_${which}`;
+  const name = `packed_matmul_${
+    form === "software" ? "texture" : `tiled_${tile.rows}x${tile.columns}`
+  }_${which}`;
   let kernel = kernels.get(name);
   if (kernel === undefined) {
     const { code, group } = PACKED_FORMATS[format];
     kernel = defineKernel({
       name,
-      source: form === "cpu" ? textureSource : tiledSource,
-      bindings: form === "cpu"
+      source: form === "software" ? textureSource : tiledSource,
+      bindings: form === "software"
         ? ["texture", "read", "read", "read", "read", "write", "read", "write"]
         : ["read", "read", "read", "write", "read", "write"],
       parameters: PARAMETERS,
@@ -56,7 +58,7 @@ function kernelFor(b: PackedMatrix, transposeB: boolean, epilogue: number, tile:
         FORMAT: code,
         GROUP: group || 1,
         ALONG_ROWS: Number(groupsAlong === "rows"),
-        ...(form === "gpu" ? { TILE_M4: tile.rows / 4, TILE_N4: tile.columns / 4 } : {}),
+        ...(form === "hardware" ? { TILE_M4: tile.rows / 4, TILE_N4: tile.columns / 4 } : {}),
       },
     });
     kernels.set(name, kernel);
@@ -123,7 +125,7 @@ function requireShapes(
 export function packedMatmul(a: Tensor, b: PackedMatrix, options: MatmulOptions): Tensor {
   const { transposeB = false } = options;
   const { engine } = a;
-  const onTextures = engine.adapterClass === "cpu";
+  const onTextures = engine.adapterClass === "software";
   const [m, k] = [a.rows, a.columns];
   const { first: bFirst, rows: bRows } = options.rowsOfB ?? { first: 0, rows: b.rows };
   const n = transposeB ? bRows : b.columns;

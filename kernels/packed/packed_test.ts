@@ -254,7 +254,7 @@ Deno.test({
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {
-    const engine = await engineOf("cpu");
+    const engine = await engineOf("software");
     const data = new Float32Array(64 * 8).fill(1);
     data[9] = 7e4;
     assertThrows(

@@ -112,7 +112,7 @@ Deno.test({
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {
-    const engine = await engineOf("cpu");
+    const engine = await engineOf("software");
     const map = new Float32Array(6);
     const importance = { layers: 2, heads: 3, gradient: map, previous: null, lambda: 0.8 };
     const greedy = { layers: 2, heads: 3, sBase: map, headsPerDevice: [2, 1], capacities: [1, 1] };

@@ -74,7 +74,7 @@ Deno.test({
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {
-    const engine = await engineOf("cpu");
+    const engine = await engineOf("software");
     using x = engine.zeros(4, 16);
     using odd = ropeTable(engine, [1, 1, 1, 1, 1, 1], 4);
     assertThrows(() => rope(x, { table: odd, heads: 1, length: 4 }), TypeError, "multiple of 8");

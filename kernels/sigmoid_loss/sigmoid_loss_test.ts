@@ -73,7 +73,7 @@ Deno.test({
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {
-    const engine = await engineOf("cpu");
+    const engine = await engineOf("software");
     using z = engine.zeros(2, 4);
     using other = engine.zeros(4, 2);
     const shapes = { offset: z, target: other, weight: z, total: 1 };

@@ -40,10 +40,10 @@ import { assertClose, TOLERANCE } from "../support/tolerance.ts";
 import { runSession, scriptedPruner } from "./_session.ts";
 
 const engines = {
-  cpu: await Engine.create({ adapterClass: "cpu" }),
-  gpu: await Engine.create({ adapterClass: "gpu" }),
+  software: await Engine.create({ adapterClass: "software" }),
+  hardware: await Engine.create({ adapterClass: "hardware" }),
 };
-const engine = engines.cpu;
+const engine = engines.software;
 
 const FAMILIES = ["gpt2", "llama", "llama_grouped", "opt"] as const;
 const PACKED = BASE_WEIGHTS.filter((format) => format !== "f32");
@@ -263,7 +263,7 @@ Deno.test("baseWeightBytes() is what the engine counts, and LLaMA-2 7B in int8 f
   assertLess(bytes.int8!, 8e9);
 });
 
-for (const adapterClass of ["cpu", "gpu"] as const) {
+for (const adapterClass of ["software", "hardware"] as const) {
   Deno.test(`packed tables that are cut for bindings and textures train as whole ones (${adapterClass})`, async () => {
     // Table and LM head have 384 kB in int8, 192 kB in int4, a row of logits 751 texels.
     using small = await Engine.create({ adapterClass, maxBindingBytes: 140_000, maxTextureSide: 128 });

@@ -281,7 +281,7 @@ Deno.test("shares cover the model once, and all of them hold what one machine wo
 Deno.test("a share's memory is what a device takes", async () => {
   for (const mode of ["slice", "full"] as const) {
     const settings = tinySettings(mode, 2);
-    using apart = await Engine.create({ adapterClass: "gpu" }); // no texture copies
+    using apart = await Engine.create({ adapterClass: "hardware" }); // no texture copies
     const before = apart.stats.allocatedBytes;
     using server = new TensorParallelServer(serverOptions(settings, { capacity: 1 }));
     await using link = openLink("in-process");

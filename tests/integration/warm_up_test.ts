@@ -14,8 +14,8 @@ function opened(adapterClass: AdapterClass): Promise<Engine[]> {
 }
 
 for (
-  const [adapterClass, baseWeights] of [["cpu", "f32"], ["gpu", "f32"], ["cpu", "int8"], [
-    "gpu",
+  const [adapterClass, baseWeights] of [["software", "f32"], ["hardware", "f32"], ["software", "int8"], [
+    "hardware",
     "int8",
   ]] as const
 ) {

@@ -14,8 +14,8 @@ import { assertClose, TOLERANCE, type Tolerance } from "../support/tolerance.ts"
 
 // Made before any test, so that what an engine has pending belongs to none of them.
 const engines: Record<AdapterClass, Engine> = {
-  cpu: await Engine.create({ adapterClass: "cpu" }),
-  gpu: await Engine.create({ adapterClass: "gpu" }),
+  software: await Engine.create({ adapterClass: "software" }),
+  hardware: await Engine.create({ adapterClass: "hardware" }),
 };
 const folders = {
   llama: await familyFolder("llama"),
@@ -119,7 +119,7 @@ async function embeddingGradient(
   return await gradient.read();
 }
 
-for (const adapter of ["cpu", "gpu"] as const) {
+for (const adapter of ["software", "hardware"] as const) {
   const engine = engines[adapter];
   for (const [name, fixture] of Object.entries(FAMILIES.fixtures)) {
     const tensors = familyTensors(fixture.file);

@@ -5,13 +5,13 @@ import { assertClose, TOLERANCE } from "../support/tolerance.ts";
 import { BATCH, fixture, LOSS, MANIFEST, TinyGpt2, tinyModel, values } from "../support/tiny_model.ts";
 
 const engines: Record<AdapterClass, Engine> = {
-  cpu: await Engine.create({ adapterClass: "cpu" }),
-  gpu: await Engine.create({ adapterClass: "gpu" }),
+  software: await Engine.create({ adapterClass: "software" }),
+  hardware: await Engine.create({ adapterClass: "hardware" }),
 };
 const fixtures = MANIFEST.fixtures.gpt2_full_training;
 const tensors = fixture(fixtures.file);
 
-for (const adapter of ["cpu", "gpu"] as const) {
+for (const adapter of ["software", "hardware"] as const) {
   const engine = engines[adapter];
   const test = (name: string, body: (model: TinyGpt2) => Promise<void>) =>
     Deno.test(`training all parameters as PyTorch (${adapter} kernels): ${name}`, async () => {

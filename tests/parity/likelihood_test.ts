@@ -27,8 +27,8 @@ import { assertClose, TOLERANCE } from "../support/tolerance.ts";
 
 // Made before any test, so that what an engine has pending belongs to none of them.
 const engines: Record<AdapterClass, Engine> = {
-  cpu: await Engine.create({ adapterClass: "cpu" }),
-  gpu: await Engine.create({ adapterClass: "gpu" }),
+  software: await Engine.create({ adapterClass: "software" }),
+  hardware: await Engine.create({ adapterClass: "hardware" }),
 };
 const folders = {
   llama: await familyFolder("llama"),
@@ -103,7 +103,7 @@ function expectedFrom(logits: Float32Array): number[] {
   });
 }
 
-for (const adapter of ["cpu", "gpu"] as const) {
+for (const adapter of ["software", "hardware"] as const) {
   const engine = engines[adapter];
   for (const [name, fixture] of Object.entries(CASES)) {
     Deno.test(`log-likelihoods of ${name} are those of PyTorch's logits (${adapter} kernels)`, async () => {

@@ -25,8 +25,8 @@ import {
 
 // Made before any test, so that what an engine has pending belongs to none of them.
 const engines: Record<AdapterClass, Engine> = {
-  cpu: await Engine.create({ adapterClass: "cpu" }),
-  gpu: await Engine.create({ adapterClass: "gpu" }),
+  software: await Engine.create({ adapterClass: "software" }),
+  hardware: await Engine.create({ adapterClass: "hardware" }),
 };
 
 type Tensors = ReturnType<typeof fixture>;
@@ -154,7 +154,7 @@ async function boundaryGradients(
   return { dEmbedding: await dEmbedding.read(), dHidden };
 }
 
-for (const adapter of ["cpu", "gpu"] as const) {
+for (const adapter of ["software", "hardware"] as const) {
   const engine = engines[adapter];
   const test = (name: string, body: () => Promise<void>) =>
     Deno.test(`parity with PyTorch (${adapter} kernels): ${name}`, async () => {

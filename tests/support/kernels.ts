@@ -18,7 +18,7 @@ import {
 } from "../../kernels/mod.ts";
 
 /** Both forms of the kernels; a software adapter runs either. */
-export const FORMS: readonly AdapterClass[] = ["cpu", "gpu"];
+export const FORMS: readonly AdapterClass[] = ["software", "hardware"];
 
 const engines = new Map<string, Promise<Engine>>();
 

@@ -26,7 +26,7 @@ import { detailOf } from "../problem.ts";
 import { webSocketListener, webSocketTransport } from "../web_socket.ts";
 import { type ControlAppOptions, createControlApp, eventJson, stepJson } from "./control_app.ts";
 
-const engine = await engineOf("cpu");
+const engine = await engineOf("software");
 const model = new TinyGpt2(engine);
 
 const JOIN = "join-token-1234";
