@@ -139,8 +139,6 @@ async function test(): Promise<Count> {
   const env: Record<string, string> = {};
   // Compiling the shaders takes longer than running them, so all test processes share one cache.
   if (!Deno.env.get("MESA_SHADER_CACHE_DIR")) env.MESA_SHADER_CACHE_DIR = await shaderCache();
-  // See tests/support/graphics_driver.ts.
-  if (Deno.build.os === "linux" && !Deno.env.get("DENO_WEBGPU_BACKEND")) env.DENO_WEBGPU_BACKEND = "vulkan";
   // Vulkan drivers warn without it.
   let runtimeDir: string | undefined;
   if (!Deno.env.get("XDG_RUNTIME_DIR")) env.XDG_RUNTIME_DIR = runtimeDir = await Deno.makeTempDir();

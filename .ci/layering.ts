@@ -91,6 +91,9 @@ export async function findViolations(root: string): Promise<string[]> {
       violations.push(`Cannot hold code as a root entry point must only re-export: current file is ${entry}`);
     }
   }
+  for (const file of files.filter((file) => /\.[mc]?[jt]sx?$/.test(file))) {
+    violations.push(...addressesAsPaths(file, await Deno.readTextFile(`${root}/${file}`)));
+  }
   const imports = await readImports(root, files.filter((file) => /\.[mc]?[jt]sx?$/.test(file)));
   for (const item of imports) violations.push(...checkImport(item));
   return violations;
@@ -129,6 +132,20 @@ function* checkImport({ file, line, specifier, target, isText }: Import): Genera
   const [folder, name] = split(target);
   if (name.startsWith("_") && !file.startsWith(folder)) {
     yield `Cannot import "${specifier}" as only ${folder || "the root"} may import its _files: ${at}`;
+  }
+}
+
+/**
+ * Paths that are taken from addresses or put into them as they are: wrong where a folder's name has a space, "ü",
+ * "#" or "%", and on Windows.
+ */
+function* addressesAsPaths(file: string, source: string): Generator<string> {
+  const wrong =
+    /import\.meta\.url\s*,?\s*\)\s*\.pathname|import\.meta\.url\.(?:slice|replace)|[`"']file:\/\/\/?\$\{/g;
+  for (const { index } of source.matchAll(wrong)) {
+    const line = source.slice(0, index).split("\n").length;
+    yield `Cannot use an address as a path as names may hold " ", "#" and "%", use fileURLToPath and pathToFileURL: ` +
+      `current place is ${file}:${line}`;
   }
 }
 

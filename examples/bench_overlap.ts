@@ -37,6 +37,7 @@ import {
 } from "./_support/flags.ts";
 import { versions, writeReport } from "./_support/report.ts";
 import { computeHere, computeOf, MEASURED_HELP } from "./_support/twin_flags.ts";
+import { examplePath } from "./_support/places.ts";
 
 /** Steps at the start that are not counted: shaders compile there. */
 const WARM = 4;
@@ -101,8 +102,7 @@ type Variant = Required<Pick<RunSettings, "microBatches" | "overlap">>;
 /** Runs a variant with a share of its heads pruned, and adds the times of its steps. */
 type Run = (variant: Variant, share: number, into: Times) => Promise<void>;
 
-const HERE = new URL(".", import.meta.url).pathname;
-const TRAIN = `${HERE}restaurant/train.txt`;
+const TRAIN = examplePath("restaurant/train.txt");
 
 const FLAGS = {
   mode: text("MODE", "full", "what a head module reads", ["slice", "full"]),
@@ -149,7 +149,7 @@ async function onTwin(
   capacities: readonly number[],
   owned: DisposableStack,
 ): Promise<Run> {
-  const folder = `${HERE}tiny_gpt2`;
+  const folder = examplePath("tiny_gpt2");
   const model = await loadModelFolder(folder);
   const tokenizer = await loadModelTokenizer(folder);
   const { batch, length } = flags;

@@ -9,6 +9,7 @@ import { Child, type ChildEvent } from "./_support/child.ts";
 import { integer, readFlags, runProgram, text } from "./_support/flags.ts";
 import { bytes } from "./_support/progress.ts";
 import { versions, writeReport } from "./_support/report.ts";
+import { examplePath } from "./_support/places.ts";
 
 /** Times of one system, in milliseconds a step. */
 interface Times {
@@ -85,7 +86,7 @@ async function main(): Promise<void> {
   });
   const shared = ["--steps", `${flags.steps}`];
   const data = ["--batch", `${flags.batch}`, "--length", `${flags.length}`];
-  const file = ["--data", new URL("./restaurant/train.txt", import.meta.url).pathname];
+  const file = ["--data", examplePath("restaurant/train.txt")];
   const empty = (): Times => ({ total: [], readback: [], codec: [], wait: [], peak: {} });
   const systems = { "ServerTuner": empty(), "vEdgeTuner M=1": empty(), "vEdgeTuner M=3": empty() };
   for (let round = 0; round < flags.rounds; round++) {

@@ -18,10 +18,11 @@ import { addScaled, Engine } from "@edgetuner/kernels";
 import { integer, readFlags, runProgram, text } from "./_support/flags.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { loadGpu, WEBGPU_CHOICES, type WebGpuChoice } from "./_support/webgpu.ts";
+import { examplePath } from "./_support/places.ts";
 
 const FLAGS = {
   ...TUNING_FLAGS,
-  model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
+  model: text("DIR", examplePath("tiny_gpt2"), "folder of the base model"),
   batch: integer("N", 8, "sequences per step", { min: 1 }),
   length: integer("N", 96, "tokens per sequence", { min: 2 }),
   rounds: integer("N", 20, "measured rounds", { min: 1 }),

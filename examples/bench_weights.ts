@@ -32,6 +32,7 @@ import { writeReport } from "./_support/report.ts";
 import { DATA_FLAGS, loadTrainingSet } from "./_support/training_data.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
+import { examplePath } from "./_support/places.ts";
 
 /** What was seen of one format. */
 interface Seen {
@@ -118,8 +119,8 @@ async function main(): Promise<void> {
       "deno run -A examples/bench_weights.ts --model my_gpt2 --batch 2 --length 256 --rounds 3",
     ],
   }, {
-    model: text("DIR", new URL("./tiny_gpt2", import.meta.url).pathname, "folder of the base model"),
-    valid: text("FILE", new URL("./restaurant/valid.txt", import.meta.url).pathname, "validation data"),
+    model: text("DIR", examplePath("tiny_gpt2"), "folder of the base model"),
+    valid: text("FILE", examplePath("restaurant/valid.txt"), "validation data"),
     ...DATA_FLAGS,
     batch: integer("N", 8, "sequences of a step", { min: 1 }),
     length: integer("N", 80, "tokens of a sequence", { min: 2 }),

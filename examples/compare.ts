@@ -49,8 +49,8 @@ import { requireWritable } from "./_support/writable.ts";
 import { computeOf, LINK_HELP, linkOf, MEASURED_HELP } from "./_support/twin_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
+import { examplePath } from "./_support/places.ts";
 
-const HERE = new URL(".", import.meta.url).pathname;
 const SYSTEMS = ["ServerTuner", "EdgeTuner", "DLoRA", "vEdgeTuner", "TPTensor"] as const;
 /** Kept shares at which the pruners are compared. */
 const BUDGETS = [0.25, 0.5, 0.75];
@@ -64,9 +64,9 @@ const FLAGS = {
   model: MODEL_FLAG,
   tokenizer: TOKENIZER_FLAG,
   ...WEIGHTS_FLAG,
-  data: text("FILE", `${HERE}restaurant/train.txt`, "training data"),
-  valid: text("FILE", `${HERE}restaurant/valid.txt`, "validation data"),
-  test: text("FILE", `${HERE}restaurant/test.txt`, "data whose prompts are continued"),
+  data: text("FILE", examplePath("restaurant/train.txt"), "training data"),
+  valid: text("FILE", examplePath("restaurant/valid.txt"), "validation data"),
+  test: text("FILE", examplePath("restaurant/test.txt"), "data whose prompts are continued"),
   link: text("LINK", "wifi-5", LINK_HELP),
   compute: text("MODEL", "typical", MEASURED_HELP),
   systems: text("LIST", SYSTEMS.join(","), "systems that take part"),

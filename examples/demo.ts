@@ -52,8 +52,7 @@ import { TUNING_FLAGS } from "./_support/tuning_flags.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 import { requireWritable } from "./_support/writable.ts";
-
-const HERE = new URL(".", import.meta.url).pathname;
+import { examplePath, quoted } from "./_support/places.ts";
 
 /** Flags of long runs that go to the edge server as they are. */
 const PASSED_RUN_FLAGS = { accumulate: RUN_FLAGS.accumulate, "clip-norm": RUN_FLAGS["clip-norm"] };
@@ -103,14 +102,14 @@ export const FLAGS = {
   ...WEIGHTS_FLAG,
   data: text(
     "FILE",
-    `${HERE}restaurant/train.txt`,
+    examplePath("restaurant/train.txt"),
     "training data: MR||text lines, or JSONL with prompt and completion, text, or messages",
   ),
   ...DATA_FLAGS,
   ...PLAN_FLAGS,
-  valid: text("FILE", `${HERE}restaurant/valid.txt`, "validation data"),
+  valid: text("FILE", examplePath("restaurant/valid.txt"), "validation data"),
   "keep-best": toggle("save the adapter of the lowest validation loss too, as adapter-best"),
-  test: text("FILE", `${HERE}restaurant/test.txt`, "data whose prompts are continued before and after"),
+  test: text("FILE", examplePath("restaurant/test.txt"), "data whose prompts are continued before and after"),
   prompts: integer("N", 32, "how many of them, from the first on; the three longest are shown", { min: 1 }),
   capacities: text("LIST", "8,5,3", "capacities of the devices; the first one is the data device"),
   batch: integer("N", 8, "sequences per step, or per part of a step", { min: 1 }),
@@ -333,7 +332,7 @@ async function main(): Promise<number> {
         `Lowest validation loss ${best.loss.toFixed(3)} after ${best.step} steps: ${out}/adapter-best`,
       );
     }
-    if (interrupted && checkpoints("").length > 0) console.log(`Go on with --resume ${out}`);
+    if (interrupted && checkpoints("").length > 0) console.log(`Go on with --resume ${quoted(out)}`);
   } else if (saved.length > 0) {
     console.error(
       `No adapter, as ${
@@ -341,7 +340,9 @@ async function main(): Promise<number> {
       } of ${parts.length} devices saved nothing; what the others' ` +
         `heads have learnt is in ${saved.map(({ folder }) => folder).join(", ")}`,
     );
-    if (checkpoints("").length > 0) console.error(`Go on from the last checkpoint with --resume ${out}`);
+    if (checkpoints("").length > 0) {
+      console.error(`Go on from the last checkpoint with --resume ${quoted(out)}`);
+    }
   }
   await writeReport(flags.report, {
     versions: versions(),

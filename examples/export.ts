@@ -46,6 +46,7 @@ import { PendingFolder } from "./_support/pending_folder.ts";
 import { loadTrainingSet } from "./_support/training_data.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { requireWritable } from "./_support/writable.ts";
+import { examplePath } from "./_support/places.ts";
 
 /** Files of a model folder that a merged model needs too. */
 const COMPANIONS = [
@@ -79,7 +80,7 @@ const FLAGS = {
   import: text("DIR", "", "the way back: read a PEFT adapter and write it to --adapter"),
   data: text(
     "FILE",
-    new URL("./restaurant/test.txt", import.meta.url).pathname,
+    examplePath("restaurant/test.txt"),
     "texts on which exports are compared: any training data, or plain lines",
   ),
   samples: integer("N", 8, "how many of them", { min: 1 }),

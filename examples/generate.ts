@@ -44,6 +44,7 @@ import { loadAdapterParts, TextModel } from "./_support/texts.ts";
 import { chatTemplateOf, DATA_FLAGS, readExamples } from "./_support/training_data.ts";
 import { baseWeightsOf } from "./_support/weights_flag.ts";
 import { requireWritable } from "./_support/writable.ts";
+import { examplePath } from "./_support/places.ts";
 
 /** Its flags. */
 export const FLAGS = {
@@ -64,7 +65,7 @@ export const FLAGS = {
   system: text("TEXT", "", "--chat: what the system says before"),
   data: text(
     "FILE",
-    new URL("./restaurant/test.txt", import.meta.url).pathname,
+    examplePath("restaurant/test.txt"),
     "without --prompt: file whose prompts to continue: MR||text lines, or JSONL with pairs or messages",
   ),
   "skip-bad": DATA_FLAGS["skip-bad"],

@@ -24,6 +24,7 @@ import { Engine } from "@edgetuner/kernels";
 import { copyingStart } from "./_support/copying_start.ts";
 import { integer, number, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
 import { duration, ProgressBar } from "./_support/progress.ts";
+import { examplePath } from "./_support/places.ts";
 
 /** Shape of the model: 0.9 million parameters. */
 const SHAPE = { n_layer: 4, n_head: 8, n_embd: 128, n_positions: 128, layer_norm_epsilon: 1e-5 };
@@ -39,12 +40,12 @@ async function main(): Promise<void> {
   }, {
     data: text(
       "FILE",
-      new URL("./restaurant/pretrain.txt", import.meta.url).pathname,
+      examplePath("restaurant/pretrain.txt"),
       "text, one document per line",
     ),
     out: text(
       "DIR",
-      new URL("./tiny_gpt2", import.meta.url).pathname,
+      examplePath("tiny_gpt2"),
       "where config.json and model.safetensors go and tokenizer.json is read from",
     ),
     steps: integer("N", 1100, "training steps", { min: 1 }),

@@ -42,6 +42,7 @@ import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { requireWritable } from "./_support/writable.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
+import { examplePath } from "./_support/places.ts";
 
 const FLAGS = {
   ...TUNING_FLAGS,
@@ -51,7 +52,7 @@ const FLAGS = {
   ...WEIGHTS_FLAG,
   data: text(
     "FILE",
-    new URL("./restaurant/train.txt", import.meta.url).pathname,
+    examplePath("restaurant/train.txt"),
     "training data: MR||text lines, or JSONL",
   ),
   ...DATA_FLAGS,

@@ -2,6 +2,7 @@
 # Installs what tests and examples need, and only what is missing: Deno 2.9 or later, and on machines without
 # a WebGPU adapter (Debian, Ubuntu) Mesa's software Vulkan driver. Usage: sh examples/setup.sh
 set -u
+here=$(dirname "$0")
 
 has() { command -v "$1" >/dev/null 2>&1; }
 say() { printf '%s\n' "$*"; }
@@ -55,8 +56,9 @@ install_deno() {
   fi
 }
 
+# Asks as all programs do. Leaves what was said in $complaint.
 has_adapter() {
-  deno eval --no-config 'Deno.exit(await navigator.gpu?.requestAdapter() ? 0 : 1)' >/dev/null 2>&1
+  complaint=$(deno run --quiet --no-lock --allow-env=DENO_WEBGPU_BACKEND "$here/_support/check_adapter.ts" 2>&1)
 }
 
 caller_path=$PATH
@@ -77,14 +79,11 @@ if ! has_adapter; then
     say "Installing a software Vulkan driver with apt-get: mesa-vulkan-drivers libvulkan1"
     export DEBIAN_FRONTEND=noninteractive
     as_root apt-get update -qq
-    as_root apt-get install -y -qq --no-install-recommends mesa-vulkan-drivers libvulkan1 >/dev/null
+    as_root apt-get install -y -qq --no-install-recommends mesa-vulkan-drivers libvulkan1 >/dev/null ||
+      say "Cannot install them as apt-get, as root or with sudo, must succeed" >&2
   fi
-  has_adapter || fail "Cannot find a WebGPU adapter: install a driver and run this again
-  Debian, Ubuntu: apt-get install mesa-vulkan-drivers libvulkan1
-  Fedora:         dnf install mesa-vulkan-drivers vulkan-loader
-  Arch:           pacman -S vulkan-swrast vulkan-icd-loader
-  macOS:          nothing to install; Metal must be available (virtual machines may have none)
-  Windows:        the driver of the graphics card's vendor"
+  has_adapter || fail "$complaint
+Run this again when a driver is there"
 fi
 
 # The caller's PATH is not ours to change, and without the right one its next command would not find this Deno.

@@ -46,6 +46,7 @@ import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 import { requireWritable } from "./_support/writable.ts";
+import { examplePath } from "./_support/places.ts";
 
 /** Shares of each run's steps, the last ones, to stop by and to report on. */
 const HELD_OUT = { valid: 0.15, test: 0.15 };
@@ -65,7 +66,7 @@ export const FLAGS = {
   ...WEIGHTS_FLAG,
   data: text(
     "FILE",
-    new URL("./restaurant/train.txt", import.meta.url).pathname,
+    examplePath("restaurant/train.txt"),
     "training data: MR||text lines, or JSONL",
   ),
   ...DATA_FLAGS,

@@ -67,6 +67,15 @@ const BROKEN: readonly [file: string, source: string, ...said: string[]][] = [
     `current place is core/d_test.ts:2`,
   ],
   [
+    "examples/places.ts",
+    `export const folder = new URL(".", import.meta.url)\n.pathname;\nexport const asked = new URL(folder).pathname;\n` +
+    "export const module = (path: string) => new URL(`fil" + "e://${path}`);\n",
+    `Cannot use an address as a path as names may hold " ", "#" and "%", use fileURLToPath and pathToFileURL: ` +
+    `current place is examples/places.ts:1`,
+    `Cannot use an address as a path as names may hold " ", "#" and "%", use fileURLToPath and pathToFileURL: ` +
+    `current place is examples/places.ts:4`,
+  ],
+  [
     "examples/server.ts",
     `import { Hono } from "npm:hono@^4.0.0/tiny";\nimport "../core/mod.ts";\nexport { Hono };\n`,
     `Cannot import "npm:hono@^4.0.0/tiny" as only transport/server/ may import hono: ` +

@@ -13,11 +13,12 @@ import { GgufFile } from "./gguf.ts";
 import { loadGgufModel } from "./gguf_model.ts";
 import { loadGgufTokenizer } from "./gguf_tokenizer.ts";
 import { checkTokenizer, isGguf, loadModel, loadTokenizerOf, modelFolderOf } from "./model_path.ts";
+import { EXAMPLES, FIXTURES } from "../../tests/support/places.ts";
 
 const engine = await Engine.create();
-const GPT2 = new URL("../../tests/fixtures/gguf/gpt2.gguf", import.meta.url).pathname;
-const BPE = new URL("../../tests/fixtures/gguf/bpe.gguf", import.meta.url).pathname;
-const FILE = new URL("../../tests/fixtures/gguf/quants.gguf", import.meta.url).pathname;
+const GPT2 = `${FIXTURES}gguf/gpt2.gguf`;
+const BPE = `${FIXTURES}gguf/bpe.gguf`;
+const FILE = `${FIXTURES}gguf/quants.gguf`;
 
 Deno.test("every type is dequantised to the very bits of the gguf package", async () => {
   const file = await GgufFile.open(FILE);
@@ -89,7 +90,7 @@ Deno.test("damaged and unknown files are refused", async () => {
 });
 
 Deno.test("a LLaMA in a GGUF file is the model that it was made from", async () => {
-  const fixtures = new URL("../../tests/fixtures/", import.meta.url).pathname;
+  const fixtures = FIXTURES;
   const model = await loadGgufModel(`${fixtures}gguf/llama.gguf`);
   const original = await loadModelFolder(`${fixtures}families/llama_grouped`);
   assertEquals([...model.weights.keys()].sort(), [...original.weights.keys()].sort());
@@ -268,7 +269,7 @@ Deno.test("a GGUF file says whether a token begins texts", async () => {
 });
 
 Deno.test("loadTokenizerOf takes what is named, what lies beside a GGUF file, or what is in it", async () => {
-  const tiny = new URL("../../examples/tiny_gpt2", import.meta.url).pathname;
+  const tiny = `${EXAMPLES}tiny_gpt2`;
   const folder = await Deno.makeTempDir();
   try {
     const path = `${folder}/model.GGUF`;

@@ -1,3 +1,4 @@
+import { pathToFileURL } from "node:url";
 import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { CheckpointError } from "../errors.ts";
 import type { NamedArray } from "../model/gpt2.ts";
@@ -125,7 +126,7 @@ Deno.test("loadModelFolder reads one file and several alike", async () => {
     const sharded = await loadModelFolder(folder);
     assertEquals(sharded.fingerprint, single.fingerprint);
     assertEquals(new Map(sharded.weights), new Map(single.weights));
-    const url = new URL(`file://${folder}/`);
+    const url = pathToFileURL(`${folder}/`);
     assertEquals((await loadModelFolder(url)).fingerprint, single.fingerprint);
     await Deno.remove(`${folder}/model.safetensors.index.json`);
     assertStringIncludes(await refusal(loadModelFolder(folder)), `${folder}/model.safetensors as it must be`);

@@ -16,6 +16,7 @@ import {
   toPeft,
 } from "./peft.ts";
 import type { LoraTarget } from "./settings.ts";
+import { FIXTURES } from "../../tests/support/places.ts";
 
 const SHAPE: PeftModelShape = { layers: 2, heads: 4, hidden: 16 };
 
@@ -147,7 +148,7 @@ for (const { family, shape, mode, targets } of CASES) {
 }
 
 Deno.test("PEFT's own adapter of the same head modules means the same", async () => {
-  const fixtures = new URL("../../tests/fixtures/parity/", import.meta.url).pathname;
+  const fixtures = `${FIXTURES}parity/`;
   const { loadSafetensors } = await import("../checkpoint/safetensors.ts");
   const shape = { layers: 3, heads: 4, hidden: 48 };
   const tensors = await loadSafetensors(`${fixtures}/gpt2_lora_slice.safetensors`);

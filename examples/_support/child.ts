@@ -4,6 +4,8 @@
  * @module
  */
 
+import { examplePath } from "./places.ts";
+
 /** An event that a child printed. */
 export type ChildEvent = Readonly<Record<string, unknown>> & { readonly type: string };
 
@@ -26,7 +28,7 @@ export class Child {
   constructor(name: string, program: string, args: readonly string[], onEvent: (event: ChildEvent) => void) {
     this.name = name;
     this.#process = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--quiet", new URL(`../${program}`, import.meta.url).pathname, ...args, "--events"],
+      args: ["run", "-A", "--quiet", examplePath(program), ...args, "--events"],
       stdin: "null",
       stdout: "piped",
       stderr: "piped",

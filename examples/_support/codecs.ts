@@ -6,6 +6,7 @@
 
 import { builtInCodecs, checkCodec, findCodec, type WireCodec } from "@edgetuner/core";
 import { UsageError } from "./flags.ts";
+import { moduleAddress } from "./places.ts";
 
 /** Which codec; plain data, so that it can go to a worker. */
 export interface CodecChoice {
@@ -22,7 +23,7 @@ export interface CodecChoice {
  */
 export async function codecChoice(flag: string): Promise<CodecChoice> {
   if (builtInCodecs().some((codec) => codec.name === flag)) return { name: flag, module: null };
-  const module = /^[a-z]+:/.test(flag) ? flag : new URL(flag, `file://${Deno.cwd()}/`).href;
+  const module = moduleAddress(flag);
   return { name: (await codecsOf(module))[0]!.name, module };
 }
 

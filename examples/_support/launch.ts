@@ -4,12 +4,7 @@
  * @module
  */
 
-const EXAMPLES = new URL("../", import.meta.url).pathname;
-
-/** An argument as a shell takes it. */
-function quoted(argument: string): string {
-  return /^[\w@%+=:,./-]+$/.test(argument) ? argument : `'${argument.replaceAll("'", `'\\''`)}'`;
-}
+import { examplePath, quoted } from "./places.ts";
 
 /** A command as it can be typed. */
 export function commandText(program: string, args: readonly string[]): string {
@@ -25,7 +20,7 @@ export function commandText(program: string, args: readonly string[]): string {
 export async function runExample(program: string, args: readonly string[]): Promise<number> {
   console.log(commandText(program, args));
   const child = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", "--quiet", `${EXAMPLES}${program}`, ...args],
+    args: ["run", "-A", "--quiet", examplePath(program), ...args],
     stdin: "null",
   }).spawn();
   const pass = (signal: Deno.Signal) => {

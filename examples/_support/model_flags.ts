@@ -12,11 +12,12 @@ import {
   type Tokenizer,
 } from "@edgetuner/core";
 import { text } from "./flags.ts";
+import { examplePath } from "./places.ts";
 
 /** The base model. */
 export const MODEL_FLAG = text(
   "PATH",
-  new URL("../tiny_gpt2", import.meta.url).pathname,
+  examplePath("tiny_gpt2"),
   "base model: its folder, or a GGUF file",
 );
 

@@ -17,6 +17,7 @@ import {
 import { loadPredictor, predictorTrainer, type Pruner } from "@edgetuner/core";
 import { type Engine, pruneGreedily } from "@edgetuner/kernels";
 import { type FlagValues, type GivenFlags, integer, number, text, UsageError } from "./flags.ts";
+import { examplePath, moduleAddress } from "./places.ts";
 
 /** Pruners that keep a given share of the heads: `options.keep`. */
 export const SHARE_PRUNERS: Readonly<Record<string, (keep: { readonly keep?: number }) => Pruner>> = {
@@ -43,7 +44,7 @@ export interface PrunerChoice {
 }
 
 /** The predictor that comes with the examples, for `examples/tiny_gpt2` on devices of capacities 8 : 5 : 3. */
-export const DEMO_PREDICTOR = new URL("../demo_predictor", import.meta.url).pathname;
+export const DEMO_PREDICTOR = examplePath("demo_predictor");
 
 /** Flags of pruners: which one, and its parameters. */
 export const PRUNER_FLAGS = {
@@ -201,6 +202,6 @@ export function prunerChoice(
   predictor = "",
 ): PrunerChoice {
   const builtIn = PRUNER_NAMES.includes(flag);
-  const name = builtIn || /^[a-z]+:/.test(flag) ? flag : new URL(flag, `file://${Deno.cwd()}/`).href;
+  const name = builtIn ? flag : moduleAddress(flag);
   return { name, options, ...(predictor === "" ? {} : { predictor }) };
 }

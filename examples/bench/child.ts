@@ -4,6 +4,7 @@
  * @module
  */
 
+import { requestAdapter } from "@edgetuner/kernels";
 import { SHAPES, type StepShape } from "./shapes.ts";
 
 /** What a system does. */
@@ -86,7 +87,7 @@ export async function runChild(start: (options: SystemOptions) => Promise<System
 
 /** The adapter's own name. */
 export async function adapterName(): Promise<string> {
-  const adapter = await navigator.gpu.requestAdapter({ powerPreference: "high-performance" });
-  const info = adapter?.info;
-  return info?.description || info?.device || info?.vendor || "unknown adapter";
+  // As the engine asks, so that all systems of the process take the same drivers.
+  const { info } = await requestAdapter((navigator as { gpu?: GPU }).gpu);
+  return info.description || info.device || info.vendor || "unknown adapter";
 }

@@ -28,9 +28,9 @@ import { TOKENIZER_FLAG } from "../_support/model_flags.ts";
 import { PULL_FLAGS, pulling } from "../_support/pulling.ts";
 import { DATA_FLAGS, skippedText } from "../_support/training_data.ts";
 import { requireWritable } from "../_support/writable.ts";
+import { examplePath } from "../_support/places.ts";
 
-const EXAMPLES = new URL("../", import.meta.url).pathname;
-const TINY = `${EXAMPLES}tiny_gpt2`;
+const TINY = examplePath("tiny_gpt2");
 
 /** Settings of the steps, by what the model is. */
 const SETTINGS = {
@@ -125,7 +125,7 @@ async function find(flags: Flags): Promise<{ readonly model: string; readonly da
   return await pulling(flags, async (puller) => {
     const model = isPath ? await Deno.realPath(flags.model) : await puller.model(flags.model);
     if (flags.restaurant) {
-      const of = (name: string) => `${EXAMPLES}restaurant/${name}.txt`;
+      const of = (name: string) => examplePath(`restaurant/${name}.txt`);
       return { model, data: { train: of("train"), valid: of("valid"), test: of("test") } };
     }
     if (train !== "") {

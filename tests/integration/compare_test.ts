@@ -1,6 +1,5 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-
-const ROOT = new URL("../../", import.meta.url).pathname;
+import { ROOT } from "../support/places.ts";
 
 Deno.test("the comparison runs all systems and writes table, report, plots and a page", async () => {
   const out = await Deno.makeTempDir();

@@ -19,8 +19,8 @@ import {
   loadModelTokenizer,
   parseExamples,
 } from "@edgetuner/core";
+import { EXAMPLES } from "../support/places.ts";
 
-const EXAMPLES = new URL("../../examples/", import.meta.url).pathname;
 const TINY = `${EXAMPLES}tiny_gpt2`;
 
 interface Ended {

@@ -5,8 +5,9 @@
 
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { assertClose, TOLERANCE } from "../support/tolerance.ts";
+import { EXAMPLES } from "../support/places.ts";
 
-const TUNER = new URL("../../examples/server_tuner.ts", import.meta.url).pathname;
+const TUNER = `${EXAMPLES}server_tuner.ts`;
 const FOLDER = await Deno.makeTempDir();
 // npm:webgpu is in no lock file, as Deno would then fetch it for everyone: it is added to a copy.
 const LOCK = `${FOLDER}/deno.lock`;

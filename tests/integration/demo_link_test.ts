@@ -3,8 +3,7 @@
  */
 
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-
-const ROOT = new URL("../../", import.meta.url).pathname;
+import { ROOT } from "../support/places.ts";
 
 async function demo(...args: string[]) {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {

@@ -18,8 +18,8 @@ import {
   parseFormatted,
 } from "@edgetuner/core";
 import { loadCorpus, scoreCorpus } from "@edgetuner/core/evaluation";
+import { ROOT } from "../support/places.ts";
 
-const ROOT = new URL("../../", import.meta.url).pathname;
 const E2E = `${ROOT}tests/fixtures/eval/data/e2e`;
 const TINY = `${ROOT}examples/tiny_gpt2`;
 

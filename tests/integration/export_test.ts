@@ -23,10 +23,9 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { splitLogits } from "@edgetuner/transport";
+import { EXAMPLES, FIXTURES } from "../support/places.ts";
 
 const engine = await Engine.create();
-const FIXTURES = new URL("../fixtures/", import.meta.url).pathname;
-const EXAMPLES = new URL("../../examples/", import.meta.url).pathname;
 const SAMPLES = [[1, 5, 9, 30, 2], [7], [3, 3, 60, 12, 44, 8, 1, 0, 2]];
 
 /** Head modules with random A and B. */

@@ -5,8 +5,8 @@
 import { type Gpt2Config, loadModelFolder } from "@edgetuner/core";
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { writeGpt2Gguf } from "../support/write_gguf.ts";
+import { ROOT } from "../support/places.ts";
 
-const ROOT = new URL("../../", import.meta.url).pathname;
 const MODEL = "tests/fixtures/gguf/bpe.gguf";
 
 function start(program: string, args: readonly string[]): Deno.ChildProcess {

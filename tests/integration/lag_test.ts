@@ -8,8 +8,8 @@ import { webSocketListener } from "@edgetuner/transport";
 import { createControlApp } from "@edgetuner/transport/server";
 import { Child } from "../../examples/_support/child.ts";
 import { WorkerRun } from "../../examples/_support/worker_run.ts";
+import { EXAMPLES } from "../support/places.ts";
 
-const EXAMPLES = new URL("../../examples/", import.meta.url).pathname;
 const STEPS = 20;
 
 Deno.test("timers of the serving thread are late by less than 50 ms (p99) while a run trains", async () => {

@@ -12,8 +12,9 @@ import {
 } from "@edgetuner/core";
 import { assertEquals, assertGreater, assertLess } from "@std/assert";
 import { writeGpt2Gguf } from "../support/write_gguf.ts";
+import { ROOT } from "../support/places.ts";
 
-const CHILD = new URL("../support/load_model.ts", import.meta.url).pathname;
+const CHILD = `${ROOT}tests/support/load_model.ts`;
 
 /** A GPT-2 with one large matrix, its token embedding. */
 const CONFIG = gpt2Config({ n_layer: 1, n_head: 8, n_embd: 512, vocab_size: 120_000, n_positions: 8 });

@@ -11,8 +11,7 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { loadAdapter } from "@edgetuner/core";
-
-const EXAMPLES = new URL("../../examples/", import.meta.url).pathname;
+import { EXAMPLES } from "../support/places.ts";
 
 /** Starts a program of `examples/`. */
 function start(

@@ -3,8 +3,9 @@
  */
 
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { EXAMPLES } from "../support/places.ts";
 
-const PULL = new URL("../../examples/pull.ts", import.meta.url).pathname;
+const PULL = `${EXAMPLES}pull.ts`;
 const CONTENT = Uint8Array.from({ length: 50_000 }, (_, i) => (i * 7919) >> 3);
 const FILES: Readonly<Record<string, Uint8Array<ArrayBuffer>>> = {
   "config.json": new TextEncoder().encode('{"model_type":"gpt2"}'),

@@ -4,8 +4,7 @@
 
 import { openCheckpoints } from "@edgetuner/core";
 import { assert, assertEquals, assertGreater, assertLess, assertStringIncludes } from "@std/assert";
-
-const EXAMPLES = new URL("../../examples/", import.meta.url).pathname;
+import { EXAMPLES } from "../support/places.ts";
 
 function start(program: string, args: readonly string[]): Deno.ChildProcess {
   return new Deno.Command(Deno.execPath(), {

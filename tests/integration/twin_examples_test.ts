@@ -1,10 +1,11 @@
 import { LINK_PROFILES, MODEL_SIZES } from "@edgetuner/core";
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
+import { EXAMPLES, FIXTURES } from "../support/places.ts";
 
 /** Runs an example to its end. */
 async function run(name: string, ...args: string[]) {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", "--quiet", new URL(`../../examples/${name}`, import.meta.url).pathname, ...args],
+    args: ["run", "-A", "--quiet", `${EXAMPLES}${name}`, ...args],
     stdin: "null",
   }).output();
   const decoder = new TextDecoder();
@@ -30,7 +31,7 @@ Deno.test("sweep.ts: a table over the devices, which must not be more than heads
 });
 
 Deno.test("sweep.ts: a model from a GGUF file, packed, with texts", async () => {
-  const gguf = new URL("../fixtures/gguf/bpe.gguf", import.meta.url).pathname;
+  const gguf = `${FIXTURES}gguf/bpe.gguf`;
   const data = await Deno.makeTempFile({ suffix: ".jsonl" });
   try {
     await Deno.writeTextFile(

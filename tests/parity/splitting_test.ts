@@ -2,7 +2,6 @@
  * Whole models on an adapter with tiny limits: every large tensor is used in pieces.
  */
 
-import "../support/graphics_driver.ts";
 import { assertEquals } from "@std/assert";
 import { Engine } from "@edgetuner/kernels";
 import {

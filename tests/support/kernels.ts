@@ -5,7 +5,6 @@
  * @module
  */
 
-import "./graphics_driver.ts";
 import { assert, AssertionError } from "@std/assert";
 import { sizeClass } from "../../kernels/engine/pool.ts";
 import {

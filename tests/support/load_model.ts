@@ -6,7 +6,6 @@
  * @module
  */
 
-import "./graphics_driver.ts";
 import type { BaseWeights } from "@edgetuner/core";
 import { measureLoading } from "../../examples/_support/load_memory.ts";
 

@@ -8,7 +8,6 @@
  * @module
  */
 
-import "./graphics_driver.ts";
 import {
   type Adapter,
   embedTokens,
@@ -25,8 +24,7 @@ import {
   Tape,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
-
-const ROOT = new URL("../../", import.meta.url).pathname;
+import { ROOT } from "./places.ts";
 
 /** Models of the cases, by name. */
 export const PEFT_MODELS: Readonly<Record<string, string>> = {

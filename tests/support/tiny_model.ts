@@ -5,7 +5,6 @@
  * @module
  */
 
-import "./graphics_driver.ts";
 import type { Engine } from "@edgetuner/kernels";
 import {
   type BaseLayers,

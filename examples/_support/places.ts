@@ -1,0 +1,32 @@
+/**
+ * Paths of files that come with the examples, and paths of the user as module addresses.
+ *
+ * @module
+ */
+
+import { fileURLToPath, pathToFileURL } from "node:url";
+
+/**
+ * Path of a file or folder of `examples/`.
+ *
+ * @param name Its path within `examples/`; empty for the folder itself.
+ */
+export function examplePath(name: string): string {
+  // An address writes a space, "ü", "#" and "%" in another way than a path does, and Windows has drives.
+  return fileURLToPath(new URL("../", import.meta.url)) + name;
+}
+
+/**
+ * The address that a module is imported by.
+ *
+ * @param flag A path, or an address such as `jsr:` and `https:` ones, which stays as it is.
+ */
+export function moduleAddress(flag: string): string {
+  // A scheme of one letter is a drive of Windows.
+  return /^[a-z][a-z0-9+.-]+:/i.test(flag) ? flag : pathToFileURL(flag).href;
+}
+
+/** An argument as a shell takes it. */
+export function quoted(argument: string): string {
+  return /^[\w@%+=:,./-]+$/.test(argument) ? argument : `'${argument.replaceAll("'", `'\\''`)}'`;
+}
