@@ -2,6 +2,9 @@
  * Runs parts of the gate, given as arguments, and prints `N passed, N failed` as its last line: every test
  * counts, and every other part as one. `--frozen` fails if deno.lock is out of date.
  *
+ * `test` takes files and folders after it, and then runs these alone; with `--fast` it leaves out tests whose
+ * names end with `[slow]` and the examples in the documentation.
+ *
  * @module
  */
 import { findViolations } from "./layering.ts";
@@ -25,6 +28,9 @@ const NO_TESTS = "--ignore=**/*_test.ts,**/*_bench.ts,.jsr";
 const NO_CONSOLE = ["lint", "--rules-tags=", "--rules-include=no-console", NO_TESTS];
 
 const FROZEN = Deno.args.filter((arg) => arg === "--frozen");
+const FAST = Deno.args.includes("--fast");
+/** Names of tests that the fast lane runs. */
+const FAST_NAMES = "--filter=/^(?!.*\\[slow\\]$)/";
 
 const PARTS: Record<string, () => Promise<Count>> = {
   "fmt": () => all([["fmt", "--check"]]),
@@ -34,13 +40,25 @@ const PARTS: Record<string, () => Promise<Count>> = {
   "umbrella": umbrella,
   "doc-lint": docLint,
   "publish-dry-run": publishDryRun,
-  "test": test,
+  "test": () => test(PATHS),
 };
+const ARGUMENTS = Deno.args.filter((arg) => arg !== "--frozen" && arg !== "--fast");
+/** What is to be tested; everything if empty. */
+const PATHS = ARGUMENTS[0] === "test" ? ARGUMENTS.slice(1).filter((arg) => !Object.hasOwn(PARTS, arg)) : [];
 
-if (import.meta.main) Deno.exit(await main(Deno.args.filter((arg) => arg !== "--frozen")));
+if (import.meta.main) Deno.exit(await main(ARGUMENTS.filter((arg) => !PATHS.includes(arg))));
 
 async function main(names: string[]): Promise<number> {
   const unknown = names.filter((name) => !Object.hasOwn(PARTS, name));
+  const missing = PATHS.filter((path) => !exists(path));
+  if (missing.length > 0) {
+    console.error(
+      `Cannot test as paths must exist, seen from the repository: current value is ${
+        JSON.stringify(missing[0])
+      }`,
+    );
+    return 2;
+  }
   if (names.length === 0 || unknown.length > 0) {
     console.error(
       `Cannot run the gate as its parts must be of ${Object.keys(PARTS).join(", ")}: ` +
@@ -135,7 +153,7 @@ async function publishDryRun(): Promise<Count> {
 }
 
 /** Unit tests first, then the examples in the documentation. */
-async function test(): Promise<Count> {
+async function test(paths: readonly string[]): Promise<Count> {
   const env: Record<string, string> = {};
   // Compiling the shaders takes longer than running them, so all test processes share one cache.
   if (!Deno.env.get("MESA_SHADER_CACHE_DIR")) env.MESA_SHADER_CACHE_DIR = await shaderCache();
@@ -143,7 +161,8 @@ async function test(): Promise<Count> {
   let runtimeDir: string | undefined;
   if (!Deno.env.get("XDG_RUNTIME_DIR")) env.XDG_RUNTIME_DIR = runtimeDir = await Deno.makeTempDir();
   try {
-    const units = await runTests([], env);
+    const units = await runTests([...(FAST ? [FAST_NAMES] : []), ...paths], env);
+    if (FAST || paths.length > 0) return units;
     const examples = await runTests(["--doc", NO_TESTS], env);
     return { passed: units.passed + examples.passed, failed: units.failed + examples.failed };
   } finally {
