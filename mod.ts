@@ -603,6 +603,9 @@ export {
 export {
   type Authorize,
   type Clock,
+  type ConnectAttempt,
+  type ConnectOptions,
+  connectWithin,
   emulateLink,
   emulateLinkChannel,
   type EmulationOptions,

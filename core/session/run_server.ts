@@ -137,6 +137,8 @@ const HELLO_TIMEOUT_MS = 10_000;
 const END_MS = 5000;
 /** The same where the run failed: other devices may be behind the link that was cut. */
 const END_FAILED_MS = 500;
+/** The same for a device that let a wait reach its limit. */
+const END_SILENT_MS = 100;
 const MAX_NAME = 64;
 /** Most checkpoints that a device may bring. */
 const MAX_CHECKPOINTS = 1024;
@@ -354,20 +356,18 @@ export abstract class RunServer implements RunHandle {
 
   /** Tells all devices that the run is over, and closes their channels: in bounded time, whatever they do. */
   async #endAll(reason: string, diverged: TrainingError | null): Promise<void> {
-    const limit = new AbortController();
-    const timer = setTimeout(() => limit.abort(), this.#status === "failed" ? END_FAILED_MS : END_MS);
+    const endMs = this.#status === "failed" ? END_FAILED_MS : END_MS;
     await Promise.all(this.#members.map(async ({ peer }) => {
-      // Closing waits until it is on its way; for a device that did not answer nobody waits again.
-      const told = peer.isSilent
-        ? undefined
-        : diverged !== null
+      const limit = new AbortController();
+      const timer = setTimeout(() => limit.abort(), peer.isSilent ? END_SILENT_MS : endMs);
+      // Closing waits until it is on its way.
+      const told = diverged !== null
         ? peer.tell(diverged)
         : peer.send("end", { meta: { reason, ...(this.ending ?? {}) } }).catch(() => {});
-      const signal = peer.isSilent ? AbortSignal.abort() : limit.signal;
-      await peer.close(reason.slice(0, 100), { signal }).catch(() => {});
+      await peer.close(reason.slice(0, 100), { signal: limit.signal }).catch(() => {});
       await told;
+      clearTimeout(timer);
     }));
-    clearTimeout(timer);
   }
 
   #admit(meta: Readonly<Record<string, unknown>>): Hello {
