@@ -49,6 +49,12 @@ export class CheckpointError extends Error {
   override readonly name = "CheckpointError";
 }
 
+/** A file or folder could not be written: the disk is full, for example, or another program uses it. What was there before is still whole. */
+export class SaveError extends Error {
+  /** Always `"SaveError"`. */
+  override readonly name = "SaveError";
+}
+
 /** A download failed for good: refused, missing, or not what it should be. What came so far is kept for the next try. */
 export class DownloadError extends Error {
   /** Always `"DownloadError"`. */

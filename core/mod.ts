@@ -16,6 +16,7 @@ export {
   HandshakeError,
   PluginError,
   ProtocolError,
+  SaveError,
   TrainingError,
 } from "./errors.ts";
 export type { Channel, CloseInfo, Listener, Transport, TransportFlags, WaitOptions } from "./transport.ts";
@@ -274,6 +275,17 @@ export {
 } from "./checkpoint/model_path.ts";
 export { initialWeights, loadModelFolder, type ModelFolder } from "./checkpoint/model_folder.ts";
 export { fingerprintOf, parameterCount } from "./checkpoint/fingerprint.ts";
+export {
+  claimFolder,
+  keepPrevious,
+  makeFolder,
+  PendingFolder,
+  previousOf,
+  saveError,
+  type WholeFile,
+  writeWhole,
+  writeWholeSync,
+} from "./checkpoint/atomic.ts";
 export * from "./checkpoint/safetensors.ts";
 export { StoredTensors } from "./checkpoint/stored_tensors.ts";
 export * from "./data/batches.ts";
@@ -295,6 +307,7 @@ export { loadText } from "./text.ts";
 export {
   type Adapter,
   adapterOf,
+  type AdapterOrigin,
   adapterRange,
   joinAdapters,
   loadAdapter,

@@ -5,7 +5,14 @@
  * @module
  */
 
-import { BASE_WEIGHTS, type BaseWeights, gpt2Config, initialWeights, saveSafetensors } from "@edgetuner/core";
+import {
+  BASE_WEIGHTS,
+  type BaseWeights,
+  gpt2Config,
+  initialWeights,
+  saveSafetensors,
+  writeWhole,
+} from "@edgetuner/core";
 import { readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
 import { type LoadFigures, measureLoading } from "./_support/load_memory.ts";
 import { writeReport } from "./_support/report.ts";
@@ -20,7 +27,7 @@ const CONFIG = {
 async function makeModel(folder: string): Promise<void> {
   await Deno.mkdir(folder, { recursive: true });
   await saveSafetensors(`${folder}/model.safetensors`, initialWeights(CONFIG, 1));
-  await Deno.writeTextFile(`${folder}/config.json`, `${JSON.stringify(CONFIG)}\n`);
+  await writeWhole(`${folder}/config.json`, `${JSON.stringify(CONFIG)}\n`);
   // Any will do, so that other benchmarks can read texts.
   await Deno.copyFile(TOKENIZER, `${folder}/tokenizer.json`);
 }

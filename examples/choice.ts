@@ -14,6 +14,7 @@ import {
   parseOpenBookQa,
   parseWinogrande,
   type Tokenizer,
+  writeWhole,
 } from "@edgetuner/core";
 import { choiceAccuracy, type MeanWithError, type ScoredChoice } from "@edgetuner/core/evaluation";
 import {
@@ -121,7 +122,7 @@ async function main(): Promise<void> {
   console.log(`${task}: ${questions.length} questions, ${likelihoods.length} answers`);
   console.log(`acc       ${shown(accuracy)}`);
   if (normalisedAccuracy !== null) console.log(`acc_norm  ${shown(normalisedAccuracy)}`);
-  if (flags.results !== "") await Deno.writeTextFile(flags.results, resultLines(scored, questions));
+  if (flags.results !== "") await writeWhole(flags.results, resultLines(scored, questions));
   await writeReport(flags.report, {
     versions: versions(),
     settings: flags,

@@ -13,6 +13,7 @@ import {
   type Pruner,
   type PrunerContext,
   randomStream,
+  writeWhole,
 } from "@edgetuner/core";
 import { Engine, pruneGreedily } from "@edgetuner/kernels";
 import {
@@ -225,7 +226,7 @@ async function main(): Promise<number> {
   const points: Point[] = [];
   /** After every run, so that an interruption loses only what is running. */
   const saveRuns = async () =>
-    await Deno.writeTextFile(
+    await writeWhole(
       `${flags.out}/compare.json`,
       `${
         JSON.stringify(
@@ -278,7 +279,7 @@ async function main(): Promise<number> {
   const lines = tableLines(table);
   const findings = [...findingsOf(table), ...failuresOf(table, points)];
   const pictures = picturesOf(table, points.slice(0, lab.length), points.slice(lab.length), work.shape);
-  for (const [name, svg] of pictures) await Deno.writeTextFile(`${flags.out}/${name}.svg`, svg);
+  for (const [name, svg] of pictures) await writeWhole(`${flags.out}/${name}.svg`, svg);
   const about =
     `${flags.steps} steps of ${flags.batch} x ${flags.length} tokens, ${capacities.length} devices of ` +
     `capacities ${capacities.join(" : ")}, link ${flags.link}, ${flags.compute} compute, virtual time, ` +
@@ -290,8 +291,8 @@ async function main(): Promise<number> {
       `| ${lines[0]!.map(() => "---").join(" | ")} |`,
     ).join("\n")
   }\n\n${findings.map((f) => `- ${f}`).join("\n")}\n`;
-  await Deno.writeTextFile(`${flags.out}/table.md`, markdown);
-  await Deno.writeTextFile(`${flags.out}/index.html`, page(about, lines, findings, pictures));
+  await writeWhole(`${flags.out}/table.md`, markdown);
+  await writeWhole(`${flags.out}/index.html`, page(about, lines, findings, pictures));
   console.log(`${about}\n`);
   const widths = lines[0]!.map((_, c) => Math.max(...lines.map((cells) => cells[c]!.length)));
   for (const cells of lines) {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError, loadText, loadTokenizerOf, parseFormatted } from "@edgetuner/core";
+import { CheckpointError, loadText, loadTokenizerOf, parseFormatted, writeWhole } from "@edgetuner/core";
 import {
   decodePredictions,
   e2eFiles,
@@ -101,7 +101,7 @@ async function main(): Promise<void> {
     );
   }
   const write = (name: string, content: string): Promise<void> =>
-    Deno.writeTextFile(`${flags.output}/${name}`, content);
+    writeWhole(`${flags.output}/${name}`, content);
   if (flags.numbered > 0) {
     const { references, predictions, joined } = numberedFiles(instances, flags.numbered);
     tellJoined(joined);

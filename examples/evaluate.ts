@@ -4,7 +4,7 @@
  * @module
  */
 
-import { formatE2eCsv, loadText } from "@edgetuner/core";
+import { formatE2eCsv, loadText, writeWhole } from "@edgetuner/core";
 import { type Corpus, loadCorpus, parsePredictions, scoreCorpus } from "@edgetuner/core/evaluation";
 import { integer, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
 import { ProgressBar } from "./_support/progress.ts";
@@ -106,7 +106,7 @@ async function main(): Promise<void> {
     segments,
   });
   if (flags.pretty !== "") {
-    await Deno.writeTextFile(
+    await writeWhole(
       flags.pretty,
       scorePage({
         title: `Scores of ${flags.predictions.split("/").at(-1)}`,

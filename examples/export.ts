@@ -24,12 +24,14 @@ import {
   modelFolderOf,
   modelShape,
   type PeftAdapter,
+  PendingFolder,
   reduceRank,
   saveAdapter,
   savePeft,
   saveSafetensors,
   type Tokenizer,
   toPeft,
+  writeWhole,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { splitLogits } from "@edgetuner/transport";
@@ -42,7 +44,6 @@ import {
 } from "./_support/export_places.ts";
 import { integer, number, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
 import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
-import { PendingFolder } from "./_support/pending_folder.ts";
 import { loadTrainingSet } from "./_support/training_data.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { requireWritable } from "./_support/writable.ts";
@@ -154,8 +155,8 @@ async function main(): Promise<number> {
   });
   // Heads that were imported look like heads that were trained: nothing is replaced by an import.
   await requireReplaceable("adapter", places.adapter ?? "", []);
-  const formerPeft = await requireReplaceable("peft", flags.peft, PEFT_FILES);
-  const formerMerge = await requireReplaceable("merge", flags.merge, [...COMPANIONS, "model.safetensors"]);
+  await requireReplaceable("peft", flags.peft, PEFT_FILES);
+  await requireReplaceable("merge", flags.merge, [...COMPANIONS, "model.safetensors"]);
   if (places.adapter !== undefined) {
     await requireWritable("export.ts", { folders: { adapter: places.adapter } });
   }
@@ -233,18 +234,11 @@ async function main(): Promise<number> {
     splitDevices: Math.min(flags.devices, shape.heads),
     fingerprint: model.fingerprint,
   };
-  for (
-    const [folder, place, former] of [
-      [peftFolder, flags.peft, formerPeft],
-      [mergeFolder, flags.merge, formerMerge],
-    ] as const
-  ) {
+  for (const folder of [peftFolder, mergeFolder]) {
     if (folder === null) continue;
-    await Deno.writeTextFile(`${folder.path}/${CERTIFICATE}`, `${JSON.stringify(paper, null, 2)}\n`);
-    const now = await Array.fromAsync(Deno.readDir(folder.path), ({ name }) => name);
-    await folder.keep();
-    // A former export's tokenizer, say, does not go with this one's weights.
-    for (const name of former) if (!now.includes(name)) await Deno.remove(`${place}/${name}`);
+    await writeWhole(`${folder.path}/${CERTIFICATE}`, `${JSON.stringify(paper, null, 2)}\n`);
+    const previous = await folder.keep();
+    if (previous !== null) console.log(`The former export is kept: ${previous}`);
   }
   if (flags.peft !== "") console.log(`PEFT adapter of rank ${peft.config.r}: ${flags.peft}`);
   if (flags.merge !== "") console.log(`Merged model: ${flags.merge}`);
@@ -261,9 +255,11 @@ async function pendingAt(flag: string, place: string): Promise<PendingFolder | n
 async function saveMerged(folder: string, model: string, weights: ModelFolder["weights"]): Promise<void> {
   await saveSafetensors(`${folder}/model.safetensors`, weights, { format: "pt" });
   for (const name of COMPANIONS) {
-    await Deno.copyFile(`${model}/${name}`, `${folder}/${name}`).catch((error) => {
-      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    const content = await Deno.readFile(`${model}/${name}`).catch((error) => {
+      if (error instanceof Deno.errors.NotFound) return null;
+      throw error;
     });
+    if (content !== null) await writeWhole(`${folder}/${name}`, content);
   }
   const config = await readConfig(model);
   // Not the base any more, and in f32 whatever the base was in: readers would round to what is noted.
@@ -271,8 +267,7 @@ async function saveMerged(folder: string, model: string, weights: ModelFolder["w
   const noted = ["dtype", "torch_dtype"].filter((name) => (config[name] ?? "float32") !== "float32");
   if (_name_or_path === undefined && noted.length === 0) return;
   for (const name of noted) merged[name] = "float32";
-  await Deno.remove(`${folder}/config.json`); // its copy can be read-only
-  await Deno.writeTextFile(`${folder}/config.json`, `${JSON.stringify(merged, null, 2)}\n`);
+  await writeWhole(`${folder}/config.json`, `${JSON.stringify(merged, null, 2)}\n`);
 }
 
 async function readConfig(model: string): Promise<Record<string, unknown>> {

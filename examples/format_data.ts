@@ -18,6 +18,7 @@ import {
   parseWinogrande,
   rightAnswers,
   writeFormatted,
+  writeWhole,
 } from "@edgetuner/core";
 import { readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
 import { DATA_FLAGS, readInput, skippedText } from "./_support/training_data.ts";
@@ -111,7 +112,7 @@ refused. examples/pull.ts --dataset NAME downloads the files.`,
     : pairLines((choice?.instruct ?? PAIRS[format]!)(data, options));
   const left = skippedText(input, skipped);
   if (left !== null) console.error(left);
-  await Deno.writeTextFile(output, content);
+  await writeWhole(output, content);
   console.log(`${counts}: ${output}`);
 }
 

@@ -11,6 +11,7 @@ import {
   encodePrompt,
   sample,
   type Tokenizer,
+  writeWhole,
 } from "@edgetuner/core";
 import {
   type FlagValues,
@@ -137,7 +138,7 @@ async function main(): Promise<number> {
   const results = tokens.map((found) => textOf(tokenizer, found, ends));
   if (flags.predictions !== "") {
     const lines = tokens.map((predict, i) => `${JSON.stringify({ id: prompts[i]!.id, predict })}\n`);
-    await Deno.writeTextFile(flags.predictions, lines.join(""));
+    await writeWhole(flags.predictions, lines.join(""));
     console.log(`${lines.length} predictions: ${flags.predictions}`);
   } else {
     results.forEach((result, i) => {

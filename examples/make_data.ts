@@ -5,6 +5,7 @@
  * @module
  */
 
+import { writeWhole } from "@edgetuner/core";
 import { parseArgs } from "node:util";
 import { generalTalk } from "./_data/general_talk.ts";
 import { guideEntries } from "./_data/guide_entries.ts";
@@ -69,7 +70,7 @@ async function main(args: string[]): Promise<void> {
 }
 
 async function write(path: string, lines: string[]): Promise<void> {
-  await Deno.writeTextFile(path, lines.join("\n") + "\n");
+  await writeWhole(path, lines.join("\n") + "\n");
   console.log(`${path}: ${lines.length} lines`);
 }
 

@@ -15,10 +15,12 @@ import {
   fullTrainingStep,
   Gpt2Ends,
   Gpt2Layers,
+  keepPrevious,
   loadTokenizer,
   type NamedArray,
+  saveSafetensors,
   shuffledBatches,
-  writeSafetensors,
+  writeWhole,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { copyingStart } from "./_support/copying_start.ts";
@@ -111,7 +113,9 @@ async function main(): Promise<void> {
   const trained = new Map<string, NamedArray>();
   const values = await engine.read(parameters.map((p) => p.plain));
   parameters.forEach((p, i) => trained.set(p.name, { shape: start.get(p.name)!.shape, data: values[i]! }));
-  await Deno.writeFile(`${flags.out}/model.safetensors`, writeSafetensors(trained, { format: "pt" }));
+  const previous = await keepPrevious(flags.out, ["config.json", "model.safetensors"]);
+  if (previous !== null) console.log(`The model that was there is kept: ${previous}`);
+  await saveSafetensors(`${flags.out}/model.safetensors`, trained, { format: "pt" });
   const json = {
     model_type: "gpt2",
     architectures: ["GPT2LMHeadModel"],
@@ -125,7 +129,7 @@ async function main(): Promise<void> {
     bos_token_id: tokenizer.eos,
     eos_token_id: tokenizer.eos,
   };
-  await Deno.writeTextFile(`${flags.out}/config.json`, `${JSON.stringify(json, null, 2)}\n`);
+  await writeWhole(`${flags.out}/config.json`, `${JSON.stringify(json, null, 2)}\n`);
   console.log(`Wrote ${flags.out}/config.json and model.safetensors`);
 }
 

@@ -250,7 +250,9 @@ async function main(): Promise<void> {
       } % more error): collect more samples.`,
   );
   const { headsPerDevice, capacities } = source;
-  await savePredictor(flags.out, predictor, {
+  // Nothing was learnt in this case: the predictor is the running mean still.
+  const keeps = best.epoch === 0 && await exists(`${flags.out}/model.safetensors`);
+  const previous = keeps ? null : await savePredictor(flags.out, predictor, {
     trainedOn: { fingerprint, headsPerDevice, capacities, samples: set.samples.length, epoch: best.epoch },
     heldOut: result,
   });
@@ -266,7 +268,12 @@ async function main(): Promise<void> {
     heldOut: result,
     peakMemoryBytes: peakMemory(),
   });
-  console.log(`Saved to ${flags.out}`);
+  if (previous !== null) console.log(`The predictor that was there is kept: ${previous}`);
+  console.log(
+    keeps
+      ? `Saved nothing, as training found nothing better than it began with: ${flags.out} stays as it is`
+      : `Saved to ${flags.out}`,
+  );
 }
 
 if (import.meta.main) await runProgram(main);

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { writeWhole } from "@edgetuner/core";
 import { parseArgs } from "node:util";
 import { tokenizerJson, trainBpe } from "./_data/bpe_trainer.ts";
 
@@ -55,7 +56,7 @@ async function main(args: string[]): Promise<void> {
     documents.push(...text.trimEnd().split("\n").flatMap((line) => line.replace("||", "\n ").split("\n")));
   }
   const model = trainBpe(documents, size - 1);
-  await Deno.writeTextFile(values.out, tokenizerJson(model, "<|endoftext|>"));
+  await writeWhole(values.out, tokenizerJson(model, "<|endoftext|>"));
   console.log(`${values.out}: ${model.tokens.length + 1} entries`);
 }
 

@@ -189,18 +189,15 @@ class Pipe {
     this.#work();
   }
 
-  /** Resolves once all frames were delivered or dropped, the far end stands still, or the signal aborts. */
-  async drained(cut: AbortSignal): Promise<void> {
-    if ((this.#waiting.length === 0 && !this.#delivering) || cut.aborted) return;
+  /** Resolves once all frames were delivered or dropped, or the far end stands still. */
+  async drained(): Promise<void> {
+    if (this.#waiting.length === 0 && !this.#delivering) return;
     const idle = this.#idle ??= Promise.withResolvers();
     const { clock } = this.#link;
     const giveUpAt = Math.max(clock.now(), this.#lastArrival) + CLOSE_GRACE_MS;
-    const end = () => idle.resolve();
-    const cancel = clock.schedule(giveUpAt, end);
-    cut.addEventListener("abort", end, { once: true });
+    const cancel = clock.schedule(giveUpAt, () => idle.resolve());
     await idle.promise;
     cancel();
-    cut.removeEventListener("abort", end);
   }
 
   /** Drops everything. */
@@ -309,10 +306,9 @@ class LinkWire implements Wire {
   }
 
   async shutdown(reason: string): Promise<void> {
-    const { cut } = this.#channel;
-    await this.#outgoing.drained(cut);
+    await this.#outgoing.drained();
     this.#stop();
-    await this.#inner.close(reason, { signal: cut });
+    await this.#inner.close(reason);
   }
 
   #stop(): void {
@@ -347,7 +343,7 @@ class LinkWire implements Wire {
       }
     }
     const info = await this.#inner.closed;
-    await this.#incoming.drained(this.#channel.cut);
+    await this.#incoming.drained();
     this.#channel.end(info);
     this.#channel.settle();
   }

@@ -20,7 +20,6 @@
  * @module
  */
 
-export { type ConnectAttempt, type ConnectOptions, connectWithin } from "./connect.ts";
 export {
   type HttpListener,
   httpListener,

@@ -149,6 +149,11 @@ export function readMetadata(bytes: Uint8Array, name: string): Readonly<Record<s
   return (fields[METADATA] ?? {}) as Record<string, string>;
 }
 
+/** The notes of a header by itself, as {@linkcode readMetadata}. */
+export function notesIn(header: Uint8Array, name: string): Readonly<Record<string, string>> {
+  return (parseHeader(header, name)[METADATA] ?? {}) as Record<string, string>;
+}
+
 /** Says whether a value is a non-negative integer. */
 export function isCount(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;

@@ -9,6 +9,8 @@
 
 import { CheckpointError } from "../errors.ts";
 import type { NamedArray, NamedArrays } from "../model/gpt2.ts";
+import { type WholeFile, writeWhole } from "./atomic.ts";
+import { digestNoted, sha256Maker, withDigests, withRoom } from "./digests.ts";
 import { FLOATS, headerLength, isCount, METADATA, PREFIX, readEntries, toFloats } from "./_header.ts";
 import { shapesOf, streamed } from "./pieces.ts";
 import { StoredTensors } from "./stored_tensors.ts";
@@ -94,41 +96,56 @@ export function writeSafetensors(
 /**
  * Writes a safetensors file tensor by tensor: memory holds one at a time, if the map computes them when it is
  * asked, as `mergePeft` does, and a piece of one if it reads them, as `StoredTensors` does. The file gets its
- * name once it is whole.
+ * name once it is whole. Its header notes SHA-256 digests of the values and of the header itself, which
+ * {@linkcode StoredTensors} checks as it reads.
  *
  * @param path Where to.
  * @param tensors What to write.
  * @param metadata Notes for the header.
+ * @returns The digest of the file: it is another one if anything in the file is.
  * @throws {CheckpointError} If a tensor does not hold as many values as its shape says.
+ * @throws {SaveError} If the file cannot be written, on a full disk for example.
  */
 export async function saveSafetensors(
   path: string,
   tensors: NamedArrays,
   metadata: Readonly<Record<string, string>> = {},
-): Promise<void> {
+): Promise<string> {
   const shapes = shapesOf(tensors);
-  const { names, start } = layOut(shapes, metadata);
-  const partial = `${path}.partial`;
-  try {
-    using file = await Deno.open(partial, { write: true, create: true, truncate: true });
-    const write = async (bytes: Uint8Array) => {
-      for (let at = 0; at < bytes.length;) at += await file.write(bytes.subarray(at));
-    };
-    await write(start);
+  const { names, start } = layOut(shapes, withRoom(metadata, [...shapes.keys()]));
+  const make = await sha256Maker();
+  let digest = "";
+  await writeWhole(path, async (file) => {
+    await file.write(start);
+    const entries = [];
     for (const name of names) {
-      let length = 0;
-      for (const { buffer, byteOffset, byteLength } of streamed(tensors, name)!.pieces()) {
-        await write(new Uint8Array(buffer, byteOffset, byteLength));
-        length += byteLength / 4;
-      }
-      requireLength(name, shapes.get(name)!, length);
+      const [shape, hash] = [shapes.get(name)!, make()];
+      requireLength(name, shape, await writeTensor(file, streamed(tensors, name)!.pieces(), hash.update));
+      entries.push({ name, dtype: "F32", shape, digest: hash.digest() });
     }
-    await file.syncData(); // on the disk before it gets its name, also if the machine goes down
-  } catch (error) {
-    await Deno.remove(partial).catch(() => {});
-    throw error;
+    // Digests take the room that was left for them.
+    const notes = withDigests(metadata, entries, make);
+    digest = digestNoted(notes);
+    await file.seek(0);
+    await file.write(layOut(shapes, notes).start);
+  });
+  return digest;
+}
+
+/** Writes the values of a tensor; returns how many there are. */
+async function writeTensor(
+  file: WholeFile,
+  pieces: Iterable<Float32Array>,
+  see: (bytes: Uint8Array) => void,
+): Promise<number> {
+  let length = 0;
+  for (const { buffer, byteOffset, byteLength } of pieces) {
+    const bytes = new Uint8Array(buffer, byteOffset, byteLength);
+    see(bytes);
+    await file.write(bytes);
+    length += byteLength / 4;
   }
-  await Deno.rename(partial, path);
+  return length;
 }
 
 function requireLength(name: string, shape: readonly number[], length: number): void {

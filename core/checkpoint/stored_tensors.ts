@@ -6,7 +6,8 @@
 
 import { CheckpointError } from "../errors.ts";
 import type { NamedArray } from "../model/gpt2.ts";
-import { type Entry, FLOATS, headerLength, PREFIX, readEntries, toFloats } from "./_header.ts";
+import { damaged, type FileDigests, readDigests } from "./digests.ts";
+import { type Entry, FLOATS, headerLength, notesIn, PREFIX, readEntries, toFloats } from "./_header.ts";
 
 /** Values that are read or converted at a time. */
 const PIECE = 2 ** 18;
@@ -20,6 +21,12 @@ interface StoredFile {
   /** What must still be so when values are read later. */
   readonly size: number;
   readonly modified: number | undefined;
+  /** Notes of the header. */
+  readonly metadata: Readonly<Record<string, string>>;
+  /** Digests that it carries; `null` in files of others. */
+  readonly digests: FileDigests | null;
+  /** Tensors whose digests were found right. */
+  readonly checked: Set<string>;
 }
 
 /** Where one tensor lies. */
@@ -34,7 +41,8 @@ interface Place {
  * checkpoint. F32, F16 and BF16 become f32; integers are left out, as in `readSafetensors`.
  *
  * No file stays open between reads, so there is nothing to close; a file that has changed since `open` is
- * an error.
+ * an error. Values of files that carry digests, as `saveSafetensors` writes them, are checked the first time they are
+ * read from their beginning to their end: a damaged tensor is an error after its last piece.
  *
  * @example
  * ```ts ignore
@@ -127,6 +135,32 @@ export class StoredTensors implements ReadonlyMap<string, NamedArray> {
     }
   }
 
+  /** Notes of the header; of a checkpoint in several files those of one of them. */
+  get metadata(): Readonly<Record<string, string>> {
+    return this.#places.values().next().value?.file.metadata ?? {};
+  }
+
+  /** The digest of the file, as `saveSafetensors` returned it; `null` in files of others, and of several files. */
+  get digest(): string | null {
+    const files = new Set([...this.#places.values()].map(({ file }) => file));
+    return files.size === 1 ? [...files][0]!.digests?.file ?? null : null;
+  }
+
+  /**
+   * SHA-256 of a tensor's values as f32, as the file notes it, once it was found right; so nobody needs to hash the
+   * values again.
+   *
+   * @returns 64 hexadecimal digits; `null` if the file carries no digests.
+   * @throws {CheckpointError} If the values are not those that were written.
+   */
+  valuesDigest(name: string): string | null {
+    const place = this.#places.get(name);
+    const noted = place?.file.digests?.tensors.get(name);
+    if (noted === undefined || place!.entry.dtype !== "F32") return null;
+    if (!place!.file.checked.has(name)) { for (const _ of this.pieces(name)) { /* checked at the end */ } }
+    return noted;
+  }
+
   /** Shape of a tensor, from the header; `undefined` if there is none of this name. */
   shape(name: string): readonly number[] | undefined {
     return this.#places.get(name)?.entry.shape;
@@ -211,12 +245,13 @@ async function openFile(path: string | URL): Promise<StoredFile> {
     const header = new Uint8Array(headerLength(prefix, size, name));
     fill(file, header, name);
     const start = PREFIX + header.length;
+    const entries = readEntries(header, size - start, name);
+    const metadata = notesIn(header, name);
     return {
-      path,
-      start,
-      entries: readEntries(header, size - start, name),
-      size,
+      ...{ path, start, entries, size, metadata },
       modified: mtime?.getTime(),
+      digests: await readDigests(metadata, entries, name),
+      checked: new Set(),
     };
   } catch (cause) {
     throw unreadable(path, "a readable file", cause);
@@ -241,7 +276,8 @@ function readTensor(place: Place): NamedArray {
  * place of the one before.
  */
 function* readPieces(
-  { file: { path, start, size, modified }, entry: { dtype, begin, end } }: Place,
+  { file: { path, start, size, modified, digests, checked }, entry: { name: tensor, dtype, begin, end } }:
+    Place,
   into: Float32Array<ArrayBuffer>,
   step: number,
 ): Generator<Float32Array<ArrayBuffer>, void> {
@@ -250,6 +286,7 @@ function* readPieces(
   const length = (end - begin) / width;
   const whole = into.length === length;
   const halves = new Uint8Array(dtype === "F32" ? 0 : step * width);
+  const hash = digests === null || checked.has(tensor) ? null : digests.make();
   try {
     using file = Deno.openSync(path);
     const now = file.statSync();
@@ -261,14 +298,21 @@ function* readPieces(
       const count = Math.min(step, length - at);
       const part = whole ? into.subarray(at, at + count) : into.subarray(0, count);
       if (dtype === "F32") {
-        fill(file, new Uint8Array(part.buffer, part.byteOffset, part.byteLength), name);
+        const bytes = new Uint8Array(part.buffer, part.byteOffset, part.byteLength);
+        fill(file, bytes, name);
+        hash?.update(bytes);
       } else {
         const bytes = halves.subarray(0, count * width);
         fill(file, bytes, name);
+        hash?.update(bytes);
         toFloats(bytes, dtype, part);
       }
       yield part;
     }
+    if (hash !== null && hash.digest() !== digests!.tensors.get(tensor)) {
+      throw damaged(name, `the values of "${tensor}"`);
+    }
+    checked.add(tensor);
   } catch (cause) {
     throw unreadable(path, "a readable file", cause);
   } finally {

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { isDiskError, publishFile, saveError, writeWhole } from "../checkpoint/atomic.ts";
 import { DownloadError } from "../errors.ts";
 
 /** What a file must be. */
@@ -129,7 +130,7 @@ async function attempt(url: string, path: string, options: DownloadOptions): Pro
       }
       have = 0;
       await remove(partial);
-      await Deno.writeTextFile(
+      await writeWhole(
         note,
         JSON.stringify({ url, etag: response.headers.get("etag") } satisfies Origin),
       );
@@ -150,6 +151,7 @@ async function attempt(url: string, path: string, options: DownloadOptions): Pro
   } catch (error) {
     signal?.throwIfAborted();
     if (error instanceof DownloadError) throw error;
+    if (isDiskError(error)) throw saveError(path, error);
     if (error instanceof Deno.errors.PermissionDenied || error instanceof Deno.errors.NotFound) throw error;
     const message = error instanceof Error ? error.message : String(error);
     throw new Passing(total === null ? message : `${message}, after ${have} of ${total} bytes`);
@@ -204,6 +206,7 @@ export async function pause(ms: number, signal: AbortSignal | undefined): Promis
  * @param path Where to; its folder must exist. Nothing has this name before the whole file is there and right.
  * @param options Token, checks, limits.
  * @throws {DownloadError} If the server refuses, does not have the file, or what came is not right.
+ * @throws {SaveError} If the disk is full, for example; what came so far is kept for the next try.
  * @throws The signal's reason, if it is aborted.
  */
 export async function download(url: string, path: string, options: DownloadOptions = {}): Promise<void> {
@@ -234,6 +237,6 @@ export async function download(url: string, path: string, options: DownloadOptio
     await remove(`${path}.partial`, `${path}.partial.json`);
     throw error;
   }
-  await Deno.rename(`${path}.partial`, path);
+  await publishFile(`${path}.partial`, path);
   await remove(`${path}.partial.json`);
 }

@@ -5,6 +5,7 @@
  */
 
 import { unzipSync } from "fflate";
+import { writeWhole } from "../checkpoint/atomic.ts";
 import { DownloadError } from "../errors.ts";
 import { type Checksum, download, type DownloadOptions, pause } from "./download.ts";
 
@@ -220,7 +221,7 @@ async function bringModel(
     });
   }
   await bring(missing, options);
-  await Deno.writeTextFile(`${folder}/${COMPLETE}`, "");
+  await writeWhole(`${folder}/${COMPLETE}`, "");
 }
 
 /** A data set of the paper. */
@@ -348,8 +349,8 @@ async function bringDataset(source: DatasetSource, folder: string, options: Pull
       if (bytes === undefined) {
         throw new DownloadError(`Cannot use ${zip} as it must hold ${entry}: it does not`);
       }
-      await Deno.writeFile(`${folder}/${file}`, bytes);
+      await writeWhole(`${folder}/${file}`, bytes);
     }
   }
-  await Deno.writeTextFile(`${folder}/${COMPLETE}`, "");
+  await writeWhole(`${folder}/${COMPLETE}`, "");
 }

@@ -1,7 +1,7 @@
 /**
  * Adapters: what a run has learnt, as files.
  *
- * An adapter folder holds `adapter_config.json` and `adapter_model.safetensors`, in which
+ * An adapter folder holds `adapter_config.json` and `adapter_model.safetensors`, whose header says the same, and in which
  * `layer0.head3.q.A` [r, inputs] and `layer0.head3.q.B` [D, r] are a head module's matrices for
  * one target. A device saves the heads it owns; parts of one run can be joined.
  *
@@ -10,7 +10,7 @@
 
 import type { Engine } from "@edgetuner/kernels";
 import { CheckpointError } from "../errors.ts";
-import { loadSafetensors, writeSafetensors } from "../checkpoint/safetensors.ts";
+import { loadDescribed, saveDescribed } from "../checkpoint/described.ts";
 import type { NamedArray } from "../model/gpt2.ts";
 import { requireFiniteArrays } from "../train/finite.ts";
 import type { ModelShape } from "../session/settings.ts";
@@ -170,14 +170,33 @@ export function loadHeads(engine: Engine, adapter: Adapter): LocalHeads {
   return new LocalHeads([modules]);
 }
 
+/** The run that an adapter comes from. */
+export interface AdapterOrigin {
+  /** Name of the run. */
+  readonly run: string;
+  /** Training steps done. */
+  readonly steps: number;
+}
+
+const FILES = { config: "adapter_config.json", weights: "adapter_model.safetensors" };
+
 /**
- * Writes an adapter folder; makes the folder if need be.
+ * Writes an adapter folder; makes the folder if need be. What another run has learnt is not lost: an adapter that is
+ * there is kept in `FOLDER.previous`.
  *
+ * @param folder Where to.
+ * @param adapter What.
+ * @param origin The run that it comes from, whose former adapter is replaced. @default {another one each time}
+ * @returns Where the former adapter is kept; `null` if there was none, or one of the same run.
  * @throws {CheckpointError} If a weight is not finite; nothing is written then.
+ * @throws {SaveError} If a file cannot be written, on a full disk for example; the former adapter is still there.
  */
-export async function saveAdapter(folder: string, adapter: Adapter): Promise<void> {
+export async function saveAdapter(
+  folder: string,
+  adapter: Adapter,
+  origin?: AdapterOrigin,
+): Promise<string | null> {
   requireFiniteArrays(folder, adapter.arrays);
-  await Deno.mkdir(folder, { recursive: true });
   const { lora, model, fingerprint, arrays } = adapter;
   const config = {
     format: "edgetuner-heads",
@@ -186,30 +205,34 @@ export async function saveAdapter(folder: string, adapter: Adapter): Promise<voi
     model,
     baseFingerprint: fingerprint,
   };
-  await Deno.writeFile(`${folder}/adapter_model.safetensors`, writeSafetensors(arrays));
-  await Deno.writeTextFile(`${folder}/adapter_config.json`, `${JSON.stringify(config, null, 2)}\n`);
+  return await saveDescribed(
+    folder,
+    FILES,
+    { config, notes: { ...origin }, tensors: arrays },
+    (former) => origin !== undefined && former.run === origin.run,
+  );
 }
 
 /**
  * Reads an adapter folder.
  *
- * @throws {CheckpointError} If a file is missing or not valid.
+ * @throws {CheckpointError} If a file is missing, damaged or not valid.
  */
 export async function loadAdapter(folder: string): Promise<Adapter> {
-  const path = `${folder}/adapter_config.json`;
+  const path = `${folder}/${FILES.config}`;
   try {
-    const config = JSON.parse(await Deno.readTextFile(path));
+    const { config, tensors: arrays } = await loadDescribed(folder, FILES);
     if (config.format !== "edgetuner-heads" || config.formatVersion !== FORMAT_VERSION) {
       throw new TypeError(
         `format must be "edgetuner-heads" version ${FORMAT_VERSION}: it is "${config.format}" version ${config.formatVersion}`,
       );
     }
-    const { layers, heads, hidden } = config.model;
+    const { layers, heads, hidden } = config.model as ModelShape;
     return {
-      lora: checkLora(config.lora),
+      lora: checkLora(config.lora as LoraSettings),
       model: { layers, heads, hidden },
       fingerprint: String(config.baseFingerprint ?? ""),
-      arrays: await loadSafetensors(`${folder}/adapter_model.safetensors`),
+      arrays,
     };
   } catch (cause) {
     if (cause instanceof CheckpointError) throw cause;

@@ -12,7 +12,8 @@
 
 import { LazyArrays } from "../checkpoint/lazy_arrays.ts";
 import { shapesOf, streamed } from "../checkpoint/pieces.ts";
-import { loadSafetensors, writeSafetensors } from "../checkpoint/safetensors.ts";
+import { PendingFolder, writeWhole } from "../checkpoint/atomic.ts";
+import { loadSafetensors, saveSafetensors } from "../checkpoint/safetensors.ts";
 import { CheckpointError } from "../errors.ts";
 import type { NamedArray, NamedArrays } from "../model/gpt2.ts";
 import type { Adapter } from "./adapter.ts";
@@ -453,11 +454,19 @@ export async function reduceRank(
   return { peft: { config, arrays }, error: kept + lost === 0 ? 0 : Math.sqrt(lost / (kept + lost)) };
 }
 
-/** Writes a PEFT adapter folder; makes the folder if need be. */
-export async function savePeft(folder: string, { config, arrays }: PeftAdapter): Promise<void> {
-  await Deno.mkdir(folder, { recursive: true });
-  await Deno.writeFile(`${folder}/adapter_model.safetensors`, writeSafetensors(arrays, { format: "pt" }));
-  await Deno.writeTextFile(`${folder}/adapter_config.json`, `${JSON.stringify(config, null, 2)}\n`);
+/**
+ * Writes a PEFT adapter folder, as a whole: PEFT reads two files, which must belong together.
+ *
+ * @param folder Where to.
+ * @param adapter What.
+ * @returns Where a folder that was there is kept (`FOLDER.previous`); `null` if there was none.
+ * @throws {SaveError} If it cannot be written, on a full disk for example; what was there is still there.
+ */
+export async function savePeft(folder: string, { config, arrays }: PeftAdapter): Promise<string | null> {
+  await using pending = await PendingFolder.create(folder);
+  await saveSafetensors(`${pending.path}/adapter_model.safetensors`, arrays, { format: "pt" });
+  await writeWhole(`${pending.path}/adapter_config.json`, `${JSON.stringify(config, null, 2)}\n`);
+  return await pending.keep();
 }
 
 /** Settings of PEFT that change what A and B mean, and the values under which they do not. */

@@ -18,7 +18,7 @@
  */
 
 import { CheckpointError } from "../errors.ts";
-import { loadSafetensors, writeSafetensors } from "../checkpoint/safetensors.ts";
+import { loadDescribed, saveDescribed } from "../checkpoint/described.ts";
 import { randomStream } from "../data/random.ts";
 import type { NamedArray } from "../model/gpt2.ts";
 
@@ -176,9 +176,7 @@ export function requirePredictorShape(
 
 const FORMAT = "edgetuner predictor 1";
 
-function inFolder(folder: string, file: string): string {
-  return `${folder.replace(/\/+$/, "")}/${file}`;
-}
+const FILES = { config: "config.json", weights: "model.safetensors" };
 
 /**
  * Writes a predictor as `config.json` and `model.safetensors`.
@@ -186,39 +184,43 @@ function inFolder(folder: string, file: string): string {
  * @param folder Made if it does not exist.
  * @param predictor What to write.
  * @param notes What else to put into `config.json`, such as how it was trained. @default {{}}
+ * @returns Where a predictor that was there is kept (`FOLDER.previous`); `null` if there was none.
+ * @throws {SaveError} If a file cannot be written; a predictor that was there is still there.
  */
 export async function savePredictor(
   folder: string,
   predictor: Predictor,
   notes: Readonly<Record<string, unknown>> = {},
-): Promise<void> {
+): Promise<string | null> {
   const tensors = new Map<string, NamedArray>();
   for (const [name, shape] of predictorShapes(predictor.config)) {
     tensors.set(name, { shape, data: predictor.weights[name]! });
   }
-  await Deno.mkdir(folder, { recursive: true });
-  await Deno.writeFile(inFolder(folder, "model.safetensors"), writeSafetensors(tensors));
-  const config = { format: FORMAT, ...predictor.config, ...notes };
-  await Deno.writeTextFile(inFolder(folder, "config.json"), `${JSON.stringify(config, null, 2)}\n`);
+  const config = { format: FORMAT, ...predictor.config };
+  return await saveDescribed(
+    folder.replace(/(?<=.)\/+$/, ""),
+    FILES,
+    { config, notes, tensors },
+    () => false,
+  );
 }
 
 /**
  * Reads a predictor.
  *
  * @param folder Folder of `config.json` and `model.safetensors`.
- * @throws {CheckpointError} If a file is missing or does not fit.
+ * @throws {CheckpointError} If a file is missing, damaged or does not fit.
  */
 export async function loadPredictor(folder: string): Promise<Predictor> {
-  const path = inFolder(folder, "config.json");
+  const place = folder.replace(/(?<=.)\/+$/, "");
+  const path = `${place}/${FILES.config}`;
   const refuse = (rule: string, cause?: unknown): never => {
     throw new CheckpointError(`Cannot load the predictor as ${rule}`, { cause });
   };
-  let json: Record<string, unknown> = {};
-  try {
-    json = JSON.parse(await Deno.readTextFile(path)) ?? {};
-  } catch (cause) {
-    refuse(`${path} must be a readable JSON file: ${(cause as Error).message}`, cause);
-  }
+  const { config: json, tensors } = await loadDescribed(place, FILES).catch((cause) => {
+    if (cause instanceof CheckpointError) throw cause;
+    return refuse(`${path} must be a readable JSON file: ${(cause as Error).message}`, cause);
+  });
   if (json.format !== FORMAT) {
     refuse(`"format" in ${path} must be "${FORMAT}": current value is ${JSON.stringify(json.format)}`);
   }
@@ -231,7 +233,6 @@ export async function loadPredictor(folder: string): Promise<Predictor> {
   } catch (cause) {
     return refuse(`the sizes in ${path} must fit: ${(cause as Error).message}`, cause);
   }
-  const tensors = await loadSafetensors(inFolder(folder, "model.safetensors"));
   const weights: Record<string, Float32Array> = {};
   for (const [name, shape] of shapes) {
     const found = tensors.get(name);

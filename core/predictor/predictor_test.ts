@@ -22,6 +22,7 @@ import {
   requirePredictorShape,
   savePredictor,
 } from "./predictor.ts";
+import { loadSafetensors, writeSafetensors } from "../checkpoint/safetensors.ts";
 import { batchError, comparePredictors, meanLabel, rankCorrelation, trainPredictor } from "./train.ts";
 import {
   meanImportance,
@@ -190,6 +191,15 @@ Deno.test("savePredictor() and loadPredictor() give back the same predictor", as
     assertEquals(await loadPredictor(`${folder}/a/b/`), predictor);
     const path = `${folder}/a/b/config.json`;
     const json = JSON.parse(await Deno.readTextFile(path));
+    const weights = `${folder}/a/b/model.safetensors`;
+    await Deno.writeTextFile(path, JSON.stringify({ ...json, heads: 6 }));
+    await assertRejects(
+      () => loadPredictor(`${folder}/a/b`),
+      CheckpointError,
+      '"heads" must be 5, as its weights say: current value is 6',
+    );
+    // Weights that say nothing of themselves, as of older versions.
+    await Deno.writeFile(weights, writeSafetensors(await loadSafetensors(weights)));
     const refused = async (changes: Record<string, unknown>) => {
       await Deno.writeTextFile(path, JSON.stringify({ ...json, ...changes }));
       return (await assertRejects(() => loadPredictor(`${folder}/a/b`), CheckpointError)).message;

@@ -14,6 +14,7 @@
  * @module
  */
 
+import { saveError } from "../checkpoint/atomic.ts";
 import { CheckpointError } from "../errors.ts";
 import { checkRunSettings, type RunSettings } from "../session/settings.ts";
 
@@ -239,14 +240,21 @@ export async function loadSamples(path: string | URL): Promise<SampleSet> {
 /** Appends samples to a file. */
 export class SampleWriter implements Disposable {
   readonly #file: Deno.FsFile;
+  readonly #path: string;
   readonly #source: SampleSource;
   #count: number;
   #bytes: number;
   /** Bytes of a torn last record that were cut off when the file was opened. */
   readonly cutBytes: number;
 
-  private constructor(file: Deno.FsFile, source: SampleSource, count: number, bytes: number, cut: number) {
+  private constructor(
+    { file, path }: { readonly file: Deno.FsFile; readonly path: string },
+    source: SampleSource,
+    { count, bytes }: { readonly count: number; readonly bytes: number },
+    cut: number,
+  ) {
     this.#file = file;
+    this.#path = path;
     this.#source = source;
     this.#count = count;
     this.#bytes = bytes;
@@ -278,9 +286,14 @@ export class SampleWriter implements Disposable {
       await file.seek(end, Deno.SeekMode.Start);
     } catch (error) {
       file.close();
-      throw error;
+      throw saveError(String(path), error);
     }
-    return new SampleWriter(file, source, count, end, Math.max(0, (existing?.length ?? 0) - end));
+    return new SampleWriter(
+      { file, path: String(path) },
+      source,
+      { count, bytes: end },
+      Math.max(0, (existing?.length ?? 0) - end),
+    );
   }
 
   /** Samples in the file. */
@@ -297,10 +310,16 @@ export class SampleWriter implements Disposable {
    * Appends a sample.
    *
    * @throws {RangeError} If it has another shape than the file's, or a value is not finite.
+   * @throws {SaveError} If it cannot be written, on a full disk for example; the samples before it stay.
    */
   async write(sample: PrunerSample): Promise<void> {
     const record = encodeRecord(this.#source, sample);
-    await writeAll(this.#file, record);
+    try {
+      await writeAll(this.#file, record);
+    } catch (error) {
+      await this.#file.truncate(this.#bytes).catch(() => {});
+      throw saveError(this.#path, error);
+    }
     this.#count++;
     this.#bytes += record.length;
   }

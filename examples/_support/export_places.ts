@@ -4,6 +4,7 @@
  * @module
  */
 
+import { previousOf } from "@edgetuner/core";
 import { UsageError } from "./flags.ts";
 
 /** Places by flag, without the dashes; those that are empty are left out. */
@@ -35,8 +36,8 @@ export async function requireApart(outputs: Places, inputs: Places): Promise<voi
   }
   for (const [flag, path] of Object.entries(outputs)) {
     if (path === "") continue;
-    // What is written lies beside its place at first.
-    for (const place of [path, `${path.replace(/\/+$/, "")}.partial`]) {
+    // What is written lies beside its place at first, and what was there before is kept beside it.
+    for (const place of [path, `${path.replace(/\/+$/, "")}.partial`, previousOf(path)]) {
       const real = await realOf(place);
       const other = taken.get(real);
       if (other !== undefined) {

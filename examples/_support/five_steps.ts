@@ -5,7 +5,7 @@
  * @module
  */
 
-import { CheckpointError } from "@edgetuner/core";
+import { CheckpointError, writeWhole } from "@edgetuner/core";
 import {
   type Flag,
   type FlagValues,
@@ -133,7 +133,7 @@ export async function readNote(out: string): Promise<RunNote | null> {
 
 /** Writes the note of a run. */
 export async function writeNote(out: string, note: RunNote): Promise<void> {
-  await Deno.writeTextFile(`${out}/${NOTE}`, `${JSON.stringify(note, null, 2)}\n`);
+  await writeWhole(`${out}/${NOTE}`, `${JSON.stringify(note, null, 2)}\n`);
 }
 
 /** Flags whose defaults are the run's own settings. */

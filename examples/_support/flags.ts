@@ -301,6 +301,7 @@ export async function runProgram(main: () => Promise<number | void>): Promise<vo
       "NotFound",
       "PermissionDenied",
       "RangeError",
+      "SaveError",
       "TrainingError",
     ];
     if (error instanceof Error && plain.includes(error.name)) console.error(error.message);

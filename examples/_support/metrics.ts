@@ -4,6 +4,8 @@
  * @module
  */
 
+import { saveError, writeWholeSync } from "@edgetuner/core";
+
 /** One row: numbers by name; `null` where there is none. */
 export type MetricsRow = Readonly<Record<string, number | string | null>>;
 
@@ -12,47 +14,68 @@ export type MetricsRow = Readonly<Record<string, number | string | null>>;
  * figures. The first row's names are the columns.
  */
 export class MetricsLog implements Disposable {
-  readonly #csv: Deno.FsFile;
-  readonly #jsonl: Deno.FsFile;
-  #columns: readonly string[] | null = null;
+  readonly #folder: string;
+  #files: { readonly csv: Deno.FsFile; readonly jsonl: Deno.FsFile } | null = null;
+  #columns: readonly string[] = [];
   /** Rows of the run before it was taken up again, until it is known which of them stay. */
   #earlier: readonly MetricsRow[];
 
   /**
-   * @param folder Made if need be; a log that is there is written anew.
+   * @param folder Made if need be; a log that is there is replaced when the first row comes.
    * @param resumed True to keep the rows of steps before the first that is written. @default {false}
+   * @throws {SaveError} If the folder cannot be made.
    */
   constructor(folder: string, resumed = false) {
-    Deno.mkdirSync(folder, { recursive: true });
+    this.#folder = folder;
+    try {
+      Deno.mkdirSync(folder, { recursive: true });
+    } catch (error) {
+      throw saveError(folder, error);
+    }
     this.#earlier = resumed ? rowsOf(`${folder}/metrics.jsonl`) : [];
-    const open = (name: string) =>
-      Deno.openSync(`${folder}/${name}`, { write: true, create: true, truncate: true });
-    this.#csv = open("metrics.csv");
-    this.#jsonl = open("metrics.jsonl");
-    // Rows that a crash now would lose are written at once, and anew when the first one comes.
-    for (const earlier of this.#earlier) append(this.#jsonl, `${JSON.stringify(earlier)}\n`);
   }
 
-  /** Writes a row. */
+  /**
+   * Writes a row.
+   *
+   * @throws {SaveError} If it cannot be written, on a full disk for example.
+   */
   write(row: MetricsRow): void {
-    const earlier = this.#earlier.filter((r) => Number(r.step) < Number(row.step));
-    if (this.#earlier.length > 0) {
-      this.#earlier = [];
-      this.#jsonl.truncateSync(0);
-      this.#jsonl.seekSync(0, Deno.SeekMode.Start);
-      for (const one of earlier) this.write(one);
+    const { csv, jsonl } = this.#files ?? this.#begin(row);
+    this.#append(csv, "metrics.csv", this.#line(row));
+    this.#append(jsonl, "metrics.jsonl", `${JSON.stringify(row)}\n`);
+  }
+
+  /** Writes what stays of an earlier log, in one piece each, and opens the files for what follows. */
+  #begin(row: MetricsRow) {
+    const stay = this.#earlier.filter((r) => Number(r.step) < Number(row.step));
+    this.#columns = Object.keys(stay[0] ?? row);
+    const lines = stay.map((earlier) => this.#line(earlier));
+    writeWholeSync(`${this.#folder}/metrics.csv`, [`${this.#columns.join(",")}\n`, ...lines].join(""));
+    writeWholeSync(
+      `${this.#folder}/metrics.jsonl`,
+      stay.map((earlier) => `${JSON.stringify(earlier)}\n`).join(""),
+    );
+    const open = (name: string) => Deno.openSync(`${this.#folder}/${name}`, { append: true });
+    return this.#files = { csv: open("metrics.csv"), jsonl: open("metrics.jsonl") };
+  }
+
+  #line(row: MetricsRow): string {
+    return `${this.#columns.map((name) => row[name] ?? "").join(",")}\n`;
+  }
+
+  #append(file: Deno.FsFile, name: string, text: string): void {
+    const bytes = encoder.encode(text);
+    try {
+      for (let at = 0; at < bytes.length;) at += file.writeSync(bytes.subarray(at));
+    } catch (error) {
+      throw saveError(`${this.#folder}/${name}`, error);
     }
-    if (this.#columns === null) {
-      this.#columns = Object.keys(row);
-      append(this.#csv, `${this.#columns.join(",")}\n`);
-    }
-    append(this.#csv, `${this.#columns.map((name) => row[name] ?? "").join(",")}\n`);
-    append(this.#jsonl, `${JSON.stringify(row)}\n`);
   }
 
   [Symbol.dispose](): void {
-    this.#csv.close();
-    this.#jsonl.close();
+    this.#files?.csv.close();
+    this.#files?.jsonl.close();
   }
 }
 
@@ -69,8 +92,3 @@ function rowsOf(file: string): MetricsRow[] {
 }
 
 const encoder = new TextEncoder();
-
-function append(file: Deno.FsFile, text: string): void {
-  const bytes = encoder.encode(text);
-  for (let at = 0; at < bytes.length;) at += file.writeSync(bytes.subarray(at));
-}

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { writeWhole } from "@edgetuner/core";
 /** Versions that figures depend on. */
 export function versions(): Record<string, string> {
   return {
@@ -38,5 +39,5 @@ export class MemoryLog {
 
 /** Writes a report, if a file was asked for. */
 export async function writeReport(file: string, report: Record<string, unknown>): Promise<void> {
-  if (file !== "") await Deno.writeTextFile(file, `${JSON.stringify(report, null, 1)}\n`);
+  if (file !== "") await writeWhole(file, `${JSON.stringify(report, null, 1)}\n`);
 }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { writeWhole } from "@edgetuner/core";
 import { parseArgs } from "node:util";
 import { ProductMeter } from "./products.ts";
 import { describeMachine, loadNow, machineText, numberText, tableText } from "./report.ts";
@@ -111,7 +112,7 @@ async function main(): Promise<number> {
   const loadAfter = loadNow();
   console.log(`\nload at the end  ${loadAfter.join(" ")}`);
   if (values.json !== undefined) {
-    await Deno.writeTextFile(
+    await writeWhole(
       values.json,
       JSON.stringify({ machine, loadAfter, runs, products: rows }, null, 2) + "\n",
     );

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { writeWhole } from "@edgetuner/core";
 import { parseArgs } from "node:util";
 import { MARK, type Report } from "./child.ts";
 import { medianOf, ProductMeter } from "./products.ts";
@@ -338,7 +339,7 @@ async function main(): Promise<number> {
       null,
       2,
     );
-    await Deno.writeTextFile(values.json, text + "\n");
+    await writeWhole(values.json, text + "\n");
   }
   return measured.every(({ results }) => results.every(({ verdict }) => verdict === "ok")) ? 0 : 1;
 }

@@ -14,6 +14,7 @@ import {
   loadModel,
   loadText,
   writeFormatted,
+  writeWhole,
 } from "@edgetuner/core";
 import {
   NEW_OUT_FLAG,
@@ -174,7 +175,7 @@ export async function pull(flags: Flags, out: string): Promise<void> {
   for (
     const [part, pairs] of Object.entries({ ...parts, test: await readPairs(data.test, flags["skip-bad"]) })
   ) {
-    await Deno.writeTextFile(`${out}/${part}.jsonl`, writeFormatted(pairs));
+    await writeWhole(`${out}/${part}.jsonl`, writeFormatted(pairs));
     const prompts = new Set(pairs.map(({ prompt }) => prompt)).size;
     console.log(`${part.padEnd(6)}${pairs.length} texts of ${prompts} prompts: ${out}/${part}.jsonl`);
   }

@@ -13,32 +13,29 @@ import type { Tensor } from "../engine/tensor.ts";
 
 const statisticsKernel = defineRowKernel({
   name: "cross_entropy_statistics",
-  file: "cross_entropy/cross_entropy_statistics.wgsl",
   source: statisticsSource,
-  bindings: ["logits", "targets", "statistics"],
-  parameters: ["rows", "columns", "pitch4", "first"],
+  bindings: ["read", "read", "write"],
+  parameters: [["rows", "u32"], ["columns", "u32"], ["pitch4", "u32"], ["first", "u32"]],
 });
 
 const lossKernel = defineKernel({
   name: "cross_entropy_loss",
-  file: "cross_entropy/cross_entropy_loss.wgsl",
   source: lossSource,
-  bindings: ["statistics", "weights", "losses"],
-  parameters: ["rows", "pitch", "vocabulary", "smoothing"],
+  bindings: ["read", "read", "write"],
+  parameters: [["rows", "u32"], ["pitch", "u32"], ["vocabulary", "u32"], ["smoothing", "f32"]],
 });
 
 const backwardKernel = defineKernel({
   name: "cross_entropy_backward",
-  file: "cross_entropy/cross_entropy_backward.wgsl",
   source: backwardSource,
-  bindings: ["logits", "targets", "weights", "statistics"],
+  bindings: ["write", "read", "read", "read"],
   parameters: [
-    "rows",
-    "columns",
-    "pitch4",
-    "first",
-    "vocabulary",
-    "smoothing",
+    ["rows", "u32"],
+    ["columns", "u32"],
+    ["pitch4", "u32"],
+    ["first", "u32"],
+    ["vocabulary", "u32"],
+    ["smoothing", "f32"],
   ],
 });
 
@@ -79,21 +76,21 @@ export function crossEntropy(options: CrossEntropyOptions): Tensor {
   using statistics = engine.tensor(rows, 4, "cross-entropy statistics");
   for (const { logits, first } of chunks) {
     engine.dispatch(statisticsKernel[engine.adapterClass], {
-      bindings: { logits, targets, statistics },
+      bindings: [logits, targets, statistics],
       parameters: { rows, columns: logits.columns, pitch4: logits.pitch / 4, first },
       workgroups: [Math.ceil(rows / ROWS_PER_WORKGROUP[engine.adapterClass])],
     });
   }
   const losses = engine.tensor(1, rows, "losses");
   engine.dispatch(lossKernel, {
-    bindings: { statistics, weights, losses },
+    bindings: [statistics, weights, losses],
     parameters: { rows, pitch: losses.pitch, vocabulary, smoothing },
     workgroups: [Math.ceil(losses.pitch / 64)],
   });
   if (options.gradient) {
     for (const { logits, first } of chunks) {
       engine.dispatch(backwardKernel, {
-        bindings: { logits, targets, weights, statistics },
+        bindings: [logits, targets, weights, statistics],
         parameters: { rows, columns: logits.columns, pitch4: logits.pitch / 4, first, vocabulary, smoothing },
         workgroups: [Math.ceil(logits.pitch / 256), rows],
       });

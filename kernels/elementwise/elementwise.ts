@@ -7,24 +7,21 @@
 import addScaledSource from "./add_scaled.wgsl" with { type: "text" };
 import reluSource from "./relu.wgsl" with { type: "text" };
 import { defineKernel } from "../engine/kernel.ts";
-import { gridOf } from "../engine/lanes.ts";
 import type { Tensor } from "../engine/tensor.ts";
 
 const addScaledKernel = defineKernel({
   name: "add_scaled",
-  file: "elementwise/add_scaled.wgsl",
   source: addScaledSource,
-  bindings: ["x", "y"],
-  parameters: ["count4", "alpha"],
+  bindings: ["read", "write"],
+  parameters: [["count4", "u32"], ["alpha", "f32"]],
 });
 
 const reluKernels = [false, true].map((keep) =>
   defineKernel({
     name: keep ? "relu_backward" : "relu",
-    file: "elementwise/relu.wgsl",
     source: reluSource,
-    bindings: ["kept", "y"],
-    parameters: ["count4"],
+    bindings: ["read", "write"],
+    parameters: [["count4", "u32"]],
     constants: { KEEP: Number(keep) },
   })
 );
@@ -33,10 +30,11 @@ function dispatchRelu(kept: Tensor | null, y: Tensor): void {
   const keptWindows = kept?.windows();
   y.windows().forEach((window, w) => {
     const count4 = window.bytes / 16;
+    const groups = Math.ceil(count4 / 64);
     y.engine.dispatch(reluKernels[Number(kept !== null)]!, {
-      bindings: { kept: keptWindows?.[w] ?? y.engine.nullInput, y: window },
+      bindings: [keptWindows?.[w] ?? y.engine.nullInput, window],
       parameters: { count4 },
-      workgroups: gridOf(count4, 64),
+      workgroups: [Math.min(groups, 32_768), Math.ceil(groups / 32_768)],
     });
   });
 }
@@ -76,10 +74,11 @@ export function addScaled(x: Tensor, y: Tensor, alpha = 1): void {
   const yWindows = y.windows();
   x.windows().forEach((window, w) => {
     const count4 = window.bytes / 16;
+    const groups = Math.ceil(count4 / 64);
     x.engine.dispatch(addScaledKernel, {
-      bindings: { x: window, y: yWindows[w]! },
+      bindings: [window, yWindows[w]!],
       parameters: { count4, alpha },
-      workgroups: gridOf(count4, 64),
+      workgroups: [Math.min(groups, 32_768), Math.ceil(groups / 32_768)],
     });
   });
 }

@@ -13,18 +13,16 @@ import { PackedMatrix } from "../packed/packed_matrix.ts";
 
 const gatherKernel = defineKernel({
   name: "embedding_gather",
-  file: "embedding/embedding_gather.wgsl",
   source: gatherSource,
-  bindings: ["table", "ids", "out"],
-  parameters: ["rows", "pitch4", "first", "count", "accumulate"],
+  bindings: ["read", "read", "write"],
+  parameters: [["rows", "u32"], ["pitch4", "u32"], ["first", "u32"], ["count", "u32"], ["accumulate", "u32"]],
 });
 
 const scatterKernel = defineKernel({
   name: "embedding_scatter",
-  file: "embedding/embedding_scatter.wgsl",
   source: scatterSource,
-  bindings: ["d_out", "lists", "d_table"],
-  parameters: ["groups", "pitch4", "first", "count"],
+  bindings: ["read", "read", "write"],
+  parameters: [["groups", "u32"], ["pitch4", "u32"], ["first", "u32"], ["count", "u32"]],
 });
 
 function requireIds(ids: Uint32Array, table: Tensor | PackedMatrix): void {
@@ -56,7 +54,7 @@ export function embeddingGather(table: Tensor | PackedMatrix, ids: Uint32Array, 
   const { pitch } = table;
   for (const window of table.windows()) {
     engine.dispatch(gatherKernel, {
-      bindings: { table: window, ids: idTensor, out: result },
+      bindings: [window, idTensor, result],
       parameters: {
         rows: ids.length,
         pitch4: pitch / 4,
@@ -102,7 +100,7 @@ export function embeddingScatterAdd(dOut: Tensor, ids: Uint32Array, dTable: Tens
   using listTensor = engine.upload(lists, 1, lists.length, "embedding lists");
   for (const window of dTable.windows()) {
     engine.dispatch(scatterKernel, {
-      bindings: { d_out: dOut, lists: listTensor, d_table: window },
+      bindings: [dOut, listTensor, window],
       parameters: { groups, pitch4: pitch / 4, first: window.row, count: window.rows },
       workgroups: [Math.ceil(pitch / 32), groups],
     });

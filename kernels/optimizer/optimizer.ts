@@ -10,55 +10,51 @@ import clipSource from "./clip_scale.wgsl" with { type: "text" };
 import normsSource from "./segment_norms.wgsl" with { type: "text" };
 import type { Engine } from "../engine/engine.ts";
 import { defineKernel } from "../engine/kernel.ts";
-import { defineRowKernel, gridOf, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
+import { defineRowKernel, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
 import type { Tensor } from "../engine/tensor.ts";
 
 const adamwKernel = defineKernel({
   name: "adamw",
-  file: "optimizer/adamw.wgsl",
   source: adamwSource,
-  bindings: ["parameters", "gradients", "m", "v", "control", "clip"],
+  bindings: ["write", "read", "write", "write", "read", "read"],
   parameters: [
-    "count4",
-    "segment4",
-    "first4",
-    "rate",
-    "beta1",
-    "beta2",
-    "epsilon",
-    "decay",
+    ["count4", "u32"],
+    ["segment4", "u32"],
+    ["first4", "u32"],
+    ["rate", "f32"],
+    ["beta1", "f32"],
+    ["beta2", "f32"],
+    ["epsilon", "f32"],
+    ["decay", "f32"],
   ],
 });
 
 const normsKernel = defineRowKernel({
   name: "segment_norms",
-  file: "optimizer/segment_norms.wgsl",
   source: normsSource,
-  bindings: ["x", "control", "out"],
+  bindings: ["read", "read", "write"],
   parameters: [
-    "segments",
-    "segment4",
-    "count4",
-    "first",
-    "root",
-    "scale",
+    ["segments", "u32"],
+    ["segment4", "u32"],
+    ["count4", "u32"],
+    ["first", "u32"],
+    ["root", "u32"],
+    ["scale", "f32"],
   ],
 });
 
 const changeKernel = defineRowKernel({
   name: "segment_change",
-  file: "optimizer/segment_change.wgsl",
   source: changeSource,
-  bindings: ["x", "before", "control", "out"],
-  parameters: ["segments", "segment4"],
+  bindings: ["read", "read", "read", "write"],
+  parameters: [["segments", "u32"], ["segment4", "u32"]],
 });
 
 const clipKernel = defineKernel({
   name: "clip_scale",
-  file: "optimizer/clip_scale.wgsl",
   source: clipSource,
-  bindings: ["squares", "clip"],
-  parameters: ["count", "limit"],
+  bindings: ["read", "write"],
+  parameters: [["count", "u32"], ["limit", "f32"]],
 });
 
 /** AdamW's settings. */
@@ -120,25 +116,19 @@ export function adamw(
   const { parameters, gradients, m, v } = tensors;
   const { engine } = parameters;
   const noClip = clip ?? engine.unitScale;
-  const windowsOf = { gradients: gradients.windows(), m: m.windows(), v: v.windows() };
-  parameters.windows().forEach((window, w) => {
+  const windows = [parameters, gradients, m, v].map((t) => t.windows());
+  windows[0]!.forEach((window, w) => {
     const count4 = window.rows * parameters.pitch / 4;
+    const groups = Math.ceil(count4 / 64);
     engine.dispatch(adamwKernel, {
-      bindings: {
-        parameters: window,
-        gradients: windowsOf.gradients[w]!,
-        m: windowsOf.m[w]!,
-        v: windowsOf.v[w]!,
-        control,
-        clip: noClip,
-      },
+      bindings: [...windows.map((list) => list[w]!), control, noClip],
       parameters: {
         count4,
         segment4: segment / 4,
         first4: window.row * parameters.pitch / 4,
         ...settings,
       },
-      workgroups: gridOf(count4, 64),
+      workgroups: [Math.min(groups, 32_768), Math.ceil(groups / 32_768)],
     });
   });
 }
@@ -160,7 +150,7 @@ export function segmentNorms(x: Tensor, options: SegmentNormsOptions): Tensor {
   const segments = control.rows;
   const out = engine.zeros(1, segments, "segment norms"); // the kernel writes no padding
   engine.dispatch(normsKernel[engine.adapterClass], {
-    bindings: { x, control, out },
+    bindings: [x, control, out],
     parameters: { segments, segment4: segment / 4, count4: x.bytes / 16, first: 0, root: 1, scale },
     workgroups: [Math.ceil(segments / ROWS_PER_WORKGROUP[engine.adapterClass])],
   });
@@ -185,7 +175,7 @@ export function segmentChange(
   const segments = control.rows;
   const out = engine.zeros(1, segments, "segment changes"); // the kernel writes no padding
   engine.dispatch(changeKernel[engine.adapterClass], {
-    bindings: { x, before, control, out },
+    bindings: [x, before, control, out],
     parameters: { segments, segment4: segment / 4 },
     workgroups: [Math.ceil(segments / ROWS_PER_WORKGROUP[engine.adapterClass])],
   });
@@ -215,7 +205,7 @@ export function clipScale(engine: Engine, gradients: readonly Tensor[], limit: n
   parts.forEach((part, i) => {
     const segments = partials[i]!;
     engine.dispatch(normsKernel[engine.adapterClass], {
-      bindings: { x: part, control, out: squares },
+      bindings: [part, control, squares],
       parameters: { segments, segment4: PARTIAL / 4, count4: part.bytes / 16, first, root: 0, scale: 1 },
       workgroups: [Math.ceil(segments / ROWS_PER_WORKGROUP[engine.adapterClass])],
     });
@@ -223,7 +213,7 @@ export function clipScale(engine: Engine, gradients: readonly Tensor[], limit: n
   });
   const clip = engine.tensor(1, 4, "clip factor");
   engine.dispatch(clipKernel, {
-    bindings: { squares, clip },
+    bindings: [squares, clip],
     parameters: { count, limit },
     workgroups: [1],
   });

@@ -13,33 +13,31 @@ import { defineKernel } from "../engine/kernel.ts";
 
 const importanceKernel = defineKernel({
   name: "importance",
-  file: "pruning/importance.wgsl",
   source: importanceSource,
-  bindings: ["gradient", "observed", "previous", "g", "s"],
+  bindings: ["read", "read", "read", "write", "write"],
   parameters: [
-    "layers",
-    "heads",
-    "pitch",
-    "now",
-    "before",
-    "recovery",
-    "zero",
+    ["layers", "u32"],
+    ["heads", "u32"],
+    ["pitch", "u32"],
+    ["now", "f32"],
+    ["before", "f32"],
+    ["recovery", "f32"],
+    ["zero", "u32"],
   ],
 });
 
 const greedyKernel = defineKernel({
   name: "greedy",
-  file: "pruning/greedy.wgsl",
   source: greedySource,
-  bindings: ["s_base", "owner", "weights", "mask", "s_comp", "lost"],
+  bindings: ["read", "read", "read", "write", "write", "write"],
   parameters: [
-    "layers",
-    "heads",
-    "pitch",
-    "weight_pitch",
-    "lost_pitch",
-    "most_pruned",
-    "tau",
+    ["layers", "u32"],
+    ["heads", "u32"],
+    ["pitch", "u32"],
+    ["weight_pitch", "u32"],
+    ["lost_pitch", "u32"],
+    ["most_pruned", "u32"],
+    ["tau", "f32"],
   ],
 });
 
@@ -121,7 +119,7 @@ export async function updateImportance(
   // The first step has nothing to smooth with or to hold: S = G, and the others take the mean.
   const first = previous === null;
   engine.dispatch(importanceKernel, {
-    bindings: { gradient: gradientTensor, observed: observedTensor, previous: previousTensor, g, s },
+    bindings: [gradientTensor, observedTensor, previousTensor, g, s],
     parameters: {
       layers,
       heads,
@@ -243,7 +241,7 @@ export async function pruneGreedily(
   using sComp = engine.tensor(layers, heads, "S_comp");
   using lost = engine.tensor(layers, devices, "lost heads", "u32");
   engine.dispatch(greedyKernel, {
-    bindings: { s_base: base, owner: ownerTensor, weights, mask, s_comp: sComp, lost },
+    bindings: [base, ownerTensor, weights, mask, sComp, lost],
     parameters: {
       layers,
       heads,

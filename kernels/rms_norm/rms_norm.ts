@@ -13,19 +13,17 @@ import type { Tensor } from "../engine/tensor.ts";
 
 const forwardKernel = defineRowKernel({
   name: "rms_norm",
-  file: "rms_norm/rms_norm.wgsl",
   source: forwardSource,
-  bindings: ["x", "gamma", "y", "statistics"],
-  parameters: ["rows", "columns", "pitch4", "epsilon"],
+  bindings: ["read", "read", "write", "write"],
+  parameters: [["rows", "u32"], ["columns", "u32"], ["pitch4", "u32"], ["epsilon", "f32"]],
 });
 
 const backwardKernels = [false, true].map((accumulate) =>
   defineRowKernel({
     name: accumulate ? "rms_norm_backward_accumulate" : "rms_norm_backward",
-    file: "rms_norm/rms_norm_backward.wgsl",
     source: backwardSource,
-    bindings: ["x", "gamma", "statistics", "dy", "dx"],
-    parameters: ["rows", "columns", "pitch4"],
+    bindings: ["read", "read", "read", "read", "write"],
+    parameters: [["rows", "u32"], ["columns", "u32"], ["pitch4", "u32"]],
     constants: { ACCUMULATE: Number(accumulate) },
   })
 );
@@ -56,7 +54,7 @@ export function rmsNorm(x: Tensor, gamma: Tensor, epsilon: number): RmsNormResul
   const y = engine.tensor(rows, columns, "rms norm");
   const statistics = engine.tensor(rows, 1, "rms norm statistics");
   engine.dispatch(forwardKernel[engine.adapterClass], {
-    bindings: { x, gamma, y, statistics },
+    bindings: [x, gamma, y, statistics],
     parameters: { rows, columns, pitch4: pitch / 4, epsilon },
     workgroups: [Math.ceil(rows / ROWS_PER_WORKGROUP[engine.adapterClass])],
   });
@@ -85,7 +83,7 @@ export function rmsNormBackward(options: RmsNormBackwardOptions): Tensor {
   const { engine, rows, columns, pitch } = x;
   const dx = options.dx ?? engine.tensor(rows, columns, "rms norm dx");
   engine.dispatch(backwardKernels[Number(accumulate)]![engine.adapterClass], {
-    bindings: { x, gamma, statistics, dy, dx },
+    bindings: [x, gamma, statistics, dy, dx],
     parameters: { rows, columns, pitch4: pitch / 4 },
     workgroups: [Math.ceil(rows / ROWS_PER_WORKGROUP[engine.adapterClass])],
   });

@@ -13,6 +13,7 @@ import {
   type ModelFolder,
   modelShape,
   type NamedArray,
+  type NamedArrays,
   type PeftAdapter,
   randomStream,
   saveAdapter,
@@ -20,6 +21,7 @@ import {
   saveSafetensors,
   StoredTensors,
   toPeft,
+  writeSafetensors,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { splitLogits } from "@edgetuner/transport";
@@ -165,7 +167,8 @@ Deno.test("files that were damaged after they were written are noticed", async (
   const folder = await Deno.makeTempDir();
   try {
     await savePeft(`${folder}/peft`, peft);
-    await saveSafetensors(`${folder}/merged.safetensors`, mergePeft(model.weights, peft, "gpt2", shape));
+    const merge = () => mergePeft(model.weights, peft, "gpt2", shape);
+    await saveSafetensors(`${folder}/merged.safetensors`, merge());
     const readBack = async () => ({
       peft: await loadPeft(`${folder}/peft`),
       merged: await StoredTensors.open(`${folder}/merged.safetensors`),
@@ -173,11 +176,22 @@ Deno.test("files that were damaged after they were written are noticed", async (
     const right = await certifyExport({ ...options, ...await readBack() });
     assertEquals(right.holds, true);
     assert(right.merged > 0, "the merged file is another computation");
+    // By their digests; and by the certificate where none are noted, or those of wrong values.
+    await flip(`${folder}/merged.safetensors`, "transformer.h.1.mlp.c_fc.weight");
+    await assertRejects(
+      async () => await certifyExport({ ...options, ...await readBack() }),
+      CheckpointError,
+      'merged.safetensors as the values of "transformer.h.1.mlp.c_fc.weight" must have the digest',
+    );
+    const withoutDigests = async (path: string, tensors: NamedArrays) =>
+      await Deno.writeFile(path, writeSafetensors(tensors));
+    await withoutDigests(`${folder}/merged.safetensors`, merge());
     await flip(`${folder}/merged.safetensors`, "transformer.h.1.mlp.c_fc.weight");
     const merged = await certifyExport({ ...options, ...await readBack() });
     assertEquals([merged.holds, merged.imported], [false, right.imported]);
-    await saveSafetensors(`${folder}/merged.safetensors`, mergePeft(model.weights, peft, "gpt2", shape));
+    await saveSafetensors(`${folder}/merged.safetensors`, merge());
     const [name] = [...peft.arrays.keys()];
+    await withoutDigests(`${folder}/peft/adapter_model.safetensors`, peft.arrays);
     await flip(`${folder}/peft/adapter_model.safetensors`, name!);
     const adapter = await certifyExport({ ...options, ...await readBack() });
     assertEquals([adapter.holds, adapter.merged], [false, right.merged]);
