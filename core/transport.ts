@@ -55,8 +55,14 @@ export interface Channel extends AsyncDisposable {
   receive(options?: WaitOptions): Promise<Uint8Array<ArrayBuffer> | null>;
   /** Resolves when the channel has ended, for whatever reason; never rejects. */
   readonly closed: Promise<CloseInfo>;
-  /** Closes the channel; frames already accepted by `send` are still delivered where the transport can. Idempotent. */
-  close(reason?: string): Promise<void>;
+  /**
+   * Closes the channel; frames already accepted by `send` are still delivered where the transport can. Idempotent.
+   *
+   * @param reason Reason in words, which the other side hears.
+   * @param options Once the signal aborts, closing waits for the peer no longer: what it has not taken is lost. A call
+   * with such a signal cuts an earlier one short too.
+   */
+  close(reason?: string, options?: WaitOptions): Promise<void>;
 }
 
 /** The connecting side of a transport. */
@@ -68,7 +74,8 @@ export interface Transport {
   /**
    * Opens a channel to the listening side.
    *
-   * @throws {ChannelClosedError} If the other side cannot be reached or refuses; the message says why.
+   * @throws {ChannelClosedError} If the other side cannot be reached, or takes on no channel now; the message says why.
+   * @throws {HandshakeError} If the other side refuses and will do so the next time too, such as a token.
    */
   connect(options?: WaitOptions): Promise<Channel>;
 }

@@ -21,3 +21,9 @@ export class ShaderError extends GpuError {
   /** Always `"ShaderError"`. */
   override readonly name = "ShaderError";
 }
+
+/** A kernel's declaration does not fit its WGSL source: the message names the kernel and the field or binding. */
+export class KernelDefinitionError extends TypeError {
+  /** Always `"KernelDefinitionError"`. */
+  override readonly name = "KernelDefinitionError";
+}

@@ -7,7 +7,7 @@
  * @module
  */
 
-export { GpuError, NoAdapterError, ShaderError } from "./errors.ts";
+export { GpuError, KernelDefinitionError, NoAdapterError, ShaderError } from "./errors.ts";
 export { type AdapterClass, adapterClass, requestAdapter } from "./engine/adapter.ts";
 export {
   type Bindable,
@@ -16,7 +16,14 @@ export {
   type EngineOptions,
   type EngineStats,
 } from "./engine/engine.ts";
-export { type BindingKind, defineKernel, type Kernel, type ParameterKind } from "./engine/kernel.ts";
+export { defineKernel, type Kernel, type KernelDefinition } from "./engine/kernel.ts";
+export type {
+  BindingKind,
+  ParameterKind,
+  ShaderBinding,
+  ShaderFile,
+  ShaderParameter,
+} from "./engine/shader.ts";
 export type { Pooled, PoolStats } from "./engine/pool.ts";
 export type { KernelTime } from "./engine/profiler.ts";
 export type { ReadbackMode } from "./engine/readback.ts";
@@ -64,13 +71,8 @@ export {
   type HeadProductOptions,
   scatterAddHeadColumns,
 } from "./lora/lora.ts";
-export {
-  type BatchLayout,
-  type Causal,
-  type HeadColumns,
-  matmul,
-  type MatmulOptions,
-} from "./matmul/matmul.ts";
+export { type BatchLayout, type Causal, type HeadColumns, type MatmulOptions } from "./matmul/options.ts";
+export { matmul } from "./matmul/matmul.ts";
 export { measureTiles } from "./matmul/measure_tiles.ts";
 export {
   DEFAULT_TILES,
@@ -78,6 +80,8 @@ export {
   MATMUL_TILES,
   type MatmulTile,
   type MatmulTiles,
+  matmulTiles,
+  setMatmulTiles,
   type TileTimes,
 } from "./matmul/tiles.ts";
 export {

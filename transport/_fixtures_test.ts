@@ -136,3 +136,52 @@ export async function overLink(opening: Promise<TransportFixture>): Promise<Tran
     [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
   };
 }
+
+/** Carries bytes to a port of this machine, until it stops without closing anything: a cable that was pulled. */
+export class StoppingRelay implements AsyncDisposable {
+  readonly #listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  readonly #connections: Deno.Conn[] = [];
+  readonly #copying: Promise<unknown>[] = [];
+  readonly #serving: Promise<void>;
+  #stopped = false;
+
+  constructor(port: number) {
+    this.#serving = this.#serve(port);
+  }
+
+  /** Where to connect, over HTTP or WebSocket. */
+  get url(): string {
+    return `http://127.0.0.1:${this.#listener.addr.port}/frames`;
+  }
+
+  /** From now on nothing gets through, and nobody is told. */
+  stop(): void {
+    this.#stopped = true;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#listener.close();
+    await this.#serving;
+    for (const connection of this.#connections) connection.close();
+    await Promise.all(this.#copying);
+  }
+
+  async #serve(port: number): Promise<void> {
+    for await (const near of this.#listener) {
+      const far = await Deno.connect({ hostname: "127.0.0.1", port });
+      this.#connections.push(near, far);
+      this.#copying.push(this.#copy(near, far), this.#copy(far, near));
+    }
+  }
+
+  async #copy(from: Deno.Conn, to: Deno.Conn): Promise<void> {
+    const buffer = new Uint8Array(65_536);
+    try {
+      for (let n = await from.read(buffer); n !== null; n = await from.read(buffer)) {
+        for (let at = 0; at < n && !this.#stopped;) at += await to.write(buffer.subarray(at, n));
+      }
+    } catch {
+      // Closed at the end of the test.
+    }
+  }
+}

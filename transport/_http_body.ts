@@ -17,6 +17,7 @@ export const HEADER = {
   close: "edgetuner-close",
   maxFrame: "edgetuner-max-frame",
   idle: "edgetuner-idle",
+  hold: "edgetuner-hold",
 } as const;
 
 /** Frames share a body up to this size, so that many small ones do not need a request each. */

@@ -34,6 +34,27 @@ export function milliseconds(name: string, value: number | undefined, fallback: 
   return count(name, value, fallback, MAX_DELAY_MS);
 }
 
+/** Reads and checks how often a side gives a sign of life, and how long a silence it bears. */
+export function signsOfLife(
+  options: { readonly pingIntervalMs?: number; readonly idleTimeoutMs?: number },
+): { readonly pingIntervalMs: number; readonly idleTimeoutMs: number } {
+  const idleTimeoutMs = milliseconds("idleTimeoutMs", options.idleTimeoutMs, 30_000);
+  const fallback = Math.max(1, Math.min(10_000, Math.floor(idleTimeoutMs / 3)));
+  const pingIntervalMs = milliseconds("pingIntervalMs", options.pingIntervalMs, fallback);
+  if (2 * pingIntervalMs > idleTimeoutMs) {
+    throw new RangeError(
+      `Cannot set up the transport as 'idleTimeoutMs' must be at least twice 'pingIntervalMs': ` +
+        `current values are ${idleTimeoutMs} and ${pingIntervalMs}`,
+    );
+  }
+  return { pingIntervalMs, idleTimeoutMs };
+}
+
+/** True if an answer of this HTTP status will be the same the next time. */
+export function isForGood(status: number): boolean {
+  return status >= 400 && status < 500 && status !== 408 && status !== 425 && status !== 429;
+}
+
 /** Returns `value`, or `fallback` if absent, after checking that it is a number of at least `min`. */
 export function amount(name: string, value: number | undefined, fallback: number, min: number): number {
   const checked = value ?? fallback;

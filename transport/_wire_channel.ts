@@ -27,7 +27,10 @@ export interface Wire {
   write(frame: Frame): void;
   /** Tells that the receiver took a frame out of the queue. */
   taken(frame: Frame): void;
-  /** Delivers what `write` took, then ends the connection. Has a time limit of its own; never rejects. */
+  /**
+   * Delivers what `write` took, then ends the connection. Has a time limit of its own, and ends at once when
+   * `channel.cut` aborts; never rejects.
+   */
   shutdown(reason: string): Promise<void>;
 }
 
@@ -53,6 +56,7 @@ export class WireChannel implements Channel {
   #queuedBytes = 0;
   #info: CloseInfo | undefined;
   #receiving = true;
+  readonly #cut = new AbortController();
 
   constructor(options: WireChannelOptions, makeWire: (channel: WireChannel) => Wire) {
     const { promise, resolve } = Promise.withResolvers<CloseInfo>();
@@ -71,6 +75,11 @@ export class WireChannel implements Channel {
   /** False once frames from the wire are no longer wanted. */
   get receiving(): boolean {
     return this.#receiving;
+  }
+
+  /** Aborts when closing is to wait for the peer no longer. */
+  get cut(): AbortSignal {
+    return this.#cut.signal;
   }
 
   // An async function runs at once up to its first await, so frames keep the order of the calls.
@@ -100,12 +109,16 @@ export class WireChannel implements Channel {
     return this.#receiving ? await this.#receivers.wait(undefined, signal) : null;
   }
 
-  async close(reason = ""): Promise<void> {
+  async close(reason = "", { signal }: WaitOptions = {}): Promise<void> {
+    const cut = () => this.#cut.abort();
+    if (signal?.aborted) cut();
+    else signal?.addEventListener("abort", cut, { once: true });
     if (this.#receiving) {
       this.end({ clean: true, reason });
       this.#wire.shutdown(reason).finally(() => this.settle());
     }
     await this.closed;
+    signal?.removeEventListener("abort", cut);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

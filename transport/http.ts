@@ -10,7 +10,8 @@
  *   each frame after its length (32 bits, low byte first). Repeating a request does no harm: the
  *   server skips frames that it has.
  * - `GET` receives frames: `edgetuner-ack` is the number of the next frame that the client wants; the
- *   server keeps frames until they are acknowledged so. Without frames it answers 204 after a while.
+ *   server keeps frames until they are acknowledged so. Without frames it answers 204 after a while, and after
+ *   `edgetuner-hold` milliseconds at the latest if the request says so.
  * - The answer to opening says the largest frame (`edgetuner-max-frame`, bytes) and the silence after
  *   which the server ends the session (`edgetuner-idle`, milliseconds).
  * - `edgetuner-grant: N` goes both ways: the other side may send until the sum of `bytes + 64` over its
@@ -27,6 +28,7 @@ import {
   type Channel,
   ChannelClosedError,
   type CloseInfo,
+  HandshakeError,
   type Listener,
   type Transport,
   type TransportFlags,
@@ -45,7 +47,14 @@ import {
   readCount,
   splitFrames,
 } from "./_http_body.ts";
-import { count, DEFAULT_MAX_FRAME_BYTES, DEFAULT_QUEUE_BYTES, endpoint, milliseconds } from "./_options.ts";
+import {
+  count,
+  DEFAULT_MAX_FRAME_BYTES,
+  DEFAULT_QUEUE_BYTES,
+  endpoint,
+  isForGood,
+  milliseconds,
+} from "./_options.ts";
 import { detailOf, refusal } from "./problem.ts";
 import { type Frame, frameCost, type Wire, WireChannel } from "./_wire_channel.ts";
 import { type Authorize, checkToken } from "./token.ts";
@@ -87,14 +96,15 @@ export interface HttpTransportOptions extends HttpOptions {
    */
   readonly connectTimeoutMs?: number;
   /**
-   * Longest time in milliseconds without an answer to a request; must be above `pollTimeoutMs` of the
-   * listener. Sending gets 1 ms more for each 100 bytes.
+   * Longest time in milliseconds without an answer to a request; requests for frames ask to be answered within a
+   * third of it. Sending gets 1 ms more for each 100 bytes.
    *
    * @default {30000}
    */
   readonly requestTimeoutMs?: number;
   /**
-   * Time in milliseconds over which a failed request is repeated before the channel is given up.
+   * Time in milliseconds over which a failed request is repeated before the channel is given up; the last try
+   * ends with it.
    *
    * @default {10000}
    */
@@ -306,9 +316,14 @@ class HttpClientWire implements Wire {
   /** Lets the sending loop finish, but not for long. */
   async #farewell(): Promise<void> {
     this.#nap?.end();
-    const timer = setTimeout(() => this.#stop.abort(), this.#setup.closeTimeoutMs);
+    const { cut } = this.#channel;
+    const stop = () => this.#stop.abort();
+    if (cut.aborted) stop();
+    cut.addEventListener("abort", stop, { once: true });
+    const timer = setTimeout(stop, this.#setup.closeTimeoutMs);
     await this.#done;
     clearTimeout(timer);
+    cut.removeEventListener("abort", stop);
   }
 
   async #sendAll(): Promise<void> {
@@ -334,7 +349,10 @@ class HttpClientWire implements Wire {
 
   async #receiveAll(): Promise<void> {
     while (!this.#stop.signal.aborted && this.#channel.receiving) {
-      const answer = await this.#request("GET", { [HEADER.ack]: String(this.#inSeq) });
+      const answer = await this.#request("GET", {
+        [HEADER.ack]: String(this.#inSeq),
+        [HEADER.hold]: String(Math.ceil(this.#setup.requestTimeoutMs / 3)),
+      });
       if (!answer) return;
       this.#raise(answer.headers);
       const frames = splitFrames(answer.body, this.#setup.maxFrameBytes);
@@ -371,18 +389,23 @@ class HttpClientWire implements Wire {
   ): Promise<Answer | undefined> {
     const stop = this.#stop.signal;
     let failedAt: number | undefined;
+    let failure = "";
     for (let delay = RETRY_FIRST_MS;; delay = Math.min(2 * delay, RETRY_MAX_MS)) {
-      let failure: string;
       try {
         const grant = String(this.#flow.grant());
-        const answer = await this.#attempt(method, { ...headers, [HEADER.grant]: grant }, body);
+        const leftMs = failedAt === undefined
+          ? Infinity
+          : Math.max(1, failedAt + this.#setup.retryTimeoutMs - performance.now());
+        const answer = await this.#attempt(method, { ...headers, [HEADER.grant]: grant }, { body, leftMs });
         if (answer.status === 200 || answer.status === 204) return answer;
         failure = describe(answer.status, detailOf(new TextDecoder().decode(answer.body)));
-        if (answer.status < 500 && answer.status !== 408 && answer.status !== 429) throw new Refused(failure);
+        if (answer.status < 400 || isForGood(answer.status)) throw new Refused(failure);
       } catch (error) {
         if (stop.aborted || this.#peerEnded) return undefined;
         if (error instanceof Refused) throw error;
-        failure = error instanceof Error ? error.message : String(error);
+        const text = error instanceof Error ? error.message : String(error);
+        // The last try has less time than the others: what they said tells more.
+        if (failedAt === undefined || !text.startsWith("no answer")) failure = text;
       }
       const now = performance.now();
       failedAt ??= now;
@@ -396,7 +419,11 @@ class HttpClientWire implements Wire {
     }
   }
 
-  async #attempt(method: "GET" | "POST", headers: Record<string, string>, body?: Frame): Promise<Answer> {
+  async #attempt(
+    method: "GET" | "POST",
+    headers: Record<string, string>,
+    { body, leftMs }: { readonly body: Frame | undefined; readonly leftMs: number },
+  ): Promise<Answer> {
     const { url, requestTimeoutMs, maxFrameBytes } = this.#setup;
     return await exchange(url, {
       method,
@@ -404,7 +431,7 @@ class HttpClientWire implements Wire {
       ...(body && { body }),
     }, {
       signal: this.#stop.signal,
-      timeoutMs: requestTimeoutMs + Math.ceil((body?.byteLength ?? 0) / 100),
+      timeoutMs: Math.ceil(Math.min(leftMs, requestTimeoutMs + (body?.byteLength ?? 0) / 100)),
       maxBytes: maxBodyBytes(maxFrameBytes),
     });
   }
@@ -512,7 +539,9 @@ export function httpTransport(options: HttpTransportOptions): Transport {
       const why = answer.status === 401
         ? token === undefined ? "a token is required" : "the token was refused"
         : describe(answer.status, detailOf(new TextDecoder().decode(answer.body)));
-      throw new ChannelClosedError(`Cannot connect to ${url.href}: ${why}`);
+      throw new (isForGood(answer.status) ? HandshakeError : ChannelClosedError)(
+        `Cannot connect to ${url.href}: ${why}`,
+      );
     }
     const maxFrameBytes = Math.min(limits.maxFrameBytes, theirMax);
     const idleTimeoutMs = readCount(answer.headers, HEADER.idle) ?? 60_000;
@@ -581,9 +610,14 @@ class HttpSession implements Wire {
     this.#closing ??= { clean: true, reason };
     this.#poll?.end();
     if (this.#polled) {
-      const timer = setTimeout(() => this.#told.resolve(), this.#limits.closeTimeoutMs);
+      const { cut } = this.#channel;
+      const end = () => this.#told.resolve();
+      if (cut.aborted) end();
+      cut.addEventListener("abort", end, { once: true });
+      const timer = setTimeout(end, this.#limits.closeTimeoutMs);
       await this.#told.promise;
       clearTimeout(timer);
+      cut.removeEventListener("abort", end);
     }
     this.over = true;
   }
@@ -633,7 +667,8 @@ class HttpSession implements Wire {
     this.#channel.wake();
     this.#poll?.end();
     if (this.#out.length === 0 && !this.#closing && !this.#flow.due) {
-      const poll = new Pause(this.#pollTimeoutMs);
+      const hold = readCount(request.headers, HEADER.hold) ?? Infinity;
+      const poll = new Pause(Math.min(hold, this.#pollTimeoutMs));
       this.#poll = poll;
       await poll.over;
       if (this.#poll !== poll || this.#out.first !== ack) return this.#answer(204, null);

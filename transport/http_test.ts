@@ -1,4 +1,4 @@
-import { type Channel, ChannelClosedError } from "@edgetuner/core";
+import { type Channel, ChannelClosedError, HandshakeError } from "@edgetuner/core";
 import {
   assert,
   assertEquals,
@@ -14,7 +14,7 @@ import {
   testTransport,
   within,
 } from "../tests/conformance/transport_suite.ts";
-import { address, LIMITS, openHttp, openProxiedHttp, serve } from "./_fixtures_test.ts";
+import { address, LIMITS, openHttp, openProxiedHttp, serve, StoppingRelay } from "./_fixtures_test.ts";
 import { type HttpListener, httpListener, httpTransport } from "./http.ts";
 import { requireToken } from "./token.ts";
 
@@ -228,6 +228,37 @@ testStrictly("HTTP: gives up on a listener that does not answer", async () => {
   stop();
 });
 
+testStrictly(
+  "HTTP: asks to be answered in time, however long the listener would hold a request",
+  async () => {
+    await using listener = httpListener({ pollTimeoutMs: 50_000, idleTimeoutMs: 60_000 });
+    await using server = serve((request) => listener.handle(request));
+    const device = await httpTransport({ url: address(server), requestTimeoutMs: 300, retryTimeoutMs: 1 })
+      .connect();
+    await using edge = await within(listener.accept(), "accept");
+    assertEquals(await isPending(device.closed, 700), true);
+    await edge!.send(pattern(3));
+    assertEquals(await within(device.receive(), "receive"), pattern(3));
+    await device.close();
+  },
+);
+
+testStrictly("HTTP: a link that is cut without a word ends the channel at its limits", async () => {
+  await using listener = httpListener({ pollTimeoutMs: 50, idleTimeoutMs: 200 });
+  await using server = serve((request) => listener.handle(request));
+  await using relay = new StoppingRelay(server.addr.port);
+  const transport = httpTransport({ url: relay.url, requestTimeoutMs: 200, retryTimeoutMs: 300 });
+  const [device, leaving] = [await transport.connect(), await transport.connect()];
+  const edge = await within(listener.accept(), "accept");
+  relay.stop();
+  const began = performance.now();
+  await within(leaving.close("", { signal: AbortSignal.abort() }), "close");
+  assert(performance.now() - began < 150);
+  assertEquals(await within(device.closed, "closed"), { clean: false, reason: "no answer within 200 ms" });
+  assertEquals((await within(edge!.closed, "closed")).clean, false);
+  assert(performance.now() - began < 1500);
+});
+
 testStrictly("HTTP: tells that a token is wrong or missing, on each request", async () => {
   const sessions = new Set<string | null>();
   await using listener = httpListener({ authorize: requireToken("secret") });
@@ -238,10 +269,10 @@ testStrictly("HTTP: tells that a token is wrong or missing, on each request", as
   const url = address(server);
   await assertRejects(
     () => httpTransport({ url, token: "other" }).connect(),
-    ChannelClosedError,
+    HandshakeError,
     "the token was refused",
   );
-  await assertRejects(() => httpTransport({ url }).connect(), ChannelClosedError, "a token is required");
+  await assertRejects(() => httpTransport({ url }).connect(), HandshakeError, "a token is required");
   sessions.clear();
   await using device = await httpTransport({ url, token: "secret" }).connect();
   await using edge = await within(listener.accept(), "accept");

@@ -189,15 +189,18 @@ class Pipe {
     this.#work();
   }
 
-  /** Resolves once all frames were delivered or dropped, or the far end stands still. */
-  async drained(): Promise<void> {
-    if (this.#waiting.length === 0 && !this.#delivering) return;
+  /** Resolves once all frames were delivered or dropped, the far end stands still, or the signal aborts. */
+  async drained(cut: AbortSignal): Promise<void> {
+    if ((this.#waiting.length === 0 && !this.#delivering) || cut.aborted) return;
     const idle = this.#idle ??= Promise.withResolvers();
     const { clock } = this.#link;
     const giveUpAt = Math.max(clock.now(), this.#lastArrival) + CLOSE_GRACE_MS;
-    const cancel = clock.schedule(giveUpAt, () => idle.resolve());
+    const end = () => idle.resolve();
+    const cancel = clock.schedule(giveUpAt, end);
+    cut.addEventListener("abort", end, { once: true });
     await idle.promise;
     cancel();
+    cut.removeEventListener("abort", end);
   }
 
   /** Drops everything. */
@@ -306,9 +309,10 @@ class LinkWire implements Wire {
   }
 
   async shutdown(reason: string): Promise<void> {
-    await this.#outgoing.drained();
+    const { cut } = this.#channel;
+    await this.#outgoing.drained(cut);
     this.#stop();
-    await this.#inner.close(reason);
+    await this.#inner.close(reason, { signal: cut });
   }
 
   #stop(): void {
@@ -343,7 +347,7 @@ class LinkWire implements Wire {
       }
     }
     const info = await this.#inner.closed;
-    await this.#incoming.drained();
+    await this.#incoming.drained(this.#channel.cut);
     this.#channel.end(info);
     this.#channel.settle();
   }

@@ -45,7 +45,8 @@ class MessagePortWire implements Wire {
   }
 
   shutdown(reason: string): Promise<void> {
-    this.#post({ type: "end", info: { clean: true, reason } });
+    // Whoever does not wait here does not want anyone to wait behind it either.
+    this.#post({ type: "end", info: { clean: !this.#channel.cut.aborted, reason } });
     this.#port.close();
     return Promise.resolve();
   }
@@ -82,22 +83,25 @@ export function messagePortChannel(port: MessagePort, peer: string): Channel {
 
 /**
  * Hands frames on between two channels, in both directions, until one of them ends; then ends the
- * other. Back-pressure passes through: a frame is only received once the last one was sent.
+ * other. Back-pressure passes through: a frame is only received once the last one was sent. Of a channel that
+ * ended on purpose the last frames are handed on first; where one broke, nobody waits.
  */
 export async function relay(a: Channel, b: Channel): Promise<void> {
   await Promise.all([handOn(a, b), handOn(b, a)]);
 }
 
 async function handOn(from: Channel, to: Channel): Promise<void> {
+  const broken = new AbortController();
+  from.closed.then(({ clean }) => clean || broken.abort());
   try {
     for (;;) {
       const frame = await from.receive();
       if (frame === null) break;
-      await to.send(frame);
+      await to.send(frame, { signal: broken.signal });
     }
   } catch {
     // The other side has ended: so does this one, below.
   }
   const { reason } = await Promise.race([from.closed, to.closed]);
-  await Promise.all([from.close(reason), to.close(reason)]);
+  await Promise.all([from.close(reason), to.close(reason, { signal: broken.signal })]);
 }

@@ -20,6 +20,7 @@
  * @module
  */
 
+export { type ConnectAttempt, type ConnectOptions, connectWithin } from "./connect.ts";
 export {
   type HttpListener,
   httpListener,

@@ -9,7 +9,11 @@
  *   reaches N; the frame that crosses the line is still allowed. Sent by both sides right after
  *   opening and as frames are taken; the accepting side also answers each message with it.
  * - `parts N`: the following binary messages together form one frame of N bytes. Used for frames
- *   above 16 MiB, as implementations limit the size of one message.
+ *   above 256 KiB: the other side hears something often, however slow the link is.
+ * - `alive N`: a sign of life. The sender ends the connection if it hears nothing for N milliseconds. Sent by
+ *   both sides right after opening, then whenever a side has sent nothing for a while (a third of the N that it was
+ *   told at most). Whoever gets one and has sent nothing for half of that time answers with one, as browsers slow
+ *   the timers of hidden pages down.
  *
  * A token travels as a second subprotocol, `edgetuner.token.` followed by base64url of its UTF-8
  * bytes, since browsers let a page set no other header. TLS hides it like a header; servers
@@ -22,6 +26,7 @@ import {
   type Channel,
   ChannelClosedError,
   type CloseInfo,
+  HandshakeError,
   type Listener,
   type Transport,
   type TransportFlags,
@@ -30,12 +35,13 @@ import {
 import { Backlog } from "./_backlog.ts";
 import { Flow } from "./_flow.ts";
 import {
-  amount,
   count,
   DEFAULT_MAX_FRAME_BYTES,
   DEFAULT_QUEUE_BYTES,
   endpoint,
+  isForGood,
   milliseconds,
+  signsOfLife,
 } from "./_options.ts";
 import { type Frame, type Wire, WireChannel } from "./_wire_channel.ts";
 import { refusal } from "./problem.ts";
@@ -69,6 +75,20 @@ export interface WebSocketOptions {
    * @default {5000}
    */
   readonly closeTimeoutMs?: number;
+  /**
+   * Time in milliseconds without anything sent after which this side sends a sign of life. The peer's own
+   * limit shortens it to a third of that limit.
+   *
+   * @default {10000}
+   */
+  readonly pingIntervalMs?: number;
+  /**
+   * Silence of the peer in milliseconds after which the channel ends: at least twice `pingIntervalMs`. A link that
+   * was cut without a word is found so.
+   *
+   * @default {30000}
+   */
+  readonly idleTimeoutMs?: number;
 }
 
 /** Options of {@linkcode webSocketTransport}. */
@@ -95,12 +115,6 @@ export interface WebSocketListenerOptions extends WebSocketOptions {
    * @default {256}
    */
   readonly maxChannels?: number;
-  /**
-   * Seconds after which a silent peer is pinged, and then closed if it does not answer; 0 turns it off.
-   *
-   * @default {30}
-   */
-  readonly idleTimeoutSeconds?: number;
 }
 
 /** What a listener may be told about a request. */
@@ -124,8 +138,8 @@ export interface WebSocketListener extends Listener {
   handle(request: Request, options?: HandleOptions): Promise<Response>;
 }
 
-// Deno fails messages of 64 MiB; smaller parts also let pings through in between.
-const PART_BYTES = 16 * 2 ** 20;
+// Each part is a sign of life: at 100 kbit/s one takes 21 seconds.
+const PART_BYTES = 2 ** 18;
 // Above this Deno writes a message in two pieces, its head first. Nagle's algorithm, which is on in the
 // client socket, may keep the second piece back until the head is acknowledged, 40 ms on Linux.
 const ONE_WRITE_BYTES = 1024;
@@ -138,13 +152,20 @@ const BUFFER_POLL_MS = 1;
 const CLOSE_PROTOCOL = 4002;
 const CLOSE_TOO_MUCH = 4008;
 const CLOSE_TOO_LARGE = 4009;
+const CLOSE_SILENT = 4010;
 
 interface Limits {
   readonly maxFrameBytes: number;
   readonly queueBytes: number;
   readonly bufferBytes: number;
   readonly closeTimeoutMs: number;
+  readonly pingIntervalMs: number;
+  readonly idleTimeoutMs: number;
 }
+
+/** Shortest time between two looks at whether the peer lives, and so between two signs of life. */
+const MIN_LOOK_MS = 10;
+const MAX_LOOK_MS = 500;
 
 class WebSocketWire implements Wire {
   readonly #socket: WebSocket;
@@ -155,6 +176,10 @@ class WebSocketWire implements Wire {
   readonly #ended = Promise.withResolvers<void>();
   #poll: ReturnType<typeof setTimeout> | undefined;
   #parts: { readonly frame: Frame; filled: number } | undefined;
+  #watch: ReturnType<typeof setInterval> | undefined;
+  #heard = true;
+  #sentAt = performance.now();
+  #signEveryMs: number;
   /** What the socket said about its failure. */
   failure = "";
 
@@ -164,6 +189,7 @@ class WebSocketWire implements Wire {
     this.#limits = limits;
     this.#answersAll = answersAll;
     this.#flow = new Flow(limits.queueBytes);
+    this.#signEveryMs = limits.pingIntervalMs;
     socket.binaryType = "arraybuffer";
     socket.addEventListener("message", ({ data }) => this.#receive(data));
     socket.addEventListener("error", (event) => {
@@ -181,6 +207,17 @@ class WebSocketWire implements Wire {
   /** To be called once the socket is open. */
   start(): void {
     this.#sendGrant();
+    this.#sendAlive();
+    const { idleTimeoutMs } = this.#limits;
+    const lookMs = Math.min(MAX_LOOK_MS, Math.max(MIN_LOOK_MS, Math.ceil(idleTimeoutMs / 8)));
+    // Looks are counted, not the clock: a process that was held up itself has had no chance to hear anything.
+    let silentMs = 0;
+    this.#watch = setInterval(() => {
+      silentMs = this.#heard ? 0 : silentMs + lookMs;
+      this.#heard = false;
+      if (silentMs >= idleTimeoutMs) this.#lose(`The peer was silent for ${idleTimeoutMs} ms`);
+      else if (performance.now() - this.#sentAt >= this.#signEveryMs - lookMs) this.#sendAlive();
+    }, lookMs);
   }
 
   ready(): boolean {
@@ -201,6 +238,7 @@ class WebSocketWire implements Wire {
     // Parts that are written in one go end where segments do: each is answered, and so acknowledged.
     const inOneGo = !this.#answersAll && frame.byteLength < MANY_SEGMENTS_BYTES;
     const part = inOneGo ? ONE_WRITE_BYTES : PART_BYTES;
+    this.#sentAt = performance.now();
     if (frame.byteLength <= part) {
       this.#socket.send(frame);
       return;
@@ -221,27 +259,46 @@ class WebSocketWire implements Wire {
   }
 
   #sendGrant(): void {
-    if (this.#socket.readyState === WebSocket.OPEN) this.#socket.send(`grant ${this.#flow.grant()}`);
+    this.#write(`grant ${this.#flow.grant()}`);
+  }
+
+  #sendAlive(): void {
+    // A peer that has much to read yet hears enough, and one that does not read would only fill the memory.
+    if (this.#reads) this.#write(`alive ${this.#limits.idleTimeoutMs}`);
+  }
+
+  #write(text: string): void {
+    if (this.#socket.readyState !== WebSocket.OPEN) return;
+    this.#sentAt = performance.now();
+    this.#socket.send(text);
+  }
+
+  /** True unless the peer leaves what is sent to it. */
+  get #reads(): boolean {
+    return this.#socket.bufferedAmount < this.#limits.bufferBytes;
   }
 
   #receive(data: unknown): void {
+    this.#heard = true;
     if (!this.#channel.receiving) return;
     if (typeof data === "string") this.#note(data);
     else if (data instanceof ArrayBuffer) this.#binary(new Uint8Array(data));
     // The client socket of Deno keeps Nagle's algorithm on: a second small message waits until
     // the first is acknowledged, 40 ms on Linux. A prompt answer carries the acknowledgement.
     // A peer that does not read its answers gets none, or they would pile up here.
-    const reads = this.#socket.bufferedAmount < this.#limits.bufferBytes;
-    if (this.#answersAll && reads && this.#channel.receiving) this.#sendGrant();
+    if (this.#answersAll && this.#reads && this.#channel.receiving) this.#sendGrant();
   }
 
   #note(text: string): void {
-    const match = /^(grant|parts) (\d{1,15})$/.exec(text);
+    const match = /^(grant|parts|alive) (\d{1,15})$/.exec(text);
     const value = Number(match?.[2]);
     if (!match || (match[1] === "parts" && this.#parts)) {
       this.#fail(CLOSE_PROTOCOL, `Cannot read the text message ${JSON.stringify(text.slice(0, 20))}`);
     } else if (match[1] === "grant") {
       if (this.#flow.raise(value)) this.#channel.wake();
+    } else if (match[1] === "alive") {
+      this.#signEveryMs = Math.max(MIN_LOOK_MS, Math.min(this.#limits.pingIntervalMs, Math.floor(value / 3)));
+      if (performance.now() - this.#sentAt >= this.#signEveryMs / 2) this.#sendAlive();
     } else if (value > this.#limits.maxFrameBytes) {
       this.#failSize(value);
     } else {
@@ -287,21 +344,33 @@ class WebSocketWire implements Wire {
   }
 
   async #close(code: number, reason: string): Promise<void> {
-    this.#stopPolling();
+    this.#stopTimers();
     this.#socket.close(code, shorten(reason));
-    const timer = setTimeout(() => this.#ended.resolve(), this.#limits.closeTimeoutMs);
+    const { cut } = this.#channel;
+    const end = () => this.#ended.resolve();
+    if (cut.aborted) end();
+    cut.addEventListener("abort", end, { once: true });
+    const timer = setTimeout(end, this.#limits.closeTimeoutMs);
     await this.#ended.promise;
     clearTimeout(timer);
+    cut.removeEventListener("abort", end);
+  }
+
+  /** Ends the channel without waiting for a peer that is gone. */
+  #lose(reason: string): void {
+    this.#socket.close(CLOSE_SILENT, reason);
+    this.#end({ clean: false, reason });
   }
 
   #end(info: CloseInfo): void {
-    this.#stopPolling();
+    this.#stopTimers();
     this.#channel.end(info);
     this.#channel.settle();
     this.#ended.resolve();
   }
 
-  #stopPolling(): void {
+  #stopTimers(): void {
+    clearInterval(this.#watch);
     clearTimeout(this.#poll);
     this.#poll = undefined;
   }
@@ -320,6 +389,7 @@ function readLimits(options: WebSocketOptions): Limits {
     queueBytes: count("queueBytes", options.queueBytes, DEFAULT_QUEUE_BYTES),
     bufferBytes: count("bufferBytes", options.bufferBytes, 2 ** 20),
     closeTimeoutMs: milliseconds("closeTimeoutMs", options.closeTimeoutMs, 5000),
+    ...signsOfLife(options),
   };
 }
 
@@ -358,7 +428,7 @@ function wrap(
  *
  * @param options Address, token and limits.
  * @returns The transport; nothing is opened before `connect`.
- * @throws {RangeError} If an option is out of range.
+ * @throws {RangeError} If an option is out of range, or `idleTimeoutMs` is below twice `pingIntervalMs`.
  * @throws {SyntaxError} If `url` is not a URL.
  * @throws {TypeError} If `url` has another scheme, or `token` does not fit into a header.
  */
@@ -395,11 +465,16 @@ export function webSocketTransport(options: WebSocketTransportOptions): Transpor
     try {
       if (await opened.promise) return channel;
       const refusal = await askWhy(url, token, giveUp.signal);
-      await channel.close();
+      // What has not answered until now need not answer the farewell either.
+      await channel.close("", { signal: AbortSignal.abort() });
       signal?.throwIfAborted();
+      if (refusal !== undefined && !giveUp.signal.aborted) {
+        const { why, forGood } = refusal;
+        throw new (forGood ? HandshakeError : ChannelClosedError)(`Cannot connect to ${url.href}: ${why}`);
+      }
       const why = giveUp.signal.aborted
         ? `no answer within ${connectTimeoutMs} ms`
-        : refusal ?? (wire.failure || "it cannot be reached");
+        : wire.failure || "it cannot be reached";
       throw new ChannelClosedError(`Cannot connect to ${url.href}: ${why}`);
     } finally {
       clearTimeout(timer);
@@ -410,20 +485,31 @@ export function webSocketTransport(options: WebSocketTransportOptions): Transpor
   return { name: "websocket", flags, connect };
 }
 
+/** Why a listener refused. */
+interface Refusal {
+  readonly why: string;
+  /** True if it will say the same the next time. */
+  readonly forGood: boolean;
+}
+
 /** Asks a listener in plain HTTP why it refused, as a WebSocket does not tell; `undefined` if it does not say. */
 async function askWhy(
   url: URL,
   token: string | undefined,
   signal: AbortSignal,
-): Promise<string | undefined> {
+): Promise<Refusal | undefined> {
   if (signal.aborted) return undefined;
   try {
     const headers: Record<string, string> = token === undefined ? {} : { authorization: `Bearer ${token}` };
     const response = await fetch(endpoint(url, "http"), { headers, signal, redirect: "manual" });
     await response.body?.cancel();
-    if (response.status === 401) return token === undefined ? "a token is required" : "the token was refused";
-    if (response.status === 503) return "it takes on no more channels now";
-    return response.ok || response.status === 426 ? undefined : `the answer was HTTP ${response.status}`;
+    const { status } = response;
+    const forGood = isForGood(status);
+    if (status === 401) {
+      return { why: token === undefined ? "a token is required" : "the token was refused", forGood };
+    }
+    if (status === 503) return { why: "it takes on no more channels now", forGood };
+    return response.ok || status === 426 ? undefined : { why: `the answer was HTTP ${status}`, forGood };
   } catch {
     return undefined;
   }
@@ -451,7 +537,8 @@ export function webSocketListener(options: WebSocketListenerOptions = {}): WebSo
   const { authorize } = options;
   const limits = readLimits(options);
   const backlog = new Backlog(count("maxChannels", options.maxChannels, 256));
-  const idleTimeout = amount("idleTimeoutSeconds", options.idleTimeoutSeconds, 30, 0);
+  // Signs of life end a silent channel first; this gives the socket below back.
+  const idleTimeout = Math.ceil(2 * limits.idleTimeoutMs / 1000) + 1;
 
   async function handle(
     request: Request,

@@ -1,7 +1,13 @@
-import { ChannelClosedError } from "@edgetuner/core";
+import { ChannelClosedError, HandshakeError } from "@edgetuner/core";
 import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
-import { testStrictly, testTransport, within } from "../tests/conformance/transport_suite.ts";
-import { address, openWebSocket, serve, type TestServer } from "./_fixtures_test.ts";
+import {
+  isPending,
+  pattern,
+  testStrictly,
+  testTransport,
+  within,
+} from "../tests/conformance/transport_suite.ts";
+import { address, openWebSocket, serve, StoppingRelay, type TestServer } from "./_fixtures_test.ts";
 import { requireToken } from "./token.ts";
 import { webSocketListener, webSocketTransport } from "./web_socket.ts";
 
@@ -111,10 +117,10 @@ testStrictly("WebSocket: tells that a token is wrong or missing", async () => {
   assertEquals(answer.status, 401);
   await assertRejects(
     () => webSocketTransport({ url, token: "other" }).connect(),
-    ChannelClosedError,
+    HandshakeError,
     "the token was refused",
   );
-  await assertRejects(() => webSocketTransport({ url }).connect(), ChannelClosedError, "a token is required");
+  await assertRejects(() => webSocketTransport({ url }).connect(), HandshakeError, "a token is required");
   await using device = await webSocketTransport({ url, token: "secret" }).connect();
   await using edge = await within(listener.accept(), "accept");
   assert(device && edge);
@@ -191,6 +197,50 @@ testStrictly("WebSocket: a lost connection ends the channel, not cleanly", async
   await server.shutdown();
 });
 
+testStrictly("WebSocket: a link that is cut without a word ends both channels at their limit", async () => {
+  await using listener = webSocketListener({ idleTimeoutMs: 400 });
+  await using server = serve((request) => listener.handle(request));
+  await using relay = new StoppingRelay(server.addr.port);
+  const device = await webSocketTransport({ url: relay.url, idleTimeoutMs: 200 }).connect();
+  const edge = await within(listener.accept(), "accept");
+  assertEquals(await isPending(Promise.race([device.closed, edge!.closed]), 600), true, "quiet, not silent");
+  relay.stop();
+  const began = performance.now();
+  const infos: readonly unknown[] = await within(Promise.all([device.closed, edge!.closed]), "closed");
+  const silence = (ms: number) => ({ clean: false, reason: `The peer was silent for ${ms} ms` });
+  assertEquals(infos, [silence(200), silence(400)]);
+  assert(performance.now() - began < 1000);
+});
+
+testStrictly("WebSocket: a side hears of the other's limit and keeps within it", async () => {
+  await using listener = webSocketListener({ idleTimeoutMs: 150 });
+  await using server = serve((request) => listener.handle(request));
+  const url = address(server);
+  await using device = await webSocketTransport({ url, pingIntervalMs: 60_000, idleTimeoutMs: 200_000 })
+    .connect();
+  await using edge = await within(listener.accept(), "accept");
+  assertEquals(await isPending(edge!.closed, 600), true);
+  await edge!.send(pattern(3));
+  assertEquals(await within(device.receive(), "receive"), pattern(3));
+});
+
+testStrictly("WebSocket: closing waits for a peer that is gone as long as it is told to", async () => {
+  await using listener = webSocketListener();
+  await using server = serve((request) => listener.handle(request));
+  await using relay = new StoppingRelay(server.addr.port);
+  const transport = webSocketTransport({ url: relay.url, closeTimeoutMs: 60_000 });
+  const [first, second] = [await transport.connect(), await transport.connect()];
+  relay.stop();
+  const began = performance.now();
+  await within(first.close("", { signal: AbortSignal.abort() }), "close");
+  const cut = new AbortController();
+  const closing = second.close("", { signal: cut.signal });
+  assertEquals(await isPending(closing, 50), true);
+  cut.abort();
+  await within(closing, "close");
+  assert(performance.now() - began < 1000);
+});
+
 testStrictly("WebSocket: a long reason is cut where a character ends", async () => {
   await using fixture = await openWebSocket();
   const device = await fixture.transport.connect();
@@ -210,5 +260,7 @@ testStrictly("webSocketTransport() checks its options", () => {
     RangeError,
     "'connectTimeoutMs'",
   );
-  assertThrows(() => webSocketListener({ idleTimeoutSeconds: -1 }), RangeError, "'idleTimeoutSeconds'");
+  assertThrows(() => webSocketListener({ idleTimeoutMs: -1 }), RangeError, "'idleTimeoutMs'");
+  const limits = { idleTimeoutMs: 1000, pingIntervalMs: 501 };
+  assertThrows(() => webSocketTransport({ url, ...limits }), RangeError, "1000 and 501");
 });

@@ -71,6 +71,7 @@ async function withLimit<T>(
   );
   const onAbort = () => reject(signal.reason);
   signal.addEventListener("abort", onAbort);
+  if (signal.aborted) onAbort();
   try {
     return await Promise.race([promise, ended]);
   } finally {

@@ -16,6 +16,7 @@ import { ByteLedger, type LedgerEntry } from "../wire/ledger.ts";
 import { Peer } from "../wire/peer.ts";
 import type { RunHandle } from "./run_handle.ts";
 import { checkRunSettings, type RunSettings } from "./settings.ts";
+import { checkWait } from "./wait_limits.ts";
 
 /** A device that joined. */
 export interface JoinedDevice {
@@ -132,6 +133,12 @@ export interface RunServerOptions {
 
 /** Longest time a peer may take to say hello, in milliseconds. */
 const HELLO_TIMEOUT_MS = 10_000;
+/** Longest time for all devices to take the end of a run, in milliseconds. */
+const END_MS = 5000;
+/** The same where the run failed: other devices may be behind the link that was cut. */
+const END_FAILED_MS = 500;
+/** The same for a device that let a wait reach its limit. */
+const END_SILENT_MS = 100;
 const MAX_NAME = 64;
 /** Most checkpoints that a device may bring. */
 const MAX_CHECKPOINTS = 1024;
@@ -196,7 +203,7 @@ export abstract class RunServer implements RunHandle {
    *
    * @param options See `RunServerOptions`.
    * @param kind What the run is, and the most devices that can have heads in it.
-   * @throws {RangeError} If settings are out of range.
+   * @throws {RangeError} If settings or limits of waiting are out of range.
    * @throws {HandshakeError} If the settings name a codec that is not known.
    */
   constructor(
@@ -204,6 +211,8 @@ export abstract class RunServer implements RunHandle {
     kind: { readonly system: RunSystem; readonly maxDevices: number },
   ) {
     this.#options = options;
+    checkWait("timeoutMs", options.timeoutMs ?? 120_000);
+    checkWait("joinTimeoutMs", options.joinTimeoutMs ?? 600_000);
     this.#system = kind.system;
     this.#settings = checkRunSettings(options.settings);
     this.#codec = findCodec(this.#settings.codec, options.codecs);
@@ -341,12 +350,24 @@ export abstract class RunServer implements RunHandle {
       }
     } finally {
       signal?.removeEventListener("abort", onAbort);
-      await Promise.all(this.#members.map(async ({ peer }) => {
-        if (diverged !== null) await peer.tell(diverged);
-        else await peer.send("end", { meta: { reason, ...(this.ending ?? {}) } }).catch(() => {});
-        await peer.close(reason.slice(0, 100)).catch(() => {});
-      }));
+      await this.#endAll(reason, diverged);
     }
+  }
+
+  /** Tells all devices that the run is over, and closes their channels: in bounded time, whatever they do. */
+  async #endAll(reason: string, diverged: TrainingError | null): Promise<void> {
+    const endMs = this.#status === "failed" ? END_FAILED_MS : END_MS;
+    await Promise.all(this.#members.map(async ({ peer }) => {
+      const limit = new AbortController();
+      const timer = setTimeout(() => limit.abort(), peer.isSilent ? END_SILENT_MS : endMs);
+      // Closing waits until it is on its way.
+      const told = diverged !== null
+        ? peer.tell(diverged)
+        : peer.send("end", { meta: { reason, ...(this.ending ?? {}) } }).catch(() => {});
+      await peer.close(reason.slice(0, 100), { signal: limit.signal }).catch(() => {});
+      await told;
+      clearTimeout(timer);
+    }));
   }
 
   #admit(meta: Readonly<Record<string, unknown>>): Hello {

@@ -11,7 +11,7 @@ import {
   type RunCheckpoint,
   saveHeads,
 } from "../checkpoint/run_checkpoint.ts";
-import { CheckpointError, HandshakeError, ProtocolError, TrainingError } from "../errors.ts";
+import { ChannelClosedError, CheckpointError, HandshakeError, ProtocolError } from "../errors.ts";
 import type { TokenSession } from "../generation/cached_session.ts";
 import { type Adapter, adapterRange, loadIntoModules } from "../lora/adapter.ts";
 import { HeadModules } from "../lora/head_modules.ts";
@@ -31,6 +31,8 @@ import { type BatchPart, partsOfStep } from "../train/local_data.ts";
 import type { HeadMode, HeadStatistics, StepMode } from "../ports.ts";
 import type { Channel } from "../transport.ts";
 import type { RunEnding } from "./run_server.ts";
+import { leave, requireOrderlyEnd, type RunState, takeEnd } from "./run_end.ts";
+import { checkWait } from "./wait_limits.ts";
 import { findCodec, type WireCodec } from "../wire/codec.ts";
 import { type Frame, PROTOCOL_VERSION } from "../wire/frame.ts";
 import type { ByteLedger } from "../wire/ledger.ts";
@@ -130,7 +132,9 @@ export interface UserDeviceResult {
   readonly ledger: ByteLedger;
   /** Why the run ended; empty if it ran to its end. */
   readonly reason: string;
-  /** The error that ended the run, if one did. */
+  /** Where the run ended if it did so in good order: after its last step, or stopped on purpose; else `null`. */
+  readonly ending: RunEnding | null;
+  /** The error that ended the run, if one did: here, at the edge server or at another device. */
   readonly error: unknown;
 }
 
@@ -142,9 +146,12 @@ export interface UserDeviceResult {
  * a weight was not finite, on whatever party, `error` is a `TrainingError`.
  *
  * @throws {HandshakeError} If the server refuses, or the run's codec is not known here.
+ * @throws {ChannelClosedError} If the run ended before it began.
+ * @throws {DeadlineError} If it did not begin in time.
  * @throws {ProtocolError} If the server's welcome is not valid.
  * @throws {CheckpointError} If the adapter does not fit the run.
  * @throws {TypeError} If an adapter is missing, or given where none is needed.
+ * @throws {RangeError} If a limit of waiting cannot be kept.
  */
 export async function runUserDevice(options: UserDeviceOptions): Promise<UserDeviceResult> {
   const { engine, channel, name, capacity, data, timeoutMs = 120_000 } = options;
@@ -157,8 +164,9 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
       }`,
     );
   }
+  checkWait("timeoutMs", timeoutMs);
   const peer = new Peer(channel, {
-    timeoutMs: options.joinTimeoutMs ?? timeoutMs,
+    timeoutMs: checkWait("joinTimeoutMs", options.joinTimeoutMs ?? timeoutMs),
     signal,
     maxQueuedBytes,
   });
@@ -226,8 +234,10 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
     const reason = error instanceof Error ? error.message : String(error);
     // The other side learns why this device does not take part.
     const refuses = error instanceof HandshakeError || error instanceof CheckpointError;
-    if (refuses) await peer.send("refuse", { meta: { reason } }).catch(() => {});
-    await peer.close(reason.slice(0, 100));
+    const told = refuses ? peer.send("refuse", { meta: { reason } }).catch(() => {}) : undefined;
+    const waits = peer.isSilent || signal?.aborted ? { signal: AbortSignal.abort() } : {};
+    await peer.close(reason.slice(0, 100), waits);
+    await told;
     throw error;
   }
   peer.timeoutMs = timeoutMs;
@@ -271,41 +281,27 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
       if (modules !== null && best) await options.onBest?.(step, modules);
       await save(step);
     }
+    requireOrderlyEnd(state);
   } catch (cause) {
     error = cause;
-    if (cause instanceof ProtocolError) peer.reject(cause);
-    if (cause instanceof TrainingError) await peer.tell(cause);
   }
-  await peer.close(error === null ? "" : "device stopped").catch(() => {});
+  await leave(peer, error, signal);
   // The modules are the caller's from here on: no lane may use them any more.
   await Promise.allSettled(lanes);
-  return { modules, welcome, steps: state.steps, ledger: peer.ledger, reason: state.reason, error };
+  const { steps, reason, ending } = state;
+  return { modules, welcome, steps, ledger: peer.ledger, reason, ending, error };
 }
 
 /** Waits for the start of the run; returns what the server says of it. */
 export async function receiveWelcome(peer: Peer): Promise<Readonly<Record<string, unknown>>> {
   const frame = await peer.next("control", "the start of the run");
   if (frame.kind === "end") {
-    throw new HandshakeError(`Cannot join as the server ended the run: ${String(frame.meta.reason ?? "")}`);
+    throw new ChannelClosedError(
+      `Cannot join as the server ended the run: ${String(frame.meta.reason ?? "")}`,
+    );
   }
   peer.check(frame, "welcome", {});
   return frame.meta;
-}
-
-/** Progress of a device in a run. */
-export interface RunState {
-  /** Training steps done. */
-  steps: number;
-  /** Why the run ended. */
-  reason: string;
-  /** How it ended, if in good order. */
-  ending: RunEnding | null;
-}
-
-/** Takes in the end of a run. */
-function takeEnd({ meta }: Frame, state: RunState): void {
-  state.reason = String(meta.reason ?? "");
-  if (Number.isInteger(meta.step)) state.ending = { step: meta.step as number, best: meta.best === true };
 }
 
 /** Where a device is within a step. */

@@ -8,7 +8,7 @@
  */
 
 import type { Engine } from "@edgetuner/kernels";
-import { ProtocolError, TrainingError } from "../errors.ts";
+import { ProtocolError } from "../errors.ts";
 import { HeadModules } from "../lora/head_modules.ts";
 import { findCodec } from "../wire/codec.ts";
 import { PROTOCOL_VERSION } from "../wire/frame.ts";
@@ -16,11 +16,12 @@ import type { Frame, FrameKind } from "../wire/frame.ts";
 import { type Expectation, Peer } from "../wire/peer.ts";
 import {
   receiveWelcome,
-  type RunState,
   serveData,
   type UserDeviceOptions,
   type UserDeviceResult,
 } from "../session/user_device.ts";
+import { leave, requireOrderlyEnd, type RunState, takeEnd } from "../session/run_end.ts";
+import { checkWait } from "../session/wait_limits.ts";
 import { ModelShard, type ShardStep } from "./rank.ts";
 import { shardShapes, type Share } from "./shares.ts";
 import { readTensorParallelWelcome, type TensorParallelWelcome } from "./welcome.ts";
@@ -48,13 +49,19 @@ export interface TensorParallelDeviceResult extends UserDeviceResult {
  * head modules are returned with the error if one ends the run.
  *
  * @throws {HandshakeError} If the server refuses; the message says so if it is for lack of memory.
+ * @throws {ChannelClosedError} If the run ended before it began.
+ * @throws {DeadlineError} If it did not begin in time.
  * @throws {ProtocolError} If the server's welcome is not valid.
+ * @throws {RangeError} If a limit of waiting cannot be kept.
  */
 export async function runTensorParallelDevice(
   options: TensorParallelDeviceOptions,
 ): Promise<TensorParallelDeviceResult> {
   const { engine, channel, name, capacity, memory, data, timeoutMs = 120_000 } = options;
-  const peer = new Peer(channel, { timeoutMs: options.joinTimeoutMs ?? timeoutMs, signal: options.signal });
+  const { signal } = options;
+  checkWait("timeoutMs", timeoutMs);
+  const joinTimeoutMs = checkWait("joinTimeoutMs", options.joinTimeoutMs ?? timeoutMs);
+  const peer = new Peer(channel, { timeoutMs: joinTimeoutMs, signal });
   peer.name = "the edge server";
   let welcome: TensorParallelWelcome;
   try {
@@ -74,7 +81,7 @@ export async function runTensorParallelDevice(
     welcome = readTensorParallelWelcome(await receiveWelcome(peer));
     peer.codec = findCodec(welcome.settings.codec, options.codecs);
   } catch (error) {
-    await peer.close();
+    await peer.close("", peer.isSilent || signal?.aborted ? { signal: AbortSignal.abort() } : {});
     throw error;
   }
   peer.run = welcome.run;
@@ -98,15 +105,15 @@ export async function runTensorParallelDevice(
       lanes.push(serveData(peer, engine, data, state, { start: 0, accumulate: 1, microBatches: 1 }));
     }
     await Promise.all(lanes);
+    requireOrderlyEnd(state);
   } catch (cause) {
     error = cause;
-    if (cause instanceof ProtocolError) peer.reject(cause);
-    if (cause instanceof TrainingError) await peer.tell(cause);
   }
-  await peer.close(error === null ? "" : "device stopped").catch(() => {});
+  await leave(peer, error, signal);
   // The modules are the caller's from here on: no lane may use them any more.
   await Promise.allSettled(lanes);
-  return { modules, welcome, steps: state.steps, ledger: peer.ledger, reason: state.reason, error };
+  const { steps, reason, ending } = state;
+  return { modules, welcome, steps, ledger: peer.ledger, reason, ending, error };
 }
 
 /** Receives the share, then takes part in steps until the run ends. */
@@ -128,10 +135,7 @@ async function serveShare(
   }
   for (;;) {
     const next = await peer.next("heads", "the next step");
-    if (next.kind === "end") {
-      state.reason = String(next.meta.reason ?? "");
-      return;
-    }
+    if (next.kind === "end") return takeEnd(next, state);
     const frame = peer.check(next, "activation", { layer: 0, shapes: [[null, hidden]] });
     const { mode, batch, length } = readStep(frame);
     using part = shard.begin(modules, { step: frame.step, mode, batch, length, root: false });

@@ -200,6 +200,7 @@ export class TensorParallelServer extends RunServer implements Disposable {
       });
       if (mode === "train") step++;
     }
+    this.ending = { step, best: false };
   }
 
   /** Refuses devices whose memory is too small for their shares. */

@@ -15,7 +15,7 @@ import {
   ProtocolError,
   TrainingError,
 } from "../errors.ts";
-import type { Channel } from "../transport.ts";
+import type { Channel, WaitOptions } from "../transport.ts";
 import { type CodecStream, f32Codec, type WireCodec } from "./codec.ts";
 import {
   decodeFrame,
@@ -162,6 +162,7 @@ export class Peer implements AsyncDisposable {
   #received = 0;
   #failure: unknown = null;
   #ended = false;
+  #isSilent = false;
   #sending: Promise<void> = Promise.resolve();
   readonly #reading: Promise<void>;
 
@@ -174,6 +175,11 @@ export class Peer implements AsyncDisposable {
     this.ledger = options.ledger ?? new ByteLedger();
     this.#maxQueuedBytes = options.maxQueuedBytes ?? 2 ** 28;
     this.#reading = this.#read();
+  }
+
+  /** True once the peer let a wait reach its limit: it need not be waited for again. */
+  get isSilent(): boolean {
+    return this.#isSilent;
   }
 
   /** Rejects when the peer has failed or its channel has ended; for racing against other waits. */
@@ -332,11 +338,22 @@ export class Peer implements AsyncDisposable {
     this.#fail(error);
   }
 
-  /** Sends what is queued, then closes the channel. */
-  async close(reason = ""): Promise<void> {
+  /**
+   * Sends what is queued, then closes the channel.
+   *
+   * @param reason Reason in words.
+   * @param options Once the signal aborts, closing waits for the peer no longer.
+   */
+  async close(reason = "", { signal }: WaitOptions = {}): Promise<void> {
     this.#ended = true;
+    if (signal !== undefined) {
+      const cut = () => void this.#channel.close(reason, { signal }).catch(() => {});
+      if (signal.aborted) cut();
+      else signal.addEventListener("abort", cut, { once: true });
+      this.#channel.closed.finally(() => signal.removeEventListener("abort", cut));
+    }
     await this.#sending;
-    await this.#channel.close(reason);
+    await this.#channel.close(reason, signal && { signal });
     await this.#reading;
     // Whatever ended the reading, nothing more will come for those who still wait.
     this.#fail(
@@ -412,6 +429,7 @@ export class Peer implements AsyncDisposable {
 
   #explain(error: unknown, action: string): unknown {
     if (error instanceof DOMException && error.name === "TimeoutError") {
+      this.#isSilent = true;
       return new DeadlineError(
         `Cannot go on with ${this.name} as ${action} must take at most ${this.timeoutMs} ms: it took longer`,
       );
@@ -425,7 +443,8 @@ export class Peer implements AsyncDisposable {
     for (const lane of ["control", "data", "heads"] as const) {
       for (const waiter of this.#waiters[lane].splice(0)) waiter.reject(error);
     }
-    this.#channel.close(error instanceof Error ? error.message.slice(0, 100) : "").catch(() => {});
+    const reason = error instanceof Error ? error.message.slice(0, 100) : "";
+    this.#channel.close(reason).catch(() => {});
   }
 
   #enqueue(lane: Lane, queued: Queued): void {

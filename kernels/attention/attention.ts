@@ -11,46 +11,49 @@
 
 import backwardSource from "./causal_softmax_backward.wgsl" with { type: "text" };
 import softmaxSource from "./causal_softmax.wgsl" with { type: "text" };
-import { defineRowKernel, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
+import { defineRowKernel, gridOf, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
 import type { Engine } from "../engine/engine.ts";
 import { roundUp4, type RowWindow, type Tensor } from "../engine/tensor.ts";
-import { type HeadColumns, matmul } from "../matmul/matmul.ts";
+import { matmul } from "../matmul/matmul.ts";
+import type { HeadColumns } from "../matmul/options.ts";
 
 /** In-place softmax of scores; `first` is the position of each sequence's first query. */
 export const softmaxKernel = defineRowKernel({
   name: "causal_softmax",
+  file: "attention/causal_softmax.wgsl",
   source: softmaxSource,
-  bindings: ["write", "write"],
+  bindings: ["scores", "log_sums"],
   parameters: [
-    ["rows", "u32"],
-    ["length", "u32"],
-    ["first", "u32"],
-    ["heads", "u32"],
-    ["slots4", "u32"],
-    ["log_pitch", "u32"],
-    ["first_row", "u32"],
-    ["first_head", "u32"],
-    ["all_heads", "u32"],
-    ["causal", "u32"],
+    "rows",
+    "length",
+    "first",
+    "heads",
+    "slots4",
+    "log_pitch",
+    "first_row",
+    "first_head",
+    "all_heads",
+    "causal",
   ],
 });
 
 const softmaxBackwardKernel = defineRowKernel({
   name: "causal_softmax_backward",
+  file: "attention/causal_softmax_backward.wgsl",
   source: backwardSource,
-  bindings: ["write", "write", "read", "read", "read"],
+  bindings: ["scores", "dp", "log_sums", "o", "d_o"],
   parameters: [
-    ["rows", "u32"],
-    ["length", "u32"],
-    ["heads", "u32"],
-    ["slots4", "u32"],
-    ["log_pitch", "u32"],
-    ["head_size4", "u32"],
-    ["first_row", "u32"],
-    ["first_head", "u32"],
-    ["all_heads", "u32"],
-    ["scale", "f32"],
-    ["causal", "u32"],
+    "rows",
+    "length",
+    "heads",
+    "slots4",
+    "log_pitch",
+    "head_size4",
+    "first_row",
+    "first_head",
+    "all_heads",
+    "scale",
+    "causal",
   ],
 });
 
@@ -228,12 +231,6 @@ function scoresOf(
   return out;
 }
 
-/** Workgroups for so many rows. */
-export function rowGroups(rows: number, perGroup: number): [number, number] {
-  const groups = Math.ceil(rows / perGroup);
-  return [Math.min(groups, 32_768), Math.ceil(groups / 32_768)];
-}
-
 /**
  * softmax(Q K^T / sqrt(D), causal unless said otherwise) V for every head. Scores that do not fit one binding are computed for
  * some sequences, or some heads of one, at a time.
@@ -255,7 +252,7 @@ export function attention(qkv: Tensor, shape: AttentionShape): AttentionResult {
     const logs = logSums.windowAt(row, scores.rows);
     const rows = scores.rows * chunk.heads;
     engine.dispatch(softmaxKernel[engine.adapterClass], {
-      bindings: [scores, logs],
+      bindings: { scores, log_sums: logs },
       parameters: {
         rows,
         length,
@@ -268,7 +265,7 @@ export function attention(qkv: Tensor, shape: AttentionShape): AttentionResult {
         all_heads: heads,
         causal: Number(causal),
       },
-      workgroups: rowGroups(rows, ROWS_PER_WORKGROUP[engine.adapterClass]),
+      workgroups: gridOf(rows, ROWS_PER_WORKGROUP[engine.adapterClass]),
     });
     for (const member of chunk.members) {
       matmul(scores, qkv, {
@@ -327,7 +324,7 @@ export function attentionBackward(options: AttentionBackwardOptions): Tensor {
     ];
     const rows = scores.rows * chunk.heads;
     engine.dispatch(softmaxBackwardKernel[engine.adapterClass], {
-      bindings: [scores, dp, logs, o, dO],
+      bindings: { scores, dp, log_sums: logs, o, d_o: dO },
       parameters: {
         rows,
         length,
@@ -341,7 +338,7 @@ export function attentionBackward(options: AttentionBackwardOptions): Tensor {
         scale,
         causal: Number(causal),
       },
-      workgroups: rowGroups(rows, ROWS_PER_WORKGROUP[engine.adapterClass]),
+      workgroups: gridOf(rows, ROWS_PER_WORKGROUP[engine.adapterClass]),
     });
     for (const { heads, query, slots: perKey, key, value, first } of chunk.members) {
       const inner = { groups: chunk.sequences, heads, m: length, n: headSize, k: length, a: perKey };

@@ -9,25 +9,26 @@
 
 import extendSource from "./extend_cache.wgsl" with { type: "text" };
 import { defineKernel } from "../engine/kernel.ts";
-import { ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
+import { gridOf, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
 import { roundUp4, type Tensor } from "../engine/tensor.ts";
 import { matmul } from "../matmul/matmul.ts";
-import { rowGroups, softmaxKernel } from "./attention.ts";
+import { softmaxKernel } from "./attention.ts";
 
 const extendKernel = defineKernel({
   name: "extend_cache",
+  file: "attention/extend_cache.wgsl",
   source: extendSource,
-  bindings: ["read", "read", "read", "write"],
+  bindings: ["old", "parents", "source", "cache"],
   parameters: [
-    ["slots", "u32"],
-    ["old_slots", "u32"],
-    ["begin", "u32"],
-    ["end", "u32"],
-    ["length", "u32"],
-    ["added", "u32"],
-    ["columns4", "u32"],
-    ["first4", "u32"],
-    ["source_pitch4", "u32"],
+    "slots",
+    "old_slots",
+    "begin",
+    "end",
+    "length",
+    "added",
+    "columns4",
+    "first4",
+    "source_pitch4",
   ],
 });
 
@@ -97,12 +98,12 @@ export function extendCache(options: ExtendCacheOptions): KeyValueCache {
   const begin = stays ? length : 0;
   const end = stays ? length + added : slots;
   engine.dispatch(extendKernel, {
-    bindings: [
-      stays || cache === null ? engine.nullInput : cache.values,
-      list ?? engine.nullInput,
-      qkv,
-      values,
-    ],
+    bindings: {
+      old: stays || cache === null ? engine.nullInput : cache.values,
+      parents: list ?? engine.nullInput,
+      source: qkv,
+      cache: values,
+    },
     parameters: {
       slots: stays ? oldSlots : slots,
       old_slots: oldSlots,
@@ -163,7 +164,7 @@ export function cachedAttention(
   }
   const scoreRows = qkv.rows * count;
   engine.dispatch(softmaxKernel[engine.adapterClass], {
-    bindings: [scores, logSums],
+    bindings: { scores, log_sums: logSums },
     parameters: {
       rows: scoreRows,
       length: added,
@@ -176,7 +177,7 @@ export function cachedAttention(
       all_heads: count,
       causal: 1,
     },
-    workgroups: rowGroups(scoreRows, ROWS_PER_WORKGROUP[engine.adapterClass]),
+    workgroups: gridOf(scoreRows, ROWS_PER_WORKGROUP[engine.adapterClass]),
   });
   const output = engine.tensor(qkv.rows, count * headSize, "attention output");
   for (const { query, slots: a } of members) {

@@ -15,14 +15,14 @@ import { defineKernel } from "../engine/kernel.ts";
 import { roundUp4, type Tensor } from "../engine/tensor.ts";
 
 const PARAMETERS = [
-  ["batch", "u32"],
-  ["inputs", "u32"],
-  ["outputs", "u32"],
-  ["height", "u32"],
-  ["width", "u32"],
-  ["x_pitch", "u32"],
-  ["weight_pitch", "u32"],
-  ["y_pitch", "u32"],
+  "batch",
+  "inputs",
+  "outputs",
+  "height",
+  "width",
+  "x_pitch",
+  "weight_pitch",
+  "y_pitch",
 ] as const;
 
 function kernelsWith(relu: boolean) {
@@ -31,22 +31,25 @@ function kernelsWith(relu: boolean) {
   return {
     forward: defineKernel({
       name: `conv3x3${suffix}`,
+      file: "conv/conv3x3.wgsl",
       source: forwardSource,
-      bindings: ["read", "read", "read", "write"],
+      bindings: ["x", "weight", "bias", "y"],
       parameters: PARAMETERS,
       constants,
     }),
     input: defineKernel({
       name: `conv3x3_input_gradient${suffix}`,
+      file: "conv/conv3x3_input_gradient.wgsl",
       source: inputSource,
-      bindings: ["read", "read", "read", "write"],
-      parameters: [...PARAMETERS, ["accumulate", "u32"]],
+      bindings: ["y", "dy", "weight", "dx"],
+      parameters: [...PARAMETERS, "accumulate"],
       constants,
     }),
     weight: defineKernel({
       name: `conv3x3_weight_gradient${suffix}`,
+      file: "conv/conv3x3_weight_gradient.wgsl",
       source: weightSource,
-      bindings: ["read", "read", "read", "write", "write"],
+      bindings: ["x", "y", "dy", "dweight", "dbias"],
       parameters: PARAMETERS,
       constants,
     }),
@@ -73,7 +76,7 @@ export interface Conv3x3Options {
 function shapeOf(
   x: Tensor,
   { weight, bias, height, width }: Conv3x3Options,
-): Record<typeof PARAMETERS[number][0], number> {
+): Record<typeof PARAMETERS[number], number> {
   const size = height * width;
   const inputs = x.columns / size;
   if (!Number.isInteger(inputs) || weight.columns !== inputs * 9) {
@@ -110,7 +113,7 @@ export function conv3x3(x: Tensor, options: Conv3x3Options): Tensor {
   const { engine } = x;
   const y = engine.tensor(x.rows, parameters.outputs * options.height * options.width, "conv3x3");
   engine.dispatch((options.relu ? RELU : PLAIN).forward, {
-    bindings: [x, options.weight, options.bias, y],
+    bindings: { x, weight: options.weight, bias: options.bias, y },
     parameters,
     workgroups: [Math.ceil(y.pitch / 64), x.rows],
   });
@@ -136,7 +139,7 @@ export function conv3x3InputGradient(x: Tensor, options: Conv3x3BackwardOptions,
   const { engine } = x;
   const out = dx ?? engine.tensor(x.rows, x.columns, "conv3x3 dx");
   engine.dispatch((options.relu ? RELU : PLAIN).input, {
-    bindings: [options.y, options.dy, options.weight, out],
+    bindings: { y: options.y, dy: options.dy, weight: options.weight, dx: out },
     parameters: { ...shapeOf(x, options), accumulate: Number(dx !== undefined) },
     workgroups: [Math.ceil(x.pitch / 64), x.rows],
   });
@@ -156,7 +159,7 @@ export function conv3x3WeightGradients(
 ): void {
   const parameters = shapeOf(x, options);
   x.engine.dispatch((options.relu ? RELU : PLAIN).weight, {
-    bindings: [x, options.y, options.dy, gradients.dweight, gradients.dbias],
+    bindings: { x, y: options.y, dy: options.dy, dweight: gradients.dweight, dbias: gradients.dbias },
     parameters,
     workgroups: [Math.ceil((parameters.inputs * 9 + 1) / 64), parameters.outputs],
   });

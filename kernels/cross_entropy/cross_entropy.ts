@@ -13,29 +13,32 @@ import type { Tensor } from "../engine/tensor.ts";
 
 const statisticsKernel = defineRowKernel({
   name: "cross_entropy_statistics",
+  file: "cross_entropy/cross_entropy_statistics.wgsl",
   source: statisticsSource,
-  bindings: ["read", "read", "write"],
-  parameters: [["rows", "u32"], ["columns", "u32"], ["pitch4", "u32"], ["first", "u32"]],
+  bindings: ["logits", "targets", "statistics"],
+  parameters: ["rows", "columns", "pitch4", "first"],
 });
 
 const lossKernel = defineKernel({
   name: "cross_entropy_loss",
+  file: "cross_entropy/cross_entropy_loss.wgsl",
   source: lossSource,
-  bindings: ["read", "read", "write"],
-  parameters: [["rows", "u32"], ["pitch", "u32"], ["vocabulary", "u32"], ["smoothing", "f32"]],
+  bindings: ["statistics", "weights", "losses"],
+  parameters: ["rows", "pitch", "vocabulary", "smoothing"],
 });
 
 const backwardKernel = defineKernel({
   name: "cross_entropy_backward",
+  file: "cross_entropy/cross_entropy_backward.wgsl",
   source: backwardSource,
-  bindings: ["write", "read", "read", "read"],
+  bindings: ["logits", "targets", "weights", "statistics"],
   parameters: [
-    ["rows", "u32"],
-    ["columns", "u32"],
-    ["pitch4", "u32"],
-    ["first", "u32"],
-    ["vocabulary", "u32"],
-    ["smoothing", "f32"],
+    "rows",
+    "columns",
+    "pitch4",
+    "first",
+    "vocabulary",
+    "smoothing",
   ],
 });
 
@@ -76,21 +79,21 @@ export function crossEntropy(options: CrossEntropyOptions): Tensor {
   using statistics = engine.tensor(rows, 4, "cross-entropy statistics");
   for (const { logits, first } of chunks) {
     engine.dispatch(statisticsKernel[engine.adapterClass], {
-      bindings: [logits, targets, statistics],
+      bindings: { logits, targets, statistics },
       parameters: { rows, columns: logits.columns, pitch4: logits.pitch / 4, first },
       workgroups: [Math.ceil(rows / ROWS_PER_WORKGROUP[engine.adapterClass])],
     });
   }
   const losses = engine.tensor(1, rows, "losses");
   engine.dispatch(lossKernel, {
-    bindings: [statistics, weights, losses],
+    bindings: { statistics, weights, losses },
     parameters: { rows, pitch: losses.pitch, vocabulary, smoothing },
     workgroups: [Math.ceil(losses.pitch / 64)],
   });
   if (options.gradient) {
     for (const { logits, first } of chunks) {
       engine.dispatch(backwardKernel, {
-        bindings: [logits, targets, weights, statistics],
+        bindings: { logits, targets, weights, statistics },
         parameters: { rows, columns: logits.columns, pitch4: logits.pitch / 4, first, vocabulary, smoothing },
         workgroups: [Math.ceil(logits.pitch / 256), rows],
       });

@@ -10,16 +10,17 @@ import type { Tensor } from "../engine/tensor.ts";
 
 const dropoutKernel = defineKernel({
   name: "dropout",
+  file: "dropout/dropout.wgsl",
   source,
-  bindings: ["read", "read", "write"],
+  bindings: ["x", "heads", "out"],
   parameters: [
-    ["length", "u32"],
-    ["pitch4", "u32"],
-    ["threshold", "u32"],
-    ["key0", "u32"],
-    ["key1", "u32"],
-    ["first_row", "u32"],
-    ["scale", "f32"],
+    "length",
+    "pitch4",
+    "threshold",
+    "key0",
+    "key1",
+    "first_row",
+    "scale",
   ],
 });
 
@@ -64,7 +65,7 @@ export function dropout(x: Tensor, heads: Tensor, key: DropoutKey): Tensor {
   const length = x.rows / slots;
   const out = engine.tensor(x.rows, x.columns, "dropout");
   engine.dispatch(dropoutKernel, {
-    bindings: [x, heads, out],
+    bindings: { x, heads, out },
     parameters: {
       length,
       pitch4: pitch / 4,

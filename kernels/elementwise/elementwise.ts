@@ -7,21 +7,24 @@
 import addScaledSource from "./add_scaled.wgsl" with { type: "text" };
 import reluSource from "./relu.wgsl" with { type: "text" };
 import { defineKernel } from "../engine/kernel.ts";
+import { gridOf } from "../engine/lanes.ts";
 import type { Tensor } from "../engine/tensor.ts";
 
 const addScaledKernel = defineKernel({
   name: "add_scaled",
+  file: "elementwise/add_scaled.wgsl",
   source: addScaledSource,
-  bindings: ["read", "write"],
-  parameters: [["count4", "u32"], ["alpha", "f32"]],
+  bindings: ["x", "y"],
+  parameters: ["count4", "alpha"],
 });
 
 const reluKernels = [false, true].map((keep) =>
   defineKernel({
     name: keep ? "relu_backward" : "relu",
+    file: "elementwise/relu.wgsl",
     source: reluSource,
-    bindings: ["read", "write"],
-    parameters: [["count4", "u32"]],
+    bindings: ["kept", "y"],
+    parameters: ["count4"],
     constants: { KEEP: Number(keep) },
   })
 );
@@ -30,11 +33,10 @@ function dispatchRelu(kept: Tensor | null, y: Tensor): void {
   const keptWindows = kept?.windows();
   y.windows().forEach((window, w) => {
     const count4 = window.bytes / 16;
-    const groups = Math.ceil(count4 / 64);
     y.engine.dispatch(reluKernels[Number(kept !== null)]!, {
-      bindings: [keptWindows?.[w] ?? y.engine.nullInput, window],
+      bindings: { kept: keptWindows?.[w] ?? y.engine.nullInput, y: window },
       parameters: { count4 },
-      workgroups: [Math.min(groups, 32_768), Math.ceil(groups / 32_768)],
+      workgroups: gridOf(count4, 64),
     });
   });
 }
@@ -74,11 +76,10 @@ export function addScaled(x: Tensor, y: Tensor, alpha = 1): void {
   const yWindows = y.windows();
   x.windows().forEach((window, w) => {
     const count4 = window.bytes / 16;
-    const groups = Math.ceil(count4 / 64);
     x.engine.dispatch(addScaledKernel, {
-      bindings: [window, yWindows[w]!],
+      bindings: { x: window, y: yWindows[w]! },
       parameters: { count4, alpha },
-      workgroups: [Math.min(groups, 32_768), Math.ceil(groups / 32_768)],
+      workgroups: gridOf(count4, 64),
     });
   });
 }

@@ -13,16 +13,18 @@ import { PackedMatrix } from "../packed/packed_matrix.ts";
 
 const gatherKernel = defineKernel({
   name: "embedding_gather",
+  file: "embedding/embedding_gather.wgsl",
   source: gatherSource,
-  bindings: ["read", "read", "write"],
-  parameters: [["rows", "u32"], ["pitch4", "u32"], ["first", "u32"], ["count", "u32"], ["accumulate", "u32"]],
+  bindings: ["table", "ids", "out"],
+  parameters: ["rows", "pitch4", "first", "count", "accumulate"],
 });
 
 const scatterKernel = defineKernel({
   name: "embedding_scatter",
+  file: "embedding/embedding_scatter.wgsl",
   source: scatterSource,
-  bindings: ["read", "read", "write"],
-  parameters: [["groups", "u32"], ["pitch4", "u32"], ["first", "u32"], ["count", "u32"]],
+  bindings: ["d_out", "lists", "d_table"],
+  parameters: ["groups", "pitch4", "first", "count"],
 });
 
 function requireIds(ids: Uint32Array, table: Tensor | PackedMatrix): void {
@@ -54,7 +56,7 @@ export function embeddingGather(table: Tensor | PackedMatrix, ids: Uint32Array, 
   const { pitch } = table;
   for (const window of table.windows()) {
     engine.dispatch(gatherKernel, {
-      bindings: [window, idTensor, result],
+      bindings: { table: window, ids: idTensor, out: result },
       parameters: {
         rows: ids.length,
         pitch4: pitch / 4,
@@ -100,7 +102,7 @@ export function embeddingScatterAdd(dOut: Tensor, ids: Uint32Array, dTable: Tens
   using listTensor = engine.upload(lists, 1, lists.length, "embedding lists");
   for (const window of dTable.windows()) {
     engine.dispatch(scatterKernel, {
-      bindings: [dOut, listTensor, window],
+      bindings: { d_out: dOut, lists: listTensor, d_table: window },
       parameters: { groups, pitch4: pitch / 4, first: window.row, count: window.rows },
       workgroups: [Math.ceil(pitch / 32), groups],
     });

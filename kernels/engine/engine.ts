@@ -8,12 +8,11 @@
 
 import { GpuError, ShaderError } from "../errors.ts";
 import { type AdapterClass, adapterClass, requestAdapter } from "./adapter.ts";
-import type { BindingKind, Kernel } from "./kernel.ts";
+import type { Kernel } from "./kernel.ts";
+import { type BindingKind, PARAMETER_BYTES, placeOf } from "./shader.ts";
 import { exactSize, Pool, type Pooled, type PoolStats, sizeClass } from "./pool.ts";
 import { Readback, type ReadbackMode } from "./readback.ts";
 import { type KernelTime, Profiler } from "./profiler.ts";
-import { measureTiles } from "../matmul/measure_tiles.ts";
-import { DEFAULT_TILES, fastestTiles, type MatmulTiles } from "../matmul/tiles.ts";
 import { stageKernel } from "./stage.ts";
 import { type DType, roundUp4, RowWindow, type StagedTexture, Tensor } from "./tensor.ts";
 
@@ -24,11 +23,11 @@ export interface EngineOptions {
   /** Overrides the adapter class, to test the other class's kernels. @default {as the adapter says} */
   readonly adapterClass?: AdapterClass | undefined;
   /**
-   * Tiles of matrix products in the GPU form.
+   * Let kernels measure on this adapter which of their variants is the fastest: some tens of milliseconds.
    *
-   * @default {measured now on a GPU; the largest tile if the form is only tested on a software adapter}
+   * @default {true on a GPU, false if its form is only tested on a software adapter}
    */
-  readonly matmulTiles?: MatmulTiles | undefined;
+  readonly prepare?: boolean | undefined;
   /** How results are read back; see `Readback`. @default {chosen for the runtime} */
   readonly readback?: ReadbackMode | undefined;
   /** Time every kernel with timestamp queries; see `profile`. Slows everything down. @default {false} */
@@ -63,10 +62,10 @@ export interface EngineStats extends PoolStats {
 export type Bindable = Tensor | RowWindow | StagedTexture;
 
 /** One dispatch. */
-export interface Dispatch<P extends string> {
-  /** What is bound to group 0, in the kernel's order. */
-  readonly bindings: readonly Bindable[];
-  /** Values of the uniform struct. */
+export interface Dispatch<P extends string, B extends string> {
+  /** What is bound to group 0, by name. */
+  readonly bindings: Readonly<Record<B, Bindable>>;
+  /** Values of the uniform struct, by name. */
   readonly parameters: Readonly<Record<P, number>>;
   /** Workgroups in x, y, z; y and z default to 1. */
   readonly workgroups: readonly [number, number?, number?];
@@ -75,16 +74,25 @@ export interface Dispatch<P extends string> {
 interface CompiledKernel {
   readonly pipeline: GPUComputePipeline;
   readonly layout: GPUBindGroupLayout;
+  /** Begins the keys of its bind groups. */
+  readonly key: string;
 }
 
-/** Bytes of one dispatch's uniform struct, and the distance between two in the arena. */
-const PARAMETER_SLOT = 256;
+/** Bytes from one dispatch's uniform struct to the next in the arena: what dynamic offsets are multiples of. */
+const PARAMETER_SLOT = PARAMETER_BYTES;
 /** Dispatches recorded before a batch is submitted, so that the GPU starts early and waits stay short. */
 const SLOTS_PER_BATCH = 128;
 const MAX_WORKGROUPS = 65_535;
 /** Bytes of writes after which the queue is told to go on: until then it keeps a copy of each. */
 const PENDING_WRITE_BYTES = 2 ** 22;
 const MAX_BIND_GROUPS = 8192;
+
+const preparations: ((engine: Engine) => Promise<void>)[] = [];
+
+/** Has every engine that is created from now on measured by kernels that have variants; see `EngineOptions.prepare`. */
+export function prepareEngines(prepare: (engine: Engine) => Promise<void>): void {
+  preparations.push(prepare);
+}
 
 /** A GPU device with its pools, pipelines and command queue. */
 export class Engine implements Disposable {
@@ -98,8 +106,6 @@ export class Engine implements Disposable {
   readonly maxBindingBytes: number;
   /** Largest texture side in texels. */
   readonly maxTextureSide: number;
-  /** Tiles of matrix products in the GPU form. */
-  matmulTiles: MatmulTiles;
   readonly #stats: EngineStats = {
     allocatedBytes: 0,
     allocatedCount: 0,
@@ -120,14 +126,14 @@ export class Engine implements Disposable {
   readonly #compiled = new Map<Kernel, CompiledKernel>();
   readonly #layouts = new Map<string, GPUBindGroupLayout>();
   readonly #bindGroups = new Map<string, GPUBindGroup>();
-  readonly #kernelIds = new Map<Kernel, number>();
   readonly #readback: Readback;
   readonly #profiler: Profiler | null;
   readonly #parameterLayout: GPUBindGroupLayout;
   readonly #parameterBuffer: GPUBuffer;
   readonly #parameterGroup: GPUBindGroup;
   readonly #parameterBytes = new ArrayBuffer(PARAMETER_SLOT * SLOTS_PER_BATCH);
-  readonly #parameterView = new DataView(this.#parameterBytes);
+  readonly #parameterFloats = new Float32Array(this.#parameterBytes);
+  readonly #parameterIntegers = new Uint32Array(this.#parameterBytes);
   /** Four zeros: bound where a kernel's optional input is absent. */
   readonly nullInput: Tensor;
   /** Bound where a kernel's optional output is absent. */
@@ -151,7 +157,6 @@ export class Engine implements Disposable {
     this.adapterClass = options.adapterClass ?? adapterClass(adapter);
     this.adapterName = adapter.info.description || adapter.info.device || adapter.info.vendor ||
       "unknown adapter";
-    this.matmulTiles = options.matmulTiles ?? DEFAULT_TILES;
     const limit = device.limits;
     this.maxBindingBytes = Math.min(limit.maxStorageBufferBindingSize, options.maxBindingBytes ?? Infinity);
     // Leaves room for padding; a multiple of 16, as row windows start at multiples of that.
@@ -212,11 +217,9 @@ export class Engine implements Disposable {
       },
     });
     const engine = new Engine(device, adapter, options);
-    if (
-      options.matmulTiles === undefined && adapterClass(adapter) === "hardware" &&
-      engine.adapterClass === "hardware"
-    ) {
-      engine.matmulTiles = fastestTiles(await measureTiles(engine));
+    const isGpu = adapterClass(adapter) === "hardware" && engine.adapterClass === "hardware";
+    if (options.prepare ?? isGpu) {
+      for (const prepare of preparations) await prepare(engine);
     }
     return engine;
   }
@@ -470,7 +473,7 @@ export class Engine implements Disposable {
   }
 
   /** Records one dispatch of a kernel. Tensors bound as `write` lose their texture copies. */
-  dispatch<P extends string>(kernel: Kernel<P>, dispatch: Dispatch<P>): void {
+  dispatch<P extends string, B extends string>(kernel: Kernel<P, B>, dispatch: Dispatch<P, B>): void {
     const [x, y = 1, z = 1] = dispatch.workgroups;
     if (x === 0 || y === 0 || z === 0) return;
     if (x > MAX_WORKGROUPS || y > MAX_WORKGROUPS || z > MAX_WORKGROUPS) {
@@ -478,8 +481,8 @@ export class Engine implements Disposable {
         `Cannot dispatch "${kernel.name}" as each dimension must be at most ${MAX_WORKGROUPS} workgroups: current value is [${x}, ${y}, ${z}]`,
       );
     }
-    const compiled = this.#compile(kernel as unknown as Kernel);
-    const group = this.#bindGroup(kernel as unknown as Kernel, compiled, dispatch.bindings);
+    const compiled = this.#compile(kernel);
+    const group = this.#bindGroup(kernel, compiled, dispatch.bindings);
     const offset = this.#writeParameters(kernel, dispatch.parameters);
     if (this.#profiler !== null) this.#endPass();
     const pass = this.#pass ??= this.#commandEncoder().beginComputePass(
@@ -693,7 +696,7 @@ export class Engine implements Disposable {
     const target = { texture, view: this.#textureView(texture), row, rows };
     for (const window of tensor.windows(row, rows)) {
       this.dispatch(stageKernel, {
-        bindings: [window, target],
+        bindings: { source: window, target_texture: target },
         parameters: { width, rows: window.rows, row: window.row - row },
         workgroups: [Math.ceil(width / 8), window.rows],
       });
@@ -706,20 +709,19 @@ export class Engine implements Disposable {
     const { device } = this;
     device.pushErrorScope("validation");
     const module = device.createShaderModule({ label: kernel.name, code: kernel.source });
-    const layout = this.#bindGroupLayout(kernel.bindings);
+    const layout = this.#bindGroupLayout(kernel.bindings.map(({ kind }) => kind));
     const pipeline = device.createComputePipeline({
       label: kernel.name,
       layout: device.createPipelineLayout({ bindGroupLayouts: [layout, this.#parameterLayout] }),
       compute: {
         module,
-        entryPoint: kernel.entryPoint ?? "main",
-        ...(kernel.constants ? { constants: { ...kernel.constants } } : {}),
+        entryPoint: kernel.entryPoint,
+        constants: { ...kernel.constants },
       },
     });
     this.#reports.push(this.#popErrorScope((error) => shaderError(kernel, module, error)));
-    const compiled = { pipeline, layout };
+    const compiled = { pipeline, layout, key: `${this.#compiled.size}` };
     this.#compiled.set(kernel, compiled);
-    this.#kernelIds.set(kernel, this.#kernelIds.size);
     return compiled;
   }
 
@@ -739,11 +741,15 @@ export class Engine implements Disposable {
     return layout;
   }
 
-  #bindGroup(kernel: Kernel, compiled: CompiledKernel, bindings: readonly Bindable[]): GPUBindGroup {
-    let key = `${this.#kernelIds.get(kernel)}`;
-    for (let i = 0; i < bindings.length; i++) {
-      const bindable = bindings[i]!;
-      const kind = kernel.bindings[i];
+  #bindGroup(
+    kernel: Kernel,
+    compiled: CompiledKernel,
+    bindings: Readonly<Record<string, Bindable>>,
+  ): GPUBindGroup {
+    let key = compiled.key;
+    for (const { name, kind } of kernel.bindings) {
+      const bindable = bindings[name];
+      if (bindable === undefined) throw missing(kernel, "binding", name);
       if (bindable instanceof Tensor || bindable instanceof RowWindow) {
         const tensor = bindable instanceof Tensor ? bindable : bindable.tensor;
         const pooled = tensor.buffer;
@@ -758,20 +764,14 @@ export class Engine implements Disposable {
     let group = this.#bindGroups.get(key);
     if (group === undefined) {
       if (this.#bindGroups.size >= MAX_BIND_GROUPS) this.#bindGroups.clear();
-      if (bindings.length !== kernel.bindings.length) {
-        throw new TypeError(
-          `Cannot dispatch "${kernel.name}" as it has ${kernel.bindings.length} bindings: got ${bindings.length}`,
-        );
-      }
       group = this.device.createBindGroup({
         label: kernel.name,
         layout: compiled.layout,
-        entries: bindings.map((bindable, binding) => ({
-          binding,
-          resource: bindable instanceof Tensor || bindable instanceof RowWindow
-            ? this.#bufferBinding(kernel, bindable)
-            : bindable.view,
-        })),
+        entries: kernel.bindings.map(({ name }, binding) => {
+          const bindable = bindings[name]!;
+          const isBuffer = bindable instanceof Tensor || bindable instanceof RowWindow;
+          return { binding, resource: isBuffer ? this.#bufferBinding(kernel, bindable) : bindable.view };
+        }),
       });
       this.#bindGroups.set(key, group);
     }
@@ -790,13 +790,11 @@ export class Engine implements Disposable {
 
   #writeParameters(kernel: Kernel, values: Readonly<Record<string, number>>): number {
     const offset = this.#slot++ * PARAMETER_SLOT;
-    const view = this.#parameterView;
-    const fields = kernel.parameters;
-    for (let i = 0; i < fields.length; i++) {
-      const [name, kind] = fields[i]!;
-      const value = values[name]!;
-      if (kind === "u32") view.setUint32(offset + i * 4, value, true);
-      else view.setFloat32(offset + i * 4, value, true);
+    const first = offset / 4;
+    for (const { name, kind, word } of kernel.parameters) {
+      const value = values[name];
+      if (value === undefined) throw missing(kernel, "parameter", name);
+      (kind === "f32" ? this.#parameterFloats : this.#parameterIntegers)[first + word] = value;
     }
     return offset;
   }
@@ -829,6 +827,12 @@ const LAYOUT_OF: Record<BindingKind, Omit<GPUBindGroupLayoutEntry, "binding" | "
   texture_write: { storageTexture: { access: "write-only", format: "rgba32float" } },
 };
 
+function missing(kernel: Kernel, what: string, name: string): TypeError {
+  return new TypeError(
+    `Cannot dispatch "${kernel.name}" as its ${what} "${name}" must be given: it is missing`,
+  );
+}
+
 function requireValues(label: string, rows: number, columns: number, data: ArrayLike<number>): void {
   if (data.length === rows * columns) return;
   throw new RangeError(
@@ -838,17 +842,16 @@ function requireValues(label: string, rows: number, columns: number, data: Array
   );
 }
 
-/** Turns a compile failure into an error with line, column and the source around it. */
+/** Turns a compile failure into an error with file, line, column and the source around it. */
 async function shaderError(kernel: Kernel, module: GPUShaderModule, error: GPUError): Promise<ShaderError> {
-  const lines = kernel.source.split("\n");
   const parts = [`Cannot compile kernel "${kernel.name}": ${error.message}`];
   const info = await module.getCompilationInfo();
   for (const message of info.messages) {
-    parts.push(
-      `${kernel.name}.wgsl:${message.lineNum}:${message.linePos}: ${message.type}: ${message.message}`,
-    );
-    for (let n = Math.max(1, message.lineNum - 2); n <= Math.min(lines.length, message.lineNum + 2); n++) {
-      parts.push(`${n === message.lineNum ? ">" : " "}${String(n).padStart(4)} | ${lines[n - 1]}`);
+    const { file: { file, source }, line } = placeOf(kernel.files, message.lineNum);
+    const lines = source.split("\n");
+    parts.push(`${file}:${line}:${message.linePos}: ${message.type}: ${message.message}`);
+    for (let n = Math.max(1, line - 2); n <= Math.min(lines.length, line + 2); n++) {
+      parts.push(`${n === line ? ">" : " "}${String(n).padStart(4)} | ${lines[n - 1]}`);
     }
   }
   return new ShaderError(parts.join("\n"));

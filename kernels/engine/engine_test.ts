@@ -33,17 +33,20 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
 }
 `;
 
-const addOneKernel = defineKernel({
+const ADD_ONE_KERNEL = {
   name: "add_one",
+  file: "engine/add_one.wgsl",
   source: ADD_ONE,
-  bindings: ["read", "write"],
-  parameters: [["count4", "u32"]],
-});
+  bindings: ["x", "y"],
+  parameters: ["count4"],
+} as const;
+
+const addOneKernel = defineKernel(ADD_ONE_KERNEL);
 
 function addOne(engine: Engine, x: Tensor, y: Tensor): void {
   const count4 = x.bytes / 16;
   engine.dispatch(addOneKernel, {
-    bindings: [x, y],
+    bindings: { x, y },
     parameters: { count4 },
     workgroups: [Math.ceil(count4 / 64)],
   });
@@ -351,17 +354,21 @@ testForms("an engine refuses what cannot be", (engine) => {
   assertThrows(() => engine.copy(x, y), TypeError, "[2, 3] and [3, 2]");
   const parameters = { count4: 1 };
   assertThrows(
-    () => engine.dispatch(addOneKernel, { bindings: [x, y], parameters, workgroups: [65_536] }),
+    () => engine.dispatch(addOneKernel, { bindings: { x, y }, parameters, workgroups: [65_536] }),
     RangeError,
     "at most 65535 workgroups: current value is [65536, 1, 1]",
   );
-  assertThrows(
-    () => engine.dispatch(addOneKernel, { bindings: [x], parameters, workgroups: [1] }),
-    TypeError,
-    "it has 2 bindings: got 1",
-  );
+  for (
+    const [incomplete, message] of [
+      [{ bindings: { x }, parameters }, 'its binding "y" must be given'],
+      [{ bindings: { x, y }, parameters: {} }, 'its parameter "count4" must be given'],
+    ] as const
+  ) {
+    const dispatch = { ...incomplete, workgroups: [1] } as unknown as Parameters<typeof engine.dispatch>[1];
+    assertThrows(() => engine.dispatch(addOneKernel, dispatch), TypeError, message);
+  }
   const { dispatches } = engine.stats;
-  engine.dispatch(addOneKernel, { bindings: [x, y], parameters, workgroups: [1, 0] });
+  engine.dispatch(addOneKernel, { bindings: { x, y }, parameters, workgroups: [1, 0] });
   assertEquals(engine.stats.dispatches, dispatches);
 });
 
@@ -404,23 +411,49 @@ const BROKEN = ADD_ONE.replace("x[id.x] + 1.0", "x[id.x] + oops");
 
 for (const readback of ["eager", "await"] as const) {
   test(`a kernel that does not compile is told with line, column and source (${readback})`, async () => {
-    const kernel = defineKernel({ ...addOneKernel, name: "broken", source: BROKEN });
+    const kernel = defineKernel({
+      ...ADD_ONE_KERNEL,
+      name: "broken",
+      file: "engine/broken.wgsl",
+      source: BROKEN,
+    });
     using engine = await Engine.create({ readback });
     const error = await assertRejects(() => engine.compile([kernel]), ShaderError);
     const line = BROKEN.split("\n").findIndex((text) => text.includes("oops")) + 1;
     const column = BROKEN.split("\n")[line - 1]!.indexOf("oops") + 1;
     assertStringIncludes(error.message, 'Cannot compile kernel "broken"');
-    assertStringIncludes(error.message, `broken.wgsl:${line}:${column}: error`);
+    assertStringIncludes(error.message, `engine/broken.wgsl:${line}:${column}: error`);
     assertStringIncludes(error.message, `>${String(line).padStart(4)} |     y[id.x] = x[id.x] + oops;`);
     assertStringIncludes(error.message, `${String(line - 1).padStart(5)} |   if (id.x < p.count4) {`);
   });
 
+  test(`an error in a prelude is told with the prelude's file and line (${readback})`, async () => {
+    const prelude = {
+      file: "prelude/broken.wgsl",
+      source: "// A prelude.\nfn broken() -> f32 {\n  return oops;\n}\n",
+    };
+    const kernel = defineKernel({
+      ...ADD_ONE_KERNEL,
+      name: "broken",
+      preludes: [{ ...prelude, file: "a.wgsl", source: "// First.\n" }, prelude],
+    });
+    using engine = await Engine.create({ readback });
+    const error = await assertRejects(() => engine.compile([kernel]), ShaderError);
+    assertStringIncludes(error.message, "prelude/broken.wgsl:3:10: error");
+    assertStringIncludes(error.message, ">   3 |   return oops;");
+  });
+
   test(`a kernel that does not compile fails the read that needs it (${readback})`, async () => {
-    const kernel = defineKernel({ ...addOneKernel, name: "broken", source: BROKEN });
+    const kernel = defineKernel({
+      ...ADD_ONE_KERNEL,
+      name: "broken",
+      file: "engine/broken.wgsl",
+      source: BROKEN,
+    });
     using engine = await Engine.create({ readback });
     using x = engine.zeros(1, 4);
     using y = engine.zeros(1, 4);
-    engine.dispatch(kernel, { bindings: [x, y], parameters: { count4: 1 }, workgroups: [1] });
+    engine.dispatch(kernel, { bindings: { x, y }, parameters: { count4: 1 }, workgroups: [1] });
     await assertRejects(() => y.read(), ShaderError, "broken.wgsl");
     await assertRejects(() => x.read(), ShaderError, "broken.wgsl");
   });

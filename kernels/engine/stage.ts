@@ -4,7 +4,8 @@ import { defineKernel } from "./kernel.ts";
 /** Copies buffer rows of any length to a storage texture. */
 export const stageKernel = defineKernel({
   name: "stage",
+  file: "engine/stage.wgsl",
   source,
-  bindings: ["read", "texture_write"],
-  parameters: [["width", "u32"], ["rows", "u32"], ["row", "u32"]],
+  bindings: ["source", "target_texture"],
+  parameters: ["width", "rows", "row"],
 });

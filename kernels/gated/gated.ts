@@ -6,21 +6,24 @@
 
 import backwardSource from "./gated_backward.wgsl" with { type: "text" };
 import forwardSource from "./gated.wgsl" with { type: "text" };
-import { defineKernel } from "../engine/kernel.ts";
-import type { Tensor } from "../engine/tensor.ts";
+import { defineKernel, type Kernel } from "../engine/kernel.ts";
+import { gridOf } from "../engine/lanes.ts";
+import type { RowWindow, Tensor } from "../engine/tensor.ts";
 
 const forwardKernel = defineKernel({
   name: "gated",
+  file: "gated/gated.wgsl",
   source: forwardSource,
-  bindings: ["read", "read", "write"],
-  parameters: [["count4", "u32"]],
+  bindings: ["gate", "up", "y"],
+  parameters: ["count4"],
 });
 
 const backwardKernel = defineKernel({
   name: "gated_backward",
+  file: "gated/gated_backward.wgsl",
   source: backwardSource,
-  bindings: ["read", "read", "read", "write", "write"],
-  parameters: [["count4", "u32"]],
+  bindings: ["gate", "up", "dy", "d_gate", "d_up"],
+  parameters: ["count4"],
 });
 
 function requireEqualShapes(first: Tensor, ...others: readonly Tensor[]): void {
@@ -34,15 +37,17 @@ function requireEqualShapes(first: Tensor, ...others: readonly Tensor[]): void {
 }
 
 /** Runs a kernel over all elements of tensors of one shape, window by window. */
-function elementwise(kernel: typeof forwardKernel, tensors: readonly Tensor[]): void {
-  const windows = tensors.map((t) => t.windows());
-  windows[0]!.forEach((window, w) => {
+function elementwise<const B extends string>(
+  kernel: Kernel<"count4", B>,
+  tensors: Readonly<Record<B, Tensor>>,
+): void {
+  const windows = Object.entries<Tensor>(tensors).map(([name, tensor]) => [name, tensor.windows()] as const);
+  windows[0]![1].forEach((window, w) => {
     const count4 = window.bytes / 16;
-    const groups = Math.ceil(count4 / 64);
     window.tensor.engine.dispatch(kernel, {
-      bindings: windows.map((all) => all[w]!),
+      bindings: Object.fromEntries(windows.map(([name, all]) => [name, all[w]!])) as Record<B, RowWindow>,
       parameters: { count4 },
-      workgroups: [Math.min(groups, 32_768), Math.ceil(groups / 32_768)],
+      workgroups: gridOf(count4, 64),
     });
   });
 }
@@ -58,7 +63,7 @@ function elementwise(kernel: typeof forwardKernel, tensors: readonly Tensor[]): 
 export function gated(gate: Tensor, up: Tensor): Tensor {
   requireEqualShapes(gate, up);
   const y = gate.engine.tensor(gate.rows, gate.columns, "gated");
-  elementwise(forwardKernel, [gate, up, y]);
+  elementwise(forwardKernel, { gate, up, y });
   return y;
 }
 
@@ -84,6 +89,6 @@ export function gatedBackward(
   requireEqualShapes(gate, up, dy);
   const dGate = gate.engine.tensor(gate.rows, gate.columns, "d gate");
   const dUp = gate.engine.tensor(gate.rows, gate.columns, "d up");
-  elementwise(backwardKernel, [gate, up, dy, dGate, dUp]);
+  elementwise(backwardKernel, { gate, up, dy, d_gate: dGate, d_up: dUp });
   return { dGate, dUp };
 }

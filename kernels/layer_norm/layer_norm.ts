@@ -12,17 +12,19 @@ import type { Tensor } from "../engine/tensor.ts";
 
 const forwardKernel = defineRowKernel({
   name: "layer_norm",
+  file: "layer_norm/layer_norm.wgsl",
   source: forwardSource,
-  bindings: ["read", "read", "read", "write", "write"],
-  parameters: [["rows", "u32"], ["columns", "u32"], ["pitch4", "u32"], ["epsilon", "f32"]],
+  bindings: ["x", "gamma", "beta", "y", "statistics"],
+  parameters: ["rows", "columns", "pitch4", "epsilon"],
 });
 
 const backwardKernels = [false, true].map((accumulate) =>
   defineRowKernel({
     name: accumulate ? "layer_norm_backward_accumulate" : "layer_norm_backward",
+    file: "layer_norm/layer_norm_backward.wgsl",
     source: backwardSource,
-    bindings: ["read", "read", "read", "read", "write"],
-    parameters: [["rows", "u32"], ["columns", "u32"], ["pitch4", "u32"]],
+    bindings: ["x", "gamma", "statistics", "dy", "dx"],
+    parameters: ["rows", "columns", "pitch4"],
     constants: { ACCUMULATE: Number(accumulate) },
   })
 );
@@ -30,9 +32,10 @@ const backwardKernels = [false, true].map((accumulate) =>
 const columnSumsKernels = [false, true].map((normalised) =>
   defineRowKernel({
     name: normalised ? "column_sums_normalised" : "column_sums",
+    file: "layer_norm/column_sums.wgsl",
     source: columnSumsSource,
-    bindings: ["read", "read", "read", "write", "write"],
-    parameters: [["rows", "u32"], ["pitch4", "u32"]],
+    bindings: ["dy", "x", "statistics", "plain", "scaled"],
+    parameters: ["rows", "pitch4"],
     constants: { NORMALISED: Number(normalised) },
   })
 );
@@ -60,7 +63,7 @@ export function layerNorm(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: numbe
   const y = engine.tensor(rows, columns, "layer norm");
   const statistics = engine.tensor(rows, 2, "layer norm statistics");
   engine.dispatch(forwardKernel[engine.adapterClass], {
-    bindings: [x, gamma, beta, y, statistics],
+    bindings: { x, gamma, beta, y, statistics },
     parameters: { rows, columns, pitch4: pitch / 4, epsilon },
     workgroups: [Math.ceil(rows / ROWS_PER_WORKGROUP[engine.adapterClass])],
   });
@@ -89,7 +92,7 @@ export function layerNormBackward(options: LayerNormBackwardOptions): Tensor {
   const { engine, rows, columns, pitch } = x;
   const dx = options.dx ?? engine.tensor(rows, columns, "layer norm dx");
   engine.dispatch(backwardKernels[Number(accumulate)]![engine.adapterClass], {
-    bindings: [x, gamma, statistics, dy, dx],
+    bindings: { x, gamma, statistics, dy, dx },
     parameters: { rows, columns, pitch4: pitch / 4 },
     workgroups: [Math.ceil(rows / ROWS_PER_WORKGROUP[engine.adapterClass])],
   });
@@ -105,7 +108,7 @@ export function layerNormParameterGradients(
   const { x, statistics, dy, dgamma, dbeta } = options;
   const { engine, rows, pitch } = dy;
   engine.dispatch(columnSumsKernels[1]![engine.adapterClass], {
-    bindings: [dy, x, statistics, dbeta, dgamma],
+    bindings: { dy, x, statistics, plain: dbeta, scaled: dgamma },
     parameters: { rows, pitch4: pitch / 4 },
     workgroups: [Math.ceil(pitch / 4 / ROWS_PER_WORKGROUP[engine.adapterClass])],
   });
@@ -118,7 +121,13 @@ export function addColumnSums(dy: Tensor, sum: Tensor): void {
   const { engine, rows, pitch } = dy;
   requireRow("sum", sum, dy.columns);
   engine.dispatch(columnSumsKernels[0]![engine.adapterClass], {
-    bindings: [dy, engine.nullInput, engine.nullInput, sum, engine.nullOutput],
+    bindings: {
+      dy,
+      x: engine.nullInput,
+      statistics: engine.nullInput,
+      plain: sum,
+      scaled: engine.nullOutput,
+    },
     parameters: { rows, pitch4: pitch / 4 },
     workgroups: [Math.ceil(pitch / 4 / ROWS_PER_WORKGROUP[engine.adapterClass])],
   });

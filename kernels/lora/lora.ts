@@ -16,19 +16,20 @@ import { roundUp4, type Tensor } from "../engine/tensor.ts";
 const productKernels = [false, true].map((transpose) =>
   defineKernel({
     name: `head_product_${transpose ? "t" : "n"}`,
+    file: "lora/head_product.wgsl",
     source: productSource,
-    bindings: ["read", "read", "read", "write"],
+    bindings: ["x", "weights", "heads", "y"],
     parameters: [
-      ["m", "u32"],
-      ["n4", "u32"],
-      ["k4", "u32"],
-      ["slots", "u32"],
-      ["x_slot_rows", "u32"],
-      ["y_slot_rows", "u32"],
-      ["weight_first4", "u32"],
-      ["segment4", "u32"],
-      ["accumulate", "u32"],
-      ["alpha", "f32"],
+      "m",
+      "n4",
+      "k4",
+      "slots",
+      "x_slot_rows",
+      "y_slot_rows",
+      "weight_first4",
+      "segment4",
+      "accumulate",
+      "alpha",
     ],
     constants: { TRANSPOSE: Number(transpose) },
   })
@@ -36,28 +37,30 @@ const productKernels = [false, true].map((transpose) =>
 
 const gradientKernel = defineKernel({
   name: "head_gradient",
+  file: "lora/head_gradient.wgsl",
   source: gradientSource,
-  bindings: ["read", "read", "read", "write"],
+  bindings: ["a", "b", "heads", "gradients"],
   parameters: [
-    ["m4", "u32"],
-    ["n4", "u32"],
-    ["length", "u32"],
-    ["a_slot_rows", "u32"],
-    ["b_slot_rows", "u32"],
-    ["first4", "u32"],
-    ["segment4", "u32"],
-    ["m", "u32"],
-    ["accumulate", "u32"],
-    ["alpha", "f32"],
+    "m4",
+    "n4",
+    "length",
+    "a_slot_rows",
+    "b_slot_rows",
+    "first4",
+    "segment4",
+    "m",
+    "accumulate",
+    "alpha",
   ],
 });
 
 const columnKernels = [false, true].map((scatter) =>
   defineKernel({
     name: scatter ? "head_columns_scatter" : "head_columns_gather",
+    file: "lora/head_columns.wgsl",
     source: columnsSource,
-    bindings: ["write", "read", "write"],
-    parameters: [["length", "u32"], ["head_size4", "u32"], ["first4", "u32"], ["pitch4", "u32"]],
+    bindings: ["wide", "heads", "blocks"],
+    parameters: ["length", "head_size4", "first4", "pitch4"],
     constants: { SCATTER: Number(scatter) },
   })
 );
@@ -119,7 +122,7 @@ export function headProduct(options: HeadProductOptions): Tensor {
   }
   const out = options.out ?? engine.tensor(summed ? length : slots * length, columns, "head product");
   engine.dispatch(productKernels[Number(transpose)]!, {
-    bindings: [x, arena, heads, out],
+    bindings: { x, weights: arena, heads, y: out },
     parameters: {
       m: length,
       n4: roundUp4(columns) / 4,
@@ -165,7 +168,7 @@ export function headGradient(options: HeadGradientOptions): void {
   const m4 = a.pitch / 4;
   const n4 = b.pitch / 4;
   a.engine.dispatch(gradientKernel, {
-    bindings: [a, b, heads, arena],
+    bindings: { a, b, heads, gradients: arena },
     parameters: {
       m4,
       n4,
@@ -205,7 +208,7 @@ function moveColumns(
     );
   }
   wide.engine.dispatch(columnKernels[Number(scatter)]!, {
-    bindings: [wide, heads, blocks],
+    bindings: { wide, heads, blocks },
     parameters: { length, head_size4: headSize / 4, first4: first / 4, pitch4: wide.pitch / 4 },
     workgroups: [Math.ceil(headSize / 32), Math.ceil(length / 8), slots],
   });

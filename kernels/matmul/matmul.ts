@@ -10,109 +10,60 @@ import type { Bindable } from "../engine/engine.ts";
 import type { AdapterClass } from "../engine/adapter.ts";
 import { defineKernel, type Kernel } from "../engine/kernel.ts";
 import { type StagedTexture, type Tensor, WINDOW_ROWS } from "../engine/tensor.ts";
-import { bindResult, FLAGS, requireShape, rowsPerBuffer, segments } from "./epilogue.ts";
-import { packedMatmul } from "../packed/packed_matmul.ts";
 import { PackedMatrix } from "../packed/packed_matrix.ts";
-import { type MatmulTile, tileFor } from "./tiles.ts";
-
-/** Which triangle of a causal attention matrix a batched product may leave out. */
-export type Causal = "none" | "skipUpper" | "innerBelow" | "innerAbove";
-
-/** How a batched product finds its matrices inside larger ones: element (group, head) of each operand. */
-export interface BatchLayout {
-  /** Number of row groups (sequences of a batch). */
-  readonly groups: number;
-  /** Number of heads. */
-  readonly heads: number;
-  /** Rows of op(A) in one (group, head). */
-  readonly m: number;
-  /** Columns of op(B) in one (group, head). */
-  readonly n: number;
-  /** Inner length in one (group, head). */
-  readonly k: number;
-  /** First column of head 0 and columns from one head to the next, in the stored A; multiples of 4. */
-  readonly a: HeadColumns;
-  /** As `a`, in the stored B. */
-  readonly b: HeadColumns;
-  /** As `a`, in C. */
-  readonly c: HeadColumns;
-  /** Which part of the product is known to be zero or not needed. @default {"none"} */
-  readonly causal?: Causal;
-}
-
-/** Where a head's columns lie. */
-export interface HeadColumns {
-  /** First column of head 0. */
-  readonly first: number;
-  /** Columns from one head to the next. */
-  readonly stride: number;
-  /** First row of group 0. @default {0} */
-  readonly row?: number;
-}
-
-/** Options of `matmul`. C = epilogue(alpha * op(A) op(B)); epilogues apply in the order listed. */
-export interface MatmulOptions {
-  /** A is stored [k, m]. @default {false} */
-  readonly transposeA?: boolean;
-  /** B is stored [n, k]. @default {false} */
-  readonly transposeB?: boolean;
-  /** Scale of the product. @default {1} */
-  readonly alpha?: number;
-  /** [1, n], added to every row. */
-  readonly bias?: Tensor | undefined;
-  /** C = gelu(sum); the sum itself is written here, [m, n], for the backward pass. */
-  readonly geluInput?: Tensor | undefined;
-  /** [m, n], added. */
-  readonly residual?: Tensor | undefined;
-  /** [m, n]: C is multiplied by gelu'(this). */
-  readonly geluGradOf?: Tensor | undefined;
-  /** C += instead of C =. Needs `out`. @default {false} */
-  readonly accumulate?: boolean;
-  /** Where the result goes. @default {a new tensor} */
-  readonly out?: Tensor | undefined;
-  /** Only these rows of the stored B take part. @default {all} */
-  readonly rowsOfB?: { readonly first: number; readonly rows: number } | undefined;
-  /** Batched product. Needs `out`. */
-  readonly batch?: BatchLayout | undefined;
-}
+import { FLAGS, piecesOf, rowsPerBuffer, segments } from "./epilogue.ts";
+import {
+  auxiliaryOf,
+  type BatchLayout,
+  type Causal,
+  type HeadColumns,
+  type MatmulOptions,
+  type ProductShape,
+  requireDistinct,
+  requireEpilogue,
+  requireResultShapes,
+} from "./options.ts";
+import { packedMatmul } from "./packed_matmul.ts";
+import { type MatmulTile, matmulTiles, tileFor } from "./tiles.ts";
 
 const CAUSAL: Record<Causal, number> = { none: 0, skipUpper: 1, innerBelow: 2, innerAbove: 3 };
 
 const PARAMETERS = [
-  ["m", "u32"],
-  ["n", "u32"],
-  ["k", "u32"],
-  ["heads", "u32"],
-  ["a_row", "u32"],
-  ["a_group_rows", "u32"],
-  ["a_pitch4", "u32"],
-  ["a_head_cols4", "u32"],
-  ["a_col4", "u32"],
-  ["b_row", "u32"],
-  ["b_group_rows", "u32"],
-  ["b_pitch4", "u32"],
-  ["b_head_cols4", "u32"],
-  ["b_col4", "u32"],
-  ["c_row", "u32"],
-  ["c_group_rows", "u32"],
-  ["c_head_cols4", "u32"],
-  ["c_col4", "u32"],
-  ["c_pitch4", "u32"],
-  ["aux_pitch4", "u32"],
-  ["n_first4", "u32"],
-  ["causal", "u32"],
-  ["alpha", "f32"],
+  "m",
+  "n",
+  "k",
+  "heads",
+  "a_row",
+  "a_group_rows",
+  "a_pitch4",
+  "a_head_cols4",
+  "a_col4",
+  "b_row",
+  "b_group_rows",
+  "b_pitch4",
+  "b_head_cols4",
+  "b_col4",
+  "c_row",
+  "c_group_rows",
+  "c_head_cols4",
+  "c_col4",
+  "c_pitch4",
+  "aux_pitch4",
+  "n_first4",
+  "causal",
+  "alpha",
 ] as const;
 
-type MatmulKernel = Kernel<typeof PARAMETERS[number][0]>;
+const BINDINGS = ["a", "b", "c", "bias", "aux"] as const;
+
+type MatmulKernel = Kernel<typeof PARAMETERS[number], typeof BINDINGS[number]>;
 
 /** Kernels made so far, by form, transposition and epilogue: a few of the many combinations are used. */
 const kernels = new Map<string, MatmulKernel>();
 
 function kernelFor(
   form: AdapterClass,
-  transposeA: boolean,
-  transposeB: boolean,
+  { transposeA = false, transposeB = false }: MatmulOptions,
   epilogue: number,
   tile: MatmulTile,
 ): MatmulKernel {
@@ -120,19 +71,25 @@ function kernelFor(
   const name = `matmul_${form === "software" ? "texture" : `tiled_${tile.rows}x${tile.columns}`}_${which}`;
   let kernel = kernels.get(name);
   if (kernel === undefined) {
-    const operand = form === "software" ? "texture" : "read";
-    kernel = defineKernel({
-      name,
-      source: form === "software" ? textureSource : tiledSource,
-      bindings: [operand, operand, "write", "read", "write"],
-      parameters: PARAMETERS,
-      constants: {
-        TRANSPOSE_A: Number(transposeA),
-        TRANSPOSE_B: Number(transposeB),
-        EPILOGUE: epilogue,
-        ...(form === "hardware" ? { TILE_M4: tile.rows / 4, TILE_N4: tile.columns / 4 } : {}),
-      },
-    });
+    const variant = {
+      TRANSPOSE_A: Number(transposeA),
+      TRANSPOSE_B: Number(transposeB),
+      EPILOGUE: epilogue,
+    };
+    const shared = { name, bindings: BINDINGS, parameters: PARAMETERS };
+    kernel = form === "software"
+      ? defineKernel({
+        ...shared,
+        file: "matmul/matmul_texture.wgsl",
+        source: textureSource,
+        constants: variant,
+      })
+      : defineKernel({
+        ...shared,
+        file: "matmul/matmul_tiled.wgsl",
+        source: tiledSource,
+        constants: { ...variant, TILE_M4: tile.rows / 4, TILE_N4: tile.columns / 4 },
+      });
     kernels.set(name, kernel);
   }
   return kernel;
@@ -178,23 +135,10 @@ function requireBatch(
 }
 
 /** Checks everything about the arguments that does not depend on the adapter. */
-function requireShapes(
-  a: Tensor,
-  b: Tensor,
-  options: MatmulOptions,
-  [m, n, k]: readonly [number, number, number],
-): void {
-  const { transposeA = false, transposeB = false, batch, out, bias, geluInput, residual, geluGradOf } =
-    options;
-  const aux = [geluInput, residual, geluGradOf].filter((t) => t !== undefined);
-  if (aux.length > 1) {
-    throw new TypeError(
-      `Cannot multiply as at most one of geluInput, residual and geluGradOf may be given: ${aux.length} are`,
-    );
-  }
-  if (out === undefined && (batch !== undefined || options.accumulate)) {
-    throw new TypeError(`Cannot multiply as a batched or accumulated product needs "out": it is missing`);
-  }
+function requireShapes(a: Tensor, b: Tensor, options: MatmulOptions, shape: ProductShape): void {
+  const [m, n, k] = shape;
+  const { transposeA = false, transposeB = false, batch } = options;
+  requireEpilogue(options);
   const { first, rows } = options.rowsOfB ?? { first: 0, rows: b.rows };
   if (first + rows > b.rows) {
     throw new TypeError(
@@ -204,33 +148,23 @@ function requireShapes(
     );
   }
   if (batch !== undefined) {
-    if (bias !== undefined || aux.length > 0) {
+    if (options.bias !== undefined || auxiliaryOf(options) !== undefined) {
       throw new TypeError("Cannot multiply in batches with an epilogue other than accumulation");
     }
     requireBatch("op(A)", a, batch, batch.a, transposeA ? k : m, transposeA ? m : k);
     requireBatch("op(B)", b, batch, batch.b, transposeB ? n : k, transposeB ? k : n);
-    requireBatch("C", out!, batch, batch.c, m, n);
-  } else {
-    const kB = transposeB ? b.columns : rows;
-    if (k !== kB) {
-      throw new TypeError(
-        `Cannot multiply "${a.label}" by "${b.label}" as inner lengths must be equal: op(A) is [${m}, ${k}], op(B) is [${kB}, ${n}]`,
-      );
-    }
-    requireShape("out", out, m, n);
-    requireShape("bias", bias, 1, n);
-    requireShape("geluInput", geluInput, m, n);
-    requireShape("residual", residual, m, n);
-    requireShape("geluGradOf", geluGradOf, m, n);
+    requireBatch("C", options.out!, batch, batch.c, m, n);
+    requireDistinct(options, [a, b]);
+    return;
   }
-  // Writable bindings may not overlap others. (They would not on software adapters, which read copies.)
-  for (const written of [out, ...aux]) {
-    if (written !== undefined && [a, b, bias, out, ...aux].filter((t) => t === written).length > 1) {
-      throw new TypeError(
-        `Cannot multiply as "out" and tensors of epilogues must not be used twice: "${written.label}" is`,
-      );
-    }
+  const kB = transposeB ? b.columns : rows;
+  if (k !== kB) {
+    throw new TypeError(
+      `Cannot multiply "${a.label}" by "${b.label}" as inner lengths must be equal: op(A) is [${m}, ${k}], op(B) is [${kB}, ${n}]`,
+    );
   }
+  requireResultShapes(options, shape);
+  requireDistinct(options, [a, b]);
 }
 
 /**
@@ -243,6 +177,7 @@ function requireShapes(
  *
  * @returns C; the caller's to dispose.
  * @throws {TypeError} If shapes do not fit.
+ * @throws {RangeError} If pieces that fit the adapter cannot be made.
  * @example
  * ```ts ignore
  * using y = matmul(x, w, { bias, geluInput });
@@ -251,91 +186,78 @@ function requireShapes(
 export function matmul(a: Tensor, b: Tensor | PackedMatrix, options: MatmulOptions = {}): Tensor {
   if (b instanceof PackedMatrix) return packedMatmul(a, b, options);
   const { transposeA = false, transposeB = false, batch } = options;
-  const engine = a.engine;
   if (transposeA && transposeB) {
     throw new TypeError("Cannot multiply as only one operand may be transposed: both are");
   }
   const m = batch?.m ?? (transposeA ? a.columns : a.rows);
   const k = batch?.k ?? (transposeA ? a.rows : a.columns);
-  const { first: bFirst, rows: bRows } = options.rowsOfB ?? { first: 0, rows: b.rows };
-  const n = batch?.n ?? (transposeB ? bRows : b.columns);
+  const n = batch?.n ?? (transposeB ? options.rowsOfB?.rows ?? b.rows : b.columns);
   requireShapes(a, b, options, [m, n, k]);
-  const aux = options.geluInput ?? options.residual ?? options.geluGradOf;
-  const flags = (options.bias ? FLAGS.bias : 0) | (options.geluInput ? FLAGS.gelu : 0) |
-    (options.residual ? FLAGS.residual : 0) | (options.geluGradOf ? FLAGS.geluGrad : 0);
+  if (batch === undefined) return multiply(a, b, options, [m, n, k]);
+  const out = options.out!;
   const inOnePiece = [a, b].every((operand) => operand.rows <= rowsPerOperand(operand)) &&
-    (options.out === undefined || options.out.bytes <= engine.maxBindingBytes);
-  if (batch !== undefined) {
-    const out = options.out!;
-    if (inOnePiece) {
-      const [aBound, bBound] = [bindOperand(a, 0)[0], bindOperand(b, 0)[0]];
-      recordBatch(a, b, { ...options, batch, out }, { a: [aBound, 0], b: [bBound, 0], c: [out, 0] });
-    } else {
-      multiplyInRuns(a, b, { ...options, batch, out });
-    }
-    return out;
+    out.bytes <= a.engine.maxBindingBytes;
+  if (inOnePiece) {
+    const [aBound, bBound] = [bindOperand(a, 0)[0], bindOperand(b, 0)[0]];
+    recordBatch(a, b, { ...options, batch, out }, { a: [aBound, 0], b: [bBound, 0], c: [out, 0] });
+  } else {
+    multiplyInRuns(a, b, { ...options, batch, out });
   }
+  return out;
+}
+
+/** A product that is not batched. */
+function multiply(a: Tensor, b: Tensor, options: MatmulOptions, [m, n, k]: ProductShape): Tensor {
+  const { transposeA = false, transposeB = false } = options;
+  const { engine } = a;
+  const bFirst = options.rowsOfB?.first ?? 0;
   const cutA = { size: rowsPerOperand(a) };
   const cutB = { size: rowsPerOperand(b), offset: bFirst };
-  const kParts = segments(k, ...(transposeA ? [cutA] : []), ...(transposeB ? [] : [cutB]));
-  const nParts = segments(n, ...(transposeB ? [cutB] : []));
-  // C cannot hold both what is to be added to and the sum that gelu is waiting for.
-  const needsTwoSums = options.accumulate === true && (flags & (FLAGS.gelu | FLAGS.geluGrad)) !== 0;
-  if (kParts.length > 1 && needsTwoSums) {
-    throw new RangeError(
-      `Cannot multiply "${a.label}" by "${b.label}" and add gelu to a result as the inner length must fit one binding of the adapter: [${a.rows}, ${a.columns}] by [${b.rows}, ${b.columns}]`,
-    );
-  }
-  if (kParts.length * nParts.length > 1 && bFirst % 4 !== 0) {
+  const pieces = {
+    m: { length: m, cut: transposeA ? Infinity : cutA.size },
+    n: segments(n, ...(transposeB ? [cutB] : [])),
+    k: segments(k, ...(transposeA ? [cutA] : []), ...(transposeB ? [] : [cutB])),
+  };
+  if (pieces.k.length * pieces.n.length > 1 && bFirst % 4 !== 0) {
     throw new RangeError(
       `Cannot multiply by rows of "${b.label}" in pieces as the first row must be a multiple of 4: current value is ${bFirst}`,
     );
   }
   const out = options.out ?? engine.tensor(m, n, "matmul");
-  const mParts = segments(m, { size: rowsPerBuffer(out) }, ...(transposeA ? [] : [cutA]));
-  for (const mPart of mParts) {
-    const [c, cRow] = bindResult(out, mPart);
-    const auxBound = aux === undefined ? engine.nullOutput : bindResult(aux, mPart)[0];
-    for (const nPart of nParts) {
-      for (const kPart of kParts) {
-        const first = kPart.start === 0;
-        const [aBound, aRow] = bindOperand(a, transposeA ? kPart.start : mPart.start);
-        const [bBound, bRow] = bindOperand(b, bFirst + (transposeB ? nPart.start : kPart.start));
-        // The first part begins the sum, the last one has the epilogue.
-        const epilogue = (kPart === kParts.at(-1) ? flags : 0) | (first ? 0 : FLAGS.partial) |
-          (first && options.accumulate ? FLAGS.accumulate : 0);
-        const tile = tileFor(engine.matmulTiles, mPart.length, nPart.length, 1);
-        engine.dispatch(kernelFor(engine.adapterClass, transposeA, transposeB, epilogue, tile), {
-          bindings: [aBound, bBound, c, options.bias ?? engine.nullInput, auxBound],
-          parameters: {
-            m: mPart.length,
-            n: nPart.length,
-            k: kPart.length,
-            heads: 1,
-            a_row: aRow,
-            a_group_rows: 0,
-            a_pitch4: a.pitch / 4,
-            a_head_cols4: 0,
-            a_col4: (transposeA ? mPart.start : kPart.start) / 4,
-            b_row: bRow,
-            b_group_rows: 0,
-            b_pitch4: b.pitch / 4,
-            b_head_cols4: 0,
-            b_col4: (transposeB ? kPart.start : 0) / 4,
-            c_row: cRow,
-            c_group_rows: 0,
-            c_head_cols4: 0,
-            c_col4: nPart.start / 4,
-            c_pitch4: out.pitch / 4,
-            aux_pitch4: (aux?.pitch ?? 0) / 4,
-            n_first4: nPart.start / 4,
-            causal: CAUSAL.none,
-            alpha: options.alpha ?? 1,
-          },
-          workgroups: workgroupsFor(engine.adapterClass, tile, [mPart.length, nPart.length, 1]),
-        });
-      }
-    }
+  const auxPitch = auxiliaryOf(options)?.pitch ?? 0;
+  for (const piece of piecesOf(pieces, options, out)) {
+    const [aBound, aRow] = bindOperand(a, transposeA ? piece.k.start : piece.m.start);
+    const [bBound, bRow] = bindOperand(b, bFirst + (transposeB ? piece.n.start : piece.k.start));
+    const tile = tileFor(matmulTiles(engine), piece.m.length, piece.n.length, 1);
+    engine.dispatch(kernelFor(engine.adapterClass, options, piece.epilogue, tile), {
+      bindings: { a: aBound, b: bBound, c: piece.c, bias: options.bias ?? engine.nullInput, aux: piece.aux },
+      parameters: {
+        m: piece.m.length,
+        n: piece.n.length,
+        k: piece.k.length,
+        heads: 1,
+        a_row: aRow,
+        a_group_rows: 0,
+        a_pitch4: a.pitch / 4,
+        a_head_cols4: 0,
+        a_col4: (transposeA ? piece.m.start : piece.k.start) / 4,
+        b_row: bRow,
+        b_group_rows: 0,
+        b_pitch4: b.pitch / 4,
+        b_head_cols4: 0,
+        b_col4: (transposeB ? piece.k.start : 0) / 4,
+        c_row: piece.cRow,
+        c_group_rows: 0,
+        c_head_cols4: 0,
+        c_col4: piece.n.start / 4,
+        c_pitch4: out.pitch / 4,
+        aux_pitch4: auxPitch / 4,
+        n_first4: piece.n.start / 4,
+        causal: CAUSAL.none,
+        alpha: options.alpha ?? 1,
+      },
+      workgroups: workgroupsFor(engine.adapterClass, tile, [piece.m.length, piece.n.length, 1]),
+    });
   }
   return out;
 }
@@ -359,15 +281,22 @@ type Placed = readonly [Bindable, number];
 function recordBatch(
   a: Tensor,
   b: Tensor,
-  { transposeA = false, transposeB = false, accumulate, alpha = 1, batch, out }: BatchOptions,
+  options: BatchOptions,
   bound: { readonly a: Placed; readonly b: Placed; readonly c: Placed },
 ): void {
   const { engine } = a;
+  const { transposeA = false, transposeB = false, alpha = 1, batch, out } = options;
   const { m, n, k, heads, groups } = batch;
-  const epilogue = accumulate ? FLAGS.accumulate : 0;
-  const tile = tileFor(engine.matmulTiles, m, n, groups * heads);
-  engine.dispatch(kernelFor(engine.adapterClass, transposeA, transposeB, epilogue, tile), {
-    bindings: [bound.a[0], bound.b[0], bound.c[0], engine.nullInput, engine.nullOutput],
+  const epilogue = options.accumulate ? FLAGS.accumulate : 0;
+  const tile = tileFor(matmulTiles(engine), m, n, groups * heads);
+  engine.dispatch(kernelFor(engine.adapterClass, options, epilogue, tile), {
+    bindings: {
+      a: bound.a[0],
+      b: bound.b[0],
+      c: bound.c[0],
+      bias: engine.nullInput,
+      aux: engine.nullOutput,
+    },
     parameters: {
       m,
       n,

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { BatchLayout } from "./matmul.ts";
+import type { BatchLayout } from "./options.ts";
 
 /** gelu as GPT-2 has it: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))). */
 export function geluReference(x: number): number {

@@ -11,7 +11,8 @@ import {
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { Tensor } from "../engine/tensor.ts";
-import { type Causal, matmul, type MatmulOptions } from "./matmul.ts";
+import { matmul } from "./matmul.ts";
+import type { Causal, MatmulOptions } from "./options.ts";
 import { batchedMatmulReference, matmulReference } from "./matmul_reference.ts";
 
 type Shape = readonly [m: number, n: number, k: number];

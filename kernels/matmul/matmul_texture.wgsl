@@ -53,8 +53,8 @@ const CAUSAL_SKIP = 1u;    // tiles wholly above the diagonal (n > m) are not co
 const CAUSAL_K_END = 2u;   // op(A) is zero where k > m: the sum may end after the tile's last row
 const CAUSAL_K_START = 3u; // op(A) is zero where k < m: the sum may start at the tile's first row
 
-@group(0) @binding(0) var a_texture: texture_storage_2d<rgba32float, read>;
-@group(0) @binding(1) var b_texture: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(0) var a: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(1) var b: texture_storage_2d<rgba32float, read>;
 @group(0) @binding(2) var<storage, read_write> c: array<vec4f>;
 @group(0) @binding(3) var<storage, read> bias: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> aux: array<vec4f>;
@@ -67,19 +67,19 @@ fn load_a(m: u32, k: u32, row: u32, col4: u32) -> mat4x4f {
     let y = row + k;
     // Rows past k belong to the next group in both operands: they count as zero.
     return transpose(mat4x4f(
-      textureLoad(a_texture, vec2u(x, y)),
-      textureLoad(a_texture, vec2u(x, y + 1u)) * select(0.0, 1.0, k + 1u < p.k),
-      textureLoad(a_texture, vec2u(x, y + 2u)) * select(0.0, 1.0, k + 2u < p.k),
-      textureLoad(a_texture, vec2u(x, y + 3u)) * select(0.0, 1.0, k + 3u < p.k),
+      textureLoad(a, vec2u(x, y)),
+      textureLoad(a, vec2u(x, y + 1u)) * select(0.0, 1.0, k + 1u < p.k),
+      textureLoad(a, vec2u(x, y + 2u)) * select(0.0, 1.0, k + 2u < p.k),
+      textureLoad(a, vec2u(x, y + 3u)) * select(0.0, 1.0, k + 3u < p.k),
     ));
   }
   let x = col4 + k / 4u;
   let y = row + m;
   return mat4x4f(
-    textureLoad(a_texture, vec2u(x, y)),
-    textureLoad(a_texture, vec2u(x, y + 1u)),
-    textureLoad(a_texture, vec2u(x, y + 2u)),
-    textureLoad(a_texture, vec2u(x, y + 3u)),
+    textureLoad(a, vec2u(x, y)),
+    textureLoad(a, vec2u(x, y + 1u)),
+    textureLoad(a, vec2u(x, y + 2u)),
+    textureLoad(a, vec2u(x, y + 3u)),
   );
 }
 
@@ -89,19 +89,19 @@ fn load_b(k: u32, n4: u32, row: u32, col4: u32) -> mat4x4f {
     let x = col4 + k / 4u;
     let y = row + n4 * 4u;
     return transpose(mat4x4f(
-      textureLoad(b_texture, vec2u(x, y)),
-      textureLoad(b_texture, vec2u(x, y + 1u)),
-      textureLoad(b_texture, vec2u(x, y + 2u)),
-      textureLoad(b_texture, vec2u(x, y + 3u)),
+      textureLoad(b, vec2u(x, y)),
+      textureLoad(b, vec2u(x, y + 1u)),
+      textureLoad(b, vec2u(x, y + 2u)),
+      textureLoad(b, vec2u(x, y + 3u)),
     ));
   }
   let x = col4 + n4;
   let y = row + k;
   return mat4x4f(
-    textureLoad(b_texture, vec2u(x, y)),
-    textureLoad(b_texture, vec2u(x, y + 1u)),
-    textureLoad(b_texture, vec2u(x, y + 2u)),
-    textureLoad(b_texture, vec2u(x, y + 3u)),
+    textureLoad(b, vec2u(x, y)),
+    textureLoad(b, vec2u(x, y + 1u)),
+    textureLoad(b, vec2u(x, y + 2u)),
+    textureLoad(b, vec2u(x, y + 3u)),
   );
 }
 

@@ -4,9 +4,17 @@
  * @module
  */
 
-import type { Engine } from "../engine/engine.ts";
+import { type Engine, prepareEngines } from "../engine/engine.ts";
 import { matmul } from "./matmul.ts";
-import { MATMUL_TILES, type MatmulTiles, TILE_PROBES, type TileTimes } from "./tiles.ts";
+import {
+  fastestTiles,
+  MATMUL_TILES,
+  type MatmulTiles,
+  matmulTiles,
+  setMatmulTiles,
+  TILE_PROBES,
+  type TileTimes,
+} from "./tiles.ts";
 
 /** Products in a row that are timed together. */
 const IN_A_ROW = 8;
@@ -16,7 +24,7 @@ const ROUNDS = 3;
 /**
  * Times every tile at both probe products: some tens of milliseconds on a GPU.
  *
- * @param engine Where; its `matmulTiles` are changed meanwhile and put back.
+ * @param engine Where; its tiles are changed meanwhile and put back.
  * @param probes m, k, n of the products. @default {TILE_PROBES}
  * @returns Milliseconds of one product.
  */
@@ -24,7 +32,7 @@ export async function measureTiles(
   engine: Engine,
   probes: Readonly<Record<keyof MatmulTiles, readonly [number, number, number]>> = TILE_PROBES,
 ): Promise<TileTimes> {
-  const before = engine.matmulTiles;
+  const before = matmulTiles(engine);
   try {
     const measure = async ([m, k, n]: readonly [number, number, number]) => {
       using a = engine.zeros(m, k, "tile probe");
@@ -35,7 +43,7 @@ export async function measureTiles(
       // Round 0 compiles.
       for (let round = 0; round <= ROUNDS; round++) {
         for (const [i, tile] of MATMUL_TILES.entries()) {
-          engine.matmulTiles = { few: tile, many: tile };
+          setMatmulTiles(engine, { few: tile, many: tile });
           const started = performance.now();
           for (let run = 0; run < (round === 0 ? 1 : IN_A_ROW); run++) matmul(a, b, { out });
           await last.read();
@@ -46,6 +54,8 @@ export async function measureTiles(
     };
     return { few: await measure(probes.few), many: await measure(probes.many) };
   } finally {
-    engine.matmulTiles = before;
+    setMatmulTiles(engine, before);
   }
 }
+
+prepareEngines(async (engine) => setMatmulTiles(engine, fastestTiles(await measureTiles(engine))));

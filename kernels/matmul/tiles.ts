@@ -5,6 +5,8 @@
  * @module
  */
 
+import type { Engine } from "../engine/engine.ts";
+
 /** Rows and columns of C that one workgroup computes. */
 export interface MatmulTile {
   /** Rows; a multiple of 4. */
@@ -31,6 +33,18 @@ export const MATMUL_TILES: readonly MatmulTile[] = [
 
 /** What is used until something was measured. */
 export const DEFAULT_TILES: MatmulTiles = { few: MATMUL_TILES[0]!, many: MATMUL_TILES[0]! };
+
+const chosen = new WeakMap<Engine, MatmulTiles>();
+
+/** The tiles that products on an engine use. */
+export function matmulTiles(engine: Engine): MatmulTiles {
+  return chosen.get(engine) ?? DEFAULT_TILES;
+}
+
+/** Chooses the tiles that products on an engine use from now on, in the place of those that were measured. */
+export function setMatmulTiles(engine: Engine, tiles: MatmulTiles): void {
+  chosen.set(engine, tiles);
+}
 
 /** Number of 64 x 64 tiles between the two products that are measured. */
 const FEW = 128;

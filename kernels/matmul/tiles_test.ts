@@ -2,20 +2,29 @@ import { assert, assertEquals } from "@std/assert";
 import { engineOf, normal, readOne } from "../../tests/support/kernels.ts";
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
 import type { Engine } from "../engine/engine.ts";
-import { type Causal, matmul } from "./matmul.ts";
+import { matmul } from "./matmul.ts";
+import type { Causal } from "./options.ts";
 import { matmulReference } from "./matmul_reference.ts";
 import { measureTiles } from "./measure_tiles.ts";
-import { DEFAULT_TILES, fastestTiles, MATMUL_TILES, type MatmulTile, tileFor } from "./tiles.ts";
+import {
+  DEFAULT_TILES,
+  fastestTiles,
+  MATMUL_TILES,
+  type MatmulTile,
+  matmulTiles,
+  setMatmulTiles,
+  tileFor,
+} from "./tiles.ts";
 
 // The engine is shared with the file's other tests.
 const options = { sanitizeOps: false, sanitizeResources: false };
 
 async function withTile<T>(engine: Engine, tile: MatmulTile, run: () => Promise<T>): Promise<T> {
-  engine.matmulTiles = { few: tile, many: tile };
+  setMatmulTiles(engine, { few: tile, many: tile });
   try {
     return await run();
   } finally {
-    engine.matmulTiles = DEFAULT_TILES;
+    setMatmulTiles(engine, DEFAULT_TILES);
   }
 }
 
@@ -86,7 +95,7 @@ Deno.test("measureTiles() times every tile and leaves the engine as it was", opt
     assertEquals(ms.length, MATMUL_TILES.length);
     assert(ms.every((t) => t > 0 && t < Infinity), `${ms}`);
   }
-  assertEquals(engine.matmulTiles, DEFAULT_TILES);
+  assertEquals(matmulTiles(engine), DEFAULT_TILES);
   assertEquals(engine.stats.tensors, tensors);
 });
 

@@ -10,51 +10,55 @@ import clipSource from "./clip_scale.wgsl" with { type: "text" };
 import normsSource from "./segment_norms.wgsl" with { type: "text" };
 import type { Engine } from "../engine/engine.ts";
 import { defineKernel } from "../engine/kernel.ts";
-import { defineRowKernel, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
+import { defineRowKernel, gridOf, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
 import type { Tensor } from "../engine/tensor.ts";
 
 const adamwKernel = defineKernel({
   name: "adamw",
+  file: "optimizer/adamw.wgsl",
   source: adamwSource,
-  bindings: ["write", "read", "write", "write", "read", "read"],
+  bindings: ["parameters", "gradients", "m", "v", "control", "clip"],
   parameters: [
-    ["count4", "u32"],
-    ["segment4", "u32"],
-    ["first4", "u32"],
-    ["rate", "f32"],
-    ["beta1", "f32"],
-    ["beta2", "f32"],
-    ["epsilon", "f32"],
-    ["decay", "f32"],
+    "count4",
+    "segment4",
+    "first4",
+    "rate",
+    "beta1",
+    "beta2",
+    "epsilon",
+    "decay",
   ],
 });
 
 const normsKernel = defineRowKernel({
   name: "segment_norms",
+  file: "optimizer/segment_norms.wgsl",
   source: normsSource,
-  bindings: ["read", "read", "write"],
+  bindings: ["x", "control", "out"],
   parameters: [
-    ["segments", "u32"],
-    ["segment4", "u32"],
-    ["count4", "u32"],
-    ["first", "u32"],
-    ["root", "u32"],
-    ["scale", "f32"],
+    "segments",
+    "segment4",
+    "count4",
+    "first",
+    "root",
+    "scale",
   ],
 });
 
 const changeKernel = defineRowKernel({
   name: "segment_change",
+  file: "optimizer/segment_change.wgsl",
   source: changeSource,
-  bindings: ["read", "read", "read", "write"],
-  parameters: [["segments", "u32"], ["segment4", "u32"]],
+  bindings: ["x", "before", "control", "out"],
+  parameters: ["segments", "segment4"],
 });
 
 const clipKernel = defineKernel({
   name: "clip_scale",
+  file: "optimizer/clip_scale.wgsl",
   source: clipSource,
-  bindings: ["read", "write"],
-  parameters: [["count", "u32"], ["limit", "f32"]],
+  bindings: ["squares", "clip"],
+  parameters: ["count", "limit"],
 });
 
 /** AdamW's settings. */
@@ -116,19 +120,25 @@ export function adamw(
   const { parameters, gradients, m, v } = tensors;
   const { engine } = parameters;
   const noClip = clip ?? engine.unitScale;
-  const windows = [parameters, gradients, m, v].map((t) => t.windows());
-  windows[0]!.forEach((window, w) => {
+  const windowsOf = { gradients: gradients.windows(), m: m.windows(), v: v.windows() };
+  parameters.windows().forEach((window, w) => {
     const count4 = window.rows * parameters.pitch / 4;
-    const groups = Math.ceil(count4 / 64);
     engine.dispatch(adamwKernel, {
-      bindings: [...windows.map((list) => list[w]!), control, noClip],
+      bindings: {
+        parameters: window,
+        gradients: windowsOf.gradients[w]!,
+        m: windowsOf.m[w]!,
+        v: windowsOf.v[w]!,
+        control,
+        clip: noClip,
+      },
       parameters: {
         count4,
         segment4: segment / 4,
         first4: window.row * parameters.pitch / 4,
         ...settings,
       },
-      workgroups: [Math.min(groups, 32_768), Math.ceil(groups / 32_768)],
+      workgroups: gridOf(count4, 64),
     });
   });
 }
@@ -150,7 +160,7 @@ export function segmentNorms(x: Tensor, options: SegmentNormsOptions): Tensor {
   const segments = control.rows;
   const out = engine.zeros(1, segments, "segment norms"); // the kernel writes no padding
   engine.dispatch(normsKernel[engine.adapterClass], {
-    bindings: [x, control, out],
+    bindings: { x, control, out },
     parameters: { segments, segment4: segment / 4, count4: x.bytes / 16, first: 0, root: 1, scale },
     workgroups: [Math.ceil(segments / ROWS_PER_WORKGROUP[engine.adapterClass])],
   });
@@ -175,7 +185,7 @@ export function segmentChange(
   const segments = control.rows;
   const out = engine.zeros(1, segments, "segment changes"); // the kernel writes no padding
   engine.dispatch(changeKernel[engine.adapterClass], {
-    bindings: [x, before, control, out],
+    bindings: { x, before, control, out },
     parameters: { segments, segment4: segment / 4 },
     workgroups: [Math.ceil(segments / ROWS_PER_WORKGROUP[engine.adapterClass])],
   });
@@ -205,7 +215,7 @@ export function clipScale(engine: Engine, gradients: readonly Tensor[], limit: n
   parts.forEach((part, i) => {
     const segments = partials[i]!;
     engine.dispatch(normsKernel[engine.adapterClass], {
-      bindings: [part, control, squares],
+      bindings: { x: part, control, out: squares },
       parameters: { segments, segment4: PARTIAL / 4, count4: part.bytes / 16, first, root: 0, scale: 1 },
       workgroups: [Math.ceil(segments / ROWS_PER_WORKGROUP[engine.adapterClass])],
     });
@@ -213,7 +223,7 @@ export function clipScale(engine: Engine, gradients: readonly Tensor[], limit: n
   });
   const clip = engine.tensor(1, 4, "clip factor");
   engine.dispatch(clipKernel, {
-    bindings: [squares, clip],
+    bindings: { squares, clip },
     parameters: { count, limit },
     workgroups: [1],
   });

@@ -11,18 +11,20 @@ import { PACKED_FORMATS } from "./formats.ts";
 import type { PackedMatrix } from "./packed_matrix.ts";
 
 const PARAMETERS = [
-  ["rows", "u32"],
-  ["columns", "u32"],
-  ["first", "u32"],
-  ["count", "u32"],
-  ["b_pitch", "u32"],
-  ["s_row", "u32"],
-  ["s_pitch", "u32"],
-  ["out_pitch4", "u32"],
-  ["accumulate", "u32"],
+  "rows",
+  "columns",
+  "first",
+  "count",
+  "b_pitch",
+  "s_row",
+  "s_pitch",
+  "out_pitch4",
+  "accumulate",
 ] as const;
 
-const kernels = new Map<string, Kernel<typeof PARAMETERS[number][0]>>();
+const BINDINGS = ["words", "scales", "ids", "out"] as const;
+
+const kernels = new Map<string, Kernel<typeof PARAMETERS[number], typeof BINDINGS[number]>>();
 
 function kernelFor({ format, groupsAlong }: PackedMatrix) {
   const name = `packed_gather_${format}_${groupsAlong}`;
@@ -31,8 +33,9 @@ function kernelFor({ format, groupsAlong }: PackedMatrix) {
     const { code, group } = PACKED_FORMATS[format];
     kernel = defineKernel({
       name,
+      file: "packed/packed_gather.wgsl",
       source,
-      bindings: ["read", "read", "read", "write"],
+      bindings: BINDINGS,
       parameters: PARAMETERS,
       constants: { FORMAT: code, GROUP: group || 1, ALONG_ROWS: Number(groupsAlong === "rows") },
     });
@@ -53,7 +56,7 @@ export function packedGather(table: PackedMatrix, ids: Tensor, out: Tensor, accu
   for (let row = 0; row < table.rows;) {
     const window = table.windowOf(row);
     table.engine.dispatch(kernelFor(table), {
-      bindings: [window.words, window.scales, ids, out],
+      bindings: { words: window.words, scales: window.scales, ids, out },
       parameters: {
         rows: ids.columns,
         columns: table.columns,

@@ -13,31 +13,33 @@ import { defineKernel } from "../engine/kernel.ts";
 
 const importanceKernel = defineKernel({
   name: "importance",
+  file: "pruning/importance.wgsl",
   source: importanceSource,
-  bindings: ["read", "read", "read", "write", "write"],
+  bindings: ["gradient", "observed", "previous", "g", "s"],
   parameters: [
-    ["layers", "u32"],
-    ["heads", "u32"],
-    ["pitch", "u32"],
-    ["now", "f32"],
-    ["before", "f32"],
-    ["recovery", "f32"],
-    ["zero", "u32"],
+    "layers",
+    "heads",
+    "pitch",
+    "now",
+    "before",
+    "recovery",
+    "zero",
   ],
 });
 
 const greedyKernel = defineKernel({
   name: "greedy",
+  file: "pruning/greedy.wgsl",
   source: greedySource,
-  bindings: ["read", "read", "read", "write", "write", "write"],
+  bindings: ["s_base", "owner", "weights", "mask", "s_comp", "lost"],
   parameters: [
-    ["layers", "u32"],
-    ["heads", "u32"],
-    ["pitch", "u32"],
-    ["weight_pitch", "u32"],
-    ["lost_pitch", "u32"],
-    ["most_pruned", "u32"],
-    ["tau", "f32"],
+    "layers",
+    "heads",
+    "pitch",
+    "weight_pitch",
+    "lost_pitch",
+    "most_pruned",
+    "tau",
   ],
 });
 
@@ -119,7 +121,7 @@ export async function updateImportance(
   // The first step has nothing to smooth with or to hold: S = G, and the others take the mean.
   const first = previous === null;
   engine.dispatch(importanceKernel, {
-    bindings: [gradientTensor, observedTensor, previousTensor, g, s],
+    bindings: { gradient: gradientTensor, observed: observedTensor, previous: previousTensor, g, s },
     parameters: {
       layers,
       heads,
@@ -241,7 +243,7 @@ export async function pruneGreedily(
   using sComp = engine.tensor(layers, heads, "S_comp");
   using lost = engine.tensor(layers, devices, "lost heads", "u32");
   engine.dispatch(greedyKernel, {
-    bindings: [base, ownerTensor, weights, mask, sComp, lost],
+    bindings: { s_base: base, owner: ownerTensor, weights, mask, s_comp: sComp, lost },
     parameters: {
       layers,
       heads,

@@ -13,17 +13,19 @@ import type { Tensor } from "../engine/tensor.ts";
 
 const forwardKernel = defineRowKernel({
   name: "rms_norm",
+  file: "rms_norm/rms_norm.wgsl",
   source: forwardSource,
-  bindings: ["read", "read", "write", "write"],
-  parameters: [["rows", "u32"], ["columns", "u32"], ["pitch4", "u32"], ["epsilon", "f32"]],
+  bindings: ["x", "gamma", "y", "statistics"],
+  parameters: ["rows", "columns", "pitch4", "epsilon"],
 });
 
 const backwardKernels = [false, true].map((accumulate) =>
   defineRowKernel({
     name: accumulate ? "rms_norm_backward_accumulate" : "rms_norm_backward",
+    file: "rms_norm/rms_norm_backward.wgsl",
     source: backwardSource,
-    bindings: ["read", "read", "read", "read", "write"],
-    parameters: [["rows", "u32"], ["columns", "u32"], ["pitch4", "u32"]],
+    bindings: ["x", "gamma", "statistics", "dy", "dx"],
+    parameters: ["rows", "columns", "pitch4"],
     constants: { ACCUMULATE: Number(accumulate) },
   })
 );
@@ -54,7 +56,7 @@ export function rmsNorm(x: Tensor, gamma: Tensor, epsilon: number): RmsNormResul
   const y = engine.tensor(rows, columns, "rms norm");
   const statistics = engine.tensor(rows, 1, "rms norm statistics");
   engine.dispatch(forwardKernel[engine.adapterClass], {
-    bindings: [x, gamma, y, statistics],
+    bindings: { x, gamma, y, statistics },
     parameters: { rows, columns, pitch4: pitch / 4, epsilon },
     workgroups: [Math.ceil(rows / ROWS_PER_WORKGROUP[engine.adapterClass])],
   });
@@ -83,7 +85,7 @@ export function rmsNormBackward(options: RmsNormBackwardOptions): Tensor {
   const { engine, rows, columns, pitch } = x;
   const dx = options.dx ?? engine.tensor(rows, columns, "rms norm dx");
   engine.dispatch(backwardKernels[Number(accumulate)]![engine.adapterClass], {
-    bindings: [x, gamma, statistics, dy, dx],
+    bindings: { x, gamma, statistics, dy, dx },
     parameters: { rows, columns, pitch4: pitch / 4 },
     workgroups: [Math.ceil(rows / ROWS_PER_WORKGROUP[engine.adapterClass])],
   });

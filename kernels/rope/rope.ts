@@ -13,16 +13,17 @@ import type { Tensor } from "../engine/tensor.ts";
 const kernels = [1, -1].map((sign) =>
   defineKernel({
     name: sign === 1 ? "rope" : "rope_backward",
+    file: "rope/rope.wgsl",
     source,
-    bindings: ["write", "read"],
+    bindings: ["x", "table"],
     parameters: [
-      ["rows", "u32"],
-      ["row_first", "u32"],
-      ["length", "u32"],
-      ["first", "u32"],
-      ["heads", "u32"],
-      ["half4", "u32"],
-      ["pitch4", "u32"],
+      "rows",
+      "row_first",
+      "length",
+      "first",
+      "heads",
+      "half4",
+      "pitch4",
     ],
     constants: { SIGN: sign },
   })
@@ -90,7 +91,7 @@ export function rope(x: Tensor, options: RopeOptions): void {
   for (const window of x.windows()) {
     const { rows, row: row_first } = window;
     x.engine.dispatch(kernels[Number(inverse)]!, {
-      bindings: [window, table],
+      bindings: { x: window, table },
       parameters: { rows, row_first, length, first, heads, half4, pitch4: x.pitch / 4 },
       workgroups: [Math.ceil(heads * half4 / 8), Math.ceil(rows / 8)],
     });

@@ -10,9 +10,10 @@ import type { Tensor } from "../engine/tensor.ts";
 
 const kernel = defineKernel({
   name: "sigmoid_loss",
+  file: "sigmoid_loss/sigmoid_loss.wgsl",
   source,
-  bindings: ["read", "read", "read", "read", "write", "write"],
-  parameters: [["count4", "u32"], ["columns", "u32"], ["pitch4", "u32"], ["scale", "f32"]],
+  bindings: ["z", "offset", "labels", "weight", "p", "dz"],
+  parameters: ["count4", "columns", "pitch4", "scale"],
 });
 
 /** Arguments of `sigmoidLoss`; all [rows, columns] of one shape. */
@@ -54,7 +55,7 @@ export function sigmoidLoss(
   const dz = engine.tensor(rows, columns, "dz");
   const count4 = rows * pitch / 4;
   engine.dispatch(kernel, {
-    bindings: [z, offset, target, weight, p, dz],
+    bindings: { z, offset, labels: target, weight, p, dz },
     parameters: { count4, columns, pitch4: pitch / 4, scale: 1 / total },
     workgroups: [Math.ceil(count4 / 64)],
   });

@@ -15,7 +15,14 @@ import {
   type UserDeviceResult,
 } from "@edgetuner/core";
 import { simulate } from "@edgetuner/transport";
-import { assert, assertEquals, assertInstanceOf, assertRejects, assertThrows } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertInstanceOf,
+  assertRejects,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
 import { BATCH, TinyGpt2, tinySettings } from "../support/tiny_model.ts";
 import {
   admitAll,
@@ -117,7 +124,7 @@ Deno.test("a device too many is refused", async () => {
   await stage.refused(HELLO, "all have joined");
   stage.server.stop();
   await stage.server.start();
-  await assertRejects(() => only.result, HandshakeError, "stopped");
+  await assertRejects(() => only.result, ChannelClosedError, "stopped");
 });
 
 Deno.test("what is no hello is refused and the server goes on taking in others", async () => {
@@ -167,7 +174,7 @@ Deno.test("the run does not start without all devices: DeadlineError, and those 
   const device = await stage.join("alone", 1, 1);
   await assertRejects(() => stage.server.start(), DeadlineError, "1 joined, with a data device");
   assertEquals(stage.server.status, "failed");
-  await assertRejects(() => device.result, HandshakeError, "must join within 80 ms");
+  await assertRejects(() => device.result, ChannelClosedError, "must join within 80 ms");
 });
 
 Deno.test("a device that waits too long for the start gives up", async () => {
@@ -224,7 +231,8 @@ Deno.test("stop while paused and stop before the start end the run", async () =>
   stage.server.stop("no");
   await running;
   const result = await device.result;
-  assertEquals([result.reason, result.steps], ["no", 0]);
+  assertEquals([result.reason, result.steps, result.error], ["no", 0, null]);
+  assertEquals(result.ending, { step: 0, best: false });
   dispose([result]);
 
   await using early = new Stage({ devices: 1 });
@@ -315,7 +323,9 @@ for (const [what, decide] of Object.entries(BAD_PRUNERS)) {
     assertEquals(stage.server.status, "failed");
     const results = await Promise.all(devices.map((d) => d.result));
     for (const { reason, error: own, modules, steps } of results) {
-      assertEquals([reason, own, steps], [(error as Error).message, null, 0]);
+      assertEquals([reason, steps], [(error as Error).message, 0]);
+      assertInstanceOf(own, ChannelClosedError, "it has lost its run");
+      assertStringIncludes(own.message, reason);
       assertInstanceOf(modules, Object);
     }
     dispose(results);

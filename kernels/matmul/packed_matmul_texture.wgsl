@@ -45,7 +45,7 @@ const F16 = 0u;
 const INT8 = 1u;
 const INT4 = 2u;
 
-@group(0) @binding(0) var a_texture: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(0) var a: texture_storage_2d<rgba32float, read>;
 // The same words, as eight codes of f16, int8 and int4 are.
 @group(0) @binding(1) var<storage, read> words4: array<vec4u>;
 @group(0) @binding(2) var<storage, read> words2: array<vec2u>;
@@ -64,10 +64,10 @@ fn load_a(m: u32, k: u32) -> mat4x4f {
   let x = p.a_col4 + k / 4u;
   let y = p.a_row + m;
   return mat4x4f(
-    textureLoad(a_texture, vec2u(x, y)),
-    textureLoad(a_texture, vec2u(x, y + 1u)),
-    textureLoad(a_texture, vec2u(x, y + 2u)),
-    textureLoad(a_texture, vec2u(x, y + 3u)),
+    textureLoad(a, vec2u(x, y)),
+    textureLoad(a, vec2u(x, y + 1u)),
+    textureLoad(a, vec2u(x, y + 2u)),
+    textureLoad(a, vec2u(x, y + 3u)),
   );
 }
 

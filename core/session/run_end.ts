@@ -1,0 +1,55 @@
+/**
+ * How a run ends for a device.
+ *
+ * @module
+ */
+
+import { ChannelClosedError, ProtocolError, TrainingError } from "../errors.ts";
+import type { Frame } from "../wire/frame.ts";
+import type { Peer } from "../wire/peer.ts";
+import type { RunEnding } from "./run_server.ts";
+
+/** Progress of a device in a run. */
+export interface RunState {
+  /** Training steps done. */
+  steps: number;
+  /** Why the run ended. */
+  reason: string;
+  /** How it ended, if in good order. */
+  ending: RunEnding | null;
+}
+
+/** Takes in the end of a run. */
+export function takeEnd({ meta }: Frame, state: RunState): void {
+  state.reason = String(meta.reason ?? "");
+  if (Number.isInteger(meta.step)) state.ending = { step: meta.step as number, best: meta.best === true };
+}
+
+/**
+ * Checks that a run that has ended did so in good order, and not because it failed elsewhere.
+ *
+ * @throws {ChannelClosedError} If it failed.
+ */
+export function requireOrderlyEnd({ reason, ending }: RunState): void {
+  if (ending !== null || reason === "") return;
+  throw new ChannelClosedError(`Cannot go on as the edge server ended the run: ${reason}`);
+}
+
+/** Longest time that a device waits for the edge server once its run has failed, in milliseconds. */
+const LEAVE_FAILED_MS = 1000;
+
+/** Says goodbye to the edge server and closes the channel: in bounded time, whatever the edge server does. */
+export async function leave(peer: Peer, error: unknown, signal: AbortSignal | undefined): Promise<void> {
+  if (error instanceof ProtocolError) peer.reject(error);
+  const limit = new AbortController();
+  const cut = () => limit.abort();
+  // It did not answer before, or this device is to end: nobody waits again.
+  if (peer.isSilent || signal?.aborted) cut();
+  signal?.addEventListener("abort", cut);
+  const told = error instanceof TrainingError ? peer.tell(error) : undefined;
+  const timer = error === null ? undefined : setTimeout(cut, LEAVE_FAILED_MS);
+  await peer.close(error === null ? "" : "device stopped", { signal: limit.signal }).catch(() => {});
+  await told;
+  clearTimeout(timer);
+  signal?.removeEventListener("abort", cut);
+}

@@ -1,0 +1,21 @@
+/**
+ * Limits of waiting.
+ *
+ * @module
+ */
+
+/** Longest delay in milliseconds that timers honour, about 24 days: above it they fire at once. */
+const MAX_WAIT_MS = 2 ** 31 - 1;
+
+/**
+ * Checks a limit of waiting.
+ *
+ * @returns The limit, in milliseconds.
+ * @throws {RangeError} If timers cannot keep to it.
+ */
+export function checkWait(name: string, ms: number): number {
+  if (ms > 0 && ms <= MAX_WAIT_MS) return ms;
+  throw new RangeError(
+    `Cannot take part in a run as ${name} must be above 0 and at most ${MAX_WAIT_MS} ms: current value is ${ms}`,
+  );
+}
