@@ -23,6 +23,7 @@ import {
   type FlagValues,
   integer,
   number,
+  ProgramEnd,
   readGiven,
   runProgram,
   text,
@@ -30,6 +31,7 @@ import {
   UsageError,
   withDefaults,
 } from "./_support/flags.ts";
+import { Interrupts } from "./_support/interrupts.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import { curve, headMap } from "./_support/picture.ts";
 import { cutText, encodePrompts, endTokens, havePrompts, textOf } from "./_support/prompts.ts";
@@ -38,6 +40,7 @@ import { bytes, duration, ProgressBar, prunerTime } from "./_support/progress.ts
 import { peakMemory, versions, writeReport } from "./_support/report.ts";
 import { type ParameterCounts, parameterText, RUN_FLAGS } from "./_support/run_flags.ts";
 import { countSlots, type SlotCount } from "./_support/slots.ts";
+import { INTERRUPTED } from "./_support/supervisor.ts";
 import { TextModel } from "./_support/texts.ts";
 import {
   type AllCounts,
@@ -180,19 +183,15 @@ async function main(): Promise<number> {
   const listening = Promise.withResolvers<string>();
   const started = performance.now();
   const children: Child[] = [];
-  let interrupted = false;
-  const onInterrupt = () => {
-    if (interrupted) {
+  using interrupts = new Interrupts((count) => {
+    if (count > 1) {
       for (const child of children) child.endWithin(0);
-      Deno.exit(130);
+      return;
     }
-    interrupted = true;
     bar.end();
     console.error("Stopping; what was learnt is saved. Once more to stop at once.");
     for (const child of children) child.interrupt();
-  };
-  Deno.addSignalListener("SIGINT", onInterrupt);
-  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", onInterrupt);
+  });
 
   /** Where a party saves its checkpoints, and what it goes on from. */
   const checkpoints = (party: string) => {
@@ -221,12 +220,16 @@ async function main(): Promise<number> {
     } else if (event.type === "step") {
       const step = event.record as Step;
       seen.steps.push(step);
-      if (step.mode === "train" && !interrupted) bar.draw(step.step + 1, stepText(step));
+      if (step.mode === "train" && !interrupts.asked) bar.draw(step.step + 1, stepText(step));
     } else if (event.type === "done") seen.server = { ...seen.server, ...event };
   });
   children.push(server);
   server.ended.then((code) =>
-    listening.reject(new UsageError(server.errors.trim() || `The edge server ended with code ${code}`))
+    listening.reject(
+      interrupts.asked
+        ? new ProgramEnd(INTERRUPTED)
+        : new UsageError(server.errors.trim() || `The edge server ended with code ${code}`),
+    )
   );
   const address = await listening.promise;
   if (Deno.stderr.isTerminal()) {
@@ -319,7 +322,7 @@ async function main(): Promise<number> {
     flags,
   );
   let compared: Comparison | null = null;
-  if (complete && !interrupted && failed.length === 0 && trained.length > 0) {
+  if (complete && !interrupts.asked && failed.length === 0 && trained.length > 0) {
     show(seen, trained, summary, seconds);
     compared = await compare(`${out}/adapter`, flags, test);
   }
@@ -332,7 +335,7 @@ async function main(): Promise<number> {
         `Lowest validation loss ${best.loss.toFixed(3)} after ${best.step} steps: ${out}/adapter-best`,
       );
     }
-    if (interrupted && checkpoints("").length > 0) console.log(`Go on with --resume ${quoted(out)}`);
+    if (interrupts.asked && checkpoints("").length > 0) console.log(`Go on with --resume ${quoted(out)}`);
   } else if (saved.length > 0) {
     console.error(
       `No adapter, as ${
@@ -363,9 +366,7 @@ async function main(): Promise<number> {
     seconds,
     peakMemoryBytes: peakMemory(),
   });
-  Deno.removeSignalListener("SIGINT", onInterrupt);
-  if (Deno.build.os !== "windows") Deno.removeSignalListener("SIGTERM", onInterrupt);
-  return failed.length > 0 ? 1 : interrupted ? 130 : 0;
+  return failed.length > 0 ? 1 : interrupts.asked ? INTERRUPTED : 0;
 }
 
 function stepText(step: Step): string {

@@ -19,12 +19,14 @@ import {
   withDefaults,
 } from "./_support/flags.ts";
 import { codecChoice } from "./_support/codecs.ts";
+import { GOOD_ORDER_MS, Interrupts } from "./_support/interrupts.ts";
 import { MODEL_FLAG } from "./_support/model_flags.ts";
 import { MetricsLog, type MetricsRow } from "./_support/metrics.ts";
 import { bytes, ProgressBar, prunerTime } from "./_support/progress.ts";
 import { PRUNER_FLAGS, prunerChoice, prunerFlags, prunerOptions } from "./_support/pruners.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
 import { parameterText, RUN_FLAGS, runSettings } from "./_support/run_flags.ts";
+import { INTERRUPTED } from "./_support/supervisor.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
@@ -222,18 +224,11 @@ async function main(): Promise<number> {
       }
     }
   });
-  let interrupted = false;
-  const onInterrupt = () => {
-    if (interrupted) Deno.exit(130);
-    interrupted = true;
+  using interrupts = new Interrupts(() => {
     run.stop("interrupted");
-  };
-  // A launcher says SIGTERM where the terminal may have said SIGINT already: not a second wish to end.
-  const onEnd = () => {
-    if (!interrupted) onInterrupt();
-  };
-  Deno.addSignalListener("SIGINT", onInterrupt);
-  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", onEnd);
+    // Where a step takes longer than that the devices keep what they have learnt before it.
+    setTimeout(() => run.abort("interrupted"), GOOD_ORDER_MS);
+  });
   let failure: Error | null = null;
   try {
     await run.done;
@@ -270,13 +265,15 @@ async function main(): Promise<number> {
     error: failure?.message ?? null,
   });
   // The devices take their last frames before the sockets go.
-  await Promise.race([run.drained(), new Promise((resolve) => setTimeout(resolve, 5000))]);
+  await Promise.race([
+    run.drained(),
+    new Promise((resolve) => setTimeout(resolve, interrupts.asked ? 500 : 5000)),
+  ]);
   await Promise.all([sockets[Symbol.asyncDispose](), polls[Symbol.asyncDispose]()]);
   await accepting;
   await server.shutdown();
-  Deno.removeSignalListener("SIGINT", onInterrupt);
-  if (Deno.build.os !== "windows") Deno.removeSignalListener("SIGTERM", onEnd);
-  if (failure !== null) {
+  const interrupted = interrupts.asked;
+  if (failure !== null && !interrupted) {
     console.error(failure.message);
     return 1;
   }
@@ -289,7 +286,7 @@ async function main(): Promise<number> {
   ];
   say(`${interrupted ? "Stopped" : "Done"} after ${done.join(" and ")}, ${bytes(total)} on the wire`);
   if (run.pruner !== "none" && trained.length > 0) say(prunerTime(trained));
-  return interrupted ? 130 : 0;
+  return interrupted ? INTERRUPTED : 0;
 }
 
 /** Losses of validations, where the data device shares them: means over their batches. */

@@ -25,13 +25,15 @@ import {
 import { Engine } from "@edgetuner/kernels";
 import { copyingStart } from "./_support/copying_start.ts";
 import { integer, number, readFlags, runProgram, text, UsageError } from "./_support/flags.ts";
+import { Interrupts } from "./_support/interrupts.ts";
 import { duration, ProgressBar } from "./_support/progress.ts";
 import { examplePath } from "./_support/places.ts";
+import { INTERRUPTED } from "./_support/supervisor.ts";
 
 /** Shape of the model: 0.9 million parameters. */
 const SHAPE = { n_layer: 4, n_head: 8, n_embd: 128, n_positions: 128, layer_norm_epsilon: 1e-5 };
 
-async function main(): Promise<void> {
+async function main(): Promise<number> {
   const flags = readFlags({
     name: "pretrain.ts",
     about: "Pre-trains a tiny GPT-2 on generated restaurant talk.",
@@ -85,7 +87,9 @@ async function main(): Promise<void> {
   const bar = new ProgressBar(steps);
   const started = performance.now();
   let mean = 0;
-  for (let step = 0; step < steps; step++) {
+  let step = 0;
+  using interrupts = new Interrupts();
+  for (; step < steps && !interrupts.asked; step++) {
     const factor = step < warmup
       ? (step + 1) / warmup
       : 0.5 * (1 + Math.cos(Math.PI * (step - warmup) / (steps - warmup)));
@@ -102,12 +106,17 @@ async function main(): Promise<void> {
     }
   }
   bar.end();
-  let validLoss = 0;
-  for (const batch of valid) validLoss += await evaluateLoss(model, batch, loss) / valid.length;
+  if (step === 0) return INTERRUPTED;
+  let heldOut = "";
+  if (!interrupts.asked) {
+    let validLoss = 0;
+    for (const batch of valid) validLoss += await evaluateLoss(model, batch, loss) / valid.length;
+    heldOut = `, loss on held-out text ${validLoss.toFixed(3)}`;
+  }
   console.log(
-    `${steps} steps in ${duration((performance.now() - started) / 1000)}: training loss ${
+    `${step} steps in ${duration((performance.now() - started) / 1000)}: training loss ${
       mean.toFixed(3)
-    }, loss on held-out text ${validLoss.toFixed(3)}`,
+    }${heldOut}`,
   );
 
   const trained = new Map<string, NamedArray>();
@@ -131,6 +140,7 @@ async function main(): Promise<void> {
   };
   await writeWhole(`${flags.out}/config.json`, `${JSON.stringify(json, null, 2)}\n`);
   console.log(`Wrote ${flags.out}/config.json and model.safetensors`);
+  return interrupts.asked ? INTERRUPTED : 0;
 }
 
 if (import.meta.main) await runProgram(main);

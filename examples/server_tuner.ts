@@ -23,7 +23,7 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { integer, readFlags, runProgram, text, toggle } from "./_support/flags.ts";
-import { Interrupts } from "./_support/interrupts.ts";
+import { Interrupts, isInterrupted, untilInterrupted } from "./_support/interrupts.ts";
 import { MetricsLog } from "./_support/metrics.ts";
 import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import { ProgressBar } from "./_support/progress.ts";
@@ -38,6 +38,7 @@ import {
 } from "./_support/run_flags.ts";
 import { type AllCounts, DATA_FLAGS, loadTrainingSet } from "./_support/training_data.ts";
 import { PLAN_FLAGS, TrainingPlan } from "./_support/training_plan.ts";
+import { INTERRUPTED } from "./_support/supervisor.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { requireWritable } from "./_support/writable.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
@@ -148,8 +149,12 @@ async function main(): Promise<number> {
     const batch = await data.next(step);
     if (plan.isBest() && flags["keep-best"]) await save(`${flags.save}-best`);
     if (batch === null) break;
-    const context = { engine, base, heads: local, data };
-    const { loss, tokens, statistics } = await runStep(context, step, batch, new Uint8Array(layers * heads));
+    const context = { engine, base, heads: local, data, shouldStop: isInterrupted };
+    const outcome = await untilInterrupted(() =>
+      runStep(context, step, batch, new Uint8Array(layers * heads))
+    );
+    if (outcome === null) break;
+    const { loss, tokens, statistics } = outcome;
     await engine.idle();
     const ms = performance.now() - started;
     const row = {
@@ -205,7 +210,7 @@ async function main(): Promise<number> {
       );
     }
   }
-  return interrupts.asked ? 130 : 0;
+  return interrupts.asked ? INTERRUPTED : 0;
 }
 
 if (import.meta.main) await runProgram(main);

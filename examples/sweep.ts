@@ -23,6 +23,7 @@ import { Engine } from "@edgetuner/kernels";
 import { simulate } from "@edgetuner/transport";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
 import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
+import { Interrupts } from "./_support/interrupts.ts";
 import { bytes } from "./_support/progress.ts";
 import { versions, writeReport } from "./_support/report.ts";
 import {
@@ -36,6 +37,7 @@ import {
   table,
 } from "./_support/twin_flags.ts";
 import { DATA_FLAGS, loadTrainingSet } from "./_support/training_data.ts";
+import { endProgram, INTERRUPTED } from "./_support/supervisor.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
@@ -109,7 +111,44 @@ async function main(): Promise<number> {
     : await computeOf(flags.compute);
   const lines: Line[] = [];
   let failed: string | null = null;
+  /** Writes and prints what is done. */
+  const write = async () => {
+    const report = {
+      versions: versions(),
+      adapter: engine.adapterName,
+      settings: flags,
+      link,
+      compute,
+      lines,
+      error: failed,
+    };
+    await writeReport(flags.report, report);
+    if (flags.json) return console.log(JSON.stringify(report, null, 1));
+    console.log(
+      `${L} layers, ${H} heads, d ${hidden}, ${batch.batch} x ${batch.length} tokens, ` +
+        `${flags.mode} mode, ${Math.round(100 * flags.keep)} % of the heads, ${link.name}; virtual time`,
+    );
+    const head = ["devices", "s/step", "planned", "per step", "edge GPU memory", "heads of a device"];
+    for (
+      const line of table([
+        head,
+        ...lines.map((l) => [
+          `${l.devices}`,
+          seconds(l.msPerStep),
+          seconds(l.plannedMsPerStep),
+          bytes(l.bytesPerStep),
+          bytes(l.edgeMemoryBytes),
+          range(l.headsPerDevice),
+        ]),
+      ])
+    ) console.log(line);
+  };
+  let finished: Promise<void> | null = null;
+  const finish = () => finished ??= write();
+  // A simulation may take long: what the others gave is shown at once.
+  using interrupts = new Interrupts(() => void finish().finally(() => endProgram(INTERRUPTED)));
   for (const devices of counts) {
+    if (interrupts.asked) break;
     await engine.trim();
     const run = await simulated({
       model: { engine, layers, ends, deviceEngine },
@@ -148,39 +187,8 @@ async function main(): Promise<number> {
       losses: run.steps.map((s) => s.loss),
     });
   }
-  const report = {
-    versions: versions(),
-    adapter: engine.adapterName,
-    settings: flags,
-    link,
-    compute,
-    lines,
-    error: failed,
-  };
-  await writeReport(flags.report, report);
-  if (flags.json) {
-    console.log(JSON.stringify(report, null, 1));
-    return failed === null ? 0 : 1;
-  }
-  console.log(
-    `${L} layers, ${H} heads, d ${hidden}, ${batch.batch} x ${batch.length} tokens, ` +
-      `${flags.mode} mode, ${Math.round(100 * flags.keep)} % of the heads, ${link.name}; virtual time`,
-  );
-  const head = ["devices", "s/step", "planned", "per step", "edge GPU memory", "heads of a device"];
-  for (
-    const line of table([
-      head,
-      ...lines.map((l) => [
-        `${l.devices}`,
-        seconds(l.msPerStep),
-        seconds(l.plannedMsPerStep),
-        bytes(l.bytesPerStep),
-        bytes(l.edgeMemoryBytes),
-        range(l.headsPerDevice),
-      ]),
-    ])
-  ) console.log(line);
-  if (failed === null) return 0;
+  await finish();
+  if (failed === null) return interrupts.asked ? INTERRUPTED : 0;
   console.error(failed);
   return 1;
 }

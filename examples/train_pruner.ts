@@ -37,11 +37,13 @@ import {
   UsageError,
   withDefaults,
 } from "./_support/flags.ts";
+import { Interrupts, isInterrupted } from "./_support/interrupts.ts";
 import { loadLocalModel, localRun } from "./_support/local_run.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import { bytes, duration, ProgressBar } from "./_support/progress.ts";
 import { peakMemory, versions, writeReport } from "./_support/report.ts";
 import { DATA_FLAGS, type DataCounts } from "./_support/training_data.ts";
+import { INTERRUPTED } from "./_support/supervisor.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
@@ -170,7 +172,7 @@ async function collect(
   return counts;
 }
 
-async function main(): Promise<void> {
+async function main(): Promise<number> {
   const given = readGiven({
     name: "train_pruner.ts",
     about: "Collects samples in an unpruned run and trains iHeadPruner's importance predictor on them.",
@@ -214,14 +216,18 @@ async function main(): Promise<void> {
     flags.seed,
   );
   const bar = new ProgressBar(flags.epochs);
+  // While samples are collected each is in the file at once; of the training there is something to save.
+  using interrupts = new Interrupts();
   const started = performance.now();
   const { predictor, best, epochs } = await trainPredictor(engine, start, { ...split, baseNorm }, {
     epochs: flags.epochs,
     seed: flags.seed,
+    shouldStop: isInterrupted,
     onEpoch: ({ epoch, train, valid }) =>
       bar.draw(epoch, `MSE ${train.toExponential(2)}, held out ${valid.toExponential(2)}`),
   });
   bar.end();
+  if (interrupts.asked && best.epoch === 0) return INTERRUPTED;
   console.log(
     `${epochs.length - 1} epochs in ${
       duration((performance.now() - started) / 1000)
@@ -274,6 +280,7 @@ async function main(): Promise<void> {
       ? `Saved nothing, as training found nothing better than it began with: ${flags.out} stays as it is`
       : `Saved to ${flags.out}`,
   );
+  return interrupts.asked ? INTERRUPTED : 0;
 }
 
 if (import.meta.main) await runProgram(main);

@@ -25,6 +25,7 @@ import { Engine } from "@edgetuner/kernels";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
 import { codecChoice, codecsOf } from "./_support/codecs.ts";
 import { CONNECTION_FLAGS, openTransport } from "./_support/connection.ts";
+import { GOOD_ORDER_MS, Interrupts } from "./_support/interrupts.ts";
 import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import {
   cutText,
@@ -46,6 +47,7 @@ import {
   readExamples,
   type Teller,
 } from "./_support/training_data.ts";
+import { INTERRUPTED } from "./_support/supervisor.ts";
 import { PLAN_FLAGS, TrainingPlan } from "./_support/training_plan.ts";
 import { requireWritable } from "./_support/writable.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
@@ -132,21 +134,6 @@ async function main(): Promise<number> {
   // Of devices with the same capacity the name says who has which heads.
   const before = resumed === null ? null : (await resumed.load(resumed.steps.at(-1)!)).devices?.[0]?.name;
   const name = flags.name || before || `device-${crypto.randomUUID().slice(0, 4)}`;
-  const abort = new AbortController();
-  let interrupted = false;
-  const onInterrupt = () => {
-    if (interrupted) Deno.exit(130);
-    interrupted = true;
-    // The edge server may end the run in good order; if it does not, this device does.
-    setTimeout(() => abort.abort(new DOMException("interrupted", "AbortError")), 3000);
-  };
-  // A launcher says SIGTERM where the terminal may have said SIGINT already: not a second wish to end.
-  const onEnd = () => {
-    if (!interrupted) onInterrupt();
-  };
-  Deno.addSignalListener("SIGINT", onInterrupt);
-  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", onEnd);
-
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const losses: Losses = { train: [], before: [], after: [], validations: [] };
   const adapter = flags.load === "" ? undefined : await loadAdapter(flags.load);
@@ -168,6 +155,12 @@ async function main(): Promise<number> {
     [...flags.capacity > 0 ? ["heads" as const] : [], ...data ? ["data" as const] : []],
     baseWeightsOf(flags),
   );
+  const abort = new AbortController();
+  const endNow = () => abort.abort(new DOMException("interrupted", "AbortError"));
+  let isRunning = false;
+  // From here on there may be something to save. The edge server may end the run in good order, if it hears
+  // Ctrl-C too; if it does not, this device does.
+  using interrupts = new Interrupts(() => isRunning ? setTimeout(endNow, GOOD_ORDER_MS) : endNow());
   const channel = await transport.connect({ signal: abort.signal });
   say(`${name} joined on ${engine.adapterName}; waiting for the other devices`);
   const log = new MemoryLog();
@@ -193,6 +186,7 @@ async function main(): Promise<number> {
       if (flags.save !== "") await saveHeads(`${flags.save}-best`, modules);
     },
     onWelcome: (w) => {
+      isRunning = true;
       data?.plan.begin(w.settings);
       bar = new ProgressBar(w.settings.steps, flags.events ? false : undefined);
       const heads = w.range === null
@@ -246,9 +240,7 @@ async function main(): Promise<number> {
   );
   result.modules?.[Symbol.dispose]();
   data?.dispose();
-  Deno.removeSignalListener("SIGINT", onInterrupt);
-  if (Deno.build.os !== "windows") Deno.removeSignalListener("SIGTERM", onEnd);
-  if (interrupted) return 130;
+  if (interrupts.asked) return INTERRUPTED;
   if (result.error !== null) {
     console.error((result.error as Error).message);
     return 1;

@@ -47,6 +47,8 @@ export interface PredictorTraining {
   readonly onEpoch?: (epoch: PredictorEpoch) => void;
   /** Ends the training. */
   readonly signal?: AbortSignal;
+  /** Asked before each batch: if it returns true, training ends with the best predictor so far. */
+  readonly shouldStop?: (() => boolean) | undefined;
 }
 
 /** One pass over the training windows. */
@@ -134,10 +136,13 @@ export async function trainPredictor(
     const random = randomStream(seed, epoch);
     const order = [...permutation(train.length, random)].map((i) => withNoise(train[i]!, noise, random));
     const error = await meanError(network, order, batch, () => {
+      if (options.shouldStop?.()) return false;
       for (const [name, parameter] of network.parameters) {
         parameter.update(name.startsWith("maps.") ? adamw : slow);
       }
+      return true;
     });
+    if (options.shouldStop?.()) break;
     const now = { epoch, train: error, valid: await meanError(network, valid, batch) };
     all.push(now);
     options.onEpoch?.(now);
@@ -159,19 +164,19 @@ function withNoise(item: Labelled, deviation: number, random: RandomStream): Lab
 /**
  * Mean squared error over windows, in batches.
  *
- * @param update Called after the gradients of each batch are there; without it nothing is trained.
+ * @param update Called after the gradients of each batch are there; without it nothing is trained. False ends it.
  */
 async function meanError(
   network: PredictorNetwork,
   all: readonly Labelled[],
   size: number,
-  update?: () => void,
+  update?: () => boolean,
 ): Promise<number> {
   let sum = 0, total = 0;
   for (let i = 0; i < all.length; i += size) {
     const batch = all.slice(i, i + size);
     const error = await batchError(network, batch, update !== undefined);
-    update?.();
+    if (update?.() === false) break;
     sum += error.sum;
     total += error.total;
   }

@@ -135,7 +135,7 @@ export interface RunServerOptions {
 const HELLO_TIMEOUT_MS = 10_000;
 /** Longest time for all devices to take the end of a run, in milliseconds. */
 const END_MS = 5000;
-/** The same where the run failed: other devices may be behind the link that was cut. */
+/** The same where the run failed or is to end at once: other devices may be behind the link that was cut. */
 const END_FAILED_MS = 500;
 /** The same for a device that let a wait reach its limit. */
 const END_SILENT_MS = 100;
@@ -356,8 +356,11 @@ export abstract class RunServer implements RunHandle {
 
   /** Tells all devices that the run is over, and closes their channels: in bounded time, whatever they do. */
   async #endAll(reason: string, diverged: TrainingError | null): Promise<void> {
-    const endMs = this.#status === "failed" ? END_FAILED_MS : END_MS;
+    const { aborted } = this.#stop.signal;
+    const endMs = aborted || this.#status === "failed" ? END_FAILED_MS : END_MS;
     await Promise.all(this.#members.map(async ({ peer }) => {
+      // They are to hear the reason even if the run is to end at once.
+      if (aborted) peer.outliveSignal();
       const limit = new AbortController();
       const timer = setTimeout(() => limit.abort(), peer.isSilent ? END_SILENT_MS : endMs);
       // Closing waits until it is on its way.

@@ -23,6 +23,11 @@ export interface StepContext {
   readonly data: DataPort;
   /** Parts that the batch is split into, by sequences. @default {1} */
   readonly microBatches?: number;
+  /**
+   * Asked before each layer: if it returns true the step ends with an `AbortError`. The heads stay as they were
+   * before the step, ready to be saved; no other step may follow.
+   */
+  readonly shouldStop?: (() => boolean) | undefined;
 }
 
 /** What came of a step. */
@@ -52,6 +57,7 @@ export interface StepOutcome {
  * @param batch The embedded batch or its first part, from `DataPort.next`.
  * @param mask Head mask z, [L * H], 1 = pruned.
  * @throws {TrainingError} If the loss or the norm of the gradients is not finite. The heads stay as they were.
+ * @throws {DOMException} An `AbortError` if `context.shouldStop` says so.
  */
 export async function runStep(
   context: StepContext,
@@ -118,7 +124,10 @@ async function pass(
   mask: Uint8Array,
   mode: HeadMode,
 ): Promise<Pick<StepOutcome, "loss" | "statistics">> {
-  const { engine, base, heads, data } = context;
+  const { engine, base, data } = context;
+  const heads = context.shouldStop === undefined
+    ? context.heads
+    : stoppable(context.heads, context.shouldStop);
   const { length, part: position = WHOLE_STEP } = batch;
   const parts = splitBatch(batch, context.microBatches ?? 1);
   using stack = new DisposableStack();
@@ -152,6 +161,31 @@ async function pass(
   if (mode === "evaluate") return { loss, statistics: {} };
   const last = position.index + 1 === position.count;
   return { loss, statistics: last ? await heads.endStep() : {} };
+}
+
+/** Head modules that end a step where they are asked for a layer. */
+function stoppable(heads: HeadPort, shouldStop: () => boolean): HeadPort {
+  const layers = (own: LayerHeads): LayerHeads => {
+    const check = () => {
+      if (shouldStop()) throw new DOMException("the step was stopped", "AbortError");
+    };
+    return {
+      forward(layer, x) {
+        check();
+        return own.forward(layer, x);
+      },
+      backward(layer, dqkv, needsInput) {
+        check();
+        return own.backward(layer, dqkv, needsInput);
+      },
+    };
+  };
+  return {
+    ...layers(heads),
+    beginStep: (step) => heads.beginStep(step),
+    endStep: () => heads.endStep(),
+    ...(heads.microBatch === undefined ? {} : { microBatch: (part) => layers(heads.microBatch!(part)) }),
+  };
 }
 
 function headsOf(heads: HeadPort, part: MicroBatch): LayerHeads {

@@ -152,7 +152,7 @@ export class Peer implements AsyncDisposable {
   readonly #channel: Channel;
   /** Longest wait for a frame, in milliseconds. */
   timeoutMs: number;
-  readonly #signal: AbortSignal | undefined;
+  #signal: AbortSignal | undefined;
   readonly #queues: Record<Lane, Queued[]> = { control: [], data: [], heads: [] };
   readonly #queuedBytes: Record<Lane, number> = { control: 0, data: 0, heads: 0 };
   readonly #maxQueuedBytes: number;
@@ -336,6 +336,11 @@ export class Peer implements AsyncDisposable {
   /** Closes the peer with a protocol error; waits reject with it. */
   reject(error: ProtocolError): void {
     this.#fail(error);
+  }
+
+  /** Lets what is sent and waited for outlive the signal of the options: for last words after an abort. */
+  outliveSignal(): void {
+    this.#signal = undefined;
   }
 
   /**

@@ -61,7 +61,7 @@ export type ToEdgeWorker =
   | { readonly type: "start"; readonly options: EdgeWorkerOptions }
   | { readonly type: "join"; readonly port: MessagePort; readonly peer: string }
   | { readonly type: "pause" | "resume" }
-  | { readonly type: "stop"; readonly reason: string };
+  | { readonly type: "stop" | "abort"; readonly reason: string };
 
 /** What the worker says. */
 export type FromEdgeWorker =
@@ -86,10 +86,10 @@ export type FromEdgeWorker =
 const scope = self as unknown as {
   onmessage: ((event: MessageEvent<ToEdgeWorker>) => void) | null;
   postMessage(message: FromEdgeWorker): void;
-  close(): void;
 };
 
 let server: EdgeServer | null = null;
+const abort = new AbortController();
 
 async function start(options: EdgeWorkerOptions): Promise<void> {
   const { resumed, write } = await openRunCheckpoints({
@@ -141,7 +141,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     deployable: pruner.deployable ?? true,
     parameters: countParameters(run.settings.lora, base.shape, parameterCount(model)),
   });
-  await run.start();
+  await run.start(abort.signal);
 }
 
 scope.onmessage = ({ data }) => {
@@ -150,9 +150,13 @@ scope.onmessage = ({ data }) => {
       () => scope.postMessage({ type: "done", error: null }),
       (error: Error) =>
         scope.postMessage({ type: "done", error: { name: error.name, message: error.message } }),
-    ).finally(() => scope.close());
+    );
+    // It stays idle until the process ends: Mesa may crash where a process ends while a worker that had a GPU closes.
   } else if (data.type === "join") {
     void server?.join(messagePortChannel(data.port, data.peer));
   } else if (data.type === "stop") server?.stop(data.reason);
-  else server?.[data.type]();
+  else if (data.type === "abort") {
+    server?.stop(data.reason);
+    abort.abort(new DOMException(data.reason, "AbortError"));
+  } else server?.[data.type]();
 };

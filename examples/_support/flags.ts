@@ -6,6 +6,8 @@
 
 import { parseArgs } from "@std/cli/parse-args";
 import { parse as parseYaml } from "yaml";
+import { isInterrupted } from "./interrupts.ts";
+import { INTERRUPTED, supervise } from "./supervisor.ts";
 
 /** A flag that takes text. */
 interface TextFlag {
@@ -152,7 +154,7 @@ export function readGiven<const S extends Record<string, Flag>>(
   }) as Record<string, unknown>;
   if (parsed.help === true) {
     console.log(helpText(program, flags));
-    Deno.exit(0);
+    throw new ProgramEnd(0);
   }
   if (unknown.length > 0) {
     throw new UsageError(
@@ -271,41 +273,62 @@ function numberValue(program: ProgramText, name: string, flag: NumberFlag, given
   return value;
 }
 
+/** Ends the program at once, with an exit code and nothing more to say. */
+export class ProgramEnd extends Error {
+  /** The exit code. */
+  readonly code: number;
+
+  /** @param code The exit code. */
+  constructor(code: number) {
+    super(`the program ends with exit code ${code}`);
+    this.code = code;
+  }
+}
+
+/** Errors that say all that a person needs in one line. */
+const PLAIN_ERRORS: readonly string[] = [
+  "ChannelClosedError",
+  "CheckpointError",
+  "DataError",
+  "DeadlineError",
+  "DownloadError",
+  "HandshakeError",
+  "NoAdapterError",
+  "PluginError",
+  "ProtocolError",
+  "AddrInUse",
+  "IsADirectory",
+  "NotADirectory",
+  "NotFound",
+  "PermissionDenied",
+  "RangeError",
+  "SaveError",
+  "TrainingError",
+];
+
 /**
- * Runs a program: errors that a person can do something about are one line on standard error, and
- * the exit code is 1, or 2 for wrong flags. Others show their stack.
+ * Runs a program in a worker, under a main thread that hears Ctrl-C (see `supervisor.ts`). Errors that a person can
+ * do something about are one line on standard error, and the exit code is 1, or 2 for wrong flags. Others show their
+ * stack.
  */
 export async function runProgram(main: () => Promise<number | void>): Promise<void> {
+  await supervise(() => exitCodeOf(main));
+}
+
+async function exitCodeOf(main: () => Promise<number | void>): Promise<number> {
   try {
-    Deno.exitCode = await main() ?? 0;
+    return await main() ?? 0;
   } catch (error) {
+    if (error instanceof ProgramEnd) return error.code;
+    // What was waited for when the user asked to end.
+    if (isInterrupted() && error instanceof DOMException && error.name === "AbortError") return INTERRUPTED;
     // By name: those of workers come as messages.
     if (error instanceof Error && error.name === "UsageError") {
       console.error(error.message);
-      Deno.exitCode = 2;
-      return;
+      return 2;
     }
-    const plain = [
-      "ChannelClosedError",
-      "CheckpointError",
-      "DataError",
-      "DeadlineError",
-      "DownloadError",
-      "HandshakeError",
-      "NoAdapterError",
-      "PluginError",
-      "ProtocolError",
-      "AddrInUse",
-      "IsADirectory",
-      "NotADirectory",
-      "NotFound",
-      "PermissionDenied",
-      "RangeError",
-      "SaveError",
-      "TrainingError",
-    ];
-    if (error instanceof Error && plain.includes(error.name)) console.error(error.message);
+    if (error instanceof Error && PLAIN_ERRORS.includes(error.name)) console.error(error.message);
     else console.error(error);
-    Deno.exitCode = 1;
+    return isInterrupted() ? INTERRUPTED : 1;
   }
 }

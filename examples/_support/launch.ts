@@ -4,6 +4,7 @@
  * @module
  */
 
+import { Interrupts } from "./interrupts.ts";
 import { examplePath, quoted } from "./places.ts";
 
 /** A command as it can be typed. */
@@ -30,17 +31,10 @@ export async function runExample(program: string, args: readonly string[]): Prom
       // It has ended already.
     }
   };
-  // A terminal sends Ctrl-C to both; a second one would stop the child at once.
-  const onInterrupt = () => {
-    if (!Deno.stdin.isTerminal()) pass("SIGINT");
-  };
-  const onEnd = () => pass("SIGTERM");
-  Deno.addSignalListener("SIGINT", onInterrupt);
-  if (Deno.build.os !== "windows") Deno.addSignalListener("SIGTERM", onEnd);
-  try {
-    return (await child.status).code;
-  } finally {
-    Deno.removeSignalListener("SIGINT", onInterrupt);
-    if (Deno.build.os !== "windows") Deno.removeSignalListener("SIGTERM", onEnd);
-  }
+  // A terminal sends Ctrl-C to both; a second SIGINT would stop the child at once.
+  using _interrupts = new Interrupts((count) => {
+    if (count > 1) pass("SIGKILL");
+    else if (!Deno.stdin.isTerminal()) pass(Deno.build.os === "windows" ? "SIGINT" : "SIGTERM");
+  });
+  return (await child.status).code;
 }

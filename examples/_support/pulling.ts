@@ -5,8 +5,10 @@
  */
 
 import { defaultCache, pullDataset, pullModel, type PullOptions } from "@edgetuner/core";
-import { type FlagValues, text, UsageError } from "./flags.ts";
+import { type FlagValues, ProgramEnd, text, UsageError } from "./flags.ts";
+import { Interrupts } from "./interrupts.ts";
 import { bytes, ProgressBar } from "./progress.ts";
+import { INTERRUPTED } from "./supervisor.ts";
 
 /** Flags of programs that download. */
 export const PULL_FLAGS = {
@@ -33,9 +35,7 @@ export async function pulling<T>(
   flags: FlagValues<typeof PULL_FLAGS>,
   run: (puller: Puller) => Promise<T>,
 ): Promise<T> {
-  const abort = new AbortController();
-  const onInterrupt = () => abort.abort(new DOMException("interrupted", "AbortError"));
-  Deno.addSignalListener("SIGINT", onInterrupt);
+  using interrupts = new Interrupts();
   // One bar over all files of a download; its total comes with the first bytes.
   const bars: ProgressBar[] = [];
   const options = (): PullOptions => {
@@ -44,7 +44,7 @@ export async function pulling<T>(
       cache: flags.cache,
       token: flags.token || Deno.env.get("HF_TOKEN"),
       endpoint: flags.endpoint || undefined,
-      signal: abort.signal,
+      signal: interrupts.signal,
       onWait: () => console.error("Another program is pulling the same; waiting for it."),
       onProgress(done, total, file) {
         if (bar === null) bars.push(bar = new ProgressBar(total ?? 0));
@@ -72,10 +72,8 @@ export async function pulling<T>(
     });
   } catch (error) {
     endBar();
-    if (!abort.signal.aborted) throw error;
+    if (!interrupts.asked) throw error;
     console.error("Interrupted; the same command goes on where it stopped.");
-    Deno.exit(130);
-  } finally {
-    Deno.removeSignalListener("SIGINT", onInterrupt);
+    throw new ProgramEnd(INTERRUPTED);
   }
 }

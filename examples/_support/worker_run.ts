@@ -133,6 +133,11 @@ export class WorkerRun implements RunHandle {
     this.#worker.postMessage({ type: "stop", reason } satisfies ToEdgeWorker);
   }
 
+  /** Ends the run now, in the middle of a step; devices keep what they learnt before it. */
+  abort(reason = "stopped"): void {
+    this.#worker.postMessage({ type: "abort", reason } satisfies ToEdgeWorker);
+  }
+
   subscribe(listener: (event: EdgeServerEvent) => void): () => void {
     this.#listeners.add(listener);
     return () => void this.#listeners.delete(listener);

@@ -1,0 +1,88 @@
+/**
+ * The main thread of a program. The program itself runs in a worker, so that Ctrl-C always ends it: however
+ * long a step, a plugin or a driver holds the worker up, this thread hears the signal.
+ *
+ * @module
+ */
+
+import { deliverInterrupt, END_LIMIT_MS, SHARED, shareInterrupts } from "./interrupts.ts";
+
+/** What the program's worker hears. */
+type ToProgram =
+  | { readonly type: "start"; readonly shared: Int32Array<SharedArrayBuffer> }
+  | { readonly type: "interrupt"; readonly count: number };
+
+/** What it says. */
+type FromProgram = { readonly type: "ended"; readonly code: number };
+
+/** Exit code of a program that the user ended. */
+export const INTERRUPTED = 130;
+
+/** Time for a program to clean up after the second Ctrl-C, such as to end its children, in milliseconds. */
+const LAST_WORDS_MS = 200;
+
+const scope = self as unknown as {
+  onmessage: ((event: MessageEvent<ToProgram>) => void) | null;
+  postMessage(message: FromProgram): void;
+};
+
+/** True in a worker. */
+function isWorker(): boolean {
+  return "WorkerGlobalScope" in globalThis;
+}
+
+/**
+ * Runs a program in a worker of its own; the process ends as soon as the program does. To be called by the main
+ * module, both in the main thread and in the worker.
+ *
+ * @param program Returns the exit code; must not throw.
+ */
+export async function supervise(program: () => Promise<number>): Promise<void> {
+  if (isWorker()) return runInWorker(program);
+  const shared = new Int32Array(new SharedArrayBuffer(4 * SHARED.length));
+  const worker = new Worker(Deno.mainModule, { type: "module" });
+  // What the program started may still be there, such as sockets and timers.
+  const ended = Promise.withResolvers<number>();
+  worker.onmessage = ({ data }: MessageEvent<FromProgram>) => ended.resolve(data.code);
+  worker.onerror = (event) => {
+    event.preventDefault();
+    console.error(`${event.message} (${event.filename}:${event.lineno})`);
+    ended.resolve(1);
+  };
+  worker.postMessage({ type: "start", shared } satisfies ToProgram);
+  const counts: Partial<Record<Deno.Signal, number>> = {};
+  const onSignal = (signal: Deno.Signal) => {
+    counts[signal] = (counts[signal] ?? 0) + 1;
+    // A terminal's Ctrl-C comes with a launcher's SIGTERM: only the same signal again is a second wish.
+    const count = Math.max(...Object.values(counts));
+    if (count < 2 && Atomics.load(shared, SHARED.asked) > 0) return;
+    Atomics.store(shared, SHARED.asked, count);
+    worker.postMessage({ type: "interrupt", count } satisfies ToProgram);
+    if (Atomics.load(shared, SHARED.listeners) === 0) return ended.resolve(INTERRUPTED);
+    setTimeout(() => {
+      if (count === 1) {
+        console.error(
+          `Stopped, as it did not end within ${END_LIMIT_MS / 1000} s: what was not saved before is lost`,
+        );
+      }
+      ended.resolve(INTERRUPTED);
+    }, count === 1 ? END_LIMIT_MS : LAST_WORDS_MS);
+  };
+  const signals: readonly Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT"] : ["SIGINT", "SIGTERM"];
+  for (const signal of signals) Deno.addSignalListener(signal, () => onSignal(signal));
+  Deno.exit(await ended.promise);
+}
+
+/** Ends the program from anywhere within it, with this exit code. */
+export function endProgram(code: number): void {
+  if (isWorker()) scope.postMessage({ type: "ended", code });
+  else Deno.exit(code);
+}
+
+function runInWorker(program: () => Promise<number>): void {
+  scope.onmessage = ({ data }) => {
+    if (data.type === "interrupt") return deliverInterrupt(data.count);
+    shareInterrupts(data.shared);
+    void program().then((code) => scope.postMessage({ type: "ended", code }));
+  };
+}

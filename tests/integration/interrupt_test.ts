@@ -1,0 +1,115 @@
+/**
+ * Ctrl-C and the wish to terminate, sent to real processes at several moments: each ends within three seconds, with
+ * exit code 130 and what was learnt saved.
+ */
+
+import { assert, assertEquals, assertLess, assertStringIncludes } from "@std/assert";
+import { loadAdapter } from "@edgetuner/core";
+
+const ROOT = new URL("../../", import.meta.url).pathname;
+const unlessWindows = { ignore: Deno.build.os === "windows" };
+
+interface Interrupted {
+  readonly code: number;
+  readonly ms: number;
+  readonly out: string;
+  readonly errors: string;
+}
+
+/** Starts a program, waits until it has printed something, sends signals, and waits for its end. */
+async function interrupt(
+  program: string,
+  args: readonly string[],
+  after: string | null,
+  signals: readonly Deno.Signal[] = ["SIGINT"],
+): Promise<Interrupted> {
+  const process = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", `${ROOT}${program}`, ...args],
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  let out = "";
+  let errors = "";
+  let asked = 0;
+  const send = () => {
+    asked = performance.now();
+    // Two of one kind at once would be one to the system.
+    signals.forEach((signal, i) => setTimeout(() => process.kill(signal), 100 * i));
+  };
+  const read = async (stream: ReadableStream<Uint8Array>, take: (text: string) => void) => {
+    for await (const text of stream.pipeThrough(new TextDecoderStream())) take(text);
+  };
+  const limit = setTimeout(() => process.kill("SIGKILL"), 60_000);
+  if (after === null) setTimeout(send, 300); // before it has said anything
+  await Promise.all([
+    read(process.stdout, (text) => {
+      out += text;
+      if (asked === 0 && after !== null && out.includes(after)) send();
+    }),
+    read(process.stderr, (text) => errors += text),
+  ]);
+  const { code } = await process.status;
+  clearTimeout(limit);
+  assert(asked > 0, `it ended before: ${out}${errors}`);
+  return { code, ms: performance.now() - asked, out, errors };
+}
+
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  Deno.test({
+    name: `server_tuner.ts ends at ${signal} in the middle of its steps and saves its adapter`,
+    ...unlessWindows,
+    async fn() {
+      const folder = await Deno.makeTempDir();
+      const ended = await interrupt(
+        "examples/server_tuner.ts",
+        [
+          ...["--steps", "4000", "--length", "48", "--save", folder, "--events", "--eval-every", "2"],
+          ...["--valid", `${ROOT}examples/restaurant/valid.txt`, "--valid-batches", "1"],
+        ],
+        `"type":"validation","step":2`,
+        [signal],
+      );
+      assertEquals(ended.code, 130, ended.errors);
+      assertLess(ended.ms, 3000);
+      const { arrays } = await loadAdapter(folder);
+      assert([...arrays].some(([name, { data }]) => name.endsWith(".B") && data.some((x) => x !== 0)));
+      await Deno.remove(folder, { recursive: true });
+    },
+  });
+}
+
+Deno.test({
+  name:
+    "programs end at once on Ctrl-C where there is nothing to save yet: loading, waiting for devices or a server",
+  ...unlessWindows,
+  async fn() {
+    const all = await Promise.all([
+      interrupt("examples/server_tuner.ts", ["--steps", "4000"], null),
+      interrupt("examples/generate.ts", ["--beams", "4", "--count", "0"], null),
+      interrupt("examples/edge_server.ts", ["--port", "0"], "Devices join at"),
+      interrupt("examples/edge_server.ts", ["--port", "0"], "Devices join at", ["SIGTERM"]),
+    ]);
+    for (const { code, ms, errors } of all) {
+      assertEquals(code, 130, errors);
+      assertLess(ms, 3000);
+    }
+  },
+});
+
+Deno.test({
+  name: "a program that gives the event loop no turn ends at Ctrl-C all the same, at the second one at once",
+  ...unlessWindows,
+  async fn() {
+    const [deaf, listens, twice] = await Promise.all([
+      interrupt("tests/support/busy_program.ts", ["deaf"], "busy"),
+      interrupt("tests/support/busy_program.ts", ["listens"], "busy"),
+      interrupt("tests/support/busy_program.ts", ["listens"], "busy", ["SIGINT", "SIGINT"]),
+    ]);
+    assertEquals([deaf.code, listens.code, twice.code], [130, 130, 130]);
+    assertLess(deaf.ms, 1500);
+    assertLess(listens.ms, 3500);
+    assertStringIncludes(listens.errors, "what was not saved before is lost");
+    assertLess(twice.ms, 1500);
+  },
+});
