@@ -3,10 +3,11 @@
  * exit code 130 and what was learnt saved.
  */
 
+import { fileURLToPath } from "node:url";
 import { assert, assertEquals, assertLess, assertStringIncludes } from "@std/assert";
 import { loadAdapter } from "@edgetuner/core";
 
-const ROOT = new URL("../../", import.meta.url).pathname;
+const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const unlessWindows = { ignore: Deno.build.os === "windows" };
 
 interface Interrupted {
