@@ -327,6 +327,7 @@ export {
   type LinkFailure,
   type LinkProfile,
   type Listener,
+  ListenError,
   type LlamaConfig,
   llamaConfig,
   LlamaEnds,

@@ -6,11 +6,16 @@
  */
 
 export {
+  type ConnectionInfo,
   type ControlAppOptions,
   createControlApp,
   eventJson,
+  type FetchHandler,
   type JoinHandler,
   type Problem,
   problemResponse,
+  serve,
+  type ServeOptions,
+  type Serving,
   stepJson,
 } from "@edgetuner/transport/server";

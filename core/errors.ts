@@ -60,3 +60,30 @@ export class DownloadError extends Error {
   /** Always `"DownloadError"`. */
   override readonly name = "DownloadError";
 }
+
+/** A server could not listen. */
+export class ListenError extends Error {
+  /** Always `"ListenError"`. */
+  override readonly name = "ListenError";
+  /** Code of the system, such as `EADDRINUSE`; empty if it gave none. */
+  readonly code: string;
+
+  /**
+   * Says what was wrong.
+   *
+   * @param hostname Address.
+   * @param port Port.
+   * @param cause What the system said.
+   */
+  constructor(hostname: string, port: number, cause: Error) {
+    const { code = "" } = cause as { readonly code?: string };
+    const inUse = code === "EADDRINUSE";
+    super(
+      inUse
+        ? `Cannot listen as port ${port} of ${hostname} must be free: it is in use`
+        : `Cannot listen on ${hostname}:${port}: ${cause.message}`,
+      { cause },
+    );
+    this.code = code;
+  }
+}

@@ -14,6 +14,7 @@ export {
   DeadlineError,
   DownloadError,
   HandshakeError,
+  ListenError,
   PluginError,
   ProtocolError,
   SaveError,

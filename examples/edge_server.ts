@@ -5,9 +5,15 @@
  * @module
  */
 
-import { adamwAt, MAX_MICRO_BATCHES, type RunSettings, type StepRecord } from "@edgetuner/core";
-import { createControlApp, eventJson, stepJson } from "@edgetuner/transport/server";
-import { httpListener, webSocketListener } from "@edgetuner/transport";
+import {
+  adamwAt,
+  type ListenError,
+  MAX_MICRO_BATCHES,
+  type RunSettings,
+  type StepRecord,
+} from "@edgetuner/core";
+import { createControlApp, eventJson, serve, type Serving, stepJson } from "@edgetuner/transport/server";
+import { httpListener, requireToken, webSocketListener } from "@edgetuner/transport";
 import {
   integer,
   number,
@@ -48,6 +54,9 @@ const FLAGS = {
   devices: integer("N", 3, "devices with heads that take part", { min: 1, max: 1024 }),
   host: text("HOST", "127.0.0.1", "address to listen on"),
   port: integer("N", 8787, "port to listen on; 0 = any free one", { min: 0, max: 65_535 }),
+  "max-connections": integer("N", 0, "most connections at once; 0 = as the limit of open files allows", {
+    min: 0,
+  }),
   "join-token": text(
     "TOKEN",
     "",
@@ -144,19 +153,20 @@ async function main(): Promise<number> {
     joinTimeoutMs: flags["join-timeout"] * 1000,
   });
   runs.set(run.run, run);
-  let server: Deno.HttpServer<Deno.NetAddr>;
+  let server: Serving;
   try {
-    server = Deno.serve({ hostname: flags.host, port: flags.port, onListen: () => {} }, app.fetch);
-  } catch (cause) {
+    server = await serve(app, {
+      hostname: flags.host,
+      port: flags.port,
+      authorize: requireToken(joinToken, adminToken),
+      ...(flags["max-connections"] > 0 && { maxConnections: flags["max-connections"] }),
+    });
+  } catch (error) {
     run.stop("not listening");
-    if (cause instanceof Deno.errors.AddrInUse) {
-      throw new UsageError(
-        `Cannot listen as port ${flags.port} of ${flags.host} must be free: it is in use; try --port 0`,
-      );
-    }
-    throw new UsageError(`Cannot listen on ${flags.host}:${flags.port}: ${(cause as Error).message}`);
+    const { message, code } = error as ListenError;
+    throw new UsageError(code === "EADDRINUSE" ? `${message}; try --port 0` : message);
   }
-  const address = `${flags.host}:${server.addr.port}`;
+  const address = `${flags.host}:${server.port}`;
   const accept = async (listener: typeof sockets | typeof polls) => {
     for (let channel = await listener.accept(); channel !== null; channel = await listener.accept()) {
       run.join(channel);

@@ -59,7 +59,7 @@ export function requestToken(request: Request): string | undefined {
 }
 
 /**
- * Makes an {@linkcode Authorize} that wants one token. The comparison does not tell by its
+ * Makes an {@linkcode Authorize} that wants a token, or one of several. The comparison does not tell by its
  * duration how much of a wrong token is right.
  *
  * @example Usage
@@ -70,19 +70,24 @@ export function requestToken(request: Request): string | undefined {
  * ```
  *
  * @param token The token that requests must show.
+ * @param others Tokens that they may show instead.
  * @returns The hook for a listener.
- * @throws {TypeError} If the token is empty or has characters that do not fit into a header.
+ * @throws {TypeError} If a token is empty or has characters that do not fit into a header.
  */
-export function requireToken(token: string): Authorize {
-  checkToken(token);
-  const wanted = digest(token);
+export function requireToken(token: string, ...others: readonly string[]): Authorize {
+  const tokens = [token, ...others];
+  tokens.forEach(checkToken);
+  const wanted = Promise.all(tokens.map(digest));
   return async (request) => {
     const shown = requestToken(request);
     if (shown === undefined) return false;
-    const [a, b] = await Promise.all([wanted, digest(shown)]);
-    let difference = 0;
-    for (let i = 0; i < a.length; i++) difference |= (a[i] ?? 0) ^ (b[i] ?? 0);
-    return difference === 0;
+    const b = await digest(shown);
+    const right = (await wanted).map((a) => {
+      let difference = 0;
+      for (let i = 0; i < a.length; i++) difference |= (a[i] ?? 0) ^ (b[i] ?? 0);
+      return difference === 0;
+    });
+    return right.includes(true);
   };
 }
 

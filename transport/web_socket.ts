@@ -46,6 +46,7 @@ import {
 import { type Frame, type Wire, WireChannel } from "./_wire_channel.ts";
 import { refusal } from "./problem.ts";
 import { type Authorize, checkToken, offeredSubprotocols, SUBPROTOCOL, subprotocols } from "./token.ts";
+import { upgradeOffer } from "./upgrade.ts";
 
 /** Options that both sides of a WebSocket have. */
 export interface WebSocketOptions {
@@ -554,13 +555,19 @@ export function webSocketListener(options: WebSocketListenerOptions = {}): WebSo
     if (!offeredSubprotocols(request).includes(SUBPROTOCOL)) {
       return refusal(400, `The subprotocol must be "${SUBPROTOCOL}"`);
     }
+    const offer = upgradeOffer(request);
     let upgrade: Deno.WebSocketUpgrade;
     try {
-      upgrade = Deno.upgradeWebSocket(request, { protocol: SUBPROTOCOL, idleTimeout });
+      upgrade = Deno.upgradeWebSocket(request, {
+        protocol: SUBPROTOCOL,
+        idleTimeout,
+        ...(offer && { socket: offer.socket, head: offer.head }),
+      });
     } catch (error) {
       return refusal(400, error instanceof Error ? error.message : "The handshake is malformed");
     }
     const { socket, response } = upgrade;
+    offer?.taken(socket);
     const [channel, wire] = wrap(socket, peer, limits, true);
     socket.addEventListener("open", () => {
       const refusal = backlog.refusal;

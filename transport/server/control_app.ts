@@ -1,6 +1,6 @@
 /**
  * The control server: WebSocket and HTTP transports for devices, and a REST API to watch and steer
- * runs. An app to be served, not a server: `Deno.serve(app.fetch)`.
+ * runs. An app to be served, not a server: `serve(app)`, see `serve.ts`.
  *
  * | route | token | what it does |
  * | --- | --- | --- |
@@ -21,11 +21,12 @@ import { streamSSE } from "hono/streaming";
 import type { EdgeServerEvent, RunHandle, StepRecord } from "@edgetuner/core";
 import { requireToken } from "../token.ts";
 import { problemResponse } from "../problem.ts";
+import type { ConnectionInfo } from "./serve.ts";
 
 /** Answers requests of devices: the listener side of a transport. */
 export interface JoinHandler {
-  /** Answers one request. */
-  handle(request: Request): Response | Promise<Response>;
+  /** Answers one request; `peer` names who sent it in messages to people. */
+  handle(request: Request, options?: { readonly peer?: string }): Response | Promise<Response>;
 }
 
 /** Options of `createControlApp`. */
@@ -98,6 +99,12 @@ function guard(token: string, name: string): MiddlewareHandler {
   };
 }
 
+/** Who sent a request, as far as the server says. */
+function peerOf({ env }: Context): { readonly peer?: string } {
+  const { remoteAddr } = (env ?? {}) as Partial<ConnectionInfo>;
+  return remoteAddr === undefined ? {} : { peer: remoteAddr.hostname };
+}
+
 /** Reads a body to its end, or until it is too long: no route needs what is in it. */
 async function isBodyWithin({ headers, body }: Request, maxBytes: number): Promise<boolean> {
   if (Number(headers.get("content-length") ?? 0) > maxBytes) return false;
@@ -135,8 +142,8 @@ export function createControlApp(options: ControlAppOptions): Hono {
   app.get("/health", (context) => context.json({ status: "ok", version }));
   app.use("/join/*", guard(options.joinToken, "join"));
   app.use("/api/*", guard(adminToken, "admin"));
-  if (webSocket !== undefined) app.get("/join/ws", (context) => webSocket.handle(context.req.raw));
-  if (http !== undefined) app.all("/join/http/*", (context) => http.handle(context.req.raw));
+  if (webSocket !== undefined) app.get("/join/ws", (c) => webSocket.handle(c.req.raw, peerOf(c)));
+  if (http !== undefined) app.all("/join/http/*", (c) => http.handle(c.req.raw, peerOf(c)));
 
   // Not Hono's bodyLimit: it makes a new Request where no length is given, and that reads `signal`, of which Deno
   // warns on the console.

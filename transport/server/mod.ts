@@ -12,4 +12,5 @@ export {
   type JoinHandler,
   stepJson,
 } from "./control_app.ts";
+export { type ConnectionInfo, type FetchHandler, serve, type ServeOptions, type Serving } from "./serve.ts";
 export { type Problem, problemResponse } from "../problem.ts";
