@@ -5,6 +5,7 @@
  */
 
 import { CheckpointError } from "../errors.ts";
+import { parseJson, showValue } from "./json_file.ts";
 
 /** Longest header accepted, as in the reference implementation. */
 const MAX_HEADER = 100_000_000;
@@ -35,15 +36,10 @@ export interface Entry {
   readonly end: number;
 }
 
-function show(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value);
-  return text.length > 80 ? `${text.slice(0, 80)}...` : text;
-}
-
 /** Throws what is wrong with a file. */
 export function fail(file: string, rule: string, value: unknown, cause?: unknown): never {
   throw new CheckpointError(
-    `Cannot read ${file} as ${rule}: current value is ${show(value)}`,
+    `Cannot read ${file} as ${rule}: current value is ${showValue(value)}`,
     cause === undefined ? undefined : { cause },
   );
 }
@@ -117,7 +113,7 @@ function parseHeader(bytes: Uint8Array, name: string): Record<string, unknown> {
   let text = "";
   try {
     text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-    header = JSON.parse(text);
+    header = parseJson(text);
   } catch (error) {
     fail(name, "the header must be JSON in UTF-8", text, error);
   }

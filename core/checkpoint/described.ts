@@ -11,6 +11,7 @@
 import { CheckpointError } from "../errors.ts";
 import type { NamedArray, NamedArrays } from "../model/gpt2.ts";
 import { keepPrevious, makeFolder, writeWhole } from "./atomic.ts";
+import { parseJson, readJson as readJsonFile, showValue } from "./json_file.ts";
 import { saveSafetensors } from "./safetensors.ts";
 import { StoredTensors } from "./stored_tensors.ts";
 
@@ -100,13 +101,13 @@ export async function loadDescribed(
     if (json === null) throw missing;
     return { config: json, tensors: new Map(stored) };
   }
-  const config = JSON.parse(noted) as Record<string, unknown>;
+  const config = parseJson(noted) as Record<string, unknown>;
   if (json !== null && json.digest === stored.digest) {
     for (const [name, value] of Object.entries(config)) {
       if (JSON.stringify(json[name]) === JSON.stringify(value)) continue;
       throw new CheckpointError(
-        `Cannot load ${path} as "${name}" must be ${shown(value)}, as its weights say: current value is ${
-          shown(json[name])
+        `Cannot load ${path} as "${name}" must be ${showValue(value)}, as its weights say: current value is ${
+          showValue(json[name])
         }; the file is damaged or was edited`,
       );
     }
@@ -115,11 +116,9 @@ export async function loadDescribed(
 }
 
 async function readJson(path: string): Promise<Record<string, unknown>> {
-  const json = JSON.parse(await Deno.readTextFile(path));
-  if (typeof json === "object" && json !== null && !Array.isArray(json)) return json;
-  throw new TypeError(`it must be an object: current value is ${shown(json)}`);
-}
-
-function shown(value: unknown): string {
-  return (JSON.stringify(value) ?? "missing").slice(0, 80);
+  const json = await readJsonFile(path);
+  if (typeof json === "object" && json !== null && !Array.isArray(json)) {
+    return json as Record<string, unknown>;
+  }
+  throw new TypeError(`it must be an object: current value is ${showValue(json)}`);
 }

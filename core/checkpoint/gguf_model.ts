@@ -7,6 +7,7 @@
  */
 
 import { CheckpointError } from "../errors.ts";
+import { showValue } from "./json_file.ts";
 import { type Gpt2Config, gpt2Config, type NamedArray } from "../model/gpt2.ts";
 import { type LlamaConfig, llamaConfig } from "../model/llama.ts";
 import { fingerprintOf } from "./fingerprint.ts";
@@ -95,7 +96,7 @@ class Fields {
 
   refuse(rule: string, value: unknown): never {
     throw new CheckpointError(
-      `Cannot load ${this.path} as ${rule}: current value is ${JSON.stringify(value) ?? "missing"}`,
+      `Cannot load ${this.path} as ${rule}: current value is ${showValue(value)}`,
     );
   }
 

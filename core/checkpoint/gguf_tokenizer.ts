@@ -7,6 +7,7 @@
 
 import { type Tokenizer, tokenizerFromJson } from "../data/tokenizer.ts";
 import { CheckpointError } from "../errors.ts";
+import { showValue } from "./json_file.ts";
 import { GgufFile } from "./gguf.ts";
 
 /** Types of tokens that are matched whole: control and user-defined. */
@@ -24,7 +25,7 @@ export async function loadGgufTokenizer(path: string): Promise<Tokenizer> {
   const refuse = (rule: string, value: unknown): never => {
     throw new CheckpointError(
       `Cannot use the tokenizer in ${path} as ${rule}: current value is ${
-        JSON.stringify(value)?.slice(0, 80) ?? "missing"
+        showValue(value)
       }; give the model's tokenizer.json instead, beside the file or by name`,
     );
   };

@@ -6,6 +6,7 @@
  */
 
 import { CheckpointError } from "../errors.ts";
+import { readJson } from "./json_file.ts";
 import type { Gpt2Config, NamedArray } from "../model/gpt2.ts";
 import { type Checkpoint, modelConfig } from "../model/load.ts";
 import { randomStream } from "../data/random.ts";
@@ -36,7 +37,7 @@ export async function loadModelFolder(folder: string | URL): Promise<ModelFolder
   const path = within(folder, "config.json");
   let json: unknown;
   try {
-    json = JSON.parse(await Deno.readTextFile(path));
+    json = await readJson(path);
   } catch (cause) {
     throw new CheckpointError(
       `Cannot load the model as ${path} must be a readable JSON file: ${(cause as Error).message}`,

@@ -5,6 +5,7 @@
  */
 
 import { CheckpointError } from "../errors.ts";
+import { readJson, showValue } from "./json_file.ts";
 import type { NamedArray } from "../model/gpt2.ts";
 import { damaged, type FileDigests, readDigests } from "./digests.ts";
 import { type Entry, FLOATS, headerLength, notesIn, PREFIX, readEntries, toFloats } from "./_header.ts";
@@ -213,14 +214,14 @@ function unreadable(path: string | URL, rule: string, cause: unknown): Checkpoin
 async function readIndex(path: string | URL): Promise<[name: string, file: string][]> {
   let index: unknown;
   try {
-    index = JSON.parse(await Deno.readTextFile(path));
+    index = await readJson(path);
   } catch (cause) {
     throw unreadable(path, "a readable JSON file", cause);
   }
   const map = (index as { weight_map?: unknown } | null)?.weight_map;
   if (typeof map !== "object" || map === null || Array.isArray(map)) {
     throw new CheckpointError(
-      `Cannot read ${path} as weight_map must be an object: current value is ${JSON.stringify(map)}`,
+      `Cannot read ${path} as weight_map must be an object: current value is ${showValue(map)}`,
     );
   }
   const entries = Object.entries(map);
@@ -229,7 +230,7 @@ async function readIndex(path: string | URL): Promise<[name: string, file: strin
     throw new CheckpointError(
       `Cannot read ${path} as the file of "${
         wrong[0]
-      }" must be a .safetensors file in the same folder: current value is ${JSON.stringify(wrong[1])}`,
+      }" must be a .safetensors file in the same folder: current value is ${showValue(wrong[1])}`,
     );
   }
   return entries as [string, string][];

@@ -4,8 +4,9 @@
  * @module
  */
 
-import { Template } from "@huggingface/jinja";
+import { parseJson, readTextWithin, showValue } from "../checkpoint/json_file.ts";
 import { CheckpointError } from "../errors.ts";
+import { BoundedTemplate } from "./_bounded_template.ts";
 
 /** A turn of a conversation. Templates may read further fields, such as `tool_calls`. */
 export interface ChatMessage {
@@ -39,7 +40,8 @@ export interface ChatTemplate {
    * @param conversation The turns and tools.
    * @param options Whether the assistant is to go on.
    * @returns The text.
-   * @throws {CheckpointError} If the template refuses the conversation.
+   * @throws {CheckpointError} If the template refuses the conversation, takes longer than some seconds, or makes
+   * a text or list of more than a million characters.
    */
   render(conversation: Conversation, options?: RenderOptions): string;
 }
@@ -77,10 +79,10 @@ export interface ChatTemplateOptions {
 export function chatTemplateFromConfig(config: unknown, options: ChatTemplateOptions = {}): ChatTemplate {
   const { name = "the tokenizer configuration" } = options;
   const fields = (config ?? {}) as Record<string, unknown>;
-  const templates = new Map<string, Template>();
+  const templates = new Map<string, BoundedTemplate>();
   for (const [key, source] of templateSources(options.template ?? fields.chat_template, name)) {
     try {
-      templates.set(key, new Template(source));
+      templates.set(key, new BoundedTemplate(source));
     } catch (error) {
       throw new CheckpointError(`Cannot use ${name} as its chat template must be valid: ${error}`, {
         cause: error,
@@ -123,7 +125,7 @@ function templateSources(value: unknown, name: string): [string, string][] {
   }
   throw new CheckpointError(
     `Cannot use ${name} as "chat_template" must be a template, or named ones with one called "default": ` +
-      `current value is ${(JSON.stringify(value) ?? "undefined").slice(0, 80)}`,
+      `current value is ${showValue(value)}`,
   );
 }
 
@@ -168,7 +170,7 @@ export async function findChatTemplate(folder: string): Promise<ChatTemplate | n
   if (content === null && template === null) return null;
   let config: unknown;
   try {
-    config = content === null ? {} : JSON.parse(content);
+    config = content === null ? {} : parseJson(content);
   } catch (error) {
     throw new CheckpointError(`Cannot read ${path} as it must be JSON: ${(error as Error).message}`, {
       cause: error,
@@ -185,7 +187,7 @@ export async function findChatTemplate(folder: string): Promise<ChatTemplate | n
 /** Content of a file; `null` if it is not there. */
 async function readIfThere(path: string): Promise<string | null> {
   try {
-    return await Deno.readTextFile(path);
+    return await readTextWithin(path);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return null;
     throw new CheckpointError(

@@ -5,7 +5,9 @@
  */
 
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
+import { parseJson, readJson, readTextWithin, showValue } from "../checkpoint/json_file.ts";
 import { CheckpointError } from "../errors.ts";
+import { checkTokenizerSizes, watchOf } from "./_tokenizer_limits.ts";
 
 /** Text to tokens and back. */
 export interface Tokenizer {
@@ -23,6 +25,7 @@ export interface Tokenizer {
    *
    * @param text Any text.
    * @returns Token ids, shape [T].
+   * @throws {CheckpointError} If the tokenizer's own patterns take longer than some seconds.
    */
   encode(text: string): number[];
   /**
@@ -31,6 +34,7 @@ export interface Tokenizer {
    * @param ids Token ids, shape [T].
    * @returns The text.
    * @throws {RangeError} If an id is not in the vocabulary.
+   * @throws {CheckpointError} If the tokenizer's own patterns take longer than some seconds.
    */
   decode(ids: ArrayLike<number>): string;
 }
@@ -95,9 +99,8 @@ function tokensBefore(step: unknown): string[] {
 export function tokenizerFromJson(json: unknown, options: TokenizerOptions = {}): Tokenizer {
   const { eos: eosToken = "<|endoftext|>", name = "the tokenizer" } = options;
   const fail = (rule: string, value: unknown, cause?: unknown): never => {
-    const text = (JSON.stringify(value) ?? "undefined").slice(0, 80);
     throw new CheckpointError(
-      `Cannot use ${name} as ${rule}: current value is ${text}`,
+      `Cannot use ${name} as ${rule}: current value is ${showValue(value)}`,
       cause === undefined ? undefined : { cause },
     );
   };
@@ -112,15 +115,13 @@ export function tokenizerFromJson(json: unknown, options: TokenizerOptions = {})
     if (typeof model.vocab !== "object" || model.vocab === null) {
       fail("model.vocab must be an object", model.vocab);
     }
-    const ids = Object.values(model.vocab as Record<string, unknown>);
-    const badId = ids.find((id) => !Number.isInteger(id) || (id as number) < 0);
-    if (badId !== undefined) fail("ids in model.vocab must be non-negative integers", badId);
     if (!Array.isArray(model.merges)) fail("model.merges must be a list", model.merges);
   }
   if (byteLevel !== hasStep(file.decoder, "ByteLevel")) {
     fail("pre_tokenizer and decoder must both be ByteLevel or neither", file.decoder);
   }
   if (!Array.isArray(file.added_tokens)) fail("added_tokens must be a list", file.added_tokens);
+  checkTokenizerSizes(file, fail);
 
   let inner: HuggingFaceTokenizer;
   try {
@@ -147,12 +148,19 @@ export function tokenizerFromJson(json: unknown, options: TokenizerOptions = {})
   const known = new Set(entries.values());
   let vocabSize = 0;
   for (const id of known) vocabSize = Math.max(vocabSize, id + 1);
+  const encoding = watchOf(file, name, ["normalizer", "pre_tokenizer"]);
+  const decoding = watchOf(file, name, ["decoder"]);
   return {
     vocabSize,
     eos,
     bos,
     encode(text: string): number[] {
-      return text === "" ? [] : inner.encode(text, { add_special_tokens: false }).ids;
+      if (text === "") return [];
+      return encoding(
+        "encode the text",
+        text.length,
+        () => inner.encode(text, { add_special_tokens: false }).ids,
+      );
     },
     decode(ids: ArrayLike<number>): string {
       const list = Array.from(ids);
@@ -162,7 +170,8 @@ export function tokenizerFromJson(json: unknown, options: TokenizerOptions = {})
           `Cannot decode tokens as ids must be in the vocabulary (below ${vocabSize}): current value is ${bad}`,
         );
       }
-      return list.length === 0 ? "" : inner.decode(list, { skip_special_tokens: false });
+      if (list.length === 0) return "";
+      return decoding("decode tokens", list.length, () => inner.decode(list, { skip_special_tokens: false }));
     },
   };
 }
@@ -178,7 +187,7 @@ export function tokenizerFromJson(json: unknown, options: TokenizerOptions = {})
 export async function loadTokenizer(path: string | URL, options: TokenizerOptions = {}): Promise<Tokenizer> {
   let json: unknown;
   try {
-    json = JSON.parse(await Deno.readTextFile(path));
+    json = await readJson(path);
   } catch (error) {
     throw new CheckpointError(
       `Cannot read ${path} as it must be a readable JSON file: ${
@@ -232,7 +241,7 @@ function configuredBos(config: Record<string, unknown>, name: string): string | 
   if (token === undefined) {
     throw new CheckpointError(
       `Cannot use ${name} as "bos_token" must be a token where "add_bos_token" is true: current value is ${
-        JSON.stringify(config.bos_token ?? null).slice(0, 80)
+        showValue(config.bos_token ?? null)
       }`,
     );
   }
@@ -254,15 +263,16 @@ export async function loadModelTokenizer(path: string): Promise<Tokenizer> {
   const folder = path.endsWith(".json") ? place ?? "." : path;
   const read = async (name: string): Promise<string | null> => {
     try {
-      return await Deno.readTextFile(`${folder}/${name}`);
+      return await readTextWithin(`${folder}/${name}`);
     } catch (error) {
       if (error instanceof Deno.errors.NotFound) return null;
-      throw error;
+      if (!(error instanceof RangeError)) throw error;
+      throw new CheckpointError(`Cannot read ${folder}/${name} as ${error.message}`, { cause: error });
     }
   };
   const parse = (name: string, content: string): unknown => {
     try {
-      return JSON.parse(content);
+      return parseJson(content);
     } catch (cause) {
       throw new CheckpointError(
         `Cannot read ${folder}/${name} as it must be JSON: ${(cause as Error).message}`,

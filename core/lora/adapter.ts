@@ -11,6 +11,7 @@
 import type { Engine } from "@edgetuner/kernels";
 import { CheckpointError } from "../errors.ts";
 import { loadDescribed, saveDescribed } from "../checkpoint/described.ts";
+import { showValue } from "../checkpoint/json_file.ts";
 import type { NamedArray } from "../model/gpt2.ts";
 import { requireFiniteArrays } from "../train/finite.ts";
 import type { ModelShape } from "../session/settings.ts";
@@ -153,6 +154,13 @@ export function loadIntoModules(adapter: Adapter, modules: HeadModules): void {
  */
 export function loadHeads(engine: Engine, adapter: Adapter): LocalHeads {
   const { lora, model } = adapter;
+  const wanted = model.layers * model.heads * lora.targets.length * 2;
+  // Before memory is taken for them.
+  if (adapter.arrays.size < wanted) {
+    throw new CheckpointError(
+      `Cannot load the adapter as it must hold every head, in ${wanted} matrices: it holds ${adapter.arrays.size}`,
+    );
+  }
   const modules = new HeadModules(engine, {
     lora,
     optimizer: DEFAULT_OPTIMIZER, // of no effect: nothing is trained
@@ -213,6 +221,39 @@ export async function saveAdapter(
   );
 }
 
+/** Most heads of a layer; memory is taken for all of them before they are looked up. */
+const MAX_HEADS = 2 ** 16;
+
+/**
+ * Checks that an adapter's matrices are those of a model of its shape: all that is made of it later has the sizes
+ * that its configuration says.
+ */
+function checkShape({ lora, model, arrays }: Adapter): void {
+  const { layers, heads, hidden } = model;
+  const [perHead, headSize] = [2 * lora.targets.length, hidden / heads];
+  const counts = [layers, heads, hidden].every((n) => Number.isSafeInteger(n) && n > 0);
+  if (!counts || heads > MAX_HEADS || !Number.isInteger(headSize) || arrays.size % (layers * perHead) !== 0) {
+    throw new RangeError(
+      `"model" must be layers, heads (at most ${MAX_HEADS}) and hidden size of its ${arrays.size} matrices: ` +
+        `it is ${showValue(model)}`,
+    );
+  }
+  const inputs = lora.mode === "slice" ? headSize : hidden;
+  for (const [name, { shape }] of arrays) {
+    const [, layer, head, target, matrix] = /^layer(\d+)\.head(\d+)\.([qkv])\.([AB])$/.exec(name) ?? [];
+    const place = Number(layer) < layers && Number(head) < heads &&
+      (lora.targets as readonly (string | undefined)[]).includes(target);
+    const wanted = matrix === "A" ? [lora.rank, inputs] : [headSize, lora.rank];
+    if (!place || shape.join() !== wanted.join()) {
+      throw new RangeError(
+        `"${name.slice(0, 80)}" must be of a head module of its model, [${wanted}]: it is [${
+          shape.slice(0, 8)
+        }]`,
+      );
+    }
+  }
+}
+
 /**
  * Reads an adapter folder.
  *
@@ -224,16 +265,20 @@ export async function loadAdapter(folder: string): Promise<Adapter> {
     const { config, tensors: arrays } = await loadDescribed(folder, FILES);
     if (config.format !== "edgetuner-heads" || config.formatVersion !== FORMAT_VERSION) {
       throw new TypeError(
-        `format must be "edgetuner-heads" version ${FORMAT_VERSION}: it is "${config.format}" version ${config.formatVersion}`,
+        `format must be "edgetuner-heads" version ${FORMAT_VERSION}: it is ${
+          showValue(config.format)
+        } version ${showValue(config.formatVersion)}`,
       );
     }
     const { layers, heads, hidden } = config.model as ModelShape;
-    return {
+    const adapter = {
       lora: checkLora(config.lora as LoraSettings),
       model: { layers, heads, hidden },
       fingerprint: String(config.baseFingerprint ?? ""),
       arrays,
     };
+    checkShape(adapter);
+    return adapter;
   } catch (cause) {
     if (cause instanceof CheckpointError) throw cause;
     throw new CheckpointError(

@@ -10,6 +10,7 @@
  * @module
  */
 
+import { readJson, showValue } from "../checkpoint/json_file.ts";
 import { LazyArrays } from "../checkpoint/lazy_arrays.ts";
 import { shapesOf, streamed } from "../checkpoint/pieces.ts";
 import { PendingFolder, writeWhole } from "../checkpoint/atomic.ts";
@@ -489,7 +490,7 @@ export async function loadPeft(folder: string): Promise<PeftAdapter> {
   const path = `${folder}/adapter_config.json`;
   let json: Record<string, unknown>;
   try {
-    json = JSON.parse(await Deno.readTextFile(path)) ?? {};
+    json = (await readJson(path) ?? {}) as Record<string, unknown>;
   } catch (cause) {
     throw new CheckpointError(
       `Cannot read the adapter as ${path} must be valid: ${(cause as Error).message}`,
@@ -500,7 +501,7 @@ export async function loadPeft(folder: string): Promise<PeftAdapter> {
   }
   const refuse = (rule: string, value: unknown): never => {
     throw new CheckpointError(
-      `Cannot read the adapter as ${rule}: current value is ${JSON.stringify(value) ?? "missing"}`,
+      `Cannot read the adapter as ${rule}: current value is ${showValue(value)}`,
     );
   };
   for (const [name, allowed] of Object.entries(PLAIN)) {

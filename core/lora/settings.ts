@@ -5,6 +5,7 @@
  */
 
 import type { AdamWSettings } from "@edgetuner/kernels";
+import { showValue } from "../checkpoint/json_file.ts";
 
 /** A projection that LoRA adapts. */
 export type LoraTarget = "q" | "k" | "v";
@@ -97,14 +98,14 @@ export function checkLora(settings: LoraSettings): LoraSettings {
   const { mode, targets, rank, alpha, dropout } = settings;
   if (mode !== "slice" && mode !== "full") {
     throw new TypeError(
-      `Cannot use LoRA settings as mode must be "slice" or "full": current value is ${JSON.stringify(mode)}`,
+      `Cannot use LoRA settings as mode must be "slice" or "full": current value is ${showValue(mode)}`,
     );
   }
   const ordered = LORA_TARGETS.filter((t) => targets.includes(t));
   if (ordered.length === 0 || ordered.length !== targets.length) {
     throw new TypeError(
       `Cannot use LoRA settings as targets must be one or more of q, k, v, each once: current value is ${
-        JSON.stringify(targets)
+        showValue(targets)
       }`,
     );
   }

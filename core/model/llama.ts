@@ -20,6 +20,7 @@ import {
   ropeTable,
   type Tensor,
 } from "@edgetuner/kernels";
+import { showValue } from "../checkpoint/json_file.ts";
 import { CheckpointError } from "../errors.ts";
 import type { LayerHeads } from "../ports.ts";
 import type { MatrixParameter, Parameter, Tape, Variable } from "../tape.ts";
@@ -120,7 +121,7 @@ function ropeOf(fields: ConfigFields): Pick<LlamaConfig, "rope_theta" | "rope_sc
   }
   throw new CheckpointError(
     `Cannot load the model as ${name}.rope_type must be "default", "linear" or "llama3": current value is ${
-      JSON.stringify(type)
+      showValue(type)
     }`,
   );
 }
@@ -158,7 +159,7 @@ export function llamaConfig(json: unknown): LlamaConfig {
   if (window !== undefined && fields.get("use_sliding_window") !== false && !(Number(window) >= positions)) {
     throw new CheckpointError(
       `Cannot load the model as sliding_window must be at least max_position_embeddings (every token sees all before it): current value is ${
-        JSON.stringify(window)
+        showValue(window)
       }`,
     );
   }
@@ -166,7 +167,7 @@ export function llamaConfig(json: unknown): LlamaConfig {
   if (kinds !== undefined && !(Array.isArray(kinds) && kinds.every((kind) => kind === "full_attention"))) {
     throw new CheckpointError(
       `Cannot load the model as layer_types must be "full_attention" throughout: current value is ${
-        JSON.stringify(kinds)
+        showValue(kinds)
       }`,
     );
   }

@@ -5,6 +5,7 @@
  */
 
 import type { Engine } from "@edgetuner/kernels";
+import { showValue } from "../checkpoint/json_file.ts";
 import { CheckpointError } from "../errors.ts";
 import type { BaseLayers, BaseShape, ModelEnds } from "./base.ts";
 import { type Gpt2Config, gpt2Config, Gpt2Ends, Gpt2Layers, gpt2Shape, type NamedArrays } from "./gpt2.ts";
@@ -75,7 +76,7 @@ export function modelConfig(json: unknown): ModelConfig {
   if (family === undefined) {
     throw new CheckpointError(
       `Cannot load the model as model_type must be "gpt2", "llama" or "opt": current value is ${
-        JSON.stringify(name)
+        showValue(name)
       }`,
     );
   }

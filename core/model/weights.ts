@@ -12,13 +12,14 @@ import {
   type Tensor,
 } from "@edgetuner/kernels";
 import { streamed, type StreamedArray } from "../checkpoint/pieces.ts";
+import { showValue } from "../checkpoint/json_file.ts";
 import { CheckpointError } from "../errors.ts";
 import { type MatrixParameter, Parameter } from "../tape.ts";
 import type { NamedArrays } from "./gpt2.ts";
 
 function refuse(name: string, rule: string, value: unknown): CheckpointError {
   return new CheckpointError(
-    `Cannot load the model as ${name} must be ${rule}: current value is ${JSON.stringify(value)}`,
+    `Cannot load the model as ${name} must be ${rule}: current value is ${showValue(value)}`,
   );
 }
 

@@ -19,6 +19,7 @@
 
 import { CheckpointError } from "../errors.ts";
 import { loadDescribed, saveDescribed } from "../checkpoint/described.ts";
+import { showValue } from "../checkpoint/json_file.ts";
 import { randomStream } from "../data/random.ts";
 import type { NamedArray } from "../model/gpt2.ts";
 
@@ -222,7 +223,7 @@ export async function loadPredictor(folder: string): Promise<Predictor> {
     return refuse(`${path} must be a readable JSON file: ${(cause as Error).message}`, cause);
   });
   if (json.format !== FORMAT) {
-    refuse(`"format" in ${path} must be "${FORMAT}": current value is ${JSON.stringify(json.format)}`);
+    refuse(`"format" in ${path} must be "${FORMAT}": current value is ${showValue(json.format)}`);
   }
   const { layers, heads, hidden, history, lambda, width, channels, fusion } =
     json as unknown as PredictorConfig;
