@@ -266,6 +266,8 @@ export {
   fullTrainingStep,
   type TrainableModel,
 } from "./train/full_training.ts";
+export { type JsonLimits, parseJson, readJson, showValue } from "./checkpoint/json_file.ts";
+export { withinTime } from "./time_limit.ts";
 export { loadGgufTokenizer } from "./checkpoint/gguf_tokenizer.ts";
 export {
   checkTokenizer,

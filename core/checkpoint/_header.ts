@@ -115,7 +115,8 @@ function parseHeader(bytes: Uint8Array, name: string): Record<string, unknown> {
     text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
     header = parseJson(text);
   } catch (error) {
-    fail(name, "the header must be JSON in UTF-8", text, error);
+    const limit = error instanceof RangeError ? `, and ${error.message}` : "";
+    fail(name, `the header must be JSON in UTF-8${limit}`, text.slice(0, 100), error);
   }
   if (typeof header !== "object" || header === null || Array.isArray(header) || !text.startsWith("{")) {
     fail(name, 'the header must be a JSON object that begins with "{"', text);

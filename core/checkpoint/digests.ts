@@ -8,6 +8,7 @@
  */
 
 import { CheckpointError } from "../errors.ts";
+import { parseJson } from "./json_file.ts";
 
 /** Note with the digests of all tensors: JSON of 64 hexadecimal digits by name. */
 const TENSORS = "edgetuner.sha256";
@@ -114,7 +115,7 @@ export async function readDigests(
   if (noted === undefined || header === undefined) return null;
   let tensors: Map<string, string>;
   try {
-    tensors = new Map(Object.entries(JSON.parse(noted) as Record<string, string>));
+    tensors = new Map(Object.entries(parseJson(noted) as Record<string, string>));
   } catch (cause) {
     throw damaged(file, "its header", cause);
   }

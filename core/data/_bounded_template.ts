@@ -17,7 +17,7 @@ type Scope = Parameters<Interpreter["evaluate"]>[1];
 type Program = ReturnType<typeof parse>;
 
 /** Longest time of a conversation, in milliseconds. */
-const LIMIT_MS = 2500;
+const LIMIT_MS = 1500;
 /** Longest template, in characters; the longest known ones have a twentieth of it. */
 const MAX_SOURCE = 2 ** 20;
 /** Largest value, in characters: a quarter of a million tokens or so. */
@@ -81,7 +81,7 @@ export class BoundedTemplate {
    * @throws {Error} If the template refuses, or does what cannot be done.
    */
   render(names: Readonly<Record<string, unknown>>): string {
-    return withinTime("render the conversation", LIMIT_MS + 1000, () => {
+    return withinTime("render the conversation", LIMIT_MS + 500, () => {
       const scope = globals();
       for (const [name, value] of Object.entries(names)) scope.set(name, value);
       return String(new BoundedInterpreter(scope).run(this.#program).value);

@@ -62,6 +62,9 @@ function checkSteps(name: string, step: unknown, refuse: Refuse): void {
         refuse(`patterns in ${name} must have at most ${MAX_PATTERN} characters`, pattern);
       }
     }
+    if (one.type === "FixedLength" && !(Number.isInteger(one.length) && (one.length as number) > 0)) {
+      refuse(`"length" in ${name} must be a positive integer`, one.length);
+    }
     // What is put in, at worst between all characters.
     const between = one.pattern?.Regex !== undefined || one.pattern?.String === "";
     for (const field of ["content", "prepend", "replacement", "str_rep", "prefix"]) {
@@ -122,7 +125,7 @@ export function checkTokenizerSizes(file: Readonly<Record<string, unknown>>, ref
 }
 
 /** Shortest limit, in milliseconds, and what each character adds to it. */
-const LIMIT_MS = 3000;
+const LIMIT_MS = 2000;
 const LIMIT_MS_A_CHARACTER = 0.01;
 
 /** Runs one of a tokenizer's functions on something of so many characters. */

@@ -24,8 +24,12 @@ export interface DownloadOptions {
   readonly size?: number | undefined;
   /** Checksum that the file must have, if known. */
   readonly checksum?: Checksum | undefined;
+  /** Most bytes that the file may have, if `size` is not given. @default {268435456} */
+  readonly maxBytes?: number | undefined;
   /** Longest silence of the server, in milliseconds. @default {30000} */
   readonly idleTimeoutMs?: number | undefined;
+  /** Fewest bytes that must come in that time: what comes more slowly counts as silence. @default {30000} */
+  readonly minBytes?: number | undefined;
   /** Tries in a row that bring nothing new before giving up. @default {5} */
   readonly tries?: number | undefined;
   /** Pause before the second try, in milliseconds; doubled each time. @default {1000} */
@@ -41,6 +45,11 @@ interface Origin {
   readonly url: string;
   readonly etag: string | null;
 }
+
+/** Most bytes of a file whose size nobody said. */
+const MAX_BYTES = 2 ** 28;
+/** Fewest bytes in the longest silence. */
+const MIN_BYTES = 30_000;
 
 /** A failure after which trying again makes sense. */
 class Passing extends Error {}
@@ -87,21 +96,28 @@ function refusal(status: number, url: string, token: string | undefined): Error 
 
 /** One try; returns when the file is whole as far as the server says. */
 async function attempt(url: string, path: string, options: DownloadOptions): Promise<void> {
-  const { token, idleTimeoutMs = 30_000, signal } = options;
+  const { token, idleTimeoutMs = 30_000, minBytes = MIN_BYTES, signal, size } = options;
+  const { maxBytes = MAX_BYTES } = options;
   const [partial, note] = [`${path}.partial`, `${path}.partial.json`];
   const origin = await readOrigin(note);
   let have = origin?.url === url && origin.etag !== null ? await sizeOf(partial) : 0;
   let total: number | null = null;
   const idle = new AbortController();
   let timer: ReturnType<typeof setTimeout> | undefined;
-  const alive = () => {
+  let came = 0;
+  const wait = () => {
     clearTimeout(timer);
-    timer = setTimeout(
-      () => idle.abort(new Passing(`nothing came for ${idleTimeoutMs} ms`)),
-      idleTimeoutMs,
-    );
+    came = 0;
+    timer = setTimeout(() => {
+      const what = came === 0 ? "nothing" : `less than ${minBytes} bytes`;
+      idle.abort(new Passing(`${what} came for ${idleTimeoutMs} ms`));
+    }, idleTimeoutMs);
   };
-  alive();
+  const alive = (bytes: number) => {
+    came += bytes;
+    if (came >= minBytes) wait();
+  };
+  wait();
   try {
     const response = await fetch(url, {
       headers: {
@@ -137,10 +153,13 @@ async function attempt(url: string, path: string, options: DownloadOptions): Pro
     }
     const length = response.headers.get("content-length");
     total = range && range[2] !== "*" ? Number(range[2]) : length === null ? null : have + Number(length);
+    requireSize(url, Math.max(have, total ?? 0), { size, maxBytes });
     using file = await Deno.open(partial, { write: true, create: true, append: true });
     options.onProgress?.(have, total);
+    wait(); // the answer has begun
     for await (const chunk of response.body ?? []) {
-      alive();
+      alive(chunk.length);
+      requireSize(url, have + chunk.length, { size, maxBytes });
       for (let written = 0; written < chunk.length;) written += await file.write(chunk.subarray(written));
       have += chunk.length;
       options.onProgress?.(have, total);
@@ -158,6 +177,21 @@ async function attempt(url: string, path: string, options: DownloadOptions): Pro
   } finally {
     clearTimeout(timer);
   }
+}
+
+/**
+ * Refuses more bytes than a file may have, as soon as they are announced or come.
+ *
+ * @throws {DownloadError} If there are more.
+ */
+function requireSize(
+  url: string,
+  bytes: number,
+  { size, maxBytes }: { readonly size: number | undefined; readonly maxBytes: number },
+): void {
+  const rule = size === undefined ? `have at most ${maxBytes} bytes` : `have ${size} bytes`;
+  if (bytes <= (size ?? maxBytes)) return;
+  throw new DownloadError(`Cannot use ${url} as it must ${rule}: it has ${bytes} or more`);
 }
 
 async function verify(url: string, path: string, { size, checksum }: DownloadOptions): Promise<void> {
@@ -219,8 +253,14 @@ export async function download(url: string, path: string, options: DownloadOptio
       await attempt(url, path, options);
       break;
     } catch (error) {
-      if (!(error instanceof Passing)) throw error;
-      failures = await sizeOf(`${path}.partial`) > before ? 1 : failures + 1;
+      if (!(error instanceof Passing)) {
+        // Going on from too many bytes would never end well.
+        if (error instanceof DownloadError) await remove(`${path}.partial`, `${path}.partial.json`);
+        throw error;
+      }
+      // A server that sends a few bytes each time would never be done.
+      const enough = await sizeOf(`${path}.partial`) - before >= (options.minBytes ?? MIN_BYTES);
+      failures = enough ? 1 : failures + 1;
       if (failures >= tries) {
         throw new DownloadError(
           `Cannot download ${url} as one of ${tries} tries in a row must bring something: ${error.message}`,

@@ -168,7 +168,7 @@ Deno.test("download() does not wait for a silent server for ever, and stops when
     await assertRejects(
       () => download(`${url}/a`, `${folder}/a`, { ...quick, idleTimeoutMs: 50, tries: 2 }),
       DownloadError,
-      "nothing came for 50 ms",
+      "came for 50 ms",
     );
     const controller = new AbortController();
     setTimeout(() => controller.abort(new Error("enough")), 50);
@@ -391,5 +391,84 @@ Deno.test("pullModel() stops waiting when told to", async () => {
     );
     await first;
     assertEquals(asked, PULLED);
+  });
+});
+
+/** Sends chunks, with a pause between them, until nobody listens any more. */
+function endless(
+  chunk: Uint8Array<ArrayBuffer>,
+  pauseMs: number,
+  headers: Record<string, string> = {},
+): Response {
+  return new Response(
+    new ReadableStream({
+      async pull(controller) {
+        if (pauseMs > 0) await new Promise((resolve) => setTimeout(resolve, pauseMs));
+        controller.enqueue(chunk);
+      },
+    }),
+    { headers },
+  );
+}
+
+Deno.test("download() ends a file without an end at its limit, whatever was announced", async () => {
+  const chunk = new Uint8Array(65_536);
+  await withServer((request) => {
+    const { pathname } = new URL(request.url);
+    return pathname === "/announced"
+      ? endless(chunk, 0, { "content-length": `${2 ** 40}` })
+      : endless(chunk, 0);
+  }, async (url, folder, requests) => {
+    const cases = [
+      ["/endless", { maxBytes: 1e6 }, "must have at most 1000000 bytes"],
+      ["/endless", { size: 100_000 }, "must have 100000 bytes"],
+      ["/announced", {}, `must have at most ${2 ** 28} bytes: it has ${2 ** 40} or more`],
+    ] as const;
+    for (const [path, options, message] of cases) {
+      const started = performance.now();
+      await assertRejects(
+        () => download(`${url}${path}`, `${folder}/a`, { ...quick, ...options }),
+        DownloadError,
+        message,
+      );
+      assert(performance.now() - started < 5000);
+      assertEquals(await Array.fromAsync(Deno.readDir(folder)), [], "nothing is kept of it");
+    }
+    assertEquals(requests.length, cases.length, "trying again makes no sense");
+  });
+});
+
+Deno.test("download() gives up on a server that sends a byte now and then, and on one that sends a few and ends", async () => {
+  const slow = { pauseMs: 1, idleTimeoutMs: 200, minBytes: 1000, tries: 2 };
+  await withServer((request) => {
+    const { pathname } = new URL(request.url);
+    if (pathname === "/trickle") return endless(new Uint8Array(1), 20);
+    // Ten bytes more of a very long file each time.
+    const from = Number(/bytes=(\d+)-/.exec(request.headers.get("range") ?? "")?.[1] ?? 0);
+    return new Response(new Uint8Array(10), {
+      status: from > 0 ? 206 : 200,
+      headers: { etag: '"1"', "content-range": `bytes ${from}-${from + 9}/100000` },
+    });
+  }, async (url, folder) => {
+    await assertRejects(
+      () => download(`${url}/trickle`, `${folder}/a`, slow),
+      DownloadError,
+      "less than 1000 bytes came for 200 ms",
+    );
+    await assertRejects(
+      () => download(`${url}/crumbs`, `${folder}/b`, slow),
+      DownloadError,
+      "one of 2 tries",
+    );
+  });
+});
+
+Deno.test("pullModel() refuses a list of files without an end", async () => {
+  await withServer(() => endless(new Uint8Array(65_536).fill(0x5b), 0), async (url, folder) => {
+    await assertRejects(
+      () => pullModel("some/model", { ...quick, endpoint: url, cache: folder }),
+      DownloadError,
+      "must have at most 16777216 bytes",
+    );
   });
 });

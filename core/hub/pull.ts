@@ -7,13 +7,14 @@
 import { unzipSync } from "fflate";
 import { writeWhole } from "../checkpoint/atomic.ts";
 import { DownloadError } from "../errors.ts";
+import { readJson, showValue } from "../checkpoint/json_file.ts";
 import { type Checksum, download, type DownloadOptions, pause } from "./download.ts";
 
 /** Where models come from. @default of `PullOptions.endpoint` */
 const HUB = "https://huggingface.co";
 
 /** Options of `pullModel` and `pullDataset`. */
-export interface PullOptions extends Omit<DownloadOptions, "size" | "checksum" | "onProgress"> {
+export interface PullOptions extends Omit<DownloadOptions, "size" | "maxBytes" | "checksum" | "onProgress"> {
   /** Folder of everything that was pulled. @default {defaultCache()} */
   readonly cache?: string | undefined;
   /** Another hub of the same kind. @default {HF_ENDPOINT, or huggingface.co} */
@@ -53,14 +54,19 @@ const SMALL_FILES = [
 /** Weights in formats of other libraries; these can hold programs, or need those libraries. */
 const OTHER_WEIGHTS = /(\.(bin|h5|msgpack|pt|pth|ckpt(\.index)?|onnx|ot)|\.bin\.index\.json)$/;
 
+/** Most bytes of a list of a model's files. */
+const MAX_LISTING = 2 ** 24;
+/** Most bytes of a file inside an archive. */
+const MAX_UNPACKED = 2 ** 28;
+
 async function getJson(url: string, options: PullOptions): Promise<unknown> {
   const folder = await Deno.makeTempDir();
   try {
     const { onProgress: _, onWait: __, ...rest } = options;
-    await download(url, `${folder}/answer.json`, rest);
-    return JSON.parse(await Deno.readTextFile(`${folder}/answer.json`));
+    await download(url, `${folder}/answer.json`, { ...rest, maxBytes: MAX_LISTING });
+    return await readJson(`${folder}/answer.json`);
   } catch (cause) {
-    if (!(cause instanceof SyntaxError)) throw cause;
+    if (!(cause instanceof SyntaxError) && !(cause instanceof RangeError)) throw cause;
     throw new DownloadError(`Cannot use ${url} as it must be JSON: ${cause.message}`, { cause });
   } finally {
     await Deno.remove(folder, { recursive: true });
@@ -204,7 +210,7 @@ async function bringModel(
   const siblings = (answer as { siblings?: unknown } | null)?.siblings;
   if (!Array.isArray(siblings) || siblings.some((s) => typeof s?.rfilename !== "string")) {
     throw new DownloadError(
-      `Cannot pull ${id} as the hub must list its files: it sent ${JSON.stringify(answer)?.slice(0, 80)}`,
+      `Cannot pull ${id} as the hub must list its files: it sent ${showValue(answer)}`,
     );
   }
   const files = modelFiles(id, siblings as Sibling[]);
@@ -336,7 +342,11 @@ async function bringDataset(source: DatasetSource, folder: string, options: Pull
     let content: Record<string, Uint8Array>;
     try {
       content = unzipSync(await Deno.readFile(`${folder}/${zip}`), {
-        filter: (entry) => inside.includes(entry.name),
+        filter: ({ name, originalSize }) => {
+          if (!inside.includes(name)) return false;
+          if (originalSize <= MAX_UNPACKED) return true;
+          throw new RangeError(`${name} must have at most ${MAX_UNPACKED} bytes: it has ${originalSize}`);
+        },
       });
     } catch (cause) {
       await Deno.remove(`${folder}/${zip}`);

@@ -216,13 +216,14 @@ export class WeightReader {
     if (format === "f32") return this.#plain(parts, columns);
     const name = parts.map(([name]) => this.#key(name)).join(" + ");
     const rows = parts.reduce((sum, [, n]) => sum + n, 0);
+    const found = this.#findAll(parts, columns); // before memory is taken
     try {
       // Stored [out, in]: what is added up in a product lies side by side.
       const packed = packWeights(
         this.#engine,
         name,
         { rows, columns, format, groupsAlong: "columns" },
-        this.#read(parts, columns),
+        pieces(found, columns),
       );
       return this.#own(new Parameter(name, packed, false));
     } catch (error) {
@@ -233,13 +234,12 @@ export class WeightReader {
 
   /** Vectors one after the other, as [1, columns]. @throws {CheckpointError} If one is missing or has another shape. */
   joined(parts: readonly (readonly [name: string, columns: number])[]): Parameter {
+    const found = parts.map(([name, columns]) => this.#find(name, [columns])); // before memory is taken
     const data = new Float32Array(parts.reduce((sum, [, columns]) => sum + columns, 0));
     let at = 0;
-    for (const [name, columns] of parts) {
-      for (const piece of this.#find(name, [columns]).pieces()) {
-        data.set(piece, at);
-        at += piece.length;
-      }
+    for (const piece of pieces(found, 1)) {
+      data.set(piece, at);
+      at += piece.length;
     }
     const name = parts.map(([name]) => this.#key(name)).join(" + ");
     return this.#own(new Parameter(name, uploadLasting(this.#engine, [data], 1, data.length, name), false));
@@ -264,15 +264,13 @@ export class WeightReader {
   #plain(parts: readonly (readonly [name: string, rows: number])[], columns: number): Parameter {
     const name = parts.map(([name]) => this.#key(name)).join(" + ");
     const all = parts.reduce((sum, [, n]) => sum + n, 0);
-    const tensor = uploadLasting(this.#engine, this.#read(parts, columns), all, columns, name);
+    const found = this.#findAll(parts, columns); // before memory is taken
+    const tensor = uploadLasting(this.#engine, pieces(found, columns), all, columns, name);
     return this.#own(new Parameter(name, tensor, false));
   }
 
-  *#read(
-    parts: readonly (readonly [name: string, rows: number])[],
-    columns: number,
-  ): Generator<Float32Array> {
-    for (const [name, rows] of parts) yield* this.#find(name, [rows, columns]).pieces(columns);
+  #findAll(parts: readonly (readonly [name: string, rows: number])[], columns: number): StreamedArray[] {
+    return parts.map(([name, rows]) => this.#find(name, [rows, columns]));
   }
 
   #own<P extends MatrixParameter>(parameter: P): P {
@@ -300,6 +298,10 @@ export class WeightReader {
     this.#used.add(key);
     return found;
   }
+}
+
+function* pieces(found: readonly StreamedArray[], unit: number): Generator<Float32Array> {
+  for (const array of found) yield* array.pieces(unit);
 }
 
 /**

@@ -5,6 +5,7 @@
  */
 
 import { parseArgs } from "@std/cli/parse-args";
+import { parseJson, showValue } from "@edgetuner/core";
 import { parse as parseYaml } from "yaml";
 import { isInterrupted } from "./interrupts.ts";
 import { INTERRUPTED, supervise } from "./supervisor.ts";
@@ -204,6 +205,9 @@ function lastOf(given: unknown): string {
   return String(Array.isArray(given) ? given.at(-1) : given);
 }
 
+/** Most bytes of a file with flags. */
+const MAX_CONFIG = 2 ** 18;
+
 /** Values of flags from a file; lists become `a,b,c`. */
 function readConfig(
   program: ProgramText,
@@ -215,15 +219,18 @@ function readConfig(
   };
   let parsed: unknown;
   try {
+    const { size } = Deno.statSync(file);
+    if (size > MAX_CONFIG) throw new RangeError(`at most ${MAX_CONFIG} bytes: it has ${size}`);
     const content = Deno.readTextFileSync(file);
-    parsed = file.endsWith(".json") ? JSON.parse(content) : parseYaml(content);
+    // Flags need no aliases: with them a short file can stand for gigabytes, or for itself.
+    parsed = file.endsWith(".json") ? parseJson(content) : parseYaml(content, { maxAliasCount: 0 });
   } catch (cause) {
     // What YAML's parser says goes on with the lines in question.
     const [first] = (cause as Error).message.split(/:?\n/);
     refuse(`--config must be a file of JSON or YAML: current value is "${file}" (${first})`, cause);
   }
   if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
-    return refuse(`${file} must hold names of flags with their values: it holds ${JSON.stringify(parsed)}`);
+    return refuse(`${file} must hold names of flags with their values: it holds ${showValue(parsed)}`);
   }
   const values: Record<string, string | boolean> = {};
   for (const [name, value] of Object.entries(parsed)) {
@@ -234,7 +241,7 @@ function readConfig(
       refuse(
         `"${name}" in ${file} must be ${
           flag!.kind === "switch" ? "true or false" : "a text, a number or a list of them"
-        }: current value is ${JSON.stringify(value)}`,
+        }: current value is ${showValue(value)}`,
       );
     }
     values[name] = typeof value === "boolean" && flag!.kind === "switch" ? value : String(value);

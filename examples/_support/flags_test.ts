@@ -31,6 +31,12 @@ async function withFile(name: string, content: string, run: (path: string) => vo
   }
 }
 
+/** Nine lists, each of the one before nine times: nine to the power of nine numbers in 300 bytes. */
+const ALIASES = Array.from("abcdefghi", (name, i) => {
+  const inside = i === 0 ? "1" : `*${"abcdefghi"[i - 1]}`;
+  return `${name}: &${name} [${Array(9).fill(inside)}]`;
+}).join("\n");
+
 Deno.test("readFlags() takes defaults, then the config file, then the command line", async () => {
   const yaml = "steps: 20\nrate: 1e-3\ntargets: [q, v]\nquiet: true\n";
   await withFile("run.yaml", yaml, (path) => {
@@ -57,6 +63,12 @@ Deno.test("readFlags() says what is wrong with a config file", async () => {
     ["a.json", '{\n "steps": 5,\n}', "(line 3 column 1)"],
     ["a.yaml", "steps: 5\nmode: [1, 2\nquiet: true\n", "at line 3, column 1)"],
     ["a.yaml", "- 1\n- 2\n", "must hold names of flags"],
+    ["a.yaml", "steps: &a [*a]\n", "Alias resolution is disabled"],
+    ["a.yaml", "&a\nsteps: *a\n", "Alias resolution is disabled"],
+    ["a.yaml", ALIASES, "Alias resolution is disabled"],
+    ["a.yaml", `steps: ${"[".repeat(100_000)}`, "must be a file of JSON or YAML"],
+    ["a.json", `{"steps": ${"[".repeat(100_000)}`, "at most 128 within each other"],
+    ["a.json", `{"steps": "${"x".repeat(300_000)}"}`, "at most 262144 bytes"],
     ["a.yaml", "stepz: 3\n", '"stepz" in'],
     ["a.yaml", "steps: 0\n", '--steps must be an integer of at least 1: current value is "0"'],
     ["a.yaml", "steps: {a: 1}\n", "must be a text, a number or a list"],
