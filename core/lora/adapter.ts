@@ -230,11 +230,11 @@ const MAX_HEADS = 2 ** 16;
  */
 function checkShape({ lora, model, arrays }: Adapter): void {
   const { layers, heads, hidden } = model;
-  const [perHead, headSize] = [2 * lora.targets.length, hidden / heads];
+  const headSize = hidden / heads;
   const counts = [layers, heads, hidden].every((n) => Number.isSafeInteger(n) && n > 0);
-  if (!counts || heads > MAX_HEADS || !Number.isInteger(headSize) || arrays.size % (layers * perHead) !== 0) {
+  if (!counts || heads > MAX_HEADS || !Number.isInteger(headSize) || layers > arrays.size) {
     throw new RangeError(
-      `"model" must be layers, heads (at most ${MAX_HEADS}) and hidden size of its ${arrays.size} matrices: ` +
+      `"model" must be layers (at most ${arrays.size}, as it has so many matrices), heads (at most ${MAX_HEADS}) and hidden size: ` +
         `it is ${showValue(model)}`,
     );
   }
