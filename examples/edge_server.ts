@@ -25,7 +25,7 @@ import {
   withDefaults,
 } from "./_support/flags.ts";
 import { codecChoice } from "./_support/codecs.ts";
-import { GOOD_ORDER_MS, Interrupts } from "./_support/interrupts.ts";
+import { GOOD_ORDER_MS, Interrupts, sharedInterrupts } from "./_support/interrupts.ts";
 import { MODEL_FLAG } from "./_support/model_flags.ts";
 import { MetricsLog, type MetricsRow } from "./_support/metrics.ts";
 import { bytes, ProgressBar, prunerTime } from "./_support/progress.ts";
@@ -151,6 +151,7 @@ async function main(): Promise<number> {
     maxCacheBytes: flags["cache-mb"] * 1e6,
     timeoutMs: flags.timeout * 1000,
     joinTimeoutMs: flags["join-timeout"] * 1000,
+    interrupts: sharedInterrupts(),
   });
   runs.set(run.run, run);
   let server: Serving;

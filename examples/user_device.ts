@@ -23,7 +23,7 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
-import { codecChoice, codecsOf } from "./_support/codecs.ts";
+import { codecsFor } from "./_support/codecs.ts";
 import { CONNECTION_FLAGS, openTransport } from "./_support/connection.ts";
 import { GOOD_ORDER_MS, Interrupts } from "./_support/interrupts.ts";
 import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
@@ -48,6 +48,7 @@ import {
   type Teller,
 } from "./_support/training_data.ts";
 import { INTERRUPTED } from "./_support/supervisor.ts";
+import { pluginLimit } from "./_support/plugin_host.ts";
 import { PLAN_FLAGS, TrainingPlan } from "./_support/training_plan.ts";
 import { requireWritable } from "./_support/writable.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
@@ -149,6 +150,7 @@ async function main(): Promise<number> {
   const saveHeads = async (folder: string, modules: HeadModules) =>
     await saveAdapter(folder, await adapterOf(modules, data?.fingerprint ?? ""));
   const transport = await openTransport(flags, flags.server, "--server");
+  const codecs = await codecsFor(flags.codec, pluginLimit(flags.timeout * 1000));
   // Before it joins: kernels that compile in a step would make the others wait.
   await warmUp(
     engine,
@@ -173,7 +175,7 @@ async function main(): Promise<number> {
     data: data?.side,
     task: adapter === undefined ? "train" : "generate",
     adapter,
-    codecs: await codecsOf((await codecChoice(flags.codec)).module),
+    codecs,
     signal: abort.signal,
     timeoutMs: flags.timeout * 1000,
     joinTimeoutMs: flags["join-timeout"] * 1000,

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { ChannelClosedError, ProtocolError, TrainingError } from "../errors.ts";
+import { ChannelClosedError, PluginError, ProtocolError, TrainingError } from "../errors.ts";
 import type { Frame } from "../wire/frame.ts";
 import type { Peer } from "../wire/peer.ts";
 import type { RunEnding } from "./run_server.ts";
@@ -38,6 +38,9 @@ export function requireOrderlyEnd({ reason, ending }: RunState): void {
 /** Longest time that a device waits for the edge server once its run has failed, in milliseconds. */
 const LEAVE_FAILED_MS = 1000;
 
+/** Longest reason of a closed channel, in characters. */
+const MAX_REASON = 100;
+
 /** Says goodbye to the edge server and closes the channel: in bounded time, whatever the edge server does. */
 export async function leave(peer: Peer, error: unknown, signal: AbortSignal | undefined): Promise<void> {
   if (error instanceof ProtocolError) peer.reject(error);
@@ -48,7 +51,9 @@ export async function leave(peer: Peer, error: unknown, signal: AbortSignal | un
   signal?.addEventListener("abort", cut);
   const told = error instanceof TrainingError ? peer.tell(error) : undefined;
   const timer = error === null ? undefined : setTimeout(cut, LEAVE_FAILED_MS);
-  await peer.close(error === null ? "" : "device stopped", { signal: limit.signal }).catch(() => {});
+  // Of a plugin of this device's the others hear too: it is no secret, and no fault of theirs.
+  const why = error instanceof PluginError ? error.message.slice(0, MAX_REASON) : "device stopped";
+  await peer.close(error === null ? "" : why, { signal: limit.signal }).catch(() => {});
   await told;
   clearTimeout(timer);
   signal?.removeEventListener("abort", cut);

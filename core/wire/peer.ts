@@ -319,6 +319,8 @@ export class Peer implements AsyncDisposable {
       try {
         return this.#decode(tensor, this.#stream("received", { kind, layer, microBatch }, i));
       } catch (cause) {
+        // Its own codec failed, not the peer.
+        if (cause instanceof PluginError) throw cause;
         return refuse(
           `"${kind}" must be readable with codec "${this.codec.name}": ${(cause as Error).message}`,
         );

@@ -22,7 +22,9 @@ import { Engine } from "@edgetuner/kernels";
 import { messagePortChannel } from "@edgetuner/transport";
 import { codecsOf } from "./codecs.ts";
 import { CollectedSamples } from "./collected_samples.ts";
+import { shareInterrupts } from "./interrupts.ts";
 import { makePruner, type PrunerChoice } from "./pruners.ts";
+import { pluginLimit } from "./plugin_host.ts";
 import { countParameters, openRunCheckpoints, type ParameterCounts } from "./run_flags.ts";
 import { loadGpu } from "./webgpu.ts";
 
@@ -54,6 +56,8 @@ export interface EdgeWorkerOptions {
   readonly timeoutMs: number;
   /** Longest wait for all devices to join, in milliseconds. */
   readonly joinTimeoutMs: number;
+  /** See `sharedInterrupts`. */
+  readonly interrupts?: Int32Array<SharedArrayBuffer> | null;
 }
 
 /** What the worker hears. */
@@ -92,6 +96,7 @@ let server: EdgeServer | null = null;
 const abort = new AbortController();
 
 async function start(options: EdgeWorkerOptions): Promise<void> {
+  if (options.interrupts) shareInterrupts(options.interrupts);
   const { resumed, write } = await openRunCheckpoints({
     checkpoint: options.checkpoint ?? "",
     resume: options.resume ?? "",
@@ -107,7 +112,8 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     baseNorm,
     settings: { baseWeights },
   });
-  const pruner = collected?.pruner ?? await makePruner(options.pruner, engine);
+  const pluginLimitMs = pluginLimit(options.timeoutMs);
+  const pruner = collected?.pruner ?? await makePruner(options.pruner, engine, pluginLimitMs);
   // Before anyone joins: kernels that compile in a step would make all devices wait.
   const greedy = ["greedy", "iheadpruner", "iheadpruner-online"].includes(options.pruner.name);
   const generates = options.settings.task === "generate";
@@ -118,7 +124,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     fingerprint: model.fingerprint,
     settings: options.settings,
     pruner,
-    codecs: await codecsOf(options.codec ?? null),
+    codecs: await codecsOf(options.codec ?? null, pluginLimitMs),
     baseNorm,
     devices: options.devices,
     maxCacheBytes: options.maxCacheBytes,

@@ -18,6 +18,7 @@ import { loadPredictor, predictorTrainer, type Pruner } from "@edgetuner/core";
 import { type Engine, pruneGreedily } from "@edgetuner/kernels";
 import { type FlagValues, type GivenFlags, integer, number, text, UsageError } from "./flags.ts";
 import { examplePath, moduleAddress } from "./places.ts";
+import { isolatedPruner } from "./plugin_host.ts";
 
 /** Pruners that keep a given share of the heads: `options.keep`. */
 export const SHARE_PRUNERS: Readonly<Record<string, (keep: { readonly keep?: number }) => Pruner>> = {
@@ -141,13 +142,16 @@ export function prunerOptions(flags: ReturnType<typeof prunerFlags>): Readonly<R
 }
 
 /**
- * Makes the pruner. The greedy one decides on the GPU.
+ * Makes the pruner. The greedy one decides on the GPU; one from a module runs in a worker of its own.
  *
+ * @param limitMs Longest time for a call of a module's pruner, in milliseconds. @default {120000}
  * @throws {UsageError} If the name is unknown, or the module does not load or export a factory.
+ * @throws {PluginError} If the module does not finish loading, or what it makes is no pruner.
  */
 export async function makePruner(
   { name, options, predictor }: PrunerChoice,
   engine: Engine,
+  limitMs?: number,
 ): Promise<Pruner> {
   if (name === "none") return noPruner() as Pruner;
   if (name === "greedy") {
@@ -177,22 +181,7 @@ export async function makePruner(
   if (name === "random") return randomPruner({ share: options.share ?? 0.5 }) as Pruner;
   const ofShare = SHARE_PRUNERS[name];
   if (ofShare !== undefined) return ofShare(options);
-  let factory: unknown;
-  try {
-    factory = (await import(name)).default;
-  } catch (cause) {
-    throw new UsageError(
-      `Cannot use the pruner as it must be ${
-        PRUNER_NAMES.join(", ")
-      } or a module that loads: "${name}" does not (${(cause as Error).message})`,
-    );
-  }
-  if (typeof factory !== "function") {
-    throw new UsageError(
-      `Cannot use the pruner as the default export of ${name} must be a function: it is ${typeof factory}`,
-    );
-  }
-  return factory(options) as Pruner;
+  return await isolatedPruner({ module: name, options, others: PRUNER_NAMES.join(", "), limitMs });
 }
 
 /** A pruner flag as a choice: paths become file URLs. */

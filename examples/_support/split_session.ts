@@ -6,7 +6,8 @@
 
 import { loadEnds, runUserDevice, type Tokenizer, type TokenSession, warmUp } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
-import { codecChoice, codecsOf } from "./codecs.ts";
+import { codecsFor } from "./codecs.ts";
+import { PLUGIN_LIMIT_MS } from "./plugin_host.ts";
 import { CONNECTION_FLAGS, openTransport } from "./connection.ts";
 import { type FlagValues, text } from "./flags.ts";
 import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./model_flags.ts";
@@ -45,6 +46,7 @@ export async function throughSplit<T>(
   const baseWeights = baseWeightsOf(flags);
   using ends = loadEnds(engine, model, { baseWeights });
   const prepared = prepare(tokenizer, ends.shape.positions);
+  const codecs = await codecsFor(flags.codec, PLUGIN_LIMIT_MS);
   await warmUp(engine, ["data"], baseWeights);
   const { error, ledger } = await runUserDevice({
     engine,
@@ -53,7 +55,7 @@ export async function throughSplit<T>(
     capacity: 0,
     task: "generate",
     joinTimeoutMs: 600_000,
-    codecs: await codecsOf((await codecChoice(flags.codec)).module),
+    codecs,
     data: {
       ends,
       loss: { labelSmoothing: 0 },
