@@ -506,6 +506,7 @@ export {
   type RunCheckpoint,
   type RunEnding,
   type RunHandle,
+  type RunHealth,
   type RunMember,
   RunServer,
   type RunServerOptions,

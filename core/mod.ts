@@ -216,7 +216,7 @@ export {
   type SavedPruning,
   saveHeads,
 } from "./checkpoint/run_checkpoint.ts";
-export type { RunHandle } from "./session/run_handle.ts";
+export type { RunHandle, RunHealth } from "./session/run_handle.ts";
 export { type HeadDevice, RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
 export { type DecodingRequest, RemoteData } from "./session/remote_data.ts";
 export { Waits } from "./session/waits.ts";

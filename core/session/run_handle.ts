@@ -8,6 +8,14 @@ import type { LedgerEntry } from "../wire/ledger.ts";
 import type { EdgeServerEvent, JoinedDevice, RunStatus, StepRecord } from "./run_server.ts";
 import type { RunSettings } from "./settings.ts";
 
+/** Whether whoever computes the steps of a run is well. */
+export interface RunHealth {
+  /** Milliseconds since its last sign of life; 0 where the steps are computed in this thread. */
+  readonly silentMs: number;
+  /** Milliseconds since the last step ended; `null` before the first. */
+  readonly sinceStepMs: number | null;
+}
+
 /** A run, to be watched and controlled. */
 export interface RunHandle {
   /** Name of the run. */
@@ -20,6 +28,8 @@ export interface RunHandle {
   readonly devices: readonly JoinedDevice[];
   /** The last step; `null` before the first. */
   readonly latest: StepRecord | null;
+  /** Whether whoever computes the steps is well; without it a run counts as well until it has failed. */
+  health?(): RunHealth;
   /** Lines of the byte ledger so far. */
   traffic(): readonly LedgerEntry[];
   /** Holds the run before its next step. */

@@ -14,7 +14,7 @@ import { findCodec, type WireCodec } from "../wire/codec.ts";
 import { PROTOCOL_VERSION } from "../wire/frame.ts";
 import { ByteLedger, type LedgerEntry } from "../wire/ledger.ts";
 import { Peer } from "../wire/peer.ts";
-import type { RunHandle } from "./run_handle.ts";
+import type { RunHandle, RunHealth } from "./run_handle.ts";
 import { checkRunSettings, type RunSettings } from "./settings.ts";
 import { checkWait } from "./wait_limits.ts";
 
@@ -193,6 +193,7 @@ export abstract class RunServer implements RunHandle {
   #status: RunStatus = "waiting";
   #paused = false;
   #latest: StepRecord | null = null;
+  #steppedAt: number | null = null;
   /** Set by `runAll` when all steps that were to be are done: devices then save what they have. */
   protected ending: RunEnding | null = null;
   #stopReason: string | null = null;
@@ -463,7 +464,10 @@ export abstract class RunServer implements RunHandle {
   }
 
   #emit(event: EdgeServerEvent): void {
-    if (event.type === "step") this.#latest = event.record;
+    if (event.type === "step") {
+      this.#latest = event.record;
+      this.#steppedAt = performance.now();
+    }
     for (const listener of this.#listeners) listener(event);
   }
 
@@ -564,6 +568,14 @@ export abstract class RunServer implements RunHandle {
       codec,
       wait: waits.reduce((sum, { waitMs }) => sum + waitMs, 0),
       bytes: this.ledger.totalBytes,
+    };
+  }
+
+  /** It answers, so it is well: its steps are computed in this thread. */
+  health(): RunHealth {
+    return {
+      silentMs: 0,
+      sinceStepMs: this.#steppedAt === null ? null : performance.now() - this.#steppedAt,
     };
   }
 

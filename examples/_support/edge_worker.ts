@@ -85,6 +85,8 @@ export type FromEdgeWorker =
     readonly devices: readonly JoinedDevice[];
     readonly traffic: readonly LedgerEntry[];
   }
+  /** A sign of life, once a second. */
+  | { readonly type: "alive" }
   | { readonly type: "done"; readonly error: { readonly name: string; readonly message: string } | null };
 
 const scope = self as unknown as {
@@ -147,7 +149,12 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     deployable: pruner.deployable ?? true,
     parameters: countParameters(run.settings.lora, base.shape, parameterCount(model)),
   });
-  await run.start(abort.signal);
+  const alive = setInterval(() => scope.postMessage({ type: "alive" }), 1000);
+  try {
+    await run.start(abort.signal);
+  } finally {
+    clearInterval(alive);
+  }
 }
 
 scope.onmessage = ({ data }) => {

@@ -11,6 +11,7 @@ import type {
   LedgerEntry,
   ModelShape,
   RunHandle,
+  RunHealth,
   RunSettings,
   RunStatus,
   StepRecord,
@@ -44,6 +45,10 @@ export class WorkerRun implements RunHandle {
   readonly #worker: Worker;
   readonly #listeners = new Set<(event: EdgeServerEvent) => void>();
   readonly #relays = new Set<Promise<void>>();
+  /** Devices that are there. */
+  readonly #channels = new Set<Channel>();
+  #heardAt = performance.now();
+  #steppedAt: number | null = null;
 
   private constructor(
     worker: Worker,
@@ -74,9 +79,13 @@ export class WorkerRun implements RunHandle {
     };
     worker.onerror = (event) => {
       event.preventDefault();
-      fail(new Error(`Cannot go on as the worker must run: ${event.message}`));
+      const error = new Error(`Cannot go on as the worker must run: ${event.message}`);
+      fail(error);
+      run?.lose(error.message);
     };
     worker.onmessage = ({ data }: MessageEvent<FromEdgeWorker>) => {
+      if (run !== null) run.#heardAt = performance.now();
+      if (data.type === "alive") return;
       if (data.type === "ready") {
         run = new WorkerRun(worker, data, done.promise);
         ready.resolve(run);
@@ -100,7 +109,11 @@ export class WorkerRun implements RunHandle {
     ]);
     const relayed = relay(channel, messagePortChannel(port1, "edge worker"));
     this.#relays.add(relayed);
-    relayed.finally(() => this.#relays.delete(relayed));
+    this.#channels.add(channel);
+    relayed.finally(() => {
+      this.#relays.delete(relayed);
+      this.#channels.delete(channel);
+    });
   }
 
   /** Resolves when the last frames were handed on. */
@@ -113,8 +126,28 @@ export class WorkerRun implements RunHandle {
     this.devices = devices;
     this.#traffic = traffic;
     if (event.type === "status") this.status = event.status;
-    if (event.type === "step") this.latest = event.record;
+    if (event.type === "step") {
+      this.latest = event.record;
+      this.#steppedAt = performance.now();
+    }
     for (const listener of this.#listeners) listener(event);
+  }
+
+  /** The worker has died: devices hear it in the words of the closed channel. */
+  lose(reason: string): void {
+    if (this.status !== "failed" && this.status !== "ended") {
+      this.status = "failed";
+      for (const listener of this.#listeners) listener({ type: "status", status: "failed", reason });
+    }
+    for (const channel of this.#channels) void channel.close(reason.slice(0, 100)).catch(() => {});
+  }
+
+  health(): RunHealth {
+    const now = performance.now();
+    return {
+      silentMs: now - this.#heardAt,
+      sinceStepMs: this.#steppedAt === null ? null : now - this.#steppedAt,
+    };
   }
 
   traffic(): readonly LedgerEntry[] {

@@ -4,7 +4,7 @@
  *
  * | route | token | what it does |
  * | --- | --- | --- |
- * | GET /health | none | says that the server is up |
+ * | GET /health | none | says whether the runs are well: 200, or 503 if one has failed or shows no sign of life |
  * | GET /join/ws | join | WebSocket of a device |
  * | ANY /join/http/* | join | HTTP transport of a device |
  * | GET /api/runs | admin | all runs |
@@ -45,6 +45,13 @@ export interface ControlAppOptions {
   readonly maxBodyBytes?: number;
   /** Version shown by /health. @default {""} */
   readonly version?: string;
+  /**
+   * Milliseconds without a sign of life from whoever computes a run's steps after which /health answers 503: a
+   * single submission to a slow GPU may take seconds.
+   *
+   * @default {30000}
+   */
+  readonly silentLimitMs?: number;
 }
 
 /** Server-sent events that may wait for a slow reader before it is cut off. */
@@ -72,6 +79,20 @@ function runJson(run: RunHandle): Record<string, unknown> {
     latest: run.latest === null ? null : stepJson(run.latest),
     traffic: run.traffic(),
   };
+}
+
+/** How a run is, for anyone to see: no names, no losses. */
+function healthJson(run: RunHandle, silentLimitMs: number) {
+  const { silentMs = 0, sinceStepMs = null } = run.health?.() ?? {};
+  const isOver = run.status === "ended" || run.status === "failed";
+  const health = run.status === "failed" ? "failed" : !isOver && silentMs > silentLimitMs ? "silent" : "ok";
+  return {
+    health,
+    state: run.status,
+    step: run.latest?.step ?? null,
+    secondsSinceStep: sinceStepMs === null ? null : Math.round(sinceStepMs) / 1000,
+    secondsSilent: Math.round(silentMs) / 1000,
+  } as const;
 }
 
 function requireLongToken(name: string, token: string): void {
@@ -123,7 +144,8 @@ async function isBodyWithin({ headers, body }: Request, maxBytes: number): Promi
  * @throws {RangeError} If a token is too short.
  */
 export function createControlApp(options: ControlAppOptions): Hono {
-  const { runs, adminToken, webSocket, http, maxBodyBytes = 65_536, version = "" } = options;
+  const { runs, adminToken, webSocket, http, maxBodyBytes = 65_536, version = "", silentLimitMs = 30_000 } =
+    options;
   requireLongToken("joinToken", options.joinToken);
   requireLongToken("adminToken", adminToken);
   const app = new Hono();
@@ -139,7 +161,11 @@ export function createControlApp(options: ControlAppOptions): Hono {
     })
   );
 
-  app.get("/health", (context) => context.json({ status: "ok", version }));
+  app.get("/health", (context) => {
+    const all = [...runs.values()].map((run) => healthJson(run, silentLimitMs));
+    const status = all.find((run) => run.health !== "ok")?.health ?? "ok";
+    return context.json({ status, version, runs: all }, status === "ok" ? 200 : 503);
+  });
   app.use("/join/*", guard(options.joinToken, "join"));
   app.use("/api/*", guard(adminToken, "admin"));
   if (webSocket !== undefined) app.get("/join/ws", (c) => webSocket.handle(c.req.raw, peerOf(c)));

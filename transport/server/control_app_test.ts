@@ -109,7 +109,26 @@ async function assertProblem(response: Response, status: number): Promise<string
 
 Deno.test("health needs no token", async () => {
   const response = await appOf(new MadeUpRun(), { version: "1.2.3" }).request("/health");
-  assertEquals([response.status, await response.json()], [200, { status: "ok", version: "1.2.3" }]);
+  const runs = [{ health: "ok", state: "running", step: 3, secondsSinceStep: null, secondsSilent: 0 }];
+  assertEquals([response.status, await response.json()], [200, { status: "ok", version: "1.2.3", runs }]);
+});
+
+Deno.test("health is 503 once a run has failed, or shows no sign of life", async () => {
+  let silentMs = 900;
+  const run = Object.assign(new MadeUpRun(), { health: () => ({ silentMs, sinceStepMs: 1500 }) });
+  const app = appOf(run, { silentLimitMs: 1000 });
+  const ask = async () => {
+    const response = await app.request("/health");
+    const { status, runs } = await response.json();
+    return [response.status, status, runs[0].secondsSinceStep, runs[0].secondsSilent];
+  };
+  assertEquals(await ask(), [200, "ok", 1.5, 0.9]);
+  silentMs = 1100;
+  assertEquals(await ask(), [503, "silent", 1.5, 1.1]);
+  run.status = "ended"; // whoever computed its steps may be gone
+  assertEquals(await ask(), [200, "ok", 1.5, 1.1]);
+  run.status = "failed";
+  assertEquals(await ask(), [503, "failed", 1.5, 1.1]);
 });
 
 Deno.test("every other route needs its own token", async () => {
