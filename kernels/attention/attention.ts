@@ -16,12 +16,14 @@ import type { Engine } from "../engine/engine.ts";
 import { roundUp4, type RowWindow, type Tensor } from "../engine/tensor.ts";
 import { matmul } from "../matmul/matmul.ts";
 import type { HeadColumns } from "../matmul/options.ts";
+import { GRID, VEC4, WORKGROUP_SUM } from "../prelude/mod.ts";
 
 /** In-place softmax of scores; `first` is the position of each sequence's first query. */
 export const softmaxKernel = defineRowKernel({
   name: "causal_softmax",
   file: "attention/causal_softmax.wgsl",
   source: softmaxSource,
+  preludes: [WORKGROUP_SUM, VEC4, GRID],
   bindings: ["scores", "log_sums"],
   parameters: [
     "rows",
@@ -41,6 +43,7 @@ const softmaxBackwardKernel = defineRowKernel({
   name: "causal_softmax_backward",
   file: "attention/causal_softmax_backward.wgsl",
   source: backwardSource,
+  preludes: [VEC4, GRID],
   bindings: ["scores", "dp", "log_sums", "o", "d_o"],
   parameters: [
     "rows",

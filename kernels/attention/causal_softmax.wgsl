@@ -26,8 +26,9 @@ struct Parameters {
 @group(0) @binding(1) var<storage, read_write> log_sums: array<f32>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-const LANES = 64u;
-var<workgroup> scratch: array<f32, LANES>;
+alias Summed = f32;
+
+var<workgroup> maxima: array<f32, LANES>;
 
 // One (query, head).
 struct Row {
@@ -45,7 +46,7 @@ fn row_of(index: u32) -> Row {
 }
 
 fn kept(i: u32, last: u32) -> vec4<bool> {
-  return vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u) <= vec4u(last);
+  return columns_of(i) <= vec4u(last);
 }
 
 fn highest_of(row: Row, lane: u32, lanes: u32) -> f32 {
@@ -64,7 +65,7 @@ fn exponentials_of(row: Row, highest: f32, lane: u32, lanes: u32) -> f32 {
     scores[row.base + i] = e;
     sum += e;
   }
-  return (sum.x + sum.y) + (sum.z + sum.w);
+  return total(sum);
 }
 
 fn write(row: Row, highest: f32, sum: f32, lane: u32, lanes: u32) {
@@ -83,7 +84,7 @@ fn write(row: Row, highest: f32, sum: f32, lane: u32, lanes: u32) {
 
 @compute @workgroup_size(8)
 fn rows(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let index = (workgroup.y * 32768u + workgroup.x) * 8u + lane;
+  let index = grid_index(workgroup, lane, 8u);
   if (index >= p.rows) {
     return;
   }
@@ -94,31 +95,24 @@ fn rows(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
 
 @compute @workgroup_size(LANES)
 fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let index = workgroup.y * 32768u + workgroup.x;
+  let index = grid_index(workgroup, 0u, 1u);
   let row = row_of(min(index, p.rows - 1u));
-  scratch[lane] = highest_of(row, lane, LANES);
+  maxima[lane] = highest_of(row, lane, LANES);
   workgroupBarrier();
   for (var half = LANES / 2u; half > 0u; half /= 2u) {
     if (lane < half) {
-      scratch[lane] = max(scratch[lane], scratch[lane + half]);
+      maxima[lane] = max(maxima[lane], maxima[lane + half]);
     }
     workgroupBarrier();
   }
-  let highest = scratch[0];
-  workgroupBarrier();
+  let highest = maxima[0];
   // A workgroup past the last row only computes what the last row's does, and writes nothing.
-  scratch[lane] = 0.0;
+  var mine = 0.0;
   if (index < p.rows) {
-    scratch[lane] = exponentials_of(row, highest, lane, LANES);
+    mine = exponentials_of(row, highest, lane, LANES);
   }
-  workgroupBarrier();
-  for (var half = LANES / 2u; half > 0u; half /= 2u) {
-    if (lane < half) {
-      scratch[lane] += scratch[lane + half];
-    }
-    workgroupBarrier();
-  }
+  let sum = workgroup_sum(mine, lane);
   if (index < p.rows) {
-    write(row, highest, scratch[0], lane, LANES);
+    write(row, highest, sum, lane, LANES);
   }
 }

@@ -44,12 +44,12 @@ fn backward(index: u32, lane: u32, lanes: u32) {
   for (var i = 0u; i < p.head_size4; i++) {
     products += o[o_base + i] * d_o[o_base + i];
   }
-  let mean = (products.x + products.y) + (products.z + products.w);
+  let mean = total(products);
   let log_sum = log_sums[row * p.log_pitch + head];
 
   let base = index * p.slots4;
   for (var i = lane; i < p.slots4; i += lanes) {
-    let kept = vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u) <= vec4u(last);
+    let kept = columns_of(i) <= vec4u(last);
     let weight = select(vec4f(), exp(scores[base + i] - log_sum), kept);
     let slope = select(vec4f(), dp[base + i] - mean, kept);
     scores[base + i] = weight;
@@ -59,10 +59,10 @@ fn backward(index: u32, lane: u32, lanes: u32) {
 
 @compute @workgroup_size(8)
 fn rows(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
-  backward((workgroup.y * 32768u + workgroup.x) * 8u + lane, 0u, 1u);
+  backward(grid_index(workgroup, lane, 8u), 0u, 1u);
 }
 
 @compute @workgroup_size(64)
 fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
-  backward(workgroup.y * 32768u + workgroup.x, lane, 64u);
+  backward(grid_index(workgroup, 0u, 1u), lane, 64u);
 }

@@ -10,11 +10,13 @@ import statisticsSource from "./cross_entropy_statistics.wgsl" with { type: "tex
 import { defineKernel } from "../engine/kernel.ts";
 import { defineRowKernel, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
 import type { Tensor } from "../engine/tensor.ts";
+import { VEC4 } from "../prelude/mod.ts";
 
 const statisticsKernel = defineRowKernel({
   name: "cross_entropy_statistics",
   file: "cross_entropy/cross_entropy_statistics.wgsl",
   source: statisticsSource,
+  preludes: [VEC4],
   bindings: ["logits", "targets", "statistics"],
   parameters: ["rows", "columns", "pitch4", "first"],
 });
@@ -31,6 +33,7 @@ const backwardKernel = defineKernel({
   name: "cross_entropy_backward",
   file: "cross_entropy/cross_entropy_backward.wgsl",
   source: backwardSource,
+  preludes: [VEC4],
   bindings: ["logits", "targets", "weights", "statistics"],
   parameters: [
     "rows",

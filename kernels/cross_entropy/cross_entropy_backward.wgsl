@@ -27,10 +27,9 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
     return;
   }
   let s = statistics[row];
-  let column = vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u);
   let at = row * p.pitch4 + i;
   let probability = exp(logits[at] - s.x) / s.y;
-  let hit = select(vec4f(), vec4f(1.0 - p.smoothing), column + p.first == vec4u(targets[row]));
+  let hit = select(vec4f(), vec4f(1.0 - p.smoothing), columns_of(i) + p.first == vec4u(targets[row]));
   let d = weights[row] * (probability - hit - p.smoothing / f32(p.vocabulary));
-  logits[at] = select(vec4f(), d, column < vec4u(p.columns));
+  logits[at] = select(vec4f(), d, inside(i, p.columns));
 }

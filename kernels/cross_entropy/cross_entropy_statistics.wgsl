@@ -35,12 +35,12 @@ fn statistics_of(row: u32, lane: u32, lanes: u32) -> vec4f {
   var exponentials = vec4f();
   var plain = vec4f();
   for (var i = lane; i * 4u < p.columns; i += lanes) {
-    let inside = vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.columns);
-    let x = select(vec4f(-1e30), logits[base + i], inside);
+    let counts = inside(i, p.columns);
+    let x = select(vec4f(-1e30), logits[base + i], counts);
     let top = max(highest, max(max(x.x, x.y), max(x.z, x.w)));
     exponentials = exponentials * exp(highest - top) + exp(x - top);
     highest = top;
-    plain += select(vec4f(), x, inside);
+    plain += select(vec4f(), x, counts);
   }
   var target_logit = 0.0;
   if (lane == 0u && own < p.columns) {
@@ -48,8 +48,8 @@ fn statistics_of(row: u32, lane: u32, lanes: u32) -> vec4f {
   }
   return vec4f(
     highest,
-    (exponentials.x + exponentials.y) + (exponentials.z + exponentials.w),
-    (plain.x + plain.y) + (plain.z + plain.w),
+    total(exponentials),
+    total(plain),
     target_logit,
   );
 }

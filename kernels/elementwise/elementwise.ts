@@ -9,11 +9,13 @@ import reluSource from "./relu.wgsl" with { type: "text" };
 import { defineKernel } from "../engine/kernel.ts";
 import { gridOf } from "../engine/lanes.ts";
 import type { Tensor } from "../engine/tensor.ts";
+import { GRID } from "../prelude/mod.ts";
 
 const addScaledKernel = defineKernel({
   name: "add_scaled",
   file: "elementwise/add_scaled.wgsl",
   source: addScaledSource,
+  preludes: [GRID],
   bindings: ["x", "y"],
   parameters: ["count4", "alpha"],
 });
@@ -23,6 +25,7 @@ const reluKernels = [false, true].map((keep) =>
     name: keep ? "relu_backward" : "relu",
     file: "elementwise/relu.wgsl",
     source: reluSource,
+    preludes: [GRID],
     bindings: ["kept", "y"],
     parameters: ["count4"],
     constants: { KEEP: Number(keep) },

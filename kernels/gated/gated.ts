@@ -9,11 +9,13 @@ import forwardSource from "./gated.wgsl" with { type: "text" };
 import { defineKernel, type Kernel } from "../engine/kernel.ts";
 import { gridOf } from "../engine/lanes.ts";
 import type { RowWindow, Tensor } from "../engine/tensor.ts";
+import { GRID } from "../prelude/mod.ts";
 
 const forwardKernel = defineKernel({
   name: "gated",
   file: "gated/gated.wgsl",
   source: forwardSource,
+  preludes: [GRID],
   bindings: ["gate", "up", "y"],
   parameters: ["count4"],
 });
@@ -22,6 +24,7 @@ const backwardKernel = defineKernel({
   name: "gated_backward",
   file: "gated/gated_backward.wgsl",
   source: backwardSource,
+  preludes: [GRID],
   bindings: ["gate", "up", "dy", "d_gate", "d_up"],
   parameters: ["count4"],
 });

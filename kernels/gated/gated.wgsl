@@ -12,8 +12,8 @@ struct Parameters {
 @group(1) @binding(0) var<uniform> p: Parameters;
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let i = (workgroup.y * 32768u + workgroup.x) * 64u + local.x;
+fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let i = grid_index(workgroup, lane, 64u);
   if (i >= p.count4) {
     return;
   }

@@ -23,8 +23,7 @@ struct Parameters {
 @group(0) @binding(4) var<storage, read_write> scaled: array<vec4f>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-const LANES = 64u;
-var<workgroup> scratch: array<mat2x4f, LANES>;
+alias Summed = mat2x4f;
 
 // Sums of dy and of dy * xhat over every lanes-th row.
 fn sums_of(column: u32, lane: u32, lanes: u32) -> mat2x4f {
@@ -57,15 +56,8 @@ fn rows(@builtin(global_invocation_id) id: vec3u) {
 
 @compute @workgroup_size(LANES)
 fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
-  scratch[lane] = sums_of(workgroup.x, lane, LANES);
-  workgroupBarrier();
-  for (var half = LANES / 2u; half > 0u; half /= 2u) {
-    if (lane < half) {
-      scratch[lane] += scratch[lane + half];
-    }
-    workgroupBarrier();
-  }
+  let sums = workgroup_sum(sums_of(workgroup.x, lane, LANES), lane);
   if (lane == 0u) {
-    write(workgroup.x, scratch[0]);
+    write(workgroup.x, sums);
   }
 }

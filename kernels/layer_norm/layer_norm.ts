@@ -9,11 +9,13 @@ import columnSumsSource from "./column_sums.wgsl" with { type: "text" };
 import forwardSource from "./layer_norm.wgsl" with { type: "text" };
 import { defineRowKernel, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
 import type { Tensor } from "../engine/tensor.ts";
+import { VEC4, WORKGROUP_SUM } from "../prelude/mod.ts";
 
 const forwardKernel = defineRowKernel({
   name: "layer_norm",
   file: "layer_norm/layer_norm.wgsl",
   source: forwardSource,
+  preludes: [WORKGROUP_SUM, VEC4],
   bindings: ["x", "gamma", "beta", "y", "statistics"],
   parameters: ["rows", "columns", "pitch4", "epsilon"],
 });
@@ -23,6 +25,7 @@ const backwardKernels = [false, true].map((accumulate) =>
     name: accumulate ? "layer_norm_backward_accumulate" : "layer_norm_backward",
     file: "layer_norm/layer_norm_backward.wgsl",
     source: backwardSource,
+    preludes: [WORKGROUP_SUM, VEC4],
     bindings: ["x", "gamma", "statistics", "dy", "dx"],
     parameters: ["rows", "columns", "pitch4"],
     constants: { ACCUMULATE: Number(accumulate) },
@@ -34,6 +37,7 @@ const columnSumsKernels = [false, true].map((normalised) =>
     name: normalised ? "column_sums_normalised" : "column_sums",
     file: "layer_norm/column_sums.wgsl",
     source: columnSumsSource,
+    preludes: [WORKGROUP_SUM],
     bindings: ["dy", "x", "statistics", "plain", "scaled"],
     parameters: ["rows", "pitch4"],
     constants: { NORMALISED: Number(normalised) },

@@ -21,27 +21,7 @@ struct Parameters {
 @group(0) @binding(4) var<storage, read_write> statistics: array<vec4f>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-const LANES = 64u;
-var<workgroup> scratch: array<f32, LANES>;
-
-fn total(v: vec4f) -> f32 {
-  return (v.x + v.y) + (v.z + v.w);
-}
-
-// Sum over a workgroup's lanes.
-fn shared_sum(mine: f32, lane: u32) -> f32 {
-  scratch[lane] = mine;
-  workgroupBarrier();
-  for (var half = LANES / 2u; half > 0u; half /= 2u) {
-    if (lane < half) {
-      scratch[lane] += scratch[lane + half];
-    }
-    workgroupBarrier();
-  }
-  let sum = scratch[0];
-  workgroupBarrier();
-  return sum;
-}
+alias Summed = f32;
 
 fn sum_of(base: u32, lane: u32, lanes: u32) -> f32 {
   var sum = vec4f();
@@ -54,8 +34,7 @@ fn sum_of(base: u32, lane: u32, lanes: u32) -> f32 {
 fn squares_of(base: u32, mean: f32, lane: u32, lanes: u32) -> f32 {
   var squares = vec4f();
   for (var i = lane; i < p.pitch4; i += lanes) {
-    let inside = vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.columns);
-    let d = select(vec4f(), x[base + i] - mean, inside);
+    let d = select(vec4f(), x[base + i] - mean, inside(i, p.columns));
     squares += d * d;
   }
   return total(squares);
@@ -87,7 +66,7 @@ fn rows(@builtin(global_invocation_id) id: vec3u) {
 fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
   let row = workgroup.x;
   let scale = 1.0 / f32(p.columns);
-  let mean = shared_sum(sum_of(row * p.pitch4, lane, LANES), lane) * scale;
-  let squares = shared_sum(squares_of(row * p.pitch4, mean, lane, LANES), lane);
+  let mean = workgroup_sum(sum_of(row * p.pitch4, lane, LANES), lane) * scale;
+  let squares = workgroup_sum(squares_of(row * p.pitch4, mean, lane, LANES), lane);
   write(row, mean, inverseSqrt(squares * scale + p.epsilon), lane, LANES);
 }

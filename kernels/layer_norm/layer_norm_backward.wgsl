@@ -22,21 +22,7 @@ struct Parameters {
 @group(0) @binding(4) var<storage, read_write> dx: array<vec4f>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-const LANES = 64u;
-var<workgroup> scratch: array<vec2f, LANES>;
-
-// Sum over a workgroup's lanes.
-fn shared_sum(mine: vec2f, lane: u32) -> vec2f {
-  scratch[lane] = mine;
-  workgroupBarrier();
-  for (var half = LANES / 2u; half > 0u; half /= 2u) {
-    if (lane < half) {
-      scratch[lane] += scratch[lane + half];
-    }
-    workgroupBarrier();
-  }
-  return scratch[0];
-}
+alias Summed = vec2f;
 
 // Sums of g and of g * xhat.
 fn sums_of(row: u32, lane: u32, lanes: u32) -> vec2f {
@@ -50,7 +36,7 @@ fn sums_of(row: u32, lane: u32, lanes: u32) -> vec2f {
     gx_sum += g * (x[base + i] - mean);
   }
   let gx = gx_sum * statistics[row].y;
-  return vec2f((g_sum.x + g_sum.y) + (g_sum.z + g_sum.w), (gx.x + gx.y) + (gx.z + gx.w));
+  return vec2f(total(g_sum), total(gx));
 }
 
 fn write(row: u32, sums: vec2f, lane: u32, lanes: u32) {
@@ -59,9 +45,8 @@ fn write(row: u32, sums: vec2f, lane: u32, lanes: u32) {
   let rstd = statistics[row].y;
   let means = sums / f32(p.columns);
   for (var i = lane; i < p.pitch4; i += lanes) {
-    let inside = vec4u(i * 4u) + vec4u(0u, 1u, 2u, 3u) < vec4u(p.columns);
     let g = dy[base + i] * gamma[i];
-    var v = select(vec4f(), rstd * (g - means.x - (x[base + i] - mean) * rstd * means.y), inside);
+    var v = select(vec4f(), rstd * (g - means.x - (x[base + i] - mean) * rstd * means.y), inside(i, p.columns));
     if (ACCUMULATE) {
       v += dx[base + i];
     }
@@ -79,6 +64,6 @@ fn rows(@builtin(global_invocation_id) id: vec3u) {
 
 @compute @workgroup_size(LANES)
 fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let sums = shared_sum(sums_of(workgroup.x, lane, LANES), lane);
+  let sums = workgroup_sum(sums_of(workgroup.x, lane, LANES), lane);
   write(workgroup.x, sums, lane, LANES);
 }

@@ -25,6 +25,7 @@ import {
 } from "./options.ts";
 import { packedMatmul } from "./packed_matmul.ts";
 import { type MatmulTile, matmulTiles, tileFor } from "./tiles.ts";
+import { EPILOGUE, MATMUL, TILES } from "../prelude/mod.ts";
 
 const CAUSAL: Record<Causal, number> = { none: 0, skipUpper: 1, innerBelow: 2, innerAbove: 3 };
 
@@ -82,12 +83,14 @@ function kernelFor(
         ...shared,
         file: "matmul/matmul_texture.wgsl",
         source: textureSource,
+        preludes: [MATMUL, ...EPILOGUE],
         constants: variant,
       })
       : defineKernel({
         ...shared,
         file: "matmul/matmul_tiled.wgsl",
         source: tiledSource,
+        preludes: [MATMUL, TILES, ...EPILOGUE],
         constants: { ...variant, TILE_M4: tile.rows / 4, TILE_N4: tile.columns / 4 },
       });
     kernels.set(name, kernel);

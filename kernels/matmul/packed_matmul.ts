@@ -21,6 +21,7 @@ import {
   requireResultShapes,
 } from "./options.ts";
 import { type MatmulTile, matmulTiles, tileFor } from "./tiles.ts";
+import { EPILOGUE, PACKED, PACKED_CODES, PACKED_MATMUL, TILES } from "../prelude/mod.ts";
 
 const PARAMETERS = [
   "m",
@@ -71,6 +72,7 @@ function kernelFor(b: PackedMatrix, transposeB: boolean, epilogue: number, tile:
         name,
         file: "matmul/packed_matmul_texture.wgsl",
         source: textureSource,
+        preludes: [PACKED_MATMUL, PACKED, ...EPILOGUE],
         bindings: TEXTURE_BINDINGS,
         parameters: PARAMETERS,
         constants: variant,
@@ -79,6 +81,7 @@ function kernelFor(b: PackedMatrix, transposeB: boolean, epilogue: number, tile:
         name,
         file: "matmul/packed_matmul_tiled.wgsl",
         source: tiledSource,
+        preludes: [PACKED_MATMUL, PACKED, PACKED_CODES, TILES, ...EPILOGUE],
         bindings: TILED_BINDINGS,
         parameters: PARAMETERS,
         constants: { ...variant, TILE_M4: tile.rows / 4, TILE_N4: tile.columns / 4 },

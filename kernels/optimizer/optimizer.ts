@@ -12,11 +12,13 @@ import type { Engine } from "../engine/engine.ts";
 import { defineKernel } from "../engine/kernel.ts";
 import { defineRowKernel, gridOf, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
 import type { Tensor } from "../engine/tensor.ts";
+import { GRID, VEC4, WORKGROUP_SUM } from "../prelude/mod.ts";
 
 const adamwKernel = defineKernel({
   name: "adamw",
   file: "optimizer/adamw.wgsl",
   source: adamwSource,
+  preludes: [GRID],
   bindings: ["parameters", "gradients", "m", "v", "control", "clip"],
   parameters: [
     "count4",
@@ -34,6 +36,7 @@ const normsKernel = defineRowKernel({
   name: "segment_norms",
   file: "optimizer/segment_norms.wgsl",
   source: normsSource,
+  preludes: [WORKGROUP_SUM, VEC4],
   bindings: ["x", "control", "out"],
   parameters: [
     "segments",
@@ -49,6 +52,7 @@ const changeKernel = defineRowKernel({
   name: "segment_change",
   file: "optimizer/segment_change.wgsl",
   source: changeSource,
+  preludes: [WORKGROUP_SUM, VEC4],
   bindings: ["x", "before", "control", "out"],
   parameters: ["segments", "segment4"],
 });

@@ -18,10 +18,9 @@ struct Parameters {
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-const LANES = 64u;
-var<workgroup> scratch: array<vec2f, LANES>;
+alias Summed = vec2f;
 
-/// Sums of squares of (the change, x).
+// Sums of squares of (the change, x).
 fn squares_of(segment: u32, lane: u32, lanes: u32) -> vec2f {
   let end = (segment + 1u) * p.segment4;
   var change = vec4f();
@@ -31,7 +30,7 @@ fn squares_of(segment: u32, lane: u32, lanes: u32) -> vec2f {
     change += difference * difference;
     now += x[i] * x[i];
   }
-  return vec2f((change.x + change.y) + (change.z + change.w), (now.x + now.y) + (now.z + now.w));
+  return vec2f(total(change), total(now));
 }
 
 fn write(segment: u32, squares: vec2f) {
@@ -52,15 +51,8 @@ fn rows(@builtin(global_invocation_id) id: vec3u) {
 
 @compute @workgroup_size(LANES)
 fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
-  scratch[lane] = squares_of(workgroup.x, lane, LANES);
-  workgroupBarrier();
-  for (var half = LANES / 2u; half > 0u; half /= 2u) {
-    if (lane < half) {
-      scratch[lane] += scratch[lane + half];
-    }
-    workgroupBarrier();
-  }
+  let squares = workgroup_sum(squares_of(workgroup.x, lane, LANES), lane);
   if (lane == 0u) {
-    write(workgroup.x, scratch[0]);
+    write(workgroup.x, squares);
   }
 }

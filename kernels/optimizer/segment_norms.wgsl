@@ -21,8 +21,7 @@ struct Parameters {
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-const LANES = 64u;
-var<workgroup> scratch: array<f32, LANES>;
+alias Summed = f32;
 
 fn squares_of(segment: u32, lane: u32, lanes: u32) -> f32 {
   let end = min((segment + 1u) * p.segment4, p.count4);
@@ -30,7 +29,7 @@ fn squares_of(segment: u32, lane: u32, lanes: u32) -> f32 {
   for (var i = segment * p.segment4 + lane; i < end; i += lanes) {
     squares += x[i] * x[i];
   }
-  return (squares.x + squares.y) + (squares.z + squares.w);
+  return total(squares);
 }
 
 fn write(segment: u32, squares: f32) {
@@ -48,15 +47,8 @@ fn rows(@builtin(global_invocation_id) id: vec3u) {
 
 @compute @workgroup_size(LANES)
 fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
-  scratch[lane] = squares_of(workgroup.x, lane, LANES);
-  workgroupBarrier();
-  for (var half = LANES / 2u; half > 0u; half /= 2u) {
-    if (lane < half) {
-      scratch[lane] += scratch[lane + half];
-    }
-    workgroupBarrier();
-  }
+  let squares = workgroup_sum(squares_of(workgroup.x, lane, LANES), lane);
   if (lane == 0u) {
-    write(workgroup.x, scratch[0]);
+    write(workgroup.x, squares);
   }
 }

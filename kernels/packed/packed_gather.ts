@@ -9,6 +9,7 @@ import { defineKernel, type Kernel } from "../engine/kernel.ts";
 import type { Tensor } from "../engine/tensor.ts";
 import { PACKED_FORMATS } from "./formats.ts";
 import type { PackedMatrix } from "./packed_matrix.ts";
+import { PACKED, PACKED_CODES, VEC4 } from "../prelude/mod.ts";
 
 const PARAMETERS = [
   "rows",
@@ -35,6 +36,7 @@ function kernelFor({ format, groupsAlong }: PackedMatrix) {
       name,
       file: "packed/packed_gather.wgsl",
       source,
+      preludes: [PACKED, PACKED_CODES, VEC4],
       bindings: BINDINGS,
       parameters: PARAMETERS,
       constants: { FORMAT: code, GROUP: group || 1, ALONG_ROWS: Number(groupsAlong === "rows") },

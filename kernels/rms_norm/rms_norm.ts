@@ -10,11 +10,13 @@ import backwardSource from "./rms_norm_backward.wgsl" with { type: "text" };
 import forwardSource from "./rms_norm.wgsl" with { type: "text" };
 import { defineRowKernel, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
 import type { Tensor } from "../engine/tensor.ts";
+import { VEC4, WORKGROUP_SUM } from "../prelude/mod.ts";
 
 const forwardKernel = defineRowKernel({
   name: "rms_norm",
   file: "rms_norm/rms_norm.wgsl",
   source: forwardSource,
+  preludes: [WORKGROUP_SUM, VEC4],
   bindings: ["x", "gamma", "y", "statistics"],
   parameters: ["rows", "columns", "pitch4", "epsilon"],
 });
@@ -24,6 +26,7 @@ const backwardKernels = [false, true].map((accumulate) =>
     name: accumulate ? "rms_norm_backward_accumulate" : "rms_norm_backward",
     file: "rms_norm/rms_norm_backward.wgsl",
     source: backwardSource,
+    preludes: [WORKGROUP_SUM, VEC4],
     bindings: ["x", "gamma", "statistics", "dy", "dx"],
     parameters: ["rows", "columns", "pitch4"],
     constants: { ACCUMULATE: Number(accumulate) },

@@ -19,8 +19,7 @@ struct Parameters {
 @group(0) @binding(3) var<storage, read_write> statistics: array<vec4f>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-const LANES = 64u;
-var<workgroup> scratch: array<f32, LANES>;
+alias Summed = f32;
 
 // Padding is zero and adds nothing.
 fn squares_of(row: u32, lane: u32, lanes: u32) -> f32 {
@@ -29,7 +28,7 @@ fn squares_of(row: u32, lane: u32, lanes: u32) -> f32 {
     let v = x[row * p.pitch4 + i];
     squares += v * v;
   }
-  return (squares.x + squares.y) + (squares.z + squares.w);
+  return total(squares);
 }
 
 fn write(row: u32, squares: f32, lane: u32, lanes: u32) {
@@ -53,13 +52,6 @@ fn rows(@builtin(global_invocation_id) id: vec3u) {
 
 @compute @workgroup_size(LANES)
 fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
-  scratch[lane] = squares_of(workgroup.x, lane, LANES);
-  workgroupBarrier();
-  for (var half = LANES / 2u; half > 0u; half /= 2u) {
-    if (lane < half) {
-      scratch[lane] += scratch[lane + half];
-    }
-    workgroupBarrier();
-  }
-  write(workgroup.x, scratch[0], lane, LANES);
+  let squares = workgroup_sum(squares_of(workgroup.x, lane, LANES), lane);
+  write(workgroup.x, squares, lane, LANES);
 }

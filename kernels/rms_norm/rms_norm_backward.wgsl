@@ -21,8 +21,7 @@ struct Parameters {
 @group(0) @binding(4) var<storage, read_write> dx: array<vec4f>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-const LANES = 64u;
-var<workgroup> scratch: array<f32, LANES>;
+alias Summed = f32;
 
 // Sum of g * x; padding is zero and adds nothing.
 fn products_of(row: u32, lane: u32, lanes: u32) -> f32 {
@@ -30,7 +29,7 @@ fn products_of(row: u32, lane: u32, lanes: u32) -> f32 {
   for (var i = lane; i < p.pitch4; i += lanes) {
     products += dy[row * p.pitch4 + i] * gamma[i] * x[row * p.pitch4 + i];
   }
-  return (products.x + products.y) + (products.z + products.w);
+  return total(products);
 }
 
 fn write(row: u32, products: f32, lane: u32, lanes: u32) {
@@ -56,13 +55,6 @@ fn rows(@builtin(global_invocation_id) id: vec3u) {
 
 @compute @workgroup_size(LANES)
 fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
-  scratch[lane] = products_of(workgroup.x, lane, LANES);
-  workgroupBarrier();
-  for (var half = LANES / 2u; half > 0u; half /= 2u) {
-    if (lane < half) {
-      scratch[lane] += scratch[lane + half];
-    }
-    workgroupBarrier();
-  }
-  write(workgroup.x, scratch[0], lane, LANES);
+  let products = workgroup_sum(products_of(workgroup.x, lane, LANES), lane);
+  write(workgroup.x, products, lane, LANES);
 }

@@ -7,11 +7,13 @@
 import source from "./sigmoid_loss.wgsl" with { type: "text" };
 import { defineKernel } from "../engine/kernel.ts";
 import type { Tensor } from "../engine/tensor.ts";
+import { VEC4 } from "../prelude/mod.ts";
 
 const kernel = defineKernel({
   name: "sigmoid_loss",
   file: "sigmoid_loss/sigmoid_loss.wgsl",
   source,
+  preludes: [VEC4],
   bindings: ["z", "offset", "labels", "weight", "p", "dz"],
   parameters: ["count4", "columns", "pitch4", "scale"],
 });

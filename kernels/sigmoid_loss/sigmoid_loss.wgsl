@@ -27,7 +27,6 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   }
   // Clamped so that exp stays finite: beyond, p is 0 or 1 to all bits that matter.
   let s = 1.0 / (1.0 + exp(-clamp(z[i] + offset[i], vec4f(-40.0), vec4f(40.0))));
-  let column = vec4u(i % q.pitch4 * 4u) + vec4u(0u, 1u, 2u, 3u);
-  p[i] = select(vec4f(), s, column < vec4u(q.columns));
+  p[i] = select(vec4f(), s, inside(i % q.pitch4, q.columns));
   dz[i] = q.scale * weight[i] * 2.0 * (s - labels[i]) * s * (1.0 - s);
 }

@@ -6,6 +6,7 @@
  */
 
 import { assert, AssertionError } from "@std/assert";
+import { guardedGpu } from "./guarded_gpu.ts";
 import { sizeClass } from "../../kernels/engine/pool.ts";
 import {
   type AdapterClass,
@@ -24,11 +25,14 @@ const engines = new Map<string, Promise<Engine>>();
 /** Limits that cut tensors in pieces. */
 export type Limits = Pick<EngineOptions, "maxBindingBytes" | "maxTextureSide">;
 
-/** The engine of one form, shared by all tests of a file that want the same limits. */
+/** The engine of one form, shared by all tests of a file that want the same limits; see `guardedGpu`. */
 export function engineOf(form: AdapterClass, limits: Limits = {}): Promise<Engine> {
   const key = `${form} ${limits.maxBindingBytes} ${limits.maxTextureSide}`;
   let engine = engines.get(key);
-  if (engine === undefined) engines.set(key, engine = Engine.create({ adapterClass: form, ...limits }));
+  if (engine === undefined) {
+    engine = Engine.create({ adapterClass: form, gpu: guardedGpu(), ...limits });
+    engines.set(key, engine);
+  }
   return engine;
 }
 

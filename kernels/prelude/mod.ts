@@ -1,0 +1,39 @@
+/**
+ * WGSL that more than one kernel uses. A kernel lists what it needs as `preludes` of `defineKernel`; what one of these
+ * files needs of others, or of the kernel, its first lines say.
+ *
+ * @module
+ */
+
+import epilogue from "./epilogue.wgsl" with { type: "text" };
+import gelu from "./gelu.wgsl" with { type: "text" };
+import grid from "./grid.wgsl" with { type: "text" };
+import matmul from "./matmul.wgsl" with { type: "text" };
+import packed from "./packed.wgsl" with { type: "text" };
+import packedCodes from "./packed_codes.wgsl" with { type: "text" };
+import packedMatmul from "./packed_matmul.wgsl" with { type: "text" };
+import tiles from "./tiles.wgsl" with { type: "text" };
+import vec4 from "./vec4.wgsl" with { type: "text" };
+import workgroupSum from "./workgroup_sum.wgsl" with { type: "text" };
+import type { ShaderFile } from "../engine/shader.ts";
+
+const file = (name: string, source: string): ShaderFile => ({ file: `prelude/${name}.wgsl`, source });
+
+/** Rows in groups of four columns: sums, and which columns are padding. */
+export const VEC4: ShaderFile = file("vec4", vec4);
+/** Item of an invocation in a grid of more workgroups than one dimension holds. */
+export const GRID: ShaderFile = file("grid", grid);
+/** Sum over the lanes of a workgroup. */
+export const WORKGROUP_SUM: ShaderFile = file("workgroup_sum", workgroupSum);
+/** Codes of packed weights, in all formats. */
+export const PACKED: ShaderFile = file("packed", packed);
+/** Reading packed weights, four at a time. */
+export const PACKED_CODES: ShaderFile = file("packed_codes", packedCodes);
+/** Panels of a tile in workgroup memory. */
+export const TILES: ShaderFile = file("tiles", tiles);
+/** Parameters of matrix products. */
+export const MATMUL: ShaderFile = file("matmul", matmul);
+/** Parameters and scales of matrix products with packed weights. */
+export const PACKED_MATMUL: ShaderFile = file("packed_matmul", packedMatmul);
+/** What matrix products do to their sums, with what that needs. */
+export const EPILOGUE: readonly ShaderFile[] = [file("epilogue", epilogue), file("gelu", gelu), VEC4];
