@@ -27,6 +27,7 @@ import {
   UsageError,
 } from "./_support/flags.ts";
 import { SPLIT_FLAGS, throughSplit } from "./_support/split_session.ts";
+import { neverBegan } from "./_support/run_end.ts";
 import { ProgressBar } from "./_support/progress.ts";
 import { versions, writeReport } from "./_support/report.ts";
 import { loadAdapterParts, TextModel } from "./_support/texts.ts";
@@ -296,4 +297,6 @@ async function scoreThere(flags: Flags, read: Read): Promise<Likelihoods> {
   return { ...encoded, likelihoods, bytes };
 }
 
-if (import.meta.main) await runProgram(main);
+if (import.meta.main) {
+  await runProgram(() => main().catch((error) => neverBegan("choice.ts", error)));
+}

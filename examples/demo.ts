@@ -18,6 +18,7 @@ import {
 import { Child, type ChildEvent } from "./_support/child.ts";
 import { codecChoice, codecsOf } from "./_support/codecs.ts";
 import { CONNECTION_FLAGS, emulatedLink } from "./_support/connection.ts";
+import { worstOf } from "./_support/exit_codes.ts";
 import {
   flagArgs,
   type FlagValues,
@@ -51,11 +52,13 @@ import {
   readExamples,
 } from "./_support/training_data.ts";
 import { PLAN_FLAGS } from "./_support/training_plan.ts";
+import { goOnCommand, type SavedState, savedState, tellEnd } from "./_support/run_end.ts";
+import { CONNECT_WAITS, requireWaits, RUN_WAITS } from "./_support/waiting_flags.ts";
 import { TUNING_FLAGS } from "./_support/tuning_flags.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 import { requireWritable } from "./_support/writable.ts";
-import { examplePath, quoted } from "./_support/places.ts";
+import { examplePath } from "./_support/places.ts";
 
 /** Flags of long runs that go to the edge server as they are. */
 const PASSED_RUN_FLAGS = { accumulate: RUN_FLAGS.accumulate, "clip-norm": RUN_FLAGS["clip-norm"] };
@@ -131,6 +134,9 @@ export const FLAGS = {
   }),
   latency: number("MS", 0, "slow every link down by this many milliseconds each way", { min: 0 }),
   link: CONNECTION_FLAGS.link,
+  ...CONNECT_WAITS,
+  ...RUN_WAITS,
+  "join-timeout": { ...RUN_WAITS["join-timeout"], default: 120 },
   transport: text("NAME", "ws", "how frames travel", ["ws", "http"]),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
   port: integer("N", 0, "port of the edge server; 0 = any free one", { min: 0, max: 65_535 }),
@@ -163,6 +169,7 @@ async function main(): Promise<number> {
     );
   }
   // Checked before four processes start.
+  requireWaits("demo.ts", flags);
   await emulatedLink(flags);
   await requireWritable("demo.ts", { files: { report: flags.report }, folders: { out } });
   for (const file of [flags.data, flags.valid]) await readExamples(file, flags, () => {});
@@ -199,6 +206,8 @@ async function main(): Promise<number> {
     if (flags.resume !== "") return ["--resume", folder];
     return flags["checkpoint-every"] > 0 ? ["--checkpoint", folder] : [];
   };
+  const waits = (names: Partial<typeof RUN_WAITS & typeof CONNECT_WAITS>) =>
+    (Object.keys(names) as (keyof typeof flags)[]).flatMap((name) => [`--${name}`, `${flags[name]}`]);
   const passed = [...Object.keys(TUNING_FLAGS), ...Object.keys(PASSED_RUN_FLAGS)] as (keyof typeof flags)[];
   const server = new Child("edge server", "edge_server.ts", [
     ...["--model", flags.model, "--devices", `${capacities.length}`],
@@ -211,7 +220,7 @@ async function main(): Promise<number> {
     ...flagArgs({ pruner: flags.pruner, ...pruner }),
     ...["--codec", flags.codec, "--micro-batches", `${flags["micro-batches"]}`],
     ...flagArgs({ "no-overlap": flags["no-overlap"] }),
-    ...["--webgpu", flags.webgpu, "--join-timeout", "120"],
+    ...["--webgpu", flags.webgpu, ...waits(RUN_WAITS)],
   ], (event) => {
     if (event.type === "listening") {
       seen.adapter = String(event.adapter);
@@ -268,7 +277,7 @@ async function main(): Promise<number> {
         ],
         ...["--bandwidth", `${flags.bandwidth}`, "--latency", `${flags.latency}`, "--webgpu", flags.webgpu],
         ...flagArgs({ link: flags.link, "link-seed": flags.seed, "link-device": i }),
-        ...["--join-timeout", "120", "--codec", flags.codec],
+        ...["--codec", flags.codec, ...waits(RUN_WAITS), ...waits(CONNECT_WAITS)],
         ...checkpoints(name),
         ...data,
       ], (event) => {
@@ -327,26 +336,7 @@ async function main(): Promise<number> {
     compared = await compare(`${out}/adapter`, flags, test);
   }
   const last = trained.at(-1);
-  if (complete) {
-    console.log(`\nAdapter saved to ${out}/adapter (${last === undefined ? "no" : last.step + 1} steps)`);
-    const best = flags["keep-best"] ? bestOf(seen) : null;
-    if (best !== null) {
-      console.log(
-        `Lowest validation loss ${best.loss.toFixed(3)} after ${best.step} steps: ${out}/adapter-best`,
-      );
-    }
-    if (interrupts.asked && checkpoints("").length > 0) console.log(`Go on with --resume ${quoted(out)}`);
-  } else if (saved.length > 0) {
-    console.error(
-      `No adapter, as ${
-        parts.length - saved.length
-      } of ${parts.length} devices saved nothing; what the others' ` +
-        `heads have learnt is in ${saved.map(({ folder }) => folder).join(", ")}`,
-    );
-    if (checkpoints("").length > 0) {
-      console.error(`Go on from the last checkpoint with --resume ${quoted(out)}`);
-    }
-  }
+  const best = complete && flags["keep-best"] ? bestOf(seen) : null;
   await writeReport(flags.report, {
     versions: versions(),
     settings: flags,
@@ -366,7 +356,40 @@ async function main(): Promise<number> {
     seconds,
     peakMemoryBytes: peakMemory(),
   });
-  return failed.length > 0 ? 1 : interrupts.asked ? INTERRUPTED : 0;
+  const ending = failed.length > 0 ? worstOf(codes) : interrupts.asked ? "interrupted" : "done";
+  const state = await commonState(out, ["edge-server", ...parts.map(({ name }) => name)]);
+  const heads = saved.map(({ folder }) => folder).join(", ");
+  console.log("");
+  return tellEnd({
+    ending,
+    why: ending === "interrupted" ? "interrupted" : "",
+    done: `${last === undefined ? 0 : last.step + 1} steps`,
+    losses: summary.validBefore === null || summary.validAfter === null
+      ? null
+      : { kind: "validation loss", before: summary.validBefore, after: summary.validAfter },
+    saved: [
+      ...(complete
+        ? [`the adapter in ${out}/adapter`]
+        : saved.length > 0
+        ? [`the heads of ${saved.length} of ${parts.length} devices in ${heads}, no whole adapter`]
+        : []),
+      ...(best === null ? [] : [
+        `the one of the lowest validation loss, ${
+          best.loss.toFixed(3)
+        } after ${best.step} steps, in ${out}/adapter-best`,
+      ]),
+      ...(state === null ? [] : [`the state of step ${state.step} in ${out}`]),
+    ],
+    state,
+    command: ending === "failed" ? "" : goOnCommand("demo.ts", state),
+  });
+}
+
+/** The newest state that all parties have. */
+async function commonState(out: string, parties: readonly string[]): Promise<SavedState | null> {
+  const states = await Promise.all(parties.map((party) => savedState(`${out}/checkpoints/${party}`)));
+  const steps = states.flatMap((state) => state === null ? [] : [state.step]);
+  return steps.length < parties.length ? null : { folder: out, step: Math.min(...steps) };
 }
 
 function stepText(step: Step): string {

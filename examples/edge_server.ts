@@ -14,26 +14,27 @@ import {
 } from "@edgetuner/core";
 import { createControlApp, eventJson, serve, type Serving, stepJson } from "@edgetuner/transport/server";
 import { httpListener, requireToken, webSocketListener } from "@edgetuner/transport";
-import {
-  integer,
-  number,
-  readGiven,
-  runProgram,
-  text,
-  toggle,
-  UsageError,
-  withDefaults,
-} from "./_support/flags.ts";
+import { integer, readGiven, runProgram, text, toggle, UsageError, withDefaults } from "./_support/flags.ts";
 import { codecChoice } from "./_support/codecs.ts";
 import { GOOD_ORDER_MS, Interrupts, sharedInterrupts } from "./_support/interrupts.ts";
+import { endingOf } from "./_support/exit_codes.ts";
 import { MODEL_FLAG } from "./_support/model_flags.ts";
 import { MetricsLog, type MetricsRow } from "./_support/metrics.ts";
 import { bytes, ProgressBar, prunerTime } from "./_support/progress.ts";
 import { PRUNER_FLAGS, prunerChoice, prunerFlags, prunerOptions } from "./_support/pruners.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
+import {
+  endJson,
+  goOnCommand,
+  lossesAtEnds,
+  mayGoOn,
+  type RunEnd,
+  savedState,
+  tellEnd,
+} from "./_support/run_end.ts";
 import { parameterText, RUN_FLAGS, runSettings } from "./_support/run_flags.ts";
-import { INTERRUPTED } from "./_support/supervisor.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
+import { pollWaits, requireWaits, RUN_WAITS, runWaits, socketWaits } from "./_support/waiting_flags.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 import { requireWritable } from "./_support/writable.ts";
@@ -41,6 +42,13 @@ import { WorkerRun } from "./_support/worker_run.ts";
 
 /** Bytes a device may have under way: a few frames of a large model. */
 const QUEUE_BYTES = 2 ** 28;
+
+/** Longest time for all devices to take the last frames of a run, in milliseconds: they do so at once. */
+const DRAIN_MS = 5000;
+/** The same where the run was stopped or failed: a device that is gone takes nothing. */
+const DRAIN_FAILED_MS = 700;
+/** Longest time for those who watch to take the last event, in milliseconds. */
+const SHUTDOWN_MS = 200;
 
 const FLAGS = {
   ...TUNING_FLAGS,
@@ -84,8 +92,7 @@ const FLAGS = {
   }),
   "no-overlap": toggle("compute nothing while waiting: a baseline for comparison"),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
-  timeout: number("S", 120, "longest wait for a device in a step, in seconds", { min: 0.1 }),
-  "join-timeout": number("S", 600, "longest wait for all devices to join, in seconds", { min: 0.1 }),
+  ...RUN_WAITS,
   events: toggle("print what happens as JSON lines"),
   metrics: text("DIR", "", "write metrics.csv and metrics.jsonl, a row as each step ends"),
   report: text("FILE", "", "write a report as JSON"),
@@ -103,7 +110,10 @@ async function main(): Promise<number> {
     ],
   }, FLAGS);
   const flags = withDefaults(FLAGS, given);
-  const joinToken = flags["join-token"] || Deno.env.get("EDGETUNER_JOIN_TOKEN") || crypto.randomUUID();
+  requireWaits("edge_server.ts", flags);
+  const ownToken = flags["join-token"] || Deno.env.get("EDGETUNER_JOIN_TOKEN") || "";
+  const isNewToken = ownToken === "";
+  const joinToken = isNewToken ? crypto.randomUUID() : ownToken;
   const adminToken = flags["admin-token"] || Deno.env.get("EDGETUNER_ADMIN_TOKEN") || crypto.randomUUID();
   // Generation keeps every head, whatever the pruner.
   const prunerName = flags.generate ? "none" : flags.pruner;
@@ -125,8 +135,8 @@ async function main(): Promise<number> {
     if (flags.events) console.log(JSON.stringify(event));
   };
 
-  const sockets = webSocketListener({ queueBytes: QUEUE_BYTES });
-  const polls = httpListener({ queueBytes: QUEUE_BYTES });
+  const sockets = webSocketListener({ queueBytes: QUEUE_BYTES, ...socketWaits(flags) });
+  const polls = httpListener({ queueBytes: QUEUE_BYTES, ...pollWaits(flags) });
   // Before the worker starts, so that tokens that are refused leave nothing running.
   const runs = new Map<string, WorkerRun>();
   const app = createControlApp({
@@ -149,8 +159,7 @@ async function main(): Promise<number> {
     resume: flags.resume,
     webgpu: flags.webgpu,
     maxCacheBytes: flags["cache-mb"] * 1e6,
-    timeoutMs: flags.timeout * 1000,
-    joinTimeoutMs: flags["join-timeout"] * 1000,
+    ...runWaits(flags),
     interrupts: sharedInterrupts(),
   });
   runs.set(run.run, run);
@@ -211,8 +220,10 @@ async function main(): Promise<number> {
   const log = new MemoryLog();
   const bar = new ProgressBar(flags.steps, flags.events || flags.generate ? false : undefined);
   const started = performance.now();
+  let stopReason = "";
   run.subscribe((event) => {
     emit(eventJson(event));
+    if (event.type === "status" && event.status === "ended") stopReason = event.reason;
     if (event.type === "joined") say(`${event.device.name} joined (capacity ${event.device.capacity})`);
     else if (event.type === "refused") say(`Refused ${event.peer}: ${event.reason}`);
     else if (event.type === "decoding") {
@@ -268,36 +279,54 @@ async function main(): Promise<number> {
     memory: log.samples,
     error: failure?.message ?? null,
   });
+  const total = run.traffic().reduce((sum, e) => sum + e.frameBytes, 0);
+  const passes = decoded.passes > 0 || flags.generate
+    ? [`${decoded.passes} passes of generation over ${decoded.tokens} tokens`]
+    : [];
+  const steps = trained.at(-1) === undefined ? 0 : trained.at(-1)!.step + 1;
+  const state = await savedState(flags.checkpoint || flags.resume);
+  const end: RunEnd = {
+    ending: failure === null && stopReason === ""
+      ? "done"
+      : failure === null || interrupts.asked
+      ? "interrupted"
+      : endingOf(failure),
+    why: failure?.message ?? stopReason,
+    done: `${[...(flags.generate ? [] : [`${steps} steps`]), ...passes].join(" and ")}, ${
+      bytes(total)
+    } on the wire`,
+    losses: lossesAtEnds(validations.means.map(({ loss }) => loss), trained.map(({ loss }) => loss)),
+    saved: state === null ? [] : [`the state of step ${state.step} in ${state.folder}`],
+    state,
+    command: !mayGoOn(failure) ? "" : goOnCommand("edge_server.ts", state, {
+      // Devices go on with the address and the token that they have.
+      ...(flags.port === 0 ? { port: `${server.port}` } : {}),
+      ...(isNewToken ? { "join-token": joinToken } : {}),
+    }),
+  };
   emit({
     type: "done",
     traffic: run.traffic(),
     peakMemoryBytes: memory,
     memory: log.samples,
+    end: endJson(end),
     error: failure?.message ?? null,
   });
-  // The devices take their last frames before the sockets go.
-  await Promise.race([
-    run.drained(),
-    new Promise((resolve) => setTimeout(resolve, interrupts.asked ? 500 : 5000)),
-  ]);
+  // The devices take their last frames before the sockets go. Where the run failed some of them may be gone.
+  await within(end.ending === "done" ? DRAIN_MS : DRAIN_FAILED_MS, run.drained());
   await Promise.all([sockets[Symbol.asyncDispose](), polls[Symbol.asyncDispose]()]);
   await accepting;
-  await server.shutdown();
-  const interrupted = interrupts.asked;
-  if (failure !== null && !interrupted) {
-    console.error(failure.message);
-    return 1;
-  }
-  const total = run.traffic().reduce((sum, e) => sum + e.frameBytes, 0);
-  const done = [
-    ...(flags.generate ? [] : [`${records.filter((r) => r.mode === "train").length} steps`]),
-    ...(decoded.passes > 0 || flags.generate
-      ? [`${decoded.passes} passes of generation over ${decoded.tokens} tokens`]
-      : []),
-  ];
-  say(`${interrupted ? "Stopped" : "Done"} after ${done.join(" and ")}, ${bytes(total)} on the wire`);
+  await server.shutdown(SHUTDOWN_MS);
   if (run.pruner !== "none" && trained.length > 0) say(prunerTime(trained));
-  return interrupted ? INTERRUPTED : 0;
+  return tellEnd(end, flags.events);
+}
+
+/** Waits, but not for long. */
+async function within(ms: number, promise: Promise<unknown>): Promise<void> {
+  const { promise: late, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, ms);
+  await Promise.race([promise, late]);
+  clearTimeout(timer);
 }
 
 /** Losses of validations, where the data device shares them: means over their batches. */

@@ -26,6 +26,7 @@ import {
   withDefaults,
 } from "./_support/flags.ts";
 import { SPLIT_FLAGS, throughSplit } from "./_support/split_session.ts";
+import { neverBegan } from "./_support/run_end.ts";
 import { ProgressBar } from "./_support/progress.ts";
 import {
   chatPrompt,
@@ -314,4 +315,6 @@ async function search(
   return await sample(session, given, { ...common, temperature, topK, topP, seed });
 }
 
-if (import.meta.main) await runProgram(main);
+if (import.meta.main) {
+  await runProgram(() => main().catch((error) => neverBegan("generate.ts", error)));
+}

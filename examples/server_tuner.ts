@@ -38,12 +38,15 @@ import {
 } from "./_support/run_flags.ts";
 import { type AllCounts, DATA_FLAGS, loadTrainingSet } from "./_support/training_data.ts";
 import { PLAN_FLAGS, TrainingPlan } from "./_support/training_plan.ts";
-import { INTERRUPTED } from "./_support/supervisor.ts";
+import { endedBy, goOnCommand, lossesAtEnds, savedState, tellEnd } from "./_support/run_end.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { requireWritable } from "./_support/writable.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 import { examplePath } from "./_support/places.ts";
+
+/** Where the run saves its state; empty if nowhere. */
+let stateFolder = "";
 
 const FLAGS = {
   ...TUNING_FLAGS,
@@ -85,6 +88,7 @@ async function main(): Promise<number> {
     files: { report: flags.report },
     folders: { save: flags.save, metrics: flags.metrics },
   });
+  stateFolder = flags.checkpoint || flags.resume;
   const settings = checkRunSettings({ ...tuningSettings(flags), ...runSettings(flags) });
   const { resumed, write } = await openRunCheckpoints(flags, baseWeightsOf(flags));
   const checkpoint = resumed === null ? null : await resumed.load(resumed.steps.at(-1)!);
@@ -210,7 +214,21 @@ async function main(): Promise<number> {
       );
     }
   }
-  return interrupts.asked ? INTERRUPTED : 0;
+  const state = await savedState(stateFolder);
+  return tellEnd({
+    ending: interrupts.asked ? "interrupted" : "done",
+    why: interrupts.asked ? "interrupted" : "",
+    done: `${step} steps`,
+    losses: lossesAtEnds(plan.validations.map(({ loss }) => loss), steps.map(({ loss }) => loss)),
+    saved: [
+      ...(flags.save === "" ? [] : [`the adapter in ${flags.save}`]),
+      ...(state === null ? [] : [`the state of step ${state.step} in ${state.folder}`]),
+    ],
+    state,
+    command: goOnCommand("server_tuner.ts", state),
+  }, flags.events);
 }
 
-if (import.meta.main) await runProgram(main);
+if (import.meta.main) {
+  await runProgram(() => main().catch((error) => endedBy("server_tuner.ts", error, stateFolder)));
+}

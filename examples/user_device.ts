@@ -19,12 +19,14 @@ import {
   type SavedData,
   type Tokenizer,
   TrainingError,
+  type UserDeviceResult,
   warmUp,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
 import { codecsFor } from "./_support/codecs.ts";
-import { CONNECTION_FLAGS, openTransport } from "./_support/connection.ts";
+import { CONNECTION_FLAGS, openLink } from "./_support/connection.ts";
+import { endingOf } from "./_support/exit_codes.ts";
 import { GOOD_ORDER_MS, Interrupts } from "./_support/interrupts.ts";
 import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import {
@@ -38,6 +40,16 @@ import {
 } from "./_support/prompts.ts";
 import { bytes, ProgressBar } from "./_support/progress.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
+import {
+  endJson,
+  goOnCommand,
+  lossesAtEnds,
+  mayGoOn,
+  neverBegan,
+  type RunEnd,
+  savedState,
+  tellEnd,
+} from "./_support/run_end.ts";
 import { CHECKPOINT_FLAGS, openRunCheckpoints, requireFlag } from "./_support/run_flags.ts";
 import {
   type AllCounts,
@@ -47,9 +59,9 @@ import {
   readExamples,
   type Teller,
 } from "./_support/training_data.ts";
-import { INTERRUPTED } from "./_support/supervisor.ts";
 import { pluginLimit } from "./_support/plugin_host.ts";
 import { PLAN_FLAGS, TrainingPlan } from "./_support/training_plan.ts";
+import { runWaits } from "./_support/waiting_flags.ts";
 import { requireWritable } from "./_support/writable.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
@@ -96,8 +108,6 @@ const FLAGS = {
   ),
   codec: text("FILE", "f32", "module of a codec that the run may use; the built-in ones are known anyway"),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
-  timeout: number("S", 120, "longest wait for the edge server during the run, in seconds", { min: 0.1 }),
-  "join-timeout": number("S", 600, "longest wait for the other devices, in seconds", { min: 0.1 }),
   events: toggle("print what happens as JSON lines"),
   report: text("FILE", "", "write a report as JSON"),
 };
@@ -129,6 +139,7 @@ async function main(): Promise<number> {
   };
   requireFlag("user_device.ts", "eval-every", "valid", flags["eval-every"] === 0 || flags.valid !== "");
   requireFlag("user_device.ts", "keep-best", "valid", !flags["keep-best"] || flags.valid !== "");
+  const link = await openLink("user_device.ts", flags, flags.server, "--server");
   await requireWritable("user_device.ts", { files: { report: flags.report }, folders: { save: flags.save } });
   const held = flags.data === "" ? undefined : baseWeightsOf(flags);
   const { resumed, write } = await openRunCheckpoints(flags, held);
@@ -149,8 +160,7 @@ async function main(): Promise<number> {
   const data = flags.data === "" ? null : await openData(engine, flags, losses, emit);
   const saveHeads = async (folder: string, modules: HeadModules) =>
     await saveAdapter(folder, await adapterOf(modules, data?.fingerprint ?? ""));
-  const transport = await openTransport(flags, flags.server, "--server");
-  const codecs = await codecsFor(flags.codec, pluginLimit(flags.timeout * 1000));
+  const codecs = await codecsFor(flags.codec, pluginLimit(runWaits(flags).timeoutMs));
   // Before it joins: kernels that compile in a step would make the others wait.
   await warmUp(
     engine,
@@ -163,7 +173,8 @@ async function main(): Promise<number> {
   // From here on there may be something to save. The edge server may end the run in good order, if it hears
   // Ctrl-C too; if it does not, this device does.
   using interrupts = new Interrupts(() => isRunning ? setTimeout(endNow, GOOD_ORDER_MS) : endNow());
-  const channel = await transport.connect({ signal: abort.signal });
+  const notice = (line: string) => flags.events ? emit({ type: "notice", text: line }) : console.error(line);
+  const channel = await link.connect(notice, abort.signal);
   say(`${name} joined on ${engine.adapterName}; waiting for the other devices`);
   const log = new MemoryLog();
   let bar: ProgressBar | null = null;
@@ -177,8 +188,7 @@ async function main(): Promise<number> {
     adapter,
     codecs,
     signal: abort.signal,
-    timeoutMs: flags.timeout * 1000,
-    joinTimeoutMs: flags["join-timeout"] * 1000,
+    ...runWaits(flags),
     resume: resumed ?? undefined,
     onResume: (checkpoint) => data?.resume(checkpoint),
     ...(write === null ? {} : {
@@ -208,12 +218,14 @@ async function main(): Promise<number> {
     },
   });
   (bar as ProgressBar | null)?.end();
+  const saved: string[] = [];
   const diverged = result.error instanceof TrainingError;
   // Heads that led to such a loss are of no use, finite or not: whoever reads the events must not take them.
   if (result.modules !== null && flags.save !== "" && !diverged) {
     await saveHeads(flags.save, result.modules);
-    say(`Saved ${result.modules.parameterCount} parameters to ${flags.save}`);
+    saved.push(`${result.modules.parameterCount} parameters in ${flags.save}`);
   }
+  const end = await endOf(flags, result, interrupts.asked, saved, losses);
   const memory = peakMemory();
   const summary = {
     name,
@@ -230,24 +242,43 @@ async function main(): Promise<number> {
     peakMemoryBytes: memory,
     memory: log.samples,
     reason: result.reason,
+    end: endJson(end),
     error: result.error === null ? null : String((result.error as Error).message ?? result.error),
   };
   await writeReport(flags.report, { versions: versions(), adapter: engine.adapterName, ...summary });
   emit({ type: diverged ? "failed" : "done", ...summary });
   for (const { prompt, generated } of summary.samples) say(`${prompt}\n  ${generated}`);
-  say(
-    `${adapter === undefined ? `${result.steps} steps` : "Generation is over"}, ${
-      bytes(result.ledger.totalBytes)
-    } on the wire${summary.padding === null ? "" : `; ${summary.padding.text}`}`,
-  );
+  const padding = summary.padding === null ? "" : `; ${summary.padding.text}`;
+  say(`${bytes(result.ledger.totalBytes)} on the wire${padding}`);
   result.modules?.[Symbol.dispose]();
   data?.dispose();
-  if (interrupts.asked) return INTERRUPTED;
-  if (result.error !== null) {
-    console.error((result.error as Error).message);
-    return 1;
-  }
-  return 0;
+  return tellEnd(end, flags.events);
+}
+
+/** How the run ended for this device. */
+async function endOf(
+  flags: Flags,
+  result: UserDeviceResult,
+  interrupted: boolean,
+  saved: readonly string[],
+  losses: Losses,
+): Promise<RunEnd> {
+  const { error, reason, steps } = result;
+  const ending = error === null && reason === ""
+    ? "done"
+    : error === null || interrupted
+    ? "interrupted"
+    : endingOf(error);
+  const state = await savedState(flags.checkpoint || flags.resume);
+  return {
+    ending,
+    why: ending === "interrupted" ? reason || "interrupted" : (error as Error | null)?.message ?? "",
+    done: flags.load === "" ? `${steps} steps` : "generation",
+    losses: lossesAtEnds(losses.validations.map(({ loss }) => loss), losses.train),
+    saved: [...saved, ...(state === null ? [] : [`the state of step ${state.step} in ${state.folder}`])],
+    state,
+    command: mayGoOn(error) ? goOnCommand("user_device.ts", state) : "",
+  };
 }
 
 type Flags = ReturnType<typeof readFlags<typeof FLAGS>>;
@@ -344,4 +375,4 @@ async function openPrompts(
   return prompts;
 }
 
-if (import.meta.main) await runProgram(main);
+if (import.meta.main) await runProgram(() => main().catch((error) => neverBegan("user_device.ts", error)));

@@ -4,10 +4,11 @@
  * @module
  */
 
-import { LINK_PROFILES, type LinkProfile, type Transport } from "@edgetuner/core";
-import { emulateLink, httpTransport, webSocketTransport } from "@edgetuner/transport";
+import { type Channel, LINK_PROFILES, type LinkProfile, type Transport } from "@edgetuner/core";
+import { connectWithin, emulateLink, httpTransport, webSocketTransport } from "@edgetuner/transport";
 import { type FlagValues, integer, number, text, UsageError } from "./flags.ts";
 import { linkOf } from "./twin_flags.ts";
+import { CONNECT_WAITS, connectWaits, requireWaits, RUN_WAITS } from "./waiting_flags.ts";
 
 /** Flags of every program that joins an edge server, beside where that is. */
 export const CONNECTION_FLAGS = {
@@ -23,15 +24,51 @@ export const CONNECTION_FLAGS = {
   ),
   "link-seed": integer("N", 1, "--link: seed of jitter, losses and failures", { min: 0 }),
   "link-device": integer("N", 0, "--link: number of this device, from 0, in the file's failures", { min: 0 }),
-  "connect-timeout": number("S", 10, "longest wait for the edge server to answer, in seconds", { min: 0.1 }),
+  ...CONNECT_WAITS,
+  ...RUN_WAITS,
 };
+
+/** The way to an edge server. */
+export interface ServerLink {
+  /**
+   * Connects; while the edge server cannot be reached, says so and tries again, up to `--connect-timeout`.
+   *
+   * @param say Called with a line for people when an attempt failed.
+   * @throws {ChannelClosedError} If it cannot be reached in time.
+   * @throws {HandshakeError} If it refuses, such as a token.
+   */
+  connect(say: (line: string) => void, signal?: AbortSignal): Promise<Channel>;
+}
 
 /**
  * Prepares the way to an edge server; `flag` is what its address is called.
  *
- * @throws {UsageError} If address, token or link are not as they must be.
+ * @throws {UsageError} If address, token, link or limits are not as they must be.
  */
-export async function openTransport(
+export async function openLink(
+  program: string,
+  flags: FlagValues<typeof CONNECTION_FLAGS>,
+  server: string,
+  flag: string,
+): Promise<ServerLink> {
+  requireWaits(program, flags);
+  const transport = await openTransport(flags, server, flag);
+  return {
+    connect: (say, signal) =>
+      connectWithin(transport, {
+        name: server,
+        timeoutMs: Math.ceil(flags["connect-timeout"] * 1000),
+        ...(signal && { signal }),
+        onRetry: ({ attempts, error, leftMs }) => {
+          // Not at every attempt: they become rare, but a minute of them is a screenful.
+          if (attempts > 1 && attempts % 5 !== 0) return;
+          say(`${error.message}; trying again for ${Math.ceil(leftMs / 1000)} s`);
+        },
+      }),
+  };
+}
+
+async function openTransport(
   flags: FlagValues<typeof CONNECTION_FLAGS>,
   server: string,
   flag: string,
@@ -57,7 +94,7 @@ export async function openTransport(
     url,
     token,
     queueBytes: 2 ** 28,
-    connectTimeoutMs: flags["connect-timeout"] * 1000,
+    ...connectWaits(flags),
   };
   const transport = url.protocol.startsWith("ws") ? webSocketTransport(options) : httpTransport(options);
   const link = await emulatedLink(flags);

@@ -16,6 +16,7 @@ import {
   UsageError,
   withDefaults,
 } from "./flags.ts";
+import { endingWith } from "./exit_codes.ts";
 import { commandText, runExample } from "./launch.ts";
 import { duration } from "./progress.ts";
 
@@ -198,6 +199,14 @@ export async function stepProgram<S extends Record<string, Flag>>(step: FiveStep
     out: OUT_FLAG,
   }) as GivenFlags<S> & { readonly out?: string };
   const code = await runStep(step, given as unknown as GivenFlags<S>, out);
+  if (code !== 0) {
+    const ending = endingWith(code);
+    console.error(
+      `${step.name} ended with code ${code}${ending === null ? "" : ` (${ending})`}; once that is mended: ${
+        commandText(step.name.includes("/") ? step.name : `e2e/${step.name}`, Deno.args)
+      }`,
+    );
+  }
   const next = code === 0 ? nextCommand(step.name, out) : null;
   if (next !== null) console.log(`Next: ${next}`);
   return code;

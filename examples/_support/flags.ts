@@ -9,6 +9,7 @@ import { parseJson, showValue } from "@edgetuner/core";
 import { parse as parseYaml } from "yaml";
 import { isInterrupted } from "./interrupts.ts";
 import { INTERRUPTED, supervise } from "./supervisor.ts";
+import { exitCodeFor } from "./exit_codes.ts";
 
 /** A flag that takes text. */
 interface TextFlag {
@@ -315,8 +316,8 @@ const PLAIN_ERRORS: readonly string[] = [
 
 /**
  * Runs a program in a worker, under a main thread that hears Ctrl-C (see `supervisor.ts`). Errors that a person can
- * do something about are one line on standard error, and the exit code is 1, or 2 for wrong flags. Others show their
- * stack.
+ * do something about are one line on standard error, others show their stack. The exit code is as `exit_codes.ts`
+ * says.
  */
 export async function runProgram(main: () => Promise<number | void>): Promise<void> {
   await supervise(() => exitCodeOf(main));
@@ -332,10 +333,10 @@ async function exitCodeOf(main: () => Promise<number | void>): Promise<number> {
     // By name: those of workers come as messages.
     if (error instanceof Error && error.name === "UsageError") {
       console.error(error.message);
-      return 2;
+      return exitCodeFor(error);
     }
     if (error instanceof Error && PLAIN_ERRORS.includes(error.name)) console.error(error.message);
     else console.error(error);
-    return isInterrupted() ? INTERRUPTED : 1;
+    return isInterrupted() ? INTERRUPTED : exitCodeFor(error);
   }
 }

@@ -8,10 +8,11 @@ import { loadEnds, runUserDevice, type Tokenizer, type TokenSession, warmUp } fr
 import { Engine } from "@edgetuner/kernels";
 import { codecsFor } from "./codecs.ts";
 import { PLUGIN_LIMIT_MS } from "./plugin_host.ts";
-import { CONNECTION_FLAGS, openTransport } from "./connection.ts";
+import { CONNECTION_FLAGS, openLink } from "./connection.ts";
 import { type FlagValues, text } from "./flags.ts";
 import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./model_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./webgpu.ts";
+import { runWaits } from "./waiting_flags.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./weights_flag.ts";
 
 /** Flags of programs that can work through the split. */
@@ -40,7 +41,7 @@ export async function throughSplit<T>(
   prepare: (tokenizer: Tokenizer, positions: number) => T,
   use: (session: TokenSession, prepared: T) => Promise<void>,
 ): Promise<{ readonly prepared: T; readonly bytes: number }> {
-  const transport = await openTransport(flags, flags.connect, "--connect");
+  const link = await openLink(`${name}.ts`, flags, flags.connect, "--connect");
   const { model, tokenizer } = await openModel(flags);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const baseWeights = baseWeightsOf(flags);
@@ -50,11 +51,11 @@ export async function throughSplit<T>(
   await warmUp(engine, ["data"], baseWeights);
   const { error, ledger } = await runUserDevice({
     engine,
-    channel: await transport.connect(),
+    channel: await link.connect((line) => console.error(line)),
     name: `${name}-${crypto.randomUUID().slice(0, 4)}`,
     capacity: 0,
     task: "generate",
-    joinTimeoutMs: 600_000,
+    ...runWaits(flags),
     codecs,
     data: {
       ends,

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { ENDINGS } from "./exit_codes.ts";
 import { deliverInterrupt, END_LIMIT_MS, SHARED, shareInterrupts } from "./interrupts.ts";
 
 /** What the program's worker hears. */
@@ -16,7 +17,7 @@ type ToProgram =
 type FromProgram = { readonly type: "ended"; readonly code: number };
 
 /** Exit code of a program that the user ended. */
-export const INTERRUPTED = 130;
+export const INTERRUPTED: number = ENDINGS.interrupted.code;
 
 /** Time for a program to clean up after the second Ctrl-C, such as to end its children, in milliseconds. */
 const LAST_WORDS_MS = 200;

@@ -1,0 +1,97 @@
+/**
+ * Flags that limit waiting, in seconds, for all programs that take part in a run.
+ *
+ * @module
+ */
+
+import { type FlagValues, number, UsageError } from "./flags.ts";
+
+/** Longest limit in seconds: timers honour no more, about 24 days. */
+const MAX_SECONDS = Math.floor((2 ** 31 - 1) / 1000);
+
+function seconds(initial: number, help: string) {
+  return number("SECONDS", initial, `seconds: ${help}`, { min: 0.05, max: MAX_SECONDS });
+}
+
+/** Limits of every party of a run. */
+export const RUN_WAITS = {
+  "step-timeout": seconds(120, "longest wait for the other side during the run"),
+  "join-timeout": seconds(600, "longest wait for all devices to join"),
+  "ping-interval": seconds(10, "how often a quiet connection gives a sign of life"),
+  "idle-timeout": seconds(30, "silence of a connection after which it counts as cut"),
+};
+
+/** Limits of those who connect. */
+export const CONNECT_WAITS = {
+  "connect-timeout": seconds(60, "how long to try to reach the edge server, with growing pauses"),
+  "retry-timeout": seconds(10, "over HTTP: how long to repeat a request that failed"),
+};
+
+/** Longest time for one attempt to connect, in milliseconds. */
+const ATTEMPT_MS = 10_000;
+
+/** Longest time in milliseconds that closing waits for a peer: a farewell that comes takes one round trip. */
+const CLOSE_MS = 800;
+
+type Waits = FlagValues<typeof RUN_WAITS> & Partial<FlagValues<typeof CONNECT_WAITS>>;
+
+/** Pairs of limits: the first must be at most so many times the second. */
+const RULES: readonly (readonly [keyof Waits, number, keyof Waits, string])[] = [
+  ["ping-interval", 0.5, "idle-timeout", "a side that lives must be heard at least twice"],
+  ["idle-timeout", 1, "join-timeout", "a device that is gone must be found while the others are waited for"],
+  ["retry-timeout", 1, "idle-timeout", "the other side gives a silent connection up after that"],
+  ["retry-timeout", 1, "step-timeout", "a request that is repeated must not end the step"],
+];
+
+/**
+ * Checks the limits against each other.
+ *
+ * @throws {UsageError} If one makes another one useless.
+ */
+export function requireWaits(program: string, flags: Waits): void {
+  for (const [short, share, long, why] of RULES) {
+    const [a, b] = [flags[short], flags[long]];
+    if (a === undefined || b === undefined || a <= share * b) continue;
+    throw new UsageError(
+      `Cannot run ${program} as --${short} must be at most ${
+        share === 0.5 ? "half of " : ""
+      }--${long} (${why}): ` +
+        `current values are ${a} and ${b} seconds`,
+    );
+  }
+}
+
+const ms = (value: number): number => Math.ceil(value * 1000);
+
+/** Limits for `EdgeServer` and `runUserDevice`. */
+export function runWaits(flags: Waits): { readonly timeoutMs: number; readonly joinTimeoutMs: number } {
+  return { timeoutMs: ms(flags["step-timeout"]), joinTimeoutMs: ms(flags["join-timeout"]) };
+}
+
+/** Options of either side of a WebSocket. */
+export function socketWaits(flags: Waits) {
+  return {
+    pingIntervalMs: ms(flags["ping-interval"]),
+    idleTimeoutMs: ms(flags["idle-timeout"]),
+    closeTimeoutMs: CLOSE_MS,
+  };
+}
+
+/** Options of the accepting side of HTTP. */
+export function pollWaits(flags: Waits) {
+  return {
+    pollTimeoutMs: ms(flags["ping-interval"]),
+    idleTimeoutMs: ms(flags["idle-timeout"]),
+    closeTimeoutMs: CLOSE_MS,
+  };
+}
+
+/** Options of the connecting side, over WebSocket and over HTTP. */
+export function connectWaits(flags: Waits & FlagValues<typeof CONNECT_WAITS>) {
+  return {
+    ...socketWaits(flags),
+    connectTimeoutMs: Math.min(ATTEMPT_MS, ms(flags["connect-timeout"])),
+    requestTimeoutMs: ms(flags["idle-timeout"]),
+    retryTimeoutMs: ms(flags["retry-timeout"]),
+  };
+}
