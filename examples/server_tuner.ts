@@ -45,7 +45,7 @@ import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 import { examplePath } from "./_support/places.ts";
 
-/** Where the run saves its state; empty if nowhere. */
+/** Where the run saves its state, once it has begun; empty if nowhere. */
 let stateFolder = "";
 
 const FLAGS = {
@@ -88,7 +88,6 @@ async function main(): Promise<number> {
     files: { report: flags.report },
     folders: { save: flags.save, metrics: flags.metrics },
   });
-  stateFolder = flags.checkpoint || flags.resume;
   const settings = checkRunSettings({ ...tuningSettings(flags), ...runSettings(flags) });
   const { resumed, write } = await openRunCheckpoints(flags, baseWeightsOf(flags));
   const checkpoint = resumed === null ? null : await resumed.load(resumed.steps.at(-1)!);
@@ -148,6 +147,7 @@ async function main(): Promise<number> {
   const steps: { step: number; loss: number | null; ms: number }[] = [];
   let step = checkpoint?.step ?? 0;
   let validText = "";
+  stateFolder = flags.checkpoint || flags.resume;
   while (!interrupts.asked) {
     const started = performance.now();
     const batch = await data.next(step);

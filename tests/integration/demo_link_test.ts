@@ -36,7 +36,7 @@ Deno.test("the demo runs over a profile's links, and says whose link was cut", a
     const failures = [{ device: 2, goneMs: 1500 }];
     await Deno.writeTextFile(link, JSON.stringify({ name: "attic", up: way, down: way, failures }));
     const cut = await demo("--out", out, "--steps", "400", "--link", link);
-    assertEquals(cut.code, 1, cut.text);
+    assertEquals(cut.code, 4, cut.text);
     assertStringIncludes(cut.text, "device-3: ");
     assertStringIncludes(cut.text, "the emulated link was cut");
 

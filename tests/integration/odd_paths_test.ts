@@ -51,7 +51,7 @@ Deno.test("set-up, demo, tuner and generation run from and with folders of any n
     ...["--pruner", "custom_pruner.ts", "--codec", `${mine}/custom_codec.ts`, "--model", `${mine}/model`],
     ...["--data", "#train.txt", "--test", `${mine}/#test.txt`, "--out", `${mine}/out`],
   );
-  assertMatch(demo, /Adapter saved to /);
+  assertMatch(demo, /Saved: the adapter in /);
   await example(
     "server_tuner.ts",
     ...[
