@@ -258,7 +258,7 @@ Deno.test("choice.ts scores through the split what it scores on one machine", as
       args: ["run", "-A", "--quiet", "examples/edge_server.ts", "--generate", "--devices=1", "--port=0"]
         .concat(
           lora,
-          ["--join-token=the-token", "--join-timeout=60", "--timeout=60", "--events"],
+          ["--join-token=the-token", "--join-timeout=60", "--step-timeout=60", "--events"],
         ),
       cwd: ROOT,
       stdin: "null",

@@ -524,7 +524,7 @@ Deno.test("a run for generation refuses devices that do not fit it, and waits fo
   const error = await running;
   assertInstanceOf(error, HandshakeError);
   assertStringIncludes((error as Error).message, "head 0 is on none");
-  await assertRejects(() => first.result, HandshakeError, "head 0 is on none");
+  await assertRejects(() => first.result, ChannelClosedError, "head 0 is on none");
   const closed = await link.transport.connect();
   await assertRejects(
     () => runUserDevice({ ...hello, task: "generate", channel: closed }),

@@ -43,7 +43,7 @@ async function startServer(
     "--port=0",
     "--join-token=the-join-token",
     "--join-timeout=40",
-    "--timeout=40",
+    "--step-timeout=40",
     "--events",
     ...args,
   ]);
