@@ -7,7 +7,7 @@
 import { loadEnds, runUserDevice, type Tokenizer, type TokenSession, warmUp } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { codecsFor } from "./codecs.ts";
-import { PLUGIN_LIMIT_MS } from "./plugin_host.ts";
+import { pluginLimit } from "./plugin_host.ts";
 import { CONNECTION_FLAGS, openLink } from "./connection.ts";
 import { type FlagValues, text } from "./flags.ts";
 import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./model_flags.ts";
@@ -47,7 +47,7 @@ export async function throughSplit<T>(
   const baseWeights = baseWeightsOf(flags);
   using ends = loadEnds(engine, model, { baseWeights });
   const prepared = prepare(tokenizer, ends.shape.positions);
-  const codecs = await codecsFor(flags.codec, PLUGIN_LIMIT_MS);
+  const codecs = await codecsFor(flags.codec, pluginLimit(runWaits(flags).timeoutMs));
   await warmUp(engine, ["data"], baseWeights);
   const { error, ledger } = await runUserDevice({
     engine,
