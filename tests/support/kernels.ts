@@ -6,6 +6,7 @@
  */
 
 import { assert, AssertionError } from "@std/assert";
+import { loadGpu } from "../../examples/_support/webgpu.ts";
 import { guardedGpu } from "./guarded_gpu.ts";
 import { sizeClass } from "../../kernels/engine/pool.ts";
 import {
@@ -20,6 +21,11 @@ import {
 /** Both forms of the kernels; a software adapter runs either. */
 export const FORMS: readonly AdapterClass[] = ["software", "hardware"];
 
+/** The WebGPU that tests run on: the runtime's own, or what `EDGETUNER_TEST_WEBGPU` names. */
+export function implementation(): Promise<GPU | undefined> {
+  return loadGpu(Deno.env.get("EDGETUNER_TEST_WEBGPU") ?? "deno");
+}
+
 const engines = new Map<string, Promise<Engine>>();
 
 /** Limits that cut tensors in pieces. */
@@ -30,7 +36,9 @@ export function engineOf(form: AdapterClass, limits: Limits = {}): Promise<Engin
   const key = `${form} ${limits.maxBindingBytes} ${limits.maxTextureSide}`;
   let engine = engines.get(key);
   if (engine === undefined) {
-    engine = Engine.create({ adapterClass: form, gpu: guardedGpu(), ...limits });
+    engine = implementation().then((gpu) =>
+      Engine.create({ adapterClass: form, gpu: guardedGpu(gpu), ...limits })
+    );
     engines.set(key, engine);
   }
   return engine;
