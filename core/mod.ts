@@ -289,6 +289,8 @@ export {
   writeWhole,
   writeWholeSync,
 } from "./checkpoint/atomic.ts";
+export { openRunFolder, type RunFolder, type RunFolderOptions, setAside } from "./checkpoint/run_folder.ts";
+export { BackgroundSaver, type SaveEvery, SaveSchedule, type SavingTimes } from "./checkpoint/saving.ts";
 export * from "./checkpoint/safetensors.ts";
 export { StoredTensors } from "./checkpoint/stored_tensors.ts";
 export * from "./data/batches.ts";
@@ -311,6 +313,7 @@ export {
   type Adapter,
   adapterOf,
   type AdapterOrigin,
+  adapterOrigin,
   adapterRange,
   joinAdapters,
   loadAdapter,

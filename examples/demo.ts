@@ -6,12 +6,17 @@
  */
 
 import {
+  adapterOrigin,
   type BestLoss,
+  CheckpointError,
+  claimFolder,
   findCodec,
   joinAdapters,
   loadAdapter,
   MAX_MICRO_BATCHES,
+  openCheckpoints,
   saveAdapter,
+  setAside,
   stepTraffic,
   type WireCodec,
 } from "@edgetuner/core";
@@ -28,6 +33,7 @@ import {
   readGiven,
   runProgram,
   text,
+  textOrAlone,
   toggle,
   UsageError,
   withDefaults,
@@ -39,7 +45,7 @@ import { cutText, encodePrompts, endTokens, havePrompts, textOf } from "./_suppo
 import { PRUNER_FLAGS, prunerFlags } from "./_support/pruners.ts";
 import { bytes, duration, ProgressBar, prunerTime } from "./_support/progress.ts";
 import { peakMemory, versions, writeReport } from "./_support/report.ts";
-import { type ParameterCounts, parameterText, RUN_FLAGS } from "./_support/run_flags.ts";
+import { NEWEST, type ParameterCounts, parameterText, RUN_FLAGS } from "./_support/run_flags.ts";
 import { countSlots, type SlotCount } from "./_support/slots.ts";
 import { INTERRUPTED } from "./_support/supervisor.ts";
 import { TextModel } from "./_support/texts.ts";
@@ -99,10 +105,14 @@ interface Seen {
 export const FLAGS = {
   ...TUNING_FLAGS,
   ...PASSED_RUN_FLAGS,
-  "checkpoint-every": integer("N", 0, "steps from one checkpoint to the next, in --out; 0 = none", {
-    min: 0,
-  }),
-  resume: text("DIR", "", "go on with the run whose --out this is, with the same flags"),
+  "checkpoint-every": RUN_FLAGS["checkpoint-every"],
+  "checkpoint-seconds": RUN_FLAGS["checkpoint-seconds"],
+  resume: textOrAlone(
+    "DIR",
+    "",
+    NEWEST,
+    "go on with the run in --out, or whose --out this is; other flags as before",
+  ),
   model: MODEL_FLAG,
   tokenizer: TOKENIZER_FLAG,
   ...WEIGHTS_FLAG,
@@ -156,12 +166,12 @@ async function main(): Promise<number> {
       "deno run -A examples/demo.ts --pruner none --steps 40",
       "deno run -A examples/demo.ts --bandwidth 20 --latency 5   # every link: 20 Mbit/s, 5 ms",
       "deno run -A examples/demo.ts --latency 20 --micro-batches 2 --codec f16",
-      "deno run -A examples/demo.ts --out runs/long --checkpoint-every 50   # after Ctrl-C: --resume runs/long",
+      "deno task demo --resume   # after it was interrupted or killed",
     ],
   }, FLAGS);
   const flags = withDefaults(FLAGS, given);
   const pruner = prunerFlags("demo.ts", flags, given);
-  const out = flags.resume || flags.out;
+  const out = flags.resume === "" || flags.resume === NEWEST ? flags.out : flags.resume;
   const capacities = flags.capacities.split(",").map(Number);
   if (capacities.length === 0 || capacities.some((c) => !(c > 0))) {
     throw new UsageError(
@@ -175,6 +185,20 @@ async function main(): Promise<number> {
   for (const file of [flags.data, flags.valid]) await readExamples(file, flags, () => {});
   const test = await readExamples(flags.test, flags);
   const codec = await codecChoice(flags.codec);
+
+  using claim = await claimFolder(out);
+  if (claim === null) {
+    throw new UsageError(
+      `Cannot run demo.ts as one run at a time may use ${out}: another one is using it; wait for its end, or name another folder with --out`,
+    );
+  }
+  const parties = ["edge-server", ...capacities.map((_, i) => `device-${i + 1}`)];
+  const goesOn = flags.resume !== "" && await canGoOn(out, parties, flags.resume);
+  if (!goesOn) {
+    for (const party of parties) {
+      await setAside(stateOf(out, party), (line) => party === "edge-server" && console.error(line));
+    }
+  }
 
   const joinToken = crypto.randomUUID();
   const seen: Seen = {
@@ -202,9 +226,7 @@ async function main(): Promise<number> {
 
   /** Where a party saves its checkpoints, and what it goes on from. */
   const checkpoints = (party: string) => {
-    const folder = `${out}/checkpoints/${party}`;
-    if (flags.resume !== "") return ["--resume", folder];
-    return flags["checkpoint-every"] > 0 ? ["--checkpoint", folder] : [];
+    return [goesOn ? "--resume" : "--checkpoint", stateOf(out, party)];
   };
   const waits = (names: Partial<typeof RUN_WAITS & typeof CONNECT_WAITS>) =>
     (Object.keys(names) as (keyof typeof flags)[]).flatMap((name) => [`--${name}`, `${flags[name]}`]);
@@ -214,7 +236,8 @@ async function main(): Promise<number> {
     ...["--base-weights", flags["base-weights"]],
     ...passed.flatMap((name) => [`--${name}`, `${flags[name]}`]),
     ...checkpoints("edge-server"),
-    ...(flags["checkpoint-every"] > 0 ? ["--checkpoint-every", `${flags["checkpoint-every"]}`] : []),
+    ...["--checkpoint-every", `${flags["checkpoint-every"]}`],
+    ...["--checkpoint-seconds", `${flags["checkpoint-seconds"]}`],
     ...(flags.metrics === "" ? [] : ["--metrics", flags.metrics]),
     ...["--port", `${flags.port}`, "--join-token", joinToken, "--admin-token", crypto.randomUUID()],
     ...flagArgs({ pruner: flags.pruner, ...pruner }),
@@ -309,16 +332,25 @@ async function main(): Promise<number> {
     console.error(`${child.name}: ${child.errors.trim() || "ended without a word"}`);
   }
 
-  const saved = parts.filter(({ name }) => seen.devices.has(name));
+  const run = String(seen.server?.run);
+  /** Which devices have saved heads of this run: those of another one may lie there. */
+  const savedWith = async (suffix: string) => {
+    const origins = await Promise.all(parts.map(({ folder }) => adapterOrigin(`${folder}${suffix}`)));
+    return parts.filter((_, i) => origins[i]?.run === run);
+  };
+  const saved = (await savedWith("")).filter(({ name }) => seen.devices.has(name));
   const complete = saved.length === parts.length;
   if (complete) {
     const join = async (suffix: string) => {
-      const adapters = await Promise.all(saved.map(({ folder }) => loadAdapter(`${folder}${suffix}`)));
-      await saveAdapter(`${out}/adapter${suffix}`, joinAdapters(adapters));
+      const folder = `${out}/adapter${suffix}`;
+      const adapters = await Promise.all(parts.map((part) => loadAdapter(`${part.folder}${suffix}`)));
+      const { steps } = (await adapterOrigin(`${parts[0]!.folder}${suffix}`))!;
+      const previous = await saveAdapter(folder, joinAdapters(adapters), { run, steps });
+      if (previous !== null) console.log(`The adapter of another run is kept: ${previous}`);
     };
     await join("");
     // A run that is stopped within its first validation has none.
-    if (flags["keep-best"] && await haveBest(saved)) await join("-best");
+    if (flags["keep-best"] && (await savedWith("-best")).length === parts.length) await join("-best");
   }
   const trained = seen.steps.filter((s) => s.mode === "train");
   const summary = summarise(
@@ -373,7 +405,7 @@ async function main(): Promise<number> {
         : saved.length > 0
         ? [`the heads of ${saved.length} of ${parts.length} devices in ${heads}, no whole adapter`]
         : []),
-      ...(best === null ? [] : [
+      ...(best === null || best.step === 0 ? [] : [
         `the one of the lowest validation loss, ${
           best.loss.toFixed(3)
         } after ${best.step} steps, in ${out}/adapter-best`,
@@ -387,7 +419,7 @@ async function main(): Promise<number> {
 
 /** The newest state that all parties have. */
 async function commonState(out: string, parties: readonly string[]): Promise<SavedState | null> {
-  const states = await Promise.all(parties.map((party) => savedState(`${out}/checkpoints/${party}`)));
+  const states = await Promise.all(parties.map((party) => savedState(stateOf(out, party))));
   const steps = states.flatMap((state) => state === null ? [] : [state.step]);
   return steps.length < parties.length ? null : { folder: out, step: Math.min(...steps) };
 }
@@ -411,12 +443,27 @@ interface Summary {
   readonly headsPerDevice: readonly number[];
 }
 
-/** True if all devices have saved the best heads. */
-async function haveBest(devices: readonly { readonly folder: string }[]): Promise<boolean> {
-  const there = await Promise.all(
-    devices.map(({ folder }) => Deno.stat(`${folder}-best`).then(() => true, () => false)),
-  );
-  return !there.includes(false);
+/** Where a party of a run keeps its state. */
+function stateOf(out: string, party: string): string {
+  return `${out}/checkpoints/${party}`;
+}
+
+/** True if the run in a folder can be gone on with; not if it was cut off before all parties had saved once. */
+async function canGoOn(out: string, parties: readonly string[], resume: string): Promise<boolean> {
+  const stepsOf = async (party: string): Promise<readonly number[]> => {
+    try {
+      return (await openCheckpoints(stateOf(out, party))).steps;
+    } catch (error) {
+      if (error instanceof CheckpointError) return [];
+      throw error;
+    }
+  };
+  const steps = await Promise.all(parties.map(stepsOf));
+  const isCommon = steps[0]!.some((step) => steps.every((all) => all.includes(step)));
+  const isBegun = steps.some((all) => all.length > 0);
+  if (isCommon || (!isBegun && resume !== NEWEST) || steps.some((all) => all.length > 1)) return true;
+  console.error(`The run in ${out} was cut off before its state was saved: a new run begins`);
+  return false;
 }
 
 /** The best validation of the run, as its data device knows it. */

@@ -32,7 +32,13 @@ import {
   savedState,
   tellEnd,
 } from "./_support/run_end.ts";
-import { parameterText, RUN_FLAGS, runSettings } from "./_support/run_flags.ts";
+import {
+  checkpointFlags,
+  parameterText,
+  RUN_FLAGS,
+  runSettings,
+  savingReport,
+} from "./_support/run_flags.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { pollWaits, requireWaits, RUN_WAITS, runWaits, socketWaits } from "./_support/waiting_flags.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
@@ -49,10 +55,13 @@ const DRAIN_MS = 5000;
 const DRAIN_FAILED_MS = 700;
 /** Longest time for those who watch to take the last event, in milliseconds. */
 const SHUTDOWN_MS = 200;
+/** Where the state of a run goes if nobody says where. */
+const STATE_FOLDER = "runs/edge_server/state";
 
 const FLAGS = {
   ...TUNING_FLAGS,
   ...RUN_FLAGS,
+  ...checkpointFlags(STATE_FOLDER),
   model: MODEL_FLAG,
   ...WEIGHTS_FLAG,
   generate: toggle(
@@ -105,7 +114,7 @@ async function main(): Promise<number> {
     examples: [
       "deno run -A examples/edge_server.ts --devices 1 --join-token secret-join",
       "deno run -A examples/user_device.ts --server ws://127.0.0.1:8787/join/ws --token secret-join --data examples/restaurant/train.txt",
-      "deno run -A examples/edge_server.ts --checkpoint runs/edge   # after an interruption --resume runs/edge, devices too",
+      "deno run -A examples/edge_server.ts --resume   # the same command, after it was interrupted or killed; devices too",
       "deno run -A examples/edge_server.ts --generate --devices 1 --join-token secret-join",
     ],
   }, FLAGS);
@@ -155,8 +164,11 @@ async function main(): Promise<number> {
     pruner: prunerChoice(prunerName, options, flags.predictor),
     collect: flags.collect,
     codec: codec.module,
-    checkpoint: flags.checkpoint,
+    // What generates has no state to go on from.
+    checkpoint: flags.generate ? "" : flags.checkpoint,
+    defaultCheckpoint: STATE_FOLDER,
     resume: flags.resume,
+    saveEveryMs: flags["checkpoint-seconds"] * 1000,
     webgpu: flags.webgpu,
     maxCacheBytes: flags["cache-mb"] * 1e6,
     ...runWaits(flags),
@@ -204,7 +216,7 @@ async function main(): Promise<number> {
     parameters: run.parameters,
   });
 
-  using metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics, flags.resume !== "");
+  using metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics, run.resumedFrom !== null);
   const records: Record<string, unknown>[] = [];
   const trained: StepRecord[] = [];
   const validations = new Validations();
@@ -268,7 +280,8 @@ async function main(): Promise<number> {
     pruner: { name: run.pruner, options, deployable: run.deployable },
     settings,
     parameters: run.parameters,
-    resumed: flags.resume !== "",
+    resumed: run.resumedFrom !== null,
+    saving: run.saving === null ? null : savingReport(run.saving, performance.now() - started),
     devices: run.devices,
     steps: records,
     validations: validations.means,
@@ -284,7 +297,7 @@ async function main(): Promise<number> {
     ? [`${decoded.passes} passes of generation over ${decoded.tokens} tokens`]
     : [];
   const steps = trained.at(-1) === undefined ? 0 : trained.at(-1)!.step + 1;
-  const state = await savedState(flags.checkpoint || flags.resume);
+  const state = await savedState(run.stateFolder ?? "");
   const end: RunEnd = {
     ending: failure === null && stopReason === ""
       ? "done"
@@ -306,6 +319,7 @@ async function main(): Promise<number> {
   };
   emit({
     type: "done",
+    saving: run.saving === null ? null : savingReport(run.saving, performance.now() - started),
     traffic: run.traffic(),
     peakMemoryBytes: memory,
     memory: log.samples,

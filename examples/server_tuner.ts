@@ -8,6 +8,7 @@
 import {
   adamwAt,
   adapterOf,
+  BackgroundSaver,
   checkRunSettings,
   HeadModules,
   loadEnds,
@@ -20,6 +21,7 @@ import {
   runStep,
   saveAdapter,
   saveHeads,
+  SaveSchedule,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { integer, readFlags, runProgram, text, toggle } from "./_support/flags.ts";
@@ -29,12 +31,14 @@ import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts
 import { ProgressBar } from "./_support/progress.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.ts";
 import {
+  checkpointFlags,
   countParameters,
   openRunCheckpoints,
   parameterText,
   requireFlag,
   RUN_FLAGS,
   runSettings,
+  savingReport,
 } from "./_support/run_flags.ts";
 import { type AllCounts, DATA_FLAGS, loadTrainingSet } from "./_support/training_data.ts";
 import { PLAN_FLAGS, TrainingPlan } from "./_support/training_plan.ts";
@@ -48,9 +52,13 @@ import { examplePath } from "./_support/places.ts";
 /** Where the run saves its state, once it has begun; empty if nowhere. */
 let stateFolder = "";
 
+/** Where the state of a run goes if nobody says where. */
+const STATE_FOLDER = "runs/server_tuner/state";
+
 const FLAGS = {
   ...TUNING_FLAGS,
   ...RUN_FLAGS,
+  ...checkpointFlags(STATE_FOLDER),
   model: MODEL_FLAG,
   tokenizer: TOKENIZER_FLAG,
   ...WEIGHTS_FLAG,
@@ -76,8 +84,7 @@ async function main(): Promise<number> {
     about: "Fine-tunes on one machine, without a network: the floor that the split is compared with.",
     examples: [
       "deno run -A examples/server_tuner.ts --steps 50 --save runs/server_tuner",
-      "deno run -A examples/server_tuner.ts --checkpoint runs/long   # and after an interruption:",
-      "deno run -A examples/server_tuner.ts --resume runs/long",
+      "deno run -A examples/server_tuner.ts --resume   # the same command, after it was interrupted or killed",
       "deno run -A examples/server_tuner.ts --valid examples/restaurant/valid.txt --eval-every 50 --keep-best --save runs/a",
     ],
   }, FLAGS);
@@ -89,7 +96,11 @@ async function main(): Promise<number> {
     folders: { save: flags.save, metrics: flags.metrics },
   });
   const settings = checkRunSettings({ ...tuningSettings(flags), ...runSettings(flags) });
-  const { resumed, write } = await openRunCheckpoints(flags, baseWeightsOf(flags));
+  using checkpoints = await openRunCheckpoints(flags, {
+    baseWeights: baseWeightsOf(flags),
+    defaultFolder: STATE_FOLDER,
+  });
+  const { resumed, write } = checkpoints;
   const checkpoint = resumed === null ? null : await resumed.load(resumed.steps.at(-1)!);
   const { model, tokenizer } = await openModel(flags);
   const load = (file: string) => loadTrainingSet(file, { ...flags, tokenizer });
@@ -125,19 +136,27 @@ async function main(): Promise<number> {
   const data = new LocalData(ends, smoothing.train, source, settings.accumulate);
   const run = resumed?.run ?? crypto.randomUUID().slice(0, 8);
   let saved: number | null = checkpoint?.step ?? null;
+  const saver = new BackgroundSaver();
+  const schedule = new SaveSchedule({
+    steps: settings.checkpointEvery,
+    ms: write === null ? 0 : flags["checkpoint-seconds"] * 1000,
+  });
   const saveRun = async (step: number) => {
     if (write === null || saved === step) return;
     saved = step;
-    await write(
-      {
-        ...{ run, step, settings, fingerprint: model.fingerprint, heads: await saveHeads(modules) },
-        ...{ pruning: null, devices: null },
-        data: { fingerprint: plan.fingerprint, position: step, best: plan.bestBefore(step) },
-      } satisfies RunCheckpoint,
-    );
+    const read = async (): Promise<RunCheckpoint> => ({
+      ...{ run, step, settings, fingerprint: model.fingerprint, heads: await saveHeads(modules) },
+      ...{ pruning: null, devices: null },
+      data: { fingerprint: plan.fingerprint, position: step, best: plan.bestBefore(step) },
+    });
+    await saver.save(read, write);
   };
-  const save = async (folder: string) => {
-    if (flags.save !== "") await saveAdapter(folder, await adapterOf(modules, model.fingerprint));
+  const save = async (folder: string, steps: number) => {
+    if (flags.save === "") return;
+    if (steps === 0) return console.error(`Saved nothing to ${folder}, as there was no training step`);
+    const origin = { run, steps };
+    const previous = await saveAdapter(folder, await adapterOf(modules, model.fingerprint), origin);
+    if (previous !== null) console.error(`The adapter of another run is kept: ${previous}`);
   };
 
   using interrupts = new Interrupts();
@@ -147,12 +166,14 @@ async function main(): Promise<number> {
   const steps: { step: number; loss: number | null; ms: number }[] = [];
   let step = checkpoint?.step ?? 0;
   let validText = "";
-  stateFolder = flags.checkpoint || flags.resume;
+  stateFolder = checkpoints.folder ?? "";
+  const begun = performance.now();
   while (!interrupts.asked) {
     const started = performance.now();
     const batch = await data.next(step);
-    if (plan.isBest() && flags["keep-best"]) await save(`${flags.save}-best`);
+    if (plan.isBest() && flags["keep-best"] && step > 0) await save(`${flags.save}-best`, step);
     if (batch === null) break;
+    const isSaved = batch.mode === "train" && schedule.isDue(step + 1);
     const context = { engine, base, heads: local, data, shouldStop: isInterrupted };
     const outcome = await untilInterrupted(() =>
       runStep(context, step, batch, new Uint8Array(layers * heads))
@@ -179,11 +200,14 @@ async function main(): Promise<number> {
     log.sample(step);
     step++;
     bar.draw(step, `loss ${loss!.toFixed(3)}${validText}  ${(ms / 1000).toFixed(2)} s/step`);
-    if (settings.checkpointEvery > 0 && step % settings.checkpointEvery === 0) await saveRun(step);
+    if (isSaved) await saveRun(step);
+    schedule.took(performance.now() - started, isSaved);
   }
   bar.end();
   await saveRun(step);
-  await save(flags.save);
+  await saver.settled();
+  await save(flags.save, step);
+  const saving = savingReport(saver.times, performance.now() - begun);
   const report = {
     versions: versions(),
     adapter: engine.adapterName,
@@ -196,6 +220,7 @@ async function main(): Promise<number> {
     best: plan.best,
     padding: plan.padding,
     data: counts,
+    saving,
     memory: log.samples,
     peakMemoryBytes: peakMemory(),
   };
@@ -206,7 +231,7 @@ async function main(): Promise<number> {
     const text = last === undefined ? "" : `, last loss ${last.loss!.toFixed(3)}`;
     const padding = plan.padding === null ? "" : `; ${plan.padding.text}`;
     console.log(`${step} steps${text}${validText.replace("  ", ", ")}, on ${engine.adapterName}${padding}`);
-    if (plan.best !== null && flags["keep-best"]) {
+    if (plan.best !== null && plan.best.step > 0 && flags["keep-best"]) {
       console.log(
         `Lowest validation loss ${
           plan.best.loss.toFixed(3)
@@ -221,7 +246,7 @@ async function main(): Promise<number> {
     done: `${step} steps`,
     losses: lossesAtEnds(plan.validations.map(({ loss }) => loss), steps.map(({ loss }) => loss)),
     saved: [
-      ...(flags.save === "" ? [] : [`the adapter in ${flags.save}`]),
+      ...(flags.save === "" || step === 0 ? [] : [`the adapter in ${flags.save}`]),
       ...(state === null ? [] : [`the state of step ${state.step} in ${state.folder}`]),
     ],
     state,

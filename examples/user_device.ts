@@ -7,6 +7,7 @@
 
 import {
   adapterOf,
+  type BaseWeights,
   type DataSide,
   type HeadModules,
   loadAdapter,
@@ -50,7 +51,13 @@ import {
   savedState,
   tellEnd,
 } from "./_support/run_end.ts";
-import { CHECKPOINT_FLAGS, openRunCheckpoints, requireFlag } from "./_support/run_flags.ts";
+import {
+  checkpointFlags,
+  openRunCheckpoints,
+  requireFlag,
+  type RunCheckpoints,
+  savingReport,
+} from "./_support/run_flags.ts";
 import {
   type AllCounts,
   chatTemplateOf,
@@ -68,6 +75,9 @@ import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 
 /** Most tokens of a sample. */
 const SAMPLE_TOKENS = 64;
+
+/** Where the state of a run goes if nobody says where; devices with a name have a folder of that name. */
+const STATE_FOLDER = "runs/user_device/state";
 
 const FLAGS = {
   server: text(
@@ -100,7 +110,7 @@ const FLAGS = {
     min: 0,
   }),
   save: text("DIR", "", "folder for what this device's heads have learnt"),
-  ...CHECKPOINT_FLAGS,
+  ...checkpointFlags(STATE_FOLDER),
   load: text(
     "DIR",
     "",
@@ -142,7 +152,8 @@ async function main(): Promise<number> {
   const link = await openLink("user_device.ts", flags, flags.server, "--server");
   await requireWritable("user_device.ts", { files: { report: flags.report }, folders: { save: flags.save } });
   const held = flags.data === "" ? undefined : baseWeightsOf(flags);
-  const { resumed, write } = await openRunCheckpoints(flags, held);
+  using checkpoints = await openState(flags, held);
+  const { resumed, write } = checkpoints;
   // Of devices with the same capacity the name says who has which heads.
   const before = resumed === null ? null : (await resumed.load(resumed.steps.at(-1)!)).devices?.[0]?.name;
   const name = flags.name || before || `device-${crypto.randomUUID().slice(0, 4)}`;
@@ -158,8 +169,12 @@ async function main(): Promise<number> {
     throw new UsageError("Cannot use --samples as --valid must be given, whose prompts they are: it is not");
   }
   const data = flags.data === "" ? null : await openData(engine, flags, losses, emit);
-  const saveHeads = async (folder: string, modules: HeadModules) =>
-    await saveAdapter(folder, await adapterOf(modules, data?.fingerprint ?? ""));
+  let run = "";
+  const saveHeads = async (folder: string, modules: HeadModules, steps: number) => {
+    const learnt = await adapterOf(modules, data?.fingerprint ?? "");
+    const previous = await saveAdapter(folder, learnt, { run, steps });
+    if (previous !== null) say(`What another run has learnt is kept: ${previous}`);
+  };
   const codecs = await codecsFor(flags.codec, pluginLimit(runWaits(flags).timeoutMs));
   // Before it joins: kernels that compile in a step would make the others wait.
   await warmUp(
@@ -178,6 +193,7 @@ async function main(): Promise<number> {
   say(`${name} joined on ${engine.adapterName}; waiting for the other devices`);
   const log = new MemoryLog();
   let bar: ProgressBar | null = null;
+  const started = performance.now();
   const result = await runUserDevice({
     engine,
     channel,
@@ -194,11 +210,13 @@ async function main(): Promise<number> {
     ...(write === null ? {} : {
       onCheckpoint: (checkpoint) => write({ ...checkpoint, data: data?.saved(checkpoint.step) ?? null }),
     }),
-    onBest: async (_step, modules) => {
-      if (flags.save !== "") await saveHeads(`${flags.save}-best`, modules);
+    onBest: async (step, modules) => {
+      // Heads that have learnt nothing yet take nothing's place.
+      if (flags.save !== "" && step > 0) await saveHeads(`${flags.save}-best`, modules, step);
     },
     onWelcome: (w) => {
       isRunning = true;
+      run = w.run;
       data?.plan.begin(w.settings);
       bar = new ProgressBar(w.settings.steps, flags.events ? false : undefined);
       const heads = w.range === null
@@ -221,11 +239,16 @@ async function main(): Promise<number> {
   const saved: string[] = [];
   const diverged = result.error instanceof TrainingError;
   // Heads that led to such a loss are of no use, finite or not: whoever reads the events must not take them.
-  if (result.modules !== null && flags.save !== "" && !diverged) {
-    await saveHeads(flags.save, result.modules);
+  // Heads without a training step have learnt nothing that could take another adapter's place.
+  if (result.modules !== null && flags.save !== "" && result.steps > 0 && !diverged) {
+    await saveHeads(flags.save, result.modules, result.steps);
     saved.push(`${result.modules.parameterCount} parameters in ${flags.save}`);
   }
-  const end = await endOf(flags, result, interrupts.asked, saved, losses);
+  const end = await endOf(flags, result, interrupts.asked, {
+    saved,
+    folder: checkpoints.folder ?? "",
+    losses: lossesAtEnds(losses.validations.map(({ loss }) => loss), losses.train),
+  });
   const memory = peakMemory();
   const summary = {
     name,
@@ -239,6 +262,7 @@ async function main(): Promise<number> {
     data: data?.counts ?? null,
     samples: data?.samples ?? [],
     traffic: result.ledger.entries(),
+    saving: savingReport(result.saving, performance.now() - started),
     peakMemoryBytes: memory,
     memory: log.samples,
     reason: result.reason,
@@ -260,8 +284,7 @@ async function endOf(
   flags: Flags,
   result: UserDeviceResult,
   interrupted: boolean,
-  saved: readonly string[],
-  losses: Losses,
+  { saved, folder, losses }: Pick<RunEnd, "saved" | "losses"> & { readonly folder: string },
 ): Promise<RunEnd> {
   const { error, reason, steps } = result;
   const ending = error === null && reason === ""
@@ -269,12 +292,12 @@ async function endOf(
     : error === null || interrupted
     ? "interrupted"
     : endingOf(error);
-  const state = await savedState(flags.checkpoint || flags.resume);
+  const state = await savedState(folder);
   return {
     ending,
     why: ending === "interrupted" ? reason || "interrupted" : (error as Error | null)?.message ?? "",
     done: flags.load === "" ? `${steps} steps` : "generation",
-    losses: lossesAtEnds(losses.validations.map(({ loss }) => loss), losses.train),
+    losses: losses ?? null,
     saved: [...saved, ...(state === null ? [] : [`the state of step ${state.step} in ${state.folder}`])],
     state,
     command: mayGoOn(error) ? goOnCommand("user_device.ts", state) : "",
@@ -282,6 +305,22 @@ async function endOf(
 }
 
 type Flags = ReturnType<typeof readFlags<typeof FLAGS>>;
+
+/** Opens the folder of the state; a device that only generates has none. */
+async function openState(flags: Flags, baseWeights: BaseWeights | undefined): Promise<RunCheckpoints> {
+  const isDefault = flags.checkpoint === STATE_FOLDER;
+  const folder = isDefault && flags.name !== ""
+    ? STATE_FOLDER.replace(/[^/]+$/, encodeURIComponent(flags.name))
+    : flags.checkpoint;
+  const checkpoint = isDefault && flags.load !== "" ? "" : folder;
+  return await openRunCheckpoints({ checkpoint, resume: flags.resume }, {
+    baseWeights,
+    defaultFolder: isDefault ? folder : undefined,
+    // Of several devices on this machine.
+    fits: ({ data, devices }) =>
+      (data !== null) === (flags.data !== "") && devices?.[0]?.capacity === flags.capacity,
+  });
+}
 
 /** Loads model ends and texts, and says which batch comes when: validation, all steps, validation. */
 async function openData(

@@ -23,6 +23,7 @@ import type { PrunerState } from "../pruner.ts";
 import { checkRunSettings, type ModelShape, type RunSettings } from "../session/settings.ts";
 import { requireFiniteArrays } from "../train/finite.ts";
 import { readMetadata } from "./_header.ts";
+import { makeFolder } from "./atomic.ts";
 import { readSafetensors, saveSafetensors } from "./safetensors.ts";
 
 const FORMAT = "edgetuner-run";
@@ -337,7 +338,11 @@ export async function checkpointWriter(
   folder: string,
   resumed: CheckpointSource | null,
 ): Promise<(checkpoint: RunCheckpoint) => Promise<void>> {
-  await Deno.mkdir(folder, { recursive: true });
+  await makeFolder(folder);
+  // What writers left that were killed.
+  for await (const { name } of Deno.readDir(folder)) {
+    if (PARTIAL.test(name)) await Deno.remove(`${folder}/${name}`).catch(() => {});
+  }
   if ((await stepsIn(folder)).length > 0) {
     const { run } = await openCheckpoints(folder);
     if (run !== resumed?.run) {
@@ -354,14 +359,21 @@ export async function checkpointWriter(
     // Later ones are of a future that did not come to pass: the run went on from before them.
     const [old, later] = [[], []] as [number[], number[]];
     for (const s of await stepsIn(folder)) (s > step ? later : old).push(s);
-    for (const s of [...old.slice(0, -KEPT), ...later]) await Deno.remove(fileOf(folder, s));
+    for (const s of [...old.slice(0, -KEPT), ...later]) await removeIfThere(fileOf(folder, s));
   };
 }
 
+const PARTIAL = /^step-\d{8,10}\.safetensors\.partial$/;
 const FILE_NAME = /^step-(\d{8,10})\.safetensors$/;
 
 function fileOf(folder: string, step: number): string {
   return `${folder.replace(/\/+$/, "")}/step-${String(step).padStart(8, "0")}.safetensors`;
+}
+
+async function removeIfThere(path: string): Promise<void> {
+  await Deno.remove(path).catch((error) => {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  });
 }
 
 async function stepsIn(folder: string): Promise<number[]> {

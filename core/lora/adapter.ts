@@ -255,6 +255,20 @@ function checkShape({ lora, model, arrays }: Adapter): void {
 }
 
 /**
+ * Says which run an adapter folder comes from.
+ *
+ * @returns `null` if there is no adapter, or it does not say.
+ */
+export async function adapterOrigin(folder: string): Promise<AdapterOrigin | null> {
+  try {
+    const { run, steps } = JSON.parse(await Deno.readTextFile(`${folder}/${FILES.config}`));
+    return typeof run === "string" && Number.isInteger(steps) ? { run, steps } : null;
+  } catch {
+    return null;
+  }
+}
+
+/**
  * Reads an adapter folder.
  *
  * @throws {CheckpointError} If a file is missing, damaged or not valid.

@@ -6,6 +6,7 @@
 
 import type { Engine } from "@edgetuner/kernels";
 import { requireSameRun, type RunCheckpoint } from "../checkpoint/run_checkpoint.ts";
+import { BackgroundSaver, SaveSchedule, type SavingTimes } from "../checkpoint/saving.ts";
 import { HandshakeError } from "../errors.ts";
 import { CachedLayers } from "../generation/cached_layers.ts";
 import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
@@ -41,10 +42,16 @@ export interface EdgeServerOptions extends RunServerOptions {
   /** ||W||_F of the base model's weights per head, [L * H], for pruners that need it. */
   readonly baseNorm?: Float32Array | undefined;
   /**
-   * Saves what the edge server needs to go on: called after every `settings.checkpointEvery` steps, and when
-   * the run ends in good order. The next step waits for it.
+   * Saves what the edge server needs to go on: called after every `settings.checkpointEvery` steps or every
+   * `saveEveryMs`, and when the run ends in good order. The devices save after the same steps. Steps go on
+   * meanwhile; the next save waits until it is done.
    */
   onCheckpoint?(checkpoint: RunCheckpoint): void | Promise<void>;
+  /**
+   * Milliseconds from one save to the next where `settings.checkpointEvery` is 0; more where saving, on whatever
+   * party, takes more than 1 % of the time; 0 for no saves in between. @default {0}
+   */
+  readonly saveEveryMs?: number | undefined;
   /** Most bytes of keys and values that generation may keep; a data device that asks for more is closed. @default {1073741824} */
   readonly maxCacheBytes?: number | undefined;
 }
@@ -52,6 +59,7 @@ export interface EdgeServerOptions extends RunServerOptions {
 /** One run of an edge server. */
 export class EdgeServer extends RunServer {
   readonly #options: EdgeServerOptions;
+  readonly #saver = new BackgroundSaver();
 
   /**
    * Prepares a run; devices may `join` at once, the steps begin with `start`.
@@ -77,6 +85,20 @@ export class EdgeServer extends RunServer {
         `Cannot start the edge server as accumulate must be 1 for pruner "${options.pruner.name}", which probes whole batches: current value is ${accumulate}`,
       );
     }
+  }
+
+  /** As of every server of a run; nothing is being written any more when it is over. */
+  override async start(signal?: AbortSignal): Promise<void> {
+    try {
+      await super.start(signal);
+    } finally {
+      await this.#saver.settled().catch(() => {});
+    }
+  }
+
+  /** What saving took on this server. */
+  get saving(): SavingTimes {
+    return this.#saver.times;
   }
 
   /** The newest checkpoint whose step all parties have; `null` in a new run. */
@@ -282,11 +304,14 @@ export class EdgeServer extends RunServer {
     let state = resumed === null ? initPruner(pruner, context) : resumed.pruning!.state;
     let statistics: HeadStatistics = resumed?.pruning?.statistics ?? {};
     let lastMask: Uint8Array | null = resumed?.pruning?.lastMask ?? null;
+    const now = this.now;
+    const { onCheckpoint, saveEveryMs: ms } = this.#options;
+    const schedule = new SaveSchedule({ steps: checkpointEvery, ms: onCheckpoint && ms }, now);
     let saved: number | null = null;
     const save = async () => {
-      if (checkpointEvery === 0 || saved === step) return;
+      if (onCheckpoint === undefined || saved === step || this.settings.task !== "train") return;
       saved = step;
-      await this.#options.onCheckpoint?.({
+      const read = (): RunCheckpoint => ({
         run: this.run,
         step,
         settings: this.settings,
@@ -296,9 +321,9 @@ export class EdgeServer extends RunServer {
         devices: this.devices.map(({ name, capacity, range }) => ({ name, capacity, range })),
         data: null,
       });
+      await this.#saver.save(read, (checkpoint) => onCheckpoint.call(this.#options, checkpoint));
     };
     let best = false;
-    const now = this.now;
     while (await this.mayGoOn()) {
       const before = this.counters(engine, waits);
       const started = now();
@@ -346,6 +371,9 @@ export class EdgeServer extends RunServer {
         }
       }
       const prune = now() - pruneStarted;
+      const isSaved = batch.mode === "train" && schedule.isDue(step + 1);
+      if (isSaved) await this.#saver.settled();
+      remote.saves = data.saves = isSaved;
       const outcome = await runStep(ports, step, batch, decision.mask);
       const after = this.counters(engine, waits);
       // What a probe cost is told apart, so that the step's own figures compare with other pruners'.
@@ -380,11 +408,13 @@ export class EdgeServer extends RunServer {
         statistics = outcome.statistics;
         lastMask = decision.mask;
         step++;
-        if (checkpointEvery > 0 && step % checkpointEvery === 0) await save();
+        if (isSaved) await save();
+        schedule.took(now() - started, isSaved);
       }
     }
     this.ending = { step, best };
     await save();
+    await this.#saver.settled();
   }
 }
 

@@ -43,6 +43,8 @@ export class RemoteData implements DataPort {
   #left = 0;
   /** True if the last batch came with the word that the head modules before it are the best so far. */
   best = false;
+  /** If true, the data device is told to save its state after the step. */
+  saves = false;
 
   /**
    * Talks to the data device of a run.
@@ -192,7 +194,7 @@ export class RemoteData implements DataPort {
     const last = this.#left === 0 && this.#part.index + 1 === this.#part.count;
     await this.#peer.send("hidden", {
       ...at,
-      meta: probe ? { probe } : {},
+      meta: probe ? { probe } : this.saves && this.#mode === "train" ? { save: true } : {},
       tensors: [{ dtype: "f32", shape, data: values! }],
     });
     let gradient: Tensor | null = null;

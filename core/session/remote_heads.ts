@@ -85,6 +85,8 @@ export class RemoteHeads implements HeadPort, Disposable {
   #step: HeadStep | null = null;
   /** If true, the next step tells the devices that their head modules are the best so far. */
   best = false;
+  /** If true, devices are told to save their state after the step. */
+  saves = false;
   /** What ended a wait: other micro-batches then ask no more. */
   #failure: { readonly error: unknown } | null = null;
 
@@ -113,6 +115,7 @@ export class RemoteHeads implements HeadPort, Disposable {
           ...(microBatches.length > 1 ? { rows: microBatches.map((part) => part.rows) } : {}),
           ...(part.count > 1 ? { part: [part.index, part.count, part.firstRow] } : {}),
           ...(best ? { best } : {}),
+          ...(this.saves && step.mode === "train" ? { save: true } : {}),
         },
         tensors: [{
           dtype: "u8",

@@ -11,6 +11,7 @@ import {
   type RunCheckpoint,
   saveHeads,
 } from "../checkpoint/run_checkpoint.ts";
+import { BackgroundSaver, type SavingTimes } from "../checkpoint/saving.ts";
 import { ChannelClosedError, CheckpointError, HandshakeError, ProtocolError } from "../errors.ts";
 import type { TokenSession } from "../generation/cached_session.ts";
 import { type Adapter, adapterRange, loadIntoModules } from "../lora/adapter.ts";
@@ -109,9 +110,9 @@ export interface UserDeviceOptions {
   /** Called once the run starts. */
   onWelcome?(welcome: Welcome): void;
   /**
-   * Saves what this device needs to go on: called after every `settings.checkpointEvery` steps, and when the
-   * run ends in good order. The head modules wait until it is done. What the data side is to go on from is
-   * the caller's to add.
+   * Saves what this device needs to go on: called after the steps that the edge server names, and when the
+   * run ends in good order. Steps go on meanwhile; the next save waits until it is done. What the data side is to
+   * go on from is the caller's to add, before anything is waited for.
    */
   onCheckpoint?(checkpoint: RunCheckpoint): void | Promise<void>;
   /** Called with head modules that are the best so far by the data device's validation, after `step` training steps. */
@@ -130,6 +131,8 @@ export interface UserDeviceResult {
   readonly steps: number;
   /** What was sent and received. */
   readonly ledger: ByteLedger;
+  /** What saving took. */
+  readonly saving: SavingTimes;
   /** Why the run ended; empty if it ran to its end. */
   readonly reason: string;
   /** Where the run ended if it did so in good order: after its last step, or stopped on purpose; else `null`. */
@@ -243,36 +246,46 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
   peer.timeoutMs = timeoutMs;
   options.onWelcome?.(welcome);
   const state: RunState = { steps: welcome.start, reason: "", ending: null };
-  const { checkpointEvery, accumulate, microBatches } = welcome.settings;
+  const { accumulate, microBatches } = welcome.settings;
+  const saver = new BackgroundSaver();
   let saved: number | null = null;
   const save = async (step: number) => {
-    if (checkpointEvery === 0 || saved === step || options.onCheckpoint === undefined) return;
+    if (saved === step || options.onCheckpoint === undefined || welcome.settings.task !== "train") return;
     saved = step;
-    const heads = modules === null ? null : await saveHeads(modules);
-    if (heads !== null) requireFiniteHeads(step, heads.state);
-    await options.onCheckpoint({
-      run: welcome.run,
-      step,
-      settings: welcome.settings,
-      fingerprint: data?.fingerprint ?? "",
-      heads,
-      pruning: null,
-      devices: [{ name, capacity, range: welcome.range }],
-      data: null,
-    });
+    const read = async () => {
+      const heads = modules === null ? null : await saveHeads(modules);
+      if (heads !== null) requireFiniteHeads(step, heads.state);
+      return heads;
+    };
+    await saver.save(read, (heads) =>
+      options.onCheckpoint!({
+        run: welcome.run,
+        step,
+        settings: welcome.settings,
+        fingerprint: data?.fingerprint ?? "",
+        heads,
+        pruning: null,
+        devices: [{ name, capacity, range: welcome.range }],
+        data: null,
+      }));
   };
-  const trained = async (step: number) => {
-    if (step % checkpointEvery === 0) await save(step);
+  const saves: SaveHooks = {
+    // Nobody begins a step that is to be saved before the save before it is on every disk: so all parties have a
+    // step in common, whenever they are killed.
+    announced: () => saver.settled(),
+    trained: async (step, isSaved) => {
+      if (isSaved) await save(step);
+    },
   };
   let error: unknown = null;
   const lanes: Promise<void>[] = [];
   try {
-    if (modules !== null) lanes.push(serveHeads(peer, engine, modules, welcome, state, options, trained));
+    if (modules !== null) lanes.push(serveHeads(peer, engine, modules, welcome, state, options, saves));
     if (data !== undefined) {
       // Where there are heads, their lane says when a step is done.
-      const onTrained = modules === null ? trained : undefined;
+      const own = modules === null ? saves : undefined;
       lanes.push(
-        serveData(peer, engine, data, state, { start: welcome.start, accumulate, microBatches, onTrained }),
+        serveData(peer, engine, data, state, { start: welcome.start, accumulate, microBatches, saves: own }),
       );
     }
     await Promise.all(lanes);
@@ -280,6 +293,7 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
       const { step, best } = state.ending;
       if (modules !== null && best) await options.onBest?.(step, modules);
       await save(step);
+      await saver.settled();
     }
     requireOrderlyEnd(state);
   } catch (cause) {
@@ -287,9 +301,10 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
   }
   await leave(peer, error, signal);
   // The modules are the caller's from here on: no lane may use them any more.
-  await Promise.allSettled(lanes);
+  await Promise.allSettled([...lanes, saver.settled()]);
   const { steps, reason, ending } = state;
-  return { modules, welcome, steps, ledger: peer.ledger, reason, ending, error };
+  const { ledger } = peer;
+  return { modules, welcome, steps, ledger, saving: saver.times, reason, ending, error };
 }
 
 /** Waits for the start of the run; returns what the server says of it. */
@@ -304,6 +319,14 @@ export async function receiveWelcome(peer: Peer): Promise<Readonly<Record<string
   return frame.meta;
 }
 
+/** What a device does where the edge server says that a step's state is to be saved. */
+export interface SaveHooks {
+  /** Called when it says so. */
+  announced(): Promise<void>;
+  /** Called after each training step. */
+  trained(step: number, isSaved: boolean): Promise<void>;
+}
+
 /** Where a device is within a step. */
 interface HeadStepState {
   readonly step: number;
@@ -311,6 +334,8 @@ interface HeadStepState {
   readonly mask: Uint8Array;
   /** Which part of the step it is. */
   readonly part: StepPart;
+  /** True if the state after it is to be saved. */
+  readonly isSaved: boolean;
   /** The lowest layer with a kept head on any device; it sends no gradient of X. */
   readonly lowest: number;
   /** Layers with a kept head, ascending. */
@@ -329,7 +354,7 @@ async function serveHeads(
   welcome: Welcome,
   state: RunState,
   options: UserDeviceOptions,
-  trained: (step: number) => Promise<void>,
+  saves: SaveHooks,
 ): Promise<void> {
   const { layers, hidden } = welcome.model;
   const { range, lora } = modules.options;
@@ -377,7 +402,7 @@ async function serveHeads(
     if (probe) return;
     state.steps = at.step + 1;
     options.onStep?.(at.step);
-    await trained(state.steps);
+    await saves.trained(state.steps, at.isSaved);
   };
 
   for (;;) {
@@ -390,6 +415,7 @@ async function serveHeads(
         );
       }
       current = beginStep(peer, frame, layers, range.count, current);
+      if (current.isSaved && current.part.index === 0) await saves.announced();
       if (frame.meta.best === true) await options.onBest?.(state.steps, modules);
       if (current.layers.length === 0) await finishPart(current);
       continue;
@@ -548,6 +574,7 @@ function beginStep(
     mode,
     mask,
     part,
+    isSaved: mode === "train" && frame.meta.save === true,
     lowest,
     layers: kept,
     rows,
@@ -592,11 +619,11 @@ export async function serveData(
   engine: Engine,
   data: DataSide,
   state: RunState,
-  { start, accumulate, microBatches, onTrained }: {
+  { start, accumulate, microBatches, saves }: {
     readonly start: number;
     readonly accumulate: number;
     readonly microBatches: number;
-    readonly onTrained?: ((step: number) => Promise<void>) | undefined;
+    readonly saves?: SaveHooks | undefined;
   },
 ): Promise<void> {
   let step = start;
@@ -616,8 +643,14 @@ export async function serveData(
     const { mode } = next;
     const parts = partsOfStep(next.batch, mode === "train" ? accumulate : 1);
     const losses: Float32Array[] = [];
+    let isSaved = false;
+    const announced = async () => {
+      if (!isSaved) await saves?.announced();
+      isSaved = true;
+    };
     for (const part of parts) {
-      const answer = await servePart(peer, engine, data, { ...part, step, mode, best, microBatches });
+      const at = { ...part, step, mode, best, microBatches, announced };
+      const answer = await servePart(peer, engine, data, at);
       if ("kind" in answer) return takeEnd(answer, state);
       losses.push(...answer);
     }
@@ -626,7 +659,7 @@ export async function serveData(
     data.onLoss?.(step, mode, loss);
     if (mode !== "train") continue;
     step++;
-    await onTrained?.(step);
+    await saves?.trained(step, isSaved);
   }
 }
 
@@ -640,6 +673,7 @@ async function servePart(
     readonly mode: StepMode;
     readonly best: boolean;
     readonly microBatches: number;
+    readonly announced: () => Promise<void>;
   },
 ): Promise<readonly Float32Array[] | Frame> {
   const { batch, part: { index, count }, step, mode, best } = at;
@@ -675,6 +709,7 @@ async function servePart(
         } does not fit`,
       );
     }
+    if (frame.meta.save === true) await at.announced();
     const expected = { step, microBatch, shapes: [[piece.rows, hidden]] };
     const answer = await answerHidden(peer, engine, data, {
       ...at,

@@ -113,7 +113,8 @@ export async function runTensorParallelDevice(
   // The modules are the caller's from here on: no lane may use them any more.
   await Promise.allSettled(lanes);
   const { steps, reason, ending } = state;
-  return { modules, welcome, steps, ledger: peer.ledger, reason, ending, error };
+  const saving = { count: 0, blockedMs: 0, writingMs: 0 }; // such runs are not taken up again
+  return { modules, welcome, steps, ledger: peer.ledger, saving, reason, ending, error };
 }
 
 /** Receives the share, then takes part in steps until the run ends. */

@@ -16,6 +16,7 @@ import {
   type ModelShape,
   parameterCount,
   type RunSettings,
+  type SavingTimes,
   warmUp,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
@@ -46,6 +47,10 @@ export interface EdgeWorkerOptions {
   readonly collect?: string;
   /** Folder for checkpoints; none if empty. @default {""} */
   readonly checkpoint?: string;
+  /** The folder for checkpoints that is taken where none is named. */
+  readonly defaultCheckpoint?: string;
+  /** Milliseconds from one checkpoint to the next; 0 for none but at the end. @default {0} */
+  readonly saveEveryMs?: number;
   /** Checkpoint, or folder of them, to go on from; a new run if empty. @default {""} */
   readonly resume?: string;
   /** WebGPU implementation. */
@@ -78,6 +83,10 @@ export type FromEdgeWorker =
     readonly pruner: string;
     readonly deployable: boolean;
     readonly parameters: ParameterCounts;
+    /** Where the state of the run goes; `null` if nowhere. */
+    readonly stateFolder: string | null;
+    /** Training steps that the run goes on from at most; `null` in a new run. */
+    readonly resumed: number | null;
   }
   | {
     readonly type: "event";
@@ -87,7 +96,12 @@ export type FromEdgeWorker =
   }
   /** A sign of life, once a second. */
   | { readonly type: "alive" }
-  | { readonly type: "done"; readonly error: { readonly name: string; readonly message: string } | null };
+  | {
+    readonly type: "done";
+    readonly error: { readonly name: string; readonly message: string } | null;
+    /** What saving took; `null` if the run did not begin. */
+    readonly saving: SavingTimes | null;
+  };
 
 const scope = self as unknown as {
   onmessage: ((event: MessageEvent<ToEdgeWorker>) => void) | null;
@@ -99,10 +113,11 @@ const abort = new AbortController();
 
 async function start(options: EdgeWorkerOptions): Promise<void> {
   if (options.interrupts) shareInterrupts(options.interrupts);
-  const { resumed, write } = await openRunCheckpoints({
+  using checkpoints = await openRunCheckpoints({
     checkpoint: options.checkpoint ?? "",
     resume: options.resume ?? "",
-  }, options.baseWeights ?? "f32");
+  }, { baseWeights: options.baseWeights ?? "f32", defaultFolder: options.defaultCheckpoint });
+  const { resumed, write } = checkpoints;
   const model = await loadModel(options.model);
   using engine = await Engine.create({ gpu: await loadGpu(options.webgpu) });
   const { baseWeights = "f32" } = options;
@@ -133,6 +148,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     timeoutMs: options.timeoutMs,
     joinTimeoutMs: options.joinTimeoutMs,
     resume: resumed ?? undefined,
+    saveEveryMs: options.saveEveryMs,
     ...(write === null ? {} : { onCheckpoint: write }),
   });
   run.subscribe((event) =>
@@ -147,6 +163,8 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     adapter: engine.adapterName,
     pruner: pruner.name,
     deployable: pruner.deployable ?? true,
+    stateFolder: checkpoints.folder,
+    resumed: resumed?.steps.at(-1) ?? null,
     parameters: countParameters(run.settings.lora, base.shape, parameterCount(model)),
   });
   const alive = setInterval(() => scope.postMessage({ type: "alive" }), 1000);
@@ -160,9 +178,13 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
 scope.onmessage = ({ data }) => {
   if (data.type === "start") {
     start(data.options).then(
-      () => scope.postMessage({ type: "done", error: null }),
+      () => scope.postMessage({ type: "done", error: null, saving: server?.saving ?? null }),
       (error: Error) =>
-        scope.postMessage({ type: "done", error: { name: error.name, message: error.message } }),
+        scope.postMessage({
+          type: "done",
+          error: { name: error.name, message: error.message },
+          saving: server?.saving ?? null,
+        }),
     );
     // It stays idle until the process ends: Mesa may crash where a process ends while a worker that had a GPU closes.
   } else if (data.type === "join") {

@@ -18,6 +18,8 @@ interface TextFlag {
   readonly default: string;
   readonly help: string;
   readonly choices?: readonly string[];
+  /** Its value where the flag stands alone; without it that is the empty text. */
+  readonly alone?: string;
 }
 
 /** A flag that takes a number. */
@@ -59,6 +61,11 @@ export function text(value: string, initial: string, help: string, choices?: rea
   return { kind: "text", value, default: initial, help, ...(choices ? { choices } : {}) };
 }
 
+/** A flag that takes text, or stands alone, which means `alone`. */
+export function textOrAlone(value: string, initial: string, alone: string, help: string): TextFlag {
+  return { kind: "text", value, default: initial, help, alone };
+}
+
 /** A flag that takes a number in a range. */
 export function number(
   value: string,
@@ -97,7 +104,8 @@ function helpText(program: ProgramText, flags: Record<string, Flag>): string {
       ? ` (${flag.choices.filter((c) => c !== "").join(", ")})`
       : "";
     const initial = flag.default === "" ? "" : ` [${flag.default}]`;
-    return [`--${name} ${flag.value}`, `${flag.help}${choices}${initial}`];
+    const value = flag.kind === "text" && flag.alone !== undefined ? `[${flag.value}]` : flag.value;
+    return [`--${name} ${value}`, `${flag.help}${choices}${initial}`];
   });
   rows.push(["--config FILE", "values of flags as JSON or YAML; flags given here come first"]);
   rows.push(["--help", "this text"]);
@@ -146,7 +154,7 @@ export function readGiven<const S extends Record<string, Flag>>(
 ): GivenFlags<S> {
   const names = Object.entries(flags);
   const unknown: string[] = [];
-  const parsed = parseArgs(withEmptyValues(args), {
+  const parsed = parseArgs(withEmptyValues(withValues(flags, args)), {
     boolean: ["help", ...names.filter(([, f]) => f.kind === "switch").map(([n]) => n)],
     string: ["config", ...names.filter(([, f]) => f.kind !== "switch").map(([n]) => n)],
     unknown: (argument: string) => {
@@ -187,6 +195,15 @@ export function flagArgs(values: Readonly<Record<string, string | number | boole
     if (value === true) return [`--${name}`];
     // What begins with a dash would be read as a flag.
     return `${value}`.startsWith("-") ? [`--${name}=${value}`] : [`--${name}`, `${value}`];
+  });
+}
+
+/** Flags that stand alone with the value that this means. */
+function withValues(flags: Record<string, Flag>, args: readonly string[]): string[] {
+  return args.map((arg, i) => {
+    const flag = arg.startsWith("--") ? flags[arg.slice(2)] : undefined;
+    if (flag?.kind !== "text" || flag.alone === undefined) return arg;
+    return args[i + 1]?.startsWith("--") ?? true ? `${arg}=${flag.alone}` : arg;
   });
 }
 
@@ -238,6 +255,10 @@ function readConfig(
     const flag = Object.hasOwn(flags, name) ? flags[name] : undefined;
     if (flag === undefined) refuse(`flags must be known: "${name}" in ${file} is not; see --help`);
     const isList = Array.isArray(value) && value.every((v) => typeof v === "string" || typeof v === "number");
+    if (flag!.kind === "text" && flag!.alone !== undefined && typeof value === "boolean") {
+      if (value) values[name] = flag!.alone;
+      continue;
+    }
     if (flag!.kind === "switch" ? typeof value !== "boolean" : typeof value === "object" && !isList) {
       refuse(
         `"${name}" in ${file} must be ${

@@ -66,12 +66,12 @@ export async function savedState(folder: string): Promise<SavedState | null> {
   }
 }
 
-/** Arguments without some flags that take a value. */
+/** Arguments without some flags that take a value, or may stand alone. */
 export function withoutFlags(args: readonly string[], names: readonly string[]): string[] {
   const isOne = (arg: string) => names.some((name) => arg === `--${name}`);
   return args.filter((arg, i) => {
     if (isOne(arg) || names.some((name) => arg.startsWith(`--${name}=`))) return false;
-    return i === 0 || !isOne(args[i - 1]!);
+    return i === 0 || arg.startsWith("--") || !isOne(args[i - 1]!);
   });
 }
 

@@ -7,26 +7,40 @@
 import {
   type BaseWeights,
   type CheckpointSource,
-  checkpointWriter,
   headParameters,
   type LoraSettings,
   MAX_ACCUMULATE,
-  openCheckpoints,
+  openRunFolder,
   requireSameRun,
   type RunCheckpoint,
   type RunSettings,
+  type SavingTimes,
 } from "@edgetuner/core";
-import { type FlagValues, integer, number, text, UsageError } from "./flags.ts";
+import { type FlagValues, integer, number, text, textOrAlone, UsageError } from "./flags.ts";
+
+/** What `--resume` alone means. */
+export const NEWEST = "newest";
 
 /** Where a party of a run saves its state, and what it goes on from. */
 export const CHECKPOINT_FLAGS = {
-  checkpoint: text("DIR", "", "folder for checkpoints, of which the last two are kept"),
-  resume: text(
+  checkpoint: text(
+    "DIR",
+    "",
+    'folder for the state of the run, of which the last two are kept; "" for none',
+  ),
+  resume: textOrAlone(
     "PATH",
     "",
-    "go on from a checkpoint, or from a folder of them, in which the run saves on; other flags as before",
+    NEWEST,
+    "go on with a run, other flags as before: from a state, a folder of them, or alone from the newest in --checkpoint",
   ),
 };
+
+/** As `CHECKPOINT_FLAGS`, with a folder that is taken where none is named. */
+export function checkpointFlags(folder: string): typeof CHECKPOINT_FLAGS {
+  const { checkpoint, resume } = CHECKPOINT_FLAGS;
+  return { checkpoint: { ...checkpoint, default: folder }, resume };
+}
 
 /** Flags of whoever says what the settings of the run are. */
 export const RUN_FLAGS = {
@@ -37,9 +51,15 @@ export const RUN_FLAGS = {
     { min: 1, max: MAX_ACCUMULATE },
   ),
   "clip-norm": number("X", 0, "largest global norm of a step's gradients; 0 = no limit", { min: 0 }),
-  "checkpoint-every": integer("N", 100, "steps from one checkpoint to the next, if there are any", {
-    min: 1,
+  "checkpoint-every": integer("N", 0, "steps from one saved state to the next; 0 = by --checkpoint-seconds", {
+    min: 0,
   }),
+  "checkpoint-seconds": number(
+    "S",
+    3,
+    "seconds from one saved state to the next, more where saving takes above 1 % of the time; 0 = only at the end",
+    { min: 0 },
+  ),
   ...CHECKPOINT_FLAGS,
 };
 
@@ -55,41 +75,94 @@ export function runSettings(
   };
 }
 
-/** What a party goes on from and saves to. */
-export interface RunCheckpoints {
-  /** Checkpoints to go on from; `null` in a new run. */
+/** What a party goes on from and saves to; nobody else's until it is disposed or the program ends. */
+export interface RunCheckpoints extends Disposable {
+  /** States to go on from; `null` in a new run. */
   readonly resumed: CheckpointSource | null;
-  /** Writes a checkpoint; `null` if there is no folder for them. */
+  /** Where states go; `null` if nothing is saved. */
+  readonly folder: string | null;
+  /** Writes a state; `null` if there is no folder for them. */
   readonly write: ((checkpoint: RunCheckpoint) => Promise<void>) | null;
 }
 
+/** What `openRunCheckpoints` must know of the program. */
+export interface RunCheckpointsOptions {
+  /** How the base is held, which is noted; `undefined` on a device that has none. */
+  readonly baseWeights: BaseWeights | undefined;
+  /** The folder that is taken where none is named; another one beside it may be taken instead. @default {none} */
+  readonly defaultFolder?: string | undefined;
+  /** Of several states in folders beside each other: which fit. @default {all} */
+  readonly fits?: ((state: RunCheckpoint) => boolean) | undefined;
+}
+
 /**
- * Opens what the flags name.
+ * Opens what the flags name, and claims the folder.
  *
- * @param flags The flags.
- * @param baseWeights How the base is held, which is noted; `undefined` on a device that has none.
- * @throws {CheckpointError} If there is nothing to go on from, the base was held otherwise, or checkpoints of
- * another run would be lost.
+ * @throws {UsageError} If `--resume` stands alone and there is no folder.
+ * @throws {CheckpointError} If there is nothing to go on from, the base was held otherwise, or the state of another
+ * run would be lost.
+ * @throws {SaveError} If another program uses the folder.
  */
 export async function openRunCheckpoints(
   { checkpoint, resume }: FlagValues<typeof CHECKPOINT_FLAGS>,
-  baseWeights: BaseWeights | undefined,
+  { baseWeights, defaultFolder = "", fits }: RunCheckpointsOptions,
 ): Promise<RunCheckpoints> {
-  const resumed = resume === "" ? null : await openCheckpoints(resume);
-  if (resumed !== null) {
-    const newest = resumed.steps.at(-1)!;
-    requireSameRun(await resumed.load(newest), { baseWeights });
-    for (const { message } of resumed.damaged ?? []) {
-      console.error(`${message}; going on from an older one, of step ${newest} or before.`);
+  if (checkpoint === "" && resume === "") {
+    return { resumed: null, folder: null, write: null, [Symbol.dispose]: () => {} };
+  }
+  if (checkpoint === "" && resume === NEWEST) {
+    throw new UsageError(
+      "Cannot go on with a run as --resume alone needs the folder of --checkpoint: it has none",
+    );
+  }
+  const folder = await openRunFolder({
+    folder: checkpoint,
+    isDefault: checkpoint === defaultFolder,
+    resume: resume === "" ? null : resume,
+    fits,
+    tell: (line) => console.error(line),
+  });
+  const { resumed } = folder;
+  try {
+    if (resumed !== null) {
+      const newest = resumed.steps.at(-1)!;
+      requireSameRun(await resumed.load(newest), { baseWeights });
+      for (const { message } of resumed.damaged ?? []) {
+        console.error(`${message}; going on from an older one, of step ${newest} or before.`);
+      }
     }
+  } catch (error) {
+    folder[Symbol.dispose]();
+    throw error;
   }
-  let folder = checkpoint;
-  if (folder === "" && resume !== "") {
-    folder = (await Deno.stat(resume)).isDirectory ? resume : resume.replace(/[^/\\]*$/, "") || ".";
-  }
-  if (folder === "") return { resumed, write: null };
-  const write = await checkpointWriter(folder, resumed);
-  return { resumed, write: (saved) => write({ ...saved, baseWeights }) };
+  return {
+    resumed,
+    folder: folder.path,
+    write: (saved) => folder.write({ ...saved, baseWeights }),
+    [Symbol.dispose]: () => folder[Symbol.dispose](),
+  };
+}
+
+/** What saving took of a run, for reports. */
+export interface SavingReport {
+  /** States saved. */
+  readonly count: number;
+  /** Seconds for which the run stood still. */
+  readonly blockedSeconds: number;
+  /** Seconds of writing, most of them beside the steps. */
+  readonly writingSeconds: number;
+  /** Share of the run for which it stood still. */
+  readonly share: number;
+}
+
+/** Puts together what saving took of a run of so many milliseconds. */
+export function savingReport({ count, blockedMs, writingMs }: SavingTimes, runMs: number): SavingReport {
+  return {
+    count,
+    blockedSeconds: blockedMs / 1000,
+    writingSeconds: writingMs / 1000,
+    share: runMs > 0 ? blockedMs / runMs : 0,
+  };
 }
 
 /** How many numbers a run trains. */

@@ -14,6 +14,7 @@ import type {
   RunHealth,
   RunSettings,
   RunStatus,
+  SavingTimes,
   StepRecord,
 } from "@edgetuner/core";
 import { messagePortChannel, relay } from "@edgetuner/transport";
@@ -36,6 +37,12 @@ export class WorkerRun implements RunHandle {
   readonly deployable: boolean;
   /** How many numbers the run trains. */
   readonly parameters: ParameterCounts;
+  /** Where the state of the run goes; `null` if nowhere. */
+  readonly stateFolder: string | null;
+  /** Training steps that the run goes on from at most; `null` in a new run. */
+  readonly resumedFrom: number | null;
+  /** What saving took, once the run is over. */
+  saving: SavingTimes | null = null;
   /** Resolves when the run is over; rejects if it failed. */
   readonly done: Promise<void>;
   status: RunStatus = "waiting";
@@ -63,6 +70,8 @@ export class WorkerRun implements RunHandle {
     this.pruner = ready.pruner;
     this.deployable = ready.deployable;
     this.parameters = ready.parameters;
+    this.stateFolder = ready.stateFolder;
+    this.resumedFrom = ready.resumed;
     this.done = done;
   }
 
@@ -90,8 +99,11 @@ export class WorkerRun implements RunHandle {
         run = new WorkerRun(worker, data, done.promise);
         ready.resolve(run);
       } else if (data.type === "event") run?.hear(data);
-      else if (data.error === null) done.resolve();
-      else {
+      else if (data.error === null) {
+        if (run !== null) run.saving = data.saving;
+        done.resolve();
+      } else {
+        if (run !== null) run.saving = data.saving;
         const error = new Error(data.error.message);
         error.name = data.error.name;
         fail(error);

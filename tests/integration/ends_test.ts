@@ -194,7 +194,7 @@ Deno.test("a device that survives says that its run is lost, with its exit code;
   assertStringIncludes(other.text, "Cannot go on as the edge server ended the run: Cannot go on with device");
   assertMatch(
     other.text,
-    /Ended too early: \d+ steps\nSaved: nothing\nAgain from the start: deno run -A .*--server/,
+    /Ended too early: \d+ steps\nSaved: the state of step \d+ in (runs\/user_device\/state\S*)\nGo on from step \d+: deno run -A .*--server .*--resume \1/,
   );
   await data.process.status;
 
@@ -261,6 +261,7 @@ Deno.test("docs/exit_codes.md has the table that programs go by", async () => {
 Deno.test("the command that goes on has the program's own flags", () => {
   const args = ["--steps", "9", "--resume=old", "--checkpoint", "a b", "--events", "--port", "0"];
   assertEquals(withoutFlags(args, ["resume", "checkpoint"]), ["--steps", "9", "--events", "--port", "0"]);
+  assertEquals(withoutFlags(["--resume", "--steps", "9", "--resume"], ["resume"]), ["--steps", "9"]);
   assertEquals(
     goOnCommand("edge_server.ts", { folder: "a b", step: 3 }, { port: "80" }, args),
     "deno run -A examples/edge_server.ts --steps 9 --events --port 80 --resume 'a b'",

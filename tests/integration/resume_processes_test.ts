@@ -6,8 +6,9 @@ import { openCheckpoints } from "@edgetuner/core";
 import { assert, assertEquals, assertGreater, assertLess, assertStringIncludes } from "@std/assert";
 import { EXAMPLES } from "../support/places.ts";
 
-function start(program: string, args: readonly string[]): Deno.ChildProcess {
+function start(program: string, args: readonly string[], cwd?: string): Deno.ChildProcess {
   return new Deno.Command(Deno.execPath(), {
+    ...(cwd === undefined ? {} : { cwd }),
     args: ["run", "-A", "--quiet", `${EXAMPLES}${program}`, ...args],
     stdin: "null",
     stdout: "piped",
@@ -22,8 +23,8 @@ async function end(process: Deno.ChildProcess): Promise<{ code: number; out: str
   return { code, out: decoder.decode(stdout), errors: errors.join("\n") };
 }
 
-async function run(program: string, args: readonly string[]): Promise<string> {
-  const { code, out, errors } = await end(start(program, args));
+async function run(program: string, args: readonly string[], cwd?: string): Promise<string> {
+  const { code, out, errors } = await end(start(program, args, cwd));
   assertEquals(code, 0, errors);
   return out;
 }
@@ -140,6 +141,54 @@ Deno.test("server_tuner.ts, killed and taken up again, ends with the files of a 
   });
 });
 
+/** Some moment below a limit, another one at each call. */
+function moment(limitMs: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, Math.random() * limitMs));
+}
+
+Deno.test("server_tuner.ts without flags of its state, killed at any moment, goes on by --resume alone", async () => {
+  await withFolder(async (root) => {
+    const args = [
+      "--steps",
+      "60",
+      "--batch",
+      "2",
+      "--dropout",
+      "0.1",
+      "--save",
+      "heads",
+      "--metrics",
+      "metrics",
+    ];
+    for (const folder of ["whole", "again"]) await Deno.mkdir(`${root}/${folder}`);
+    await run("server_tuner.ts", args, `${root}/whole`);
+    const cwd = `${root}/again`;
+    const first = start("server_tuner.ts", args, cwd);
+    await untilCheckpoint(`${cwd}/runs/server_tuner/state`);
+    await moment(1500);
+    first.kill("SIGKILL");
+    await end(first);
+    const rows = (await Deno.readTextFile(`${cwd}/metrics/metrics.jsonl`)).split("\n").slice(0, -1)
+      .map((line) => JSON.parse(line) as { step: number; seconds: number });
+    await run("server_tuner.ts", [...args, "--resume", "--report", "report.json"], cwd);
+    const { resumedFrom, saving } = JSON.parse(await Deno.readTextFile(`${cwd}/report.json`));
+    assertGreater(resumedFrom, 0);
+    const lost = rows.filter(({ step }) => step >= resumedFrom).reduce(
+      (sum, { seconds }) => sum + seconds,
+      0,
+    );
+    assertLess(lost, 5, "seconds of work lost");
+    assertGreater(saving.count, 0);
+    assertEquals(await weightsOf(`${cwd}/heads`), await weightsOf(`${root}/whole/heads`));
+
+    // A new run in the same place: what the last one has learnt and saved is kept.
+    const out = await end(start("server_tuner.ts", ["--steps", "1", "--batch", "2", "--save", "heads"], cwd));
+    assertStringIncludes(out.errors, "The adapter of another run is kept: heads.previous");
+    assertEquals(await weightsOf(`${cwd}/heads.previous`), await weightsOf(`${root}/whole/heads`));
+    assertEquals((await checkpointsIn(`${cwd}/runs/server_tuner/state/previous`)).length, 2);
+  });
+});
+
 Deno.test("demo.ts, stopped by Ctrl-C and taken up again, ends with the adapter of a run without a break", async () => {
   await withFolder(async (root) => {
     const args = [...TUNING, "--steps", "16", "--prompts", "1", "--codec", "f16"];
@@ -175,6 +224,37 @@ Deno.test("demo.ts, stopped by Ctrl-C and taken up again, ends with the adapter 
     assertEquals(validations.at(-1).step, 16);
     assert(best.loss <= validations.at(-1).loss);
     assertEquals(parameters.trainable, 110_592);
+    // Nobody asked for states here, and all processes are killed.
+    const killed = new Deno.Command("setsid", {
+      args: [
+        Deno.execPath(),
+        "run",
+        "-A",
+        "--quiet",
+        `${EXAMPLES}demo.ts`,
+        ...args,
+        "--out",
+        `${root}/killed`,
+      ],
+      stdin: "null",
+      stdout: "null",
+      stderr: "null",
+    }).spawn();
+    await untilCheckpoint(`${root}/killed/checkpoints/device-3`);
+    const busy = await end(start("demo.ts", [...args, "--out", `${root}/killed`]));
+    assertEquals(busy.code, 2);
+    assertStringIncludes(busy.errors, `one run at a time may use ${root}/killed`);
+    await moment(1000);
+    await new Deno.Command("kill", { args: ["-9", "--", `-${killed.pid}`] }).output();
+    await killed.status;
+    await run("demo.ts", [...args, "--out", `${root}/killed`, "--resume", "--report", report]);
+    for (const adapter of ["adapter", "adapter-best"]) {
+      assertEquals(
+        await weightsOf(`${root}/killed/${adapter}`),
+        await weightsOf(`${root}/whole/${adapter}`),
+        adapter,
+      );
+    }
     const trained = (await metricsOf(`${root}/metrics`) as { step: number; mode: string }[])
       .filter(({ mode }) => mode === "train");
     assertEquals(trained.map(({ step }) => step), Array.from({ length: 16 }, (_, i) => i));
