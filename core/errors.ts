@@ -55,6 +55,12 @@ export class SaveError extends Error {
   override readonly name = "SaveError";
 }
 
+/** A text cannot be generated, or its likelihood computed, as what the model gives is not finite. */
+export class GenerationError extends Error {
+  /** Always `"GenerationError"`. */
+  override readonly name = "GenerationError";
+}
+
 /** A download failed for good: refused, missing, or not what it should be. What came so far is kept for the next try. */
 export class DownloadError extends Error {
   /** Always `"DownloadError"`. */

@@ -6,6 +6,7 @@
 
 import type { Engine } from "@edgetuner/kernels";
 import type { BaseLayers, ModelEnds } from "./model/base.ts";
+import { requireFiniteLogits } from "./generation/logits.ts";
 import { argmax } from "./generation/sample.ts";
 import { embedTokens, logitsOf } from "./model/loss.ts";
 import type { HeadPort } from "./ports.ts";
@@ -44,6 +45,7 @@ export interface GenerateOptions {
  * @param options Length and end.
  * @returns New tokens of each prompt, without the end token.
  * @throws {RangeError} If a prompt is empty or leaves no room.
+ * @throws {GenerationError} If the model gives logits that are not finite.
  */
 export async function generateGreedy(
   model: GenerationModel,
@@ -89,6 +91,7 @@ export async function generateGreedy(
       Uint32Array.from(active, (i, row) => row * length + sequences[i]!.length - 1),
     );
     const values = await logits.read();
+    requireFiniteLogits(values, longest);
     active.forEach((i, row) => {
       const next = argmax(values.subarray(row * vocabulary, (row + 1) * vocabulary));
       if (next === options.eos) open.delete(i);

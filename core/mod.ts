@@ -13,6 +13,7 @@ export {
   CheckpointError,
   DeadlineError,
   DownloadError,
+  GenerationError,
   HandshakeError,
   ListenError,
   PluginError,
@@ -345,6 +346,7 @@ export {
   toPeft,
 } from "./lora/peft.ts";
 export { dequantise, GGML_TYPES, ggmlBytes } from "./checkpoint/ggml_types.ts";
+export { firstNotFinite } from "./checkpoint/finite_values.ts";
 export { GgufFile, type GgufTensor } from "./checkpoint/gguf.ts";
 export { type Checksum, download, type DownloadOptions } from "./hub/download.ts";
 export {

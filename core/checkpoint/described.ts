@@ -13,6 +13,7 @@ import type { NamedArray, NamedArrays } from "../model/gpt2.ts";
 import { keepPrevious, makeFolder, writeWhole } from "./atomic.ts";
 import { parseJson, readJson as readJsonFile, showValue } from "./json_file.ts";
 import { saveSafetensors } from "./safetensors.ts";
+import { requireFiniteValues } from "./finite_values.ts";
 import { StoredTensors } from "./stored_tensors.ts";
 
 /** Names of the two files. */
@@ -99,7 +100,7 @@ export async function loadDescribed(
   const noted = stored.metadata[DESCRIPTION];
   if (noted === undefined) {
     if (json === null) throw missing;
-    return { config: json, tensors: new Map(stored) };
+    return { config: json, tensors: finite(folder, files, stored) };
   }
   const config = parseJson(noted) as Record<string, unknown>;
   if (json !== null && json.digest === stored.digest) {
@@ -112,7 +113,18 @@ export async function loadDescribed(
       );
     }
   }
-  return { config, tensors: new Map(stored) };
+  return { config, tensors: finite(folder, files, stored) };
+}
+
+/** Everything in memory, checked. */
+function finite(
+  folder: string,
+  files: DescribedFiles,
+  stored: StoredTensors,
+): ReadonlyMap<string, NamedArray> {
+  const tensors = new Map(stored);
+  requireFiniteValues(`load ${folder}`, tensors, files.weights);
+  return tensors;
 }
 
 async function readJson(path: string): Promise<Record<string, unknown>> {

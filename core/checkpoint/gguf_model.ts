@@ -156,6 +156,7 @@ export async function loadGgufModel(path: string): Promise<GgufModel> {
       return change(name)?.shape(shape) ?? shape;
     },
     pieces: (name, unit) => readPieces(file, names.get(name)!, change(name), unit),
+    from: (name) => `"${names.get(name)}" of ${path}`,
   });
   return { config, weights, fingerprint: await fingerprintOf(config, weights) };
 }

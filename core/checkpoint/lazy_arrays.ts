@@ -14,6 +14,8 @@ export interface LazySource {
   readonly shape: (name: string) => readonly number[];
   /** Its values in order, in pieces that are multiples of `unit`, each of which holds until the next one is asked for. */
   readonly pieces: (name: string, unit: number) => Iterable<Float32Array>;
+  /** Where it lies, for messages. */
+  readonly from?: (name: string) => string | undefined;
 }
 
 /** A map that knows names and makes an array at each `get` and each turn of a loop; nothing is kept. */
@@ -34,6 +36,11 @@ export class LazyArrays implements ReadonlyMap<string, NamedArray> {
   /** Shapes by name. */
   shapes(): ReadonlyMap<string, readonly number[]> {
     return new Map([...this.#names].map((name) => [name, this.#source.shape(name)]));
+  }
+
+  /** Where a tensor lies, for messages; `undefined` where nobody knows. */
+  from(name: string): string | undefined {
+    return this.#source.from?.(name);
   }
 
   /** Values of a tensor in order, in pieces that are multiples of `unit`. */

@@ -18,6 +18,8 @@ export interface StreamedArray {
    * @param unit Each piece is a multiple of so many values, and the tensor too. @default {1}
    */
   readonly pieces: (unit?: number) => Iterable<Float32Array>;
+  /** Where it lies, for messages; left out where nobody knows. */
+  readonly from?: string | undefined;
 }
 
 /** Shapes by name. Of files only the headers are looked at. */
@@ -31,7 +33,7 @@ export function shapesOf(tensors: NamedArrays): ReadonlyMap<string, readonly num
 export function streamed(tensors: NamedArrays, name: string): StreamedArray | undefined {
   if (tensors instanceof StoredTensors || tensors instanceof LazyArrays) {
     const shape = tensors.shape(name);
-    return shape && { shape, pieces: (unit) => tensors.pieces(name, unit) };
+    return shape && { shape, pieces: (unit) => tensors.pieces(name, unit), from: tensors.from(name) };
   }
   const found = tensors.get(name);
   return found && { shape: found.shape, pieces: () => [found.data] };

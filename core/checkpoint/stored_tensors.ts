@@ -167,6 +167,12 @@ export class StoredTensors implements ReadonlyMap<string, NamedArray> {
     return this.#places.get(name)?.entry.shape;
   }
 
+  /** The file of a tensor, for messages; `undefined` if there is none of this name. */
+  from(name: string): string | undefined {
+    const place = this.#places.get(name);
+    return place && String(place.file.path);
+  }
+
   /** Shapes by name, from the headers: nothing is read. */
   shapes(): ReadonlyMap<string, readonly number[]> {
     return new Map([...this.#places].map(([name, { entry }]) => [name, entry.shape]));

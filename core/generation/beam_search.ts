@@ -6,7 +6,7 @@
  * @module
  */
 
-import { applyRules, type LogitsRules, logSoftmax } from "./logits.ts";
+import { applyRules, type LogitsRules, logSoftmax, requireFiniteLogits } from "./logits.ts";
 import type { DecodingSession } from "./model.ts";
 
 /** Options of `beamSearch`. */
@@ -126,6 +126,7 @@ function best(
  * @param prompt Tokens, at least one.
  * @param options Beams, penalties and length.
  * @throws {RangeError} If an option is out of range or the model has no room.
+ * @throws {GenerationError} If the model gives logits that are not finite.
  * @throws The signal's reason, if it is aborted.
  */
 export async function beamSearch(
@@ -150,6 +151,7 @@ export async function beamSearch(
   let logits = await session.start(prompt);
   for (let step = 0;; step++) {
     options.signal?.throwIfAborted();
+    requireFiniteLogits(logits, prompt.length + step);
     const rows = beams.map(({ tokens, score }, i) => {
       const row = logits.subarray(i * session.vocabulary, (i + 1) * session.vocabulary);
       applyRules(row, tokens, settings);

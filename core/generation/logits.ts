@@ -6,6 +6,9 @@
  * @module
  */
 
+import { firstNotFinite } from "../checkpoint/finite_values.ts";
+import { GenerationError } from "../errors.ts";
+
 /** Which tokens are made less likely or impossible. */
 export interface LogitsRules {
   /** Negative logits of tokens generated before are multiplied by it, others divided; 1 = off. */
@@ -19,6 +22,23 @@ export interface LogitsRules {
   readonly minLength: number;
   /** Tokens that end a text. */
   readonly endTokens: readonly number[];
+}
+
+/**
+ * Checks logits as the model gave them, before any rule.
+ *
+ * @param logits Of one row or several, [V] each.
+ * @param tokens Tokens of the text so far, the prompt's too.
+ * @throws {GenerationError} If one is not finite.
+ */
+export function requireFiniteLogits(logits: Float32Array, tokens: number): void {
+  const bad = firstNotFinite(logits);
+  if (bad < 0) return;
+  throw new GenerationError(
+    `Cannot generate as the logits must be finite: after ${tokens} tokens one is ${
+      logits[bad]
+    }; look at the model's weights, the adapter and the codec`,
+  );
 }
 
 /**

@@ -7,7 +7,7 @@
  */
 
 import { randomStream } from "../data/random.ts";
-import { applyRules, type LogitsRules, logSoftmax } from "./logits.ts";
+import { applyRules, type LogitsRules, logSoftmax, requireFiniteLogits } from "./logits.ts";
 import type { DecodingSession } from "./model.ts";
 
 /** Options of `sample`. */
@@ -38,6 +38,7 @@ export interface SampleOptions extends Partial<LogitsRules> {
  * @param prompt Tokens, at least one.
  * @returns The new tokens, with the end token if one came.
  * @throws {RangeError} If an option is out of range.
+ * @throws {GenerationError} If the model gives logits that are not finite.
  */
 export async function sample(
   session: DecodingSession,
@@ -79,6 +80,7 @@ export async function sample(
   const generated: number[] = [];
   let logits = await session.start(prompt);
   while (!options.signal?.aborted) {
+    requireFiniteLogits(logits, prompt.length + generated.length);
     applyRules(logits, generated, rules);
     const token = temperature === 0
       ? argmax(logits)

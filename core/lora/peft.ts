@@ -11,6 +11,7 @@
  */
 
 import { readJson, showValue } from "../checkpoint/json_file.ts";
+import { requireFiniteValues } from "../checkpoint/finite_values.ts";
 import { LazyArrays } from "../checkpoint/lazy_arrays.ts";
 import { shapesOf, streamed } from "../checkpoint/pieces.ts";
 import { PendingFolder, writeWhole } from "../checkpoint/atomic.ts";
@@ -267,10 +268,11 @@ export function fitsHeadModules(peft: PeftAdapter, family: ModelFamily, shape: P
  * with a rank above 256, the most that head modules can have, each takes the rows of A that its own B uses: in
  * what `toPeft` made of head modules, these are few.
  *
- * @throws {CheckpointError} If the adapter has other modules, another shape, or a head whose B uses more than 256
+ * @throws {CheckpointError} If the adapter has a weight that is not finite, other modules, another shape, or a head whose B uses more than 256
  * rows of A.
  */
 export function fromPeft(peft: PeftAdapter, family: ModelFamily, shape: PeftModelShape): Adapter {
+  requireFiniteValues("import the adapter", peft.arrays);
   const { layers, heads, hidden } = shape;
   const headSize = hidden / heads;
   const full = peft.config.r;
@@ -332,6 +334,7 @@ export function mergePeft(
   family: ModelFamily,
   shape: PeftModelShape,
 ): NamedArrays {
+  requireFiniteValues("merge the adapter", peft.arrays);
   const { hidden } = shape;
   const { r: rank } = peft.config;
   const scale = scaleOf(peft.config);
@@ -383,6 +386,7 @@ export function mergePeft(
       const change = changes.get(name);
       return change === undefined ? streamed(weights, name)!.pieces(unit) : [change(weights.get(name)!).data];
     },
+    from: (name) => streamed(weights, name)?.from,
   });
 }
 
@@ -516,8 +520,11 @@ export async function loadPeft(folder: string): Promise<PeftAdapter> {
   if (typeof dropout !== "number" || !(dropout >= 0 && dropout < 1)) {
     refuse("lora_dropout must be at least 0 and below 1", dropout);
   }
+  const file = `${folder}/adapter_model.safetensors`;
+  const arrays = await loadSafetensors(file);
+  requireFiniteValues("read the adapter", arrays, file);
   return {
     config: { ...json, lora_dropout: dropout, use_rslora: json.use_rslora === true } as PeftConfig,
-    arrays: await loadSafetensors(`${folder}/adapter_model.safetensors`),
+    arrays,
   };
 }

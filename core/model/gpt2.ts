@@ -22,6 +22,7 @@ import {
   type PackedMatrix,
   type Tensor,
 } from "@edgetuner/kernels";
+import { finitePieces } from "../checkpoint/finite_values.ts";
 import { streamed, type StreamedArray } from "../checkpoint/pieces.ts";
 import { CheckpointError } from "../errors.ts";
 import type { LayerHeads } from "../ports.ts";
@@ -149,7 +150,7 @@ class Gpt2Reader {
   /** A weight that is f32 in every case. */
   plain(name: string, rows: number, columns: number): Parameter {
     return this.#own(
-      (array) => uploadLasting(this.engine, array.pieces(columns), rows, columns, name),
+      (array, key) => uploadLasting(this.engine, finitePieces(key, array, columns), rows, columns, name),
       ...[name, rows, columns] as const,
     );
   }
@@ -162,7 +163,7 @@ class Gpt2Reader {
     // Rows that share a scale are packed together.
     const unit = groupsAlong === "rows" ? (PACKED_FORMATS[format].group || 1) * columns : columns;
     return this.#own(
-      (array) => packWeights(this.engine, name, shape, array.pieces(unit)),
+      (array, key) => packWeights(this.engine, name, shape, finitePieces(key, array, unit)),
       ...[name, rows, columns] as const,
     );
   }
@@ -179,14 +180,14 @@ class Gpt2Reader {
   }
 
   #own<V extends Tensor | PackedMatrix>(
-    put: (array: StreamedArray) => V,
+    put: (array: StreamedArray, key: string) => V,
     name: string,
     rows: number,
     columns: number,
   ): Parameter<V> {
     try {
       const key = this.weights.has(`transformer.${name}`) ? `transformer.${name}` : name;
-      const value = put(checkedWeight(streamed(this.weights, key), name, rows, columns));
+      const value = put(checkedWeight(streamed(this.weights, key), name, rows, columns), key);
       this.#used.add(key);
       const parameter = new Parameter(`transformer.${name}`, value, this.trainable);
       this.#made.push(parameter);

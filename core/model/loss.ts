@@ -5,6 +5,7 @@
  */
 
 import { crossEntropy, embeddingGather, embeddingScatterAdd, matmul, type Tensor } from "@edgetuner/kernels";
+import { GenerationError } from "../errors.ts";
 import type { MicroBatch } from "../micro_batches.ts";
 import type { ModelEnds } from "./base.ts";
 import type { Gpt2Ends } from "./gpt2.ts";
@@ -202,6 +203,7 @@ export function modelLoss(
  * @param hidden h_L, [B * T, d].
  * @param batch Targets, and a mask that is 1 for those that are asked for, 0 elsewhere.
  * @returns One number for each 1 of the mask, in order; none is above 0.
+ * @throws {GenerationError} If one is not finite.
  */
 export async function targetLogProbabilities(
   ends: ModelEnds,
@@ -220,6 +222,10 @@ export async function targetLogProbabilities(
     const count = Math.min(perPiece, found.length - i * perPiece);
     // The logarithm of a sum that is 1 may be rounded below 0.
     for (let k = 0; k < count; k++) found[i * perPiece + k] = Math.min(0, -piece[k]!);
+    if (piece.subarray(0, count).every(Number.isFinite)) return;
+    throw new GenerationError(
+      "Cannot compute likelihoods as they must be finite: one is not; look at the model's weights, the adapter and the codec",
+    );
   });
   return found;
 }

@@ -11,6 +11,7 @@ import {
   PackedMatrix,
   type Tensor,
 } from "@edgetuner/kernels";
+import { finitePieces } from "../checkpoint/finite_values.ts";
 import { streamed, type StreamedArray } from "../checkpoint/pieces.ts";
 import { showValue } from "../checkpoint/json_file.ts";
 import { CheckpointError } from "../errors.ts";
@@ -237,9 +238,14 @@ export class WeightReader {
     const found = parts.map(([name, columns]) => this.#find(name, [columns])); // before memory is taken
     const data = new Float32Array(parts.reduce((sum, [, columns]) => sum + columns, 0));
     let at = 0;
-    for (const piece of pieces(found, 1)) {
-      data.set(piece, at);
-      at += piece.length;
+    try {
+      for (const piece of pieces(found, 1)) {
+        data.set(piece, at);
+        at += piece.length;
+      }
+    } catch (error) {
+      disposeAll(this.#made);
+      throw error;
     }
     const name = parts.map(([name]) => this.#key(name)).join(" + ");
     return this.#own(new Parameter(name, uploadLasting(this.#engine, [data], 1, data.length, name), false));
@@ -265,11 +271,16 @@ export class WeightReader {
     const name = parts.map(([name]) => this.#key(name)).join(" + ");
     const all = parts.reduce((sum, [, n]) => sum + n, 0);
     const found = this.#findAll(parts, columns); // before memory is taken
-    const tensor = uploadLasting(this.#engine, pieces(found, columns), all, columns, name);
-    return this.#own(new Parameter(name, tensor, false));
+    try {
+      const tensor = uploadLasting(this.#engine, pieces(found, columns), all, columns, name);
+      return this.#own(new Parameter(name, tensor, false));
+    } catch (error) {
+      disposeAll(this.#made);
+      throw error;
+    }
   }
 
-  #findAll(parts: readonly (readonly [name: string, rows: number])[], columns: number): StreamedArray[] {
+  #findAll(parts: readonly (readonly [name: string, rows: number])[], columns: number): Found[] {
     return parts.map(([name, rows]) => this.#find(name, [rows, columns]));
   }
 
@@ -286,7 +297,7 @@ export class WeightReader {
     throw new CheckpointError(`Cannot load the model as it must hold "${name}": it does not`);
   }
 
-  #find(name: string, shape: readonly number[]): StreamedArray {
+  #find(name: string, shape: readonly number[]): Found {
     const key = this.#key(name);
     const found = streamed(this.#weights, key)!;
     if (found.shape.length !== shape.length || found.shape.some((n, i) => n !== shape[i])) {
@@ -296,12 +307,18 @@ export class WeightReader {
       );
     }
     this.#used.add(key);
-    return found;
+    return { name: key, array: found };
   }
 }
 
-function* pieces(found: readonly StreamedArray[], unit: number): Generator<Float32Array> {
-  for (const array of found) yield* array.pieces(unit);
+/** A weight and what the checkpoint calls it. */
+interface Found {
+  readonly name: string;
+  readonly array: StreamedArray;
+}
+
+function* pieces(found: readonly Found[], unit: number): Generator<Float32Array> {
+  for (const { name, array } of found) yield* finitePieces(name, array, unit);
 }
 
 /**

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { firstNotFinite } from "../checkpoint/finite_values.ts";
 import { CheckpointError, TrainingError } from "../errors.ts";
 import type { HeadModulesState } from "../lora/head_modules.ts";
 import type { NamedArray } from "../model/gpt2.ts";
@@ -32,8 +33,9 @@ export function requireFiniteHeads(step: number, state: HeadModulesState): void 
   for (const part of ["weights", "m", "v"] as const) {
     for (const [layer, heads] of state[part].entries()) {
       for (const { a, b } of heads.flat()) {
-        const bad = firstNotFinite(a) ?? firstNotFinite(b);
-        if (bad === undefined) continue;
+        const [inA, inB] = [firstNotFinite(a), firstNotFinite(b)];
+        if (inA < 0 && inB < 0) continue;
+        const bad = inA < 0 ? b[inB] : a[inA];
         throw new TrainingError(
           `Cannot go on training as weights and moments of the heads must be finite: after ${step} steps one of layer ${layer} is ${bad}; ${ADVICE}`,
         );
@@ -45,14 +47,12 @@ export function requireFiniteHeads(step: number, state: HeadModulesState): void 
 /** @throws {CheckpointError} If a value of what is to be saved is not finite. */
 export function requireFiniteArrays(path: string, arrays: ReadonlyMap<string, NamedArray>): void {
   for (const [name, { data }] of arrays) {
-    const bad = firstNotFinite(data);
-    if (bad === undefined) continue;
+    const at = firstNotFinite(data);
+    if (at < 0) continue;
     throw new CheckpointError(
-      `Cannot save ${path} as every weight must be finite: one of "${name}" is ${bad}; what was saved before stays`,
+      `Cannot save ${path} as every weight must be finite: one of "${name}" is ${
+        data[at]
+      }; what was saved before stays`,
     );
   }
-}
-
-function firstNotFinite(values: Float32Array): number | undefined {
-  return values.find((x) => !Number.isFinite(x));
 }

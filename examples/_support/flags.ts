@@ -321,6 +321,7 @@ const PLAIN_ERRORS: readonly string[] = [
   "DataError",
   "DeadlineError",
   "DownloadError",
+  "GenerationError",
   "HandshakeError",
   "NoAdapterError",
   "PluginError",
