@@ -174,19 +174,48 @@ export {
   decodeFrame,
   elementsOf,
   encodeFrame,
+  type Envelope,
   type Frame,
-  FRAME_KINDS,
-  type FrameKind,
-  PROTOCOL_VERSION,
+  type FrameOf,
+  measureFrame,
+  OtherVersionError,
+  type RawFrame,
   tensorBytes,
   type WireDType,
   type WireTensor,
 } from "./wire/frame.ts";
+export {
+  FRAME_KINDS,
+  type FrameKind,
+  isFrameKind,
+  type Lane,
+  type Message,
+  MESSAGES,
+  type MessageTensors,
+  type MetaOf,
+  PROTOCOL_VERSION,
+  type Side,
+} from "./wire/messages.ts";
+export type { Field, FieldsOf, NullIn, OptionalField } from "./wire/fields.ts";
+export type {
+  ActivationMeta,
+  EmbeddingMeta,
+  EndMeta,
+  HelloMeta,
+  MaskMeta,
+  Metas,
+  NoMeta,
+  RangeMeta,
+  SettingsMeta,
+  WelcomeMeta,
+} from "./wire/metas.ts";
+export { decodePlainData, encodePlainData } from "./wire/cbor.ts";
+export { MAX_PEER_TEXT, plainText, quoted } from "./plain_text.ts";
 export { ByteLedger, type Direction, type LedgerEntry } from "./wire/ledger.ts";
 export {
   type Expectation,
-  type Lane,
   type Outgoing,
+  type OutgoingEnvelope,
   Peer,
   type PeerOptions,
   type PeerTimes,

@@ -53,6 +53,13 @@ export interface Channel extends AsyncDisposable {
    * @returns The frame, or `null` once the channel is closed and all frames were taken.
    */
   receive(options?: WaitOptions): Promise<Uint8Array<ArrayBuffer> | null>;
+  /**
+   * Sets the largest frame in bytes that is taken in from now on: the peer that sends a larger one is closed.
+   * Left out by channels that have no limit of their own.
+   *
+   * @param bytes `Infinity` for the channel's own limit.
+   */
+  limitReceived?(bytes: number): void;
   /** Resolves when the channel has ended, for whatever reason; never rejects. */
   readonly closed: Promise<CloseInfo>;
   /**

@@ -23,7 +23,7 @@ const CLEAN: Readonly<Record<string, string>> = {
   "core/mod_test.ts": `import "@edgetuner/core";\nimport "@std/assert";\n`,
   "transport/mod.ts": `import type { A } from "@edgetuner/core";\nexport type B = A;\n`,
   "transport/server/mod.ts": `import { Hono } from "hono";\nimport "hono/ws";\nexport { Hono };\n`,
-  "plugins/mod.ts": `import "@edgetuner/core";\nimport "cbor-x";\n`,
+  "plugins/mod.ts": `import "@edgetuner/core";\nimport "cborg";\n`,
   "tests/support/tolerance.ts": `import "@edgetuner/kernels";\nimport "../../kernels/matmul/matmul.ts";\n`,
   "examples/demo.ts": `import "../mod.ts";\nimport "@edgetuner/core";\n`,
 };

@@ -190,7 +190,7 @@ export class EdgeParty {
         }
         if (frame.kind === "mask" && ++passes > this.#passes) {
           this.#passes = passes;
-          this.#lowest = Number(frame.meta.lowest ?? 0);
+          this.#lowest = frame.meta.lowest;
           this.#positions.clear();
         }
         const isWork = ["mask", "input", "hidden", "deltaGradient"].includes(frame.kind);
@@ -316,10 +316,10 @@ export class DeviceParty {
       this.#ready.set(`${answer} ${layer} ${microBatchOf(frame)}`, this.#timeline.work(party, [segment]));
     if (kind === "mask") {
       // Another part of the same step: the heads are updated after the last one only.
-      if (Array.isArray(frame.meta.part) && frame.meta.part[0] > 0) this.#update = null;
+      if (frame.meta.part !== undefined && frame.meta.part[0] > 0) this.#update = null;
       else this.#finishUpdate();
       this.#mask = tensors[0]!.data as Uint8Array;
-      this.#lowest = Number(frame.meta.lowest ?? 0);
+      this.#lowest = frame.meta.lowest;
     } else if (kind === "input") {
       const [kept, tokens] = lora.mode === "slice" ? [shape[0]!, shape[1]!] : [this.#kept(layer), shape[0]!];
       ready("delta", headsForwardWork(this.#size(), tokens, kept));

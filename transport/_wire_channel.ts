@@ -5,7 +5,15 @@
  * @module
  */
 
-import { type Channel, ChannelClosedError, type CloseInfo, type WaitOptions } from "@edgetuner/core";
+import {
+  type Channel,
+  ChannelClosedError,
+  type CloseInfo,
+  MAX_PEER_TEXT,
+  plainText,
+  quoted,
+  type WaitOptions,
+} from "@edgetuner/core";
 import { WaitLine } from "./_wait_line.ts";
 
 /** One frame, as in `Channel`. */
@@ -27,6 +35,8 @@ export interface Wire {
   write(frame: Frame): void;
   /** Tells that the receiver took a frame out of the queue. */
   taken(frame: Frame): void;
+  /** Tells that no larger frames are wanted from now on; for wires that hand frames on. */
+  limitReceived?(bytes: number): void;
   /**
    * Delivers what `write` took, then ends the connection. Has a time limit of its own, and ends at once when
    * `channel.cut` aborts; never rejects.
@@ -57,6 +67,10 @@ export class WireChannel implements Channel {
   #info: CloseInfo | undefined;
   #receiving = true;
   readonly #cut = new AbortController();
+  /** Largest frame that is taken in, if that is less than the wire's own limit. */
+  maxReceivedBytes = Infinity;
+  /** For the wire: the other end wants no larger frames; set by whoever hands them on. */
+  limitHandedOn: (bytes: number) => void = () => {};
 
   constructor(options: WireChannelOptions, makeWire: (channel: WireChannel) => Wire) {
     const { promise, resolve } = Promise.withResolvers<CloseInfo>();
@@ -109,6 +123,11 @@ export class WireChannel implements Channel {
     return this.#receiving ? await this.#receivers.wait(undefined, signal) : null;
   }
 
+  limitReceived(bytes: number): void {
+    this.maxReceivedBytes = bytes;
+    this.#wire.limitReceived?.(bytes);
+  }
+
   async close(reason = "", { signal }: WaitOptions = {}): Promise<void> {
     const cut = () => this.#cut.abort();
     if (signal?.aborted) cut();
@@ -149,8 +168,9 @@ export class WireChannel implements Channel {
   }
 
   /** For the wire: nothing more can be sent, while received frames may still follow. The first info stays. */
-  endSending(info: CloseInfo): void {
-    this.#info ??= info;
+  endSending({ clean, reason }: CloseInfo): void {
+    // The reason may be the peer's.
+    this.#info ??= { clean, reason: plainText(reason) };
     for (let sender = this.#senders.shift(); sender; sender = this.#senders.shift()) {
       sender.reject(this.#refusal(this.#info));
     }
@@ -185,7 +205,7 @@ export class WireChannel implements Channel {
   #refusal({ reason }: CloseInfo): ChannelClosedError {
     return new ChannelClosedError(
       `Cannot send a frame to ${JSON.stringify(this.peer)} as the channel must be open: ` +
-        `it is closed, reason is ${JSON.stringify(reason)}`,
+        `it is closed, reason is ${quoted(reason, MAX_PEER_TEXT)}`,
     );
   }
 }

@@ -631,6 +631,11 @@ class HttpSession implements Wire {
     return String(this.#flow.grant());
   }
 
+  /** Largest frame that the channel wants now. */
+  get maxFrameBytes(): number {
+    return this.#channel.maxReceivedBytes;
+  }
+
   touch(): void {
     this.lastSeen = performance.now();
   }
@@ -805,7 +810,8 @@ export function httpListener(options: HttpListenerOptions = {}): HttpListener {
     const seq = readCount(request.headers, HEADER.seq);
     if (seq === undefined) return refusal(400, "The request is malformed");
     if (session.reading >= MAX_BODIES_AT_ONCE) return refusal(429, "An earlier request is still being read");
-    const maxBytes = maxBodyBytes(limits.maxFrameBytes);
+    const maxFrameBytes = Math.min(limits.maxFrameBytes, session.maxFrameBytes);
+    const maxBytes = maxBodyBytes(maxFrameBytes);
     session.reading++;
     let body: Frame | undefined;
     try {
@@ -816,7 +822,7 @@ export function httpListener(options: HttpListenerOptions = {}): HttpListener {
       session.reading--;
     }
     if (!body) return refusal(413, `A body must not exceed ${maxBytes} bytes`);
-    const frames = splitFrames(body, limits.maxFrameBytes);
+    const frames = splitFrames(body, maxFrameBytes);
     if (!frames) return refusal(400, "The body is malformed");
     const response = session.post(request, seq, frames);
     if (response.ok && parseClose(request.headers)) remove(id);

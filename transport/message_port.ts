@@ -16,6 +16,7 @@ const MAX_FRAME_BYTES = 2 ** 31 - 1;
 type PortMessage =
   | { readonly type: "frame"; readonly frame: Frame }
   | { readonly type: "taken"; readonly cost: number }
+  | { readonly type: "limit"; readonly bytes: number }
   | { readonly type: "end"; readonly info: CloseInfo };
 
 class MessagePortWire implements Wire {
@@ -44,6 +45,10 @@ class MessagePortWire implements Wire {
     this.#post({ type: "taken", cost: frameCost(frame) });
   }
 
+  limitReceived(bytes: number): void {
+    this.#post({ type: "limit", bytes });
+  }
+
   shutdown(reason: string): Promise<void> {
     // Whoever does not wait here does not want anyone to wait behind it either.
     this.#post({ type: "end", info: { clean: !this.#channel.cut.aborted, reason } });
@@ -60,7 +65,8 @@ class MessagePortWire implements Wire {
     else if (message.type === "taken") {
       this.#outstanding -= message.cost;
       this.#channel.wake();
-    } else {
+    } else if (message.type === "limit") this.#channel.limitHandedOn(message.bytes);
+    else {
       this.#channel.end(message.info);
       this.#port.close();
       this.#channel.settle();
@@ -94,6 +100,8 @@ async function handOn(from: Channel, to: Channel): Promise<void> {
   const broken = new AbortController();
   from.closed.then(({ clean }) => clean || broken.abort());
   try {
+    // What the far end wants to be limited is limited where the frames come from.
+    if (to instanceof WireChannel) to.limitHandedOn = (bytes) => from.limitReceived?.(bytes);
     for (;;) {
       const frame = await from.receive();
       if (frame === null) break;

@@ -4,6 +4,8 @@
  * @module
  */
 
+import { plainText } from "@edgetuner/core";
+
 /** What a client is told about an error. */
 export interface Problem {
   /** HTTP status. */
@@ -16,7 +18,9 @@ export interface Problem {
 
 /** A response with a problem. */
 export function problemResponse(problem: Problem, headers: Readonly<Record<string, string>> = {}): Response {
-  return new Response(JSON.stringify({ type: "about:blank", ...problem }), {
+  // A detail may quote what the client sent.
+  const detail = plainText(problem.detail, 1000);
+  return new Response(JSON.stringify({ type: "about:blank", ...problem, detail }), {
     status: problem.status,
     headers: { "content-type": "application/problem+json", ...headers },
   });
@@ -50,9 +54,9 @@ export function refusal(
 export function detailOf(text: string): string {
   try {
     const { detail } = JSON.parse(text) as { detail?: unknown };
-    if (typeof detail === "string") return detail.slice(0, 300);
+    if (typeof detail === "string") return plainText(detail);
   } catch {
     // Not JSON: a proxy's own words, for one.
   }
-  return text.slice(0, 300).trim();
+  return plainText(text).trim();
 }

@@ -28,6 +28,7 @@ import {
   type CloseInfo,
   HandshakeError,
   type Listener,
+  quoted,
   type Transport,
   type TransportFlags,
   type WaitOptions,
@@ -294,13 +295,13 @@ class WebSocketWire implements Wire {
     const match = /^(grant|parts|alive) (\d{1,15})$/.exec(text);
     const value = Number(match?.[2]);
     if (!match || (match[1] === "parts" && this.#parts)) {
-      this.#fail(CLOSE_PROTOCOL, `Cannot read the text message ${JSON.stringify(text.slice(0, 20))}`);
+      this.#fail(CLOSE_PROTOCOL, `Cannot read the text message ${quoted(text, 20)}`);
     } else if (match[1] === "grant") {
       if (this.#flow.raise(value)) this.#channel.wake();
     } else if (match[1] === "alive") {
       this.#signEveryMs = Math.max(MIN_LOOK_MS, Math.min(this.#limits.pingIntervalMs, Math.floor(value / 3)));
       if (performance.now() - this.#sentAt >= this.#signEveryMs / 2) this.#sendAlive();
-    } else if (value > this.#limits.maxFrameBytes) {
+    } else if (value > this.#maxFrameBytes) {
       this.#failSize(value);
     } else {
       this.#parts = { frame: new Uint8Array(value), filled: 0 };
@@ -323,7 +324,7 @@ class WebSocketWire implements Wire {
   }
 
   #deliver(frame: Frame): void {
-    if (frame.byteLength > this.#limits.maxFrameBytes) {
+    if (frame.byteLength > this.#maxFrameBytes) {
       this.#failSize(frame.byteLength);
     } else if (!this.#flow.received(frame)) {
       this.#fail(CLOSE_TOO_MUCH, `More than ${this.#limits.queueBytes} bytes wait to be received`);
@@ -335,8 +336,13 @@ class WebSocketWire implements Wire {
   #failSize(bytes: number): void {
     this.#fail(
       CLOSE_TOO_LARGE,
-      `A frame must not exceed ${this.#limits.maxFrameBytes} bytes: size is ${bytes}`,
+      `A frame must not exceed ${this.#maxFrameBytes} bytes: size is ${bytes}`,
     );
+  }
+
+  /** Largest frame that is taken in now. */
+  get #maxFrameBytes(): number {
+    return Math.min(this.#limits.maxFrameBytes, this.#channel.maxReceivedBytes);
   }
 
   #fail(code: number, reason: string): void {

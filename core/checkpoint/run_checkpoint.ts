@@ -12,7 +12,6 @@
  * @module
  */
 
-import { Decoder, Encoder } from "cbor-x";
 import { CheckpointError } from "../errors.ts";
 import type { HeadRange } from "../lora/allocation.ts";
 import type { HeadModules, HeadModulesState, HeadWeights } from "../lora/head_modules.ts";
@@ -22,12 +21,13 @@ import type { HeadStatistics } from "../ports.ts";
 import type { PrunerState } from "../pruner.ts";
 import { checkRunSettings, type ModelShape, type RunSettings } from "../session/settings.ts";
 import { requireFiniteArrays } from "../train/finite.ts";
+import { decodePlainData, encodePlainData } from "../wire/cbor.ts";
 import { readMetadata } from "./_header.ts";
 import { makeFolder } from "./atomic.ts";
 import { readSafetensors, saveSafetensors } from "./safetensors.ts";
 
 const FORMAT = "edgetuner-run";
-const FORMAT_VERSION = 1;
+const FORMAT_VERSION = 2;
 /** Checkpoints that stay in a folder: if a crash comes between two parties' writes, all still have the older one. */
 const KEPT = 2;
 
@@ -148,7 +148,7 @@ export async function saveCheckpoint(path: string, checkpoint: RunCheckpoint): P
   };
   if (pruning !== null) {
     // The state is any plain data, typed arrays and all: JSON could not hold it.
-    metadata.pruning = new Encoder({ structuredClone: false }).encode(pruning).toBase64();
+    metadata.pruning = encodePlainData(pruning).toBase64();
   }
   const arrays: ReadonlyMap<string, NamedArray> = heads === null
     ? new Map()
@@ -180,7 +180,7 @@ export async function loadCheckpoint(path: string): Promise<RunCheckpoint> {
     const checked = checkRunSettings(settings);
     const pruning = metadata.pruning === undefined
       ? null
-      : new Decoder().decode(Uint8Array.fromBase64(metadata.pruning)) as SavedPruning;
+      : readPruning(Uint8Array.fromBase64(metadata.pruning));
     if (!Number.isInteger(plain.step) || plain.step < 0 || plain.step > checked.steps) {
       throw new RangeError(`its step must be from 0 to ${checked.steps}: current value is ${plain.step}`);
     }
@@ -398,6 +398,15 @@ async function digestOf(
     lines.push(`${name} ${await digest(new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength))}`);
   }
   return await digest(new TextEncoder().encode(lines.join("\n")));
+}
+
+/** What pruning goes on from; the state is the pruner's own affair. */
+function readPruning(bytes: Uint8Array): SavedPruning {
+  const { pruner, state, lastMask, statistics } = Object(decodePlainData(bytes)) as Record<string, unknown>;
+  const isMap = typeof statistics === "object" && statistics !== null;
+  const isMask = lastMask === null || lastMask instanceof Uint8Array;
+  if (typeof pruner === "string" && isMap && isMask) return { pruner, state, lastMask, statistics };
+  throw new TypeError("what it says of pruning must be a name, a mask and statistics: it is not");
 }
 
 /** `.m` and `.v` stand behind the names of moments. */

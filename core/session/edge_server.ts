@@ -10,8 +10,9 @@ import { BackgroundSaver, SaveSchedule, type SavingTimes } from "../checkpoint/s
 import { HandshakeError } from "../errors.ts";
 import { CachedLayers } from "../generation/cached_layers.ts";
 import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
-import { checkLora, type LoraSettings } from "../lora/settings.ts";
+import type { LoraSettings } from "../lora/settings.ts";
 import type { BaseLayers } from "../model/base.ts";
+import { quoted } from "../plain_text.ts";
 import type { HeadStatistics } from "../ports.ts";
 import { sampleSettings } from "../predictor/samples.ts";
 import {
@@ -25,6 +26,7 @@ import {
 import { Tape } from "../tape.ts";
 import { embeddingMean } from "../train/embedding_mean.ts";
 import { probeStep, runStep } from "../train/step.ts";
+import type { MetaOf } from "../wire/messages.ts";
 import { askPruner, initPruner } from "./ask_pruner.ts";
 import { type DecodingRequest, RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";
@@ -108,7 +110,7 @@ export class EdgeServer extends RunServer {
   ): Promise<RunCheckpoint | null> {
     const { resume, fingerprint, pruner } = this.#options;
     if (resume === undefined) return null;
-    const stepsOf = ({ hello }: RunMember) => (hello.checkpoints as { steps: readonly number[] }).steps;
+    const stepsOf = ({ hello }: RunMember) => hello.checkpoints?.steps ?? [];
     const common = resume.steps.filter((step) => this.members.every((m) => stepsOf(m).includes(step)));
     if (common.length === 0) {
       throw new HandshakeError(
@@ -140,18 +142,13 @@ export class EdgeServer extends RunServer {
   }
 
   /** In generation a device brings heads of its own: they must be those of this run and nobody else's. */
-  protected override checkHello(
-    name: string,
-    capacity: number,
-    meta: Readonly<Record<string, unknown>>,
-  ): void {
+  protected override checkHello({ name, capacity, learnt }: MetaOf<"hello">): void {
     if (this.settings.task !== "generate" || capacity === 0) return;
     const { shape } = this.#options.base;
-    const learnt = readLearntHeads(meta.learnt);
-    if (learnt === null || learnt.range.first + learnt.range.count > shape.heads) {
+    if (learnt === undefined || learnt.range.first + learnt.range.count > shape.heads) {
       throw new HandshakeError(
         `Cannot admit "${name}" as it must have learnt some of ${shape.heads} heads before: current value is ${
-          JSON.stringify(meta.learnt)?.slice(0, 80)
+          quoted(learnt?.range ?? null)
         }`,
       );
     }
@@ -165,7 +162,7 @@ export class EdgeServer extends RunServer {
     }
     const { first, count } = learnt.range;
     const other = this.headMembers.find(({ hello }) => {
-      const { range } = readLearntHeads(hello.learnt)!;
+      const { range } = hello.learnt!;
       return range.first < first + count && first < range.first + range.count;
     });
     if (other !== undefined) {
@@ -186,7 +183,7 @@ export class EdgeServer extends RunServer {
     }
     const owned = this.headMembers.map((member) => ({
       member,
-      range: readLearntHeads(member.hello.learnt)!.range,
+      range: member.hello.learnt!.range,
     }))
       .sort((a, b) => a.range.first - b.range.first);
     let next = 0;
@@ -272,7 +269,7 @@ export class EdgeServer extends RunServer {
           range: member.device.range,
           statistics: fromDevices,
           start: step,
-        } as unknown as Record<string, unknown>,
+        },
       });
       member.peer.run = this.run;
       member.peer.codec = this.codec;
@@ -415,20 +412,6 @@ export class EdgeServer extends RunServer {
     this.ending = { step, best };
     await save();
     await this.#saver.settled();
-  }
-}
-
-/** What a device with heads tells of them in its hello; `null` if that is not valid. */
-function readLearntHeads(
-  value: unknown,
-): { readonly range: HeadRange; readonly lora: LoraSettings } | null {
-  const { range, lora } = (value ?? {}) as { range?: HeadRange; lora?: LoraSettings };
-  const isIndex = (n: unknown) => Number.isInteger(n) && (n as number) >= 0;
-  if (!isIndex(range?.first) || !isIndex(range?.count) || range!.count === 0) return null;
-  try {
-    return { range: range!, lora: checkLora(lora!) };
-  } catch {
-    return null;
   }
 }
 

@@ -7,8 +7,9 @@
 import type { Engine, Tensor } from "@edgetuner/kernels";
 import { ProtocolError } from "../errors.ts";
 import { type StepPart, WHOLE_STEP } from "../micro_batches.ts";
+import { quoted } from "../plain_text.ts";
 import type { DataPort, EmbeddedBatch, LossPass, LossResult, StepMode } from "../ports.ts";
-import type { Frame } from "../wire/frame.ts";
+import type { Frame, FrameOf } from "../wire/frame.ts";
 import type { Peer } from "../wire/peer.ts";
 import type { Waits } from "./waits.ts";
 
@@ -101,7 +102,7 @@ export class RemoteData implements DataPort {
 
   async #receive(): Promise<Frame> {
     const frame = await this.#waits.for(this.#peer.next("data", `"embedding"`));
-    this.best = frame.meta.best === true;
+    this.best = (frame.kind === "embedding" || frame.kind === "finished") && frame.meta.best === true;
     return frame;
   }
 
@@ -116,19 +117,16 @@ export class RemoteData implements DataPort {
     });
     const [rows, length] = tensors[0]!.shape as [number, number];
     const { parents = null } = meta;
-    const fits = parents === null
-      ? rows === 1
-      : length === 1 && Array.isArray(parents) && parents.length === rows &&
-        parents.every((p) => Number.isInteger(p));
+    const fits = parents === null ? rows === 1 : length === 1 && parents.length === rows;
     if (!fits || rows * length > MAX_TOKENS) {
       this.refuse(
         `new tokens must be a prompt in one row, or one for each row that is continued, and at most ${MAX_TOKENS}: current value is ${rows} x ${length} that continue ${
-          JSON.stringify(parents)?.slice(0, 80)
+          quoted(parents)
         }`,
       );
     }
     const embedding = this.#upload(tensors[0]!.data as Float32Array, rows * length);
-    return { embedding, rows, length, parents: parents as number[] | null };
+    return { embedding, rows, length, parents };
   }
 
   #upload(values: Float32Array, rows: number): Tensor {
@@ -140,11 +138,9 @@ export class RemoteData implements DataPort {
     const frame = peer.check(next, "embedding", { step, shapes: [[null, null, this.#hidden]] });
     const { mode } = frame.meta;
     const [batch, length] = frame.tensors[0]!.shape as [number, number];
-    if ((mode !== "train" && mode !== "evaluate") || batch * length > MAX_TOKENS) {
+    if (batch * length > MAX_TOKENS) {
       const error = new ProtocolError(
-        `Cannot run the step as its mode must be "train" or "evaluate" and its tokens at most ${MAX_TOKENS}: current value is ${
-          JSON.stringify(mode)
-        }, ${batch} x ${length}`,
+        `Cannot run the step as its tokens must be at most ${MAX_TOKENS}: current value is ${batch} x ${length}`,
       );
       peer.reject(error);
       throw error;
@@ -162,13 +158,12 @@ export class RemoteData implements DataPort {
   }
 
   /** Which part of the step a frame is: the one after the last, or the first one of a new step. */
-  #partOf({ meta, step }: Frame, mode: StepMode): StepPart {
+  #partOf({ meta, step }: FrameOf<"embedding">, mode: StepMode): StepPart {
     const first = this.#isLast();
-    const [index, count] = Array.isArray(meta.part) ? meta.part as unknown[] : [0, 1];
+    const [index, count] = meta.part ?? [0, 1];
     const fits = index === (first ? 0 : this.#part.index + 1) &&
       (first
-        ? Number.isInteger(count) && (count as number) >= 1 &&
-          (count as number) <= (mode === "train" ? this.#accumulate : 1)
+        ? count <= (mode === "train" ? this.#accumulate : 1)
         : count === this.#part.count && mode === "train");
     if (!fits) {
       const error = new ProtocolError(
@@ -176,12 +171,12 @@ export class RemoteData implements DataPort {
           first
             ? `its first part of at most ${this.#accumulate}, in training,`
             : `part ${this.#part.index + 1} of ${this.#part.count}`
-        } must come next: current value is ${JSON.stringify(meta.part ?? null)?.slice(0, 80)}, "${mode}"`,
+        } must come next: current value is ${quoted(meta.part ?? null)}, "${mode}"`,
       );
       this.#peer.reject(error);
       throw error;
     }
-    return { index: index as number, count: count as number, firstRow: first ? 0 : this.#rows };
+    return { index, count, firstRow: first ? 0 : this.#rows };
   }
 
   /** Sends h_L, all of it or of one micro-batch; in training and for a probe waits for dh_L. */
@@ -208,7 +203,7 @@ export class RemoteData implements DataPort {
     try {
       // The loss of the whole step comes after its last gradient.
       const { meta } = await this.#waits.for(this.#peer.receive("loss", { step, shapes: [] }));
-      return { gradient, loss: typeof meta.loss === "number" ? meta.loss : null };
+      return { gradient, loss: meta.loss };
     } catch (error) {
       gradient?.dispose();
       throw error;

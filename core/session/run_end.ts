@@ -5,7 +5,7 @@
  */
 
 import { ChannelClosedError, PluginError, ProtocolError, TrainingError } from "../errors.ts";
-import type { Frame } from "../wire/frame.ts";
+import type { FrameOf } from "../wire/frame.ts";
 import type { Peer } from "../wire/peer.ts";
 import type { RunEnding } from "./run_server.ts";
 
@@ -20,9 +20,9 @@ export interface RunState {
 }
 
 /** Takes in the end of a run. */
-export function takeEnd({ meta }: Frame, state: RunState): void {
-  state.reason = String(meta.reason ?? "");
-  if (Number.isInteger(meta.step)) state.ending = { step: meta.step as number, best: meta.best === true };
+export function takeEnd({ meta: { reason, step, best = false } }: FrameOf<"end">, state: RunState): void {
+  state.reason = reason;
+  if (step !== undefined) state.ending = { step, best };
 }
 
 /**

@@ -8,10 +8,11 @@ import type { Engine } from "@edgetuner/kernels";
 import type { CheckpointSource } from "../checkpoint/run_checkpoint.ts";
 import { DeadlineError, HandshakeError, TrainingError } from "../errors.ts";
 import type { HeadRange } from "../lora/allocation.ts";
+import { plainText, quoted } from "../plain_text.ts";
 import type { StepMode } from "../ports.ts";
 import type { Channel } from "../transport.ts";
 import { findCodec, type WireCodec } from "../wire/codec.ts";
-import { PROTOCOL_VERSION } from "../wire/frame.ts";
+import type { MetaOf } from "../wire/messages.ts";
 import { ByteLedger, type LedgerEntry } from "../wire/ledger.ts";
 import { Peer } from "../wire/peer.ts";
 import type { RunHandle, RunHealth } from "./run_handle.ts";
@@ -139,9 +140,6 @@ const END_MS = 5000;
 const END_FAILED_MS = 500;
 /** The same for a device that let a wait reach its limit. */
 const END_SILENT_MS = 100;
-const MAX_NAME = 64;
-/** Most checkpoints that a device may bring. */
-const MAX_CHECKPOINTS = 1024;
 
 /** A device that joined, with its connection. */
 export interface RunMember {
@@ -152,19 +150,11 @@ export interface RunMember {
   /** True if it tells the loss of each step. */
   readonly sharesLoss: boolean;
   /** What it said in its hello. */
-  readonly hello: Readonly<Record<string, unknown>>;
+  readonly hello: MetaOf<"hello">;
 }
 
 /** How the model and its training are divided: a device takes part only in what it was made for. */
 export type RunSystem = "split" | "tensorParallel";
-
-interface Hello {
-  readonly name: string;
-  readonly capacity: number;
-  readonly data: boolean;
-  readonly fingerprint: string;
-  readonly sharesLoss: boolean;
-}
 
 /** How a run ended in good order. */
 export interface RunEnding {
@@ -265,10 +255,12 @@ export abstract class RunServer implements RunHandle {
       signal: this.#stop.signal,
       ledger: this.ledger,
       maxQueuedBytes: this.#options.maxQueuedBytes,
+      remote: "device",
     });
     try {
       const frame = await peer.receive("hello");
-      const hello = this.#admit(frame.meta);
+      const hello = frame.meta;
+      this.#admit(hello);
       const device: JoinedDevice = {
         name: hello.name,
         capacity: hello.capacity,
@@ -278,7 +270,7 @@ export abstract class RunServer implements RunHandle {
       };
       peer.name = `device "${hello.name}"`;
       peer.timeoutMs = this.#options.timeoutMs ?? 120_000;
-      const member = { device, peer, sharesLoss: hello.sharesLoss, hello: frame.meta };
+      const member = { device, peer, sharesLoss: hello.sharesLoss, hello };
       this.#members.push(member);
       this.#emit({ type: "joined", device });
       this.#wake();
@@ -290,10 +282,10 @@ export abstract class RunServer implements RunHandle {
         this.#wake();
       });
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
+      const reason = plainText(error instanceof Error ? error.message : String(error));
       this.#emit({ type: "refused", peer: peer.name, reason });
       await peer.send("refuse", { meta: { reason } }).catch(() => {});
-      await peer.close(reason.slice(0, 100)).catch(() => {});
+      await peer.close(plainText(reason, 100)).catch(() => {});
     }
   }
 
@@ -368,51 +360,32 @@ export abstract class RunServer implements RunHandle {
       const told = diverged !== null
         ? peer.tell(diverged)
         : peer.send("end", { meta: { reason, ...(this.ending ?? {}) } }).catch(() => {});
-      await peer.close(reason.slice(0, 100), { signal: limit.signal }).catch(() => {});
+      await peer.close(plainText(reason, 100), { signal: limit.signal }).catch(() => {});
       await told;
       clearTimeout(timer);
     }));
   }
 
-  #admit(meta: Readonly<Record<string, unknown>>): Hello {
-    const { protocol, name, capacity, data, fingerprint, sharesLoss } = meta;
+  #admit(hello: MetaOf<"hello">): void {
+    const { name, capacity, data, fingerprint, system = "split", task = "train" } = hello;
     if (this.#status !== "waiting") {
       throw new HandshakeError(
         `Cannot admit the device as the run must not have started: it is ${this.#status}`,
       );
     }
-    if (protocol !== PROTOCOL_VERSION) {
-      throw new HandshakeError(
-        `Cannot admit the device as its protocol version must be ${PROTOCOL_VERSION}: current value is ${protocol}`,
-      );
-    }
-    if (typeof name !== "string" || name.length === 0 || name.length > MAX_NAME) {
-      throw new HandshakeError(`Cannot admit the device as its name must have 1 to ${MAX_NAME} characters`);
-    }
-    if (
-      typeof capacity !== "number" || !Number.isFinite(capacity) || capacity < 0 ||
-      (capacity === 0 && data !== true)
-    ) {
+    if (capacity === 0 && !data) {
       throw new HandshakeError(
         `Cannot admit "${name}" as its capacity must be positive, or 0 for a data device without heads: current value is ${capacity}`,
       );
     }
-    if (typeof data !== "boolean" || typeof sharesLoss !== "boolean" || typeof fingerprint !== "string") {
-      throw new HandshakeError(`Cannot admit "${name}" as its hello must be complete: it is not`);
-    }
-    const { system = "split", task = "train" } = meta;
     if (system !== this.#system) {
       throw new HandshakeError(
-        `Cannot admit "${name}" as it must be made for the run's system "${this.#system}": current value is ${
-          JSON.stringify(system)
-        }`,
+        `Cannot admit "${name}" as it must be made for the run's system "${this.#system}": current value is "${system}"`,
       );
     }
     if (task !== this.#settings.task) {
       throw new HandshakeError(
-        `Cannot admit "${name}" as it must take part in what the run is for, "${this.#settings.task}": current value is ${
-          JSON.stringify(task)
-        }`,
+        `Cannot admit "${name}" as it must take part in what the run is for, "${this.#settings.task}": current value is "${task}"`,
       );
     }
     if (data) {
@@ -429,32 +402,23 @@ export abstract class RunServer implements RunHandle {
         );
       }
     }
-    this.#admitCheckpoints(name, meta.checkpoints);
+    this.#admitCheckpoints(name, hello.checkpoints?.run ?? null);
     if (capacity > 0 && this.#withHeads().length >= this.#options.devices) {
       throw new HandshakeError(
         `Cannot admit "${name}" as the run has ${this.#options.devices} devices with heads: all have joined`,
       );
     }
-    this.checkHello(name, capacity, meta);
-    return { name, capacity, data, fingerprint, sharesLoss };
+    this.checkHello(hello);
   }
 
   /** A device must bring checkpoints of the run that goes on, and none to a new one. */
-  #admitCheckpoints(name: string, brought: unknown): void {
-    const { run = null, steps = null } = (brought ?? {}) as Record<string, unknown>;
+  #admitCheckpoints(name: string, run: string | null): void {
     const wanted = this.#options.resume?.run ?? null;
     if (run !== wanted) {
       throw new HandshakeError(
         `Cannot admit "${name}" as it must bring ${
           wanted === null ? "no checkpoints to a new run" : `checkpoints of run "${wanted}", which goes on`
-        }: current value is ${run === null ? "none" : JSON.stringify(run)?.slice(0, 80)}`,
-      );
-    }
-    const isList = Array.isArray(steps) && steps.length >= 1 && steps.length <= MAX_CHECKPOINTS &&
-      steps.every((step) => Number.isInteger(step) && step >= 0);
-    if (wanted !== null && !isList) {
-      throw new HandshakeError(
-        `Cannot admit "${name}" as it must say the steps of 1 to ${MAX_CHECKPOINTS} checkpoints: it does not`,
+        }: current value is ${run === null ? "none" : quoted(run)}`,
       );
     }
   }
@@ -505,7 +469,7 @@ export abstract class RunServer implements RunHandle {
    *
    * @throws {HandshakeError} If the device cannot take part.
    */
-  protected checkHello(_name: string, _capacity: number, _meta: Readonly<Record<string, unknown>>): void {}
+  protected checkHello(_hello: MetaOf<"hello">): void {}
 
   /** Runs all steps; called once the devices have joined. Calls `setRunning` before it waits for any. */
   protected abstract runAll(): Promise<void>;

@@ -14,7 +14,9 @@ import {
   type OptimizerSettings,
 } from "../lora/settings.ts";
 import { MAX_MICRO_BATCHES } from "../micro_batches.ts";
-import { DEVICE_STATISTICS, type DeviceStatistic } from "../pruner.ts";
+import type { DeviceStatistic } from "../pruner.ts";
+import type { FieldsOf } from "../wire/fields.ts";
+import { type MetaOf, SETTINGS_FIELDS } from "../wire/messages.ts";
 
 /**
  * What a run is for: training, after which the data device may generate, or generation with what the
@@ -171,37 +173,27 @@ export function checkRunSettings(settings: RunSettings): Required<RunSettings> {
   };
 }
 
+// Every setting has its field in the welcome; one without does not compile.
+SETTINGS_FIELDS satisfies FieldsOf<Required<RunSettings>>;
+
 /**
- * Reads a welcome from a frame.
+ * Reads a welcome, whose fields are what they must be each by itself.
  *
- * @throws {ProtocolError} If a field is missing or out of range.
+ * @throws {ProtocolError} If a field does not fit another one, or a setting is out of range.
  */
-export function readWelcome(meta: Readonly<Record<string, unknown>>): Welcome {
+export function readWelcome(meta: MetaOf<"welcome">): Welcome {
   try {
-    const { run, settings, model, range, statistics, start = 0 } = meta as unknown as Welcome;
-    const positive = (name: string, value: unknown) => {
-      if (!Number.isInteger(value) || (value as number) < 1 || (value as number) > 1e6) {
-        throw new RangeError(`${name} must be a positive integer: current value is ${value}`);
-      }
-    };
-    if (typeof run !== "string" || run === "") throw new TypeError("run must be a name");
-    for (const name of ["layers", "heads", "hidden"] as const) positive(name, model[name]);
+    const { run, settings, model, range, statistics, start = 0 } = meta;
     if (model.hidden % model.heads !== 0 || (model.hidden / model.heads) % 4 !== 0) {
       throw new RangeError(
         `hidden / heads must be a multiple of 4: current value is ${model.hidden} / ${model.heads}`,
       );
     }
-    if (range !== null) {
-      positive("count of heads", range.count);
-      if (!Number.isInteger(range.first) || range.first < 0 || range.first + range.count > model.heads) {
-        throw new RangeError(`the heads must lie in 0 .. ${model.heads}: they start at ${range.first}`);
-      }
-    }
-    if (!Array.isArray(statistics) || statistics.some((s) => !DEVICE_STATISTICS.includes(s))) {
-      throw new TypeError(`statistics must be known: current value is ${JSON.stringify(statistics)}`);
+    if (range !== null && range.first + range.count > model.heads) {
+      throw new RangeError(`the heads must lie in 0 .. ${model.heads}: they start at ${range.first}`);
     }
     const checked = checkRunSettings(settings);
-    if (!Number.isInteger(start) || start < 0 || start > checked.steps) {
+    if (start > checked.steps) {
       throw new RangeError(`start must be a step from 0 to ${checked.steps}: current value is ${start}`);
     }
     return { run, settings: checked, model, range, statistics, start };

@@ -1,6 +1,11 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { ProtocolError } from "../errors.ts";
+import { readFields } from "../wire/fields.ts";
+import { MESSAGES } from "../wire/messages.ts";
 import { checkRunSettings, defaultRunSettings, readWelcome, type RunSettings } from "./settings.ts";
+
+/** As a frame of a peer is read. */
+const read = (meta: unknown) => readWelcome(readFields(MESSAGES.welcome.meta, meta, "welcome"));
 
 const WELCOME = {
   run: "a run",
@@ -54,8 +59,8 @@ Deno.test("checkRunSettings() refuses steps and seeds out of range", () => {
 });
 
 Deno.test("readWelcome() gives back a welcome that is complete", () => {
-  assertEquals(readWelcome(WELCOME) as unknown, WELCOME);
-  assertEquals(readWelcome({ ...WELCOME, range: null, statistics: [] }).range, null);
+  assertEquals(read(WELCOME) as unknown, WELCOME);
+  assertEquals(read({ ...WELCOME, range: null, statistics: [] }).range, null);
 });
 
 Deno.test("readWelcome() refuses what is missing or out of range, with a ProtocolError", () => {
@@ -84,16 +89,18 @@ Deno.test("readWelcome() refuses what is missing or out of range, with a Protoco
     { start: 11 },
     { start: -1 },
     { start: 0.5 },
+    { unknown: 1 },
+    { settings: { ...WELCOME.settings, unknown: 1 } },
   ];
   for (const change of wrong) {
     assertThrows(
-      () => readWelcome({ ...WELCOME, ...change }),
+      () => read({ ...WELCOME, ...change }),
       ProtocolError,
-      "complete",
+      undefined,
       JSON.stringify(change),
     );
   }
-  assertThrows(() => readWelcome({}), ProtocolError);
+  assertThrows(() => read({}), ProtocolError);
   const settings: RunSettings = WELCOME.settings;
-  assertEquals(readWelcome(WELCOME).settings, settings);
+  assertEquals(read(WELCOME).settings, settings);
 });

@@ -17,7 +17,7 @@ import type { TokenSession } from "../generation/cached_session.ts";
 import { type Adapter, adapterRange, loadIntoModules } from "../lora/adapter.ts";
 import { HeadModules } from "../lora/head_modules.ts";
 import { keptHeads } from "../lora/local_heads.ts";
-import { MAX_MICRO_BATCHES, splitBatch, type StepPart, WHOLE_STEP } from "../micro_batches.ts";
+import { splitBatch, type StepPart, WHOLE_STEP } from "../micro_batches.ts";
 import type { ModelEnds } from "../model/base.ts";
 import {
   embedTokens,
@@ -30,13 +30,15 @@ import {
 import { requireFiniteHeads, requireFiniteLoss } from "../train/finite.ts";
 import { type BatchPart, partsOfStep } from "../train/local_data.ts";
 import type { HeadMode, HeadStatistics, StepMode } from "../ports.ts";
+import { plainText, quoted } from "../plain_text.ts";
 import type { Channel } from "../transport.ts";
 import type { RunEnding } from "./run_server.ts";
 import { leave, requireOrderlyEnd, type RunState, takeEnd } from "./run_end.ts";
 import { checkWait } from "./wait_limits.ts";
 import { findCodec, type WireCodec } from "../wire/codec.ts";
-import { type Frame, PROTOCOL_VERSION } from "../wire/frame.ts";
+import type { Frame, FrameOf } from "../wire/frame.ts";
 import type { ByteLedger } from "../wire/ledger.ts";
+import type { MetaOf } from "../wire/messages.ts";
 import { Peer } from "../wire/peer.ts";
 import { RemoteSession } from "./remote_session.ts";
 import { readWelcome, type RunTask, type Welcome } from "./settings.ts";
@@ -172,6 +174,7 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
     timeoutMs: checkWait("joinTimeoutMs", options.joinTimeoutMs ?? timeoutMs),
     signal,
     maxQueuedBytes,
+    remote: "server",
   });
   peer.name = "the edge server";
   let welcome: Welcome;
@@ -181,7 +184,6 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
     const learnt = adapter === undefined ? null : { range: adapterRange(adapter), lora: adapter.lora };
     await peer.send("hello", {
       meta: {
-        protocol: PROTOCOL_VERSION,
         name,
         capacity,
         data: data !== undefined,
@@ -239,7 +241,7 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
     const refuses = error instanceof HandshakeError || error instanceof CheckpointError;
     const told = refuses ? peer.send("refuse", { meta: { reason } }).catch(() => {}) : undefined;
     const waits = peer.isSilent || signal?.aborted ? { signal: AbortSignal.abort() } : {};
-    await peer.close(reason.slice(0, 100), waits);
+    await peer.close(plainText(reason, 100), waits);
     await told;
     throw error;
   }
@@ -308,15 +310,12 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
 }
 
 /** Waits for the start of the run; returns what the server says of it. */
-export async function receiveWelcome(peer: Peer): Promise<Readonly<Record<string, unknown>>> {
+export async function receiveWelcome(peer: Peer): Promise<MetaOf<"welcome">> {
   const frame = await peer.next("control", "the start of the run");
   if (frame.kind === "end") {
-    throw new ChannelClosedError(
-      `Cannot join as the server ended the run: ${String(frame.meta.reason ?? "")}`,
-    );
+    throw new ChannelClosedError(`Cannot join as the server ended the run: ${frame.meta.reason}`);
   }
-  peer.check(frame, "welcome", {});
-  return frame.meta;
+  return peer.check(frame, "welcome", {}).meta;
 }
 
 /** What a device does where the edge server says that a step's state is to be saved. */
@@ -536,7 +535,7 @@ function isDone({ mode, layers, forward, backward }: HeadStepState): boolean {
 
 function beginStep(
   peer: Peer,
-  frame: Frame,
+  frame: FrameOf<"mask">,
   layers: number,
   count: number,
   before: HeadStepState | null,
@@ -544,20 +543,9 @@ function beginStep(
   peer.check(frame, "mask", { shapes: [[layers, count]] });
   const { mode, lowest, rows = [null] } = frame.meta;
   const mask = frame.tensors[0]!.data as Uint8Array;
-  const isLayer = typeof lowest === "number" && Number.isInteger(lowest) && lowest >= 0 && lowest <= layers;
-  const isMode = mode === "train" || mode === "evaluate" || (mode === "probe" && !mask.includes(1));
-  if (!isMode || mask.some((z) => z > 1) || !isLayer) {
+  if ((mode === "probe" && mask.includes(1)) || mask.some((z) => z > 1) || lowest > layers) {
     throw new ProtocolError(
-      `Cannot begin step ${frame.step} as its mode must be "train", "evaluate" or, with nothing pruned, "probe", its mask 0 or 1 and its lowest layer at most ${layers}: they are not`,
-    );
-  }
-  const isRows = Array.isArray(rows) && rows.length >= 1 && rows.length <= MAX_MICRO_BATCHES &&
-    (frame.meta.rows === undefined || rows.every((n) => Number.isInteger(n) && n >= 1 && n < 1 << 24));
-  if (!isRows) {
-    throw new ProtocolError(
-      `Cannot begin step ${frame.step} as it must have 1 to ${MAX_MICRO_BATCHES} micro-batches of at least one row: it has ${
-        JSON.stringify(rows)?.slice(0, 80)
-      }`,
+      `Cannot begin step ${frame.step} as its mask must be 0 or 1, in a probe 0, and its lowest layer at most ${layers}: they are not`,
     );
   }
   const part = readPart(frame, before);
@@ -584,22 +572,21 @@ function beginStep(
 }
 
 /** Which part of a step a mask begins: the first, or the one after the last. */
-function readPart({ meta, step }: Frame, before: HeadStepState | null): StepPart {
-  const [index, count, firstRow] = Array.isArray(meta.part) ? meta.part as number[] : [0, 1, 0];
+function readPart({ meta, step }: FrameOf<"mask">, before: HeadStepState | null): StepPart {
+  const [index, count, firstRow] = meta.part ?? [0, 1, 0];
   const within = before !== null && before.part.index + 1 < before.part.count;
-  const numbers = [index, count, firstRow].every((n) => Number.isInteger(n) && n! >= 0 && n! < 1 << 24);
   const fits = within
     ? step === before.step && index === before.part.index + 1 && count === before.part.count &&
-      firstRow! > before.part.firstRow
-    : index === 0 && count! >= 1 && firstRow === 0;
-  if (!numbers || !fits) {
+      firstRow > before.part.firstRow
+    : index === 0 && firstRow === 0;
+  if (!fits) {
     throw new ProtocolError(
       `Cannot begin step ${step} as ${
         within ? `part ${before.part.index + 1} of step ${before.step}` : "the first part of a step"
-      } must come next: current value is ${JSON.stringify(meta.part ?? null).slice(0, 80)}`,
+      } must come next: current value is ${quoted(meta.part ?? null)}`,
     );
   }
-  return meta.part === undefined ? WHOLE_STEP : { index: index!, count: count!, firstRow: firstRow! };
+  return meta.part === undefined ? WHOLE_STEP : { index, count, firstRow };
 }
 
 function join(parts: readonly Float32Array[]): Float32Array {
@@ -675,7 +662,7 @@ async function servePart(
     readonly microBatches: number;
     readonly announced: () => Promise<void>;
   },
-): Promise<readonly Float32Array[] | Frame> {
+): Promise<readonly Float32Array[] | FrameOf<"end">> {
   const { batch, part: { index, count }, step, mode, best } = at;
   const { hidden } = data.ends.shape;
   const embedding = embedTokens(data.ends, batch);
@@ -696,7 +683,7 @@ async function servePart(
     const frame = await peer.next("data", `"hidden"`);
     if (frame.kind === "end") return frame;
     const { microBatch = 0 } = frame;
-    const probing = frame.meta.probe === true;
+    const probing = frame.kind === "hidden" && frame.meta.probe === true;
     if (probing && probe === null && mode === "train" && count === 1 && left.size === pieces.length) {
       probe = all();
     }

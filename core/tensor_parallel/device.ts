@@ -11,8 +11,7 @@ import type { Engine } from "@edgetuner/kernels";
 import { ProtocolError } from "../errors.ts";
 import { HeadModules } from "../lora/head_modules.ts";
 import { findCodec } from "../wire/codec.ts";
-import { PROTOCOL_VERSION } from "../wire/frame.ts";
-import type { Frame, FrameKind } from "../wire/frame.ts";
+import type { Frame, FrameOf } from "../wire/frame.ts";
 import { type Expectation, Peer } from "../wire/peer.ts";
 import {
   receiveWelcome,
@@ -61,13 +60,17 @@ export async function runTensorParallelDevice(
   const { signal } = options;
   checkWait("timeoutMs", timeoutMs);
   const joinTimeoutMs = checkWait("joinTimeoutMs", options.joinTimeoutMs ?? timeoutMs);
-  const peer = new Peer(channel, { timeoutMs: joinTimeoutMs, signal });
+  const peer = new Peer(channel, {
+    timeoutMs: joinTimeoutMs,
+    signal,
+    maxQueuedBytes: options.maxQueuedBytes,
+    remote: "server",
+  });
   peer.name = "the edge server";
   let welcome: TensorParallelWelcome;
   try {
     await peer.send("hello", {
       meta: {
-        protocol: PROTOCOL_VERSION,
         system: "tensorParallel",
         name,
         capacity,
@@ -148,20 +151,14 @@ async function serveShare(
 }
 
 /** Reads the first frame of a step. */
-function readStep(frame: Frame) {
-  const { mode, batch, length } = frame.meta as Record<string, unknown>;
-  const isCount = (x: unknown): x is number => Number.isInteger(x) && (x as number) > 0;
-  if (
-    (mode !== "train" && mode !== "evaluate") || !isCount(batch) || !isCount(length) ||
-    batch * length !== frame.tensors[0]!.shape[0]
-  ) {
+function readStep({ step, meta: { mode, batch = 0, length = 0 }, tensors }: FrameOf<"activation">) {
+  const rows = tensors[0]!.shape[0]!;
+  if (mode === undefined || batch * length !== rows) {
     throw new ProtocolError(
-      `Cannot begin step ${frame.step} as its mode must be "train" or "evaluate" and its size that of its input: they are ${
-        JSON.stringify(frame.meta)
-      }`,
+      `Cannot begin step ${step} as its mode and size must be given, and its size be that of its input, ${rows}: they are ${mode}, ${batch} x ${length}`,
     );
   }
-  return { mode, batch, length } as const;
+  return { mode, batch, length };
 }
 
 interface StepOfDevice {
@@ -177,15 +174,19 @@ interface StepOfDevice {
 }
 
 /** All blocks forward and, in training, back; then the update. */
-async function serveStep(at: StepOfDevice, first: Frame, mode: "train" | "evaluate"): Promise<void> {
+async function serveStep(
+  at: StepOfDevice,
+  first: FrameOf<"activation">,
+  mode: "train" | "evaluate",
+): Promise<void> {
   const { peer, engine, part, blocks, rows, hidden } = at;
   const { step } = first;
   const shape = [rows, hidden];
-  const receive = (kind: FrameKind, layer: number) =>
+  const receive = (kind: "activation" | "activationGradient", layer: number) =>
     peer.receive(kind, { step, layer, shapes: [shape] } satisfies Expectation);
-  const upload = (frame: Frame) =>
+  const upload = (frame: Pick<Frame, "kind" | "tensors">) =>
     engine.upload(frame.tensors[0]!.data as Float32Array, rows, hidden, frame.kind);
-  const send = (kind: FrameKind, layer: number, data: Float32Array) =>
+  const send = (kind: "partial" | "partialGradient", layer: number, data: Float32Array) =>
     peer.send(kind, { step, layer, tensors: [{ dtype: "f32", shape, data }] });
 
   for (let block = 0; block < blocks; block++) {

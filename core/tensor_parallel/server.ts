@@ -17,6 +17,7 @@ import { type RunMember, RunServer, type RunServerOptions } from "../session/run
 import { RemoteData } from "../session/remote_data.ts";
 import { Waits } from "../session/waits.ts";
 import type { ModelShape } from "../session/settings.ts";
+import type { MetaOf } from "../wire/messages.ts";
 import type { Peer } from "../wire/peer.ts";
 import { ModelShard, type ShardStep } from "./rank.ts";
 import { allocateShares, cutShard, shardShapes, type Share, shareMemory, type StepSize } from "./shares.ts";
@@ -48,7 +49,7 @@ class Star {
   /** Sends the same values [T, d] to every device. */
   async broadcast(
     kind: "activation" | "activationGradient",
-    at: { readonly step: number; readonly block: number; readonly meta?: Record<string, unknown> },
+    at: { readonly step: number; readonly block: number; readonly meta?: MetaOf<"activation"> },
     values: Float32Array,
     shape: readonly number[],
   ): Promise<void> {
@@ -212,10 +213,10 @@ export class TensorParallelServer extends RunServer implements Disposable {
         step: this.#options.largestStep,
       });
       const has = hello.memory;
-      if (typeof has === "number" && has >= total) continue;
+      if (has !== undefined && has >= total) continue;
       const reason =
         `Cannot admit "${device.name}" as its share of the model needs ${total} bytes of memory: it ${
-          typeof has === "number" ? `has ${has}` : "did not say what it has"
+          has === undefined ? "did not say what it has" : `has ${has}`
         }`;
       failure ??= new HandshakeError(reason);
       this.emit({ type: "refused", peer: peer.name, reason });
@@ -244,7 +245,7 @@ export class TensorParallelServer extends RunServer implements Disposable {
           columns: own?.columns ?? null,
           epsilon: config.layer_norm_epsilon,
           statistics: [],
-        } as unknown as Record<string, unknown>,
+        },
       });
       member.peer.run = this.run;
       member.peer.codec = this.codec;

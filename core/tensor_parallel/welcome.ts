@@ -5,7 +5,9 @@
  */
 
 import { ProtocolError } from "../errors.ts";
+import { quoted } from "../plain_text.ts";
 import { readWelcome, type Welcome } from "../session/settings.ts";
+import type { MetaOf } from "../wire/messages.ts";
 import type { Share } from "./shares.ts";
 
 /** A welcome with the device's share; `null` for a device that only has the data. */
@@ -17,33 +19,24 @@ export interface TensorParallelWelcome extends Welcome {
 }
 
 /**
- * Reads a welcome from a frame.
+ * Reads a welcome.
  *
- * @throws {ProtocolError} If a field is missing or out of range.
+ * @throws {ProtocolError} If a field is missing or does not fit another one.
  */
-export function readTensorParallelWelcome(meta: Readonly<Record<string, unknown>>): TensorParallelWelcome {
+export function readTensorParallelWelcome(meta: MetaOf<"welcome">): TensorParallelWelcome {
   const welcome = readWelcome(meta);
-  const { columns, epsilon } = meta as {
-    columns?: { first?: unknown; count?: unknown } | null;
-    epsilon?: unknown;
-  };
+  const { columns = null, epsilon } = meta;
   const { range, model } = welcome;
-  const isIndex = (x: unknown): x is number =>
-    Number.isInteger(x) && (x as number) >= 0 && (x as number) % 4 === 0;
-  const first = columns?.first;
-  const count = columns?.count;
-  const fits = range === null
-    ? columns === null
-    : isIndex(first) && isIndex(count) && count > 0 && first + count <= 4 * model.hidden;
-  if (!fits || typeof epsilon !== "number" || !(epsilon > 0 && epsilon < 1)) {
+  const last = 4 * model.hidden;
+  const fits = (columns === null) === (range === null) &&
+    (columns === null ||
+      (columns.first % 4 === 0 && columns.count % 4 === 0 && columns.first + columns.count <= last));
+  if (!fits || epsilon === undefined || !(epsilon > 0 && epsilon < 1)) {
     throw new ProtocolError(
-      `Cannot join as the server's welcome must be complete: columns must lie in 0 .. ${
-        4 * model.hidden
-      } and epsilon in 0 .. 1: current values are ${JSON.stringify(columns)} and ${epsilon}`,
+      `Cannot join as the server's welcome must be complete: columns must lie in 0 .. ${last} and epsilon in 0 .. 1: current values are ${
+        quoted(columns)
+      } and ${epsilon}`,
     );
   }
-  const share = range === null
-    ? null
-    : { heads: range, columns: { first: first as number, count: count as number } };
-  return { ...welcome, share, epsilon };
+  return { ...welcome, share: range === null ? null : { heads: range, columns: columns! }, epsilon };
 }

@@ -9,7 +9,7 @@ import { CheckpointError, TrainingError } from "../errors.ts";
 import type { HeadModulesState } from "../lora/head_modules.ts";
 import type { NamedArray } from "../model/gpt2.ts";
 
-const ADVICE = "lower the learning rate, clip the gradients, or look at what the data and the codec give";
+const ADVICE = "lower the learning rate, clip the gradients, or check data and codec";
 
 /** @throws {TrainingError} If a loss is not finite. */
 export function requireFiniteLoss(step: number, loss: number, mode: "train" | "evaluate"): void {

@@ -128,10 +128,10 @@ Deno.test("payloads that no encoder writes close the peer", async () => {
     const [sender, peer] = [new Peer(near), new Peer(far)];
     sender.codec = { ...codec, encode: () => bytes };
     peer.codec = codec;
-    await sender.send("delta", { tensors: [{ dtype: "f32", shape: [2, 2], data: new Float32Array(4) }] });
-    await assertRejects(() => peer.receive("delta", { shapes: [[2, 2]] }), ProtocolError, message);
+    await sender.send("input", { tensors: [{ dtype: "f32", shape: [2, 2], data: new Float32Array(4) }] });
+    await assertRejects(() => peer.receive("input", { shapes: [[2, 2]] }), ProtocolError, message);
     assert((await far.closed).reason.length > 0);
-    await assertRejects(() => peer.send("mask"), ProtocolError);
+    await assertRejects(() => peer.send("finished"), ProtocolError);
     await Promise.all([peer.close(), sender.close()]);
   }
 });
@@ -141,9 +141,9 @@ Deno.test("a tensor that another codec wrote closes the peer", async () => {
   const [sender, peer] = [new Peer(near), new Peer(far)];
   sender.codec = f16Codec();
   peer.codec = int8Codec();
-  await sender.send("input", { tensors: [{ dtype: "f32", shape: [4], data: new Float32Array(4) }] });
+  await sender.send("input", { tensors: [{ dtype: "f32", shape: [1, 4], data: new Float32Array(4) }] });
   await assertRejects(
-    () => peer.receive("input", { shapes: [[4]] }),
+    () => peer.receive("input", { shapes: [[1, 4]] }),
     ProtocolError,
     "must be int8: one is f16",
   );
@@ -154,17 +154,17 @@ Deno.test("a codec that does not do as it says is a PluginError; what cannot be 
   const [near, far] = memoryChannels();
   await using peer = new Peer(near);
   await using other = new Peer(far);
-  const tensors = [{ dtype: "f32", shape: [2], data: Float32Array.of(1, NaN) }];
+  const tensors = [{ dtype: "f32", shape: [1, 2], data: Float32Array.of(1, NaN) }];
   peer.codec = { ...f16Codec(), byteLength: () => 3, encode: () => new Uint8Array(4) };
   await assertRejects(
     () => peer.send("input", { tensors }),
     PluginError,
-    "must write 3 bytes for [2]: it wrote 4",
+    "must write 3 bytes for [1,2]: it wrote 4",
   );
   peer.codec = f16Codec();
   await assertRejects(() => peer.send("input", { tensors }), RangeError, "finite");
-  await peer.send("input", { tensors: [] }); // the order of frames has no gap
-  assertEquals((await other.receive("input")).sequence, 0);
+  await peer.send("finished"); // the order of frames has no gap
+  assertEquals((await other.receive("finished")).sequence, 0);
 });
 
 Deno.test("findCodec() knows the built-in codecs and those it is given, and says which", () => {

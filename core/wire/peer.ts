@@ -15,74 +15,38 @@ import {
   ProtocolError,
   TrainingError,
 } from "../errors.ts";
+import { plainText, quoted } from "../plain_text.ts";
 import type { Channel, WaitOptions } from "../transport.ts";
+import { firstNotFinite } from "./finite.ts";
 import { type CodecStream, f32Codec, type WireCodec } from "./codec.ts";
 import {
-  decodeFrame,
   elementsOf,
   encodeFrame,
+  type Envelope,
   type Frame,
-  type FrameKind,
+  type FrameOf,
+  measureFrame,
+  OtherVersionError,
+  type RawFrame,
   tensorBytes,
   type WireTensor,
 } from "./frame.ts";
 import { ByteLedger, type Direction } from "./ledger.ts";
+import { type FrameKind, type Lane, MESSAGES, type MetaOf, PROTOCOL_VERSION, type Side } from "./messages.ts";
 
-/** Lane that a kind of frame belongs to: the handshake, the data device or the head modules. */
-export type Lane = "control" | "data" | "heads";
+/** What is sent: with `meta` where the kind has fields that must be there. */
+export type Outgoing<K extends FrameKind = FrameKind> =
+  & OutgoingEnvelope
+  & (Record<never, never> extends MetaOf<K> ? { readonly meta?: MetaOf<K> } : { readonly meta: MetaOf<K> });
 
-const LANE_OF: Record<FrameKind, Lane> = {
-  hello: "control",
-  welcome: "control",
-  refuse: "control",
-  end: "control",
-  embedding: "data",
-  decode: "data",
-  hidden: "data",
-  hiddenGradient: "data",
-  loss: "data",
-  finished: "data",
-  mask: "heads",
-  input: "heads",
-  delta: "heads",
-  deltaGradient: "heads",
-  inputGradient: "heads",
-  squaredNorm: "heads",
-  clip: "heads",
-  statistics: "heads",
-  shard: "heads",
-  activation: "heads",
-  partial: "heads",
-  activationGradient: "heads",
-  partialGradient: "heads",
-};
-
-/** Kinds whose tensors are written with the codec of the run. */
-const CODED: ReadonlySet<FrameKind> = new Set<FrameKind>([
-  "embedding",
-  "decode",
-  "input",
-  "delta",
-  "hidden",
-  "hiddenGradient",
-  "deltaGradient",
-  "inputGradient",
-  "activation",
-  "partial",
-  "activationGradient",
-  "partialGradient",
-]);
-
-/** What is sent. */
-export interface Outgoing {
+/** What may be sent with every kind of frame. */
+export interface OutgoingEnvelope {
   /** Step. @default {0} */
   readonly step?: number;
   /** Layer. @default {0} */
   readonly layer?: number;
   /** Micro-batch. @default {0} */
   readonly microBatch?: number;
-  /** Small plain data. @default {{}} */
-  readonly meta?: Record<string, unknown>;
   /** Tensors. @default {[]} */
   readonly tensors?: readonly WireTensor[];
 }
@@ -108,17 +72,27 @@ export interface PeerOptions {
   /** Counts what is sent and received. @default {a new one} */
   readonly ledger?: ByteLedger | undefined;
   /**
-   * Most bytes of frames that may wait in a lane before they are asked for; a single frame may always
+   * Most bytes of memory of frames that may wait in a lane before they are asked for; a single frame may always
    * wait. An honest peer is two frames ahead at most, so the default fits frames of 128 MiB: X of 8192
    * tokens at d = 4096. @default {268435456}
    */
   readonly maxQueuedBytes?: number | undefined;
+  /**
+   * What the other side is. It may then send only what such a side sends; and until the welcome only small
+   * frames of the handshake, 16 KiB in all.
+   *
+   * @default {either, with no handshake to wait for}
+   */
+  readonly remote?: Side | undefined;
 }
 
 /** Most frames that may wait in a lane. */
 const MAX_QUEUED_FRAMES = 64;
+/** Largest frame before the welcome, and most memory of those that wait. */
+const MAX_HANDSHAKE_BYTES = 16_384;
+const MAX_HANDSHAKE_QUEUE_BYTES = 65_536;
 
-/** A frame that waits, and its size on the wire. */
+/** A frame that waits, and the bytes of memory that it takes. */
 interface Queued {
   readonly frame: Frame;
   readonly bytes: number;
@@ -165,6 +139,11 @@ export class Peer implements AsyncDisposable {
   #isSilent = false;
   #sending: Promise<void> = Promise.resolve();
   readonly #reading: Promise<void>;
+  readonly #remote: Side | undefined;
+  /** False until the welcome was sent or received. */
+  #welcomed: boolean;
+  /** What the other side understands; its own version once it has shown another one. */
+  #version = PROTOCOL_VERSION;
 
   /** Starts reading frames from the channel, which it owns from now on. */
   constructor(channel: Channel, options: PeerOptions = {}) {
@@ -174,6 +153,11 @@ export class Peer implements AsyncDisposable {
     this.#signal = options.signal;
     this.ledger = options.ledger ?? new ByteLedger();
     this.#maxQueuedBytes = options.maxQueuedBytes ?? 2 ** 28;
+    this.#remote = options.remote;
+    this.#welcomed = options.remote === undefined;
+    // A device says little before it is let in, so that nothing large needs to be taken from it. A server's
+    // first frames may follow its welcome closely.
+    if (options.remote === "device") channel.limitReceived?.(MAX_HANDSHAKE_BYTES);
     this.#reading = this.#read();
   }
 
@@ -194,12 +178,23 @@ export class Peer implements AsyncDisposable {
    * @throws {RangeError} If the codec cannot write a tensor, such as one that holds NaN.
    * @throws {PluginError} If the codec returned something its contract does not allow.
    */
-  send(kind: FrameKind, outgoing: Outgoing = {}): Promise<void> {
-    if (this.#failure !== null) return Promise.reject(this.#failure);
+  send<K extends FrameKind>(
+    kind: K,
+    ...[outgoing]: Record<never, never> extends Outgoing<K> ? [Outgoing<K>?] : [Outgoing<K>]
+  ): Promise<void> {
+    const { step = 0, layer = 0, microBatch = 0, meta = {}, tensors = [] } = (outgoing ?? {}) as
+      & OutgoingEnvelope
+      & { readonly meta?: Readonly<Record<string, unknown>> };
+    return this.#send({ kind, run: this.run, sequence: 0, step, layer, microBatch, meta, tensors });
+  }
+
+  #send(outgoing: RawFrame): Promise<void> {
+    // A refusal also goes to a peer whose first frame cannot be taken: it says why.
+    if (this.#failure !== null && outgoing.kind !== "refuse") return Promise.reject(this.#failure);
     const started = performance.now();
-    const { step = 0, layer = 0, microBatch = 0, meta = {} } = outgoing;
-    let { tensors = [] } = outgoing;
-    if (CODED.has(kind)) {
+    const { kind, layer, microBatch = 0, meta } = outgoing;
+    let { tensors } = outgoing;
+    if (isCoded(kind)) {
       try {
         tensors = tensors.map((t, i) =>
           this.#encode(t, this.#stream("sent", { kind, layer, microBatch }, i))
@@ -208,9 +203,13 @@ export class Peer implements AsyncDisposable {
         return Promise.reject(error);
       }
     }
-    const sequence = this.#sent++;
-    const frame: Frame = { kind, run: this.run, sequence, step, layer, microBatch, meta, tensors };
-    const bytes = encodeFrame(frame);
+    if (kind === "welcome") {
+      this.#welcomed = true;
+      this.#channel.limitReceived?.(Infinity);
+    }
+    const plain = "reason" in meta ? { ...meta, reason: plainText(String(meta.reason)) } : meta;
+    const frame: RawFrame = { ...outgoing, sequence: this.#sent++, meta: plain, tensors };
+    const bytes = encodeFrame(frame, this.#version);
     const encoded = performance.now();
     this.times.codecMs += encoded - started;
     this.ledger.record(kind, "sent", tensorBytes(frame.tensors), bytes.length);
@@ -234,13 +233,11 @@ export class Peer implements AsyncDisposable {
    * @throws {ChannelClosedError} If the channel ended.
    * @throws {DeadlineError} If nothing came within the limit.
    */
-  async receive(kind: FrameKind, expected: Expectation = {}): Promise<Frame> {
-    const frame = await this.next(LANE_OF[kind], `"${kind}"`);
+  async receive<K extends FrameKind>(kind: K, expected: Expectation = {}): Promise<FrameOf<K>> {
+    const frame = await this.next(MESSAGES[kind].lane, `"${kind}"`);
     if (frame.kind === "end") {
       throw new ChannelClosedError(
-        `Cannot go on with ${this.name} as the run must not have ended: ${
-          String(frame.meta.reason ?? "it has")
-        }`,
+        `Cannot go on with ${this.name} as the run must not have ended: ${frame.meta.reason || "it has"}`,
       );
     }
     return this.check(frame, kind, expected);
@@ -283,14 +280,16 @@ export class Peer implements AsyncDisposable {
    *
    * @returns The frame, with all that a codec wrote read back to floats.
    * @throws {ProtocolError} If it is another kind, step, layer, micro-batch, element type, codec or shape, or not what the codec writes; the peer is closed.
+   * @throws {TrainingError} If a number of its tensors is not finite; whoever runs the training tells all devices.
    */
-  check(frame: Frame, kind: FrameKind, expected: Expectation): Frame {
+  check<K extends FrameKind>(next: Frame, kind: K, expected: Expectation): FrameOf<K> {
     const refuse = (rule: string): never => {
       const error = new ProtocolError(`Cannot go on with ${this.name} as ${rule}`);
       this.#fail(error);
       throw error;
     };
-    if (frame.kind !== kind) refuse(`the next frame must be "${kind}": it is "${frame.kind}"`);
+    const frame = ofKind(next, kind);
+    if (frame === null) return refuse(`the next frame must be "${kind}": it is "${next.kind}"`);
     if (expected.step !== undefined && frame.step !== expected.step) {
       refuse(`"${kind}" must be of step ${expected.step}: it is of step ${frame.step}`);
     }
@@ -301,7 +300,8 @@ export class Peer implements AsyncDisposable {
     if ((frame.microBatch ?? 0) !== microBatch) {
       refuse(`"${kind}" must be of micro-batch ${microBatch}: it is of micro-batch ${frame.microBatch ?? 0}`);
     }
-    const dtype = kind === "mask" ? "u8" : CODED.has(kind) ? this.codec.name : "f32";
+    const as = MESSAGES[kind].tensors?.as;
+    const dtype = as === "codec" ? this.codec.name : as;
     const other = frame.tensors.find((t) => t.dtype !== dtype);
     if (other !== undefined) refuse(`the tensors of "${kind}" must be ${dtype}: one is ${other.dtype}`);
     if (expected.shapes !== undefined) {
@@ -313,7 +313,8 @@ export class Peer implements AsyncDisposable {
       });
       if (!fits) refuse(`the tensors of "${kind}" must be ${shapes}: they are ${actual}`);
     }
-    if (!CODED.has(kind)) return frame;
+    if (as === "f32") this.#requireFinite(frame);
+    if (as !== "codec") return frame;
     const started = performance.now();
     const tensors = frame.tensors.map((tensor, i) => {
       try {
@@ -326,8 +327,23 @@ export class Peer implements AsyncDisposable {
         );
       }
     });
+    const decoded = { ...frame, tensors };
+    this.#requireFinite(decoded);
     this.times.codecMs += performance.now() - started;
-    return { ...frame, tensors };
+    return decoded;
+  }
+
+  /** What is not finite goes no further: neither to a layer, nor to the optimizer of another device. */
+  #requireFinite({ kind, step, layer, tensors }: Envelope & { readonly kind: FrameKind }): void {
+    for (const { data } of tensors) {
+      const at = data instanceof Float32Array ? firstNotFinite(data) : -1;
+      if (at < 0) continue;
+      throw new TrainingError(
+        `Cannot go on training as "${kind}" of ${this.name} must be finite: in step ${step}, layer ${layer} number ${at} is ${
+          data[at]
+        }; lower the learning rate or clip the gradients`,
+      );
+    }
   }
 
   /** Tells the other side that training cannot go on: its waits reject with the same error. */
@@ -450,16 +466,18 @@ export class Peer implements AsyncDisposable {
     for (const lane of ["control", "data", "heads"] as const) {
       for (const waiter of this.#waiters[lane].splice(0)) waiter.reject(error);
     }
-    const reason = error instanceof Error ? error.message.slice(0, 100) : "";
-    this.#channel.close(reason).catch(() => {});
+    // Of a first frame that cannot be taken the peer is told why: whoever waits for it does, and closes.
+    if (!this.#welcomed && this.#received === 0 && error instanceof Error && !this.#ended) return;
+    this.#channel.close(error instanceof Error ? plainText(error.message, 100) : "").catch(() => {});
   }
 
   #enqueue(lane: Lane, queued: Queued): void {
     const queue = this.#queues[lane];
     const bytes = this.#queuedBytes[lane] + queued.bytes;
-    if (queue.length === MAX_QUEUED_FRAMES || (queue.length > 0 && bytes > this.#maxQueuedBytes)) {
+    const most = this.#welcomed ? this.#maxQueuedBytes : MAX_HANDSHAKE_QUEUE_BYTES;
+    if (queue.length === MAX_QUEUED_FRAMES || (queue.length > 0 && bytes > most)) {
       throw new ProtocolError(
-        `Cannot go on with ${this.name} as at most ${MAX_QUEUED_FRAMES} frames and ${this.#maxQueuedBytes} bytes may be ahead: ${
+        `Cannot go on with ${this.name} as at most ${MAX_QUEUED_FRAMES} frames and ${most} bytes may be ahead: ${
           queue.length + 1
         } frames and ${bytes} bytes are`,
       );
@@ -473,41 +491,28 @@ export class Peer implements AsyncDisposable {
       for (;;) {
         const bytes = await this.#channel.receive();
         if (bytes === null) break;
-        const started = performance.now();
-        const frame = decodeFrame(bytes);
-        this.times.codecMs += performance.now() - started;
-        this.ledger.record(frame.kind, "received", tensorBytes(frame.tensors), bytes.length);
-        if (frame.sequence !== this.#received) {
-          throw new ProtocolError(
-            `Cannot go on with ${this.name} as frame ${this.#received} must come next: it is frame ${frame.sequence}`,
-          );
-        }
-        if (this.run !== "" && frame.run !== this.run) {
-          throw new ProtocolError(
-            `Cannot go on with ${this.name} as frames must belong to run "${this.run}": this one belongs to "${frame.run}"`,
-          );
-        }
-        this.#received++;
+        const { frame, cost } = this.#open(bytes);
+        this.#requireOrder(frame);
         if (frame.kind === "refuse") {
-          throw new HandshakeError(`${this.name} refused: ${String(frame.meta.reason ?? "no reason given")}`);
+          throw new HandshakeError(`${this.name} refused: ${frame.meta.reason || "no reason given"}`);
         }
         // The run is over for everyone: whoever waits gets the error, on this side as on that one.
-        if (frame.kind === "end" && frame.meta.diverged === true) {
-          throw new TrainingError(String(frame.meta.reason ?? "").slice(0, 1000));
-        }
+        if (frame.kind === "end" && frame.meta.diverged === true) throw new TrainingError(frame.meta.reason);
         // The end of a run may come at any moment: it reaches whoever waits, in every lane.
-        const lanes: Lane[] = frame.kind === "end" ? ["control", "data", "heads"] : [LANE_OF[frame.kind]];
+        const lanes: Lane[] = frame.kind === "end"
+          ? ["control", "data", "heads"]
+          : [MESSAGES[frame.kind].lane];
         for (const lane of lanes) {
           const waiter = this.#waiters[lane].shift();
           if (waiter !== undefined) waiter.resolve(frame);
-          else this.#enqueue(lane, { frame, bytes: bytes.length });
+          else this.#enqueue(lane, { frame, bytes: cost });
         }
       }
       const { reason } = await this.#channel.closed;
       this.#fail(
         new ChannelClosedError(
           `Cannot go on with ${this.name} as the channel must stay open: it was closed${
-            reason ? ` (${reason})` : ""
+            reason ? ` (${plainText(reason)})` : ""
           }`,
         ),
       );
@@ -515,4 +520,65 @@ export class Peer implements AsyncDisposable {
       if (!this.#ended) this.#fail(error);
     }
   }
+
+  /** Decodes a frame, if the other side may send it now. */
+  #open(bytes: Uint8Array): { readonly frame: Frame; readonly cost: number } {
+    const refuse = (rule: string): never => {
+      throw new ProtocolError(`Cannot go on with ${this.name} as ${rule}`);
+    };
+    if (!this.#welcomed && bytes.length > MAX_HANDSHAKE_BYTES) {
+      refuse(
+        `frames before the welcome must have at most ${MAX_HANDSHAKE_BYTES} bytes: one has ${bytes.length}`,
+      );
+    }
+    const started = performance.now();
+    let read: ReturnType<typeof measureFrame>;
+    try {
+      read = measureFrame(bytes);
+    } catch (error) {
+      if (error instanceof OtherVersionError) this.#version = error.version ?? PROTOCOL_VERSION;
+      if (!(error instanceof ProtocolError)) throw error;
+      // "Cannot read frame as ...": say whose it is.
+      throw new ProtocolError(error.message.replace(" as ", ` of ${this.name} as `), { cause: error });
+    }
+    this.times.codecMs += performance.now() - started;
+    const { frame } = read;
+    const { kind } = frame;
+    const { from, lane } = MESSAGES[kind];
+    if (this.#remote !== undefined && !(from as readonly Side[]).includes(this.#remote)) {
+      refuse(`"${kind}" must not come from a ${this.#remote}: it came`);
+    }
+    if (!this.#welcomed && lane !== "control") {
+      refuse(`the welcome must have been said before "${kind}": it has not`);
+    }
+    if (kind === "welcome") this.#welcomed = true;
+    this.ledger.record(kind, "received", tensorBytes(frame.tensors), bytes.length);
+    return read;
+  }
+
+  /** No frame may be missing, come twice or be of another run. */
+  #requireOrder(frame: Frame): void {
+    if (frame.sequence !== this.#received) {
+      throw new ProtocolError(
+        `Cannot go on with ${this.name} as frame ${this.#received} must come next: it is frame ${frame.sequence}`,
+      );
+    }
+    if (this.run !== "" && frame.run !== this.run) {
+      throw new ProtocolError(
+        `Cannot go on with ${this.name} as frames must belong to run "${this.run}": this one belongs to ${
+          quoted(frame.run)
+        }`,
+      );
+    }
+    this.#received++;
+  }
+}
+
+/** True if a kind's tensors are written with the codec of the run. */
+function isCoded(kind: FrameKind): boolean {
+  return MESSAGES[kind].tensors?.as === "codec";
+}
+
+function ofKind<K extends FrameKind>(frame: Frame, kind: K): FrameOf<K> | null {
+  return frame.kind === kind ? frame as FrameOf<K> : null;
 }

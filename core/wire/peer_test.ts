@@ -1,7 +1,17 @@
 import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { memoryChannels } from "../../tests/support/memory_channel.ts";
-import { ChannelClosedError, DeadlineError, HandshakeError, ProtocolError } from "../errors.ts";
-import { encodeFrame, type Frame } from "./frame.ts";
+import { decode, encode } from "cborg";
+import { METAS } from "../../tests/support/hostile_frames.ts";
+import {
+  ChannelClosedError,
+  DeadlineError,
+  HandshakeError,
+  ProtocolError,
+  TrainingError,
+} from "../errors.ts";
+import { f32Codec, int8Codec, type WireCodec } from "./codec.ts";
+import { firstNotFinite } from "./finite.ts";
+import { encodeFrame, type RawFrame } from "./frame.ts";
 import { Peer, type PeerOptions } from "./peer.ts";
 
 /** A peer, and the raw end that plays the other side. */
@@ -10,20 +20,21 @@ function open(options: PeerOptions = {}) {
   const peer = new Peer(near, { timeoutMs: 5000, ...options });
   peer.run = "run";
   let sequence = 0;
-  const say = (change: Partial<Frame> = {}) =>
+  const say = (change: Partial<RawFrame> = {}) =>
     far.send(encodeFrame({
       kind: "mask",
       run: "run",
       sequence: sequence++,
       step: 0,
       layer: 0,
-      meta: {},
-      tensors: [],
+      meta: change.kind === undefined || change.kind === "mask" ? { mode: "train", lowest: 0 } : {},
+      tensors: change.kind === undefined || change.kind === "mask" ? [MASK] : [],
       ...change,
     }));
   return { peer, near, far, say };
 }
 
+const MASK = { dtype: "u8", shape: [1, 1], data: new Uint8Array(1) } as const;
 const TENSOR = { dtype: "f32", shape: [2, 3], data: new Float32Array(6) } as const;
 
 /** The wait ends in a ProtocolError, the channel is closed with the reason, and nothing more can be done. */
@@ -36,7 +47,7 @@ async function assertRefused(
   const { reason } = await far.closed;
   assert(reason.length > 0 && reason.length <= 100, `reason ${reason}`);
   await assertRejects(() => peer.receive("mask"), ProtocolError, message);
-  await assertRejects(() => peer.send("mask"), ProtocolError, message);
+  await assertRejects(() => peer.send("finished"), ProtocolError, message);
   await peer.close();
 }
 
@@ -44,9 +55,9 @@ Deno.test("frames pass between two peers and both count them", async () => {
   const [near, far] = memoryChannels();
   await using a = new Peer(near);
   await using b = new Peer(far);
-  await a.send("input", { step: 2, layer: 1, meta: { x: 1 }, tensors: [TENSOR] });
+  await a.send("input", { step: 2, layer: 1, tensors: [TENSOR] });
   const frame = await b.receive("input", { step: 2, layer: 1, shapes: [[2, null]] });
-  assertEquals([frame.sequence, frame.meta], [0, { x: 1 }]);
+  assertEquals([frame.sequence, frame.meta], [0, {}]);
   assertEquals(frame.tensors, [TENSOR]);
   const [sent, received] = [a.ledger.entries(), b.ledger.entries()];
   assertEquals(sent, [{ ...received[0]!, direction: "sent" }]);
@@ -57,8 +68,8 @@ Deno.test("frames pass between two peers and both count them", async () => {
 Deno.test("frames wait in their lane until they are asked for", async () => {
   const { peer, say } = open();
   await say({ kind: "mask", step: 1 });
-  await say({ kind: "hidden", step: 2 });
-  await say({ kind: "input", step: 3 });
+  await say({ kind: "hidden", step: 2, tensors: [TENSOR] });
+  await say({ kind: "input", step: 3, tensors: [TENSOR] });
   assertEquals((await peer.next("data", "data")).step, 2);
   assertEquals((await peer.next("heads", "heads")).step, 1);
   assertEquals((await peer.next("heads", "heads")).step, 3);
@@ -83,15 +94,15 @@ Deno.test("a frame of another run closes the peer", async () => {
 
 Deno.test("another kind, step, layer or shape closes the peer", async () => {
   const expected = { step: 1, layer: 2, shapes: [[2, 3]] };
-  const right: Partial<Frame> = { kind: "input", step: 1, layer: 2, tensors: [TENSOR] };
-  const wrong: [Partial<Frame>, string][] = [
-    [{ kind: "delta" }, `must be "input"`],
+  const right: Partial<RawFrame> = { kind: "input", step: 1, layer: 2, tensors: [TENSOR] };
+  const wrong: [Partial<RawFrame>, string][] = [
+    [{ kind: "activation" }, `must be "input"`],
     [{ step: 0 }, "step 1"],
     [{ layer: 0 }, "layer 2"],
-    [{ tensors: [] }, "[2,3]"],
-    [{ tensors: [TENSOR, TENSOR] }, "[2,3]"],
+    [{ tensors: [] }, "a list of 1"],
+    [{ tensors: [TENSOR, TENSOR] }, "a list of 1"],
     [{ tensors: [{ ...TENSOR, shape: [3, 2] }] }, "[2,3]"],
-    [{ tensors: [{ ...TENSOR, shape: [6] }] }, "[2,3]"],
+    [{ tensors: [{ ...TENSOR, shape: [6] }] }, "[n, T, D] or [T, d]"],
     [{ tensors: [{ ...TENSOR, shape: [2, 3, 1] }] }, "[2,3]"],
   ];
   for (const [change, message] of wrong) {
@@ -109,6 +120,117 @@ Deno.test("a tensor of another element type closes the peer", async () => {
   const ends = open();
   await ends.say({ kind: "input", tensors: [{ dtype: "u8", shape: [2, 3], data: new Uint8Array(6) }] });
   await assertRefused(ends, ends.peer.receive("input", { shapes: [[2, 3]] }), "u8");
+});
+
+Deno.test("numbers that are not finite end a wait with the peer's name, whatever the codec, and the peer stays", async () => {
+  const scales = (scale: number) => {
+    const bytes = new Uint8Array(2 * 4 + 6).fill(127);
+    new Float32Array(bytes.buffer, 0, 2).fill(scale);
+    return bytes;
+  };
+  const wrong: [WireCodec, Uint8Array][] = [
+    [f32Codec(), new Uint8Array(Float32Array.of(1, 2, 3, 4, NaN, 6).buffer)],
+    [f32Codec(), new Uint8Array(Float32Array.of(-Infinity, 2, 3, 4, 5, 6).buffer)],
+    [int8Codec(), scales(3e38)],
+    [int8Codec({ errorFeedback: true }), scales(3e38)],
+    [{ ...f32Codec(), name: "mine", decode: () => new Float32Array(6).fill(Infinity) }, new Uint8Array(24)],
+  ];
+  for (const [codec, bytes] of wrong) {
+    const { peer, say } = open();
+    peer.codec = codec;
+    const data = codec.name === "f32" ? new Float32Array(bytes.buffer as ArrayBuffer) : bytes;
+    await say({ kind: "input", step: 4, layer: 2, tensors: [{ dtype: codec.name, shape: [2, 3], data }] });
+    const error = await assertRejects(() => peer.receive("input", { step: 4, layer: 2 }), TrainingError);
+    assert(
+      error.message.includes(`"input" of near's peer must be finite: in step 4, layer 2`),
+      error.message,
+    );
+    await say({ kind: "finished" });
+    assertEquals((await peer.receive("finished")).kind, "finished");
+    await peer.close();
+  }
+  const { peer, say } = open();
+  await say({ kind: "squaredNorm", tensors: [{ dtype: "f32", shape: [1], data: Float32Array.of(NaN) }] });
+  await assertRejects(() => peer.receive("squaredNorm"), TrainingError, `"squaredNorm"`);
+  await peer.close();
+});
+
+Deno.test("firstNotFinite() finds what is not finite, wherever it is", () => {
+  const values = Float32Array.from({ length: 1000 }, (_, i) => i % 2 ? 3.4e38 : -3.4e38);
+  assertEquals(firstNotFinite(values), -1);
+  assertEquals(firstNotFinite(new Float32Array(0)), -1);
+  for (const value of [NaN, Infinity, -Infinity]) {
+    for (const at of [0, 1, 500, 999]) assertEquals(firstNotFinite(values.with(at, value)), at);
+  }
+});
+
+Deno.test("before the welcome only small frames of the handshake are taken, and few", async () => {
+  const hello = { kind: "hello", run: "", meta: METAS.hello } as const;
+  for (const remote of ["server", "device"] as const) {
+    const refused: [Partial<RawFrame>, string][] = [
+      [
+        { kind: "finished" },
+        remote === "server" ? "must not come from a server" : "the welcome must have been said",
+      ],
+      [
+        { kind: "mask" },
+        remote === "device" ? "must not come from a device" : "the welcome must have been said",
+      ],
+      [
+        { ...hello, meta: { ...METAS.hello, checkpoints: { run: "r", steps: Array(5000).fill(4e9) } } },
+        "16384 bytes",
+      ],
+    ];
+    for (const [frame, message] of refused) {
+      const { peer, say } = open({ remote });
+      await say(frame);
+      await assertRejects(() => peer.next("control", "hello"), ProtocolError, message);
+      await peer.close();
+    }
+  }
+  // The first is taken, the others wait: a device has nothing to say twice.
+  const ends = open({ remote: "device" });
+  ends.peer.run = "";
+  const steps = Array.from({ length: 1000 }, (_, i) => i);
+  const large = { ...hello, meta: { ...METAS.hello, checkpoints: { run: "r", steps } } };
+  for (let i = 0; i < 5; i++) await ends.say(large).catch(() => {});
+  const { reason } = await ends.far.closed;
+  assert(reason.includes("65536 bytes may be ahead"), reason);
+  await ends.peer.close();
+});
+
+Deno.test("a channel is told to take little until the welcome is sent", async () => {
+  const [near, far] = memoryChannels();
+  const limits: number[] = [];
+  near.limitReceived = (bytes) => void limits.push(bytes);
+  const peer = new Peer(near, { remote: "device" });
+  assertEquals(limits, [16_384]);
+  await peer.send("welcome", { meta: METAS.welcome });
+  assertEquals(limits, [16_384, Infinity]);
+  await Promise.all([peer.close(), far.close()]);
+});
+
+Deno.test("a peer of version 2 gets a refusal that it can read, which names both versions", async () => {
+  for (const remote of ["server", "device"] as const) {
+    const { peer, far } = open({ remote });
+    const old = {
+      v: 2,
+      kind: "hello",
+      run: "",
+      seq: 0,
+      step: 0,
+      layer: 0,
+      meta: { protocol: 2 },
+      tensors: [],
+    };
+    await far.send(encode(old) as Uint8Array<ArrayBuffer>);
+    const error = await assertRejects(() => peer.next("control", "hello"), HandshakeError);
+    assert(error.message.includes("must be 3: current value is 2"), error.message);
+    await peer.send("refuse", { meta: { reason: error.message } });
+    const answer = decode((await far.receive())!) as Record<string, unknown>;
+    assertEquals([answer.v, answer.kind, answer.meta], [2, "refuse", { reason: error.message }]);
+    await peer.close();
+  }
 });
 
 Deno.test("bytes that are no frame close the peer", async () => {
@@ -130,7 +252,7 @@ Deno.test("a peer that runs far ahead is closed", async () => {
 
 Deno.test("a peer that is many bytes ahead in a lane is closed; asking for frames makes room", async () => {
   const large = { dtype: "f32", shape: [1, 1000], data: new Float32Array(1000) } as const;
-  const ends = open({ maxQueuedBytes: 9000 });
+  const ends = open({ maxQueuedBytes: 12_000 });
   const say = (kind: "input" | "hidden") => ends.say({ kind, tensors: [large] });
   for (let round = 0; round < 5; round++) {
     await say("input");
@@ -141,7 +263,7 @@ Deno.test("a peer that is many bytes ahead in a lane is closed; asking for frame
   for (let i = 0; i < 3; i++) await say("input");
   await ends.far.closed;
   for (let i = 0; i < 2; i++) await ends.peer.receive("input");
-  await assertRefused(ends, ends.peer.receive("input"), "9000 bytes may be ahead: 3 frames and 12");
+  await assertRefused(ends, ends.peer.receive("input"), "12000 bytes may be ahead: 3 frames and 1");
 });
 
 Deno.test("a single frame may be larger than the bound of a lane", async () => {
@@ -163,7 +285,7 @@ Deno.test("a wait has a limit, and later waits do not get what it was for", asyn
 Deno.test("sending has a limit", async () => {
   const { peer, near } = open({ timeoutMs: 30 });
   near.stuck = true;
-  await assertRejects(() => peer.send("mask"), DeadlineError, "30 ms");
+  await assertRejects(() => peer.send("finished"), DeadlineError, "30 ms");
   await peer.close();
 });
 
@@ -183,7 +305,7 @@ Deno.test("a closed channel ends waits with the reason; what came before is stil
   await far.close("device is tired");
   assertEquals((await peer.receive("mask")).step, 9);
   await assertRejects(() => peer.receive("mask"), ChannelClosedError, "device is tired");
-  await assertRejects(() => peer.send("mask"), ChannelClosedError);
+  await assertRejects(() => peer.send("finished"), ChannelClosedError);
   await peer.close();
 });
 

@@ -10,6 +10,7 @@ import {
   maskSumOf,
   ProtocolError,
   type Pruner,
+  type RawFrame,
   type RunSettings,
   runStep,
   type TokenBatch,
@@ -217,7 +218,7 @@ Deno.test("pruners that probe need whole batches: refused with the reason", () =
 });
 
 /** Changes frames of one kind on their way. */
-function changing(kind: string, change: (frame: Frame) => Frame, direction: "send" | "receive") {
+function changing(kind: string, change: (frame: Frame) => RawFrame, direction: "send" | "receive") {
   const apply = (bytes: Uint8Array) => {
     const frame = decodeFrame(bytes);
     return frame.kind === kind ? encodeFrame(change(frame)) : bytes;
@@ -267,7 +268,7 @@ Deno.test("parts out of order, of another mask, or too many are protocol errors"
     assert((error as Error).message.length > 0);
   }
   const flipped = (frame: Frame) => {
-    if ((frame.meta.part as number[])[0] === 0) return frame;
+    if (frame.kind !== "mask" || frame.meta.part![0] === 0) return frame;
     const data = (frame.tensors[0]!.data as Uint8Array).map((z, i) => i === 0 ? 1 - z : z);
     return { ...frame, tensors: [{ ...frame.tensors[0]!, data }] };
   };

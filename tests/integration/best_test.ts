@@ -86,7 +86,7 @@ Deno.test("the word of the best heads travels with the next batch", async () => 
       closed: channel.closed,
       send(bytes, options) {
         const frame = decodeFrame(bytes);
-        if (frame.meta.best === true) seen.push(`${frame.kind} ${frame.step}`);
+        if ("best" in frame.meta && frame.meta.best === true) seen.push(`${frame.kind} ${frame.step}`);
         return channel.send(bytes, options);
       },
       receive: (options) => channel.receive(options),

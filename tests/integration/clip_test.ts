@@ -163,10 +163,10 @@ Deno.test("a squared norm that is not finite ends the training; negative, and a 
         }),
       Error,
       kind === "clip"
-        ? "factor must be from 0 to 1"
+        ? value > 1 ? "factor must be from 0 to 1" : "must be finite"
         : value < 0
         ? "must not be negative"
-        : "the norm of the gradients must be finite",
+        : "must be finite: in step 0",
     );
   }
 });

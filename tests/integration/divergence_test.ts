@@ -48,8 +48,8 @@ function wild(mode: "slice" | "full" = "slice") {
   return { ...settings, optimizer: { ...settings.optimizer, learningRate: 1e20 } };
 }
 
-/** f32 that reads one kind of frame as NaN from a step of its own on. */
-function spoiling(kind: string, from: number): WireCodec {
+/** f32 that reads one kind of frame as another number from a step of its own on. */
+function spoiling(kind: string, from: number, value = NaN): WireCodec {
   const inner = f32Codec();
   let read = 0;
   return {
@@ -57,7 +57,7 @@ function spoiling(kind: string, from: number): WireCodec {
     name: "spoiling",
     decode: (bytes, shape, stream) => {
       const values = inner.decode(bytes, shape, stream);
-      return stream.kind === kind && ++read > from ? values.fill(NaN) : values;
+      return stream.kind === kind && ++read > from ? values.fill(value) : values;
     },
   };
 }
@@ -130,9 +130,9 @@ function assertToldAll({ error, status, devices }: Ended, ...parts: string[]): v
 
 for (const shareLoss of [true, false]) {
   for (const transport of ["websocket", "http"] as const) {
-    Deno.test(`a loss that is not finite ends the run for all, ${shareLoss ? "" : "not "}shared, over ${transport}`, async () => {
+    Deno.test(`Deltas that are not finite end the run for all, with the device's name, the loss ${shareLoss ? "" : "not "}shared, over ${transport}`, async () => {
       const ended = await run(wild(), { shareLoss, transport, dataApart: true });
-      assertToldAll(ended, "the loss must be finite: step ", " gives NaN; lower the learning rate");
+      assertToldAll(ended, `"delta" of device "`, `" must be finite: in step `, "; lower the learning rate");
       const steps = ended.devices[0]!.steps;
       assert(steps >= 1 && steps < 6, `${steps} steps`);
       for (const weights of ended.weights) assert(weights.every(Number.isFinite), "no head learnt from it");
@@ -141,30 +141,35 @@ for (const shareLoss of [true, false]) {
 }
 
 for (const shape of [{ accumulate: 2 }, { microBatches: 2 }, { clipNorm: 1 }]) {
-  Deno.test(`a loss that is not finite ends runs with ${JSON.stringify(shape)}`, async () => {
-    assertToldAll(await run({ ...wild("full"), ...shape }), " gives NaN");
+  Deno.test(`Deltas that are not finite end runs with ${JSON.stringify(shape)}`, async () => {
+    assertToldAll(await run({ ...wild("full"), ...shape }), `"delta" of device "`);
   });
 }
 
-Deno.test("what a codec reads as NaN ends the run in the step in which the loss shows it", async () => {
+Deno.test("what a codec reads as NaN ends the run where it is read, before any head learns from it", async () => {
   const settings = tinySettings("slice", 4);
   const hidden = await run(settings, { codec: () => spoiling("hidden", 2) });
-  assertToldAll(hidden, "the loss must be finite: step 2 gives NaN");
+  assertToldAll(hidden, `"hidden" of the edge server must be finite: in step 2, layer 0 number 0 is NaN`);
   assertEquals(hidden.devices.map((d) => d.steps), [2, 2]);
-  // Of gradients it shows only in the step after: the heads are NaN by then, and said to be so.
   const gradient = await run(settings, { codec: () => spoiling("deltaGradient", 0) });
-  assertToldAll(gradient, "step 1 gives NaN");
+  assertToldAll(gradient, `"deltaGradient" of the edge server must be finite: in step 0`);
+  assertEquals(gradient.devices.map((d) => d.steps), [0, 0]);
+  for (const weights of gradient.weights) assert(weights.every(Number.isFinite));
 });
 
-Deno.test("a validation whose loss is not finite ends the run", async () => {
+Deno.test("a validation in which numbers are not finite ends the run", async () => {
   const ended = await run(wild(), { modes: ["train", "evaluate", "train"] });
-  assertToldAll(ended, "the validation loss must be finite: step 1 gives NaN");
+  assertToldAll(ended, `"delta" of device "`, "in step 1");
 });
 
 Deno.test("gradients whose norm is not finite end a run that clips, before any head is updated", async () => {
   const settings = { ...tinySettings("slice", 4), clipNorm: 1 };
-  const ended = await run(settings, { codec: () => spoiling("deltaGradient", 0) });
-  assertToldAll(ended, "the norm of the gradients must be finite", "in step 0 is NaN");
+  const ended = await run(settings, { codec: () => spoiling("deltaGradient", 0, 1e30) });
+  assertToldAll(
+    ended,
+    `"squaredNorm" of device "`,
+    "must be finite: in step 0, layer 0 number 0 is Infinity",
+  );
   for (const weights of ended.weights) assert(weights.every(Number.isFinite));
 });
 
@@ -177,7 +182,7 @@ Deno.test("heads that are not finite are in no checkpoint: the run ends, the las
   };
   // Three layers give a device three gradients in a step: the heads are fine after the first one.
   const ended = await run(settings, {
-    codec: () => spoiling("deltaGradient", 3),
+    codec: () => spoiling("deltaGradient", 3, 1e30),
     onCheckpoint: (name, checkpoint) => write[name as "a" | "b"](checkpoint),
   });
   assertToldAll(ended, "weights and moments of the heads must be finite: after 2 steps");

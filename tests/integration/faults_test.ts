@@ -2,14 +2,16 @@ import { Engine } from "@edgetuner/kernels";
 import {
   type Channel,
   ChannelClosedError,
+  checkRunSettings,
   DeadlineError,
   decodeFrame,
   EdgeServer,
   encodeFrame,
   type Frame,
-  PROTOCOL_VERSION,
   ProtocolError,
+  type RawFrame,
   runUserDevice,
+  TrainingError,
   type UserDeviceResult,
   type WireTensor,
 } from "@edgetuner/core";
@@ -30,8 +32,11 @@ const engine = await Engine.create();
 const model = new TinyGpt2(engine);
 const settings = tinySettings("slice", 100);
 
+/** What is answered; its sequence number comes with sending. */
+type Answer = Omit<RawFrame, "sequence">;
+
 /** What a made-up device does in step 1, where it should answer. */
-type Fault = (device: MadeUpDevice, answer: Frame) => Promise<void> | void;
+type Fault = (device: MadeUpDevice, answer: Answer) => Promise<void> | void;
 
 function zeros(shape: readonly number[]): WireTensor {
   return { dtype: "f32", shape, data: new Float32Array(shape.reduce((a, b) => a * b, 1)) };
@@ -47,7 +52,7 @@ class MadeUpDevice {
     this.#channel = channel;
   }
 
-  send(frame: Partial<Frame> & Pick<Frame, "kind">): Promise<void> {
+  send(frame: Partial<RawFrame> & Pick<RawFrame, "kind">): Promise<void> {
     return this.#channel.send(encodeFrame({
       run: this.#run,
       sequence: this.#sequence++,
@@ -70,7 +75,6 @@ class MadeUpDevice {
   /** Takes part until the channel is closed; returns the reason that came with the end. */
   async play(faultAt: Frame["kind"], fault: Fault): Promise<string> {
     const hello = {
-      protocol: PROTOCOL_VERSION,
       name: "wicked",
       capacity: 0.1,
       data: false,
@@ -79,26 +83,25 @@ class MadeUpDevice {
     };
     await this.send({ kind: "hello", meta: hello });
     let reason = "";
-    const reply = async (frame: Frame) => {
+    const reply = async (frame: Answer) => {
       if (frame.step === 1 && frame.kind === faultAt) await fault(this, frame);
       else await this.send(frame).catch(() => {});
     };
     let gone = 0;
     for (let bytes = await this.#channel.receive(); bytes !== null; bytes = await this.#channel.receive()) {
-      const { kind, step, layer, run, tensors, meta } = decodeFrame(bytes);
-      const base = { run: this.#run, sequence: 0, step, layer, meta: {} };
+      const frame = decodeFrame(bytes);
+      const { kind, step, layer, tensors } = frame;
+      const base = { run: this.#run, step, layer, meta: {} };
       const answer = (kind: Frame["kind"], ...shapes: number[][]) => {
-        const frame = { ...base, kind, tensors: shapes.map(zeros) } as Frame;
-        const { sequence: _, ...rest } = frame;
-        return reply(rest as Frame);
+        return reply({ ...base, kind, tensors: shapes.map(zeros) });
       };
-      if (kind === "welcome") this.#run = run || String(meta.run);
+      if (frame.kind === "welcome") this.#run = frame.meta.run;
       else if (kind === "mask") gone = 0;
       else if (kind === "input") await answer("delta", [2, ...tensors[0]!.shape]);
       else if (kind === "deltaGradient") {
         if (layer > 0) await answer("inputGradient", tensors[0]!.shape.slice(1));
         if (++gone === 3) await answer("statistics", [3, 1]);
-      } else if (kind === "end") reason = String(meta.reason);
+      } else if (frame.kind === "end") reason = frame.meta.reason;
     }
     return reason;
   }
@@ -134,11 +137,16 @@ async function runWith(faultAt: Frame["kind"], fault: Fault, timeoutMs = 10_000)
 }
 
 const FAULTS: readonly [string, Frame["kind"], Fault, string][] = [
-  ["another kind", "delta", (d, a) => d.send({ ...a, kind: "inputGradient" }), `must be "delta"`],
+  [
+    "another kind",
+    "delta",
+    (d, a) => d.send({ ...a, kind: "partial", tensors: [zeros([26, 48])] }),
+    `must be "delta"`,
+  ],
   [
     "a frame of another lane",
     "delta",
-    (d, a) => d.send({ ...a, kind: "hello" }).then(() => d.leave()),
+    (d, a) => d.send({ ...a, kind: "finished", tensors: [] }).then(() => d.leave()),
     "battery empty",
   ],
   ["another step", "delta", (d, a) => d.send({ ...a, step: 0 }), "must be of step 1"],
@@ -150,18 +158,18 @@ const FAULTS: readonly [string, Frame["kind"], Fault, string][] = [
     (d, a) => d.send({ ...a, tensors: [zeros([2, 1, 4000, 12])] }),
     "[2,1,26,12]",
   ],
-  ["no tensor", "delta", (d, a) => d.send({ ...a, tensors: [] }), "[2,1,26,12]"],
+  ["no tensor", "delta", (d, a) => d.send({ ...a, tensors: [] }), "a list of 1"],
   [
     "two tensors",
     "delta",
     (d, a) => d.send({ ...a, tensors: [a.tensors[0]!, a.tensors[0]!] }),
-    "[2,1,26,12]",
+    "a list of 1",
   ],
   [
     "bytes instead of floats",
     "delta",
     (d, a) => d.send({ ...a, tensors: [{ dtype: "u8", shape: [2, 1, 26, 12], data: new Uint8Array(624) }] }),
-    "must be f32",
+    "must be written with a codec",
   ],
   [
     "a gradient of another shape",
@@ -180,9 +188,21 @@ const FAULTS: readonly [string, Frame["kind"], Fault, string][] = [
     await d.send({ ...a, sequence: 3 });
   }, "must come next"],
   ["a frame of another run", "delta", (d, a) => d.send({ ...a, run: "another" }), "must belong to run"],
+  ["a frame of a server", "delta", (d, a) => d.send({ ...a, kind: "input" }), "[n, T, D]"],
+  [
+    "a field that it does not have",
+    "delta",
+    (d, a) => d.send({ ...a, meta: { mode: "train" } }),
+    "must be a map of",
+  ],
   ["no frame but noise", "delta", (d) => d.raw(new Uint8Array(1000).fill(0xff)), "Cannot read frame"],
   ["an empty message", "delta", (d) => d.raw(new Uint8Array(0)), "Cannot read frame"],
-  ["a cut frame", "delta", (d, a) => d.raw(encodeFrame(a).subarray(0, 500)), "Cannot read frame"],
+  [
+    "a cut frame",
+    "delta",
+    (d, a) => d.raw(encodeFrame({ ...a, sequence: 3 }).subarray(0, 500)),
+    "Cannot read frame",
+  ],
 ];
 
 async function assertReleased(outcome: Outcome, message: string): Promise<void> {
@@ -208,6 +228,26 @@ for (const [what, faultAt, fault, message] of FAULTS) {
     await assertReleased(outcome, text);
     assertEquals(engine.stats.tensors, before, "tensors left behind");
   });
+}
+
+for (const kind of ["delta", "inputGradient", "statistics"] as const) {
+  for (const value of [NaN, Infinity, -Infinity]) {
+    Deno.test(`a device whose ${kind} holds ${value} ends the run, named, and no other head learns from it`, async () => {
+      const before = engine.stats.tensors;
+      const outcome = await runWith(kind, (device, answer) => {
+        const { shape, data } = answer.tensors[0]!;
+        const spoilt = Float32Array.from(data).with(data.length - 1, value);
+        return device.send({ ...answer, tensors: [{ dtype: "f32", shape, data: spoilt }] });
+      });
+      assertInstanceOf(outcome.error, TrainingError, `${outcome.error}`);
+      const { message } = outcome.error;
+      assert(message.includes(`"${kind}" of device "wicked" must be finite: in step 1`), message);
+      assert(message.includes(` is ${value};`), message);
+      for (const { error } of outcome.good) assertEquals((error as Error).message, message);
+      await assertReleased(outcome, message);
+      assertEquals(engine.stats.tensors, before, "tensors left behind");
+    });
+  }
 }
 
 Deno.test("a device that says nothing: DeadlineError within the limit", async () => {
@@ -255,7 +295,7 @@ Deno.test("a frame that is larger than the transport allows ends the run on both
 
 /** A data device that does something wrong in its first frame. */
 async function runWithData(
-  frame: Partial<Frame>,
+  frame: Partial<RawFrame>,
   after?: (device: MadeUpDevice, run: string) => Promise<void>,
 ): Promise<unknown> {
   await using link = openLink("in-process");
@@ -265,7 +305,6 @@ async function runWithData(
   const channel = await link.transport.connect();
   const device = new MadeUpDevice(channel);
   const hello = {
-    protocol: PROTOCOL_VERSION,
     name: "data",
     capacity: 0,
     data: true,
@@ -275,7 +314,7 @@ async function runWithData(
   await device.send({ kind: "hello", meta: hello });
   const good = await joinDevice(link, server, { engine, name: "a", capacity: 1 });
   const welcome = decodeFrame((await channel.receive())!);
-  const run = String(welcome.meta.run);
+  const run = welcome.kind === "welcome" ? welcome.meta.run : "";
   await device.send({ kind: "embedding", run, meta: { mode: "train" }, ...frame });
   await after?.(device, run);
   const error = await running;
@@ -291,7 +330,7 @@ async function runWithData(
 Deno.test("a data device that sends something else than E ends the run", async () => {
   const before = engine.stats.tensors;
   const right = zeros([2, 13, 48]);
-  const wrong: Partial<Frame>[] = [
+  const wrong: Partial<RawFrame>[] = [
     { tensors: [zeros([2, 13, 40])] },
     { tensors: [zeros([26, 48])] },
     { tensors: [] },
@@ -333,18 +372,18 @@ Deno.test("a device that is told nonsense by a server stops with a ProtocolError
   const before = engine.stats.tensors;
   const welcome = {
     run: "r",
-    settings,
+    settings: checkRunSettings(settings),
     model: { layers: 3, heads: 4, hidden: 48 },
     range: { first: 0, count: 1 },
     statistics: [],
   };
   const mask = { dtype: "u8", shape: [3, 1], data: new Uint8Array(3) } as const;
-  const begin: Partial<Frame> & Pick<Frame, "kind"> = {
+  const begin: Partial<RawFrame> & Pick<RawFrame, "kind"> = {
     kind: "mask",
     meta: { mode: "train", lowest: 0 },
     tensors: [mask],
   };
-  const scripts: (Partial<Frame> & Pick<Frame, "kind">)[][] = [
+  const scripts: (Partial<RawFrame> & Pick<RawFrame, "kind">)[][] = [
     [{ kind: "input", tensors: [zeros([1, 26, 12])] }],
     [{ ...begin, tensors: [{ ...mask, shape: [1, 3] }] }],
     [{ ...begin, tensors: [{ ...mask, data: Uint8Array.of(0, 2, 0) }] }],
@@ -384,7 +423,7 @@ Deno.test("a device that is told nonsense by a server stops with a ProtocolError
     const device = runUserDevice({ engine, channel: await link.transport.connect(), name: "d", capacity: 1 });
     const channel = (await link.listener.accept())!;
     await new MadeUpDevice(channel).send({ kind: "welcome", meta: { ...welcome, ...change } });
-    await assertRejects(() => device, ProtocolError, "welcome must be complete");
+    await assertRejects(() => device, ProtocolError, "elcome");
     await channel.close();
   }
 });

@@ -13,6 +13,7 @@ import {
   type Channel,
   ChannelClosedError,
   CheckpointError,
+  checkRunSettings,
   type DecodingRecord,
   type DecodingSession,
   decodingTraffic,
@@ -559,14 +560,14 @@ Deno.test("a device leaves a run that is not what it joined for, or gives it oth
   const before = engine.stats.tensors;
   const welcome = {
     run: "r",
-    settings: { ...settings, task: "generate" },
+    settings: checkRunSettings({ ...settings, task: "generate" }),
     model: { layers: 3, heads: 4, hidden: 48 },
     range: { first: 1, count: 2 },
     statistics: [],
   };
   // deno-lint-ignore no-explicit-any -- classes of errors with different names
   const cases: [Record<string, unknown>, new (...args: any[]) => Error, string][] = [
-    [{ settings }, HandshakeError, `joined for, "generate": it is for "train"`],
+    [{ settings: checkRunSettings(settings) }, HandshakeError, `joined for, "generate": it is for "train"`],
     [{ range: { first: 1, count: 1 } }, HandshakeError, "the heads that it learnt"],
     [{ range: null }, HandshakeError, "the heads that it learnt"],
     [{ model: { layers: 4, heads: 4, hidden: 48 } }, CheckpointError, "model shape"],
@@ -582,7 +583,7 @@ Deno.test("a device leaves a run that is not what it joined for, or gives it oth
       range: { first: 1, count: 2 },
       lora: adapter.lora,
     });
-    await server.send("welcome", { meta: { ...welcome, ...change } });
+    await server.send("welcome", { meta: { ...welcome, ...change } as never });
     await assertRejects(() => device, Expected, message);
   }
   assertEquals(engine.stats.tensors, before);

@@ -8,7 +8,6 @@ import {
   HandshakeError,
   Peer,
   PluginError,
-  PROTOCOL_VERSION,
   type Pruner,
   runUserDevice,
   sampleSettings,
@@ -39,7 +38,6 @@ const engine = await Engine.create();
 const model = new TinyGpt2(engine);
 const settings = tinySettings("slice", 100);
 const HELLO = {
-  protocol: PROTOCOL_VERSION,
   name: "a device",
   capacity: 1,
   data: false,
@@ -73,7 +71,7 @@ class Stage implements AsyncDisposable {
   async refused(hello: Record<string, unknown>, reason: string): Promise<void> {
     const count = this.refusals.length;
     const peer = new Peer(await this.link.transport.connect(), { timeoutMs: 5000 });
-    await peer.send("hello", { meta: hello });
+    await peer.send("hello", { meta: hello as never });
     await assertRejects(() => peer.next("control", "welcome"), HandshakeError, reason);
     await peer.close();
     assertEquals(this.refusals.length, count + 1);
@@ -93,17 +91,20 @@ function dispose(results: readonly UserDeviceResult[]): void {
 Deno.test("devices that must not join are refused with a reason, and the others run", async () => {
   await using stage = new Stage({ devices: 2 });
   const running = stage.server.start();
-  await stage.refused({ ...HELLO, protocol: 1 }, "protocol version must be 2");
-  await stage.refused({ ...HELLO, protocol: "2" }, "protocol version");
-  await stage.refused({}, "protocol version");
-  for (const capacity of [0, -1, NaN, Infinity, -Infinity, "1", null, undefined]) {
-    await stage.refused({ ...HELLO, capacity }, "capacity must be positive");
+  await stage.refused({ ...HELLO, token: 1 }, `"hello" must be a map of`);
+  await stage.refused({}, `"hello.name" must be a name`);
+  await stage.refused({ ...HELLO, capacity: 0 }, "capacity must be positive");
+  for (const capacity of [-1, NaN, Infinity, -Infinity, "1", null, undefined]) {
+    await stage.refused(
+      { ...HELLO, capacity },
+      `"hello.capacity" must be a number`,
+    );
   }
-  for (const name of ["", "n".repeat(65), 7, null, undefined]) {
-    await stage.refused({ ...HELLO, name }, "name must have 1 to 64 characters");
+  for (const name of ["", "n".repeat(65), 7, null, "a\nb", "\u001b[31mred", "\u202egnp"]) {
+    await stage.refused({ ...HELLO, name }, `"hello.name" must be a name of 1 to 64 characters`);
   }
-  await stage.refused({ ...HELLO, sharesLoss: "yes" }, "hello must be complete");
-  await stage.refused({ ...HELLO, data: 1 }, "hello must be complete");
+  await stage.refused({ ...HELLO, sharesLoss: "yes" }, `"hello.sharesLoss" must be true or false`);
+  await stage.refused({ ...HELLO, data: 1 }, `"hello.data" must be true or false`);
   await stage.refused({ ...HELLO, data: true, fingerprint: "another" }, "model must be the server's");
   assertEquals(stage.server.devices, []);
 

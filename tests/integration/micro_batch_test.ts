@@ -1,10 +1,12 @@
 import { Engine } from "@edgetuner/kernels";
 import {
   type Channel,
+  checkRunSettings,
   decodeFrame,
   encodeFrame,
   type Frame,
   ProtocolError,
+  type RawFrame,
   runUserDevice,
 } from "@edgetuner/core";
 import { greedyPruner } from "@edgetuner/plugins";
@@ -185,7 +187,7 @@ Deno.test("a micro-batch goes back before another one has gone forward, and the 
 });
 
 /** Changes frames that a device sends. */
-function changed(channel: Channel, change: (frame: Frame) => Frame): Channel {
+function changed(channel: Channel, change: (frame: Frame) => RawFrame): Channel {
   return {
     peer: channel.peer,
     closed: channel.closed,
@@ -223,19 +225,19 @@ Deno.test("an answer for another micro-batch ends the run with a ProtocolError, 
 });
 
 /** What a device answers to an edge server that is made up. */
-async function deviceFaces(frames: readonly Partial<Frame>[]): Promise<unknown> {
+async function deviceFaces(frames: readonly Partial<RawFrame>[]): Promise<unknown> {
   const [near, far] = memoryChannels();
   const device = runUserDevice({ engine, channel: near, name: "d", capacity: 1, timeoutMs: 5000 });
   let sequence = 0;
-  const say = (frame: Partial<Frame>) => {
+  const say = (frame: Partial<RawFrame>) => {
     const blank = { kind: "mask", run: "r", step: 0, layer: 0, meta: {}, tensors: [] } as const;
     return far.send(encodeFrame({ ...blank, ...frame, sequence: sequence++ }));
   };
   const model = { layers: 3, heads: 4, hidden: 48 };
-  const settings = { ...tinySettings("slice", 2), microBatches: 2 };
+  const settings = checkRunSettings({ ...tinySettings("slice", 2), microBatches: 2 });
   const meta = { run: "r", settings, model, range: { first: 0, count: 4 }, statistics: [] };
   await far.receive();
-  await say({ kind: "welcome", meta } as unknown as Partial<Frame>);
+  await say({ kind: "welcome", meta });
   for (const frame of frames) await say(frame).catch(() => {});
   const result = await device;
   result.modules?.[Symbol.dispose]();
@@ -264,10 +266,10 @@ Deno.test("a device refuses micro-batches that are unknown, out of order or of a
     ["a layer twice", [mask([6, 5]), input(1, 0, 5), input(1, 0, 5)], "must be of layer 1"],
     ["rows of another one", [mask([6, 5]), input(1, 0, 6)], "[4,5,12]"],
     ["unknown without a split", [mask(undefined), input(1, 0, 5)], "must be below 1"],
-    ["no rows", [mask([])], "1 to 32 micro-batches"],
-    ["rows of zero", [mask([6, 0])], "1 to 32 micro-batches"],
-    ["no list", [mask("two")], "1 to 32 micro-batches"],
-    ["null", [mask([null])], "1 to 32 micro-batches"],
+    ["no rows", [mask([])], `"mask.rows" must be a list of 1 to 32`],
+    ["rows of zero", [mask([6, 0])], `"mask.rows" must be an integer from 1`],
+    ["no list", [mask("two")], `"mask.rows" must be a list of 1 to 32`],
+    ["null", [mask([null])], `"mask.rows" must be an integer from 1`],
     ["back too early", [
       mask([6, 5]),
       ...[0, 1, 2].map((layer) => input(1, layer, 5)),

@@ -1,5 +1,6 @@
 import { Engine } from "@edgetuner/kernels";
 import {
+  checkRunSettings,
   type FrameKind,
   LocalData,
   LocalHeads,
@@ -181,7 +182,7 @@ Deno.test("a data device answers one probe of a training step, and none in evalu
     await using peer = new Peer((await link.listener.accept())!);
     await peer.receive("hello");
     const shape = { layers: 3, heads: 4, hidden: 48 };
-    const settings = tinySettings("slice", 1) as unknown as Record<string, unknown>;
+    const settings = checkRunSettings(tinySettings("slice", 1));
     await peer.send("welcome", {
       meta: { run: "r", settings, model: shape, range: null, statistics: [] },
     });
@@ -222,7 +223,7 @@ Deno.test("a data device takes each micro-batch once, and a probe's only as a wh
     });
     await using peer = new Peer((await link.listener.accept())!);
     await peer.receive("hello");
-    const settings = { ...tinySettings("slice", 1), microBatches: 2 } as unknown as Record<string, unknown>;
+    const settings = checkRunSettings({ ...tinySettings("slice", 1), microBatches: 2 });
     await peer.send("welcome", {
       meta: { run: "r", settings, model: { layers: 3, heads: 4, hidden: 48 }, range: null, statistics: [] },
     });

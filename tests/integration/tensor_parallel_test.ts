@@ -2,6 +2,7 @@ import { Engine } from "@edgetuner/kernels";
 import {
   allocateShares,
   ChannelClosedError,
+  checkRunSettings,
   DeadlineError,
   EdgeServer,
   type EdgeServerEvent,
@@ -10,7 +11,6 @@ import {
   HandshakeError,
   type HeadWeights,
   Peer,
-  PROTOCOL_VERSION,
   ProtocolError,
   type RunSettings,
   runTensorParallelDevice,
@@ -413,7 +413,6 @@ async function wicked(act: (peer: Peer, step: number) => Promise<void>, timeoutM
   const peer = new Peer(await link.transport.connect(), { timeoutMs: 10_000 });
   await peer.send("hello", {
     meta: {
-      protocol: PROTOCOL_VERSION,
       system: "tensorParallel",
       name: "wicked",
       capacity: 1,
@@ -423,8 +422,7 @@ async function wicked(act: (peer: Peer, step: number) => Promise<void>, timeoutM
       sharesLoss: false,
     },
   });
-  const { meta } = await peer.next("control", "welcome");
-  peer.run = meta.run as string;
+  peer.run = (await peer.receive("welcome")).meta.run;
   const [, share] = allocateShares(SHAPE, [1, 1]);
   for (let layer = 0; layer < 3; layer++) {
     await peer.receive("shard", { layer, shapes: shardShapes(SHAPE, share!) });
@@ -491,7 +489,7 @@ Deno.test("a step that is larger than memory was reckoned for is refused", async
 Deno.test("a device that is told nonsense by a tensor-parallel server stops with a ProtocolError", async () => {
   const before = engine.stats.tensors;
   const [, share] = allocateShares(SHAPE, [1, 1]);
-  const settings = tinySettings("slice", 1) as unknown as Record<string, unknown>;
+  const settings = checkRunSettings(tinySettings("slice", 1));
   const welcome = {
     run: "r",
     settings,

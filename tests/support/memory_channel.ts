@@ -17,6 +17,7 @@ class MemoryChannel implements Channel {
   other!: MemoryChannel;
   /** Sends wait for ever, as to a peer that does not read. */
   stuck = false;
+  limitReceived?: (bytes: number) => void;
 
   constructor(peer: string) {
     this.peer = peer;

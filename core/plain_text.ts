@@ -1,0 +1,59 @@
+/**
+ * Text that a peer or a file gave, made fit to be shown: in errors, logs, events and on a terminal.
+ *
+ * @module
+ */
+
+/** Most characters of a peer's words that are kept. */
+export const MAX_PEER_TEXT = 200;
+
+const ESCAPE = String.fromCharCode(0x1b);
+const BELL = String.fromCharCode(0x07);
+/** Whole escape sequences of terminals (CSI, OSC and the short ones), so that no rest of one stays behind. */
+const ESCAPES = new RegExp(
+  [
+    `(?:${ESCAPE}\\[|\u009b)[0-?]*[ -/]*[@-~]?`,
+    `${ESCAPE}\\][^${BELL}${ESCAPE}\u009c]*(?:${BELL}|${ESCAPE}\\\\|\u009c)?`,
+    `${ESCAPE}[ -/]*[0-~]?`,
+  ].join("|"),
+  "g",
+);
+/** Line breaks and other white space that is not a plain space. */
+const BREAKS = /[\t\n\v\f\r\u0085\u2028\u2029]+/g;
+/** Control characters, and characters without a shape: marks that turn the direction of text round, for one. */
+const INVISIBLE = /[\p{Cc}\p{Cf}]/gu;
+
+/**
+ * A text without control characters, terminal escapes and marks that change the direction of reading, cut
+ * to a length. Line breaks become spaces.
+ *
+ * @param text What a peer said.
+ * @param max Most characters (UTF-16 units) of the result. @default {200}
+ */
+export function plainText(text: string, max: number = MAX_PEER_TEXT): string {
+  // The rest of a long text is not even looked at: what is taken out of the start rarely matters.
+  const plain = text.slice(0, 8 * max).toWellFormed().replace(ESCAPES, "").replace(BREAKS, " ")
+    .replace(INVISIBLE, "");
+  if (plain.length <= max && text.length <= 8 * max) return plain;
+  // The cut must not leave half a character.
+  return `${plain.slice(0, max - 3).replace(/[\ud800-\udbff]$/, "")}...`;
+}
+
+/**
+ * A value that a peer gave, for an error message: as JSON, plain and short, whatever it is.
+ *
+ * @param value Anything.
+ * @param max Most characters of the result. @default {80}
+ */
+export function quoted(value: unknown, max = 80): string {
+  if (typeof value === "string") return plainText(JSON.stringify(value.slice(0, 4 * max)), max);
+  if (typeof value === "bigint") return `${plainText(String(value), max)}n`;
+  if (value instanceof Uint8Array) return `${value.length} bytes`;
+  // Only the start of a list is turned into text: the rest may be long.
+  const short = Array.isArray(value) ? value.slice(0, max) : value;
+  try {
+    return plainText(JSON.stringify(short) ?? String(short), max);
+  } catch {
+    return typeof value;
+  }
+}
