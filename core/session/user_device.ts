@@ -696,7 +696,7 @@ async function servePart(
         } does not fit`,
       );
     }
-    if (frame.meta.save === true) await at.announced();
+    if (frame.kind === "hidden" && frame.meta.save === true) await at.announced();
     const expected = { step, microBatch, shapes: [[piece.rows, hidden]] };
     const answer = await answerHidden(peer, engine, data, {
       ...at,

@@ -175,7 +175,10 @@ export const MESSAGES: { readonly [K in FrameKind]: Message<Metas[K]> } = {
   decode: message<Metas["decode"]>("device", "data", coded("B T d"), {
     parents: optional(list(integer(0, MAX_ROWS), 1, MAX_BEAMS)),
   }),
-  hidden: message<Metas["hidden"]>("server", "data", coded("T d"), { probe: optional(flag()) }),
+  hidden: message<Metas["hidden"]>("server", "data", coded("T d"), {
+    probe: optional(flag()),
+    save: optional(flag()),
+  }),
   hiddenGradient: message<Metas["hiddenGradient"]>("device", "data", coded("T d"), {}),
   loss: message<Metas["loss"]>("device", "data", null, { loss: number(-FLOAT_MAX, FLOAT_MAX) }),
   finished: message<Metas["finished"]>("device", "data", null, { best: optional(flag()) }),
@@ -185,6 +188,7 @@ export const MESSAGES: { readonly [K in FrameKind]: Message<Metas[K]> } = {
     rows: optional(list(integer(1, MAX_ROWS), 1, MAX_MICRO_BATCHES)),
     part: optional(tuple(row, integer(1, MAX_ROWS), row)),
     best: optional(flag()),
+    save: optional(flag()),
   }),
   input: message<Metas["input"]>("server", "heads", coded("n T D", "T d"), {}),
   delta: message<Metas["delta"]>("device", "heads", coded("c n T D"), {}),

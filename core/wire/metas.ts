@@ -119,6 +119,8 @@ export interface MaskMeta {
   readonly part?: readonly [number, number, number];
   /** True if the head modules are the best so far. */
   readonly best?: boolean;
+  /** True if a checkpoint follows the step. */
+  readonly save?: boolean;
 }
 
 /** Of a block's input in tensor parallelism: mode and size of the step come with the first block. */
@@ -148,8 +150,11 @@ export interface Metas {
   readonly embedding: EmbeddingMeta;
   /** Generation: E of new tokens; the row that each row continues, left out for a prompt. */
   readonly decode: { readonly parents?: readonly number[] };
-  /** h_L; with `probe` the gradient is answered, and the step itself still comes. */
-  readonly hidden: { readonly probe?: boolean };
+  /**
+   * h_L; with `probe` the gradient is answered, and the step itself still comes; with `save` a checkpoint
+   * follows the step.
+   */
+  readonly hidden: { readonly probe?: boolean; readonly save?: boolean };
   /** dh_L. */
   readonly hiddenGradient: NoMeta;
   /** The loss of a step, only if the data device shares it. */
