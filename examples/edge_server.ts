@@ -34,6 +34,7 @@ import {
 } from "./_support/run_end.ts";
 import {
   checkpointFlags,
+  LAUNCHER_FLAGS,
   parameterText,
   RUN_FLAGS,
   runSettings,
@@ -102,6 +103,7 @@ const FLAGS = {
   "no-overlap": toggle("compute nothing while waiting: a baseline for comparison"),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
   ...RUN_WAITS,
+  ...LAUNCHER_FLAGS,
   events: toggle("print what happens as JSON lines"),
   metrics: text("DIR", "", "write metrics.csv and metrics.jsonl, a row as each step ends"),
   report: text("FILE", "", "write a report as JSON"),

@@ -33,6 +33,7 @@ import { MemoryLog, peakMemory, versions, writeReport } from "./_support/report.
 import {
   checkpointFlags,
   countParameters,
+  LAUNCHER_FLAGS,
   openRunCheckpoints,
   parameterText,
   requireFlag,
@@ -73,6 +74,7 @@ const FLAGS = {
   length: integer("N", 80, "tokens per sequence", { min: 2 }),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
   save: text("DIR", "", "folder for the adapter"),
+  ...LAUNCHER_FLAGS,
   events: toggle("print what happens as JSON lines"),
   metrics: text("DIR", "", "write metrics.csv and metrics.jsonl, a row as each step or validation ends"),
   report: text("FILE", "", "write a report as JSON"),

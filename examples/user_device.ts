@@ -53,6 +53,7 @@ import {
 } from "./_support/run_end.ts";
 import {
   checkpointFlags,
+  LAUNCHER_FLAGS,
   openRunCheckpoints,
   requireFlag,
   type RunCheckpoints,
@@ -118,6 +119,7 @@ const FLAGS = {
   ),
   codec: text("FILE", "f32", "module of a codec that the run may use; the built-in ones are known anyway"),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+  ...LAUNCHER_FLAGS,
   events: toggle("print what happens as JSON lines"),
   report: text("FILE", "", "write a report as JSON"),
 };

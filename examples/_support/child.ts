@@ -6,6 +6,8 @@
 
 import { examplePath } from "./places.ts";
 
+import { LAUNCHER_FLAG } from "./supervisor.ts";
+
 /** An event that a child printed. */
 export type ChildEvent = Readonly<Record<string, unknown>> & { readonly type: string };
 
@@ -27,8 +29,10 @@ export class Child {
    */
   constructor(name: string, program: string, args: readonly string[], onEvent: (event: ChildEvent) => void) {
     this.name = name;
+    // A launcher that is killed can end nobody any more: they see to it by themselves.
+    const own = Deno.build.os === "windows" ? [] : [`--${LAUNCHER_FLAG}`, `${Deno.pid}`];
     this.#process = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--quiet", examplePath(program), ...args, "--events"],
+      args: ["run", "-A", "--quiet", examplePath(program), ...args, "--events", ...own],
       stdin: "null",
       stdout: "piped",
       stderr: "piped",

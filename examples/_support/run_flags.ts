@@ -63,6 +63,13 @@ export const RUN_FLAGS = {
   ...CHECKPOINT_FLAGS,
 };
 
+/** Flags of programs that launchers start, see `supervisor.ts`. */
+export const LAUNCHER_FLAGS = {
+  "end-with": integer("PID", 0, "for launchers: end in good order when this parent process is gone", {
+    min: 0,
+  }),
+};
+
 /** Run settings that these flags ask for. */
 export function runSettings(
   flags: FlagValues<typeof RUN_FLAGS>,

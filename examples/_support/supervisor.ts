@@ -27,6 +27,26 @@ const scope = self as unknown as {
   postMessage(message: FromProgram): void;
 };
 
+/** Flag of programs that others start, with the process that they belong to. */
+export const LAUNCHER_FLAG = "end-with";
+/** How often a program looks whether its launcher is there, in milliseconds. */
+const LOOK_MS = 500;
+
+/** The process that arguments say the program belongs to; `null` if none. */
+function launcherIn(args: readonly string[]): number | null {
+  const at = args.indexOf(`--${LAUNCHER_FLAG}`);
+  return at < 0 ? null : Number(args[at + 1]);
+}
+
+/** Calls back once when this process's parent is another one, as the system sees to when a parent is killed. */
+function whenGone(launcher: number, call: () => void): void {
+  const timer = setInterval(() => {
+    if (Deno.ppid === launcher) return;
+    clearInterval(timer);
+    call();
+  }, LOOK_MS);
+}
+
 /** True in a worker. */
 function isWorker(): boolean {
   return "WorkerGlobalScope" in globalThis;
@@ -71,6 +91,8 @@ export async function supervise(program: () => Promise<number>): Promise<void> {
   };
   const signals: readonly Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT"] : ["SIGINT", "SIGTERM"];
   for (const signal of signals) Deno.addSignalListener(signal, () => onSignal(signal));
+  const launcher = launcherIn(Deno.args);
+  if (launcher !== null) whenGone(launcher, () => onSignal("SIGTERM"));
   Deno.exit(await ended.promise);
 }
 

@@ -2,7 +2,7 @@
  * Runs that are killed or stopped and taken up again, as people do it.
  */
 
-import { openCheckpoints } from "@edgetuner/core";
+import { claimFolder, openCheckpoints } from "@edgetuner/core";
 import { assert, assertEquals, assertGreater, assertLess, assertStringIncludes } from "@std/assert";
 import { EXAMPLES } from "../support/places.ts";
 
@@ -258,6 +258,29 @@ Deno.test("demo.ts, stopped by Ctrl-C and taken up again, ends with the adapter 
     const trained = (await metricsOf(`${root}/metrics`) as { step: number; mode: string }[])
       .filter(({ mode }) => mode === "train");
     assertEquals(trained.map(({ step }) => step), Array.from({ length: 16 }, (_, i) => i));
+  });
+});
+
+Deno.test("a program whose launcher is killed ends by itself, with what was learnt saved", async () => {
+  await withFolder(async (cwd) => {
+    // The shell stays, as the program's parent.
+    const program =
+      `"${Deno.execPath()}" run -A --quiet "${EXAMPLES}server_tuner.ts" --steps 100000 --save heads`;
+    const launcher = new Deno.Command("sh", {
+      ...{ args: ["-c", `${program} --end-with $$; exit`], cwd },
+      ...{ stdin: "null", stdout: "null", stderr: "null" },
+    }).spawn();
+    await untilCheckpoint(`${cwd}/runs/server_tuner/state`);
+    launcher.kill("SIGKILL");
+    await launcher.status;
+    let claim: Disposable | null = null;
+    for (const until = performance.now() + 30_000; claim === null && performance.now() < until;) {
+      claim = await claimFolder(`${cwd}/runs/server_tuner/state`);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    assert(claim !== null, "it has ended");
+    claim[Symbol.dispose]();
+    assertGreater((await weightsOf(`${cwd}/heads`)).length, 0);
   });
 });
 
