@@ -9,13 +9,10 @@
 
 export { GpuError, KernelDefinitionError, NoAdapterError, ShaderError } from "./errors.ts";
 export { type AdapterClass, adapterClass, requestAdapter } from "./engine/adapter.ts";
-export {
-  type Bindable,
-  type Dispatch,
-  Engine,
-  type EngineOptions,
-  type EngineStats,
-} from "./engine/engine.ts";
+export { type Dispatch, Engine, type EngineOptions, prepareEngines } from "./engine/engine.ts";
+export type { Bindable } from "./engine/pipelines.ts";
+export type { QueueStats } from "./engine/queue.ts";
+export type { EngineStats } from "./engine/stats.ts";
 export { defineKernel, type Kernel, type KernelDefinition } from "./engine/kernel.ts";
 export type {
   BindingKind,

@@ -1,56 +1,13 @@
-import {
-  assert,
-  assertEquals,
-  assertLessOrEqual,
-  assertRejects,
-  assertStringIncludes,
-  assertThrows,
-} from "@std/assert";
+import { assert, assertEquals, assertLessOrEqual, assertRejects, assertThrows } from "@std/assert";
 import { normal, padded, readOne, testForms } from "../../tests/support/kernels.ts";
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
 import { addScaled } from "../elementwise/elementwise.ts";
-import { GpuError, ShaderError } from "../errors.ts";
 import { layerNorm } from "../layer_norm/layer_norm.ts";
 import { matmul } from "../matmul/matmul.ts";
 import { matmulReference } from "../matmul/matmul_reference.ts";
+import { addOne, addOneKernel } from "./_add_one.ts";
 import { Engine } from "./engine.ts";
-import { defineKernel } from "./kernel.ts";
 import { RowWindow, type Tensor } from "./tensor.ts";
-
-const ADD_ONE = `
-struct Parameters {
-  count4: u32,
-}
-@group(0) @binding(0) var<storage, read> x: array<vec4f>;
-@group(0) @binding(1) var<storage, read_write> y: array<vec4f>;
-@group(1) @binding(0) var<uniform> p: Parameters;
-
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u) {
-  if (id.x < p.count4) {
-    y[id.x] = x[id.x] + 1.0;
-  }
-}
-`;
-
-const ADD_ONE_KERNEL = {
-  name: "add_one",
-  file: "engine/add_one.wgsl",
-  source: ADD_ONE,
-  bindings: ["x", "y"],
-  parameters: ["count4"],
-} as const;
-
-const addOneKernel = defineKernel(ADD_ONE_KERNEL);
-
-function addOne(engine: Engine, x: Tensor, y: Tensor): void {
-  const count4 = x.bytes / 16;
-  engine.dispatch(addOneKernel, {
-    bindings: { x, y },
-    parameters: { count4 },
-    workgroups: [Math.ceil(count4 / 64)],
-  });
-}
 
 /** A test with engines of its own, which outlive nothing. */
 function test(name: string, fn: () => Promise<void>): void {
@@ -405,84 +362,6 @@ test("both readback modes return the same", async () => {
     results.push(together);
   }
   assertEquals(results[0], results[1]);
-});
-
-const BROKEN = ADD_ONE.replace("x[id.x] + 1.0", "x[id.x] + oops");
-
-for (const readback of ["eager", "await"] as const) {
-  test(`a kernel that does not compile is told with line, column and source (${readback})`, async () => {
-    const kernel = defineKernel({
-      ...ADD_ONE_KERNEL,
-      name: "broken",
-      file: "engine/broken.wgsl",
-      source: BROKEN,
-    });
-    using engine = await Engine.create({ readback });
-    const error = await assertRejects(() => engine.compile([kernel]), ShaderError);
-    const line = BROKEN.split("\n").findIndex((text) => text.includes("oops")) + 1;
-    const column = BROKEN.split("\n")[line - 1]!.indexOf("oops") + 1;
-    assertStringIncludes(error.message, 'Cannot compile kernel "broken"');
-    assertStringIncludes(error.message, `engine/broken.wgsl:${line}:${column}: error`);
-    assertStringIncludes(error.message, `>${String(line).padStart(4)} |     y[id.x] = x[id.x] + oops;`);
-    assertStringIncludes(error.message, `${String(line - 1).padStart(5)} |   if (id.x < p.count4) {`);
-  });
-
-  test(`an error in a prelude is told with the prelude's file and line (${readback})`, async () => {
-    const prelude = {
-      file: "prelude/broken.wgsl",
-      source: "// A prelude.\nfn broken() -> f32 {\n  return oops;\n}\n",
-    };
-    const kernel = defineKernel({
-      ...ADD_ONE_KERNEL,
-      name: "broken",
-      preludes: [{ ...prelude, file: "a.wgsl", source: "// First.\n" }, prelude],
-    });
-    using engine = await Engine.create({ readback });
-    const error = await assertRejects(() => engine.compile([kernel]), ShaderError);
-    assertStringIncludes(error.message, "prelude/broken.wgsl:3:10: error");
-    assertStringIncludes(error.message, ">   3 |   return oops;");
-  });
-
-  test(`a kernel that does not compile fails the read that needs it (${readback})`, async () => {
-    const kernel = defineKernel({
-      ...ADD_ONE_KERNEL,
-      name: "broken",
-      file: "engine/broken.wgsl",
-      source: BROKEN,
-    });
-    using engine = await Engine.create({ readback });
-    using x = engine.zeros(1, 4);
-    using y = engine.zeros(1, 4);
-    engine.dispatch(kernel, { bindings: { x, y }, parameters: { count4: 1 }, workgroups: [1] });
-    await assertRejects(() => y.read(), ShaderError, "broken.wgsl");
-    await assertRejects(() => x.read(), ShaderError, "broken.wgsl");
-  });
-
-  test(`a dispatch that is not valid fails the next read and all that follow (${readback})`, async () => {
-    using engine = await Engine.create({ readback });
-    using x = engine.zeros(1, 4);
-    addOne(engine, x, x); // read and written at once
-    await assertRejects(() => x.read(), GpuError, "conflicting usages");
-    await assertRejects(() => x.read(), GpuError, "conflicting usages");
-    assertThrows(() => engine.throwIfFailed(), GpuError);
-    addScaled(engine.unitScale, x);
-    assertThrows(() => engine.flush(), GpuError);
-  });
-}
-
-test("memory that the device does not have fails the next read", async () => {
-  using engine = await Engine.create();
-  engine.device.createBuffer({ size: engine.device.limits.maxBufferSize + 4, usage: 0x80 });
-  await assertRejects(() => engine.idle(), GpuError);
-});
-
-test("a lost device fails the next read", async () => {
-  const engine = await Engine.create();
-  using x = engine.zeros(1, 4);
-  await x.read();
-  engine.device.destroy();
-  await engine.device.lost;
-  await assertRejects(() => x.read());
 });
 
 test("compile() prepares kernels before their first dispatch", async () => {

@@ -11,6 +11,8 @@
  */
 
 import { sizeClass } from "./pool.ts";
+import type { CommandQueue } from "./queue.ts";
+import type { Tensor } from "./tensor.ts";
 
 /** How results are read back: `eager` takes them as soon as they are there, `await` waits for the promise. */
 export type ReadbackMode = "eager" | "await";
@@ -46,6 +48,39 @@ export class Readback {
     const own = (globalThis as { GPUDevice?: unknown }).GPUDevice;
     const isRuntimes = typeof own === "function" && device instanceof own;
     this.#mode = mode ?? (isRuntimes ? defaultMode() : "await");
+  }
+
+  /**
+   * Reads tensors back in one go; everything is recorded and submitted before the first wait.
+   *
+   * @param queue The device's queue.
+   * @param tensors What is read.
+   * @returns rows * columns values of each, without padding.
+   */
+  async read(queue: CommandQueue, tensors: readonly Tensor[]): Promise<Float32Array<ArrayBuffer>[]> {
+    const buffers = tensors.map((tensor) => tensor.buffer);
+    const bytes = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0);
+    const staging = this.acquire(bytes);
+    const encoder = queue.encoder();
+    let offset = 0;
+    tensors.forEach((tensor, i) => {
+      queue.touch(buffers[i]!);
+      encoder.copyBufferToBuffer(buffers[i]!.resource, 0, staging.buffer, offset, tensor.bytes);
+      offset += tensor.bytes;
+    });
+    queue.flush();
+    const all = await this.finish(staging, bytes);
+    offset = 0;
+    return tensors.map(({ rows, columns, pitch, bytes }) => {
+      const padded = new Float32Array(all, offset, rows * pitch);
+      offset += bytes;
+      if (pitch === columns) return tensors.length === 1 ? padded : padded.slice();
+      const out = new Float32Array(rows * columns);
+      for (let r = 0; r < rows; r++) {
+        out.set(padded.subarray(r * pitch, r * pitch + columns), r * columns);
+      }
+      return out;
+    });
   }
 
   /** A staging buffer of at least this many bytes. */

@@ -19,6 +19,17 @@ export function roundUp4(n: number): number {
   return (n + 3) & ~3;
 }
 
+/** Whole rows, each padded with zeros to a multiple of four elements. */
+export function padRows(data: Float32Array | Uint32Array, columns: number): Float32Array | Uint32Array {
+  const pitch = roundUp4(columns);
+  const size = data.length / columns * pitch;
+  const padded = data instanceof Uint32Array ? new Uint32Array(size) : new Float32Array(size);
+  for (let r = 0; r * columns < data.length; r++) {
+    padded.set(data.subarray(r * columns, (r + 1) * columns), r * pitch);
+  }
+  return padded;
+}
+
 /** A copy of a tensor as `rgba32float` textures of at most the adapter's side length of rows each. */
 export interface StagedTexture {
   /** Texture of one row window. */
