@@ -207,13 +207,15 @@ function withValues(flags: Record<string, Flag>, args: readonly string[]): strin
   });
 }
 
-/** `--name ""` as `--name=`: by itself the empty text would be taken for an argument without a flag. */
+/** `--name ""` and `--name -1` as `--name=` and `--name=-1`: by themselves such values are not taken for values. */
 function withEmptyValues(args: readonly string[]): string[] {
   const joined: string[] = [];
   for (const arg of args) {
     const last = joined.at(-1);
-    if (arg === "" && last?.startsWith("--") && !last.includes("=")) joined[joined.length - 1] = `${last}=`;
-    else joined.push(arg);
+    const isValue = arg === "" || /^-\.?\d/.test(arg);
+    if (isValue && last?.startsWith("--") && !last.includes("=")) {
+      joined[joined.length - 1] = `${last}=${arg}`;
+    } else joined.push(arg);
   }
   return joined;
 }

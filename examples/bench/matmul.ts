@@ -120,4 +120,11 @@ async function main(): Promise<number> {
   return 0;
 }
 
-Deno.exit(await main());
+try {
+  Deno.exit(await main());
+} catch (error) {
+  // What `parseArgs` refuses is the user's to mend.
+  if (!(error instanceof TypeError && "code" in error && `${error.code}`.startsWith("ERR_PARSE_ARGS"))) throw error;
+  console.error(error.message);
+  Deno.exit(2);
+}

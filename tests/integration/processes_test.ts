@@ -387,7 +387,7 @@ for (
     assertMatch(help.out, /deno (run|task)/);
     assertStringIncludes(help.out, "--help");
     const unknown = await end(start(program, ["--no-such-flag", "1"]));
-    assertEquals(unknown.code === 0, false);
+    assertEquals(unknown.code, 2);
     assertStringIncludes(unknown.errors, "no-such-flag");
   });
 }
