@@ -417,6 +417,9 @@ function wrap(
 /**
  * Makes the connecting side.
  *
+ * A WebSocket can say farewell, but nothing can drop it: where the peer is gone without a word, Deno holds the process
+ * for it after the channel has ended. A program that is to end then calls `Deno.exit`.
+ *
  * @example Usage
  * ```ts
  * import { webSocketListener, webSocketTransport } from "@edgetuner/transport";
