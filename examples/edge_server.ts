@@ -53,9 +53,9 @@ const QUEUE_BYTES = 2 ** 28;
 /** Longest time for all devices to take the last frames of a run, in milliseconds: they do so at once. */
 const DRAIN_MS = 5000;
 /** The same where the run was stopped or failed: a device that is gone takes nothing. */
-const DRAIN_FAILED_MS = 700;
+const DRAIN_FAILED_MS = 500;
 /** Longest time for those who watch to take the last event, in milliseconds. */
-const SHUTDOWN_MS = 200;
+const SHUTDOWN_MS = 100;
 /** Where the state of a run goes if nobody says where. */
 const STATE_FOLDER = "runs/edge_server/state";
 

@@ -355,11 +355,18 @@ export abstract class RunServer implements RunHandle {
       // They are to hear the reason even if the run is to end at once.
       if (aborted) peer.outliveSignal();
       const limit = new AbortController();
+      const late = Promise.withResolvers<void>();
+      limit.signal.addEventListener("abort", () => late.resolve());
       const timer = setTimeout(() => limit.abort(), peer.isSilent ? END_SILENT_MS : endMs);
       // Closing waits until it is on its way.
       const told = diverged !== null
         ? peer.tell(diverged)
         : peer.send("end", { meta: { reason, ...(this.ending ?? {}) } }).catch(() => {});
+      if (peer.isSilent) {
+        await Promise.race([told, late.promise]);
+        // It is gone, and whoever hands frames on to it hears so.
+        limit.abort();
+      }
       await peer.close(plainText(reason, 100), { signal: limit.signal }).catch(() => {});
       await told;
       clearTimeout(timer);
