@@ -92,7 +92,8 @@ export async function findViolations(root: string): Promise<string[]> {
     }
   }
   for (const file of files.filter((file) => /\.[mc]?[jt]sx?$/.test(file))) {
-    violations.push(...addressesAsPaths(file, await Deno.readTextFile(`${root}/${file}`)));
+    const source = await Deno.readTextFile(`${root}/${file}`);
+    violations.push(...addressesAsPaths(file, source), ...halfFiles(file, source));
   }
   const imports = await readImports(root, files.filter((file) => /\.[mc]?[jt]sx?$/.test(file)));
   for (const item of imports) violations.push(...checkImport(item));
@@ -145,6 +146,24 @@ function* addressesAsPaths(file: string, source: string): Generator<string> {
   for (const { index } of source.matchAll(wrong)) {
     const line = source.slice(0, index).split("\n").length;
     yield `Cannot use an address as a path as names may hold " ", "#" and "%", use fileURLToPath and pathToFileURL: ` +
+      `current place is ${file}:${line}`;
+  }
+}
+
+/** Where files that get their names once they are whole are written, and folders of such files are moved. */
+const FILE_WRITERS = ["core/checkpoint/atomic.ts", "core/checkpoint/run_folder.ts"];
+
+/** Files that a kill or a full disk would leave cut short under their final name. */
+function* halfFiles(file: string, source: string): Generator<string> {
+  const isProduct = /^(core|transport|plugins|kernels|examples)\//.test(file) && !file.endsWith("_test.ts");
+  if (!isProduct || FILE_WRITERS.includes(file)) return;
+  for (
+    const { index } of source.matchAll(/Deno\.(?:writeFile|writeTextFile|copyFile|rename|create)(?:Sync)?\(/g)
+  ) {
+    const line = source.slice(0, index).split("\n").length;
+    // A file of the system's, in which nothing is kept.
+    if (source.slice(index).split("\n")[0]!.includes('"/proc/')) continue;
+    yield `Cannot write a file in place as a kill would leave half of it, use writeWhole or PendingFolder: ` +
       `current place is ${file}:${line}`;
   }
 }
