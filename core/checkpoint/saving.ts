@@ -31,6 +31,8 @@ export class SaveSchedule {
   /** What the last saves took from the run, in milliseconds. */
   readonly #costs: number[] = [];
   #usual: number | null = null;
+  /** How far steps are from that as a rule: what is within twice as much is no cost. */
+  #spread = 0;
 
   /**
    * A schedule for one run.
@@ -71,9 +73,11 @@ export class SaveSchedule {
    */
   took(ms: number, saved: boolean): void {
     if (!saved) {
-      this.#usual = this.#usual === null ? ms : (1 - NEWEST) * this.#usual + NEWEST * ms;
+      const usual = this.#usual ?? ms;
+      this.#spread = (1 - NEWEST) * this.#spread + NEWEST * Math.abs(ms - usual);
+      this.#usual = (1 - NEWEST) * usual + NEWEST * ms;
     } else if (this.#usual !== null) {
-      this.#costs.push(Math.max(0, ms - this.#usual));
+      this.#costs.push(Math.max(0, ms - this.#usual - 2 * this.#spread));
       if (this.#costs.length > MEAN_OF) this.#costs.shift();
     }
   }
