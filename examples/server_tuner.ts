@@ -202,7 +202,11 @@ async function main(): Promise<number> {
     log.sample(step);
     step++;
     bar.draw(step, `loss ${loss!.toFixed(3)}${validText}  ${(ms / 1000).toFixed(2)} s/step`);
-    if (isSaved) await saveRun(step);
+    if (isSaved) {
+      await saveRun(step);
+      // Steps give the event loop so few turns that it would be written much later.
+      await saver.settled();
+    }
     schedule.took(performance.now() - started, isSaved);
   }
   bar.end();

@@ -24,6 +24,7 @@ import { requireFiniteArrays } from "../train/finite.ts";
 import { decodePlainData, encodePlainData } from "../wire/cbor.ts";
 import { readMetadata } from "./_header.ts";
 import { makeFolder } from "./atomic.ts";
+import { sha256Maker } from "./digests.ts";
 import { readSafetensors, saveSafetensors } from "./safetensors.ts";
 
 const FORMAT = "edgetuner-run";
@@ -390,14 +391,18 @@ async function digestOf(
   { checkpoint, pruning }: Readonly<Record<string, string>>,
   arrays: ReadonlyMap<string, NamedArray>,
 ): Promise<string> {
-  const digest = async (bytes: Uint8Array<ArrayBuffer>) =>
-    new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
+  const make = await sha256Maker();
+  const digest = (bytes: Uint8Array) => {
+    const hash = make();
+    hash.update(bytes);
+    return hash.digest();
+  };
   const lines = [checkpoint, pruning ?? ""];
   for (const name of [...arrays.keys()].sort()) {
     const { buffer, byteOffset, byteLength } = arrays.get(name)!.data;
-    lines.push(`${name} ${await digest(new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength))}`);
+    lines.push(`${name} ${digest(new Uint8Array(buffer, byteOffset, byteLength))}`);
   }
-  return await digest(new TextEncoder().encode(lines.join("\n")));
+  return digest(new TextEncoder().encode(lines.join("\n")));
 }
 
 /** What pruning goes on from; the state is the pruner's own affair. */

@@ -115,7 +115,8 @@ export async function saveSafetensors(
   const { names, start } = layOut(shapes, withRoom(metadata, [...shapes.keys()]));
   const make = await sha256Maker();
   let digest = "";
-  await writeWhole(path, async (file) => {
+  await writeWhole(path, async (whole) => {
+    const file = gathered(whole);
     await file.write(start);
     const entries = [];
     for (const name of names) {
@@ -128,8 +129,34 @@ export async function saveSafetensors(
     digest = digestNoted(notes);
     await file.seek(0);
     await file.write(layOut(shapes, notes).start);
+    await file.seek(0); // all of it
   });
   return digest;
+}
+
+/** Bytes that are gathered before they are written. */
+const GATHERED = 2 ** 20;
+
+/** A file whose small pieces are written together: heads are hundreds of tensors of a few kilobytes. */
+function gathered(file: WholeFile): WholeFile {
+  let room: Uint8Array<ArrayBuffer> | null = null;
+  let filled = 0;
+  const flush = async () => {
+    if (filled > 0) await file.write(room!.subarray(0, filled));
+    filled = 0;
+  };
+  return {
+    async write(bytes) {
+      if (filled + bytes.length > GATHERED) await flush();
+      if (bytes.length >= GATHERED) return await file.write(bytes);
+      (room ??= new Uint8Array(GATHERED)).set(bytes, filled);
+      filled += bytes.length;
+    },
+    async seek(to) {
+      await flush();
+      await file.seek(to);
+    },
+  };
 }
 
 /** Writes the values of a tensor; returns how many there are. */

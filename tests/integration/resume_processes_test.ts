@@ -3,7 +3,14 @@
  */
 
 import { claimFolder, openCheckpoints } from "@edgetuner/core";
-import { assert, assertEquals, assertGreater, assertLess, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertGreater,
+  assertLess,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
 import { EXAMPLES } from "../support/places.ts";
 
 function start(program: string, args: readonly string[], cwd?: string): Deno.ChildProcess {
@@ -182,10 +189,43 @@ Deno.test("server_tuner.ts without flags of its state, killed at any moment, goe
     assertEquals(await weightsOf(`${cwd}/heads`), await weightsOf(`${root}/whole/heads`));
 
     // A new run in the same place: what the last one has learnt and saved is kept.
-    const out = await end(start("server_tuner.ts", ["--steps", "1", "--batch", "2", "--save", "heads"], cwd));
+    const still = [
+      "--rate",
+      "1e-30",
+      "--valid",
+      `${EXAMPLES}restaurant/valid.txt`,
+      "--valid-batches",
+      "1",
+      "--keep-best",
+    ];
+    const again = ["--steps", "1", "--batch", "2", "--save", "heads", ...still];
+    const out = await end(start("server_tuner.ts", again, cwd));
+    // The validation after its step is no better than the one before: what has learnt nothing is the best.
+    await assertRejects(() => weightsOf(`${cwd}/heads-best`), Deno.errors.NotFound);
     assertStringIncludes(out.errors, "The adapter of another run is kept: heads.previous");
     assertEquals(await weightsOf(`${cwd}/heads.previous`), await weightsOf(`${root}/whole/heads`));
     assertEquals((await checkpointsIn(`${cwd}/runs/server_tuner/state/previous`)).length, 2);
+
+    // A run that is stopped before its first step saves nothing.
+    const kept = await weightsOf(`${cwd}/heads`);
+    const long = [
+      "--valid",
+      `${EXAMPLES}restaurant/train.txt`,
+      "--valid-batches",
+      "100000",
+      "--save",
+      "heads",
+    ];
+    const stopped = start("server_tuner.ts", long, cwd);
+    const reader = stopped.stdout.getReader();
+    await reader.read(); // it is about to begin
+    reader.releaseLock();
+    stopped.kill("SIGINT");
+    const { code, errors } = await end(stopped);
+    assertEquals(code, 130);
+    assertStringIncludes(errors, "Saved nothing to heads, as there was no training step");
+    assertEquals(await weightsOf(`${cwd}/heads`), kept);
+    assertEquals(await weightsOf(`${cwd}/heads.previous`), await weightsOf(`${root}/whole/heads`));
   });
 });
 
