@@ -15,7 +15,7 @@ import {
   randomStream,
   writeWhole,
 } from "@edgetuner/core";
-import { Engine, pruneGreedily } from "@edgetuner/kernels";
+import { Engine, greedyPruneOnGpu } from "@edgetuner/kernels";
 import {
   budgetPruner,
   dloraPruner,
@@ -339,7 +339,7 @@ function requireFit(
 
 /** Makes the pruners of the table and of the study. */
 function makeRules(engine: Engine, predictor: Predictor) {
-  const compute: NonNullable<GreedyPrunerOptions["compute"]> = (args) => pruneGreedily(engine, args);
+  const compute: NonNullable<GreedyPrunerOptions["compute"]> = (args) => greedyPruneOnGpu(engine, args);
   return {
     predicted: (options: IHeadPrunerOptions) => iHeadPruner({ compute, predictor, ...options }) as Pruner,
     measured: (options: GreedyPrunerOptions) => greedyPruner({ compute, ...options }) as Pruner,

@@ -106,12 +106,10 @@ export {
   type RmsNormResult,
 } from "./rms_norm/rms_norm.ts";
 export { rope, type RopeOptions, ropeTable } from "./rope/rope.ts";
+export { loraNorms, type LoraNormsOptions } from "./pruning/lora_norms.ts";
 export {
-  pruneGreedily,
-  type PruneGreedilyOptions,
-  type PruneGreedilyResult,
-  updateImportance,
-  type UpdateImportanceOptions,
-  type UpdateImportanceResult,
+  greedyPruneOnGpu,
+  type GreedyPruneOnGpuOptions,
+  type GreedyPruneOnGpuResult,
 } from "./pruning/pruning.ts";
 export { sigmoidLoss, type SigmoidLossOptions } from "./sigmoid_loss/sigmoid_loss.ts";

@@ -17,6 +17,7 @@ import {
   type Engine,
   headGradient,
   headProduct,
+  loraNorms,
   roundUp4,
   segmentChange,
   segmentNorms,
@@ -636,18 +637,15 @@ export class HeadModules implements Disposable {
 
   /** ||(alpha / r) B A||_F over the targets of each head module, [L * H_m]. */
   async #loraNorms(): Promise<Float32Array> {
-    const { lora, range } = this.options;
-    const scale = lora.alpha / lora.rank;
-    const all = await this.weights();
-    const norms = new Float32Array(all.length * range.count);
-    all.forEach((heads, l) =>
-      heads.forEach((targets, i) => {
-        let sum = 0;
-        for (const { a, b } of targets) sum += productSquares(b, a, lora.rank);
-        norms[l * range.count + i] = scale * Math.sqrt(sum);
-      })
-    );
-    return norms;
+    const { lora } = this.options;
+    using norms = loraNorms(this.#layers.map(({ parameters }) => parameters), {
+      targets: lora.targets.length,
+      rank: lora.rank,
+      inputs: this.inputs,
+      outputs: this.headSize,
+      scale: lora.alpha / lora.rank,
+    });
+    return await norms.read();
   }
 }
 
@@ -669,21 +667,4 @@ function rowsOf(arena: Float32Array, first: number, rows: number, columns: numbe
     out.set(arena.subarray(first + r * pitch, first + r * pitch + columns), r * columns);
   }
   return out;
-}
-
-/** ||B A||_F^2 = sum over (i, j) of (B^T B)[i, j] (A A^T)[i, j]; B is [D, r], A is [r, inputs]. */
-function productSquares(b: Float32Array, a: Float32Array, rank: number): number {
-  const inputs = a.length / rank;
-  const outputs = b.length / rank;
-  let sum = 0;
-  for (let i = 0; i < rank; i++) {
-    for (let j = 0; j < rank; j++) {
-      let bb = 0;
-      for (let k = 0; k < outputs; k++) bb += b[k * rank + i]! * b[k * rank + j]!;
-      let aa = 0;
-      for (let k = 0; k < inputs; k++) aa += a[i * inputs + k]! * a[j * inputs + k]!;
-      sum += bb * aa;
-    }
-  }
-  return sum;
 }

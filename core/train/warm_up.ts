@@ -8,7 +8,7 @@ import {
   addScaled,
   type Engine,
   gatherHeadColumns,
-  pruneGreedily,
+  greedyPruneOnGpu,
   scatterAddHeadColumns,
   type Tensor,
 } from "@edgetuner/kernels";
@@ -79,7 +79,7 @@ export async function warmUp(
   }
   if (parts.includes("data")) warmData(engine, baseWeights);
   if (parts.includes("pruning")) {
-    await pruneGreedily(engine, {
+    await greedyPruneOnGpu(engine, {
       layers: 1,
       heads: 2,
       sBase: Float32Array.of(0, 1),

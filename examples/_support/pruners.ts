@@ -15,7 +15,7 @@ import {
   randomPruner,
 } from "@edgetuner/plugins";
 import { loadPredictor, predictorTrainer, type Pruner } from "@edgetuner/core";
-import { type Engine, pruneGreedily } from "@edgetuner/kernels";
+import { type Engine, greedyPruneOnGpu } from "@edgetuner/kernels";
 import { type FlagValues, type GivenFlags, integer, number, text, UsageError } from "./flags.ts";
 import { examplePath, moduleAddress } from "./places.ts";
 import { isolatedPruner } from "./plugin_host.ts";
@@ -157,7 +157,7 @@ export async function makePruner(
   if (name === "greedy") {
     return greedyPruner({
       ...options,
-      compute: (args) => pruneGreedily(engine, args),
+      compute: (args) => greedyPruneOnGpu(engine, args),
     }) as Pruner;
   }
   if (name === "iheadpruner") {
@@ -167,7 +167,7 @@ export async function makePruner(
     return iHeadPruner({
       ...rules,
       predictor: trained,
-      compute: (args) => pruneGreedily(engine, args),
+      compute: (args) => greedyPruneOnGpu(engine, args),
     }) as Pruner;
   }
   if (name === "iheadpruner-online") {
@@ -175,7 +175,7 @@ export async function makePruner(
     return iHeadPruner({
       ...rules,
       online: { train: predictorTrainer(engine), steps, refresh: refresh === 0 ? Infinity : refresh },
-      compute: (args) => pruneGreedily(engine, args),
+      compute: (args) => greedyPruneOnGpu(engine, args),
     }) as Pruner;
   }
   if (name === "random") return randomPruner({ share: options.share ?? 0.5 }) as Pruner;

@@ -5,12 +5,12 @@
  * @module
  */
 
-import type { PruneGreedilyOptions, PruneGreedilyResult } from "./pruning.ts";
+import type { GreedyPruneOnGpuOptions, GreedyPruneOnGpuResult } from "./pruning.ts";
 
 const f32 = Math.fround;
 
-/** Eq. 29, Eq. 30 and the layer-wise rule; see `pruneGreedily`. */
-export function pruneGreedilyReference(options: PruneGreedilyOptions): PruneGreedilyResult {
+/** Eq. 29, Eq. 30 and the layer-wise rule; see `greedyPruneOnGpu`. */
+export function greedyPruneReference(options: GreedyPruneOnGpuOptions): GreedyPruneOnGpuResult {
   const { layers, heads, sBase, headsPerDevice, capacities } = options;
   const { tau = 0.7, alpha = 1, rho = 0.2, beta = 0.3, eta = 1 } = options;
   const total = capacities.reduce((a, b) => a + b, 0);

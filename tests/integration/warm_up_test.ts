@@ -4,7 +4,7 @@
 
 import { assertEquals, assertGreater } from "@std/assert";
 import { type DecodingSession, EdgeServer, type Pruner, warmUp } from "@edgetuner/core";
-import { type AdapterClass, Engine, pruneGreedily } from "@edgetuner/kernels";
+import { type AdapterClass, Engine, greedyPruneOnGpu } from "@edgetuner/kernels";
 import { greedyPruner } from "@edgetuner/plugins";
 import { TinyGpt2, tinySettings } from "../support/tiny_model.ts";
 import { admitAll, dataSide, joinDevice, openLink, serverOptions } from "./_session.ts";
@@ -37,7 +37,7 @@ for (
       using onEdge = new TinyGpt2(edge, undefined, false, baseWeights);
       using onDevice = new TinyGpt2(withData, undefined, false, baseWeights);
       await using link = openLink("in-process");
-      const pruner = greedyPruner({ tau: 0.9, compute: (args) => pruneGreedily(edge, args) }) as Pruner;
+      const pruner = greedyPruner({ tau: 0.9, compute: (args) => greedyPruneOnGpu(edge, args) }) as Pruner;
       const server = new EdgeServer(serverOptions(onEdge, tinySettings(mode, 3), { pruner, devices: 1 }));
       const admitting = admitAll(link.listener, server);
       const data = {

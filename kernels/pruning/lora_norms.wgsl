@@ -1,0 +1,80 @@
+// Norms of what head modules add to their layer: out[first + h] = scale * sqrt(sum over targets of ||B A||_F^2).
+//
+// arena [1, heads * segment]: for each head its targets one after the other, each A [rank4 * 4, inputs] then
+// B [outputs, rank4 * 4], rows padded with zeros to vec4s. Accumulation rule: overwritten.
+//
+// ||B A||_F^2 = sum over (i, j) of (A A^T)[i, j] * (B^T B)[i, j]: B A itself is never made.
+// Two entry points: `rows` takes one head per invocation, for software adapters; `workgroups` shares the pairs (i, j)
+// of a head among 64, for GPUs.
+
+alias Summed = f32;
+
+struct Parameters {
+  heads: u32,
+  targets: u32,
+  rank: u32,
+  rank4: u32,    // vec4s of a row of B
+  inputs4: u32,  // vec4s of a row of A
+  outputs: u32,
+  segment4: u32, // vec4s from one head to the next
+  first: u32,
+  scale: f32,
+}
+
+@group(0) @binding(0) var<storage, read> arena: array<vec4f>;
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+@group(1) @binding(0) var<uniform> p: Parameters;
+
+// (A A^T)[i, j] of the A that begins at `a`.
+fn rows_product(a: u32, i: u32, j: u32) -> f32 {
+  var sum = vec4f();
+  for (var c = 0u; c < p.inputs4; c++) {
+    sum += arena[a + i * p.inputs4 + c] * arena[a + j * p.inputs4 + c];
+  }
+  return total(sum);
+}
+
+// (B^T B)[i, j] of the B that begins at `b`.
+fn columns_product(b: u32, i: u32, j: u32) -> f32 {
+  var sum = 0.0;
+  for (var row = 0u; row < p.outputs; row++) {
+    let at = b + row * p.rank4;
+    sum += arena[at + i / 4u][i % 4u] * arena[at + j / 4u][j % 4u];
+  }
+  return sum;
+}
+
+fn squares_of(head: u32, lane: u32, lanes: u32) -> f32 {
+  let a_size = p.rank4 * 4u * p.inputs4;
+  let b_size = p.outputs * p.rank4;
+  var sum = 0.0;
+  for (var target_index = 0u; target_index < p.targets; target_index++) {
+    let a = head * p.segment4 + target_index * (a_size + b_size);
+    for (var pair = lane; pair < p.rank * p.rank; pair += lanes) {
+      let i = pair / p.rank;
+      let j = pair % p.rank;
+      sum += rows_product(a, i, j) * columns_product(a + a_size, i, j);
+    }
+  }
+  return sum;
+}
+
+fn write(head: u32, squares: f32) {
+  out[p.first + head] = p.scale * sqrt(max(squares, 0.0)); // rounding may leave a little less than zero
+}
+
+@compute @workgroup_size(8)
+fn rows(@builtin(global_invocation_id) id: vec3u) {
+  if (id.x >= p.heads) {
+    return;
+  }
+  write(id.x, squares_of(id.x, 0u, 1u));
+}
+
+@compute @workgroup_size(LANES)
+fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let squares = workgroup_sum(squares_of(workgroup.x, lane, LANES), lane);
+  if (lane == 0u) {
+    write(workgroup.x, squares);
+  }
+}
