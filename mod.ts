@@ -244,6 +244,7 @@ export {
   type EndsShape,
   type Envelope,
   ENVELOPE_BYTES,
+  environmentVariable,
   evaluateLoss,
   evenMask,
   type ExampleOptions,

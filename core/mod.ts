@@ -297,6 +297,7 @@ export {
   type TrainableModel,
 } from "./train/full_training.ts";
 export { type JsonLimits, parseJson, readJson, showValue } from "./checkpoint/json_file.ts";
+export { environmentVariable } from "./hub/environment.ts";
 export { withinTime } from "./time_limit.ts";
 export { loadGgufTokenizer } from "./checkpoint/gguf_tokenizer.ts";
 export {

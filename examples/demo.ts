@@ -64,7 +64,8 @@ import { TUNING_FLAGS } from "./_support/tuning_flags.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 import { requireWritable } from "./_support/writable.ts";
-import { examplePath } from "./_support/places.ts";
+import type { Needs } from "./_support/permissions.ts";
+import { examplePath, folderOf } from "./_support/places.ts";
 
 /** Flags of long runs that go to the edge server as they are. */
 const PASSED_RUN_FLAGS = { accumulate: RUN_FLAGS.accumulate, "clip-norm": RUN_FLAGS["clip-norm"] };
@@ -231,7 +232,11 @@ async function main(): Promise<number> {
   const waits = (names: Partial<typeof RUN_WAITS & typeof CONNECT_WAITS>) =>
     (Object.keys(names) as (keyof typeof flags)[]).flatMap((name) => [`--${name}`, `${flags[name]}`]);
   const passed = [...Object.keys(TUNING_FLAGS), ...Object.keys(PASSED_RUN_FLAGS)] as (keyof typeof flags)[];
-  const server = new Child("edge server", "edge_server.ts", [
+  const own = ownNeeds(flags, out);
+  const server = new Child("edge server", {
+    file: "edge_server.ts",
+    needs: own && { ...own, net: [`127.0.0.1:${flags.port}`] },
+  }, [
     ...["--model", flags.model, "--devices", `${capacities.length}`],
     ...["--base-weights", flags["base-weights"]],
     ...passed.flatMap((name) => [`--${name}`, `${flags[name]}`]),
@@ -285,7 +290,7 @@ async function main(): Promise<number> {
       ]
       : [];
     children.push(
-      new Child(name, "user_device.ts", [
+      new Child(name, { file: "user_device.ts", needs: own && { ...own, net: [address] } }, [
         ...[
           "--server",
           url,
@@ -422,6 +427,19 @@ async function commonState(out: string, parties: readonly string[]): Promise<Sav
   const states = await Promise.all(parties.map((party) => savedState(stateOf(out, party))));
   const steps = states.flatMap((state) => state === null ? [] : [state.step]);
   return steps.length < parties.length ? null : { folder: out, step: Math.min(...steps) };
+}
+
+/** Files that the processes read and write; `null` if they need what cannot be listed: Dawn is a native library. */
+function ownNeeds(flags: Flags, out: string): Needs | null {
+  if (flags.webgpu === "dawn") return null;
+  const modules = [flags.pruner, flags.codec].filter((flag) =>
+    /[./\\]/.test(flag) && !/^[a-z]{2,}:/i.test(flag)
+  );
+  const files = [flags.model, flags.tokenizer, flags.data, flags.valid, flags.predictor, flags.link];
+  return {
+    read: [...files.filter((file) => file !== ""), ...modules.map(folderOf)],
+    write: [out, flags.metrics],
+  };
 }
 
 function stepText(step: Step): string {

@@ -7,6 +7,7 @@
 
 import {
   adamwAt,
+  environmentVariable,
   type ListenError,
   MAX_MICRO_BATCHES,
   type RunSettings,
@@ -122,10 +123,11 @@ async function main(): Promise<number> {
   }, FLAGS);
   const flags = withDefaults(FLAGS, given);
   requireWaits("edge_server.ts", flags);
-  const ownToken = flags["join-token"] || Deno.env.get("EDGETUNER_JOIN_TOKEN") || "";
+  const ownToken = flags["join-token"] || environmentVariable("EDGETUNER_JOIN_TOKEN") || "";
   const isNewToken = ownToken === "";
   const joinToken = isNewToken ? crypto.randomUUID() : ownToken;
-  const adminToken = flags["admin-token"] || Deno.env.get("EDGETUNER_ADMIN_TOKEN") || crypto.randomUUID();
+  const adminToken = flags["admin-token"] || environmentVariable("EDGETUNER_ADMIN_TOKEN") ||
+    crypto.randomUUID();
   // Generation keeps every head, whatever the pruner.
   const prunerName = flags.generate ? "none" : flags.pruner;
   const options = flags.generate ? {} : prunerOptions(prunerFlags("edge_server.ts", flags, given));

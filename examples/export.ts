@@ -47,7 +47,7 @@ import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "./_support/model_flags.ts
 import { loadTrainingSet } from "./_support/training_data.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
 import { requireWritable } from "./_support/writable.ts";
-import { examplePath } from "./_support/places.ts";
+import { examplePath, pathsOf } from "./_support/places.ts";
 
 /** Files of a model folder that a merged model needs too. */
 const COMPANIONS = [
@@ -172,7 +172,9 @@ async function main(): Promise<number> {
     console.log(`Imported as head modules of rank ${adapter.lora.rank}, full mode: ${flags.adapter}`);
     return 0;
   }
-  let adapter: Adapter = joinAdapters(await Promise.all(flags.adapter.split(",").map((a) => loadAdapter(a))));
+  let adapter: Adapter = joinAdapters(
+    await Promise.all((await pathsOf(flags.adapter)).map((a) => loadAdapter(a))),
+  );
   if (adapter.fingerprint !== "" && adapter.fingerprint !== model.fingerprint) {
     throw new UsageError(
       `Cannot export the adapter as it must have been trained on ${flags.model}: its base has fingerprint ${

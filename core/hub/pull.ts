@@ -8,6 +8,7 @@ import { unzipSync } from "fflate";
 import { writeWhole } from "../checkpoint/atomic.ts";
 import { DownloadError } from "../errors.ts";
 import { readJson, showValue } from "../checkpoint/json_file.ts";
+import { environmentVariable } from "./environment.ts";
 import { type Checksum, download, type DownloadOptions, pause } from "./download.ts";
 
 /** Where models come from. @default of `PullOptions.endpoint` */
@@ -27,7 +28,7 @@ export interface PullOptions extends Omit<DownloadOptions, "size" | "maxBytes" |
 
 /** `EDGETUNER_CACHE`, or `edgetuner` in the system's cache folder. */
 export function defaultCache(): string {
-  const env = (name: string) => Deno.env.get(name) || undefined;
+  const env = environmentVariable;
   const home = env("HOME") ?? env("USERPROFILE") ?? ".";
   return env("EDGETUNER_CACHE") ??
     `${env("XDG_CACHE_HOME") ?? env("LOCALAPPDATA") ?? `${home}/.cache`}/edgetuner`;
@@ -203,7 +204,7 @@ async function bringModel(
 ): Promise<void> {
   // By whoever was waited for.
   if (await exists(`${folder}/${COMPLETE}`)) return;
-  const endpoint = options.endpoint ?? (Deno.env.get("HF_ENDPOINT") || HUB);
+  const endpoint = options.endpoint ?? environmentVariable("HF_ENDPOINT") ?? HUB;
   // Of a revision such as refs/pr/1 the slashes are part of its name.
   const version = encodeURIComponent(revision);
   const answer = await getJson(`${endpoint}/api/models/${name}/revision/${version}?blobs=true`, options);

@@ -4,12 +4,21 @@
  * @module
  */
 
+import { denoCommand, type Needs, permissionFlags } from "./permissions.ts";
 import { examplePath } from "./places.ts";
 
 import { LAUNCHER_FLAG } from "./supervisor.ts";
 
 /** An event that a child printed. */
 export type ChildEvent = Readonly<Record<string, unknown>> & { readonly type: string };
+
+/** A program with what it may do. */
+export interface ChildProgram {
+  /** File in `examples/`. */
+  readonly file: string;
+  /** What it needs; `null` lets it do all that this process may. */
+  readonly needs: Needs | null;
+}
 
 /** A program of `examples/` in a process of its own. */
 export class Child {
@@ -23,16 +32,23 @@ export class Child {
 
   /**
    * @param name Name for people.
-   * @param program File in `examples/`.
+   * @param program File in `examples/`, and what it may do. Of a file alone: everything.
    * @param args Flags.
    * @param onEvent Called with each event.
    */
-  constructor(name: string, program: string, args: readonly string[], onEvent: (event: ChildEvent) => void) {
+  constructor(
+    name: string,
+    program: string | ChildProgram,
+    args: readonly string[],
+    onEvent: (event: ChildEvent) => void,
+  ) {
     this.name = name;
     // A launcher that is killed can end nobody any more: they see to it by themselves.
     const own = Deno.build.os === "windows" ? [] : [`--${LAUNCHER_FLAG}`, `${Deno.pid}`];
-    this.#process = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--quiet", examplePath(program), ...args, "--events", ...own],
+    const { file, needs } = typeof program === "string" ? { file: program, needs: null } : program;
+    const permissions = needs === null ? ["-A"] : permissionFlags(needs);
+    this.#process = new Deno.Command(denoCommand(), {
+      args: ["run", ...permissions, "--quiet", examplePath(file), ...args, "--events", ...own],
       stdin: "null",
       stdout: "piped",
       stderr: "piped",

@@ -4,7 +4,13 @@
  * @module
  */
 
-import { type Channel, LINK_PROFILES, type LinkProfile, type Transport } from "@edgetuner/core";
+import {
+  type Channel,
+  environmentVariable,
+  LINK_PROFILES,
+  type LinkProfile,
+  type Transport,
+} from "@edgetuner/core";
 import { connectWithin, emulateLink, httpTransport, webSocketTransport } from "@edgetuner/transport";
 import { type FlagValues, integer, number, text, UsageError } from "./flags.ts";
 import { linkOf } from "./twin_flags.ts";
@@ -73,7 +79,7 @@ async function openTransport(
   server: string,
   flag: string,
 ): Promise<Transport> {
-  const token = flags.token || Deno.env.get("EDGETUNER_JOIN_TOKEN") || "";
+  const token = flags.token || environmentVariable("EDGETUNER_JOIN_TOKEN") || "";
   if (token === "") {
     throw new UsageError(
       "Cannot join as a token must be given: use --token or EDGETUNER_JOIN_TOKEN; the edge server prints it",

@@ -6,6 +6,7 @@
 
 import { previousOf } from "@edgetuner/core";
 import { UsageError } from "./flags.ts";
+import { pathsOf } from "./places.ts";
 
 /** Places by flag, without the dashes; those that are empty are left out. */
 export type Places = Readonly<Record<string, string>>;
@@ -32,7 +33,7 @@ async function realOf(path: string): Promise<string> {
 export async function requireApart(outputs: Places, inputs: Places): Promise<void> {
   const taken = new Map<string, string>();
   for (const [flag, paths] of Object.entries(inputs)) {
-    for (const path of paths.split(",")) if (path !== "") taken.set(await realOf(path), flag);
+    for (const path of await pathsOf(paths)) if (path !== "") taken.set(await realOf(path), flag);
   }
   for (const [flag, path] of Object.entries(outputs)) {
     if (path === "") continue;

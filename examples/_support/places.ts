@@ -4,6 +4,7 @@
  * @module
  */
 
+import { dirname } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
 /**
@@ -29,4 +30,15 @@ export function moduleAddress(flag: string): string {
 /** An argument as a shell takes it. */
 export function quoted(argument: string): string {
   return /^[\w@%+=:,./-]+$/.test(argument) ? argument : `'${argument.replaceAll("'", `'\\''`)}'`;
+}
+
+/** The folder that a file is in. */
+export function folderOf(path: string): string {
+  return dirname(path);
+}
+
+/** The paths of a list "a,b,c"; a path that is there as a whole is one, whatever commas it has. */
+export async function pathsOf(list: string): Promise<string[]> {
+  const isOne = await Deno.stat(list).then(() => true, () => false);
+  return isOne ? [list] : list.split(",");
 }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { defaultCache, pullDataset, pullModel, type PullOptions } from "@edgetuner/core";
+import { defaultCache, environmentVariable, pullDataset, pullModel, type PullOptions } from "@edgetuner/core";
 import { type FlagValues, ProgramEnd, text, UsageError } from "./flags.ts";
 import { Interrupts } from "./interrupts.ts";
 import { bytes, ProgressBar } from "./progress.ts";
@@ -42,7 +42,7 @@ export async function pulling<T>(
     let bar: ProgressBar | null = null;
     return {
       cache: flags.cache,
-      token: flags.token || Deno.env.get("HF_TOKEN"),
+      token: flags.token || environmentVariable("HF_TOKEN"),
       endpoint: flags.endpoint || undefined,
       signal: interrupts.signal,
       onWait: () => console.error("Another program is pulling the same; waiting for it."),

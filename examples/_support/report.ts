@@ -5,6 +5,8 @@
  */
 
 import { writeWhole } from "@edgetuner/core";
+import { resourceUsage } from "node:process";
+
 /** Versions that figures depend on. */
 export function versions(): Record<string, string> {
   return {
@@ -15,15 +17,17 @@ export function versions(): Record<string, string> {
   };
 }
 
+const STATUS = "/proc/self/status";
+
 /** Peak memory of this process in bytes, where the system tells; else the present figure. */
 export function peakMemory(): number {
-  try {
-    const line = Deno.readTextFileSync("/proc/self/status").split("\n").find((l) => l.startsWith("VmHWM:"));
+  const mayRead = Deno.permissions.querySync({ name: "read", path: STATUS }).state === "granted";
+  if (mayRead && Deno.build.os === "linux") {
+    const line = Deno.readTextFileSync(STATUS).split("\n").find((l) => l.startsWith("VmHWM:"));
     if (line !== undefined) return Number(line.replace(/\D/g, "")) * 1024;
-  } catch {
-    // Not Linux.
   }
-  return Deno.memoryUsage().rss;
+  // Of a child of another process this counts what that one had when it started it.
+  return Math.max(Deno.memoryUsage().rss, resourceUsage().maxRSS * 1024);
 }
 
 /** Memory of this process over the steps: a long run must not grow. */

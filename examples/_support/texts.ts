@@ -28,6 +28,7 @@ import { UsageError } from "./flags.ts";
 import { openModel } from "./model_flags.ts";
 import { promptRoom } from "./prompts.ts";
 import { loadGpu } from "./webgpu.ts";
+import { pathsOf } from "./places.ts";
 
 /** Prompts that are continued side by side: more take more memory and little less time. */
 const GROUP = 8;
@@ -44,7 +45,7 @@ const CACHED_FROM = 512;
  */
 export async function loadAdapterParts(folders: string): Promise<Adapter | null> {
   if (folders === "") return null;
-  return joinAdapters(await Promise.all(folders.split(",").map((folder) => loadAdapter(folder))));
+  return joinAdapters(await Promise.all((await pathsOf(folders)).map((folder) => loadAdapter(folder))));
 }
 
 /** A model on the GPU, with or without an adapter. */

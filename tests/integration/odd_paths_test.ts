@@ -5,8 +5,8 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { ROOT } from "../support/places.ts";
 
-/** A space, a letter beyond ASCII, what begins a fragment, what looks like an escape, a question mark. */
-const ODD = "a b ü #1 %20?";
+/** A space, a comma, a letter beyond ASCII, what begins a fragment, what looks like an escape, a question mark. */
+const ODD = "a b, ü #1 %20?";
 
 /** What the programs need of the repository. */
 const NEEDED = ["deno.json", "deno.lock", "mod.ts", "server.ts", "evaluation.ts", ".jsr", "examples"];
