@@ -5,7 +5,7 @@
  * @module
  */
 
-import { Child, type ChildEvent } from "./_support/child.ts";
+import { Child } from "./_support/child.ts";
 import { integer, readFlags, runProgram, text } from "./_support/flags.ts";
 import { bytes } from "./_support/progress.ts";
 import { versions, writeReport } from "./_support/report.ts";
@@ -28,12 +28,13 @@ function median(values: readonly number[]): number {
 const WARM = 3;
 
 async function serverTuner(flags: readonly string[], into: Times): Promise<void> {
-  let done: ChildEvent | null = null;
-  const child = new Child("ServerTuner", "server_tuner.ts", flags, (event) => done = event);
-  if (await child.ended !== 0 || done === null) throw new Error(child.errors);
-  const { steps, peakMemoryBytes } = done as unknown as { steps: { ms: number }[]; peakMemoryBytes: number };
-  into.total.push(...steps.slice(WARM).map((s) => s.ms));
-  into.peak["ServerTuner"] = Math.max(into.peak["ServerTuner"] ?? 0, peakMemoryBytes);
+  const child = new Child("ServerTuner", "server_tuner.ts", flags, (event) => {
+    if (event.type === "step" && Number(event.step) >= WARM) into.total.push(Number(event.ms));
+    else if (event.type === "done") {
+      into.peak["ServerTuner"] = Math.max(into.peak["ServerTuner"] ?? 0, Number(event.peakMemoryBytes));
+    }
+  });
+  if (await child.ended !== 0) throw new Error(child.errors);
 }
 
 async function edgeTuner(

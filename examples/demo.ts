@@ -43,6 +43,7 @@ import { MODEL_FLAG, TOKENIZER_FLAG } from "./_support/model_flags.ts";
 import { curve, headMap } from "./_support/picture.ts";
 import { cutText, encodePrompts, endTokens, havePrompts, textOf } from "./_support/prompts.ts";
 import { PRUNER_FLAGS, prunerFlags } from "./_support/pruners.ts";
+import { Rows, StepFigures } from "./_support/rows.ts";
 import { bytes, duration, ProgressBar, prunerTime } from "./_support/progress.ts";
 import { peakMemory, versions, writeReport } from "./_support/report.ts";
 import { NEWEST, type ParameterCounts, parameterText, RUN_FLAGS } from "./_support/run_flags.ts";
@@ -91,9 +92,12 @@ interface Step {
 
 /** What the processes said. */
 interface Seen {
-  readonly steps: Step[];
+  readonly steps: Rows;
+  /** Figures of the training steps. */
+  readonly trained: StepFigures;
   readonly devices: Map<string, ChildEvent>;
-  readonly losses: { step: number; mode: string; loss: number }[];
+  /** Losses that the data device tells. */
+  readonly losses: Rows;
   /** Whole validations, as the data device tells them. */
   readonly validations: { step: number; loss: number }[];
   /** What became of the data. */
@@ -202,10 +206,14 @@ async function main(): Promise<number> {
   }
 
   const joinToken = crypto.randomUUID();
+  // What bytes the same steps would have taken unpruned is computed at the end, from all of them.
+  using steps = new Rows(`${out}/steps.partial`);
+  using losses = Rows.of(flags.report, "losses");
   const seen: Seen = {
-    steps: [],
+    steps,
+    trained: new StepFigures(),
     devices: new Map(),
-    losses: [],
+    losses,
     validations: [],
     data: null,
     adapter: "",
@@ -256,8 +264,10 @@ async function main(): Promise<number> {
       listening.resolve(String(event.address));
     } else if (event.type === "step") {
       const step = event.record as Step;
-      seen.steps.push(step);
-      if (step.mode === "train" && !interrupts.asked) bar.draw(step.step + 1, stepText(step));
+      seen.steps.add(step);
+      if (step.mode !== "train") return;
+      seen.trained.add(step);
+      if (!interrupts.asked) bar.draw(step.step + 1, stepText(step));
     } else if (event.type === "done") seen.server = { ...seen.server, ...event };
   });
   children.push(server);
@@ -309,7 +319,7 @@ async function main(): Promise<number> {
         ...checkpoints(name),
         ...data,
       ], (event) => {
-        if (event.type === "loss") seen.losses.push(event as unknown as Seen["losses"][number]);
+        if (event.type === "loss") seen.losses.add(event);
         else if (event.type === "notice") {
           bar.end();
           console.error(event.text);
@@ -357,10 +367,8 @@ async function main(): Promise<number> {
     // A run that is stopped within its first validation has none.
     if (flags["keep-best"] && (await savedWith("-best")).length === parts.length) await join("-best");
   }
-  const trained = seen.steps.filter((s) => s.mode === "train");
-  const summary = summarise(
+  const summary = await summarise(
     seen,
-    trained,
     flags.targets.split(",").length,
     flags.mode as "slice" | "full",
     !["none", "random", "oracle"].includes(flags.pruner),
@@ -368,11 +376,11 @@ async function main(): Promise<number> {
     flags,
   );
   let compared: Comparison | null = null;
-  if (complete && !interrupts.asked && failed.length === 0 && trained.length > 0) {
-    show(seen, trained, summary, seconds);
+  if (complete && !interrupts.asked && failed.length === 0 && seen.trained.count > 0) {
+    show(seen, summary, seconds);
     compared = await compare(`${out}/adapter`, flags, test);
   }
-  const last = trained.at(-1);
+  const { last } = seen.trained;
   const best = complete && flags["keep-best"] ? bestOf(seen) : null;
   await writeReport(flags.report, {
     versions: versions(),
@@ -400,7 +408,7 @@ async function main(): Promise<number> {
   return tellEnd({
     ending,
     why: ending === "interrupted" ? "interrupted" : "",
-    done: `${last === undefined ? 0 : last.step + 1} steps`,
+    done: `${last === null ? 0 : last.step + 1} steps`,
     losses: summary.validBefore === null || summary.validAfter === null
       ? null
       : { kind: "validation loss", before: summary.validBefore, after: summary.validAfter },
@@ -492,19 +500,14 @@ function bestOf(seen: Seen): BestLoss | null {
   return null;
 }
 
-function median(values: readonly number[]): number {
-  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
-}
-
-function summarise(
+async function summarise(
   seen: Seen,
-  trained: readonly Step[],
   targets: number,
   mode: "slice" | "full",
   statistics: boolean,
   codec: WireCodec,
   flags: { readonly "micro-batches": number; readonly accumulate: number; readonly "clip-norm": number },
-): Summary {
+): Promise<Summary> {
   const ranges = [...seen.devices.values()].map((d) => d.range as { first: number; count: number } | null)
     .filter((r) => r !== null).sort((a, b) => a.first - b.first);
   const headsPerDevice = ranges.map((r) => r.count);
@@ -512,7 +515,9 @@ function summarise(
   // What the same steps would have sent with every head kept: the formula that a run's ledger equals.
   let unpruned = 0;
   let pruned = 0;
-  for (const step of trained) {
+  for await (const line of seen.steps.lines()) {
+    const step = JSON.parse(line) as Step;
+    if (step.mode !== "train") continue;
     const layers = step.kept.length;
     const hidden = Number((seen.server?.model as { hidden?: number } | undefined)?.hidden ?? 0);
     if (hidden === 0 || heads === 0) break;
@@ -537,23 +542,22 @@ function summarise(
     unpruned += sum(new Uint8Array(layers * heads));
     pruned += sum(Uint8Array.from(step.mask));
   }
-  const kept = trained.reduce((sum, s) => sum + s.kept.reduce((a, b) => a + b, 0), 0);
-  const all = trained.reduce((sum, s) => sum + s.mask.length, 0);
   return {
     validBefore: seen.validations.find((v) => v.step === 0)?.loss ?? null,
     validAfter: seen.validations.findLast((v) => v.step > 0)?.loss ?? null,
     bytes: pruned,
     unprunedBytes: unpruned,
-    keptShare: all === 0 ? 1 : kept / all,
-    secondsPerStep: median(trained.map((s) => s.times.total)) / 1000,
+    keptShare: seen.trained.keptShare,
+    secondsPerStep: seen.trained.medianMs / 1000,
     headsPerDevice,
   };
 }
 
-function show(seen: Seen, trained: readonly Step[], summary: Summary, seconds: number): void {
+function show(seen: Seen, summary: Summary, seconds: number): void {
+  const { trained } = seen;
   const { validBefore, validAfter, keptShare, secondsPerStep } = summary;
   console.log(
-    `\n${trained.length} steps in ${duration(seconds)} (${
+    `\n${trained.count} steps in ${duration(seconds)} (${
       secondsPerStep.toFixed(2)
     } s a step), on ${seen.adapter}`,
   );
@@ -574,14 +578,12 @@ function show(seen: Seen, trained: readonly Step[], summary: Summary, seconds: n
       `Pruner ${seen.server.pruner} is a yardstick: it is not deployable, and its probes are not counted`,
     );
   }
-  const losses = trained.map((s) => s.loss).filter((l) => l !== null);
   console.log("\nTraining loss over the steps");
-  for (const line of curve(losses)) console.log(line);
-  const share = trained[0]!.mask.map((_, i) =>
-    trained.reduce((sum, s) => sum + 1 - s.mask[i]!, 0) / trained.length
-  );
+  for (const line of curve([...trained.losses.values])) console.log(line);
   console.log("\nHow often each head was kept (devices apart; ██ always, blank never)");
-  for (const line of headMap(share, trained[0]!.kept.length, summary.headsPerDevice)) console.log(line);
+  for (const line of headMap(trained.keptShares, trained.last!.layers, summary.headsPerDevice)) {
+    console.log(line);
+  }
 }
 
 /** A generation before and after. */

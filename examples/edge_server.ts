@@ -41,6 +41,7 @@ import {
   runSettings,
   savingReport,
 } from "./_support/run_flags.ts";
+import { Rows, StepFigures } from "./_support/rows.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { pollWaits, requireWaits, RUN_WAITS, runWaits, socketWaits } from "./_support/waiting_flags.ts";
 import { WEBGPU_CHOICES } from "./_support/webgpu.ts";
@@ -221,8 +222,8 @@ async function main(): Promise<number> {
   });
 
   using metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics, run.resumedFrom !== null);
-  const records: Record<string, unknown>[] = [];
-  const trained: StepRecord[] = [];
+  using records = Rows.of(flags.report, "steps");
+  const trained = new StepFigures();
   const validations = new Validations();
   const decoded = {
     passes: 0,
@@ -252,11 +253,11 @@ async function main(): Promise<number> {
       decoded.readbackSeconds += times.readback / 1000;
       decoded.cacheBytes = Math.max(decoded.cacheBytes, cacheBytes);
     } else if (event.type === "step") {
-      records.push(stepJson(event.record));
+      records.add(stepJson(event.record));
       metrics?.write(metricsOf(event.record, settings));
       validations.add(event.record);
       if (event.record.mode === "train") {
-        trained.push(event.record);
+        trained.add(event.record);
         log.sample(event.record.step);
         bar.draw(event.record.step + 1, `${stepText(event.record)}${validations.text}`);
       }
@@ -300,7 +301,7 @@ async function main(): Promise<number> {
   const passes = decoded.passes > 0 || flags.generate
     ? [`${decoded.passes} passes of generation over ${decoded.tokens} tokens`]
     : [];
-  const steps = trained.at(-1) === undefined ? 0 : trained.at(-1)!.step + 1;
+  const steps = trained.last === null ? 0 : trained.last.step + 1;
   const state = await savedState(run.stateFolder ?? "");
   const end: RunEnd = {
     ending: failure === null && stopReason === ""
@@ -312,7 +313,7 @@ async function main(): Promise<number> {
     done: `${[...(flags.generate ? [] : [`${steps} steps`]), ...passes].join(" and ")}, ${
       bytes(total)
     } on the wire`,
-    losses: lossesAtEnds(validations.means.map(({ loss }) => loss), trained.map(({ loss }) => loss)),
+    losses: lossesAtEnds(validations.means.map(({ loss }) => loss), [...trained.losses.values]),
     saved: state === null ? [] : [`the state of step ${state.step} in ${state.folder}`],
     state,
     command: !mayGoOn(failure) ? "" : goOnCommand("edge_server.ts", state, {
@@ -335,7 +336,7 @@ async function main(): Promise<number> {
   await Promise.all([sockets[Symbol.asyncDispose](), polls[Symbol.asyncDispose]()]);
   await accepting;
   await server.shutdown(SHUTDOWN_MS);
-  if (run.pruner !== "none" && trained.length > 0) say(prunerTime(trained));
+  if (run.pruner !== "none" && trained.count > 0) say(prunerTime(trained));
   return tellEnd(end, flags.events);
 }
 
@@ -349,20 +350,18 @@ async function within(ms: number, promise: Promise<unknown>): Promise<void> {
 
 /** Losses of validations, where the data device shares them: means over their batches. */
 class Validations {
-  readonly #losses = new Map<number, number[]>();
+  /** The validations so far. */
+  readonly means: { readonly step: number; loss: number }[] = [];
+  #batches = 0;
 
   /** Takes in a step. */
   add({ step, mode, loss }: StepRecord): void {
     if (mode !== "evaluate" || loss === null) return;
-    this.#losses.set(step, [...this.#losses.get(step) ?? [], loss]);
-  }
-
-  /** The validations so far. */
-  get means(): { readonly step: number; readonly loss: number }[] {
-    return [...this.#losses].map(([step, all]) => ({
-      step,
-      loss: all.reduce((a, b) => a + b, 0) / all.length,
-    }));
+    const last = this.means.at(-1);
+    if (last?.step !== step) {
+      this.#batches = 1;
+      this.means.push({ step, loss });
+    } else last.loss += (loss - last.loss) / ++this.#batches;
   }
 
   /** The last one, for the progress line. */

@@ -44,6 +44,7 @@ import {
 import { type AllCounts, DATA_FLAGS, loadTrainingSet } from "./_support/training_data.ts";
 import { PLAN_FLAGS, TrainingPlan } from "./_support/training_plan.ts";
 import { endedBy, goOnCommand, lossesAtEnds, savedState, tellEnd } from "./_support/run_end.ts";
+import { Rows, Series } from "./_support/rows.ts";
 import { TUNING_FLAGS, tuningSettings } from "./_support/tuning_flags.ts";
 import { requireWritable } from "./_support/writable.ts";
 import { loadGpu, WEBGPU_CHOICES } from "./_support/webgpu.ts";
@@ -165,7 +166,8 @@ async function main(): Promise<number> {
   using metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics, checkpoint !== null);
   const bar = new ProgressBar(flags.steps, flags.events ? false : undefined);
   const log = new MemoryLog();
-  const steps: { step: number; loss: number | null; ms: number }[] = [];
+  using steps = Rows.of(flags.report, "steps");
+  const losses = new Series();
   let step = checkpoint?.step ?? 0;
   let validText = "";
   stateFolder = checkpoints.folder ?? "";
@@ -198,7 +200,9 @@ async function main(): Promise<number> {
     }
     if (batch.mode === "evaluate") continue;
     metrics?.write({ step, mode: "train", loss, ...row });
-    steps.push({ step, loss, ms });
+    steps.add({ step, loss, ms });
+    if (flags.events) console.log(JSON.stringify({ type: "step", step, loss, ms }));
+    if (loss !== null) losses.push(loss);
     log.sample(step);
     step++;
     bar.draw(step, `loss ${loss!.toFixed(3)}${validText}  ${(ms / 1000).toFixed(2)} s/step`);
@@ -231,10 +235,10 @@ async function main(): Promise<number> {
     peakMemoryBytes: peakMemory(),
   };
   await writeReport(flags.report, report);
-  if (flags.events) console.log(JSON.stringify({ type: "done", ...report }));
+  if (flags.events) console.log(JSON.stringify({ type: "done", ...report, steps: steps.count }));
   else {
-    const last = steps.at(-1);
-    const text = last === undefined ? "" : `, last loss ${last.loss!.toFixed(3)}`;
+    const last = losses.values.at(-1);
+    const text = last === undefined ? "" : `, last loss ${last.toFixed(3)}`;
     const padding = plan.padding === null ? "" : `; ${plan.padding.text}`;
     console.log(`${step} steps${text}${validText.replace("  ", ", ")}, on ${engine.adapterName}${padding}`);
     if (plan.best !== null && plan.best.step > 0 && flags["keep-best"]) {
@@ -250,7 +254,7 @@ async function main(): Promise<number> {
     ending: interrupts.asked ? "interrupted" : "done",
     why: interrupts.asked ? "interrupted" : "",
     done: `${step} steps`,
-    losses: lossesAtEnds(plan.validations.map(({ loss }) => loss), steps.map(({ loss }) => loss)),
+    losses: lossesAtEnds(plan.validations.map(({ loss }) => loss), [...losses.values]),
     saved: [
       ...(flags.save === "" || step === 0 ? [] : [`the adapter in ${flags.save}`]),
       ...(state === null ? [] : [`the state of step ${state.step} in ${state.folder}`]),

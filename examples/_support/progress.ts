@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { StepFigures } from "./rows.ts";
+
 const encoder = new TextEncoder();
 
 /** Seconds as people read them. */
@@ -32,12 +34,10 @@ export function bytes(count: number): string {
  * What the pruner took of the steps, in words: its decision as most steps have it, and its share of all their time
  * together, which counts a predictor's training in the run.
  */
-export function prunerTime(
-  steps: readonly { readonly times: { readonly prune: number; readonly total: number } }[],
-): string {
-  const prune = steps.map(({ times }) => times.prune).sort((a, b) => a - b);
-  const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
-  const all = sum(steps.map(({ times }) => times.total));
+export function prunerTime({ pruneMs, totalMs }: StepFigures): string {
+  const prune = pruneMs.values.toSorted();
+  const sum = (values: Float64Array) => values.reduce((a, b) => a + b, 0);
+  const all = sum(totalMs.values);
   const longest = prune.at(-1) ?? 0;
   return `The pruner takes ${(prune[prune.length >> 1] ?? 0).toFixed(1)} ms of a step (at most ${
     longest.toFixed(0)

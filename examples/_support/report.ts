@@ -6,6 +6,10 @@
 
 import { writeWhole } from "@edgetuner/core";
 import { resourceUsage } from "node:process";
+import { Rows } from "./rows.ts";
+
+/** Samples of memory at which every other one is left out. */
+const MAX_SAMPLES = 512;
 
 /** Versions that figures depend on. */
 export function versions(): Record<string, string> {
@@ -32,16 +36,46 @@ export function peakMemory(): number {
 
 /** Memory of this process over the steps: a long run must not grow. */
 export class MemoryLog {
-  /** Resident bytes every 25 steps. */
-  readonly samples: { readonly step: number; readonly residentBytes: number }[] = [];
+  #samples: { readonly step: number; readonly residentBytes: number }[] = [];
+  #every = 25;
+
+  /** Resident bytes every 25 steps; in long runs every 50, 100 and so on. */
+  get samples(): readonly { readonly step: number; readonly residentBytes: number }[] {
+    return this.#samples;
+  }
 
   /** Call after each step. */
   sample(step: number): void {
-    if (step % 25 === 0) this.samples.push({ step, residentBytes: Deno.memoryUsage().rss });
+    if (step % this.#every !== 0) return;
+    this.#samples.push({ step, residentBytes: Deno.memoryUsage().rss });
+    if (this.#samples.length < MAX_SAMPLES) return;
+    this.#every *= 2;
+    this.#samples = this.#samples.filter(({ step }) => step % this.#every === 0);
   }
 }
 
-/** Writes a report, if a file was asked for. */
+/** Writes a report, if a file was asked for. Lists that are `Rows` are copied from their files, row by row. */
 export async function writeReport(file: string, report: Record<string, unknown>): Promise<void> {
-  if (file !== "") await writeWhole(file, `${JSON.stringify(report, null, 1)}\n`);
+  if (file === "") return;
+  const encoder = new TextEncoder();
+  await writeWhole(file, async ({ write }) => {
+    const put = (text: string) => write(encoder.encode(text));
+    let before = "{\n ";
+    for (const [name, value] of Object.entries(report)) {
+      if (value === undefined) continue;
+      await put(`${before}${JSON.stringify(name)}: `);
+      before = ",\n ";
+      if (!(value instanceof Rows)) {
+        await put(JSON.stringify(value, null, 1).replaceAll("\n", "\n "));
+        continue;
+      }
+      let first = true;
+      for await (const line of value.lines()) {
+        await put(`${first ? "[" : ","}\n  ${line}`);
+        first = false;
+      }
+      await put(first ? "[]" : "\n ]");
+    }
+    await put("\n}\n");
+  });
 }

@@ -27,6 +27,12 @@ export interface StagingBuffer {
   free: boolean;
 }
 
+/**
+ * Mappings whose promises may be unsettled before the event loop gets a turn. It settles them, and a loop of steps
+ * that waits for nothing but results never lets it: each would be kept, with what its runtime holds, for ever.
+ */
+const MAX_UNSETTLED = 32;
+
 const MAP_READ = 0x1;
 const COPY_DST = 0x8;
 
@@ -41,6 +47,7 @@ export class Readback {
   readonly #device: GPUDevice;
   readonly #pool = new Map<number, StagingBuffer[]>();
   #mode: ReadbackMode;
+  #unsettled = 0;
 
   constructor(device: GPUDevice, mode?: ReadbackMode | undefined) {
     this.#device = device;
@@ -120,7 +127,10 @@ export class Readback {
         // every read would take a new buffer.
         staging.buffer.unmap();
         staging.free = true;
-        mapped.catch(() => {}); // the device is gone; nothing will use this buffer again
+        this.#unsettled++;
+        const settled = () => void this.#unsettled--;
+        mapped.then(settled, settled); // an error says that the device is gone; nothing will use this buffer again
+        if (this.#unsettled > MAX_UNSETTLED) await new Promise((resolve) => setTimeout(resolve, 0));
         return copy;
       }
     }
