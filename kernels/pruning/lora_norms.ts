@@ -20,7 +20,6 @@ const kernel = defineRowKernel({
   parameters: [
     "heads",
     "targets",
-    "rank",
     "rank4",
     "inputs4",
     "outputs",
@@ -74,7 +73,6 @@ export function loraNorms(arenas: readonly Tensor[], options: LoraNormsOptions):
       parameters: {
         heads,
         targets,
-        rank,
         rank4,
         inputs4: roundUp4(inputs) / 4,
         outputs,

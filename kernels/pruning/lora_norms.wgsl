@@ -3,16 +3,16 @@
 // arena [1, heads * segment]: for each head its targets one after the other, each A [rank4 * 4, inputs] then
 // B [outputs, rank4 * 4], rows padded with zeros to vec4s. Accumulation rule: overwritten.
 //
-// ||B A||_F^2 = sum over (i, j) of (A A^T)[i, j] * (B^T B)[i, j]: B A itself is never made.
-// Two entry points: `rows` takes one head per invocation, for software adapters; `workgroups` shares the pairs (i, j)
-// of a head among 64, for GPUs.
+// ||B A||_F^2 = sum over (i, j) of (A A^T)[i, j] * (B^T B)[i, j]: B A itself is never made. In blocks of 4 x 4; past the
+// rank both are zero.
+// Two entry points: `rows` takes one head per invocation, for software adapters; `workgroups` shares the blocks of a
+// head among 64, for GPUs.
 
 alias Summed = f32;
 
 struct Parameters {
   heads: u32,
   targets: u32,
-  rank: u32,
   rank4: u32,    // vec4s of a row of B
   inputs4: u32,  // vec4s of a row of A
   outputs: u32,
@@ -25,21 +25,28 @@ struct Parameters {
 @group(0) @binding(1) var<storage, read_write> out: array<f32>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
-// (A A^T)[i, j] of the A that begins at `a`.
-fn rows_product(a: u32, i: u32, j: u32) -> f32 {
-  var sum = vec4f();
-  for (var c = 0u; c < p.inputs4; c++) {
-    sum += arena[a + i * p.inputs4 + c] * arena[a + j * p.inputs4 + c];
-  }
-  return total(sum);
+// Rows 4 i .. 4 i + 3 of A at `a`, four columns of each.
+fn load_rows(a: u32, i: u32, c: u32) -> mat4x4f {
+  let at = a + i * 4u * p.inputs4 + c;
+  return mat4x4f(arena[at], arena[at + p.inputs4], arena[at + 2u * p.inputs4], arena[at + 3u * p.inputs4]);
 }
 
-// (B^T B)[i, j] of the B that begins at `b`.
-fn columns_product(b: u32, i: u32, j: u32) -> f32 {
-  var sum = 0.0;
+// Block (4 i, 4 j) of A A^T, of the A that begins at `a`.
+fn rows_product(a: u32, i: u32, j: u32) -> mat4x4f {
+  var sum = mat4x4f();
+  for (var c = 0u; c < p.inputs4; c++) {
+    sum += transpose(load_rows(a, j, c)) * load_rows(a, i, c);
+  }
+  return sum;
+}
+
+// Block (4 i, 4 j) of B^T B, of the B that begins at `b`.
+fn columns_product(b: u32, i: u32, j: u32) -> mat4x4f {
+  var sum = mat4x4f();
   for (var row = 0u; row < p.outputs; row++) {
-    let at = b + row * p.rank4;
-    sum += arena[at + i / 4u][i % 4u] * arena[at + j / 4u][j % 4u];
+    let u = arena[b + row * p.rank4 + i];
+    let v = arena[b + row * p.rank4 + j];
+    sum += mat4x4f(v * u.x, v * u.y, v * u.z, v * u.w);
   }
   return sum;
 }
@@ -47,16 +54,17 @@ fn columns_product(b: u32, i: u32, j: u32) -> f32 {
 fn squares_of(head: u32, lane: u32, lanes: u32) -> f32 {
   let a_size = p.rank4 * 4u * p.inputs4;
   let b_size = p.outputs * p.rank4;
-  var sum = 0.0;
-  for (var target_index = 0u; target_index < p.targets; target_index++) {
-    let a = head * p.segment4 + target_index * (a_size + b_size);
-    for (var pair = lane; pair < p.rank * p.rank; pair += lanes) {
-      let i = pair / p.rank;
-      let j = pair % p.rank;
-      sum += rows_product(a, i, j) * columns_product(a + a_size, i, j);
-    }
+  let blocks = p.rank4 * p.rank4;
+  var sum = vec4f();
+  for (var n = lane; n < p.targets * blocks; n += lanes) {
+    let a = head * p.segment4 + n / blocks * (a_size + b_size);
+    let i = n % blocks / p.rank4;
+    let j = n % p.rank4;
+    let x = rows_product(a, i, j);
+    let y = columns_product(a + a_size, i, j);
+    sum += x[0] * y[0] + x[1] * y[1] + x[2] * y[2] + x[3] * y[3];
   }
-  return sum;
+  return total(sum);
 }
 
 fn write(head: u32, squares: f32) {
