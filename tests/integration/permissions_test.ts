@@ -151,3 +151,30 @@ Deno.test("server, devices, tuner, generation and demo run with the permissions 
     await Deno.remove(folder, { recursive: true });
   }
 });
+
+Deno.test("peak memory is told whatever may be read", async () => {
+  const report = JSON.stringify(new URL("../../examples/_support/report.ts", import.meta.url).href);
+  // A file: local modules are not imported from an address without one.
+  const main = `${await Deno.makeTempDir()}/main.ts`;
+  await Deno.writeTextFile(main, `import { peakMemory } from ${report}; console.log(peakMemory());`);
+  for (const flags of [["-A"], ["--allow-read"], [`--allow-read=${ROOT}`]]) {
+    const text = await succeeds(
+      new Deno.Command(Deno.execPath(), {
+        args: [
+          "run",
+          "--quiet",
+          "--no-prompt",
+          ...flags,
+          "--config",
+          `${ROOT}deno.json`,
+          main,
+        ],
+        cwd: ROOT,
+        stdout: "piped",
+        stderr: "piped",
+      }).spawn(),
+    );
+    assert(Number(text) > 1e7, text);
+  }
+  await Deno.remove(main.slice(0, main.lastIndexOf("/")), { recursive: true });
+});
