@@ -13,6 +13,7 @@ import {
   sampleSettings,
   type UserDeviceResult,
 } from "@edgetuner/core";
+import { decode, encode } from "cborg";
 import { simulate } from "@edgetuner/transport";
 import {
   assert,
@@ -117,6 +118,32 @@ Deno.test("devices that must not join are refused with a reason, and the others 
   dispose(results);
   assertEquals(stage.server.status, "ended");
   await stage.refused(HELLO, "it is ended");
+});
+
+Deno.test("peers of protocol version 2 hear and say a refusal that names both versions", async () => {
+  const old = { v: 2, run: "", seq: 0, step: 0, layer: 0, tensors: [] };
+  {
+    await using stage = new Stage({ devices: 1 });
+    const channel = await stage.link.transport.connect();
+    await channel.send(
+      encode({ ...old, kind: "hello", meta: { ...HELLO, protocol: 2 } }) as Uint8Array<ArrayBuffer>,
+    );
+    const answer = decode((await channel.receive())!) as {
+      v: number;
+      kind: string;
+      meta: { reason: string };
+    };
+    assertEquals([answer.v, answer.kind], [2, "refuse"]);
+    assert(answer.meta.reason.includes("version must be 3: current value is 2"), answer.meta.reason);
+    await channel.closed;
+    assertEquals(stage.refusals, [answer.meta.reason]);
+  }
+  await using link = openLink("in-process");
+  const device = runUserDevice({ engine, channel: await link.transport.connect(), name: "d", capacity: 1 });
+  const server = (await link.listener.accept())!;
+  await server.receive();
+  await server.send(encode({ ...old, kind: "welcome", meta: {} }) as Uint8Array<ArrayBuffer>);
+  await assertRejects(() => device, HandshakeError, "version must be 3: current value is 2");
 });
 
 Deno.test("a device too many is refused", async () => {

@@ -24,6 +24,7 @@ import {
   TensorParallelServer,
   type TensorParallelServerOptions,
   tensorParallelTraffic,
+  TrainingError,
 } from "@edgetuner/core";
 import { inProcessTransport } from "@edgetuner/transport";
 import { assert, assertEquals, assertInstanceOf, assertRejects, assertThrows } from "@std/assert";
@@ -458,6 +459,10 @@ Deno.test("a device that answers wrongly, leaves or falls silent ends the run, a
   ) {
     assertInstanceOf(await wicked((peer) => peer.send(kind, frame)), ProtocolError, kind);
   }
+  const spoilt = { ...part([26, 48]), data: new Float32Array(26 * 48).with(7, NaN) };
+  const error = await wicked((peer) => peer.send("partial", { ...right, tensors: [spoilt] }));
+  assertInstanceOf(error, TrainingError);
+  assert(error.message.includes(`"partial" of device "wicked" must be finite`), error.message);
   assertInstanceOf(await wicked((peer) => peer.close("battery empty")), ChannelClosedError);
   assertInstanceOf(await wicked(() => Promise.resolve(), 200), DeadlineError);
 });
