@@ -114,3 +114,52 @@ Deno.test({
     assertLess(twice.ms, 1500);
   },
 });
+
+Deno.test("a pruner that never returns ends the run in time; the device hears why and saves what it learnt", async () => {
+  const folder = await Deno.makeTempDir();
+  await Deno.writeTextFile(
+    `${folder}/spin.js`,
+    `export default () => ({ name: "spin", needs: [], init: () => 0, decide({ step }, state, { layers, heads }) {
+      while (step >= 2); return [{ mask: new Uint8Array(layers * heads) }, state]; } });`,
+  );
+  const start = (program: string, args: readonly string[]) =>
+    new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--quiet", `${ROOT}examples/${program}`, ...args],
+      cwd: folder,
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+  const server = start("edge_server.ts", [
+    ...["--port", "0", "--devices", "1", "--join-token", "the-join-token", "--step-timeout", "6"],
+    ...["--pruner", `${folder}/spin.js`],
+  ]);
+  const address = Promise.withResolvers<string>();
+  const reading = (async () => {
+    let said = "";
+    for await (const text of server.stdout.pipeThrough(new TextDecoderStream())) {
+      said += text;
+      const found = /(ws:\/\/\S+) /.exec(said);
+      if (found !== null) address.resolve(found[1]!);
+    }
+    address.reject(new Error(said));
+  })();
+  const url = await address.promise;
+  const device = start("user_device.ts", [
+    ...["--server", url, "--token", "the-join-token", "--length", "48", "--save", `${folder}/heads`],
+    ...["--data", `${ROOT}examples/restaurant/train.txt`],
+  ]);
+  const [ended, errors, code] = await Promise.all([
+    device.output(),
+    new Response(server.stderr).text(),
+    server.status.then((status) => status.code),
+    reading,
+  ]);
+  const why = `pruner "spin" must decide within 4500 ms: it took longer`;
+  assertStringIncludes(errors, why);
+  assertStringIncludes(new TextDecoder().decode(ended.stderr) + new TextDecoder().decode(ended.stdout), why);
+  assert(code !== 0 && ended.code !== 0);
+  const { arrays } = await loadAdapter(`${folder}/heads`);
+  assert([...arrays].some(([name, { data }]) => name.endsWith(".B") && data.some((x) => x !== 0)));
+  await Deno.remove(folder, { recursive: true });
+});
