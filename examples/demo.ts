@@ -402,7 +402,10 @@ async function main(): Promise<number> {
     peakMemoryBytes: peakMemory(),
   });
   const ending = failed.length > 0 ? worstOf(codes) : interrupts.asked ? "interrupted" : "done";
-  const state = await commonState(out, ["edge-server", ...parts.map(({ name }) => name)]);
+  const state = await commonState(out, String(seen.server?.run), [
+    "edge-server",
+    ...parts.map(({ name }) => name),
+  ]);
   const heads = saved.map(({ folder }) => folder).join(", ");
   console.log("");
   return tellEnd({
@@ -431,8 +434,12 @@ async function main(): Promise<number> {
 }
 
 /** The newest state that all parties have. */
-async function commonState(out: string, parties: readonly string[]): Promise<SavedState | null> {
-  const states = await Promise.all(parties.map((party) => savedState(stateOf(out, party))));
+async function commonState(
+  out: string,
+  run: string,
+  parties: readonly string[],
+): Promise<SavedState | null> {
+  const states = await Promise.all(parties.map((party) => savedState(stateOf(out, party), run)));
   const steps = states.flatMap((state) => state === null ? [] : [state.step]);
   return steps.length < parties.length ? null : { folder: out, step: Math.min(...steps) };
 }

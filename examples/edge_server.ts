@@ -302,7 +302,7 @@ async function main(): Promise<number> {
     ? [`${decoded.passes} passes of generation over ${decoded.tokens} tokens`]
     : [];
   const steps = trained.last === null ? 0 : trained.last.step + 1;
-  const state = await savedState(run.stateFolder ?? "");
+  const state = await savedState(run.stateFolder ?? "", run.run);
   const end: RunEnd = {
     ending: failure === null && stopReason === ""
       ? "done"

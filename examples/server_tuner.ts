@@ -52,7 +52,7 @@ import { baseWeightsOf, WEIGHTS_FLAG } from "./_support/weights_flag.ts";
 import { examplePath } from "./_support/places.ts";
 
 /** Where the run saves its state, once it has begun; empty if nowhere. */
-let stateFolder = "";
+const stateOfRun = { folder: "", run: "" };
 
 /** Where the state of a run goes if nobody says where. */
 const STATE_FOLDER = "runs/server_tuner/state";
@@ -170,7 +170,7 @@ async function main(): Promise<number> {
   const losses = new Series();
   let step = checkpoint?.step ?? 0;
   let validText = "";
-  stateFolder = checkpoints.folder ?? "";
+  Object.assign(stateOfRun, { folder: checkpoints.folder ?? "", run });
   const begun = performance.now();
   while (!interrupts.asked) {
     const started = performance.now();
@@ -249,7 +249,7 @@ async function main(): Promise<number> {
       );
     }
   }
-  const state = await savedState(stateFolder);
+  const state = await savedState(stateOfRun.folder, stateOfRun.run);
   return tellEnd({
     ending: interrupts.asked ? "interrupted" : "done",
     why: interrupts.asked ? "interrupted" : "",
@@ -265,5 +265,5 @@ async function main(): Promise<number> {
 }
 
 if (import.meta.main) {
-  await runProgram(() => main().catch((error) => endedBy("server_tuner.ts", error, stateFolder)));
+  await runProgram(() => main().catch((error) => endedBy("server_tuner.ts", error, stateOfRun)));
 }

@@ -294,7 +294,7 @@ async function endOf(
     : error === null || interrupted
     ? "interrupted"
     : endingOf(error);
-  const state = await savedState(folder);
+  const state = await savedState(folder, result.welcome.run);
   return {
     ending,
     why: ending === "interrupted" ? reason || "interrupted" : (error as Error | null)?.message ?? "",

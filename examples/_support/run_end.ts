@@ -56,11 +56,12 @@ export function lossesAtEnds(
   return losses.length < 2 ? null : { kind, before: losses[0]!, after: losses.at(-1)! };
 }
 
-/** The newest state in a folder, as the disk has it; `null` if there is none. */
-export async function savedState(folder: string): Promise<SavedState | null> {
+/** The newest state of a run in a folder, as the disk has it; `null` if there is none, or only another run's. */
+export async function savedState(folder: string, run: string): Promise<SavedState | null> {
   if (folder === "") return null;
   try {
-    return { folder, step: (await openCheckpoints(folder)).steps.at(-1)! };
+    const found = await openCheckpoints(folder);
+    return found.run === run ? { folder, step: found.steps.at(-1)! } : null;
   } catch {
     return null;
   }
@@ -138,12 +139,16 @@ export function mayGoOn(error: unknown): boolean {
  * Says what is left of a run that an error ended, if it has saved its state.
  *
  * @param program File in `examples/`.
- * @param folder Where it saves its state; empty if nowhere.
+ * @param at Where it saves its state, empty if nowhere, and its name.
  * @returns The exit code.
  * @throws The error, if there is no state.
  */
-export async function endedBy(program: string, error: unknown, folder: string): Promise<number> {
-  const state = await savedState(folder);
+export async function endedBy(
+  program: string,
+  error: unknown,
+  at: { readonly folder: string; readonly run: string },
+): Promise<number> {
+  const state = await savedState(at.folder, at.run);
   if (state === null || endingOf(error) === "usage") throw error;
   return tellEnd({
     ending: endingOf(error),
