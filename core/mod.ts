@@ -246,6 +246,8 @@ export {
   type SavedPruning,
   saveHeads,
 } from "./checkpoint/run_checkpoint.ts";
+export { deviceIdIn } from "./checkpoint/device_id.ts";
+export { newDeviceId } from "./session/device_id.ts";
 export type { RunHandle, RunHealth } from "./session/run_handle.ts";
 export { type HeadDevice, RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
 export { type DecodingRequest, RemoteData } from "./session/remote_data.ts";

@@ -241,8 +241,11 @@ async function main(): Promise<number> {
   run.subscribe((event) => {
     emit(eventJson(event));
     if (event.type === "status" && event.status === "ended") stopReason = event.reason;
-    if (event.type === "joined") say(`${event.device.name} joined (capacity ${event.device.capacity})`);
-    else if (event.type === "refused") say(`Refused ${event.peer}: ${event.reason}`);
+    if (event.type === "joined") {
+      const { name, id, capacity } = event.device;
+      const hasNamesake = run.devices.filter((d) => d.name === name).length > 1;
+      say(`${name}${hasNamesake ? ` (id ${id})` : ""} joined (capacity ${capacity})`);
+    } else if (event.type === "refused") say(`Refused ${event.peer}: ${event.reason}`);
     else if (event.type === "decoding") {
       const { rows, tokens, bytes, times, cacheBytes } = event.record;
       decoded.passes++;

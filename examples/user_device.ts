@@ -9,9 +9,11 @@ import {
   adapterOf,
   type BaseWeights,
   type DataSide,
+  deviceIdIn,
   type HeadModules,
   loadAdapter,
   loadEnds,
+  newDeviceId,
   requireSameRun,
   type RunCheckpoint,
   runUserDevice,
@@ -155,8 +157,9 @@ async function main(): Promise<number> {
   await requireWritable("user_device.ts", { files: { report: flags.report }, folders: { save: flags.save } });
   const held = flags.data === "" ? undefined : baseWeightsOf(flags);
   using checkpoints = await openState(flags, held);
-  const { resumed, write } = checkpoints;
-  // Of devices with the same capacity the name says who has which heads.
+  const { resumed, folder, write } = checkpoints;
+  // A device that goes on is the one of its state.
+  const id = resumed !== null ? undefined : folder === null ? newDeviceId() : await deviceIdIn(folder);
   const before = resumed === null ? null : (await resumed.load(resumed.steps.at(-1)!)).devices?.[0]?.name;
   const name = flags.name || before || `device-${crypto.randomUUID().slice(0, 4)}`;
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
@@ -200,6 +203,7 @@ async function main(): Promise<number> {
     engine,
     channel,
     name,
+    id,
     capacity: flags.capacity,
     data: data?.side,
     task: adapter === undefined ? "train" : "generate",
@@ -228,6 +232,10 @@ async function main(): Promise<number> {
         } of each of ${w.model.layers} layers`;
       say(`Run ${w.run}: this device has ${heads}${w.start > 0 ? `; it goes on from step ${w.start}` : ""}`);
       emit({ type: "welcome", name, range: w.range, start: w.start });
+    },
+    onPause: (paused) => {
+      say(paused ? "The run is paused; waiting" : "The run goes on");
+      emit({ type: "pause", paused });
     },
     onStep: (step) => {
       log.sample(step);

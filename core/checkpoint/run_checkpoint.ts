@@ -58,6 +58,8 @@ export interface SavedPruning {
 export interface SavedDevice {
   /** Its name. */
   readonly name: string;
+  /** Its id; missing if it has none. */
+  readonly id?: string | undefined;
   /** gamma, its capacity. */
   readonly capacity: number;
   /** Its heads; `null` for a device without. */

@@ -28,6 +28,7 @@ import { embeddingMean } from "../train/embedding_mean.ts";
 import { probeStep, runStep } from "../train/step.ts";
 import type { MetaOf } from "../wire/messages.ts";
 import { askPruner, initPruner } from "./ask_pruner.ts";
+import { isSame, savedWithHeads, textOf } from "./_identity.ts";
 import { type DecodingRequest, RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";
 import { type RunMember, RunServer, type RunServerOptions } from "./run_server.ts";
@@ -56,6 +57,12 @@ export interface EdgeServerOptions extends RunServerOptions {
   readonly saveEveryMs?: number | undefined;
   /** Most bytes of keys and values that generation may keep; a data device that asks for more is closed. @default {1073741824} */
   readonly maxCacheBytes?: number | undefined;
+}
+
+/** The devices with heads in order of their heads, and which each has. */
+interface HeadAssignment {
+  readonly members: readonly RunMember[];
+  readonly ranges: readonly HeadRange[];
 }
 
 /** One run of an edge server. */
@@ -104,10 +111,7 @@ export class EdgeServer extends RunServer {
   }
 
   /** The newest checkpoint whose step all parties have; `null` in a new run. */
-  async #checkpoint(
-    members: readonly RunMember[],
-    ranges: readonly HeadRange[],
-  ): Promise<RunCheckpoint | null> {
+  async #checkpoint(): Promise<RunCheckpoint | null> {
     const { resume, fingerprint, pruner } = this.#options;
     if (resume === undefined) return null;
     const stepsOf = ({ hello }: RunMember) => hello.checkpoints?.steps ?? [];
@@ -115,7 +119,7 @@ export class EdgeServer extends RunServer {
     if (common.length === 0) {
       throw new HandshakeError(
         `Cannot go on with run "${this.run}" as all must have a checkpoint of the same step: the edge server has ${resume.steps}, ${
-          this.members.map((m) => `"${m.device.name}" ${stepsOf(m)}`).join(", ")
+          this.members.map((m) => `${textOf(m.hello)} ${stepsOf(m)}`).join(", ")
         }`,
       );
     }
@@ -126,19 +130,22 @@ export class EdgeServer extends RunServer {
         `Cannot go on with run "${this.run}" as the pruner must be "${checkpoint.pruning?.pruner}", as in the checkpoint: current value is "${pruner.name}"`,
       );
     }
-    const places = (devices: readonly { readonly capacity: number; readonly range: HeadRange | null }[]) =>
-      devices.filter((d) => d.range !== null).map((d) =>
-        `${d.range!.first}+${d.range!.count} of ${d.capacity}`
-      )
-        .sort().join(", ");
-    const now = places(members.map(({ device }, i) => ({ capacity: device.capacity, range: ranges[i]! })));
-    const saved = places(checkpoint.devices ?? []);
-    if (now !== saved) {
-      throw new HandshakeError(
-        `Cannot go on with run "${this.run}" as heads and capacities of the devices must be ${saved}, as in the checkpoint: current value is ${now}`,
-      );
-    }
     return checkpoint;
+  }
+
+  /** Whoever had heads has them again, whatever the order of joining. */
+  #savedRanges({ devices }: RunCheckpoint): HeadAssignment {
+    const saved = savedWithHeads(devices);
+    const members = saved.map((device) => {
+      const member = this.headMembers.find(({ hello }) => isSame(hello, device));
+      if (member !== undefined) return member;
+      throw new HandshakeError(
+        `Cannot go on with run "${this.run}" as the devices with heads must be those of the checkpoint, ${
+          saved.map(textOf).join(", ")
+        }: ${textOf(device)} is missing among ${this.headMembers.map((m) => textOf(m.hello)).join(", ")}`,
+      );
+    });
+    return { members, ranges: saved.map((device) => device.range) };
   }
 
   /** In generation a device brings heads of its own: they must be those of this run and nobody else's. */
@@ -175,7 +182,7 @@ export class EdgeServer extends RunServer {
   }
 
   /** The devices with heads in order of their heads, and which each has. */
-  #ranges(): { readonly members: readonly RunMember[]; readonly ranges: readonly HeadRange[] } {
+  #ranges(): HeadAssignment {
     const { heads } = this.#options.base.shape;
     if (this.settings.task === "train") {
       const members = this.headMembers;
@@ -250,11 +257,11 @@ export class EdgeServer extends RunServer {
   protected override async runAll(): Promise<void> {
     const { engine, base, pruner } = this.#options;
     const { layers, heads, hidden } = base.shape;
-    const { members, ranges } = this.#ranges();
+    const resumed = await this.#checkpoint();
+    const { members, ranges } = resumed === null ? this.#ranges() : this.#savedRanges(resumed);
     const model = { layers, heads, hidden };
     const capacities = members.map((m) => m.device.capacity);
     const fromDevices = DEVICE_STATISTICS.filter((n) => pruner.needs.includes(n));
-    const resumed = await this.#checkpoint(members, ranges);
     const { checkpointEvery, accumulate, clipNorm } = this.settings;
     let step = resumed?.step ?? 0;
     this.setRunning();
@@ -315,7 +322,12 @@ export class EdgeServer extends RunServer {
         fingerprint: this.#options.fingerprint,
         heads: null,
         pruning: { pruner: pruner.name, state, lastMask, statistics },
-        devices: this.devices.map(({ name, capacity, range }) => ({ name, capacity, range })),
+        devices: this.members.map(({ hello: { name, id }, device: { capacity, range } }) => ({
+          name,
+          ...(id !== undefined && { id }),
+          capacity,
+          range,
+        })),
         data: null,
       });
       await this.#saver.save(read, (checkpoint) => onCheckpoint.call(this.#options, checkpoint));

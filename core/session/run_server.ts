@@ -5,8 +5,8 @@
  */
 
 import type { Engine } from "@edgetuner/kernels";
-import type { CheckpointSource } from "../checkpoint/run_checkpoint.ts";
-import { DeadlineError, HandshakeError, TrainingError } from "../errors.ts";
+import type { CheckpointSource, SavedDevice } from "../checkpoint/run_checkpoint.ts";
+import { ChannelClosedError, DeadlineError, HandshakeError, TrainingError } from "../errors.ts";
 import type { HeadRange } from "../lora/allocation.ts";
 import { plainText, quoted } from "../plain_text.ts";
 import type { StepMode } from "../ports.ts";
@@ -15,6 +15,7 @@ import { findCodec, type WireCodec } from "../wire/codec.ts";
 import type { MetaOf } from "../wire/messages.ts";
 import { ByteLedger, type LedgerEntry } from "../wire/ledger.ts";
 import { Peer } from "../wire/peer.ts";
+import { isSame, savedWithHeads, shortId, textOf } from "./_identity.ts";
 import type { RunHandle, RunHealth } from "./run_handle.ts";
 import { checkRunSettings, type RunSettings } from "./settings.ts";
 import { checkWait } from "./wait_limits.ts";
@@ -23,6 +24,8 @@ import { checkWait } from "./wait_limits.ts";
 export interface JoinedDevice {
   /** Name it gave. */
   readonly name: string;
+  /** The first eight characters of its id, which tells devices of one name apart; empty if it has none. */
+  readonly id: string;
   /** gamma, its capacity; 0 without heads. */
   readonly capacity: number;
   /** True if it is the data device. */
@@ -117,6 +120,8 @@ export interface RunServerOptions {
   readonly run?: string | undefined;
   /** Longest wait for a device during a step, in milliseconds. @default {120000} */
   readonly timeoutMs?: number | undefined;
+  /** Longest time that a peer may take to say hello, in milliseconds. @default {10000} */
+  readonly helloTimeoutMs?: number | undefined;
   /** Longest wait until all devices have joined, in milliseconds. @default {600000} */
   readonly joinTimeoutMs?: number | undefined;
   /** Codecs that the run may use besides the built-in ones. @default {[]} */
@@ -132,8 +137,6 @@ export interface RunServerOptions {
   readonly resume?: CheckpointSource | undefined;
 }
 
-/** Longest time a peer may take to say hello, in milliseconds. */
-const HELLO_TIMEOUT_MS = 10_000;
 /** Longest time for all devices to take the end of a run, in milliseconds. */
 const END_MS = 5000;
 /** The same where the run failed or is to end at once: other devices may be behind the link that was cut. */
@@ -188,6 +191,7 @@ export abstract class RunServer implements RunHandle {
   protected ending: RunEnding | null = null;
   #stopReason: string | null = null;
   #changed: PromiseWithResolvers<void> = Promise.withResolvers();
+  #saved: Promise<readonly SavedDevice[]> | undefined;
 
   /**
    * Prepares a run; devices may `join` at once, the steps begin with `start`.
@@ -251,24 +255,27 @@ export abstract class RunServer implements RunHandle {
    */
   async join(channel: Channel): Promise<void> {
     const peer = new Peer(channel, {
-      timeoutMs: HELLO_TIMEOUT_MS,
+      timeoutMs: this.#options.helloTimeoutMs ?? 10_000,
       signal: this.#stop.signal,
       ledger: this.ledger,
       maxQueuedBytes: this.#options.maxQueuedBytes,
       remote: "device",
     });
     try {
-      const frame = await peer.receive("hello");
-      const hello = frame.meta;
-      this.#admit(hello);
+      const { meta: hello } = await peer.receive("hello");
+      const saved = await this.#savedDevices();
+      this.#dropFormer(hello);
+      this.#admit(hello, saved);
       const device: JoinedDevice = {
         name: hello.name,
+        id: shortId(hello.id),
         capacity: hello.capacity,
         data: hello.data,
         range: null,
         connected: true,
       };
-      peer.name = `device "${hello.name}"`;
+      const hasNamesake = this.#members.some((m) => m.device.name === hello.name);
+      peer.name = `device ${hasNamesake ? textOf(hello) : `"${hello.name}"`}`;
       peer.timeoutMs = this.#options.timeoutMs ?? 120_000;
       const member = { device, peer, sharesLoss: hello.sharesLoss, hello };
       this.#members.push(member);
@@ -276,8 +283,8 @@ export abstract class RunServer implements RunHandle {
       this.#wake();
       channel.closed.then(() => {
         device.connected = false;
-        // A device that leaves before the start makes room for another one.
-        if (this.#status === "waiting") this.#members.splice(this.#members.indexOf(member), 1);
+        // A device that leaves before the start makes room for another one, or for itself.
+        if (this.#status === "waiting") this.#forget(member);
         this.#emit({ type: "left", device });
         this.#wake();
       });
@@ -289,10 +296,31 @@ export abstract class RunServer implements RunHandle {
     }
   }
 
-  /** Holds the run before its next step. */
+  #forget(member: RunMember): void {
+    const at = this.#members.indexOf(member);
+    if (at >= 0) this.#members.splice(at, 1);
+  }
+
+  /**
+   * A device that joins again before the start takes its own place: its old connection may be dead without the
+   * network having said so.
+   */
+  #dropFormer(hello: MetaOf<"hello">): void {
+    if (this.#status !== "waiting" || hello.id === undefined) return;
+    const former = this.#members.find((m) => m.hello.id === hello.id);
+    if (former === undefined) return;
+    this.#forget(former);
+    const reason = `device ${textOf(hello)} has joined again`;
+    // It may never answer: nobody waits for it.
+    former.peer.send("end", { meta: { reason } }).catch(() => {}).finally(() => former.peer.close(reason));
+  }
+
+  /**
+   * Holds the run before its next step. It is paused once the step that is being computed is done; the devices
+   * hear of it again and again, so that they do not wait in vain.
+   */
   pause(): void {
     this.#paused = true;
-    if (this.#status === "running") this.#setStatus("paused", "");
   }
 
   /** Goes on after `pause`. */
@@ -373,7 +401,16 @@ export abstract class RunServer implements RunHandle {
     }));
   }
 
-  #admit(hello: MetaOf<"hello">): void {
+  /** Devices of the run that goes on; none in a new run. */
+  #savedDevices(): Promise<readonly SavedDevice[]> {
+    const { resume } = this.#options;
+    this.#saved ??= resume === undefined
+      ? Promise.resolve([])
+      : resume.load(resume.steps.at(-1)!).then(({ devices }) => devices ?? []);
+    return this.#saved;
+  }
+
+  #admit(hello: MetaOf<"hello">, saved: readonly SavedDevice[]): void {
     const { name, capacity, data, fingerprint, system = "split", task = "train" } = hello;
     if (this.#status !== "waiting") {
       throw new HandshakeError(
@@ -409,7 +446,16 @@ export abstract class RunServer implements RunHandle {
         );
       }
     }
+    const namesake = this.#members.find((m) => isSame(m.hello, hello));
+    if (namesake !== undefined) {
+      throw new HandshakeError(
+        `Cannot admit ${textOf(hello)} as devices of one name must have ids that differ: ${
+          textOf(namesake.hello)
+        } has joined`,
+      );
+    }
     this.#admitCheckpoints(name, hello.checkpoints?.run ?? null);
+    if (capacity > 0) this.#admitSaved(hello, savedWithHeads(saved));
     if (capacity > 0 && this.#withHeads().length >= this.#options.devices) {
       throw new HandshakeError(
         `Cannot admit "${name}" as the run has ${this.#options.devices} devices with heads: all have joined`,
@@ -426,6 +472,26 @@ export abstract class RunServer implements RunHandle {
         `Cannot admit "${name}" as it must bring ${
           wanted === null ? "no checkpoints to a new run" : `checkpoints of run "${wanted}", which goes on`
         }: current value is ${run === null ? "none" : quoted(run)}`,
+      );
+    }
+  }
+
+  /** Heads go back to the device that had them. */
+  #admitSaved(hello: MetaOf<"hello">, saved: readonly SavedDevice[]): void {
+    if (saved.length === 0) return;
+    const own = saved.find((d) => isSame(d, hello));
+    if (own === undefined) {
+      throw new HandshakeError(
+        `Cannot admit ${textOf(hello)} as the devices with heads must be those of the checkpoint, ${
+          saved.map(textOf).join(", ")
+        }: it is none of them`,
+      );
+    }
+    if (own.capacity !== hello.capacity) {
+      throw new HandshakeError(
+        `Cannot admit ${
+          textOf(hello)
+        } as its capacity must be ${own.capacity}, as in the checkpoint: current value is ${hello.capacity}`,
       );
     }
   }
@@ -486,10 +552,11 @@ export abstract class RunServer implements RunHandle {
     return this.#members;
   }
 
-  /** Devices with heads by capacity, then by name: they get the same heads in whatever order they join. */
+  /** Devices with heads by capacity, then by name and id: they get the same heads in whatever order they join. */
   protected get headMembers(): readonly RunMember[] {
-    return this.#withHeads().sort((a, b) =>
-      b.device.capacity - a.device.capacity || (a.device.name < b.device.name ? -1 : 1)
+    const order = (a: string, b: string) => a < b ? -1 : a > b ? 1 : 0;
+    return this.#withHeads().sort(({ hello: a }, { hello: b }) =>
+      b.capacity - a.capacity || order(a.name, b.name) || order(a.id ?? "", b.id ?? "")
     );
   }
 
@@ -518,11 +585,31 @@ export abstract class RunServer implements RunHandle {
     this.#setStatus("running", "");
   }
 
-  /** Waits while the run is paused; false if it is to end. */
+  /**
+   * Waits while the run is paused.
+   *
+   * @returns False if the run is to end.
+   * @throws {ChannelClosedError} If a device has left meanwhile.
+   */
   protected async mayGoOn(): Promise<boolean> {
+    // Often enough for the shortest limit that makes sense for a device.
+    const intervalMs = Math.min(1000, (this.#options.timeoutMs ?? 120_000) / 4);
+    const telling = new Map<RunMember, Promise<void>>();
     while (this.#paused && this.#stopReason === null) {
+      const lost = this.#members.find((m) => !m.device.connected);
+      if (lost !== undefined) {
+        throw new ChannelClosedError(
+          `Cannot go on as ${lost.peer.name} must stay in the run: it left while the run was paused`,
+        );
+      }
       this.#setStatus("paused", "");
-      await raceTimeout(this.#changed.promise, 1000);
+      for (const member of this.#members) {
+        // One that takes nothing gets no more of them.
+        if (telling.has(member)) continue;
+        const told = member.peer.send("paused").catch(() => {}).finally(() => telling.delete(member));
+        telling.set(member, told);
+      }
+      await raceTimeout(this.#changed.promise, intervalMs);
     }
     return this.#stopReason === null;
   }

@@ -40,6 +40,7 @@ import type { Frame, FrameOf } from "../wire/frame.ts";
 import type { ByteLedger } from "../wire/ledger.ts";
 import type { MetaOf } from "../wire/messages.ts";
 import { Peer } from "../wire/peer.ts";
+import { isSame, textOf } from "./_identity.ts";
 import { RemoteSession } from "./remote_session.ts";
 import { readWelcome, type RunTask, type Welcome } from "./settings.ts";
 
@@ -85,6 +86,13 @@ export interface UserDeviceOptions {
   readonly channel: Channel;
   /** Name for people. */
   readonly name: string;
+  /**
+   * Who this device is, whatever its name: 8 to 64 characters, random, the same whenever it joins; see `newDeviceId`
+   * and `deviceIdIn`. Devices of one name are told apart by it, and heads go back to whoever had them.
+   *
+   * @default {that of the checkpoint, if there is one; else none}
+   */
+  readonly id?: string | undefined;
   /** gamma, compute capacity in any unit that all devices share; 0 for a device without heads. */
   readonly capacity: number;
   /** Makes this the data device. */
@@ -119,6 +127,8 @@ export interface UserDeviceOptions {
   onCheckpoint?(checkpoint: RunCheckpoint): void | Promise<void>;
   /** Called with head modules that are the best so far by the data device's validation, after `step` training steps. */
   onBest?(step: number, modules: HeadModules): void | Promise<void>;
+  /** Called with true when the run is paused, and with false when it goes on. */
+  onPause?(paused: boolean): void;
   /** Called after each training step of the heads. */
   onStep?(step: number): void;
 }
@@ -175,16 +185,20 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
     signal,
     maxQueuedBytes,
     remote: "server",
+    ...(options.onPause && { onPause: (paused: boolean) => options.onPause?.(paused) }),
   });
   peer.name = "the edge server";
+  let id: string | undefined;
   let welcome: Welcome;
   let checkpoint: RunCheckpoint | null = null;
   let modules: HeadModules | null = null;
   try {
     const learnt = adapter === undefined ? null : { range: adapterRange(adapter), lora: adapter.lora };
+    id = await ownId(options);
     await peer.send("hello", {
       meta: {
         name,
+        ...(id !== undefined && { id }),
         capacity,
         data: data !== undefined,
         fingerprint: data?.fingerprint ?? "",
@@ -267,7 +281,7 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
         fingerprint: data?.fingerprint ?? "",
         heads,
         pruning: null,
-        devices: [{ name, capacity, range: welcome.range }],
+        devices: [{ name, ...(id !== undefined && { id }), capacity, range: welcome.range }],
         data: null,
       }));
   };
@@ -307,6 +321,19 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
   const { steps, reason, ending } = state;
   const { ledger } = peer;
   return { modules, welcome, steps, ledger, saving: saver.times, reason, ending, error };
+}
+
+/** The id that a device joins with: a checkpoint is of one device only. */
+async function ownId({ name, id, resume }: UserDeviceOptions): Promise<string | undefined> {
+  if (resume === undefined) return id;
+  const [saved] = (await resume.load(resume.steps.at(-1)!)).devices ?? [];
+  const own = { name, id: id ?? saved?.id };
+  if (saved === undefined || isSame(saved, own)) return own.id;
+  throw new CheckpointError(
+    `Cannot go on with run "${resume.run}" as the checkpoint must be of this device, ${
+      textOf(own)
+    }: it is of ${textOf(saved)}`,
+  );
 }
 
 /** Waits for the start of the run; returns what the server says of it. */

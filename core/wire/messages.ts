@@ -140,6 +140,7 @@ const BOTH = ["server", "device"] as const;
 export const MESSAGES: { readonly [K in FrameKind]: Message<Metas[K]> } = {
   hello: message<Metas["hello"]>("device", "control", null, {
     name: name(1, 64),
+    id: optional(name(8, 64)),
     capacity: number(0, LARGE),
     data: flag(),
     fingerprint: name(0, 128),
@@ -161,6 +162,7 @@ export const MESSAGES: { readonly [K in FrameKind]: Message<Metas[K]> } = {
     epsilon: optional(number(0, 1)),
   }),
   refuse: message<Metas["refuse"]>(BOTH, "control", null, { reason: words() }),
+  paused: message<Metas["paused"]>("server", "control", null, {}),
   end: message<Metas["end"]>(BOTH, "control", null, {
     reason: words(),
     diverged: optional(flag()),

@@ -19,6 +19,8 @@ export interface RangeMeta {
 export interface HelloMeta {
   /** Name for people, 1 to 64 characters. */
   readonly name: string;
+  /** Who it is, whatever its name: 8 to 64 characters, random, kept by the device. @default {none} */
+  readonly id?: string;
   /** gamma; 0 without heads. */
   readonly capacity: number;
   /** True for the data device. */
@@ -144,6 +146,8 @@ export interface Metas {
   readonly welcome: WelcomeMeta;
   /** The sender does not take part; why. */
   readonly refuse: { readonly reason: string };
+  /** The run is paused: said again at an interval, so that nobody waits in vain. */
+  readonly paused: NoMeta;
   /** The run is over. */
   readonly end: EndMeta;
   /** E of a batch, or of a part of a step's. */

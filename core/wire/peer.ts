@@ -84,6 +84,8 @@ export interface PeerOptions {
    * @default {either, with no handshake to wait for}
    */
   readonly remote?: Side | undefined;
+  /** Called with true when the run is paused, and with false when it goes on. */
+  onPause?(paused: boolean): void;
 }
 
 /** Most frames that may wait in a lane. */
@@ -140,6 +142,10 @@ export class Peer implements AsyncDisposable {
   #sending: Promise<void> = Promise.resolve();
   readonly #reading: Promise<void>;
   readonly #remote: Side | undefined;
+  readonly #onPause: ((paused: boolean) => void) | undefined;
+  /** Begins the limits of all waits anew. */
+  readonly #restarts = new Set<() => void>();
+  #paused = false;
   /** False until the welcome was sent or received. */
   #welcomed: boolean;
   /** What the other side understands; its own version once it has shown another one. */
@@ -154,6 +160,7 @@ export class Peer implements AsyncDisposable {
     this.ledger = options.ledger ?? new ByteLedger();
     this.#maxQueuedBytes = options.maxQueuedBytes ?? 2 ** 28;
     this.#remote = options.remote;
+    this.#onPause = options.onPause?.bind(options);
     this.#welcomed = options.remote === undefined;
     // A device says little before it is let in, so that nothing large needs to be taken from it. A server's
     // first frames may follow its welcome closely.
@@ -434,17 +441,21 @@ export class Peer implements AsyncDisposable {
   #deadline(): { readonly signal: AbortSignal; clear(): void } {
     const outer = this.#signal;
     const controller = new AbortController();
-    const timer = setTimeout(
-      () => controller.abort(new DOMException("the limit was reached", "TimeoutError")),
-      this.timeoutMs,
-    );
+    const expire = () => controller.abort(new DOMException("the limit was reached", "TimeoutError"));
+    let timer = setTimeout(expire, this.timeoutMs);
+    const restart = () => {
+      clearTimeout(timer);
+      timer = setTimeout(expire, this.timeoutMs);
+    };
+    this.#restarts.add(restart);
     const onAbort = () => controller.abort(outer!.reason);
     if (outer?.aborted) onAbort();
     else outer?.addEventListener("abort", onAbort);
     return {
       signal: controller.signal,
-      clear() {
+      clear: () => {
         clearTimeout(timer);
+        this.#restarts.delete(restart);
         outer?.removeEventListener("abort", onAbort);
       },
     };
@@ -495,6 +506,14 @@ export class Peer implements AsyncDisposable {
         this.#requireOrder(frame);
         if (frame.kind === "refuse") {
           throw new HandshakeError(`${this.name} refused: ${frame.meta.reason || "no reason given"}`);
+        }
+        if ((frame.kind === "paused") !== this.#paused) {
+          this.#paused = !this.#paused;
+          this.#onPause?.(this.#paused);
+        }
+        if (frame.kind === "paused") {
+          for (const restart of this.#restarts) restart();
+          continue;
         }
         // The run is over for everyone: whoever waits gets the error, on this side as on that one.
         if (frame.kind === "end" && frame.meta.diverged === true) throw new TrainingError(frame.meta.reason);

@@ -194,6 +194,10 @@ export interface SessionOptions {
   readonly settings: RunSettings;
   readonly steps: number;
   readonly capacities: readonly number[];
+  /** Names and ids of the devices, in order of joining. @default {device 0, device 1, ...} */
+  readonly identities?: readonly { readonly name: string; readonly id?: string }[];
+  /** Limit of server and devices. @default {20000} */
+  readonly timeoutMs?: number;
   readonly transport?: TransportName;
   // deno-lint-ignore no-explicit-any -- a pruner of any state
   readonly pruner?: Pruner<any>;
@@ -246,6 +250,7 @@ export async function runSession(model: TinyBase, options: SessionOptions): Prom
       pruner: pruner as Pruner,
       devices: capacities.length,
       codecs,
+      ...(options.timeoutMs !== undefined && { timeoutMs: options.timeoutMs }),
       resume: options.resume?.server,
       onCheckpoint: (checkpoint) => options.onServerCheckpoint?.(checkpoint),
     }),
@@ -268,6 +273,8 @@ export async function runSession(model: TinyBase, options: SessionOptions): Prom
       {
         engine,
         name: `device ${device}`,
+        ...options.identities?.[device],
+        ...(options.timeoutMs !== undefined && { timeoutMs: options.timeoutMs, joinTimeoutMs: 20_000 }),
         capacity,
         data: withData ? data : undefined,
         codecs,

@@ -14,10 +14,17 @@ import {
   type UserDeviceResult,
 } from "@edgetuner/core";
 import { decode, encode } from "cborg";
-import { simulate } from "@edgetuner/transport";
+import {
+  httpListener,
+  httpTransport,
+  simulate,
+  webSocketListener,
+  webSocketTransport,
+} from "@edgetuner/transport";
 import {
   assert,
   assertEquals,
+  assertGreater,
   assertInstanceOf,
   assertRejects,
   assertStringIncludes,
@@ -31,6 +38,7 @@ import {
   joinDevice,
   type Link,
   openLink,
+  runSession,
   scriptedPruner,
   serverOptions,
 } from "./_session.ts";
@@ -228,9 +236,9 @@ Deno.test("pause holds the run, resume lets it go on, stop ends it with a reason
   server.resume();
   await thirdStep;
   assertEquals(server.status, "running");
+  const again = eventOf(server, (e) => e.type === "status" && e.status === "paused");
   server.pause();
-  assertEquals(server.status, "paused");
-  await new Promise((resolve) => setTimeout(resolve, 100));
+  await again;
   const held = server.latest!.step;
   await new Promise((resolve) => setTimeout(resolve, 100));
   assertEquals(server.latest!.step, held);
@@ -248,6 +256,155 @@ Deno.test("pause holds the run, resume lets it go on, stop ends it with a reason
   const statuses = stage.events.flatMap((e) => e.type === "status" ? [e.status] : []);
   assertEquals(statuses, ["running", "paused", "running", "paused", "running", "ended"]);
 });
+
+Deno.test("a pause that is longer than the devices wait changes nothing but the time", async () => {
+  const run = { settings: tinySettings("slice", 6), steps: 6, capacities: [2, 1] };
+  const whole = await runSession(model, run);
+  let heard = 0;
+  let server: EdgeServer | undefined;
+  const started = performance.now();
+  const paused = await runSession(model, {
+    ...run,
+    timeoutMs: 1000,
+    onEvent(event, of) {
+      server = of;
+      if (event.type === "step" && event.record.step === 2) of.pause();
+    },
+    onFrame({ frame, device }) {
+      // A second and a half after the first: without them all limits would be over.
+      if (frame.kind === "paused" && device === 1 && ++heard === 8) server!.resume();
+    },
+  });
+  assertGreater(performance.now() - started, 1500);
+  assertEquals(heard, 8);
+  assertEquals(paused.states, whole.states);
+  assertEquals(paused.losses, whole.losses);
+});
+
+Deno.test("a device that is lost while the run is paused ends it, and the others keep what they learnt", async () => {
+  await using stage = new Stage({ devices: 2, timeoutMs: 2000 });
+  const { server } = stage;
+  const running = server.start();
+  const held = eventOf(server, (e) => e.type === "status" && e.status === "paused");
+  const devices = [await stage.join("a", 1, 1000), await stage.join("b", 1)];
+  await eventOf(server, (e) => e.type === "step" && e.record.step === 1);
+  server.pause();
+  await held;
+  await devices[1]!.channel.close("gone");
+  await assertRejects(
+    () => running,
+    ChannelClosedError,
+    'device "b" must stay in the run: it left while the run was paused',
+  );
+  assertEquals(server.status, "failed");
+  const results = await Promise.all(devices.map((d) => d.result));
+  for (const { modules, steps } of results) assert(modules !== null && steps === server.latest!.step + 1);
+  dispose(results);
+});
+
+Deno.test("devices of one name are told apart by their ids, and refused where one has none", async () => {
+  await using stage = new Stage({ devices: 2 });
+  const running = stage.server.start();
+  const anonymous = await stage.join("phone", 1);
+  await stage.refused(
+    { ...HELLO, name: "phone" },
+    'Cannot admit "phone" as devices of one name must have ids',
+  );
+  await stage.refused({ ...HELLO, name: "phone", id: "12345678-b" }, "(id 12345678) as devices of one name");
+  await anonymous.channel.close();
+  await assertRejects(() => anonymous.result);
+  const join = (id: string, steps?: number) =>
+    joinDevice(stage.link, stage.server, {
+      engine,
+      name: "phone",
+      id,
+      capacity: 1,
+      data: steps === undefined ? undefined : dataSide(model, steps),
+    });
+  const devices = [await join("bbbbbbbb-2", 2), await join("aaaaaaaa-1")];
+  const results = await Promise.all(devices.map((d) => d.result));
+  await running;
+  assertEquals(stage.server.devices.map(({ name, id, range }) => [name, id, range!.first]), [
+    ["phone", "bbbbbbbb", 2],
+    ["phone", "aaaaaaaa", 0],
+  ]);
+  dispose(results);
+});
+
+Deno.test("a device that crashed before the start joins again at once, even if its link seems to be alive", async () => {
+  await using stage = new Stage({ devices: 1 });
+  const running = stage.server.start();
+  const join = (steps: number) =>
+    joinDevice(stage.link, stage.server, {
+      engine,
+      name: "phone",
+      id: "0123456789",
+      capacity: 1,
+      data: dataSide(model, steps),
+    });
+  // Its channel closes: its place is free at once. It is not needed, so the run is not complete by it.
+  const peer = new Peer(await stage.link.transport.connect(), { timeoutMs: 5000 });
+  const joined = () => eventOf(stage.server, (e) => e.type === "joined");
+  let seen = joined();
+  const hello = { ...HELLO, id: "0123456789" };
+  await peer.send("hello", { meta: hello });
+  await seen;
+  const left = eventOf(stage.server, (e) => e.type === "left");
+  await peer.close();
+  await left;
+  // Its channel stays: whoever joins with its id takes its place.
+  const dead = new Peer(await stage.link.transport.connect(), { timeoutMs: 5000 });
+  seen = joined();
+  await dead.send("hello", { meta: hello });
+  await seen;
+  const device = await join(2);
+  const end = await dead.next("control", "the end");
+  assertEquals(end.meta, { reason: 'device "phone" (id 01234567) has joined again' });
+  await dead.close();
+  const result = await device.result;
+  await running;
+  assertEquals([result.steps, stage.server.devices.length], [2, 1]);
+  dispose([result]);
+});
+
+for (const name of ["websocket", "http"] as const) {
+  Deno.test(`a ${name} channel that never says hello frees its place at the deadline`, async () => {
+    const listener = name === "websocket"
+      ? webSocketListener({ maxChannels: 1 })
+      : httpListener({ maxChannels: 1 });
+    await using served = Deno.serve(
+      { hostname: "127.0.0.1", port: 0, onListen() {} },
+      (request) => listener.handle(request),
+    );
+    const url = `http://127.0.0.1:${served.addr.port}/`;
+    const transport = name === "websocket" ? webSocketTransport({ url }) : httpTransport({ url });
+    const server = new EdgeServer(serverOptions(model, settings, { devices: 1, helloTimeoutMs: 300 }));
+    const admitting = admitAll(listener, server);
+    const running = server.start();
+    const refused = eventOf(server, (e) => e.type === "refused");
+    const silent = await transport.connect();
+    await assertRejects(() => transport.connect(), ChannelClosedError);
+    await refused;
+    assertStringIncludes((await silent.closed).reason, "300 ms");
+    const channel = await until(() => transport.connect().catch(() => null));
+    const result = await runUserDevice({ engine, channel, name: "a", capacity: 1, data: dataSide(model, 1) });
+    await running;
+    assertEquals([result.steps, result.error], [1, null]);
+    dispose([result]);
+    await listener[Symbol.asyncDispose]();
+    await admitting;
+  });
+}
+
+/** Tries until there is something, for up to five seconds. */
+async function until<T>(get: () => Promise<T | null>): Promise<T> {
+  for (const end = performance.now() + 5000; performance.now() < end;) {
+    const value = await get();
+    if (value !== null) return value;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  throw new Error("nothing came within five seconds");
+}
 
 Deno.test("stop while paused and stop before the start end the run", async () => {
   await using stage = new Stage({ devices: 1 });

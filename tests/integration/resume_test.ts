@@ -303,6 +303,58 @@ async function shortRun(root: string, settings: RunSettings): Promise<string[]> 
   return paths;
 }
 
+/** Checkpoints that do not say whose they are. */
+function unnamed(source: CheckpointSource): CheckpointSource {
+  return { ...source, load: async (step) => ({ ...await source.load(step), devices: null }) };
+}
+
+Deno.test("heads go back to the device that had them, whatever its name and the order of joining", async () => {
+  const settings = { ...tinySettings("slice", STEPS), checkpointEvery: 2 };
+  const base = { settings, steps: STEPS, capacities: [1, 1, 1], dataApart: true, batch: batchAt };
+  const identities = ["b", "a", "c", "d"].map((id) => ({ name: "phone", id: id.repeat(8) }));
+  const whole = await runSession(model, { ...base, identities, pruner: greedyPruner({ warmupSteps: 1 }) });
+  const ids = (run: typeof whole) =>
+    run.server.devices.filter((d) => d.range !== null).sort((a, b) => a.range!.first - b.range!.first)
+      .map(({ id }) => id[0]);
+  assertEquals(ids(whole), ["a", "b", "c"]);
+  await withFolder(async (root) => {
+    const [server, ...paths] = foldersIn(root, 4) as [string, ...string[]];
+    await runSession(model, {
+      ...base,
+      identities,
+      pruner: greedyPruner({ warmupSteps: 1 }),
+      ...await saving([server, ...paths]),
+      ...stopAfter(4),
+    });
+    for (const order of [[2, 1, 0, 3], [1, 2, 0, 3]]) {
+      const names = ["renamed", "phone", "phone", "phone"];
+      const run = await runSession(model, {
+        ...base,
+        // The id comes with the checkpoint.
+        identities: order.map((_, i) => ({ name: names[i]! })),
+        pruner: greedyPruner({ warmupSteps: 1 }),
+        ...resume(await sources([server, ...order.map((i) => paths[i]!)])),
+      });
+      assertEquals(run.devices[0]!.welcome.start, 4);
+      assertEquals(ids(run), ["a", "b", "c"]);
+      assertEquals(run.states, whole.states);
+    }
+    const found = await sources([server, ...paths]);
+    await assertRejects(
+      () =>
+        runSession(model, {
+          ...base,
+          identities: identities.map((identity, i) =>
+            i === 1 ? { ...identity, id: "e".repeat(8) } : identity
+          ),
+          ...resume(found),
+        }),
+      CheckpointError,
+      'must be of this device, "phone" (id eeeeeeee): it is of "phone" (id aaaaaaaa)',
+    );
+  });
+});
+
 Deno.test("what does not belong to the run is refused with a reason", async () => {
   const settings = tinySettings("slice", 3);
   await withFolder(async (root) => {
@@ -336,16 +388,28 @@ Deno.test("what does not belong to the run is refused with a reason", async () =
       'pruner must be "none"',
       '"random"',
     );
-    await refused({ capacities: [2, 1] }, HandshakeError, "heads and capacities", "0+3 of 3");
+    await refused({ capacities: [2, 1] }, HandshakeError, "capacity must be 3", "current value is 2");
     const [server, first, second] = found as [CheckpointSource, CheckpointSource, CheckpointSource];
     await refused(
-      resume([server, { ...first, steps: [1] }, second]),
+      resume([server, { ...first, steps: [1], load: () => first.load(3) }, second]),
       HandshakeError,
       "same step",
       '"device 0" 1',
     );
     // Two devices with each other's checkpoints: the device itself refuses.
-    await refused(resume([server, second, first]), HandshakeError, "range of heads must be");
+    await refused(
+      resume([server, second, first]),
+      CheckpointError,
+      'must be of this device, "device 0": it is of "device 1"',
+    );
+    await refused(
+      {
+        identities: [{ name: "stranger" }, { name: "device 1" }],
+        ...resume([server, unnamed(first), second]),
+      },
+      HandshakeError,
+      'Cannot admit "stranger" as the devices with heads must be those of the checkpoint, "device 0", "device 1"',
+    );
     await refused({ resume: { server, devices: [first] } }, HandshakeError, "must bring checkpoints of run");
     await refused(resume([server, first, { ...second, run: "another" }]), HandshakeError, '"another"');
     await refused(

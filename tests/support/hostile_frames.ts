@@ -55,6 +55,7 @@ export const METAS: { readonly [K in FrameKind]: MetaOf<K> } = {
     epsilon: 1e-5,
   },
   refuse: { reason: "no place left" },
+  paused: {},
   end: { reason: "it is over", diverged: false, step: 7, best: true },
   embedding: { mode: "train", part: [1, 3], best: true },
   decode: { parents: [0, 0] },

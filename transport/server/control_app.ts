@@ -11,14 +11,14 @@
  * | GET /api/runs/:run | admin | one run: status, settings, devices, last step, traffic |
  * | GET /api/runs/:run/devices | admin | its devices |
  * | GET /api/runs/:run/events | admin | what happens, as server-sent events |
- * | POST /api/runs/:run/pause, resume, stop | admin | steers the run |
+ * | POST /api/runs/:run/pause, resume, stop | admin | steers the run; answers its state afterwards: 202 if that is not yet what was asked for |
  *
  * @module
  */
 
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { streamSSE } from "hono/streaming";
-import type { EdgeServerEvent, RunHandle, StepRecord } from "@edgetuner/core";
+import type { EdgeServerEvent, RunHandle, RunStatus, StepRecord } from "@edgetuner/core";
 import { requireToken } from "../token.ts";
 import { problemResponse } from "../problem.ts";
 import type { ConnectionInfo } from "./serve.ts";
@@ -52,6 +52,8 @@ export interface ControlAppOptions {
    * @default {30000}
    */
   readonly silentLimitMs?: number;
+  /** Longest time in milliseconds that pausing, resuming and stopping wait for the run. @default {10000} */
+  readonly actionTimeoutMs?: number;
 }
 
 /** Server-sent events that may wait for a slow reader before it is cut off. */
@@ -144,8 +146,16 @@ async function isBodyWithin({ headers, body }: Request, maxBytes: number): Promi
  * @throws {RangeError} If a token is too short.
  */
 export function createControlApp(options: ControlAppOptions): Hono {
-  const { runs, adminToken, webSocket, http, maxBodyBytes = 65_536, version = "", silentLimitMs = 30_000 } =
-    options;
+  const {
+    runs,
+    adminToken,
+    webSocket,
+    http,
+    maxBodyBytes = 65_536,
+    version = "",
+    silentLimitMs = 30_000,
+    actionTimeoutMs = 10_000,
+  } = options;
   requireLongToken("joinToken", options.joinToken);
   requireLongToken("adminToken", adminToken);
   const app = new Hono();
@@ -184,7 +194,10 @@ export function createControlApp(options: ControlAppOptions): Hono {
 
   app.get("/api/runs", (context) => context.json([...runs.values()].map(runJson)));
 
-  const withRun = (name: string, answer: (run: RunHandle) => Response): Response => {
+  const withRun = (
+    name: string,
+    answer: (run: RunHandle) => Response | Promise<Response>,
+  ): Response | Promise<Response> => {
     const run = runs.get(name);
     if (run !== undefined) return answer(run);
     return problemResponse({
@@ -198,7 +211,7 @@ export function createControlApp(options: ControlAppOptions): Hono {
   app.get("/api/runs/:run/events", (c) => withRun(c.req.param("run"), (run) => eventStream(c, run)));
   for (const action of ["pause", "resume", "stop"] as const) {
     app.post(`/api/runs/:run/${action}`, (c) =>
-      withRun(c.req.param("run"), (run) => {
+      withRun(c.req.param("run"), async (run) => {
         if (run.status === "ended" || run.status === "failed") {
           return problemResponse({
             status: 409,
@@ -206,11 +219,38 @@ export function createControlApp(options: ControlAppOptions): Hono {
             detail: `Cannot ${action} run "${run.run}" as it must not be over: it has ${run.status}`,
           });
         }
-        run[action]();
-        return c.json({ run: run.run, status: run.status });
+        const reached = await reach(run, action, actionTimeoutMs);
+        return c.json({ run: run.run, status: run.status }, reached ? 200 : 202);
       }));
   }
   return app;
+}
+
+/** States that an action leads to. */
+const LEADS_TO: Readonly<Record<"pause" | "resume" | "stop", readonly RunStatus[]>> = {
+  pause: ["paused", "ended", "failed"],
+  resume: ["running", "ended", "failed"],
+  stop: ["ended", "failed"],
+};
+
+/** Steers a run, and waits until it is in the state that was asked for; false if it is not within the limit. */
+async function reach(run: RunHandle, action: "pause" | "resume" | "stop", limitMs: number): Promise<boolean> {
+  const isReached = () => LEADS_TO[action].includes(run.status);
+  const changed = Promise.withResolvers<void>();
+  const unsubscribe = run.subscribe((event) => {
+    if (event.type === "status" && isReached()) changed.resolve();
+  });
+  const timer = setTimeout(() => changed.resolve(), limitMs);
+  try {
+    run[action]();
+    // Before the start there is nothing to hold: the run will be paused once it has begun.
+    if (run.status === "waiting" && action !== "stop") return action === "resume";
+    if (!isReached()) await changed.promise;
+    return isReached();
+  } finally {
+    clearTimeout(timer);
+    unsubscribe();
+  }
 }
 
 /** Everything that happens in a run, until it is over or the reader leaves. */

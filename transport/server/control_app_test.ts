@@ -54,6 +54,7 @@ class MadeUpRun implements RunHandle {
   readonly settings = tinySettings("slice", 10);
   readonly devices = [{
     name: "phone",
+    id: "0123abcd",
     capacity: 2,
     data: true,
     range: { first: 0, count: 4 },
@@ -296,6 +297,32 @@ Deno.test("pause, resume and stop reach the run; afterwards 409", async () => {
     }
   }
   assertEquals(run.actions, ["pause", "resume", "stop"]);
+});
+
+Deno.test("pause, resume and stop answer the state that follows them, and 202 if it takes too long", async () => {
+  const run = new MadeUpRun();
+  const later = (status: "paused" | "running" | "ended") => () => {
+    queueMicrotask(() =>
+      queueMicrotask(() => run.emit({ type: "status", status: run.status = status, reason: "" }))
+    );
+  };
+  run.pause = later("paused");
+  run.resume = later("running");
+  run.stop = later("ended");
+  const post = async (action: string, options: Partial<ControlAppOptions> = {}) => {
+    const response = await appOf(run, options)
+      .request(`/api/runs/made%20up/${action}`, { ...asAdmin, method: "POST" });
+    return [response.status, (await response.json()).status];
+  };
+  assertEquals(await post("pause"), [200, "paused"]);
+  assertEquals(await post("resume"), [200, "running"]);
+  run.pause = () => {};
+  assertEquals(await post("pause", { actionTimeoutMs: 20 }), [202, "running"]);
+  run.status = "waiting";
+  assertEquals(await post("pause"), [202, "waiting"]);
+  assertEquals(await post("resume"), [200, "waiting"]);
+  assertEquals(await post("stop"), [200, "ended"]);
+  assertEquals(run.listeners.size, 0);
 });
 
 Deno.test("an error within is a 500 that names it", async () => {
