@@ -723,7 +723,8 @@ const SESSION_PATTERN = /^[\w-]{43}$/;
 const MAX_BODIES_AT_ONCE = 2;
 
 /**
- * Makes the accepting side. It serves nothing itself: mount `handle` in a server. Close channels before
+ * Makes the accepting side. It serves nothing itself: mount `handle` in a server, such as `serve` of
+ * `@edgetuner/edgetuner/server`, which limits connections. Close channels before
  * the server is shut down, as it waits for requests that are held.
  *
  * @example Usage

@@ -526,7 +526,8 @@ async function askWhy(
 }
 
 /**
- * Makes the accepting side. It serves nothing itself: mount `handle` in a server.
+ * Makes the accepting side. It serves nothing itself: mount `handle` in a server, such as `serve` of
+ * `@edgetuner/edgetuner/server`, which limits connections.
  *
  * @example Usage
  * ```ts
