@@ -4,6 +4,7 @@
  * @module
  */
 
+import { writeWhole } from "./atomic.ts";
 import { newDeviceId } from "../session/device_id.ts";
 
 const FILE = "device_id";
@@ -14,7 +15,7 @@ const PATTERN = /^[0-9a-f]{32}$/;
  *
  * @param folder The folder; it is made too.
  * @returns The id, for `UserDeviceOptions.id`.
- * @throws {Deno.errors.PermissionDenied} If the folder cannot be written.
+ * @throws {SaveError} If the file cannot be written.
  */
 export async function deviceIdIn(folder: string): Promise<string> {
   const path = `${folder}/${FILE}`;
@@ -30,10 +31,7 @@ export async function deviceIdIn(folder: string): Promise<string> {
   if (PATTERN.test(before)) return before;
   await Deno.mkdir(folder, { recursive: true });
   const id = newDeviceId();
-  // Beside its place first: never half of it under its name.
-  const beside = `${path}.${id.slice(0, 8)}.tmp`;
-  await Deno.writeTextFile(beside, `${id}\n`);
-  await Deno.rename(beside, path);
+  await writeWhole(path, `${id}\n`);
   // If two programs made one at once, both take the one that stayed.
   const after = await kept();
   return PATTERN.test(after) ? after : id;

@@ -208,6 +208,7 @@ export abstract class RunServer implements RunHandle {
     this.#options = options;
     checkWait("timeoutMs", options.timeoutMs ?? 120_000);
     checkWait("joinTimeoutMs", options.joinTimeoutMs ?? 600_000);
+    checkWait("helloTimeoutMs", options.helloTimeoutMs ?? 10_000);
     this.#system = kind.system;
     this.#settings = checkRunSettings(options.settings);
     this.#codec = findCodec(this.#settings.codec, options.codecs);
