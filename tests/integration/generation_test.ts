@@ -516,7 +516,7 @@ Deno.test("a run for generation refuses devices that do not fit it, and waits fo
   });
   await refused(
     "generate",
-    { capacity: 1, adapter: partOf(adapter, 2, 2) },
+    { name: "another", capacity: 1, adapter: partOf(adapter, 2, 2) },
     `each head must be on one device`,
   );
   await joinDevice(link, server, { ...hello, name: "y", task: "generate", adapter: partOf(adapter, 3, 1) });
