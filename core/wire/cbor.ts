@@ -150,7 +150,7 @@ class Walker {
     if (size === 2) return this.#view.getUint16(at);
     if (size === 4) return this.#view.getUint32(at);
     const n = this.#view.getUint32(at) * 2 ** 32 + this.#view.getUint32(at + 4);
-    if (n >= Number.MAX_SAFE_INTEGER) this.#refuse(`have numbers below 2^53: a ${NAMES[major]} has ${n}`);
+    if (n > Number.MAX_SAFE_INTEGER) this.#refuse(`have numbers below 2^53: a ${NAMES[major]} has ${n}`);
     return n;
   }
 

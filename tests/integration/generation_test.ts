@@ -511,12 +511,13 @@ Deno.test("a run for generation refuses devices that do not fit it, and waits fo
   assertEquals(server.devices.length, 0);
   const first = await joinDevice(link, server, {
     ...hello,
+    name: "first",
     task: "generate",
     adapter: partOf(adapter, 1, 2),
   });
   await refused(
     "generate",
-    { name: "another", capacity: 1, adapter: partOf(adapter, 2, 2) },
+    { capacity: 1, adapter: partOf(adapter, 2, 2) },
     `each head must be on one device`,
   );
   await joinDevice(link, server, { ...hello, name: "y", task: "generate", adapter: partOf(adapter, 3, 1) });

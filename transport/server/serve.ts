@@ -168,7 +168,14 @@ class Serve implements Serving {
     });
     this.#server.timeout = idle;
     this.#server.prependListener("connection", (socket: Socket) => this.#take(socket));
-    const answer = getRequestListener((request, { incoming }) => this.#fetch(request, incoming.socket), {
+    const answer = getRequestListener(async (request, { incoming, outgoing }) => {
+      const { socket } = incoming;
+      const response = await this.#fetch(request, socket);
+      // A stranger that is turned away keeps no place.
+      const stays = response.status < 400 || this.#connections.of(socket)?.known === true;
+      if (!stays) (outgoing as ServerResponse).setHeader("connection", "close");
+      return response;
+    }, {
       hostname: "edgetuner.invalid",
       overrideGlobalObjects: false,
     });
