@@ -4,8 +4,8 @@
 
 import { embeddingGather } from "../embedding/embedding.ts";
 import { Engine } from "../engine/engine.ts";
-import { matmul } from "../matmul/matmul.ts";
-import { PackedMatrix } from "./packed_matrix.ts";
+import { matmul } from "./matmul.ts";
+import { PackedMatrix } from "../packed/packed_matrix.ts";
 
 const engine = await Engine.create();
 
