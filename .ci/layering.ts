@@ -97,7 +97,32 @@ export async function findViolations(root: string): Promise<string[]> {
   }
   const imports = await readImports(root, files.filter((file) => /\.[mc]?[jt]sx?$/.test(file)));
   for (const item of imports) violations.push(...checkImport(item));
+  violations.push(...circles(imports, "kernels/"));
   return violations;
+}
+
+/** Circles of imports among the folders of a member, type imports too; tests may look anywhere. */
+function* circles(imports: readonly Import[], member: string): Generator<string> {
+  const room = (file: string) => file.startsWith(member) ? split(file)[0] : undefined;
+  const targets = new Map<string, Map<string, string>>();
+  for (const { file, line, target } of imports) {
+    const [from, to] = [room(file), target === undefined ? undefined : room(target)];
+    if (from === undefined || to === undefined || from === to || file.endsWith("_test.ts")) continue;
+    if (from === member || to === member) continue;
+    const known = targets.get(from) ?? new Map<string, string>();
+    targets.set(from, known.set(to, `${file}:${line}`));
+  }
+  const reaches = (from: string, to: string, seen = new Set<string>()): boolean =>
+    [...targets.get(from)?.keys() ?? []].some((next) =>
+      next === to || (!seen.has(next) && reaches(next, to, seen.add(next)))
+    );
+  for (const [from, known] of targets) {
+    for (const [to, place] of known) {
+      if (reaches(to, from)) {
+        yield `Cannot import from ${to} as ${to} imports ${from}, itself or by others: current place is ${place}`;
+      }
+    }
+  }
 }
 
 function* checkImport({ file, line, specifier, target, isText }: Import): Generator<string> {
