@@ -8,7 +8,9 @@
  * @module
  */
 import { findViolations } from "./layering.ts";
+import { findBrokenLinks } from "./links.ts";
 import { isComplete } from "./umbrella.ts";
+import { findWords } from "./words.ts";
 
 interface Count {
   passed: number;
@@ -39,6 +41,8 @@ const PARTS: Record<string, () => Promise<Count>> = {
   "layering": layering,
   "umbrella": umbrella,
   "doc-lint": docLint,
+  "words": () => findings(findWords()),
+  "links": () => findings(findBrokenLinks()),
   "publish-dry-run": publishDryRun,
   "test": () => test(PATHS),
 };
@@ -103,6 +107,12 @@ async function layering(): Promise<Count> {
   const violations = await findViolations(ROOT);
   for (const violation of violations) console.error(violation);
   return one(violations.length === 0);
+}
+
+async function findings(found: Promise<string[]>): Promise<Count> {
+  const lines = await found;
+  for (const line of lines) console.error(line);
+  return one(lines.length === 0);
 }
 
 async function umbrella(): Promise<Count> {

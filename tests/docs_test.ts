@@ -1,0 +1,52 @@
+/** The checks of the documentation find what they are there to find. */
+
+import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
+import { blocksOf } from "../.ci/commands.ts";
+import { anchorOf, targetsOf } from "../.ci/links.ts";
+import { styleOf } from "../.ci/words.ts";
+
+Deno.test("style: phrases, long sentences and code that does not run are found, each with its line", () => {
+  const long = Array.from({ length: 31 }, () => "word").join(" ");
+  const found = styleOf(
+    "a.md",
+    `# One\n\nA codec of one's\nown.\n\n- ${long}.\n\n\`\`\`ts ignore\nx\n\`\`\`\n`,
+  );
+  assertEquals(found.map((line) => line.slice(0, 7)), ["a.md:8:", "a.md:3:", "a.md:6:"]);
+  assertStringIncludes(found[2]!, "31 words");
+});
+
+Deno.test("style: code, tables and short sentences pass", () => {
+  const row = `| ${Array.from({ length: 20 }, () => "word").join(" ")} | ${"word ".repeat(20)} |`;
+  assertEquals(styleOf("a.md", `Run \`please\`.\n\n${row}\n\n\`\`\`sh\nplease do not simply\n\`\`\`\n`), []);
+});
+
+Deno.test("links: targets and paths of the repository, but no patterns", () => {
+  assertEquals(
+    targetsOf("[a](b.md#c) `core/mod.ts`, `runs/x`, `core/*_test.ts` `deno run -A examples/x.ts`"),
+    [
+      "b.md#c",
+      "/core/mod.ts",
+      "/examples/x.ts",
+    ],
+  );
+  assertEquals(anchorOf(" 6. How much `to` prune?"), "6-how-much-to-prune");
+});
+
+Deno.test("commands: comments before a block say how it runs", () => {
+  const [first, second] = blocksOf(
+    "a.md",
+    "<!-- run: set MODEL=m -->\n<!-- run: with 2: --count 1 -->\n<!-- run: together -->\n\n```sh\na \\\n  b # c\n\n# d\ne\n```\n" +
+      "<!-- run: not, needs the network -->\n```sh\nf\n```\n",
+  );
+  assertEquals(first?.commands, ["a b", "e"]);
+  assertEquals(first?.line, 5);
+  assertEquals(first?.together, true);
+  assertEquals(first?.values.get("MODEL"), "m");
+  assertEquals(first?.flagsOf.get(2), " --count 1");
+  assertEquals(second?.skipped, "needs the network");
+  assertThrows(
+    () => blocksOf("a.md", "<!-- run: not, too hard -->\n```sh\nf\n```\n"),
+    SyntaxError,
+    "reasons",
+  );
+});
