@@ -14,6 +14,8 @@
  * @module
  */
 
+import { fileURLToPath } from "node:url";
+
 /** A block of shell commands, and how to run it. */
 export interface Block {
   /** The file. */
@@ -42,7 +44,7 @@ export const REASONS = [
   "is in the gate",
   "needs other machines",
 ];
-const ROOT = new URL("../", import.meta.url).pathname;
+const ROOT = fileURLToPath(new URL("../", import.meta.url));
 /** Longest time for one block, in milliseconds. */
 const LIMIT_MS = 180_000;
 /** Programs that take flags. */
