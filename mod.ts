@@ -45,6 +45,7 @@ export {
   embeddingGather,
   embeddingScatterAdd,
   Engine,
+  type EngineFactory,
   type EngineOptions,
   type EngineStats,
   extendCache,
@@ -122,6 +123,7 @@ export {
   type SigmoidLossOptions,
   type StagedTexture,
   Tensor,
+  type TensorEngine,
   type TileTimes,
   weightBytes,
 } from "@edgetuner/kernels";

@@ -9,8 +9,7 @@
 
 export { GpuError, KernelDefinitionError, NoAdapterError, ShaderError } from "./errors.ts";
 export { type AdapterClass, adapterClass, requestAdapter } from "./engine/adapter.ts";
-export { type Dispatch, Engine, type EngineOptions, prepareEngines } from "./engine/engine.ts";
-export type { Bindable } from "./engine/pipelines.ts";
+export { Engine, type EngineFactory, type EngineOptions, prepareEngines } from "./engine/engine.ts";
 export type { QueueStats } from "./engine/queue.ts";
 export type { EngineStats } from "./engine/stats.ts";
 export { defineKernel, type Kernel, type KernelDefinition } from "./engine/kernel.ts";
@@ -24,7 +23,16 @@ export type {
 export type { Pooled, PoolStats } from "./engine/pool.ts";
 export type { KernelTime } from "./engine/profiler.ts";
 export type { ReadbackMode } from "./engine/readback.ts";
-export { type DType, roundUp4, RowWindow, type StagedTexture, Tensor } from "./engine/tensor.ts";
+export {
+  type Bindable,
+  type Dispatch,
+  type DType,
+  roundUp4,
+  RowWindow,
+  type StagedTexture,
+  Tensor,
+  type TensorEngine,
+} from "./engine/tensor.ts";
 export {
   attention,
   attentionBackward,

@@ -11,14 +11,23 @@ import { openDevice } from "./device.ts";
 import { Failures } from "./failures.ts";
 import type { Kernel } from "./kernel.ts";
 import { Memory } from "./memory.ts";
-import { type Bindable, Pipelines } from "./pipelines.ts";
+import { Pipelines } from "./pipelines.ts";
 import { exactSize, type Pooled, sizeClass } from "./pool.ts";
 import type { KernelTime } from "./profiler.ts";
 import { CommandQueue } from "./queue.ts";
 import { Readback, type ReadbackMode } from "./readback.ts";
 import { stageKernel } from "./stage.ts";
 import { type EngineStats, noStats } from "./stats.ts";
-import { type DType, padRows, roundUp4, type RowWindow, type StagedTexture, Tensor } from "./tensor.ts";
+import {
+  type Dispatch,
+  type DType,
+  padRows,
+  roundUp4,
+  type RowWindow,
+  type StagedTexture,
+  Tensor,
+  type TensorEngine,
+} from "./tensor.ts";
 
 /** Options of `Engine.create`. */
 export interface EngineOptions {
@@ -42,16 +51,6 @@ export interface EngineOptions {
   readonly maxTextureSide?: number | undefined;
 }
 
-/** One dispatch. */
-export interface Dispatch<P extends string, B extends string> {
-  /** What is bound to group 0, by name. */
-  readonly bindings: Readonly<Record<B, Bindable>>;
-  /** Values of the uniform struct, by name. */
-  readonly parameters: Readonly<Record<P, number>>;
-  /** Workgroups in x, y, z; y and z default to 1. */
-  readonly workgroups: readonly [number, number?, number?];
-}
-
 const MAX_WORKGROUPS = 65_535;
 
 const preparations: ((engine: Engine) => Promise<void>)[] = [];
@@ -61,17 +60,12 @@ export function prepareEngines(prepare: (engine: Engine) => Promise<void>): void
   preparations.push(prepare);
 }
 
-/** A GPU device with its pools, pipelines and command queue. */
-export class Engine implements Disposable {
-  /** The WebGPU device. */
+/** The engine on WebGPU. */
+class GpuEngine implements Engine {
   readonly device: GPUDevice;
-  /** Which form of the kernels is used. */
   readonly adapterClass: AdapterClass;
-  /** What the adapter calls itself. */
   readonly adapterName: string;
-  /** Largest storage binding in bytes. */
   readonly maxBindingBytes: number;
-  /** Largest texture side in texels. */
   readonly maxTextureSide: number;
   readonly #stats: EngineStats = noStats();
   readonly #failures: Failures;
@@ -79,11 +73,8 @@ export class Engine implements Disposable {
   readonly #queue: CommandQueue;
   readonly #pipelines: Pipelines;
   readonly #readback: Readback;
-  /** Four zeros: bound where a kernel's optional input is absent. */
   readonly nullInput: Tensor;
-  /** Bound where a kernel's optional output is absent. */
   readonly nullOutput: Tensor;
-  /** (1, 1, 1, 1): a factor that changes nothing. */
   readonly unitScale: Tensor;
   #disposed = false;
 
@@ -122,7 +113,7 @@ export class Engine implements Disposable {
     const gpu = options.gpu ?? (globalThis.navigator as { gpu?: GPU } | undefined)?.gpu;
     const adapter = await requestAdapter(gpu);
     const device = await openDevice(adapter);
-    const engine = new Engine(device, adapter, options);
+    const engine = new GpuEngine(device, adapter, options);
     const isGpu = adapterClass(adapter) === "hardware" && engine.adapterClass === "hardware";
     if (options.prepare ?? isGpu) {
       for (const prepare of preparations) await prepare(engine);
@@ -130,21 +121,15 @@ export class Engine implements Disposable {
     return engine;
   }
 
-  /** Counters, as they are now. */
   get stats(): EngineStats {
     const { bindGroups, pipelines } = this.#pipelines;
     return { ...this.#stats, bindGroups, pipelines };
   }
 
-  /** Makes a tensor with undefined content; the kernel that fills it writes the padding too. */
   tensor(rows: number, columns: number, label = "tensor", dtype: DType = "f32"): Tensor {
     return this.#tensor(rows, columns, label, dtype, sizeClass);
   }
 
-  /**
-   * As `tensor`, in a buffer of no more than its own size (`exactSize`): for weights, which live as long as
-   * their model. Other sizes are rounded up by as much as a quarter, so that tensors can share buffers.
-   */
   allocateExact(rows: number, columns: number, label = "weights", dtype: DType = "f32"): Tensor {
     return this.#tensor(rows, columns, label, dtype, exactSize);
   }
@@ -173,25 +158,18 @@ export class Engine implements Disposable {
     return new Tensor(this, buffer, rows, columns, dtype, label);
   }
 
-  /** Makes a tensor of zeros. */
   zeros(rows: number, columns: number, label = "zeros"): Tensor {
     const tensor = this.tensor(rows, columns, label);
     this.clear(tensor);
     return tensor;
   }
 
-  /** Sets every element to zero. */
   clear(tensor: Tensor): void {
     this.#queue.touch(tensor.buffer);
     this.#memory.dropStaged(tensor);
     this.#queue.encoder().clearBuffer(tensor.buffer.resource, 0, tensor.bytes);
   }
 
-  /**
-   * Makes a tensor from rows * columns values.
-   *
-   * @throws {RangeError} If the number of values is another one.
-   */
   upload(
     data: Float32Array | Uint32Array,
     rows: number,
@@ -204,24 +182,11 @@ export class Engine implements Disposable {
     return tensor;
   }
 
-  /**
-   * Replaces the content of a tensor by rows * columns values.
-   *
-   * @throws {RangeError} If the number of values is another one.
-   */
   write(tensor: Tensor, data: Float32Array | Uint32Array): void {
     requireValues(tensor.label, tensor.rows, tensor.columns, data);
     this.writeRows(tensor, 0, data);
   }
 
-  /**
-   * Replaces some rows of a tensor.
-   *
-   * @param tensor The tensor.
-   * @param first First row.
-   * @param data Values of whole rows.
-   * @throws {RangeError} If the values are not whole rows, or more than the tensor has from there on.
-   */
   writeRows(tensor: Tensor, first: number, data: Float32Array | Uint32Array): void {
     const { columns, pitch } = tensor;
     const rows = data.length / columns;
@@ -235,12 +200,6 @@ export class Engine implements Disposable {
     this.#queue.write(tensor.buffer, first * pitch * 4, source);
   }
 
-  /**
-   * Reads tensors back in one go, each rows * columns values without padding. All work recorded
-   * so far is submitted and waited for.
-   *
-   * @throws {GpuError} If any earlier work failed.
-   */
   async read(tensors: readonly Tensor[]): Promise<Float32Array<ArrayBuffer>[]> {
     this.#stats.pending++;
     try {
@@ -250,10 +209,6 @@ export class Engine implements Disposable {
     }
   }
 
-  /**
-   * Lets the event loop turn once, so that what was sent leaves before this thread waits for the GPU
-   * again. Use it instead of a timer: whoever must know whether work goes on finds it in `stats`.
-   */
   async yieldToEventLoop(): Promise<void> {
     this.#stats.pending++;
     try {
@@ -274,13 +229,11 @@ export class Engine implements Disposable {
     return all;
   }
 
-  /** Waits until all work recorded so far is done. */
   async idle(): Promise<void> {
     using probe = this.tensor(1, 4, "idle probe");
     await this.read([probe]);
   }
 
-  /** Copies the content of one tensor to another of the same shape. */
   copy(from: Tensor, to: Tensor): void {
     if (from.rows !== to.rows || from.columns !== to.columns) {
       throw new TypeError(
@@ -293,13 +246,6 @@ export class Engine implements Disposable {
     this.#queue.encoder().copyBufferToBuffer(from.buffer.resource, 0, to.buffer.resource, 0, from.bytes);
   }
 
-  /**
-   * Copies some rows of one tensor to rows of another one with as many columns.
-   *
-   * @param from The tensor to copy from.
-   * @param to The tensor to copy to.
-   * @param rows First rows and number of rows; without them as many rows as both have.
-   */
   copyRows(
     from: Tensor,
     to: Tensor,
@@ -325,7 +271,6 @@ export class Engine implements Disposable {
     );
   }
 
-  /** Records one dispatch of a kernel. Tensors bound as `write` lose their texture copies. */
   dispatch<P extends string, B extends string>(kernel: Kernel<P, B>, dispatch: Dispatch<P, B>): void {
     const [x, y = 1, z = 1] = dispatch.workgroups;
     if (x === 0 || y === 0 || z === 0) return;
@@ -345,43 +290,23 @@ export class Engine implements Disposable {
     });
   }
 
-  /** Submits what is recorded. Called by itself when a batch is full and before a readback. */
   flush(): void {
     this.#queue.flush();
   }
 
-  /**
-   * Time that each kernel took since the last call, longest first.
-   *
-   * @throws {TypeError} If the engine was not created with `profile` true.
-   */
   profile(): Promise<KernelTime[]> {
     return this.#queue.profile();
   }
 
-  /**
-   * Compiles kernels now instead of at their first dispatch.
-   *
-   * @throws {ShaderError} If one does not compile.
-   */
   async compile(kernels: readonly Kernel[]): Promise<void> {
     for (const kernel of kernels) this.#pipelines.compile(kernel);
     await this.idle();
   }
 
-  /**
-   * Throws if the GPU has reported a failure. An engine that failed stays failed.
-   *
-   * @throws {GpuError} The first failure.
-   */
   throwIfFailed(): void {
     this.#failures.throwIfFailed();
   }
 
-  /**
-   * The tensor as textures, copied from its buffer unless that was done before and the content is
-   * unchanged. Storage textures are what software adapters read fastest.
-   */
   stage(tensor: Tensor): readonly StagedTexture[] {
     if (tensor.staged !== null) return tensor.staged;
     const width = tensor.pitch / 4;
@@ -403,33 +328,28 @@ export class Engine implements Disposable {
     return staged;
   }
 
-  /** Copies a window to a texture of its own; give it back with `releaseStaged`. */
   stageWindow({ tensor, row, rows }: RowWindow): StagedTexture {
     const texture = this.#memory.acquireTexture(tensor.pitch / 4, rows);
     this.#copyToTexture(tensor, texture, row, rows);
     return { texture, view: this.#memory.viewOf(texture), row, rows };
   }
 
-  /** Gives back a texture of `stageWindow`, after the last dispatch that reads it was recorded. */
   releaseStaged({ texture }: StagedTexture): void {
     this.#memory.releaseTexture(texture);
   }
 
-  /** Takes back a tensor's memory; called by `Tensor.dispose`. */
   release(tensor: Tensor, buffer: Pooled<GPUBuffer>): void {
     this.#memory.dropStaged(tensor);
     this.#memory.releaseBuffer(buffer);
     this.#stats.tensors--;
   }
 
-  /** Destroys pooled memory that no tensor uses, after the work that used it. */
   async trim(): Promise<void> {
     await this.idle();
     this.#pipelines.clearBindGroups();
     this.#memory.trim();
   }
 
-  /** Destroys the device and all its memory. */
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
@@ -439,7 +359,6 @@ export class Engine implements Disposable {
     this.device.destroy();
   }
 
-  /** As `dispose`; called at the end of a `using` scope. */
   [Symbol.dispose](): void {
     this.dispose();
   }
@@ -471,6 +390,22 @@ export class Engine implements Disposable {
     }
   }
 }
+
+/** Makes engines. */
+export interface EngineFactory {
+  /**
+   * Opens a device on the best adapter, with the adapter's own limits.
+   *
+   * @throws {NoAdapterError} If there is no WebGPU or no adapter.
+   */
+  create(options?: EngineOptions): Promise<Engine>;
+}
+
+/** A GPU device with its pools, pipelines and command queue. */
+export type Engine = TensorEngine;
+
+/** Makes engines: `await Engine.create()`. */
+export const Engine: EngineFactory = { create: (options) => GpuEngine.create(options) };
 
 function requireValues(label: string, rows: number, columns: number, data: ArrayLike<number>): void {
   if (data.length === rows * columns) return;

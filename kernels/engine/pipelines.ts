@@ -10,10 +10,7 @@ import type { Failures } from "./failures.ts";
 import type { Kernel } from "./kernel.ts";
 import type { Memory } from "./memory.ts";
 import { type BindingKind, placeOf } from "./shader.ts";
-import { RowWindow, type StagedTexture, Tensor } from "./tensor.ts";
-
-/** A tensor, or some of its rows as a buffer or as a texture, bound to a kernel. */
-export type Bindable = Tensor | RowWindow | StagedTexture;
+import { type Bindable, RowWindow, Tensor } from "./tensor.ts";
 
 /** A kernel as a device has it. */
 export interface CompiledKernel {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Bindable } from "../engine/pipelines.ts";
+import type { Bindable } from "../engine/tensor.ts";
 import type { Tensor } from "../engine/tensor.ts";
 import { auxiliaryOf, type MatmulOptions } from "./options.ts";
 

@@ -6,7 +6,7 @@
 
 import textureSource from "./packed_matmul_texture.wgsl" with { type: "text" };
 import tiledSource from "./packed_matmul_tiled.wgsl" with { type: "text" };
-import type { Bindable } from "../engine/pipelines.ts";
+import type { Bindable } from "../engine/tensor.ts";
 import { defineKernel, type Kernel } from "../engine/kernel.ts";
 import type { Tensor } from "../engine/tensor.ts";
 import { PACKED_FORMATS } from "../packed/formats.ts";
