@@ -10,8 +10,49 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   kernels: [],
   core: ["@edgetuner/kernels"],
-  transport: ["@edgetuner/core"],
+  transport: ["@edgetuner/kernels", "@edgetuner/core"],
   plugins: ["@edgetuner/core"],
+};
+/**
+ * The rooms of the house. A room may import itself and the rooms above it in this list, types included.
+ * `docs/architecture.md` says what each is for.
+ */
+export const ROOMS: readonly string[] = [
+  "kernels/",
+  "core/contracts/",
+  "core/files/",
+  "core/model/",
+  "core/data/",
+  "core/loading/",
+  "core/lora/",
+  "core/train/",
+  "core/pruning/",
+  "core/generation/",
+  "core/protocol/",
+  "core/session/",
+  "core/export/",
+  "core/evaluation/",
+  "core/baselines/",
+  "core/",
+  "transport/",
+  "transport/simulation/",
+  "transport/server/",
+  "plugins/",
+];
+/** Rooms that may import fewer rooms than stand above them. */
+const NARROW: Readonly<Record<string, readonly string[]>> = {
+  // To a transport frames are bytes.
+  "transport/": ["core/contracts/"],
+};
+/** The room of each package and entry point. */
+const ROOM_OF_PACKAGE: Readonly<Record<string, string>> = {
+  "@edgetuner/kernels": "kernels/",
+  "@edgetuner/core": "core/",
+  "@edgetuner/core/contracts": "core/contracts/",
+  "@edgetuner/core/evaluation": "core/evaluation/",
+  "@edgetuner/transport": "transport/simulation/",
+  "@edgetuner/transport/server": "transport/server/",
+  "@edgetuner/plugins": "plugins/",
 };
 /** The only folder that may import the web framework: everything else runs in browsers too. */
 const HONO_FOLDER = "transport/server/";
@@ -96,36 +137,44 @@ export async function findViolations(root: string): Promise<string[]> {
     violations.push(...addressesAsPaths(file, source), ...halfFiles(file, source));
   }
   const imports = await readImports(root, files.filter((file) => /\.[mc]?[jt]sx?$/.test(file)));
-  for (const item of imports) violations.push(...checkImport(item));
-  const inKernels = (file: string) => file.startsWith("kernels/") && file.split("/").length > 2;
-  violations.push(...circles(imports, (file) => inKernels(file) ? split(file)[0] : undefined));
-  violations.push(...circles(imports, (file) => inKernels(file) ? file : undefined));
+  for (const item of imports) {
+    const found = [...checkImport(item)];
+    violations.push(...(found.length > 0 ? found : checkRoom(item)));
+  }
+  const ofMembers = (file: string) => memberOf(file) === "" ? undefined : file;
+  for (const circle of [...circlesOf(imports, ofMembers), ...circlesOf(imports, kernelFolder)]) {
+    violations.push(`Cannot import in a circle: current places are ${circle.join(", ")}`);
+  }
   return violations;
 }
 
-/** Circles of imports among rooms of the repository, type imports too; tests may look anywhere. */
-function* circles(
-  imports: readonly Import[],
-  room: (file: string) => string | undefined,
-): Generator<string> {
-  const targets = new Map<string, Map<string, string>>();
-  for (const { file, line, target } of imports) {
-    const [from, to] = [room(file), target === undefined ? undefined : room(target)];
-    if (from === undefined || to === undefined || from === to || file.endsWith("_test.ts")) continue;
-    const known = targets.get(from) ?? new Map<string, string>();
-    targets.set(from, known.set(to, `${file}:${line}`));
-  }
-  const reaches = (from: string, to: string, seen = new Set<string>()): boolean =>
-    [...targets.get(from)?.keys() ?? []].some((next) =>
-      next === to || (!seen.has(next) && reaches(next, to, seen.add(next)))
-    );
-  for (const [from, known] of targets) {
-    for (const [to, place] of known) {
-      if (reaches(to, from)) {
-        yield `Cannot import from ${to} as ${to} imports ${from}, itself or by others: current place is ${place}`;
-      }
-    }
-  }
+/**
+ * Finds files that import each other in a circle, types included.
+ *
+ * @param root Folder with the root `deno.json`
+ * @returns The files of each circle, in order of their names
+ * @throws {Error} If a file cannot be parsed
+ */
+export async function findCircles(root: string): Promise<string[][]> {
+  return circlesOf(await allImports(root), (file) => file);
+}
+
+/**
+ * Finds imports of a room from a room above it.
+ *
+ * @param root Folder with the root `deno.json`
+ * @returns One sentence for each
+ * @throws {Error} If a file cannot be parsed
+ */
+export async function findUpwardImports(root: string): Promise<string[]> {
+  return (await allImports(root)).flatMap((item) => [...checkRoom(item)]);
+}
+
+async function allImports(root: string): Promise<Import[]> {
+  root = await Deno.realPath(root);
+  const config = JSON.parse(await Deno.readTextFile(`${root}/deno.json`)) as Config;
+  const files = await Array.fromAsync(walk(root, ignoredPaths(config)));
+  return await readImports(root, files.sort().filter((file) => /\.[mc]?[jt]sx?$/.test(file)));
 }
 
 function* checkImport({ file, line, specifier, target, isText }: Import): Generator<string> {
@@ -179,7 +228,7 @@ function* addressesAsPaths(file: string, source: string): Generator<string> {
 }
 
 /** Where files that get their names once they are whole are written, and folders of such files are moved. */
-const FILE_WRITERS = ["core/checkpoint/atomic.ts", "core/checkpoint/run_folder.ts"];
+const FILE_WRITERS = ["core/files/atomic.ts", "core/session/run_folder.ts"];
 
 /** Files that a kill or a full disk would leave cut short under their final name. */
 function* halfFiles(file: string, source: string): Generator<string> {
@@ -194,6 +243,67 @@ function* halfFiles(file: string, source: string): Generator<string> {
     yield `Cannot write a file in place as a kill would leave half of it, use writeWhole or PendingFolder: ` +
       `current place is ${file}:${line}`;
   }
+}
+
+/** Entry points name what all rooms of their member export. */
+function* checkRoom({ file, line, specifier, target }: Import): Generator<string> {
+  const own = roomOf(file);
+  if (own === undefined || file.endsWith("_test.ts") || file.endsWith("_bench.ts")) return;
+  if (/^(?:core|transport|plugins)\/mod\.ts$/.test(file)) return;
+  const bare = specifier.replace(/^jsr:\/?/, "").replace(/^(@[^/]+\/[^/@]+)@[^/]*/, "$1");
+  const other = ROOM_OF_PACKAGE[bare] ?? (target === undefined ? undefined : roomOf(target));
+  if (other === undefined || other === own) return;
+  const narrow = NARROW[own];
+  const rule = narrow !== undefined && !narrow.includes(other)
+    ? `${own} may import ${narrow.join(" and ")} alone`
+    : ROOMS.indexOf(other) > ROOMS.indexOf(own)
+    ? `${own} stands above ${other}`
+    : null;
+  if (rule !== null) yield `Cannot import "${specifier}" as ${rule}: current place is ${file}:${line}`;
+}
+
+/** The innermost room that a file lies in. */
+function roomOf(file: string): string | undefined {
+  return ROOMS.filter((room) => file.startsWith(room)).sort((a, b) => b.length - a.length)[0];
+}
+
+/** The folder of an operation: all that belongs to one kernel. */
+function kernelFolder(file: string): string | undefined {
+  return file.startsWith("kernels/") && file.split("/").length > 2 ? split(file)[0] : undefined;
+}
+
+/** Sets of places that import each other, by Tarjan's algorithm; tests may look anywhere. */
+function circlesOf(
+  imports: readonly Import[],
+  placeOf: (file: string) => string | undefined,
+): string[][] {
+  const next = new Map<string, Set<string>>();
+  for (const { file, target } of imports) {
+    const [from, to] = [placeOf(file), target === undefined ? undefined : placeOf(target)];
+    if (from === undefined || file.endsWith("_test.ts")) continue;
+    if (!next.has(from)) next.set(from, new Set());
+    if (to !== undefined && to !== from) next.get(from)!.add(to);
+  }
+  const index = new Map<string, number>();
+  const lowest = new Map<string, number>();
+  const stack: string[] = [];
+  const circles: string[][] = [];
+  const visit = (file: string) => {
+    index.set(file, index.size);
+    lowest.set(file, index.get(file)!);
+    stack.push(file);
+    for (const other of next.get(file) ?? []) {
+      if (!next.has(other)) continue;
+      if (!index.has(other)) visit(other);
+      else if (!stack.includes(other)) continue;
+      lowest.set(file, Math.min(lowest.get(file)!, lowest.get(other)!));
+    }
+    if (lowest.get(file) !== index.get(file)) return;
+    const circle = stack.splice(stack.indexOf(file));
+    if (circle.length > 1) circles.push(circle.sort());
+  };
+  for (const file of next.keys()) if (!index.has(file)) visit(file);
+  return circles;
 }
 
 /** Lets the compiler find the imports, so that comments and strings are not taken for them. */

@@ -20,8 +20,15 @@ export {
   ProtocolError,
   SaveError,
   TrainingError,
-} from "./errors.ts";
-export type { Channel, CloseInfo, Listener, Transport, TransportFlags, WaitOptions } from "./transport.ts";
+} from "./contracts/errors.ts";
+export type {
+  Channel,
+  CloseInfo,
+  Listener,
+  Transport,
+  TransportFlags,
+  WaitOptions,
+} from "./contracts/channel.ts";
 export {
   checkPruner,
   DEVICE_STATISTICS,
@@ -34,8 +41,8 @@ export {
   type StatisticName,
   STATISTICS,
   validateDecision,
-} from "./pruner.ts";
-export * from "./importance.ts";
+} from "./contracts/pruner.ts";
+export * from "./pruning/importance.ts";
 export type {
   DataPort,
   EmbeddedBatch,
@@ -48,15 +55,15 @@ export type {
   LossResult,
   PendingSum,
   StepMode,
-} from "./ports.ts";
+} from "./contracts/ports.ts";
 export {
   MAX_MICRO_BATCHES,
   type MicroBatch,
   splitBatch,
   type StepPart,
   WHOLE_STEP,
-} from "./micro_batches.ts";
-export { type MatrixParameter, Parameter, Tape, Variable } from "./tape.ts";
+} from "./contracts/micro_batches.ts";
+export { type MatrixParameter, Parameter, Tape, Variable } from "./model/tape.ts";
 export type {
   AttentionCache,
   BaseLayers,
@@ -70,21 +77,22 @@ export {
   addInputGradient,
   attentionOp,
   feedForwardOp,
+  layerNormalised,
+  linearOp,
+  type LinearWeights,
+  loraLinearOp,
+  normOp,
+  weightOf,
+} from "./model/ops.ts";
+export {
   type Gpt2Config,
   gpt2Config,
   Gpt2Ends,
   type Gpt2Layer,
   Gpt2Layers,
   gpt2Shape,
-  layerNormalised,
-  linearOp,
-  type LinearWeights,
-  loraLinearOp,
-  type NamedArray,
-  type NamedArrays,
-  normOp,
-  weightOf,
-} from "./model/gpt2.ts";
+} from "./model/families/gpt2.ts";
+export type { NamedArray, NamedArrays } from "./files/named_arrays.ts";
 export {
   gatedFeedForwardOp,
   type LlamaConfig,
@@ -93,11 +101,10 @@ export {
   type LlamaLayer,
   LlamaLayers,
   llamaShape,
-  rmsNormOp,
   ropeFrequencies,
-  ropeOp,
   type RopeScaling,
-} from "./model/llama.ts";
+} from "./model/families/llama.ts";
+export { rmsNormOp, ropeOp } from "./model/ops.ts";
 export {
   type Checkpoint,
   loadEnds,
@@ -117,7 +124,7 @@ export {
   OptLayers,
   optShape,
   reluFeedForwardOp,
-} from "./model/opt.ts";
+} from "./model/families/opt.ts";
 export {
   embedTokens,
   embedTokensBackward,
@@ -141,7 +148,8 @@ export {
   type HeadWeights,
   initialA,
 } from "./lora/head_modules.ts";
-export { keptHeads, LocalHeads, maskOfRange, putRange } from "./lora/local_heads.ts";
+export { keptHeads, lowestLayer, maskOfRange, putRange } from "./lora/head_mask.ts";
+export { LocalHeads } from "./lora/local_heads.ts";
 export {
   adamwAt,
   checkLora,
@@ -161,15 +169,14 @@ export { probeStep, runStep, type StepContext, type StepOutcome } from "./train/
 export {
   builtInCodecs,
   checkCodec,
-  type CodecStream,
   f16Codec,
   f32Codec,
   findCodec,
   int8Codec,
   type Int8CodecOptions,
-  type WireCodec,
-} from "./wire/codec.ts";
-export { warmUp, type WarmUpPart } from "./train/warm_up.ts";
+} from "./protocol/codec.ts";
+export type { CodecStream, WireCodec } from "./contracts/codec.ts";
+export { warmUp, type WarmUpPart } from "./session/warm_up.ts";
 export {
   decodeFrame,
   elementsOf,
@@ -183,7 +190,7 @@ export {
   tensorBytes,
   type WireDType,
   type WireTensor,
-} from "./wire/frame.ts";
+} from "./protocol/frame.ts";
 export {
   FRAME_KINDS,
   type FrameKind,
@@ -195,8 +202,8 @@ export {
   type MetaOf,
   PROTOCOL_VERSION,
   type Side,
-} from "./wire/messages.ts";
-export type { Field, FieldsOf, NullIn, OptionalField } from "./wire/fields.ts";
+} from "./protocol/messages.ts";
+export type { Field, FieldsOf, NullIn, OptionalField } from "./protocol/fields.ts";
 export type {
   ActivationMeta,
   EmbeddingMeta,
@@ -208,10 +215,10 @@ export type {
   RangeMeta,
   SettingsMeta,
   WelcomeMeta,
-} from "./wire/metas.ts";
-export { decodePlainData, encodePlainData } from "./wire/cbor.ts";
-export { MAX_PEER_TEXT, plainText, quoted } from "./plain_text.ts";
-export { ByteLedger, type Direction, type LedgerEntry } from "./wire/ledger.ts";
+} from "./protocol/metas.ts";
+export { decodePlainData, encodePlainData } from "./protocol/cbor.ts";
+export { MAX_PEER_TEXT, plainText, quoted } from "./contracts/plain_text.ts";
+export { ByteLedger, type Direction, type LedgerEntry } from "./protocol/ledger.ts";
 export {
   type Expectation,
   type Outgoing,
@@ -219,18 +226,22 @@ export {
   Peer,
   type PeerOptions,
   type PeerTimes,
-} from "./wire/peer.ts";
-export { decodingTraffic, stepTraffic, tensorParallelTraffic, type TrafficShape } from "./wire/traffic.ts";
+} from "./protocol/peer.ts";
+export {
+  decodingTraffic,
+  stepTraffic,
+  tensorParallelTraffic,
+  type TrafficShape,
+} from "./protocol/traffic.ts";
 export {
   checkRunSettings,
   defaultRunSettings,
   MAX_ACCUMULATE,
-  type ModelShape,
-  readWelcome,
   type RunSettings,
   type RunTask,
-  type Welcome,
-} from "./session/settings.ts";
+} from "./train/run_settings.ts";
+export type { ModelShape } from "./contracts/model_shape.ts";
+export { readWelcome, type Welcome } from "./session/welcome.ts";
 export {
   type BestLoss,
   type CheckpointSource,
@@ -245,8 +256,8 @@ export {
   type SavedHeads,
   type SavedPruning,
   saveHeads,
-} from "./checkpoint/run_checkpoint.ts";
-export { deviceIdIn } from "./checkpoint/device_id.ts";
+} from "./session/run_checkpoint.ts";
+export { deviceIdIn } from "./session/device_id_file.ts";
 export { newDeviceId } from "./session/device_id.ts";
 export type { RunHandle, RunHealth } from "./session/run_handle.ts";
 export { type HeadDevice, RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
@@ -254,19 +265,16 @@ export { type DecodingRequest, RemoteData } from "./session/remote_data.ts";
 export { Waits } from "./session/waits.ts";
 export { RemoteSession } from "./session/remote_session.ts";
 export { EdgeServer, type EdgeServerOptions, keptPerLayer } from "./session/edge_server.ts";
-export {
-  type DecodingRecord,
-  type EdgeServerEvent,
-  type JoinedDevice,
-  type RunEnding,
-  type RunMember,
-  RunServer,
-  type RunServerOptions,
-  type RunStatus,
-  type RunSystem,
-  type StepRecord,
-  type StepTimes,
-} from "./session/run_server.ts";
+export type {
+  DecodingRecord,
+  EdgeServerEvent,
+  JoinedDevice,
+  RunEnding,
+  RunStatus,
+  StepRecord,
+  StepTimes,
+} from "./session/run_events.ts";
+export { type RunMember, RunServer, type RunServerOptions, type RunSystem } from "./session/run_server.ts";
 export {
   type DataSide,
   runUserDevice,
@@ -282,14 +290,17 @@ export {
   type ShareMemory,
   shareMemory,
   type StepSize,
-} from "./tensor_parallel/shares.ts";
-export { TensorParallelServer, type TensorParallelServerOptions } from "./tensor_parallel/server.ts";
+} from "./baselines/tensor_parallel/shares.ts";
+export {
+  TensorParallelServer,
+  type TensorParallelServerOptions,
+} from "./baselines/tensor_parallel/server.ts";
 export {
   runTensorParallelDevice,
   type TensorParallelDeviceOptions,
   type TensorParallelDeviceResult,
-} from "./tensor_parallel/device.ts";
-export type { TensorParallelWelcome } from "./tensor_parallel/welcome.ts";
+} from "./baselines/tensor_parallel/device.ts";
+export type { TensorParallelWelcome } from "./baselines/tensor_parallel/welcome.ts";
 export {
   evaluateLoss,
   fullGradients,
@@ -298,19 +309,13 @@ export {
   fullTrainingStep,
   type TrainableModel,
 } from "./train/full_training.ts";
-export { type JsonLimits, parseJson, readJson, showValue } from "./checkpoint/json_file.ts";
-export { environmentVariable } from "./hub/environment.ts";
-export { withinTime } from "./time_limit.ts";
-export { loadGgufTokenizer } from "./checkpoint/gguf_tokenizer.ts";
-export {
-  checkTokenizer,
-  isGguf,
-  loadModel,
-  loadTokenizerOf,
-  modelFolderOf,
-} from "./checkpoint/model_path.ts";
-export { initialWeights, loadModelFolder, type ModelFolder } from "./checkpoint/model_folder.ts";
-export { fingerprintOf, parameterCount } from "./checkpoint/fingerprint.ts";
+export { type JsonLimits, parseJson, readJson, showValue } from "./files/json_file.ts";
+export { environmentVariable } from "./loading/hub/environment.ts";
+export { withinTime } from "./contracts/time_limit.ts";
+export { loadGgufTokenizer } from "./loading/gguf_tokenizer.ts";
+export { checkTokenizer, isGguf, loadModel, loadTokenizerOf, modelFolderOf } from "./loading/model_path.ts";
+export { initialWeights, loadModelFolder, type ModelFolder } from "./loading/model_folder.ts";
+export { fingerprintOf, parameterCount } from "./loading/fingerprint.ts";
 export {
   claimFolder,
   keepPrevious,
@@ -321,12 +326,13 @@ export {
   type WholeFile,
   writeWhole,
   writeWholeSync,
-} from "./checkpoint/atomic.ts";
-export { openRunFolder, type RunFolder, type RunFolderOptions, setAside } from "./checkpoint/run_folder.ts";
-export { BackgroundSaver, type SaveEvery, SaveSchedule, type SavingTimes } from "./checkpoint/saving.ts";
-export * from "./checkpoint/safetensors.ts";
-export { StoredTensors } from "./checkpoint/stored_tensors.ts";
+} from "./files/atomic.ts";
+export { openRunFolder, type RunFolder, type RunFolderOptions, setAside } from "./session/run_folder.ts";
+export { BackgroundSaver, type SaveEvery, SaveSchedule, type SavingTimes } from "./session/saving.ts";
+export * from "./files/safetensors.ts";
+export { StoredTensors } from "./files/stored_tensors.ts";
 export * from "./data/batches.ts";
+export type { SequenceSet, TokenSequence } from "./data/sequences.ts";
 export * from "./data/chat_template.ts";
 export * from "./data/choice_tasks.ts";
 export * from "./data/examples.ts";
@@ -339,9 +345,9 @@ export {
   parsePairs,
   type TextPair,
 } from "./data/pairs.ts";
-export * from "./data/random.ts";
+export * from "./model/random.ts";
 export * from "./data/tokenizer.ts";
-export { loadText } from "./text.ts";
+export { loadText } from "./files/text.ts";
 export {
   type Adapter,
   adapterOf,
@@ -354,11 +360,8 @@ export {
   loadIntoModules,
   saveAdapter,
 } from "./lora/adapter.ts";
-export * from "./plan.ts";
-export * from "./twin/link_profile.ts";
-export * from "./twin/compute.ts";
-export { measureCompute, type MeasureOptions } from "./twin/measure.ts";
-export { generateGreedy, type GenerateOptions, type GenerationModel } from "./generate.ts";
+
+export { generateGreedy, type GenerateOptions, type GenerationModel } from "./generation/greedy.ts";
 export { beamSearch, type BeamSearchOptions, type BeamSearchResult } from "./generation/beam_search.ts";
 export { CachedSession, TokenSession } from "./generation/cached_session.ts";
 export { type LikelihoodOptions, logLikelihoods } from "./generation/likelihood.ts";
@@ -377,10 +380,10 @@ export {
   savePeft,
   toPeft,
 } from "./lora/peft.ts";
-export { dequantise, GGML_TYPES, ggmlBytes } from "./checkpoint/ggml_types.ts";
-export { firstNotFinite } from "./checkpoint/finite_values.ts";
-export { GgufFile, type GgufTensor } from "./checkpoint/gguf.ts";
-export { type Checksum, download, type DownloadOptions } from "./hub/download.ts";
+export { dequantise, GGML_TYPES, ggmlBytes } from "./files/ggml_types.ts";
+export { firstNotFinite } from "./files/finite_values.ts";
+export { GgufFile, type GgufTensor } from "./files/gguf.ts";
+export { type Checksum, download, type DownloadOptions } from "./loading/hub/download.ts";
 export {
   DATASETS,
   type DatasetSource,
@@ -388,8 +391,8 @@ export {
   pullDataset,
   pullModel,
   type PullOptions,
-} from "./hub/pull.ts";
-export { baseNorms } from "./predictor/base_norms.ts";
+} from "./loading/hub/pull.ts";
+export { baseNorms } from "./pruning/predictor/base_norms.ts";
 export {
   loadSamples,
   type PrunerSample,
@@ -398,10 +401,10 @@ export {
   sampleSettings,
   type SampleSource,
   SampleWriter,
-} from "./predictor/samples.ts";
+} from "./pruning/predictor/samples.ts";
 export { embeddingMean } from "./train/embedding_mean.ts";
-export { predictImportance, predictorForward } from "./predictor/forward.ts";
-export { PredictorNetwork } from "./predictor/network.ts";
+export { predictImportance, predictorForward } from "./pruning/predictor/forward.ts";
+export { PredictorNetwork } from "./pruning/predictor/network.ts";
 export {
   DEFAULT_PREDICTOR_SIZES,
   initialPredictor,
@@ -411,7 +414,7 @@ export {
   predictorShapes,
   requirePredictorShape,
   savePredictor,
-} from "./predictor/predictor.ts";
+} from "./pruning/predictor/predictor.ts";
 export {
   comparePredictors,
   meanLabel,
@@ -425,7 +428,7 @@ export {
   type PredictorTraining,
   rankCorrelation,
   trainPredictor,
-} from "./predictor/train.ts";
+} from "./pruning/predictor/train.ts";
 export {
   embeddingStatistics,
   type HeldOutShares,
@@ -441,11 +444,11 @@ export {
   trackStep,
   windowsOf,
   type WindowSplit,
-} from "./predictor/windows.ts";
+} from "./pruning/predictor/windows.ts";
 export {
   type CertificateOptions,
   certifyExport,
   type ExportCertificate,
   type ReductionLoss,
-} from "./lora/certificate.ts";
-export { type GgufModel, loadGgufModel } from "./checkpoint/gguf_model.ts";
+} from "./export/certificate.ts";
+export { type GgufModel, loadGgufModel } from "./loading/gguf_model.ts";

@@ -11,7 +11,6 @@ import {
   DEFAULT_LORA,
   DEFAULT_OPTIMIZER,
   encodePairs,
-  LINK_PROFILES,
   loadEnds,
   loadLayers,
   loadModelFolder,
@@ -21,6 +20,7 @@ import {
   type RunSettings,
   shuffledBatches,
 } from "@edgetuner/core";
+import { LINK_PROFILES } from "@edgetuner/transport";
 import { Engine } from "@edgetuner/kernels";
 import { noPruner, randomPruner } from "@edgetuner/plugins";
 import { simulate } from "@edgetuner/transport";

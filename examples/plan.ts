@@ -12,7 +12,7 @@ import {
   plan,
   type PlanOptions,
   type PlanSystem,
-} from "@edgetuner/core";
+} from "@edgetuner/transport";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";
 import { bytes } from "./_support/progress.ts";
 import { versions, writeReport } from "./_support/report.ts";

@@ -7,18 +7,17 @@
 
 import {
   type Checkpoint,
-  evenMask,
   gpt2Config,
   initialWeights,
   loadEnds,
   loadLayers,
   type LoadOptions,
   modelShape,
-  plan,
   type Pruner,
   shuffledBatches,
   type TokenBatch,
 } from "@edgetuner/core";
+import { evenMask, plan } from "@edgetuner/transport";
 import { Engine } from "@edgetuner/kernels";
 import { simulate } from "@edgetuner/transport";
 import { integer, number, readFlags, runProgram, text, toggle, UsageError } from "./_support/flags.ts";

@@ -28,19 +28,19 @@
  * @module
  */
 
-export type { KeepOptions, KeepScope } from "./_keep_share.ts";
-export { budgetPruner, type BudgetPrunerOptions } from "./budget.ts";
-export { collectingPruner, type CollectingPrunerOptions, type CollectingState } from "./collect.ts";
-export { dloraPruner, type DloraPrunerOptions, type DloraState } from "./dlora.ts";
-export { gradientPruner, type GradientPrunerOptions, type GradientState } from "./gradient.ts";
-export { greedyPruner, type GreedyPrunerOptions, type GreedyState } from "./greedy.ts";
+export type { KeepOptions, KeepScope } from "./pruners/keep_share.ts";
+export { budgetPruner, type BudgetPrunerOptions } from "./pruners/budget.ts";
+export { collectingPruner, type CollectingPrunerOptions, type CollectingState } from "./pruners/collect.ts";
+export { dloraPruner, type DloraPrunerOptions, type DloraState } from "./pruners/dlora.ts";
+export { gradientPruner, type GradientPrunerOptions, type GradientState } from "./pruners/gradient.ts";
+export { greedyPruner, type GreedyPrunerOptions, type GreedyState } from "./pruners/greedy.ts";
 export {
   iHeadPruner,
   type IHeadPrunerOptions,
   type IHeadPrunerState,
   type OnlineTraining,
-} from "./ihead_pruner.ts";
-export { magnitudePruner, type MagnitudePrunerOptions } from "./magnitude.ts";
-export { noPruner } from "./none.ts";
-export { oraclePruner, type OraclePrunerOptions } from "./oracle.ts";
-export { randomPruner, type RandomPrunerOptions } from "./random.ts";
+} from "./pruners/ihead_pruner.ts";
+export { magnitudePruner, type MagnitudePrunerOptions } from "./pruners/magnitude.ts";
+export { noPruner } from "./pruners/none.ts";
+export { oraclePruner, type OraclePrunerOptions } from "./pruners/oracle.ts";
+export { randomPruner, type RandomPrunerOptions } from "./pruners/random.ts";

@@ -1,7 +1,7 @@
 /** Single operations against PyTorch; see fixtures/parity/README.md. */
 
 import { assert } from "@std/assert";
-import { readSafetensors } from "../core/checkpoint/safetensors.ts";
+import { readSafetensors } from "../core/files/safetensors.ts";
 import {
   adamw,
   adamwControl,

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Channel, Listener, WaitOptions } from "@edgetuner/core";
+import type { Channel, Listener, WaitOptions } from "@edgetuner/core/contracts";
 import { WaitLine } from "./_wait_line.ts";
 
 /** The part of a listener that all transports share. */

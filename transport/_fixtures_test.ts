@@ -4,10 +4,10 @@
  * @module
  */
 
-import type { Listener, Transport } from "@edgetuner/core";
+import type { Listener, Transport } from "@edgetuner/core/contracts";
 import { httpListener, httpTransport } from "./http.ts";
 import { inProcessTransport } from "./in_process.ts";
-import { emulateLink } from "./link.ts";
+import { emulateLink } from "./simulation/link.ts";
 import { webSocketListener, webSocketTransport } from "./web_socket.ts";
 
 /** Largest frame in the tests. */

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { CloseInfo } from "@edgetuner/core";
+import type { CloseInfo } from "@edgetuner/core/contracts";
 import type { Frame } from "./_wire_channel.ts";
 
 /** Names of the headers. */

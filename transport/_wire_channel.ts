@@ -13,7 +13,7 @@ import {
   plainText,
   quoted,
   type WaitOptions,
-} from "@edgetuner/core";
+} from "@edgetuner/core/contracts";
 import { WaitLine } from "./_wait_line.ts";
 
 /** One frame, as in `Channel`. */

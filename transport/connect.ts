@@ -4,7 +4,12 @@
  * @module
  */
 
-import { type Channel, ChannelClosedError, type Transport, type WaitOptions } from "@edgetuner/core";
+import {
+  type Channel,
+  ChannelClosedError,
+  type Transport,
+  type WaitOptions,
+} from "@edgetuner/core/contracts";
 import { milliseconds } from "./_options.ts";
 
 /** What is known when an attempt to connect has failed and another one follows. */

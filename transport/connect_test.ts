@@ -1,4 +1,4 @@
-import { type Channel, ChannelClosedError, HandshakeError, type Transport } from "@edgetuner/core";
+import { type Channel, ChannelClosedError, HandshakeError, type Transport } from "@edgetuner/core/contracts";
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { testStrictly, within } from "../tests/conformance/transport_suite.ts";
 import { address, nowhere, serve } from "./_fixtures_test.ts";

@@ -33,7 +33,7 @@ import {
   type Transport,
   type TransportFlags,
   type WaitOptions,
-} from "@edgetuner/core";
+} from "@edgetuner/core/contracts";
 import { Backlog } from "./_backlog.ts";
 import { Flow } from "./_flow.ts";
 import {

@@ -1,4 +1,4 @@
-import { type Channel, ChannelClosedError, HandshakeError } from "@edgetuner/core";
+import { type Channel, ChannelClosedError, HandshakeError } from "@edgetuner/core/contracts";
 import {
   assert,
   assertEquals,

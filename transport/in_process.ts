@@ -11,7 +11,7 @@ import {
   type Transport,
   type TransportFlags,
   type WaitOptions,
-} from "@edgetuner/core";
+} from "@edgetuner/core/contracts";
 import { Backlog } from "./_backlog.ts";
 import { count, DEFAULT_MAX_FRAME_BYTES, DEFAULT_QUEUE_BYTES } from "./_options.ts";
 import { type Frame, type Wire, WireChannel } from "./_wire_channel.ts";

@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { Channel, CloseInfo } from "@edgetuner/core";
+import type { Channel, CloseInfo } from "@edgetuner/core/contracts";
 import { DEFAULT_QUEUE_BYTES } from "./_options.ts";
 import { type Frame, frameCost, type Wire, WireChannel } from "./_wire_channel.ts";
 

@@ -1,4 +1,4 @@
-import type { Channel } from "@edgetuner/core";
+import type { Channel } from "@edgetuner/core/contracts";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { isPending, pattern, testStrictly, within } from "../tests/conformance/transport_suite.ts";
 import { inProcessTransport } from "./in_process.ts";

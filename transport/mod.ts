@@ -37,14 +37,14 @@ export {
   type VirtualClock,
   virtualClock,
   type VirtualClockOptions,
-} from "./clock.ts";
+} from "./simulation/clock.ts";
 export {
   emulateLink,
   emulateLinkChannel,
   type EmulationOptions,
   LinkMedium,
   type LinkOptions,
-} from "./link.ts";
+} from "./simulation/link.ts";
 export {
   type FrameRule,
   type FrameWork,
@@ -52,7 +52,7 @@ export {
   type TwinDeviceOptions,
   TwinNetwork,
   type TwinNetworkOptions,
-} from "./twin_network.ts";
+} from "./simulation/network.ts";
 export {
   type NetworkSimulationOptions,
   simulate,
@@ -66,8 +66,8 @@ export {
   type SimulationResult,
   type SplitSimulationOptions,
   type TensorParallelSimulationOptions,
-} from "./simulate.ts";
-export { splitLogits, type SplitLogitsOptions } from "./split_logits.ts";
+} from "./simulation/simulate.ts";
+export { splitLogits, type SplitLogitsOptions } from "./simulation/split_logits.ts";
 export { type Authorize, requestToken, requireToken } from "./token.ts";
 export {
   type HandleOptions,
@@ -79,3 +79,7 @@ export {
   type WebSocketTransportOptions,
 } from "./web_socket.ts";
 export { messagePortChannel, relay } from "./message_port.ts";
+export * from "./simulation/plan.ts";
+export * from "./simulation/link_profile.ts";
+export * from "./simulation/compute.ts";
+export { measureCompute, type MeasureOptions } from "./simulation/measure.ts";

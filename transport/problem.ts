@@ -4,7 +4,7 @@
  * @module
  */
 
-import { plainText } from "@edgetuner/core";
+import { plainText } from "@edgetuner/core/contracts";
 
 /** What a client is told about an error. */
 export interface Problem {

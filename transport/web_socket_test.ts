@@ -1,4 +1,4 @@
-import { ChannelClosedError, HandshakeError } from "@edgetuner/core";
+import { ChannelClosedError, HandshakeError } from "@edgetuner/core/contracts";
 import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import {
   isPending,

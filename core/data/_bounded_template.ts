@@ -9,7 +9,7 @@
  */
 
 import { Environment, Interpreter, parse, Template, tokenize } from "@huggingface/jinja";
-import { withinTime } from "../time_limit.ts";
+import { withinTime } from "../contracts/time_limit.ts";
 
 type Node = NonNullable<Parameters<Interpreter["evaluate"]>[0]>;
 type Value = ReturnType<Interpreter["evaluate"]>;

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError } from "../errors.ts";
+import { CheckpointError } from "../contracts/errors.ts";
 
 /** A line that holds no item. */
 export interface BadLine {

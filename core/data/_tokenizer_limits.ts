@@ -4,8 +4,8 @@
  * @module
  */
 
-import { CheckpointError, DeadlineError } from "../errors.ts";
-import { withinTime } from "../time_limit.ts";
+import { CheckpointError, DeadlineError } from "../contracts/errors.ts";
+import { withinTime } from "../contracts/time_limit.ts";
 
 /** Throws what is wrong with the file. */
 export type Refuse = (rule: string, value: unknown) => never;

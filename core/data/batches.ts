@@ -6,39 +6,12 @@
  * @module
  */
 
-import type { TokenBatch } from "../model/loss.ts";
-import { begun, fitSequences } from "./_sequences.ts";
-import type { TextPair } from "./pairs.ts";
-import { permutation, randomStream } from "./random.ts";
+import type { SequenceSet } from "./sequences.ts";
 import type { Tokenizer } from "./tokenizer.ts";
-
-/** A sequence to learn: each of its tokens predicts the next one. */
-export interface TokenSequence {
-  /** Token ids, shape [at most T + 1]: all but the last are given to the model, all but the first are targets. */
-  readonly tokens: Uint32Array;
-  /** Index in `tokens` of the first target that counts for the loss, at least 1. */
-  readonly firstTarget: number;
-  /** For each token 1 if it counts as a target, shape [tokens]. @default all from the first target on */
-  readonly counts?: Uint8Array;
-}
-
-/** Sequences that fit in T tokens. */
-export interface SequenceSet {
-  /** The sequences, in the order of the data. */
-  readonly sequences: readonly TokenSequence[];
-  /** T, what batches pad the sequences to. */
-  readonly length: number;
-  /** The token for places without text. */
-  readonly padding: number;
-  /** How many sequences lost tokens, at their start, their end or both. */
-  readonly shortened: number;
-  /** How many prompts lost their start, as prompt and completion together were too long. */
-  readonly shortenedPrompts: number;
-  /** How many completions lost their end, as they were too long even without the prompt. */
-  readonly shortenedCompletions: number;
-  /** How many tokens were left out in all. */
-  readonly droppedTokens: number;
-}
+import { begun, fitSequences } from "./fit_sequences.ts";
+import type { TextPair } from "./pairs.ts";
+import type { TokenBatch } from "../model/loss.ts";
+import { permutation, randomStream } from "../model/random.ts";
 
 /**
  * What is the same for the same sequences drawn in the same way, and differs for any others: a run may only go
@@ -326,10 +299,13 @@ export interface BatchStream {
 
 /** The stream number of the order of the data; other uses of the same seed take others. */
 const ORDER_STREAM = 0x6f726465;
+
 /** The stream number of the order of batches whose lengths are alike. */
 const BUCKET_STREAM = 0x6275636b;
+
 /** Words between the epochs' orders in the random stream, more than any order takes. */
 const EPOCH_WORDS = 2 ** 32;
+
 /** Batches whose sequences are sorted by length together: enough to find like ones, few enough to stay random. */
 const WINDOW = 32;
 

@@ -6,9 +6,9 @@ import {
   encodePrompt,
   encodeWindows,
   fixedBatches,
-  type SequenceSet,
   shuffledBatches,
 } from "./batches.ts";
+import type { SequenceSet } from "./sequences.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 const EOS = 1000;

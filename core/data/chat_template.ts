@@ -4,8 +4,8 @@
  * @module
  */
 
-import { parseJson, readTextWithin, showValue } from "../checkpoint/json_file.ts";
-import { CheckpointError } from "../errors.ts";
+import { parseJson, readTextWithin, showValue } from "../files/json_file.ts";
+import { CheckpointError } from "../contracts/errors.ts";
 import { BoundedTemplate } from "./_bounded_template.ts";
 
 /** A turn of a conversation. Templates may read further fields, such as `tool_calls`. */

@@ -5,9 +5,9 @@
  * @module
  */
 
-import { strip, stripEnd } from "../text.ts";
+import { strip, stripEnd } from "../files/text.ts";
 import { BrokenRule, parseFields, readLines } from "./_lines.ts";
-import { begun } from "./_sequences.ts";
+import { begun } from "./fit_sequences.ts";
 import type { FormatOptions } from "./formats.ts";
 import type { TextPair } from "./pairs.ts";
 import type { Tokenizer } from "./tokenizer.ts";

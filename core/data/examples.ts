@@ -5,17 +5,12 @@
  * @module
  */
 
-import { CheckpointError } from "../errors.ts";
-import { loadText } from "../text.ts";
+import { CheckpointError } from "../contracts/errors.ts";
+import { loadText } from "../files/text.ts";
 import { type BadLine, BrokenRule, parseFields, readLines } from "./_lines.ts";
-import { begun, type Draft, fitSequences } from "./_sequences.ts";
-import {
-  encodeCompletion,
-  encodeOpening,
-  encodePrompt,
-  type PairEncoding,
-  type SequenceSet,
-} from "./batches.ts";
+import { begun, type Draft, fitSequences } from "./fit_sequences.ts";
+import { encodeCompletion, encodeOpening, encodePrompt, type PairEncoding } from "./batches.ts";
+import type { SequenceSet } from "./sequences.ts";
 import type { ChatMessage, ChatTemplate, Conversation } from "./chat_template.ts";
 import { encodeRequest } from "./choice_tasks.ts";
 import { pairOf, type TextPair } from "./pairs.ts";

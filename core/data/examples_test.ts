@@ -1,9 +1,10 @@
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
-import { CheckpointError } from "../errors.ts";
-import { encodePairs, fixedBatches, type SequenceSet } from "./batches.ts";
+import { CheckpointError } from "../contracts/errors.ts";
+import { encodePairs, fixedBatches } from "./batches.ts";
+import type { SequenceSet } from "./sequences.ts";
 import { chatTemplateFromConfig, findChatTemplate, loadChatTemplate } from "./chat_template.ts";
 import { formatDart, formatE2eCsv, formatE2eLines } from "./formats.ts";
-import { loadText } from "../text.ts";
+import { loadText } from "../files/text.ts";
 import { encodeExamples, examplePrompt, loadExamples, parseExamples, renderChat } from "./examples.ts";
 import { type BadLine, loadPairs } from "./pairs.ts";
 

@@ -5,8 +5,8 @@
  * @module
  */
 
-import { CheckpointError } from "../errors.ts";
-import { separateMarks, strip } from "../text.ts";
+import { CheckpointError } from "../contracts/errors.ts";
+import { separateMarks, strip } from "../files/text.ts";
 import { type BadLine, BrokenRule, parseFields, readLines, requireUtf8 } from "./_lines.ts";
 import type { TextPair } from "./pairs.ts";
 

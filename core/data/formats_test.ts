@@ -1,5 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { CheckpointError } from "../errors.ts";
+import { CheckpointError } from "../contracts/errors.ts";
 import {
   formatDart,
   formatE2eCsv,

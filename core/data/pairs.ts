@@ -4,8 +4,8 @@
  * @module
  */
 
-import { CheckpointError } from "../errors.ts";
-import { loadText } from "../text.ts";
+import { CheckpointError } from "../contracts/errors.ts";
+import { loadText } from "../files/text.ts";
 import { type BadLine, BrokenRule, parseFields, readLines } from "./_lines.ts";
 
 export type { BadLine } from "./_lines.ts";

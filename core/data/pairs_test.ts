@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
-import { CheckpointError } from "../errors.ts";
+import { CheckpointError } from "../contracts/errors.ts";
 import { loadPairs, parsePairs } from "./pairs.ts";
 
 Deno.test("parsePairs reads lines as the E2E files have them", () => {

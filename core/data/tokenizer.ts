@@ -5,8 +5,8 @@
  */
 
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
-import { parseJson, readJson, readTextWithin, showValue } from "../checkpoint/json_file.ts";
-import { CheckpointError } from "../errors.ts";
+import { parseJson, readJson, readTextWithin, showValue } from "../files/json_file.ts";
+import { CheckpointError } from "../contracts/errors.ts";
 import { checkTokenizerSizes, watchOf } from "./_tokenizer_limits.ts";
 
 /** Text to tokens and back. */

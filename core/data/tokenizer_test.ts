@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
-import { CheckpointError } from "../errors.ts";
+import { CheckpointError } from "../contracts/errors.ts";
 import { loadModelTokenizer, loadTokenizer, tokenizerFromJson } from "./tokenizer.ts";
 
 const FILE = new URL("../../examples/tiny_gpt2/tokenizer.json", import.meta.url);

@@ -7,7 +7,7 @@
  * @module
  */
 
-import { splitWords } from "../text.ts";
+import { splitWords } from "../files/text.ts";
 import { checkCorpus, type Corpus, type ScoreWithSegments } from "./corpus.ts";
 import { countNgrams } from "./ngrams.ts";
 import { ptbTexts } from "./ptb_tokens.ts";

@@ -5,8 +5,8 @@
  */
 
 import type { FormattedPair } from "../data/formats.ts";
-import { CheckpointError } from "../errors.ts";
-import { oneLine, separateMarks, strip } from "../text.ts";
+import { CheckpointError } from "../contracts/errors.ts";
+import { oneLine, separateMarks, strip } from "../files/text.ts";
 
 /** What a search found for one line of the data. */
 export interface EncodedPrediction {

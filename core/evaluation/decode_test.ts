@@ -1,7 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
 import { parseFormatted } from "../data/formats.ts";
-import { CheckpointError } from "../errors.ts";
+import { CheckpointError } from "../contracts/errors.ts";
 import { FIXTURES, meteorData, read, readJsonLines } from "./_fixtures_test.ts";
 import { bleu } from "./bleu.ts";
 import { decodePredictions, e2eFiles, type EncodedPrediction, numberedFiles } from "./decode.ts";

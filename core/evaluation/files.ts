@@ -4,8 +4,8 @@
  * @module
  */
 
-import { CheckpointError } from "../errors.ts";
-import { readText, splitLines, strip } from "../text.ts";
+import { CheckpointError } from "../contracts/errors.ts";
+import { readText, splitLines, strip } from "../files/text.ts";
 import type { Corpus } from "./corpus.ts";
 
 /**

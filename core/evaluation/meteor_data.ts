@@ -5,8 +5,8 @@
  * @module
  */
 
-import { CheckpointError } from "../errors.ts";
-import { splitWords } from "../text.ts";
+import { CheckpointError } from "../contracts/errors.ts";
+import { splitWords } from "../files/text.ts";
 
 /** Which words mean the same. */
 export interface Synonyms {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { collapse } from "../text.ts";
+import { collapse } from "../files/text.ts";
 
 /** Each pass goes once from left to right and consumes what it matches: in ".." only every second mark meets the first comma rule. */
 const PASSES: readonly (readonly [pattern: RegExp, replacement: string])[] = [

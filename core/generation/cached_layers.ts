@@ -17,8 +17,8 @@ import {
   type Tensor,
 } from "@edgetuner/kernels";
 import type { AttentionCache, BaseLayers } from "../model/base.ts";
-import type { HeadPort } from "../ports.ts";
-import type { Tape, Variable } from "../tape.ts";
+import type { HeadPort } from "../contracts/ports.ts";
+import type { Tape, Variable } from "../model/tape.ts";
 
 /** Slots of a cache are made in multiples of this: the cache is copied once in as many tokens. */
 const SLOT_STEP = 16;

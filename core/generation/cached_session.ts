@@ -8,10 +8,10 @@
 
 import type { Tensor } from "@edgetuner/kernels";
 import type { EncodedRequest } from "../data/choice_tasks.ts";
-import type { GenerationModel } from "../generate.ts";
+import type { GenerationModel } from "./greedy.ts";
 import type { ModelEnds } from "../model/base.ts";
 import { logitsOf, targetLogProbabilities } from "../model/loss.ts";
-import { Tape } from "../tape.ts";
+import { Tape } from "../model/tape.ts";
 import { CachedLayers } from "./cached_layers.ts";
 import { scoredBatch, scoredSequence } from "./likelihood.ts";
 import type { DecodingSession } from "./model.ts";

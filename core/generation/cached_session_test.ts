@@ -4,11 +4,11 @@ import { familyFolder, familyHeads, TinyFamily } from "../../tests/support/famil
 import { flatten, type TinyBase, TinyGpt2, tinyHeads, tinySettings } from "../../tests/support/tiny_model.ts";
 import { normal } from "../../tests/support/kernels.ts";
 import { assertClose } from "../../tests/support/tolerance.ts";
-import type { GenerationModel } from "../generate.ts";
+import type { GenerationModel } from "./greedy.ts";
 import type { HeadModules } from "../lora/head_modules.ts";
 import { LocalHeads } from "../lora/local_heads.ts";
 import { embedTokens, logitsOf } from "../model/loss.ts";
-import { Tape } from "../tape.ts";
+import { Tape } from "../model/tape.ts";
 import { beamSearch } from "./beam_search.ts";
 import { CachedSession } from "./cached_session.ts";
 import type { DecodingSession } from "./model.ts";

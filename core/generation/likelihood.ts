@@ -8,9 +8,9 @@
  */
 
 import type { EncodedRequest } from "../data/choice_tasks.ts";
-import type { GenerationModel } from "../generate.ts";
+import type { GenerationModel } from "./greedy.ts";
 import { embedTokens, targetLogProbabilities, type TokenBatch } from "../model/loss.ts";
-import { Tape } from "../tape.ts";
+import { Tape } from "../model/tape.ts";
 
 /** Options of `logLikelihoods`. */
 export interface LikelihoodOptions {

@@ -6,8 +6,8 @@
  * @module
  */
 
-import { firstNotFinite } from "../checkpoint/finite_values.ts";
-import { GenerationError } from "../errors.ts";
+import { firstNotFinite } from "../files/finite_values.ts";
+import { GenerationError } from "../contracts/errors.ts";
 
 /** Which tokens are made less likely or impossible. */
 export interface LogitsRules {

@@ -6,7 +6,7 @@
  * @module
  */
 
-import { randomStream } from "../data/random.ts";
+import { randomStream } from "../model/random.ts";
 import { applyRules, type LogitsRules, logSoftmax, requireFiniteLogits } from "./logits.ts";
 import type { DecodingSession } from "./model.ts";
 

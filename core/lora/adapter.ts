@@ -9,12 +9,12 @@
  */
 
 import type { Engine } from "@edgetuner/kernels";
-import { CheckpointError } from "../errors.ts";
-import { loadDescribed, saveDescribed } from "../checkpoint/described.ts";
-import { showValue } from "../checkpoint/json_file.ts";
-import type { NamedArray } from "../model/gpt2.ts";
-import { requireFiniteArrays } from "../train/finite.ts";
-import type { ModelShape } from "../session/settings.ts";
+import { CheckpointError } from "../contracts/errors.ts";
+import { loadDescribed, saveDescribed } from "../files/described.ts";
+import { showValue } from "../files/json_file.ts";
+import type { NamedArray } from "../files/named_arrays.ts";
+import { requireFiniteArrays } from "./finite.ts";
+import type { ModelShape } from "../contracts/model_shape.ts";
 import type { HeadRange } from "./allocation.ts";
 import { HeadModules, type HeadWeights } from "./head_modules.ts";
 import { LocalHeads } from "./local_heads.ts";

@@ -1,7 +1,7 @@
 import { Engine } from "@edgetuner/kernels";
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { tinyHeads, tinySettings } from "../../tests/support/tiny_model.ts";
-import { CheckpointError } from "../errors.ts";
+import { CheckpointError } from "../contracts/errors.ts";
 import {
   type Adapter,
   adapterOf,

@@ -23,10 +23,10 @@ import {
   segmentNorms,
   type Tensor,
 } from "@edgetuner/kernels";
-import { randomStream } from "../data/random.ts";
-import type { MicroBatch } from "../micro_batches.ts";
-import type { HeadMode, HeadStatistics } from "../ports.ts";
-import type { DeviceStatistic, StatisticName } from "../pruner.ts";
+import { randomStream } from "../model/random.ts";
+import type { MicroBatch } from "../contracts/micro_batches.ts";
+import type { HeadMode, HeadStatistics } from "../contracts/ports.ts";
+import type { DeviceStatistic, StatisticName } from "../contracts/pruner.ts";
 import type { HeadRange } from "./allocation.ts";
 import {
   adamwAt,

@@ -11,7 +11,7 @@ import {
 import { dot, normal } from "../../tests/support/kernels.ts";
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
 import { initialA } from "./head_modules.ts";
-import { keptHeads, lowestLayer, maskOfRange, putRange } from "./local_heads.ts";
+import { keptHeads, lowestLayer, maskOfRange, putRange } from "./head_mask.ts";
 
 const engine = await Engine.create();
 

@@ -5,59 +5,14 @@
  * @module
  */
 
-import { addScaled, gatherHeadColumns, scatterAddHeadColumns, type Tensor } from "@edgetuner/kernels";
-import { type MicroBatch, WHOLE_STEP } from "../micro_batches.ts";
-import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../ports.ts";
-import { DEVICE_STATISTICS, type DeviceStatistic, type StatisticName } from "../pruner.ts";
-import { requireFiniteNorm } from "../train/finite.ts";
+import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../contracts/ports.ts";
 import { clipFactor, globalNorm, type HeadModules } from "./head_modules.ts";
+import { DEVICE_STATISTICS, type DeviceStatistic, type StatisticName } from "../contracts/pruner.ts";
+import { type MicroBatch, WHOLE_STEP } from "../contracts/micro_batches.ts";
+import { addScaled, gatherHeadColumns, scatterAddHeadColumns, type Tensor } from "@edgetuner/kernels";
 import { targetColumns } from "./target_columns.ts";
-
-/** The kept heads of one device in a layer, as indices within its range. */
-export function keptHeads(
-  mask: Uint8Array,
-  heads: number,
-  layer: number,
-  first: number,
-  count: number,
-): number[] {
-  const kept: number[] = [];
-  for (let i = 0; i < count; i++) if (mask[layer * heads + first + i] === 0) kept.push(i);
-  return kept;
-}
-
-/** The lowest layer with a kept head, below which nothing is trained; L if all heads are pruned. */
-export function lowestLayer(mask: Uint8Array, heads: number): number {
-  const first = mask.indexOf(0);
-  return first < 0 ? mask.length / heads : Math.floor(first / heads);
-}
-
-/** The part of a head mask [L * H] that one device needs, [L * H_m]. */
-export function maskOfRange(
-  mask: Uint8Array,
-  heads: number,
-  first: number,
-  count: number,
-): Uint8Array<ArrayBuffer> {
-  const layers = mask.length / heads;
-  const part = new Uint8Array(layers * count);
-  for (let l = 0; l < layers; l++) {
-    part.set(mask.subarray(l * heads + first, l * heads + first + count), l * count);
-  }
-  return part;
-}
-
-/** Writes a device's map [L * H_m] into the whole map [L * H]. */
-export function putRange(
-  part: Float32Array,
-  whole: Float32Array,
-  heads: number,
-  first: number,
-  count: number,
-): void {
-  const layers = whole.length / heads;
-  for (let l = 0; l < layers; l++) whole.set(part.subarray(l * count, (l + 1) * count), l * heads + first);
-}
+import { keptHeads, maskOfRange, putRange } from "./head_mask.ts";
+import { requireFiniteNorm } from "./finite.ts";
 
 /** Head modules of virtual devices in this process, on the engine of the base model. */
 export class LocalHeads implements HeadPort, Disposable {

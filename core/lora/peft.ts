@@ -10,14 +10,14 @@
  * @module
  */
 
-import { readJson, showValue } from "../checkpoint/json_file.ts";
-import { requireFiniteValues } from "../checkpoint/finite_values.ts";
-import { LazyArrays } from "../checkpoint/lazy_arrays.ts";
-import { shapesOf, streamed } from "../checkpoint/pieces.ts";
-import { PendingFolder, writeWhole } from "../checkpoint/atomic.ts";
-import { loadSafetensors, saveSafetensors } from "../checkpoint/safetensors.ts";
-import { CheckpointError } from "../errors.ts";
-import type { NamedArray, NamedArrays } from "../model/gpt2.ts";
+import { readJson, showValue } from "../files/json_file.ts";
+import { requireFiniteValues } from "../files/finite_values.ts";
+import { LazyArrays } from "../files/lazy_arrays.ts";
+import { shapesOf, streamed } from "../files/streaming.ts";
+import { PendingFolder, writeWhole } from "../files/atomic.ts";
+import { loadSafetensors, saveSafetensors } from "../files/safetensors.ts";
+import { CheckpointError } from "../contracts/errors.ts";
+import type { NamedArray, NamedArrays } from "../files/named_arrays.ts";
 import type { Adapter } from "./adapter.ts";
 import { LORA_TARGETS, type LoraTarget } from "./settings.ts";
 

@@ -1,8 +1,8 @@
 import { assert, assertAlmostEquals, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
-import { randomStream } from "../data/random.ts";
-import { CheckpointError } from "../errors.ts";
-import type { NamedArray } from "../model/gpt2.ts";
+import { randomStream } from "../model/random.ts";
+import { CheckpointError } from "../contracts/errors.ts";
+import type { NamedArray } from "../files/named_arrays.ts";
 import type { Adapter } from "./adapter.ts";
 import {
   fromPeft,
@@ -149,7 +149,7 @@ for (const { family, shape, mode, targets } of CASES) {
 
 Deno.test("PEFT's own adapter of the same head modules means the same", async () => {
   const fixtures = `${FIXTURES}parity/`;
-  const { loadSafetensors } = await import("../checkpoint/safetensors.ts");
+  const { loadSafetensors } = await import("../files/safetensors.ts");
   const shape = { layers: 3, heads: 4, hidden: 48 };
   const tensors = await loadSafetensors(`${fixtures}/gpt2_lora_slice.safetensors`);
   const arrays = new Map(

@@ -5,7 +5,7 @@
  */
 
 import type { AdamWSettings } from "@edgetuner/kernels";
-import { showValue } from "../checkpoint/json_file.ts";
+import { showValue } from "../files/json_file.ts";
 
 /** A projection that LoRA adapts. */
 export type LoraTarget = "q" | "k" | "v";

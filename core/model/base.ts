@@ -9,8 +9,8 @@
  */
 
 import type { Tensor } from "@edgetuner/kernels";
-import type { LayerHeads } from "../ports.ts";
-import type { MatrixParameter, Tape, Variable } from "../tape.ts";
+import type { LayerHeads } from "../contracts/ports.ts";
+import type { MatrixParameter, Tape, Variable } from "./tape.ts";
 
 /** Shape of a model's layers. */
 export interface BaseShape {

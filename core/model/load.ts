@@ -5,12 +5,13 @@
  */
 
 import type { Engine } from "@edgetuner/kernels";
-import { showValue } from "../checkpoint/json_file.ts";
-import { CheckpointError } from "../errors.ts";
+import { showValue } from "../files/json_file.ts";
+import { CheckpointError } from "../contracts/errors.ts";
 import type { BaseLayers, BaseShape, ModelEnds } from "./base.ts";
-import { type Gpt2Config, gpt2Config, Gpt2Ends, Gpt2Layers, gpt2Shape, type NamedArrays } from "./gpt2.ts";
-import { type LlamaConfig, llamaConfig, LlamaEnds, LlamaLayers, llamaShape } from "./llama.ts";
-import { type OptConfig, optConfig, OptEnds, OptLayers, optShape } from "./opt.ts";
+import { type Gpt2Config, gpt2Config, Gpt2Ends, Gpt2Layers, gpt2Shape } from "./families/gpt2.ts";
+import type { NamedArrays } from "../files/named_arrays.ts";
+import { type LlamaConfig, llamaConfig, LlamaEnds, LlamaLayers, llamaShape } from "./families/llama.ts";
+import { type OptConfig, optConfig, OptEnds, OptLayers, optShape } from "./families/opt.ts";
 import type { BaseWeights } from "./weights.ts";
 
 /** Shape of a model of any family. */

@@ -2,11 +2,12 @@ import { Engine } from "@edgetuner/kernels";
 import { assertEquals, assertMatch, assertNotEquals, assertThrows } from "@std/assert";
 import { FAMILIES, familyConfig, familyFolder } from "../../tests/support/families.ts";
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
-import { fingerprintOf } from "../checkpoint/fingerprint.ts";
-import { CheckpointError } from "../errors.ts";
-import { initialWeights } from "../checkpoint/model_folder.ts";
-import { gpt2Config, type NamedArrays } from "./gpt2.ts";
-import { type LlamaConfig, llamaConfig, ropeFrequencies } from "./llama.ts";
+import { fingerprintOf } from "../loading/fingerprint.ts";
+import { CheckpointError } from "../contracts/errors.ts";
+import { initialWeights } from "../loading/model_folder.ts";
+import { gpt2Config } from "./families/gpt2.ts";
+import type { NamedArrays } from "../files/named_arrays.ts";
+import { type LlamaConfig, llamaConfig, ropeFrequencies } from "./families/llama.ts";
 import { loadEnds, loadLayers, modelConfig, modelShape } from "./load.ts";
 
 const engine = await Engine.create();

@@ -5,10 +5,10 @@
  */
 
 import { crossEntropy, embeddingGather, embeddingScatterAdd, matmul, type Tensor } from "@edgetuner/kernels";
-import { GenerationError } from "../errors.ts";
-import type { MicroBatch } from "../micro_batches.ts";
+import { GenerationError } from "../contracts/errors.ts";
+import type { MicroBatch } from "../contracts/micro_batches.ts";
 import type { ModelEnds } from "./base.ts";
-import type { Gpt2Ends } from "./gpt2.ts";
+import type { Gpt2Ends } from "./families/gpt2.ts";
 
 /** Tokens of a step with what is to be predicted. */
 export interface TokenBatch {

@@ -5,10 +5,10 @@
  */
 
 import { type GroupsAlong, weightBytes } from "@edgetuner/kernels";
-import type { Gpt2Config } from "./gpt2.ts";
-import { type LlamaConfig, llamaShape } from "./llama.ts";
+import type { Gpt2Config } from "./families/gpt2.ts";
+import { type LlamaConfig, llamaShape } from "./families/llama.ts";
 import type { ModelConfig } from "./load.ts";
-import { type OptConfig, POSITION_OFFSET } from "./opt.ts";
+import { type OptConfig, POSITION_OFFSET } from "./families/opt.ts";
 import { type BaseWeights, requireBaseWeights } from "./weights.ts";
 
 /** Bytes of adapter memory that a base's weights take. */

@@ -11,12 +11,12 @@ import {
   PackedMatrix,
   type Tensor,
 } from "@edgetuner/kernels";
-import { finitePieces } from "../checkpoint/finite_values.ts";
-import { streamed, type StreamedArray } from "../checkpoint/pieces.ts";
-import { showValue } from "../checkpoint/json_file.ts";
-import { CheckpointError } from "../errors.ts";
-import { type MatrixParameter, Parameter } from "../tape.ts";
-import type { NamedArrays } from "./gpt2.ts";
+import { finitePieces } from "../files/finite_values.ts";
+import { streamed, type StreamedArray } from "../files/streaming.ts";
+import { showValue } from "../files/json_file.ts";
+import { CheckpointError } from "../contracts/errors.ts";
+import { type MatrixParameter, Parameter } from "./tape.ts";
+import type { NamedArrays } from "../files/named_arrays.ts";
 
 function refuse(name: string, rule: string, value: unknown): CheckpointError {
   return new CheckpointError(

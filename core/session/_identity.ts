@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { SavedDevice } from "../checkpoint/run_checkpoint.ts";
+import type { SavedDevice } from "./run_checkpoint.ts";
 
 /** What a device says of who it is. */
 export interface Identity {

@@ -5,16 +5,16 @@
  */
 
 import type { Engine } from "@edgetuner/kernels";
-import { requireSameRun, type RunCheckpoint } from "../checkpoint/run_checkpoint.ts";
-import { BackgroundSaver, SaveSchedule, type SavingTimes } from "../checkpoint/saving.ts";
-import { HandshakeError } from "../errors.ts";
+import { requireSameRun, type RunCheckpoint } from "./run_checkpoint.ts";
+import { BackgroundSaver, SaveSchedule, type SavingTimes } from "./saving.ts";
+import { HandshakeError } from "../contracts/errors.ts";
 import { CachedLayers } from "../generation/cached_layers.ts";
 import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
 import type { LoraSettings } from "../lora/settings.ts";
 import type { BaseLayers } from "../model/base.ts";
-import { quoted } from "../plain_text.ts";
-import type { HeadStatistics } from "../ports.ts";
-import { sampleSettings } from "../predictor/samples.ts";
+import { quoted } from "../contracts/plain_text.ts";
+import type { HeadStatistics } from "../contracts/ports.ts";
+import { sampleSettings } from "../pruning/predictor/samples.ts";
 import {
   checkPruner,
   DEVICE_STATISTICS,
@@ -22,12 +22,12 @@ import {
   type PrunerContext,
   type PrunerDecision,
   type PrunerInput,
-} from "../pruner.ts";
-import { Tape } from "../tape.ts";
+} from "../contracts/pruner.ts";
+import { Tape } from "../model/tape.ts";
 import { embeddingMean } from "../train/embedding_mean.ts";
 import { probeStep, runStep } from "../train/step.ts";
-import type { MetaOf } from "../wire/messages.ts";
-import { askPruner, initPruner } from "./ask_pruner.ts";
+import type { MetaOf } from "../protocol/messages.ts";
+import { askPruner, initPruner } from "../pruning/ask_pruner.ts";
 import { isSame, savedWithHeads, textOf } from "./_identity.ts";
 import { type DecodingRequest, RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";

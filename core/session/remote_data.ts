@@ -5,12 +5,12 @@
  */
 
 import type { Engine, Tensor } from "@edgetuner/kernels";
-import { ProtocolError } from "../errors.ts";
-import { type StepPart, WHOLE_STEP } from "../micro_batches.ts";
-import { quoted } from "../plain_text.ts";
-import type { DataPort, EmbeddedBatch, LossPass, LossResult, StepMode } from "../ports.ts";
-import type { Frame, FrameOf } from "../wire/frame.ts";
-import type { Peer } from "../wire/peer.ts";
+import { ProtocolError } from "../contracts/errors.ts";
+import { type StepPart, WHOLE_STEP } from "../contracts/micro_batches.ts";
+import { quoted } from "../contracts/plain_text.ts";
+import type { DataPort, EmbeddedBatch, LossPass, LossResult, StepMode } from "../contracts/ports.ts";
+import type { Frame, FrameOf } from "../protocol/frame.ts";
+import type { Peer } from "../protocol/peer.ts";
 import type { Waits } from "./waits.ts";
 
 /** Longest step accepted from a data device, in tokens. */

@@ -13,18 +13,18 @@ import {
   scatterAddHeadColumns,
   type Tensor,
 } from "@edgetuner/kernels";
-import { ProtocolError } from "../errors.ts";
+import { ProtocolError } from "../contracts/errors.ts";
 import type { HeadRange } from "../lora/allocation.ts";
 import { clipFactor, globalNorm } from "../lora/head_modules.ts";
-import { keptHeads, lowestLayer, maskOfRange, putRange } from "../lora/local_heads.ts";
+import { keptHeads, lowestLayer, maskOfRange, putRange } from "../lora/head_mask.ts";
 import type { LoraSettings, LoraTarget } from "../lora/settings.ts";
 import { type TargetColumns, targetColumns } from "../lora/target_columns.ts";
-import { type MicroBatch, WHOLE_STEP } from "../micro_batches.ts";
-import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../ports.ts";
-import type { DeviceStatistic } from "../pruner.ts";
-import type { WireTensor } from "../wire/frame.ts";
-import type { Peer } from "../wire/peer.ts";
-import type { ModelShape } from "./settings.ts";
+import { type MicroBatch, WHOLE_STEP } from "../contracts/micro_batches.ts";
+import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../contracts/ports.ts";
+import type { DeviceStatistic } from "../contracts/pruner.ts";
+import type { WireTensor } from "../protocol/frame.ts";
+import type { Peer } from "../protocol/peer.ts";
+import type { ModelShape } from "../contracts/model_shape.ts";
 import type { Waits } from "./waits.ts";
 
 /** A device that owns heads, as the edge server sees it. */

@@ -10,8 +10,8 @@
 import type { Tensor } from "@edgetuner/kernels";
 import { TokenSession } from "../generation/cached_session.ts";
 import type { ModelEnds } from "../model/base.ts";
-import type { Tape } from "../tape.ts";
-import type { Peer } from "../wire/peer.ts";
+import type { Tape } from "../model/tape.ts";
+import type { Peer } from "../protocol/peer.ts";
 
 /** Continuations of one prompt, whose keys and values are at the edge server. */
 export class RemoteSession extends TokenSession {

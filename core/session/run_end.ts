@@ -4,10 +4,10 @@
  * @module
  */
 
-import { ChannelClosedError, PluginError, ProtocolError, TrainingError } from "../errors.ts";
-import type { FrameOf } from "../wire/frame.ts";
-import type { Peer } from "../wire/peer.ts";
-import type { RunEnding } from "./run_server.ts";
+import { ChannelClosedError, PluginError, ProtocolError, TrainingError } from "../contracts/errors.ts";
+import type { FrameOf } from "../protocol/frame.ts";
+import type { Peer } from "../protocol/peer.ts";
+import type { RunEnding } from "./run_events.ts";
 
 /** Progress of a device in a run. */
 export interface RunState {

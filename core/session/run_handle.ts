@@ -4,9 +4,9 @@
  * @module
  */
 
-import type { LedgerEntry } from "../wire/ledger.ts";
-import type { EdgeServerEvent, JoinedDevice, RunStatus, StepRecord } from "./run_server.ts";
-import type { RunSettings } from "./settings.ts";
+import type { LedgerEntry } from "../protocol/ledger.ts";
+import type { EdgeServerEvent, JoinedDevice, RunStatus, StepRecord } from "./run_events.ts";
+import type { RunSettings } from "../train/run_settings.ts";
 
 /** Whether whoever computes the steps of a run is well. */
 export interface RunHealth {

@@ -4,109 +4,21 @@
  * @module
  */
 
-import type { Engine } from "@edgetuner/kernels";
-import type { CheckpointSource, SavedDevice } from "../checkpoint/run_checkpoint.ts";
-import { ChannelClosedError, DeadlineError, HandshakeError, TrainingError } from "../errors.ts";
-import type { HeadRange } from "../lora/allocation.ts";
-import { plainText, quoted } from "../plain_text.ts";
-import type { StepMode } from "../ports.ts";
-import type { Channel } from "../transport.ts";
-import { findCodec, type WireCodec } from "../wire/codec.ts";
-import type { MetaOf } from "../wire/messages.ts";
-import { ByteLedger, type LedgerEntry } from "../wire/ledger.ts";
-import { Peer } from "../wire/peer.ts";
-import { isSame, savedWithHeads, shortId, textOf } from "./_identity.ts";
+import { checkRunSettings, type RunSettings } from "../train/run_settings.ts";
+import type { WireCodec } from "../contracts/codec.ts";
+import type { CheckpointSource, SavedDevice } from "./run_checkpoint.ts";
+import type { EdgeServerEvent, JoinedDevice, RunEnding, RunStatus, StepRecord } from "./run_events.ts";
+import { Peer } from "../protocol/peer.ts";
+import type { MetaOf } from "../protocol/messages.ts";
 import type { RunHandle, RunHealth } from "./run_handle.ts";
-import { checkRunSettings, type RunSettings } from "./settings.ts";
+import { ByteLedger, type LedgerEntry } from "../protocol/ledger.ts";
 import { checkWait } from "./wait_limits.ts";
-
-/** A device that joined. */
-export interface JoinedDevice {
-  /** Name it gave. */
-  readonly name: string;
-  /** The first eight characters of its id, which tells devices of one name apart; empty if it has none. */
-  readonly id: string;
-  /** gamma, its capacity; 0 without heads. */
-  readonly capacity: number;
-  /** True if it is the data device. */
-  readonly data: boolean;
-  /** Its heads, once the run has started. */
-  range: HeadRange | null;
-  /** False once its connection has ended. */
-  connected: boolean;
-}
-
-/** Where the time of a step went, in milliseconds. */
-export interface StepTimes {
-  /** The whole step. */
-  readonly total: number;
-  /** The pruner's decision, with the probe if it needs one. */
-  readonly prune: number;
-  /** Waiting for results of the own GPU. */
-  readonly readback: number;
-  /** Encoding and decoding frames. */
-  readonly codec: number;
-  /** Waiting for devices with nothing else left to do. */
-  readonly wait: number;
-}
-
-/** What is known of a step after it. */
-export interface StepRecord {
-  /** Training steps before this one. */
-  readonly step: number;
-  /** Train or evaluate. */
-  readonly mode: StepMode;
-  /** The loss, if the data device shares it. */
-  readonly loss: number | null;
-  /** Where the time went. */
-  readonly times: StepTimes;
-  /** Bytes of frames sent and received in this step, without a probe's. */
-  readonly bytes: number;
-  /**
-   * Bytes of frames of the probe that the pruner needed: those of an unpruned step with one statistic,
-   * without E, which is not sent again. Left out if it needed none.
-   */
-  readonly probeBytes?: number;
-  /** Global norm of the gradients before they were clipped; left out where they are not. */
-  readonly gradientNorm?: number;
-  /** Head mask, [L * H], 1 = pruned. */
-  readonly mask: Uint8Array;
-  /** Kept heads of each layer, [L]. */
-  readonly kept: readonly number[];
-  /** The pruner's importance per head, [L * H], if it gives one. */
-  readonly scores: Float32Array | null;
-  /** Tokens of the step. */
-  readonly tokens: number;
-  /** B, sequences of the step. */
-  readonly batch: number;
-}
-
-/** What is known of a pass of generation after it. */
-export interface DecodingRecord {
-  /** R, continuations side by side. */
-  readonly rows: number;
-  /** New tokens of each row: those of the prompt, then one. */
-  readonly tokens: number;
-  /** Tokens of each row so far, the prompt's too. */
-  readonly length: number;
-  /** Where the time from E to h_L went, in milliseconds. */
-  readonly times: Pick<StepTimes, "total" | "readback" | "codec" | "wait">;
-  /** Bytes of frames sent and received in this pass, E's too. */
-  readonly bytes: number;
-  /** Bytes of the keys and values that are kept. */
-  readonly cacheBytes: number;
-}
-
-/** State of a run. */
-export type RunStatus = "waiting" | "running" | "paused" | "ended" | "failed";
-
-/** Something that happened. */
-export type EdgeServerEvent =
-  | { readonly type: "joined" | "left"; readonly device: JoinedDevice }
-  | { readonly type: "refused"; readonly peer: string; readonly reason: string }
-  | { readonly type: "status"; readonly status: RunStatus; readonly reason: string }
-  | { readonly type: "step"; readonly record: StepRecord }
-  | { readonly type: "decoding"; readonly record: DecodingRecord };
+import { findCodec } from "../protocol/codec.ts";
+import type { Channel } from "../contracts/channel.ts";
+import { isSame, savedWithHeads, shortId, textOf } from "./_identity.ts";
+import { plainText, quoted } from "../contracts/plain_text.ts";
+import { ChannelClosedError, DeadlineError, HandshakeError, TrainingError } from "../contracts/errors.ts";
+import type { Engine } from "@edgetuner/kernels";
 
 /** Options of every server of a run. */
 export interface RunServerOptions {
@@ -139,8 +51,10 @@ export interface RunServerOptions {
 
 /** Longest time for all devices to take the end of a run, in milliseconds. */
 const END_MS = 5000;
+
 /** The same where the run failed or is to end at once: other devices may be behind the link that was cut. */
 const END_FAILED_MS = 500;
+
 /** The same for a device that let a wait reach its limit. */
 const END_SILENT_MS = 100;
 
@@ -158,14 +72,6 @@ export interface RunMember {
 
 /** How the model and its training are divided: a device takes part only in what it was made for. */
 export type RunSystem = "split" | "tensorParallel";
-
-/** How a run ended in good order. */
-export interface RunEnding {
-  /** Training steps done. */
-  readonly step: number;
-  /** True if the head modules at the end are the best of the run. */
-  readonly best: boolean;
-}
 
 /**
  * What every server of a run does: it lets devices join, starts and ends the run, and tells what

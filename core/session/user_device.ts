@@ -5,19 +5,14 @@
  */
 
 import type { Engine } from "@edgetuner/kernels";
-import {
-  type CheckpointSource,
-  requireSameRun,
-  type RunCheckpoint,
-  saveHeads,
-} from "../checkpoint/run_checkpoint.ts";
-import { BackgroundSaver, type SavingTimes } from "../checkpoint/saving.ts";
-import { ChannelClosedError, CheckpointError, HandshakeError, ProtocolError } from "../errors.ts";
+import { type CheckpointSource, requireSameRun, type RunCheckpoint, saveHeads } from "./run_checkpoint.ts";
+import { BackgroundSaver, type SavingTimes } from "./saving.ts";
+import { ChannelClosedError, CheckpointError, HandshakeError, ProtocolError } from "../contracts/errors.ts";
 import type { TokenSession } from "../generation/cached_session.ts";
 import { type Adapter, adapterRange, loadIntoModules } from "../lora/adapter.ts";
 import { HeadModules } from "../lora/head_modules.ts";
-import { keptHeads } from "../lora/local_heads.ts";
-import { splitBatch, type StepPart, WHOLE_STEP } from "../micro_batches.ts";
+import { keptHeads } from "../lora/head_mask.ts";
+import { splitBatch, type StepPart, WHOLE_STEP } from "../contracts/micro_batches.ts";
 import type { ModelEnds } from "../model/base.ts";
 import {
   embedTokens,
@@ -27,22 +22,24 @@ import {
   sumLosses,
   type TokenBatch,
 } from "../model/loss.ts";
-import { requireFiniteHeads, requireFiniteLoss } from "../train/finite.ts";
+import { requireFiniteHeads, requireFiniteLoss } from "../lora/finite.ts";
 import { type BatchPart, partsOfStep } from "../train/local_data.ts";
-import type { HeadMode, HeadStatistics, StepMode } from "../ports.ts";
-import { plainText, quoted } from "../plain_text.ts";
-import type { Channel } from "../transport.ts";
-import type { RunEnding } from "./run_server.ts";
+import type { HeadMode, HeadStatistics, StepMode } from "../contracts/ports.ts";
+import { plainText, quoted } from "../contracts/plain_text.ts";
+import type { Channel } from "../contracts/channel.ts";
+import type { RunEnding } from "./run_events.ts";
 import { leave, requireOrderlyEnd, type RunState, takeEnd } from "./run_end.ts";
 import { checkWait } from "./wait_limits.ts";
-import { findCodec, type WireCodec } from "../wire/codec.ts";
-import type { Frame, FrameOf } from "../wire/frame.ts";
-import type { ByteLedger } from "../wire/ledger.ts";
-import type { MetaOf } from "../wire/messages.ts";
-import { Peer } from "../wire/peer.ts";
+import { findCodec } from "../protocol/codec.ts";
+import type { WireCodec } from "../contracts/codec.ts";
+import type { Frame, FrameOf } from "../protocol/frame.ts";
+import type { ByteLedger } from "../protocol/ledger.ts";
+import type { MetaOf } from "../protocol/messages.ts";
+import { Peer } from "../protocol/peer.ts";
 import { isSame, textOf } from "./_identity.ts";
 import { RemoteSession } from "./remote_session.ts";
-import { readWelcome, type RunTask, type Welcome } from "./settings.ts";
+import { readWelcome, type Welcome } from "./welcome.ts";
+import type { RunTask } from "../train/run_settings.ts";
 
 /** What the data device brings along. Nothing of it but E, dh_L and, if shared, the loss leaves the device. */
 export interface DataSide {

@@ -5,7 +5,7 @@
  */
 
 import { addColumnSums } from "@edgetuner/kernels";
-import type { EmbeddedBatch } from "../ports.ts";
+import type { EmbeddedBatch } from "../contracts/ports.ts";
 
 /**
  * Mean over all tokens of a batch's embeddings E.

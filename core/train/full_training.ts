@@ -5,7 +5,7 @@
  */
 
 import { type AdamWSettings, clipScale, type Engine, type Tensor } from "@edgetuner/kernels";
-import type { Gpt2Ends, Gpt2Layers } from "../model/gpt2.ts";
+import type { Gpt2Ends, Gpt2Layers } from "../model/families/gpt2.ts";
 import {
   embedTokens,
   embedTokensBackward,
@@ -14,8 +14,8 @@ import {
   sumLosses,
   type TokenBatch,
 } from "../model/loss.ts";
-import { TrainingError } from "../errors.ts";
-import { Tape } from "../tape.ts";
+import { TrainingError } from "../contracts/errors.ts";
+import { Tape } from "../model/tape.ts";
 
 /** A model all of whose parameters are trained. */
 export interface TrainableModel {

@@ -5,7 +5,7 @@
  */
 
 import type { Tensor } from "@edgetuner/kernels";
-import { splitBatch, type StepPart } from "../micro_batches.ts";
+import { splitBatch, type StepPart } from "../contracts/micro_batches.ts";
 import type { ModelEnds } from "../model/base.ts";
 import {
   embedTokens,
@@ -16,8 +16,8 @@ import {
   sumLosses,
   type TokenBatch,
 } from "../model/loss.ts";
-import { requireFiniteLoss } from "./finite.ts";
-import type { DataPort, EmbeddedBatch, LossPass, LossResult, StepMode } from "../ports.ts";
+import { requireFiniteLoss } from "../lora/finite.ts";
+import type { DataPort, EmbeddedBatch, LossPass, LossResult, StepMode } from "../contracts/ports.ts";
 
 /** A batch and what it is for; `null` ends the run. */
 export type BatchSource = (step: number) =>

@@ -5,11 +5,18 @@
  */
 
 import type { Engine, Tensor } from "@edgetuner/kernels";
-import { type MicroBatch, splitBatch, WHOLE_STEP } from "../micro_batches.ts";
+import { type MicroBatch, splitBatch, WHOLE_STEP } from "../contracts/micro_batches.ts";
 import type { BaseLayers } from "../model/base.ts";
-import type { DataPort, EmbeddedBatch, HeadMode, HeadPort, HeadStatistics, LayerHeads } from "../ports.ts";
-import { Tape } from "../tape.ts";
-import { requireFiniteLoss } from "./finite.ts";
+import type {
+  DataPort,
+  EmbeddedBatch,
+  HeadMode,
+  HeadPort,
+  HeadStatistics,
+  LayerHeads,
+} from "../contracts/ports.ts";
+import { Tape } from "../model/tape.ts";
+import { requireFiniteLoss } from "../lora/finite.ts";
 
 /** What a step works on. */
 export interface StepContext {

@@ -7,26 +7,28 @@
 import {
   baseNorms,
   type BaseWeights,
-  type ComputeModel,
   DEVICE_STATISTICS,
   fixedBatches,
   generateGreedy,
   type HeadModules,
-  type LinkProfile,
   loadEnds,
   loadLayers,
   LocalHeads,
   type ModelFolder,
-  plan,
-  type PlanOptions,
   type Pruner,
   type RunSettings,
   type SequenceSet,
   shuffledBatches,
   stepTraffic,
   type Tokenizer,
-  TYPICAL_COMPUTE,
 } from "@edgetuner/core";
+import {
+  type ComputeModel,
+  type LinkProfile,
+  plan,
+  type PlanOptions,
+  TYPICAL_COMPUTE,
+} from "@edgetuner/transport";
 import type { Engine } from "@edgetuner/kernels";
 import {
   simulate,

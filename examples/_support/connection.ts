@@ -4,13 +4,8 @@
  * @module
  */
 
-import {
-  type Channel,
-  environmentVariable,
-  LINK_PROFILES,
-  type LinkProfile,
-  type Transport,
-} from "@edgetuner/core";
+import { type Channel, environmentVariable, type Transport } from "@edgetuner/core";
+import { LINK_PROFILES, type LinkProfile } from "@edgetuner/transport";
 import { connectWithin, emulateLink, httpTransport, webSocketTransport } from "@edgetuner/transport";
 import { type FlagValues, integer, number, text, UsageError } from "./flags.ts";
 import { linkOf } from "./twin_flags.ts";

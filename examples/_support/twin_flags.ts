@@ -6,19 +6,21 @@
 
 import {
   type BaseLayers,
-  checkCompute,
-  type ComputeModel,
   Gpt2Ends,
   Gpt2Layers,
+  type ModelEnds,
+  type RunSettings,
+  type TokenBatch,
+} from "@edgetuner/core";
+import {
+  checkCompute,
+  type ComputeModel,
   LINK_PROFILES,
   type LinkProfile,
   measureCompute,
-  type ModelEnds,
   readLinkProfile,
-  type RunSettings,
-  type TokenBatch,
   TYPICAL_COMPUTE,
-} from "@edgetuner/core";
+} from "@edgetuner/transport";
 import { UsageError } from "./flags.ts";
 
 /** Help of a flag that takes a link. */

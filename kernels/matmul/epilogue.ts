@@ -4,8 +4,8 @@
  * @module
  */
 
-import type { Bindable } from "../engine/tensor.ts";
-import type { Tensor } from "../engine/tensor.ts";
+import type { Bindable, Tensor } from "../engine/tensor.ts";
+
 import { auxiliaryOf, type MatmulOptions } from "./options.ts";
 
 /** Parts of an epilogue, as `prelude/epilogue.wgsl` numbers them. */

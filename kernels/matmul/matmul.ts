@@ -6,10 +6,10 @@
 
 import textureSource from "./matmul_texture.wgsl" with { type: "text" };
 import tiledSource from "./matmul_tiled.wgsl" with { type: "text" };
-import type { Bindable } from "../engine/tensor.ts";
+import { type Bindable, type StagedTexture, type Tensor, WINDOW_ROWS } from "../engine/tensor.ts";
 import type { AdapterClass } from "../engine/adapter.ts";
 import { defineKernel, type Kernel } from "../engine/kernel.ts";
-import { type StagedTexture, type Tensor, WINDOW_ROWS } from "../engine/tensor.ts";
+
 import { PackedMatrix } from "../packed/packed_matrix.ts";
 import { FLAGS, piecesOf, rowsPerBuffer, segments } from "./epilogue.ts";
 import {

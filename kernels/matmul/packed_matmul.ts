@@ -6,9 +6,9 @@
 
 import textureSource from "./packed_matmul_texture.wgsl" with { type: "text" };
 import tiledSource from "./packed_matmul_tiled.wgsl" with { type: "text" };
-import type { Bindable } from "../engine/tensor.ts";
+import type { Bindable, Tensor } from "../engine/tensor.ts";
 import { defineKernel, type Kernel } from "../engine/kernel.ts";
-import type { Tensor } from "../engine/tensor.ts";
+
 import { PACKED_FORMATS } from "../packed/formats.ts";
 import type { PackedMatrix } from "../packed/packed_matrix.ts";
 import { piecesOf, rowsPerBuffer, segments } from "./epilogue.ts";

@@ -5,8 +5,8 @@
  */
 
 import type { Engine } from "../engine/engine.ts";
-import type { RowWindow, Tensor } from "../engine/tensor.ts";
-import { WINDOW_ROWS } from "../engine/tensor.ts";
+import { type RowWindow, type Tensor, WINDOW_ROWS } from "../engine/tensor.ts";
+
 import {
   type GroupsAlong,
   PACKED_FORMATS,

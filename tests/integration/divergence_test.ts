@@ -10,7 +10,6 @@ import {
   checkRunSettings,
   EdgeServer,
   f32Codec,
-  LINK_PROFILES,
   loadAdapter,
   loadCheckpoint,
   LocalData,
@@ -24,6 +23,7 @@ import {
   type UserDeviceResult,
   type WireCodec,
 } from "@edgetuner/core";
+import { LINK_PROFILES } from "@edgetuner/transport";
 import { noPruner } from "@edgetuner/plugins";
 import { simulate, simulateServerTuner } from "@edgetuner/transport";
 import { assert, assertEquals, assertInstanceOf, assertRejects, assertStringIncludes } from "@std/assert";

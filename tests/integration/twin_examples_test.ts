@@ -1,4 +1,4 @@
-import { LINK_PROFILES, MODEL_SIZES } from "@edgetuner/core";
+import { LINK_PROFILES, MODEL_SIZES } from "@edgetuner/transport";
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
 import { EXAMPLES, FIXTURES } from "../support/places.ts";
 

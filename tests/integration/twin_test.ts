@@ -1,7 +1,5 @@
 import {
   ChannelClosedError,
-  checkCompute,
-  type ComputeModel,
   DEFAULT_LORA,
   EdgeServer,
   gpt2Config,
@@ -9,16 +7,20 @@ import {
   Gpt2Layers,
   HandshakeError,
   initialWeights,
+  type Pruner,
+  type RunSettings,
+  runUserDevice,
+} from "@edgetuner/core";
+import {
+  checkCompute,
+  type ComputeModel,
   LINK_PROFILES,
   type LinkProfile,
   measureCompute,
   plan,
-  type Pruner,
-  type RunSettings,
-  runUserDevice,
   segmentMs,
   wholeStepWork,
-} from "@edgetuner/core";
+} from "@edgetuner/transport";
 import { Engine } from "@edgetuner/kernels";
 import { noPruner } from "@edgetuner/plugins";
 import {

@@ -1,14 +1,12 @@
 import {
   EdgeServer,
   type EdgeServerEvent,
-  type Listener,
-  type Pruner,
   type RunHandle,
   runUserDevice,
   type StepRecord,
-  type Transport,
   type UserDeviceResult,
 } from "@edgetuner/core";
+import type { Listener, Pruner, Transport } from "@edgetuner/core/contracts";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import {
   BATCH,

@@ -10,7 +10,7 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { Server as NetServer, type Socket } from "node:net";
 import { getRequestListener } from "@hono/node-server";
-import { ListenError } from "@edgetuner/core";
+import { ListenError } from "@edgetuner/core/contracts";
 import { count, milliseconds } from "../_options.ts";
 import { refusal } from "../problem.ts";
 import type { Authorize } from "../token.ts";

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
-import { ListenError } from "@edgetuner/core";
+import { ListenError } from "@edgetuner/core/contracts";
 import { httpTransport, requireToken, webSocketListener, webSocketTransport } from "@edgetuner/transport";
 import { fileURLToPath } from "node:url";
 import { serve, type ServeOptions, type Serving } from "./serve.ts";

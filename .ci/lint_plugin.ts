@@ -1,0 +1,70 @@
+/**
+ * House rules that need a look at the syntax. `.ci/measures.ts` counts what breaks them.
+ *
+ * @module
+ */
+
+/** Most lines of a function, from its first to its last. */
+const FUNCTION_LINES = 80;
+/** Most parameters of a function. */
+const PARAMETERS = 4;
+
+type AnyFunction =
+  | Deno.lint.FunctionDeclaration
+  | Deno.lint.FunctionExpression
+  | Deno.lint.ArrowFunctionExpression;
+
+/** The parameter itself, without a default or the modifiers of a constructor. */
+function plain(parameter: Deno.lint.Parameter | Deno.lint.TSParameterProperty): Deno.lint.Node {
+  if (parameter.type === "TSParameterProperty") return plain(parameter.parameter as Deno.lint.Parameter);
+  return parameter.type === "AssignmentPattern" ? parameter.left : parameter;
+}
+
+/** `boolean`, by annotation or by default value. */
+function isBoolean(parameter: Deno.lint.Parameter | Deno.lint.TSParameterProperty): boolean {
+  const name = plain(parameter);
+  const annotated = name.type === "Identifier" &&
+    name.typeAnnotation?.typeAnnotation.type === "TSBooleanKeyword";
+  const initial = parameter.type === "AssignmentPattern" && parameter.right.type === "Literal" &&
+    typeof parameter.right.value === "boolean";
+  return annotated || initial;
+}
+
+/** Callbacks and the like take what their caller gives. */
+function isNamed(node: AnyFunction): boolean {
+  return node.type === "FunctionDeclaration" || node.parent.type === "MethodDefinition" ||
+    node.parent.type === "VariableDeclarator";
+}
+
+function rule(check: (node: AnyFunction, report: (message: string) => void, text: string) => void) {
+  return {
+    create(context: Deno.lint.RuleContext): Deno.lint.LintVisitor {
+      const visit = (node: AnyFunction) =>
+        check(node, (message) => context.report({ node, message }), context.sourceCode.getText(node));
+      return { FunctionDeclaration: visit, FunctionExpression: visit, ArrowFunctionExpression: visit };
+    },
+  };
+}
+
+const plugin: Deno.lint.Plugin = {
+  name: "house",
+  rules: {
+    "function-lines": rule((_node, report, text) => {
+      const lines = text.split("\n").length;
+      if (lines > FUNCTION_LINES) report(`a function has at most ${FUNCTION_LINES} lines: this has ${lines}`);
+    }),
+    "parameters": rule((node, report) => {
+      const { length } = node.params;
+      if (length > PARAMETERS && isNamed(node)) {
+        report(`a function has at most ${PARAMETERS} parameters: this has ${length}`);
+      }
+    }),
+    "boolean-parameter": rule((node, report) => {
+      if (isNamed(node) && node.params.length > 1 && node.params.some(isBoolean)) {
+        report("a boolean among other parameters is a named option");
+      }
+    }),
+  },
+};
+
+export default plugin;

@@ -1,0 +1,346 @@
+/**
+ * GPT-2: configuration, weights, and the layers between embedding and final norm.
+ *
+ * B batch, T tokens of a sequence, H heads, d hidden size, F = 4 d (feed-forward), V vocabulary.
+ *
+ * @module
+ */
+
+import {
+  type BaseWeights,
+  ConfigFields,
+  disposeAll,
+  packWeights,
+  refuseQuantised,
+  requireBaseWeights,
+  uploadLasting,
+} from "../weights.ts";
+import { CheckpointError } from "../../contracts/errors.ts";
+import { type MatrixParameter, Parameter, type Tape, type Variable } from "../tape.ts";
+import {
+  embeddingGather,
+  type Engine,
+  type GroupsAlong,
+  PACKED_FORMATS,
+  type PackedMatrix,
+  type Tensor,
+} from "@edgetuner/kernels";
+import type { NamedArrays } from "../../files/named_arrays.ts";
+import { finitePieces } from "../../files/finite_values.ts";
+import { streamed, type StreamedArray } from "../../files/streaming.ts";
+import {
+  attentionOp,
+  checkedWeight,
+  feedForwardOp,
+  layerNormalised,
+  linearOp,
+  loraLinearOp,
+  normOp,
+} from "../ops.ts";
+import type { BaseLayers, BaseShape, EndsShape, ModelEnds, Normalised, SequenceShape } from "../base.ts";
+import type { LayerHeads } from "../../contracts/ports.ts";
+
+/** Shape of a GPT-2 model, named as in its `config.json`. */
+export interface Gpt2Config {
+  /** L, layers. */
+  readonly n_layer: number;
+  /** H, attention heads. */
+  readonly n_head: number;
+  /** d, hidden size. */
+  readonly n_embd: number;
+  /** V, vocabulary entries. */
+  readonly vocab_size: number;
+  /** Longest sequence. */
+  readonly n_positions: number;
+  /** Added to variances. */
+  readonly layer_norm_epsilon: number;
+}
+
+/**
+ * Checks a `config.json` and takes what GPT-2 needs.
+ *
+ * @throws {CheckpointError} If a field is missing or out of range, or asks for what is not done here.
+ */
+export function gpt2Config(json: unknown): Gpt2Config {
+  const fields = new ConfigFields(json);
+  fields.only("model_type", ["gpt2"]);
+  fields.only("activation_function", ["gelu_new", "gelu_pytorch_tanh"]);
+  fields.only("scale_attn_weights", [true], "scores are divided by the root of the head size");
+  fields.only("scale_attn_by_inverse_layer_idx", [false], "scores are scaled alike in all layers");
+  fields.only("add_cross_attention", [false], "there is no encoder");
+  fields.only("tie_word_embeddings", [true], "the LM head is the token embedding");
+  refuseQuantised(fields);
+  const hidden = fields.integer("n_embd");
+  fields.only("n_inner", [4 * hidden], "4 n_embd");
+  const config: Gpt2Config = {
+    n_layer: fields.integer("n_layer"),
+    n_head: fields.integer("n_head"),
+    n_embd: hidden,
+    vocab_size: fields.integer("vocab_size"),
+    n_positions: fields.integer("n_positions"),
+    layer_norm_epsilon: fields.positive("layer_norm_epsilon", 1e-5),
+  };
+  if (config.n_embd % config.n_head !== 0 || (config.n_embd / config.n_head) % 4 !== 0) {
+    throw new CheckpointError(
+      `Cannot load the model as n_embd / n_head must be a multiple of 4: current value is ${config.n_embd} / ${config.n_head}`,
+    );
+  }
+  return config;
+}
+
+/** Causal masks, which older files hold though they follow from the configuration. */
+const MASK = /\.attn\.(bias|masked_bias)$/;
+
+/** Puts weights on the GPU. If one does not fit, all are freed again. */
+class Gpt2Reader {
+  readonly #made: MatrixParameter[] = [];
+  readonly #used = new Set<string>();
+
+  constructor(
+    readonly engine: Engine,
+    readonly weights: NamedArrays,
+    readonly trainable: boolean,
+    readonly baseWeights: BaseWeights,
+  ) {
+    requireBaseWeights(baseWeights);
+    if (trainable && baseWeights !== "f32") {
+      throw new TypeError(
+        `Cannot train all parameters as baseWeights must be "f32": current value is "${baseWeights}"`,
+      );
+    }
+  }
+
+  /** A weight that is f32 in every case. */
+  plain(name: string, rows: number, columns: number): Parameter {
+    return this.#own(
+      (array, key) => uploadLasting(this.engine, finitePieces(key, array, columns), rows, columns, name),
+      ...[name, rows, columns] as const,
+    );
+  }
+
+  /** A matrix; along the rows if they are what a product adds up, as where it is stored [in, out]. */
+  matrix(name: string, rows: number, columns: number, groupsAlong: GroupsAlong): MatrixParameter {
+    const { baseWeights: format } = this;
+    if (format === "f32") return this.plain(name, rows, columns);
+    const shape = { rows, columns, format, groupsAlong };
+    // Rows that share a scale are packed together.
+    const unit = groupsAlong === "rows" ? (PACKED_FORMATS[format].group || 1) * columns : columns;
+    return this.#own(
+      (array, key) => packWeights(this.engine, name, shape, finitePieces(key, array, unit)),
+      ...[name, rows, columns] as const,
+    );
+  }
+
+  /** Refuses a checkpoint whose layers hold what was not asked for: the model would compute something else. */
+  refuseOtherLayerWeights(): void {
+    for (const name of this.weights.keys()) {
+      if (!/^(transformer\.)?h\.\d+\./.test(name) || this.#used.has(name) || MASK.test(name)) continue;
+      disposeAll(this.#made);
+      throw new CheckpointError(
+        `Cannot load the model as its layers must hold the weights of its family and configuration alone: they hold "${name}"`,
+      );
+    }
+  }
+
+  #own<V extends Tensor | PackedMatrix>(
+    put: (array: StreamedArray, key: string) => V,
+    name: string,
+    rows: number,
+    columns: number,
+  ): Parameter<V> {
+    try {
+      const key = this.weights.has(`transformer.${name}`) ? `transformer.${name}` : name;
+      const value = put(checkedWeight(streamed(this.weights, key), name, rows, columns), key);
+      this.#used.add(key);
+      const parameter = new Parameter(`transformer.${name}`, value, this.trainable);
+      this.#made.push(parameter);
+      return parameter;
+    } catch (error) {
+      disposeAll(this.#made);
+      throw error;
+    }
+  }
+}
+
+/** Weights of one layer. */
+export interface Gpt2Layer {
+  /** Norm before the attention: [1, d] each. */
+  readonly norm1: readonly [Parameter, Parameter];
+  /** Q, K and V side by side: [d, 3 d] and [1, 3 d]. */
+  readonly qkv: readonly [MatrixParameter, Parameter];
+  /** Output projection: [d, d] and [1, d]. */
+  readonly projection: readonly [MatrixParameter, Parameter];
+  /** Norm before the feed-forward network. */
+  readonly norm2: readonly [Parameter, Parameter];
+  /** [d, F] and [1, F]. */
+  readonly up: readonly [MatrixParameter, Parameter];
+  /** [F, d] and [1, d]. */
+  readonly down: readonly [MatrixParameter, Parameter];
+}
+
+/** The layers of a GPT-2: what an edge server holds. */
+export class Gpt2Layers implements BaseLayers {
+  /** Shape of the model. */
+  readonly config: Gpt2Config;
+  /** Weights, one entry per layer. */
+  readonly layers: readonly Gpt2Layer[];
+
+  /**
+   * Puts the layers' weights on the GPU.
+   *
+   * @param engine Where.
+   * @param config Shape of the model.
+   * @param weights The checkpoint.
+   * @param trainable True to train the base weights too. @default {false}
+   * @param baseWeights How matrices are held. @default {"f32"}
+   * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format, or is one too many.
+   * @throws {TypeError} If the weights are to be trained and not f32.
+   */
+  constructor(
+    engine: Engine,
+    config: Gpt2Config,
+    weights: NamedArrays,
+    trainable = false,
+    baseWeights: BaseWeights = "f32",
+  ) {
+    this.config = config;
+    const d = config.n_embd;
+    const reader = new Gpt2Reader(engine, weights, trainable, baseWeights);
+    this.layers = Array.from({ length: config.n_layer }, (_, l) => {
+      const norm = (name: string): [Parameter, Parameter] => [
+        reader.plain(`h.${l}.${name}.weight`, 1, d),
+        reader.plain(`h.${l}.${name}.bias`, 1, d),
+      ];
+      const linear = (name: string, rows: number, columns: number): [MatrixParameter, Parameter] => [
+        reader.matrix(`h.${l}.${name}.weight`, rows, columns, "rows"),
+        reader.plain(`h.${l}.${name}.bias`, 1, columns),
+      ];
+      return {
+        norm1: norm("ln_1"),
+        qkv: linear("attn.c_attn", d, 3 * d),
+        projection: linear("attn.c_proj", d, d),
+        norm2: norm("ln_2"),
+        up: linear("mlp.c_fc", d, 4 * d),
+        down: linear("mlp.c_proj", 4 * d, d),
+      };
+    });
+    reader.refuseOtherLayerWeights();
+  }
+
+  /** Shape of the layers. */
+  get shape(): BaseShape {
+    return gpt2Shape(this.config);
+  }
+
+  /** All weights, in order. */
+  parameters(): MatrixParameter[] {
+    return this.layers.flatMap((layer) => Object.values(layer).flat() as MatrixParameter[]);
+  }
+
+  /**
+   * The layers from E to h_L.
+   *
+   * @param tape Records the way back.
+   * @param embedding E, [B * T, d].
+   * @param shape B and T.
+   * @param heads Where the LoRA head modules live; `null` for the base model alone.
+   */
+  async forward(
+    tape: Tape,
+    embedding: Variable,
+    shape: SequenceShape,
+    heads: LayerHeads | null,
+  ): Promise<Variable> {
+    const attentionShape = { ...shape, heads: this.config.n_head };
+    const epsilon = this.config.layer_norm_epsilon;
+    let h = embedding;
+    for (const [l, layer] of this.layers.entries()) {
+      const x = normOp(tape, h, layer.norm1, epsilon);
+      const qkv = await loraLinearOp(tape, x, layer.qkv, l, heads);
+      const mixed = shape.cache?.attend(tape, qkv, l) ?? attentionOp(tape, qkv, attentionShape);
+      h = linearOp(tape, mixed, layer.projection, h);
+      const x2 = normOp(tape, h, layer.norm2, epsilon);
+      h = feedForwardOp(tape, x2, layer.up, layer.down, h);
+    }
+    return h;
+  }
+
+  /** Frees the weights. */
+  [Symbol.dispose](): void {
+    for (const parameter of this.parameters()) parameter[Symbol.dispose]();
+  }
+}
+
+/** Embedding, final norm and LM head of a GPT-2: what a data device holds. */
+export class Gpt2Ends implements ModelEnds {
+  /** Shape of the model. */
+  readonly config: Gpt2Config;
+  /** Token embedding and LM head (tied), [V, d]. */
+  readonly tokens: MatrixParameter;
+  /** Position embedding, [positions, d]. */
+  readonly positions: Parameter;
+  /** Final norm: [1, d] each. */
+  readonly norm: readonly [Parameter, Parameter];
+
+  /**
+   * Puts the weights on the GPU.
+   *
+   * @param engine Where.
+   * @param config Shape of the model.
+   * @param weights The checkpoint.
+   * @param trainable True to train the weights too. @default {false}
+   * @param baseWeights How the token embedding is held. @default {"f32"}
+   * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format.
+   * @throws {TypeError} If the weights are to be trained and not f32.
+   */
+  constructor(
+    engine: Engine,
+    config: Gpt2Config,
+    weights: NamedArrays,
+    trainable = false,
+    baseWeights: BaseWeights = "f32",
+  ) {
+    this.config = config;
+    const d = config.n_embd;
+    const reader = new Gpt2Reader(engine, weights, trainable, baseWeights);
+    this.tokens = reader.matrix("wte.weight", config.vocab_size, d, "columns");
+    this.positions = reader.plain("wpe.weight", config.n_positions, d);
+    this.norm = [reader.plain("ln_f.weight", 1, d), reader.plain("ln_f.bias", 1, d)];
+  }
+
+  /** Shape of the ends. */
+  get shape(): EndsShape {
+    const { n_embd: hidden, vocab_size: vocabulary, n_positions: positions } = this.config;
+    return { hidden, vocabulary, positions };
+  }
+
+  /** LM head: the token embedding. */
+  get lmHead(): MatrixParameter {
+    return this.tokens;
+  }
+
+  /** All weights, in order. */
+  parameters(): MatrixParameter[] {
+    return [this.tokens, this.positions, ...this.norm];
+  }
+
+  /** Token embedding + position embedding. */
+  embed(tokens: Uint32Array, positions: Uint32Array): Tensor {
+    return embeddingGather(this.positions.value, positions, embeddingGather(this.tokens.value, tokens));
+  }
+
+  /** Layer norm. */
+  normalise(hidden: Tensor): Normalised {
+    return layerNormalised(hidden, this.norm, this.config.layer_norm_epsilon);
+  }
+
+  /** Frees the weights. */
+  [Symbol.dispose](): void {
+    for (const parameter of this.parameters()) parameter[Symbol.dispose]();
+  }
+}
+
+/** Shape of the layers of a GPT-2. */
+export function gpt2Shape({ n_layer: layers, n_head: heads, n_embd: hidden }: Gpt2Config): BaseShape {
+  return { layers, heads, kvHeads: heads, hidden, headSize: hidden / heads };
+}

@@ -1,0 +1,224 @@
+/**
+ * The messages of the protocol: one table that says of each kind who sends it, in which lane, what tensors it
+ * carries and how they are written, and which fields its `meta` has. Whatever does not fit is refused when a
+ * frame is decoded; no other code looks at raw fields.
+ *
+ * Letters of shapes: B sequences, T tokens of each, or rows in all; d hidden size, D head size, L layers,
+ * H heads of the device, n of them kept, c targets.
+ *
+ * @module
+ */
+
+import { LORA_TARGETS, type LoraSettings, SCHEDULES } from "../lora/settings.ts";
+import { MAX_MICRO_BATCHES } from "../contracts/micro_batches.ts";
+import { DEVICE_STATISTICS } from "../contracts/pruner.ts";
+import {
+  type Field,
+  type FieldsOf,
+  flag,
+  integer,
+  list,
+  name,
+  nullable,
+  number,
+  oneOf,
+  optional,
+  record,
+  tuple,
+  words,
+} from "./fields.ts";
+import type { Metas, RangeMeta, SettingsMeta } from "./metas.ts";
+
+/** Version of envelope and step protocol. Peers with another one are refused. */
+export const PROTOCOL_VERSION = 3;
+
+/** An end of a channel: the edge server, or a device. */
+export type Side = "server" | "device";
+
+/** Lane that a message belongs to: the handshake, the data device or the head modules. */
+export type Lane = "control" | "data" | "heads";
+
+/** Tensors of a kind of message. */
+export interface MessageTensors {
+  /** How they are written: with the codec of the run, as floats, or as bytes. */
+  readonly as: "codec" | "f32" | "u8";
+  /** Fewest and most of them. */
+  readonly count: readonly [number, number];
+  /** Shapes that each may have, one letter a dimension. */
+  readonly shapes: readonly (readonly string[])[];
+}
+
+/** Kind of a message. */
+export type FrameKind = keyof Metas;
+
+/** Fields of a kind's `meta`. */
+export type MetaOf<K extends FrameKind> = Metas[K];
+
+/** A kind of message. */
+export interface Message<M = Readonly<Record<string, unknown>>> {
+  /** Who sends it. */
+  readonly from: readonly Side[];
+  /** Its lane. */
+  readonly lane: Lane;
+  /** Its tensors; `null` if it has none. */
+  readonly tensors: MessageTensors | null;
+  /** Fields of its `meta`. */
+  readonly meta: FieldsOf<M>;
+}
+
+const UINT32 = 0xffff_ffff;
+const FLOAT_MAX = Number.MAX_VALUE;
+/** Most bytes of memory that a device may say it has, and the largest capacity. */
+const LARGE = 2 ** 53 - 1;
+/** Most rows that a list of rows may count together. */
+const MAX_ROWS = 2 ** 24 - 1;
+/** Most checkpoints that a device may bring. */
+const MAX_CHECKPOINTS = 1024;
+/** Most continuations side by side in generation. */
+const MAX_BEAMS = 4096;
+
+const range: Field<RangeMeta> = record({ first: integer(0, 1e6), count: integer(1, 1e6) });
+
+/** Fields of LoRA settings. */
+export const LORA_FIELDS: FieldsOf<LoraSettings> = {
+  mode: oneOf("slice", "full"),
+  targets: list(oneOf(...LORA_TARGETS), 1, LORA_TARGETS.length),
+  rank: integer(1, 65_536),
+  alpha: number(-FLOAT_MAX, FLOAT_MAX),
+  dropout: number(0, 1),
+};
+
+/** Fields of run settings. */
+export const SETTINGS_FIELDS: FieldsOf<SettingsMeta> = {
+  lora: record(LORA_FIELDS),
+  optimizer: record({
+    learningRate: number(0, FLOAT_MAX),
+    warmupSteps: integer(0, LARGE),
+    schedule: oneOf(...SCHEDULES),
+    beta1: number(0, 1),
+    beta2: number(0, 1),
+    epsilon: number(0, FLOAT_MAX),
+    weightDecay: number(0, FLOAT_MAX),
+  }),
+  steps: integer(1, LARGE),
+  seed: integer(0, UINT32),
+  codec: name(1, 32),
+  microBatches: integer(1, MAX_MICRO_BATCHES),
+  overlap: flag(),
+  accumulate: integer(1, UINT32),
+  clipNorm: nullable(number(0, FLOAT_MAX)),
+  checkpointEvery: integer(0, UINT32),
+  task: oneOf("train", "generate"),
+};
+
+const step: Field<number> = integer(0, UINT32);
+const mode: Field<"train" | "evaluate"> = oneOf("train", "evaluate");
+const row: Field<number> = integer(0, MAX_ROWS);
+const part: Field<readonly [number, number]> = tuple(integer(0, MAX_ROWS), integer(1, MAX_ROWS));
+
+/** One tensor of one shape, written with the codec of the run. */
+function coded(...shapes: readonly string[]): MessageTensors {
+  return { as: "codec", count: [1, 1], shapes: shapes.map((shape) => shape.split(" ")) };
+}
+
+function floats(count: readonly [number, number], shape: string): MessageTensors {
+  return { as: "f32", count, shapes: [shape.split(" ")] };
+}
+
+function message<M>(
+  from: Side | readonly Side[],
+  lane: Lane,
+  tensors: MessageTensors | null,
+  meta: FieldsOf<M>,
+): Message<M> {
+  return { from: typeof from === "string" ? [from] : from, lane, tensors, meta };
+}
+
+const BOTH = ["server", "device"] as const;
+
+/** Every kind of message, see `Metas` for what it is. */
+export const MESSAGES: { readonly [K in FrameKind]: Message<Metas[K]> } = {
+  hello: message<Metas["hello"]>("device", "control", null, {
+    name: name(1, 64),
+    id: optional(name(8, 64)),
+    capacity: number(0, LARGE),
+    data: flag(),
+    fingerprint: name(0, 128),
+    sharesLoss: flag(),
+    checkpoints: optional(record({ run: name(1, 64), steps: list(step, 1, MAX_CHECKPOINTS) })),
+    task: optional(oneOf("train", "generate")),
+    learnt: optional(record({ range, lora: record(LORA_FIELDS) })),
+    system: optional(oneOf("split", "tensorParallel")),
+    memory: optional(number(0, LARGE)),
+  }),
+  welcome: message<Metas["welcome"]>("server", "control", null, {
+    run: name(1, 64),
+    settings: record(SETTINGS_FIELDS),
+    model: record({ layers: integer(1, 1e6), heads: integer(1, 1e6), hidden: integer(1, 1e6) }),
+    range: nullable(range),
+    statistics: list(oneOf(...DEVICE_STATISTICS), 0, DEVICE_STATISTICS.length),
+    start: optional(step),
+    columns: optional(nullable(record({ first: integer(0, 1e7), count: integer(1, 1e7) }))),
+    epsilon: optional(number(0, 1)),
+  }),
+  refuse: message<Metas["refuse"]>(BOTH, "control", null, { reason: words() }),
+  paused: message<Metas["paused"]>("server", "control", null, {}),
+  end: message<Metas["end"]>(BOTH, "control", null, {
+    reason: words(),
+    diverged: optional(flag()),
+    step: optional(step),
+    best: optional(flag()),
+  }),
+  embedding: message<Metas["embedding"]>("device", "data", coded("B T d"), {
+    mode,
+    part: optional(part),
+    best: optional(flag()),
+  }),
+  decode: message<Metas["decode"]>("device", "data", coded("B T d"), {
+    parents: optional(list(integer(0, MAX_ROWS), 1, MAX_BEAMS)),
+  }),
+  hidden: message<Metas["hidden"]>("server", "data", coded("T d"), {
+    probe: optional(flag()),
+    save: optional(flag()),
+  }),
+  hiddenGradient: message<Metas["hiddenGradient"]>("device", "data", coded("T d"), {}),
+  loss: message<Metas["loss"]>("device", "data", null, { loss: number(-FLOAT_MAX, FLOAT_MAX) }),
+  finished: message<Metas["finished"]>("device", "data", null, { best: optional(flag()) }),
+  mask: message<Metas["mask"]>("server", "heads", { as: "u8", count: [1, 1], shapes: [["L", "H"]] }, {
+    mode: oneOf("train", "evaluate", "probe"),
+    lowest: integer(0, 1e6),
+    rows: optional(list(integer(1, MAX_ROWS), 1, MAX_MICRO_BATCHES)),
+    part: optional(tuple(row, integer(1, MAX_ROWS), row)),
+    best: optional(flag()),
+    save: optional(flag()),
+  }),
+  input: message<Metas["input"]>("server", "heads", coded("n T D", "T d"), {}),
+  delta: message<Metas["delta"]>("device", "heads", coded("c n T D"), {}),
+  deltaGradient: message<Metas["deltaGradient"]>("server", "heads", coded("c n T D"), {}),
+  inputGradient: message<Metas["inputGradient"]>("device", "heads", coded("n T D", "T d"), {}),
+  squaredNorm: message<Metas["squaredNorm"]>("device", "heads", floats([1, 1], "1"), {}),
+  clip: message<Metas["clip"]>("server", "heads", floats([1, 1], "1"), {}),
+  statistics: message<Metas["statistics"]>(
+    "device",
+    "heads",
+    floats([1, DEVICE_STATISTICS.length], "L H"),
+    {},
+  ),
+  shard: message<Metas["shard"]>("server", "heads", floats([1, 16], "rows columns"), {}),
+  activation: message<Metas["activation"]>("server", "heads", coded("T d"), {
+    mode: optional(mode),
+    batch: optional(integer(1, MAX_ROWS)),
+    length: optional(integer(1, MAX_ROWS)),
+  }),
+  partial: message<Metas["partial"]>("device", "heads", coded("T d"), {}),
+  activationGradient: message<Metas["activationGradient"]>("server", "heads", coded("T d"), {}),
+  partialGradient: message<Metas["partialGradient"]>("device", "heads", coded("T d"), {}),
+};
+
+/** All kinds of messages, see `MESSAGES`. */
+export const FRAME_KINDS: readonly FrameKind[] = Object.keys(MESSAGES) as FrameKind[];
+
+/** True if it is a kind of message. */
+export function isFrameKind(value: unknown): value is FrameKind {
+  return typeof value === "string" && Object.hasOwn(MESSAGES, value);
+}

@@ -1,0 +1,194 @@
+/**
+ * The fields of messages by kind, as types; `MESSAGES` says what values they take.
+ *
+ * @module
+ */
+
+import type { LoraSettings, OptimizerSettings } from "../lora/settings.ts";
+import type { DeviceStatistic } from "../contracts/pruner.ts";
+
+/** Some neighbours of a row: heads of a layer, or columns. */
+export interface RangeMeta {
+  /** The first of them. */
+  readonly first: number;
+  /** How many. */
+  readonly count: number;
+}
+
+/** Who a device is, and what it brings. */
+export interface HelloMeta {
+  /** Name for people, 1 to 64 characters. */
+  readonly name: string;
+  /** Who it is, whatever its name: 8 to 64 characters, random, kept by the device. @default {none} */
+  readonly id?: string;
+  /** gamma; 0 without heads. */
+  readonly capacity: number;
+  /** True for the data device. */
+  readonly data: boolean;
+  /** Fingerprint of the data device's model; else empty. */
+  readonly fingerprint: string;
+  /** True if the data device tells the loss of each step. */
+  readonly sharesLoss: boolean;
+  /** Checkpoints of a run that goes on. */
+  readonly checkpoints?: { readonly run: string; readonly steps: readonly number[] };
+  /** What the run must be for. @default {"train"} */
+  readonly task?: "train" | "generate";
+  /** Heads that it has learnt before, in generation. */
+  readonly learnt?: { readonly range: RangeMeta; readonly lora: LoraSettings };
+  /** How the model must be divided. @default {"split"} */
+  readonly system?: "split" | "tensorParallel";
+  /** Bytes of memory for a share, in tensor parallelism. */
+  readonly memory?: number;
+}
+
+/** Settings of a run, complete; see `RunSettings`. */
+export interface SettingsMeta {
+  /** LoRA. */
+  readonly lora: LoraSettings;
+  /** Optimizer. */
+  readonly optimizer: OptimizerSettings;
+  /** Training steps. */
+  readonly steps: number;
+  /** Seed of everything that is drawn. */
+  readonly seed: number;
+  /** Name of the codec. */
+  readonly codec: string;
+  /** Parts of a batch that overlap. */
+  readonly microBatches: number;
+  /** False to compute nothing while waiting. */
+  readonly overlap: boolean;
+  /** Parts of a step that are computed one after the other. */
+  readonly accumulate: number;
+  /** Largest global norm of a step's gradients; `null` for none. */
+  readonly clipNorm: number | null;
+  /** Steps from one checkpoint to the next; 0 for none. */
+  readonly checkpointEvery: number;
+  /** What the run is for. */
+  readonly task: "train" | "generate";
+}
+
+/** The run begins. */
+export interface WelcomeMeta {
+  /** Name of the run. */
+  readonly run: string;
+  /** Its settings. */
+  readonly settings: SettingsMeta;
+  /** Shape of the model: layers, heads of each, hidden size. */
+  readonly model: { readonly layers: number; readonly heads: number; readonly hidden: number };
+  /** The device's heads; `null` for none. */
+  readonly range: RangeMeta | null;
+  /** Statistics that it sends after each step. */
+  readonly statistics: readonly DeviceStatistic[];
+  /** Training steps done before. @default {0} */
+  readonly start?: number;
+  /** Columns of the feed-forward network, in tensor parallelism. */
+  readonly columns?: RangeMeta | null;
+  /** Added to the norms' variances, in tensor parallelism. */
+  readonly epsilon?: number;
+}
+
+/** The run is over. */
+export interface EndMeta {
+  /** Why; empty if it ran to its end. */
+  readonly reason: string;
+  /** True if a number was not finite: the same error for everyone. */
+  readonly diverged?: boolean;
+  /** Training steps done, if the run ended in good order. */
+  readonly step?: number;
+  /** True if the head modules at the end are the best of the run. */
+  readonly best?: boolean;
+}
+
+/** Of E of a batch. */
+export interface EmbeddingMeta {
+  /** What the step is for. */
+  readonly mode: "train" | "evaluate";
+  /** Part of the step, and how many there are. @default {the whole step} */
+  readonly part?: readonly [number, number];
+  /** True if the head modules are the best so far. */
+  readonly best?: boolean;
+}
+
+/** A step begins, or another part of it. */
+export interface MaskMeta {
+  /** What the step is for. */
+  readonly mode: "train" | "evaluate" | "probe";
+  /** The lowest layer with a kept head on any device: it sends no gradient of X. */
+  readonly lowest: number;
+  /** Rows of each micro-batch. @default {one micro-batch} */
+  readonly rows?: readonly number[];
+  /** Part, how many there are, and its first row in the step. @default {the whole step} */
+  readonly part?: readonly [number, number, number];
+  /** True if the head modules are the best so far. */
+  readonly best?: boolean;
+  /** True if a checkpoint follows the step. */
+  readonly save?: boolean;
+}
+
+/** Of a block's input in tensor parallelism: mode and size of the step come with the first block. */
+export interface ActivationMeta {
+  /** What the step is for. */
+  readonly mode?: "train" | "evaluate";
+  /** Sequences. */
+  readonly batch?: number;
+  /** Tokens of each. */
+  readonly length?: number;
+}
+
+/** No fields. */
+export type NoMeta = Readonly<Record<never, never>>;
+
+/** Fields of every kind of message. */
+export interface Metas {
+  /** Handshake: who a device is. */
+  readonly hello: HelloMeta;
+  /** Handshake: the run begins. */
+  readonly welcome: WelcomeMeta;
+  /** The sender does not take part; why. */
+  readonly refuse: { readonly reason: string };
+  /** The run is paused: said again at an interval, so that nobody waits in vain. */
+  readonly paused: NoMeta;
+  /** The run is over. */
+  readonly end: EndMeta;
+  /** E of a batch, or of a part of a step's. */
+  readonly embedding: EmbeddingMeta;
+  /** Generation: E of new tokens; the row that each row continues, left out for a prompt. */
+  readonly decode: { readonly parents?: readonly number[] };
+  /**
+   * h_L; with `probe` the gradient is answered, and the step itself still comes; with `save` a checkpoint
+   * follows the step.
+   */
+  readonly hidden: { readonly probe?: boolean; readonly save?: boolean };
+  /** dh_L. */
+  readonly hiddenGradient: NoMeta;
+  /** The loss of a step, only if the data device shares it. */
+  readonly loss: { readonly loss: number };
+  /** There is no further batch. */
+  readonly finished: { readonly best?: boolean };
+  /** z of the device's heads, 1 = pruned, for each part of a step. */
+  readonly mask: MaskMeta;
+  /** X of the kept heads, in full mode all of it. */
+  readonly input: NoMeta;
+  /** Deltas. */
+  readonly delta: NoMeta;
+  /** Gradients of the Deltas. */
+  readonly deltaGradient: NoMeta;
+  /** dX; not for the lowest layer with a kept head. */
+  readonly inputGradient: NoMeta;
+  /** What the device's gradients add to the squared global norm, only if gradients are clipped. */
+  readonly squaredNorm: NoMeta;
+  /** The factor of the gradients. */
+  readonly clip: NoMeta;
+  /** A map for each statistic that the pruner needs. */
+  readonly statistics: NoMeta;
+  /** Tensor parallelism: a device's share of a layer, once at the start. */
+  readonly shard: NoMeta;
+  /** Tensor parallelism: a block's input. */
+  readonly activation: ActivationMeta;
+  /** Tensor parallelism: a device's part of a block's output. */
+  readonly partial: NoMeta;
+  /** Tensor parallelism: the gradient of a block's output. */
+  readonly activationGradient: NoMeta;
+  /** Tensor parallelism: a device's part of the gradient of a block's input. */
+  readonly partialGradient: NoMeta;
+}

@@ -1,0 +1,486 @@
+/**
+ * Checkpoints of a run: what a party needs to go on from a step with the same bits.
+ *
+ * Each party saves its own, and nothing of it travels: a user device the weights and moments of its heads, the
+ * data device its place in the data, the edge server the state of its pruner. On one machine it is all in one
+ * file. LoRA dropout is a function of seed and step, and the order of the data one of seed and position, so
+ * neither has a state beyond these numbers.
+ *
+ * A checkpoint is one safetensors file: `layer0.head3.q.A` and `.B` are a head module's weights, with `.m` and
+ * `.v` behind the name its moments; everything else is JSON in the header. It gets its name when it is whole.
+ *
+ * @module
+ */
+
+import { CheckpointError } from "../contracts/errors.ts";
+import type { HeadRange } from "../lora/allocation.ts";
+import type { HeadModules, HeadModulesState, HeadWeights } from "../lora/head_modules.ts";
+import type { NamedArray } from "../files/named_arrays.ts";
+import type { BaseWeights } from "../model/weights.ts";
+import type { HeadStatistics } from "../contracts/ports.ts";
+import type { PrunerState } from "../contracts/pruner.ts";
+import { checkRunSettings, type RunSettings } from "../train/run_settings.ts";
+import type { ModelShape } from "../contracts/model_shape.ts";
+import { requireFiniteArrays } from "../lora/finite.ts";
+import { decodePlainData, encodePlainData } from "../protocol/cbor.ts";
+import { readMetadata } from "../files/tensor_header.ts";
+import { makeFolder } from "../files/atomic.ts";
+import { sha256Maker } from "../files/digests.ts";
+import { readSafetensors, saveSafetensors } from "../files/safetensors.ts";
+
+const FORMAT = "edgetuner-run";
+const FORMAT_VERSION = 2;
+/** Checkpoints that stay in a folder: if a crash comes between two parties' writes, all still have the older one. */
+const KEPT = 2;
+
+/** Head modules in a checkpoint. */
+export interface SavedHeads {
+  /** Shape of the base model. */
+  readonly model: ModelShape;
+  /** The heads of every layer that these are. */
+  readonly range: HeadRange;
+  /** Weights, moments and counts of updates. */
+  readonly state: HeadModulesState;
+}
+
+/** What pruning goes on from. */
+export interface SavedPruning {
+  /** Name of the pruner. */
+  readonly pruner: string;
+  /** State of the pruner after the last step. */
+  readonly state: PrunerState;
+  /** Head mask of the last step; `null` before the first. */
+  readonly lastMask: Uint8Array | null;
+  /** Statistics of the last step. */
+  readonly statistics: HeadStatistics;
+}
+
+/** A device of the run, in the edge server's checkpoint. */
+export interface SavedDevice {
+  /** Its name. */
+  readonly name: string;
+  /** Its id; missing if it has none. */
+  readonly id?: string | undefined;
+  /** gamma, its capacity. */
+  readonly capacity: number;
+  /** Its heads; `null` for a device without. */
+  readonly range: HeadRange | null;
+}
+
+/** The lowest validation loss so far. */
+export interface BestLoss {
+  /** Training steps before the validation. */
+  readonly step: number;
+  /** The loss. */
+  readonly loss: number;
+}
+
+/** What the data side goes on from. */
+export interface SavedData {
+  /** What is the same for the same data and the same way of drawing batches, from `dataFingerprint`. */
+  readonly fingerprint: string;
+  /** Batches drawn for training so far. */
+  readonly position: number;
+  /** The best validation so far; `null` if there was none. */
+  readonly best: BestLoss | null;
+}
+
+/** What a party of a run needs to go on; `null` for what another party has. */
+export interface RunCheckpoint {
+  /** Name of the run. */
+  readonly run: string;
+  /** Training steps done. */
+  readonly step: number;
+  /** Settings of the run. */
+  readonly settings: Required<RunSettings>;
+  /** Fingerprint of the base model; empty on a device that has none. */
+  readonly fingerprint: string;
+  /** Head modules. */
+  readonly heads: SavedHeads | null;
+  /** Pruning. */
+  readonly pruning: SavedPruning | null;
+  /** Devices of the run, in order of joining; in a device's checkpoint itself. */
+  readonly devices: readonly SavedDevice[] | null;
+  /** The data side. */
+  readonly data: SavedData | null;
+  /** How this party's part of the base model was held; missing in older checkpoints, and without a base. */
+  readonly baseWeights?: BaseWeights | undefined;
+}
+
+/** Checkpoints of one party of one run. */
+export interface CheckpointSource {
+  /** Name of the run. */
+  readonly run: string;
+  /** Steps that there are intact checkpoints of, ascending; at least one. */
+  readonly steps: readonly number[];
+  /** What is wrong with others in the folder, newest first; their steps are not among `steps`. @default {[]} */
+  readonly damaged?: readonly CheckpointError[];
+  /**
+   * Reads one of them.
+   *
+   * @throws {CheckpointError} If the file is damaged or not of this run and step.
+   */
+  load(step: number): Promise<RunCheckpoint>;
+}
+
+/** Reads back all that a device's head modules are, for a checkpoint. */
+export async function saveHeads(modules: HeadModules): Promise<SavedHeads> {
+  const { layers, heads, hidden, range } = modules.options;
+  return { model: { layers, heads, hidden }, range, state: await modules.state() };
+}
+
+/**
+ * Writes a checkpoint. The file is whole or not there: it is written under another name first.
+ *
+ * @param path Where to.
+ * @param checkpoint What to write.
+ * @throws {CheckpointError} If a weight or a moment is not finite; nothing is written then.
+ */
+export async function saveCheckpoint(path: string, checkpoint: RunCheckpoint): Promise<void> {
+  const { heads, pruning, ...plain } = checkpoint;
+  const metadata: Record<string, string> = {
+    format: FORMAT,
+    formatVersion: String(FORMAT_VERSION),
+    checkpoint: JSON.stringify({
+      ...plain,
+      heads: heads === null ? null : {
+        model: heads.model,
+        range: heads.range,
+        updates: Array.from(heads.state.updates),
+      },
+    }),
+  };
+  if (pruning !== null) {
+    // The state is any plain data, typed arrays and all: JSON could not hold it.
+    metadata.pruning = encodePlainData(pruning).toBase64();
+  }
+  const arrays: ReadonlyMap<string, NamedArray> = heads === null
+    ? new Map()
+    : arraysOf(heads, checkpoint.settings);
+  requireFiniteArrays(path, arrays);
+  metadata.digest = await digestOf(metadata, arrays);
+  await saveSafetensors(path, arrays, metadata);
+}
+
+/**
+ * Reads a checkpoint.
+ *
+ * @throws {CheckpointError} If the file is missing, cut short, or is not a checkpoint of a run.
+ */
+export async function loadCheckpoint(path: string): Promise<RunCheckpoint> {
+  try {
+    const bytes = await Deno.readFile(path);
+    const metadata = readMetadata(bytes, path);
+    if (metadata.format !== FORMAT || metadata.formatVersion !== String(FORMAT_VERSION)) {
+      throw new TypeError(
+        `its format must be "${FORMAT}" version ${FORMAT_VERSION}: it is "${metadata.format}" version ${metadata.formatVersion}`,
+      );
+    }
+    const arrays = readSafetensors(bytes, path);
+    if (await digestOf(metadata, arrays) !== metadata.digest) {
+      throw new TypeError("its digest must be that of its contents: they are damaged");
+    }
+    const { heads, settings, ...plain } = JSON.parse(metadata.checkpoint!);
+    const checked = checkRunSettings(settings);
+    const pruning = metadata.pruning === undefined
+      ? null
+      : readPruning(Uint8Array.fromBase64(metadata.pruning));
+    if (!Number.isInteger(plain.step) || plain.step < 0 || plain.step > checked.steps) {
+      throw new RangeError(`its step must be from 0 to ${checked.steps}: current value is ${plain.step}`);
+    }
+    return {
+      ...plain,
+      settings: checked,
+      pruning,
+      heads: heads === null ? null : {
+        model: heads.model,
+        range: heads.range,
+        state: stateOf(arrays, heads, checked),
+      },
+    };
+  } catch (cause) {
+    if (cause instanceof CheckpointError) throw cause;
+    throw new CheckpointError(
+      `Cannot go on from ${path} as it must be a checkpoint of a run: ${(cause as Error).message}`,
+      { cause },
+    );
+  }
+}
+
+/**
+ * Checks that a checkpoint is of the run that is to go on.
+ *
+ * @param checkpoint The checkpoint.
+ * @param expected What it must have been made with; what is left out is not checked.
+ * @throws {CheckpointError} If settings, heads, base model, the format of its weights or data are others; the
+ * message says which and how.
+ */
+export function requireSameRun(
+  checkpoint: RunCheckpoint,
+  expected: {
+    readonly settings?: RunSettings;
+    readonly fingerprint?: string;
+    readonly dataFingerprint?: string;
+    readonly range?: HeadRange | null;
+    readonly baseWeights?: BaseWeights | undefined;
+  },
+): void {
+  const refuse = (what: string, saved: unknown, now: unknown): never => {
+    throw new CheckpointError(
+      `Cannot go on from step ${checkpoint.step} of run "${checkpoint.run}" as ${what} must be ${
+        short(saved)
+      }, as in the checkpoint: current value is ${short(now)}`,
+    );
+  };
+  const { settings, fingerprint, dataFingerprint, range, baseWeights } = expected;
+  if (settings !== undefined) {
+    const different = firstDifference(checkpoint.settings, checkRunSettings(settings));
+    if (different !== null) refuse(...different);
+  }
+  if (range !== undefined) {
+    const { first = null, count = null } = checkpoint.heads?.range ?? {};
+    if (first !== (range?.first ?? null) || count !== (range?.count ?? null)) {
+      refuse("the range of heads", checkpoint.heads?.range ?? null, range);
+    }
+  }
+  if (fingerprint !== undefined && fingerprint !== checkpoint.fingerprint) {
+    refuse("the base model's fingerprint", checkpoint.fingerprint.slice(0, 12), fingerprint.slice(0, 12));
+  }
+  const held = checkpoint.baseWeights;
+  if (baseWeights !== undefined && held !== undefined && baseWeights !== held) {
+    refuse("the format of the base's weights", held, baseWeights);
+  }
+  if (dataFingerprint !== undefined && dataFingerprint !== checkpoint.data?.fingerprint) {
+    refuse(
+      "the fingerprint of data and batches",
+      checkpoint.data?.fingerprint.slice(0, 12) ?? null,
+      dataFingerprint.slice(0, 12),
+    );
+  }
+}
+
+/**
+ * Finds the checkpoints to go on from. In a folder those that are damaged are left out: the parties of a run go on
+ * from the newest step that all of them have.
+ *
+ * @param path A checkpoint, or a folder with checkpoints of one run.
+ * @throws {CheckpointError} If there are none, or none that is intact; of a file that is damaged the message names
+ * intact ones beside it.
+ */
+export async function openCheckpoints(path: string): Promise<CheckpointSource> {
+  const isFolder = await Deno.stat(path).then((info) => info.isDirectory, () => false);
+  if (!isFolder) {
+    const checkpoint = await loadCheckpoint(path).catch((error) => withOthers(path, error));
+    return {
+      run: checkpoint.run,
+      steps: [checkpoint.step],
+      load: () => Promise.resolve(checkpoint),
+    };
+  }
+  const steps = await stepsIn(path);
+  if (steps.length === 0) {
+    throw new CheckpointError(
+      `Cannot go on from ${path} as the folder must hold a checkpoint (step-00000100.safetensors): it holds none`,
+    );
+  }
+  const { run, intact, damaged } = await sift(path, steps);
+  if (run === null) throw damaged[0];
+  return {
+    run,
+    steps: intact,
+    damaged,
+    async load(step) {
+      const checkpoint = await loadCheckpoint(fileOf(path, step));
+      if (checkpoint.run === run && checkpoint.step === step) return checkpoint;
+      throw new CheckpointError(
+        `Cannot go on from ${
+          fileOf(path, step)
+        } as it must be of step ${step} of run "${run}": it is of step ${checkpoint.step} of run "${checkpoint.run}"`,
+      );
+    },
+  };
+}
+
+/** Which checkpoints of a folder are intact, and the run of the newest that is; `null` if none is. */
+async function sift(folder: string, steps: readonly number[]) {
+  let run: string | null = null;
+  const intact: number[] = [];
+  const damaged: CheckpointError[] = [];
+  for (const step of steps.toReversed()) {
+    try {
+      const checkpoint = await loadCheckpoint(fileOf(folder, step));
+      run ??= checkpoint.run;
+      intact.unshift(step);
+    } catch (error) {
+      if (!(error instanceof CheckpointError)) throw error;
+      damaged.push(error);
+    }
+  }
+  return { run, intact, damaged };
+}
+
+/** The error of a file that cannot be gone on from, with what can be. */
+async function withOthers(path: string, error: Error): Promise<never> {
+  const folder = path.replace(/[^/\\]*$/, "") || ".";
+  const { intact } = await sift(folder, await stepsIn(folder).catch(() => []));
+  if (intact.length === 0) throw error;
+  throw new CheckpointError(
+    `${error.message}; ${fileOf(folder, intact.at(-1)!)} is intact: give that one, or the folder`,
+    { cause: error },
+  );
+}
+
+/**
+ * Prepares a folder for the checkpoints of a run, of which the two newest are kept.
+ *
+ * @param folder Made if need be.
+ * @param resumed What the run goes on from; `null` for a new run.
+ * @returns A function that writes a checkpoint.
+ * @throws {CheckpointError} If the folder holds checkpoints of another run: they would be lost.
+ */
+export async function checkpointWriter(
+  folder: string,
+  resumed: CheckpointSource | null,
+): Promise<(checkpoint: RunCheckpoint) => Promise<void>> {
+  await makeFolder(folder);
+  // What writers left that were killed.
+  for await (const { name } of Deno.readDir(folder)) {
+    if (PARTIAL.test(name)) await Deno.remove(`${folder}/${name}`).catch(() => {});
+  }
+  if ((await stepsIn(folder)).length > 0) {
+    const { run } = await openCheckpoints(folder);
+    if (run !== resumed?.run) {
+      throw new CheckpointError(
+        `Cannot write checkpoints to ${folder} as it must be empty, or hold those of the run that goes on${
+          resumed === null ? "" : ` ("${resumed.run}")`
+        }: it holds those of run "${run}"`,
+      );
+    }
+  }
+  return async (checkpoint) => {
+    const { step } = checkpoint;
+    await saveCheckpoint(fileOf(folder, step), checkpoint);
+    // Later ones are of a future that did not come to pass: the run went on from before them.
+    const [old, later] = [[], []] as [number[], number[]];
+    for (const s of await stepsIn(folder)) (s > step ? later : old).push(s);
+    for (const s of [...old.slice(0, -KEPT), ...later]) await removeIfThere(fileOf(folder, s));
+  };
+}
+
+const PARTIAL = /^step-\d{8,10}\.safetensors\.partial$/;
+const FILE_NAME = /^step-(\d{8,10})\.safetensors$/;
+
+function fileOf(folder: string, step: number): string {
+  return `${folder.replace(/\/+$/, "")}/step-${String(step).padStart(8, "0")}.safetensors`;
+}
+
+async function removeIfThere(path: string): Promise<void> {
+  await Deno.remove(path).catch((error) => {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  });
+}
+
+async function stepsIn(folder: string): Promise<number[]> {
+  const steps: number[] = [];
+  for await (const { name } of Deno.readDir(folder)) {
+    const match = FILE_NAME.exec(name);
+    if (match !== null) steps.push(Number(match[1]));
+  }
+  return steps.sort((a, b) => a - b);
+}
+
+/** SHA-256 over all that a checkpoint says: disks lose bits, and a run would go on with other ones. */
+async function digestOf(
+  { checkpoint, pruning }: Readonly<Record<string, string>>,
+  arrays: ReadonlyMap<string, NamedArray>,
+): Promise<string> {
+  const make = await sha256Maker();
+  const digest = (bytes: Uint8Array) => {
+    const hash = make();
+    hash.update(bytes);
+    return hash.digest();
+  };
+  const lines = [checkpoint, pruning ?? ""];
+  for (const name of [...arrays.keys()].sort()) {
+    const { buffer, byteOffset, byteLength } = arrays.get(name)!.data;
+    lines.push(`${name} ${digest(new Uint8Array(buffer, byteOffset, byteLength))}`);
+  }
+  return digest(new TextEncoder().encode(lines.join("\n")));
+}
+
+/** What pruning goes on from; the state is the pruner's own affair. */
+function readPruning(bytes: Uint8Array): SavedPruning {
+  const { pruner, state, lastMask, statistics } = Object(decodePlainData(bytes)) as Record<string, unknown>;
+  const isMap = typeof statistics === "object" && statistics !== null;
+  const isMask = lastMask === null || lastMask instanceof Uint8Array;
+  if (typeof pruner === "string" && isMap && isMask) return { pruner, state, lastMask, statistics };
+  throw new TypeError("what it says of pruning must be a name, a mask and statistics: it is not");
+}
+
+/** `.m` and `.v` stand behind the names of moments. */
+const PARTS = [["weights", ""], ["m", ".m"], ["v", ".v"]] as const;
+
+function nameOf(layer: number, head: number, target: string, matrix: "A" | "B", part: string): string {
+  return `layer${layer}.head${head}.${target}.${matrix}${part}`;
+}
+
+function arraysOf({ range, state }: SavedHeads, { lora }: RunSettings): Map<string, NamedArray> {
+  const arrays = new Map<string, NamedArray>();
+  for (const [which, part] of PARTS) {
+    state[which].forEach((perHead, l) =>
+      perHead.forEach((perTarget, i) =>
+        perTarget.forEach(({ a, b }, k) => {
+          const at = [l, range.first + i, lora.targets[k]!] as const;
+          arrays.set(nameOf(...at, "A", part), { shape: [lora.rank, a.length / lora.rank], data: a });
+          arrays.set(nameOf(...at, "B", part), { shape: [b.length / lora.rank, lora.rank], data: b });
+        })
+      )
+    );
+  }
+  return arrays;
+}
+
+function stateOf(
+  arrays: ReadonlyMap<string, NamedArray>,
+  heads: { readonly model: ModelShape; readonly range: HeadRange; readonly updates: number[] },
+  { lora }: RunSettings,
+): HeadModulesState {
+  const find = (name: string): Float32Array => {
+    const array = arrays.get(name);
+    if (array === undefined) throw new TypeError(`it must hold "${name}": it does not`);
+    return array.data;
+  };
+  const { model, range, updates } = heads;
+  const read = (part: string): HeadWeights[][][] =>
+    Array.from(
+      { length: model.layers },
+      (_, l) =>
+        Array.from({ length: range.count }, (_, i) =>
+          lora.targets.map((target) => ({
+            a: find(nameOf(l, range.first + i, target, "A", part)),
+            b: find(nameOf(l, range.first + i, target, "B", part)),
+          }))),
+    );
+  return { weights: read(""), m: read(".m"), v: read(".v"), updates: Uint32Array.from(updates) };
+}
+
+/** What differs first between settings: name, saved value, present value. How often to save does not matter. */
+function firstDifference(
+  saved: Readonly<Record<string, unknown>> | Required<RunSettings>,
+  now: Readonly<Record<string, unknown>> | Required<RunSettings>,
+): [name: string, saved: unknown, now: unknown] | null {
+  for (const [name, value] of Object.entries(saved)) {
+    if (name === "checkpointEvery") continue;
+    const other = (now as Record<string, unknown>)[name];
+    const nested = typeof value === "object" && value !== null && !Array.isArray(value);
+    if (nested && typeof other === "object" && other !== null) {
+      const inner = firstDifference(value as Record<string, unknown>, other as Record<string, unknown>);
+      if (inner !== null) return [`${name}.${inner[0]}`, inner[1], inner[2]];
+    } else if (JSON.stringify(value) !== JSON.stringify(other)) return [name, value, other];
+  }
+  return null;
+}
+
+function short(value: unknown): string {
+  return (JSON.stringify(value) ?? String(value)).slice(0, 80);
+}

@@ -1,0 +1,104 @@
+/**
+ * What an edge server tells about a run: events and records.
+ *
+ * @module
+ */
+
+import type { HeadRange } from "../lora/allocation.ts";
+import type { StepMode } from "../contracts/ports.ts";
+
+/** A device that joined. */
+export interface JoinedDevice {
+  /** Name it gave. */
+  readonly name: string;
+  /** The first eight characters of its id, which tells devices of one name apart; empty if it has none. */
+  readonly id: string;
+  /** gamma, its capacity; 0 without heads. */
+  readonly capacity: number;
+  /** True if it is the data device. */
+  readonly data: boolean;
+  /** Its heads, once the run has started. */
+  range: HeadRange | null;
+  /** False once its connection has ended. */
+  connected: boolean;
+}
+
+/** Where the time of a step went, in milliseconds. */
+export interface StepTimes {
+  /** The whole step. */
+  readonly total: number;
+  /** The pruner's decision, with the probe if it needs one. */
+  readonly prune: number;
+  /** Waiting for results of the own GPU. */
+  readonly readback: number;
+  /** Encoding and decoding frames. */
+  readonly codec: number;
+  /** Waiting for devices with nothing else left to do. */
+  readonly wait: number;
+}
+
+/** What is known of a step after it. */
+export interface StepRecord {
+  /** Training steps before this one. */
+  readonly step: number;
+  /** Train or evaluate. */
+  readonly mode: StepMode;
+  /** The loss, if the data device shares it. */
+  readonly loss: number | null;
+  /** Where the time went. */
+  readonly times: StepTimes;
+  /** Bytes of frames sent and received in this step, without a probe's. */
+  readonly bytes: number;
+  /**
+   * Bytes of frames of the probe that the pruner needed: those of an unpruned step with one statistic,
+   * without E, which is not sent again. Left out if it needed none.
+   */
+  readonly probeBytes?: number;
+  /** Global norm of the gradients before they were clipped; left out where they are not. */
+  readonly gradientNorm?: number;
+  /** Head mask, [L * H], 1 = pruned. */
+  readonly mask: Uint8Array;
+  /** Kept heads of each layer, [L]. */
+  readonly kept: readonly number[];
+  /** The pruner's importance per head, [L * H], if it gives one. */
+  readonly scores: Float32Array | null;
+  /** Tokens of the step. */
+  readonly tokens: number;
+  /** B, sequences of the step. */
+  readonly batch: number;
+}
+
+/** What is known of a pass of generation after it. */
+export interface DecodingRecord {
+  /** R, continuations side by side. */
+  readonly rows: number;
+  /** New tokens of each row: those of the prompt, then one. */
+  readonly tokens: number;
+  /** Tokens of each row so far, the prompt's too. */
+  readonly length: number;
+  /** Where the time from E to h_L went, in milliseconds. */
+  readonly times: Pick<StepTimes, "total" | "readback" | "codec" | "wait">;
+  /** Bytes of frames sent and received in this pass, E's too. */
+  readonly bytes: number;
+  /** Bytes of the keys and values that are kept. */
+  readonly cacheBytes: number;
+}
+
+/** State of a run. */
+export type RunStatus = "waiting" | "running" | "paused" | "ended" | "failed";
+
+/** Something that happened. */
+export type EdgeServerEvent =
+  | { readonly type: "joined" | "left"; readonly device: JoinedDevice }
+  | { readonly type: "refused"; readonly peer: string; readonly reason: string }
+  | { readonly type: "status"; readonly status: RunStatus; readonly reason: string }
+  | { readonly type: "step"; readonly record: StepRecord }
+  | { readonly type: "decoding"; readonly record: DecodingRecord };
+
+/** How a run ended in good order. */
+export interface RunEnding {
+  /** Training steps done. */
+  readonly step: number;
+  /** True if the head modules at the end are the best of the run. */
+  readonly best: boolean;
+}

@@ -1,0 +1,60 @@
+/**
+ * Settings of a run, as the edge server hands them to its devices.
+ *
+ * @module
+ */
+
+import { checkRunSettings, type RunSettings } from "../train/run_settings.ts";
+import type { ModelShape } from "../contracts/model_shape.ts";
+import type { DeviceStatistic } from "../contracts/pruner.ts";
+import { type MetaOf, SETTINGS_FIELDS } from "../protocol/messages.ts";
+import type { FieldsOf } from "../protocol/fields.ts";
+import { ProtocolError } from "../contracts/errors.ts";
+
+/** What the edge server tells a device that joined. */
+export interface Welcome {
+  /** The run. */
+  readonly run: string;
+  /** Settings of the run, complete. */
+  readonly settings: Required<RunSettings>;
+  /** Shape of the model. */
+  readonly model: ModelShape;
+  /** Heads that the device owns in every layer; `null` for a device without heads. */
+  readonly range: { readonly first: number; readonly count: number } | null;
+  /** Statistics that the device sends after each training step. */
+  readonly statistics: readonly DeviceStatistic[];
+  /** Training steps done before: 0, or those of the checkpoint that the run goes on from. */
+  readonly start: number;
+}
+
+// Every setting has its field in the welcome; one without does not compile.
+SETTINGS_FIELDS satisfies FieldsOf<Required<RunSettings>>;
+
+/**
+ * Reads a welcome, whose fields are what they must be each by itself.
+ *
+ * @throws {ProtocolError} If a field does not fit another one, or a setting is out of range.
+ */
+export function readWelcome(meta: MetaOf<"welcome">): Welcome {
+  try {
+    const { run, settings, model, range, statistics, start = 0 } = meta;
+    if (model.hidden % model.heads !== 0 || (model.hidden / model.heads) % 4 !== 0) {
+      throw new RangeError(
+        `hidden / heads must be a multiple of 4: current value is ${model.hidden} / ${model.heads}`,
+      );
+    }
+    if (range !== null && range.first + range.count > model.heads) {
+      throw new RangeError(`the heads must lie in 0 .. ${model.heads}: they start at ${range.first}`);
+    }
+    const checked = checkRunSettings(settings);
+    if (start > checked.steps) {
+      throw new RangeError(`start must be a step from 0 to ${checked.steps}: current value is ${start}`);
+    }
+    return { run, settings: checked, model, range, statistics, start };
+  } catch (cause) {
+    throw new ProtocolError(
+      `Cannot join as the server's welcome must be complete: ${(cause as Error).message}`,
+      { cause },
+    );
+  }
+}
