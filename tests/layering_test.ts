@@ -21,7 +21,7 @@ const CLEAN: Readonly<Record<string, string>> = {
   "core/mod.ts":
     `// import "@edgetuner/plugins";\nimport "@edgetuner/kernels";\nexport const a = 'import "hono";';\n`,
   "core/mod_test.ts": `import "@edgetuner/core";\nimport "@std/assert";\n`,
-  "transport/mod.ts": `import type { A } from "@edgetuner/core";\nexport type B = A;\n`,
+  "transport/mod.ts": `import type { A } from "@edgetuner/core/contracts";\nexport type B = A;\n`,
   "transport/server/mod.ts": `import { Hono } from "hono";\nimport "hono/ws";\nexport { Hono };\n`,
   "plugins/mod.ts": `import "@edgetuner/core";\nimport "cborg";\n`,
   "tests/support/tolerance.ts": `import "@edgetuner/kernels";\nimport "../../kernels/matmul/matmul.ts";\n`,
@@ -37,10 +37,20 @@ const BROKEN: readonly [file: string, source: string, ...said: string[]][] = [
   [
     "kernels/matmul/tiles.ts",
     `import type { A } from "../engine/engine.ts";\nexport type B = A;\n`,
-    `Cannot import from kernels/matmul/ as kernels/matmul/ imports kernels/engine/, itself or by others: ` +
-    `current place is kernels/engine/engine.ts:1`,
-    `Cannot import from kernels/engine/ as kernels/engine/ imports kernels/matmul/, itself or by others: ` +
-    `current place is kernels/matmul/tiles.ts:1`,
+    "Cannot import in a circle: current places are kernels/engine/, kernels/matmul/",
+  ],
+  [
+    "core/lora/a.ts",
+    `import type { B } from "./b.ts";\nimport type { C } from "../session/c.ts";\nexport type A = B | C;\n`,
+    `Cannot import "../session/c.ts" as core/lora/ stands above core/session/: current place is core/lora/a.ts:2`,
+    "Cannot import in a circle: current places are core/lora/a.ts, core/lora/b.ts",
+  ],
+  ["core/lora/b.ts", `import type { A } from "./a.ts";\nexport type B = A[];\n`],
+  ["core/session/c.ts", "export type C = 1;\n"],
+  [
+    "transport/wire.ts",
+    `import type { A } from "@edgetuner/core/contracts";\nimport type { B } from "@edgetuner/core";\nexport type C = A | B;\n`,
+    `Cannot import "@edgetuner/core" as transport/ may import core/contracts/ alone: current place is transport/wire.ts:2`,
   ],
   [
     "core/a.ts",
@@ -129,7 +139,8 @@ const BROKEN: readonly [file: string, source: string, ...said: string[]][] = [
     "transport/a.ts",
     `import "hono";\nimport "@edgetuner/plugins";\nimport "../../outside.ts";\n`,
     `Cannot import "hono" as only transport/server/ may import hono: current place is transport/a.ts:1`,
-    `Cannot import "@edgetuner/plugins" as transport/ may import only @edgetuner/core of this repository: ` +
+    `Cannot import "@edgetuner/plugins" as transport/ may import only @edgetuner/kernels and ` +
+    `@edgetuner/core of this repository: ` +
     `current place is transport/a.ts:2`,
     `Cannot import "../../outside.ts" as relative imports must not cross members: ` +
     `current place is transport/a.ts:3`,
