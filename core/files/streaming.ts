@@ -35,8 +35,14 @@ export function streamed(tensors: NamedArrays, name: string): StreamedArray | un
     const shape = tensors.shape(name);
     return shape && { shape, pieces: (unit) => tensors.pieces(name, unit), from: tensors.from(name) };
   }
-  const found = tensors.get(name);
-  return found && { shape: found.shape, pieces: () => [found.data] };
+  const shape = tensors.get(name)?.shape;
+  // Asked for again when its turn comes: values that are held here would lie beside those of all others.
+  return shape && {
+    shape,
+    *pieces() {
+      yield tensors.get(name)!.data;
+    },
+  };
 }
 
 /** All tensors, each asked for once. */
