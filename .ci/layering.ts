@@ -12,6 +12,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   core: ["@edgetuner/kernels"],
   transport: ["@edgetuner/kernels", "@edgetuner/core"],
   plugins: ["@edgetuner/core"],
+  cli: ["@edgetuner/kernels", "@edgetuner/core", "@edgetuner/transport", "@edgetuner/plugins"],
 };
 /**
  * The rooms of the house. A room may import itself and the rooms above it in this list, types included.
@@ -38,6 +39,7 @@ export const ROOMS: readonly string[] = [
   "transport/simulation/",
   "transport/server/",
   "plugins/",
+  "cli/",
 ];
 /** Rooms that may import fewer rooms than stand above them. */
 const NARROW: Readonly<Record<string, readonly string[]>> = {
@@ -53,13 +55,14 @@ const ROOM_OF_PACKAGE: Readonly<Record<string, string>> = {
   "@edgetuner/transport": "transport/simulation/",
   "@edgetuner/transport/server": "transport/server/",
   "@edgetuner/plugins": "plugins/",
+  "@edgetuner/cli": "cli/",
 };
 /** The only folder that may import the web framework: everything else runs in browsers too. */
 const HONO_FOLDER = "transport/server/";
 /** The only folder with shaders and text imports: registries and bundlers treat those differently. */
 const TEXT_FOLDER = "kernels/";
-/** Tests of more than one member. */
-const TESTS = "tests/";
+/** Tests and benchmarks of more than one member. */
+const TESTS = /^(?:tests|bench)\//;
 /** What tests of all members share. */
 const TEST_SUPPORT = ["tests/support/", "tests/conformance/"];
 
@@ -201,7 +204,7 @@ function* checkImport({ file, line, specifier, target, isText }: Import): Genera
   }
   if (target === undefined) return;
   // Tests of the whole look inside the members; examples show what users can write.
-  const mayCross = file.startsWith(TESTS) && !target.startsWith("/") ||
+  const mayCross = TESTS.test(file) && !target.startsWith("/") ||
     isTest && TEST_SUPPORT.some((folder) => target.startsWith(folder));
   if (memberOf(target) !== member && !mayCross) {
     const rule = isTest ? `members (tests: except to ${TEST_SUPPORT.join(" and ")})` : "members";
@@ -232,7 +235,8 @@ const FILE_WRITERS = ["core/files/atomic.ts", "core/session/run_folder.ts"];
 
 /** Files that a kill or a full disk would leave cut short under their final name. */
 function* halfFiles(file: string, source: string): Generator<string> {
-  const isProduct = /^(core|transport|plugins|kernels|examples)\//.test(file) && !file.endsWith("_test.ts");
+  const isProduct = /^(core|transport|plugins|kernels|cli|bench|examples)\//.test(file) &&
+    !file.endsWith("_test.ts");
   if (!isProduct || FILE_WRITERS.includes(file)) return;
   for (
     const { index } of source.matchAll(/Deno\.(?:writeFile|writeTextFile|copyFile|rename|create)(?:Sync)?\(/g)

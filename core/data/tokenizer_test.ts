@@ -2,7 +2,7 @@ import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from 
 import { CheckpointError } from "../contracts/errors.ts";
 import { loadModelTokenizer, loadTokenizer, tokenizerFromJson } from "./tokenizer.ts";
 
-const FILE = new URL("../../examples/tiny_gpt2/tokenizer.json", import.meta.url);
+const FILE = new URL("../../cli/assets/tiny_gpt2/tokenizer.json", import.meta.url);
 const ENCODINGS = new URL("../../tests/fixtures/tokenizer/encodings.jsonl", import.meta.url);
 const json = JSON.parse(await Deno.readTextFile(FILE));
 const tokenizer = await loadTokenizer(FILE);

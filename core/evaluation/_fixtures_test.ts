@@ -13,7 +13,7 @@ export const FIXTURES = `${import.meta.dirname}/../../tests/fixtures/eval`;
 export async function meteorData(): Promise<MeteorData> {
   return await loadMeteorData({
     synonyms: `${FIXTURES}/meteor`,
-    words: `${import.meta.dirname}/../../examples/meteor`,
+    words: `${import.meta.dirname}/../../cli/assets/meteor`,
   });
 }
 

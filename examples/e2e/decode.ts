@@ -1,32 +1,9 @@
 /**
- * Step 4: makes texts of the tokens that the search found, and puts the references beside them.
+ * `edgetuner e2e decode` as a program: `--help` says what it does.
  *
  * @module
  */
 
-import { type FiveStep, launch, stepProgram } from "../_support/five_steps.ts";
-import { flagArgs, runProgram, toggle } from "../_support/flags.ts";
+import { runCommand } from "@edgetuner/cli";
 
-const FLAGS = {
-  "lower-case": toggle("make small letters"),
-  tokenize: toggle("put spaces round punctuation"),
-};
-
-/** The step. */
-export const DECODE_STEP: FiveStep<typeof FLAGS> = {
-  name: "e2e/decode.ts",
-  title: "4. Decode",
-  about:
-    "Step 4 of 5: makes texts of the tokens that generate.ts found, and gathers the references of each prompt.",
-  examples: ["deno run -A examples/e2e/decode.ts"],
-  flags: FLAGS,
-  needs: { "test.jsonl": "pull.ts", "beam.jsonl": "generate.ts" },
-  run(values, { model, tokenizer, partial }, out) {
-    return launch("decode.ts", [
-      ...["--data", `${out}/test.jsonl`, "--predictions", `${out}/beam.jsonl`],
-      ...flagArgs({ model, tokenizer, output: out, "drop-missing": partial, ...values }),
-    ]);
-  },
-};
-
-if (import.meta.main) await runProgram(() => stepProgram(DECODE_STEP));
+if (import.meta.main) await runCommand("e2e decode");

@@ -1,58 +1,9 @@
 /**
- * Step 3: continues the test prompts by beam search.
+ * `edgetuner e2e generate` as a program: `--help` says what it does.
  *
  * @module
  */
 
-import { FLAGS as GENERATE } from "../generate.ts";
-import { CONNECTION_FLAGS } from "../_support/connection.ts";
-import { type FiveStep, launch, stepProgram, withOther, without } from "../_support/five_steps.ts";
-import { flagArgs, integer, runProgram, toggle } from "../_support/flags.ts";
+import { runCommand } from "@edgetuner/cli";
 
-const FLAGS = {
-  count: integer("N", 0, "test prompts to continue; 0 = all", { min: 0 }),
-  first: integer("N", 0, "index of the first one", { min: 0 }),
-  best: toggle("the adapter of the lowest validation loss, which finetune.ts --keep-best saves"),
-  ...withOther(
-    without(GENERATE, [
-      ...[
-        "model",
-        "tokenizer",
-        "adapter",
-        "data",
-        "predictions",
-        "report",
-        "distinct",
-        "count",
-        "first",
-      ] as const,
-      ...["prompt", "raw", "pair", "chat", "system", "connect", "codec"] as const,
-      ...Object.keys(CONNECTION_FLAGS) as (keyof typeof CONNECTION_FLAGS)[],
-    ]),
-    { beams: 10, "length-penalty": 0.8, "no-repeat-ngram": 4, "max-tokens": 64 },
-  ),
-};
-
-/** The step. */
-export const GENERATE_STEP: FiveStep<typeof FLAGS> = {
-  name: "e2e/generate.ts",
-  title: "3. Generate by beam search",
-  about: "Step 3 of 5: continues each test prompt by beam search, with what was learnt.",
-  examples: [
-    "deno run -A examples/e2e/generate.ts",
-    "deno run -A examples/e2e/generate.ts --best --count 20",
-  ],
-  flags: FLAGS,
-  needs: { "test.jsonl": "pull.ts", "adapter/adapter_config.json": "finetune.ts" },
-  async run({ best, ...values }, { model, tokenizer }, out) {
-    const { code } = await launch("generate.ts", [
-      ...flagArgs({ model, tokenizer }),
-      ...["--adapter", `${out}/adapter${best ? "-best" : ""}`, "--data", `${out}/test.jsonl`, "--distinct"],
-      ...flagArgs(values),
-      ...["--predictions", `${out}/beam.jsonl`, "--report", `${out}/generate.json`],
-    ]);
-    return { code, changes: { partial: values.count > 0 } };
-  },
-};
-
-if (import.meta.main) await runProgram(() => stepProgram(GENERATE_STEP));
+if (import.meta.main) await runCommand("e2e generate");

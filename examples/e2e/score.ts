@@ -1,36 +1,9 @@
 /**
- * Step 5: scores the texts against their references, and makes a page to read them.
+ * `edgetuner e2e score` as a program: `--help` says what it does.
  *
  * @module
  */
 
-import { type FiveStep, launch, stepProgram } from "../_support/five_steps.ts";
-import { flagArgs, integer, runProgram, text } from "../_support/flags.ts";
+import { runCommand } from "@edgetuner/cli";
 
-const FLAGS = {
-  synonyms: text("WHERE", "npm", "METEOR's synonyms, as evaluate.ts takes them: npm, none, or a folder"),
-  samples: integer("N", 50, "texts on the page", { min: 1 }),
-};
-
-/** The step. */
-export const SCORE_STEP: FiveStep<typeof FLAGS> = {
-  name: "e2e/score.ts",
-  title: "5. Score",
-  about:
-    "Step 5 of 5: BLEU, NIST, METEOR, ROUGE-L and CIDEr, and a page with the texts beside their references.",
-  examples: [
-    "deno run -A examples/e2e/score.ts",
-    "deno run -A examples/e2e/score.ts --synonyms none   # no network",
-  ],
-  flags: FLAGS,
-  needs: { "references.txt": "decode.ts", "predictions.txt": "decode.ts" },
-  run(values, _note, out) {
-    return launch("evaluate.ts", [
-      ...["--references", `${out}/references.txt`, "--predictions", `${out}/predictions.txt`],
-      ...flagArgs(values),
-      ...["--report", `${out}/scores.json`, "--pretty", `${out}/samples.html`],
-    ]);
-  },
-};
-
-if (import.meta.main) await runProgram(() => stepProgram(SCORE_STEP));
+if (import.meta.main) await runCommand("e2e score");

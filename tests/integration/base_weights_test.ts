@@ -177,7 +177,7 @@ for (const name of FAMILIES) {
 }
 
 Deno.test("tiny_gpt2: logits of packed bases are near those of f32", async () => {
-  const model = await loadModelFolder(new URL("../../examples/tiny_gpt2", import.meta.url));
+  const model = await loadModelFolder(new URL("../../cli/assets/tiny_gpt2", import.meta.url));
   const length = 64;
   const tokens = Uint32Array.from({ length: 2 * length }, (_, i) => (i * i * 31 + i * 7) % 997);
   const batch = { tokens, targets: tokens, mask: new Float32Array(2 * length), batch: 2, length };

@@ -23,7 +23,7 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { assertClose } from "../support/tolerance.ts";
 
 const ROOT = `${import.meta.dirname}/../..`;
-const MODEL = `${ROOT}/examples/tiny_gpt2`;
+const MODEL = `${ROOT}/cli/assets/tiny_gpt2`;
 
 /** Runs a program of the examples as a user does, with piped output. */
 async function run(program: string, args: string[]): Promise<{ code: number; out: string; err: string }> {

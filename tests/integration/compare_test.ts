@@ -72,7 +72,7 @@ Deno.test("the comparison takes GGUF files, packed bases and other tokenizers, a
       "--systems",
       "ServerTuner",
       "--tokenizer",
-      `${ROOT}examples/tiny_gpt2`,
+      `${ROOT}cli/assets/tiny_gpt2`,
     );
     assertEquals(other.code, 1, other.err);
     assert(other.err.includes("below the model's vocabulary, 266"), other.err);

@@ -23,9 +23,9 @@ import {
   type UserDeviceResult,
   type WireCodec,
 } from "@edgetuner/core";
-import { LINK_PROFILES } from "@edgetuner/transport";
+import { LINK_PROFILES, simulate, simulateServerTuner } from "@edgetuner/transport";
 import { noPruner } from "@edgetuner/plugins";
-import { simulate, simulateServerTuner } from "@edgetuner/transport";
+
 import { assert, assertEquals, assertInstanceOf, assertRejects, assertStringIncludes } from "@std/assert";
 import {
   BATCH,

@@ -21,7 +21,7 @@ import { loadCorpus, scoreCorpus } from "@edgetuner/core/evaluation";
 import { ROOT } from "../support/places.ts";
 
 const E2E = `${ROOT}tests/fixtures/eval/data/e2e`;
-const TINY = `${ROOT}examples/tiny_gpt2`;
+const TINY = `${ROOT}cli/assets/tiny_gpt2`;
 
 interface Ended {
   readonly code: number;

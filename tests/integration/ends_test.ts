@@ -3,9 +3,9 @@
  */
 
 import { assert, assertEquals, assertLess, assertMatch, assertStringIncludes } from "@std/assert";
-import { ENDINGS } from "../../examples/_support/exit_codes.ts";
-import { goOnCommand, withoutFlags } from "../../examples/_support/run_end.ts";
-import { examplePath } from "../../examples/_support/places.ts";
+import { ENDINGS } from "../../cli/process/exit_codes.ts";
+import { goOnCommand, withoutFlags } from "../../cli/output/run_end.ts";
+import { assetPath, programArgs } from "../../cli/process/places.ts";
 
 const TOKEN = "the-join-token";
 
@@ -20,7 +20,7 @@ class Program implements AsyncDisposable {
 
   constructor(program: string, args: readonly string[]) {
     this.process = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--quiet", examplePath(program), ...args],
+      args: ["run", "-A", "--quiet", ...programArgs(program), ...args],
       stdin: "null",
       stdout: "piped",
       stderr: "piped",
@@ -111,7 +111,7 @@ function startDevice(url: string, args: readonly string[] = []): Program {
   return new Program("user_device.ts", ["--server", url, "--token", TOKEN, ...args]);
 }
 
-const dataFlags = () => ["--data", examplePath("restaurant/train.txt"), ...SMALL];
+const dataFlags = () => ["--data", assetPath("restaurant/train.txt"), ...SMALL];
 
 /** Carries bytes to a port, as a process of its own that can be stopped: a cable that is pulled without a word. */
 async function proxyTo(port: string): Promise<AsyncDisposable & { readonly port: string; cut(): void }> {
@@ -214,7 +214,7 @@ Deno.test("a device that is early waits for its server, is told the truth at the
   const url = `ws://127.0.0.1:${port}/join/ws`;
   await using device = startDevice(url, [
     ...dataFlags(),
-    ...["--valid", examplePath("restaurant/valid.txt"), "--share-loss"],
+    ...["--valid", assetPath("restaurant/valid.txt"), "--share-loss"],
   ]);
   await using late = startDevice(url, ["--connect-timeout", "0.5"]);
   assertEquals(await late.end(), ENDINGS.lost.code);

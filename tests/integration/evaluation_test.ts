@@ -113,7 +113,7 @@ Deno.test("format_data.ts, decode.ts and evaluate.ts follow each other", async (
     const prompts = ["one", "one", "two"];
     const pairs = texts.map((completion, i) => ({ prompt: prompts[i]!, completion }));
     await Deno.writeTextFile(`${folder}/data.jsonl`, writeFormatted(pairs));
-    const tokenizer = await loadTokenizer(`${ROOT}/examples/tiny_gpt2/tokenizer.json`);
+    const tokenizer = await loadTokenizer(`${ROOT}/cli/assets/tiny_gpt2/tokenizer.json`);
     const lines = [[2, " no food"], [0, " a Quiet pub."]] as const;
     await Deno.writeTextFile(
       `${folder}/beam.jsonl`,
@@ -124,7 +124,7 @@ Deno.test("format_data.ts, decode.ts and evaluate.ts follow each other", async (
     const decoded = await run("decode.ts", [
       `--data=${folder}/data.jsonl`,
       `--predictions=${folder}/beam.jsonl`,
-      "--model=examples/tiny_gpt2",
+      "--model=cli/assets/tiny_gpt2",
       `--output=${folder}/texts`,
       "--lower-case",
       "--tokenize",
@@ -145,7 +145,7 @@ Deno.test("format_data.ts, decode.ts and evaluate.ts follow each other", async (
     const told = await run("decode.ts", [
       `--data=${folder}/data.jsonl`,
       `--predictions=${folder}/beam.jsonl`,
-      "--model=examples/tiny_gpt2",
+      "--model=cli/assets/tiny_gpt2",
       `--output=${folder}/texts`,
     ]);
     assertEquals(told.code, 0, told.err);
@@ -156,7 +156,7 @@ Deno.test("format_data.ts, decode.ts and evaluate.ts follow each other", async (
     const bad = await run("decode.ts", [
       `--data=${folder}/data.jsonl`,
       `--predictions=${folder}/beam.jsonl`,
-      "--model=examples/tiny_gpt2",
+      "--model=cli/assets/tiny_gpt2",
       `--output=${folder}/texts`,
     ]);
     assertEquals(bad.code, 1);
@@ -167,7 +167,7 @@ Deno.test("format_data.ts, decode.ts and evaluate.ts follow each other", async (
 Deno.test("server_tuner.ts learns from conversations and counts bad lines", async () => {
   await inFolder(async (folder) => {
     for (const name of ["config.json", "model.safetensors", "tokenizer.json"]) {
-      await Deno.copyFile(`${ROOT}/examples/tiny_gpt2/${name}`, `${folder}/${name}`);
+      await Deno.copyFile(`${ROOT}/cli/assets/tiny_gpt2/${name}`, `${folder}/${name}`);
     }
     await Deno.writeTextFile(
       `${folder}/tokenizer_config.json`,

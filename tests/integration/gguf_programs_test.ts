@@ -172,7 +172,7 @@ Deno.test("programs say in one line what is missing beside a GGUF file, or does 
     ],
     [
       "generate.ts",
-      [`--model=${MODEL}`, "--tokenizer=examples/tiny_gpt2", "--prompt=a"],
+      [`--model=${MODEL}`, "--tokenizer=cli/assets/tiny_gpt2", "--prompt=a"],
       1,
       "vocabulary, 266",
     ],
@@ -195,7 +195,7 @@ Deno.test("programs say in one line what is missing beside a GGUF file, or does 
 Deno.test("a GPT-2 in a GGUF file says what the folder that it was made from says", async () => {
   const folder = await Deno.makeTempDir();
   try {
-    const tiny = await loadModelFolder(`${ROOT}examples/tiny_gpt2`);
+    const tiny = await loadModelFolder(`${ROOT}cli/assets/tiny_gpt2`);
     const file = `${folder}/tiny.gguf`;
     await writeGpt2Gguf(file, tiny.config as Gpt2Config, new Map(tiny.weights));
     const tuned = await run(
@@ -206,7 +206,7 @@ Deno.test("a GPT-2 in a GGUF file says what the folder that it was made from say
       `--save=${folder}/heads`,
     );
     assertEquals(tuned.code, 0, tuned.err);
-    const tokenizer = "--tokenizer=examples/tiny_gpt2";
+    const tokenizer = "--tokenizer=cli/assets/tiny_gpt2";
     const prompt = "--prompt=name[The Crooked Fox], eatType[pub]";
     const texts = await Promise.all([
       run("generate.ts", `--adapter=${folder}/heads`, prompt),

@@ -66,7 +66,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
         "examples/server_tuner.ts",
         [
           ...["--steps", "4000", "--length", "48", "--save", folder, "--events", "--eval-every", "2"],
-          ...["--valid", `${ROOT}examples/restaurant/valid.txt`, "--valid-batches", "1"],
+          ...["--valid", `${ROOT}cli/assets/restaurant/valid.txt`, "--valid-batches", "1"],
         ],
         `"type":"validation","step":2`,
         [signal],
@@ -147,7 +147,7 @@ Deno.test("a pruner that never returns ends the run in time; the device hears wh
   const url = await address.promise;
   const device = start("user_device.ts", [
     ...["--server", url, "--token", "the-join-token", "--length", "48", "--save", `${folder}/heads`],
-    ...["--data", `${ROOT}examples/restaurant/train.txt`],
+    ...["--data", `${ROOT}cli/assets/restaurant/train.txt`],
   ]);
   const [ended, errors, code] = await Promise.all([
     device.output(),

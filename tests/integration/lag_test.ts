@@ -6,8 +6,8 @@ import { assertEquals, assertLess } from "@std/assert";
 import { DEFAULT_LORA, DEFAULT_OPTIMIZER } from "@edgetuner/core";
 import { webSocketListener } from "@edgetuner/transport";
 import { createControlApp } from "@edgetuner/transport/server";
-import { Child } from "../../examples/_support/child.ts";
-import { WorkerRun } from "../../examples/_support/worker_run.ts";
+import { Child } from "../../cli/process/child.ts";
+import { WorkerRun } from "../../cli/process/worker_run.ts";
 import { EXAMPLES } from "../support/places.ts";
 
 const STEPS = 20;

@@ -26,7 +26,7 @@ Deno.test("set-up, demo, tuner and generation run from and with folders of any n
   for (const name of [...NEEDED, ...MEMBERS]) await copy(`${ROOT}${name}`, `${folder}/${name}`);
   const mine = `${folder}/${ODD}`;
   await Deno.mkdir(mine);
-  await copy(`${folder}/examples/tiny_gpt2`, `${mine}/model`);
+  await copy(`${folder}/cli/assets/tiny_gpt2`, `${mine}/model`);
   for (const name of ["restaurant/train.txt", "restaurant/test.txt", "custom_pruner.ts", "custom_codec.ts"]) {
     await Deno.copyFile(`${folder}/examples/${name}`, `${mine}/${name.replace("restaurant/", "#")}`);
   }

@@ -153,7 +153,7 @@ Deno.test("server, devices, tuner, generation and demo run with the permissions 
 });
 
 Deno.test("peak memory is told whatever may be read", async () => {
-  const report = JSON.stringify(new URL("../../examples/_support/report.ts", import.meta.url).href);
+  const report = JSON.stringify(new URL("../../cli/output/report.ts", import.meta.url).href);
   // A file: local modules are not imported from an address without one.
   const main = `${await Deno.makeTempDir()}/main.ts`;
   await Deno.writeTextFile(main, `import { peakMemory } from ${report}; console.log(peakMemory());`);

@@ -483,7 +483,7 @@ Deno.test("damaged checkpoints are refused with a CheckpointError, and cut ones 
     await assertRejects(() => openCheckpoints(`${root}/none`), CheckpointError, "none");
     await assertRejects(() => openCheckpoints(root), CheckpointError, "must hold a checkpoint");
     await assertRejects(
-      () => loadCheckpoint("examples/tiny_gpt2/model.safetensors"),
+      () => loadCheckpoint("cli/assets/tiny_gpt2/model.safetensors"),
       CheckpointError,
       "format",
     );

@@ -14,17 +14,12 @@ import {
 import {
   checkCompute,
   type ComputeModel,
+  type FrameRule,
   LINK_PROFILES,
   type LinkProfile,
   measureCompute,
   plan,
   segmentMs,
-  wholeStepWork,
-} from "@edgetuner/transport";
-import { Engine } from "@edgetuner/kernels";
-import { noPruner } from "@edgetuner/plugins";
-import {
-  type FrameRule,
   simulate,
   type SimulatedDevice,
   simulateServerTuner,
@@ -32,7 +27,11 @@ import {
   type SplitSimulationOptions,
   TwinNetwork,
   virtualClock,
+  wholeStepWork,
 } from "@edgetuner/transport";
+import { Engine } from "@edgetuner/kernels";
+import { noPruner } from "@edgetuner/plugins";
+
 import { assert, assertAlmostEquals, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { assertClose, TOLERANCE } from "../support/tolerance.ts";
 import {

@@ -2,8 +2,8 @@
  * A program that gives the event loop no turn: `listens` has something to save at Ctrl-C, but never gets to it.
  */
 
-import { runProgram } from "../../examples/_support/flags.ts";
-import { Interrupts } from "../../examples/_support/interrupts.ts";
+import { runProgram } from "../../cli/flags/flags.ts";
+import { Interrupts } from "../../cli/process/interrupts.ts";
 
 if (import.meta.main) {
   await runProgram(() => {

@@ -6,7 +6,7 @@
  */
 
 import { assert, AssertionError } from "@std/assert";
-import { loadGpu } from "../../examples/_support/webgpu.ts";
+import { loadGpu } from "../../cli/flags/webgpu.ts";
 import { guardedGpu } from "./guarded_gpu.ts";
 import { sizeClass } from "../../kernels/engine/pool.ts";
 import {

@@ -7,7 +7,7 @@
  */
 
 import type { BaseWeights } from "@edgetuner/core";
-import { measureLoading } from "../../examples/_support/load_memory.ts";
+import { measureLoading } from "../../bench/load_memory.ts";
 
 if (import.meta.main) {
   const [path, baseWeights] = Deno.args as [string, BaseWeights];

@@ -1,0 +1,113 @@
+/**
+ * Shows that memory does not grow with the steps of a run: an edge server and a device in this process train a tiny
+ * model, and everything that a program keeps of a step is kept here too: rows of a report, metrics, figures, and an
+ * event stream that is read slowly.
+ *
+ * @module
+ */
+
+import { EdgeServer, gpt2Config, initialWeights, loadEnds, loadLayers, runUserDevice } from "@edgetuner/core";
+import { Engine } from "@edgetuner/kernels";
+import { randomPruner } from "@edgetuner/plugins";
+import { inProcessTransport } from "@edgetuner/transport";
+import { createControlApp, stepJson } from "@edgetuner/transport/server";
+import { integer, readFlags, runProgram, text } from "../cli/flags/flags.ts";
+import { Interrupts } from "../cli/process/interrupts.ts";
+import { MetricsLog } from "../cli/output/metrics.ts";
+import { bytes } from "../cli/output/progress.ts";
+import { MemoryLog, versions, writeReport } from "../cli/output/report.ts";
+import { Rows, StepFigures } from "../cli/output/rows.ts";
+import { INTERRUPTED } from "../cli/process/supervisor.ts";
+import { TUNING_FLAGS, tuningSettings } from "../cli/flags/tuning_flags.ts";
+import { loadGpu, WEBGPU_CHOICES } from "../cli/flags/webgpu.ts";
+
+/** As small as head modules allow. */
+const SHAPE = { n_layer: 1, n_head: 2, n_embd: 8, vocab_size: 32, n_positions: 8 };
+
+async function main(): Promise<number> {
+  const flags = readFlags({
+    name: "bench_records.ts",
+    about: "Trains a tiny model for many steps and prints the resident memory as it goes.",
+    examples: [
+      "deno run -A bench/records.ts",
+      "deno run -A --v8-flags=--expose-gc bench/records.ts   # collects garbage before each figure",
+    ],
+  }, {
+    ...TUNING_FLAGS,
+    steps: integer("N", 10_000, "training steps", { min: 1 }),
+    every: integer("N", 1000, "steps between two lines", { min: 1 }),
+    webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+    report: text("FILE", "", "write the figures as JSON"),
+  });
+  const folder = await Deno.makeTempDir();
+  const gpu = await loadGpu(flags.webgpu);
+  using engine = await Engine.create({ gpu });
+  const config = gpt2Config(SHAPE);
+  const model = { config, weights: initialWeights(config, flags.seed) };
+  using base = loadLayers(engine, model);
+  using ends = loadEnds(engine, model);
+  const settings = tuningSettings(flags);
+  const server = new EdgeServer({
+    ...{ engine, base, settings, fingerprint: "tiny", devices: 1 },
+    pruner: randomPruner({ share: 0.5 }),
+  });
+  using interrupts = new Interrupts(() => server.stop("interrupted"));
+  const app = createControlApp({
+    runs: new Map([[server.run, server]]),
+    joinToken: crypto.randomUUID(),
+    adminToken: flags.seed.toString().padStart(8, "0"),
+  });
+  using rows = Rows.of(`${folder}/report.json`, "steps");
+  using metrics = new MetricsLog(folder);
+  const figures = new StepFigures();
+  const log = new MemoryLog();
+  const lines: { readonly step: number; readonly residentBytes: number; readonly heapBytes: number }[] = [];
+  server.subscribe((event) => {
+    if (event.type !== "step") return;
+    const { record } = event;
+    rows.add(stepJson(record));
+    metrics.write({ step: record.step, loss: record.loss, seconds: record.times.total / 1000 });
+    figures.add(record);
+    log.sample(record.step);
+    if ((record.step + 1) % flags.every !== 0) return;
+    // With it the figures are those of what is held, not of what V8 has not collected yet.
+    (globalThis as { readonly gc?: () => void }).gc?.();
+    const { rss, heapUsed } = Deno.memoryUsage();
+    lines.push({ step: record.step + 1, residentBytes: rss, heapBytes: heapUsed });
+    console.log(
+      `${record.step + 1} steps  resident ${bytes(rss)}  JavaScript heap ${bytes(heapUsed)}  ` +
+        `loss ${record.loss?.toFixed(3)}  ${figures.medianMs.toFixed(1)} ms a step`,
+    );
+  });
+  const events = await app.request(`/api/runs/${server.run}/events`, {
+    headers: { authorization: `Bearer ${flags.seed.toString().padStart(8, "0")}` },
+  });
+  const tokens = Uint32Array.from({ length: 8 }, (_, i) => (7 * i) % SHAPE.vocab_size);
+  const batch = { tokens, targets: tokens, mask: new Float32Array(8).fill(1), batch: 1, length: 8 };
+  const { transport, listener } = inProcessTransport();
+  const joining = listener.accept().then((channel) => server.join(channel!));
+  const far = await transport.connect();
+  const device = runUserDevice({
+    ...{ engine, channel: far, name: "device", capacity: 1 },
+    data: {
+      ...{ ends, loss: { labelSmoothing: 0 }, fingerprint: "tiny", shareLoss: true },
+      next: (step) => step < flags.steps ? { batch, mode: "train" } : null,
+    },
+  });
+  const reading = (async () => {
+    for await (const _ of events.body ?? []) { /* as they come */ }
+  })();
+  await server.start();
+  const result = await device;
+  await Promise.all([joining, reading]);
+  result.modules?.[Symbol.dispose]();
+  await listener[Symbol.asyncDispose]();
+  await writeReport(`${folder}/report.json`, { steps: rows });
+  const { size } = await Deno.stat(`${folder}/report.json`);
+  console.log(`The report holds all ${rows.count} steps: ${bytes(size)}`);
+  await writeReport(flags.report, { versions: versions(), adapter: engine.adapterName, lines });
+  await Deno.remove(folder, { recursive: true });
+  return interrupts.asked ? INTERRUPTED : 0;
+}
+
+if (import.meta.main) await runProgram(main);

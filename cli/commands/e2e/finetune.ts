@@ -1,0 +1,56 @@
+/**
+ * Step 2: fine-tunes with an edge server and three devices, heads pruned by iHeadPruner.
+ *
+ * @module
+ */
+
+import { FLAGS as DEMO } from "../demo.ts";
+import { type FiveStep, launch, stepProgram, withOther, without } from "../../runs/five_steps.ts";
+import { flagArgs, toggle } from "../../flags/flags.ts";
+
+const FLAGS = {
+  ...withOther(
+    without(DEMO, [
+      ...["model", "tokenizer", "data", "valid", "test", "out", "resume", "report"] as const,
+      // iHeadPruner, with the predictor of step 1, takes no others.
+      ...["pruner", "predictor", "lambda", "share", "keep", "online-steps", "online-refresh"] as const,
+    ]),
+    { batch: 4, length: 512, mode: "slice", targets: "q,v", rate: 2e-4, tau: 0.7, eta: 0.4 },
+  ),
+  resume: toggle("go on from the last checkpoint, after a run with --checkpoint-every was interrupted"),
+};
+
+/** The step. */
+export const FINETUNE_STEP: FiveStep<typeof FLAGS> = {
+  name: "e2e/finetune.ts",
+  title: "2. Fine-tune with EdgeTuner",
+  about:
+    "Step 2 of 5: an edge server and three devices fine-tune as processes of this machine, heads pruned by\n" +
+    "iHeadPruner. On machines of your own: edge_server.ts and user_device.ts.",
+  examples: [
+    "deno run -A examples/e2e/finetune.ts",
+    "deno run -A examples/e2e/finetune.ts --checkpoint-every 500 --eval-every 500 --keep-best",
+    "deno run -A examples/e2e/finetune.ts --resume --checkpoint-every 500 --eval-every 500 --keep-best",
+    "deno run -A examples/e2e/finetune.ts --codec f16 --bandwidth 100 --latency 5",
+  ],
+  flags: FLAGS,
+  needs: { "train.jsonl": "pull.ts", "predictor/config.json": "train_pruner.ts" },
+  run({ resume, ...values }, { model, tokenizer }, out) {
+    return launch("demo.ts", [
+      ...flagArgs({ model, tokenizer }),
+      ...["--data", `${out}/train.jsonl`, "--valid", `${out}/valid.jsonl`, "--test", `${out}/test.jsonl`],
+      ...["--pruner", "iheadpruner", "--predictor", `${out}/predictor`],
+      ...flagArgs(values),
+      ...["--out", out, ...(resume ? ["--resume", out] : []), "--report", `${out}/finetune.json`],
+    ]);
+  },
+};
+
+/**
+ * Runs the command with the flags of the command line.
+ *
+ * @returns Its exit code.
+ */
+export async function run(): Promise<number | void> {
+  return await stepProgram(FINETUNE_STEP);
+}

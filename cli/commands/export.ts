@@ -1,0 +1,354 @@
+/**
+ * Takes an adapter away: as PEFT has it, at a smaller rank, merged into the base model; and brings one in.
+ * Every export is read back from its files and held against a split run of what was trained before it is kept.
+ *
+ * @module
+ */
+
+import {
+  type Adapter,
+  certifyExport,
+  defaultCache,
+  type ExportCertificate,
+  fromPeft,
+  isGguf,
+  joinAdapters,
+  loadAdapter,
+  loadLayers,
+  loadModel,
+  loadModelFolder,
+  loadPeft,
+  mergePeft,
+  type ModelFamily,
+  type ModelFolder,
+  modelFolderOf,
+  modelShape,
+  type PeftAdapter,
+  PendingFolder,
+  reduceRank,
+  saveAdapter,
+  savePeft,
+  saveSafetensors,
+  type Tokenizer,
+  toPeft,
+  writeWhole,
+} from "@edgetuner/core";
+import { Engine } from "@edgetuner/kernels";
+import { splitLogits } from "@edgetuner/transport";
+import {
+  CERTIFICATE,
+  type Places,
+  requireApart,
+  requireReplaceable,
+  unusable,
+} from "../runs/export_places.ts";
+import { integer, number, readFlags, text, UsageError } from "../flags/flags.ts";
+import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "../flags/model_flags.ts";
+import { loadTrainingSet } from "../runs/training_data.ts";
+import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";
+import { requireWritable } from "../process/writable.ts";
+import { assetPath, pathsOf } from "../process/places.ts";
+
+/** Files of a model folder that a merged model needs too. */
+const COMPANIONS = [
+  "config.json",
+  "generation_config.json",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "vocab.json",
+  "merges.txt",
+  "chat_template.jinja",
+];
+/** Files of an adapter in PEFT's format. */
+const PEFT_FILES = ["adapter_config.json", "adapter_model.safetensors"];
+
+const FLAGS = {
+  model: MODEL_FLAG,
+  tokenizer: TOKENIZER_FLAG,
+  adapter: text("DIRS", "runs/demo/adapter", "adapter folder, or the parts that devices saved: a,b,c"),
+  peft: text("DIR", "", "write the adapter in PEFT's format"),
+  rank: integer("N", 0, "with --peft or --merge: reduce the rank to this one; 0 = exact", {
+    min: 0,
+    max: 256,
+  }),
+  "accept-loss": number(
+    "X",
+    0.05,
+    "with --rank: how much of what the adapter does to the logits may be lost; 1 = as much as it does",
+    { min: 0 },
+  ),
+  merge: text("DIR", "", "write the base model with the adapter merged in"),
+  import: text("DIR", "", "the way back: read a PEFT adapter and write it to --adapter"),
+  data: text(
+    "FILE",
+    assetPath("restaurant/test.txt"),
+    "texts on which exports are compared: any training data, or plain lines",
+  ),
+  samples: integer("N", 8, "how many of them", { min: 1 }),
+  length: integer("N", 128, "most tokens of each", { min: 1 }),
+  devices: integer("N", 2, "devices of the split run that exports are held against", { min: 2, max: 64 }),
+  tolerance: number("X", 1e-4, "largest difference of a logit, in proportion to the largest logit", {
+    min: 0,
+  }),
+  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+};
+
+function familyOf({ config }: ModelFolder): ModelFamily {
+  return "model_type" in config ? config.model_type : "gpt2";
+}
+
+function shapeOf({ config }: ModelFolder) {
+  const { layers, heads, kvHeads, hidden } = modelShape(config);
+  return { layers, heads, kvHeads, hidden };
+}
+
+/** Tokens of the sample texts: of training data of any kind, or of lines of plain text. */
+async function samplesOf(
+  file: string,
+  tokenizer: Tokenizer,
+  options: { readonly model: string; readonly samples: number; readonly length: number },
+): Promise<number[][]> {
+  const { model, length, samples } = options;
+  const content = await Deno.readTextFile(file).catch((cause) => {
+    throw unusable("data", "a file that can be read", file, cause);
+  });
+  if (!file.endsWith(".jsonl")) {
+    const lines = content.split("\n").map((l) => l.trim()).filter((l) => l !== "");
+    if (lines.length > 0 && lines.every((line) => !line.includes("||"))) {
+      return lines.slice(0, samples).map((line) => tokenizer.encode(line).slice(0, length));
+    }
+  }
+  const reading = { model, tokenizer, length, "train-on-prompt": false, "skip-bad": false };
+  const { sequences } = await loadTrainingSet(file, reading);
+  return sequences.slice(0, samples).map(({ tokens }) => [...tokens.subarray(0, length)]);
+}
+
+async function main(): Promise<number> {
+  const flags = readFlags({
+    name: "export.ts",
+    about: "Exports an adapter to PEFT's format or into the base model, and certifies that nothing was lost.",
+    examples: [
+      "deno run -A examples/export.ts --peft runs/peft --merge runs/merged",
+      "deno run -A examples/export.ts --adapter my_heads,your_heads --peft runs/peft --rank 16",
+      "deno run -A examples/export.ts --peft runs/peft --rank 8 --accept-loss 0.3 --data my_chats.jsonl",
+      "deno run -A examples/export.ts --import some_peft_adapter --adapter runs/imported",
+    ],
+  }, FLAGS);
+  const wanted = [flags.peft, flags.merge, flags.import].filter((f) => f !== "");
+  if (wanted.length === 0 || (flags.import !== "" && wanted.length > 1)) {
+    throw new UsageError(
+      "Cannot export as --peft, --merge, or both, or --import alone must be given; see --help",
+    );
+  }
+  if (flags.merge !== "" && isGguf(flags.model)) {
+    throw new UsageError(
+      `Cannot merge as --model must be a folder, whose files a merged model needs: current value is ${flags.model}`,
+    );
+  }
+  const places: Places = flags.import === ""
+    ? { peft: flags.peft, merge: flags.merge }
+    : { adapter: flags.adapter };
+  await requireApart(places, {
+    model: modelFolderOf(flags.model),
+    tokenizer: flags.tokenizer,
+    ...(flags.import === "" ? { adapter: flags.adapter } : { import: flags.import }),
+  });
+  // Heads that were imported look like heads that were trained: nothing is replaced by an import.
+  await requireReplaceable("adapter", places.adapter ?? "", []);
+  await requireReplaceable("peft", flags.peft, PEFT_FILES);
+  await requireReplaceable("merge", flags.merge, [...COMPANIONS, "model.safetensors"]);
+  if (places.adapter !== undefined) {
+    await requireWritable("export.ts", { folders: { adapter: places.adapter } });
+  }
+  // Written beside their places, read back, and compared before they get there.
+  await using peftFolder = await pendingAt("peft", flags.peft);
+  await using mergeFolder = await pendingAt("merge", flags.merge);
+  const model = await loadModel(flags.model);
+  const family = familyOf(model);
+  const shape = shapeOf(model);
+  if (flags.import !== "") {
+    const adapter = fromPeft(await loadPeft(flags.import), family, shape);
+    await saveAdapter(flags.adapter, { ...adapter, fingerprint: model.fingerprint });
+    console.log(`Imported as head modules of rank ${adapter.lora.rank}, full mode: ${flags.adapter}`);
+    return 0;
+  }
+  let adapter: Adapter = joinAdapters(
+    await Promise.all((await pathsOf(flags.adapter)).map((a) => loadAdapter(a))),
+  );
+  if (adapter.fingerprint !== "" && adapter.fingerprint !== model.fingerprint) {
+    throw new UsageError(
+      `Cannot export the adapter as it must have been trained on ${flags.model}: its base has fingerprint ${
+        adapter.fingerprint.slice(0, 12)
+      }, this model ${model.fingerprint.slice(0, 12)}`,
+    );
+  }
+  const { config, arrays } = toPeft(adapter, family, shape.kvHeads);
+  let peft: PeftAdapter = { config: { ...config, ...await nameOf(flags.model) }, arrays };
+  const { tokenizer } = await openModel(flags);
+  using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
+  const positions = "n_positions" in model.config
+    ? model.config.n_positions
+    : model.config.max_position_embeddings;
+  const samples = await samplesOf(flags.data, tokenizer, {
+    ...flags,
+    length: Math.min(flags.length, positions),
+  });
+  let reducedFrom: { readonly adapter: Adapter; readonly allowed: number } | undefined;
+  let weightsLost: number | null = null;
+  if (flags.rank > 0) {
+    const reduced = await reduceRank(peft, flags.rank);
+    peft = reduced.peft;
+    weightsLost = reduced.error;
+    reducedFrom = { adapter, allowed: flags["accept-loss"] };
+    // The files must be equal to the reduced adapter; how far that is from the whole one is another question.
+    adapter = { ...fromPeft(peft, family, shape), fingerprint: adapter.fingerprint };
+  }
+
+  if (peftFolder !== null) await savePeft(peftFolder.path, peft);
+  if (mergeFolder !== null) {
+    await saveMerged(mergeFolder.path, flags.model, mergePeft(model.weights, peft, family, shape));
+  }
+  const certificate = await certifyExport({
+    engine,
+    model,
+    family,
+    adapter,
+    split: async (samples, ends) => {
+      using layers = loadLayers(engine, model);
+      return await splitLogits({ engine, layers, ends, adapter, devices: flags.devices, samples });
+    },
+    peft: peftFolder === null ? peft : await loadPeft(peftFolder.path),
+    merged: mergeFolder === null ? undefined : (await loadModelFolder(mergeFolder.path)).weights,
+    reducedFrom,
+    samples,
+    tolerance: flags.tolerance,
+  });
+  show(certificate, flags.rank, weightsLost);
+  if (!certificate.holds) {
+    console.error(`Nothing was written: ${refusalOf(certificate, flags.rank)}`);
+    return 1;
+  }
+  const paper = {
+    ...certificate,
+    rank: peft.config.r,
+    weightsLost,
+    readBack: { adapter: peftFolder !== null, merged: mergeFolder !== null },
+    splitDevices: Math.min(flags.devices, shape.heads),
+    fingerprint: model.fingerprint,
+  };
+  for (const folder of [peftFolder, mergeFolder]) {
+    if (folder === null) continue;
+    await writeWhole(`${folder.path}/${CERTIFICATE}`, `${JSON.stringify(paper, null, 2)}\n`);
+    const previous = await folder.keep();
+    if (previous !== null) console.log(`The former export is kept: ${previous}`);
+  }
+  if (flags.peft !== "") console.log(`PEFT adapter of rank ${peft.config.r}: ${flags.peft}`);
+  if (flags.merge !== "") console.log(`Merged model: ${flags.merge}`);
+  return 0;
+}
+
+async function pendingAt(flag: string, place: string): Promise<PendingFolder | null> {
+  if (place === "") return null;
+  return await PendingFolder.create(place).catch((cause) => {
+    throw unusable(flag, "a folder that can be written", place, cause);
+  });
+}
+
+async function saveMerged(folder: string, model: string, weights: ModelFolder["weights"]): Promise<void> {
+  await saveSafetensors(`${folder}/model.safetensors`, weights, { format: "pt" });
+  for (const name of COMPANIONS) {
+    const content = await Deno.readFile(`${model}/${name}`).catch((error) => {
+      if (error instanceof Deno.errors.NotFound) return null;
+      throw error;
+    });
+    if (content !== null) await writeWhole(`${folder}/${name}`, content);
+  }
+  const config = await readConfig(model);
+  // Not the base any more, and in f32 whatever the base was in: readers would round to what is noted.
+  const { _name_or_path, ...merged } = config;
+  const noted = ["dtype", "torch_dtype"].filter((name) => (config[name] ?? "float32") !== "float32");
+  if (_name_or_path === undefined && noted.length === 0) return;
+  for (const name of noted) merged[name] = "float32";
+  await writeWhole(`${folder}/config.json`, `${JSON.stringify(merged, null, 2)}\n`);
+}
+
+async function readConfig(model: string): Promise<Record<string, unknown>> {
+  return JSON.parse(await Deno.readTextFile(`${model}/config.json`));
+}
+
+/** The base model as others can find it; `null` if it has no name that holds elsewhere. */
+async function nameOf(
+  model: string,
+): Promise<{ base_model_name_or_path: string | null; revision?: string | undefined }> {
+  const cache = `${defaultCache()}/models/`;
+  if (!isGguf(model)) {
+    const path = model.replace(/\/+$/, "");
+    const [, pulled, revision] = (path.startsWith(cache)
+      ? /^([^/]+(?:\/[^/]+)?)\/(refs\/.+|[^/]+)$/.exec(path.slice(cache.length))
+      : null) ?? [];
+    if (pulled !== undefined) {
+      return { base_model_name_or_path: pulled, ...(revision === "main" ? {} : { revision }) };
+    }
+    if (/^\w[\w.-]*\/\w[\w.-]*$/.test(path)) {
+      return { base_model_name_or_path: path };
+    }
+    const { _name_or_path: noted } = await readConfig(model);
+    if (typeof noted === "string" && /^\w[\w.-]*(\/\w[\w.-]*)?$/.test(noted)) {
+      return { base_model_name_or_path: noted };
+    }
+  }
+  return { base_model_name_or_path: null };
+}
+
+/** Why a certificate does not hold. */
+function refusalOf(certificate: ExportCertificate, rank: number): string {
+  const { reduction, split, imported, merged, tolerance, largestLogit, allowed } = certificate;
+  const difference = Math.max(split, imported, merged);
+  if (!(difference <= tolerance * largestLogit)) return "the files are not what was trained.";
+  if (!(difference <= allowed)) {
+    return "the adapter changes the logits of these texts so little that the files cannot be told from none; " +
+      "train it longer, or take other texts with --data.";
+  }
+  if (reduction === null) return "the certificate does not hold.";
+  const [lost, most] = [percent(reduction.share), percent(reduction.allowed)];
+  return `rank ${rank} loses ${lost} of what the adapter does to the logits, and ${most} may be lost; ` +
+    `take a larger rank, or accept the loss with --accept-loss ${(Math.ceil(reduction.share * 100) / 100)}.`;
+}
+
+function percent(share: number): string {
+  return `${(100 * share).toFixed(1)} %`;
+}
+
+function show(certificate: ExportCertificate, rank: number, weightsLost: number | null): void {
+  const { samples, tokens, largestLogit, effect, split, imported, importedAs, merged, allowed, reduction } =
+    certificate;
+  const rows = [
+    ["largest logit", largestLogit],
+    ["largest change by the adapter", effect],
+    ["off on one machine", split],
+    [`off after export, as ${importedAs}`, imported],
+    ["off in the merged model", merged],
+    ["allowed", allowed],
+  ] as const;
+  console.log(`Logits of ${samples} texts, ${tokens} tokens, beside those of a split run`);
+  for (const [what, value] of rows) console.log(`  ${what.padEnd(36)}${value.toExponential(2)}`);
+  if (reduction === null) return;
+  console.log(
+    `Rank ${rank}: ${percent(weightsLost!)} of the change of the weights is lost, and ${
+      percent(reduction.share)
+    } of that of the logits (one is off by ${
+      reduction.difference.toPrecision(2)
+    }, the adapter changes one by ${reduction.effect.toPrecision(2)}); allowed are ${
+      percent(reduction.allowed)
+    }`,
+  );
+}
+
+/**
+ * Runs the command with the flags of the command line.
+ *
+ * @returns Its exit code.
+ */
+export async function run(): Promise<number | void> {
+  return await main();
+}

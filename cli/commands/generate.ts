@@ -1,0 +1,324 @@
+/**
+ * Continues prompts with a base model and an adapter: greedily, by beam search, or drawn at random.
+ *
+ * @module
+ */
+
+import {
+  beamSearch,
+  type DecodingSession,
+  encodeOpening,
+  encodePrompt,
+  sample,
+  type Tokenizer,
+  writeWhole,
+} from "@edgetuner/core";
+import {
+  type FlagValues,
+  type GivenFlags,
+  integer,
+  number,
+  readGiven,
+  text,
+  toggle,
+  UsageError,
+  withDefaults,
+} from "../flags/flags.ts";
+import { SPLIT_FLAGS, throughSplit } from "../runs/split_session.ts";
+import { neverBegan } from "../output/run_end.ts";
+import { ProgressBar } from "../output/progress.ts";
+import {
+  chatPrompt,
+  cutText,
+  encodePrompts,
+  endTokens,
+  fitPrompt,
+  promptRoom,
+  type Prompts,
+  requirePrompts,
+  requireRoom,
+  textOf,
+} from "../runs/prompts.ts";
+import { peakMemory, versions, writeReport } from "../output/report.ts";
+import { requireFlag } from "../flags/run_flags.ts";
+import { loadAdapterParts, TextModel } from "../runs/texts.ts";
+import { chatTemplateOf, DATA_FLAGS, readExamples } from "../runs/training_data.ts";
+import { baseWeightsOf } from "../flags/weights_flag.ts";
+import { requireWritable } from "../process/writable.ts";
+import { assetPath } from "../process/places.ts";
+
+/** Its flags. */
+export const FLAGS = {
+  ...SPLIT_FLAGS,
+  adapter: text(
+    "DIRS",
+    "",
+    "adapter folder, or the parts that devices saved: a,b,c; without one, and without --connect, the base model alone",
+  ),
+  prompt: text("TEXT", "", "what to continue; see --raw, --pair and --chat"),
+  raw: toggle(
+    "--prompt: a text to go on with as it is, or from nothing if it is empty; so it is without --adapter and --connect",
+  ),
+  pair: toggle(
+    "--prompt: the prompt of a pair, which a completion follows; so it is with --adapter or --connect",
+  ),
+  chat: toggle("--prompt: what the user says, in the words of the model's chat template"),
+  system: text("TEXT", "", "--chat: what the system says before"),
+  data: text(
+    "FILE",
+    assetPath("restaurant/test.txt"),
+    "without --prompt: file whose prompts to continue: MR||text lines, or JSONL with pairs or messages",
+  ),
+  "skip-bad": DATA_FLAGS["skip-bad"],
+  count: integer("N", 3, "without --prompt: number of prompts to take from the file; 0 = all", { min: 0 }),
+  distinct: toggle("without --prompt: each prompt once, at its first line"),
+  first: integer("N", 1, "without --prompt: index of the first one", { min: 0 }),
+  "max-tokens": integer(
+    "N",
+    64,
+    "most tokens to add; prompts lose their start where the model has too few places for both, but are left half of them",
+    { min: 1 },
+  ),
+  "min-length": integer("N", 0, "tokens before a text may end", { min: 0 }),
+  beams: integer("N", 1, "beam search with this many beams", { min: 1 }),
+  "length-penalty": number("X", 0.8, "beams: scores are divided by length to this power"),
+  "no-repeat-ngram": integer("N", 4, "beams: no n-gram of this length twice; 0 = off", { min: 0 }),
+  "repetition-penalty": number("X", 1, "tokens said before get less likely", { min: 0 }),
+  temperature: number("X", 0, "above 0: draw tokens at random", { min: 0 }),
+  "top-k": integer("N", 0, "sampling: among this many most likely tokens; 0 = all", { min: 0 }),
+  "top-p": number("X", 1, "sampling: among tokens that together have this probability", { min: 0, max: 1 }),
+  seed: integer("N", 1, "sampling: seed", { min: 0, max: 0xffff_ffff }),
+  predictions: text("FILE", "", 'write lines {"id", "predict"} of tokens, as decode.ts reads them'),
+  report: text("FILE", "", "write a report as JSON"),
+  connect: text(
+    "URL",
+    "",
+    "generate with the heads of the devices at this edge server, which runs with --generate: ws(s)://.../join/ws",
+  ),
+};
+
+type Flags = FlagValues<typeof FLAGS>;
+
+async function main(): Promise<number> {
+  const given = readGiven({
+    name: "generate.ts",
+    about: "Continues prompts: greedily, by beam search, or drawn at random.",
+    examples: [
+      "deno run -A examples/generate.ts --adapter runs/demo/adapter --count 5",
+      'deno run -A examples/generate.ts --adapter runs/demo/adapter --prompt "name[The Vaults], food[Thai], area[harbour]"',
+      "deno run -A examples/generate.ts --adapter runs/demo/adapter --beams 10 --count 0 --predictions beam.jsonl",
+      'deno run -A examples/generate.ts --prompt "The Vaults is" --temperature 0.8 --top-p 0.9 --seed 3',
+      'deno run -A examples/generate.ts --model MODEL --adapter runs/chat/adapter --chat --prompt "Where can I eat?"',
+      "deno run -A examples/generate.ts --connect ws://127.0.0.1:8787/join/ws --token T --count 5",
+    ],
+  }, FLAGS);
+  const flags = withDefaults(FLAGS, given);
+  if (flags.beams > 1 && flags.temperature > 0) {
+    throw new UsageError("Cannot generate as one of --beams and --temperature may be given: both are");
+  }
+  for (const [name, isOff] of [["top-k", flags["top-k"] === 0], ["top-p", flags["top-p"] === 1]] as const) {
+    requireFlag("generate.ts", name, "temperature", isOff || flags.temperature > 0);
+  }
+  if (flags.connect !== "" && flags.adapter !== "") {
+    throw new UsageError(
+      "Cannot generate as one of --connect and --adapter may be given: with --connect the devices have the heads",
+    );
+  }
+  if (flags["min-length"] > flags["max-tokens"]) {
+    throw new UsageError(
+      `Cannot generate as --min-length must be at most --max-tokens: current values are ${
+        flags["min-length"]
+      } and ${flags["max-tokens"]}`,
+    );
+  }
+  const asked = await openQuestion(flags, given);
+  await requireWritable("generate.ts", { files: { predictions: flags.predictions, report: flags.report } });
+  const done = flags.connect === "" ? await generateHere(flags, asked) : await generateThere(flags, asked);
+  const { prompts, counts, tokens, tokenizer, ends, bytes } = done;
+  const results = tokens.map((found) => textOf(tokenizer, found, ends));
+  if (flags.predictions !== "") {
+    const lines = tokens.map((predict, i) => `${JSON.stringify({ id: prompts[i]!.id, predict })}\n`);
+    await writeWhole(flags.predictions, lines.join(""));
+    console.log(`${lines.length} predictions: ${flags.predictions}`);
+  } else {
+    results.forEach((result, i) => {
+      const { text, reference } = prompts[i]!;
+      console.log(`${text}\n  ${result}`);
+      if (reference !== "") console.log(`  (reference: ${reference})`);
+    });
+  }
+  await writeReport(flags.report, {
+    versions: versions(),
+    settings: flags,
+    data: { test: counts },
+    results: results.map((generated, i) => {
+      const { text: prompt, reference: completion } = prompts[i]!;
+      return { prompt, completion, generated };
+    }),
+    bytes,
+    peakMemoryBytes: peakMemory(),
+  });
+  return 0;
+}
+
+/** What is asked, before the model is there that makes tokens of it. */
+interface Question {
+  /** Tokens that end an answer. */
+  readonly ends: (tokenizer: Tokenizer) => readonly number[];
+  /** The prompts, each of at most so many tokens. */
+  readonly prompts: (tokenizer: Tokenizer, room: number) => Prompts;
+}
+
+/** Reads what the flags name and refuses what does not go together. */
+async function openQuestion(flags: Flags, given: GivenFlags<typeof FLAGS>): Promise<Question> {
+  const forms = (["raw", "pair", "chat"] as const).filter((name) => flags[name]);
+  if (forms.length > 1) {
+    throw new UsageError(`Cannot generate as one of --${forms.join(" and --")} may be given: both are`);
+  }
+  requireFlag("generate.ts", "system", "chat", flags.system === "" || flags.chat);
+  const template = await chatTemplateOf(flags.tokenizer || flags.model);
+  if (given.prompt === undefined) {
+    requireFlag("generate.ts", forms[0] ?? "", "prompt", forms.length === 0);
+    const read = await readExamples(flags.data, flags);
+    requirePrompts(flags.data, read.examples);
+    const isChat = read.examples.some((example) => "parts" in example);
+    return {
+      ends: (tokenizer) => endTokens(tokenizer, isChat ? template : null),
+      prompts: (tokenizer, room) => {
+        const { count, first, distinct } = flags;
+        // The first that is not named is there in files of one prompt too.
+        const within = given.first === undefined ? {} : { within: flags.data };
+        return encodePrompts(read, tokenizer, { count, first, distinct, ...within }, room);
+      },
+    };
+  }
+  const form = forms[0] ?? (flags.adapter === "" && flags.connect === "" ? "raw" : "pair");
+  if (form !== "raw" && flags.prompt.trim() === "") {
+    throw new UsageError(
+      `Cannot generate as --prompt must not be empty ${
+        form === "chat" ? "with --chat" : "where it is a pair's; with --raw it may be"
+      }`,
+    );
+  }
+  if (form === "chat" && template === null) {
+    throw new UsageError(
+      `Cannot generate with --chat as the model's folder must have a chat template: ${
+        flags.tokenizer || flags.model
+      } has none`,
+    );
+  }
+  const encode = (tokenizer: Tokenizer): { readonly tokens: readonly number[]; readonly text: string } => {
+    const { prompt: text } = flags;
+    if (form === "chat") return chatPrompt(template!, tokenizer, { user: text, system: flags.system });
+    return { tokens: form === "raw" ? encodeOpening(tokenizer, text) : encodePrompt(tokenizer, text), text };
+  };
+  return {
+    ends: (tokenizer) => endTokens(tokenizer, form === "chat" ? template : null),
+    prompts: (tokenizer, room) => {
+      const { tokens, text } = encode(tokenizer);
+      const fitting = fitPrompt(tokens, tokenizer, room);
+      return {
+        prompts: [{ id: 0, text, tokens: fitting, reference: "" }],
+        counts: { sequences: 1, truncated: fitting.length < tokens.length ? 1 : 0, skipped: 0 },
+      };
+    },
+  };
+}
+
+interface Generated extends Prompts {
+  readonly tokens: readonly (readonly number[])[];
+  readonly tokenizer: Tokenizer;
+  /** Tokens that end an answer. */
+  readonly ends: readonly number[];
+  /** Bytes on the wire. */
+  readonly bytes: number;
+}
+
+/** Makes prompts that leave room for what is asked for, and says how many were cut. */
+function promptsOf(flags: Flags, asked: Question, tokenizer: Tokenizer, positions: number): Prompts {
+  const room = promptRoom(positions, flags["max-tokens"]);
+  const all = asked.prompts(tokenizer, room);
+  requireRoom(all.prompts, positions, flags["max-tokens"]);
+  const cut = cutText(flags.prompt === "" ? flags.data : "--prompt", all.counts, room);
+  if (cut !== null) console.error(cut);
+  return all;
+}
+
+/** With the whole model on this machine. */
+async function generateHere(flags: Flags, asked: Question): Promise<Generated> {
+  const adapter = await loadAdapterParts(flags.adapter);
+  using model = await TextModel.open(flags, adapter, flags.webgpu, baseWeightsOf(flags));
+  const { tokenizer } = model;
+  const ends = asked.ends(tokenizer);
+  const all = promptsOf(flags, asked, tokenizer, model.positions);
+  const bar = new ProgressBar(all.prompts.length);
+  let tokens: (readonly number[])[] = [];
+  // Without rules and draws all prompts go side by side.
+  const isPlain = flags.beams === 1 && flags.temperature === 0 && flags["min-length"] === 0 &&
+    flags["repetition-penalty"] === 1 && ends.length === 1;
+  if (isPlain) {
+    const given = all.prompts.map((prompt) => prompt.tokens);
+    const onDone = (done: number) => bar.draw(done, "prompts");
+    tokens = await model.generateTokens(given, flags["max-tokens"], { onDone });
+  } else {
+    for (const { tokens: given } of all.prompts) {
+      tokens.push(await model.search((session) => search(session, given, flags, ends)));
+      bar.draw(tokens.length, "prompts");
+    }
+  }
+  bar.end();
+  return { ...all, tokens, tokenizer, ends, bytes: 0 };
+}
+
+/** As the data device of a run: the layers are at the edge server, the heads on other devices. */
+async function generateThere(flags: Flags, asked: Question): Promise<Generated> {
+  const tokens: (readonly number[])[] = [];
+  const { prepared, bytes } = await throughSplit(
+    flags,
+    "generate",
+    (tokenizer, positions) => ({
+      tokenizer,
+      ends: asked.ends(tokenizer),
+      ...promptsOf(flags, asked, tokenizer, positions),
+    }),
+    async (session, { prompts, ends }) => {
+      const bar = new ProgressBar(prompts.length);
+      for (const { tokens: given } of prompts) {
+        tokens.push(await search(session, given, flags, ends));
+        bar.draw(tokens.length, "prompts");
+      }
+      bar.end();
+    },
+  );
+  return { ...prepared, tokens, bytes };
+}
+
+/** Continues one prompt as the flags say. */
+async function search(
+  session: DecodingSession,
+  given: readonly number[],
+  flags: Flags,
+  ends: readonly number[],
+): Promise<readonly number[]> {
+  const common = {
+    maxNewTokens: Math.min(flags["max-tokens"], session.capacity - given.length + 1),
+    endTokens: ends,
+    minLength: flags["min-length"],
+    repetitionPenalty: flags["repetition-penalty"],
+  };
+  if (flags.beams > 1) {
+    const { beams, "length-penalty": lengthPenalty, "no-repeat-ngram": noRepeatNgramSize } = flags;
+    return (await beamSearch(session, given, { ...common, beams, lengthPenalty, noRepeatNgramSize })).tokens;
+  }
+  const { temperature, "top-k": topK, "top-p": topP, seed } = flags;
+  return await sample(session, given, { ...common, temperature, topK, topP, seed });
+}
+
+/**
+ * Runs the command with the flags of the command line.
+ *
+ * @returns Its exit code.
+ */
+export async function run(): Promise<number | void> {
+  return await main().catch((error) => neverBegan("generate.ts", error));
+}

@@ -1,0 +1,192 @@
+/**
+ * What a step will take for models of any size, before anything runs: seconds, bytes and memory of the
+ * systems that this library compares, on one link and one compute model.
+ *
+ * @module
+ */
+
+import {
+  MODEL_SIZES,
+  type ModelSize,
+  type Plan,
+  plan,
+  type PlanOptions,
+  type PlanSystem,
+} from "@edgetuner/transport";
+import { integer, number, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
+import { bytes } from "../output/progress.ts";
+import { versions, writeReport } from "../output/report.ts";
+import { loraTargets } from "../flags/tuning_flags.ts";
+import { COMPUTE_HELP, computeOf, LINK_HELP, linkOf, seconds, table } from "../flags/simulation_flags.ts";
+
+/** A system, as a plan sees it. */
+interface System {
+  readonly name: string;
+  readonly system: PlanSystem;
+  readonly keep?: number;
+  readonly keepLayers?: number;
+  readonly statistics?: number;
+}
+
+async function main(): Promise<void> {
+  const flags = readFlags({
+    name: "plan.ts",
+    about: "Forecasts seconds and bytes of a fine-tuning step for several systems; nothing is run.",
+    examples: [
+      "deno run -A examples/plan.ts",
+      "deno run -A examples/plan.ts --models llama2-7b --link lan-1g --capacities 8,5,3 --bits 16",
+      "deno run -A examples/plan.ts --layers 24 --heads 16 --hidden 1024 --vocabulary 50257 --keep 0.4",
+    ],
+  }, {
+    models: text(
+      "LIST",
+      "gpt2-medium,llama2-7b,opt-6.7b",
+      `shapes: some of ${Object.keys(MODEL_SIZES).join(", ")}`,
+    ),
+    layers: integer("N", 0, "layers of a shape of your own, with --heads, --hidden and --vocabulary", {
+      min: 0,
+    }),
+    heads: integer("N", 0, "heads of a layer", { min: 0 }),
+    hidden: integer("N", 0, "hidden size", { min: 0 }),
+    vocabulary: integer("N", 50_257, "entries of the vocabulary", { min: 1 }),
+    inner: integer("N", 0, "inner size of the feed-forward network; 0 = 4 times the hidden size", { min: 0 }),
+    gated: toggle("the feed-forward network has a gate"),
+    batch: integer("N", 4, "sequences per step", { min: 1 }),
+    length: integer("N", 512, "tokens per sequence", { min: 1 }),
+    capacities: text("LIST", "8,5,3", "capacities of the devices; the first one is the data device"),
+    speeds: text("LIST", "", "how many times as fast as the compute model's device each is; all 1 if empty"),
+    link: text("LINK", "wifi-5", LINK_HELP),
+    compute: text("MODEL", "typical", COMPUTE_HELP),
+    keep: number("X", 0.4, "EdgeTuner: share of the heads kept", { min: 0, max: 1 }),
+    "keep-layers": number("X", 1, "EdgeTuner: share of the layers that keep any head", { min: 0, max: 1 }),
+    active: number("X", 0.125, "DLoRA: share of the head modules that are active", { min: 0, max: 1 }),
+    mode: text("MODE", "slice", "what a head module reads", ["slice", "full"]),
+    targets: text("LIST", "q,v", "projections that LoRA adapts: some of q, k, v"),
+    rank: integer("N", 8, "LoRA rank of each head module", { min: 1 }),
+    bits: integer("N", 32, "bits of a number on the wire", { min: 1, max: 32 }),
+    json: toggle("print JSON in place of the table"),
+    report: text("FILE", "", "write the JSON to a file"),
+  });
+  const capacities = numbersOf("capacities", flags.capacities);
+  const speeds = flags.speeds === "" ? capacities.map(() => 1) : numbersOf("speeds", flags.speeds);
+  if (speeds.length !== capacities.length) {
+    throw new UsageError(
+      `Cannot run plan.ts as --speeds must be as many as --capacities: there are ${speeds.length} and ${capacities.length}`,
+    );
+  }
+  const link = await linkOf(flags.link);
+  const compute = await computeOf(flags.compute);
+  const lora = {
+    mode: flags.mode as "slice" | "full",
+    targets: loraTargets(flags.targets),
+    rank: flags.rank,
+  };
+  const systems: readonly System[] = [
+    { name: "ServerTuner", system: "serverTuner" },
+    { name: "TPTensor", system: "tensorParallel" },
+    { name: "vEdgeTuner", system: "split" },
+    { name: "DLoRA", system: "split", keep: flags.active, statistics: 1 },
+    { name: "EdgeTuner", system: "split", keep: flags.keep, keepLayers: flags["keep-layers"], statistics: 1 },
+  ];
+  const models = shapesOf(flags).map(([name, model]) => ({
+    name,
+    model,
+    systems: systems.map(({ name, ...system }) => {
+      const options: PlanOptions = {
+        ...{ model, batch: flags.batch, length: flags.length, lora, link, compute, ...system },
+        devices: capacities.map((capacity, m) => ({ capacity, speed: speeds[m]! })),
+        bytesPerNumber: flags.bits / 8,
+      };
+      const forecast = plan(options);
+      return { name, ...forecast, deviceBytes: deviceBytes(model, lora, system.system, forecast) };
+    }),
+  }));
+  const report = { versions: versions(), settings: flags, link, compute, models };
+  await writeReport(flags.report, report);
+  if (flags.json) return console.log(JSON.stringify(report, null, 1));
+  console.log(
+    `${flags.batch} x ${flags.length} tokens, ${capacities.length} devices, ${flags.mode} mode, ` +
+      `${flags.bits} bits a number, ${link.name}; a forecast, nothing was run`,
+  );
+  for (const { name, model, systems } of models) {
+    console.log(`\n${name}: ${model.layers} layers, ${model.heads} heads, d ${model.hidden}`);
+    const rows = systems.map((s) => [
+      s.name,
+      seconds(s.msPerStep),
+      seconds(s.edgeComputeMs),
+      s.deviceComputeMs.length === 0 ? "-" : seconds(Math.max(...s.deviceComputeMs)),
+      s.frames === 0 ? "-" : bytes(s.frameBytes),
+      s.frames === 0 ? "-" : `${s.frames}`,
+      s.deviceBytes === 0 ? "-" : bytes(s.deviceBytes),
+    ]);
+    const head = ["", "s/step", "edge s", "device s", "per step", "frames", "weights on a device"];
+    for (const line of table([head, ...rows])) console.log(line);
+  }
+}
+
+function shapesOf(
+  flags: {
+    models: string;
+    layers: number;
+    heads: number;
+    hidden: number;
+    vocabulary: number;
+    inner: number;
+    gated: boolean;
+  },
+): [string, ModelSize][] {
+  const { layers, heads, hidden, vocabulary, inner, gated } = flags;
+  if (layers + heads + hidden > 0) {
+    if (layers === 0 || heads === 0 || hidden % heads !== 0) {
+      throw new UsageError(
+        `Cannot run plan.ts as --layers and --heads must be given and --hidden be a multiple of --heads: current values are ${layers}, ${heads} and ${hidden}`,
+      );
+    }
+    return [["your model", { layers, heads, hidden, vocabulary, gated, ...(inner > 0 ? { inner } : {}) }]];
+  }
+  return flags.models.split(",").map((name) => {
+    if (!Object.hasOwn(MODEL_SIZES, name)) {
+      throw new UsageError(
+        `Cannot run plan.ts as --models must be some of ${
+          Object.keys(MODEL_SIZES).join(", ")
+        }: "${name}" is not`,
+      );
+    }
+    return [name, MODEL_SIZES[name as keyof typeof MODEL_SIZES]];
+  });
+}
+
+/** What the largest device holds: float32 weights of its share of the base model, or of its LoRA with gradients and moments. */
+function deviceBytes(
+  model: ModelSize,
+  lora: { readonly mode: string; readonly targets: readonly string[]; readonly rank: number },
+  system: PlanSystem,
+  { headsPerDevice }: Plan,
+): number {
+  if (system === "serverTuner") return 0;
+  const { layers, heads, hidden: d, inner = 4 * d, gated = false } = model;
+  const most = Math.max(...headsPerDevice);
+  const module = lora.targets.length * lora.rank * (d / heads + (lora.mode === "slice" ? d / heads : d));
+  const adapter = 16 * layers * most * module;
+  if (system === "split") return adapter;
+  return 4 * layers * (4 * d * d + (gated ? 3 : 2) * d * inner) / (headsPerDevice.length + 1) + adapter;
+}
+
+function numbersOf(flag: string, list: string): number[] {
+  const numbers = list.split(",").map(Number);
+  if (numbers.some((n) => !(n > 0 && n < Infinity))) {
+    throw new UsageError(
+      `Cannot run plan.ts as --${flag} must be positive numbers with commas between: current value is "${list}"`,
+    );
+  }
+  return numbers;
+}
+
+/**
+ * Runs the command with the flags of the command line.
+ *
+ * @returns Its exit code.
+ */
+export async function run(): Promise<number | void> {
+  return await main();
+}

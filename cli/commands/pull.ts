@@ -1,0 +1,46 @@
+/**
+ * Downloads a model of the Hugging Face hub or a data set of the paper into a cache folder.
+ *
+ * @module
+ */
+
+import { DATASETS } from "@edgetuner/core";
+import { readFlags, text, UsageError } from "../flags/flags.ts";
+import { PULL_FLAGS, pulling } from "../runs/pulling.ts";
+
+async function main(): Promise<void> {
+  const flags = readFlags({
+    name: "pull.ts",
+    about:
+      `Downloads a model or a data set once; interrupted downloads go on where they stopped.\n\nData sets\n${
+        Object.entries(DATASETS).map(([name, { about }]) => `  ${name.padEnd(12)}${about}`).join("\n")
+      }`,
+    examples: [
+      "deno run -A examples/pull.ts --model openai-community/gpt2-medium",
+      "HF_TOKEN=... deno run -A examples/pull.ts --model meta-llama/Llama-3.2-1B",
+      "deno run -A examples/pull.ts --dataset e2e",
+    ],
+  }, {
+    model: text("ID", "", "model of the hub, OWNER/NAME or OWNER/NAME@REVISION"),
+    dataset: text("NAME", "", "data set, see above", ["", ...Object.keys(DATASETS)]),
+    ...PULL_FLAGS,
+  });
+  if ((flags.model === "") === (flags.dataset === "")) {
+    throw new UsageError("Cannot pull as one of --model and --dataset must be given; see --help");
+  }
+  console.log(
+    await pulling(
+      flags,
+      (puller) => flags.model !== "" ? puller.model(flags.model) : puller.dataset(flags.dataset),
+    ),
+  );
+}
+
+/**
+ * Runs the command with the flags of the command line.
+ *
+ * @returns Its exit code.
+ */
+export async function run(): Promise<number | void> {
+  return await main();
+}

@@ -1,0 +1,292 @@
+/**
+ * Trains iHeadPruner's importance predictor: collects what unpruned steps show, fits the network to it, and
+ * says how well it predicts steps that it has not seen.
+ *
+ * ```sh
+ * deno run -A examples/train_pruner.ts
+ * ```
+ *
+ * @module
+ */
+
+import {
+  comparePredictors,
+  DEFAULT_PREDICTOR_SIZES,
+  initialPredictor,
+  loadModel,
+  loadSamples,
+  meanLabel,
+  modelShape,
+  type PrunerSample,
+  type SampleSet,
+  savePredictor,
+  splitSteps,
+  splitWindows,
+  trackSamples,
+  trainPredictor,
+} from "@edgetuner/core";
+import { Engine } from "@edgetuner/kernels";
+import { CollectedSamples } from "../runs/collected_samples.ts";
+import {
+  type FlagValues,
+  integer,
+  number,
+  readGiven,
+  text,
+  UsageError,
+  withDefaults,
+} from "../flags/flags.ts";
+import { Interrupts, isInterrupted } from "../process/interrupts.ts";
+import { loadLocalModel, localRun } from "../runs/local_run.ts";
+import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
+import { bytes, duration, ProgressBar } from "../output/progress.ts";
+import { peakMemory, versions, writeReport } from "../output/report.ts";
+import { DATA_FLAGS, type DataCounts } from "../runs/training_data.ts";
+import { INTERRUPTED } from "../process/supervisor.ts";
+import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
+import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";
+import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
+import { requireWritable } from "../process/writable.ts";
+import { assetPath } from "../process/places.ts";
+
+/** Shares of each run's steps, the last ones, to stop by and to report on. */
+const HELD_OUT = { valid: 0.15, test: 0.15 };
+
+/** Its flags. */
+export const FLAGS = {
+  ...TUNING_FLAGS,
+  steps: integer("N", 400, "samples to have of each run; 0 = train on what the file holds", { min: 0 }),
+  runs: integer("N", 2, "runs, each with the next seed", { min: 1 }),
+  samples: text(
+    "FILE",
+    "runs/pruner_samples.bin",
+    "file of samples; one that exists is appended to, and an interrupted collection goes on",
+  ),
+  model: MODEL_FLAG,
+  tokenizer: TOKENIZER_FLAG,
+  ...WEIGHTS_FLAG,
+  data: text(
+    "FILE",
+    assetPath("restaurant/train.txt"),
+    "training data: MR||text lines, or JSONL",
+  ),
+  ...DATA_FLAGS,
+  batch: integer("N", 8, "sequences per step", { min: 1 }),
+  length: integer("N", 80, "tokens per sequence", { min: 2 }),
+  capacities: text("LIST", "8,5,3", "capacities of the devices"),
+  history: integer("K", 10, "steps that the predictor sees", { min: 1 }),
+  lambda: number("X", 0.8, "smoothing of the importance: weight of the newest step", { min: 1e-6, max: 1 }),
+  epochs: integer("N", 60, "most passes over the samples", { min: 1 }),
+  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+  out: text("DIR", "runs/predictor", "folder for the predictor"),
+  report: text("FILE", "", "write a report as JSON"),
+};
+
+type Flags = FlagValues<typeof FLAGS>;
+
+async function exists(path: string): Promise<boolean> {
+  return await Deno.stat(path).then(() => true, () => false);
+}
+
+/** Samples that the file holds already; none if there is no such file. */
+async function existingSamples(flags: Flags, isModelGiven: boolean): Promise<SampleSet | null> {
+  if (!await exists(flags.samples)) return null;
+  const set = await loadSamples(flags.samples);
+  // With `--steps 0` the file alone says what is trained.
+  if (flags.steps === 0 && !isModelGiven) return set;
+  const { fingerprint } = await loadModel(flags.model);
+  if (set.source.fingerprint !== fingerprint) {
+    throw new UsageError(
+      `Cannot use ${flags.samples} as its samples must be of ${flags.model}: their model has fingerprint ${
+        set.source.fingerprint.slice(0, 12)
+      }, this one ${fingerprint.slice(0, 12)}; remove the file or name another one`,
+    );
+  }
+  return set;
+}
+
+/** Samples of a run that give at least one window in each part of it. */
+function leastSamples(history: number): number {
+  const isEnough = (count: number) =>
+    Object.values(splitSteps(count, HELD_OUT)).every((steps) => steps > history);
+  // Parts are rounded: one sample more may make one of them shorter again, but only by one.
+  let least = 1;
+  for (let count = 1; count < least + 20; count++) if (!isEnough(count)) least = count + 1;
+  return least;
+}
+
+/** Refuses what is too little to train on, before hours of collecting. */
+function requireSamples(flags: Flags, set: SampleSet | null): void {
+  const least = leastSamples(flags.history);
+  const longest = set === null ? 0 : Math.max(0, ...trackSamples(set, flags.lambda).map((run) => run.length));
+  if (Math.max(flags.steps, longest) >= least) return;
+  const held = set === null ? "there is no such file" : `its longest run without a gap has ${longest}`;
+  throw new UsageError(
+    flags.steps > 0
+      ? `Cannot train a predictor as --steps must be at least ${least} with --history ${flags.history}: current value is ${flags.steps}`
+      : `Cannot train a predictor as ${flags.samples} must hold at least ${least} samples of a run with --history ${flags.history}: ${held}`,
+  );
+}
+
+/**
+ * Runs fine-tuning with every head kept until the file holds all samples that were asked for.
+ *
+ * @returns What became of the data; `null` if nothing had to be run.
+ */
+async function collect(
+  flags: Flags,
+  engine: Engine,
+  existing: readonly PrunerSample[],
+): Promise<DataCounts | null> {
+  let counts: DataCounts | null = null;
+  for (let run = 0; run < flags.runs; run++) {
+    const seed = flags.seed + run;
+    const there = existing.filter((sample) => sample.seed === seed).length;
+    if (there >= flags.steps) continue;
+    if (there > 0) {
+      console.log(`Run of seed ${seed}: ${there} samples are there; its steps are run again up to there`);
+    }
+    // Neither the first nor the last step of a run gives a sample.
+    const options = {
+      ...flags,
+      baseWeights: baseWeightsOf(flags),
+      capacities: flags.capacities.split(",").map(Number),
+      settings: { ...tuningSettings({ ...flags, steps: flags.steps + 2 }), seed },
+    };
+    const local = await loadLocalModel(options);
+    counts = local.set.counts;
+    const { config, fingerprint } = local.model;
+    using collected = new CollectedSamples(
+      flags.samples,
+      { hidden: modelShape(config).hidden, fingerprint, baseNorm: local.baseNorm },
+      existing,
+    );
+    const bar = new ProgressBar(options.settings.steps);
+    for await (const { step, loss } of localRun(engine, local, options, collected.pruner)) {
+      const size = collected.count === null ? "" : `  ${collected.count} samples, ${bytes(collected.bytes!)}`;
+      bar.draw(step + 1, `seed ${seed}  loss ${loss.toFixed(3)}${size}`);
+    }
+    bar.end();
+  }
+  return counts;
+}
+
+async function main(): Promise<number> {
+  const given = readGiven({
+    name: "train_pruner.ts",
+    about: "Collects samples in an unpruned run and trains iHeadPruner's importance predictor on them.",
+    examples: [
+      "deno run -A examples/train_pruner.ts --out cli/assets/demo_predictor   # makes the demo's again",
+      "deno run -A examples/train_pruner.ts --model MODEL --data DATA --out runs/predictor",
+      "deno run -A examples/edge_server.ts --collect runs/s.bin # samples of a networked run; then",
+      "deno run -A examples/train_pruner.ts --samples runs/s.bin --steps 0 --out runs/predictor",
+      "deno run -A examples/demo.ts --pruner iheadpruner --predictor runs/predictor",
+    ],
+  }, FLAGS);
+  const flags = withDefaults(FLAGS, given);
+  await requireWritable("train_pruner.ts", {
+    files: { report: flags.report, ...(flags.steps > 0 ? { samples: flags.samples } : {}) },
+    folders: { out: flags.out },
+  });
+  const existing = await existingSamples(flags, given.model !== undefined);
+  requireSamples(flags, existing);
+  using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
+  const counts = flags.steps > 0 ? await collect(flags, engine, existing?.samples ?? []) : null;
+
+  const set = await loadSamples(flags.samples);
+  const { source } = set;
+  if (flags.steps > 0 && counts === null) {
+    const how = source.settings === undefined ? "" : `, collected with ${JSON.stringify(source.settings)}`;
+    console.log(`${flags.samples} holds all samples already; they are used as they are${how}`);
+  }
+  const { layers, heads, hidden, baseNorm, fingerprint } = source;
+  const runs = trackSamples(set, flags.lambda);
+  const split = splitWindows(runs, flags.history, HELD_OUT);
+  console.log(
+    `${set.samples.length} samples in ${runs.length} ${
+      runs.length === 1 ? "run" : "runs"
+    } of ${layers} x ${heads} heads, ` +
+      `${bytes((await Deno.stat(flags.samples)).size)}; windows: ${split.train.length} to train on, ` +
+      `${split.valid.length} to stop by, ${split.test.length} held out`,
+  );
+  const { history, lambda } = flags;
+  const start = initialPredictor(
+    { layers, heads, hidden, history, lambda, ...DEFAULT_PREDICTOR_SIZES },
+    flags.seed,
+  );
+  const bar = new ProgressBar(flags.epochs);
+  // While samples are collected each is in the file at once; of the training there is something to save.
+  using interrupts = new Interrupts();
+  const started = performance.now();
+  const { predictor, best, epochs } = await trainPredictor(engine, start, { ...split, baseNorm }, {
+    epochs: flags.epochs,
+    seed: flags.seed,
+    shouldStop: isInterrupted,
+    onEpoch: ({ epoch, train, valid }) =>
+      bar.draw(epoch, `MSE ${train.toExponential(2)}, held out ${valid.toExponential(2)}`),
+  });
+  bar.end();
+  if (interrupts.asked && best.epoch === 0) return INTERRUPTED;
+  console.log(
+    `${epochs.length - 1} epochs in ${
+      duration((performance.now() - started) / 1000)
+    }; the best was epoch ${best.epoch}`,
+  );
+  const result = comparePredictors(predictor, split.test, { baseNorm, meanLabel: meanLabel(split.train) });
+  console.log("\nOn the held-out steps         MSE       rank correlation");
+  for (
+    const [name, quality] of [
+      ["predictor", result.predictor],
+      [`mean of the last ${history} maps`, result.runningMean],
+      ["last step's gradients", result.lastGradient],
+      ["the same for all heads", result.uniform],
+    ] as const
+  ) {
+    console.log(
+      `  ${name.padEnd(26)}  ${quality.mse.toExponential(3)}  ${quality.spearman.toFixed(3).padStart(6)}`,
+    );
+  }
+  const gain = 1 - result.predictor.mse / result.runningMean.mse;
+  console.log(
+    gain > 0
+      ? `The predictor's error is ${(100 * gain).toFixed(1)} % below that of the running mean.`
+      : `The predictor is no better than the running mean (${
+        (-100 * gain).toFixed(1)
+      } % more error): collect more samples.`,
+  );
+  const { headsPerDevice, capacities } = source;
+  // Nothing was learnt in this case: the predictor is the running mean still.
+  const keeps = best.epoch === 0 && await exists(`${flags.out}/model.safetensors`);
+  const previous = keeps ? null : await savePredictor(flags.out, predictor, {
+    trainedOn: { fingerprint, headsPerDevice, capacities, samples: set.samples.length, epoch: best.epoch },
+    heldOut: result,
+  });
+  await writeReport(flags.report, {
+    versions: versions(),
+    adapter: engine.adapterName,
+    settings: flags,
+    data: counts === null ? null : { train: counts },
+    samples: set.samples.length,
+    windows: { train: split.train.length, valid: split.valid.length, test: split.test.length },
+    epochs: epochs.length - 1,
+    best,
+    heldOut: result,
+    peakMemoryBytes: peakMemory(),
+  });
+  if (previous !== null) console.log(`The predictor that was there is kept: ${previous}`);
+  console.log(
+    keeps
+      ? `Saved nothing, as training found nothing better than it began with: ${flags.out} stays as it is`
+      : `Saved to ${flags.out}`,
+  );
+  return interrupts.asked ? INTERRUPTED : 0;
+}
+
+/**
+ * Runs the command with the flags of the command line.
+ *
+ * @returns Its exit code.
+ */
+export async function run(): Promise<number | void> {
+  return await main();
+}

@@ -1,0 +1,134 @@
+/**
+ * The way to an edge server.
+ *
+ * @module
+ */
+
+import { type Channel, environmentVariable, type Transport } from "@edgetuner/core";
+import {
+  connectWithin,
+  emulateLink,
+  httpTransport,
+  LINK_PROFILES,
+  type LinkProfile,
+  webSocketTransport,
+} from "@edgetuner/transport";
+
+import { type FlagValues, integer, number, text, UsageError } from "./flags.ts";
+import { linkOf } from "./simulation_flags.ts";
+import { CONNECT_WAITS, connectWaits, requireWaits, RUN_WAITS } from "./waiting_flags.ts";
+
+/** Flags of every program that joins an edge server, beside where that is. */
+export const CONNECTION_FLAGS = {
+  token: text("TOKEN", "", "join token; or EDGETUNER_JOIN_TOKEN"),
+  bandwidth: number("MBIT", 0, "slow the link down to this many Mbit/s each way; 0 = as it is", { min: 0 }),
+  latency: number("MS", 0, "slow the link down by this many milliseconds each way", { min: 0 }),
+  link: text(
+    "LINK",
+    "",
+    `in place of both: emulate ${
+      Object.keys(LINK_PROFILES).join(", ")
+    }, or a JSON file with jitter, losses, failures`,
+  ),
+  "link-seed": integer("N", 1, "--link: seed of jitter, losses and failures", { min: 0 }),
+  "link-device": integer("N", 0, "--link: number of this device, from 0, in the file's failures", { min: 0 }),
+  ...CONNECT_WAITS,
+  ...RUN_WAITS,
+};
+
+/** The way to an edge server. */
+export interface ServerLink {
+  /**
+   * Connects; while the edge server cannot be reached, says so and tries again, up to `--connect-timeout`.
+   *
+   * @param say Called with a line for people when an attempt failed.
+   * @throws {ChannelClosedError} If it cannot be reached in time.
+   * @throws {HandshakeError} If it refuses, such as a token.
+   */
+  connect(say: (line: string) => void, signal?: AbortSignal): Promise<Channel>;
+}
+
+/**
+ * Prepares the way to an edge server; `flag` is what its address is called.
+ *
+ * @throws {UsageError} If address, token, link or limits are not as they must be.
+ */
+export async function openLink(
+  program: string,
+  flags: FlagValues<typeof CONNECTION_FLAGS>,
+  server: string,
+  flag: string,
+): Promise<ServerLink> {
+  requireWaits(program, flags);
+  const transport = await openTransport(flags, server, flag);
+  return {
+    connect: (say, signal) =>
+      connectWithin(transport, {
+        name: server,
+        timeoutMs: Math.ceil(flags["connect-timeout"] * 1000),
+        ...(signal && { signal }),
+        onRetry: ({ attempts, error, leftMs }) => {
+          // Not at every attempt: they become rare, but a minute of them is a screenful.
+          if (attempts > 1 && attempts % 5 !== 0) return;
+          say(`${error.message}; trying again for ${Math.ceil(leftMs / 1000)} s`);
+        },
+      }),
+  };
+}
+
+async function openTransport(
+  flags: FlagValues<typeof CONNECTION_FLAGS>,
+  server: string,
+  flag: string,
+): Promise<Transport> {
+  const token = flags.token || environmentVariable("EDGETUNER_JOIN_TOKEN") || "";
+  if (token === "") {
+    throw new UsageError(
+      "Cannot join as a token must be given: use --token or EDGETUNER_JOIN_TOKEN; the edge server prints it",
+    );
+  }
+  let url: URL;
+  try {
+    url = new URL(server);
+  } catch {
+    throw new UsageError(`Cannot join as ${flag} must be a URL: current value is "${server}"`);
+  }
+  if (!["ws:", "wss:", "http:", "https:"].includes(url.protocol)) {
+    throw new UsageError(
+      `Cannot join as ${flag} must begin with ws, wss, http or https: current value is "${server}"`,
+    );
+  }
+  const options = {
+    url,
+    token,
+    queueBytes: 2 ** 28,
+    ...connectWaits(flags),
+  };
+  const transport = url.protocol.startsWith("ws") ? webSocketTransport(options) : httpTransport(options);
+  const link = await emulatedLink(flags);
+  if (link !== null) {
+    return emulateLink(transport, link, { seed: flags["link-seed"], device: flags["link-device"] });
+  }
+  if (flags.bandwidth === 0 && flags.latency === 0) return transport;
+  return emulateLink(transport, {
+    bandwidthBytesPerSecond: flags.bandwidth === 0 ? Number.MAX_SAFE_INTEGER : flags.bandwidth * 1e6 / 8,
+    latencyMs: flags.latency,
+  });
+}
+
+/**
+ * The link to emulate; `null` without `--link`.
+ *
+ * @throws {UsageError} If there is no such link, or it is slowed down in another way too.
+ */
+export async function emulatedLink(
+  flags: Pick<FlagValues<typeof CONNECTION_FLAGS>, "link" | "bandwidth" | "latency">,
+): Promise<LinkProfile | null> {
+  if (flags.link === "") return null;
+  if (flags.bandwidth !== 0 || flags.latency !== 0) {
+    throw new UsageError(
+      `Cannot emulate ${flags.link} as --link takes the place of --bandwidth and --latency: current values are ${flags.bandwidth} and ${flags.latency}`,
+    );
+  }
+  return await linkOf(flags.link);
+}

@@ -1,0 +1,367 @@
+/**
+ * Command line flags: typed, checked, and described by `--help`.
+ *
+ * @module
+ */
+
+import { commandArguments } from "../process/arguments.ts";
+import { parseArgs } from "@std/cli/parse-args";
+import { parseJson, showValue } from "@edgetuner/core";
+import { parse as parseYaml } from "yaml";
+import { isInterrupted } from "../process/interrupts.ts";
+import { INTERRUPTED, supervise } from "../process/supervisor.ts";
+import { exitCodeFor } from "../process/exit_codes.ts";
+
+/** A flag that takes text. */
+interface TextFlag {
+  readonly kind: "text";
+  readonly value: string;
+  readonly default: string;
+  readonly help: string;
+  readonly choices?: readonly string[];
+  /** Its value where the flag stands alone; without it that is the empty text. */
+  readonly alone?: string;
+}
+
+/** A flag that takes a number. */
+interface NumberFlag {
+  readonly kind: "number" | "integer";
+  readonly value: string;
+  readonly default: number;
+  readonly help: string;
+  readonly min?: number;
+  readonly max?: number;
+}
+
+/** A flag that is there or not. */
+interface SwitchFlag {
+  readonly kind: "switch";
+  readonly help: string;
+}
+
+/** One flag. */
+export type Flag = TextFlag | NumberFlag | SwitchFlag;
+
+/** The values of flags. */
+export type FlagValues<S extends Record<string, Flag>> = {
+  readonly [K in keyof S]: S[K] extends SwitchFlag ? boolean : S[K] extends NumberFlag ? number : string;
+};
+
+/** What stands around the list of flags in `--help`. */
+export interface ProgramText {
+  /** File name. */
+  readonly name: string;
+  /** What it does, in a line or two. */
+  readonly about: string;
+  /** Commands to copy. */
+  readonly examples: readonly string[];
+}
+
+/** A flag that takes text. */
+export function text(value: string, initial: string, help: string, choices?: readonly string[]): TextFlag {
+  return { kind: "text", value, default: initial, help, ...(choices ? { choices } : {}) };
+}
+
+/** A flag that takes text, or stands alone, which means `alone`. */
+export function textOrAlone(value: string, initial: string, alone: string, help: string): TextFlag {
+  return { kind: "text", value, default: initial, help, alone };
+}
+
+/** A flag that takes a number in a range. */
+export function number(
+  value: string,
+  initial: number,
+  help: string,
+  range: { min?: number; max?: number } = {},
+): NumberFlag {
+  return { kind: "number", value, default: initial, help, ...range };
+}
+
+/** A flag that takes an integer in a range. */
+export function integer(
+  value: string,
+  initial: number,
+  help: string,
+  range: { min?: number; max?: number } = {},
+): NumberFlag {
+  return { kind: "integer", value, default: initial, help, ...range };
+}
+
+/** A flag that is there or not. */
+export function toggle(help: string): SwitchFlag {
+  return { kind: "switch", help };
+}
+
+/** A mistake of the user: one line, no stack. */
+export class UsageError extends Error {
+  /** Always `"UsageError"`. */
+  override readonly name = "UsageError";
+}
+
+function helpText(program: ProgramText, flags: Record<string, Flag>): string {
+  const rows: [string, string][] = Object.entries(flags).map(([name, flag]) => {
+    if (flag.kind === "switch") return [`--${name}`, flag.help];
+    const choices = flag.kind === "text" && flag.choices
+      ? ` (${flag.choices.filter((c) => c !== "").join(", ")})`
+      : "";
+    const initial = flag.default === "" ? "" : ` [${flag.default}]`;
+    const value = flag.kind === "text" && flag.alone !== undefined ? `[${flag.value}]` : flag.value;
+    return [`--${name} ${value}`, `${flag.help}${choices}${initial}`];
+  });
+  rows.push(["--config FILE", "values of flags as JSON or YAML; flags given here come first"]);
+  rows.push(["--help", "this text"]);
+  const width = Math.max(...rows.map(([left]) => left.length)) + 2;
+  const lines = rows.map(([left, right]) => `  ${left.padEnd(width)}${right}`);
+  const examples = program.examples.map((e) => `  ${e}`);
+  return `${program.about}\n\n  deno run -A examples/${program.name} [options]\n\nOptions [default]\n${
+    lines.join("\n")
+  }\n\nExamples\n${examples.join("\n")}`;
+}
+
+/** The values of flags that were given; the others are not there. */
+export type GivenFlags<S extends Record<string, Flag>> = Partial<FlagValues<S>>;
+
+/**
+ * Reads flags from the command line. With `--help` prints the help and ends the program.
+ *
+ * @throws {UsageError} If a flag is unknown or its value out of range.
+ */
+export function readFlags<const S extends Record<string, Flag>>(
+  program: ProgramText,
+  flags: S,
+  args: readonly string[] = commandArguments(),
+): FlagValues<S> {
+  return withDefaults(flags, readGiven(program, flags, args));
+}
+
+/** Values of all flags: those given, else their defaults. */
+export function withDefaults<const S extends Record<string, Flag>>(
+  flags: S,
+  given: GivenFlags<S>,
+): FlagValues<S> {
+  const initial = Object.entries(flags).map(([name, f]) => [name, f.kind === "switch" ? false : f.default]);
+  return { ...Object.fromEntries(initial), ...given };
+}
+
+/**
+ * As `readFlags`, but only the flags that are on the command line or in the file of `--config`.
+ *
+ * @throws {UsageError} If a flag is unknown or its value out of range.
+ */
+export function readGiven<const S extends Record<string, Flag>>(
+  program: ProgramText,
+  flags: S,
+  args: readonly string[] = commandArguments(),
+): GivenFlags<S> {
+  const names = Object.entries(flags);
+  const unknown: string[] = [];
+  const parsed = parseArgs(withEmptyValues(withValues(flags, args)), {
+    boolean: ["help", ...names.filter(([, f]) => f.kind === "switch").map(([n]) => n)],
+    string: ["config", ...names.filter(([, f]) => f.kind !== "switch").map(([n]) => n)],
+    unknown: (argument: string) => {
+      unknown.push(argument);
+      return false;
+    },
+  }) as Record<string, unknown>;
+  if (parsed.help === true) {
+    console.log(helpText(program, flags));
+    throw new ProgramEnd(0);
+  }
+  if (unknown.length > 0) {
+    throw new UsageError(
+      `Cannot run ${program.name} as flags must be known: "${unknown[0]}" is not; see --help`,
+    );
+  }
+  const config = parsed.config === undefined ? {} : readConfig(program, flags, lastOf(parsed.config));
+  const values: Record<string, string | number | boolean> = {};
+  for (const [name, flag] of names) {
+    if (flag.kind === "switch") {
+      if (parsed[name] === true || config[name] === true) values[name] = true;
+      continue;
+    }
+    const given = parsed[name] ?? config[name];
+    if (given === undefined) continue;
+    const last = lastOf(given);
+    values[name] = flag.kind === "text"
+      ? textValue(program, name, flag, last)
+      : numberValue(program, name, flag, last);
+  }
+  return values as GivenFlags<S>;
+}
+
+/** Values as flags of a command line; those that are empty, or switches that are not on, are left out. */
+export function flagArgs(values: Readonly<Record<string, string | number | boolean | undefined>>): string[] {
+  return Object.entries(values).flatMap(([name, value]) => {
+    if (value === undefined || value === "" || value === false) return [];
+    if (value === true) return [`--${name}`];
+    // What begins with a dash would be read as a flag.
+    return `${value}`.startsWith("-") ? [`--${name}=${value}`] : [`--${name}`, `${value}`];
+  });
+}
+
+/** Flags that stand alone with the value that this means. */
+function withValues(flags: Record<string, Flag>, args: readonly string[]): string[] {
+  return args.map((arg, i) => {
+    const flag = arg.startsWith("--") ? flags[arg.slice(2)] : undefined;
+    if (flag?.kind !== "text" || flag.alone === undefined) return arg;
+    return args[i + 1]?.startsWith("--") ?? true ? `${arg}=${flag.alone}` : arg;
+  });
+}
+
+/** `--name ""` and `--name -1` as `--name=` and `--name=-1`: by themselves such values are not taken for values. */
+function withEmptyValues(args: readonly string[]): string[] {
+  const joined: string[] = [];
+  for (const arg of args) {
+    const last = joined.at(-1);
+    const isValue = arg === "" || /^-\.?\d/.test(arg);
+    if (isValue && last?.startsWith("--") && !last.includes("=")) {
+      joined[joined.length - 1] = `${last}=${arg}`;
+    } else joined.push(arg);
+  }
+  return joined;
+}
+
+/** Of a flag that is given several times the last one counts. */
+function lastOf(given: unknown): string {
+  return String(Array.isArray(given) ? given.at(-1) : given);
+}
+
+/** Most bytes of a file with flags. */
+const MAX_CONFIG = 2 ** 18;
+
+/** Values of flags from a file; lists become `a,b,c`. */
+function readConfig(
+  program: ProgramText,
+  flags: Record<string, Flag>,
+  file: string,
+): Record<string, string | boolean> {
+  const refuse = (rule: string, cause?: unknown): never => {
+    throw new UsageError(`Cannot run ${program.name} as ${rule}`, { cause });
+  };
+  let parsed: unknown;
+  try {
+    const { size } = Deno.statSync(file);
+    if (size > MAX_CONFIG) throw new RangeError(`at most ${MAX_CONFIG} bytes: it has ${size}`);
+    const content = Deno.readTextFileSync(file);
+    // Flags need no aliases: with them a short file can stand for gigabytes, or for itself.
+    parsed = file.endsWith(".json") ? parseJson(content) : parseYaml(content, { maxAliasCount: 0 });
+  } catch (cause) {
+    // What YAML's parser says goes on with the lines in question.
+    const [first] = (cause as Error).message.split(/:?\n/);
+    refuse(`--config must be a file of JSON or YAML: current value is "${file}" (${first})`, cause);
+  }
+  if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
+    return refuse(`${file} must hold names of flags with their values: it holds ${showValue(parsed)}`);
+  }
+  const values: Record<string, string | boolean> = {};
+  for (const [name, value] of Object.entries(parsed)) {
+    const flag = Object.hasOwn(flags, name) ? flags[name] : undefined;
+    if (flag === undefined) refuse(`flags must be known: "${name}" in ${file} is not; see --help`);
+    const isList = Array.isArray(value) && value.every((v) => typeof v === "string" || typeof v === "number");
+    if (flag!.kind === "text" && flag!.alone !== undefined && typeof value === "boolean") {
+      if (value) values[name] = flag!.alone;
+      continue;
+    }
+    if (flag!.kind === "switch" ? typeof value !== "boolean" : typeof value === "object" && !isList) {
+      refuse(
+        `"${name}" in ${file} must be ${
+          flag!.kind === "switch" ? "true or false" : "a text, a number or a list of them"
+        }: current value is ${showValue(value)}`,
+      );
+    }
+    values[name] = typeof value === "boolean" && flag!.kind === "switch" ? value : String(value);
+  }
+  return values;
+}
+
+function textValue(program: ProgramText, name: string, flag: TextFlag, given: string): string {
+  if (flag.choices && !flag.choices.includes(given)) {
+    throw new UsageError(
+      `Cannot run ${program.name} as --${name} must be one of ${
+        flag.choices.filter((c) => c !== "").join(", ")
+      }: current value is "${given}"`,
+    );
+  }
+  return given;
+}
+
+function numberValue(program: ProgramText, name: string, flag: NumberFlag, given: string): number {
+  const { kind, min = -Infinity, max = Infinity } = flag;
+  const value = Number(given);
+  const fits = given.trim() !== "" && !Number.isNaN(value) && value >= min && value <= max &&
+    (kind === "number" || Number.isInteger(value));
+  if (!fits) {
+    const range = min === -Infinity
+      ? ""
+      : max === Infinity
+      ? ` of at least ${min}`
+      : ` from ${min} to ${max}`;
+    throw new UsageError(
+      `Cannot run ${program.name} as --${name} must be ${
+        kind === "integer" ? "an integer" : "a number"
+      }${range}: current value is "${given}"`,
+    );
+  }
+  return value;
+}
+
+/** Ends the program at once, with an exit code and nothing more to say. */
+export class ProgramEnd extends Error {
+  /** The exit code. */
+  readonly code: number;
+
+  /** @param code The exit code. */
+  constructor(code: number) {
+    super(`the program ends with exit code ${code}`);
+    this.code = code;
+  }
+}
+
+/** Errors that say all that a person needs in one line. */
+const PLAIN_ERRORS: readonly string[] = [
+  "ChannelClosedError",
+  "CheckpointError",
+  "DataError",
+  "DeadlineError",
+  "DownloadError",
+  "GenerationError",
+  "HandshakeError",
+  "NoAdapterError",
+  "PluginError",
+  "ProtocolError",
+  "AddrInUse",
+  "IsADirectory",
+  "NotADirectory",
+  "NotFound",
+  "PermissionDenied",
+  "RangeError",
+  "SaveError",
+  "TrainingError",
+];
+
+/**
+ * Runs a program in a worker, under a main thread that hears Ctrl-C (see `supervisor.ts`). Errors that a person can
+ * do something about are one line on standard error, others show their stack. The exit code is as `exit_codes.ts`
+ * says.
+ */
+export async function runProgram(main: () => Promise<number | void>): Promise<void> {
+  await supervise(() => exitCodeOf(main));
+}
+
+async function exitCodeOf(main: () => Promise<number | void>): Promise<number> {
+  try {
+    return await main() ?? 0;
+  } catch (error) {
+    if (error instanceof ProgramEnd) return error.code;
+    // What was waited for when the user asked to end.
+    if (isInterrupted() && error instanceof DOMException && error.name === "AbortError") return INTERRUPTED;
+    // By name: those of workers come as messages.
+    if (error instanceof Error && error.name === "UsageError") {
+      console.error(error.message);
+      return exitCodeFor(error);
+    }
+    if (error instanceof Error && PLAIN_ERRORS.includes(error.name)) console.error(error.message);
+    else console.error(error);
+    return isInterrupted() ? INTERRUPTED : exitCodeFor(error);
+  }
+}

@@ -1,0 +1,39 @@
+/**
+ * Flags of every program that reads a model.
+ *
+ * @module
+ */
+
+import {
+  checkTokenizer,
+  loadModel,
+  loadTokenizerOf,
+  type ModelFolder,
+  type Tokenizer,
+} from "@edgetuner/core";
+import { text } from "./flags.ts";
+import { assetPath } from "../process/places.ts";
+
+/** The base model. */
+export const MODEL_FLAG = text(
+  "PATH",
+  assetPath("tiny_gpt2"),
+  "base model: its folder, or a GGUF file",
+);
+
+/** Its tokenizer, where it is elsewhere. */
+export const TOKENIZER_FLAG = text(
+  "PATH",
+  "",
+  "tokenizer.json or its folder; else the model's own, or that beside a GGUF file",
+);
+
+/** A model and its tokenizer. */
+export async function openModel(
+  flags: { readonly model: string; readonly tokenizer: string },
+): Promise<{ readonly model: ModelFolder; readonly tokenizer: Tokenizer }> {
+  const model = await loadModel(flags.model);
+  const tokenizer = await loadTokenizerOf(flags.model, flags.tokenizer);
+  checkTokenizer(tokenizer, model);
+  return { model, tokenizer };
+}

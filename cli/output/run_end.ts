@@ -1,0 +1,181 @@
+/**
+ * What a program says at the end of a run: why it ended, what was saved, and the command that goes on.
+ *
+ * @module
+ */
+
+import { commandArguments } from "../process/arguments.ts";
+import { openCheckpoints } from "@edgetuner/core";
+import { type EndingName, endingOf, ENDINGS } from "../process/exit_codes.ts";
+import { commandText } from "../process/launch.ts";
+
+/** The end of a run, as a program knows it. */
+export interface RunEnd {
+  /** How it ended. */
+  readonly ending: EndingName;
+  /** Why, in one line; empty if it is done. */
+  readonly why: string;
+  /** What was done, such as `60 steps`. */
+  readonly done: string;
+  /** Losses before and after, as far as they are known. */
+  readonly losses?: LossesAtEnds | null;
+  /** What was saved, and where. */
+  readonly saved: readonly string[];
+  /** Where the run can go on from; `null` if there is nothing to go on from. */
+  readonly state: SavedState | null;
+  /** The command that goes on; empty if there is none. */
+  readonly command: string;
+}
+
+/** Losses at the two ends of a run. */
+export interface LossesAtEnds {
+  /** What kind of loss. */
+  readonly kind: "validation loss" | "training loss";
+  /** The first. */
+  readonly before: number;
+  /** The last. */
+  readonly after: number;
+}
+
+/** State of a run on the disk. */
+export interface SavedState {
+  /** Its folder. */
+  readonly folder: string;
+  /** Steps that it holds. */
+  readonly step: number;
+}
+
+/** Losses at the ends: of validations if there were two, else of training. */
+export function lossesAtEnds(
+  validations: readonly number[],
+  training: readonly (number | null)[],
+): LossesAtEnds | null {
+  const known = training.filter((loss) => loss !== null);
+  const [kind, losses] = validations.length > 1
+    ? ["validation loss" as const, validations]
+    : ["training loss" as const, known];
+  return losses.length < 2 ? null : { kind, before: losses[0]!, after: losses.at(-1)! };
+}
+
+/** The newest state of a run in a folder, as the disk has it; `null` if there is none, or only another run's. */
+export async function savedState(folder: string, run: string): Promise<SavedState | null> {
+  if (folder === "") return null;
+  try {
+    const found = await openCheckpoints(folder);
+    return found.run === run ? { folder, step: found.steps.at(-1)! } : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Arguments without some flags that take a value, or may stand alone. */
+export function withoutFlags(args: readonly string[], names: readonly string[]): string[] {
+  const isOne = (arg: string) => names.some((name) => arg === `--${name}`);
+  return args.filter((arg, i) => {
+    if (isOne(arg) || names.some((name) => arg.startsWith(`--${name}=`))) return false;
+    return i === 0 || arg.startsWith("--") || !isOne(args[i - 1]!);
+  });
+}
+
+/**
+ * The command that goes on with a run: the program's own flags, and where from.
+ *
+ * @param program File in `examples/`.
+ * @param state What to go on from; without one the command is the same again.
+ * @param fixed Flags that must be as they were, whatever their defaults are next time.
+ */
+export function goOnCommand(
+  program: string,
+  state: SavedState | null,
+  fixed: Readonly<Record<string, string>> = {},
+  args: readonly string[] = commandArguments(),
+): string {
+  const own = Object.entries(fixed).flatMap(([name, value]) => [`--${name}`, value]);
+  const kept = withoutFlags(args, [
+    ...Object.keys(fixed),
+    ...(state === null ? [] : ["checkpoint", "resume"]),
+  ]);
+  return commandText(program, [...kept, ...own, ...(state === null ? [] : ["--resume", state.folder])]);
+}
+
+/** The end in words: the first line says how it ended, further ones what is left of it. */
+export function endText(end: RunEnd): string[] {
+  const { losses = null } = end;
+  const numbers = losses === null
+    ? ""
+    : `, ${losses.kind} ${losses.before.toFixed(3)} before and ${losses.after.toFixed(3)} after`;
+  const word = end.ending === "done" ? "Done" : end.ending === "interrupted" ? "Stopped" : "Ended too early";
+  const why = end.why === "" ? "" : ` (${end.why})`;
+  const lines = [`${word}: ${end.done}${numbers}${end.ending === "interrupted" ? why : ""}`];
+  if (end.saved.length > 0) lines.push(`Saved: ${end.saved.join("; ")}`);
+  else if (end.ending !== "done") lines.push("Saved: nothing");
+  if (end.ending === "done" || end.command === "") return lines;
+  lines.push(
+    end.state === null
+      ? `Again from the start: ${end.command}`
+      : `Go on from step ${end.state.step}: ${end.command}`,
+  );
+  return lines;
+}
+
+/**
+ * Says how a run ended: on standard error if it ended too early.
+ *
+ * @param isQuiet True to say only why it ended too early, as where events are printed.
+ * @returns The exit code.
+ */
+export function tellEnd(end: RunEnd, isQuiet = false): number {
+  const isGood = end.ending === "done" || end.ending === "interrupted";
+  if (!isGood && end.why !== "") console.error(end.why);
+  if (!isQuiet) { for (const line of endText(end)) (isGood ? console.log : console.error)(line); }
+  return ENDINGS[end.ending].code;
+}
+
+/** True if the same run may come further: one that diverged would diverge again. */
+export function mayGoOn(error: unknown): boolean {
+  return !(error instanceof Error && error.name === "TrainingError");
+}
+
+/**
+ * Says what is left of a run that an error ended, if it has saved its state.
+ *
+ * @param program File in `examples/`.
+ * @param at Where it saves its state, empty if nowhere, and its name.
+ * @returns The exit code.
+ * @throws The error, if there is no state.
+ */
+export async function endedBy(
+  program: string,
+  error: unknown,
+  at: { readonly folder: string; readonly run: string },
+): Promise<number> {
+  const state = await savedState(at.folder, at.run);
+  if (state === null || endingOf(error) === "usage") throw error;
+  return tellEnd({
+    ending: endingOf(error),
+    why: error instanceof Error ? error.message : String(error),
+    done: `at least ${state.step} steps`,
+    saved: [`the state of step ${state.step} in ${state.folder}`],
+    state,
+    command: mayGoOn(error) ? goOnCommand(program, state) : "",
+  });
+}
+
+/**
+ * Says that a run never began, if that is what the error means, and how to try again.
+ *
+ * @returns The exit code.
+ * @throws The error, if it is another one.
+ */
+export function neverBegan(program: string, error: unknown): number {
+  const ending = endingOf(error);
+  if (ending !== "lost") throw error;
+  console.error((error as Error).message);
+  console.error(`Nothing was done; again: ${goOnCommand(program, null)}`);
+  return ENDINGS[ending].code;
+}
+
+/** The end for programs that read it. */
+export function endJson({ ending, why, state, command }: RunEnd): Record<string, unknown> {
+  return { ending, why, state, command };
+}

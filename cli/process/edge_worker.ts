@@ -1,0 +1,197 @@
+/**
+ * The edge server's steps in a worker, so that waiting for the GPU never holds up its sockets.
+ *
+ * @module
+ */
+
+import {
+  baseNorms,
+  type BaseWeights,
+  EdgeServer,
+  type EdgeServerEvent,
+  type JoinedDevice,
+  type LedgerEntry,
+  loadLayers,
+  loadModel,
+  type ModelShape,
+  parameterCount,
+  type RunSettings,
+  type SavingTimes,
+  warmUp,
+} from "@edgetuner/core";
+import { Engine } from "@edgetuner/kernels";
+import { messagePortChannel } from "@edgetuner/transport";
+import { codecsOf } from "../flags/codecs.ts";
+import { CollectedSamples } from "../runs/collected_samples.ts";
+import { shareInterrupts } from "./interrupts.ts";
+import { makePruner, type PrunerChoice } from "../flags/pruners.ts";
+import { pluginLimit } from "./plugin_host.ts";
+import { countParameters, openRunCheckpoints, type ParameterCounts } from "../flags/run_flags.ts";
+import { loadGpu } from "../flags/webgpu.ts";
+
+/** What the worker needs to begin. */
+export interface EdgeWorkerOptions {
+  /** The base model: its folder, or a GGUF file. */
+  readonly model: string;
+  /** How it is held. @default {"f32"} */
+  readonly baseWeights?: BaseWeights;
+  /** Settings of the run. */
+  readonly settings: RunSettings;
+  /** Devices with heads. */
+  readonly devices: number;
+  /** The pruner. */
+  readonly pruner: PrunerChoice;
+  /** Module of a codec of one's own; none for built-in ones. */
+  readonly codec?: string | null;
+  /** File that samples to train a predictor from are appended to, with every head kept; none if empty. */
+  readonly collect?: string;
+  /** Folder for checkpoints; none if empty. @default {""} */
+  readonly checkpoint?: string;
+  /** The folder for checkpoints that is taken where none is named. */
+  readonly defaultCheckpoint?: string;
+  /** Milliseconds from one checkpoint to the next; 0 for none but at the end. @default {0} */
+  readonly saveEveryMs?: number;
+  /** Checkpoint, or folder of them, to go on from; a new run if empty. @default {""} */
+  readonly resume?: string;
+  /** WebGPU implementation. */
+  readonly webgpu: string;
+  /** Most bytes of keys and values that generation may keep. @default {1073741824} */
+  readonly maxCacheBytes?: number;
+  /** Longest wait for a device in a step, in milliseconds. */
+  readonly timeoutMs: number;
+  /** Longest wait for all devices to join, in milliseconds. */
+  readonly joinTimeoutMs: number;
+  /** See `sharedInterrupts`. */
+  readonly interrupts?: Int32Array<SharedArrayBuffer> | null;
+}
+
+/** What the worker hears. */
+export type ToEdgeWorker =
+  | { readonly type: "start"; readonly options: EdgeWorkerOptions }
+  | { readonly type: "join"; readonly port: MessagePort; readonly peer: string }
+  | { readonly type: "pause" | "resume" }
+  | { readonly type: "stop" | "abort"; readonly reason: string };
+
+/** What the worker says. */
+export type FromEdgeWorker =
+  | {
+    readonly type: "ready";
+    readonly run: string;
+    readonly settings: RunSettings;
+    readonly model: ModelShape;
+    readonly adapter: string;
+    readonly pruner: string;
+    readonly deployable: boolean;
+    readonly parameters: ParameterCounts;
+    /** Where the state of the run goes; `null` if nowhere. */
+    readonly stateFolder: string | null;
+    /** Training steps that the run goes on from at most; `null` in a new run. */
+    readonly resumed: number | null;
+  }
+  | {
+    readonly type: "event";
+    readonly event: EdgeServerEvent;
+    readonly devices: readonly JoinedDevice[];
+    readonly traffic: readonly LedgerEntry[];
+  }
+  /** A sign of life, once a second. */
+  | { readonly type: "alive" }
+  | {
+    readonly type: "done";
+    readonly error: { readonly name: string; readonly message: string } | null;
+    /** What saving took; `null` if the run did not begin. */
+    readonly saving: SavingTimes | null;
+  };
+
+const scope = self as unknown as {
+  onmessage: ((event: MessageEvent<ToEdgeWorker>) => void) | null;
+  postMessage(message: FromEdgeWorker): void;
+};
+
+let server: EdgeServer | null = null;
+const abort = new AbortController();
+
+async function start(options: EdgeWorkerOptions): Promise<void> {
+  if (options.interrupts) shareInterrupts(options.interrupts);
+  using checkpoints = await openRunCheckpoints({
+    checkpoint: options.checkpoint ?? "",
+    resume: options.resume ?? "",
+  }, { baseWeights: options.baseWeights ?? "f32", defaultFolder: options.defaultCheckpoint });
+  const { resumed, write } = checkpoints;
+  const model = await loadModel(options.model);
+  using engine = await Engine.create({ gpu: await loadGpu(options.webgpu) });
+  const { baseWeights = "f32" } = options;
+  using base = loadLayers(engine, model, { baseWeights });
+  const baseNorm = baseNorms(model);
+  using collected = !options.collect ? null : new CollectedSamples(options.collect, {
+    hidden: base.shape.hidden,
+    fingerprint: model.fingerprint,
+    baseNorm,
+    settings: { baseWeights },
+  });
+  const pluginLimitMs = pluginLimit(options.timeoutMs);
+  const pruner = collected?.pruner ?? await makePruner(options.pruner, engine, pluginLimitMs);
+  // Before anyone joins: kernels that compile in a step would make all devices wait.
+  const greedy = ["greedy", "iheadpruner", "iheadpruner-online"].includes(options.pruner.name);
+  const generates = options.settings.task === "generate";
+  await warmUp(engine, generates ? ["decoding"] : greedy ? ["base", "pruning"] : ["base"], baseWeights);
+  const run = new EdgeServer({
+    engine,
+    base,
+    fingerprint: model.fingerprint,
+    settings: options.settings,
+    pruner,
+    codecs: await codecsOf(options.codec ?? null, pluginLimitMs),
+    baseNorm,
+    devices: options.devices,
+    maxCacheBytes: options.maxCacheBytes,
+    timeoutMs: options.timeoutMs,
+    joinTimeoutMs: options.joinTimeoutMs,
+    resume: resumed ?? undefined,
+    saveEveryMs: options.saveEveryMs,
+    ...(write === null ? {} : { onCheckpoint: write }),
+  });
+  run.subscribe((event) =>
+    scope.postMessage({ type: "event", event, devices: structuredClone(run.devices), traffic: run.traffic() })
+  );
+  server = run;
+  scope.postMessage({
+    type: "ready",
+    run: run.run,
+    settings: run.settings,
+    model: base.shape,
+    adapter: engine.adapterName,
+    pruner: pruner.name,
+    deployable: pruner.deployable ?? true,
+    stateFolder: checkpoints.folder,
+    resumed: resumed?.steps.at(-1) ?? null,
+    parameters: countParameters(run.settings.lora, base.shape, parameterCount(model)),
+  });
+  const alive = setInterval(() => scope.postMessage({ type: "alive" }), 1000);
+  try {
+    await run.start(abort.signal);
+  } finally {
+    clearInterval(alive);
+  }
+}
+
+scope.onmessage = ({ data }) => {
+  if (data.type === "start") {
+    start(data.options).then(
+      () => scope.postMessage({ type: "done", error: null, saving: server?.saving ?? null }),
+      (error: Error) =>
+        scope.postMessage({
+          type: "done",
+          error: { name: error.name, message: error.message },
+          saving: server?.saving ?? null,
+        }),
+    );
+    // It stays idle until the process ends: Mesa may crash where a process ends while a worker that had a GPU closes.
+  } else if (data.type === "join") {
+    void server?.join(messagePortChannel(data.port, data.peer));
+  } else if (data.type === "stop") server?.stop(data.reason);
+  else if (data.type === "abort") {
+    server?.stop(data.reason);
+    abort.abort(new DOMException(data.reason, "AbortError"));
+  } else server?.[data.type]();
+};

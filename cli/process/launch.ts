@@ -1,0 +1,40 @@
+/**
+ * Running another program of `examples/` as if it had been typed.
+ *
+ * @module
+ */
+
+import { Interrupts } from "./interrupts.ts";
+import { programArgs, quoted } from "./places.ts";
+
+/** A command as it can be typed. */
+export function commandText(program: string, args: readonly string[]): string {
+  return ["deno", "run", "-A", `examples/${program}`, ...args].map(quoted).join(" ");
+}
+
+/**
+ * Prints the command, runs the program with this one's output, and hands signals on.
+ *
+ * @param program File in `examples/`.
+ * @returns Its exit code.
+ */
+export async function runExample(program: string, args: readonly string[]): Promise<number> {
+  console.log(commandText(program, args));
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", ...programArgs(program), ...args],
+    stdin: "null",
+  }).spawn();
+  const pass = (signal: Deno.Signal) => {
+    try {
+      child.kill(signal);
+    } catch {
+      // It has ended already.
+    }
+  };
+  // A terminal sends Ctrl-C to both; a second SIGINT would stop the child at once.
+  using _interrupts = new Interrupts((count) => {
+    if (count > 1) pass("SIGKILL");
+    else if (!Deno.stdin.isTerminal()) pass(Deno.build.os === "windows" ? "SIGINT" : "SIGTERM");
+  });
+  return (await child.status).code;
+}

@@ -1,0 +1,317 @@
+/**
+ * The five systems of the paper on the twin of a network: the same model, data and links for each.
+ *
+ * @module
+ */
+
+import {
+  baseNorms,
+  type BaseWeights,
+  DEVICE_STATISTICS,
+  fixedBatches,
+  generateGreedy,
+  type HeadModules,
+  loadEnds,
+  loadLayers,
+  LocalHeads,
+  type ModelFolder,
+  type Pruner,
+  type RunSettings,
+  type SequenceSet,
+  shuffledBatches,
+  stepTraffic,
+  type Tokenizer,
+} from "@edgetuner/core";
+import {
+  type ComputeModel,
+  type LinkProfile,
+  plan,
+  type PlanOptions,
+  simulate,
+  type SimulatedStep,
+  simulateServerTuner,
+  simulateTensorParallel,
+  type SimulationOptions,
+  TYPICAL_COMPUTE,
+} from "@edgetuner/transport";
+import type { Engine } from "@edgetuner/kernels";
+
+import { countSlots } from "./slots.ts";
+import { UsageError } from "../flags/flags.ts";
+import { openModel } from "../flags/model_flags.ts";
+import { cutText, encodePrompts, havePrompts, type Prompt } from "./prompts.ts";
+import { loadTrainingSet, type ReadExamples, readExamples } from "./training_data.ts";
+import { computeHere } from "../flags/simulation_flags.ts";
+
+/** Longest texts that are generated for test prompts. */
+const MAX_NEW_TOKENS = 40;
+
+/** What is the same for every run. */
+export interface WorkOptions {
+  /** The base model: its folder, or a GGUF file. */
+  readonly model: string;
+  /** Its tokenizer; empty for the model's own. */
+  readonly tokenizer: string;
+  /** How the base's matrices are held. */
+  readonly baseWeights: BaseWeights;
+  /** Training, validation and test data. */
+  readonly data: string;
+  readonly valid: string;
+  readonly test: string;
+  /** Sequences per step, and tokens of each. */
+  readonly batch: number;
+  readonly length: number;
+  /** Validation batches, and test prompts that texts are generated for. */
+  readonly validBatches: number;
+  readonly prompts: number;
+  /** What of the data is learnt, and whether bad lines are left out. */
+  readonly "train-on-prompt": boolean;
+  readonly "skip-bad": boolean;
+  /** gamma of each device; the first one is the data device. */
+  readonly capacities: readonly number[];
+  /** Memory of each device in bytes, which TPTensor's shares must fit; as much as it takes if `null`. */
+  readonly memory: readonly number[] | null;
+  readonly link: LinkProfile;
+  /** How fast the parties compute; `null` = as measured here, with these settings. */
+  readonly compute: ComputeModel | null;
+  readonly settings: RunSettings;
+}
+
+/** A system that takes part. */
+export type System =
+  | { readonly kind: "serverTuner" | "tensorParallel" }
+  // deno-lint-ignore no-explicit-any -- a pruner of any state
+  | { readonly kind: "split"; readonly pruner: Pruner<any> };
+
+/** What came of one run. */
+export interface RunResult {
+  readonly steps: readonly SimulatedStep[];
+  readonly secondsPerStep: number;
+  readonly bytesPerStep: number;
+  /** Share of the heads kept, and mean number of layers with a kept head. */
+  readonly kept: number;
+  readonly layers: number;
+  readonly validLoss: { readonly before: number; readonly after: number };
+  /** Share of the slots that generated texts realise; `null` if there are none to count. */
+  readonly slots: number | null;
+  /** What `plan` said of a step with as many heads. */
+  readonly planned: { readonly seconds: number; readonly bytes: number };
+  /** What ended the run, if anything did: such as too little memory. */
+  readonly refused: string | null;
+}
+
+/** Loaded once, used by every run. */
+export class Work implements Disposable {
+  readonly model: ModelFolder;
+  readonly #engine: Engine;
+  readonly #options: WorkOptions;
+  readonly #layers: ReturnType<typeof loadLayers>;
+  readonly #ends: ReturnType<typeof loadEnds>;
+  readonly #tokenizer: Tokenizer;
+  readonly #train: SequenceSet;
+  readonly #evaluation: ReturnType<typeof fixedBatches>;
+  readonly #prompts: readonly Prompt[];
+  readonly #baseNorm: Float32Array;
+  #compute: ComputeModel;
+
+  private constructor(
+    engine: Engine,
+    options: WorkOptions,
+    model: ModelFolder,
+    tokenizer: Tokenizer,
+    texts: {
+      readonly train: SequenceSet;
+      readonly valid: SequenceSet;
+      readonly test: ReadExamples;
+    },
+  ) {
+    this.#engine = engine;
+    this.#options = options;
+    this.model = model;
+    this.#tokenizer = tokenizer;
+    this.#layers = loadLayers(engine, model, options);
+    this.#ends = loadEnds(engine, model, options);
+    this.#train = texts.train;
+    this.#evaluation = fixedBatches(texts.valid, options.batch).slice(0, options.validBatches);
+    const choice = { count: options.prompts, first: 0, distinct: false };
+    // Plain texts have no prompts: then no texts are generated.
+    if (havePrompts(texts.test.examples)) {
+      const room = this.#ends.shape.positions - MAX_NEW_TOKENS;
+      const { prompts, counts } = encodePrompts(texts.test, tokenizer, choice, room);
+      const cut = cutText(options.test, counts, room);
+      if (cut !== null) console.error(cut);
+      this.#prompts = prompts;
+    } else this.#prompts = [];
+    this.#baseNorm = baseNorms(model);
+    this.#compute = options.compute ?? TYPICAL_COMPUTE;
+  }
+
+  /** Loads model and data. */
+  static async open(engine: Engine, options: WorkOptions): Promise<Work> {
+    const devices = options.capacities.length;
+    const stranger = options.link.failures?.find(({ device = 0 }) => device >= devices);
+    if (stranger !== undefined) {
+      throw new UsageError(
+        `Cannot compare as failures of the link must be of one of ${devices} devices, from 0: current value is ${stranger.device}`,
+      );
+    }
+    const { model, tokenizer } = await openModel(options);
+    const encoded = (file: string) => loadTrainingSet(file, { ...options, tokenizer });
+    const train = await encoded(options.data);
+    const valid = await encoded(options.valid);
+    const test = await readExamples(options.test, options);
+    const work = new Work(engine, options, model, tokenizer, { train, valid, test });
+    if (options.compute === null) {
+      const { settings, batch } = options;
+      const sample = shuffledBatches(work.#train, { batch, seed: settings.seed }).next();
+      work.#compute = await computeHere({ layers: work.#layers, ends: work.#ends }, settings, sample);
+    }
+    return work;
+  }
+
+  /** How fast the parties compute. */
+  get compute(): ComputeModel {
+    return this.#compute;
+  }
+
+  /** Shape of the model. */
+  get shape() {
+    return this.#layers.shape;
+  }
+
+  /**
+   * Trains one system from the start.
+   *
+   * @param onStep Called after each step.
+   * @throws What ended the run, unless a system was refused for what it needs.
+   */
+  async run(system: System, settings: RunSettings, onStep: () => void, texts = true): Promise<RunResult> {
+    const { capacities, memory, link } = this.#options;
+    const compute = this.#compute;
+    const batches = shuffledBatches(this.#train, { batch: this.#options.batch, seed: settings.seed });
+    let slots: number | null = null;
+    const common: SimulationOptions = {
+      model: { engine: this.#engine, layers: this.#layers, ends: this.#ends },
+      settings,
+      batches: (step) => {
+        batches.position = step;
+        return batches.next();
+      },
+      evaluation: this.#evaluation,
+      compute,
+      onStep,
+      onTrained: async (modules) => {
+        if (texts) slots = await this.#slots(modules);
+      },
+    };
+    const network = {
+      ...common,
+      link,
+      linkSeed: settings.seed,
+      devices: capacities.map((capacity, i) => ({
+        capacity,
+        ...(memory === null ? {} : { memory: memory[i]! }),
+      })),
+    };
+    const result = system.kind === "split"
+      ? await simulate({ ...network, pruner: system.pruner, baseNorm: this.#baseNorm })
+      : system.kind === "serverTuner"
+      ? await simulateServerTuner(common)
+      : await simulateTensorParallel({
+        ...network,
+        checkpoint: this.model as Parameters<typeof simulateTensorParallel>[0]["checkpoint"],
+        capacity: Math.max(...capacities),
+      });
+    const { layers, heads } = this.shape;
+    const mean = (values: readonly number[]) =>
+      values.reduce((a, b) => a + b, 0) / Math.max(1, values.length);
+    const kept = mean(result.steps.map((s) => s.kept.reduce((a, b) => a + b, 0) / (layers * heads)));
+    const active = mean(result.steps.map((s) => s.kept.filter((n) => n > 0).length));
+    const { msPerStep, frameBytes } = this.#plan(system, settings, kept, active / layers);
+    return {
+      steps: result.steps,
+      secondsPerStep: result.msPerStep / 1000,
+      bytesPerStep: result.bytesPerStep,
+      kept,
+      layers: active,
+      validLoss: result.evaluation!,
+      slots,
+      planned: { seconds: msPerStep / 1000, bytes: frameBytes },
+      refused: result.error === null ? null : (result.error as Error).message,
+    };
+  }
+
+  /** Tensor bytes of a training step with a mask, without statistics. */
+  bytesOf(mask: Uint8Array, headsPerDevice: readonly number[], { lora }: RunSettings): number {
+    const { layers, heads, hidden } = this.shape;
+    const { batch, length } = this.#options;
+    const shape = {
+      layers,
+      heads,
+      hidden,
+      tokens: batch * length,
+      batch,
+      headsPerDevice,
+      mask,
+      statistics: 0,
+    };
+    const traffic = stepTraffic({ ...shape, targets: lora.targets.length, mode: lora.mode });
+    return [...traffic.values()].reduce((a, b) => a + b, 0);
+  }
+
+  /** What a step should take, before anything runs but for the share of heads that is kept. */
+  #plan(system: System, settings: RunSettings, keep: number, keepLayers: number) {
+    const { layers, heads, hidden } = this.shape;
+    const { batch, length, capacities, link } = this.#options;
+    const compute = this.#compute;
+    const counted = this.#evaluation.reduce((sum, { mask }) => sum + mask.reduce((a, b) => a + b, 0), 0) /
+      this.#evaluation.reduce((sum, { mask }) => sum + mask.length, 0);
+    const options: PlanOptions = {
+      system: system.kind,
+      model: { layers, heads, hidden, vocabulary: this.#ends.shape.vocabulary },
+      batch,
+      length,
+      devices: capacities.map((capacity) => ({ capacity })),
+      lora: settings.lora,
+      counted,
+      link,
+      compute,
+      sharesLoss: true,
+      ...(system.kind === "split"
+        ? {
+          keep,
+          keepLayers,
+          statistics: DEVICE_STATISTICS.filter((name) => system.pruner.needs.includes(name)).length,
+        }
+        : {}),
+    };
+    return plan(options);
+  }
+
+  /** Share of the slots of the test prompts that greedy texts realise. */
+  async #slots(modules: readonly HeadModules[]): Promise<number | null> {
+    if (this.#prompts.length === 0) return null;
+    const heads = new LocalHeads(modules); // not disposed: the modules are not its own
+    const tokens = await generateGreedy(
+      { engine: this.#engine, layers: this.#layers, ends: this.#ends, heads },
+      this.#prompts.map(({ tokens }) => tokens),
+      { maxNewTokens: MAX_NEW_TOKENS, eos: this.#tokenizer.eos },
+    );
+    const texts = tokens.map((ids) => this.#tokenizer.decode(ids).trim());
+    const { right, all } = countSlots(this.#prompts.map((p) => p.text), texts);
+    return all === 0 ? null : right / all;
+  }
+
+  [Symbol.dispose](): void {
+    this.#layers[Symbol.dispose]();
+    this.#ends[Symbol.dispose]();
+  }
+}
+
+/** Mean and standard deviation over runs. */
+export function spread(values: readonly number[]): { readonly mean: number; readonly deviation: number } {
+  if (values.length === 0) throw new UsageError("Cannot average as there must be a run: there is none");
+  const mean = values.reduce((a, b) => a + b, 0) / values.length;
+  const square = values.reduce((sum, x) => sum + (x - mean) ** 2, 0);
+  return { mean, deviation: values.length < 2 ? 0 : Math.sqrt(square / (values.length - 1)) };
+}

@@ -1,0 +1,70 @@
+/**
+ * The data device of a run that only generates: the layers are at the edge server, the heads on other devices.
+ *
+ * @module
+ */
+
+import { loadEnds, runUserDevice, type Tokenizer, type TokenSession, warmUp } from "@edgetuner/core";
+import { Engine } from "@edgetuner/kernels";
+import { codecsFor } from "../flags/codecs.ts";
+import { pluginLimit } from "../process/plugin_host.ts";
+import { CONNECTION_FLAGS, openLink } from "../flags/connection.ts";
+import { type FlagValues, text } from "../flags/flags.ts";
+import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "../flags/model_flags.ts";
+import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";
+import { runWaits } from "../flags/waiting_flags.ts";
+import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
+
+/** Flags of programs that can work through the split. */
+export const SPLIT_FLAGS = {
+  model: MODEL_FLAG,
+  ...WEIGHTS_FLAG,
+  tokenizer: TOKENIZER_FLAG,
+  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+  ...CONNECTION_FLAGS,
+  codec: text("FILE", "f32", "--connect: module of a codec that the run may use"),
+};
+
+/**
+ * Joins the run at `--connect` and works with the model that its parties make up.
+ *
+ * @param name What the device is called, with something random behind it.
+ * @param prepare Called before joining, with the tokenizer and the model's positions, so that nobody waits for work
+ * that can be done alone.
+ * @param use Called with what `prepare` returned once all are there.
+ * @returns What was prepared, and all bytes on the wire.
+ * @throws What ended the run.
+ */
+export async function throughSplit<T>(
+  flags: FlagValues<typeof SPLIT_FLAGS> & { readonly connect: string },
+  name: string,
+  prepare: (tokenizer: Tokenizer, positions: number) => T,
+  use: (session: TokenSession, prepared: T) => Promise<void>,
+): Promise<{ readonly prepared: T; readonly bytes: number }> {
+  const link = await openLink(`${name}.ts`, flags, flags.connect, "--connect");
+  const { model, tokenizer } = await openModel(flags);
+  using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
+  const baseWeights = baseWeightsOf(flags);
+  using ends = loadEnds(engine, model, { baseWeights });
+  const prepared = prepare(tokenizer, ends.shape.positions);
+  const codecs = await codecsFor(flags.codec, pluginLimit(runWaits(flags).timeoutMs));
+  await warmUp(engine, ["data"], baseWeights);
+  const { error, ledger } = await runUserDevice({
+    engine,
+    channel: await link.connect((line) => console.error(line)),
+    name: `${name}-${crypto.randomUUID().slice(0, 4)}`,
+    capacity: 0,
+    task: "generate",
+    ...runWaits(flags),
+    codecs,
+    data: {
+      ends,
+      loss: { labelSmoothing: 0 },
+      fingerprint: model.fingerprint,
+      next: () => null,
+      generate: (session) => use(session, prepared),
+    },
+  });
+  if (error !== null) throw error;
+  return { prepared, bytes: ledger.totalBytes };
+}

@@ -1,0 +1,233 @@
+/**
+ * Training data as sequences of tokens.
+ *
+ * @module
+ */
+
+import {
+  type BadLine,
+  type BatchStream,
+  type ChatTemplate,
+  encodeExamples,
+  findChatTemplate,
+  loadExamples,
+  loadPairs,
+  loadText,
+  modelFolderOf,
+  type SequenceSet,
+  shuffledBatches,
+  type Tokenizer,
+  type TrainingExample,
+} from "@edgetuner/core";
+import { integer, toggle, UsageError } from "../flags/flags.ts";
+
+/** Flags of every program that reads training data. */
+export const DATA_FLAGS = {
+  "train-on-prompt": toggle("learn prompts too, not only completions and what the assistant says"),
+  "skip-bad": toggle("leave out lines of the data that are not as they must be, and count them"),
+  buckets: integer(
+    "N",
+    0,
+    "sequences of like length together, padded to multiples of N tokens; 0 = all to --length",
+    { min: 0 },
+  ),
+};
+
+/** How to read examples. */
+export interface ReadingOptions {
+  /** The model: conversations need the chat template in its folder. */
+  readonly model: string;
+  readonly "skip-bad": boolean;
+}
+
+/** How to read and encode. */
+export interface TrainingDataOptions extends ReadingOptions {
+  readonly tokenizer: Tokenizer;
+  /** Tokens per sequence. */
+  readonly length: number;
+  readonly "train-on-prompt": boolean;
+}
+
+/** What became of the lines of a file. */
+export interface DataCounts {
+  /** Sequences or prompts. */
+  readonly sequences: number;
+  /** How many of them lost tokens. */
+  readonly truncated: number;
+  /** Lines that were left out. */
+  readonly skipped: number;
+}
+
+/** Says what was cut or left out; by default on standard error. */
+export type Teller = (line: string) => void;
+
+/** Examples of a file. */
+export interface ReadExamples {
+  readonly examples: readonly TrainingExample[];
+  /** Bad lines that were left out. */
+  readonly skipped: number;
+}
+
+/**
+ * Reads a file: `.jsonl` with pairs, texts or conversations; anything else has `prompt||completion` lines.
+ *
+ * @throws {CheckpointError} If a line is not as it must be, or all are left out.
+ * @throws {UsageError} If there are conversations and the model has no chat template.
+ */
+export async function readExamples(
+  file: string,
+  options: ReadingOptions,
+  tell: Teller = console.error,
+): Promise<ReadExamples> {
+  const skipped: BadLine[] = [];
+  const reading = options["skip-bad"] ? { onBadLine: (bad: BadLine) => void skipped.push(bad) } : {};
+  const examples = file.endsWith(".jsonl")
+    ? await loadExamples(file, {
+      ...reading,
+      chatTemplate: await chatTemplateOf(options.model) ?? noTemplate(file, options.model),
+    })
+    : await loadPairs(file, reading);
+  const text = skippedText(file, skipped);
+  if (text !== null) tell(text);
+  return { examples, skipped: skipped.length };
+}
+
+/** In place of a template that a model has not: what is missing is not a fault of the lines that need it. */
+function noTemplate(file: string, model: string): ChatTemplate {
+  return {
+    render(): never {
+      throw new UsageError(
+        `Cannot read ${file} as its "messages" must come with the chat template of a model: ${model} has none`,
+      );
+    },
+  };
+}
+
+/**
+ * Reads a file that a flag names, as `loadText` does.
+ *
+ * @param action What is to be done with it, for the message.
+ * @throws {UsageError} If it cannot be read.
+ */
+export async function readInput(action: string, flag: string, file: string): Promise<string> {
+  try {
+    return await loadText(file);
+  } catch (error) {
+    const { cause = error } = error as Error;
+    throw new UsageError(
+      `Cannot ${action} as --${flag} must be a file that can be read: current value is "${file}" (${
+        (cause as Error).message
+      })`,
+      { cause },
+    );
+  }
+}
+
+/** What was left out, in a line; `null` if nothing was. */
+export function skippedText(file: string, [first, ...others]: readonly BadLine[]): string | null {
+  if (first === undefined) return null;
+  return `${
+    1 + others.length
+  } bad lines of ${file} left out; the first: line ${first.line}: ${first.problem}`;
+}
+
+/**
+ * A model's chat template; `null` if it has none: then only data with conversations is refused.
+ *
+ * @param model The model, or where its tokenizer is: a folder or a file in it.
+ * @throws {CheckpointError} If there is one that is not valid.
+ */
+export async function chatTemplateOf(model: string): Promise<ChatTemplate | null> {
+  const folder = model.endsWith(".json") ? model.replace(/[^/\\]*$/, "") || "." : modelFolderOf(model);
+  return await findChatTemplate(folder.replace(/(?<=.)[/\\]$/, ""));
+}
+
+/** Sequences, and what became of the lines that they come from. */
+export interface TrainingSet extends SequenceSet {
+  readonly counts: DataCounts;
+}
+
+/**
+ * Reads a file as `readExamples` does and encodes it; says how many sequences were cut.
+ *
+ * @throws {CheckpointError} If a line is not as it must be, or all are left out.
+ */
+export async function loadTrainingSet(
+  file: string,
+  options: TrainingDataOptions,
+  tell: Teller = console.error,
+): Promise<TrainingSet> {
+  const { examples, skipped } = await readExamples(file, options, tell);
+  const set = encodeExamples(examples, options.tokenizer, {
+    length: options.length,
+    trainOnPrompt: options["train-on-prompt"],
+  });
+  const counts = { sequences: set.sequences.length, truncated: set.shortened, skipped };
+  const text = truncationText(file, counts, options.length);
+  if (text !== null) tell(text);
+  return { ...set, counts };
+}
+
+/** What was cut, in a line; `null` if nothing was. */
+export function truncationText(
+  file: string,
+  { sequences, truncated }: DataCounts,
+  length: number,
+): string | null {
+  return truncated === 0 ? null : `${truncated} of ${sequences} sequences of ${file} cut to ${length} tokens`;
+}
+
+/** Counts of all files of a run, as reports have them. */
+export interface AllCounts {
+  readonly train: DataCounts;
+  readonly valid: DataCounts | null;
+}
+
+/** Batches of a training set that count what they save. */
+export interface TrainingBatches extends BatchStream {
+  /** Places for tokens in the batches drawn so far. */
+  readonly places: number;
+  /** How many there would be if all were padded to the set's length. */
+  readonly allPlaces: number;
+}
+
+/** Batches in an order by the seed; with `buckets` those of like lengths together. */
+export function trainingBatches(
+  set: SequenceSet,
+  { batch, seed, buckets }: { readonly batch: number; readonly seed: number; readonly buckets: number },
+): TrainingBatches {
+  const stream = shuffledBatches(set, { batch, seed, lengthStep: buckets });
+  let places = 0, drawn = 0;
+  return {
+    get position() {
+      return stream.position;
+    },
+    set position(value: number) {
+      stream.position = value;
+    },
+    get epoch() {
+      return stream.epoch;
+    },
+    get places() {
+      return places;
+    },
+    get allPlaces() {
+      return drawn * batch * set.length;
+    },
+    next() {
+      const next = stream.next();
+      places += next.batch * next.length;
+      drawn++;
+      return next;
+    },
+  };
+}
+
+/** What buckets have saved, in words and numbers; `null` without buckets or batches. */
+export function paddingSaved(
+  { places, allPlaces }: TrainingBatches,
+): { readonly places: number; readonly allPlaces: number; readonly text: string } | null {
+  if (places === allPlaces) return null;
+  const share = (100 * (1 - places / allPlaces)).toFixed(0);
+  return { places, allPlaces, text: `buckets saved ${share} % of ${allPlaces} places for tokens` };
+}
