@@ -58,7 +58,7 @@ install_deno() {
 
 # Asks as all programs do. Leaves what was said in $complaint.
 has_adapter() {
-  complaint=$(deno run --quiet --no-lock --allow-env=DENO_WEBGPU_BACKEND "$here/_support/check_adapter.ts" 2>&1)
+  complaint=$(deno run --quiet --no-lock --allow-env=DENO_WEBGPU_BACKEND "$here/../cli/process/check_adapter.ts" 2>&1)
 }
 
 caller_path=$PATH

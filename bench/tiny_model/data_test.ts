@@ -10,11 +10,11 @@ import { trainBpe } from "./bpe_trainer.ts";
 import { formDocument } from "./forms.ts";
 import { generalTalk } from "./general_talk.ts";
 
-const EXAMPLES = `${import.meta.dirname}/../../cli/assets`;
+const ASSETS = `${import.meta.dirname}/../../cli/assets`;
 const PARTS = ["train", "valid", "test"];
 const files = Object.fromEntries(
   await Promise.all(
-    PARTS.map(async (part) => [part, await loadPairs(`${EXAMPLES}/restaurant/${part}.txt`)] as const),
+    PARTS.map(async (part) => [part, await loadPairs(`${ASSETS}/restaurant/${part}.txt`)] as const),
   ),
 );
 
@@ -30,7 +30,7 @@ async function run(script: string, ...args: string[]) {
       "--allow-read",
       "--allow-write",
       "--allow-env",
-      `${EXAMPLES}/${script}`,
+      `${import.meta.dirname}/${script}`,
       ...args,
     ],
   });
@@ -46,12 +46,12 @@ Deno.test("the commands give the committed files again", async () => {
     const tokenizer = await run("train_tokenizer.ts", "--data", folder, "--out", `${folder}/tokenizer.json`);
     assertEquals(tokenizer.code, 0, tokenizer.error);
     for (const part of PARTS) {
-      const committed = await sha256(`${EXAMPLES}/restaurant/${part}.txt`);
+      const committed = await sha256(`${ASSETS}/restaurant/${part}.txt`);
       assertEquals(await sha256(`${folder}/${part}.txt`), committed, part);
     }
     assertEquals(
       await sha256(`${folder}/tokenizer.json`),
-      await sha256(`${EXAMPLES}/tiny_gpt2/tokenizer.json`),
+      await sha256(`${ASSETS}/tiny_gpt2/tokenizer.json`),
     );
     assertEquals(
       await sha256(`${folder}/pretrain.txt`),
@@ -88,12 +88,12 @@ Deno.test("no meaning is in two parts, and no entry occurs twice", () => {
 
 Deno.test("the committed files are small", async () => {
   const paths = [...PARTS.map((part) => `restaurant/${part}.txt`), "tiny_gpt2/tokenizer.json"];
-  const sizes = await Promise.all(paths.map(async (path) => (await Deno.stat(`${EXAMPLES}/${path}`)).size));
+  const sizes = await Promise.all(paths.map(async (path) => (await Deno.stat(`${ASSETS}/${path}`)).size));
   assertLess(sizes.reduce((sum, size) => sum + size), 1_000_000);
 });
 
 Deno.test("every entry fits in the 80 tokens of the examples", async () => {
-  const tokenizer = await loadTokenizer(`${EXAMPLES}/tiny_gpt2/tokenizer.json`);
+  const tokenizer = await loadTokenizer(`${ASSETS}/tiny_gpt2/tokenizer.json`);
   for (const part of PARTS) {
     const set = encodePairs(files[part]!, tokenizer, { length: 80 });
     assertEquals(set.droppedTokens, 0);

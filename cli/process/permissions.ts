@@ -20,6 +20,9 @@ export interface Needs {
 /** The variable that says which graphics drivers Deno looks for. */
 const VARIABLES = ["DENO_WEBGPU_BACKEND"];
 
+/** The folder of all code: the repository. */
+const CODE = dirname(dirname(assetPath("")));
+
 /** A list as Deno's flags take it. */
 function listed(flag: string, values: readonly string[]): string[] {
   const given = values.filter((value) => value !== "");
@@ -41,7 +44,7 @@ function withoutComma(path: string): string {
 export function permissionFlags({ read = [], write = [], net = [] }: Needs): string[] {
   return [
     "--no-prompt",
-    ...listed("read", [dirname(assetPath("")), ...read, ...write].map(withoutComma)),
+    ...listed("read", [CODE, ...read, ...write].map(withoutComma)),
     ...listed("write", write.map(withoutComma)),
     ...listed("net", net),
     ...listed("env", VARIABLES),

@@ -10,7 +10,7 @@ const ODD = "a b, ü #1 %20?";
 
 /** What the programs need of the repository. */
 const NEEDED = ["deno.json", "deno.lock", "mod.ts", "server.ts", "evaluation.ts", ".jsr", "examples"];
-const MEMBERS = ["kernels", "core", "transport", "plugins"];
+const MEMBERS = ["kernels", "core", "transport", "plugins", "cli"];
 
 async function copy(from: string, to: string): Promise<void> {
   if ((await Deno.stat(from)).isFile) return await Deno.copyFile(from, to);
@@ -27,8 +27,11 @@ Deno.test("set-up, demo, tuner and generation run from and with folders of any n
   const mine = `${folder}/${ODD}`;
   await Deno.mkdir(mine);
   await copy(`${folder}/cli/assets/tiny_gpt2`, `${mine}/model`);
-  for (const name of ["restaurant/train.txt", "restaurant/test.txt", "custom_pruner.ts", "custom_codec.ts"]) {
-    await Deno.copyFile(`${folder}/examples/${name}`, `${mine}/${name.replace("restaurant/", "#")}`);
+  for (const name of ["train.txt", "test.txt"]) {
+    await Deno.copyFile(`${folder}/cli/assets/restaurant/${name}`, `${mine}/#${name}`);
+  }
+  for (const name of ["custom_pruner.ts", "custom_codec.ts"]) {
+    await Deno.copyFile(`${folder}/examples/${name}`, `${mine}/${name}`);
   }
   const run = async (...[command, ...args]: [string, ...string[]]) => {
     const { code, stdout, stderr } = await new Deno.Command(command, {
