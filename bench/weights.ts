@@ -29,7 +29,7 @@ import {
 import { Engine } from "@edgetuner/kernels";
 import { integer, readFlags, runProgram, text } from "../cli/flags/flags.ts";
 import { writeReport } from "../cli/output/report.ts";
-import { DATA_FLAGS, loadTrainingSet } from "../cli/runs/training_data.ts";
+import { DATA_FLAGS, loadTrainingSet } from "../cli/shared/training_data.ts";
 import { TUNING_FLAGS, tuningSettings } from "../cli/flags/tuning_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "../cli/flags/webgpu.ts";
 import { assetPath } from "../cli/process/places.ts";

@@ -7,8 +7,8 @@
  */
 
 import { permutation, type RandomStream } from "@edgetuner/core";
-import { fill, pick, pickWeighted } from "../../cli/runs/restaurant/random_text.ts";
-import { AREAS, KINDS, KITCHENS, PEOPLE, PRICES, RATINGS } from "../../cli/runs/restaurant/lexicon.ts";
+import { fill, pick, pickWeighted } from "../../cli/shared/restaurant/random_text.ts";
+import { AREAS, KINDS, KITCHENS, PEOPLE, PRICES, RATINGS } from "../../cli/shared/restaurant/lexicon.ts";
 import { landmarkName, madeUp, placeName } from "./made_up.ts";
 
 const DRINKS = ["tea", "coffee", "red wine", "white wine", "cold beer", "lemonade", "apple juice", "water"];

@@ -9,8 +9,8 @@
 import { permutation, type RandomStream, randomStream } from "@edgetuner/core";
 import { exactDocument } from "./exact_talk.ts";
 import { formDocument } from "./forms.ts";
-import { fill, pick } from "../../cli/runs/restaurant/random_text.ts";
-import { AREAS, KINDS, KITCHENS, LANDMARKS, PEOPLE, PLACES } from "../../cli/runs/restaurant/lexicon.ts";
+import { fill, pick } from "../../cli/shared/restaurant/random_text.ts";
+import { AREAS, KINDS, KITCHENS, LANDMARKS, PEOPLE, PLACES } from "../../cli/shared/restaurant/lexicon.ts";
 
 const DRINKS = ["tea", "coffee", "red wine", "white wine", "cold beer", "lemonade", "apple juice", "water"];
 const DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];

@@ -5,8 +5,8 @@
  */
 
 import type { RandomStream } from "@edgetuner/core";
-import { pick } from "../../cli/runs/restaurant/random_text.ts";
-import { LANDMARKS, PLACES } from "../../cli/runs/restaurant/lexicon.ts";
+import { pick } from "../../cli/shared/restaurant/random_text.ts";
+import { LANDMARKS, PLACES } from "../../cli/shared/restaurant/lexicon.ts";
 
 const SYLLABLES = [
   ...["ka", "lo", "mi", "ra", "ten", "sol", "vi", "dur", "ne", "pa"],

@@ -7,7 +7,7 @@
 
 import { writeWhole } from "@edgetuner/core";
 import { generalTalk } from "./general_talk.ts";
-import { guideEntries } from "../../cli/runs/restaurant/guide_entries.ts";
+import { guideEntries } from "../../cli/shared/restaurant/guide_entries.ts";
 import { integer, readFlags, runProgram, text } from "../../cli/flags/flags.ts";
 import { assetPath } from "../../cli/process/places.ts";
 

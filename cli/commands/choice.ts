@@ -18,12 +18,12 @@ import {
 } from "@edgetuner/core";
 import { choiceAccuracy, type MeanWithError, type ScoredChoice } from "@edgetuner/core/evaluation";
 import { type FlagValues, integer, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
-import { SPLIT_FLAGS, throughSplit } from "../runs/split_session.ts";
+import { SPLIT_FLAGS, throughSplit } from "../shared/split_session.ts";
 import { neverBegan } from "../output/run_end.ts";
 import { ProgressBar } from "../output/progress.ts";
 import { versions, writeReport } from "../output/report.ts";
-import { loadAdapterParts, TextModel } from "../runs/texts.ts";
-import { type DataCounts, readInput, skippedText } from "../runs/training_data.ts";
+import { loadAdapterParts, TextModel } from "../shared/texts.ts";
+import { type DataCounts, readInput, skippedText } from "../shared/training_data.ts";
 import { baseWeightsOf } from "../flags/weights_flag.ts";
 import { requireWritable } from "../process/writable.ts";
 

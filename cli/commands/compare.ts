@@ -28,7 +28,7 @@ import {
   noPruner,
   oraclePruner,
 } from "@edgetuner/plugins";
-import { type RunResult, spread, type System, Work } from "../runs/compared_systems.ts";
+import { type RunResult, spread, type System, Work } from "../shared/compared_systems.ts";
 import { type FlagValues, integer, number, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
 import { heatMap, type Line, linePlot } from "../output/plots.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
@@ -36,7 +36,7 @@ import { bytes, duration, ProgressBar } from "../output/progress.ts";
 import { DEMO_PREDICTOR } from "../flags/pruners.ts";
 import { versions } from "../output/report.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
-import { DATA_FLAGS } from "../runs/training_data.ts";
+import { DATA_FLAGS } from "../shared/training_data.ts";
 import { requireWritable } from "../process/writable.ts";
 import { computeOf, LINK_HELP, linkOf, MEASURED_HELP } from "../flags/simulation_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";

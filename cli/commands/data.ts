@@ -21,7 +21,7 @@ import {
   writeWhole,
 } from "@edgetuner/core";
 import { readFlags, text, toggle, UsageError } from "../flags/flags.ts";
-import { DATA_FLAGS, readInput, skippedText } from "../runs/training_data.ts";
+import { DATA_FLAGS, readInput, skippedText } from "../shared/training_data.ts";
 import { requireWritable } from "../process/writable.ts";
 
 type Format<T> = (text: string, options: FormatOptions) => T[];

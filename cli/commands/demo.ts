@@ -40,15 +40,15 @@ import {
 import { Interrupts } from "../process/interrupts.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { curve, headMap } from "../output/picture.ts";
-import { cutText, encodePrompts, endTokens, havePrompts, textOf } from "../runs/prompts.ts";
+import { cutText, encodePrompts, endTokens, havePrompts, textOf } from "../shared/prompts.ts";
 import { PRUNER_FLAGS, prunerFlags } from "../flags/pruners.ts";
 import { Rows, StepFigures } from "../output/rows.ts";
 import { bytes, duration, ProgressBar, prunerTime } from "../output/progress.ts";
 import { peakMemory, versions, writeReport } from "../output/report.ts";
 import { NEWEST, type ParameterCounts, parameterText, RUN_FLAGS } from "../flags/run_flags.ts";
-import { countSlots, type SlotCount } from "../runs/slots.ts";
+import { countSlots, type SlotCount } from "../shared/slots.ts";
 import { INTERRUPTED } from "../process/supervisor.ts";
-import { TextModel } from "../runs/texts.ts";
+import { TextModel } from "../shared/texts.ts";
 import {
   type AllCounts,
   chatTemplateOf,
@@ -56,8 +56,8 @@ import {
   type DataCounts,
   type ReadExamples,
   readExamples,
-} from "../runs/training_data.ts";
-import { PLAN_FLAGS } from "../runs/training_plan.ts";
+} from "../shared/training_data.ts";
+import { PLAN_FLAGS } from "../shared/training_plan.ts";
 import { goOnCommand, type SavedState, savedState, tellEnd } from "../output/run_end.ts";
 import { CONNECT_WAITS, requireWaits, RUN_WAITS } from "../flags/waiting_flags.ts";
 import { TUNING_FLAGS } from "../flags/tuning_flags.ts";

@@ -10,7 +10,7 @@ import { integer, readFlags, text, UsageError } from "../flags/flags.ts";
 import { ProgressBar } from "../output/progress.ts";
 import { versions, writeReport } from "../output/report.ts";
 import { scorePage, scoreRows } from "../output/score_page.ts";
-import { loadMeteor, meteorText } from "../runs/word_net.ts";
+import { loadMeteor, meteorText } from "../shared/word_net.ts";
 import { requireWritable } from "../process/writable.ts";
 
 interface Texts {

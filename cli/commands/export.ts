@@ -41,10 +41,10 @@ import {
   requireApart,
   requireReplaceable,
   unusable,
-} from "../runs/export_places.ts";
+} from "../shared/export_places.ts";
 import { integer, number, readFlags, text, UsageError } from "../flags/flags.ts";
 import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "../flags/model_flags.ts";
-import { loadTrainingSet } from "../runs/training_data.ts";
+import { loadTrainingSet } from "../shared/training_data.ts";
 import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";
 import { requireWritable } from "../process/writable.ts";
 import { assetPath, pathsOf } from "../process/places.ts";

@@ -24,7 +24,7 @@ import {
   UsageError,
   withDefaults,
 } from "../flags/flags.ts";
-import { SPLIT_FLAGS, throughSplit } from "../runs/split_session.ts";
+import { SPLIT_FLAGS, throughSplit } from "../shared/split_session.ts";
 import { neverBegan } from "../output/run_end.ts";
 import { ProgressBar } from "../output/progress.ts";
 import {
@@ -38,11 +38,11 @@ import {
   requirePrompts,
   requireRoom,
   textOf,
-} from "../runs/prompts.ts";
+} from "../shared/prompts.ts";
 import { peakMemory, versions, writeReport } from "../output/report.ts";
 import { requireFlag } from "../flags/run_flags.ts";
-import { loadAdapterParts, TextModel } from "../runs/texts.ts";
-import { chatTemplateOf, DATA_FLAGS, readExamples } from "../runs/training_data.ts";
+import { loadAdapterParts, TextModel } from "../shared/texts.ts";
+import { chatTemplateOf, DATA_FLAGS, readExamples } from "../shared/training_data.ts";
 import { baseWeightsOf } from "../flags/weights_flag.ts";
 import { requireWritable } from "../process/writable.ts";
 import { assetPath } from "../process/places.ts";

@@ -40,7 +40,7 @@ import {
   promptRoom,
   requirePrompts,
   textOf,
-} from "../runs/prompts.ts";
+} from "../shared/prompts.ts";
 import { bytes, ProgressBar } from "../output/progress.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "../output/report.ts";
 import {
@@ -68,9 +68,9 @@ import {
   loadTrainingSet,
   readExamples,
   type Teller,
-} from "../runs/training_data.ts";
+} from "../shared/training_data.ts";
 import { pluginLimit } from "../process/plugin_host.ts";
-import { PLAN_FLAGS, TrainingPlan } from "../runs/training_plan.ts";
+import { PLAN_FLAGS, TrainingPlan } from "../shared/training_plan.ts";
 import { runWaits } from "../flags/waiting_flags.ts";
 import { requireWritable } from "../process/writable.ts";
 import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";

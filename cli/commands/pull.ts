@@ -6,7 +6,7 @@
 
 import { DATASETS } from "@edgetuner/core";
 import { readFlags, text, UsageError } from "../flags/flags.ts";
-import { PULL_FLAGS, pulling } from "../runs/pulling.ts";
+import { PULL_FLAGS, pulling } from "../shared/pulling.ts";
 
 async function main(): Promise<void> {
   const flags = readFlags({

@@ -35,7 +35,7 @@ import {
   seconds,
   table,
 } from "../flags/simulation_flags.ts";
-import { DATA_FLAGS, loadTrainingSet } from "../runs/training_data.ts";
+import { DATA_FLAGS, loadTrainingSet } from "../shared/training_data.ts";
 import { endProgram, INTERRUPTED } from "../process/supervisor.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";

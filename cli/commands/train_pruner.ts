@@ -26,7 +26,7 @@ import {
   trainPredictor,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
-import { CollectedSamples } from "../runs/collected_samples.ts";
+import { CollectedSamples } from "../shared/collected_samples.ts";
 import {
   type FlagValues,
   integer,
@@ -37,11 +37,11 @@ import {
   withDefaults,
 } from "../flags/flags.ts";
 import { Interrupts, isInterrupted } from "../process/interrupts.ts";
-import { loadLocalModel, localRun } from "../runs/local_run.ts";
+import { loadLocalModel, localRun } from "../shared/local_run.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { bytes, duration, ProgressBar } from "../output/progress.ts";
 import { peakMemory, versions, writeReport } from "../output/report.ts";
-import { DATA_FLAGS, type DataCounts } from "../runs/training_data.ts";
+import { DATA_FLAGS, type DataCounts } from "../shared/training_data.ts";
 import { INTERRUPTED } from "../process/supervisor.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";

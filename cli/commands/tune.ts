@@ -41,8 +41,8 @@ import {
   runSettings,
   savingReport,
 } from "../flags/run_flags.ts";
-import { type AllCounts, DATA_FLAGS, loadTrainingSet } from "../runs/training_data.ts";
-import { PLAN_FLAGS, TrainingPlan } from "../runs/training_plan.ts";
+import { type AllCounts, DATA_FLAGS, loadTrainingSet } from "../shared/training_data.ts";
+import { PLAN_FLAGS, TrainingPlan } from "../shared/training_plan.ts";
 import { endedBy, goOnCommand, lossesAtEnds, savedState, tellEnd } from "../output/run_end.ts";
 import { Rows, Series } from "../output/rows.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";

@@ -22,7 +22,7 @@ import {
 import { Engine } from "@edgetuner/kernels";
 import { messagePortChannel } from "@edgetuner/transport";
 import { codecsOf } from "../flags/codecs.ts";
-import { CollectedSamples } from "../runs/collected_samples.ts";
+import { CollectedSamples } from "../shared/collected_samples.ts";
 import { shareInterrupts } from "./interrupts.ts";
 import { makePruner, type PrunerChoice } from "../flags/pruners.ts";
 import { pluginLimit } from "./plugin_host.ts";

@@ -1,7 +1,7 @@
 /** A run on an edge server that others keep busy, in a process that may open few files. */
 
 import { assertEquals, assertGreater, assertStringIncludes } from "@std/assert";
-import { EXAMPLES } from "../support/places.ts";
+import { ASSETS, EXAMPLES } from "../support/places.ts";
 
 const TOKEN = "a-join-token";
 
@@ -46,7 +46,7 @@ Deno.test({
     const device = new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", "--quiet", `${EXAMPLES}user_device.ts`].concat(
         ["--server", `ws://${address}/join/ws`, "--token", TOKEN, ...size],
-        ["--data", `${EXAMPLES}restaurant/train.txt`],
+        ["--data", `${ASSETS}restaurant/train.txt`],
       ),
       stdin: "null",
     });

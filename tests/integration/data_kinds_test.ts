@@ -19,9 +19,9 @@ import {
   loadModelTokenizer,
   parseExamples,
 } from "@edgetuner/core";
-import { EXAMPLES } from "../support/places.ts";
+import { ASSETS, EXAMPLES } from "../support/places.ts";
 
-const TINY = `${EXAMPLES}tiny_gpt2`;
+const TINY = `${ASSETS}tiny_gpt2`;
 
 interface Ended {
   readonly code: number;

@@ -25,7 +25,7 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { splitLogits } from "@edgetuner/transport";
-import { EXAMPLES, FIXTURES } from "../support/places.ts";
+import { ASSETS, EXAMPLES, FIXTURES } from "../support/places.ts";
 
 const engine = await Engine.create();
 const SAMPLES = [[1, 5, 9, 30, 2], [7], [3, 3, 60, 12, 44, 8, 1, 0, 2]];
@@ -318,7 +318,7 @@ async function names(folder: string): Promise<string[]> {
 Deno.test("export.ts compares on training data of any kind, and on plain lines", async () => {
   const folder = await Deno.makeTempDir();
   try {
-    await saveAdapter(`${folder}/heads`, await randomAdapter(`${EXAMPLES}tiny_gpt2`, "slice"));
+    await saveAdapter(`${folder}/heads`, await randomAdapter(`${ASSETS}tiny_gpt2`, "slice"));
     const kinds = {
       "pairs.txt": "name[The Crooked Fox]||The Crooked Fox, a pub.\n",
       "lines.txt": "The Crooked Fox, a pub.\n\nIt is cheap.\n",
@@ -354,7 +354,7 @@ Deno.test("export.ts compares on training data of any kind, and on plain lines",
 Deno.test("export.ts writes, merges, reduces and imports, each with a certificate", async () => {
   const folder = await Deno.makeTempDir();
   try {
-    const adapter = await randomAdapter(`${EXAMPLES}tiny_gpt2`, "full");
+    const adapter = await randomAdapter(`${ASSETS}tiny_gpt2`, "full");
     await saveAdapter(`${folder}/heads`, adapter);
     const exported = await run(
       ...["--adapter", `${folder}/heads`, "--samples", "2"],
@@ -420,8 +420,8 @@ Deno.test("export.ts neither overwrites what it reads nor replaces what is no fo
   try {
     const [base, heads, other] = [`${folder}/base`, `${folder}/heads`, `${folder}/other`];
     await Deno.mkdir(base);
-    for (const name of await names(`${EXAMPLES}tiny_gpt2`)) {
-      await Deno.copyFile(`${EXAMPLES}tiny_gpt2/${name}`, `${base}/${name}`);
+    for (const name of await names(`${ASSETS}tiny_gpt2`)) {
+      await Deno.copyFile(`${ASSETS}tiny_gpt2/${name}`, `${base}/${name}`);
     }
     await saveAdapter(heads, await randomAdapter(base, "slice"));
     await savePeft(other, (await gpt2Case("slice")).peft); // somebody's, without a certificate
@@ -493,7 +493,7 @@ Deno.test("export.ts neither overwrites what it reads nor replaces what is no fo
 
 /** A copy of the tiny GPT-2 with its weights as BF16, and its configuration changed. */
 async function bf16Base(folder: string, changes: Readonly<Record<string, unknown>>): Promise<void> {
-  const from = `${EXAMPLES}tiny_gpt2`;
+  const from = `${ASSETS}tiny_gpt2`;
   await Deno.mkdir(folder, { recursive: true });
   await Deno.copyFile(`${from}/tokenizer.json`, `${folder}/tokenizer.json`);
   const config = JSON.parse(await Deno.readTextFile(`${from}/config.json`));

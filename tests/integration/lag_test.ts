@@ -8,13 +8,13 @@ import { webSocketListener } from "@edgetuner/transport";
 import { createControlApp } from "@edgetuner/transport/server";
 import { Child } from "../../cli/process/child.ts";
 import { WorkerRun } from "../../cli/process/worker_run.ts";
-import { EXAMPLES } from "../support/places.ts";
+import { ASSETS } from "../support/places.ts";
 
 const STEPS = 20;
 
 Deno.test("timers of the serving thread are late by less than 50 ms (p99) while a run trains", async () => {
   const run = await WorkerRun.start({
-    model: `${EXAMPLES}tiny_gpt2`,
+    model: `${ASSETS}tiny_gpt2`,
     settings: {
       lora: DEFAULT_LORA,
       optimizer: { ...DEFAULT_OPTIMIZER, warmupSteps: 0 },
@@ -47,7 +47,7 @@ Deno.test("timers of the serving thread are late by less than 50 ms (p99) while 
   });
   const device = new Child("device", "user_device.ts", [
     ...["--server", `ws://127.0.0.1:${server.addr.port}/join/ws`, "--token", joinToken],
-    ...["--data", `${EXAMPLES}restaurant/train.txt`, "--batch", "8"],
+    ...["--data", `${ASSETS}restaurant/train.txt`, "--batch", "8"],
   ], () => {});
   const lags: number[] = [];
   let probing = true;

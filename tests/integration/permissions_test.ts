@@ -3,7 +3,7 @@
  */
 
 import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert";
-import { EXAMPLES, ROOT } from "../support/places.ts";
+import { ASSETS, EXAMPLES, ROOT } from "../support/places.ts";
 
 /** Kinds of permissions, in the order of the table's columns. */
 const KINDS = ["read", "write", "net", "env", "run"] as const;
@@ -92,7 +92,7 @@ Deno.test("every program of the examples is in the table, and none may load nati
 Deno.test("server, devices, tuner, generation and demo run with the permissions of the table, and not with fewer", async () => {
   const out = await Deno.makeTempDir();
   const data = `${await Deno.makeTempDir()}/train.txt`;
-  await Deno.copyFile(`${EXAMPLES}restaurant/train.txt`, data);
+  await Deno.copyFile(`${ASSETS}restaurant/train.txt`, data);
   const files = [data];
   const short = ["--steps", "1", "--data", data];
 

@@ -11,7 +11,7 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
-import { EXAMPLES } from "../support/places.ts";
+import { ASSETS, EXAMPLES } from "../support/places.ts";
 
 function start(program: string, args: readonly string[], cwd?: string): Deno.ChildProcess {
   return new Deno.Command(Deno.execPath(), {
@@ -82,7 +82,7 @@ const TUNING = [
 
 Deno.test("server_tuner.ts, killed and taken up again, ends with the files of a run without a break", async () => {
   await withFolder(async (root) => {
-    const args = [...TUNING, "--steps", "30", "--valid", `${EXAMPLES}restaurant/valid.txt`];
+    const args = [...TUNING, "--steps", "30", "--valid", `${ASSETS}restaurant/valid.txt`];
     const to = (name: string) => ["--save", `${root}/${name}`, "--metrics", `${root}/${name}-metrics`];
     const out = await run("server_tuner.ts", [...args, ...to("whole")]);
     assertStringIncludes(out, "110,592 trainable parameters, 11.8 % of the base model's 940,800");
@@ -121,7 +121,7 @@ Deno.test("server_tuner.ts, killed and taken up again, ends with the files of a 
     for (
       const [flags, rule] of [
         [["--rate", "0.5"], "optimizer.learningRate must be 0.01"],
-        [["--data", `${EXAMPLES}restaurant/test.txt`], "fingerprint of data and batches"],
+        [["--data", `${ASSETS}restaurant/test.txt`], "fingerprint of data and batches"],
         [["--batch", "3"], "fingerprint of data and batches"],
         [
           ["--base-weights", "f16"],
@@ -193,7 +193,7 @@ Deno.test("server_tuner.ts without flags of its state, killed at any moment, goe
       "--rate",
       "1e-30",
       "--valid",
-      `${EXAMPLES}restaurant/valid.txt`,
+      `${ASSETS}restaurant/valid.txt`,
       "--valid-batches",
       "1",
       "--keep-best",
@@ -210,7 +210,7 @@ Deno.test("server_tuner.ts without flags of its state, killed at any moment, goe
     const kept = await weightsOf(`${cwd}/heads`);
     const long = [
       "--valid",
-      `${EXAMPLES}restaurant/train.txt`,
+      `${ASSETS}restaurant/train.txt`,
       "--valid-batches",
       "100000",
       "--save",

@@ -24,7 +24,7 @@ import {
   writeSafetensors,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
-import { EXAMPLES, FIXTURES } from "./places.ts";
+import { ASSETS, FIXTURES } from "./places.ts";
 
 /** What a case printed. */
 export interface Seen {
@@ -109,7 +109,7 @@ async function templates(): Promise<void> {
 // Tokenizers
 
 async function tokenizers(): Promise<void> {
-  const good = JSON.parse(await Deno.readTextFile(`${EXAMPLES}tiny_gpt2/tokenizer.json`)) as Json;
+  const good = JSON.parse(await Deno.readTextFile(`${ASSETS}tiny_gpt2/tokenizer.json`)) as Json;
   const split = (pattern: string) => ({
     type: "Sequence",
     pretokenizers: [
@@ -255,9 +255,9 @@ async function adapters(engine: Engine): Promise<void> {
   const predictor = `${folder}/predictor`;
   await Deno.mkdir(predictor);
   const { digest: __, ...noted } = JSON.parse(
-    await Deno.readTextFile(`${EXAMPLES}demo_predictor/config.json`),
+    await Deno.readTextFile(`${ASSETS}demo_predictor/config.json`),
   ) as Json;
-  const weights = await loadSafetensors(`${EXAMPLES}demo_predictor/model.safetensors`);
+  const weights = await loadSafetensors(`${ASSETS}demo_predictor/model.safetensors`);
   await Deno.writeFile(`${predictor}/model.safetensors`, writeSafetensors(weights));
   for (const field of ["layers", "heads", "hidden", "history", "width", "channels", "fusion"]) {
     await Deno.writeTextFile(`${predictor}/config.json`, JSON.stringify({ ...noted, [field]: LARGE }));

@@ -13,5 +13,8 @@ export const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 /** `examples/`. */
 export const EXAMPLES = `${ROOT}examples/`;
 
+/** `cli/assets/`: the tiny model, its predictor and its data. */
+export const ASSETS = `${ROOT}cli/assets/`;
+
 /** `tests/fixtures/`. */
 export const FIXTURES = `${ROOT}tests/fixtures/`;

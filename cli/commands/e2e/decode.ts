@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type FiveStep, launch, stepProgram } from "../../runs/five_steps.ts";
+import { type FiveStep, launch, stepProgram } from "../../shared/five_steps.ts";
 import { flagArgs, toggle } from "../../flags/flags.ts";
 
 const FLAGS = {

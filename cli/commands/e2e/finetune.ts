@@ -5,7 +5,7 @@
  */
 
 import { FLAGS as DEMO } from "../demo.ts";
-import { type FiveStep, launch, stepProgram, withOther, without } from "../../runs/five_steps.ts";
+import { type FiveStep, launch, stepProgram, withOther, without } from "../../shared/five_steps.ts";
 import { flagArgs, toggle } from "../../flags/flags.ts";
 
 const FLAGS = {

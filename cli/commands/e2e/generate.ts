@@ -6,7 +6,7 @@
 
 import { FLAGS as GENERATE } from "../generate.ts";
 import { CONNECTION_FLAGS } from "../../flags/connection.ts";
-import { type FiveStep, launch, stepProgram, withOther, without } from "../../runs/five_steps.ts";
+import { type FiveStep, launch, stepProgram, withOther, without } from "../../shared/five_steps.ts";
 import { flagArgs, integer, toggle } from "../../flags/flags.ts";
 
 const FLAGS = {

@@ -23,11 +23,11 @@ import {
   readNote,
   type RunNote,
   writeNote,
-} from "../../runs/five_steps.ts";
+} from "../../shared/five_steps.ts";
 import { type FlagValues, readFlags, text, toggle, UsageError } from "../../flags/flags.ts";
 import { TOKENIZER_FLAG } from "../../flags/model_flags.ts";
-import { PULL_FLAGS, pulling } from "../../runs/pulling.ts";
-import { DATA_FLAGS, skippedText } from "../../runs/training_data.ts";
+import { PULL_FLAGS, pulling } from "../../shared/pulling.ts";
+import { DATA_FLAGS, skippedText } from "../../shared/training_data.ts";
 import { requireWritable } from "../../process/writable.ts";
 import { assetPath } from "../../process/places.ts";
 

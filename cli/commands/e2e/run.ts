@@ -5,7 +5,7 @@
  * @module
  */
 
-import { type AnyStep, NEW_OUT_FLAG, outArgs, runStep } from "../../runs/five_steps.ts";
+import { type AnyStep, NEW_OUT_FLAG, outArgs, runStep } from "../../shared/five_steps.ts";
 import { type Flag, flagArgs, type GivenFlags, readGiven, withDefaults } from "../../flags/flags.ts";
 import { commandText } from "../../process/launch.ts";
 import { DECODE_STEP } from "./decode.ts";

@@ -4,7 +4,14 @@
  * @module
  */
 
-import { type FiveStep, launch, stepProgram, withOther, without, writeNote } from "../../runs/five_steps.ts";
+import {
+  type FiveStep,
+  launch,
+  stepProgram,
+  withOther,
+  without,
+  writeNote,
+} from "../../shared/five_steps.ts";
 import { flagArgs, integer, UsageError } from "../../flags/flags.ts";
 import { FLAGS as TRAIN_PRUNER } from "../train_pruner.ts";
 
