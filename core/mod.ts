@@ -228,7 +228,31 @@ export {
   type PeerTimes,
 } from "./protocol/peer.ts";
 export {
+  describeEmbedding,
+  describePass,
+  type DeviceHeads,
+  type Exchange,
+  exchangesOf,
+  headsOfDevices,
+  type PartDescription,
+  type PassDescription,
+  type PassShape,
+  type SplitShape,
+  type StepMessage,
+  type StepParty,
+  type StepWork,
+} from "./protocol/pass.ts";
+export {
+  describeDecoding,
+  describeStep,
+  describeTensorParallelStep,
+  messagesOf,
+  type StepDescriptionOptions,
+  type TensorParallelStepOptions,
+} from "./protocol/step.ts";
+export {
   decodingTraffic,
+  messageBytes,
   stepTraffic,
   tensorParallelTraffic,
   type TrafficShape,
