@@ -1,5 +1,5 @@
 /**
- * Runs the shell commands of the documentation: every block marked `sh` in CONTRIBUTING.md and
+ * Runs the shell commands of the documentation: every block marked `sh` in README.md, CONTRIBUTING.md and
  * `docs/`, in a copy of the repository, so that nothing is left behind.
  *
  * A comment before a block says how it runs; without one it runs as it stands:
@@ -91,6 +91,7 @@ export async function findBlocks(): Promise<Block[]> {
       "--cached",
       "--others",
       "--exclude-standard",
+      "README.md",
       "CONTRIBUTING.md",
       "docs/*.md",
     ],
