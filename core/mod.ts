@@ -140,6 +140,16 @@ export {
 } from "./model/loss.ts";
 export { allocateHeads, type HeadRange } from "./lora/allocation.ts";
 export {
+  type GatheredInput,
+  type HeadSlots,
+  type InputMode,
+  type InputModelSize,
+  inputNumbers,
+  inputRows,
+  type InputShare,
+} from "./lora/input_mode.ts";
+export { INPUT_MODE_NAMES, INPUT_MODES, type InputModeName, InputModes } from "./lora/input_modes.ts";
+export {
   clipFactor,
   globalNorm,
   HeadModules,

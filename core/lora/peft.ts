@@ -19,6 +19,7 @@ import { loadSafetensors, saveSafetensors } from "../files/safetensors.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import type { NamedArray, NamedArrays } from "../files/named_arrays.ts";
 import type { Adapter } from "./adapter.ts";
+import { INPUT_MODES } from "./input_modes.ts";
 import { LORA_TARGETS, type LoraTarget } from "./settings.ts";
 
 /** Families whose names are known. */
@@ -113,6 +114,8 @@ export function toPeft(adapter: Adapter, family: ModelFamily, kvHeads?: number):
   const shape: PeftModelShape = { ...adapter.model, kvHeads };
   const { layers, heads, hidden } = shape;
   const headSize = hidden / heads;
+  const input = INPUT_MODES[lora.mode];
+  const inputs = input.columns(shape);
   const arrays = new Map<string, NamedArray>();
   let rank = 0;
   for (let layer = 0; layer < layers; layer++) {
@@ -135,8 +138,7 @@ export function toPeft(adapter: Adapter, family: ModelFamily, kvHeads?: number):
             }
             return array.data;
           };
-          const inputs = lora.mode === "slice" ? headSize : hidden;
-          const column = lora.mode === "slice" ? head * headSize : 0;
+          const column = input.firstColumn(head, shape);
           const [headA, headB] = [part("A"), part("B")];
           for (let i = 0; i < lora.rank; i++) {
             a.set(headA.subarray(i * inputs, (i + 1) * inputs), (row + i) * hidden + column);

@@ -12,6 +12,7 @@
 import type { HeadMode } from "../contracts/ports.ts";
 import { type MicroBatch, type StepPart, WHOLE_STEP } from "../contracts/micro_batches.ts";
 import { keptHeads, maskOfRange } from "../lora/head_mask.ts";
+import { INPUT_MODES } from "../lora/input_modes.ts";
 import type { LoraSettings } from "../lora/settings.ts";
 import { type FrameKind, type Lane, MESSAGES } from "./messages.ts";
 
@@ -225,7 +226,7 @@ function tasksOf({ run, devices, microBatches }: PassShape, layer: number, micro
   return devices.flatMap((heads, device) => {
     const kept = keptOf(heads, layer);
     if (kept === 0) return [];
-    const input = run.mode === "slice" ? [kept, rows, headSize] : [rows, hidden];
+    const input = INPUT_MODES[run.mode].shape(kept, rows, { heads: hidden / headSize, hidden });
     return [{ device, kept, rows, input, delta: [targets, kept, rows, headSize] }];
   });
 }
