@@ -294,7 +294,7 @@ export class WeightReader {
     const key = this.#prefixes.map((prefix) => prefix + name).find((key) => this.#weights.has(key));
     if (key !== undefined) return key;
     disposeAll(this.#made);
-    throw new CheckpointError(`Cannot load the model as it must hold "${name}": it does not`);
+    throw new CheckpointError(`Cannot load the model: "${name}" is missing`);
   }
 
   #find(name: string, shape: readonly number[]): Found {

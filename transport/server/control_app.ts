@@ -116,8 +116,7 @@ function guard(token: string, name: string): MiddlewareHandler {
     return problemResponse({
       status: 401,
       title: "Unauthorized",
-      detail:
-        `Cannot answer as the request must carry the ${name} token, as "Authorization: Bearer": it does not`,
+      detail: `The request carries no valid ${name} token; send it as "Authorization: Bearer TOKEN"`,
     }, { "www-authenticate": "Bearer" });
   };
 }

@@ -33,7 +33,7 @@ export interface FrameWork {
 }
 
 /**
- * Work that comes with a kind of frame, for protocols of one's own; for a kind of the step protocol
+ * Work that comes with a kind of frame, for protocols of your own; for a kind of the step protocol
  * instead of its usual work, unless it is `null`. A device's answers leave when all its work so far is
  * done.
  */

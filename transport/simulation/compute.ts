@@ -82,7 +82,7 @@ export type SegmentName =
 
 /** Work of one segment. */
 export interface Segment {
-  /** Which one; names beyond {@linkcode SegmentName} are for protocols of one's own. */
+  /** Which one; names beyond {@linkcode SegmentName} are for protocols of your own. */
   readonly name: SegmentName | (string & Record<never, never>);
   /** Operations. */
   readonly flops: number;

@@ -116,7 +116,7 @@ export async function runTensorParallelDevice(
   // The modules are the caller's from here on: no lane may use them any more.
   await Promise.allSettled(lanes);
   const { steps, reason, ending } = state;
-  const saving = { count: 0, blockedMs: 0, writingMs: 0 }; // such runs are not taken up again
+  const saving = { count: 0, blockedMs: 0, writingMs: 0 }; // such runs are not resumed
   return { modules, welcome, steps, ledger: peer.ledger, saving, reason, ending, error };
 }
 

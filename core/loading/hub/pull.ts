@@ -358,7 +358,7 @@ async function bringDataset(source: DatasetSource, folder: string, options: Pull
     for (const [file, entry] of Object.entries(source.archive)) {
       const bytes = content[entry];
       if (bytes === undefined) {
-        throw new DownloadError(`Cannot use ${zip} as it must hold ${entry}: it does not`);
+        throw new DownloadError(`Cannot use ${zip}: ${entry} is missing in it`);
       }
       await writeWhole(`${folder}/${file}`, bytes);
     }
