@@ -57,7 +57,7 @@ export async function runTensorParallelDevice(
   options: TensorParallelDeviceOptions,
 ): Promise<TensorParallelDeviceResult> {
   const { engine, channel, name, capacity, memory, data, timeoutMs = 120_000 } = options;
-  const { signal } = options;
+  const { signal, id } = options;
   checkWait("timeoutMs", timeoutMs);
   const joinTimeoutMs = checkWait("joinTimeoutMs", options.joinTimeoutMs ?? timeoutMs);
   const peer = new Peer(channel, {
@@ -73,6 +73,7 @@ export async function runTensorParallelDevice(
       meta: {
         system: "tensorParallel",
         name,
+        ...(id !== undefined && { id }),
         capacity,
         memory,
         data: data !== undefined,
