@@ -508,7 +508,6 @@ export {
   pullModel,
   type PullOptions,
   putRange,
-  quoted,
   type RandomStream,
   randomStream,
   type RangeMeta,

@@ -227,7 +227,7 @@ export type {
   WelcomeMeta,
 } from "./protocol/metas.ts";
 export { decodePlainData, encodePlainData } from "./protocol/cbor.ts";
-export { MAX_PEER_TEXT, plainText, quoted } from "./contracts/plain_text.ts";
+export { MAX_PEER_TEXT, plainText, showValue } from "./contracts/plain_text.ts";
 export { ByteLedger, type Direction, type LedgerEntry } from "./protocol/ledger.ts";
 export {
   type Expectation,
@@ -343,7 +343,7 @@ export {
   fullTrainingStep,
   type TrainableModel,
 } from "./train/full_training.ts";
-export { type JsonLimits, parseJson, readJson, showValue } from "./files/json_file.ts";
+export { type JsonLimits, parseJson, readJson } from "./files/json_file.ts";
 export { environmentVariable } from "./loading/hub/environment.ts";
 export { withinTime } from "./contracts/time_limit.ts";
 export { loadGgufTokenizer } from "./loading/gguf_tokenizer.ts";

@@ -5,7 +5,8 @@
  */
 
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
-import { parseJson, readJson, readTextWithin, showValue } from "../files/json_file.ts";
+import { parseJson, readJson, readTextWithin } from "../files/json_file.ts";
+import { showValue } from "../contracts/plain_text.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import { checkTokenizerSizes, watchOf } from "./_tokenizer_limits.ts";
 

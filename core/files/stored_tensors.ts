@@ -5,7 +5,8 @@
  */
 
 import { CheckpointError } from "../contracts/errors.ts";
-import { readJson, showValue } from "./json_file.ts";
+import { readJson } from "./json_file.ts";
+import { showValue } from "../contracts/plain_text.ts";
 import type { NamedArray } from "./named_arrays.ts";
 import { damaged, type FileDigests, readDigests } from "./digests.ts";
 import { type Entry, FLOATS, headerLength, notesIn, PREFIX, readEntries, toFloats } from "./tensor_header.ts";

@@ -11,7 +11,7 @@
 import type { Engine } from "@edgetuner/kernels";
 import { CheckpointError } from "../contracts/errors.ts";
 import { loadDescribed, saveDescribed } from "../files/described.ts";
-import { showValue } from "../files/json_file.ts";
+import { showValue } from "../contracts/plain_text.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import { requireFiniteArrays } from "./finite.ts";
 import type { ModelShape } from "../contracts/model_shape.ts";

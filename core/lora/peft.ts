@@ -10,7 +10,8 @@
  * @module
  */
 
-import { readJson, showValue } from "../files/json_file.ts";
+import { readJson } from "../files/json_file.ts";
+import { showValue } from "../contracts/plain_text.ts";
 import { requireFiniteValues } from "../files/finite_values.ts";
 import { LazyArrays } from "../files/lazy_arrays.ts";
 import { shapesOf, streamed } from "../files/streaming.ts";

@@ -5,7 +5,7 @@
  */
 
 import type { AdamWSettings } from "@edgetuner/kernels";
-import { showValue } from "../files/json_file.ts";
+import { showValue } from "../contracts/plain_text.ts";
 import { INPUT_MODE_NAMES, INPUT_MODES, type InputModeName } from "./input_modes.ts";
 
 /** A projection that LoRA adapts. */

@@ -13,7 +13,7 @@ import {
 } from "@edgetuner/kernels";
 import { finitePieces } from "../files/finite_values.ts";
 import { streamed, type StreamedArray } from "../files/streaming.ts";
-import { showValue } from "../files/json_file.ts";
+import { showValue } from "../contracts/plain_text.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import { type MatrixParameter, Parameter } from "./tape.ts";
 import type { NamedArrays } from "../files/named_arrays.ts";

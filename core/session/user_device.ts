@@ -26,7 +26,7 @@ import {
 import { requireFiniteHeads, requireFiniteLoss } from "../lora/finite.ts";
 import { type BatchPart, partsOfStep } from "../train/local_data.ts";
 import type { HeadMode, HeadStatistics, StepMode } from "../contracts/ports.ts";
-import { plainText, quoted } from "../contracts/plain_text.ts";
+import { plainText, showValue } from "../contracts/plain_text.ts";
 import type { Channel } from "../contracts/channel.ts";
 import type { RunEnding } from "./run_events.ts";
 import { leave, requireOrderlyEnd, type RunState, takeEnd } from "./run_end.ts";
@@ -606,7 +606,7 @@ function readPart({ meta, step }: FrameOf<"mask">, before: HeadStepState | null)
     throw new ProtocolError(
       `Cannot begin step ${step} as ${
         within ? `part ${before.part.index + 1} of step ${before.step}` : "the first part of a step"
-      } must come next: current value is ${quoted(meta.part ?? null)}`,
+      } must come next: current value is ${showValue(meta.part ?? null)}`,
     );
   }
   return meta.part === undefined ? WHOLE_STEP : { index, count, firstRow };

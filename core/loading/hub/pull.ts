@@ -7,7 +7,8 @@
 import { unzipSync } from "fflate";
 import { writeWhole } from "../../files/atomic.ts";
 import { DownloadError } from "../../contracts/errors.ts";
-import { readJson, showValue } from "../../files/json_file.ts";
+import { readJson } from "../../files/json_file.ts";
+import { showValue } from "../../contracts/plain_text.ts";
 import { environmentVariable } from "./environment.ts";
 import { type Checksum, download, type DownloadOptions, pause } from "./download.ts";
 

@@ -19,7 +19,7 @@
 
 import { CheckpointError } from "../../contracts/errors.ts";
 import { loadDescribed, saveDescribed } from "../../files/described.ts";
-import { showValue } from "../../files/json_file.ts";
+import { showValue } from "../../contracts/plain_text.ts";
 import { randomStream } from "../../model/random.ts";
 import type { NamedArray } from "../../files/named_arrays.ts";
 
