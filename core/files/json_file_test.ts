@@ -1,6 +1,5 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { parseJson, readJson } from "./json_file.ts";
-import { showValue } from "../contracts/plain_text.ts";
 
 Deno.test("parseJson() reads what JSON.parse reads, within limits", () => {
   const texts = ['{"a":[1,{"b":"[{,\\\\\\"]"}],"c":null}', "[]", '"[[["', " 1 ", '["\\\\",[1]]'];
