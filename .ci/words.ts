@@ -11,7 +11,7 @@
 export type Finding = string;
 
 /** What the spelling check reads. */
-const SPELLED = ["docs/**", "*.md", ".github/**/*.md"];
+const SPELLED = ["docs/**", "*.md", ".github/**/*.md", "**/*.ts"];
 /** Prose that must also keep to the style: short sentences, plain words. */
 const PROSE = /^(docs\/.*|README|CONTRIBUTING|SECURITY|\.github\/.*)\.md$/;
 /** The longest sentence, in words. */
