@@ -1,5 +1,5 @@
 /**
- * Runs the shell commands of the documentation: every block marked `sh` in CONTRIBUTING.md and
+ * Runs the shell commands of the documentation: every block marked `sh` in README.md, CONTRIBUTING.md and
  * `docs/`, in a copy of the repository, so that nothing is left behind.
  *
  * A comment before a block says how it runs; without one it runs as it stands:
@@ -91,6 +91,7 @@ export async function findBlocks(): Promise<Block[]> {
       "--cached",
       "--others",
       "--exclude-standard",
+      "README.md",
       "CONTRIBUTING.md",
       "docs/*.md",
     ],
@@ -143,38 +144,54 @@ export function blocksOf(file: string, markdown: string): Block[] {
   return blocks;
 }
 
+/** What the processes of one run share. */
+interface Processes {
+  readonly token?: string;
+  readonly signal?: AbortSignal;
+}
+
 /** Runs a block; says what went wrong, or `null`. */
 async function runBlock(block: Block, place: string): Promise<string | null> {
   const port = freePort();
   const commands = block.commands.map((command, i) => {
     let text = command;
     for (const [name, value] of block.values) {
-      text = text.replace(new RegExp(`(?<![\\w/-])${name}(?![\\w/-])`, "g"), value);
+      text = text.replace(new RegExp(`(?<![\\w-])${name}(?![\\w-])`, "g"), value);
     }
     if (block.together) text = text.replaceAll("8787", `${port}`);
     return `${text}${PROGRAM.test(text) ? block.flags : ""}${block.flagsOf.get(i + 1) ?? ""}`;
   });
-  if (!block.together) return await shell(commands.join("\n"), place, "");
+  if (!block.together) return await shell(commands.join("\n"), place);
   // A run of several processes: the first is the server. All have the token from the environment.
-  const results = await Promise.all(commands.map((command, i) => {
+  const failure = new AbortController();
+  const results = await Promise.all(commands.map(async (command, i) => {
     const server = i === 0 && !/--port\b/.test(command) ? ` --port ${port}` : "";
-    return shell(command + server, place, "docs-token");
+    const error = await shell(command + server, place, { token: "docs-token", signal: failure.signal });
+    // The others would wait for it.
+    if (error !== null) failure.abort();
+    return error;
   }));
   const errors = results.filter((error) => error !== null);
   return errors.length === 0 ? null : errors.join("\n");
 }
 
-async function shell(script: string, place: string, token: string): Promise<string | null> {
+async function shell(
+  script: string,
+  place: string,
+  { token, signal }: Processes = {},
+): Promise<string | null> {
   const { code, stdout, stderr } = await new Deno.Command("bash", {
     args: ["-e", "-o", "pipefail", "-c", script],
     cwd: place,
     env: {
       NO_COLOR: "1",
       PATH: `${place}/.bin:${Deno.env.get("PATH") ?? ""}`,
-      ...(token === "" ? {} : { EDGETUNER_JOIN_TOKEN: token, EDGETUNER_ADMIN_TOKEN: `${token}-admin` }),
+      ...(token === undefined
+        ? {}
+        : { EDGETUNER_JOIN_TOKEN: token, EDGETUNER_ADMIN_TOKEN: `${token}-admin` }),
     },
     stdin: "null",
-    signal: AbortSignal.timeout(LIMIT_MS),
+    signal: AbortSignal.any([AbortSignal.timeout(LIMIT_MS), ...(signal === undefined ? [] : [signal])]),
   }).output();
   if (code === 0) return null;
   const decoder = new TextDecoder();
@@ -210,7 +227,6 @@ async function prepare(place: string): Promise<void> {
   const error = await shell(
     "deno run -A examples/demo.ts --steps 2 --prompts 2 --valid-batches 1",
     place,
-    "",
   );
   if (error !== null) throw new Error(error);
 }

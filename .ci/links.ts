@@ -12,7 +12,7 @@ const ROOT = new URL("../", import.meta.url);
 const FOLDERS =
   /^(kernels|core|transport|plugins|cli|page|examples|bench|docs|tests|\.ci|\.github)\/[\w.\-/[\]*{},]+$/;
 /** Folders of paths in `code` that programs write, and do not exist yet. */
-const CHECKED = /^(docs\/.*|CONTRIBUTING|SECURITY|\.github\/.*|examples\/.*|bench\/.*)\.md$/;
+const CHECKED = /^(docs\/.*|README|CONTRIBUTING|SECURITY|\.github\/.*|examples\/.*|bench\/.*)\.md$/;
 
 if (import.meta.main) {
   const findings = await findBrokenLinks();

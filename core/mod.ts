@@ -140,6 +140,16 @@ export {
 } from "./model/loss.ts";
 export { allocateHeads, type HeadRange } from "./lora/allocation.ts";
 export {
+  type GatheredInput,
+  type HeadSlots,
+  type InputMode,
+  type InputModelSize,
+  inputNumbers,
+  inputRows,
+  type InputShare,
+} from "./lora/input_mode.ts";
+export { INPUT_MODE_NAMES, INPUT_MODES, type InputModeName, InputModes } from "./lora/input_modes.ts";
+export {
   clipFactor,
   globalNorm,
   HeadModules,
@@ -217,7 +227,7 @@ export type {
   WelcomeMeta,
 } from "./protocol/metas.ts";
 export { decodePlainData, encodePlainData } from "./protocol/cbor.ts";
-export { MAX_PEER_TEXT, plainText, quoted } from "./contracts/plain_text.ts";
+export { MAX_PEER_TEXT, plainText, showValue } from "./contracts/plain_text.ts";
 export { ByteLedger, type Direction, type LedgerEntry } from "./protocol/ledger.ts";
 export {
   type Expectation,
@@ -228,7 +238,31 @@ export {
   type PeerTimes,
 } from "./protocol/peer.ts";
 export {
+  describeEmbedding,
+  describePass,
+  type DeviceHeads,
+  type Exchange,
+  exchangesOf,
+  headsOfDevices,
+  type PartDescription,
+  type PassDescription,
+  type PassShape,
+  type SplitShape,
+  type StepMessage,
+  type StepParty,
+  type StepWork,
+} from "./protocol/pass.ts";
+export {
+  describeDecoding,
+  describeStep,
+  describeTensorParallelStep,
+  messagesOf,
+  type StepDescriptionOptions,
+  type TensorParallelStepOptions,
+} from "./protocol/step.ts";
+export {
   decodingTraffic,
+  messageBytes,
   stepTraffic,
   tensorParallelTraffic,
   type TrafficShape,
@@ -309,7 +343,7 @@ export {
   fullTrainingStep,
   type TrainableModel,
 } from "./train/full_training.ts";
-export { type JsonLimits, parseJson, readJson, showValue } from "./files/json_file.ts";
+export { type JsonLimits, parseJson, readJson } from "./files/json_file.ts";
 export { environmentVariable } from "./loading/hub/environment.ts";
 export { withinTime } from "./contracts/time_limit.ts";
 export { loadGgufTokenizer } from "./loading/gguf_tokenizer.ts";

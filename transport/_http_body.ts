@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { CloseInfo } from "@edgetuner/core/contracts";
+import { type CloseInfo, DeadlineError } from "@edgetuner/core/contracts";
 import type { Frame } from "./_wire_channel.ts";
 
 /** Names of the headers. */
@@ -73,45 +73,87 @@ export function splitFrames(body: Frame, maxFrameBytes: number): Frame[] | undef
   return frames;
 }
 
+/** Bytes per millisecond that a body must bring on the whole: 32 kbit/s, the slowest of mobile networks. */
+const MIN_BYTES_PER_MS = 4;
+
 /** Limits of `readBody`. */
 export interface BodyLimits {
   /** Largest size. */
   readonly maxBytes: number;
-  /** Longest time in milliseconds without any progress. */
+  /**
+   * Longest time in milliseconds without any progress. It is also the start that a body has before it must have
+   * brought 4 bytes for every millisecond: so reading ends after `timeoutMs + maxBytes / 4` at the latest.
+   */
   readonly timeoutMs: number;
+  /** Ends the reading. */
+  readonly signal?: AbortSignal | undefined;
   /** Called for each piece that arrives. */
   readonly progress?: () => void;
 }
 
-/** Reads a body; `undefined` if it is too large. Throws if it stops half way. */
+/**
+ * Reads a body.
+ *
+ * @returns The body; `undefined` if it is too large.
+ * @throws {DeadlineError} If it comes too slowly.
+ * @throws The signal's reason; the stream's error if it breaks.
+ */
 export async function readBody(message: Request | Response, limits: BodyLimits): Promise<Frame | undefined> {
-  const { maxBytes, timeoutMs, progress } = limits;
+  const { maxBytes, timeoutMs, signal, progress } = limits;
+  signal?.throwIfAborted();
   if (!message.body) return new Uint8Array();
   const reader = message.body.getReader();
-  let late = false;
-  let moved = true;
-  const timer = setInterval(() => {
-    late = !moved;
-    moved = false;
-    if (late) reader.cancel().catch(() => {});
-  }, timeoutMs);
+  const ended = Promise.withResolvers<never>();
+  ended.promise.catch(() => {}); // whoever reads gets it
+  // The stream of a peer that is gone may never answer a cancellation.
+  const cancel = () => void reader.cancel().catch(() => {});
+  const end = (reason: unknown) => {
+    ended.reject(reason);
+    cancel();
+  };
+  const onAbort = () => end(signal!.reason);
+  signal?.addEventListener("abort", onAbort, { once: true });
+  const started = performance.now();
+  let moved = started;
   const pieces: Uint8Array[] = [];
-  let bytes = Number(message.headers.get("content-length") ?? 0) > maxBytes ? Infinity : 0;
+  let bytes = 0;
+  const check = () => {
+    const now = performance.now();
+    const stillMs = moved + timeoutMs - now;
+    const leftMs = Math.min(stillMs, started + timeoutMs + bytes / MIN_BYTES_PER_MS - now);
+    if (leftMs > 0) timer = setTimeout(check, Math.ceil(leftMs));
+    else end(tooSlow(stillMs <= 0, bytes, timeoutMs));
+  };
+  let timer = setTimeout(check, timeoutMs);
   try {
-    while (bytes <= maxBytes) {
-      const { done, value } = await reader.read();
-      if (late) throw new Error(`no progress for ${timeoutMs} ms`);
+    if (Number(message.headers.get("content-length") ?? 0) > maxBytes) {
+      cancel();
+      return undefined;
+    }
+    for (;;) {
+      const { done, value } = await Promise.race([reader.read(), ended.promise]);
       if (done) return concat(pieces, bytes);
-      moved = true;
+      moved = performance.now();
       progress?.();
       bytes += value.byteLength;
       pieces.push(value);
+      if (bytes > maxBytes) {
+        cancel();
+        return undefined;
+      }
     }
-    await reader.cancel();
-    return undefined;
   } finally {
-    clearInterval(timer);
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", onAbort);
   }
+}
+
+function tooSlow(stands: boolean, bytes: number, timeoutMs: number): DeadlineError {
+  return new DeadlineError(
+    stands
+      ? `Cannot read the body as some of it must come every ${timeoutMs} ms: nothing came after ${bytes} bytes`
+      : `Cannot read the body as it must bring ${MIN_BYTES_PER_MS} bytes a millisecond after the first ${timeoutMs} ms: it brought ${bytes} bytes`,
+  );
 }
 
 function concat(pieces: readonly Uint8Array[], bytes: number): Frame {

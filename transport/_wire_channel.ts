@@ -11,7 +11,7 @@ import {
   type CloseInfo,
   MAX_PEER_TEXT,
   plainText,
-  quoted,
+  showValue,
   type WaitOptions,
 } from "@edgetuner/core/contracts";
 import { WaitLine } from "./_wait_line.ts";
@@ -205,7 +205,7 @@ export class WireChannel implements Channel {
   #refusal({ reason }: CloseInfo): ChannelClosedError {
     return new ChannelClosedError(
       `Cannot send a frame to ${JSON.stringify(this.peer)} as the channel must be open: ` +
-        `it is closed, reason is ${quoted(reason, MAX_PEER_TEXT)}`,
+        `it is closed, reason is ${showValue(reason, MAX_PEER_TEXT)}`,
     );
   }
 }

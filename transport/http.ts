@@ -439,7 +439,7 @@ class HttpClientWire implements Wire {
 
 interface ExchangeOptions {
   readonly signal: AbortSignal | undefined;
-  /** Limit for the headers of the answer, then for each piece of its body. */
+  /** Limit for the headers of the answer, then for its body, see `BodyLimits`. */
   readonly timeoutMs: number;
   readonly maxBytes: number;
 }
@@ -462,7 +462,7 @@ async function exchange(url: URL, init: RequestInit, options: ExchangeOptions): 
       signal: controller.signal,
     });
     clearTimeout(timer);
-    const body = await readBody(response, { maxBytes, timeoutMs });
+    const body = await readBody(response, { maxBytes, timeoutMs, signal: controller.signal });
     if (!body) throw new Refused(`The answer must not exceed ${maxBytes} bytes`);
     return { status: response.status, headers: response.headers, body };
   } finally {
@@ -577,6 +577,7 @@ class HttpSession implements Wire {
   #closing: CloseInfo | undefined;
   /** When the peer was last heard of, as `performance.now()`. */
   lastSeen: number = performance.now();
+  readonly #ended = new AbortController();
   /** Number of bodies that are being read. */
   reading = 0;
   /** True once the session is only kept for a peer that asks again for the end. */
@@ -634,6 +635,11 @@ class HttpSession implements Wire {
   /** Largest frame that the channel wants now. */
   get maxFrameBytes(): number {
     return this.#channel.maxReceivedBytes;
+  }
+
+  /** Aborts once nothing more is received. */
+  get ended(): AbortSignal {
+    return this.#ended.signal;
   }
 
   touch(): void {
@@ -697,6 +703,7 @@ class HttpSession implements Wire {
     this.#poll?.end();
     this.#channel.end(info);
     this.#channel.settle();
+    this.#ended.abort(new Error(info.reason));
   }
 
   #raise(headers: Headers): void {
@@ -816,7 +823,12 @@ export function httpListener(options: HttpListenerOptions = {}): HttpListener {
     session.reading++;
     let body: Frame | undefined;
     try {
-      body = await readBody(request, { maxBytes, timeoutMs: idleTimeoutMs, progress: () => session.touch() });
+      body = await readBody(request, {
+        maxBytes,
+        timeoutMs: idleTimeoutMs,
+        signal: session.ended,
+        progress: () => session.touch(),
+      });
     } catch {
       return refusal(408, "The body did not arrive");
     } finally {

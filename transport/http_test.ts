@@ -145,6 +145,34 @@ testStrictly("HTTP: answers what is not part of the protocol", async () => {
   await edge.close();
 });
 
+testStrictly(
+  "HTTP: a body that trickles in is given up, and one of a channel that has ended at once",
+  async () => {
+    await using listener = httpListener({ pollTimeoutMs: 20, idleTimeoutMs: 60 });
+    const edge = await openSession(listener);
+    let timer: ReturnType<typeof setInterval> | undefined;
+    const trickle = () =>
+      new Request("http://localhost/", {
+        method: "POST",
+        headers: { [SESSION]: ID, "edgetuner-seq": "0" },
+        body: new ReadableStream<Uint8Array<ArrayBuffer>>({
+          start: (controller) => {
+            timer = setInterval(() => controller.enqueue(new Uint8Array(1)), 5);
+          },
+          cancel: () => clearInterval(timer),
+        }),
+      });
+    // The session lives all the while: bytes come.
+    assertEquals(await statusOf(listener.handle(trickle())), 408);
+    assertEquals(await isPending(edge.closed, 0), true);
+    const reading = statusOf(listener.handle(trickle()));
+    const bye = request("POST", { "edgetuner-seq": "0", "edgetuner-close": "clean bye" });
+    assertEquals(await statusOf(listener.handle(bye)), 204);
+    assertEquals(await reading, 408);
+    assertEquals((await within(edge.closed, "closed")).reason, "bye");
+  },
+);
+
 testStrictly("HTTP: closes a peer that sends more than it may", async () => {
   await using listener = httpListener({ queueBytes: 640 });
   const edge = await openSession(listener);

@@ -28,7 +28,7 @@ import {
   type CloseInfo,
   HandshakeError,
   type Listener,
-  quoted,
+  showValue,
   type Transport,
   type TransportFlags,
   type WaitOptions,
@@ -295,7 +295,7 @@ class WebSocketWire implements Wire {
     const match = /^(grant|parts|alive) (\d{1,15})$/.exec(text);
     const value = Number(match?.[2]);
     if (!match || (match[1] === "parts" && this.#parts)) {
-      this.#fail(CLOSE_PROTOCOL, `Cannot read the text message ${quoted(text, 20)}`);
+      this.#fail(CLOSE_PROTOCOL, `Cannot read the text message ${showValue(text, 20)}`);
     } else if (match[1] === "grant") {
       if (this.#flow.raise(value)) this.#channel.wake();
     } else if (match[1] === "alive") {

@@ -39,21 +39,41 @@ export function plainText(text: string, max: number = MAX_PEER_TEXT): string {
   return `${plain.slice(0, max - 3).replace(/[\ud800-\udbff]$/, "")}...`;
 }
 
+/** Values that are shown of a list or an object. */
+const SHOWN = 8;
+/** Lists and objects within each other that are shown; a loop has no end. */
+const SHOWN_DEPTH = 3;
+
 /**
- * A value that a peer gave, for an error message: as JSON, plain and short, whatever it is.
+ * A value that a peer or a file gave, as errors show it: its JSON on one plain line, of large ones the beginning.
+ * Takes what JSON has no word for, and loops.
  *
  * @param value Anything.
  * @param max Most characters of the result. @default {80}
  */
-export function quoted(value: unknown, max = 80): string {
-  if (typeof value === "string") return plainText(JSON.stringify(value.slice(0, 4 * max)), max);
-  if (typeof value === "bigint") return `${plainText(String(value), max)}n`;
-  if (value instanceof Uint8Array) return `${value.length} bytes`;
-  // Only the start of a list is turned into text: the rest may be long.
-  const short = Array.isArray(value) ? value.slice(0, max) : value;
-  try {
-    return plainText(JSON.stringify(short) ?? String(short), max);
-  } catch {
-    return typeof value;
+export function showValue(value: unknown, max = 80): string {
+  return value === undefined ? "missing" : plainText(shown(value, 0, max), max);
+}
+
+function shown(value: unknown, depth: number, max: number): string {
+  // Four characters may become one.
+  if (typeof value === "string") return JSON.stringify(value.slice(0, 4 * max));
+  if (ArrayBuffer.isView(value)) return `${value.byteLength} bytes`;
+  if (typeof value !== "object" || value === null) return String(value);
+  if (depth > SHOWN_DEPTH) return "...";
+  if (Array.isArray(value)) {
+    const texts = value.slice(0, SHOWN).map((item) => shown(item, depth + 1, max));
+    return `[${value.length > SHOWN ? [...texts, "..."] : texts}]`;
   }
+  const texts: string[] = [];
+  for (const key in value) {
+    if (!Object.hasOwn(value, key)) continue;
+    if (texts.length === SHOWN) {
+      texts.push("...");
+      break;
+    }
+    const part = shown((value as Record<string, unknown>)[key], depth + 1, max);
+    texts.push(`${JSON.stringify(key.slice(0, max))}:${part}`);
+  }
+  return `{${texts}}`;
 }

@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { plainText, quoted } from "./plain_text.ts";
+import { plainText, showValue } from "./plain_text.ts";
 
 Deno.test("plainText() leaves words as they are, and takes out what a terminal would obey", () => {
   const cases: [string, string][] = [
@@ -30,16 +30,27 @@ Deno.test("plainText() cuts, also what is very long, and no character in two", (
   assert(performance.now() - started < 500);
 });
 
-Deno.test("quoted() shows any value in few plain characters", () => {
-  assertEquals(quoted("a\u001b[1mb"), '"a\\u001b[1mb"');
-  assertEquals(quoted("\u202ex"), '"x"');
-  assertEquals(quoted(new Uint8Array(5)), "5 bytes");
-  assertEquals(quoted(undefined), "undefined");
-  assertEquals(quoted(1n << 70n), `${1n << 70n}n`);
-  for (const value of ["x".repeat(1e6), Array(1e6).fill(1), { a: "y".repeat(1e5) }]) {
-    assertEquals(quoted(value).length, 80);
+Deno.test("showValue() shows a short plain line of anything", () => {
+  const loop: Record<string, unknown> = { a: 1 };
+  loop.b = loop;
+  const cases: [unknown, string][] = [
+    [undefined, "missing"],
+    [null, "null"],
+    [NaN, "NaN"],
+    [-0.5, "-0.5"],
+    ["x", '"x"'],
+    ["a\u001b[1mb", '"a\\u001b[1mb"'],
+    ["\u202ex", '"x"'],
+    [new Uint8Array(5), "5 bytes"],
+    [[new Float32Array(2)], "[8 bytes]"],
+    [1n << 64n, "18446744073709551616"],
+    [{ a: [1, "b"], c: null, d: undefined }, '{"a":[1,"b"],"c":null,"d":undefined}'],
+    [{ "\u202ek": 1 }, '{"k":1}'],
+    [loop, '{"a":1,"b":{"a":1,"b":{"a":1,"b":{"a":1,"b":...}}}}'],
+    [Array(1e6).fill(0), "[0,0,0,0,0,0,0,0,...]"],
+  ];
+  for (const [value, text] of cases) assertEquals(showValue(value), text);
+  for (const value of ["x".repeat(1e6), Array(1e6).fill("z".repeat(30)), { a: "y".repeat(1e5) }]) {
+    assertEquals(showValue(value).length, 80);
   }
-  const circle: Record<string, unknown> = {};
-  circle.circle = circle;
-  assertEquals(quoted(circle), "object");
 });

@@ -4,7 +4,8 @@
  * @module
  */
 
-import { parseJson, readTextWithin, showValue } from "../files/json_file.ts";
+import { parseJson, readTextWithin } from "../files/json_file.ts";
+import { showValue } from "../contracts/plain_text.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import { BoundedTemplate } from "./_bounded_template.ts";
 

@@ -95,7 +95,7 @@ export function parseExamples(text: string, options: ExampleOptions = {}): Train
   const { name = "the data", chatTemplate, onBadLine } = options;
   const examples = readLines(text, name, (line) => parseExample(line, chatTemplate), onBadLine);
   if (examples.length === 0) {
-    throw new CheckpointError(`Cannot read ${name} as it must hold at least one example: all lines are bad`);
+    throw new CheckpointError(`Cannot read ${name} as it must hold at least one example: no line is valid`);
   }
   return examples;
 }

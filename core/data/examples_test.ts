@@ -310,7 +310,7 @@ Deno.test("bad lines are errors, or skipped and told", () => {
       message,
     );
   }
-  assertThrows(() => parseExamples(lines[1]!, { onBadLine: () => {} }), CheckpointError, "all lines are bad");
+  assertThrows(() => parseExamples(lines[1]!, { onBadLine: () => {} }), CheckpointError, "no line is valid");
   assertThrows(
     () => parseExamples('{"messages":[]}'),
     CheckpointError,

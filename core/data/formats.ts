@@ -21,7 +21,7 @@ export interface FormatOptions {
   /** How errors call the file. @default {"the data"} */
   readonly name?: string;
   /**
-   * Called with each line, or row of CSV, that is not as it must be; it is skipped. Without it the first such one is
+   * Called with each line, or row of CSV, that is not valid; it is skipped. Without it the first such one is
    * an error. JSON that is one value is read whole or not at all.
    *
    * @param bad Where it is and what is wrong.

@@ -61,7 +61,7 @@ export function parsePairs(text: string, options: PairOptions = {}): TextPair[] 
   const format = options.format ?? (name.endsWith(".jsonl") ? "jsonl" : "lines");
   const pairs = readLines(text, name, format === "jsonl" ? parsePairObject : parsePairLine, onBadLine);
   if (pairs.length === 0) {
-    throw new CheckpointError(`Cannot read ${name} as it must hold at least one pair: all lines are bad`);
+    throw new CheckpointError(`Cannot read ${name} as it must hold at least one pair: no line is valid`);
   }
   return pairs;
 }

@@ -5,7 +5,8 @@
  */
 
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
-import { parseJson, readJson, readTextWithin, showValue } from "../files/json_file.ts";
+import { parseJson, readJson, readTextWithin } from "../files/json_file.ts";
+import { showValue } from "../contracts/plain_text.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import { checkTokenizerSizes, watchOf } from "./_tokenizer_limits.ts";
 
@@ -294,7 +295,7 @@ export async function loadModelTokenizer(path: string): Promise<Tokenizer> {
   const [vocab, merges] = [await read("vocab.json"), await read("merges.txt")];
   if (vocab === null || merges === null) {
     throw new CheckpointError(
-      `Cannot read the tokenizer as ${folder} must hold ${file}, or vocab.json and merges.txt: it does not`,
+      `Cannot read the tokenizer: ${folder} holds neither ${file} nor vocab.json and merges.txt`,
     );
   }
   const special = new Set([eos ?? "<|endoftext|>", bos ?? []].flat());

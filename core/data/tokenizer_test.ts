@@ -148,7 +148,7 @@ Deno.test("loadModelTokenizer takes vocab.json and merges.txt where there is no 
     await assertRejects(
       () => loadModelTokenizer(folder),
       CheckpointError,
-      "must hold tokenizer.json, or vocab.json",
+      "holds neither tokenizer.json nor vocab.json",
     );
   });
   await withFolder({ "tokenizer.json": "{" }, async (folder) => {

@@ -11,7 +11,8 @@
 import { CheckpointError } from "../contracts/errors.ts";
 import type { NamedArray, NamedArrays } from "./named_arrays.ts";
 import { keepPrevious, makeFolder, writeWhole } from "./atomic.ts";
-import { parseJson, readJson as readJsonFile, showValue } from "./json_file.ts";
+import { parseJson, readJson as readJsonFile } from "./json_file.ts";
+import { showValue } from "../contracts/plain_text.ts";
 import { saveSafetensors } from "./safetensors.ts";
 import { requireFiniteValues } from "./finite_values.ts";
 import { StoredTensors } from "./stored_tensors.ts";

@@ -37,13 +37,19 @@ export function firstNotFinite(values: Float32Array): number {
  * @param name Name of the weight.
  * @param array The weight.
  * @param unit Each piece is a multiple of so many values.
+ * @param action What cannot be done otherwise.
  * @throws {CheckpointError} At the first value that is not finite; says the weight, its file, and where in it.
  */
-export function* finitePieces(name: string, array: StreamedArray, unit = 1): Generator<Float32Array, void> {
+export function* finitePieces(
+  name: string,
+  array: StreamedArray,
+  unit = 1,
+  action = "load the model",
+): Generator<Float32Array, void> {
   let first = 0;
   for (const piece of array.pieces(unit)) {
     const bad = firstNotFinite(piece);
-    if (bad >= 0) throw notFinite("load the model", name, first + bad, piece[bad]!, array.from);
+    if (bad >= 0) throw notFinite(action, name, first + bad, piece[bad]!, array.from);
     yield piece;
     first += piece.length;
   }

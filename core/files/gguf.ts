@@ -150,7 +150,7 @@ export class GgufFile {
   #tensor(name: string): GgufTensor {
     const tensor = this.tensors.get(name);
     if (tensor !== undefined) return tensor;
-    throw new CheckpointError(`Cannot read "${name}" as ${this.#path} must hold it: it does not`);
+    throw new CheckpointError(`Cannot read "${name}": ${this.#path} does not hold it`);
   }
 }
 
@@ -162,7 +162,7 @@ async function rangeOf(path: string, size: number, init?: RequestInit): Promise<
   const [, first, last] = /bytes=(\d+)-(\d+)/.exec(new Headers(init?.headers).get("range") ?? "")!;
   // The package fills what is missing with zeros, and reads on.
   if (Number(first) >= size) {
-    throw new Error(`its header must end within the file's ${size} bytes: it does not`);
+    throw new Error(`its header does not end within the file's ${size} bytes`);
   }
   if (Number(first) >= MAX_HEADER) {
     throw new Error(`its header must have at most ${MAX_HEADER} bytes: it has more`);

@@ -97,35 +97,3 @@ export async function readTextWithin(path: string | URL, maxBytes: number = MAX_
 export async function readJson(path: string | URL, limits: JsonLimits = {}): Promise<unknown> {
   return parseJson(await readTextWithin(path, limits.maxBytes), limits);
 }
-
-/** Values that are shown of a list or an object. */
-const SHOWN = 8;
-
-/**
- * A value as errors show it: its JSON, of large ones the beginning. Takes what JSON has no word for, and loops.
- *
- * @param value Any value.
- * @param length Most characters. @default {80}
- * @returns One line.
- */
-export function showValue(value: unknown, length = 80): string {
-  const shown = (item: unknown, depth: number): string => {
-    if (typeof item === "bigint") return String(item);
-    if (typeof item === "string") return JSON.stringify(item.slice(0, length));
-    if (typeof item !== "object" || item === null) return JSON.stringify(item) ?? String(item);
-    if (depth > 3) return "...";
-    const texts: string[] = [];
-    for (const key in item) {
-      if (!Object.hasOwn(item, key)) continue;
-      if (texts.push("...") > SHOWN) break;
-      const part = shown((item as Record<string, unknown>)[key], depth + 1);
-      texts[texts.length - 1] = Array.isArray(item)
-        ? part
-        : `${JSON.stringify(key.slice(0, length))}:${part}`;
-    }
-    return Array.isArray(item) ? `[${texts}]` : `{${texts}}`;
-  };
-  if (value === undefined) return "missing";
-  const text = shown(value, 0);
-  return text.length > length ? `${text.slice(0, length)}...` : text;
-}

@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { parseJson, readJson, showValue } from "./json_file.ts";
+import { parseJson, readJson } from "./json_file.ts";
 
 Deno.test("parseJson() reads what JSON.parse reads, within limits", () => {
   const texts = ['{"a":[1,{"b":"[{,\\\\\\"]"}],"c":null}', "[]", '"[[["', " 1 ", '["\\\\",[1]]'];
@@ -17,20 +17,4 @@ Deno.test("readJson() refuses a file that is too long, before it reads it", asyn
   await Deno.truncate(path, 2 ** 34);
   await assertRejects(() => readJson(path), RangeError, "at most 67108864 bytes");
   await Deno.remove(path);
-});
-
-Deno.test("showValue() shows a line of anything", () => {
-  const loop: Record<string, unknown> = { a: 1 };
-  loop.b = loop;
-  const cases: [unknown, string][] = [
-    [undefined, "missing"],
-    [null, "null"],
-    ["x", '"x"'],
-    [1n << 64n, "18446744073709551616"],
-    [{ a: [1, "b"], c: null }, '{"a":[1,"b"],"c":null}'],
-    [loop, '{"a":1,"b":{"a":1,"b":{"a":1,"b":{"a":1,"b":...}}}}'],
-    [Array(1e6).fill(0), "[0,0,0,0,0,0,0,0,...]"],
-  ];
-  for (const [value, text] of cases) assertEquals(showValue(value), text);
-  assertEquals(showValue("x".repeat(1e6)).length, 83);
 });

@@ -5,7 +5,8 @@
  */
 
 import { CheckpointError } from "../contracts/errors.ts";
-import { readJson, showValue } from "./json_file.ts";
+import { readJson } from "./json_file.ts";
+import { showValue } from "../contracts/plain_text.ts";
 import type { NamedArray } from "./named_arrays.ts";
 import { damaged, type FileDigests, readDigests } from "./digests.ts";
 import { type Entry, FLOATS, headerLength, notesIn, PREFIX, readEntries, toFloats } from "./tensor_header.ts";
@@ -82,7 +83,7 @@ export class StoredTensors implements ReadonlyMap<string, NamedArray> {
         const place = found.get(name);
         if (place === undefined) {
           throw new CheckpointError(
-            `Cannot read ${path} as "${name}" must be in ${shard}, as the index says: it is not`,
+            `Cannot read ${path}: "${name}" is not in ${shard}, although the index says so`,
           );
         }
         places.set(name, place);
@@ -125,7 +126,7 @@ export class StoredTensors implements ReadonlyMap<string, NamedArray> {
   *pieces(name: string, unit = 1): Generator<Float32Array<ArrayBuffer>, void> {
     const place = this.#places.get(name);
     if (place === undefined) {
-      throw new CheckpointError(`Cannot read "${name}" as the checkpoint must hold it: it does not`);
+      throw new CheckpointError(`Cannot read "${name}": the model files do not hold it`);
     }
     const step = Math.max(1, Math.floor(PIECE / unit)) * unit;
     const room = new Float32Array(Math.min(step, lengthOf(place.entry)));

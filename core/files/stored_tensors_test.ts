@@ -140,7 +140,7 @@ Deno.test("StoredTensors refuses a checkpoint whose index and files do not fit",
     assertEquals((await open(folder)).get("b"), w);
 
     await writeIndex(folder, { weight_map: { ...map, c: "model-1-of-2.safetensors" } });
-    assertStringIncludes(await refusal(open(folder)), '"c" must be in model-1-of-2.safetensors');
+    assertStringIncludes(await refusal(open(folder)), '"c" is not in model-1-of-2.safetensors');
 
     await writeIndex(folder, { weight_map: { ...map, c: "model-3-of-3.safetensors" } });
     assertStringIncludes(

@@ -5,7 +5,8 @@
  */
 
 import { CheckpointError } from "../contracts/errors.ts";
-import { parseJson, showValue } from "./json_file.ts";
+import { parseJson } from "./json_file.ts";
+import { showValue } from "../contracts/plain_text.ts";
 
 /** Longest header accepted, as in the reference implementation. */
 const MAX_HEADER = 100_000_000;

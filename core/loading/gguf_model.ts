@@ -7,7 +7,7 @@
  */
 
 import { CheckpointError } from "../contracts/errors.ts";
-import { showValue } from "../files/json_file.ts";
+import { showValue } from "../contracts/plain_text.ts";
 import { type Gpt2Config, gpt2Config } from "../model/families/gpt2.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import { type LlamaConfig, llamaConfig } from "../model/families/llama.ts";

@@ -7,7 +7,7 @@
 
 import { type Tokenizer, tokenizerFromJson } from "../data/tokenizer.ts";
 import { CheckpointError } from "../contracts/errors.ts";
-import { showValue } from "../files/json_file.ts";
+import { showValue } from "../contracts/plain_text.ts";
 import { GgufFile } from "../files/gguf.ts";
 
 /** Types of tokens that are matched whole: control and user-defined. */

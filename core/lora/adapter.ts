@@ -11,12 +11,13 @@
 import type { Engine } from "@edgetuner/kernels";
 import { CheckpointError } from "../contracts/errors.ts";
 import { loadDescribed, saveDescribed } from "../files/described.ts";
-import { showValue } from "../files/json_file.ts";
+import { showValue } from "../contracts/plain_text.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import { requireFiniteArrays } from "./finite.ts";
 import type { ModelShape } from "../contracts/model_shape.ts";
 import type { HeadRange } from "./allocation.ts";
 import { HeadModules, type HeadWeights } from "./head_modules.ts";
+import { INPUT_MODES } from "./input_modes.ts";
 import { LocalHeads } from "./local_heads.ts";
 import { checkLora, DEFAULT_OPTIMIZER, type LoraSettings } from "./settings.ts";
 
@@ -238,7 +239,7 @@ function checkShape({ lora, model, arrays }: Adapter): void {
         `it is ${showValue(model)}`,
     );
   }
-  const inputs = lora.mode === "slice" ? headSize : hidden;
+  const inputs = INPUT_MODES[lora.mode].columns(model);
   for (const [name, { shape }] of arrays) {
     const [, layer, head, target, matrix] = /^layer(\d+)\.head(\d+)\.([qkv])\.([AB])$/.exec(name) ?? [];
     const place = Number(layer) < layers && Number(head) < heads &&

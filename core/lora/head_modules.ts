@@ -28,6 +28,8 @@ import type { MicroBatch } from "../contracts/micro_batches.ts";
 import type { HeadMode, HeadStatistics } from "../contracts/ports.ts";
 import type { DeviceStatistic, StatisticName } from "../contracts/pruner.ts";
 import type { HeadRange } from "./allocation.ts";
+import type { InputMode } from "./input_mode.ts";
+import { INPUT_MODES } from "./input_modes.ts";
 import {
   adamwAt,
   headParameters,
@@ -88,7 +90,8 @@ interface LayerState {
 /** What the forward pass of a layer and micro-batch keeps for the backward pass. */
 interface Passed {
   readonly heads: Tensor;
-  readonly globalHeads: Tensor;
+  /** The heads whose columns the dropout mask is drawn for. */
+  readonly dropped: Tensor;
   readonly x: Tensor;
   readonly xOwned: boolean;
   readonly down: readonly Tensor[];
@@ -158,8 +161,10 @@ export class HeadModules implements Disposable {
   readonly options: HeadModulesOptions;
   /** D, head size. */
   readonly headSize: number;
-  /** Columns of X that a head module reads: D in slice mode, d in full mode. */
+  /** Columns of X that a head module reads, see `InputMode.columns`. */
   readonly inputs: number;
+  /** What a head module reads of X. */
+  readonly input: InputMode;
   readonly #engine: Engine;
   readonly #rank4: number;
   readonly #segment: number;
@@ -174,7 +179,8 @@ export class HeadModules implements Disposable {
     const { lora, hidden, heads, range, layers } = options;
     this.options = options;
     this.headSize = hidden / heads;
-    this.inputs = lora.mode === "slice" ? this.headSize : hidden;
+    this.input = INPUT_MODES[lora.mode];
+    this.inputs = this.input.columns(options);
     this.#engine = engine;
     this.#rank4 = roundUp4(lora.rank);
     const sizeA = this.#rank4 * roundUp4(this.inputs);
@@ -242,7 +248,7 @@ export class HeadModules implements Disposable {
    *
    * @param layer Layer, from 0.
    * @param kept Kept heads, as indices within this device's range, ascending; at least one.
-   * @param x Slice mode: [n * T, D] head-major; full mode: [T, d].
+   * @param x What the input mode's `gather` gives.
    * @param context Step and mode; whether `x` is to be disposed when it is no longer needed; the micro-batch that `x` is;
    * which part of the step it belongs to (0): gradients of the earlier ones are added to.
    * @returns One Delta per target, [n * T, D] head-major; the caller's to dispose.
@@ -260,22 +266,21 @@ export class HeadModules implements Disposable {
     },
   ): Tensor[] {
     const { lora, range, seed } = this.options;
-    const slice = lora.mode === "slice";
     const heads = this.headList(kept);
-    const globalHeads = slice ? this.headList(kept.map((h) => range.first + h)) : this.headList([0]);
+    const dropped = this.headList(this.input.dropoutHeads(kept.map((h) => range.first + h)));
     const training = context.mode !== "evaluate";
     const { index = 0, firstRow = 0 } = context.microBatch ?? {};
     const { part = 0 } = context;
     let input = x;
     let owned = context.ownsInput;
     if (training && lora.dropout > 0) {
-      input = dropout(x, globalHeads, { rate: lora.dropout, seed, step: context.step, layer, firstRow });
+      input = dropout(x, dropped, { rate: lora.dropout, seed, step: context.step, layer, firstRow });
       if (owned) x.dispose();
       owned = true;
     }
     const { parameters } = this.#layers[layer]!;
     const down = this.#matrices.map(({ a }) =>
-      headProduct({ x: input, arena: parameters, matrix: a, heads, transpose: true, sharedInput: !slice })
+      this.input.down(input, { arena: parameters, matrix: a, heads })
     );
     const deltas = this.#matrices.map(({ b }, k) =>
       headProduct({
@@ -295,11 +300,11 @@ export class HeadModules implements Disposable {
     state.seen.add(index);
     const passed = {
       heads,
-      globalHeads,
+      dropped,
       x: input,
       xOwned: owned,
       down,
-      length: slice ? x.rows / kept.length : x.rows,
+      length: down[0]!.rows / kept.length,
       firstRow,
     };
     this.#passed[layer]!.set(index, passed);
@@ -314,7 +319,7 @@ export class HeadModules implements Disposable {
    * @param layer Layer, from 0, after its forward pass.
    * @param dDeltas One per target, [n * T, D] head-major; disposed once they are no longer needed.
    * @param context Step; whether the gradient of `x` is needed; the index of the micro-batch; whether the gradients of the weights wait for `accumulate`.
-   * @returns Gradient of `x` through these heads, [n * T, D] or in full mode [T, d]; the caller's to dispose.
+   * @returns Gradient of `x` through these heads, of the shape of `x`; the caller's to dispose.
    */
   backward(
     layer: number,
@@ -334,8 +339,7 @@ export class HeadModules implements Disposable {
       );
     }
     const { lora, seed } = this.options;
-    const { heads, globalHeads, firstRow } = passed;
-    const summed = lora.mode !== "slice";
+    const { heads, firstRow } = passed;
     const arena = this.#layers[layer]!.parameters;
     const alpha = lora.alpha / lora.rank;
     const dDown = this.#matrices.map(({ b }, k) =>
@@ -344,13 +348,12 @@ export class HeadModules implements Disposable {
     let dx: Tensor | null = null;
     if (needsInput) {
       for (const [k, { a }] of this.#matrices.entries()) {
-        const out: Tensor | undefined = dx ?? undefined;
-        dx = headProduct({ x: dDown[k]!, arena, matrix: a, heads, summed, out, accumulate: dx !== null });
+        dx = this.input.inputGradient(dDown[k]!, { arena, matrix: a, heads }, dx ?? undefined);
       }
     }
     if (dx !== null && lora.dropout > 0) {
-      using dropped = dx;
-      dx = dropout(dropped, globalHeads, { rate: lora.dropout, seed, step, layer, firstRow });
+      using unmasked = dx;
+      dx = dropout(unmasked, passed.dropped, { rate: lora.dropout, seed, step, layer, firstRow });
     }
     this.#passed[layer]!.delete(microBatch);
     this.#accumulations[layer]!.gone.set(microBatch, { passed, dDeltas, dDown });
@@ -366,10 +369,10 @@ export class HeadModules implements Disposable {
     const alpha = lora.alpha / lora.rank;
     for (let gone = state.gone.get(state.next); gone !== undefined; gone = state.gone.get(state.next)) {
       const { passed: { heads, x, down, length }, dDeltas, dDown } = gone;
-      const shared = { heads, arena, length, accumulate: state.continued || state.next > 0 };
+      const options = { length, accumulate: state.continued || state.next > 0 };
       this.#matrices.forEach(({ a, b }, k) => {
-        headGradient({ ...shared, a: dDeltas[k]!, b: down[k]!, matrix: b, alpha });
-        headGradient({ ...shared, a: dDown[k]!, b: x, matrix: a, sharedB: lora.mode !== "slice" });
+        headGradient({ heads, arena, ...options, a: dDeltas[k]!, b: down[k]!, matrix: b, alpha });
+        this.input.gradientOfA(dDown[k]!, x, { arena, matrix: a, heads }, options);
       });
       disposeGone(gone);
       state.gone.delete(state.next++);

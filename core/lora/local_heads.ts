@@ -9,7 +9,7 @@ import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from 
 import { clipFactor, globalNorm, type HeadModules } from "./head_modules.ts";
 import { DEVICE_STATISTICS, type DeviceStatistic, type StatisticName } from "../contracts/pruner.ts";
 import { type MicroBatch, WHOLE_STEP } from "../contracts/micro_batches.ts";
-import { addScaled, gatherHeadColumns, scatterAddHeadColumns, type Tensor } from "@edgetuner/kernels";
+import { gatherHeadColumns, scatterAddHeadColumns, type Tensor } from "@edgetuner/kernels";
 import { targetColumns } from "./target_columns.ts";
 import { keptHeads, maskOfRange, putRange } from "./head_mask.ts";
 import { requireFiniteNorm } from "./finite.ts";
@@ -71,12 +71,11 @@ export class LocalHeads implements HeadPort, Disposable {
     const { step, mode, part = WHOLE_STEP } = this.#current();
     const at = { index: microBatch.index, firstRow: part.firstRow + microBatch.firstRow };
     const parts = this.#parts(layer).map(({ device, kept, global, heads }) => {
-      const slice = device.options.lora.mode === "slice";
-      const input = slice ? gatherHeadColumns(x, { first: 0, headSize: device.headSize, heads }) : x;
+      const { input, owned } = device.input.gather(x, { first: 0, headSize: device.headSize, heads });
       const deltas = device.forward(layer, kept, input, {
         step,
         mode,
-        ownsInput: slice,
+        ownsInput: owned,
         microBatch: at,
         part: part.index,
       });
@@ -120,11 +119,7 @@ export class LocalHeads implements HeadPort, Disposable {
       addTo: (target) => {
         for (const { device, heads, dx } of parts) {
           if (dx === null) continue;
-          if (device.options.lora.mode === "slice") {
-            scatterAddHeadColumns(dx, target, { first: 0, headSize: device.headSize, heads });
-          } else {
-            addScaled(dx, target);
-          }
+          device.input.addGradient(dx, target, { first: 0, headSize: device.headSize, heads });
           dx.dispose();
         }
         return Promise.resolve();

@@ -10,8 +10,9 @@
  * @module
  */
 
-import { readJson, showValue } from "../files/json_file.ts";
-import { requireFiniteValues } from "../files/finite_values.ts";
+import { readJson } from "../files/json_file.ts";
+import { showValue } from "../contracts/plain_text.ts";
+import { finitePieces, requireFiniteValues } from "../files/finite_values.ts";
 import { LazyArrays } from "../files/lazy_arrays.ts";
 import { shapesOf, streamed } from "../files/streaming.ts";
 import { PendingFolder, writeWhole } from "../files/atomic.ts";
@@ -19,6 +20,7 @@ import { loadSafetensors, saveSafetensors } from "../files/safetensors.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import type { NamedArray, NamedArrays } from "../files/named_arrays.ts";
 import type { Adapter } from "./adapter.ts";
+import { INPUT_MODES } from "./input_modes.ts";
 import { LORA_TARGETS, type LoraTarget } from "./settings.ts";
 
 /** Families whose names are known. */
@@ -113,6 +115,8 @@ export function toPeft(adapter: Adapter, family: ModelFamily, kvHeads?: number):
   const shape: PeftModelShape = { ...adapter.model, kvHeads };
   const { layers, heads, hidden } = shape;
   const headSize = hidden / heads;
+  const input = INPUT_MODES[lora.mode];
+  const inputs = input.columns(shape);
   const arrays = new Map<string, NamedArray>();
   let rank = 0;
   for (let layer = 0; layer < layers; layer++) {
@@ -135,8 +139,7 @@ export function toPeft(adapter: Adapter, family: ModelFamily, kvHeads?: number):
             }
             return array.data;
           };
-          const inputs = lora.mode === "slice" ? headSize : hidden;
-          const column = lora.mode === "slice" ? head * headSize : 0;
+          const column = input.firstColumn(head, shape);
           const [headA, headB] = [part("A"), part("B")];
           for (let i = 0; i < lora.rank; i++) {
             a.set(headA.subarray(i * inputs, (i + 1) * inputs), (row + i) * hidden + column);
@@ -321,12 +324,15 @@ function usedColumns(b: Float32Array | null, rank: number): number[] {
   return [...used.keys()].filter((k) => used[k] === 1);
 }
 
+const MERGE = "merge the adapter";
+
 /**
  * Adds an adapter to the base model's weights: W + scale * B A.
  *
  * @param weights The checkpoint; not changed.
  * @returns The merged weights, each computed when it is read.
- * @throws {CheckpointError} If an adapted weight is missing; on reading, if it has another shape.
+ * @throws {CheckpointError} If an adapted weight is missing, or one of the adapter is not finite; on reading, if it
+ * has another shape, or if a weight of the model, before or after, is not finite.
  */
 export function mergePeft(
   weights: NamedArrays,
@@ -334,7 +340,12 @@ export function mergePeft(
   family: ModelFamily,
   shape: PeftModelShape,
 ): NamedArrays {
-  requireFiniteValues("merge the adapter", peft.arrays);
+  requireFiniteValues(MERGE, peft.arrays);
+  const finite = (name: string, array: NamedArray): NamedArray => {
+    requireFiniteValues(MERGE, new Map([[name, array]]), from(name));
+    return array;
+  };
+  const from = (name: string) => streamed(weights, name)?.from;
   const { hidden } = shape;
   const { r: rank } = peft.config;
   const scale = scaleOf(peft.config);
@@ -356,6 +367,7 @@ export function mergePeft(
       };
       if (name === undefined) return refuse("does not");
       changes.set(name, (base) => {
+        finite(name, base);
         if (base.shape.join() !== `${rows},${columns}`) refuse(`is [${base.shape}]`);
         const data = base.data.slice();
         const row = new Float64Array(hidden);
@@ -371,7 +383,7 @@ export function mergePeft(
             data[family === "gpt2" ? i * module.outputs + o : o * hidden + i]! += scale * row[i]!;
           }
         }
-        return { shape: base.shape, data };
+        return finite(name, { shape: base.shape, data });
       });
     }
   }
@@ -379,14 +391,16 @@ export function mergePeft(
   return new LazyArrays(weights.keys(), {
     make: (name) => {
       const array = weights.get(name)!;
-      return changes.get(name)?.(array) ?? array;
+      return changes.get(name)?.(array) ?? finite(name, array);
     },
     shape: (name) => shapes.get(name)!,
     pieces: (name, unit) => {
       const change = changes.get(name);
-      return change === undefined ? streamed(weights, name)!.pieces(unit) : [change(weights.get(name)!).data];
+      return change === undefined
+        ? finitePieces(name, streamed(weights, name)!, unit, MERGE)
+        : [change(weights.get(name)!).data];
     },
-    from: (name) => streamed(weights, name)?.from,
+    from,
   });
 }
 

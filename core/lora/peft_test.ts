@@ -1,6 +1,8 @@
 import { assert, assertAlmostEquals, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
 import { randomStream } from "../model/random.ts";
+import { saveSafetensors } from "../files/safetensors.ts";
+import { StoredTensors } from "../files/stored_tensors.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import type { Adapter } from "./adapter.ts";
@@ -174,6 +176,33 @@ Deno.test("PEFT's own adapter of the same head modules means the same", async ()
     assert(data.some((x) => Math.abs(x) > 1e-3), name);
     assertClose(b!.get(name)!.data, data, TOLERANCE.sum, name);
   }
+});
+
+Deno.test("mergePeft() refuses weights of the base that are not finite, and sums that are not", async () => {
+  const peft = toPeft(adapter("slice", ["q"]), "gpt2");
+  const adapted = "transformer.h.1.attn.c_attn.weight";
+  const folder = await Deno.makeTempDir();
+  for (const [name, value] of [[adapted, NaN], ["other.weight", -Infinity]] as const) {
+    const weights = zeros("gpt2", SHAPE);
+    weights.get(name)!.data[0] = value;
+    await saveSafetensors(`${folder}/base.safetensors`, weights);
+    for (const base of [weights, await StoredTensors.open(`${folder}/base.safetensors`)]) {
+      const merged = mergePeft(base, peft, "gpt2", SHAPE);
+      const rule = `Cannot merge the adapter as every weight must be finite: value 0 of "${name}"`;
+      assertThrows(() => merged.get(name), CheckpointError, rule);
+      const saving = saveSafetensors(`${folder}/merged.safetensors`, merged);
+      await assertRejects(() => saving, CheckpointError, base === weights ? rule : "base.safetensors is");
+    }
+  }
+  const weights = zeros("gpt2", SHAPE);
+  weights.get(adapted)!.data.fill(3.4028234e38);
+  const large = { config: { ...peft.config, lora_alpha: 3e38 }, arrays: peft.arrays };
+  assertThrows(
+    () => mergePeft(weights, large, "gpt2", SHAPE).get(adapted),
+    CheckpointError,
+    "every weight must be finite",
+  );
+  await Deno.remove(folder, { recursive: true });
 });
 
 Deno.test("reduceRank() is the best approximation and says its error", async () => {

@@ -5,7 +5,8 @@
  */
 
 import type { AdamWSettings } from "@edgetuner/kernels";
-import { showValue } from "../files/json_file.ts";
+import { showValue } from "../contracts/plain_text.ts";
+import { INPUT_MODE_NAMES, INPUT_MODES, type InputModeName } from "./input_modes.ts";
 
 /** A projection that LoRA adapts. */
 export type LoraTarget = "q" | "k" | "v";
@@ -15,11 +16,8 @@ export const LORA_TARGETS: readonly LoraTarget[] = ["q", "k", "v"];
 
 /** LoRA settings. Delta = (alpha / rank) * dropout(X) A^T B^T per head module and target. */
 export interface LoraSettings {
-  /**
-   * What a head module reads: `slice` its own d / H columns of X (A is r x D), `full` all of X
-   * (A is r x d, standard LoRA).
-   */
-  readonly mode: "slice" | "full";
+  /** What a head module reads of X, see `INPUT_MODES`. */
+  readonly mode: InputModeName;
   /** Adapted projections, in the order q, k, v. */
   readonly targets: readonly LoraTarget[];
   /** r, rank of each head module. */
@@ -38,10 +36,9 @@ export interface LoraSettings {
  */
 export function headParameters(
   { mode, targets, rank }: LoraSettings,
-  { heads, hidden }: { readonly heads: number; readonly hidden: number },
+  shape: { readonly heads: number; readonly hidden: number },
 ): number {
-  const headSize = hidden / heads;
-  return targets.length * rank * ((mode === "slice" ? headSize : hidden) + headSize);
+  return targets.length * rank * (INPUT_MODES[mode].columns(shape) + shape.hidden / shape.heads);
 }
 
 /** Courses of the learning rate after the warm-up. */
@@ -96,9 +93,10 @@ export const DEFAULT_OPTIMIZER: OptimizerSettings = {
  */
 export function checkLora(settings: LoraSettings): LoraSettings {
   const { mode, targets, rank, alpha, dropout } = settings;
-  if (mode !== "slice" && mode !== "full") {
+  if (!INPUT_MODE_NAMES.includes(mode)) {
+    const names = INPUT_MODE_NAMES.map((name) => `"${name}"`).join(" or ");
     throw new TypeError(
-      `Cannot use LoRA settings as mode must be "slice" or "full": current value is ${showValue(mode)}`,
+      `Cannot use LoRA settings as mode must be ${names}: current value is ${showValue(mode)}`,
     );
   }
   const ordered = LORA_TARGETS.filter((t) => targets.includes(t));

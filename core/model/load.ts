@@ -5,7 +5,7 @@
  */
 
 import type { Engine } from "@edgetuner/kernels";
-import { showValue } from "../files/json_file.ts";
+import { showValue } from "../contracts/plain_text.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import type { BaseLayers, BaseShape, ModelEnds } from "./base.ts";
 import { type Gpt2Config, gpt2Config, Gpt2Ends, Gpt2Layers, gpt2Shape } from "./families/gpt2.ts";

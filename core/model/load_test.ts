@@ -243,7 +243,7 @@ for (const name of ["llama", "llama_grouped", "opt"] as const) {
     const without = new Map(folder.weights);
     without.delete(`${k}.weight`);
     const load = (weights: NamedArrays) => () => loadLayers(engine, { ...folder, weights })[Symbol.dispose]();
-    assertThrows(load(without), CheckpointError, 'must hold "layers.1.self_attn.k_proj.weight"');
+    assertThrows(load(without), CheckpointError, '"layers.1.self_attn.k_proj.weight" is missing');
     const narrow = new Map([...folder.weights, [`${k}.weight`, {
       shape: [4, 32],
       data: new Float32Array(128),

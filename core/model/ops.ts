@@ -41,7 +41,7 @@ export function checkedWeight<A extends { readonly shape: readonly number[] }>(
   columns: number,
 ): A {
   if (found === undefined) {
-    throw new CheckpointError(`Cannot load the model as it must hold "${name}": it does not`);
+    throw new CheckpointError(`Cannot load the model: "${name}" is missing`);
   }
   const shape = rows === 1 ? [columns] : [rows, columns];
   if (found.shape.length !== shape.length || found.shape.some((n, i) => n !== shape[i])) {

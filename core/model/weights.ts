@@ -13,7 +13,7 @@ import {
 } from "@edgetuner/kernels";
 import { finitePieces } from "../files/finite_values.ts";
 import { streamed, type StreamedArray } from "../files/streaming.ts";
-import { showValue } from "../files/json_file.ts";
+import { showValue } from "../contracts/plain_text.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import { type MatrixParameter, Parameter } from "./tape.ts";
 import type { NamedArrays } from "../files/named_arrays.ts";
@@ -294,7 +294,7 @@ export class WeightReader {
     const key = this.#prefixes.map((prefix) => prefix + name).find((key) => this.#weights.has(key));
     if (key !== undefined) return key;
     disposeAll(this.#made);
-    throw new CheckpointError(`Cannot load the model as it must hold "${name}": it does not`);
+    throw new CheckpointError(`Cannot load the model: "${name}" is missing`);
   }
 
   #find(name: string, shape: readonly number[]): Found {

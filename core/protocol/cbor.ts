@@ -9,7 +9,7 @@
  */
 
 import { decode, encode, Token, Type } from "cborg";
-import { quoted } from "../contracts/plain_text.ts";
+import { showValue } from "../contracts/plain_text.ts";
 
 /** What may be in CBOR. */
 export interface CborLimits {
@@ -286,7 +286,7 @@ function requirePlain(value: unknown, depth: number): void {
   }
   throw new TypeError(
     `Cannot write plain data as it must be null, numbers, texts, lists, objects of at most ${STATE_LIMITS.depth} levels and typed arrays: one value is ${
-      typeof value === "object" ? value.constructor?.name ?? "an object" : quoted(String(value))
+      typeof value === "object" ? value.constructor?.name ?? "an object" : showValue(String(value))
     }`,
   );
 }

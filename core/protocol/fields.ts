@@ -5,7 +5,7 @@
  */
 
 import { ProtocolError } from "../contracts/errors.ts";
-import { MAX_PEER_TEXT, plainText, quoted } from "../contracts/plain_text.ts";
+import { MAX_PEER_TEXT, plainText, showValue } from "../contracts/plain_text.ts";
 
 /** A field of a message. */
 export interface Field<T> {
@@ -40,7 +40,9 @@ export type FieldsOf<M> = {
 export type NullIn<T> = null extends T ? null : never;
 
 function refuse(at: string, rule: string, value: unknown): never {
-  throw new ProtocolError(`Cannot read frame as "${at}" must be ${rule}: current value is ${quoted(value)}`);
+  throw new ProtocolError(
+    `Cannot read frame as "${at}" must be ${rule}: current value is ${showValue(value)}`,
+  );
 }
 
 function field<T>(rule: string, test: (value: unknown) => value is T): Field<T> {

@@ -5,7 +5,7 @@
  */
 
 import { HandshakeError, ProtocolError } from "../contracts/errors.ts";
-import { quoted } from "../contracts/plain_text.ts";
+import { showValue } from "../contracts/plain_text.ts";
 import { FRAME_LIMITS, readCbor, writeCbor } from "./cbor.ts";
 import { integer, name, readFields } from "./fields.ts";
 import {
@@ -77,7 +77,7 @@ export class OtherVersionError extends HandshakeError {
   constructor(version: unknown) {
     super(
       `Cannot read frame as its protocol version must be ${PROTOCOL_VERSION}: current value is ${
-        quoted(version)
+        showValue(version)
       }`,
     );
     this.version = Number.isInteger(version) && (version as number) > 0 ? version as number : null;
@@ -154,18 +154,20 @@ export function measureFrame(bytes: Uint8Array): { readonly frame: Frame; readon
   }
   const { value, cost } = read;
   if (typeof value !== "object" || value === null || Array.isArray(value) || value instanceof Uint8Array) {
-    throw new ProtocolError(`Cannot read frame as it must be a map: current value is ${quoted(value)}`);
+    throw new ProtocolError(`Cannot read frame as it must be a map: current value is ${showValue(value)}`);
   }
   const { v, kind, run, seq, step, layer, micro = 0, meta, tensors } = value as Record<string, unknown>;
   if (v !== PROTOCOL_VERSION) throw new OtherVersionError(v);
   const unknown = Object.keys(value).find((key) => !ENVELOPE.includes(key));
   if (unknown !== undefined) {
     throw new ProtocolError(
-      `Cannot read frame as its fields must be ${ENVELOPE}: current value is ${quoted(unknown)}`,
+      `Cannot read frame as its fields must be ${ENVELOPE}: current value is ${showValue(unknown)}`,
     );
   }
   if (!isFrameKind(kind)) {
-    throw new ProtocolError(`Cannot read frame as its kind must be known: current value is ${quoted(kind)}`);
+    throw new ProtocolError(
+      `Cannot read frame as its kind must be known: current value is ${showValue(kind)}`,
+    );
   }
   const message = MESSAGES[kind];
   const microBatch = COUNTER.read(micro, "micro");
@@ -188,7 +190,7 @@ function decodeTensors(kind: FrameKind, rule: MessageTensors | null, value: unkn
     throw new ProtocolError(
       `Cannot read frame as the tensors of "${kind}" must be a list of ${
         least === most ? least : `${least} to ${most}`
-      }: current value is ${Array.isArray(value) ? `one of ${value.length}` : quoted(value)}`,
+      }: current value is ${Array.isArray(value) ? `one of ${value.length}` : showValue(value)}`,
     );
   }
   return value.map((tensor) => decodeTensor(kind, rule!, tensor));
@@ -197,7 +199,7 @@ function decodeTensors(kind: FrameKind, rule: MessageTensors | null, value: unkn
 function decodeTensor(kind: FrameKind, rule: MessageTensors, value: unknown): WireTensor {
   if (typeof value !== "object" || value === null || Object.keys(value).length !== 3) {
     throw new ProtocolError(
-      `Cannot read tensor as it must be a map of dtype, shape and data: current value is ${quoted(value)}`,
+      `Cannot read tensor as it must be a map of dtype, shape and data: current value is ${showValue(value)}`,
     );
   }
   const given = value as Record<string, unknown>;
@@ -208,14 +210,14 @@ function decodeTensor(kind: FrameKind, rule: MessageTensors, value: unknown): Wi
   if (!isShape) {
     throw new ProtocolError(
       `Cannot read tensor as its shape must be at most 4 positive integers: current value is ${
-        quoted(shape)
+        showValue(shape)
       }`,
     );
   }
   if (rule.as === "codec" ? dtype === "u8" : dtype !== rule.as) {
     const must = rule.as === "codec" ? "written with a codec" : rule.as;
     throw new ProtocolError(
-      `Cannot read tensor as the tensors of "${kind}" must be ${must}: one is ${quoted(dtype)}`,
+      `Cannot read tensor as the tensors of "${kind}" must be ${must}: one is ${showValue(dtype)}`,
     );
   }
   const fits = rule.shapes.some((letters) =>
@@ -233,7 +235,7 @@ function decodeTensor(kind: FrameKind, rule: MessageTensors, value: unknown): Wi
   if (!(data instanceof Uint8Array) || (bytes !== null && data.length !== bytes)) {
     throw new ProtocolError(
       `Cannot read tensor [${shape}] as it needs ${bytes ?? "some"} bytes of data: current value is ${
-        quoted(data)
+        showValue(data)
       }`,
     );
   }

@@ -9,6 +9,7 @@
  * @module
  */
 
+import { INPUT_MODE_NAMES } from "../lora/input_modes.ts";
 import { LORA_TARGETS, type LoraSettings, SCHEDULES } from "../lora/settings.ts";
 import { MAX_MICRO_BATCHES } from "../contracts/micro_batches.ts";
 import { DEVICE_STATISTICS } from "../contracts/pruner.ts";
@@ -81,7 +82,7 @@ const range: Field<RangeMeta> = record({ first: integer(0, 1e6), count: integer(
 
 /** Fields of LoRA settings. */
 export const LORA_FIELDS: FieldsOf<LoraSettings> = {
-  mode: oneOf("slice", "full"),
+  mode: oneOf(...INPUT_MODE_NAMES),
   targets: list(oneOf(...LORA_TARGETS), 1, LORA_TARGETS.length),
   rank: integer(1, 65_536),
   alpha: number(-FLOAT_MAX, FLOAT_MAX),

@@ -15,7 +15,7 @@ import {
   ProtocolError,
   TrainingError,
 } from "../contracts/errors.ts";
-import { plainText, quoted } from "../contracts/plain_text.ts";
+import { plainText, showValue } from "../contracts/plain_text.ts";
 import type { Channel, WaitOptions } from "../contracts/channel.ts";
 import { firstNotFinite } from "./finite.ts";
 import type { CodecStream, WireCodec } from "../contracts/codec.ts";
@@ -586,7 +586,7 @@ export class Peer implements AsyncDisposable {
     if (this.run !== "" && frame.run !== this.run) {
       throw new ProtocolError(
         `Cannot go on with ${this.name} as frames must belong to run "${this.run}": this one belongs to ${
-          quoted(frame.run)
+          showValue(frame.run)
         }`,
       );
     }

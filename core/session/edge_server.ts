@@ -12,7 +12,7 @@ import { CachedLayers } from "../generation/cached_layers.ts";
 import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
 import type { LoraSettings } from "../lora/settings.ts";
 import type { BaseLayers } from "../model/base.ts";
-import { quoted } from "../contracts/plain_text.ts";
+import { showValue } from "../contracts/plain_text.ts";
 import type { HeadStatistics } from "../contracts/ports.ts";
 import { sampleSettings } from "../pruning/predictor/samples.ts";
 import {
@@ -155,7 +155,7 @@ export class EdgeServer extends RunServer {
     if (learnt === undefined || learnt.range.first + learnt.range.count > shape.heads) {
       throw new HandshakeError(
         `Cannot admit "${name}" as it must have learnt some of ${shape.heads} heads before: current value is ${
-          quoted(learnt?.range ?? null)
+          showValue(learnt?.range ?? null)
         }`,
       );
     }

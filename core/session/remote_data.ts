@@ -7,7 +7,7 @@
 import type { Engine, Tensor } from "@edgetuner/kernels";
 import { ProtocolError } from "../contracts/errors.ts";
 import { type StepPart, WHOLE_STEP } from "../contracts/micro_batches.ts";
-import { quoted } from "../contracts/plain_text.ts";
+import { showValue } from "../contracts/plain_text.ts";
 import type { DataPort, EmbeddedBatch, LossPass, LossResult, StepMode } from "../contracts/ports.ts";
 import type { Frame, FrameOf } from "../protocol/frame.ts";
 import type { Peer } from "../protocol/peer.ts";
@@ -121,7 +121,7 @@ export class RemoteData implements DataPort {
     if (!fits || rows * length > MAX_TOKENS) {
       this.refuse(
         `new tokens must be a prompt in one row, or one for each row that is continued, and at most ${MAX_TOKENS}: current value is ${rows} x ${length} that continue ${
-          quoted(parents)
+          showValue(parents)
         }`,
       );
     }
@@ -171,7 +171,7 @@ export class RemoteData implements DataPort {
           first
             ? `its first part of at most ${this.#accumulate}, in training,`
             : `part ${this.#part.index + 1} of ${this.#part.count}`
-        } must come next: current value is ${quoted(meta.part ?? null)}, "${mode}"`,
+        } must come next: current value is ${showValue(meta.part ?? null)}, "${mode}"`,
       );
       this.#peer.reject(error);
       throw error;

@@ -6,17 +6,12 @@
  * @module
  */
 
-import {
-  addScaled,
-  type Engine,
-  gatherHeadColumns,
-  scatterAddHeadColumns,
-  type Tensor,
-} from "@edgetuner/kernels";
+import { type Engine, gatherHeadColumns, scatterAddHeadColumns, type Tensor } from "@edgetuner/kernels";
 import { ProtocolError } from "../contracts/errors.ts";
 import type { HeadRange } from "../lora/allocation.ts";
 import { clipFactor, globalNorm } from "../lora/head_modules.ts";
 import { keptHeads, lowestLayer, maskOfRange, putRange } from "../lora/head_mask.ts";
+import { INPUT_MODES } from "../lora/input_modes.ts";
 import type { LoraSettings, LoraTarget } from "../lora/settings.ts";
 import { type TargetColumns, targetColumns } from "../lora/target_columns.ts";
 import { type MicroBatch, WHOLE_STEP } from "../contracts/micro_batches.ts";
@@ -147,24 +142,19 @@ export class RemoteHeads implements HeadPort, Disposable {
     const plan = this.#plan(layer);
     if (plan === null) return null;
     const { engine, lora, model } = this.#options;
-    const slice = lora.mode === "slice";
+    const mode = INPUT_MODES[lora.mode];
     const length = x.rows;
-    const shapeOf = ({ kept }: Part) => slice ? [kept, length, this.#headSize] : [length, model.hidden];
-    const blocks = slice
-      ? gatherHeadColumns(x, { first: 0, headSize: this.#headSize, heads: plan.heads })
-      : null;
-    const reading = engine.read([blocks ?? x]);
-    blocks?.dispose();
+    const { input, owned } = mode.gather(x, { first: 0, headSize: this.#headSize, heads: plan.heads });
+    const reading = engine.read([input]);
+    if (owned) input.dispose();
     const replies = this.#ask(
       plan,
       { layer, microBatch },
       "input",
       "delta",
-      async (part) => {
-        const values = (await reading)[0]!;
-        return slice ? this.#blockOf(values, part, length) : values;
-      },
-      shapeOf,
+      async ({ kept, before }) =>
+        mode.shareOf((await reading)[0]!, { heads: kept, before, tokens: length }, model),
+      ({ kept }) => mode.shape(kept, length, model),
       ({ kept }) => [lora.targets.length, kept, length, this.#headSize],
     );
     return {
@@ -187,7 +177,7 @@ export class RemoteHeads implements HeadPort, Disposable {
     const plan = this.#plan(layer);
     if (plan === null) return null;
     const { engine, lora, model } = this.#options;
-    const slice = lora.mode === "slice";
+    const mode = INPUT_MODES[lora.mode];
     const length = dqkv.rows;
     const targets = lora.targets.length;
     const blocks = lora.targets.map((target) => {
@@ -211,7 +201,7 @@ export class RemoteHeads implements HeadPort, Disposable {
         return joined;
       },
       ({ kept }) => [targets, kept, length, this.#headSize],
-      ({ kept }) => slice ? [kept, length, this.#headSize] : [length, model.hidden],
+      ({ kept }) => mode.shape(kept, length, model),
     );
     const before = this.#before(replies, reading);
     if (!needsInput) {
@@ -221,15 +211,10 @@ export class RemoteHeads implements HeadPort, Disposable {
       ...before,
       addTo: async (target) => {
         const answers = await this.#wait(replies, reading);
-        if (slice) {
-          using dx = this.#uploadBlocks(plan, answers, 0, length);
-          scatterAddHeadColumns(dx, target, { first: 0, headSize: this.#headSize, heads: plan.heads });
-          return;
-        }
-        // Added in the order of the devices, whatever the order of arrival: the same bits every time.
-        for (const answer of answers) {
-          using dx = engine.upload(answer, length, model.hidden, "input gradient");
-          addScaled(dx, target);
+        const columns = mode.columns(model);
+        for (const values of mode.join(answers)) {
+          using dx = engine.upload(values, values.length / columns, columns, "input gradient");
+          mode.addGradient(dx, target, { first: 0, headSize: this.#headSize, heads: plan.heads });
         }
       },
     };

@@ -16,7 +16,7 @@ import { checkWait } from "./wait_limits.ts";
 import { findCodec } from "../protocol/codec.ts";
 import type { Channel } from "../contracts/channel.ts";
 import { isSame, savedWithHeads, shortId, textOf } from "./_identity.ts";
-import { plainText, quoted } from "../contracts/plain_text.ts";
+import { plainText, showValue } from "../contracts/plain_text.ts";
 import { ChannelClosedError, DeadlineError, HandshakeError, TrainingError } from "../contracts/errors.ts";
 import type { Engine } from "@edgetuner/kernels";
 
@@ -36,6 +36,13 @@ export interface RunServerOptions {
   readonly helloTimeoutMs?: number | undefined;
   /** Longest wait until all devices have joined, in milliseconds. @default {600000} */
   readonly joinTimeoutMs?: number | undefined;
+  /**
+   * Longest pause, in milliseconds; then the run ends in good order, and devices keep what they learnt. 0 for no
+   * limit.
+   *
+   * @default {86400000}
+   */
+  readonly pauseTimeoutMs?: number | undefined;
   /** Codecs that the run may use besides the built-in ones. @default {[]} */
   readonly codecs?: readonly WireCodec[] | undefined;
   /** Most bytes of frames that may wait to be handled, see `PeerOptions`. @default {268435456} */
@@ -86,6 +93,7 @@ export abstract class RunServer implements RunHandle {
   readonly #system: RunSystem;
   readonly #settings: Required<RunSettings>;
   readonly #codec: WireCodec;
+  readonly #pauseTimeoutMs: number;
   readonly #members: RunMember[] = [];
   readonly #listeners = new Set<(event: EdgeServerEvent) => void>();
   readonly #stop = new AbortController();
@@ -115,6 +123,8 @@ export abstract class RunServer implements RunHandle {
     checkWait("timeoutMs", options.timeoutMs ?? 120_000);
     checkWait("joinTimeoutMs", options.joinTimeoutMs ?? 600_000);
     checkWait("helloTimeoutMs", options.helloTimeoutMs ?? 10_000);
+    const { pauseTimeoutMs = 86_400_000 } = options;
+    this.#pauseTimeoutMs = pauseTimeoutMs === 0 ? Infinity : checkWait("pauseTimeoutMs", pauseTimeoutMs);
     this.#system = kind.system;
     this.#settings = checkRunSettings(options.settings);
     this.#codec = findCodec(this.#settings.codec, options.codecs);
@@ -224,7 +234,8 @@ export abstract class RunServer implements RunHandle {
 
   /**
    * Holds the run before its next step. It is paused once the step that is being computed is done; the devices
-   * hear of it again and again, so that they do not wait in vain.
+   * hear of it again and again, so that they do not wait in vain. Who does not resume it in time, see
+   * `RunServerOptions.pauseTimeoutMs`, ends it.
    */
   pause(): void {
     this.#paused = true;
@@ -378,7 +389,7 @@ export abstract class RunServer implements RunHandle {
       throw new HandshakeError(
         `Cannot admit "${name}" as it must bring ${
           wanted === null ? "no checkpoints to a new run" : `checkpoints of run "${wanted}", which goes on`
-        }: current value is ${run === null ? "none" : quoted(run)}`,
+        }: current value is ${run === null ? "none" : showValue(run)}`,
       );
     }
   }
@@ -493,7 +504,7 @@ export abstract class RunServer implements RunHandle {
   }
 
   /**
-   * Waits while the run is paused.
+   * Waits while the run is paused, at most as long as a pause may be.
    *
    * @returns False if the run is to end.
    * @throws {ChannelClosedError} If a device has left meanwhile.
@@ -502,6 +513,7 @@ export abstract class RunServer implements RunHandle {
     // Often enough for the shortest limit that makes sense for a device.
     const intervalMs = Math.min(1000, (this.#options.timeoutMs ?? 120_000) / 4);
     const telling = new Map<RunMember, Promise<void>>();
+    const until = performance.now() + this.#pauseTimeoutMs;
     while (this.#paused && this.#stopReason === null) {
       const lost = this.#members.find((m) => !m.device.connected);
       if (lost !== undefined) {
@@ -516,7 +528,14 @@ export abstract class RunServer implements RunHandle {
         const told = member.peer.send("paused").catch(() => {}).finally(() => telling.delete(member));
         telling.set(member, told);
       }
-      await raceTimeout(this.#changed.promise, intervalMs);
+      const leftMs = until - performance.now();
+      if (leftMs <= 0) {
+        this.stop(
+          `a pause must be at most ${this.#pauseTimeoutMs / 1000} s long: nobody has resumed the run`,
+        );
+        break;
+      }
+      await raceTimeout(this.#changed.promise, Math.min(intervalMs, Math.ceil(leftMs)));
     }
     return this.#stopReason === null;
   }

@@ -12,6 +12,7 @@ import type { TokenSession } from "../generation/cached_session.ts";
 import { type Adapter, adapterRange, loadIntoModules } from "../lora/adapter.ts";
 import { HeadModules } from "../lora/head_modules.ts";
 import { keptHeads } from "../lora/head_mask.ts";
+import { inputRows } from "../lora/input_mode.ts";
 import { splitBatch, type StepPart, WHOLE_STEP } from "../contracts/micro_batches.ts";
 import type { ModelEnds } from "../model/base.ts";
 import {
@@ -25,7 +26,7 @@ import {
 import { requireFiniteHeads, requireFiniteLoss } from "../lora/finite.ts";
 import { type BatchPart, partsOfStep } from "../train/local_data.ts";
 import type { HeadMode, HeadStatistics, StepMode } from "../contracts/ports.ts";
-import { plainText, quoted } from "../contracts/plain_text.ts";
+import { plainText, showValue } from "../contracts/plain_text.ts";
 import type { Channel } from "../contracts/channel.ts";
 import type { RunEnding } from "./run_events.ts";
 import { leave, requireOrderlyEnd, type RunState, takeEnd } from "./run_end.ts";
@@ -379,10 +380,9 @@ async function serveHeads(
   options: UserDeviceOptions,
   saves: SaveHooks,
 ): Promise<void> {
-  const { layers, hidden } = welcome.model;
+  const { layers } = welcome.model;
   const { range, lora } = modules.options;
-  const { headSize } = modules;
-  const slice = lora.mode === "slice";
+  const { headSize, input } = modules;
   const targets = lora.targets.length;
   const { overlap } = welcome.settings;
   let current: HeadStepState | null = null;
@@ -466,13 +466,12 @@ async function serveHeads(
         step,
         layer,
         microBatch,
-        shapes: [slice ? [kept.length, rows, headSize] : [rows, hidden]],
+        shapes: [input.shape(kept.length, rows, welcome.model)],
       });
       const { shape, data } = tensors[0]!;
-      const length = slice ? shape[1]! : shape[0]!;
-      const x = slice
-        ? engine.upload(data as Float32Array, kept.length * length, headSize, "input")
-        : engine.upload(data as Float32Array, length, hidden, "input");
+      const length = shape[shape.length - 2]!;
+      const size = inputRows(shape);
+      const x = engine.upload(data as Float32Array, size.rows, size.columns, "input");
       const firstRow = current.rows.slice(0, microBatch).reduce<number>(
         (sum, n) => sum + n!,
         current.part.firstRow,
@@ -533,7 +532,7 @@ async function serveHeads(
           microBatch,
           tensors: [{
             dtype: "f32",
-            shape: slice ? [kept.length, length, headSize] : [length, hidden],
+            shape: input.shape(kept.length, length, welcome.model),
             data: values!,
           }],
         });
@@ -607,7 +606,7 @@ function readPart({ meta, step }: FrameOf<"mask">, before: HeadStepState | null)
     throw new ProtocolError(
       `Cannot begin step ${step} as ${
         within ? `part ${before.part.index + 1} of step ${before.step}` : "the first part of a step"
-      } must come next: current value is ${quoted(meta.part ?? null)}`,
+      } must come next: current value is ${showValue(meta.part ?? null)}`,
     );
   }
   return meta.part === undefined ? WHOLE_STEP : { index, count, firstRow };

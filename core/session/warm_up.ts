@@ -15,6 +15,8 @@ import {
 import { initialWeights } from "../loading/model_folder.ts";
 import { CachedLayers } from "../generation/cached_layers.ts";
 import { HeadModules } from "../lora/head_modules.ts";
+import { inputRows } from "../lora/input_mode.ts";
+import { INPUT_MODE_NAMES, type InputModeName } from "../lora/input_modes.ts";
 import { DEFAULT_LORA, DEFAULT_OPTIMIZER, LORA_TARGETS } from "../lora/settings.ts";
 import { type Gpt2Config, Gpt2Ends, Gpt2Layers } from "../model/families/gpt2.ts";
 import { embedTokens, modelLoss } from "../model/loss.ts";
@@ -73,9 +75,7 @@ export async function warmUp(
   if (parts.includes("base")) await warmBase(engine, baseWeights);
   if (parts.includes("decoding")) await warmDecoding(engine, baseWeights);
   if (parts.includes("heads")) {
-    for (const mode of ["slice", "full"] as const) {
-      await warmHeads(engine, mode);
-    }
+    for (const mode of INPUT_MODE_NAMES) await warmHeads(engine, mode);
   }
   if (parts.includes("data")) warmData(engine, baseWeights);
   if (parts.includes("pruning")) {
@@ -144,7 +144,7 @@ function emptyHeads(heads: Tensor): HeadPort {
   };
 }
 
-async function warmHeads(engine: Engine, mode: "slice" | "full"): Promise<void> {
+async function warmHeads(engine: Engine, mode: InputModeName): Promise<void> {
   const { n_layer: layers, n_head: heads, n_embd: hidden } = CONFIG;
   using modules = new HeadModules(engine, {
     lora: { ...DEFAULT_LORA, mode, targets: LORA_TARGETS, dropout: 0.5 },
@@ -159,7 +159,8 @@ async function warmHeads(engine: Engine, mode: "slice" | "full"): Promise<void> 
   const kept = [0, 1];
   const rows = BATCH.length * kept.length;
   for (const layer of kept) {
-    const x = mode === "slice" ? engine.zeros(rows, HEAD_SIZE) : engine.zeros(BATCH.length, hidden);
+    const size = inputRows(modules.input.shape(kept.length, BATCH.length, modules.options));
+    const x = engine.zeros(size.rows, size.columns);
     for (const delta of modules.forward(layer, kept, x, { step: 0, mode: "train", ownsInput: true })) {
       delta.dispose();
     }

@@ -33,7 +33,7 @@ function numbersOf(seed: number, step: number): () => number {
 
 /**
  * A pruner that prunes the same number of heads in every step, drawn at random from all layers. The
- * draw depends on the run's seed and the step number alone: a run that is taken up again at a step
+ * draw depends on the run's seed and the step number alone: a run that is resumed at a step
  * goes on as it would have.
  *
  * @example

@@ -219,7 +219,7 @@ export interface SessionOptions {
   readonly onBest?: (device: number, step: number, modules: HeadModules) => void | Promise<void>;
   /** Put around a device's channel. */
   readonly wrap?: (channel: Channel, device: number) => Channel;
-  /** Codecs of one's own, known to all. */
+  /** Codecs of your own, known to all. */
   readonly codecs?: readonly WireCodec[];
   readonly onFrame?: (passed: Passed) => void;
   /** Called after each training step of each device. */

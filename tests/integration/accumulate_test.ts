@@ -169,7 +169,7 @@ Deno.test("the mean over parts would be another loss: the test of uneven parts c
   );
 });
 
-/** Parts of a step, and the MB that it may take; DEV.md has them. */
+/** Parts of a step, and the MB that it may take; docs/figures.md has them. */
 const MEGABYTES = [[1, 19.4], [2, 9.9], [4, 5.1], [8, 2.8], [16, 1.7]] as const;
 
 Deno.test("parts one after the other hold less memory than the whole batch", async () => {

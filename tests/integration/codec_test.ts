@@ -81,7 +81,7 @@ Deno.test("a device that does not know the run's codec says which it knows, and 
   assert((server as Error).message.includes(`device "b" refused`));
 });
 
-Deno.test("a codec of one's own works once both sides have it", async () => {
+Deno.test("a codec of your own works once both sides have it", async () => {
   assertEquals(await runWith(bf16Codec(), [bf16Codec()]), [null, null]);
 });
 

@@ -281,6 +281,32 @@ Deno.test("a pause that is longer than the devices wait changes nothing but the 
   assertEquals(paused.losses, whole.losses);
 });
 
+Deno.test("a pause that nobody ends has a limit: the run ends in good order", async () => {
+  await using stage = new Stage({ devices: 1, pauseTimeoutMs: 150 });
+  const { server } = stage;
+  const running = server.start();
+  const device = await stage.join("a", 1, 1000);
+  await eventOf(server, (e) => e.type === "step" && e.record.step === 1);
+  // A pause that is ended in time counts for nothing.
+  const held = eventOf(server, (e) => e.type === "status" && e.status === "paused");
+  server.pause();
+  await held;
+  server.resume();
+  await eventOf(server, (e) => e.type === "step");
+  const started = performance.now();
+  server.pause();
+  await running;
+  assertGreater(performance.now() - started, 150 * 0.97);
+  const result = await device.result;
+  assertEquals(
+    [server.status, result.error, result.reason],
+    ["ended", null, "a pause must be at most 0.15 s long: nobody has resumed the run"],
+  );
+  assertEquals(result.steps, server.latest!.step + 1);
+  dispose([result]);
+  assertThrows(() => new Stage({ devices: 1, pauseTimeoutMs: -1 }), RangeError, "pauseTimeoutMs");
+});
+
 Deno.test("a device that is lost while the run is paused ends it, and the others keep what they learnt", async () => {
   await using stage = new Stage({ devices: 2, timeoutMs: 2000 });
   const { server } = stage;

@@ -1,5 +1,5 @@
 /**
- * Runs that are killed or stopped and taken up again, as people do it.
+ * Runs that are killed or stopped and resumed, as people do it.
  */
 
 import { claimFolder, openCheckpoints } from "@edgetuner/core";
@@ -80,7 +80,7 @@ const TUNING = [
   ...["--eval-every", "5", "--valid-batches", "2", "--keep-best"],
 ];
 
-Deno.test("server_tuner.ts, killed and taken up again, ends with the files of a run without a break", async () => {
+Deno.test("server_tuner.ts, killed and resumed, ends with the files of an uninterrupted run", async () => {
   await withFolder(async (root) => {
     const args = [...TUNING, "--steps", "30", "--valid", `${ASSETS}restaurant/valid.txt`];
     const to = (name: string) => ["--save", `${root}/${name}`, "--metrics", `${root}/${name}-metrics`];
@@ -229,7 +229,7 @@ Deno.test("server_tuner.ts without flags of its state, killed at any moment, goe
   });
 });
 
-Deno.test("demo.ts, stopped by Ctrl-C and taken up again, ends with the adapter of a run without a break", async () => {
+Deno.test("demo.ts, stopped by Ctrl-C and resumed, ends with the adapter of an uninterrupted run", async () => {
   await withFolder(async (root) => {
     const args = [...TUNING, "--steps", "16", "--prompts", "1", "--codec", "f16"];
     await run("demo.ts", [...args, "--out", `${root}/whole`]);

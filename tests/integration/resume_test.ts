@@ -77,7 +77,7 @@ function resume([server, ...devices]: readonly CheckpointSource[]): Pick<Session
   return { resume: { server: server!, devices } };
 }
 
-/** Ends a session in good order after so many training steps. */
+/** Ends a session without a fault after so many training steps. */
 function stopAfter(steps: number): Pick<SessionOptions, "onEvent"> {
   return {
     onEvent: (event, server) => {
@@ -137,7 +137,7 @@ const RUNS: readonly {
 ];
 
 for (const { name, settings, pruner, capacities, dataApart = false } of RUNS) {
-  Deno.test(`a split run that is taken up again ends with the bits of one without a break: ${name}`, async () => {
+  Deno.test(`a split run that is resumed is bit-identical to an uninterrupted one: ${name}`, async () => {
     const tensors = engine.stats.tensors;
     const base = { steps: STEPS, capacities, dataApart, batch: batchAt, shareLoss: true };
     const whole = await runSession(model, { ...base, settings, pruner: pruner() });
@@ -234,7 +234,7 @@ Deno.test("a split run that breaks within a step goes on from the last checkpoin
   });
 });
 
-Deno.test("a run on one machine that is taken up again ends with the same bits", async () => {
+Deno.test("a run on one machine that is resumed ends with the same bits", async () => {
   const settings: RunSettings = { ...tinySettings("full", STEPS, 0.2), accumulate: 2, clipNorm: 0.5 };
   const { layers: base, ends } = model;
   /** Runs from a checkpoint, or the start, to a step. */

@@ -374,6 +374,32 @@ Deno.test("devices of another system are refused on both sides, and ones without
   await admitting;
 });
 
+Deno.test("devices of one name are told apart by their ids", async () => {
+  using server = new TensorParallelServer(serverOptions(tinySettings("slice", 1), { devices: 2 }));
+  await using link = openLink("in-process");
+  const admitting = admitAll(link.listener, server);
+  const running = server.start();
+  const devices: Promise<TensorParallelDeviceResult>[] = [];
+  for (const id of ["first-device", "other-device"]) {
+    const channel = await link.transport.connect();
+    const joined = eventOf(server, (e) => e.type === "joined" && e.device.id === id.slice(0, 8));
+    const data = devices.length === 0 ? dataSide(model, 1) : undefined;
+    const device = runTensorParallelDevice({
+      ...{ engine, channel, name: "phone", id, capacity: 1, memory: PLENTY, data, timeoutMs: 20_000 },
+    });
+    device.catch(() => {}); // awaited below
+    devices.push(device);
+    await Promise.race([joined, device]);
+  }
+  await running;
+  for (const { error, modules } of await Promise.all(devices)) {
+    assertEquals(error, null);
+    modules![Symbol.dispose]();
+  }
+  await link.listener[Symbol.asyncDispose]();
+  await admitting;
+});
+
 Deno.test("a server with options out of range is not made", () => {
   const settings = tinySettings("slice", 1);
   for (const devices of [0, 4, 1.5]) { // the server needs a head, too

@@ -1,5 +1,6 @@
 /**
- * What PEFT made of exported adapters (`tests/fixtures/check_peft.py`) belongs to what is exported today.
+ * What PEFT made of exported adapters, and transformers of merged models (`tests/fixtures/check_peft.py`), belongs
+ * to what is exported today.
  */
 
 import { Engine } from "@edgetuner/kernels";
@@ -15,6 +16,8 @@ interface Result {
   readonly largestLogit: number;
   readonly effect: number;
   readonly difference: number;
+  readonly mergedSha256: string;
+  readonly mergedDifference: number;
 }
 
 const RECORD: {
@@ -32,18 +35,20 @@ Deno.test("the check of exports by PEFT covers all families and modes, and held"
   assertEquals(Object.keys(RECORD.cases).sort(), PEFT_CASES.map(({ name }) => name).sort());
   assertEquals(RECORD.tolerance, TOLERANCE.model.relative);
   assertEquals(RECORD.versions.peft, "0.21.2");
-  for (const [name, { difference, largestLogit, effect }] of Object.entries(RECORD.cases)) {
+  for (const [name, one] of Object.entries(RECORD.cases)) {
+    const { difference, mergedDifference, largestLogit, effect } = one;
     assert(difference <= RECORD.tolerance * largestLogit, `${name}: ${difference}`);
+    assert(mergedDifference <= RECORD.tolerance * largestLogit, `${name}, merged: ${mergedDifference}`);
     assert(effect > 0.01 * largestLogit, `${name}: the adapter must matter`);
   }
 });
 
 for (const one of PEFT_CASES) {
-  Deno.test(`export.ts writes what PEFT was given (${one.name}), and PEFT's logits are ours`, async () => {
+  Deno.test(`export.ts writes what PEFT and transformers were given (${one.name}), and their logits are ours`, async () => {
     const folder = await Deno.makeTempDir();
     try {
       const { logits, base } = await exportCase(engine, one, folder);
-      const { sha256: recorded } = RECORD.cases[one.name]!;
+      const { sha256: recorded, mergedSha256 } = RECORD.cases[one.name]!;
       for (const [file, hash] of Object.entries(recorded)) {
         assertEquals(
           await sha256(`${folder}/${one.name}/${file}`),
@@ -51,6 +56,11 @@ for (const one of PEFT_CASES) {
           `run check_peft.py again for ${file}`,
         );
       }
+      assertEquals(
+        await sha256(`${folder}/${one.name}.merged/model.safetensors`),
+        mergedSha256,
+        "run check_peft.py again for the merged model",
+      );
       const theirs = THEIRS.get(one.name)!.data;
       // A whole model in f32 here and there.
       assertClose(logits, theirs, TOLERANCE.model, "logits with the adapter");

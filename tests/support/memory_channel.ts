@@ -29,7 +29,7 @@ class MemoryChannel implements Channel {
 
   send(frame: Bytes, { signal }: { signal?: AbortSignal } = {}): Promise<void> {
     if (this.#ended) {
-      return Promise.reject(new ChannelClosedError("Cannot send as the channel must be open: it is not"));
+      return Promise.reject(new ChannelClosedError("Cannot send: the channel is closed"));
     }
     if (this.stuck) {
       return new Promise((_, reject) => {

@@ -1,6 +1,6 @@
 /**
- * Adapters that `examples/export.ts` exports for PEFT: one for each family and LoRA mode, with the logits
- * that this project computes with them. Run as a program it writes them where
+ * Adapters that `examples/export.ts` exports for PEFT and merges into their models: one for each family and LoRA
+ * mode, with the logits that this project computes with them. Run as a program it writes them where
  * `tests/fixtures/check_peft.py` reads them:
  *
  *     deno run -A tests/support/peft_cases.ts FOLDER
@@ -95,7 +95,7 @@ function tokenizer(): unknown {
 }
 
 /**
- * Exports a case with `examples/export.ts` to `FOLDER/NAME`.
+ * Exports a case with `examples/export.ts` to `FOLDER/NAME`, and merged to `FOLDER/NAME.merged`.
  *
  * @returns Our logits with the adapter and without, [tokens * V].
  */
@@ -113,6 +113,7 @@ export async function exportCase(
       ...["run", "-A", "--quiet", "examples/export.ts", "--model", one.model],
       ...["--tokenizer", `${folder}/tokenizer.json`, "--data", `${folder}/texts.txt`],
       ...["--adapter", `${folder}/${one.name}.heads`, "--peft", `${folder}/${one.name}`],
+      ...["--merge", `${folder}/${one.name}.merged`],
     ],
     cwd: ROOT,
   }).output();

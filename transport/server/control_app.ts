@@ -19,6 +19,8 @@
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { streamSSE } from "hono/streaming";
 import type { EdgeServerEvent, RunHandle, RunStatus, StepRecord } from "@edgetuner/core";
+import { readBody } from "../_http_body.ts";
+import { milliseconds } from "../_options.ts";
 import { requireToken } from "../token.ts";
 import { problemResponse } from "../problem.ts";
 import type { ConnectionInfo } from "./serve.ts";
@@ -43,6 +45,15 @@ export interface ControlAppOptions {
   readonly http?: JoinHandler | undefined;
   /** Largest body of an API request in bytes; transports have limits of their own. @default {65536} */
   readonly maxBodyBytes?: number;
+  /**
+   * Longest time in milliseconds in which nothing of the body of an API request comes; after it the body must have
+   * brought 4 bytes for every further millisecond. Beyond that the answer is 408.
+   *
+   * @default {10000}
+   */
+  readonly bodyTimeoutMs?: number;
+  /** Ends the reading of bodies, such as when the server shuts down. @default {none} */
+  readonly signal?: AbortSignal | undefined;
   /** Version shown by /health. @default {""} */
   readonly version?: string;
   /**
@@ -116,8 +127,7 @@ function guard(token: string, name: string): MiddlewareHandler {
     return problemResponse({
       status: 401,
       title: "Unauthorized",
-      detail:
-        `Cannot answer as the request must carry the ${name} token, as "Authorization: Bearer": it does not`,
+      detail: `The request carries no valid ${name} token; send it as "Authorization: Bearer TOKEN"`,
     }, { "www-authenticate": "Bearer" });
   };
 }
@@ -128,22 +138,10 @@ function peerOf({ env }: Context): { readonly peer?: string } {
   return remoteAddr === undefined ? {} : { peer: remoteAddr.hostname };
 }
 
-/** Reads a body to its end, or until it is too long: no route needs what is in it. */
-async function isBodyWithin({ headers, body }: Request, maxBytes: number): Promise<boolean> {
-  if (Number(headers.get("content-length") ?? 0) > maxBytes) return false;
-  let size = 0;
-  for await (const chunk of body ?? []) {
-    size += chunk.byteLength;
-    // Leaving the loop cancels the stream.
-    if (size > maxBytes) return false;
-  }
-  return true;
-}
-
 /**
  * Creates the control app.
  *
- * @throws {RangeError} If a token is too short.
+ * @throws {RangeError} If a token is too short, or a limit out of range.
  */
 export function createControlApp(options: ControlAppOptions): Hono {
   const {
@@ -152,12 +150,15 @@ export function createControlApp(options: ControlAppOptions): Hono {
     webSocket,
     http,
     maxBodyBytes = 65_536,
+    bodyTimeoutMs: givenBodyTimeoutMs,
+    signal,
     version = "",
     silentLimitMs = 30_000,
     actionTimeoutMs = 10_000,
   } = options;
   requireLongToken("joinToken", options.joinToken);
   requireLongToken("adminToken", adminToken);
+  const bodyTimeoutMs = milliseconds("bodyTimeoutMs", givenBodyTimeoutMs, 10_000);
   const app = new Hono();
 
   app.onError((error) =>
@@ -184,7 +185,14 @@ export function createControlApp(options: ControlAppOptions): Hono {
   // Not Hono's bodyLimit: it makes a new Request where no length is given, and that reads `signal`, of which Deno
   // warns on the console.
   app.use("/api/*", async ({ req: { raw } }, next) => {
-    if (await isBodyWithin(raw, maxBodyBytes)) return await next();
+    // No route needs what is in it.
+    const limits = { maxBytes: maxBodyBytes, timeoutMs: bodyTimeoutMs, signal };
+    try {
+      if (await readBody(raw, limits) !== undefined) return await next();
+    } catch (error) {
+      const detail = error instanceof Error ? error.message : "Cannot read the body: reading was ended";
+      return problemResponse({ status: 408, title: "Request timeout", detail });
+    }
     return problemResponse({
       status: 413,
       title: "Content too large",

@@ -279,6 +279,29 @@ Deno.test("a body that is too large is 413", async () => {
   assertEquals((await post("x".repeat(100))).status, 200);
 });
 
+Deno.test("a body that comes too slowly is 408, and ends when the server does", async () => {
+  const run = new MadeUpRun();
+  const stop = new AbortController();
+  const post = async (everyMs: number, bodyTimeoutMs: number) => {
+    let timer: ReturnType<typeof setInterval> | undefined;
+    const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
+      start: (controller) => {
+        timer = setInterval(() => controller.enqueue(new Uint8Array(1)), everyMs);
+      },
+      cancel: () => clearInterval(timer),
+    });
+    const app = appOf(run, { bodyTimeoutMs, signal: stop.signal });
+    return await app.request("/api/runs/made%20up/pause", { ...asAdmin, method: "POST", body });
+  };
+  assert((await assertProblem(await post(5, 150), 408)).includes("must bring 4 bytes a millisecond"));
+  assert((await assertProblem(await post(100_000, 50), 408)).includes("must come every 50 ms"));
+  const reading = post(100_000, 100_000);
+  stop.abort(new Error("the server ends"));
+  assertEquals(await assertProblem(await reading, 408), "the server ends");
+  assertEquals(run.actions, []);
+  assertThrows(() => appOf(run, { bodyTimeoutMs: 0 }), RangeError, "'bodyTimeoutMs'");
+});
+
 Deno.test("pause, resume and stop reach the run; afterwards 409", async () => {
   const run = new MadeUpRun();
   const app = appOf(run);

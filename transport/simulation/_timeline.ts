@@ -33,7 +33,7 @@ export interface FrameWork {
 }
 
 /**
- * Work that comes with a kind of frame, for protocols of one's own; for a kind of the step protocol
+ * Work that comes with a kind of frame, for protocols of your own; for a kind of the step protocol
  * instead of its usual work, unless it is `null`. A device's answers leave when all its work so far is
  * done.
  */
@@ -239,7 +239,7 @@ export class EdgeParty {
       return [before, layer > this.#lowest ? [work("qkvBackward", tokens)] : []];
     }
     const last = kind === "hidden" ? layers : layer;
-    const tokens = kind === "input" && size.lora.mode === "slice" ? shape[1]! : shape[0]!;
+    const tokens = shape[shape.length - 2]!; // of X and of h_L alike
     if (position.forward >= 0) before.push(work("rest", tokens));
     for (let l = position.forward + 1; l < last; l++) {
       before.push(work("norm", tokens), work("qkv", tokens), work("rest", tokens));
@@ -307,7 +307,7 @@ export class DeviceParty {
     const { compute, size } = this.#settings;
     const { kind, layer, tensors } = frame;
     const shape = tensors[0]?.shape ?? [];
-    const { model, lora } = size;
+    const { model } = size;
     const ruled = this.#ruled(frame, "received");
     if (ruled !== null) return void this.#timeline.work(compute.device, ruled.before ?? []);
     const ready = (answer: string, segment: Segment, party = compute.device) =>
@@ -319,8 +319,7 @@ export class DeviceParty {
       this.#mask = tensors[0]!.data as Uint8Array;
       this.#lowest = frame.meta.lowest;
     } else if (kind === "input") {
-      const [kept, tokens] = lora.mode === "slice" ? [shape[0]!, shape[1]!] : [this.#kept(layer), shape[0]!];
-      ready("delta", headsForwardWork(this.#size(), tokens, kept));
+      ready("delta", headsForwardWork(this.#size(), shape[shape.length - 2]!, this.#kept(layer)));
     } else if (kind === "deltaGradient") {
       ready("inputGradient", headsBackwardWork(this.#size(), shape[2]!, shape[1]!, layer > this.#lowest));
       let kept = 0;

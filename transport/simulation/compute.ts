@@ -10,7 +10,7 @@
  * @module
  */
 
-import type { LoraSettings } from "@edgetuner/core";
+import { INPUT_MODES, type LoraSettings } from "@edgetuner/core";
 
 /** Shape of a model. */
 export interface ModelSize {
@@ -82,7 +82,7 @@ export type SegmentName =
 
 /** Work of one segment. */
 export interface Segment {
-  /** Which one; names beyond {@linkcode SegmentName} are for protocols of one's own. */
+  /** Which one; names beyond {@linkcode SegmentName} are for protocols of your own. */
   readonly name: SegmentName | (string & Record<never, never>);
   /** Operations. */
   readonly flops: number;
@@ -195,8 +195,7 @@ export function wholeStepWork(size: StepShape, tokens: number, counted: number):
 }
 
 function moduleSize(model: ModelSize, lora: StepShape["lora"]): { headSize: number; inputs: number } {
-  const headSize = model.hidden / model.heads;
-  return { headSize, inputs: lora.mode === "slice" ? headSize : model.hidden };
+  return { headSize: model.hidden / model.heads, inputs: INPUT_MODES[lora.mode].columns(model) };
 }
 
 /** How fast something is computed. */

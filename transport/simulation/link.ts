@@ -310,6 +310,11 @@ class LinkWire implements Wire {
     this.#room.resolve();
   }
 
+  limitReceived(bytes: number): void {
+    // A frame that is too large is not taken off the real link either.
+    this.#inner.limitReceived?.(bytes);
+  }
+
   async shutdown(reason: string): Promise<void> {
     const { cut } = this.#channel;
     await this.#outgoing.drained(cut);

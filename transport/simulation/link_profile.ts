@@ -129,7 +129,7 @@ export function expectedResends(parts: number, loss: number): number {
 }
 
 /**
- * Reads a profile: a name of `LINK_PROFILES`, or the parsed JSON of a profile of one's own.
+ * Reads a profile: a name of `LINK_PROFILES`, or the parsed JSON of a profile of your own.
  *
  * @throws {TypeError} If it is neither, or a field is missing, unknown or of the wrong type.
  * @throws {RangeError} If a number is out of range.

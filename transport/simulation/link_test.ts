@@ -102,6 +102,21 @@ testStrictly("link: a frame that the channel below refuses ends the channel", as
   assertEquals(await within(edge!.receive(), "receive"), null);
 });
 
+testStrictly(
+  "link: what is not wanted is refused by the channel below too, before it takes memory",
+  async () => {
+    const { transport, listener } = inProcessTransport();
+    const below = await transport.connect();
+    const limits: number[] = [];
+    below.limitReceived = (bytes) => void limits.push(bytes);
+    await using device = emulateLinkChannel(below, MEGABYTE_LINK);
+    await using _edge = await listener.accept();
+    device.limitReceived?.(10);
+    device.limitReceived?.(Infinity);
+    assertEquals(limits, [10, Infinity]);
+  },
+);
+
 testStrictly("emulateLink() checks its options", () => {
   const { transport } = inProcessTransport();
   const check = (options: LinkOptions, text: string) =>

@@ -13,6 +13,7 @@ import {
   type Gpt2Ends,
   type Gpt2Layers,
   HeadModules,
+  inputRows,
   linearOp,
   loraLinearOp,
   type LossSettings,
@@ -243,14 +244,15 @@ async function timeHeads(
   layers: number,
 ): Promise<Sample[]> {
   const { headSize } = modules;
-  const { lora, range: { count }, hidden } = modules.options;
+  const { lora, range: { count } } = modules.options;
   const kept = Array.from({ length: count }, (_, i) => i);
   const engine = modules.headList(kept).engine;
   const blocks = (label: string) =>
     engine.upload(wave(count * tokens * headSize), count * tokens, headSize, label);
-  const input = lora.mode === "slice" ? null : wave(tokens * hidden);
+  const { rows, columns } = inputRows(modules.input.shape(count, tokens, modules.options));
+  const input = wave(rows * columns);
   const forward = await timed(async () => {
-    const x = input === null ? blocks("input") : engine.upload(input, tokens, hidden, "input");
+    const x = engine.upload(input, rows, columns, "input");
     const deltas = modules.forward(0, kept, x, { step: 0, mode: "train", ownsInput: true });
     await engine.read(deltas);
     for (const delta of deltas) delta.dispose();

@@ -2,7 +2,7 @@
  * The twin of a network: one edge server and any number of devices in one process, on emulated links,
  * in real or in virtual time. In virtual time every party also takes its time to compute.
  *
- * `simulate` runs whole fine-tuning runs on it; a protocol of one's own can use it directly.
+ * `simulate` runs whole fine-tuning runs on it; a protocol of your own can use it directly.
  *
  * @module
  */

@@ -8,7 +8,15 @@
  * @module
  */
 
-import { allocateHeads, DEFAULT_LORA, type LoraSettings, lowestLayer, stepTraffic } from "@edgetuner/core";
+import {
+  allocateHeads,
+  DEFAULT_LORA,
+  INPUT_MODES,
+  inputNumbers,
+  type LoraSettings,
+  lowestLayer,
+  stepTraffic,
+} from "@edgetuner/core";
 
 import {
   ATTENTION_BACKWARD,
@@ -375,7 +383,7 @@ function splitStep(parties: Parties, step: Step): void {
   const headSize = hidden / heads;
   const targets = lora.targets.length;
   const work = (name: Parameters<typeof layerWork>[1]) => layerWork(size, name, tokens);
-  const inputBytes = (n: number) => tokens * (lora.mode === "slice" ? n * headSize : hidden) * bytesPerNumber;
+  const inputBytes = (n: number) => inputNumbers(INPUT_MODES[lora.mode], n, tokens, model) * bytesPerNumber;
   const deltaBytes = (n: number) => targets * n * tokens * headSize * bytesPerNumber;
   /** Devices with kept heads in a layer. */
   const partsOf = (l: number) => {

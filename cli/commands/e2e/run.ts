@@ -36,7 +36,7 @@ async function main(): Promise<number> {
   const given: GivenFlags<Record<string, Flag>> = readGiven({
     name: "e2e/run.ts",
     about:
-      "Runs the paper's five steps on E2E data, one after the other; examples/e2e/README.md explains them. Takes\n" +
+      "Runs the paper's five steps on E2E data, one after the other; docs/five_steps.md explains them. Takes\n" +
       "the flags of all steps; defaults of settings are those that pull.ts notes for the model.",
     examples: [
       "deno task e2e                # the tiny model on a part of E2E; no network but for METEOR's synonyms",

@@ -57,7 +57,7 @@ export async function runTensorParallelDevice(
   options: TensorParallelDeviceOptions,
 ): Promise<TensorParallelDeviceResult> {
   const { engine, channel, name, capacity, memory, data, timeoutMs = 120_000 } = options;
-  const { signal } = options;
+  const { signal, id } = options;
   checkWait("timeoutMs", timeoutMs);
   const joinTimeoutMs = checkWait("joinTimeoutMs", options.joinTimeoutMs ?? timeoutMs);
   const peer = new Peer(channel, {
@@ -73,6 +73,7 @@ export async function runTensorParallelDevice(
       meta: {
         system: "tensorParallel",
         name,
+        ...(id !== undefined && { id }),
         capacity,
         memory,
         data: data !== undefined,
@@ -116,7 +117,7 @@ export async function runTensorParallelDevice(
   // The modules are the caller's from here on: no lane may use them any more.
   await Promise.allSettled(lanes);
   const { steps, reason, ending } = state;
-  const saving = { count: 0, blockedMs: 0, writingMs: 0 }; // such runs are not taken up again
+  const saving = { count: 0, blockedMs: 0, writingMs: 0 }; // such runs are not resumed
   return { modules, welcome, steps, ledger: peer.ledger, saving, reason, ending, error };
 }
 

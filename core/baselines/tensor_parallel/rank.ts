@@ -11,13 +11,7 @@
  * @module
  */
 
-import {
-  addScaled,
-  type Engine,
-  gatherHeadColumns,
-  scatterAddHeadColumns,
-  type Tensor,
-} from "@edgetuner/kernels";
+import { type Engine, gatherHeadColumns, scatterAddHeadColumns, type Tensor } from "@edgetuner/kernels";
 import type { HeadModules } from "../../lora/head_modules.ts";
 import { LORA_TARGETS } from "../../lora/settings.ts";
 import { attentionOp, feedForwardOp, linearOp, loraLinearOp, normOp } from "../../model/ops.ts";
@@ -62,9 +56,8 @@ class ShardHeads implements HeadPort {
   forward(layer: number, x: Tensor): PendingSum {
     const { lora } = this.#modules.options;
     const { step, mode } = this.#step;
-    const slice = lora.mode === "slice";
-    const input = slice ? gatherHeadColumns(x, this.#inputColumns) : x;
-    const deltas = this.#modules.forward(layer, this.#all, input, { step, mode, ownsInput: slice });
+    const { input, owned } = this.#modules.input.gather(x, this.#inputColumns);
+    const deltas = this.#modules.forward(layer, this.#all, input, { step, mode, ownsInput: owned });
     return {
       addTo: (qkv) => {
         deltas.forEach((delta, k) => {
@@ -84,8 +77,7 @@ class ShardHeads implements HeadPort {
     if (dx === null) return null;
     return {
       addTo: (target) => {
-        if (lora.mode === "slice") scatterAddHeadColumns(dx, target, this.#inputColumns);
-        else addScaled(dx, target);
+        this.#modules.input.addGradient(dx, target, this.#inputColumns);
         dx.dispose();
         return Promise.resolve();
       },

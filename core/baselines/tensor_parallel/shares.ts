@@ -10,6 +10,8 @@
 
 import { roundUp4 } from "@edgetuner/kernels";
 import { allocateHeads, type HeadRange } from "../../lora/allocation.ts";
+import { inputRows } from "../../lora/input_mode.ts";
+import { INPUT_MODES } from "../../lora/input_modes.ts";
 import type { LoraSettings } from "../../lora/settings.ts";
 import type { NamedArrays } from "../../files/named_arrays.ts";
 import { weightOf } from "../../model/ops.ts";
@@ -149,14 +151,15 @@ export function shareMemory(
   // Without the biases that are the edge server's a rank has zeros in their place.
   const layer = shardShapes(model, share).reduce((sum, [rows, columns]) => sum + bytes(rows, columns), 0) +
     2 * bytes(1, d);
-  const inputs = lora.mode === "slice" ? headSize : d;
+  const mode = INPUT_MODES[lora.mode];
   const rank = roundUp4(lora.rank);
-  const headModules = 4 * 4 * model.layers * n * c * (rank * roundUp4(inputs) + headSize * rank);
+  const headModules = 4 * 4 * model.layers * n * c * (rank * roundUp4(mode.columns(model)) + headSize * rank);
 
   const wide = bytes(tokens, d);
   const own = bytes(tokens, n * headSize);
   const inner = bytes(tokens, f);
-  const loraInput = lora.mode === "slice" ? own : lora.dropout > 0 ? wide : 0;
+  const input = inputRows(mode.shape(n, tokens, model));
+  const loraInput = mode.copies || lora.dropout > 0 ? bytes(input.rows, input.columns) : 0;
   const small = 2 * bytes(tokens, 2) + bytes(tokens, n); // norms' statistics, attention's sums
   // Both blocks: input, norm, output; Q K V and the mixed values; LoRA; before and after gelu.
   const kept = 6 * wide + 4 * own + loraInput + c * n * bytes(tokens, rank) + 2 * inner + small;

@@ -5,7 +5,7 @@
  */
 
 import { ProtocolError } from "../../contracts/errors.ts";
-import { quoted } from "../../contracts/plain_text.ts";
+import { showValue } from "../../contracts/plain_text.ts";
 import { readWelcome, type Welcome } from "../../session/welcome.ts";
 import type { MetaOf } from "../../protocol/messages.ts";
 import type { Share } from "./shares.ts";
@@ -34,7 +34,7 @@ export function readTensorParallelWelcome(meta: MetaOf<"welcome">): TensorParall
   if (!fits || epsilon === undefined || !(epsilon > 0 && epsilon < 1)) {
     throw new ProtocolError(
       `Cannot join as the server's welcome must be complete: columns must lie in 0 .. ${last} and epsilon in 0 .. 1: current values are ${
-        quoted(columns)
+        showValue(columns)
       } and ${epsilon}`,
     );
   }

@@ -295,7 +295,7 @@ Deno.test("pullDataset() brings files and unpacks archives", async () => {
       "the hub's token stays with the hub",
     );
     await assertRejects(() => pullDataset("broken", options, sources), DownloadError, "must be an archive");
-    await assertRejects(() => pullDataset("lacking", options, sources), DownloadError, "must hold inner/x");
+    await assertRejects(() => pullDataset("lacking", options, sources), DownloadError, "inner/x is missing");
     await assertRejects(() => pullDataset("other", options), DownloadError, Object.keys(DATASETS).join(", "));
   });
 });

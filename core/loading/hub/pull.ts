@@ -7,7 +7,8 @@
 import { unzipSync } from "fflate";
 import { writeWhole } from "../../files/atomic.ts";
 import { DownloadError } from "../../contracts/errors.ts";
-import { readJson, showValue } from "../../files/json_file.ts";
+import { readJson } from "../../files/json_file.ts";
+import { showValue } from "../../contracts/plain_text.ts";
 import { environmentVariable } from "./environment.ts";
 import { type Checksum, download, type DownloadOptions, pause } from "./download.ts";
 
@@ -358,7 +359,7 @@ async function bringDataset(source: DatasetSource, folder: string, options: Pull
     for (const [file, entry] of Object.entries(source.archive)) {
       const bytes = content[entry];
       if (bytes === undefined) {
-        throw new DownloadError(`Cannot use ${zip} as it must hold ${entry}: it does not`);
+        throw new DownloadError(`Cannot use ${zip}: ${entry} is missing in it`);
       }
       await writeWhole(`${folder}/${file}`, bytes);
     }

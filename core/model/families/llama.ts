@@ -17,7 +17,7 @@ import {
   WeightReader,
 } from "../weights.ts";
 import { CheckpointError } from "../../contracts/errors.ts";
-import { showValue } from "../../files/json_file.ts";
+import { showValue } from "../../contracts/plain_text.ts";
 import type { BaseLayers, BaseShape, EndsShape, ModelEnds, Normalised, SequenceShape } from "../base.ts";
 import type { MatrixParameter, Parameter, Tape, Variable } from "../tape.ts";
 import {

@@ -19,7 +19,7 @@
 
 import { CheckpointError } from "../../contracts/errors.ts";
 import { loadDescribed, saveDescribed } from "../../files/described.ts";
-import { showValue } from "../../files/json_file.ts";
+import { showValue } from "../../contracts/plain_text.ts";
 import { randomStream } from "../../model/random.ts";
 import type { NamedArray } from "../../files/named_arrays.ts";
 
@@ -240,7 +240,7 @@ export async function loadPredictor(folder: string): Promise<Predictor> {
     if (found === undefined || found.shape.join() !== shape.join()) {
       return refuse(`"${name}" must be [${shape}]: it is ${found ? `[${found.shape}]` : "missing"}`);
     }
-    if (!found.data.every(Number.isFinite)) refuse(`"${name}" must be finite: it is not`);
+    if (!found.data.every(Number.isFinite)) refuse(`"${name}" has values that are not finite`);
     weights[name] = found.data;
   }
   return { config, weights };

@@ -150,7 +150,7 @@ function parseSource(text: string, refuse: (rule: string) => never): Omit<Sample
   try {
     json = JSON.parse(text);
   } catch {
-    return refuse("its description must be JSON: it is not");
+    return refuse("its description is not JSON");
   }
   const { layers, heads, hidden, fingerprint, headsPerDevice, capacities, settings } = json ?? {};
   const numbers = (list: unknown): list is number[] =>
@@ -180,17 +180,17 @@ export function readSamples(bytes: Uint8Array, name = "samples"): SampleSet {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const isOurs = bytes.length >= PREFIX &&
     new TextDecoder().decode(bytes.subarray(0, MAGIC.length)) === MAGIC;
-  if (!isOurs) refuse("it must be a file of pruner samples: it does not begin like one");
+  if (!isOurs) refuse("it does not begin like a file of pruner samples");
   const version = view.getUint32(MAGIC.length, true);
   if (version !== VERSION) refuse(`its version must be ${VERSION}: current value is ${version}`);
   const length = view.getUint32(MAGIC.length + 4, true);
-  if (length > bytes.length - PREFIX) refuse("it must hold its whole description: it is cut off");
+  if (length > bytes.length - PREFIX) refuse("its description is cut off");
   const source = parseSource(new TextDecoder().decode(bytes.subarray(PREFIX, PREFIX + length)), refuse);
   const size = source.layers * source.heads;
   const floats = (at: number, count: number) =>
     Float32Array.from({ length: count }, (_, i) => view.getFloat32(at + 4 * i, true));
   let at = PREFIX + length;
-  if (bytes.length < at + 4 * size) refuse("it must hold the base norms: it is cut off");
+  if (bytes.length < at + 4 * size) refuse("its base norms are cut off");
   const whole = { ...source, baseNorm: floats(at, size) };
   at += 4 * size;
   const step = recordBytes(whole);
@@ -233,7 +233,7 @@ async function readIfThere(path: string | URL): Promise<Uint8Array | null> {
  */
 export async function loadSamples(path: string | URL): Promise<SampleSet> {
   const bytes = await readIfThere(path);
-  if (bytes === null) throw new CheckpointError(`Cannot read ${path} as it must exist: it does not`);
+  if (bytes === null) throw new CheckpointError(`Cannot read ${path}: there is no such file`);
   return readSamples(bytes, String(path));
 }
 

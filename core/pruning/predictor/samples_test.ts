@@ -89,17 +89,17 @@ Deno.test("readSamples() refuses what is damaged or something else", async () =>
     const whole = await Deno.readFile(path);
     const refused = (bytes: Uint8Array) => assertThrows(() => readSamples(bytes), CheckpointError).message;
     const header = whole.length - 3 * 4 * 20;
-    assertStringIncludes(refused(new Uint8Array(0)), "does not begin like one");
-    assertStringIncludes(refused(whole.with(0, 0)), "does not begin like one");
+    assertStringIncludes(refused(new Uint8Array(0)), "does not begin like a file of pruner samples");
+    assertStringIncludes(refused(whole.with(0, 0)), "does not begin like a file of pruner samples");
     assertStringIncludes(refused(whole.with(8, 2)), "version must be 1: current value is 2");
-    assertStringIncludes(refused(whole.subarray(0, header - 1)), "base norms: it is cut off");
-    assertStringIncludes(refused(whole.subarray(0, 40)), "whole description: it is cut off");
-    assertStringIncludes(refused(whole.with(16, 0)), "must be JSON");
+    assertStringIncludes(refused(whole.subarray(0, header - 1)), "base norms are cut off");
+    assertStringIncludes(refused(whole.subarray(0, 40)), "description is cut off");
+    assertStringIncludes(refused(whole.with(16, 0)), "is not JSON");
     assertStringIncludes(refused(whole.with(header + 30, whole[header + 30]! ^ 1)), "record 0 must be whole");
     for (let length = 0; length < header; length++) refused(whole.subarray(0, length));
     assertEquals(readSamples(whole.subarray(0, header)).samples, []);
   });
-  await assertRejects(() => loadSamples("/no/such/file"), CheckpointError, "it must exist");
+  await assertRejects(() => loadSamples("/no/such/file"), CheckpointError, "there is no such file");
 });
 
 Deno.test("SampleWriter refuses samples of other settings and says which; another seed and more steps are none of them", async () => {
