@@ -27,6 +27,7 @@ import { Tape } from "../model/tape.ts";
 import { embeddingMean } from "../train/embedding_mean.ts";
 import { probeStep, runStep } from "../train/step.ts";
 import type { MetaOf } from "../protocol/messages.ts";
+import { splitShape } from "../protocol/pass.ts";
 import { askPruner, initPruner } from "../pruning/ask_pruner.ts";
 import { isSame, savedWithHeads, textOf } from "./_identity.ts";
 import { type DecodingRequest, RemoteData } from "./remote_data.ts";
@@ -283,7 +284,12 @@ export class EdgeServer extends RunServer {
     }
     const dataMember = this.members.find((m) => m.device.data)!;
     const waits = new Waits(engine);
-    const data = new RemoteData(engine, dataMember.peer, hidden, dataMember.sharesLoss, waits, accumulate);
+    const run = splitShape(model, this.settings, {
+      statistics: fromDevices.length,
+      sharesLoss: dataMember.sharesLoss,
+    });
+    const { microBatches } = this.settings;
+    const data = new RemoteData({ engine, peer: dataMember.peer, run, waits, accumulate, microBatches });
     using remote = new RemoteHeads({
       engine,
       model,
@@ -303,7 +309,6 @@ export class EdgeServer extends RunServer {
       seed: this.settings.seed,
       settings: sampleSettings(this.settings),
     };
-    const { microBatches } = this.settings;
     const ports = { engine, base, heads: remote, data, microBatches };
     let state = resumed === null ? initPruner(pruner, context) : resumed.pruning!.state;
     let statistics: HeadStatistics = resumed?.pruning?.statistics ?? {};

@@ -20,6 +20,7 @@ import { RemoteData } from "../../session/remote_data.ts";
 import { Waits } from "../../session/waits.ts";
 import type { ModelShape } from "../../contracts/model_shape.ts";
 import type { MetaOf } from "../../protocol/messages.ts";
+import { splitShape } from "../../protocol/pass.ts";
 import type { Peer } from "../../protocol/peer.ts";
 import { ModelShard, type ShardStep } from "./rank.ts";
 import { allocateShares, cutShard, shardShapes, type Share, shareMemory, type StepSize } from "./shares.ts";
@@ -167,7 +168,8 @@ export class TensorParallelServer extends RunServer implements Disposable {
     const star = new Star(engine, members.map((m) => m.peer));
     const dataMember = this.members.find((m) => m.device.data)!;
     const waits = new Waits(engine);
-    const data = new RemoteData(engine, dataMember.peer, this.#model.hidden, dataMember.sharesLoss, waits);
+    const run = splitShape(this.#model, this.settings, { sharesLoss: dataMember.sharesLoss });
+    const data = new RemoteData({ engine, peer: dataMember.peer, run, waits });
     const { layers, heads } = this.#model;
     let step = 0;
     while (await this.mayGoOn()) {
