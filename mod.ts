@@ -551,6 +551,7 @@ export {
   RunServer,
   type RunServerOptions,
   type RunSettings,
+  type RunState,
   type RunStatus,
   runStep,
   type RunSystem,

@@ -298,6 +298,7 @@ export type { RunHandle, RunHealth } from "./session/run_handle.ts";
 export { type HeadMember, RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
 export { type DecodingRequest, RemoteData, type RemoteDataOptions } from "./session/remote_data.ts";
 export { HeadDevice, type HeadDeviceOptions } from "./session/head_device.ts";
+export type { RunState } from "./session/run_end.ts";
 export { DataDevice, type DataDeviceOptions, type DataSide } from "./session/data_device.ts";
 export { Waits } from "./session/waits.ts";
 export { RemoteSession } from "./session/remote_session.ts";
