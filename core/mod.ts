@@ -177,6 +177,30 @@ export {
 export { type BatchPart, type BatchSource, LocalData, partsOfStep } from "./train/local_data.ts";
 export { probeStep, runStep, type StepContext, type StepOutcome } from "./train/step.ts";
 export {
+  type LossesAtEnds,
+  lossesAtEnds,
+  type PruningPort,
+  type SavingPort,
+  Trainer,
+  type TrainerEvent,
+  type TrainerOptions,
+  type TrainerPorts,
+  type TrainerStep,
+  type TrainingSummary,
+  type ValidationPort,
+} from "./train/trainer.ts";
+export {
+  type BestLoss,
+  type PaddingCount,
+  type PlannedBatch,
+  type TrainingBatches,
+  trainingBatches,
+  TrainingPlan,
+  type TrainingPlanOptions,
+} from "./train/training_plan.ts";
+export { PruningSession, type PruningSessionOptions, type SavedPruning } from "./pruning/pruning_session.ts";
+export { LocalTraining, type LocalTrainingOptions } from "./session/local_training.ts";
+export {
   builtInCodecs,
   checkCodec,
   f16Codec,
@@ -278,7 +302,6 @@ export {
 export type { ModelShape } from "./contracts/model_shape.ts";
 export { readWelcome, receiveWelcome, type Welcome } from "./session/welcome.ts";
 export {
-  type BestLoss,
   type CheckpointSource,
   checkpointWriter,
   loadCheckpoint,
@@ -289,7 +312,6 @@ export {
   type SavedData,
   type SavedDevice,
   type SavedHeads,
-  type SavedPruning,
   saveHeads,
 } from "./session/run_checkpoint.ts";
 export { deviceIdIn } from "./session/device_id_file.ts";
@@ -367,7 +389,7 @@ export {
   type SaveHooks,
   SaveSchedule,
   type SavingTimes,
-} from "./session/saving.ts";
+} from "./train/saving.ts";
 export * from "./files/safetensors.ts";
 export { StoredTensors } from "./files/stored_tensors.ts";
 export * from "./data/batches.ts";

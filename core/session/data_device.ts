@@ -26,7 +26,7 @@ import type { Peer } from "../protocol/peer.ts";
 import { type BatchPart, partsOfStep } from "../train/local_data.ts";
 import { RemoteSession } from "./remote_session.ts";
 import { type RunState, takeEnd } from "./run_end.ts";
-import type { SaveHooks } from "./saving.ts";
+import type { SaveHooks } from "../train/saving.ts";
 
 /** What the data device brings along. Nothing of it but E, dh_L and, if shared, the loss leaves the device. */
 export interface DataSide {

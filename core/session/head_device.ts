@@ -28,7 +28,7 @@ import {
 import { inputRows } from "../lora/input_mode.ts";
 import type { Peer } from "../protocol/peer.ts";
 import { type RunState, takeEnd } from "./run_end.ts";
-import type { SaveHooks } from "./saving.ts";
+import type { SaveHooks } from "../train/saving.ts";
 import type { Welcome } from "./welcome.ts";
 
 /** What head modules take part with. */

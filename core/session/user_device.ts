@@ -23,7 +23,7 @@ import { HeadDevice } from "./head_device.ts";
 import { type CheckpointSource, requireSameRun, type RunCheckpoint, saveHeads } from "./run_checkpoint.ts";
 import { leave, requireOrderlyEnd, type RunState } from "./run_end.ts";
 import type { RunEnding } from "./run_events.ts";
-import { BackgroundSaver, type SaveHooks, type SavingTimes } from "./saving.ts";
+import { BackgroundSaver, type SaveHooks, type SavingTimes } from "../train/saving.ts";
 import { checkWait } from "./wait_limits.ts";
 import { readWelcome, receiveWelcome, type Welcome } from "./welcome.ts";
 
