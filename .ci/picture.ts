@@ -90,7 +90,9 @@ function draw(command: string, screen: readonly Cell[][]): string {
   const width = Math.ceil(COLUMNS * SIZE.width + 2 * SIZE.margin);
   const height = SIZE.bar + lines.length * SIZE.line + SIZE.margin;
   const texts = lines.map((line, i) =>
-    line === "" ? "" : `<text x="${SIZE.margin}" y="${SIZE.bar + (i + 0.8) * SIZE.line}">${line}</text>`
+    line === ""
+      ? ""
+      : `<text x="${SIZE.margin}" y="${(SIZE.bar + (i + 0.8) * SIZE.line).toFixed(1)}">${line}</text>`
   ).filter((text) => text !== "");
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}">
 <style>text{font:${SIZE.font}px ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace;fill:#e6edf3;white-space:pre}.c{fill:#7ee787}</style>

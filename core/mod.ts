@@ -177,6 +177,30 @@ export {
 export { type BatchPart, type BatchSource, LocalData, partsOfStep } from "./train/local_data.ts";
 export { probeStep, runStep, type StepContext, type StepOutcome } from "./train/step.ts";
 export {
+  type LossesAtEnds,
+  lossesAtEnds,
+  type PruningPort,
+  type SavingPort,
+  Trainer,
+  type TrainerEvent,
+  type TrainerOptions,
+  type TrainerPorts,
+  type TrainerStep,
+  type TrainingSummary,
+  type ValidationPort,
+} from "./train/trainer.ts";
+export {
+  type BestLoss,
+  type PaddingCount,
+  type PlannedBatch,
+  type TrainingBatches,
+  trainingBatches,
+  TrainingPlan,
+  type TrainingPlanOptions,
+} from "./train/training_plan.ts";
+export { PruningSession, type PruningSessionOptions, type SavedPruning } from "./pruning/pruning_session.ts";
+export { LocalTraining, type LocalTrainingOptions } from "./session/local_training.ts";
+export {
   builtInCodecs,
   checkCodec,
   f16Codec,
@@ -248,6 +272,7 @@ export {
   type PassDescription,
   type PassShape,
   type SplitShape,
+  splitShape,
   type StepMessage,
   type StepParty,
   type StepWork,
@@ -275,9 +300,8 @@ export {
   type RunTask,
 } from "./train/run_settings.ts";
 export type { ModelShape } from "./contracts/model_shape.ts";
-export { readWelcome, type Welcome } from "./session/welcome.ts";
+export { readWelcome, receiveWelcome, type Welcome } from "./session/welcome.ts";
 export {
-  type BestLoss,
   type CheckpointSource,
   checkpointWriter,
   loadCheckpoint,
@@ -288,14 +312,16 @@ export {
   type SavedData,
   type SavedDevice,
   type SavedHeads,
-  type SavedPruning,
   saveHeads,
 } from "./session/run_checkpoint.ts";
 export { deviceIdIn } from "./session/device_id_file.ts";
 export { newDeviceId } from "./session/device_id.ts";
 export type { RunHandle, RunHealth } from "./session/run_handle.ts";
-export { type HeadDevice, RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
-export { type DecodingRequest, RemoteData } from "./session/remote_data.ts";
+export { type HeadMember, RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
+export { type DecodingRequest, RemoteData, type RemoteDataOptions } from "./session/remote_data.ts";
+export { HeadDevice, type HeadDeviceOptions } from "./session/head_device.ts";
+export type { RunState } from "./session/run_end.ts";
+export { DataDevice, type DataDeviceOptions, type DataSide } from "./session/data_device.ts";
 export { Waits } from "./session/waits.ts";
 export { RemoteSession } from "./session/remote_session.ts";
 export { EdgeServer, type EdgeServerOptions, keptPerLayer } from "./session/edge_server.ts";
@@ -309,12 +335,7 @@ export type {
   StepTimes,
 } from "./session/run_events.ts";
 export { type RunMember, RunServer, type RunServerOptions, type RunSystem } from "./session/run_server.ts";
-export {
-  type DataSide,
-  runUserDevice,
-  type UserDeviceOptions,
-  type UserDeviceResult,
-} from "./session/user_device.ts";
+export { runUserDevice, type UserDeviceOptions, type UserDeviceResult } from "./session/user_device.ts";
 export {
   allocateShares,
   cutShard,
@@ -362,7 +383,13 @@ export {
   writeWholeSync,
 } from "./files/atomic.ts";
 export { openRunFolder, type RunFolder, type RunFolderOptions, setAside } from "./session/run_folder.ts";
-export { BackgroundSaver, type SaveEvery, SaveSchedule, type SavingTimes } from "./session/saving.ts";
+export {
+  BackgroundSaver,
+  type SaveEvery,
+  type SaveHooks,
+  SaveSchedule,
+  type SavingTimes,
+} from "./train/saving.ts";
 export * from "./files/safetensors.ts";
 export { StoredTensors } from "./files/stored_tensors.ts";
 export * from "./data/batches.ts";

@@ -102,7 +102,8 @@ export class CachedLayers implements Disposable {
     }
     try {
       const mask = new Uint8Array(layers.shape.layers * layers.shape.heads);
-      await heads?.beginStep({ step, mode: "evaluate", mask });
+      const microBatches = [{ index: 0, batch: rows, rows: embedding.rows, firstRow: 0 }];
+      await heads?.beginStep({ step, mode: "evaluate", mask, microBatches });
       const stay = parents !== null && parents.length === this.#rows && parents.every((p, row) => p === row);
       const cache: AttentionCache = {
         first: this.#length,

@@ -188,7 +188,7 @@ export const MESSAGES: { readonly [K in FrameKind]: Message<Metas[K]> } = {
   mask: message<Metas["mask"]>("server", "heads", { as: "u8", count: [1, 1], shapes: [["L", "H"]] }, {
     mode: oneOf("train", "evaluate", "probe"),
     lowest: integer(0, 1e6),
-    rows: optional(list(integer(1, MAX_ROWS), 1, MAX_MICRO_BATCHES)),
+    rows: list(integer(1, MAX_ROWS), 1, MAX_MICRO_BATCHES),
     part: optional(tuple(row, integer(1, MAX_ROWS), row)),
     best: optional(flag()),
     save: optional(flag()),

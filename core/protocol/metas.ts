@@ -115,8 +115,8 @@ export interface MaskMeta {
   readonly mode: "train" | "evaluate" | "probe";
   /** The lowest layer with a kept head on any device: it sends no gradient of X. */
   readonly lowest: number;
-  /** Rows of each micro-batch. @default {one micro-batch} */
-  readonly rows?: readonly number[];
+  /** Rows of each micro-batch. */
+  readonly rows: readonly number[];
   /** Part, how many there are, and its first row in the step. @default {the whole step} */
   readonly part?: readonly [number, number, number];
   /** True if the head modules are the best so far. */

@@ -9,6 +9,7 @@
  * @module
  */
 
+import type { ModelShape } from "../contracts/model_shape.ts";
 import type { HeadMode } from "../contracts/ports.ts";
 import { type MicroBatch, type StepPart, WHOLE_STEP } from "../contracts/micro_batches.ts";
 import { keptHeads, maskOfRange } from "../lora/head_mask.ts";
@@ -127,6 +128,28 @@ export interface SplitShape {
   readonly clip: boolean;
   /** True if the data device tells its loss. */
   readonly sharesLoss: boolean;
+}
+
+/**
+ * Shapes of a run.
+ *
+ * @param model Shape of the model.
+ * @param settings Settings of the run.
+ * @param more Statistics that devices send after a training step (0); whether the data device tells its loss (false).
+ */
+export function splitShape(
+  { layers, heads, hidden }: ModelShape,
+  { lora, clipNorm }: {
+    readonly lora: Pick<LoraSettings, "mode" | "targets">;
+    readonly clipNorm: number | null;
+  },
+  more: { readonly statistics?: number; readonly sharesLoss?: boolean } = {},
+): SplitShape {
+  const { statistics = 0, sharesLoss = false } = more;
+  return {
+    ...{ layers, hidden, headSize: hidden / heads, targets: lora.targets.length, mode: lora.mode },
+    ...{ statistics, clip: clipNorm !== null, sharesLoss },
+  };
 }
 
 /** What a pass depends on. A party that knows only itself names only itself: its own messages are then the same. */

@@ -28,7 +28,9 @@ function open(options: PeerOptions = {}) {
       sequence: sequence++,
       step: 0,
       layer: 0,
-      meta: change.kind === undefined || change.kind === "mask" ? { mode: "train", lowest: 0 } : {},
+      meta: change.kind === undefined || change.kind === "mask"
+        ? { mode: "train", lowest: 0, rows: [26] }
+        : {},
       tensors: change.kind === undefined || change.kind === "mask" ? [MASK] : [],
       ...change,
     }));

@@ -6,28 +6,28 @@
 
 import type { Engine } from "@edgetuner/kernels";
 import { requireSameRun, type RunCheckpoint } from "./run_checkpoint.ts";
-import { BackgroundSaver, SaveSchedule, type SavingTimes } from "./saving.ts";
+import { BackgroundSaver, type SavingTimes } from "../train/saving.ts";
 import { HandshakeError } from "../contracts/errors.ts";
 import { CachedLayers } from "../generation/cached_layers.ts";
 import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
 import type { LoraSettings } from "../lora/settings.ts";
 import type { BaseLayers } from "../model/base.ts";
 import { showValue } from "../contracts/plain_text.ts";
-import type { HeadStatistics } from "../contracts/ports.ts";
+import type { EmbeddedBatch } from "../contracts/ports.ts";
 import { sampleSettings } from "../pruning/predictor/samples.ts";
 import {
   checkPruner,
   DEVICE_STATISTICS,
+  type DeviceStatistic,
   type Pruner,
   type PrunerContext,
-  type PrunerDecision,
-  type PrunerInput,
 } from "../contracts/pruner.ts";
 import { Tape } from "../model/tape.ts";
-import { embeddingMean } from "../train/embedding_mean.ts";
 import { probeStep, runStep } from "../train/step.ts";
+import { type SavingPort, Trainer, type TrainerStep } from "../train/trainer.ts";
 import type { MetaOf } from "../protocol/messages.ts";
-import { askPruner, initPruner } from "../pruning/ask_pruner.ts";
+import { splitShape } from "../protocol/pass.ts";
+import { PruningSession } from "../pruning/pruning_session.ts";
 import { isSame, savedWithHeads, textOf } from "./_identity.ts";
 import { type DecodingRequest, RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";
@@ -253,18 +253,10 @@ export class EdgeServer extends RunServer {
     });
   }
 
-  /** Runs the steps, with the pruner's decision in each. */
-  protected override async runAll(): Promise<void> {
-    const { engine, base, pruner } = this.#options;
+  /** Tells every device its part in the run. */
+  async #welcome({ members, ranges }: HeadAssignment, start: number): Promise<void> {
+    const { base, pruner } = this.#options;
     const { layers, heads, hidden } = base.shape;
-    const resumed = await this.#checkpoint();
-    const { members, ranges } = resumed === null ? this.#ranges() : this.#savedRanges(resumed);
-    const model = { layers, heads, hidden };
-    const capacities = members.map((m) => m.device.capacity);
-    const fromDevices = DEVICE_STATISTICS.filter((n) => pruner.needs.includes(n));
-    const { checkpointEvery, accumulate, clipNorm } = this.settings;
-    let step = resumed?.step ?? 0;
-    this.setRunning();
     for (const member of this.members) {
       const index = members.indexOf(member);
       member.device.range = index < 0 ? null : ranges[index]!;
@@ -272,56 +264,109 @@ export class EdgeServer extends RunServer {
         meta: {
           run: this.run,
           settings: this.settings,
-          model,
+          model: { layers, heads, hidden },
           range: member.device.range,
-          statistics: fromDevices,
-          start: step,
+          statistics: statisticsOf(pruner),
+          start,
         },
       });
       member.peer.run = this.run;
       member.peer.codec = this.codec;
     }
-    const dataMember = this.members.find((m) => m.device.data)!;
+  }
+
+  /** The ports of the steps behind the network. */
+  #remotePorts({ members, ranges }: HeadAssignment) {
+    const { engine, base, pruner } = this.#options;
+    const { layers, heads, hidden } = base.shape;
+    const model = { layers, heads, hidden };
+    const statistics = statisticsOf(pruner);
+    const { overlap, clipNorm, lora, accumulate, microBatches } = this.settings;
     const waits = new Waits(engine);
-    const data = new RemoteData(engine, dataMember.peer, hidden, dataMember.sharesLoss, waits, accumulate);
-    using remote = new RemoteHeads({
+    const { peer, sharesLoss } = this.members.find((m) => m.device.data)!;
+    const run = splitShape(model, this.settings, { statistics: statistics.length, sharesLoss });
+    const data = new RemoteData({ engine, peer, run, waits, accumulate, microBatches });
+    const remote = new RemoteHeads({
       engine,
       model,
-      lora: this.settings.lora,
+      lora,
       devices: members.map(({ peer }, i) => ({ peer, range: ranges[i]! })),
-      statistics: fromDevices,
-      overlap: this.settings.overlap,
+      statistics,
+      overlap,
       clipNorm,
       waits,
     });
+    return { waits, data, remote, step: { engine, base, heads: remote, data, microBatches } };
+  }
+
+  /** Runs the steps, with the pruner's decision in each. */
+  protected override async runAll(): Promise<void> {
+    const { engine, base, pruner, timeoutMs, baseNorm } = this.#options;
+    const { layers, heads } = base.shape;
+    const resumed = await this.#checkpoint();
+    const assignment = resumed === null ? this.#ranges() : this.#savedRanges(resumed);
+    this.setRunning();
+    await this.#welcome(assignment, resumed?.step ?? 0);
+    const ports = this.#remotePorts(assignment);
+    const { data, waits } = ports;
+    using remote = ports.remote;
     using cached = new CachedLayers({ engine, layers: base, heads: remote });
+    const meter = new StepMeter(() => this.counters(engine, waits));
     const context: PrunerContext = {
       layers,
       heads,
-      headsPerDevice: ranges.map((r) => r.count),
-      capacities,
+      headsPerDevice: assignment.ranges.map((r) => r.count),
+      capacities: assignment.members.map((m) => m.device.capacity),
       seed: this.settings.seed,
       settings: sampleSettings(this.settings),
     };
-    const { microBatches } = this.settings;
-    const ports = { engine, base, heads: remote, data, microBatches };
-    let state = resumed === null ? initPruner(pruner, context) : resumed.pruning!.state;
-    let statistics: HeadStatistics = resumed?.pruning?.statistics ?? {};
-    let lastMask: Uint8Array | null = resumed?.pruning?.lastMask ?? null;
-    const now = this.now;
+    const pruning = new PruningSession({
+      pruner,
+      context,
+      baseNorm,
+      probe: (step, batch) => meter.probe(() => probeStep(ports.step, step, batch)),
+      resumed: resumed?.pruning,
+      timeoutMs,
+      signal: this.signal,
+    });
+    let best = false;
+    const trainer = new Trainer({
+      mayGoOn: () => this.mayGoOn(),
+      next: async (step) => {
+        const batch = await this.#nextBatch(step, { cached, data, waits, remote, meter });
+        best = batch === null && data.best;
+        return batch;
+      },
+      step: (step, batch, { mask }) => runStep(ports.step, step, batch, mask),
+      pruning,
+      saving: this.#saving(pruning, (isSaved) => remote.saves = data.saves = isSaved),
+    }, {
+      start: resumed?.step,
+      maskLength: layers * heads,
+      now: this.now,
+      onEvent: (event) => {
+        if (event.type === "step") this.#tell(event, meter);
+        // Before the last save: devices save what they have even if this server cannot.
+        else if (event.type === "finished") this.ending = { step: event.step, best };
+      },
+    });
+    await trainer.run();
+  }
+
+  /** Where this server's own state goes; devices hear of each save. */
+  #saving(pruning: PruningSession, announce: (isSaved: boolean) => void): SavingPort<RunCheckpoint> {
     const { onCheckpoint, saveEveryMs: ms } = this.#options;
-    const schedule = new SaveSchedule({ steps: checkpointEvery, ms: onCheckpoint && ms }, now);
-    let saved: number | null = null;
-    const save = async () => {
-      if (onCheckpoint === undefined || saved === step || this.settings.task !== "train") return;
-      saved = step;
-      const read = (): RunCheckpoint => ({
+    return {
+      every: { steps: this.settings.checkpointEvery, ms: onCheckpoint && ms },
+      saver: this.#saver,
+      announce,
+      read: (step) => ({
         run: this.run,
         step,
         settings: this.settings,
         fingerprint: this.#options.fingerprint,
         heads: null,
-        pruning: { pruner: pruner.name, state, lastMask, statistics },
+        pruning: pruning.saved,
         devices: this.members.map(({ hello: { name, id }, device: { capacity, range } }) => ({
           name,
           ...(id !== undefined && { id }),
@@ -329,20 +374,32 @@ export class EdgeServer extends RunServer {
           range,
         })),
         data: null,
-      });
-      await this.#saver.save(read, (checkpoint) => onCheckpoint.call(this.#options, checkpoint));
+      }),
+      write: onCheckpoint === undefined || this.settings.task !== "train"
+        ? undefined
+        : (checkpoint) => onCheckpoint.call(this.#options, checkpoint),
     };
-    let best = false;
-    while (await this.mayGoOn()) {
-      const before = this.counters(engine, waits);
-      const started = now();
+  }
+
+  /** The next batch of the data device; what it asks for in generation is answered meanwhile. `null` ends the run. */
+  async #nextBatch(
+    step: number,
+    ports: {
+      readonly cached: CachedLayers;
+      readonly data: RemoteData;
+      readonly waits: Waits;
+      readonly remote: RemoteHeads;
+      readonly meter: StepMeter;
+    },
+  ): Promise<EmbeddedBatch | null> {
+    const { cached, data, remote, meter } = ports;
+    for (;;) {
+      meter.begin(this.now());
       const batch = await data.request(step);
-      if (batch === null) {
-        best = data.best;
-        break;
-      }
+      if (batch === null) return null;
       if ("parents" in batch) {
-        await this.#decode(batch, step, { cached, data, waits, bytesBefore: before.bytes });
+        await this.#decode(batch, step, { ...ports, bytesBefore: meter.bytesBefore });
+        if (!await this.mayGoOn()) return null;
         continue;
       }
       cached.forget();
@@ -351,80 +408,92 @@ export class EdgeServer extends RunServer {
         data.refuse(`a run for generation has no training steps: step ${step} came`);
       }
       remote.best = data.best;
-      const pruneStarted = now();
-      const beforeProbe = this.counters(engine, waits);
-      let afterProbe = beforeProbe;
-      let decision: PrunerDecision = { mask: new Uint8Array(layers * heads) };
-      if (batch.mode === "train") {
-        try {
-          let trueGradientNorm: Float32Array | null = null;
-          if (pruner.needs.includes("trueGradientNorm")) {
-            trueGradientNorm = await probeStep(ports, step, batch);
-            afterProbe = this.counters(engine, waits);
-          }
-          const input: PrunerInput = {
-            step,
-            lastMask,
-            gradientNorm: pruner.needs.includes("gradientNorm") ? statistics.gradientNorm ?? null : null,
-            loraNorm: pruner.needs.includes("loraNorm") ? statistics.loraNorm ?? null : null,
-            weightChange: pruner.needs.includes("weightChange") ? statistics.weightChange ?? null : null,
-            trueGradientNorm,
-            baseNorm: pruner.needs.includes("baseNorm") ? this.#options.baseNorm ?? null : null,
-            embeddingMean: pruner.needs.includes("embeddingMean") ? await embeddingMean(batch) : null,
-          };
-          const limit = { ms: this.#options.timeoutMs ?? 120_000, signal: this.signal };
-          [decision, state] = await askPruner(pruner, input, state, context, limit);
-        } catch (error) {
-          batch.embedding.dispose();
-          throw error;
-        }
-      }
-      const prune = now() - pruneStarted;
-      const isSaved = batch.mode === "train" && schedule.isDue(step + 1);
-      if (isSaved) await this.#saver.settled();
-      remote.saves = data.saves = isSaved;
-      const outcome = await runStep(ports, step, batch, decision.mask);
-      const after = this.counters(engine, waits);
-      // What a probe cost is told apart, so that the step's own figures compare with other pruners'.
-      const spent = (what: keyof typeof after) =>
-        after[what] - before[what] - (afterProbe[what] - beforeProbe[what]);
-      this.emit({
-        type: "step",
-        record: {
-          step,
-          mode: batch.mode,
-          loss: outcome.loss,
-          times: {
-            total: now() - started,
-            prune,
-            readback: spent("readback"),
-            codec: spent("codec"),
-            wait: spent("wait"),
-          },
-          bytes: spent("bytes"),
-          ...(afterProbe !== beforeProbe ? { probeBytes: afterProbe.bytes - beforeProbe.bytes } : {}),
-          ...(outcome.statistics.globalNorm === undefined
-            ? {}
-            : { gradientNorm: outcome.statistics.globalNorm }),
-          mask: decision.mask,
-          kept: keptPerLayer(decision.mask, layers, heads),
-          scores: decision.scores ?? null,
-          tokens: outcome.tokens,
-          batch: outcome.batch,
-        },
-      });
-      if (batch.mode === "train") {
-        statistics = outcome.statistics;
-        lastMask = decision.mask;
-        step++;
-        if (isSaved) await save();
-        schedule.took(now() - started, isSaved);
-      }
+      return batch;
     }
-    this.ending = { step, best };
-    await save();
-    await this.#saver.settled();
   }
+
+  /** Tells what is known of a step. */
+  #tell(
+    { step, mode, loss, decision, statistics, tokens, batch, pruneMs }: TrainerStep,
+    meter: StepMeter,
+  ): void {
+    const { layers, heads } = this.#options.base.shape;
+    const { mask, scores = null } = decision;
+    const { bytes, probeBytes, ...spent } = meter.spent();
+    this.emit({
+      type: "step",
+      record: {
+        step,
+        mode,
+        loss,
+        times: { total: this.now() - meter.startedAt, prune: pruneMs, ...spent },
+        bytes,
+        ...(probeBytes === null ? {} : { probeBytes }),
+        ...(statistics.globalNorm === undefined ? {} : { gradientNorm: statistics.globalNorm }),
+        mask,
+        kept: keptPerLayer(mask, layers, heads),
+        scores,
+        tokens,
+        batch,
+      },
+    });
+  }
+}
+
+/** The statistics that a pruner needs from devices. */
+function statisticsOf({ needs }: Pruner): DeviceStatistic[] {
+  return DEVICE_STATISTICS.filter((name) => needs.includes(name));
+}
+
+/** What a step cost, told apart from what its probe did: the step's own figures compare with other pruners'. */
+class StepMeter {
+  readonly #counters: () => Counters;
+  #before: Counters;
+  #probe: Counters | null = null;
+  /** The clock when the step began. */
+  startedAt = 0;
+
+  constructor(counters: () => Counters) {
+    this.#counters = counters;
+    this.#before = counters();
+  }
+
+  /** Bytes sent and received before the step. */
+  get bytesBefore(): number {
+    return this.#before.bytes;
+  }
+
+  begin(now: number): void {
+    this.#before = this.#counters();
+    this.#probe = null;
+    this.startedAt = now;
+  }
+
+  async probe<T>(task: () => Promise<T>): Promise<T> {
+    const before = this.#counters();
+    const result = await task();
+    this.#probe = difference(this.#counters(), before);
+    return result;
+  }
+
+  /** Since the step began; the probe's bytes are `null` without one. */
+  spent(): Counters & { readonly probeBytes: number | null } {
+    const all = difference(this.#counters(), this.#before);
+    if (this.#probe === null) return { ...all, probeBytes: null };
+    return { ...difference(all, this.#probe), probeBytes: this.#probe.bytes };
+  }
+}
+
+/** Milliseconds and bytes. */
+type Counters = Readonly<Record<"readback" | "codec" | "wait" | "bytes", number>>;
+
+function difference(a: Counters, b: Counters): Counters {
+  return {
+    readback: a.readback - b.readback,
+    codec: a.codec - b.codec,
+    wait: a.wait - b.wait,
+    bytes: a.bytes - b.bytes,
+  };
 }
 
 /** Kept heads of each layer. */

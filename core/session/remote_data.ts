@@ -6,10 +6,11 @@
 
 import type { Engine, Tensor } from "@edgetuner/kernels";
 import { ProtocolError } from "../contracts/errors.ts";
-import { type StepPart, WHOLE_STEP } from "../contracts/micro_batches.ts";
+import { type MicroBatch, splitBatch, type StepPart, WHOLE_STEP } from "../contracts/micro_batches.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import type { DataPort, EmbeddedBatch, LossPass, LossResult, StepMode } from "../contracts/ports.ts";
 import type { Frame, FrameOf } from "../protocol/frame.ts";
+import { describePass, type Exchange, type SplitShape } from "../protocol/pass.ts";
 import type { Peer } from "../protocol/peer.ts";
 import type { Waits } from "./waits.ts";
 
@@ -28,49 +29,54 @@ export interface DecodingRequest {
   readonly parents: readonly number[] | null;
 }
 
+/** Options of `RemoteData`. */
+export interface RemoteDataOptions {
+  /** The engine of the base model. */
+  readonly engine: Engine;
+  /** The data device. */
+  readonly peer: Peer;
+  /** Shapes of the run; among them whether the data device said that it shares its loss. */
+  readonly run: SplitShape;
+  /** Counts the time spent waiting for the data device. */
+  readonly waits: Waits;
+  /** Most parts of a training step, see `RunSettings`. @default {1} */
+  readonly accumulate?: number;
+  /** Micro-batches, see `RunSettings`. @default {1} */
+  readonly microBatches?: number;
+}
+
+/** A batch or a part of it that is under way. */
+interface PartUnderWay {
+  readonly mode: StepMode;
+  readonly position: StepPart;
+  /** Its micro-batches. */
+  readonly pieces: readonly MicroBatch[];
+  /** Micro-batches whose h_L has not been sent. */
+  readonly left: Set<number>;
+}
+
 /** Asks the data device for embeddings and for the gradient of the last hidden state. */
 export class RemoteData implements DataPort {
+  readonly #options: RemoteDataOptions;
   readonly #engine: Engine;
   readonly #peer: Peer;
   readonly #hidden: number;
-  readonly #sharesLoss: boolean;
-  readonly #accumulate: number;
   readonly #waits: Waits;
-  #mode: StepMode = "train";
-  #part: StepPart = WHOLE_STEP;
+  #current: PartUnderWay = { mode: "train", position: WHOLE_STEP, pieces: [], left: new Set() };
   /** Rows of the step's parts so far. */
   #rows = 0;
-  /** Rows of this part whose h_L has not been sent. */
-  #left = 0;
   /** True if the last batch came with the word that the head modules before it are the best so far. */
   best = false;
   /** If true, the data device is told to save its state after the step. */
   saves = false;
 
-  /**
-   * Talks to the data device of a run.
-   *
-   * @param engine The engine of the base model.
-   * @param peer The data device.
-   * @param hidden d, hidden size of the model.
-   * @param sharesLoss True if the data device said that it shares its loss.
-   * @param waits Counts the time spent waiting for the data device.
-   * @param accumulate Most parts of a training step, see `RunSettings`. @default {1}
-   */
-  constructor(
-    engine: Engine,
-    peer: Peer,
-    hidden: number,
-    sharesLoss: boolean,
-    waits: Waits,
-    accumulate = 1,
-  ) {
-    this.#engine = engine;
-    this.#peer = peer;
-    this.#hidden = hidden;
-    this.#sharesLoss = sharesLoss;
-    this.#waits = waits;
-    this.#accumulate = accumulate;
+  /** Talks to the data device of a run. */
+  constructor(options: RemoteDataOptions) {
+    this.#options = options;
+    this.#engine = options.engine;
+    this.#peer = options.peer;
+    this.#hidden = options.run.hidden;
+    this.#waits = options.waits;
   }
 
   /** E of the next batch or of the step's next part; `null` when the data device has ended the run. */
@@ -145,32 +151,33 @@ export class RemoteData implements DataPort {
       peer.reject(error);
       throw error;
     }
-    this.#part = this.#partOf(frame, mode);
-    this.#left = batch * length;
-    this.#rows = this.#part.firstRow + this.#left;
-    this.#mode = mode;
+    const position = this.#partOf(frame, mode);
+    const pieces = splitBatch({ batch, length }, this.#options.microBatches ?? 1);
+    this.#current = { mode, position, pieces, left: new Set(pieces.keys()) };
+    this.#rows = position.firstRow + batch * length;
     const embedding = this.#upload(frame.tensors[0]!.data as Float32Array, batch * length);
-    return { embedding, batch, length, mode, part: this.#part };
+    return { embedding, batch, length, mode, part: position };
   }
 
   #isLast(): boolean {
-    return this.#part.index + 1 === this.#part.count;
+    const { index, count } = this.#current.position;
+    return index + 1 === count;
   }
 
   /** Which part of the step a frame is: the one after the last, or the first one of a new step. */
   #partOf({ meta, step }: FrameOf<"embedding">, mode: StepMode): StepPart {
     const first = this.#isLast();
+    const before = this.#current.position;
+    const { accumulate = 1 } = this.#options;
     const [index, count] = meta.part ?? [0, 1];
-    const fits = index === (first ? 0 : this.#part.index + 1) &&
-      (first
-        ? count <= (mode === "train" ? this.#accumulate : 1)
-        : count === this.#part.count && mode === "train");
+    const fits = index === (first ? 0 : before.index + 1) &&
+      (first ? count <= (mode === "train" ? accumulate : 1) : count === before.count && mode === "train");
     if (!fits) {
       const error = new ProtocolError(
         `Cannot run step ${step} as ${
           first
-            ? `its first part of at most ${this.#accumulate}, in training,`
-            : `part ${this.#part.index + 1} of ${this.#part.count}`
+            ? `its first part of at most ${accumulate}, in training,`
+            : `part ${before.index + 1} of ${before.count}`
         } must come next: current value is ${showValue(meta.part ?? null)}, "${mode}"`,
       );
       this.#peer.reject(error);
@@ -179,27 +186,40 @@ export class RemoteData implements DataPort {
     return { index, count, firstRow: first ? 0 : this.#rows };
   }
 
+  /** What is sent and answered for a micro-batch. */
+  #exchange(microBatch: number, { probe = false }: LossPass): Exchange {
+    const { run } = this.#options;
+    const { mode, pieces, position } = this.#current;
+    const pass = { run, mode: probe ? "probe" : mode, microBatches: pieces, part: position } as const;
+    const { flows } = describePass({ ...pass, devices: [], lowest: run.layers });
+    return flows[microBatch]![0]!;
+  }
+
   /** Sends h_L, all of it or of one micro-batch; in training and for a probe waits for dh_L. */
   async loss(step: number, hidden: Tensor, pass: LossPass = {}): Promise<LossResult> {
     const { probe = false, part } = pass;
-    const shape = [hidden.rows, hidden.columns];
-    const at = { step, microBatch: part?.index ?? 0 };
+    const { mode, left, position } = this.#current;
+    const microBatch = part?.index ?? 0;
+    const { messages, answers } = this.#exchange(microBatch, pass);
+    const at = { step, microBatch };
     const [values] = await this.#engine.read([hidden]);
-    if (!probe) this.#left -= hidden.rows;
-    const last = this.#left === 0 && this.#part.index + 1 === this.#part.count;
+    if (!probe) left.delete(microBatch);
+    const last = left.size === 0 && position.index + 1 === position.count;
     await this.#peer.send("hidden", {
       ...at,
-      meta: probe ? { probe } : this.saves && this.#mode === "train" ? { save: true } : {},
-      tensors: [{ dtype: "f32", shape, data: values! }],
+      meta: probe ? { probe } : this.saves && mode === "train" ? { save: true } : {},
+      tensors: [{ dtype: "f32", shape: [...messages[0]!.shapes[0]!], data: values! }],
     });
     let gradient: Tensor | null = null;
-    if (this.#mode === "train") {
+    const answer = answers.find(({ kind }) => kind === "hiddenGradient");
+    if (answer !== undefined) {
       // The data device answers in the order in which it was asked.
-      const frame = await this.#waits.for(this.#peer.receive("hiddenGradient", { ...at, shapes: [shape] }));
+      const expected = { ...at, shapes: answer.shapes };
+      const frame = await this.#waits.for(this.#peer.receive("hiddenGradient", expected));
       const data = frame.tensors[0]!.data as Float32Array;
       gradient = this.#engine.upload(data, hidden.rows, hidden.columns, "dh_L");
     }
-    if (!this.#sharesLoss || probe || !last) return { gradient, loss: null };
+    if (!this.#options.run.sharesLoss || probe || !last) return { gradient, loss: null };
     try {
       // The loss of the whole step comes after its last gradient.
       const { meta } = await this.#waits.for(this.#peer.receive("loss", { step, shapes: [] }));

@@ -8,22 +8,31 @@
 
 import { type Engine, gatherHeadColumns, scatterAddHeadColumns, type Tensor } from "@edgetuner/kernels";
 import { ProtocolError } from "../contracts/errors.ts";
+import type { MicroBatch } from "../contracts/micro_batches.ts";
+import type { ModelShape } from "../contracts/model_shape.ts";
+import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../contracts/ports.ts";
+import type { DeviceStatistic } from "../contracts/pruner.ts";
 import type { HeadRange } from "../lora/allocation.ts";
+import { keptHeads, lowestLayer, putRange } from "../lora/head_mask.ts";
 import { clipFactor, globalNorm } from "../lora/head_modules.ts";
-import { keptHeads, lowestLayer, maskOfRange, putRange } from "../lora/head_mask.ts";
 import { INPUT_MODES } from "../lora/input_modes.ts";
 import type { LoraSettings, LoraTarget } from "../lora/settings.ts";
 import { type TargetColumns, targetColumns } from "../lora/target_columns.ts";
-import { type MicroBatch, WHOLE_STEP } from "../contracts/micro_batches.ts";
-import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../contracts/ports.ts";
-import type { DeviceStatistic } from "../contracts/pruner.ts";
-import type { WireTensor } from "../protocol/frame.ts";
+import {
+  describePass,
+  type Exchange,
+  FlowCursor,
+  headsOfDevices,
+  inLane,
+  type PassDescription,
+  type SplitShape,
+  splitShape,
+} from "../protocol/pass.ts";
 import type { Peer } from "../protocol/peer.ts";
-import type { ModelShape } from "../contracts/model_shape.ts";
 import type { Waits } from "./waits.ts";
 
 /** A device that owns heads, as the edge server sees it. */
-export interface HeadDevice {
+export interface HeadMember {
   /** Its connection. */
   readonly peer: Peer;
   /** Its heads. */
@@ -39,7 +48,7 @@ export interface RemoteHeadsOptions {
   /** LoRA settings. */
   readonly lora: LoraSettings;
   /** The devices, together owning every head once, in order of their heads. */
-  readonly devices: readonly HeadDevice[];
+  readonly devices: readonly HeadMember[];
   /** Statistics that devices send after each training step. */
   readonly statistics: readonly DeviceStatistic[];
   /** False to compute nothing while waiting for devices, for comparison. @default {true} */
@@ -51,8 +60,8 @@ export interface RemoteHeadsOptions {
 }
 
 /** The kept heads of one device in a layer. */
-interface Part {
-  readonly device: HeadDevice;
+interface DeviceShare {
+  readonly device: HeadMember;
   /** Number of kept heads, n_m. */
   readonly kept: number;
   /** Kept heads of the devices before it. */
@@ -60,7 +69,7 @@ interface Part {
 }
 
 interface LayerPlan {
-  readonly parts: readonly Part[];
+  readonly shares: readonly DeviceShare[];
   /** All kept heads of the layer, ascending. */
   readonly list: readonly number[];
   /** [1, n]: the same. */
@@ -71,12 +80,27 @@ interface LayerPlan {
   readonly kept: number;
 }
 
+/** A step that is under way. */
+interface StepUnderWay extends HeadStep {
+  /** All that is sent and received for the heads. */
+  readonly pass: PassDescription;
+  /** Where each micro-batch is. */
+  readonly cursors: readonly FlowCursor[];
+}
+
+/** Where something is asked. */
+interface Place {
+  readonly layer: number;
+  readonly microBatch: number;
+}
+
 /** Asks devices for their heads' Deltas and gives them the gradients. */
 export class RemoteHeads implements HeadPort, Disposable {
   readonly #options: RemoteHeadsOptions;
+  readonly #run: SplitShape;
   readonly #headSize: number;
   readonly #plans = new Map<number, LayerPlan | null>();
-  #step: HeadStep | null = null;
+  #step: StepUnderWay | null = null;
   /** If true, the next step tells the devices that their head modules are the best so far. */
   best = false;
   /** If true, devices are told to save their state after the step. */
@@ -86,36 +110,45 @@ export class RemoteHeads implements HeadPort, Disposable {
 
   /** See `RemoteHeadsOptions`. */
   constructor(options: RemoteHeadsOptions) {
+    const { model, lora, clipNorm = null, statistics } = options;
     this.#options = options;
-    this.#headSize = options.model.hidden / options.model.heads;
+    this.#run = splitShape(model, { lora, clipNorm }, { statistics: statistics.length });
+    this.#headSize = this.#run.headSize;
   }
 
-  /** Tells every device which of its heads are pruned. */
+  /**
+   * Tells every device which of its heads are pruned.
+   *
+   * @throws {TypeError} If the step does not say its micro-batches: devices check the rows of each.
+   */
   async beginStep(step: HeadStep): Promise<void> {
     const { devices, model } = this.#options;
-    const { microBatches = [], part = WHOLE_STEP } = step;
+    const { microBatches, part, mode, mask } = step;
+    if (microBatches === undefined) {
+      throw new TypeError(
+        `Cannot begin step ${step.step} as its micro-batches must be given: current value is undefined`,
+      );
+    }
     const { best } = this;
     this.best = false;
-    this.#step = step;
+    const lowest = lowestLayer(mask, model.heads);
+    const heads = headsOfDevices(mask, model.heads, devices.map(({ range }) => range.count));
+    const pass = describePass({ run: this.#run, mode, microBatches, part, devices: heads, lowest });
+    this.#step = { ...step, pass, cursors: pass.flows.map((flow) => new FlowCursor(inLane(flow, "heads"))) };
     this.#forgetPlans();
-    const lowest = lowestLayer(step.mask, model.heads);
-    await Promise.all(devices.map(({ peer, range }) =>
-      peer.send("mask", {
+    await Promise.all(pass.begin.messages.map(({ shapes }, i) =>
+      devices[i]!.peer.send("mask", {
         step: step.step,
         // The lowest layer with a kept head, on whatever device, sends no gradient of X back.
         meta: {
-          mode: step.mode,
+          mode,
           lowest,
-          ...(microBatches.length > 1 ? { rows: microBatches.map((part) => part.rows) } : {}),
-          ...(part.count > 1 ? { part: [part.index, part.count, part.firstRow] } : {}),
+          rows: microBatches.map(({ rows }) => rows),
+          ...(part !== undefined && part.count > 1 ? { part: [part.index, part.count, part.firstRow] } : {}),
           ...(best ? { best } : {}),
-          ...(this.saves && step.mode === "train" ? { save: true } : {}),
+          ...(this.saves && mode === "train" ? { save: true } : {}),
         },
-        tensors: [{
-          dtype: "u8",
-          shape: [model.layers, range.count],
-          data: maskOfRange(step.mask, model.heads, range.first, range.count),
-        }],
+        tensors: [{ dtype: "u8", shape: [...shapes[0]!], data: heads[i]!.mask }],
       })
     ));
   }
@@ -123,23 +156,24 @@ export class RemoteHeads implements HeadPort, Disposable {
   /** The head modules for one micro-batch. */
   microBatch({ index }: MicroBatch): LayerHeads {
     return {
-      forward: (layer, x) => this.#forward(layer, x, index),
-      backward: (layer, dqkv, needsInput) => this.#backward(layer, dqkv, needsInput, index),
+      forward: (layer, x) => this.#forward({ layer, microBatch: index }, x),
+      backward: (layer, dqkv, needsInput) =>
+        this.#backward({ layer, microBatch: index }, dqkv, { needsInput }),
     };
   }
 
   /** Sends X of the kept heads and waits for their Deltas. */
   forward(layer: number, x: Tensor): PendingSum | null {
-    return this.#forward(layer, x, 0);
+    return this.#forward({ layer, microBatch: 0 }, x);
   }
 
   /** Sends the gradients of the Deltas and waits for those of X. */
   backward(layer: number, dqkv: Tensor, needsInput: boolean): PendingSum | null {
-    return this.#backward(layer, dqkv, needsInput, 0);
+    return this.#backward({ layer, microBatch: 0 }, dqkv, { needsInput });
   }
 
-  #forward(layer: number, x: Tensor, microBatch: number): PendingSum | null {
-    const plan = this.#plan(layer);
+  #forward(at: Place, x: Tensor): PendingSum | null {
+    const plan = this.#plan(at.layer);
     if (plan === null) return null;
     const { engine, lora, model } = this.#options;
     const mode = INPUT_MODES[lora.mode];
@@ -148,14 +182,10 @@ export class RemoteHeads implements HeadPort, Disposable {
     const reading = engine.read([input]);
     if (owned) input.dispose();
     const replies = this.#ask(
+      this.#next("input", at),
       plan,
-      { layer, microBatch },
-      "input",
-      "delta",
       async ({ kept, before }) =>
         mode.shareOf((await reading)[0]!, { heads: kept, before, tokens: length }, model),
-      ({ kept }) => mode.shape(kept, length, model),
-      ({ kept }) => [lora.targets.length, kept, length, this.#headSize],
     );
     return {
       ...this.#before(replies, reading),
@@ -173,36 +203,31 @@ export class RemoteHeads implements HeadPort, Disposable {
     };
   }
 
-  #backward(layer: number, dqkv: Tensor, needsInput: boolean, microBatch: number): PendingSum | null {
-    const plan = this.#plan(layer);
+  #backward(
+    at: Place,
+    dqkv: Tensor,
+    { needsInput }: { readonly needsInput: boolean },
+  ): PendingSum | null {
+    const plan = this.#plan(at.layer);
     if (plan === null) return null;
     const { engine, lora, model } = this.#options;
     const mode = INPUT_MODES[lora.mode];
     const length = dqkv.rows;
     const targets = lora.targets.length;
     const blocks = lora.targets.map((target) => {
-      const at = this.#columns(target, plan, dqkv);
-      const heads = this.#listed(plan, at.heads);
-      return gatherHeadColumns(dqkv, { first: at.first, headSize: this.#headSize, heads });
+      const { first, heads } = this.#columns(target, plan, dqkv);
+      const list = this.#listed(plan, heads);
+      return gatherHeadColumns(dqkv, { first, headSize: this.#headSize, heads: list });
     });
     const reading = engine.read(blocks);
     for (const block of blocks) block.dispose();
-    const replies = this.#ask(
-      plan,
-      { layer, microBatch },
-      "deltaGradient",
-      // The lowest layer needs no gradient of X: nothing trainable lies below it.
-      needsInput ? "inputGradient" : null,
-      async (part) => {
-        const values = await reading;
-        const size = part.kept * length * this.#headSize;
-        const joined = new Float32Array(targets * size);
-        values.forEach((all, k) => joined.set(this.#blockOf(all, part, length), k * size));
-        return joined;
-      },
-      ({ kept }) => [targets, kept, length, this.#headSize],
-      ({ kept }) => mode.shape(kept, length, model),
-    );
+    const replies = this.#ask(this.#next("deltaGradient", at), plan, async (share) => {
+      const values = await reading;
+      const size = share.kept * length * this.#headSize;
+      const joined = new Float32Array(targets * size);
+      values.forEach((all, k) => joined.set(this.#blockOf(all, share, length), k * size));
+      return joined;
+    });
     const before = this.#before(replies, reading);
     if (!needsInput) {
       return { ...before, addTo: async () => void await this.#wait(replies, reading) };
@@ -222,19 +247,19 @@ export class RemoteHeads implements HeadPort, Disposable {
 
   /** Has the gradients clipped, if they are to be, and collects the statistics of the step. */
   async endStep(): Promise<HeadStatistics> {
-    const { devices, model, clipNorm = null } = this.#options;
-    const { step, mode } = this.#step!;
-    const clips = clipNorm !== null && mode === "train";
-    const norm = clips ? { globalNorm: await this.#clip(step, clipNorm) } : {};
-    const statistics = mode === "probe" ? ["gradientNorm"] as const : this.#options.statistics;
+    const { devices, model, clipNorm } = this.#options;
+    const { step, mode, pass: { settle, clip } } = this.#step!;
+    const norm = clip === null ? {} : { globalNorm: await this.#clip(step, clipNorm!) };
+    const messages = (clip?.answers ?? settle).filter(({ kind }) => kind === "statistics");
+    if (messages.length === 0) return norm;
+    const names = mode === "probe" ? ["gradientNorm"] as const : this.#options.statistics;
     const whole: Partial<Record<DeviceStatistic, Float32Array>> = {};
-    if (statistics.length === 0) return norm;
-    await this.#wait(Promise.all(devices.map(async ({ peer, range }) => {
-      const shape = [model.layers, range.count];
-      const frame = await peer.receive("statistics", { step, shapes: statistics.map(() => shape) });
-      statistics.forEach((name, i) => {
+    await this.#wait(Promise.all(messages.map(async ({ shapes }, i) => {
+      const { peer, range } = devices[i]!;
+      const frame = await peer.receive("statistics", { step, shapes });
+      names.forEach((name, k) => {
         const map = whole[name] ??= new Float32Array(model.layers * model.heads);
-        putRange(frame.tensors[i]!.data as Float32Array, map, model.heads, range.first, range.count);
+        putRange(frame.tensors[k]!.data as Float32Array, map, model.heads, range.first, range.count);
       });
     })));
     return { ...whole, ...norm };
@@ -281,17 +306,17 @@ export class RemoteHeads implements HeadPort, Disposable {
     }
     const { mask } = this.#step;
     const all: number[] = [];
-    const parts: Part[] = [];
+    const shares: DeviceShare[] = [];
     for (const device of devices) {
       const { first, count } = device.range;
       const kept = keptHeads(mask, model.heads, layer, first, count);
       if (kept.length === 0) continue;
-      parts.push({ device, kept: kept.length, before: all.length });
+      shares.push({ device, kept: kept.length, before: all.length });
       all.push(...kept.map((h) => first + h));
     }
     const plan = all.length === 0
       ? null
-      : { parts, kept: all.length, list: all, heads: this.#upload(all), others: new Map() };
+      : { shares, kept: all.length, list: all, heads: this.#upload(all), others: new Map() };
     this.#plans.set(layer, plan);
     return plan;
   }
@@ -316,7 +341,7 @@ export class RemoteHeads implements HeadPort, Disposable {
   }
 
   /** One device's part of head-major blocks [n, T, D]. */
-  #blockOf(values: Float32Array, { kept, before }: Part, length: number): Float32Array {
+  #blockOf(values: Float32Array, { kept, before }: DeviceShare, length: number): Float32Array {
     const perHead = length * this.#headSize;
     return values.subarray(before * perHead, (before + kept) * perHead);
   }
@@ -325,32 +350,49 @@ export class RemoteHeads implements HeadPort, Disposable {
   #uploadBlocks(plan: LayerPlan, answers: readonly Float32Array[], target: number, length: number): Tensor {
     const perHead = length * this.#headSize;
     const joined = new Float32Array(plan.kept * perHead);
-    plan.parts.forEach(({ kept, before }, i) => {
+    plan.shares.forEach(({ kept, before }, i) => {
       const size = kept * perHead;
       joined.set(answers[i]!.subarray(target * size, (target + 1) * size), before * perHead);
     });
     return this.#options.engine.upload(joined, plan.kept * length, this.#headSize, "blocks from devices");
   }
 
+  /** What is sent and answered next, which must be this. */
+  #next(kind: "input" | "deltaGradient", { layer, microBatch }: Place): Exchange {
+    const cursor = this.#step!.cursors[microBatch];
+    const exchange = cursor?.next ?? null;
+    const next = exchange?.messages[0];
+    if (exchange === null || next?.kind !== kind || next.layer !== layer) {
+      throw new TypeError(
+        `Cannot ask devices for "${kind}" of layer ${layer}, micro-batch ${microBatch}, as ${
+          next === undefined ? "nothing more" : `"${next.kind}" of layer ${next.layer}`
+        } must come next`,
+      );
+    }
+    cursor!.advance();
+    return exchange;
+  }
+
   /** Sends to and hears from all devices of a layer at once. */
   #ask(
-    plan: LayerPlan,
-    at: { readonly layer: number; readonly microBatch: number },
-    question: "input" | "deltaGradient",
-    answer: "delta" | "inputGradient" | null,
-    values: (part: Part) => Promise<Float32Array>,
-    shape: (part: Part) => number[],
-    answerShape: (part: Part) => number[],
+    { messages, answers }: Exchange,
+    { shares }: LayerPlan,
+    values: (share: DeviceShare) => Promise<Float32Array>,
   ): Promise<Float32Array[]> {
     const { step } = this.#step!;
-    const replies = Promise.all(plan.parts.map(async (part) => {
+    const replies = Promise.all(shares.map(async (share, i) => {
       if (this.#failure !== null) throw this.#failure.error;
-      const { peer } = part.device;
-      const tensor: WireTensor = { dtype: "f32", shape: shape(part), data: await values(part) };
-      await peer.send(question, { step, ...at, tensors: [tensor] });
-      if (answer === null) return new Float32Array(0);
+      const { peer } = share.device;
+      const { kind, layer, microBatch, shapes } = messages[i]!;
+      const at = { step, layer, microBatch };
+      const tensors = [{ dtype: "f32", shape: [...shapes[0]!], data: await values(share) }];
+      await peer.send(kind === "input" ? kind : "deltaGradient", { ...at, tensors });
+      const answer = answers[i]!;
+      // The lowest layer answers nothing: nothing trainable lies below it.
+      if (answer.kind === null) return new Float32Array(0);
       // A device answers in the order in which it was asked.
-      const frame = await peer.receive(answer, { step, ...at, shapes: [answerShape(part)] });
+      const expected = { ...at, shapes: answer.shapes };
+      const frame = await peer.receive(answer.kind === "delta" ? answer.kind : "inputGradient", expected);
       return frame.tensors[0]!.data as Float32Array;
     }));
     replies.catch(() => {}); // whoever waits gets the error; until then it is not unhandled

@@ -17,9 +17,9 @@ import type { HeadRange } from "../lora/allocation.ts";
 import type { HeadModules, HeadModulesState, HeadWeights } from "../lora/head_modules.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import type { BaseWeights } from "../model/weights.ts";
-import type { HeadStatistics } from "../contracts/ports.ts";
-import type { PrunerState } from "../contracts/pruner.ts";
+import type { SavedPruning } from "../pruning/pruning_session.ts";
 import { checkRunSettings, type RunSettings } from "../train/run_settings.ts";
+import type { BestLoss } from "../train/training_plan.ts";
 import type { ModelShape } from "../contracts/model_shape.ts";
 import { requireFiniteArrays } from "../lora/finite.ts";
 import { decodePlainData, encodePlainData } from "../protocol/cbor.ts";
@@ -43,18 +43,6 @@ export interface SavedHeads {
   readonly state: HeadModulesState;
 }
 
-/** What pruning goes on from. */
-export interface SavedPruning {
-  /** Name of the pruner. */
-  readonly pruner: string;
-  /** State of the pruner after the last step. */
-  readonly state: PrunerState;
-  /** Head mask of the last step; `null` before the first. */
-  readonly lastMask: Uint8Array | null;
-  /** Statistics of the last step. */
-  readonly statistics: HeadStatistics;
-}
-
 /** A device of the run, in the edge server's checkpoint. */
 export interface SavedDevice {
   /** Its name. */
@@ -65,14 +53,6 @@ export interface SavedDevice {
   readonly capacity: number;
   /** Its heads; `null` for a device without. */
   readonly range: HeadRange | null;
-}
-
-/** The lowest validation loss so far. */
-export interface BestLoss {
-  /** Training steps before the validation. */
-  readonly step: number;
-  /** The loss. */
-  readonly loss: number;
 }
 
 /** What the data side goes on from. */

@@ -8,8 +8,9 @@ import { checkRunSettings, type RunSettings } from "../train/run_settings.ts";
 import type { ModelShape } from "../contracts/model_shape.ts";
 import type { DeviceStatistic } from "../contracts/pruner.ts";
 import { type MetaOf, SETTINGS_FIELDS } from "../protocol/messages.ts";
+import type { Peer } from "../protocol/peer.ts";
 import type { FieldsOf } from "../protocol/fields.ts";
-import { ProtocolError } from "../contracts/errors.ts";
+import { ChannelClosedError, ProtocolError } from "../contracts/errors.ts";
 
 /** What the edge server tells a device that joined. */
 export interface Welcome {
@@ -57,4 +58,13 @@ export function readWelcome(meta: MetaOf<"welcome">): Welcome {
       { cause },
     );
   }
+}
+
+/** Waits for the start of the run; returns what the server says of it. */
+export async function receiveWelcome(peer: Peer): Promise<MetaOf<"welcome">> {
+  const frame = await peer.next("control", "the start of the run");
+  if (frame.kind === "end") {
+    throw new ChannelClosedError(`Cannot join as the server ended the run: ${frame.meta.reason}`);
+  }
+  return peer.check(frame, "welcome", {}).meta;
 }

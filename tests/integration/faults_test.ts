@@ -16,7 +16,7 @@ import {
   type WireTensor,
 } from "@edgetuner/core";
 import { webSocketListener, webSocketTransport } from "@edgetuner/transport";
-import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertInstanceOf, assertRejects, assertStringIncludes } from "@std/assert";
 import { flatten, TinyGpt2, tinySettings } from "../support/tiny_model.ts";
 import {
   admitAll,
@@ -378,29 +378,41 @@ Deno.test("a device that is told nonsense by a server stops with a ProtocolError
     statistics: [],
   };
   const mask = { dtype: "u8", shape: [3, 1], data: new Uint8Array(3) } as const;
-  const begin: Partial<RawFrame> & Pick<RawFrame, "kind"> = {
-    kind: "mask",
-    meta: { mode: "train", lowest: 0 },
-    tensors: [mask],
-  };
-  const scripts: (Partial<RawFrame> & Pick<RawFrame, "kind">)[][] = [
-    [{ kind: "input", tensors: [zeros([1, 26, 12])] }],
-    [{ ...begin, tensors: [{ ...mask, shape: [1, 3] }] }],
-    [{ ...begin, tensors: [{ ...mask, data: Uint8Array.of(0, 2, 0) }] }],
-    [{ ...begin, tensors: [zeros([3, 1])] }],
-    [{ ...begin, meta: { mode: "train" } }],
-    [{ ...begin, meta: { mode: "train", lowest: 4 } }],
-    [{ ...begin, meta: { lowest: 0 } }],
-    [{ ...begin, meta: { mode: "probe", lowest: 0 }, tensors: [{ ...mask, data: Uint8Array.of(0, 1, 0) }] }],
-    [begin, begin],
-    [begin, { kind: "input", layer: 1, tensors: [zeros([1, 26, 12])] }],
-    [begin, { kind: "input", step: 1, tensors: [zeros([1, 26, 12])] }],
-    [begin, { kind: "input", tensors: [zeros([2, 26, 12])] }],
-    [begin, { kind: "input", tensors: [zeros([1, 26, 48])] }],
-    [begin, { kind: "deltaGradient", tensors: [zeros([2, 1, 26, 12])] }],
-    [begin, { kind: "delta", tensors: [zeros([2, 1, 26, 12])] }],
+  const meta = { mode: "train", lowest: 0, rows: [26] };
+  type Script = readonly (Partial<RawFrame> & Pick<RawFrame, "kind">)[];
+  const begin = { kind: "mask", meta, tensors: [mask] } as const;
+  const scripts: readonly (readonly [Script, string])[] = [
+    [[{ kind: "input", tensors: [zeros([1, 26, 12])] }], "a step must have begun"],
+    [[{ ...begin, tensors: [{ ...mask, shape: [1, 3] }] }], "must be [3,1]: they are [1,3]"],
+    [[{ ...begin, tensors: [{ ...mask, data: Uint8Array.of(0, 2, 0) }] }], "mask must be 0 or 1"],
+    [[{ ...begin, tensors: [zeros([3, 1])] }], 'the tensors of "mask" must be u8'],
+    [[{ ...begin, meta: { mode: "train", rows: [26] } }], '"mask.lowest" must be'],
+    [[{ ...begin, meta: { ...meta, lowest: 4 } }], "lowest layer at most 3"],
+    [[{ ...begin, meta: { lowest: 0, rows: [26] } }], '"mask.mode" must be'],
+    [[{ ...begin, meta: { mode: "train", lowest: 0 } }], '"mask.rows" must be'],
+    [
+      [{ ...begin, meta: { ...meta, mode: "probe" }, tensors: [{ ...mask, data: Uint8Array.of(0, 1, 0) }] }],
+      "in a probe 0",
+    ],
+    [[begin, begin], "step 0 must be done"],
+    [[begin, { kind: "input", layer: 1, tensors: [zeros([1, 26, 12])] }], "must be of layer 0"],
+    [[begin, { kind: "input", step: 1, tensors: [zeros([1, 26, 12])] }], "must be of step 0"],
+    [[begin, { kind: "input", tensors: [zeros([2, 26, 12])] }], "must be [1,26,12]: they are [2,26,12]"],
+    [[begin, { kind: "input", tensors: [zeros([1, 25, 12])] }], "must be [1,26,12]: they are [1,25,12]"],
+    [[begin, { kind: "input", tensors: [zeros([1, 26, 48])] }], "must be [1,26,12]: they are [1,26,48]"],
+    [[begin, { kind: "deltaGradient", tensors: [zeros([2, 1, 26, 12])] }], 'must be "input"'],
+    [[begin, { kind: "delta", tensors: [zeros([2, 1, 26, 12])] }], '"delta"'],
+    [
+      [
+        { ...begin, meta: { ...meta, mode: "evaluate" } },
+        ...[0, 1, 2, 2].map((layer) => (
+          { kind: "input", layer, tensors: [zeros([1, 26, 12])] } as const
+        )),
+      ],
+      'Unexpected "input" in step 0: micro-batch 0 is done',
+    ],
   ];
-  for (const script of scripts) {
+  for (const [script, message] of scripts) {
     await using link = openLink("in-process");
     const device = runUserDevice({ engine, channel: await link.transport.connect(), name: "d", capacity: 1 });
     const channel = (await link.listener.accept())!;
@@ -409,6 +421,7 @@ Deno.test("a device that is told nonsense by a server stops with a ProtocolError
     for (const frame of script) await server.send({ run: "r", ...frame }).catch(() => {});
     const result = await device;
     assertInstanceOf(result.error, ProtocolError, `${JSON.stringify(script)}: ${result.error}`);
+    assertStringIncludes(result.error.message, message);
     assert(result.modules !== null, "it keeps its weights");
     result.modules[Symbol.dispose]();
     await channel.close();

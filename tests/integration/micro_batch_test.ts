@@ -265,7 +265,8 @@ Deno.test("a device refuses micro-batches that are unknown, out of order or of a
     ["a layer left out", [mask([6, 5]), input(0, 0, 6), input(1, 1, 5)], "must be of layer 0"],
     ["a layer twice", [mask([6, 5]), input(1, 0, 5), input(1, 0, 5)], "must be of layer 1"],
     ["rows of another one", [mask([6, 5]), input(1, 0, 6)], "[4,5,12]"],
-    ["unknown without a split", [mask(undefined), input(1, 0, 5)], "must be below 1"],
+    ["unknown without a split", [mask([11]), input(1, 0, 5)], "must be below 1"],
+    ["rows left out", [mask(undefined)], `"mask.rows" must be a list of 1 to 32`],
     ["no rows", [mask([])], `"mask.rows" must be a list of 1 to 32`],
     ["rows of zero", [mask([6, 0])], `"mask.rows" must be an integer from 1`],
     ["no list", [mask("two")], `"mask.rows" must be a list of 1 to 32`],
@@ -275,7 +276,7 @@ Deno.test("a device refuses micro-batches that are unknown, out of order or of a
       ...[0, 1, 2].map((layer) => input(1, layer, 5)),
       ...[0, 1].map((layer) => input(0, layer, 6)),
       { kind: "deltaGradient", layer: 2, tensors: [tensor(2, 4, 6, 12)] },
-    ], "must have gone forward"],
+    ], `must be "input": it is "deltaGradient"`],
     ["another step in between", [mask([6, 5]), input(0, 0, 6), { ...mask([6, 5]), step: 1 }], "must be done"],
   ];
   for (const [what, frames, message] of faults) {

@@ -170,7 +170,12 @@ Deno.test("a probe's traffic is that of an unpruned step without E, told apart f
 
 Deno.test("a data device answers one probe of a training step, and none in evaluation", async () => {
   const hidden = { dtype: "f32", shape: [26, 48], data: new Float32Array(26 * 48) } as const;
-  for (const [mode, answers] of [["train", 1], ["evaluate", 0]] as const) {
+  for (
+    const [mode, answers, why] of [
+      ["train", 1, "the probe was answered"],
+      ["evaluate", 0, "only training is probed"],
+    ] as const
+  ) {
     await using link = openLink("in-process");
     const device = runUserDevice({
       engine,
@@ -194,7 +199,7 @@ Deno.test("a data device answers one probe of a training step, and none in evalu
     for (let i = 0; i < answers; i++) await peer.receive("hiddenGradient", { step: 0, shapes: [[26, 48]] });
     const { error } = await device;
     assertInstanceOf(error, ProtocolError);
-    assert(error.message.includes("at most one, in training"), error.message);
+    assert(error.message.includes(`micro-batch 0 of a probe in step 0: ${why}`), error.message);
   }
 });
 
@@ -205,10 +210,18 @@ Deno.test("a data device takes each micro-batch once, and a probe's only as a wh
     tensors: [{ dtype: "f32" as const, shape: [rows, 48], data: new Float32Array(rows * 48) }],
   });
   const faults = [
-    ["unknown", [hidden(2)], "micro-batch 2 does not fit"],
-    ["twice", [hidden(1), hidden(1)], "micro-batch 1 does not fit"],
-    ["half a probe", [hidden(1, true), hidden(0)], "micro-batch 0 does not fit"],
-    ["a late probe", [hidden(1), hidden(0, true)], "micro-batch 0 of a probe does not fit"],
+    ["unknown", [hidden(2)], "Unexpected micro-batch 2 in step 0: there are 2"],
+    ["twice", [hidden(1), hidden(1)], "Unexpected micro-batch 1 in step 0: it was answered"],
+    [
+      "half a probe",
+      [hidden(1, true), hidden(0)],
+      "Unexpected micro-batch 0 in step 0: its probe is not complete",
+    ],
+    [
+      "a late probe",
+      [hidden(1), hidden(0, true)],
+      "Unexpected micro-batch 0 of a probe in step 0: the step has begun",
+    ],
     ["rows of the whole", [hidden(0, false, 26)], "[13,48]"],
   ] as const;
   for (const [what, frames, message] of faults) {

@@ -12,11 +12,12 @@ import {
   type DataSide,
   EdgeServer,
   type EdgeServerOptions,
-  HeadModules,
+  type HeadModules,
   type HeadRange,
   type LedgerEntry,
   LocalData,
   LocalHeads,
+  LocalTraining,
   type LossSettings,
   type ModelEnds,
   type RunServer,
@@ -425,58 +426,50 @@ export async function simulateServerTuner(options: SimulationOptions): Promise<S
     throw new TypeError("Cannot train on one machine as there must be one engine: the devices have another");
   }
   const size = sizeOf(model, settings);
-  const { layers: L, heads: H, hidden } = size.model;
-  const modules = new HeadModules(engine, {
-    ...settings,
-    layers: L,
-    heads: H,
-    hidden,
-    range: { first: 0, count: H },
-  });
-  using heads = new LocalHeads([modules], [], settings.clipNorm);
-  let batch: TokenBatch | null = null;
-  const data = new LocalData(
-    ends,
-    options.loss ?? { labelSmoothing: 0.1 },
-    (step) => ({ batch: batch = batches(step), mode: "train" }),
-    settings.accumulate,
-  );
+  const { layers: L, heads: H } = size.model;
   const before = await evaluate(options, []);
   const steps: SimulatedStep[] = [];
-  const mask = new Uint8Array(L * H);
-  let after: number | null = NaN;
-  let error: TrainingError | null = null;
-  try {
-    for (let step = 0; step < settings.steps; step++) {
+  let batch: TokenBatch | null = null;
+  using training = new LocalTraining({
+    ...{ engine, base: layers, ends, settings, loss: options.loss },
+    source(step) {
       signal?.throwIfAborted();
-      const embedded = (await data.next(step))!;
-      const { loss } = await runStep({ engine, base: layers, heads, data }, step, embedded, mask);
+      return step < settings.steps ? { batch: batch = batches(step), mode: "train" } : null;
+    },
+    onEvent(event) {
+      if (event.type !== "step") return;
       const { length, mask: places } = batch!;
       const counted = places.reduce((sum, m) => sum + (m === 0 ? 0 : 1), 0);
       const total = wholeStepWork({ ...size, length }, places.length, counted)
         .reduce((sum, segment) => sum + segmentMs(compute.edgeServer, segment), 0);
       const record: SimulatedStep = {
-        step,
+        step: event.step,
         mode: "train",
-        loss,
+        loss: event.loss,
         times: { total, prune: 0, readback: 0, codec: 0, wait: 0 },
         bytes: 0,
-        mask,
+        mask: event.decision.mask,
         kept: Array(L).fill(H),
         scores: null,
-        tokens: places.length,
-        batch: places.length / length,
+        tokens: event.tokens,
+        batch: event.batch,
         edgeComputeMs: total,
       };
       steps.push(record);
       options.onStep?.(record);
-    }
-    after = await evaluate(options, [modules]);
+    },
+  });
+  const { modules } = training;
+  let after: number | null = NaN;
+  let error: TrainingError | null = null;
+  try {
+    await training.trainer.run();
+    after = await evaluate(options, modules);
   } catch (cause) {
     if (!(cause instanceof TrainingError)) throw cause;
     error = cause;
   }
-  await options.onTrained?.([modules]);
+  await options.onTrained?.(modules);
   return {
     ...summary(steps),
     totalMs: steps.reduce((sum, s) => sum + s.times.total, 0),

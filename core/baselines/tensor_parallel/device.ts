@@ -13,12 +13,10 @@ import { HeadModules } from "../../lora/head_modules.ts";
 import { findCodec } from "../../protocol/codec.ts";
 import type { Frame, FrameOf } from "../../protocol/frame.ts";
 import { type Expectation, Peer } from "../../protocol/peer.ts";
-import {
-  receiveWelcome,
-  serveData,
-  type UserDeviceOptions,
-  type UserDeviceResult,
-} from "../../session/user_device.ts";
+import { splitShape } from "../../protocol/pass.ts";
+import { DataDevice } from "../../session/data_device.ts";
+import type { UserDeviceOptions, UserDeviceResult } from "../../session/user_device.ts";
+import { receiveWelcome } from "../../session/welcome.ts";
 import { leave, requireOrderlyEnd, type RunState, takeEnd } from "../../session/run_end.ts";
 import { checkWait } from "../../session/wait_limits.ts";
 import { ModelShard, type ShardStep } from "./rank.ts";
@@ -106,7 +104,9 @@ export async function runTensorParallelDevice(
   try {
     if (modules !== null) lanes.push(serveShare(peer, engine, modules, welcome, share!, state, options));
     if (data !== undefined) {
-      lanes.push(serveData(peer, engine, data, state, { start: 0, accumulate: 1, microBatches: 1 }));
+      const run = splitShape(welcome.model, settings, { sharesLoss: data.shareLoss ?? false });
+      const common = { peer, engine, data, run, state };
+      lanes.push(new DataDevice({ ...common, start: 0, accumulate: 1, microBatches: 1 }).run());
     }
     await Promise.all(lanes);
     requireOrderlyEnd(state);

@@ -20,7 +20,9 @@ import { RemoteData } from "../../session/remote_data.ts";
 import { Waits } from "../../session/waits.ts";
 import type { ModelShape } from "../../contracts/model_shape.ts";
 import type { MetaOf } from "../../protocol/messages.ts";
+import { splitShape } from "../../protocol/pass.ts";
 import type { Peer } from "../../protocol/peer.ts";
+import { Trainer } from "../../train/trainer.ts";
 import { ModelShard, type ShardStep } from "./rank.ts";
 import { allocateShares, cutShard, shardShapes, type Share, shareMemory, type StepSize } from "./shares.ts";
 
@@ -167,42 +169,47 @@ export class TensorParallelServer extends RunServer implements Disposable {
     const star = new Star(engine, members.map((m) => m.peer));
     const dataMember = this.members.find((m) => m.device.data)!;
     const waits = new Waits(engine);
-    const data = new RemoteData(engine, dataMember.peer, this.#model.hidden, dataMember.sharesLoss, waits);
+    const run = splitShape(this.#model, this.settings, { sharesLoss: dataMember.sharesLoss });
+    const data = new RemoteData({ engine, peer: dataMember.peer, run, waits });
     const { layers, heads } = this.#model;
-    let step = 0;
-    while (await this.mayGoOn()) {
-      const before = this.counters(engine, star, waits);
-      const started = this.now();
-      const batch = await data.next(step);
-      if (batch === null) return;
-      this.#requireSize(batch, dataMember.peer);
-      const { mode } = batch;
-      using part = shard.begin(modules, { ...batch, step, root: true });
-      const loss = await this.#runStep(step, batch, part, star, data);
-      const after = this.counters(engine, star, waits);
-      this.emit({
-        type: "step",
-        record: {
-          step,
-          mode,
-          loss,
-          times: {
-            total: this.now() - started,
-            prune: 0,
-            readback: after.readback - before.readback,
-            codec: after.codec - before.codec,
-            wait: after.wait - before.wait,
+    let before = this.counters(engine, star, waits);
+    const trainer = new Trainer({
+      mayGoOn: () => this.mayGoOn(),
+      next: (step) => {
+        before = this.counters(engine, star, waits);
+        return data.next(step);
+      },
+      step: async (step, batch) => {
+        this.#requireSize(batch, dataMember.peer);
+        using part = shard.begin(modules, { ...batch, step, root: true });
+        const loss = await this.#runStep(step, batch, part, star, data);
+        return { loss, statistics: {}, batch: batch.batch, tokens: batch.batch * batch.length };
+      },
+    }, {
+      maskLength: layers * heads,
+      now: this.now,
+      onEvent: (event) => {
+        if (event.type !== "step") return;
+        const { step, mode, loss, tokens, batch, ms, decision: { mask } } = event;
+        const after = this.counters(engine, star, waits);
+        this.emit({
+          type: "step",
+          record: {
+            ...{ step, mode, loss, tokens, batch, mask, scores: null },
+            times: {
+              total: ms,
+              prune: 0,
+              readback: after.readback - before.readback,
+              codec: after.codec - before.codec,
+              wait: after.wait - before.wait,
+            },
+            bytes: after.bytes - before.bytes,
+            kept: new Array<number>(layers).fill(heads),
           },
-          bytes: after.bytes - before.bytes,
-          mask: new Uint8Array(layers * heads),
-          kept: new Array<number>(layers).fill(heads),
-          scores: null,
-          tokens: batch.batch * batch.length,
-          batch: batch.batch,
-        },
-      });
-      if (mode === "train") step++;
-    }
+        });
+      },
+    });
+    const { step } = await trainer.run();
     this.ending = { step, best: false };
   }
 

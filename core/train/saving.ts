@@ -140,3 +140,11 @@ export class BackgroundSaver {
     this.#pending.catch(() => {}); // told to whoever waits next
   }
 }
+
+/** What a device does where the edge server says that a step's state is to be saved. */
+export interface SaveHooks {
+  /** Called when it says so. */
+  announced(): Promise<void>;
+  /** Called after each training step. */
+  trained(step: number, isSaved: boolean): Promise<void>;
+}

@@ -1,0 +1,286 @@
+/**
+ * The data side of a device, as it takes part in the steps of a run: it hands batches out and answers the last hidden
+ * states with the gradients of their losses.
+ *
+ * @module
+ */
+
+import type { Engine } from "@edgetuner/kernels";
+import { ProtocolError } from "../contracts/errors.ts";
+import { type MicroBatch, splitBatch } from "../contracts/micro_batches.ts";
+import type { StepMode } from "../contracts/ports.ts";
+import type { TokenSession } from "../generation/cached_session.ts";
+import { requireFiniteLoss } from "../lora/finite.ts";
+import type { ModelEnds } from "../model/base.ts";
+import {
+  embedTokens,
+  type LossSettings,
+  modelLoss,
+  partOfBatch,
+  sumLosses,
+  type TokenBatch,
+} from "../model/loss.ts";
+import type { Frame, FrameOf } from "../protocol/frame.ts";
+import { describeEmbedding, describePass, type Exchange, type SplitShape } from "../protocol/pass.ts";
+import type { Peer } from "../protocol/peer.ts";
+import { type BatchPart, partsOfStep } from "../train/local_data.ts";
+import { RemoteSession } from "./remote_session.ts";
+import { type RunState, takeEnd } from "./run_end.ts";
+import type { SaveHooks } from "../train/saving.ts";
+
+/** What the data device brings along. Nothing of it but E, dh_L and, if shared, the loss leaves the device. */
+export interface DataSide {
+  /** Embedding, final norm and LM head. */
+  readonly ends: ModelEnds;
+  /** Settings of the loss in training; evaluation has no label smoothing. */
+  readonly loss: LossSettings;
+  /** Fingerprint of the checkpoint; the edge server's must be the same. */
+  readonly fingerprint: string;
+  /** Tell the edge server the loss of each step. @default {false} */
+  readonly shareLoss?: boolean;
+  /**
+   * The next batch. Of a training step it is the whole batch, also where it is split (`RunSettings.accumulate`).
+   *
+   * @param step Training steps done so far; in the first call those of the checkpoint that the run goes on from.
+   * @returns `null` to end the run.
+   */
+  next(step: number): { readonly batch: TokenBatch; readonly mode: StepMode } | null;
+  /**
+   * Asked after each `next`: true if the head modules, as they are before what `next` returned, are the best
+   * so far by the validation that has just ended. All devices are told, see `UserDeviceOptions.onBest`.
+   */
+  isBest?(step: number): boolean;
+  /** Called with the loss of each step. */
+  onLoss?(step: number, mode: StepMode, loss: number): void;
+  /**
+   * Generates through the split once `next` has returned `null`, with `sample` or `beamSearch`, or asks how likely
+   * texts are, with `session.logLikelihood`; the run ends when it resolves. Only E of the tokens leaves the
+   * device. Not in tensor-parallel runs.
+   *
+   * @param session Continuations of one prompt at a time; use ends with this call.
+   */
+  generate?(session: TokenSession): Promise<void>;
+}
+
+/** What a data side takes part with. */
+export interface DataDeviceOptions {
+  /** The edge server. */
+  readonly peer: Peer;
+  /** The engine of the data side. */
+  readonly engine: Engine;
+  /** The data side. */
+  readonly data: DataSide;
+  /** Shapes of the run. */
+  readonly run: SplitShape;
+  /** How far the device is; kept up to date. */
+  readonly state: RunState;
+  /** Training steps done before. */
+  readonly start: number;
+  /** Parts of a training step, see `RunSettings`. */
+  readonly accumulate: number;
+  /** Micro-batches, see `RunSettings`. */
+  readonly microBatches: number;
+  /** What to do where a step's state is to be saved. @default {nothing} */
+  readonly saves?: SaveHooks | undefined;
+}
+
+/** A step that is under way. */
+interface DataStep {
+  readonly step: number;
+  readonly mode: StepMode;
+  /** True if the head modules before it are the best so far. */
+  readonly best: boolean;
+  /** True once the edge server has said that the state after it is to be saved. */
+  isSaved: boolean;
+}
+
+/** A part of a step that is under way. */
+interface DataPart extends BatchPart {
+  readonly pieces: readonly MicroBatch[];
+  /** What comes for each micro-batch. */
+  readonly exchanges: readonly Exchange[];
+  /** Micro-batches that have not come yet. */
+  readonly left: Set<number>;
+  /** Those of a probe; `null` before one has begun. */
+  probe: Set<number> | null;
+}
+
+/** Takes part for a data side. */
+export class DataDevice {
+  readonly #options: DataDeviceOptions;
+
+  /** See `DataDeviceOptions`. */
+  constructor(options: DataDeviceOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Hands batches out until the run ends.
+   *
+   * @throws {ProtocolError} If a message is not one that the step has next.
+   * @throws {TrainingError} If a loss is not finite.
+   */
+  async run(): Promise<void> {
+    const { data, start, saves, state } = this.#options;
+    let step = start;
+    for (;;) {
+      const next = data.next(step);
+      const best = data.isBest?.(step) ?? false;
+      if (next === null) return await this.#finish(step, best);
+      const { mode, batch } = next;
+      const current: DataStep = { step, mode, best, isSaved: false };
+      const end = await this.#step(current, batch);
+      if (end !== null) return takeEnd(end, state);
+      if (mode !== "train") continue;
+      step++;
+      await saves?.trained(step, current.isSaved);
+    }
+  }
+
+  /** There is no further batch: generates, if that is what the run is for, and waits for the end. */
+  async #finish(step: number, best: boolean): Promise<void> {
+    const { peer, data, state } = this.#options;
+    await data.generate?.(new RemoteSession(peer, data.ends, step));
+    await peer.send("finished", { step, meta: best ? { best } : {} });
+    // The edge server ends the run for everyone; wait for its word.
+    const frame = await peer.next("data", "the end of the run");
+    if (frame.kind !== "end") {
+      throw new ProtocolError(`Cannot end the run as "end" must come: it is "${frame.kind}"`);
+    }
+    takeEnd(frame, state);
+  }
+
+  /** One step; returns the end of the run, if that came instead of an answer. */
+  async #step(current: DataStep, batch: TokenBatch): Promise<FrameOf<"end"> | null> {
+    const { peer, data, accumulate } = this.#options;
+    const { step, mode } = current;
+    const losses: Float32Array[] = [];
+    for (const part of partsOfStep(batch, mode === "train" ? accumulate : 1)) {
+      await this.#embedding(current, part);
+      const answer = await this.#answers(current, part);
+      if ("kind" in answer) return answer;
+      losses.push(...answer);
+    }
+    const loss = sumLosses(losses);
+    if (data.shareLoss) await peer.send("loss", { step, meta: { loss } });
+    data.onLoss?.(step, mode, loss);
+    return null;
+  }
+
+  /** Sends E of a batch or a part of it. */
+  async #embedding({ step, mode, best }: DataStep, { batch, part }: BatchPart): Promise<void> {
+    const { peer, engine, data, run } = this.#options;
+    const { index, count } = part;
+    const embedding = embedTokens(data.ends, batch);
+    const [values] = await engine.read([embedding]);
+    embedding.dispose();
+    const { shapes } = describeEmbedding({
+      batch: batch.batch,
+      length: batch.length,
+      hidden: run.hidden,
+      part,
+    });
+    await peer.send("embedding", {
+      step,
+      meta: {
+        mode,
+        ...(count > 1 ? { part: [index, count] } : {}),
+        ...(best && index === 0 ? { best } : {}),
+      },
+      tensors: [{ dtype: "f32", shape: [...shapes[0]!], data: values! }],
+    });
+  }
+
+  /** Answers every h_L of a part; returns losses, or the end of the run. */
+  async #answers(
+    current: DataStep,
+    part: BatchPart,
+  ): Promise<readonly Float32Array[] | FrameOf<"end">> {
+    const { peer, engine, saves, microBatches, run } = this.#options;
+    const pieces = splitBatch(part.batch, microBatches);
+    const { flows } = describePass({
+      run,
+      mode: current.mode,
+      microBatches: pieces,
+      part: part.part,
+      devices: [],
+      lowest: run.layers,
+    });
+    const exchanges = flows.map((flow) => flow[0]!);
+    const open: DataPart = { ...part, pieces, exchanges, left: new Set(pieces.keys()), probe: null };
+    const losses: (readonly Float32Array[])[] = [];
+    while (open.left.size > 0) {
+      const next = await peer.next("data", `"hidden"`);
+      if (next.kind === "end") return next;
+      if (next.kind !== "hidden") {
+        throw new ProtocolError(`Unexpected "${next.kind}" in step ${current.step}: "hidden" must come next`);
+      }
+      const probing = next.meta.probe === true;
+      const { microBatch = 0 } = next;
+      takeMicroBatch(open, current, { microBatch, probing });
+      if (next.meta.save === true) {
+        if (!current.isSaved) await saves?.announced();
+        current.isSaved = true;
+      }
+      const answer = await this.#hidden(next, current, open);
+      if (!probing) losses[microBatch] = answer;
+      if (pieces.length > 1) await engine.yieldToEventLoop();
+    }
+    return losses.flat();
+  }
+
+  /** Computes the losses of h_L, and answers its gradient in training. */
+  async #hidden(
+    next: Frame,
+    { step, mode }: DataStep,
+    { batch, maskSum, pieces, exchanges }: DataPart,
+  ): Promise<readonly Float32Array[]> {
+    const { peer, engine, data } = this.#options;
+    const { microBatch = 0 } = next;
+    const { messages, answers } = exchanges[microBatch]!;
+    const frame = peer.check(next, "hidden", { step, microBatch, shapes: messages[0]!.shapes });
+    const { shape, data: values } = frame.tensors[0]!;
+    const [rows, hidden] = shape as [number, number];
+    using h = engine.upload(values as Float32Array, rows, hidden, "h_L");
+    const settings = { ...(mode === "train" ? data.loss : { labelSmoothing: 0 }), maskSum };
+    const piece = pieces.length === 1 ? batch : partOfBatch(batch, pieces[microBatch]!);
+    const { losses, gradient } = modelLoss(data.ends, h, piece, settings, mode === "train");
+    const results = await engine.read(gradient === null ? losses : [gradient, ...losses]);
+    for (const tensor of losses) tensor.dispose();
+    gradient?.dispose();
+    // Before dh_L is sent: no device learns from it.
+    requireFiniteLoss(step, sumLosses(results.slice(gradient === null ? 0 : 1)), mode);
+    const answer = answers.find(({ kind }) => kind === "hiddenGradient");
+    if (answer !== undefined) {
+      const tensor = { dtype: "f32", shape: [...answer.shapes[0]!], data: results.shift()! };
+      await peer.send("hiddenGradient", { step, microBatch, tensors: [tensor] });
+    }
+    return results;
+  }
+}
+
+/** Takes a micro-batch off those that are to come. Each comes once; one probe, whole, may come before the step itself. */
+function takeMicroBatch(
+  open: DataPart,
+  { step, mode }: DataStep,
+  { microBatch, probing }: { readonly microBatch: number; readonly probing: boolean },
+): void {
+  const { pieces, part, left } = open;
+  const all = pieces.length;
+  const refuse = (why: string): never => {
+    throw new ProtocolError(
+      `Unexpected micro-batch ${microBatch}${probing ? " of a probe" : ""} in step ${step}: ${why}`,
+    );
+  };
+  if (microBatch >= all) refuse(`there are ${all}`);
+  if (probing && open.probe === null) {
+    if (mode !== "train") refuse("only training is probed");
+    if (part.count > 1) refuse("the step has several parts");
+    if (left.size < all) refuse("the step has begun");
+    open.probe = new Set(pieces.keys());
+  }
+  if (!probing && (open.probe?.size ?? 0) > 0) refuse("its probe is not complete");
+  if (!(probing ? open.probe! : left).delete(microBatch)) {
+    refuse(probing ? "the probe was answered" : "it was answered");
+  }
+}

@@ -1,0 +1,121 @@
+/**
+ * Fine-tuning with everything on one machine: the head modules of one or several virtual devices beside the base
+ * model, and any pruner.
+ *
+ * @module
+ */
+
+import type { Engine } from "@edgetuner/kernels";
+import type { EmbeddedBatch } from "../contracts/ports.ts";
+import type { Pruner, PrunerContext } from "../contracts/pruner.ts";
+import { allocateHeads } from "../lora/allocation.ts";
+import { HeadModules } from "../lora/head_modules.ts";
+import { LocalHeads } from "../lora/local_heads.ts";
+import { adamwAt } from "../lora/settings.ts";
+import type { BaseLayers, ModelEnds } from "../model/base.ts";
+import type { LossSettings } from "../model/loss.ts";
+import { PruningSession } from "../pruning/pruning_session.ts";
+import { sampleSettings } from "../pruning/predictor/samples.ts";
+import { type BatchSource, LocalData } from "../train/local_data.ts";
+import { checkRunSettings, type RunSettings } from "../train/run_settings.ts";
+import { probeStep, runStep, type StepContext } from "../train/step.ts";
+import { type SavingPort, Trainer, type TrainerOptions } from "../train/trainer.ts";
+import type { TrainingPlan } from "../train/training_plan.ts";
+import type { RunCheckpoint } from "./run_checkpoint.ts";
+
+/** What training on one machine needs. */
+export interface LocalTrainingOptions extends Pick<TrainerOptions, "start" | "onEvent" | "shouldStop"> {
+  /** The engine of the base model. */
+  readonly engine: Engine;
+  /** The base model's layers; not disposed with the training. */
+  readonly base: BaseLayers;
+  /** Embedding, final norm and LM head; not disposed with the training. */
+  readonly ends: ModelEnds;
+  /** Settings of the run. */
+  readonly settings: RunSettings;
+  /** Where batches come from: a plan, which also makes validations of losses, or any source. */
+  readonly source: TrainingPlan | BatchSource;
+  /** Settings of the loss of batches that do not come with their own. @default {{ labelSmoothing: 0.1 }} */
+  readonly loss?: LossSettings | undefined;
+  /** Capacities of the virtual devices, which get the heads in this order. @default {[1]} */
+  readonly capacities?: readonly number[] | undefined;
+  /** Decides which heads are pruned. @default {nobody: none is} */
+  readonly pruner?: Pruner | undefined;
+  /** What the pruner is told of the run. @default {made of model, settings and devices} */
+  readonly context?: PrunerContext | undefined;
+  /** ||W||_F of the base model's weights per head, [L * H], for pruners that need it. */
+  readonly baseNorm?: Float32Array | undefined;
+  /** Keeps the heads of a validation with the lowest loss so far. */
+  readonly onBest?: ((step: number) => Promise<void>) | undefined;
+  /** Where the state of the run goes. */
+  readonly saving?: SavingPort<RunCheckpoint> | undefined;
+}
+
+/** A run with everything on one machine. */
+export class LocalTraining implements Disposable {
+  /** The head modules of each virtual device. */
+  readonly modules: readonly HeadModules[];
+  /** All of them as one port, for steps and generation. */
+  readonly heads: LocalHeads;
+  /** The training loop. */
+  readonly trainer: Trainer<EmbeddedBatch, RunCheckpoint>;
+  readonly #settings: Required<RunSettings>;
+
+  /**
+   * Draws the head modules and prepares the run.
+   *
+   * @throws {RangeError} If settings are out of range, or there are more devices than heads.
+   * @throws {PluginError} If the pruner is not one, see `checkPruner`.
+   */
+  constructor(options: LocalTrainingOptions) {
+    const { engine, base, ends, source, onBest, saving, start, onEvent } = options;
+    const { pruner, capacities = [1], loss = { labelSmoothing: 0.1 } } = options;
+    const settings = this.#settings = checkRunSettings(options.settings);
+    const { layers, heads, hidden } = base.shape;
+    const ranges = allocateHeads(heads, capacities);
+    const plan = typeof source === "function" ? null : source;
+    plan?.begin(settings);
+    const next = typeof source === "function" ? source : (step: number) => source.next(step);
+    this.modules = ranges.map((range) =>
+      new HeadModules(engine, { ...settings, layers, heads, hidden, range })
+    );
+    this.heads = new LocalHeads(this.modules, pruner?.needs ?? [], settings.clipNorm);
+    const data = new LocalData(ends, loss, next, settings.accumulate);
+    const context: StepContext = {
+      ...{ engine, base, heads: this.heads, data },
+      shouldStop: () => this.trainer.isStopping,
+    };
+    const pruning = pruner === undefined ? null : new PruningSession({
+      pruner,
+      context: options.context ?? {
+        ...{ layers, heads, capacities, seed: settings.seed, settings: sampleSettings(settings) },
+        headsPerDevice: ranges.map(({ count }) => count),
+      },
+      baseNorm: options.baseNorm,
+      probe: (step, batch) => probeStep(context, step, batch),
+    });
+    this.trainer = new Trainer({
+      async next(step) {
+        const batch = await data.next(step);
+        engine.flush();
+        return batch;
+      },
+      async step(step, batch, { mask }) {
+        const outcome = await runStep(context, step, batch, mask);
+        await engine.idle();
+        return outcome;
+      },
+      ...{ pruning, validation: plan, onBest, saving },
+    }, { start, onEvent, shouldStop: options.shouldStop, maskLength: layers * heads });
+  }
+
+  /** Learning rate of a step. */
+  rateAt(step: number): number {
+    return adamwAt(this.#settings.optimizer, step, this.#settings.steps).rate;
+  }
+
+  /** Frees the head modules. */
+  [Symbol.dispose](): void {
+    this.heads[Symbol.dispose]();
+  }
+}

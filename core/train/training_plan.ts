@@ -1,0 +1,218 @@
+/**
+ * Which batch comes when: training, with validation before, after and in between.
+ *
+ * @module
+ */
+
+import type { StepMode } from "../contracts/ports.ts";
+import { type BatchStream, dataFingerprint, fixedBatches, shuffledBatches } from "../data/batches.ts";
+import type { SequenceSet } from "../data/sequences.ts";
+import { type LossSettings, maskSumOf, type TokenBatch } from "../model/loss.ts";
+import type { RunSettings } from "./run_settings.ts";
+
+/** A validation. */
+export interface BestLoss {
+  /** Training steps before the validation. */
+  readonly step: number;
+  /** The loss. */
+  readonly loss: number;
+}
+
+/** What a plan is made of. */
+export interface TrainingPlanOptions {
+  /** Training data. */
+  readonly set: SequenceSet;
+  /** Validation data. @default {null, none} */
+  readonly valid?: SequenceSet | null | undefined;
+  /** Sequences of a part of a step, and of a batch of validation data. */
+  readonly batch: number;
+  /** Seed of the order of the data. */
+  readonly seed: number;
+  /** Batches of validation data that are evaluated. @default {4} */
+  readonly validBatches?: number | undefined;
+  /** Training steps from one validation to the next; 0 for those before and after alone. @default {0} */
+  readonly evalEvery?: number | undefined;
+  /** Label smoothing of training steps; validation has none. @default {0.1} */
+  readonly smoothing?: number | undefined;
+  /** Sequences of like length come together, padded to multiples of so many tokens; 0 pads all alike. @default {0} */
+  readonly buckets?: number | undefined;
+}
+
+/** A batch, what it is for, and the settings of its loss. */
+export interface PlannedBatch {
+  /** Its tokens. */
+  readonly batch: TokenBatch;
+  /** Train or evaluate. */
+  readonly mode: StepMode;
+  /** Settings of its loss. */
+  readonly loss: LossSettings;
+}
+
+/** Places for tokens in the batches of a run. */
+export interface PaddingCount {
+  /** Places in the batches drawn so far. */
+  readonly places: number;
+  /** Places there would be if all sequences were padded to the set's length. */
+  readonly allPlaces: number;
+}
+
+/** Batches of a training set, with a count of what buckets save. */
+export interface TrainingBatches extends BatchStream, PaddingCount {}
+
+/** Batches in an order by the seed; with `buckets` those of like lengths together. */
+export function trainingBatches(
+  set: SequenceSet,
+  { batch, seed, buckets }: { readonly batch: number; readonly seed: number; readonly buckets: number },
+): TrainingBatches {
+  const stream = shuffledBatches(set, { batch, seed, lengthStep: buckets });
+  let places = 0, drawn = 0;
+  return {
+    get position() {
+      return stream.position;
+    },
+    set position(value: number) {
+      stream.position = value;
+    },
+    get epoch() {
+      return stream.epoch;
+    },
+    get places() {
+      return places;
+    },
+    get allPlaces() {
+      return drawn * batch * set.length;
+    },
+    next() {
+      const next = stream.next();
+      places += next.batch * next.length;
+      drawn++;
+      return next;
+    },
+  };
+}
+
+/**
+ * Hands out batches: validation before the first step, every `evalEvery` steps and after the last one,
+ * training in between. The batch of a training step depends on its number alone.
+ */
+export class TrainingPlan {
+  /** What must be the same where the run is taken up again. */
+  readonly fingerprint: string;
+  /** Validations so far. */
+  readonly validations: BestLoss[] = [];
+  readonly #options: TrainingPlanOptions;
+  /** Both are known when the run begins. */
+  #steps = 0;
+  #batches: TrainingBatches | null = null;
+  readonly #valid: readonly TokenBatch[];
+  /** The step that is being validated, or was last. */
+  #validated = -1;
+  /** Losses of its batches. */
+  #losses: number[] = [];
+  /** The best validation of before the run was taken up again. */
+  #before: BestLoss | null = null;
+  /** True until `isBest` was asked after a validation. */
+  #news = false;
+
+  private constructor(options: TrainingPlanOptions, fingerprint: string) {
+    const { valid = null, batch, validBatches = 4 } = options;
+    this.#options = options;
+    this.fingerprint = fingerprint;
+    this.#valid = valid === null ? [] : fixedBatches(valid, batch).slice(0, validBatches);
+  }
+
+  /** Makes a plan; `begin` before the first batch. */
+  static async create(options: TrainingPlanOptions): Promise<TrainingPlan> {
+    const { set, valid = null, batch, seed, validBatches = 4, smoothing = 0.1, buckets = 0 } = options;
+    const validation = valid === null ? null : await dataFingerprint(valid, { batch, batches: validBatches });
+    const drawing = { batch, seed, smoothing, validation, ...(buckets > 0 ? { buckets } : {}) };
+    return new TrainingPlan(options, await dataFingerprint(set, drawing));
+  }
+
+  /** Takes in the settings of the run. */
+  begin({ steps, accumulate = 1 }: Pick<RunSettings, "steps" | "accumulate">): void {
+    const { set, batch, seed, buckets = 0 } = this.#options;
+    this.#steps = steps;
+    this.#batches = trainingBatches(set, { batch: batch * accumulate, seed, buckets });
+  }
+
+  /** Goes on from the best validation that a checkpoint names. */
+  resume(best: BestLoss | null): void {
+    this.#before = best;
+  }
+
+  /**
+   * What comes after so many training steps; `null` at the end.
+   *
+   * @throws {TypeError} If the plan has not begun.
+   */
+  next(step: number): PlannedBatch | null {
+    if (this.#batches === null) {
+      throw new TypeError(
+        "Cannot take a batch as the plan must know the settings of its run: call begin first",
+      );
+    }
+    if (this.#isDue(step)) {
+      if (this.#validated !== step) {
+        this.#validated = step;
+        this.#losses = [];
+      }
+      const next = this.#valid[this.#losses.length];
+      if (next !== undefined) return { batch: next, mode: "evaluate", loss: { labelSmoothing: 0 } };
+    }
+    if (step >= this.#steps) return null;
+    this.#batches.position = step;
+    const { smoothing = 0.1 } = this.#options;
+    return { batch: this.#batches.next(), mode: "train", loss: { labelSmoothing: smoothing } };
+  }
+
+  /**
+   * Takes in the loss of a batch.
+   *
+   * @returns The loss of the whole validation, if this was the last batch of it; else `null`.
+   */
+  onLoss(step: number, mode: StepMode, loss: number): number | null {
+    if (mode === "train") return null;
+    this.#losses.push(loss);
+    if (this.#losses.length < this.#valid.length) return null;
+    // Batches may have different numbers of places that count.
+    const weights = this.#valid.map(maskSumOf);
+    const all = weights.reduce((a, b) => a + b, 0);
+    const mean = this.#losses.reduce((sum, l, i) => sum + l * weights[i]! / all, 0);
+    this.#news = mean < (this.best?.loss ?? Infinity);
+    this.validations.push({ step, loss: mean });
+    return mean;
+  }
+
+  /** True once after a validation with the lowest loss so far. */
+  isBest(): boolean {
+    const news = this.#news;
+    this.#news = false;
+    return news;
+  }
+
+  /** The best validation before the one that comes after so many training steps: what a checkpoint notes. */
+  bestBefore(step: number): BestLoss | null {
+    const all = [...(this.#before === null ? [] : [this.#before]), ...this.validations];
+    return all.filter((v) => v.step < step)
+      .reduce<BestLoss | null>((best, v) => best === null || v.loss < best.loss ? v : best, null);
+  }
+
+  /** Places for tokens in the training batches so far; `null` if buckets saved none. */
+  get padding(): PaddingCount | null {
+    if (this.#batches === null) return null;
+    const { places, allPlaces } = this.#batches;
+    return places === allPlaces ? null : { places, allPlaces };
+  }
+
+  /** The best validation so far. */
+  get best(): BestLoss | null {
+    return this.bestBefore(Infinity);
+  }
+
+  #isDue(step: number): boolean {
+    const { evalEvery: every = 0 } = this.#options;
+    return this.#valid.length > 0 &&
+      (step === 0 || step === this.#steps || (every > 0 && step % every === 0));
+  }
+}
