@@ -37,7 +37,7 @@ type Row = readonly [string[], string[], string[], string[]];
 
 /** Rows of the table on the page by what the run is; kinds in alphabetical order. */
 async function pageTable(): Promise<Map<string, Row>> {
-  const page = await Deno.readTextFile(new URL("../../README.md", import.meta.url));
+  const page = await Deno.readTextFile(new URL("../../docs/security.md", import.meta.url));
   const rows = new Map<string, Row>();
   for (const line of page.split("\n")) {
     const cells = line.split("|").slice(1, -1).map((cell) => cell.trim());
@@ -98,7 +98,7 @@ function joined(base: Row, more: Row): Row {
   return base.map((kinds, i) => [...kinds, ...more[i]!].sort()) as unknown as Row;
 }
 
-Deno.test("README: each party sees the kinds of frames that its table says, in every mode", async () => {
+Deno.test("docs/security.md: each party sees the kinds of frames that its table says, in every mode", async () => {
   const table = await pageTable();
   assertEquals([...table.keys()], [
     "training, slice",
@@ -124,7 +124,7 @@ Deno.test("README: each party sees the kinds of frames that its table says, in e
   assertEquals(shared.row, joined(plain, table.get("+ a shared loss")!));
 });
 
-Deno.test("README: in generation and tensor parallelism too", async () => {
+Deno.test("docs/security.md: in generation and tensor parallelism too", async () => {
   const table = await pageTable();
   const common = { engine, timeoutMs: 20_000 };
   {
