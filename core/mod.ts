@@ -282,8 +282,10 @@ export {
   describeStep,
   describeTensorParallelStep,
   messagesOf,
+  type PartyWork,
   type StepDescriptionOptions,
   type TensorParallelStepOptions,
+  workOf,
 } from "./protocol/step.ts";
 export {
   decodingTraffic,

@@ -80,6 +80,7 @@ export {
 } from "./web_socket.ts";
 export { messagePortChannel, relay } from "./message_port.ts";
 export * from "./simulation/plan.ts";
+export * from "./simulation/even_mask.ts";
 export * from "./simulation/link_profile.ts";
 export * from "./simulation/compute.ts";
 export { measureCompute, type MeasureOptions } from "./simulation/measure.ts";

@@ -21,6 +21,7 @@ import {
   type PassShape,
   type SplitShape,
   type StepMessage,
+  type StepParty,
   type StepWork,
 } from "./pass.ts";
 
@@ -200,6 +201,36 @@ export function* messagesOf(parts: Iterable<PartDescription>): Generator<StepMes
       for (const exchange of flows.flat()) yield* both(exchange);
       yield* settle;
       if (clip !== null) yield* both(clip);
+    }
+  }
+}
+
+/** Work and who does it. */
+export interface PartyWork {
+  /** Who. */
+  readonly party: StepParty;
+  /** What. */
+  readonly work: StepWork;
+}
+
+/** All work of a step, party for party in the order in which each of them does it. */
+export function* workOf(parts: Iterable<PartDescription>): Generator<PartyWork> {
+  const of = function* (party: StepParty, list: readonly StepWork[]) {
+    for (const work of list) yield { party, work };
+  };
+  const ofExchange = function* ({ work, messages, meanwhile, answers }: Exchange) {
+    yield* of("edge", work);
+    for (const message of messages) yield* of(message.from, message.work);
+    yield* of("edge", meanwhile);
+    for (const answer of answers) yield* of(answer.from, answer.work);
+  };
+  for (const { embedding, passes } of parts) {
+    yield* of(embedding.from, embedding.work);
+    for (const { begin, flows, settle, clip } of passes) {
+      yield* ofExchange(begin);
+      for (const exchange of flows.flat()) yield* ofExchange(exchange);
+      for (const message of settle) yield* of(message.from, message.work);
+      if (clip !== null) yield* ofExchange(clip);
     }
   }
 }

@@ -7,20 +7,28 @@
  */
 
 import type { Channel } from "@edgetuner/core/contracts";
-import { decodeFrame, type Frame } from "@edgetuner/core";
+import {
+  decodeFrame,
+  describeEmbedding,
+  describePass,
+  type DeviceHeads,
+  type Exchange,
+  exchangesOf,
+  type Frame,
+  type FrameOf,
+  type PassDescription,
+  type SplitShape,
+  splitShape,
+  type StepMessage,
+  type StepWork,
+} from "@edgetuner/core";
 import {
   type ComputeModel,
-  embedWork,
-  headsBackwardWork,
-  headsForwardWork,
-  layerWork,
-  lossWork,
   type PartyCompute,
-  pruneWork,
   type Segment,
   segmentMs,
+  segmentOf,
   type StepShape,
-  updateWork,
 } from "./compute.ts";
 import { type Clock, until } from "./clock.ts";
 
@@ -92,11 +100,6 @@ class Timeline {
   }
 }
 
-/** Number of the micro-batch that a frame belongs to; 0 where batches are not cut. */
-function microBatchOf(frame: Frame & { readonly microBatch?: number }): number {
-  return frame.microBatch ?? 0;
-}
-
 function frameOf(bytes: Uint8Array): Frame | null {
   try {
     return decodeFrame(bytes);
@@ -136,12 +139,90 @@ function timed(
   };
 }
 
-/** Where the edge server is within a pass through the layers, for one micro-batch. */
+/** Shapes of a run, as its welcome says them. */
+function runOf({ meta: { model, settings, statistics } }: FrameOf<"welcome">): SplitShape {
+  return splitShape(model, settings, { statistics: statistics.length });
+}
+
+/** Describes the pass that mask frames begin, for those of the devices that are given. */
+function passOf(
+  run: SplitShape,
+  { meta }: FrameOf<"mask">,
+  devices: readonly DeviceHeads[],
+): PassDescription {
+  const { mode, lowest, rows, part } = meta;
+  return describePass({
+    run,
+    mode,
+    lowest,
+    devices,
+    microBatches: rows.map((rows) => ({ rows })),
+    ...(part === undefined ? {} : { part: { index: part[0], count: part[1], firstRow: part[2] } }),
+  });
+}
+
+/** The heads that a mask frame is for. */
+function headsOf({ tensors }: FrameOf<"mask">): DeviceHeads {
+  const { shape, data } = tensors[0]!;
+  return { count: shape[1]!, mask: data as Uint8Array };
+}
+
+/** Where a frame belongs in a pass. */
+function keyOf(
+  { kind, layer, microBatch = 0 }: Pick<StepMessage, "kind" | "layer"> & { microBatch?: number },
+) {
+  return `${kind} ${layer} ${microBatch}`;
+}
+
+/** Where an exchange is: in which flow, and at which place of it. */
 interface Position {
-  /** Last layer whose input was sent; -1 before the first. */
-  forward: number;
-  /** Last layer whose gradients were sent; L before the first. */
-  backward: number;
+  readonly flow: readonly Exchange[];
+  readonly place: number;
+}
+
+/** A pass of the edge server. */
+class EdgePass {
+  readonly #first: FrameOf<"mask">;
+  readonly #run: SplitShape;
+  readonly #devices: DeviceHeads[] = [];
+  #positions: ReadonlyMap<string, Position> | null = null;
+  /** Places of flows up to which the work is done. */
+  readonly #done = new Map<readonly Exchange[], number>();
+
+  constructor(run: SplitShape, first: FrameOf<"mask">) {
+    this.#run = run;
+    this.#first = first;
+  }
+
+  /** Takes in that a device's mask is sent; returns the work before the first of them. */
+  mask(frame: FrameOf<"mask">): readonly StepWork[] {
+    this.#devices.push(headsOf(frame));
+    return passOf(this.#run, this.#first, []).begin.work;
+  }
+
+  /** The edge server's work around a frame; `null` if it is none of the pass. */
+  work(frame: Frame): { readonly before: readonly StepWork[]; readonly after: readonly StepWork[] } | null {
+    // All masks have left before anything else does.
+    this.#positions ??= this.#read();
+    const position = this.#positions.get(keyOf(frame));
+    if (position === undefined) return null;
+    const { flow, place } = position;
+    const from = this.#done.get(flow) ?? 0;
+    this.#done.set(flow, Math.max(from, place + 1));
+    // What a rule took the place of is made up for.
+    const skipped = flow.slice(from, place).flatMap(({ work, meanwhile }) => [...work, ...meanwhile]);
+    const { work, meanwhile } = flow[place]!;
+    return { before: [...skipped, ...work], after: meanwhile };
+  }
+
+  #read(): ReadonlyMap<string, Position> {
+    const positions = new Map<string, Position>();
+    const { flows, clip } = passOf(this.#run, this.#first, this.#devices);
+    for (const flow of clip === null ? flows : [...flows, [clip]]) {
+      flow.forEach(({ messages }, place) => positions.set(keyOf(messages[0]!), { flow, place }));
+    }
+    return positions;
+  }
 }
 
 /** The edge server: one timeline for the channels of all devices. */
@@ -150,8 +231,8 @@ export class EdgeParty {
   readonly #timeline: Timeline;
   #length = 1;
   #passes = 0;
-  #lowest = 0;
-  readonly #positions = new Map<number, Position>();
+  #run: SplitShape | null = null;
+  #pass: EdgePass | null = null;
   /** Without overlap: what is to be done once the answers are here. */
   #postponed: readonly Segment[] = [];
   /** When what goes to several devices at once leaves, by what it is; only the latest turn. */
@@ -179,22 +260,28 @@ export class EdgeParty {
         this.#timeline.work(this.#settings.compute.edgeServer, this.#ruled(frame, "received")?.before ?? []);
       },
       departs: (frame) => {
-        const key = `${frame.kind} ${frame.layer} ${microBatchOf(frame)}`;
+        const key = keyOf(frame);
         const ruled = this.#ruled(frame, "sent");
         if (ruled !== null) {
           const turn = (sent.get(key) ?? 0) + 1;
           sent.set(key, turn);
-          return this.#departsOnce(key, turn, () => [ruled.before ?? [], ruled.after ?? []]);
+          return this.#departsOnce(key, turn, [ruled.before ?? [], ruled.after ?? []]);
         }
-        if (frame.kind === "mask" && ++passes > this.#passes) {
-          this.#passes = passes;
-          this.#lowest = frame.meta.lowest;
-          this.#positions.clear();
-        }
-        const isWork = ["mask", "input", "hidden", "deltaGradient"].includes(frame.kind);
+        if (frame.kind === "welcome") this.#run = runOf(frame);
+        let work: ReturnType<EdgePass["work"]> = null;
+        if (frame.kind === "mask" && this.#run !== null) {
+          if (++passes > this.#passes) {
+            this.#passes = passes;
+            this.#pass = new EdgePass(this.#run, frame);
+          }
+          work = { before: this.#pass!.mask(frame), after: [] };
+        } else work = this.#pass?.work(frame) ?? null;
         // Handshake and end are no work.
-        if (!isWork) return this.#settings.clock.now();
-        return this.#departsOnce(key, this.#passes, () => this.#stepWork(frame));
+        if (work === null) return this.#settings.clock.now();
+        return this.#departsOnce(key, this.#passes, [
+          this.#segments(work.before),
+          this.#segments(work.after),
+        ]);
       },
     });
   }
@@ -203,12 +290,11 @@ export class EdgeParty {
   #departsOnce(
     key: string,
     turn: number,
-    work: () => readonly [before: readonly Segment[], meanwhile: readonly Segment[]],
+    [before, meanwhile]: readonly [before: readonly Segment[], meanwhile: readonly Segment[]],
   ): number {
     const { clock, compute } = this.#settings;
     const known = this.#departures.get(key);
     if (known !== undefined && known.turn >= turn) return Math.max(known.atMs, clock.now());
-    const [before, meanwhile] = work();
     const atMs = this.#timeline.work(compute.edgeServer, [...this.#postponed, ...before]);
     if (this.#settings.overlap) this.#timeline.work(compute.edgeServer, meanwhile);
     else this.#postponed = meanwhile;
@@ -216,37 +302,9 @@ export class EdgeParty {
     return atMs;
   }
 
-  /** What the edge server does since it last sent something, and what while it waits for the answers. */
-  #stepWork(frame: Frame): [before: Segment[], meanwhile: Segment[]] {
-    const { size } = this.#settings;
-    const { layers } = size.model;
-    const { layer, kind } = frame;
-    const micro = microBatchOf(frame);
-    let position = this.#positions.get(micro);
-    if (position === undefined) this.#positions.set(micro, position = { forward: -1, backward: layers });
-    const shape = frame.tensors[0]?.shape ?? [];
-    const work = (name: Parameters<typeof layerWork>[1], tokens: number) =>
-      layerWork({ ...size, length: this.#length }, name, tokens);
-    const before: Segment[] = [];
-    if (kind === "mask") return [frame.meta.mode === "train" ? [pruneWork()] : [], []];
-    if (kind === "deltaGradient") {
-      const tokens = shape[2]!;
-      for (let l = position.backward - 1; l > layer; l--) {
-        before.push(work("restBackward", tokens), work("qkvBackward", tokens));
-      }
-      position.backward = layer;
-      before.push(work("restBackward", tokens));
-      return [before, layer > this.#lowest ? [work("qkvBackward", tokens)] : []];
-    }
-    const last = kind === "hidden" ? layers : layer;
-    const tokens = shape[shape.length - 2]!; // of X and of h_L alike
-    if (position.forward >= 0) before.push(work("rest", tokens));
-    for (let l = position.forward + 1; l < last; l++) {
-      before.push(work("norm", tokens), work("qkv", tokens), work("rest", tokens));
-    }
-    position.forward = last;
-    if (kind === "hidden") return [before, []];
-    return [[...before, work("norm", tokens)], [work("qkv", tokens)]];
+  #segments(work: readonly StepWork[]): Segment[] {
+    const context = { size: { ...this.#settings.size, length: this.#length }, counted: (n: number) => n };
+    return work.map((one) => segmentOf(one, context));
   }
 
   #ruled(frame: Frame, direction: "sent" | "received"): FrameWork | null {
@@ -276,10 +334,11 @@ export class DeviceParty {
   readonly #device: number;
   /** When the answers are ready whose work is done or under way, by what they are. */
   readonly #ready = new Map<string, number>();
-  #mask: Uint8Array = new Uint8Array(0);
-  #training = true;
-  #lowest = 0;
-  #update: Segment | null = null;
+  #run: SplitShape | null = null;
+  #pass: PassDescription | null = null;
+  /** Exchanges of the pass that have not come yet, by what asks. */
+  readonly #left = new Map<string, Exchange>();
+  #mode: "train" | "evaluate" = "train";
 
   constructor(settings: TimelineSettings, options: DevicePartyOptions) {
     this.#settings = settings;
@@ -303,72 +362,71 @@ export class DeviceParty {
     return { ...this.#settings.size, length: 1 }; // no attention on a device
   }
 
-  #arrives(frame: Frame): void {
-    const { compute, size } = this.#settings;
-    const { kind, layer, tensors } = frame;
-    const shape = tensors[0]?.shape ?? [];
-    const { model } = size;
-    const ruled = this.#ruled(frame, "received");
-    if (ruled !== null) return void this.#timeline.work(compute.device, ruled.before ?? []);
-    const ready = (answer: string, segment: Segment, party = compute.device) =>
-      this.#ready.set(`${answer} ${layer} ${microBatchOf(frame)}`, this.#timeline.work(party, [segment]));
-    if (kind === "mask") {
-      // Another part of the same step: the heads are updated after the last one only.
-      if (frame.meta.part !== undefined && frame.meta.part[0] > 0) this.#update = null;
-      else this.#finishUpdate();
-      this.#mask = tensors[0]!.data as Uint8Array;
-      this.#lowest = frame.meta.lowest;
-    } else if (kind === "input") {
-      ready("delta", headsForwardWork(this.#size(), shape[shape.length - 2]!, this.#kept(layer)));
-    } else if (kind === "deltaGradient") {
-      ready("inputGradient", headsBackwardWork(this.#size(), shape[2]!, shape[1]!, layer > this.#lowest));
-      let kept = 0;
-      for (let l = 0; l < model.layers; l++) kept += this.#kept(l);
-      this.#update = updateWork(this.#size(), kept);
-    } else if (kind === "hidden") {
-      const tokens = shape[0]!;
-      const work = lossWork(this.#size(), tokens, this.#counted(tokens), this.#training);
-      ready("hiddenGradient", work, compute.dataDevice ?? compute.device);
+  #work(party: PartyCompute, work: readonly StepWork[]): number {
+    const context = { size: this.#size(), counted: this.#counted };
+    return this.#timeline.work(party, work.map((one) => segmentOf(one, context)));
+  }
+
+  /** Does the work for messages one after the other. */
+  #prepare(messages: readonly StepMessage[]): void {
+    const { compute } = this.#settings;
+    for (const message of messages) {
+      const party = message.from === "data" ? compute.dataDevice ?? compute.device : compute.device;
+      this.#ready.set(keyOf(message), this.#work(party, message.work));
     }
+  }
+
+  #arrives(frame: Frame): void {
+    const ruled = this.#ruled(frame, "received");
+    if (ruled !== null) return void this.#timeline.work(this.#settings.compute.device, ruled.before ?? []);
+    if (frame.kind === "welcome") this.#run = runOf(frame);
+    if (this.#run === null) return;
+    if (frame.kind === "hidden") {
+      const microBatches = [{ rows: frame.tensors[0]!.shape[0]! }];
+      const pass = { run: this.#run, mode: this.#mode, microBatches, devices: [], lowest: this.#run.layers };
+      const { answers } = describePass(pass).flows[0]![0]!;
+      return this.#prepare(answers.map((answer) => ({ ...answer, microBatch: frame.microBatch ?? 0 })));
+    }
+    if (frame.kind === "mask") {
+      this.#pass = passOf(this.#run, frame, [headsOf(frame)]);
+      this.#left.clear();
+      for (const exchange of exchangesOf(this.#pass)) {
+        const [message] = exchange.messages;
+        if (message?.to === 0 && message.kind !== "mask") this.#left.set(keyOf(message), exchange);
+      }
+    } else {
+      const exchange = this.#left.get(keyOf(frame));
+      if (exchange === undefined) return;
+      this.#left.delete(keyOf(frame));
+      this.#prepare(exchange.answers);
+    }
+    // All layers are done: what is left is the factor that clips.
+    const last = frame.kind !== "clip" && this.#left.size === (this.#pass?.clip ? 1 : 0);
+    if (last) this.#prepare(this.#pass?.settle ?? []);
   }
 
   #departs(frame: Frame): number {
     const { clock, compute } = this.#settings;
-    const { kind, layer } = frame;
     const ruled = this.#ruled(frame, "sent");
     if (ruled !== null) {
       const departsAt = this.#timeline.work(compute.device, ruled.before ?? []);
       this.#timeline.work(compute.device, ruled.after ?? []);
       return departsAt;
     }
-    if (kind === "embedding") {
-      const [batch, length] = frame.tensors[0]!.shape;
-      this.#training = frame.meta.mode === "train";
-      const work = embedWork(this.#size(), batch! * length!);
-      return this.#timeline.work(compute.dataDevice ?? compute.device, [work]);
+    if (frame.kind === "embedding" || frame.kind === "decode") {
+      this.#mode = frame.kind === "embedding" ? frame.meta.mode : "evaluate";
+      const [batch, length, hidden] = frame.tensors[0]!.shape as [number, number, number];
+      return this.#work(
+        compute.dataDevice ?? compute.device,
+        describeEmbedding({ batch, length, hidden }).work,
+      );
     }
-    if (kind === "statistics") {
-      this.#finishUpdate();
-      return this.#timeline.now();
-    }
-    const key = `${kind === "loss" ? "hiddenGradient" : kind} ${layer} ${microBatchOf(frame)}`;
+    const key = keyOf(frame.kind === "loss" ? { kind: "hiddenGradient", layer: 0 } : frame);
     return Math.max(this.#ready.get(key) ?? this.#timeline.now(), clock.now());
   }
 
   #ruled(frame: Frame, direction: "sent" | "received"): FrameWork | null {
     const context = { device: this.#device, direction, size: this.#size() };
     return this.#settings.rules[frame.kind]?.(frame, context) ?? null;
-  }
-
-  /** The update follows the last gradients at once, whenever it is first noticed. */
-  #finishUpdate(): void {
-    if (this.#update !== null) this.#timeline.work(this.#settings.compute.device, [this.#update], 0);
-    this.#update = null;
-  }
-
-  #kept(layer: number): number {
-    const { layers } = this.#settings.size.model;
-    const heads = this.#mask.length / layers;
-    return this.#mask.subarray(layer * heads, (layer + 1) * heads).reduce((sum, z) => sum + 1 - z, 0);
   }
 }

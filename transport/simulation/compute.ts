@@ -10,7 +10,14 @@
  * @module
  */
 
-import { INPUT_MODES, type LoraSettings } from "@edgetuner/core";
+import {
+  describeStep,
+  INPUT_MODES,
+  type LoraSettings,
+  type StepDescriptionOptions,
+  type StepWork,
+  workOf,
+} from "@edgetuner/core";
 
 /** Shape of a model. */
 export interface ModelSize {
@@ -177,21 +184,88 @@ export function lossWork({ model }: StepShape, tokens: number, counted: number, 
   return { name: "loss", flops: training ? 2 * forward : forward };
 }
 
-/** A training step with everything on one machine and no head pruned (ServerTuner). */
-export function wholeStepWork(size: StepShape, tokens: number, counted: number): Segment[] {
-  const { layers, heads } = size.model;
-  const work = [embedWork(size, tokens)];
-  for (let l = 0; l < layers; l++) {
-    for (const name of ["norm", "qkv", "rest"] as const) work.push(layerWork(size, name, tokens));
-    work.push(headsForwardWork(size, tokens, heads));
+/** A party's share of the base model, in tensor parallelism; parts of a head or column are allowed. */
+export interface ModelShare {
+  /** Attention heads, of each layer. */
+  readonly heads: number;
+  /** Columns of the feed-forward network. */
+  readonly columns: number;
+}
+
+/** What the work of a step depends on beside its description. */
+export interface WorkContext {
+  /** Shapes of model and LoRA. */
+  readonly size: StepShape;
+  /** Tokens whose loss counts, of so many. */
+  readonly counted: (tokens: number) => number;
+  /** The party's share, in tensor parallelism. @default {all of the model} */
+  readonly share?: ModelShare | undefined;
+}
+
+/** What a piece of work of a step's description costs. */
+export function segmentOf(work: StepWork, { size, counted, share }: WorkContext): Segment {
+  switch (work.name) {
+    case "prune":
+      return pruneWork();
+    case "embed":
+      return embedWork(size, work.rows);
+    case "headsForward":
+      return headsForwardWork(size, work.rows, work.kept);
+    case "headsBackward":
+      return headsBackwardWork(size, work.rows, work.kept, work.needsInput);
+    case "update":
+      return updateWork(size, work.kept);
+    case "loss":
+      return lossWork(size, work.rows, counted(work.rows), work.training);
+    case "attentionShare":
+    case "feedForwardShare":
+    case "updateShare":
+      return shareSegment(work, size, share);
+    default:
+      return layerWork(size, work.name, work.rows);
   }
-  work.push(lossWork(size, tokens, counted, true));
-  for (let l = layers - 1; l >= 0; l--) {
-    work.push(layerWork(size, "restBackward", tokens), headsBackwardWork(size, tokens, heads, l > 0));
-    // Nothing trainable lies below layer 0: its base product needs no gradient.
-    if (l > 0) work.push(layerWork(size, "qkvBackward", tokens));
-  }
-  return [...work, updateWork(size, layers * heads)];
+}
+
+/** Work of a party of tensor parallelism, of which every party has its share. */
+function shareSegment(
+  work: Extract<StepWork, { readonly name: "attentionShare" | "feedForwardShare" | "updateShare" }>,
+  size: StepShape,
+  share: ModelShare | undefined,
+): Segment {
+  const { layers, heads: all, hidden, inner = 4 * hidden } = size.model;
+  const { heads, columns } = share ?? { heads: all, columns: inner };
+  if (work.name === "updateShare") return updateWork(size, layers * heads);
+  const { rows, backward } = work;
+  const { norm, qkv, attention, projection, feedForward } = layerFlops(size, rows);
+  const own = backward
+    ? headsBackwardWork(size, rows, heads, true).flops
+    : headsForwardWork(size, rows, heads).flops;
+  const flops = work.name === "feedForwardShare"
+    ? norm + feedForward * columns / inner
+    : norm + own + heads / all * (qkv + (backward ? ATTENTION_BACKWARD : 1) * attention + projection);
+  return { name: backward ? "restBackward" : "rest", flops };
+}
+
+/**
+ * A training step with everything on one machine and no head pruned (ServerTuner): the work of all parties, less the
+ * pruner's decision.
+ */
+export function wholeStepWork(
+  size: StepShape,
+  tokens: number,
+  counted: number,
+  more: Pick<StepDescriptionOptions, "accumulate" | "purpose" | "batch"> = {},
+): Segment[] {
+  const { layers, heads, hidden } = size.model;
+  const { targets, mode } = size.lora;
+  const parts = describeStep({
+    ...{ layers, heads, hidden, tokens, targets: targets.length, mode, statistics: 0 },
+    headsPerDevice: [heads],
+    mask: new Uint8Array(layers * heads),
+    ...more,
+  });
+  const context = { size, counted: (rows: number) => rows * counted / tokens };
+  return [...workOf(parts)].flatMap(({ work }) => work.name === "prune" ? [] : [segmentOf(work, context)]);
 }
 
 function moduleSize(model: ModelSize, lora: StepShape["lora"]): { headSize: number; inputs: number } {

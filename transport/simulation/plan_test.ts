@@ -1,5 +1,6 @@
 import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
-import { ENVELOPE_BYTES, evenMask, plan, type PlanOptions } from "./plan.ts";
+import { evenMask } from "./even_mask.ts";
+import { ENVELOPE_BYTES, plan, type PlanOptions } from "./plan.ts";
 import {
   checkCompute,
   type ComputeModel,
