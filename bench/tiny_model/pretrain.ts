@@ -20,6 +20,9 @@ import {
   type NamedArray,
   saveSafetensors,
   shuffledBatches,
+  type StepMode,
+  type TokenBatch,
+  Trainer,
   writeWhole,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
@@ -32,6 +35,15 @@ import { INTERRUPTED } from "../../cli/process/supervisor.ts";
 
 /** Shape of the model: 0.9 million parameters. */
 const SHAPE = { n_layer: 4, n_head: 8, n_embd: 128, n_positions: 128, layer_norm_epsilon: 1e-5 };
+
+/** Share of the peak learning rate: a rise, then half a wave down to a fiftieth. */
+function rateFactor(step: number, steps: number): number {
+  const warmup = Math.min(50, steps / 10);
+  const factor = step < warmup
+    ? (step + 1) / warmup
+    : 0.5 * (1 + Math.cos(Math.PI * (step - warmup) / (steps - warmup)));
+  return Math.max(0.02, factor);
+}
 
 async function main(): Promise<number> {
   const flags = readFlags({
@@ -82,37 +94,48 @@ async function main(): Promise<number> {
     `${count} parameters, ${train.sequences.length} windows of ${length} tokens, on ${engine.adapterName}`,
   );
 
-  const warmup = Math.min(50, steps / 10);
   const loss = { labelSmoothing: 0 };
   const bar = new ProgressBar(steps);
   const started = performance.now();
   let mean = 0;
-  let step = 0;
+  let validLoss = 0;
+  const left = [...valid];
   using interrupts = new Interrupts();
-  for (; step < steps && !interrupts.asked; step++) {
-    const factor = step < warmup
-      ? (step + 1) / warmup
-      : 0.5 * (1 + Math.cos(Math.PI * (step - warmup) / (steps - warmup)));
-    const result = await fullTrainingStep(model, batches.next(), {
-      adamw: { rate: rate * Math.max(0.02, factor), beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0.1 },
-      loss,
-      clipNorm: 1,
-    });
-    mean = step === 0 ? result.loss : 0.95 * mean + 0.05 * result.loss;
-    const speed = (performance.now() - started) / 1000 / (step + 1);
-    bar.draw(step + 1, `loss ${mean.toFixed(3)}  ${speed.toFixed(2)} s/step`);
-    if (!Deno.stderr.isTerminal() && (step + 1) % 100 === 0) {
-      console.log(`step ${step + 1}  loss ${mean.toFixed(3)}`);
-    }
-  }
+  const trainer = new Trainer<{ readonly mode: StepMode; readonly batch: TokenBatch }>({
+    next(step) {
+      if (step < steps) return Promise.resolve({ mode: "train", batch: batches.next() });
+      const batch = left.shift();
+      return Promise.resolve(batch === undefined ? null : { mode: "evaluate", batch });
+    },
+    async step(step, { mode, batch }) {
+      const sizes = { statistics: {}, batch: batch.batch, tokens: batch.batch * batch.length };
+      if (mode === "evaluate") return { loss: await evaluateLoss(model, batch, loss), ...sizes };
+      const adamw = {
+        rate: rate * rateFactor(step, steps),
+        beta1: 0.9,
+        beta2: 0.95,
+        epsilon: 1e-8,
+        decay: 0.1,
+      };
+      const result = await fullTrainingStep(model, batch, { adamw, loss, clipNorm: 1 });
+      return { loss: result.loss, ...sizes };
+    },
+  }, {
+    shouldStop: () => interrupts.asked,
+    onEvent(event) {
+      if (event.type !== "step") return;
+      if (event.mode === "evaluate") return void (validLoss += event.loss! / valid.length);
+      mean = event.step === 0 ? event.loss! : 0.95 * mean + 0.05 * event.loss!;
+      const done = event.step + 1;
+      const speed = (performance.now() - started) / 1000 / done;
+      bar.draw(done, `loss ${mean.toFixed(3)}  ${speed.toFixed(2)} s/step`);
+      if (!Deno.stderr.isTerminal() && done % 100 === 0) console.log(`step ${done}  loss ${mean.toFixed(3)}`);
+    },
+  });
+  const { step, ending } = await trainer.run();
   bar.end();
   if (step === 0) return INTERRUPTED;
-  let heldOut = "";
-  if (!interrupts.asked) {
-    let validLoss = 0;
-    for (const batch of valid) validLoss += await evaluateLoss(model, batch, loss) / valid.length;
-    heldOut = `, loss on held-out text ${validLoss.toFixed(3)}`;
-  }
+  const heldOut = ending === "done" ? `, loss on held-out text ${validLoss.toFixed(3)}` : "";
   console.log(
     `${step} steps in ${duration((performance.now() - started) / 1000)}: training loss ${
       mean.toFixed(3)

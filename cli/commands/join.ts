@@ -13,6 +13,7 @@ import {
   type HeadModules,
   loadAdapter,
   loadEnds,
+  lossesAtEnds,
   newDeviceId,
   requireSameRun,
   type RunCheckpoint,
@@ -22,6 +23,7 @@ import {
   type SavedData,
   type Tokenizer,
   TrainingError,
+  TrainingPlan,
   type UserDeviceResult,
   warmUp,
 } from "@edgetuner/core";
@@ -46,7 +48,6 @@ import { MemoryLog, peakMemory, versions, writeReport } from "../output/report.t
 import {
   endJson,
   goOnCommand,
-  lossesAtEnds,
   mayGoOn,
   neverBegan,
   type RunEnd,
@@ -70,7 +71,7 @@ import {
   type Teller,
 } from "../shared/training_data.ts";
 import { pluginLimit } from "../process/plugin_host.ts";
-import { PLAN_FLAGS, TrainingPlan } from "../shared/training_plan.ts";
+import { paddingSaved, PLAN_FLAGS, planOptions } from "../shared/training_plan.ts";
 import { runWaits } from "../flags/waiting_flags.ts";
 import { requireWritable } from "../process/writable.ts";
 import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";
@@ -268,7 +269,7 @@ async function main(): Promise<number> {
     parameters: result.modules?.parameterCount ?? 0,
     losses,
     best: data?.plan.best ?? null,
-    padding: data?.plan.padding ?? null,
+    padding: paddingSaved(data?.plan.padding ?? null),
     data: data?.counts ?? null,
     samples: data?.samples ?? [],
     traffic: result.ledger.entries(),
@@ -354,7 +355,7 @@ async function openData(
   const valid = flags.valid === "" ? null : await load(flags.valid);
   const counts: AllCounts = { train: set.counts, valid: valid?.counts ?? null };
   emit({ type: "data", ...counts });
-  const plan = await TrainingPlan.create({ set, valid, batch: flags.batch, seed: flags.seed, flags });
+  const plan = await TrainingPlan.create({ set, valid, ...planOptions(flags) });
   const { fingerprint } = model;
   const room = promptRoom(ends.shape.positions, SAMPLE_TOKENS);
   const prompts = flags.samples === 0 ? [] : await openPrompts(flags, tokenizer, room, tell);

@@ -9,6 +9,7 @@ import {
   adamwAt,
   environmentVariable,
   type ListenError,
+  lossesAtEnds,
   MAX_MICRO_BATCHES,
   type RunSettings,
   type StepRecord,
@@ -24,15 +25,7 @@ import { MetricsLog, type MetricsRow } from "../output/metrics.ts";
 import { bytes, ProgressBar, prunerTime } from "../output/progress.ts";
 import { PRUNER_FLAGS, prunerChoice, prunerFlags, prunerOptions } from "../flags/pruners.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "../output/report.ts";
-import {
-  endJson,
-  goOnCommand,
-  lossesAtEnds,
-  mayGoOn,
-  type RunEnd,
-  savedState,
-  tellEnd,
-} from "../output/run_end.ts";
+import { endJson, goOnCommand, mayGoOn, type RunEnd, savedState, tellEnd } from "../output/run_end.ts";
 import {
   checkpointFlags,
   LAUNCHER_FLAGS,

@@ -162,10 +162,17 @@ async function collect(
       existing,
     );
     const bar = new ProgressBar(options.settings.steps);
-    for await (const { step, loss } of localRun(engine, local, options, collected.pruner)) {
-      const size = collected.count === null ? "" : `  ${collected.count} samples, ${bytes(collected.bytes!)}`;
-      bar.draw(step + 1, `seed ${seed}  loss ${loss.toFixed(3)}${size}`);
-    }
+    await localRun(engine, local, {
+      ...options,
+      pruner: collected.pruner,
+      onEvent(event) {
+        if (event.type !== "step") return;
+        const size = collected.count === null
+          ? ""
+          : `  ${collected.count} samples, ${bytes(collected.bytes!)}`;
+        bar.draw(event.step + 1, `seed ${seed}  loss ${event.loss!.toFixed(3)}${size}`);
+      },
+    });
     bar.end();
   }
   return counts;

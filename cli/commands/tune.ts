@@ -6,26 +6,24 @@
  */
 
 import {
-  adamwAt,
   adapterOf,
-  BackgroundSaver,
   checkRunSettings,
-  HeadModules,
   loadEnds,
   loadLayers,
-  LocalData,
-  LocalHeads,
+  LocalTraining,
   parameterCount,
   requireSameRun,
   type RunCheckpoint,
-  runStep,
   saveAdapter,
   saveHeads,
-  SaveSchedule,
+  type SavingPort,
+  type TrainerEvent,
+  TrainingPlan,
+  type TrainingSummary,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
-import { integer, readFlags, text, toggle } from "../flags/flags.ts";
-import { Interrupts, isInterrupted, untilInterrupted } from "../process/interrupts.ts";
+import { type FlagValues, integer, readFlags, text, toggle } from "../flags/flags.ts";
+import { Interrupts, isInterrupted } from "../process/interrupts.ts";
 import { MetricsLog } from "../output/metrics.ts";
 import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { ProgressBar } from "../output/progress.ts";
@@ -42,9 +40,9 @@ import {
   savingReport,
 } from "../flags/run_flags.ts";
 import { type AllCounts, DATA_FLAGS, loadTrainingSet } from "../shared/training_data.ts";
-import { PLAN_FLAGS, TrainingPlan } from "../shared/training_plan.ts";
-import { endedBy, goOnCommand, lossesAtEnds, savedState, tellEnd } from "../output/run_end.ts";
-import { Rows, Series } from "../output/rows.ts";
+import { paddingSaved, PLAN_FLAGS, planOptions } from "../shared/training_plan.ts";
+import { endedBy, goOnCommand, savedState, tellEnd } from "../output/run_end.ts";
+import { Rows } from "../output/rows.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import { requireWritable } from "../process/writable.ts";
 import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";
@@ -81,7 +79,9 @@ const FLAGS = {
   report: text("FILE", "", "write a report as JSON"),
 };
 
-async function main(): Promise<number> {
+type Flags = FlagValues<typeof FLAGS>;
+
+function readTuningFlags(): Flags {
   const flags = readFlags({
     name: "server_tuner.ts",
     about: "Fine-tunes on one machine, without a network: the floor that the split is compared with.",
@@ -94,167 +94,186 @@ async function main(): Promise<number> {
   requireFlag("server_tuner.ts", "eval-every", "valid", flags["eval-every"] === 0 || flags.valid !== "");
   requireFlag("server_tuner.ts", "keep-best", "valid", !flags["keep-best"] || flags.valid !== "");
   requireFlag("server_tuner.ts", "keep-best", "save", !flags["keep-best"] || flags.save !== "");
-  await requireWritable("server_tuner.ts", {
-    files: { report: flags.report },
-    folders: { save: flags.save, metrics: flags.metrics },
-  });
-  const settings = checkRunSettings({ ...tuningSettings(flags), ...runSettings(flags) });
-  using checkpoints = await openRunCheckpoints(flags, {
-    baseWeights: baseWeightsOf(flags),
-    defaultFolder: STATE_FOLDER,
-  });
-  const { resumed, write } = checkpoints;
-  const checkpoint = resumed === null ? null : await resumed.load(resumed.steps.at(-1)!);
+  return flags;
+}
+
+/** The model, its data, and which batch comes when. */
+async function openData(flags: Flags) {
   const { model, tokenizer } = await openModel(flags);
   const load = (file: string) => loadTrainingSet(file, { ...flags, tokenizer });
   const set = await load(flags.data);
   const valid = flags.valid === "" ? null : await load(flags.valid);
   const counts: AllCounts = { train: set.counts, valid: valid?.counts ?? null };
-  const plan = await TrainingPlan.create({
-    ...{ set, valid },
-    ...{ batch: flags.batch, seed: flags.seed, flags },
+  return { model, counts, plan: await TrainingPlan.create({ set, valid, ...planOptions(flags) }) };
+}
+
+/** What is shown and written of a run while it goes on. */
+class TuneLog implements Disposable {
+  readonly memory = new MemoryLog();
+  readonly steps: Rows;
+  readonly #flags: Flags;
+  readonly #metrics: MetricsLog | null;
+  readonly #bar: ProgressBar;
+  readonly #rateAt: (step: number) => number;
+  /** The last validation, as the bar shows it. */
+  validation = "";
+
+  constructor(flags: Flags, isResumed: boolean, rateAt: (step: number) => number) {
+    this.#flags = flags;
+    this.#rateAt = rateAt;
+    this.#metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics, isResumed);
+    this.#bar = new ProgressBar(flags.steps, flags.events ? false : undefined);
+    this.steps = Rows.of(flags.report, "steps");
+  }
+
+  hear(event: TrainerEvent): void {
+    if (event.type === "finished") return this.#bar.end();
+    const { step, loss, ms, tokens } = event;
+    const shared = { rate: this.#rateAt(step), seconds: ms / 1000, tokens };
+    if (event.type === "validation") {
+      this.validation = `  validation ${event.loss.toFixed(3)}`;
+      this.#metrics?.write({ step, mode: "evaluate", loss, ...shared, gradient_norm: null });
+      if (this.#flags.events) console.log(JSON.stringify({ type: "validation", step, loss }));
+      return;
+    }
+    if (event.mode === "evaluate") return;
+    const norm = event.statistics.globalNorm ?? null;
+    this.#metrics?.write({ step, mode: "train", loss, ...shared, gradient_norm: norm });
+    this.steps.add({ step, loss, ms });
+    if (this.#flags.events) console.log(JSON.stringify({ type: "step", step, loss, ms }));
+    this.memory.sample(step);
+    const text = `loss ${loss!.toFixed(3)}${this.validation}  ${(ms / 1000).toFixed(2)} s/step`;
+    this.#bar.draw(step + 1, text);
+  }
+
+  [Symbol.dispose](): void {
+    this.#metrics?.[Symbol.dispose]();
+    this.steps[Symbol.dispose]();
+  }
+}
+
+async function main(): Promise<number> {
+  const flags = readTuningFlags();
+  await requireWritable("server_tuner.ts", {
+    files: { report: flags.report },
+    folders: { save: flags.save, metrics: flags.metrics },
   });
-  plan.begin(settings);
-  using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
+  const settings = checkRunSettings({ ...tuningSettings(flags), ...runSettings(flags) });
   const baseWeights = baseWeightsOf(flags);
+  using checkpoints = await openRunCheckpoints(flags, { baseWeights, defaultFolder: STATE_FOLDER });
+  const { resumed } = checkpoints;
+  const checkpoint = resumed === null ? null : await resumed.load(resumed.steps.at(-1)!);
+  const { model, counts, plan } = await openData(flags);
+  const { fingerprint } = model;
+  using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   using base = loadLayers(engine, model, { baseWeights });
   using ends = loadEnds(engine, model, { baseWeights });
-  const { layers, heads, hidden } = base.shape;
-  const range = { first: 0, count: heads };
-  if (checkpoint !== null) {
-    const { fingerprint } = model;
-    requireSameRun(checkpoint, { settings, range, fingerprint, dataFingerprint: plan.fingerprint });
-    plan.resume(checkpoint.data!.best);
-  }
-  const modules = new HeadModules(engine, { ...settings, layers, heads, hidden, range });
-  using local = new LocalHeads([modules], [], settings.clipNorm);
-  if (checkpoint !== null) modules.restore(checkpoint.heads!.state);
-  const parameters = countParameters(settings.lora, base.shape, parameterCount(model));
-  if (!flags.events) console.log(parameterText(parameters));
-  const smoothing = { train: { labelSmoothing: flags.smoothing }, evaluate: { labelSmoothing: 0 } };
-  const source = (step: number) => {
-    const next = plan.next(step);
-    return next === null ? null : { ...next, loss: smoothing[next.mode] };
-  };
-  const data = new LocalData(ends, smoothing.train, source, settings.accumulate);
   const run = resumed?.run ?? crypto.randomUUID().slice(0, 8);
-  let saved: number | null = checkpoint?.step ?? null;
-  const saver = new BackgroundSaver();
-  const schedule = new SaveSchedule({
-    steps: settings.checkpointEvery,
-    ms: write === null ? 0 : flags["checkpoint-seconds"] * 1000,
-  });
-  const saveRun = async (step: number) => {
-    if (write === null || saved === step) return;
-    saved = step;
-    const read = async (): Promise<RunCheckpoint> => ({
-      ...{ run, step, settings, fingerprint: model.fingerprint, heads: await saveHeads(modules) },
-      ...{ pruning: null, devices: null },
-      data: { fingerprint: plan.fingerprint, position: step, best: plan.bestBefore(step) },
-    });
-    await saver.save(read, write);
-  };
   const save = async (folder: string, steps: number) => {
     if (flags.save === "") return;
     if (steps === 0) return console.error(`Saved nothing to ${folder}, as there was no training step`);
-    const origin = { run, steps };
-    const previous = await saveAdapter(folder, await adapterOf(modules, model.fingerprint), origin);
+    const adapter = await adapterOf(training.modules[0]!, fingerprint);
+    const previous = await saveAdapter(folder, adapter, { run, steps });
     if (previous !== null) console.error(`The adapter of another run is kept: ${previous}`);
   };
-
   using interrupts = new Interrupts();
-  using metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics, checkpoint !== null);
-  const bar = new ProgressBar(flags.steps, flags.events ? false : undefined);
-  const log = new MemoryLog();
-  using steps = Rows.of(flags.report, "steps");
-  const losses = new Series();
-  let step = checkpoint?.step ?? 0;
-  let validText = "";
-  Object.assign(stateOfRun, { folder: checkpoints.folder ?? "", run });
-  const begun = performance.now();
-  while (!interrupts.asked) {
-    const started = performance.now();
-    const batch = await data.next(step);
-    if (plan.isBest() && flags["keep-best"] && step > 0) await save(`${flags.save}-best`, step);
-    if (batch === null) break;
-    const isSaved = batch.mode === "train" && schedule.isDue(step + 1);
-    const context = { engine, base, heads: local, data, shouldStop: isInterrupted };
-    const outcome = await untilInterrupted(() =>
-      runStep(context, step, batch, new Uint8Array(layers * heads))
-    );
-    if (outcome === null) break;
-    const { loss, tokens, statistics } = outcome;
-    await engine.idle();
-    const ms = performance.now() - started;
-    const row = {
-      rate: adamwAt(settings.optimizer, step, settings.steps).rate,
-      seconds: ms / 1000,
-      tokens,
-      gradient_norm: statistics.globalNorm ?? null,
-    };
-    const validation = plan.onLoss(step, batch.mode, loss!);
-    if (validation !== null) {
-      metrics?.write({ step, mode: "evaluate", loss: validation, ...row });
-      validText = `  validation ${validation.toFixed(3)}`;
-      if (flags.events) console.log(JSON.stringify({ type: "validation", step, loss: validation }));
-    }
-    if (batch.mode === "evaluate") continue;
-    metrics?.write({ step, mode: "train", loss, ...row });
-    steps.add({ step, loss, ms });
-    if (flags.events) console.log(JSON.stringify({ type: "step", step, loss, ms }));
-    if (loss !== null) losses.push(loss);
-    log.sample(step);
-    step++;
-    bar.draw(step, `loss ${loss!.toFixed(3)}${validText}  ${(ms / 1000).toFixed(2)} s/step`);
-    if (isSaved) {
-      await saveRun(step);
-      // Steps give the event loop so few turns that it would be written much later.
-      await saver.settled();
-    }
-    schedule.took(performance.now() - started, isSaved);
+  using training: LocalTraining = new LocalTraining({
+    ...{ engine, base, ends, settings, source: plan },
+    start: checkpoint?.step,
+    shouldStop: isInterrupted,
+    onEvent: (event) => log.hear(event),
+    onBest: flags["keep-best"] ? (step) => save(`${flags.save}-best`, step) : undefined,
+    saving: {
+      ...savingOf(flags, checkpoint),
+      read: async (step): Promise<RunCheckpoint> => ({
+        ...{ run, step, settings, fingerprint, pruning: null, devices: null },
+        heads: await saveHeads(training.modules[0]!),
+        data: { fingerprint: plan.fingerprint, position: step, best: plan.bestBefore(step) },
+      }),
+      write: checkpoints.write ?? undefined,
+    },
+  });
+  using log = new TuneLog(flags, checkpoint !== null, (step) => training.rateAt(step));
+  if (checkpoint !== null) {
+    const range = { first: 0, count: base.shape.heads };
+    requireSameRun(checkpoint, { settings, range, fingerprint, dataFingerprint: plan.fingerprint });
+    plan.resume(checkpoint.data!.best);
+    training.modules[0]!.restore(checkpoint.heads!.state);
   }
-  bar.end();
-  await saveRun(step);
-  await saver.settled();
-  await save(flags.save, step);
-  const saving = savingReport(saver.times, performance.now() - begun);
-  const report = {
-    versions: versions(),
-    adapter: engine.adapterName,
-    settings: flags,
+  const parameters = countParameters(settings.lora, base.shape, parameterCount(model));
+  if (!flags.events) console.log(parameterText(parameters));
+  Object.assign(stateOfRun, { folder: checkpoints.folder ?? "", run });
+  const summary = await training.trainer.run();
+  await save(flags.save, summary.step);
+  await report(flags, { summary, log, adapter: engine.adapterName }, {
     run,
     resumedFrom: checkpoint?.step ?? null,
     parameters,
-    steps,
-    validations: plan.validations,
-    best: plan.best,
-    padding: plan.padding,
+    padding: paddingSaved(plan.padding),
     data: counts,
-    saving,
-    memory: log.samples,
+  });
+  return await tellEnding(flags, summary, interrupts.asked);
+}
+
+/** Writes the report, and says how it went. */
+async function report(
+  flags: Flags,
+  { summary, log, adapter }: {
+    readonly summary: TrainingSummary;
+    readonly log: TuneLog;
+    readonly adapter: string;
+  },
+  facts: Record<string, unknown> & { readonly padding: ReturnType<typeof paddingSaved> },
+): Promise<void> {
+  const { steps, memory } = log;
+  const { validations, best } = summary;
+  const all = {
+    ...{ versions: versions(), adapter, settings: flags, ...facts, steps, validations, best },
+    saving: savingReport(summary.saving, summary.ms),
+    memory: memory.samples,
     peakMemoryBytes: peakMemory(),
   };
-  await writeReport(flags.report, report);
-  if (flags.events) console.log(JSON.stringify({ type: "done", ...report, steps: steps.count }));
-  else {
-    const last = losses.values.at(-1);
-    const text = last === undefined ? "" : `, last loss ${last.toFixed(3)}`;
-    const padding = plan.padding === null ? "" : `; ${plan.padding.text}`;
-    console.log(`${step} steps${text}${validText.replace("  ", ", ")}, on ${engine.adapterName}${padding}`);
-    if (plan.best !== null && plan.best.step > 0 && flags["keep-best"]) {
-      console.log(
-        `Lowest validation loss ${
-          plan.best.loss.toFixed(3)
-        } after ${plan.best.step} steps: ${flags.save}-best`,
-      );
-    }
-  }
+  await writeReport(flags.report, all);
+  if (flags.events) return console.log(JSON.stringify({ type: "done", ...all, steps: steps.count }));
+  const where = facts.padding === null ? adapter : `${adapter}; ${facts.padding.text}`;
+  tellResult(flags, summary, where, log);
+}
+
+/** When the state is saved. */
+function savingOf(flags: Flags, checkpoint: RunCheckpoint | null): SavingPort<RunCheckpoint> {
+  const steps = runSettings(flags).checkpointEvery;
+  const saves = flags.checkpoint !== "" || flags.resume !== "";
+  return {
+    every: { steps, ms: saves ? flags["checkpoint-seconds"] * 1000 : 0 },
+    saved: checkpoint?.step ?? null,
+    // Steps give the event loop so few turns that it would be written much later.
+    waits: true,
+  };
+}
+
+/** How it went, for people. */
+function tellResult(
+  flags: Flags,
+  { step, lastLoss, best }: TrainingSummary,
+  where: string,
+  log: TuneLog,
+): void {
+  const text = lastLoss === null ? "" : `, last loss ${lastLoss.toFixed(3)}`;
+  console.log(`${step} steps${text}${log.validation.replace("  ", ", ")}, on ${where}`);
+  if (best === null || best.step === 0 || !flags["keep-best"]) return;
+  console.log(
+    `Lowest validation loss ${best.loss.toFixed(3)} after ${best.step} steps: ${flags.save}-best`,
+  );
+}
+
+/** Says how the run ended and what was saved; gives the exit code. */
+async function tellEnding(flags: Flags, { step, losses }: TrainingSummary, isInterrupted: boolean) {
   const state = await savedState(stateOfRun.folder, stateOfRun.run);
   return tellEnd({
-    ending: interrupts.asked ? "interrupted" : "done",
-    why: interrupts.asked ? "interrupted" : "",
+    ending: isInterrupted ? "interrupted" : "done",
+    why: isInterrupted ? "interrupted" : "",
     done: `${step} steps`,
-    losses: lossesAtEnds(plan.validations.map(({ loss }) => loss), [...losses.values]),
+    losses,
     saved: [
       ...(flags.save === "" || step === 0 ? [] : [`the adapter in ${flags.save}`]),
       ...(state === null ? [] : [`the state of step ${state.step} in ${state.folder}`]),

@@ -5,7 +5,7 @@
  */
 
 import { commandArguments } from "../process/arguments.ts";
-import { openCheckpoints } from "@edgetuner/core";
+import { type LossesAtEnds, openCheckpoints } from "@edgetuner/core";
 import { type EndingName, endingOf, ENDINGS } from "../process/exit_codes.ts";
 import { commandText } from "../process/launch.ts";
 
@@ -27,34 +27,12 @@ export interface RunEnd {
   readonly command: string;
 }
 
-/** Losses at the two ends of a run. */
-export interface LossesAtEnds {
-  /** What kind of loss. */
-  readonly kind: "validation loss" | "training loss";
-  /** The first. */
-  readonly before: number;
-  /** The last. */
-  readonly after: number;
-}
-
 /** State of a run on the disk. */
 export interface SavedState {
   /** Its folder. */
   readonly folder: string;
   /** Steps that it holds. */
   readonly step: number;
-}
-
-/** Losses at the ends: of validations if there were two, else of training. */
-export function lossesAtEnds(
-  validations: readonly number[],
-  training: readonly (number | null)[],
-): LossesAtEnds | null {
-  const known = training.filter((loss) => loss !== null);
-  const [kind, losses] = validations.length > 1
-    ? ["validation loss" as const, validations]
-    : ["training loss" as const, known];
-  return losses.length < 2 ? null : { kind, before: losses[0]!, after: losses.at(-1)! };
 }
 
 /** The newest state of a run in a folder, as the disk has it; `null` if there is none, or only another run's. */

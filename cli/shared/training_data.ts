@@ -6,7 +6,6 @@
 
 import {
   type BadLine,
-  type BatchStream,
   type ChatTemplate,
   encodeExamples,
   findChatTemplate,
@@ -15,7 +14,6 @@ import {
   loadText,
   modelFolderOf,
   type SequenceSet,
-  shuffledBatches,
   type Tokenizer,
   type TrainingExample,
 } from "@edgetuner/core";
@@ -181,53 +179,4 @@ export function truncationText(
 export interface AllCounts {
   readonly train: DataCounts;
   readonly valid: DataCounts | null;
-}
-
-/** Batches of a training set that count what they save. */
-export interface TrainingBatches extends BatchStream {
-  /** Places for tokens in the batches drawn so far. */
-  readonly places: number;
-  /** How many there would be if all were padded to the set's length. */
-  readonly allPlaces: number;
-}
-
-/** Batches in an order by the seed; with `buckets` those of like lengths together. */
-export function trainingBatches(
-  set: SequenceSet,
-  { batch, seed, buckets }: { readonly batch: number; readonly seed: number; readonly buckets: number },
-): TrainingBatches {
-  const stream = shuffledBatches(set, { batch, seed, lengthStep: buckets });
-  let places = 0, drawn = 0;
-  return {
-    get position() {
-      return stream.position;
-    },
-    set position(value: number) {
-      stream.position = value;
-    },
-    get epoch() {
-      return stream.epoch;
-    },
-    get places() {
-      return places;
-    },
-    get allPlaces() {
-      return drawn * batch * set.length;
-    },
-    next() {
-      const next = stream.next();
-      places += next.batch * next.length;
-      drawn++;
-      return next;
-    },
-  };
-}
-
-/** What buckets have saved, in words and numbers; `null` without buckets or batches. */
-export function paddingSaved(
-  { places, allPlaces }: TrainingBatches,
-): { readonly places: number; readonly allPlaces: number; readonly text: string } | null {
-  if (places === allPlaces) return null;
-  const share = (100 * (1 - places / allPlaces)).toFixed(0);
-  return { places, allPlaces, text: `buckets saved ${share} % of ${allPlaces} places for tokens` };
 }

@@ -1,6 +1,7 @@
-import type { SequenceSet, TokenBatch } from "@edgetuner/core";
 import { assertAlmostEquals, assertEquals, assertNotEquals } from "@std/assert";
-import { TrainingPlan } from "./training_plan.ts";
+import type { SequenceSet } from "../data/sequences.ts";
+import type { TokenBatch } from "../model/loss.ts";
+import { TrainingPlan, type TrainingPlanOptions } from "./training_plan.ts";
 
 /** Sequences of 3 to 8 tokens. */
 function setOf(count: number): SequenceSet {
@@ -19,8 +20,7 @@ function setOf(count: number): SequenceSet {
   };
 }
 
-const FLAGS = { "valid-batches": 2, "eval-every": 2, smoothing: 0.1, buckets: 0 };
-const OPTIONS = { set: setOf(10), valid: setOf(5), batch: 2, seed: 1, flags: FLAGS };
+const OPTIONS = { set: setOf(10), valid: setOf(5), batch: 2, seed: 1, validBatches: 2, evalEvery: 2 };
 
 async function begun(): Promise<TrainingPlan> {
   const plan = await TrainingPlan.create(OPTIONS);
@@ -83,14 +83,14 @@ Deno.test("TrainingPlan weighs batches of validation data by the places that cou
 });
 
 Deno.test("TrainingPlan's fingerprint depends on data, batches, seed and validation, not on how often it validates", async () => {
-  const of = async (change: Partial<typeof OPTIONS>) =>
+  const of = async (change: Partial<TrainingPlanOptions>) =>
     (await TrainingPlan.create({ ...OPTIONS, ...change })).fingerprint;
   const first = await of({});
-  assertEquals(await of({ flags: { ...FLAGS, "eval-every": 3 } }), first);
+  assertEquals(await of({ evalEvery: 3 }), first);
   for (
-    const change of [{ seed: 2 }, { batch: 3 }, { set: setOf(9) }, { valid: setOf(6) }, {
-      flags: { ...FLAGS, smoothing: 0 },
-    }, { flags: { ...FLAGS, buckets: 4 } }]
+    const change of [{ seed: 2 }, { batch: 3 }, { set: setOf(9) }, { valid: setOf(6) }, { smoothing: 0 }, {
+      buckets: 4,
+    }]
   ) {
     assertNotEquals(await of(change), first);
   }
