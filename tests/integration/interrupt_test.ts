@@ -17,11 +17,14 @@ interface Interrupted {
   readonly errors: string;
 }
 
-/** Starts a program, waits until it has printed something, sends signals, and waits for its end. */
+/**
+ * Starts a program, waits until it has printed something or a promise is resolved, sends signals, and waits for its
+ * end.
+ */
 async function interrupt(
   program: string,
   args: readonly string[],
-  after: string | null,
+  after: string | Promise<void> | null,
   signals: readonly Deno.Signal[] = ["SIGINT"],
 ): Promise<Interrupted> {
   const process = new Deno.Command(Deno.execPath(), {
@@ -43,10 +46,11 @@ async function interrupt(
   };
   const limit = setTimeout(() => process.kill("SIGKILL"), 60_000);
   if (after === null) setTimeout(send, 300); // before it has said anything
+  else if (typeof after !== "string") after.then(send);
   await Promise.all([
     read(process.stdout, (text) => {
       out += text;
-      if (asked === 0 && after !== null && out.includes(after)) send();
+      if (asked === 0 && typeof after === "string" && out.includes(after)) send();
     }),
     read(process.stderr, (text) => errors += text),
   ]);
@@ -112,6 +116,74 @@ Deno.test({
     assertLess(listens.ms, 3500);
     assertStringIncludes(listens.errors, "what was not saved before is lost");
     assertLess(twice.ms, 1500);
+  },
+});
+
+Deno.test({
+  name: "pull.ts ends at Ctrl-C while a download trickles in, and the next one goes on where it stopped",
+  ...unlessWindows,
+  async fn() {
+    const content = Uint8Array.from({ length: 300_000 }, (_, i) => (i * 31 + (i >> 8)) % 256);
+    const etag = '"1"';
+    const ranges: (string | null)[] = [];
+    let trickles = true;
+    const weights = (request: Request) => {
+      ranges.push(request.headers.get("range"));
+      const start = Number(/^bytes=(\d+)-$/.exec(ranges.at(-1) ?? "")?.[1] ?? 0);
+      const headers = {
+        etag,
+        "content-length": `${content.length - start}`,
+        ...(start > 0 && { "content-range": `bytes ${start}-${content.length - 1}/${content.length}` }),
+      };
+      let at = start;
+      let timer: ReturnType<typeof setInterval> | undefined;
+      const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
+        start(controller) {
+          if (!trickles) {
+            controller.enqueue(content.slice(start));
+            return controller.close();
+          }
+          timer = setInterval(() => controller.enqueue(content.slice(at, at += 100)), 20);
+        },
+        cancel: () => clearInterval(timer),
+      });
+      return new Response(body, { status: start > 0 ? 206 : 200, headers });
+    };
+    await using server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => {
+      const { pathname } = new URL(request.url);
+      if (pathname.startsWith("/api/models/some/model/")) {
+        const names = [["config.json", 2], ["model.safetensors", content.length]];
+        return Response.json({ siblings: names.map(([rfilename, size]) => ({ rfilename, size })) });
+      }
+      return pathname.endsWith("config.json") ? new Response("{}") : weights(request);
+    });
+    const cache = await Deno.makeTempDir();
+    const args = ["--model", "some/model", "--endpoint", `http://127.0.0.1:${server.addr.port}`];
+    const folder = `${cache}/models/some/model/main`;
+    const sizeOf = (name: string) => Deno.stat(`${folder}/${name}`).then(({ size }) => size, () => 0);
+    const begun = async () => {
+      for (const end = performance.now() + 30_000; performance.now() < end;) {
+        if (await sizeOf("model.safetensors.partial") > 0) return;
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+    };
+    const ended = await interrupt("examples/pull.ts", [...args, "--cache", cache], begun());
+    assertEquals(ended.code, 130, ended.errors);
+    assertLess(ended.ms, 3000);
+    assertStringIncludes(ended.errors, "the same command goes on where it stopped");
+    const there = (await Array.fromAsync(Deno.readDir(folder), (e) => e.name)).sort();
+    assertEquals(there, ["config.json", "model.safetensors.partial", "model.safetensors.partial.json"]);
+    const size = await sizeOf("model.safetensors.partial");
+    assert(size > 0 && size < content.length);
+
+    trickles = false;
+    const again = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--quiet", `${ROOT}examples/pull.ts`, ...args, "--cache", cache],
+    });
+    assertEquals((await again.output()).code, 0);
+    assertEquals(ranges, [null, `bytes=${size}-`]);
+    assertEquals(await Deno.readFile(`${folder}/model.safetensors`), content);
+    await Deno.remove(cache, { recursive: true });
   },
 });
 
