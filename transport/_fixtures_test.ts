@@ -143,9 +143,13 @@ export class StoppingRelay implements AsyncDisposable {
   readonly #connections: Deno.Conn[] = [];
   readonly #copying: Promise<unknown>[] = [];
   readonly #serving: Promise<void>;
+  readonly #reads: boolean;
+  readonly #over = Promise.withResolvers<void>();
   #stopped = false;
 
-  constructor(port: number) {
+  /** @param options Whether what comes after the stop is taken, and thrown away; it fills buffers otherwise. */
+  constructor(port: number, { reads = true }: { readonly reads?: boolean } = {}) {
+    this.#reads = reads;
     this.#serving = this.#serve(port);
   }
 
@@ -162,6 +166,7 @@ export class StoppingRelay implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#listener.close();
     await this.#serving;
+    this.#over.resolve();
     for (const connection of this.#connections) connection.close();
     await Promise.all(this.#copying);
   }
@@ -178,6 +183,7 @@ export class StoppingRelay implements AsyncDisposable {
     const buffer = new Uint8Array(65_536);
     try {
       for (let n = await from.read(buffer); n !== null; n = await from.read(buffer)) {
+        if (this.#stopped && !this.#reads) await this.#over.promise;
         for (let at = 0; at < n && !this.#stopped;) at += await to.write(buffer.subarray(at, n));
       }
     } catch {

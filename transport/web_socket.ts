@@ -34,6 +34,7 @@ import {
   type WaitOptions,
 } from "@edgetuner/core/contracts";
 import { Backlog } from "./_backlog.ts";
+import { dropSocket } from "./_drop_socket.ts";
 import { Flow } from "./_flow.ts";
 import {
   count,
@@ -168,6 +169,9 @@ interface Limits {
 /** Shortest time between two looks at whether the peer lives, and so between two signs of life. */
 const MIN_LOOK_MS = 10;
 const MAX_LOOK_MS = 500;
+
+/** Time for a farewell to leave before a socket that nobody answers is dropped. */
+const DROP_MS = 300;
 
 class WebSocketWire implements Wire {
   readonly #socket: WebSocket;
@@ -352,21 +356,39 @@ class WebSocketWire implements Wire {
 
   async #close(code: number, reason: string): Promise<void> {
     this.#stopTimers();
-    this.#socket.close(code, shorten(reason));
+    // A farewell that waits behind what nobody reads could not be taken back, and would hold the socket.
+    const leave = () => {
+      if (this.#socket.bufferedAmount > 0) return;
+      clearInterval(leaving);
+      this.#socket.close(code, shorten(reason));
+    };
+    const leaving = setInterval(leave, BUFFER_POLL_MS);
+    leave();
     const { cut } = this.#channel;
     const end = () => this.#ended.resolve();
     if (cut.aborted) end();
     cut.addEventListener("abort", end, { once: true });
     const timer = setTimeout(end, this.#limits.closeTimeoutMs);
     await this.#ended.promise;
+    clearInterval(leaving);
     clearTimeout(timer);
     cut.removeEventListener("abort", end);
+    this.#release(code, reason);
   }
 
   /** Ends the channel without waiting for a peer that is gone. */
   #lose(reason: string): void {
-    this.#socket.close(CLOSE_SILENT, reason);
     this.#end({ clean: false, reason });
+    this.#release(CLOSE_SILENT, reason);
+  }
+
+  /** Lets a socket go that nobody may answer: it would hold its process, or its place at a server. */
+  #release(code: number, reason: string): void {
+    if (this.#socket.readyState === WebSocket.CLOSED) return;
+    if (this.#socket.bufferedAmount > 0 && dropSocket(this.#socket)) return;
+    this.#socket.close(code, shorten(reason));
+    const timer = setTimeout(() => void dropSocket(this.#socket), DROP_MS);
+    this.#socket.addEventListener("close", () => clearTimeout(timer), { once: true });
   }
 
   #end(info: CloseInfo): void {
@@ -417,8 +439,10 @@ function wrap(
 /**
  * Makes the connecting side.
  *
- * A WebSocket can say farewell, but nothing can drop it: where the peer is gone without a word, Deno holds the process
- * for it after the channel has ended. A program that is to end then calls `Deno.exit`.
+ * Where the peer is gone without a word, the socket is dropped within a third of a second after the channel has ended,
+ * so that it holds no process. WebSockets have no such way, and Deno has no public one: what it has inside is used (in
+ * Deno 2.9; a test ends a real process). Where a runtime has none, the socket ends when the system gives the connection
+ * up, after minutes; a program that is to end before calls `Deno.exit`.
  *
  * @example Usage
  * ```ts

@@ -1,5 +1,13 @@
+import { fileURLToPath } from "node:url";
 import { ChannelClosedError, HandshakeError } from "@edgetuner/core/contracts";
-import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertLess,
+  assertRejects,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
 import {
   isPending,
   pattern,
@@ -10,6 +18,8 @@ import {
 import { address, openWebSocket, serve, StoppingRelay, type TestServer } from "./_fixtures_test.ts";
 import { requireToken } from "./token.ts";
 import { webSocketListener, webSocketTransport } from "./web_socket.ts";
+
+const SILENT_LINK = fileURLToPath(new URL("../tests/support/silent_link.ts", import.meta.url));
 
 testTransport({ name: "WebSocket", open: openWebSocket });
 
@@ -211,6 +221,33 @@ testStrictly("WebSocket: a link that is cut without a word ends both channels at
   assertEquals(infos, [silence(200), silence(400)]);
   assert(performance.now() - began < 1000);
 });
+
+for (const busy of [false, true]) {
+  testStrictly(
+    `WebSocket: a cut link does not hold the process of a program that is done, ${busy ? "busy" : "idle"}`,
+    async () => {
+      // Longer than the test: only the device's own limit counts.
+      await using listener = webSocketListener({ idleTimeoutMs: 60_000 });
+      await using server = serve((request) => listener.handle(request));
+      await using relay = new StoppingRelay(server.addr.port, { reads: !busy });
+      const child = new Deno.Command(Deno.execPath(), {
+        args: ["run", "-A", "--quiet", SILENT_LINK, relay.url, ...(busy ? ["busy"] : [])],
+        stdout: "piped",
+        stderr: "inherit",
+      }).spawn();
+      const limit = setTimeout(() => child.kill("SIGKILL"), 20_000);
+      let [said, saidAt] = ["", 0];
+      for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) {
+        [said, saidAt] = [said + text, performance.now()];
+        if (said === "connected\n") relay.stop();
+      }
+      const { code } = await child.status;
+      clearTimeout(limit);
+      assertEquals([code, said], [0, "connected\nThe peer was silent for 200 ms\n"]);
+      assertLess(performance.now() - saidAt, 1000);
+    },
+  );
+}
 
 testStrictly("WebSocket: a side hears of the other's limit and keeps within it", async () => {
   await using listener = webSocketListener({ idleTimeoutMs: 150 });
