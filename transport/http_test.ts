@@ -51,7 +51,7 @@ async function statusOf(response: Promise<Response>): Promise<number> {
   return status;
 }
 
-testStrictly("HTTP: repeats lost requests and answers without losing or doubling frames", async () => {
+testStrictly("HTTP: repeats lost requests and answers without losing or doubling frames [slow]", async () => {
   await using listener = httpListener(LIMITS);
   await using server = serve((request) => listener.handle(request));
   let calls = 0;
@@ -219,7 +219,7 @@ testStrictly("HTTP: ends a channel whose peer fell silent", async () => {
   assertEquals(await statusOf(listener.handle(request("GET", { "edgetuner-ack": "0" }))), 404);
 });
 
-testStrictly("HTTP: a quiet channel stays open", async () => {
+testStrictly("HTTP: a quiet channel stays open [slow]", async () => {
   await using listener = httpListener({ pollTimeoutMs: 20, idleTimeoutMs: 200 });
   await using server = serve((request) => listener.handle(request));
   await using device = await httpTransport({ url: address(server) }).connect();

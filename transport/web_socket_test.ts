@@ -80,7 +80,7 @@ testStrictly("WebSocket: many tiny frames fill the queue too", async () => {
   assertStringIncludes((await closing).reason, "More than 6400 bytes wait");
 });
 
-testStrictly("WebSocket: carries frames above the size of one message", async () => {
+testStrictly("WebSocket: carries frames above the size of one message [slow]", async () => {
   await using listener = webSocketListener();
   await using server = serve((request) => listener.handle(request));
   await using device = await webSocketTransport({ url: address(server) }).connect();

@@ -38,7 +38,7 @@ async function copied(weights: NamedArrays, count: number): Promise<number> {
   return next.filter(([token], i) => token === rows[i]!.at(-1)).length;
 }
 
-Deno.test("copyingStart() continues a row of random tokens that comes again, as plain weights do not", async () => {
+Deno.test("copyingStart() continues a row of random tokens that comes again, as plain weights do not [slow]", async () => {
   assertGreater(await copied(copyingStart(CONFIG, 1), 40), 20);
   assertLess(await copied(initialWeights(CONFIG, 1), 40), 3);
 });

@@ -38,7 +38,7 @@ async function run(script: string, ...args: string[]) {
   return { code, out: new TextDecoder().decode(stdout), error: new TextDecoder().decode(stderr) };
 }
 
-Deno.test("the commands give the committed files again", async () => {
+Deno.test("the commands give the committed files again [slow]", async () => {
   const folder = await Deno.makeTempDir();
   try {
     const data = await run("make_data.ts", "--out", folder);
@@ -62,7 +62,7 @@ Deno.test("the commands give the committed files again", async () => {
   }
 });
 
-Deno.test("the commands explain themselves and what is wrong", async () => {
+Deno.test("the commands explain themselves and what is wrong [slow]", async () => {
   const help = await run("make_data.ts", "--help");
   assertStringIncludes(help.out, "--seed N");
   const cases = [
@@ -102,7 +102,7 @@ Deno.test("every entry fits in the 80 tokens of the examples", async () => {
   }
 });
 
-Deno.test("the general talk knows neither form of the task", () => {
+Deno.test("the general talk knows neither form of the task [slow]", () => {
   const documents = generalTalk();
   const text = documents.join("\n");
   assertEquals(/[[\]|]|eatType|priceRange|familyFriendly|customer rating/.exec(text), null);

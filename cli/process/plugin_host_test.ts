@@ -47,7 +47,7 @@ function prunerOf(parts: string, before = ""): Promise<Pruner> {
 const untidy = { sanitizeResources: false, sanitizeOps: false };
 
 Deno.test({
-  name: "a pruner in a worker decides as it does here, and gets its options",
+  name: "a pruner in a worker decides as it does here, and gets its options [slow]",
   ...untidy,
   async fn() {
     const module = moduleOf(
@@ -85,7 +85,7 @@ for (
   ] as const
 ) {
   Deno.test({
-    name: `a pruner that ${what} is an error in time`,
+    name: `a pruner that ${what} is an error in time [slow]`,
     ...untidy,
     async fn() {
       const pruner = await prunerOf(parts);
@@ -100,7 +100,8 @@ for (
 }
 
 Deno.test({
-  name: "a pruner that never returns from init, a factory and a module that never end are errors in time",
+  name:
+    "a pruner that never returns from init, a factory and a module that never end are errors in time [slow]",
   ...untidy,
   async fn() {
     const pruner = await prunerOf("init() { for (;;); }");
@@ -129,7 +130,7 @@ function streamOf(direction: "sent" | "received", layer: number): CodecStream {
 }
 
 Deno.test({
-  name: "a codec in a worker writes and reads as it does here, with a state for each stream",
+  name: "a codec in a worker writes and reads as it does here, with a state for each stream [slow]",
   ...untidy,
   async fn() {
     const module = moduleOf(
@@ -158,7 +159,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "a codec that never returns is an error in time, wherever it does so",
+  name: "a codec that never returns is an error in time, wherever it does so [slow]",
   ...untidy,
   async fn() {
     for (const method of ["byteLength", "encode", "decode"] as const) {

@@ -17,7 +17,7 @@ function decode(ids: readonly number[]): string {
 }
 
 for (const [name, missing] of [["e2e", "refuse"], ["e2e_edgetuner_partial", "drop"]] as const) {
-  Deno.test(`decoding and scoring equals the reference: ${name}`, async () => {
+  Deno.test(`decoding and scoring equals the reference: ${name} [slow]`, async () => {
     const instances = decodePredictions(
       parseFormatted(read("pipeline/e2e/input_formatted.jsonl")),
       readJsonLines<EncodedPrediction>(`pipeline/${name}/sample.jsonl`),

@@ -63,7 +63,7 @@ function assertScores(scores: CorpusScores, expected: Case): void {
 for (
   const { name } of [...Deno.readDirSync(`${FIXTURES}/metrics`)].sort((a, b) => a.name < b.name ? -1 : 1)
 ) {
-  Deno.test(`scoreCorpus gives the reference's scores: ${name.replace(".json", "")}`, async () => {
+  Deno.test(`scoreCorpus gives the reference's scores: ${name.replace(".json", "")} [slow]`, async () => {
     const expected = JSON.parse(read(`metrics/${name}`)) as Case;
     const corpus = { references: expected.refs, predictions: expected.preds };
     assertScores(await scoreCorpus(corpus, { meteor: METEOR }), expected);

@@ -292,7 +292,7 @@ for (let i = 0; ; i++) {
 }
 `;
 
-Deno.test("kill -9 while saving: what has the final name is whole each time, and leftovers do no harm", async () => {
+Deno.test("kill -9 while saving: what has the final name is whole each time, and leftovers do no harm [slow]", async () => {
   await inFolder(async (folder) => {
     await Deno.writeTextFile(`${folder}/writer.ts`, WRITER);
     let seed = 1;

@@ -83,7 +83,7 @@ Deno.test("StoredTensors converts half precision in pieces", async () => {
   });
 });
 
-Deno.test("StoredTensors gives a tensor in pieces, whatever its dtype", async () => {
+Deno.test("StoredTensors gives a tensor in pieces, whatever its dtype [slow]", async () => {
   await inFolder(async (folder) => {
     // More than one piece, the last one short.
     const count = 2 ** 19 + 77;

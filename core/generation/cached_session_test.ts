@@ -85,7 +85,7 @@ for (const [name, { base, modules }] of Object.entries(MODELS)) {
   const withoutHeads: GenerationModel = { ...withHeads, heads: null };
 
   for (const [what, model] of [["with", withHeads], ["without", withoutHeads]] as const) {
-    Deno.test(`CachedSession of ${name} ${what} head modules: token by token as whole passes`, async () => {
+    Deno.test(`CachedSession of ${name} ${what} head modules: token by token as whole passes [slow]`, async () => {
       const whole = new WholePasses(model);
       await whole.start([1]); // lists of heads and angles of positions stay
       const before = engine.stats.tensors;
@@ -107,7 +107,7 @@ for (const [name, { base, modules }] of Object.entries(MODELS)) {
     });
   }
 
-  Deno.test(`CachedSession of ${name}: the same texts by beam search and sampling`, async () => {
+  Deno.test(`CachedSession of ${name}: the same texts by beam search and sampling [slow]`, async () => {
     using session = new CachedSession(withHeads);
     const whole = new WholePasses(withHeads);
     const beams = { beams: 4, maxNewTokens: 12, endTokens: [0] };

@@ -48,7 +48,7 @@ async function slowly(prompt: readonly number[], count: number, heads: LocalHead
   return tokens.slice(prompt.length);
 }
 
-Deno.test("generateGreedy() gives the most likely token each time, with and without LoRA", async () => {
+Deno.test("generateGreedy() gives the most likely token each time, with and without LoRA [slow]", async () => {
   const prompts = [[1, 2, 3], [60], [5, 66, 37, 39, 42, 65, 11, 16, 27, 1, 60, 17, 52, 9, 8, 7]];
   const { layers, ends } = model;
   using loud = await loudHeads();

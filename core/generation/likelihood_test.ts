@@ -54,7 +54,7 @@ for (
     ENGINES.map((e) => [n, o, e] as const)
   )
 ) {
-  Deno.test(`log-likelihoods of ${name} (${engine.adapterClass} kernels) do not depend on the batch, to the last bit`, async () => {
+  Deno.test(`log-likelihoods of ${name} (${engine.adapterClass} kernels) do not depend on the batch, to the last bit [slow]`, async () => {
     const before = engine.stats.tensors;
     {
       using base = await open(engine);
@@ -94,7 +94,7 @@ Deno.test("long requests are cut to their last tokens, of which all but one are 
   }
 });
 
-Deno.test("a large vocabulary: targets in several pieces of logits give what each gives alone", async () => {
+Deno.test("a large vocabulary: targets in several pieces of logits give what each gives alone [slow]", async () => {
   const before = engine.stats.tensors;
   {
     const config = gpt2Config({

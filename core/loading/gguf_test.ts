@@ -13,7 +13,7 @@ import { GgufFile } from "../files/gguf.ts";
 import { loadGgufModel } from "./gguf_model.ts";
 import { loadGgufTokenizer } from "./gguf_tokenizer.ts";
 import { checkTokenizer, isGguf, loadModel, loadTokenizerOf, modelFolderOf } from "./model_path.ts";
-import { EXAMPLES, FIXTURES } from "../../tests/support/places.ts";
+import { ASSETS, FIXTURES } from "../../tests/support/places.ts";
 
 const engine = await Engine.create();
 const GPT2 = `${FIXTURES}gguf/gpt2.gguf`;
@@ -119,7 +119,7 @@ async function logits(model: { readonly config: ModelConfig; readonly weights: N
   return await result.read();
 }
 
-Deno.test("a GPT-2 in a GGUF file is the model that it was made from", async () => {
+Deno.test("a GPT-2 in a GGUF file is the model that it was made from [slow]", async () => {
   const model = await loadGgufModel(GPT2);
   const original = await loadModelFolder(
     new URL("../../tests/fixtures/parity/gpt2_one_head", import.meta.url),
@@ -269,7 +269,7 @@ Deno.test("a GGUF file says whether a token begins texts", async () => {
 });
 
 Deno.test("loadTokenizerOf takes what is named, what lies beside a GGUF file, or what is in it", async () => {
-  const tiny = `${EXAMPLES}tiny_gpt2`;
+  const tiny = `${ASSETS}tiny_gpt2`;
   const folder = await Deno.makeTempDir();
   try {
     const path = `${folder}/model.GGUF`;

@@ -55,7 +55,7 @@ Deno.test("initialA() depends on each of seed, layer, head and target", () => {
   }
 });
 
-Deno.test("weights() gives back what load() took, and load() starts the moments again", async () => {
+Deno.test("weights() gives back what load() took, and load() starts the moments again [slow]", async () => {
   using model = new TinyGpt2(engine);
   const settings = tinySettings("slice", 2);
   using modules = tinyHeads(engine, settings, { first: 1, count: 2 });

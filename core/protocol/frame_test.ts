@@ -138,7 +138,7 @@ Deno.test("flipped bits give a frame or a ProtocolError", () => {
   assert(refused > bytes.length, `${refused} refused`);
 });
 
-Deno.test("random bytes are a ProtocolError, soon", () => {
+Deno.test("random bytes are a ProtocolError, soon [slow]", () => {
   const random = randomNumbers(2);
   const started = performance.now();
   for (let i = 0; i < 5000; i++) {
@@ -212,7 +212,7 @@ Deno.test("no tag, no indefinite length and no key twice, wherever it is", () =>
   assertEquals(({} as Record<string, unknown>).reason, undefined);
 });
 
-Deno.test("small frames that would take much memory or time are refused at once", () => {
+Deno.test("small frames that would take much memory or time are refused at once [slow]", () => {
   const random = randomNumbers(3);
   const frames = Array.from({ length: 4 * BURDEN_COUNT }, (_, i) => {
     const bytes = burden(i % BURDEN_COUNT, random, 1e5);
@@ -227,7 +227,7 @@ Deno.test("small frames that would take much memory or time are refused at once"
   assert(Deno.memoryUsage().rss - before < 100e6, `${Deno.memoryUsage().rss - before} bytes`);
 });
 
-Deno.test("20,000 hostile frames: each is refused or right, none takes long, memory stays", () => {
+Deno.test("20,000 hostile frames: each is refused or right, none takes long, memory stays [slow]", () => {
   const random = randomNumbers(4);
   let before = 0;
   let longest = 0;

@@ -8,7 +8,7 @@ import { runStep } from "./step.ts";
 const engine = await Engine.create();
 const model = new TinyGpt2(engine);
 
-Deno.test("runStep() disposes everything it made, in training and evaluation, pruned or not", async () => {
+Deno.test("runStep() disposes everything it made, in training and evaluation, pruned or not [slow]", async () => {
   using heads = new LocalHeads([tinyHeads(engine, tinySettings("slice", 10))], ["gradientNorm"]);
   let mode: "train" | "evaluate" = "train";
   const data = new LocalData(model.ends, LOSS, () => ({ batch: BATCH, mode }));

@@ -37,7 +37,7 @@ function testShape(shape: typeof SHAPES[number], limits: Limits = {}, chunks = 1
   const name = `B ${batch}, T ${length}, H ${heads}, G ${kvHeads}, D ${headSize}${
     shape.causal === false ? ", not causal" : ""
   }${chunks > 1 ? `, in ${chunks} pieces` : ""}`;
-  testForms(`attention() and its gradient equal the reference at ${name}`, async (engine) => {
+  testForms(`attention() and its gradient equal the reference at ${name} [slow]`, async (engine) => {
     const rows = batch * length;
     const d = heads * headSize;
     const columns = (heads + 2 * kvHeads) * headSize;
@@ -133,7 +133,7 @@ testForms("attention() does not let later tokens change earlier ones", async (en
 
 for (const [kvHeads, causal] of [[2, true], [1, true], [2, false]] as const) {
   testForms(
-    `attention() has the gradient of its forward pass, G ${kvHeads}, causal ${causal}`,
+    `attention() has the gradient of its forward pass, G ${kvHeads}, causal ${causal} [slow]`,
     async (engine) => {
       const shape = { batch: 2, length: 5, heads: 2, kvHeads, causal };
       const [rows, d] = [10, 8];

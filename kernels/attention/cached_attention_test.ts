@@ -25,7 +25,7 @@ const CALLS: readonly { readonly parents: readonly number[] | null; readonly add
   { parents: [1], added: 3 },
 ];
 
-testForms("cachedAttention() equals the reference over whole sequences", async (engine) => {
+testForms("cachedAttention() equals the reference over whole sequences [slow]", async (engine) => {
   for (const { heads, kvHeads, headSize, prompt } of SHAPES) {
     const columns = (heads + 2 * kvHeads) * headSize;
     let seed = 1;

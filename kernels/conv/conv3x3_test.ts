@@ -25,7 +25,7 @@ function valuesOf({ batch, inputs, outputs, height, width }: Conv3x3Shape) {
 for (const shape of SHAPES) {
   const { batch, inputs, outputs, height, width, relu } = shape;
   const name = `B ${batch}, ${inputs} to ${outputs} channels of ${height} x ${width}${relu ? ", ReLU" : ""}`;
-  testForms(`conv3x3() and its gradients equal the reference at ${name}`, async (engine) => {
+  testForms(`conv3x3() and its gradients equal the reference at ${name} [slow]`, async (engine) => {
     const v = valuesOf(shape);
     const maps = height * width;
     using x = engine.upload(v.x, batch, inputs * maps);

@@ -141,7 +141,7 @@ testForms("products of operands that share memory one after the other stay apart
   });
 });
 
-testForms("writes of many bytes are handed on before recorded commands, in order", async (engine) => {
+testForms("writes of many bytes are handed on before recorded commands, in order [slow]", async (engine) => {
   // 4 MiB of writes are pending at most; each write here passes that.
   const count = 9 * 2 ** 20;
   using large = engine.tensor(3, count / 3, "large");

@@ -45,7 +45,7 @@ function shapeName(layout: string, [m, n, k]: Shape): string {
   return `${layout} [${m}, ${k}] x [${k}, ${n}]`;
 }
 
-testForms("matmul() equals the reference at every layout and shape", async (engine) => {
+testForms("matmul() equals the reference at every layout and shape [slow]", async (engine) => {
   for (const { transposeA, transposeB, name } of LAYOUTS) {
     for (const shape of SHAPES) {
       const { a, b, aTensor, bTensor } = operands(engine, shape, transposeA, transposeB);
@@ -249,7 +249,7 @@ testForms(
 
 // One group of 67 rows fits, two do not; groups start at any row.
 testForms(
-  "matmul() multiplies batches larger than a binding or texture in runs of groups",
+  "matmul() multiplies batches larger than a binding or texture in runs of groups [slow]",
   (engine) => multiplyBatches(engine, 5, 3, true),
   { maxBindingBytes: 80_000, maxTextureSide: 96 },
 );
@@ -273,21 +273,25 @@ testForms("matmul() fills the tail of a head's columns with zeros", async (engin
 /** 64 rows to a texture and 16 KiB to a binding: m, n and k are all cut. */
 const SMALL = { maxBindingBytes: 16 * 1024, maxTextureSide: 64 };
 
-testForms("matmul() multiplies in pieces where a binding or a texture is too small", async (engine) => {
-  const [m, n, k] = [150, 140, 133];
-  for (const { transposeA, transposeB, name } of LAYOUTS) {
-    const { a, b, aTensor, bTensor } = operands(engine, [m, n, k], transposeA, transposeB);
-    using _a = aTensor;
-    using _b = bTensor;
-    const dispatches = engine.stats.dispatches;
-    using c = matmul(aTensor, bTensor, { transposeA, transposeB, alpha: 2 });
-    assertGreater(engine.stats.dispatches - dispatches, 4, `${name}: expected several pieces`);
-    const expected = matmulReference(a, b, { m, n, k, transposeA, transposeB, alpha: 2 });
-    assertClose(await readOne(c), expected.c, TOLERANCE.sum, name);
-  }
-}, SMALL);
+testForms(
+  "matmul() multiplies in pieces where a binding or a texture is too small [slow]",
+  async (engine) => {
+    const [m, n, k] = [150, 140, 133];
+    for (const { transposeA, transposeB, name } of LAYOUTS) {
+      const { a, b, aTensor, bTensor } = operands(engine, [m, n, k], transposeA, transposeB);
+      using _a = aTensor;
+      using _b = bTensor;
+      const dispatches = engine.stats.dispatches;
+      using c = matmul(aTensor, bTensor, { transposeA, transposeB, alpha: 2 });
+      assertGreater(engine.stats.dispatches - dispatches, 4, `${name}: expected several pieces`);
+      const expected = matmulReference(a, b, { m, n, k, transposeA, transposeB, alpha: 2 });
+      assertClose(await readOne(c), expected.c, TOLERANCE.sum, name);
+    }
+  },
+  SMALL,
+);
 
-testForms("matmul() applies bias, residual and gelu in pieces", async (engine) => {
+testForms("matmul() applies bias, residual and gelu in pieces [slow]", async (engine) => {
   const [m, n, k] = [150, 140, 45];
   const biasValues = normal(n, 15);
   const auxValues = normal(m * n, 16);

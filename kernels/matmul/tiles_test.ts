@@ -28,7 +28,7 @@ async function withTile<T>(engine: Engine, tile: MatmulTile, run: () => Promise<
   }
 }
 
-Deno.test("every tile equals the reference, and the others to the bit", options, async () => {
+Deno.test("every tile equals the reference, and the others to the bit [slow]", options, async () => {
   const engine = await engineOf("hardware");
   for (const [m, n, k] of [[1, 1, 1], [33, 65, 7], [130, 71, 66]] as const) {
     for (const [transposeA, transposeB] of [[false, false], [false, true], [true, false]] as const) {

@@ -50,7 +50,7 @@ for (const format of FORMATS) {
     const name = `${format}, groups along ${groupsAlong}`;
     for (const limits of [{}, { maxBindingBytes: 40 * 1024, maxTextureSide: 128 }]) {
       const where = limits.maxBindingBytes === undefined ? "" : " in pieces";
-      testForms(`matmul() by packed weights equals the reference${where}: ${name}`, async (engine) => {
+      testForms(`matmul() by packed weights equals the reference${where}: ${name} [slow]`, async (engine) => {
         for (const [m, n, k] of SHAPES) {
           for (const transposeB of [false, true]) {
             const stored = transposeB ? [n, k] as const : [k, n] as const;
@@ -69,7 +69,7 @@ for (const format of FORMATS) {
       }, limits);
 
       testForms(
-        `embeddingGather() from packed weights equals the reference${where}: ${name}`,
+        `embeddingGather() from packed weights equals the reference${where}: ${name} [slow]`,
         async (engine) => {
           for (
             const [entries, columns, rows] of [[1, 1, 1], [7, 5, 3], [5, 64, 67], [211, 33, 65]] as const
@@ -102,7 +102,7 @@ for (const format of FORMATS) {
       );
     }
 
-    testForms(`matmul() by packed weights gives the bits of plain ones: ${name}`, async (engine) => {
+    testForms(`matmul() by packed weights gives the bits of plain ones: ${name} [slow]`, async (engine) => {
       const [m, n, k] = [33, 131, 197];
       const w = weights(k, n, 8);
       using a = engine.upload(normal(m * k, 9), m, k);
@@ -127,7 +127,7 @@ const EPILOGUES = [
 
 for (const limits of [{}, { maxBindingBytes: 16 * 1024 }]) {
   const where = limits.maxBindingBytes === undefined ? "" : " in pieces";
-  testForms(`matmul() by packed weights applies every epilogue${where}`, async (engine) => {
+  testForms(`matmul() by packed weights applies every epilogue${where} [slow]`, async (engine) => {
     for (const [m, n, k] of [[1, 3, 2], [19, 230, 90]] as const) {
       const a = normal(m * k, 3);
       const w = weights(k, n, 4);
@@ -171,7 +171,7 @@ for (const limits of [{}, { maxBindingBytes: 16 * 1024 }]) {
     }
   }, limits);
 
-  testForms(`matmul() takes some rows of packed weights${where}`, async (engine) => {
+  testForms(`matmul() takes some rows of packed weights${where} [slow]`, async (engine) => {
     const [rows, d, m] = [211, 70, 5];
     const w = weights(rows, d, 1);
     for (const groupsAlong of DIRECTIONS) {

@@ -48,6 +48,7 @@ const engine = await engineOf("software");
 const train = predictorTrainer(engine, { epochs: 1, batch: 64 });
 testPruner({
   name: "ihead, online",
+  slow: true,
   create: () =>
     iHeadPruner({ history: 4, warmupSteps: 1, online: { train, steps: 12, refresh: 20 } }) as Pruner,
 });
@@ -107,7 +108,8 @@ Deno.test("iHeadPruner() follows its predictor, and a pruned head comes back", a
 });
 
 Deno.test({
-  name: "iHeadPruner() online prunes nothing before its training, then trains again, the same way each time",
+  name:
+    "iHeadPruner() online prunes nothing before its training, then trains again, the same way each time [slow]",
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {

@@ -25,6 +25,8 @@ export interface PrunerSuiteOptions {
   readonly name: string;
   /** Makes a new pruner; the same one each time. */
   readonly create: () => Pruner;
+  /** Puts `[slow]` behind the tests' names. @default {false} */
+  readonly slow?: boolean;
 }
 
 /** Contexts of many shapes: one head, odd numbers, allocations by capacity and not. */
@@ -157,9 +159,9 @@ function shape({ layers, heads, headsPerDevice }: PrunerContext): string {
  * testPruner({ name: "mine", create: () => myPruner() });
  * ```
  */
-export function testPruner({ name, create }: PrunerSuiteOptions): void {
+export function testPruner({ name, create, slow = false }: PrunerSuiteOptions): void {
   const test = (criterion: string, fn: () => void | Promise<void>) =>
-    Deno.test(`pruner ${name}: ${criterion}`, fn);
+    Deno.test(`pruner ${name}: ${criterion}${slow ? " [slow]" : ""}`, fn);
 
   test("has a name and asks for known statistics, each once", () => {
     const { name, needs } = create();

@@ -61,7 +61,7 @@ const batch = unevenBatch();
 for (const mode of ["slice", "full"] as const) {
   const settings = smoothSettings(mode, STEPS);
 
-  Deno.test(`${mode} mode, one machine: a step in parts learns as the whole batch, uneven losses and dropout`, async () => {
+  Deno.test(`${mode} mode, one machine: a step in parts learns as the whole batch, uneven losses and dropout [slow]`, async () => {
     const before = engine.stats.tensors;
     const whole = await trainLocally(model, settings, keepAll(STEPS), [4], ["gradientNorm"], batch);
     for (const accumulate of [2, 3, 7, 50]) {
@@ -85,7 +85,7 @@ for (const mode of ["slice", "full"] as const) {
     assertEquals(engine.stats.tensors, before, "tensors left behind");
   });
 
-  Deno.test(`${mode} mode, split: parts learn as one machine does, pruned, with micro-batches and evaluation`, async () => {
+  Deno.test(`${mode} mode, split: parts learn as one machine does, pruned, with micro-batches and evaluation [slow]`, async () => {
     const before = engine.stats.tensors;
     const steps = MASKS.length;
     const longer = smoothSettings(mode, steps);
@@ -172,7 +172,7 @@ Deno.test("the mean over parts would be another loss: the test of uneven parts c
 /** Parts of a step, and the MB that it may take; docs/figures.md has them. */
 const MEGABYTES = [[1, 19.4], [2, 9.9], [4, 5.1], [8, 2.8], [16, 1.7]] as const;
 
-Deno.test("parts one after the other hold less memory than the whole batch", async () => {
+Deno.test("parts one after the other hold less memory than the whole batch [slow]", async () => {
   const settings = tinySettings("full", 1);
   const large = batchOf(64);
   /** Bytes that a step has the engine obtain; pools give nothing back while it lives, so this is the peak. */
@@ -192,7 +192,7 @@ Deno.test("parts one after the other hold less memory than the whole batch", asy
   assertLess(seen[8]!, seen[1]! / 3, JSON.stringify(seen));
 });
 
-Deno.test("the same run in parts twice gives the same bits, with and without overlap", async () => {
+Deno.test("the same run in parts twice gives the same bits, with and without overlap [slow]", async () => {
   const run = (overlap: boolean) =>
     runSession(model, {
       settings: { ...tinySettings("full", STEPS), accumulate: 3, overlap },
@@ -241,7 +241,7 @@ function changing(kind: string, change: (frame: Frame) => RawFrame, direction: "
   });
 }
 
-Deno.test("parts out of order, of another mask, or too many are protocol errors", async () => {
+Deno.test("parts out of order, of another mask, or too many are protocol errors [slow]", async () => {
   const settings = { ...tinySettings("slice", 2), accumulate: 2 };
   const wrong: [string, "send" | "receive", (frame: Frame) => unknown][] = [
     ["embedding", "send", () => [1, 2]],

@@ -99,7 +99,7 @@ for (const name of FAMILIES) {
   const model = await checkpoint(name);
   for (const format of PACKED) {
     for (const [form, engine] of Object.entries(engines)) {
-      Deno.test(`${name} in ${format}: losses and LoRA gradients of an f32 base of the same values (${form} form)`, async () => {
+      Deno.test(`${name} in ${format}: losses and LoRA gradients of an f32 base of the same values (${form} form) [slow]`, async () => {
         const before = engine.stats.tensors;
         {
           using packed = new TinyFamily(engine, model, format);
@@ -120,7 +120,7 @@ for (const name of FAMILIES) {
       });
     }
 
-    Deno.test(`${name} in ${format}: a split run as one machine, generation with a cache as without`, async () => {
+    Deno.test(`${name} in ${format}: a split run as one machine, generation with a cache as without [slow]`, async () => {
       using packed = new TinyFamily(engine, model, format);
       const { layers: L, heads: H } = packed.layers.shape;
       const masks = masksOf(L * H);
@@ -264,7 +264,7 @@ Deno.test("baseWeightBytes() is what the engine counts, and LLaMA-2 7B in int8 f
 });
 
 for (const adapterClass of ["software", "hardware"] as const) {
-  Deno.test(`packed tables that are cut for bindings and textures train as whole ones (${adapterClass})`, async () => {
+  Deno.test(`packed tables that are cut for bindings and textures train as whole ones (${adapterClass}) [slow]`, async () => {
     // Table and LM head have 384 kB in int8, 192 kB in int4, a row of logits 751 texels.
     using small = await Engine.create({ adapterClass, maxBindingBytes: 140_000, maxTextureSide: 128 });
     const model = randomLlama({ ...SCALED_LLAMA, vocab_size: 3001 });
@@ -282,7 +282,7 @@ for (const adapterClass of ["software", "hardware"] as const) {
   });
 }
 
-Deno.test("a projection of LLaMA-2's true shape in int8, forward and back", async () => {
+Deno.test("a projection of LLaMA-2's true shape in int8, forward and back [slow]", async () => {
   const [rows, columns, m] = [11_008, 4096, 3];
   // Drawn in pieces of a prime length, so that no two rows are equal.
   const piece = normal(999_983, 1, 0.02);
@@ -364,7 +364,7 @@ Deno.test("what packed bases cannot do is refused, and nothing is left on the ad
     assertThrows(
       () => loadLayers(engine, { config: model.config, weights: all }, { baseWeights: "int4" }),
       CheckpointError,
-      "it does not",
+      "is missing",
     );
   }
   assertEquals(engine.stats.tensors, before);

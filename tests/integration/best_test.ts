@@ -30,7 +30,7 @@ async function run(bestAfter: readonly number[], options: Partial<SessionOptions
   return { session, saved };
 }
 
-Deno.test("all devices keep the heads of the best validation, as they were then, in the run and at its end", async () => {
+Deno.test("all devices keep the heads of the best validation, as they were then, in the run and at its end [slow]", async () => {
   const tensors = engine.stats.tensors;
   const { session, saved } = await run([1, 4], {
     settings: { ...tinySettings("slice", STEPS), accumulate: 2 },

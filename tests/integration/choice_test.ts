@@ -145,7 +145,7 @@ async function slowLikelihoods(file: string, rows: Rows, adapter: string): Promi
 
 for (const task of ["winogrande", "openbookqa"] as const) {
   const rows = TASKS[task];
-  Deno.test(`${task}: format_data.ts, server_tuner.ts and choice.ts follow each other`, async () => {
+  Deno.test(`${task}: format_data.ts, server_tuner.ts and choice.ts follow each other [slow]`, async () => {
     await inFolder(async (folder) => {
       const data = `${folder}/rows.jsonl`;
       // Right is what the base model finds least likely, so that it knows none of the answers.
@@ -240,7 +240,7 @@ for (const task of ["winogrande", "openbookqa"] as const) {
   });
 }
 
-Deno.test("choice.ts scores through the split what it scores on one machine", async () => {
+Deno.test("choice.ts scores through the split what it scores on one machine [slow]", async () => {
   await inFolder(async (folder) => {
     const data = `${folder}/rows.jsonl`;
     await Deno.writeTextFile(data, TASKS.winogrande.write([0, 1, 0, 1, 0]));
@@ -287,7 +287,7 @@ Deno.test("choice.ts scores through the split what it scores on one machine", as
   });
 });
 
-Deno.test("choice.ts says which contexts are cut and which questions cannot be scored, and leaves these out if so wished", async () => {
+Deno.test("choice.ts says which contexts are cut and which questions cannot be scored, and leaves these out if so wished [slow]", async () => {
   await inFolder(async (folder) => {
     const data = `${folder}/rows.jsonl`;
     const row = (sentence: string, answer = "1") =>
@@ -341,7 +341,7 @@ Deno.test("choice.ts says which contexts are cut and which questions cannot be s
   });
 });
 
-Deno.test("format_data.ts makes instructions of choice tasks", async () => {
+Deno.test("format_data.ts makes instructions of choice tasks [slow]", async () => {
   await inFolder(async (folder) => {
     const format = (task: "winogrande" | "openbookqa") =>
       succeed(
@@ -370,7 +370,7 @@ Deno.test("format_data.ts makes instructions of choice tasks", async () => {
   });
 });
 
-Deno.test("what is wrong with choice tasks is said in one line", async () => {
+Deno.test("what is wrong with choice tasks is said in one line [slow]", async () => {
   await inFolder(async (folder) => {
     const rows = `${folder}/rows.jsonl`;
     await Deno.writeTextFile(rows, TASKS.winogrande.write([0, 1, 0, 1, 0]));

@@ -41,7 +41,7 @@ for (const mode of ["slice", "full"] as const) {
   // Far below the norms of these gradients in the first steps, so that every step is clipped.
   const settings = { ...tinySettings(mode, MASKS.length), clipNorm: 0.01 };
 
-  Deno.test(`${mode} mode: clipping over M = 1, 2, 3 devices is that of one machine, pruned or not`, async () => {
+  Deno.test(`${mode} mode: clipping over M = 1, 2, 3 devices is that of one machine, pruned or not [slow]`, async () => {
     const tensors = engine.stats.tensors;
     const whole = await trainLocally(model, settings, MASKS, [4], ["gradientNorm"], batch);
     const free = await trainLocally(model, { ...settings, clipNorm: null }, MASKS, [4], [], batch);

@@ -23,7 +23,7 @@ for (const mode of ["slice", "full"] as const) {
     return (await runSession(model, { settings, steps: STEPS, capacities: [2, 1, 1], codecs })).losses;
   };
 
-  Deno.test(`${mode} mode: with every codec the loss curve stays close to that of f32`, async () => {
+  Deno.test(`${mode} mode: with every codec the loss curve stays close to that of f32 [slow]`, async () => {
     const plain = await curve("f32");
     assert(plain[STEPS - 1]! < plain[0]! / 2, `${plain}`);
     for (const [codec, allowed] of Object.entries(DISTANCE)) {
@@ -35,7 +35,7 @@ for (const mode of ["slice", "full"] as const) {
   });
 }
 
-Deno.test("the same run with a codec twice gives the same bits", async () => {
+Deno.test("the same run with a codec twice gives the same bits [slow]", async () => {
   for (const codec of ["int8", "int8-feedback"]) {
     const settings = { ...tinySettings("slice", 4), codec };
     const run = () => runSession(model, { settings, steps: 4, capacities: [2, 1, 1] });

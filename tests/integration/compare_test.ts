@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { ROOT } from "../support/places.ts";
 
-Deno.test("the comparison runs all systems and writes table, report, plots and a page", async () => {
+Deno.test("the comparison runs all systems and writes table, report, plots and a page [slow]", async () => {
   const out = await Deno.makeTempDir();
   try {
     const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
@@ -36,7 +36,7 @@ Deno.test("the comparison runs all systems and writes table, report, plots and a
   }
 });
 
-Deno.test("the comparison takes GGUF files, packed bases and other tokenizers, and says what cannot take part", async () => {
+Deno.test("the comparison takes GGUF files, packed bases and other tokenizers, and says what cannot take part [slow]", async () => {
   const out = await Deno.makeTempDir();
   const model = `${ROOT}tests/fixtures/gguf/bpe.gguf`;
   const compare = async (...args: string[]) => {
@@ -81,7 +81,7 @@ Deno.test("the comparison takes GGUF files, packed bases and other tokenizers, a
   }
 });
 
-Deno.test("runs that end early say why, and nothing is concluded from them; too little memory is a result", async () => {
+Deno.test("runs that end early say why, and nothing is concluded from them; too little memory is a result [slow]", async () => {
   const out = await Deno.makeTempDir();
   try {
     const link = `${out}/gone.json`;

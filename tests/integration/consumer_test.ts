@@ -78,7 +78,7 @@ const health = await app.request("/health");
 console.log(JSON.stringify({ kept, losses: losses.length, finite: losses.every(Number.isFinite), health: health.status }));
 `;
 
-Deno.test("a project outside the workspace imports the package, type-checks and runs three steps with its own pruner", async () => {
+Deno.test("a project outside the workspace imports the package, type-checks and runs three steps with its own pruner [slow]", async () => {
   const folder = await Deno.makeTempDir();
   const links = ["", "kernels", "core", "transport", "plugins", ".jsr/assert", ".jsr/cli"].map((p) =>
     `${ROOT}${p}`
@@ -97,7 +97,7 @@ Deno.test("a project outside the workspace imports the package, type-checks and 
 });
 
 for (const member of ["kernels", "core", "transport", "plugins"]) {
-  Deno.test(`${member} is bundled for browsers without modules of node that must be there`, async () => {
+  Deno.test(`${member} is bundled for browsers without modules of node that must be there [slow]`, async () => {
     const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
       args: ["bundle", "--quiet", "--platform", "browser", `${member}/mod.ts`],
       cwd: ROOT,

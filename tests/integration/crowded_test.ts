@@ -21,7 +21,8 @@ async function eventOf(
 }
 
 Deno.test({
-  name: "an honest run succeeds while idle connections and half headers crowd an edge server of few files",
+  name:
+    "an honest run succeeds while idle connections and half headers crowd an edge server of few files [slow]",
   ignore: Deno.build.os === "windows",
   async fn() {
     const size = ["--batch", "2", "--length", "48"];

@@ -99,7 +99,7 @@ async function expectedCounts(model: string, text: string) {
   return { sequences: examples.length, truncated, skipped };
 }
 
-Deno.test("server_tuner.ts learns conversations, counts what is cut and left out, and generate.ts goes on as it learnt", async () => {
+Deno.test("server_tuner.ts learns conversations, counts what is cut and left out, and generate.ts goes on as it learnt [slow]", async () => {
   await withFolder(async (folder) => {
     const model = await chatModel(folder);
     const data = `${folder}/chat.jsonl`;
@@ -148,7 +148,7 @@ Deno.test("server_tuner.ts learns conversations, counts what is cut and left out
   });
 });
 
-Deno.test("a chat template that is broken or missing is said so, and does not make bad lines of conversations", async () => {
+Deno.test("a chat template that is broken or missing is said so, and does not make bad lines of conversations [slow]", async () => {
   await withFolder(async (folder) => {
     const model = await chatModel(folder);
     await Deno.writeTextFile(`${model}/chat_template.jinja`, "{% if %}");
@@ -171,7 +171,7 @@ Deno.test("a chat template that is broken or missing is said so, and does not ma
   });
 });
 
-Deno.test("demo.ts takes conversations, says through its processes what was cut, and shows texts before and after", async () => {
+Deno.test("demo.ts takes conversations, says through its processes what was cut, and shows texts before and after [slow]", async () => {
   await withFolder(async (folder) => {
     const model = await chatModel(folder);
     const data = `${folder}/chat.jsonl`;
@@ -220,7 +220,7 @@ Deno.test("demo.ts takes conversations, says through its processes what was cut,
   });
 });
 
-Deno.test("train_pruner.ts takes plain texts, and refuses too few steps and other models' samples at once", async () => {
+Deno.test("train_pruner.ts takes plain texts, and refuses too few steps and other models' samples at once [slow]", async () => {
   await withFolder(async (folder) => {
     const data = `${folder}/texts.jsonl`;
     const texts = Array.from(
@@ -271,7 +271,7 @@ Deno.test("train_pruner.ts takes plain texts, and refuses too few steps and othe
   });
 });
 
-Deno.test("generate.ts goes on with a text as it is, or answers it as a pair's prompt, and says what it cannot do", async () => {
+Deno.test("generate.ts goes on with a text as it is, or answers it as a pair's prompt, and says what it cannot do [slow]", async () => {
   await withFolder(async (folder) => {
     const generated = async (...args: string[]) => {
       const report = `${folder}/report.json`;

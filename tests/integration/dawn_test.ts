@@ -39,7 +39,9 @@ const why = dawn.code === 0 ? null : [
 ].find(([message]) => dawn.errors.includes(message!))?.[1] ?? null;
 
 Deno.test({
-  name: `training on Dawn gives the losses of Deno's own WebGPU${why === null ? "" : ` - IGNORED AS ${why}`}`,
+  name: `training on Dawn gives the losses of Deno's own WebGPU${
+    why === null ? "" : ` - IGNORED AS ${why}`
+  } [slow]`,
   ignore: why !== null,
   async fn() {
     assertEquals(dawn.code, 0, dawn.errors);
@@ -53,7 +55,7 @@ Deno.test({
 
 const loads = why === null || !why.includes("loaded");
 Deno.test({
-  name: `--webgpu dawn without a driver says what Dawn needs${loads ? "" : ` - IGNORED AS ${why}`}`,
+  name: `--webgpu dawn without a driver says what Dawn needs${loads ? "" : ` - IGNORED AS ${why}`} [slow]`,
   ignore: !loads || Deno.build.os !== "linux", // elsewhere the driver is part of the system
   async fn() {
     const none = `${FOLDER}/no_such_driver.json`;

@@ -17,7 +17,7 @@ async function demo(...args: string[]) {
   return { code, text: decoder.decode(stdout) + decoder.decode(stderr) };
 }
 
-Deno.test("the demo runs over a profile's links, and says whose link was cut", async () => {
+Deno.test("the demo runs over a profile's links, and says whose link was cut [slow]", async () => {
   const out = await Deno.makeTempDir();
   try {
     const way = { bandwidthMbit: 60, latencyMs: 5, jitterMs: 3, loss: 0.001 };

@@ -65,7 +65,7 @@ interface ReportedStep {
   readonly loss: number;
 }
 
-Deno.test("the five steps run one after the other, from E2E's files to scores", async () => {
+Deno.test("the five steps run one after the other, from E2E's files to scores [slow]", async () => {
   await withFolder(async (out) => {
     const ended = await run("run.ts", [
       ...["--out", out, ...FILES, "--synonyms", "none", "--pruner-steps", "80", "--epochs", "4"],
@@ -168,7 +168,7 @@ Deno.test("the five steps run one after the other, from E2E's files to scores", 
   });
 });
 
-Deno.test("each kind of run begins in a folder of its own, so that none is in another's way", async () => {
+Deno.test("each kind of run begins in a folder of its own, so that none is in another's way [slow]", async () => {
   await withFolder(async (cwd) => {
     const tiny = await run("pull.ts", FILES, cwd);
     assertEquals(tiny.code, 0, tiny.errors);
@@ -191,7 +191,7 @@ Deno.test("each kind of run begins in a folder of its own, so that none is in an
   });
 });
 
-Deno.test("pull.ts takes this repository's own task, and notes settings that fit the model", async () => {
+Deno.test("pull.ts takes this repository's own task, and notes settings that fit the model [slow]", async () => {
   await withFolder(async (out) => {
     const { code, errors } = await run("pull.ts", ["--restaurant", "--out", out]);
     assertEquals(code, 0, errors);
@@ -212,7 +212,7 @@ Deno.test("pull.ts takes this repository's own task, and notes settings that fit
   });
 });
 
-Deno.test("pull.ts names a line that is not UTF-8, and leaves it out with --skip-bad", async () => {
+Deno.test("pull.ts names a line that is not UTF-8, and leaves it out with --skip-bad [slow]", async () => {
   await withFolder(async (folder) => {
     const train = `${folder}/train.txt`;
     const text = "name[A]||A.\nname[B]||B!\nname[C]||C.\n";
@@ -232,7 +232,7 @@ Deno.test("pull.ts names a line that is not UTF-8, and leaves it out with --skip
   });
 });
 
-Deno.test("pull.ts downloads a model with the token and the revision that it is told", async () => {
+Deno.test("pull.ts downloads a model with the token and the revision that it is told [slow]", async () => {
   const asked: string[] = [];
   const names = ["config.json", "model.safetensors", "tokenizer.json"];
   const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: () => {} }, async (request) => {
@@ -279,7 +279,7 @@ Deno.test("pull.ts downloads a model with the token and the revision that it is 
 });
 
 for (const step of ["pull", "train_pruner", "finetune", "generate", "decode", "score", "run"]) {
-  Deno.test(`e2e/${step}.ts has --help with examples, and refuses unknown flags and folders without a run`, async () => {
+  Deno.test(`e2e/${step}.ts has --help with examples, and refuses unknown flags and folders without a run [slow]`, async () => {
     const help = await run(`${step}.ts`, ["--help"]);
     assertEquals(help.code, 0, help.errors);
     assertMatch(help.out, /Examples\n.*deno (run|task)/);

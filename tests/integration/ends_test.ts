@@ -232,7 +232,7 @@ Deno.test("a device that is early waits for its server, is told the truth at the
   }
 });
 
-Deno.test("limits of waiting that do not go together are refused before anything starts", async () => {
+Deno.test("limits of waiting that do not go together are refused before anything starts [slow]", async () => {
   await Promise.all(
     ([
       ["edge_server.ts", ["--ping-interval", "20"]],

@@ -24,7 +24,7 @@ async function inFolder(body: (folder: string) => Promise<void>): Promise<void> 
   }
 }
 
-Deno.test("evaluate.ts prints the scores, and writes report and page", async () => {
+Deno.test("evaluate.ts prints the scores, and writes report and page [slow]", async () => {
   await inFolder(async (folder) => {
     const { code, out, err } = await run("evaluate.ts", [
       `--references=${FIXTURES}/pipeline/e2e/expected_ref.txt`,
@@ -56,7 +56,7 @@ Deno.test("evaluate.ts prints the scores, and writes report and page", async () 
   });
 });
 
-Deno.test("evaluate.ts reads CSV and shows prompts; texts cannot break the page", async () => {
+Deno.test("evaluate.ts reads CSV and shows prompts; texts cannot break the page [slow]", async () => {
   await inFolder(async (folder) => {
     await Deno.writeTextFile(
       `${folder}/refs.csv`,
@@ -80,7 +80,7 @@ Deno.test("evaluate.ts reads CSV and shows prompts; texts cannot break the page"
   });
 });
 
-Deno.test("evaluate.ts says what is wrong in one line", async () => {
+Deno.test("evaluate.ts says what is wrong in one line [slow]", async () => {
   const bare = await run("evaluate.ts", []);
   assertEquals([bare.code, bare.out], [2, ""]);
   assertMatch(bare.err, /^Cannot run evaluate.ts as --references must be given; see --help\n$/);
@@ -96,7 +96,7 @@ Deno.test("evaluate.ts says what is wrong in one line", async () => {
   assertMatch(counts.err, /^Cannot score .*: there are 143 lines and 22 instances\n$/);
 });
 
-Deno.test("format_data.ts, decode.ts and evaluate.ts follow each other", async () => {
+Deno.test("format_data.ts, decode.ts and evaluate.ts follow each other [slow]", async () => {
   await inFolder(async (folder) => {
     const formatted = await run("format_data.ts", [
       "--format=dart",
@@ -164,7 +164,7 @@ Deno.test("format_data.ts, decode.ts and evaluate.ts follow each other", async (
   });
 });
 
-Deno.test("server_tuner.ts learns from conversations and counts bad lines", async () => {
+Deno.test("server_tuner.ts learns from conversations and counts bad lines [slow]", async () => {
   await inFolder(async (folder) => {
     for (const name of ["config.json", "model.safetensors", "tokenizer.json"]) {
       await Deno.copyFile(`${ROOT}/cli/assets/tiny_gpt2/${name}`, `${folder}/${name}`);

@@ -85,7 +85,7 @@ async function gpt2Case(mode: "slice" | "full", rank = 4) {
 
 for (const [name, family] of MODELS) {
   for (const mode of ["slice", "full"] as const) {
-    Deno.test(`an export of ${name} in ${mode} mode is certified, a wrong one is not`, async () => {
+    Deno.test(`an export of ${name} in ${mode} mode is certified, a wrong one is not [slow]`, async () => {
       const folder = `${FIXTURES}${name}`;
       const model = await loadModelFolder(folder);
       const adapter = await randomAdapter(folder, mode);
@@ -109,7 +109,7 @@ for (const [name, family] of MODELS) {
   }
 }
 
-Deno.test("an export is held against the split run, whatever else agrees", async () => {
+Deno.test("an export is held against the split run, whatever else agrees [slow]", async () => {
   const { options, peft, adapter, model } = await gpt2Case("slice");
   const changed = new Map(adapter.arrays);
   const [name, array] = [...changed].find(([key]) => key.endsWith("v.B"))!;
@@ -135,7 +135,7 @@ Deno.test("an export is held against the split run, whatever else agrees", async
   );
 });
 
-Deno.test("an adapter that does little is held against what it does: none at all does not pass for it", async () => {
+Deno.test("an adapter that does little is held against what it does: none at all does not pass for it [slow]", async () => {
   const { model, adapter, options, shape } = await gpt2Case("full");
   const scaled = (factor: number): Adapter => ({
     ...adapter,
@@ -162,7 +162,7 @@ Deno.test("an adapter that does little is held against what it does: none at all
   assertEquals((await certify(none, little)).holds, false);
 });
 
-Deno.test("files that were damaged after they were written are noticed", async () => {
+Deno.test("files that were damaged after they were written are noticed [slow]", async () => {
   const { options, peft, model, shape } = await gpt2Case("full");
   const folder = await Deno.makeTempDir();
   try {
@@ -210,7 +210,7 @@ async function flip(path: string, tensor: string): Promise<void> {
   await Deno.writeFile(path, bytes);
 }
 
-Deno.test("an adapter whose rank is above 256 is taken in by heads, or else merged, never skipped", async () => {
+Deno.test("an adapter whose rank is above 256 is taken in by heads, or else merged, never skipped [slow]", async () => {
   // 4 heads, two targets: 512 in PEFT's terms.
   const { options, peft, shape } = await gpt2Case("slice", 64);
   assertEquals(peft.config.r, 512);
@@ -266,7 +266,7 @@ function hadamard(peft: PeftAdapter): PeftAdapter {
   return { config: peft.config, arrays };
 }
 
-Deno.test("splitLogits() runs over any number of devices, and ends at once if a party fails", async () => {
+Deno.test("splitLogits() runs over any number of devices, and ends at once if a party fails [slow]", async () => {
   const { model, adapter, options } = await gpt2Case("full");
   using layers = loadLayers(engine, model);
   using ends = loadEnds(engine, model);
@@ -315,7 +315,7 @@ async function names(folder: string): Promise<string[]> {
   return (await Array.fromAsync(Deno.readDir(folder), ({ name }) => name)).sort();
 }
 
-Deno.test("export.ts compares on training data of any kind, and on plain lines", async () => {
+Deno.test("export.ts compares on training data of any kind, and on plain lines [slow]", async () => {
   const folder = await Deno.makeTempDir();
   try {
     await saveAdapter(`${folder}/heads`, await randomAdapter(`${ASSETS}tiny_gpt2`, "slice"));
@@ -351,7 +351,7 @@ Deno.test("export.ts compares on training data of any kind, and on plain lines",
   }
 });
 
-Deno.test("export.ts writes, merges, reduces and imports, each with a certificate", async () => {
+Deno.test("export.ts writes, merges, reduces and imports, each with a certificate [slow]", async () => {
   const folder = await Deno.makeTempDir();
   try {
     const adapter = await randomAdapter(`${ASSETS}tiny_gpt2`, "full");
@@ -415,7 +415,7 @@ async function contents(folder: string): Promise<Record<string, string>> {
   return all;
 }
 
-Deno.test("export.ts neither overwrites what it reads nor replaces what is no former export", async () => {
+Deno.test("export.ts neither overwrites what it reads nor replaces what is no former export [slow]", async () => {
   const folder = await Deno.makeTempDir();
   try {
     const [base, heads, other] = [`${folder}/base`, `${folder}/heads`, `${folder}/other`];
@@ -515,7 +515,7 @@ async function bf16Base(folder: string, changes: Readonly<Record<string, unknown
   );
 }
 
-Deno.test("export.ts notes f32 in the configuration of a merged model of a BF16 base, and names the base", async () => {
+Deno.test("export.ts notes f32 in the configuration of a merged model of a BF16 base, and names the base [slow]", async () => {
   const folder = await Deno.makeTempDir();
   const [base, merged] = [`${folder}/base`, `${folder}/merged`];
   try {

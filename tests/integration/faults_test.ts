@@ -218,7 +218,7 @@ async function assertReleased(outcome: Outcome, message: string): Promise<void> 
 }
 
 for (const [what, faultAt, fault, message] of FAULTS) {
-  Deno.test(`a device that answers with ${what} ends the run, and the others keep their weights`, async () => {
+  Deno.test(`a device that answers with ${what} ends the run, and the others keep their weights [slow]`, async () => {
     const before = engine.stats.tensors;
     const outcome = await runWith(faultAt, fault);
     const Expected = message === "battery empty" ? ChannelClosedError : ProtocolError;

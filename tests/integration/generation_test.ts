@@ -172,7 +172,7 @@ for (const mode of ["slice", "full"] as const) {
     // HTTP polls: once is enough.
     for (const count of transport === "http" ? [3] : [1, 3]) {
       const name = `${mode}, ${count} devices, ${transport}`;
-      Deno.test(`generation through the split (${name}) gives the tokens of one machine`, async () => {
+      Deno.test(`generation through the split (${name}) gives the tokens of one machine [slow]`, async () => {
         const settings = tinySettings(mode, 1);
         const adapter = await learnt(gpt2, settings);
         const before = engine.stats.tensors;
@@ -194,7 +194,7 @@ for (const mode of ["slice", "full"] as const) {
   }
 }
 
-Deno.test("generation through the split: grouped keys and values, and other families", async () => {
+Deno.test("generation through the split: grouped keys and values, and other families [slow]", async () => {
   for (const family of ["llama_grouped", "opt"] as const) {
     using base = new TinyFamily(engine, await familyFolder(family));
     const settings = tinySettings("full", 1);
@@ -241,7 +241,7 @@ Deno.test("log-likelihoods through the split are those of one machine, in one pa
   }
 });
 
-Deno.test("what the heads have learnt matters, and who has them does not", async () => {
+Deno.test("what the heads have learnt matters, and who has them does not [slow]", async () => {
   const settings = tinySettings("slice", 1);
   const adapter = await learnt(gpt2, settings);
   using base = new CachedSession({ engine, layers: gpt2.layers, ends: gpt2.ends, heads: null });
@@ -337,7 +337,7 @@ Deno.test("the heads' weights and the tokens never leave their devices", async (
 
 for (const change of [{}, { microBatches: 2 }, { overlap: false }]) {
   const how = JSON.stringify(change);
-  Deno.test(`the data device may generate once training is over, with what the heads just learnt ${how}`, async () => {
+  Deno.test(`the data device may generate once training is over, with what the heads just learnt ${how} [slow]`, async () => {
     const settings = { ...tinySettings("slice", 3), ...change };
     const before = engine.stats.tensors;
     let through: unknown;

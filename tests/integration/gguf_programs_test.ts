@@ -67,7 +67,7 @@ async function startServer(
 
 const LORA = ["--rank=3", "--alpha=24", "--mode=slice", "--targets=q,v"];
 
-Deno.test("programs train a GGUF file's model and generate with its heads, here and through the split", async () => {
+Deno.test("programs train a GGUF file's model and generate with its heads, here and through the split [slow]", async () => {
   const folder = await Deno.makeTempDir();
   try {
     await Deno.writeTextFile(
@@ -131,7 +131,7 @@ Deno.test("programs train a GGUF file's model and generate with its heads, here 
   }
 });
 
-Deno.test("a data device trains through the split from a GGUF file and generates samples at the end", async () => {
+Deno.test("a data device trains through the split from a GGUF file and generates samples at the end [slow]", async () => {
   const folder = await Deno.makeTempDir();
   try {
     await Deno.writeTextFile(`${folder}/data.txt`, "the food||in the an\na||the food\n");
@@ -162,7 +162,7 @@ Deno.test("a data device trains through the split from a GGUF file and generates
   }
 });
 
-Deno.test("programs say in one line what is missing beside a GGUF file, or does not go with it", async () => {
+Deno.test("programs say in one line what is missing beside a GGUF file, or does not go with it [slow]", async () => {
   const cases = [
     [
       "generate.ts",
@@ -192,7 +192,7 @@ Deno.test("programs say in one line what is missing beside a GGUF file, or does 
   }));
 });
 
-Deno.test("a GPT-2 in a GGUF file says what the folder that it was made from says", async () => {
+Deno.test("a GPT-2 in a GGUF file says what the folder that it was made from says [slow]", async () => {
   const folder = await Deno.makeTempDir();
   try {
     const tiny = await loadModelFolder(`${ROOT}cli/assets/tiny_gpt2`);

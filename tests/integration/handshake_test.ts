@@ -257,7 +257,7 @@ Deno.test("pause holds the run, resume lets it go on, stop ends it with a reason
   assertEquals(statuses, ["running", "paused", "running", "paused", "running", "ended"]);
 });
 
-Deno.test("a pause that is longer than the devices wait changes nothing but the time", async () => {
+Deno.test("a pause that is longer than the devices wait changes nothing but the time [slow]", async () => {
   const run = { settings: tinySettings("slice", 6), steps: 6, capacities: [2, 1] };
   const whole = await runSession(model, run);
   let heard = 0;

@@ -11,7 +11,7 @@ const LIMIT_MS = 5000;
 /** Most memory of the process while it has the file, in bytes; the process with an engine has a third of it. */
 const LIMIT_BYTES = 500e6;
 
-Deno.test("model files that were made to do harm are refused within 5 seconds and 500 MB", async () => {
+Deno.test("model files that were made to do harm are refused within 5 seconds and 500 MB [slow]", async () => {
   const folder = await Deno.makeTempDir();
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", "--quiet", "--v8-flags=--expose-gc", `${ROOT}tests/support/hostile_files.ts`, folder],

@@ -62,7 +62,7 @@ async function interrupt(
 
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
   Deno.test({
-    name: `server_tuner.ts ends at ${signal} in the middle of its steps and saves its adapter`,
+    name: `server_tuner.ts ends at ${signal} in the middle of its steps and saves its adapter [slow]`,
     ...unlessWindows,
     async fn() {
       const folder = await Deno.makeTempDir();
@@ -86,7 +86,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
 
 Deno.test({
   name:
-    "programs end at once on Ctrl-C where there is nothing to save yet: loading, waiting for devices or a server",
+    "programs end at once on Ctrl-C where there is nothing to save yet: loading, waiting for devices or a server [slow]",
   ...unlessWindows,
   async fn() {
     const all = await Promise.all([
@@ -103,7 +103,8 @@ Deno.test({
 });
 
 Deno.test({
-  name: "a program that gives the event loop no turn ends at Ctrl-C all the same, at the second one at once",
+  name:
+    "a program that gives the event loop no turn ends at Ctrl-C all the same, at the second one at once [slow]",
   ...unlessWindows,
   async fn() {
     const [deaf, listens, twice] = await Promise.all([
@@ -120,7 +121,8 @@ Deno.test({
 });
 
 Deno.test({
-  name: "pull.ts ends at Ctrl-C while a download trickles in, and the next one goes on where it stopped",
+  name:
+    "pull.ts ends at Ctrl-C while a download trickles in, and the next one goes on where it stopped [slow]",
   ...unlessWindows,
   async fn() {
     const content = Uint8Array.from({ length: 300_000 }, (_, i) => (i * 31 + (i >> 8)) % 256);
@@ -187,7 +189,7 @@ Deno.test({
   },
 });
 
-Deno.test("a pruner that never returns ends the run in time; the device hears why and saves what it learnt", async () => {
+Deno.test("a pruner that never returns ends the run in time; the device hears why and saves what it learnt [slow]", async () => {
   const folder = await Deno.makeTempDir();
   await Deno.writeTextFile(
     `${folder}/spin.js`,

@@ -12,7 +12,7 @@ import { ASSETS } from "../support/places.ts";
 
 const STEPS = 20;
 
-Deno.test("timers of the serving thread are late by less than 50 ms (p99) while a run trains", async () => {
+Deno.test("timers of the serving thread are late by less than 50 ms (p99) while a run trains [slow]", async () => {
   const run = await WorkerRun.start({
     model: `${ASSETS}tiny_gpt2`,
     settings: {

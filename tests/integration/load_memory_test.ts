@@ -50,7 +50,8 @@ async function load(path: string, format: string): Promise<Seen> {
 }
 
 Deno.test({
-  name: "reading, fingerprint and loading take a small part of the largest tensor of the host's memory",
+  name:
+    "reading, fingerprint and loading take a small part of the largest tensor of the host's memory [slow]",
   // /proc says what a process took at most.
   ignore: Deno.build.os !== "linux",
   async fn() {

@@ -24,7 +24,7 @@ function memory() {
 const MOST_BIND_GROUPS = 8192;
 
 for (const mode of ["slice", "full"] as const) {
-  Deno.test(`${mode} mode on one machine: memory is the same after step 10 and after step 60`, async () => {
+  Deno.test(`${mode} mode on one machine: memory is the same after step 10 and after step 60 [slow]`, async () => {
     const start = memory();
     {
       using model = new TinyGpt2(engine);
@@ -42,7 +42,7 @@ for (const mode of ["slice", "full"] as const) {
     assertEquals([engine.stats.tensors, engine.stats.liveBytes], [start.tensors, start.liveBytes]);
   });
 
-  Deno.test(`${mode} mode with devices: memory does not grow from step 10 to step 60, and is given back`, async () => {
+  Deno.test(`${mode} mode with devices: memory does not grow from step 10 to step 60, and is given back [slow]`, async () => {
     const start = memory();
     {
       using model = new TinyGpt2(engine);

@@ -41,7 +41,7 @@ for (const mode of ["slice", "full"] as const) {
   const base = { settings, steps: STEPS, batch };
   const whole = await trainLocally(model, settings, keepAll(STEPS), [4], [], batch);
 
-  Deno.test(`${mode} mode: a run with micro-batches learns as the unsplit one, LoRA dropout and all`, async () => {
+  Deno.test(`${mode} mode: a run with micro-batches learns as the unsplit one, LoRA dropout and all [slow]`, async () => {
     const before = engine.stats.tensors;
     for (const [microBatches, capacities] of [[2, [2, 1, 1]], [3, [1]], [5, [3, 1]]] as const) {
       const split = { ...settings, microBatches };
@@ -56,7 +56,7 @@ for (const mode of ["slice", "full"] as const) {
     }
   });
 
-  Deno.test(`${mode} mode: pruned and with evaluation in between, micro-batches change nothing`, async () => {
+  Deno.test(`${mode} mode: pruned and with evaluation in between, micro-batches change nothing [slow]`, async () => {
     const modes = ["evaluate", "train", "train", "evaluate", "train", "train", "evaluate"] as const;
     const options = { ...base, settings: tinySettings(mode, 4), steps: 4, modes, capacities: [2, 1, 1] };
     const run = (microBatches: number) =>
@@ -75,7 +75,7 @@ for (const mode of ["slice", "full"] as const) {
     }
   });
 
-  Deno.test(`${mode} mode: the same run twice gives the same bits, in whatever order frames arrive`, async () => {
+  Deno.test(`${mode} mode: the same run twice gives the same bits, in whatever order frames arrive [slow]`, async () => {
     let seed = 1;
     const run = () =>
       runSession(model, {
@@ -96,7 +96,7 @@ for (const mode of ["slice", "full"] as const) {
     assertEquals(first.records.map((r) => r.mask), second.records.map((r) => r.mask));
   });
 
-  Deno.test(`${mode} mode: without any overlap the bits are the same`, async () => {
+  Deno.test(`${mode} mode: without any overlap the bits are the same [slow]`, async () => {
     const run = (overlap: boolean) =>
       runSession(model, { ...base, settings: { ...settings, overlap }, capacities: [2, 1, 1] });
     const [without, withOverlap] = [await run(false), await run(true)];
@@ -105,7 +105,7 @@ for (const mode of ["slice", "full"] as const) {
   });
 
   for (const codec of ["f32", "int8"]) {
-    Deno.test(`${mode} mode, ${codec}: micro-batches put as many tensor bytes on the wire, in more frames`, async () => {
+    Deno.test(`${mode} mode, ${codec}: micro-batches put as many tensor bytes on the wire, in more frames [slow]`, async () => {
       const settings = { ...tinySettings(mode, 4), codec };
       const run = (microBatches: number) =>
         runSession(model, {

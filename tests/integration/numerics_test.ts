@@ -24,7 +24,7 @@ for (const mode of ["slice", "full"] as const) {
   for (const transport of ["in-process", "websocket", "http"] as const) {
     for (const { capacities, counts } of ALLOCATIONS) {
       if (transport !== "in-process" && counts[0] === 2 && counts.length === 2) continue; // [3, 1] is harder
-      Deno.test(`${mode} mode over ${transport}, heads ${counts}: as the whole model on one machine`, async () => {
+      Deno.test(`${mode} mode over ${transport}, heads ${counts}: as the whole model on one machine [slow]`, async () => {
         const run = await runSession(model, {
           settings,
           steps: STEPS,
@@ -47,7 +47,7 @@ for (const mode of ["slice", "full"] as const) {
     }
   }
 
-  Deno.test(`${mode} mode: the same run twice gives the same bits`, async () => {
+  Deno.test(`${mode} mode: the same run twice gives the same bits [slow]`, async () => {
     const options = {
       settings,
       steps: STEPS,
@@ -62,7 +62,7 @@ for (const mode of ["slice", "full"] as const) {
     assertEquals(first.records.map((r) => r.scores), second.records.map((r) => r.scores));
   });
 
-  Deno.test(`${mode} mode, random pruning: as the whole model with the same masks`, async () => {
+  Deno.test(`${mode} mode, random pruning: as the whole model with the same masks [slow]`, async () => {
     const steps = 6;
     const longer = tinySettings(mode, steps);
     for (const capacities of [[1], [2, 1, 1]]) {
@@ -82,7 +82,7 @@ for (const mode of ["slice", "full"] as const) {
     }
   });
 
-  Deno.test(`${mode} mode: a data device without heads changes nothing`, async () => {
+  Deno.test(`${mode} mode: a data device without heads changes nothing [slow]`, async () => {
     const run = await runSession(model, { settings, steps: STEPS, capacities: [1, 1], dataApart: true });
     assertEquals(run.devices.map((d) => d.modules === null), [false, false, true]);
     const tolerance = mode === "slice" ? TOLERANCE.exact : TOLERANCE.steps;

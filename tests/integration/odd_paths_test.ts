@@ -20,7 +20,7 @@ async function copy(from: string, to: string): Promise<void> {
   }
 }
 
-Deno.test("set-up, demo, tuner and generation run from and with folders of any name", async () => {
+Deno.test("set-up, demo, tuner and generation run from and with folders of any name [slow]", async () => {
   const folder = `${await Deno.makeTempDir()}/${ODD}`;
   await Deno.mkdir(folder);
   for (const name of [...NEEDED, ...MEMBERS]) await copy(`${ROOT}${name}`, `${folder}/${name}`);

@@ -77,7 +77,7 @@ async function lineWith(part: string, output: ReadableStream<Uint8Array>): Promi
   throw new Error(`it must print ${part}: it prints ${text}`);
 }
 
-Deno.test("every program of the examples is in the table, and none may load native code or everything", async () => {
+Deno.test("every program of the examples is in the table, and none may load native code or everything [slow]", async () => {
   const programs: string[] = [];
   for await (const { name, isFile } of Deno.readDir(EXAMPLES)) {
     if (!isFile || !name.endsWith(".ts") || name.startsWith("bench_")) continue;
@@ -89,7 +89,7 @@ Deno.test("every program of the examples is in the table, and none may load nati
   }
 });
 
-Deno.test("server, devices, tuner, generation and demo run with the permissions of the table, and not with fewer", async () => {
+Deno.test("server, devices, tuner, generation and demo run with the permissions of the table, and not with fewer [slow]", async () => {
   const out = await Deno.makeTempDir();
   const data = `${await Deno.makeTempDir()}/train.txt`;
   await Deno.copyFile(`${ASSETS}restaurant/train.txt`, data);
@@ -152,7 +152,7 @@ Deno.test("server, devices, tuner, generation and demo run with the permissions 
   }
 });
 
-Deno.test("peak memory is told whatever may be read", async () => {
+Deno.test("peak memory is told whatever may be read [slow]", async () => {
   const report = JSON.stringify(new URL("../../cli/output/report.ts", import.meta.url).href);
   // A file: local modules are not imported from an address without one.
   const main = `${await Deno.makeTempDir()}/main.ts`;

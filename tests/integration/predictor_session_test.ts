@@ -22,7 +22,7 @@ async function collect(capacities: readonly number[]): Promise<PrunerSample[]> {
   return samples;
 }
 
-Deno.test("samples of a networked run are those of a run on one machine, whoever owns the heads", async () => {
+Deno.test("samples of a networked run are those of a run on one machine, whoever owns the heads [slow]", async () => {
   const one = await collect([1]);
   const three = await collect([2, 1, 1]);
   assertEquals(one.map((s) => [s.step, s.seed]), [[1, 7], [2, 7], [3, 7]]);
@@ -38,7 +38,7 @@ Deno.test("samples of a networked run are those of a run on one machine, whoever
   assertClose(one[2]!.loraNorm, statistics.loraNorm!, TOLERANCE.model, "norms before step 3");
 });
 
-Deno.test("iHeadPruner() trains and takes over in a networked run, and costs two statistics", async () => {
+Deno.test("iHeadPruner() trains and takes over in a networked run, and costs two statistics [slow]", async () => {
   const settings = tinySettings("slice", 14);
   const run = () =>
     runSession(model, {

@@ -61,7 +61,7 @@ const MASKS = [
 ];
 
 for (const mode of ["slice", "full"] as const) {
-  Deno.test(`${mode} mode: a local probe gives G of the unpruned step and leaves weights, moments and counts`, async () => {
+  Deno.test(`${mode} mode: a local probe gives G of the unpruned step and leaves weights, moments and counts [slow]`, async () => {
     const settings = tinySettings(mode, STEPS);
     using heads = new LocalHeads(
       [{ first: 0, count: 3 }, { first: 3, count: 1 }].map((range) => tinyHeads(engine, settings, range)),
@@ -87,7 +87,7 @@ for (const mode of ["slice", "full"] as const) {
   });
 
   for (const transport of ["in-process", "websocket"] as const) {
-    Deno.test(`${mode} mode over ${transport}: a probe gives G of the unpruned step and changes nothing else`, async () => {
+    Deno.test(`${mode} mode over ${transport}: a probe gives G of the unpruned step and changes nothing else [slow]`, async () => {
       const options = {
         settings: tinySettings(mode, STEPS),
         steps: STEPS,

@@ -47,7 +47,7 @@ function assertOneLine({ errors }: Ended, ...parts: string[]): void {
   for (const part of parts) assertStringIncludes(errors, part);
 }
 
-Deno.test("demo.ts fine-tunes in four processes, prunes, saves an adapter and reports what was measured", async () => {
+Deno.test("demo.ts fine-tunes in four processes, prunes, saves an adapter and reports what was measured [slow]", async () => {
   const folder = await Deno.makeTempDir();
   const report = `${folder}/report.json`;
   const args = [
@@ -102,7 +102,7 @@ Deno.test("demo.ts fine-tunes in four processes, prunes, saves an adapter and re
   await Deno.remove(folder, { recursive: true });
 });
 
-Deno.test("demo.ts ends all processes on Ctrl-C and saves what was learnt", async () => {
+Deno.test("demo.ts ends all processes on Ctrl-C and saves what was learnt [slow]", async () => {
   const folder = await Deno.makeTempDir();
   const process = start("demo.ts", [
     ...["--steps", "4000", "--out", folder, "--report", `${folder}/report.json`, "--metrics", folder],
@@ -123,7 +123,7 @@ Deno.test("demo.ts ends all processes on Ctrl-C and saves what was learnt", asyn
   await Deno.remove(folder, { recursive: true });
 });
 
-Deno.test("demo.ts and server_tuner.ts end with code 1 and save nothing where the loss becomes NaN", async () => {
+Deno.test("demo.ts and server_tuner.ts end with code 1 and save nothing where the loss becomes NaN [slow]", async () => {
   const folder = await Deno.makeTempDir();
   const args = ["--steps", "8", "--batch", "2", "--length", "48", "--rate", "1e20"];
   const demo = await end(start("demo.ts", [...args, "--prompts", "1", "--out", `${folder}/demo`]));
@@ -153,7 +153,7 @@ async function untilSteps(folder: string): Promise<void> {
 }
 
 Deno.test({
-  name: "demo.ts saves what was learnt on a terminal's Ctrl-C, which goes to its processes too",
+  name: "demo.ts saves what was learnt on a terminal's Ctrl-C, which goes to its processes too [slow]",
   ignore: Deno.build.os === "windows",
   async fn() {
     const folder = await Deno.makeTempDir();
@@ -190,7 +190,7 @@ async function processWith(...parts: string[]): Promise<number> {
 }
 
 Deno.test({
-  name: "demo.ts says where the other devices' heads are when one device is killed",
+  name: "demo.ts says where the other devices' heads are when one device is killed [slow]",
   ignore: Deno.build.os !== "linux",
   async fn() {
     const folder = await Deno.makeTempDir();
@@ -212,7 +212,7 @@ Deno.test({
   },
 });
 
-Deno.test("what cannot be written is refused in one line before anything starts", async () => {
+Deno.test("what cannot be written is refused in one line before anything starts [slow]", async () => {
   const folder = await Deno.makeTempDir();
   const file = `${folder}/file`;
   await Deno.writeTextFile(file, "");
@@ -244,7 +244,7 @@ Deno.test("what cannot be written is refused in one line before anything starts"
   await Deno.remove(folder, { recursive: true });
 });
 
-Deno.test("a parameter that the chosen pruner does not take is refused, not left out of account", async () => {
+Deno.test("a parameter that the chosen pruner does not take is refused, not left out of account [slow]", async () => {
   for (
     const [program, pruner, flag] of [
       ["demo.ts", "none", "tau"],
@@ -260,7 +260,7 @@ Deno.test("a parameter that the chosen pruner does not take is refused, not left
   }
 });
 
-Deno.test("a codec whose name no run can use is refused in one line, before anything starts", async () => {
+Deno.test("a codec whose name no run can use is refused in one line, before anything starts [slow]", async () => {
   const folder = await Deno.makeTempDir();
   const core = new URL("../../core/mod.ts", import.meta.url).href;
   for (const name of ["f16", "int8", "u8", ""]) {
@@ -277,7 +277,7 @@ Deno.test("a codec whose name no run can use is refused in one line, before anyt
   await Deno.remove(folder, { recursive: true });
 });
 
-Deno.test("pull.ts names the data sets that there are, and refuses a revision that is named twice", async () => {
+Deno.test("pull.ts names the data sets that there are, and refuses a revision that is named twice [slow]", async () => {
   const unknown = await end(start("pull.ts", ["--dataset", "foo"]));
   assertEquals(unknown.code, 2);
   assertOneLine(unknown, "one of e2e, ", '"foo"');
@@ -286,7 +286,7 @@ Deno.test("pull.ts names the data sets that there are, and refuses a revision th
   assertOneLine(twice, "a/b@main", "v2");
 });
 
-Deno.test("user_device.ts says so and fails within its limit when the server cannot be reached", async () => {
+Deno.test("user_device.ts says so and fails within its limit when the server cannot be reached [slow]", async () => {
   const began = performance.now();
   const args = ["--server", "ws://127.0.0.1:1/join/ws", "--token", "some-token", "--connect-timeout", "3"];
   const ended = await end(start("user_device.ts", args));
@@ -295,7 +295,7 @@ Deno.test("user_device.ts says so and fails within its limit when the server can
   assertLess(performance.now() - began, 15_000);
 });
 
-Deno.test("user_device.ts says so and fails within its limit when the server never answers", async () => {
+Deno.test("user_device.ts says so and fails within its limit when the server never answers [slow]", async () => {
   using silent = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = silent.addr;
   for (const path of [`ws://127.0.0.1:${port}/join/ws`, `http://127.0.0.1:${port}/join/http`]) {
@@ -306,7 +306,7 @@ Deno.test("user_device.ts says so and fails within its limit when the server nev
   }
 });
 
-Deno.test("edge_server.ts says in one line that a pruner is not known", async () => {
+Deno.test("edge_server.ts says in one line that a pruner is not known [slow]", async () => {
   const ended = await end(start("edge_server.ts", ["--port", "0", "--pruner", "nope"]));
   assertEquals(ended.code, 2);
   assertOneLine(ended, "nope");
@@ -337,7 +337,7 @@ async function startServer(args: readonly string[]) {
   };
 }
 
-Deno.test("a device with a wrong or missing token is told so in one line", async () => {
+Deno.test("a device with a wrong or missing token is told so in one line [slow]", async () => {
   const server = await startServer([]);
   const url = `ws://${server.address}/join/ws`;
   const wrong = await end(start("user_device.ts", ["--server", url, "--token", "not-the-token"]));
@@ -349,7 +349,7 @@ Deno.test("a device with a wrong or missing token is told so in one line", async
   assertEquals(await server.stop(), 130);
 });
 
-Deno.test("edge_server.ts says in one line that a port is in use or a model is unreadable", async () => {
+Deno.test("edge_server.ts says in one line that a port is in use or a model is unreadable [slow]", async () => {
   const taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const port = (taken.addr as Deno.NetAddr).port;
   const inUse = await end(start("edge_server.ts", ["--port", `${port}`]));
@@ -381,7 +381,7 @@ for (
     "pull.ts",
   ]
 ) {
-  Deno.test(`${program} has --help with examples and refuses unknown flags`, async () => {
+  Deno.test(`${program} has --help with examples and refuses unknown flags [slow]`, async () => {
     const help = await end(start(program, ["--help"]));
     assertEquals(help.code, 0, help.errors);
     assertMatch(help.out, /deno (run|task)/);

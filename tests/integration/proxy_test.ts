@@ -73,7 +73,7 @@ async function pull(endpoint: string, env: Readonly<Record<string, string>>): Pr
 }
 
 for (const name of ["HTTP_PROXY", "http_proxy", "ALL_PROXY"]) {
-  Deno.test(`pull.ts asks the proxy that ${name} names, and the file arrives`, async () => {
+  Deno.test(`pull.ts asks the proxy that ${name} names, and the file arrives [slow]`, async () => {
     await using origin = serve(hub);
     await using between = proxy();
     const { code, err, bytes } = await pull(origin.url, { [name]: between.url });

@@ -17,7 +17,7 @@ function framesOf(passed: readonly Passed[], step: number): string[] {
     .map(({ device, direction, frame }) => `${device} ${direction} ${frame.kind} ${frame.layer}`);
 }
 
-Deno.test("a whole layer that is pruned sends nothing in either direction", async () => {
+Deno.test("a whole layer that is pruned sends nothing in either direction [slow]", async () => {
   const passed: Passed[] = [];
   await runSession(model, {
     settings: tinySettings("slice", 2),

@@ -80,7 +80,7 @@ const TUNING = [
   ...["--eval-every", "5", "--valid-batches", "2", "--keep-best"],
 ];
 
-Deno.test("server_tuner.ts, killed and resumed, ends with the files of an uninterrupted run", async () => {
+Deno.test("server_tuner.ts, killed and resumed, ends with the files of an uninterrupted run [slow]", async () => {
   await withFolder(async (root) => {
     const args = [...TUNING, "--steps", "30", "--valid", `${ASSETS}restaurant/valid.txt`];
     const to = (name: string) => ["--save", `${root}/${name}`, "--metrics", `${root}/${name}-metrics`];
@@ -153,7 +153,7 @@ function moment(limitMs: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, Math.random() * limitMs));
 }
 
-Deno.test("server_tuner.ts without flags of its state, killed at any moment, goes on by --resume alone", async () => {
+Deno.test("server_tuner.ts without flags of its state, killed at any moment, goes on by --resume alone [slow]", async () => {
   await withFolder(async (root) => {
     const args = [
       "--steps",
@@ -229,7 +229,7 @@ Deno.test("server_tuner.ts without flags of its state, killed at any moment, goe
   });
 });
 
-Deno.test("demo.ts, stopped by Ctrl-C and resumed, ends with the adapter of an uninterrupted run", async () => {
+Deno.test("demo.ts, stopped by Ctrl-C and resumed, ends with the adapter of an uninterrupted run [slow]", async () => {
   await withFolder(async (root) => {
     const args = [...TUNING, "--steps", "16", "--prompts", "1", "--codec", "f16"];
     await run("demo.ts", [...args, "--out", `${root}/whole`]);
@@ -301,7 +301,7 @@ Deno.test("demo.ts, stopped by Ctrl-C and resumed, ends with the adapter of an u
   });
 });
 
-Deno.test("a program whose launcher is killed ends by itself, with what was learnt saved", async () => {
+Deno.test("a program whose launcher is killed ends by itself, with what was learnt saved [slow]", async () => {
   await withFolder(async (cwd) => {
     // The shell stays, as the program's parent.
     const program =
@@ -324,7 +324,7 @@ Deno.test("a program whose launcher is killed ends by itself, with what was lear
   });
 });
 
-Deno.test("every program that trains has the flags of tuning, from a file too, with the command line first", async () => {
+Deno.test("every program that trains has the flags of tuning, from a file too, with the command line first [slow]", async () => {
   for (const program of ["server_tuner.ts", "edge_server.ts", "demo.ts"]) {
     const help = await run(program, ["--help"]);
     for (

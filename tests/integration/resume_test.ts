@@ -137,7 +137,7 @@ const RUNS: readonly {
 ];
 
 for (const { name, settings, pruner, capacities, dataApart = false } of RUNS) {
-  Deno.test(`a split run that is resumed is bit-identical to an uninterrupted one: ${name}`, async () => {
+  Deno.test(`a split run that is resumed is bit-identical to an uninterrupted one: ${name} [slow]`, async () => {
     const tensors = engine.stats.tensors;
     const base = { steps: STEPS, capacities, dataApart, batch: batchAt, shareLoss: true };
     const whole = await runSession(model, { ...base, settings, pruner: pruner() });
@@ -191,7 +191,7 @@ for (const { name, settings, pruner, capacities, dataApart = false } of RUNS) {
   });
 }
 
-Deno.test("a split run that breaks within a step goes on from the last checkpoint, with the same bits", async () => {
+Deno.test("a split run that breaks within a step goes on from the last checkpoint, with the same bits [slow]", async () => {
   const settings = { ...tinySettings("slice", STEPS), checkpointEvery: 2 };
   const base = { settings, steps: STEPS, capacities: [2, 1, 1], batch: batchAt };
   const pruner = () => greedyPruner({ warmupSteps: 1 });
@@ -355,7 +355,7 @@ Deno.test("heads go back to the device that had them, whatever its name and the 
   });
 });
 
-Deno.test("what does not belong to the run is refused with a reason", async () => {
+Deno.test("what does not belong to the run is refused with a reason [slow]", async () => {
   const settings = tinySettings("slice", 3);
   await withFolder(async (root) => {
     const paths = await shortRun(root, settings);
@@ -445,7 +445,7 @@ Deno.test("what does not belong to the run is refused with a reason", async () =
   });
 });
 
-Deno.test("damaged checkpoints are refused with a CheckpointError, and cut ones leave the older one", async () => {
+Deno.test("damaged checkpoints are refused with a CheckpointError, and cut ones leave the older one [slow]", async () => {
   await withFolder(async (root) => {
     const paths = await shortRun(root, tinySettings("slice", 3));
     for (const folder of paths) {

@@ -170,7 +170,7 @@ for (const mode of ["slice", "full"] as const) {
 
   for (const transport of ["in-process", "websocket", "http"] as const) {
     for (const { capacities, counts } of RUNS[mode][transport]) {
-      Deno.test(`tensor parallelism, ${mode} mode over ${transport}, heads ${counts}: as the whole model`, async () => {
+      Deno.test(`tensor parallelism, ${mode} mode over ${transport}, heads ${counts}: as the whole model [slow]`, async () => {
         const run = await completed({ settings, capacities, transport, shareLoss: true });
         assertEquals(run.counts, [...counts]);
         assertEquals(run.records.map((r) => r.loss), [...run.losses]);
@@ -198,7 +198,7 @@ for (const mode of ["slice", "full"] as const) {
     assertClose(run.weights, whole.weights, TOLERANCE.steps, "weights");
   });
 
-  Deno.test(`tensor parallelism, ${mode} mode: the same run twice gives the same bits`, async () => {
+  Deno.test(`tensor parallelism, ${mode} mode: the same run twice gives the same bits [slow]`, async () => {
     const options = { settings, capacities: [1, 2, 1] } as const;
     const [first, second] = [await completed(options), await completed(options)];
     assertEquals(first.losses, second.losses);
@@ -206,7 +206,7 @@ for (const mode of ["slice", "full"] as const) {
   });
 }
 
-Deno.test("tensor parallelism: memory does not grow from step to step, and is given back", async () => {
+Deno.test("tensor parallelism: memory does not grow from step to step, and is given back [slow]", async () => {
   const start = [engine.stats.tensors, engine.stats.liveBytes];
   const at: { tensors: number; allocatedBytes: number }[] = [];
   await completed({
@@ -226,7 +226,7 @@ Deno.test("tensor parallelism: memory does not grow from step to step, and is gi
 
 const sorted = (map: Map<FrameKind, number>) => [...map].sort(([a], [b]) => a.localeCompare(b));
 
-Deno.test("tensor parallelism puts on the wire what the formula says, the shares once at the start", async () => {
+Deno.test("tensor parallelism puts on the wire what the formula says, the shares once at the start [slow]", async () => {
   const modes = ["train", "evaluate", "train"] as const;
   for (const [capacities, codec] of [[[1, 1], "f32"], [[2, 1, 1], "f32"], [[2, 1, 1], "f16"]] as const) {
     const settings = { ...tinySettings("slice", 2), codec };
@@ -279,7 +279,7 @@ Deno.test("shares cover the model once, and all of them hold what one machine wo
   assertThrows(() => allocateShares(SHAPE, [1, 1, 1, 1, 1]), RangeError, "1 to 4 devices");
 });
 
-Deno.test("a share's memory is what a device takes", async () => {
+Deno.test("a share's memory is what a device takes [slow]", async () => {
   for (const mode of ["slice", "full"] as const) {
     const settings = tinySettings(mode, 2);
     using apart = await Engine.create({ adapterClass: "hardware" }); // no texture copies

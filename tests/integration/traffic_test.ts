@@ -78,7 +78,7 @@ for (const mode of ["slice", "full"] as const) {
   for (const [what, masks] of [["unpruned", UNPRUNED], ["pruned", PRUNED]] as const) {
     for (const needs of STATISTICS) {
       const name = `${mode} mode, ${what}, statistics ${needs.join(" and ") || "off"}`;
-      Deno.test(`a run puts exactly on the wire what the formula says: ${name}`, async () => {
+      Deno.test(`a run puts exactly on the wire what the formula says: ${name} [slow]`, async () => {
         const steps = masks.length + 1;
         const settings = tinySettings(mode, steps);
         for (const capacities of [[1], [2, 1, 1]]) {
@@ -108,7 +108,7 @@ for (const mode of ["slice", "full"] as const) {
   }
 
   for (const codec of ["f16", "int8", "int8-feedback", "bf16"]) {
-    Deno.test(`a run puts exactly on the wire what the formula says: ${mode} mode, ${codec}`, async () => {
+    Deno.test(`a run puts exactly on the wire what the formula says: ${mode} mode, ${codec} [slow]`, async () => {
       const settings = { ...tinySettings(mode, 6), codec };
       const codecs = [bf16Codec()];
       const pruner = scriptedPruner(PRUNED, ["gradientNorm"]);

@@ -14,7 +14,7 @@ async function run(name: string, ...args: string[]) {
 
 const TINY = ["--layers", "2", "--heads", "2", "--hidden", "16", "--batch", "1", "--length", "8"];
 
-Deno.test("sweep.ts: a table over the devices, which must not be more than heads", async () => {
+Deno.test("sweep.ts: a table over the devices, which must not be more than heads [slow]", async () => {
   const { code, stdout, stderr } = await run("sweep.ts", "--devices", "1,2", "--link", "lte", ...TINY);
   assertEquals(code, 0, stderr);
   const lines = stdout.trim().split("\n");
@@ -30,7 +30,7 @@ Deno.test("sweep.ts: a table over the devices, which must not be more than heads
   assert(many.stderr.includes("64 heads, of which each device has one at least: current value is 100"));
 });
 
-Deno.test("sweep.ts: a model from a GGUF file, packed, with texts", async () => {
+Deno.test("sweep.ts: a model from a GGUF file, packed, with texts [slow]", async () => {
   const gguf = `${FIXTURES}gguf/bpe.gguf`;
   const data = await Deno.makeTempFile({ suffix: ".jsonl" });
   try {
@@ -55,7 +55,7 @@ Deno.test("sweep.ts: a model from a GGUF file, packed, with texts", async () => 
   }
 });
 
-Deno.test("sweep.ts: the same as JSON, with a link from a file", async () => {
+Deno.test("sweep.ts: the same as JSON, with a link from a file [slow]", async () => {
   const file = await Deno.makeTempFile({ suffix: ".json" });
   try {
     await Deno.writeTextFile(file, JSON.stringify({ ...LINK_PROFILES.dsl, name: "mine" }));
@@ -75,7 +75,7 @@ Deno.test("sweep.ts: the same as JSON, with a link from a file", async () => {
   }
 });
 
-Deno.test("plan.ts: five systems for each shape, as text and as JSON", async () => {
+Deno.test("plan.ts: five systems for each shape, as text and as JSON [slow]", async () => {
   const { code, stdout } = await run("plan.ts");
   assertEquals(code, 0);
   for (const system of ["ServerTuner", "TPTensor", "vEdgeTuner", "DLoRA", "EdgeTuner"]) {

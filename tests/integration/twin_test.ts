@@ -83,7 +83,7 @@ function options(more: Partial<SplitSimulationOptions> = {}): SplitSimulationOpt
   };
 }
 
-Deno.test("the same seed and compute model give the same times, losses and bytes to the last bit", async () => {
+Deno.test("the same seed and compute model give the same times, losses and bytes to the last bit [slow]", async () => {
   const pruner = () => scriptedPruner(MASKS, ["gradientNorm"]);
   const { tensors } = engine.stats;
   const [a, b] = [
@@ -98,14 +98,14 @@ Deno.test("the same seed and compute model give the same times, losses and bytes
   assertEquals(other.steps.map((s) => s.loss), a.steps.map((s) => s.loss));
 });
 
-Deno.test("micro-batches take the same virtual time every time too", async () => {
+Deno.test("micro-batches take the same virtual time every time too [slow]", async () => {
   const settings = { ...tinySettings("slice", 4), microBatches: 2 };
   const times = async () => (await simulate(options({ settings }))).steps.map((s) => s.times.total);
   const first = await times();
   for (let i = 0; i < 3; i++) assertEquals(await times(), first);
 });
 
-Deno.test("with 20 ms of latency and as much to compute, overlap makes a step 1.5 times as fast, with equal results", async () => {
+Deno.test("with 20 ms of latency and as much to compute, overlap makes a step 1.5 times as fast, with equal results [slow]", async () => {
   const way = { bandwidthMbit: 940, latencyMs: 20 };
   const run = async (more: Pick<RunSettings, "microBatches" | "overlap">, mode: "slice" | "full") => {
     const result = await simulate(options({
@@ -131,7 +131,7 @@ Deno.test("with 20 ms of latency and as much to compute, overlap makes a step 1.
   }
 });
 
-Deno.test("no time of the wall is spent on the links", async () => {
+Deno.test("no time of the wall is spent on the links [slow]", async () => {
   const far = { ...ROUGH, up: { ...ROUGH.up, latencyMs: 60_000 } };
   const start = performance.now();
   const run = await simulate(options({ link: far }));
@@ -172,7 +172,7 @@ Deno.test("ServerTuner in virtual time: the same losses, no bytes, the sum of it
   assert(run.msPerStep > 0);
 });
 
-Deno.test("tensor parallelism in virtual time: the same losses, the plan's bytes and seconds", async () => {
+Deno.test("tensor parallelism in virtual time: the same losses, the plan's bytes and seconds [slow]", async () => {
   const settings = tinySettings("full", 4);
   const reference = await trainLocally(tiny, settings, keepAll(4));
   const { pruner: _, ...common } = options({ settings });
@@ -213,7 +213,7 @@ Deno.test("tensor parallelism in virtual time: the same losses, the plan's bytes
   assert(/needs \d+ bytes of memory: it has 1000/.test(refused.error.message), refused.error.message);
 });
 
-Deno.test("virtual and real time agree within 10 % where links dominate", async () => {
+Deno.test("virtual and real time agree within 10 % where links dominate [slow]", async () => {
   const warm = 1;
   const settings = tinySettings("slice", warm + 3);
   const link: LinkProfile = {
@@ -248,7 +248,7 @@ Deno.test("virtual and real time agree within 10 % where links dominate", async 
   );
 });
 
-Deno.test("measureCompute() times every segment and leaves nothing behind", async () => {
+Deno.test("measureCompute() times every segment and leaves nothing behind [slow]", async () => {
   const names = "norm qkv rest restBackward qkvBackward embed loss headsForward headsBackward update".split(
     " ",
   );
@@ -285,7 +285,7 @@ Deno.test("measureCompute() times every segment and leaves nothing behind", asyn
   }
 });
 
-Deno.test("as many devices as heads, and one more", async () => {
+Deno.test("as many devices as heads, and one more [slow]", async () => {
   const one = await simulate(options({ devices: 1, settings: tinySettings("slice", 2) }));
   const four = await simulate(options({ devices: 4, settings: tinySettings("slice", 2) }));
   assertEquals(four.devices.map((d) => d.range!.count), [1, 1, 1, 1]);
@@ -302,7 +302,7 @@ Deno.test("as many devices as heads, and one more", async () => {
   );
 });
 
-Deno.test("64 devices, each with one head", async () => {
+Deno.test("64 devices, each with one head [slow]", async () => {
   const config = gpt2Config({ n_layer: 2, n_head: 64, n_embd: 256, vocab_size: 32, n_positions: 8 });
   const weights = initialWeights(config, 1);
   using layers = new Gpt2Layers(engine, config, weights);
@@ -323,7 +323,7 @@ Deno.test("64 devices, each with one head", async () => {
   assertEquals(run.steps.map(({ kept }) => kept), [[64, 64], [64, 64]]);
 });
 
-Deno.test("a data device of its own, without heads, on another link", async () => {
+Deno.test("a data device of its own, without heads, on another link [slow]", async () => {
   const run = await simulate(options({
     devices: [{ capacity: 0, data: true, link: { ...ROUGH, name: "its own" } }, {}, {}],
     pruner: scriptedPruner(MASKS),
@@ -333,7 +333,7 @@ Deno.test("a data device of its own, without heads, on another link", async () =
   assert(run.devices[0]!.computeMs > 0);
 });
 
-Deno.test("a cut link ends the run with a typed error on both sides", async () => {
+Deno.test("a cut link ends the run with a typed error on both sides [slow]", async () => {
   const link = { ...ROUGH, failures: [{ device: 1, goneMs: 400 }] };
   const run = await simulate(options({ link, settings: tinySettings("slice", 50) }));
   assertInstanceOf(run.error, ChannelClosedError);
@@ -345,7 +345,7 @@ Deno.test("a cut link ends the run with a typed error on both sides", async () =
   assert(run.devices.every((d) => d.steps === run.steps.length || d.steps === run.steps.length + 1));
 });
 
-Deno.test("a cut link before the start, and in real time", async () => {
+Deno.test("a cut link before the start, and in real time [slow]", async () => {
   const early = await simulate(options({ link: { ...ROUGH, failures: [{ goneMs: 1 }] } }));
   assertInstanceOf(early.error, ChannelClosedError);
   assertEquals(early.steps.length, 0);
@@ -381,7 +381,7 @@ Deno.test("plan() is of a step in which nothing goes wrong, whatever the profile
   assertEquals(of({ ...ROUGH, failures }), of(ROUGH));
 });
 
-Deno.test("a slow device makes the steps of its time slow", async () => {
+Deno.test("a slow device makes the steps of its time slow [slow]", async () => {
   const quick = await simulate(options({ settings: tinySettings("slice", 8) }));
   const from = quick.totalMs / 3;
   const link = { ...ROUGH, failures: [{ device: 2, slow: { factor: 50, fromMs: from, toMs: 2 * from } }] };
@@ -392,7 +392,7 @@ Deno.test("a slow device makes the steps of its time slow", async () => {
   assert(Math.max(...slower) > 1.5, slower.join());
 });
 
-Deno.test("a rule charges work for frames that the timelines do not know", async () => {
+Deno.test("a rule charges work for frames that the timelines do not know [slow]", async () => {
   const plain = await simulate(options());
   const rule: FrameRule = (frame, { device, direction, size }) => {
     if (device !== null || direction !== "received") return null;
@@ -596,7 +596,7 @@ const PLANNED: readonly {
 ];
 
 for (const { name, mode, mask, devices, link, compute, batch = BATCH, more, probe = false } of PLANNED) {
-  Deno.test(`plan() forecasts the twin: seconds within 5 %, bytes exactly: ${name}`, async () => {
+  Deno.test(`plan() forecasts the twin: seconds within 5 %, bytes exactly: ${name} [slow]`, async () => {
     // Enough steps for what links draw to come near its mean.
     const steps = link === SMOOTH ? 8 : 24;
     const settings = { ...tinySettings(mode, steps), ...more };

@@ -19,7 +19,7 @@ for (
     "int8",
   ]] as const
 ) {
-  Deno.test(`warmUp() runs every kernel that edge server and devices use in a run (${adapterClass}, ${baseWeights})`, async () => {
+  Deno.test(`warmUp() runs every kernel that edge server and devices use in a run (${adapterClass}, ${baseWeights}) [slow]`, async () => {
     const [edge, withData, withHeads] = await opened(adapterClass) as [Engine, Engine, Engine];
     using _edge = edge;
     using _withData = withData;

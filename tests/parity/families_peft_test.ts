@@ -32,7 +32,7 @@ async function logitsWith(model: TinyFamily, layers: TinyFamily["layers"], heads
 
 for (const name of ["llama", "llama_grouped", "opt"] as const) {
   for (const mode of ["slice", "full"] as const) {
-    Deno.test(`${name}, ${mode} mode: merged into the base, and to PEFT and back, the logits stay`, async () => {
+    Deno.test(`${name}, ${mode} mode: merged into the base, and to PEFT and back, the logits stay [slow]`, async () => {
       const folder = await familyFolder(name);
       using model = new TinyFamily(engine, folder);
       const settings = tinySettings(mode, 1, 0);

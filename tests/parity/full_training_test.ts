@@ -14,7 +14,7 @@ const tensors = fixture(fixtures.file);
 for (const adapter of ["software", "hardware"] as const) {
   const engine = engines[adapter];
   const test = (name: string, body: (model: TinyGpt2) => Promise<void>) =>
-    Deno.test(`training all parameters as PyTorch (${adapter} kernels): ${name}`, async () => {
+    Deno.test(`training all parameters as PyTorch (${adapter} kernels): ${name} [slow]`, async () => {
       const before = engine.stats.tensors;
       {
         using model = new TinyGpt2(engine, tinyModel(), true);

@@ -106,7 +106,7 @@ function expectedFrom(logits: Float32Array): number[] {
 for (const adapter of ["software", "hardware"] as const) {
   const engine = engines[adapter];
   for (const [name, fixture] of Object.entries(CASES)) {
-    Deno.test(`log-likelihoods of ${name} are those of PyTorch's logits (${adapter} kernels)`, async () => {
+    Deno.test(`log-likelihoods of ${name} are those of PyTorch's logits (${adapter} kernels) [slow]`, async () => {
       const before = engine.stats.tensors;
       {
         using base = fixture.open(engine);

@@ -157,7 +157,7 @@ async function boundaryGradients(
 for (const adapter of ["software", "hardware"] as const) {
   const engine = engines[adapter];
   const test = (name: string, body: () => Promise<void>) =>
-    Deno.test(`parity with PyTorch (${adapter} kernels): ${name}`, async () => {
+    Deno.test(`parity with PyTorch (${adapter} kernels): ${name} [slow]`, async () => {
       const before = engine.stats.tensors;
       await body();
       assertEquals(engine.stats.tensors, before, "tensors left behind");

@@ -31,7 +31,7 @@ async function sha256(path: string): Promise<string> {
   return new Uint8Array(await crypto.subtle.digest("SHA-256", await Deno.readFile(path))).toHex();
 }
 
-Deno.test("the check of exports by PEFT covers all families and modes, and held", () => {
+Deno.test("the check of exports by PEFT covers all families and modes, and held [slow]", () => {
   assertEquals(Object.keys(RECORD.cases).sort(), PEFT_CASES.map(({ name }) => name).sort());
   assertEquals(RECORD.tolerance, TOLERANCE.model.relative);
   assertEquals(RECORD.versions.peft, "0.21.2");
@@ -44,7 +44,7 @@ Deno.test("the check of exports by PEFT covers all families and modes, and held"
 });
 
 for (const one of PEFT_CASES) {
-  Deno.test(`export.ts writes what PEFT and transformers were given (${one.name}), and their logits are ours`, async () => {
+  Deno.test(`export.ts writes what PEFT and transformers were given (${one.name}), and their logits are ours [slow]`, async () => {
     const folder = await Deno.makeTempDir();
     try {
       const { logits, base } = await exportCase(engine, one, folder);

@@ -33,7 +33,7 @@ const batch = {
 };
 
 for (const adapterClass of ["software", "hardware"] as const) {
-  Deno.test(`training in pieces equals PyTorch where a binding holds 20 kB and a texture 48 rows (${adapterClass})`, async () => {
+  Deno.test(`training in pieces equals PyTorch where a binding holds 20 kB and a texture 48 rows (${adapterClass}) [slow]`, async () => {
     // The widest matrix has 192 columns, 48 texels; most weights have more rows or bytes than that.
     using engine = await Engine.create({ adapterClass, maxBindingBytes: 20_480, maxTextureSide: 48 });
     using layers = new Gpt2Layers(engine, config, weights, true);

@@ -47,23 +47,28 @@ export function engineOf(form: AdapterClass, limits: Limits = {}): Promise<Engin
 /**
  * Registers a test that runs on both kernel forms. Free memory of the engine is filled with NaN
  * before, so that a kernel that reads what it or its caller did not write cannot pass; all tensors
- * must be disposed in the end.
+ * must be disposed in the end. A name that ends with `[slow]` keeps that end.
  */
 export function testForms(
   name: string,
   test: (engine: Engine) => Promise<void> | void,
   limits: Limits = {},
 ): void {
+  const slow = name.endsWith(" [slow]") ? " [slow]" : "";
+  const plain = name.slice(0, name.length - slow.length);
   for (const form of FORMS) {
     // An engine outlives the test that made it, and with it what it has pending.
-    Deno.test({ name: `${name} (${form} form)`, sanitizeOps: false, sanitizeResources: false }, async () => {
-      const engine = await engineOf(form, limits);
-      poison(engine);
-      const before = engine.stats.tensors;
-      await test(engine);
-      const left = engine.stats.tensors - before;
-      assert(left === 0, `${name}: ${left} tensors were not disposed`);
-    });
+    Deno.test(
+      { name: `${plain} (${form} form)${slow}`, sanitizeOps: false, sanitizeResources: false },
+      async () => {
+        const engine = await engineOf(form, limits);
+        poison(engine);
+        const before = engine.stats.tensors;
+        await test(engine);
+        const left = engine.stats.tensors - before;
+        assert(left === 0, `${name}: ${left} tensors were not disposed`);
+      },
+    );
   }
 }
 

@@ -429,7 +429,7 @@ async function admit(listener: Listener, server: EdgeServer): Promise<void> {
   }
 }
 
-Deno.test("a real run: devices join over WebSocket and HTTP with their token, and it is watched and steered", async () => {
+Deno.test("a real run: devices join over WebSocket and HTTP with their token, and it is watched and steered [slow]", async () => {
   const steps = 3;
   const settings = tinySettings("slice", steps);
   const pruner: Pruner = {

@@ -108,7 +108,8 @@ async function requireHonestRunSoon(port: number): Promise<void> {
 const onUnix = Deno.build.os !== "windows";
 
 Deno.test({
-  name: "idle connections, half headers and slow bodies neither end a server nor keep honest devices out",
+  name:
+    "idle connections, half headers and slow bodies neither end a server nor keep honest devices out [slow]",
   ignore: !onUnix,
   async fn() {
     await using server = await SmallServer.start(200, { headerTimeoutMs: 1500 });
@@ -127,7 +128,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "a server that ran out of files accepts again by itself",
+  name: "a server that ran out of files accepts again by itself [slow]",
   ignore: !onUnix,
   async fn() {
     const limits = { maxConnections: 5000, maxStrangersPerAddress: 2000, checkIntervalMs: 300 };
@@ -141,7 +142,7 @@ Deno.test({
   },
 });
 
-Deno.test("too many connections are answered with 503, and there is room again once they are over", async () => {
+Deno.test("too many connections are answered with 503, and there is room again once they are over [slow]", async () => {
   await using server = await serve({ fetch: () => new Response("fine") }, {
     maxConnections: 20,
     maxStrangers: 10,
@@ -165,7 +166,7 @@ Deno.test("too many connections are answered with 503, and there is room again o
   client.close();
 });
 
-Deno.test("those who showed a token stay, and strangers without a request give way", async () => {
+Deno.test("those who showed a token stay, and strangers without a request give way [slow]", async () => {
   await using listener = webSocketListener({ authorize: requireToken(TOKEN) });
   await using server = await serve({ fetch: (request) => listener.handle(request) }, {
     maxConnections: 4,
@@ -195,7 +196,7 @@ Deno.test("those who showed a token stay, and strangers without a request give w
   await until("the end of all", () => server.connections.all === 0);
 });
 
-Deno.test("headers, bodies and idle connections have a time limit", async () => {
+Deno.test("headers, bodies and idle connections have a time limit [slow]", async () => {
   await using server = await serve({
     fetch: async (request) => new Response(String((await request.arrayBuffer()).byteLength)),
   }, { headerTimeoutMs: 200, requestTimeoutMs: 500, idleTimeoutMs: 400 });
@@ -223,7 +224,7 @@ Deno.test("headers, bodies and idle connections have a time limit", async () => 
   await until("the end of all", () => server.connections.all === 0);
 });
 
-Deno.test("what comes over a WebSocket before it is open here is not lost", async () => {
+Deno.test("what comes over a WebSocket before it is open here is not lost [slow]", async () => {
   await using listener = webSocketListener({ authorize: requireToken(TOKEN) });
   const asked = Promise.withResolvers<void>();
   const answered = Promise.withResolvers<void>();
@@ -259,7 +260,7 @@ Deno.test("what comes over a WebSocket before it is open here is not lost", asyn
   await edge?.closed;
 });
 
-Deno.test("a port that is in use and options out of range are refused", async () => {
+Deno.test("a port that is in use and options out of range are refused [slow]", async () => {
   const app = { fetch: () => new Response("") };
   await using server = await serve(app);
   const error = await assertRejects(() => serve(app, { port: server.port }), ListenError, "it is in use");
@@ -268,7 +269,7 @@ Deno.test("a port that is in use and options out of range are refused", async ()
   await assertRejects(() => serve(app, { maxConnections: 0 }), RangeError, "'maxConnections'");
 });
 
-Deno.test("shutdown ends connections that would stay", async () => {
+Deno.test("shutdown ends connections that would stay [slow]", async () => {
   const server = await serve({ fetch: () => new Promise<Response>(() => {}) });
   const connections = [await open(server.port), await open(server.port, "GET / HTTP/1.1\r\nhost: x\r\n\r\n")];
   await until("two connections", () => server.connections.all === 2);

@@ -331,7 +331,7 @@ function slowHub(): { readonly handler: Handler; readonly asked: string[] } {
 
 const PULLED = ["/some/model/resolve/main/config.json", "/some/model/resolve/main/model.safetensors"];
 
-Deno.test("pullModel() twice at once: the second waits, nothing is brought twice", async () => {
+Deno.test("pullModel() twice at once: the second waits, nothing is brought twice [slow]", async () => {
   const { handler, asked } = slowHub();
   await withServer(handler, async (endpoint, cache) => {
     const waits: number[] = [];
@@ -348,7 +348,7 @@ Deno.test("pullModel() twice at once: the second waits, nothing is brought twice
   });
 });
 
-Deno.test("pullModel() in two processes at once; one that is ended leaves the lock to the other", async () => {
+Deno.test("pullModel() in two processes at once; one that is ended leaves the lock to the other [slow]", async () => {
   const { handler, asked } = slowHub();
   await withServer(handler, async (endpoint, cache) => {
     const program = `import { pullModel } from ${JSON.stringify(import.meta.resolve("./pull.ts"))};
@@ -411,7 +411,7 @@ function endless(
   );
 }
 
-Deno.test("download() ends a file without an end at its limit, whatever was announced", async () => {
+Deno.test("download() ends a file without an end at its limit, whatever was announced [slow]", async () => {
   const chunk = new Uint8Array(65_536);
   await withServer((request) => {
     const { pathname } = new URL(request.url);

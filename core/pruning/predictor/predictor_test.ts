@@ -94,7 +94,7 @@ function labelled(predictor: Predictor, windows: readonly PredictorWindow[]) {
   }));
 }
 
-testForms("PredictorNetwork equals the forward pass in TypeScript", async (engine) => {
+testForms("PredictorNetwork equals the forward pass in TypeScript [slow]", async (engine) => {
   const predictor = anyPredictor();
   const batch = labelled(predictor, windowsOf(anyRun(9), 4));
   using network = new PredictorNetwork(engine, predictor);
@@ -113,7 +113,7 @@ testForms("PredictorNetwork equals the forward pass in TypeScript", async (engin
 });
 
 testForms(
-  "PredictorNetwork has the gradient of its loss, along the gradient of every weight",
+  "PredictorNetwork has the gradient of its loss, along the gradient of every weight [slow]",
   async (engine) => {
     const predictor = anyPredictor();
     const batch = labelled(predictor, windowsOf(anyRun(9), 4));
@@ -243,7 +243,7 @@ Deno.test("rankCorrelation() is Spearman's", () => {
 });
 
 Deno.test({
-  name: "trainPredictor() learns what only the step's embedding tells, the same way each time",
+  name: "trainPredictor() learns what only the step's embedding tells, the same way each time [slow]",
   sanitizeOps: false,
   sanitizeResources: false,
   async fn() {
