@@ -53,20 +53,21 @@ export {
   TwinNetwork,
   type TwinNetworkOptions,
 } from "./simulation/network.ts";
+export { simulate, type SplitSimulationOptions } from "./simulation/simulate.ts";
+export { simulateServerTuner } from "./simulation/simulate_server_tuner.ts";
 export {
-  type NetworkSimulationOptions,
-  simulate,
-  type SimulatedDevice,
-  type SimulatedDeviceResult,
-  type SimulatedModel,
-  type SimulatedStep,
-  simulateServerTuner,
   simulateTensorParallel,
-  type SimulationOptions,
-  type SimulationResult,
-  type SplitSimulationOptions,
   type TensorParallelSimulationOptions,
-} from "./simulation/simulate.ts";
+} from "./simulation/simulate_tensor_parallel.ts";
+export type {
+  NetworkSimulationOptions,
+  SimulatedDevice,
+  SimulatedDeviceResult,
+  SimulatedModel,
+  SimulatedStep,
+  SimulationOptions,
+  SimulationResult,
+} from "./simulation/simulation_options.ts";
 export { splitLogits, type SplitLogitsOptions } from "./simulation/split_logits.ts";
 export { type Authorize, requestToken, requireToken } from "./token.ts";
 export {
