@@ -64,14 +64,14 @@ const ABOUT =
 answer that the model finds likeliest is its choice. Prints the share of right choices with its standard error:
 acc by log-likelihood, and acc_norm by log-likelihood per character (of OpenBookQA, where it is the usual figure).
 
-Papers report the validation rows of Winogrande and the test rows of OpenBookQA. With the files of pull.ts:
+Papers report the validation rows of Winogrande and the test rows of OpenBookQA. With the files of edgetuner pull:
 
-  deno run -A examples/pull.ts --dataset winogrande    # prints FOLDER
-    train_xl.jsonl  to tune on, after format_data.ts --format winogrande
+  edgetuner pull --dataset winogrande    # prints FOLDER
+    train_xl.jsonl  to tune on, after edgetuner data --format winogrande
     dev.jsonl       to score: --task winogrande --data FOLDER/dev.jsonl
     test.jsonl      has no answers, so it cannot be scored
-  deno run -A examples/pull.ts --dataset openbookqa
-    train.jsonl     to tune on, after format_data.ts --format openbookqa
+  edgetuner pull --dataset openbookqa
+    train.jsonl     to tune on, after edgetuner data --format openbookqa
     dev.jsonl       to choose settings by
     test.jsonl      to score: --task openbookqa --data FOLDER/test.jsonl
 
@@ -82,11 +82,11 @@ async function main(): Promise<void> {
     name: "choice.ts",
     about: ABOUT,
     examples: [
-      "deno run -A examples/choice.ts --task winogrande --data dev.jsonl --model MODEL --count 200",
-      "deno run -A examples/choice.ts --task openbookqa --data test.jsonl --model MODEL --adapter runs/qa",
-      "deno run -A examples/format_data.ts --format openbookqa --input train.jsonl --output tune.jsonl   # and:",
-      "deno run -A examples/server_tuner.ts --model MODEL --data tune.jsonl --save runs/qa",
-      "deno run -A examples/choice.ts --data dev.jsonl --model MODEL --connect ws://127.0.0.1:8787/join/ws --token T",
+      "edgetuner choice --task winogrande --data dev.jsonl --model MODEL --count 200",
+      "edgetuner choice --task openbookqa --data test.jsonl --model MODEL --adapter runs/qa",
+      "edgetuner data --format openbookqa --input train.jsonl --output tune.jsonl   # and:",
+      "edgetuner tune --model MODEL --data tune.jsonl --save runs/qa",
+      "edgetuner choice --data dev.jsonl --model MODEL --connect ws://127.0.0.1:8787/join/ws --token T",
     ],
   }, FLAGS);
   if (flags.data === "") throw new UsageError("Cannot run choice.ts as --data must be given; see --help");

@@ -159,9 +159,9 @@ async function main(): Promise<number> {
     name: "compare.ts",
     about: "Compares five systems on one link, prints the paper's table and draws what happened.",
     examples: [
-      "deno task compare",
-      "deno run -A examples/compare.ts --link lte --seeds 1 --no-lab --no-study",
-      "deno run -A examples/compare.ts --model my.gguf --systems ServerTuner,DLoRA,vEdgeTuner --no-lab --no-study",
+      "edgetuner compare",
+      "edgetuner compare --link lte --seeds 1 --no-lab --no-study",
+      "edgetuner compare --model my.gguf --systems ServerTuner,DLoRA,vEdgeTuner --no-lab --no-study",
     ],
   }, FLAGS);
   const started = performance.now();
@@ -312,7 +312,7 @@ function requireFit(
   if (pruned && (trained.layers !== layers || trained.heads !== heads || trained.hidden !== hidden)) {
     throw new UsageError(
       `Cannot compare as --predictor must be trained for a model of ${layers} layers, ${heads} heads and d ${hidden}, as --model is: ` +
-        `it is for ${trained.layers}, ${trained.heads} and ${trained.hidden}; train one with train_pruner.ts, or leave it out ` +
+        `it is for ${trained.layers}, ${trained.heads} and ${trained.hidden}; train one with edgetuner train-pruner, or leave it out ` +
         "(--systems without EdgeTuner, --no-lab, --no-study)",
     );
   }

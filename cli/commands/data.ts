@@ -42,7 +42,7 @@ function pairLines(pairs: readonly FormattedPair[]): { content: string; counts: 
   return { content: writeFormatted(pairs), counts: `${pairs.length} pairs, ${prompts} prompts` };
 }
 
-/** Right answers, whose likelihood is what choice.ts scores. */
+/** Right answers, whose likelihood is what edgetuner choice scores. */
 function answerLines(
   content: string,
   options: FormatOptions & { name: string },
@@ -65,16 +65,16 @@ async function main(): Promise<void> {
     name: "format_data.ts",
     about: `Makes training data of a data set, one JSON object a line.
 
-Of e2e, e2e-csv, webnlg and dart prompts and completions, as fine-tuning and decode.ts read them.
-Of winogrande and openbookqa the right answers as they are scored by choice.ts: a context and its
+Of e2e, e2e-csv, webnlg and dart prompts and completions, as fine-tuning and edgetuner decode read them.
+Of winogrande and openbookqa the right answers as they are scored by edgetuner choice: a context and its
 continuation, encoded without anything between them, of which the continuation is learnt. With --instruct
 instead a prompt that has all options and a completion that names the right one, as in the paper of
-LLM-Adapters; choice.ts does not score that form. Rows without an answer (test.jsonl of winogrande) are
-refused. examples/pull.ts --dataset NAME downloads the files.`,
+LLM-Adapters; edgetuner choice does not score that form. Rows without an answer (test.jsonl of winogrande) are
+refused. edgetuner pull --dataset NAME downloads the files.`,
     examples: [
-      "deno run -A examples/format_data.ts --format dart --input dart-v1.1.1-full-dev.json --output dev.jsonl",
-      "deno run -A examples/format_data.ts --format winogrande --input train_xl.jsonl --output train.jsonl",
-      "deno run -A examples/format_data.ts --format openbookqa --instruct --input train.jsonl --output told.jsonl",
+      "edgetuner data --format dart --input dart-v1.1.1-full-dev.json --output dev.jsonl",
+      "edgetuner data --format winogrande --input train_xl.jsonl --output train.jsonl",
+      "edgetuner data --format openbookqa --instruct --input train.jsonl --output told.jsonl",
     ],
   }, {
     format: text(

@@ -46,14 +46,14 @@ async function main(): Promise<void> {
     name: "decode.ts",
     about:
       "Makes texts of the tokens that a search has found, gathers the references of equal prompts, and writes\n" +
-      "the files that evaluate.ts reads.",
+      "the files that edgetuner evaluate reads.",
     examples: [
-      "deno run -A examples/decode.ts --data test.jsonl --predictions beam.jsonl --model models/gpt2 --output runs/e2e",
-      "deno run -A examples/decode.ts --data dev.jsonl --predictions beam.jsonl --model models/gpt2 --output runs/dart \\\n" +
+      "edgetuner decode --data test.jsonl --predictions beam.jsonl --model models/gpt2 --output runs/e2e",
+      "edgetuner decode --data dev.jsonl --predictions beam.jsonl --model models/gpt2 --output runs/dart \\\n" +
       "    --numbered 6 --lower-case --tokenize",
     ],
   }, {
-    data: text("FILE", "", "prompts and completions, from format_data.ts"),
+    data: text("FILE", "", "prompts and completions, from edgetuner data"),
     predictions: text("FILE", "", 'lines {"id": index in the data, "predict": [token, ...]}'),
     model: text("PATH", "", "folder with the model's tokenizer.json, or a GGUF file"),
     tokenizer: TOKENIZER_FLAG,

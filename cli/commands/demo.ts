@@ -166,11 +166,11 @@ async function main(): Promise<number> {
     name: "demo.ts",
     about: "Starts an edge server and user devices as processes and fine-tunes a small GPT-2 with them.",
     examples: [
-      "deno task demo",
-      "deno run -A examples/demo.ts --pruner none --steps 40",
-      "deno run -A examples/demo.ts --bandwidth 20 --latency 5   # every link: 20 Mbit/s, 5 ms",
-      "deno run -A examples/demo.ts --latency 20 --micro-batches 2 --codec f16",
-      "deno task demo --resume   # after it was interrupted or killed",
+      "edgetuner demo",
+      "edgetuner demo --pruner none --steps 40",
+      "edgetuner demo --bandwidth 20 --latency 5   # every link: 20 Mbit/s, 5 ms",
+      "edgetuner demo --latency 20 --micro-batches 2 --codec f16",
+      "edgetuner demo --resume   # after it was interrupted or killed",
     ],
   }, FLAGS);
   const flags = withDefaults(FLAGS, given);

@@ -56,10 +56,10 @@ async function main(): Promise<void> {
       "Scores predictions against references: BLEU, NIST, METEOR, ROUGE-L and CIDEr, as the tool of the\n" +
       "E2E challenge does. METEOR is computed without its paraphrase table, so it is a little lower than the\n" +
       "official one.\n\n" +
-      "Accuracy on tasks with several answers to choose from (Winogrande, OpenBookQA): choice.ts.",
+      "Accuracy on tasks with several answers to choose from (Winogrande, OpenBookQA): edgetuner choice.",
     examples: [
-      "deno run -A examples/evaluate.ts --references refs.txt --predictions runs/pred.txt",
-      "deno run -A examples/evaluate.ts --references refs/ --predictions pred.txt --pretty runs/samples.html",
+      "edgetuner evaluate --references refs.txt --predictions runs/pred.txt",
+      "edgetuner evaluate --references refs/ --predictions pred.txt --pretty runs/samples.html",
     ],
   }, {
     references: text(

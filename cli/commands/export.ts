@@ -128,10 +128,10 @@ async function main(): Promise<number> {
     name: "export.ts",
     about: "Exports an adapter to PEFT's format or into the base model, and certifies that nothing was lost.",
     examples: [
-      "deno run -A examples/export.ts --peft runs/peft --merge runs/merged",
-      "deno run -A examples/export.ts --adapter my_heads,your_heads --peft runs/peft --rank 16",
-      "deno run -A examples/export.ts --peft runs/peft --rank 8 --accept-loss 0.3 --data my_chats.jsonl",
-      "deno run -A examples/export.ts --import some_peft_adapter --adapter runs/imported",
+      "edgetuner export --peft runs/peft --merge runs/merged",
+      "edgetuner export --adapter my_heads,your_heads --peft runs/peft --rank 16",
+      "edgetuner export --peft runs/peft --rank 8 --accept-loss 0.3 --data my_chats.jsonl",
+      "edgetuner export --import some_peft_adapter --adapter runs/imported",
     ],
   }, FLAGS);
   const wanted = [flags.peft, flags.merge, flags.import].filter((f) => f !== "");

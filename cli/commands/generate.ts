@@ -88,7 +88,7 @@ export const FLAGS = {
   "top-k": integer("N", 0, "sampling: among this many most likely tokens; 0 = all", { min: 0 }),
   "top-p": number("X", 1, "sampling: among tokens that together have this probability", { min: 0, max: 1 }),
   seed: integer("N", 1, "sampling: seed", { min: 0, max: 0xffff_ffff }),
-  predictions: text("FILE", "", 'write lines {"id", "predict"} of tokens, as decode.ts reads them'),
+  predictions: text("FILE", "", 'write lines {"id", "predict"} of tokens, as edgetuner decode reads them'),
   report: text("FILE", "", "write a report as JSON"),
   connect: text(
     "URL",
@@ -104,12 +104,12 @@ async function main(): Promise<number> {
     name: "generate.ts",
     about: "Continues prompts: greedily, by beam search, or drawn at random.",
     examples: [
-      "deno run -A examples/generate.ts --adapter runs/demo/adapter --count 5",
-      'deno run -A examples/generate.ts --adapter runs/demo/adapter --prompt "name[The Vaults], food[Thai], area[harbour]"',
-      "deno run -A examples/generate.ts --adapter runs/demo/adapter --beams 10 --count 0 --predictions beam.jsonl",
-      'deno run -A examples/generate.ts --prompt "The Vaults is" --temperature 0.8 --top-p 0.9 --seed 3',
-      'deno run -A examples/generate.ts --model MODEL --adapter runs/chat/adapter --chat --prompt "Where can I eat?"',
-      "deno run -A examples/generate.ts --connect ws://127.0.0.1:8787/join/ws --token T --count 5",
+      "edgetuner generate --adapter runs/demo/adapter --count 5",
+      'edgetuner generate --adapter runs/demo/adapter --prompt "name[The Vaults], food[Thai], area[harbour]"',
+      "edgetuner generate --adapter runs/demo/adapter --beams 10 --count 0 --predictions beam.jsonl",
+      'edgetuner generate --prompt "The Vaults is" --temperature 0.8 --top-p 0.9 --seed 3',
+      'edgetuner generate --model MODEL --adapter runs/chat/adapter --chat --prompt "Where can I eat?"',
+      "edgetuner generate --connect ws://127.0.0.1:8787/join/ws --token T --count 5",
     ],
   }, FLAGS);
   const flags = withDefaults(FLAGS, given);

@@ -118,7 +118,7 @@ const FLAGS = {
   load: text(
     "DIR",
     "",
-    "what they learnt before, for a run that only generates: see edge_server.ts --generate",
+    "what they learnt before, for a run that only generates: see edgetuner serve --generate",
   ),
   codec: text("FILE", "f32", "module of a codec that the run may use; the built-in ones are known anyway"),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
@@ -141,9 +141,9 @@ async function main(): Promise<number> {
     name: "user_device.ts",
     about: "Joins an edge server and trains its share of the LoRA head modules.",
     examples: [
-      "deno run -A examples/user_device.ts --server ws://192.168.1.20:8787/join/ws --token T --capacity 5",
-      "deno run -A examples/user_device.ts --token T --data cli/assets/restaurant/train.txt --save my_heads",
-      "deno run -A examples/user_device.ts --token T --load my_heads",
+      "edgetuner join --server ws://192.168.1.20:8787/join/ws --token T --capacity 5",
+      "edgetuner join --token T --data cli/assets/restaurant/train.txt --save my_heads",
+      "edgetuner join --token T --load my_heads",
     ],
   }, FLAGS);
   const emit = (event: Record<string, unknown>) => {

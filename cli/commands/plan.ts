@@ -33,9 +33,9 @@ async function main(): Promise<void> {
     name: "plan.ts",
     about: "Forecasts seconds and bytes of a fine-tuning step for several systems; nothing is run.",
     examples: [
-      "deno run -A examples/plan.ts",
-      "deno run -A examples/plan.ts --models llama2-7b --link lan-1g --capacities 8,5,3 --bits 16",
-      "deno run -A examples/plan.ts --layers 24 --heads 16 --hidden 1024 --vocabulary 50257 --keep 0.4",
+      "edgetuner plan",
+      "edgetuner plan --models llama2-7b --link lan-1g --capacities 8,5,3 --bits 16",
+      "edgetuner plan --layers 24 --heads 16 --hidden 1024 --vocabulary 50257 --keep 0.4",
     ],
   }, {
     models: text(

@@ -16,9 +16,9 @@ async function main(): Promise<void> {
         Object.entries(DATASETS).map(([name, { about }]) => `  ${name.padEnd(12)}${about}`).join("\n")
       }`,
     examples: [
-      "deno run -A examples/pull.ts --model openai-community/gpt2-medium",
-      "HF_TOKEN=... deno run -A examples/pull.ts --model meta-llama/Llama-3.2-1B",
-      "deno run -A examples/pull.ts --dataset e2e",
+      "edgetuner pull --model openai-community/gpt2-medium",
+      "HF_TOKEN=... edgetuner pull --model meta-llama/Llama-3.2-1B",
+      "edgetuner pull --dataset e2e",
     ],
   }, {
     model: text("ID", "", "model of the hub, OWNER/NAME or OWNER/NAME@REVISION"),

@@ -61,7 +61,7 @@ const FLAGS = {
   model: MODEL_FLAG,
   ...WEIGHTS_FLAG,
   generate: toggle(
-    "no training: generate with what the devices' heads have learnt; see generate.ts --connect",
+    "no training: generate with what the devices' heads have learnt; see edgetuner generate --connect",
   ),
   "cache-mb": integer("N", 1024, "generation: most megabytes of keys and values to keep", { min: 1 }),
   devices: integer("N", 3, "devices with heads that take part", { min: 1, max: 1024 }),
@@ -84,7 +84,7 @@ const FLAGS = {
   collect: text(
     "FILE",
     "",
-    "keep every head and append samples to train a predictor from; see train_pruner.ts",
+    "keep every head and append samples to train a predictor from; see edgetuner train-pruner",
   ),
   codec: text(
     "NAME",
@@ -109,10 +109,10 @@ async function main(): Promise<number> {
     name: "edge_server.ts",
     about: "Holds the base model, waits for devices and fine-tunes with them.",
     examples: [
-      "deno run -A examples/edge_server.ts --devices 1 --join-token secret-join",
-      "deno run -A examples/user_device.ts --server ws://127.0.0.1:8787/join/ws --token secret-join --data cli/assets/restaurant/train.txt",
-      "deno run -A examples/edge_server.ts --resume   # the same command, after it was interrupted or killed; devices too",
-      "deno run -A examples/edge_server.ts --generate --devices 1 --join-token secret-join",
+      "edgetuner serve --devices 1 --join-token secret-join",
+      "edgetuner join --server ws://127.0.0.1:8787/join/ws --token secret-join --data cli/assets/restaurant/train.txt",
+      "edgetuner serve --resume   # the same command, after it was interrupted or killed; devices too",
+      "edgetuner serve --generate --devices 1 --join-token secret-join",
     ],
   }, FLAGS);
   const flags = withDefaults(FLAGS, given);

@@ -58,10 +58,10 @@ async function main(): Promise<number> {
     name: "sweep.ts",
     about: "Simulates steps with more and more devices on emulated links, in virtual time.",
     examples: [
-      "deno run -A examples/sweep.ts",
-      "deno run -A examples/sweep.ts --devices 1,3,8 --link lte --keep 0.5",
-      "deno run -A examples/sweep.ts --compute measured --link my_link.json --report sweep.json",
-      "deno run -A examples/sweep.ts --model my.gguf --base-weights int8 --devices 1,2,4",
+      "edgetuner sweep",
+      "edgetuner sweep --devices 1,3,8 --link lte --keep 0.5",
+      "edgetuner sweep --compute measured --link my_link.json --report sweep.json",
+      "edgetuner sweep --model my.gguf --base-weights int8 --devices 1,2,4",
     ],
   }, {
     ...TUNING_FLAGS,

@@ -3,7 +3,7 @@
  * says how well it predicts steps that it has not seen.
  *
  * ```sh
- * deno run -A examples/train_pruner.ts
+ * edgetuner train-pruner
  * ```
  *
  * @module
@@ -183,11 +183,11 @@ async function main(): Promise<number> {
     name: "train_pruner.ts",
     about: "Collects samples in an unpruned run and trains iHeadPruner's importance predictor on them.",
     examples: [
-      "deno run -A examples/train_pruner.ts --out cli/assets/demo_predictor   # makes the demo's again",
-      "deno run -A examples/train_pruner.ts --model MODEL --data DATA --out runs/predictor",
-      "deno run -A examples/edge_server.ts --collect runs/s.bin # samples of a networked run; then",
-      "deno run -A examples/train_pruner.ts --samples runs/s.bin --steps 0 --out runs/predictor",
-      "deno run -A examples/demo.ts --pruner iheadpruner --predictor runs/predictor",
+      "edgetuner train-pruner --out cli/assets/demo_predictor   # makes the demo's again",
+      "edgetuner train-pruner --model MODEL --data DATA --out runs/predictor",
+      "edgetuner serve --collect runs/s.bin # samples of a networked run; then",
+      "edgetuner train-pruner --samples runs/s.bin --steps 0 --out runs/predictor",
+      "edgetuner demo --pruner iheadpruner --predictor runs/predictor",
     ],
   }, FLAGS);
   const flags = withDefaults(FLAGS, given);

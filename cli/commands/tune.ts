@@ -86,9 +86,9 @@ function readTuningFlags(): Flags {
     name: "server_tuner.ts",
     about: "Fine-tunes on one machine, without a network: the floor that the split is compared with.",
     examples: [
-      "deno run -A examples/server_tuner.ts --steps 50 --save runs/server_tuner",
-      "deno run -A examples/server_tuner.ts --resume   # the same command, after it was interrupted or killed",
-      "deno run -A examples/server_tuner.ts --valid cli/assets/restaurant/valid.txt --eval-every 50 --keep-best --save runs/a",
+      "edgetuner tune --steps 50 --save runs/server_tuner",
+      "edgetuner tune --resume   # the same command, after it was interrupted or killed",
+      "edgetuner tune --valid cli/assets/restaurant/valid.txt --eval-every 50 --keep-best --save runs/a",
     ],
   }, FLAGS);
   requireFlag("server_tuner.ts", "eval-every", "valid", flags["eval-every"] === 0 || flags.valid !== "");

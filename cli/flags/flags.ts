@@ -4,12 +4,16 @@
  * @module
  */
 
-import { commandArguments } from "../process/arguments.ts";
+import { commandArguments } from "../process/invocation.ts";
 import { parseArgs } from "@std/cli/parse-args";
 import { parseJson, showValue } from "@edgetuner/core";
-import { parse as parseYaml } from "yaml";
+import { parse as parseYaml, stringify as stringifyYaml } from "yaml";
+import { terminalColumns } from "../output/terminal.ts";
+import { inCallForm, messageInCallForm, shownPath } from "../process/places.ts";
+import { groupedNames, helpText } from "./help.ts";
+import { didYouMean } from "./suggest.ts";
 import { isInterrupted } from "../process/interrupts.ts";
-import { INTERRUPTED, supervise } from "../process/supervisor.ts";
+import { INTERRUPTED, LAUNCHER_FLAG, supervise } from "../process/supervisor.ts";
 import { exitCodeFor } from "../process/exit_codes.ts";
 
 /** A flag that takes text. */
@@ -49,11 +53,11 @@ export type FlagValues<S extends Record<string, Flag>> = {
 
 /** What stands around the list of flags in `--help`. */
 export interface ProgramText {
-  /** File name. */
+  /** Its file in `examples/`. */
   readonly name: string;
   /** What it does, in a line or two. */
   readonly about: string;
-  /** Commands to copy. */
+  /** Commands to copy, as `edgetuner NAME`. */
   readonly examples: readonly string[];
 }
 
@@ -98,24 +102,31 @@ export class UsageError extends Error {
   override readonly name = "UsageError";
 }
 
-function helpText(program: ProgramText, flags: Record<string, Flag>): string {
-  const rows: [string, string][] = Object.entries(flags).map(([name, flag]) => {
-    if (flag.kind === "switch") return [`--${name}`, flag.help];
-    const choices = flag.kind === "text" && flag.choices
-      ? ` (${flag.choices.filter((c) => c !== "").join(", ")})`
-      : "";
-    const initial = flag.default === "" ? "" : ` [${flag.default}]`;
-    const value = flag.kind === "text" && flag.alone !== undefined ? `[${flag.value}]` : flag.value;
-    return [`--${name} ${value}`, `${flag.help}${choices}${initial}`];
-  });
-  rows.push(["--config FILE", "values of flags as JSON or YAML; flags given here come first"]);
-  rows.push(["--help", "this text"]);
-  const width = Math.max(...rows.map(([left]) => left.length)) + 2;
-  const lines = rows.map(([left, right]) => `  ${left.padEnd(width)}${right}`);
-  const examples = program.examples.map((e) => `  ${e}`);
-  return `${program.about}\n\n  deno run -A examples/${program.name} [options]\n\nOptions [default]\n${
-    lines.join("\n")
-  }\n\nExamples\n${examples.join("\n")}`;
+/** Other names that people try, with the flag that is meant: the first of them that the command has. */
+const ALIASES: Readonly<Record<string, readonly string[]>> = {
+  "lr": ["rate"],
+  "learning-rate": ["rate"],
+  "batch-size": ["batch"],
+  "max-length": ["length", "max-tokens"],
+  "max-new-tokens": ["max-tokens"],
+  "max-steps": ["steps"],
+  "lora-rank": ["rank"],
+  "lora-alpha": ["alpha"],
+  "lora-dropout": ["dropout"],
+  "output-dir": ["save", "out", "output"],
+};
+
+/** The flag that is meant by a name. */
+function flagNamed(flags: Record<string, Flag>, name: string): string {
+  if (Object.hasOwn(flags, name) || !Object.hasOwn(ALIASES, name)) return name;
+  return ALIASES[name]!.find((meant) => Object.hasOwn(flags, meant)) ?? name;
+}
+
+/** What to say of a name that no flag has. */
+function hintFor(flags: Record<string, Flag>, name: string): string {
+  const aliases = Object.keys(ALIASES).filter((alias) => flagNamed(flags, alias) !== alias);
+  const found = didYouMean(name, [...Object.keys(flags), ...aliases], "--");
+  return found === "" ? "; see --help" : found;
 }
 
 /** The values of flags that were given; the others are not there. */
@@ -155,8 +166,9 @@ export function readGiven<const S extends Record<string, Flag>>(
 ): GivenFlags<S> {
   const names = Object.entries(flags);
   const unknown: string[] = [];
-  const parsed = parseArgs(withEmptyValues(withValues(flags, args)), {
-    boolean: ["help", ...names.filter(([, f]) => f.kind === "switch").map(([n]) => n)],
+  const parsed = parseArgs(withDashes(flags, withValues(flags, named(flags, args))), {
+    alias: { help: "h" },
+    boolean: ["help", "print-config", ...names.filter(([, f]) => f.kind === "switch").map(([n]) => n)],
     string: ["config", ...names.filter(([, f]) => f.kind !== "switch").map(([n]) => n)],
     unknown: (argument: string) => {
       unknown.push(argument);
@@ -164,12 +176,14 @@ export function readGiven<const S extends Record<string, Flag>>(
     },
   }) as Record<string, unknown>;
   if (parsed.help === true) {
-    console.log(helpText(program, flags));
+    console.log(helpText(program, flags, terminalColumns()));
     throw new ProgramEnd(0);
   }
   if (unknown.length > 0) {
     throw new UsageError(
-      `Cannot run ${program.name} as flags must be known: "${unknown[0]}" is not; see --help`,
+      `Cannot run ${program.name} as flags must be known: "${unknown[0]}" is not${
+        hintFor(flags, unknown[0]!.replace(/^--?|=.*$/gs, ""))
+      }`,
     );
   }
   const config = parsed.config === undefined ? {} : readConfig(program, flags, lastOf(parsed.config));
@@ -186,7 +200,36 @@ export function readGiven<const S extends Record<string, Flag>>(
       ? textValue(program, name, flag, last)
       : numberValue(program, name, flag, last);
   }
+  if (parsed["print-config"] === true) {
+    console.log(configText(flags, values));
+    throw new ProgramEnd(0);
+  }
   return values as GivenFlags<S>;
+}
+
+/** Flags that a file with settings should not hold: secrets, and what launchers say. */
+const NOT_IN_CONFIG: readonly string[] = ["token", "join-token", "admin-token", LAUNCHER_FLAG];
+
+/** A file for `--config`: the values given, and the defaults of all other flags as comments. */
+function configText(
+  flags: Record<string, Flag>,
+  given: Readonly<Record<string, string | number | boolean>>,
+): string {
+  const lines = groupedNames(Object.keys(flags)).flatMap(({ title, names }) => {
+    const kept = names.filter((name) => !NOT_IN_CONFIG.includes(name));
+    const rows = kept.map((name) => {
+      const flag = flags[name]!;
+      const initial = flag.kind === "switch"
+        ? false
+        : flag.kind === "text"
+        ? shownPath(flag.default)
+        : flag.default;
+      const row = stringifyYaml({ [name]: given[name] ?? initial }, { lineWidth: 0 }).trimEnd();
+      return Object.hasOwn(given, name) ? row : `# ${row}`;
+    });
+    return rows.length === 0 ? [] : [`# ${title}`, ...rows, ""];
+  });
+  return lines.join("\n").trimEnd();
 }
 
 /** Values as flags of a command line; those that are empty, or switches that are not on, are left out. */
@@ -208,12 +251,25 @@ function withValues(flags: Record<string, Flag>, args: readonly string[]): strin
   });
 }
 
-/** `--name ""` and `--name -1` as `--name=` and `--name=-1`: by themselves such values are not taken for values. */
-function withEmptyValues(args: readonly string[]): string[] {
+/** Arguments with the flags that are meant in place of other names for them. */
+function named(flags: Record<string, Flag>, args: readonly string[]): string[] {
+  return args.map((arg) => {
+    const [, name = "", rest = ""] = /^--([a-z-]+)(=.*)?$/s.exec(arg) ?? [];
+    return name === "" ? arg : `--${flagNamed(flags, name)}${rest}`;
+  });
+}
+
+/**
+ * `--name ""` and `--name -1` as `--name=` and `--name=-1`: by themselves such values are not taken for values. Of
+ * flags that take text so is all that begins with one dash, but for `-h`.
+ */
+function withDashes(flags: Record<string, Flag>, args: readonly string[]): string[] {
   const joined: string[] = [];
   for (const arg of args) {
     const last = joined.at(-1);
-    const isValue = arg === "" || /^-\.?\d/.test(arg);
+    const before = last?.startsWith("--") ? flags[last.slice(2)] : undefined;
+    const isValue = arg === "" || /^-\.?\d/.test(arg) ||
+      (before?.kind === "text" && arg !== "-h" && /^-(?!-)/.test(arg));
     if (isValue && last?.startsWith("--") && !last.includes("=")) {
       joined[joined.length - 1] = `${last}=${arg}`;
     } else joined.push(arg);
@@ -250,13 +306,17 @@ function readConfig(
     const [first] = (cause as Error).message.split(/:?\n/);
     refuse(`--config must be a file of JSON or YAML: current value is "${file}" (${first})`, cause);
   }
-  if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
+  if (parsed === null) return {}; // comments alone
+  if (typeof parsed !== "object" || Array.isArray(parsed)) {
     return refuse(`${file} must hold names of flags with their values: it holds ${showValue(parsed)}`);
   }
   const values: Record<string, string | boolean> = {};
-  for (const [name, value] of Object.entries(parsed)) {
+  for (const [given, value] of Object.entries(parsed)) {
+    const name = flagNamed(flags, given);
     const flag = Object.hasOwn(flags, name) ? flags[name] : undefined;
-    if (flag === undefined) refuse(`flags must be known: "${name}" in ${file} is not; see --help`);
+    if (flag === undefined) {
+      refuse(`flags must be known: "${name}" in ${file} is not${hintFor(flags, name)}`);
+    }
     const isList = Array.isArray(value) && value.every((v) => typeof v === "string" || typeof v === "number");
     if (flag!.kind === "text" && flag!.alone !== undefined && typeof value === "boolean") {
       if (value) values[name] = flag!.alone;
@@ -279,7 +339,7 @@ function textValue(program: ProgramText, name: string, flag: TextFlag, given: st
     throw new UsageError(
       `Cannot run ${program.name} as --${name} must be one of ${
         flag.choices.filter((c) => c !== "").join(", ")
-      }: current value is "${given}"`,
+      }: current value is "${given}"${didYouMean(given, flag.choices)}`,
     );
   }
   return given;
@@ -357,7 +417,7 @@ async function exitCodeOf(main: () => Promise<number | void>): Promise<number> {
     if (isInterrupted() && error instanceof DOMException && error.name === "AbortError") return INTERRUPTED;
     // By name: those of workers come as messages.
     if (error instanceof Error && error.name === "UsageError") {
-      console.error(error.message);
+      console.error(inCallForm(messageInCallForm(error.message)));
       return exitCodeFor(error);
     }
     if (error instanceof Error && PLAIN_ERRORS.includes(error.name)) console.error(error.message);

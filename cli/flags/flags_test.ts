@@ -3,6 +3,7 @@ import {
   flagArgs,
   integer,
   number,
+  ProgramEnd,
   readFlags,
   readGiven,
   text,
@@ -116,4 +117,56 @@ Deno.test("loraTargets() takes projections, each once, and nothing else", () => 
   for (const given of ["", "q,x", "q,q", "q,", "Q"]) {
     assertThrows(() => loraTargets(given), UsageError, `must be some of q, k, v, each once`);
   }
+});
+
+Deno.test("other names that people try are the flags that they mean", async () => {
+  const flags = { ...FLAGS, batch: integer("N", 8, "sequences"), length: integer("N", 80, "tokens") };
+  const args = ["--lr", "0.1", "--batch-size=4", "--max-length", "16"];
+  assertEquals(readGiven(PROGRAM, flags, args), { rate: 0.1, batch: 4, length: 16 });
+  await withFile("a.yaml", "lr: 2\n", (path) => {
+    assertEquals(readGiven(PROGRAM, flags, ["--config", path]), { rate: 2 });
+  });
+  assertThrows(() => readGiven(PROGRAM, FLAGS, ["--batch-size", "4"]), UsageError, '"--batch-size" is not');
+});
+
+Deno.test("a name that is not known comes with the one that is most like it", () => {
+  const cases = [
+    [["--stepps", "3"], "did you mean --steps?"],
+    [["--target=q"], "did you mean --targets?"],
+    [["--learning-rat", "1"], "did you mean --learning-rate?"],
+    [["--mode", "ful"], "did you mean full?"],
+    [["--zebra"], "see --help"],
+  ] as const;
+  for (const [args, message] of cases) {
+    assertThrows(() => readGiven(PROGRAM, FLAGS, args), UsageError, message);
+  }
+});
+
+Deno.test("a text that begins with a dash is a value", () => {
+  assertEquals(readGiven(PROGRAM, FLAGS, ["--targets", "-q", "--rate", "-1e-3"]), {
+    targets: "-q",
+    rate: -1e-3,
+  });
+});
+
+Deno.test("--print-config prints a file that says the same", async () => {
+  const printed: string[] = [];
+  const log = console.log;
+  console.log = (line: string) => void printed.push(line);
+  try {
+    assertThrows(
+      () => readGiven(PROGRAM, FLAGS, ["--steps", "7", "--targets", "", "--quiet", "--print-config"]),
+      ProgramEnd,
+    );
+  } finally {
+    console.log = log;
+  }
+  const [file] = printed;
+  assert(file!.includes("# rate: 0.5"), file);
+  await withFile("a.yaml", file!, (path) => {
+    assertEquals(readGiven(PROGRAM, FLAGS, ["--config", path]), { steps: 7, targets: "", quiet: true });
+  });
+  await withFile("a.yaml", "# steps: 3\n", (path) => {
+    assertEquals(readGiven(PROGRAM, FLAGS, ["--config", path]), {});
+  });
 });

@@ -4,10 +4,10 @@
  * @module
  */
 
-import { commandArguments } from "../process/arguments.ts";
+import { commandArguments } from "../process/invocation.ts";
 import { type LossesAtEnds, openCheckpoints } from "@edgetuner/core";
 import { type EndingName, endingOf, ENDINGS } from "../process/exit_codes.ts";
-import { commandText } from "../process/launch.ts";
+import { commandText } from "../process/places.ts";
 
 /** The end of a run, as a program knows it. */
 export interface RunEnd {

@@ -5,12 +5,7 @@
  */
 
 import { Interrupts } from "./interrupts.ts";
-import { programArgs, quoted } from "./places.ts";
-
-/** A command as it can be typed. */
-export function commandText(program: string, args: readonly string[]): string {
-  return ["deno", "run", "-A", `examples/${program}`, ...args].map(quoted).join(" ");
-}
+import { commandText, programArgs } from "./places.ts";
 
 /**
  * Prints the command, runs the program with this one's output, and hands signals on.

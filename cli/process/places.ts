@@ -4,8 +4,9 @@
  * @module
  */
 
-import { dirname } from "node:path";
+import { dirname, isAbsolute, relative } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import { callForm } from "./invocation.ts";
 
 /**
  * Path of a file or folder of `cli/assets/`.
@@ -37,13 +38,77 @@ const COMMAND_OF: Readonly<Record<string, string>> = {
 };
 
 /**
+ * The command that a program of `examples/` stands for; `null` if there is no such program.
+ *
+ * @param program File in `examples/`, such as `demo.ts` or `e2e/run.ts`.
+ */
+export function commandOf(program: string): string | null {
+  if (Object.hasOwn(COMMAND_OF, program)) return COMMAND_OF[program]!;
+  if (!/^e2e\/\w+\.ts$/.test(program)) return null;
+  return program.replace(/\.ts$/, "").replaceAll("_", "-").replace("/", " ");
+}
+
+/** The program of `examples/` that a command has; `null` if it has none. */
+function programOf(command: string): string | null {
+  if (command.startsWith("e2e ")) return `e2e/${command.slice(4).replaceAll("-", "_")}.ts`;
+  return Object.entries(COMMAND_OF).find(([, name]) => name === command)?.[0] ?? null;
+}
+
+/** The word that tells `main.ts` that the person who waits has not called it by its own name. */
+export const AS_PROGRAM = "--as-program";
+
+/**
  * How Deno is told to run a program: the module, and the words before its flags.
  *
  * @param program File in `examples/`.
  */
 export function programArgs(program: string): string[] {
-  const command = COMMAND_OF[program] ?? program.replace(/\.ts$/, "").replaceAll("_", "-").replace("/", " ");
-  return [import.meta.resolve("../main.ts"), ...command.split(" ")];
+  const command = commandOf(program) ?? program;
+  return [
+    import.meta.resolve("../main.ts"),
+    ...(callForm() === "program" ? [AS_PROGRAM] : []),
+    ...command.split(" "),
+  ];
+}
+
+/** A command as it can be typed: by its name where it was called so, else as a program of `examples/`. */
+export function commandText(program: string, args: readonly string[]): string {
+  const command = commandOf(program);
+  const start = callForm() === "command" && command !== null
+    ? ["edgetuner", ...command.split(" ")]
+    : ["deno", "run", "-A", `examples/${program}`];
+  return [...start, ...args].map(quoted).join(" ");
+}
+
+/** Text that names commands as `edgetuner NAME`, in the form in which the person calls them. */
+export function inCallForm(text: string): string {
+  if (callForm() === "command") return text;
+  return text.replace(/\bedgetuner (e2e [a-z-]+|[a-z][a-z-]*)/g, (whole, command: string) => {
+    const program = programOf(command);
+    return program === null ? whole : `deno run -A examples/${program}`;
+  });
+}
+
+/** A message that begins with the name of a program, with the command's name where it was called by that. */
+export function messageInCallForm(message: string): string {
+  if (callForm() === "program") return message;
+  return message.replace(/^Cannot run ([\w/]+\.ts) as/, (whole, program: string) => {
+    const command = commandOf(program);
+    return command === null ? whole : `Cannot run edgetuner ${command} as`;
+  });
+}
+
+/** A path as people read it: from here, where it is below here. */
+export function shownPath(path: string): string {
+  if (!isAbsolute(path)) return path;
+  let here: string;
+  try {
+    here = Deno.cwd();
+  } catch {
+    return path; // it may not be asked
+  }
+  const below = relative(here, path);
+  return below === "" || below.startsWith("..") || isAbsolute(below) ? path : below;
 }
 
 /**

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { commandArguments } from "../process/arguments.ts";
+import { commandArguments } from "../process/invocation.ts";
 import { CheckpointError, writeWhole } from "@edgetuner/core";
 import {
   type Flag,
@@ -18,7 +18,8 @@ import {
   withDefaults,
 } from "../flags/flags.ts";
 import { endingWith } from "../process/exit_codes.ts";
-import { commandText, runExample } from "../process/launch.ts";
+import { runExample } from "../process/launch.ts";
+import { commandText } from "../process/places.ts";
 import { duration } from "../output/progress.ts";
 
 type Value = string | number | boolean;
@@ -43,7 +44,7 @@ export interface RunNote {
 export const OUT_FLAG = text(
   "DIR",
   "runs/e2e",
-  "folder of the run: pull.ts makes it, the other steps go on in it",
+  "folder of the run: edgetuner e2e pull makes it, the other steps go on in it",
 );
 
 /** The same for programs that begin a run: without it each kind of run has a folder of its own. */

@@ -18,7 +18,7 @@ export const DECODE_STEP: FiveStep<typeof FLAGS> = {
   title: "4. Decode",
   about:
     "Step 4 of 5: makes texts of the tokens that generate.ts found, and gathers the references of each prompt.",
-  examples: ["deno run -A examples/e2e/decode.ts"],
+  examples: ["edgetuner e2e decode"],
   flags: FLAGS,
   needs: { "test.jsonl": "pull.ts", "beam.jsonl": "generate.ts" },
   run(values, { model, tokenizer, partial }, out) {

@@ -28,10 +28,10 @@ export const FINETUNE_STEP: FiveStep<typeof FLAGS> = {
     "Step 2 of 5: an edge server and three devices fine-tune as processes of this machine, heads pruned by\n" +
     "iHeadPruner. On machines of your own: edge_server.ts and user_device.ts.",
   examples: [
-    "deno run -A examples/e2e/finetune.ts",
-    "deno run -A examples/e2e/finetune.ts --checkpoint-every 500 --eval-every 500 --keep-best",
-    "deno run -A examples/e2e/finetune.ts --resume --checkpoint-every 500 --eval-every 500 --keep-best",
-    "deno run -A examples/e2e/finetune.ts --codec f16 --bandwidth 100 --latency 5",
+    "edgetuner e2e finetune",
+    "edgetuner e2e finetune --checkpoint-every 500 --eval-every 500 --keep-best",
+    "edgetuner e2e finetune --resume --checkpoint-every 500 --eval-every 500 --keep-best",
+    "edgetuner e2e finetune --codec f16 --bandwidth 100 --latency 5",
   ],
   flags: FLAGS,
   needs: { "train.jsonl": "pull.ts", "predictor/config.json": "train_pruner.ts" },

@@ -39,8 +39,8 @@ export const GENERATE_STEP: FiveStep<typeof FLAGS> = {
   title: "3. Generate by beam search",
   about: "Step 3 of 5: continues each test prompt by beam search, with what was learnt.",
   examples: [
-    "deno run -A examples/e2e/generate.ts",
-    "deno run -A examples/e2e/generate.ts --best --count 20",
+    "edgetuner e2e generate",
+    "edgetuner e2e generate --best --count 20",
   ],
   flags: FLAGS,
   needs: { "test.jsonl": "pull.ts", "adapter/adapter_config.json": "finetune.ts" },

@@ -199,10 +199,10 @@ async function main(): Promise<void> {
     name: "e2e/pull.ts",
     about: "Step 0 of 5: gets the base model and the E2E data, and notes in --out what the other steps use.",
     examples: [
-      "deno run -A examples/e2e/pull.ts --model openai-community/gpt2-medium",
-      "HF_TOKEN=... deno run -A examples/e2e/pull.ts --model meta-llama/Llama-2-7b-hf --out runs/llama",
-      "deno run -A examples/e2e/pull.ts --model models/gpt2 --train train.txt --valid valid.txt --test test.txt",
-      "deno run -A examples/e2e/pull.ts --restaurant   # no network: the tiny model on this repository's task",
+      "edgetuner e2e pull --model openai-community/gpt2-medium",
+      "HF_TOKEN=... edgetuner e2e pull --model meta-llama/Llama-2-7b-hf --out runs/llama",
+      "edgetuner e2e pull --model models/gpt2 --train train.txt --valid valid.txt --test test.txt",
+      "edgetuner e2e pull --restaurant   # no network: the tiny model on this repository's task",
     ],
   }, { ...FLAGS, out: NEW_OUT_FLAG });
   const out = await outOf(flags, asked);

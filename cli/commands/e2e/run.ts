@@ -7,7 +7,7 @@
 
 import { type AnyStep, NEW_OUT_FLAG, outArgs, runStep } from "../../shared/five_steps.ts";
 import { type Flag, flagArgs, type GivenFlags, readGiven, withDefaults } from "../../flags/flags.ts";
-import { commandText } from "../../process/launch.ts";
+import { commandText } from "../../process/places.ts";
 import { DECODE_STEP } from "./decode.ts";
 import { FINETUNE_STEP } from "./finetune.ts";
 import { GENERATE_STEP } from "./generate.ts";
@@ -39,9 +39,8 @@ async function main(): Promise<number> {
       "Runs the paper's five steps on E2E data, one after the other; docs/five_steps.md explains them. Takes\n" +
       "the flags of all steps; defaults of settings are those that pull.ts notes for the model.",
     examples: [
-      "deno task e2e                # the tiny model on a part of E2E; no network but for METEOR's synonyms",
-      "deno task e2e --restaurant   # the tiny model on this repository's own task",
-      "deno run -A examples/e2e/run.ts --model openai-community/gpt2-medium",
+      "edgetuner e2e run --restaurant   # the tiny model on this repository's own task",
+      "edgetuner e2e run --model openai-community/gpt2-medium",
     ],
   }, FLAGS);
   const of = (flags: Record<string, Flag>) =>

@@ -19,8 +19,8 @@ export const SCORE_STEP: FiveStep<typeof FLAGS> = {
   about:
     "Step 5 of 5: BLEU, NIST, METEOR, ROUGE-L and CIDEr, and a page with the texts beside their references.",
   examples: [
-    "deno run -A examples/e2e/score.ts",
-    "deno run -A examples/e2e/score.ts --synonyms none   # no network",
+    "edgetuner e2e score",
+    "edgetuner e2e score --synonyms none   # no network",
   ],
   flags: FLAGS,
   needs: { "references.txt": "decode.ts", "predictions.txt": "decode.ts" },

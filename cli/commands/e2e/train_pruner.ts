@@ -29,8 +29,8 @@ export const TRAIN_PRUNER_STEP: FiveStep<typeof FLAGS> = {
   title: "1. Train the pruner",
   about: "Step 1 of 5: an unpruned run collects samples, and iHeadPruner's predictor is trained on them.",
   examples: [
-    "deno run -A examples/e2e/train_pruner.ts",
-    "deno run -A examples/e2e/train_pruner.ts --pruner-steps 1000 --base-weights int8",
+    "edgetuner e2e train-pruner",
+    "edgetuner e2e train-pruner --pruner-steps 1000 --base-weights int8",
   ],
   flags: FLAGS,
   needs: { "train.jsonl": "pull.ts" },
