@@ -9,6 +9,8 @@ import { didYouMean } from "./flags/suggest.ts";
 import { versions } from "./output/report.ts";
 import { terminalColumns, wrapped } from "./output/terminal.ts";
 import { type CallForm, setInvocation } from "./process/invocation.ts";
+
+export type { CallForm } from "./process/invocation.ts";
 import { AS_PROGRAM } from "./process/places.ts";
 
 /** A command's module. */

@@ -75,7 +75,7 @@ Deno.test("a command that is not known comes with the one that is most like it",
     return { code, out: decoder.decode(stdout), error: decoder.decode(stderr) };
   };
   const [wrong, none, help, inside] = await Promise.all([
-    run(["tnue"]),
+    run(["tun3"]),
     run([]),
     run(["help", "evaluate", "choice"]),
     run(["plan", "--model", "gpt2-medium"]),

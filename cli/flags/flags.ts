@@ -11,55 +11,18 @@ import { parse as parseYaml, stringify as stringifyYaml } from "yaml";
 import { terminalColumns } from "../output/terminal.ts";
 import { inCallForm, messageInCallForm, shownPath } from "../process/places.ts";
 import { groupedNames, helpText } from "./help.ts";
+import type { Flag, NumberFlag, ProgramText, SwitchFlag, TextFlag } from "./kinds.ts";
+
+export type { Flag, ProgramText } from "./kinds.ts";
 import { didYouMean } from "./suggest.ts";
 import { isInterrupted } from "../process/interrupts.ts";
 import { INTERRUPTED, LAUNCHER_FLAG, supervise } from "../process/supervisor.ts";
 import { exitCodeFor } from "../process/exit_codes.ts";
 
-/** A flag that takes text. */
-interface TextFlag {
-  readonly kind: "text";
-  readonly value: string;
-  readonly default: string;
-  readonly help: string;
-  readonly choices?: readonly string[];
-  /** Its value where the flag stands alone; without it that is the empty text. */
-  readonly alone?: string;
-}
-
-/** A flag that takes a number. */
-interface NumberFlag {
-  readonly kind: "number" | "integer";
-  readonly value: string;
-  readonly default: number;
-  readonly help: string;
-  readonly min?: number;
-  readonly max?: number;
-}
-
-/** A flag that is there or not. */
-interface SwitchFlag {
-  readonly kind: "switch";
-  readonly help: string;
-}
-
-/** One flag. */
-export type Flag = TextFlag | NumberFlag | SwitchFlag;
-
 /** The values of flags. */
 export type FlagValues<S extends Record<string, Flag>> = {
   readonly [K in keyof S]: S[K] extends SwitchFlag ? boolean : S[K] extends NumberFlag ? number : string;
 };
-
-/** What stands around the list of flags in `--help`. */
-export interface ProgramText {
-  /** Its file in `examples/`. */
-  readonly name: string;
-  /** What it does, in a line or two. */
-  readonly about: string;
-  /** Commands to copy, as `edgetuner NAME`. */
-  readonly examples: readonly string[];
-}
 
 /** A flag that takes text. */
 export function text(value: string, initial: string, help: string, choices?: readonly string[]): TextFlag {

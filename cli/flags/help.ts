@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Flag, ProgramText } from "./flags.ts";
+import type { Flag, ProgramText } from "./kinds.ts";
 import { commandOf, commandText, inCallForm, shownPath } from "../process/places.ts";
 import { LAUNCHER_FLAG } from "../process/supervisor.ts";
 import { wrapped } from "../output/terminal.ts";
