@@ -57,6 +57,8 @@ export type MetaOf<K extends FrameKind> = Metas[K];
 
 /** A kind of message. */
 export interface Message<M = Readonly<Record<string, unknown>>> {
+  /** What it is, in a sentence. */
+  readonly what: string;
   /** Who sends it. */
   readonly from: readonly Side[];
   /** Its lane. */
@@ -126,94 +128,225 @@ function floats(count: readonly [number, number], shape: string): MessageTensors
   return { as: "f32", count, shapes: [shape.split(" ")] };
 }
 
-function message<M>(
-  from: Side | readonly Side[],
-  lane: Lane,
-  tensors: MessageTensors | null,
-  meta: FieldsOf<M>,
-): Message<M> {
-  return { from: typeof from === "string" ? [from] : from, lane, tensors, meta };
-}
-
 const BOTH = ["server", "device"] as const;
 
-/** Every kind of message, see `Metas` for what it is. */
+/** Every kind of message. */
 export const MESSAGES: { readonly [K in FrameKind]: Message<Metas[K]> } = {
-  hello: message<Metas["hello"]>("device", "control", null, {
-    name: name(1, 64),
-    id: optional(name(8, 64)),
-    capacity: number(0, LARGE),
-    data: flag(),
-    fingerprint: name(0, 128),
-    sharesLoss: flag(),
-    checkpoints: optional(record({ run: name(1, 64), steps: list(step, 1, MAX_CHECKPOINTS) })),
-    task: optional(oneOf("train", "generate")),
-    learnt: optional(record({ range, lora: record(LORA_FIELDS) })),
-    system: optional(oneOf("split", "tensorParallel")),
-    memory: optional(number(0, LARGE)),
-  }),
-  welcome: message<Metas["welcome"]>("server", "control", null, {
-    run: name(1, 64),
-    settings: record(SETTINGS_FIELDS),
-    model: record({ layers: integer(1, 1e6), heads: integer(1, 1e6), hidden: integer(1, 1e6) }),
-    range: nullable(range),
-    statistics: list(oneOf(...DEVICE_STATISTICS), 0, DEVICE_STATISTICS.length),
-    start: optional(step),
-    columns: optional(nullable(record({ first: integer(0, 1e7), count: integer(1, 1e7) }))),
-    epsilon: optional(number(0, 1)),
-  }),
-  refuse: message<Metas["refuse"]>(BOTH, "control", null, { reason: words() }),
-  paused: message<Metas["paused"]>("server", "control", null, {}),
-  end: message<Metas["end"]>(BOTH, "control", null, {
-    reason: words(),
-    diverged: optional(flag()),
-    step: optional(step),
-    best: optional(flag()),
-  }),
-  embedding: message<Metas["embedding"]>("device", "data", coded("B T d"), {
-    mode,
-    part: optional(part),
-    best: optional(flag()),
-  }),
-  decode: message<Metas["decode"]>("device", "data", coded("B T d"), {
-    parents: optional(list(integer(0, MAX_ROWS), 1, MAX_BEAMS)),
-  }),
-  hidden: message<Metas["hidden"]>("server", "data", coded("T d"), {
-    probe: optional(flag()),
-    save: optional(flag()),
-  }),
-  hiddenGradient: message<Metas["hiddenGradient"]>("device", "data", coded("T d"), {}),
-  loss: message<Metas["loss"]>("device", "data", null, { loss: number(-FLOAT_MAX, FLOAT_MAX) }),
-  finished: message<Metas["finished"]>("device", "data", null, { best: optional(flag()) }),
-  mask: message<Metas["mask"]>("server", "heads", { as: "u8", count: [1, 1], shapes: [["L", "H"]] }, {
-    mode: oneOf("train", "evaluate", "probe"),
-    lowest: integer(0, 1e6),
-    rows: list(integer(1, MAX_ROWS), 1, MAX_MICRO_BATCHES),
-    part: optional(tuple(row, integer(1, MAX_ROWS), row)),
-    best: optional(flag()),
-    save: optional(flag()),
-  }),
-  input: message<Metas["input"]>("server", "heads", coded("n T D", "T d"), {}),
-  delta: message<Metas["delta"]>("device", "heads", coded("c n T D"), {}),
-  deltaGradient: message<Metas["deltaGradient"]>("server", "heads", coded("c n T D"), {}),
-  inputGradient: message<Metas["inputGradient"]>("device", "heads", coded("n T D", "T d"), {}),
-  squaredNorm: message<Metas["squaredNorm"]>("device", "heads", floats([1, 1], "1"), {}),
-  clip: message<Metas["clip"]>("server", "heads", floats([1, 1], "1"), {}),
-  statistics: message<Metas["statistics"]>(
-    "device",
-    "heads",
-    floats([1, DEVICE_STATISTICS.length], "L H"),
-    {},
-  ),
-  shard: message<Metas["shard"]>("server", "heads", floats([1, 16], "rows columns"), {}),
-  activation: message<Metas["activation"]>("server", "heads", coded("T d"), {
-    mode: optional(mode),
-    batch: optional(integer(1, MAX_ROWS)),
-    length: optional(integer(1, MAX_ROWS)),
-  }),
-  partial: message<Metas["partial"]>("device", "heads", coded("T d"), {}),
-  activationGradient: message<Metas["activationGradient"]>("server", "heads", coded("T d"), {}),
-  partialGradient: message<Metas["partialGradient"]>("device", "heads", coded("T d"), {}),
+  hello: {
+    what: "Who a device is, and what it brings.",
+    from: ["device"],
+    lane: "control",
+    tensors: null,
+    meta: {
+      name: name(1, 64),
+      id: optional(name(8, 64)),
+      capacity: number(0, LARGE),
+      data: flag(),
+      fingerprint: name(0, 128),
+      sharesLoss: flag(),
+      checkpoints: optional(record({ run: name(1, 64), steps: list(step, 1, MAX_CHECKPOINTS) })),
+      task: optional(oneOf("train", "generate")),
+      learnt: optional(record({ range, lora: record(LORA_FIELDS) })),
+      system: optional(oneOf("split", "tensorParallel")),
+      memory: optional(number(0, LARGE)),
+    },
+  },
+  welcome: {
+    what: "The run begins: its settings, and what the device has of the model.",
+    from: ["server"],
+    lane: "control",
+    tensors: null,
+    meta: {
+      run: name(1, 64),
+      settings: record(SETTINGS_FIELDS),
+      model: record({ layers: integer(1, 1e6), heads: integer(1, 1e6), hidden: integer(1, 1e6) }),
+      range: nullable(range),
+      statistics: list(oneOf(...DEVICE_STATISTICS), 0, DEVICE_STATISTICS.length),
+      start: optional(step),
+      columns: optional(nullable(record({ first: integer(0, 1e7), count: integer(1, 1e7) }))),
+      epsilon: optional(number(0, 1)),
+    },
+  },
+  refuse: {
+    what: "The sender does not take part; why.",
+    from: BOTH,
+    lane: "control",
+    tensors: null,
+    meta: { reason: words() },
+  },
+  paused: {
+    what: "The run is paused: said again at an interval, so that nobody waits in vain.",
+    from: ["server"],
+    lane: "control",
+    tensors: null,
+    meta: {},
+  },
+  end: {
+    what: "The run is over; why, and after which step.",
+    from: BOTH,
+    lane: "control",
+    tensors: null,
+    meta: {
+      reason: words(),
+      diverged: optional(flag()),
+      step: optional(step),
+      best: optional(flag()),
+    },
+  },
+  embedding: {
+    what: "E of a batch, or of a part of one.",
+    from: ["device"],
+    lane: "data",
+    tensors: coded("B T d"),
+    meta: {
+      mode,
+      part: optional(part),
+      best: optional(flag()),
+    },
+  },
+  decode: {
+    what: "E of new tokens, in generation, and the row that each row continues.",
+    from: ["device"],
+    lane: "data",
+    tensors: coded("B T d"),
+    meta: {
+      parents: optional(list(integer(0, MAX_ROWS), 1, MAX_BEAMS)),
+    },
+  },
+  hidden: {
+    what: "The last hidden state.",
+    from: ["server"],
+    lane: "data",
+    tensors: coded("T d"),
+    meta: {
+      probe: optional(flag()),
+      save: optional(flag()),
+    },
+  },
+  hiddenGradient: {
+    what: "The gradient of the last hidden state.",
+    from: ["device"],
+    lane: "data",
+    tensors: coded("T d"),
+    meta: {},
+  },
+  loss: {
+    what: "The loss of a step, only if the data device shares it.",
+    from: ["device"],
+    lane: "data",
+    tensors: null,
+    meta: { loss: number(-FLOAT_MAX, FLOAT_MAX) },
+  },
+  finished: {
+    what: "There is no further batch.",
+    from: ["device"],
+    lane: "data",
+    tensors: null,
+    meta: { best: optional(flag()) },
+  },
+  mask: {
+    what:
+      "A step or a part of it begins: the device's head mask, 1 = pruned, and the rows of each micro-batch.",
+    from: ["server"],
+    lane: "heads",
+    tensors: { as: "u8", count: [1, 1], shapes: [["L", "H"]] },
+    meta: {
+      mode: oneOf("train", "evaluate", "probe"),
+      lowest: integer(0, 1e6),
+      rows: list(integer(1, MAX_ROWS), 1, MAX_MICRO_BATCHES),
+      part: optional(tuple(row, integer(1, MAX_ROWS), row)),
+      best: optional(flag()),
+      save: optional(flag()),
+    },
+  },
+  input: {
+    what: "X of the kept heads; in mode `full` all of it.",
+    from: ["server"],
+    lane: "heads",
+    tensors: coded("n T D", "T d"),
+    meta: {},
+  },
+  delta: {
+    what: "Deltas of the kept heads.",
+    from: ["device"],
+    lane: "heads",
+    tensors: coded("c n T D"),
+    meta: {},
+  },
+  deltaGradient: {
+    what: "Gradients of the Deltas.",
+    from: ["server"],
+    lane: "heads",
+    tensors: coded("c n T D"),
+    meta: {},
+  },
+  inputGradient: {
+    what: "The gradient of X; not for the lowest layer with a kept head.",
+    from: ["device"],
+    lane: "heads",
+    tensors: coded("n T D", "T d"),
+    meta: {},
+  },
+  squaredNorm: {
+    what: "What the device's gradients add to the squared global norm, only if gradients are clipped.",
+    from: ["device"],
+    lane: "heads",
+    tensors: floats([1, 1], "1"),
+    meta: {},
+  },
+  clip: {
+    what: "The factor of the gradients, only if they are clipped.",
+    from: ["server"],
+    lane: "heads",
+    tensors: floats([1, 1], "1"),
+    meta: {},
+  },
+  statistics: {
+    what: "A map for each statistic that the pruner needs.",
+    from: ["device"],
+    lane: "heads",
+    tensors: floats([1, DEVICE_STATISTICS.length], "L H"),
+    meta: {},
+  },
+  shard: {
+    what: "Tensor parallelism: a device's share of a layer, once at the start.",
+    from: ["server"],
+    lane: "heads",
+    tensors: floats([1, 16], "rows columns"),
+    meta: {},
+  },
+  activation: {
+    what: "Tensor parallelism: a block's input.",
+    from: ["server"],
+    lane: "heads",
+    tensors: coded("T d"),
+    meta: {
+      mode: optional(mode),
+      batch: optional(integer(1, MAX_ROWS)),
+      length: optional(integer(1, MAX_ROWS)),
+    },
+  },
+  partial: {
+    what: "Tensor parallelism: a device's part of a block's output.",
+    from: ["device"],
+    lane: "heads",
+    tensors: coded("T d"),
+    meta: {},
+  },
+  activationGradient: {
+    what: "Tensor parallelism: the gradient of a block's output.",
+    from: ["server"],
+    lane: "heads",
+    tensors: coded("T d"),
+    meta: {},
+  },
+  partialGradient: {
+    what: "Tensor parallelism: a device's part of the gradient of a block's input.",
+    from: ["device"],
+    lane: "heads",
+    tensors: coded("T d"),
+    meta: {},
+  },
 };
 
 /** All kinds of messages, see `MESSAGES`. */
