@@ -339,7 +339,14 @@ async function main(): Promise<number> {
   ));
   bar.end();
   const seconds = (performance.now() - started) / 1000;
-  const failed = children.filter((_, i) => codes[i] !== 0 && codes[i] !== 130);
+  // Before the first step nothing can get lost: those who had not begun to listen, or whose server was gone first,
+  // have ended as they were asked to.
+  const isEarly = interrupts.asked && seen.trained.count === 0;
+  const endings = codes.map((code) => {
+    const ending = worstOf([code]);
+    return isEarly && ending === "lost" ? "interrupted" : ending;
+  });
+  const failed = children.filter((_, i) => endings[i] !== "done" && endings[i] !== "interrupted");
   // Those that were ended because another one failed have nothing to say.
   const spoke = failed.filter((child) => child.errors.trim() !== "");
   for (const child of spoke.length > 0 ? spoke : failed) {

@@ -36,7 +36,14 @@ import {
 } from "../flags/run_flags.ts";
 import { Rows, StepFigures } from "../output/rows.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
-import { pollWaits, requireWaits, RUN_WAITS, runWaits, socketWaits } from "../flags/waiting_flags.ts";
+import {
+  PAUSE_WAIT,
+  pollWaits,
+  requireWaits,
+  RUN_WAITS,
+  runWaits,
+  socketWaits,
+} from "../flags/waiting_flags.ts";
 import { WEBGPU_CHOICES } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { requireWritable } from "../process/writable.ts";
@@ -98,6 +105,7 @@ const FLAGS = {
   "no-overlap": toggle("compute nothing while waiting: a baseline for comparison"),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
   ...RUN_WAITS,
+  ...PAUSE_WAIT,
   ...LAUNCHER_FLAGS,
   events: toggle("print what happens as JSON lines"),
   metrics: text("DIR", "", "write metrics.csv and metrics.jsonl, a row as each step ends"),

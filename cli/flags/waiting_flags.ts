@@ -21,6 +21,16 @@ export const RUN_WAITS = {
   "idle-timeout": seconds(30, "silence of a connection after which it counts as cut"),
 };
 
+/** Limits of those who let devices join. */
+export const PAUSE_WAIT = {
+  "pause-timeout": number(
+    "SECONDS",
+    86_400,
+    "seconds: longest pause over REST; the run then ends and can be resumed; 0 = no limit",
+    { min: 0, max: MAX_SECONDS },
+  ),
+};
+
 /** Limits of those who connect. */
 export const CONNECT_WAITS = {
   "connect-timeout": seconds(60, "how long to try to reach the edge server, with growing pauses"),
@@ -33,12 +43,15 @@ const ATTEMPT_MS = 10_000;
 /** Longest time in milliseconds that closing waits for a peer: a farewell that comes takes one round trip. */
 const CLOSE_MS = 800;
 
-type Waits = FlagValues<typeof RUN_WAITS> & Partial<FlagValues<typeof CONNECT_WAITS>>;
+type Waits =
+  & FlagValues<typeof RUN_WAITS>
+  & Partial<FlagValues<typeof CONNECT_WAITS> & FlagValues<typeof PAUSE_WAIT>>;
 
 /** Pairs of limits: the first must be at most so many times the second. */
 const RULES: readonly (readonly [keyof Waits, number, keyof Waits, string])[] = [
   ["ping-interval", 0.5, "idle-timeout", "a side that lives must be heard at least twice"],
   ["idle-timeout", 1, "join-timeout", "a device that is gone must be found while the others are waited for"],
+  ["idle-timeout", 1, "pause-timeout", "a device that is gone must be found while the run is paused"],
   ["retry-timeout", 1, "idle-timeout", "the other side gives a silent connection up after that"],
   ["retry-timeout", 1, "step-timeout", "a request that is repeated must not end the step"],
 ];
@@ -52,6 +65,7 @@ export function requireWaits(program: string, flags: Waits): void {
   for (const [short, share, long, why] of RULES) {
     const [a, b] = [flags[short], flags[long]];
     if (a === undefined || b === undefined || a <= share * b) continue;
+    if (long === "pause-timeout" && b === 0) continue; // no limit
     throw new UsageError(
       `Cannot run ${program} as --${short} must be at most ${
         share === 0.5 ? "half of " : ""
@@ -64,8 +78,17 @@ export function requireWaits(program: string, flags: Waits): void {
 const ms = (value: number): number => Math.ceil(value * 1000);
 
 /** Limits for `EdgeServer` and `runUserDevice`. */
-export function runWaits(flags: Waits): { readonly timeoutMs: number; readonly joinTimeoutMs: number } {
-  return { timeoutMs: ms(flags["step-timeout"]), joinTimeoutMs: ms(flags["join-timeout"]) };
+export function runWaits(flags: Waits): {
+  readonly timeoutMs: number;
+  readonly joinTimeoutMs: number;
+  readonly pauseTimeoutMs?: number;
+} {
+  const pause = flags["pause-timeout"];
+  return {
+    timeoutMs: ms(flags["step-timeout"]),
+    joinTimeoutMs: ms(flags["join-timeout"]),
+    ...(pause !== undefined && { pauseTimeoutMs: ms(pause) }),
+  };
 }
 
 /** Options of either side of a WebSocket. */

@@ -61,6 +61,8 @@ export interface EdgeWorkerOptions {
   readonly timeoutMs: number;
   /** Longest wait for all devices to join, in milliseconds. */
   readonly joinTimeoutMs: number;
+  /** Longest pause, in milliseconds; 0 for no limit. @default {86400000} */
+  readonly pauseTimeoutMs?: number;
   /** See `sharedInterrupts`. */
   readonly interrupts?: Int32Array<SharedArrayBuffer> | null;
 }
@@ -147,6 +149,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     maxCacheBytes: options.maxCacheBytes,
     timeoutMs: options.timeoutMs,
     joinTimeoutMs: options.joinTimeoutMs,
+    pauseTimeoutMs: options.pauseTimeoutMs,
     resume: resumed ?? undefined,
     saveEveryMs: options.saveEveryMs,
     ...(write === null ? {} : { onCheckpoint: write }),

@@ -239,6 +239,7 @@ Deno.test("limits of waiting that do not go together are refused before anything
       ["user_device.ts", ["--token", "t", "--ping-interval", "20"]],
       ["user_device.ts", ["--token", "t", "--step-timeout", "5"]],
       ["demo.ts", ["--idle-timeout", "200"]],
+      ["edge_server.ts", ["--pause-timeout", "20"]],
       ["generate.ts", ["--connect", "ws://127.0.0.1:1", "--token", "t", "--retry-timeout", "40"]],
       ["edge_server.ts", ["--step-timeout", "1e9"]],
     ] as const).map(async ([program, args]) => {

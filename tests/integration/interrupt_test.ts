@@ -121,6 +121,38 @@ Deno.test({
 });
 
 Deno.test({
+  name: "demo.ts ends as interrupted before its first step, and saves an adapter from then on [slow]",
+  ...unlessWindows,
+  async fn() {
+    const folder = await Deno.makeTempDir();
+    const stepped = async () => {
+      for (const end = performance.now() + 50_000; performance.now() < end;) {
+        const rows = await Deno.readTextFile(`${folder}/figures/metrics.jsonl`).catch(() => "");
+        if (rows.includes(`"mode":"train"`)) return;
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+    };
+    const [early, late] = await Promise.all([
+      interrupt("examples/demo.ts", ["--out", `${folder}/early`], "trainable parameters"),
+      interrupt(
+        "examples/demo.ts",
+        ["--out", `${folder}/late`, "--metrics", `${folder}/figures`, "--valid-batches", "1"],
+        stepped(),
+      ),
+    ]);
+    for (const { code, ms, errors } of [early, late]) {
+      assertEquals(code, 130, errors);
+      assertLess(ms, 3000);
+    }
+    assertEquals(early.errors, "Stopping; what was learnt is saved. Once more to stop at once.\n");
+    assertStringIncludes(early.out, "Saved: nothing");
+    const { arrays } = await loadAdapter(`${folder}/late/adapter`);
+    assert([...arrays].some(([name, { data }]) => name.endsWith(".B") && data.some((x) => x !== 0)));
+    await Deno.remove(folder, { recursive: true });
+  },
+});
+
+Deno.test({
   name:
     "pull.ts ends at Ctrl-C while a download trickles in, and the next one goes on where it stopped [slow]",
   ...unlessWindows,
