@@ -7,6 +7,7 @@
  *
  * @module
  */
+import { checkBrowserTypes, findHostUses } from "./browser.ts";
 import { findViolations } from "./layering.ts";
 import { findBrokenLinks } from "./links.ts";
 import { isComplete } from "./umbrella.ts";
@@ -38,6 +39,7 @@ const PARTS: Record<string, () => Promise<Count>> = {
   "fmt": () => all([["fmt", "--check"]]),
   "lint": () => all([["lint"], [...NO_CONSOLE, ...LIBRARIES.filter(exists)]]),
   "check": () => all([["check", ...FROZEN, "."]]),
+  "check-browser": () => findings(browser()),
   "layering": layering,
   "umbrella": umbrella,
   "doc-lint": docLint,
@@ -113,6 +115,12 @@ async function findings(found: Promise<string[]>): Promise<Count> {
   const lines = await found;
   for (const line of lines) console.error(line);
   return one(lines.length === 0);
+}
+
+/** What a page would not have, in the library. */
+async function browser(): Promise<string[]> {
+  const types = await checkBrowserTypes();
+  return [...await findHostUses(), ...types === "" ? [] : [types]];
 }
 
 async function umbrella(): Promise<Count> {

@@ -55,6 +55,7 @@ const ROOM_OF_PACKAGE: Readonly<Record<string, string>> = {
   "@edgetuner/transport": "transport/simulation/",
   "@edgetuner/transport/server": "transport/server/",
   "@edgetuner/plugins": "plugins/",
+  "@edgetuner/plugins/contracts": "plugins/",
   "@edgetuner/cli": "cli/",
 };
 /** The only folder that may import the web framework: everything else runs in browsers too. */

@@ -209,11 +209,10 @@ export {
   int8Codec,
   type Int8CodecOptions,
 } from "./protocol/codec.ts";
-export type { CodecStream, WireCodec } from "./contracts/codec.ts";
+export { type CodecStream, elementsOf, type WireCodec } from "./contracts/codec.ts";
 export { warmUp, type WarmUpPart } from "./session/warm_up.ts";
 export {
   decodeFrame,
-  elementsOf,
   encodeFrame,
   type Envelope,
   type Frame,

@@ -9,7 +9,7 @@
  * @module
  */
 
-import { elementsOf, type WireCodec } from "@edgetuner/core";
+import { elementsOf, type WireCodec } from "@edgetuner/plugins/contracts";
 
 /** Makes the codec. The default export, so that `--codec FILE` finds it. */
 export default function bf16Codec(): WireCodec {

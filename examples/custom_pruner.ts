@@ -9,7 +9,7 @@
  * @module
  */
 
-import type { Pruner, PrunerContext, PrunerDecision, PrunerInput } from "@edgetuner/core";
+import type { Pruner, PrunerContext, PrunerDecision, PrunerInput } from "@edgetuner/plugins/contracts";
 
 /** Options of the pruner. */
 export interface RestingPrunerOptions {

@@ -49,3 +49,8 @@ export interface WireCodec {
    */
   decode(bytes: Uint8Array, shape: readonly number[], stream: CodecStream): Float32Array;
 }
+
+/** Elements of a shape. */
+export function elementsOf(shape: readonly number[]): number {
+  return shape.reduce((a, b) => a * b, 1);
+}

@@ -9,8 +9,7 @@
  * @module
  */
 
-import type { WireCodec } from "../contracts/codec.ts";
-import { elementsOf } from "./frame.ts";
+import { elementsOf, type WireCodec } from "../contracts/codec.ts";
 import { HandshakeError, ProtocolError } from "../contracts/errors.ts";
 
 /** 32-bit floats as they are: no loss, 4 bytes a number. */

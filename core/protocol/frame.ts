@@ -5,6 +5,7 @@
  */
 
 import { HandshakeError, ProtocolError } from "../contracts/errors.ts";
+import { elementsOf } from "../contracts/codec.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import { FRAME_LIMITS, readCbor, writeCbor } from "./cbor.ts";
 import { integer, name, readFields } from "./fields.ts";
@@ -91,11 +92,6 @@ const ENVELOPE = ["v", "kind", "run", "seq", "step", "layer", "micro", "meta", "
 const RUN = name(0, 64);
 const COUNTER = integer(0, UINT32);
 const DTYPE = name(1, MAX_CODEC_NAME);
-
-/** Elements of a shape. */
-export function elementsOf(shape: readonly number[]): number {
-  return shape.reduce((a, b) => a * b, 1);
-}
 
 /** Bytes of a frame's tensors, without envelope. */
 export function tensorBytes(tensors: readonly WireTensor[]): number {

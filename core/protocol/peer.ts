@@ -18,10 +18,9 @@ import {
 import { plainText, showValue } from "../contracts/plain_text.ts";
 import type { Channel, WaitOptions } from "../contracts/channel.ts";
 import { firstNotFinite } from "./finite.ts";
-import type { CodecStream, WireCodec } from "../contracts/codec.ts";
+import { type CodecStream, elementsOf, type WireCodec } from "../contracts/codec.ts";
 import { f32Codec } from "./codec.ts";
 import {
-  elementsOf,
   encodeFrame,
   type Envelope,
   type Frame,
