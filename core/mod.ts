@@ -370,6 +370,8 @@ export { environmentVariable } from "./loading/hub/environment.ts";
 export { withinTime } from "./contracts/time_limit.ts";
 export { loadGgufTokenizer } from "./loading/gguf_tokenizer.ts";
 export { checkTokenizer, isGguf, loadModel, loadTokenizerOf, modelFolderOf } from "./loading/model_path.ts";
+export { type OpenedModel, openModel, type OpenModelOptions } from "./loading/open_model.ts";
+export * from "./loading/training_data.ts";
 export { initialWeights, loadModelFolder, type ModelFolder } from "./loading/model_folder.ts";
 export { fingerprintOf, parameterCount } from "./loading/fingerprint.ts";
 export {

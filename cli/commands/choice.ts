@@ -9,6 +9,7 @@ import {
   type BadLine,
   CheckpointError,
   type ChoiceQuestion,
+  type DataCounts,
   type EncodedRequest,
   encodeRequest,
   parseOpenBookQa,
@@ -23,7 +24,7 @@ import { neverBegan } from "../output/run_end.ts";
 import { ProgressBar } from "../output/progress.ts";
 import { versions, writeReport } from "../output/report.ts";
 import { loadAdapterParts, TextModel } from "../shared/texts.ts";
-import { type DataCounts, readInput, skippedText } from "../shared/training_data.ts";
+import { readInput, skippedText } from "../shared/training_data.ts";
 import { baseWeightsOf } from "../flags/weights_flag.ts";
 import { requireWritable } from "../process/writable.ts";
 

@@ -8,13 +8,16 @@
 import {
   adapterOrigin,
   type BestLoss,
+  chatTemplateOf,
   CheckpointError,
   claimFolder,
+  type DataCounts,
   findCodec,
   joinAdapters,
   loadAdapter,
   MAX_MICRO_BATCHES,
   openCheckpoints,
+  type ReadExamples,
   saveAdapter,
   setAside,
   stepTraffic,
@@ -49,14 +52,7 @@ import { NEWEST, type ParameterCounts, parameterText, RUN_FLAGS } from "../flags
 import { countSlots, type SlotCount } from "../shared/slots.ts";
 import { INTERRUPTED } from "../process/supervisor.ts";
 import { TextModel } from "../shared/texts.ts";
-import {
-  type AllCounts,
-  chatTemplateOf,
-  DATA_FLAGS,
-  type DataCounts,
-  type ReadExamples,
-  readExamples,
-} from "../shared/training_data.ts";
+import { type AllCounts, DATA_FLAGS, readExamples } from "../shared/training_data.ts";
 import { PLAN_FLAGS } from "../shared/training_plan.ts";
 import { goOnCommand, type SavedState, savedState, tellEnd } from "../output/run_end.ts";
 import { CONNECT_WAITS, requireWaits, RUN_WAITS } from "../flags/waiting_flags.ts";

@@ -23,6 +23,7 @@ import {
   type ModelFolder,
   modelFolderOf,
   modelShape,
+  openModel,
   type PeftAdapter,
   PendingFolder,
   reduceRank,
@@ -43,7 +44,7 @@ import {
   unusable,
 } from "../shared/export_places.ts";
 import { integer, number, readFlags, text, UsageError } from "../flags/flags.ts";
-import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "../flags/model_flags.ts";
+import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { loadTrainingSet } from "../shared/training_data.ts";
 import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";
 import { requireWritable } from "../process/writable.ts";
@@ -184,7 +185,7 @@ async function main(): Promise<number> {
   }
   const { config, arrays } = toPeft(adapter, family, shape.kvHeads);
   let peft: PeftAdapter = { config: { ...config, ...await nameOf(flags.model) }, arrays };
-  const { tokenizer } = await openModel(flags);
+  const { tokenizer } = await openModel(flags.model, flags);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const positions = "n_positions" in model.config
     ? model.config.n_positions

@@ -6,6 +6,7 @@
 
 import {
   beamSearch,
+  chatTemplateOf,
   type DecodingSession,
   encodeOpening,
   encodePrompt,
@@ -42,7 +43,7 @@ import {
 import { peakMemory, versions, writeReport } from "../output/report.ts";
 import { requireFlag } from "../flags/run_flags.ts";
 import { loadAdapterParts, TextModel } from "../shared/texts.ts";
-import { chatTemplateOf, DATA_FLAGS, readExamples } from "../shared/training_data.ts";
+import { DATA_FLAGS, readExamples } from "../shared/training_data.ts";
 import { baseWeightsOf } from "../flags/weights_flag.ts";
 import { requireWritable } from "../process/writable.ts";
 import { assetPath } from "../process/places.ts";

@@ -8,6 +8,7 @@
 import {
   adapterOf,
   type BaseWeights,
+  chatTemplateOf,
   type DataSide,
   deviceIdIn,
   type HeadModules,
@@ -15,6 +16,7 @@ import {
   loadEnds,
   lossesAtEnds,
   newDeviceId,
+  openModel,
   requireSameRun,
   type RunCheckpoint,
   runUserDevice,
@@ -33,7 +35,7 @@ import { codecsFor } from "../flags/codecs.ts";
 import { CONNECTION_FLAGS, openLink } from "../flags/connection.ts";
 import { endingOf } from "../process/exit_codes.ts";
 import { GOOD_ORDER_MS, Interrupts } from "../process/interrupts.ts";
-import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "../flags/model_flags.ts";
+import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import {
   cutText,
   encodePrompts,
@@ -64,7 +66,6 @@ import {
 } from "../flags/run_flags.ts";
 import {
   type AllCounts,
-  chatTemplateOf,
   DATA_FLAGS,
   loadTrainingSet,
   readExamples,
@@ -340,7 +341,7 @@ async function openData(
   losses: Losses,
   emit: (event: Record<string, unknown>) => void,
 ) {
-  const { model, tokenizer } = await openModel(flags);
+  const { model, tokenizer } = await openModel(flags.model, flags);
   const ends = loadEnds(engine, model, { baseWeights: baseWeightsOf(flags) });
   const { length } = flags;
   if (length > ends.shape.positions) {

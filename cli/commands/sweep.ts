@@ -13,6 +13,7 @@ import {
   loadLayers,
   type LoadOptions,
   modelShape,
+  openModel,
   type Pruner,
   shuffledBatches,
   type TokenBatch,
@@ -21,7 +22,7 @@ import { evenMask, plan, simulate } from "@edgetuner/transport";
 import { Engine } from "@edgetuner/kernels";
 
 import { integer, number, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
-import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "../flags/model_flags.ts";
+import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { Interrupts } from "../process/interrupts.ts";
 import { bytes } from "../output/progress.ts";
 import { versions, writeReport } from "../output/report.ts";
@@ -258,7 +259,7 @@ function madeUp(flags: Sizes): Swept {
 async function opened(
   flags: Sizes & { readonly model: string; readonly tokenizer: string; readonly "skip-bad": boolean },
 ): Promise<Swept> {
-  const { model, tokenizer } = await openModel(flags);
+  const { model, tokenizer } = await openModel(flags.model, flags);
   if (flags.data === "") {
     return { model, batch: randomBatch(model.config.vocab_size, flags.batch, flags.length) };
   }

@@ -11,6 +11,7 @@
 
 import {
   comparePredictors,
+  type DataCounts,
   DEFAULT_PREDICTOR_SIZES,
   initialPredictor,
   loadModel,
@@ -41,7 +42,7 @@ import { loadLocalModel, localRun } from "../shared/local_run.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { bytes, duration, ProgressBar } from "../output/progress.ts";
 import { peakMemory, versions, writeReport } from "../output/report.ts";
-import { DATA_FLAGS, type DataCounts } from "../shared/training_data.ts";
+import { DATA_FLAGS } from "../shared/training_data.ts";
 import { INTERRUPTED } from "../process/supervisor.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";

@@ -11,6 +11,7 @@ import {
   loadEnds,
   loadLayers,
   LocalTraining,
+  openModel,
   parameterCount,
   requireSameRun,
   type RunCheckpoint,
@@ -25,7 +26,7 @@ import { Engine } from "@edgetuner/kernels";
 import { type FlagValues, integer, readFlags, text, toggle } from "../flags/flags.ts";
 import { Interrupts, isInterrupted } from "../process/interrupts.ts";
 import { MetricsLog } from "../output/metrics.ts";
-import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "../flags/model_flags.ts";
+import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { ProgressBar } from "../output/progress.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "../output/report.ts";
 import {
@@ -99,7 +100,7 @@ function readTuningFlags(): Flags {
 
 /** The model, its data, and which batch comes when. */
 async function openData(flags: Flags) {
-  const { model, tokenizer } = await openModel(flags);
+  const { model, tokenizer } = await openModel(flags.model, flags);
   const load = (file: string) => loadTrainingSet(file, { ...flags, tokenizer });
   const set = await load(flags.data);
   const valid = flags.valid === "" ? null : await load(flags.valid);

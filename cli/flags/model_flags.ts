@@ -4,13 +4,6 @@
  * @module
  */
 
-import {
-  checkTokenizer,
-  loadModel,
-  loadTokenizerOf,
-  type ModelFolder,
-  type Tokenizer,
-} from "@edgetuner/core";
 import { text } from "./flags.ts";
 import { assetPath } from "../process/places.ts";
 
@@ -27,13 +20,3 @@ export const TOKENIZER_FLAG = text(
   "",
   "tokenizer.json or its folder; else the model's own, or that beside a GGUF file",
 );
-
-/** A model and its tokenizer. */
-export async function openModel(
-  flags: { readonly model: string; readonly tokenizer: string },
-): Promise<{ readonly model: ModelFolder; readonly tokenizer: Tokenizer }> {
-  const model = await loadModel(flags.model);
-  const tokenizer = await loadTokenizerOf(flags.model, flags.tokenizer);
-  checkTokenizer(tokenizer, model);
-  return { model, tokenizer };
-}

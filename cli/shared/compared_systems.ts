@@ -15,7 +15,9 @@ import {
   loadLayers,
   LocalHeads,
   type ModelFolder,
+  openModel,
   type Pruner,
+  type ReadExamples,
   type RunSettings,
   type SequenceSet,
   shuffledBatches,
@@ -38,9 +40,8 @@ import type { Engine } from "@edgetuner/kernels";
 
 import { countSlots } from "./slots.ts";
 import { UsageError } from "../flags/flags.ts";
-import { openModel } from "../flags/model_flags.ts";
 import { cutText, encodePrompts, havePrompts, type Prompt } from "./prompts.ts";
-import { loadTrainingSet, type ReadExamples, readExamples } from "./training_data.ts";
+import { loadTrainingSet, readExamples } from "./training_data.ts";
 import { computeHere } from "../flags/simulation_flags.ts";
 
 /** Longest texts that are generated for test prompts. */
@@ -155,7 +156,7 @@ export class Work implements Disposable {
         `Cannot compare as failures of the link must be of one of ${devices} devices, from 0: current value is ${stranger.device}`,
       );
     }
-    const { model, tokenizer } = await openModel(options);
+    const { model, tokenizer } = await openModel(options.model, options);
     const encoded = (file: string) => loadTrainingSet(file, { ...options, tokenizer });
     const train = await encoded(options.data);
     const valid = await encoded(options.valid);

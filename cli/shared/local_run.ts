@@ -14,16 +14,17 @@ import {
   LocalTraining,
   type ModelFolder,
   modelShape,
+  openModel,
   type Pruner,
   type PrunerContext,
   type RunSettings,
   sampleSettings,
   type TrainerEvent,
   trainingBatches,
+  type TrainingData,
 } from "@edgetuner/core";
 import type { Engine } from "@edgetuner/kernels";
-import { openModel } from "../flags/model_flags.ts";
-import { loadTrainingSet, type TrainingSet } from "./training_data.ts";
+import { loadTrainingSet } from "./training_data.ts";
 
 /** What a run needs. */
 export interface LocalRunOptions {
@@ -54,7 +55,7 @@ export interface LocalModel {
   /** The model. */
   readonly model: ModelFolder;
   /** The training data. */
-  readonly set: TrainingSet;
+  readonly set: TrainingData;
   /** ||W||_F per head, [L * H]. */
   readonly baseNorm: Float32Array;
   /** What pruners are told. */
@@ -63,7 +64,7 @@ export interface LocalModel {
 
 /** Loads the base model of a run and its data. */
 export async function loadLocalModel(options: LocalRunOptions): Promise<LocalModel> {
-  const { model, tokenizer } = await openModel(options);
+  const { model, tokenizer } = await openModel(options.model, options);
   const { layers, heads } = modelShape(model.config);
   const capacities = [...options.capacities].sort((a, b) => b - a);
   const headsPerDevice = allocateHeads(heads, capacities).map((range) => range.count);

@@ -7,13 +7,14 @@
 import {
   type ChatTemplate,
   CheckpointError,
+  type DataCounts,
   encodeOpening,
   examplePrompt,
+  type ReadExamples,
   type Tokenizer,
   type TrainingExample,
 } from "@edgetuner/core";
 import { UsageError } from "../flags/flags.ts";
-import type { DataCounts, ReadExamples } from "./training_data.ts";
 
 /** What a model is to go on from. */
 export interface Prompt {

@@ -4,13 +4,20 @@
  * @module
  */
 
-import { loadEnds, runUserDevice, type Tokenizer, type TokenSession, warmUp } from "@edgetuner/core";
+import {
+  loadEnds,
+  openModel,
+  runUserDevice,
+  type Tokenizer,
+  type TokenSession,
+  warmUp,
+} from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { codecsFor } from "../flags/codecs.ts";
 import { pluginLimit } from "../process/plugin_host.ts";
 import { CONNECTION_FLAGS, openLink } from "../flags/connection.ts";
 import { type FlagValues, text } from "../flags/flags.ts";
-import { MODEL_FLAG, openModel, TOKENIZER_FLAG } from "../flags/model_flags.ts";
+import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";
 import { runWaits } from "../flags/waiting_flags.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
@@ -42,7 +49,7 @@ export async function throughSplit<T>(
   use: (session: TokenSession, prepared: T) => Promise<void>,
 ): Promise<{ readonly prepared: T; readonly bytes: number }> {
   const link = await openLink(`${name}.ts`, flags, flags.connect, "--connect");
-  const { model, tokenizer } = await openModel(flags);
+  const { model, tokenizer } = await openModel(flags.model, flags);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const baseWeights = baseWeightsOf(flags);
   using ends = loadEnds(engine, model, { baseWeights });

@@ -20,12 +20,12 @@ import {
   type LocalHeads,
   logLikelihoods,
   type ModelEnds,
+  openModel,
   sample,
   type Tokenizer,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { UsageError } from "../flags/flags.ts";
-import { openModel } from "../flags/model_flags.ts";
 import { promptRoom } from "./prompts.ts";
 import { loadGpu } from "../flags/webgpu.ts";
 import { pathsOf } from "../process/places.ts";
@@ -77,7 +77,7 @@ export class TextModel implements Disposable {
     webgpu = "deno",
     baseWeights: BaseWeights = "f32",
   ): Promise<TextModel> {
-    const { model, tokenizer } = await openModel({ tokenizer: "", ...files });
+    const { model, tokenizer } = await openModel(files.model, files);
     if (adapter !== null && adapter.fingerprint !== "" && adapter.fingerprint !== model.fingerprint) {
       throw new UsageError(
         `Cannot use the adapter as it must have been trained on ${files.model}: its base has fingerprint ${

@@ -7,15 +7,15 @@
 import {
   type BadLine,
   type ChatTemplate,
-  encodeExamples,
-  findChatTemplate,
-  loadExamples,
-  loadPairs,
+  chatTemplateOf,
+  type DataCounts,
   loadText,
-  modelFolderOf,
-  type SequenceSet,
+  loadTrainingData,
+  type ReadExamples,
+  type ReadExamplesOptions,
+  readTrainingExamples,
   type Tokenizer,
-  type TrainingExample,
+  type TrainingData,
 } from "@edgetuner/core";
 import { integer, toggle, UsageError } from "../flags/flags.ts";
 
@@ -46,25 +46,8 @@ export interface TrainingDataOptions extends ReadingOptions {
   readonly "train-on-prompt": boolean;
 }
 
-/** What became of the lines of a file. */
-export interface DataCounts {
-  /** Sequences or prompts. */
-  readonly sequences: number;
-  /** How many of them lost tokens. */
-  readonly truncated: number;
-  /** Lines that were left out. */
-  readonly skipped: number;
-}
-
 /** Says what was cut or left out; by default on standard error. */
 export type Teller = (line: string) => void;
-
-/** Examples of a file. */
-export interface ReadExamples {
-  readonly examples: readonly TrainingExample[];
-  /** Bad lines that were left out. */
-  readonly skipped: number;
-}
 
 /**
  * Reads a file: `.jsonl` with pairs, texts or conversations; anything else has `prompt||completion` lines.
@@ -77,17 +60,31 @@ export async function readExamples(
   options: ReadingOptions,
   tell: Teller = console.error,
 ): Promise<ReadExamples> {
+  const { reading, tellSkipped } = await readingOf(file, options, tell);
+  const read = await readTrainingExamples(file, reading);
+  tellSkipped();
+  return read;
+}
+
+/** The library's options for the flags, and what says afterwards which lines were left out. */
+async function readingOf(
+  file: string,
+  options: ReadingOptions,
+  tell: Teller,
+): Promise<{ readonly reading: ReadExamplesOptions; readonly tellSkipped: () => void }> {
   const skipped: BadLine[] = [];
-  const reading = options["skip-bad"] ? { onBadLine: (bad: BadLine) => void skipped.push(bad) } : {};
-  const examples = file.endsWith(".jsonl")
-    ? await loadExamples(file, {
-      ...reading,
-      chatTemplate: await chatTemplateOf(options.model) ?? noTemplate(file, options.model),
-    })
-    : await loadPairs(file, reading);
-  const text = skippedText(file, skipped);
-  if (text !== null) tell(text);
-  return { examples, skipped: skipped.length };
+  const reading = {
+    model: options.model,
+    ...(options["skip-bad"] ? { onBadLine: (bad: BadLine) => void skipped.push(bad) } : {}),
+    ...(file.endsWith(".jsonl")
+      ? { chatTemplate: await chatTemplateOf(options.model) ?? noTemplate(file, options.model) }
+      : {}),
+  };
+  const tellSkipped = () => {
+    const text = skippedText(file, skipped);
+    if (text !== null) tell(text);
+  };
+  return { reading, tellSkipped };
 }
 
 /** In place of a template that a model has not: what is missing is not a fault of the lines that need it. */
@@ -130,22 +127,6 @@ export function skippedText(file: string, [first, ...others]: readonly BadLine[]
 }
 
 /**
- * A model's chat template; `null` if it has none: then only data with conversations is refused.
- *
- * @param model The model, or where its tokenizer is: a folder or a file in it.
- * @throws {CheckpointError} If there is one that is not valid.
- */
-export async function chatTemplateOf(model: string): Promise<ChatTemplate | null> {
-  const folder = model.endsWith(".json") ? model.replace(/[^/\\]*$/, "") || "." : modelFolderOf(model);
-  return await findChatTemplate(folder.replace(/(?<=.)[/\\]$/, ""));
-}
-
-/** Sequences, and what became of the lines that they come from. */
-export interface TrainingSet extends SequenceSet {
-  readonly counts: DataCounts;
-}
-
-/**
  * Reads a file as `readExamples` does and encodes it; says how many sequences were cut.
  *
  * @throws {CheckpointError} If a line is not as it must be, or all are left out.
@@ -154,16 +135,19 @@ export async function loadTrainingSet(
   file: string,
   options: TrainingDataOptions,
   tell: Teller = console.error,
-): Promise<TrainingSet> {
-  const { examples, skipped } = await readExamples(file, options, tell);
-  const set = encodeExamples(examples, options.tokenizer, {
-    length: options.length,
+): Promise<TrainingData> {
+  const { reading, tellSkipped } = await readingOf(file, options, tell);
+  const { tokenizer, length } = options;
+  const data = await loadTrainingData(file, {
+    ...reading,
+    tokenizer,
+    length,
     trainOnPrompt: options["train-on-prompt"],
   });
-  const counts = { sequences: set.sequences.length, truncated: set.shortened, skipped };
-  const text = truncationText(file, counts, options.length);
+  tellSkipped();
+  const text = truncationText(file, data.counts, length);
   if (text !== null) tell(text);
-  return { ...set, counts };
+  return data;
 }
 
 /** What was cut, in a line; `null` if nothing was. */
