@@ -31,6 +31,7 @@ async function main(): Promise<number> {
     examples: [
       "deno run -A bench/records.ts",
       "deno run -A --v8-flags=--expose-gc bench/records.ts   # collects garbage before each figure",
+      "deno run -A --v8-flags=--expose-gc,--min-semi-space-size=2,--max-semi-space-size=2 bench/records.ts   # V8 keeps no room for new objects",
     ],
   }, {
     ...TUNING_FLAGS,
@@ -61,7 +62,12 @@ async function main(): Promise<number> {
   using metrics = new MetricsLog(folder);
   const figures = new StepFigures();
   const log = new MemoryLog();
-  const lines: { readonly step: number; readonly residentBytes: number; readonly heapBytes: number }[] = [];
+  const lines: {
+    readonly step: number;
+    readonly residentBytes: number;
+    readonly heapBytes: number;
+    readonly reservedHeapBytes: number;
+  }[] = [];
   server.subscribe((event) => {
     if (event.type !== "step") return;
     const { record } = event;
@@ -72,10 +78,15 @@ async function main(): Promise<number> {
     if ((record.step + 1) % flags.every !== 0) return;
     // With it the figures are those of what is held, not of what V8 has not collected yet.
     (globalThis as { readonly gc?: () => void }).gc?.();
-    const { rss, heapUsed } = Deno.memoryUsage();
-    lines.push({ step: record.step + 1, residentBytes: rss, heapBytes: heapUsed });
+    const { rss, heapUsed, heapTotal } = Deno.memoryUsage();
+    lines.push({
+      ...{ step: record.step + 1, residentBytes: rss },
+      ...{ heapBytes: heapUsed, reservedHeapBytes: heapTotal },
+    });
     console.log(
-      `${record.step + 1} steps  resident ${bytes(rss)}  JavaScript heap ${bytes(heapUsed)}  ` +
+      `${record.step + 1} steps  resident ${bytes(rss)}  JavaScript heap ${bytes(heapUsed)}, ${
+        bytes(heapTotal)
+      } reserved  ` +
         `loss ${record.loss?.toFixed(3)}  ${figures.medianMs.toFixed(1)} ms a step`,
     );
   });
