@@ -684,7 +684,7 @@ export {
   type ValidationPort,
   Variable,
   type WaitOptions,
-  Waits,
+  WaitTimer,
   warmUp,
   type WarmUpPart,
   weightOf,

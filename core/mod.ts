@@ -252,14 +252,8 @@ export type {
 export { decodePlainData, encodePlainData } from "./protocol/cbor.ts";
 export { MAX_PEER_TEXT, plainText, showValue } from "./contracts/plain_text.ts";
 export { ByteLedger, type Direction, type LedgerEntry } from "./protocol/ledger.ts";
-export {
-  type Expectation,
-  type Outgoing,
-  type OutgoingEnvelope,
-  Peer,
-  type PeerOptions,
-  type PeerTimes,
-} from "./protocol/peer.ts";
+export { Peer, type PeerTimes } from "./protocol/peer.ts";
+export type { Expectation, Outgoing, OutgoingEnvelope, PeerOptions } from "./protocol/peer_options.ts";
 export {
   describeEmbedding,
   describePass,
@@ -323,7 +317,7 @@ export { type DecodingRequest, RemoteData, type RemoteDataOptions } from "./sess
 export { HeadDevice, type HeadDeviceOptions } from "./session/head_device.ts";
 export type { RunState } from "./session/run_end.ts";
 export { DataDevice, type DataDeviceOptions, type DataSide } from "./session/data_device.ts";
-export { Waits } from "./session/waits.ts";
+export { WaitTimer } from "./session/wait_timer.ts";
 export { RemoteSession } from "./session/remote_session.ts";
 export { EdgeServer, type EdgeServerOptions, keptPerLayer } from "./session/edge_server.ts";
 export type {

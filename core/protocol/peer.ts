@@ -18,7 +18,7 @@ import {
 import { plainText, showValue } from "../contracts/plain_text.ts";
 import type { Channel, WaitOptions } from "../contracts/channel.ts";
 import { firstNotFinite } from "./finite.ts";
-import { type CodecStream, elementsOf, type WireCodec } from "../contracts/codec.ts";
+import type { WireCodec } from "../contracts/codec.ts";
 import { f32Codec } from "./codec.ts";
 import {
   encodeFrame,
@@ -29,64 +29,12 @@ import {
   OtherVersionError,
   type RawFrame,
   tensorBytes,
-  type WireTensor,
 } from "./frame.ts";
-import { ByteLedger, type Direction } from "./ledger.ts";
-import { type FrameKind, type Lane, MESSAGES, type MetaOf, PROTOCOL_VERSION, type Side } from "./messages.ts";
-
-/** What is sent: with `meta` where the kind has fields that must be there. */
-export type Outgoing<K extends FrameKind = FrameKind> =
-  & OutgoingEnvelope
-  & (Record<never, never> extends MetaOf<K> ? { readonly meta?: MetaOf<K> } : { readonly meta: MetaOf<K> });
-
-/** What may be sent with every kind of frame. */
-export interface OutgoingEnvelope {
-  /** Step. @default {0} */
-  readonly step?: number;
-  /** Layer. @default {0} */
-  readonly layer?: number;
-  /** Micro-batch. @default {0} */
-  readonly microBatch?: number;
-  /** Tensors. @default {[]} */
-  readonly tensors?: readonly WireTensor[];
-}
-
-/** What is expected next in a lane. */
-export interface Expectation {
-  /** Step that the frame must carry. */
-  readonly step?: number;
-  /** Layer that the frame must carry. */
-  readonly layer?: number;
-  /** Micro-batch that the frame must carry. @default {0} */
-  readonly microBatch?: number;
-  /** Shapes that the frame's tensors must have; `null` for a length that may be anything. */
-  readonly shapes?: readonly (readonly (number | null)[])[];
-}
-
-/** Options of a peer. */
-export interface PeerOptions {
-  /** Longest wait for a frame, in milliseconds. @default {120000} */
-  readonly timeoutMs?: number | undefined;
-  /** Ends every wait. */
-  readonly signal?: AbortSignal | undefined;
-  /** Counts what is sent and received. @default {a new one} */
-  readonly ledger?: ByteLedger | undefined;
-  /**
-   * Most bytes of memory of frames that may wait in a lane before they are asked for; a single frame may always
-   * wait. An honest peer is two frames ahead at most, so the default fits frames of 128 MiB: X of 8192
-   * tokens at d = 4096. @default {268435456}
-   */
-  readonly maxQueuedBytes?: number | undefined;
-  /**
-   * What the other side is. It may then send only what such a side sends; and until the welcome only small
-   * frames of the handshake, 16 KiB in all.
-   *
-   * @default {either, with no handshake to wait for}
-   */
-  readonly remote?: Side | undefined;
-  /** Called with true when the run is paused, and with false when it goes on. */
-  onPause?(paused: boolean): void;
-}
+import { ByteLedger } from "./ledger.ts";
+import { CodecStreams } from "./_codec_streams.ts";
+import { type Deadline, Deadlines } from "./_deadlines.ts";
+import type { Expectation, Outgoing, OutgoingEnvelope, PeerOptions } from "./peer_options.ts";
+import { type FrameKind, type Lane, MESSAGES, PROTOCOL_VERSION, type Side } from "./messages.ts";
 
 /** Most frames that may wait in a lane. */
 const MAX_QUEUED_FRAMES = 64;
@@ -133,7 +81,7 @@ export class Peer implements AsyncDisposable {
   readonly #queuedBytes: Record<Lane, number> = { control: 0, data: 0, heads: 0 };
   readonly #maxQueuedBytes: number;
   readonly #waiters: Record<Lane, Waiter[]> = { control: [], data: [], heads: [] };
-  readonly #streams = new Map<string, CodecStream>();
+  readonly #streams = new CodecStreams();
   #sent = 0;
   #received = 0;
   #failure: unknown = null;
@@ -143,8 +91,7 @@ export class Peer implements AsyncDisposable {
   readonly #reading: Promise<void>;
   readonly #remote: Side | undefined;
   readonly #onPause: ((paused: boolean) => void) | undefined;
-  /** Begins the limits of all waits anew. */
-  readonly #restarts = new Set<() => void>();
+  readonly #deadlines = new Deadlines();
   #paused = false;
   /** False until the welcome was sent or received. */
   #welcomed: boolean;
@@ -204,7 +151,7 @@ export class Peer implements AsyncDisposable {
     if (isCoded(kind)) {
       try {
         tensors = tensors.map((t, i) =>
-          this.#encode(t, this.#stream("sent", { kind, layer, microBatch }, i))
+          this.#streams.encode(this.codec, t, { direction: "sent", kind, layer, microBatch, tensor: i })
         );
       } catch (error) {
         return Promise.reject(error);
@@ -325,7 +272,13 @@ export class Peer implements AsyncDisposable {
     const started = performance.now();
     const tensors = frame.tensors.map((tensor, i) => {
       try {
-        return this.#decode(tensor, this.#stream("received", { kind, layer, microBatch }, i));
+        return this.#streams.decode(this.codec, tensor, {
+          direction: "received",
+          kind,
+          layer,
+          microBatch,
+          tensor: i,
+        });
       } catch (cause) {
         // Its own codec failed, not the peer.
         if (cause instanceof PluginError) throw cause;
@@ -354,12 +307,12 @@ export class Peer implements AsyncDisposable {
   }
 
   /** Tells the other side that training cannot go on: its waits reject with the same error. */
-  async tell(error: TrainingError): Promise<void> {
+  async sendDivergence(error: TrainingError): Promise<void> {
     await this.send("end", { meta: { reason: error.message, diverged: true } }).catch(() => {});
   }
 
   /** Closes the peer with a protocol error; waits reject with it. */
-  reject(error: ProtocolError): void {
+  failWith(error: ProtocolError): void {
     this.#fail(error);
   }
 
@@ -398,67 +351,8 @@ export class Peer implements AsyncDisposable {
     await this.close();
   }
 
-  #stream(
-    direction: Direction,
-    of: Pick<CodecStream, "kind" | "layer" | "microBatch">,
-    tensor: number,
-  ): CodecStream {
-    const key = `${direction} ${of.kind} ${of.layer} ${of.microBatch} ${tensor}`;
-    let stream = this.#streams.get(key);
-    if (stream === undefined) {
-      this.#streams.set(key, stream = { direction, ...of, tensor, state: undefined });
-    }
-    return stream;
-  }
-
-  #encode({ shape, data }: WireTensor, stream: CodecStream): WireTensor {
-    const { codec } = this;
-    const bytes = codec.encode(data as Float32Array, shape, stream);
-    const length = codec.byteLength(shape);
-    if (!(bytes instanceof Uint8Array) || bytes.length !== length) {
-      throw new PluginError(
-        `Cannot send "${stream.kind}" as codec "${codec.name}" must write ${length} bytes for [${shape}]: it wrote ${bytes?.length}`,
-      );
-    }
-    return { dtype: codec.name, shape, data: bytes };
-  }
-
-  #decode({ shape, data }: WireTensor, stream: CodecStream): WireTensor {
-    const { codec } = this;
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    const length = codec.byteLength(shape);
-    if (bytes.length !== length) {
-      throw new RangeError(`[${shape}] must have ${length} bytes: there are ${bytes.length}`);
-    }
-    const values = codec.decode(bytes, shape, stream);
-    if (!(values instanceof Float32Array) || values.length !== elementsOf(shape)) {
-      throw new TypeError(`[${shape}] must give ${elementsOf(shape)} numbers: it gave ${values?.length}`);
-    }
-    return { dtype: "f32", shape, data: values };
-  }
-
-  /** A limit on one wait. `AbortSignal.timeout` would leave an object behind for the whole limit. */
-  #deadline(): { readonly signal: AbortSignal; clear(): void } {
-    const outer = this.#signal;
-    const controller = new AbortController();
-    const expire = () => controller.abort(new DOMException("the limit was reached", "TimeoutError"));
-    let timer = setTimeout(expire, this.timeoutMs);
-    const restart = () => {
-      clearTimeout(timer);
-      timer = setTimeout(expire, this.timeoutMs);
-    };
-    this.#restarts.add(restart);
-    const onAbort = () => controller.abort(outer!.reason);
-    if (outer?.aborted) onAbort();
-    else outer?.addEventListener("abort", onAbort);
-    return {
-      signal: controller.signal,
-      clear: () => {
-        clearTimeout(timer);
-        this.#restarts.delete(restart);
-        outer?.removeEventListener("abort", onAbort);
-      },
-    };
+  #deadline(): Deadline {
+    return this.#deadlines.begin(this.timeoutMs, this.#signal);
   }
 
   #explain(error: unknown, action: string): unknown {
@@ -512,7 +406,7 @@ export class Peer implements AsyncDisposable {
           this.#onPause?.(this.#paused);
         }
         if (frame.kind === "paused") {
-          for (const restart of this.#restarts) restart();
+          this.#deadlines.restart();
           continue;
         }
         // The run is over for everyone: whoever waits gets the error, on this side as on that one.

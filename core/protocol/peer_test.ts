@@ -13,7 +13,8 @@ import { f32Codec, int8Codec } from "./codec.ts";
 import type { WireCodec } from "../contracts/codec.ts";
 import { firstNotFinite } from "./finite.ts";
 import { encodeFrame, type RawFrame } from "./frame.ts";
-import { Peer, type PeerOptions } from "./peer.ts";
+import { Peer } from "./peer.ts";
+import type { PeerOptions } from "./peer_options.ts";
 
 /** A peer, and the raw end that plays the other side. */
 function open(options: PeerOptions = {}) {

@@ -32,7 +32,7 @@ import { isSame, savedWithHeads, textOf } from "./_identity.ts";
 import { type DecodingRequest, RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";
 import { type RunMember, RunServer, type RunServerOptions } from "./run_server.ts";
-import { Waits } from "./waits.ts";
+import { WaitTimer } from "./wait_timer.ts";
 
 /** Options of an edge server. */
 export interface EdgeServerOptions extends RunServerOptions {
@@ -213,7 +213,7 @@ export class EdgeServer extends RunServer {
     ports: {
       readonly cached: CachedLayers;
       readonly data: RemoteData;
-      readonly waits: Waits;
+      readonly waits: WaitTimer;
       readonly bytesBefore: number;
     },
   ): Promise<void> {
@@ -282,7 +282,7 @@ export class EdgeServer extends RunServer {
     const model = { layers, heads, hidden };
     const statistics = statisticsOf(pruner);
     const { overlap, clipNorm, lora, accumulate, microBatches } = this.settings;
-    const waits = new Waits(engine);
+    const waits = new WaitTimer(engine);
     const { peer, sharesLoss } = this.members.find((m) => m.device.data)!;
     const run = splitShape(model, this.settings, { statistics: statistics.length, sharesLoss });
     const data = new RemoteData({ engine, peer, run, waits, accumulate, microBatches });
@@ -331,7 +331,7 @@ export class EdgeServer extends RunServer {
     });
     let best = false;
     const trainer = new Trainer({
-      mayGoOn: () => this.mayGoOn(),
+      mayGoOn: () => this.waitWhilePaused(),
       next: async (step) => {
         const batch = await this.#nextBatch(step, { cached, data, waits, remote, meter });
         best = batch === null && data.best;
@@ -387,7 +387,7 @@ export class EdgeServer extends RunServer {
     ports: {
       readonly cached: CachedLayers;
       readonly data: RemoteData;
-      readonly waits: Waits;
+      readonly waits: WaitTimer;
       readonly remote: RemoteHeads;
       readonly meter: StepMeter;
     },
@@ -399,7 +399,7 @@ export class EdgeServer extends RunServer {
       if (batch === null) return null;
       if ("parents" in batch) {
         await this.#decode(batch, step, { ...ports, bytesBefore: meter.bytesBefore });
-        if (!await this.mayGoOn()) return null;
+        if (!await this.waitWhilePaused()) return null;
         continue;
       }
       cached.forget();

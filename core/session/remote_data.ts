@@ -12,7 +12,7 @@ import type { DataPort, EmbeddedBatch, LossPass, LossResult, StepMode } from "..
 import type { Frame, FrameOf } from "../protocol/frame.ts";
 import { describePass, type Exchange, type SplitShape } from "../protocol/pass.ts";
 import type { Peer } from "../protocol/peer.ts";
-import type { Waits } from "./waits.ts";
+import type { WaitTimer } from "./wait_timer.ts";
 
 /** Longest step accepted from a data device, in tokens. */
 const MAX_TOKENS = 1 << 20;
@@ -38,7 +38,7 @@ export interface RemoteDataOptions {
   /** Shapes of the run; among them whether the data device said that it shares its loss. */
   readonly run: SplitShape;
   /** Counts the time spent waiting for the data device. */
-  readonly waits: Waits;
+  readonly waits: WaitTimer;
   /** Most parts of a training step, see `RunSettings`. @default {1} */
   readonly accumulate?: number;
   /** Micro-batches, see `RunSettings`. @default {1} */
@@ -61,7 +61,7 @@ export class RemoteData implements DataPort {
   readonly #engine: Engine;
   readonly #peer: Peer;
   readonly #hidden: number;
-  readonly #waits: Waits;
+  readonly #waits: WaitTimer;
   #current: PartUnderWay = { mode: "train", position: WHOLE_STEP, pieces: [], left: new Set() };
   /** Rows of the step's parts so far. */
   #rows = 0;
@@ -102,12 +102,12 @@ export class RemoteData implements DataPort {
   /** Closes the data device for what it asked. */
   refuse(rule: string): never {
     const error = new ProtocolError(`Cannot answer ${this.#peer.name} as ${rule}`);
-    this.#peer.reject(error);
+    this.#peer.failWith(error);
     throw error;
   }
 
   async #receive(): Promise<Frame> {
-    const frame = await this.#waits.for(this.#peer.next("data", `"embedding"`));
+    const frame = await this.#waits.track(this.#peer.next("data", `"embedding"`));
     this.best = (frame.kind === "embedding" || frame.kind === "finished") && frame.meta.best === true;
     return frame;
   }
@@ -148,7 +148,7 @@ export class RemoteData implements DataPort {
       const error = new ProtocolError(
         `Cannot run the step as its tokens must be at most ${MAX_TOKENS}: current value is ${batch} x ${length}`,
       );
-      peer.reject(error);
+      peer.failWith(error);
       throw error;
     }
     const position = this.#partOf(frame, mode);
@@ -180,7 +180,7 @@ export class RemoteData implements DataPort {
             : `part ${before.index + 1} of ${before.count}`
         } must come next: current value is ${showValue(meta.part ?? null)}, "${mode}"`,
       );
-      this.#peer.reject(error);
+      this.#peer.failWith(error);
       throw error;
     }
     return { index, count, firstRow: first ? 0 : this.#rows };
@@ -215,14 +215,14 @@ export class RemoteData implements DataPort {
     if (answer !== undefined) {
       // The data device answers in the order in which it was asked.
       const expected = { ...at, shapes: answer.shapes };
-      const frame = await this.#waits.for(this.#peer.receive("hiddenGradient", expected));
+      const frame = await this.#waits.track(this.#peer.receive("hiddenGradient", expected));
       const data = frame.tensors[0]!.data as Float32Array;
       gradient = this.#engine.upload(data, hidden.rows, hidden.columns, "dh_L");
     }
     if (!this.#options.run.sharesLoss || probe || !last) return { gradient, loss: null };
     try {
       // The loss of the whole step comes after its last gradient.
-      const { meta } = await this.#waits.for(this.#peer.receive("loss", { step, shapes: [] }));
+      const { meta } = await this.#waits.track(this.#peer.receive("loss", { step, shapes: [] }));
       return { gradient, loss: meta.loss };
     } catch (error) {
       gradient?.dispose();

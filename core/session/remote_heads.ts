@@ -29,7 +29,7 @@ import {
   splitShape,
 } from "../protocol/pass.ts";
 import type { Peer } from "../protocol/peer.ts";
-import type { Waits } from "./waits.ts";
+import type { WaitTimer } from "./wait_timer.ts";
 
 /** A device that owns heads, as the edge server sees it. */
 export interface HeadMember {
@@ -56,7 +56,7 @@ export interface RemoteHeadsOptions {
   /** Largest global norm of a step's gradients, see `RunSettings`. @default {null} */
   readonly clipNorm?: number | null;
   /** Counts the time spent waiting for devices, after all that could be done meanwhile was submitted. */
-  readonly waits: Waits;
+  readonly waits: WaitTimer;
 }
 
 /** The kept heads of one device in a layer. */
@@ -275,7 +275,7 @@ export class RemoteHeads implements HeadPort, Disposable {
       const error = new ProtocolError(
         `Cannot clip step ${step} as the squared norm of ${peer.name} must not be negative: current value is ${square}`,
       );
-      peer.reject(error);
+      peer.failWith(error);
       throw error;
     })));
     const data = Float32Array.of(clipFactor(squares, limit));
@@ -411,7 +411,7 @@ export class RemoteHeads implements HeadPort, Disposable {
   async #wait<T>(promise: Promise<T>, reading?: Promise<unknown>): Promise<T> {
     await reading?.catch(() => {}); // the other promise fails with it
     try {
-      return await this.#options.waits.for(promise);
+      return await this.#options.waits.track(promise);
     } catch (error) {
       this.#failure ??= { error };
       throw error;

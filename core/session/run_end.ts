@@ -43,13 +43,13 @@ const MAX_REASON = 100;
 
 /** Says goodbye to the edge server and closes the channel: in bounded time, whatever the edge server does. */
 export async function leave(peer: Peer, error: unknown, signal: AbortSignal | undefined): Promise<void> {
-  if (error instanceof ProtocolError) peer.reject(error);
+  if (error instanceof ProtocolError) peer.failWith(error);
   const limit = new AbortController();
   const cut = () => limit.abort();
   // It did not answer before, or this device is to end: nobody waits again.
   if (peer.isSilent || signal?.aborted) cut();
   signal?.addEventListener("abort", cut);
-  const told = error instanceof TrainingError ? peer.tell(error) : undefined;
+  const told = error instanceof TrainingError ? peer.sendDivergence(error) : undefined;
   const timer = error === null ? undefined : setTimeout(cut, LEAVE_FAILED_MS);
   // Of a plugin of this device's the others hear too: it is no secret, and no fault of theirs.
   const why = error instanceof PluginError ? error.message.slice(0, MAX_REASON) : "device stopped";

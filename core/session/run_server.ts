@@ -306,7 +306,7 @@ export abstract class RunServer implements RunHandle {
       const timer = setTimeout(() => limit.abort(), peer.isSilent ? END_SILENT_MS : endMs);
       // Closing waits until it is on its way.
       const told = diverged !== null
-        ? peer.tell(diverged)
+        ? peer.sendDivergence(diverged)
         : peer.send("end", { meta: { reason, ...(this.ending ?? {}) } }).catch(() => {});
       if (peer.isSilent) {
         await Promise.race([told, late.promise]);
@@ -509,7 +509,7 @@ export abstract class RunServer implements RunHandle {
    * @returns False if the run is to end.
    * @throws {ChannelClosedError} If a device has left meanwhile.
    */
-  protected async mayGoOn(): Promise<boolean> {
+  protected async waitWhilePaused(): Promise<boolean> {
     // Often enough for the shortest limit that makes sense for a device.
     const intervalMs = Math.min(1000, (this.#options.timeoutMs ?? 120_000) / 4);
     const telling = new Map<RunMember, Promise<void>>();

@@ -12,7 +12,8 @@ import { ProtocolError } from "../../contracts/errors.ts";
 import { HeadModules } from "../../lora/head_modules.ts";
 import { findCodec } from "../../protocol/codec.ts";
 import type { Frame, FrameOf } from "../../protocol/frame.ts";
-import { type Expectation, Peer } from "../../protocol/peer.ts";
+import { Peer } from "../../protocol/peer.ts";
+import type { Expectation } from "../../protocol/peer_options.ts";
 import { splitShape } from "../../protocol/pass.ts";
 import { DataDevice } from "../../session/data_device.ts";
 import type { UserDeviceOptions, UserDeviceResult } from "../../session/user_device.ts";
@@ -102,7 +103,7 @@ export async function runTensorParallelDevice(
   let error: unknown = null;
   const lanes: Promise<void>[] = [];
   try {
-    if (modules !== null) lanes.push(serveShare(peer, engine, modules, welcome, share!, state, options));
+    if (modules !== null) lanes.push(serveShare({ peer, modules, welcome, share: share!, state }, options));
     if (data !== undefined) {
       const run = splitShape(welcome.model, settings, { sharesLoss: data.shareLoss ?? false });
       const common = { peer, engine, data, run, state };
@@ -121,16 +122,21 @@ export async function runTensorParallelDevice(
   return { modules, welcome, steps, ledger: peer.ledger, saving, reason, ending, error };
 }
 
+/** What a device takes part with. */
+interface ShareOfDevice {
+  readonly peer: Peer;
+  readonly modules: HeadModules;
+  readonly welcome: TensorParallelWelcome;
+  readonly share: Share;
+  readonly state: RunState;
+}
+
 /** Receives the share, then takes part in steps until the run ends. */
 async function serveShare(
-  peer: Peer,
-  engine: Engine,
-  modules: HeadModules,
-  welcome: TensorParallelWelcome,
-  share: Share,
-  state: RunState,
+  { peer, modules, welcome, share, state }: ShareOfDevice,
   options: TensorParallelDeviceOptions,
 ): Promise<void> {
+  const { engine } = options;
   const { layers, hidden } = welcome.model;
   using shard = new ModelShard(engine, welcome.epsilon);
   const shapes = shardShapes(welcome.model, share);

@@ -17,7 +17,7 @@ import { weightOf } from "../../model/ops.ts";
 import type { EmbeddedBatch } from "../../contracts/ports.ts";
 import { type RunMember, RunServer, type RunServerOptions } from "../../session/run_server.ts";
 import { RemoteData } from "../../session/remote_data.ts";
-import { Waits } from "../../session/waits.ts";
+import { WaitTimer } from "../../session/wait_timer.ts";
 import type { ModelShape } from "../../contracts/model_shape.ts";
 import type { MetaOf } from "../../protocol/messages.ts";
 import { splitShape } from "../../protocol/pass.ts";
@@ -168,13 +168,13 @@ export class TensorParallelServer extends RunServer implements Disposable {
     });
     const star = new Star(engine, members.map((m) => m.peer));
     const dataMember = this.members.find((m) => m.device.data)!;
-    const waits = new Waits(engine);
+    const waits = new WaitTimer(engine);
     const run = splitShape(this.#model, this.settings, { sharesLoss: dataMember.sharesLoss });
     const data = new RemoteData({ engine, peer: dataMember.peer, run, waits });
     const { layers, heads } = this.#model;
     let before = this.counters(engine, star, waits);
     const trainer = new Trainer({
-      mayGoOn: () => this.mayGoOn(),
+      mayGoOn: () => this.waitWhilePaused(),
       next: (step) => {
         before = this.counters(engine, star, waits);
         return data.next(step);
@@ -284,7 +284,7 @@ export class TensorParallelServer extends RunServer implements Disposable {
     const error = new ProtocolError(
       `Cannot run the step as it must be at most ${largestStep.batch} x ${largestStep.length} tokens, for which memory was reckoned: it is ${batch.batch} x ${batch.length}`,
     );
-    peer.reject(error);
+    peer.failWith(error);
     throw error;
   }
 

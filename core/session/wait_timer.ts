@@ -10,7 +10,7 @@ import type { Engine } from "@edgetuner/kernels";
  * Milliseconds in which at least one wait was going on, less what micro-batches that did not wait were held up
  * by the own GPU meanwhile.
  */
-export class Waits {
+export class WaitTimer {
   readonly #engine: Engine;
   /** Milliseconds so far. */
   waitMs = 0;
@@ -24,7 +24,7 @@ export class Waits {
   }
 
   /** Waits for something. */
-  async for<T>(promise: Promise<T>): Promise<T> {
+  async track<T>(promise: Promise<T>): Promise<T> {
     const { stats } = this.#engine;
     if (this.#count++ === 0) this.#from = { at: performance.now(), readbackMs: stats.readbackMs };
     try {
