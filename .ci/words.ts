@@ -16,6 +16,8 @@ const SPELLED = ["docs/**", "*.md", ".github/**/*.md", "**/*.ts"];
 const PROSE = /^(docs\/.*|README|CONTRIBUTING|SECURITY|\.github\/.*)\.md$/;
 /** The longest sentence, in words. */
 const MOST_WORDS = 30;
+/** The longest README, in lines. */
+const MOST_README_LINES = 150;
 /** Version of cspell; `words.lock` has the checksums of all that it needs. */
 const CSPELL = "npm:cspell@10.4.1";
 
@@ -77,6 +79,13 @@ export function styleOf(file: string, markdown: string): Finding[] {
   lines.forEach((line, i) => {
     if (/^```ts.*\bignore\b/.test(line)) at(i + 1, "TypeScript in the documentation must run: no `ignore`");
   });
+  if (file === "README.md" && lines.length > MOST_README_LINES + 1) {
+    at(MOST_README_LINES + 1, `README.md has at most ${MOST_README_LINES} lines; the rest belongs in docs/`);
+  }
+  const opening = lines.filter((line) => line.trim() !== "").slice(0, 2);
+  if (/^docs\/(?!README)/.test(file) && !opening.some((line) => line.endsWith("?"))) {
+    at(1, "a page of docs/ begins with the question that it answers");
+  }
   for (const { line, text } of paragraphs(lines)) {
     for (const [phrase, better] of PHRASES) {
       const found = phrase.exec(text)?.[0];

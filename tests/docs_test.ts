@@ -20,6 +20,13 @@ Deno.test("style: code, tables and short sentences pass", () => {
   assertEquals(styleOf("a.md", `Run \`please\`.\n\n${row}\n\n\`\`\`sh\nplease do not simply\n\`\`\`\n`), []);
 });
 
+Deno.test("style: README has at most 150 lines, and a page of docs/ begins with its question", () => {
+  assertEquals(styleOf("README.md", "a.\n\n".repeat(75)), []);
+  assertEquals(styleOf("README.md", "a.\n\n".repeat(76)).length, 1);
+  assertEquals(styleOf("docs/a.md", "# A\n\nWhat is it?\n\nIt is.\n"), []);
+  assertEquals(styleOf("docs/a.md", "# A\n\nIt is.\n").length, 1);
+});
+
 Deno.test("links: targets and paths of the repository, but no patterns", () => {
   assertEquals(
     targetsOf("[a](b.md#c) `core/mod.ts`, `runs/x`, `core/*_test.ts` `deno run -A examples/x.ts`"),
