@@ -1,5 +1,5 @@
 /**
- * A complete codec of one's own: bfloat16, the upper half of a 32-bit float. As wide a range as f32 and
+ * A complete codec of your own: bfloat16, the upper half of a 32-bit float. As wide a range as f32 and
  * 2 bytes a number, but only 8 bits of precision. Use it in a real run:
  *
  * ```sh

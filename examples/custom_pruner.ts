@@ -1,5 +1,5 @@
 /**
- * A complete pruner of one's own: in each layer the heads with the smallest gradients rest, but no
+ * A complete pruner of your own: in each layer the heads with the smallest gradients rest, but no
  * head rests for longer than a few steps. Use it in a real run:
  *
  * ```sh

@@ -36,7 +36,7 @@ const FLAGS = {
   data: text("FILE", "", "questions with their answers, JSON lines as the task has them"),
   count: integer("N", 0, "only the first N questions; 0 = all", { min: 0 }),
   "skip-bad": toggle(
-    "leave out questions that are not as they must be, or have an answer that the model has no room for, and count them",
+    "leave out questions that are not valid, or have an answer that the model has no room for, and count them",
   ),
   ...SPLIT_FLAGS,
   adapter: text(
@@ -233,7 +233,7 @@ function encodeAll(
   const left = skippedText(name, bad.toSorted((a, b) => a.line - b.line));
   if (left !== null) console.error(left);
   if (kept.length === 0) {
-    throw new CheckpointError(`Cannot score ${name} as it must hold at least one question: all are bad`);
+    throw new CheckpointError(`Cannot score ${name} as it must hold at least one question: no line is valid`);
   }
   // The model is given all tokens but the last.
   const length = ({ context, continuation }: EncodedRequest) => context.length + continuation.length - 1;

@@ -124,7 +124,7 @@ export const FLAGS = {
   ...DATA_FLAGS,
   ...PLAN_FLAGS,
   valid: text("FILE", assetPath("restaurant/valid.txt"), "validation data"),
-  "keep-best": toggle("save the adapter of the lowest validation loss too, as adapter-best"),
+  "keep-best": toggle("also save the adapter with the best validation loss, as adapter-best"),
   test: text("FILE", assetPath("restaurant/test.txt"), "data whose prompts are continued before and after"),
   prompts: integer("N", 32, "how many of them, from the first on; the three longest are shown", { min: 1 }),
   capacities: text("LIST", "8,5,3", "capacities of the devices; the first one is the data device"),
@@ -483,7 +483,7 @@ function stateOf(out: string, party: string): string {
   return `${out}/checkpoints/${party}`;
 }
 
-/** True if the run in a folder can be gone on with; not if it was cut off before all parties had saved once. */
+/** True if the run in a folder can be resumed; not if it was cut off before all parties had saved once. */
 async function canGoOn(out: string, parties: readonly string[], resume: string): Promise<boolean> {
   const stepsOf = async (party: string): Promise<readonly number[]> => {
     try {

@@ -173,7 +173,7 @@ async function main(): Promise<number> {
     );
   }
   if (flags.samples > 0 && flags.valid === "") {
-    throw new UsageError("Cannot use --samples as --valid must be given, whose prompts they are: it is not");
+    throw new UsageError("--samples needs --valid too: it continues prompts of that file");
   }
   const data = flags.data === "" ? null : await openData(engine, flags, losses, emit);
   let run = "";
@@ -192,7 +192,7 @@ async function main(): Promise<number> {
   const abort = new AbortController();
   const endNow = () => abort.abort(new DOMException("interrupted", "AbortError"));
   let isRunning = false;
-  // From here on there may be something to save. The edge server may end the run in good order, if it hears
+  // From here on there may be something to save. The edge server may end the run without a fault, if it hears
   // Ctrl-C too; if it does not, this device does.
   using interrupts = new Interrupts(() => isRunning ? setTimeout(endNow, GOOD_ORDER_MS) : endNow());
   const notice = (line: string) => flags.events ? emit({ type: "notice", text: line }) : console.error(line);

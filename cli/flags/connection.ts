@@ -51,7 +51,7 @@ export interface ServerLink {
 /**
  * Prepares the way to an edge server; `flag` is what its address is called.
  *
- * @throws {UsageError} If address, token, link or limits are not as they must be.
+ * @throws {UsageError} If address, token, link or limits are not valid.
  */
 export async function openLink(
   program: string,

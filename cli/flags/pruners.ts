@@ -61,7 +61,12 @@ export const PRUNER_FLAGS = {
     max: 1,
   }),
   rho: number("X", 0.2, "greedy, iheadpruner: how much weaker devices' heads count less", { min: 0 }),
-  beta: number("X", 0.3, "greedy, iheadpruner: how much dearer a device's remaining heads get", { min: 0 }),
+  beta: number(
+    "X",
+    0.3,
+    "greedy, iheadpruner: how much the remaining heads of a device gain when others of it are pruned",
+    { min: 0 },
+  ),
   lambda: number("X", 0.8, "greedy, iheadpruner-online: weight of the newest step", { min: 0, max: 1 }),
   "online-steps": integer(
     "N",

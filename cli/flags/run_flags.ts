@@ -65,7 +65,7 @@ export const RUN_FLAGS = {
 
 /** Flags of programs that launchers start, see `supervisor.ts`. */
 export const LAUNCHER_FLAGS = {
-  "end-with": integer("PID", 0, "for launchers: end in good order when this parent process is gone", {
+  "end-with": integer("PID", 0, "for launchers: end without a fault when this parent process is gone", {
     min: 0,
   }),
 };
@@ -203,6 +203,6 @@ export function parameterText({ trainable, base, share }: ParameterCounts): stri
 /** Refuses a flag that needs another one. */
 export function requireFlag(program: string, flag: string, needed: string, isThere: boolean): void {
   if (!isThere) {
-    throw new UsageError(`Cannot run ${program} as --${flag} needs --${needed}: it is not given`);
+    throw new UsageError(`--${flag} needs --${needed} too`);
   }
 }

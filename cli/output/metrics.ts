@@ -17,7 +17,7 @@ export class MetricsLog implements Disposable {
   readonly #folder: string;
   #files: { readonly csv: Deno.FsFile; readonly jsonl: Deno.FsFile } | null = null;
   #columns: readonly string[] = [];
-  /** Rows of the run before it was taken up again, until it is known which of them stay. */
+  /** Rows of the run before it was resumed, until it is known which of them stay. */
   #earlier: readonly MetricsRow[];
 
   /**

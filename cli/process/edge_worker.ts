@@ -41,7 +41,7 @@ export interface EdgeWorkerOptions {
   readonly devices: number;
   /** The pruner. */
   readonly pruner: PrunerChoice;
-  /** Module of a codec of one's own; none for built-in ones. */
+  /** Module of a codec of your own; none for built-in ones. */
   readonly codec?: string | null;
   /** File that samples to train a predictor from are appended to, with every head kept; none if empty. */
   readonly collect?: string;

@@ -20,7 +20,7 @@ export const SHARED = {
 export const END_LIMIT_MS = 2700;
 
 /**
- * How long a party of a split run waits after Ctrl-C for the run to end in good order, in milliseconds: a
+ * How long a party of a split run waits after Ctrl-C for the run to end without a fault, in milliseconds: a
  * terminal sends Ctrl-C to all of them. After it there must be time to save.
  */
 export const GOOD_ORDER_MS = 800;
@@ -58,7 +58,7 @@ export function deliverInterrupt(count: number): void {
   for (const listener of [...active]) listener.hear(count);
 }
 
-/** A program's wish to end in good order at Ctrl-C, until it is disposed. */
+/** A program's wish to end without a fault at Ctrl-C, until it is disposed. */
 export class Interrupts implements Disposable {
   readonly #abort = new AbortController();
   readonly #onAsked: (count: number) => void;

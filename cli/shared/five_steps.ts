@@ -130,7 +130,7 @@ export async function readNote(out: string): Promise<RunNote | null> {
     // Told below.
   }
   throw new CheckpointError(
-    `Cannot go on with the run as ${out}/${NOTE} must be what pull.ts wrote: it is not; run pull.ts again with another --out`,
+    `${out}/${NOTE} was not written by pull.ts; run pull.ts again with another --out`,
   );
 }
 
@@ -167,7 +167,7 @@ export async function runStep<S extends Record<string, Flag>>(
     if (await Deno.stat(`${out}/${file}`).then(() => true, () => false)) continue;
     const command = commandText(`e2e/${program}`, outArgs(out));
     throw new UsageError(
-      `Cannot run ${step.name} as ${out}/${file} must be there: it is not; first run ${command}`,
+      `${step.name} needs ${out}/${file}, which does not exist yet; first run ${command}`,
     );
   }
   const { settings } = note!;

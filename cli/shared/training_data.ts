@@ -22,7 +22,7 @@ import { integer, toggle, UsageError } from "../flags/flags.ts";
 /** Flags of every program that reads training data. */
 export const DATA_FLAGS = {
   "train-on-prompt": toggle("learn prompts too, not only completions and what the assistant says"),
-  "skip-bad": toggle("leave out lines of the data that are not as they must be, and count them"),
+  "skip-bad": toggle("leave out lines of the data that are not valid, and count them"),
   buckets: integer(
     "N",
     0,
@@ -52,7 +52,7 @@ export type Teller = (line: string) => void;
 /**
  * Reads a file: `.jsonl` with pairs, texts or conversations; anything else has `prompt||completion` lines.
  *
- * @throws {CheckpointError} If a line is not as it must be, or all are left out.
+ * @throws {CheckpointError} If a line is not valid, or all are left out.
  * @throws {UsageError} If there are conversations and the model has no chat template.
  */
 export async function readExamples(
@@ -129,7 +129,7 @@ export function skippedText(file: string, [first, ...others]: readonly BadLine[]
 /**
  * Reads a file as `readExamples` does and encodes it; says how many sequences were cut.
  *
- * @throws {CheckpointError} If a line is not as it must be, or all are left out.
+ * @throws {CheckpointError} If a line is not valid, or all are left out.
  */
 export async function loadTrainingSet(
   file: string,

@@ -13,7 +13,7 @@ export const PLAN_FLAGS = {
   "valid-batches": integer("N", 4, "batches of validation data to evaluate", { min: 1 }),
   "eval-every": integer("N", 0, "evaluate every so many steps too; 0 = only before and after", { min: 0 }),
   "keep-best": toggle(
-    "save the heads of the lowest validation loss too, beside --save with '-best' behind its name",
+    "also save the heads with the best validation loss, to <save>-best",
   ),
   smoothing: number("X", 0.1, "label smoothing in training", { min: 0, max: 0.99 }),
 };

@@ -129,7 +129,7 @@ export function loadIntoModules(adapter: Adapter, modules: HeadModules): void {
   const find = (name: string): Float32Array => {
     const array = adapter.arrays.get(name);
     if (array === undefined) {
-      throw new CheckpointError(`Cannot load the adapter as it must hold "${name}": it does not`);
+      throw new CheckpointError(`Cannot load the adapter: "${name}" is missing`);
     }
     return array.data;
   };

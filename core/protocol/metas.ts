@@ -93,7 +93,7 @@ export interface EndMeta {
   readonly reason: string;
   /** True if a number was not finite: the same error for everyone. */
   readonly diverged?: boolean;
-  /** Training steps done, if the run ended in good order. */
+  /** Training steps done, if the run ended without a fault. */
   readonly step?: number;
   /** True if the head modules at the end are the best of the run. */
   readonly best?: boolean;

@@ -46,7 +46,7 @@ export interface EdgeServerOptions extends RunServerOptions {
   readonly baseNorm?: Float32Array | undefined;
   /**
    * Saves what the edge server needs to go on: called after every `settings.checkpointEvery` steps or every
-   * `saveEveryMs`, and when the run ends in good order. The devices save after the same steps. Steps go on
+   * `saveEveryMs`, and when the run ends without a fault. The devices save after the same steps. Steps go on
    * meanwhile; the next save waits until it is done.
    */
   onCheckpoint?(checkpoint: RunCheckpoint): void | Promise<void>;

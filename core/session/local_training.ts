@@ -45,7 +45,7 @@ export interface LocalTrainingOptions extends Pick<TrainerOptions, "start" | "on
   readonly context?: PrunerContext | undefined;
   /** ||W||_F of the base model's weights per head, [L * H], for pruners that need it. */
   readonly baseNorm?: Float32Array | undefined;
-  /** Keeps the heads of a validation with the lowest loss so far. */
+  /** Keeps the heads of a validation with the best loss so far. */
   readonly onBest?: ((step: number) => Promise<void>) | undefined;
   /** Where the state of the run goes. */
   readonly saving?: SavingPort<RunCheckpoint> | undefined;

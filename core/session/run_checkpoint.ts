@@ -394,7 +394,7 @@ function readPruning(bytes: Uint8Array): SavedPruning {
   const isMap = typeof statistics === "object" && statistics !== null;
   const isMask = lastMask === null || lastMask instanceof Uint8Array;
   if (typeof pruner === "string" && isMap && isMask) return { pruner, state, lastMask, statistics };
-  throw new TypeError("what it says of pruning must be a name, a mask and statistics: it is not");
+  throw new TypeError("its part on pruning is not a name, a mask and statistics");
 }
 
 /** `.m` and `.v` stand behind the names of moments. */
@@ -427,7 +427,7 @@ function stateOf(
 ): HeadModulesState {
   const find = (name: string): Float32Array => {
     const array = arrays.get(name);
-    if (array === undefined) throw new TypeError(`it must hold "${name}": it does not`);
+    if (array === undefined) throw new TypeError(`"${name}" is missing`);
     return array.data;
   };
   const { model, range, updates } = heads;

@@ -15,7 +15,7 @@ export interface RunState {
   steps: number;
   /** Why the run ended. */
   reason: string;
-  /** How it ended, if in good order. */
+  /** How it ended, if without a fault. */
   ending: RunEnding | null;
 }
 
@@ -26,7 +26,7 @@ export function takeEnd({ meta: { reason, step, best = false } }: FrameOf<"end">
 }
 
 /**
- * Checks that a run that has ended did so in good order, and not because it failed elsewhere.
+ * Checks that a run that has ended did so without a fault, and not because it failed elsewhere.
  *
  * @throws {ChannelClosedError} If it failed.
  */

@@ -95,7 +95,7 @@ export type EdgeServerEvent =
   | { readonly type: "step"; readonly record: StepRecord }
   | { readonly type: "decoding"; readonly record: DecodingRecord };
 
-/** How a run ended in good order. */
+/** How a run ended without a fault. */
 export interface RunEnding {
   /** Training steps done. */
   readonly step: number;

@@ -37,7 +37,7 @@ export interface RunServerOptions {
   /** Longest wait until all devices have joined, in milliseconds. @default {600000} */
   readonly joinTimeoutMs?: number | undefined;
   /**
-   * Longest pause, in milliseconds; then the run ends in good order, and devices keep what they learnt. 0 for no
+   * Longest pause, in milliseconds; then the run ends without a fault, and devices keep what they learnt. 0 for no
    * limit.
    *
    * @default {86400000}

@@ -70,7 +70,7 @@ export interface UserDeviceOptions {
   onWelcome?(welcome: Welcome): void;
   /**
    * Saves what this device needs to go on: called after the steps that the edge server names, and when the
-   * run ends in good order. Steps go on meanwhile; the next save waits until it is done. What the data side is to
+   * run ends without a fault. Steps go on meanwhile; the next save waits until it is done. What the data side is to
    * go on from is the caller's to add, before anything is waited for.
    */
   onCheckpoint?(checkpoint: RunCheckpoint): void | Promise<void>;
@@ -96,7 +96,7 @@ export interface UserDeviceResult {
   readonly saving: SavingTimes;
   /** Why the run ended; empty if it ran to its end. */
   readonly reason: string;
-  /** Where the run ended if it did so in good order: after its last step, or stopped on purpose; else `null`. */
+  /** Where the run ended if it did so without a fault: after its last step, or stopped on purpose; else `null`. */
   readonly ending: RunEnding | null;
   /** The error that ended the run, if one did: here, at the edge server or at another device. */
   readonly error: unknown;

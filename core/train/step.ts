@@ -197,7 +197,7 @@ function stoppable(heads: HeadPort, shouldStop: () => boolean): HeadPort {
 
 function headsOf(heads: HeadPort, part: MicroBatch): LayerHeads {
   if (heads.microBatch === undefined) {
-    throw new TypeError("Cannot split the batch as the head modules must take micro-batches: they do not");
+    throw new TypeError("Cannot split the batch: the head modules do not take micro-batches");
   }
   return heads.microBatch(part);
 }

@@ -25,11 +25,11 @@ export interface PruningPort<B> {
 export interface ValidationPort {
   /** Takes in the loss of a batch; returns the loss of the validation that it completes, else `null`. */
   onLoss(step: number, mode: StepMode, loss: number): number | null;
-  /** True once after a validation with the lowest loss so far. */
+  /** True once after a validation with the best loss so far. */
   isBest(): boolean;
   /** Validations so far. */
   readonly validations: readonly BestLoss[];
-  /** The best validation so far, also of before the run was taken up again. */
+  /** The best validation so far, also of before the run was resumed. */
   readonly best: BestLoss | null;
 }
 
@@ -65,7 +65,7 @@ export interface TrainerPorts<B extends { readonly mode: StepMode } = EmbeddedBa
   readonly pruning?: PruningPort<B> | null | undefined;
   /** Makes validations of the losses of evaluation. @default {none} */
   readonly validation?: ValidationPort | null | undefined;
-  /** Keeps the heads of a validation with the lowest loss so far; not called before the first training step. */
+  /** Keeps the heads of a validation with the best loss so far; not called before the first training step. */
   onBest?: ((step: number) => Promise<void>) | undefined;
   /** Where the state of the run goes. @default {nowhere} */
   readonly saving?: SavingPort<S> | undefined;
@@ -148,7 +148,7 @@ export interface LossesAtEnds {
 export interface TrainingSummary {
   /** Why it ended: all steps are done, or it was stopped. */
   readonly ending: "done" | "stopped";
-  /** Training steps, also those of before the run was taken up again. */
+  /** Training steps, also those of before the run was resumed. */
   readonly step: number;
   /** Losses before and after, as far as they are known. */
   readonly losses: LossesAtEnds | null;
@@ -156,7 +156,7 @@ export interface TrainingSummary {
   readonly lastLoss: number | null;
   /** All validations. */
   readonly validations: readonly BestLoss[];
-  /** The best of them, and of those before the run was taken up again. */
+  /** The best of them, and of those before the run was resumed. */
   readonly best: BestLoss | null;
   /** What saving took. */
   readonly saving: SavingTimes;

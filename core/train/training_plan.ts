@@ -96,7 +96,7 @@ export function trainingBatches(
  * training in between. The batch of a training step depends on its number alone.
  */
 export class TrainingPlan {
-  /** What must be the same where the run is taken up again. */
+  /** What must be the same where the run is resumed. */
   readonly fingerprint: string;
   /** Validations so far. */
   readonly validations: BestLoss[] = [];
@@ -109,7 +109,7 @@ export class TrainingPlan {
   #validated = -1;
   /** Losses of its batches. */
   #losses: number[] = [];
-  /** The best validation of before the run was taken up again. */
+  /** The best validation of before the run was resumed. */
   #before: BestLoss | null = null;
   /** True until `isBest` was asked after a validation. */
   #news = false;
@@ -184,7 +184,7 @@ export class TrainingPlan {
     return mean;
   }
 
-  /** True once after a validation with the lowest loss so far. */
+  /** True once after a validation with the best loss so far. */
   isBest(): boolean {
     const news = this.#news;
     this.#news = false;

@@ -280,7 +280,7 @@ Deno.test("splitLogits() runs over any number of devices, and ends at once if a 
   await assertRejects(
     () => splitLogits({ ...all, adapter: { ...adapter, arrays: lacking } }),
     CheckpointError,
-    'must hold "layer2.head3.v.B"',
+    '"layer2.head3.v.B" is missing',
   );
   await assertRejects(() => splitLogits({ ...all, samples: [[]] }), RangeError, "1 to 32 tokens");
   await assertRejects(

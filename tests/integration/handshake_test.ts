@@ -281,7 +281,7 @@ Deno.test("a pause that is longer than the devices wait changes nothing but the 
   assertEquals(paused.losses, whole.losses);
 });
 
-Deno.test("a pause that nobody ends has a limit: the run ends in good order", async () => {
+Deno.test("a pause that nobody ends has a limit: the run ends without a fault", async () => {
   await using stage = new Stage({ devices: 1, pauseTimeoutMs: 150 });
   const { server } = stage;
   const running = server.start();

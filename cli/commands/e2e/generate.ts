@@ -12,7 +12,7 @@ import { flagArgs, integer, toggle } from "../../flags/flags.ts";
 const FLAGS = {
   count: integer("N", 0, "test prompts to continue; 0 = all", { min: 0 }),
   first: integer("N", 0, "index of the first one", { min: 0 }),
-  best: toggle("the adapter of the lowest validation loss, which finetune.ts --keep-best saves"),
+  best: toggle("use the adapter with the best validation loss, which finetune --keep-best saves"),
   ...withOther(
     without(GENERATE, [
       ...[

@@ -85,7 +85,7 @@ async function readPairs(file: string, skipBad: boolean): Promise<FormattedPair[
   const text = skippedText(file, skipped);
   if (text !== null) console.error(text);
   if (pairs.length > 0) return pairs;
-  throw new CheckpointError(`Cannot read ${file} as it must hold at least one pair: all lines are bad`);
+  throw new CheckpointError(`Cannot read ${file} as it must hold at least one pair: no line is valid`);
 }
 
 /** Holds out the last tenth of the prompts, with all their texts. */
