@@ -203,6 +203,6 @@ export function parameterText({ trainable, base, share }: ParameterCounts): stri
 /** Refuses a flag that needs another one. */
 export function requireFlag(program: string, flag: string, needed: string, isThere: boolean): void {
   if (!isThere) {
-    throw new UsageError(`--${flag} needs --${needed} too`);
+    throw new UsageError(`Cannot run ${program}: --${flag} needs --${needed} too`);
   }
 }
