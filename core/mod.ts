@@ -93,27 +93,40 @@ export {
   gpt2Shape,
 } from "./model/families/gpt2.ts";
 export type { NamedArray, NamedArrays } from "./files/named_arrays.ts";
+export { gatedFeedForwardOp, LlamaEnds, type LlamaLayer, LlamaLayers } from "./model/families/llama.ts";
 export {
-  gatedFeedForwardOp,
   type LlamaConfig,
   llamaConfig,
-  LlamaEnds,
-  type LlamaLayer,
-  LlamaLayers,
   llamaShape,
   ropeFrequencies,
   type RopeScaling,
-} from "./model/families/llama.ts";
+} from "./model/families/llama_config.ts";
 export { rmsNormOp, ropeOp } from "./model/ops.ts";
+export { type Checkpoint, loadEnds, loadLayers, type LoadOptions, modelShape } from "./model/load.ts";
 export {
-  type Checkpoint,
-  loadEnds,
-  loadLayers,
-  type LoadOptions,
+  FAMILIES,
+  Families,
+  familyName,
+  familyOf,
   type ModelConfig,
   modelConfig,
-  modelShape,
-} from "./model/load.ts";
+  type ModelFamily,
+} from "./model/families.ts";
+export type {
+  AttentionProjection,
+  Family,
+  FamilyBytes,
+  FamilyLoad,
+  ProjectionShape,
+  ProjectionTarget,
+} from "./model/families/family.ts";
+export {
+  type GgufChange,
+  type GgufFamily,
+  GgufFields,
+  type GgufNames,
+  type GgufReading,
+} from "./model/families/gguf.ts";
 export { BASE_WEIGHTS, type BaseWeights } from "./model/weights.ts";
 export { type BaseWeightBytes, baseWeightBytes } from "./model/weight_bytes.ts";
 export {
@@ -426,18 +439,10 @@ export { type LikelihoodOptions, logLikelihoods } from "./generation/likelihood.
 export { applyRules, type LogitsRules, logSoftmax } from "./generation/logits.ts";
 export type { DecodingSession } from "./generation/model.ts";
 export { sample, type SampleOptions } from "./generation/sample.ts";
-export {
-  fromPeft,
-  loadPeft,
-  mergePeft,
-  type ModelFamily,
-  type PeftAdapter,
-  type PeftConfig,
-  type PeftModelShape,
-  reduceRank,
-  savePeft,
-  toPeft,
-} from "./lora/peft.ts";
+export { fromPeft, loadPeft, savePeft, toPeft } from "./lora/peft.ts";
+export { mergePeft } from "./lora/peft_merge.ts";
+export type { PeftAdapter, PeftConfig, PeftModelShape } from "./lora/peft_modules.ts";
+export { reduceRank } from "./lora/peft_rank.ts";
 export { dequantise, GGML_TYPES, ggmlBytes } from "./files/ggml_types.ts";
 export { firstNotFinite } from "./files/finite_values.ts";
 export { GgufFile, type GgufTensor } from "./files/gguf.ts";

@@ -10,6 +10,7 @@ import {
   certifyExport,
   defaultCache,
   type ExportCertificate,
+  familyName,
   fromPeft,
   isGguf,
   joinAdapters,
@@ -19,7 +20,6 @@ import {
   loadModelFolder,
   loadPeft,
   mergePeft,
-  type ModelFamily,
   type ModelFolder,
   modelFolderOf,
   modelShape,
@@ -94,10 +94,6 @@ const FLAGS = {
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
 };
 
-function familyOf({ config }: ModelFolder): ModelFamily {
-  return "model_type" in config ? config.model_type : "gpt2";
-}
-
 function shapeOf({ config }: ModelFolder) {
   const { layers, heads, kvHeads, hidden } = modelShape(config);
   return { layers, heads, kvHeads, hidden };
@@ -165,7 +161,7 @@ async function main(): Promise<number> {
   await using peftFolder = await pendingAt("peft", flags.peft);
   await using mergeFolder = await pendingAt("merge", flags.merge);
   const model = await loadModel(flags.model);
-  const family = familyOf(model);
+  const family = familyName(model.config);
   const shape = shapeOf(model);
   if (flags.import !== "") {
     const adapter = fromPeft(await loadPeft(flags.import), family, shape);

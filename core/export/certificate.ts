@@ -9,13 +9,16 @@
 
 import type { Engine } from "@edgetuner/kernels";
 import type { ModelEnds } from "../model/base.ts";
-import { loadEnds, loadLayers, type ModelConfig, modelShape } from "../model/load.ts";
+import type { ModelConfig, ModelFamily } from "../model/families.ts";
+import { loadEnds, loadLayers, modelShape } from "../model/load.ts";
 import type { NamedArrays } from "../files/named_arrays.ts";
 import { embedTokens, logitsOf } from "../model/loss.ts";
 import { Tape } from "../model/tape.ts";
 import { type Adapter, loadHeads } from "../lora/adapter.ts";
 import type { LocalHeads } from "../lora/local_heads.ts";
-import { fitsHeadModules, fromPeft, mergePeft, type ModelFamily, type PeftAdapter } from "../lora/peft.ts";
+import { fitsHeadModules, fromPeft } from "../lora/peft.ts";
+import { mergePeft } from "../lora/peft_merge.ts";
+import type { PeftAdapter } from "../lora/peft_modules.ts";
 
 /** What a smaller rank took away. */
 export interface ReductionLoss {

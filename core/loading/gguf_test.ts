@@ -2,8 +2,9 @@ import { Engine } from "@edgetuner/kernels";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { CheckpointError } from "../contracts/errors.ts";
 import type { NamedArrays } from "../files/named_arrays.ts";
-import type { LlamaConfig } from "../model/families/llama.ts";
-import { loadEnds, loadLayers, type ModelConfig } from "../model/load.ts";
+import type { LlamaConfig } from "../model/families/llama_config.ts";
+import type { ModelConfig } from "../model/families.ts";
+import { loadEnds, loadLayers } from "../model/load.ts";
 import { embedTokens, logitsOf } from "../model/loss.ts";
 import { Tape } from "../model/tape.ts";
 import { fingerprintOf, parameterCount } from "./fingerprint.ts";
@@ -150,7 +151,10 @@ Deno.test("a GGUF file of another architecture, or with another LM head, is refu
     changed.set(new TextEncoder().encode("bert"), at("gpt2", at("general.architecture")));
     await Deno.writeFile(file, changed);
     const error = await assertRejects(() => loadGgufModel(file), CheckpointError, '"bert"');
-    assert(error.message.includes('must be "llama" or "gpt2" (OPT has no architecture'), error.message);
+    assert(
+      error.message.includes('must be "gpt2" or "llama" (no architecture in llama.cpp has OPT'),
+      error.message,
+    );
     const { tensors } = await GgufFile.open(GPT2);
     const head = bytes.slice();
     head[tensors.get("output.weight")!.offset + 2]! ^= 1;

@@ -1,5 +1,5 @@
 /**
- * Adapters in the format of PEFT (Hugging Face), and merged into the base model.
+ * Adapters in the format of PEFT (Hugging Face).
  *
  * d hidden size, D head size, H heads, H_kv key and value heads, r rank of a head module, c targets.
  *
@@ -12,95 +12,26 @@
 
 import { readJson } from "../files/json_file.ts";
 import { showValue } from "../contracts/plain_text.ts";
-import { finitePieces, requireFiniteValues } from "../files/finite_values.ts";
-import { LazyArrays } from "../files/lazy_arrays.ts";
-import { shapesOf, streamed } from "../files/streaming.ts";
+import { requireFiniteValues } from "../files/finite_values.ts";
 import { PendingFolder, writeWhole } from "../files/atomic.ts";
 import { loadSafetensors, saveSafetensors } from "../files/safetensors.ts";
 import { CheckpointError } from "../contracts/errors.ts";
-import type { NamedArray, NamedArrays } from "../files/named_arrays.ts";
+import type { NamedArray } from "../files/named_arrays.ts";
+import type { ModelFamily } from "../model/families.ts";
 import type { Adapter } from "./adapter.ts";
 import { INPUT_MODES } from "./input_modes.ts";
+import {
+  fullName,
+  matricesOf,
+  modulesOf,
+  type PeftAdapter,
+  type PeftConfig,
+  type PeftModelShape,
+  recordOf,
+  rowOf,
+  scaleOf,
+} from "./peft_modules.ts";
 import { LORA_TARGETS, type LoraTarget } from "./settings.ts";
-
-/** Families whose names are known. */
-export type ModelFamily = "gpt2" | "opt" | "llama";
-
-/** What of `adapter_config.json` matters. */
-export interface PeftConfig {
-  /** Always "LORA". */
-  readonly peft_type: "LORA";
-  /** Rank. */
-  readonly r: number;
-  /** Scale numerator. */
-  readonly lora_alpha: number;
-  /** Dropout while training. */
-  readonly lora_dropout: number;
-  /** Adapted modules, by the end of their names. */
-  readonly target_modules: readonly string[];
-  /** True if the base stores its weights [in, out], as GPT-2 does. */
-  readonly fan_in_fan_out: boolean;
-  /** The scale is alpha / sqrt(r) if true. */
-  readonly use_rslora: boolean;
-  /** Further fields, as PEFT writes them. */
-  readonly [name: string]: unknown;
-}
-
-/** An adapter as PEFT keeps it. */
-export interface PeftAdapter {
-  /** `adapter_config.json`. */
-  readonly config: PeftConfig;
-  /** A [r, in] and B [out, r] of every adapted module, by PEFT's names. */
-  readonly arrays: NamedArrays;
-}
-
-/** A module that LoRA adapts: a part of it for each target it holds. */
-interface Module {
-  /** Name without PEFT's prefix and suffix. */
-  readonly name: string;
-  /** Rows of B of the whole module. */
-  readonly outputs: number;
-  /** Targets and where their rows begin. */
-  readonly targets: readonly { readonly target: LoraTarget; readonly first: number }[];
-}
-
-/** Shape of the model an adapter is for. */
-export interface PeftModelShape {
-  /** L, layers. */
-  readonly layers: number;
-  /** H, heads per layer. */
-  readonly heads: number;
-  /** d, hidden size. */
-  readonly hidden: number;
-  /** H_kv, key and value heads; head h uses floor(h H_kv / H). @default {heads} */
-  readonly kvHeads?: number | undefined;
-}
-
-function modulesOf(family: ModelFamily, shape: PeftModelShape, layer: number): Module[] {
-  const { hidden, heads, kvHeads = heads } = shape;
-  if (family === "gpt2") {
-    return [{
-      name: `transformer.h.${layer}.attn.c_attn`,
-      outputs: 3 * hidden,
-      targets: LORA_TARGETS.map((target, i) => ({ target, first: i * hidden })),
-    }];
-  }
-  const prefix = family === "opt" ? "model.decoder.layers" : "model.layers";
-  return LORA_TARGETS.map((target) => ({
-    name: `${prefix}.${layer}.self_attn.${target}_proj`,
-    outputs: target === "q" ? hidden : kvHeads * (hidden / heads),
-    targets: [{ target, first: 0 }],
-  }));
-}
-
-const fullName = (module: string, matrix: "A" | "B") => `base_model.model.${module}.lora_${matrix}.weight`;
-
-/** First row, within a target's rows, that head `h` of a target writes to. */
-function rowOf(target: LoraTarget, head: number, shape: PeftModelShape): number {
-  const { hidden, heads, kvHeads = heads } = shape;
-  const owner = target === "q" ? head : Math.floor(head * kvHeads / heads);
-  return owner * (hidden / heads);
-}
 
 /**
  * Turns head modules into one PEFT adapter, without loss.
@@ -115,13 +46,14 @@ export function toPeft(adapter: Adapter, family: ModelFamily, kvHeads?: number):
   const shape: PeftModelShape = { ...adapter.model, kvHeads };
   const { layers, heads, hidden } = shape;
   const headSize = hidden / heads;
+  const record = recordOf(family);
   const input = INPUT_MODES[lora.mode];
   const inputs = input.columns(shape);
   const arrays = new Map<string, NamedArray>();
   let rank = 0;
   for (let layer = 0; layer < layers; layer++) {
     for (const module of modulesOf(family, shape, layer)) {
-      const targets = module.targets.filter(({ target }) => lora.targets.includes(target));
+      const targets = module.parts.filter(({ target }) => lora.targets.includes(target));
       if (targets.length === 0) continue;
       rank = targets.length * heads * lora.rank;
       const a = new Float32Array(rank * hidden);
@@ -159,13 +91,13 @@ export function toPeft(adapter: Adapter, family: ModelFamily, kvHeads?: number):
     task_type: "CAUSAL_LM",
     base_model_name_or_path: null,
     bias: "none",
-    fan_in_fan_out: family === "gpt2",
+    fan_in_fan_out: record.storesInOut,
     inference_mode: true,
     init_lora_weights: true,
     r: rank,
     lora_alpha: lora.alpha * rank / lora.rank,
     lora_dropout: lora.dropout,
-    target_modules: family === "gpt2" ? ["c_attn"] : lora.targets.map((target) => `${target}_proj`),
+    target_modules: record.peftTargets(lora.targets),
     modules_to_save: null,
     use_dora: false,
     use_rslora: false,
@@ -175,28 +107,6 @@ export function toPeft(adapter: Adapter, family: ModelFamily, kvHeads?: number):
 
 /** Largest rank of head modules. */
 const MAX_RANK = 256;
-
-function scaleOf({ r, lora_alpha, use_rslora }: PeftConfig): number {
-  return lora_alpha / (use_rslora ? Math.sqrt(r) : r);
-}
-
-/** A and B of a module; `null` if the adapter leaves it alone. */
-function matricesOf(
-  { arrays, config }: PeftAdapter,
-  module: Module,
-  hidden: number,
-): { readonly a: Float32Array; readonly b: Float32Array } | null {
-  const a = arrays.get(fullName(module.name, "A"));
-  const b = arrays.get(fullName(module.name, "B"));
-  if (a === undefined && b === undefined) return null;
-  const shapes = `[${a?.shape}] and [${b?.shape}]`;
-  if (shapes !== `[${config.r},${hidden}] and [${module.outputs},${config.r}]`) {
-    throw new CheckpointError(
-      `Cannot use the adapter as A and B of ${module.name} must be [${config.r},${hidden}] and [${module.outputs},${config.r}]: they are ${shapes}`,
-    );
-  }
-  return { a: a!.data, b: b!.data };
-}
 
 /** An adapter's parts, head by head. */
 interface PeftHeads {
@@ -219,7 +129,7 @@ function headsOf(peft: PeftAdapter, family: ModelFamily, shape: PeftModelShape):
   }
   const targets = LORA_TARGETS.filter((target) =>
     all.flat().some((module) =>
-      peft.arrays.has(fullName(module.name, "A")) && module.targets.some((t) => t.target === target)
+      peft.arrays.has(fullName(module.name, "A")) && module.parts.some((t) => t.target === target)
     )
   );
   if (targets.length === 0) {
@@ -229,7 +139,7 @@ function headsOf(peft: PeftAdapter, family: ModelFamily, shape: PeftModelShape):
     for (const [layer, modules] of all.entries()) {
       for (const module of modules) {
         const matrices = matricesOf(peft, module, hidden);
-        for (const { target, first } of module.targets) {
+        for (const { target, first } of module.parts) {
           if (!targets.includes(target)) continue;
           for (let head = 0; head < heads; head++) {
             // Of the heads that share a key and value head, the first one has it all.
@@ -322,155 +232,6 @@ function usedColumns(b: Float32Array | null, rank: number): number[] {
   const used = new Uint8Array(rank);
   for (let i = 0; i < b.length; i++) if (b[i] !== 0) used[i % rank] = 1;
   return [...used.keys()].filter((k) => used[k] === 1);
-}
-
-const MERGE = "merge the adapter";
-
-/**
- * Adds an adapter to the base model's weights: W + scale * B A.
- *
- * @param weights The checkpoint; not changed.
- * @returns The merged weights, each computed when it is read.
- * @throws {CheckpointError} If an adapted weight is missing, or one of the adapter is not finite; on reading, if it
- * has another shape, or if a weight of the model, before or after, is not finite.
- */
-export function mergePeft(
-  weights: NamedArrays,
-  peft: PeftAdapter,
-  family: ModelFamily,
-  shape: PeftModelShape,
-): NamedArrays {
-  requireFiniteValues(MERGE, peft.arrays);
-  const finite = (name: string, array: NamedArray): NamedArray => {
-    requireFiniteValues(MERGE, new Map([[name, array]]), from(name));
-    return array;
-  };
-  const from = (name: string) => streamed(weights, name)?.from;
-  const { hidden } = shape;
-  const { r: rank } = peft.config;
-  const scale = scaleOf(peft.config);
-  const changes = new Map<string, (array: NamedArray) => NamedArray>();
-  for (let layer = 0; layer < shape.layers; layer++) {
-    for (const module of modulesOf(family, shape, layer)) {
-      const matrices = matricesOf(peft, module, hidden);
-      if (matrices === null) continue;
-      // Some files leave out the name of the whole model.
-      const names = [module.name, module.name.replace(/^(transformer|model)\./, "")].map((n) =>
-        `${n}.weight`
-      );
-      const name = names.find((n) => weights.has(n));
-      const [rows, columns] = family === "gpt2" ? [hidden, module.outputs] : [module.outputs, hidden];
-      const refuse = (is: string): never => {
-        throw new CheckpointError(
-          `Cannot merge the adapter as the model must hold "${names[0]}" [${rows},${columns}]: it ${is}`,
-        );
-      };
-      if (name === undefined) return refuse("does not");
-      changes.set(name, (base) => {
-        finite(name, base);
-        if (base.shape.join() !== `${rows},${columns}`) refuse(`is [${base.shape}]`);
-        const data = base.data.slice();
-        const row = new Float64Array(hidden);
-        for (let o = 0; o < module.outputs; o++) {
-          row.fill(0);
-          for (let k = 0; k < rank; k++) {
-            const b = matrices.b[o * rank + k]!;
-            if (b === 0) continue;
-            const a = matrices.a.subarray(k * hidden, (k + 1) * hidden);
-            for (let i = 0; i < hidden; i++) row[i]! += b * a[i]!;
-          }
-          for (let i = 0; i < hidden; i++) {
-            data[family === "gpt2" ? i * module.outputs + o : o * hidden + i]! += scale * row[i]!;
-          }
-        }
-        return finite(name, { shape: base.shape, data });
-      });
-    }
-  }
-  const shapes = shapesOf(weights);
-  return new LazyArrays(weights.keys(), {
-    make: (name) => {
-      const array = weights.get(name)!;
-      return changes.get(name)?.(array) ?? finite(name, array);
-    },
-    shape: (name) => shapes.get(name)!,
-    pieces: (name, unit) => {
-      const change = changes.get(name);
-      return change === undefined
-        ? finitePieces(name, streamed(weights, name)!, unit, MERGE)
-        : [change(weights.get(name)!).data];
-    },
-    from,
-  });
-}
-
-/**
- * Approximates an adapter by one of smaller rank: the best one in the Frobenius norm, module by
- * module, by singular values.
- *
- * @param peft The adapter.
- * @param rank The new rank.
- * @returns The smaller adapter, and ||change||_F / ||B A||_F over all modules together.
- * @throws {RangeError} If the rank is not from 1 to the present one.
- */
-export async function reduceRank(
-  peft: PeftAdapter,
-  rank: number,
-): Promise<{ readonly peft: PeftAdapter; readonly error: number }> {
-  const { r } = peft.config;
-  if (!Number.isInteger(rank) || rank < 1 || rank > r) {
-    throw new RangeError(
-      `Cannot reduce the rank as it must be an integer from 1 to ${r}: current value is ${rank}`,
-    );
-  }
-  const { Matrix, QrDecomposition, SingularValueDecomposition } = await import("ml-matrix");
-  const matrixOf = ({ shape: [rows, columns], data }: NamedArray) =>
-    Matrix.from1DArray(rows!, columns!, data);
-  // A tall matrix as orthonormal columns times a small square one; a wide one as it is.
-  const split = (m: InstanceType<typeof Matrix>) => {
-    if (m.rows <= m.columns) return { q: Matrix.eye(m.rows), r: m };
-    const qr = new QrDecomposition(m);
-    return { q: qr.orthogonalMatrix, r: qr.upperTriangularMatrix };
-  };
-  const arrays = new Map<string, NamedArray>();
-  let kept = 0, lost = 0;
-  for (const [nameA, arrayA] of peft.arrays) {
-    if (!nameA.endsWith(".lora_A.weight")) continue;
-    const nameB = nameA.replace(/\.lora_A\.weight$/, ".lora_B.weight");
-    const arrayB = peft.arrays.get(nameB);
-    if (arrayB === undefined) {
-      throw new CheckpointError(
-        `Cannot reduce the rank as there must be B for each A: "${nameB}" is missing`,
-      );
-    }
-    const b = split(matrixOf(arrayB));
-    const a = split(matrixOf(arrayA).transpose());
-    const svd = new SingularValueDecomposition(b.r.mmul(a.r.transpose()), { autoTranspose: true });
-    const values = svd.diagonal;
-    values.forEach((s, i) => i < rank ? kept += s * s : lost += s * s);
-    const left = b.q.mmul(svd.leftSingularVectors);
-    const right = a.q.mmul(svd.rightSingularVectors);
-    // The root of each singular value goes to either side.
-    const pick = (m: InstanceType<typeof Matrix>, row: number, i: number) =>
-      i < values.length ? m.get(row, i) * Math.sqrt(values[i]!) : 0;
-    const [inputs, outputs] = [arrayA.shape[1]!, arrayB.shape[0]!];
-    arrays.set(nameA, {
-      shape: [rank, inputs],
-      data: Float32Array.from(
-        { length: rank * inputs },
-        (_, at) => pick(right, at % inputs, Math.floor(at / inputs)),
-      ),
-    });
-    arrays.set(nameB, {
-      shape: [outputs, rank],
-      data: Float32Array.from(
-        { length: outputs * rank },
-        (_, at) => pick(left, Math.floor(at / rank), at % rank),
-      ),
-    });
-  }
-  const config = { ...peft.config, r: rank, lora_alpha: scaleOf(peft.config) * rank, use_rslora: false };
-  return { peft: { config, arrays }, error: kept + lost === 0 ? 0 : Math.sqrt(lost / (kept + lost)) };
 }
 
 /**

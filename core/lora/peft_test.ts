@@ -6,17 +6,11 @@ import { StoredTensors } from "../files/stored_tensors.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import type { Adapter } from "./adapter.ts";
-import {
-  fromPeft,
-  loadPeft,
-  mergePeft,
-  type ModelFamily,
-  type PeftAdapter,
-  type PeftModelShape,
-  reduceRank,
-  savePeft,
-  toPeft,
-} from "./peft.ts";
+import type { ModelFamily } from "../model/families.ts";
+import { fromPeft, loadPeft, savePeft, toPeft } from "./peft.ts";
+import { mergePeft } from "./peft_merge.ts";
+import type { PeftAdapter, PeftModelShape } from "./peft_modules.ts";
+import { reduceRank } from "./peft_rank.ts";
 import type { LoraTarget } from "./settings.ts";
 import { FIXTURES } from "../../tests/support/places.ts";
 

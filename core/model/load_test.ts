@@ -7,8 +7,9 @@ import { CheckpointError } from "../contracts/errors.ts";
 import { initialWeights } from "../loading/model_folder.ts";
 import { gpt2Config } from "./families/gpt2.ts";
 import type { NamedArrays } from "../files/named_arrays.ts";
-import { type LlamaConfig, llamaConfig, ropeFrequencies } from "./families/llama.ts";
-import { loadEnds, loadLayers, modelConfig, modelShape } from "./load.ts";
+import { type LlamaConfig, llamaConfig, ropeFrequencies } from "./families/llama_config.ts";
+import { modelConfig } from "./families.ts";
+import { loadEnds, loadLayers, modelShape } from "./load.ts";
 
 const engine = await Engine.create();
 const LLAMA = familyConfig("llama");

@@ -39,6 +39,16 @@ import {
 } from "../ops.ts";
 import type { BaseLayers, BaseShape, EndsShape, ModelEnds, Normalised, SequenceShape } from "../base.ts";
 import type { LayerHeads } from "../../contracts/ports.ts";
+import { WeightSum } from "../weight_sum.ts";
+import type { Family } from "./family.ts";
+import {
+  type GgufFields,
+  type GgufNames,
+  type GgufReading,
+  rounded,
+  sameValues,
+  TRANSPOSED,
+} from "./gguf.ts";
 
 /** Shape of a GPT-2 model, named as in its `config.json`. */
 export interface Gpt2Config {
@@ -344,3 +354,81 @@ export class Gpt2Ends implements ModelEnds {
 export function gpt2Shape({ n_layer: layers, n_head: heads, n_embd: hidden }: Gpt2Config): BaseShape {
   return { layers, heads, kvHeads: heads, hidden, headSize: hidden / heads };
 }
+
+function gpt2Bytes({ n_embd: d, n_layer, vocab_size, n_positions }: Gpt2Config, format: BaseWeights) {
+  const layer = new WeightSum(format, "rows").matrix(d, 3 * d).matrix(d, d).matrix(d, 4 * d).matrix(4 * d, d)
+    .plain(1, d, 6).plain(1, 3 * d).plain(1, 4 * d);
+  const ends = new WeightSum(format, "columns").matrix(vocab_size, d).plain(n_positions, d).plain(1, d, 2);
+  return { layers: n_layer * layer.bytes, ends: ends.bytes };
+}
+
+const GGUF_NAMES: GgufNames = {
+  layer: {
+    attn_norm: "ln_1",
+    ffn_norm: "ln_2",
+    attn_qkv: "attn.c_attn",
+    attn_output: "attn.c_proj",
+    ffn_up: "mlp.c_fc",
+    ffn_down: "mlp.c_proj",
+  },
+  prefix: "transformer.h.",
+  ends: {
+    "token_embd.weight": "transformer.wte.weight",
+    "position_embd.weight": "transformer.wpe.weight",
+    "output_norm.weight": "transformer.ln_f.weight",
+    "output_norm.bias": "transformer.ln_f.bias",
+    "output.weight": "lm_head.weight",
+  },
+};
+
+function readGguf(fields: GgufFields): GgufReading<Gpt2Config> {
+  const { file } = fields;
+  const hidden = fields.count("embedding_length");
+  const inner = fields.count("feed_forward_length", 4 * hidden);
+  if (inner !== 4 * hidden) fields.refuse(`gpt2.feed_forward_length must be ${4 * hidden}`, inner);
+  const names = new Map(fields.names(GGUF_NAMES, "GPT-2"));
+  const head = file.tensors.get("output.weight");
+  // Older converters wrote the tied LM head a second time.
+  if (head !== undefined && !sameValues(file, "output.weight", "token_embd.weight")) {
+    fields.refuse(
+      "output.weight must be a copy of token_embd.weight, as GPT-2's LM head is",
+      "another tensor",
+    );
+  }
+  names.delete("lm_head.weight");
+  const config = gpt2Config({
+    n_layer: fields.count("block_count"),
+    n_head: fields.count("attention.head_count"),
+    n_embd: hidden,
+    vocab_size: file.tensors.get("token_embd.weight")?.shape[0],
+    n_positions: fields.count("context_length"),
+    layer_norm_epsilon: rounded(fields.get("attention.layer_norm_epsilon") ?? 1e-5),
+  });
+  return {
+    config,
+    names,
+    change: (ours) => /\.(c_attn|c_proj|c_fc)\.weight$/.test(ours) ? TRANSPOSED : null,
+  };
+}
+
+/** All that is known of GPT-2. */
+export const gpt2Family: Family<Gpt2Config> = {
+  name: "gpt2",
+  title: "GPT-2",
+  architectures: ["GPT2LMHeadModel"],
+  config: gpt2Config,
+  shape: gpt2Shape,
+  layers: (engine, config, weights, format) => new Gpt2Layers(engine, config, weights, false, format),
+  ends: (engine, config, weights, format) => new Gpt2Ends(engine, config, weights, false, format),
+  bytes: gpt2Bytes,
+  prefixes: ["transformer.", ""],
+  storesInOut: true,
+  projections: ({ hidden }, layer) => [{
+    name: `h.${layer}.attn.c_attn`,
+    outputs: 3 * hidden,
+    parts: (["q", "k", "v"] as const).map((target, i) => ({ target, first: i * hidden })),
+  }],
+  outputProjection: (layer) => `h.${layer}.attn.c_proj`,
+  peftTargets: () => ["c_attn"],
+  gguf: { architecture: "gpt2", read: readGguf },
+};

@@ -8,16 +8,7 @@
  * @module
  */
 
-import {
-  type BaseWeights,
-  checkHeads,
-  ConfigFields,
-  disposeAll,
-  refuseQuantised,
-  WeightReader,
-} from "../weights.ts";
-import { CheckpointError } from "../../contracts/errors.ts";
-import { showValue } from "../../contracts/plain_text.ts";
+import { type BaseWeights, disposeAll, WeightReader } from "../weights.ts";
 import type { BaseLayers, BaseShape, EndsShape, ModelEnds, Normalised, SequenceShape } from "../base.ts";
 import type { MatrixParameter, Parameter, Tape, Variable } from "../tape.ts";
 import {
@@ -42,184 +33,10 @@ import {
 } from "@edgetuner/kernels";
 import type { NamedArrays } from "../../files/named_arrays.ts";
 import type { LayerHeads } from "../../contracts/ports.ts";
-
-/** How the angles of rotary positions were stretched for longer sequences. */
-export type RopeScaling =
-  | { readonly rope_type: "default" }
-  | { readonly rope_type: "linear"; readonly factor: number }
-  | {
-    readonly rope_type: "llama3";
-    readonly factor: number;
-    readonly low_freq_factor: number;
-    readonly high_freq_factor: number;
-    readonly original_max_position_embeddings: number;
-  };
-
-/** Shape of a LLaMA model, named as in its `config.json`. */
-export interface LlamaConfig {
-  /** The family. */
-  readonly model_type: "llama";
-  /** L, layers. */
-  readonly num_hidden_layers: number;
-  /** H, attention heads. */
-  readonly num_attention_heads: number;
-  /** G, heads of keys and values. */
-  readonly num_key_value_heads: number;
-  /** d, hidden size. */
-  readonly hidden_size: number;
-  /** F, feed-forward size. */
-  readonly intermediate_size: number;
-  /** V, vocabulary entries. */
-  readonly vocab_size: number;
-  /** Longest sequence. */
-  readonly max_position_embeddings: number;
-  /** Added to mean squares. */
-  readonly rms_norm_eps: number;
-  /** Q, K, V and output projection have biases. */
-  readonly attention_bias: boolean;
-  /** The feed-forward network has biases. */
-  readonly mlp_bias: boolean;
-  /** The LM head is the token embedding. */
-  readonly tie_word_embeddings: boolean;
-  /** Base of the angles. */
-  readonly rope_theta: number;
-  /** How they are stretched. */
-  readonly rope_scaling: RopeScaling;
-}
-
-/** `rope_theta` and `rope_scaling`, where older and newer files have them. */
-function ropeOf(fields: ConfigFields): Pick<LlamaConfig, "rope_theta" | "rope_scaling"> {
-  const name = fields.get("rope_parameters") !== undefined ? "rope_parameters" : "rope_scaling";
-  const scaling = fields.object(name);
-  // Else the defaults would be taken, as all else is one level down.
-  for (const kind of ["full_attention", "sliding_attention"]) {
-    scaling.only(kind, [], "all layers turn by the same angles");
-  }
-  const theta = scaling.positive("rope_theta", fields.positive("rope_theta", 10_000));
-  scaling.only("partial_rotary_factor", [1], "all columns of a head are turned");
-  const type = scaling.get("rope_type") ?? scaling.get("type") ?? "default";
-  if (type === "default") return { rope_theta: theta, rope_scaling: { rope_type: type } };
-  const factor = scaling.positive("factor");
-  if (type === "linear") return { rope_theta: theta, rope_scaling: { rope_type: type, factor } };
-  if (type === "llama3") {
-    const low = scaling.positive("low_freq_factor");
-    const high = scaling.positive("high_freq_factor");
-    if (!(low < high)) {
-      throw new CheckpointError(
-        `Cannot load the model as ${name}.low_freq_factor must be below high_freq_factor: they are ${low} and ${high}`,
-      );
-    }
-    return {
-      rope_theta: theta,
-      rope_scaling: {
-        rope_type: type,
-        factor,
-        low_freq_factor: low,
-        high_freq_factor: high,
-        original_max_position_embeddings: scaling.integer("original_max_position_embeddings"),
-      },
-    };
-  }
-  throw new CheckpointError(
-    `Cannot load the model as ${name}.rope_type must be "default", "linear" or "llama3": current value is ${
-      showValue(type)
-    }`,
-  );
-}
-
-/**
- * Checks a `config.json` and takes what LLaMA needs.
- *
- * @throws {CheckpointError} If a field is missing or out of range, or asks for what is not done here.
- */
-export function llamaConfig(json: unknown): LlamaConfig {
-  const fields = new ConfigFields(json);
-  fields.only("hidden_act", ["silu"]);
-  fields.only("partial_rotary_factor", [1], "all columns of a head are turned");
-  fields.only("rope_interleaved", [false], "column i goes with column i + D / 2");
-  refuseQuantised(fields);
-  for (const name of ["num_local_experts", "num_experts", "n_routed_experts"]) {
-    fields.only(name, [1], "mixtures of experts are not done");
-  }
-  const heads = fields.integer("num_attention_heads");
-  const hidden = fields.integer("hidden_size");
-  const positions = fields.integer("max_position_embeddings", 2048);
-  checkHeads(hidden, heads, 8);
-  fields.only(
-    "head_dim",
-    [hidden / heads],
-    "hidden_size / num_attention_heads, as a head module reads as many columns",
-  );
-  const kvHeads = fields.integer("num_key_value_heads", heads);
-  if (heads % kvHeads !== 0) {
-    throw new CheckpointError(
-      `Cannot load the model as num_key_value_heads must divide num_attention_heads: they are ${kvHeads} and ${heads}`,
-    );
-  }
-  const window = fields.get("sliding_window");
-  if (window !== undefined && fields.get("use_sliding_window") !== false && !(Number(window) >= positions)) {
-    throw new CheckpointError(
-      `Cannot load the model as sliding_window must be at least max_position_embeddings (every token sees all before it): current value is ${
-        showValue(window)
-      }`,
-    );
-  }
-  const kinds = fields.get("layer_types");
-  if (kinds !== undefined && !(Array.isArray(kinds) && kinds.every((kind) => kind === "full_attention"))) {
-    throw new CheckpointError(
-      `Cannot load the model as layer_types must be "full_attention" throughout: current value is ${
-        showValue(kinds)
-      }`,
-    );
-  }
-  return {
-    model_type: "llama",
-    num_hidden_layers: fields.integer("num_hidden_layers"),
-    num_attention_heads: heads,
-    num_key_value_heads: kvHeads,
-    hidden_size: hidden,
-    intermediate_size: fields.integer("intermediate_size"),
-    vocab_size: fields.integer("vocab_size"),
-    max_position_embeddings: positions,
-    rms_norm_eps: fields.positive("rms_norm_eps", 1e-6),
-    attention_bias: fields.boolean("attention_bias", false),
-    mlp_bias: fields.boolean("mlp_bias", false),
-    tie_word_embeddings: fields.boolean("tie_word_embeddings", false),
-    ...ropeOf(fields),
-  };
-}
-
-/** Shape of the layers of a LLaMA. */
-export function llamaShape(config: LlamaConfig): BaseShape {
-  const { num_attention_heads: heads, hidden_size: hidden } = config;
-  return {
-    layers: config.num_hidden_layers,
-    heads,
-    kvHeads: config.num_key_value_heads,
-    hidden,
-    headSize: hidden / heads,
-  };
-}
-
-/**
- * Angle per position of each pair of columns, [D / 2]: theta^(-2 i / D), stretched as the scaling says.
- * `linear` divides all (Chen et al., 2023); `llama3` divides those of wavelengths above
- * original / low_freq_factor, keeps those below original / high_freq_factor, and goes smoothly between.
- */
-export function ropeFrequencies(config: LlamaConfig): Float64Array {
-  const { rope_theta: theta, rope_scaling: scaling, hidden_size, num_attention_heads } = config;
-  const headSize = hidden_size / num_attention_heads;
-  return Float64Array.from({ length: headSize / 2 }, (_, i) => {
-    const frequency = theta ** (-2 * i / headSize);
-    if (scaling.rope_type === "default") return frequency;
-    if (scaling.rope_type === "linear") return frequency / scaling.factor;
-    const { factor, low_freq_factor: low, high_freq_factor: high } = scaling;
-    // Turns within the original length: few if the wavelength is long.
-    const turns = scaling.original_max_position_embeddings * frequency / (2 * Math.PI);
-    const kept = Math.min(1, Math.max(0, (turns - low) / (high - low)));
-    return frequency * (kept + (1 - kept) / factor);
-  });
-}
+import { WeightSum } from "../weight_sum.ts";
+import { type Family, separateProjections } from "./family.ts";
+import { type GgufFields, type GgufNames, type GgufReading, rounded, unpermuted } from "./gguf.ts";
+import { type LlamaConfig, llamaConfig, llamaShape, ropeFrequencies } from "./llama_config.ts";
 
 /** Weights of one layer. */
 export interface LlamaLayer {
@@ -456,3 +273,109 @@ export function gatedFeedForwardOp(
   }
   return out;
 }
+
+function llamaBytes(config: LlamaConfig, format: BaseWeights) {
+  const { hidden_size: d, intermediate_size: f, vocab_size, attention_bias, mlp_bias } = config;
+  const { kvHeads, headSize } = llamaShape(config);
+  const qkv = d + 2 * kvHeads * headSize;
+  const layer = new WeightSum(format, "columns").matrix(qkv, d).matrix(d, d).matrix(f, d).matrix(f, d).matrix(
+    d,
+    f,
+  )
+    .plain(1, d, 2);
+  if (attention_bias) layer.plain(1, qkv).plain(1, d);
+  if (mlp_bias) layer.plain(1, f, 2).plain(1, d);
+  const ends = new WeightSum(format, "columns").matrix(vocab_size, d).plain(1, d);
+  if (!config.tie_word_embeddings) ends.matrix(vocab_size, d);
+  return { layers: config.num_hidden_layers * layer.bytes, ends: ends.bytes };
+}
+
+const GGUF_NAMES: GgufNames = {
+  layer: {
+    attn_norm: "input_layernorm",
+    ffn_norm: "post_attention_layernorm",
+    attn_q: "self_attn.q_proj",
+    attn_k: "self_attn.k_proj",
+    attn_v: "self_attn.v_proj",
+    attn_output: "self_attn.o_proj",
+    ffn_gate: "mlp.gate_proj",
+    ffn_up: "mlp.up_proj",
+    ffn_down: "mlp.down_proj",
+  },
+  prefix: "model.layers.",
+  ends: {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+  },
+};
+
+function readGguf(fields: GgufFields): GgufReading<LlamaConfig> {
+  const { file } = fields;
+  const scaling = fields.get("rope.scaling.type");
+  if (scaling !== undefined && scaling !== "none" && scaling !== "linear") {
+    fields.refuse('llama.rope.scaling.type must be "none" or "linear"', scaling);
+  }
+  if (file.tensors.has("rope_freqs.weight")) {
+    fields.refuse("positions must not be stretched by a tensor", "rope_freqs.weight");
+  }
+  const experts = fields.get("expert_count");
+  if (experts !== undefined && experts !== 0) fields.refuse("llama.expert_count must be 0", experts);
+  const hidden = fields.count("embedding_length");
+  const heads = fields.count("attention.head_count");
+  const kvHeads = fields.count("attention.head_count_kv", heads);
+  const turned = fields.count("rope.dimension_count", hidden / heads);
+  if (turned !== hidden / heads) {
+    fields.refuse(`llama.rope.dimension_count must be ${hidden / heads}`, turned);
+  }
+  for (const which of ["attention.key_length", "attention.value_length"]) {
+    const size = fields.count(which, hidden / heads);
+    if (size !== hidden / heads) fields.refuse(`llama.${which} must be ${hidden / heads}`, size);
+  }
+  const names = fields.names(GGUF_NAMES, "LLaMA");
+  const config = llamaConfig({
+    model_type: "llama",
+    hidden_act: "silu",
+    hidden_size: hidden,
+    num_hidden_layers: fields.count("block_count"),
+    num_attention_heads: heads,
+    num_key_value_heads: kvHeads,
+    intermediate_size: fields.count("feed_forward_length"),
+    vocab_size: file.tensors.get("token_embd.weight")?.shape[0],
+    max_position_embeddings: fields.count("context_length"),
+    rms_norm_eps: rounded(fields.get("attention.layer_norm_rms_epsilon")),
+    rope_theta: rounded(fields.get("rope.freq_base") ?? 10_000),
+    ...(scaling === "linear"
+      ? { rope_scaling: { rope_type: "linear", factor: rounded(fields.get("rope.scaling.factor")) } }
+      : {}),
+    attention_bias: names.has("model.layers.0.self_attn.q_proj.bias"),
+    tie_word_embeddings: !names.has("lm_head.weight"),
+  });
+  const [q, k] = [unpermuted(heads), unpermuted(kvHeads)];
+  return {
+    config,
+    names,
+    change: (ours) => {
+      const which = /self_attn\.([qk])_proj/.exec(ours)?.[1];
+      return which === undefined ? null : which === "q" ? q : k;
+    },
+  };
+}
+
+/** All that is known of LLaMA. */
+export const llamaFamily: Family<LlamaConfig> = {
+  name: "llama",
+  title: "LLaMA",
+  architectures: ["LlamaForCausalLM"],
+  config: llamaConfig,
+  shape: llamaShape,
+  layers: (...args) => new LlamaLayers(...args),
+  ends: (...args) => new LlamaEnds(...args),
+  bytes: llamaBytes,
+  prefixes: PREFIXES,
+  storesInOut: false,
+  projections: (shape, layer) => separateProjections(`layers.${layer}`, shape),
+  outputProjection: (layer) => `layers.${layer}.self_attn.o_proj`,
+  peftTargets: (targets) => targets.map((target) => `${target}_proj`),
+  gguf: { architecture: "llama", read: readGguf },
+};

@@ -23,6 +23,8 @@ import {
   normOp,
 } from "../ops.ts";
 import type { NamedArrays } from "../../files/named_arrays.ts";
+import { WeightSum } from "../weight_sum.ts";
+import { type Family, separateProjections } from "./family.ts";
 import {
   type BaseWeights,
   checkHeads,
@@ -57,7 +59,7 @@ export interface OptConfig {
 /** Added to variances: PyTorch's default, which OPT has no setting for. */
 const EPSILON = 1e-5;
 /** Rows of the position table before that of the first token. */
-export const POSITION_OFFSET = 2;
+const POSITION_OFFSET = 2;
 const PREFIXES = ["model.decoder.", "decoder.", ""] as const;
 
 /**
@@ -293,3 +295,32 @@ export function reluFeedForwardOp(
   }
   return out;
 }
+
+function optBytes(config: OptConfig, format: BaseWeights) {
+  const { hidden_size: d, ffn_dim: f, vocab_size, max_position_embeddings } = config;
+  const layer = new WeightSum(format, "columns").matrix(3 * d, d).matrix(d, d).matrix(f, d).matrix(d, f)
+    .plain(1, d, 4);
+  if (config.enable_bias) layer.plain(1, 3 * d).plain(1, d, 2).plain(1, f);
+  const ends = new WeightSum(format, "columns").matrix(vocab_size, d).plain(1, d, 2)
+    .plain(max_position_embeddings + POSITION_OFFSET, d);
+  if (!config.tie_word_embeddings) ends.matrix(vocab_size, d);
+  return { layers: config.num_hidden_layers * layer.bytes, ends: ends.bytes };
+}
+
+/** All that is known of OPT. */
+export const optFamily: Family<OptConfig> = {
+  name: "opt",
+  title: "OPT",
+  architectures: ["OPTForCausalLM"],
+  config: optConfig,
+  shape: optShape,
+  layers: (...args) => new OptLayers(...args),
+  ends: (...args) => new OptEnds(...args),
+  bytes: optBytes,
+  prefixes: PREFIXES,
+  storesInOut: false,
+  projections: (shape, layer) => separateProjections(`layers.${layer}`, shape),
+  outputProjection: (layer) => `layers.${layer}.self_attn.out_proj`,
+  peftTargets: (targets) => targets.map((target) => `${target}_proj`),
+  gguf: null, // llama.cpp has no architecture for it
+};

@@ -7,6 +7,7 @@
  */
 
 import { CheckpointError } from "../../contracts/errors.ts";
+import { familyOf } from "../../model/families.ts";
 import { type Checkpoint, modelShape } from "../../model/load.ts";
 
 /**
@@ -18,57 +19,44 @@ import { type Checkpoint, modelShape } from "../../model/load.ts";
  * @throws {CheckpointError} If a weight is missing or has another shape.
  */
 export function baseNorms({ config, weights }: Checkpoint): Float32Array {
-  const { layers, heads, kvHeads, hidden: d, headSize } = modelShape(config);
+  const family = familyOf(config);
+  const shape = modelShape(config);
+  const { layers, heads, kvHeads, hidden: d, headSize } = shape;
   const squares = new Float64Array(layers * heads);
-  const group = heads / kvHeads;
-  /** Adds a weight whose rows (or columns) lie head by head: those of `owners` heads, each of `readers`. */
+  const headOf = (place: number) => Math.floor(place / headSize);
+  /** Adds a weight of so many inputs and outputs; `heads` says which query heads one of its numbers belongs to. */
   const add = (
-    layer: number,
-    names: readonly string[],
-    rows: number,
-    columns: number,
-    of: (i: number) => {
-      /** Head of keys and values, or query head. */
-      readonly owner: number;
-      /** Query heads that read it. */
-      readonly readers: number;
-    },
+    name: string,
+    [inputs, outputs]: readonly [number, number],
+    of: (input: number, output: number, count: (head: number) => void) => void,
   ) => {
+    const names = family.prefixes.map((prefix) => `${prefix}${name}.weight`);
     const found = names.map((name) => weights.get(name)).find((array) => array !== undefined);
-    if (found === undefined || found.data.length !== rows * columns) {
+    if (found === undefined || found.data.length !== inputs * outputs) {
+      const stored = family.storesInOut ? [inputs, outputs] : [outputs, inputs];
       throw new CheckpointError(
-        `Cannot measure the base weights as "${names[0]}" must be [${rows}, ${columns}]: it is ${
+        `Cannot measure the base weights as "${names[0]}" must be [${stored.join(", ")}]: it is ${
           found === undefined ? "missing" : `[${found.shape}]`
         }`,
       );
     }
+    const columns = family.storesInOut ? outputs : inputs;
     found.data.forEach((x, i) => {
-      const { owner, readers } = of(i);
-      for (let h = 0; h < readers; h++) squares[layer * heads + owner * readers + h]! += x * x;
+      const [row, column] = [Math.floor(i / columns), i % columns];
+      const [input, output] = family.storesInOut ? [row, column] : [column, row];
+      of(input, output, (head) => squares[head]! += x * x);
     });
   };
-  const headOf = (place: number) => Math.floor(place / headSize);
   for (let l = 0; l < layers; l++) {
-    if (!("model_type" in config)) {
-      const names = (
-        name: string,
-      ) => [`transformer.h.${l}.attn.${name}.weight`, `h.${l}.attn.${name}.weight`];
-      add(l, names("c_attn"), d, 3 * d, (i) => ({ owner: headOf(i % (3 * d) % d), readers: 1 }));
-      add(l, names("c_proj"), d, d, (i) => ({ owner: headOf(Math.floor(i / d)), readers: 1 }));
-      continue;
+    for (const { name, outputs, parts } of family.projections(shape, l)) {
+      add(name, [d, outputs], (_input, output, count) => {
+        const { target, first } = parts.findLast((part) => part.first <= output)!;
+        const owner = headOf(output - first);
+        const readers = target === "q" ? 1 : heads / kvHeads;
+        for (let h = 0; h < readers; h++) count(l * heads + owner * readers + h);
+      });
     }
-    const opt = config.model_type === "opt";
-    const names = (name: string) =>
-      (opt ? ["model.decoder.", "decoder.", ""] : ["model.", ""]).map((prefix) =>
-        `${prefix}layers.${l}.self_attn.${name}.weight`
-      );
-    const kv = kvHeads * headSize;
-    // Stored [out, in].
-    add(l, names("q_proj"), d, d, (i) => ({ owner: headOf(Math.floor(i / d)), readers: 1 }));
-    for (const name of ["k_proj", "v_proj"]) {
-      add(l, names(name), kv, d, (i) => ({ owner: headOf(Math.floor(i / d)), readers: group }));
-    }
-    add(l, names(opt ? "out_proj" : "o_proj"), d, d, (i) => ({ owner: headOf(i % d), readers: 1 }));
+    add(family.outputProjection(l), [d, d], (input, _output, count) => count(l * heads + headOf(input)));
   }
   return Float32Array.from(squares, Math.sqrt);
 }

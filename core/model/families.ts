@@ -1,0 +1,68 @@
+/**
+ * The list of model families.
+ *
+ * @module
+ */
+
+import { showValue } from "../contracts/plain_text.ts";
+import { CheckpointError } from "../contracts/errors.ts";
+import type { Family } from "./families/family.ts";
+import { type Gpt2Config, gpt2Family } from "./families/gpt2.ts";
+import { llamaFamily } from "./families/llama.ts";
+import type { LlamaConfig } from "./families/llama_config.ts";
+import { type OptConfig, optFamily } from "./families/opt.ts";
+
+/** All model families by name: a new one is one file in `families/` and one line here. */
+export class Families {
+  /** GPT-2. */
+  readonly gpt2: Family<Gpt2Config> = gpt2Family;
+  /** LLaMA, and what shares its architecture. */
+  readonly llama: Family<LlamaConfig> = llamaFamily;
+  /** OPT. */
+  readonly opt: Family<OptConfig> = optFamily;
+}
+
+/** Name of a model family. */
+export type ModelFamily = keyof Families;
+
+/** Shape of a model of any family. */
+export type ModelConfig = Families[ModelFamily] extends infer F ? F extends Family<infer C> ? C : never
+  : never;
+
+/** The model families by name. */
+export const FAMILIES: Readonly<Families> = new Families();
+
+const ALL = Object.values(FAMILIES) as readonly Family<ModelConfig>[];
+/** The family of configurations that do not say theirs: those of GPT-2, the first one there was. */
+const UNNAMED = "gpt2";
+
+/** The name of a model's family. */
+export function familyName(config: ModelConfig): ModelFamily {
+  return "model_type" in config ? config.model_type : UNNAMED;
+}
+
+/** What is known of a model's family. */
+export function familyOf(config: ModelConfig): Family<ModelConfig> {
+  return FAMILIES[familyName(config)] as Family<ModelConfig>;
+}
+
+/**
+ * Checks a `config.json` and takes what its family needs.
+ *
+ * @throws {CheckpointError} If the family is not known, a field is missing or out of range, or asks for
+ * what is not done here.
+ */
+export function modelConfig(json: unknown): ModelConfig {
+  const { model_type: type, architectures } = (json ?? {}) as Record<string, unknown>;
+  const name = type ?? (Array.isArray(architectures) ? architectures[0] : undefined) ?? UNNAMED;
+  const family = ALL.find((f) => f.name === name || f.architectures.some((other) => other === name));
+  if (family === undefined) {
+    const known = ALL.map((f) => `"${f.name}"`);
+    throw new CheckpointError(
+      `Cannot load the model as model_type must be ${known.slice(0, -1).join(", ")} or ${
+        known.at(-1)
+      }: current value is ${showValue(name)}`,
+    );
+  }
+  return family.config(json);
+}
