@@ -11,6 +11,8 @@ import {
   DEFAULT_LORA,
   DEFAULT_OPTIMIZER,
   encodePairs,
+  INPUT_MODE_NAMES,
+  type InputModeName,
   loadEnds,
   loadLayers,
   loadModelFolder,
@@ -105,7 +107,7 @@ type Run = (variant: Variant, share: number, into: Times) => Promise<void>;
 const TRAIN = assetPath("restaurant/train.txt");
 
 const FLAGS = {
-  mode: text("MODE", "full", "what a head module reads", ["slice", "full"]),
+  mode: text("MODE", "full", "what a head module reads", INPUT_MODE_NAMES),
   targets: text("LIST", "q,k,v", "projections that LoRA adapts: some of q, k, v"),
   steps: integer("N", 14, "steps of each variant in a round", { min: WARM + 2 }),
   rounds: integer("N", 2, "rounds; the variants take turns", { min: 1 }),
@@ -160,7 +162,7 @@ async function onTwin(
   const settings: RunSettings = {
     lora: {
       ...DEFAULT_LORA,
-      mode: flags.mode as "slice" | "full",
+      mode: flags.mode as InputModeName,
       targets: flags.targets.split(",") as LoraTarget[],
     },
     optimizer: DEFAULT_OPTIMIZER,

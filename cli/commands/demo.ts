@@ -13,6 +13,7 @@ import {
   claimFolder,
   type DataCounts,
   findCodec,
+  type InputModeName,
   joinAdapters,
   loadAdapter,
   MAX_MICRO_BATCHES,
@@ -372,7 +373,7 @@ async function main(): Promise<number> {
   const summary = await summarise(
     seen,
     flags.targets.split(",").length,
-    flags.mode as "slice" | "full",
+    flags.mode as InputModeName,
     !["none", "random", "oracle"].includes(flags.pruner),
     findCodec(codec.name, await codecsOf(codec.module)),
     flags,
@@ -512,7 +513,7 @@ function bestOf(seen: Seen): BestLoss | null {
 async function summarise(
   seen: Seen,
   targets: number,
-  mode: "slice" | "full",
+  mode: InputModeName,
   statistics: boolean,
   codec: WireCodec,
   flags: { readonly "micro-batches": number; readonly accumulate: number; readonly "clip-norm": number },

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { headParameters, INPUT_MODE_NAMES, type InputModeName } from "@edgetuner/core";
 import {
   MODEL_SIZES,
   type ModelSize,
@@ -60,7 +61,7 @@ async function main(): Promise<void> {
     keep: number("X", 0.4, "EdgeTuner: share of the heads kept", { min: 0, max: 1 }),
     "keep-layers": number("X", 1, "EdgeTuner: share of the layers that keep any head", { min: 0, max: 1 }),
     active: number("X", 0.125, "DLoRA: share of the head modules that are active", { min: 0, max: 1 }),
-    mode: text("MODE", "slice", "what a head module reads", ["slice", "full"]),
+    mode: text("MODE", "slice", "what a head module reads", INPUT_MODE_NAMES),
     targets: text("LIST", "q,v", "projections that LoRA adapts: some of q, k, v"),
     rank: integer("N", 8, "LoRA rank of each head module", { min: 1 }),
     bits: integer("N", 32, "bits of a number on the wire", { min: 1, max: 32 }),
@@ -77,7 +78,7 @@ async function main(): Promise<void> {
   const link = await linkOf(flags.link);
   const compute = await computeOf(flags.compute);
   const lora = {
-    mode: flags.mode as "slice" | "full",
+    mode: flags.mode as InputModeName,
     targets: loraTargets(flags.targets),
     rank: flags.rank,
   };
@@ -159,14 +160,14 @@ function shapesOf(
 /** What the largest device holds: float32 weights of its share of the base model, or of its LoRA with gradients and moments. */
 function deviceBytes(
   model: ModelSize,
-  lora: { readonly mode: string; readonly targets: readonly string[]; readonly rank: number },
+  lora: Parameters<typeof headParameters>[0],
   system: PlanSystem,
   { headsPerDevice }: Plan,
 ): number {
   if (system === "serverTuner") return 0;
   const { layers, heads, hidden: d, inner = 4 * d, gated = false } = model;
   const most = Math.max(...headsPerDevice);
-  const module = lora.targets.length * lora.rank * (d / heads + (lora.mode === "slice" ? d / heads : d));
+  const module = headParameters(lora, { heads, hidden: d });
   const adapter = 16 * layers * most * module;
   if (system === "split") return adapter;
   return 4 * layers * (4 * d * d + (gated ? 3 : 2) * d * inner) / (headsPerDevice.length + 1) + adapter;

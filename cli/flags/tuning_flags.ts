@@ -6,6 +6,8 @@
 
 import {
   DEFAULT_OPTIMIZER,
+  INPUT_MODE_NAMES,
+  type InputModeName,
   type LoraTarget,
   type RunSettings,
   type Schedule,
@@ -16,7 +18,7 @@ import { type FlagValues, integer, number, text, UsageError } from "./flags.ts";
 /** LoRA, optimizer, steps and seed. */
 export const TUNING_FLAGS = {
   steps: integer("N", 400, "training steps", { min: 1 }),
-  mode: text("MODE", "full", "what a head module reads", ["slice", "full"]),
+  mode: text("MODE", "full", "what a head module reads", INPUT_MODE_NAMES),
   targets: text("LIST", "q,k,v", "projections that LoRA adapts: some of q, k, v"),
   rank: integer("N", 8, "LoRA rank of each head module", { min: 1, max: 256 }),
   alpha: number("X", 32, "LoRA scale: Deltas are multiplied by alpha / rank", { min: 0 }),
@@ -54,7 +56,7 @@ export function loraTargets(given: string): LoraTarget[] {
 export function tuningSettings(flags: FlagValues<typeof TUNING_FLAGS>): RunSettings {
   return {
     lora: {
-      mode: flags.mode as "slice" | "full",
+      mode: flags.mode as InputModeName,
       targets: loraTargets(flags.targets),
       rank: flags.rank,
       alpha: flags.alpha,

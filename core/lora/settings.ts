@@ -35,7 +35,7 @@ export interface LoraSettings {
  * @param shape H and d of the base model.
  */
 export function headParameters(
-  { mode, targets, rank }: LoraSettings,
+  { mode, targets, rank }: Pick<LoraSettings, "mode" | "targets" | "rank">,
   shape: { readonly heads: number; readonly hidden: number },
 ): number {
   return targets.length * rank * (INPUT_MODES[mode].columns(shape) + shape.hidden / shape.heads);
