@@ -149,7 +149,7 @@ export function describeTensorParallelStep(options: TensorParallelStepOptions): 
   };
   const shape: PassShape = { run, mode, microBatches: [{ rows }], devices: [], lowest: layers };
   const at = { microBatch: 0, part: 0, shapes: [[rows, hidden]] };
-  const block = (layer: number, backward: boolean): Exchange => {
+  const block = (layer: number, { backward }: { readonly backward: boolean }): Exchange => {
     const work: StepWork = { name: layer % 2 === 1 ? "feedForwardShare" : "attentionShare", rows, backward };
     // Nothing is trained below the first block, so nobody needs the gradient of its input.
     const summed = !backward || layer > 0;
@@ -171,9 +171,9 @@ export function describeTensorParallelStep(options: TensorParallelStepOptions): 
     };
   };
   const blocks = [...Array(2 * layers).keys()];
-  const flow = blocks.map((layer) => block(layer, false));
+  const flow = blocks.map((layer) => block(layer, { backward: false }));
   flow.push({ ...lossExchange(shape, 0), work: [], meanwhile: [] });
-  if (mode === "train") flow.push(...blocks.toReversed().map((layer) => block(layer, true)));
+  if (mode === "train") flow.push(...blocks.toReversed().map((layer) => block(layer, { backward: true })));
   const update = (from: number): StepMessage => (
     { ...at, layer: 0, from, to: from, kind: null, shapes: [], work: [{ name: "updateShare" }] }
   );

@@ -126,7 +126,7 @@ export class DataDevice {
     for (;;) {
       const next = data.next(step);
       const best = data.isBest?.(step) ?? false;
-      if (next === null) return await this.#finish(step, best);
+      if (next === null) return await this.#finish(step, { best });
       const { mode, batch } = next;
       const current: DataStep = { step, mode, best, isSaved: false };
       const end = await this.#step(current, batch);
@@ -138,7 +138,7 @@ export class DataDevice {
   }
 
   /** There is no further batch: generates, if that is what the run is for, and waits for the end. */
-  async #finish(step: number, best: boolean): Promise<void> {
+  async #finish(step: number, { best }: { readonly best: boolean }): Promise<void> {
     const { peer, data, state } = this.#options;
     await data.generate?.(new RemoteSession(peer, data.ends, step));
     await peer.send("finished", { step, meta: best ? { best } : {} });

@@ -182,7 +182,7 @@ export class TensorParallelServer extends RunServer implements Disposable {
       step: async (step, batch) => {
         this.#requireSize(batch, dataMember.peer);
         using part = shard.begin(modules, { ...batch, step, root: true });
-        const loss = await this.#runStep(step, batch, part, star, data);
+        const loss = await this.#runStep(step, batch, { part, star, data });
         return { loss, statistics: {}, batch: batch.batch, tokens: batch.batch * batch.length };
       },
     }, {
@@ -292,9 +292,7 @@ export class TensorParallelServer extends RunServer implements Disposable {
   async #runStep(
     step: number,
     batch: EmbeddedBatch,
-    part: ShardStep,
-    star: Star,
-    data: RemoteData,
+    { part, star, data }: { readonly part: ShardStep; readonly star: Star; readonly data: RemoteData },
   ): Promise<number | null> {
     const { engine } = this.#options;
     const { mode, length } = batch;
