@@ -49,6 +49,10 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     about: "Continue prompts with a model and an adapter",
     load: () => import("./commands/generate.ts"),
   },
+  "chat": {
+    about: "Talk to a model, with or without an adapter",
+    load: () => import("./commands/chat.ts"),
+  },
   "evaluate": {
     about: "Score texts against references: BLEU, NIST, METEOR, ROUGE-L, CIDEr",
     load: () => import("./commands/evaluate.ts"),
@@ -85,6 +89,10 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   "train-pruner": {
     about: "Train the predictor of iHeadPruner",
     load: () => import("./commands/train_pruner.ts"),
+  },
+  "doctor": {
+    about: "Say what this machine has for a run, and what to do about what is missing",
+    load: () => import("./commands/doctor.ts"),
   },
   "e2e run": {
     about: "The five steps on the E2E data, from data to scores",

@@ -37,12 +37,16 @@ const COMMAND_OF: Readonly<Record<string, string>> = {
   "train_pruner.ts": "train-pruner",
 };
 
+/** Commands that no program of `examples/` stands for. */
+const ONLY_COMMANDS: readonly string[] = ["chat", "doctor"];
+
 /**
  * The command that a program of `examples/` stands for; `null` if there is no such program.
  *
  * @param program File in `examples/`, such as `demo.ts` or `e2e/run.ts`.
  */
 export function commandOf(program: string): string | null {
+  if (ONLY_COMMANDS.includes(program)) return program;
   if (Object.hasOwn(COMMAND_OF, program)) return COMMAND_OF[program]!;
   if (!/^e2e\/\w+\.ts$/.test(program)) return null;
   return program.replace(/\.ts$/, "").replaceAll("_", "-").replace("/", " ");
@@ -76,6 +80,8 @@ export function commandText(program: string, args: readonly string[]): string {
   const command = commandOf(program);
   const start = callForm() === "command" && command !== null
     ? ["edgetuner", ...command.split(" ")]
+    : ONLY_COMMANDS.includes(program)
+    ? ["deno", "run", "-A", "cli/main.ts", program]
     : ["deno", "run", "-A", `examples/${program}`];
   return [...start, ...args].map(quoted).join(" ");
 }
@@ -85,14 +91,15 @@ export function inCallForm(text: string): string {
   if (callForm() === "command") return text;
   return text.replace(/\bedgetuner (e2e [a-z-]+|[a-z][a-z-]*)/g, (whole, command: string) => {
     const program = programOf(command);
-    return program === null ? whole : `deno run -A examples/${program}`;
+    if (program !== null) return `deno run -A examples/${program}`;
+    return ONLY_COMMANDS.includes(command) ? `deno run -A cli/main.ts ${command}` : whole;
   });
 }
 
 /** A message that begins with the name of a program, with the command's name where it was called by that. */
 export function messageInCallForm(message: string): string {
   if (callForm() === "program") return message;
-  return message.replace(/^Cannot run ([\w/]+\.ts) as/, (whole, program: string) => {
+  return message.replace(/^Cannot run ([\w/.]+) as/, (whole, program: string) => {
     const command = commandOf(program);
     return command === null ? whole : `Cannot run edgetuner ${command} as`;
   });

@@ -14,7 +14,10 @@ type ToProgram =
   | { readonly type: "interrupt"; readonly count: number };
 
 /** What it says. */
-type FromProgram = { readonly type: "ended"; readonly code: number };
+type FromProgram =
+  | { readonly type: "ended"; readonly code: number }
+  /** The Ctrl-C was not for the program as a whole: it goes on. */
+  | { readonly type: "goes-on" };
 
 /** Exit code of a program that the user ended. */
 export const INTERRUPTED: number = ENDINGS.interrupted.code;
@@ -64,14 +67,21 @@ export async function supervise(program: () => Promise<number>): Promise<void> {
   const worker = new Worker(Deno.mainModule, { type: "module" });
   // What the program started may still be there, such as sockets and timers.
   const ended = Promise.withResolvers<number>();
-  worker.onmessage = ({ data }: MessageEvent<FromProgram>) => ended.resolve(data.code);
+  const counts: Partial<Record<Deno.Signal, number>> = {};
+  const timers = new Set<ReturnType<typeof setTimeout>>();
+  worker.onmessage = ({ data }: MessageEvent<FromProgram>) => {
+    if (data.type === "ended") return ended.resolve(data.code);
+    for (const signal of Object.keys(counts) as Deno.Signal[]) delete counts[signal];
+    for (const timer of timers) clearTimeout(timer);
+    timers.clear();
+    Atomics.store(shared, SHARED.asked, 0);
+  };
   worker.onerror = (event) => {
     event.preventDefault();
     console.error(`${event.message} (${event.filename}:${event.lineno})`);
     ended.resolve(1);
   };
   worker.postMessage({ type: "start", shared } satisfies ToProgram);
-  const counts: Partial<Record<Deno.Signal, number>> = {};
   const onSignal = (signal: Deno.Signal) => {
     counts[signal] = (counts[signal] ?? 0) + 1;
     // A terminal's Ctrl-C comes with a launcher's SIGTERM: only the same signal again is a second wish.
@@ -80,7 +90,7 @@ export async function supervise(program: () => Promise<number>): Promise<void> {
     Atomics.store(shared, SHARED.asked, count);
     worker.postMessage({ type: "interrupt", count } satisfies ToProgram);
     if (Atomics.load(shared, SHARED.listeners) === 0) return ended.resolve(INTERRUPTED);
-    setTimeout(() => {
+    const timer = setTimeout(() => {
       if (count === 1) {
         console.error(
           `Stopped, as it did not end within ${END_LIMIT_MS / 1000} s: what was not saved before is lost`,
@@ -88,6 +98,7 @@ export async function supervise(program: () => Promise<number>): Promise<void> {
       }
       ended.resolve(INTERRUPTED);
     }, count === 1 ? END_LIMIT_MS : LAST_WORDS_MS);
+    if (count === 1) timers.add(timer);
   };
   const signals: readonly Deno.Signal[] = Deno.build.os === "windows" ? ["SIGINT"] : ["SIGINT", "SIGTERM"];
   for (const signal of signals) Deno.addSignalListener(signal, () => onSignal(signal));
@@ -100,6 +111,11 @@ export async function supervise(program: () => Promise<number>): Promise<void> {
 export function endProgram(code: number): void {
   if (isWorker()) scope.postMessage({ type: "ended", code });
   else Deno.exit(code);
+}
+
+/** Says that the program goes on after a Ctrl-C, which ended only a part of what it does; the next one is a first one. */
+export function goOnAfterInterrupt(): void {
+  if (isWorker()) scope.postMessage({ type: "goes-on" });
 }
 
 function runInWorker(program: () => Promise<number>): void {

@@ -1,0 +1,218 @@
+/**
+ * Talking to a model by its chat template: each line that is typed is answered, token by token.
+ *
+ * @module
+ */
+
+import { type ChatTemplate, encodeOpening, sample, type Tokenizer } from "@edgetuner/core";
+import { type FlagValues, integer, number, readFlags, text, UsageError } from "../flags/flags.ts";
+import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
+import { WEBGPU_CHOICES } from "../flags/webgpu.ts";
+import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
+import { Interrupts } from "../process/interrupts.ts";
+import { goOnAfterInterrupt, INTERRUPTED } from "../process/supervisor.ts";
+import { endTokens, promptRoom } from "../shared/prompts.ts";
+import { loadAdapterParts, TextModel } from "../shared/texts.ts";
+import { chatTemplateOf } from "../shared/training_data.ts";
+
+const FLAGS = {
+  model: MODEL_FLAG,
+  tokenizer: TOKENIZER_FLAG,
+  ...WEIGHTS_FLAG,
+  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+  adapter: text(
+    "DIRS",
+    "",
+    "adapter folder, or the parts that devices saved: a,b,c; without one the model alone",
+  ),
+  system: text("TEXT", "", "what the system says before"),
+  "max-tokens": integer("N", 256, "most tokens of an answer", { min: 1 }),
+  temperature: number("X", 0.7, "above 0: draw tokens at random; 0 takes the most likely ones", { min: 0 }),
+  "top-k": integer("N", 0, "draw among this many most likely tokens; 0 = all", { min: 0 }),
+  "top-p": number("X", 0.95, "draw among tokens that together have this probability", { min: 0, max: 1 }),
+  "repetition-penalty": number("X", 1, "tokens said before get less likely", { min: 0 }),
+  seed: integer("N", 1, "seed of what is drawn", { min: 0, max: 0xffff_ffff }),
+};
+
+type Flags = FlagValues<typeof FLAGS>;
+
+/** One message of the conversation. */
+type Message = { readonly role: "system" | "user" | "assistant"; readonly content: string };
+
+const encoder = new TextEncoder();
+
+function write(words: string): void {
+  Deno.stdout.writeSync(encoder.encode(words));
+}
+
+/** Lines that are typed, or come through a pipe; `null` after the last one. */
+class Lines {
+  readonly #reader = Deno.stdin.readable.pipeThrough(new TextDecoderStream()).getReader();
+  #rest = "";
+
+  async next(): Promise<string | null> {
+    for (;;) {
+      const at = this.#rest.indexOf("\n");
+      if (at >= 0) {
+        const line = this.#rest.slice(0, at);
+        this.#rest = this.#rest.slice(at + 1);
+        return line.replace(/\r$/, "");
+      }
+      const { done, value } = await this.#reader.read();
+      if (!done) {
+        this.#rest += value;
+        continue;
+      }
+      const last = this.#rest;
+      this.#rest = "";
+      return last === "" ? null : last;
+    }
+  }
+}
+
+/** A conversation as tokens that leave room for an answer: what was said first goes first, but for the system. */
+export function conversationTokens(
+  messages: readonly Message[],
+  template: ChatTemplate,
+  tokenizer: Tokenizer,
+  room: number,
+): readonly number[] {
+  const system = messages.filter(({ role }) => role === "system");
+  let said = messages.filter(({ role }) => role !== "system");
+  for (;;) {
+    const prompt = template.render({ messages: [...system, ...said] }, { addGenerationPrompt: true });
+    const tokens = encodeOpening(tokenizer, prompt);
+    if (tokens.length <= room) return tokens;
+    if (said.length < 3) {
+      throw new UsageError(
+        `Cannot answer as a message must leave the model room: it takes ${tokens.length} of ${room} tokens`,
+      );
+    }
+    said = said.slice(2);
+  }
+}
+
+/** What one side says to the other. */
+class Conversation {
+  readonly #messages: Message[] = [];
+  readonly #model: TextModel;
+  readonly #template: ChatTemplate;
+  readonly #flags: Flags;
+  #turn = 0;
+
+  constructor(model: TextModel, template: ChatTemplate, flags: Flags) {
+    this.#model = model;
+    this.#template = template;
+    this.#flags = flags;
+    this.clear();
+  }
+
+  /** Begins anew. */
+  clear(): void {
+    const { system } = this.#flags;
+    this.#messages.splice(
+      0,
+      Infinity,
+      ...(system === "" ? [] : [{ role: "system" as const, content: system }]),
+    );
+  }
+
+  /** Answers, and writes the answer as it comes. */
+  async answer(content: string, signal: AbortSignal): Promise<void> {
+    const { temperature, "top-k": topK, "top-p": topP, seed } = this.#flags;
+    const { tokenizer, positions } = this.#model;
+    const ends = endTokens(tokenizer, this.#template);
+    const room = promptRoom(positions, this.#flags["max-tokens"]);
+    const asked = [...this.#messages, { role: "user" as const, content }];
+    const prompt = conversationTokens(asked, this.#template, tokenizer, room);
+    const tokens: number[] = [];
+    let written = "";
+    const show = (isLast: boolean) => {
+      const all = tokenizer.decode(tokens);
+      // A letter of several tokens is written once it is whole.
+      if (!isLast && all.endsWith("\ufffd")) return;
+      write(all.slice(written.length));
+      written = all;
+    };
+    await this.#model.search((session) =>
+      sample(session, prompt, {
+        ...{ temperature, topK, topP, seed: (seed + this.#turn++) >>> 0, endTokens: ends, signal },
+        repetitionPenalty: this.#flags["repetition-penalty"],
+        maxNewTokens: Math.min(this.#flags["max-tokens"], session.capacity - prompt.length + 1),
+        onToken(token) {
+          // Models may have more rows than their tokenizer has tokens.
+          if (ends.includes(token) || token >= tokenizer.vocabSize) return;
+          tokens.push(token);
+          show(false);
+        },
+      })
+    );
+    show(true);
+    write("\n");
+    this.#messages.push(asked.at(-1)!, { role: "assistant", content: written.trim() });
+  }
+}
+
+async function main(): Promise<number> {
+  const flags = readFlags({
+    name: "chat",
+    about:
+      "Talks to a model by its chat template. Ctrl-C stops an answer, and ends the talk where there is none; " +
+      "so does twice. /new begins anew, /exit ends.",
+    examples: [
+      "edgetuner chat --model models/llama-3.2-1b-instruct",
+      'edgetuner chat --model MODEL --adapter runs/chat/adapter --system "You are a waiter."',
+      'echo "Where can I eat?" | edgetuner chat --model MODEL --temperature 0',
+    ],
+  }, FLAGS);
+  const template = await chatTemplateOf(flags.tokenizer || flags.model);
+  if (template === null) {
+    throw new UsageError(
+      `Cannot chat as the model's folder must have a chat template: ${
+        flags.tokenizer || flags.model
+      } has none; edgetuner generate continues texts without one`,
+    );
+  }
+  using model = await TextModel.open(
+    flags,
+    await loadAdapterParts(flags.adapter),
+    flags.webgpu,
+    baseWeightsOf(flags),
+  );
+  const talk = new Conversation(model, template, flags);
+  const ended = Promise.withResolvers<null>();
+  let answering: AbortController | null = null;
+  let isEnded = false;
+  using _interrupts = new Interrupts((count) => {
+    if (answering !== null && count === 1) return answering.abort();
+    isEnded = true;
+    answering?.abort();
+    ended.resolve(null);
+  });
+  const isTerminal = Deno.stdin.isTerminal();
+  const lines = new Lines();
+  if (isTerminal) console.error("Type a line; Ctrl-C stops an answer, Ctrl-D or /exit ends.");
+  while (!isEnded) {
+    if (isTerminal) write("> ");
+    const line = await Promise.race([lines.next(), ended.promise]);
+    if (line === null || line.trim() === "/exit") break;
+    if (line.trim() === "/new") talk.clear();
+    if (line.trim() === "" || line.trim() === "/new") continue;
+    answering = new AbortController();
+    await talk.answer(line, answering.signal);
+    const wasStopped = answering.signal.aborted;
+    answering = null;
+    if (wasStopped && !isEnded) goOnAfterInterrupt();
+  }
+  if (isTerminal) write("\n");
+  return isEnded ? INTERRUPTED : 0;
+}
+
+/**
+ * Runs the command with the flags of the command line.
+ *
+ * @returns Its exit code.
+ */
+export async function run(): Promise<number | void> {
+  return await main();
+}

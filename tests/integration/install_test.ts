@@ -1,0 +1,62 @@
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { fileURLToPath } from "node:url";
+
+const ROOT = fileURLToPath(new URL("../../", import.meta.url));
+const decoder = new TextDecoder();
+
+async function output(command: string, args: readonly string[], cwd: string, env = {}) {
+  const signal = AbortSignal.timeout(60_000);
+  const run = await new Deno.Command(command, { args: [...args], cwd, env, signal }).output();
+  return { code: run.code, out: decoder.decode(run.stdout), error: decoder.decode(run.stderr) };
+}
+
+Deno.test("the import map of an installed command says what the workspace says", async () => {
+  const read = async (path: string) => JSON.parse(await Deno.readTextFile(`${ROOT}/${path}`));
+  const { imports: all, workspace } = await read("deno.json");
+  const expected: Record<string, string> = {};
+  for (const [name, address] of Object.entries(all as Record<string, string>)) {
+    if (!name.startsWith("@std/")) expected[name] = address;
+  }
+  for (const member of workspace as string[]) {
+    const { name, exports } = await read(`${member}/deno.json`);
+    const places = typeof exports === "string" ? { ".": exports } : exports as Record<string, string>;
+    for (const [sub, place] of Object.entries(places)) {
+      expected[name + sub.slice(1)] = `../${member.slice(2)}/${place.slice(2)}`;
+    }
+  }
+  const { imports } = await read("cli/import_map.json");
+  const own = Object.entries(imports as Record<string, string>).filter(([name]) => !name.startsWith("@std/"));
+  assertEquals(Object.fromEntries(own.toSorted()), Object.fromEntries(Object.entries(expected).toSorted()));
+});
+
+Deno.test("deno install -g makes the command edgetuner, which runs from any folder", async () => {
+  const root = await Deno.makeTempDir();
+  try {
+    const installed = await output(Deno.execPath(), [
+      ...["install", "--global", "--allow-all", "--name", "edgetuner", "--root", root],
+      ...["--import-map", "cli/import_map.json", "cli/main.ts"],
+    ], ROOT);
+    assertEquals(installed.code, 0, installed.error);
+    const command = `${root}/bin/edgetuner${Deno.build.os === "windows" ? ".cmd" : ""}`;
+    const [plan, doctor, bare] = await Promise.all([
+      output(command, ["plan", "--models", "gpt2-medium"], root),
+      output(command, ["doctor"], root),
+      // As on a machine without a driver.
+      output(command, ["doctor"], root, { VK_DRIVER_FILES: "/nonexistent" }),
+    ]);
+    assertEquals(plan.code, 0, plan.error);
+    assertMatch(plan.out, /EdgeTuner +[\d.]+/);
+    assertEquals(doctor.code, 0, doctor.error);
+    for (
+      const word of ["Adapter", "Driver", "Limits", "Deno", "Links", "Ready. Begin with: edgetuner demo"]
+    ) {
+      assertStringIncludes(doctor.out, word);
+    }
+    if (Deno.build.os === "linux" && /CPU/.test(doctor.out)) {
+      assertEquals(bare.code, 1);
+      assertStringIncludes(bare.out, "apt-get install");
+    }
+  } finally {
+    await Deno.remove(root, { recursive: true });
+  }
+});
