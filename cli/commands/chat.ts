@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type ChatTemplate, encodeOpening, sample, type Tokenizer } from "@edgetuner/core";
+import { type ChatTemplate, chatTemplateOf, encodeOpening, sample, type Tokenizer } from "@edgetuner/core";
 import { type FlagValues, integer, number, readFlags, text, UsageError } from "../flags/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { WEBGPU_CHOICES } from "../flags/webgpu.ts";
@@ -13,7 +13,6 @@ import { Interrupts } from "../process/interrupts.ts";
 import { goOnAfterInterrupt, INTERRUPTED } from "../process/supervisor.ts";
 import { endTokens, promptRoom } from "../shared/prompts.ts";
 import { loadAdapterParts, TextModel } from "../shared/texts.ts";
-import { chatTemplateOf } from "../shared/training_data.ts";
 
 const FLAGS = {
   model: MODEL_FLAG,

@@ -49,11 +49,23 @@ import { PRUNER_FLAGS, prunerFlags } from "../flags/pruners.ts";
 import { Rows, StepFigures } from "../output/rows.ts";
 import { bytes, duration, ProgressBar, prunerTime } from "../output/progress.ts";
 import { peakMemory, versions, writeReport } from "../output/report.ts";
-import { NEWEST, type ParameterCounts, parameterText, RUN_FLAGS } from "../flags/run_flags.ts";
+import {
+  NEWEST,
+  type ParameterCounts,
+  parameterText,
+  PROGRESS_FLAGS,
+  RUN_FLAGS,
+} from "../flags/run_flags.ts";
 import { countSlots, type SlotCount } from "../shared/slots.ts";
 import { INTERRUPTED } from "../process/supervisor.ts";
 import { TextModel } from "../shared/texts.ts";
-import { type AllCounts, DATA_FLAGS, readExamples } from "../shared/training_data.ts";
+import {
+  type AllCounts,
+  DATA_FLAGS,
+  EPOCHS_FLAG,
+  readExamples,
+  withEpochs,
+} from "../shared/training_data.ts";
 import { PLAN_FLAGS } from "../shared/training_plan.ts";
 import { goOnCommand, type SavedState, savedState, tellEnd } from "../output/run_end.ts";
 import { CONNECT_WAITS, requireWaits, RUN_WAITS } from "../flags/waiting_flags.ts";
@@ -62,7 +74,7 @@ import { WEBGPU_CHOICES } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { requireWritable } from "../process/writable.ts";
 import type { Needs } from "../process/permissions.ts";
-import { assetPath, folderOf } from "../process/places.ts";
+import { assetPath, commandText, folderOf } from "../process/places.ts";
 
 /** Flags of long runs that go to the edge server as they are. */
 const PASSED_RUN_FLAGS = { accumulate: RUN_FLAGS.accumulate, "clip-norm": RUN_FLAGS["clip-norm"] };
@@ -123,6 +135,7 @@ export const FLAGS = {
     "training data: MR||text lines, or JSONL with prompt and completion, text, or messages",
   ),
   ...DATA_FLAGS,
+  ...EPOCHS_FLAG,
   ...PLAN_FLAGS,
   valid: text("FILE", assetPath("restaurant/valid.txt"), "validation data"),
   "keep-best": toggle("also save the adapter with the best validation loss, as adapter-best"),
@@ -152,6 +165,7 @@ export const FLAGS = {
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
   port: integer("N", 0, "port of the edge server; 0 = any free one", { min: 0, max: 65_535 }),
   out: text("DIR", "runs/demo", "folder for the adapter"),
+  ...PROGRESS_FLAGS,
   metrics: text("DIR", "", "write metrics.csv and metrics.jsonl, a row as each step ends"),
   report: text("FILE", "", "write a report as JSON"),
 };
@@ -170,7 +184,7 @@ async function main(): Promise<number> {
       "edgetuner demo --resume   # after it was interrupted or killed",
     ],
   }, FLAGS);
-  const flags = withDefaults(FLAGS, given);
+  const flags = await withEpochs(withDefaults(FLAGS, given));
   const pruner = prunerFlags("demo.ts", flags, given);
   const out = flags.resume === "" || flags.resume === NEWEST ? flags.out : flags.resume;
   const capacities = flags.capacities.split(",").map(Number);
@@ -215,7 +229,7 @@ async function main(): Promise<number> {
     adapter: "",
     server: null,
   };
-  const bar = new ProgressBar(flags.steps);
+  const bar = new ProgressBar(flags.steps, { everySeconds: flags["log-every"] });
   const listening = Promise.withResolvers<string>();
   const started = performance.now();
   const children: Child[] = [];
@@ -418,6 +432,15 @@ async function main(): Promise<number> {
     losses: summary.validBefore === null || summary.validAfter === null
       ? null
       : { kind: "validation loss", before: summary.validBefore, after: summary.validAfter },
+    best: bestOf(seen),
+    next: complete
+      ? commandText(
+        "generate.ts",
+        ["--adapter", `${out}/adapter`, "--count", "3"].concat(
+          flags.model === FLAGS.model.default ? [] : ["--model", flags.model],
+        ),
+      )
+      : "",
     saved: [
       ...(complete
         ? [`the adapter in ${out}/adapter`]

@@ -60,6 +60,7 @@ import {
   checkpointFlags,
   LAUNCHER_FLAGS,
   openRunCheckpoints,
+  PROGRESS_FLAGS,
   requireFlag,
   type RunCheckpoints,
   savingReport,
@@ -74,6 +75,7 @@ import {
 import { pluginLimit } from "../process/plugin_host.ts";
 import { paddingSaved, PLAN_FLAGS, planOptions } from "../shared/training_plan.ts";
 import { runWaits } from "../flags/waiting_flags.ts";
+import { commandText, shownPath } from "../process/places.ts";
 import { requireWritable } from "../process/writable.ts";
 import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
@@ -124,6 +126,7 @@ const FLAGS = {
   codec: text("FILE", "f32", "module of a codec that the run may use; the built-in ones are known anyway"),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
   ...LAUNCHER_FLAGS,
+  ...PROGRESS_FLAGS,
   events: toggle("print what happens as JSON lines"),
   report: text("FILE", "", "write a report as JSON"),
 };
@@ -200,6 +203,7 @@ async function main(): Promise<number> {
   say(`${name} joined on ${engine.adapterName}; waiting for the other devices`);
   const log = new MemoryLog();
   let bar: ProgressBar | null = null;
+  let stepped = 0;
   const started = performance.now();
   const result = await runUserDevice({
     engine,
@@ -226,7 +230,11 @@ async function main(): Promise<number> {
       isRunning = true;
       run = w.run;
       data?.plan.begin(w.settings);
-      bar = new ProgressBar(w.settings.steps, flags.events ? false : undefined);
+      bar = new ProgressBar(w.settings.steps, {
+        isShown: !flags.events,
+        everySeconds: flags["log-every"],
+      });
+      stepped = performance.now();
       const heads = w.range === null
         ? "no heads"
         : `heads ${w.range.first} to ${
@@ -243,8 +251,10 @@ async function main(): Promise<number> {
       log.sample(step);
       const last = losses.validations.at(-1);
       const validation = last === undefined ? "" : `  validation ${last.loss.toFixed(3)}`;
-      const loss = losses.train.length > 0 ? `loss ${losses.train.at(-1)!.toFixed(3)}${validation}` : "";
-      bar?.draw(step + 1, loss);
+      const loss = losses.train.length > 0 ? `loss ${losses.train.at(-1)!.toFixed(3)}${validation}  ` : "";
+      const now = performance.now();
+      bar?.draw(step + 1, `${loss}${((now - stepped) / 1000).toFixed(2)} s/step`);
+      stepped = now;
     },
   });
   (bar as ProgressBar | null)?.end();
@@ -259,6 +269,7 @@ async function main(): Promise<number> {
   const end = await endOf(flags, result, interrupts.asked, {
     saved,
     folder: checkpoints.folder ?? "",
+    best: data?.plan.best ?? null,
     losses: lossesAtEnds(losses.validations.map(({ loss }) => loss), losses.train),
   });
   const memory = peakMemory();
@@ -296,7 +307,9 @@ async function endOf(
   flags: Flags,
   result: UserDeviceResult,
   interrupted: boolean,
-  { saved, folder, losses }: Pick<RunEnd, "saved" | "losses"> & { readonly folder: string },
+  { saved, folder, losses, best = null }: Pick<RunEnd, "saved" | "losses" | "best"> & {
+    readonly folder: string;
+  },
 ): Promise<RunEnd> {
   const { error, reason, steps } = result;
   const ending = error === null && reason === ""
@@ -308,12 +321,27 @@ async function endOf(
   return {
     ending,
     why: ending === "interrupted" ? reason || "interrupted" : (error as Error | null)?.message ?? "",
+    ...(best === null ? {} : { best }),
+    turns: "a smaller --rate, a longer --warmup, or --clip-norm 1 at the edge server",
+    next: flags.save === "" ? "" : commandText("generate.ts", [
+      ...[
+        "--model",
+        shownPath(flags.model),
+        "--adapter",
+        isWhole(result) ? flags.save : `${flags.save},OTHER_PARTS`,
+      ],
+    ]),
     done: flags.load === "" ? `${steps} steps` : "generation",
     losses: losses ?? null,
     saved: [...saved, ...(state === null ? [] : [`the state of step ${state.step} in ${state.folder}`])],
     state,
     command: mayGoOn(error) ? goOnCommand("user_device.ts", state) : "",
   };
+}
+
+/** True if the device has all heads of the run. */
+function isWhole({ welcome: { range, model } }: UserDeviceResult): boolean {
+  return range !== null && range.count === model.heads;
 }
 
 type Flags = ReturnType<typeof readFlags<typeof FLAGS>>;

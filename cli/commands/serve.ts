@@ -7,6 +7,7 @@
 
 import {
   adamwAt,
+  type BestLoss,
   environmentVariable,
   type ListenError,
   lossesAtEnds,
@@ -30,6 +31,7 @@ import {
   checkpointFlags,
   LAUNCHER_FLAGS,
   parameterText,
+  PROGRESS_FLAGS,
   RUN_FLAGS,
   runSettings,
   savingReport,
@@ -46,6 +48,7 @@ import {
 } from "../flags/waiting_flags.ts";
 import { WEBGPU_CHOICES } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
+import { commandText, shownPath } from "../process/places.ts";
 import { requireWritable } from "../process/writable.ts";
 import { WorkerRun } from "../process/worker_run.ts";
 
@@ -107,6 +110,7 @@ const FLAGS = {
   ...RUN_WAITS,
   ...PAUSE_WAIT,
   ...LAUNCHER_FLAGS,
+  ...PROGRESS_FLAGS,
   events: toggle("print what happens as JSON lines"),
   metrics: text("DIR", "", "write metrics.csv and metrics.jsonl, a row as each step ends"),
   report: text("FILE", "", "write a report as JSON"),
@@ -236,7 +240,10 @@ async function main(): Promise<number> {
     cacheBytes: 0,
   };
   const log = new MemoryLog();
-  const bar = new ProgressBar(flags.steps, flags.events || flags.generate ? false : undefined);
+  const bar = new ProgressBar(flags.steps, {
+    isShown: !flags.events && !flags.generate,
+    everySeconds: flags["log-every"],
+  });
   const started = performance.now();
   let stopReason = "";
   run.subscribe((event) => {
@@ -318,6 +325,10 @@ async function main(): Promise<number> {
       bytes(total)
     } on the wire`,
     losses: lossesAtEnds(validations.means.map(({ loss }) => loss), [...trained.losses.values]),
+    best: validations.best,
+    next: flags.generate ? "" : commandText("edge_server.ts", [
+      ...["--generate", "--devices", `${flags.devices}`, "--model", shownPath(flags.model)],
+    ]),
     saved: state === null ? [] : [`the state of step ${state.step} in ${state.folder}`],
     state,
     command: !mayGoOn(failure) ? "" : goOnCommand("edge_server.ts", state, {
@@ -366,6 +377,11 @@ class Validations {
       this.#batches = 1;
       this.means.push({ step, loss });
     } else last.loss += (loss - last.loss) / ++this.#batches;
+  }
+
+  /** The one of the lowest loss; `null` without any. */
+  get best(): BestLoss | null {
+    return this.means.reduce<BestLoss | null>((a, b) => a === null || b.loss < a.loss ? b : a, null);
   }
 
   /** The last one, for the progress line. */

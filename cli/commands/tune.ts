@@ -35,12 +35,19 @@ import {
   LAUNCHER_FLAGS,
   openRunCheckpoints,
   parameterText,
+  PROGRESS_FLAGS,
   requireFlag,
   RUN_FLAGS,
   runSettings,
   savingReport,
 } from "../flags/run_flags.ts";
-import { type AllCounts, DATA_FLAGS, loadTrainingSet } from "../shared/training_data.ts";
+import {
+  type AllCounts,
+  DATA_FLAGS,
+  EPOCHS_FLAG,
+  loadTrainingSet,
+  withEpochs,
+} from "../shared/training_data.ts";
 import { paddingSaved, PLAN_FLAGS, planOptions } from "../shared/training_plan.ts";
 import { endedBy, goOnCommand, savedState, tellEnd } from "../output/run_end.ts";
 import { Rows } from "../output/rows.ts";
@@ -48,7 +55,7 @@ import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import { requireWritable } from "../process/writable.ts";
 import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
-import { assetPath } from "../process/places.ts";
+import { assetPath, commandText, shownPath } from "../process/places.ts";
 
 /** Where the run saves its state, once it has begun; empty if nowhere. */
 const stateOfRun = { folder: "", run: "" };
@@ -69,12 +76,14 @@ const FLAGS = {
     "training data: MR||text lines, or JSONL",
   ),
   ...DATA_FLAGS,
+  ...EPOCHS_FLAG,
   ...PLAN_FLAGS,
   batch: integer("N", 8, "sequences per step, or per part of a step", { min: 1 }),
   length: integer("N", 80, "tokens per sequence", { min: 2 }),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
   save: text("DIR", "", "folder for the adapter"),
   ...LAUNCHER_FLAGS,
+  ...PROGRESS_FLAGS,
   events: toggle("print what happens as JSON lines"),
   metrics: text("DIR", "", "write metrics.csv and metrics.jsonl, a row as each step or validation ends"),
   report: text("FILE", "", "write a report as JSON"),
@@ -123,7 +132,10 @@ class TuneLog implements Disposable {
     this.#flags = flags;
     this.#rateAt = rateAt;
     this.#metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics, isResumed);
-    this.#bar = new ProgressBar(flags.steps, flags.events ? false : undefined);
+    this.#bar = new ProgressBar(flags.steps, {
+      isShown: !flags.events,
+      everySeconds: flags["log-every"],
+    });
     this.steps = Rows.of(flags.report, "steps");
   }
 
@@ -154,7 +166,7 @@ class TuneLog implements Disposable {
 }
 
 async function main(): Promise<number> {
-  const flags = readTuningFlags();
+  const flags = await withEpochs(readTuningFlags());
   await requireWritable("server_tuner.ts", {
     files: { report: flags.report },
     folders: { save: flags.save, metrics: flags.metrics },
@@ -268,13 +280,17 @@ function tellResult(
 }
 
 /** Says how the run ended and what was saved; gives the exit code. */
-async function tellEnding(flags: Flags, { step, losses }: TrainingSummary, isInterrupted: boolean) {
+async function tellEnding(flags: Flags, { step, losses, best }: TrainingSummary, isInterrupted: boolean) {
   const state = await savedState(stateOfRun.folder, stateOfRun.run);
   return tellEnd({
     ending: isInterrupted ? "interrupted" : "done",
     why: isInterrupted ? "interrupted" : "",
     done: `${step} steps`,
     losses,
+    best,
+    next: flags.save === "" ? "" : commandText("generate.ts", [
+      ...["--model", shownPath(flags.model), "--adapter", flags.save, "--count", "3"],
+    ]),
     saved: [
       ...(flags.save === "" || step === 0 ? [] : [`the adapter in ${flags.save}`]),
       ...(state === null ? [] : [`the state of step ${state.step} in ${state.folder}`]),

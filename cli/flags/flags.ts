@@ -14,6 +14,7 @@ import { groupedNames, helpText } from "./help.ts";
 import type { Flag, NumberFlag, ProgramText, SwitchFlag, TextFlag } from "./kinds.ts";
 
 export type { Flag, ProgramText } from "./kinds.ts";
+import { isOutOfMemory, memoryAdvice } from "./memory_advice.ts";
 import { didYouMean } from "./suggest.ts";
 import { isInterrupted } from "../process/interrupts.ts";
 import { INTERRUPTED, LAUNCHER_FLAG, supervise } from "../process/supervisor.ts";
@@ -87,6 +88,9 @@ function flagNamed(flags: Record<string, Flag>, name: string): string {
 
 /** What to say of a name that no flag has. */
 function hintFor(flags: Record<string, Flag>, name: string): string {
+  if (name === "epochs" && Object.hasOwn(flags, "steps")) {
+    return "; use --steps: only who has the data knows how many steps an epoch takes";
+  }
   const aliases = Object.keys(ALIASES).filter((alias) => flagNamed(flags, alias) !== alias);
   const found = didYouMean(name, [...Object.keys(flags), ...aliases], "--");
   return found === "" ? "; see --help" : found;
@@ -167,7 +171,18 @@ export function readGiven<const S extends Record<string, Flag>>(
     console.log(configText(flags, values));
     throw new ProgramEnd(0);
   }
+  lastRead = withDefaults(flags, values as GivenFlags<S>) as Record<string, unknown>;
   return values as GivenFlags<S>;
+}
+
+/** The flags that this process was called with, for advice at its end. */
+let lastRead: Readonly<Record<string, unknown>> = {};
+
+/** Says which flags to turn, if an error means that memory ran out. */
+export function tellMemoryAdvice(error: unknown): void {
+  const lines = isOutOfMemory(error) ? memoryAdvice(lastRead) : [];
+  if (lines.length === 0) return;
+  console.error(`Out of memory. Any of these needs less:\n${lines.map((line) => `  ${line}`).join("\n")}`);
 }
 
 /** Flags that a file with settings should not hold: secrets, and what launchers say. */
@@ -371,7 +386,8 @@ export async function runProgram(main: () => Promise<number | void>): Promise<vo
   await supervise(() => exitCodeOf(main));
 }
 
-async function exitCodeOf(main: () => Promise<number | void>): Promise<number> {
+/** Runs a program in this thread; says what went wrong, and gives the exit code. */
+export async function exitCodeOf(main: () => Promise<number | void>): Promise<number> {
   try {
     return await main() ?? 0;
   } catch (error) {
@@ -385,6 +401,7 @@ async function exitCodeOf(main: () => Promise<number | void>): Promise<number> {
     }
     if (error instanceof Error && PLAIN_ERRORS.includes(error.name)) console.error(error.message);
     else console.error(error);
+    tellMemoryAdvice(error);
     return isInterrupted() ? INTERRUPTED : exitCodeFor(error);
   }
 }

@@ -61,14 +61,14 @@ const GROUPS: readonly FlagGroup[] = [
     names: words(
       `server connect token name host port join-token admin-token transport codec link bandwidth latency
       micro-batches no-overlap bits speeds compute memory max-connections link-seed link-device
-      connect-timeout join-timeout step-timeout idle-timeout ping-interval retry-timeout cache endpoint`,
+      connect-timeout join-timeout step-timeout idle-timeout pause-timeout ping-interval retry-timeout cache endpoint`,
     ),
   },
   {
     title: "Output",
     names: words(
       `save out output resume checkpoint checkpoint-every checkpoint-seconds keep-best peft merge results pretty
-      metrics report json events accept-loss tolerance synonyms no-lab no-study lab-steps end-with`,
+      log-every metrics report json events accept-loss tolerance synonyms no-lab no-study lab-steps end-with`,
     ),
   },
 ];

@@ -63,6 +63,18 @@ export const RUN_FLAGS = {
   ...CHECKPOINT_FLAGS,
 };
 
+/** Flags of programs that show how far a run is. */
+export const PROGRESS_FLAGS = {
+  "log-every": number(
+    "S",
+    10,
+    "off a terminal: seconds from one line about the steps to the next; 0 = a line a step",
+    {
+      min: 0,
+    },
+  ),
+};
+
 /** Flags of programs that launchers start, see `supervisor.ts`. */
 export const LAUNCHER_FLAGS = {
   "end-with": integer("PID", 0, "for launchers: end without a fault when this parent process is gone", {

@@ -1,10 +1,11 @@
 /**
- * A progress line with rate and time left; silent when the output is not a terminal.
+ * A progress line with rate and time left: a bar on a terminal, elsewhere a plain line now and then.
  *
  * @module
  */
 
 import type { StepFigures } from "./rows.ts";
+import { terminalColumns } from "./terminal.ts";
 
 const encoder = new TextEncoder();
 
@@ -44,45 +45,95 @@ export function prunerTime({ pruneMs, totalMs }: StepFigures): string {
   } ms), and ${(all > 0 ? 100 * sum(prune) / all : 0).toFixed(1)} % of all steps' time`;
 }
 
-/** A bar on one line of the terminal. */
+/** How a progress is shown. */
+export interface ProgressOptions {
+  /** False to show nothing. @default {true} */
+  readonly isShown?: boolean;
+  /** Off a terminal: seconds from one line to the next. @default {10} */
+  readonly everySeconds?: number;
+  /** Columns of the terminal; `null` where there is none. @default {those of standard error} */
+  readonly columns?: number | null;
+  /** Writes to standard error. */
+  readonly write?: (text: string) => void;
+  /** Milliseconds. @default {performance.now} */
+  readonly now?: () => number;
+}
+
+/** Columns of a bar at most. */
+const BAR = 24;
+/** Columns of a bar at least; below that it is left out. */
+const SMALLEST_BAR = 8;
+
+/**
+ * One line of a progress that fits so many columns: the bar gives way first, then the end of the text. What is done
+ * and the time left stay.
+ */
+export function barLine(
+  { done, total, text, left }: {
+    readonly done: number;
+    readonly total: number;
+    readonly text: string;
+    readonly left: string;
+  },
+  columns: number,
+): string {
+  const count = `${done}/${total}`;
+  const end = `  ${left} left`;
+  const room = columns - count.length - end.length - text.length - 3;
+  const width = columns < Infinity && room >= SMALLEST_BAR ? Math.min(BAR, room) : 0;
+  const filled = Math.round(width * Math.min(1, total > 0 ? done / total : 0));
+  const bar = width === 0 ? "" : `${"█".repeat(filled)}${"░".repeat(width - filled)} `;
+  const before = `${bar}${count}`;
+  const most = Math.max(0, columns - before.length - end.length - 2);
+  const shown = text.length > most ? text.slice(0, most).trimEnd() : text;
+  return `${before}${shown === "" ? "" : `  ${shown}`}${end}`.slice(0, columns);
+}
+
+/** A bar on one line of the terminal; elsewhere a plain line every so many seconds. */
 export class ProgressBar {
   readonly #total: number;
-  readonly #started = performance.now();
-  readonly #visible: boolean;
-  #lastDrawn = 0;
+  readonly #started: number;
+  readonly #isShown: boolean;
+  readonly #everyMs: number;
+  readonly #columns: number | null | undefined;
+  readonly #write: (text: string) => void;
+  readonly #now: () => number;
+  #lastDrawn: number;
+  /** From where and when on the time left is told: a run may go on from a later step. */
+  #base: { readonly done: number; readonly at: number } | null = null;
 
-  /**
-   * @param total Steps in all.
-   * @param visible @default {true if standard error is a terminal}
-   */
-  constructor(total: number, visible = Deno.stderr.isTerminal()) {
+  /** @param total Steps in all. */
+  constructor(total: number, options: ProgressOptions = {}) {
+    const { isShown = true, everySeconds = 10, columns, now = () => performance.now() } = options;
     this.#total = total;
-    this.#visible = visible;
+    this.#isShown = isShown;
+    this.#everyMs = 1000 * everySeconds;
+    this.#columns = columns === undefined && !Deno.stderr.isTerminal() ? null : columns;
+    this.#write = options.write ?? ((text) => void Deno.stderr.writeSync(encoder.encode(text)));
+    this.#now = now;
+    this.#started = now();
+    this.#lastDrawn = this.#columns === null ? this.#started : -Infinity;
   }
 
-  /** Draws the bar; `text` stands behind it. At most twenty times a second. */
+  /** Shows how far it is; `text` stands behind it. At most twenty times a second. */
   draw(done: number, text: string): void {
-    const now = performance.now();
-    if (!this.#visible || (now - this.#lastDrawn < 50 && done < this.#total)) return;
+    const now = this.#now();
+    this.#base ??= done > 1 ? { done, at: now } : { done: 0, at: this.#started };
+    const isLast = done >= this.#total;
+    const wait = this.#columns === null ? this.#everyMs : isLast ? 0 : 50;
+    if (!this.#isShown || now - this.#lastDrawn < wait) return;
     this.#lastDrawn = now;
-    const elapsed = (now - this.#started) / 1000;
-    const left = done > 0 ? elapsed / done * (this.#total - done) : Infinity;
-    const width = 24;
-    const filled = Math.round(width * done / this.#total);
-    const line = `${"█".repeat(filled)}${"░".repeat(width - filled)} ${done}/${this.#total}  ${text}  ${
-      duration(left)
-    } left`;
-    let columns = 120;
-    try {
-      columns = Deno.consoleSize().columns;
-    } catch {
-      // Not a terminal that knows its size.
-    }
-    Deno.stderr.writeSync(encoder.encode(`\r\x1b[K${line.slice(0, columns - 1)}`));
+    const since = done - this.#base.done;
+    const left = isLast
+      ? duration(0)
+      : duration(since > 0 ? (now - this.#base.at) / 1000 / since * (this.#total - done) : Infinity);
+    const parts = { done, total: this.#total, text, left };
+    if (this.#columns === null) return this.#write(`${barLine(parts, Infinity)}\n`);
+    this.#write(`\r\x1b[K${barLine(parts, (this.#columns ?? terminalColumns()) - 1)}`);
   }
 
   /** Clears the line. */
   end(): void {
-    if (this.#visible) Deno.stderr.writeSync(encoder.encode("\r\x1b[K"));
+    if (this.#isShown && this.#columns !== null) this.#write("\r\x1b[K");
   }
 }

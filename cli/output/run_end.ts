@@ -5,8 +5,9 @@
  */
 
 import { commandArguments } from "../process/invocation.ts";
-import { type LossesAtEnds, openCheckpoints } from "@edgetuner/core";
+import { type BestLoss, type LossesAtEnds, openCheckpoints } from "@edgetuner/core";
 import { type EndingName, endingOf, ENDINGS } from "../process/exit_codes.ts";
+import { tellMemoryAdvice } from "../flags/flags.ts";
 import { commandText } from "../process/places.ts";
 
 /** The end of a run, as a program knows it. */
@@ -19,6 +20,12 @@ export interface RunEnd {
   readonly done: string;
   /** Losses before and after, as far as they are known. */
   readonly losses?: LossesAtEnds | null;
+  /** The best validation, if there was one. */
+  readonly best?: BestLoss | null;
+  /** What to turn if the loss rose, such as `--rate`; by default the flags of a program that has the settings. */
+  readonly turns?: string;
+  /** The command to try next, once all is done. */
+  readonly next?: string;
   /** What was saved, and where. */
   readonly saved: readonly string[];
   /** Where the run can go on from; `null` if there is nothing to go on from. */
@@ -76,6 +83,25 @@ export function goOnCommand(
   return commandText(program, [...kept, ...own, ...(state === null ? [] : ["--resume", state.folder])]);
 }
 
+/** What to turn where the loss rose, in the order in which to try. */
+const TURNS = "a smaller --rate, a longer --warmup, or --clip-norm 1";
+
+/** How much higher a training loss must be to count as risen: it is that of one batch, and batches differ. */
+const NOISE = 1.05;
+
+/** A plain sentence if the loss rose, or has risen since its best; `null` if it did not. */
+export function roseText({ losses = null, best = null, turns = TURNS }: RunEnd): string | null {
+  if (losses === null) return null;
+  const { kind, before, after } = losses;
+  const isNoisy = kind === "training loss";
+  if (after > before * (isNoisy ? NOISE : 1)) {
+    return `The ${kind} rose: the run made the model worse. Try ${turns}.`;
+  }
+  if (isNoisy || best === null || best.step === 0 || after <= best.loss) return null;
+  return `The validation loss has risen since its best, after ${best.step} steps: the model learns the training data by heart. ` +
+    "Try fewer --steps, more data, or --keep-best.";
+}
+
 /** The end in words: the first line says how it ended, further ones what is left of it. */
 export function endText(end: RunEnd): string[] {
   const { losses = null } = end;
@@ -85,8 +111,16 @@ export function endText(end: RunEnd): string[] {
   const word = end.ending === "done" ? "Done" : end.ending === "interrupted" ? "Stopped" : "Ended too early";
   const why = end.why === "" ? "" : ` (${end.why})`;
   const lines = [`${word}: ${end.done}${numbers}${end.ending === "interrupted" ? why : ""}`];
+  const { best = null } = end;
+  if (best !== null) {
+    const when = best.step === 0 ? "before the first step" : `after ${best.step} steps`;
+    lines.push(`Best: validation loss ${best.loss.toFixed(3)} ${when}`);
+  }
+  const rose = roseText(end);
+  if (rose !== null) lines.push(rose);
   if (end.saved.length > 0) lines.push(`Saved: ${end.saved.join("; ")}`);
   else if (end.ending !== "done") lines.push("Saved: nothing");
+  if (end.ending === "done" && (end.next ?? "") !== "") lines.push(`Next: ${end.next}`);
   if (end.ending === "done" || end.command === "") return lines;
   lines.push(
     end.state === null
@@ -104,7 +138,10 @@ export function endText(end: RunEnd): string[] {
  */
 export function tellEnd(end: RunEnd, isQuiet = false): number {
   const isGood = end.ending === "done" || end.ending === "interrupted";
-  if (!isGood && end.why !== "") console.error(end.why);
+  if (!isGood && end.why !== "") {
+    console.error(end.why);
+    tellMemoryAdvice(end.why);
+  }
   if (!isQuiet) { for (const line of endText(end)) (isGood ? console.log : console.error)(line); }
   return ENDINGS[end.ending].code;
 }

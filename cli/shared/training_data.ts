@@ -17,7 +17,7 @@ import {
   type Tokenizer,
   type TrainingData,
 } from "@edgetuner/core";
-import { integer, toggle, UsageError } from "../flags/flags.ts";
+import { integer, number, toggle, UsageError } from "../flags/flags.ts";
 
 /** Flags of every program that reads training data. */
 export const DATA_FLAGS = {
@@ -30,6 +30,33 @@ export const DATA_FLAGS = {
     { min: 0 },
   ),
 };
+
+/** Flag of programs that have the data and say how long the run is. */
+export const EPOCHS_FLAG = {
+  epochs: number("X", 0, "passes over the training data, in place of --steps; 0 = as --steps says", {
+    min: 0,
+  }),
+};
+
+/**
+ * Flags with `steps` as `epochs` asks for: the last pass is rounded up to whole steps.
+ *
+ * @throws {CheckpointError} If the data cannot be read.
+ */
+export async function withEpochs<
+  F extends ReadingOptions & {
+    readonly epochs: number;
+    readonly steps: number;
+    readonly data: string;
+    readonly batch: number;
+    readonly accumulate: number;
+  },
+>(flags: F): Promise<F> {
+  if (flags.epochs === 0) return flags;
+  const { examples } = await readExamples(flags.data, flags, () => {});
+  const steps = Math.ceil(flags.epochs * examples.length / (flags.batch * flags.accumulate));
+  return { ...flags, steps: Math.max(1, steps) };
+}
 
 /** How to read examples. */
 export interface ReadingOptions {
