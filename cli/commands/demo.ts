@@ -553,7 +553,8 @@ async function summarise(
     if (step.mode !== "train") continue;
     const layers = step.kept.length;
     const hidden = Number((seen.server?.model as { hidden?: number } | undefined)?.hidden ?? 0);
-    if (hidden === 0 || heads === 0) break;
+    // Devices that were killed have not said which heads they had.
+    if (hidden === 0 || step.mask.length !== layers * heads) break;
     const shape = {
       layers,
       heads,
