@@ -128,6 +128,21 @@ function best(
  * @throws {RangeError} If an option is out of range or the model has no room.
  * @throws {GenerationError} If the model gives logits that are not finite.
  * @throws The signal's reason, if it is aborted.
+ *
+ * @example
+ * ```ts
+ * import { beamSearch, CachedSession, encodeOpening, loadEnds, loadLayers, openModel } from "@edgetuner/core";
+ * import { Engine } from "@edgetuner/kernels";
+ *
+ * using engine = await Engine.create();
+ * const { model, tokenizer } = await openModel("cli/assets/tiny_gpt2");
+ * using layers = loadLayers(engine, model);
+ * using ends = loadEnds(engine, model);
+ * using session = new CachedSession({ engine, layers, ends, heads: null });
+ * const prompt = encodeOpening(tokenizer, "The Crooked Heron is");
+ * const { tokens } = await beamSearch(session, prompt, { beams: 2, maxNewTokens: 4, endTokens: [tokenizer.eos] });
+ * console.log(tokenizer.decode(tokens));
+ * ```
  */
 export async function beamSearch(
   session: DecodingSession,

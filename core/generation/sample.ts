@@ -39,6 +39,26 @@ export interface SampleOptions extends Partial<LogitsRules> {
  * @returns The new tokens, with the end token if one came.
  * @throws {RangeError} If an option is out of range.
  * @throws {GenerationError} If the model gives logits that are not finite.
+ *
+ * @example
+ * ```ts
+ * import { CachedSession, encodeOpening, loadEnds, loadLayers, openModel, sample } from "@edgetuner/core";
+ * import { Engine } from "@edgetuner/kernels";
+ *
+ * using engine = await Engine.create();
+ * const { model, tokenizer } = await openModel("cli/assets/tiny_gpt2");
+ * using layers = loadLayers(engine, model);
+ * using ends = loadEnds(engine, model);
+ * using session = new CachedSession({ engine, layers, ends, heads: null });
+ * const prompt = encodeOpening(tokenizer, "The Crooked Heron is");
+ * const tokens = await sample(session, prompt, {
+ *   temperature: 0.8,
+ *   seed: 1,
+ *   maxNewTokens: 4,
+ *   endTokens: [tokenizer.eos],
+ * });
+ * console.log(tokenizer.decode(tokens));
+ * ```
  */
 export async function sample(
   session: DecodingSession,

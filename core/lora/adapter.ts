@@ -199,6 +199,28 @@ const FILES = { config: "adapter_config.json", weights: "adapter_model.safetenso
  * @returns Where the former adapter is kept; `null` if there was none, or one of the same run.
  * @throws {CheckpointError} If a weight is not finite; nothing is written then.
  * @throws {SaveError} If a file cannot be written, on a full disk for example; the former adapter is still there.
+ *
+ * @example
+ * ```ts
+ * import { adapterOf, DEFAULT_LORA, DEFAULT_OPTIMIZER, HeadModules, loadAdapter, saveAdapter } from "@edgetuner/core";
+ * import { Engine } from "@edgetuner/kernels";
+ *
+ * using engine = await Engine.create();
+ * using heads = new HeadModules(engine, {
+ *   lora: DEFAULT_LORA,
+ *   optimizer: DEFAULT_OPTIMIZER,
+ *   layers: 2,
+ *   hidden: 32,
+ *   heads: 4,
+ *   range: { first: 0, count: 4 },
+ *   seed: 1,
+ *   steps: 10,
+ * });
+ * const folder = await Deno.makeTempDir();
+ * await saveAdapter(`${folder}/heads`, await adapterOf(heads));
+ * console.log((await loadAdapter(`${folder}/heads`)).arrays.size);
+ * await Deno.remove(folder, { recursive: true });
+ * ```
  */
 export async function saveAdapter(
   folder: string,

@@ -155,7 +155,29 @@ export function clipFactor(squares: readonly number[], limit: number): number {
   return Math.fround(Math.min(1, limit / (globalNorm(squares) + 1e-6)));
 }
 
-/** The head modules of one device. */
+/**
+ * The head modules of one device.
+ *
+ * @example
+ * ```ts
+ * import { DEFAULT_LORA, DEFAULT_OPTIMIZER, HeadModules } from "@edgetuner/core";
+ * import { Engine } from "@edgetuner/kernels";
+ *
+ * using engine = await Engine.create();
+ * using modules = new HeadModules(engine, {
+ *   lora: DEFAULT_LORA,
+ *   optimizer: DEFAULT_OPTIMIZER,
+ *   layers: 2,
+ *   hidden: 32,
+ *   heads: 4,
+ *   range: { first: 0, count: 4 },
+ *   seed: 1,
+ *   steps: 10,
+ * });
+ * const weights = await modules.weights();
+ * console.log(weights.length, weights[0]?.length); // layers, heads
+ * ```
+ */
 export class HeadModules implements Disposable {
   /** What they were made from. */
   readonly options: HeadModulesOptions;

@@ -40,6 +40,26 @@ import { LORA_TARGETS, type LoraTarget } from "./settings.ts";
  * @param family Decides names and `fan_in_fan_out`.
  * @param kvHeads H_kv of the model. @default {heads}
  * @throws {CheckpointError} If a head module is missing.
+ *
+ * @example
+ * ```ts
+ * import { adapterOf, DEFAULT_LORA, DEFAULT_OPTIMIZER, HeadModules, toPeft } from "@edgetuner/core";
+ * import { Engine } from "@edgetuner/kernels";
+ *
+ * using engine = await Engine.create();
+ * using heads = new HeadModules(engine, {
+ *   lora: DEFAULT_LORA,
+ *   optimizer: DEFAULT_OPTIMIZER,
+ *   layers: 2,
+ *   hidden: 32,
+ *   heads: 4,
+ *   range: { first: 0, count: 4 },
+ *   seed: 1,
+ *   steps: 10,
+ * });
+ * const { config, arrays } = toPeft(await adapterOf(heads), "gpt2");
+ * console.log(config.r, [...arrays.keys()]);
+ * ```
  */
 export function toPeft(adapter: Adapter, family: ModelFamily, kvHeads?: number): PeftAdapter {
   const { lora } = adapter;

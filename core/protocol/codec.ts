@@ -12,7 +12,17 @@
 import { elementsOf, type WireCodec } from "../contracts/codec.ts";
 import { HandshakeError, ProtocolError } from "../contracts/errors.ts";
 
-/** 32-bit floats as they are: no loss, 4 bytes a number. */
+/**
+ * 32-bit floats as they are: no loss, 4 bytes a number.
+ *
+ * @example
+ * ```ts
+ * import { f32Codec } from "@edgetuner/core";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(f32Codec().byteLength([2, 3]), 24);
+ * ```
+ */
 export function f32Codec(): WireCodec {
   return {
     name: "f32",
@@ -31,6 +41,14 @@ const F16_MAX = 65504;
  * 3e-8 below. Numbers beyond +-65504 become +-65504.
  *
  * `encode` throws a RangeError for NaN, which would spread, and `decode` refuses what is not finite.
+ *
+ * @example
+ * ```ts
+ * import { f16Codec } from "@edgetuner/core";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(f16Codec().byteLength([2, 3]), 12);
+ * ```
  */
 export function f16Codec(): WireCodec {
   return {
@@ -91,6 +109,14 @@ export interface Int8CodecOptions {
  *
  * Layout: all scales as f32, then all integers. `encode` throws a RangeError for numbers that are not
  * finite, and `decode` refuses scales that are negative or not finite.
+ *
+ * @example
+ * ```ts
+ * import { int8Codec } from "@edgetuner/core";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(int8Codec().byteLength([2, 3]), 14);
+ * ```
  */
 export function int8Codec({ errorFeedback = false }: Int8CodecOptions = {}): WireCodec {
   return {

@@ -146,12 +146,16 @@ function trainOnline(
  * trained within that step, and again every `online.refresh` steps, on the heads that were seen.
  *
  * @example
- * ```ts ignore
+ * ```ts
  * import { loadPredictor, predictorTrainer } from "@edgetuner/core";
+ * import { Engine } from "@edgetuner/kernels";
  * import { iHeadPruner } from "@edgetuner/plugins";
  *
- * const offline = iHeadPruner({ predictor: await loadPredictor("runs/predictor"), tau: 0.8 });
+ * using engine = await Engine.create();
+ * const predictor = await loadPredictor("cli/assets/demo_predictor");
+ * const offline = iHeadPruner({ predictor, tau: 0.8 });
  * const online = iHeadPruner({ online: { train: predictorTrainer(engine), steps: 60 } });
+ * console.log(offline.name, online.name);
  * ```
  *
  * @returns A pruner named `"ihead"` or `"ihead, online"`.

@@ -28,6 +28,30 @@ export interface SplitSimulationOptions extends NetworkSimulationOptions {
  * @throws {TypeError} If there is not exactly one data device, evaluation is asked for across engines, or a link's
  * profile is not one or has a failure of a device that there is not.
  * @throws {PluginError} If the pruner is not one.
+ *
+ * @example
+ * ```ts
+ * import { defaultRunSettings, loadEnds, loadLayers, openModel } from "@edgetuner/core";
+ * import { Engine } from "@edgetuner/kernels";
+ * import { noPruner } from "@edgetuner/plugins";
+ * import { LINK_PROFILES, simulate } from "@edgetuner/transport";
+ *
+ * using engine = await Engine.create();
+ * const { model } = await openModel("cli/assets/tiny_gpt2");
+ * using layers = loadLayers(engine, model);
+ * using ends = loadEnds(engine, model);
+ * const tokens = Uint32Array.from({ length: 16 }, (_, i) => i);
+ * const batch = { tokens, targets: tokens, mask: new Float32Array(16).fill(1), batch: 1, length: 16 };
+ * const run = await simulate({
+ *   model: { engine, layers, ends },
+ *   settings: defaultRunSettings(2),
+ *   batches: () => batch,
+ *   pruner: noPruner(),
+ *   devices: 2,
+ *   link: LINK_PROFILES["wifi-5"],
+ * });
+ * console.log(run.steps.map(({ loss, bytes }) => [loss, bytes]));
+ * ```
  */
 export async function simulate(options: SplitSimulationOptions): Promise<SimulationResult> {
   const { engine, layers: base } = options.model;

@@ -1,0 +1,7 @@
+/**
+ * Models, head modules, training, the protocol and sessions: all of `@edgetuner/core`.
+ *
+ * @module
+ */
+
+export * from "@edgetuner/core";

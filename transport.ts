@@ -1,0 +1,7 @@
+/**
+ * Transports, emulated links, simulation and planning: all of `@edgetuner/transport`.
+ *
+ * @module
+ */
+
+export * from "@edgetuner/transport";
