@@ -320,6 +320,7 @@ function textValue(program: ProgramText, name: string, flag: TextFlag, given: st
       }: current value is "${given}"${didYouMean(given, flag.choices)}`,
     );
   }
+  flag.check?.(given);
   return given;
 }
 

@@ -16,6 +16,8 @@ export interface TextFlag {
   readonly help: string;
   /** The only values that it takes. */
   readonly choices?: readonly string[];
+  /** Refuses values that are given. */
+  readonly check?: (value: string) => void;
   /** Its value where the flag stands alone; without it that is the empty text. */
   readonly alone?: string;
 }

@@ -85,8 +85,15 @@ export function barLine(
   const bar = width === 0 ? "" : `${"█".repeat(filled)}${"░".repeat(width - filled)} `;
   const before = `${bar}${count}`;
   const most = Math.max(0, columns - before.length - end.length - 2);
-  const shown = text.length > most ? text.slice(0, most).trimEnd() : text;
+  const shown = fitting(text, most);
   return `${before}${shown === "" ? "" : `  ${shown}`}${end}`.slice(0, columns);
+}
+
+/** As many whole fields of a text, with two spaces between them, as fit; of the first one its start. */
+function fitting(text: string, width: number): string {
+  const fields = text.split("  ");
+  while (fields.length > 1 && fields.join("  ").length > width) fields.pop();
+  return fields.join("  ").slice(0, width).trimEnd();
 }
 
 /** A bar on one line of the terminal; elsewhere a plain line every so many seconds. */

@@ -14,7 +14,7 @@ Deno.test("barLine() keeps what is done and the time left at any width", () => {
     }
   }
   assertMatch(barLine({ ...STEP, text: TEXT }, 120), /^█+░+ 37\/400 {2}loss .* kept 120\/144 {2}12 min/);
-  assertMatch(barLine({ ...STEP, text: TEXT }, 59), /^37\/400 {2}loss 3.214/);
+  assertMatch(barLine({ ...STEP, text: TEXT }, 59), /^37\/400 {2}loss 3.214 {2}validation 3.401 {2}12 min/);
 });
 
 Deno.test("off a terminal a progress is a plain line every so many seconds", () => {
