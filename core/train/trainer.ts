@@ -270,7 +270,7 @@ export class Trainer<B extends { readonly mode: StepMode } = EmbeddedBatch, S = 
       await this.#emit({ type: "finished", step: this.#step });
       await this.#save();
       await this.#saver.settled();
-      return this.#summary(isDone, this.#now() - begun);
+      return this.#summary(isDone ? "done" : "stopped", this.#now() - begun);
     } finally {
       signal?.removeEventListener("abort", onAbort);
       this.#isRunning = false;
@@ -361,11 +361,11 @@ export class Trainer<B extends { readonly mode: StepMode } = EmbeddedBatch, S = 
     await this.#options.onEvent?.(event);
   }
 
-  #summary(isDone: boolean, ms: number): TrainingSummary {
+  #summary(ending: TrainingSummary["ending"], ms: number): TrainingSummary {
     const { validations = [], best = null } = this.#ports.validation ?? {};
     const training = this.#lastLoss === null ? [] : [this.#firstLoss, this.#lastLoss];
     return {
-      ending: isDone ? "done" : "stopped",
+      ending,
       step: this.#step,
       losses: lossesAtEnds(validations.map(({ loss }) => loss), training),
       lastLoss: this.#lastLoss,
