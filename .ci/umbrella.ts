@@ -13,6 +13,7 @@ export const MAIN_NAMES: readonly string[] = [
   "openModel",
   "loadTrainingData",
   "Trainer",
+  "Engine",
   "HeadModules",
   "saveAdapter",
   "toPeft",

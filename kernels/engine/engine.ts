@@ -404,7 +404,19 @@ export interface EngineFactory {
 /** A GPU device with its pools, pipelines and command queue. */
 export type Engine = TensorEngine;
 
-/** Makes engines: `await Engine.create()`. */
+/**
+ * Makes engines: `await Engine.create()`.
+ *
+ * @example
+ * ```ts
+ * import { Engine } from "@edgetuner/kernels";
+ *
+ * using engine = await Engine.create();
+ * using x = engine.upload(new Float32Array([1, 2, 3, 4]), 2, 2);
+ * const [values] = await engine.read([x]);
+ * console.log(values, engine.stats.tensors);
+ * ```
+ */
 export const Engine: EngineFactory = { create: (options) => GpuEngine.create(options) };
 
 function requireValues(label: string, rows: number, columns: number, data: ArrayLike<number>): void {
