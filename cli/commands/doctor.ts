@@ -119,8 +119,23 @@ async function adapter(webgpu: string): Promise<Finding[]> {
   ];
 }
 
+/** What a call of the system tells; `null` where Deno may not ask. */
+function allowed<T>(call: () => T): T | null {
+  try {
+    return call();
+  } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) return null;
+    throw error;
+  }
+}
+
+/** What is said where Deno may not ask the system. */
+const NOT_ALLOWED = { found: "not known", advice: "let Deno ask the system: --allow-sys" };
+
 function memory(): Finding {
-  const { total, available } = Deno.systemMemoryInfo();
+  const info = allowed(() => Deno.systemMemoryInfo());
+  if (info === null) return { name: "Memory", ...NOT_ALLOWED };
+  const { total, available } = info;
   const isLittle = available < 2e9;
   return {
     name: "Memory",
@@ -133,9 +148,9 @@ function memory(): Finding {
 
 /** Addresses at which other machines reach this one. */
 function links(): Finding[] {
-  const found = Deno.networkInterfaces().filter(({ family, address }) =>
-    family === "IPv4" && !address.startsWith("127.")
-  );
+  const all = allowed(() => Deno.networkInterfaces());
+  if (all === null) return [{ name: "Links", ...NOT_ALLOWED }];
+  const found = all.filter(({ family, address }) => family === "IPv4" && !address.startsWith("127."));
   if (found.length === 0) {
     return [{
       name: "Links",
