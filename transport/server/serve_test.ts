@@ -193,7 +193,8 @@ Deno.test("those who showed a token stay, and strangers without a request give w
     await channel.close();
   }
   closeAll(strangers);
-  await until("the end of all", () => server.connections.all === 0);
+  // At the limit of headers at the latest: on a busy machine the end of a stranger may be heard only then.
+  await until("the end of all", () => server.connections.all === 0, 15_000);
 });
 
 Deno.test("headers, bodies and idle connections have a time limit [slow]", async () => {
