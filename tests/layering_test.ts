@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { findViolations } from "../.ci/layering.ts";
+import { findViolations, ROOMS } from "../.ci/layering.ts";
 
 /** A tree that keeps all rules; the comments and strings are there to be mistaken for imports. */
 const CLEAN: Readonly<Record<string, string>> = {
@@ -180,4 +180,11 @@ Deno.test("findViolations() wants rules for every member", async () => {
 
 Deno.test("this repository keeps its layering rules", async () => {
   assertEquals(await findViolations(`${import.meta.dirname}/..`), []);
+});
+
+Deno.test("the page on the architecture has the rooms of the check, in their order", async () => {
+  const page = await Deno.readTextFile(new URL("../docs/architecture.md", import.meta.url));
+  const rooms = [...page.matchAll(/^\| `([\w/]+\/)`/gm)].map(([, room]) => room);
+  // Entry points lie in `core/` itself.
+  assertEquals(rooms, ROOMS.filter((room) => room !== "core/"));
 });
