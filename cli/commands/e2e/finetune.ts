@@ -14,6 +14,8 @@ const FLAGS = {
       ...["model", "tokenizer", "data", "valid", "test", "out", "resume", "report"] as const,
       // iHeadPruner, with the predictor of step 1, takes no others.
       ...["pruner", "predictor", "lambda", "share", "keep", "online-steps", "online-refresh"] as const,
+      // In the five steps they are passes of the predictor's training.
+      "epochs",
     ]),
     { batch: 4, length: 512, mode: "slice", targets: "q,v", rate: 2e-4, tau: 0.7, eta: 0.4 },
   ),
