@@ -285,7 +285,7 @@ Deno.test("demo.ts, stopped by Ctrl-C and resumed, ends with the adapter of an u
     assertEquals(busy.code, 2);
     assertStringIncludes(busy.errors, `one run at a time may use ${root}/killed`);
     await moment(1000);
-    await new Deno.Command("kill", { args: ["-9", "--", `-${killed.pid}`] }).output();
+    await new Deno.Command("sh", { args: ["-c", `kill -9 -- -${killed.pid}`] }).output();
     await killed.status;
     await run("demo.ts", [...args, "--out", `${root}/killed`, "--resume", "--report", report]);
     for (const adapter of ["adapter", "adapter-best"]) {
