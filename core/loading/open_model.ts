@@ -35,7 +35,7 @@ export interface OpenModelOptions {
  * import { openModel } from "@edgetuner/core";
  *
  * const { model, tokenizer } = await openModel("cli/assets/tiny_gpt2");
- * console.log(model.config.n_layer, tokenizer.encode("a restaurant by the river"));
+ * console.log(model.fingerprint, tokenizer.encode("a restaurant by the river"));
  * ```
  */
 export async function openModel(path: string, options: OpenModelOptions = {}): Promise<OpenedModel> {

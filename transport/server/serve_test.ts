@@ -117,8 +117,11 @@ Deno.test({
     await requireHonestRun(port);
     const connections: Deno.Conn[] = [];
     for (let i = 0; i < 400; i++) connections.push(await open(port, ["", HALF_HEADER, SLOW_BODY][i % 3]));
-    const { all, refused } = await server.connections();
-    assert(all < 75 && refused > 200, `${all} connections, ${refused} refused`);
+    // The server hears of some of them only after they were opened here.
+    await until("most are refused", async () => {
+      const { all, refused } = await server.connections();
+      return all < 75 && refused > 200;
+    });
     await requireHonestRunSoon(port);
     // Nobody closes them but the server.
     await until("the end of all half headers", async () => (await server.connections()).strangers === 0);
