@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type BaseWeights, loadEnds, loadLayers, loadModel } from "@edgetuner/core";
+import { type BaseWeights, loadEmbeddingAndHead, loadLayers, loadModel } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 
 /** What was seen; bytes are what the process had at most beside what it had before. */
@@ -56,7 +56,7 @@ export async function measureLoading(path: string, baseWeights: BaseWeights): Pr
   const adapter = engine.stats.allocatedBytes;
   const peakOfLoading = peakFrom();
   using _layers = loadLayers(engine, model, { baseWeights });
-  using _ends = loadEnds(engine, model, { baseWeights });
+  using _ends = loadEmbeddingAndHead(engine, model, { baseWeights });
   await engine.idle();
   return {
     fingerprint: model.fingerprint,

@@ -2,7 +2,7 @@
  * What overlapping computing and waiting is worth on slow links: the same run with no overlap at all,
  * with the base product computed while devices work, and with micro-batches in flight. Processes on
  * loopback with an emulated latency, which share this machine's cores; the variants take turns. Or on the
- * twin of a network, where each party has a computer of its own, as fast as this one.
+ * simulated network, where each party has a computer of its own, as fast as this one.
  *
  * @module
  */
@@ -13,7 +13,7 @@ import {
   encodePairs,
   INPUT_MODE_NAMES,
   type InputModeName,
-  loadEnds,
+  loadEmbeddingAndHead,
   loadLayers,
   loadModelFolder,
   loadModelTokenizer,
@@ -122,8 +122,8 @@ const FLAGS = {
   threads: integer("N", 0, "threads of the software driver in each process; 0 = one for every core", {
     min: 0,
   }),
-  twin: toggle("virtual time on emulated links, each party with a computer of its own"),
-  compute: text("MODEL", "measured", `with --twin, ${MEASURED_HELP}`),
+  simulated: toggle("virtual time on emulated links, each party with a computer of its own"),
+  compute: text("MODEL", "measured", `with --simulated, ${MEASURED_HELP}`),
   report: text("FILE", "", "write the figures as JSON"),
 };
 
@@ -144,8 +144,8 @@ function onProcesses(flags: Flags, capacities: readonly number[]): Run {
   };
 }
 
-/** The twin of a network. */
-async function onTwin(
+/** A simulated network. */
+async function onSimulatedNetwork(
   engine: Engine,
   flags: Flags,
   capacities: readonly number[],
@@ -156,7 +156,7 @@ async function onTwin(
   const tokenizer = await loadModelTokenizer(folder);
   const { batch, length } = flags;
   const layers = owned.use(loadLayers(engine, model));
-  const ends = owned.use(loadEnds(engine, model));
+  const ends = owned.use(loadEmbeddingAndHead(engine, model));
   const examples = encodePairs(await loadPairs(TRAIN), tokenizer, { length });
   const { steps } = flags;
   const settings: RunSettings = {
@@ -207,7 +207,7 @@ async function main(): Promise<void> {
     examples: [
       "deno run -A bench/overlap.ts",
       "deno run -A bench/overlap.ts --capacities 1 --threads 1    # a core to each of two processes",
-      "deno run -A bench/overlap.ts --twin",
+      "deno run -A bench/overlap.ts --simulated",
       "deno run -A bench/overlap.ts --latency 0 --bandwidth 50 --batch 8",
     ],
   }, FLAGS);
@@ -233,8 +233,8 @@ async function main(): Promise<void> {
     ]),
   ];
   using owned = new DisposableStack();
-  const run = flags.twin
-    ? await onTwin(owned.use(await Engine.create()), flags, capacities, owned)
+  const run = flags.simulated
+    ? await onSimulatedNetwork(owned.use(await Engine.create()), flags, capacities, owned)
     : onProcesses(flags, capacities);
   const results: Record<string, Record<string, Times>> = {};
   for (const share of new Set([0, flags.share])) {
@@ -243,7 +243,7 @@ async function main(): Promise<void> {
       variants.map(([name]): [string, Times] => [name, { total: [], wait: [], readback: [], losses: [] }]),
     );
     // Virtual time is the same in every round.
-    for (let round = 0; round < (flags.twin ? 1 : flags.rounds); round++) {
+    for (let round = 0; round < (flags.simulated ? 1 : flags.rounds); round++) {
       for (const [name, variant] of variants) await run(variant, share, times[name]!);
     }
     const baseline = times["no overlap"]!;

@@ -6,7 +6,14 @@
  * @module
  */
 
-import { EdgeServer, gpt2Config, initialWeights, loadEnds, loadLayers, runUserDevice } from "@edgetuner/core";
+import {
+  EdgeServer,
+  gpt2Config,
+  initialWeights,
+  loadEmbeddingAndHead,
+  loadLayers,
+  runUserDevice,
+} from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { randomPruner } from "@edgetuner/plugins";
 import { inProcessTransport } from "@edgetuner/transport";
@@ -46,7 +53,7 @@ async function main(): Promise<number> {
   const config = gpt2Config(SHAPE);
   const model = { config, weights: initialWeights(config, flags.seed) };
   using base = loadLayers(engine, model);
-  using ends = loadEnds(engine, model);
+  using ends = loadEmbeddingAndHead(engine, model);
   const settings = tuningSettings(flags);
   const server = new EdgeServer({
     ...{ engine, base, settings, fingerprint: "tiny", devices: 1 },

@@ -7,7 +7,7 @@
 
 import {
   HeadModules,
-  loadEnds,
+  loadEmbeddingAndHead,
   loadLayers,
   loadModelFolder,
   LocalData,
@@ -37,7 +37,7 @@ async function openSystem(choice: WebGpuChoice, flags: ReturnType<typeof readFla
   const engine = await Engine.create({ gpu: await loadGpu(choice) });
   const model = await loadModelFolder(flags.model);
   const base = loadLayers(engine, model);
-  const ends = loadEnds(engine, model);
+  const ends = loadEmbeddingAndHead(engine, model);
   const { layers, heads, hidden } = base.shape;
   const range = { first: 0, count: heads };
   const modules = new HeadModules(engine, { ...tuningSettings(flags), layers, heads, hidden, range });

@@ -12,7 +12,7 @@ import {
   embedTokens,
   fixedBatches,
   HeadModules,
-  loadEnds,
+  loadEmbeddingAndHead,
   loadLayers,
   loadModelFolder,
   loadModelTokenizer,
@@ -57,7 +57,7 @@ async function measure(
   steps: number,
 ): Promise<Seen> {
   using base = loadLayers(engine, model, { baseWeights: format });
-  using ends = loadEnds(engine, model, { baseWeights: format });
+  using ends = loadEmbeddingAndHead(engine, model, { baseWeights: format });
   let loss = 0;
   let logits: Float32Array | null = null;
   for (const batch of valid) {

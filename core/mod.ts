@@ -57,10 +57,10 @@ export type {
   StepMode,
 } from "./contracts/ports.ts";
 export {
+  type AccumulationStep,
   MAX_MICRO_BATCHES,
   type MicroBatch,
   splitBatch,
-  type StepPart,
   WHOLE_STEP,
 } from "./contracts/micro_batches.ts";
 export { type MatrixParameter, Parameter, Tape, Variable } from "./model/tape.ts";
@@ -68,8 +68,8 @@ export type {
   AttentionCache,
   BaseLayers,
   BaseShape,
-  EndsShape,
-  ModelEnds,
+  EmbeddingAndHead,
+  EmbeddingAndHeadShape,
   Normalised,
   SequenceShape,
 } from "./model/base.ts";
@@ -87,13 +87,18 @@ export {
 export {
   type Gpt2Config,
   gpt2Config,
-  Gpt2Ends,
+  Gpt2EmbeddingAndHead,
   type Gpt2Layer,
   Gpt2Layers,
   gpt2Shape,
 } from "./model/families/gpt2.ts";
 export type { NamedArray, NamedArrays } from "./files/named_arrays.ts";
-export { gatedFeedForwardOp, LlamaEnds, type LlamaLayer, LlamaLayers } from "./model/families/llama.ts";
+export {
+  gatedFeedForwardOp,
+  LlamaEmbeddingAndHead,
+  type LlamaLayer,
+  LlamaLayers,
+} from "./model/families/llama.ts";
 export {
   type LlamaConfig,
   llamaConfig,
@@ -102,7 +107,13 @@ export {
   type RopeScaling,
 } from "./model/families/llama_config.ts";
 export { rmsNormOp, ropeOp } from "./model/ops.ts";
-export { type Checkpoint, loadEnds, loadLayers, type LoadOptions, modelShape } from "./model/load.ts";
+export {
+  loadEmbeddingAndHead,
+  loadLayers,
+  type LoadOptions,
+  type ModelFiles,
+  modelShape,
+} from "./model/load.ts";
 export {
   FAMILIES,
   Families,
@@ -132,7 +143,7 @@ export { type BaseWeightBytes, baseWeightBytes } from "./model/weight_bytes.ts";
 export {
   type OptConfig,
   optConfig,
-  OptEnds,
+  OptEmbeddingAndHead,
   type OptLayer,
   OptLayers,
   optShape,
@@ -187,7 +198,7 @@ export {
   type Schedule,
   SCHEDULES,
 } from "./lora/settings.ts";
-export { type BatchPart, type BatchSource, LocalData, partsOfStep } from "./train/local_data.ts";
+export { type AccumulatedBatch, accumulationSteps, type BatchSource, LocalData } from "./train/local_data.ts";
 export { probeStep, runStep, type StepContext, type StepOutcome } from "./train/step.ts";
 export {
   type LossesAtEnds,

@@ -67,7 +67,7 @@ export function amount(name: string, value: number | undefined, fallback: number
   return checked;
 }
 
-/** Returns `url` parsed, with the scheme for plain HTTP or its WebSocket twin. */
+/** Returns `url` parsed, with the scheme for plain HTTP or its WebSocket form. */
 export function endpoint(url: string | URL, kind: "http" | "ws"): URL {
   let parsed: URL;
   try {

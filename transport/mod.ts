@@ -48,10 +48,10 @@ export {
 export {
   type FrameRule,
   type FrameWork,
-  type TwinDevice,
-  type TwinDeviceOptions,
-  TwinNetwork,
-  type TwinNetworkOptions,
+  type NetworkDevice,
+  type NetworkDeviceOptions,
+  SimulatedNetwork,
+  type SimulatedNetworkOptions,
 } from "./simulation/network.ts";
 export { simulate, type SplitSimulationOptions } from "./simulation/simulate.ts";
 export { simulateServerTuner } from "./simulation/simulate_server_tuner.ts";

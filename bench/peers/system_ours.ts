@@ -6,7 +6,7 @@
 
 import {
   DEFAULT_OPTIMIZER,
-  Gpt2Ends,
+  Gpt2EmbeddingAndHead,
   Gpt2Layers,
   HeadModules,
   LocalData,
@@ -28,7 +28,7 @@ async function start({ shape, mode }: SystemOptions): Promise<System> {
   const engine = await Engine.create();
   const weights = frozenWeights(shape);
   const base = new Gpt2Layers(engine, shape, weights);
-  const ends = new Gpt2Ends(engine, shape, weights);
+  const ends = new Gpt2EmbeddingAndHead(engine, shape, weights);
   const modules = new HeadModules(engine, {
     lora: { mode, targets: ["q", "v"], rank: RANK, alpha: ALPHA, dropout: 0 },
     optimizer: { ...DEFAULT_OPTIMIZER, ...ADAM, weightDecay: 0, warmupSteps: 0, schedule: "constant" },

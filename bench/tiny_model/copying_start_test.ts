@@ -1,6 +1,6 @@
 import {
   generateGreedy,
-  Gpt2Ends,
+  Gpt2EmbeddingAndHead,
   Gpt2Layers,
   initialWeights,
   type NamedArrays,
@@ -29,7 +29,7 @@ async function copied(weights: NamedArrays, count: number): Promise<number> {
   });
   using engine = await Engine.create();
   using layers = new Gpt2Layers(engine, CONFIG, weights);
-  using ends = new Gpt2Ends(engine, CONFIG, weights);
+  using ends = new Gpt2EmbeddingAndHead(engine, CONFIG, weights);
   const next = await generateGreedy(
     { engine, layers, ends, heads: null },
     rows.map((row) => [...row, ...row.slice(0, -1)]),

@@ -13,7 +13,7 @@ import {
   evaluateLoss,
   fixedBatches,
   fullTrainingStep,
-  Gpt2Ends,
+  Gpt2EmbeddingAndHead,
   Gpt2Layers,
   keepPrevious,
   loadTokenizer,
@@ -86,7 +86,7 @@ async function main(): Promise<number> {
   const start = copyingStart(config, seed);
   using engine = await Engine.create();
   using layers = new Gpt2Layers(engine, config, start, true);
-  using ends = new Gpt2Ends(engine, config, start, true);
+  using ends = new Gpt2EmbeddingAndHead(engine, config, start, true);
   const model = { engine, layers, ends };
   const parameters = [...ends.parameters(), ...layers.parameters()];
   const count = [...start.values()].reduce((sum, w) => sum + w.data.length, 0);

@@ -137,7 +137,7 @@ class Conversation {
       sample(session, prompt, {
         ...{ temperature, topK, topP, seed: (seed + this.#turn++) >>> 0, endTokens: ends, signal },
         repetitionPenalty: this.#flags["repetition-penalty"],
-        maxNewTokens: Math.min(this.#flags["max-tokens"], session.capacity - prompt.length + 1),
+        maxNewTokens: Math.min(this.#flags["max-tokens"], session.contextLength - prompt.length + 1),
         onToken(token) {
           // Models may have more rows than their tokenizer has tokens.
           if (ends.includes(token) || token >= tokenizer.vocabSize) return;

@@ -302,7 +302,7 @@ async function search(
   ends: readonly number[],
 ): Promise<readonly number[]> {
   const common = {
-    maxNewTokens: Math.min(flags["max-tokens"], session.capacity - given.length + 1),
+    maxNewTokens: Math.min(flags["max-tokens"], session.contextLength - given.length + 1),
     endTokens: ends,
     minLength: flags["min-length"],
     repetitionPenalty: flags["repetition-penalty"],

@@ -13,7 +13,7 @@ import {
   deviceIdIn,
   type HeadModules,
   loadAdapter,
-  loadEnds,
+  loadEmbeddingAndHead,
   lossesAtEnds,
   newDeviceId,
   openModel,
@@ -370,7 +370,7 @@ async function openData(
   emit: (event: Record<string, unknown>) => void,
 ) {
   const { model, tokenizer } = await openModel(flags.model, flags);
-  const ends = loadEnds(engine, model, { baseWeights: baseWeightsOf(flags) });
+  const ends = loadEmbeddingAndHead(engine, model, { baseWeights: baseWeightsOf(flags) });
   const { length } = flags;
   if (length > ends.shape.positions) {
     throw new UsageError(

@@ -6,13 +6,13 @@
  */
 
 import {
-  type Checkpoint,
   gpt2Config,
   initialWeights,
   INPUT_MODE_NAMES,
-  loadEnds,
+  loadEmbeddingAndHead,
   loadLayers,
   type LoadOptions,
+  type ModelFiles,
   modelShape,
   openModel,
   type Pruner,
@@ -105,7 +105,7 @@ async function main(): Promise<number> {
   using deviceEngine = await Engine.create({ gpu });
   const loading = { baseWeights: baseWeightsOf(flags) };
   using layers = loadLayers(engine, model, loading);
-  using ends = loadEnds(deviceEngine, model, loading);
+  using ends = loadEmbeddingAndHead(deviceEngine, model, loading);
   const settings = tuningSettings(flags);
   const compute = flags.compute === "measured"
     ? await measured(engine, model, loading, settings, batch)
@@ -220,7 +220,7 @@ function evenPruner(keep: number): Pruner {
 
 /** What a sweep runs on. */
 interface Swept {
-  readonly model: Checkpoint;
+  readonly model: ModelFiles;
   readonly batch: TokenBatch;
 }
 
@@ -276,13 +276,13 @@ function randomBatch(vocabulary: number, batch: number, length: number): TokenBa
 
 async function measured(
   engine: Engine,
-  model: Checkpoint,
+  model: ModelFiles,
   loading: LoadOptions,
   settings: ReturnType<typeof tuningSettings>,
   batch: TokenBatch,
 ) {
   using layers = loadLayers(engine, model, loading);
-  using ends = loadEnds(engine, model, loading);
+  using ends = loadEmbeddingAndHead(engine, model, loading);
   return await computeHere({ layers, ends }, settings, batch);
 }
 

@@ -8,7 +8,7 @@
 import {
   adapterOf,
   checkRunSettings,
-  loadEnds,
+  loadEmbeddingAndHead,
   loadLayers,
   LocalTraining,
   openModel,
@@ -180,7 +180,7 @@ async function main(): Promise<number> {
   const { fingerprint } = model;
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   using base = loadLayers(engine, model, { baseWeights });
-  using ends = loadEnds(engine, model, { baseWeights });
+  using ends = loadEmbeddingAndHead(engine, model, { baseWeights });
   const run = resumed?.run ?? crypto.randomUUID().slice(0, 8);
   const save = async (folder: string, steps: number) => {
     if (flags.save === "") return;

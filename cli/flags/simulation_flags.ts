@@ -6,9 +6,9 @@
 
 import {
   type BaseLayers,
-  Gpt2Ends,
+  type EmbeddingAndHead,
+  Gpt2EmbeddingAndHead,
   Gpt2Layers,
-  type ModelEnds,
   type RunSettings,
   type TokenBatch,
 } from "@edgetuner/core";
@@ -63,11 +63,11 @@ export async function computeOf(flag: string): Promise<ComputeModel> {
  * @throws {UsageError} If the model is not a GPT-2.
  */
 export async function computeHere(
-  { layers, ends }: { readonly layers: BaseLayers; readonly ends: ModelEnds },
+  { layers, ends }: { readonly layers: BaseLayers; readonly ends: EmbeddingAndHead },
   settings: RunSettings,
   batch: TokenBatch,
 ): Promise<ComputeModel> {
-  if (!(layers instanceof Gpt2Layers && ends instanceof Gpt2Ends)) {
+  if (!(layers instanceof Gpt2Layers && ends instanceof Gpt2EmbeddingAndHead)) {
     throw new UsageError(
       "Cannot use --compute measured as the model must be a GPT-2: current value is one of another family",
     );

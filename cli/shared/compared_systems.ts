@@ -1,5 +1,5 @@
 /**
- * The five systems of the paper on the twin of a network: the same model, data and links for each.
+ * The five systems of the paper on a simulated network: the same model, data and links for each.
  *
  * @module
  */
@@ -11,7 +11,7 @@ import {
   fixedBatches,
   generateGreedy,
   type HeadModules,
-  loadEnds,
+  loadEmbeddingAndHead,
   loadLayers,
   LocalHeads,
   type ModelFolder,
@@ -107,7 +107,7 @@ export class Work implements Disposable {
   readonly #engine: Engine;
   readonly #options: WorkOptions;
   readonly #layers: ReturnType<typeof loadLayers>;
-  readonly #ends: ReturnType<typeof loadEnds>;
+  readonly #ends: ReturnType<typeof loadEmbeddingAndHead>;
   readonly #tokenizer: Tokenizer;
   readonly #train: SequenceSet;
   readonly #evaluation: ReturnType<typeof fixedBatches>;
@@ -131,7 +131,7 @@ export class Work implements Disposable {
     this.model = model;
     this.#tokenizer = tokenizer;
     this.#layers = loadLayers(engine, model, options);
-    this.#ends = loadEnds(engine, model, options);
+    this.#ends = loadEmbeddingAndHead(engine, model, options);
     this.#train = texts.train;
     this.#evaluation = fixedBatches(texts.valid, options.batch).slice(0, options.validBatches);
     const choice = { count: options.prompts, first: 0, distinct: false };

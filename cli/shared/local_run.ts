@@ -9,7 +9,7 @@ import {
   baseNorms,
   type BaseWeights,
   dataFingerprint,
-  loadEnds,
+  loadEmbeddingAndHead,
   loadLayers,
   LocalTraining,
   type ModelFolder,
@@ -94,7 +94,7 @@ export async function localRun(
   const { settings, batch, buckets, baseWeights, pruner, onEvent } = options;
   const batches = trainingBatches(set, { batch, seed: settings.seed, buckets });
   using base = loadLayers(engine, model, { baseWeights });
-  using ends = loadEnds(engine, model, { baseWeights });
+  using ends = loadEmbeddingAndHead(engine, model, { baseWeights });
   using training = new LocalTraining({
     ...{ engine, base, ends, settings, pruner, context, baseNorm, onEvent },
     capacities: context.capacities,

@@ -5,7 +5,7 @@
  */
 
 import {
-  loadEnds,
+  loadEmbeddingAndHead,
   openModel,
   runUserDevice,
   type Tokenizer,
@@ -52,7 +52,7 @@ export async function throughSplit<T>(
   const { model, tokenizer } = await openModel(flags.model, flags);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const baseWeights = baseWeightsOf(flags);
-  using ends = loadEnds(engine, model, { baseWeights });
+  using ends = loadEmbeddingAndHead(engine, model, { baseWeights });
   const prepared = prepare(tokenizer, ends.shape.positions);
   const codecs = await codecsFor(flags.codec, pluginLimit(runWaits(flags).timeoutMs));
   await warmUp(engine, ["data"], baseWeights);

@@ -9,17 +9,17 @@ import {
   type BaseLayers,
   type BaseWeights,
   CachedSession,
+  type EmbeddingAndHead,
   type EncodedRequest,
   generateGreedy,
   joinAdapters,
   type LikelihoodOptions,
   loadAdapter,
-  loadEnds,
+  loadEmbeddingAndHead,
   loadHeads,
   loadLayers,
   type LocalHeads,
   logLikelihoods,
-  type ModelEnds,
   openModel,
   sample,
   type Tokenizer,
@@ -52,14 +52,14 @@ export async function loadAdapterParts(folders: string): Promise<Adapter | null>
 export class TextModel implements Disposable {
   readonly #engine: Engine;
   readonly #layers: BaseLayers;
-  readonly #ends: ModelEnds;
+  readonly #ends: EmbeddingAndHead;
   readonly #heads: LocalHeads | null;
   readonly #tokenizer: Tokenizer;
 
   private constructor(
     engine: Engine,
     layers: BaseLayers,
-    ends: ModelEnds,
+    ends: EmbeddingAndHead,
     heads: LocalHeads | null,
     tokenizer: Tokenizer,
   ) {
@@ -90,7 +90,7 @@ export class TextModel implements Disposable {
     return new TextModel(
       engine,
       loadLayers(engine, model, { baseWeights }),
-      loadEnds(engine, model, { baseWeights }),
+      loadEmbeddingAndHead(engine, model, { baseWeights }),
       heads,
       tokenizer,
     );

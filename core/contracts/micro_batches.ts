@@ -11,7 +11,7 @@
 export const MAX_MICRO_BATCHES = 32;
 
 /** A part of a training step whose batch is computed in several parts, one after the other. */
-export interface StepPart {
+export interface AccumulationStep {
   /** Which one, from 0. */
   readonly index: number;
   /** How many there are. */
@@ -21,7 +21,7 @@ export interface StepPart {
 }
 
 /** A step that is computed as a whole. */
-export const WHOLE_STEP: StepPart = { index: 0, count: 1, firstRow: 0 };
+export const WHOLE_STEP: AccumulationStep = { index: 0, count: 1, firstRow: 0 };
 
 /** Some sequences of a step. */
 export interface MicroBatch {

@@ -9,7 +9,7 @@
  */
 
 import type { Tensor } from "@edgetuner/kernels";
-import type { MicroBatch, StepPart } from "./micro_batches.ts";
+import type { AccumulationStep, MicroBatch } from "./micro_batches.ts";
 
 /** What a step is for. */
 export type StepMode = "train" | "evaluate";
@@ -31,7 +31,7 @@ export interface HeadStep {
   /** What the batch, or the part of it, is split into. @default {one micro-batch} */
   readonly microBatches?: readonly MicroBatch[];
   /** Which part of the step this is; the mask is the same in all of them. @default {the whole step} */
-  readonly part?: StepPart;
+  readonly accumulation?: AccumulationStep;
 }
 
 /** Something under way that will be added to a tensor. */
@@ -80,7 +80,7 @@ export interface HeadPort extends LayerHeads {
   /** Begins a step, or another part of it: gradients are then added to those of the parts before. */
   beginStep(step: HeadStep): Promise<void>;
   /** The same head modules for one micro-batch of the step; needed only where batches are split. */
-  microBatch?(part: MicroBatch): LayerHeads;
+  microBatch?(microBatch: MicroBatch): LayerHeads;
   /**
    * Ends a training step, after its last part: the kept heads are updated. Returns the statistics asked
    * for at the start of the run. After a probe nothing is updated, and `gradientNorm` alone is returned.
@@ -99,7 +99,7 @@ export interface EmbeddedBatch {
   /** Train or evaluate. */
   readonly mode: StepMode;
   /** Which part of the step this is. @default {the whole step} */
-  readonly part?: StepPart;
+  readonly accumulation?: AccumulationStep;
 }
 
 /** What the data side makes of the last hidden state. */
@@ -115,7 +115,7 @@ export interface LossPass {
   /** True for a probe: only the gradient is computed, and the batch's real pass follows. @default {false} */
   readonly probe?: boolean;
   /** The micro-batch. @default {all of the batch} */
-  readonly part?: MicroBatch;
+  readonly microBatch?: MicroBatch;
 }
 
 /** Where embedding, final norm, LM head, labels and loss live. */

@@ -8,7 +8,7 @@
 
 import type { SequenceSet } from "./sequences.ts";
 import type { Tokenizer } from "./tokenizer.ts";
-import { begun, fitSequences } from "./fit_sequences.ts";
+import { fitSequences, withBos } from "./fit_sequences.ts";
 import type { TextPair } from "./pairs.ts";
 import type { TokenBatch } from "../model/loss.ts";
 import { permutation, randomStream } from "../model/random.ts";
@@ -71,7 +71,7 @@ function checkInteger(action: string, name: string, value: number, lowest: numbe
  * @returns Token ids.
  */
 export function encodePrompt(tokenizer: Tokenizer, prompt: string): number[] {
-  return [...begun(tokenizer, tokenizer.encode(prompt)), tokenizer.eos];
+  return [...withBos(tokenizer, tokenizer.encode(prompt)), tokenizer.eos];
 }
 
 /**
@@ -98,7 +98,7 @@ export function encodePrompt(tokenizer: Tokenizer, prompt: string): number[] {
  * ```
  */
 export function encodeOpening(tokenizer: Tokenizer, text: string): number[] {
-  const tokens = begun(tokenizer, tokenizer.encode(text));
+  const tokens = withBos(tokenizer, tokenizer.encode(text));
   return tokens.length > 0 ? tokens : [tokenizer.eos];
 }
 
@@ -188,7 +188,7 @@ export function encodeWindows(
   const begins: number[] = [];
   for (const document of documents) {
     if (tokenizer.bos !== null) begins.push(row.length);
-    for (const id of begun(tokenizer, tokenizer.encode(document))) row.push(id);
+    for (const id of withBos(tokenizer, tokenizer.encode(document))) row.push(id);
     row.push(tokenizer.eos);
   }
   // The last token of a window is only a target; it is given to the model in the next window.

@@ -22,7 +22,7 @@ const letters: Tokenizer = {
 };
 const BOS = 60;
 /** Those of a model that begins texts with "<". */
-const begun: Tokenizer = { ...letters, bos: BOS };
+const withBos: Tokenizer = { ...letters, bos: BOS };
 const [a, b, c, d, e, space] = [97, 98, 99, 100, 101, 32];
 
 /** A set whose sequences are [i, i + 1]. */
@@ -69,16 +69,16 @@ Deno.test("encodePairs and fixedBatches give shifted targets and a mask on the c
 Deno.test("an opening is the text alone, with what begins texts; an empty one gives something to go on from", () => {
   assertEquals(encodeOpening(letters, "ab"), [a, b]);
   assertEquals(encodeOpening(letters, ""), [EOS]);
-  assertEquals(encodeOpening(begun, "ab"), [BOS, a, b]);
-  assertEquals(encodeOpening(begun, "<ab"), [BOS, a, b]);
-  assertEquals(encodeOpening(begun, ""), [BOS]);
+  assertEquals(encodeOpening(withBos, "ab"), [BOS, a, b]);
+  assertEquals(encodeOpening(withBos, "<ab"), [BOS, a, b]);
+  assertEquals(encodeOpening(withBos, ""), [BOS]);
 });
 
 Deno.test("the token that begins texts comes first, stays when prompts are cut, and is never learnt", () => {
-  assertEquals(encodePrompt(begun, "ab"), [BOS, a, b, EOS]);
-  assertEquals(encodeCompletion(begun, "c"), [space, c, EOS]);
+  assertEquals(encodePrompt(withBos, "ab"), [BOS, a, b, EOS]);
+  assertEquals(encodeCompletion(withBos, "c"), [space, c, EOS]);
   const encode = (length: number, trainOnPrompt = false) => {
-    const set = encodePairs([{ prompt: "abc", completion: "de" }], begun, { length, trainOnPrompt });
+    const set = encodePairs([{ prompt: "abc", completion: "de" }], withBos, { length, trainOnPrompt });
     const [{ tokens, firstTarget, counts }] = set.sequences as [SequenceSet["sequences"][0]];
     assertEquals(counts, undefined);
     return [[...tokens], firstTarget, set.droppedTokens];
@@ -93,7 +93,7 @@ Deno.test("the token that begins texts comes first, stays when prompts are cut, 
 });
 
 Deno.test("windows have the token that begins texts before each, and never learn it", () => {
-  const set = encodeWindows(["ab", "<c"], begun, { length: 3 });
+  const set = encodeWindows(["ab", "<c"], withBos, { length: 3 });
   assertEquals(set.sequences, [
     { tokens: Uint32Array.of(BOS, a, b, EOS), firstTarget: 1, counts: Uint8Array.of(0, 1, 1, 1) },
     { tokens: Uint32Array.of(EOS, BOS, c, EOS), firstTarget: 1, counts: Uint8Array.of(1, 0, 1, 1) },

@@ -7,7 +7,7 @@
 
 import { strip, stripEnd } from "../files/text.ts";
 import { BrokenRule, parseFields, readLines } from "./_lines.ts";
-import { begun } from "./fit_sequences.ts";
+import { withBos } from "./fit_sequences.ts";
 import type { FormatOptions } from "./formats.ts";
 import type { TextPair } from "./pairs.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -290,7 +290,7 @@ export function encodeRequest(
   }
   const given = tokenizer.encode(context);
   return {
-    context: begun({ bos }, given),
+    context: withBos({ bos }, given),
     continuation: tokenizer.encode(context + continuation).slice(given.length),
   };
 }

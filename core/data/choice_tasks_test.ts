@@ -70,11 +70,11 @@ Deno.test("encodeRequest encodes both texts together and moves spaces at the end
     ...words.encode("a"),
   ]);
   // A tokenizer's own token comes by itself, and can be left out.
-  const begun = { ...words, bos: 7 };
+  const withBos = { ...words, bos: 7 };
   const request = { context: "a", continuation: " b" };
-  assertEquals(encodeRequest(begun, request), encodeRequest(words, request, { bos: 7 }));
-  assertEquals(encodeRequest(begun, request, { bos: null }), encodeRequest(words, request));
-  assertEquals(encodeRequest(begun, { context: "", continuation: "b" }).context, [7]);
+  assertEquals(encodeRequest(withBos, request), encodeRequest(words, request, { bos: 7 }));
+  assertEquals(encodeRequest(withBos, request, { bos: null }), encodeRequest(words, request));
+  assertEquals(encodeRequest(withBos, { context: "", continuation: "b" }).context, [7]);
   assertEquals(encodeRequest(words, { context: " ", continuation: "b" }), {
     context: [0],
     continuation: words.encode(" b"),

@@ -8,7 +8,7 @@
 import { CheckpointError } from "../contracts/errors.ts";
 import { loadText } from "../files/text.ts";
 import { type BadLine, BrokenRule, parseFields, readLines } from "./_lines.ts";
-import { begun, type Draft, fitSequences } from "./fit_sequences.ts";
+import { fitSequences, type UntrimmedSequence, withBos } from "./fit_sequences.ts";
 import { encodeCompletion, encodeOpening, encodePrompt, type PairEncoding } from "./batches.ts";
 import type { SequenceSet } from "./sequences.ts";
 import type { ChatMessage, ChatTemplate, Conversation } from "./chat_template.ts";
@@ -252,10 +252,10 @@ export function encodeExamples(
   return fitSequences(drafts, { length, padding: tokenizer.eos, trainOnPrompt });
 }
 
-function draftOf(example: TrainingExample, tokenizer: Tokenizer): Draft {
+function draftOf(example: TrainingExample, tokenizer: Tokenizer): UntrimmedSequence {
   const keepFirst = tokenizer.bos !== null;
   if ("text" in example) {
-    const tokens = [...begun(tokenizer, tokenizer.encode(example.text)), tokenizer.eos];
+    const tokens = [...withBos(tokenizer, tokenizer.encode(example.text)), tokenizer.eos];
     return { tokens, given: keepFirst ? 1 : 0, keepFirst };
   }
   if ("prompt" in example) {
@@ -268,13 +268,13 @@ function draftOf(example: TrainingExample, tokenizer: Tokenizer): Draft {
     // Where one token spans the border, it is what is learnt.
     const tokens = continuation.length > 0
       ? [...context, ...continuation]
-      : begun(tokenizer, tokenizer.encode(example.context + example.continuation));
+      : withBos(tokenizer, tokenizer.encode(example.context + example.continuation));
     return { tokens, given: Math.max(1, Math.min(context.length, tokens.length - 1)), keepFirst };
   }
   // Piece by piece: what is given to the model later is encoded on its own as well.
   const pieces = example.parts.map(({ text, isLearnt }) => ({ ids: tokenizer.encode(text), isLearnt }));
   const texts = pieces.flatMap(({ ids }) => ids);
-  const tokens = begun(tokenizer, texts);
+  const tokens = withBos(tokenizer, texts);
   const counts = pieces.flatMap(({ ids, isLearnt }) => ids.map(() => isLearnt ? 1 : 0));
   if (tokens.length > texts.length) counts.unshift(0);
   return { tokens, given: counts.indexOf(1), counts, keepFirst };
@@ -341,7 +341,7 @@ export function examplePrompt(example: TrainingExample, tokenizer: Tokenizer): E
     return { tokens: encodeOpening(tokenizer, last.opening), text: last.opening, reference: last.answer };
   }
   // In the pieces that are learnt, so that the tokens are those of training.
-  const tokens = begun(tokenizer, given.flatMap((piece) => tokenizer.encode(piece)));
+  const tokens = withBos(tokenizer, given.flatMap((piece) => tokenizer.encode(piece)));
   return {
     tokens: tokens.length > 0 ? tokens : [tokenizer.eos],
     text,

@@ -18,7 +18,7 @@ const letters = {
 };
 const BOS = 1;
 /** Those of a model that begins texts with \x01. */
-const begun = { ...letters, bos: BOS };
+const withBos = { ...letters, bos: BOS };
 
 /** ChatML with tools. */
 const CHAT_ML =
@@ -156,11 +156,11 @@ Deno.test("continued texts have nothing between and after, and learn what is sco
   const example = { context: "ab ", continuation: "cd" };
   const set = encodeExamples([example], letters, { length: 8 });
   assertEquals(set.sequences, [{ tokens: Uint32Array.from(letters.encode("ab cd")), firstTarget: 2 }]);
-  assertEquals(encodeExamples([example], begun, { length: 4 }).sequences, [
+  assertEquals(encodeExamples([example], withBos, { length: 4 }).sequences, [
     { tokens: Uint32Array.from(letters.encode("\x01b cd")), firstTarget: 2 },
   ]);
   // One token for all of it: it is what is learnt, from the one that begins texts.
-  const one = { ...begun, encode: (text: string) => text === "" ? [] : [10 + text.length] };
+  const one = { ...withBos, encode: (text: string) => text === "" ? [] : [10 + text.length] };
   assertEquals(encodeExamples([{ context: "a", continuation: "b" }], one, { length: 8 }).sequences, [
     { tokens: Uint32Array.of(BOS, 12), firstTarget: 1 },
   ]);
@@ -186,21 +186,21 @@ Deno.test("the token that begins texts comes first and once in every kind of exa
     { context: "ab", continuation: " c" },
     ...chats,
   ];
-  const set = encodeExamples(examples, begun, { length: 100 });
+  const set = encodeExamples(examples, withBos, { length: 100 });
   assertEquals(set.sequences.map(({ tokens }) => letters.decode(tokens)), texts);
   const batch = fixedBatches(set, 5)[0]!;
   assertEquals(batch.targets.some((target, i) => batch.mask[i] === 1 && target === BOS), false);
   assertEquals(set.sequences.map((_, i) => learnt(set, i)).slice(0, 3), [" c\0", "hello\0", " c"]);
   assertEquals(learnt(set, 4), "Hello é!");
   // Cut, it stays.
-  for (const { tokens } of encodeExamples(examples, begun, { length: 4 }).sequences) {
+  for (const { tokens } of encodeExamples(examples, withBos, { length: 4 }).sequences) {
     assertEquals(tokens[0], BOS);
     assertEquals(tokens.length, 5);
   }
 });
 
 Deno.test("examplePrompt gives what is given and what should follow", () => {
-  const both = [letters, begun] as const;
+  const both = [letters, withBos] as const;
   for (const tokenizer of both) {
     const first = tokenizer.bos === null ? [] : [BOS];
     assertEquals(examplePrompt({ prompt: "ab", completion: "c" }, tokenizer), {
@@ -224,7 +224,7 @@ Deno.test("examplePrompt gives what is given and what should follow", () => {
     text: "c",
     isLearnt: false,
   }];
-  assertEquals(examplePrompt({ parts }, begun), { tokens: [BOS, 97], text: "a", reference: "b" });
+  assertEquals(examplePrompt({ parts }, withBos), { tokens: [BOS, 97], text: "a", reference: "b" });
   assertEquals(examplePrompt({ parts: parts.slice(1) }, letters).tokens, [0]);
   assertThrows(
     () => examplePrompt({ text: "hello" }, letters),
@@ -236,7 +236,7 @@ Deno.test("examplePrompt gives what is given and what should follow", () => {
 Deno.test("the tokens of a conversation's prompt are those that it is fine-tuned on", () => {
   // A tokenizer that sees two letters at a time tells where texts are cut.
   const twos = {
-    ...begun,
+    ...withBos,
     encode: (text: string) => (text.match(/..?/gs) ?? []).map((two) => two.charCodeAt(0) * 256 + two.length),
   };
   const chat = renderChat(template, { messages: TURNS });
@@ -253,7 +253,7 @@ Deno.test("the prompt of a conversation is what the template gives last, also wh
   const chat = renderChat(thinking, { messages: TURNS });
   assertEquals(learnt(encodeExamples([chat], letters, { length: 1000 })), "Hello é!");
   const text = "[system]Be brief.[user]Hi[assistant]Hello é![user]Bye[assistant]<think>";
-  assertEquals(examplePrompt(chat, begun), {
+  assertEquals(examplePrompt(chat, withBos), {
     tokens: [BOS, ...letters.encode(text)],
     text,
     reference: "So long",

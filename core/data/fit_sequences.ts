@@ -8,12 +8,12 @@ import type { SequenceSet, TokenSequence } from "./sequences.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** Puts the token that begins a text first, where the model has one and it is not there already. */
-export function begun({ bos }: Pick<Tokenizer, "bos">, tokens: readonly number[]): number[] {
+export function withBos({ bos }: Pick<Tokenizer, "bos">, tokens: readonly number[]): number[] {
   return bos === null || tokens[0] === bos ? [...tokens] : [bos, ...tokens];
 }
 
 /** A sequence of any length. */
-export interface Draft {
+export interface UntrimmedSequence {
   readonly tokens: readonly number[];
   /** True if the first token begins every text of the model, so that it stays whatever is cut. @default {false} */
   readonly keepFirst?: boolean;
@@ -24,7 +24,7 @@ export interface Draft {
 }
 
 /** What sequences are made to fit. */
-export interface Fit {
+export interface FitOptions {
   /** T. */
   readonly length: number;
   /** Token that fills up shorter sequences. */
@@ -37,7 +37,10 @@ export interface Fit {
  * Cuts sequences to T + 1 tokens: what is too long loses the start of what is given, but for the token that begins
  * texts; if that is not enough, the end. So every sequence has something to learn.
  */
-export function fitSequences(drafts: readonly Draft[], { length, padding, trainOnPrompt }: Fit): SequenceSet {
+export function fitSequences(
+  drafts: readonly UntrimmedSequence[],
+  { length, padding, trainOnPrompt }: FitOptions,
+): SequenceSet {
   let shortened = 0, shortenedPrompts = 0, shortenedCompletions = 0, droppedTokens = 0;
   const sequences = drafts.map((draft): TokenSequence => {
     const surplus = Math.max(0, draft.tokens.length - (length + 1));

@@ -8,9 +8,9 @@
  */
 
 import type { Engine } from "@edgetuner/kernels";
-import type { ModelEnds } from "../model/base.ts";
+import type { EmbeddingAndHead } from "../model/base.ts";
 import type { ModelConfig, ModelFamily } from "../model/families.ts";
-import { loadEnds, loadLayers, modelShape } from "../model/load.ts";
+import { loadEmbeddingAndHead, loadLayers, modelShape } from "../model/load.ts";
 import type { NamedArrays } from "../files/named_arrays.ts";
 import { embedTokens, logitsOf } from "../model/loss.ts";
 import { Tape } from "../model/tape.ts";
@@ -81,7 +81,7 @@ export interface CertificateOptions {
    */
   readonly split: (
     samples: readonly (readonly number[])[],
-    ends: ModelEnds,
+    ends: EmbeddingAndHead,
   ) => Promise<readonly Float32Array[]>;
   /** What was exported, read back from its files. */
   readonly peft: PeftAdapter;
@@ -106,7 +106,7 @@ export interface CertificateOptions {
  */
 export async function certifyExport(options: CertificateOptions): Promise<ExportCertificate> {
   const { engine, model, family, adapter, peft, samples, reducedFrom, tolerance = 1e-4 } = options;
-  using ends = loadEnds(engine, model);
+  using ends = loadEmbeddingAndHead(engine, model);
   const bad = samples.findIndex((s) => s.length === 0 || s.length > ends.shape.positions);
   if (samples.length === 0 || bad >= 0) {
     throw new RangeError(

@@ -87,7 +87,7 @@ function check(options: BeamSearchOptions, session: DecodingSession, prompt: rea
         token < session.vocabulary,
     );
   }
-  const room = session.capacity - prompt.length;
+  const room = session.contextLength - prompt.length;
   require("prompt length", "at least 1", prompt.length, prompt.length >= 1);
   // The last token needs no place: nothing is computed from it.
   require(
@@ -131,13 +131,13 @@ function best(
  *
  * @example
  * ```ts
- * import { beamSearch, CachedSession, encodeOpening, loadEnds, loadLayers, openModel } from "@edgetuner/core";
+ * import { beamSearch, CachedSession, encodeOpening, loadEmbeddingAndHead, loadLayers, openModel } from "@edgetuner/core";
  * import { Engine } from "@edgetuner/kernels";
  *
  * using engine = await Engine.create();
  * const { model, tokenizer } = await openModel("cli/assets/tiny_gpt2");
  * using layers = loadLayers(engine, model);
- * using ends = loadEnds(engine, model);
+ * using ends = loadEmbeddingAndHead(engine, model);
  * using session = new CachedSession({ engine, layers, ends, heads: null });
  * const prompt = encodeOpening(tokenizer, "The Crooked Heron is");
  * const { tokens } = await beamSearch(session, prompt, { beams: 2, maxNewTokens: 4, endTokens: [tokenizer.eos] });

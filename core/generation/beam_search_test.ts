@@ -26,7 +26,7 @@ interface Case {
 /** A model whose logits depend on the last two tokens: W[before last][last]. */
 class Bigrams implements DecodingSession {
   readonly vocabulary: number;
-  readonly capacity = 512;
+  readonly contextLength = 512;
   readonly #w: number[][][];
   #rows: number[][] = [];
   constructor(w: number[][][]) {

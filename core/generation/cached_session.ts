@@ -9,7 +9,7 @@
 import type { Tensor } from "@edgetuner/kernels";
 import type { EncodedRequest } from "../data/choice_tasks.ts";
 import type { GenerationModel } from "./greedy.ts";
-import type { ModelEnds } from "../model/base.ts";
+import type { EmbeddingAndHead } from "../model/base.ts";
 import { logitsOf, targetLogProbabilities } from "../model/loss.ts";
 import { Tape } from "../model/tape.ts";
 import { CachedLayers } from "./cached_layers.ts";
@@ -18,13 +18,13 @@ import type { DecodingSession } from "./model.ts";
 
 /** What every session of tokens does: it checks tokens and rows; where the layers are is up to the classes that extend it. */
 export abstract class TokenSession implements DecodingSession {
-  readonly #ends: ModelEnds;
+  readonly #ends: EmbeddingAndHead;
   /** Tokens of each row so far. */
   #length = 0;
   #rows = 0;
 
   /** Takes embedding, final norm and LM head; they are not disposed with the session. */
-  constructor(ends: ModelEnds) {
+  constructor(ends: EmbeddingAndHead) {
     this.#ends = ends;
   }
 
@@ -34,7 +34,7 @@ export abstract class TokenSession implements DecodingSession {
   }
 
   /** Tokens that fit, prompt included. */
-  get capacity(): number {
+  get contextLength(): number {
     return this.#ends.shape.positions;
   }
 
@@ -47,9 +47,9 @@ export abstract class TokenSession implements DecodingSession {
    */
   async start(prompt: readonly number[]): Promise<Float32Array> {
     this.#length = this.#rows = 0;
-    if (prompt.length === 0 || prompt.length > this.capacity) {
+    if (prompt.length === 0 || prompt.length > this.contextLength) {
       throw new RangeError(
-        `Cannot continue the prompt as it must have 1 to ${this.capacity} tokens: current value is ${prompt.length}`,
+        `Cannot continue the prompt as it must have 1 to ${this.contextLength} tokens: current value is ${prompt.length}`,
       );
     }
     return await this.#pass(prompt, 1, null);
@@ -74,9 +74,9 @@ export abstract class TokenSession implements DecodingSession {
         `Cannot append tokens as each must continue one of ${this.#rows} rows: ${tokens.length} tokens continue [${parents}]`,
       );
     }
-    if (this.#length >= this.capacity) {
+    if (this.#length >= this.contextLength) {
       throw new RangeError(
-        `Cannot append tokens as a sequence must be at most ${this.capacity} tokens: current value is ${this.#length}`,
+        `Cannot append tokens as a sequence must be at most ${this.contextLength} tokens: current value is ${this.#length}`,
       );
     }
     return await this.#pass(tokens, tokens.length, parents);
@@ -86,7 +86,7 @@ export abstract class TokenSession implements DecodingSession {
    * Computes how likely a continuation is, as `logLikelihoods` does: one pass over all of its tokens. What was there
    * before is forgotten, and a prompt must come before tokens are appended.
    *
-   * @param request Tokens, from `encodeRequest`; beyond `capacity` they lose their start.
+   * @param request Tokens, from `encodeRequest`; beyond `contextLength` they lose their start.
    * @returns Sum of the natural logarithms of the probabilities of the continuation's tokens, at most 0.
    * @throws {RangeError} If there is no token in the context, none to score, more than fit are to be scored, or a
    * token is not in the vocabulary.
@@ -94,7 +94,7 @@ export abstract class TokenSession implements DecodingSession {
   async logLikelihood(request: EncodedRequest): Promise<number> {
     const ends = this.#ends;
     this.#length = this.#rows = 0;
-    const sequence = scoredSequence(request, this.capacity, this.vocabulary);
+    const sequence = scoredSequence(request, this.contextLength, this.vocabulary);
     const batch = scoredBatch([sequence], sequence.tokens.length - 1);
     const embedding = ends.embed(batch.tokens, Uint32Array.from(batch.tokens, (_, i) => i));
     using tape = new Tape(embedding.engine, false);

@@ -21,11 +21,11 @@ const LOGITS = { absolute: 1e-4, relative: 0, ofLargest: false };
 /** Every token by a pass over the whole text: what the session is compared with. */
 class WholePasses implements DecodingSession {
   readonly vocabulary: number;
-  readonly capacity: number;
+  readonly contextLength: number;
   #rows: number[][] = [];
   constructor(readonly model: GenerationModel) {
     this.vocabulary = model.ends.shape.vocabulary;
-    this.capacity = model.ends.shape.positions;
+    this.contextLength = model.ends.shape.positions;
   }
   start(prompt: readonly number[]): Promise<Float32Array> {
     this.#rows = [[...prompt]];
@@ -122,7 +122,7 @@ for (const [name, { base, modules }] of Object.entries(MODELS)) {
 
 Deno.test("CachedSession says what is wrong with its arguments, and can go on", async () => {
   using session = new CachedSession({ engine, layers: gpt2.layers, ends: gpt2.ends, heads: null });
-  assertEquals([session.vocabulary, session.capacity], [67, 32]);
+  assertEquals([session.vocabulary, session.contextLength], [67, 32]);
   await assertRejects(() => session.append([1], [0]), TypeError, "prompt must come first");
   await assertRejects(() => session.start([]), RangeError, "1 to 32 tokens: current value is 0");
   await assertRejects(() => session.start(Array(33).fill(1)), RangeError, "current value is 33");

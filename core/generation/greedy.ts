@@ -5,7 +5,7 @@
  */
 
 import type { Engine } from "@edgetuner/kernels";
-import type { BaseLayers, ModelEnds } from "../model/base.ts";
+import type { BaseLayers, EmbeddingAndHead } from "../model/base.ts";
 import { requireFiniteLogits } from "./logits.ts";
 import { argmax } from "./sample.ts";
 import { embedTokens, logitsOf } from "../model/loss.ts";
@@ -19,7 +19,7 @@ export interface GenerationModel {
   /** Layers. */
   readonly layers: BaseLayers;
   /** Embedding, final norm and LM head. */
-  readonly ends: ModelEnds;
+  readonly ends: EmbeddingAndHead;
   /** LoRA head modules; `null` for the base model alone. */
   readonly heads: HeadPort | null;
 }

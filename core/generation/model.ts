@@ -12,7 +12,7 @@ export interface DecodingSession {
   /** V, vocabulary entries. */
   readonly vocabulary: number;
   /** Tokens that fit, prompt included. */
-  readonly capacity: number;
+  readonly contextLength: number;
   /**
    * Takes the prompt; the session has one row then.
    *

@@ -42,13 +42,13 @@ export interface SampleOptions extends Partial<LogitsRules> {
  *
  * @example
  * ```ts
- * import { CachedSession, encodeOpening, loadEnds, loadLayers, openModel, sample } from "@edgetuner/core";
+ * import { CachedSession, encodeOpening, loadEmbeddingAndHead, loadLayers, openModel, sample } from "@edgetuner/core";
  * import { Engine } from "@edgetuner/kernels";
  *
  * using engine = await Engine.create();
  * const { model, tokenizer } = await openModel("cli/assets/tiny_gpt2");
  * using layers = loadLayers(engine, model);
- * using ends = loadEnds(engine, model);
+ * using ends = loadEmbeddingAndHead(engine, model);
  * using session = new CachedSession({ engine, layers, ends, heads: null });
  * const prompt = encodeOpening(tokenizer, "The Crooked Heron is");
  * const tokens = await sample(session, prompt, {
@@ -85,10 +85,10 @@ export async function sample(
   );
   require(
     "prompt length",
-    `from 1 to ${session.capacity}`,
+    `from 1 to ${session.contextLength}`,
     prompt.length,
     prompt.length >= 1 &&
-      prompt.length <= session.capacity,
+      prompt.length <= session.contextLength,
   );
   const rules: LogitsRules = {
     repetitionPenalty: options.repetitionPenalty ?? 1,
@@ -107,7 +107,7 @@ export async function sample(
       : draw(logits, { temperature, topK, topP }, random.float());
     generated.push(token);
     options.onToken?.(token);
-    const full = prompt.length + generated.length > session.capacity;
+    const full = prompt.length + generated.length > session.contextLength;
     if (endTokens.includes(token) || generated.length === maxNewTokens || full) break;
     logits = await session.append([token], [0]);
   }

@@ -4,9 +4,9 @@ import type { DecodingSession } from "./model.ts";
 import { draw, sample } from "./sample.ts";
 
 /** Always the same logits. */
-function constant(logits: readonly number[], capacity = 32): DecodingSession {
+function constant(logits: readonly number[], contextLength = 32): DecodingSession {
   const answer = () => Promise.resolve(Float32Array.from(logits));
-  return { vocabulary: logits.length, capacity, start: answer, append: answer };
+  return { vocabulary: logits.length, contextLength, start: answer, append: answer };
 }
 
 const options = { maxNewTokens: 4, endTokens: [3] };

@@ -17,7 +17,7 @@ import type { ModelFolder } from "./model_folder.ts";
 export type GgufModel = ModelFolder;
 
 /**
- * Reads a GGUF file of a family that has them; for `loadLayers` and `loadEnds`. Memory holds one weight
+ * Reads a GGUF file of a family that has them; for `loadLayers` and `loadEmbeddingAndHead`. Memory holds one weight
  * at a time. The fingerprint is that of a model folder with the same configuration and values.
  *
  * @throws {CheckpointError} If the file is damaged, of another architecture, or asks for what is not done here.

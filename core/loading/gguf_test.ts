@@ -4,7 +4,7 @@ import { CheckpointError } from "../contracts/errors.ts";
 import type { NamedArrays } from "../files/named_arrays.ts";
 import type { LlamaConfig } from "../model/families/llama_config.ts";
 import type { ModelConfig } from "../model/families.ts";
-import { loadEnds, loadLayers } from "../model/load.ts";
+import { loadEmbeddingAndHead, loadLayers } from "../model/load.ts";
 import { embedTokens, logitsOf } from "../model/loss.ts";
 import { Tape } from "../model/tape.ts";
 import { fingerprintOf, parameterCount } from "./fingerprint.ts";
@@ -110,7 +110,7 @@ Deno.test("a LLaMA in a GGUF file is the model that it was made from", async () 
 /** Logits of a few tokens. */
 async function logits(model: { readonly config: ModelConfig; readonly weights: NamedArrays }) {
   using layers = loadLayers(engine, model);
-  using ends = loadEnds(engine, model);
+  using ends = loadEmbeddingAndHead(engine, model);
   using tape = new Tape(engine, false);
   const tokens = Uint32Array.of(3, 14, 1, 5, 9);
   const batch = { tokens, targets: tokens, mask: new Float32Array(5), batch: 1, length: 5 };

@@ -10,13 +10,13 @@ import { readJson } from "../files/json_file.ts";
 import type { Gpt2Config } from "../model/families/gpt2.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import { modelConfig } from "../model/families.ts";
-import type { Checkpoint } from "../model/load.ts";
+import type { ModelFiles } from "../model/load.ts";
 import { randomStream } from "../model/random.ts";
 import { fingerprintOf } from "./fingerprint.ts";
 import { StoredTensors } from "../files/stored_tensors.ts";
 
 /** A model read from a folder. */
-export interface ModelFolder extends Checkpoint {
+export interface ModelFolder extends ModelFiles {
   /** What is the same for the same model and differs for any other. */
   readonly fingerprint: string;
 }
@@ -29,7 +29,7 @@ function within(folder: string | URL, file: string): string | URL {
 }
 
 /**
- * Reads a model folder: a GPT-2, an OPT or a LLaMA; see `loadLayers` and `loadEnds`. Memory holds one weight
+ * Reads a model folder: a GPT-2, an OPT or a LLaMA; see `loadLayers` and `loadEmbeddingAndHead`. Memory holds one weight
  * at a time, while the fingerprint is computed and whenever a weight is asked for.
  *
  * @param folder Path or file URL of the folder.

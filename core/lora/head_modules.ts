@@ -88,7 +88,7 @@ interface LayerState {
 }
 
 /** What the forward pass of a layer and micro-batch keeps for the backward pass. */
-interface Passed {
+interface SavedActivations {
   readonly heads: Tensor;
   /** The heads whose columns the dropout mask is drawn for. */
   readonly dropped: Tensor;
@@ -100,8 +100,8 @@ interface Passed {
 }
 
 /** What is kept until the gradients of a micro-batch's weights are added up. */
-interface Gone {
-  readonly passed: Passed;
+interface PendingGradients {
+  readonly saved: SavedActivations;
   readonly dDeltas: readonly Tensor[];
   readonly dDown: readonly Tensor[];
 }
@@ -115,7 +115,7 @@ interface Accumulation {
   /** Step, mode and part, and its micro-batches that went forward. */
   of: string;
   readonly seen: Set<number>;
-  readonly gone: Map<number, Gone>;
+  readonly pending: Map<number, PendingGradients>;
 }
 
 /**
@@ -192,7 +192,7 @@ export class HeadModules implements Disposable {
   readonly #segment: number;
   readonly #matrices: readonly { readonly a: ArenaMatrix; readonly b: ArenaMatrix }[];
   readonly #layers: readonly LayerState[];
-  readonly #passed: Map<number, Passed>[];
+  readonly #activations: Map<number, SavedActivations>[];
   readonly #accumulations: Accumulation[];
   readonly #headLists = new Map<string, Tensor>();
 
@@ -213,10 +213,10 @@ export class HeadModules implements Disposable {
       a: { rows: this.#rank4, columns: this.inputs, first: k * (sizeA + sizeB), segment },
       b: { rows: this.headSize, columns: this.#rank4, first: k * (sizeA + sizeB) + sizeA, segment },
     }));
-    this.#passed = Array.from({ length: layers }, () => new Map());
+    this.#activations = Array.from({ length: layers }, () => new Map());
     this.#accumulations = Array.from(
       { length: layers },
-      () => ({ next: 0, continued: false, of: "", seen: new Set(), gone: new Map() }),
+      () => ({ next: 0, continued: false, of: "", seen: new Set(), pending: new Map() }),
     );
     this.#layers = Array.from({ length: layers }, (_, layer) => {
       const initial = new Float32Array(range.count * segment);
@@ -320,7 +320,7 @@ export class HeadModules implements Disposable {
     const now = `${context.step} ${context.mode} ${part}`;
     if (state.of !== now || state.seen.has(index)) this.#restart(layer, now, part > 0);
     state.seen.add(index);
-    const passed = {
+    const saved = {
       heads,
       dropped,
       x: input,
@@ -329,7 +329,7 @@ export class HeadModules implements Disposable {
       length: down[0]!.rows / kept.length,
       firstRow,
     };
-    this.#passed[layer]!.set(index, passed);
+    this.#activations[layer]!.set(index, saved);
     if (!training) this.#forget(layer, index);
     return deltas;
   }
@@ -354,14 +354,14 @@ export class HeadModules implements Disposable {
     },
   ): Tensor | null {
     const { step, needsInput, microBatch = 0, later = false } = context;
-    const passed = this.#passed[layer]!.get(microBatch);
-    if (passed === undefined) {
+    const saved = this.#activations[layer]!.get(microBatch);
+    if (saved === undefined) {
       throw new TypeError(
         `Cannot go back through layer ${layer} as its forward pass must come first: it did not`,
       );
     }
     const { lora, seed } = this.options;
-    const { heads, firstRow } = passed;
+    const { heads, firstRow } = saved;
     const arena = this.#layers[layer]!.parameters;
     const alpha = lora.alpha / lora.rank;
     const dDown = this.#matrices.map(({ b }, k) =>
@@ -375,10 +375,10 @@ export class HeadModules implements Disposable {
     }
     if (dx !== null && lora.dropout > 0) {
       using unmasked = dx;
-      dx = dropout(unmasked, passed.dropped, { rate: lora.dropout, seed, step, layer, firstRow });
+      dx = dropout(unmasked, saved.dropped, { rate: lora.dropout, seed, step, layer, firstRow });
     }
-    this.#passed[layer]!.delete(microBatch);
-    this.#accumulations[layer]!.gone.set(microBatch, { passed, dDeltas, dDown });
+    this.#activations[layer]!.delete(microBatch);
+    this.#accumulations[layer]!.pending.set(microBatch, { saved, dDeltas, dDown });
     if (!later) this.accumulate(layer);
     return dx;
   }
@@ -389,15 +389,19 @@ export class HeadModules implements Disposable {
     const state = this.#accumulations[layer]!;
     const arena = this.#layers[layer]!.gradients;
     const alpha = lora.alpha / lora.rank;
-    for (let gone = state.gone.get(state.next); gone !== undefined; gone = state.gone.get(state.next)) {
-      const { passed: { heads, x, down, length }, dDeltas, dDown } = gone;
+    for (
+      let pending = state.pending.get(state.next);
+      pending !== undefined;
+      pending = state.pending.get(state.next)
+    ) {
+      const { saved: { heads, x, down, length }, dDeltas, dDown } = pending;
       const options = { length, accumulate: state.continued || state.next > 0 };
       this.#matrices.forEach(({ a, b }, k) => {
         headGradient({ heads, arena, ...options, a: dDeltas[k]!, b: down[k]!, matrix: b, alpha });
         this.input.gradientOfA(dDown[k]!, x, { arena, matrix: a, heads }, options);
       });
-      disposeGone(gone);
-      state.gone.delete(state.next++);
+      disposePending(pending);
+      state.pending.delete(state.next++);
     }
   }
 
@@ -619,8 +623,8 @@ export class HeadModules implements Disposable {
 
   /** Frees everything. */
   [Symbol.dispose](): void {
-    this.#passed.forEach((passed, layer) => {
-      for (const index of [...passed.keys()]) this.#forget(layer, index);
+    this.#activations.forEach((saved, layer) => {
+      for (const index of [...saved.keys()]) this.#forget(layer, index);
       this.#restart(layer, "");
     });
     for (const { parameters, gradients, m, v } of this.#layers) {
@@ -643,17 +647,17 @@ export class HeadModules implements Disposable {
   }
 
   #forget(layer: number, microBatch: number): void {
-    const passed = this.#passed[layer]!.get(microBatch);
-    if (passed === undefined) return;
-    disposePassed(passed);
-    this.#passed[layer]!.delete(microBatch);
+    const saved = this.#activations[layer]!.get(microBatch);
+    if (saved === undefined) return;
+    disposeActivations(saved);
+    this.#activations[layer]!.delete(microBatch);
   }
 
   /** The next gradients of a layer's weights start anew, or are added to those of earlier parts of the step. */
   #restart(layer: number, of: string, continued = false): void {
     const state = this.#accumulations[layer]!;
-    for (const gone of state.gone.values()) disposeGone(gone);
-    state.gone.clear();
+    for (const pending of state.pending.values()) disposePending(pending);
+    state.pending.clear();
     state.next = 0;
     state.continued = continued;
     state.of = of;
@@ -674,13 +678,13 @@ export class HeadModules implements Disposable {
   }
 }
 
-function disposePassed({ x, xOwned, down }: Passed): void {
+function disposeActivations({ x, xOwned, down }: SavedActivations): void {
   if (xOwned) x.dispose();
   for (const tensor of down) tensor.dispose();
 }
 
-function disposeGone({ passed, dDeltas, dDown }: Gone): void {
-  disposePassed(passed);
+function disposePending({ saved, dDeltas, dDown }: PendingGradients): void {
+  disposeActivations(saved);
   for (const tensor of [...dDeltas, ...dDown]) tensor.dispose();
 }
 

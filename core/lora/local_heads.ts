@@ -68,8 +68,8 @@ export class LocalHeads implements HeadPort, Disposable {
   }
 
   #forward(layer: number, x: Tensor, microBatch: Pick<MicroBatch, "index" | "firstRow">): PendingSum | null {
-    const { step, mode, part = WHOLE_STEP } = this.#current();
-    const at = { index: microBatch.index, firstRow: part.firstRow + microBatch.firstRow };
+    const { step, mode, accumulation = WHOLE_STEP } = this.#current();
+    const at = { index: microBatch.index, firstRow: accumulation.firstRow + microBatch.firstRow };
     const parts = this.#parts(layer).map(({ device, kept, global, heads }) => {
       const { input, owned } = device.input.gather(x, { first: 0, headSize: device.headSize, heads });
       const deltas = device.forward(layer, kept, input, {
@@ -77,7 +77,7 @@ export class LocalHeads implements HeadPort, Disposable {
         mode,
         ownsInput: owned,
         microBatch: at,
-        part: part.index,
+        part: accumulation.index,
       });
       return { device, global, deltas };
     });

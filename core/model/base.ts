@@ -75,7 +75,7 @@ export interface BaseLayers extends Disposable {
 }
 
 /** Shape of a model's ends. */
-export interface EndsShape {
+export interface EmbeddingAndHeadShape {
   /** d, hidden size. */
   readonly hidden: number;
   /** V, vocabulary entries. */
@@ -98,9 +98,9 @@ export interface Normalised extends Disposable {
 }
 
 /** Embedding, final norm and LM head. */
-export interface ModelEnds extends Disposable {
+export interface EmbeddingAndHead extends Disposable {
   /** Shape of the ends. */
-  readonly shape: EndsShape;
+  readonly shape: EmbeddingAndHeadShape;
   /** LM head, [V, d]. */
   readonly lmHead: MatrixParameter;
   /** All weights, in order. */

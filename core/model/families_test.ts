@@ -3,10 +3,10 @@ import { familyConfig, familyFolder } from "../../tests/support/families.ts";
 import { tinyModel } from "../../tests/support/tiny_model.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import { FAMILIES, familyName, familyOf, modelConfig, type ModelFamily } from "./families.ts";
-import { type Checkpoint, modelShape } from "./load.ts";
+import { type ModelFiles, modelShape } from "./load.ts";
 
 /** A model of each family: a new family needs one here. */
-const MODELS: Readonly<Record<ModelFamily, () => Checkpoint | Promise<Checkpoint>>> = {
+const MODELS: Readonly<Record<ModelFamily, () => ModelFiles | Promise<ModelFiles>>> = {
   gpt2: tinyModel,
   llama: () => familyFolder("llama_grouped"),
   opt: () => familyFolder("opt"),

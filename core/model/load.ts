@@ -6,12 +6,12 @@
 
 import type { Engine } from "@edgetuner/kernels";
 import type { NamedArrays } from "../files/named_arrays.ts";
-import type { BaseLayers, BaseShape, ModelEnds } from "./base.ts";
+import type { BaseLayers, BaseShape, EmbeddingAndHead } from "./base.ts";
 import { familyOf, type ModelConfig } from "./families.ts";
 import type { BaseWeights } from "./weights.ts";
 
-/** A checkpoint: what a model is made from. */
-export interface Checkpoint<C extends ModelConfig = ModelConfig> {
+/** Files of a model, read: what a model is made from. */
+export interface ModelFiles<C extends ModelConfig = ModelConfig> {
   /** Shape of the model. */
   readonly config: C;
   /** Weights by name. */
@@ -46,7 +46,7 @@ export interface LoadOptions {
  */
 export function loadLayers(
   engine: Engine,
-  { config, weights }: Checkpoint,
+  { config, weights }: ModelFiles,
   { baseWeights = "f32" }: LoadOptions = {},
 ): BaseLayers {
   return familyOf(config).layers(engine, config, weights, baseWeights);
@@ -61,10 +61,10 @@ export function loadLayers(
  * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format.
  * @throws {RangeError} If there is no such format.
  */
-export function loadEnds(
+export function loadEmbeddingAndHead(
   engine: Engine,
-  { config, weights }: Checkpoint,
+  { config, weights }: ModelFiles,
   { baseWeights = "f32" }: LoadOptions = {},
-): ModelEnds {
+): EmbeddingAndHead {
   return familyOf(config).ends(engine, config, weights, baseWeights);
 }

@@ -9,7 +9,7 @@ import { gpt2Config } from "./families/gpt2.ts";
 import type { NamedArrays } from "../files/named_arrays.ts";
 import { type LlamaConfig, llamaConfig, ropeFrequencies } from "./families/llama_config.ts";
 import { modelConfig } from "./families.ts";
-import { loadEnds, loadLayers, modelShape } from "./load.ts";
+import { loadEmbeddingAndHead, loadLayers, modelShape } from "./load.ts";
 
 const engine = await Engine.create();
 const LLAMA = familyConfig("llama");
@@ -221,7 +221,7 @@ for (const name of ["llama", "llama_grouped", "opt"] as const) {
     const before = engine.stats.tensors;
     {
       using layers = loadLayers(engine, { ...folder, weights: bare });
-      using ends = loadEnds(engine, { ...folder, weights: bare });
+      using ends = loadEmbeddingAndHead(engine, { ...folder, weights: bare });
       const names = [...layers.parameters(), ...ends.parameters()].map((p) => p.name);
       assertEquals(names.length, new Set(names).size, "each parameter once");
       assertEquals(engine.stats.tensors - before, names.length);

@@ -7,8 +7,8 @@
 import { crossEntropy, embeddingGather, embeddingScatterAdd, matmul, type Tensor } from "@edgetuner/kernels";
 import { GenerationError } from "../contracts/errors.ts";
 import type { MicroBatch } from "../contracts/micro_batches.ts";
-import type { ModelEnds } from "./base.ts";
-import type { Gpt2Ends } from "./families/gpt2.ts";
+import type { EmbeddingAndHead } from "./base.ts";
+import type { Gpt2EmbeddingAndHead } from "./families/gpt2.ts";
 
 /** Tokens of a step with what is to be predicted. */
 export interface TokenBatch {
@@ -81,7 +81,7 @@ function positionsOf(batch: TokenBatch): Uint32Array {
  *
  * @throws {RangeError} If a token is not in the vocabulary or the sequence is too long.
  */
-export function embedTokens(ends: ModelEnds, batch: TokenBatch): Tensor {
+export function embedTokens(ends: EmbeddingAndHead, batch: TokenBatch): Tensor {
   const { positions } = ends.shape;
   if (batch.length > positions) {
     throw new RangeError(
@@ -92,7 +92,7 @@ export function embedTokens(ends: ModelEnds, batch: TokenBatch): Tensor {
 }
 
 /** Adds the gradient of E to the embedding tables; for training all parameters. */
-export function embedTokensBackward(ends: Gpt2Ends, batch: TokenBatch, dEmbedding: Tensor): void {
+export function embedTokensBackward(ends: Gpt2EmbeddingAndHead, batch: TokenBatch, dEmbedding: Tensor): void {
   if (ends.tokens.gradient === null || ends.positions.gradient === null) return;
   embeddingScatterAdd(dEmbedding, batch.tokens, ends.tokens.gradient);
   embeddingScatterAdd(dEmbedding, positionsOf(batch), ends.positions.gradient);
@@ -119,7 +119,7 @@ export interface ModelLoss {
  * @param gradient True to compute dh_L too.
  */
 export function modelLoss(
-  ends: ModelEnds,
+  ends: EmbeddingAndHead,
   hidden: Tensor,
   batch: TokenBatch,
   settings: LossSettings,
@@ -206,7 +206,7 @@ export function modelLoss(
  * @throws {GenerationError} If one is not finite.
  */
 export async function targetLogProbabilities(
-  ends: ModelEnds,
+  ends: EmbeddingAndHead,
   hidden: Tensor,
   batch: TokenBatch,
 ): Promise<Float64Array> {
@@ -238,7 +238,7 @@ export function sumLosses(parts: readonly Float32Array[]): number {
 }
 
 /** Logits of some rows of h_L, [rows.length, V]; for generation. */
-export function logitsOf(ends: ModelEnds, hidden: Tensor, rows: Uint32Array): Tensor {
+export function logitsOf(ends: EmbeddingAndHead, hidden: Tensor, rows: Uint32Array): Tensor {
   using picked = embeddingGather(hidden, rows);
   using normed = ends.normalise(picked);
   return matmul(normed.y, ends.lmHead.value, { transposeB: true });

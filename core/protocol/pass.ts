@@ -11,7 +11,7 @@
 
 import type { ModelShape } from "../contracts/model_shape.ts";
 import type { HeadMode } from "../contracts/ports.ts";
-import { type MicroBatch, type StepPart, WHOLE_STEP } from "../contracts/micro_batches.ts";
+import { type AccumulationStep, type MicroBatch, WHOLE_STEP } from "../contracts/micro_batches.ts";
 import { keptHeads, maskOfRange } from "../lora/head_mask.ts";
 import { INPUT_MODES } from "../lora/input_modes.ts";
 import type { LoraSettings } from "../lora/settings.ts";
@@ -161,7 +161,7 @@ export interface PassShape {
   /** The micro-batches. */
   readonly microBatches: readonly Pick<MicroBatch, "rows">[];
   /** Which part of the step it is. @default {WHOLE_STEP} */
-  readonly part?: StepPart | undefined;
+  readonly accumulation?: AccumulationStep | undefined;
   /** The devices with heads, in order of their heads. */
   readonly devices: readonly DeviceHeads[];
   /** The lowest layer with a kept head on any device; L if there is none. */
@@ -176,9 +176,9 @@ function keptOf({ mask, count }: DeviceHeads, layer?: number): number {
 
 /** Describes a pass. */
 export function describePass(shape: PassShape): PassDescription {
-  const { run, mode, devices, part = WHOLE_STEP } = shape;
-  const at = { layer: 0, microBatch: 0, part: part.index };
-  const asksPruner = mode === "train" && part.index === 0;
+  const { run, mode, devices, accumulation = WHOLE_STEP } = shape;
+  const at = { layer: 0, microBatch: 0, part: accumulation.index };
+  const asksPruner = mode === "train" && accumulation.index === 0;
   const begin: Exchange = {
     work: asksPruner ? [{ name: "prune" }] : [],
     messages: devices.map(({ count }, to) => ({
@@ -193,7 +193,7 @@ export function describePass(shape: PassShape): PassDescription {
     answers: [],
   };
   const flows = shape.microBatches.map((_, microBatch) => [...flowOf(shape, microBatch)]);
-  const isLast = mode !== "evaluate" && part.index + 1 === part.count;
+  const isLast = mode !== "evaluate" && accumulation.index + 1 === accumulation.count;
   return { begin, flows, ...(isLast ? settling(shape) : { settle: [], clip: null }) };
 }
 
@@ -257,7 +257,7 @@ function tasksOf({ run, devices, microBatches }: PassShape, layer: number, micro
 function forwardExchange(shape: PassShape, layer: number, microBatch: number): Messages | null {
   const tasks = tasksOf(shape, layer, microBatch);
   if (tasks.length === 0) return null;
-  const at = { layer, microBatch, part: shape.part?.index ?? 0 };
+  const at = { layer, microBatch, part: shape.accumulation?.index ?? 0 };
   return {
     messages: tasks.map(({ device, input }) => (
       { ...at, from: "edge", to: device, kind: "input", shapes: [input], work: [] }
@@ -276,7 +276,7 @@ function forwardExchange(shape: PassShape, layer: number, microBatch: number): M
 function backwardExchange(shape: PassShape, layer: number, microBatch: number): Messages | null {
   const tasks = tasksOf(shape, layer, microBatch);
   if (tasks.length === 0) return null;
-  const at = { layer, microBatch, part: shape.part?.index ?? 0 };
+  const at = { layer, microBatch, part: shape.accumulation?.index ?? 0 };
   // Nothing is trained below the lowest layer with a kept head, so it needs no gradient of X.
   const needsInput = layer > shape.lowest;
   return {
@@ -296,15 +296,15 @@ function backwardExchange(shape: PassShape, layer: number, microBatch: number): 
 
 /** h_L goes to the data device; its gradient and, after the step's last one, the loss come back. Without the edge server's work. */
 export function lossExchange(
-  { run, mode, microBatches, part = WHOLE_STEP }: PassShape,
+  { run, mode, microBatches, accumulation = WHOLE_STEP }: PassShape,
   microBatch: number,
 ): Messages {
   const { rows } = microBatches[microBatch]!;
-  const at = { layer: 0, microBatch, part: part.index };
+  const at = { layer: 0, microBatch, part: accumulation.index };
   const training = mode !== "evaluate";
   const shapes = [[rows, run.hidden]];
   const tellsLoss = run.sharesLoss && mode !== "probe" && microBatch + 1 === microBatches.length &&
-    part.index + 1 === part.count;
+    accumulation.index + 1 === accumulation.count;
   const answer = (kind: FrameKind | null, of: readonly (readonly number[])[], work: readonly StepWork[]) => (
     { ...at, from: "data", to: kind === null ? "data" : "edge", kind, shapes: of, work } satisfies StepMessage
   );
@@ -319,9 +319,9 @@ export function lossExchange(
 
 /** The end of a training step or a probe: clipping, the update, statistics. */
 function settling(
-  { run, mode, devices, part = WHOLE_STEP }: PassShape,
+  { run, mode, devices, accumulation = WHOLE_STEP }: PassShape,
 ): Pick<PassDescription, "settle" | "clip"> {
-  const at = { layer: 0, microBatch: 0, part: part.index };
+  const at = { layer: 0, microBatch: 0, part: accumulation.index };
   const statistics = mode === "probe" ? 1 : run.statistics;
   const last = devices.map((heads, device): StepMessage[] => {
     const kept = keptOf(heads);
@@ -346,11 +346,11 @@ function settling(
 
 /** E of a batch, or of a part of one. */
 export function describeEmbedding(
-  { batch, length, hidden, part = WHOLE_STEP }: {
+  { batch, length, hidden, accumulation = WHOLE_STEP }: {
     readonly batch: number;
     readonly length: number;
     readonly hidden: number;
-    readonly part?: StepPart | undefined;
+    readonly accumulation?: AccumulationStep | undefined;
   },
 ): StepMessage {
   return {
@@ -359,7 +359,7 @@ export function describeEmbedding(
     kind: "embedding",
     layer: 0,
     microBatch: 0,
-    part: part.index,
+    part: accumulation.index,
     shapes: [[batch, length, hidden]],
     work: [{ name: "embed", rows: batch * length }],
   };

@@ -8,7 +8,7 @@
  */
 
 import type { HeadMode, StepMode } from "../contracts/ports.ts";
-import { splitBatch, type StepPart } from "../contracts/micro_batches.ts";
+import { type AccumulationStep, splitBatch } from "../contracts/micro_batches.ts";
 import { lowestLayer } from "../lora/head_mask.ts";
 import type { LoraSettings } from "../lora/settings.ts";
 import {
@@ -72,23 +72,23 @@ export function describeStep(options: StepDescriptionOptions): PartDescription[]
   const none = new Uint8Array(layers * heads);
   const mask = purpose === "train" ? options.mask : none;
   const parts = splitBatch({ batch, length }, purpose === "train" ? accumulate : 1);
-  const pass = (mode: HeadMode, mask: Uint8Array, of: { batch: number; part: StepPart }) =>
+  const pass = (mode: HeadMode, mask: Uint8Array, of: { batch: number; accumulation: AccumulationStep }) =>
     describePass({
       run,
       mode,
-      part: of.part,
+      accumulation: of.accumulation,
       microBatches: splitBatch({ batch: of.batch, length }, microBatches),
       devices: headsOfDevices(mask, heads, headsPerDevice),
       lowest: lowestLayer(mask, heads),
     });
   return parts.map(({ batch, index, firstRow }) => {
-    const part = { index, count: parts.length, firstRow };
+    const accumulation = { index, count: parts.length, firstRow };
     const probes = probe && index === 0 && purpose === "train";
     return {
-      embedding: describeEmbedding({ batch, length, hidden, part }),
+      embedding: describeEmbedding({ batch, length, hidden, accumulation }),
       passes: [
-        ...(probes ? [pass("probe", none, { batch, part })] : []),
-        pass(purpose, mask, { batch, part }),
+        ...(probes ? [pass("probe", none, { batch, accumulation })] : []),
+        pass(purpose, mask, { batch, accumulation }),
       ],
     };
   });

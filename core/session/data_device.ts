@@ -11,7 +11,7 @@ import { type MicroBatch, splitBatch } from "../contracts/micro_batches.ts";
 import type { StepMode } from "../contracts/ports.ts";
 import type { TokenSession } from "../generation/cached_session.ts";
 import { requireFiniteLoss } from "../lora/finite.ts";
-import type { ModelEnds } from "../model/base.ts";
+import type { EmbeddingAndHead } from "../model/base.ts";
 import {
   embedTokens,
   type LossSettings,
@@ -23,7 +23,7 @@ import {
 import type { Frame, FrameOf } from "../protocol/frame.ts";
 import { describeEmbedding, describePass, type Exchange, type SplitShape } from "../protocol/pass.ts";
 import type { Peer } from "../protocol/peer.ts";
-import { type BatchPart, partsOfStep } from "../train/local_data.ts";
+import { type AccumulatedBatch, accumulationSteps } from "../train/local_data.ts";
 import { RemoteSession } from "./remote_session.ts";
 import { type RunState, takeEnd } from "./run_end.ts";
 import type { SaveHooks } from "../train/saving.ts";
@@ -31,7 +31,7 @@ import type { SaveHooks } from "../train/saving.ts";
 /** What the data device brings along. Nothing of it but E, dh_L and, if shared, the loss leaves the device. */
 export interface DataSide {
   /** Embedding, final norm and LM head. */
-  readonly ends: ModelEnds;
+  readonly ends: EmbeddingAndHead;
   /** Settings of the loss in training; evaluation has no label smoothing. */
   readonly loss: LossSettings;
   /** Fingerprint of the checkpoint; the edge server's must be the same. */
@@ -95,7 +95,7 @@ interface DataStep {
 }
 
 /** A part of a step that is under way. */
-interface DataPart extends BatchPart {
+interface DataPart extends AccumulatedBatch {
   readonly pieces: readonly MicroBatch[];
   /** What comes for each micro-batch. */
   readonly exchanges: readonly Exchange[];
@@ -155,7 +155,7 @@ export class DataDevice {
     const { peer, data, accumulate } = this.#options;
     const { step, mode } = current;
     const losses: Float32Array[] = [];
-    for (const part of partsOfStep(batch, mode === "train" ? accumulate : 1)) {
+    for (const part of accumulationSteps(batch, mode === "train" ? accumulate : 1)) {
       await this.#embedding(current, part);
       const answer = await this.#answers(current, part);
       if ("kind" in answer) return answer;
@@ -168,9 +168,9 @@ export class DataDevice {
   }
 
   /** Sends E of a batch or a part of it. */
-  async #embedding({ step, mode, best }: DataStep, { batch, part }: BatchPart): Promise<void> {
+  async #embedding({ step, mode, best }: DataStep, { batch, accumulation }: AccumulatedBatch): Promise<void> {
     const { peer, engine, data, run } = this.#options;
-    const { index, count } = part;
+    const { index, count } = accumulation;
     const embedding = embedTokens(data.ends, batch);
     const [values] = await engine.read([embedding]);
     embedding.dispose();
@@ -178,7 +178,7 @@ export class DataDevice {
       batch: batch.batch,
       length: batch.length,
       hidden: run.hidden,
-      part,
+      accumulation,
     });
     await peer.send("embedding", {
       step,
@@ -194,7 +194,7 @@ export class DataDevice {
   /** Answers every h_L of a part; returns losses, or the end of the run. */
   async #answers(
     current: DataStep,
-    part: BatchPart,
+    part: AccumulatedBatch,
   ): Promise<readonly Float32Array[] | FrameOf<"end">> {
     const { peer, engine, saves, microBatches, run } = this.#options;
     const pieces = splitBatch(part.batch, microBatches);
@@ -202,7 +202,7 @@ export class DataDevice {
       run,
       mode: current.mode,
       microBatches: pieces,
-      part: part.part,
+      accumulation: part.accumulation,
       devices: [],
       lowest: run.layers,
     });
@@ -265,7 +265,7 @@ function takeMicroBatch(
   { step, mode }: DataStep,
   { microBatch, probing }: { readonly microBatch: number; readonly probing: boolean },
 ): void {
-  const { pieces, part, left } = open;
+  const { pieces, accumulation, left } = open;
   const all = pieces.length;
   const refuse = (why: string): never => {
     throw new ProtocolError(
@@ -275,7 +275,7 @@ function takeMicroBatch(
   if (microBatch >= all) refuse(`there are ${all}`);
   if (probing && open.probe === null) {
     if (mode !== "train") refuse("only training is probed");
-    if (part.count > 1) refuse("the step has several parts");
+    if (accumulation.count > 1) refuse("the step has several parts");
     if (left.size < all) refuse("the step has begun");
     open.probe = new Set(pieces.keys());
   }

@@ -332,7 +332,7 @@ export class EdgeServer extends RunServer {
     });
     let best = false;
     const trainer = new Trainer({
-      mayGoOn: () => this.waitWhilePaused(),
+      waitWhilePaused: () => this.waitWhilePaused(),
       next: async (step) => {
         const batch = await this.#nextBatch(step, { cached, data, waits, remote, meter });
         best = batch === null && data.best;

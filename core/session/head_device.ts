@@ -8,7 +8,7 @@
 
 import type { Engine, Tensor } from "@edgetuner/kernels";
 import { ProtocolError } from "../contracts/errors.ts";
-import { type StepPart, WHOLE_STEP } from "../contracts/micro_batches.ts";
+import { type AccumulationStep, WHOLE_STEP } from "../contracts/micro_batches.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import type { HeadMode, HeadStatistics } from "../contracts/ports.ts";
 import type { DeviceStatistic } from "../contracts/pruner.ts";
@@ -57,7 +57,7 @@ interface HeadStepState {
   readonly mode: HeadMode;
   readonly heads: DeviceHeads;
   /** Which part of the step it is. */
-  readonly part: StepPart;
+  readonly accumulation: AccumulationStep;
   /** True if the state after it is to be saved. */
   readonly isSaved: boolean;
   /** Rows of each micro-batch. */
@@ -105,7 +105,7 @@ export class HeadDevice {
       );
     }
     const current = this.#current = this.#begin(frame, before);
-    if (current.isSaved && current.part.index === 0) await saves.announced();
+    if (current.isSaved && current.accumulation.index === 0) await saves.announced();
     if (frame.meta.best === true) await this.#options.onBest?.(state.steps, modules);
     if (isDone(current)) await this.#finishPart(current);
   }
@@ -145,13 +145,13 @@ export class HeadDevice {
     const { step, layer, microBatch: index = 0, tensors } = frame;
     const { shape, data } = tensors[0]!;
     const x = this.#upload(data as Float32Array, shape, "input");
-    const firstRow = current.rows.slice(0, index).reduce((sum, n) => sum + n, current.part.firstRow);
+    const firstRow = current.rows.slice(0, index).reduce((sum, n) => sum + n, current.accumulation.firstRow);
     const deltas = modules.forward(layer, keptOfDevice(current.heads, layer), x, {
       step,
       mode: current.mode,
       ownsInput: true,
       microBatch: { index, firstRow },
-      part: current.part.index,
+      part: current.accumulation.index,
     });
     const values = await engine.read(deltas);
     for (const delta of deltas) delta.dispose();
@@ -189,8 +189,8 @@ export class HeadDevice {
   }
 
   /** After a step's last part: the update, and what is sent for it. */
-  async #finishPart({ step, mode, part, pass, heads, isSaved }: HeadStepState): Promise<void> {
-    if (mode === "evaluate" || part.index + 1 < part.count) return;
+  async #finishPart({ step, mode, accumulation, pass, heads, isSaved }: HeadStepState): Promise<void> {
+    if (mode === "evaluate" || accumulation.index + 1 < accumulation.count) return;
     const { modules, welcome, state, saves, peer } = this.#options;
     const { mask } = heads;
     const { settle, clip } = pass;
@@ -245,17 +245,26 @@ export class HeadDevice {
         `Cannot begin step ${step} as its mask must be 0 or 1, in a probe 0, and its lowest layer at most ${layers}: they are not`,
       );
     }
-    const part = readPart(frame, before);
-    if (part.index > 0 && (mode !== "train" || mask.some((z, i) => z !== before!.heads.mask[i]))) {
+    const accumulation = readPart(frame, before);
+    if (accumulation.index > 0 && (mode !== "train" || mask.some((z, i) => z !== before!.heads.mask[i]))) {
       throw new ProtocolError(
-        `Cannot go on with step ${step} as all its parts must be training with one mask: part ${part.index} is not`,
+        `Cannot go on with step ${step} as all its parts must be training with one mask: part ${accumulation.index} is not`,
       );
     }
     const heads = { count, mask };
     const microBatches = rows.map((rows) => ({ rows }));
-    const pass = describePass({ run: this.#run, mode, microBatches, part, devices: [heads], lowest });
+    const pass = describePass({ run: this.#run, mode, microBatches, accumulation, devices: [heads], lowest });
     const cursors = pass.flows.map((flow) => new FlowCursor(inLane(flow, "heads")));
-    return { step, mode, heads, part, isSaved: mode === "train" && save === true, rows, pass, cursors };
+    return {
+      step,
+      mode,
+      heads,
+      accumulation,
+      isSaved: mode === "train" && save === true,
+      rows,
+      pass,
+      cursors,
+    };
   }
 
   /** The last dimension is columns, the others are rows. */
@@ -270,17 +279,18 @@ function isDone({ cursors }: HeadStepState): boolean {
 }
 
 /** Which part of a step a mask begins: the first, or the one after the last. */
-function readPart({ meta, step }: FrameOf<"mask">, before: HeadStepState | null): StepPart {
+function readPart({ meta, step }: FrameOf<"mask">, before: HeadStepState | null): AccumulationStep {
   const [index, count, firstRow] = meta.part ?? [0, 1, 0];
-  const within = before !== null && before.part.index + 1 < before.part.count;
+  const within = before !== null && before.accumulation.index + 1 < before.accumulation.count;
   const fits = within
-    ? step === before.step && index === before.part.index + 1 && count === before.part.count &&
-      firstRow > before.part.firstRow
+    ? step === before.step && index === before.accumulation.index + 1 &&
+      count === before.accumulation.count &&
+      firstRow > before.accumulation.firstRow
     : index === 0 && firstRow === 0;
   if (!fits) {
     throw new ProtocolError(
       `Cannot begin step ${step} as ${
-        within ? `part ${before.part.index + 1} of step ${before.step}` : "the first part of a step"
+        within ? `part ${before.accumulation.index + 1} of step ${before.step}` : "the first part of a step"
       } must come next: current value is ${showValue(meta.part ?? null)}`,
     );
   }

@@ -12,7 +12,7 @@ import { allocateHeads } from "../lora/allocation.ts";
 import { HeadModules } from "../lora/head_modules.ts";
 import { LocalHeads } from "../lora/local_heads.ts";
 import { adamwAt } from "../lora/settings.ts";
-import type { BaseLayers, ModelEnds } from "../model/base.ts";
+import type { BaseLayers, EmbeddingAndHead } from "../model/base.ts";
 import type { LossSettings } from "../model/loss.ts";
 import { PruningSession } from "../pruning/pruning_session.ts";
 import { sampleSettings } from "../pruning/predictor/samples.ts";
@@ -30,7 +30,7 @@ export interface LocalTrainingOptions extends Pick<TrainerOptions, "start" | "on
   /** The base model's layers; not disposed with the training. */
   readonly base: BaseLayers;
   /** Embedding, final norm and LM head; not disposed with the training. */
-  readonly ends: ModelEnds;
+  readonly ends: EmbeddingAndHead;
   /** Settings of the run. */
   readonly settings: RunSettings;
   /** Where batches come from: a plan, which also makes validations of losses, or any source. */

@@ -6,7 +6,12 @@
 
 import type { Engine, Tensor } from "@edgetuner/kernels";
 import { ProtocolError } from "../contracts/errors.ts";
-import { type MicroBatch, splitBatch, type StepPart, WHOLE_STEP } from "../contracts/micro_batches.ts";
+import {
+  type AccumulationStep,
+  type MicroBatch,
+  splitBatch,
+  WHOLE_STEP,
+} from "../contracts/micro_batches.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import type { DataPort, EmbeddedBatch, LossPass, LossResult, StepMode } from "../contracts/ports.ts";
 import type { Frame, FrameOf } from "../protocol/frame.ts";
@@ -48,7 +53,7 @@ export interface RemoteDataOptions {
 /** A batch or a part of it that is under way. */
 interface PartUnderWay {
   readonly mode: StepMode;
-  readonly position: StepPart;
+  readonly accumulation: AccumulationStep;
   /** Its micro-batches. */
   readonly pieces: readonly MicroBatch[];
   /** Micro-batches whose h_L has not been sent. */
@@ -62,7 +67,7 @@ export class RemoteData implements DataPort {
   readonly #peer: Peer;
   readonly #hidden: number;
   readonly #waits: WaitTimer;
-  #current: PartUnderWay = { mode: "train", position: WHOLE_STEP, pieces: [], left: new Set() };
+  #current: PartUnderWay = { mode: "train", accumulation: WHOLE_STEP, pieces: [], left: new Set() };
   /** Rows of the step's parts so far. */
   #rows = 0;
   /** True if the last batch came with the word that the head modules before it are the best so far. */
@@ -151,23 +156,23 @@ export class RemoteData implements DataPort {
       peer.failWith(error);
       throw error;
     }
-    const position = this.#partOf(frame, mode);
+    const accumulation = this.#partOf(frame, mode);
     const pieces = splitBatch({ batch, length }, this.#options.microBatches ?? 1);
-    this.#current = { mode, position, pieces, left: new Set(pieces.keys()) };
-    this.#rows = position.firstRow + batch * length;
+    this.#current = { mode, accumulation, pieces, left: new Set(pieces.keys()) };
+    this.#rows = accumulation.firstRow + batch * length;
     const embedding = this.#upload(frame.tensors[0]!.data as Float32Array, batch * length);
-    return { embedding, batch, length, mode, part: position };
+    return { embedding, batch, length, mode, accumulation };
   }
 
   #isLast(): boolean {
-    const { index, count } = this.#current.position;
+    const { index, count } = this.#current.accumulation;
     return index + 1 === count;
   }
 
   /** Which part of the step a frame is: the one after the last, or the first one of a new step. */
-  #partOf({ meta, step }: FrameOf<"embedding">, mode: StepMode): StepPart {
+  #partOf({ meta, step }: FrameOf<"embedding">, mode: StepMode): AccumulationStep {
     const first = this.#isLast();
-    const before = this.#current.position;
+    const before = this.#current.accumulation;
     const { accumulate = 1 } = this.#options;
     const [index, count] = meta.part ?? [0, 1];
     const fits = index === (first ? 0 : before.index + 1) &&
@@ -189,22 +194,22 @@ export class RemoteData implements DataPort {
   /** What is sent and answered for a micro-batch. */
   #exchange(microBatch: number, { probe = false }: LossPass): Exchange {
     const { run } = this.#options;
-    const { mode, pieces, position } = this.#current;
-    const pass = { run, mode: probe ? "probe" : mode, microBatches: pieces, part: position } as const;
+    const { mode, pieces, accumulation } = this.#current;
+    const pass = { run, mode: probe ? "probe" : mode, microBatches: pieces, accumulation } as const;
     const { flows } = describePass({ ...pass, devices: [], lowest: run.layers });
     return flows[microBatch]![0]!;
   }
 
   /** Sends h_L, all of it or of one micro-batch; in training and for a probe waits for dh_L. */
   async loss(step: number, hidden: Tensor, pass: LossPass = {}): Promise<LossResult> {
-    const { probe = false, part } = pass;
-    const { mode, left, position } = this.#current;
-    const microBatch = part?.index ?? 0;
+    const { probe = false } = pass;
+    const { mode, left, accumulation } = this.#current;
+    const microBatch = pass.microBatch?.index ?? 0;
     const { messages, answers } = this.#exchange(microBatch, pass);
     const at = { step, microBatch };
     const [values] = await this.#engine.read([hidden]);
     if (!probe) left.delete(microBatch);
-    const last = left.size === 0 && position.index + 1 === position.count;
+    const last = left.size === 0 && accumulation.index + 1 === accumulation.count;
     await this.#peer.send("hidden", {
       ...at,
       meta: probe ? { probe } : this.saves && mode === "train" ? { save: true } : {},

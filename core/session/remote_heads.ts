@@ -123,7 +123,7 @@ export class RemoteHeads implements HeadPort, Disposable {
    */
   async beginStep(step: HeadStep): Promise<void> {
     const { devices, model } = this.#options;
-    const { microBatches, part, mode, mask } = step;
+    const { microBatches, accumulation, mode, mask } = step;
     if (microBatches === undefined) {
       throw new TypeError(
         `Cannot begin step ${step.step} as its micro-batches must be given: current value is undefined`,
@@ -133,7 +133,7 @@ export class RemoteHeads implements HeadPort, Disposable {
     this.best = false;
     const lowest = lowestLayer(mask, model.heads);
     const heads = headsOfDevices(mask, model.heads, devices.map(({ range }) => range.count));
-    const pass = describePass({ run: this.#run, mode, microBatches, part, devices: heads, lowest });
+    const pass = describePass({ run: this.#run, mode, microBatches, accumulation, devices: heads, lowest });
     this.#step = { ...step, pass, cursors: pass.flows.map((flow) => new FlowCursor(inLane(flow, "heads"))) };
     this.#forgetPlans();
     await Promise.all(pass.begin.messages.map(({ shapes }, i) =>
@@ -144,7 +144,9 @@ export class RemoteHeads implements HeadPort, Disposable {
           mode,
           lowest,
           rows: microBatches.map(({ rows }) => rows),
-          ...(part !== undefined && part.count > 1 ? { part: [part.index, part.count, part.firstRow] } : {}),
+          ...(accumulation !== undefined && accumulation.count > 1
+            ? { part: [accumulation.index, accumulation.count, accumulation.firstRow] }
+            : {}),
           ...(best ? { best } : {}),
           ...(this.saves && mode === "train" ? { save: true } : {}),
         },

@@ -9,7 +9,7 @@
 
 import type { Tensor } from "@edgetuner/kernels";
 import { TokenSession } from "../generation/cached_session.ts";
-import type { ModelEnds } from "../model/base.ts";
+import type { EmbeddingAndHead } from "../model/base.ts";
 import type { Tape } from "../model/tape.ts";
 import type { Peer } from "../protocol/peer.ts";
 
@@ -25,7 +25,7 @@ export class RemoteSession extends TokenSession {
    * @param ends Embedding, final norm and LM head.
    * @param step Training steps that the run has done.
    */
-  constructor(peer: Peer, ends: ModelEnds, step: number) {
+  constructor(peer: Peer, ends: EmbeddingAndHead, step: number) {
     super(ends);
     this.#peer = peer;
     this.#step = step;

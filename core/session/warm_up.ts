@@ -18,7 +18,7 @@ import { HeadModules } from "../lora/head_modules.ts";
 import { inputRows } from "../lora/input_mode.ts";
 import { INPUT_MODE_NAMES, type InputModeName } from "../lora/input_modes.ts";
 import { DEFAULT_LORA, DEFAULT_OPTIMIZER, LORA_TARGETS } from "../lora/settings.ts";
-import { type Gpt2Config, Gpt2Ends, Gpt2Layers } from "../model/families/gpt2.ts";
+import { type Gpt2Config, Gpt2EmbeddingAndHead, Gpt2Layers } from "../model/families/gpt2.ts";
 import { embedTokens, modelLoss } from "../model/loss.ts";
 import type { BaseWeights } from "../model/weights.ts";
 import type { HeadPort } from "../contracts/ports.ts";
@@ -174,7 +174,7 @@ async function warmHeads(engine: Engine, mode: InputModeName): Promise<void> {
 }
 
 function warmData(engine: Engine, baseWeights: BaseWeights): void {
-  using ends = new Gpt2Ends(engine, CONFIG, initialWeights(CONFIG, 0), false, baseWeights);
+  using ends = new Gpt2EmbeddingAndHead(engine, CONFIG, initialWeights(CONFIG, 0), false, baseWeights);
   using h = embedTokens(ends, BATCH);
   for (const training of [true, false]) {
     const { losses, gradient } = modelLoss(ends, h, BATCH, { labelSmoothing: 0 }, training);

@@ -5,7 +5,7 @@
  */
 
 import { type AdamWSettings, clipScale, type Engine, type Tensor } from "@edgetuner/kernels";
-import type { Gpt2Ends, Gpt2Layers } from "../model/families/gpt2.ts";
+import type { Gpt2EmbeddingAndHead, Gpt2Layers } from "../model/families/gpt2.ts";
 import {
   embedTokens,
   embedTokensBackward,
@@ -24,7 +24,7 @@ export interface TrainableModel {
   /** Layers, made with `trainable` true. */
   readonly layers: Gpt2Layers;
   /** Embedding, final norm and LM head, made with `trainable` true. */
-  readonly ends: Gpt2Ends;
+  readonly ends: Gpt2EmbeddingAndHead;
 }
 
 /** Settings of one step. */

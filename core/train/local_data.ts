@@ -5,8 +5,8 @@
  */
 
 import type { Tensor } from "@edgetuner/kernels";
-import { splitBatch, type StepPart } from "../contracts/micro_batches.ts";
-import type { ModelEnds } from "../model/base.ts";
+import { type AccumulationStep, splitBatch } from "../contracts/micro_batches.ts";
+import type { EmbeddingAndHead } from "../model/base.ts";
 import {
   embedTokens,
   type LossSettings,
@@ -30,11 +30,11 @@ export type BatchSource = (step: number) =>
   | null;
 
 /** A batch, or the part of a training step's batch that is computed at a time. */
-export interface BatchPart {
+export interface AccumulatedBatch {
   /** Its tokens. */
   readonly batch: TokenBatch;
   /** Which part of the step it is. */
-  readonly part: StepPart;
+  readonly accumulation: AccumulationStep;
   /** Sum of the whole batch's mask. */
   readonly maskSum: number;
 }
@@ -45,25 +45,25 @@ export interface BatchPart {
  * @param batch The whole batch.
  * @param count Parts wanted; never more than there are sequences.
  */
-export function partsOfStep(batch: TokenBatch, count: number): BatchPart[] {
+export function accumulationSteps(batch: TokenBatch, count: number): AccumulatedBatch[] {
   const maskSum = maskSumOf(batch);
   const parts = splitBatch(batch, count);
   return parts.map((part) => ({
     batch: parts.length === 1 ? batch : partOfBatch(batch, part),
-    part: { index: part.index, count: parts.length, firstRow: part.firstRow },
+    accumulation: { index: part.index, count: parts.length, firstRow: part.firstRow },
     maskSum,
   }));
 }
 
 /** Embedding, loss and labels in this process, on the engine of the base model. */
 export class LocalData implements DataPort {
-  readonly #ends: ModelEnds;
+  readonly #ends: EmbeddingAndHead;
   readonly #settings: LossSettings;
   readonly #source: BatchSource;
   readonly #accumulate: number;
   /** What is left of the step. */
-  #parts: BatchPart[] = [];
-  #current: (BatchPart & { readonly mode: StepMode; readonly loss: LossSettings }) | null = null;
+  #parts: AccumulatedBatch[] = [];
+  #current: (AccumulatedBatch & { readonly mode: StepMode; readonly loss: LossSettings }) | null = null;
   /** Losses of the step's parts so far, those of the last one by micro-batch. */
   #losses: Float32Array[] = [];
   #pieces: (readonly Float32Array[])[] = [];
@@ -78,7 +78,7 @@ export class LocalData implements DataPort {
    * @param source Where batches come from.
    * @param accumulate Parts that training batches are split into, see `RunSettings`. @default {1}
    */
-  constructor(ends: ModelEnds, settings: LossSettings, source: BatchSource, accumulate = 1) {
+  constructor(ends: EmbeddingAndHead, settings: LossSettings, source: BatchSource, accumulate = 1) {
     this.#ends = ends;
     this.#settings = settings;
     this.#source = source;
@@ -92,11 +92,11 @@ export class LocalData implements DataPort {
       const next = this.#source(step);
       if (next === null) return Promise.resolve(null);
       ({ mode, loss = this.#settings } = next);
-      this.#parts = partsOfStep(next.batch, mode === "train" ? this.#accumulate : 1);
+      this.#parts = accumulationSteps(next.batch, mode === "train" ? this.#accumulate : 1);
       this.#losses = [];
     }
     const current = this.#current = { ...this.#parts.shift()!, mode, loss };
-    const { batch, part } = current;
+    const { batch, accumulation } = current;
     this.#left = batch.batch * batch.length;
     this.#pieces = [];
     return Promise.resolve({
@@ -104,7 +104,7 @@ export class LocalData implements DataPort {
       batch: batch.batch,
       length: batch.length,
       mode,
-      part,
+      accumulation,
     });
   }
 
@@ -115,7 +115,7 @@ export class LocalData implements DataPort {
    * @throws {TrainingError} If the loss is not finite.
    */
   async loss(step: number, hidden: Tensor, pass: LossPass = {}): Promise<LossResult> {
-    const { probe = false, part: micro } = pass;
+    const { probe = false, microBatch: micro } = pass;
     if (this.#current === null) {
       throw new TypeError("Cannot compute the loss as a batch must come first: none did");
     }

@@ -74,18 +74,18 @@ export async function runStep(
 ): Promise<StepOutcome> {
   let [sequences, tokens] = [0, 0];
   for (let current = batch;;) {
-    const { index, count } = current.part ?? WHOLE_STEP;
+    const { index, count } = current.accumulation ?? WHOLE_STEP;
     sequences += current.batch;
     tokens += current.batch * current.length;
     const { loss, statistics } = await pass(context, step, current, mask, batch.mode);
     if (index + 1 === count) return { loss, statistics, batch: sequences, tokens };
     const next = await context.data.next(step);
-    const part = next?.part;
-    if (next === null || part?.index !== index + 1 || part.count !== count) {
+    const accumulation = next?.accumulation;
+    if (next === null || accumulation?.index !== index + 1 || accumulation.count !== count) {
       next?.embedding.dispose();
       throw new TypeError(
         `Cannot go on with step ${step} as part ${index + 1} of ${count} must come next: current value is ${
-          JSON.stringify(part ?? null)
+          JSON.stringify(accumulation ?? null)
         }`,
       );
     }
@@ -110,7 +110,7 @@ export async function probeStep(
   batch: EmbeddedBatch,
 ): Promise<Float32Array> {
   const { engine, base } = context;
-  const { count } = batch.part ?? WHOLE_STEP;
+  const { count } = batch.accumulation ?? WHOLE_STEP;
   if (count !== 1) {
     throw new RangeError(
       `Cannot probe step ${step} as its batch must be computed as a whole: current number of parts is ${count}`,
@@ -135,7 +135,7 @@ async function pass(
   const heads = context.shouldStop === undefined
     ? context.heads
     : stoppable(context.heads, context.shouldStop);
-  const { length, part: position = WHOLE_STEP } = batch;
+  const { length, accumulation = WHOLE_STEP } = batch;
   const parts = splitBatch(batch, context.microBatches ?? 1);
   using stack = new DisposableStack();
   const flows = parts.map((part) => {
@@ -144,14 +144,17 @@ async function pass(
     return { part, tape, embedding: tape.variable(rowsOf(batch.embedding, part), false) };
   });
   if (parts.length > 1) batch.embedding.dispose();
-  await heads.beginStep({ step, mode, mask, microBatches: parts, part: position });
+  await heads.beginStep({ step, mode, mask, microBatches: parts, accumulation });
   const losses = await together(
     engine,
     flows.map(({ part, tape, embedding }) => async () => {
       const shape = { batch: part.batch, length };
       const layerHeads = parts.length === 1 ? heads : headsOf(heads, part);
       const hidden = await base.forward(tape, embedding, shape, layerHeads);
-      const { loss, gradient } = await data.loss(step, hidden.value, { probe: mode === "probe", part });
+      const { loss, gradient } = await data.loss(step, hidden.value, {
+        probe: mode === "probe",
+        microBatch: part,
+      });
       if (gradient === null) return loss;
       if (hidden.needsGradient) {
         hidden.addGradient(gradient);
@@ -166,7 +169,7 @@ async function pass(
   // Of data sides of anyone's own, too: the heads are not updated with what comes of such a loss.
   if (loss !== null) requireFiniteLoss(step, loss, mode === "evaluate" ? "evaluate" : "train");
   if (mode === "evaluate") return { loss, statistics: {} };
-  const last = position.index + 1 === position.count;
+  const last = accumulation.index + 1 === accumulation.count;
   return { loss, statistics: last ? await heads.endStep() : {} };
 }
 

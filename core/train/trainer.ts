@@ -70,7 +70,7 @@ export interface TrainerPorts<B extends { readonly mode: StepMode } = EmbeddedBa
   /** Where the state of the run goes. @default {nowhere} */
   readonly saving?: SavingPort<S> | undefined;
   /** Waits while the run is held; false if it is to end. @default {what the trainer's own pause and stop say} */
-  mayGoOn?(): Promise<boolean>;
+  waitWhilePaused?(): Promise<boolean>;
 }
 
 /** A step, after it. */
@@ -181,14 +181,14 @@ export function lossesAtEnds(
  *
  * @example Fine-tune a model on one machine
  * ```ts
- * import { encodePairs, loadEnds, loadLayers, loadModelFolder, loadTokenizer } from "@edgetuner/core";
+ * import { encodePairs, loadEmbeddingAndHead, loadLayers, loadModelFolder, loadTokenizer } from "@edgetuner/core";
  * import { defaultRunSettings, LocalTraining, TrainingPlan } from "@edgetuner/core";
  * import { Engine } from "@edgetuner/kernels";
  *
  * using engine = await Engine.create();
  * const model = await loadModelFolder("cli/assets/tiny_gpt2");
  * using base = loadLayers(engine, model);
- * using ends = loadEnds(engine, model);
+ * using ends = loadEmbeddingAndHead(engine, model);
  * const pairs = [{ prompt: "name[Aromi]", completion: "Aromi is a pub." }];
  * const set = encodePairs(pairs, await loadTokenizer("cli/assets/tiny_gpt2/tokenizer.json"), { length: 24 });
  * const source = await TrainingPlan.create({ set, batch: 1, seed: 1 });
@@ -279,7 +279,7 @@ export class Trainer<B extends { readonly mode: StepMode } = EmbeddedBatch, S = 
 
   /** True if all steps are done. */
   async #steps(): Promise<boolean> {
-    while (await this.#mayGoOn()) {
+    while (await this.#waitWhilePaused()) {
       const startedAt = this.#now();
       const batch = await this.#ports.next(this.#step);
       if (batch === null) return true;
@@ -351,8 +351,8 @@ export class Trainer<B extends { readonly mode: StepMode } = EmbeddedBatch, S = 
     await this.#saver.save(() => saving.read!(step), saving.write);
   }
 
-  async #mayGoOn(): Promise<boolean> {
-    if (this.#ports.mayGoOn !== undefined) return await this.#ports.mayGoOn();
+  async #waitWhilePaused(): Promise<boolean> {
+    if (this.#ports.waitWhilePaused !== undefined) return await this.#ports.waitWhilePaused();
     while (this.#paused !== null && !this.isStopping) await this.#paused.promise;
     return !this.isStopping;
   }

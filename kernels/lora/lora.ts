@@ -91,19 +91,19 @@ export interface HeadProductOptions {
   readonly transpose?: boolean;
   /** Every head reads the same x. @default {false} */
   readonly sharedInput?: boolean;
-  /** The heads' results are summed into one [T, n]. @default {false} */
-  readonly summed?: boolean;
+  /** The heads' results are sumOverHeads into one [T, n]. @default {false} */
+  readonly sumOverHeads?: boolean;
   /** Scale. @default {1} */
   readonly alpha?: number;
   /** Add to `out`. @default {false} */
   readonly accumulate?: boolean;
-  /** [n * T, columns] or [T, columns] if `summed`. @default {a new tensor} */
+  /** [n * T, columns] or [T, columns] if `sumOverHeads`. @default {a new tensor} */
   readonly out?: Tensor | undefined;
 }
 
 /** y_z = alpha * x_z op(W_h) for every slot z, h = heads[z]. */
 export function headProduct(options: HeadProductOptions): Tensor {
-  const { x, arena, matrix, heads, transpose = false, sharedInput = false, summed = false } = options;
+  const { x, arena, matrix, heads, transpose = false, sharedInput = false, sumOverHeads = false } = options;
   const { engine } = x;
   const slots = heads.columns;
   const length = sharedInput ? x.rows : x.rows / slots;
@@ -120,7 +120,7 @@ export function headProduct(options: HeadProductOptions): Tensor {
       `Cannot multiply head modules as matrices must have a multiple of 4 rows: current value is ${matrix.rows}`,
     );
   }
-  const out = options.out ?? engine.tensor(summed ? length : slots * length, columns, "head product");
+  const out = options.out ?? engine.tensor(sumOverHeads ? length : slots * length, columns, "head product");
   engine.dispatch(productKernels[Number(transpose)]!, {
     bindings: { x, weights: arena, heads, y: out },
     parameters: {
@@ -129,13 +129,13 @@ export function headProduct(options: HeadProductOptions): Tensor {
       k4: roundUp4(inner) / 4,
       slots,
       x_slot_rows: sharedInput ? 0 : length,
-      y_slot_rows: summed ? 0 : length,
+      y_slot_rows: sumOverHeads ? 0 : length,
       weight_first4: matrix.first / 4,
       segment4: matrix.segment / 4,
       accumulate: Number(options.accumulate ?? false),
       alpha: options.alpha ?? 1,
     },
-    workgroups: [Math.ceil(length / 32), roundUp4(columns) / 4, summed ? 1 : slots],
+    workgroups: [Math.ceil(length / 32), roundUp4(columns) / 4, sumOverHeads ? 1 : slots],
   });
   return out;
 }
@@ -152,7 +152,7 @@ export interface HeadGradientOptions {
   readonly arena: Tensor;
   /** Which matrix of each head module, [m, n]. */
   readonly matrix: ArenaMatrix;
-  /** T, rows summed per slot. */
+  /** T, rows sumOverHeads per slot. */
   readonly length: number;
   /** Every slot reads the same `b`. @default {false} */
   readonly sharedB?: boolean;

@@ -34,17 +34,17 @@ export interface HeadProductReferenceOptions {
   /** Every slot reads the same x. */
   readonly sharedInput: boolean;
   /** One result, the sum over the slots. */
-  readonly summed: boolean;
+  readonly sumOverHeads: boolean;
   /** Scale. */
   readonly alpha: number;
 }
 
-/** y_z = alpha * x_z op(W_h), [slots * T, n], or [T, n] if `summed`. */
+/** y_z = alpha * x_z op(W_h), [slots * T, n], or [T, n] if `sumOverHeads`. */
 export function headProductReference(options: HeadProductReferenceOptions): Float64Array {
-  const { x, arena, matrix, heads, length, transpose, sharedInput, summed, alpha } = options;
+  const { x, arena, matrix, heads, length, transpose, sharedInput, sumOverHeads, alpha } = options;
   const n = transpose ? matrix.rows : matrix.columns;
   const k = transpose ? matrix.columns : matrix.rows;
-  const y = new Float64Array((summed ? 1 : heads.length) * length * n);
+  const y = new Float64Array((sumOverHeads ? 1 : heads.length) * length * n);
   for (let slot = 0; slot < heads.length; slot++) {
     for (let t = 0; t < length; t++) {
       for (let j = 0; j < n; j++) {
@@ -54,7 +54,7 @@ export function headProductReference(options: HeadProductReferenceOptions): Floa
           sum += x[((sharedInput ? 0 : slot * length) + t) * k + i]! *
             arena[arenaIndex(matrix, heads[slot]!, row, column)]!;
         }
-        y[((summed ? 0 : slot * length) + t) * n + j]! += alpha * sum;
+        y[((sumOverHeads ? 0 : slot * length) + t) * n + j]! += alpha * sum;
       }
     }
   }

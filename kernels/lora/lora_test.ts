@@ -60,11 +60,11 @@ testForms("headProduct() equals the reference in all modes", async (engine) => {
       using arenaTensor = engine.upload(arena, 1, arena.length);
       using headTensor = engine.upload(heads, 1, heads.length);
       for (let mode = 0; mode < 8; mode++) {
-        const [transpose, sharedInput, summed] = [(mode & 1) > 0, (mode & 2) > 0, (mode & 4) > 0];
+        const [transpose, sharedInput, sumOverHeads] = [(mode & 1) > 0, (mode & 2) > 0, (mode & 4) > 0];
         const k = transpose ? matrix.columns : matrix.rows;
         const n = transpose ? matrix.rows : matrix.columns;
         const rows = (sharedInput ? 1 : heads.length) * length;
-        const outRows = (summed ? 1 : heads.length) * length;
+        const outRows = (sumOverHeads ? 1 : heads.length) * length;
         const x = normal(rows * k, 2);
         const before = normal(outRows * n, 3);
         using xTensor = engine.upload(x, rows, k);
@@ -76,15 +76,15 @@ testForms("headProduct() equals the reference in all modes", async (engine) => {
           heads: headTensor,
           transpose,
           sharedInput,
-          summed,
+          sumOverHeads,
         };
         using fresh = headProduct(options);
         headProduct({ ...options, alpha: -0.5, accumulate: true, out });
-        const reference = { x, arena, matrix, heads, length, transpose, sharedInput, summed };
+        const reference = { x, arena, matrix, heads, length, transpose, sharedInput, sumOverHeads };
         const expected = headProductReference({ ...reference, alpha: 1 });
         const what = `[${matrix.rows}, ${matrix.columns}], T ${length}, heads [${list}]${
           transpose ? ", transposed" : ""
-        }${sharedInput ? ", shared input" : ""}${summed ? ", summed" : ""}`;
+        }${sharedInput ? ", shared input" : ""}${sumOverHeads ? ", summed" : ""}`;
         const [freshValues, outValues] = await readAll(fresh, out);
         assertClose(freshValues!, expected, TOLERANCE.sum, what);
         const accumulated = expected.map((v, i) => before[i]! - 0.5 * v);
@@ -171,7 +171,7 @@ testForms("gatherHeadColumns() and scatterAddHeadColumns() equal the reference",
 });
 
 testForms("headProduct() and headGradient() are the gradients of headProduct()", async (engine) => {
-  // y_z = alpha * x W_h with one x for all heads: dx is summed over the heads.
+  // y_z = alpha * x W_h with one x for all heads: dx is sumOverHeads over the heads.
   const [length, alpha] = [3, 0.75];
   const matrix = { rows: 4, columns: 4, first: 0, segment: 16 };
   const heads = Uint32Array.of(1, 0);
@@ -192,7 +192,7 @@ testForms("headProduct() and headGradient() are the gradients of headProduct()",
     matrix,
     heads: headTensor,
     transpose: true,
-    summed: true,
+    sumOverHeads: true,
     alpha,
   });
   // dW^T = dy^T x: the gradient of the matrix stored the other way round.

@@ -8,20 +8,20 @@ import {
   baseWeightBytes,
   type BaseWeights,
   CachedSession,
-  type Checkpoint,
   CheckpointError,
   embedTokens,
   fingerprintOf,
   generateGreedy,
-  Gpt2Ends,
+  Gpt2EmbeddingAndHead,
   Gpt2Layers,
   llamaConfig,
-  loadEnds,
+  loadEmbeddingAndHead,
   loadLayers,
   loadModelFolder,
   LocalData,
   LocalHeads,
   logitsOf,
+  type ModelFiles,
   type NamedArray,
   type NamedArrays,
   Parameter,
@@ -48,7 +48,7 @@ const engine = engines.software;
 const FAMILIES = ["gpt2", "llama", "llama_grouped", "opt"] as const;
 const PACKED = BASE_WEIGHTS.filter((format) => format !== "f32");
 
-function checkpoint(name: typeof FAMILIES[number]): Promise<Checkpoint> {
+function checkpoint(name: typeof FAMILIES[number]): Promise<ModelFiles> {
   return name === "gpt2" ? Promise.resolve(tinyModel()) : familyFolder(name);
 }
 
@@ -217,11 +217,11 @@ const SCALED_LLAMA = llamaConfig({
 });
 
 /** Bytes that layers and ends take on the adapter, as the engine counts them. */
-function counted(model: Checkpoint, baseWeights: BaseWeights) {
+function counted(model: ModelFiles, baseWeights: BaseWeights) {
   const { liveBytes: start } = engine.stats;
   using _layers = loadLayers(engine, model, { baseWeights });
   const { liveBytes: layers } = engine.stats;
-  using _ends = loadEnds(engine, model, { baseWeights });
+  using _ends = loadEmbeddingAndHead(engine, model, { baseWeights });
   const { liveBytes: end } = engine.stats;
   return { layers: layers - start, ends: end - layers, total: end - start };
 }
@@ -337,9 +337,13 @@ Deno.test("what packed bases cannot do is refused, and nothing is left on the ad
     TypeError,
     'Cannot train all parameters as baseWeights must be "f32": current value is "int8"',
   );
-  assertThrows(() => new Gpt2Ends(engine, config, weights, true, "f16"), TypeError, 'must be "f32"');
+  assertThrows(
+    () => new Gpt2EmbeddingAndHead(engine, config, weights, true, "f16"),
+    TypeError,
+    'must be "f32"',
+  );
   {
-    using ends = loadEnds(engine, { config, weights }, { baseWeights: "int8" });
+    using ends = loadEmbeddingAndHead(engine, { config, weights }, { baseWeights: "int8" });
     assertThrows(() => ends.lmHead.plain, TypeError, 'must be f32 for that: current value is "int8"');
     assertThrows(() => new Parameter("w", ends.lmHead.value, true), TypeError, 'Cannot train "w"');
   }

@@ -8,7 +8,7 @@ import {
   encodeRequest,
   examplePrompt,
   loadAdapter,
-  loadEnds,
+  loadEmbeddingAndHead,
   loadExamples,
   loadHeads,
   loadLayers,
@@ -121,7 +121,7 @@ const engine = await Engine.create();
 async function slowLikelihoods(file: string, rows: Rows, adapter: string): Promise<number[][]> {
   const model = await loadModel(MODEL);
   using layers = loadLayers(engine, model);
-  using ends = loadEnds(engine, model);
+  using ends = loadEmbeddingAndHead(engine, model);
   using heads = loadHeads(engine, await loadAdapter(adapter));
   using session = new CachedSession({ engine, layers, ends, heads });
   const found: number[][] = [];

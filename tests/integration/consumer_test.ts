@@ -8,7 +8,7 @@ import { ROOT } from "../support/places.ts";
 
 const PROGRAM = `
 import {
-  DEFAULT_OPTIMIZER, EdgeServer, Engine, Gpt2Ends, Gpt2Layers, inProcessTransport, initialWeights, runUserDevice,
+  DEFAULT_OPTIMIZER, EdgeServer, Engine, Gpt2EmbeddingAndHead, Gpt2Layers, inProcessTransport, initialWeights, runUserDevice,
   type Pruner, type RunSettings,
 } from "jsr:@edgetuner/edgetuner@^0.1.0";
 import { createControlApp } from "jsr:@edgetuner/edgetuner@^0.1.0/server";
@@ -30,7 +30,7 @@ const config = { n_layer: 2, n_head: 4, n_embd: 32, vocab_size: 40, n_positions:
 const weights = initialWeights(config, 1);
 using engine = await Engine.create();
 using base = new Gpt2Layers(engine, config, weights);
-using ends = new Gpt2Ends(engine, config, weights);
+using ends = new Gpt2EmbeddingAndHead(engine, config, weights);
 const settings: RunSettings = {
   lora: { mode: "slice", targets: ["q", "v"], rank: 4, alpha: 8, dropout: 0 },
   optimizer: { ...DEFAULT_OPTIMIZER, learningRate: 1e-2, warmupSteps: 0 },

@@ -3,13 +3,13 @@ import {
   type Adapter,
   certifyExport,
   CheckpointError,
+  type EmbeddingAndHead,
   fromPeft,
-  loadEnds,
+  loadEmbeddingAndHead,
   loadLayers,
   loadModelFolder,
   loadPeft,
   mergePeft,
-  type ModelEnds,
   type ModelFolder,
   modelShape,
   type NamedArray,
@@ -64,7 +64,7 @@ const MODELS = [
 
 /** A split run over some devices. */
 function splitOver(devices: number, model: ModelFolder, adapter: Adapter) {
-  return async (samples: readonly (readonly number[])[], ends: ModelEnds) => {
+  return async (samples: readonly (readonly number[])[], ends: EmbeddingAndHead) => {
     using layers = loadLayers(engine, model);
     return await splitLogits({ engine, layers, ends, adapter, devices, samples });
   };
@@ -269,7 +269,7 @@ function hadamard(peft: PeftAdapter): PeftAdapter {
 Deno.test("splitLogits() runs over any number of devices, and ends at once if a party fails [slow]", async () => {
   const { model, adapter, options } = await gpt2Case("full");
   using layers = loadLayers(engine, model);
-  using ends = loadEnds(engine, model);
+  using ends = loadEmbeddingAndHead(engine, model);
   const before = engine.stats.tensors;
   const all = { engine, layers, ends, adapter, samples: SAMPLES };
   const one = await splitLogits({ ...all, devices: 1 });

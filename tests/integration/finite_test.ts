@@ -13,7 +13,7 @@ import {
   generateGreedy,
   GenerationError,
   loadAdapter,
-  loadEnds,
+  loadEmbeddingAndHead,
   loadGgufModel,
   loadLayers,
   loadModelFolder,
@@ -68,7 +68,7 @@ for (const [family, folder] of Object.entries(PEFT_MODELS)) {
         const spoilt = { config, weights: spoil(plain, name, last, k % 2 === 0 ? NaN : -Infinity) };
         const load = () => {
           using _layers = loadLayers(engine, spoilt, { baseWeights });
-          using _ends = loadEnds(engine, spoilt, { baseWeights });
+          using _ends = loadEmbeddingAndHead(engine, spoilt, { baseWeights });
         };
         const error = assertThrows(load, CheckpointError);
         assertStringIncludes(error.message, `value ${last} of "${name}"`);
@@ -134,7 +134,7 @@ function failing(bad: number): DecodingSession {
     );
   return {
     vocabulary: 4,
-    capacity: 20,
+    contextLength: 20,
     start: () => (calls++, answer(1)),
     append: (tokens) => (calls++, answer(tokens.length)),
   };
@@ -162,7 +162,7 @@ Deno.test("logits that are not finite are an error of every way to generate, nev
   const { shape, data } = weights.get(key)!;
   const large = { config, weights: new Map([...weights]).set(key, { shape, data: data.map(() => 3e38) }) };
   using layers = loadLayers(engine, large);
-  using ends = loadEnds(engine, large);
+  using ends = loadEmbeddingAndHead(engine, large);
   const model = { engine, layers, ends, heads: null };
   await assertRejects(
     () => generateGreedy(model, [[1, 2, 3]], { maxNewTokens: 4, eos: 0 }),

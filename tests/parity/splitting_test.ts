@@ -9,7 +9,7 @@ import {
   fullTrainingStep,
   type Gpt2Config,
   gpt2Config,
-  Gpt2Ends,
+  Gpt2EmbeddingAndHead,
   Gpt2Layers,
   loadSafetensors,
   sumLosses,
@@ -37,7 +37,7 @@ for (const adapterClass of ["software", "hardware"] as const) {
     // The widest matrix has 192 columns, 48 texels; most weights have more rows or bytes than that.
     using engine = await Engine.create({ adapterClass, maxBindingBytes: 20_480, maxTextureSide: 48 });
     using layers = new Gpt2Layers(engine, config, weights, true);
-    using ends = new Gpt2Ends(engine, config, weights, true);
+    using ends = new Gpt2EmbeddingAndHead(engine, config, weights, true);
     const model = { engine, layers, ends };
     const loss = { labelSmoothing: 0.1 };
     const pieces = await fullGradients(model, batch, loss);

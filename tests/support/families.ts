@@ -8,14 +8,14 @@ import type { Engine } from "@edgetuner/kernels";
 import {
   type BaseLayers,
   type BaseWeights,
-  type Checkpoint,
+  type EmbeddingAndHead,
   HeadModules,
-  loadEnds,
+  loadEmbeddingAndHead,
   loadLayers,
   loadModelFolder,
   type LoraSettings,
   type ModelConfig,
-  type ModelEnds,
+  type ModelFiles,
   type ModelFolder,
   type NamedArray,
   readSafetensors,
@@ -86,12 +86,12 @@ export function familyFolder(name: FamilyName): Promise<ModelFolder> {
 export class TinyFamily implements TinyBase, Disposable {
   readonly config: ModelConfig;
   readonly layers: BaseLayers;
-  readonly ends: ModelEnds;
+  readonly ends: EmbeddingAndHead;
 
-  constructor(readonly engine: Engine, readonly folder: Checkpoint, baseWeights: BaseWeights = "f32") {
+  constructor(readonly engine: Engine, readonly folder: ModelFiles, baseWeights: BaseWeights = "f32") {
     this.config = folder.config;
     this.layers = loadLayers(engine, folder, { baseWeights });
-    this.ends = loadEnds(engine, folder, { baseWeights });
+    this.ends = loadEmbeddingAndHead(engine, folder, { baseWeights });
   }
 
   [Symbol.dispose](): void {

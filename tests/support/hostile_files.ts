@@ -10,7 +10,7 @@ import {
   fromPeft,
   GgufFile,
   loadAdapter,
-  loadEnds,
+  loadEmbeddingAndHead,
   loadGgufTokenizer,
   loadHeads,
   loadLayers,
@@ -217,7 +217,7 @@ async function configurations(engine: Engine): Promise<void> {
         await attempt(`config.json: ${family} with ${field} 2^31, ${baseWeights}`, async () => {
           const model = await loadModelFolder(to);
           using _layers = loadLayers(engine, model, { baseWeights });
-          using _ends = loadEnds(engine, model, { baseWeights });
+          using _ends = loadEmbeddingAndHead(engine, model, { baseWeights });
         });
       }
     }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { BaseWeights, Checkpoint, LlamaConfig, NamedArray } from "@edgetuner/core";
+import type { BaseWeights, LlamaConfig, ModelFiles, NamedArray } from "@edgetuner/core";
 import { packedReference } from "../../kernels/packed/packed_reference.ts";
 import { normal } from "./kernels.ts";
 
@@ -13,7 +13,7 @@ const IN_OUT = /(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight$/;
 const OUT_IN = /(_proj|out_proj|fc1|fc2|wte|embed_tokens|lm_head)\.weight$/;
 
 /** A checkpoint whose matrices have the values that packing gives them, as f32. */
-export function unpacked({ config, weights }: Checkpoint, format: BaseWeights): Checkpoint {
+export function unpacked({ config, weights }: ModelFiles, format: BaseWeights): ModelFiles {
   const all = new Map<string, NamedArray>();
   for (const [name, array] of weights) {
     const groupsAlong = IN_OUT.test(name) ? "rows" : OUT_IN.test(name) ? "columns" : null;
@@ -30,7 +30,7 @@ export function unpacked({ config, weights }: Checkpoint, format: BaseWeights): 
 }
 
 /** A LLaMA of any shape with weights drawn at random. */
-export function randomLlama(config: LlamaConfig, seed = 1): Checkpoint {
+export function randomLlama(config: LlamaConfig, seed = 1): ModelFiles {
   const { hidden_size: d, intermediate_size: f, vocab_size: vocabulary } = config;
   const kv = d / config.num_attention_heads * config.num_key_value_heads;
   const weights = new Map<string, NamedArray>();

@@ -11,7 +11,7 @@
 import {
   type Adapter,
   embedTokens,
-  loadEnds,
+  loadEmbeddingAndHead,
   loadHeads,
   loadLayers,
   loadModelFolder,
@@ -122,7 +122,7 @@ export async function exportCase(
   }
   const model = await loadModelFolder(`${ROOT}${one.model}`);
   using layers = loadLayers(engine, model);
-  using ends = loadEnds(engine, model);
+  using ends = loadEmbeddingAndHead(engine, model);
   using heads = loadHeads(engine, adapter);
   const tokens = Uint32Array.from(PEFT_TOKENS);
   const { length } = tokens;

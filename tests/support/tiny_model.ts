@@ -10,9 +10,10 @@ import {
   type BaseLayers,
   type BaseWeights,
   DEFAULT_OPTIMIZER,
+  type EmbeddingAndHead,
   type Gpt2Config,
   gpt2Config,
-  Gpt2Ends,
+  Gpt2EmbeddingAndHead,
   Gpt2Layers,
   HeadModules,
   type HeadRange,
@@ -21,7 +22,6 @@ import {
   LocalData,
   LocalHeads,
   type LoraSettings,
-  type ModelEnds,
   type NamedArray,
   readSafetensors,
   type RunSettings,
@@ -164,13 +164,13 @@ export function tinyModel(name: "gpt2_base" | "gpt2_one_head" = "gpt2_base"): Ti
 export interface TinyBase {
   readonly engine: Engine;
   readonly layers: BaseLayers;
-  readonly ends: ModelEnds;
+  readonly ends: EmbeddingAndHead;
 }
 
 /** Both halves of a model on an engine. */
 export class TinyGpt2 implements TinyBase, Disposable {
   readonly layers: Gpt2Layers;
-  readonly ends: Gpt2Ends;
+  readonly ends: Gpt2EmbeddingAndHead;
 
   constructor(
     readonly engine: Engine,
@@ -179,7 +179,7 @@ export class TinyGpt2 implements TinyBase, Disposable {
     baseWeights: BaseWeights = "f32",
   ) {
     this.layers = new Gpt2Layers(engine, model.config, model.weights, trainable, baseWeights);
-    this.ends = new Gpt2Ends(engine, model.config, model.weights, trainable, baseWeights);
+    this.ends = new Gpt2EmbeddingAndHead(engine, model.config, model.weights, trainable, baseWeights);
   }
 
   [Symbol.dispose](): void {

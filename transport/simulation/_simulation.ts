@@ -22,7 +22,7 @@ import type {
 } from "./simulation_options.ts";
 
 /** In place of a checkpoint's: both halves of the model are the caller's. */
-export const FINGERPRINT = "twin";
+export const FINGERPRINT = "simulation";
 
 /** Names whose order is that of the numbers: devices of equal capacity get their heads in it. */
 export function nameOf(device: number): string {

@@ -10,7 +10,7 @@ import {
   attentionOp,
   embedTokens,
   feedForwardOp,
-  type Gpt2Ends,
+  type Gpt2EmbeddingAndHead,
   type Gpt2Layers,
   HeadModules,
   inputRows,
@@ -42,7 +42,7 @@ export interface MeasureOptions {
   /** The base model's layers. */
   readonly layers: Gpt2Layers;
   /** Embedding and LM head, on the same engine. */
-  readonly ends: Gpt2Ends;
+  readonly ends: Gpt2EmbeddingAndHead;
   /** Settings of the run: LoRA and optimizer. */
   readonly settings: RunSettings;
   /** A batch like those of the run. */
@@ -210,7 +210,7 @@ async function timeLayer(base: Gpt2Layers, size: StepShape, batch: number): Prom
 
 /** The data device's segments. */
 async function timeData(
-  ends: Gpt2Ends,
+  ends: Gpt2EmbeddingAndHead,
   size: StepShape,
   batch: TokenBatch,
   settings: LossSettings,

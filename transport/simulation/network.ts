@@ -1,5 +1,5 @@
 /**
- * The twin of a network: one edge server and any number of devices in one process, on emulated links,
+ * A simulated network: one edge server and any number of devices in one process, on emulated links,
  * in real or in virtual time. In virtual time every party also takes its time to compute.
  *
  * `simulate` runs whole fine-tuning runs on it; a protocol of your own can use it directly.
@@ -18,8 +18,8 @@ import { emulateLinkChannel, LinkMedium } from "./link.ts";
 
 export type { FrameRule, FrameWork } from "./_timeline.ts";
 
-/** Options of {@linkcode TwinNetwork}. */
-export interface TwinNetworkOptions {
+/** Options of {@linkcode SimulatedNetwork}. */
+export interface SimulatedNetworkOptions {
   /** Shapes of model and LoRA, from which follows what a frame costs. */
   readonly size: Omit<StepShape, "length">;
   /** How fast the parties compute; without effect in real time, where they really do. */
@@ -34,8 +34,8 @@ export interface TwinNetworkOptions {
   readonly overlap?: boolean;
 }
 
-/** Options of `TwinNetwork.connect`. */
-export interface TwinDeviceOptions {
+/** Options of `SimulatedNetwork.connect`. */
+export interface NetworkDeviceOptions {
   /** The device's link. */
   readonly link: LinkProfile;
   /** How many times as fast as the compute model's device it is. @default {1} */
@@ -44,8 +44,8 @@ export interface TwinDeviceOptions {
   readonly counted?: (tokens: number) => number;
 }
 
-/** A device on the twin of a network. */
-export interface TwinDevice {
+/** A device on a simulated network. */
+export interface NetworkDevice {
   /** The device's end of its channel. */
   readonly device: Channel;
   /** The edge server's end. */
@@ -55,10 +55,10 @@ export interface TwinDevice {
 }
 
 /** An edge server and its devices on emulated links. */
-export class TwinNetwork implements AsyncDisposable {
+export class SimulatedNetwork implements AsyncDisposable {
   /** Where the time comes from. */
   readonly clock: Clock;
-  readonly #options: TwinNetworkOptions;
+  readonly #options: SimulatedNetworkOptions;
   readonly #seed: number;
   readonly #transport: Transport;
   readonly #listener: Listener;
@@ -72,7 +72,7 @@ export class TwinNetwork implements AsyncDisposable {
    *
    * @throws {RangeError} If a speed of the compute model is out of range.
    */
-  constructor(options: TwinNetworkOptions) {
+  constructor(options: SimulatedNetworkOptions) {
     this.#options = { ...options, compute: checkCompute(options.compute) };
     this.clock = options.clock ?? realClock();
     this.#seed = options.seed ?? 1;
@@ -100,7 +100,7 @@ export class TwinNetwork implements AsyncDisposable {
    * @throws {RangeError} If a number of the link or the speed is out of range.
    * @throws {TypeError} If the link's profile is not one.
    */
-  async connect(options: TwinDeviceOptions): Promise<TwinDevice> {
+  async connect(options: NetworkDeviceOptions): Promise<NetworkDevice> {
     const { speed = 1, counted = (tokens: number) => tokens } = options;
     const link = readLinkProfile(options.link);
     if (!(speed > 0 && speed < Infinity)) {

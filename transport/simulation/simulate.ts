@@ -1,5 +1,5 @@
 /**
- * Whole fine-tuning runs on the twin of a network: an edge server and many devices in one process
+ * Whole fine-tuning runs on a simulated network: an edge server and many devices in one process
  * train for real, while links and, in virtual time, computers are emulated. The same seeds and the
  * same compute model give the same losses, bytes and times on every run.
  *
@@ -8,7 +8,7 @@
 
 import { EdgeServer, runUserDevice } from "@edgetuner/core";
 import type { Pruner } from "@edgetuner/core/contracts";
-import { runOnTwin } from "./_twin_run.ts";
+import { runSimulated } from "./_simulated_run.ts";
 import type { NetworkSimulationOptions, SimulationResult } from "./simulation_options.ts";
 
 /** Options of {@linkcode simulate}. */
@@ -31,7 +31,7 @@ export interface SplitSimulationOptions extends NetworkSimulationOptions {
  *
  * @example
  * ```ts
- * import { defaultRunSettings, loadEnds, loadLayers, openModel } from "@edgetuner/core";
+ * import { defaultRunSettings, loadEmbeddingAndHead, loadLayers, openModel } from "@edgetuner/core";
  * import { Engine } from "@edgetuner/kernels";
  * import { noPruner } from "@edgetuner/plugins";
  * import { LINK_PROFILES, simulate } from "@edgetuner/transport";
@@ -39,7 +39,7 @@ export interface SplitSimulationOptions extends NetworkSimulationOptions {
  * using engine = await Engine.create();
  * const { model } = await openModel("cli/assets/tiny_gpt2");
  * using layers = loadLayers(engine, model);
- * using ends = loadEnds(engine, model);
+ * using ends = loadEmbeddingAndHead(engine, model);
  * const tokens = Uint32Array.from({ length: 16 }, (_, i) => i);
  * const batch = { tokens, targets: tokens, mask: new Float32Array(16).fill(1), batch: 1, length: 16 };
  * const run = await simulate({
@@ -56,7 +56,7 @@ export interface SplitSimulationOptions extends NetworkSimulationOptions {
 export async function simulate(options: SplitSimulationOptions): Promise<SimulationResult> {
   const { engine, layers: base } = options.model;
   const { pruner, baseNorm } = options;
-  return await runOnTwin(options, {
+  return await runSimulated(options, {
     rules: {},
     open: (common) => new EdgeServer({ ...common, engine, base, pruner, baseNorm }),
     run: (common) => runUserDevice(common),

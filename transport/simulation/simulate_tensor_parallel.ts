@@ -1,5 +1,5 @@
 /**
- * Fine-tuning with the base model itself divided, on the twin of a network.
+ * Fine-tuning with the base model itself divided, on a simulated network.
  *
  * @module
  */
@@ -12,7 +12,7 @@ import {
   type TensorParallelServerOptions,
 } from "@edgetuner/core";
 import { devicesOf, nameOf, sizeOf } from "./_simulation.ts";
-import { runOnTwin } from "./_twin_run.ts";
+import { runSimulated } from "./_simulated_run.ts";
 import { segmentOf } from "./compute.ts";
 import type { FrameRule } from "./network.ts";
 import type { NetworkSimulationOptions, SimulationResult } from "./simulation_options.ts";
@@ -46,7 +46,7 @@ export async function simulateTensorParallel(
   const shares = allocateShares(size.model, [capacity, ...ranked.map((d) => d.capacity)]);
   const shareOf = (device: number | null) =>
     shares[device === null ? 0 : 1 + ranked.findIndex((d) => d.device === device)];
-  return await runOnTwin(options, {
+  return await runSimulated(options, {
     rules: tensorParallelRules(shareOf),
     open: (common) =>
       new TensorParallelServer({

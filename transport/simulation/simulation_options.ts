@@ -7,11 +7,11 @@
 import type {
   BaseLayers,
   EdgeServerOptions,
+  EmbeddingAndHead,
   HeadModules,
   HeadRange,
   LedgerEntry,
   LossSettings,
-  ModelEnds,
   RunSettings,
   StepRecord,
   TokenBatch,
@@ -27,7 +27,7 @@ export interface SimulatedModel {
   /** The base model's layers, on `engine`. */
   readonly layers: BaseLayers;
   /** Embedding and LM head, on `deviceEngine`. */
-  readonly ends: ModelEnds;
+  readonly ends: EmbeddingAndHead;
   /** Engine of the devices; one of their own shows what memory the edge server takes. @default {engine} */
   readonly deviceEngine?: EdgeServerOptions["engine"];
 }

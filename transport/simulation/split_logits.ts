@@ -14,7 +14,7 @@ import {
   DEFAULT_OPTIMIZER,
   EdgeServer,
   type EdgeServerOptions,
-  type ModelEnds,
+  type EmbeddingAndHead,
   runUserDevice,
   type UserDeviceOptions,
 } from "@edgetuner/core";
@@ -28,7 +28,7 @@ export interface SplitLogitsOptions {
   /** The base model's layers: the edge server's. */
   readonly layers: BaseLayers;
   /** Its embedding, final norm and LM head: the data device's. */
-  readonly ends: ModelEnds;
+  readonly ends: EmbeddingAndHead;
   /** Head modules of every head. */
   readonly adapter: Adapter;
   /** Devices that the heads are divided over; at most as many as there are heads. @default {2} */

@@ -174,7 +174,7 @@ export class TensorParallelServer extends RunServer implements Disposable {
     const { layers, heads } = this.#model;
     let before = this.counters(engine, star, waits);
     const trainer = new Trainer({
-      mayGoOn: () => this.waitWhilePaused(),
+      waitWhilePaused: () => this.waitWhilePaused(),
       next: (step) => {
         before = this.counters(engine, star, waits);
         return data.next(step);

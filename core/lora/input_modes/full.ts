@@ -23,6 +23,6 @@ export const fullInput: InputMode = {
   dropoutHeads: () => [0],
   down: (x, slots) => headProduct({ x, ...slots, transpose: true, sharedInput: true }),
   inputGradient: (x, slots, out) =>
-    headProduct({ x, ...slots, summed: true, out, accumulate: out !== undefined }),
+    headProduct({ x, ...slots, sumOverHeads: true, out, accumulate: out !== undefined }),
   gradientOfA: (a, b, slots, options) => headGradient({ a, b, ...slots, ...options, sharedB: true }),
 };

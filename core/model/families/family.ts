@@ -9,7 +9,7 @@
 
 import type { Engine } from "@edgetuner/kernels";
 import type { NamedArrays } from "../../files/named_arrays.ts";
-import type { BaseLayers, BaseShape, ModelEnds } from "../base.ts";
+import type { BaseLayers, BaseShape, EmbeddingAndHead } from "../base.ts";
 import type { BaseWeights } from "../weights.ts";
 import type { GgufFamily } from "./gguf.ts";
 
@@ -72,7 +72,7 @@ export interface Family<C> {
   /** Makes the layers. */
   readonly layers: FamilyLoad<C, BaseLayers>;
   /** Makes embedding, final norm and LM head. */
-  readonly ends: FamilyLoad<C, ModelEnds>;
+  readonly ends: FamilyLoad<C, EmbeddingAndHead>;
   /** Bytes of its weights as they are loaded. */
   bytes(config: C, format: BaseWeights): FamilyBytes;
 

@@ -37,7 +37,14 @@ import {
   loraLinearOp,
   normOp,
 } from "../ops.ts";
-import type { BaseLayers, BaseShape, EndsShape, ModelEnds, Normalised, SequenceShape } from "../base.ts";
+import type {
+  BaseLayers,
+  BaseShape,
+  EmbeddingAndHead,
+  EmbeddingAndHeadShape,
+  Normalised,
+  SequenceShape,
+} from "../base.ts";
 import type { LayerHeads } from "../../contracts/ports.ts";
 import { WeightSum } from "../weight_sum.ts";
 import type { Family } from "./family.ts";
@@ -282,7 +289,7 @@ export class Gpt2Layers implements BaseLayers {
 }
 
 /** Embedding, final norm and LM head of a GPT-2: what a data device holds. */
-export class Gpt2Ends implements ModelEnds {
+export class Gpt2EmbeddingAndHead implements EmbeddingAndHead {
   /** Shape of the model. */
   readonly config: Gpt2Config;
   /** Token embedding and LM head (tied), [V, d]. */
@@ -319,7 +326,7 @@ export class Gpt2Ends implements ModelEnds {
   }
 
   /** Shape of the ends. */
-  get shape(): EndsShape {
+  get shape(): EmbeddingAndHeadShape {
     const { n_embd: hidden, vocab_size: vocabulary, n_positions: positions } = this.config;
     return { hidden, vocabulary, positions };
   }
@@ -419,7 +426,7 @@ export const gpt2Family: Family<Gpt2Config> = {
   config: gpt2Config,
   shape: gpt2Shape,
   layers: (engine, config, weights, format) => new Gpt2Layers(engine, config, weights, false, format),
-  ends: (engine, config, weights, format) => new Gpt2Ends(engine, config, weights, false, format),
+  ends: (engine, config, weights, format) => new Gpt2EmbeddingAndHead(engine, config, weights, false, format),
   bytes: gpt2Bytes,
   prefixes: ["transformer.", ""],
   storesInOut: true,

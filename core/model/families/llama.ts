@@ -9,7 +9,14 @@
  */
 
 import { type BaseWeights, disposeAll, WeightReader } from "../weights.ts";
-import type { BaseLayers, BaseShape, EndsShape, ModelEnds, Normalised, SequenceShape } from "../base.ts";
+import type {
+  BaseLayers,
+  BaseShape,
+  EmbeddingAndHead,
+  EmbeddingAndHeadShape,
+  Normalised,
+  SequenceShape,
+} from "../base.ts";
 import type { MatrixParameter, Parameter, Tape, Variable } from "../tape.ts";
 import {
   addInputGradient,
@@ -176,7 +183,7 @@ function present([weight, bias]: LinearWeights): MatrixParameter[] {
 }
 
 /** Embedding, final norm and LM head of a LLaMA: what a data device holds. */
-export class LlamaEnds implements ModelEnds {
+export class LlamaEmbeddingAndHead implements EmbeddingAndHead {
   /** Shape of the model. */
   readonly config: LlamaConfig;
   /** Token embedding, [V, d]. */
@@ -205,7 +212,7 @@ export class LlamaEnds implements ModelEnds {
   }
 
   /** Shape of the ends. */
-  get shape(): EndsShape {
+  get shape(): EmbeddingAndHeadShape {
     const { hidden_size: hidden, vocab_size: vocabulary, max_position_embeddings: positions } = this.config;
     return { hidden, vocabulary, positions };
   }
@@ -370,7 +377,7 @@ export const llamaFamily: Family<LlamaConfig> = {
   config: llamaConfig,
   shape: llamaShape,
   layers: (...args) => new LlamaLayers(...args),
-  ends: (...args) => new LlamaEnds(...args),
+  ends: (...args) => new LlamaEmbeddingAndHead(...args),
   bytes: llamaBytes,
   prefixes: PREFIXES,
   storesInOut: false,

@@ -12,7 +12,14 @@
 import { embeddingGather, type Engine, matmul, relu, reluBackward, type Tensor } from "@edgetuner/kernels";
 import type { LayerHeads } from "../../contracts/ports.ts";
 import type { MatrixParameter, Parameter, Tape, Variable } from "../tape.ts";
-import type { BaseLayers, BaseShape, EndsShape, ModelEnds, Normalised, SequenceShape } from "../base.ts";
+import type {
+  BaseLayers,
+  BaseShape,
+  EmbeddingAndHead,
+  EmbeddingAndHeadShape,
+  Normalised,
+  SequenceShape,
+} from "../base.ts";
 import {
   addInputGradient,
   attentionOp,
@@ -207,7 +214,7 @@ function linears(all: readonly LinearWeights[]): MatrixParameter[] {
 }
 
 /** Embedding, final norm and LM head of an OPT: what a data device holds. */
-export class OptEnds implements ModelEnds {
+export class OptEmbeddingAndHead implements EmbeddingAndHead {
   /** Shape of the model. */
   readonly config: OptConfig;
   /** Token embedding, [V, d]. */
@@ -239,7 +246,7 @@ export class OptEnds implements ModelEnds {
   }
 
   /** Shape of the ends. */
-  get shape(): EndsShape {
+  get shape(): EmbeddingAndHeadShape {
     const { hidden_size: hidden, vocab_size: vocabulary, max_position_embeddings: positions } = this.config;
     return { hidden, vocabulary, positions };
   }
@@ -315,7 +322,7 @@ export const optFamily: Family<OptConfig> = {
   config: optConfig,
   shape: optShape,
   layers: (...args) => new OptLayers(...args),
-  ends: (...args) => new OptEnds(...args),
+  ends: (...args) => new OptEmbeddingAndHead(...args),
   bytes: optBytes,
   prefixes: PREFIXES,
   storesInOut: false,

@@ -8,7 +8,7 @@
 
 import { CheckpointError } from "../../contracts/errors.ts";
 import { familyOf } from "../../model/families.ts";
-import { type Checkpoint, modelShape } from "../../model/load.ts";
+import { type ModelFiles, modelShape } from "../../model/load.ts";
 
 /**
  * ||W||_F of each attention head: its part of W_Q, W_K, W_V and of the output projection together. Keys and
@@ -18,7 +18,7 @@ import { type Checkpoint, modelShape } from "../../model/load.ts";
  * @returns [L * H], row by row.
  * @throws {CheckpointError} If a weight is missing or has another shape.
  */
-export function baseNorms({ config, weights }: Checkpoint): Float32Array {
+export function baseNorms({ config, weights }: ModelFiles): Float32Array {
   const family = familyOf(config);
   const shape = modelShape(config);
   const { layers, heads, kvHeads, hidden: d, headSize } = shape;

@@ -3,7 +3,7 @@ import {
   DEFAULT_LORA,
   EdgeServer,
   gpt2Config,
-  Gpt2Ends,
+  Gpt2EmbeddingAndHead,
   Gpt2Layers,
   HandshakeError,
   initialWeights,
@@ -24,10 +24,10 @@ import {
   segmentMs,
   simulate,
   type SimulatedDevice,
+  SimulatedNetwork,
   simulateServerTuner,
   simulateTensorParallel,
   type SplitSimulationOptions,
-  TwinNetwork,
   virtualClock,
   wholeStepWork,
 } from "@edgetuner/transport";
@@ -306,7 +306,7 @@ Deno.test("64 devices, each with one head [slow]", async () => {
   const config = gpt2Config({ n_layer: 2, n_head: 64, n_embd: 256, vocab_size: 32, n_positions: 8 });
   const weights = initialWeights(config, 1);
   using layers = new Gpt2Layers(engine, config, weights);
-  using ends = new Gpt2Ends(engine, config, weights);
+  using ends = new Gpt2EmbeddingAndHead(engine, config, weights);
   const tokens = Uint32Array.from({ length: 8 }, (_, i) => i);
   const batch = { tokens, targets: tokens, mask: new Float32Array(8).fill(1), batch: 1, length: 8 };
   const run = await simulate(options({
@@ -450,7 +450,7 @@ Deno.test("a step's virtual time is that of the edge server's own chain of work 
   }
 });
 
-Deno.test("TwinNetwork carries a run that is put together by hand", async () => {
+Deno.test("SimulatedNetwork carries a run that is put together by hand", async () => {
   using clock = virtualClock({ busy: () => engine.stats.pending > 0 });
   const hold = clock.hold();
   const settings = tinySettings("slice", 2);
@@ -459,7 +459,7 @@ Deno.test("TwinNetwork carries a run that is put together by hand", async () => 
     model: { layers: n_layer, heads: n_head, hidden: n_embd, vocabulary: vocab_size },
     lora: DEFAULT_LORA,
   };
-  await using network = new TwinNetwork({ size, compute: COMPUTE, clock });
+  await using network = new SimulatedNetwork({ size, compute: COMPUTE, clock });
   const server = new EdgeServer(
     serverOptions(tiny, settings, { now: () => network.edgeNow(), pruner: noPruner() as Pruner }),
   );
@@ -596,7 +596,7 @@ const PLANNED: readonly {
 ];
 
 for (const { name, mode, mask, devices, link, compute, batch = BATCH, more, probe = false } of PLANNED) {
-  Deno.test(`plan() forecasts the twin: seconds within 5 %, bytes exactly: ${name} [slow]`, async () => {
+  Deno.test(`plan() forecasts the simulation: seconds within 5 %, bytes exactly: ${name} [slow]`, async () => {
     // Enough steps for what links draw to come near its mean.
     const steps = link === SMOOTH ? 8 : 24;
     const settings = { ...tinySettings(mode, steps), ...more };
@@ -640,7 +640,7 @@ Deno.test("plan() forecasts evaluation and generation too: seconds within 1 %", 
     const settings = tinySettings("slice", 2);
     const { n_layer: layers, n_head: heads, n_embd: hidden, vocab_size: vocabulary } = tiny.layers.config;
     const size = { model: { layers, heads, hidden, vocabulary }, lora: settings.lora };
-    await using network = new TwinNetwork({ size, compute: SLOW, clock });
+    await using network = new SimulatedNetwork({ size, compute: SLOW, clock });
     const server = new EdgeServer(
       serverOptions(tiny, settings, {
         now: () => network.edgeNow(),

@@ -1,5 +1,5 @@
 /**
- * A run of an edge server and devices on the twin of a network, whatever its kind.
+ * A run of an edge server and devices on a simulated network, whatever its kind.
  *
  * @module
  */
@@ -27,7 +27,7 @@ import {
 import { virtualClock } from "./clock.ts";
 import { TYPICAL_COMPUTE } from "./compute.ts";
 import { LINK_PROFILES } from "./link_profile.ts";
-import { type FrameRule, type TwinDevice, TwinNetwork } from "./network.ts";
+import { type FrameRule, type NetworkDevice, SimulatedNetwork } from "./network.ts";
 import type { NetworkSimulationOptions, SimulatedStep, SimulationResult } from "./simulation_options.ts";
 
 /** What a kind of run does in its own way. */
@@ -49,20 +49,20 @@ export interface RunKind<S extends RunServer> {
 }
 
 /** A run that is put together. */
-interface TwinRun<S extends RunServer> {
-  readonly network: TwinNetwork;
+interface SimulatedRun<S extends RunServer> {
+  readonly network: SimulatedNetwork;
   readonly server: S;
   /** Training steps so far. */
   readonly steps: SimulatedStep[];
   /** The devices' parties and what comes of each. */
-  readonly parties: TwinDevice[];
+  readonly parties: NetworkDevice[];
   readonly results: Promise<UserDeviceResult>[];
   /** What made a device leave before the start. */
   left: unknown;
 }
 
-/** Puts a run together on the twin of a network, and takes it to its end. */
-export async function runOnTwin<S extends RunServer>(
+/** Puts a run together on a simulated network, and takes it to its end. */
+export async function runSimulated<S extends RunServer>(
   options: NetworkSimulationOptions,
   kind: RunKind<S>,
 ): Promise<SimulationResult> {
@@ -76,7 +76,7 @@ export async function runOnTwin<S extends RunServer>(
   });
   // No time passes while the simulation is put together.
   const hold = clock?.hold();
-  await using network = new TwinNetwork({
+  await using network = new SimulatedNetwork({
     size: sizeOf(model, settings),
     compute: options.compute ?? TYPICAL_COMPUTE,
     seed: options.linkSeed ?? 1,
@@ -89,13 +89,13 @@ export async function runOnTwin<S extends RunServer>(
     settings,
     devices: devices.filter((d) => d.capacity > 0).length,
     // Of equal length in every run: names of runs are part of all frames.
-    run: "twin",
+    run: "simulation",
     timeoutMs,
     joinTimeoutMs: timeoutMs,
     now: () => realTime ? performance.now() : network.edgeNow(),
   });
   const before = await evaluate(options, []);
-  const run: TwinRun<S> = { network, server, steps: [], parties: [], results: [], left: null };
+  const run: SimulatedRun<S> = { network, server, steps: [], parties: [], results: [], left: null };
   recordSteps(run, options);
   const started = network.clock.now();
   const running = server.start(signal).then(() => null, (error: unknown) => error);
@@ -118,7 +118,7 @@ export async function runOnTwin<S extends RunServer>(
 
 /** Takes in every step of the server. */
 function recordSteps(
-  { server, network, steps }: TwinRun<RunServer>,
+  { server, network, steps }: SimulatedRun<RunServer>,
   options: NetworkSimulationOptions,
 ): void {
   let computed = 0;
@@ -157,7 +157,7 @@ function dataOf(
 
 /** Connects all devices and lets them join. */
 async function joinDevices<S extends RunServer>(
-  run: TwinRun<S>,
+  run: SimulatedRun<S>,
   kind: RunKind<S>,
   options: NetworkSimulationOptions,
 ): Promise<void> {
@@ -193,7 +193,7 @@ async function joinDevices<S extends RunServer>(
 
 /** What came of a run, but for its time. */
 async function resultOf(
-  { server, steps, parties }: TwinRun<RunServer>,
+  { server, steps, parties }: SimulatedRun<RunServer>,
   ended: readonly PromiseSettledResult<UserDeviceResult>[],
   options: NetworkSimulationOptions,
   found: {
