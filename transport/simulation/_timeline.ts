@@ -157,7 +157,7 @@ function passOf(
     lowest,
     devices,
     microBatches: rows.map((rows) => ({ rows })),
-    ...(part === undefined ? {} : { part: { index: part[0], count: part[1], firstRow: part[2] } }),
+    ...(part === undefined ? {} : { accumulation: { index: part[0], count: part[1], firstRow: part[2] } }),
   });
 }
 
