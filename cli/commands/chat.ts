@@ -5,32 +5,32 @@
  */
 
 import { type ChatTemplate, chatTemplateOf, encodeOpening, sample, type Tokenizer } from "@edgetuner/core";
-import { type FlagValues, integer, number, readFlags, text, UsageError } from "../flags/flags.ts";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
+import { type FlagValues, readFlags, UsageError } from "../flags/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
-import { WEBGPU_CHOICES } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { Interrupts } from "../process/interrupts.ts";
 import { goOnAfterInterrupt, INTERRUPTED } from "../process/supervisor.ts";
 import { endTokens, promptRoom } from "../shared/prompts.ts";
 import { loadAdapterParts, TextModel } from "../shared/texts.ts";
+import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
 
 const FLAGS = {
   model: MODEL_FLAG,
   tokenizer: TOKENIZER_FLAG,
   ...WEIGHTS_FLAG,
-  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
-  adapter: text(
-    "DIRS",
-    "",
-    "adapter folder, or the parts that devices saved: a,b,c; without one the model alone",
-  ),
-  system: text("TEXT", "", "what the system says before"),
-  "max-tokens": integer("N", 256, "most tokens of an answer", { min: 1 }),
-  temperature: number("X", 0.7, "above 0: draw tokens at random; 0 takes the most likely ones", { min: 0 }),
-  "top-k": integer("N", 0, "draw among this many most likely tokens; 0 = all", { min: 0 }),
-  "top-p": number("X", 0.95, "draw among tokens that together have this probability", { min: 0, max: 1 }),
-  "repetition-penalty": number("X", 1, "tokens said before get less likely", { min: 0 }),
-  seed: integer("N", 1, "seed of what is drawn", { min: 0, max: 0xffff_ffff }),
+  webgpu: COMMON_FLAGS.webgpu,
+  adapter: {
+    ...COMMON_FLAGS.adapter,
+    help: "adapter folder, or the parts that devices saved: a,b,c; without one the model alone",
+  },
+  system: COMMON_FLAGS.system,
+  "max-tokens": { ...COMMON_FLAGS["max-tokens"], default: 256, help: "most tokens of an answer" },
+  temperature: { ...COMMON_FLAGS.temperature, default: 0.7 },
+  "top-k": COMMON_FLAGS["top-k"],
+  "top-p": { ...COMMON_FLAGS["top-p"], default: 0.95 },
+  "repetition-penalty": COMMON_FLAGS["repetition-penalty"],
+  seed: { ...TUNING_FLAGS.seed, help: "seed of what is drawn" },
 };
 
 type Flags = FlagValues<typeof FLAGS>;

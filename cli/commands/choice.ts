@@ -18,13 +18,14 @@ import {
   writeWhole,
 } from "@edgetuner/core";
 import { choiceAccuracy, type MeanWithError, type ScoredChoice } from "@edgetuner/core/evaluation";
-import { type FlagValues, integer, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
+import { type FlagValues, readFlags, text, UsageError } from "../flags/flags.ts";
 import { SPLIT_FLAGS, throughSplit } from "../shared/split_session.ts";
 import { neverBegan } from "../output/run_end.ts";
 import { ProgressBar } from "../output/progress.ts";
 import { versions, writeReport } from "../output/report.ts";
 import { loadAdapterParts, TextModel } from "../shared/texts.ts";
-import { readInput, skippedText } from "../shared/training_data.ts";
+import { DATA_FLAGS, readInput, skippedText } from "../shared/training_data.ts";
 import { baseWeightsOf } from "../flags/weights_flag.ts";
 import { requireWritable } from "../process/writable.ts";
 
@@ -33,29 +34,35 @@ type Task = keyof typeof TASKS;
 
 const FLAGS = {
   task: text("NAME", "winogrande", "whose questions the file holds", Object.keys(TASKS)),
-  data: text("FILE", "", "questions with their answers, JSON lines as the task has them"),
-  count: integer("N", 0, "only the first N questions; 0 = all", { min: 0 }),
-  "skip-bad": toggle(
-    "leave out questions that are not valid, or have an answer that the model has no room for, and count them",
-  ),
+  data: {
+    ...COMMON_FLAGS.data,
+    default: "",
+    help: "questions with their answers, JSON lines as the task has them",
+  },
+  count: { ...COMMON_FLAGS.count, default: 0, help: "only the first N questions; 0 = all" },
+  "skip-bad": {
+    ...DATA_FLAGS["skip-bad"],
+    help:
+      "leave out questions that are not valid, or have an answer that the model has no room for, and count them",
+  },
   ...SPLIT_FLAGS,
-  adapter: text(
-    "DIRS",
-    "",
-    "adapter folder, or the parts that devices saved: a,b,c; without one, and without --connect, the base model alone",
-  ),
-  batch: integer("N", 16, "answers computed side by side", { min: 1 }),
+  adapter: {
+    ...COMMON_FLAGS.adapter,
+    help:
+      "adapter folder, or the parts that devices saved: a,b,c; without one, and without --connect, the base model alone",
+  },
+  batch: { ...COMMON_FLAGS.batch, default: 16, help: "answers computed side by side" },
   results: text(
     "FILE",
     "",
     "write a line of JSON for each question: log-likelihoods, the right answer, the chosen",
   ),
-  report: text("FILE", "", "write a report as JSON"),
-  connect: text(
-    "URL",
-    "",
-    "score with the heads of the devices at this edge server, which runs with --generate: ws(s)://.../join/ws",
-  ),
+  report: COMMON_FLAGS.report,
+  connect: {
+    ...COMMON_FLAGS.connect,
+    help:
+      "score with the heads of the devices at this edge server, which runs with --generate: ws(s)://.../join/ws",
+  },
 };
 
 type Flags = FlagValues<typeof FLAGS>;

@@ -28,20 +28,21 @@ import {
   noPruner,
   oraclePruner,
 } from "@edgetuner/plugins";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { type RunResult, spread, type System, Work } from "../shared/compared_systems.ts";
-import { type FlagValues, integer, number, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
+import { type FlagValues, integer, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
 import { heatMap, type Line, linePlot } from "../output/plots.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { bytes, duration, ProgressBar } from "../output/progress.ts";
-import { DEMO_PREDICTOR } from "../flags/pruners.ts";
 import { versions } from "../output/report.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import { DATA_FLAGS } from "../shared/training_data.ts";
 import { requireWritable } from "../process/writable.ts";
-import { computeOf, LINK_HELP, linkOf, MEASURED_HELP } from "../flags/simulation_flags.ts";
-import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";
+import { computeOf, LINK_FLAG, linkOf, MEASURED_FLAG } from "../flags/simulation_flags.ts";
+import { loadGpu } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { assetPath } from "../process/places.ts";
+import { PRUNER_FLAGS } from "../flags/pruners.ts";
 
 const SYSTEMS = ["ServerTuner", "EdgeTuner", "DLoRA", "vEdgeTuner", "TPTensor"] as const;
 /** Kept shares at which the pruners are compared. */
@@ -56,34 +57,34 @@ const FLAGS = {
   model: MODEL_FLAG,
   tokenizer: TOKENIZER_FLAG,
   ...WEIGHTS_FLAG,
-  data: text("FILE", assetPath("restaurant/train.txt"), "training data"),
-  valid: text("FILE", assetPath("restaurant/valid.txt"), "validation data"),
-  test: text("FILE", assetPath("restaurant/test.txt"), "data whose prompts are continued"),
-  link: text("LINK", "wifi-5", LINK_HELP),
-  compute: text("MODEL", "typical", MEASURED_HELP),
+  data: COMMON_FLAGS.data,
+  valid: { ...COMMON_FLAGS.valid, default: assetPath("restaurant/valid.txt"), help: "validation data" },
+  test: COMMON_FLAGS.test,
+  link: LINK_FLAG,
+  compute: MEASURED_FLAG,
   systems: text("LIST", SYSTEMS.join(","), "systems that take part"),
   seeds: integer("N", 2, "runs of each system, each with the next seed", { min: 1 }),
-  steps: integer("N", 120, "training steps of the table", { min: 2 }),
+  steps: { ...TUNING_FLAGS.steps, default: 120, min: 2, help: "training steps of the table" },
   "lab-steps": integer("N", 40, "training steps of each run beside the table", { min: 20 }),
-  batch: integer("N", 4, "sequences per step", { min: 1 }),
-  length: integer("N", 80, "tokens per sequence", { min: 2 }),
-  capacities: text("LIST", "8,5,3", "capacities of the devices; the first one is the data device"),
+  batch: { ...COMMON_FLAGS.batch, default: 4 },
+  length: COMMON_FLAGS.length,
+  capacities: COMMON_FLAGS.capacities,
   memory: text(
     "LIST",
     "",
     "memory of the devices in MB; one too small for its share of TPTensor is out of it",
   ),
-  predictor: text("DIR", DEMO_PREDICTOR, "EdgeTuner: folder of iHeadPruner's predictor"),
-  tau: number("X", 0.7, "EdgeTuner: share of a layer's importance to keep", { min: 0, max: 1 }),
-  eta: number("X", 0.4, "EdgeTuner: share of pruned heads above which a layer is pruned whole", {
-    min: 0,
-    max: 1,
-  }),
-  prompts: integer("N", 32, "test prompts that texts are generated for", { min: 1 }),
+  predictor: { ...PRUNER_FLAGS.predictor, help: "EdgeTuner: folder of iHeadPruner's predictor" },
+  tau: { ...PRUNER_FLAGS.tau, help: "EdgeTuner: share of a layer's importance to keep" },
+  eta: {
+    ...PRUNER_FLAGS.eta,
+    help: "EdgeTuner: share of pruned heads above which a layer is pruned whole",
+  },
+  prompts: COMMON_FLAGS.prompts,
   "no-lab": toggle("leave out the pruners at equal budgets of bytes"),
   "no-study": toggle("leave out the parameters one at a time"),
-  out: text("DIR", "runs/compare", "where table, JSON and plots go"),
-  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+  out: { ...COMMON_FLAGS.out, default: "runs/compare", help: "where table, JSON and plots go" },
+  webgpu: COMMON_FLAGS.webgpu,
 };
 
 /** What a step costs, by unit. */

@@ -20,6 +20,7 @@ import {
   writeFormatted,
   writeWhole,
 } from "@edgetuner/core";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { readFlags, text, toggle, UsageError } from "../flags/flags.ts";
 import { DATA_FLAGS, readInput, skippedText } from "../shared/training_data.ts";
 import { requireWritable } from "../process/writable.ts";
@@ -85,7 +86,7 @@ refused. edgetuner pull --dataset NAME downloads the files.`,
       [...Object.keys(PAIRS), ...Object.keys(CHOICES)],
     ),
     input: text("FILE", "", "the data set's own file"),
-    output: text("FILE", "", "the file to write"),
+    output: { ...COMMON_FLAGS.output, value: "FILE", help: "the file to write" },
     instruct: toggle("winogrande, openbookqa: all options in the prompt, the name of the right one to write"),
     "skip-bad": DATA_FLAGS["skip-bad"],
   });

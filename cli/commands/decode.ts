@@ -11,8 +11,9 @@ import {
   type EncodedPrediction,
   numberedFiles,
 } from "@edgetuner/core/evaluation";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { integer, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
-import { TOKENIZER_FLAG } from "../flags/model_flags.ts";
+import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { requireWritable } from "../process/writable.ts";
 
 /** Lines `{"id": 0, "predict": [1, 2]}`. */
@@ -53,11 +54,18 @@ async function main(): Promise<void> {
       "    --numbered 6 --lower-case --tokenize",
     ],
   }, {
-    data: text("FILE", "", "prompts and completions, from edgetuner data"),
-    predictions: text("FILE", "", 'lines {"id": index in the data, "predict": [token, ...]}'),
-    model: text("PATH", "", "folder with the model's tokenizer.json, or a GGUF file"),
+    data: { ...COMMON_FLAGS.data, default: "", help: "prompts and completions, from edgetuner data" },
+    predictions: {
+      ...COMMON_FLAGS.predictions,
+      help: 'lines {"id": index in the data, "predict": [token, ...]}',
+    },
+    model: { ...MODEL_FLAG, default: "", help: "folder with the model's tokenizer.json, or a GGUF file" },
     tokenizer: TOKENIZER_FLAG,
-    output: text("FOLDER", "", "where to write references.txt or reference0, ..., and predictions.txt"),
+    output: {
+      ...COMMON_FLAGS.output,
+      value: "FOLDER",
+      help: "where to write references.txt or reference0, ..., and predictions.txt",
+    },
     numbered: integer("N", 0, "write N numbered files of references, as WebNLG and DART have them", {
       min: 0,
     }),
@@ -66,8 +74,8 @@ async function main(): Promise<void> {
       "seen",
       "unseen",
     ]),
-    "lower-case": toggle("make small letters"),
-    tokenize: toggle("put spaces round punctuation"),
+    "lower-case": COMMON_FLAGS["lower-case"],
+    tokenize: COMMON_FLAGS.tokenize,
     "drop-missing": toggle("leave out prompts that have no prediction instead of stopping"),
   });
   for (const name of ["data", "predictions", "model", "output"] as const) {

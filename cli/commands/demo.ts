@@ -16,7 +16,6 @@ import {
   type InputModeName,
   joinAdapters,
   loadAdapter,
-  MAX_MICRO_BATCHES,
   openCheckpoints,
   type ReadExamples,
   saveAdapter,
@@ -24,6 +23,7 @@ import {
   stepTraffic,
   type WireCodec,
 } from "@edgetuner/core";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { Child, type ChildEvent } from "../process/child.ts";
 import { codecChoice, codecsOf } from "../flags/codecs.ts";
 import { CONNECTION_FLAGS, emulatedLink } from "../flags/connection.ts";
@@ -31,13 +31,9 @@ import { worstOf } from "../process/exit_codes.ts";
 import {
   flagArgs,
   type FlagValues,
-  integer,
-  number,
   ProgramEnd,
   readGiven,
   text,
-  textOrAlone,
-  toggle,
   UsageError,
   withDefaults,
 } from "../flags/flags.ts";
@@ -50,6 +46,7 @@ import { Rows, StepFigures } from "../output/rows.ts";
 import { bytes, duration, ProgressBar, prunerTime } from "../output/progress.ts";
 import { peakMemory, versions, writeReport } from "../output/report.ts";
 import {
+  CHECKPOINT_FLAGS,
   NEWEST,
   type ParameterCounts,
   parameterText,
@@ -70,7 +67,6 @@ import { PLAN_FLAGS } from "../shared/training_plan.ts";
 import { goOnCommand, type SavedState, savedState, tellEnd } from "../output/run_end.ts";
 import { CONNECT_WAITS, requireWaits, RUN_WAITS } from "../flags/waiting_flags.ts";
 import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
-import { WEBGPU_CHOICES } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { requireWritable } from "../process/writable.ts";
 import type { Needs } from "../process/permissions.ts";
@@ -120,54 +116,49 @@ export const FLAGS = {
   ...PASSED_RUN_FLAGS,
   "checkpoint-every": RUN_FLAGS["checkpoint-every"],
   "checkpoint-seconds": RUN_FLAGS["checkpoint-seconds"],
-  resume: textOrAlone(
-    "DIR",
-    "",
-    NEWEST,
-    "go on with the run in --out, or whose --out this is; other flags as before",
-  ),
+  resume: {
+    ...CHECKPOINT_FLAGS.resume,
+    help: "go on with the run in --out, or whose --out this is; other flags as before",
+  },
   model: MODEL_FLAG,
   tokenizer: TOKENIZER_FLAG,
   ...WEIGHTS_FLAG,
-  data: text(
-    "FILE",
-    assetPath("restaurant/train.txt"),
-    "training data: MR||text lines, or JSONL with prompt and completion, text, or messages",
-  ),
+  data: COMMON_FLAGS.data,
   ...DATA_FLAGS,
   ...EPOCHS_FLAG,
   ...PLAN_FLAGS,
-  valid: text("FILE", assetPath("restaurant/valid.txt"), "validation data"),
-  "keep-best": toggle("also save the adapter with the best validation loss, as adapter-best"),
-  test: text("FILE", assetPath("restaurant/test.txt"), "data whose prompts are continued before and after"),
-  prompts: integer("N", 32, "how many of them, from the first on; the three longest are shown", { min: 1 }),
-  capacities: text("LIST", "8,5,3", "capacities of the devices; the first one is the data device"),
-  batch: integer("N", 8, "sequences per step, or per part of a step", { min: 1 }),
-  length: integer("N", 80, "tokens per sequence", { min: 2 }),
+  valid: { ...COMMON_FLAGS.valid, default: assetPath("restaurant/valid.txt"), help: "validation data" },
+  "keep-best": {
+    ...PLAN_FLAGS["keep-best"],
+    help: "also save the adapter with the best validation loss, as adapter-best",
+  },
+  test: { ...COMMON_FLAGS.test, help: "data whose prompts are continued before and after" },
+  prompts: {
+    ...COMMON_FLAGS.prompts,
+    help: "how many of them, from the first on; the three longest are shown",
+  },
+  capacities: COMMON_FLAGS.capacities,
+  batch: { ...COMMON_FLAGS.batch, help: "sequences per step, or per part of a step" },
+  length: COMMON_FLAGS.length,
   ...PRUNER_FLAGS,
   tau: { ...PRUNER_FLAGS.tau, default: 0.9 },
   eta: { ...PRUNER_FLAGS.eta, default: 0.6 },
-  codec: text("NAME", "f32", "how numbers travel: f32, f16, int8, int8-feedback, or a module"),
-  "no-overlap": toggle("compute nothing while waiting: a baseline for comparison"),
-  "micro-batches": integer("N", 1, "parts of each batch that are computed while others travel", {
-    min: 1,
-    max: MAX_MICRO_BATCHES,
-  }),
-  bandwidth: number("MBIT", 0, "slow every link down to this many Mbit/s each way; 0 = as it is", {
-    min: 0,
-  }),
-  latency: number("MS", 0, "slow every link down by this many milliseconds each way", { min: 0 }),
+  codec: COMMON_FLAGS.codec,
+  "no-overlap": COMMON_FLAGS["no-overlap"],
+  "micro-batches": COMMON_FLAGS["micro-batches"],
+  bandwidth: CONNECTION_FLAGS.bandwidth,
+  latency: CONNECTION_FLAGS.latency,
   link: CONNECTION_FLAGS.link,
   ...CONNECT_WAITS,
   ...RUN_WAITS,
   "join-timeout": { ...RUN_WAITS["join-timeout"], default: 120 },
   transport: text("NAME", "ws", "how frames travel", ["ws", "http"]),
-  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
-  port: integer("N", 0, "port of the edge server; 0 = any free one", { min: 0, max: 65_535 }),
-  out: text("DIR", "runs/demo", "folder for the adapter"),
+  webgpu: COMMON_FLAGS.webgpu,
+  port: { ...COMMON_FLAGS.port, default: 0, help: "port of the edge server; 0 = any free one" },
+  out: { ...COMMON_FLAGS.out, default: "runs/demo", help: "folder for the adapter" },
   ...PROGRESS_FLAGS,
-  metrics: text("DIR", "", "write metrics.csv and metrics.jsonl, a row as each step ends"),
-  report: text("FILE", "", "write a report as JSON"),
+  metrics: COMMON_FLAGS.metrics,
+  report: COMMON_FLAGS.report,
 };
 
 type Flags = FlagValues<typeof FLAGS>;

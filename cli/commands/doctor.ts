@@ -6,8 +6,9 @@
 
 import { defaultCache } from "@edgetuner/core";
 import { Engine, NoAdapterError } from "@edgetuner/kernels";
-import { readFlags, text, toggle } from "../flags/flags.ts";
-import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
+import { readFlags } from "../flags/flags.ts";
+import { loadGpu } from "../flags/webgpu.ts";
 import { bytes } from "../output/progress.ts";
 import { versions } from "../output/report.ts";
 import { terminalColumns, wrapped } from "../output/terminal.ts";
@@ -26,8 +27,8 @@ interface Finding {
 }
 
 const FLAGS = {
-  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
-  json: toggle("print JSON in place of the list"),
+  webgpu: COMMON_FLAGS.webgpu,
+  json: { ...COMMON_FLAGS.json, help: "print JSON in place of the list" },
 };
 
 /** Bytes of the largest matrix of a model with this vocabulary and hidden size, in float32. */

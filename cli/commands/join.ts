@@ -30,7 +30,8 @@ import {
   warmUp,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
-import { integer, number, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
+import { number, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
 import { codecsFor } from "../flags/codecs.ts";
 import { CONNECTION_FLAGS, openLink } from "../flags/connection.ts";
 import { endingOf } from "../process/exit_codes.ts";
@@ -77,8 +78,9 @@ import { paddingSaved, PLAN_FLAGS, planOptions } from "../shared/training_plan.t
 import { runWaits } from "../flags/waiting_flags.ts";
 import { commandText, shownPath } from "../process/places.ts";
 import { requireWritable } from "../process/writable.ts";
-import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";
+import { loadGpu } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
+import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
 
 /** Most tokens of a sample. */
 const SAMPLE_TOKENS = 64;
@@ -97,11 +99,12 @@ const FLAGS = {
   capacity: number("X", 1, "compute capacity compared with the other devices; 0 = data only, no heads", {
     min: 0,
   }),
-  data: text(
-    "FILE",
-    "",
-    "makes this the data device: MR||text lines, or JSONL with prompt and completion, text, or messages",
-  ),
+  data: {
+    ...COMMON_FLAGS.data,
+    default: "",
+    help:
+      "makes this the data device: MR||text lines, or JSONL with prompt and completion, text, or messages",
+  },
   ...DATA_FLAGS,
   ...Object.fromEntries(
     Object.entries(PLAN_FLAGS).map(([name, flag]) => [name, { ...flag, help: `data device: ${flag.help}` }]),
@@ -109,26 +112,31 @@ const FLAGS = {
   model: { ...MODEL_FLAG, help: `data device: ${MODEL_FLAG.help}` },
   tokenizer: { ...TOKENIZER_FLAG, help: `data device: ${TOKENIZER_FLAG.help}` },
   ...WEIGHTS_FLAG,
-  batch: integer("N", 8, "data device: sequences per step, or per part of a step", { min: 1 }),
-  length: integer("N", 80, "data device: tokens per sequence", { min: 2 }),
+  batch: { ...COMMON_FLAGS.batch, help: "data device: sequences per step, or per part of a step" },
+  length: { ...COMMON_FLAGS.length, help: "data device: tokens per sequence" },
   "share-loss": toggle("data device: tell the edge server the loss of each step"),
-  seed: integer("N", 1, "data device: seed of the order of the data", { min: 0, max: 0xffff_ffff }),
-  samples: integer("N", 0, "data device: continue the first N prompts of --valid after the last step", {
-    min: 0,
-  }),
-  save: text("DIR", "", "folder for what this device's heads have learnt"),
+  seed: { ...TUNING_FLAGS.seed, help: "data device: seed of the order of the data" },
+  samples: {
+    ...COMMON_FLAGS.samples,
+    default: 0,
+    help: "data device: continue the first N prompts of --valid after the last step",
+  },
+  save: { ...COMMON_FLAGS.save, help: "folder for what this device's heads have learnt" },
   ...checkpointFlags(STATE_FOLDER),
   load: text(
     "DIR",
     "",
     "what they learnt before, for a run that only generates: see edgetuner serve --generate",
   ),
-  codec: text("FILE", "f32", "module of a codec that the run may use; the built-in ones are known anyway"),
-  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+  codec: {
+    ...COMMON_FLAGS.codec,
+    help: "module of a codec that the run may use; the built-in ones are known anyway",
+  },
+  webgpu: COMMON_FLAGS.webgpu,
   ...LAUNCHER_FLAGS,
   ...PROGRESS_FLAGS,
-  events: toggle("print what happens as JSON lines"),
-  report: text("FILE", "", "write a report as JSON"),
+  events: COMMON_FLAGS.events,
+  report: COMMON_FLAGS.report,
 };
 
 /** Losses that the data device saw. */

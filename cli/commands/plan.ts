@@ -5,7 +5,7 @@
  * @module
  */
 
-import { headParameters, INPUT_MODE_NAMES, type InputModeName } from "@edgetuner/core";
+import { headParameters, type InputModeName } from "@edgetuner/core";
 import {
   MODEL_SIZES,
   type ModelSize,
@@ -14,11 +14,13 @@ import {
   type PlanOptions,
   type PlanSystem,
 } from "@edgetuner/transport";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { integer, number, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
 import { bytes } from "../output/progress.ts";
 import { versions, writeReport } from "../output/report.ts";
-import { loraTargets } from "../flags/tuning_flags.ts";
-import { COMPUTE_HELP, computeOf, LINK_HELP, linkOf, seconds, table } from "../flags/simulation_flags.ts";
+import { loraTargets, TUNING_FLAGS } from "../flags/tuning_flags.ts";
+import { COMPUTE_FLAG, computeOf, LINK_FLAG, linkOf, seconds, table } from "../flags/simulation_flags.ts";
+import { PRUNER_FLAGS } from "../flags/pruners.ts";
 
 /** A system, as a plan sees it. */
 interface System {
@@ -44,29 +46,30 @@ async function main(): Promise<void> {
       "gpt2-medium,llama2-7b,opt-6.7b",
       `shapes: some of ${Object.keys(MODEL_SIZES).join(", ")}`,
     ),
-    layers: integer("N", 0, "layers of a shape of your own, with --heads, --hidden and --vocabulary", {
-      min: 0,
-    }),
-    heads: integer("N", 0, "heads of a layer", { min: 0 }),
-    hidden: integer("N", 0, "hidden size", { min: 0 }),
-    vocabulary: integer("N", 50_257, "entries of the vocabulary", { min: 1 }),
+    layers: {
+      ...COMMON_FLAGS.layers,
+      help: "layers of a shape of your own, with --heads, --hidden and --vocabulary",
+    },
+    heads: COMMON_FLAGS.heads,
+    hidden: COMMON_FLAGS.hidden,
+    vocabulary: COMMON_FLAGS.vocabulary,
     inner: integer("N", 0, "inner size of the feed-forward network; 0 = 4 times the hidden size", { min: 0 }),
     gated: toggle("the feed-forward network has a gate"),
-    batch: integer("N", 4, "sequences per step", { min: 1 }),
-    length: integer("N", 512, "tokens per sequence", { min: 1 }),
-    capacities: text("LIST", "8,5,3", "capacities of the devices; the first one is the data device"),
+    batch: { ...COMMON_FLAGS.batch, default: 4 },
+    length: { ...COMMON_FLAGS.length, default: 512, min: 1 },
+    capacities: COMMON_FLAGS.capacities,
     speeds: text("LIST", "", "how many times as fast as the compute model's device each is; all 1 if empty"),
-    link: text("LINK", "wifi-5", LINK_HELP),
-    compute: text("MODEL", "typical", COMPUTE_HELP),
-    keep: number("X", 0.4, "EdgeTuner: share of the heads kept", { min: 0, max: 1 }),
+    link: LINK_FLAG,
+    compute: COMPUTE_FLAG,
+    keep: { ...PRUNER_FLAGS.keep, default: 0.4, help: "EdgeTuner: share of the heads kept" },
     "keep-layers": number("X", 1, "EdgeTuner: share of the layers that keep any head", { min: 0, max: 1 }),
     active: number("X", 0.125, "DLoRA: share of the head modules that are active", { min: 0, max: 1 }),
-    mode: text("MODE", "slice", "what a head module reads", INPUT_MODE_NAMES),
-    targets: text("LIST", "q,v", "projections that LoRA adapts: some of q, k, v"),
-    rank: integer("N", 8, "LoRA rank of each head module", { min: 1 }),
+    mode: { ...TUNING_FLAGS.mode, default: "slice" },
+    targets: { ...TUNING_FLAGS.targets, default: "q,v" },
+    rank: TUNING_FLAGS.rank,
     bits: integer("N", 32, "bits of a number on the wire", { min: 1, max: 32 }),
-    json: toggle("print JSON in place of the table"),
-    report: text("FILE", "", "write the JSON to a file"),
+    json: COMMON_FLAGS.json,
+    report: { ...COMMON_FLAGS.report, help: "write the JSON to a file" },
   });
   const capacities = numbersOf("capacities", flags.capacities);
   const speeds = flags.speeds === "" ? capacities.map(() => 1) : numbersOf("speeds", flags.speeds);

@@ -6,6 +6,7 @@
 
 import { DATASETS } from "@edgetuner/core";
 import { readFlags, text, UsageError } from "../flags/flags.ts";
+import { HUB_MODEL_FLAG } from "../flags/model_flags.ts";
 import { PULL_FLAGS, pulling } from "../shared/pulling.ts";
 
 async function main(): Promise<void> {
@@ -21,7 +22,7 @@ async function main(): Promise<void> {
       "edgetuner pull --dataset e2e",
     ],
   }, {
-    model: text("ID", "", "model of the hub, OWNER/NAME or OWNER/NAME@REVISION"),
+    model: HUB_MODEL_FLAG,
     dataset: text("NAME", "", "data set, see above", ["", ...Object.keys(DATASETS)]),
     ...PULL_FLAGS,
   });

@@ -11,12 +11,12 @@ import {
   environmentVariable,
   type ListenError,
   lossesAtEnds,
-  MAX_MICRO_BATCHES,
   type RunSettings,
   type StepRecord,
 } from "@edgetuner/core";
 import { createControlApp, eventJson, serve, type Serving, stepJson } from "@edgetuner/transport/server";
 import { httpListener, requireToken, webSocketListener } from "@edgetuner/transport";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { integer, readGiven, text, toggle, UsageError, withDefaults } from "../flags/flags.ts";
 import { codecChoice } from "../flags/codecs.ts";
 import { GOOD_ORDER_MS, Interrupts, sharedInterrupts } from "../process/interrupts.ts";
@@ -46,7 +46,6 @@ import {
   runWaits,
   socketWaits,
 } from "../flags/waiting_flags.ts";
-import { WEBGPU_CHOICES } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { commandText, shownPath } from "../process/places.ts";
 import { requireWritable } from "../process/writable.ts";
@@ -74,9 +73,9 @@ const FLAGS = {
     "no training: generate with what the devices' heads have learnt; see edgetuner generate --connect",
   ),
   "cache-mb": integer("N", 1024, "generation: most megabytes of keys and values to keep", { min: 1 }),
-  devices: integer("N", 3, "devices with heads that take part", { min: 1, max: 1024 }),
+  devices: COMMON_FLAGS.devices,
   host: text("HOST", "127.0.0.1", "address to listen on"),
-  port: integer("N", 8787, "port to listen on; 0 = any free one", { min: 0, max: 65_535 }),
+  port: COMMON_FLAGS.port,
   "max-connections": integer("N", 0, "most connections at once; 0 = as the limit of open files allows", {
     min: 0,
   }),
@@ -96,24 +95,17 @@ const FLAGS = {
     "",
     "keep every head and append samples to train a predictor from; see edgetuner train-pruner",
   ),
-  codec: text(
-    "NAME",
-    "f32",
-    "how numbers travel: f32, f16, int8, int8-feedback, or a module with a codec factory as its default export",
-  ),
-  "micro-batches": integer("N", 1, "parts of each batch that are computed while others travel", {
-    min: 1,
-    max: MAX_MICRO_BATCHES,
-  }),
-  "no-overlap": toggle("compute nothing while waiting: a baseline for comparison"),
-  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+  codec: COMMON_FLAGS.codec,
+  "micro-batches": COMMON_FLAGS["micro-batches"],
+  "no-overlap": COMMON_FLAGS["no-overlap"],
+  webgpu: COMMON_FLAGS.webgpu,
   ...RUN_WAITS,
   ...PAUSE_WAIT,
   ...LAUNCHER_FLAGS,
   ...PROGRESS_FLAGS,
-  events: toggle("print what happens as JSON lines"),
-  metrics: text("DIR", "", "write metrics.csv and metrics.jsonl, a row as each step ends"),
-  report: text("FILE", "", "write a report as JSON"),
+  events: COMMON_FLAGS.events,
+  metrics: COMMON_FLAGS.metrics,
+  report: COMMON_FLAGS.report,
 };
 
 async function main(): Promise<number> {

@@ -8,7 +8,6 @@
 import {
   gpt2Config,
   initialWeights,
-  INPUT_MODE_NAMES,
   loadEmbeddingAndHead,
   loadLayers,
   type LoadOptions,
@@ -22,7 +21,8 @@ import {
 import { evenMask, plan, simulate } from "@edgetuner/transport";
 import { Engine } from "@edgetuner/kernels";
 
-import { integer, number, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
+import { readFlags, text, UsageError } from "../flags/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { Interrupts } from "../process/interrupts.ts";
 import { bytes } from "../output/progress.ts";
@@ -31,17 +31,18 @@ import {
   computeHere,
   computeOf,
   integersOf,
-  LINK_HELP,
+  LINK_FLAG,
   linkOf,
-  MEASURED_HELP,
+  MEASURED_FLAG,
   seconds,
   table,
 } from "../flags/simulation_flags.ts";
 import { DATA_FLAGS, loadTrainingSet } from "../shared/training_data.ts";
 import { endProgram, INTERRUPTED } from "../process/supervisor.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
-import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";
+import { loadGpu } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
+import { PRUNER_FLAGS } from "../flags/pruners.ts";
 
 /** A line of the table. */
 interface Line {
@@ -71,22 +72,41 @@ async function main(): Promise<number> {
     model: { ...MODEL_FLAG, default: "", help: `${MODEL_FLAG.help}; else one is made up` },
     tokenizer: TOKENIZER_FLAG,
     ...WEIGHTS_FLAG,
-    data: text("FILE", "", "with --model: texts in place of random tokens"),
+    data: { ...COMMON_FLAGS.data, default: "", help: "with --model: texts in place of random tokens" },
     "skip-bad": DATA_FLAGS["skip-bad"],
-    link: text("LINK", "wifi-5", LINK_HELP),
-    compute: text("MODEL", "typical", MEASURED_HELP),
-    keep: number("X", 1, "share of the heads kept, evenly over layers and devices", { min: 0, max: 1 }),
-    mode: text("MODE", "slice", "what a head module reads", INPUT_MODE_NAMES),
-    steps: integer("N", 4, "training steps of each simulation", { min: 1 }),
-    layers: integer("N", 4, "layers of the made-up model, which has random weights", { min: 1 }),
-    heads: integer("N", 64, "heads of a layer; as many devices can hold some", { min: 1 }),
-    hidden: integer("N", 512, "hidden size, a multiple of 4 times the heads", { min: 4 }),
-    vocabulary: integer("N", 256, "entries of the vocabulary", { min: 2 }),
-    batch: integer("N", 2, "sequences per step", { min: 1 }),
-    length: integer("N", 64, "tokens per sequence", { min: 2 }),
-    webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
-    json: toggle("print JSON in place of the table"),
-    report: text("FILE", "", "write the JSON to a file"),
+    link: LINK_FLAG,
+    compute: MEASURED_FLAG,
+    keep: {
+      ...PRUNER_FLAGS.keep,
+      default: 1,
+      help: "share of the heads kept, evenly over layers and devices",
+    },
+    mode: { ...TUNING_FLAGS.mode, default: "slice" },
+    steps: { ...TUNING_FLAGS.steps, default: 4, help: "training steps of each simulation" },
+    layers: {
+      ...COMMON_FLAGS.layers,
+      default: 4,
+      min: 1,
+      help: "layers of the made-up model, which has random weights",
+    },
+    heads: {
+      ...COMMON_FLAGS.heads,
+      default: 64,
+      min: 1,
+      help: "heads of a layer; as many devices can hold some",
+    },
+    hidden: {
+      ...COMMON_FLAGS.hidden,
+      default: 512,
+      min: 4,
+      help: "hidden size, a multiple of 4 times the heads",
+    },
+    vocabulary: { ...COMMON_FLAGS.vocabulary, default: 256, min: 2 },
+    batch: { ...COMMON_FLAGS.batch, default: 2 },
+    length: { ...COMMON_FLAGS.length, default: 64 },
+    webgpu: COMMON_FLAGS.webgpu,
+    json: COMMON_FLAGS.json,
+    report: { ...COMMON_FLAGS.report, help: "write the JSON to a file" },
   });
   const counts = integersOf("devices", flags.devices);
   const link = await linkOf(flags.link);

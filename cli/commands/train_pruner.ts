@@ -27,28 +27,21 @@ import {
   trainPredictor,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { CollectedSamples } from "../shared/collected_samples.ts";
-import {
-  type FlagValues,
-  integer,
-  number,
-  readGiven,
-  text,
-  UsageError,
-  withDefaults,
-} from "../flags/flags.ts";
+import { type FlagValues, integer, readGiven, text, UsageError, withDefaults } from "../flags/flags.ts";
 import { Interrupts, isInterrupted } from "../process/interrupts.ts";
 import { loadLocalModel, localRun } from "../shared/local_run.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { bytes, duration, ProgressBar } from "../output/progress.ts";
 import { peakMemory, versions, writeReport } from "../output/report.ts";
-import { DATA_FLAGS } from "../shared/training_data.ts";
+import { DATA_FLAGS, EPOCHS_FLAG } from "../shared/training_data.ts";
 import { INTERRUPTED } from "../process/supervisor.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
-import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";
+import { loadGpu } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { requireWritable } from "../process/writable.ts";
-import { assetPath } from "../process/places.ts";
+import { PRUNER_FLAGS } from "../flags/pruners.ts";
 
 /** Shares of each run's steps, the last ones, to stop by and to report on. */
 const HELD_OUT = { valid: 0.15, test: 0.15 };
@@ -56,7 +49,11 @@ const HELD_OUT = { valid: 0.15, test: 0.15 };
 /** Its flags. */
 export const FLAGS = {
   ...TUNING_FLAGS,
-  steps: integer("N", 400, "samples to have of each run; 0 = train on what the file holds", { min: 0 }),
+  steps: {
+    ...TUNING_FLAGS.steps,
+    min: 0,
+    help: "samples to have of each run; 0 = train on what the file holds",
+  },
   runs: integer("N", 2, "runs, each with the next seed", { min: 1 }),
   samples: text(
     "FILE",
@@ -66,21 +63,28 @@ export const FLAGS = {
   model: MODEL_FLAG,
   tokenizer: TOKENIZER_FLAG,
   ...WEIGHTS_FLAG,
-  data: text(
-    "FILE",
-    assetPath("restaurant/train.txt"),
-    "training data: MR||text lines, or JSONL",
-  ),
+  data: COMMON_FLAGS.data,
   ...DATA_FLAGS,
-  batch: integer("N", 8, "sequences per step", { min: 1 }),
-  length: integer("N", 80, "tokens per sequence", { min: 2 }),
-  capacities: text("LIST", "8,5,3", "capacities of the devices"),
+  batch: COMMON_FLAGS.batch,
+  length: COMMON_FLAGS.length,
+  capacities: { ...COMMON_FLAGS.capacities, help: "capacities of the devices" },
   history: integer("K", 10, "steps that the predictor sees", { min: 1 }),
-  lambda: number("X", 0.8, "smoothing of the importance: weight of the newest step", { min: 1e-6, max: 1 }),
-  epochs: integer("N", 60, "most passes over the samples", { min: 1 }),
-  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
-  out: text("DIR", "runs/predictor", "folder for the predictor"),
-  report: text("FILE", "", "write a report as JSON"),
+  lambda: {
+    ...PRUNER_FLAGS.lambda,
+    min: 1e-6,
+    help: "smoothing of the importance: weight of the newest step",
+  },
+  epochs: {
+    ...EPOCHS_FLAG.epochs,
+    kind: "integer" as const,
+    default: 60,
+    min: 1,
+    value: "N",
+    help: "most passes over the samples",
+  },
+  webgpu: COMMON_FLAGS.webgpu,
+  out: { ...COMMON_FLAGS.out, default: "runs/predictor", help: "folder for the predictor" },
+  report: COMMON_FLAGS.report,
 };
 
 type Flags = FlagValues<typeof FLAGS>;

@@ -23,7 +23,8 @@ import {
   type TrainingSummary,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
-import { type FlagValues, integer, readFlags, text, toggle } from "../flags/flags.ts";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
+import { type FlagValues, readFlags } from "../flags/flags.ts";
 import { Interrupts, isInterrupted } from "../process/interrupts.ts";
 import { MetricsLog } from "../output/metrics.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
@@ -53,9 +54,9 @@ import { endedBy, goOnCommand, savedState, tellEnd } from "../output/run_end.ts"
 import { Rows } from "../output/rows.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import { requireWritable } from "../process/writable.ts";
-import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";
+import { loadGpu } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
-import { assetPath, commandText, shownPath } from "../process/places.ts";
+import { commandText, shownPath } from "../process/places.ts";
 
 /** Where the run saves its state, once it has begun; empty if nowhere. */
 const stateOfRun = { folder: "", run: "" };
@@ -70,23 +71,22 @@ const FLAGS = {
   model: MODEL_FLAG,
   tokenizer: TOKENIZER_FLAG,
   ...WEIGHTS_FLAG,
-  data: text(
-    "FILE",
-    assetPath("restaurant/train.txt"),
-    "training data: MR||text lines, or JSONL",
-  ),
+  data: COMMON_FLAGS.data,
   ...DATA_FLAGS,
   ...EPOCHS_FLAG,
   ...PLAN_FLAGS,
-  batch: integer("N", 8, "sequences per step, or per part of a step", { min: 1 }),
-  length: integer("N", 80, "tokens per sequence", { min: 2 }),
-  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
-  save: text("DIR", "", "folder for the adapter"),
+  batch: { ...COMMON_FLAGS.batch, help: "sequences per step, or per part of a step" },
+  length: COMMON_FLAGS.length,
+  webgpu: COMMON_FLAGS.webgpu,
+  save: COMMON_FLAGS.save,
   ...LAUNCHER_FLAGS,
   ...PROGRESS_FLAGS,
-  events: toggle("print what happens as JSON lines"),
-  metrics: text("DIR", "", "write metrics.csv and metrics.jsonl, a row as each step or validation ends"),
-  report: text("FILE", "", "write a report as JSON"),
+  events: COMMON_FLAGS.events,
+  metrics: {
+    ...COMMON_FLAGS.metrics,
+    help: "write metrics.csv and metrics.jsonl, a row as each step or validation ends",
+  },
+  report: COMMON_FLAGS.report,
 };
 
 type Flags = FlagValues<typeof FLAGS>;

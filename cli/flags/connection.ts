@@ -14,22 +14,23 @@ import {
   webSocketTransport,
 } from "@edgetuner/transport";
 
-import { type FlagValues, integer, number, text, UsageError } from "./flags.ts";
-import { linkOf } from "./simulation_flags.ts";
+import { COMMON_FLAGS } from "./common_flags.ts";
+import { type FlagValues, integer, number, UsageError } from "./flags.ts";
+import { LINK_FLAG, linkOf } from "./simulation_flags.ts";
 import { CONNECT_WAITS, connectWaits, requireWaits, RUN_WAITS } from "./waiting_flags.ts";
 
 /** Flags of every program that joins an edge server, beside where that is. */
 export const CONNECTION_FLAGS = {
-  token: text("TOKEN", "", "join token; or EDGETUNER_JOIN_TOKEN"),
+  token: COMMON_FLAGS.token,
   bandwidth: number("MBIT", 0, "slow the link down to this many Mbit/s each way; 0 = as it is", { min: 0 }),
   latency: number("MS", 0, "slow the link down by this many milliseconds each way", { min: 0 }),
-  link: text(
-    "LINK",
-    "",
-    `in place of both: emulate ${
+  link: {
+    ...LINK_FLAG,
+    default: "",
+    help: `in place of both: emulate ${
       Object.keys(LINK_PROFILES).join(", ")
     }, or a JSON file with jitter, losses, failures`,
-  ),
+  },
   "link-seed": integer("N", 1, "--link: seed of jitter, losses and failures", { min: 0 }),
   "link-device": integer("N", 0, "--link: number of this device, from 0, in the file's failures", { min: 0 }),
   ...CONNECT_WAITS,

@@ -31,14 +31,21 @@ export function requireLocalModel(model: string): void {
   );
 }
 
+const MODEL = text(
+  "PATH",
+  assetPath("tiny_gpt2"),
+  "base model: its folder, or a GGUF file; edgetuner pull brings one",
+);
+
 /** The base model. */
-export const MODEL_FLAG = {
-  ...text(
-    "PATH",
-    assetPath("tiny_gpt2"),
-    "base model: its folder, or a GGUF file; edgetuner pull brings one",
-  ),
-  check: requireLocalModel,
+export const MODEL_FLAG = { ...MODEL, check: requireLocalModel };
+
+/** A model that is downloaded. */
+export const HUB_MODEL_FLAG = {
+  ...MODEL,
+  value: "ID",
+  default: "",
+  help: "model of the hub, OWNER/NAME or OWNER/NAME@REVISION",
 };
 
 /** Its tokenizer, where it is elsewhere. */

@@ -21,16 +21,23 @@ import {
   readLinkProfile,
   TYPICAL_COMPUTE,
 } from "@edgetuner/transport";
-import { UsageError } from "./flags.ts";
+import { text, UsageError } from "./flags.ts";
 
-/** Help of a flag that takes a link. */
-export const LINK_HELP = `link of every device: ${Object.keys(LINK_PROFILES).join(", ")}, or a JSON file`;
+/** The link of a forecast or a simulation. */
+export const LINK_FLAG = text(
+  "LINK",
+  "wifi-5",
+  `link of every device: ${Object.keys(LINK_PROFILES).join(", ")}, or a JSON file`,
+);
 
-/** Help of a flag that takes a compute model. */
-export const COMPUTE_HELP = "how fast all parties compute: typical, or a JSON file";
+/** The compute model of a forecast. */
+export const COMPUTE_FLAG = text("MODEL", "typical", "how fast all parties compute: typical, or a JSON file");
 
-/** The same for programs that run a model and so can measure. */
-export const MEASURED_HELP = `${COMPUTE_HELP}, or measured: each has this machine for itself`;
+/** The same for commands that run a model and so can measure. */
+export const MEASURED_FLAG = {
+  ...COMPUTE_FLAG,
+  help: `${COMPUTE_FLAG.help}, or measured: each has this machine for itself`,
+};
 
 /**
  * The link of a flag: a name, or a file with a profile.

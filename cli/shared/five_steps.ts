@@ -7,13 +7,13 @@
 
 import { commandArguments } from "../process/invocation.ts";
 import { CheckpointError, writeWhole } from "@edgetuner/core";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import {
   type Flag,
   type FlagValues,
   type GivenFlags,
   type ProgramText,
   readGiven,
-  text,
   UsageError,
   withDefaults,
 } from "../flags/flags.ts";
@@ -41,18 +41,18 @@ export interface RunNote {
 }
 
 /** The folder of a run. */
-export const OUT_FLAG = text(
-  "DIR",
-  "runs/e2e",
-  "folder of the run: edgetuner e2e pull makes it, the other steps go on in it",
-);
+export const OUT_FLAG = {
+  ...COMMON_FLAGS.out,
+  default: "runs/e2e",
+  help: "folder of the run: edgetuner e2e pull makes it, the other steps go on in it",
+};
 
 /** The same for programs that begin a run: without it each kind of run has a folder of its own. */
-export const NEW_OUT_FLAG = text(
-  "DIR",
-  "",
-  `folder of the run [${OUT_FLAG.default}, with the tiny model ${OUT_FLAG.default}_tiny, with --restaurant ${OUT_FLAG.default}_restaurant]`,
-);
+export const NEW_OUT_FLAG = {
+  ...COMMON_FLAGS.out,
+  help:
+    `folder of the run [${OUT_FLAG.default}, with the tiny model ${OUT_FLAG.default}_tiny, with --restaurant ${OUT_FLAG.default}_restaurant]`,
+};
 
 /** The folder that a run begins in if none is named. */
 export function newOut(kind: "restaurant" | "tiny" | "other"): string {

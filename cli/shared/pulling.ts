@@ -5,6 +5,7 @@
  */
 
 import { defaultCache, environmentVariable, pullDataset, pullModel, type PullOptions } from "@edgetuner/core";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { type FlagValues, ProgramEnd, text, UsageError } from "../flags/flags.ts";
 import { Interrupts } from "../process/interrupts.ts";
 import { bytes, ProgressBar } from "../output/progress.ts";
@@ -14,7 +15,7 @@ import { INTERRUPTED } from "../process/supervisor.ts";
 export const PULL_FLAGS = {
   revision: text("NAME", "", "branch, tag or commit of the model, as @NAME behind it [main]"),
   cache: text("DIR", defaultCache(), "where downloads go; or EDGETUNER_CACHE"),
-  token: text("TOKEN", "", "for models that need one; or HF_TOKEN"),
+  token: { ...COMMON_FLAGS.token, help: "for models that need one; or HF_TOKEN" },
   endpoint: text("URL", "", "another hub of the same kind; or HF_ENDPOINT"),
 };
 

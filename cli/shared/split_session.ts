@@ -13,12 +13,13 @@ import {
   warmUp,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { codecsFor } from "../flags/codecs.ts";
 import { pluginLimit } from "../process/plugin_host.ts";
 import { CONNECTION_FLAGS, openLink } from "../flags/connection.ts";
-import { type FlagValues, text } from "../flags/flags.ts";
+import type { FlagValues } from "../flags/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
-import { loadGpu, WEBGPU_CHOICES } from "../flags/webgpu.ts";
+import { loadGpu } from "../flags/webgpu.ts";
 import { runWaits } from "../flags/waiting_flags.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 
@@ -27,9 +28,9 @@ export const SPLIT_FLAGS = {
   model: MODEL_FLAG,
   ...WEIGHTS_FLAG,
   tokenizer: TOKENIZER_FLAG,
-  webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+  webgpu: COMMON_FLAGS.webgpu,
   ...CONNECTION_FLAGS,
-  codec: text("FILE", "f32", "--connect: module of a codec that the run may use"),
+  codec: { ...COMMON_FLAGS.codec, help: "--connect: module of a codec that the run may use" },
 };
 
 /**

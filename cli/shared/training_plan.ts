@@ -5,11 +5,12 @@
  */
 
 import type { PaddingCount, TrainingPlanOptions } from "@edgetuner/core";
-import { type FlagValues, integer, number, text, toggle } from "../flags/flags.ts";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
+import { type FlagValues, integer, number, toggle } from "../flags/flags.ts";
 
 /** Flags of whoever has the data. */
 export const PLAN_FLAGS = {
-  valid: text("FILE", "", "validation data of the same form, evaluated before and after training"),
+  valid: COMMON_FLAGS.valid,
   "valid-batches": integer("N", 4, "batches of validation data to evaluate", { min: 1 }),
   "eval-every": integer("N", 0, "evaluate every so many steps too; 0 = only before and after", { min: 0 }),
   "keep-best": toggle(

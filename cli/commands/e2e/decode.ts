@@ -4,12 +4,13 @@
  * @module
  */
 
+import { COMMON_FLAGS } from "../../flags/common_flags.ts";
 import { type FiveStep, launch, stepProgram } from "../../shared/five_steps.ts";
-import { flagArgs, toggle } from "../../flags/flags.ts";
+import { flagArgs } from "../../flags/flags.ts";
 
 const FLAGS = {
-  "lower-case": toggle("make small letters"),
-  tokenize: toggle("put spaces round punctuation"),
+  "lower-case": COMMON_FLAGS["lower-case"],
+  tokenize: COMMON_FLAGS.tokenize,
 };
 
 /** The step. */

@@ -4,14 +4,15 @@
  * @module
  */
 
+import { COMMON_FLAGS } from "../../flags/common_flags.ts";
 import { FLAGS as GENERATE } from "../generate.ts";
 import { CONNECTION_FLAGS } from "../../flags/connection.ts";
 import { type FiveStep, launch, stepProgram, withOther, without } from "../../shared/five_steps.ts";
-import { flagArgs, integer, toggle } from "../../flags/flags.ts";
+import { flagArgs, toggle } from "../../flags/flags.ts";
 
 const FLAGS = {
-  count: integer("N", 0, "test prompts to continue; 0 = all", { min: 0 }),
-  first: integer("N", 0, "index of the first one", { min: 0 }),
+  count: { ...COMMON_FLAGS.count, default: 0, help: "test prompts to continue; 0 = all" },
+  first: { ...COMMON_FLAGS.first, help: "index of the first one" },
   best: toggle("use the adapter with the best validation loss, which finetune --keep-best saves"),
   ...withOther(
     without(GENERATE, [

@@ -16,6 +16,7 @@ import {
   writeFormatted,
   writeWhole,
 } from "@edgetuner/core";
+import { COMMON_FLAGS } from "../../flags/common_flags.ts";
 import {
   NEW_OUT_FLAG,
   newOut,
@@ -25,7 +26,7 @@ import {
   writeNote,
 } from "../../shared/five_steps.ts";
 import { type FlagValues, readFlags, text, toggle, UsageError } from "../../flags/flags.ts";
-import { TOKENIZER_FLAG } from "../../flags/model_flags.ts";
+import { HUB_MODEL_FLAG, TOKENIZER_FLAG } from "../../flags/model_flags.ts";
 import { PULL_FLAGS, pulling } from "../../shared/pulling.ts";
 import { DATA_FLAGS, skippedText } from "../../shared/training_data.ts";
 import { requireWritable } from "../../process/writable.ts";
@@ -51,15 +52,19 @@ const SETTINGS = {
 
 /** Its flags. */
 export const FLAGS = {
-  model: text(
-    "MODEL",
-    TINY,
-    "base model: a folder, a GGUF file, or OWNER/NAME of the hub, which is downloaded",
-  ),
+  model: {
+    ...HUB_MODEL_FLAG,
+    value: "MODEL",
+    default: TINY,
+    help: "base model: a folder, a GGUF file, or OWNER/NAME of the hub, which is downloaded",
+  },
   tokenizer: TOKENIZER_FLAG,
   train: text("FILE", "", "E2E training data, MR||text lines or CSV; without one E2E is downloaded"),
-  valid: text("FILE", "", "validation data; without one the last tenth of the training prompts is held out"),
-  test: text("FILE", "", "test data"),
+  valid: {
+    ...COMMON_FLAGS.valid,
+    help: "validation data; without one the last tenth of the training prompts is held out",
+  },
+  test: { ...COMMON_FLAGS.test, default: "", help: "test data" },
   restaurant: toggle("this repository's own task in place of E2E, whatever the files"),
   settings: text("NAME", "", "of all steps: the paper's, or those of the tiny model [by the model]", [
     "",

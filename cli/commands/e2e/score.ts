@@ -4,12 +4,13 @@
  * @module
  */
 
+import { COMMON_FLAGS } from "../../flags/common_flags.ts";
 import { type FiveStep, launch, stepProgram } from "../../shared/five_steps.ts";
-import { flagArgs, integer, text } from "../../flags/flags.ts";
+import { flagArgs } from "../../flags/flags.ts";
 
 const FLAGS = {
-  synonyms: text("WHERE", "npm", "METEOR's synonyms, as evaluate.ts takes them: npm, none, or a folder"),
-  samples: integer("N", 50, "texts on the page", { min: 1 }),
+  synonyms: COMMON_FLAGS.synonyms,
+  samples: { ...COMMON_FLAGS.samples, min: 1, help: "texts on the page" },
 };
 
 /** The step. */
