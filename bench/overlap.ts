@@ -38,7 +38,7 @@ import {
   UsageError,
 } from "../cli/flags/flags.ts";
 import { versions, writeReport } from "../cli/output/report.ts";
-import { computeHere, computeOf, MEASURED_HELP } from "../cli/flags/simulation_flags.ts";
+import { computeHere, computeOf, MEASURED_FLAG } from "../cli/flags/simulation_flags.ts";
 import { assetPath } from "../cli/process/places.ts";
 
 /** Steps at the start that are not counted: shaders compile there. */
@@ -122,8 +122,7 @@ const FLAGS = {
   threads: integer("N", 0, "threads of the software driver in each process; 0 = one for every core", {
     min: 0,
   }),
-  simulated: toggle("virtual time on emulated links, each party with a computer of its own"),
-  compute: text("MODEL", "measured", `with --simulated, ${MEASURED_HELP}`),
+  compute: { ...MEASURED_FLAG, default: "measured", help: `with --simulated, ${MEASURED_FLAG.help}` },
   report: text("FILE", "", "write the figures as JSON"),
 };
 
