@@ -122,6 +122,7 @@ const FLAGS = {
   threads: integer("N", 0, "threads of the software driver in each process; 0 = one for every core", {
     min: 0,
   }),
+  simulated: toggle("virtual time on emulated links, each party with a computer of its own"),
   compute: { ...MEASURED_FLAG, default: "measured", help: `with --simulated, ${MEASURED_FLAG.help}` },
   report: text("FILE", "", "write the figures as JSON"),
 };
