@@ -110,6 +110,7 @@ export { emulateLink, LINK_PROFILES, type LinkProfile, plan, simulate } from "@e
 export {
   ChannelClosedError,
   CheckpointError,
+  DataFormatError,
   DeadlineError,
   HandshakeError,
   PluginError,

@@ -11,6 +11,7 @@
 export {
   ChannelClosedError,
   CheckpointError,
+  DataFormatError,
   DeadlineError,
   DownloadError,
   GenerationError,

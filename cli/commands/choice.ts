@@ -7,9 +7,9 @@
 
 import {
   type BadLine,
-  CheckpointError,
   type ChoiceQuestion,
   type DataCounts,
+  DataFormatError,
   type EncodedRequest,
   encodeRequest,
   parseOpenBookQa,
@@ -232,7 +232,7 @@ function encodeAll(
     } else if (flags["skip-bad"]) {
       bad.push({ name, line: question.line, problem });
     } else {
-      throw new CheckpointError(
+      throw new DataFormatError(
         `Cannot score line ${question.line} of ${name} as ${problem}; --skip-bad leaves such questions out`,
       );
     }
@@ -240,7 +240,7 @@ function encodeAll(
   const left = skippedText(name, bad.toSorted((a, b) => a.line - b.line));
   if (left !== null) console.error(left);
   if (kept.length === 0) {
-    throw new CheckpointError(`Cannot score ${name} as it must hold at least one question: no line is valid`);
+    throw new DataFormatError(`Cannot score ${name} as it must hold at least one question: no line is valid`);
   }
   // The model is given all tokens but the last.
   const length = ({ context, continuation }: EncodedRequest) => context.length + continuation.length - 1;

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError, loadText, loadTokenizerOf, parseFormatted, writeWhole } from "@edgetuner/core";
+import { DataFormatError, loadText, loadTokenizerOf, parseFormatted, writeWhole } from "@edgetuner/core";
 import {
   decodePredictions,
   e2eFiles,
@@ -27,7 +27,7 @@ function parsePredictions(content: string, name: string): EncodedPrediction[] {
     }
     const { id, predict } = value ?? {};
     if (!Number.isInteger(id) || !Array.isArray(predict) || !predict.every(Number.isInteger)) {
-      throw new CheckpointError(
+      throw new DataFormatError(
         `Cannot read ${name}, line ${
           i + 1
         }, as it must be {"id": index, "predict": [token, ...]}: current value is ${line.slice(0, 80)}`,

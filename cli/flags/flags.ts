@@ -360,7 +360,7 @@ export class ProgramEnd extends Error {
 const PLAIN_ERRORS: readonly string[] = [
   "ChannelClosedError",
   "CheckpointError",
-  "DataError",
+  "DataFormatError",
   "DeadlineError",
   "DownloadError",
   "GenerationError",

@@ -6,8 +6,8 @@
 
 import {
   type ChatTemplate,
-  CheckpointError,
   type DataCounts,
+  DataFormatError,
   encodeOpening,
   examplePrompt,
   type ReadExamples,
@@ -54,11 +54,11 @@ export function havePrompts(examples: readonly TrainingExample[]): boolean {
 /**
  * Refuses data without prompts.
  *
- * @throws {CheckpointError} If an example is a plain text.
+ * @throws {DataFormatError} If an example is a plain text.
  */
 export function requirePrompts(file: string, examples: readonly TrainingExample[]): void {
   if (havePrompts(examples)) return;
-  throw new CheckpointError(
+  throw new DataFormatError(
     `Cannot take prompts from ${file} as its examples must be pairs, contexts with continuations, or messages: ` +
       "at least one is a plain text",
   );

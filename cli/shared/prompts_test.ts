@@ -1,5 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { chatTemplateFromConfig, CheckpointError, encodeExamples, parseExamples } from "@edgetuner/core";
+import { chatTemplateFromConfig, DataFormatError, encodeExamples, parseExamples } from "@edgetuner/core";
 import {
   chatPrompt,
   cutText,
@@ -90,7 +90,7 @@ Deno.test("prompts leave room for what is to follow, as far as half of the model
 Deno.test("plain texts have no prompts", () => {
   const examples = parseExamples('{"text":"abc"}');
   assertEquals(havePrompts(examples), false);
-  assertThrows(() => requirePrompts("data.jsonl", examples), CheckpointError, "data.jsonl");
+  assertThrows(() => requirePrompts("data.jsonl", examples), DataFormatError, "data.jsonl");
 });
 
 Deno.test("a question is written as the conversations were that the model was tuned on", () => {

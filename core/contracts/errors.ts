@@ -43,10 +43,16 @@ export class TrainingError extends Error {
   override readonly name = "TrainingError";
 }
 
-/** A file of a checkpoint, an adapter or a data set is unreadable or does not fit. */
+/** A file of a model, an adapter or a run's state is unreadable or does not fit. */
 export class CheckpointError extends Error {
   /** Always `"CheckpointError"`. */
   override readonly name = "CheckpointError";
+}
+
+/** A line of data is not as its format says, or a file of data holds nothing that can be used. */
+export class DataFormatError extends Error {
+  /** Always `"DataFormatError"`. */
+  override readonly name = "DataFormatError";
 }
 
 /** A file or folder could not be written: the disk is full, for example, or another program uses it. What was there before is still whole. */

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { DataFormatError } from "../contracts/errors.ts";
 
 /** A line that holds no item. */
 export interface BadLine {
@@ -39,7 +39,7 @@ export class BrokenRule {
  * @param name How errors call the file.
  * @param parse An item, or the rule that the line breaks.
  * @param onBadLine Called with lines that are no items; they are skipped. Without it the first one is an error.
- * @throws {CheckpointError} If a line is no item, or there is no line.
+ * @throws {DataFormatError} If a line is no item, or there is no line.
  */
 export function readLines<Item>(
   text: string,
@@ -49,7 +49,7 @@ export function readLines<Item>(
 ): Item[] {
   const lines = text.replace(/^\uFEFF/, "").trimEnd().split("\n");
   if (lines.length === 1 && lines[0] === "") {
-    throw new CheckpointError(`Cannot read ${name} as it must hold at least one line: it is empty`);
+    throw new DataFormatError(`Cannot read ${name} as it must hold at least one line: it is empty`);
   }
   const items: Item[] = [];
   lines.forEach((raw, index) => {
@@ -63,7 +63,7 @@ export function readLines<Item>(
     const problem = item.hasValue ? item.rule : `${item.rule}: current value is ${value}`;
     const bad = { name, line: index + 1, problem };
     if (onBadLine === undefined) {
-      throw new CheckpointError(`Cannot read ${name}, line ${bad.line}, as ${bad.problem}`);
+      throw new DataFormatError(`Cannot read ${name}, line ${bad.line}, as ${bad.problem}`);
     }
     onBadLine(bad);
   });
@@ -73,12 +73,12 @@ export function readLines<Item>(
 /**
  * Refuses a text whose lines cannot be told from each other one by one.
  *
- * @throws {CheckpointError} If it is not UTF-8; the message names the line.
+ * @throws {DataFormatError} If it is not UTF-8; the message names the line.
  */
 export function requireUtf8(text: string, name: string): void {
   if (text.isWellFormed()) return;
   const line = text.split("\n").findIndex((line) => !line.isWellFormed()) + 1;
-  throw new CheckpointError(`Cannot read ${name}, line ${line}, as it must be UTF-8: its bytes are not`);
+  throw new DataFormatError(`Cannot read ${name}, line ${line}, as it must be UTF-8: its bytes are not`);
 }
 
 /** The fields of a line of JSON, or the rule that it breaks. */

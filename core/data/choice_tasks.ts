@@ -114,7 +114,7 @@ function characters(text: string): number {
  * @param text Content of the file.
  * @param options Name.
  * @returns The questions.
- * @throws {CheckpointError} If a line is no such row, or its answer is not told.
+ * @throws {DataFormatError} If a line is no such row, or its answer is not told.
  */
 export function parseWinogrande(text: string, options: FormatOptions = {}): ChoiceQuestion[] {
   return readRows(text, options, winograndeRow, winograndeQuestion);
@@ -135,7 +135,7 @@ function winograndeRow(fields: Record<string, unknown>): WinograndeRow | BrokenR
  * @param text Content of the file.
  * @param options Name.
  * @returns The questions.
- * @throws {CheckpointError} If a line is no such row.
+ * @throws {DataFormatError} If a line is no such row.
  */
 export function parseOpenBookQa(text: string, options: FormatOptions = {}): ChoiceQuestion[] {
   return readRows(text, options, openBookQaRow, openBookQaQuestion);
@@ -218,7 +218,7 @@ export function rightAnswers(questions: readonly ChoiceQuestion[]): ChoiceReques
  * @param text Content of the file.
  * @param options Name.
  * @returns Prompts and completions.
- * @throws {CheckpointError} If a line is no such row, or its answer is not told.
+ * @throws {DataFormatError} If a line is no such row, or its answer is not told.
  */
 export function instructWinogrande(text: string, options: FormatOptions = {}): TextPair[] {
   return readRows(text, options, winograndeRow, (row) => {
@@ -238,7 +238,7 @@ export function instructWinogrande(text: string, options: FormatOptions = {}): T
  * @param text Content of the file.
  * @param options Name.
  * @returns Prompts and completions.
- * @throws {CheckpointError} If a line is no such row.
+ * @throws {DataFormatError} If a line is no such row.
  */
 export function instructOpenBookQa(text: string, options: FormatOptions = {}): TextPair[] {
   return readRows(text, options, openBookQaRow, (row) => {

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { CheckpointError, DataFormatError } from "../contracts/errors.ts";
 import { loadText } from "../files/text.ts";
 import { type BadLine, BrokenRule, parseFields, readLines } from "./_lines.ts";
 import { fitSequences, type UntrimmedSequence, withBos } from "./fit_sequences.ts";
@@ -78,7 +78,7 @@ export interface ExampleOptions {
  * @param text The content of the file.
  * @param options Name, chat template, what to do with bad lines.
  * @returns The examples, in order.
- * @throws {CheckpointError} If there is no example, or a line is none and `onBadLine` is not given.
+ * @throws {DataFormatError} If there is no example, or a line is none and `onBadLine` is not given.
  *
  * @example
  * ```ts
@@ -95,7 +95,7 @@ export function parseExamples(text: string, options: ExampleOptions = {}): Train
   const { name = "the data", chatTemplate, onBadLine } = options;
   const examples = readLines(text, name, (line) => parseExample(line, chatTemplate), onBadLine);
   if (examples.length === 0) {
-    throw new CheckpointError(`Cannot read ${name} as it must hold at least one example: no line is valid`);
+    throw new DataFormatError(`Cannot read ${name} as it must hold at least one example: no line is valid`);
   }
   return examples;
 }
@@ -153,7 +153,7 @@ function parseChat(
       ...(Array.isArray(tools) ? { tools } : {}),
     });
   } catch (error) {
-    if (!(error instanceof CheckpointError)) throw error;
+    if (!(error instanceof CheckpointError || error instanceof DataFormatError)) throw error;
     return new BrokenRule(
       error.message.replace(/^Cannot render the conversation as /, ""),
       error.message.includes(": current "),
@@ -170,7 +170,8 @@ function parseChat(
  * @param template The model's chat template.
  * @param conversation The conversation.
  * @returns The text in pieces.
- * @throws {CheckpointError} If the template refuses the conversation, or there is nothing to learn.
+ * @throws {CheckpointError} If the template refuses the conversation.
+ * @throws {DataFormatError} If there is nothing to learn.
  */
 export function renderChat(template: ChatTemplate, conversation: Conversation): RenderedChat {
   const { messages } = conversation;
@@ -194,7 +195,7 @@ export function renderChat(template: ChatTemplate, conversation: Conversation): 
     place = until.length;
   });
   if (parts.length === 0) {
-    throw new CheckpointError(
+    throw new DataFormatError(
       "Cannot render the conversation as the assistant must say something that the template lets follow what was " +
         `said before: current roles are ${messages.map(({ role }) => role).join(", ")}`,
     );
@@ -209,7 +210,8 @@ export function renderChat(template: ChatTemplate, conversation: Conversation): 
  * @param path The file, in UTF-8.
  * @param options Name, chat template, what to do with bad lines.
  * @returns What {@linkcode parseExamples} returns.
- * @throws {CheckpointError} If the file cannot be read, or a line is not UTF-8, or what {@linkcode parseExamples} throws.
+ * @throws {CheckpointError} If the file cannot be read.
+ * @throws {DataFormatError} If a line is not UTF-8, or what {@linkcode parseExamples} throws.
  */
 export async function loadExamples(
   path: string | URL,

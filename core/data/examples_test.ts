@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
-import { CheckpointError } from "../contracts/errors.ts";
+import { CheckpointError, DataFormatError } from "../contracts/errors.ts";
 import { encodePairs, fixedBatches } from "./batches.ts";
 import type { SequenceSet } from "./sequences.ts";
 import { chatTemplateFromConfig, findChatTemplate, loadChatTemplate } from "./chat_template.ts";
@@ -306,14 +306,14 @@ Deno.test("bad lines are errors, or skipped and told", () => {
     const message = `Cannot read d.jsonl, line 2, as ${problem}`;
     assertThrows(
       () => parseExamples(`${lines[0]}\n${lines[line - 1]}\n${lines[0]}`, options),
-      CheckpointError,
+      DataFormatError,
       message,
     );
   }
-  assertThrows(() => parseExamples(lines[1]!, { onBadLine: () => {} }), CheckpointError, "no line is valid");
+  assertThrows(() => parseExamples(lines[1]!, { onBadLine: () => {} }), DataFormatError, "no line is valid");
   assertThrows(
     () => parseExamples('{"messages":[]}'),
-    CheckpointError,
+    DataFormatError,
     '"messages" must come with the chat template of a model',
   );
 });
@@ -323,7 +323,7 @@ Deno.test("what a template refuses is told with the line", () => {
   const line = JSON.stringify({ messages: TURNS });
   assertThrows(
     () => parseExamples(line, { chatTemplate: strict }),
-    CheckpointError,
+    DataFormatError,
     "line 1, as the chat template must take it: No system role",
   );
 });
@@ -355,7 +355,7 @@ Deno.test("loadChatTemplate prefers the template's own file; loadExamples names 
     await Deno.writeTextFile(`${folder}/d.jsonl`, "x\n");
     await assertRejects(
       () => loadExamples(`${folder}/d.jsonl`),
-      CheckpointError,
+      DataFormatError,
       `${folder}/d.jsonl, line 1, as a line`,
     );
   } finally {
@@ -401,10 +401,10 @@ Deno.test("a line that is not UTF-8 is named, and may be left out", async () => 
     const lines = `${folder}/d.txt`, objects = `${folder}/d.jsonl`;
     await Deno.writeFile(lines, withBadBytes("\uFEFFa||é\nb!||c\n\uFEFFd||e\n"));
     await Deno.writeFile(objects, withBadBytes('{"text":"a"}\n{"text":"!"}\n'));
-    await assertRejects(() => loadPairs(lines), CheckpointError, `${lines}, line 2, as a line must be UTF-8`);
+    await assertRejects(() => loadPairs(lines), DataFormatError, `${lines}, line 2, as a line must be UTF-8`);
     await assertRejects(
       () => loadExamples(objects),
-      CheckpointError,
+      DataFormatError,
       `${objects}, line 2, as a line must be UTF-8`,
     );
     const bad: number[] = [];
@@ -422,14 +422,14 @@ Deno.test("a line that is not UTF-8 is named, and may be left out", async () => 
     const csv = await loadText(`${folder}/d.csv`);
     assertThrows(
       () => formatE2eCsv(csv, { name: "t" }),
-      CheckpointError,
+      DataFormatError,
       "t, line 3, as a row must be UTF-8",
     );
     assertEquals(formatE2eCsv(csv, { onBadLine }), [{ prompt: "a : b", completion: "C." }]);
     assertEquals(bad, [2, 2, 2, 3, 4]);
     await Deno.writeFile(`${folder}/d.json`, withBadBytes('[\n"!"]'));
     const json = await loadText(`${folder}/d.json`);
-    assertThrows(() => formatDart(json, { name: "t" }), CheckpointError, "t, line 2, as it must be UTF-8");
+    assertThrows(() => formatDart(json, { name: "t" }), DataFormatError, "t, line 2, as it must be UTF-8");
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { DataFormatError } from "../contracts/errors.ts";
 import { separateMarks, strip } from "../files/text.ts";
 import { type BadLine, BrokenRule, parseFields, readLines, requireUtf8 } from "./_lines.ts";
 import type { TextPair } from "./pairs.ts";
@@ -35,7 +35,7 @@ export interface FormatOptions {
  * @param text Content of the file.
  * @param options Name.
  * @returns The pairs.
- * @throws {CheckpointError} If a line has no "||".
+ * @throws {DataFormatError} If a line has no "||".
  */
 export function formatE2eLines(text: string, options: FormatOptions = {}): FormattedPair[] {
   return readLines(text, options.name ?? "the data", (line) => {
@@ -60,7 +60,7 @@ const E2E_NAMES: Readonly<Record<string, string>> = {
  * @param text Content of the file.
  * @param options Name.
  * @returns The pairs.
- * @throws {CheckpointError} If it is not such a file.
+ * @throws {DataFormatError} If it is not such a file.
  *
  * @example
  * ```ts
@@ -76,7 +76,7 @@ export function formatE2eCsv(text: string, options: FormatOptions = {}): Formatt
   const mr = header?.fields.indexOf("mr") ?? -1;
   const ref = header?.fields.indexOf("ref") ?? -1;
   if (mr < 0 || ref < 0) {
-    throw new CheckpointError(
+    throw new DataFormatError(
       `Cannot read ${name} as its columns must be "mr" and "ref": current value is ${
         JSON.stringify(header?.fields.join(",") ?? "")
       }`,
@@ -122,8 +122,8 @@ function csvPair(
   return { prompt: attributes.join(" | "), completion: strip(fields[ref]!) };
 }
 
-function badRow(name: string, line: number, problem: string): CheckpointError {
-  return new CheckpointError(`Cannot read ${name}, line ${line}, as ${problem}`);
+function badRow(name: string, line: number, problem: string): DataFormatError {
+  return new DataFormatError(`Cannot read ${name}, line ${line}, as ${problem}`);
 }
 
 interface CsvRow {
@@ -189,7 +189,7 @@ const SEEN_CATEGORIES = new Set([
  * @param text Content of the file.
  * @param options Name.
  * @returns The pairs, with `cate`.
- * @throws {CheckpointError} If it is not such a file.
+ * @throws {DataFormatError} If it is not such a file.
  */
 export function formatWebnlg(text: string, options: FormatOptions = {}): FormattedPair[] {
   const { name = "the data" } = options;
@@ -218,7 +218,7 @@ export function formatWebnlg(text: string, options: FormatOptions = {}): Formatt
  * @param text Content of the file.
  * @param options Name.
  * @returns The pairs.
- * @throws {CheckpointError} If it is not such a file.
+ * @throws {DataFormatError} If it is not such a file.
  */
 export function formatDart(text: string, options: FormatOptions = {}): FormattedPair[] {
   const { name = "the data" } = options;
@@ -241,15 +241,15 @@ function parseJson(text: string, name: string): unknown {
   try {
     return JSON.parse(text);
   } catch (error) {
-    throw new CheckpointError(`Cannot read ${name} as it must be JSON: ${(error as Error).message}`, {
+    throw new DataFormatError(`Cannot read ${name} as it must be JSON: ${(error as Error).message}`, {
       cause: error,
     });
   }
 }
 
-function wrongType(name: string, what: string, type: string, value: unknown): CheckpointError {
+function wrongType(name: string, what: string, type: string, value: unknown): DataFormatError {
   const text = (JSON.stringify(value) ?? "undefined").slice(0, 80);
-  return new CheckpointError(`Cannot read ${name} as ${what} must be ${type}: current value is ${text}`);
+  return new DataFormatError(`Cannot read ${name} as ${what} must be ${type}: current value is ${text}`);
 }
 
 function listOf(value: unknown, name: string, what: string): unknown[] {
@@ -297,7 +297,7 @@ function asciiJson(text: string): string {
  * @param text Content of the file.
  * @param options Name.
  * @returns The pairs.
- * @throws {CheckpointError} If a line is not such a pair.
+ * @throws {DataFormatError} If a line is not such a pair.
  */
 export function parseFormatted(text: string, options: FormatOptions = {}): FormattedPair[] {
   return readLines(text, options.name ?? "the data", (line) => {

@@ -1,5 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { CheckpointError } from "../contracts/errors.ts";
+import { DataFormatError } from "../contracts/errors.ts";
 import {
   formatDart,
   formatE2eCsv,
@@ -102,6 +102,6 @@ const BAD: readonly (readonly [what: string, read: () => unknown, message: strin
 
 for (const [what, run, message] of BAD) {
   Deno.test(`formatters refuse ${what}`, () => {
-    assertThrows(run, CheckpointError, message);
+    assertThrows(run, DataFormatError, message);
   });
 }

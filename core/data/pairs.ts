@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { DataFormatError } from "../contracts/errors.ts";
 import { loadText } from "../files/text.ts";
 import { type BadLine, BrokenRule, parseFields, readLines } from "./_lines.ts";
 
@@ -45,7 +45,7 @@ export interface PairOptions {
  * @param text The content of the file.
  * @param options Format and name.
  * @returns The pairs, in order.
- * @throws {CheckpointError} If there is no pair, or a line is not a pair of texts that both say something and
+ * @throws {DataFormatError} If there is no pair, or a line is not a pair of texts that both say something and
  * `onBadLine` is not given.
  *
  * @example
@@ -61,7 +61,7 @@ export function parsePairs(text: string, options: PairOptions = {}): TextPair[] 
   const format = options.format ?? (name.endsWith(".jsonl") ? "jsonl" : "lines");
   const pairs = readLines(text, name, format === "jsonl" ? parsePairObject : parsePairLine, onBadLine);
   if (pairs.length === 0) {
-    throw new CheckpointError(`Cannot read ${name} as it must hold at least one pair: no line is valid`);
+    throw new DataFormatError(`Cannot read ${name} as it must hold at least one pair: no line is valid`);
   }
   return pairs;
 }
@@ -98,7 +98,8 @@ function checkPair(pair: TextPair): TextPair | BrokenRule {
  * @param path The file, in UTF-8.
  * @param options Format and name.
  * @returns What {@linkcode parsePairs} returns.
- * @throws {CheckpointError} If the file cannot be read, or a line is not UTF-8 or not a pair.
+ * @throws {CheckpointError} If the file cannot be read.
+ * @throws {DataFormatError} If a line is not UTF-8 or not a pair.
  */
 export async function loadPairs(path: string | URL, options: PairOptions = {}): Promise<TextPair[]> {
   return parsePairs(await loadText(path), { name: String(path), ...options });

@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
-import { CheckpointError } from "../contracts/errors.ts";
+import { CheckpointError, DataFormatError } from "../contracts/errors.ts";
 import { loadPairs, parsePairs } from "./pairs.ts";
 
 Deno.test("parsePairs reads lines as the E2E files have them", () => {
@@ -38,7 +38,7 @@ for (const [what, format, line, rule] of BAD) {
     const good = format === "lines" ? "a||b" : '{"prompt":"a","completion":"b"}';
     const error = assertThrows(
       () => parsePairs(`${good}\n${line}\n${good}`, { format, name: "d.txt" }),
-      CheckpointError,
+      DataFormatError,
     );
     assertStringIncludes(error.message, "Cannot read d.txt, line 2, as ");
     assertStringIncludes(error.message, rule);
@@ -46,8 +46,8 @@ for (const [what, format, line, rule] of BAD) {
 }
 
 Deno.test("parsePairs refuses an empty file and shortens long values", () => {
-  assertStringIncludes(assertThrows(() => parsePairs("\n"), CheckpointError).message, "at least one line");
-  const { message } = assertThrows(() => parsePairs("x".repeat(1000)), CheckpointError);
+  assertStringIncludes(assertThrows(() => parsePairs("\n"), DataFormatError).message, "at least one line");
+  const { message } = assertThrows(() => parsePairs("x".repeat(1000)), DataFormatError);
   assertEquals(message.length < 200, true);
 });
 
@@ -57,10 +57,10 @@ Deno.test("loadPairs reads files and names them in errors", async () => {
     await Deno.writeTextFile(path, '{"prompt":"a","completion":"b"}\n');
     assertEquals(await loadPairs(path), [{ prompt: "a", completion: "b" }]);
     await Deno.writeTextFile(path, "a||b\n");
-    const line = await assertRejects(() => loadPairs(path), CheckpointError);
+    const line = await assertRejects(() => loadPairs(path), DataFormatError);
     assertStringIncludes(line.message, `Cannot read ${path}, line 1, as a line must be JSON`);
     await Deno.writeFile(path, Uint8Array.of(0x61, 0xff));
-    const bytes = await assertRejects(() => loadPairs(path), CheckpointError);
+    const bytes = await assertRejects(() => loadPairs(path), DataFormatError);
     assertStringIncludes(bytes.message, `Cannot read ${path}, line 1, as a line must be UTF-8`);
   } finally {
     await Deno.remove(path);

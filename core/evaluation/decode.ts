@@ -5,7 +5,7 @@
  */
 
 import type { FormattedPair } from "../data/formats.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { DataFormatError } from "../contracts/errors.ts";
 import { oneLine, separateMarks, strip } from "../files/text.ts";
 
 /** What a search found for one line of the data. */
@@ -53,7 +53,7 @@ export interface DecodeOptions {
  * @param predictions What the search found.
  * @param options Decoder and normalisation.
  * @returns One instance for each prompt.
- * @throws {CheckpointError} If an id is not a line, or a prompt has no prediction.
+ * @throws {DataFormatError} If an id is not a line, or a prompt has no prediction.
  */
 export function decodePredictions(
   lines: readonly FormattedPair[],
@@ -77,7 +77,7 @@ export function decodePredictions(
   for (const { id, predict } of predictions) {
     const line = lines[id];
     if (line === undefined) {
-      throw new CheckpointError(
+      throw new DataFormatError(
         `Cannot decode predictions as ids must be below ${lines.length}, the number of lines: current value is ${id}`,
       );
     }
@@ -89,7 +89,7 @@ export function decodePredictions(
     if (ids !== undefined) {
       instances.push({ prompt, references: texts, prediction: normalise(decode(ids)) });
     } else if (missing === "refuse") {
-      throw new CheckpointError(
+      throw new DataFormatError(
         `Cannot decode predictions as every prompt must have one: there is none for ${
           JSON.stringify(prompt)
         }`,

@@ -1,7 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
 import { parseFormatted } from "../data/formats.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { DataFormatError } from "../contracts/errors.ts";
 import { FIXTURES, meteorData, read, readJsonLines } from "./_fixtures_test.ts";
 import { bleu } from "./bleu.ts";
 import { decodePredictions, e2eFiles, type EncodedPrediction, numberedFiles } from "./decode.ts";
@@ -102,7 +102,7 @@ Deno.test("decodePredictions refuses or drops prompts without prediction, and re
   const one = [{ id: 1, predict: [] }];
   assertThrows(
     () => decodePredictions(LINES, one, { decode: letters }),
-    CheckpointError,
+    DataFormatError,
     'there is none for "a"',
   );
   assertEquals(decodePredictions(LINES, one, { decode: letters, missing: "drop" }), [
@@ -110,7 +110,7 @@ Deno.test("decodePredictions refuses or drops prompts without prediction, and re
   ]);
   assertThrows(
     () => decodePredictions(LINES, [{ id: 3, predict: [] }], { decode: letters }),
-    CheckpointError,
+    DataFormatError,
     "must be below 3, the number of lines: current value is 3",
   );
 });
@@ -134,11 +134,11 @@ Deno.test("reference files are read as the reference tool does", () => {
   assertEquals(parseReferences("a\nb\n\n", 1), [["a", "b"]]);
   assertEquals(parseReferences("a\u2028b\r\n\r\nc"), [["a", "b"], ["c"]]);
   assertEquals(parsePredictions("a\n\nb\n"), ["a", "", "b"]);
-  assertThrows(() => parseReferences("a\n\n\nb\n"), CheckpointError, "line 3");
-  assertThrows(() => parseReferences(""), CheckpointError, "the text is empty");
+  assertThrows(() => parseReferences("a\n\n\nb\n"), DataFormatError, "line 3");
+  assertThrows(() => parseReferences(""), DataFormatError, "the text is empty");
   assertEquals(parseNumberedReferences(["a\nb\n", "c\n\n"]), [["a", "c"], ["b"]]);
-  assertThrows(() => parseNumberedReferences(["a\n", "b\nc\n"]), CheckpointError, "there are 1 and 2");
-  assertThrows(() => parseNumberedReferences(["a\n\n", "b\n\n"]), CheckpointError, "line 2");
+  assertThrows(() => parseNumberedReferences(["a\n", "b\nc\n"]), DataFormatError, "there are 1 and 2");
+  assertThrows(() => parseNumberedReferences(["a\n\n", "b\n\n"]), DataFormatError, "line 2");
 });
 
 Deno.test("line ends within texts become spaces, and such texts are counted", () => {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { DataFormatError } from "../contracts/errors.ts";
 import { readText, splitLines, strip } from "../files/text.ts";
 import type { Corpus } from "./corpus.ts";
 
@@ -15,7 +15,7 @@ import type { Corpus } from "./corpus.ts";
  * @param text Content of the file.
  * @param instances Number of instances, if it is known.
  * @returns The references of each instance.
- * @throws {CheckpointError} If there is none, or two empty lines in a row make an instance without one.
+ * @throws {DataFormatError} If there is none, or two empty lines in a row make an instance without one.
  */
 export function parseReferences(text: string, instances?: number): string[][] {
   const lines = textLines(text);
@@ -24,7 +24,7 @@ export function parseReferences(text: string, instances?: number): string[][] {
     if (line !== "") {
       found.at(-1)!.push(line);
     } else if (found.at(-1)!.length === 0) {
-      throw new CheckpointError(
+      throw new DataFormatError(
         `Cannot read the references, line ${
           i + 1
         }, as every instance must have one: two lines in a row are empty`,
@@ -35,7 +35,7 @@ export function parseReferences(text: string, instances?: number): string[][] {
   });
   if (found.at(-1)!.length === 0) found.pop();
   if (found.length === 0) {
-    throw new CheckpointError("Cannot read the references as there must be at least one: the text is empty");
+    throw new DataFormatError("Cannot read the references as there must be at least one: the text is empty");
   }
   return found.length === 1 && instances !== 1 ? found[0]!.map((line) => [line]) : found;
 }
@@ -56,21 +56,21 @@ export function parsePredictions(text: string): string[] {
  *
  * @param texts Contents of the files.
  * @returns The references of each instance.
- * @throws {CheckpointError} If the files differ in their number of lines, or an instance has no reference.
+ * @throws {DataFormatError} If the files differ in their number of lines, or an instance has no reference.
  */
 export function parseNumberedReferences(texts: readonly string[]): string[][] {
   const files = texts.map(textLines);
   const count = files[0]?.length ?? 0;
   const other = files.find((lines) => lines.length !== count);
   if (other !== undefined) {
-    throw new CheckpointError(
+    throw new DataFormatError(
       `Cannot read the references as all files must have as many lines: there are ${count} and ${other.length}`,
     );
   }
   return Array.from({ length: count }, (_, i) => {
     const references = files.map((lines) => lines[i]!).filter((line) => line !== "");
     if (references.length === 0) {
-      throw new CheckpointError(
+      throw new DataFormatError(
         `Cannot read the references, line ${
           i + 1
         }, as every instance must have one: it is empty in all files`,
@@ -86,7 +86,8 @@ export function parseNumberedReferences(texts: readonly string[]): string[][] {
  * @param references One file of references, or several numbered ones.
  * @param predictions File of predictions.
  * @returns The corpus.
- * @throws {CheckpointError} If a file cannot be read or the counts differ.
+ * @throws {CheckpointError} If a file cannot be read.
+ * @throws {DataFormatError} If the counts differ.
  */
 export async function loadCorpus(
   references: string | readonly string[],
@@ -97,7 +98,7 @@ export async function loadCorpus(
     ? parseReferences(await readText(references), texts.length)
     : parseNumberedReferences(await Promise.all(references.map(readText)));
   if (list.length !== texts.length) {
-    throw new CheckpointError(
+    throw new DataFormatError(
       `Cannot score ${predictions} as it must have one line for each instance of ${references}: there are ` +
         `${texts.length} lines and ${list.length} instances`,
     );

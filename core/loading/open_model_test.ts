@@ -1,6 +1,6 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { ASSETS } from "../../tests/support/places.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { CheckpointError, DataFormatError } from "../contracts/errors.ts";
 import { encodeExamples } from "../data/examples.ts";
 import { openModel } from "./open_model.ts";
 import { loadTrainingData } from "./training_data.ts";
@@ -40,7 +40,7 @@ Deno.test("loadTrainingData() encodes each kind of file, counts what it cut, and
     "data.jsonl",
     '{"text":"One."}\n{"txt":1}\n{"prompt":"a","completion":"b"}',
     async (file) => {
-      await assertRejects(() => loadTrainingData(file, options), CheckpointError, "line 2");
+      await assertRejects(() => loadTrainingData(file, options), DataFormatError, "line 2");
       const lines: number[] = [];
       const onBadLine = (bad: { readonly line: number }) => void lines.push(bad.line);
       const read = await loadTrainingData(file, { ...options, trainOnPrompt: true, onBadLine });
@@ -60,6 +60,6 @@ Deno.test("loadTrainingData() does not count conversations as bad lines where th
     '{"text":"One."}\n{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}';
   await withFile("chat.jsonl", text, async (file) => {
     const options = { model: TINY, tokenizer, length: 8, onBadLine: () => {} };
-    await assertRejects(() => loadTrainingData(file, options), CheckpointError, "chat template of a model");
+    await assertRejects(() => loadTrainingData(file, options), DataFormatError, "chat template of a model");
   });
 });

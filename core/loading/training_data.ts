@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { DataFormatError } from "../contracts/errors.ts";
 import { type ChatTemplate, findChatTemplate } from "../data/chat_template.ts";
 import { encodeExamples, loadExamples, type TrainingExample } from "../data/examples.ts";
 import { type BadLine, loadPairs } from "../data/pairs.ts";
@@ -60,7 +60,7 @@ export interface TrainingData extends SequenceSet {
   readonly counts: DataCounts;
 }
 
-/** Not a `CheckpointError`, which would make a bad line of the conversation. */
+/** Neither a `CheckpointError` nor a `DataFormatError`, which would make a bad line of the conversation. */
 class NoTemplate extends Error {}
 
 /** In place of a template that a model has not: what is missing is not a fault of the lines that need it. */
@@ -88,8 +88,9 @@ export async function chatTemplateOf(model: string): Promise<ChatTemplate | null
  * @param file The file, in UTF-8.
  * @param options Chat template, what to do with bad lines.
  * @returns The examples, and how many lines were left out.
- * @throws {CheckpointError} If the file cannot be read, a line is not as it must be, all are left out, or there are
- *   conversations and the model has no chat template.
+ * @throws {CheckpointError} If the file cannot be read.
+ * @throws {DataFormatError} If a line is not as it must be, all are left out, or there are conversations and the
+ *   model has no chat template.
  */
 export async function readTrainingExamples(
   file: string,
@@ -109,7 +110,7 @@ export async function readTrainingExamples(
     return { examples: await loadExamples(file, { ...reading, chatTemplate }), skipped };
   } catch (error) {
     if (!(error instanceof NoTemplate)) throw error;
-    throw new CheckpointError(
+    throw new DataFormatError(
       `Cannot read ${file} as its "messages" must come with the chat template of a model: ${options.model} has none`,
     );
   }
@@ -121,7 +122,8 @@ export async function readTrainingExamples(
  * @param file The file, in UTF-8.
  * @param options The model, its tokenizer, T.
  * @returns The sequences, and what was cut and left out.
- * @throws {CheckpointError} What {@linkcode readTrainingExamples} throws.
+ * @throws {CheckpointError} If the file cannot be read.
+ * @throws {DataFormatError} What {@linkcode readTrainingExamples} throws.
  * @throws {RangeError} If T is not a positive integer.
  *
  * @example

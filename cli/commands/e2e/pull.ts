@@ -7,7 +7,7 @@
 
 import {
   type BadLine,
-  CheckpointError,
+  DataFormatError,
   formatE2eCsv,
   formatE2eLines,
   type FormattedPair,
@@ -90,7 +90,7 @@ async function readPairs(file: string, skipBad: boolean): Promise<FormattedPair[
   const text = skippedText(file, skipped);
   if (text !== null) console.error(text);
   if (pairs.length > 0) return pairs;
-  throw new CheckpointError(`Cannot read ${file} as it must hold at least one pair: no line is valid`);
+  throw new DataFormatError(`Cannot read ${file} as it must hold at least one pair: no line is valid`);
 }
 
 /** Holds out the last tenth of the prompts, with all their texts. */
@@ -98,7 +98,7 @@ function holdOut(pairs: readonly FormattedPair[]): { train: FormattedPair[]; val
   const prompts = [...new Set(pairs.map(({ prompt }) => prompt))];
   const held = new Set(prompts.slice(-Math.max(1, Math.floor(prompts.length / 10))));
   if (held.size === prompts.length) {
-    throw new CheckpointError(
+    throw new DataFormatError(
       "Cannot hold out prompts for validation as the training data must have at least 2: it has 1; give --valid",
     );
   }
