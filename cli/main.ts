@@ -8,15 +8,15 @@ import { ProgramEnd, runProgram, UsageError } from "./flags/flags.ts";
 import { didYouMean } from "./flags/suggest.ts";
 import { versions } from "./output/report.ts";
 import { terminalColumns, wrapped } from "./output/terminal.ts";
-import { type CallForm, setInvocation } from "./process/invocation.ts";
+import type { Call, CallForm } from "./process/invocation.ts";
 
-export type { CallForm } from "./process/invocation.ts";
+export type { Call, CallForm } from "./process/invocation.ts";
 import { AS_PROGRAM } from "./process/places.ts";
 
 /** A command's module. */
 export interface CommandModule {
-  /** Runs the command with the flags of this call; the exit code. */
-  run(): Promise<number | void>;
+  /** Runs the command; the exit code. */
+  run(call: Call): Promise<number | void>;
 }
 
 /** One command. */
@@ -179,8 +179,7 @@ export async function runCommand(
   args: readonly string[] = Deno.args,
   form: CallForm = "program",
 ): Promise<void> {
-  setInvocation(args, form);
-  await runProgram(async () => await (await loadCommand(name).load()).run());
+  await runProgram(async () => await (await loadCommand(name).load()).run({ args, form }), form);
 }
 
 /** Splits a command line into the command's name and its flags. */

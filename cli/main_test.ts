@@ -2,7 +2,7 @@ import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/
 import { ProgramEnd } from "./flags/flags.ts";
 import { helpText } from "./flags/help.ts";
 import { COMMAND_NAMES, loadCommand, overview } from "./main.ts";
-import { type CallForm, setInvocation } from "./process/invocation.ts";
+import type { CallForm } from "./process/invocation.ts";
 
 /** What a task prints on standard output. */
 async function printed(task: () => Promise<unknown>): Promise<string> {
@@ -19,15 +19,10 @@ async function printed(task: () => Promise<unknown>): Promise<string> {
 
 /** The help of a command. */
 async function helpOf(name: string, form: CallForm): Promise<string> {
-  setInvocation(["-h"], form);
-  try {
-    return await printed(async () => {
-      const { run } = await loadCommand(name).load();
-      await assertRejects(async () => await run(), ProgramEnd);
-    });
-  } finally {
-    setInvocation([], "program");
-  }
+  return await printed(async () => {
+    const { run } = await loadCommand(name).load();
+    await assertRejects(async () => await run({ args: ["-h"], form }), ProgramEnd);
+  });
 }
 
 Deno.test("each flag of each command is in a group of the help", async () => {
@@ -56,7 +51,12 @@ Deno.test("the table of commands and help fit terminals of 60 and 120 columns", 
     "a-flag-with-a-long-name": { kind: "switch", help: "yes or no" },
   } as const;
   for (const width of [60, 120]) {
-    const help = helpText({ name: "x.ts", about: "What it does. ".repeat(20), examples: [] }, flags, width);
+    const help = helpText(
+      { name: "x.ts", about: "What it does. ".repeat(20), examples: [] },
+      flags,
+      width,
+      "command",
+    );
     for (const line of [...help.split("\n"), ...overview(width).split("\n")]) {
       assert(line.length <= width, `${width}: ${line}`);
     }

@@ -14,6 +14,8 @@ import { goOnAfterInterrupt, INTERRUPTED } from "../process/supervisor.ts";
 import { endTokens, promptRoom } from "../shared/prompts.ts";
 import { loadAdapterParts, TextModel } from "../shared/texts.ts";
 import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
+import { command, type CommandRun } from "../process/command.ts";
+import type { Call } from "../process/invocation.ts";
 
 const FLAGS = {
   model: MODEL_FLAG,
@@ -152,18 +154,26 @@ class Conversation {
   }
 }
 
-async function main(): Promise<number> {
-  const flags = readFlags({
-    name: "chat",
-    about:
-      "Talks to a model by its chat template. Ctrl-C stops an answer, and ends the talk where there is none; " +
-      "so does twice. /new begins anew, /exit ends.",
-    examples: [
-      "edgetuner chat --model models/llama-3.2-1b-instruct",
-      'edgetuner chat --model MODEL --adapter runs/chat/adapter --system "You are a waiter."',
-      'echo "Where can I eat?" | edgetuner chat --model MODEL --temperature 0',
-    ],
-  }, FLAGS);
+function readOptions(call: Call): { readonly flags: Flags } {
+  const flags = readFlags(
+    {
+      name: "chat",
+      about:
+        "Talks to a model by its chat template. Ctrl-C stops an answer, and ends the talk where there is none; " +
+        "so does twice. /new begins anew, /exit ends.",
+      examples: [
+        "edgetuner chat --model models/llama-3.2-1b-instruct",
+        'edgetuner chat --model MODEL --adapter runs/chat/adapter --system "You are a waiter."',
+        'echo "Where can I eat?" | edgetuner chat --model MODEL --temperature 0',
+      ],
+    },
+    FLAGS,
+    call,
+  );
+  return { flags };
+}
+
+async function main({ flags }: { readonly flags: Flags }): Promise<number> {
   const template = await chatTemplateOf(flags.tokenizer || flags.model);
   if (template === null) {
     throw new UsageError(
@@ -207,11 +217,5 @@ async function main(): Promise<number> {
   return isEnded ? INTERRUPTED : 0;
 }
 
-/**
- * Runs the command with the flags of the command line.
- *
- * @returns Its exit code.
- */
-export async function run(): Promise<number | void> {
-  return await main();
-}
+/** Runs the command. */
+export const run: CommandRun = command(readOptions, main);

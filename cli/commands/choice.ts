@@ -28,6 +28,7 @@ import { loadAdapterParts, TextModel } from "../shared/texts.ts";
 import { DATA_FLAGS, readInput, skippedText } from "../shared/training_data.ts";
 import { baseWeightsOf } from "../flags/weights_flag.ts";
 import { requireWritable } from "../process/writable.ts";
+import type { Call } from "../process/invocation.ts";
 
 const TASKS = { winogrande: parseWinogrande, openbookqa: parseOpenBookQa };
 type Task = keyof typeof TASKS;
@@ -85,18 +86,22 @@ Papers report the validation rows of Winogrande and the test rows of OpenBookQA.
 
 Rows of the Hugging Face hub as JSON lines are read too.`;
 
-async function main(): Promise<void> {
-  const flags = readFlags({
-    name: "choice.ts",
-    about: ABOUT,
-    examples: [
-      "edgetuner choice --task winogrande --data dev.jsonl --model MODEL --count 200",
-      "edgetuner choice --task openbookqa --data test.jsonl --model MODEL --adapter runs/qa",
-      "edgetuner data --format openbookqa --input train.jsonl --output tune.jsonl   # and:",
-      "edgetuner tune --model MODEL --data tune.jsonl --save runs/qa",
-      "edgetuner choice --data dev.jsonl --model MODEL --connect ws://127.0.0.1:8787/join/ws --token T",
-    ],
-  }, FLAGS);
+async function main(call: Call): Promise<void> {
+  const flags = readFlags(
+    {
+      name: "choice.ts",
+      about: ABOUT,
+      examples: [
+        "edgetuner choice --task winogrande --data dev.jsonl --model MODEL --count 200",
+        "edgetuner choice --task openbookqa --data test.jsonl --model MODEL --adapter runs/qa",
+        "edgetuner data --format openbookqa --input train.jsonl --output tune.jsonl   # and:",
+        "edgetuner tune --model MODEL --data tune.jsonl --save runs/qa",
+        "edgetuner choice --data dev.jsonl --model MODEL --connect ws://127.0.0.1:8787/join/ws --token T",
+      ],
+    },
+    FLAGS,
+    call,
+  );
   if (flags.data === "") throw new UsageError("Cannot run choice.ts as --data must be given; see --help");
   if (flags.connect !== "" && flags.adapter !== "") {
     throw new UsageError(
@@ -298,10 +303,11 @@ async function scoreThere(flags: Flags, read: Read): Promise<Likelihoods> {
 }
 
 /**
- * Runs the command with the flags of the command line.
+ * Runs the command.
  *
+ * @param call Its flags, as they were typed.
  * @returns Its exit code.
  */
-export async function run(): Promise<number | void> {
-  return await main().catch((error) => neverBegan("choice.ts", error));
+export async function run(call: Call): Promise<number | void> {
+  return await main(call).catch((error) => neverBegan(call, "choice.ts", error));
 }

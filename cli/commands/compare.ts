@@ -43,6 +43,7 @@ import { loadGpu } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { assetPath } from "../process/places.ts";
 import { PRUNER_FLAGS } from "../flags/pruners.ts";
+import type { Call } from "../process/invocation.ts";
 
 const SYSTEMS = ["ServerTuner", "EdgeTuner", "DLoRA", "vEdgeTuner", "TPTensor"] as const;
 /** Kept shares at which the pruners are compared. */
@@ -155,16 +156,20 @@ class Job {
   }
 }
 
-async function main(): Promise<number> {
-  const flags = readFlags({
-    name: "compare.ts",
-    about: "Compares five systems on one link, prints the paper's table and draws what happened.",
-    examples: [
-      "edgetuner compare",
-      "edgetuner compare --link lte --seeds 1 --no-lab --no-study",
-      "edgetuner compare --model my.gguf --systems ServerTuner,DLoRA,vEdgeTuner --no-lab --no-study",
-    ],
-  }, FLAGS);
+async function main(call: Call): Promise<number> {
+  const flags = readFlags(
+    {
+      name: "compare.ts",
+      about: "Compares five systems on one link, prints the paper's table and draws what happened.",
+      examples: [
+        "edgetuner compare",
+        "edgetuner compare --link lte --seeds 1 --no-lab --no-study",
+        "edgetuner compare --model my.gguf --systems ServerTuner,DLoRA,vEdgeTuner --no-lab --no-study",
+      ],
+    },
+    FLAGS,
+    call,
+  );
   const started = performance.now();
   const wanted = flags.systems.split(",").map((name) => name.trim());
   const unknown = wanted.find((name) => !SYSTEMS.some((s) => s === name));
@@ -663,10 +668,11 @@ ${pictures.map(([, svg]) => svg).join("\n")}
 }
 
 /**
- * Runs the command with the flags of the command line.
+ * Runs the command.
  *
+ * @param call Its flags, as they were typed.
  * @returns Its exit code.
  */
-export async function run(): Promise<number | void> {
-  return await main();
+export async function run(call: Call): Promise<number | void> {
+  return await main(call);
 }

@@ -24,6 +24,7 @@ import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { readFlags, text, toggle, UsageError } from "../flags/flags.ts";
 import { DATA_FLAGS, readInput, skippedText } from "../shared/training_data.ts";
 import { requireWritable } from "../process/writable.ts";
+import type { Call } from "../process/invocation.ts";
 
 type Format<T> = (text: string, options: FormatOptions) => T[];
 
@@ -61,7 +62,7 @@ function answerLines(
   };
 }
 
-async function main(): Promise<void> {
+async function main(call: Call): Promise<void> {
   const { input, output, format, instruct, "skip-bad": skipBad } = readFlags({
     name: "format_data.ts",
     about: `Makes training data of a data set, one JSON object a line.
@@ -89,7 +90,7 @@ refused. edgetuner pull --dataset NAME downloads the files.`,
     output: { ...COMMON_FLAGS.output, value: "FILE", help: "the file to write" },
     instruct: toggle("winogrande, openbookqa: all options in the prompt, the name of the right one to write"),
     "skip-bad": DATA_FLAGS["skip-bad"],
-  });
+  }, call);
   if (input === "" || output === "") {
     throw new UsageError("Cannot run format_data.ts as --input and --output must be given; see --help");
   }
@@ -118,10 +119,11 @@ refused. edgetuner pull --dataset NAME downloads the files.`,
 }
 
 /**
- * Runs the command with the flags of the command line.
+ * Runs the command.
  *
+ * @param call Its flags, as they were typed.
  * @returns Its exit code.
  */
-export async function run(): Promise<number | void> {
-  return await main();
+export async function run(call: Call): Promise<number | void> {
+  return await main(call);
 }

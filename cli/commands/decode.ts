@@ -15,6 +15,7 @@ import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { integer, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { requireWritable } from "../process/writable.ts";
+import type { Call } from "../process/invocation.ts";
 
 /** Lines `{"id": 0, "predict": [1, 2]}`. */
 function parsePredictions(content: string, name: string): EncodedPrediction[] {
@@ -42,7 +43,7 @@ function tellJoined(joined: number): void {
   if (joined > 0) console.error(`${joined} texts had line breaks, which became spaces`);
 }
 
-async function main(): Promise<void> {
+async function main(call: Call): Promise<void> {
   const flags = readFlags({
     name: "decode.ts",
     about:
@@ -77,7 +78,7 @@ async function main(): Promise<void> {
     "lower-case": COMMON_FLAGS["lower-case"],
     tokenize: COMMON_FLAGS.tokenize,
     "drop-missing": toggle("leave out prompts that have no prediction instead of stopping"),
-  });
+  }, call);
   for (const name of ["data", "predictions", "model", "output"] as const) {
     if (flags[name] === "") {
       throw new UsageError(`Cannot run decode.ts as --${name} must be given; see --help`);
@@ -125,10 +126,11 @@ async function main(): Promise<void> {
 }
 
 /**
- * Runs the command with the flags of the command line.
+ * Runs the command.
  *
+ * @param call Its flags, as they were typed.
  * @returns Its exit code.
  */
-export async function run(): Promise<number | void> {
-  return await main();
+export async function run(call: Call): Promise<number | void> {
+  return await main(call);
 }

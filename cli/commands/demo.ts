@@ -31,6 +31,7 @@ import { worstOf } from "../process/exit_codes.ts";
 import {
   flagArgs,
   type FlagValues,
+  type GivenFlags,
   ProgramEnd,
   readGiven,
   text,
@@ -71,6 +72,8 @@ import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { requireWritable } from "../process/writable.ts";
 import type { Needs } from "../process/permissions.ts";
 import { assetPath, commandText, folderOf } from "../process/places.ts";
+import { command, type CommandRun } from "../process/command.ts";
+import type { Call } from "../process/invocation.ts";
 
 /** Flags of long runs that go to the edge server as they are. */
 const PASSED_RUN_FLAGS = { accumulate: RUN_FLAGS.accumulate, "clip-norm": RUN_FLAGS["clip-norm"] };
@@ -163,19 +166,32 @@ export const FLAGS = {
 
 type Flags = FlagValues<typeof FLAGS>;
 
-async function main(): Promise<number> {
-  const given = readGiven({
-    name: "demo.ts",
-    about: "Starts an edge server and user devices as processes and fine-tunes a small GPT-2 with them.",
-    examples: [
-      "edgetuner demo",
-      "edgetuner demo --pruner none --steps 40",
-      "edgetuner demo --bandwidth 20 --latency 5   # every link: 20 Mbit/s, 5 ms",
-      "edgetuner demo --latency 20 --micro-batches 2 --codec f16",
-      "edgetuner demo --resume   # after it was interrupted or killed",
-    ],
-  }, FLAGS);
+interface Options {
+  readonly flags: Flags;
+  readonly given: GivenFlags<typeof FLAGS>;
+}
+
+async function readOptions(call: Call): Promise<Options> {
+  const given = readGiven(
+    {
+      name: "demo.ts",
+      about: "Starts an edge server and user devices as processes and fine-tunes a small GPT-2 with them.",
+      examples: [
+        "edgetuner demo",
+        "edgetuner demo --pruner none --steps 40",
+        "edgetuner demo --bandwidth 20 --latency 5   # every link: 20 Mbit/s, 5 ms",
+        "edgetuner demo --latency 20 --micro-batches 2 --codec f16",
+        "edgetuner demo --resume   # after it was interrupted or killed",
+      ],
+    },
+    FLAGS,
+    call,
+  );
   const flags = await withEpochs(withDefaults(FLAGS, given));
+  return { flags, given };
+}
+
+async function main({ flags, given }: Options, call: Call): Promise<number> {
   const pruner = prunerFlags("demo.ts", flags, given);
   const out = flags.resume === "" || flags.resume === NEWEST ? flags.out : flags.resume;
   const capacities = flags.capacities.split(",").map(Number);
@@ -245,6 +261,7 @@ async function main(): Promise<number> {
   const server = new Child("edge server", {
     file: "edge_server.ts",
     needs: own && { ...own, net: [`127.0.0.1:${flags.port}`] },
+    form: call.form,
   }, [
     ...["--model", flags.model, "--devices", `${capacities.length}`],
     ...["--base-weights", flags["base-weights"]],
@@ -301,7 +318,7 @@ async function main(): Promise<number> {
       ]
       : [];
     children.push(
-      new Child(name, { file: "user_device.ts", needs: own && { ...own, net: [address] } }, [
+      new Child(name, { file: "user_device.ts", needs: own && { ...own, net: [address] }, form: call.form }, [
         ...[
           "--server",
           url,
@@ -430,6 +447,7 @@ async function main(): Promise<number> {
         ["--adapter", `${out}/adapter`, "--count", "3"].concat(
           flags.model === FLAGS.model.default ? [] : ["--model", flags.model],
         ),
+        call.form,
       )
       : "",
     saved: [
@@ -446,7 +464,7 @@ async function main(): Promise<number> {
       ...(state === null ? [] : [`the state of step ${state.step} in ${out}`]),
     ],
     state,
-    command: ending === "failed" ? "" : goOnCommand("demo.ts", state),
+    command: ending === "failed" ? "" : goOnCommand(call, "demo.ts", state),
   });
 }
 
@@ -670,11 +688,5 @@ async function compare(adapter: string, flags: Flags, read: ReadExamples): Promi
   return { samples, slots, counts };
 }
 
-/**
- * Runs the command with the flags of the command line.
- *
- * @returns Its exit code.
- */
-export async function run(): Promise<number | void> {
-  return await main();
-}
+/** Runs the command. */
+export const run: CommandRun = command(readOptions, main);

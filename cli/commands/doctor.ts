@@ -13,6 +13,7 @@ import { bytes } from "../output/progress.ts";
 import { versions } from "../output/report.ts";
 import { terminalColumns, wrapped } from "../output/terminal.ts";
 import { inCallForm } from "../process/places.ts";
+import type { Call } from "../process/invocation.ts";
 
 /** One thing that was looked at. */
 interface Finding {
@@ -34,13 +35,17 @@ const FLAGS = {
 /** Bytes of the largest matrix of a model with this vocabulary and hidden size, in float32. */
 const LARGEST = { "GPT-2 medium": 4 * 50_257 * 1024, "Llama 2 7B": 4 * 32_000 * 4096 };
 
-async function main(): Promise<number> {
-  const flags = readFlags({
-    name: "doctor",
-    about:
-      "Says what adapter, driver, limits, versions and links this machine has, and what to do about each.",
-    examples: ["edgetuner doctor", "edgetuner doctor --json"],
-  }, FLAGS);
+async function main(call: Call): Promise<number> {
+  const flags = readFlags(
+    {
+      name: "doctor",
+      about:
+        "Says what adapter, driver, limits, versions and links this machine has, and what to do about each.",
+      examples: ["edgetuner doctor", "edgetuner doctor --json"],
+    },
+    FLAGS,
+    call,
+  );
   const findings = [...software(), ...await adapter(flags.webgpu), memory(), ...links(), await cache()];
   const isReady = findings.every(({ isMissing = false }) => !isMissing);
   if (flags.json) console.log(JSON.stringify({ isReady, findings }, null, 1));
@@ -51,11 +56,11 @@ async function main(): Promise<number> {
       const lines = wrapped(found, width - left);
       console.log(lines.map((line, i) => (i === 0 ? name : "").padEnd(left) + line).join("\n"));
       if (advice === "") continue;
-      for (const line of wrapped(`-> ${inCallForm(advice)}`, width - left)) {
+      for (const line of wrapped(`-> ${inCallForm(advice, call.form)}`, width - left)) {
         console.log(" ".repeat(left) + line);
       }
     }
-    const next = inCallForm("edgetuner demo");
+    const next = inCallForm("edgetuner demo", call.form);
     console.log(
       isReady ? `\nReady. Begin with: ${next}` : "\nNot ready: do what the arrows say, and ask again.",
     );
@@ -181,10 +186,11 @@ async function cache(): Promise<Finding> {
 }
 
 /**
- * Runs the command with the flags of the command line.
+ * Runs the command.
  *
+ * @param call Its flags, as they were typed.
  * @returns Its exit code.
  */
-export async function run(): Promise<number | void> {
-  return await main();
+export async function run(call: Call): Promise<number | void> {
+  return await main(call);
 }

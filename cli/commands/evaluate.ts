@@ -13,6 +13,7 @@ import { versions, writeReport } from "../output/report.ts";
 import { scorePage, scoreRows } from "../output/score_page.ts";
 import { loadMeteor, meteorText } from "../shared/word_net.ts";
 import { requireWritable } from "../process/writable.ts";
+import type { Call } from "../process/invocation.ts";
 
 interface Texts {
   readonly corpus: Corpus;
@@ -50,7 +51,7 @@ async function loadTexts(references: string, predictions: string): Promise<Texts
   };
 }
 
-async function main(): Promise<void> {
+async function main(call: Call): Promise<void> {
   const flags = readFlags({
     name: "evaluate.ts",
     about:
@@ -73,7 +74,7 @@ async function main(): Promise<void> {
     report: { ...COMMON_FLAGS.report, help: "write the scores as JSON" },
     pretty: text("FILE", "", "write a page with sample outputs beside their references"),
     samples: { ...COMMON_FLAGS.samples, min: 1, help: "instances on that page" },
-  });
+  }, call);
   for (const name of ["references", "predictions"] as const) {
     if (flags[name] === "") {
       throw new UsageError(`Cannot run evaluate.ts as --${name} must be given; see --help`);
@@ -118,10 +119,11 @@ async function main(): Promise<void> {
 }
 
 /**
- * Runs the command with the flags of the command line.
+ * Runs the command.
  *
+ * @param call Its flags, as they were typed.
  * @returns Its exit code.
  */
-export async function run(): Promise<number | void> {
-  return await main();
+export async function run(call: Call): Promise<number | void> {
+  return await main(call);
 }

@@ -51,6 +51,7 @@ import { loadGpu } from "../flags/webgpu.ts";
 import { requireWritable } from "../process/writable.ts";
 import { assetPath, pathsOf } from "../process/places.ts";
 import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
+import type { Call } from "../process/invocation.ts";
 
 /** Files of a model folder that a merged model needs too. */
 const COMPANIONS = [
@@ -130,17 +131,22 @@ async function samplesOf(
   return sequences.slice(0, samples).map(({ tokens }) => [...tokens.subarray(0, length)]);
 }
 
-async function main(): Promise<number> {
-  const flags = readFlags({
-    name: "export.ts",
-    about: "Exports an adapter to PEFT's format or into the base model, and certifies that nothing was lost.",
-    examples: [
-      "edgetuner export --peft runs/peft --merge runs/merged",
-      "edgetuner export --adapter my_heads,your_heads --peft runs/peft --rank 16",
-      "edgetuner export --peft runs/peft --rank 8 --accept-loss 0.3 --data my_chats.jsonl",
-      "edgetuner export --import some_peft_adapter --adapter runs/imported",
-    ],
-  }, FLAGS);
+async function main(call: Call): Promise<number> {
+  const flags = readFlags(
+    {
+      name: "export.ts",
+      about:
+        "Exports an adapter to PEFT's format or into the base model, and certifies that nothing was lost.",
+      examples: [
+        "edgetuner export --peft runs/peft --merge runs/merged",
+        "edgetuner export --adapter my_heads,your_heads --peft runs/peft --rank 16",
+        "edgetuner export --peft runs/peft --rank 8 --accept-loss 0.3 --data my_chats.jsonl",
+        "edgetuner export --import some_peft_adapter --adapter runs/imported",
+      ],
+    },
+    FLAGS,
+    call,
+  );
   const wanted = [flags.peft, flags.merge, flags.import].filter((f) => f !== "");
   if (wanted.length === 0 || (flags.import !== "" && wanted.length > 1)) {
     throw new UsageError(
@@ -352,10 +358,11 @@ function show(certificate: ExportCertificate, rank: number, weightsLost: number 
 }
 
 /**
- * Runs the command with the flags of the command line.
+ * Runs the command.
  *
+ * @param call Its flags, as they were typed.
  * @returns Its exit code.
  */
-export async function run(): Promise<number | void> {
-  return await main();
+export async function run(call: Call): Promise<number | void> {
+  return await main(call);
 }

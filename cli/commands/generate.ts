@@ -49,6 +49,8 @@ import { baseWeightsOf } from "../flags/weights_flag.ts";
 import { requireWritable } from "../process/writable.ts";
 import { assetPath } from "../process/places.ts";
 import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
+import { command, type CommandRun } from "../process/command.ts";
+import type { Call } from "../process/invocation.ts";
 
 /** Its flags. */
 export const FLAGS = {
@@ -107,19 +109,28 @@ export const FLAGS = {
 
 type Flags = FlagValues<typeof FLAGS>;
 
-async function main(): Promise<number> {
-  const given = readGiven({
-    name: "generate.ts",
-    about: "Continues prompts: greedily, by beam search, or drawn at random.",
-    examples: [
-      "edgetuner generate --adapter runs/demo/adapter --count 5",
-      'edgetuner generate --adapter runs/demo/adapter --prompt "name[The Vaults], food[Thai], area[harbour]"',
-      "edgetuner generate --adapter runs/demo/adapter --beams 10 --count 0 --predictions beam.jsonl",
-      'edgetuner generate --prompt "The Vaults is" --temperature 0.8 --top-p 0.9 --seed 3',
-      'edgetuner generate --model MODEL --adapter runs/chat/adapter --chat --prompt "Where can I eat?"',
-      "edgetuner generate --connect ws://127.0.0.1:8787/join/ws --token T --count 5",
-    ],
-  }, FLAGS);
+interface Options {
+  readonly flags: Flags;
+  readonly given: GivenFlags<typeof FLAGS>;
+}
+
+function readOptions(call: Call): Options {
+  const given = readGiven(
+    {
+      name: "generate.ts",
+      about: "Continues prompts: greedily, by beam search, or drawn at random.",
+      examples: [
+        "edgetuner generate --adapter runs/demo/adapter --count 5",
+        'edgetuner generate --adapter runs/demo/adapter --prompt "name[The Vaults], food[Thai], area[harbour]"',
+        "edgetuner generate --adapter runs/demo/adapter --beams 10 --count 0 --predictions beam.jsonl",
+        'edgetuner generate --prompt "The Vaults is" --temperature 0.8 --top-p 0.9 --seed 3',
+        'edgetuner generate --model MODEL --adapter runs/chat/adapter --chat --prompt "Where can I eat?"',
+        "edgetuner generate --connect ws://127.0.0.1:8787/join/ws --token T --count 5",
+      ],
+    },
+    FLAGS,
+    call,
+  );
   const flags = withDefaults(FLAGS, given);
   if (flags.beams > 1 && flags.temperature > 0) {
     throw new UsageError("Cannot generate as one of --beams and --temperature may be given: both are");
@@ -139,6 +150,10 @@ async function main(): Promise<number> {
       } and ${flags["max-tokens"]}`,
     );
   }
+  return { flags, given };
+}
+
+async function main({ flags, given }: Options): Promise<number> {
   const asked = await openQuestion(flags, given);
   await requireWritable("generate.ts", { files: { predictions: flags.predictions, report: flags.report } });
   const done = flags.connect === "" ? await generateHere(flags, asked) : await generateThere(flags, asked);
@@ -322,11 +337,8 @@ async function search(
   return await sample(session, given, { ...common, temperature, topK, topP, seed });
 }
 
-/**
- * Runs the command with the flags of the command line.
- *
- * @returns Its exit code.
- */
-export async function run(): Promise<number | void> {
-  return await main().catch((error) => neverBegan("generate.ts", error));
-}
+/** Runs the command. */
+export const run: CommandRun = command(
+  readOptions,
+  (options, call) => main(options).catch((error) => neverBegan(call, "generate.ts", error)),
+);

@@ -31,11 +31,11 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
-import { number, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
+import { type FlagValues, number, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
 import { codecsFor } from "../flags/codecs.ts";
 import { CONNECTION_FLAGS, openLink } from "../flags/connection.ts";
 import { endingOf } from "../process/exit_codes.ts";
-import { GOOD_ORDER_MS, Interrupts } from "../process/interrupts.ts";
+import { GOOD_ORDER_MS, Interrupts, isInterrupted } from "../process/interrupts.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import {
   cutText,
@@ -73,6 +73,7 @@ import {
   readExamples,
   type Teller,
 } from "../shared/training_data.ts";
+import { adviceFor } from "../flags/memory_advice.ts";
 import { pluginLimit } from "../process/plugin_host.ts";
 import { paddingSaved, PLAN_FLAGS, planOptions } from "../shared/training_plan.ts";
 import { runWaits } from "../flags/waiting_flags.ts";
@@ -81,6 +82,8 @@ import { requireWritable } from "../process/writable.ts";
 import { loadGpu } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
+import { command, type CommandRun } from "../process/command.ts";
+import type { Call } from "../process/invocation.ts";
 
 /** Most tokens of a sample. */
 const SAMPLE_TOKENS = 64;
@@ -148,16 +151,24 @@ interface Losses {
   readonly validations: { readonly step: number; readonly loss: number }[];
 }
 
-async function main(): Promise<number> {
-  const flags = readFlags({
-    name: "user_device.ts",
-    about: "Joins an edge server and trains its share of the LoRA head modules.",
-    examples: [
-      "edgetuner join --server ws://192.168.1.20:8787/join/ws --token T --capacity 5",
-      "edgetuner join --token T --data cli/assets/restaurant/train.txt --save my_heads",
-      "edgetuner join --token T --load my_heads",
-    ],
-  }, FLAGS);
+function readOptions(call: Call): { readonly flags: Flags } {
+  const flags = readFlags(
+    {
+      name: "user_device.ts",
+      about: "Joins an edge server and trains its share of the LoRA head modules.",
+      examples: [
+        "edgetuner join --server ws://192.168.1.20:8787/join/ws --token T --capacity 5",
+        "edgetuner join --token T --data cli/assets/restaurant/train.txt --save my_heads",
+        "edgetuner join --token T --load my_heads",
+      ],
+    },
+    FLAGS,
+    call,
+  );
+  return { flags };
+}
+
+async function main({ flags }: { readonly flags: Flags }, call: Call): Promise<number> {
   const emit = (event: Record<string, unknown>) => {
     if (flags.events) console.log(JSON.stringify(event));
   };
@@ -205,7 +216,7 @@ async function main(): Promise<number> {
   let isRunning = false;
   // From here on there may be something to save. The edge server may end the run without a fault, if it hears
   // Ctrl-C too; if it does not, this device does.
-  using interrupts = new Interrupts(() => isRunning ? setTimeout(endNow, GOOD_ORDER_MS) : endNow());
+  using _interrupts = new Interrupts(() => isRunning ? setTimeout(endNow, GOOD_ORDER_MS) : endNow());
   const notice = (line: string) => flags.events ? emit({ type: "notice", text: line }) : console.error(line);
   const channel = await link.connect(notice, abort.signal);
   say(`${name} joined on ${engine.adapterName}; waiting for the other devices`);
@@ -274,7 +285,7 @@ async function main(): Promise<number> {
     await saveHeads(flags.save, result.modules, result.steps);
     saved.push(`${result.modules.parameterCount} parameters in ${flags.save}`);
   }
-  const end = await endOf(flags, result, interrupts.asked, {
+  const end = await endOf(flags, result, call, {
     saved,
     folder: checkpoints.folder ?? "",
     best: data?.plan.best ?? null,
@@ -314,7 +325,7 @@ async function main(): Promise<number> {
 async function endOf(
   flags: Flags,
   result: UserDeviceResult,
-  interrupted: boolean,
+  call: Call,
   { saved, folder, losses, best = null }: Pick<RunEnd, "saved" | "losses" | "best"> & {
     readonly folder: string;
   },
@@ -322,7 +333,7 @@ async function endOf(
   const { error, reason, steps } = result;
   const ending = error === null && reason === ""
     ? "done"
-    : error === null || interrupted
+    : error === null || isInterrupted()
     ? "interrupted"
     : endingOf(error);
   const state = await savedState(folder, result.welcome.run);
@@ -330,6 +341,7 @@ async function endOf(
     ending,
     why: ending === "interrupted" ? reason || "interrupted" : (error as Error | null)?.message ?? "",
     ...(best === null ? {} : { best }),
+    advice: adviceFor(error, flags),
     turns: "a smaller --rate, a longer --warmup, or --clip-norm 1 at the edge server",
     next: flags.save === "" ? "" : commandText("generate.ts", [
       ...[
@@ -338,12 +350,12 @@ async function endOf(
         "--adapter",
         isWhole(result) ? flags.save : `${flags.save},OTHER_PARTS`,
       ],
-    ]),
+    ], call.form),
     done: flags.load === "" ? `${steps} steps` : "generation",
     losses: losses ?? null,
     saved: [...saved, ...(state === null ? [] : [`the state of step ${state.step} in ${state.folder}`])],
     state,
-    command: mayGoOn(error) ? goOnCommand("user_device.ts", state) : "",
+    command: mayGoOn(error) ? goOnCommand(call, "user_device.ts", state) : "",
   };
 }
 
@@ -352,7 +364,7 @@ function isWhole({ welcome: { range, model } }: UserDeviceResult): boolean {
   return range !== null && range.count === model.heads;
 }
 
-type Flags = ReturnType<typeof readFlags<typeof FLAGS>>;
+type Flags = FlagValues<typeof FLAGS>;
 
 /** Opens the folder of the state; a device that only generates has none. */
 async function openState(flags: Flags, baseWeights: BaseWeights | undefined): Promise<RunCheckpoints> {
@@ -462,11 +474,8 @@ async function openPrompts(
   return prompts;
 }
 
-/**
- * Runs the command with the flags of the command line.
- *
- * @returns Its exit code.
- */
-export async function run(): Promise<number | void> {
-  return await main().catch((error) => neverBegan("user_device.ts", error));
-}
+/** Runs the command. */
+export const run: CommandRun = command(
+  readOptions,
+  (options, call) => main(options, call).catch((error) => neverBegan(call, "user_device.ts", error)),
+);

@@ -21,6 +21,7 @@ import { versions, writeReport } from "../output/report.ts";
 import { loraTargets, TUNING_FLAGS } from "../flags/tuning_flags.ts";
 import { COMPUTE_FLAG, computeOf, LINK_FLAG, linkOf, seconds, table } from "../flags/simulation_flags.ts";
 import { PRUNER_FLAGS } from "../flags/pruners.ts";
+import type { Call } from "../process/invocation.ts";
 
 /** A system, as a plan sees it. */
 interface System {
@@ -31,7 +32,7 @@ interface System {
   readonly statistics?: number;
 }
 
-async function main(): Promise<void> {
+async function main(call: Call): Promise<void> {
   const flags = readFlags({
     name: "plan.ts",
     about: "Forecasts seconds and bytes of a fine-tuning step for several systems; nothing is run.",
@@ -70,7 +71,7 @@ async function main(): Promise<void> {
     bits: integer("N", 32, "bits of a number on the wire", { min: 1, max: 32 }),
     json: COMMON_FLAGS.json,
     report: { ...COMMON_FLAGS.report, help: "write the JSON to a file" },
-  });
+  }, call);
   const capacities = numbersOf("capacities", flags.capacities);
   const speeds = flags.speeds === "" ? capacities.map(() => 1) : numbersOf("speeds", flags.speeds);
   if (speeds.length !== capacities.length) {
@@ -187,10 +188,11 @@ function numbersOf(flag: string, list: string): number[] {
 }
 
 /**
- * Runs the command with the flags of the command line.
+ * Runs the command.
  *
+ * @param call Its flags, as they were typed.
  * @returns Its exit code.
  */
-export async function run(): Promise<number | void> {
-  return await main();
+export async function run(call: Call): Promise<number | void> {
+  return await main(call);
 }

@@ -8,8 +8,9 @@ import { DATASETS } from "@edgetuner/core";
 import { readFlags, text, UsageError } from "../flags/flags.ts";
 import { HUB_MODEL_FLAG } from "../flags/model_flags.ts";
 import { PULL_FLAGS, pulling } from "../shared/pulling.ts";
+import type { Call } from "../process/invocation.ts";
 
-async function main(): Promise<void> {
+async function main(call: Call): Promise<void> {
   const flags = readFlags({
     name: "pull.ts",
     about:
@@ -25,7 +26,7 @@ async function main(): Promise<void> {
     model: HUB_MODEL_FLAG,
     dataset: text("NAME", "", "data set, see above", ["", ...Object.keys(DATASETS)]),
     ...PULL_FLAGS,
-  });
+  }, call);
   if ((flags.model === "") === (flags.dataset === "")) {
     throw new UsageError("Cannot pull as one of --model and --dataset must be given; see --help");
   }
@@ -38,10 +39,11 @@ async function main(): Promise<void> {
 }
 
 /**
- * Runs the command with the flags of the command line.
+ * Runs the command.
  *
+ * @param call Its flags, as they were typed.
  * @returns Its exit code.
  */
-export async function run(): Promise<number | void> {
-  return await main();
+export async function run(call: Call): Promise<number | void> {
+  return await main(call);
 }

@@ -17,7 +17,16 @@ import {
 import { createControlApp, eventJson, serve, type Serving, stepJson } from "@edgetuner/transport/server";
 import { httpListener, requireToken, webSocketListener } from "@edgetuner/transport";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
-import { integer, readGiven, text, toggle, UsageError, withDefaults } from "../flags/flags.ts";
+import {
+  type FlagValues,
+  type GivenFlags,
+  integer,
+  readGiven,
+  text,
+  toggle,
+  UsageError,
+  withDefaults,
+} from "../flags/flags.ts";
 import { codecChoice } from "../flags/codecs.ts";
 import { GOOD_ORDER_MS, Interrupts, sharedInterrupts } from "../process/interrupts.ts";
 import { endingOf } from "../process/exit_codes.ts";
@@ -48,8 +57,11 @@ import {
 } from "../flags/waiting_flags.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { commandText, shownPath } from "../process/places.ts";
+import { adviceFor } from "../flags/memory_advice.ts";
 import { requireWritable } from "../process/writable.ts";
 import { WorkerRun } from "../process/worker_run.ts";
+import { command, type CommandRun } from "../process/command.ts";
+import type { Call } from "../process/invocation.ts";
 
 /** Bytes a device may have under way: a few frames of a large model. */
 const QUEUE_BYTES = 2 ** 28;
@@ -108,19 +120,32 @@ const FLAGS = {
   report: COMMON_FLAGS.report,
 };
 
-async function main(): Promise<number> {
-  const given = readGiven({
-    name: "edge_server.ts",
-    about: "Holds the base model, waits for devices and fine-tunes with them.",
-    examples: [
-      "edgetuner serve --devices 1 --join-token secret-join",
-      "edgetuner join --server ws://127.0.0.1:8787/join/ws --token secret-join --data cli/assets/restaurant/train.txt",
-      "edgetuner serve --resume   # the same command, after it was interrupted or killed; devices too",
-      "edgetuner serve --generate --devices 1 --join-token secret-join",
-    ],
-  }, FLAGS);
+interface Options {
+  readonly flags: FlagValues<typeof FLAGS>;
+  readonly given: GivenFlags<typeof FLAGS>;
+}
+
+function readOptions(call: Call): Options {
+  const given = readGiven(
+    {
+      name: "edge_server.ts",
+      about: "Holds the base model, waits for devices and fine-tunes with them.",
+      examples: [
+        "edgetuner serve --devices 1 --join-token secret-join",
+        "edgetuner join --server ws://127.0.0.1:8787/join/ws --token secret-join --data cli/assets/restaurant/train.txt",
+        "edgetuner serve --resume   # the same command, after it was interrupted or killed; devices too",
+        "edgetuner serve --generate --devices 1 --join-token secret-join",
+      ],
+    },
+    FLAGS,
+    call,
+  );
   const flags = withDefaults(FLAGS, given);
   requireWaits("edge_server.ts", flags);
+  return { flags, given };
+}
+
+async function main({ flags, given }: Options, call: Call): Promise<number> {
   const ownToken = flags["join-token"] || environmentVariable("EDGETUNER_JOIN_TOKEN") || "";
   const isNewToken = ownToken === "";
   const joinToken = isNewToken ? crypto.randomUUID() : ownToken;
@@ -313,6 +338,7 @@ async function main(): Promise<number> {
       ? "interrupted"
       : endingOf(failure),
     why: failure?.message ?? stopReason,
+    advice: adviceFor(failure, flags),
     done: `${[...(flags.generate ? [] : [`${steps} steps`]), ...passes].join(" and ")}, ${
       bytes(total)
     } on the wire`,
@@ -320,10 +346,10 @@ async function main(): Promise<number> {
     best: validations.best,
     next: flags.generate ? "" : commandText("edge_server.ts", [
       ...["--generate", "--devices", `${flags.devices}`, "--model", shownPath(flags.model)],
-    ]),
+    ], call.form),
     saved: state === null ? [] : [`the state of step ${state.step} in ${state.folder}`],
     state,
-    command: !mayGoOn(failure) ? "" : goOnCommand("edge_server.ts", state, {
+    command: !mayGoOn(failure) ? "" : goOnCommand(call, "edge_server.ts", state, {
       // Devices go on with the address and the token that they have.
       ...(flags.port === 0 ? { port: `${server.port}` } : {}),
       ...(isNewToken ? { "join-token": joinToken } : {}),
@@ -409,11 +435,5 @@ function stepText(record: StepRecord): string {
   }/step  kept ${kept}/${record.mask.length}`;
 }
 
-/**
- * Runs the command with the flags of the command line.
- *
- * @returns Its exit code.
- */
-export async function run(): Promise<number | void> {
-  return await main();
-}
+/** Runs the command. */
+export const run: CommandRun = command(readOptions, main);

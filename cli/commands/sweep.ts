@@ -43,6 +43,7 @@ import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import { loadGpu } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { PRUNER_FLAGS } from "../flags/pruners.ts";
+import type { Call } from "../process/invocation.ts";
 
 /** A line of the table. */
 interface Line {
@@ -56,7 +57,7 @@ interface Line {
   readonly losses: readonly (number | null)[];
 }
 
-async function main(): Promise<number> {
+async function main(call: Call): Promise<number> {
   const flags = readFlags({
     name: "sweep.ts",
     about: "Simulates steps with more and more devices on emulated links, in virtual time.",
@@ -107,7 +108,7 @@ async function main(): Promise<number> {
     webgpu: COMMON_FLAGS.webgpu,
     json: COMMON_FLAGS.json,
     report: { ...COMMON_FLAGS.report, help: "write the JSON to a file" },
-  });
+  }, call);
   const counts = integersOf("devices", flags.devices);
   const link = await linkOf(flags.link);
   const { model, batch } = flags.model === "" ? madeUp(flags) : await opened(flags);
@@ -312,10 +313,11 @@ function range(counts: readonly number[]): string {
 }
 
 /**
- * Runs the command with the flags of the command line.
+ * Runs the command.
  *
+ * @param call Its flags, as they were typed.
  * @returns Its exit code.
  */
-export async function run(): Promise<number | void> {
-  return await main();
+export async function run(call: Call): Promise<number | void> {
+  return await main(call);
 }

@@ -42,6 +42,7 @@ import { loadGpu } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { requireWritable } from "../process/writable.ts";
 import { PRUNER_FLAGS } from "../flags/pruners.ts";
+import type { Call } from "../process/invocation.ts";
 
 /** Shares of each run's steps, the last ones, to stop by and to report on. */
 const HELD_OUT = { valid: 0.15, test: 0.15 };
@@ -183,18 +184,22 @@ async function collect(
   return counts;
 }
 
-async function main(): Promise<number> {
-  const given = readGiven({
-    name: "train_pruner.ts",
-    about: "Collects samples in an unpruned run and trains iHeadPruner's importance predictor on them.",
-    examples: [
-      "edgetuner train-pruner --out cli/assets/demo_predictor   # makes the demo's again",
-      "edgetuner train-pruner --model MODEL --data DATA --out runs/predictor",
-      "edgetuner serve --collect runs/s.bin # samples of a networked run; then",
-      "edgetuner train-pruner --samples runs/s.bin --steps 0 --out runs/predictor",
-      "edgetuner demo --pruner iheadpruner --predictor runs/predictor",
-    ],
-  }, FLAGS);
+async function main(call: Call): Promise<number> {
+  const given = readGiven(
+    {
+      name: "train_pruner.ts",
+      about: "Collects samples in an unpruned run and trains iHeadPruner's importance predictor on them.",
+      examples: [
+        "edgetuner train-pruner --out cli/assets/demo_predictor   # makes the demo's again",
+        "edgetuner train-pruner --model MODEL --data DATA --out runs/predictor",
+        "edgetuner serve --collect runs/s.bin # samples of a networked run; then",
+        "edgetuner train-pruner --samples runs/s.bin --steps 0 --out runs/predictor",
+        "edgetuner demo --pruner iheadpruner --predictor runs/predictor",
+      ],
+    },
+    FLAGS,
+    call,
+  );
   const flags = withDefaults(FLAGS, given);
   await requireWritable("train_pruner.ts", {
     files: { report: flags.report, ...(flags.steps > 0 ? { samples: flags.samples } : {}) },
@@ -295,10 +300,11 @@ async function main(): Promise<number> {
 }
 
 /**
- * Runs the command with the flags of the command line.
+ * Runs the command.
  *
+ * @param call Its flags, as they were typed.
  * @returns Its exit code.
  */
-export async function run(): Promise<number | void> {
-  return await main();
+export async function run(call: Call): Promise<number | void> {
+  return await main(call);
 }

@@ -57,6 +57,8 @@ import { requireWritable } from "../process/writable.ts";
 import { loadGpu } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { commandText, shownPath } from "../process/places.ts";
+import { command, type CommandRun } from "../process/command.ts";
+import type { Call } from "../process/invocation.ts";
 
 /** Where the run saves its state, once it has begun; empty if nowhere. */
 const stateOfRun = { folder: "", run: "" };
@@ -91,20 +93,28 @@ const FLAGS = {
 
 type Flags = FlagValues<typeof FLAGS>;
 
-function readTuningFlags(): Flags {
-  const flags = readFlags({
-    name: "server_tuner.ts",
-    about: "Fine-tunes on one machine, without a network: the floor that the split is compared with.",
-    examples: [
-      "edgetuner tune --steps 50 --save runs/server_tuner",
-      "edgetuner tune --resume   # the same command, after it was interrupted or killed",
-      "edgetuner tune --valid cli/assets/restaurant/valid.txt --eval-every 50 --keep-best --save runs/a",
-    ],
-  }, FLAGS);
+async function readOptions(call: Call): Promise<{ readonly flags: Flags }> {
+  const flags = readFlags(
+    {
+      name: "server_tuner.ts",
+      about: "Fine-tunes on one machine, without a network: the floor that the split is compared with.",
+      examples: [
+        "edgetuner tune --steps 50 --save runs/server_tuner",
+        "edgetuner tune --resume   # the same command, after it was interrupted or killed",
+        "edgetuner tune --valid cli/assets/restaurant/valid.txt --eval-every 50 --keep-best --save runs/a",
+      ],
+    },
+    FLAGS,
+    call,
+  );
   requireFlag("server_tuner.ts", "eval-every", "valid", flags["eval-every"] === 0 || flags.valid !== "");
   requireFlag("server_tuner.ts", "keep-best", "valid", !flags["keep-best"] || flags.valid !== "");
   requireFlag("server_tuner.ts", "keep-best", "save", !flags["keep-best"] || flags.save !== "");
-  return flags;
+  await requireWritable("server_tuner.ts", {
+    files: { report: flags.report },
+    folders: { save: flags.save, metrics: flags.metrics },
+  });
+  return { flags: await withEpochs(flags) };
 }
 
 /** The model, its data, and which batch comes when. */
@@ -165,12 +175,7 @@ class TuneLog implements Disposable {
   }
 }
 
-async function main(): Promise<number> {
-  const flags = await withEpochs(readTuningFlags());
-  await requireWritable("server_tuner.ts", {
-    files: { report: flags.report },
-    folders: { save: flags.save, metrics: flags.metrics },
-  });
+async function main({ flags }: { readonly flags: Flags }, call: Call): Promise<number> {
   const settings = checkRunSettings({ ...tuningSettings(flags), ...runSettings(flags) });
   const baseWeights = baseWeightsOf(flags);
   using checkpoints = await openRunCheckpoints(flags, { baseWeights, defaultFolder: STATE_FOLDER });
@@ -189,7 +194,7 @@ async function main(): Promise<number> {
     const previous = await saveAdapter(folder, adapter, { run, steps });
     if (previous !== null) console.error(`The adapter of another run is kept: ${previous}`);
   };
-  using interrupts = new Interrupts();
+  using _interrupts = new Interrupts();
   using training: LocalTraining = new LocalTraining({
     ...{ engine, base, ends, settings, source: plan },
     start: checkpoint?.step,
@@ -225,7 +230,7 @@ async function main(): Promise<number> {
     padding: paddingSaved(plan.padding),
     data: counts,
   });
-  return await tellEnding(flags, summary, interrupts.asked);
+  return await tellEnding(flags, summary, call);
 }
 
 /** Writes the report, and says how it went. */
@@ -280,31 +285,31 @@ function tellResult(
 }
 
 /** Says how the run ended and what was saved; gives the exit code. */
-async function tellEnding(flags: Flags, { step, losses, best }: TrainingSummary, isInterrupted: boolean) {
+async function tellEnding(flags: Flags, { step, losses, best }: TrainingSummary, call: Call) {
   const state = await savedState(stateOfRun.folder, stateOfRun.run);
   return tellEnd({
-    ending: isInterrupted ? "interrupted" : "done",
-    why: isInterrupted ? "interrupted" : "",
+    ending: isInterrupted() ? "interrupted" : "done",
+    why: isInterrupted() ? "interrupted" : "",
     done: `${step} steps`,
     losses,
     best,
     next: flags.save === "" ? "" : commandText("generate.ts", [
       ...["--model", shownPath(flags.model), "--adapter", flags.save, "--count", "3"],
-    ]),
+    ], call.form),
     saved: [
       ...(flags.save === "" || step === 0 ? [] : [`the adapter in ${flags.save}`]),
       ...(state === null ? [] : [`the state of step ${state.step} in ${state.folder}`]),
     ],
     state,
-    command: goOnCommand("server_tuner.ts", state),
+    command: goOnCommand(call, "server_tuner.ts", state),
   }, flags.events);
 }
 
-/**
- * Runs the command with the flags of the command line.
- *
- * @returns Its exit code.
- */
-export async function run(): Promise<number | void> {
-  return await main().catch((error) => endedBy("server_tuner.ts", error, stateOfRun));
-}
+/** Runs the command. */
+export const run: CommandRun = command(
+  readOptions,
+  (options, call) =>
+    main(options, call).catch((error) =>
+      endedBy(call, "server_tuner.ts", error, { ...stateOfRun, ...options })
+    ),
+);

@@ -4,17 +4,17 @@
  * @module
  */
 
-import { commandArguments } from "../process/invocation.ts";
+import { type Call, type CallForm, OWN_CALL } from "../process/invocation.ts";
 import { parseArgs } from "@std/cli/parse-args";
 import { parseJson, showValue } from "@edgetuner/core";
 import { parse as parseYaml, stringify as stringifyYaml } from "yaml";
 import { terminalColumns } from "../output/terminal.ts";
-import { inCallForm, messageInCallForm, shownPath } from "../process/places.ts";
+import { messageInCallForm, shownPath } from "../process/places.ts";
 import { groupedNames, helpText } from "./help.ts";
 import type { Flag, NumberFlag, ProgramText, SwitchFlag, TextFlag } from "./kinds.ts";
 
 export type { Flag, ProgramText } from "./kinds.ts";
-import { isOutOfMemory, memoryAdvice } from "./memory_advice.ts";
+import { AdvisedError } from "./memory_advice.ts";
 import { didYouMean } from "./suggest.ts";
 import { isInterrupted } from "../process/interrupts.ts";
 import { INTERRUPTED, LAUNCHER_FLAG, supervise } from "../process/supervisor.ts";
@@ -107,9 +107,9 @@ export type GivenFlags<S extends Record<string, Flag>> = Partial<FlagValues<S>>;
 export function readFlags<const S extends Record<string, Flag>>(
   program: ProgramText,
   flags: S,
-  args: readonly string[] = commandArguments(),
+  call: Call = OWN_CALL,
 ): FlagValues<S> {
-  return withDefaults(flags, readGiven(program, flags, args));
+  return withDefaults(flags, readGiven(program, flags, call));
 }
 
 /** Values of all flags: those given, else their defaults. */
@@ -129,11 +129,11 @@ export function withDefaults<const S extends Record<string, Flag>>(
 export function readGiven<const S extends Record<string, Flag>>(
   program: ProgramText,
   flags: S,
-  args: readonly string[] = commandArguments(),
+  call: Call = OWN_CALL,
 ): GivenFlags<S> {
   const names = Object.entries(flags);
   const unknown: string[] = [];
-  const parsed = parseArgs(withDashes(flags, withValues(flags, named(flags, args))), {
+  const parsed = parseArgs(withDashes(flags, withValues(flags, named(flags, call.args))), {
     alias: { help: "h" },
     boolean: ["help", "print-config", ...names.filter(([, f]) => f.kind === "switch").map(([n]) => n)],
     string: ["config", ...names.filter(([, f]) => f.kind !== "switch").map(([n]) => n)],
@@ -143,7 +143,7 @@ export function readGiven<const S extends Record<string, Flag>>(
     },
   }) as Record<string, unknown>;
   if (parsed.help === true) {
-    console.log(helpText(program, flags, terminalColumns()));
+    console.log(helpText(program, flags, terminalColumns(), call.form));
     throw new ProgramEnd(0);
   }
   if (unknown.length > 0) {
@@ -171,18 +171,7 @@ export function readGiven<const S extends Record<string, Flag>>(
     console.log(configText(flags, values));
     throw new ProgramEnd(0);
   }
-  lastRead = withDefaults(flags, values as GivenFlags<S>) as Record<string, unknown>;
   return values as GivenFlags<S>;
-}
-
-/** The flags that this process was called with, for advice at its end. */
-let lastRead: Readonly<Record<string, unknown>> = {};
-
-/** Says which flags to turn, if an error means that memory ran out. */
-export function tellMemoryAdvice(error: unknown): void {
-  const lines = isOutOfMemory(error) ? memoryAdvice(lastRead) : [];
-  if (lines.length === 0) return;
-  console.error(`Out of memory. Any of these needs less:\n${lines.map((line) => `  ${line}`).join("\n")}`);
 }
 
 /** Flags that a file with settings should not hold: secrets, and what launchers say. */
@@ -383,26 +372,33 @@ const PLAIN_ERRORS: readonly string[] = [
  * do something about are one line on standard error, others show their stack. The exit code is as `exit_codes.ts`
  * says.
  */
-export async function runProgram(main: () => Promise<number | void>): Promise<void> {
-  await supervise(() => exitCodeOf(main));
+export async function runProgram(
+  main: () => Promise<number | void>,
+  form: CallForm = OWN_CALL.form,
+): Promise<void> {
+  await supervise(() => exitCodeOf(main, form));
 }
 
 /** Runs a program in this thread; says what went wrong, and gives the exit code. */
-export async function exitCodeOf(main: () => Promise<number | void>): Promise<number> {
+export async function exitCodeOf(
+  main: () => Promise<number | void>,
+  form: CallForm = OWN_CALL.form,
+): Promise<number> {
   try {
     return await main() ?? 0;
-  } catch (error) {
+  } catch (thrown) {
+    const { error, advice } = thrown instanceof AdvisedError ? thrown : { error: thrown, advice: [] };
     if (error instanceof ProgramEnd) return error.code;
     // What was waited for when the user asked to end.
     if (isInterrupted() && error instanceof DOMException && error.name === "AbortError") return INTERRUPTED;
     // By name: those of workers come as messages.
     if (error instanceof Error && error.name === "UsageError") {
-      console.error(inCallForm(messageInCallForm(error.message)));
+      console.error(messageInCallForm(error.message, form));
       return exitCodeFor(error);
     }
     if (error instanceof Error && PLAIN_ERRORS.includes(error.name)) console.error(error.message);
     else console.error(error);
-    tellMemoryAdvice(error);
+    for (const line of advice) console.error(line);
     return isInterrupted() ? INTERRUPTED : exitCodeFor(error);
   }
 }

@@ -1,11 +1,15 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import {
+  type Flag,
   flagArgs,
+  type FlagValues,
+  type GivenFlags,
   integer,
   number,
   ProgramEnd,
-  readFlags,
-  readGiven,
+  type ProgramText,
+  readFlags as readCall,
+  readGiven as readGivenOfCall,
   text,
   toggle,
   UsageError,
@@ -21,6 +25,22 @@ const FLAGS = {
   mode: text("MODE", "full", "mode", ["slice", "full"]),
   quiet: toggle("say nothing"),
 };
+
+function readFlags<const S extends Record<string, Flag>>(
+  program: ProgramText,
+  flags: S,
+  args: readonly string[],
+): FlagValues<S> {
+  return readCall(program, flags, { args, form: "command" });
+}
+
+function readGiven<const S extends Record<string, Flag>>(
+  program: ProgramText,
+  flags: S,
+  args: readonly string[],
+): GivenFlags<S> {
+  return readGivenOfCall(program, flags, { args, form: "command" });
+}
 
 async function withFile(name: string, content: string, run: (path: string) => void): Promise<void> {
   const folder = await Deno.makeTempDir();

@@ -5,6 +5,7 @@
  */
 
 import type { Flag, ProgramText } from "./kinds.ts";
+import type { CallForm } from "../process/invocation.ts";
 import { commandOf, commandText, inCallForm, shownPath } from "../process/places.ts";
 import { LAUNCHER_FLAG } from "../process/supervisor.ts";
 import { wrapped } from "../output/terminal.ts";
@@ -117,9 +118,17 @@ function paragraphs(text: string, width: number): string {
 /**
  * The help of a command.
  *
+ * @param program What the command says of itself.
+ * @param flags Its flags.
  * @param width Columns of the terminal.
+ * @param form How the person called it.
  */
-export function helpText(program: ProgramText, flags: Readonly<Record<string, Flag>>, width: number): string {
+export function helpText(
+  program: ProgramText,
+  flags: Readonly<Record<string, Flag>>,
+  width: number,
+  form: CallForm,
+): string {
   // What only launchers say is not for people.
   const shown = Object.keys(flags).filter((name) => name !== LAUNCHER_FLAG);
   const groups = groupedNames(shown).map(({ title, names }) => ({
@@ -135,13 +144,16 @@ export function helpText(program: ProgramText, flags: Readonly<Record<string, Fl
   const longest = Math.max(...all.flatMap(({ rows }) => rows.map(([left]) => left.length)));
   const left = Math.min(longest + 4, MOST_LEFT, Math.floor(width * 0.4));
   const blocks = all.map(({ title, rows }) => [title, ...columns(rows, left, width)].join("\n"));
-  const usage = commandOf(program.name) === null ? program.name : commandText(program.name, []);
+  const usage = commandOf(program.name) === null ? program.name : commandText(program.name, [], form);
   const examples = program.examples.map((example) => `  ${example}`).join("\n");
-  return inCallForm([
-    paragraphs(program.about, width),
-    `  ${usage} [flags]`,
-    "Values in [brackets] are what a flag is without you.",
-    ...blocks,
-    ...(examples === "" ? [] : [`Examples\n${examples}`]),
-  ].join("\n\n"));
+  return inCallForm(
+    [
+      paragraphs(program.about, width),
+      `  ${usage} [flags]`,
+      "Values in [brackets] are what a flag is without you.",
+      ...blocks,
+      ...(examples === "" ? [] : [`Examples\n${examples}`]),
+    ].join("\n\n"),
+    form,
+  );
 }

@@ -59,6 +59,32 @@ export function memoryAdvice(flags: MemoryFlags): string[] {
   return lines;
 }
 
+/** An error, and what a person can turn so that it does not come again. */
+export class AdvisedError extends Error {
+  /** What went wrong. */
+  readonly error: unknown;
+  /** What to turn, a line each. */
+  readonly advice: readonly string[];
+
+  /**
+   * @param error What went wrong.
+   * @param advice What to turn, a line each.
+   */
+  constructor(error: unknown, advice: readonly string[]) {
+    super(error instanceof Error ? error.message : String(error), { cause: error });
+    this.error = error;
+    this.advice = advice;
+  }
+}
+
+/** What to print below an error: the flags to turn if it means that memory ran out, else nothing. */
+export function adviceFor(error: unknown, flags: MemoryFlags): string[] {
+  const lines = isOutOfMemory(error) ? memoryAdvice(flags) : [];
+  return lines.length === 0
+    ? []
+    : ["Out of memory. Any of these needs less:", ...lines.map((line) => `  ${line}`)];
+}
+
 function percent(share: number): string {
   return `${Math.round(100 * share)} %`;
 }

@@ -30,13 +30,12 @@ Deno.test("a command that runs out of memory names its flags", async () => {
   const { code, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [
       ...["eval", "--quiet", "--ext=ts"],
-      `import { readFlags, runProgram } from ${JSON.stringify(import.meta.resolve("./flags.ts"))};
-      import { integer } from ${JSON.stringify(import.meta.resolve("./flags.ts"))};
-      import { exitCodeOf } from ${JSON.stringify(import.meta.resolve("./flags.ts"))};
-      Deno.exit(await exitCodeOf(async () => {
-        readFlags({ name: "x.ts", about: "", examples: [] }, { batch: integer("N", 8, "") }, ["--batch", "6"]);
+      `import { exitCodeOf } from ${JSON.stringify(import.meta.resolve("./flags.ts"))};
+      import { command } from ${JSON.stringify(import.meta.resolve("../process/command.ts"))};
+      const run = command(() => ({ flags: { batch: 6 } }), async () => {
         throw new RangeError('Cannot make tensor "x" [9, 9] as it must fit a buffer of 64 bytes: it needs 432');
-      }));`,
+      });
+      Deno.exit(await exitCodeOf(() => run({ args: [], form: "command" })));`,
     ],
   }).output();
   const text = new TextDecoder().decode(stderr);

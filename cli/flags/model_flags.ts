@@ -5,7 +5,7 @@
  */
 
 import { text, UsageError } from "./flags.ts";
-import { assetPath, commandText } from "../process/places.ts";
+import { assetPath, quoted } from "../process/places.ts";
 
 /**
  * Refuses the name of a model of the hub where a model must be on the disk, and says the command that brings it.
@@ -24,10 +24,9 @@ export function requireLocalModel(model: string): void {
     // Who may not look cannot say that it is not there.
     if (!(error instanceof Deno.errors.NotFound)) return;
   }
-  const command = commandText("pull.ts", ["--model", model]);
   throw new UsageError(
     `Cannot open the model as --model must be a path: there is no "${model}" here. If it is a model of the hub, this ` +
-      `downloads it and prints its folder: ${command}`,
+      `downloads it and prints its folder: edgetuner pull --model ${quoted(model)}`,
   );
 }
 

@@ -4,10 +4,10 @@
  * @module
  */
 
-import { commandArguments } from "../process/invocation.ts";
+import type { Call } from "../process/invocation.ts";
 import { type BestLoss, type LossesAtEnds, openCheckpoints } from "@edgetuner/core";
 import { type EndingName, endingOf, ENDINGS } from "../process/exit_codes.ts";
-import { tellMemoryAdvice } from "../flags/flags.ts";
+import { adviceFor, type MemoryFlags } from "../flags/memory_advice.ts";
 import { commandText } from "../process/places.ts";
 
 /** The end of a run, as a program knows it. */
@@ -16,6 +16,8 @@ export interface RunEnd {
   readonly ending: EndingName;
   /** Why, in one line; empty if it is done. */
   readonly why: string;
+  /** What to turn so that it does not end so again, a line each. */
+  readonly advice?: readonly string[];
   /** What was done, such as `60 steps`. */
   readonly done: string;
   /** Losses before and after, as far as they are known. */
@@ -65,22 +67,24 @@ export function withoutFlags(args: readonly string[], names: readonly string[]):
 /**
  * The command that goes on with a run: the program's own flags, and where from.
  *
+ * @param call How the program was called.
  * @param program File in `examples/`.
  * @param state What to go on from; without one the command is the same again.
  * @param fixed Flags that must be as they were, whatever their defaults are next time.
  */
 export function goOnCommand(
+  call: Call,
   program: string,
   state: SavedState | null,
   fixed: Readonly<Record<string, string>> = {},
-  args: readonly string[] = commandArguments(),
 ): string {
   const own = Object.entries(fixed).flatMap(([name, value]) => [`--${name}`, value]);
-  const kept = withoutFlags(args, [
+  const kept = withoutFlags(call.args, [
     ...Object.keys(fixed),
     ...(state === null ? [] : ["checkpoint", "resume"]),
   ]);
-  return commandText(program, [...kept, ...own, ...(state === null ? [] : ["--resume", state.folder])]);
+  const goesOn = state === null ? [] : ["--resume", state.folder];
+  return commandText(program, [...kept, ...own, ...goesOn], call.form);
 }
 
 /** What to turn where the loss rose, in the order in which to try. */
@@ -140,7 +144,7 @@ export function tellEnd(end: RunEnd, isQuiet = false): number {
   const isGood = end.ending === "done" || end.ending === "interrupted";
   if (!isGood && end.why !== "") {
     console.error(end.why);
-    tellMemoryAdvice(end.why);
+    for (const line of end.advice ?? []) console.error(line);
   }
   if (!isQuiet) { for (const line of endText(end)) (isGood ? console.log : console.error)(line); }
   return ENDINGS[end.ending].code;
@@ -155,24 +159,26 @@ export function mayGoOn(error: unknown): boolean {
  * Says what is left of a run that an error ended, if it has saved its state.
  *
  * @param program File in `examples/`.
- * @param at Where it saves its state, empty if nowhere, and its name.
+ * @param at Where it saves its state, empty if nowhere, its name, and the flags that its memory depends on.
  * @returns The exit code.
  * @throws The error, if there is no state.
  */
 export async function endedBy(
+  call: Call,
   program: string,
   error: unknown,
-  at: { readonly folder: string; readonly run: string },
+  at: { readonly folder: string; readonly run: string; readonly flags: MemoryFlags },
 ): Promise<number> {
   const state = await savedState(at.folder, at.run);
   if (state === null || endingOf(error) === "usage") throw error;
   return tellEnd({
     ending: endingOf(error),
     why: error instanceof Error ? error.message : String(error),
+    advice: adviceFor(error, at.flags),
     done: `at least ${state.step} steps`,
     saved: [`the state of step ${state.step} in ${state.folder}`],
     state,
-    command: mayGoOn(error) ? goOnCommand(program, state) : "",
+    command: mayGoOn(error) ? goOnCommand(call, program, state) : "",
   });
 }
 
@@ -182,11 +188,11 @@ export async function endedBy(
  * @returns The exit code.
  * @throws The error, if it is another one.
  */
-export function neverBegan(program: string, error: unknown): number {
+export function neverBegan(call: Call, program: string, error: unknown): number {
   const ending = endingOf(error);
   if (ending !== "lost") throw error;
   console.error((error as Error).message);
-  console.error(`Nothing was done; again: ${goOnCommand(program, null)}`);
+  console.error(`Nothing was done; again: ${goOnCommand(call, program, null)}`);
   return ENDINGS[ending].code;
 }
 

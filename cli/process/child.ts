@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { CallForm } from "./invocation.ts";
 import { denoCommand, type Needs, permissionFlags } from "./permissions.ts";
 import { programArgs } from "./places.ts";
 
@@ -18,6 +19,8 @@ export interface ChildProgram {
   readonly file: string;
   /** What it needs; `null` lets it do all that this process may. */
   readonly needs: Needs | null;
+  /** How it is to name commands. @default {"program"} */
+  readonly form?: CallForm;
 }
 
 /** A program of `examples/` in a process of its own. */
@@ -45,10 +48,12 @@ export class Child {
     this.name = name;
     // A launcher that is killed can end nobody any more: they see to it by themselves.
     const own = Deno.build.os === "windows" ? [] : [`--${LAUNCHER_FLAG}`, `${Deno.pid}`];
-    const { file, needs } = typeof program === "string" ? { file: program, needs: null } : program;
+    const { file, needs, form = "program" }: ChildProgram = typeof program === "string"
+      ? { file: program, needs: null }
+      : program;
     const permissions = needs === null ? ["-A"] : permissionFlags(needs);
     this.#process = new Deno.Command(denoCommand(), {
-      args: ["run", ...permissions, "--quiet", ...programArgs(file), ...args, "--events", ...own],
+      args: ["run", ...permissions, "--quiet", ...programArgs(file, form), ...args, "--events", ...own],
       stdin: "null",
       stdout: "piped",
       stderr: "piped",

@@ -1,6 +1,6 @@
 /**
- * How this process was called: as the command `edgetuner NAME`, or through a program of `examples/`. What it prints
- * names commands in the same way.
+ * How a command is called: as `edgetuner NAME`, or through a program of `examples/`. What it prints names commands
+ * in the same way.
  *
  * @module
  */
@@ -8,22 +8,13 @@
 /** How a person calls a command. */
 export type CallForm = "command" | "program";
 
-let current: { readonly args: readonly string[]; readonly form: CallForm } = {
-  args: Deno.args,
-  form: "program",
-};
-
-/** Flags of the command that runs: what follows its name. */
-export function commandArguments(): readonly string[] {
-  return current.args;
+/** One call of a command. It is handed on to whatever reads its flags or names a command. */
+export interface Call {
+  /** Flags as they were typed: what follows the command's name. */
+  readonly args: readonly string[];
+  /** How the person named the command. */
+  readonly form: CallForm;
 }
 
-/** How the command was called. */
-export function callForm(): CallForm {
-  return current.form;
-}
-
-/** Says which arguments the command has and how it was called. */
-export function setInvocation(args: readonly string[], form: CallForm): void {
-  current = { args, form };
-}
+/** The call of a program that is no command. */
+export const OWN_CALL: Call = { args: Deno.args, form: "program" };

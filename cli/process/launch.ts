@@ -5,18 +5,20 @@
  */
 
 import { Interrupts } from "./interrupts.ts";
+import type { CallForm } from "./invocation.ts";
 import { commandText, programArgs } from "./places.ts";
 
 /**
  * Prints the command, runs the program with this one's output, and hands signals on.
  *
  * @param program File in `examples/`.
+ * @param form How it is to name commands.
  * @returns Its exit code.
  */
-export async function runExample(program: string, args: readonly string[]): Promise<number> {
-  console.log(commandText(program, args));
+export async function runExample(program: string, args: readonly string[], form: CallForm): Promise<number> {
+  console.log(commandText(program, args, form));
   const child = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", "--quiet", ...programArgs(program), ...args],
+    args: ["run", "-A", "--quiet", ...programArgs(program, form), ...args],
     stdin: "null",
   }).spawn();
   const pass = (signal: Deno.Signal) => {

@@ -6,7 +6,7 @@
 
 import { dirname, isAbsolute, relative } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import { callForm } from "./invocation.ts";
+import type { CallForm } from "./invocation.ts";
 
 /**
  * Path of a file or folder of `cli/assets/`.
@@ -65,20 +65,21 @@ export const AS_PROGRAM = "--as-program";
  * How Deno is told to run a program: the module, and the words before its flags.
  *
  * @param program File in `examples/`.
+ * @param form How it is to name commands.
  */
-export function programArgs(program: string): string[] {
+export function programArgs(program: string, form: CallForm): string[] {
   const command = commandOf(program) ?? program;
   return [
     import.meta.resolve("../main.ts"),
-    ...(callForm() === "program" ? [AS_PROGRAM] : []),
+    ...(form === "program" ? [AS_PROGRAM] : []),
     ...command.split(" "),
   ];
 }
 
 /** A command as it can be typed: by its name where it was called so, else as a program of `examples/`. */
-export function commandText(program: string, args: readonly string[]): string {
+export function commandText(program: string, args: readonly string[], form: CallForm): string {
   const command = commandOf(program);
-  const start = callForm() === "command" && command !== null
+  const start = form === "command" && command !== null
     ? ["edgetuner", ...command.split(" ")]
     : ONLY_COMMANDS.includes(program)
     ? ["deno", "run", "-A", "cli/main.ts", program]
@@ -87,8 +88,8 @@ export function commandText(program: string, args: readonly string[]): string {
 }
 
 /** Text that names commands as `edgetuner NAME`, in the form in which the person calls them. */
-export function inCallForm(text: string): string {
-  if (callForm() === "command") return text;
+export function inCallForm(text: string, form: CallForm): string {
+  if (form === "command") return text;
   return text.replace(/\bedgetuner (e2e [a-z-]+|[a-z][a-z-]*)/g, (whole, command: string) => {
     const program = programOf(command);
     if (program !== null) return `deno run -A examples/${program}`;
@@ -97,8 +98,8 @@ export function inCallForm(text: string): string {
 }
 
 /** A message that begins with the name of a program, with the command's name where it was called by that. */
-export function messageInCallForm(message: string): string {
-  if (callForm() === "program") return message;
+export function messageInCallForm(message: string, form: CallForm): string {
+  if (form === "program") return inCallForm(message, form);
   return message.replace(/^Cannot run ([\w/.]+) as/, (whole, program: string) => {
     const command = commandOf(program);
     return command === null ? whole : `Cannot run edgetuner ${command} as`;

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { commandArguments } from "../process/invocation.ts";
+import type { Call, CallForm } from "../process/invocation.ts";
 import { CheckpointError, writeWhole } from "@edgetuner/core";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import {
@@ -70,10 +70,10 @@ const NOTE = "e2e.json";
 const ORDER = ["pull.ts", "train_pruner.ts", "finetune.ts", "generate.ts", "decode.ts", "score.ts"];
 
 /** The command of the step after one; `null` after the last. */
-export function nextCommand(program: string, out: string): string | null {
+export function nextCommand(program: string, out: string, form: CallForm): string | null {
   const next = ORDER[ORDER.indexOf(program.replace("e2e/", "")) + 1];
   if (next === undefined) return null;
-  return commandText(`e2e/${next}`, outArgs(out));
+  return commandText(`e2e/${next}`, outArgs(out), form);
 }
 
 /** Settings that must be the same in all steps that have them: what one step is given holds for those after it. */
@@ -107,6 +107,7 @@ export interface FiveStep<S extends Record<string, Flag>> extends ProgramText {
     values: FlagValues<S>,
     note: RunNote,
     out: string,
+    form: CallForm,
   ) => Promise<{ readonly code: number; readonly changes?: Partial<RunNote> }>;
 }
 
@@ -154,6 +155,7 @@ function ofRun<S extends Record<string, Flag>>(flags: S, settings: RunNote["sett
  * @param step The step.
  * @param given Its flags, those that were given.
  * @param out The folder.
+ * @param form How it is to name commands.
  * @returns Exit code.
  * @throws {UsageError} If a file is missing that another step makes.
  */
@@ -161,11 +163,12 @@ export async function runStep<S extends Record<string, Flag>>(
   step: FiveStep<S>,
   given: GivenFlags<S>,
   out: string,
+  form: CallForm,
 ): Promise<number> {
   const note = await readNote(out);
   for (const [file, program] of Object.entries({ [NOTE]: "pull.ts", ...step.needs })) {
     if (await Deno.stat(`${out}/${file}`).then(() => true, () => false)) continue;
-    const command = commandText(`e2e/${program}`, outArgs(out));
+    const command = commandText(`e2e/${program}`, outArgs(out), form);
     throw new UsageError(
       `${step.name} needs ${out}/${file}, which does not exist yet; first run ${command}`,
     );
@@ -178,7 +181,7 @@ export async function runStep<S extends Record<string, Flag>>(
   const values = withDefaults(ofRun(step.flags, settings), { ...on, ...given });
   console.log(`\n== ${step.title}`);
   const started = performance.now();
-  const { code, changes } = await step.run(values, note!, out);
+  const { code, changes } = await step.run(values, note!, out, form);
   if (code !== 0) return code;
   const shared = SHARED.filter((name) => Object.hasOwn(step.flags, name));
   await writeNote(out, {
@@ -191,34 +194,39 @@ export async function runStep<S extends Record<string, Flag>>(
 }
 
 /** The main program of a step that goes on in a folder. */
-export async function stepProgram<S extends Record<string, Flag>>(step: FiveStep<S>): Promise<number> {
+export async function stepProgram<S extends Record<string, Flag>>(
+  step: FiveStep<S>,
+  { args, form }: Call,
+): Promise<number> {
   // `--help` shows the defaults of the run that it is asked about.
-  const at = commandArguments().findLastIndex((arg) => arg === "--out" || arg.startsWith("--out="));
-  const peeked = at < 0
-    ? OUT_FLAG.default
-    : commandArguments()[at]!.split("=")[1] ?? commandArguments()[at + 1] ?? "";
+  const at = args.findLastIndex((arg) => arg === "--out" || arg.startsWith("--out="));
+  const peeked = at < 0 ? OUT_FLAG.default : args[at]!.split("=")[1] ?? args[at + 1] ?? "";
   const settings = (await readNote(peeked).catch(() => null))?.settings ?? {};
   const { out = OUT_FLAG.default, ...given } = readGiven(step, {
     ...ofRun(step.flags, settings),
     out: OUT_FLAG,
-  }) as GivenFlags<S> & { readonly out?: string };
-  const code = await runStep(step, given as unknown as GivenFlags<S>, out);
+  }, { args, form }) as GivenFlags<S> & { readonly out?: string };
+  const code = await runStep(step, given as unknown as GivenFlags<S>, out, form);
   if (code !== 0) {
     const ending = endingWith(code);
     console.error(
       `${step.name} ended with code ${code}${ending === null ? "" : ` (${ending})`}; once that is mended: ${
-        commandText(step.name.includes("/") ? step.name : `e2e/${step.name}`, commandArguments())
+        commandText(step.name.includes("/") ? step.name : `e2e/${step.name}`, args, form)
       }`,
     );
   }
-  const next = code === 0 ? nextCommand(step.name, out) : null;
+  const next = code === 0 ? nextCommand(step.name, out, form) : null;
   if (next !== null) console.log(`Next: ${next}`);
   return code;
 }
 
 /** Launches the program that does the work. */
-export async function launch(program: string, args: readonly string[]): Promise<{ readonly code: number }> {
-  return { code: await runExample(program, args) };
+export async function launch(
+  program: string,
+  args: readonly string[],
+  form: CallForm,
+): Promise<{ readonly code: number }> {
+  return { code: await runExample(program, args, form) };
 }
 
 /** Flags without some of them. */

@@ -20,7 +20,7 @@ class Program implements AsyncDisposable {
 
   constructor(program: string, args: readonly string[]) {
     this.process = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--quiet", ...programArgs(program), ...args],
+      args: ["run", "-A", "--quiet", ...programArgs(program, "program"), ...args],
       stdin: "null",
       stdout: "piped",
       stderr: "piped",
@@ -264,11 +264,11 @@ Deno.test("the command that goes on has the program's own flags", () => {
   assertEquals(withoutFlags(args, ["resume", "checkpoint"]), ["--steps", "9", "--events", "--port", "0"]);
   assertEquals(withoutFlags(["--resume", "--steps", "9", "--resume"], ["resume"]), ["--steps", "9"]);
   assertEquals(
-    goOnCommand("edge_server.ts", { folder: "a b", step: 3 }, { port: "80" }, args),
+    goOnCommand({ args, form: "program" }, "edge_server.ts", { folder: "a b", step: 3 }, { port: "80" }),
     "deno run -A examples/edge_server.ts --steps 9 --events --port 80 --resume 'a b'",
   );
   assertEquals(
-    goOnCommand("edge_server.ts", null, {}, ["--checkpoint", "c"]),
-    "deno run -A examples/edge_server.ts --checkpoint c",
+    goOnCommand({ args: ["--checkpoint", "c"], form: "command" }, "edge_server.ts", null),
+    "edgetuner serve --checkpoint c",
   );
 });

@@ -7,6 +7,7 @@
 import { COMMON_FLAGS } from "../../flags/common_flags.ts";
 import { type FiveStep, launch, stepProgram } from "../../shared/five_steps.ts";
 import { flagArgs } from "../../flags/flags.ts";
+import type { Call } from "../../process/invocation.ts";
 
 const FLAGS = {
   "lower-case": COMMON_FLAGS["lower-case"],
@@ -22,19 +23,20 @@ export const DECODE_STEP: FiveStep<typeof FLAGS> = {
   examples: ["edgetuner e2e decode"],
   flags: FLAGS,
   needs: { "test.jsonl": "pull.ts", "beam.jsonl": "generate.ts" },
-  run(values, { model, tokenizer, partial }, out) {
+  run(values, { model, tokenizer, partial }, out, form) {
     return launch("decode.ts", [
       ...["--data", `${out}/test.jsonl`, "--predictions", `${out}/beam.jsonl`],
       ...flagArgs({ model, tokenizer, output: out, "drop-missing": partial, ...values }),
-    ]);
+    ], form);
   },
 };
 
 /**
- * Runs the command with the flags of the command line.
+ * Runs the command.
  *
+ * @param call Its flags, as they were typed.
  * @returns Its exit code.
  */
-export async function run(): Promise<number | void> {
-  return await stepProgram(DECODE_STEP);
+export async function run(call: Call): Promise<number | void> {
+  return await stepProgram(DECODE_STEP, call);
 }

@@ -7,6 +7,7 @@
 import { FLAGS as DEMO } from "../demo.ts";
 import { type FiveStep, launch, stepProgram, withOther, without } from "../../shared/five_steps.ts";
 import { flagArgs, toggle } from "../../flags/flags.ts";
+import type { Call } from "../../process/invocation.ts";
 
 const FLAGS = {
   ...withOther(
@@ -37,22 +38,23 @@ export const FINETUNE_STEP: FiveStep<typeof FLAGS> = {
   ],
   flags: FLAGS,
   needs: { "train.jsonl": "pull.ts", "predictor/config.json": "train_pruner.ts" },
-  run({ resume, ...values }, { model, tokenizer }, out) {
+  run({ resume, ...values }, { model, tokenizer }, out, form) {
     return launch("demo.ts", [
       ...flagArgs({ model, tokenizer }),
       ...["--data", `${out}/train.jsonl`, "--valid", `${out}/valid.jsonl`, "--test", `${out}/test.jsonl`],
       ...["--pruner", "iheadpruner", "--predictor", `${out}/predictor`],
       ...flagArgs(values),
       ...["--out", out, ...(resume ? ["--resume", out] : []), "--report", `${out}/finetune.json`],
-    ]);
+    ], form);
   },
 };
 
 /**
- * Runs the command with the flags of the command line.
+ * Runs the command.
  *
+ * @param call Its flags, as they were typed.
  * @returns Its exit code.
  */
-export async function run(): Promise<number | void> {
-  return await stepProgram(FINETUNE_STEP);
+export async function run(call: Call): Promise<number | void> {
+  return await stepProgram(FINETUNE_STEP, call);
 }

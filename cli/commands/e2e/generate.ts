@@ -9,6 +9,7 @@ import { FLAGS as GENERATE } from "../generate.ts";
 import { CONNECTION_FLAGS } from "../../flags/connection.ts";
 import { type FiveStep, launch, stepProgram, withOther, without } from "../../shared/five_steps.ts";
 import { flagArgs, toggle } from "../../flags/flags.ts";
+import type { Call } from "../../process/invocation.ts";
 
 const FLAGS = {
   count: { ...COMMON_FLAGS.count, default: 0, help: "test prompts to continue; 0 = all" },
@@ -45,22 +46,23 @@ export const GENERATE_STEP: FiveStep<typeof FLAGS> = {
   ],
   flags: FLAGS,
   needs: { "test.jsonl": "pull.ts", "adapter/adapter_config.json": "finetune.ts" },
-  async run({ best, ...values }, { model, tokenizer }, out) {
+  async run({ best, ...values }, { model, tokenizer }, out, form) {
     const { code } = await launch("generate.ts", [
       ...flagArgs({ model, tokenizer }),
       ...["--adapter", `${out}/adapter${best ? "-best" : ""}`, "--data", `${out}/test.jsonl`, "--distinct"],
       ...flagArgs(values),
       ...["--predictions", `${out}/beam.jsonl`, "--report", `${out}/generate.json`],
-    ]);
+    ], form);
     return { code, changes: { partial: values.count > 0 } };
   },
 };
 
 /**
- * Runs the command with the flags of the command line.
+ * Runs the command.
  *
+ * @param call Its flags, as they were typed.
  * @returns Its exit code.
  */
-export async function run(): Promise<number | void> {
-  return await stepProgram(GENERATE_STEP);
+export async function run(call: Call): Promise<number | void> {
+  return await stepProgram(GENERATE_STEP, call);
 }

@@ -31,6 +31,7 @@ import { PULL_FLAGS, pulling } from "../../shared/pulling.ts";
 import { DATA_FLAGS, skippedText } from "../../shared/training_data.ts";
 import { requireWritable } from "../../process/writable.ts";
 import { assetPath } from "../../process/places.ts";
+import type { Call } from "../../process/invocation.ts";
 
 const TINY = assetPath("tiny_gpt2");
 
@@ -199,27 +200,33 @@ export async function pull(flags: Flags, out: string): Promise<void> {
   console.log(`Model ${path}; settings: ${name}`);
 }
 
-async function main(): Promise<void> {
-  const { out: asked, ...flags } = readFlags({
-    name: "e2e/pull.ts",
-    about: "Step 0 of 5: gets the base model and the E2E data, and notes in --out what the other steps use.",
-    examples: [
-      "edgetuner e2e pull --model openai-community/gpt2-medium",
-      "HF_TOKEN=... edgetuner e2e pull --model meta-llama/Llama-2-7b-hf --out runs/llama",
-      "edgetuner e2e pull --model models/gpt2 --train train.txt --valid valid.txt --test test.txt",
-      "edgetuner e2e pull --restaurant   # no network: the tiny model on this repository's task",
-    ],
-  }, { ...FLAGS, out: NEW_OUT_FLAG });
+async function main(call: Call): Promise<void> {
+  const { out: asked, ...flags } = readFlags(
+    {
+      name: "e2e/pull.ts",
+      about:
+        "Step 0 of 5: gets the base model and the E2E data, and notes in --out what the other steps use.",
+      examples: [
+        "edgetuner e2e pull --model openai-community/gpt2-medium",
+        "HF_TOKEN=... edgetuner e2e pull --model meta-llama/Llama-2-7b-hf --out runs/llama",
+        "edgetuner e2e pull --model models/gpt2 --train train.txt --valid valid.txt --test test.txt",
+        "edgetuner e2e pull --restaurant   # no network: the tiny model on this repository's task",
+      ],
+    },
+    { ...FLAGS, out: NEW_OUT_FLAG },
+    call,
+  );
   const out = await outOf(flags, asked);
   await pull(flags, out);
-  console.log(`Next: ${nextCommand("pull.ts", out)}`);
+  console.log(`Next: ${nextCommand("pull.ts", out, call.form)}`);
 }
 
 /**
- * Runs the command with the flags of the command line.
+ * Runs the command.
  *
+ * @param call Its flags, as they were typed.
  * @returns Its exit code.
  */
-export async function run(): Promise<number | void> {
-  return await main();
+export async function run(call: Call): Promise<number | void> {
+  return await main(call);
 }

@@ -14,6 +14,7 @@ import { GENERATE_STEP } from "./generate.ts";
 import { FLAGS as PULL, outOf, pull } from "./pull.ts";
 import { SCORE_STEP } from "./score.ts";
 import { TRAIN_PRUNER_STEP } from "./train_pruner.ts";
+import type { Call } from "../../process/invocation.ts";
 
 const STEPS: readonly AnyStep[] = [
   TRAIN_PRUNER_STEP,
@@ -32,26 +33,30 @@ const FLAGS: Record<string, Flag> & typeof PULL & { readonly out: typeof NEW_OUT
   out: NEW_OUT_FLAG,
 };
 
-async function main(): Promise<number> {
-  const given: GivenFlags<Record<string, Flag>> = readGiven({
-    name: "e2e/run.ts",
-    about:
-      "Runs the paper's five steps on E2E data, one after the other; docs/five_steps.md explains them. Takes\n" +
-      "the flags of all steps; defaults of settings are those that pull.ts notes for the model.",
-    examples: [
-      "edgetuner e2e run --restaurant   # the tiny model on this repository's own task",
-      "edgetuner e2e run --model openai-community/gpt2-medium",
-    ],
-  }, FLAGS);
+async function main(call: Call): Promise<number> {
+  const given: GivenFlags<Record<string, Flag>> = readGiven(
+    {
+      name: "e2e/run.ts",
+      about:
+        "Runs the paper's five steps on E2E data, one after the other; docs/five_steps.md explains them. Takes\n" +
+        "the flags of all steps; defaults of settings are those that pull.ts notes for the model.",
+      examples: [
+        "edgetuner e2e run --restaurant   # the tiny model on this repository's own task",
+        "edgetuner e2e run --model openai-community/gpt2-medium",
+      ],
+    },
+    FLAGS,
+    call,
+  );
   const of = (flags: Record<string, Flag>) =>
     Object.fromEntries(Object.entries(given).filter(([name]) => Object.hasOwn(flags, name)));
   const flags = withDefaults(PULL, of(PULL));
   const out = await outOf(flags, (given.out as string | undefined) ?? "");
-  console.log(`# ${commandText("e2e/pull.ts", [...flagArgs(of(PULL)), ...outArgs(out)])}`);
+  console.log(`# ${commandText("e2e/pull.ts", [...flagArgs(of(PULL)), ...outArgs(out)], call.form)}`);
   await pull(flags, out);
   for (const step of STEPS) {
-    console.log(`\n# ${commandText(step.name, [...flagArgs(of(step.flags)), ...outArgs(out)])}`);
-    const code = await runStep(step, of(step.flags), out);
+    console.log(`\n# ${commandText(step.name, [...flagArgs(of(step.flags)), ...outArgs(out)], call.form)}`);
+    const code = await runStep(step, of(step.flags), out, call.form);
     if (code !== 0) {
       console.error(`"${step.title}" ended with code ${code}; what the steps before it made is in ${out}`);
       return code;
@@ -62,10 +67,11 @@ async function main(): Promise<number> {
 }
 
 /**
- * Runs the command with the flags of the command line.
+ * Runs the command.
  *
+ * @param call Its flags, as they were typed.
  * @returns Its exit code.
  */
-export async function run(): Promise<number | void> {
-  return await main();
+export async function run(call: Call): Promise<number | void> {
+  return await main(call);
 }

@@ -7,6 +7,7 @@
 import { COMMON_FLAGS } from "../../flags/common_flags.ts";
 import { type FiveStep, launch, stepProgram } from "../../shared/five_steps.ts";
 import { flagArgs } from "../../flags/flags.ts";
+import type { Call } from "../../process/invocation.ts";
 
 const FLAGS = {
   synonyms: COMMON_FLAGS.synonyms,
@@ -25,20 +26,21 @@ export const SCORE_STEP: FiveStep<typeof FLAGS> = {
   ],
   flags: FLAGS,
   needs: { "references.txt": "decode.ts", "predictions.txt": "decode.ts" },
-  run(values, _note, out) {
+  run(values, _note, out, form) {
     return launch("evaluate.ts", [
       ...["--references", `${out}/references.txt`, "--predictions", `${out}/predictions.txt`],
       ...flagArgs(values),
       ...["--report", `${out}/scores.json`, "--pretty", `${out}/samples.html`],
-    ]);
+    ], form);
   },
 };
 
 /**
- * Runs the command with the flags of the command line.
+ * Runs the command.
  *
+ * @param call Its flags, as they were typed.
  * @returns Its exit code.
  */
-export async function run(): Promise<number | void> {
-  return await stepProgram(SCORE_STEP);
+export async function run(call: Call): Promise<number | void> {
+  return await stepProgram(SCORE_STEP, call);
 }

@@ -14,6 +14,7 @@ import {
 } from "../../shared/five_steps.ts";
 import { flagArgs, integer, UsageError } from "../../flags/flags.ts";
 import { FLAGS as TRAIN_PRUNER } from "../train_pruner.ts";
+import type { Call } from "../../process/invocation.ts";
 
 const FLAGS = {
   "pruner-steps": integer("N", 400, "unpruned steps that the predictor is trained on", { min: 1 }),
@@ -34,7 +35,7 @@ export const TRAIN_PRUNER_STEP: FiveStep<typeof FLAGS> = {
   ],
   flags: FLAGS,
   needs: { "train.jsonl": "pull.ts" },
-  async run({ "pruner-steps": steps, ...values }, note, out) {
+  async run({ "pruner-steps": steps, ...values }, note, out, form) {
     const { model, tokenizer } = note;
     // Training that changes gives other samples; how many there are, and what is made of them, may change.
     const { epochs: _epochs, history: _history, lambda: _lambda, webgpu: _webgpu, ...kept } = values;
@@ -50,16 +51,17 @@ export const TRAIN_PRUNER_STEP: FiveStep<typeof FLAGS> = {
       ...flagArgs({ model, tokenizer, data: `${out}/train.jsonl`, runs: 1, steps, ...values }),
       ...["--samples", `${out}/samples.bin`, "--out", `${out}/predictor`],
       ...["--report", `${out}/pruner.json`],
-    ]);
+    ], form);
     return { code, changes: { collected } };
   },
 };
 
 /**
- * Runs the command with the flags of the command line.
+ * Runs the command.
  *
+ * @param call Its flags, as they were typed.
  * @returns Its exit code.
  */
-export async function run(): Promise<number | void> {
-  return await stepProgram(TRAIN_PRUNER_STEP);
+export async function run(call: Call): Promise<number | void> {
+  return await stepProgram(TRAIN_PRUNER_STEP, call);
 }
