@@ -309,7 +309,7 @@ async function main({ flags, given }: Options, call: Call): Promise<number> {
     const data = i === 0
       ? [
         ...["--data", flags.data, "--valid", flags.valid, "--model", flags.model, "--share-loss"],
-        ...flagArgs({ tokenizer: flags.tokenizer, buckets: flags.buckets }),
+        ...flagArgs({ tokenizer: flags.tokenizer, "pad-to-multiple-of": flags["pad-to-multiple-of"] }),
         ...flagArgs({ "train-on-prompt": flags["train-on-prompt"], "skip-bad": flags["skip-bad"] }),
         ...["--base-weights", flags["base-weights"]],
         ...["--batch", `${flags.batch}`, "--length", `${flags.length}`, "--seed", `${flags.seed}`],

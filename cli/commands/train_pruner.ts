@@ -156,6 +156,7 @@ async function collect(
     const options = {
       ...flags,
       baseWeights: baseWeightsOf(flags),
+      padToMultipleOf: flags["pad-to-multiple-of"],
       capacities: flags.capacities.split(",").map(Number),
       settings: { ...tuningSettings({ ...flags, steps: flags.steps + 2 }), seed },
     };

@@ -74,6 +74,7 @@ const ALIASES: Readonly<Record<string, readonly string[]>> = {
   "max-length": ["length", "max-tokens"],
   "max-new-tokens": ["max-tokens"],
   "max-steps": ["steps"],
+  "buckets": ["pad-to-multiple-of"],
   "lora-rank": ["rank"],
   "lora-alpha": ["alpha"],
   "lora-dropout": ["dropout"],

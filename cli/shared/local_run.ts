@@ -39,7 +39,7 @@ export interface LocalRunOptions {
   readonly "train-on-prompt": boolean;
   readonly "skip-bad": boolean;
   /** See `DATA_FLAGS`. */
-  readonly buckets: number;
+  readonly padToMultipleOf: number;
   /** Sequences per step. */
   readonly batch: number;
   /** Tokens per sequence. */
@@ -69,12 +69,12 @@ export async function loadLocalModel(options: LocalRunOptions): Promise<LocalMod
   const capacities = [...options.capacities].sort((a, b) => b - a);
   const headsPerDevice = allocateHeads(heads, capacities).map((range) => range.count);
   const set = await loadTrainingSet(options.data, { ...options, tokenizer });
-  const { batch, length, buckets, baseWeights } = options;
+  const { batch, length, padToMultipleOf, baseWeights } = options;
   const context = {
     ...{ layers, heads, headsPerDevice, capacities },
     seed: options.settings.seed,
     settings: sampleSettings(options.settings, {
-      ...{ batch, length, buckets, baseWeights },
+      ...{ batch, length, padToMultipleOf, baseWeights },
       data: await dataFingerprint(set, "in an order by the seed"),
     }),
   };
@@ -91,8 +91,8 @@ export async function localRun(
     onEvent(event: TrainerEvent): void | Promise<void>;
   },
 ): Promise<void> {
-  const { settings, batch, buckets, baseWeights, pruner, onEvent } = options;
-  const batches = trainingBatches(set, { batch, seed: settings.seed, buckets });
+  const { settings, batch, padToMultipleOf, baseWeights, pruner, onEvent } = options;
+  const batches = trainingBatches(set, { batch, seed: settings.seed, padToMultipleOf });
   using base = loadLayers(engine, model, { baseWeights });
   using ends = loadEmbeddingAndHead(engine, model, { baseWeights });
   using training = new LocalTraining({

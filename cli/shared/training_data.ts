@@ -23,7 +23,7 @@ import { integer, number, toggle, UsageError } from "../flags/flags.ts";
 export const DATA_FLAGS = {
   "train-on-prompt": toggle("learn prompts too, not only completions and what the assistant says"),
   "skip-bad": toggle("leave out lines of the data that are not valid, and count them"),
-  buckets: integer(
+  "pad-to-multiple-of": integer(
     "N",
     0,
     "sequences of like length together, padded to multiples of N tokens; 0 = all to --length",

@@ -23,25 +23,29 @@ export const PLAN_FLAGS = {
 export function planOptions(
   flags:
     & Pick<FlagValues<typeof PLAN_FLAGS>, "valid-batches" | "eval-every" | "smoothing">
-    & { readonly batch: number; readonly seed: number; readonly buckets: number },
+    & { readonly batch: number; readonly seed: number; readonly "pad-to-multiple-of": number },
 ): Omit<TrainingPlanOptions, "set" | "valid"> {
-  const { batch, seed, buckets, smoothing } = flags;
+  const { batch, seed, smoothing } = flags;
   return {
     batch,
     seed,
-    buckets,
+    padToMultipleOf: flags["pad-to-multiple-of"],
     smoothing,
     validBatches: flags["valid-batches"],
     evalEvery: flags["eval-every"],
   };
 }
 
-/** What buckets have saved, in words and numbers; `null` if nothing. */
+/** What padding to a multiple has saved, in words and numbers; `null` if nothing. */
 export function paddingSaved(
   padding: PaddingCount | null,
 ): (PaddingCount & { readonly text: string }) | null {
   if (padding === null) return null;
   const { places, allPlaces } = padding;
   const share = (100 * (1 - places / allPlaces)).toFixed(0);
-  return { places, allPlaces, text: `buckets saved ${share} % of ${allPlaces} places for tokens` };
+  return {
+    places,
+    allPlaces,
+    text: `padding to a multiple saved ${share} % of ${allPlaces} places for tokens`,
+  };
 }

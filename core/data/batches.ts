@@ -280,7 +280,7 @@ export interface ShuffleSettings {
    *
    * @default {0}
    */
-  readonly lengthStep?: number;
+  readonly padToMultipleOf?: number;
 }
 
 /** An endless row of batches whose place can be read and set. */
@@ -319,9 +319,9 @@ const WINDOW = 32;
  * @throws {RangeError} If B is not a positive integer, the seed is out of range, or the set is empty.
  */
 export function shuffledBatches(set: SequenceSet, settings: ShuffleSettings): BatchStream {
-  const { batch, seed, lengthStep = 0 } = settings;
+  const { batch, seed, padToMultipleOf = 0 } = settings;
   checkSet("draw batches", set, batch);
-  checkInteger("draw batches", "lengthStep", lengthStep, 0);
+  checkInteger("draw batches", "padToMultipleOf", padToMultipleOf, 0);
   const random = randomStream(seed, ORDER_STREAM);
   const count = set.sequences.length;
   let order = new Uint32Array(0);
@@ -368,13 +368,17 @@ export function shuffledBatches(set: SequenceSet, settings: ShuffleSettings): Ba
     },
     next() {
       const place = position++;
-      if (lengthStep === 0) {
+      if (padToMultipleOf === 0) {
         const indices = Array.from({ length: batch }, (_, b) => indexAt(place * batch + b));
         return makeBatch(set, indices, set.length);
       }
       const indices = bucketAt(place);
       const longest = Math.max(...indices.map(inputsOf));
-      return makeBatch(set, indices, Math.min(set.length, Math.ceil(longest / lengthStep) * lengthStep));
+      return makeBatch(
+        set,
+        indices,
+        Math.min(set.length, Math.ceil(longest / padToMultipleOf) * padToMultipleOf),
+      );
     },
   };
 }

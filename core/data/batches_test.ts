@@ -174,7 +174,7 @@ Deno.test("shuffledBatches is a function of seed and position", () => {
   assertEquals(draw(1, [0, 1, 2]), ["3,4,0", "6,2,1", "5,0,2"]);
 });
 
-Deno.test("shuffledBatches with lengthStep puts like lengths together, each sequence once, by seed and position", () => {
+Deno.test("shuffledBatches with padToMultipleOf puts like lengths together, each sequence once, by seed and position", () => {
   const count = 256, batch = 4; // two windows of 32 batches
   const set = {
     ...numbered(count),
@@ -185,7 +185,7 @@ Deno.test("shuffledBatches with lengthStep puts like lengths together, each sequ
     })),
   };
   const draw = (seed: number, position: number) => {
-    const stream = shuffledBatches(set, { batch, seed, lengthStep: 8 });
+    const stream = shuffledBatches(set, { batch, seed, padToMultipleOf: 8 });
     stream.position = position;
     return stream.next();
   };
@@ -204,7 +204,11 @@ Deno.test("shuffledBatches with lengthStep puts like lengths together, each sequ
   assertLess(places / text, 1.3);
   assertEquals(String(draw(3, 40).tokens), String(draw(3, 40).tokens));
   assertNotEquals(String(draw(3, 40).tokens), String(draw(4, 40).tokens));
-  assertThrows(() => shuffledBatches(set, { batch, seed: 0, lengthStep: -8 }), RangeError, "lengthStep");
+  assertThrows(
+    () => shuffledBatches(set, { batch, seed: 0, padToMultipleOf: -8 }),
+    RangeError,
+    "padToMultipleOf",
+  );
 });
 
 Deno.test("shuffledBatches may have batches larger than the set", () => {

@@ -35,7 +35,7 @@ export interface TrainingPlanOptions {
   /** Label smoothing of training steps; validation has none. @default {0.1} */
   readonly smoothing?: number | undefined;
   /** Sequences of like length come together, padded to multiples of so many tokens; 0 pads all alike. @default {0} */
-  readonly buckets?: number | undefined;
+  readonly padToMultipleOf?: number | undefined;
 }
 
 /** A batch, what it is for, and the settings of its loss. */
@@ -56,15 +56,19 @@ export interface PaddingCount {
   readonly allPlaces: number;
 }
 
-/** Batches of a training set, with a count of what buckets save. */
+/** Batches of a training set, with a count of what padding to a multiple saves. */
 export interface TrainingBatches extends BatchStream, PaddingCount {}
 
-/** Batches in an order by the seed; with `buckets` those of like lengths together. */
+/** Batches in an order by the seed; with `padToMultipleOf` those of like lengths together. */
 export function trainingBatches(
   set: SequenceSet,
-  { batch, seed, buckets }: { readonly batch: number; readonly seed: number; readonly buckets: number },
+  { batch, seed, padToMultipleOf }: {
+    readonly batch: number;
+    readonly seed: number;
+    readonly padToMultipleOf: number;
+  },
 ): TrainingBatches {
-  const stream = shuffledBatches(set, { batch, seed, lengthStep: buckets });
+  const stream = shuffledBatches(set, { batch, seed, padToMultipleOf });
   let places = 0, drawn = 0;
   return {
     get position() {
@@ -123,17 +127,24 @@ export class TrainingPlan {
 
   /** Makes a plan; `begin` before the first batch. */
   static async create(options: TrainingPlanOptions): Promise<TrainingPlan> {
-    const { set, valid = null, batch, seed, validBatches = 4, smoothing = 0.1, buckets = 0 } = options;
+    const { set, valid = null, batch, seed, validBatches = 4, smoothing = 0.1, padToMultipleOf = 0 } =
+      options;
     const validation = valid === null ? null : await dataFingerprint(valid, { batch, batches: validBatches });
-    const drawing = { batch, seed, smoothing, validation, ...(buckets > 0 ? { buckets } : {}) };
+    const drawing = {
+      batch,
+      seed,
+      smoothing,
+      validation,
+      ...(padToMultipleOf > 0 ? { padToMultipleOf } : {}),
+    };
     return new TrainingPlan(options, await dataFingerprint(set, drawing));
   }
 
   /** Takes in the settings of the run. */
   begin({ steps, accumulate = 1 }: Pick<RunSettings, "steps" | "accumulate">): void {
-    const { set, batch, seed, buckets = 0 } = this.#options;
+    const { set, batch, seed, padToMultipleOf = 0 } = this.#options;
     this.#steps = steps;
-    this.#batches = trainingBatches(set, { batch: batch * accumulate, seed, buckets });
+    this.#batches = trainingBatches(set, { batch: batch * accumulate, seed, padToMultipleOf });
   }
 
   /** Goes on from the best validation that a checkpoint names. */
@@ -198,7 +209,7 @@ export class TrainingPlan {
       .reduce<BestLoss | null>((best, v) => best === null || v.loss < best.loss ? v : best, null);
   }
 
-  /** Places for tokens in the training batches so far; `null` if buckets saved none. */
+  /** Places for tokens in the training batches so far; `null` if it is off. */
   get padding(): PaddingCount | null {
     if (this.#batches === null) return null;
     const { places, allPlaces } = this.#batches;

@@ -89,7 +89,7 @@ Deno.test("TrainingPlan's fingerprint depends on data, batches, seed and validat
   assertEquals(await of({ evalEvery: 3 }), first);
   for (
     const change of [{ seed: 2 }, { batch: 3 }, { set: setOf(9) }, { valid: setOf(6) }, { smoothing: 0 }, {
-      buckets: 4,
+      padToMultipleOf: 4,
     }]
   ) {
     assertNotEquals(await of(change), first);

@@ -77,7 +77,15 @@ Deno.test("programs train a GGUF file's model and generate with its heads, here 
     const data = [`--data=${folder}/data.txt`, "--batch=2", "--length=32"];
     const tuned = await run(
       "server_tuner.ts",
-      ...[`--model=${MODEL}`, ...data, ...LORA, "--steps=6", "--rate=0.05", "--warmup=0", "--buckets=8"],
+      ...[
+        `--model=${MODEL}`,
+        ...data,
+        ...LORA,
+        "--steps=6",
+        "--rate=0.05",
+        "--warmup=0",
+        "--pad-to-multiple-of=8",
+      ],
       ...[`--save=${folder}/heads`, `--report=${folder}/tuned.json`],
     );
     assertEquals(tuned.code, 0, tuned.err);
@@ -145,7 +153,7 @@ Deno.test("a data device trains through the split from a GGUF file and generates
     const device = await run(
       "user_device.ts",
       ...[`--server=${server.url}`, "--token=the-join-token", `--model=${MODEL}`, "--batch=2", "--length=24"],
-      ...[`--data=${folder}/data.txt`, `--valid=${folder}/data.txt`, "--samples=2", "--buckets=8"],
+      ...[`--data=${folder}/data.txt`, `--valid=${folder}/data.txt`, "--samples=2", "--pad-to-multiple-of=8"],
       `--report=${folder}/device.json`,
     );
     assertEquals(device.code, 0, device.err);
