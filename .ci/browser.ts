@@ -24,7 +24,7 @@ const LIB = ["dom", "dom.iterable", "dom.asynciterable", "esnext", "deno.ns"];
 const HOST_PLACES = [
   "core/contracts/time_limit.ts",
   "core/data/chat_template.ts",
-  "core/data/tokenizer.ts",
+  "core/data/tokenizer_folder.ts",
   "core/evaluation/",
   "core/files/",
   "core/loading/",

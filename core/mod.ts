@@ -430,6 +430,13 @@ export {
 } from "./data/pairs.ts";
 export * from "./model/random.ts";
 export * from "./data/tokenizer.ts";
+export {
+  copyTokenizerFiles,
+  endsOfModel,
+  loadModelTokenizer,
+  TEMPLATE_FOLDER,
+  TOKENIZER_FILES,
+} from "./data/tokenizer_folder.ts";
 export { loadText } from "./files/text.ts";
 export {
   type Adapter,

@@ -4,7 +4,14 @@
  * @module
  */
 
-import { DataFormatError, loadText, loadTokenizerOf, parseFormatted, writeWhole } from "@edgetuner/core";
+import {
+  DataFormatError,
+  endsOf,
+  loadText,
+  loadTokenizerOf,
+  parseFormatted,
+  writeWhole,
+} from "@edgetuner/core";
 import {
   decodePredictions,
   e2eFiles,
@@ -98,6 +105,7 @@ async function main(call: Call): Promise<void> {
         if (known.length < ids.length) withUnknown++;
         return tokenizer.decode(known);
       },
+      ends: endsOf(tokenizer),
       filter: flags.filter as "all" | "seen" | "unseen",
       lowerCase: flags["lower-case"],
       tokenize: flags.tokenize,

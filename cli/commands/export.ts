@@ -8,6 +8,7 @@
 import {
   type Adapter,
   certifyExport,
+  copyTokenizerFiles,
   defaultCache,
   type ExportCertificate,
   familyName,
@@ -30,7 +31,9 @@ import {
   saveAdapter,
   savePeft,
   saveSafetensors,
+  TEMPLATE_FOLDER,
   type Tokenizer,
+  TOKENIZER_FILES,
   toPeft,
   writeWhole,
 } from "@edgetuner/core";
@@ -54,15 +57,7 @@ import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
 import type { Call } from "../process/invocation.ts";
 
 /** Files of a model folder that a merged model needs too. */
-const COMPANIONS = [
-  "config.json",
-  "generation_config.json",
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "vocab.json",
-  "merges.txt",
-  "chat_template.jinja",
-];
+const COMPANIONS = ["config.json", TEMPLATE_FOLDER, ...TOKENIZER_FILES];
 /** Files of an adapter in PEFT's format. */
 const PEFT_FILES = ["adapter_config.json", "adapter_model.safetensors"];
 
@@ -269,13 +264,8 @@ async function pendingAt(flag: string, place: string): Promise<PendingFolder | n
 
 async function saveMerged(folder: string, model: string, weights: ModelFolder["weights"]): Promise<void> {
   await saveSafetensors(`${folder}/model.safetensors`, weights, { format: "pt" });
-  for (const name of COMPANIONS) {
-    const content = await Deno.readFile(`${model}/${name}`).catch((error) => {
-      if (error instanceof Deno.errors.NotFound) return null;
-      throw error;
-    });
-    if (content !== null) await writeWhole(`${folder}/${name}`, content);
-  }
+  await copyTokenizerFiles(model, folder);
+  await writeWhole(`${folder}/config.json`, await Deno.readFile(`${model}/config.json`));
   const config = await readConfig(model);
   // Not the base any more, and in f32 whatever the base was in: readers would round to what is noted.
   const { _name_or_path, ...merged } = config;

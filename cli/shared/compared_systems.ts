@@ -8,6 +8,7 @@ import {
   baseNorms,
   type BaseWeights,
   DEVICE_STATISTICS,
+  endsOf,
   fixedBatches,
   generateGreedy,
   type HeadModules,
@@ -296,7 +297,7 @@ export class Work implements Disposable {
     const tokens = await generateGreedy(
       { engine: this.#engine, layers: this.#layers, ends: this.#ends, heads },
       this.#prompts.map(({ tokens }) => tokens),
-      { maxNewTokens: MAX_NEW_TOKENS, eos: this.#tokenizer.eos },
+      { maxNewTokens: MAX_NEW_TOKENS, eos: endsOf(this.#tokenizer) },
     );
     const texts = tokens.map((ids) => this.#tokenizer.decode(ids).trim());
     const { right, all } = countSlots(this.#prompts.map((p) => p.text), texts);

@@ -9,6 +9,7 @@ import {
   type DataCounts,
   DataFormatError,
   encodeOpening,
+  endsOf,
   examplePrompt,
   type ReadExamples,
   type Tokenizer,
@@ -166,18 +167,22 @@ export function chatPrompt(
   return { tokens: encodeOpening(tokenizer, text), text };
 }
 
+/** What the assistant says where only what follows it matters: nothing that a template writes by itself. */
+const ANSWER = "Quixotic";
+
 /**
- * Tokens that end a text: the tokenizer's, and, where a chat template ends what the assistant says with a special
- * token of its own, that one.
+ * Tokens that end a text: those of the tokenizer and its model, and, where a chat template ends what the assistant
+ * says with a special token of its own, that one.
  */
 export function endTokens(tokenizer: Tokenizer, template: ChatTemplate | null): readonly number[] {
-  if (template === null) return [tokenizer.eos];
-  const asked = { role: "user", content: "x" };
-  const opening = template.render({ messages: [asked] }, { addGenerationPrompt: true });
-  const whole = template.render({ messages: [asked, { role: "assistant", content: "x" }] });
-  if (!whole.startsWith(`${opening}x`)) return [tokenizer.eos];
-  const [token] = tokenizer.encode(whole.slice(opening.length + 1));
+  const ends = endsOf(tokenizer);
+  if (template === null) return ends;
+  const turns = [{ role: "user", content: "x" }, { role: "assistant", content: ANSWER }];
+  const whole = template.render({ messages: turns });
+  const at = whole.lastIndexOf(ANSWER);
+  if (at < 0) return ends;
+  const [token] = tokenizer.encode(whole.slice(at + ANSWER.length));
   // Special tokens are written in brackets; a template may also go on with an ordinary line break.
   const isSpecial = token !== undefined && /^[<[].+[>\]]$/.test(tokenizer.decode([token]));
-  return isSpecial ? [...new Set([tokenizer.eos, token])] : [tokenizer.eos];
+  return isSpecial ? [...new Set([...ends, token])] : ends;
 }

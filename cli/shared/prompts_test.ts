@@ -111,6 +111,8 @@ Deno.test("what ends an answer is the tokenizer's token, and the special one tha
   assertEquals(endTokens(tokenizer, null), [EOS]);
   assertEquals(endTokens(tokenizer, template("<eos>")), [EOS]);
   assertEquals(endTokens(tokenizer, template("<end>\n")), [EOS, END]);
+  assertEquals(endTokens({ ...tokenizer, ends: [EOS, 7] }, null), [EOS, 7]);
+  assertEquals(endTokens({ ...tokenizer, ends: [EOS, 7] }, template("<end>")), [EOS, 7, END]);
   // A line break goes on in many an answer.
   assertEquals(endTokens(tokenizer, template("\n")), [EOS]);
   const tokens = [...tokenizer.encode(" Yo"), END, ...tokenizer.encode("more")];

@@ -11,6 +11,7 @@ import {
   CachedSession,
   type EmbeddingAndHead,
   type EncodedRequest,
+  endsOf,
   generateGreedy,
   joinAdapters,
   type LikelihoodOptions,
@@ -117,13 +118,13 @@ export class TextModel implements Disposable {
     { base = false, onDone }: { readonly base?: boolean; readonly onDone?: (done: number) => void } = {},
   ): Promise<number[][]> {
     const heads = base ? null : this.#heads;
-    const { eos } = this.#tokenizer;
+    const endTokens = endsOf(this.#tokenizer);
     const tokens: number[][] = [];
     if (this.#layers.shape.hidden >= CACHED_FROM) {
       for (const prompt of prompts) {
-        const options = { maxNewTokens, endTokens: [eos] };
+        const options = { maxNewTokens, endTokens };
         const found = await this.search((session) => sample(session, prompt, options), heads);
-        tokens.push(found.filter((id) => id !== eos));
+        tokens.push(found.filter((id) => !endTokens.includes(id)));
         onDone?.(tokens.length);
       }
       return tokens;
@@ -134,7 +135,7 @@ export class TextModel implements Disposable {
         ...await generateGreedy(
           model,
           prompts.slice(at, at + GROUP),
-          { maxNewTokens, eos },
+          { maxNewTokens, eos: endTokens },
         ),
       );
       onDone?.(tokens.length);

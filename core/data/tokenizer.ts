@@ -1,14 +1,17 @@
 /**
- * Tokenizers from a model's folder: `tokenizer.json`, or GPT-2's `vocab.json` and `merges.txt`.
+ * Tokenizers, and those of a `tokenizer.json`.
  *
  * @module
  */
 
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
-import { parseJson, readJson, readTextWithin } from "../files/json_file.ts";
+import { readJson } from "../files/json_file.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import { CheckpointError } from "../contracts/errors.ts";
+import { knownIds, type PlacedTokens, type Places, placesBy } from "./_token_places.ts";
 import { checkTokenizerSizes, watchOf } from "./_tokenizer_limits.ts";
+
+export type { PlacedTokens } from "./_token_places.ts";
 
 /** Text to tokens and back. */
 export interface Tokenizer {
@@ -16,6 +19,13 @@ export interface Tokenizer {
   readonly vocabSize: number;
   /** The token that ends a text, and stands between prompt and completion. */
   readonly eos: number;
+  /**
+   * All tokens that end a text which the model writes, `eos` first: models that chat have one for the end of a turn
+   * too, and name both in `generation_config.json`. @default {`eos` alone}
+   */
+  readonly ends?: readonly number[];
+  /** Ids of all tokens that are no special ones are below; those may have no row in the model. @default {V} */
+  readonly ordinarySize?: number;
   /**
    * The token that the model's own tokenizer puts before a text, as LLaMA and OPT were trained with; `null` for
    * models that have none, such as GPT-2. The functions that encode a whole sequence put it first, once.
@@ -30,14 +40,34 @@ export interface Tokenizer {
    */
   encode(text: string): number[];
   /**
-   * Decodes tokens. Special tokens are written out; bytes that are no UTF-8 become U+FFFD.
+   * Encodes a text, and says which part of it each token is. Tokenizers without this are given texts in pieces
+   * where only a part is to be learnt.
+   *
+   * @param text Any text.
+   * @returns Tokens as `encode` gives them, and their places.
+   * @throws {CheckpointError} If the places cannot be told, or what `encode` throws.
+   */
+  encodeWithPlaces?(text: string): PlacedTokens;
+  /**
+   * Decodes tokens. Special tokens are written out; bytes that are no UTF-8 become U+FFFD. Models may have rows
+   * for ids that have no text: those give nothing.
    *
    * @param ids Token ids, shape [T].
    * @returns The text.
-   * @throws {RangeError} If an id is not in the vocabulary.
+   * @throws {RangeError} If an id is no integer of at least 0.
    * @throws {CheckpointError} If the tokenizer's own patterns take longer than some seconds.
    */
   decode(ids: ArrayLike<number>): string;
+}
+
+/**
+ * All tokens that end a text.
+ *
+ * @param tokenizer The tokenizer.
+ * @returns At least one; `eos` first.
+ */
+export function endsOf(tokenizer: Pick<Tokenizer, "eos" | "ends">): readonly number[] {
+  return tokenizer.ends ?? [tokenizer.eos];
 }
 
 /** How to read a tokenizer. */
@@ -46,17 +76,10 @@ export interface TokenizerOptions {
   readonly eos?: string;
   /** The token that begins a text, where the post-processor of the file puts none there. @default {none} */
   readonly bos?: string;
+  /** Further tokens that end a text. @default {none} */
+  readonly ends?: readonly number[];
   /** How errors call the file. @default {"the tokenizer"} */
   readonly name?: string;
-}
-
-/** GPT-2's visible characters for the 256 bytes. */
-function* byteCharacters(): Generator<string> {
-  let next = 0x100;
-  for (let byte = 0; byte < 256; byte++) {
-    const printable = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
-    yield String.fromCodePoint(printable ? byte : next++);
-  }
 }
 
 /** True for a step of type `type`, or a sequence that has one. */
@@ -86,8 +109,8 @@ function tokensBefore(step: unknown): string[] {
  * @param json The parsed content.
  * @param options Names of the special tokens.
  * @returns The tokenizer.
- * @throws {CheckpointError} If it is not complete, has no special token of that name, puts more than one token
- * before a text, or is byte-level BPE that lacks an entry for a byte.
+ * @throws {CheckpointError} If it is not complete, has no special token of that name, or puts more than one token
+ * before a text. Bytes that the vocabulary lacks are left out of texts, as the tokenizers package does.
  *
  * @example
  * ```ts ignore
@@ -98,7 +121,7 @@ function tokensBefore(step: unknown): string[] {
  * ```
  */
 export function tokenizerFromJson(json: unknown, options: TokenizerOptions = {}): Tokenizer {
-  const { eos: eosToken = "<|endoftext|>", name = "the tokenizer" } = options;
+  const { eos: eosToken = "<|endoftext|>", ends = [], name = "the tokenizer" } = options;
   const fail = (rule: string, value: unknown, cause?: unknown): never => {
     throw new CheckpointError(
       `Cannot use ${name} as ${rule}: current value is ${showValue(value)}`,
@@ -111,14 +134,13 @@ export function tokenizerFromJson(json: unknown, options: TokenizerOptions = {})
   const file = json as Record<string, unknown>;
   const model = (file.model ?? {}) as Record<string, unknown>;
   if (typeof model.type !== "string") fail("model.type must be a name", model.type);
-  const byteLevel = hasStep(file.pre_tokenizer, "ByteLevel");
   if (model.type === "BPE") {
     if (typeof model.vocab !== "object" || model.vocab === null) {
       fail("model.vocab must be an object", model.vocab);
     }
     if (!Array.isArray(model.merges)) fail("model.merges must be a list", model.merges);
   }
-  if (byteLevel !== hasStep(file.decoder, "ByteLevel")) {
+  if (hasStep(file.pre_tokenizer, "ByteLevel") !== hasStep(file.decoder, "ByteLevel")) {
     fail("pre_tokenizer and decoder must both be ByteLevel or neither", file.decoder);
   }
   if (!Array.isArray(file.added_tokens)) fail("added_tokens must be a list", file.added_tokens);
@@ -134,11 +156,7 @@ export function tokenizerFromJson(json: unknown, options: TokenizerOptions = {})
     return fail("it must be complete", String(error), error);
   }
   const entries = inner.get_vocab();
-  for (const character of byteLevel ? byteCharacters() : []) {
-    if (!entries.has(character)) {
-      fail("model.vocab must have an entry for each byte: one has none", character);
-    }
-  }
+  entries.delete(undefined as unknown as string); // ids without a text
   const eos = inner.get_added_tokens_decoder().entries().find(([, token]) => token.content === eosToken)?.[0];
   if (eos === undefined) return fail(`added_tokens must have "${eosToken}"`, file.added_tokens);
   const before = tokensBefore(file.post_processor);
@@ -146,31 +164,32 @@ export function tokenizerFromJson(json: unknown, options: TokenizerOptions = {})
   const bosToken = before[0] ?? options.bos;
   const bos = bosToken === undefined ? null : entries.get(bosToken);
   if (bos === undefined) return fail("the token that begins a text must be in the vocabulary", bosToken);
-  const known = new Set(entries.values());
-  let vocabSize = 0;
-  for (const id of known) vocabSize = Math.max(vocabSize, id + 1);
+  const texts = new Map(entries.entries().map(([token, id]) => [id, token]));
+  const special = new Set(inner.get_added_tokens_decoder().keys());
+  const sizeOf = (ids: Iterable<number>) =>
+    Iterator.from(ids).reduce((size, id) => Math.max(size, id + 1), 0);
   const encoding = watchOf(file, name, ["normalizer", "pre_tokenizer"]);
   const decoding = watchOf(file, name, ["decoder"]);
+  const encode = (text: string): number[] =>
+    text === "" ? [] : encoding(
+      "encode the text",
+      text.length,
+      () => inner.encode(text, { add_special_tokens: false }).ids,
+    );
+  let places: Places | undefined;
   return {
-    vocabSize,
+    vocabSize: sizeOf(texts.keys()),
+    ordinarySize: sizeOf(texts.keys().filter((id) => !special.has(id))),
     eos,
+    ends: [...new Set([eos, ...ends.filter((id) => texts.has(id))])],
     bos,
-    encode(text: string): number[] {
-      if (text === "") return [];
-      return encoding(
-        "encode the text",
-        text.length,
-        () => inner.encode(text, { add_special_tokens: false }).ids,
-      );
+    encode,
+    encodeWithPlaces(text: string): PlacedTokens {
+      places ??= placesBy({ file, texts, special, name });
+      return places(text, encode(text));
     },
     decode(ids: ArrayLike<number>): string {
-      const list = Array.from(ids);
-      const bad = list.find((id) => !known.has(id));
-      if (bad !== undefined) {
-        throw new RangeError(
-          `Cannot decode tokens as ids must be in the vocabulary (below ${vocabSize}): current value is ${bad}`,
-        );
-      }
+      const list = knownIds(ids, (id) => texts.has(id));
       if (list.length === 0) return "";
       return decoding("decode tokens", list.length, () => inner.decode(list, { skip_special_tokens: false }));
     },
@@ -198,109 +217,4 @@ export async function loadTokenizer(path: string | URL, options: TokenizerOption
     );
   }
   return tokenizerFromJson(json, { name: String(path), ...options });
-}
-
-/** The text of a token in `tokenizer_config.json`: itself, or in an object. */
-function tokenText(value: unknown): string | undefined {
-  if (typeof value === "string") return value;
-  const content = (value as { content?: unknown } | null | undefined)?.content;
-  return typeof content === "string" ? content : undefined;
-}
-
-/** GPT-2's two files as a `tokenizer.json` would have them. */
-function fromVocabulary(vocab: unknown, merges: string, special: readonly string[]): unknown {
-  const entries = vocab as Record<string, number>;
-  return {
-    version: "1.0",
-    added_tokens: special.map((content) => ({
-      id: entries[content],
-      content,
-      special: true,
-      normalized: false,
-    })),
-    normalizer: null,
-    pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true },
-    post_processor: null,
-    decoder: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true },
-    model: {
-      type: "BPE",
-      dropout: null,
-      unk_token: null,
-      continuing_subword_prefix: "",
-      end_of_word_suffix: "",
-      fuse_unk: false,
-      vocab,
-      merges: merges.split(/\r?\n/).filter((line) => line !== "" && !line.startsWith("#version")),
-    },
-  };
-}
-
-/** The token that `tokenizer_config.json` asks to put before a text, if it does. */
-function configuredBos(config: Record<string, unknown>, name: string): string | undefined {
-  if (config.add_bos_token !== true) return undefined;
-  const token = tokenText(config.bos_token);
-  if (token === undefined) {
-    throw new CheckpointError(
-      `Cannot use ${name} as "bos_token" must be a token where "add_bos_token" is true: current value is ${
-        showValue(config.bos_token ?? null)
-      }`,
-    );
-  }
-  return token;
-}
-
-/**
- * Reads the tokenizer of a model folder: `tokenizer.json`, or else `vocab.json` and `merges.txt`. The token that
- * ends a text is `eos_token` of `tokenizer_config.json`, if there is such a file. The token that begins a text is
- * what the post-processor of `tokenizer.json` puts there (LLaMA), or else `bos_token` where `add_bos_token` is true
- * (OPT); many models have none (GPT-2).
- *
- * @param path Path of the folder, or of a file like `tokenizer.json`, whose name ends in `.json`.
- * @returns The tokenizer.
- * @throws {CheckpointError} If there is none, or it is not what {@linkcode tokenizerFromJson} needs.
- */
-export async function loadModelTokenizer(path: string): Promise<Tokenizer> {
-  const [, place, file = "tokenizer.json"] = /^(?:(.*)\/)?([^/]+\.json)$/.exec(path) ?? [];
-  const folder = path.endsWith(".json") ? place ?? "." : path;
-  const read = async (name: string): Promise<string | null> => {
-    try {
-      return await readTextWithin(`${folder}/${name}`);
-    } catch (error) {
-      if (error instanceof Deno.errors.NotFound) return null;
-      if (!(error instanceof RangeError)) throw error;
-      throw new CheckpointError(`Cannot read ${folder}/${name} as ${error.message}`, { cause: error });
-    }
-  };
-  const parse = (name: string, content: string): unknown => {
-    try {
-      return parseJson(content);
-    } catch (cause) {
-      throw new CheckpointError(
-        `Cannot read ${folder}/${name} as it must be JSON: ${(cause as Error).message}`,
-        { cause },
-      );
-    }
-  };
-  const content = await read("tokenizer_config.json");
-  const config = (content === null ? null : parse("tokenizer_config.json", content)) ?? {};
-  const eos = tokenText((config as { eos_token?: unknown }).eos_token);
-  const bos = configuredBos(config as Record<string, unknown>, `${folder}/tokenizer_config.json`);
-  const options = {
-    name: `${folder}/${file}`,
-    ...(eos === undefined ? {} : { eos }),
-    ...(bos === undefined ? {} : { bos }),
-  };
-  const json = await read(file);
-  if (json !== null) return tokenizerFromJson(parse(file, json), options);
-  const [vocab, merges] = [await read("vocab.json"), await read("merges.txt")];
-  if (vocab === null || merges === null) {
-    throw new CheckpointError(
-      `Cannot read the tokenizer: ${folder} holds neither ${file} nor vocab.json and merges.txt`,
-    );
-  }
-  const special = new Set([eos ?? "<|endoftext|>", bos ?? []].flat());
-  return tokenizerFromJson(fromVocabulary(parse("vocab.json", vocab), merges, [...special]), {
-    ...options,
-    name: `${folder}/vocab.json`,
-  });
 }

@@ -1,9 +1,16 @@
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { CheckpointError } from "../contracts/errors.ts";
-import { loadModelTokenizer, loadTokenizer, tokenizerFromJson } from "./tokenizer.ts";
+import { endsOf, loadTokenizer, type Tokenizer, tokenizerFromJson } from "./tokenizer.ts";
+import {
+  copyTokenizerFiles,
+  loadModelTokenizer,
+  TEMPLATE_FOLDER,
+  TOKENIZER_FILES,
+} from "./tokenizer_folder.ts";
 
 const FILE = new URL("../../cli/assets/tiny_gpt2/tokenizer.json", import.meta.url);
 const ENCODINGS = new URL("../../tests/fixtures/tokenizer/encodings.jsonl", import.meta.url);
+const FIXTURES = new URL("../../tests/fixtures/tokenizer/", import.meta.url);
 const json = JSON.parse(await Deno.readTextFile(FILE));
 const tokenizer = await loadTokenizer(FILE);
 
@@ -31,11 +38,12 @@ Deno.test("a tokenizer decodes spaces before signs, arrays of integers and broke
   assertEquals(tokenizer.decode([first!]), "\uFFFD");
 });
 
-Deno.test("a tokenizer refuses ids that are not in the vocabulary", () => {
-  for (const bad of [-1, 1024, 0.5, NaN]) {
+Deno.test("a tokenizer refuses what is no id, and ids without a text give nothing", () => {
+  for (const bad of [-1, 0.5, NaN]) {
     const error = assertThrows(() => tokenizer.decode([1, bad]), RangeError);
-    assertStringIncludes(error.message, `(below 1024): current value is ${bad}`);
+    assertStringIncludes(error.message, `integers of at least 0: current value is ${bad}`);
   }
+  assertEquals(tokenizer.decode([1024, ...tokenizer.encode(" river"), 2 ** 40]), " river");
 });
 
 Deno.test("tokenizerFromJson takes merges in pairs and another special token", () => {
@@ -44,11 +52,53 @@ Deno.test("tokenizerFromJson takes merges in pairs and another special token", (
   const other = tokenizerFromJson({ ...json, model, added_tokens }, { eos: "<end>" });
   assertEquals([other.vocabSize, other.eos], [1101, 1100]);
   assertEquals(other.encode("The Copper Wren"), tokenizer.encode("The Copper Wren"));
-  assertThrows(() => other.decode([1050]), RangeError);
+  assertEquals([other.decode([1050]), other.ordinarySize], ["", 1023]);
+});
+
+Deno.test("bytes that a vocabulary lacks are left out of texts", () => {
+  const vocab = Object.fromEntries(Object.entries(json.model.vocab).filter(([token]) => token !== "!"));
+  const other = tokenizerFromJson({ ...json, model: { ...json.model, vocab } });
+  const text = "Hi! A river!";
+  const { ids, starts } = other.encodeWithPlaces!(text);
+  assertEquals([ids, other.decode(ids)], [other.encode(text), "Hi A river"]);
+  assertEquals(starts.map((start) => text[start]).includes("!"), false);
+});
+
+/** What a token is by its place must be what it is by its text. */
+function assertPlaces(tokenizer: Tokenizer, text: string): void {
+  const { ids, starts, stops } = tokenizer.encodeWithPlaces!(text);
+  assertEquals(ids, tokenizer.encode(text));
+  ids.forEach((id, i) => {
+    const token = tokenizer.decode([id]);
+    const part = text.slice(starts[i], stops[i]);
+    if (!token.includes("\uFFFD")) assertEquals(part.trimStart(), token.trimStart(), text);
+    else assertEquals([...part].length > 0, true, text);
+    if (i > 0) assertEquals(starts[i]! >= starts[i - 1]! && stops[i]! >= stops[i - 1]!, true, text);
+  });
+}
+
+Deno.test("a tokenizer knows where its tokens are in a text", async () => {
+  const metaspace = tokenizerFromJson(
+    JSON.parse(await Deno.readTextFile(new URL("metaspace.json", FIXTURES))),
+    { eos: "</s>" },
+  );
+  const composing = tokenizerFromJson({ ...json, normalizer: { type: "NFC" } });
+  for (const line of (await Deno.readTextFile(ENCODINGS)).trimEnd().split("\n")) {
+    const { text } = JSON.parse(line) as { text: string };
+    assertPlaces(tokenizer, text);
+    if (text.normalize("NFC") === text) assertPlaces(composing, text);
+    assertPlaces(metaspace, `<s>${text}</s>\n\n${text}`);
+  }
+  // The text is written with composed letters before it is cut: the places are those of the text as it was.
+  const text = "cafe\u0301 <|endoftext|> bar";
+  const { ids, starts, stops } = composing.encodeWithPlaces!(text);
+  const at = ids.indexOf(composing.eos);
+  assertEquals(text.slice(starts[at], stops[at]), "<|endoftext|>");
+  const lower = tokenizerFromJson({ ...json, normalizer: { type: "Lowercase" } });
+  assertThrows(() => lower.encodeWithPlaces!("A river"), CheckpointError, "Cannot tell where tokens are");
 });
 
 const { decoder: _, ...noDecoder } = json;
-const noByte = Object.fromEntries(Object.entries(json.model.vocab).filter(([token]) => token !== "!"));
 const MALFORMED: readonly (readonly [what: string, json: unknown, message: string])[] = [
   ["no object", null, "it must be an object: current value is null"],
   ["a list", [], "it must be an object"],
@@ -61,7 +111,6 @@ const MALFORMED: readonly (readonly [what: string, json: unknown, message: strin
     "non-negative integers below 16777216: current value is -1",
   ],
   ["no merges", { ...json, model: { ...json.model, merges: undefined } }, "model.merges must be a list"],
-  ["a missing byte", { ...json, model: { ...json.model, vocab: noByte } }, "an entry for each byte"],
   [
     "another way to cut",
     { ...json, pre_tokenizer: { type: "Metaspace" } },
@@ -92,8 +141,6 @@ Deno.test("loadTokenizer names the file", async () => {
     "must be a readable JSON file",
   );
 });
-
-const FIXTURES = new URL("../../tests/fixtures/tokenizer/", import.meta.url);
 
 async function withFolder(
   files: Readonly<Record<string, string>>,
@@ -235,4 +282,85 @@ Deno.test("a configuration may ask for a token that begins texts, which must be 
     CheckpointError,
     'post_processor must put at most one token before a text: current value is ["<s>","<unk>"]',
   );
+});
+
+Deno.test("all tokenizer files travel with a model, and no others", async () => {
+  const files = Object.fromEntries([...TOKENIZER_FILES, "notes.txt"].map((name) => [name, `of ${name}`]));
+  await withFolder(files, async (from) => {
+    await withFolder({}, async (to) => {
+      await copyTokenizerFiles(from, to);
+      const names = async () => (await Array.fromAsync(Deno.readDir(to), ({ name }) => name)).sort();
+      assertEquals(await names(), TOKENIZER_FILES.toSorted());
+      await Deno.mkdir(`${from}/${TEMPLATE_FOLDER}`);
+      await Deno.writeTextFile(`${from}/${TEMPLATE_FOLDER}/rag.jinja`, "{{ x }}");
+      await Deno.writeTextFile(`${from}/${TEMPLATE_FOLDER}/notes.txt`, "");
+      await copyTokenizerFiles(from, to);
+      assertEquals((await names()).includes(TEMPLATE_FOLDER), true);
+      assertEquals(await Deno.readTextFile(`${to}/${TEMPLATE_FOLDER}/rag.jinja`), "{{ x }}");
+      assertEquals((await Array.fromAsync(Deno.readDir(`${to}/${TEMPLATE_FOLDER}`))).length, 1);
+    });
+  });
+});
+
+interface FolderCase {
+  readonly name: string;
+  readonly files: Readonly<Record<string, unknown>>;
+  readonly texts: readonly string[];
+  readonly ids: readonly (readonly number[])[];
+  readonly eos: number;
+  readonly size: number;
+}
+
+Deno.test("every tokenizer file of a folder counts, as transformers has it", async () => {
+  const { vocab, merges } = json.model as { vocab: Record<string, number>; merges: string[] };
+  const lines = (await Deno.readTextFile(new URL("folders.jsonl", FIXTURES))).trimEnd().split("\n");
+  assertEquals(lines.length, 12);
+  for (const line of lines) {
+    const { name, files, texts, ids, eos, size }: FolderCase = JSON.parse(line);
+    const contents = Object.fromEntries(
+      Object.entries(files).map(([file, content]) => [file, JSON.stringify(content)]),
+    );
+    const own = name.startsWith("vocabulary")
+      ? {
+        "vocab.json": JSON.stringify({ ...vocab, "<|endoftext|>": 1023 }),
+        "merges.txt": `#version: 0.2\n${merges.join("\n")}\n`,
+      }
+      : { "tokenizer.json": JSON.stringify(json) };
+    await withFolder({ ...own, ...contents }, async (folder) => {
+      const found = await loadModelTokenizer(folder);
+      assertEquals(texts.map((text) => found.encode(text)), ids, name);
+      assertEquals([found.eos, found.vocabSize], [eos, size], name);
+      for (const text of texts) assertPlaces(found, text);
+    });
+  }
+});
+
+Deno.test("what ends a text is what tokenizer, generation_config.json and config.json name", async () => {
+  const tokenizerFile = JSON.stringify(json);
+  const endsWith = async (files: Readonly<Record<string, unknown>>) => {
+    let ends: readonly number[] = [];
+    const contents = Object.entries(files).map(([name, content]) => [name, JSON.stringify(content)]);
+    await withFolder({ "tokenizer.json": tokenizerFile, ...Object.fromEntries(contents) }, async (folder) => {
+      ends = endsOf(await loadModelTokenizer(folder));
+    });
+    return ends;
+  };
+  assertEquals(await endsWith({}), [1023]);
+  assertEquals(await endsWith({ "config.json": { eos_token_id: 7 } }), [1023, 7]);
+  assertEquals(
+    await endsWith({
+      "generation_config.json": { eos_token_id: [5, 1023, 9000] },
+      "config.json": { eos_token_id: [7, 5] },
+    }),
+    [1023, 5, 7],
+  );
+  assertEquals(await endsWith({ "config.json": { eos_token_id: null } }), [1023]);
+  assertEquals(await endsWith({ "config.json": { eos_token_id: -1 } }), [1023]);
+  for (const eos_token_id of ["</s>", [1, "2"], 0.5, -2]) {
+    await assertRejects(
+      () => endsWith({ "generation_config.json": { eos_token_id } }),
+      CheckpointError,
+      '"eos_token_id" must be a token\'s id or a list of them',
+    );
+  }
 });

@@ -34,6 +34,8 @@ export interface DecodeOptions {
    * @param ids Token ids.
    */
   readonly decode: (ids: readonly number[]) => string;
+  /** Tokens that end a text beside `<|endoftext|>`, written out: a tokenizer's `ends`. @default {none} */
+  readonly ends?: readonly number[];
   /** WebNLG: only lines of categories that training has, or has not. @default {"all"} */
   readonly filter?: "all" | "seen" | "unseen";
   /** Makes small letters. @default {false} */
@@ -46,7 +48,7 @@ export interface DecodeOptions {
 
 /**
  * Decodes predictions and gathers the references of equal prompts, in the order in which the prompts first come.
- * Texts end at the end-of-text token or at a blank line. If several lines of a prompt have a prediction, the
+ * Texts end at the end-of-text token, at one of `ends`, or at a blank line. If several lines of a prompt have a prediction, the
  * last one of the list counts.
  *
  * @param lines The data, in the order in which the ids count it.
@@ -60,7 +62,11 @@ export function decodePredictions(
   predictions: Iterable<EncodedPrediction>,
   options: DecodeOptions,
 ): DecodedInstance[] {
-  const { decode, filter = "all", missing = "refuse" } = options;
+  const { decode, ends = [], filter = "all", missing = "refuse" } = options;
+  const untilEnd = (ids: readonly number[]): readonly number[] => {
+    const at = ids.findIndex((id) => ends.includes(id));
+    return at < 0 ? ids : ids.slice(0, at);
+  };
   const normalise = (text: string): string => {
     let result = textBeforeEnd(text);
     if (options.lowerCase) result = result.toLowerCase();
@@ -87,7 +93,7 @@ export function decodePredictions(
   for (const [prompt, texts] of references) {
     const ids = found.get(prompt);
     if (ids !== undefined) {
-      instances.push({ prompt, references: texts, prediction: normalise(decode(ids)) });
+      instances.push({ prompt, references: texts, prediction: normalise(decode(untilEnd(ids))) });
     } else if (missing === "refuse") {
       throw new DataFormatError(
         `Cannot decode predictions as every prompt must have one: there is none for ${

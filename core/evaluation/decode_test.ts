@@ -98,6 +98,13 @@ Deno.test("decodePredictions gathers equal prompts, ends texts and takes the las
   );
 });
 
+Deno.test("decodePredictions ends texts at the tokens that end them", () => {
+  const predictions = [{ id: 0, predict: ids("One</s>two") }, { id: 1, predict: ids("#") }];
+  const [slash, hash] = ids("/#");
+  const found = decodePredictions(LINES, predictions, { decode: letters, ends: [slash!, hash!] });
+  assertEquals(found.map(({ prediction }) => prediction), ["One<", ""]);
+});
+
 Deno.test("decodePredictions refuses or drops prompts without prediction, and refuses unknown lines", () => {
   const one = [{ id: 1, predict: [] }];
   assertThrows(

@@ -28,8 +28,8 @@ export interface GenerationModel {
 export interface GenerateOptions {
   /** Most tokens to add to each prompt. */
   readonly maxNewTokens: number;
-  /** Token that ends a text. */
-  readonly eos: number;
+  /** Token that ends a text, or all that do. */
+  readonly eos: number | readonly number[];
   /** Ends the generation early with what there is. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -53,6 +53,7 @@ export async function generateGreedy(
   options: GenerateOptions,
 ): Promise<number[][]> {
   const { engine, layers, ends, heads } = model;
+  const endTokens = [options.eos].flat();
   const { positions, vocabulary } = ends.shape;
   const bad = prompts.findIndex((p) => p.length === 0 || p.length >= positions);
   if (bad >= 0) {
@@ -94,7 +95,7 @@ export async function generateGreedy(
     requireFiniteLogits(values, longest);
     active.forEach((i, row) => {
       const next = argmax(values.subarray(row * vocabulary, (row + 1) * vocabulary));
-      if (next === options.eos) open.delete(i);
+      if (endTokens.includes(next)) open.delete(i);
       else {
         sequences[i]!.push(next);
         if (sequences[i]!.length === positions) open.delete(i);

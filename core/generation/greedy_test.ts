@@ -75,6 +75,8 @@ Deno.test("generateGreedy() ends a text at its end token, and others go on", asy
   });
   const eos = free[0]![2]!;
   const cut = await generateGreedy({ engine, layers, ends, heads: null }, prompts, { maxNewTokens: 5, eos });
+  const several = { maxNewTokens: 5, eos: [NEVER, eos] };
+  assertEquals(await generateGreedy({ engine, layers, ends, heads: null }, prompts, several), cut);
   const until = (tokens: number[]) => tokens.includes(eos) ? tokens.slice(0, tokens.indexOf(eos)) : tokens;
   assertEquals(cut, free.map(until));
 });

@@ -201,7 +201,7 @@ Deno.test("the tokenizer of a GGUF file is what its tokens and merges say", asyn
   const model = await loadGgufModel(BPE);
   checkTokenizer(tokenizer, model);
   assertThrows(
-    () => checkTokenizer({ ...tokenizer, vocabSize: 267 }, model),
+    () => checkTokenizer({ ...tokenizer, vocabSize: 267, ordinarySize: 267 }, model),
     CheckpointError,
     "below the model's vocabulary, 266: current value is 266",
   );

@@ -4,7 +4,8 @@
  * @module
  */
 
-import { loadModelTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { endsOf, type Tokenizer } from "../data/tokenizer.ts";
+import { endsOfModel, loadModelTokenizer } from "../data/tokenizer_folder.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import { loadGgufModel } from "./gguf_model.ts";
 import { loadGgufTokenizer } from "./gguf_tokenizer.ts";
@@ -40,8 +41,13 @@ export async function loadModel(path: string): Promise<ModelFolder> {
  * @throws {CheckpointError} If there is none that can be read; the message says what to give.
  */
 export async function loadTokenizerOf(path: string, tokenizer = ""): Promise<Tokenizer> {
-  if (tokenizer !== "") return await loadModelTokenizer(tokenizer);
   const folder = modelFolderOf(path);
+  if (tokenizer !== "") {
+    // What ends a text is a matter of the model, wherever its tokenizer is.
+    const other = await loadModelTokenizer(tokenizer);
+    const ends = (await endsOfModel(folder)).filter((id) => id < other.vocabSize);
+    return { ...other, ends: [...new Set([...endsOf(other), ...ends])] };
+  }
   if (!isGguf(path)) return await loadModelTokenizer(folder);
   for (const name of ["tokenizer.json", "vocab.json"]) {
     const found = await Deno.stat(`${folder}/${name}`).then(() => true, () => false);
@@ -53,13 +59,19 @@ export async function loadTokenizerOf(path: string, tokenizer = ""): Promise<Tok
 /**
  * Checks that a tokenizer goes with a model.
  *
- * @throws {CheckpointError} If it has tokens that the model has not.
+ * @throws {CheckpointError} If it has tokens, special ones apart, that the model has not.
  */
 export function checkTokenizer(tokenizer: Tokenizer, { config }: ModelFolder): void {
-  if (tokenizer.vocabSize > config.vocab_size) {
+  // Special tokens that nobody trained may have no row: what fills up batches, say.
+  const size = Math.max(
+    tokenizer.ordinarySize ?? tokenizer.vocabSize,
+    tokenizer.eos + 1,
+    (tokenizer.bos ?? 0) + 1,
+  );
+  if (size > config.vocab_size) {
     throw new CheckpointError(
       `Cannot use the tokenizer as its ids must be below the model's vocabulary, ${config.vocab_size}: current value is ${
-        tokenizer.vocabSize - 1
+        size - 1
       }`,
     );
   }

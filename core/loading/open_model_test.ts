@@ -23,6 +23,12 @@ Deno.test("openModel() takes the model's own tokenizer or the one that is named,
   assertEquals((await openModel(TINY, { tokenizer: `${TINY}/tokenizer.json` })).tokenizer.vocabSize, 1024);
   const file = JSON.parse(await Deno.readTextFile(`${TINY}/tokenizer.json`));
   file.added_tokens.push({ ...file.added_tokens[0], id: 1024, content: "<one more>" });
+  // A special token that nobody trained may have no row.
+  await withFile("tokenizer.json", JSON.stringify(file), async (padded) => {
+    assertEquals((await openModel(TINY, { tokenizer: padded })).tokenizer.vocabSize, 1025);
+  });
+  file.model.vocab["one more"] = 1024;
+  file.added_tokens.pop();
   await withFile("tokenizer.json", JSON.stringify(file), async (larger) => {
     const error = await assertRejects(() => openModel(TINY, { tokenizer: larger }), CheckpointError);
     assertEquals(error.message.includes("below the model's vocabulary, 1024: current value is 1024"), true);

@@ -196,6 +196,9 @@ Deno.test("pullModel() brings what a model needs, checked, once", async () => {
   const files: Record<string, Uint8Array> = {
     "config.json": new TextEncoder().encode("{}"),
     "tokenizer.json": new TextEncoder().encode("{...}"),
+    "added_tokens.json": new TextEncoder().encode("{....}"),
+    "additional_chat_templates/rag.jinja": new TextEncoder().encode("{{ x }}"),
+    "additional_chat_templates/notes.txt": CONTENT.slice(10),
     "model.safetensors.index.json": new TextEncoder().encode("{ }"),
     "model-00001-of-00002.safetensors": CONTENT,
     "model-00002-of-00002.safetensors": CONTENT.slice(5),
@@ -238,13 +241,17 @@ Deno.test("pullModel() brings what a model needs, checked, once", async () => {
     const there = (await Array.fromAsync(Deno.readDir(folder), (e) => e.name)).sort();
     assertEquals(there, [
       ".complete",
+      "added_tokens.json",
+      "additional_chat_templates",
       "config.json",
       "model-00001-of-00002.safetensors",
       "model-00002-of-00002.safetensors",
       "model.safetensors.index.json",
       "tokenizer.json",
     ]);
-    const total = 2 + 5 + 3 + 100_000 + 99_995;
+    assertEquals(await Deno.readTextFile(`${folder}/additional_chat_templates/rag.jinja`), "{{ x }}");
+    assertEquals((await Array.fromAsync(Deno.readDir(`${folder}/additional_chat_templates`))).length, 1);
+    const total = 2 + 5 + 3 + 6 + 7 + 100_000 + 99_995;
     assertEquals(progress.at(-1), `model-00002-of-00002.safetensors ${total} ${total}`);
     const before = requests.length;
     assertEquals(await pullModel("some/model@v1", options), folder);

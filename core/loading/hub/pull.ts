@@ -5,6 +5,7 @@
  */
 
 import { unzipSync } from "fflate";
+import { TEMPLATE_FOLDER, TOKENIZER_FILES } from "../../data/tokenizer_folder.ts";
 import { writeWhole } from "../../files/atomic.ts";
 import { DownloadError } from "../../contracts/errors.ts";
 import { readJson } from "../../files/json_file.ts";
@@ -42,16 +43,10 @@ interface Sibling {
   readonly lfs?: { readonly sha256?: string; readonly size?: number };
 }
 
-/** Files of a model that this library reads, if they are there. */
-const SMALL_FILES = [
-  "config.json",
-  "generation_config.json",
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "vocab.json",
-  "merges.txt",
-  "chat_template.jinja",
-];
+/** Files of a model that this library reads, or that belong to it, if they are there. */
+const SMALL_FILES = ["config.json", ...TOKENIZER_FILES];
+/** Further chat templates. */
+const TEMPLATE = new RegExp(`^${TEMPLATE_FOLDER}/[^/]+\\.jinja$`);
 
 /** Weights in formats of other libraries; these can hold programs, or need those libraries. */
 const OTHER_WEIGHTS = /(\.(bin|h5|msgpack|pt|pth|ckpt(\.index)?|onnx|ot)|\.bin\.index\.json)$/;
@@ -101,7 +96,9 @@ function modelFiles(id: string, siblings: readonly Sibling[]): Sibling[] {
       }`,
     );
   }
-  return siblings.filter(({ rfilename }) => SMALL_FILES.includes(rfilename) || weights.includes(rfilename));
+  const wanted = (name: string) =>
+    SMALL_FILES.includes(name) || weights.includes(name) || TEMPLATE.test(name);
+  return siblings.filter(({ rfilename }) => wanted(rfilename));
 }
 
 function checksumOf({ lfs, blobId }: Sibling): Checksum | undefined {
