@@ -196,6 +196,8 @@ export {
   type LoraSettings,
   type LoraTarget,
   type OptimizerSettings,
+  PAPER_LORA,
+  PAPER_OPTIMIZER,
   type Schedule,
   SCHEDULES,
 } from "./lora/settings.ts";
@@ -318,6 +320,7 @@ export {
   MAX_ACCUMULATE,
   type RunSettings,
   type RunTask,
+  TRAINING_DEFAULTS,
 } from "./train/run_settings.ts";
 export type { ModelShape } from "./contracts/model_shape.ts";
 export { readWelcome, receiveWelcome, type Welcome } from "./session/welcome.ts";

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { builtInCodecs, MAX_MICRO_BATCHES } from "@edgetuner/core";
+import { builtInCodecs, MAX_MICRO_BATCHES, TRAINING_DEFAULTS } from "@edgetuner/core";
 import { integer, number, text, toggle } from "./flags.ts";
 import { WEBGPU_CHOICES } from "./webgpu.ts";
 import { assetPath } from "../process/places.ts";
@@ -33,8 +33,8 @@ export const COMMON_FLAGS = {
   first: integer("N", 0, "index of the first prompt", { min: 0 }),
   predictions: text("FILE", "", "file of predictions, one a line"),
   samples: integer("N", 50, "how many samples", { min: 0 }),
-  batch: integer("N", 8, "sequences per step", { min: 1 }),
-  length: integer("N", 80, "tokens per sequence", { min: 2 }),
+  batch: integer("N", TRAINING_DEFAULTS.batch, "sequences per step", { min: 1 }),
+  length: integer("N", TRAINING_DEFAULTS.length, "tokens per sequence", { min: 2 }),
   "lower-case": toggle("make small letters"),
   tokenize: toggle("put spaces round punctuation"),
   synonyms: text(

@@ -5,6 +5,7 @@
  */
 
 import {
+  DEFAULT_LORA,
   DEFAULT_OPTIMIZER,
   INPUT_MODE_NAMES,
   type InputModeName,
@@ -12,21 +13,26 @@ import {
   type RunSettings,
   type Schedule,
   SCHEDULES,
+  TRAINING_DEFAULTS,
 } from "@edgetuner/core";
 import { type FlagValues, integer, number, text, UsageError } from "./flags.ts";
 
-/** LoRA, optimizer, steps and seed. */
+const { mode, targets, rank, alpha, dropout } = DEFAULT_LORA;
+const { learningRate, warmupSteps, schedule } = DEFAULT_OPTIMIZER;
+const { steps, seed } = TRAINING_DEFAULTS;
+
+/** LoRA, optimizer, steps and seed; the library has the defaults. */
 export const TUNING_FLAGS = {
-  steps: integer("N", 400, "training steps", { min: 1 }),
-  mode: text("MODE", "full", "what a head module reads", INPUT_MODE_NAMES),
-  targets: text("LIST", "q,k,v", "projections that LoRA adapts: some of q, k, v"),
-  rank: integer("N", 8, "LoRA rank of each head module", { min: 1, max: 256 }),
-  alpha: number("X", 32, "LoRA scale: Deltas are multiplied by alpha / rank", { min: 0 }),
-  dropout: number("X", 0, "LoRA dropout", { min: 0, max: 0.99 }),
-  rate: number("X", 1e-2, "peak learning rate", { min: 0 }),
-  warmup: integer("N", 10, "steps of learning-rate warm-up", { min: 0 }),
-  schedule: text("NAME", "linear", "learning rate after the warm-up", SCHEDULES),
-  seed: integer("N", 1, "seed of everything that is drawn", { min: 0, max: 0xffff_ffff }),
+  steps: integer("N", steps, "training steps", { min: 1 }),
+  mode: text("MODE", mode, "what a head module reads", INPUT_MODE_NAMES),
+  targets: text("LIST", targets.join(","), "projections that LoRA adapts: some of q, k, v"),
+  rank: integer("N", rank, "LoRA rank of each head module", { min: 1, max: 256 }),
+  alpha: number("X", alpha, "LoRA scale: Deltas are multiplied by alpha / rank", { min: 0 }),
+  dropout: number("X", dropout, "LoRA dropout", { min: 0, max: 0.99 }),
+  rate: number("X", learningRate, "peak learning rate", { min: 0 }),
+  warmup: integer("N", warmupSteps, "steps of learning-rate warm-up", { min: 0 }),
+  schedule: text("NAME", schedule, "learning rate after the warm-up", SCHEDULES),
+  seed: integer("N", seed, "seed of everything that is drawn", { min: 0, max: 0xffff_ffff }),
 };
 
 const TARGETS: readonly string[] = ["q", "k", "v"] satisfies LoraTarget[];

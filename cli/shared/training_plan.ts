@@ -4,19 +4,24 @@
  * @module
  */
 
-import type { PaddingCount, TrainingPlanOptions } from "@edgetuner/core";
+import { type PaddingCount, TRAINING_DEFAULTS, type TrainingPlanOptions } from "@edgetuner/core";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { type FlagValues, integer, number, toggle } from "../flags/flags.ts";
 
 /** Flags of whoever has the data. */
 export const PLAN_FLAGS = {
   valid: COMMON_FLAGS.valid,
-  "valid-batches": integer("N", 4, "batches of validation data to evaluate", { min: 1 }),
+  "valid-batches": integer("N", TRAINING_DEFAULTS.validBatches, "batches of validation data to evaluate", {
+    min: 1,
+  }),
   "eval-every": integer("N", 0, "evaluate every so many steps too; 0 = only before and after", { min: 0 }),
   "keep-best": toggle(
     "also save the heads with the best validation loss, to <save>-best",
   ),
-  smoothing: number("X", 0.1, "label smoothing in training", { min: 0, max: 0.99 }),
+  smoothing: number("X", TRAINING_DEFAULTS.labelSmoothing, "label smoothing in training", {
+    min: 0,
+    max: 0.99,
+  }),
 };
 
 /** What the flags say of a plan. */

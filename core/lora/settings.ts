@@ -65,24 +65,43 @@ export interface OptimizerSettings {
   readonly weightDecay: number;
 }
 
-/** The reference's LoRA settings. */
+/**
+ * LoRA settings of library and commands. They fit small models; {@linkcode PAPER_LORA} has those of the paper.
+ *
+ * @category Training
+ */
 export const DEFAULT_LORA: LoraSettings = {
-  mode: "slice",
-  targets: ["q", "v"],
+  mode: "full",
+  targets: ["q", "k", "v"],
   rank: 8,
   alpha: 32,
-  dropout: 0.1,
+  dropout: 0,
 };
 
-/** The reference's optimizer settings. */
+/**
+ * Optimizer settings of library and commands. They fit small models; {@linkcode PAPER_OPTIMIZER} has those of the
+ * paper.
+ *
+ * @category Training
+ */
 export const DEFAULT_OPTIMIZER: OptimizerSettings = {
-  learningRate: 2e-4,
-  warmupSteps: 500,
+  learningRate: 1e-2,
+  warmupSteps: 10,
   schedule: "linear",
   beta1: 0.9,
   beta2: 0.999,
   epsilon: 1e-8,
   weightDecay: 0.01,
+};
+
+/** The paper's LoRA settings, for GPT-2 medium. */
+export const PAPER_LORA: LoraSettings = { ...DEFAULT_LORA, mode: "slice", targets: ["q", "v"], dropout: 0.1 };
+
+/** The paper's optimizer settings, for GPT-2 medium. */
+export const PAPER_OPTIMIZER: OptimizerSettings = {
+  ...DEFAULT_OPTIMIZER,
+  learningRate: 2e-4,
+  warmupSteps: 500,
 };
 
 /**

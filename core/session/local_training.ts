@@ -17,7 +17,7 @@ import type { LossSettings } from "../model/loss.ts";
 import { PruningSession } from "../pruning/pruning_session.ts";
 import { sampleSettings } from "../pruning/predictor/samples.ts";
 import { type BatchSource, LocalData } from "../train/local_data.ts";
-import { checkRunSettings, type RunSettings } from "../train/run_settings.ts";
+import { checkRunSettings, type RunSettings, TRAINING_DEFAULTS } from "../train/run_settings.ts";
 import { probeStep, runStep, type StepContext } from "../train/step.ts";
 import { type SavingPort, Trainer, type TrainerOptions } from "../train/trainer.ts";
 import type { TrainingPlan } from "../train/training_plan.ts";
@@ -69,7 +69,8 @@ export class LocalTraining implements Disposable {
    */
   constructor(options: LocalTrainingOptions) {
     const { engine, base, ends, source, onBest, saving, start, onEvent } = options;
-    const { pruner, capacities = [1], loss = { labelSmoothing: 0.1 } } = options;
+    const { labelSmoothing } = TRAINING_DEFAULTS;
+    const { pruner, capacities = [1], loss = { labelSmoothing } } = options;
     const settings = this.#settings = checkRunSettings(options.settings);
     const { layers, heads, hidden } = base.shape;
     const ranges = allocateHeads(heads, capacities);

@@ -54,14 +54,34 @@ export interface RunSettings {
 /** Most parts of a step that are computed one after the other. */
 export const MAX_ACCUMULATE = 4096;
 
-/** Settings of the reference run, with a length. */
-export function defaultRunSettings(steps: number): Required<RunSettings> {
-  const [lora, optimizer] = [DEFAULT_LORA, DEFAULT_OPTIMIZER];
+/** What else library and commands begin with, besides {@linkcode DEFAULT_LORA} and {@linkcode DEFAULT_OPTIMIZER}. */
+export const TRAINING_DEFAULTS = {
+  /** Training steps. */
+  steps: 400,
+  /** Seed of everything that is drawn. */
+  seed: 1,
+  /** Sequences of a step. */
+  batch: 8,
+  /** Tokens of a sequence. */
+  length: 80,
+  /** Label smoothing of training steps. */
+  labelSmoothing: 0.1,
+  /** Batches of validation data that are evaluated. */
+  validBatches: 4,
+} as const;
+
+/**
+ * The settings that the commands begin with too; the warm-up is no longer than the run.
+ *
+ * @param steps Training steps.
+ * @category Training
+ */
+export function defaultRunSettings(steps: number = TRAINING_DEFAULTS.steps): Required<RunSettings> {
   return {
-    lora,
-    optimizer,
+    lora: DEFAULT_LORA,
+    optimizer: { ...DEFAULT_OPTIMIZER, warmupSteps: Math.min(DEFAULT_OPTIMIZER.warmupSteps, steps) },
     steps,
-    seed: 0,
+    seed: TRAINING_DEFAULTS.seed,
     codec: "f32",
     microBatches: 1,
     overlap: true,

@@ -8,7 +8,7 @@ import type { StepMode } from "../contracts/ports.ts";
 import { type BatchStream, dataFingerprint, fixedBatches, shuffledBatches } from "../data/batches.ts";
 import type { SequenceSet } from "../data/sequences.ts";
 import { type LossSettings, maskSumOf, type TokenBatch } from "../model/loss.ts";
-import type { RunSettings } from "./run_settings.ts";
+import { type RunSettings, TRAINING_DEFAULTS } from "./run_settings.ts";
 
 /** A validation. */
 export interface BestLoss {
@@ -119,7 +119,7 @@ export class TrainingPlan {
   #news = false;
 
   private constructor(options: TrainingPlanOptions, fingerprint: string) {
-    const { valid = null, batch, validBatches = 4 } = options;
+    const { valid = null, batch, validBatches = TRAINING_DEFAULTS.validBatches } = options;
     this.#options = options;
     this.fingerprint = fingerprint;
     this.#valid = valid === null ? [] : fixedBatches(valid, batch).slice(0, validBatches);
@@ -127,8 +127,9 @@ export class TrainingPlan {
 
   /** Makes a plan; `begin` before the first batch. */
   static async create(options: TrainingPlanOptions): Promise<TrainingPlan> {
-    const { set, valid = null, batch, seed, validBatches = 4, smoothing = 0.1, padToMultipleOf = 0 } =
-      options;
+    const { labelSmoothing } = TRAINING_DEFAULTS;
+    const { validBatches = TRAINING_DEFAULTS.validBatches, smoothing = labelSmoothing } = options;
+    const { set, valid = null, batch, seed, padToMultipleOf = 0 } = options;
     const validation = valid === null ? null : await dataFingerprint(valid, { batch, batches: validBatches });
     const drawing = {
       batch,
@@ -173,7 +174,7 @@ export class TrainingPlan {
     }
     if (step >= this.#steps) return null;
     this.#batches.position = step;
-    const { smoothing = 0.1 } = this.#options;
+    const { smoothing = TRAINING_DEFAULTS.labelSmoothing } = this.#options;
     return { batch: this.#batches.next(), mode: "train", loss: { labelSmoothing: smoothing } };
   }
 

@@ -126,8 +126,8 @@ Deno.test("an envelope has about as many bytes as plans take it to have", () => 
 });
 
 Deno.test("plan(): the server alone takes the sum of its work and sends nothing", () => {
-  const forecast = plan({ ...COMMON, system: "serverTuner" });
   const lora = { mode: "slice", targets: ["q", "v"], rank: 8 } as const;
+  const forecast = plan({ ...COMMON, lora, system: "serverTuner" });
   const work = wholeStepWork({ model: MODEL, lora, length: 7 }, 14, 14);
   // Three base segments and one of the heads each way, less the lowest layer's product back.
   assertEquals(work.length, 1 + 5 * 4 + 1 + 5 * 3 - 1 + 1);
