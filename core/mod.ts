@@ -67,6 +67,7 @@ export {
 export { type MatrixParameter, Parameter, Tape, Variable } from "./model/tape.ts";
 export type {
   AttentionCache,
+  AttentionStyle,
   BaseLayers,
   BaseShape,
   EmbeddingAndHead,
@@ -95,18 +96,18 @@ export {
 } from "./model/families/gpt2.ts";
 export type { NamedArray, NamedArrays } from "./files/named_arrays.ts";
 export {
+  type Decoder,
+  DecoderEmbeddingAndHead,
+  type DecoderLayer,
+  DecoderLayers,
   gatedFeedForwardOp,
-  LlamaEmbeddingAndHead,
-  type LlamaLayer,
-  LlamaLayers,
-} from "./model/families/llama.ts";
-export {
-  type LlamaConfig,
-  llamaConfig,
-  llamaShape,
-  ropeFrequencies,
-  type RopeScaling,
-} from "./model/families/llama_config.ts";
+  type LayerAttention,
+} from "./model/families/decoder.ts";
+export type { DecoderSizes } from "./model/families/decoder_config.ts";
+export { type LlamaConfig, llamaConfig, llamaShape } from "./model/families/llama.ts";
+export { type Qwen2Config, qwen2Config } from "./model/families/qwen2.ts";
+export { type RopeConfig, ropeFrequencies, type RopeScaling } from "./model/families/rope.ts";
+export type { LayerKind, WindowConfig } from "./model/families/windows.ts";
 export { rmsNormOp, ropeOp } from "./model/ops.ts";
 export {
   loadEmbeddingAndHead,
@@ -322,7 +323,7 @@ export {
   type RunTask,
   TRAINING_DEFAULTS,
 } from "./train/run_settings.ts";
-export type { ModelShape } from "./contracts/model_shape.ts";
+export { headSizeOf, type ModelShape, shapeForDevices } from "./contracts/model_shape.ts";
 export { readWelcome, receiveWelcome, type Welcome } from "./session/welcome.ts";
 export {
   type CheckpointSource,

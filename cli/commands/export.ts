@@ -101,8 +101,7 @@ const FLAGS = {
 };
 
 function shapeOf({ config }: ModelFolder) {
-  const { layers, heads, kvHeads, hidden } = modelShape(config);
-  return { layers, heads, kvHeads, hidden };
+  return modelShape(config);
 }
 
 /** Tokens of the sample texts: of training data of any kind, or of lines of plain text. */

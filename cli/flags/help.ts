@@ -25,7 +25,7 @@ const GROUPS: readonly FlagGroup[] = [
     title: "Model",
     names: words(
       `model models adapter load import tokenizer base-weights webgpu revision layers heads hidden vocabulary
-      inner gated`,
+      head-size kv-heads inner gated`,
     ),
   },
   {

@@ -10,6 +10,7 @@ import {
   headParameters,
   type LoraSettings,
   MAX_ACCUMULATE,
+  type ModelShape,
   openRunFolder,
   requireSameRun,
   type RunCheckpoint,
@@ -197,7 +198,7 @@ export interface ParameterCounts {
 /** Counts what all head modules of a model have, beside what the base model has. */
 export function countParameters(
   lora: LoraSettings,
-  shape: { readonly layers: number; readonly heads: number; readonly hidden: number },
+  shape: ModelShape,
   base: number,
 ): ParameterCounts {
   const trainable = shape.layers * shape.heads * headParameters(lora, shape);

@@ -245,12 +245,9 @@ export class Work implements Disposable {
 
   /** Tensor bytes of a training step with a mask, without statistics. */
   bytesOf(mask: Uint8Array, headsPerDevice: readonly number[], { lora }: RunSettings): number {
-    const { layers, heads, hidden } = this.shape;
     const { batch, length } = this.#options;
     const shape = {
-      layers,
-      heads,
-      hidden,
+      ...this.shape,
       tokens: batch * length,
       batch,
       headsPerDevice,
@@ -263,14 +260,13 @@ export class Work implements Disposable {
 
   /** What a step should take, before anything runs but for the share of heads that is kept. */
   #plan(system: System, settings: RunSettings, keep: number, keepLayers: number) {
-    const { layers, heads, hidden } = this.shape;
     const { batch, length, capacities, link } = this.#options;
     const compute = this.#compute;
     const counted = this.#evaluation.reduce((sum, { mask }) => sum + mask.reduce((a, b) => a + b, 0), 0) /
       this.#evaluation.reduce((sum, { mask }) => sum + mask.length, 0);
     const options: PlanOptions = {
       system: system.kind,
-      model: { layers, heads, hidden, vocabulary: this.#ends.shape.vocabulary },
+      model: { ...this.shape, vocabulary: this.#ends.shape.vocabulary },
       batch,
       length,
       devices: capacities.map((capacity) => ({ capacity })),

@@ -55,6 +55,11 @@ export function showValue(value: unknown, max = 80): string {
   return value === undefined ? "missing" : plainText(shown(value, 0, max), max);
 }
 
+/** Names as errors offer them: `"a", "b" or "c"`. */
+export function alternatives(names: readonly string[]): string {
+  return names.map((name) => JSON.stringify(name)).join(", ").replace(/, ("[^"]*")$/, " or $1");
+}
+
 function shown(value: unknown, depth: number, max: number): string {
   // Four characters may become one.
   if (typeof value === "string") return JSON.stringify(value.slice(0, 4 * max));

@@ -16,7 +16,7 @@ import {
   type KeyValueCache,
   type Tensor,
 } from "@edgetuner/kernels";
-import type { AttentionCache, BaseLayers } from "../model/base.ts";
+import type { AttentionCache, AttentionStyle, BaseLayers } from "../model/base.ts";
 import type { HeadPort } from "../contracts/ports.ts";
 import type { Tape, Variable } from "../model/tape.ts";
 
@@ -107,7 +107,8 @@ export class CachedLayers implements Disposable {
       const stay = parents !== null && parents.length === this.#rows && parents.every((p, row) => p === row);
       const cache: AttentionCache = {
         first: this.#length,
-        attend: (tape, qkv, layer) => this.#attend(tape, qkv, layer, rows, stay ? null : parents),
+        attend: (tape, qkv, layer, style) =>
+          this.#attend(tape, qkv.value, { layer, style, rows, parents: stay ? null : parents }),
       };
       const hidden = await layers.forward(tape, input, { batch: rows, length, cache }, heads);
       this.#length += length;
@@ -134,25 +135,28 @@ export class CachedLayers implements Disposable {
 
   #attend(
     tape: Tape,
-    qkv: Variable,
-    layer: number,
-    rows: number,
-    parents: readonly number[] | null,
+    qkv: Tensor,
+    { layer, style, rows, parents }: {
+      readonly layer: number;
+      readonly style: AttentionStyle | undefined;
+      readonly rows: number;
+      readonly parents: readonly number[] | null;
+    },
   ): Variable {
     const { heads, kvHeads, headSize } = this.#options.layers.shape;
     const before = this.#caches[layer] ?? null;
     const columns = 2 * kvHeads * headSize;
-    const options = { cache: before, qkv: qkv.value, columns, parents, rows, slotStep: SLOT_STEP };
+    const options = { cache: before, qkv, columns, parents, rows, slotStep: SLOT_STEP };
     const cache = extendCache(options);
     this.#caches[layer] = cache;
     let output: Tensor;
     if (before === null) {
       // The prompt sees itself alone.
-      const result = attention(qkv.value, { batch: 1, length: qkv.value.rows, heads, kvHeads });
+      const result = attention(qkv, { ...style, batch: 1, length: qkv.rows, heads, kvHeads });
       result.logSums.dispose();
       output = result.output;
     } else {
-      output = cachedAttention(qkv.value, cache, { heads, kvHeads });
+      output = cachedAttention(qkv, cache, { ...style, heads, kvHeads });
     }
     return tape.variable(output, false);
   }

@@ -1,6 +1,6 @@
 import { Engine } from "@edgetuner/kernels";
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { familyFolder, familyHeads, TinyFamily } from "../../tests/support/families.ts";
+import { FAMILY_NAMES, familyFolder, familyHeads, TinyFamily } from "../../tests/support/families.ts";
 import { flatten, type TinyBase, TinyGpt2, tinyHeads, tinySettings } from "../../tests/support/tiny_model.ts";
 import { normal } from "../../tests/support/kernels.ts";
 import { assertClose } from "../../tests/support/tolerance.ts";
@@ -69,7 +69,7 @@ const gpt2 = new TinyGpt2(engine);
 const MODELS: Record<string, { readonly base: TinyBase; readonly modules: HeadModules }> = {
   gpt2: { base: gpt2, modules: tinyHeads(engine, settings) },
 };
-for (const name of ["llama", "llama_grouped", "opt"] as const) {
+for (const name of FAMILY_NAMES) {
   const base = new TinyFamily(engine, await familyFolder(name));
   MODELS[name] = { base, modules: familyHeads(base, settings, [4])[0]! };
 }

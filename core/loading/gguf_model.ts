@@ -4,6 +4,7 @@
  * @module
  */
 
+import { alternatives } from "../contracts/plain_text.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import { GgufFile } from "../files/gguf.ts";
 import { LazyArrays } from "../files/lazy_arrays.ts";
@@ -29,7 +30,7 @@ export async function loadGgufModel(path: string): Promise<GgufModel> {
   const all = Object.values(FAMILIES) as readonly Family<ModelConfig>[];
   const family = all.flatMap(({ gguf }) => gguf ?? []).find((f) => f.architecture === architecture);
   if (family === undefined) {
-    const known = all.flatMap(({ gguf }) => gguf === null ? [] : [`"${gguf.architecture}"`]).join(" or ");
+    const known = alternatives(all.flatMap(({ gguf }) => gguf === null ? [] : [gguf.architecture]));
     const others = all.filter(({ gguf }) => gguf === null).map(({ title }) => title).join(", ");
     return fields.refuse(
       `general.architecture must be ${known} (no architecture in llama.cpp has ${others}: give a folder with safetensors)`,

@@ -2,7 +2,7 @@ import { Engine } from "@edgetuner/kernels";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { CheckpointError } from "../contracts/errors.ts";
 import type { NamedArrays } from "../files/named_arrays.ts";
-import type { LlamaConfig } from "../model/families/llama_config.ts";
+import type { LlamaConfig } from "../model/families/llama.ts";
 import type { ModelConfig } from "../model/families.ts";
 import { loadEmbeddingAndHead, loadLayers } from "../model/load.ts";
 import { embedTokens, logitsOf } from "../model/loss.ts";
@@ -152,7 +152,7 @@ Deno.test("a GGUF file of another architecture, or with another LM head, is refu
     await Deno.writeFile(file, changed);
     const error = await assertRejects(() => loadGgufModel(file), CheckpointError, '"bert"');
     assert(
-      error.message.includes('must be "gpt2" or "llama" (no architecture in llama.cpp has OPT'),
+      error.message.includes("(no architecture in llama.cpp has OPT"),
       error.message,
     );
     const { tensors } = await GgufFile.open(GPT2);
@@ -167,7 +167,7 @@ Deno.test("a GGUF file of another architecture, or with another LM head, is refu
 
 Deno.test("a GGUF file that is no LLaMA, or says what is not done, is refused", async () => {
   await assertRejects(() => loadGgufModel(FILE), CheckpointError, "llama.embedding_length");
-  // Heads of another size than d / H: the name of a field of equal length is written over another's.
+  // Keys and values of different sizes: the name of a field of equal length is written over another's.
   const bytes = await Deno.readFile(BPE);
   const [from, to] = ["llama.rope.dimension_count", "llama.attention.key_length"]
     .map((name) => new TextEncoder().encode(name));
@@ -182,7 +182,7 @@ Deno.test("a GGUF file that is no LLaMA, or says what is not done, is refused", 
     await assertRejects(
       () => loadGgufModel(file),
       CheckpointError,
-      "key_length must be 8: current value is 16",
+      "value_length must be 16: current value is 8",
     );
   } finally {
     await Deno.remove(file);

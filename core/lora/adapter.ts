@@ -14,7 +14,7 @@ import { loadDescribed, saveDescribed } from "../files/described.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import { requireFiniteArrays } from "./finite.ts";
-import type { ModelShape } from "../contracts/model_shape.ts";
+import { headSizeOf, type ModelShape, shapeForDevices } from "../contracts/model_shape.ts";
 import type { HeadRange } from "./allocation.ts";
 import { HeadModules, type HeadWeights } from "./head_modules.ts";
 import { INPUT_MODES } from "./input_modes.ts";
@@ -47,7 +47,7 @@ function nameOf(layer: number, head: number, target: string, matrix: "A" | "B"):
  * @param fingerprint Fingerprint of the base model, if known.
  */
 export async function adapterOf(modules: HeadModules, fingerprint = ""): Promise<Adapter> {
-  const { lora, layers, heads, hidden, range } = modules.options;
+  const { lora, range } = modules.options;
   const arrays = new Map<string, NamedArray>();
   (await modules.weights()).forEach((perHead, l) =>
     perHead.forEach((perTarget, i) =>
@@ -58,7 +58,7 @@ export async function adapterOf(modules: HeadModules, fingerprint = ""): Promise
       })
     )
   );
-  return { lora, model: { layers, heads, hidden }, fingerprint, arrays };
+  return { lora, model: shapeForDevices(modules.options), fingerprint, arrays };
 }
 
 /**
@@ -114,9 +114,9 @@ export function adapterRange(adapter: Adapter): HeadRange {
  * @throws {CheckpointError} If the adapter does not hold a head that the modules own, or was made for another shape.
  */
 export function loadIntoModules(adapter: Adapter, modules: HeadModules): void {
-  const { lora, layers, heads, hidden, range } = modules.options;
-  const same = adapter.model.layers === layers && adapter.model.heads === heads &&
-    adapter.model.hidden === hidden &&
+  const { lora, layers, range } = modules.options;
+  const same =
+    JSON.stringify(shapeForDevices(adapter.model)) === JSON.stringify(shapeForDevices(modules.options)) &&
     adapter.lora.mode === lora.mode && adapter.lora.rank === lora.rank &&
     adapter.lora.targets.join() === lora.targets.join();
   if (!same) {
@@ -253,11 +253,13 @@ const MAX_HEADS = 2 ** 16;
  */
 function checkShape({ lora, model, arrays }: Adapter): void {
   const { layers, heads, hidden } = model;
-  const headSize = hidden / heads;
-  const counts = [layers, heads, hidden].every((n) => Number.isSafeInteger(n) && n > 0);
-  if (!counts || heads > MAX_HEADS || !Number.isInteger(headSize) || layers > arrays.size) {
+  const headSize = headSizeOf(model);
+  const counts = [layers, heads, hidden, headSize, hidden / heads].every((n) =>
+    Number.isSafeInteger(n) && n > 0
+  );
+  if (!counts || heads > MAX_HEADS || layers > arrays.size) {
     throw new RangeError(
-      `"model" must be layers (at most ${arrays.size}, as it has so many matrices), heads (at most ${MAX_HEADS}) and hidden size: ` +
+      `"model" must be layers (at most ${arrays.size}, as it has so many matrices), heads (at most ${MAX_HEADS}), hidden size and head size: ` +
         `it is ${showValue(model)}`,
     );
   }
@@ -307,10 +309,9 @@ export async function loadAdapter(folder: string): Promise<Adapter> {
         } version ${showValue(config.formatVersion)}`,
       );
     }
-    const { layers, heads, hidden } = config.model as ModelShape;
     const adapter = {
       lora: checkLora(config.lora as LoraSettings),
-      model: { layers, heads, hidden },
+      model: shapeForDevices(config.model as ModelShape),
       fingerprint: String(config.baseFingerprint ?? ""),
       arrays,
     };

@@ -1,7 +1,7 @@
 /**
  * The LoRA head modules of one device: weights, forward, backward and update.
  *
- * T tokens, d hidden size, D = d / H head size, r rank, c targets, L layers, n kept heads.
+ * T tokens, d hidden size, D head size, r rank, c targets, L layers, n kept heads.
  * The parameters of a layer lie in one arena [heads, segment]: row i holds, for each target in
  * order, A [r, inputs] then B [D, r], with r rounded up to a multiple of four (the rest is zero
  * and stays zero).
@@ -9,6 +9,7 @@
  * @module
  */
 
+import { headSizeOf } from "../contracts/model_shape.ts";
 import {
   adamw,
   adamwControl,
@@ -50,6 +51,8 @@ export interface HeadModulesOptions {
   readonly hidden: number;
   /** H, heads per layer of the model. */
   readonly heads: number;
+  /** D, head size of the model. @default {hidden / heads} */
+  readonly headSize?: number | undefined;
   /** The heads this device owns in every layer. */
   readonly range: HeadRange;
   /** Seed of the run. */
@@ -198,9 +201,9 @@ export class HeadModules implements Disposable {
 
   /** Draws the initial weights. */
   constructor(engine: Engine, options: HeadModulesOptions) {
-    const { lora, hidden, heads, range, layers } = options;
+    const { lora, range, layers } = options;
     this.options = options;
-    this.headSize = hidden / heads;
+    this.headSize = headSizeOf(options);
     this.input = INPUT_MODES[lora.mode];
     this.inputs = this.input.columns(options);
     this.#engine = engine;

@@ -1,7 +1,7 @@
 /**
  * What a LoRA head module reads of X, decided in one place.
  *
- * T tokens, d hidden size, H heads, D = d / H head size, n kept heads, r rank. X is [T, d].
+ * T tokens, d hidden size, H heads, n kept heads, r rank. X is [T, d].
  *
  * A mode is one object. It says which columns A has, what travels between edge server and devices,
  * how X is divided and how the gradient of X is put together, and which kernels compute with A.
@@ -73,7 +73,12 @@ export interface InputMode {
    */
   shape<T extends number | null>(heads: number, tokens: T, model: InputModelSize): (number | T)[];
 
-  /** X as the kept heads read it. */
+  /**
+   * X as the kept heads read it.
+   *
+   * @param x [T, d]
+   * @param columns The heads' columns of X: `columns(model)` of each.
+   */
   gather(x: Tensor, columns: HeadColumnsOptions): GatheredInput;
 
   /** The values of one device among all values that `gather` gives. */

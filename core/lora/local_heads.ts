@@ -71,7 +71,7 @@ export class LocalHeads implements HeadPort, Disposable {
     const { step, mode, accumulation = WHOLE_STEP } = this.#current();
     const at = { index: microBatch.index, firstRow: accumulation.firstRow + microBatch.firstRow };
     const parts = this.#parts(layer).map(({ device, kept, global, heads }) => {
-      const { input, owned } = device.input.gather(x, { first: 0, headSize: device.headSize, heads });
+      const { input, owned } = device.input.gather(x, { first: 0, headSize: device.inputs, heads });
       const deltas = device.forward(layer, kept, input, {
         step,
         mode,
@@ -85,10 +85,10 @@ export class LocalHeads implements HeadPort, Disposable {
     return {
       addTo: (qkv) => {
         for (const { device, global, deltas } of parts) {
-          const { headSize, options: { hidden, lora } } = device;
+          const { headSize, options: { heads: count, lora } } = device;
           deltas.forEach((delta, k) => {
             const { first, passes } = targetColumns(lora.targets[k]!, global, {
-              hidden,
+              heads: count,
               headSize,
               columns: qkv.columns,
             });
@@ -106,9 +106,9 @@ export class LocalHeads implements HeadPort, Disposable {
   #backward(layer: number, dqkv: Tensor, needsInput: boolean, microBatch: number): PendingSum | null {
     const { step } = this.#current();
     const parts = this.#parts(layer).map(({ device, global, heads }) => {
-      const { headSize, options: { hidden, lora } } = device;
+      const { headSize, options: { heads: count, lora } } = device;
       const dDeltas = lora.targets.map((target) => {
-        const at = targetColumns(target, global, { hidden, headSize, columns: dqkv.columns });
+        const at = targetColumns(target, global, { heads: count, headSize, columns: dqkv.columns });
         return gatherHeadColumns(dqkv, { first: at.first, headSize, heads: device.headList(at.heads) });
       });
       const dx = device.backward(layer, dDeltas, { step, needsInput, microBatch });
@@ -119,7 +119,7 @@ export class LocalHeads implements HeadPort, Disposable {
       addTo: (target) => {
         for (const { device, heads, dx } of parts) {
           if (dx === null) continue;
-          device.input.addGradient(dx, target, { first: 0, headSize: device.headSize, heads });
+          device.input.addGradient(dx, target, { first: 0, headSize: device.inputs, heads });
           dx.dispose();
         }
         return Promise.resolve();

@@ -16,6 +16,7 @@ import { requireFiniteValues } from "../files/finite_values.ts";
 import { PendingFolder, writeWhole } from "../files/atomic.ts";
 import { loadSafetensors, saveSafetensors } from "../files/safetensors.ts";
 import { CheckpointError } from "../contracts/errors.ts";
+import { headSizeOf, shapeForDevices } from "../contracts/model_shape.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import type { ModelFamily } from "../model/families.ts";
 import type { Adapter } from "./adapter.ts";
@@ -65,7 +66,7 @@ export function toPeft(adapter: Adapter, family: ModelFamily, kvHeads?: number):
   const { lora } = adapter;
   const shape: PeftModelShape = { ...adapter.model, kvHeads };
   const { layers, heads, hidden } = shape;
-  const headSize = hidden / heads;
+  const headSize = headSizeOf(shape);
   const record = recordOf(family);
   const input = INPUT_MODES[lora.mode];
   const inputs = input.columns(shape);
@@ -137,7 +138,7 @@ interface PeftHeads {
 
 function headsOf(peft: PeftAdapter, family: ModelFamily, shape: PeftModelShape): PeftHeads {
   const { layers, heads, hidden, kvHeads = heads } = shape;
-  const headSize = hidden / heads;
+  const headSize = headSizeOf(shape);
   const full = peft.config.r;
   const all = Array.from({ length: layers }, (_, layer) => modulesOf(family, shape, layer));
   const known = new Set(all.flat().flatMap(({ name }) => [fullName(name, "A"), fullName(name, "B")]));
@@ -206,8 +207,8 @@ export function fitsHeadModules(peft: PeftAdapter, family: ModelFamily, shape: P
  */
 export function fromPeft(peft: PeftAdapter, family: ModelFamily, shape: PeftModelShape): Adapter {
   requireFiniteValues("import the adapter", peft.arrays);
-  const { layers, heads, hidden } = shape;
-  const headSize = hidden / heads;
+  const { hidden } = shape;
+  const headSize = headSizeOf(shape);
   const full = peft.config.r;
   const found = headsOf(peft, family, shape);
   const rank = headRank(peft, found);
@@ -240,7 +241,7 @@ export function fromPeft(peft: PeftAdapter, family: ModelFamily, shape: PeftMode
       alpha: scaleOf(peft.config) * rank,
       dropout: peft.config.lora_dropout,
     },
-    model: { layers, heads, hidden },
+    model: shapeForDevices(shape),
     fingerprint: "",
     arrays,
   };

@@ -7,6 +7,7 @@
  */
 
 import { CheckpointError } from "../contracts/errors.ts";
+import { headSizeOf } from "../contracts/model_shape.ts";
 import type { NamedArrays } from "../files/named_arrays.ts";
 import { FAMILIES, type ModelConfig, type ModelFamily } from "../model/families.ts";
 import type { AttentionProjection, Family, ProjectionTarget } from "../model/families/family.ts";
@@ -47,6 +48,8 @@ export interface PeftModelShape {
   readonly heads: number;
   /** d, hidden size. */
   readonly hidden: number;
+  /** D, head size. @default {hidden / heads} */
+  readonly headSize?: number | undefined;
   /** H_kv, key and value heads; head h uses floor(h H_kv / H). @default {heads} */
   readonly kvHeads?: number | undefined;
 }
@@ -60,7 +63,7 @@ export function recordOf(family: ModelFamily): Family<ModelConfig> {
 export function modulesOf(family: ModelFamily, shape: PeftModelShape, layer: number): AttentionProjection[] {
   const { heads, hidden, kvHeads = heads } = shape;
   const { prefixes, projections } = recordOf(family);
-  return projections({ heads, hidden, kvHeads }, layer).map((module) => ({
+  return projections({ heads, hidden, kvHeads, headSize: headSizeOf(shape) }, layer).map((module) => ({
     ...module,
     name: `${prefixes[0]}${module.name}`,
   }));
@@ -72,9 +75,9 @@ export const fullName = (module: string, matrix: "A" | "B"): string =>
 
 /** First row, within a target's rows, that head `h` of a target writes to. */
 export function rowOf(target: ProjectionTarget, head: number, shape: PeftModelShape): number {
-  const { hidden, heads, kvHeads = heads } = shape;
+  const { heads, kvHeads = heads } = shape;
   const owner = target === "q" ? head : Math.floor(head * kvHeads / heads);
-  return owner * (hidden / heads);
+  return owner * headSizeOf(shape);
 }
 
 /** What B A is multiplied by. */

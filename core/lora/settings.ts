@@ -5,6 +5,7 @@
  */
 
 import type { AdamWSettings } from "@edgetuner/kernels";
+import { headSizeOf, type ModelShape } from "../contracts/model_shape.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import { INPUT_MODE_NAMES, INPUT_MODES, type InputModeName } from "./input_modes.ts";
 
@@ -32,13 +33,13 @@ export interface LoraSettings {
  * Numbers that are trained in one head module: c * (r * inputs + D * r).
  *
  * @param lora LoRA settings.
- * @param shape H and d of the base model.
+ * @param shape H, d and D of the base model.
  */
 export function headParameters(
   { mode, targets, rank }: Pick<LoraSettings, "mode" | "targets" | "rank">,
-  shape: { readonly heads: number; readonly hidden: number },
+  shape: Omit<ModelShape, "layers">,
 ): number {
-  return targets.length * rank * (INPUT_MODES[mode].columns(shape) + shape.hidden / shape.heads);
+  return targets.length * rank * (INPUT_MODES[mode].columns(shape) + headSizeOf(shape));
 }
 
 /** Courses of the learning rate after the warm-up. */

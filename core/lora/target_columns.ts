@@ -20,8 +20,8 @@ const NO_HEAD = 0xffff_ffff;
 
 /** What the columns depend on. */
 export interface TargetShape {
-  /** d = H * D. */
-  readonly hidden: number;
+  /** H. */
+  readonly heads: number;
   /** D, head size. */
   readonly headSize: number;
   /** Columns of Q, K and V together, (H + 2 G) * D. */
@@ -43,22 +43,23 @@ export interface TargetColumns {
  *
  * @param target Q, K or V.
  * @param heads Query heads, each once.
- * @param shape Hidden size, head size and columns of Q, K and V.
+ * @param shape Heads, head size and columns of Q, K and V.
  */
 export function targetColumns(
   target: LoraTarget,
   heads: readonly number[],
   shape: TargetShape,
 ): TargetColumns {
-  const { hidden, headSize, columns } = shape;
+  const { headSize, columns } = shape;
   if (target === "q") return { first: 0, heads, passes: [heads] };
-  const kvColumns = (columns - hidden) / 2;
-  const group = hidden / kvColumns;
-  const first = hidden + (LORA_TARGETS.indexOf(target) - 1) * kvColumns;
+  const queries = shape.heads * headSize;
+  const kvColumns = (columns - queries) / 2;
+  const group = queries / kvColumns;
+  const first = queries + (LORA_TARGETS.indexOf(target) - 1) * kvColumns;
   if (group === 1) return { first, heads, passes: [heads] };
   if (!Number.isInteger(group) || kvColumns % headSize !== 0) {
     throw new TypeError(
-      `Cannot place Deltas as heads of keys and values must divide those of queries: hidden size is ${hidden}, head size ${headSize}, columns of Q, K and V ${columns}`,
+      `Cannot place Deltas as heads of keys and values must divide those of queries: heads are ${shape.heads}, head size ${headSize}, columns of Q, K and V ${columns}`,
     );
   }
   const read = heads.map((h) => Math.floor(h / group));

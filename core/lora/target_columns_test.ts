@@ -4,14 +4,14 @@ import { targetColumns } from "./target_columns.ts";
 const _ = 0xffff_ffff;
 
 Deno.test("targetColumns(): as many heads of keys and values as of queries", () => {
-  const shape = { hidden: 48, headSize: 12, columns: 144 };
+  const shape = { heads: 4, headSize: 12, columns: 144 };
   for (const [target, first] of [["q", 0], ["k", 48], ["v", 96]] as const) {
     assertEquals(targetColumns(target, [1, 3], shape), { first, heads: [1, 3], passes: [[1, 3]] });
   }
 });
 
 Deno.test("targetColumns(): a group's heads share columns, but not in one pass", () => {
-  const shape = { hidden: 48, headSize: 8, columns: 48 + 2 * 16 }; // 6 query heads, 2 of keys and values
+  const shape = { heads: 6, headSize: 8, columns: 48 + 2 * 16 }; // 6 query heads, 2 of keys and values
   assertEquals(targetColumns("q", [0, 1, 5], shape), { first: 0, heads: [0, 1, 5], passes: [[0, 1, 5]] });
   assertEquals(targetColumns("k", [0, 1, 2, 3, 4, 5], shape), {
     first: 48,
@@ -27,7 +27,7 @@ Deno.test("targetColumns(): a group's heads share columns, but not in one pass",
 
 Deno.test("targetColumns() throws on columns that no number of heads gives", () => {
   assertThrows(
-    () => targetColumns("k", [0], { hidden: 48, headSize: 12, columns: 48 + 2 * 36 }),
+    () => targetColumns("k", [0], { heads: 4, headSize: 12, columns: 48 + 2 * 36 }),
     TypeError,
     "must divide",
   );

@@ -2,8 +2,8 @@
  * What the training loop asks of a model, whatever its family: layers, which an edge server holds, and
  * ends (embedding, final norm, LM head), which a data device holds.
  *
- * B batch, T tokens of a sequence, H heads, G heads of keys and values, D head size, d = H * D hidden
- * size, V vocabulary.
+ * B batch, T tokens of a sequence, H heads, G heads of keys and values, D head size, d hidden
+ * size (H * D in most models), V vocabulary.
  *
  * @module
  */
@@ -22,8 +22,16 @@ export interface BaseShape {
   readonly kvHeads: number;
   /** d, hidden size. */
   readonly hidden: number;
-  /** D = d / H, head size. */
+  /** D, head size: d / H in most models. */
   readonly headSize: number;
+}
+
+/** How a layer's attention differs from the usual one. */
+export interface AttentionStyle {
+  /** Tokens that each sees at most: itself and those just before it. @default {all before} */
+  readonly window?: number | undefined;
+  /** What scores are multiplied by. @default {1 / sqrt(D)} */
+  readonly scale?: number | undefined;
 }
 
 /** Keys and values of the tokens before, in generation: what takes the place of the causal attention. */
@@ -36,9 +44,10 @@ export interface AttentionCache {
    * @param tape Where the result lives.
    * @param qkv Q, K and V of the new tokens, [B * T, (H + 2 G) * D].
    * @param layer Layer, from 0.
-   * @returns [B * T, d]
+   * @param style How its attention differs. @default {as usual}
+   * @returns [B * T, H * D]
    */
-  attend(tape: Tape, qkv: Variable, layer: number): Variable;
+  attend(tape: Tape, qkv: Variable, layer: number, style?: AttentionStyle): Variable;
 }
 
 /** What a forward pass needs to know of its rows. */

@@ -4,13 +4,13 @@
  * @module
  */
 
-import { showValue } from "../contracts/plain_text.ts";
+import { alternatives, showValue } from "../contracts/plain_text.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import type { Family } from "./families/family.ts";
 import { type Gpt2Config, gpt2Family } from "./families/gpt2.ts";
-import { llamaFamily } from "./families/llama.ts";
-import type { LlamaConfig } from "./families/llama_config.ts";
+import { type LlamaConfig, llamaFamily } from "./families/llama.ts";
 import { type OptConfig, optFamily } from "./families/opt.ts";
+import { type Qwen2Config, qwen2Family } from "./families/qwen2.ts";
 
 /** All model families by name: a new one is one file in `families/` and one line here. */
 export class Families {
@@ -20,6 +20,8 @@ export class Families {
   readonly llama: Family<LlamaConfig> = llamaFamily;
   /** OPT. */
   readonly opt: Family<OptConfig> = optFamily;
+  /** Qwen2 and Qwen2.5. */
+  readonly qwen2: Family<Qwen2Config> = qwen2Family;
 }
 
 /** Name of a model family. */
@@ -57,10 +59,9 @@ export function modelConfig(json: unknown): ModelConfig {
   const name = type ?? (Array.isArray(architectures) ? architectures[0] : undefined) ?? UNNAMED;
   const family = ALL.find((f) => f.name === name || f.architectures.some((other) => other === name));
   if (family === undefined) {
-    const known = ALL.map((f) => `"${f.name}"`);
     throw new CheckpointError(
-      `Cannot load the model as model_type must be ${known.slice(0, -1).join(", ")} or ${
-        known.at(-1)
+      `Cannot load the model as model_type must be ${
+        alternatives(ALL.map((f) => f.name))
       }: current value is ${showValue(name)}`,
     );
   }

@@ -10,6 +10,7 @@ const MODELS: Readonly<Record<ModelFamily, () => ModelFiles | Promise<ModelFiles
   gpt2: tinyModel,
   llama: () => familyFolder("llama_grouped"),
   opt: () => familyFolder("opt"),
+  qwen2: () => familyFolder("qwen2"),
 };
 const NAMES = Object.keys(FAMILIES) as ModelFamily[];
 
@@ -38,7 +39,7 @@ for (const name of NAMES) {
         assert(family.peftTargets(["q", "k", "v"]).some((end) => module.endsWith(`.${end}`)));
       }
       assertEquals(seen, ["q", "k", "v"]);
-      assertEquals(stored(family.outputProjection(layer)), { inputs: hidden, outputs: hidden });
+      assertEquals(stored(family.outputProjection(layer)), { inputs: heads * headSize, outputs: hidden });
     }
   });
 }

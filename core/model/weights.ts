@@ -50,6 +50,26 @@ export class ConfigFields {
     return new ConfigFields(this.get(name), `${this.#path}${name}.`);
   }
 
+  /** Says whether a field is there, were it `null`. */
+  has(name: string): boolean {
+    return Object.hasOwn(this.#fields, name);
+  }
+
+  /** A field's name, with those of the objects it is in. */
+  path(name: string): string {
+    return `${this.#path}${name}`.replace(/\.$/, "");
+  }
+
+  /** A positive integer, or `undefined` where the file says `null`. @throws {CheckpointError} If it is neither. */
+  nullable(name: string, missing: number): number | undefined {
+    return this.has(name) && this.get(name) === undefined ? undefined : this.integer(name, missing);
+  }
+
+  /** An integer of at least 0. @throws {CheckpointError} If it is none. */
+  count(name: string, otherwise: number): number {
+    return this.#number(name, otherwise, "an integer of at least 0", (v) => Number.isInteger(v) && v >= 0);
+  }
+
   /** A positive integer. @throws {CheckpointError} If it is none, or missing without a default. */
   integer(name: string, otherwise?: number): number {
     return this.#number(name, otherwise, "a positive integer", (v) => Number.isInteger(v) && v > 0);
@@ -95,11 +115,14 @@ export class ConfigFields {
 }
 
 /**
- * Refuses a model whose weights another library packed.
+ * Refuses what no family here has: weights that another library packed, tokens that see later ones, an encoder.
  *
- * @throws {CheckpointError} If its configuration says so.
+ * @throws {CheckpointError} If the configuration says so.
  */
-export function refuseQuantised(fields: ConfigFields): void {
+export function refuseForeign(fields: ConfigFields): void {
+  fields.only("is_causal", [true], "a token sees those before it alone");
+  fields.only("is_encoder_decoder", [false], "there is no encoder");
+  fields.only("add_cross_attention", [false], "there is no encoder");
   for (const name of ["quantization_config", "compression_config"]) {
     fields.only(name, [], "weights are read as they are");
   }

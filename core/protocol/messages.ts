@@ -159,7 +159,12 @@ export const MESSAGES: { readonly [K in FrameKind]: Message<Metas[K]> } = {
     meta: {
       run: name(1, 64),
       settings: record(SETTINGS_FIELDS),
-      model: record({ layers: integer(1, 1e6), heads: integer(1, 1e6), hidden: integer(1, 1e6) }),
+      model: record({
+        layers: integer(1, 1e6),
+        heads: integer(1, 1e6),
+        hidden: integer(1, 1e6),
+        headSize: optional(integer(1, 1e6)),
+      }),
       range: nullable(range),
       statistics: list(oneOf(...DEVICE_STATISTICS), 0, DEVICE_STATISTICS.length),
       start: optional(step),

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { ModelShape } from "../contracts/model_shape.ts";
 import type { LoraSettings, OptimizerSettings } from "../lora/settings.ts";
 import type { DeviceStatistic } from "../contracts/pruner.ts";
 
@@ -73,8 +74,8 @@ export interface WelcomeMeta {
   readonly run: string;
   /** Its settings. */
   readonly settings: SettingsMeta;
-  /** Shape of the model: layers, heads of each, hidden size. */
-  readonly model: { readonly layers: number; readonly heads: number; readonly hidden: number };
+  /** Shape of the model: layers, heads of each, hidden size; head size if it is not hidden size / heads. */
+  readonly model: ModelShape;
   /** The device's heads; `null` for none. */
   readonly range: RangeMeta | null;
   /** Statistics that it sends after each step. */

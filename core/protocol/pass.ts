@@ -9,7 +9,7 @@
  * @module
  */
 
-import type { ModelShape } from "../contracts/model_shape.ts";
+import { headSizeOf, type ModelShape } from "../contracts/model_shape.ts";
 import type { HeadMode } from "../contracts/ports.ts";
 import { type AccumulationStep, type MicroBatch, WHOLE_STEP } from "../contracts/micro_batches.ts";
 import { keptHeads, maskOfRange } from "../lora/head_mask.ts";
@@ -114,6 +114,8 @@ export interface DeviceHeads {
 export interface SplitShape {
   /** L, layers. */
   readonly layers: number;
+  /** H, heads of the model. */
+  readonly heads: number;
   /** d, hidden size. */
   readonly hidden: number;
   /** D, head size. */
@@ -138,16 +140,17 @@ export interface SplitShape {
  * @param more Statistics that devices send after a training step (0); whether the data device tells its loss (false).
  */
 export function splitShape(
-  { layers, heads, hidden }: ModelShape,
+  model: ModelShape,
   { lora, clipNorm }: {
     readonly lora: Pick<LoraSettings, "mode" | "targets">;
     readonly clipNorm: number | null;
   },
   more: { readonly statistics?: number; readonly sharesLoss?: boolean } = {},
 ): SplitShape {
+  const { layers, heads, hidden } = model;
   const { statistics = 0, sharesLoss = false } = more;
   return {
-    ...{ layers, hidden, headSize: hidden / heads, targets: lora.targets.length, mode: lora.mode },
+    ...{ layers, heads, hidden, headSize: headSizeOf(model), targets: lora.targets.length, mode: lora.mode },
     ...{ statistics, clip: clipNorm !== null, sharesLoss },
   };
 }
@@ -244,12 +247,12 @@ interface LayerTask {
 
 /** The devices with kept heads in a layer. */
 function tasksOf({ run, devices, microBatches }: PassShape, layer: number, microBatch: number): LayerTask[] {
-  const { targets, hidden, headSize } = run;
+  const { targets, headSize } = run;
   const { rows } = microBatches[microBatch]!;
   return devices.flatMap((heads, device) => {
     const kept = keptOf(heads, layer);
     if (kept === 0) return [];
-    const input = INPUT_MODES[run.mode].shape(kept, rows, { heads: hidden / headSize, hidden });
+    const input = INPUT_MODES[run.mode].shape(kept, rows, run);
     return [{ device, kept, rows, input, delta: [targets, kept, rows, headSize] }];
   });
 }

@@ -7,6 +7,7 @@
  * @module
  */
 
+import { headSizeOf } from "../contracts/model_shape.ts";
 import type { HeadMode, StepMode } from "../contracts/ports.ts";
 import { type AccumulationStep, splitBatch } from "../contracts/micro_batches.ts";
 import { lowestLayer } from "../lora/head_mask.ts";
@@ -33,6 +34,8 @@ export interface StepDescriptionOptions {
   readonly heads: number;
   /** d, hidden size. */
   readonly hidden: number;
+  /** D, head size. @default {hidden / heads} */
+  readonly headSize?: number | undefined;
   /** Tokens of the step, all sequences together. */
   readonly tokens: number;
   /** c, number of LoRA targets. */
@@ -67,7 +70,8 @@ export function describeStep(options: StepDescriptionOptions): PartDescription[]
   const { accumulate = 1, clip = false, sharesLoss = false, purpose = "train", probe = false } = options;
   const { targets, mode, statistics } = options;
   const length = tokens / batch;
-  const run = { layers, hidden, headSize: hidden / heads, targets, mode, statistics, clip, sharesLoss };
+  const headSize = headSizeOf(options);
+  const run = { layers, heads, hidden, headSize, targets, mode, statistics, clip, sharesLoss };
   // Evaluation prunes nothing.
   const none = new Uint8Array(layers * heads);
   const mask = purpose === "train" ? options.mask : none;
@@ -97,7 +101,10 @@ export function describeStep(options: StepDescriptionOptions): PartDescription[]
 /** Describes a pass of generation: E of new tokens of R rows, then as in evaluation, with every head kept. */
 export function describeDecoding(
   options:
-    & Pick<StepDescriptionOptions, "layers" | "heads" | "hidden" | "targets" | "mode" | "headsPerDevice">
+    & Pick<
+      StepDescriptionOptions,
+      "layers" | "heads" | "hidden" | "headSize" | "targets" | "mode" | "headsPerDevice"
+    >
     & {
       /** R, continuations side by side. */
       readonly rows: number;
@@ -144,7 +151,7 @@ export function describeTensorParallelStep(options: TensorParallelStepOptions): 
   const { layers, hidden, tokens: rows, batch = 1, devices, mode, sharesLoss = false } = options;
   const all = [...Array(devices).keys()];
   const run: SplitShape = {
-    ...{ layers, hidden, headSize: hidden, targets: 0, mode: "full", statistics: 0, clip: false },
+    ...{ layers, heads: 1, hidden, headSize: hidden, targets: 0, mode: "full", statistics: 0, clip: false },
     sharesLoss,
   };
   const shape: PassShape = { run, mode, microBatches: [{ rows }], devices: [], lowest: layers };

@@ -67,7 +67,10 @@ export function stepTraffic(shape: TrafficShape): Map<FrameKind, number> {
  */
 export function decodingTraffic(
   shape:
-    & Pick<TrafficShape, "layers" | "heads" | "hidden" | "targets" | "mode" | "headsPerDevice" | "codec">
+    & Pick<
+      TrafficShape,
+      "layers" | "heads" | "hidden" | "headSize" | "targets" | "mode" | "headsPerDevice" | "codec"
+    >
     & {
       readonly rows: number;
       readonly length: number;

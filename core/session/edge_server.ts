@@ -4,6 +4,7 @@
  * @module
  */
 
+import { shapeForDevices } from "../contracts/model_shape.ts";
 import type { Engine } from "@edgetuner/kernels";
 import { requireSameRun, type RunCheckpoint } from "./run_checkpoint.ts";
 import { BackgroundSaver, type SavingTimes } from "../train/saving.ts";
@@ -257,7 +258,7 @@ export class EdgeServer extends RunServer {
   /** Tells every device its part in the run. */
   async #welcome({ members, ranges }: HeadAssignment, start: number): Promise<void> {
     const { base, pruner } = this.#options;
-    const { layers, heads, hidden } = base.shape;
+    const model = shapeForDevices(base.shape);
     for (const member of this.members) {
       const index = members.indexOf(member);
       member.device.range = index < 0 ? null : ranges[index]!;
@@ -265,7 +266,7 @@ export class EdgeServer extends RunServer {
         meta: {
           run: this.run,
           settings: this.settings,
-          model: { layers, heads, hidden },
+          model,
           range: member.device.range,
           statistics: statisticsOf(pruner),
           start,
@@ -279,8 +280,7 @@ export class EdgeServer extends RunServer {
   /** The ports of the steps behind the network. */
   #remotePorts({ members, ranges }: HeadAssignment) {
     const { engine, base, pruner } = this.#options;
-    const { layers, heads, hidden } = base.shape;
-    const model = { layers, heads, hidden };
+    const model = shapeForDevices(base.shape);
     const statistics = statisticsOf(pruner);
     const { overlap, clipNorm, lora, accumulate, microBatches } = this.settings;
     const waits = new WaitTimer(engine);

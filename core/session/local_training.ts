@@ -5,6 +5,7 @@
  * @module
  */
 
+import { shapeForDevices } from "../contracts/model_shape.ts";
 import type { Engine } from "@edgetuner/kernels";
 import type { EmbeddedBatch } from "../contracts/ports.ts";
 import type { Pruner, PrunerContext } from "../contracts/pruner.ts";
@@ -72,13 +73,13 @@ export class LocalTraining implements Disposable {
     const { labelSmoothing } = TRAINING_DEFAULTS;
     const { pruner, capacities = [1], loss = { labelSmoothing } } = options;
     const settings = this.#settings = checkRunSettings(options.settings);
-    const { layers, heads, hidden } = base.shape;
+    const { layers, heads } = base.shape;
     const ranges = allocateHeads(heads, capacities);
     const plan = typeof source === "function" ? null : source;
     plan?.begin(settings);
     const next = typeof source === "function" ? source : (step: number) => source.next(step);
     this.modules = ranges.map((range) =>
-      new HeadModules(engine, { ...settings, layers, heads, hidden, range })
+      new HeadModules(engine, { ...settings, ...shapeForDevices(base.shape), range })
     );
     this.heads = new LocalHeads(this.modules, pruner?.needs ?? [], settings.clipNorm);
     const data = new LocalData(ends, loss, next, settings.accumulate);

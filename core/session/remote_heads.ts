@@ -180,7 +180,7 @@ export class RemoteHeads implements HeadPort, Disposable {
     const { engine, lora, model } = this.#options;
     const mode = INPUT_MODES[lora.mode];
     const length = x.rows;
-    const { input, owned } = mode.gather(x, { first: 0, headSize: this.#headSize, heads: plan.heads });
+    const { input, owned } = mode.gather(x, { first: 0, headSize: mode.columns(model), heads: plan.heads });
     const reading = engine.read([input]);
     if (owned) input.dispose();
     const replies = this.#ask(
@@ -241,7 +241,7 @@ export class RemoteHeads implements HeadPort, Disposable {
         const columns = mode.columns(model);
         for (const values of mode.join(answers)) {
           using dx = engine.upload(values, values.length / columns, columns, "input gradient");
-          mode.addGradient(dx, target, { first: 0, headSize: this.#headSize, heads: plan.heads });
+          mode.addGradient(dx, target, { first: 0, headSize: columns, heads: plan.heads });
         }
       },
     };
@@ -325,8 +325,8 @@ export class RemoteHeads implements HeadPort, Disposable {
 
   /** Where a target's columns lie in Q, K and V. */
   #columns(target: LoraTarget, plan: LayerPlan, { columns }: Tensor): TargetColumns {
-    const { hidden } = this.#options.model;
-    return targetColumns(target, plan.list, { hidden, headSize: this.#headSize, columns });
+    const { heads } = this.#options.model;
+    return targetColumns(target, plan.list, { heads, headSize: this.#headSize, columns });
   }
 
   /** [1, n]: a list of a layer's heads or of those that they read; uploaded once in a step. */

@@ -20,7 +20,7 @@ import type { BaseWeights } from "../model/weights.ts";
 import type { SavedPruning } from "../pruning/pruning_session.ts";
 import { checkRunSettings, type RunSettings } from "../train/run_settings.ts";
 import type { BestLoss } from "../train/training_plan.ts";
-import type { ModelShape } from "../contracts/model_shape.ts";
+import { type ModelShape, shapeForDevices } from "../contracts/model_shape.ts";
 import { requireFiniteArrays } from "../lora/finite.ts";
 import { decodePlainData, encodePlainData } from "../protocol/cbor.ts";
 import { readMetadata } from "../files/tensor_header.ts";
@@ -105,8 +105,8 @@ export interface CheckpointSource {
 
 /** Reads back all that a device's head modules are, for a checkpoint. */
 export async function saveHeads(modules: HeadModules): Promise<SavedHeads> {
-  const { layers, heads, hidden, range } = modules.options;
-  return { model: { layers, heads, hidden }, range, state: await modules.state() };
+  const { range } = modules.options;
+  return { model: shapeForDevices(modules.options), range, state: await modules.state() };
 }
 
 /**

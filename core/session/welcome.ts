@@ -5,7 +5,7 @@
  */
 
 import { checkRunSettings, type RunSettings } from "../train/run_settings.ts";
-import type { ModelShape } from "../contracts/model_shape.ts";
+import { headSizeOf, type ModelShape } from "../contracts/model_shape.ts";
 import type { DeviceStatistic } from "../contracts/pruner.ts";
 import { type MetaOf, SETTINGS_FIELDS } from "../protocol/messages.ts";
 import type { Peer } from "../protocol/peer.ts";
@@ -43,6 +43,9 @@ export function readWelcome(meta: MetaOf<"welcome">): Welcome {
       throw new RangeError(
         `hidden / heads must be a multiple of 4: current value is ${model.hidden} / ${model.heads}`,
       );
+    }
+    if (headSizeOf(model) % 4 !== 0) {
+      throw new RangeError(`the head size must be a multiple of 4: current value is ${model.headSize}`);
     }
     if (range !== null && range.first + range.count > model.heads) {
       throw new RangeError(`the heads must lie in 0 .. ${model.heads}: they start at ${range.first}`);

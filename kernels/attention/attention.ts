@@ -36,6 +36,7 @@ export const softmaxKernel = defineRowKernel({
     "first_head",
     "all_heads",
     "causal",
+    "window",
   ],
 });
 
@@ -57,6 +58,7 @@ const softmaxBackwardKernel = defineRowKernel({
     "all_heads",
     "scale",
     "causal",
+    "window",
   ],
 });
 
@@ -72,6 +74,28 @@ export interface AttentionShape {
   readonly kvHeads?: number;
   /** False if a token sees those after it too, as in an encoder. @default {true} */
   readonly causal?: boolean;
+  /** Keys that a token sees at most: itself and those just before it. @default {all} */
+  readonly window?: number | undefined;
+  /** What scores are multiplied by. @default {1 / sqrt(D)} */
+  readonly scale?: number | undefined;
+}
+
+/** No window, as kernels take it. */
+const ALL_KEYS = 0xffff_ffff;
+
+/**
+ * Keys that a token sees at most, as kernels take it.
+ *
+ * @throws {RangeError} If it is no positive integer.
+ */
+export function windowOf({ window, causal = true }: Pick<AttentionShape, "window" | "causal">): number {
+  if (window === undefined) return ALL_KEYS;
+  if (!(Number.isInteger(window) && window > 0) || !causal) {
+    throw new RangeError(
+      `Cannot attend as window must be a positive integer of a causal attention: current value is ${window}`,
+    );
+  }
+  return Math.min(window, ALL_KEYS);
 }
 
 /** What the forward pass returns. */
@@ -89,6 +113,7 @@ interface Plan {
   readonly values: number;
   readonly slots: number;
   readonly scale: number;
+  readonly window: number;
   readonly chunks: readonly Chunk[];
 }
 
@@ -143,7 +168,8 @@ function plan(qkv: Tensor, shape: AttentionShape): Plan {
     headSize,
     values: d + kvHeads * headSize,
     slots,
-    scale: 1 / Math.sqrt(headSize),
+    scale: shape.scale ?? 1 / Math.sqrt(headSize),
+    window: windowOf(shape),
     chunks: chunksOf(qkv.engine, shape, { slots, headSize }),
   };
 }
@@ -235,7 +261,7 @@ function scoresOf(
 }
 
 /**
- * softmax(Q K^T / sqrt(D), causal unless said otherwise) V for every head. Scores that do not fit one binding are computed for
+ * softmax(Q K^T * scale, causal unless said otherwise) V for every head. Scores that do not fit one binding are computed for
  * some sequences, or some heads of one, at a time.
  *
  * @param qkv [B * T, (H + 2 G) * D]: Q, K and V side by side, heads side by side in each.
@@ -246,7 +272,7 @@ function scoresOf(
 export function attention(qkv: Tensor, shape: AttentionShape): AttentionResult {
   const { engine } = qkv;
   const { batch, length, heads, causal = true } = shape;
-  const { d, headSize, slots, scale, chunks } = plan(qkv, shape);
+  const { d, headSize, slots, scale, window, chunks } = plan(qkv, shape);
   const logSums = engine.tensor(batch * length, heads, "attention log sums");
   const output = engine.tensor(batch * length, d, "attention output");
   for (const chunk of chunks) {
@@ -267,6 +293,7 @@ export function attention(qkv: Tensor, shape: AttentionShape): AttentionResult {
         first_head: chunk.head,
         all_heads: heads,
         causal: Number(causal),
+        window,
       },
       workgroups: gridOf(rows, ROWS_PER_WORKGROUP[engine.adapterClass]),
     });
@@ -312,7 +339,7 @@ export interface AttentionBackwardOptions extends AttentionShape {
 export function attentionBackward(options: AttentionBackwardOptions): Tensor {
   const { qkv, output, logSums, dOutput, length, heads, causal = true } = options;
   const { engine } = qkv;
-  const { headSize, slots, scale, chunks } = plan(qkv, options);
+  const { headSize, slots, scale, window, chunks } = plan(qkv, options);
   const [below, above] = causal ? ["innerBelow", "innerAbove"] as const : ["none", "none"] as const;
   const dqkv = engine.tensor(qkv.rows, qkv.columns, "attention dqkv");
   for (const chunk of chunks) {
@@ -340,6 +367,7 @@ export function attentionBackward(options: AttentionBackwardOptions): Tensor {
         all_heads: heads,
         scale,
         causal: Number(causal),
+        window,
       },
       workgroups: gridOf(rows, ROWS_PER_WORKGROUP[engine.adapterClass]),
     });

@@ -28,10 +28,16 @@ function reader(qkv: ArrayLike<number>, { batch, length, heads, kvHeads = heads 
   return { d, headSize, place, read: (...at: Parameters<typeof place>) => qkv[place(...at)]! };
 }
 
-/** softmax(Q K^T / sqrt(D), causal if asked for) V for every head; qkv [B * T, (H + 2 G) * D]. */
+/** First and last key that a query sees. */
+function seen(query: number, { length, causal = true, window = Infinity }: AttentionShape): [number, number] {
+  return causal ? [Math.max(0, query - window + 1), query] : [0, length - 1];
+}
+
+/** softmax(Q K^T * scale, causal if asked for) V for every head; qkv [B * T, (H + 2 G) * D]. */
 export function attentionReference(qkv: ArrayLike<number>, shape: AttentionShape): AttentionReferenceResult {
-  const { batch, length, heads, causal = true } = shape;
+  const { batch, length, heads } = shape;
   const { d, headSize, read } = reader(qkv, shape);
+  const scale = shape.scale ?? 1 / Math.sqrt(headSize);
   const output = new Float64Array(batch * length * d);
   const logSums = new Float64Array(batch * length * heads);
   const weights = new Float64Array(batch * heads * length * length);
@@ -39,16 +45,18 @@ export function attentionReference(qkv: ArrayLike<number>, shape: AttentionShape
     for (let h = 0; h < heads; h++) {
       for (let q = 0; q < length; q++) {
         const scores: number[] = [];
-        for (let k = 0; k <= (causal ? q : length - 1); k++) {
+        const [lowest, last] = seen(q, shape);
+        for (let k = lowest; k <= last; k++) {
           let sum = 0;
           for (let i = 0; i < headSize; i++) sum += read(0, b, q, h, i) * read(1, b, k, h, i);
-          scores.push(sum / Math.sqrt(headSize));
+          scores.push(sum * scale);
         }
         const highest = Math.max(...scores);
         const sum = scores.reduce((all, s) => all + Math.exp(s - highest), 0);
         const token = b * length + q;
         logSums[token * heads + h] = highest + Math.log(sum);
-        scores.forEach((s, k) => {
+        scores.forEach((s, i) => {
+          const k = lowest + i;
           const weight = Math.exp(s - highest) / sum;
           weights[((b * heads + h) * length + q) * length + k] = weight;
           for (let i = 0; i < headSize; i++) {
@@ -67,26 +75,28 @@ export function attentionBackwardReference(
   dOutput: ArrayLike<number>,
   shape: AttentionShape,
 ): Float64Array {
-  const { batch, length, heads, causal = true } = shape;
+  const { batch, length, heads } = shape;
   const { d, headSize, place, read } = reader(qkv, shape);
+  const scale = shape.scale ?? 1 / Math.sqrt(headSize);
   const { weights } = attentionReference(qkv, shape);
   const dqkv = new Float64Array(qkv.length);
   for (let b = 0; b < batch; b++) {
     for (let h = 0; h < heads; h++) {
       for (let q = 0; q < length; q++) {
         const dOut = (i: number) => dOutput[(b * length + q) * d + h * headSize + i]!;
-        const row = weights.subarray(((b * heads + h) * length + q) * length).subarray(
-          0,
-          causal ? q + 1 : length,
-        );
-        const dWeights = [...row].map((_, k) => {
+        const [lowest, last] = seen(q, shape);
+        const at = ((b * heads + h) * length + q) * length;
+        const row = weights.subarray(at + lowest, at + last + 1);
+        const dWeights = [...row].map((_, key) => {
+          const k = lowest + key;
           let sum = 0;
           for (let i = 0; i < headSize; i++) sum += dOut(i) * read(2, b, k, h, i);
           return sum;
         });
         const mean = dWeights.reduce((sum, dw, k) => sum + dw * row[k]!, 0);
-        row.forEach((weight, k) => {
-          const dScore = weight * (dWeights[k]! - mean) / Math.sqrt(headSize);
+        row.forEach((weight, key) => {
+          const k = lowest + key;
+          const dScore = weight * (dWeights[key]! - mean) * scale;
           for (let i = 0; i < headSize; i++) {
             dqkv[place(0, b, q, h, i)]! += dScore * read(1, b, k, h, i);
             dqkv[place(1, b, k, h, i)]! += dScore * read(0, b, q, h, i);

@@ -29,6 +29,10 @@ const SHAPES: readonly (AttentionShape & { readonly headSize: number })[] = [
   { batch: 3, length: 10, heads: 4, headSize: 8, causal: false },
   { batch: 1, length: 1, heads: 1, headSize: 4, causal: false },
   { batch: 2, length: 67, heads: 3, headSize: 12, causal: false },
+  // Tokens that see only some before them; other scales.
+  { batch: 2, length: 7, heads: 3, headSize: 8, window: 1 },
+  { batch: 2, length: 7, heads: 3, headSize: 8, window: 100, scale: 0.2 },
+  { batch: 1, length: 67, heads: 4, kvHeads: 2, headSize: 12, window: 18, scale: 0.5 },
 ];
 
 /** Tests one shape where the scores take `chunks` pieces. */
@@ -36,7 +40,9 @@ function testShape(shape: typeof SHAPES[number], limits: Limits = {}, chunks = 1
   const { batch, length, heads, headSize, kvHeads = heads } = shape;
   const name = `B ${batch}, T ${length}, H ${heads}, G ${kvHeads}, D ${headSize}${
     shape.causal === false ? ", not causal" : ""
-  }${chunks > 1 ? `, in ${chunks} pieces` : ""}`;
+  }${shape.window === undefined ? "" : `, window ${shape.window}`}${
+    chunks > 1 ? `, in ${chunks} pieces` : ""
+  }`;
   testForms(`attention() and its gradient equal the reference at ${name} [slow]`, async (engine) => {
     const rows = batch * length;
     const d = heads * headSize;
@@ -100,6 +106,14 @@ testForms("attention() refuses scores of one head that do not fit a binding", (e
   );
 }, { maxBindingBytes: 13_000, maxTextureSide: 48 });
 
+testForms("attention() refuses windows that are none", (engine) => {
+  using qkv = engine.zeros(4, 12);
+  for (const more of [{ window: 0 }, { window: 1.5 }, { window: 2, causal: false }]) {
+    const shape = { batch: 1, length: 4, heads: 1, ...more };
+    assertThrows(() => attention(qkv, shape), RangeError, `current value is ${more.window}`);
+  }
+});
+
 testForms("attention() stays finite where scores are far apart", async (engine) => {
   const shape = { batch: 1, length: 9, heads: 1 };
   const qkv = normal(9 * 12, 3, 30);
@@ -131,11 +145,11 @@ testForms("attention() does not let later tokens change earlier ones", async (en
   assertClose(after.subarray(0, 11 * 16), before.subarray(0, 11 * 16), TOLERANCE.exact);
 });
 
-for (const [kvHeads, causal] of [[2, true], [1, true], [2, false]] as const) {
+for (const [kvHeads, causal, window] of [[2, true], [1, true], [2, false], [1, true, 2]] as const) {
   testForms(
-    `attention() has the gradient of its forward pass, G ${kvHeads}, causal ${causal} [slow]`,
+    `attention() has the gradient of its forward pass, G ${kvHeads}, causal ${causal}, window ${window} [slow]`,
     async (engine) => {
-      const shape = { batch: 2, length: 5, heads: 2, kvHeads, causal };
+      const shape = { batch: 2, length: 5, heads: 2, kvHeads, causal, window };
       const [rows, d] = [10, 8];
       const columns = d + 8 * kvHeads;
       const qkv = normal(rows * columns, 6);

@@ -12,7 +12,7 @@ import { defineKernel } from "../engine/kernel.ts";
 import { gridOf, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
 import { roundUp4, type Tensor } from "../engine/tensor.ts";
 import { matmul } from "../matmul/matmul.ts";
-import { softmaxKernel } from "./attention.ts";
+import { type AttentionShape, softmaxKernel, windowOf } from "./attention.ts";
 
 const extendKernel = defineKernel({
   name: "extend_cache",
@@ -122,22 +122,22 @@ export function extendCache(options: ExtendCacheOptions): KeyValueCache {
 }
 
 /**
- * softmax(Q K^T / sqrt(D)) V of the last T tokens of every row over all tokens up to each.
+ * softmax(Q K^T * scale) V of the last T tokens of every row over all tokens up to each.
  *
  * @param qkv [R * T, (H + 2 G) * D]: their Q; K and V are read from the cache.
  * @param cache Keys and values, the last T tokens' too.
- * @param heads H and G.
+ * @param shape H and G; a window and a scale as in `attention`.
  * @returns [R * T, H * D]; the caller's to dispose.
  * @throws {TypeError} If a shape does not fit.
  */
 export function cachedAttention(
   qkv: Tensor,
   cache: KeyValueCache,
-  heads: { readonly heads: number; readonly kvHeads: number },
+  shape: Pick<AttentionShape, "heads" | "window" | "scale"> & { readonly kvHeads: number },
 ): Tensor {
   const { engine } = qkv;
   const { values, rows, length } = cache;
-  const { heads: count, kvHeads } = heads;
+  const { heads: count, kvHeads } = shape;
   const added = qkv.rows / rows;
   const headSize = values.columns / (2 * kvHeads);
   const group = count / kvHeads;
@@ -157,7 +157,7 @@ export function cachedAttention(
   for (const { query, slots: c } of members) {
     matmul(qkv, values, {
       transposeB: true,
-      alpha: 1 / Math.sqrt(headSize),
+      alpha: shape.scale ?? 1 / Math.sqrt(headSize),
       out: scores,
       batch: { ...batch, n: slots, k: headSize, a: query, b: { first: 0, stride: headSize }, c },
     });
@@ -176,6 +176,7 @@ export function cachedAttention(
       first_head: 0,
       all_heads: count,
       causal: 1,
+      window: windowOf(shape),
     },
     workgroups: gridOf(scoreRows, ROWS_PER_WORKGROUP[engine.adapterClass]),
   });

@@ -12,7 +12,8 @@ const SHAPES = [
   { heads: 3, kvHeads: 3, headSize: 12, prompt: 5 },
   { heads: 6, kvHeads: 2, headSize: 8, prompt: 17 },
   { heads: 4, kvHeads: 1, headSize: 64, prompt: 7 },
-] as const;
+  { heads: 2, kvHeads: 1, headSize: 8, prompt: 5, window: 4, scale: 0.5 },
+];
 
 /** Tokens that each call adds and the rows that its rows continue: same rows, more, fewer, other order, two tokens at once. */
 const CALLS: readonly { readonly parents: readonly number[] | null; readonly added: number }[] = [
@@ -26,7 +27,8 @@ const CALLS: readonly { readonly parents: readonly number[] | null; readonly add
 ];
 
 testForms("cachedAttention() equals the reference over whole sequences [slow]", async (engine) => {
-  for (const { heads, kvHeads, headSize, prompt } of SHAPES) {
+  for (const { headSize, prompt, ...of } of SHAPES) {
+    const { heads, kvHeads } = of;
     const columns = (heads + 2 * kvHeads) * headSize;
     let seed = 1;
     const tokens = (count: number): Float32Array[] =>
@@ -40,9 +42,9 @@ testForms("cachedAttention() equals the reference over whole sequences [slow]", 
       const flat = Float32Array.from(news.flatMap(({ tokens }) => tokens.flatMap((t) => [...t])));
       using qkv = engine.upload(flat, rows * added, columns);
       cache = extendCache({ cache, qkv, columns: 2 * kvHeads * headSize, parents, rows, slotStep: 8 });
-      using output = cachedAttention(qkv, cache, { heads, kvHeads });
+      using output = cachedAttention(qkv, cache, of);
       const expected = sequences.flatMap((sequence) => {
-        const shape = { batch: 1, length: sequence.length, heads, kvHeads };
+        const shape = { batch: 1, length: sequence.length, ...of };
         const all = attentionReference(sequence.flatMap((t) => [...t]), shape).output;
         return [...all.subarray((sequence.length - added) * heads * headSize)];
       });

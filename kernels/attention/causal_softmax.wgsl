@@ -1,8 +1,9 @@
-// Softmax of attention scores, in place; causal if asked for.
+// Softmax of attention scores, in place; causal if asked for, and within a window of so many keys.
 //
 // scores [batch * length, heads * slots]: query t of a sequence, at position first + t, in row t, head
 // h in columns h * slots .. (slots: keys, rounded up to 4). If causal, entries of keys after the query
-// are undefined on entry and zero on return. log_sums [.., all_heads]: log of the row's sum of
+// are undefined on entry and zero on return, as are those of keys before the window: a query sees itself
+// and the window - 1 keys before it. log_sums [.., all_heads]: log of the row's sum of
 // exponentials, kept for the backward pass; the scores are those of heads first_head .. and of rows
 // first_row .. in it. Accumulation rule: outputs are overwritten.
 //
@@ -20,6 +21,7 @@ struct Parameters {
   first_head: u32,
   all_heads: u32,
   causal: u32, // 0: every query sees every key
+  window: u32, // keys that a query sees at most
 }
 
 @group(0) @binding(0) var<storage, read_write> scores: array<vec4f>;
@@ -33,7 +35,8 @@ var<workgroup> maxima: array<f32, LANES>;
 // One (query, head).
 struct Row {
   base: u32,  // its first vec4 of scores
-  last: u32,   // last key that the query sees
+  lowest: u32, // first key that the query sees
+  last: u32,   // last one
   log_at: u32,
 }
 
@@ -42,17 +45,18 @@ fn row_of(index: u32) -> Row {
   let token = index / p.heads;
   let log_at = (p.first_row + token) * p.log_pitch + p.first_head + head;
   let last = select(p.length - 1u, p.first + token % p.length, p.causal == 1u);
-  return Row(index * p.slots4, last, log_at);
+  return Row(index * p.slots4, last + 1u - min(last + 1u, p.window), last, log_at);
 }
 
-fn kept(i: u32, last: u32) -> vec4<bool> {
-  return columns_of(i) <= vec4u(last);
+fn kept(i: u32, row: Row) -> vec4<bool> {
+  let key = columns_of(i);
+  return (key >= vec4u(row.lowest)) & (key <= vec4u(row.last));
 }
 
 fn highest_of(row: Row, lane: u32, lanes: u32) -> f32 {
   var highest = vec4f(-1e30);
-  for (var i = lane; i <= row.last / 4u; i += lanes) {
-    highest = max(highest, select(vec4f(-1e30), scores[row.base + i], kept(i, row.last)));
+  for (var i = row.lowest / 4u + lane; i <= row.last / 4u; i += lanes) {
+    highest = max(highest, select(vec4f(-1e30), scores[row.base + i], kept(i, row)));
   }
   return max(max(highest.x, highest.y), max(highest.z, highest.w));
 }
@@ -60,8 +64,8 @@ fn highest_of(row: Row, lane: u32, lanes: u32) -> f32 {
 // Replaces scores by exponentials and returns their sum.
 fn exponentials_of(row: Row, highest: f32, lane: u32, lanes: u32) -> f32 {
   var sum = vec4f();
-  for (var i = lane; i <= row.last / 4u; i += lanes) {
-    let e = select(vec4f(), exp(scores[row.base + i] - highest), kept(i, row.last));
+  for (var i = row.lowest / 4u + lane; i <= row.last / 4u; i += lanes) {
+    let e = select(vec4f(), exp(scores[row.base + i] - highest), kept(i, row));
     scores[row.base + i] = e;
     sum += e;
   }
@@ -71,7 +75,7 @@ fn exponentials_of(row: Row, highest: f32, lane: u32, lanes: u32) -> f32 {
 fn write(row: Row, highest: f32, sum: f32, lane: u32, lanes: u32) {
   let scale = 1.0 / sum;
   for (var i = lane; i < p.slots4; i += lanes) {
-    scores[row.base + i] = select(vec4f(), scores[row.base + i] * scale, kept(i, row.last));
+    scores[row.base + i] = select(vec4f(), scores[row.base + i] * scale, kept(i, row));
   }
   if (lane == 0u) {
     log_sums[row.log_at] = highest + log(sum);

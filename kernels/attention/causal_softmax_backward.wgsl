@@ -1,5 +1,5 @@
 // From scores and dP to P and dS, both in place: P = exp(scores - log_sum) and
-// dS = P * (dP - dot(do, o)) * scale, zero for keys after the query if causal.
+// dS = P * (dP - dot(do, o)) * scale, zero for keys after the query if causal, and before the window.
 //
 // scores, dp [batch * length, heads * slots]; log_sums [.., all_heads];
 // o, do [.., all_heads * head_size]: the attention's output and its gradient. The scores are those of
@@ -21,6 +21,7 @@ struct Parameters {
   all_heads: u32,
   scale: f32,
   causal: u32, // 0: every query sees every key
+  window: u32, // keys that a query sees at most
 }
 
 @group(0) @binding(0) var<storage, read_write> scores: array<vec4f>;
@@ -37,6 +38,7 @@ fn backward(index: u32, lane: u32, lanes: u32) {
   let head = p.first_head + index % p.heads;
   let row = p.first_row + index / p.heads;
   let last = select(p.length - 1u, index / p.heads % p.length, p.causal == 1u);
+  let lowest = last + 1u - min(last + 1u, p.window);
 
   // Every lane sums the whole head: head_size / 4 terms are cheaper than a barrier.
   var products = vec4f();
@@ -49,7 +51,8 @@ fn backward(index: u32, lane: u32, lanes: u32) {
 
   let base = index * p.slots4;
   for (var i = lane; i < p.slots4; i += lanes) {
-    let kept = columns_of(i) <= vec4u(last);
+    let key = columns_of(i);
+    let kept = (key >= vec4u(lowest)) & (key <= vec4u(last));
     let weight = select(vec4f(), exp(scores[base + i] - log_sum), kept);
     let slope = select(vec4f(), dp[base + i] - mean, kept);
     scores[base + i] = weight;

@@ -5,10 +5,11 @@ import {
   LocalHeads,
   type RunSettings,
   runStep,
+  shapeForDevices,
   stepTraffic,
 } from "@edgetuner/core";
 import { assert, assertEquals } from "@std/assert";
-import { familyFolder, familyHeads, TinyFamily } from "../support/families.ts";
+import { FAMILY_NAMES, familyFolder, familyHeads, TinyFamily } from "../support/families.ts";
 import { BATCH, flatten, LOSS, sideBySide } from "../support/tiny_model.ts";
 import { assertClose, TOLERANCE } from "../support/tolerance.ts";
 import { maskOf, runSession, scriptedPruner, tensorBytesByKind } from "./_session.ts";
@@ -48,12 +49,12 @@ async function locally(model: TinyFamily, settings: RunSettings, counts: readonl
   return { losses, weights };
 }
 
-for (const name of ["llama_grouped", "opt"] as const) {
-  const model = new TinyFamily(engine, await familyFolder(name));
+for (const name of FAMILY_NAMES.filter((name) => name !== "llama")) {
+  const base = new TinyFamily(engine, await familyFolder(name));
   for (const mode of ["slice", "full"] as const) {
     Deno.test(`${name}, ${mode} mode: two devices as one machine, and the bytes of the formula`, async () => {
       const settings = settingsOf(mode);
-      const run = await runSession(model, {
+      const run = await runSession(base, {
         settings,
         steps: MASKS.length,
         capacities: [3, 1],
@@ -64,10 +65,10 @@ for (const name of ["llama_grouped", "opt"] as const) {
       assertEquals(run.records.map((r) => r.mask), MASKS);
 
       // The same sums in the same order as virtual devices with the same heads: the same bits.
-      const virtual = await locally(model, settings, [3, 1]);
+      const virtual = await locally(base, settings, [3, 1]);
       assertEquals(run.losses, virtual.losses);
       assertEquals(run.weights, virtual.weights);
-      const whole = await locally(model, settings, [4]);
+      const whole = await locally(base, settings, [4]);
       const tolerance = mode === "slice" ? TOLERANCE.exact : TOLERANCE.steps;
       assertClose(run.losses, whole.losses, tolerance, "losses");
       assertClose(run.weights, whole.weights, tolerance, "weights");
@@ -75,7 +76,8 @@ for (const name of ["llama_grouped", "opt"] as const) {
 
       const expected = new Map<FrameKind, number>();
       for (const { tokens, mask } of run.records) {
-        const shape = { layers: 2, heads: 4, hidden: 32, tokens, targets: 3, mode, mask, statistics: 0 };
+        const model = shapeForDevices(base.layers.shape);
+        const shape = { ...model, tokens, targets: 3, mode, mask, statistics: 0 };
         for (const [kind, bytes] of stepTraffic({ ...shape, headsPerDevice: [3, 1] })) {
           if (bytes > 0) expected.set(kind, (expected.get(kind) ?? 0) + bytes);
         }

@@ -2,6 +2,7 @@ import { Engine } from "@edgetuner/kernels";
 import {
   adapterOf,
   embedTokens,
+  familyName,
   fromPeft,
   HeadModules,
   joinAdapters,
@@ -10,11 +11,12 @@ import {
   LocalHeads,
   logitsOf,
   mergePeft,
+  shapeForDevices,
   Tape,
   toPeft,
 } from "@edgetuner/core";
 import { assert } from "@std/assert";
-import { familyFolder, familyHeads, TinyFamily } from "../support/families.ts";
+import { FAMILY_NAMES, familyFolder, familyHeads, TinyFamily } from "../support/families.ts";
 import { normal } from "../support/kernels.ts";
 import { BATCH, tinySettings } from "../support/tiny_model.ts";
 import { assertClose, TOLERANCE } from "../support/tolerance.ts";
@@ -30,7 +32,7 @@ async function logitsWith(model: TinyFamily, layers: TinyFamily["layers"], heads
   return await logits.read();
 }
 
-for (const name of ["llama", "llama_grouped", "opt"] as const) {
+for (const name of FAMILY_NAMES) {
   for (const mode of ["slice", "full"] as const) {
     Deno.test(`${name}, ${mode} mode: merged into the base, and to PEFT and back, the logits stay [slow]`, async () => {
       const folder = await familyFolder(name);
@@ -51,20 +53,19 @@ for (const name of ["llama", "llama_grouped", "opt"] as const) {
       const base = await logitsWith(model, model.layers, null);
       assert(expected.some((x, i) => Math.abs(x - base[i]!) > 0.01), "the adapter changes the logits");
 
-      const { kvHeads, ...shape } = model.layers.shape;
-      const family = name === "opt" ? "opt" : "llama";
+      const { shape } = model.layers;
+      const { kvHeads } = shape;
+      const family = familyName(model.config);
       const peft = toPeft(joinAdapters(await Promise.all(devices.map((d) => adapterOf(d)))), family, kvHeads);
-      const weights = mergePeft(folder.weights, peft, family, { ...shape, kvHeads });
+      const weights = mergePeft(folder.weights, peft, family, shape);
       using merged = loadLayers(engine, { config: folder.config, weights });
       assertClose(await logitsWith(model, merged, null), expected, TOLERANCE.model, "merged");
 
-      const adapter = fromPeft(peft, family, { ...shape, kvHeads });
+      const adapter = fromPeft(peft, family, shape);
       const again = new HeadModules(engine, {
         ...settings,
         lora: { ...adapter.lora, dropout: 0 },
-        layers: shape.layers,
-        heads: shape.heads,
-        hidden: shape.hidden,
+        ...shapeForDevices(shape),
         range: { first: 0, count: shape.heads },
       });
       loadIntoModules(adapter, again);

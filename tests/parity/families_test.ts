@@ -3,6 +3,7 @@ import { embedTokens, LocalData, LocalHeads, logitsOf, runStep, Tape } from "@ed
 import { assert, assertEquals } from "@std/assert";
 import {
   FAMILIES,
+  FAMILY_NAMES,
   type FamilyFixture,
   familyFolder,
   familyHeads,
@@ -17,11 +18,9 @@ const engines: Record<AdapterClass, Engine> = {
   software: await Engine.create({ adapterClass: "software" }),
   hardware: await Engine.create({ adapterClass: "hardware" }),
 };
-const folders = {
-  llama: await familyFolder("llama"),
-  llama_grouped: await familyFolder("llama_grouped"),
-  opt: await familyFolder("opt"),
-};
+const folders = new Map(
+  await Promise.all(FAMILY_NAMES.map(async (name) => [name, await familyFolder(name)] as const)),
+);
 
 type Tensors = ReturnType<typeof familyTensors>;
 
@@ -127,7 +126,7 @@ for (const adapter of ["software", "hardware"] as const) {
       Deno.test(`${name} as PyTorch and PEFT have it (${adapter} kernels): ${what}`, async () => {
         const before = engine.stats.tensors;
         {
-          using model = new TinyFamily(engine, folders[fixture.model]);
+          using model = new TinyFamily(engine, folders.get(fixture.model)!);
           await body(model);
         }
         assertEquals(engine.stats.tensors, before, "tensors left behind");
@@ -138,8 +137,8 @@ for (const adapter of ["software", "hardware"] as const) {
         layers: 2,
         heads: 4,
         kvHeads: fixture.kvHeads,
-        hidden: 32,
-        headSize: 8,
+        hidden: fixture.hidden,
+        headSize: fixture.headSize,
       });
       const logits = await logitsOfBatch(model, null, new Uint8Array(8));
       assertClose(logits, values(tensors, "base.logits"), TOLERANCE.model, "logits");

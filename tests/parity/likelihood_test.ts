@@ -11,9 +11,10 @@ import {
   LocalHeads,
   logLikelihoods,
   type LoraSettings,
+  shapeForDevices,
 } from "@edgetuner/core";
 import { assert, assertEquals } from "@std/assert";
-import { FAMILIES, familyFolder, familyTensors, TinyFamily } from "../support/families.ts";
+import { FAMILIES, FAMILY_NAMES, familyFolder, familyTensors, TinyFamily } from "../support/families.ts";
 import {
   BATCH,
   fixture,
@@ -30,11 +31,9 @@ const engines: Record<AdapterClass, Engine> = {
   software: await Engine.create({ adapterClass: "software" }),
   hardware: await Engine.create({ adapterClass: "hardware" }),
 };
-const folders = {
-  llama: await familyFolder("llama"),
-  llama_grouped: await familyFolder("llama_grouped"),
-  opt: await familyFolder("opt"),
-};
+const folders = new Map(
+  await Promise.all(FAMILY_NAMES.map(async (name) => [name, await familyFolder(name)] as const)),
+);
 
 type Tensors = ReturnType<typeof fixture>;
 
@@ -50,7 +49,7 @@ for (const name of ["gpt2_lora_slice", "gpt2_lora_full"] as const) {
   CASES[name] = { lora, tensors: fixture(file), open: (engine) => new TinyGpt2(engine) };
 }
 for (const [name, { lora, file, model }] of Object.entries(FAMILIES.fixtures)) {
-  const open = (engine: Engine) => new TinyFamily(engine, folders[model]);
+  const open = (engine: Engine) => new TinyFamily(engine, folders.get(model)!);
   CASES[name] = { lora, tensors: familyTensors(file), open };
 }
 
@@ -60,9 +59,7 @@ function headsOf({ engine, layers }: TinyBase, { lora, tensors }: Case): LocalHe
   const modules = new HeadModules(engine, {
     ...tinySettings(lora.mode, 1),
     lora: { ...lora, dropout: 0 },
-    layers: shape.layers,
-    hidden: shape.hidden,
-    heads: shape.heads,
+    ...shapeForDevices(shape),
     range: { first: 0, count: shape.heads },
   });
   modules.load(

@@ -1,5 +1,5 @@
 /**
- * The small LLaMAs and OPT of the PyTorch fixtures.
+ * The small models of the PyTorch fixtures of families.
  *
  * @module
  */
@@ -20,6 +20,7 @@ import {
   type NamedArray,
   readSafetensors,
   type RunSettings,
+  shapeForDevices,
 } from "@edgetuner/core";
 
 import type { TinyBase } from "./tiny_model.ts";
@@ -37,6 +38,8 @@ export interface FamilyFixture {
   readonly file: string;
   readonly model: FamilyName;
   readonly kvHeads: number;
+  readonly hidden: number;
+  readonly headSize: number;
   readonly lora: Omit<LoraSettings, "dropout">;
   readonly optimizer: Omit<RunSettings["optimizer"], "warmupSteps" | "schedule">;
   readonly baseLoss: number;
@@ -57,13 +60,14 @@ export interface RopeCase {
 }
 
 /** Models of the fixtures. */
-export type FamilyName = "llama" | "llama_grouped" | "opt";
+export const FAMILY_NAMES = ["llama", "llama_grouped", "opt", "qwen2"] as const;
+
+/** See `FAMILY_NAMES`. */
+export type FamilyName = typeof FAMILY_NAMES[number];
 
 /** `manifest.json` of the fixtures. */
 export const FAMILIES: {
-  readonly fixtures: Readonly<
-    Record<"llama_full" | "llama_grouped_full" | "llama_grouped_slice" | "opt_full", FamilyFixture>
-  >;
+  readonly fixtures: Readonly<Record<string, FamilyFixture>>;
   readonly rope: Readonly<Record<string, RopeCase>>;
 } = JSON.parse(Deno.readTextFileSync(new URL("manifest.json", FOLDER)));
 
@@ -111,7 +115,6 @@ export function familyHeads(
   return counts.map((count) => {
     const range = { first, count };
     first += count;
-    const { layers, hidden, heads } = shape;
-    return new HeadModules(engine, { ...settings, layers, hidden, heads, range });
+    return new HeadModules(engine, { ...settings, ...shapeForDevices(shape), range });
   });
 }

@@ -132,3 +132,60 @@ export async function writeGpt2Gguf(
     tensors,
   );
 }
+
+/** What llama.cpp's converter calls the tensors of the decoders in the fixtures, by the gguf package. */
+export const DECODER_GGUF_NAMES: Readonly<
+  Record<string, { readonly architecture: string; readonly names: Readonly<Record<string, string>> }>
+> = JSON.parse(Deno.readTextFileSync(new URL("../fixtures/gguf/names.json", import.meta.url)));
+
+/** Rows of heads from (half, pair) to (pair, half), as llama.cpp turns neighbouring columns. */
+function permuted({ shape, data }: NamedArray, heads: number): NamedArray {
+  const [rows, columns] = [shape[0]!, shape[1] ?? 1];
+  const size = rows / heads;
+  const out = new Float32Array(data.length);
+  for (let row = 0; row < rows; row++) {
+    const within = row % size;
+    const to = row - within + within % (size / 2) * 2 + Math.floor(within / (size / 2));
+    out.set(data.subarray(row * columns, (row + 1) * columns), to * columns);
+  }
+  return { shape, data: out };
+}
+
+/**
+ * Writes a decoder of the fixtures as llama.cpp's converter does.
+ *
+ * @param path Where to.
+ * @param model Name in the fixtures.
+ * @param weights Its weights.
+ * @param config Its `config.json`.
+ * @param more Further fields, after the architecture's name; a value in place of another.
+ */
+export async function writeDecoderGguf(
+  path: string,
+  model: string,
+  { weights, config }: {
+    readonly weights: ReadonlyMap<string, NamedArray>;
+    readonly config: Readonly<Record<string, unknown>>;
+  },
+  more: Readonly<Record<string, string | number>> = {},
+): Promise<void> {
+  const { architecture, names } = DECODER_GGUF_NAMES[model]!;
+  const [heads, kvHeads] = [Number(config.num_attention_heads), Number(config.num_key_value_heads)];
+  const tensors = new Map([...weights].map(([name, array]) => {
+    const which = architecture === "llama" ? /self_attn\.([qk])_proj/.exec(name)?.[1] : undefined;
+    const theirs = which === undefined ? array : permuted(array, which === "q" ? heads : kvHeads);
+    return [names[name]!, theirs];
+  }));
+  const fields: Record<string, string | number> = {
+    "block_count": Number(config.num_hidden_layers),
+    "context_length": Number(config.max_position_embeddings),
+    "embedding_length": Number(config.hidden_size),
+    "feed_forward_length": Number(config.intermediate_size),
+    "attention.head_count": heads,
+    "attention.head_count_kv": kvHeads,
+    "attention.layer_norm_rms_epsilon": Number(config.rms_norm_eps),
+    ...more,
+  };
+  const metadata = Object.entries(fields).map(([name, value]) => [`${architecture}.${name}`, value] as const);
+  await writeGguf(path, { "general.architecture": architecture, ...Object.fromEntries(metadata) }, tensors);
+}

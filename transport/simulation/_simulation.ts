@@ -10,6 +10,7 @@ import {
   LocalHeads,
   type RunSettings,
   runStep,
+  shapeForDevices,
   type StepRecord,
 } from "@edgetuner/core";
 import type { StepShape } from "./compute.ts";
@@ -30,8 +31,9 @@ export function nameOf(device: number): string {
 }
 
 export function sizeOf({ layers, ends }: SimulatedModel, { lora }: RunSettings): Omit<StepShape, "length"> {
-  const { layers: L, heads, hidden } = layers.shape;
-  return { model: { layers: L, heads, hidden, vocabulary: ends.shape.vocabulary }, lora };
+  const { kvHeads } = layers.shape;
+  const { vocabulary } = ends.shape;
+  return { model: { ...shapeForDevices(layers.shape), kvHeads, vocabulary }, lora };
 }
 
 export function devicesOf(devices: number | readonly SimulatedDevice[]) {

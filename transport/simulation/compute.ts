@@ -3,7 +3,7 @@
  * and how long a party takes for it. The emulated parties of `@edgetuner/transport` and the forecast
  * in `transport/simulation/plan.ts` share both.
  *
- * T tokens of the step (B sequences of S tokens), L layers, H heads, d hidden size, D = d / H head size,
+ * T tokens of the step (B sequences of S tokens), L layers, H heads, d hidden size, D head size,
  * F inner size of the feed-forward network, V vocabulary, r LoRA rank, c LoRA targets, n kept heads.
  * A product of [m, k] and [k, n] counts 2 m k n operations.
  *
@@ -12,6 +12,7 @@
 
 import {
   describeStep,
+  headSizeOf,
   INPUT_MODES,
   type LoraSettings,
   type StepDescriptionOptions,
@@ -27,6 +28,10 @@ export interface ModelSize {
   readonly heads: number;
   /** d, hidden size. */
   readonly hidden: number;
+  /** D, head size. @default {hidden / heads} */
+  readonly headSize?: number | undefined;
+  /** G, heads of keys and values. @default {heads} */
+  readonly kvHeads?: number | undefined;
   /** V, vocabulary. */
   readonly vocabulary: number;
   /** F, inner size of the feed-forward network. @default {4 d} */
@@ -108,13 +113,14 @@ export function layerFlops({ model, length }: StepShape, tokens: number): {
   readonly projection: number;
   readonly feedForward: number;
 } {
-  const { hidden: d, inner = 4 * d, gated = false } = model;
+  const { hidden: d, heads, kvHeads = heads, inner = 4 * d, gated = false } = model;
+  const queries = heads * headSizeOf(model);
   return {
     norm: 8 * tokens * d,
-    qkv: 6 * tokens * d * d,
+    qkv: 2 * tokens * d * queries * (1 + 2 * kvHeads / heads),
     // Scores and mixture, of which causality leaves half.
-    attention: 2 * tokens * length * d,
-    projection: 2 * tokens * d * d,
+    attention: 2 * tokens * length * queries,
+    projection: 2 * tokens * d * queries,
     feedForward: (gated ? 6 : 4) * tokens * d * inner,
   };
 }
@@ -256,10 +262,10 @@ export function wholeStepWork(
   counted: number,
   more: Pick<StepDescriptionOptions, "accumulate" | "purpose" | "batch"> = {},
 ): Segment[] {
-  const { layers, heads, hidden } = size.model;
+  const { layers, heads, hidden, headSize } = size.model;
   const { targets, mode } = size.lora;
   const parts = describeStep({
-    ...{ layers, heads, hidden, tokens, targets: targets.length, mode, statistics: 0 },
+    ...{ layers, heads, hidden, headSize, tokens, targets: targets.length, mode, statistics: 0 },
     headsPerDevice: [heads],
     mask: new Uint8Array(layers * heads),
     ...more,
@@ -269,7 +275,7 @@ export function wholeStepWork(
 }
 
 function moduleSize(model: ModelSize, lora: StepShape["lora"]): { headSize: number; inputs: number } {
-  return { headSize: model.hidden / model.heads, inputs: INPUT_MODES[lora.mode].columns(model) };
+  return { headSize: headSizeOf(model), inputs: INPUT_MODES[lora.mode].columns(model) };
 }
 
 /** How fast something is computed. */

@@ -48,9 +48,9 @@ class ShardHeads implements HeadPort {
 
   /** Where the share's columns lie in X. */
   get #inputColumns() {
-    const { headSize, options } = this.#modules;
+    const { inputs, options } = this.#modules;
     const heads = this.#modules.headList(this.#all.map((i) => options.range.first + i));
-    return { first: 0, headSize, heads };
+    return { first: 0, headSize: inputs, heads };
   }
 
   forward(layer: number, x: Tensor): PendingSum {

@@ -1,5 +1,5 @@
 /**
- * The input mode `slice`: a head module reads its own D columns of X.
+ * The input mode `slice`: a head module reads its own d / H columns of X.
  *
  * @module
  */
@@ -7,19 +7,19 @@
 import { gatherHeadColumns, headGradient, headProduct, scatterAddHeadColumns } from "@edgetuner/kernels";
 import type { InputMode, InputModelSize } from "../input_mode.ts";
 
-const headSize = ({ heads, hidden }: InputModelSize) => hidden / heads;
+const width = ({ heads, hidden }: InputModelSize) => hidden / heads;
 
-/** Head-major blocks [n * T, D], one for each kept head: devices receive only their own heads' blocks. */
+/** Head-major blocks [n * T, d / H], one for each kept head: devices receive only their own heads' blocks. */
 export const sliceInput: InputMode = {
   name: "slice",
   summary: "its own columns of X",
   copies: true,
-  columns: headSize,
-  firstColumn: (head, model) => head * headSize(model),
-  shape: (heads, tokens, model) => [heads, tokens, headSize(model)],
+  columns: width,
+  firstColumn: (head, model) => head * width(model),
+  shape: (heads, tokens, model) => [heads, tokens, width(model)],
   gather: (x, columns) => ({ input: gatherHeadColumns(x, columns), owned: true }),
   shareOf(values, { heads, before, tokens }, model) {
-    const perHead = tokens * headSize(model);
+    const perHead = tokens * width(model);
     return values.subarray(before * perHead, (before + heads) * perHead);
   },
   addGradient: scatterAddHeadColumns,

@@ -2,7 +2,8 @@
  * What is known of a model family, in one record: how its files are read, what its weights are called, and how
  * its layers are made. `../families.ts` lists the families; nothing else asks which one a model is of.
  *
- * L layers, H heads, G heads of keys and values, D head size, d = H * D hidden size.
+ * L layers, H heads, G heads of keys and values, D head size, d hidden size
+ * (H * D in most models).
  *
  * @module
  */
@@ -24,6 +25,8 @@ export interface ProjectionShape {
   readonly kvHeads: number;
   /** d, hidden size. */
   readonly hidden: number;
+  /** D, head size. */
+  readonly headSize: number;
 }
 
 /** A module that projects the attention's input: one of Q, K and V, or all of them side by side. */
@@ -94,11 +97,11 @@ export interface Family<C> {
 /** Q, K and V as modules of their own, `PREFIX.self_attn.q_proj` and so on. */
 export function separateProjections(
   prefix: string,
-  { heads, kvHeads, hidden }: ProjectionShape,
+  { heads, kvHeads, headSize }: ProjectionShape,
 ): readonly AttentionProjection[] {
   return (["q", "k", "v"] as const).map((target) => ({
     name: `${prefix}.self_attn.${target}_proj`,
-    outputs: target === "q" ? hidden : kvHeads * (hidden / heads),
+    outputs: (target === "q" ? heads : kvHeads) * headSize,
     parts: [{ target, first: 0 }],
   }));
 }

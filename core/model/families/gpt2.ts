@@ -11,7 +11,7 @@ import {
   ConfigFields,
   disposeAll,
   packWeights,
-  refuseQuantised,
+  refuseForeign,
   requireBaseWeights,
   uploadLasting,
 } from "../weights.ts";
@@ -84,9 +84,8 @@ export function gpt2Config(json: unknown): Gpt2Config {
   fields.only("activation_function", ["gelu_new", "gelu_pytorch_tanh"]);
   fields.only("scale_attn_weights", [true], "scores are divided by the root of the head size");
   fields.only("scale_attn_by_inverse_layer_idx", [false], "scores are scaled alike in all layers");
-  fields.only("add_cross_attention", [false], "there is no encoder");
   fields.only("tie_word_embeddings", [true], "the LM head is the token embedding");
-  refuseQuantised(fields);
+  refuseForeign(fields);
   const hidden = fields.integer("n_embd");
   fields.only("n_inner", [4 * hidden], "4 n_embd");
   const config: Gpt2Config = {

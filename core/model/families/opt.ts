@@ -37,7 +37,7 @@ import {
   checkHeads,
   ConfigFields,
   disposeAll,
-  refuseQuantised,
+  refuseForeign,
   WeightReader,
 } from "../weights.ts";
 
@@ -87,7 +87,7 @@ export function optConfig(json: unknown): OptConfig {
   fields.only("_remove_final_layer_norm", [false], "a final norm is expected");
   fields.only("layer_norm_elementwise_affine", [true], "norms have gains and offsets");
   fields.only("activation_function", ["relu"]);
-  refuseQuantised(fields);
+  refuseForeign(fields);
   checkHeads(hidden, heads, 4);
   return {
     model_type: "opt",

@@ -56,7 +56,11 @@ export function baseNorms({ config, weights }: ModelFiles): Float32Array {
         for (let h = 0; h < readers; h++) count(l * heads + owner * readers + h);
       });
     }
-    add(family.outputProjection(l), [d, d], (input, _output, count) => count(l * heads + headOf(input)));
+    add(
+      family.outputProjection(l),
+      [heads * headSize, d],
+      (input, _output, count) => count(l * heads + headOf(input)),
+    );
   }
   return Float32Array.from(squares, Math.sqrt);
 }

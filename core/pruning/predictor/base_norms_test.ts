@@ -3,7 +3,7 @@ import { normal } from "../../../tests/support/kernels.ts";
 import { assertClose, TOLERANCE } from "../../../tests/support/tolerance.ts";
 import { CheckpointError } from "../../contracts/errors.ts";
 import type { NamedArray } from "../../files/named_arrays.ts";
-import { llamaConfig } from "../../model/families/llama_config.ts";
+import { llamaConfig } from "../../model/families/llama.ts";
 import { baseNorms } from "./base_norms.ts";
 
 const CONFIG = { n_layer: 2, n_head: 3, n_embd: 12, vocab_size: 1, n_positions: 1, layer_norm_epsilon: 1e-5 };

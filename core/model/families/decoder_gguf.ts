@@ -1,0 +1,90 @@
+/**
+ * What GGUF files of decoders have in common.
+ *
+ * D head size.
+ *
+ * @module
+ */
+
+import type { GgufChange, GgufFields, GgufNames } from "./gguf.ts";
+import { rounded, unpermuted } from "./gguf.ts";
+
+/** Tensors that most decoders have. */
+export const DECODER_NAMES: GgufNames = {
+  layer: {
+    attn_norm: "input_layernorm",
+    ffn_norm: "post_attention_layernorm",
+    attn_q: "self_attn.q_proj",
+    attn_k: "self_attn.k_proj",
+    attn_v: "self_attn.v_proj",
+    attn_output: "self_attn.o_proj",
+    ffn_gate: "mlp.gate_proj",
+    ffn_up: "mlp.up_proj",
+    ffn_down: "mlp.down_proj",
+  },
+  prefix: "model.layers.",
+  ends: {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+  },
+};
+
+/**
+ * Fields of a file as those of a `config.json`.
+ *
+ * @throws {CheckpointError} If the file asks for what is not done here.
+ */
+export function decoderFields(fields: GgufFields): Readonly<Record<string, unknown>> {
+  const { file, architecture } = fields;
+  const experts = fields.get("expert_count");
+  if (experts !== undefined && experts !== 0) {
+    fields.refuse(`${architecture}.expert_count must be 0`, experts);
+  }
+  const hidden = fields.count("embedding_length");
+  const heads = fields.count("attention.head_count");
+  const headSize = fields.count("attention.key_length", hidden / heads);
+  const others = { "attention.value_length": hidden / heads, "rope.dimension_count": headSize };
+  for (const [which, otherwise] of Object.entries(others)) {
+    const size = fields.count(which, otherwise);
+    if (size !== headSize) fields.refuse(`${architecture}.${which} must be ${headSize}`, size);
+  }
+  return {
+    hidden_act: "silu",
+    hidden_size: hidden,
+    num_hidden_layers: fields.count("block_count"),
+    num_attention_heads: heads,
+    num_key_value_heads: fields.count("attention.head_count_kv", heads),
+    head_dim: headSize,
+    intermediate_size: fields.count("feed_forward_length"),
+    vocab_size: file.tensors.get("token_embd.weight")?.shape[0],
+    max_position_embeddings: fields.count("context_length"),
+    rms_norm_eps: rounded(fields.get("attention.layer_norm_rms_epsilon")),
+    rope_theta: rounded(fields.get("rope.freq_base") ?? 10_000),
+    ...scalingOf(fields),
+    tie_word_embeddings: !file.tensors.has("output.weight"),
+  };
+}
+
+/** How the angles are stretched: files of today say a type and a factor, older ones a factor alone. */
+function scalingOf(fields: GgufFields): { readonly rope_scaling?: Readonly<Record<string, unknown>> } {
+  const { architecture } = fields;
+  const older = fields.get("rope.scale_linear");
+  const factor = fields.get("rope.scaling.factor") ?? older;
+  if (older !== undefined && older !== factor) {
+    fields.refuse(`${architecture}.rope.scale_linear must be rope.scaling.factor`, older);
+  }
+  const type = fields.get("rope.scaling.type") ?? (factor === undefined ? "none" : "linear");
+  if (type === "none") return {};
+  if (type !== "linear") fields.refuse(`${architecture}.rope.scaling.type must be "none" or "linear"`, type);
+  return { rope_scaling: { rope_type: "linear", factor: rounded(factor) } };
+}
+
+/** Q and K of a file whose rows are in the order in which llama.cpp turns them. */
+export function permutedHeads(heads: number, kvHeads: number): (ours: string) => GgufChange | null {
+  const [q, k] = [unpermuted(heads), unpermuted(kvHeads)];
+  return (ours) => {
+    const which = /self_attn\.([qk])_proj/.exec(ours)?.[1];
+    return which === undefined ? null : which === "q" ? q : k;
+  };
+}
