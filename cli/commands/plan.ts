@@ -5,8 +5,10 @@
  * @module
  */
 
-import { headParameters, headSizeOf, type InputModeName } from "@edgetuner/core";
+import { headParameters, type InputModeName } from "@edgetuner/core";
 import {
+  type ComputeModel,
+  type LinkProfile,
   MODEL_SIZES,
   type ModelSize,
   type Plan,
@@ -15,11 +17,21 @@ import {
   type PlanSystem,
 } from "@edgetuner/transport";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
-import { integer, number, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
+import { type FlagValues, integer, number, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
 import { bytes } from "../output/progress.ts";
 import { versions, writeReport } from "../output/report.ts";
 import { loraTargets, TUNING_FLAGS } from "../flags/tuning_flags.ts";
-import { COMPUTE_FLAG, computeOf, LINK_FLAG, linkOf, seconds, table } from "../flags/simulation_flags.ts";
+import {
+  COMPUTE_FLAG,
+  computeOf,
+  LINK_FLAG,
+  linkOf,
+  numbersOf,
+  seconds,
+  table,
+} from "../flags/simulation_flags.ts";
+import { unknownName } from "../flags/suggest.ts";
+import { requireWritable } from "../process/writable.ts";
 import { PRUNER_FLAGS } from "../flags/pruners.ts";
 import type { Call } from "../process/invocation.ts";
 
@@ -32,73 +44,101 @@ interface System {
   readonly statistics?: number;
 }
 
-async function main(call: Call): Promise<void> {
-  const flags = readFlags({
-    name: "plan.ts",
-    about: "Forecasts seconds and bytes of a fine-tuning step for several systems; nothing is run.",
-    examples: [
-      "edgetuner plan",
-      "edgetuner plan --models llama2-7b --link lan-1g --capacities 8,5,3 --bits 16",
-      "edgetuner plan --layers 24 --heads 16 --hidden 1024 --vocabulary 50257 --keep 0.4",
-    ],
-  }, {
-    models: text(
-      "LIST",
-      "gpt2-medium,llama2-7b,opt-6.7b",
-      `shapes: some of ${Object.keys(MODEL_SIZES).join(", ")}`,
-    ),
-    layers: {
-      ...COMMON_FLAGS.layers,
-      help: "layers of a shape of your own, with --heads, --hidden and --vocabulary",
-    },
-    heads: COMMON_FLAGS.heads,
-    hidden: COMMON_FLAGS.hidden,
-    "head-size": integer("N", 0, "columns of a head; 0 = hidden size / heads", { min: 0 }),
-    "kv-heads": integer("N", 0, "heads of keys and values; 0 = as many as heads", { min: 0 }),
-    vocabulary: COMMON_FLAGS.vocabulary,
-    inner: integer("N", 0, "inner size of the feed-forward network; 0 = 4 times the hidden size", { min: 0 }),
-    gated: toggle("the feed-forward network has a gate"),
-    batch: { ...COMMON_FLAGS.batch, default: 4 },
-    length: { ...COMMON_FLAGS.length, default: 512, min: 1 },
-    capacities: COMMON_FLAGS.capacities,
-    speeds: text("LIST", "", "how many times as fast as the compute model's device each is; all 1 if empty"),
-    link: LINK_FLAG,
-    compute: COMPUTE_FLAG,
-    keep: { ...PRUNER_FLAGS.keep, default: 0.4, help: "EdgeTuner: share of the heads kept" },
-    "keep-layers": number("X", 1, "EdgeTuner: share of the layers that keep any head", { min: 0, max: 1 }),
-    active: number("X", 0.125, "DLoRA: share of the head modules that are active", { min: 0, max: 1 }),
-    mode: { ...TUNING_FLAGS.mode, default: "slice" },
-    targets: { ...TUNING_FLAGS.targets, default: "q,v" },
-    rank: TUNING_FLAGS.rank,
-    bits: integer("N", 32, "bits of a number on the wire", { min: 1, max: 32 }),
-    json: COMMON_FLAGS.json,
-    report: { ...COMMON_FLAGS.report, help: "write the JSON to a file" },
-  }, call);
-  const capacities = numbersOf("capacities", flags.capacities);
-  const speeds = flags.speeds === "" ? capacities.map(() => 1) : numbersOf("speeds", flags.speeds);
-  if (speeds.length !== capacities.length) {
-    throw new UsageError(
-      `Cannot run plan.ts as --speeds must be as many as --capacities: there are ${speeds.length} and ${capacities.length}`,
-    );
-  }
-  const link = await linkOf(flags.link);
-  const compute = await computeOf(flags.compute);
-  const lora = {
-    mode: flags.mode as InputModeName,
-    targets: loraTargets(flags.targets),
-    rank: flags.rank,
-  };
-  const systems: readonly System[] = [
+const FLAGS = {
+  models: text(
+    "LIST",
+    "gpt2-medium,llama2-7b,opt-6.7b",
+    `shapes: some of ${Object.keys(MODEL_SIZES).join(", ")}`,
+  ),
+  layers: {
+    ...COMMON_FLAGS.layers,
+    help: "layers of a shape of your own, with --heads, --hidden and --vocabulary",
+  },
+  heads: COMMON_FLAGS.heads,
+  hidden: COMMON_FLAGS.hidden,
+  vocabulary: COMMON_FLAGS.vocabulary,
+  inner: integer("N", 0, "inner size of the feed-forward network; 0 = 4 times the hidden size", { min: 0 }),
+  gated: toggle("the feed-forward network has a gate"),
+  batch: { ...COMMON_FLAGS.batch, default: 4 },
+  length: { ...COMMON_FLAGS.length, default: 512, min: 1 },
+  capacities: COMMON_FLAGS.capacities,
+  speeds: text("LIST", "", "how many times as fast as the compute model's device each is; all 1 if empty"),
+  link: LINK_FLAG,
+  compute: COMPUTE_FLAG,
+  keep: { ...PRUNER_FLAGS.keep, default: 0.4, help: "EdgeTuner: share of the heads kept" },
+  "keep-layers": number("X", 1, "EdgeTuner: share of the layers that keep any head", { min: 0, max: 1 }),
+  active: number("X", 0.125, "DLoRA: share of the head modules that are active", { min: 0, max: 1 }),
+  mode: { ...TUNING_FLAGS.mode, default: "slice" },
+  targets: { ...TUNING_FLAGS.targets, default: "q,v" },
+  rank: TUNING_FLAGS.rank,
+  bits: integer("N", 32, "bits of a number on the wire", { min: 1, max: 32 }),
+  json: COMMON_FLAGS.json,
+  report: { ...COMMON_FLAGS.report, help: "write the JSON to a file" },
+};
+
+type Flags = FlagValues<typeof FLAGS>;
+
+/** The systems, with the shares of heads that the flags give them. */
+function systemsOf(flags: Flags): System[] {
+  return [
     { name: "ServerTuner", system: "serverTuner" },
     { name: "TPTensor", system: "tensorParallel" },
     { name: "vEdgeTuner", system: "split" },
     { name: "DLoRA", system: "split", keep: flags.active, statistics: 1 },
     { name: "EdgeTuner", system: "split", keep: flags.keep, keepLayers: flags["keep-layers"], statistics: 1 },
   ];
-  const models = shapesOf(flags).map(([name, model]) => ({
+}
+
+async function main(call: Call): Promise<void> {
+  const flags = readFlags(
+    {
+      name: "plan.ts",
+      about: "Forecasts seconds and bytes of a fine-tuning step for several systems; nothing is run.",
+      examples: [
+        "edgetuner plan",
+        "edgetuner plan --models llama2-7b --link lan-1g --capacities 8,5,3 --bits 16",
+        "edgetuner plan --layers 24 --heads 16 --hidden 1024 --vocabulary 50257 --keep 0.4",
+      ],
+    },
+    FLAGS,
+    call,
+  );
+  await requireWritable("plan.ts", { files: { report: flags.report } });
+  const link = await linkOf(flags.link);
+  const compute = await computeOf(flags.compute);
+  const forecasts = forecastsOf(flags, link, compute);
+  const report = { versions: versions(), settings: flags, link, compute, models: forecasts };
+  await writeReport(flags.report, report);
+  if (flags.json) return console.log(JSON.stringify(report, null, 1));
+  console.log(
+    `${flags.batch} x ${flags.length} tokens, ${forecasts[0]!.devices} devices, ${flags.mode} mode, ` +
+      `${flags.bits} bits a number, ${link.name}; a forecast, nothing was run`,
+  );
+  for (const forecast of forecasts) show(forecast);
+}
+
+/** What is forecast for a model. */
+type Forecast = ReturnType<typeof forecastsOf>[number];
+
+/** Forecasts of all systems for each model. */
+function forecastsOf(flags: Flags, link: LinkProfile, compute: ComputeModel) {
+  const capacities = numbersOf("plan.ts", "capacities", flags.capacities);
+  const speeds = flags.speeds === "" ? capacities.map(() => 1) : numbersOf("plan.ts", "speeds", flags.speeds);
+  if (speeds.length !== capacities.length) {
+    throw new UsageError(
+      `Cannot run plan.ts as --speeds must be as many as --capacities: there are ${speeds.length} and ${capacities.length}`,
+    );
+  }
+  const lora = {
+    mode: flags.mode as InputModeName,
+    targets: loraTargets(flags.targets),
+    rank: flags.rank,
+  };
+  return shapesOf(flags).map(([name, model]) => ({
     name,
     model,
-    systems: systems.map(({ name, ...system }) => {
+    devices: capacities.length,
+    systems: systemsOf(flags).map(({ name, ...system }) => {
       const options: PlanOptions = {
         ...{ model, batch: flags.batch, length: flags.length, lora, link, compute, ...system },
         devices: capacities.map((capacity, m) => ({ capacity, speed: speeds[m]! })),
@@ -108,42 +148,26 @@ async function main(call: Call): Promise<void> {
       return { name, ...forecast, deviceBytes: deviceBytes(model, lora, system.system, forecast) };
     }),
   }));
-  const report = { versions: versions(), settings: flags, link, compute, models };
-  await writeReport(flags.report, report);
-  if (flags.json) return console.log(JSON.stringify(report, null, 1));
-  console.log(
-    `${flags.batch} x ${flags.length} tokens, ${capacities.length} devices, ${flags.mode} mode, ` +
-      `${flags.bits} bits a number, ${link.name}; a forecast, nothing was run`,
-  );
-  for (const { name, model, systems } of models) {
-    console.log(`\n${name}: ${model.layers} layers, ${model.heads} heads, d ${model.hidden}`);
-    const rows = systems.map((s) => [
-      s.name,
-      seconds(s.msPerStep),
-      seconds(s.edgeComputeMs),
-      s.deviceComputeMs.length === 0 ? "-" : seconds(Math.max(...s.deviceComputeMs)),
-      s.frames === 0 ? "-" : bytes(s.frameBytes),
-      s.frames === 0 ? "-" : `${s.frames}`,
-      s.deviceBytes === 0 ? "-" : bytes(s.deviceBytes),
-    ]);
-    const head = ["", "s/step", "edge s", "device s", "per step", "frames", "weights on a device"];
-    for (const line of table([head, ...rows])) console.log(line);
-  }
 }
 
-function shapesOf(
-  flags: {
-    models: string;
-    layers: number;
-    heads: number;
-    hidden: number;
-    "head-size": number;
-    "kv-heads": number;
-    vocabulary: number;
-    inner: number;
-    gated: boolean;
-  },
-): [string, ModelSize][] {
+/** Prints a model's table. */
+function show({ name, model, systems }: Forecast): void {
+  console.log(`\n${name}: ${model.layers} layers, ${model.heads} heads, d ${model.hidden}`);
+  const head = ["", "s/step", "edge s", "device s", "per step", "frames", "weights on a device"];
+  const rows = systems.map((s) => [
+    s.name,
+    seconds(s.msPerStep),
+    seconds(s.edgeComputeMs),
+    s.deviceComputeMs.length === 0 ? "-" : seconds(Math.max(...s.deviceComputeMs)),
+    s.frames === 0 ? "-" : bytes(s.frameBytes),
+    s.frames === 0 ? "-" : `${s.frames}`,
+    s.deviceBytes === 0 ? "-" : bytes(s.deviceBytes),
+  ]);
+  for (const line of table([head, ...rows])) console.log(line);
+}
+
+/** The models by name, or the one that the flags describe. */
+function shapesOf(flags: Flags): [string, ModelSize][] {
   const { layers, heads, hidden, vocabulary, inner, gated } = flags;
   if (layers + heads + hidden > 0) {
     if (layers === 0 || heads === 0 || hidden % heads !== 0) {
@@ -151,21 +175,15 @@ function shapesOf(
         `Cannot run plan.ts as --layers and --heads must be given and --hidden be a multiple of --heads: current values are ${layers}, ${heads} and ${hidden}`,
       );
     }
-    const [headSize, kvHeads] = [flags["head-size"] || hidden / heads, flags["kv-heads"] || heads];
-    if (headSize % 4 !== 0 || heads % kvHeads !== 0) {
-      throw new UsageError(
-        `Cannot run plan.ts as --head-size must be a multiple of 4 and --kv-heads divide --heads: current values are ${headSize} and ${kvHeads}`,
-      );
-    }
-    const size = { layers, heads, hidden, headSize, kvHeads, vocabulary, gated };
-    return [["your model", inner > 0 ? { ...size, inner } : size]];
+    return [["your model", { layers, heads, hidden, vocabulary, gated, ...(inner > 0 ? { inner } : {}) }]];
   }
-  return flags.models.split(",").map((name) => {
+  return flags.models.split(",").map((given) => {
+    const name = given.trim();
     if (!Object.hasOwn(MODEL_SIZES, name)) {
       throw new UsageError(
-        `Cannot run plan.ts as --models must be some of ${
-          Object.keys(MODEL_SIZES).join(", ")
-        }: "${name}" is not`,
+        `Cannot run plan.ts as --models must be some of ${Object.keys(MODEL_SIZES).join(", ")}: ${
+          unknownName(name, Object.keys(MODEL_SIZES))
+        }`,
       );
     }
     return [name, MODEL_SIZES[name as keyof typeof MODEL_SIZES]];
@@ -180,23 +198,12 @@ function deviceBytes(
   { headsPerDevice }: Plan,
 ): number {
   if (system === "serverTuner") return 0;
-  const { layers, heads, kvHeads = heads, hidden: d, inner = 4 * d, gated = false } = model;
+  const { layers, heads, hidden: d, inner = 4 * d, gated = false } = model;
   const most = Math.max(...headsPerDevice);
-  const module = headParameters(lora, model);
+  const module = headParameters(lora, { heads, hidden: d });
   const adapter = 16 * layers * most * module;
   if (system === "split") return adapter;
-  return 4 * layers * (2 * d * headSizeOf(model) * (heads + kvHeads) + (gated ? 3 : 2) * d * inner) /
-      (headsPerDevice.length + 1) + adapter;
-}
-
-function numbersOf(flag: string, list: string): number[] {
-  const numbers = list.split(",").map(Number);
-  if (numbers.some((n) => !(n > 0 && n < Infinity))) {
-    throw new UsageError(
-      `Cannot run plan.ts as --${flag} must be positive numbers with commas between: current value is "${list}"`,
-    );
-  }
-  return numbers;
+  return 4 * layers * (4 * d * d + (gated ? 3 : 2) * d * inner) / (headsPerDevice.length + 1) + adapter;
 }
 
 /**

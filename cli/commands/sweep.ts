@@ -15,18 +15,29 @@ import {
   modelShape,
   openModel,
   type Pruner,
+  type RunSettings,
   shuffledBatches,
   type TokenBatch,
 } from "@edgetuner/core";
-import { evenMask, plan, simulate } from "@edgetuner/transport";
+import {
+  type ComputeModel,
+  evenMask,
+  type LinkProfile,
+  plan,
+  simulate,
+  type SimulationOptions,
+} from "@edgetuner/transport";
 import { Engine } from "@edgetuner/kernels";
 
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
-import { readFlags, text, UsageError } from "../flags/flags.ts";
+import { type FlagValues, readFlags, text, UsageError } from "../flags/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { Interrupts } from "../process/interrupts.ts";
-import { bytes } from "../output/progress.ts";
+import { bytes, duration, ProgressBar } from "../output/progress.ts";
 import { versions, writeReport } from "../output/report.ts";
+import { tellDone } from "../output/run_end.ts";
+import { commandText, shownPath } from "../process/places.ts";
+import { requireWritable } from "../process/writable.ts";
 import {
   computeHere,
   computeOf,
@@ -43,7 +54,7 @@ import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import { loadGpu } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { PRUNER_FLAGS } from "../flags/pruners.ts";
-import type { Call } from "../process/invocation.ts";
+import type { Call, CallForm } from "../process/invocation.ts";
 
 /** A line of the table. */
 interface Line {
@@ -57,69 +68,72 @@ interface Line {
   readonly losses: readonly (number | null)[];
 }
 
+const FLAGS = {
+  ...TUNING_FLAGS,
+  devices: text("LIST", "1,2,4,8,16,32,64", "numbers of devices, each at most the model's heads"),
+  model: { ...MODEL_FLAG, default: "", help: `${MODEL_FLAG.help}; else one is made up` },
+  tokenizer: TOKENIZER_FLAG,
+  ...WEIGHTS_FLAG,
+  data: { ...COMMON_FLAGS.data, default: "", help: "with --model: texts in place of random tokens" },
+  "skip-bad": DATA_FLAGS["skip-bad"],
+  link: LINK_FLAG,
+  compute: MEASURED_FLAG,
+  keep: {
+    ...PRUNER_FLAGS.keep,
+    default: 1,
+    help: "share of the heads kept, evenly over layers and devices",
+  },
+  mode: { ...TUNING_FLAGS.mode, default: "slice" },
+  steps: { ...TUNING_FLAGS.steps, default: 4, help: "training steps of each simulation" },
+  layers: {
+    ...COMMON_FLAGS.layers,
+    default: 4,
+    min: 1,
+    help: "layers of the made-up model, which has random weights",
+  },
+  heads: {
+    ...COMMON_FLAGS.heads,
+    default: 64,
+    min: 1,
+    help: "heads of a layer; as many devices can hold some",
+  },
+  hidden: {
+    ...COMMON_FLAGS.hidden,
+    default: 512,
+    min: 4,
+    help: "hidden size, a multiple of 4 times the heads",
+  },
+  vocabulary: { ...COMMON_FLAGS.vocabulary, default: 256, min: 2 },
+  batch: { ...COMMON_FLAGS.batch, default: 2 },
+  length: { ...COMMON_FLAGS.length, default: 64 },
+  webgpu: COMMON_FLAGS.webgpu,
+  json: COMMON_FLAGS.json,
+  report: { ...COMMON_FLAGS.report, help: "write the JSON to a file" },
+};
+
+type Flags = FlagValues<typeof FLAGS>;
+
 async function main(call: Call): Promise<number> {
-  const flags = readFlags({
-    name: "sweep.ts",
-    about: "Simulates steps with more and more devices on emulated links, in virtual time.",
-    examples: [
-      "edgetuner sweep",
-      "edgetuner sweep --devices 1,3,8 --link lte --keep 0.5",
-      "edgetuner sweep --compute measured --link my_link.json --report sweep.json",
-      "edgetuner sweep --model my.gguf --base-weights int8 --devices 1,2,4",
-    ],
-  }, {
-    ...TUNING_FLAGS,
-    devices: text("LIST", "1,2,4,8,16,32,64", "numbers of devices, each at most the model's heads"),
-    model: { ...MODEL_FLAG, default: "", help: `${MODEL_FLAG.help}; else one is made up` },
-    tokenizer: TOKENIZER_FLAG,
-    ...WEIGHTS_FLAG,
-    data: { ...COMMON_FLAGS.data, default: "", help: "with --model: texts in place of random tokens" },
-    "skip-bad": DATA_FLAGS["skip-bad"],
-    link: LINK_FLAG,
-    compute: MEASURED_FLAG,
-    keep: {
-      ...PRUNER_FLAGS.keep,
-      default: 1,
-      help: "share of the heads kept, evenly over layers and devices",
+  const flags = readFlags(
+    {
+      name: "sweep.ts",
+      about: "Simulates steps with more and more devices on emulated links, in virtual time.",
+      examples: [
+        "edgetuner sweep",
+        "edgetuner sweep --devices 1,3,8 --link lte --keep 0.5",
+        "edgetuner sweep --compute measured --devices 1,2,4 --report runs/sweep.json",
+        `edgetuner sweep --model ${shownPath(MODEL_FLAG.default)} --base-weights int8 --devices 1,2,4`,
+      ],
     },
-    mode: { ...TUNING_FLAGS.mode, default: "slice" },
-    steps: { ...TUNING_FLAGS.steps, default: 4, help: "training steps of each simulation" },
-    layers: {
-      ...COMMON_FLAGS.layers,
-      default: 4,
-      min: 1,
-      help: "layers of the made-up model, which has random weights",
-    },
-    heads: {
-      ...COMMON_FLAGS.heads,
-      default: 64,
-      min: 1,
-      help: "heads of a layer; as many devices can hold some",
-    },
-    hidden: {
-      ...COMMON_FLAGS.hidden,
-      default: 512,
-      min: 4,
-      help: "hidden size, a multiple of 4 times the heads",
-    },
-    vocabulary: { ...COMMON_FLAGS.vocabulary, default: 256, min: 2 },
-    batch: { ...COMMON_FLAGS.batch, default: 2 },
-    length: { ...COMMON_FLAGS.length, default: 64 },
-    webgpu: COMMON_FLAGS.webgpu,
-    json: COMMON_FLAGS.json,
-    report: { ...COMMON_FLAGS.report, help: "write the JSON to a file" },
-  }, call);
+    FLAGS,
+    call,
+  );
   const counts = integersOf("devices", flags.devices);
   const link = await linkOf(flags.link);
+  await requireWritable("sweep.ts", { files: { report: flags.report } });
   const { model, batch } = flags.model === "" ? madeUp(flags) : await opened(flags);
   const shape = modelShape(model.config);
-  const { layers: L, heads: H, hidden } = shape;
-  const most = counts.find((devices) => devices > H);
-  if (most !== undefined) {
-    throw new UsageError(
-      `Cannot run sweep.ts as --devices must be from 1 to the model's ${H} heads, of which each device has one at least: current value is ${most}`,
-    );
-  }
+  requireHeads(counts, shape.heads);
   const gpu = await loadGpu(flags.webgpu);
   // Apart from each other, so that the edge server's memory can be seen.
   using engine = await Engine.create({ gpu });
@@ -127,92 +141,177 @@ async function main(call: Call): Promise<number> {
   const loading = { baseWeights: baseWeightsOf(flags) };
   using layers = loadLayers(engine, model, loading);
   using ends = loadEmbeddingAndHead(deviceEngine, model, loading);
-  const settings = tuningSettings(flags);
   const compute = flags.compute === "measured"
-    ? await measured(engine, model, loading, settings, batch)
+    ? await measured({ engine, model, loading }, tuningSettings(flags), batch)
     : await computeOf(flags.compute);
-  const lines: Line[] = [];
-  let failed: string | null = null;
-  /** Writes and prints what is done. */
-  const write = async () => {
-    const report = {
-      versions: versions(),
-      adapter: engine.adapterName,
-      settings: flags,
-      link,
-      compute,
-      lines,
-      error: failed,
-    };
-    await writeReport(flags.report, report);
-    if (flags.json) return console.log(JSON.stringify(report, null, 1));
-    console.log(
-      `${L} layers, ${H} heads, d ${hidden}, ${batch.batch} x ${batch.length} tokens, ` +
-        `${flags.mode} mode, ${Math.round(100 * flags.keep)} % of the heads, ${link.name}; virtual time`,
-    );
-    const head = ["devices", "s/step", "planned", "per step", "edge GPU memory", "heads of a device"];
-    for (
-      const line of table([
-        head,
-        ...lines.map((l) => [
-          `${l.devices}`,
-          seconds(l.msPerStep),
-          seconds(l.plannedMsPerStep),
-          bytes(l.bytesPerStep),
-          bytes(l.edgeMemoryBytes),
-          range(l.headsPerDevice),
-        ]),
-      ])
-    ) console.log(line);
-  };
-  let finished: Promise<void> | null = null;
-  const finish = () => finished ??= write();
+  const sweep = new Sweep({ flags, form: call.form, counts, link, compute, batch, shape }, {
+    engine,
+    layers,
+    ends,
+    deviceEngine,
+  });
   // A simulation may take long: what the others gave is shown at once.
-  using interrupts = new Interrupts(() => void finish().finally(() => endProgram(INTERRUPTED)));
+  using interrupts = new Interrupts(() => void sweep.finish().finally(() => endProgram(INTERRUPTED)));
   for (const devices of counts) {
-    if (interrupts.asked) break;
-    await engine.trim();
+    if (interrupts.asked || !await sweep.add(devices)) break;
+  }
+  await sweep.finish();
+  if (sweep.failed === null) return interrupts.asked ? INTERRUPTED : 0;
+  console.error(sweep.failed);
+  return 1;
+}
+
+/**
+ * Refuses more devices than the model has heads.
+ *
+ * @throws {UsageError} If one of the numbers is too large.
+ */
+function requireHeads(counts: readonly number[], heads: number): void {
+  const most = counts.find((devices) => devices > heads);
+  if (most === undefined) return;
+  throw new UsageError(
+    `Cannot run sweep.ts as --devices must be from 1 to the model's ${heads} heads, of which each device has one at least: current value is ${most}`,
+  );
+}
+
+/** What is the same for every number of devices. */
+interface SweepOptions {
+  readonly flags: Flags;
+  readonly form: CallForm;
+  readonly counts: readonly number[];
+  readonly link: LinkProfile;
+  readonly compute: ComputeModel;
+  readonly batch: TokenBatch;
+  readonly shape: ReturnType<typeof modelShape>;
+}
+
+/** Simulations of more and more devices, and what came of them. */
+class Sweep {
+  /** Why it could not go on; `null` if it could. */
+  failed: string | null = null;
+  readonly #options: SweepOptions;
+  readonly #model: SimulationOptions["model"];
+  readonly #bar: ProgressBar;
+  readonly #lines: Line[] = [];
+  readonly #started = performance.now();
+  #finished: Promise<void> | null = null;
+  #done = 0;
+
+  constructor(options: SweepOptions, model: SimulationOptions["model"]) {
+    this.#options = options;
+    this.#model = model;
+    this.#bar = new ProgressBar(options.counts.length * options.flags.steps, { unit: "step" });
+  }
+
+  /** Simulates so many devices; false if that cannot be, and no more would. */
+  async add(devices: number): Promise<boolean> {
+    const { flags, link, compute, batch } = this.#options;
+    await this.#model.engine.trim();
+    const name = `${devices} ${devices === 1 ? "device" : "devices"}`;
     const run = await simulated({
-      model: { engine, layers, ends, deviceEngine },
-      settings,
+      model: this.#model,
+      settings: tuningSettings(flags),
       devices,
       pruner: evenPruner(flags.keep),
       batches: () => batch,
       link,
       compute,
       linkSeed: flags.seed + 1,
+      onStep: () => this.#bar.draw(++this.#done, name),
     });
     if (run.error !== null) {
       // What is done already is shown all the same.
-      failed = `Cannot go on with ${devices} devices: ${(run.error as Error).message}`;
-      break;
+      this.failed = `Cannot go on with ${devices} devices: ${(run.error as Error).message}`;
+      return false;
     }
-    const planned = plan({
-      model: { layers: L, heads: H, hidden, vocabulary: ends.shape.vocabulary },
-      batch: batch.batch,
-      length: batch.length,
-      lora: settings.lora,
-      devices,
-      keep: flags.keep,
-      link,
-      compute,
-      sharesLoss: true,
-    });
-    lines.push({
+    this.#lines.push({
       devices,
       msPerStep: run.msPerStep,
-      plannedMsPerStep: planned.msPerStep,
+      plannedMsPerStep: this.#planned(devices),
       bytesPerStep: run.bytesPerStep,
       edgeMemoryBytes: run.edgeMemoryBytes,
       edgeComputeMs: run.steps.at(-1)!.edgeComputeMs,
       headsPerDevice: run.devices.map((d) => d.range?.count ?? 0),
       losses: run.steps.map((s) => s.loss),
     });
+    return true;
   }
-  await finish();
-  if (failed === null) return interrupts.asked ? INTERRUPTED : 0;
-  console.error(failed);
-  return 1;
+
+  /** Milliseconds of a step, by the forecast. */
+  #planned(devices: number): number {
+    const { flags, link, compute, batch, shape } = this.#options;
+    const { layers, heads, hidden } = shape;
+    const model = { layers, heads, hidden, vocabulary: this.#model.ends.shape.vocabulary };
+    return plan({
+      ...{ model, devices, link, compute, batch: batch.batch, length: batch.length },
+      lora: tuningSettings(flags).lora,
+      keep: flags.keep,
+      sharesLoss: true,
+    }).msPerStep;
+  }
+
+  /** Writes and prints what is done, once. */
+  finish(): Promise<void> {
+    return this.#finished ??= this.#write();
+  }
+
+  async #write(): Promise<void> {
+    this.#bar.end();
+    const { flags, link, compute, batch, shape } = this.#options;
+    const report = {
+      versions: versions(),
+      adapter: this.#model.engine.adapterName,
+      settings: flags,
+      link,
+      compute,
+      lines: this.#lines,
+      error: this.failed,
+    };
+    await writeReport(flags.report, report);
+    if (flags.json) return console.log(JSON.stringify(report, null, 1));
+    console.log(
+      `${shape.layers} layers, ${shape.heads} heads, d ${shape.hidden}, ${batch.batch} x ${batch.length} tokens, ` +
+        `${flags.mode} mode, ${Math.round(100 * flags.keep)} % of the heads, ${link.name}; virtual time`,
+    );
+    for (const line of tableOf(this.#lines)) console.log(line);
+    if (this.failed === null) this.#tell();
+  }
+
+  /** How it went. */
+  #tell(): void {
+    const { flags, counts, form } = this.#options;
+    const fastest = this.#lines.toSorted((a, b) => a.msPerStep - b.msPerStep)[0];
+    if (fastest !== undefined) {
+      const { devices, msPerStep } = fastest;
+      console.log(
+        `Fastest: ${devices} ${devices === 1 ? "device" : "devices"}, ${seconds(msPerStep)} s a step`,
+      );
+    }
+    const count = this.#lines.length === counts.length
+      ? `${counts.length}`
+      : `${this.#lines.length} of ${counts.length}`;
+    tellDone({
+      done: `${count} numbers of devices in ${duration((performance.now() - this.#started) / 1000)}`,
+      saved: flags.report === "" ? [] : [flags.report],
+      next: fastest === undefined ? "" : commandText("plan.ts", [
+        ...["--link", flags.link, "--capacities", Array(fastest.devices).fill("1").join(",")],
+      ], form),
+    });
+  }
+}
+
+/** The table of what was simulated. */
+function tableOf(lines: readonly Line[]): string[] {
+  const head = ["devices", "s/step", "planned", "per step", "edge GPU memory", "heads of a device"];
+  const rows = lines.map((l) => [
+    `${l.devices}`,
+    seconds(l.msPerStep),
+    seconds(l.plannedMsPerStep),
+    bytes(l.bytesPerStep),
+    bytes(l.edgeMemoryBytes),
+    range(l.headsPerDevice),
+  ]);
+  return table([head, ...rows]);
 }
 
 /** A simulation; what the link says of devices that there are not is said in one line. */
@@ -295,11 +394,14 @@ function randomBatch(vocabulary: number, batch: number, length: number): TokenBa
   return { tokens, targets, mask: new Float32Array(tokens.length).fill(1), batch, length };
 }
 
+/** How fast this machine computes, by a measurement. */
 async function measured(
-  engine: Engine,
-  model: ModelFiles,
-  loading: LoadOptions,
-  settings: ReturnType<typeof tuningSettings>,
+  { engine, model, loading }: {
+    readonly engine: Engine;
+    readonly model: ModelFiles;
+    readonly loading: LoadOptions;
+  },
+  settings: RunSettings,
   batch: TokenBatch,
 ) {
   using layers = loadLayers(engine, model, loading);

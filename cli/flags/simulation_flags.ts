@@ -105,16 +105,32 @@ export function integersOf(flag: string, list: string): number[] {
   return numbers;
 }
 
+/**
+ * Positive numbers from a list such as "8,5,3".
+ *
+ * @param program The command, for the message.
+ * @throws {UsageError} If one is none.
+ */
+export function numbersOf(program: string, flag: string, list: string): number[] {
+  const numbers = list.split(",").map(Number);
+  if (numbers.some((n) => !(n > 0 && n < Infinity))) {
+    throw new UsageError(
+      `Cannot run ${program} as --${flag} must be positive numbers with commas between: current value is "${list}"`,
+    );
+  }
+  return numbers;
+}
+
 /** Seconds with three digits that count. */
 export function seconds(ms: number): string {
   return (ms / 1000).toPrecision(3);
 }
 
 /** Lines of a table: the first row is its head, the first column is left-aligned. */
-export function table(rows: readonly (readonly string[])[]): string[] {
+export function table(rows: readonly (readonly string[])[], between = "  "): string[] {
   const widths = rows[0]!.map((_, c) => Math.max(...rows.map((row) => row[c]?.length ?? 0)));
   return rows.map((row) =>
-    row.map((cell, c) => c === 0 ? cell.padEnd(widths[c]!) : cell.padStart(widths[c] ?? 0)).join("  ")
+    row.map((cell, c) => c === 0 ? cell.padEnd(widths[c]!) : cell.padStart(widths[c] ?? 0)).join(between)
       .trimEnd()
   );
 }

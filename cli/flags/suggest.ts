@@ -14,10 +14,11 @@ import { closest, distance } from "fastest-levenshtein";
 export function alike(given: string, names: readonly string[]): string | null {
   const word = given.slice(0, 100).toLowerCase();
   if (word === "" || names.length === 0) return null;
-  const begun = names.filter((name) => name.startsWith(word));
-  if (word.length > 1 && begun.length === 1) return begun[0]!;
-  const found = closest(word, names);
-  return distance(word, found) <= Math.ceil(word.length / 3) ? found : null;
+  const plain = names.map((name) => name.toLowerCase());
+  const begun = plain.filter((name) => name.startsWith(word));
+  const found = word.length > 1 && begun.length === 1 ? begun[0]! : closest(word, plain);
+  const isAlike = begun.includes(found) || distance(word, found) <= Math.ceil(word.length / 3);
+  return isAlike ? names[plain.indexOf(found)]! : null;
 }
 
 /**
@@ -28,4 +29,9 @@ export function alike(given: string, names: readonly string[]): string | null {
 export function didYouMean(given: string, names: readonly string[], before = ""): string {
   const found = alike(given, names);
   return found === null ? "" : `; did you mean ${before}${found}?`;
+}
+
+/** What a message says of a name that is not known: which one it is, and what may have been meant. */
+export function unknownName(given: string, names: readonly string[]): string {
+  return `current value is "${given}"${didYouMean(given, names)}`;
 }

@@ -49,6 +49,8 @@ export function prunerTime({ pruneMs, totalMs }: StepFigures): string {
 export interface ProgressOptions {
   /** False to show nothing. @default {true} */
   readonly isShown?: boolean;
+  /** What is counted, such as `step`, to say the rate behind the text. @default {no rate} */
+  readonly unit?: string;
   /** Off a terminal: seconds from one line to the next. @default {10} */
   readonly everySeconds?: number;
   /** Columns of the terminal; `null` where there is none. @default {those of standard error} */
@@ -57,6 +59,13 @@ export interface ProgressOptions {
   readonly write?: (text: string) => void;
   /** Milliseconds. @default {performance.now} */
   readonly now?: () => number;
+}
+
+/** How fast it goes: `0.25 s/step` or `12 steps/s`; empty before there is anything to tell it from. */
+function rateText(unit: string, done: number, seconds: number): string {
+  if (done === 0 || seconds === 0) return "";
+  const each = seconds / done;
+  return each >= 1 / 3 ? `  ${each.toPrecision(2)} s/${unit}` : `  ${Math.round(1 / each)} ${unit}s/s`;
 }
 
 /** Columns of a bar at most. */
@@ -101,6 +110,7 @@ export class ProgressBar {
   readonly #total: number;
   readonly #started: number;
   readonly #isShown: boolean;
+  readonly #unit: string;
   readonly #everyMs: number;
   readonly #columns: number | null | undefined;
   readonly #write: (text: string) => void;
@@ -111,8 +121,9 @@ export class ProgressBar {
 
   /** @param total Steps in all. */
   constructor(total: number, options: ProgressOptions = {}) {
-    const { isShown = true, everySeconds = 10, columns, now = () => performance.now() } = options;
+    const { isShown = true, unit = "", everySeconds = 10, columns, now = () => performance.now() } = options;
     this.#total = total;
+    this.#unit = unit;
     this.#isShown = isShown;
     this.#everyMs = 1000 * everySeconds;
     this.#columns = columns === undefined && !Deno.stderr.isTerminal() ? null : columns;
@@ -131,10 +142,12 @@ export class ProgressBar {
     if (!this.#isShown || now - this.#lastDrawn < wait) return;
     this.#lastDrawn = now;
     const since = done - this.#base.done;
+    const seconds = (now - this.#base.at) / 1000;
     const left = isLast
       ? duration(0)
-      : duration(since > 0 ? (now - this.#base.at) / 1000 / since * (this.#total - done) : Infinity);
-    const parts = { done, total: this.#total, text, left };
+      : duration(since > 0 ? seconds / since * (this.#total - done) : Infinity);
+    const rate = this.#unit === "" ? "" : rateText(this.#unit, since, seconds);
+    const parts = { done, total: this.#total, text: `${text}${rate}`, left };
     if (this.#columns === null) return this.#write(`${barLine(parts, Infinity)}\n`);
     this.#write(`\r\x1b[K${barLine(parts, (this.#columns ?? terminalColumns()) - 1)}`);
   }

@@ -150,6 +150,12 @@ export function tellEnd(end: RunEnd, isQuiet = false): number {
   return ENDINGS[end.ending].code;
 }
 
+/** Says how a command went that always comes to its end or throws. */
+export function tellDone(end: Pick<RunEnd, "done" | "saved" | "losses" | "best" | "next">): void {
+  const ended = { ending: "done", why: "", state: null, command: "" } as const;
+  for (const line of endText({ ...end, ...ended })) console.log(line);
+}
+
 /** True if the same run may come further: one that diverged would diverge again. */
 export function mayGoOn(error: unknown): boolean {
   return !(error instanceof Error && error.name === "TrainingError");

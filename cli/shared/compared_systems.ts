@@ -49,7 +49,7 @@ import { computeHere } from "../flags/simulation_flags.ts";
 const MAX_NEW_TOKENS = 40;
 
 /** What is the same for every run. */
-export interface WorkOptions {
+export interface ComparisonOptions {
   /** The base model: its folder, or a GGUF file. */
   readonly model: string;
   /** Its tokenizer; empty for the model's own. */
@@ -102,11 +102,28 @@ export interface RunResult {
   readonly refused: string | null;
 }
 
+/** What was read from files. */
+interface Loaded {
+  readonly model: ModelFolder;
+  readonly tokenizer: Tokenizer;
+  readonly train: SequenceSet;
+  readonly valid: SequenceSet;
+  readonly test: ReadExamples;
+}
+
+/** What is told and done besides the steps of a run. */
+export interface RunExtras {
+  /** Called after each step. */
+  readonly onStep: () => void;
+  /** True to generate texts at the end. */
+  readonly texts: boolean;
+}
+
 /** Loaded once, used by every run. */
-export class Work implements Disposable {
+export class SystemComparison implements Disposable {
   readonly model: ModelFolder;
   readonly #engine: Engine;
-  readonly #options: WorkOptions;
+  readonly #options: ComparisonOptions;
   readonly #layers: ReturnType<typeof loadLayers>;
   readonly #ends: ReturnType<typeof loadEmbeddingAndHead>;
   readonly #tokenizer: Tokenizer;
@@ -116,30 +133,21 @@ export class Work implements Disposable {
   readonly #baseNorm: Float32Array;
   #compute: ComputeModel;
 
-  private constructor(
-    engine: Engine,
-    options: WorkOptions,
-    model: ModelFolder,
-    tokenizer: Tokenizer,
-    texts: {
-      readonly train: SequenceSet;
-      readonly valid: SequenceSet;
-      readonly test: ReadExamples;
-    },
-  ) {
+  private constructor(engine: Engine, options: ComparisonOptions, loaded: Loaded) {
+    const { model, tokenizer, train, valid, test } = loaded;
     this.#engine = engine;
     this.#options = options;
     this.model = model;
     this.#tokenizer = tokenizer;
     this.#layers = loadLayers(engine, model, options);
     this.#ends = loadEmbeddingAndHead(engine, model, options);
-    this.#train = texts.train;
-    this.#evaluation = fixedBatches(texts.valid, options.batch).slice(0, options.validBatches);
+    this.#train = train;
+    this.#evaluation = fixedBatches(valid, options.batch).slice(0, options.validBatches);
     const choice = { count: options.prompts, first: 0, distinct: false };
     // Plain texts have no prompts: then no texts are generated.
-    if (havePrompts(texts.test.examples)) {
+    if (havePrompts(test.examples)) {
       const room = this.#ends.shape.positions - MAX_NEW_TOKENS;
-      const { prompts, counts } = encodePrompts(texts.test, tokenizer, choice, room);
+      const { prompts, counts } = encodePrompts(test, tokenizer, choice, room);
       const cut = cutText(options.test, counts, room);
       if (cut !== null) console.error(cut);
       this.#prompts = prompts;
@@ -149,7 +157,7 @@ export class Work implements Disposable {
   }
 
   /** Loads model and data. */
-  static async open(engine: Engine, options: WorkOptions): Promise<Work> {
+  static async open(engine: Engine, options: ComparisonOptions): Promise<SystemComparison> {
     const devices = options.capacities.length;
     const stranger = options.link.failures?.find(({ device = 0 }) => device >= devices);
     if (stranger !== undefined) {
@@ -162,7 +170,7 @@ export class Work implements Disposable {
     const train = await encoded(options.data);
     const valid = await encoded(options.valid);
     const test = await readExamples(options.test, options);
-    const work = new Work(engine, options, model, tokenizer, { train, valid, test });
+    const work = new SystemComparison(engine, options, { model, tokenizer, train, valid, test });
     if (options.compute === null) {
       const { settings, batch } = options;
       const sample = shuffledBatches(work.#train, { batch, seed: settings.seed }).next();
@@ -184,10 +192,9 @@ export class Work implements Disposable {
   /**
    * Trains one system from the start.
    *
-   * @param onStep Called after each step.
    * @throws What ended the run, unless a system was refused for what it needs.
    */
-  async run(system: System, settings: RunSettings, onStep: () => void, texts = true): Promise<RunResult> {
+  async run(system: System, settings: RunSettings, { onStep, texts }: RunExtras): Promise<RunResult> {
     const { capacities, memory, link } = this.#options;
     const compute = this.#compute;
     const batches = shuffledBatches(this.#train, { batch: this.#options.batch, seed: settings.seed });
