@@ -2,9 +2,9 @@
  * EdgeTuner: collaborative LoRA fine-tuning on WebGPU. An edge server holds the frozen base model,
  * user devices hold LoRA head modules, and a pruner says in each step which of them matter.
  *
- * This module has what a program needs; the rest is behind `@edgetuner/edgetuner/kernels`, `/core`,
- * `/transport` and `/plugins`. The control server is apart, in `/server`, and the scores of texts are in
- * `/evaluation`, so that only those who use them load them.
+ * This module has what a program needs. The rest is behind `@edgetuner/edgetuner/kernels`, `/core`,
+ * `/transport` and `/plugins`. Three entry points are for some programs alone: `/contracts` for those who write
+ * a pruner, a codec or a transport, `/server` for the control server, `/evaluation` for the scores of texts.
  *
  * @module
  */
@@ -14,16 +14,11 @@ export {
   type BaseWeights,
   encodeOpening,
   encodePairs,
-  Gpt2EmbeddingAndHead,
-  Gpt2Layers,
-  initialWeights,
   loadEmbeddingAndHead,
   loadLayers,
-  loadModelFolder,
   loadPairs,
   loadTokenizer,
   loadTrainingData,
-  type ModelFolder,
   type OpenedModel,
   openModel,
   pullModel,
@@ -40,15 +35,13 @@ export {
   DEFAULT_OPTIMIZER,
   defaultRunSettings,
   EdgeServer,
-  type EdgeServerOptions,
   LocalTraining,
   type LoraSettings,
   type OptimizerSettings,
   type RunSettings,
   runUserDevice,
   Trainer,
-  type TrainerOptions,
-  type UserDeviceOptions,
+  TrainingPlan,
   warmUp,
 } from "@edgetuner/core";
 
@@ -61,10 +54,12 @@ export {
   joinAdapters,
   loadAdapter,
   loadHeads,
+  loadPeft,
   LocalHeads,
   mergePeft,
   reduceRank,
   saveAdapter,
+  savePeft,
   toPeft,
 } from "@edgetuner/core";
 
@@ -72,9 +67,9 @@ export {
 export { beamSearch, CachedSession, sample } from "@edgetuner/core";
 
 // The GPU.
-export { Engine, type EngineOptions, GpuError, matmul, type Tensor } from "@edgetuner/kernels";
+export { Engine, GpuError, type Tensor } from "@edgetuner/kernels";
 
-// Pruners, and what they are made of.
+// Pruners.
 export {
   budgetPruner,
   collectingPruner,
@@ -87,10 +82,10 @@ export {
   oraclePruner,
   randomPruner,
 } from "@edgetuner/plugins";
-export type { Pruner, PrunerContext, PrunerDecision, PrunerInput } from "@edgetuner/core";
+export type { Pruner } from "@edgetuner/core";
 
 // Codecs: how numbers are written on the wire.
-export { f16Codec, f32Codec, int8Codec, type WireCodec } from "@edgetuner/core";
+export { f16Codec, f32Codec, int8Codec } from "@edgetuner/core";
 
 // Ways to exchange frames.
 export {
@@ -101,10 +96,10 @@ export {
   webSocketListener,
   webSocketTransport,
 } from "@edgetuner/transport";
-export type { Channel, Listener, Transport } from "@edgetuner/core";
+export type { Channel } from "@edgetuner/core";
 
 // Runs on emulated links, and what a run would take.
-export { emulateLink, LINK_PROFILES, type LinkProfile, plan, simulate } from "@edgetuner/transport";
+export { emulateLink, LINK_PROFILES, plan, simulate } from "@edgetuner/transport";
 
 // Errors to catch.
 export {
@@ -112,6 +107,7 @@ export {
   CheckpointError,
   DataFormatError,
   DeadlineError,
+  DownloadError,
   HandshakeError,
   PluginError,
   ProtocolError,

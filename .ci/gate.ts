@@ -10,6 +10,7 @@
 import { checkBrowserTypes, findHostUses } from "./browser.ts";
 import { findViolations } from "./layering.ts";
 import { findBrokenLinks } from "./links.ts";
+import { buildReference } from "./reference.ts";
 import { findUndocumented } from "./umbrella.ts";
 import { findWords } from "./words.ts";
 
@@ -27,7 +28,7 @@ const ROOT = `${import.meta.dirname}/..`;
 /** Folders and files that are published, where nothing may write to the console. */
 const LIBRARIES = [
   ...["kernels", "core", "transport", "plugins"].flatMap((member) => [member, `${member}.ts`]),
-  ...["mod.ts", "server.ts", "evaluation.ts"],
+  ...["mod.ts", "server.ts", "evaluation.ts", "contracts.ts"],
 ];
 const NO_TESTS = "--ignore=**/*_test.ts,**/*_bench.ts,.jsr";
 /** The rules of deno.json hold for all files and take no other rules for some. */
@@ -46,6 +47,7 @@ const PARTS: Record<string, () => Promise<Count>> = {
   "layering": layering,
   "umbrella": () => findings(findUndocumented()),
   "doc-lint": docLint,
+  "docs": docs,
   "words": () => findings(findWords()),
   "links": () => findings(findBrokenLinks()),
   "publish-dry-run": publishDryRun,
@@ -152,6 +154,17 @@ async function docLint(): Promise<Count> {
   console.error(ours.join("\n"));
   // Without a count the command failed for another reason.
   return one(ours.length === 0 && findings.some(isCount));
+}
+
+/** The reference, to see that it can be built. */
+async function docs(): Promise<Count> {
+  const folder = await Deno.makeTempDir();
+  try {
+    await buildReference(folder);
+    return one(true);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
 }
 
 /** From each package's own folder: from the root only the root package would be published. */

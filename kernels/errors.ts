@@ -10,7 +10,11 @@ export class NoAdapterError extends Error {
   override readonly name = "NoAdapterError";
 }
 
-/** The GPU rejected something after the fact: validation, out of memory, device lost. */
+/**
+ * The GPU rejected something after the fact: validation, out of memory, device lost.
+ *
+ * @category GPU
+ */
 export class GpuError extends Error {
   /** Always `"GpuError"`. */
   override readonly name: string = "GpuError";

@@ -1,11 +1,13 @@
 import { assert, assertEquals } from "@std/assert";
 import * as core from "@edgetuner/core";
+import * as contracts from "@edgetuner/core/contracts";
 import * as evaluation from "@edgetuner/core/evaluation";
 import * as kernels from "@edgetuner/kernels";
 import * as plugins from "@edgetuner/plugins";
 import * as transport from "@edgetuner/transport";
 import * as server from "@edgetuner/transport/server";
 import { findUndocumented } from "../.ci/umbrella.ts";
+import * as umbrellaContracts from "../contracts.ts";
 import * as umbrellaCore from "../core.ts";
 import * as umbrellaEvaluation from "../evaluation.ts";
 import * as umbrellaKernels from "../kernels.ts";
@@ -17,6 +19,7 @@ import * as umbrellaTransport from "../transport.ts";
 Deno.test("each entry point of the umbrella package has all values of its member", () => {
   for (
     const [own, member] of [
+      [umbrellaContracts, contracts],
       [umbrellaCore, core],
       [umbrellaEvaluation, evaluation],
       [umbrellaKernels, kernels],
@@ -43,7 +46,7 @@ Deno.test("the check of mod.ts finds names without a description or an example, 
     const entry = `${folder}/mod.ts`;
     await Deno.writeTextFile(
       entry,
-      "/** One. */\nexport const one = 1;\n\nexport const two = 2;\n" +
+      "/**\n * One.\n *\n * @category A\n */\nexport const one = 1;\n\nexport const two = 2;\n" +
         "/**\n * Three.\n *\n * @example\n * ```ts\n * export {};\n * ```\n */\nexport const three = 3;\n",
     );
     const found = await findUndocumented(entry, ["one", "three", "four"]);
@@ -51,6 +54,8 @@ Deno.test("the check of mod.ts finds names without a description or an example, 
       "Cannot find four",
       "Cannot export one",
       "Cannot export two",
+      "Cannot export two",
+      "Cannot export three",
     ]);
   } finally {
     await Deno.remove(folder, { recursive: true });

@@ -301,6 +301,8 @@ function describe(status: number, text: string): string {
 /**
  * Makes the connecting side.
  *
+ * @category Transports
+ *
  * @example Usage
  * ```ts
  * import { httpListener, httpTransport } from "@edgetuner/transport";

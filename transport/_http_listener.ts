@@ -208,6 +208,8 @@ class HttpSessions implements HttpListener {
  * `@edgetuner/edgetuner/server`, which limits connections. Close channels before
  * the server is shut down, as it waits for requests that are held.
  *
+ * @category Transports
+ *
  * @example Usage
  * ```ts
  * import { httpListener, requireToken } from "@edgetuner/transport";

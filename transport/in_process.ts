@@ -83,6 +83,8 @@ class InProcessWire implements Wire {
  *
  * Queues are bounded, so back-pressure is as real as over a network. Frames are copied.
  *
+ * @category Transports
+ *
  * @example Usage
  * ```ts
  * import { inProcessTransport } from "@edgetuner/transport";

@@ -79,6 +79,7 @@ class MessagePortWire implements Wire {
  *
  * @param port The end.
  * @param peer Name of the peer, for messages to people.
+ * @category Transports
  */
 export function messagePortChannel(port: MessagePort, peer: string): Channel {
   return new WireChannel(

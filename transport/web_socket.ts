@@ -444,6 +444,8 @@ function wrap(
  * Deno 2.9; a test ends a real process). Where a runtime has none, the socket ends when the system gives the connection
  * up, after minutes; a program that is to end before calls `Deno.exit`.
  *
+ * @category Transports
+ *
  * @example Usage
  * ```ts
  * import { webSocketListener, webSocketTransport } from "@edgetuner/transport";
@@ -552,6 +554,8 @@ async function askWhy(
 /**
  * Makes the accepting side. It serves nothing itself: mount `handle` in a server, such as `serve` of
  * `@edgetuner/edgetuner/server`, which limits connections.
+ *
+ * @category Transports
  *
  * @example Usage
  * ```ts

@@ -36,6 +36,8 @@ export interface WaitOptions {
  *
  * `send` resolves when the frame may be followed by another one (back-pressure), not when it
  * has arrived. A frame handed to `send` must not be changed afterwards.
+ *
+ * @category Transports
  */
 export interface Channel extends AsyncDisposable {
   /** Name of the peer as the transport sees it, for messages to people. */

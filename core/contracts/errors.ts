@@ -7,55 +7,91 @@
  * @module
  */
 
-/** A frame broke the protocol: malformed, oversized, out of order or of the wrong shape. The peer that sent it is closed. */
+/**
+ * A frame broke the protocol: malformed, oversized, out of order or of the wrong shape. The peer that sent it is closed.
+ *
+ * @category Errors
+ */
 export class ProtocolError extends Error {
   /** Always `"ProtocolError"`. */
   override readonly name = "ProtocolError";
 }
 
-/** A peer refused or was refused: wrong version, wrong model, wrong token, no place left. */
+/**
+ * A peer refused or was refused: wrong version, wrong model, wrong token, no place left.
+ *
+ * @category Errors
+ */
 export class HandshakeError extends Error {
   /** Always `"HandshakeError"`. */
   override readonly name = "HandshakeError";
 }
 
-/** A channel could not be opened, or ended while something was still expected from it. */
+/**
+ * A channel could not be opened, or ended while something was still expected from it.
+ *
+ * @category Errors
+ */
 export class ChannelClosedError extends Error {
   /** Always `"ChannelClosedError"`. */
   override readonly name = "ChannelClosedError";
 }
 
-/** A wait reached its limit. */
+/**
+ * A wait reached its limit.
+ *
+ * @category Errors
+ */
 export class DeadlineError extends Error {
   /** Always `"DeadlineError"`. */
   override readonly name = "DeadlineError";
 }
 
-/** A plugin returned something its contract does not allow. */
+/**
+ * A plugin returned something its contract does not allow.
+ *
+ * @category Errors
+ */
 export class PluginError extends Error {
   /** Always `"PluginError"`. */
   override readonly name = "PluginError";
 }
 
-/** Training cannot go on, as a loss, a norm or a weight is not a finite number any more. */
+/**
+ * Training cannot go on, as a loss, a norm or a weight is not a finite number any more.
+ *
+ * @category Errors
+ */
 export class TrainingError extends Error {
   /** Always `"TrainingError"`. */
   override readonly name = "TrainingError";
 }
 
-/** A file of a model, an adapter or a run's state is unreadable or does not fit. */
+/**
+ * A file of a model, an adapter or a run's state is unreadable or does not fit.
+ *
+ * @category Errors
+ */
 export class CheckpointError extends Error {
   /** Always `"CheckpointError"`. */
   override readonly name = "CheckpointError";
 }
 
-/** A line of data is not as its format says, or a file of data holds nothing that can be used. */
+/**
+ * A line of data is not as its format says, or a file of data holds nothing that can be used.
+ *
+ * @category Errors
+ */
 export class DataFormatError extends Error {
   /** Always `"DataFormatError"`. */
   override readonly name = "DataFormatError";
 }
 
-/** A file or folder could not be written: the disk is full, for example, or another program uses it. What was there before is still whole. */
+/**
+ * A file or folder could not be written: the disk is full, for example, or another program uses it. What was there before is still whole.
+ *
+ * @category Errors
+ */
 export class SaveError extends Error {
   /** Always `"SaveError"`. */
   override readonly name = "SaveError";
@@ -67,7 +103,11 @@ export class GenerationError extends Error {
   override readonly name = "GenerationError";
 }
 
-/** A download failed for good: refused, missing, or not what it should be. What came so far is kept for the next try. */
+/**
+ * A download failed for good: refused, missing, or not what it should be. What came so far is kept for the next try.
+ *
+ * @category Errors
+ */
 export class DownloadError extends Error {
   /** Always `"DownloadError"`. */
   override readonly name = "DownloadError";

@@ -93,6 +93,8 @@ export type PrunerState = unknown;
 /**
  * A pruning strategy. A factory `(options) => Pruner` returns a plain object; the state is kept
  * outside, so that it can be saved with a checkpoint and moved to another machine.
+ *
+ * @category Pruners
  */
 export interface Pruner<State = PrunerState> {
   /** Short name for reports, such as `"greedy"`. */

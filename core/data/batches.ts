@@ -82,6 +82,7 @@ export function encodePrompt(tokenizer: Tokenizer, prompt: string): number[] {
  * @param text The beginning. If it is empty, the token that begins texts takes its place, or else the one that
  * ends them, so that there is something to go on from.
  * @returns Token ids, at least one.
+ * @category Model and data
  *
  * @example
  * ```ts
@@ -127,6 +128,7 @@ export function encodeCompletion(tokenizer: Tokenizer, completion: string): numb
  * @param encoding T, and whether prompts are learnt too.
  * @returns One sequence per pair.
  * @throws {RangeError} If T is not a positive integer.
+ * @category Model and data
  *
  * @example
  * ```ts
@@ -317,6 +319,7 @@ const WINDOW = 32;
  * @param settings B and the seed.
  * @returns The batches, at position 0.
  * @throws {RangeError} If B is not a positive integer, the seed is out of range, or the set is empty.
+ * @category Model and data
  */
 export function shuffledBatches(set: SequenceSet, settings: ShuffleSettings): BatchStream {
   const { batch, seed, padToMultipleOf = 0 } = settings;

@@ -100,6 +100,7 @@ function checkPair(pair: TextPair): TextPair | BrokenRule {
  * @returns What {@linkcode parsePairs} returns.
  * @throws {CheckpointError} If the file cannot be read.
  * @throws {DataFormatError} If a line is not UTF-8 or not a pair.
+ * @category Model and data
  */
 export async function loadPairs(path: string | URL, options: PairOptions = {}): Promise<TextPair[]> {
   return parsePairs(await loadText(path), { name: String(path), ...options });

@@ -13,7 +13,11 @@ import { checkTokenizerSizes, watchOf } from "./_tokenizer_limits.ts";
 
 export type { PlacedTokens } from "./_token_places.ts";
 
-/** Text to tokens and back. */
+/**
+ * Text to tokens and back.
+ *
+ * @category Model and data
+ */
 export interface Tokenizer {
   /** V: all ids are below. */
   readonly vocabSize: number;
@@ -203,6 +207,7 @@ export function tokenizerFromJson(json: unknown, options: TokenizerOptions = {})
  * @param options Names of the special tokens.
  * @returns The tokenizer.
  * @throws {CheckpointError} If the file cannot be read, or is not what {@linkcode tokenizerFromJson} needs.
+ * @category Model and data
  */
 export async function loadTokenizer(path: string | URL, options: TokenizerOptions = {}): Promise<Tokenizer> {
   let json: unknown;

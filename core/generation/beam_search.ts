@@ -128,6 +128,7 @@ function best(
  * @throws {RangeError} If an option is out of range or the model has no room.
  * @throws {GenerationError} If the model gives logits that are not finite.
  * @throws The signal's reason, if it is aborted.
+ * @category Generation
  *
  * @example
  * ```ts

@@ -142,7 +142,11 @@ export abstract class TokenSession implements DecodingSession {
   }
 }
 
-/** Continuations of one prompt by a GPT-2, an OPT or a LLaMA, with or without LoRA head modules. */
+/**
+ * Continuations of one prompt by a GPT-2, an OPT or a LLaMA, with or without LoRA head modules.
+ *
+ * @category Generation
+ */
 export class CachedSession extends TokenSession implements Disposable {
   readonly #layers: CachedLayers;
 

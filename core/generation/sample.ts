@@ -39,6 +39,7 @@ export interface SampleOptions extends Partial<LogitsRules> {
  * @returns The new tokens, with the end token if one came.
  * @throws {RangeError} If an option is out of range.
  * @throws {GenerationError} If the model gives logits that are not finite.
+ * @category Generation
  *
  * @example
  * ```ts

@@ -8,7 +8,11 @@ import type { Tokenizer } from "../data/tokenizer.ts";
 import type { ModelFolder } from "./model_folder.ts";
 import { checkTokenizer, loadModel, loadTokenizerOf } from "./model_path.ts";
 
-/** A model and its tokenizer. */
+/**
+ * A model and its tokenizer.
+ *
+ * @category Model and data
+ */
 export interface OpenedModel {
   /** Configuration, weights and fingerprint. */
   readonly model: ModelFolder;
@@ -29,6 +33,7 @@ export interface OpenModelOptions {
  * @param options Where the tokenizer is, if it is elsewhere.
  * @returns Both.
  * @throws {CheckpointError} If a file is missing or not valid, or the tokenizer has tokens that the model has not.
+ * @category Model and data
  *
  * @example
  * ```ts

@@ -54,7 +54,11 @@ export interface DataCounts {
   readonly skipped: number;
 }
 
-/** Sequences, and what became of the lines that they come from. */
+/**
+ * Sequences, and what became of the lines that they come from.
+ *
+ * @category Model and data
+ */
 export interface TrainingData extends SequenceSet {
   /** What was cut and left out. */
   readonly counts: DataCounts;
@@ -125,6 +129,7 @@ export async function readTrainingExamples(
  * @throws {CheckpointError} If the file cannot be read.
  * @throws {DataFormatError} What {@linkcode readTrainingExamples} throws.
  * @throws {RangeError} If T is not a positive integer.
+ * @category Model and data
  *
  * @example
  * ```ts

@@ -24,7 +24,11 @@ import { checkLora, DEFAULT_OPTIMIZER, type LoraSettings } from "./settings.ts";
 /** Version of the adapter format. */
 const FORMAT_VERSION = 1;
 
-/** An adapter, or some heads of one. */
+/**
+ * An adapter, or some heads of one.
+ *
+ * @category Adapters
+ */
 export interface Adapter {
   /** LoRA settings it was trained with. */
   readonly lora: LoraSettings;
@@ -45,6 +49,7 @@ function nameOf(layer: number, head: number, target: string, matrix: "A" | "B"):
  *
  * @param modules The head modules.
  * @param fingerprint Fingerprint of the base model, if known.
+ * @category Adapters
  */
 export async function adapterOf(modules: HeadModules, fingerprint = ""): Promise<Adapter> {
   const { lora, range } = modules.options;
@@ -65,6 +70,7 @@ export async function adapterOf(modules: HeadModules, fingerprint = ""): Promise
  * Joins the parts that the devices of a run saved.
  *
  * @throws {CheckpointError} If the parts do not belong together or hold a head twice.
+ * @category Adapters
  */
 export function joinAdapters(parts: readonly Adapter[]): Adapter {
   const [first] = parts;
@@ -152,6 +158,7 @@ export function loadIntoModules(adapter: Adapter, modules: HeadModules): void {
  * @param adapter Head modules of every head.
  * @returns One virtual device with all heads; the caller's to dispose.
  * @throws {CheckpointError} If a head module is missing.
+ * @category Adapters
  */
 export function loadHeads(engine: Engine, adapter: Adapter): LocalHeads {
   const { lora, model } = adapter;
@@ -199,6 +206,7 @@ const FILES = { config: "adapter_config.json", weights: "adapter_model.safetenso
  * @returns Where the former adapter is kept; `null` if there was none, or one of the same run.
  * @throws {CheckpointError} If a weight is not finite; nothing is written then.
  * @throws {SaveError} If a file cannot be written, on a full disk for example; the former adapter is still there.
+ * @category Adapters
  *
  * @example
  * ```ts
@@ -297,6 +305,7 @@ export async function adapterOrigin(folder: string): Promise<AdapterOrigin | nul
  * Reads an adapter folder.
  *
  * @throws {CheckpointError} If a file is missing, damaged or not valid.
+ * @category Adapters
  */
 export async function loadAdapter(folder: string): Promise<Adapter> {
   const path = `${folder}/${FILES.config}`;

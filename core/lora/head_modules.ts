@@ -161,6 +161,8 @@ export function clipFactor(squares: readonly number[], limit: number): number {
 /**
  * The head modules of one device.
  *
+ * @category Adapters
+ *
  * @example
  * ```ts
  * import { DEFAULT_LORA, DEFAULT_OPTIMIZER, HeadModules } from "@edgetuner/core";

@@ -14,7 +14,11 @@ import { targetColumns } from "./target_columns.ts";
 import { keptHeads, maskOfRange, putRange } from "./head_mask.ts";
 import { requireFiniteNorm } from "./finite.ts";
 
-/** Head modules of virtual devices in this process, on the engine of the base model. */
+/**
+ * Head modules of virtual devices in this process, on the engine of the base model.
+ *
+ * @category Adapters
+ */
 export class LocalHeads implements HeadPort, Disposable {
   readonly #devices: readonly HeadModules[];
   readonly #needs: readonly StatisticName[];

@@ -41,6 +41,7 @@ import { LORA_TARGETS, type LoraTarget } from "./settings.ts";
  * @param family Decides names and `fan_in_fan_out`.
  * @param kvHeads H_kv of the model. @default {heads}
  * @throws {CheckpointError} If a head module is missing.
+ * @category Adapters
  *
  * @example
  * ```ts
@@ -204,6 +205,7 @@ export function fitsHeadModules(peft: PeftAdapter, family: ModelFamily, shape: P
  *
  * @throws {CheckpointError} If the adapter has a weight that is not finite, other modules, another shape, or a head whose B uses more than 256
  * rows of A.
+ * @category Adapters
  */
 export function fromPeft(peft: PeftAdapter, family: ModelFamily, shape: PeftModelShape): Adapter {
   requireFiniteValues("import the adapter", peft.arrays);
@@ -262,6 +264,7 @@ function usedColumns(b: Float32Array | null, rank: number): number[] {
  * @param adapter What.
  * @returns Where a folder that was there is kept (`FOLDER.previous`); `null` if there was none.
  * @throws {SaveError} If it cannot be written, on a full disk for example; what was there is still there.
+ * @category Adapters
  */
 export async function savePeft(folder: string, { config, arrays }: PeftAdapter): Promise<string | null> {
   await using pending = await PendingFolder.create(folder);
@@ -285,6 +288,7 @@ const PLAIN: Readonly<Record<string, readonly unknown[]>> = {
  * Reads a PEFT adapter folder.
  *
  * @throws {CheckpointError} If a file is missing or not valid, or the adapter is more than a plain LoRA.
+ * @category Adapters
  */
 export async function loadPeft(folder: string): Promise<PeftAdapter> {
   const path = `${folder}/adapter_config.json`;

@@ -28,6 +28,7 @@ const MERGE = "merge the adapter";
  * @returns The merged weights, each computed when it is read.
  * @throws {CheckpointError} If an adapted weight is missing, or one of the adapter is not finite; on reading, if it
  * has another shape, or if a weight of the model, before or after, is not finite.
+ * @category Adapters
  */
 export function mergePeft(
   weights: NamedArrays,

@@ -16,6 +16,7 @@ import { type PeftAdapter, scaleOf } from "./peft_modules.ts";
  * @param rank The new rank.
  * @returns The smaller adapter, and ||change||_F / ||B A||_F over all modules together.
  * @throws {RangeError} If the rank is not from 1 to the present one.
+ * @category Adapters
  */
 export async function reduceRank(
   peft: PeftAdapter,

@@ -15,7 +15,11 @@ export type LoraTarget = "q" | "k" | "v";
 /** Targets in the order of the columns of a fused QKV product. */
 export const LORA_TARGETS: readonly LoraTarget[] = ["q", "k", "v"];
 
-/** LoRA settings. Delta = (alpha / rank) * dropout(X) A^T B^T per head module and target. */
+/**
+ * LoRA settings. Delta = (alpha / rank) * dropout(X) A^T B^T per head module and target.
+ *
+ * @category Training
+ */
 export interface LoraSettings {
   /** What a head module reads of X, see `INPUT_MODES`. */
   readonly mode: InputModeName;
@@ -48,7 +52,11 @@ export const SCHEDULES = ["linear", "cosine", "constant"] as const;
 /** See `SCHEDULES`. */
 export type Schedule = typeof SCHEDULES[number];
 
-/** Optimizer settings. */
+/**
+ * Optimizer settings.
+ *
+ * @category Training
+ */
 export interface OptimizerSettings {
   /** Peak learning rate. */
   readonly learningRate: number;

@@ -43,6 +43,7 @@ export interface LoadOptions {
  * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format, or if the
  * layers hold a weight that the family and configuration have no use for.
  * @throws {RangeError} If there is no such format.
+ * @category Model and data
  */
 export function loadLayers(
   engine: Engine,
@@ -60,6 +61,7 @@ export function loadLayers(
  * @param options How token embedding and LM head are held.
  * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format.
  * @throws {RangeError} If there is no such format.
+ * @category Model and data
  */
 export function loadEmbeddingAndHead(
   engine: Engine,

@@ -10,7 +10,11 @@ import type { MicroBatch } from "../contracts/micro_batches.ts";
 import type { EmbeddingAndHead } from "./base.ts";
 import type { Gpt2EmbeddingAndHead } from "./families/gpt2.ts";
 
-/** Tokens of a step with what is to be predicted. */
+/**
+ * Tokens of a step with what is to be predicted.
+ *
+ * @category Model and data
+ */
 export interface TokenBatch {
   /** [B * T]: token of each place. */
   readonly tokens: Uint32Array;

@@ -131,6 +131,8 @@ export function refuseForeign(fields: ConfigFields): void {
 /**
  * How the matrices of a frozen base lie in adapter memory: as f32, or packed. Norms, biases and position
  * embeddings are f32 in every case, and products add up in f32.
+ *
+ * @category Model and data
  */
 export type BaseWeights = "f32" | PackedFormat;
 

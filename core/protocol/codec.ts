@@ -15,6 +15,8 @@ import { HandshakeError, ProtocolError } from "../contracts/errors.ts";
 /**
  * 32-bit floats as they are: no loss, 4 bytes a number.
  *
+ * @category Codecs
+ *
  * @example
  * ```ts
  * import { f32Codec } from "@edgetuner/core";
@@ -41,6 +43,8 @@ const F16_MAX = 65504;
  * 3e-8 below. Numbers beyond +-65504 become +-65504.
  *
  * `encode` throws a RangeError for NaN, which would spread, and `decode` refuses what is not finite.
+ *
+ * @category Codecs
  *
  * @example
  * ```ts
@@ -109,6 +113,8 @@ export interface Int8CodecOptions {
  *
  * Layout: all scales as f32, then all integers. `encode` throws a RangeError for numbers that are not
  * finite, and `decode` refuses scales that are negative or not finite.
+ *
+ * @category Codecs
  *
  * @example
  * ```ts

@@ -23,7 +23,11 @@ export interface LedgerEntry {
   frameBytes: number;
 }
 
-/** Counts frames and bytes by kind and direction. */
+/**
+ * Counts frames and bytes by kind and direction.
+ *
+ * @category Training
+ */
 export class ByteLedger {
   readonly #entries = new Map<string, LedgerEntry>();
 

@@ -67,7 +67,55 @@ interface HeadAssignment {
   readonly ranges: readonly HeadRange[];
 }
 
-/** One run of an edge server. */
+/**
+ * One run of an edge server. Devices join it over channels of any transport; the steps begin once as many have joined
+ * as it waits for.
+ *
+ * @category Training
+ *
+ * @example
+ * ```ts
+ * import {
+ *   defaultRunSettings,
+ *   EdgeServer,
+ *   Engine,
+ *   greedyPruner,
+ *   inProcessTransport,
+ *   loadEmbeddingAndHead,
+ *   loadLayers,
+ *   loadTrainingData,
+ *   openModel,
+ *   runUserDevice,
+ *   shuffledBatches,
+ * } from "@edgetuner/edgetuner";
+ *
+ * const path = "cli/assets/tiny_gpt2";
+ * const { model, tokenizer } = await openModel(path);
+ * const { fingerprint } = model;
+ * using engine = await Engine.create();
+ * using base = loadLayers(engine, model);
+ * const settings = defaultRunSettings(2);
+ * const server = new EdgeServer({ engine, base, fingerprint, settings, pruner: greedyPruner(), devices: 1 });
+ * server.subscribe((event) => {
+ *   if (event.type === "step") console.log(event.record.step, event.record.kept);
+ * });
+ *
+ * // A device of the same process; others come by webSocketListener or httpListener.
+ * const { transport, listener } = inProcessTransport();
+ * const set = await loadTrainingData("cli/assets/restaurant/valid.txt", { model: path, tokenizer, length: 24 });
+ * const batches = shuffledBatches(set, { batch: 2, seed: 1 });
+ * using ends = loadEmbeddingAndHead(engine, model);
+ * const next = (step: number) => step < 2 ? { batch: batches.next(), mode: "train" as const } : null;
+ * const data = { ends, loss: { labelSmoothing: 0.1 }, fingerprint, next };
+ * const device = runUserDevice({ engine, channel: await transport.connect(), name: "laptop", capacity: 1, data });
+ * void server.join((await listener.accept())!);
+ * await server.start();
+ * const { error, modules } = await device;
+ * modules?.[Symbol.dispose]();
+ * await listener[Symbol.asyncDispose]();
+ * if (error !== null) throw error;
+ * ```
+ */
 export class EdgeServer extends RunServer {
   readonly #options: EdgeServerOptions;
   readonly #saver = new BackgroundSaver();

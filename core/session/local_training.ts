@@ -52,7 +52,36 @@ export interface LocalTrainingOptions extends Pick<TrainerOptions, "start" | "on
   readonly saving?: SavingPort<RunCheckpoint> | undefined;
 }
 
-/** A run with everything on one machine. */
+/**
+ * A run with everything on one machine.
+ *
+ * @category Training
+ *
+ * @example
+ * ```ts
+ * import {
+ *   defaultRunSettings,
+ *   Engine,
+ *   loadEmbeddingAndHead,
+ *   loadLayers,
+ *   loadTrainingData,
+ *   LocalTraining,
+ *   openModel,
+ *   TrainingPlan,
+ * } from "@edgetuner/edgetuner";
+ *
+ * const path = "cli/assets/tiny_gpt2";
+ * const { model, tokenizer } = await openModel(path);
+ * const set = await loadTrainingData("cli/assets/restaurant/valid.txt", { model: path, tokenizer, length: 24 });
+ * using engine = await Engine.create();
+ * using base = loadLayers(engine, model);
+ * using ends = loadEmbeddingAndHead(engine, model);
+ * const source = await TrainingPlan.create({ set, valid: set, batch: 2, seed: 1, validBatches: 1 });
+ * using training = new LocalTraining({ engine, base, ends, settings: defaultRunSettings(2), source });
+ * const { losses } = await training.trainer.run();
+ * console.log(losses?.before, losses?.after);
+ * ```
+ */
 export class LocalTraining implements Disposable {
   /** The head modules of each virtual device. */
   readonly modules: readonly HeadModules[];

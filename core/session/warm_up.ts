@@ -59,12 +59,14 @@ const BATCH = {
  * it has the data.
  * @param baseWeights How the base is held. @default {"f32"}
  * @throws {GpuError} If a kernel does not compile or run.
+ * @category Training
  *
  * @example
- * ```ts ignore
+ * ```ts
+ * import { Engine, warmUp } from "@edgetuner/edgetuner";
+ *
  * using engine = await Engine.create();
- * await warmUp(engine, ["heads"]);
- * await runUserDevice({ engine, channel, name, capacity });
+ * await warmUp(engine, ["heads"]); // then runUserDevice()
  * ```
  */
 export async function warmUp(

@@ -20,7 +20,11 @@ import { MAX_MICRO_BATCHES } from "../contracts/micro_batches.ts";
  */
 export type RunTask = "train" | "generate";
 
-/** Settings that all machines of a run share. */
+/**
+ * Settings that all machines of a run share.
+ *
+ * @category Training
+ */
 export interface RunSettings {
   /** LoRA. */
   readonly lora: LoraSettings;

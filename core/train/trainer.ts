@@ -179,6 +179,8 @@ export function lossesAtEnds(
 /**
  * The training loop of every run.
  *
+ * @category Training
+ *
  * @example Fine-tune a model on one machine
  * ```ts
  * import { encodePairs, loadEmbeddingAndHead, loadLayers, loadModelFolder, loadTokenizer } from "@edgetuner/core";

@@ -98,6 +98,8 @@ export function trainingBatches(
 /**
  * Hands out batches: validation before the first step, every `evalEvery` steps and after the last one,
  * training in between. The batch of a training step depends on its number alone.
+ *
+ * @category Training
  */
 export class TrainingPlan {
   /** What must be the same where the run is resumed. */

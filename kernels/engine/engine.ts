@@ -401,7 +401,11 @@ export interface EngineFactory {
   create(options?: EngineOptions): Promise<Engine>;
 }
 
-/** A GPU device with its pools, pipelines and command queue. */
+/**
+ * A GPU device with its pools, pipelines and command queue.
+ *
+ * @category GPU
+ */
 export type Engine = TensorEngine;
 
 /**

@@ -78,6 +78,8 @@ export const WINDOW_ROWS = 16;
 /**
  * A matrix [rows, columns] in GPU memory. It belongs to whoever made it: declare it with `using`,
  * or dispose it; its memory then goes back to the engine's pool. Using it afterwards throws.
+ *
+ * @category GPU
  */
 export class Tensor implements Disposable {
   /** The engine that holds it. */

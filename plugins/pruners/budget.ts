@@ -33,6 +33,8 @@ export interface BudgetPrunerOptions<State> {
  * allows, over all layers together; one that would cost too much is passed over. As long as the other one gives
  * no scores, every head is kept.
  *
+ * @category Pruners
+ *
  * @example
  * ```ts
  * import { budgetPruner, greedyPruner } from "@edgetuner/plugins";

@@ -26,6 +26,8 @@ export type CollectingState = Omit<PrunerSample, "gradientNorm"> | null;
  * when its gradients are known, that is at the next step: the last step of a run gives none, and neither does
  * a step without LoRA norms (the first one of a run) or with values that are not finite.
  *
+ * @category Pruners
+ *
  * @example
  * ```ts
  * import { collectingPruner } from "@edgetuner/plugins";

@@ -55,6 +55,8 @@ export interface DloraState {
  * communicates, and a revived head is observed anew. As long as nothing was observed every head is
  * active. The scores are the smoothed changes.
  *
+ * @category Pruners
+ *
  * @example
  * ```ts
  * import { dloraPruner } from "@edgetuner/plugins";

@@ -47,6 +47,8 @@ export interface GradientState {
  * kept is the same in every step. Every head is kept in the first `warmupSteps` steps and as long as
  * no gradients are known. The scores are the importances.
  *
+ * @category Pruners
+ *
  * @example
  * ```ts
  * import { gradientPruner } from "@edgetuner/plugins";

@@ -57,6 +57,8 @@ function meanOf(history: readonly Float32Array[]): Float32Array {
  *
  * With `recovery: 0`, `maxRest: Infinity` and `maxLayerShare: 1` the published rules remain.
  *
+ * @category Pruners
+ *
  * @example Prune as published, but never whole layers
  * ```ts
  * import { greedyPruner } from "@edgetuner/plugins";

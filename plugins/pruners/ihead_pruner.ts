@@ -145,6 +145,8 @@ function trainOnline(
  * S_comp. With `online`, every head is kept until `online.steps` steps were observed; then the predictor is
  * trained within that step, and again every `online.refresh` steps, on the heads that were seen.
  *
+ * @category Pruners
+ *
  * @example
  * ```ts
  * import { loadPredictor, predictorTrainer } from "@edgetuner/core";

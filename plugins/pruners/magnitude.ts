@@ -20,6 +20,8 @@ export interface MagnitudePrunerOptions extends KeepOptions {
  * made after the warm-up hardly moves. That is the nature of the rule, and left as it is. Every head
  * is kept as long as no norms are known. The scores are the norms.
  *
+ * @category Pruners
+ *
  * @example
  * ```ts
  * import { magnitudePruner } from "@edgetuner/plugins";

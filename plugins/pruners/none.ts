@@ -9,6 +9,8 @@ import type { Pruner, PrunerContext, PrunerDecision, PrunerInput } from "@edgetu
 /**
  * A pruner that keeps every head in every step. This is vEdgeTuner, the baseline without pruning.
  *
+ * @category Pruners
+ *
  * @example
  * ```ts
  * import { noPruner } from "@edgetuner/plugins";

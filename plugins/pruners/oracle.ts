@@ -19,6 +19,8 @@ export interface OraclePrunerOptions extends KeepOptions {}
  * decision: each step costs more than a step without pruning. So it is not deployable; a step's
  * record tells the extra pass's bytes apart. The scores are the importances.
  *
+ * @category Pruners
+ *
  * @example
  * ```ts
  * import { oraclePruner } from "@edgetuner/plugins";

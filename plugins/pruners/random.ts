@@ -36,6 +36,8 @@ function numbersOf(seed: number, step: number): () => number {
  * draw depends on the run's seed and the step number alone: a run that is resumed at a step
  * goes on as it would have.
  *
+ * @category Pruners
+ *
  * @example
  * ```ts
  * import { randomPruner } from "@edgetuner/plugins";

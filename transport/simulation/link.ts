@@ -403,6 +403,8 @@ export function emulateLinkChannel(
  * Puts a slow link between the two sides of a transport, for both directions of each channel on its
  * own. Connecting takes one round trip longer.
  *
+ * @category Simulation
+ *
  * @example Usage
  * ```ts
  * import { emulateLink, inProcessTransport } from "@edgetuner/transport";

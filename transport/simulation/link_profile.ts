@@ -79,6 +79,8 @@ export interface LinkProfile {
  *   air show as jitter, and nearly all losses are repaired below what is counted here.
  * - `lte`: a phone on a mobile network of medium load; the way up is narrow, the delay varies.
  * - `dsl`: a home line of 50 Mbit/s down and 10 up.
+ *
+ * @category Simulation
  */
 export const LINK_PROFILES: Readonly<Record<"lan-1g" | "wifi-5" | "lte" | "dsl", LinkProfile>> = {
   "lan-1g": {

@@ -132,6 +132,8 @@ export const ENVELOPE_BYTES = 108;
  *
  * @throws {RangeError} If there are more devices than heads, a number is out of range, or a setting does not fit the
  * system or the purpose.
+ * @category Simulation
+ *
  * @example Usage
  * ```ts
  * import { MODEL_SIZES, plan } from "@edgetuner/transport";

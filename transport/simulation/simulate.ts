@@ -28,6 +28,7 @@ export interface SplitSimulationOptions extends NetworkSimulationOptions {
  * @throws {TypeError} If there is not exactly one data device, evaluation is asked for across engines, or a link's
  * profile is not one or has a failure of a device that there is not.
  * @throws {PluginError} If the pruner is not one.
+ * @category Simulation
  *
  * @example
  * ```ts

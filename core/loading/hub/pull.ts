@@ -178,6 +178,7 @@ const COMPLETE = ".complete";
  * another program, that one's work is waited for.
  * @throws {DownloadError} If it cannot be had, or is not what the hub says it is.
  * @throws The signal's reason, if it is aborted, also while waiting.
+ * @category Model and data
  */
 export async function pullModel(id: string, options: PullOptions = {}): Promise<string> {
   const [name = "", revision = "main"] = id.split("@");
