@@ -391,7 +391,7 @@ export {
 export { type JsonLimits, parseJson, readJson } from "./files/json_file.ts";
 export { environmentVariable } from "./loading/hub/environment.ts";
 export { withinTime } from "./contracts/time_limit.ts";
-export { loadGgufTokenizer } from "./loading/gguf_tokenizer.ts";
+export { loadGgufChatTemplate, loadGgufTokenizer } from "./loading/gguf_tokenizer.ts";
 export { checkTokenizer, isGguf, loadModel, loadTokenizerOf, modelFolderOf } from "./loading/model_path.ts";
 export { type OpenedModel, openModel, type OpenModelOptions } from "./loading/open_model.ts";
 export * from "./loading/training_data.ts";
@@ -433,6 +433,7 @@ export {
   type TextPair,
 } from "./data/pairs.ts";
 export * from "./model/random.ts";
+export * from "./data/sentence_piece.ts";
 export * from "./data/tokenizer.ts";
 export {
   copyTokenizerFiles,

@@ -174,7 +174,7 @@ function readOptions(call: Call): { readonly flags: Flags } {
 }
 
 async function main({ flags }: { readonly flags: Flags }): Promise<number> {
-  const template = await chatTemplateOf(flags.tokenizer || flags.model);
+  const template = await chatTemplateOf(flags.model, flags.tokenizer);
   if (template === null) {
     throw new UsageError(
       `Cannot chat as the model's folder must have a chat template: ${

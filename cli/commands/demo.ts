@@ -658,7 +658,7 @@ async function compare(adapter: string, flags: Flags, read: ReadExamples): Promi
   const { prompts: all, counts } = encodePrompts(read, tokenizer, choice, room);
   const cut = cutText(flags.test, counts, room);
   if (cut !== null) console.error(cut);
-  const ends = endTokens(tokenizer, await chatTemplateOf(flags.model));
+  const ends = endTokens(tokenizer, await chatTemplateOf(flags.model, flags.tokenizer));
   const generate = async (base: boolean) => {
     const tokens = await model.generateTokens(all.map(({ tokens }) => tokens), 40, { base });
     return tokens.map((ids) => textOf(tokenizer, ids, ends));

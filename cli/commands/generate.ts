@@ -199,7 +199,7 @@ async function openQuestion(flags: Flags, given: GivenFlags<typeof FLAGS>): Prom
     throw new UsageError(`Cannot generate as one of --${forms.join(" and --")} may be given: both are`);
   }
   requireFlag("generate.ts", "system", "chat", flags.system === "" || flags.chat);
-  const template = await chatTemplateOf(flags.tokenizer || flags.model);
+  const template = await chatTemplateOf(flags.model, flags.tokenizer);
   if (given.prompt === undefined) {
     requireFlag("generate.ts", forms[0] ?? "", "prompt", forms.length === 0);
     const read = await readExamples(flags.data, flags);

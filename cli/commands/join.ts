@@ -408,7 +408,7 @@ async function openData(
   const { fingerprint } = model;
   const room = promptRoom(ends.shape.positions, SAMPLE_TOKENS);
   const prompts = flags.samples === 0 ? [] : await openPrompts(flags, tokenizer, room, tell);
-  const stops = endTokens(tokenizer, await chatTemplateOf(flags.model));
+  const stops = endTokens(tokenizer, await chatTemplateOf(flags.model, flags.tokenizer));
   const samples: { readonly prompt: string; readonly generated: string }[] = [];
   const side: DataSide = {
     ends,

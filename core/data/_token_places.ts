@@ -152,8 +152,11 @@ export function placesBy({ file, texts, special, name }: Vocabulary): Places {
     const { bytes, begins, stops } = layOut(form);
     const placed = { ids, starts: [] as number[], stops: [] as number[] };
     let at = 0;
+    let isOpen = false;
     for (const id of ids) {
       const token = texts.get(id)!;
+      if (isOpen) at = nextAfterUnknown(bytes, at, bytesOf(token, isByteLevel) ?? new Uint8Array(0));
+      if (isOpen) placed.stops[placed.stops.length - 1] = origin(begins[at]!);
       const part = special.has(id) ? utf8.encode(token) : bytesOf(token, isByteLevel);
       if (part === null) return refuse(token);
       // A space that is put before texts is in none of them.
@@ -162,11 +165,14 @@ export function placesBy({ file, texts, special, name }: Vocabulary): Places {
         forms.find((bare) => findPart(bytes, at, bare, lacking) >= 0);
       if (found === undefined && token !== unknown) return refuse(token);
       if (found !== undefined) at = findPart(bytes, at, found, lacking);
-      const length = found?.length ?? characterAt(begins, at);
+      // How many characters have no token is seen at the next one.
+      isOpen = found === undefined;
+      const length = found?.length ?? 0;
       placed.starts.push(origin(begins[at]!));
       placed.stops.push(origin(length === 0 ? begins[at]! : stops[at + length - 1]!));
       at += length;
     }
+    if (isOpen) placed.stops[placed.stops.length - 1] = text.length;
     return placed;
   };
 }
@@ -177,11 +183,12 @@ function lackingBytes(texts: ReadonlyMap<number, string>): Set<number> {
   return new Set(BYTE_OF.entries().filter(([character]) => !have.has(character)).map(([, byte]) => byte));
 }
 
-/** Bytes of the character at a byte. */
-function characterAt(begins: Uint32Array, at: number): number {
-  let length = 1;
-  while (at + length < begins.length - 1 && begins[at + length] === begins[at]) length++;
-  return length;
+/** Where the token after an unknown one begins: at the next place that has its bytes. */
+function nextAfterUnknown(bytes: Uint8Array, at: number, part: Uint8Array): number {
+  for (let from = at + 1; from + part.length <= bytes.length; from++) {
+    if (startsAt(bytes, from, part)) return from;
+  }
+  return at;
 }
 
 /** The first place of a part, after nothing but what may be left out: white space at special tokens, lacking bytes. */

@@ -8,6 +8,7 @@ import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { readJson } from "../files/json_file.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import { CheckpointError } from "../contracts/errors.ts";
+import { mendPatterns } from "./_rust_patterns.ts";
 import { knownIds, type PlacedTokens, type Places, placesBy } from "./_token_places.ts";
 import { checkTokenizerSizes, watchOf } from "./_tokenizer_limits.ts";
 
@@ -159,6 +160,7 @@ export function tokenizerFromJson(json: unknown, options: TokenizerOptions = {})
   } catch (error) {
     return fail("it must be complete", String(error), error);
   }
+  mendPatterns(inner.pre_tokenizer);
   const entries = inner.get_vocab();
   entries.delete(undefined as unknown as string); // ids without a text
   const eos = inner.get_added_tokens_decoder().entries().find(([, token]) => token.content === eosToken)?.[0];

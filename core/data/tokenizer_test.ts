@@ -64,6 +64,16 @@ Deno.test("bytes that a vocabulary lacks are left out of texts", () => {
   assertEquals(starts.map((start) => text[start]).includes("!"), false);
 });
 
+Deno.test("white space and digits are those that the Python package knows", async () => {
+  const lines = (await Deno.readTextFile(new URL("spaces.jsonl", FIXTURES))).trimEnd().split("\n");
+  assertEquals(lines.length, 4);
+  for (const line of lines) {
+    const { pre_tokenizer, texts, ids } = JSON.parse(line);
+    const other = tokenizerFromJson({ ...json, pre_tokenizer });
+    assertEquals(texts.map((text: string) => other.encode(text)), ids);
+  }
+});
+
 /** What a token is by its place must be what it is by its text. */
 function assertPlaces(tokenizer: Tokenizer, text: string): void {
   const { ids, starts, stops } = tokenizer.encodeWithPlaces!(text);

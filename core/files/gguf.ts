@@ -34,30 +34,19 @@ async function beginningOf(path: string): Promise<Uint8Array> {
   }
 }
 
-/** A GGUF file whose header was read. No file stays open between reads, so there is nothing to close. */
-export class GgufFile {
-  /** Its fields: `general.architecture`, `llama.block_count` and so on. */
+/** The beginning of one file. */
+class Header {
+  readonly path: string;
   readonly metadata: Readonly<Record<string, unknown>>;
-  /** Its tensors, by name. */
   readonly tensors: ReadonlyMap<string, GgufTensor>;
-  readonly #path: string;
 
-  private constructor(
-    path: string,
-    metadata: Readonly<Record<string, unknown>>,
-    tensors: ReadonlyMap<string, GgufTensor>,
-  ) {
-    this.#path = path;
+  private constructor(path: string, metadata: Header["metadata"], tensors: Header["tensors"]) {
+    this.path = path;
     this.metadata = metadata;
     this.tensors = tensors;
   }
 
-  /**
-   * Reads what a file says of its tensors.
-   *
-   * @throws {CheckpointError} If the file is missing, damaged, or has a tensor of a type that cannot be read.
-   */
-  static async open(path: string): Promise<GgufFile> {
+  static async read(path: string): Promise<Header> {
     const { gguf, GGMLQuantizationType } = await import("@huggingface/gguf");
     try {
       const { size } = await Deno.stat(path);
@@ -79,7 +68,7 @@ export class GgufFile {
         }
         tensors.set(info.name, { name: info.name, type, shape, offset, bytes });
       }
-      return new GgufFile(path, parsed.metadata as Record<string, unknown>, tensors);
+      return new Header(path, parsed.metadata as Record<string, unknown>, tensors);
     } catch (cause) {
       if (cause instanceof CheckpointError) throw cause;
       refuseOthers(await beginningOf(path), "GGUF", path);
@@ -88,6 +77,82 @@ export class GgufFile {
         { cause },
       );
     }
+  }
+}
+
+/** Most files of a model. */
+const MAX_FILES = 1000;
+
+/** The files of a model that is in several. */
+function splitPaths(path: string, count: number): string[] {
+  const [, stem, total, ending] = /^(.*)-\d{5}-of-(\d{5})(\.gguf)$/i.exec(path) ?? [];
+  if (stem === undefined || Number(total) !== count || count > MAX_FILES) {
+    throw new CheckpointError(
+      `Cannot read ${path} as a part of a model in ${count} files must be named NAME-00001-of-${
+        String(count).padStart(5, "0")
+      }.gguf, beside the others`,
+    );
+  }
+  return Array.from(
+    { length: count },
+    (_, i) => `${stem}-${String(i + 1).padStart(5, "0")}-of-${total}${ending}`,
+  );
+}
+
+/** The file of each tensor. */
+function pathsOf(headers: readonly Header[]): Map<string, string> {
+  const paths = new Map<string, string>();
+  for (const { path, tensors } of headers) {
+    for (const name of tensors.keys()) {
+      if (paths.has(name)) {
+        throw new CheckpointError(`Cannot read ${path} as tensor "${name}" must be there once`);
+      }
+      paths.set(name, path);
+    }
+  }
+  return paths;
+}
+
+/** A model's GGUF file, or files, whose header was read. No file stays open between reads, so there is nothing to close. */
+export class GgufFile {
+  /** Its fields: `general.architecture`, `llama.block_count` and so on. */
+  readonly metadata: Readonly<Record<string, unknown>>;
+  /** Its tensors, by name. */
+  readonly tensors: ReadonlyMap<string, GgufTensor>;
+  readonly #paths: ReadonlyMap<string, string>;
+
+  private constructor(
+    paths: ReadonlyMap<string, string>,
+    metadata: Readonly<Record<string, unknown>>,
+    tensors: ReadonlyMap<string, GgufTensor>,
+  ) {
+    this.#paths = paths;
+    this.metadata = metadata;
+    this.tensors = tensors;
+  }
+
+  /**
+   * Reads what a file says of its tensors. A model in several files (`NAME-00001-of-00003.gguf`) is read whole,
+   * whichever of them is named.
+   *
+   * @throws {CheckpointError} If a file is missing, damaged, or has a tensor of a type that cannot be read.
+   */
+  static async open(path: string): Promise<GgufFile> {
+    const first = await Header.read(path);
+    const count = Number(first.metadata["split.count"] ?? 1);
+    if (!(count > 1)) return new GgufFile(pathsOf([first]), first.metadata, first.tensors);
+    const headers = await Promise.all(
+      splitPaths(path, count).map((part) => part === path ? first : Header.read(part)),
+    );
+    const paths = pathsOf(headers);
+    const expected = Number(first.metadata["split.tensors.count"] ?? paths.size);
+    if (paths.size !== expected) {
+      throw new CheckpointError(
+        `Cannot read ${path} as its ${count} files must have ${expected} tensors together: they have ${paths.size}`,
+      );
+    }
+    const tensors = new Map(headers.flatMap((header) => [...header.tensors]));
+    return new GgufFile(paths, headers[0]!.metadata, tensors);
   }
 
   /**
@@ -116,12 +181,13 @@ export class GgufFile {
    */
   *pieces(name: string, step = 2 ** 18): Generator<Float32Array<ArrayBuffer>, void> {
     const { type, bytes: size, offset } = this.#tensor(name);
+    const path = this.#paths.get(name)!;
     const block = ggmlBlock(type);
     const blocks = size / block.bytes;
     const atOnce = Math.max(1, Math.min(blocks, Math.ceil(step / block.elements)));
     const bytes = new Uint8Array(atOnce * block.bytes);
     const values = new Float32Array(atOnce * block.elements);
-    using file = Deno.openSync(this.#path);
+    using file = Deno.openSync(path);
     file.seekSync(offset, Deno.SeekMode.Start);
     try {
       for (let first = 0; first < blocks; first += atOnce) {
@@ -131,7 +197,7 @@ export class GgufFile {
           const more = file.readSync(part.subarray(at));
           if (more === null) {
             throw new CheckpointError(
-              `Cannot read "${name}" as ${this.#path} must have ${size} bytes of it: it has ${
+              `Cannot read "${name}" as ${path} must have ${size} bytes of it: it has ${
                 first * block.bytes + at
               }`,
             );
@@ -150,7 +216,7 @@ export class GgufFile {
   #tensor(name: string): GgufTensor {
     const tensor = this.tensors.get(name);
     if (tensor !== undefined) return tensor;
-    throw new CheckpointError(`Cannot read "${name}": ${this.#path} does not hold it`);
+    throw new CheckpointError(`Cannot read "${name}": ${this.#paths.values().next().value} does not hold it`);
   }
 }
 

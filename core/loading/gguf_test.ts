@@ -15,6 +15,7 @@ import { loadGgufModel } from "./gguf_model.ts";
 import { loadGgufTokenizer } from "./gguf_tokenizer.ts";
 import { checkTokenizer, isGguf, loadModel, loadTokenizerOf, modelFolderOf } from "./model_path.ts";
 import { ASSETS, FIXTURES } from "../../tests/support/places.ts";
+import { type GgufValue, writeGguf } from "../../tests/support/write_gguf.ts";
 
 const engine = await Engine.create();
 const GPT2 = `${FIXTURES}gguf/gpt2.gguf`;
@@ -137,6 +138,47 @@ Deno.test("a GPT-2 in a GGUF file is the model that it was made from [slow]", as
   const tensors = engine.stats.tensors;
   assertEquals(await logits(model), await logits(original));
   assertEquals(engine.stats.tensors, tensors);
+});
+
+Deno.test("a model in several GGUF files is that of one, whichever of them is named", async () => {
+  const whole = await GgufFile.open(GPT2);
+  const names = [...whole.tensors.keys()];
+  const folder = await Deno.makeTempDir();
+  const path = (part: number, count = 3) => `${folder}/m-0000${part}-of-0000${count}.gguf`;
+  const write = async (part: number, chosen: readonly string[], more: Record<string, GgufValue> = {}) => {
+    const fields = part === 1 ? whole.metadata as Record<string, GgufValue> : {};
+    const known = Object.entries(fields).filter(([, value]) => typeof value !== "bigint");
+    await writeGguf(path(part), {
+      ...Object.fromEntries(known),
+      "general.architecture": "gpt2",
+      "split.no": part - 1,
+      "split.count": 3,
+      "split.tensors.count": names.length,
+      ...more,
+    }, new Map(chosen.map((name) => [name, whole.read(name)])));
+  };
+  try {
+    await write(1, names.slice(0, 5));
+    await write(2, names.slice(5, 9));
+    await write(3, names.slice(9));
+    const { fingerprint } = await loadGgufModel(GPT2);
+    assertEquals((await loadGgufModel(path(1))).fingerprint, fingerprint);
+    assertEquals((await loadGgufModel(path(3))).fingerprint, fingerprint);
+    await write(2, names.slice(5, 8));
+    await assertRejects(() => loadGgufModel(path(1)), CheckpointError, "tensors together: they have");
+    await write(2, names.slice(4, 9));
+    await assertRejects(() => loadGgufModel(path(1)), CheckpointError, "must be there once");
+    await Deno.remove(path(2));
+    await assertRejects(() => loadGgufModel(path(1)), CheckpointError, "m-00002-of-00003.gguf");
+    await Deno.rename(path(1), `${folder}/other.gguf`);
+    await assertRejects(
+      () => loadGgufModel(`${folder}/other.gguf`),
+      CheckpointError,
+      "a part of a model in 3 files must be named NAME-00001-of-00003.gguf",
+    );
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
 });
 
 Deno.test("a GGUF file of another architecture, or with another LM head, is refused", async () => {

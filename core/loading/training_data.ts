@@ -10,7 +10,8 @@ import { encodeExamples, loadExamples, type TrainingExample } from "../data/exam
 import { type BadLine, loadPairs } from "../data/pairs.ts";
 import type { SequenceSet } from "../data/sequences.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
-import { modelFolderOf } from "./model_path.ts";
+import { loadGgufChatTemplate } from "./gguf_tokenizer.ts";
+import { isGguf, modelFolderOf } from "./model_path.ts";
 
 /** How to read examples. */
 export interface ReadExamplesOptions {
@@ -75,15 +76,20 @@ const NO_TEMPLATE: ChatTemplate = {
 };
 
 /**
- * A model's chat template; `null` if it has none: then only data with conversations is refused.
+ * A model's chat template; `null` if it has none: then only data with conversations is refused. Beside a GGUF file
+ * the folder's files come first, then what it has itself.
  *
  * @param model The model, or where its tokenizer is: a folder or a file in it.
+ * @param tokenizer Another folder or `tokenizer.json`, whose template comes before the model's. @default {""}
  * @returns The template.
  * @throws {CheckpointError} If there is one that is not valid.
  */
-export async function chatTemplateOf(model: string): Promise<ChatTemplate | null> {
+export async function chatTemplateOf(model: string, tokenizer = ""): Promise<ChatTemplate | null> {
+  const other = tokenizer === "" ? null : await chatTemplateOf(tokenizer);
+  if (other !== null) return other;
   const folder = model.endsWith(".json") ? model.replace(/[^/\\]*$/, "") || "." : modelFolderOf(model);
-  return await findChatTemplate(folder.replace(/(?<=.)[/\\]$/, ""));
+  const found = await findChatTemplate(folder.replace(/(?<=.)[/\\]$/, ""));
+  return found === null && isGguf(model) ? await loadGgufChatTemplate(model) : found;
 }
 
 /**

@@ -8,7 +8,10 @@ import type { Gpt2Config, NamedArray } from "@edgetuner/core";
 
 const U32 = 4;
 const F32 = 6;
+const I32 = 5;
+const BOOL = 7;
 const STRING = 8;
+const ARRAY = 9;
 const ALIGNMENT = 32;
 
 /** Bytes put together. */
@@ -44,16 +47,34 @@ class Writer {
   }
 }
 
+/** A field of a file's metadata. */
+export type GgufValue = string | number | boolean | readonly string[] | readonly number[];
+
+/** Writes a list: of strings, of i32, or of f32 where a number is no integer. */
+function putList(writer: Writer, list: readonly string[] | readonly number[]): void {
+  const type = typeof list[0] === "string" ? STRING : list.every(Number.isInteger) ? I32 : F32;
+  writer.u32(ARRAY);
+  writer.u32(type);
+  writer.u64(list.length);
+  if (type === STRING) { for (const text of list) writer.string(String(text)); }
+  else {
+    const numbers = list.map(Number);
+    writer.put(
+      new Uint8Array(type === I32 ? Int32Array.from(numbers).buffer : Float32Array.from(numbers).buffer),
+    );
+  }
+}
+
 /**
  * Writes a file.
  *
  * @param path Where to.
- * @param metadata Fields: integers become u32, other numbers f32.
+ * @param metadata Fields: integers become u32, other numbers f32; in lists i32 and f32.
  * @param tensors Shapes rows first, as everywhere here.
  */
 export async function writeGguf(
   path: string,
-  metadata: Readonly<Record<string, string | number>>,
+  metadata: Readonly<Record<string, GgufValue>>,
   tensors: ReadonlyMap<string, NamedArray>,
 ): Promise<void> {
   const writer = new Writer();
@@ -66,6 +87,11 @@ export async function writeGguf(
     if (typeof value === "string") {
       writer.u32(STRING);
       writer.string(value);
+    } else if (typeof value === "boolean") {
+      writer.u32(BOOL);
+      writer.put(Uint8Array.of(value ? 1 : 0));
+    } else if (typeof value === "object") {
+      putList(writer, value);
     } else if (Number.isInteger(value)) {
       writer.u32(U32);
       writer.u32(value);
