@@ -226,6 +226,7 @@ export {
   TrainingPlan,
   type TrainingPlanOptions,
 } from "./train/training_plan.ts";
+export { TokenMean } from "./train/token_mean.ts";
 export { PruningSession, type PruningSessionOptions, type SavedPruning } from "./pruning/pruning_session.ts";
 export { LocalTraining, type LocalTrainingOptions } from "./session/local_training.ts";
 export {

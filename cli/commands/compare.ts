@@ -50,6 +50,7 @@ import {
 } from "../shared/comparison/systems.ts";
 import { failuresOf, findingsOf, lowestLoss, tableLines } from "../shared/comparison/table.ts";
 import { DATA_FLAGS } from "../shared/training_data.ts";
+import { PLAN_FLAGS } from "../shared/training_plan.ts";
 import type { Call, CallForm } from "../process/invocation.ts";
 
 const FLAGS = {
@@ -69,6 +70,7 @@ const FLAGS = {
   steps: { ...TUNING_FLAGS.steps, default: 120, min: 2, help: "training steps of the table" },
   "lab-steps": integer("N", 40, "training steps of each run beside the table", { min: 20 }),
   batch: { ...COMMON_FLAGS.batch, default: 4 },
+  "valid-batches": PLAN_FLAGS["valid-batches"],
   length: COMMON_FLAGS.length,
   capacities: COMMON_FLAGS.capacities,
   memory: text(
@@ -153,7 +155,7 @@ async function comparisonOptions(
     ...flags,
     baseWeights: baseWeightsOf(flags),
     settings: tuningSettings(flags),
-    validBatches: 8,
+    validBatches: flags["valid-batches"],
     capacities,
     memory,
     link: await linkOf(flags.link),

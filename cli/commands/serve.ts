@@ -13,6 +13,7 @@ import {
   lossesAtEnds,
   type RunSettings,
   type StepRecord,
+  TokenMean,
 } from "@edgetuner/core";
 import { createControlApp, eventJson, serve, type Serving, stepJson } from "@edgetuner/transport/server";
 import { httpListener, requireToken, webSocketListener } from "@edgetuner/transport";
@@ -381,20 +382,21 @@ async function within(ms: number, promise: Promise<unknown>): Promise<void> {
   clearTimeout(timer);
 }
 
-/** Losses of validations, where the data device shares them: means over their batches. */
+/** Losses of validations, where the data device shares them: as it tells them, means by tokens. */
 class Validations {
   /** The validations so far. */
   readonly means: { readonly step: number; loss: number }[] = [];
-  #batches = 0;
+  #mean = new TokenMean();
 
   /** Takes in a step. */
-  add({ step, mode, loss }: StepRecord): void {
+  add({ step, mode, loss, counted = 0 }: StepRecord): void {
     if (mode !== "evaluate" || loss === null) return;
-    const last = this.means.at(-1);
-    if (last?.step !== step) {
-      this.#batches = 1;
+    if (this.means.at(-1)?.step !== step) {
+      this.#mean = new TokenMean();
       this.means.push({ step, loss });
-    } else last.loss += (loss - last.loss) / ++this.#batches;
+    }
+    this.#mean.add(loss, counted);
+    this.means.at(-1)!.loss = this.#mean.value;
   }
 
   /** The one of the lowest loss; `null` without any. */

@@ -11,7 +11,6 @@
 
 import {
   comparePredictors,
-  type DataCounts,
   DEFAULT_PREDICTOR_SIZES,
   initialPredictor,
   loadModel,
@@ -24,6 +23,7 @@ import {
   splitSteps,
   splitWindows,
   trackSamples,
+  type TrainingCounts,
   trainPredictor,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
@@ -143,8 +143,8 @@ async function collect(
   flags: Flags,
   engine: Engine,
   existing: readonly PrunerSample[],
-): Promise<DataCounts | null> {
-  let counts: DataCounts | null = null;
+): Promise<TrainingCounts | null> {
+  let counts: TrainingCounts | null = null;
   for (let run = 0; run < flags.runs; run++) {
     const seed = flags.seed + run;
     const there = existing.filter((sample) => sample.seed === seed).length;

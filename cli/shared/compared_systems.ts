@@ -63,7 +63,7 @@ export interface ComparisonOptions {
   /** Sequences per step, and tokens of each. */
   readonly batch: number;
   readonly length: number;
-  /** Validation batches, and test prompts that texts are generated for. */
+  /** Validation batches, 0 for all, and test prompts that texts are generated for. */
   readonly validBatches: number;
   readonly prompts: number;
   /** What of the data is learnt, and whether bad lines are left out. */
@@ -142,7 +142,7 @@ export class SystemComparison implements Disposable {
     this.#layers = loadLayers(engine, model, options);
     this.#ends = loadEmbeddingAndHead(engine, model, options);
     this.#train = train;
-    this.#evaluation = fixedBatches(valid, options.batch).slice(0, options.validBatches);
+    this.#evaluation = fixedBatches(valid, options.batch).slice(0, options.validBatches || undefined);
     const choice = { count: options.prompts, first: 0, distinct: false };
     // Plain texts have no prompts: then no texts are generated.
     if (havePrompts(test.examples)) {

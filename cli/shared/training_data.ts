@@ -8,13 +8,13 @@ import {
   type BadLine,
   type ChatTemplate,
   chatTemplateOf,
-  type DataCounts,
   loadText,
   loadTrainingData,
   type ReadExamples,
   type ReadExamplesOptions,
   readTrainingExamples,
   type Tokenizer,
+  type TrainingCounts,
   type TrainingData,
 } from "@edgetuner/core";
 import { integer, number, toggle, UsageError } from "../flags/flags.ts";
@@ -180,14 +180,19 @@ export async function loadTrainingSet(
 /** What was cut, in a line; `null` if nothing was. */
 export function truncationText(
   file: string,
-  { sequences, truncated }: DataCounts,
+  { sequences, truncated, shortenedPrompts, shortenedCompletions }: TrainingCounts,
   length: number,
 ): string | null {
-  return truncated === 0 ? null : `${truncated} of ${sequences} sequences of ${file} cut to ${length} tokens`;
+  if (truncated === 0) return null;
+  const lost = [
+    ...(shortenedPrompts > 0 ? [`${shortenedPrompts} prompts lost their start`] : []),
+    ...(shortenedCompletions > 0 ? [`${shortenedCompletions} completions or texts their end`] : []),
+  ].join(", ").replace(/^(\d+ completions or texts) their/, "$1 lost their");
+  return `${truncated} of ${sequences} sequences of ${file} cut to ${length} tokens: ${lost}`;
 }
 
 /** Counts of all files of a run, as reports have them. */
 export interface AllCounts {
-  readonly train: DataCounts;
-  readonly valid: DataCounts | null;
+  readonly train: TrainingCounts;
+  readonly valid: TrainingCounts | null;
 }

@@ -11,9 +11,14 @@ import { type FlagValues, integer, number, toggle } from "../flags/flags.ts";
 /** Flags of whoever has the data. */
 export const PLAN_FLAGS = {
   valid: COMMON_FLAGS.valid,
-  "valid-batches": integer("N", TRAINING_DEFAULTS.validBatches, "batches of validation data to evaluate", {
-    min: 1,
-  }),
+  "valid-batches": integer(
+    "N",
+    TRAINING_DEFAULTS.validBatches,
+    "batches of validation data to evaluate; 0 = all of the file",
+    {
+      min: 0,
+    },
+  ),
   "eval-every": integer("N", 0, "evaluate every so many steps too; 0 = only before and after", { min: 0 }),
   "keep-best": toggle(
     "also save the heads with the best validation loss, to <save>-best",

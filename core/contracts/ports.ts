@@ -108,6 +108,8 @@ export interface LossResult {
   readonly gradient: Tensor | null;
   /** The loss of the whole step, if the data device shares it; `null` before its last part and micro-batch. */
   readonly loss: number | null;
+  /** In evaluation how many tokens the loss is the mean of, where that is known. */
+  readonly counted?: number | undefined;
 }
 
 /** What pass a hidden state is of. */

@@ -120,8 +120,8 @@ export function encodeCompletion(tokenizer: Tokenizer, completion: string): numb
  * token, `eos` ends them.
  *
  * The loss counts on the completion and the end-of-text after it. What is too long loses the start of the
- * prompt, but not `bos`; if that is not enough, the end of the completion. So every sequence has something to
- * learn.
+ * prompt, but not `bos`, down to half of the sequence; if that is not enough, the end of the completion. So every
+ * sequence has something to learn, and something to learn it from.
  *
  * @param pairs The data.
  * @param tokenizer The tokenizer.

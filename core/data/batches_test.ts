@@ -86,7 +86,7 @@ Deno.test("the token that begins texts comes first, stays when prompts are cut, 
   assertEquals(encode(8), [[BOS, a, b, c, EOS, space, d, e, EOS], 5, 0]);
   assertEquals(encode(8, true), [[BOS, a, b, c, EOS, space, d, e, EOS], 1, 0]);
   assertEquals(encode(6), [[BOS, c, EOS, space, d, e, EOS], 3, 2]);
-  assertEquals(encode(5), [[BOS, EOS, space, d, e, EOS], 2, 3]);
+  assertEquals(encode(5), [[BOS, c, EOS, space, d, e], 3, 3]);
   assertEquals(encode(3), [[BOS, EOS, space, d], 2, 5]);
   // Where two tokens are all there is, one of them must be learnt.
   assertEquals(encode(1), [[BOS, space], 1, 7]);
@@ -106,7 +106,7 @@ Deno.test("encodePairs can learn prompts too", () => {
   assertEquals(fixedBatches(set, 1)[0]!.mask, Float32Array.of(1, 1, 1, 1, 1, 0, 0));
 });
 
-Deno.test("encodePairs shortens the start of the prompt first, then the end of the completion", () => {
+Deno.test("encodePairs shortens the start of the prompt down to half of the room, then the end of the completion", () => {
   const shorten = (length: number) => {
     const set = encodePairs([{ prompt: "abc", completion: "de" }], letters, { length });
     const { tokens, firstTarget } = set.sequences[0]!;
@@ -115,9 +115,23 @@ Deno.test("encodePairs shortens the start of the prompt first, then the end of t
   };
   assertEquals(shorten(7), [[a, b, c, EOS, space, d, e, EOS], 4, 0, 0, 0]);
   assertEquals(shorten(6), [[b, c, EOS, space, d, e, EOS], 3, 1, 0, 1]);
-  assertEquals(shorten(4), [[EOS, space, d, e, EOS], 1, 1, 0, 3]);
-  assertEquals(shorten(3), [[EOS, space, d, e], 1, 1, 1, 4]);
+  assertEquals(shorten(4), [[c, EOS, space, d, e], 2, 1, 1, 3]);
+  assertEquals(shorten(3), [[c, EOS, space, d], 2, 1, 1, 4]);
   assertEquals(shorten(1), [[EOS, space], 1, 1, 1, 6]);
+});
+
+Deno.test("a completion that is longer than the sequence loses its end, and the prompt stays whole", () => {
+  const set = encodePairs([{ prompt: "ab", completion: "d".repeat(20) }], letters, { length: 9 });
+  assertEquals([...set.sequences[0]!.tokens], [a, b, EOS, space, d, d, d, d, d, d]);
+  assertEquals([set.shortened, set.shortenedPrompts, set.shortenedCompletions, set.droppedTokens], [
+    1,
+    0,
+    1,
+    15,
+  ]);
+  const long = encodePairs([{ prompt: "a".repeat(20), completion: "de" }], letters, { length: 9 });
+  assertEquals([...long.sequences[0]!.tokens], [a, a, a, a, a, EOS, space, d, e, EOS]);
+  assertEquals([long.shortenedPrompts, long.shortenedCompletions], [1, 0]);
 });
 
 Deno.test("encodeWindows joins documents and lets every token count", () => {

@@ -231,7 +231,7 @@ export async function loadExamples(
  *
  * The loss counts on completions, plain texts, continuations and what the assistant says, unless prompts are to be
  * learnt too; never on `bos`. What is too long loses the start of what is given before the first token that counts,
- * but not `bos`; if that is not enough, its end.
+ * but not `bos`, down to half of the sequence; if that is not enough, its end.
  *
  * @param examples The data.
  * @param tokenizer The tokenizer.

@@ -34,25 +34,36 @@ export interface FitOptions {
 }
 
 /**
- * Cuts sequences to T + 1 tokens: what is too long loses the start of what is given, but for the token that begins
- * texts; if that is not enough, the end. So every sequence has something to learn.
+ * How many tokens of what is given stay where a sequence has too many: what the rest leaves room for, and at least half
+ * of the room, so that a completion that does not fit loses its end and not its prompt. One token is always left to learn.
+ */
+function keptOfGiven({ tokens, given, keepFirst = false }: UntrimmedSequence, room: number): number {
+  const rest = tokens.length - given;
+  // At least one beside the token that begins texts: for pairs the sign that the completion begins.
+  const least = Math.max(Math.floor(room / 2), Math.min(keepFirst ? 2 : 1, room - 1));
+  return Math.min(given, Math.max(room - rest, least));
+}
+
+/**
+ * Cuts sequences to T + 1 tokens. What is given loses its start, but for the token that begins texts, down to half of
+ * the room; what follows loses its end. So every sequence has something to learn, and something to learn it from.
  */
 export function fitSequences(
-  drafts: readonly UntrimmedSequence[],
+  drafts: Iterable<UntrimmedSequence>,
   { length, padding, trainOnPrompt }: FitOptions,
 ): SequenceSet {
   let shortened = 0, shortenedPrompts = 0, shortenedCompletions = 0, droppedTokens = 0;
-  const sequences = drafts.map((draft): TokenSequence => {
-    const surplus = Math.max(0, draft.tokens.length - (length + 1));
+  const room = length + 1;
+  const sequences = Array.from(drafts, (draft): TokenSequence => {
+    const surplus = Math.max(0, draft.tokens.length - room);
     const first = draft.keepFirst ? 1 : 0;
-    // One more of what is given stays: for pairs the sign that the completion begins.
-    const fromStart = Math.min(surplus, Math.max(0, draft.given - Math.min(first + 1, length)));
+    const fromStart = surplus === 0 ? 0 : draft.given - keptOfGiven(draft, room);
     droppedTokens += surplus;
     if (surplus > 0) shortened += 1;
     if (fromStart > 0) shortenedPrompts += 1;
     if (surplus > fromStart) shortenedCompletions += 1;
     const cut = <T>(values: readonly T[]): T[] =>
-      [...values.slice(0, first), ...values.slice(first + fromStart)].slice(0, length + 1);
+      [...values.slice(0, first), ...values.slice(first + fromStart)].slice(0, room);
     return {
       tokens: Uint32Array.from(cut(draft.tokens)),
       firstTarget: trainOnPrompt ? 1 : Math.max(1, draft.given - fromStart),

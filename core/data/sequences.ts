@@ -24,9 +24,9 @@ export interface SequenceSet {
   readonly padding: number;
   /** How many sequences lost tokens, at their start, their end or both. */
   readonly shortened: number;
-  /** How many prompts lost their start, as prompt and completion together were too long. */
+  /** How many prompts lost their start, as prompt and completion together were too long. Half of the room is theirs. */
   readonly shortenedPrompts: number;
-  /** How many completions lost their end, as they were too long even without the prompt. */
+  /** How many completions lost their end, as they were too long beside what is left of the prompt. */
   readonly shortenedCompletions: number;
   /** How many tokens were left out in all. */
   readonly droppedTokens: number;

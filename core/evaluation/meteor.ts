@@ -218,39 +218,86 @@ function compare(prediction: readonly WordEntry[], reference: readonly WordEntry
   return statistics;
 }
 
-/** All candidates of each word of the reference, in the order of the matchers, then of the prediction. */
-function findCandidates(prediction: readonly WordEntry[], reference: readonly WordEntry[]): Candidate[][] {
+/**
+ * All candidates of each word of the reference, in the order of the matchers, then of the prediction. Equal words of the
+ * reference share a list, so memory does not grow with the product of both lengths.
+ */
+function findCandidates(
+  prediction: readonly WordEntry[],
+  reference: readonly WordEntry[],
+): readonly (readonly Candidate[])[] {
   const isSame = prediction.length === reference.length && prediction.every((e, i) => e === reference[i]);
-  return reference.map((target) => {
-    const candidates: Candidate[] = [];
-    prediction.forEach((entry, place) => {
-      if (entry === target) candidates.push({ matcher: EXACT, place });
-    });
-    if (isSame) return candidates;
-    prediction.forEach((entry, place) => {
-      if (entry !== target && entry.stem === target.stem) candidates.push({ matcher: STEM, place });
-    });
-    prediction.forEach((entry, place) => {
-      if (entry !== target && !entry.sets.isDisjointFrom(target.sets)) {
-        candidates.push({ matcher: SYNONYM, place });
-      }
-    });
-    return candidates;
+  const places = new Map<WordEntry, number[]>();
+  prediction.forEach((entry, place) => {
+    const known = places.get(entry);
+    if (known === undefined) places.set(entry, [place]);
+    else known.push(place);
   });
+  const all = (entries: readonly WordEntry[], matcher: number): Candidate[] =>
+    entries.flatMap((entry) => places.get(entry)!).sort((a, b) => a - b).map((place) => ({ matcher, place }));
+  const found = new Map<WordEntry, readonly Candidate[]>();
+  for (const target of new Set(reference)) {
+    const others = isSame ? [] : [...places.keys()].filter((entry) => entry !== target);
+    found.set(target, [
+      ...all(places.has(target) ? [target] : [], EXACT),
+      ...all(others.filter((entry) => entry.stem === target.stem), STEM),
+      ...all(others.filter((entry) => !entry.sets.isDisjointFrom(target.sets)), SYNONYM),
+    ]);
+  }
+  return reference.map((target) => found.get(target)!);
 }
 
-/** A partial alignment: the reference up to some word. */
-interface Path {
-  /** The candidate taken for each word of the reference. */
-  readonly taken: (Candidate | null)[];
-  /** Which words of the prediction are taken. */
-  readonly used: boolean[];
+/** Candidates that a path has taken where there was a choice, from the last one back. */
+interface Taken {
+  readonly current: number;
+  readonly match: Candidate;
+  readonly before: Taken | null;
+}
+
+/** What paths are ranked by. */
+interface Rank {
   /** Matches of the same word: the others count nothing in the search. */
   exact: number;
   chunks: number;
   distance: number;
+}
+
+/** A partial alignment: the reference up to some word. */
+interface Path extends Rank {
+  /** The candidates taken where there was a choice. */
+  readonly taken: Taken | null;
+  /** A bit for each word of the prediction: 1 if it is taken. */
+  readonly used: Uint32Array;
   /** Place after the last match in the prediction if the word before was matched, otherwise -1. */
   next: number;
+}
+
+const isUsed = (used: Uint32Array, place: number): boolean => (used[place >>> 5]! >>> (place & 31) & 1) === 1;
+
+/** A copy in which a place is taken. */
+function withPlace(used: Uint32Array, place: number): Uint32Array {
+  const copy = used.slice();
+  copy[place >>> 5]! |= 1 << (place & 31);
+  return copy;
+}
+
+/** The best paths so far, best first, of equals the one that came first. */
+class Beam {
+  readonly paths: Path[] = [];
+
+  /** True if such a path would be among the best. */
+  takes(rank: Rank): boolean {
+    return this.paths.length < BEAM || byRank(rank, this.paths[BEAM - 1]!) < 0;
+  }
+
+  add(path: Path): void {
+    const { paths } = this;
+    if (!this.takes(path)) return;
+    let at = paths.length;
+    while (at > 0 && byRank(path, paths[at - 1]!) < 0) at--;
+    paths.splice(at, 0, path);
+    if (paths.length > BEAM) paths.pop();
+  }
 }
 
 /**
@@ -264,56 +311,71 @@ function align(
 ): readonly (Candidate | null)[] {
   const candidates = findCandidates(prediction, reference);
   const claims = new Array<number>(prediction.length).fill(0);
-  for (const list of candidates) for (const { place } of list) claims[place]! += 1;
-  const start: Path = {
-    taken: candidates.map((list) => list.length === 1 && claims[list[0]!.place] === 1 ? list[0]! : null),
-    used: new Array<boolean>(prediction.length).fill(false),
-    exact: 0,
-    chunks: 0,
-    distance: 0,
-    next: -1,
-  };
-  const isFixed = start.taken.map((match) => match !== null);
-  for (const match of start.taken) if (match !== null) start.used[match.place] = true;
+  for (const [list, count] of countsOf(candidates)) for (const { place } of list) claims[place]! += count;
+  const fixed = candidates.map((list) => list.length === 1 && claims[list[0]!.place] === 1 ? list[0]! : null);
+  let used: Uint32Array = new Uint32Array((prediction.length + 31) >>> 5);
+  for (const match of fixed) if (match !== null) used = withPlace(used, match.place);
 
-  let paths = [start];
+  let paths: Path[] = [{ taken: null, used, exact: 0, chunks: 0, distance: 0, next: -1 }];
   for (let current = 0; current < reference.length; current++) {
-    const extended: Path[] = [];
-    for (const path of paths.sort(byRank).slice(0, BEAM)) {
-      if (isFixed[current]) {
-        const match = path.taken[current]!;
+    const extended = new Beam();
+    const match = fixed[current]!;
+    for (const path of paths) {
+      if (match !== null) {
         path.distance += Math.abs(current - match.place);
-        extended.push(take(path, match));
-        continue;
-      }
-      for (const match of candidates[current]!) {
-        if (path.used[match.place]) continue;
-        const copy: Path = { ...path, taken: path.taken.slice(), used: path.used.slice() };
-        copy.taken[current] = match;
-        copy.used[match.place] = true;
-        extended.push(take(copy, match));
-        // Not on the copy: the reference charges those that come after, which decides rare ties.
-        path.distance += Math.abs(current - match.place);
-      }
-      closeChunk(path);
-      extended.push(path);
+        extended.add(Object.assign(path, ranked(path, match), { next: match.place + 1 }));
+      } else extend(path, { current, candidates: candidates[current]!, extended });
     }
-    paths = extended;
+    paths = extended.paths;
   }
-  paths = paths.sort(byRank).slice(0, BEAM);
   for (const path of paths) closeChunk(path);
-  return paths.sort(byRank)[0]!.taken;
+  const best = paths.sort(byRank)[0]!;
+  for (let t = best.taken; t !== null; t = t.before) fixed[t.current] = t.match;
+  return fixed;
 }
 
-function byRank(a: Path, b: Path): number {
+/** All ways in which a path may go on at a word, the one without a match last. */
+function extend(
+  path: Path,
+  { current, candidates, extended }: {
+    readonly current: number;
+    readonly candidates: readonly Candidate[];
+    readonly extended: Beam;
+  },
+): void {
+  for (const match of candidates) {
+    if (isUsed(path.used, match.place)) continue;
+    const rank = ranked(path, match);
+    // Most paths are not among the best: nothing is copied for those.
+    if (extended.takes(rank)) {
+      const taken = { current, match, before: path.taken };
+      extended.add({ ...rank, taken, used: withPlace(path.used, match.place), next: match.place + 1 });
+    }
+    // Not on the copy: the reference charges those that come after, which decides rare ties.
+    path.distance += Math.abs(current - match.place);
+  }
+  closeChunk(path);
+  extended.add(path);
+}
+
+/** The rank of a path with one more match. */
+function ranked(path: Path, match: Candidate): Rank {
+  return {
+    exact: path.exact + (match.matcher === EXACT ? 1 : 0),
+    chunks: path.chunks + (path.next !== -1 && match.place !== path.next ? 1 : 0),
+    distance: path.distance,
+  };
+}
+
+/** How often each list occurs. */
+function countsOf<T>(lists: readonly T[]): Map<T, number> {
+  const counts = new Map<T, number>();
+  for (const list of lists) counts.set(list, (counts.get(list) ?? 0) + 1);
+  return counts;
+}
+
+function byRank(a: Rank, b: Rank): number {
   return b.exact - a.exact || a.chunks - b.chunks || a.distance - b.distance;
-}
-
-function take(path: Path, match: Candidate): Path {
-  if (match.matcher === EXACT) path.exact += 1;
-  if (path.next !== -1 && match.place !== path.next) path.chunks += 1;
-  path.next = match.place + 1;
-  return path;
 }
 
 function closeChunk(path: Path): void {

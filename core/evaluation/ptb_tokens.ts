@@ -117,21 +117,24 @@ const RULES: readonly Rule[] = [
   rule(`(${WORD})${CLITIC}`),
   rule(String.raw`([A-Za-z\u00ad]*[A-MO-Za-mo-z]\u00ad*)${NOT_CLITIC}`),
   rule(`(${CLITIC}|${NOT_CLITIC})(?![A-Za-z])`, straight),
+  rule(String.raw`([\u0092\u2019](?:[msdMSD]|[rR][eE]|[vV][eE]|[lL][lL]))`, straight),
   rule(`([yY]${APOSTROPHE})${LETTER}`, straight),
   rule(`(${APOSTROPHE}n${APOSTROPHE}?|[lLdDjJ]${APOSTROPHE}|${caseless("ol")}${APOSTROPHE})`, straight),
   rule(`(${caseless("dunkin|somethin")}${APOSTROPHE})`, straight),
   rule(`(${APOSTROPHE}(?:${caseless("em|till?|cause|twixt")}|[2-9]0s))`, straight),
+  // Years in short, before white space only; a curly apostrophe stays as it is.
+  rule(String.raw`(['\u0092\u2019]\d\d)[\s\u0085]`),
   rule(`(${caseless("o")}${APOSTROPHE}${caseless("clock")}|${caseless("ma")}${APOSTROPHE}${caseless("am")})`),
   // Names such as D'Amico, and apostrophes between vowels.
   rule(
     `([A-HJ-XZn]${QUOTE_IN_WORD}${LETTER}{2,}|${LETTER}+[aeiouyAEIOUY]${QUOTE_IN_WORD}[aeiouA-Z]${LETTER}*)`,
   ),
   rule(`(${WORD})`),
-  // Addresses and names.
-  rule(String.raw`((?:https?|ftp|HTTPS?|FTP):\/\/[^\s<>"{}|()]+${URL_END})`),
+  // Addresses and names. In the second one ,-_ is a range, as in the reference, which leaves out digits and capitals.
+  rule(String.raw`((?:https?|HTTPS?):\/\/[^\s<>"{}|()]+${URL_END})`),
   rule(
     String.raw`((?:${caseless("www")}\.(?:[^\s"<>|.!?(){},]+\.)+[a-zA-Z]{2,4}|` +
-      String.raw`(?:[^\s"\x60'<>|.!?(){},\-$]+\.)+${caseless("com|net|org|edu")})` +
+      String.raw`(?:[^\s"\x60'<>|.!?(){},-_$]+\.)+${caseless("com|net|org|edu")})` +
       String.raw`(?:\/[^\s"<>|()]+${URL_END})?)`,
   ),
   rule(String.raw`([a-zA-Z0-9][^\s"<>|()\u00a0]*@(?:[^\s"<>|().\u00a0]+\.)*[^\s"<>|().\u00a0]+)`),
@@ -164,14 +167,14 @@ const RULES: readonly Rule[] = [
   rule(String.raw`((?:${caseless(anyOf(ABBREVIATIONS))}|${anyOf(CAPITAL_ABBREVIATIONS)}|${ACRONYM})\.)`),
   rule(String.raw`(${WORD}\.)[,;:\u3001]`),
   // Marks. All quotes are dropped later, so it does not matter whether they open or close.
-  rule(String.raw`("|['\x60\u0091\u0092\u2018\u2019]['\u0091\u0092\u2018\u2019\x60])`, always("''")),
+  rule(String.raw`("|''|\x60\x60|[\u0091\u2018]{2}|[\u0092\u2019]{2})`, always("''")),
   rule(String.raw`(['\u0092\u2019\x60\u0091\u2018\u201b\u2039\u203a\u0082])`, always("'")),
   rule(String.raw`([\u201c-\u201f\u0093\u0094\u0084\u00ab\u00bb])`, always("''")),
   rule(String.raw`([<>]?[:;=][-o*']?[()DPdpO\\{@|[\]])(?![A-Za-z0-9])`, brackets),
   rule(String.raw`([()[\]{}])`, (token) => BRACKETS[token]!),
   rule(String.raw`(-{3,4}|[\u0096\u0097\u2013\u2014\u2015])`, always("--")),
   rule(String.raw`(\.{3,5}|(?:\.[ \u00a0]){2,4}\.|[\u0085\u2026])`, always("...")),
-  rule(String.raw`([?!]+|-+|_+|\*+|@+|=+|\/+|[.,;:<>])`),
+  rule(String.raw`([?!]+|-+|_+|\*+|@+|[.,;:<>=/])`),
   rule(String.raw`([!-~\u00a1-\u00bf\u00d7\u00f7\u2010-\u2bff\u3001-\u303f\uff01-\uff65])`),
 ];
 

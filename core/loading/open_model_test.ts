@@ -38,9 +38,13 @@ Deno.test("openModel() takes the model's own tokenizer or the one that is named,
 Deno.test("loadTrainingData() encodes each kind of file, counts what it cut, and gives bad lines to its caller", async () => {
   const { tokenizer } = await openModel(TINY);
   const options = { model: TINY, tokenizer, length: 6 };
-  await withFile("data.txt", "a||b\nname : the one, by the river||A long text that is cut.", async (file) => {
+  const text = "a||b\nname : the one, by the river||A long text that is cut.\na||A long text that is cut.";
+  await withFile("data.txt", text, async (file) => {
     const { sequences, counts } = await loadTrainingData(file, options);
-    assertEquals([sequences.length, counts], [2, { sequences: 2, truncated: 1, skipped: 0 }]);
+    assertEquals([sequences.length, counts], [3, {
+      ...{ sequences: 3, truncated: 2, skipped: 0 },
+      ...{ shortenedPrompts: 1, shortenedCompletions: 2 },
+    }]);
   });
   await withFile(
     "data.jsonl",

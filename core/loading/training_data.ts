@@ -56,13 +56,25 @@ export interface DataCounts {
 }
 
 /**
+ * What became of training data: what is cut is told apart.
+ *
+ * @category Model and data
+ */
+export interface TrainingCounts extends DataCounts {
+  /** How many prompts lost their start. */
+  readonly shortenedPrompts: number;
+  /** How many completions, or texts, lost their end. */
+  readonly shortenedCompletions: number;
+}
+
+/**
  * Sequences, and what became of the lines that they come from.
  *
  * @category Model and data
  */
 export interface TrainingData extends SequenceSet {
   /** What was cut and left out. */
-  readonly counts: DataCounts;
+  readonly counts: TrainingCounts;
 }
 
 /** Neither a `CheckpointError` nor a `DataFormatError`, which would make a bad line of the conversation. */
@@ -151,5 +163,7 @@ export async function loadTrainingData(file: string, options: TrainingDataOption
   const { examples, skipped } = await readTrainingExamples(file, options);
   const { tokenizer, length, trainOnPrompt = false } = options;
   const set = encodeExamples(examples, tokenizer, { length, trainOnPrompt });
-  return { ...set, counts: { sequences: set.sequences.length, truncated: set.shortened, skipped } };
+  const { shortened: truncated, shortenedPrompts, shortenedCompletions } = set;
+  const sequences = set.sequences.length;
+  return { ...set, counts: { sequences, truncated, shortenedPrompts, shortenedCompletions, skipped } };
 }

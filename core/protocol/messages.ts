@@ -236,11 +236,12 @@ export const MESSAGES: { readonly [K in FrameKind]: Message<Metas[K]> } = {
     meta: {},
   },
   loss: {
-    what: "The loss of a step, only if the data device shares it.",
+    what:
+      "The loss of a step, only if the data device shares it; of a validation batch also how many tokens it is the mean of.",
     from: ["device"],
     lane: "data",
     tensors: null,
-    meta: { loss: number(-FLOAT_MAX, FLOAT_MAX) },
+    meta: { loss: number(-FLOAT_MAX, FLOAT_MAX), counted: optional(integer(0, LARGE)) },
   },
   finished: {
     what: "There is no further batch.",

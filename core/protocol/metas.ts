@@ -162,8 +162,11 @@ export interface Metas {
   readonly hidden: { readonly probe?: boolean; readonly save?: boolean };
   /** dh_L. */
   readonly hiddenGradient: NoMeta;
-  /** The loss of a step, only if the data device shares it. */
-  readonly loss: { readonly loss: number };
+  /**
+   * The loss of a step, only if the data device shares it; of a validation batch also how many tokens it is the mean
+   * of, so that both sides give the batches of a validation the same weights.
+   */
+  readonly loss: { readonly loss: number; readonly counted?: number };
   /** There is no further batch. */
   readonly finished: { readonly best?: boolean };
   /** z of the device's heads, 1 = pruned, for each part of a step. */

@@ -15,6 +15,7 @@ import type { EmbeddingAndHead } from "../model/base.ts";
 import {
   embedTokens,
   type LossSettings,
+  maskSumOf,
   modelLoss,
   partOfBatch,
   sumLosses,
@@ -162,7 +163,10 @@ export class DataDevice {
       losses.push(...answer);
     }
     const loss = sumLosses(losses);
-    if (data.shareLoss) await peer.send("loss", { step, meta: { loss } });
+    if (data.shareLoss) {
+      const meta = mode === "evaluate" ? { loss, counted: maskSumOf(batch) } : { loss };
+      await peer.send("loss", { step, meta });
+    }
     data.onLoss?.(step, mode, loss);
     return null;
   }

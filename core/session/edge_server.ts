@@ -463,7 +463,7 @@ export class EdgeServer extends RunServer {
 
   /** Tells what is known of a step. */
   #tell(
-    { step, mode, loss, decision, statistics, tokens, batch, pruneMs }: TrainerStep,
+    { step, mode, loss, counted, decision, statistics, tokens, batch, pruneMs }: TrainerStep,
     meter: StepMeter,
   ): void {
     const { layers, heads } = this.#options.base.shape;
@@ -475,6 +475,7 @@ export class EdgeServer extends RunServer {
         step,
         mode,
         loss,
+        ...(counted === undefined ? {} : { counted }),
         times: { total: this.now() - meter.startedAt, prune: pruneMs, ...spent },
         bytes,
         ...(probeBytes === null ? {} : { probeBytes }),

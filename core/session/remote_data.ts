@@ -228,7 +228,7 @@ export class RemoteData implements DataPort {
     try {
       // The loss of the whole step comes after its last gradient.
       const { meta } = await this.#waits.track(this.#peer.receive("loss", { step, shapes: [] }));
-      return { gradient, loss: meta.loss };
+      return { gradient, loss: meta.loss, counted: meta.counted };
     } catch (error) {
       gradient?.dispose();
       throw error;

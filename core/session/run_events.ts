@@ -45,6 +45,8 @@ export interface StepRecord {
   readonly mode: StepMode;
   /** The loss, if the data device shares it. */
   readonly loss: number | null;
+  /** In evaluation how many tokens the loss is the mean of, if the data device shares it. */
+  readonly counted?: number;
   /** Where the time went. */
   readonly times: StepTimes;
   /** Bytes of frames sent and received in this step, without a probe's. */

@@ -137,6 +137,8 @@ export class LocalData implements DataPort {
     this.#left -= hidden.rows;
     if (this.#left > 0) return { gradient, loss: null };
     this.#losses.push(...this.#pieces.flat());
-    return { gradient, loss: this.#parts.length > 0 ? null : sumLosses(this.#losses) };
+    if (this.#parts.length > 0) return { gradient, loss: null };
+    const counted = mode === "evaluate" ? { counted: maskSum } : {};
+    return { gradient, loss: sumLosses(this.#losses), ...counted };
   }
 }

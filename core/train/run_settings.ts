@@ -70,8 +70,8 @@ export const TRAINING_DEFAULTS = {
   length: 80,
   /** Label smoothing of training steps. */
   labelSmoothing: 0.1,
-  /** Batches of validation data that are evaluated. */
-  validBatches: 4,
+  /** Batches of validation data that are evaluated; 0 for all. */
+  validBatches: 0,
 } as const;
 
 /**

@@ -41,6 +41,8 @@ export interface StepContext {
 export interface StepOutcome {
   /** The loss, if the data device shares it. */
   readonly loss: number | null;
+  /** In evaluation how many tokens the loss is the mean of, where that is known. */
+  readonly counted?: number | undefined;
   /** Statistics of a training step; empty in evaluation. */
   readonly statistics: HeadStatistics;
   /** B, sequences of the step, all parts together. */
@@ -77,8 +79,8 @@ export async function runStep(
     const { index, count } = current.accumulation ?? WHOLE_STEP;
     sequences += current.batch;
     tokens += current.batch * current.length;
-    const { loss, statistics } = await pass(context, step, current, mask, batch.mode);
-    if (index + 1 === count) return { loss, statistics, batch: sequences, tokens };
+    const outcome = await pass(context, step, current, mask, batch.mode);
+    if (index + 1 === count) return { ...outcome, batch: sequences, tokens };
     const next = await context.data.next(step);
     const accumulation = next?.accumulation;
     if (next === null || accumulation?.index !== index + 1 || accumulation.count !== count) {
@@ -130,7 +132,7 @@ async function pass(
   batch: EmbeddedBatch,
   mask: Uint8Array,
   mode: HeadMode,
-): Promise<Pick<StepOutcome, "loss" | "statistics">> {
+): Promise<Pick<StepOutcome, "loss" | "counted" | "statistics">> {
   const { engine, base, data } = context;
   const heads = context.shouldStop === undefined
     ? context.heads
@@ -145,30 +147,31 @@ async function pass(
   });
   if (parts.length > 1) batch.embedding.dispose();
   await heads.beginStep({ step, mode, mask, microBatches: parts, accumulation });
-  const losses = await together(
+  const results = await together(
     engine,
     flows.map(({ part, tape, embedding }) => async () => {
       const shape = { batch: part.batch, length };
       const layerHeads = parts.length === 1 ? heads : headsOf(heads, part);
       const hidden = await base.forward(tape, embedding, shape, layerHeads);
-      const { loss, gradient } = await data.loss(step, hidden.value, {
+      const result = await data.loss(step, hidden.value, {
         probe: mode === "probe",
         microBatch: part,
       });
-      if (gradient === null) return loss;
+      const { gradient } = result;
+      if (gradient === null) return result;
       if (hidden.needsGradient) {
         hidden.addGradient(gradient);
         await tape.backward();
       } else {
         gradient.dispose(); // every head of every layer is pruned: there is nothing to learn
       }
-      return loss;
+      return result;
     }),
   );
-  const loss = losses.find((value) => value !== null) ?? null;
+  const { loss = null, counted } = results.find((result) => result.loss !== null) ?? {};
   // Of data sides of anyone's own, too: the heads are not updated with what comes of such a loss.
   if (loss !== null) requireFiniteLoss(step, loss, mode === "evaluate" ? "evaluate" : "train");
-  if (mode === "evaluate") return { loss, statistics: {} };
+  if (mode === "evaluate") return { loss, counted, statistics: {} };
   const last = accumulation.index + 1 === accumulation.count;
   return { loss, statistics: last ? await heads.endStep() : {} };
 }

@@ -81,6 +81,8 @@ export interface TrainerStep {
   readonly mode: StepMode;
   /** The loss, if it is known. */
   readonly loss: number | null;
+  /** In evaluation how many tokens the loss is the mean of, where that is known. */
+  readonly counted?: number | undefined;
   /** What the pruner decided. */
   readonly decision: PrunerDecision;
   /** Statistics of a training step. */
@@ -305,9 +307,20 @@ export class Trainer<B extends { readonly mode: StepMode } = EmbeddedBatch, S = 
     saving?.announce?.(isSaved);
     const outcome = await this.#outcome(batch, decision);
     if (outcome === null) return false;
-    const { loss, statistics, tokens, batch: sequences } = outcome;
+    const { loss, counted, statistics, tokens, batch: sequences } = outcome;
     const ms = this.#now() - startedAt;
-    const made = { mode, loss, decision, statistics, tokens, batch: sequences, ms, pruneMs, startedAt };
+    const made = {
+      mode,
+      loss,
+      counted,
+      decision,
+      statistics,
+      tokens,
+      batch: sequences,
+      ms,
+      pruneMs,
+      startedAt,
+    };
     const step = { step: this.#step, ...made };
     await this.#emit({ type: "step", ...step });
     if (!isTraining) {

@@ -9,6 +9,7 @@ import { type BatchStream, dataFingerprint, fixedBatches, shuffledBatches } from
 import type { SequenceSet } from "../data/sequences.ts";
 import { type LossSettings, maskSumOf, type TokenBatch } from "../model/loss.ts";
 import { type RunSettings, TRAINING_DEFAULTS } from "./run_settings.ts";
+import { TokenMean } from "./token_mean.ts";
 
 /** A validation. */
 export interface BestLoss {
@@ -28,7 +29,7 @@ export interface TrainingPlanOptions {
   readonly batch: number;
   /** Seed of the order of the data. */
   readonly seed: number;
-  /** Batches of validation data that are evaluated. @default {4} */
+  /** Batches of validation data that are evaluated; 0 for all. @default {0} */
   readonly validBatches?: number | undefined;
   /** Training steps from one validation to the next; 0 for those before and after alone. @default {0} */
   readonly evalEvery?: number | undefined;
@@ -113,8 +114,8 @@ export class TrainingPlan {
   readonly #valid: readonly TokenBatch[];
   /** The step that is being validated, or was last. */
   #validated = -1;
-  /** Losses of its batches. */
-  #losses: number[] = [];
+  /** Loss of its batches so far. */
+  #mean = new TokenMean();
   /** The best validation of before the run was resumed. */
   #before: BestLoss | null = null;
   /** True until `isBest` was asked after a validation. */
@@ -124,7 +125,7 @@ export class TrainingPlan {
     const { valid = null, batch, validBatches = TRAINING_DEFAULTS.validBatches } = options;
     this.#options = options;
     this.fingerprint = fingerprint;
-    this.#valid = valid === null ? [] : fixedBatches(valid, batch).slice(0, validBatches);
+    this.#valid = valid === null ? [] : fixedBatches(valid, batch).slice(0, validBatches || undefined);
   }
 
   /** Makes a plan; `begin` before the first batch. */
@@ -169,9 +170,9 @@ export class TrainingPlan {
     if (this.#isDue(step)) {
       if (this.#validated !== step) {
         this.#validated = step;
-        this.#losses = [];
+        this.#mean = new TokenMean();
       }
-      const next = this.#valid[this.#losses.length];
+      const next = this.#valid[this.#mean.batches];
       if (next !== undefined) return { batch: next, mode: "evaluate", loss: { labelSmoothing: 0 } };
     }
     if (step >= this.#steps) return null;
@@ -187,12 +188,9 @@ export class TrainingPlan {
    */
   onLoss(step: number, mode: StepMode, loss: number): number | null {
     if (mode === "train") return null;
-    this.#losses.push(loss);
-    if (this.#losses.length < this.#valid.length) return null;
-    // Batches may have different numbers of places that count.
-    const weights = this.#valid.map(maskSumOf);
-    const all = weights.reduce((a, b) => a + b, 0);
-    const mean = this.#losses.reduce((sum, l, i) => sum + l * weights[i]! / all, 0);
+    this.#mean.add(loss, maskSumOf(this.#valid[this.#mean.batches]!));
+    if (this.#mean.batches < this.#valid.length) return null;
+    const mean = this.#mean.value;
     this.#news = mean < (this.best?.loss ?? Infinity);
     this.validations.push({ step, loss: mean });
     return mean;

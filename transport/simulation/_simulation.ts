@@ -8,10 +8,12 @@ import {
   type HeadModules,
   LocalData,
   LocalHeads,
+  maskSumOf,
   type RunSettings,
   runStep,
   shapeForDevices,
   type StepRecord,
+  TokenMean,
 } from "@edgetuner/core";
 import type { StepShape } from "./compute.ts";
 import { type LinkProfile, readLinkProfile } from "./link_profile.ts";
@@ -99,7 +101,7 @@ export function checkEvaluation({ model, evaluation = [] }: SimulationOptions): 
   }
 }
 
-/** Mean loss over the evaluation batches, without label smoothing; `null` if there are none. */
+/** Mean loss by tokens over the evaluation batches, without label smoothing; `null` if there are none. */
 export async function evaluate(
   { model, evaluation = [] }: SimulationOptions,
   modules: readonly HeadModules[],
@@ -110,11 +112,11 @@ export async function evaluate(
   const { layers: L, heads: H } = base.shape;
   // Without modules every head is pruned: the base model alone, where all Deltas are zero.
   const mask = new Uint8Array(L * H).fill(modules.length === 0 ? 1 : 0);
-  let sum = 0;
+  const mean = new TokenMean();
   for (const batch of evaluation) {
     const data = new LocalData(ends, { labelSmoothing: 0 }, () => ({ batch, mode: "evaluate" }));
     const { loss } = await runStep({ engine, base, heads, data }, 0, (await data.next(0))!, mask);
-    sum += loss!;
+    mean.add(loss!, maskSumOf(batch));
   }
-  return sum / evaluation.length;
+  return mean.value;
 }
