@@ -11,6 +11,7 @@ import { checkBrowserTypes, findHostUses } from "./browser.ts";
 import { findViolations } from "./layering.ts";
 import { findBrokenLinks } from "./links.ts";
 import { buildReference } from "./reference.ts";
+import { filesOf, lanesOf } from "./tests.ts";
 import { findUndocumented } from "./umbrella.ts";
 import { findWords } from "./words.ts";
 
@@ -34,15 +35,14 @@ const NO_TESTS = "--ignore=**/*_test.ts,**/*_bench.ts,.jsr";
 /** The rules of deno.json hold for all files and take no other rules for some. */
 const NO_CONSOLE = ["lint", "--rules-tags=", "--rules-include=no-console", NO_TESTS];
 
+/** Whether this run checked the types of the whole repository, so that the tests need not again. */
+let typesChecked = false;
 const FROZEN = Deno.args.filter((arg) => arg === "--frozen");
 const FAST = Deno.args.includes("--fast");
-/** Names that do not end with `[slow]`, for a kind of regular expressions that cannot look ahead. */
-const FAST_NAMES = "--filter=/(?:[^\\]]|[^w]\\]|[^o]w\\]|[^l]ow\\]|[^s]low\\]|[^\\[]slow\\])$/";
-
 const PARTS: Record<string, () => Promise<Count>> = {
   "fmt": () => all([["fmt", "--check"]]),
   "lint": () => all([["lint"], [...NO_CONSOLE, ...LIBRARIES.filter(exists)]]),
-  "check": () => all([["check", ...FROZEN, "."]]),
+  "check": check,
   "check-browser": () => findings(browser()),
   "layering": layering,
   "umbrella": () => findings(findUndocumented()),
@@ -104,6 +104,14 @@ async function all(commands: string[][]): Promise<Count> {
 async function deno(args: string[], cwd = ROOT): Promise<boolean> {
   const { success } = await new Deno.Command(Deno.execPath(), { args, cwd, stdin: "null" }).spawn().status;
   return success;
+}
+
+/** Everything at once, with the examples in the documentation, so that tests need no check of their own. */
+async function check(): Promise<Count> {
+  const pages = (await Array.fromAsync(filesOf(ROOT, ".", ".md"))).toSorted();
+  const success = await deno(["check", ...FROZEN, "--doc", ".", ...pages]);
+  typesChecked = success;
+  return one(success);
 }
 
 function one(success: boolean): Count {
@@ -176,7 +184,7 @@ async function publishDryRun(): Promise<Count> {
   return one(success);
 }
 
-/** Unit tests first, then the examples in the documentation. */
+/** Unit tests lane by lane, then the examples in the documentation. */
 async function test(paths: readonly string[]): Promise<Count> {
   const env: Record<string, string> = {};
   // Compiling the shaders takes longer than running them, so all test processes share one cache.
@@ -185,31 +193,22 @@ async function test(paths: readonly string[]): Promise<Count> {
   let runtimeDir: string | undefined;
   if (!Deno.env.get("XDG_RUNTIME_DIR")) env.XDG_RUNTIME_DIR = runtimeDir = await Deno.makeTempDir();
   try {
-    const units = await runTests([...(FAST ? await fastOptions() : []), ...paths], env);
-    if (FAST || paths.length > 0) return units;
-    const examples = await runTests(["--doc", NO_TESTS], env);
-    return { passed: units.passed + examples.passed, failed: units.failed + examples.failed };
+    const total: Count = { passed: 0, failed: 0 };
+    const lanes = (await lanesOf(ROOT, paths, { fast: FAST })).map((
+      { options, files },
+    ) => [...options, ...files]);
+    if (!FAST && paths.length === 0) lanes.push(["--doc", "--parallel", NO_TESTS]);
+    const types = FAST || typesChecked ? ["--no-check"] : [];
+    for (const lane of lanes) {
+      const { passed, failed } = await runTests([...types, ...lane], env);
+      total.passed += passed;
+      total.failed += failed;
+    }
+    // A filter that leaves nothing is wrong too.
+    if (total.passed + total.failed === 0) total.failed = 1;
+    return total;
   } finally {
     if (runtimeDir !== undefined) await Deno.remove(runtimeDir, { recursive: true });
-  }
-}
-
-/** Two files at a time, without the types, which the part `check` checks, and without files of slow tests alone. */
-async function fastOptions(): Promise<string[]> {
-  const slow: string[] = [];
-  for await (const file of testFiles(".")) {
-    const source = await Deno.readTextFile(`${ROOT}/${file}`);
-    const tests = [...source.matchAll(/\b(?:Deno\.test|test[A-Z]\w*)\(/g)].length;
-    if (tests > 0 && [...source.matchAll(/ \[slow\][`"]/g)].length >= tests) slow.push(file);
-  }
-  return ["--parallel", "--no-check", FAST_NAMES, ...slow.length > 0 ? [`--ignore=${slow.join(",")}`] : []];
-}
-
-async function* testFiles(folder: string): AsyncGenerator<string> {
-  for await (const { name, isDirectory } of Deno.readDir(`${ROOT}/${folder}`)) {
-    if (name.startsWith(".") || name === "node_modules" || name === "fixtures") continue;
-    if (isDirectory) yield* testFiles(`${folder}/${name}`);
-    else if (name.endsWith("_test.ts")) yield `${folder}/${name}`;
   }
 }
 
@@ -254,8 +253,8 @@ async function runTests(args: string[], env: Record<string, string>): Promise<Co
   const plain = tail.replace(/\x1b\[[\d;]*m/g, "");
   const summary = [...plain.matchAll(/^(?:ok|FAILED) \| (\d+) passed.*? \| (\d+) failed/gm)].at(-1);
   const count = { passed: Number(summary?.[1] ?? 0), failed: Number(summary?.[2] ?? 0) };
-  // Type errors, crashes and the like are in no summary. A filter that leaves nothing is wrong too.
-  if (count.failed === 0 && (!success || count.passed === 0)) count.failed = 1;
+  // Type errors, crashes and the like are in no summary.
+  if (count.failed === 0 && (!success || summary === undefined)) count.failed = 1;
   return count;
 }
 

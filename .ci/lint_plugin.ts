@@ -36,6 +36,13 @@ function isNamed(node: AnyFunction): boolean {
     node.parent.type === "VariableDeclarator";
 }
 
+/** An executor that resolves by a timer alone. */
+function isSleep(executor: string): boolean {
+  const [, name] = /^\(?(\w+)\)?\s*=>/.exec(executor) ?? [];
+  return name !== undefined &&
+    new RegExp(`=>\\s*\\{?\\s*(?:void )?setTimeout\\(\\s*(?:${name}\\b|\\(\\) => ${name}\\()`).test(executor);
+}
+
 function rule(check: (node: AnyFunction, report: (message: string) => void, text: string) => void) {
   return {
     create(context: Deno.lint.RuleContext): Deno.lint.LintVisitor {
@@ -59,6 +66,28 @@ const plugin: Deno.lint.Plugin = {
         report(`a function has at most ${PARAMETERS} parameters: this has ${length}`);
       }
     }),
+    // A fixed wait is too short on a busy machine and too long on others.
+    "fixed-sleep": {
+      create(context) {
+        if (!context.filename.endsWith("_test.ts")) return {};
+        return {
+          NewExpression(node) {
+            if (node.callee.type !== "Identifier" || node.callee.name !== "Promise") return;
+            const [executor] = node.arguments;
+            if (executor === undefined || !isSleep(context.sourceCode.getText(executor))) return;
+            context.report({
+              node,
+              message:
+                "a test waits for a condition, not for a time: use tests/support/until.ts, or say why not",
+            });
+          },
+          CallExpression(node) {
+            if (node.callee.type !== "Identifier" || !["delay", "sleep"].includes(node.callee.name)) return;
+            context.report({ node, message: "a test waits for a condition, not for a time" });
+          },
+        };
+      },
+    },
     "boolean-parameter": rule((node, report) => {
       if (isNamed(node) && node.params.length > 1 && node.params.some(isBoolean)) {
         report("a boolean among other parameters is a named option");

@@ -54,43 +54,38 @@ testForms("greedyPruneOnGpu() equals greedyPrune() and pruneLayers() on random m
 });
 
 for (const form of FORMS) {
-  Deno.test({
-    name: `greedyPruner() decides alike for 50 steps with the kernel and without (${form} form)`,
-    sanitizeOps: false,
-    sanitizeResources: false,
-    async fn() {
-      const engine = await engineOf(form);
-      const context = { layers: 12, heads: 16, headsPerDevice: [8, 5, 3], capacities: [8, 5, 3], seed: 1 };
-      const size = context.layers * context.heads;
-      const onGpu = greedyPruner({ history: 5, compute: (args) => greedyPruneOnGpu(engine, args) });
-      const onCpu = greedyPruner({ history: 5 });
-      let gpuState = onGpu.init(context);
-      let cpuState = onCpu.init(context);
-      let lastMask: Uint8Array | null = null;
-      let gradientNorm: Float32Array | null = null;
-      let prunedSteps = 0;
-      for (let step = 0; step < 50; step++) {
-        const input: PrunerInput = {
-          step,
-          lastMask,
-          gradientNorm,
-          loraNorm: null,
-          baseNorm: null,
-          embeddingMean: null,
-        };
-        const [onGpuDecision, nextGpuState] = await onGpu.decide(input, gpuState, context);
-        const [decision, nextCpuState] = await onCpu.decide(input, cpuState, context);
-        assertEquals(onGpuDecision, decision, `step ${step}`);
-        assertEquals(nextGpuState, nextCpuState, `state after step ${step}`);
-        const { mask } = decision;
-        if (mask.includes(1)) prunedSteps++;
-        // Gradients of a head differ by its place and by chance; a pruned head has none.
-        const noise = normal(size, 2000 + step);
-        gradientNorm = Float32Array.from(mask, (z, i) => z ? 0 : (1 + i % 16) * Math.exp(noise[i]!));
-        lastMask = mask;
-        [gpuState, cpuState] = [nextGpuState, nextCpuState];
-      }
-      assertGreater(prunedSteps, 40);
-    },
+  Deno.test(`greedyPruner() decides alike for 50 steps with the kernel and without (${form} form)`, async () => {
+    const engine = await engineOf(form);
+    const context = { layers: 12, heads: 16, headsPerDevice: [8, 5, 3], capacities: [8, 5, 3], seed: 1 };
+    const size = context.layers * context.heads;
+    const onGpu = greedyPruner({ history: 5, compute: (args) => greedyPruneOnGpu(engine, args) });
+    const onCpu = greedyPruner({ history: 5 });
+    let gpuState = onGpu.init(context);
+    let cpuState = onCpu.init(context);
+    let lastMask: Uint8Array | null = null;
+    let gradientNorm: Float32Array | null = null;
+    let prunedSteps = 0;
+    for (let step = 0; step < 50; step++) {
+      const input: PrunerInput = {
+        step,
+        lastMask,
+        gradientNorm,
+        loraNorm: null,
+        baseNorm: null,
+        embeddingMean: null,
+      };
+      const [onGpuDecision, nextGpuState] = await onGpu.decide(input, gpuState, context);
+      const [decision, nextCpuState] = await onCpu.decide(input, cpuState, context);
+      assertEquals(onGpuDecision, decision, `step ${step}`);
+      assertEquals(nextGpuState, nextCpuState, `state after step ${step}`);
+      const { mask } = decision;
+      if (mask.includes(1)) prunedSteps++;
+      // Gradients of a head differ by its place and by chance; a pruned head has none.
+      const noise = normal(size, 2000 + step);
+      gradientNorm = Float32Array.from(mask, (z, i) => z ? 0 : (1 + i % 16) * Math.exp(noise[i]!));
+      lastMask = mask;
+      [gpuState, cpuState] = [nextGpuState, nextCpuState];
+    }
+    assertGreater(prunedSteps, 40);
   });
 }

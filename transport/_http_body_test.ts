@@ -2,6 +2,7 @@ import { DeadlineError } from "@edgetuner/core/contracts";
 import { assertEquals, assertRejects } from "@std/assert";
 import { testStrictly, within } from "../tests/conformance/transport_suite.ts";
 import { type BodyLimits, readBody } from "./_http_body.ts";
+import { takes } from "../tests/support/until.ts";
 
 /** A message whose body brings some bytes every so many milliseconds, and never ends. */
 function slow(bytes: number, everyMs: number) {
@@ -46,7 +47,7 @@ testStrictly("readBody(): a slow body that brings enough is read whole", async (
   let sent = 0;
   const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
     async pull(controller) {
-      await new Promise((resolve) => setTimeout(resolve, 30));
+      await takes(30);
       controller.enqueue(new Uint8Array(1000).fill(++sent));
       if (sent === 10) controller.close();
     },

@@ -43,31 +43,24 @@ function prunerOf(parts: string, before = ""): Promise<Pruner> {
   return isolatedPruner({ module: moduleOf(source), others: "none", limitMs: LIMIT_MS });
 }
 
-/** Workers that are ended on purpose may take a moment. */
-const untidy = { sanitizeResources: false, sanitizeOps: false };
-
-Deno.test({
-  name: "a pruner in a worker decides as it does here, and gets its options [slow]",
-  ...untidy,
-  async fn() {
-    const module = moduleOf(
-      `import { greedyPruner } from "${
-        import.meta.resolve("@edgetuner/plugins")
-      }"; export default greedyPruner;`,
-    );
-    const away = await isolatedPruner({ module, options: { tau: 0.4 }, others: "none" });
-    const here = greedyPruner({ tau: 0.4 }) as Pruner;
-    assertEquals([away.name, away.needs], [here.name, [...here.needs]]);
-    checkPruner(away);
-    let [one, two] = [away.init(context), here.init(context)];
-    for (let step = 0; step < 3; step++) {
-      const now = { ...input, step };
-      const [a, stateA] = await away.decide(now, one, context);
-      const [b, stateB] = await here.decide(now, two, context);
-      assertEquals([a, stateA], [b, stateB]);
-      [one, two] = [stateA, stateB];
-    }
-  },
+Deno.test("a pruner in a worker decides as it does here, and gets its options [slow]", async () => {
+  const module = moduleOf(
+    `import { greedyPruner } from "${
+      import.meta.resolve("@edgetuner/plugins")
+    }"; export default greedyPruner;`,
+  );
+  const away = await isolatedPruner({ module, options: { tau: 0.4 }, others: "none" });
+  const here = greedyPruner({ tau: 0.4 }) as Pruner;
+  assertEquals([away.name, away.needs], [here.name, [...here.needs]]);
+  checkPruner(away);
+  let [one, two] = [away.init(context), here.init(context)];
+  for (let step = 0; step < 3; step++) {
+    const now = { ...input, step };
+    const [a, stateA] = await away.decide(now, one, context);
+    const [b, stateB] = await here.decide(now, two, context);
+    assertEquals([a, stateA], [b, stateB]);
+    [one, two] = [stateA, stateB];
+  }
 });
 
 for (
@@ -84,98 +77,79 @@ for (
     ["returns functions", "decide: () => [{ mask: new Uint8Array(8) }, () => 0]", "must return plain data"],
   ] as const
 ) {
-  Deno.test({
-    name: `a pruner that ${what} is an error in time [slow]`,
-    ...untidy,
-    async fn() {
-      const pruner = await prunerOf(parts);
-      const started = performance.now();
-      const error = await assertRejects(async () =>
-        await pruner.decide(input, pruner.init(context), context)
-      );
-      assertStringIncludes((error as Error).message, rule);
-      assert(performance.now() - started < LIMIT_MS + LATE_MS);
-    },
+  Deno.test(`a pruner that ${what} is an error in time [slow]`, async () => {
+    const pruner = await prunerOf(parts);
+    const started = performance.now();
+    const error = await assertRejects(async () => await pruner.decide(input, pruner.init(context), context));
+    assertStringIncludes((error as Error).message, rule);
+    assert(performance.now() - started < LIMIT_MS + LATE_MS);
   });
 }
 
-Deno.test({
-  name:
-    "a pruner that never returns from init, a factory and a module that never end are errors in time [slow]",
-  ...untidy,
-  async fn() {
-    const pruner = await prunerOf("init() { for (;;); }");
-    assertThrows(() => pruner.init(context), PluginError, `must init within ${LIMIT_MS} ms`);
-    assertThrows(() => pruner.init(context), PluginError); // at once from then on
-    const end = "export default () => 0;";
-    for (
-      const source of [
-        `for (;;); ${end}`,
-        `await new Promise(() => {}); ${end}`,
-        "export default () => { for (;;); }",
-      ]
-    ) {
-      await assertRejects(
-        () => isolatedPruner({ module: moduleOf(source), others: "none", loadLimitMs: LIMIT_MS }),
-        PluginError,
-        `must load within ${LIMIT_MS} ms`,
-      );
-    }
-    await assertRejects(() => prunerOf("", `throw new Error("boom")`), UsageError, "does not (boom)");
-  },
+Deno.test("a pruner that never returns from init, a factory and a module that never end are errors in time [slow]", async () => {
+  const pruner = await prunerOf("init() { for (;;); }");
+  assertThrows(() => pruner.init(context), PluginError, `must init within ${LIMIT_MS} ms`);
+  assertThrows(() => pruner.init(context), PluginError); // at once from then on
+  const end = "export default () => 0;";
+  for (
+    const source of [
+      `for (;;); ${end}`,
+      `await new Promise(() => {}); ${end}`,
+      "export default () => { for (;;); }",
+    ]
+  ) {
+    await assertRejects(
+      () => isolatedPruner({ module: moduleOf(source), others: "none", loadLimitMs: LIMIT_MS }),
+      PluginError,
+      `must load within ${LIMIT_MS} ms`,
+    );
+  }
+  await assertRejects(() => prunerOf("", `throw new Error("boom")`), UsageError, "does not (boom)");
 });
 
 function streamOf(direction: "sent" | "received", layer: number): CodecStream {
   return { direction, kind: "input", layer, microBatch: 0, tensor: 0, state: undefined };
 }
 
-Deno.test({
-  name: "a codec in a worker writes and reads as it does here, with a state for each stream [slow]",
-  ...untidy,
-  async fn() {
-    const module = moduleOf(
-      `import { int8Codec } from "${import.meta.resolve("@edgetuner/core")}";
-       export default () => ({ ...int8Codec({ errorFeedback: true }), name: "away" });`,
-    );
-    const [away, host] = await isolatedCodec({ module, others: "none" });
-    const here: WireCodec = int8Codec({ errorFeedback: true });
-    const streams = [0, 1].map((layer) => [streamOf("sent", layer), streamOf("sent", layer)] as const);
-    for (let turn = 0; turn < 4; turn++) {
-      for (const [layer, [one, two]] of streams.entries()) {
-        const values = Float32Array.from({ length: 60 }, (_, i) => Math.sin(i * (turn + 1)) / (layer + 1));
-        const before = values.slice();
-        const bytes = away.encode(values, [3, 20], one);
-        assertEquals(bytes, here.encode(values, [3, 20], two));
-        assertEquals(values, before);
-        const shape = [3, 20];
-        const read = away.decode(bytes, shape, streamOf("received", layer));
-        assertEquals(read, here.decode(bytes, shape, streamOf("received", layer)));
-      }
+Deno.test("a codec in a worker writes and reads as it does here, with a state for each stream [slow]", async () => {
+  const module = moduleOf(
+    `import { int8Codec } from "${import.meta.resolve("@edgetuner/core")}";
+     export default () => ({ ...int8Codec({ errorFeedback: true }), name: "away" });`,
+  );
+  const [away, host] = await isolatedCodec({ module, others: "none" });
+  const here: WireCodec = int8Codec({ errorFeedback: true });
+  const streams = [0, 1].map((layer) => [streamOf("sent", layer), streamOf("sent", layer)] as const);
+  for (let turn = 0; turn < 4; turn++) {
+    for (const [layer, [one, two]] of streams.entries()) {
+      const values = Float32Array.from({ length: 60 }, (_, i) => Math.sin(i * (turn + 1)) / (layer + 1));
+      const before = values.slice();
+      const bytes = away.encode(values, [3, 20], one);
+      assertEquals(bytes, here.encode(values, [3, 20], two));
+      assertEquals(values, before);
+      const shape = [3, 20];
+      const read = away.decode(bytes, shape, streamOf("received", layer));
+      assertEquals(read, here.decode(bytes, shape, streamOf("received", layer)));
     }
-    assertThrows(() => away.encode(Float32Array.of(NaN), [1, 1], streamOf("sent", 0)), RangeError, "finite");
-    host[Symbol.dispose]();
-    assertThrows(() => away.encode(new Float32Array(1), [1, 1], streamOf("sent", 0)), PluginError);
-  },
+  }
+  assertThrows(() => away.encode(Float32Array.of(NaN), [1, 1], streamOf("sent", 0)), RangeError, "finite");
+  host[Symbol.dispose]();
+  assertThrows(() => away.encode(new Float32Array(1), [1, 1], streamOf("sent", 0)), PluginError);
 });
 
-Deno.test({
-  name: "a codec that never returns is an error in time, wherever it does so [slow]",
-  ...untidy,
-  async fn() {
-    for (const method of ["byteLength", "encode", "decode"] as const) {
-      const module = moduleOf(
-        `export default () => ({ name: "bad", byteLength: () => 4, encode: () => new Uint8Array(4),
-          decode: () => new Float32Array(1), ${method}() { for (;;); } });`,
-      );
-      const [codec] = await isolatedCodec({ module, others: "none", limitMs: LIMIT_MS });
-      assertThrows(
-        () => {
-          codec.encode(new Float32Array(1), [1], streamOf("sent", 0));
-          codec.decode(new Uint8Array(4), [1], streamOf("received", 0));
-        },
-        PluginError,
-        `codec "bad" must ${method} within ${LIMIT_MS} ms`,
-      );
-    }
-  },
+Deno.test("a codec that never returns is an error in time, wherever it does so [slow]", async () => {
+  for (const method of ["byteLength", "encode", "decode"] as const) {
+    const module = moduleOf(
+      `export default () => ({ name: "bad", byteLength: () => 4, encode: () => new Uint8Array(4),
+        decode: () => new Float32Array(1), ${method}() { for (;;); } });`,
+    );
+    const [codec] = await isolatedCodec({ module, others: "none", limitMs: LIMIT_MS });
+    assertThrows(
+      () => {
+        codec.encode(new Float32Array(1), [1], streamOf("sent", 0));
+        codec.decode(new Uint8Array(4), [1], streamOf("received", 0));
+      },
+      PluginError,
+      `codec "bad" must ${method} within ${LIMIT_MS} ms`,
+    );
+  }
 });

@@ -313,7 +313,8 @@ Deno.test("kill -9 while saving: what has the final name is whole each time, and
       const reader = process.stdout.getReader();
       await reader.read(); // it is saving
       seed = seed * 48_271 % 2_147_483_647;
-      await new Promise((resolve) => setTimeout(resolve, seed % 40)); // at some moment of the next ones
+      // deno-lint-ignore house/fixed-sleep -- it is killed at some moment of the next ones
+      await new Promise((resolve) => setTimeout(resolve, seed % 40));
       process.kill("SIGKILL");
       await process.status;
       await reader.cancel();

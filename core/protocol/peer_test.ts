@@ -15,6 +15,7 @@ import { firstNotFinite } from "./finite.ts";
 import { encodeFrame, type RawFrame } from "./frame.ts";
 import { Peer } from "./peer.ts";
 import type { PeerOptions } from "./peer_options.ts";
+import { settled } from "../../tests/support/until.ts";
 
 /** A peer, and the raw end that plays the other side. */
 function open(options: PeerOptions = {}) {
@@ -273,7 +274,7 @@ Deno.test("a peer that is many bytes ahead in a lane is closed; asking for frame
 Deno.test("a single frame may be larger than the bound of a lane", async () => {
   const { peer, say } = open({ maxQueuedBytes: 100 });
   await say({ kind: "input", tensors: [{ dtype: "f32", shape: [1, 1000], data: new Float32Array(1000) }] });
-  await new Promise((resolve) => setTimeout(resolve, 10));
+  await settled();
   assertEquals((await peer.receive("input")).tensors[0]!.shape, [1, 1000]);
   await peer.close();
 });

@@ -173,25 +173,20 @@ for (const [kvHeads, causal, window] of [[2, true], [1, true], [2, false], [1, t
   );
 }
 
-Deno.test({
-  name: "attention() throws on shapes that do not fit",
-  sanitizeOps: false,
-  sanitizeResources: false,
-  async fn() {
-    const engine = await engineOf("software");
-    using qkv = engine.zeros(6, 24);
-    assertThrows(
-      () => attention(qkv, { batch: 2, length: 4, heads: 2 }),
-      TypeError,
-      "batch * length = 8 rows",
-    );
-    assertThrows(() => attention(qkv, { batch: 2, length: 3, heads: 4 }), TypeError, "multiple of 4");
-    assertThrows(
-      () => attention(qkv, { batch: 2, length: 3, heads: 3, kvHeads: 2 }),
-      TypeError,
-      "kvHeads must divide heads: they are 2 and 3",
-    );
-    using odd = engine.zeros(6, 25);
-    assertThrows(() => attention(odd, { batch: 2, length: 3, heads: 1 }), TypeError, "multiple of 4");
-  },
+Deno.test("attention() throws on shapes that do not fit", async () => {
+  const engine = await engineOf("software");
+  using qkv = engine.zeros(6, 24);
+  assertThrows(
+    () => attention(qkv, { batch: 2, length: 4, heads: 2 }),
+    TypeError,
+    "batch * length = 8 rows",
+  );
+  assertThrows(() => attention(qkv, { batch: 2, length: 3, heads: 4 }), TypeError, "multiple of 4");
+  assertThrows(
+    () => attention(qkv, { batch: 2, length: 3, heads: 3, kvHeads: 2 }),
+    TypeError,
+    "kvHeads must divide heads: they are 2 and 3",
+  );
+  using odd = engine.zeros(6, 25);
+  assertThrows(() => attention(odd, { batch: 2, length: 3, heads: 1 }), TypeError, "multiple of 4");
 });

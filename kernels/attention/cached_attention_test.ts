@@ -72,27 +72,22 @@ testForms("extendCache() stays in place while it can, and frees what it replaces
   assertEquals(engine.stats.tensors, before + 2);
 });
 
-Deno.test({
-  name: "extendCache() and cachedAttention() throw on shapes that do not fit",
-  sanitizeOps: false,
-  sanitizeResources: false,
-  async fn() {
-    const engine = await engineOf("software");
-    using qkv = engine.zeros(2, 12);
-    const options = { cache: null, qkv, columns: 8, parents: null, rows: 2, slotStep: 4 };
-    assertThrows(() => extendCache({ ...options, columns: 12 }), TypeError, "after Q, 12 columns");
-    assertThrows(() => extendCache({ ...options, rows: 4 }), TypeError, "each of 4 sequences");
-    const cache = extendCache(options);
-    using _values = cache.values;
-    for (const parents of [[0], [0, 2], [0, -1]]) {
-      assertThrows(
-        () => extendCache({ ...options, cache, parents }),
-        TypeError,
-        `current value is [${parents}]`,
-      );
-    }
-    using one = engine.zeros(1, 12);
-    assertThrows(() => extendCache({ ...options, cache, qkv: one, rows: 1 }), TypeError, "none is named");
-    assertThrows(() => cachedAttention(qkv, cache, { heads: 2, kvHeads: 1 }), TypeError, "it has 12 columns");
-  },
+Deno.test("extendCache() and cachedAttention() throw on shapes that do not fit", async () => {
+  const engine = await engineOf("software");
+  using qkv = engine.zeros(2, 12);
+  const options = { cache: null, qkv, columns: 8, parents: null, rows: 2, slotStep: 4 };
+  assertThrows(() => extendCache({ ...options, columns: 12 }), TypeError, "after Q, 12 columns");
+  assertThrows(() => extendCache({ ...options, rows: 4 }), TypeError, "each of 4 sequences");
+  const cache = extendCache(options);
+  using _values = cache.values;
+  for (const parents of [[0], [0, 2], [0, -1]]) {
+    assertThrows(
+      () => extendCache({ ...options, cache, parents }),
+      TypeError,
+      `current value is [${parents}]`,
+    );
+  }
+  using one = engine.zeros(1, 12);
+  assertThrows(() => extendCache({ ...options, cache, qkv: one, rows: 1 }), TypeError, "none is named");
+  assertThrows(() => cachedAttention(qkv, cache, { heads: 2, kvHeads: 1 }), TypeError, "it has 12 columns");
 });

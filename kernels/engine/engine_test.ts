@@ -9,11 +9,6 @@ import { addOne, addOneKernel } from "./_add_one.ts";
 import { Engine } from "./engine.ts";
 import { RowWindow, type Tensor } from "./tensor.ts";
 
-/** A test with engines of its own, which outlive nothing. */
-function test(name: string, fn: () => Promise<void>): void {
-  Deno.test({ name, fn, sanitizeOps: false, sanitizeResources: false });
-}
-
 testForms("an engine returns to the same figures after every step", async (engine) => {
   const weights = normal(20 * 30, 1);
   using w = engine.upload(weights, 20, 30);
@@ -329,7 +324,7 @@ testForms("an engine refuses what cannot be", (engine) => {
   assertEquals(engine.stats.dispatches, dispatches);
 });
 
-test("reading often without waiting for anything else needs one buffer", async () => {
+Deno.test("reading often without waiting for anything else needs one buffer", async () => {
   using engine = await Engine.create();
   const data = normal(1000, 17);
   using x = engine.upload(data, 10, 100);
@@ -345,7 +340,7 @@ test("reading often without waiting for anything else needs one buffer", async (
   assertLessOrEqual(made, 1);
 });
 
-test("both readback modes return the same", async () => {
+Deno.test("both readback modes return the same", async () => {
   const x = normal(33 * 17, 18);
   const w = normal(17 * 9, 19);
   const results = [];
@@ -364,7 +359,7 @@ test("both readback modes return the same", async () => {
   assertEquals(results[0], results[1]);
 });
 
-test("compile() prepares kernels before their first dispatch", async () => {
+Deno.test("compile() prepares kernels before their first dispatch", async () => {
   using engine = await Engine.create();
   const { pipelines } = engine.stats;
   await engine.compile([addOneKernel]);
@@ -372,7 +367,7 @@ test("compile() prepares kernels before their first dispatch", async () => {
   assertEquals(engine.stats.pipelines, pipelines + 1);
 });
 
-test("trim() frees what no tensor uses, and the engine goes on", async () => {
+Deno.test("trim() frees what no tensor uses, and the engine goes on", async () => {
   using engine = await Engine.create();
   const start = engine.stats;
   const x = normal(40 * 20, 20);
@@ -400,14 +395,14 @@ test("trim() frees what no tensor uses, and the engine goes on", async () => {
   assertEquals(engine.stats.tensors, start.tensors);
 });
 
-test("disposing an engine twice does nothing", async () => {
+Deno.test("disposing an engine twice does nothing", async () => {
   const engine = await Engine.create();
   engine.dispose();
   engine.dispose();
   await engine.device.lost;
 });
 
-test("profile() reports the kernels that ran", async () => {
+Deno.test("profile() reports the kernels that ran", async () => {
   using engine = await Engine.create({ profile: true });
   using x = engine.zeros(1, 4);
   for (let i = 0; i < 3; i++) addScaled(engine.unitScale, x);

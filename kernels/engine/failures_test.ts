@@ -5,15 +5,10 @@ import { ADD_ONE_KERNEL, addOne } from "./_add_one.ts";
 import { Engine } from "./engine.ts";
 import { defineKernel } from "./kernel.ts";
 
-/** A test with engines of its own, which outlive nothing. */
-function test(name: string, fn: () => Promise<void>): void {
-  Deno.test({ name, fn, sanitizeOps: false, sanitizeResources: false });
-}
-
 const BROKEN = ADD_ONE_KERNEL.source.replace("x[id.x] + 1.0", "x[id.x] + oops");
 
 for (const readback of ["eager", "await"] as const) {
-  test(`a kernel that does not compile is told with line, column and source (${readback})`, async () => {
+  Deno.test(`a kernel that does not compile is told with line, column and source (${readback})`, async () => {
     const kernel = defineKernel({
       ...ADD_ONE_KERNEL,
       name: "broken",
@@ -30,7 +25,7 @@ for (const readback of ["eager", "await"] as const) {
     assertStringIncludes(error.message, `${String(line - 1).padStart(5)} |   if (id.x < p.count4) {`);
   });
 
-  test(`an error in a prelude is told with the prelude's file and line (${readback})`, async () => {
+  Deno.test(`an error in a prelude is told with the prelude's file and line (${readback})`, async () => {
     const prelude = {
       file: "prelude/broken.wgsl",
       source: "// A prelude.\nfn broken() -> f32 {\n  return oops;\n}\n",
@@ -46,7 +41,7 @@ for (const readback of ["eager", "await"] as const) {
     assertStringIncludes(error.message, ">   3 |   return oops;");
   });
 
-  test(`a kernel that does not compile fails the read that needs it (${readback})`, async () => {
+  Deno.test(`a kernel that does not compile fails the read that needs it (${readback})`, async () => {
     const kernel = defineKernel({
       ...ADD_ONE_KERNEL,
       name: "broken",
@@ -61,7 +56,7 @@ for (const readback of ["eager", "await"] as const) {
     await assertRejects(() => x.read(), ShaderError, "broken.wgsl");
   });
 
-  test(`a dispatch that is not valid fails the next read and all that follow (${readback})`, async () => {
+  Deno.test(`a dispatch that is not valid fails the next read and all that follow (${readback})`, async () => {
     using engine = await Engine.create({ readback });
     using x = engine.zeros(1, 4);
     addOne(engine, x, x); // read and written at once
@@ -73,13 +68,13 @@ for (const readback of ["eager", "await"] as const) {
   });
 }
 
-test("memory that the device does not have fails the next read", async () => {
+Deno.test("memory that the device does not have fails the next read", async () => {
   using engine = await Engine.create();
   engine.device.createBuffer({ size: engine.device.limits.maxBufferSize + 4, usage: 0x80 });
   await assertRejects(() => engine.idle(), GpuError);
 });
 
-test("a lost device fails the next read", async () => {
+Deno.test("a lost device fails the next read", async () => {
   const engine = await Engine.create();
   using x = engine.zeros(1, 4);
   await x.read();

@@ -1,5 +1,6 @@
 import { assert } from "@std/assert";
 import { Engine } from "./engine.ts";
+import { settled } from "../../tests/support/until.ts";
 
 Deno.test("a loop that waits for nothing but results gives the event loop its turns", async () => {
   using engine = await Engine.create();
@@ -15,5 +16,5 @@ Deno.test("a loop that waits for nothing but results gives the event loop its tu
   running = false;
   // Without them each readback is kept for ever, with what the runtime holds for it.
   assert(turns >= 5, `${turns} turns`);
-  await new Promise((resolve) => setTimeout(resolve, 0));
+  await settled();
 });

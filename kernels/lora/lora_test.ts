@@ -224,30 +224,25 @@ testForms("headProduct() and headGradient() are the gradients of headProduct()",
   assertClose(dWeights, byWeights, TOLERANCE.difference, "dW");
 });
 
-Deno.test({
-  name: "head module kernels throw on shapes that do not fit",
-  sanitizeOps: false,
-  sanitizeResources: false,
-  async fn() {
-    const engine = await engineOf("software");
-    using x = engine.zeros(2, 8);
-    using arena = engine.zeros(1, 64);
-    using heads = engine.upload(Uint32Array.of(0), 1, 1);
-    const matrix = { rows: 8, columns: 4, first: 0, segment: 32 };
-    assertThrows(
-      () => headProduct({ x, arena, matrix, heads, transpose: true }),
-      TypeError,
-      "must have 4 columns",
-    );
-    const odd = { ...matrix, rows: 6 };
-    using six = engine.zeros(2, 6);
-    assertThrows(() => headProduct({ x: six, arena, matrix: odd, heads }), TypeError, "multiple of 4 rows");
-    assertThrows(() => gatherHeadColumns(x, { first: 2, headSize: 4, heads }), TypeError, "multiples of 4");
-    assertThrows(() => gatherHeadColumns(x, { first: 0, headSize: 3, heads }), TypeError, "multiples of 4");
-    assertThrows(
-      () => scatterAddHeadColumns(x, x, { first: 0, headSize: 4, heads }),
-      TypeError,
-      "blocks must be [2, 4]",
-    );
-  },
+Deno.test("head module kernels throw on shapes that do not fit", async () => {
+  const engine = await engineOf("software");
+  using x = engine.zeros(2, 8);
+  using arena = engine.zeros(1, 64);
+  using heads = engine.upload(Uint32Array.of(0), 1, 1);
+  const matrix = { rows: 8, columns: 4, first: 0, segment: 32 };
+  assertThrows(
+    () => headProduct({ x, arena, matrix, heads, transpose: true }),
+    TypeError,
+    "must have 4 columns",
+  );
+  const odd = { ...matrix, rows: 6 };
+  using six = engine.zeros(2, 6);
+  assertThrows(() => headProduct({ x: six, arena, matrix: odd, heads }), TypeError, "multiple of 4 rows");
+  assertThrows(() => gatherHeadColumns(x, { first: 2, headSize: 4, heads }), TypeError, "multiples of 4");
+  assertThrows(() => gatherHeadColumns(x, { first: 0, headSize: 3, heads }), TypeError, "multiples of 4");
+  assertThrows(
+    () => scatterAddHeadColumns(x, x, { first: 0, headSize: 4, heads }),
+    TypeError,
+    "blocks must be [2, 4]",
+  );
 });

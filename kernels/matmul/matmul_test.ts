@@ -388,63 +388,58 @@ testForms("matmul() refuses to batch or to add gelu where the inner length is cu
   assertThrows(() => matmul(a, b, { out, batch }), RangeError, "one group must fit a binding");
 }, SMALL);
 
-Deno.test({
-  name: "matmul() throws on shapes that do not fit",
-  sanitizeOps: false,
-  sanitizeResources: false,
-  async fn() {
-    const engine = await engineOf("software");
-    using a = engine.zeros(3, 4);
-    using b = engine.zeros(4, 5);
-    using square = engine.zeros(4, 4);
-    using c = engine.zeros(3, 5);
-    using row = engine.zeros(1, 5);
-    const layout = { first: 0, stride: 4 };
-    const batch = { groups: 1, heads: 1, m: 3, n: 4, k: 4, a: layout, b: layout, c: layout };
-    const cases: [string, Tensor, Tensor, MatmulOptions, string][] = [
-      ["inner lengths", a, a, {}, "inner lengths must be equal"],
-      ["inner lengths of NT", a, b, { transposeB: true }, "inner lengths must be equal"],
-      ["inner lengths of TN", a, b, { transposeA: true }, "inner lengths must be equal"],
-      [
-        "inner length with rows of B",
-        a,
-        b,
-        { rowsOfB: { first: 0, rows: 3 } },
-        "inner lengths must be equal",
-      ],
-      ["both transposed", a, b, { transposeA: true, transposeB: true }, "only one operand"],
-      ["output", a, b, { out: a }, "must be [3, 5]"],
-      ["bias", a, b, { bias: c }, "must be [1, 5]"],
-      ["residual", a, b, { residual: row }, "must be [3, 5]"],
-      ["gelu input", a, b, { geluInput: a }, "must be [3, 5]"],
-      ["gelu gradient", a, b, { geluGradOf: square }, "must be [3, 5]"],
-      ["two epilogues", a, b, { geluInput: c, residual: c }, "at most one"],
-      ["output used twice", square, square, { out: square }, "must not be used twice"],
-      ["residual used twice", a, b, { residual: c, out: c }, "must not be used twice"],
-      ["accumulation without output", a, b, { accumulate: true }, 'needs "out"'],
-      ["batch without output", a, square, { batch }, 'needs "out"'],
-      [
-        "rows of B past its end",
-        a,
-        square,
-        { transposeB: true, rowsOfB: { first: 2, rows: 3 } },
-        "rows of B",
-      ],
-      ["batch with epilogue", a, square, { batch, out: a, bias: row }, "epilogue"],
-      ["batch past the rows", a, square, { batch: { ...batch, groups: 2 }, out: a }, "op(A)"],
-      ["batch past the columns", a, square, { batch: { ...batch, heads: 2 }, out: a }, "op(A)"],
-      [
-        "batch off the grid",
-        a,
-        square,
-        { batch: { ...batch, b: { first: 2, stride: 4 } }, out: a },
-        "multiples of 4",
-      ],
-    ];
-    for (const [name, x, y, options, message] of cases) {
-      assertThrows(() => matmul(x, y, options), TypeError, message, name);
-    }
-  },
+Deno.test("matmul() throws on shapes that do not fit", async () => {
+  const engine = await engineOf("software");
+  using a = engine.zeros(3, 4);
+  using b = engine.zeros(4, 5);
+  using square = engine.zeros(4, 4);
+  using c = engine.zeros(3, 5);
+  using row = engine.zeros(1, 5);
+  const layout = { first: 0, stride: 4 };
+  const batch = { groups: 1, heads: 1, m: 3, n: 4, k: 4, a: layout, b: layout, c: layout };
+  const cases: [string, Tensor, Tensor, MatmulOptions, string][] = [
+    ["inner lengths", a, a, {}, "inner lengths must be equal"],
+    ["inner lengths of NT", a, b, { transposeB: true }, "inner lengths must be equal"],
+    ["inner lengths of TN", a, b, { transposeA: true }, "inner lengths must be equal"],
+    [
+      "inner length with rows of B",
+      a,
+      b,
+      { rowsOfB: { first: 0, rows: 3 } },
+      "inner lengths must be equal",
+    ],
+    ["both transposed", a, b, { transposeA: true, transposeB: true }, "only one operand"],
+    ["output", a, b, { out: a }, "must be [3, 5]"],
+    ["bias", a, b, { bias: c }, "must be [1, 5]"],
+    ["residual", a, b, { residual: row }, "must be [3, 5]"],
+    ["gelu input", a, b, { geluInput: a }, "must be [3, 5]"],
+    ["gelu gradient", a, b, { geluGradOf: square }, "must be [3, 5]"],
+    ["two epilogues", a, b, { geluInput: c, residual: c }, "at most one"],
+    ["output used twice", square, square, { out: square }, "must not be used twice"],
+    ["residual used twice", a, b, { residual: c, out: c }, "must not be used twice"],
+    ["accumulation without output", a, b, { accumulate: true }, 'needs "out"'],
+    ["batch without output", a, square, { batch }, 'needs "out"'],
+    [
+      "rows of B past its end",
+      a,
+      square,
+      { transposeB: true, rowsOfB: { first: 2, rows: 3 } },
+      "rows of B",
+    ],
+    ["batch with epilogue", a, square, { batch, out: a, bias: row }, "epilogue"],
+    ["batch past the rows", a, square, { batch: { ...batch, groups: 2 }, out: a }, "op(A)"],
+    ["batch past the columns", a, square, { batch: { ...batch, heads: 2 }, out: a }, "op(A)"],
+    [
+      "batch off the grid",
+      a,
+      square,
+      { batch: { ...batch, b: { first: 2, stride: 4 } }, out: a },
+      "multiples of 4",
+    ],
+  ];
+  for (const [name, x, y, options, message] of cases) {
+    assertThrows(() => matmul(x, y, options), TypeError, message, name);
+  }
 });
 
 testForms("matmul() has the gradients of its product and of gelu", async (engine) => {

@@ -16,9 +16,6 @@ import {
   tileFor,
 } from "./tiles.ts";
 
-// The engine is shared with the file's other tests.
-const options = { sanitizeOps: false, sanitizeResources: false };
-
 async function withTile<T>(engine: Engine, tile: MatmulTile, run: () => Promise<T>): Promise<T> {
   setMatmulTiles(engine, { few: tile, many: tile });
   try {
@@ -28,7 +25,7 @@ async function withTile<T>(engine: Engine, tile: MatmulTile, run: () => Promise<
   }
 }
 
-Deno.test("every tile equals the reference, and the others to the bit [slow]", options, async () => {
+Deno.test("every tile equals the reference, and the others to the bit [slow]", async () => {
   const engine = await engineOf("hardware");
   for (const [m, n, k] of [[1, 1, 1], [33, 65, 7], [130, 71, 66]] as const) {
     for (const [transposeA, transposeB] of [[false, false], [false, true], [true, false]] as const) {
@@ -51,7 +48,7 @@ Deno.test("every tile equals the reference, and the others to the bit [slow]", o
   }
 });
 
-Deno.test("every tile leaves out the same triangle", options, async () => {
+Deno.test("every tile leaves out the same triangle", async () => {
   const engine = await engineOf("hardware");
   const length = 97;
   const batch = (causal: Causal) => ({
@@ -87,7 +84,7 @@ Deno.test("every tile leaves out the same triangle", options, async () => {
   }
 });
 
-Deno.test("measureTiles() times every tile and leaves the engine as it was", options, async () => {
+Deno.test("measureTiles() times every tile and leaves the engine as it was", async () => {
   const engine = await engineOf("hardware");
   const tensors = engine.stats.tensors;
   const times = await measureTiles(engine, { few: [32, 32, 64], many: [128, 32, 64] });

@@ -249,41 +249,36 @@ testForms("weightBytes() is what the engine counts", (engine) => {
   }
 });
 
-Deno.test({
-  name: "packed weights throw on what they cannot hold or do",
-  sanitizeOps: false,
-  sanitizeResources: false,
-  async fn() {
-    const engine = await engineOf("software");
-    const data = new Float32Array(64 * 8).fill(1);
-    data[9] = 7e4;
-    assertThrows(
-      () => pack(engine, data, [64, 8], "f16", "columns"),
-      RangeError,
-      'Cannot pack "w" as f16 as its weights must be from -65504 to 65504: current value is 70000',
-    );
-    data[9] = NaN;
-    assertThrows(
-      () => pack(engine, data, [64, 8], "int4", "columns"),
-      RangeError,
-      "must be finite: current value is NaN",
-    );
-    data[9] = 1;
-    using packed = new PackedMatrix(
-      engine,
-      { format: "int8", rows: 128, columns: 8, groupsAlong: "rows" },
-      "w",
-    );
-    assertThrows(() => packed.write(1, data), RangeError, "in groups of 64: 512 values from row 1 on");
-    assertThrows(() => packed.write(128, data), RangeError, "lie in it");
-    packed.write(0, data);
-    packed.write(64, data);
-    using a = engine.zeros(8, 128);
-    using y = engine.zeros(128, 8);
-    assertThrows(() => matmul(y, packed, { transposeA: true }), TypeError, "with A transposed");
-    assertThrows(() => matmul(a, packed, { transposeB: true }), TypeError, "inner lengths must be equal");
-    assertThrows(() => matmul(a, packed, { rowsOfB: { first: 4, rows: 124 } }), TypeError, "multiple of 8");
-    assertThrows(() => matmul(a, packed, { accumulate: true }), TypeError, 'needs "out"');
-    assertThrows(() => embeddingGather(packed, Uint32Array.of(128)), RangeError, "ids must be below 128");
-  },
+Deno.test("packed weights throw on what they cannot hold or do", async () => {
+  const engine = await engineOf("software");
+  const data = new Float32Array(64 * 8).fill(1);
+  data[9] = 7e4;
+  assertThrows(
+    () => pack(engine, data, [64, 8], "f16", "columns"),
+    RangeError,
+    'Cannot pack "w" as f16 as its weights must be from -65504 to 65504: current value is 70000',
+  );
+  data[9] = NaN;
+  assertThrows(
+    () => pack(engine, data, [64, 8], "int4", "columns"),
+    RangeError,
+    "must be finite: current value is NaN",
+  );
+  data[9] = 1;
+  using packed = new PackedMatrix(
+    engine,
+    { format: "int8", rows: 128, columns: 8, groupsAlong: "rows" },
+    "w",
+  );
+  assertThrows(() => packed.write(1, data), RangeError, "in groups of 64: 512 values from row 1 on");
+  assertThrows(() => packed.write(128, data), RangeError, "lie in it");
+  packed.write(0, data);
+  packed.write(64, data);
+  using a = engine.zeros(8, 128);
+  using y = engine.zeros(128, 8);
+  assertThrows(() => matmul(y, packed, { transposeA: true }), TypeError, "with A transposed");
+  assertThrows(() => matmul(a, packed, { transposeB: true }), TypeError, "inner lengths must be equal");
+  assertThrows(() => matmul(a, packed, { rowsOfB: { first: 4, rows: 124 } }), TypeError, "multiple of 8");
+  assertThrows(() => matmul(a, packed, { accumulate: true }), TypeError, 'needs "out"');
+  assertThrows(() => embeddingGather(packed, Uint32Array.of(128)), RangeError, "ids must be below 128");
 });

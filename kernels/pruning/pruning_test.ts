@@ -64,33 +64,28 @@ testForms("greedyPruneOnGpu() prunes a layer whole above eta, not at it", async 
   assertEquals(at.mask, Uint8Array.of(1, 1, 0, 0, 1, 1, 1, 1));
 });
 
-Deno.test({
-  name: "pruning kernels reject arguments that do not fit",
-  sanitizeOps: false,
-  sanitizeResources: false,
-  async fn() {
-    const engine = await engineOf("software");
-    const map = new Float32Array(6);
-    const greedy = { layers: 2, heads: 3, sBase: map, headsPerDevice: [2, 1], capacities: [1, 1] };
-    const short = new Float32Array(5);
-    const rejects = (
-      run: () => Promise<unknown>,
-      message: string,
-      type: typeof TypeError | typeof RangeError,
-    ) => assertRejects(run, type, message);
-    await rejects(() => greedyPruneOnGpu(engine, { ...greedy, sBase: short }), '"sBase"', TypeError);
-    await rejects(
-      () => greedyPruneOnGpu(engine, { ...greedy, headsPerDevice: [2, 2] }),
-      "sum to 3",
-      TypeError,
-    );
-    await rejects(() => greedyPruneOnGpu(engine, { ...greedy, capacities: [1] }), '"capacities"', TypeError);
-    await rejects(
-      () => greedyPruneOnGpu(engine, { ...greedy, sBase: map.map(() => -1) }),
-      "not negative",
-      RangeError,
-    );
-    await rejects(() => greedyPruneOnGpu(engine, { ...greedy, tau: 2 }), '"tau"', RangeError);
-    await rejects(() => greedyPruneOnGpu(engine, { ...greedy, eta: -1 }), '"eta"', RangeError);
-  },
+Deno.test("pruning kernels reject arguments that do not fit", async () => {
+  const engine = await engineOf("software");
+  const map = new Float32Array(6);
+  const greedy = { layers: 2, heads: 3, sBase: map, headsPerDevice: [2, 1], capacities: [1, 1] };
+  const short = new Float32Array(5);
+  const rejects = (
+    run: () => Promise<unknown>,
+    message: string,
+    type: typeof TypeError | typeof RangeError,
+  ) => assertRejects(run, type, message);
+  await rejects(() => greedyPruneOnGpu(engine, { ...greedy, sBase: short }), '"sBase"', TypeError);
+  await rejects(
+    () => greedyPruneOnGpu(engine, { ...greedy, headsPerDevice: [2, 2] }),
+    "sum to 3",
+    TypeError,
+  );
+  await rejects(() => greedyPruneOnGpu(engine, { ...greedy, capacities: [1] }), '"capacities"', TypeError);
+  await rejects(
+    () => greedyPruneOnGpu(engine, { ...greedy, sBase: map.map(() => -1) }),
+    "not negative",
+    RangeError,
+  );
+  await rejects(() => greedyPruneOnGpu(engine, { ...greedy, tau: 2 }), '"tau"', RangeError);
+  await rejects(() => greedyPruneOnGpu(engine, { ...greedy, eta: -1 }), '"eta"', RangeError);
 });

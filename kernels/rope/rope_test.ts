@@ -69,20 +69,15 @@ testForms("rope() has the gradient of its forward pass", async (engine) => {
   assertClose(gradient, expected, TOLERANCE.difference);
 });
 
-Deno.test({
-  name: "rope() throws on shapes that do not fit",
-  sanitizeOps: false,
-  sanitizeResources: false,
-  async fn() {
-    const engine = await engineOf("software");
-    using x = engine.zeros(4, 16);
-    using odd = ropeTable(engine, [1, 1, 1, 1, 1, 1], 4);
-    assertThrows(() => rope(x, { table: odd, heads: 1, length: 4 }), TypeError, "multiple of 8");
-    using table = ropeTable(engine, [1, 1, 1, 1], 4);
-    for (
-      const options of [{ heads: 3, length: 4 }, { heads: 2, length: 3 }, { heads: 2, length: 4, first: 1 }]
-    ) {
-      assertThrows(() => rope(x, { table, ...options }), TypeError, "it is [4, 16]");
-    }
-  },
+Deno.test("rope() throws on shapes that do not fit", async () => {
+  const engine = await engineOf("software");
+  using x = engine.zeros(4, 16);
+  using odd = ropeTable(engine, [1, 1, 1, 1, 1, 1], 4);
+  assertThrows(() => rope(x, { table: odd, heads: 1, length: 4 }), TypeError, "multiple of 8");
+  using table = ropeTable(engine, [1, 1, 1, 1], 4);
+  for (
+    const options of [{ heads: 3, length: 4 }, { heads: 2, length: 3 }, { heads: 2, length: 4, first: 1 }]
+  ) {
+    assertThrows(() => rope(x, { table, ...options }), TypeError, "it is [4, 16]");
+  }
 });

@@ -107,38 +107,32 @@ Deno.test("iHeadPruner() follows its predictor, and a pruned head comes back", a
   for (const i of [1, 4, 6]) assert(share[i]! > 0.8, `head ${i} was kept ${share[i]}`);
 });
 
-Deno.test({
-  name:
-    "iHeadPruner() online prunes nothing before its training, then trains again, the same way each time [slow]",
-  sanitizeOps: false,
-  sanitizeResources: false,
-  async fn() {
-    const requests: number[] = [];
-    const counting: typeof train = async (request) => {
-      requests.push(request.run.length);
-      assert(request.run.every((step) => step.embedding !== null && step.loraNorm !== null));
-      // The first training begins with a new predictor, later ones with the last.
-      const fresh = request.start.weights["embedding.scale"]!.every((x) => x === 1);
-      assertEquals(fresh, requests.length % 3 === 1);
-      return await train(request);
-    };
-    const create = () =>
-      iHeadPruner({
-        history: 4,
-        eta: 1,
-        tau: 0.8,
-        online: { train: counting, steps: 20, refresh: 15 },
-      }) as Pruner;
-    const first = await run(create(), 60);
-    assertEquals(requests, [20, 20, 20]);
-    // Gradients of step 19 are known at step 20.
-    assert(first.masks.slice(0, 20).every((mask) => !mask.includes(1)));
-    assert(first.masks[20]!.includes(1));
-    assertEquals(await run(create(), 60), first);
-    // The least important head of each layer goes first, and none for good.
-    const share = kept(first.masks.slice(20));
-    assert(share[1]! < share[0]! && share[6]! < share[5]! && share.every((x) => x > 0), `${share}`);
-  },
+Deno.test("iHeadPruner() online prunes nothing before its training, then trains again, the same way each time [slow]", async () => {
+  const requests: number[] = [];
+  const counting: typeof train = async (request) => {
+    requests.push(request.run.length);
+    assert(request.run.every((step) => step.embedding !== null && step.loraNorm !== null));
+    // The first training begins with a new predictor, later ones with the last.
+    const fresh = request.start.weights["embedding.scale"]!.every((x) => x === 1);
+    assertEquals(fresh, requests.length % 3 === 1);
+    return await train(request);
+  };
+  const create = () =>
+    iHeadPruner({
+      history: 4,
+      eta: 1,
+      tau: 0.8,
+      online: { train: counting, steps: 20, refresh: 15 },
+    }) as Pruner;
+  const first = await run(create(), 60);
+  assertEquals(requests, [20, 20, 20]);
+  // Gradients of step 19 are known at step 20.
+  assert(first.masks.slice(0, 20).every((mask) => !mask.includes(1)));
+  assert(first.masks[20]!.includes(1));
+  assertEquals(await run(create(), 60), first);
+  // The least important head of each layer goes first, and none for good.
+  const share = kept(first.masks.slice(20));
+  assert(share[1]! < share[0]! && share[6]! < share[5]! && share.every((x) => x > 0), `${share}`);
 });
 
 Deno.test("iHeadPruner() refuses a predictor of another shape, and options that do not fit it", async () => {

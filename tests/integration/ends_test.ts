@@ -6,6 +6,7 @@ import { assert, assertEquals, assertLess, assertMatch, assertStringIncludes } f
 import { ENDINGS } from "../../cli/process/exit_codes.ts";
 import { goOnCommand, withoutFlags } from "../../cli/output/run_end.ts";
 import { assetPath, programArgs } from "../../cli/process/places.ts";
+import { until } from "../support/until.ts";
 
 const TOKEN = "the-join-token";
 
@@ -88,13 +89,9 @@ async function within(promise: Promise<void>, ms: number): Promise<void> {
 
 /** Waits until an edge server has taken so many steps, by the metrics that it writes. */
 async function untilSteps(folder: string, steps: number): Promise<void> {
-  const until = performance.now() + 60_000;
-  for (let seen = 0; seen < steps;) {
-    assert(performance.now() < until, `${steps} steps within a minute`);
-    await within(new Promise(() => {}), 50);
-    const rows = await Deno.readTextFile(`${folder}/metrics.csv`).catch(() => "");
-    seen = rows.split("\n").filter((row) => row.includes(",train,")).length;
-  }
+  const rows = async () => (await Deno.readTextFile(`${folder}/metrics.csv`).catch(() => "")).split("\n");
+  const seen = async () => (await rows()).filter((row) => row.includes(",train,")).length;
+  await until(async () => await seen() >= steps, `${steps} steps`, 60_000);
 }
 
 const SMALL = ["--batch", "2", "--length", "48", "--valid-batches", "1"];

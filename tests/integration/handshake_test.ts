@@ -42,6 +42,7 @@ import {
   scriptedPruner,
   serverOptions,
 } from "./_session.ts";
+import { settled, until } from "../support/until.ts";
 
 const engine = await Engine.create();
 const model = new TinyGpt2(engine);
@@ -230,7 +231,7 @@ Deno.test("pause holds the run, resume lets it go on, stop ends it with a reason
   const paused = eventOf(server, (e) => e.type === "status" && e.status === "paused");
   const devices = [await stage.join("a", 1, 1000), await stage.join("b", 1)];
   await paused;
-  await new Promise((resolve) => setTimeout(resolve, 50));
+  await settled();
   assertEquals([server.status, server.latest], ["paused", null]);
   const thirdStep = eventOf(server, (e) => e.type === "step" && e.record.step === 2);
   server.resume();
@@ -240,7 +241,7 @@ Deno.test("pause holds the run, resume lets it go on, stop ends it with a reason
   server.pause();
   await again;
   const held = server.latest!.step;
-  await new Promise((resolve) => setTimeout(resolve, 100));
+  await settled();
   assertEquals(server.latest!.step, held);
   const next = eventOf(server, (e) => e.type === "step");
   server.resume();
@@ -412,7 +413,7 @@ for (const name of ["websocket", "http"] as const) {
     await assertRejects(() => transport.connect(), ChannelClosedError);
     await refused;
     assertStringIncludes((await silent.closed).reason, "300 ms");
-    const channel = await until(() => transport.connect().catch(() => null));
+    const channel = await until(() => transport.connect().catch(() => null), "a connection that is taken");
     const result = await runUserDevice({ engine, channel, name: "a", capacity: 1, data: dataSide(model, 1) });
     await running;
     assertEquals([result.steps, result.error], [1, null]);
@@ -420,16 +421,6 @@ for (const name of ["websocket", "http"] as const) {
     await listener[Symbol.asyncDispose]();
     await admitting;
   });
-}
-
-/** Tries until there is something, for up to five seconds. */
-async function until<T>(get: () => Promise<T | null>): Promise<T> {
-  for (const end = performance.now() + 5000; performance.now() < end;) {
-    const value = await get();
-    if (value !== null) return value;
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-  throw new Error("nothing came within five seconds");
 }
 
 Deno.test("stop while paused and stop before the start end the run", async () => {

@@ -6,6 +6,7 @@
 import { fileURLToPath } from "node:url";
 import { assert, assertEquals, assertLess, assertStringIncludes } from "@std/assert";
 import { loadAdapter } from "@edgetuner/core";
+import { until } from "../support/until.ts";
 
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const unlessWindows = { ignore: Deno.build.os === "windows" };
@@ -126,11 +127,8 @@ Deno.test({
   async fn() {
     const folder = await Deno.makeTempDir();
     const stepped = async () => {
-      for (const end = performance.now() + 50_000; performance.now() < end;) {
-        const rows = await Deno.readTextFile(`${folder}/figures/metrics.jsonl`).catch(() => "");
-        if (rows.includes(`"mode":"train"`)) return;
-        await new Promise((resolve) => setTimeout(resolve, 20));
-      }
+      const rows = () => Deno.readTextFile(`${folder}/figures/metrics.jsonl`).catch(() => "");
+      await until(async () => (await rows()).includes(`"mode":"train"`), "a step", 50_000);
     };
     const [early, late] = await Promise.all([
       interrupt("examples/demo.ts", ["--out", `${folder}/early`], "trainable parameters"),
@@ -196,10 +194,7 @@ Deno.test({
     const folder = `${cache}/models/some/model/main`;
     const sizeOf = (name: string) => Deno.stat(`${folder}/${name}`).then(({ size }) => size, () => 0);
     const begun = async () => {
-      for (const end = performance.now() + 30_000; performance.now() < end;) {
-        if (await sizeOf("model.safetensors.partial") > 0) return;
-        await new Promise((resolve) => setTimeout(resolve, 20));
-      }
+      await until(async () => await sizeOf("model.safetensors.partial") > 0, "the first bytes");
     };
     const ended = await interrupt("examples/pull.ts", [...args, "--cache", cache], begun());
     assertEquals(ended.code, 130, ended.errors);

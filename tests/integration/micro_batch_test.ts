@@ -23,6 +23,7 @@ import {
   scriptedPruner,
   tensorBytesByKind,
 } from "./_session.ts";
+import { until } from "../support/until.ts";
 
 const engine = await Engine.create();
 const model = new TinyGpt2(engine);
@@ -163,7 +164,7 @@ Deno.test("a micro-batch goes back before another one has gone forward, and the 
     batch,
     capacities: [2, 1, 1],
     onFrame: ({ frame }) => void order.push(`${frame.kind} ${frame.step}.${frame.microBatch ?? 0}`),
-    // The second micro-batch's last layer is 60 ms on its way to the devices.
+    // The second micro-batch's last layer is on its way to the devices until the first one has come back so far.
     wrap: (channel) => ({
       ...channel,
       peer: channel.peer,
@@ -173,7 +174,9 @@ Deno.test("a micro-batch goes back before another one has gone forward, and the 
         const bytes = await channel.receive(options);
         const frame = bytes === null ? null : decodeFrame(bytes);
         const isLate = frame?.kind === "hidden" && (frame.microBatch ?? 0) === 1;
-        if (isLate) await new Promise((resolve) => setTimeout(resolve, 60));
+        if (isLate) {
+          await until(() => order.includes(`deltaGradient ${frame.step}.0`), "the first one comes back");
+        }
         return bytes;
       },
       close: (reason) => channel.close(reason),
@@ -217,9 +220,8 @@ Deno.test("an answer for another micro-batch ends the run with a ProtocolError, 
           ),
       });
       await assertRejects(() => run, ProtocolError, "must be of micro-batch 0");
-      await new Promise((resolve) => setTimeout(resolve, 50)); // the device puts away what it has
       // The device's head modules are lost with the failed run: three layers of four tensors, and head lists.
-      assert(engine.stats.tensors - before < 40, `${engine.stats.tensors - before} tensors left behind`);
+      await until(() => engine.stats.tensors - before < 40, "the device puts away what it has");
     }
   }
 });

@@ -12,6 +12,7 @@ import {
 } from "@std/assert";
 import { loadAdapter } from "@edgetuner/core";
 import { EXAMPLES } from "../support/places.ts";
+import { until } from "../support/until.ts";
 
 /** Starts a program of `examples/`. */
 function start(
@@ -144,12 +145,8 @@ Deno.test("demo.ts and server_tuner.ts end with code 1 and save nothing where th
 
 /** Waits until a run has taken steps, by the metrics that it writes. */
 async function untilSteps(folder: string): Promise<void> {
-  for (let tries = 0; tries < 600; tries++) {
-    const rows = await Deno.readTextFile(`${folder}/metrics.csv`).catch(() => "");
-    if (rows.split("\n").length > 8) return;
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
-  throw new Error("No steps within a minute");
+  const rows = () => Deno.readTextFile(`${folder}/metrics.csv`).catch(() => "");
+  await until(async () => (await rows()).split("\n").length > 8, "steps", 60_000);
 }
 
 Deno.test({

@@ -12,6 +12,7 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { ASSETS, EXAMPLES } from "../support/places.ts";
+import { until } from "../support/until.ts";
 
 function start(program: string, args: readonly string[], cwd?: string): Deno.ChildProcess {
   return new Deno.Command(Deno.execPath(), {
@@ -47,11 +48,7 @@ async function checkpointsIn(folder: string): Promise<string[]> {
 }
 
 async function untilCheckpoint(folder: string): Promise<void> {
-  for (const until = performance.now() + 60_000; performance.now() < until;) {
-    if ((await checkpointsIn(folder)).length > 0) return;
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-  throw new Error(`No checkpoint came to ${folder}`);
+  await until(async () => (await checkpointsIn(folder)).length > 0, `a checkpoint in ${folder}`, 60_000);
 }
 
 const weightsOf = (folder: string) => Deno.readFile(`${folder}/adapter_model.safetensors`);
@@ -150,6 +147,7 @@ Deno.test("server_tuner.ts, killed and resumed, ends with the files of an uninte
 
 /** Some moment below a limit, another one at each call. */
 function moment(limitMs: number): Promise<void> {
+  // deno-lint-ignore house/fixed-sleep -- the moment must not depend on what the program does
   return new Promise((resolve) => setTimeout(resolve, Math.random() * limitMs));
 }
 
@@ -313,12 +311,7 @@ Deno.test("a program whose launcher is killed ends by itself, with what was lear
     await untilCheckpoint(`${cwd}/runs/server_tuner/state`);
     launcher.kill("SIGKILL");
     await launcher.status;
-    let claim: Disposable | null = null;
-    for (const until = performance.now() + 30_000; claim === null && performance.now() < until;) {
-      claim = await claimFolder(`${cwd}/runs/server_tuner/state`);
-      await new Promise((resolve) => setTimeout(resolve, 50));
-    }
-    assert(claim !== null, "it has ended");
+    const claim = await until(() => claimFolder(`${cwd}/runs/server_tuner/state`), "the program's end");
     claim[Symbol.dispose]();
     assertGreater((await weightsOf(`${cwd}/heads`)).length, 0);
   });

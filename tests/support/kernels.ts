@@ -57,9 +57,8 @@ export function testForms(
   const slow = name.endsWith(" [slow]") ? " [slow]" : "";
   const plain = name.slice(0, name.length - slow.length);
   for (const form of FORMS) {
-    // An engine outlives the test that made it, and with it what it has pending.
     Deno.test(
-      { name: `${plain} (${form} form)${slow}`, sanitizeOps: false, sanitizeResources: false },
+      `${plain} (${form} form)${slow}`,
       async () => {
         const engine = await engineOf(form, limits);
         poison(engine);

@@ -23,6 +23,7 @@ import { httpListener, httpTransport } from "../http.ts";
 import { detailOf } from "../problem.ts";
 import { webSocketListener, webSocketTransport } from "../web_socket.ts";
 import { type ControlAppOptions, createControlApp, eventJson, stepJson } from "./control_app.ts";
+import { until } from "../../tests/support/until.ts";
 
 const engine = await engineOf("software");
 const model = new TinyGpt2(engine);
@@ -406,10 +407,7 @@ Deno.test("a reader that leaves the event stream is forgotten", async () => {
   await events.next();
   assertEquals(run.listeners.size, 1);
   await events.return(undefined);
-  for (let i = 0; i < 50 && run.listeners.size > 0; i++) {
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-  assertEquals(run.listeners.size, 0);
+  await until(() => run.listeners.size === 0, "the reader is forgotten");
 });
 
 Deno.test("a reader of the event stream that is far behind is cut off", async () => {
@@ -499,7 +497,7 @@ Deno.test("a real run: devices join over WebSocket and HTTP with their token, an
     device(webSocketTransport({ url: `${url}/join/ws`, token: JOIN }), "phone", 3, true),
     device(httpTransport({ url: `${url}/join/http/frames`, token: JOIN }), "tablet", 1, false),
   ];
-  while (run.status !== "paused") await new Promise((resolve) => setTimeout(resolve, 10));
+  await until(() => run.status === "paused", "the pause");
   const joined = await get("/api/runs/real/devices");
   assertEquals(
     joined.map((d: { name: string; range: unknown }) => [d.name, d.range]).sort(),
@@ -563,7 +561,7 @@ Deno.test("stop through the API ends a real run, and its device keeps what it le
       next: () => ({ batch: BATCH, mode: "train" }),
     },
   });
-  while (run.latest === null) await new Promise((resolve) => setTimeout(resolve, 10));
+  await until(() => run.latest !== null, "the first step");
   const stopped = await app.request("/api/runs/long/stop", { ...asAdmin, method: "POST" });
   assertEquals(stopped.status, 200);
   await stopped.body?.cancel();

@@ -2,21 +2,13 @@ import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/
 import { ListenError } from "@edgetuner/core/contracts";
 import { httpTransport, requireToken, webSocketListener, webSocketTransport } from "@edgetuner/transport";
 import { fileURLToPath } from "node:url";
+import { until } from "../../tests/support/until.ts";
 import { serve, type ServeOptions, type Serving } from "./serve.ts";
 
 const TOKEN = "a-join-token";
 const encoder = new TextEncoder();
 const HALF_HEADER = "GET /health HTT";
 const SLOW_BODY = "POST /join/http/x HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\nab";
-
-/** Waits for something to become true, up to a limit. */
-async function until(what: string, is: () => boolean | Promise<boolean>, limitMs = 8000): Promise<void> {
-  const end = performance.now() + limitMs;
-  while (!await is()) {
-    if (performance.now() > end) throw new Error(`${what} did not come true within ${limitMs} ms`);
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-}
 
 async function open(port: number, text = ""): Promise<Deno.Conn> {
   const connection = await Deno.connect({ hostname: "127.0.0.1", port });
@@ -102,7 +94,7 @@ async function requireHonestRun(port: number): Promise<void> {
 
 /** An honest device that is turned away tries again. */
 async function requireHonestRunSoon(port: number): Promise<void> {
-  await until("an honest run", () => requireHonestRun(port).then(() => true, () => false));
+  await until(() => requireHonestRun(port).then(() => true, () => false), "an honest run");
 }
 
 const onUnix = Deno.build.os !== "windows";
@@ -118,13 +110,13 @@ Deno.test({
     const connections: Deno.Conn[] = [];
     for (let i = 0; i < 400; i++) connections.push(await open(port, ["", HALF_HEADER, SLOW_BODY][i % 3]));
     // The server hears of some of them only after they were opened here.
-    await until("most are refused", async () => {
+    await until(async () => {
       const { all, refused } = await server.connections();
       return all < 75 && refused > 200;
-    });
+    }, "most are refused");
     await requireHonestRunSoon(port);
     // Nobody closes them but the server.
-    await until("the end of all half headers", async () => (await server.connections()).strangers === 0);
+    await until(async () => (await server.connections()).strangers === 0, "the end of all half headers");
     closeAll(connections);
     await requireHonestRun(port);
   },
@@ -153,7 +145,7 @@ Deno.test("too many connections are answered with 503, and there is room again o
   });
   const connections: Deno.Conn[] = [];
   for (let i = 0; i < 3; i++) connections.push(await open(server.port));
-  await until("three connections", () => server.connections.all === 3);
+  await until(() => server.connections.all === 3, "three connections");
   const url = `http://127.0.0.1:${server.port}/`;
   const client = Deno.createHttpClient({ poolMaxIdlePerHost: 0 });
   const response = await fetch(url, { client });
@@ -163,7 +155,7 @@ Deno.test("too many connections are answered with 503, and there is room again o
   await new Promise((resolve) => socket.onerror = resolve);
   assertEquals(server.connections, { all: 3, strangers: 3, refused: 2 });
   closeAll(connections);
-  await until("their end", () => server.connections.all === 0);
+  await until(() => server.connections.all === 0, "their end");
   const after = await fetch(url, { client });
   assertEquals([after.status, await after.text()], [200, "fine"]);
   client.close();
@@ -179,7 +171,7 @@ Deno.test("those who showed a token stay, and strangers without a request give w
   const transport = webSocketTransport({ url: `ws://127.0.0.1:${server.port}`, token: TOKEN });
   await using first = await transport.connect();
   const strangers = [await open(server.port), await open(server.port)];
-  await until("three connections", () => server.connections.all === 3);
+  await until(() => server.connections.all === 3, "three connections");
   assertEquals(server.connections.strangers, 2);
   // After a second without a request.
   await using second = await (async () => {
@@ -197,7 +189,7 @@ Deno.test("those who showed a token stay, and strangers without a request give w
   }
   closeAll(strangers);
   // At the limit of headers at the latest: on a busy machine the end of a stranger may be heard only then.
-  await until("the end of all", () => server.connections.all === 0, 15_000);
+  await until(() => server.connections.all === 0, "the end of all");
 });
 
 Deno.test("headers, bodies and idle connections have a time limit [slow]", async () => {
@@ -225,7 +217,7 @@ Deno.test("headers, bodies and idle connections have a time limit [slow]", async
   ]);
   assertEquals(answers, ["", "", "HTTP/1.1 200 OK", "", "HTTP/1.1 200 OK", ""]);
   assert(performance.now() - started < 4000);
-  await until("the end of all", () => server.connections.all === 0);
+  await until(() => server.connections.all === 0, "the end of all");
 });
 
 Deno.test("what comes over a WebSocket before it is open here is not lost [slow]", async () => {
@@ -276,7 +268,7 @@ Deno.test("a port that is in use and options out of range are refused [slow]", a
 Deno.test("shutdown ends connections that would stay [slow]", async () => {
   const server = await serve({ fetch: () => new Promise<Response>(() => {}) });
   const connections = [await open(server.port), await open(server.port, "GET / HTTP/1.1\r\nhost: x\r\n\r\n")];
-  await until("two connections", () => server.connections.all === 2);
+  await until(() => server.connections.all === 2, "two connections");
   await server.shutdown(100);
   assertEquals(await Promise.all(connections.map(answerOf)), ["", ""]);
   closeAll(connections);

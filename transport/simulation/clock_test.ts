@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { realClock, until, virtualClock } from "./clock.ts";
+import { settled } from "../../tests/support/until.ts";
 
 Deno.test("virtual clock: events come in the order of their times, whatever the order of asking", async () => {
   using clock = virtualClock();
@@ -51,11 +52,10 @@ Deno.test("virtual clock: time stands still while it is busy or held", async () 
   const hold = clock.hold();
   let reached = false;
   const arriving = until(clock, 1000).then(() => void (reached = true));
-  const pause = () => new Promise<void>((resolve) => setTimeout(resolve, 20));
-  await pause();
+  await settled();
   assert(!reached);
   busy = false;
-  await pause();
+  await settled();
   assert(!reached);
   assertEquals(clock.now(), 0);
   hold[Symbol.dispose]();
@@ -71,7 +71,7 @@ Deno.test("virtual clock: what was taken back does not come and does not move ti
   });
   cancel();
   await until(clock, 4);
-  await new Promise<void>((resolve) => setTimeout(resolve, 10));
+  await settled();
   assertEquals(clock.now(), 4);
 });
 

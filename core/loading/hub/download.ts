@@ -118,8 +118,9 @@ async function attempt(url: string, path: string, options: DownloadOptions): Pro
     if (came >= minBytes) wait();
   };
   wait();
+  let response: Response | undefined;
   try {
-    const response = await fetch(url, {
+    response = await fetch(url, {
       headers: {
         // Compressed answers have no usable length and cannot be continued.
         "accept-encoding": "identity",
@@ -129,18 +130,13 @@ async function attempt(url: string, path: string, options: DownloadOptions): Pro
       signal: signal ? AbortSignal.any([signal, idle.signal]) : idle.signal,
     });
     if (response.status === 416) {
-      await response.body?.cancel();
       await remove(partial, note);
       throw new Passing("the partial file did not fit");
     }
-    if (!response.ok) {
-      await response.body?.cancel();
-      throw refusal(response.status, url, token);
-    }
+    if (!response.ok) throw refusal(response.status, url, token);
     const range = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(response.headers.get("content-range") ?? "");
     if (response.status !== 206 || Number(range?.[1]) !== have) {
       if (response.status === 206) {
-        await response.body?.cancel();
         await remove(partial, note);
         throw new Passing("the server sent another part than asked for");
       }
@@ -168,6 +164,8 @@ async function attempt(url: string, path: string, options: DownloadOptions): Pro
       throw new Passing(`the connection ended after ${have} of ${total} bytes`);
     }
   } catch (error) {
+    // Otherwise the connection stays, and what a server sends on it.
+    if (response?.body?.locked === false) await response.body.cancel().catch(() => {});
     signal?.throwIfAborted();
     if (error instanceof DownloadError) throw error;
     if (isDiskError(error)) throw saveError(path, error);

@@ -242,60 +242,50 @@ Deno.test("rankCorrelation() is Spearman's", () => {
   assertClose([rankCorrelation([5, 5, 6, 7], [1, 2, 4, 3])], [3.5 / Math.sqrt(4.5 * 5)], TOLERANCE.sum);
 });
 
-Deno.test({
-  name: "trainPredictor() learns what only the step's embedding tells, the same way each time [slow]",
-  sanitizeOps: false,
-  sanitizeResources: false,
-  async fn() {
-    // One form of the kernels: the other has the same gradients, and takes ten times as long on a software adapter.
-    const engine = await engineOf("software");
-    const config = { ...CONFIG, layers: 2, heads: 4, hidden: 8 };
-    // Batches of two kinds, in random order: each makes other heads important.
-    const random = randomStream(3);
-    const kinds = Array.from({ length: 150 }, () => random.float() < 0.5 ? 0 : 1);
-    const run = runOf(
-      150,
-      (step) =>
-        normal(8, 500 + step, 0.05).map((x, i) =>
-          Math.max(0, Math.min(1, (i % 2 === kinds[step] ? 0.8 : 0.2) + x))
-        ),
-      (step) => normal(8, 700 + step, 0.2).map((x, j) => x + (j < 3 ? kinds[step]! : 0)),
-    );
-    const split = splitWindows([run], config.history, { valid: 0.2, test: 0.2 });
-    const start = initialPredictor(config, 1);
-    const train = () =>
-      trainPredictor(engine, start, { ...split, baseNorm: null }, {
-        rate: 1e-2,
-        noise: 0.2,
-        epochs: 25,
-        seed: 4,
-      });
-    const { predictor, best, epochs } = await train();
-    assertEquals(epochs[0]!.epoch, 0);
-    assert(best.epoch > 0 && best.valid < epochs[0]!.valid);
-    const result = comparePredictors(predictor, split.test, {
-      baseNorm: null,
-      meanLabel: meanLabel(split.train),
+Deno.test("trainPredictor() learns what only the step's embedding tells, the same way each time [slow]", async () => {
+  // One form of the kernels: the other has the same gradients, and takes ten times as long on a software adapter.
+  const engine = await engineOf("software");
+  const config = { ...CONFIG, layers: 2, heads: 4, hidden: 8 };
+  // Batches of two kinds, in random order: each makes other heads important.
+  const random = randomStream(3);
+  const kinds = Array.from({ length: 150 }, () => random.float() < 0.5 ? 0 : 1);
+  const run = runOf(
+    150,
+    (step) =>
+      normal(8, 500 + step, 0.05).map((x, i) =>
+        Math.max(0, Math.min(1, (i % 2 === kinds[step] ? 0.8 : 0.2) + x))
+      ),
+    (step) => normal(8, 700 + step, 0.2).map((x, j) => x + (j < 3 ? kinds[step]! : 0)),
+  );
+  const split = splitWindows([run], config.history, { valid: 0.2, test: 0.2 });
+  const start = initialPredictor(config, 1);
+  const train = () =>
+    trainPredictor(engine, start, { ...split, baseNorm: null }, {
+      rate: 1e-2,
+      noise: 0.2,
+      epochs: 25,
+      seed: 4,
     });
-    for (const simple of [result.lastGradient, result.runningMean, result.uniform]) {
-      assertLess(result.predictor.mse, simple.mse / 3);
-      assert(result.predictor.spearman > simple.spearman + 0.3);
-    }
-    assertEquals((await train()).predictor, predictor);
-  },
+  const { predictor, best, epochs } = await train();
+  assertEquals(epochs[0]!.epoch, 0);
+  assert(best.epoch > 0 && best.valid < epochs[0]!.valid);
+  const result = comparePredictors(predictor, split.test, {
+    baseNorm: null,
+    meanLabel: meanLabel(split.train),
+  });
+  for (const simple of [result.lastGradient, result.runningMean, result.uniform]) {
+    assertLess(result.predictor.mse, simple.mse / 3);
+    assert(result.predictor.spearman > simple.spearman + 0.3);
+  }
+  assertEquals((await train()).predictor, predictor);
 });
 
-Deno.test({
-  name: "trainPredictor() says that there are too few steps",
-  sanitizeOps: false,
-  sanitizeResources: false,
-  async fn() {
-    const engine = await engineOf("software");
-    const data = { train: windowsOf(anyRun(6), 4), valid: [], baseNorm: null };
-    await assertRejects(
-      () => trainPredictor(engine, initialPredictor(CONFIG, 1), data),
-      RangeError,
-      'windows in "valid": there are none',
-    );
-  },
+Deno.test("trainPredictor() says that there are too few steps", async () => {
+  const engine = await engineOf("software");
+  const data = { train: windowsOf(anyRun(6), 4), valid: [], baseNorm: null };
+  await assertRejects(
+    () => trainPredictor(engine, initialPredictor(CONFIG, 1), data),
+    RangeError,
+    'windows in "valid": there are none',
+  );
 });
