@@ -68,7 +68,7 @@ interface ReportedStep {
 Deno.test("the five steps run one after the other, from E2E's files to scores [slow]", async () => {
   await withFolder(async (out) => {
     const ended = await run("run.ts", [
-      ...["--out", out, ...FILES, "--synonyms", "none", "--pruner-steps", "80", "--epochs", "4"],
+      ...["--out", out, ...FILES, "--synonyms", "none", "--pruner-steps", "72", "--epochs", "4"],
       ...["--steps", `${STEPS}`, "--batch", "2", "--length", "96", "--rank", "2", "--tau", "0.5"],
       ...["--prompts", "2", "--eval-every", "8", "--keep-best", "--best"],
       ...["--count", `${PROMPTS}`, "--beams", "3", "--max-tokens", "12"],
@@ -87,7 +87,7 @@ Deno.test("the five steps run one after the other, from E2E's files to scores [s
 
     // 1. The predictor is of this model and these samples.
     const pruner = JSON.parse(await Deno.readTextFile(`${out}/pruner.json`));
-    assertEquals([pruner.samples, pruner.settings.rank, pruner.settings.length], [80, 2, 96]);
+    assertEquals([pruner.samples, pruner.settings.rank, pruner.settings.length], [72, 2, 96]);
     assertEquals(pruner.data.train.sequences, train.length);
     const { config } = await loadPredictor(`${out}/predictor`);
     assertEquals([config.layers, config.heads, config.history], [4, 8, HISTORY]);

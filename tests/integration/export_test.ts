@@ -318,7 +318,7 @@ async function names(folder: string): Promise<string[]> {
 Deno.test("export.ts compares on training data of any kind, and on plain lines [slow]", async () => {
   const folder = await Deno.makeTempDir();
   try {
-    await saveAdapter(`${folder}/heads`, await randomAdapter(`${ASSETS}tiny_gpt2`, "slice"));
+    await saveAdapter(`${folder}/heads`, await randomAdapter(`${ASSETS}tiny_gpt2`, "slice", 1));
     const kinds = {
       "pairs.txt": "name[The Crooked Fox]||The Crooked Fox, a pub.\n",
       "lines.txt": "The Crooked Fox, a pub.\n\nIt is cheap.\n",
@@ -521,7 +521,7 @@ Deno.test("export.ts notes f32 in the configuration of a merged model of a BF16 
   try {
     const noted = { dtype: "bfloat16", torch_dtype: "bfloat16", _name_or_path: "some/gpt2", eos_token_id: 3 };
     await bf16Base(base, noted);
-    const adapter = await randomAdapter(base, "slice");
+    const adapter = await randomAdapter(base, "slice", 1);
     await saveAdapter(`${folder}/heads`, adapter);
     const from = ["--adapter", `${folder}/heads`, "--samples", "1", "--peft", `${folder}/peft`];
     const { code, err } = await run(...from, "--model", base, "--merge", merged);

@@ -74,12 +74,12 @@ async function withFolder(test: (folder: string) => Promise<void>): Promise<void
 
 const TUNING = [
   ...["--dropout", "0.1", "--batch", "2", "--accumulate", "2", "--clip-norm", "1", "--schedule", "cosine"],
-  ...["--eval-every", "5", "--valid-batches", "2", "--keep-best"],
+  ...["--eval-every", "5", "--valid-batches", "2", "--keep-best", "--length", "48"],
 ];
 
 Deno.test("server_tuner.ts, killed and resumed, ends with the files of an uninterrupted run [slow]", async () => {
   await withFolder(async (root) => {
-    const args = [...TUNING, "--steps", "30", "--valid", `${ASSETS}restaurant/valid.txt`];
+    const args = [...TUNING, "--steps", "16", "--valid", `${ASSETS}restaurant/valid.txt`];
     const to = (name: string) => ["--save", `${root}/${name}`, "--metrics", `${root}/${name}-metrics`];
     const out = await run("server_tuner.ts", [...args, ...to("whole")]);
     assertStringIncludes(out, "110,592 trainable parameters, 11.8 % of the base model's 940,800");
@@ -91,7 +91,7 @@ Deno.test("server_tuner.ts, killed and resumed, ends with the files of an uninte
     killed.kill("SIGKILL");
     await end(killed);
     const [first] = await checkpointsIn(folder);
-    assertLess(first!, "step-00000030.safetensors", "it was killed before its end");
+    assertLess(first!, "step-00000016.safetensors", "it was killed before its end");
 
     const report = `${root}/report.json`;
     await run("server_tuner.ts", [
@@ -110,10 +110,10 @@ Deno.test("server_tuner.ts, killed and resumed, ends with the files of an uninte
     assertEquals(await metricsOf(`${root}/again-metrics`), await metricsOf(`${root}/whole-metrics`));
     const { resumedFrom, validations, best, parameters } = JSON.parse(await Deno.readTextFile(report));
     assertGreater(resumedFrom, 0);
-    assertEquals(validations.at(-1).step, 30);
+    assertEquals(validations.at(-1).step, 16);
     assertEquals(best.loss, Math.min(...validations.map((v: { loss: number }) => v.loss)));
     assertEquals(parameters.trainable, 110_592);
-    assertEquals(await checkpointsIn(folder), ["step-00000028.safetensors", "step-00000030.safetensors"]);
+    assertEquals(await checkpointsIn(folder), ["step-00000012.safetensors", "step-00000016.safetensors"]);
 
     for (
       const [flags, rule] of [
@@ -135,12 +135,12 @@ Deno.test("server_tuner.ts, killed and resumed, ends with the files of an uninte
     }
 
     // The newest one cut short: the run goes on from that before, and says so.
-    await Deno.truncate(`${folder}/step-00000030.safetensors`, 1000);
+    await Deno.truncate(`${folder}/step-00000016.safetensors`, 1000);
     const { code, errors } = await end(
       start("server_tuner.ts", [...args, ...to("later"), "--resume", folder]),
     );
     assertEquals(code, 0, errors);
-    assert(/step-00000030.* going on from an older one, of step 28 or before\./.test(errors), errors);
+    assert(/step-00000016.* going on from an older one, of step 12 or before\./.test(errors), errors);
     assertEquals(await weightsOf(`${root}/later`), await weightsOf(`${root}/whole`));
   });
 });
@@ -157,7 +157,9 @@ Deno.test("server_tuner.ts without flags of its state, killed at any moment, goe
       "--steps",
       "60",
       "--batch",
-      "2",
+      "1",
+      "--length",
+      "32",
       "--dropout",
       "0.1",
       "--save",
@@ -170,7 +172,7 @@ Deno.test("server_tuner.ts without flags of its state, killed at any moment, goe
     const cwd = `${root}/again`;
     const first = start("server_tuner.ts", args, cwd);
     await untilCheckpoint(`${cwd}/runs/server_tuner/state`);
-    await moment(1500);
+    await moment(700);
     first.kill("SIGKILL");
     await end(first);
     const rows = (await Deno.readTextFile(`${cwd}/metrics/metrics.jsonl`)).split("\n").slice(0, -1)
@@ -196,7 +198,7 @@ Deno.test("server_tuner.ts without flags of its state, killed at any moment, goe
       "1",
       "--keep-best",
     ];
-    const again = ["--steps", "1", "--batch", "2", "--save", "heads", ...still];
+    const again = ["--steps", "1", "--batch", "1", "--length", "32", "--save", "heads", ...still];
     const out = await end(start("server_tuner.ts", again, cwd));
     // The validation after its step is no better than the one before: what has learnt nothing is the best.
     await assertRejects(() => weightsOf(`${cwd}/heads-best`), Deno.errors.NotFound);
@@ -282,7 +284,7 @@ Deno.test("demo.ts, stopped by Ctrl-C and resumed, ends with the adapter of an u
     const busy = await end(start("demo.ts", [...args, "--out", `${root}/killed`]));
     assertEquals(busy.code, 2);
     assertStringIncludes(busy.errors, `one run at a time may use ${root}/killed`);
-    await moment(1000);
+    await moment(400);
     await new Deno.Command("sh", { args: ["-c", `kill -9 -- -${killed.pid}`] }).output();
     await killed.status;
     await run("demo.ts", [...args, "--out", `${root}/killed`, "--resume", "--report", report]);
