@@ -1,13 +1,6 @@
 import { fileURLToPath } from "node:url";
 import { ChannelClosedError, HandshakeError } from "@edgetuner/core/contracts";
-import {
-  assert,
-  assertEquals,
-  assertLess,
-  assertRejects,
-  assertStringIncludes,
-  assertThrows,
-} from "@std/assert";
+import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import {
   isPending,
   pattern,
@@ -18,6 +11,7 @@ import {
 import { address, openWebSocket, serve, StoppingRelay, type TestServer } from "./_fixtures_test.ts";
 import { requireToken } from "./token.ts";
 import { webSocketListener, webSocketTransport } from "./web_socket.ts";
+import { assertQuick } from "../tests/support/quick.ts";
 
 const SILENT_LINK = fileURLToPath(new URL("../tests/support/silent_link.ts", import.meta.url));
 
@@ -102,8 +96,9 @@ for (const bytes of [8, 1000, 1600, 13_000, 60_000]) {
     await using device = await webSocketTransport({ url: address(server) }).connect();
     await using edge = await within(listener.accept(), "accept");
     const rounds = 20;
-    const start = performance.now();
+    const times: number[] = [];
     for (let i = 0; i < rounds; i++) {
+      const start = performance.now();
       for (let k = 0; k < 3; k++) await device.send(new Uint8Array(bytes));
       for (let k = 0; k < 3; k++) await edge!.receive();
       await edge!.send(new Uint8Array(bytes));
@@ -111,10 +106,11 @@ for (const bytes of [8, 1000, 1600, 13_000, 60_000]) {
       // A lone frame, too: nothing that follows takes an acknowledgement along.
       await device.send(new Uint8Array(bytes));
       await edge!.receive();
+      times.push(performance.now() - start);
     }
-    // Held back by the network stack, a round would take 40 ms.
-    const perRound = (performance.now() - start) / rounds;
-    assert(perRound < 20, `a round takes ${perRound} ms`);
+    // Held back by the network stack, every round would take 40 ms; on a busy machine some do.
+    const usual = times.sort((a, b) => a - b)[rounds / 4]!;
+    assert(usual < 20, `a round takes ${usual} ms`);
   });
 }
 
@@ -172,7 +168,7 @@ testStrictly("WebSocket: connecting to a silent server ends by its limit and by 
     ChannelClosedError,
     "no answer within 100 ms",
   );
-  assert(performance.now() - start < 5000);
+  assertQuick(performance.now() - start, 5000);
   const controller = new AbortController();
   const connecting = webSocketTransport({ url }).connect({ signal: controller.signal });
   setTimeout(() => controller.abort(new Error("changed my mind")), 20);
@@ -219,7 +215,7 @@ testStrictly("WebSocket: a link that is cut without a word ends both channels at
   const infos: readonly unknown[] = await within(Promise.all([device.closed, edge!.closed]), "closed");
   const silence = (ms: number) => ({ clean: false, reason: `The peer was silent for ${ms} ms` });
   assertEquals(infos, [silence(200), silence(400)]);
-  assert(performance.now() - began < 1000);
+  assertQuick(performance.now() - began, 1000);
 });
 
 for (const busy of [false, true]) {
@@ -244,7 +240,7 @@ for (const busy of [false, true]) {
       const { code } = await child.status;
       clearTimeout(limit);
       assertEquals([code, said], [0, "connected\nThe peer was silent for 200 ms\n"]);
-      assertLess(performance.now() - saidAt, 1000);
+      assertQuick(performance.now() - saidAt, 1000);
     },
   );
 }
@@ -275,7 +271,7 @@ testStrictly("WebSocket: closing waits for a peer that is gone as long as it is 
   assertEquals(await isPending(closing, 50), true);
   cut.abort();
   await within(closing, "close");
-  assert(performance.now() - began < 1000);
+  assertQuick(performance.now() - began, 1000);
 });
 
 testStrictly("WebSocket: a long reason is cut where a character ends", async () => {

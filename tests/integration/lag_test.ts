@@ -1,6 +1,7 @@
 /**
  * The thread that serves sockets is never held up by the GPU.
  */
+// Runs alone: it measures how late timers are.
 
 import { assertEquals, assertLess } from "@std/assert";
 import { DEFAULT_LORA, DEFAULT_OPTIMIZER } from "@edgetuner/core";
