@@ -36,9 +36,8 @@ async function main(): Promise<number> {
     name: "bench_records.ts",
     about: "Trains a tiny model for many steps and prints the resident memory as it goes.",
     examples: [
-      "deno run -A bench/records.ts",
+      "deno run -A --v8-flags=--max-semi-space-size=2,--heap-growing-percent=50 bench/records.ts   # as the command runs",
       "deno run -A --v8-flags=--expose-gc bench/records.ts   # collects garbage before each figure",
-      "deno run -A --v8-flags=--expose-gc,--min-semi-space-size=2,--max-semi-space-size=2 bench/records.ts   # V8 keeps no room for new objects",
     ],
   }, {
     ...TUNING_FLAGS,

@@ -5,7 +5,7 @@
  */
 
 import type { CallForm } from "./invocation.ts";
-import { denoCommand, type Needs, permissionFlags } from "./permissions.ts";
+import { denoCommand, MEMORY_FLAGS, type Needs, permissionFlags } from "./permissions.ts";
 import { programArgs } from "./places.ts";
 
 import { LAUNCHER_FLAG } from "./supervisor.ts";
@@ -53,7 +53,16 @@ export class Child {
       : program;
     const permissions = needs === null ? ["-A"] : permissionFlags(needs);
     this.#process = new Deno.Command(denoCommand(), {
-      args: ["run", ...permissions, "--quiet", ...programArgs(file, form), ...args, "--events", ...own],
+      args: [
+        "run",
+        ...permissions,
+        MEMORY_FLAGS,
+        "--quiet",
+        ...programArgs(file, form),
+        ...args,
+        "--events",
+        ...own,
+      ],
       stdin: "null",
       stdout: "piped",
       stderr: "piped",

@@ -6,6 +6,7 @@
 
 import { Interrupts } from "./interrupts.ts";
 import type { CallForm } from "./invocation.ts";
+import { MEMORY_FLAGS } from "./permissions.ts";
 import { commandText, programArgs } from "./places.ts";
 
 /**
@@ -18,7 +19,7 @@ import { commandText, programArgs } from "./places.ts";
 export async function runExample(program: string, args: readonly string[], form: CallForm): Promise<number> {
   console.log(commandText(program, args, form));
   const child = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", "--quiet", ...programArgs(program, form), ...args],
+    args: ["run", "-A", MEMORY_FLAGS, "--quiet", ...programArgs(program, form), ...args],
     stdin: "null",
   }).spawn();
   const pass = (signal: Deno.Signal) => {

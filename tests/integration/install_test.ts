@@ -1,5 +1,6 @@
-import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { assertEquals, assertLess, assertMatch, assertStringIncludes } from "@std/assert";
 import { fileURLToPath } from "node:url";
+import { MEMORY_FLAGS } from "../../cli/process/permissions.ts";
 
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const decoder = new TextDecoder();
@@ -29,12 +30,33 @@ Deno.test("the import map of an installed command says what the workspace says",
   assertEquals(Object.fromEntries(own.toSorted()), Object.fromEntries(Object.entries(expected).toSorted()));
 });
 
+Deno.test("what people type and tasks run keeps memory flat, and V8 takes those flags [slow]", async () => {
+  for (const path of ["README.md", "docs/quick_start.md", "docs/commands.md", "docs/figures.md"]) {
+    assertStringIncludes(await Deno.readTextFile(`${ROOT}${path}`), MEMORY_FLAGS, path);
+  }
+  const { tasks } = JSON.parse(await Deno.readTextFile(`${ROOT}deno.json`));
+  for (const name of ["demo", "compare"]) assertStringIncludes(tasks[name].command, MEMORY_FLAGS, name);
+  // Lives long enough for V8 to give new objects more room.
+  const program = `
+    const { getHeapSpaceStatistics } = await import("node:v8");
+    const kept = [];
+    for (let i = 0; i < 5e6; i++) kept[i % 50_000] = { i, list: [i] };
+    console.log(getHeapSpaceStatistics().find(({ space_name }) => space_name === "new_space").space_size);
+  `;
+  const [limited, usual] = await Promise.all(
+    [[MEMORY_FLAGS], []].map((flags) => output(Deno.execPath(), ["eval", ...flags, program], ROOT)),
+  );
+  assertEquals(limited!.code, 0, limited!.error);
+  assertLess(Number(limited!.out), 6e6);
+  assertLess(Number(limited!.out), Number(usual!.out) / 2);
+});
+
 Deno.test("deno install -g makes the command edgetuner, which runs from any folder", async () => {
   const root = await Deno.makeTempDir();
   try {
     const installed = await output(Deno.execPath(), [
       ...["install", "--global", "--allow-all", "--name", "edgetuner", "--root", root],
-      ...["--import-map", "cli/import_map.json", "cli/main.ts"],
+      ...["--import-map", "cli/import_map.json", MEMORY_FLAGS, "cli/main.ts"],
     ], ROOT);
     assertEquals(installed.code, 0, installed.error);
     const command = `${root}/bin/edgetuner${Deno.build.os === "windows" ? ".cmd" : ""}`;

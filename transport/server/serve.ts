@@ -126,6 +126,8 @@ class Serve implements Serving {
   readonly #connections: Connections;
   /** Sockets of connections that are refused. */
   readonly #refusing = new Set<Socket>();
+  /** Answers after which the connection ends. */
+  readonly #turnedAway = new WeakSet<ServerResponse>();
   #port: number;
   #refused = 0;
   /** Connections that came, whether or not they were taken on. */
@@ -173,8 +175,8 @@ class Serve implements Serving {
       const response = await this.#fetch(request, socket);
       // A stranger that is turned away keeps no place.
       const stays = response.status < 400 || this.#connections.of(socket)?.known === true;
-      if (!stays) (outgoing as ServerResponse).setHeader("connection", "close");
-      return response;
+      if (!stays) this.#turnedAway.add(outgoing as ServerResponse);
+      return stays ? response : withClose(response);
     }, {
       hostname: "edgetuner.invalid",
       overrideGlobalObjects: false,
@@ -273,7 +275,8 @@ class Serve implements Serving {
     response.once("close", () => {
       if (connection !== undefined) connection.requests--;
       // Nobody reads the rest of a body that was not wanted.
-      if (!request.complete || connection === undefined || this.#closing) request.socket.destroySoon();
+      const isOver = !request.complete || this.#turnedAway.has(response);
+      if (isOver || connection === undefined || this.#closing) request.socket.destroySoon();
     });
     try {
       await answer(request, response);
@@ -355,6 +358,13 @@ class Serve implements Serving {
     }
     if (!this.#closing) this.#scheduleCheck();
   }
+}
+
+/** The answer, with the word that the connection ends after it; what else it says of the connection stays. */
+function withClose({ body, status, statusText, headers: own }: Response): Response {
+  const headers = new Headers(own);
+  headers.append("connection", "close");
+  return new Response(body, { status, statusText, headers });
 }
 
 function full(): Response {

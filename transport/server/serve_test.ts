@@ -189,8 +189,20 @@ Deno.test("those who showed a token stay, and strangers without a request give w
     await channel.close();
   }
   closeAll(strangers);
-  // At the limit of headers at the latest: on a busy machine the end of a stranger may be heard only then.
   await until(() => server.connections.all === 0, "the end of all");
+});
+
+Deno.test("a stranger who is turned away keeps no place, whatever the answer says of the connection", async () => {
+  const headers = { connection: "upgrade", upgrade: "websocket" };
+  await using server = await serve({ fetch: () => new Response("", { status: 426, headers }) });
+  const client = Deno.createHttpClient({});
+  // A client that would keep the connection for the next request.
+  const response = await fetch(`http://127.0.0.1:${server.port}/`, { client });
+  assertEquals([response.status, response.headers.get("upgrade")], [426, "websocket"]);
+  assertStringIncludes(response.headers.get("connection") ?? "", "upgrade");
+  await response.body?.cancel();
+  await until(() => server.connections.all === 0, "its end");
+  client.close();
 });
 
 Deno.test("headers, bodies and idle connections have a time limit [slow]", async () => {
