@@ -221,12 +221,12 @@ export class PluginHost implements Disposable {
 }
 
 /**
- * A pruner in a worker of its own.
+ * A pruner in a worker of its own, which ends with the process if it is not disposed.
  *
  * @throws {UsageError} If the module does not load or export a factory.
  * @throws {PluginError} If what it makes is no pruner, or it takes too long.
  */
-export async function isolatedPruner(options: Omit<PluginOptions, "kind">): Promise<Pruner> {
+export async function isolatedPruner(options: Omit<PluginOptions, "kind">): Promise<Pruner & Disposable> {
   const [host, description] = await PluginHost.load<Pick<Pruner, "name" | "needs" | "deployable">>(
     { ...options, kind: "pruner" },
   );
@@ -235,6 +235,7 @@ export async function isolatedPruner(options: Omit<PluginOptions, "kind">): Prom
     init: (context) => host.callSync("init", [context]),
     decide: (input, state, context) =>
       host.call("decide", [input, state, context]) as ReturnType<Pruner<PrunerState>["decide"]>,
+    [Symbol.dispose]: () => host[Symbol.dispose](),
   };
 }
 

@@ -38,7 +38,7 @@ function moduleOf(source: string): string {
   return `data:application/javascript,${encodeURIComponent(source)}`;
 }
 
-function prunerOf(parts: string, before = ""): Promise<Pruner> {
+function prunerOf(parts: string, before = ""): Promise<Pruner & Disposable> {
   const source = `${before}; export default () => ({ name: "bad", needs: [], init: () => 0,
     decide: (_, state, { layers, heads }) => [{ mask: new Uint8Array(layers * heads) }, state], ${parts} });`;
   return isolatedPruner({ module: moduleOf(source), others: "none", limitMs: LIMIT_MS });
@@ -50,7 +50,7 @@ Deno.test("a pruner in a worker decides as it does here, and gets its options [s
       import.meta.resolve("@edgetuner/plugins")
     }"; export default greedyPruner;`,
   );
-  const away = await isolatedPruner({ module, options: { tau: 0.4 }, others: "none" });
+  using away = await isolatedPruner({ module, options: { tau: 0.4 }, others: "none" });
   const here = greedyPruner({ tau: 0.4 }) as Pruner;
   assertEquals([away.name, away.needs], [here.name, [...here.needs]]);
   checkPruner(away);
@@ -79,7 +79,7 @@ for (
   ] as const
 ) {
   Deno.test(`a pruner that ${what} is an error in time [slow]`, async () => {
-    const pruner = await prunerOf(parts);
+    using pruner = await prunerOf(parts);
     const started = performance.now();
     const error = await assertRejects(async () => await pruner.decide(input, pruner.init(context), context));
     assertStringIncludes((error as Error).message, rule);
@@ -88,7 +88,7 @@ for (
 }
 
 Deno.test("a pruner that never returns from init, a factory and a module that never end are errors in time [slow]", async () => {
-  const pruner = await prunerOf("init() { for (;;); }");
+  using pruner = await prunerOf("init() { for (;;); }");
   assertThrows(() => pruner.init(context), PluginError, `must init within ${LIMIT_MS} ms`);
   assertThrows(() => pruner.init(context), PluginError); // at once from then on
   const end = "export default () => 0;";
