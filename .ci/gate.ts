@@ -186,7 +186,8 @@ async function publishDryRun(): Promise<Count> {
 
 /** Unit tests lane by lane, then the examples in the documentation. */
 async function test(paths: readonly string[]): Promise<Count> {
-  const env: Record<string, string> = {};
+  // Programs that tests start would look for a newer Deno.
+  const env: Record<string, string> = { DENO_NO_UPDATE_CHECK: "1" };
   // Compiling the shaders takes longer than running them, so all test processes share one cache.
   if (!Deno.env.get("MESA_SHADER_CACHE_DIR")) env.MESA_SHADER_CACHE_DIR = await shaderCache();
   // Vulkan drivers warn without it.

@@ -108,9 +108,8 @@ for (const bytes of [8, 1000, 1600, 13_000, 60_000]) {
       await edge!.receive();
       times.push(performance.now() - start);
     }
-    // Held back by the network stack, every round would take 40 ms; on a busy machine some do.
-    const usual = times.sort((a, b) => a - b)[rounds / 4]!;
-    assert(usual < 20, `a round takes ${usual} ms`);
+    // Held back by the network stack, a round would take 40 ms; on a busy machine some do.
+    assertQuick(times.sort((a, b) => a - b)[rounds / 2]!, 20, "a round");
   });
 }
 

@@ -35,7 +35,7 @@ async function say(child: Deno.ChildProcess, line: string): Promise<void> {
   writer.releaseLock();
 }
 
-Deno.test("edgetuner chat answers each line, knows what was said, and refuses models without a template", async () => {
+Deno.test("edgetuner chat answers each line, knows what was said, and refuses models without a template [slow]", async () => {
   await withModel(async (model) => {
     const talk = async (lines: string) => {
       const child = chat(["--model", model, "--max-tokens", "8"]);
@@ -61,7 +61,7 @@ Deno.test("edgetuner chat answers each line, knows what was said, and refuses mo
   assertStringIncludes(new TextDecoder().decode(stderr), "must have a chat template");
 });
 
-Deno.test("Ctrl-C stops an answer of edgetuner chat and not the talk; without an answer it ends", {
+Deno.test("Ctrl-C stops an answer of edgetuner chat and not the talk; without an answer it ends [slow]", {
   ignore: Deno.build.os === "windows",
 }, async () => {
   await withModel(async (model) => {

@@ -51,7 +51,7 @@ Deno.test("what people type and tasks run keeps memory flat, and V8 takes those 
   assertLess(Number(limited!.out), Number(usual!.out) / 2);
 });
 
-Deno.test("deno install -g makes the command edgetuner, which runs from any folder", async () => {
+Deno.test("deno install -g makes the command edgetuner, which runs from any folder [slow]", async () => {
   const root = await Deno.makeTempDir();
   try {
     const installed = await output(Deno.execPath(), [

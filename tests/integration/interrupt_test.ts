@@ -4,7 +4,7 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { assert, assertEquals, assertLess, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { loadAdapter } from "@edgetuner/core";
 import { until } from "../support/until.ts";
 import { assertQuick } from "../support/quick.ts";
@@ -99,7 +99,7 @@ Deno.test({
     ]);
     for (const { code, ms, errors } of all) {
       assertEquals(code, 130, errors);
-      assertLess(ms, 3000);
+      assertQuick(ms, 3000);
     }
   },
 });
@@ -141,7 +141,7 @@ Deno.test({
     ]);
     for (const { code, ms, errors } of [early, late]) {
       assertEquals(code, 130, errors);
-      assertLess(ms, 3000);
+      assertQuick(ms, 3000);
     }
     assertEquals(early.errors, "Stopping; what was learnt is saved. Once more to stop at once.\n");
     assertStringIncludes(early.out, "Saved: nothing");

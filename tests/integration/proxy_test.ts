@@ -62,7 +62,7 @@ async function pull(endpoint: string, env: Readonly<Record<string, string>>): Pr
         ...["--model", "some/model", "--endpoint", endpoint, "--cache", cache],
       ],
       clearEnv: true,
-      env: { ...Object.fromEntries(home), NO_COLOR: "1", ...env },
+      env: { ...Object.fromEntries(home), NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", ...env },
     }).output();
     const file = `${cache}/models/some/model/main/model.safetensors`;
     const bytes = await Deno.readFile(file).catch(() => null);
@@ -87,7 +87,7 @@ for (const name of ["HTTP_PROXY", "http_proxy", "ALL_PROXY"]) {
   });
 }
 
-Deno.test("pull.ts tells the proxy the user and password of its address", async () => {
+Deno.test("pull.ts tells the proxy the user and password of its address [slow]", async () => {
   await using origin = serve(hub);
   await using between = proxy();
   const address = between.url.replace("://", "://user:secret@");
@@ -96,7 +96,7 @@ Deno.test("pull.ts tells the proxy the user and password of its address", async 
   assert(between.seen.every(({ credentials }) => credentials === `Basic ${btoa("user:secret")}`));
 });
 
-Deno.test("pull.ts goes past the proxy where NO_PROXY says so", async () => {
+Deno.test("pull.ts goes past the proxy where NO_PROXY says so [slow]", async () => {
   await using origin = serve(hub);
   await using between = proxy();
   const env = { HTTP_PROXY: between.url, NO_PROXY: "localhost,127.0.0.1" };
@@ -106,7 +106,7 @@ Deno.test("pull.ts goes past the proxy where NO_PROXY says so", async () => {
   assertEquals(between.seen, []);
 });
 
-Deno.test("pull.ts does not go past a proxy that refuses", async () => {
+Deno.test("pull.ts does not go past a proxy that refuses [slow]", async () => {
   let asked = 0;
   await using origin = serve((request) => {
     asked++;

@@ -6,10 +6,10 @@
 
 import { assertLess } from "@std/assert";
 
-/** How much longer things take as others use the machine too: 1 where nobody does. */
+/** How much longer things take as others use the machine too: 1 where there is a processor for each. */
 export function stretch(): number {
   const [load] = Deno.loadavg(); // zero on Windows
-  return 1 + load! / navigator.hardwareConcurrency;
+  return Math.max(1, load! / navigator.hardwareConcurrency);
 }
 
 /**
