@@ -100,6 +100,7 @@ export interface BodyLimits {
  */
 export async function readBody(message: Request | Response, limits: BodyLimits): Promise<Frame | undefined> {
   const { maxBytes, timeoutMs, signal, progress } = limits;
+  if (signal?.aborted) void message.body?.cancel().catch(() => {});
   signal?.throwIfAborted();
   if (!message.body) return new Uint8Array();
   const reader = message.body.getReader();

@@ -63,6 +63,9 @@ testStrictly("readBody(): a signal ends it, and so does too much", async () => {
   stop.abort(new Error("enough"));
   await assertRejects(() => within(reading, "the end"), Error, "enough");
   assertEquals(cancelled(), true);
+  const late = slow(1, 2 ** 30);
+  await assertRejects(() => readBody(late.message, { ...LIMITS, signal: stop.signal }), Error, "enough");
+  assertEquals(late.cancelled(), true, "a signal that came before ends the body too");
   const much = slow(1000, 1);
   assertEquals(await within(readBody(much.message, { ...LIMITS, maxBytes: 1500 }), "the end"), undefined);
   assertEquals(much.cancelled(), true);
