@@ -10,6 +10,7 @@
 import { checkBrowserTypes, findHostUses } from "./browser.ts";
 import { findViolations } from "./layering.ts";
 import { findBrokenLinks } from "./links.ts";
+import { findWorse } from "./measures.ts";
 import { buildReference } from "./reference.ts";
 import { filesOf, lanesOf } from "./tests.ts";
 import { findUndocumented } from "./umbrella.ts";
@@ -45,6 +46,7 @@ const PARTS: Record<string, () => Promise<Count>> = {
   "check": check,
   "check-browser": () => findings(browser()),
   "layering": layering,
+  "measures": () => findings(findWorse(ROOT)),
   "umbrella": () => findings(findUndocumented()),
   "doc-lint": docLint,
   "docs": docs,

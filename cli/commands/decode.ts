@@ -50,42 +50,48 @@ function tellJoined(joined: number): void {
   if (joined > 0) console.error(`${joined} texts had line breaks, which became spaces`);
 }
 
+const FLAGS = {
+  data: { ...COMMON_FLAGS.data, default: "", help: "prompts and completions, from edgetuner data" },
+  predictions: {
+    ...COMMON_FLAGS.predictions,
+    help: 'lines {"id": index in the data, "predict": [token, ...]}',
+  },
+  model: { ...MODEL_FLAG, default: "", help: "folder with the model's tokenizer.json, or a GGUF file" },
+  tokenizer: TOKENIZER_FLAG,
+  output: {
+    ...COMMON_FLAGS.output,
+    value: "FOLDER",
+    help: "where to write references.txt or reference0, ..., and predictions.txt",
+  },
+  numbered: integer("N", 0, "write N numbered files of references, as WebNLG and DART have them", {
+    min: 0,
+  }),
+  filter: text("WHICH", "all", "WebNLG: categories that training has, or has not", [
+    "all",
+    "seen",
+    "unseen",
+  ]),
+  "lower-case": COMMON_FLAGS["lower-case"],
+  tokenize: COMMON_FLAGS.tokenize,
+  "drop-missing": toggle("leave out prompts that have no prediction instead of stopping"),
+};
+
 async function main(call: Call): Promise<void> {
-  const flags = readFlags({
-    name: "decode.ts",
-    about:
-      "Makes texts of the tokens that a search has found, gathers the references of equal prompts, and writes\n" +
-      "the files that edgetuner evaluate reads.",
-    examples: [
-      "edgetuner decode --data test.jsonl --predictions beam.jsonl --model models/gpt2 --output runs/e2e",
-      "edgetuner decode --data dev.jsonl --predictions beam.jsonl --model models/gpt2 --output runs/dart \\\n" +
-      "    --numbered 6 --lower-case --tokenize",
-    ],
-  }, {
-    data: { ...COMMON_FLAGS.data, default: "", help: "prompts and completions, from edgetuner data" },
-    predictions: {
-      ...COMMON_FLAGS.predictions,
-      help: 'lines {"id": index in the data, "predict": [token, ...]}',
+  const flags = readFlags(
+    {
+      name: "decode.ts",
+      about:
+        "Makes texts of the tokens that a search has found, gathers the references of equal prompts, and writes\n" +
+        "the files that edgetuner evaluate reads.",
+      examples: [
+        "edgetuner decode --data test.jsonl --predictions beam.jsonl --model models/gpt2 --output runs/e2e",
+        "edgetuner decode --data dev.jsonl --predictions beam.jsonl --model models/gpt2 --output runs/dart \\\n" +
+        "    --numbered 6 --lower-case --tokenize",
+      ],
     },
-    model: { ...MODEL_FLAG, default: "", help: "folder with the model's tokenizer.json, or a GGUF file" },
-    tokenizer: TOKENIZER_FLAG,
-    output: {
-      ...COMMON_FLAGS.output,
-      value: "FOLDER",
-      help: "where to write references.txt or reference0, ..., and predictions.txt",
-    },
-    numbered: integer("N", 0, "write N numbered files of references, as WebNLG and DART have them", {
-      min: 0,
-    }),
-    filter: text("WHICH", "all", "WebNLG: categories that training has, or has not", [
-      "all",
-      "seen",
-      "unseen",
-    ]),
-    "lower-case": COMMON_FLAGS["lower-case"],
-    tokenize: COMMON_FLAGS.tokenize,
-    "drop-missing": toggle("leave out prompts that have no prediction instead of stopping"),
-  }, call);
+    FLAGS,
+    call,
+  );
   for (const name of ["data", "predictions", "model", "output"] as const) {
     if (flags[name] === "") {
       throw new UsageError(`Cannot run decode.ts as --${name} must be given; see --help`);

@@ -7,11 +7,13 @@
 import { formatE2eCsv, loadText, writeWhole } from "@edgetuner/core";
 import { type Corpus, loadCorpus, parsePredictions, scoreCorpus } from "@edgetuner/core/evaluation";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
-import { readFlags, text, UsageError } from "../flags/flags.ts";
-import { ProgressBar } from "../output/progress.ts";
+import { type FlagValues, readFlags, text, UsageError } from "../flags/flags.ts";
+import { duration, ProgressBar } from "../output/progress.ts";
 import { versions, writeReport } from "../output/report.ts";
 import { scorePage, scoreRows } from "../output/score_page.ts";
 import { loadMeteor, meteorText } from "../shared/word_net.ts";
+import { tellDone } from "../output/run_end.ts";
+import { commandText } from "../process/places.ts";
 import { requireWritable } from "../process/writable.ts";
 import type { Call } from "../process/invocation.ts";
 
@@ -51,30 +53,36 @@ async function loadTexts(references: string, predictions: string): Promise<Texts
   };
 }
 
+const FLAGS = {
+  references: text(
+    "PATH",
+    "",
+    "one text a line, an empty line after each instance; or a folder with reference0, ...; or E2E CSV",
+  ),
+  predictions: { ...COMMON_FLAGS.predictions, help: "one text a line, as many as there are instances" },
+  synonyms: COMMON_FLAGS.synonyms,
+  report: { ...COMMON_FLAGS.report, help: "write the scores as JSON" },
+  pretty: text("FILE", "", "write a page with sample outputs beside their references"),
+  samples: { ...COMMON_FLAGS.samples, min: 1, help: "instances on that page" },
+};
+
 async function main(call: Call): Promise<void> {
-  const flags = readFlags({
-    name: "evaluate.ts",
-    about:
-      "Scores predictions against references: BLEU, NIST, METEOR, ROUGE-L and CIDEr, as the tool of the\n" +
-      "E2E challenge does. METEOR is computed without its paraphrase table, so it is a little lower than the\n" +
-      "official one.\n\n" +
-      "Accuracy on tasks with several answers to choose from (Winogrande, OpenBookQA): edgetuner choice.",
-    examples: [
-      "edgetuner evaluate --references refs.txt --predictions runs/pred.txt",
-      "edgetuner evaluate --references refs/ --predictions pred.txt --pretty runs/samples.html",
-    ],
-  }, {
-    references: text(
-      "PATH",
-      "",
-      "one text a line, an empty line after each instance; or a folder with reference0, ...; or E2E CSV",
-    ),
-    predictions: { ...COMMON_FLAGS.predictions, help: "one text a line, as many as there are instances" },
-    synonyms: COMMON_FLAGS.synonyms,
-    report: { ...COMMON_FLAGS.report, help: "write the scores as JSON" },
-    pretty: text("FILE", "", "write a page with sample outputs beside their references"),
-    samples: { ...COMMON_FLAGS.samples, min: 1, help: "instances on that page" },
-  }, call);
+  const flags = readFlags(
+    {
+      name: "evaluate.ts",
+      about:
+        "Scores predictions against references: BLEU, NIST, METEOR, ROUGE-L and CIDEr, as the tool of the\n" +
+        "E2E challenge does. METEOR is computed without its paraphrase table, so it is a little lower than the\n" +
+        "official one.\n\n" +
+        "Accuracy on tasks with several answers to choose from (Winogrande, OpenBookQA): edgetuner choice.",
+      examples: [
+        "edgetuner evaluate --references refs.txt --predictions runs/pred.txt",
+        "edgetuner evaluate --references refs/ --predictions pred.txt --pretty runs/samples.html",
+      ],
+    },
+    FLAGS,
+    call,
+  );
   for (const name of ["references", "predictions"] as const) {
     if (flags[name] === "") {
       throw new UsageError(`Cannot run evaluate.ts as --${name} must be given; see --help`);
@@ -83,15 +91,42 @@ async function main(call: Call): Promise<void> {
   await requireWritable("evaluate.ts", { files: { report: flags.report, pretty: flags.pretty } });
   const { corpus, prompts } = await loadTexts(flags.references, flags.predictions);
   const meteor = await loadMeteor(flags.synonyms);
-  const bar = new ProgressBar(corpus.predictions.length);
+  const bar = new ProgressBar(corpus.predictions.length, { unit: "instance" });
   const started = performance.now();
   const scores = await scoreCorpus(corpus, {
     ...(meteor ? { meteor } : {}),
-    onProgress: (done) => bar.draw(done, "instances"),
+    onProgress: (done) => bar.draw(done, "scored"),
   });
   bar.end();
   for (const [name, value] of scoreRows(scores)) console.log(`${name.padEnd(8)}${value.padStart(8)}`);
-  const { segments, ...means } = scores;
+  await writeScores(flags, scores, (performance.now() - started) / 1000);
+  if (flags.pretty !== "") {
+    const meteorName = meteorText(flags.synonyms);
+    const title = `Scores of ${flags.predictions.split("/").at(-1)}`;
+    const texts = { corpus, scores, ...(prompts ? { prompts } : {}) };
+    await writeWhole(
+      flags.pretty,
+      scorePage({ title, meteor: meteorName, samples: flags.samples, ...texts }),
+    );
+  }
+  tellDone({
+    done: `${corpus.predictions.length} instances scored in ${
+      duration((performance.now() - started) / 1000)
+    }`,
+    saved: [flags.report, flags.pretty].filter((file) => file !== ""),
+    next: flags.pretty !== "" ? "" : commandText("evaluate.ts", [
+      ...["--references", flags.references, "--predictions", flags.predictions],
+      ...["--pretty", "runs/samples.html"],
+    ], call.form),
+  });
+}
+
+/** Writes the report, if one was asked for. */
+async function writeScores(
+  flags: FlagValues<typeof FLAGS>,
+  { segments, ...means }: Awaited<ReturnType<typeof scoreCorpus>>,
+  seconds: number,
+): Promise<void> {
   await writeReport(flags.report, {
     versions: versions(),
     references: flags.references,
@@ -99,23 +134,10 @@ async function main(call: Call): Promise<void> {
     synonyms: flags.synonyms,
     meteor: meteorText(flags.synonyms),
     instances: segments.length,
-    seconds: (performance.now() - started) / 1000,
+    seconds,
     scores: means,
     segments,
   });
-  if (flags.pretty !== "") {
-    await writeWhole(
-      flags.pretty,
-      scorePage({
-        title: `Scores of ${flags.predictions.split("/").at(-1)}`,
-        corpus,
-        scores,
-        meteor: meteorText(flags.synonyms),
-        samples: flags.samples,
-        ...(prompts ? { prompts } : {}),
-      }),
-    );
-  }
 }
 
 /**

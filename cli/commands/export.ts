@@ -47,12 +47,13 @@ import {
   requireReplaceable,
   unusable,
 } from "../shared/export_places.ts";
-import { number, readFlags, text, UsageError } from "../flags/flags.ts";
+import { type FlagValues, number, readFlags, text, UsageError } from "../flags/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { loadTrainingSet } from "../shared/training_data.ts";
 import { loadGpu } from "../flags/webgpu.ts";
 import { requireWritable } from "../process/writable.ts";
-import { assetPath, pathsOf } from "../process/places.ts";
+import { assetPath, commandText, pathsOf, shownPath } from "../process/places.ts";
+import { tellDone } from "../output/run_end.ts";
 import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
 import type { Call } from "../process/invocation.ts";
 
@@ -100,7 +101,9 @@ const FLAGS = {
   webgpu: COMMON_FLAGS.webgpu,
 };
 
-function shapeOf({ config }: ModelFolder) {
+type LoadedModel = Awaited<ReturnType<typeof loadModel>>;
+
+function shapeOf({ config }: LoadedModel) {
   return modelShape(config);
 }
 
@@ -125,6 +128,8 @@ async function samplesOf(
   return sequences.slice(0, samples).map(({ tokens }) => [...tokens.subarray(0, length)]);
 }
 
+type Flags = FlagValues<typeof FLAGS>;
+
 async function main(call: Call): Promise<number> {
   const flags = readFlags(
     {
@@ -141,6 +146,47 @@ async function main(call: Call): Promise<number> {
     FLAGS,
     call,
   );
+  requireTask(flags);
+  await requirePlaces(flags);
+  // Written beside their places, read back, and compared before they get there.
+  await using peftFolder = await pendingAt("peft", flags.peft);
+  await using mergeFolder = await pendingAt("merge", flags.merge);
+  const model = await loadModel(flags.model);
+  if (flags.import !== "") return await bringIn(flags, model, call);
+  const whole = await loadTrained(flags, model);
+  const small = await reduced(flags, model, whole);
+  using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
+  const samples = await samplesFor(flags, model);
+  if (peftFolder !== null) await savePeft(peftFolder.path, small.peft);
+  if (mergeFolder !== null) {
+    const weights = mergePeft(model.weights, small.peft, familyName(model.config), shapeOf(model));
+    await saveMerged(mergeFolder.path, flags.model, weights);
+  }
+  const certificate = await certify({ flags, engine, model, samples, ...small }, peftFolder, mergeFolder);
+  show(certificate, flags.rank, small.weightsLost);
+  if (!certificate.holds) {
+    console.error(`Nothing was written: ${refusalOf(certificate, flags.rank)}`);
+    return 1;
+  }
+  const paper = {
+    ...certificate,
+    rank: small.peft.config.r,
+    weightsLost: small.weightsLost,
+    readBack: { adapter: peftFolder !== null, merged: mergeFolder !== null },
+    splitDevices: Math.min(flags.devices, shapeOf(model).heads),
+    fingerprint: model.fingerprint,
+  };
+  for (const folder of [peftFolder, mergeFolder]) if (folder !== null) await keep(folder, paper);
+  tellExported(flags, small.peft.config.r, call);
+  return 0;
+}
+
+/**
+ * Refuses flags that are no task together.
+ *
+ * @throws {UsageError} If they are not.
+ */
+function requireTask(flags: Flags): void {
   const wanted = [flags.peft, flags.merge, flags.import].filter((f) => f !== "");
   if (wanted.length === 0 || (flags.import !== "" && wanted.length > 1)) {
     throw new UsageError(
@@ -152,6 +198,14 @@ async function main(call: Call): Promise<number> {
       `Cannot merge as --model must be a folder, whose files a merged model needs: current value is ${flags.model}`,
     );
   }
+}
+
+/**
+ * Refuses places where something would be lost.
+ *
+ * @throws {UsageError} If a place is read too, or holds anything else than a former export.
+ */
+async function requirePlaces(flags: Flags): Promise<void> {
   const places: Places = flags.import === ""
     ? { peft: flags.peft, merge: flags.merge }
     : { adapter: flags.adapter };
@@ -167,21 +221,30 @@ async function main(call: Call): Promise<number> {
   if (places.adapter !== undefined) {
     await requireWritable("export.ts", { folders: { adapter: places.adapter } });
   }
-  // Written beside their places, read back, and compared before they get there.
-  await using peftFolder = await pendingAt("peft", flags.peft);
-  await using mergeFolder = await pendingAt("merge", flags.merge);
-  const model = await loadModel(flags.model);
-  const family = familyName(model.config);
-  const shape = shapeOf(model);
-  if (flags.import !== "") {
-    const adapter = fromPeft(await loadPeft(flags.import), family, shape);
-    await saveAdapter(flags.adapter, { ...adapter, fingerprint: model.fingerprint });
-    console.log(`Imported as head modules of rank ${adapter.lora.rank}, full mode: ${flags.adapter}`);
-    return 0;
-  }
-  let adapter: Adapter = joinAdapters(
-    await Promise.all((await pathsOf(flags.adapter)).map((a) => loadAdapter(a))),
-  );
+}
+
+/** The way back: a PEFT adapter becomes head modules. */
+async function bringIn(flags: Flags, model: LoadedModel, { form }: Call): Promise<number> {
+  const adapter = fromPeft(await loadPeft(flags.import), familyName(model.config), shapeOf(model));
+  await saveAdapter(flags.adapter, { ...adapter, fingerprint: model.fingerprint });
+  tellDone({
+    done: `imported as head modules of rank ${adapter.lora.rank}, full mode`,
+    saved: [flags.adapter],
+    next: commandText("generate.ts", [
+      ...["--model", shownPath(flags.model), "--adapter", flags.adapter, "--count", "3"],
+    ], form),
+  });
+  return 0;
+}
+
+/**
+ * The adapter of the flags.
+ *
+ * @throws {UsageError} If it was trained on another model.
+ */
+async function loadTrained(flags: Flags, model: LoadedModel): Promise<Adapter> {
+  const parts = await pathsOf(flags.adapter);
+  const adapter = joinAdapters(await Promise.all(parts.map((part) => loadAdapter(part))));
   if (adapter.fingerprint !== "" && adapter.fingerprint !== model.fingerprint) {
     throw new UsageError(
       `Cannot export the adapter as it must have been trained on ${flags.model}: its base has fingerprint ${
@@ -189,69 +252,87 @@ async function main(call: Call): Promise<number> {
       }, this model ${model.fingerprint.slice(0, 12)}`,
     );
   }
-  const { config, arrays } = toPeft(adapter, family, shape.kvHeads);
-  let peft: PeftAdapter = { config: { ...config, ...await nameOf(flags.model) }, arrays };
-  const { tokenizer } = await openModel(flags.model, flags);
-  using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
-  const positions = "n_positions" in model.config
-    ? model.config.n_positions
-    : model.config.max_position_embeddings;
-  const samples = await samplesOf(flags.data, tokenizer, {
-    ...flags,
-    length: Math.min(flags.length, positions),
-  });
-  let reducedFrom: { readonly adapter: Adapter; readonly allowed: number } | undefined;
-  let weightsLost: number | null = null;
-  if (flags.rank > 0) {
-    const reduced = await reduceRank(peft, flags.rank);
-    peft = reduced.peft;
-    weightsLost = reduced.error;
-    reducedFrom = { adapter, allowed: flags["accept-loss"] };
-    // The files must be equal to the reduced adapter; how far that is from the whole one is another question.
-    adapter = { ...fromPeft(peft, family, shape), fingerprint: adapter.fingerprint };
-  }
+  return adapter;
+}
 
-  if (peftFolder !== null) await savePeft(peftFolder.path, peft);
-  if (mergeFolder !== null) {
-    await saveMerged(mergeFolder.path, flags.model, mergePeft(model.weights, peft, family, shape));
-  }
-  const certificate = await certifyExport({
-    engine,
-    model,
-    family,
-    adapter,
+/** What is exported. */
+interface Exported {
+  /** In PEFT's format. */
+  readonly peft: PeftAdapter;
+  /** What the files must be equal to. */
+  readonly adapter: Adapter;
+  /** What of the change of the weights is lost; `null` at full rank. */
+  readonly weightsLost: number | null;
+  /** The adapter before its rank was reduced, and how much of what it does may be lost. */
+  readonly reducedFrom: { readonly adapter: Adapter; readonly allowed: number } | undefined;
+}
+
+/** The adapter in PEFT's format, at the rank of the flags. */
+async function reduced(flags: Flags, model: LoadedModel, adapter: Adapter): Promise<Exported> {
+  const [family, shape] = [familyName(model.config), shapeOf(model)];
+  const { config, arrays } = toPeft(adapter, family, shape.kvHeads);
+  const peft: PeftAdapter = { config: { ...config, ...await nameOf(flags.model) }, arrays };
+  if (flags.rank === 0) return { peft, adapter, weightsLost: null, reducedFrom: undefined };
+  const small = await reduceRank(peft, flags.rank);
+  return {
+    peft: small.peft,
+    // The files must be equal to the reduced adapter; how far that is from the whole one is another question.
+    adapter: { ...fromPeft(small.peft, family, shape), fingerprint: adapter.fingerprint },
+    weightsLost: small.error,
+    reducedFrom: { adapter, allowed: flags["accept-loss"] },
+  };
+}
+
+/** Tokens of the texts on which exports are compared. */
+async function samplesFor(flags: Flags, { config }: LoadedModel): Promise<number[][]> {
+  const { tokenizer } = await openModel(flags.model, flags);
+  const positions = "n_positions" in config ? config.n_positions : config.max_position_embeddings;
+  return await samplesOf(flags.data, tokenizer, { ...flags, length: Math.min(flags.length, positions) });
+}
+
+/** Reads the files back and holds them against a split run of what was trained. */
+async function certify(
+  { flags, engine, model, samples, peft, adapter, reducedFrom }: Exported & {
+    readonly flags: Flags;
+    readonly engine: Engine;
+    readonly model: LoadedModel;
+    readonly samples: readonly (readonly number[])[];
+  },
+  peftFolder: PendingFolder | null,
+  mergeFolder: PendingFolder | null,
+): Promise<ExportCertificate> {
+  return await certifyExport({
+    ...{ engine, model, adapter, reducedFrom, samples },
+    family: familyName(model.config),
     split: async (samples, ends) => {
       using layers = loadLayers(engine, model);
       return await splitLogits({ engine, layers, ends, adapter, devices: flags.devices, samples });
     },
     peft: peftFolder === null ? peft : await loadPeft(peftFolder.path),
     merged: mergeFolder === null ? undefined : (await loadModelFolder(mergeFolder.path)).weights,
-    reducedFrom,
-    samples,
     tolerance: flags.tolerance,
   });
-  show(certificate, flags.rank, weightsLost);
-  if (!certificate.holds) {
-    console.error(`Nothing was written: ${refusalOf(certificate, flags.rank)}`);
-    return 1;
-  }
-  const paper = {
-    ...certificate,
-    rank: peft.config.r,
-    weightsLost,
-    readBack: { adapter: peftFolder !== null, merged: mergeFolder !== null },
-    splitDevices: Math.min(flags.devices, shape.heads),
-    fingerprint: model.fingerprint,
-  };
-  for (const folder of [peftFolder, mergeFolder]) {
-    if (folder === null) continue;
-    await writeWhole(`${folder.path}/${CERTIFICATE}`, `${JSON.stringify(paper, null, 2)}\n`);
-    const previous = await folder.keep();
-    if (previous !== null) console.log(`The former export is kept: ${previous}`);
-  }
-  if (flags.peft !== "") console.log(`PEFT adapter of rank ${peft.config.r}: ${flags.peft}`);
-  if (flags.merge !== "") console.log(`Merged model: ${flags.merge}`);
-  return 0;
+}
+
+/** Puts an export in its place, with its certificate. */
+async function keep(folder: PendingFolder, paper: Record<string, unknown>): Promise<void> {
+  await writeWhole(`${folder.path}/${CERTIFICATE}`, `${JSON.stringify(paper, null, 2)}\n`);
+  const previous = await folder.keep();
+  if (previous !== null) console.log(`The former export is kept: ${previous}`);
+}
+
+/** How it went. */
+function tellExported(flags: Flags, rank: number, { form }: Call): void {
+  tellDone({
+    done: `exported at rank ${rank}; the files were read back and are what was trained`,
+    saved: [
+      ...(flags.peft === "" ? [] : [`PEFT adapter of rank ${rank}: ${flags.peft}`]),
+      ...(flags.merge === "" ? [] : [`Merged model: ${flags.merge}`]),
+    ],
+    next: flags.merge === ""
+      ? ""
+      : commandText("generate.ts", ["--model", flags.merge, "--adapter", "", "--count", "3"], form),
+  });
 }
 
 async function pendingAt(flag: string, place: string): Promise<PendingFolder | null> {

@@ -40,6 +40,8 @@ import { INTERRUPTED } from "../process/supervisor.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import { loadGpu } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
+import { tellDone } from "../output/run_end.ts";
+import { commandText, shownPath } from "../process/places.ts";
 import { requireWritable } from "../process/writable.ts";
 import { PRUNER_FLAGS } from "../flags/pruners.ts";
 import type { Call } from "../process/invocation.ts";
@@ -95,7 +97,10 @@ async function exists(path: string): Promise<boolean> {
 }
 
 /** Samples that the file holds already; none if there is no such file. */
-async function existingSamples(flags: Flags, isModelGiven: boolean): Promise<SampleSet | null> {
+async function existingSamples(
+  flags: Flags,
+  { isModelGiven }: { readonly isModelGiven: boolean },
+): Promise<SampleSet | null> {
   if (!await exists(flags.samples)) return null;
   const set = await loadSamples(flags.samples);
   // With `--steps 0` the file alone says what is trained.
@@ -168,7 +173,7 @@ async function collect(
       { hidden: modelShape(config).hidden, fingerprint, baseNorm: local.baseNorm },
       existing,
     );
-    const bar = new ProgressBar(options.settings.steps);
+    const bar = new ProgressBar(options.settings.steps, { unit: "step" });
     await localRun(engine, local, {
       ...options,
       pruner: collected.pruner,
@@ -206,37 +211,76 @@ async function main(call: Call): Promise<number> {
     files: { report: flags.report, ...(flags.steps > 0 ? { samples: flags.samples } : {}) },
     folders: { out: flags.out },
   });
-  const existing = await existingSamples(flags, given.model !== undefined);
+  const existing = await existingSamples(flags, { isModelGiven: given.model !== undefined });
   requireSamples(flags, existing);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const counts = flags.steps > 0 ? await collect(flags, engine, existing?.samples ?? []) : null;
-
   const set = await loadSamples(flags.samples);
-  const { source } = set;
+  const windows = await windowsOf(flags, set, counts);
+  // While samples are collected each is in the file at once; of the training there is something to save.
+  using interrupts = new Interrupts();
+  const trained = await train(flags, engine, set, windows);
+  if (interrupts.asked && trained.best.epoch === 0) return INTERRUPTED;
+  const { baseNorm } = set.source;
+  const heldOut = comparePredictors(trained.predictor, windows.test, {
+    baseNorm,
+    meanLabel: meanLabel(windows.train),
+  });
+  tellQuality(flags, heldOut);
+  const isSaved = await save(flags, set, trained, heldOut);
+  const { epochs, best } = trained;
+  await writeReport(flags.report, {
+    versions: versions(),
+    adapter: engine.adapterName,
+    settings: flags,
+    data: counts === null ? null : { train: counts },
+    samples: set.samples.length,
+    windows: { train: windows.train.length, valid: windows.valid.length, test: windows.test.length },
+    epochs: epochs.length - 1,
+    best,
+    heldOut,
+    peakMemoryBytes: peakMemory(),
+  });
+  tellTrained(flags, { ...trained, isSaved }, call);
+  return interrupts.asked ? INTERRUPTED : 0;
+}
+
+/** Windows of the samples: to train on, to stop by, and to report on. */
+async function windowsOf(flags: Flags, set: SampleSet, counts: DataCounts | null) {
+  const { layers, heads, settings } = set.source;
   if (flags.steps > 0 && counts === null) {
-    const how = source.settings === undefined ? "" : `, collected with ${JSON.stringify(source.settings)}`;
+    const how = settings === undefined ? "" : `, collected with ${JSON.stringify(settings)}`;
     console.log(`${flags.samples} holds all samples already; they are used as they are${how}`);
   }
-  const { layers, heads, hidden, baseNorm, fingerprint } = source;
   const runs = trackSamples(set, flags.lambda);
-  const split = splitWindows(runs, flags.history, HELD_OUT);
+  const windows = splitWindows(runs, flags.history, HELD_OUT);
+  const { size } = await Deno.stat(flags.samples);
   console.log(
     `${set.samples.length} samples in ${runs.length} ${
       runs.length === 1 ? "run" : "runs"
-    } of ${layers} x ${heads} heads, ` +
-      `${bytes((await Deno.stat(flags.samples)).size)}; windows: ${split.train.length} to train on, ` +
-      `${split.valid.length} to stop by, ${split.test.length} held out`,
+    } of ${layers} x ${heads} heads, ${bytes(size)}; windows: ${windows.train.length} to train on, ` +
+      `${windows.valid.length} to stop by, ${windows.test.length} held out`,
   );
+  return windows;
+}
+
+/** A predictor, and how it came to be. */
+type Trained = Awaited<ReturnType<typeof train>>;
+
+/** Fits the network to the windows, with a bar. */
+async function train(
+  flags: Flags,
+  engine: Engine,
+  { source }: SampleSet,
+  windows: Awaited<ReturnType<typeof windowsOf>>,
+) {
+  const { layers, heads, hidden, baseNorm } = source;
   const { history, lambda } = flags;
-  const start = initialPredictor(
-    { layers, heads, hidden, history, lambda, ...DEFAULT_PREDICTOR_SIZES },
-    flags.seed,
-  );
-  const bar = new ProgressBar(flags.epochs);
-  // While samples are collected each is in the file at once; of the training there is something to save.
-  using interrupts = new Interrupts();
+  const config = { layers, heads, hidden, history, lambda, ...DEFAULT_PREDICTOR_SIZES };
+  const bar = new ProgressBar(flags.epochs, { unit: "epoch" });
   const started = performance.now();
-  const { predictor, best, epochs } = await trainPredictor(engine, start, { ...split, baseNorm }, {
+  const start = initialPredictor(config, flags.seed);
+  const result = await trainPredictor(engine, start, { ...windows, baseNorm }, {
     epochs: flags.epochs,
     seed: flags.seed,
     shouldStop: isInterrupted,
@@ -244,60 +288,82 @@ async function main(call: Call): Promise<number> {
       bar.draw(epoch, `MSE ${train.toExponential(2)}, held out ${valid.toExponential(2)}`),
   });
   bar.end();
-  if (interrupts.asked && best.epoch === 0) return INTERRUPTED;
-  console.log(
-    `${epochs.length - 1} epochs in ${
-      duration((performance.now() - started) / 1000)
-    }; the best was epoch ${best.epoch}`,
-  );
-  const result = comparePredictors(predictor, split.test, { baseNorm, meanLabel: meanLabel(split.train) });
+  return { ...result, seconds: (performance.now() - started) / 1000 };
+}
+
+/** How well the predictor does on steps that it has not seen, beside simpler ways. */
+function tellQuality({ history }: Flags, result: ReturnType<typeof comparePredictors>): void {
+  const rows = [
+    ["predictor", result.predictor],
+    [`mean of the last ${history} maps`, result.runningMean],
+    ["last step's gradients", result.lastGradient],
+    ["the same for all heads", result.uniform],
+  ] as const;
   console.log("\nOn the held-out steps         MSE       rank correlation");
-  for (
-    const [name, quality] of [
-      ["predictor", result.predictor],
-      [`mean of the last ${history} maps`, result.runningMean],
-      ["last step's gradients", result.lastGradient],
-      ["the same for all heads", result.uniform],
-    ] as const
-  ) {
-    console.log(
-      `  ${name.padEnd(26)}  ${quality.mse.toExponential(3)}  ${quality.spearman.toFixed(3).padStart(6)}`,
-    );
+  for (const [name, { mse, spearman }] of rows) {
+    console.log(`  ${name.padEnd(26)}  ${mse.toExponential(3)}  ${spearman.toFixed(3).padStart(6)}`);
   }
   const gain = 1 - result.predictor.mse / result.runningMean.mse;
+  const percent = (100 * Math.abs(gain)).toFixed(1);
   console.log(
     gain > 0
-      ? `The predictor's error is ${(100 * gain).toFixed(1)} % below that of the running mean.`
-      : `The predictor is no better than the running mean (${
-        (-100 * gain).toFixed(1)
-      } % more error): collect more samples.`,
+      ? `The predictor's error is ${percent} % below that of the running mean.`
+      : `The predictor is no better than the running mean (${percent} % more error): collect more samples.`,
   );
-  const { headsPerDevice, capacities } = source;
+}
+
+/**
+ * Saves the predictor, unless nothing was learnt and one is there.
+ *
+ * @returns True if it was saved.
+ */
+async function save(
+  flags: Flags,
+  set: SampleSet,
+  { predictor, best }: Trained,
+  heldOut: ReturnType<typeof comparePredictors>,
+): Promise<boolean> {
   // Nothing was learnt in this case: the predictor is the running mean still.
-  const keeps = best.epoch === 0 && await exists(`${flags.out}/model.safetensors`);
-  const previous = keeps ? null : await savePredictor(flags.out, predictor, {
+  if (best.epoch === 0 && await exists(`${flags.out}/model.safetensors`)) return false;
+  const { fingerprint, headsPerDevice, capacities } = set.source;
+  const previous = await savePredictor(flags.out, predictor, {
     trainedOn: { fingerprint, headsPerDevice, capacities, samples: set.samples.length, epoch: best.epoch },
-    heldOut: result,
-  });
-  await writeReport(flags.report, {
-    versions: versions(),
-    adapter: engine.adapterName,
-    settings: flags,
-    data: counts === null ? null : { train: counts },
-    samples: set.samples.length,
-    windows: { train: split.train.length, valid: split.valid.length, test: split.test.length },
-    epochs: epochs.length - 1,
-    best,
-    heldOut: result,
-    peakMemoryBytes: peakMemory(),
+    heldOut,
   });
   if (previous !== null) console.log(`The predictor that was there is kept: ${previous}`);
-  console.log(
-    keeps
-      ? `Saved nothing, as training found nothing better than it began with: ${flags.out} stays as it is`
-      : `Saved to ${flags.out}`,
-  );
-  return interrupts.asked ? INTERRUPTED : 0;
+  return true;
+}
+
+/** How it went. */
+function tellTrained(
+  flags: Flags,
+  { epochs, best, seconds, isSaved }: Trained & { readonly isSaved: boolean },
+  { form }: Call,
+): void {
+  const [first, lowest] = [epochs[0]?.valid, epochs[best.epoch]?.valid];
+  const errors = first === undefined || lowest === undefined
+    ? ""
+    : `, held-out error ${first.toExponential(2)} before and ${
+      lowest.toExponential(2)
+    } at its best, in epoch ${best.epoch}`;
+  if (!isSaved) {
+    console.log(
+      `Saved nothing, as training found nothing better than it began with: ${flags.out} stays as it is`,
+    );
+  }
+  tellDone({
+    done: `${epochs.length - 1} epochs in ${duration(seconds)}${errors}`,
+    saved: [
+      ...(isSaved ? [`the predictor in ${flags.out}`] : []),
+      `the samples in ${flags.samples}`,
+      ...(flags.report === "" ? [] : [flags.report]),
+    ],
+    next: isSaved
+      ? commandText("demo.ts", [
+        ...["--model", shownPath(flags.model), "--pruner", "iheadpruner", "--predictor", flags.out],
+      ], form)
+      : "",
+  });
 }
 
 /**

@@ -81,7 +81,10 @@ type Flags = FlagValues<typeof FLAGS>;
 type Parts = RunNote["data"];
 
 /** Pairs of a file; those of bad lines are left out and counted if so wished. */
-async function readPairs(file: string, skipBad: boolean): Promise<FormattedPair[]> {
+async function readPairs(
+  file: string,
+  { "skip-bad": skipBad }: Pick<Flags, "skip-bad">,
+): Promise<FormattedPair[]> {
   const content = await loadText(file);
   const skipped: BadLine[] = [];
   const pairs = (file.endsWith(".csv") ? formatE2eCsv : formatE2eLines)(content, {
@@ -174,12 +177,12 @@ export async function pull(flags: Flags, out: string): Promise<void> {
   const settings = SETTINGS[name as keyof typeof SETTINGS];
   const { config } = model;
   const longest = "n_positions" in config ? config.n_positions : config.max_position_embeddings;
-  const read = await readPairs(data.train, flags["skip-bad"]);
+  const read = await readPairs(data.train, flags);
   const parts = data.valid === ""
     ? holdOut(read)
-    : { train: read, valid: await readPairs(data.valid, flags["skip-bad"]) };
+    : { train: read, valid: await readPairs(data.valid, flags) };
   for (
-    const [part, pairs] of Object.entries({ ...parts, test: await readPairs(data.test, flags["skip-bad"]) })
+    const [part, pairs] of Object.entries({ ...parts, test: await readPairs(data.test, flags) })
   ) {
     await writeWhole(`${out}/${part}.jsonl`, writeFormatted(pairs));
     const prompts = new Set(pairs.map(({ prompt }) => prompt)).size;
