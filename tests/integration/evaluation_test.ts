@@ -38,7 +38,9 @@ Deno.test("evaluate.ts prints the scores, and writes report and page [slow]", as
       await Deno.readTextFile(`${ROOT}/${FIXTURES}/pipeline/e2e/expected_scores.json`),
     );
     const { METEOR_noparaphrase: METEOR, ...others } = expected.printed_python;
-    const table = Object.fromEntries(out.trim().split("\n").map((line) => line.split(/ +/)));
+    const [scores, end] = out.split("\nDone: ");
+    const table = Object.fromEntries(scores!.trim().split("\n").map((line) => line.split(/ +/)));
+    assert(/^22 instances scored in .*\nSaved: .*report.json; .*page.html\n$/.test(end!), out);
     assertEquals({ code, err, table }, { code: 0, err: "", table: { METEOR, ...others } });
     const report = JSON.parse(await Deno.readTextFile(`${folder}/report.json`));
     assertEquals([report.instances, report.segments.length, report.scores.BLEU.toFixed(4)], [
