@@ -5,7 +5,7 @@
  * @module
  */
 
-import { headParameters, type InputModeName } from "@edgetuner/core";
+import { headParameters, headSizeOf, type InputModeName } from "@edgetuner/core";
 import {
   type ComputeModel,
   type LinkProfile,
@@ -56,6 +56,8 @@ const FLAGS = {
   },
   heads: COMMON_FLAGS.heads,
   hidden: COMMON_FLAGS.hidden,
+  "head-size": integer("N", 0, "columns of a head; 0 = hidden size / heads", { min: 0 }),
+  "kv-heads": integer("N", 0, "heads of keys and values; 0 = as many as heads", { min: 0 }),
   vocabulary: COMMON_FLAGS.vocabulary,
   inner: integer("N", 0, "inner size of the feed-forward network; 0 = 4 times the hidden size", { min: 0 }),
   gated: toggle("the feed-forward network has a gate"),
@@ -175,7 +177,14 @@ function shapesOf(flags: Flags): [string, ModelSize][] {
         `Cannot run plan.ts as --layers and --heads must be given and --hidden be a multiple of --heads: current values are ${layers}, ${heads} and ${hidden}`,
       );
     }
-    return [["your model", { layers, heads, hidden, vocabulary, gated, ...(inner > 0 ? { inner } : {}) }]];
+    const [headSize, kvHeads] = [flags["head-size"] || hidden / heads, flags["kv-heads"] || heads];
+    if (headSize % 4 !== 0 || heads % kvHeads !== 0) {
+      throw new UsageError(
+        `Cannot run plan.ts as --head-size must be a multiple of 4 and --kv-heads divide --heads: current values are ${headSize} and ${kvHeads}`,
+      );
+    }
+    const size = { layers, heads, hidden, headSize, kvHeads, vocabulary, gated };
+    return [["your model", inner > 0 ? { ...size, inner } : size]];
   }
   return flags.models.split(",").map((given) => {
     const name = given.trim();
@@ -198,12 +207,13 @@ function deviceBytes(
   { headsPerDevice }: Plan,
 ): number {
   if (system === "serverTuner") return 0;
-  const { layers, heads, hidden: d, inner = 4 * d, gated = false } = model;
+  const { layers, heads, kvHeads = heads, hidden: d, inner = 4 * d, gated = false } = model;
   const most = Math.max(...headsPerDevice);
-  const module = headParameters(lora, { heads, hidden: d });
+  const module = headParameters(lora, model);
   const adapter = 16 * layers * most * module;
   if (system === "split") return adapter;
-  return 4 * layers * (4 * d * d + (gated ? 3 : 2) * d * inner) / (headsPerDevice.length + 1) + adapter;
+  return 4 * layers * (2 * d * headSizeOf(model) * (heads + kvHeads) + (gated ? 3 : 2) * d * inner) /
+      (headsPerDevice.length + 1) + adapter;
 }
 
 /**

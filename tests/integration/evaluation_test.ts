@@ -40,7 +40,7 @@ Deno.test("evaluate.ts prints the scores, and writes report and page [slow]", as
     const { METEOR_noparaphrase: METEOR, ...others } = expected.printed_python;
     const [scores, end] = out.split("\nDone: ");
     const table = Object.fromEntries(scores!.trim().split("\n").map((line) => line.split(/ +/)));
-    assert(/^22 instances scored in .*\nSaved: .*report.json; .*page.html\n$/.test(end!), out);
+    assertMatch(end!, /^22 instances scored in .*\nSaved: .*report.json; .*page.html\n$/);
     assertEquals({ code, err, table }, { code: 0, err: "", table: { METEOR, ...others } });
     const report = JSON.parse(await Deno.readTextFile(`${folder}/report.json`));
     assertEquals([report.instances, report.segments.length, report.scores.BLEU.toFixed(4)], [
