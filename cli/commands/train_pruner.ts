@@ -246,7 +246,7 @@ async function main(call: Call): Promise<number> {
 }
 
 /** Windows of the samples: to train on, to stop by, and to report on. */
-async function windowsOf(flags: Flags, set: SampleSet, counts: DataCounts | null) {
+async function windowsOf(flags: Flags, set: SampleSet, counts: TrainingCounts | null) {
   const { layers, heads, settings } = set.source;
   if (flags.steps > 0 && counts === null) {
     const how = settings === undefined ? "" : `, collected with ${JSON.stringify(settings)}`;
