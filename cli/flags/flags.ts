@@ -290,7 +290,10 @@ function readConfig(
       if (value) values[name] = flag!.alone;
       continue;
     }
-    if (flag!.kind === "switch" ? typeof value !== "boolean" : typeof value === "object" && !isList) {
+    const isWrong = flag!.kind === "switch"
+      ? typeof value !== "boolean"
+      : typeof value === "boolean" || (typeof value === "object" && !isList);
+    if (isWrong) {
       refuse(
         `"${name}" in ${file} must be ${
           flag!.kind === "switch" ? "true or false" : "a text, a number or a list of them"

@@ -94,6 +94,9 @@ Deno.test("readFlags() says what is wrong with a config file", async () => {
     ["a.yaml", "steps: 0\n", '--steps must be an integer of at least 1: current value is "0"'],
     ["a.yaml", "steps: {a: 1}\n", "must be a text, a number or a list"],
     ["a.yaml", "quiet: 1\n", "must be true or false: current value is 1"],
+    // YAML's false is no text: a folder of that name is not what is meant.
+    ["a.yaml", "targets: false\n", '"targets" in'],
+    ["a.yaml", "steps: true\n", "must be a text, a number or a list of them: current value is true"],
     ["a.yaml", "mode: other\n", "--mode must be one of slice, full"],
   ] as const;
   for (const [name, content, message] of cases) {
