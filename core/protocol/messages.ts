@@ -28,7 +28,17 @@ import {
   tuple,
   words,
 } from "./fields.ts";
-import type { Metas, RangeMeta, SettingsMeta } from "./metas.ts";
+import type {
+  ActivationMeta,
+  EmbeddingMeta,
+  EndMeta,
+  HelloMeta,
+  MaskMeta,
+  NoMeta,
+  RangeMeta,
+  SettingsMeta,
+  WelcomeMeta,
+} from "./metas.ts";
 
 /** Version of envelope and step protocol. Peers with another one are refused. */
 export const PROTOCOL_VERSION = 3;
@@ -50,10 +60,10 @@ export interface MessageTensors {
 }
 
 /** Kind of a message. */
-export type FrameKind = keyof Metas;
+export type FrameKind = keyof Messages;
 
 /** Fields of a kind's `meta`. */
-export type MetaOf<K extends FrameKind> = Metas[K];
+export type MetaOf<K extends FrameKind> = Messages[K] extends Message<infer M> ? M : never;
 
 /** A kind of message. */
 export interface Message<M = Readonly<Record<string, unknown>>> {
@@ -130,9 +140,13 @@ function floats(count: readonly [number, number], shape: string): MessageTensors
 
 const BOTH = ["server", "device"] as const;
 
-/** Every kind of message. */
-export const MESSAGES: { readonly [K in FrameKind]: Message<Metas[K]> } = {
-  hello: {
+/**
+ * Every kind of message, one property each: who sends it, its lane, its tensors, and its fields with what reads them.
+ * All else follows from this table, the types too.
+ */
+export class Messages {
+  /** Who a device is, and what it brings. */
+  readonly hello: Message<HelloMeta> = {
     what: "Who a device is, and what it brings.",
     from: ["device"],
     lane: "control",
@@ -150,8 +164,10 @@ export const MESSAGES: { readonly [K in FrameKind]: Message<Metas[K]> } = {
       system: optional(oneOf("split", "tensorParallel")),
       memory: optional(number(0, LARGE)),
     },
-  },
-  welcome: {
+  };
+
+  /** The run begins: its settings, and what the device has of the model. */
+  readonly welcome: Message<WelcomeMeta> = {
     what: "The run begins: its settings, and what the device has of the model.",
     from: ["server"],
     lane: "control",
@@ -171,22 +187,28 @@ export const MESSAGES: { readonly [K in FrameKind]: Message<Metas[K]> } = {
       columns: optional(nullable(record({ first: integer(0, 1e7), count: integer(1, 1e7) }))),
       epsilon: optional(number(0, 1)),
     },
-  },
-  refuse: {
+  };
+
+  /** The sender does not take part; why. */
+  readonly refuse: Message<{ readonly reason: string }> = {
     what: "The sender does not take part; why.",
     from: BOTH,
     lane: "control",
     tensors: null,
     meta: { reason: words() },
-  },
-  paused: {
+  };
+
+  /** The run is paused: said again at an interval, so that nobody waits in vain. */
+  readonly paused: Message<NoMeta> = {
     what: "The run is paused: said again at an interval, so that nobody waits in vain.",
     from: ["server"],
     lane: "control",
     tensors: null,
     meta: {},
-  },
-  end: {
+  };
+
+  /** The run is over; why, and after which step. */
+  readonly end: Message<EndMeta> = {
     what: "The run is over; why, and after which step.",
     from: BOTH,
     lane: "control",
@@ -197,8 +219,10 @@ export const MESSAGES: { readonly [K in FrameKind]: Message<Metas[K]> } = {
       step: optional(step),
       best: optional(flag()),
     },
-  },
-  embedding: {
+  };
+
+  /** E of a batch, or of a part of one. */
+  readonly embedding: Message<EmbeddingMeta> = {
     what: "E of a batch, or of a part of one.",
     from: ["device"],
     lane: "data",
@@ -208,8 +232,10 @@ export const MESSAGES: { readonly [K in FrameKind]: Message<Metas[K]> } = {
       part: optional(part),
       best: optional(flag()),
     },
-  },
-  decode: {
+  };
+
+  /** E of new tokens, in generation, and the row that each row continues. */
+  readonly decode: Message<{ readonly parents?: readonly number[] }> = {
     what: "E of new tokens, in generation, and the row that each row continues.",
     from: ["device"],
     lane: "data",
@@ -217,8 +243,10 @@ export const MESSAGES: { readonly [K in FrameKind]: Message<Metas[K]> } = {
     meta: {
       parents: optional(list(integer(0, MAX_ROWS), 1, MAX_BEAMS)),
     },
-  },
-  hidden: {
+  };
+
+  /** The last hidden state. */
+  readonly hidden: Message<{ readonly probe?: boolean; readonly save?: boolean }> = {
     what: "The last hidden state.",
     from: ["server"],
     lane: "data",
@@ -227,30 +255,41 @@ export const MESSAGES: { readonly [K in FrameKind]: Message<Metas[K]> } = {
       probe: optional(flag()),
       save: optional(flag()),
     },
-  },
-  hiddenGradient: {
+  };
+
+  /** The gradient of the last hidden state. */
+  readonly hiddenGradient: Message<NoMeta> = {
     what: "The gradient of the last hidden state.",
     from: ["device"],
     lane: "data",
     tensors: coded("T d"),
     meta: {},
-  },
-  loss: {
+  };
+
+  /**
+   * The loss of a step, only if the data device shares it; of a validation batch also how many tokens it is the mean
+   * of, so that both sides give the batches of a validation the same weights.
+   */
+  readonly loss: Message<{ readonly loss: number; readonly counted?: number }> = {
     what:
       "The loss of a step, only if the data device shares it; of a validation batch also how many tokens it is the mean of.",
     from: ["device"],
     lane: "data",
     tensors: null,
     meta: { loss: number(-FLOAT_MAX, FLOAT_MAX), counted: optional(integer(0, LARGE)) },
-  },
-  finished: {
+  };
+
+  /** There is no further batch. */
+  readonly finished: Message<{ readonly best?: boolean }> = {
     what: "There is no further batch.",
     from: ["device"],
     lane: "data",
     tensors: null,
     meta: { best: optional(flag()) },
-  },
-  mask: {
+  };
+
+  /** A step or a part of it begins: the device's head mask, 1 = pruned, and the rows of each micro-batch. */
+  readonly mask: Message<MaskMeta> = {
     what:
       "A step or a part of it begins: the device's head mask, 1 = pruned, and the rows of each micro-batch.",
     from: ["server"],
@@ -264,64 +303,82 @@ export const MESSAGES: { readonly [K in FrameKind]: Message<Metas[K]> } = {
       best: optional(flag()),
       save: optional(flag()),
     },
-  },
-  input: {
+  };
+
+  /** X of the kept heads; in mode `full` all of it. */
+  readonly input: Message<NoMeta> = {
     what: "X of the kept heads; in mode `full` all of it.",
     from: ["server"],
     lane: "heads",
     tensors: coded("n T D", "T d"),
     meta: {},
-  },
-  delta: {
+  };
+
+  /** Deltas of the kept heads. */
+  readonly delta: Message<NoMeta> = {
     what: "Deltas of the kept heads.",
     from: ["device"],
     lane: "heads",
     tensors: coded("c n T D"),
     meta: {},
-  },
-  deltaGradient: {
+  };
+
+  /** Gradients of the Deltas. */
+  readonly deltaGradient: Message<NoMeta> = {
     what: "Gradients of the Deltas.",
     from: ["server"],
     lane: "heads",
     tensors: coded("c n T D"),
     meta: {},
-  },
-  inputGradient: {
+  };
+
+  /** The gradient of X; not for the lowest layer with a kept head. */
+  readonly inputGradient: Message<NoMeta> = {
     what: "The gradient of X; not for the lowest layer with a kept head.",
     from: ["device"],
     lane: "heads",
     tensors: coded("n T D", "T d"),
     meta: {},
-  },
-  squaredNorm: {
+  };
+
+  /** What the device's gradients add to the squared global norm, only if gradients are clipped. */
+  readonly squaredNorm: Message<NoMeta> = {
     what: "What the device's gradients add to the squared global norm, only if gradients are clipped.",
     from: ["device"],
     lane: "heads",
     tensors: floats([1, 1], "1"),
     meta: {},
-  },
-  clip: {
+  };
+
+  /** The factor of the gradients, only if they are clipped. */
+  readonly clip: Message<NoMeta> = {
     what: "The factor of the gradients, only if they are clipped.",
     from: ["server"],
     lane: "heads",
     tensors: floats([1, 1], "1"),
     meta: {},
-  },
-  statistics: {
+  };
+
+  /** A map for each statistic that the pruner needs. */
+  readonly statistics: Message<NoMeta> = {
     what: "A map for each statistic that the pruner needs.",
     from: ["device"],
     lane: "heads",
     tensors: floats([1, DEVICE_STATISTICS.length], "L H"),
     meta: {},
-  },
-  shard: {
+  };
+
+  /** Tensor parallelism: a device's share of a layer, once at the start. */
+  readonly shard: Message<NoMeta> = {
     what: "Tensor parallelism: a device's share of a layer, once at the start.",
     from: ["server"],
     lane: "heads",
     tensors: floats([1, 16], "rows columns"),
     meta: {},
-  },
-  activation: {
+  };
+
+  /** Tensor parallelism: a block's input. */
+  readonly activation: Message<ActivationMeta> = {
     what: "Tensor parallelism: a block's input.",
     from: ["server"],
     lane: "heads",
@@ -331,29 +388,38 @@ export const MESSAGES: { readonly [K in FrameKind]: Message<Metas[K]> } = {
       batch: optional(integer(1, MAX_ROWS)),
       length: optional(integer(1, MAX_ROWS)),
     },
-  },
-  partial: {
+  };
+
+  /** Tensor parallelism: a device's part of a block's output. */
+  readonly partial: Message<NoMeta> = {
     what: "Tensor parallelism: a device's part of a block's output.",
     from: ["device"],
     lane: "heads",
     tensors: coded("T d"),
     meta: {},
-  },
-  activationGradient: {
+  };
+
+  /** Tensor parallelism: the gradient of a block's output. */
+  readonly activationGradient: Message<NoMeta> = {
     what: "Tensor parallelism: the gradient of a block's output.",
     from: ["server"],
     lane: "heads",
     tensors: coded("T d"),
     meta: {},
-  },
-  partialGradient: {
+  };
+
+  /** Tensor parallelism: a device's part of the gradient of a block's input. */
+  readonly partialGradient: Message<NoMeta> = {
     what: "Tensor parallelism: a device's part of the gradient of a block's input.",
     from: ["device"],
     lane: "heads",
     tensors: coded("T d"),
     meta: {},
-  },
-};
+  };
+}
+
+/** Every kind of message. */
+export const MESSAGES: Messages = new Messages();
 
 /** All kinds of messages, see `MESSAGES`. */
 export const FRAME_KINDS: readonly FrameKind[] = Object.keys(MESSAGES) as FrameKind[];

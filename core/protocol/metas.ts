@@ -1,5 +1,5 @@
 /**
- * The fields of messages by kind, as types; `MESSAGES` says what values they take.
+ * The fields of the larger messages, as types; `MESSAGES` says what values they take.
  *
  * @module
  */
@@ -138,61 +138,3 @@ export interface ActivationMeta {
 
 /** No fields. */
 export type NoMeta = Readonly<Record<never, never>>;
-
-/** Fields of every kind of message. */
-export interface Metas {
-  /** Handshake: who a device is. */
-  readonly hello: HelloMeta;
-  /** Handshake: the run begins. */
-  readonly welcome: WelcomeMeta;
-  /** The sender does not take part; why. */
-  readonly refuse: { readonly reason: string };
-  /** The run is paused: said again at an interval, so that nobody waits in vain. */
-  readonly paused: NoMeta;
-  /** The run is over. */
-  readonly end: EndMeta;
-  /** E of a batch, or of a part of a step's. */
-  readonly embedding: EmbeddingMeta;
-  /** Generation: E of new tokens; the row that each row continues, left out for a prompt. */
-  readonly decode: { readonly parents?: readonly number[] };
-  /**
-   * h_L; with `probe` the gradient is answered, and the step itself still comes; with `save` a checkpoint
-   * follows the step.
-   */
-  readonly hidden: { readonly probe?: boolean; readonly save?: boolean };
-  /** dh_L. */
-  readonly hiddenGradient: NoMeta;
-  /**
-   * The loss of a step, only if the data device shares it; of a validation batch also how many tokens it is the mean
-   * of, so that both sides give the batches of a validation the same weights.
-   */
-  readonly loss: { readonly loss: number; readonly counted?: number };
-  /** There is no further batch. */
-  readonly finished: { readonly best?: boolean };
-  /** z of the device's heads, 1 = pruned, for each part of a step. */
-  readonly mask: MaskMeta;
-  /** X of the kept heads, in full mode all of it. */
-  readonly input: NoMeta;
-  /** Deltas. */
-  readonly delta: NoMeta;
-  /** Gradients of the Deltas. */
-  readonly deltaGradient: NoMeta;
-  /** dX; not for the lowest layer with a kept head. */
-  readonly inputGradient: NoMeta;
-  /** What the device's gradients add to the squared global norm, only if gradients are clipped. */
-  readonly squaredNorm: NoMeta;
-  /** The factor of the gradients. */
-  readonly clip: NoMeta;
-  /** A map for each statistic that the pruner needs. */
-  readonly statistics: NoMeta;
-  /** Tensor parallelism: a device's share of a layer, once at the start. */
-  readonly shard: NoMeta;
-  /** Tensor parallelism: a block's input. */
-  readonly activation: ActivationMeta;
-  /** Tensor parallelism: a device's part of a block's output. */
-  readonly partial: NoMeta;
-  /** Tensor parallelism: the gradient of a block's output. */
-  readonly activationGradient: NoMeta;
-  /** Tensor parallelism: a device's part of the gradient of a block's input. */
-  readonly partialGradient: NoMeta;
-}
