@@ -105,10 +105,14 @@ export {
 } from "./model/families/decoder.ts";
 export type { DecoderSizes } from "./model/families/decoder_config.ts";
 export { type LlamaConfig, llamaConfig, llamaShape } from "./model/families/llama.ts";
+export { type Gemma3Config, gemma3Config } from "./model/families/gemma3.ts";
+export { type MistralConfig, mistralConfig } from "./model/families/mistral.ts";
 export { type Qwen2Config, qwen2Config } from "./model/families/qwen2.ts";
+export { type Qwen3Config, qwen3Config } from "./model/families/qwen3.ts";
+export { type Smollm3Config, smollm3Config } from "./model/families/smollm3.ts";
 export { type RopeConfig, ropeFrequencies, type RopeScaling } from "./model/families/rope.ts";
 export type { LayerKind, WindowConfig } from "./model/families/windows.ts";
-export { rmsNormOp, ropeOp } from "./model/ops.ts";
+export { headNormOp, rmsNormOp, ropeOp } from "./model/ops.ts";
 export {
   loadEmbeddingAndHead,
   loadLayers,

@@ -57,7 +57,8 @@ export { crossEntropy, type CrossEntropyOptions, type LogitsChunk } from "./cros
 export { dropout, type DropoutKey } from "./dropout/dropout.ts";
 export { addScaled, relu, reluBackward } from "./elementwise/elementwise.ts";
 export { embeddingGather, embeddingScatterAdd } from "./embedding/embedding.ts";
-export { gated, gatedBackward, type GatedGradients } from "./gated/gated.ts";
+export { type GateActivation, gated, gatedBackward, type GatedGradients } from "./gated/gated.ts";
+export { headNorm, headNormBackward, type HeadNormOptions } from "./head_norm/head_norm.ts";
 export {
   addColumnSums,
   layerNorm,

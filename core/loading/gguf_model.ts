@@ -31,9 +31,8 @@ export async function loadGgufModel(path: string): Promise<GgufModel> {
   const family = all.flatMap(({ gguf }) => gguf ?? []).find((f) => f.architecture === architecture);
   if (family === undefined) {
     const known = alternatives(all.flatMap(({ gguf }) => gguf === null ? [] : [gguf.architecture]));
-    const others = all.filter(({ gguf }) => gguf === null).map(({ title }) => title).join(", ");
     return fields.refuse(
-      `general.architecture must be ${known} (no architecture in llama.cpp has ${others}: give a folder with safetensors)`,
+      `general.architecture must be ${known} (of other models give a folder with safetensors)`,
       file.metadata["general.architecture"],
     );
   }

@@ -194,7 +194,7 @@ Deno.test("a GGUF file of another architecture, or with another LM head, is refu
     await Deno.writeFile(file, changed);
     const error = await assertRejects(() => loadGgufModel(file), CheckpointError, '"bert"');
     assert(
-      error.message.includes("(no architecture in llama.cpp has OPT"),
+      error.message.includes("(of other models give a folder with safetensors)"),
       error.message,
     );
     const { tensors } = await GgufFile.open(GPT2);

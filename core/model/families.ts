@@ -10,6 +10,10 @@ import type { Family } from "./families/family.ts";
 import { type Gpt2Config, gpt2Family } from "./families/gpt2.ts";
 import { type LlamaConfig, llamaFamily } from "./families/llama.ts";
 import { type OptConfig, optFamily } from "./families/opt.ts";
+import { type Gemma3Config, gemma3Family } from "./families/gemma3.ts";
+import { type MistralConfig, mistralFamily } from "./families/mistral.ts";
+import { type Qwen3Config, qwen3Family } from "./families/qwen3.ts";
+import { type Smollm3Config, smollm3Family } from "./families/smollm3.ts";
 import { type Qwen2Config, qwen2Family } from "./families/qwen2.ts";
 
 /** All model families by name: a new one is one file in `families/` and one line here. */
@@ -22,6 +26,14 @@ export class Families {
   readonly opt: Family<OptConfig> = optFamily;
   /** Qwen2 and Qwen2.5. */
   readonly qwen2: Family<Qwen2Config> = qwen2Family;
+  /** Qwen3. */
+  readonly qwen3: Family<Qwen3Config> = qwen3Family;
+  /** Mistral. */
+  readonly mistral: Family<MistralConfig> = mistralFamily;
+  /** Gemma 3, models of text alone. */
+  readonly gemma3_text: Family<Gemma3Config> = gemma3Family;
+  /** SmolLM3. */
+  readonly smollm3: Family<Smollm3Config> = smollm3Family;
 }
 
 /** Name of a model family. */

@@ -11,6 +11,10 @@ const MODELS: Readonly<Record<ModelFamily, () => ModelFiles | Promise<ModelFiles
   llama: () => familyFolder("llama_grouped"),
   opt: () => familyFolder("opt"),
   qwen2: () => familyFolder("qwen2"),
+  qwen3: () => familyFolder("qwen3"),
+  mistral: () => familyFolder("mistral"),
+  gemma3_text: () => familyFolder("gemma3"),
+  smollm3: () => familyFolder("smollm3"),
 };
 const NAMES = Object.keys(FAMILIES) as ModelFamily[];
 

@@ -8,9 +8,13 @@ import type { NamedArrays } from "../files/named_arrays.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import {
   addColumnSums,
+  addScaled,
   attention,
   attentionBackward,
   type AttentionShape,
+  headNorm,
+  headNormBackward,
+  type HeadNormOptions,
   layerNorm,
   layerNormBackward,
   layerNormParameterGradients,
@@ -241,17 +245,40 @@ export async function loraLinearOp(
   return out;
 }
 
-/** RMS norm with a frozen gain. */
-export function rmsNormOp(tape: Tape, x: Variable, { value: gamma }: Parameter, epsilon: number): Variable {
+/** RMS norm with a frozen gain, plus a residual if there is one. */
+export function rmsNormOp(
+  tape: Tape,
+  x: Variable,
+  { value: gamma }: Parameter,
+  { epsilon, residual = null }: { readonly epsilon: number; readonly residual?: Variable | null },
+): Variable {
   const { y, statistics } = rmsNorm(x.value, gamma, epsilon);
   tape.own(statistics);
-  const out = tape.variable(y, x.needsGradient);
+  if (residual !== null) addScaled(residual.value, y);
+  const out = tape.variable(y, x.needsGradient || residual?.needsGradient === true);
   if (out.needsGradient) {
     tape.record(() => {
-      using dy = out.takeGradient();
-      x.accumulate((dx) =>
-        rmsNormBackward({ x: x.value, gamma, statistics, dy, dx, accumulate: dx !== undefined })
-      );
+      const dy = out.takeGradient();
+      if (x.needsGradient) {
+        x.accumulate((dx) =>
+          rmsNormBackward({ x: x.value, gamma, statistics, dy, dx, accumulate: dx !== undefined })
+        );
+      }
+      if (residual?.needsGradient) residual.addGradient(dy);
+      else dy.dispose();
+    });
+  }
+  return out;
+}
+
+/** RMS norm of each head's queries and keys, with frozen gains. */
+export function headNormOp(tape: Tape, qkv: Variable, options: HeadNormOptions): Variable {
+  const out = tape.variable(headNorm(qkv.value, options), qkv.needsGradient);
+  if (out.needsGradient) {
+    tape.record(() => {
+      const gradient = out.takeGradient();
+      headNormBackward(qkv.value, gradient, options);
+      qkv.addGradient(gradient);
     });
   }
   return out;

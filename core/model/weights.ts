@@ -55,6 +55,11 @@ export class ConfigFields {
     return Object.hasOwn(this.#fields, name);
   }
 
+  /** Names of all fields. */
+  names(): string[] {
+    return Object.keys(this.#fields);
+  }
+
   /** A field's name, with those of the objects it is in. */
   path(name: string): string {
     return `${this.#path}${name}`.replace(/\.$/, "");
@@ -231,9 +236,16 @@ export class WeightReader {
     return this.#plain([[name, rows]], columns);
   }
 
-  /** A vector, as [1, columns]. @throws {CheckpointError} If it is missing or has another shape. */
-  row(name: string, columns: number): Parameter {
-    return this.joined([[name, columns]]);
+  /**
+   * A vector, as [1, columns].
+   *
+   * @param name Its name.
+   * @param columns Its length.
+   * @param offset Added to what the file has. @default {0}
+   * @throws {CheckpointError} If it is missing or has another shape.
+   */
+  row(name: string, columns: number, offset = 0): Parameter {
+    return this.joined([[name, columns]], offset);
   }
 
   /** Matrices below each other, as one. @throws {CheckpointError} If one is missing or has another shape. */
@@ -258,14 +270,20 @@ export class WeightReader {
     }
   }
 
-  /** Vectors one after the other, as [1, columns]. @throws {CheckpointError} If one is missing or has another shape. */
-  joined(parts: readonly (readonly [name: string, columns: number])[]): Parameter {
+  /**
+   * Vectors one after the other, as [1, columns].
+   *
+   * @param parts Their names and lengths.
+   * @param offset Added to what the file has. @default {0}
+   * @throws {CheckpointError} If one is missing or has another shape.
+   */
+  joined(parts: readonly (readonly [name: string, columns: number])[], offset = 0): Parameter {
     const found = parts.map(([name, columns]) => this.#find(name, [columns])); // before memory is taken
     const data = new Float32Array(parts.reduce((sum, [, columns]) => sum + columns, 0));
     let at = 0;
     try {
       for (const piece of pieces(found, 1)) {
-        data.set(piece, at);
+        data.set(offset === 0 ? piece : piece.map((value) => value + offset), at);
         at += piece.length;
       }
     } catch (error) {

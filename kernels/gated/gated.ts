@@ -1,5 +1,5 @@
 /**
- * The gate of a gated feed-forward network (SwiGLU; Shazeer, 2020).
+ * The gate of a gated feed-forward network (SwiGLU and GeGLU; Shazeer, 2020).
  *
  * @module
  */
@@ -9,25 +9,38 @@ import forwardSource from "./gated.wgsl" with { type: "text" };
 import { defineKernel, type Kernel } from "../engine/kernel.ts";
 import { gridOf } from "../engine/lanes.ts";
 import type { RowWindow, Tensor } from "../engine/tensor.ts";
-import { GRID } from "../prelude/mod.ts";
+import { GELU, GRID } from "../prelude/mod.ts";
 
-const forwardKernel = defineKernel({
-  name: "gated",
-  file: "gated/gated.wgsl",
-  source: forwardSource,
-  preludes: [GRID],
-  bindings: ["gate", "up", "y"],
-  parameters: ["count4"],
-});
+/** What the gate passes through: `gelu` is its tanh approximation. */
+export type GateActivation = "silu" | "gelu";
 
-const backwardKernel = defineKernel({
-  name: "gated_backward",
-  file: "gated/gated_backward.wgsl",
-  source: backwardSource,
-  preludes: [GRID],
-  bindings: ["gate", "up", "dy", "d_gate", "d_up"],
-  parameters: ["count4"],
-});
+const forwardKernels = forActivations((activation) =>
+  defineKernel({
+    name: `gated_${activation}`,
+    file: "gated/gated.wgsl",
+    source: forwardSource,
+    preludes: [GRID, GELU],
+    bindings: ["gate", "up", "y"],
+    parameters: ["count4"],
+    constants: { GELU: Number(activation === "gelu") },
+  })
+);
+
+const backwardKernels = forActivations((activation) =>
+  defineKernel({
+    name: `gated_backward_${activation}`,
+    file: "gated/gated_backward.wgsl",
+    source: backwardSource,
+    preludes: [GRID, GELU],
+    bindings: ["gate", "up", "dy", "d_gate", "d_up"],
+    parameters: ["count4"],
+    constants: { GELU: Number(activation === "gelu") },
+  })
+);
+
+function forActivations<T>(make: (activation: GateActivation) => T): Readonly<Record<GateActivation, T>> {
+  return { silu: make("silu"), gelu: make("gelu") };
+}
 
 function requireEqualShapes(first: Tensor, ...others: readonly Tensor[]): void {
   for (const other of others) {
@@ -56,17 +69,18 @@ function elementwise<const B extends string>(
 }
 
 /**
- * y = silu(gate) * up, element by element.
+ * y = f(gate) * up, element by element.
  *
  * @param gate [rows, columns]
  * @param up [rows, columns]
+ * @param activation f. @default {"silu"}
  * @returns [rows, columns]; the caller's to dispose.
  * @throws {TypeError} If the shapes differ.
  */
-export function gated(gate: Tensor, up: Tensor): Tensor {
+export function gated(gate: Tensor, up: Tensor, activation: GateActivation = "silu"): Tensor {
   requireEqualShapes(gate, up);
   const y = gate.engine.tensor(gate.rows, gate.columns, "gated");
-  elementwise(forwardKernel, { gate, up, y });
+  elementwise(forwardKernels[activation], { gate, up, y });
   return y;
 }
 
@@ -83,15 +97,17 @@ export interface GatedGradients {
  *
  * @param inputs `gate` and `up` of the forward pass, [rows, columns].
  * @param dy [rows, columns]
+ * @param activation f. @default {"silu"}
  * @throws {TypeError} If the shapes differ.
  */
 export function gatedBackward(
   { gate, up }: { readonly gate: Tensor; readonly up: Tensor },
   dy: Tensor,
+  activation: GateActivation = "silu",
 ): GatedGradients {
   requireEqualShapes(gate, up, dy);
   const dGate = gate.engine.tensor(gate.rows, gate.columns, "d gate");
   const dUp = gate.engine.tensor(gate.rows, gate.columns, "d up");
-  elementwise(backwardKernel, { gate, up, dy, d_gate: dGate, d_up: dUp });
+  elementwise(backwardKernels[activation], { gate, up, dy, d_gate: dGate, d_up: dUp });
   return { dGate, dUp };
 }

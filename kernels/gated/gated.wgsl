@@ -1,6 +1,9 @@
-// The gate of a gated feed-forward network: y = silu(gate) * up, silu(g) = g / (1 + exp(-g)).
+// The gate of a gated feed-forward network: y = f(gate) * up, where f is silu, g / (1 + exp(-g)), or with
+// GELU the tanh approximation of gelu.
 //
 // gate, up, y [count4 vec4s]. Accumulation rule: y is overwritten.
+
+override GELU: bool = false;
 
 struct Parameters {
   count4: u32,
@@ -18,6 +21,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     return;
   }
   let g = gate[i];
-  // Bounded so that exp stays finite; silu(-80) is zero in f32.
-  y[i] = g / (1.0 + exp(min(-g, vec4f(80.0)))) * up[i];
+  if (GELU) {
+    y[i] = gelu(g) * up[i];
+  } else {
+    // Bounded so that exp stays finite; silu(-80) is zero in f32.
+    y[i] = g / (1.0 + exp(min(-g, vec4f(80.0)))) * up[i];
+  }
 }

@@ -36,4 +36,6 @@ export const MATMUL: ShaderFile = file("matmul", matmul);
 /** Parameters and scales of matrix products with packed weights. */
 export const PACKED_MATMUL: ShaderFile = file("packed_matmul", packedMatmul);
 /** What matrix products do to their sums, with what that needs. */
-export const EPILOGUE: readonly ShaderFile[] = [file("epilogue", epilogue), file("gelu", gelu), VEC4];
+/** GELU by the tanh approximation, and its derivative. */
+export const GELU: ShaderFile = file("gelu", gelu);
+export const EPILOGUE: readonly ShaderFile[] = [file("epilogue", epilogue), GELU, VEC4];

@@ -195,7 +195,7 @@ for (const mode of ["slice", "full"] as const) {
 }
 
 Deno.test("generation through the split: grouped keys and values, and other families [slow]", async () => {
-  for (const family of ["llama_grouped", "opt"] as const) {
+  for (const family of ["llama_grouped", "opt", "qwen3", "gemma3"] as const) {
     using base = new TinyFamily(engine, await familyFolder(family));
     const settings = tinySettings("full", 1);
     const adapter = await learnt(base, settings);

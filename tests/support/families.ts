@@ -60,7 +60,16 @@ export interface RopeCase {
 }
 
 /** Models of the fixtures. */
-export const FAMILY_NAMES = ["llama", "llama_grouped", "opt", "qwen2"] as const;
+export const FAMILY_NAMES = [
+  "llama",
+  "llama_grouped",
+  "opt",
+  "qwen2",
+  "qwen3",
+  "mistral",
+  "gemma3",
+  "smollm3",
+] as const;
 
 /** See `FAMILY_NAMES`. */
 export type FamilyName = typeof FAMILY_NAMES[number];

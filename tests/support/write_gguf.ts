@@ -198,9 +198,13 @@ export async function writeDecoderGguf(
   const { architecture, names } = DECODER_GGUF_NAMES[model]!;
   const [heads, kvHeads] = [Number(config.num_attention_heads), Number(config.num_key_value_heads)];
   const tensors = new Map([...weights].map(([name, array]) => {
-    const which = architecture === "llama" ? /self_attn\.([qk])_proj/.exec(name)?.[1] : undefined;
-    const theirs = which === undefined ? array : permuted(array, which === "q" ? heads : kvHeads);
-    return [names[name]!, theirs];
+    const which = ["llama", "smollm3"].includes(architecture)
+      ? /self_attn\.([qk])_proj/.exec(name)?.[1]
+      : undefined;
+    if (which !== undefined) return [names[name]!, permuted(array, which === "q" ? heads : kvHeads)];
+    // The gains of Gemma's norms are 1 and what its own files have.
+    const plusOne = architecture === "gemma3" && name.endsWith("norm.weight");
+    return [names[name]!, plusOne ? { ...array, data: array.data.map((gain) => gain + 1) } : array];
   }));
   const fields: Record<string, string | number> = {
     "block_count": Number(config.num_hidden_layers),

@@ -17,10 +17,11 @@ import type {
   Normalised,
   SequenceShape,
 } from "../base.ts";
-import type { MatrixParameter, Parameter, Tape, Variable } from "../tape.ts";
+import { type MatrixParameter, Parameter, type Tape, type Variable } from "../tape.ts";
 import {
   addInputGradient,
   attentionOp,
+  headNormOp,
   linearOp,
   type LinearWeights,
   loraLinearOp,
@@ -28,8 +29,10 @@ import {
   ropeOp,
 } from "../ops.ts";
 import {
+  addScaled,
   embeddingGather,
   type Engine,
+  type GateActivation,
   gated,
   gatedBackward,
   matmul,
@@ -60,14 +63,26 @@ export interface Decoder {
   readonly tied: boolean;
   /** What has biases: Q, K and V; the output projection; the feed-forward network. */
   readonly biases: { readonly qkv: boolean; readonly output: boolean; readonly feedForward: boolean };
+  /** What the gate of the feed-forward network passes through. */
+  readonly activation: GateActivation;
+  /** Each head's queries and keys are normalised. */
+  readonly headNorms: boolean;
+  /** What attention and feed-forward network give is normalised before it is added. */
+  readonly outputNorms: boolean;
+  /** Gains of norms are this and what the file has. */
+  readonly gainOffset: number;
+  /** What token embeddings are multiplied by. */
+  readonly embeddingScale: number;
+  /** What scores are multiplied by. @default {1 / sqrt(D)} */
+  readonly scoreScale?: number | undefined;
   /** How each layer attends. */
   readonly attention: readonly LayerAttention[];
 }
 
 /** How a layer attends. */
 export interface LayerAttention {
-  /** Its rotary positions; layers with the same object share a table. */
-  readonly rope: RopeConfig;
+  /** Its rotary positions, `null` for none; layers with the same object share a table. */
+  readonly rope: RopeConfig | null;
   /** Tokens that each sees at most: itself and those just before it. @default {all before} */
   readonly window?: number | undefined;
 }
@@ -78,8 +93,12 @@ export interface DecoderLayer {
   readonly norm1: Parameter;
   /** Q, K and V below each other, [(H + 2 G) * D, d]. */
   readonly qkv: LinearWeights;
+  /** Norms of each head's queries and keys, [1, 2 D]; `null` for none. */
+  readonly headNorms: Parameter | null;
   /** Output projection, [d, H * D]. */
   readonly projection: LinearWeights;
+  /** Norm of what the attention gives, [1, d]; `null` for none. */
+  readonly outputNorm1: Parameter | null;
   /** Norm before the feed-forward network, [1, d]. */
   readonly norm2: Parameter;
   /** [F, d] */
@@ -88,6 +107,8 @@ export interface DecoderLayer {
   readonly up: LinearWeights;
   /** [d, F] */
   readonly down: LinearWeights;
+  /** Norm of what the feed-forward network gives, [1, d]; `null` for none. */
+  readonly outputNorm2: Parameter | null;
 }
 
 const PREFIXES = ["model.", ""] as const;
@@ -114,7 +135,7 @@ export class DecoderLayers implements BaseLayers {
   constructor(engine: Engine, decoder: Decoder, weights: NamedArrays, baseWeights: BaseWeights = "f32") {
     this.decoder = decoder;
     this.#engine = engine;
-    const { shape, inner: f, biases } = decoder;
+    const { shape, inner: f, biases, headNorms, outputNorms, gainOffset } = decoder;
     const { layers, heads, kvHeads, headSize, hidden: d } = shape;
     const reader = new WeightReader(engine, weights, PREFIXES, baseWeights);
     this.layers = Array.from({ length: layers }, (_, l) => {
@@ -126,18 +147,26 @@ export class DecoderLayers implements BaseLayers {
         bias ? reader.row(`layers.${l}.${name}.bias`, rows) : null,
         "outIn",
       ];
+      const norm = (name: string) => reader.row(`layers.${l}.${name}.weight`, d, gainOffset);
+      const attention = `layers.${l}.self_attn`;
       return {
-        norm1: reader.row(`layers.${l}.input_layernorm.weight`, d),
+        norm1: norm("input_layernorm"),
         qkv: [
           reader.stacked(parts.map(([name, rows]) => [`${name}.weight`, rows]), d),
           biases.qkv ? reader.joined(parts.map(([name, rows]) => [`${name}.bias`, rows])) : null,
           "outIn",
         ],
+        headNorms: headNorms
+          ? reader.joined(["q", "k"].map((of) => [`${attention}.${of}_norm.weight`, headSize]), gainOffset)
+          : null,
         projection: linear("self_attn.o_proj", d, heads * headSize, biases.output),
-        norm2: reader.row(`layers.${l}.post_attention_layernorm.weight`, d),
+        // Where outputs are normalised, the second norm of the others is the first of those.
+        outputNorm1: outputNorms ? norm("post_attention_layernorm") : null,
+        norm2: norm(outputNorms ? "pre_feedforward_layernorm" : "post_attention_layernorm"),
         gate: linear("mlp.gate_proj", f, d, biases.feedForward),
         up: linear("mlp.up_proj", f, d, biases.feedForward),
         down: linear("mlp.down_proj", d, f, biases.feedForward),
+        outputNorm2: outputNorms ? norm("post_feedforward_layernorm") : null,
       };
     });
     reader.refuseOtherLayerWeights();
@@ -150,12 +179,11 @@ export class DecoderLayers implements BaseLayers {
 
   /** All weights, in order. */
   parameters(): MatrixParameter[] {
-    return this.layers.flatMap(({ norm1, qkv, projection, norm2, gate, up, down }) => [
-      norm1,
-      ...[qkv, projection].flatMap(present),
-      norm2,
-      ...[gate, up, down].flatMap(present),
-    ]);
+    return this.layers.flatMap((layer) =>
+      Object.values(layer).flatMap((weight) =>
+        weight === null ? [] : weight instanceof Parameter ? [weight] : present(weight)
+      )
+    );
   }
 
   /** See `BaseLayers.forward`. */
@@ -165,21 +193,35 @@ export class DecoderLayers implements BaseLayers {
     shape: SequenceShape,
     heads: LayerHeads | null,
   ): Promise<Variable> {
-    const { epsilon, shape: { heads: count, kvHeads }, attention } = this.decoder;
+    const { epsilon, shape: { heads: count, kvHeads }, attention, activation, scoreScale } = this.decoder;
     const first = shape.cache?.first ?? 0;
     const turned = { heads: count + kvHeads, length: shape.length, first };
+    const norms = { heads: count, kvHeads, epsilon };
     let h = embedding;
     for (const [l, layer] of this.layers.entries()) {
       const { rope, window } = attention[l]!;
-      const x = rmsNormOp(tape, h, layer.norm1, epsilon);
-      const qkv = await loraLinearOp(tape, x, layer.qkv, l, heads);
-      ropeOp(tape, qkv, { ...turned, table: this.#ropeTable(rope, first + shape.length) });
-      const style = { window };
+      const x = rmsNormOp(tape, h, layer.norm1, { epsilon });
+      let qkv = await loraLinearOp(tape, x, layer.qkv, l, heads);
+      if (layer.headNorms !== null) qkv = headNormOp(tape, qkv, { ...norms, gains: layer.headNorms.value });
+      if (rope !== null) {
+        ropeOp(tape, qkv, { ...turned, table: this.#ropeTable(rope, first + shape.length) });
+      }
+      const style = { window, scale: scoreScale };
       const mixed = shape.cache?.attend(tape, qkv, l, style) ??
         attentionOp(tape, qkv, { ...shape, ...style, heads: count, kvHeads });
-      h = linearOp(tape, mixed, layer.projection, h);
-      const x2 = rmsNormOp(tape, h, layer.norm2, epsilon);
-      h = gatedFeedForwardOp(tape, x2, layer, h);
+      h = plusOutput(
+        tape,
+        h,
+        { norm: layer.outputNorm1, epsilon },
+        (residual) => linearOp(tape, mixed, layer.projection, residual),
+      );
+      const x2 = rmsNormOp(tape, h, layer.norm2, { epsilon });
+      h = plusOutput(
+        tape,
+        h,
+        { norm: layer.outputNorm2, epsilon },
+        (residual) => gatedFeedForwardOp(tape, x2, { ...layer, activation }, residual),
+      );
     }
     return h;
   }
@@ -203,6 +245,16 @@ export class DecoderLayers implements BaseLayers {
     }
     return table;
   }
+}
+
+/** The residual and what a part of a layer gives, normalised if there is a norm for it. */
+function plusOutput(
+  tape: Tape,
+  residual: Variable,
+  { norm, epsilon }: { readonly norm: Parameter | null; readonly epsilon: number },
+  part: (residual: Variable | null) => Variable,
+): Variable {
+  return norm === null ? part(residual) : rmsNormOp(tape, part(null), norm, { epsilon, residual });
 }
 
 function present([weight, bias]: LinearWeights): MatrixParameter[] {
@@ -231,10 +283,10 @@ export class DecoderEmbeddingAndHead implements EmbeddingAndHead {
    */
   constructor(engine: Engine, decoder: Decoder, weights: NamedArrays, baseWeights: BaseWeights = "f32") {
     this.decoder = decoder;
-    const { vocabulary, tied, shape: { hidden: d } } = decoder;
+    const { vocabulary, tied, gainOffset, shape: { hidden: d } } = decoder;
     const reader = new WeightReader(engine, weights, PREFIXES, baseWeights);
     this.tokens = reader.matrix("embed_tokens.weight", vocabulary, d);
-    this.norm = reader.row("norm.weight", d);
+    this.norm = reader.row("norm.weight", d, gainOffset);
     this.lmHead = tied ? this.tokens : reader.matrix("lm_head.weight", vocabulary, d);
   }
 
@@ -251,7 +303,13 @@ export class DecoderEmbeddingAndHead implements EmbeddingAndHead {
 
   /** The token embedding; positions come in with the attention. */
   embed(tokens: Uint32Array, _positions: Uint32Array): Tensor {
-    return embeddingGather(this.tokens.value, tokens);
+    const embedding = embeddingGather(this.tokens.value, tokens);
+    const { embeddingScale } = this.decoder;
+    if (embeddingScale === 1) return embedding;
+    const scaled = embedding.engine.zeros(embedding.rows, embedding.columns, "embedding");
+    addScaled(embedding, scaled, embeddingScale);
+    embedding.dispose();
+    return scaled;
   }
 
   /** RMS norm. */
@@ -274,34 +332,34 @@ export class DecoderEmbeddingAndHead implements EmbeddingAndHead {
   }
 }
 
-/** y = (silu(x Wg + bg) * (x Wu + bu)) Wd + bd + residual, with frozen weights. */
+/** y = (f(x Wg + bg) * (x Wu + bu)) Wd + bd + residual, with frozen weights; without a residual where that is added elsewhere. */
 export function gatedFeedForwardOp(
   tape: Tape,
   x: Variable,
-  { gate, up, down }: Pick<DecoderLayer, "gate" | "up" | "down">,
-  residual: Variable,
+  { gate, up, down, activation }: Pick<DecoderLayer, "gate" | "up" | "down"> & Pick<Decoder, "activation">,
+  residual: Variable | null,
 ): Variable {
   const apply = (x: Tensor, [weight, bias]: LinearWeights, residual?: Tensor) =>
     matmul(x, weight.value, { transposeB: true, bias: bias?.value, residual });
   const gateValue = tape.own(apply(x.value, gate));
   const upValue = tape.own(apply(x.value, up));
-  using inner = gated(gateValue, upValue);
+  using inner = gated(gateValue, upValue, activation);
   const out = tape.variable(
-    apply(inner, down, residual.value),
-    x.needsGradient || residual.needsGradient,
+    apply(inner, down, residual?.value),
+    x.needsGradient || residual?.needsGradient === true,
   );
   if (out.needsGradient) {
     tape.record(() => {
       const dy = out.takeGradient();
       if (x.needsGradient) {
         using dInner = matmul(dy, down[0].value);
-        const { dGate, dUp } = gatedBackward({ gate: gateValue, up: upValue }, dInner);
+        const { dGate, dUp } = gatedBackward({ gate: gateValue, up: upValue }, dInner, activation);
         addInputGradient(x, dGate, gate);
         addInputGradient(x, dUp, up);
         dGate.dispose();
         dUp.dispose();
       }
-      if (residual.needsGradient) residual.addGradient(dy);
+      if (residual?.needsGradient) residual.addGradient(dy);
       else dy.dispose();
     });
   }
@@ -310,11 +368,12 @@ export function gatedFeedForwardOp(
 
 /** Bytes of a decoder's weights as they are loaded. */
 export function decoderBytes(decoder: Decoder, format: BaseWeights): FamilyBytes {
-  const { inner: f, vocabulary, biases, tied, shape } = decoder;
+  const { inner: f, vocabulary, biases, tied, headNorms, outputNorms, shape } = decoder;
   const { layers, heads, kvHeads, headSize, hidden: d } = shape;
   const qkv = (heads + 2 * kvHeads) * headSize;
   const layer = new WeightSum(format, "columns").matrix(qkv, d).matrix(d, heads * headSize)
-    .matrix(f, d).matrix(f, d).matrix(d, f).plain(1, d, 2);
+    .matrix(f, d).matrix(f, d).matrix(d, f).plain(1, d, outputNorms ? 4 : 2);
+  if (headNorms) layer.plain(1, 2 * headSize);
   if (biases.qkv) layer.plain(1, qkv);
   if (biases.output) layer.plain(1, d);
   if (biases.feedForward) layer.plain(1, f, 2).plain(1, d);

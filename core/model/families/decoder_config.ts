@@ -104,6 +104,20 @@ export function decoderShape(sizes: DecoderSizes): BaseShape {
   };
 }
 
+/** The sizes of a decoder, as its layers take them. */
+export function sizesOf(
+  config: DecoderSizes,
+): Pick<Decoder, "shape" | "inner" | "vocabulary" | "positions" | "epsilon" | "tied"> {
+  return {
+    shape: decoderShape(config),
+    inner: config.intermediate_size,
+    vocabulary: config.vocab_size,
+    positions: config.max_position_embeddings,
+    epsilon: config.rms_norm_eps,
+    tied: config.tie_word_embeddings,
+  };
+}
+
 /**
  * A decoder from what its configuration says.
  *
@@ -116,15 +130,14 @@ export function decoderOf(
 ): Decoder {
   const { rope_theta, rope_scaling, sliding_window, layer_types } = config;
   const rope = { rope_theta, rope_scaling };
-  const shape = decoderShape(config);
   return {
-    shape,
-    inner: config.intermediate_size,
-    vocabulary: config.vocab_size,
-    positions: config.max_position_embeddings,
-    epsilon: config.rms_norm_eps,
-    tied: config.tie_word_embeddings,
-    attention: Array.from({ length: shape.layers }, (_, l) => ({
+    ...sizesOf(config),
+    activation: "silu",
+    headNorms: false,
+    outputNorms: false,
+    gainOffset: 0,
+    embeddingScale: 1,
+    attention: Array.from({ length: config.num_hidden_layers }, (_, l) => ({
       rope,
       window: layer_types?.[l] === "sliding_attention" ? sliding_window : undefined,
     })),

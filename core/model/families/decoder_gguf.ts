@@ -30,12 +30,18 @@ export const DECODER_NAMES: GgufNames = {
   },
 };
 
+/** Norms of each head's queries and keys. */
+export const HEAD_NORM_NAMES: GgufNames["layer"] = {
+  attn_q_norm: "self_attn.q_norm",
+  attn_k_norm: "self_attn.k_norm",
+};
+
 /**
  * Fields of a file as those of a `config.json`.
  *
  * @throws {CheckpointError} If the file asks for what is not done here.
  */
-export function decoderFields(fields: GgufFields): Readonly<Record<string, unknown>> {
+export function decoderFields(fields: GgufFields) {
   const { file, architecture } = fields;
   const experts = fields.get("expert_count");
   if (experts !== undefined && experts !== 0) {

@@ -31,7 +31,7 @@ export interface RopeConfig {
 }
 
 /** Kinds of layers that may turn by angles of their own. */
-const KINDS = ["full_attention", "sliding_attention"];
+export const ROPE_KINDS: readonly string[] = ["full_attention", "sliding_attention"];
 
 /**
  * Reads `rope_theta` and `rope_scaling`, where older and newer files have them.
@@ -51,7 +51,7 @@ export function ropeOf(fields: ConfigFields, defaultTheta = 10_000): RopeConfig 
   }
   const scaling = fields.object(newer !== undefined ? "rope_parameters" : "rope_scaling");
   // Else the defaults would be taken, as all else is one level down.
-  for (const kind of KINDS) scaling.only(kind, [], "all layers turn by the same angles");
+  for (const kind of ROPE_KINDS) scaling.only(kind, [], "all layers turn by the same angles");
   return ropeParameters(fields, scaling, fields.positive("rope_theta", defaultTheta));
 }
 
