@@ -83,7 +83,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     load: () => import("./commands/export.ts"),
   },
   "data": {
-    about: "Turn a data set's own files into training data",
+    about: "Show what data holds, or make training data of a data set",
     load: () => import("./commands/data.ts"),
   },
   "train-pruner": {

@@ -400,6 +400,9 @@ export { loadGgufChatTemplate, loadGgufTokenizer } from "./loading/gguf_tokenize
 export { checkTokenizer, isGguf, loadModel, loadTokenizerOf, modelFolderOf } from "./loading/model_path.ts";
 export { type OpenedModel, openModel, type OpenModelOptions } from "./loading/open_model.ts";
 export * from "./loading/training_data.ts";
+export { DATA_FORMATS, dataFiles, type DataFormat, recogniseFormat } from "./loading/data_file.ts";
+export { type ColumnMap, type ColumnOptions, COLUMNS } from "./data/columns.ts";
+export { BrokenRule } from "./data/lines.ts";
 export { initialWeights, loadModelFolder, type ModelFolder } from "./loading/model_folder.ts";
 export { fingerprintOf, parameterCount } from "./loading/fingerprint.ts";
 export {

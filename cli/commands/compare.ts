@@ -57,6 +57,8 @@ const FLAGS = {
   ...TUNING_FLAGS,
   "train-on-prompt": DATA_FLAGS["train-on-prompt"],
   "skip-bad": DATA_FLAGS["skip-bad"],
+  map: DATA_FLAGS.map,
+  "data-format": DATA_FLAGS["data-format"],
   model: MODEL_FLAG,
   tokenizer: TOKENIZER_FLAG,
   ...WEIGHTS_FLAG,

@@ -21,7 +21,9 @@ import {
   writeWhole,
 } from "@edgetuner/core";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
+import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { readFlags, text, toggle, UsageError } from "../flags/flags.ts";
+import { previewOf } from "../shared/data_preview.ts";
 import { DATA_FLAGS, readInput, skippedText } from "../shared/training_data.ts";
 import { requireWritable } from "../process/writable.ts";
 import type { Call } from "../process/invocation.ts";
@@ -62,10 +64,21 @@ function answerLines(
   };
 }
 
-async function main(call: Call): Promise<void> {
-  const { input, output, format, instruct, "skip-bad": skipBad } = readFlags({
+/** `edgetuner data FILE` is `edgetuner data --data FILE`. */
+function withFile(call: Call): Call {
+  const [first, ...rest] = call.args;
+  return first === undefined || first.startsWith("-") ? call : { ...call, args: ["--data", first, ...rest] };
+}
+
+async function main(given: Call): Promise<void> {
+  const flags = readFlags({
     name: "format_data.ts",
-    about: `Makes training data of a data set, one JSON object a line.
+    about:
+      `Shows what data holds before anything is trained: edgetuner data FILE. Or makes training data of a data set,
+one JSON object a line: --input, --output and --format.
+
+The first names what was recognised, shows three examples with what is learnt of them, lengths, and what would be
+cut; with --model in the tokens and the chat template of that model. The second is for the data sets of papers:
 
 Of e2e, e2e-csv, webnlg and dart prompts and completions, as fine-tuning and edgetuner decode read them.
 Of winogrande and openbookqa the right answers as they are scored by edgetuner choice: a context and its
@@ -74,11 +87,20 @@ instead a prompt that has all options and a completion that names the right one,
 LLM-Adapters; edgetuner choice does not score that form. Rows without an answer (test.jsonl of winogrande) are
 refused. edgetuner pull --dataset NAME downloads the files.`,
     examples: [
+      "edgetuner data my_chats.jsonl --model MODEL",
+      "edgetuner data table.csv --map prompt=question,completion=answer",
       "edgetuner data --format dart --input dart-v1.1.1-full-dev.json --output dev.jsonl",
       "edgetuner data --format winogrande --input train_xl.jsonl --output train.jsonl",
       "edgetuner data --format openbookqa --instruct --input train.jsonl --output told.jsonl",
     ],
   }, {
+    data: { ...COMMON_FLAGS.data, default: "", help: "file or folder to show" },
+    model: { ...MODEL_FLAG, default: "", help: "model whose tokens and chat template count" },
+    tokenizer: TOKENIZER_FLAG,
+    length: COMMON_FLAGS.length,
+    "train-on-prompt": DATA_FLAGS["train-on-prompt"],
+    map: DATA_FLAGS.map,
+    "data-format": DATA_FLAGS["data-format"],
     format: text(
       "NAME",
       "e2e",
@@ -90,9 +112,29 @@ refused. edgetuner pull --dataset NAME downloads the files.`,
     output: { ...COMMON_FLAGS.output, value: "FILE", help: "the file to write" },
     instruct: toggle("winogrande, openbookqa: all options in the prompt, the name of the right one to write"),
     "skip-bad": DATA_FLAGS["skip-bad"],
-  }, call);
+  }, withFile(given));
+  if (flags.data !== "") {
+    const isColoured = Deno.stdout.isTerminal() && !Deno.noColor;
+    for (const line of await previewOf(flags.data, { ...flags, isColoured })) console.log(line);
+    return;
+  }
+  await formatData(flags);
+}
+
+/** Makes training data of a data set's own file. */
+async function formatData(
+  { input, output, format, instruct, "skip-bad": skipBad }: {
+    readonly input: string;
+    readonly output: string;
+    readonly format: string;
+    readonly instruct: boolean;
+    readonly "skip-bad": boolean;
+  },
+): Promise<void> {
   if (input === "" || output === "") {
-    throw new UsageError("Cannot run format_data.ts as --input and --output must be given; see --help");
+    throw new UsageError(
+      "Cannot run format_data.ts as a file to show, or --input and --output, must be given; see --help",
+    );
   }
   const choice = format in CHOICES ? CHOICES[format as keyof typeof CHOICES] : null;
   if (instruct && choice === null) {

@@ -310,7 +310,12 @@ async function main({ flags, given }: Options, call: Call): Promise<number> {
       ? [
         ...["--data", flags.data, "--valid", flags.valid, "--model", flags.model, "--share-loss"],
         ...flagArgs({ tokenizer: flags.tokenizer, "pad-to-multiple-of": flags["pad-to-multiple-of"] }),
-        ...flagArgs({ "train-on-prompt": flags["train-on-prompt"], "skip-bad": flags["skip-bad"] }),
+        ...flagArgs({
+          "train-on-prompt": flags["train-on-prompt"],
+          "skip-bad": flags["skip-bad"],
+          map: flags.map,
+          "data-format": flags["data-format"],
+        }),
         ...["--base-weights", flags["base-weights"]],
         ...["--batch", `${flags.batch}`, "--length", `${flags.length}`, "--seed", `${flags.seed}`],
         ...["--valid-batches", `${flags["valid-batches"]}`, "--eval-every", `${flags["eval-every"]}`],

@@ -27,6 +27,7 @@ import {
   openModel,
   type PeftAdapter,
   PendingFolder,
+  recogniseFormat,
   reduceRank,
   saveAdapter,
   savePeft,
@@ -114,11 +115,11 @@ async function samplesOf(
   options: { readonly model: string; readonly samples: number; readonly length: number },
 ): Promise<number[][]> {
   const { model, length, samples } = options;
-  const content = await Deno.readTextFile(file).catch((cause) => {
+  const format = await recogniseFormat(file).catch((cause) => {
     throw unusable("data", "a file that can be read", file, cause);
   });
-  if (!file.endsWith(".jsonl")) {
-    const lines = content.split("\n").map((l) => l.trim()).filter((l) => l !== "");
+  if (format === "text") {
+    const lines = (await Deno.readTextFile(file)).split("\n").map((l) => l.trim()).filter((l) => l !== "");
     if (lines.length > 0 && lines.every((line) => !line.includes("||"))) {
       return lines.slice(0, samples).map((line) => tokenizer.encode(line).slice(0, length));
     }

@@ -75,6 +75,8 @@ export const FLAGS = {
     help: "without --prompt: file whose prompts to continue: MR||text lines, or JSONL with pairs or messages",
   },
   "skip-bad": DATA_FLAGS["skip-bad"],
+  map: DATA_FLAGS.map,
+  "data-format": DATA_FLAGS["data-format"],
   count: {
     ...COMMON_FLAGS.count,
     help: "without --prompt: number of prompts to take from the file; 0 = all",

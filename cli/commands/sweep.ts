@@ -48,7 +48,7 @@ import {
   seconds,
   table,
 } from "../flags/simulation_flags.ts";
-import { DATA_FLAGS, loadTrainingSet } from "../shared/training_data.ts";
+import { DATA_FLAGS, loadTrainingSet, type ReadingOptions } from "../shared/training_data.ts";
 import { endProgram, INTERRUPTED } from "../process/supervisor.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import { loadGpu } from "../flags/webgpu.ts";
@@ -76,6 +76,8 @@ const FLAGS = {
   ...WEIGHTS_FLAG,
   data: { ...COMMON_FLAGS.data, default: "", help: "with --model: texts in place of random tokens" },
   "skip-bad": DATA_FLAGS["skip-bad"],
+  map: DATA_FLAGS.map,
+  "data-format": DATA_FLAGS["data-format"],
   link: LINK_FLAG,
   compute: MEASURED_FLAG,
   keep: {
@@ -378,7 +380,7 @@ function madeUp(flags: Sizes): Swept {
 
 /** A model from files, with texts or random tokens. */
 async function opened(
-  flags: Sizes & { readonly model: string; readonly tokenizer: string; readonly "skip-bad": boolean },
+  flags: Sizes & ReadingOptions & { readonly tokenizer: string },
 ): Promise<Swept> {
   const { model, tokenizer } = await openModel(flags.model, flags);
   if (flags.data === "") {

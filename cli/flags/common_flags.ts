@@ -22,7 +22,7 @@ export const COMMON_FLAGS = {
   data: text(
     "FILE",
     assetPath("restaurant/train.txt"),
-    "training data: MR||text lines, or JSONL with prompt and completion, text, or messages",
+    "training data: JSONL, JSON, CSV, TSV, Parquet, prompt||completion lines or plain text, or a folder of such files",
   ),
   output: text("PATH", "", "what to write"),
   devices: integer("N", 3, "devices with heads that take part", { min: 1, max: 1024 }),

@@ -32,7 +32,7 @@ const GROUPS: readonly FlagGroup[] = [
     title: "Data",
     names: words(
       `data train valid test input references predictions batch length prompts count first distinct samples
-      instruct filter eval-every valid-batches train-on-prompt skip-bad pad-to-multiple-of share-loss smoothing
+      instruct filter map data-format eval-every valid-batches train-on-prompt skip-bad pad-to-multiple-of share-loss smoothing
       drop-missing lower-case tokenize numbered restaurant`,
     ),
   },

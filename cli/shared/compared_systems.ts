@@ -69,6 +69,8 @@ export interface ComparisonOptions {
   /** What of the data is learnt, and whether bad lines are left out. */
   readonly "train-on-prompt": boolean;
   readonly "skip-bad": boolean;
+  readonly map?: string;
+  readonly "data-format"?: string;
   /** gamma of each device; the first one is the data device. */
   readonly capacities: readonly number[];
   /** Memory of each device in bytes, which TPTensor's shares must fit; as much as it takes if `null`. */

@@ -38,6 +38,8 @@ export interface LocalRunOptions {
   readonly data: string;
   readonly "train-on-prompt": boolean;
   readonly "skip-bad": boolean;
+  readonly map?: string;
+  readonly "data-format"?: string;
   /** See `DATA_FLAGS`. */
   readonly padToMultipleOf: number;
   /** Sequences per step. */

@@ -72,7 +72,7 @@ export function requirePrompts(file: string, examples: readonly TrainingExample[
  * @throws {UsageError} If there is no prompt where the first one should be.
  */
 export function encodePrompts(
-  { examples, skipped }: ReadExamples,
+  { examples, skipped }: Pick<ReadExamples, "examples" | "skipped">,
   tokenizer: Tokenizer,
   choice: PromptChoice,
   room: number,

@@ -8,7 +8,12 @@ import {
   type BadLine,
   type ChatTemplate,
   chatTemplateOf,
+  type ColumnMap,
+  COLUMNS,
+  DATA_FORMATS,
+  type DataFormat,
   loadText,
+  loadTokenizerOf,
   loadTrainingData,
   type ReadExamples,
   type ReadExamplesOptions,
@@ -17,10 +22,20 @@ import {
   type TrainingCounts,
   type TrainingData,
 } from "@edgetuner/core";
-import { integer, number, toggle, UsageError } from "../flags/flags.ts";
+import { integer, number, text, toggle, UsageError } from "../flags/flags.ts";
+import { didYouMean } from "../flags/suggest.ts";
 
 /** Flags of every program that reads training data. */
 export const DATA_FLAGS = {
+  map: text(
+    "LIST",
+    "",
+    "which column of the data is which: prompt=question,completion=answer; others do not count then",
+  ),
+  "data-format": text("NAME", "", "how the data is held; without it that is recognised", [
+    "",
+    ...DATA_FORMATS,
+  ]),
   "train-on-prompt": toggle("learn prompts too, not only completions and what the assistant says"),
   "skip-bad": toggle("leave out lines of the data that are not valid, and count them"),
   "pad-to-multiple-of": integer(
@@ -50,11 +65,20 @@ export async function withEpochs<
     readonly data: string;
     readonly batch: number;
     readonly accumulate: number;
+    readonly tokenizer?: string;
+    readonly length?: number;
   },
 >(flags: F): Promise<F> {
   if (flags.epochs === 0) return flags;
-  const { examples } = await readExamples(flags.data, flags, () => {});
-  const steps = Math.ceil(flags.epochs * examples.length / (flags.batch * flags.accumulate));
+  const { examples, formats } = await readExamples(flags.data, flags, () => {});
+  let count = examples.length;
+  if (formats.includes("text") && flags.length !== undefined) {
+    // How many sequences a text fills is known by its tokens.
+    const tokenizer = await loadTokenizerOf(flags.model, flags.tokenizer ?? "");
+    const options = { ...flags, tokenizer, length: flags.length, "train-on-prompt": false };
+    count = (await loadTrainingSet(flags.data, options, () => {})).sequences.length;
+  }
+  const steps = Math.ceil(flags.epochs * count / (flags.batch * flags.accumulate));
   return { ...flags, steps: Math.max(1, steps) };
 }
 
@@ -63,6 +87,11 @@ export interface ReadingOptions {
   /** The model: conversations need the chat template in its folder. */
   readonly model: string;
   readonly "skip-bad": boolean;
+  /** See `DATA_FLAGS`. */
+  readonly map?: string;
+  readonly "data-format"?: string;
+  /** In place of the model's chat template. */
+  readonly chatTemplate?: ChatTemplate;
 }
 
 /** How to read and encode. */
@@ -77,7 +106,7 @@ export interface TrainingDataOptions extends ReadingOptions {
 export type Teller = (line: string) => void;
 
 /**
- * Reads a file: `.jsonl` with pairs, texts or conversations; anything else has `prompt||completion` lines.
+ * Reads a file, or the files of a folder, in any format that the library reads.
  *
  * @throws {CheckpointError} If a line is not valid, or all are left out.
  * @throws {UsageError} If there are conversations and the model has no chat template.
@@ -100,18 +129,43 @@ async function readingOf(
   tell: Teller,
 ): Promise<{ readonly reading: ReadExamplesOptions; readonly tellSkipped: () => void }> {
   const skipped: BadLine[] = [];
+  const { map = "", "data-format": format = "" } = options;
+  const template = options.chatTemplate ??
+    (options.model === "" ? null : await chatTemplateOf(options.model));
   const reading = {
     model: options.model,
     ...(options["skip-bad"] ? { onBadLine: (bad: BadLine) => void skipped.push(bad) } : {}),
-    ...(file.endsWith(".jsonl")
-      ? { chatTemplate: await chatTemplateOf(options.model) ?? noTemplate(file, options.model) }
-      : {}),
+    ...(map === "" ? {} : { map: columnMap(map) }),
+    ...(format === "" ? {} : { format: format as DataFormat }),
+    chatTemplate: template ?? noTemplate(file, options.model),
+    instructionsAsChats: template !== null,
   };
   const tellSkipped = () => {
-    const text = skippedText(file, skipped);
-    if (text !== null) tell(text);
+    const told = skippedText(file, skipped);
+    if (told !== null) tell(told);
   };
   return { reading, tellSkipped };
+}
+
+/**
+ * What `--map` says.
+ *
+ * @throws {UsageError} If it is no list of our names with columns of the data.
+ */
+export function columnMap(given: string): ColumnMap {
+  const map: Record<string, string> = {};
+  for (const part of given.split(",")) {
+    const [, name = "", column = ""] = /^\s*([^=\s]+)\s*=\s*(.*?)\s*$/.exec(part) ?? [];
+    if (!COLUMNS.includes(name) || column === "" || Object.hasOwn(map, name)) {
+      throw new UsageError(
+        `Cannot read the data as --map must be a list of NAME=COLUMN, each NAME once and one of ${
+          COLUMNS.join(", ")
+        }: current value is "${part.trim()}"${didYouMean(name, COLUMNS)}`,
+      );
+    }
+    map[name] = column;
+  }
+  return map;
 }
 
 /** In place of a template that a model has not: what is missing is not a fault of the lines that need it. */
@@ -172,8 +226,8 @@ export async function loadTrainingSet(
     trainOnPrompt: options["train-on-prompt"],
   });
   tellSkipped();
-  const text = truncationText(file, data.counts, length);
-  if (text !== null) tell(text);
+  const told = truncationText(file, data.counts, length);
+  if (told !== null) tell(told);
   return data;
 }
 

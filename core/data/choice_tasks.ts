@@ -6,7 +6,7 @@
  */
 
 import { strip, stripEnd } from "../files/text.ts";
-import { BrokenRule, parseFields, readLines } from "./_lines.ts";
+import { BrokenRule, parseFields, readLines } from "./lines.ts";
 import { withBos } from "./fit_sequences.ts";
 import type { FormatOptions } from "./formats.ts";
 import type { TextPair } from "./pairs.ts";

@@ -7,12 +7,13 @@
 
 import { CheckpointError, DataFormatError } from "../contracts/errors.ts";
 import { loadText } from "../files/text.ts";
-import { type BadLine, BrokenRule, parseFields, readLines } from "./_lines.ts";
-import { fitSequences, type UntrimmedSequence, withBos } from "./fit_sequences.ts";
+import { type BadLine, BrokenRule, parseFields, readLines } from "./lines.ts";
+import { SequenceFitter, type UntrimmedSequence, withBos } from "./fit_sequences.ts";
 import { encodeCompletion, encodeOpening, encodePrompt, type PairEncoding } from "./batches.ts";
 import type { SequenceSet } from "./sequences.ts";
 import type { ChatMessage, ChatTemplate, Conversation } from "./chat_template.ts";
 import { encodeRequest } from "./choice_tasks.ts";
+import { type ColumnOptions, columnsOf, namesOf } from "./columns.ts";
 import { pairOf, type TextPair } from "./pairs.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -101,7 +102,25 @@ export function parseExamples(text: string, options: ExampleOptions = {}): Train
 }
 
 function parseExample(line: string, template: ChatTemplate | undefined): TrainingExample | BrokenRule {
-  const fields = parseFields(line);
+  const row = parseFields(line);
+  return row instanceof BrokenRule
+    ? row
+    : exampleOfRow(row, template, { instructionsAsChats: template !== undefined });
+}
+
+/**
+ * The example of a row of any data set, or the rule that it breaks.
+ *
+ * @param row Its columns.
+ * @param template The chat template, for conversations.
+ * @param options Which column is which.
+ */
+export function exampleOfRow(
+  row: Record<string, unknown>,
+  template: ChatTemplate | undefined,
+  options: ColumnOptions = {},
+): TrainingExample | BrokenRule {
+  const fields = columnsOf(row, options);
   if (fields instanceof BrokenRule) return fields;
   if (fields.messages !== undefined) return parseChat(fields, template);
   if (fields.text !== undefined) {
@@ -111,11 +130,16 @@ function parseExample(line: string, template: ChatTemplate | undefined): Trainin
   if (fields.continuation !== undefined) return continuedOf(fields);
   if (["prompt", "context", "completion"].every((key) => fields[key] === undefined)) {
     const task = choiceTaskOf(fields);
-    return new BrokenRule(
-      task === null
-        ? 'a line must have "messages", "text" or "prompt" and "completion" (or "context" and "continuation")'
-        : `rows of ${task} must be made examples first: format_data.ts --format ${task} does that`,
-    );
+    return task === null
+      ? new BrokenRule(
+        'a row must have "messages", "text" or "prompt" and "completion" (or "context" and "continuation", ' +
+          `"instruction" and "output", "conversations"): its columns are ${namesOf(row)}` +
+          (options.map === undefined ? "; --map prompt=COLUMN,completion=COLUMN says which is which" : ""),
+        true,
+      )
+      : new BrokenRule(
+        `rows of ${task} must be made examples first: format_data.ts --format ${task} does that`,
+      );
   }
   return pairOf(fields);
 }
@@ -143,6 +167,10 @@ function parseChat(
   if (!Array.isArray(messages) || !messages.every((m) => typeof m?.role === "string")) {
     return new BrokenRule('"messages" must be a list of objects with a "role"');
   }
+  const weights = messages.map((message) => message.weight).filter((weight) => weight !== undefined);
+  if (weights.some((weight) => weight !== 0 && weight !== 1 && weight !== null)) {
+    return new BrokenRule('"weight" of a message must be 0 or 1');
+  }
   if (tools !== undefined && tools !== null && !Array.isArray(tools)) {
     return new BrokenRule('"tools" must be a list');
   }
@@ -165,6 +193,7 @@ function parseChat(
  * Renders a conversation and finds what the assistant says in it: what follows the text that would be given to the
  * model at that point. So the model learns to go on exactly as it is asked to later.
  *
+ * What the assistant says in a message of `weight` 0 is not learnt.
  * Some templates write earlier turns otherwise once there are later ones. Such an earlier turn is not learnt.
  *
  * @param template The model's chat template.
@@ -179,7 +208,7 @@ export function renderChat(template: ChatTemplate, conversation: Conversation): 
   const parts: ChatPart[] = [];
   let place = 0;
   let last: RenderedChat["last"];
-  messages.forEach(({ role, content }, i) => {
+  messages.forEach(({ role, content, weight }, i) => {
     if (role !== "assistant") return;
     const given = template.render({ ...conversation, messages: messages.slice(0, i) }, {
       addGenerationPrompt: true,
@@ -189,6 +218,7 @@ export function renderChat(template: ChatTemplate, conversation: Conversation): 
       : template.render({ ...conversation, messages: messages.slice(0, i + 1) });
     const written = until.startsWith(given) ? until.slice(given.length) : "";
     last = { opening: given, answer: typeof content === "string" ? content : written };
+    if (weight === 0) return;
     if (!whole.startsWith(given) || !whole.startsWith(until) || until.length <= given.length) return;
     if (given.length > place) parts.push({ text: whole.slice(place, given.length), isLearnt: false });
     parts.push({ text: whole.slice(Math.max(place, given.length), until.length), isLearnt: true });
@@ -244,14 +274,65 @@ export function encodeExamples(
   tokenizer: Tokenizer,
   encoding: PairEncoding,
 ): SequenceSet {
-  const { length, trainOnPrompt = false } = encoding;
-  if (!Number.isSafeInteger(length) || length < 1) {
-    throw new RangeError(
-      `Cannot encode examples as 'length' must be an integer of at least 1: current value is ${length}`,
-    );
+  const encoder = new ExampleEncoder(tokenizer, encoding);
+  for (const example of examples) encoder.add(example);
+  return encoder.finish();
+}
+
+/** Encodes examples one by one, as {@linkcode encodeExamples} does, so that no other copy of the data is kept. */
+export class ExampleEncoder {
+  readonly #tokenizer: Tokenizer;
+  readonly #length: number;
+  readonly #fitting: SequenceFitter;
+  /** Tokens of packed texts that do not fill a sequence yet. */
+  #row: readonly number[] = [];
+
+  /**
+   * Begins a set.
+   *
+   * @param tokenizer The tokenizer.
+   * @param encoding T, and whether prompts are learnt too.
+   * @throws {RangeError} If T is not a positive integer.
+   */
+  constructor(tokenizer: Tokenizer, { length, trainOnPrompt = false }: PairEncoding) {
+    if (!Number.isSafeInteger(length) || length < 1) {
+      throw new RangeError(
+        `Cannot encode examples as 'length' must be an integer of at least 1: current value is ${length}`,
+      );
+    }
+    this.#tokenizer = tokenizer;
+    this.#length = length;
+    this.#fitting = new SequenceFitter({ length, padding: tokenizer.eos, trainOnPrompt });
   }
-  const drafts = examples.map((example) => draftOf(example, tokenizer));
-  return fitSequences(drafts, { length, padding: tokenizer.eos, trainOnPrompt });
+
+  /** Takes in an example. */
+  add(example: TrainingExample): void {
+    this.#fitting.add(draftOf(example, this.#tokenizer));
+  }
+
+  /** Takes in a text that is cut in sequences of T tokens, the next text behind it: nothing is left out. */
+  pack(text: string): void {
+    const tokenizer = this.#tokenizer;
+    const row = this.#row.concat(withBos(tokenizer, tokenizer.encode(text)), tokenizer.eos);
+    let start = 0;
+    // The last token of a sequence is only a target; it is given to the model in the next one.
+    for (; start + this.#length < row.length - 1; start += this.#length) this.#window(row, start);
+    this.#row = row.slice(start);
+  }
+
+  #window(row: readonly number[], start: number): void {
+    const tokens = row.slice(start, start + this.#length + 1);
+    const { bos } = this.#tokenizer;
+    const counts = bos === null ? {} : { counts: tokens.map((id, i) => i > 0 && id === bos ? 0 : 1) };
+    this.#fitting.add({ tokens, given: 0, ...counts });
+  }
+
+  /** The set. */
+  finish(): SequenceSet {
+    if (this.#row.length > 1) this.#window(this.#row, 0);
+    this.#row = [];
+    return this.#fitting.finish();
+  }
 }
 
 function draftOf(example: TrainingExample, tokenizer: Tokenizer): UntrimmedSequence {

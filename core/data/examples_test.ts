@@ -287,7 +287,8 @@ Deno.test("bad lines are errors, or skipped and told", () => {
   assertEquals(examples, [{ text: "good" }, { text: "good too" }]);
   assertEquals(bad.map(({ line, problem }) => `${line}: ${problem.split(": current")[0]}`), [
     "2: the text must not be empty",
-    '3: a line must have "messages", "text" or "prompt" and "completion" (or "context" and "continuation")',
+    '3: a row must have "messages", "text" or "prompt" and "completion" (or "context" and "continuation", ' +
+    '"instruction" and "output", "conversations"): its columns are txt; --map prompt=COLUMN,completion=COLUMN says which is which',
     '4: "completion" must be a string',
     '5: "messages" must be a list of objects with a "role"',
     '6: "messages" must be a list of objects with a "role"',

@@ -48,27 +48,57 @@ function keptOfGiven({ tokens, given, keepFirst = false }: UntrimmedSequence, ro
  * Cuts sequences to T + 1 tokens. What is given loses its start, but for the token that begins texts, down to half of
  * the room; what follows loses its end. So every sequence has something to learn, and something to learn it from.
  */
-export function fitSequences(
-  drafts: Iterable<UntrimmedSequence>,
-  { length, padding, trainOnPrompt }: FitOptions,
-): SequenceSet {
-  let shortened = 0, shortenedPrompts = 0, shortenedCompletions = 0, droppedTokens = 0;
-  const room = length + 1;
-  const sequences = Array.from(drafts, (draft): TokenSequence => {
+export function fitSequences(drafts: Iterable<UntrimmedSequence>, options: FitOptions): SequenceSet {
+  const fitting = new SequenceFitter(options);
+  for (const draft of drafts) fitting.add(draft);
+  return fitting.finish();
+}
+
+/** Cuts sequences one by one, as {@linkcode fitSequences} does, so that no other copy of the data is kept. */
+export class SequenceFitter {
+  readonly #options: FitOptions;
+  readonly #sequences: TokenSequence[] = [];
+  #shortened = 0;
+  #shortenedPrompts = 0;
+  #shortenedCompletions = 0;
+  #droppedTokens = 0;
+
+  /** Begins a set. */
+  constructor(options: FitOptions) {
+    this.#options = options;
+  }
+
+  /** Cuts a sequence and takes it in. */
+  add(draft: UntrimmedSequence): void {
+    const { length, trainOnPrompt } = this.#options;
+    const room = length + 1;
     const surplus = Math.max(0, draft.tokens.length - room);
     const first = draft.keepFirst ? 1 : 0;
     const fromStart = surplus === 0 ? 0 : draft.given - keptOfGiven(draft, room);
-    droppedTokens += surplus;
-    if (surplus > 0) shortened += 1;
-    if (fromStart > 0) shortenedPrompts += 1;
-    if (surplus > fromStart) shortenedCompletions += 1;
+    this.#droppedTokens += surplus;
+    if (surplus > 0) this.#shortened += 1;
+    if (fromStart > 0) this.#shortenedPrompts += 1;
+    if (surplus > fromStart) this.#shortenedCompletions += 1;
     const cut = <T>(values: readonly T[]): T[] =>
       [...values.slice(0, first), ...values.slice(first + fromStart)].slice(0, room);
-    return {
+    this.#sequences.push({
       tokens: Uint32Array.from(cut(draft.tokens)),
       firstTarget: trainOnPrompt ? 1 : Math.max(1, draft.given - fromStart),
       ...(draft.counts && !trainOnPrompt ? { counts: Uint8Array.from(cut(draft.counts)) } : {}),
+    });
+  }
+
+  /** The set. */
+  finish(): SequenceSet {
+    const { length, padding } = this.#options;
+    return {
+      sequences: this.#sequences,
+      length,
+      padding,
+      shortened: this.#shortened,
+      shortenedPrompts: this.#shortenedPrompts,
+      shortenedCompletions: this.#shortenedCompletions,
+      droppedTokens: this.#droppedTokens,
     };
-  });
-  return { sequences, length, padding, shortened, shortenedPrompts, shortenedCompletions, droppedTokens };
+  }
 }

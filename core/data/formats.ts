@@ -7,7 +7,7 @@
 
 import { DataFormatError } from "../contracts/errors.ts";
 import { separateMarks, strip } from "../files/text.ts";
-import { type BadLine, BrokenRule, parseFields, readLines, requireUtf8 } from "./_lines.ts";
+import { type BadLine, BrokenRule, parseFields, readLines, requireUtf8 } from "./lines.ts";
 import type { TextPair } from "./pairs.ts";
 
 /** A pair of one of the data sets. */

@@ -6,9 +6,9 @@
 
 import { DataFormatError } from "../contracts/errors.ts";
 import { loadText } from "../files/text.ts";
-import { type BadLine, BrokenRule, parseFields, readLines } from "./_lines.ts";
+import { type BadLine, BrokenRule, parseFields, readLines } from "./lines.ts";
 
-export type { BadLine } from "./_lines.ts";
+export type { BadLine } from "./lines.ts";
 
 /** A prompt and its completion. */
 export interface TextPair {
@@ -66,7 +66,8 @@ export function parsePairs(text: string, options: PairOptions = {}): TextPair[] 
   return pairs;
 }
 
-function parsePairLine(line: string): TextPair | BrokenRule {
+/** The pair of a line `prompt||completion`, or the rule that it breaks. */
+export function parsePairLine(line: string): TextPair | BrokenRule {
   const parts = line.split("||");
   if (parts.length !== 2) return new BrokenRule('a line must hold "||" exactly once');
   return checkPair({ prompt: parts[0]!, completion: parts[1]! });

@@ -6,10 +6,14 @@
 
 import { DataFormatError } from "../contracts/errors.ts";
 import { type ChatTemplate, findChatTemplate } from "../data/chat_template.ts";
-import { encodeExamples, loadExamples, type TrainingExample } from "../data/examples.ts";
-import { type BadLine, loadPairs } from "../data/pairs.ts";
+import { BrokenRule } from "../data/lines.ts";
+import type { ColumnMap } from "../data/columns.ts";
+import { ExampleEncoder, exampleOfRow, type TrainingExample } from "../data/examples.ts";
+import type { BadLine } from "../data/pairs.ts";
 import type { SequenceSet } from "../data/sequences.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
+import type { DataRow } from "./_data_row.ts";
+import { dataFiles, type DataFormat, dataRows, recogniseFormat } from "./data_file.ts";
 import { loadGgufChatTemplate } from "./gguf_tokenizer.ts";
 import { isGguf, modelFolderOf } from "./model_path.ts";
 
@@ -19,6 +23,12 @@ export interface ReadExamplesOptions {
   readonly model: string;
   /** A chat template to use in place of the model's. @default {the model's} */
   readonly chatTemplate?: ChatTemplate;
+  /** How the data is held. @default {what is recognised of each file} */
+  readonly format?: DataFormat | undefined;
+  /** Which column is which. @default {columns have the names that examples have} */
+  readonly map?: ColumnMap | undefined;
+  /** True to make conversations of instructions (Alpaca). @default {where the model has a chat template} */
+  readonly instructionsAsChats?: boolean | undefined;
   /**
    * Called with each line that is no example; it is skipped. Without it the first such line is an error.
    *
@@ -43,6 +53,8 @@ export interface ReadExamples {
   readonly examples: readonly TrainingExample[];
   /** Bad lines that were left out. */
   readonly skipped: number;
+  /** Formats of the files. */
+  readonly formats: readonly DataFormat[];
 }
 
 /** What became of the lines of a file. */
@@ -104,13 +116,68 @@ export async function chatTemplateOf(model: string, tokenizer = ""): Promise<Cha
   return found === null && isGguf(model) ? await loadGgufChatTemplate(model) : found;
 }
 
+/** An example, or a bad row that is left out. */
+type ReadExample = { readonly example: TrainingExample; readonly format: DataFormat } | null;
+
+/** Reads examples one by one. */
+async function* readExamples(path: string, options: ReadExamplesOptions): AsyncGenerator<ReadExample> {
+  const { onBadLine } = options;
+  let template: ChatTemplate | null | undefined = options.chatTemplate;
+  for (const file of await dataFiles(path)) {
+    const format = options.format ?? await recogniseFormat(file);
+    for await (const { line, row, source } of dataRows(file, format)) {
+      if (template === undefined && "fields" in row) template = await chatTemplateOf(options.model);
+      const example = exampleOf(row, { template: template ?? null, file, options });
+      if (!(example instanceof BrokenRule)) {
+        yield { example, format };
+        continue;
+      }
+      const value = JSON.stringify(source.length > 80 ? `${source.slice(0, 80)}...` : source);
+      const problem = example.hasValue || (source === "" && format === "parquet")
+        ? example.rule
+        : `${example.rule}: current value is ${value}`;
+      if (onBadLine === undefined) {
+        const place = format === "parquet" ? "row" : "line";
+        throw new DataFormatError(`Cannot read ${file}, ${place} ${line}, as ${problem}`);
+      }
+      onBadLine({ name: file, line, problem });
+      yield null;
+    }
+  }
+}
+
+/** The example of a row. */
+function exampleOf(
+  row: DataRow["row"],
+  { template, file, options }: {
+    readonly template: ChatTemplate | null;
+    readonly file: string;
+    readonly options: ReadExamplesOptions;
+  },
+): TrainingExample | BrokenRule {
+  if (row instanceof BrokenRule) return row;
+  if ("pair" in row) return row.pair;
+  if ("text" in row) return row;
+  const { model, map, instructionsAsChats = template !== null } = options;
+  try {
+    return exampleOfRow(row.fields, template ?? NO_TEMPLATE, { map, instructionsAsChats });
+  } catch (error) {
+    if (!(error instanceof NoTemplate)) throw error;
+    throw new DataFormatError(
+      `Cannot read ${file} as its "messages" must come with the chat template of a model: ${model} has none`,
+    );
+  }
+}
+
 /**
- * Reads a file: `.jsonl` with pairs, texts or conversations; anything else has `prompt||completion` lines.
+ * Reads a file, or the files of a folder, in any of these formats: JSON lines, a JSON list, CSV, TSV and Parquet with
+ * pairs, texts, conversations, columns of Alpaca or ShareGPT; lines `prompt||completion`; plain text. Files that gzip
+ * has made smaller are read too.
  *
- * @param file The file, in UTF-8.
- * @param options Chat template, what to do with bad lines.
+ * @param file The file or folder; text is in UTF-8, or in UTF-16 with its mark.
+ * @param options Chat template, columns, what to do with bad lines.
  * @returns The examples, and how many lines were left out.
- * @throws {CheckpointError} If the file cannot be read.
+ * @throws {CheckpointError} If a file cannot be read.
  * @throws {DataFormatError} If a line is not as it must be, all are left out, or there are conversations and the
  *   model has no chat template.
  */
@@ -118,24 +185,27 @@ export async function readTrainingExamples(
   file: string,
   options: ReadExamplesOptions,
 ): Promise<ReadExamples> {
+  const examples: TrainingExample[] = [];
+  const formats = new Set<DataFormat>();
   let skipped = 0;
-  const { onBadLine } = options;
-  const reading = onBadLine === undefined ? {} : {
-    onBadLine: (bad: BadLine) => {
-      skipped++;
-      onBadLine(bad);
-    },
-  };
-  if (!file.endsWith(".jsonl")) return { examples: await loadPairs(file, reading), skipped };
-  const chatTemplate = options.chatTemplate ?? await chatTemplateOf(options.model) ?? NO_TEMPLATE;
-  try {
-    return { examples: await loadExamples(file, { ...reading, chatTemplate }), skipped };
-  } catch (error) {
-    if (!(error instanceof NoTemplate)) throw error;
-    throw new DataFormatError(
-      `Cannot read ${file} as its "messages" must come with the chat template of a model: ${options.model} has none`,
-    );
+  for await (const read of readExamples(file, options)) {
+    if (read === null) skipped++;
+    else {
+      examples.push(read.example);
+      formats.add(read.format);
+    }
   }
+  requireSome(file, examples.length, skipped);
+  return { examples, skipped, formats: [...formats] };
+}
+
+function requireSome(file: string, count: number, skipped: number): void {
+  if (count > 0) return;
+  throw new DataFormatError(
+    skipped > 0
+      ? `Cannot read ${file} as it must hold at least one example: no line is valid`
+      : `Cannot read ${file} as it must hold at least one line: it is empty`,
+  );
 }
 
 /**
@@ -160,10 +230,17 @@ export async function readTrainingExamples(
  * ```
  */
 export async function loadTrainingData(file: string, options: TrainingDataOptions): Promise<TrainingData> {
-  const { examples, skipped } = await readTrainingExamples(file, options);
   const { tokenizer, length, trainOnPrompt = false } = options;
-  const set = encodeExamples(examples, tokenizer, { length, trainOnPrompt });
+  const encoder = new ExampleEncoder(tokenizer, { length, trainOnPrompt });
+  let skipped = 0;
+  for await (const read of readExamples(file, options)) {
+    if (read === null) skipped++;
+    else if (read.format === "text" && "text" in read.example) encoder.pack(read.example.text);
+    else encoder.add(read.example);
+  }
+  const set = encoder.finish();
   const { shortened: truncated, shortenedPrompts, shortenedCompletions } = set;
   const sequences = set.sequences.length;
+  requireSome(file, sequences, skipped);
   return { ...set, counts: { sequences, truncated, shortenedPrompts, shortenedCompletions, skipped } };
 }

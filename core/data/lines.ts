@@ -18,11 +18,14 @@ export interface BadLine {
 
 /** A rule that a line breaks. */
 export class BrokenRule {
+  /** What must be so. */
   readonly rule: string;
   /** True if the rule names the value that breaks it; else the whole line is said to be. */
   readonly hasValue: boolean;
 
   /**
+   * Names a rule.
+   *
    * @param rule As in "a line must be JSON".
    * @param hasValue True if a value is named in it, as in "x must be 1: current value is 2".
    */
