@@ -131,7 +131,8 @@ Deno.test("server_tuner.ts, killed and resumed, ends with the files of an uninte
       );
       assertEquals(refused.code, 1);
       assertStringIncludes(refused.errors, rule);
-      assertEquals(refused.errors.split("\n").length, 1, refused.errors);
+      const lines = refused.errors.split("\n").filter((line) => !line.includes(" cut to 48 tokens"));
+      assertEquals(lines.length, 1, refused.errors);
     }
 
     // The newest one cut short: the run goes on from that before, and says so.
