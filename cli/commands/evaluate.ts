@@ -5,7 +5,7 @@
  */
 
 import { formatE2eCsv, loadText, writeWhole } from "@edgetuner/core";
-import { type Corpus, loadCorpus, parsePredictions, scoreCorpus } from "@edgetuner/core/evaluation";
+import { type Corpus, loadCorpus, loadCorpusOf, scoreCorpus } from "@edgetuner/core/evaluation";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { type FlagValues, readFlags, text, UsageError } from "../flags/flags.ts";
 import { duration, ProgressBar } from "../output/progress.ts";
@@ -41,14 +41,14 @@ async function loadTexts(references: string, predictions: string): Promise<Texts
     }
     return { corpus: await loadCorpus(names.map((name) => `${references}/${name}`), predictions) };
   }
-  if (!references.endsWith(".csv")) return { corpus: await loadCorpus(references, predictions) };
+  if (!/\.csv$/i.test(references)) return { corpus: await loadCorpus(references, predictions) };
   const pairs = formatE2eCsv(await loadText(references), { name: references });
   const groups = Map.groupBy(pairs, ({ prompt }) => prompt);
   return {
-    corpus: {
-      references: [...groups.values()].map((group) => group.map(({ completion }) => completion)),
-      predictions: parsePredictions(await Deno.readTextFile(predictions)),
-    },
+    corpus: await loadCorpusOf(
+      [...groups.values()].map((group) => group.map(({ completion }) => completion)),
+      { references, predictions },
+    ),
     prompts: [...groups.keys()],
   };
 }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { resolve } from "node:path";
 import { UsageError } from "../flags/flags.ts";
 
 /** Folder that a path lies in. */
@@ -42,7 +43,15 @@ export async function requireWritable(
       );
     }
   };
+  const seen = new Map<string, string>();
   for (const [flag, path] of Object.entries(paths.files ?? {})) {
+    const other = seen.get(resolve(path));
+    if (path !== "" && other !== undefined) {
+      throw new UsageError(
+        `Cannot run ${program} as --${other} and --${flag} must be two files: both are "${path}"`,
+      );
+    }
+    seen.set(resolve(path), flag);
     await attempt(flag, path, async () => {
       await Deno.mkdir(parentOf(path), { recursive: true });
       const isNew = !await exists(path);

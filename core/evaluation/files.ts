@@ -97,6 +97,33 @@ export async function loadCorpus(
   const list = typeof references === "string"
     ? parseReferences(await readText(references), texts.length)
     : parseNumberedReferences(await Promise.all(references.map(readText)));
+  return corpusOf(list, texts, { references, predictions });
+}
+
+/**
+ * Reads predictions from disk, for references that are read in another way.
+ *
+ * @param list The references of each instance.
+ * @param files Where references and predictions are.
+ * @returns The corpus.
+ * @throws {CheckpointError} If the file cannot be read.
+ * @throws {DataFormatError} If the counts differ.
+ */
+export async function loadCorpusOf(
+  list: readonly (readonly string[])[],
+  files: { readonly references: string; readonly predictions: string },
+): Promise<Corpus> {
+  return corpusOf(list, parsePredictions(await readText(files.predictions)), files);
+}
+
+function corpusOf(
+  list: readonly (readonly string[])[],
+  texts: readonly string[],
+  { references, predictions }: {
+    readonly references: string | readonly string[];
+    readonly predictions: string;
+  },
+): Corpus {
   if (list.length !== texts.length) {
     throw new DataFormatError(
       `Cannot score ${predictions} as it must have one line for each instance of ${references}: there are ` +

@@ -21,7 +21,13 @@ export {
   numberedFiles,
   type TextFiles,
 } from "./decode.ts";
-export { loadCorpus, parseNumberedReferences, parsePredictions, parseReferences } from "./files.ts";
+export {
+  loadCorpus,
+  loadCorpusOf,
+  parseNumberedReferences,
+  parsePredictions,
+  parseReferences,
+} from "./files.ts";
 export { meteor } from "./meteor.ts";
 export {
   loadMeteorData,
