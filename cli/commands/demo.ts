@@ -62,6 +62,7 @@ import {
   DATA_FLAGS,
   EPOCHS_FLAG,
   readExamples,
+  readingFlags,
   withEpochs,
 } from "../shared/training_data.ts";
 import { PLAN_FLAGS } from "../shared/training_plan.ts";
@@ -310,12 +311,7 @@ async function main({ flags, given }: Options, call: Call): Promise<number> {
       ? [
         ...["--data", flags.data, "--valid", flags.valid, "--model", flags.model, "--share-loss"],
         ...flagArgs({ tokenizer: flags.tokenizer, "pad-to-multiple-of": flags["pad-to-multiple-of"] }),
-        ...flagArgs({
-          "train-on-prompt": flags["train-on-prompt"],
-          "skip-bad": flags["skip-bad"],
-          map: flags.map,
-          "data-format": flags["data-format"],
-        }),
+        ...flagArgs(readingFlags(flags)),
         ...["--base-weights", flags["base-weights"]],
         ...["--batch", `${flags.batch}`, "--length", `${flags.length}`, "--seed", `${flags.seed}`],
         ...["--valid-batches", `${flags["valid-batches"]}`, "--eval-every", `${flags["eval-every"]}`],

@@ -82,7 +82,7 @@ function piecesOfSequence({ tokens, firstTarget, counts }: TokenSequence, tokeni
   return pieces.map(({ ids, isLearnt }) => ({ text: tokenizer.decode(ids), isLearnt }));
 }
 
-function shown(pieces: readonly Piece[], isColoured: boolean): string {
+function shown(pieces: readonly Piece[], { isColoured }: Pick<PreviewOptions, "isColoured">): string {
   let left = MOST_SHOWN;
   const texts = pieces.map(({ text, isLearnt }) => {
     const part = text.length > left ? `${text.slice(0, Math.max(0, left))}...` : text;
@@ -142,7 +142,7 @@ export async function previewOf(file: string, options: PreviewOptions): Promise<
     const pieces = encoded === null
       ? piecesOf(read.examples[i]!)
       : piecesOfSequence(encoded.set.sequences[i]!, encoded.tokenizer);
-    lines.push("", `Example ${i + 1}; what is learnt is ${mark}`, shown(pieces, isColoured));
+    lines.push("", `Example ${i + 1}; what is learnt is ${mark}`, shown(pieces, options));
   }
   const unit = encoded === null ? "characters" : "tokens";
   const lengths = encoded?.lengths ??

@@ -22,7 +22,7 @@ import {
   type TrainingCounts,
   type TrainingData,
 } from "@edgetuner/core";
-import { integer, number, text, toggle, UsageError } from "../flags/flags.ts";
+import { type FlagValues, integer, number, text, toggle, UsageError } from "../flags/flags.ts";
 import { didYouMean } from "../flags/suggest.ts";
 
 /** Flags of every program that reads training data. */
@@ -45,6 +45,12 @@ export const DATA_FLAGS = {
     { min: 0 },
   ),
 };
+
+/** Of all flags those that say how data is read, for another process. */
+export function readingFlags(flags: FlagValues<typeof DATA_FLAGS>) {
+  const { map, "data-format": format, "train-on-prompt": all, "skip-bad": skip } = flags;
+  return { map, "data-format": format, "train-on-prompt": all, "skip-bad": skip };
+}
 
 /** Flag of programs that have the data and say how long the run is. */
 export const EPOCHS_FLAG = {

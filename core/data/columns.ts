@@ -60,7 +60,7 @@ export function columnsOf(row: Fields, options: ColumnOptions = {}): Fields | Br
   if (fields.conversations !== undefined) return shareGptFields(fields);
   if (Array.isArray(fields.prompt) && Array.isArray(fields.completion)) return turnsFields(fields);
   if (fields.instruction !== undefined && fields.output !== undefined) {
-    return alpacaFields(fields, instructionsAsChats);
+    return alpacaFields(fields, { asChats: instructionsAsChats });
   }
   if (fields.chosen !== undefined && fields.completion === undefined) {
     return new BrokenRule(
@@ -96,7 +96,7 @@ export function namesOf(row: Fields): string {
 /** `instruction`, `input` and `output`, with `system` if there is one. */
 function alpacaFields(
   { instruction, input = "", output, system }: Fields,
-  asChats: boolean,
+  { asChats }: { readonly asChats: boolean },
 ): Fields | BrokenRule {
   for (const [name, value] of Object.entries({ instruction, input, output, system })) {
     if (value !== undefined && typeof value !== "string") return notText(name, value);
