@@ -310,8 +310,7 @@ async function main({ flags, given }: Options, call: Call): Promise<number> {
     const data = i === 0
       ? [
         ...["--data", flags.data, "--valid", flags.valid, "--model", flags.model, "--share-loss"],
-        ...flagArgs({ tokenizer: flags.tokenizer, "pad-to-multiple-of": flags["pad-to-multiple-of"] }),
-        ...flagArgs(readingFlags(flags)),
+        ...flagArgs({ tokenizer: flags.tokenizer, ...readingFlags(flags) }),
         ...["--base-weights", flags["base-weights"]],
         ...["--batch", `${flags.batch}`, "--length", `${flags.length}`, "--seed", `${flags.seed}`],
         ...["--valid-batches", `${flags["valid-batches"]}`, "--eval-every", `${flags["eval-every"]}`],

@@ -49,7 +49,11 @@ export const DATA_FLAGS = {
 /** Of all flags those that say how data is read, for another process. */
 export function readingFlags(flags: FlagValues<typeof DATA_FLAGS>) {
   const { map, "data-format": format, "train-on-prompt": all, "skip-bad": skip } = flags;
-  return { map, "data-format": format, "train-on-prompt": all, "skip-bad": skip };
+  const padding = flags["pad-to-multiple-of"];
+  return {
+    ...{ map, "data-format": format, "train-on-prompt": all, "skip-bad": skip },
+    "pad-to-multiple-of": padding,
+  };
 }
 
 /** Flag of programs that have the data and say how long the run is. */
