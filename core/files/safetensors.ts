@@ -11,7 +11,17 @@ import { CheckpointError } from "../contracts/errors.ts";
 import type { NamedArray, NamedArrays } from "./named_arrays.ts";
 import { type WholeFile, writeWhole } from "./atomic.ts";
 import { digestNoted, sha256Maker, withDigests, withRoom } from "./digests.ts";
-import { FLOATS, headerLength, isCount, METADATA, PREFIX, readEntries, toFloats } from "./tensor_header.ts";
+import {
+  fail,
+  FLOATS,
+  FOREIGN,
+  headerLength,
+  isCount,
+  METADATA,
+  PREFIX,
+  readEntries,
+  toFloats,
+} from "./tensor_header.ts";
 import { shapesOf, streamed } from "./streaming.ts";
 import { StoredTensors } from "./stored_tensors.ts";
 
@@ -45,6 +55,9 @@ export function readSafetensors(
   for (const entry of readEntries(bytes.subarray(PREFIX, start), bytes.length - start, name)) {
     const { dtype, shape, begin, end } = entry;
     const width = FLOATS.get(dtype);
+    if (FOREIGN.has(dtype)) {
+      fail(name, `the dtype of "${entry.name}" must be one of ${[...FLOATS.keys()]} or an integer`, dtype);
+    }
     if (width === undefined) continue;
     const data = new Float32Array((end - begin) / width);
     toFloats(bytes.subarray(start + begin, start + end), dtype, data);

@@ -1,4 +1,5 @@
 import {
+  assert,
   assertEquals,
   assertInstanceOf,
   assertRejects,
@@ -133,7 +134,7 @@ const MALFORMED: readonly (readonly [what: string, bytes: Uint8Array, message: s
   ["an entry that is no object", file({ a: 1 }, 0), 'entry of "a" must be an object'],
   ["an entry that is null", file({ a: null }, 0), 'entry of "a" must be an object'],
   ["no dtype", file({ a: { shape: [2], data_offsets: [0, 8] } }, 8), 'dtype of "a" must be one of F32,F16'],
-  ["an unknown dtype", file({ a: entry([2], 0, 16, "F64") }, 16), 'current value is "F64"'],
+  ["an unknown dtype", file({ a: entry([2], 0, 16, "F128") }, 16), 'current value is "F128"'],
   ["a dtype in lower case", file({ a: entry([2], 0, 8, "f32") }, 8), 'current value is "f32"'],
   ["no shape", file({ a: entry(undefined, 0, 8) }, 8), 'shape of "a" must be a list'],
   ["a negative size", file({ a: entry([-2], 0, 8) }, 8), "current value is [-2]"],
@@ -186,4 +187,22 @@ Deno.test("readSafetensors refuses every shortened file and survives every damag
 Deno.test("loadSafetensors names the file", async () => {
   const error = await assertRejects(() => loadSafetensors("/no/such/file"), CheckpointError);
   assertStringIncludes(error.message, "Cannot read /no/such/file as it must be a readable file");
+});
+
+Deno.test("readSafetensors refuses dtypes that are no f32; a checkpoint may hold them where nothing needs them", async () => {
+  const bytes = file({ a: entry([2], 0, 16, "F64"), b: entry([1], 16, 20) }, 20);
+  const error = assertThrows(() => readSafetensors(bytes), CheckpointError);
+  assert(error.message.includes('dtype of "a" must be one of F32,F16,BF16 or an integer'), error.message);
+  const path = await Deno.makeTempFile();
+  try {
+    await Deno.writeFile(path, bytes);
+    const tensors = await StoredTensors.open(path);
+    assertEquals([[...tensors.keys()], tensors.leftOut("a"), tensors.leftOut("b")], [
+      ["b"],
+      "F64",
+      undefined,
+    ]);
+  } finally {
+    await Deno.remove(path);
+  }
 });

@@ -40,7 +40,7 @@ interface Place {
 /**
  * The tensors of a checkpoint on disk, as a map that holds no values: each `get`, and each turn of a loop
  * over it, reads one tensor from its file. So memory holds one tensor at a time, whatever the size of the
- * checkpoint. F32, F16 and BF16 become f32; integers are left out, as in `readSafetensors`.
+ * checkpoint. F32, F16 and BF16 become f32; all others are left out: those that a model needs are then missing.
  *
  * No file stays open between reads, so there is nothing to close; a file that has changed since `open` is
  * an error. Values of files that carry digests, as `saveSafetensors` writes them, are checked the first time they are
@@ -54,9 +54,19 @@ interface Place {
  */
 export class StoredTensors implements ReadonlyMap<string, NamedArray> {
   readonly #places: ReadonlyMap<string, Place>;
+  readonly #leftOut: ReadonlyMap<string, string>;
 
   private constructor(places: ReadonlyMap<string, Place>) {
-    this.#places = places;
+    const all = [...places];
+    this.#places = new Map(all.filter(([, { entry }]) => FLOATS.has(entry.dtype)));
+    this.#leftOut = new Map(
+      all.flatMap(([name, { entry: { dtype } }]) => FLOATS.has(dtype) ? [] : [[name, dtype]]),
+    );
+  }
+
+  /** The dtype of a tensor that was left out; `undefined` if none of this name was. */
+  leftOut(name: string): string | undefined {
+    return this.#leftOut.get(name);
   }
 
   /**
@@ -89,7 +99,6 @@ export class StoredTensors implements ReadonlyMap<string, NamedArray> {
         places.set(name, place);
       }
     }
-    for (const [name, { entry }] of places) if (!FLOATS.has(entry.dtype)) places.delete(name);
     return new StoredTensors(places);
   }
 

@@ -28,6 +28,15 @@ const INTEGERS: ReadonlyMap<string, number> = new Map([
   ["I64", 8],
 ]);
 
+/** Bytes of an element, of dtypes that matter only where a weight has them. */
+export const FOREIGN: ReadonlyMap<string, number> = new Map([
+  ["F64", 8],
+  ["C64", 8],
+  ["F8_E4M3", 1],
+  ["F8_E5M2", 1],
+  ["F8_E8M0", 1],
+]);
+
 /** What the header says of one tensor, checked. */
 export interface Entry {
   readonly name: string;
@@ -123,7 +132,7 @@ function parseHeader(bytes: Uint8Array, name: string): Record<string, unknown> {
     fail(name, 'the header must be a JSON object that begins with "{"', text);
   }
   const fields = header as Record<string, unknown>;
-  const metadata = fields[METADATA];
+  const metadata = fields[METADATA] ?? undefined; // some writers put null for none
   if (metadata !== undefined) {
     const isObject = typeof metadata === "object" && metadata !== null && !Array.isArray(metadata);
     if (!isObject || Object.values(metadata).some((value) => typeof value !== "string")) {
@@ -162,8 +171,10 @@ function checkEntry(file: string, name: string, value: unknown): Entry {
     fail(file, `the header's entry of "${name}" must be an object`, value);
   }
   const { dtype, shape, data_offsets: offsets } = value as Record<string, unknown>;
-  const width = typeof dtype === "string" ? FLOATS.get(dtype) ?? INTEGERS.get(dtype) : undefined;
-  if (width === undefined) {
+  const width = [FLOATS, INTEGERS, FOREIGN].map((widths) => widths.get(String(dtype))).find((n) =>
+    n !== undefined
+  );
+  if (typeof dtype !== "string" || width === undefined) {
     fail(file, `the dtype of "${name}" must be one of ${[...FLOATS.keys(), ...INTEGERS.keys()]}`, dtype);
   }
   if (!Array.isArray(shape) || !shape.every(isCount)) {
@@ -183,7 +194,7 @@ function checkEntry(file: string, name: string, value: unknown): Entry {
       end - begin,
     );
   }
-  return { name, dtype: dtype as string, shape: shape as number[], begin, end };
+  return { name, dtype, shape: shape as number[], begin, end };
 }
 
 /**

@@ -18,8 +18,20 @@ const PREFIX = /^(transformer|model\.decoder|decoder|model)\./;
 /** Bytes of values after which events and timers of the process get their turn. */
 const TURN = 2 ** 26;
 
+/** A number by the shortest decimal of its float32: how a file printed it does not matter. */
+function shortest(value: number): number {
+  if (Number.isSafeInteger(value) || !Number.isFinite(value)) return value;
+  const single = Math.fround(value);
+  for (let digits = 1; digits < 9; digits++) {
+    const decimal = Number(single.toPrecision(digits));
+    if (Math.fround(decimal) === single) return decimal;
+  }
+  return Number(single.toPrecision(9));
+}
+
 /** JSON with sorted keys. */
 function canonical(value: unknown): string {
+  if (typeof value === "number") return JSON.stringify(shortest(value));
   if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
   if (typeof value === "object" && value !== null) {
     const fields = Object.entries(value)

@@ -34,6 +34,16 @@ Deno.test("fingerprintOf does not depend on how the model is stored", async () =
   await same(CONFIG, new Map<string, NamedArray>([["a", shared], ["b", B]]));
 });
 
+Deno.test("fingerprintOf does not depend on how a number was printed, if it is the same float32", async () => {
+  for (
+    const [one, other] of [[1e-5, 9.999999747378752e-6], [0.1, Math.fround(0.1)], [1e30, Math.fround(1e30)]]
+  ) {
+    const of = (epsilon: number) => fingerprintOf({ epsilon, more: [{ epsilon }] }, MODEL);
+    assertEquals(await of(one!), await of(other!));
+    assertNotEquals(await of(one!), await of(1.000001 * one!));
+  }
+});
+
 Deno.test("fingerprintOf depends on configuration, names, shapes and values", async () => {
   const expected = await fingerprintOf(CONFIG, MODEL);
   const differs = async (config: unknown, tensors: NamedArrays) =>

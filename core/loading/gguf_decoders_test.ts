@@ -1,8 +1,10 @@
-import { assertEquals, assertRejects } from "@std/assert";
+import { assertEquals, assertNotEquals, assertRejects } from "@std/assert";
 import { familyConfig, familyFolder, type FamilyName } from "../../tests/support/families.ts";
 import { DECODER_GGUF_NAMES, writeDecoderGguf } from "../../tests/support/write_gguf.ts";
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
 import { CheckpointError } from "../contracts/errors.ts";
+import type { LlamaConfig } from "../model/families/llama.ts";
+import { ropeFrequencies } from "../model/families/rope.ts";
 import { loadGgufModel } from "./gguf_model.ts";
 import type { ModelFolder } from "./model_folder.ts";
 
@@ -70,6 +72,40 @@ for (const name of Object.keys(DECODER_GGUF_NAMES) as FamilyName[]) {
     if (INSTEAD[name] === undefined) assertEquals(model.fingerprint, original.fingerprint);
   });
 }
+
+Deno.test("a LLaMA 3.1 in a GGUF file has its factors in a tensor", async () => {
+  const original = await familyFolder("llama_grouped");
+  const { rope_theta, rope_scaling } = original.config as LlamaConfig;
+  const stretched = ropeFrequencies({ rope_theta, rope_scaling }, 8);
+  const plain = ropeFrequencies({ rope_theta, rope_scaling: { rope_type: "default" } }, 8);
+  const read = async (factors: Float32Array) => {
+    const tensors = new Map(original.weights).set("rope_freqs.weight", {
+      shape: [factors.length],
+      data: factors,
+    });
+    const file = await Deno.makeTempFile({ suffix: ".gguf" });
+    try {
+      const model = { weights: tensors, config: familyConfig("llama_grouped") };
+      await writeDecoderGguf(file, "llama", model, { "rope.freq_base": rope_theta });
+      const { config, fingerprint, weights } = await loadGgufModel(file);
+      return { config: config as LlamaConfig, fingerprint, names: [...weights.keys()] };
+    } finally {
+      await Deno.remove(file);
+    }
+  };
+  const factors = Float32Array.from(plain, (frequency, i) => frequency / stretched[i]!);
+  assertNotEquals(Math.max(...factors), Math.min(...factors));
+  const same = await read(factors);
+  assertEquals([same.config, same.fingerprint], [original.config as LlamaConfig, original.fingerprint]);
+  assertEquals(same.names.toSorted(), [...original.weights.keys()].toSorted());
+  const others = Float32Array.of(1, 3, 2, 5);
+  const { config } = await read(others);
+  assertEquals(config.rope_scaling, { rope_type: "factors", factors: [1, 3, 2, 5] });
+  assertEquals(ropeFrequencies(config, 8), plain.map((frequency, i) => frequency / others[i]!));
+  for (const bad of [Float32Array.of(1, 2), Float32Array.of(1, 2, 0, 4), Float32Array.of(1, 2, NaN, 4)]) {
+    await assertRejects(() => read(bad), CheckpointError, "must be 4 positive numbers");
+  }
+});
 
 Deno.test("a GGUF file stretches positions by a factor with or without a type, or is refused", async () => {
   const linear = { rope_type: "linear", factor: 4 };

@@ -13,6 +13,7 @@ import { modelConfig } from "../model/families.ts";
 import type { ModelFiles } from "../model/load.ts";
 import { randomStream } from "../model/random.ts";
 import { fingerprintOf } from "./fingerprint.ts";
+import { settleHead } from "./lm_head.ts";
 import { StoredTensors } from "../files/stored_tensors.ts";
 
 /** A model read from a folder. */
@@ -46,8 +47,8 @@ export async function loadModelFolder(folder: string | URL): Promise<ModelFolder
       { cause },
     );
   }
-  const config = modelConfig(json);
-  const weights = await StoredTensors.open(await checkpointIn(folder));
+  const stored = await StoredTensors.open(await checkpointIn(folder));
+  const { config, weights } = settleHead(modelConfig(json), stored);
   return { config, weights, fingerprint: await fingerprintOf(config, weights) };
 }
 
@@ -68,7 +69,7 @@ async function checkpointIn(folder: string | URL): Promise<string | URL> {
  */
 export function initialWeights(config: Gpt2Config, seed: number): Map<string, NamedArray> {
   const weights = new Map<string, NamedArray>();
-  const { n_embd: d, n_layer: layers } = config;
+  const { n_embd: d, n_inner: f = 4 * d, n_layer: layers } = config;
   const filled = (shape: readonly number[], value: number) => ({
     shape,
     data: new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(value),
@@ -101,9 +102,12 @@ export function initialWeights(config: Gpt2Config, seed: number): Map<string, Na
     linear(`${prefix}.attn.c_attn`, d, 3 * d, 0.02);
     linear(`${prefix}.attn.c_proj`, d, d, residual);
     norm(`${prefix}.ln_2`);
-    linear(`${prefix}.mlp.c_fc`, d, 4 * d, 0.02);
-    linear(`${prefix}.mlp.c_proj`, 4 * d, d, residual);
+    linear(`${prefix}.mlp.c_fc`, d, f, 0.02);
+    linear(`${prefix}.mlp.c_proj`, f, d, residual);
   }
   norm("transformer.ln_f");
+  if (config.tie_word_embeddings === false) {
+    weights.set("lm_head.weight", normal([config.vocab_size, d], 0.02));
+  }
   return weights;
 }

@@ -12,6 +12,7 @@ import {
   type Tensor,
 } from "@edgetuner/kernels";
 import { finitePieces } from "../files/finite_values.ts";
+import { StoredTensors } from "../files/stored_tensors.ts";
 import { streamed, type StreamedArray } from "../files/streaming.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import { CheckpointError } from "../contracts/errors.ts";
@@ -196,6 +197,19 @@ export function packWeights(
 /** Angles of positions, which some files hold though they follow from the configuration. */
 const COMPUTED = /\.rotary_emb\.inv_freq$/;
 
+/**
+ * What is wrong where a weight is not there.
+ *
+ * @param weights The checkpoint.
+ * @param keys What it may call the weight.
+ * @param name How the error calls it.
+ */
+export function missingWeight(weights: NamedArrays, keys: readonly string[], name: string): CheckpointError {
+  const dtypes = weights instanceof StoredTensors ? keys.flatMap((key) => weights.leftOut(key) ?? []) : [];
+  const is = dtypes.length === 0 ? "missing" : `of the dtype ${dtypes[0]}, which weights cannot have`;
+  return new CheckpointError(`Cannot load the model: "${name}" is ${is}`);
+}
+
 /** Weights of a checkpoint, put on the GPU as frozen parameters. If one does not fit, all are freed again. */
 export class WeightReader {
   readonly #engine: Engine;
@@ -334,10 +348,11 @@ export class WeightReader {
 
   /** What the checkpoint calls a weight. */
   #key(name: string): string {
-    const key = this.#prefixes.map((prefix) => prefix + name).find((key) => this.#weights.has(key));
+    const keys = this.#prefixes.map((prefix) => prefix + name);
+    const key = keys.find((key) => this.#weights.has(key));
     if (key !== undefined) return key;
     disposeAll(this.#made);
-    throw new CheckpointError(`Cannot load the model: "${name}" is missing`);
+    throw missingWeight(this.#weights, keys, name);
   }
 
   #find(name: string, shape: readonly number[]): Found {

@@ -204,7 +204,7 @@ export async function writeDecoderGguf(
     if (which !== undefined) return [names[name]!, permuted(array, which === "q" ? heads : kvHeads)];
     // The gains of Gemma's norms are 1 and what its own files have.
     const plusOne = architecture === "gemma3" && name.endsWith("norm.weight");
-    return [names[name]!, plusOne ? { ...array, data: array.data.map((gain) => gain + 1) } : array];
+    return [names[name] ?? name, plusOne ? { ...array, data: array.data.map((gain) => gain + 1) } : array];
   }));
   const fields: Record<string, string | number> = {
     "block_count": Number(config.num_hidden_layers),

@@ -105,7 +105,12 @@ export class TensorParallelServer extends RunServer implements Disposable {
    * @throws {RangeError} If settings are out of range.
    */
   constructor(options: TensorParallelServerOptions) {
-    const { n_layer: layers, n_head: heads, n_embd: hidden } = options.model.config;
+    const { n_layer: layers, n_head: heads, n_embd: hidden, n_inner } = options.model.config;
+    if (n_inner !== undefined) {
+      throw new RangeError(
+        `Cannot start the server as the feed-forward network must have 4 d columns where they are shared: current value is ${n_inner}`,
+      );
+    }
     super(options, { system: "tensorParallel", maxDevices: heads - 1 });
     this.#options = options;
     this.#model = { layers, heads, hidden };

@@ -397,6 +397,7 @@ export function decoderParts<C>(
     bytes: (config, format) => decoderBytes(decoderOf(config), format),
     prefixes: PREFIXES,
     storesInOut: false,
+    tokenEmbedding: "embed_tokens",
     projections: (shape, layer) => separateProjections(`layers.${layer}`, shape),
     outputProjection: (layer) => `layers.${layer}.self_attn.o_proj`,
     peftTargets: (targets) => targets.map((target) => `${target}_proj`),

@@ -85,6 +85,8 @@ export interface Family<C> {
   readonly storesInOut: boolean;
   /** The modules that project a layer's attention input. */
   projections(shape: ProjectionShape, layer: number): readonly AttentionProjection[];
+  /** Name of the token embedding, after a prefix. */
+  readonly tokenEmbedding: string;
   /** Name of the attention's output projection, after a prefix. */
   outputProjection(layer: number): string;
   /** Names of modules in PEFT's `target_modules`. */

@@ -1,7 +1,7 @@
 /**
  * GPT-2: configuration, weights, and the layers between embedding and final norm.
  *
- * B batch, T tokens of a sequence, H heads, d hidden size, F = 4 d (feed-forward), V vocabulary.
+ * B batch, T tokens of a sequence, H heads, d hidden size, F feed-forward size, V vocabulary.
  *
  * @module
  */
@@ -10,6 +10,7 @@ import {
   type BaseWeights,
   ConfigFields,
   disposeAll,
+  missingWeight,
   packWeights,
   refuseForeign,
   requireBaseWeights,
@@ -71,6 +72,10 @@ export interface Gpt2Config {
   readonly n_positions: number;
   /** Added to variances. */
   readonly layer_norm_epsilon: number;
+  /** F, feed-forward size, where it is not 4 d. */
+  readonly n_inner?: number;
+  /** False if the LM head is not the token embedding. */
+  readonly tie_word_embeddings?: false;
 }
 
 /**
@@ -84,10 +89,9 @@ export function gpt2Config(json: unknown): Gpt2Config {
   fields.only("activation_function", ["gelu_new", "gelu_pytorch_tanh"]);
   fields.only("scale_attn_weights", [true], "scores are divided by the root of the head size");
   fields.only("scale_attn_by_inverse_layer_idx", [false], "scores are scaled alike in all layers");
-  fields.only("tie_word_embeddings", [true], "the LM head is the token embedding");
   refuseForeign(fields);
   const hidden = fields.integer("n_embd");
-  fields.only("n_inner", [4 * hidden], "4 n_embd");
+  const inner = fields.integer("n_inner", 4 * hidden);
   const config: Gpt2Config = {
     n_layer: fields.integer("n_layer"),
     n_head: fields.integer("n_head"),
@@ -95,6 +99,8 @@ export function gpt2Config(json: unknown): Gpt2Config {
     vocab_size: fields.integer("vocab_size"),
     n_positions: fields.integer("n_positions"),
     layer_norm_epsilon: fields.positive("layer_norm_epsilon", 1e-5),
+    ...(inner === 4 * hidden ? {} : { n_inner: inner }),
+    ...(fields.boolean("tie_word_embeddings", true) ? {} : { tie_word_embeddings: false }),
   };
   if (config.n_embd % config.n_head !== 0 || (config.n_embd / config.n_head) % 4 !== 0) {
     throw new CheckpointError(
@@ -165,10 +171,13 @@ class Gpt2Reader {
     columns: number,
   ): Parameter<V> {
     try {
-      const key = this.weights.has(`transformer.${name}`) ? `transformer.${name}` : name;
+      const keys = [`transformer.${name}`, name];
+      const key = keys.find((key) => this.weights.has(key));
+      if (key === undefined) throw missingWeight(this.weights, keys, name);
       const value = put(checkedWeight(streamed(this.weights, key), name, rows, columns), key);
       this.#used.add(key);
-      const parameter = new Parameter(`transformer.${name}`, value, this.trainable);
+      const full = name.startsWith("lm_head.") ? name : `transformer.${name}`;
+      const parameter = new Parameter(full, value, this.trainable);
       this.#made.push(parameter);
       return parameter;
     } catch (error) {
@@ -220,7 +229,7 @@ export class Gpt2Layers implements BaseLayers {
     baseWeights: BaseWeights = "f32",
   ) {
     this.config = config;
-    const d = config.n_embd;
+    const { n_embd: d, n_inner: f = 4 * d } = config;
     const reader = new Gpt2Reader(engine, weights, trainable, baseWeights);
     this.layers = Array.from({ length: config.n_layer }, (_, l) => {
       const norm = (name: string): [Parameter, Parameter] => [
@@ -236,8 +245,8 @@ export class Gpt2Layers implements BaseLayers {
         qkv: linear("attn.c_attn", d, 3 * d),
         projection: linear("attn.c_proj", d, d),
         norm2: norm("ln_2"),
-        up: linear("mlp.c_fc", d, 4 * d),
-        down: linear("mlp.c_proj", 4 * d, d),
+        up: linear("mlp.c_fc", d, f),
+        down: linear("mlp.c_proj", f, d),
       };
     });
     reader.refuseOtherLayerWeights();
@@ -291,8 +300,10 @@ export class Gpt2Layers implements BaseLayers {
 export class Gpt2EmbeddingAndHead implements EmbeddingAndHead {
   /** Shape of the model. */
   readonly config: Gpt2Config;
-  /** Token embedding and LM head (tied), [V, d]. */
+  /** Token embedding, [V, d]. */
   readonly tokens: MatrixParameter;
+  /** LM head, [V, d]; the token embedding if they are tied. */
+  readonly lmHead: MatrixParameter;
   /** Position embedding, [positions, d]. */
   readonly positions: Parameter;
   /** Final norm: [1, d] each. */
@@ -322,6 +333,9 @@ export class Gpt2EmbeddingAndHead implements EmbeddingAndHead {
     this.tokens = reader.matrix("wte.weight", config.vocab_size, d, "columns");
     this.positions = reader.plain("wpe.weight", config.n_positions, d);
     this.norm = [reader.plain("ln_f.weight", 1, d), reader.plain("ln_f.bias", 1, d)];
+    this.lmHead = config.tie_word_embeddings === false
+      ? reader.matrix("lm_head.weight", config.vocab_size, d, "columns")
+      : this.tokens;
   }
 
   /** Shape of the ends. */
@@ -330,14 +344,9 @@ export class Gpt2EmbeddingAndHead implements EmbeddingAndHead {
     return { hidden, vocabulary, positions };
   }
 
-  /** LM head: the token embedding. */
-  get lmHead(): MatrixParameter {
-    return this.tokens;
-  }
-
   /** All weights, in order. */
   parameters(): MatrixParameter[] {
-    return [this.tokens, this.positions, ...this.norm];
+    return [...new Set([this.tokens, this.positions, ...this.norm, this.lmHead])];
   }
 
   /** Token embedding + position embedding. */
@@ -361,10 +370,12 @@ export function gpt2Shape({ n_layer: layers, n_head: heads, n_embd: hidden }: Gp
   return { layers, heads, kvHeads: heads, hidden, headSize: hidden / heads };
 }
 
-function gpt2Bytes({ n_embd: d, n_layer, vocab_size, n_positions }: Gpt2Config, format: BaseWeights) {
-  const layer = new WeightSum(format, "rows").matrix(d, 3 * d).matrix(d, d).matrix(d, 4 * d).matrix(4 * d, d)
-    .plain(1, d, 6).plain(1, 3 * d).plain(1, 4 * d);
+function gpt2Bytes(config: Gpt2Config, format: BaseWeights) {
+  const { n_embd: d, n_inner: f = 4 * d, n_layer, vocab_size, n_positions, tie_word_embeddings } = config;
+  const layer = new WeightSum(format, "rows").matrix(d, 3 * d).matrix(d, d).matrix(d, f).matrix(f, d)
+    .plain(1, d, 6).plain(1, 3 * d).plain(1, f);
   const ends = new WeightSum(format, "columns").matrix(vocab_size, d).plain(n_positions, d).plain(1, d, 2);
+  if (tie_word_embeddings === false) ends.matrix(vocab_size, d);
   return { layers: n_layer * layer.bytes, ends: ends.bytes };
 }
 
@@ -390,18 +401,10 @@ const GGUF_NAMES: GgufNames = {
 function readGguf(fields: GgufFields): GgufReading<Gpt2Config> {
   const { file } = fields;
   const hidden = fields.count("embedding_length");
-  const inner = fields.count("feed_forward_length", 4 * hidden);
-  if (inner !== 4 * hidden) fields.refuse(`gpt2.feed_forward_length must be ${4 * hidden}`, inner);
   const names = new Map(fields.names(GGUF_NAMES, "GPT-2"));
-  const head = file.tensors.get("output.weight");
   // Older converters wrote the tied LM head a second time.
-  if (head !== undefined && !sameValues(file, "output.weight", "token_embd.weight")) {
-    fields.refuse(
-      "output.weight must be a copy of token_embd.weight, as GPT-2's LM head is",
-      "another tensor",
-    );
-  }
-  names.delete("lm_head.weight");
+  const tied = !file.tensors.has("output.weight") || sameValues(file, "output.weight", "token_embd.weight");
+  if (tied) names.delete("lm_head.weight");
   const config = gpt2Config({
     n_layer: fields.count("block_count"),
     n_head: fields.count("attention.head_count"),
@@ -409,6 +412,8 @@ function readGguf(fields: GgufFields): GgufReading<Gpt2Config> {
     vocab_size: file.tensors.get("token_embd.weight")?.shape[0],
     n_positions: fields.count("context_length"),
     layer_norm_epsilon: rounded(fields.get("attention.layer_norm_epsilon") ?? 1e-5),
+    n_inner: fields.count("feed_forward_length", 4 * hidden),
+    tie_word_embeddings: tied,
   });
   return {
     config,
@@ -429,6 +434,7 @@ export const gpt2Family: Family<Gpt2Config> = {
   bytes: gpt2Bytes,
   prefixes: ["transformer.", ""],
   storesInOut: true,
+  tokenEmbedding: "wte",
   projections: ({ hidden }, layer) => [{
     name: `h.${layer}.attn.c_attn`,
     outputs: 3 * hidden,

@@ -13,7 +13,7 @@ import { decoderOf, decoderShape, type DecoderSizes, decoderSizes } from "./deco
 import { DECODER_NAMES, decoderFields, permutedHeads } from "./decoder_gguf.ts";
 import type { Family } from "./family.ts";
 import type { GgufFields, GgufReading } from "./gguf.ts";
-import { type RopeConfig, ropeOf } from "./rope.ts";
+import { type RopeConfig, ropeOf, type RopeScaling, scalingByFactors } from "./rope.ts";
 
 /** Shape of a LLaMA model, named as in its `config.json`. */
 export interface LlamaConfig extends DecoderSizes, RopeConfig {
@@ -71,17 +71,33 @@ function llamaDecoder(config: LlamaConfig): Decoder {
   return decoderOf(config, { biases });
 }
 
-function readGguf(fields: GgufFields): GgufReading<LlamaConfig> {
-  if (fields.file.tensors.has("rope_freqs.weight")) {
-    fields.refuse("positions must not be stretched by a tensor", "rope_freqs.weight");
+/** How files of LLaMA 3.1 and later say that positions are stretched. */
+const FACTORS = "rope_freqs.weight";
+
+function factorsIn(fields: GgufFields, config: LlamaConfig): RopeScaling {
+  const { headSize } = llamaShape(config);
+  if (config.rope_scaling.rope_type !== "default") {
+    fields.refuse(`positions must be stretched once where there is "${FACTORS}"`, config.rope_scaling);
   }
+  const factors = [...fields.file.read(FACTORS).data];
+  if (factors.length !== headSize / 2 || !factors.every((factor) => factor > 0 && Number.isFinite(factor))) {
+    fields.refuse(`"${FACTORS}" must be ${headSize / 2} positive numbers`, factors);
+  }
+  return scalingByFactors(factors, config.rope_theta);
+}
+
+function readGguf(fields: GgufFields): GgufReading<LlamaConfig> {
   const config = llamaConfig({
     ...decoderFields(fields),
     attention_bias: fields.file.tensors.has("blk.0.attn_q.bias"),
     mlp_bias: fields.file.tensors.has("blk.0.ffn_up.bias"),
   });
-  const names = fields.names(DECODER_NAMES, "LLaMA");
-  return { config, names, change: permutedHeads(config.num_attention_heads, config.num_key_value_heads) };
+  const names = new Map(
+    fields.names({ ...DECODER_NAMES, ends: { ...DECODER_NAMES.ends, [FACTORS]: FACTORS } }, "LLaMA"),
+  );
+  const change = permutedHeads(config.num_attention_heads, config.num_key_value_heads);
+  if (!names.delete(FACTORS)) return { config, names, change };
+  return { config: { ...config, rope_scaling: factorsIn(fields, config) }, names, change };
 }
 
 /** All that is known of LLaMA. */

@@ -326,6 +326,7 @@ export const optFamily: Family<OptConfig> = {
   bytes: optBytes,
   prefixes: PREFIXES,
   storesInOut: false,
+  tokenEmbedding: "embed_tokens",
   projections: (shape, layer) => separateProjections(`layers.${layer}`, shape),
   outputProjection: (layer) => `layers.${layer}.self_attn.out_proj`,
   peftTargets: (targets) => targets.map((target) => `${target}_proj`),

@@ -20,7 +20,9 @@ export type RopeScaling =
     readonly low_freq_factor: number;
     readonly high_freq_factor: number;
     readonly original_max_position_embeddings: number;
-  };
+  }
+  /** GGUF files alone: what the angle of each pair of columns is divided by, [D / 2]. */
+  | { readonly rope_type: "factors"; readonly factors: readonly number[] };
 
 /** Rotary positions of a model, named as in its `config.json`. */
 export interface RopeConfig {
@@ -100,6 +102,44 @@ export function ropeParameters(fields: ConfigFields, scaling: ConfigFields, thet
   };
 }
 
+/** What `llama3` keeps of an angle: all of high frequencies, 1 / factor of low ones. */
+function keptOf(scaling: Extract<RopeScaling, { readonly rope_type: "llama3" }>, frequency: number): number {
+  const { factor, low_freq_factor: low, high_freq_factor: high } = scaling;
+  // Turns within the original length: few if the wavelength is long.
+  const turns = scaling.original_max_position_embeddings * frequency / (2 * Math.PI);
+  const kept = Math.min(1, Math.max(0, (turns - low) / (high - low)));
+  return kept + (1 - kept) / factor;
+}
+
+/** The shortest and longest original lengths that factors are looked up by, as powers of two. */
+const ORIGINAL_LENGTHS = [4, 20] as const;
+
+/**
+ * Says by `llama3` what a file says by a factor for each pair of columns, if it can be said so: then the model is
+ * the same as that of a folder.
+ *
+ * @param factors What each angle is divided by, [D / 2].
+ * @param theta Base of the angles.
+ */
+export function scalingByFactors(factors: readonly number[], theta: number): RopeScaling {
+  const frequencies = factors.map((_, i) => theta ** (-i / factors.length));
+  const [least, most] = ORIGINAL_LENGTHS;
+  const lengths = Array.from({ length: most - least + 1 }, (_, i) => 2 ** (least + i));
+  for (const original of [8192, ...lengths]) {
+    const scaling = {
+      rope_type: "llama3",
+      factor: Math.max(...factors),
+      low_freq_factor: 1,
+      high_freq_factor: 4,
+      original_max_position_embeddings: original,
+    } as const;
+    const fits = (factor: number, i: number) =>
+      Math.abs(factor * keptOf(scaling, frequencies[i]!) - 1) < 1e-5;
+    if (factors.every(fits)) return scaling;
+  }
+  return { rope_type: "factors", factors };
+}
+
 /**
  * Angle per position of each pair of columns, [D / 2]: theta^(-2 i / D), stretched as the scaling says.
  * `linear` divides all (Chen et al., 2023); `llama3` divides those of wavelengths above
@@ -116,10 +156,7 @@ export function ropeFrequencies(
     const frequency = theta ** (-2 * i / headSize);
     if (scaling.rope_type === "default") return frequency;
     if (scaling.rope_type === "linear") return frequency / scaling.factor;
-    const { factor, low_freq_factor: low, high_freq_factor: high } = scaling;
-    // Turns within the original length: few if the wavelength is long.
-    const turns = scaling.original_max_position_embeddings * frequency / (2 * Math.PI);
-    const kept = Math.min(1, Math.max(0, (turns - low) / (high - low)));
-    return frequency * (kept + (1 - kept) / factor);
+    if (scaling.rope_type === "factors") return frequency / scaling.factors[i]!;
+    return frequency * keptOf(scaling, frequency);
   });
 }
