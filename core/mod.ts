@@ -364,7 +364,12 @@ export type {
   StepTimes,
 } from "./session/run_events.ts";
 export { type RunMember, RunServer, type RunServerOptions, type RunSystem } from "./session/run_server.ts";
-export { runUserDevice, type UserDeviceOptions, type UserDeviceResult } from "./session/user_device.ts";
+export {
+  type DeviceStep,
+  runUserDevice,
+  type UserDeviceOptions,
+  type UserDeviceResult,
+} from "./session/user_device.ts";
 export {
   allocateShares,
   cutShard,

@@ -6,57 +6,26 @@
  */
 
 import {
+  type Adapter,
   adapterOf,
-  type BaseWeights,
-  chatTemplateOf,
-  type DataSide,
   deviceIdIn,
   type HeadModules,
   loadAdapter,
-  loadEmbeddingAndHead,
   lossesAtEnds,
   newDeviceId,
-  openModel,
-  requireSameRun,
-  type RunCheckpoint,
   runUserDevice,
-  sample,
   saveAdapter,
-  type SavedData,
-  type Tokenizer,
   TrainingError,
-  TrainingPlan,
   type UserDeviceResult,
   warmUp,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
-import { COMMON_FLAGS } from "../flags/common_flags.ts";
-import { type FlagValues, number, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
 import { codecsFor } from "../flags/codecs.ts";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { CONNECTION_FLAGS, openLink } from "../flags/connection.ts";
-import { endingOf } from "../process/exit_codes.ts";
-import { GOOD_ORDER_MS, Interrupts, isInterrupted } from "../process/interrupts.ts";
+import { type FlagValues, number, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
+import { adviceFor } from "../flags/memory_advice.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
-import {
-  cutText,
-  encodePrompts,
-  endTokens,
-  type Prompt,
-  promptRoom,
-  requirePrompts,
-  textOf,
-} from "../shared/prompts.ts";
-import { bytes, ProgressBar } from "../output/progress.ts";
-import { MemoryLog, peakMemory, versions, writeReport } from "../output/report.ts";
-import {
-  endJson,
-  goOnCommand,
-  mayGoOn,
-  neverBegan,
-  type RunEnd,
-  savedState,
-  tellEnd,
-} from "../output/run_end.ts";
 import {
   checkpointFlags,
   LAUNCHER_FLAGS,
@@ -66,27 +35,32 @@ import {
   type RunCheckpoints,
   savingReport,
 } from "../flags/run_flags.ts";
-import {
-  type AllCounts,
-  DATA_FLAGS,
-  loadTrainingSet,
-  readExamples,
-  type Teller,
-} from "../shared/training_data.ts";
-import { adviceFor } from "../flags/memory_advice.ts";
-import { pluginLimit } from "../process/plugin_host.ts";
-import { paddingSaved, PLAN_FLAGS, planOptions } from "../shared/training_plan.ts";
+import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
 import { runWaits } from "../flags/waiting_flags.ts";
-import { commandText, shownPath } from "../process/places.ts";
-import { requireWritable } from "../process/writable.ts";
 import { loadGpu } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
-import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
+import { JoinLog } from "../output/join_log.ts";
+import { bytes } from "../output/progress.ts";
+import { peakMemory, versions, writeReport } from "../output/report.ts";
+import {
+  endJson,
+  goOnCommand,
+  mayGoOn,
+  neverBegan,
+  type RunEnd,
+  savedState,
+  tellEnd,
+} from "../output/run_end.ts";
 import { command, type CommandRun } from "../process/command.ts";
+import { endingOf } from "../process/exit_codes.ts";
+import { GOOD_ORDER_MS, Interrupts, isInterrupted } from "../process/interrupts.ts";
 import type { Call } from "../process/invocation.ts";
-
-/** Most tokens of a sample. */
-const SAMPLE_TOKENS = 64;
+import { commandText, shownPath } from "../process/places.ts";
+import { pluginLimit } from "../process/plugin_host.ts";
+import { requireWritable } from "../process/writable.ts";
+import { DeviceData } from "../shared/device_data.ts";
+import { DATA_FLAGS } from "../shared/training_data.ts";
+import { PLAN_FLAGS } from "../shared/training_plan.ts";
 
 /** Where the state of a run goes if nobody says where; devices with a name have a folder of that name. */
 const STATE_FOLDER = "runs/user_device/state";
@@ -142,52 +116,33 @@ const FLAGS = {
   report: COMMON_FLAGS.report,
 };
 
-/** Losses that the data device saw. */
-interface Losses {
-  readonly train: number[];
-  readonly before: number[];
-  readonly after: number[];
-  /** Whole validations. */
-  readonly validations: { readonly step: number; readonly loss: number }[];
+const PROGRAM = {
+  name: "user_device.ts",
+  about: "Joins an edge server and trains its share of the LoRA head modules.",
+  examples: [
+    "edgetuner join --server ws://192.168.1.20:8787/join/ws --token T --capacity 5",
+    "edgetuner join --token T --data cli/assets/restaurant/train.txt --save my_heads",
+    "edgetuner join --token T --load my_heads",
+  ],
+};
+
+type Flags = FlagValues<typeof FLAGS>;
+
+/** The flags, and what they open before there is a GPU. */
+interface Options {
+  readonly flags: Flags;
+  /** The way to the edge server. */
+  readonly link: Awaited<ReturnType<typeof openLink>>;
+  /** What the heads have learnt before, for a run that only generates. */
+  readonly adapter: Adapter | undefined;
 }
 
-function readOptions(call: Call): { readonly flags: Flags } {
-  const flags = readFlags(
-    {
-      name: "user_device.ts",
-      about: "Joins an edge server and trains its share of the LoRA head modules.",
-      examples: [
-        "edgetuner join --server ws://192.168.1.20:8787/join/ws --token T --capacity 5",
-        "edgetuner join --token T --data cli/assets/restaurant/train.txt --save my_heads",
-        "edgetuner join --token T --load my_heads",
-      ],
-    },
-    FLAGS,
-    call,
-  );
-  return { flags };
-}
-
-async function main({ flags }: { readonly flags: Flags }, call: Call): Promise<number> {
-  const emit = (event: Record<string, unknown>) => {
-    if (flags.events) console.log(JSON.stringify(event));
-  };
-  const say = (line: string) => {
-    if (!flags.events) console.log(line);
-  };
+async function readOptions(call: Call): Promise<Options> {
+  const flags = readFlags(PROGRAM, FLAGS, call);
   requireFlag("user_device.ts", "eval-every", "valid", flags["eval-every"] === 0 || flags.valid !== "");
   requireFlag("user_device.ts", "keep-best", "valid", !flags["keep-best"] || flags.valid !== "");
   const link = await openLink("user_device.ts", flags, flags.server, "--server");
   await requireWritable("user_device.ts", { files: { report: flags.report }, folders: { save: flags.save } });
-  const held = flags.data === "" ? undefined : baseWeightsOf(flags);
-  using checkpoints = await openState(flags, held);
-  const { resumed, folder, write } = checkpoints;
-  // A device that goes on is the one of its state.
-  const id = resumed !== null ? undefined : folder === null ? newDeviceId() : await deviceIdIn(folder);
-  const before = resumed === null ? null : (await resumed.load(resumed.steps.at(-1)!)).devices?.[0]?.name;
-  const name = flags.name || before || `device-${crypto.randomUUID().slice(0, 4)}`;
-  using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
-  const losses: Losses = { train: [], before: [], after: [], validations: [] };
   const adapter = flags.load === "" ? undefined : await loadAdapter(flags.load);
   if (adapter !== undefined && (flags.data !== "" || flags.save !== "" || flags.capacity === 0)) {
     throw new UsageError(
@@ -197,13 +152,64 @@ async function main({ flags }: { readonly flags: Flags }, call: Call): Promise<n
   if (flags.samples > 0 && flags.valid === "") {
     throw new UsageError("--samples needs --valid too: it continues prompts of that file");
   }
-  const data = flags.data === "" ? null : await openData(engine, flags, losses, emit);
-  let run = "";
-  const saveHeads = async (folder: string, modules: HeadModules, steps: number) => {
-    const learnt = await adapterOf(modules, data?.fingerprint ?? "");
-    const previous = await saveAdapter(folder, learnt, { run, steps });
-    if (previous !== null) say(`What another run has learnt is kept: ${previous}`);
-  };
+  return { flags, link, adapter };
+}
+
+async function main(options: Options, call: Call): Promise<number> {
+  const { flags } = options;
+  const log = new JoinLog(flags);
+  using checkpoints = await openState(flags);
+  const who = await identityOf(flags, checkpoints);
+  using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
+  using data = flags.data === "" ? null : await DeviceData.open(engine, flags, log);
+  const party = { engine, who, checkpoints, data, log };
+  const result = await takePart(options, party);
+  log.end();
+  const saved = await saveLearnt(flags, result, party);
+  const end = await endOf(flags, { result, saved, ...party }, call);
+  await report(flags, { result, end, ...party });
+  for (const { prompt, generated } of data?.samples ?? []) log.say(`${prompt}\n  ${generated}`);
+  const padding = data === null || data.padding === null ? "" : `; ${data.padding.text}`;
+  log.say(`${bytes(result.ledger.totalBytes)} on the wire${padding}`);
+  result.modules?.[Symbol.dispose]();
+  return tellEnd(end, flags.events);
+}
+
+/** What this device takes part with. */
+interface Party {
+  readonly engine: Engine;
+  readonly who: { readonly name: string; readonly id: string | undefined };
+  readonly checkpoints: RunCheckpoints;
+  readonly data: DeviceData | null;
+  readonly log: JoinLog;
+}
+
+/** Opens the folder of the state; a device that only generates has none. */
+async function openState(flags: Flags): Promise<RunCheckpoints> {
+  const isDefault = flags.checkpoint === STATE_FOLDER;
+  const folder = isDefault && flags.name !== ""
+    ? STATE_FOLDER.replace(/[^/]+$/, encodeURIComponent(flags.name))
+    : flags.checkpoint;
+  const checkpoint = isDefault && flags.load !== "" ? "" : folder;
+  return await openRunCheckpoints({ checkpoint, resume: flags.resume }, {
+    baseWeights: flags.data === "" ? undefined : baseWeightsOf(flags),
+    defaultFolder: isDefault ? folder : undefined,
+    // Of several devices on this machine.
+    fits: ({ data, devices }) =>
+      (data !== null) === (flags.data !== "") && devices?.[0]?.capacity === flags.capacity,
+  });
+}
+
+/** Who this device is: one that goes on is the one of its state. */
+async function identityOf(flags: Flags, { resumed, folder }: RunCheckpoints): Promise<Party["who"]> {
+  const id = resumed !== null ? undefined : folder === null ? newDeviceId() : await deviceIdIn(folder);
+  const before = resumed === null ? null : (await resumed.load(resumed.steps.at(-1)!)).devices?.[0]?.name;
+  return { name: flags.name || before || `device-${crypto.randomUUID().slice(0, 4)}`, id };
+}
+
+/** Joins, and takes part until the run ends. */
+async function takePart({ flags, link, adapter }: Options, party: Party): Promise<UserDeviceResult> {
+  const { engine, who: { name, id }, checkpoints: { resumed, write }, data, log } = party;
   const codecs = await codecsFor(flags.codec, pluginLimit(runWaits(flags).timeoutMs));
   // Before it joins: kernels that compile in a step would make the others wait.
   await warmUp(
@@ -213,146 +219,90 @@ async function main({ flags }: { readonly flags: Flags }, call: Call): Promise<n
   );
   const abort = new AbortController();
   const endNow = () => abort.abort(new DOMException("interrupted", "AbortError"));
-  let isRunning = false;
-  // From here on there may be something to save. The edge server may end the run without a fault, if it hears
+  let run = "";
+  // From the welcome on there may be something to save. The edge server may end the run without a fault, if it hears
   // Ctrl-C too; if it does not, this device does.
-  using _interrupts = new Interrupts(() => isRunning ? setTimeout(endNow, GOOD_ORDER_MS) : endNow());
-  const notice = (line: string) => flags.events ? emit({ type: "notice", text: line }) : console.error(line);
-  const channel = await link.connect(notice, abort.signal);
-  say(`${name} joined on ${engine.adapterName}; waiting for the other devices`);
-  const log = new MemoryLog();
-  let bar: ProgressBar | null = null;
-  let stepped = 0;
-  const started = performance.now();
-  const result = await runUserDevice({
-    engine,
-    channel,
-    name,
-    id,
-    capacity: flags.capacity,
-    data: data?.side,
-    task: adapter === undefined ? "train" : "generate",
-    adapter,
-    codecs,
-    signal: abort.signal,
+  using _interrupts = new Interrupts(() => run === "" ? endNow() : setTimeout(endNow, GOOD_ORDER_MS));
+  const channel = await link.connect((line) => log.notice(line), abort.signal);
+  log.say(`${name} joined on ${engine.adapterName}; waiting for the other devices`);
+  return await runUserDevice({
+    ...{ engine, channel, name, id, capacity: flags.capacity, data: data?.side },
+    ...{ task: adapter === undefined ? "train" : "generate", adapter, codecs, signal: abort.signal },
     ...runWaits(flags),
     resume: resumed ?? undefined,
     onResume: (checkpoint) => data?.resume(checkpoint),
     ...(write === null ? {} : {
       onCheckpoint: (checkpoint) => write({ ...checkpoint, data: data?.saved(checkpoint.step) ?? null }),
     }),
-    onBest: async (step, modules) => {
+    onBest: async (steps, modules) => {
       // Heads that have learnt nothing yet take nothing's place.
-      if (flags.save !== "" && step > 0) await saveHeads(`${flags.save}-best`, modules, step);
+      if (flags.save !== "" && steps > 0) {
+        await saveHeads(`${flags.save}-best`, modules, { ...party, run, steps });
+      }
     },
-    onWelcome: (w) => {
-      isRunning = true;
-      run = w.run;
-      data?.plan.begin(w.settings);
-      bar = new ProgressBar(w.settings.steps, {
-        isShown: !flags.events,
-        everySeconds: flags["log-every"],
-      });
-      stepped = performance.now();
-      const heads = w.range === null
-        ? "no heads"
-        : `heads ${w.range.first} to ${
-          w.range.first + w.range.count - 1
-        } of each of ${w.model.layers} layers`;
-      say(`Run ${w.run}: this device has ${heads}${w.start > 0 ? `; it goes on from step ${w.start}` : ""}`);
-      emit({ type: "welcome", name, range: w.range, start: w.start });
+    onWelcome: (welcome) => {
+      ({ run } = welcome);
+      data?.plan.begin(welcome.settings);
+      log.welcome(name, welcome);
     },
-    onPause: (paused) => {
-      say(paused ? "The run is paused; waiting" : "The run goes on");
-      emit({ type: "pause", paused });
-    },
-    onStep: (step) => {
-      log.sample(step);
-      const last = losses.validations.at(-1);
-      const validation = last === undefined ? "" : `  validation ${last.loss.toFixed(3)}`;
-      const loss = losses.train.length > 0 ? `loss ${losses.train.at(-1)!.toFixed(3)}${validation}  ` : "";
-      const now = performance.now();
-      bar?.draw(step + 1, `${loss}${((now - stepped) / 1000).toFixed(2)} s/step`);
-      stepped = now;
-    },
+    onPause: (paused) => log.pause(paused),
+    onStep: (step, figures) => log.step(step, figures),
   });
-  (bar as ProgressBar | null)?.end();
-  const saved: string[] = [];
-  const diverged = result.error instanceof TrainingError;
-  // Heads that led to such a loss are of no use, finite or not: whoever reads the events must not take them.
-  // Heads without a training step have learnt nothing that could take another adapter's place.
-  if (result.modules !== null && flags.save !== "" && result.steps > 0 && !diverged) {
-    await saveHeads(flags.save, result.modules, result.steps);
-    saved.push(`${result.modules.parameterCount} parameters in ${flags.save}`);
-  }
-  const end = await endOf(flags, result, call, {
-    saved,
-    folder: checkpoints.folder ?? "",
-    best: data?.plan.best ?? null,
-    losses: lossesAtEnds(losses.validations.map(({ loss }) => loss), losses.train),
-  });
-  const memory = peakMemory();
-  const summary = {
-    name,
-    range: result.welcome.range,
-    start: result.welcome.start,
-    steps: result.steps,
-    parameters: result.modules?.parameterCount ?? 0,
-    losses,
-    best: data?.plan.best ?? null,
-    padding: paddingSaved(data?.plan.padding ?? null),
-    data: data?.counts ?? null,
-    samples: data?.samples ?? [],
-    traffic: result.ledger.entries(),
-    saving: savingReport(result.saving, performance.now() - started),
-    peakMemoryBytes: memory,
-    memory: log.samples,
-    reason: result.reason,
-    end: endJson(end),
-    error: result.error === null ? null : String((result.error as Error).message ?? result.error),
-  };
-  await writeReport(flags.report, { versions: versions(), adapter: engine.adapterName, ...summary });
-  emit({ type: diverged ? "failed" : "done", ...summary });
-  for (const { prompt, generated } of summary.samples) say(`${prompt}\n  ${generated}`);
-  const padding = summary.padding === null ? "" : `; ${summary.padding.text}`;
-  say(`${bytes(result.ledger.totalBytes)} on the wire${padding}`);
-  result.modules?.[Symbol.dispose]();
-  data?.dispose();
-  return tellEnd(end, flags.events);
+}
+
+/** Writes what heads have learnt. */
+async function saveHeads(
+  folder: string,
+  modules: HeadModules,
+  { data, log, run, steps }: Pick<Party, "data" | "log"> & { readonly run: string; readonly steps: number },
+): Promise<void> {
+  const learnt = await adapterOf(modules, data?.fingerprint ?? "");
+  const previous = await saveAdapter(folder, learnt, { run, steps });
+  if (previous !== null) log.say(`What another run has learnt is kept: ${previous}`);
+}
+
+/** Saves what was learnt, if it is worth it; says what and where. */
+async function saveLearnt(flags: Flags, result: UserDeviceResult, party: Party): Promise<string[]> {
+  const { modules, steps, welcome: { run } } = result;
+  // Heads that led to a loss that is not finite are of no use, finite or not: whoever reads the events must not take
+  // them. Heads without a training step have learnt nothing that could take another adapter's place.
+  if (modules === null || flags.save === "" || steps === 0 || isDiverged(result)) return [];
+  await saveHeads(flags.save, modules, { ...party, run, steps });
+  return [`${modules.parameterCount} parameters in ${flags.save}`];
+}
+
+function isDiverged({ error }: UserDeviceResult): boolean {
+  return error instanceof TrainingError;
 }
 
 /** How the run ended for this device. */
 async function endOf(
   flags: Flags,
-  result: UserDeviceResult,
-  call: Call,
-  { saved, folder, losses, best = null }: Pick<RunEnd, "saved" | "losses" | "best"> & {
-    readonly folder: string;
+  { result, saved, checkpoints, data, log }: Party & {
+    readonly result: UserDeviceResult;
+    readonly saved: readonly string[];
   },
+  call: Call,
 ): Promise<RunEnd> {
-  const { error, reason, steps } = result;
+  const { error, reason, steps, welcome } = result;
   const ending = error === null && reason === ""
     ? "done"
     : error === null || isInterrupted()
     ? "interrupted"
     : endingOf(error);
-  const state = await savedState(folder, result.welcome.run);
+  const state = await savedState(checkpoints.folder ?? "", welcome.run);
+  const adapter = isWhole(result) ? flags.save : `${flags.save},OTHER_PARTS`;
   return {
     ending,
     why: ending === "interrupted" ? reason || "interrupted" : (error as Error | null)?.message ?? "",
-    ...(best === null ? {} : { best }),
     advice: adviceFor(error, flags),
     turns: "a smaller --rate, a longer --warmup, or --clip-norm 1 at the edge server",
-    next: flags.save === "" ? "" : commandText("generate.ts", [
-      ...[
-        "--model",
-        shownPath(flags.model),
-        "--adapter",
-        isWhole(result) ? flags.save : `${flags.save},OTHER_PARTS`,
-      ],
-    ], call.form),
+    next: flags.save === ""
+      ? ""
+      : commandText("generate.ts", ["--model", shownPath(flags.model), "--adapter", adapter], call.form),
     done: flags.load === "" ? `${steps} steps` : "generation",
-    losses: losses ?? null,
+    best: data?.best ?? null,
+    losses: lossesAtEnds(log.losses.validations.map(({ loss }) => loss), log.losses.train),
     saved: [...saved, ...(state === null ? [] : [`the state of step ${state.step} in ${state.folder}`])],
     state,
     command: mayGoOn(error) ? goOnCommand(call, "user_device.ts", state) : "",
@@ -364,114 +314,36 @@ function isWhole({ welcome: { range, model } }: UserDeviceResult): boolean {
   return range !== null && range.count === model.heads;
 }
 
-type Flags = FlagValues<typeof FLAGS>;
-
-/** Opens the folder of the state; a device that only generates has none. */
-async function openState(flags: Flags, baseWeights: BaseWeights | undefined): Promise<RunCheckpoints> {
-  const isDefault = flags.checkpoint === STATE_FOLDER;
-  const folder = isDefault && flags.name !== ""
-    ? STATE_FOLDER.replace(/[^/]+$/, encodeURIComponent(flags.name))
-    : flags.checkpoint;
-  const checkpoint = isDefault && flags.load !== "" ? "" : folder;
-  return await openRunCheckpoints({ checkpoint, resume: flags.resume }, {
-    baseWeights,
-    defaultFolder: isDefault ? folder : undefined,
-    // Of several devices on this machine.
-    fits: ({ data, devices }) =>
-      (data !== null) === (flags.data !== "") && devices?.[0]?.capacity === flags.capacity,
-  });
-}
-
-/** Loads model ends and texts, and says which batch comes when: validation, all steps, validation. */
-async function openData(
-  engine: Engine,
+/** Writes the report and the last event. */
+async function report(
   flags: Flags,
-  losses: Losses,
-  emit: (event: Record<string, unknown>) => void,
-) {
-  const { model, tokenizer } = await openModel(flags.model, flags);
-  const ends = loadEmbeddingAndHead(engine, model, { baseWeights: baseWeightsOf(flags) });
-  const { length } = flags;
-  if (length > ends.shape.positions) {
-    throw new UsageError(
-      `Cannot use --length ${length} as the model takes at most ${ends.shape.positions} tokens`,
-    );
-  }
-  // Whoever reads the events gets them there.
-  const tell = (text: string) => flags.events ? emit({ type: "notice", text }) : console.error(text);
-  const load = (file: string) => loadTrainingSet(file, { ...flags, tokenizer }, tell);
-  const set = await load(flags.data);
-  const valid = flags.valid === "" ? null : await load(flags.valid);
-  const counts: AllCounts = { train: set.counts, valid: valid?.counts ?? null };
-  emit({ type: "data", ...counts });
-  const plan = await TrainingPlan.create({ set, valid, ...planOptions(flags) });
-  const { fingerprint } = model;
-  const room = promptRoom(ends.shape.positions, SAMPLE_TOKENS);
-  const prompts = flags.samples === 0 ? [] : await openPrompts(flags, tokenizer, room, tell);
-  const stops = endTokens(tokenizer, await chatTemplateOf(flags.model, flags.tokenizer));
-  const samples: { readonly prompt: string; readonly generated: string }[] = [];
-  const side: DataSide = {
-    ends,
-    loss: { labelSmoothing: flags.smoothing },
-    fingerprint,
-    shareLoss: flags["share-loss"],
-    next: (step) => plan.next(step),
-    ...(flags["keep-best"] ? { isBest: () => plan.isBest() } : {}),
-    onLoss(step, mode, loss) {
-      if (mode === "train") losses.train.push(loss);
-      else (step === 0 ? losses.before : losses.after).push(loss);
-      emit({ type: "loss", step, mode, loss });
-      const validation = plan.onLoss(step, mode, loss);
-      if (validation === null) return;
-      losses.validations.push({ step, loss: validation });
-      emit({ type: "validation", step, loss: validation });
-    },
-    async generate(session) {
-      // Models with very few positions have no room for more than half of them.
-      const maxNewTokens = Math.min(SAMPLE_TOKENS, ends.shape.positions - room);
-      for (const { tokens: given, text: prompt } of prompts) {
-        const tokens = await sample(session, given, { maxNewTokens, endTokens: stops });
-        const generated = textOf(tokenizer, tokens, stops);
-        samples.push({ prompt, generated });
-      }
-    },
+  { result, end, engine, who, data, log }: Party & {
+    readonly result: UserDeviceResult;
+    readonly end: RunEnd;
+  },
+): Promise<void> {
+  const { welcome, steps, modules, ledger, saving, reason, error } = result;
+  const summary = {
+    name: who.name,
+    range: welcome.range,
+    start: welcome.start,
+    steps,
+    parameters: modules?.parameterCount ?? 0,
+    losses: log.losses,
+    best: data?.best ?? null,
+    padding: data?.padding ?? null,
+    data: data?.counts ?? null,
+    samples: data?.samples ?? [],
+    traffic: ledger.entries(),
+    saving: savingReport(saving, log.elapsedMs),
+    peakMemoryBytes: peakMemory(),
+    memory: log.memory.samples,
+    reason,
+    end: endJson(end),
+    error: error === null ? null : String((error as Error).message ?? error),
   };
-  return {
-    side,
-    plan,
-    counts,
-    samples,
-    fingerprint,
-    /** Checks that a checkpoint is of the same data, and goes on from it. */
-    resume(checkpoint: RunCheckpoint): void {
-      requireSameRun(checkpoint, { dataFingerprint: plan.fingerprint });
-      plan.resume(checkpoint.data!.best);
-    },
-    /** What a checkpoint after so many steps notes of the data. */
-    saved: (step: number): SavedData => ({
-      fingerprint: plan.fingerprint,
-      position: step,
-      best: plan.bestBefore(step),
-    }),
-    dispose: () => ends[Symbol.dispose](),
-  };
-}
-
-/** The first prompts of the validation data. */
-async function openPrompts(
-  flags: Flags,
-  tokenizer: Tokenizer,
-  room: number,
-  tell: Teller,
-): Promise<readonly Prompt[]> {
-  // What is left out was told when the data was loaded.
-  const read = await readExamples(flags.valid, flags, () => {});
-  requirePrompts(flags.valid, read.examples);
-  const choice = { count: flags.samples, first: 0, distinct: false };
-  const { prompts, counts } = encodePrompts(read, tokenizer, choice, room);
-  const cut = cutText(flags.valid, counts, room);
-  if (cut !== null) tell(cut);
-  return prompts;
+  await writeReport(flags.report, { versions: versions(), adapter: engine.adapterName, ...summary });
+  log.emit({ type: isDiverged(result) ? "failed" : "done", ...summary });
 }
 
 /** Runs the command. */

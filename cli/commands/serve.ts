@@ -5,22 +5,12 @@
  * @module
  */
 
-import {
-  adamwAt,
-  type BestLoss,
-  environmentVariable,
-  type ListenError,
-  lossesAtEnds,
-  type RunSettings,
-  type StepRecord,
-  TokenMean,
-} from "@edgetuner/core";
-import { createControlApp, eventJson, serve, type Serving, stepJson } from "@edgetuner/transport/server";
+import { environmentVariable, type ListenError, lossesAtEnds, type RunSettings } from "@edgetuner/core";
+import { createControlApp, serve, type Serving } from "@edgetuner/transport/server";
 import { httpListener, requireToken, webSocketListener } from "@edgetuner/transport";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import {
   type FlagValues,
-  type GivenFlags,
   integer,
   readGiven,
   text,
@@ -32,10 +22,9 @@ import { codecChoice } from "../flags/codecs.ts";
 import { GOOD_ORDER_MS, Interrupts, sharedInterrupts } from "../process/interrupts.ts";
 import { endingOf } from "../process/exit_codes.ts";
 import { MODEL_FLAG } from "../flags/model_flags.ts";
-import { MetricsLog, type MetricsRow } from "../output/metrics.ts";
-import { bytes, ProgressBar, prunerTime } from "../output/progress.ts";
+import { bytes, prunerTime } from "../output/progress.ts";
 import { PRUNER_FLAGS, prunerChoice, prunerFlags, prunerOptions } from "../flags/pruners.ts";
-import { MemoryLog, peakMemory, versions, writeReport } from "../output/report.ts";
+import { peakMemory, versions, writeReport } from "../output/report.ts";
 import { endJson, goOnCommand, mayGoOn, type RunEnd, savedState, tellEnd } from "../output/run_end.ts";
 import {
   checkpointFlags,
@@ -46,7 +35,7 @@ import {
   runSettings,
   savingReport,
 } from "../flags/run_flags.ts";
-import { Rows, StepFigures } from "../output/rows.ts";
+import { ServeLog } from "../output/serve_log.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import {
   PAUSE_WAIT,
@@ -121,75 +110,164 @@ const FLAGS = {
   report: COMMON_FLAGS.report,
 };
 
+const PROGRAM = {
+  name: "edge_server.ts",
+  about: "Holds the base model, waits for devices and fine-tunes with them.",
+  examples: [
+    "edgetuner serve --devices 1 --join-token secret-join",
+    "edgetuner join --server ws://127.0.0.1:8787/join/ws --token secret-join --data cli/assets/restaurant/train.txt",
+    "edgetuner serve --resume   # the same command, after it was interrupted or killed; devices too",
+    "edgetuner serve --generate --devices 1 --join-token secret-join",
+  ],
+};
+
+type Flags = FlagValues<typeof FLAGS>;
+
+/** The flags, and what they mean together. */
 interface Options {
-  readonly flags: FlagValues<typeof FLAGS>;
-  readonly given: GivenFlags<typeof FLAGS>;
+  readonly flags: Flags;
+  readonly pruner: { readonly name: string; readonly options: Readonly<Record<string, number>> };
+  readonly codec: Awaited<ReturnType<typeof codecChoice>>;
+  readonly settings: RunSettings;
+  readonly tokens: Tokens;
 }
 
-function readOptions(call: Call): Options {
-  const given = readGiven(
-    {
-      name: "edge_server.ts",
-      about: "Holds the base model, waits for devices and fine-tunes with them.",
-      examples: [
-        "edgetuner serve --devices 1 --join-token secret-join",
-        "edgetuner join --server ws://127.0.0.1:8787/join/ws --token secret-join --data cli/assets/restaurant/train.txt",
-        "edgetuner serve --resume   # the same command, after it was interrupted or killed; devices too",
-        "edgetuner serve --generate --devices 1 --join-token secret-join",
-      ],
-    },
-    FLAGS,
-    call,
-  );
+/** Tokens of devices and of the REST API. */
+interface Tokens {
+  readonly join: string;
+  readonly admin: string;
+  /** True if nobody has chosen the token of devices. */
+  readonly isNew: boolean;
+}
+
+async function readOptions(call: Call): Promise<Options> {
+  const given = readGiven(PROGRAM, FLAGS, call);
   const flags = withDefaults(FLAGS, given);
   requireWaits("edge_server.ts", flags);
-  return { flags, given };
-}
-
-async function main({ flags, given }: Options, call: Call): Promise<number> {
-  const ownToken = flags["join-token"] || environmentVariable("EDGETUNER_JOIN_TOKEN") || "";
-  const isNewToken = ownToken === "";
-  const joinToken = isNewToken ? crypto.randomUUID() : ownToken;
-  const adminToken = flags["admin-token"] || environmentVariable("EDGETUNER_ADMIN_TOKEN") ||
-    crypto.randomUUID();
-  // Generation keeps every head, whatever the pruner.
-  const prunerName = flags.generate ? "none" : flags.pruner;
-  const options = flags.generate ? {} : prunerOptions(prunerFlags("edge_server.ts", flags, given));
   await requireWritable("edge_server.ts", { files: { report: flags.report } });
   const codec = await codecChoice(flags.codec);
-  const settings = {
-    ...tuningSettings(flags),
-    ...runSettings(flags),
-    codec: codec.name,
-    microBatches: flags["micro-batches"],
-    overlap: !flags["no-overlap"],
-    task: flags.generate ? "generate" as const : "train" as const,
+  return {
+    flags,
+    codec,
+    // Generation keeps every head, whatever the pruner.
+    pruner: flags.generate
+      ? { name: "none", options: {} }
+      : { name: flags.pruner, options: prunerOptions(prunerFlags("edge_server.ts", flags, given)) },
+    settings: {
+      ...tuningSettings(flags),
+      ...runSettings(flags),
+      codec: codec.name,
+      microBatches: flags["micro-batches"],
+      overlap: !flags["no-overlap"],
+      task: flags.generate ? "generate" : "train",
+    },
+    tokens: tokensOf(flags),
   };
-  const say = (line: string) => {
-    if (!flags.events) console.log(line);
-  };
-  const emit = (event: Record<string, unknown>) => {
-    if (flags.events) console.log(JSON.stringify(event));
-  };
+}
 
+function tokensOf(flags: Flags): Tokens {
+  const own = flags["join-token"] || environmentVariable("EDGETUNER_JOIN_TOKEN") || "";
+  return {
+    isNew: own === "",
+    join: own === "" ? crypto.randomUUID() : own,
+    admin: flags["admin-token"] || environmentVariable("EDGETUNER_ADMIN_TOKEN") || crypto.randomUUID(),
+  };
+}
+
+async function main(options: Options, call: Call): Promise<number> {
+  const { flags } = options;
+  // Before the run starts, so that tokens that are refused leave nothing running.
+  const door = openDoor(options);
+  const run = await startRun(options);
+  const address = await door.open(run);
+  using log = new ServeLog(run, flags);
+  announce(log, { options, run, address: address.text });
+  using interrupts = new Interrupts(() => {
+    run.stop("interrupted");
+    // Where a step takes longer than that the devices keep what they have learnt before it.
+    setTimeout(() => run.abort("interrupted"), GOOD_ORDER_MS);
+  });
+  const failure = await run.done.then(() => null, (error: Error) => error);
+  log.end();
+  const ended = { run, log, failure, memoryBytes: peakMemory() };
+  await report(options, ended);
+  const end = await endOf(options, { ...ended, isInterrupted: interrupts.asked, port: address.port }, call);
+  emitDone(ended, end);
+  await door.close(run, end.ending === "done" ? DRAIN_MS : DRAIN_FAILED_MS);
+  if (run.pruner !== "none" && log.trained.count > 0) log.say(prunerTime(log.trained));
+  return tellEnd(end, flags.events);
+}
+
+/** Where devices and programs come in. */
+interface Door {
+  /** Listens, and lets devices join the run. */
+  open(run: WorkerRun): Promise<{ readonly text: string; readonly port: number }>;
+  /** Closes it once the devices have had their last frames, or after so many milliseconds. */
+  close(run: WorkerRun, drainMs: number): Promise<void>;
+}
+
+/** Prepares what listens: frames over WebSocket and HTTP, and the REST API. */
+function openDoor({ flags, tokens }: Options): Door {
   const sockets = webSocketListener({ queueBytes: QUEUE_BYTES, ...socketWaits(flags) });
   const polls = httpListener({ queueBytes: QUEUE_BYTES, ...pollWaits(flags) });
-  // Before the worker starts, so that tokens that are refused leave nothing running.
   const runs = new Map<string, WorkerRun>();
   const app = createControlApp({
     runs,
-    joinToken,
-    adminToken,
+    joinToken: tokens.join,
+    adminToken: tokens.admin,
     webSocket: sockets,
     http: polls,
     version: versions().edgetuner!,
   });
-  const run = await WorkerRun.start({
+  let server: Serving;
+  let accepting: Promise<unknown>;
+  return {
+    async open(run) {
+      runs.set(run.run, run);
+      server = await listen(app, { flags, tokens, run });
+      accepting = Promise.all([sockets, polls].map(async (listener) => {
+        for (let channel = await listener.accept(); channel !== null; channel = await listener.accept()) {
+          run.join(channel);
+        }
+      }));
+      return { text: `${flags.host}:${server.port}`, port: server.port };
+    },
+    async close(run, drainMs) {
+      // The devices take their last frames before the sockets go. Where the run failed some of them may be gone.
+      await within(drainMs, run.drained());
+      await Promise.all([sockets[Symbol.asyncDispose](), polls[Symbol.asyncDispose]()]);
+      await accepting;
+      await server.shutdown(SHUTDOWN_MS);
+    },
+  };
+}
+
+async function listen(
+  app: ReturnType<typeof createControlApp>,
+  { flags, tokens, run }: { readonly flags: Flags; readonly tokens: Tokens; readonly run: WorkerRun },
+): Promise<Serving> {
+  try {
+    return await serve(app, {
+      hostname: flags.host,
+      port: flags.port,
+      authorize: requireToken(tokens.join, tokens.admin),
+      ...(flags["max-connections"] > 0 && { maxConnections: flags["max-connections"] }),
+    });
+  } catch (error) {
+    run.stop("not listening");
+    const { message, code } = error as ListenError;
+    throw new UsageError(code === "EADDRINUSE" ? `${message}; try --port 0` : message);
+  }
+}
+
+/** Loads the model in a worker. */
+async function startRun({ flags, pruner, codec, settings }: Options): Promise<WorkerRun> {
+  return await WorkerRun.start({
     model: flags.model,
     baseWeights: baseWeightsOf(flags),
     settings,
     devices: flags.devices,
-    pruner: prunerChoice(prunerName, options, flags.predictor),
+    pruner: prunerChoice(pruner.name, pruner.options, flags.predictor),
     collect: flags.collect,
     codec: codec.module,
     // What generates has no state to go on from.
@@ -202,147 +280,102 @@ async function main({ flags, given }: Options, call: Call): Promise<number> {
     ...runWaits(flags),
     interrupts: sharedInterrupts(),
   });
-  runs.set(run.run, run);
-  let server: Serving;
-  try {
-    server = await serve(app, {
-      hostname: flags.host,
-      port: flags.port,
-      authorize: requireToken(joinToken, adminToken),
-      ...(flags["max-connections"] > 0 && { maxConnections: flags["max-connections"] }),
-    });
-  } catch (error) {
-    run.stop("not listening");
-    const { message, code } = error as ListenError;
-    throw new UsageError(code === "EADDRINUSE" ? `${message}; try --port 0` : message);
-  }
-  const address = `${flags.host}:${server.port}`;
-  const accept = async (listener: typeof sockets | typeof polls) => {
-    for (let channel = await listener.accept(); channel !== null; channel = await listener.accept()) {
-      run.join(channel);
-    }
-  };
-  const accepting = Promise.all([accept(sockets), accept(polls)]);
+}
 
+/** Says what runs, where to join and where to watch. */
+function announce(
+  log: ServeLog,
+  { options: { flags, settings, tokens }, run, address }: {
+    readonly options: Options;
+    readonly run: WorkerRun;
+    readonly address: string;
+  },
+): void {
   const yardstick = run.deployable ? "" : " (a yardstick: not deployable)";
-  say(`Run ${run.run} on ${run.adapter}, pruner ${run.pruner}${yardstick}`);
-  say(parameterText(run.parameters));
-  say(`Devices join at ws://${address}/join/ws or http://${address}/join/http  (token ${joinToken})`);
-  say(
-    `Watch it: curl -N -H "Authorization: Bearer ${adminToken}" http://${address}/api/runs/${run.run}/events`,
+  log.say(`Run ${run.run} on ${run.adapter}, pruner ${run.pruner}${yardstick}`);
+  log.say(parameterText(run.parameters));
+  log.say(
+    `Devices join at ws://${address}/join/ws or http://${address}/join/http  (token ${tokens.join})`,
   );
-  emit({
+  log.say(
+    `Watch it: curl -N -H "Authorization: Bearer ${tokens.admin}" http://${address}/api/runs/${run.run}/events`,
+  );
+  const { adapter, pruner, deployable, model, parameters } = run;
+  log.emit({
     type: "listening",
-    address,
-    run: run.run,
-    adapter: run.adapter,
-    pruner: run.pruner,
-    deployable: run.deployable,
-    model: run.model,
-    baseWeights: baseWeightsOf(flags),
-    settings,
-    parameters: run.parameters,
+    ...{ address, run: run.run, adapter, pruner, deployable, model },
+    ...{ baseWeights: baseWeightsOf(flags), settings, parameters },
   });
+}
 
-  using metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics, run.resumedFrom !== null);
-  using records = Rows.of(flags.report, "steps");
-  const trained = new StepFigures();
-  const validations = new Validations();
-  const decoded = {
-    passes: 0,
-    tokens: 0,
-    bytes: 0,
-    seconds: 0,
-    waitSeconds: 0,
-    readbackSeconds: 0,
-    cacheBytes: 0,
-  };
-  const log = new MemoryLog();
-  const bar = new ProgressBar(flags.steps, {
-    isShown: !flags.events && !flags.generate,
-    everySeconds: flags["log-every"],
-  });
-  const started = performance.now();
-  let stopReason = "";
-  run.subscribe((event) => {
-    emit(eventJson(event));
-    if (event.type === "status" && event.status === "ended") stopReason = event.reason;
-    if (event.type === "joined") {
-      const { name, id, capacity } = event.device;
-      const hasNamesake = run.devices.filter((d) => d.name === name).length > 1;
-      say(`${name}${hasNamesake ? ` (id ${id})` : ""} joined (capacity ${capacity})`);
-    } else if (event.type === "refused") say(`Refused ${event.peer}: ${event.reason}`);
-    else if (event.type === "decoding") {
-      const { rows, tokens, bytes, times, cacheBytes } = event.record;
-      decoded.passes++;
-      decoded.tokens += rows * tokens;
-      decoded.bytes += bytes;
-      decoded.seconds += times.total / 1000;
-      decoded.waitSeconds += times.wait / 1000;
-      decoded.readbackSeconds += times.readback / 1000;
-      decoded.cacheBytes = Math.max(decoded.cacheBytes, cacheBytes);
-    } else if (event.type === "step") {
-      records.add(stepJson(event.record));
-      metrics?.write(metricsOf(event.record, settings));
-      validations.add(event.record);
-      if (event.record.mode === "train") {
-        trained.add(event.record);
-        log.sample(event.record.step);
-        bar.draw(event.record.step + 1, `${stepText(event.record)}${validations.text}`);
-      }
-    }
-  });
-  using interrupts = new Interrupts(() => {
-    run.stop("interrupted");
-    // Where a step takes longer than that the devices keep what they have learnt before it.
-    setTimeout(() => run.abort("interrupted"), GOOD_ORDER_MS);
-  });
-  let failure: Error | null = null;
-  try {
-    await run.done;
-  } catch (error) {
-    failure = error as Error;
-  }
-  bar.end();
-  const memory = peakMemory();
+/** A run that is over. */
+interface Ended {
+  readonly run: WorkerRun;
+  readonly log: ServeLog;
+  /** What ended it too early. */
+  readonly failure: Error | null;
+  /** Peak memory of this process. */
+  readonly memoryBytes: number;
+}
+
+/** What saving took, for reports. */
+function savingOf({ run, log }: Ended) {
+  return run.saving === null ? null : savingReport(run.saving, log.elapsedMs);
+}
+
+/** Writes the report. */
+async function report({ flags, pruner, settings }: Options, ended: Ended): Promise<void> {
+  const { run, log, failure, memoryBytes } = ended;
   await writeReport(flags.report, {
     versions: versions(),
     adapter: run.adapter,
     run: run.run,
     model: run.model,
     baseWeights: baseWeightsOf(flags),
-    pruner: { name: run.pruner, options, deployable: run.deployable },
+    pruner: { name: run.pruner, options: pruner.options, deployable: run.deployable },
     settings,
     parameters: run.parameters,
     resumed: run.resumedFrom !== null,
-    saving: run.saving === null ? null : savingReport(run.saving, performance.now() - started),
+    saving: savingOf(ended),
     devices: run.devices,
-    steps: records,
-    validations: validations.means,
-    decoded,
+    steps: log.records,
+    validations: log.validations.means,
+    decoded: log.decoded,
     traffic: run.traffic(),
-    seconds: (performance.now() - started) / 1000,
-    peakMemoryBytes: memory,
-    memory: log.samples,
+    seconds: log.elapsedMs / 1000,
+    peakMemoryBytes: memoryBytes,
+    memory: log.memory.samples,
     error: failure?.message ?? null,
   });
+}
+
+/** How it went. */
+async function endOf(
+  { flags, tokens }: Options,
+  { run, log, failure, isInterrupted, port }: Ended & {
+    readonly isInterrupted: boolean;
+    readonly port: number;
+  },
+  call: Call,
+): Promise<RunEnd> {
+  const { trained, validations, decoded, stopReason } = log;
   const total = run.traffic().reduce((sum, e) => sum + e.frameBytes, 0);
-  const passes = decoded.passes > 0 || flags.generate
-    ? [`${decoded.passes} passes of generation over ${decoded.tokens} tokens`]
-    : [];
-  const steps = trained.last === null ? 0 : trained.last.step + 1;
+  const done = [
+    ...(flags.generate ? [] : [`${trained.last === null ? 0 : trained.last.step + 1} steps`]),
+    ...(decoded.passes > 0 || flags.generate
+      ? [`${decoded.passes} passes of generation over ${decoded.tokens} tokens`]
+      : []),
+  ];
   const state = await savedState(run.stateFolder ?? "", run.run);
-  const end: RunEnd = {
+  return {
     ending: failure === null && stopReason === ""
       ? "done"
-      : failure === null || interrupts.asked
+      : failure === null || isInterrupted
       ? "interrupted"
       : endingOf(failure),
     why: failure?.message ?? stopReason,
     advice: adviceFor(failure, flags),
-    done: `${[...(flags.generate ? [] : [`${steps} steps`]), ...passes].join(" and ")}, ${
-      bytes(total)
-    } on the wire`,
+    done: `${done.join(" and ")}, ${bytes(total)} on the wire`,
     losses: lossesAtEnds(validations.means.map(({ loss }) => loss), [...trained.losses.values]),
     best: validations.best,
     next: flags.generate ? "" : commandText("edge_server.ts", [
@@ -352,26 +385,24 @@ async function main({ flags, given }: Options, call: Call): Promise<number> {
     state,
     command: !mayGoOn(failure) ? "" : goOnCommand(call, "edge_server.ts", state, {
       // Devices go on with the address and the token that they have.
-      ...(flags.port === 0 ? { port: `${server.port}` } : {}),
-      ...(isNewToken ? { "join-token": joinToken } : {}),
+      ...(flags.port === 0 ? { port: `${port}` } : {}),
+      ...(tokens.isNew ? { "join-token": tokens.join } : {}),
     }),
   };
-  emit({
+}
+
+/** The last event. */
+function emitDone(ended: Ended, end: RunEnd): void {
+  const { run, log, failure, memoryBytes } = ended;
+  log.emit({
     type: "done",
-    saving: run.saving === null ? null : savingReport(run.saving, performance.now() - started),
+    saving: savingOf(ended),
     traffic: run.traffic(),
-    peakMemoryBytes: memory,
-    memory: log.samples,
+    peakMemoryBytes: memoryBytes,
+    memory: log.memory.samples,
     end: endJson(end),
     error: failure?.message ?? null,
   });
-  // The devices take their last frames before the sockets go. Where the run failed some of them may be gone.
-  await within(end.ending === "done" ? DRAIN_MS : DRAIN_FAILED_MS, run.drained());
-  await Promise.all([sockets[Symbol.asyncDispose](), polls[Symbol.asyncDispose]()]);
-  await accepting;
-  await server.shutdown(SHUTDOWN_MS);
-  if (run.pruner !== "none" && trained.count > 0) say(prunerTime(trained));
-  return tellEnd(end, flags.events);
 }
 
 /** Waits, but not for long. */
@@ -380,61 +411,6 @@ async function within(ms: number, promise: Promise<unknown>): Promise<void> {
   const timer = setTimeout(resolve, ms);
   await Promise.race([promise, late]);
   clearTimeout(timer);
-}
-
-/** Losses of validations, where the data device shares them: as it tells them, means by tokens. */
-class Validations {
-  /** The validations so far. */
-  readonly means: { readonly step: number; loss: number }[] = [];
-  #mean = new TokenMean();
-
-  /** Takes in a step. */
-  add({ step, mode, loss, counted = 0 }: StepRecord): void {
-    if (mode !== "evaluate" || loss === null) return;
-    if (this.means.at(-1)?.step !== step) {
-      this.#mean = new TokenMean();
-      this.means.push({ step, loss });
-    }
-    this.#mean.add(loss, counted);
-    this.means.at(-1)!.loss = this.#mean.value;
-  }
-
-  /** The one of the lowest loss; `null` without any. */
-  get best(): BestLoss | null {
-    return this.means.reduce<BestLoss | null>((a, b) => a === null || b.loss < a.loss ? b : a, null);
-  }
-
-  /** The last one, for the progress line. */
-  get text(): string {
-    const last = this.means.at(-1);
-    return last === undefined ? "" : `  validation ${last.loss.toFixed(3)}`;
-  }
-}
-
-/** A row of the metrics. */
-function metricsOf(record: StepRecord, { optimizer, steps }: RunSettings): MetricsRow {
-  const { step, mode, loss, times, bytes, kept, tokens, gradientNorm } = record;
-  return {
-    step,
-    mode,
-    loss,
-    rate: adamwAt(optimizer, step, steps).rate,
-    seconds: times.total / 1000,
-    wait_seconds: times.wait / 1000,
-    prune_seconds: times.prune / 1000,
-    bytes,
-    tokens,
-    kept_heads: kept.reduce((a, b) => a + b, 0),
-    gradient_norm: gradientNorm ?? null,
-  };
-}
-
-function stepText(record: StepRecord): string {
-  const kept = record.kept.reduce((a, b) => a + b, 0);
-  const loss = record.loss === null ? "" : `loss ${record.loss.toFixed(3)}  `;
-  return `${loss}${(record.times.total / 1000).toFixed(2)} s/step  ${
-    bytes(record.bytes)
-  }/step  kept ${kept}/${record.mask.length}`;
 }
 
 /** Runs the command. */

@@ -61,7 +61,11 @@ export function endingWith(code: number): EndingName | null {
 
 /** How a program ends whose parts ended so: the worst counts. A process that was killed is lost. */
 export function worstOf(codes: readonly number[]): EndingName {
-  const names = codes.map((code) => endingWith(code) ?? "lost");
-  return (["usage", "failed", "refused", "lost", "interrupted"] as const).find((n) => names.includes(n)) ??
+  return worstEnding(codes.map((code) => endingWith(code) ?? "lost"));
+}
+
+/** The worst of several ways to end. */
+export function worstEnding(endings: readonly EndingName[]): EndingName {
+  return (["usage", "failed", "refused", "lost", "interrupted"] as const).find((n) => endings.includes(n)) ??
     "done";
 }

@@ -47,8 +47,8 @@ export interface HeadDeviceOptions {
   readonly saves: SaveHooks;
   /** Called with head modules that are the best so far, after `step` training steps. */
   onBest?(step: number, modules: HeadModules): void | Promise<void>;
-  /** Called after each training step. */
-  onStep?(step: number): void;
+  /** Called after each training step with this device's part of the head mask, [L * H_m], 1 = pruned. */
+  onStep?(step: number, mask: Uint8Array): void;
 }
 
 /** Where the device is within a step. */
@@ -216,7 +216,7 @@ export class HeadDevice {
     }
     if (mode === "probe") return;
     state.steps = step + 1;
-    this.#options.onStep?.(step);
+    this.#options.onStep?.(step, mask);
     await saves.trained(state.steps, isSaved);
   }
 

@@ -78,8 +78,16 @@ export interface UserDeviceOptions {
   onBest?(step: number, modules: HeadModules): void | Promise<void>;
   /** Called with true when the run is paused, and with false when it goes on. */
   onPause?(paused: boolean): void;
-  /** Called after each training step of the heads. */
-  onStep?(step: number): void;
+  /** Called after each training step. */
+  onStep?(step: number, figures: DeviceStep): void;
+}
+
+/** What a device knows of a training step, after it. */
+export interface DeviceStep {
+  /** Its part of the head mask, [L * H_m], 1 = pruned; empty on a device without heads. */
+  readonly mask: Uint8Array;
+  /** Bytes of all frames so far, sent and received. */
+  readonly totalBytes: number;
 }
 
 /** What a device has at the end of a run. */
@@ -331,6 +339,8 @@ async function takePart(
       if (isSaved) await save(step);
     },
   };
+  const tell = (step: number, mask: Uint8Array) =>
+    options.onStep?.(step, { mask, totalBytes: peer.ledger.totalBytes });
   let error: unknown = null;
   const lanes: Promise<void>[] = [];
   try {
@@ -339,7 +349,7 @@ async function takePart(
         new HeadDevice({
           ...{ peer, engine, modules, welcome, state, saves },
           onBest: (step, modules) => options.onBest?.(step, modules),
-          onStep: (step) => options.onStep?.(step),
+          onStep: (step, mask) => tell(step, mask),
         }).run(),
       );
     }
@@ -347,7 +357,11 @@ async function takePart(
       const { start, model, settings: { accumulate, microBatches } } = welcome;
       const run = splitShape(model, welcome.settings, { sharesLoss: data.shareLoss ?? false });
       // Where there are heads, their lane says when a step is done.
-      const own = modules === null ? saves : undefined;
+      const trained: SaveHooks["trained"] = async (steps, isSaved) => {
+        tell(steps - 1, new Uint8Array(0));
+        await saves.trained(steps, isSaved);
+      };
+      const own = modules === null ? { ...saves, trained } : undefined;
       const common = { peer, engine, data, run, state, start };
       lanes.push(new DataDevice({ ...common, accumulate, microBatches, saves: own }).run());
     }

@@ -153,7 +153,7 @@ async function serveShare(
     await serveStep({ peer, engine, part, blocks: 2 * layers, rows: batch * length, hidden }, frame, mode);
     if (mode !== "train") continue;
     state.steps = frame.step + 1;
-    options.onStep?.(frame.step);
+    options.onStep?.(frame.step, { mask: new Uint8Array(0), totalBytes: peer.ledger.totalBytes });
   }
 }
 

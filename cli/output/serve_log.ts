@@ -1,0 +1,186 @@
+/**
+ * What an edge server shows and writes of its run while it goes on, and what it knows of it in the end.
+ *
+ * @module
+ */
+
+import {
+  adamwAt,
+  type BestLoss,
+  type EdgeServerEvent,
+  type RunSettings,
+  type StepRecord,
+  TokenMean,
+} from "@edgetuner/core";
+import { eventJson, stepJson } from "@edgetuner/transport/server";
+import type { WorkerRun } from "../process/worker_run.ts";
+import { MetricsLog, type MetricsRow } from "./metrics.ts";
+import { ProgressBar } from "./progress.ts";
+import { MemoryLog } from "./report.ts";
+import { Rows, StepFigures } from "./rows.ts";
+import { stepText } from "./step_text.ts";
+
+/** The flags that say what is shown and written. */
+export interface ServeLogFlags {
+  readonly steps: number;
+  readonly generate: boolean;
+  readonly events: boolean;
+  readonly metrics: string;
+  readonly report: string;
+  readonly "log-every": number;
+}
+
+/** Follows a run from its first event on. */
+export class ServeLog implements Disposable {
+  /** All steps, for the report. */
+  readonly records: Rows;
+  /** Figures of the training steps. */
+  readonly trained: StepFigures = new StepFigures();
+  /** Validations, where the data device shares its loss. */
+  readonly validations: Validations = new Validations();
+  /** Memory over the steps. */
+  readonly memory: MemoryLog = new MemoryLog();
+  /** What generation took. */
+  readonly decoded = {
+    passes: 0,
+    tokens: 0,
+    bytes: 0,
+    seconds: 0,
+    waitSeconds: 0,
+    readbackSeconds: 0,
+    cacheBytes: 0,
+  };
+  /** Why the run was ended on purpose; empty if it was not. */
+  stopReason = "";
+  /** Milliseconds at the start. */
+  readonly started: number = performance.now();
+  readonly #run: WorkerRun;
+  readonly #isQuiet: boolean;
+  readonly #metrics: MetricsLog | null;
+  readonly #bar: ProgressBar;
+
+  /** Listens to the run at once. */
+  constructor(run: WorkerRun, flags: ServeLogFlags) {
+    this.#run = run;
+    this.#isQuiet = flags.events;
+    this.#metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics, run.resumedFrom !== null);
+    this.records = Rows.of(flags.report, "steps");
+    this.#bar = new ProgressBar(flags.steps, {
+      isShown: !flags.events && !flags.generate,
+      everySeconds: flags["log-every"],
+    });
+    run.subscribe((event) => this.#hear(event));
+  }
+
+  /** A line for people. */
+  say(line: string): void {
+    if (!this.#isQuiet) console.log(line);
+  }
+
+  /** An event for programs. */
+  emit(event: Record<string, unknown>): void {
+    if (this.#isQuiet) console.log(JSON.stringify(event));
+  }
+
+  /** Clears the bar. */
+  end(): void {
+    this.#bar.end();
+  }
+
+  /** Milliseconds since the start. */
+  get elapsedMs(): number {
+    return performance.now() - this.started;
+  }
+
+  #hear(event: EdgeServerEvent): void {
+    this.emit(eventJson(event));
+    if (event.type === "status" && event.status === "ended") this.stopReason = event.reason;
+    else if (event.type === "joined") {
+      const { name, id, capacity } = event.device;
+      const hasNamesake = this.#run.devices.filter((d) => d.name === name).length > 1;
+      this.say(`${name}${hasNamesake ? ` (id ${id})` : ""} joined (capacity ${capacity})`);
+    } else if (event.type === "refused") this.say(`Refused ${event.peer}: ${event.reason}`);
+    else if (event.type === "decoding") this.#decoding(event.record);
+    else if (event.type === "step") this.#step(event.record);
+  }
+
+  #decoding(
+    { rows, tokens, bytes, times, cacheBytes }: Extract<EdgeServerEvent, { type: "decoding" }>["record"],
+  ): void {
+    const { decoded } = this;
+    decoded.passes++;
+    decoded.tokens += rows * tokens;
+    decoded.bytes += bytes;
+    decoded.seconds += times.total / 1000;
+    decoded.waitSeconds += times.wait / 1000;
+    decoded.readbackSeconds += times.readback / 1000;
+    decoded.cacheBytes = Math.max(decoded.cacheBytes, cacheBytes);
+  }
+
+  #step(record: StepRecord): void {
+    const { step, mode, loss, times, bytes, kept, mask } = record;
+    this.records.add(stepJson(record));
+    this.#metrics?.write(metricsOf(record, this.#run.settings));
+    this.validations.add(record);
+    if (mode !== "train") return;
+    this.trained.add(record);
+    this.memory.sample(step);
+    this.#bar.draw(
+      step + 1,
+      stepText({
+        loss,
+        validation: this.validations.means.at(-1)?.loss ?? null,
+        seconds: times.total / 1000,
+        traffic: { bytes, unit: "/step" },
+        kept: kept.reduce((a, b) => a + b, 0),
+        heads: mask.length,
+      }),
+    );
+  }
+
+  [Symbol.dispose](): void {
+    this.#metrics?.[Symbol.dispose]();
+    this.records[Symbol.dispose]();
+  }
+}
+
+/** Losses of validations, where the data device shares them: as it tells them, means by tokens. */
+class Validations {
+  /** The validations so far. */
+  readonly means: { readonly step: number; loss: number }[] = [];
+  #mean = new TokenMean();
+
+  /** Takes in a step. */
+  add({ step, mode, loss, counted = 0 }: StepRecord): void {
+    if (mode !== "evaluate" || loss === null) return;
+    if (this.means.at(-1)?.step !== step) {
+      this.#mean = new TokenMean();
+      this.means.push({ step, loss });
+    }
+    this.#mean.add(loss, counted);
+    this.means.at(-1)!.loss = this.#mean.value;
+  }
+
+  /** The one of the lowest loss; `null` without any. */
+  get best(): BestLoss | null {
+    return this.means.reduce<BestLoss | null>((a, b) => a === null || b.loss < a.loss ? b : a, null);
+  }
+}
+
+/** A row of the metrics. */
+function metricsOf(record: StepRecord, { optimizer, steps }: RunSettings): MetricsRow {
+  const { step, mode, loss, times, bytes, kept, tokens, gradientNorm } = record;
+  return {
+    step,
+    mode,
+    loss,
+    rate: adamwAt(optimizer, step, steps).rate,
+    seconds: times.total / 1000,
+    wait_seconds: times.wait / 1000,
+    prune_seconds: times.prune / 1000,
+    bytes,
+    tokens,
+    kept_heads: kept.reduce((a, b) => a + b, 0),
+    gradient_norm: gradientNorm ?? null,
+  };
+}

@@ -1,0 +1,41 @@
+/**
+ * A step in one line, the same for every party: off a terminal and behind the bar.
+ *
+ * @module
+ */
+
+import { bytes } from "./progress.ts";
+
+/** What is known of a step. */
+export interface StepLine {
+  /** The training loss; `null` where this party does not know it. */
+  readonly loss: number | null;
+  /** The last validation; `null` before the first, or where it is not known. */
+  readonly validation?: number | null;
+  /** Seconds of the step. */
+  readonly seconds: number;
+  /** Bytes and what they are, such as `/step` on the wire or ` held` on the adapter. */
+  readonly traffic: { readonly bytes: number; readonly unit: "/step" | " held" };
+  /** Heads that were not pruned in this step, of all layers. */
+  readonly kept: number;
+  /** All heads, of all layers. */
+  readonly heads: number;
+}
+
+/** Loss, validation, s/step, MB and kept heads, with two spaces between them. */
+export function stepText({ loss, validation = null, seconds, traffic, kept, heads }: StepLine): string {
+  return [
+    ...(loss === null ? [] : [`loss ${loss.toFixed(3)}`]),
+    ...(validation === null ? [] : [`validation ${validation.toFixed(3)}`]),
+    `${seconds.toFixed(2)} s/step`,
+    `${bytes(traffic.bytes)}${traffic.unit}`,
+    ...(heads === 0 ? [] : [`kept ${kept}/${heads}`]),
+  ].join("  ");
+}
+
+/** Kept heads of a head mask, in which 1 is pruned. */
+export function keptIn(mask: ArrayLike<number>): number {
+  let kept = 0;
+  for (let i = 0; i < mask.length; i++) kept += 1 - mask[i]!;
+  return kept;
+}

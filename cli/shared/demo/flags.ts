@@ -1,0 +1,75 @@
+/**
+ * Flags of the demo: those of an edge server and its devices together.
+ *
+ * @module
+ */
+
+import { CONNECTION_FLAGS } from "../../flags/connection.ts";
+import { COMMON_FLAGS } from "../../flags/common_flags.ts";
+import { type FlagValues, text } from "../../flags/flags.ts";
+import { MODEL_FLAG, TOKENIZER_FLAG } from "../../flags/model_flags.ts";
+import { PRUNER_FLAGS } from "../../flags/pruners.ts";
+import { CHECKPOINT_FLAGS, PROGRESS_FLAGS, RUN_FLAGS } from "../../flags/run_flags.ts";
+import { TUNING_FLAGS } from "../../flags/tuning_flags.ts";
+import { CONNECT_WAITS, RUN_WAITS } from "../../flags/waiting_flags.ts";
+import { WEIGHTS_FLAG } from "../../flags/weights_flag.ts";
+import { assetPath } from "../../process/places.ts";
+import { DATA_FLAGS, EPOCHS_FLAG } from "../training_data.ts";
+import { PLAN_FLAGS } from "../training_plan.ts";
+
+/** Flags of long runs that go to the edge server as they are. */
+export const PASSED_RUN_FLAGS = { accumulate: RUN_FLAGS.accumulate, "clip-norm": RUN_FLAGS["clip-norm"] };
+
+/** Its flags. */
+export const FLAGS = {
+  ...TUNING_FLAGS,
+  ...PASSED_RUN_FLAGS,
+  "checkpoint-every": RUN_FLAGS["checkpoint-every"],
+  "checkpoint-seconds": RUN_FLAGS["checkpoint-seconds"],
+  resume: {
+    ...CHECKPOINT_FLAGS.resume,
+    help: "go on with the run in --out, or whose --out this is; other flags as before",
+  },
+  model: MODEL_FLAG,
+  tokenizer: TOKENIZER_FLAG,
+  ...WEIGHTS_FLAG,
+  data: COMMON_FLAGS.data,
+  ...DATA_FLAGS,
+  ...EPOCHS_FLAG,
+  ...PLAN_FLAGS,
+  valid: { ...COMMON_FLAGS.valid, default: assetPath("restaurant/valid.txt"), help: "validation data" },
+  "keep-best": {
+    ...PLAN_FLAGS["keep-best"],
+    help: "also save the adapter with the best validation loss, as adapter-best",
+  },
+  test: { ...COMMON_FLAGS.test, help: "data whose prompts are continued before and after" },
+  prompts: {
+    ...COMMON_FLAGS.prompts,
+    help: "how many of them, from the first on; the three longest are shown",
+  },
+  capacities: COMMON_FLAGS.capacities,
+  batch: { ...COMMON_FLAGS.batch, help: "sequences per step, or per part of a step" },
+  length: COMMON_FLAGS.length,
+  ...PRUNER_FLAGS,
+  tau: { ...PRUNER_FLAGS.tau, default: 0.9 },
+  eta: { ...PRUNER_FLAGS.eta, default: 0.6 },
+  codec: COMMON_FLAGS.codec,
+  "no-overlap": COMMON_FLAGS["no-overlap"],
+  "micro-batches": COMMON_FLAGS["micro-batches"],
+  bandwidth: CONNECTION_FLAGS.bandwidth,
+  latency: CONNECTION_FLAGS.latency,
+  link: CONNECTION_FLAGS.link,
+  ...CONNECT_WAITS,
+  ...RUN_WAITS,
+  "join-timeout": { ...RUN_WAITS["join-timeout"], default: 120 },
+  transport: text("NAME", "ws", "how frames travel", ["ws", "http"]),
+  webgpu: COMMON_FLAGS.webgpu,
+  port: { ...COMMON_FLAGS.port, default: 0, help: "port of the edge server; 0 = any free one" },
+  out: { ...COMMON_FLAGS.out, default: "runs/demo", help: "folder for the adapter" },
+  ...PROGRESS_FLAGS,
+  metrics: COMMON_FLAGS.metrics,
+  report: COMMON_FLAGS.report,
+};
+
+/** Their values. */
+export type DemoFlags = FlagValues<typeof FLAGS>;
