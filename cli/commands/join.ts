@@ -172,7 +172,7 @@ async function main(options: Options, call: Call): Promise<number> {
   const padding = data === null || data.padding === null ? "" : `; ${data.padding.text}`;
   log.say(`${bytes(result.ledger.totalBytes)} on the wire${padding}`);
   result.modules?.[Symbol.dispose]();
-  return tellEnd(end, flags.events);
+  return tellEnd(end, { isQuiet: flags.events });
 }
 
 /** What this device takes part with. */

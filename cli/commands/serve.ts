@@ -195,7 +195,7 @@ async function main(options: Options, call: Call): Promise<number> {
   emitDone(ended, end);
   await door.close(run, end.ending === "done" ? DRAIN_MS : DRAIN_FAILED_MS);
   if (run.pruner !== "none" && log.trained.count > 0) log.say(prunerTime(log.trained));
-  return tellEnd(end, flags.events);
+  return tellEnd(end, { isQuiet: flags.events });
 }
 
 /** Where devices and programs come in. */

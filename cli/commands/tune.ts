@@ -39,6 +39,7 @@ import {
   PROGRESS_FLAGS,
   requireFlag,
   RUN_FLAGS,
+  type RunCheckpoints,
   runSettings,
   savingReport,
 } from "../flags/run_flags.ts";
@@ -52,6 +53,7 @@ import {
 import { paddingSaved, PLAN_FLAGS, planOptions } from "../shared/training_plan.ts";
 import { endedBy, goOnCommand, savedState, tellEnd } from "../output/run_end.ts";
 import { Rows } from "../output/rows.ts";
+import { keptIn, stepText } from "../output/step_text.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import { requireWritable } from "../process/writable.ts";
 import { loadGpu } from "../flags/webgpu.ts";
@@ -59,9 +61,6 @@ import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { commandText, shownPath } from "../process/places.ts";
 import { command, type CommandRun } from "../process/command.ts";
 import type { Call } from "../process/invocation.ts";
-
-/** Where the run saves its state, once it has begun; empty if nowhere. */
-const stateOfRun = { folder: "", run: "" };
 
 /** Where the state of a run goes if nobody says where. */
 const STATE_FOLDER = "runs/server_tuner/state";
@@ -93,20 +92,23 @@ const FLAGS = {
 
 type Flags = FlagValues<typeof FLAGS>;
 
-async function readOptions(call: Call): Promise<{ readonly flags: Flags }> {
-  const flags = readFlags(
-    {
-      name: "server_tuner.ts",
-      about: "Fine-tunes on one machine, without a network: the floor that the split is compared with.",
-      examples: [
-        "edgetuner tune --steps 50 --save runs/server_tuner",
-        "edgetuner tune --resume   # the same command, after it was interrupted or killed",
-        "edgetuner tune --valid cli/assets/restaurant/valid.txt --eval-every 50 --keep-best --save runs/a",
-      ],
-    },
-    FLAGS,
-    call,
-  );
+const PROGRAM = {
+  name: "server_tuner.ts",
+  about: "Fine-tunes on one machine, without a network: the floor that the split is compared with.",
+  examples: [
+    "edgetuner tune --steps 50 --save runs/server_tuner",
+    "edgetuner tune --resume   # the same command, after it was interrupted or killed",
+    "edgetuner tune --valid cli/assets/restaurant/valid.txt --eval-every 50 --keep-best --save runs/a",
+  ],
+};
+
+/** The flags, checked. */
+interface Options {
+  readonly flags: Flags;
+}
+
+async function readOptions(call: Call): Promise<Options> {
+  const flags = readFlags(PROGRAM, FLAGS, call);
   requireFlag("server_tuner.ts", "eval-every", "valid", flags["eval-every"] === 0 || flags.valid !== "");
   requireFlag("server_tuner.ts", "keep-best", "valid", !flags["keep-best"] || flags.valid !== "");
   requireFlag("server_tuner.ts", "keep-best", "save", !flags["keep-best"] || flags.save !== "");
@@ -127,6 +129,16 @@ async function openData(flags: Flags) {
   return { model, counts, plan: await TrainingPlan.create({ set, valid, ...planOptions(flags) }) };
 }
 
+/** Figures that the run itself knows. */
+interface TuneFigures {
+  /** Learning rate of a step. */
+  readonly rate: (step: number) => number;
+  /** Bytes that the adapter holds for this process. */
+  readonly heldBytes: () => number;
+  /** All heads of all layers. */
+  readonly heads: number;
+}
+
 /** What is shown and written of a run while it goes on. */
 class TuneLog implements Disposable {
   readonly memory = new MemoryLog();
@@ -134,14 +146,16 @@ class TuneLog implements Disposable {
   readonly #flags: Flags;
   readonly #metrics: MetricsLog | null;
   readonly #bar: ProgressBar;
-  readonly #rateAt: (step: number) => number;
-  /** The last validation, as the bar shows it. */
-  validation = "";
+  readonly #figures: TuneFigures;
+  /** The last validation; `null` before the first. */
+  #validation: number | null = null;
 
-  constructor(flags: Flags, isResumed: boolean, rateAt: (step: number) => number) {
+  constructor(flags: Flags, { checkpoint }: Started, figures: TuneFigures) {
     this.#flags = flags;
-    this.#rateAt = rateAt;
-    this.#metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics, isResumed);
+    this.#figures = figures;
+    this.#metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics, {
+      resumed: checkpoint !== null,
+    });
     this.#bar = new ProgressBar(flags.steps, {
       isShown: !flags.events,
       everySeconds: flags["log-every"],
@@ -152,9 +166,9 @@ class TuneLog implements Disposable {
   hear(event: TrainerEvent): void {
     if (event.type === "finished") return this.#bar.end();
     const { step, loss, ms, tokens } = event;
-    const shared = { rate: this.#rateAt(step), seconds: ms / 1000, tokens };
+    const shared = { rate: this.#figures.rate(step), seconds: ms / 1000, tokens };
     if (event.type === "validation") {
-      this.validation = `  validation ${event.loss.toFixed(3)}`;
+      this.#validation = event.loss;
       this.#metrics?.write({ step, mode: "evaluate", loss, ...shared, gradient_norm: null });
       if (this.#flags.events) console.log(JSON.stringify({ type: "validation", step, loss }));
       return;
@@ -165,8 +179,18 @@ class TuneLog implements Disposable {
     this.steps.add({ step, loss, ms });
     if (this.#flags.events) console.log(JSON.stringify({ type: "step", step, loss, ms }));
     this.memory.sample(step);
-    const text = `loss ${loss!.toFixed(3)}${this.validation}  ${(ms / 1000).toFixed(2)} s/step`;
-    this.#bar.draw(step + 1, text);
+    const { heldBytes, heads } = this.#figures;
+    this.#bar.draw(
+      step + 1,
+      stepText({
+        loss,
+        validation: this.#validation,
+        seconds: ms / 1000,
+        traffic: { bytes: heldBytes(), unit: " held" },
+        kept: heads - event.decision.mask.length + keptIn(event.decision.mask),
+        heads,
+      }),
+    );
   }
 
   [Symbol.dispose](): void {
@@ -175,32 +199,94 @@ class TuneLog implements Disposable {
   }
 }
 
-async function main({ flags }: { readonly flags: Flags }, call: Call): Promise<number> {
-  const settings = checkRunSettings({ ...tuningSettings(flags), ...runSettings(flags) });
+/** A run that may go on from a saved state. */
+interface Started {
+  /** Its name. */
+  readonly run: string;
+  /** Where its state goes; empty if nowhere. */
+  readonly folder: string;
+  /** What it goes on from; `null` in a new run. */
+  readonly checkpoint: RunCheckpoint | null;
+  readonly write: RunCheckpoints["write"];
+}
+
+async function startOf({ resumed, folder, write }: RunCheckpoints): Promise<Started> {
+  const checkpoint = resumed === null ? null : await resumed.load(resumed.steps.at(-1)!);
+  return { run: resumed?.run ?? crypto.randomUUID().slice(0, 8), folder: folder ?? "", checkpoint, write };
+}
+
+async function main({ flags }: Options, call: Call): Promise<number> {
   const baseWeights = baseWeightsOf(flags);
   using checkpoints = await openRunCheckpoints(flags, { baseWeights, defaultFolder: STATE_FOLDER });
-  const { resumed } = checkpoints;
-  const checkpoint = resumed === null ? null : await resumed.load(resumed.steps.at(-1)!);
-  const { model, counts, plan } = await openData(flags);
-  const { fingerprint } = model;
+  const started = await startOf(checkpoints);
+  try {
+    return await tune(flags, started, call);
+  } catch (error) {
+    return await endedBy(call, "server_tuner.ts", error, { ...started, flags });
+  }
+}
+
+/** Opens model and data, runs the steps, and tells how it went. */
+async function tune(flags: Flags, started: Started, call: Call): Promise<number> {
+  const baseWeights = baseWeightsOf(flags);
+  const data = await openData(flags);
+  const { model, plan } = data;
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   using base = loadLayers(engine, model, { baseWeights });
   using ends = loadEmbeddingAndHead(engine, model, { baseWeights });
-  const run = resumed?.run ?? crypto.randomUUID().slice(0, 8);
-  const save = async (folder: string, steps: number) => {
-    if (flags.save === "") return;
-    if (steps === 0) return console.error(`Saved nothing to ${folder}, as there was no training step`);
-    const adapter = await adapterOf(training.modules[0]!, fingerprint);
-    const previous = await saveAdapter(folder, adapter, { run, steps });
-    if (previous !== null) console.error(`The adapter of another run is kept: ${previous}`);
-  };
+  using log = new TuneLog(flags, started, {
+    rate: (step) => training.rateAt(step),
+    heldBytes: () => engine.stats.allocatedBytes,
+    heads: base.shape.layers * base.shape.heads,
+  });
   using _interrupts = new Interrupts();
-  using training: LocalTraining = new LocalTraining({
+  using training: LocalTraining = buildRun(flags, started, { ...{ engine, base, ends, data, log } });
+  const parameters = countParameters(settingsOf(flags).lora, base.shape, parameterCount(model));
+  if (!flags.events) console.log(parameterText(parameters));
+  const summary = await training.trainer.run();
+  await saveTo(flags.save, summary.step, {
+    flags,
+    training,
+    run: started.run,
+    fingerprint: model.fingerprint,
+  });
+  await report(flags, { summary, log, adapter: engine.adapterName }, {
+    run: started.run,
+    resumedFrom: started.checkpoint?.step ?? null,
+    parameters,
+    padding: paddingSaved(plan.padding),
+    data: data.counts,
+  });
+  return await tellEnding(flags, summary, { started, call });
+}
+
+/** The settings that the flags ask for. */
+function settingsOf(flags: Flags): ReturnType<typeof checkRunSettings> {
+  return checkRunSettings({ ...tuningSettings(flags), ...runSettings(flags) });
+}
+
+/** Puts the run together; where it goes on, with what was learnt before. */
+function buildRun(
+  flags: Flags,
+  { run, checkpoint, write }: Started,
+  { engine, base, ends, data: { model, plan }, log }: {
+    readonly engine: Engine;
+    readonly base: ReturnType<typeof loadLayers>;
+    readonly ends: ReturnType<typeof loadEmbeddingAndHead>;
+    readonly data: Awaited<ReturnType<typeof openData>>;
+    readonly log: TuneLog;
+  },
+): LocalTraining {
+  const { fingerprint } = model;
+  const settings = settingsOf(flags);
+  const training: LocalTraining = new LocalTraining({
     ...{ engine, base, ends, settings, source: plan },
     start: checkpoint?.step,
     shouldStop: isInterrupted,
     onEvent: (event) => log.hear(event),
-    onBest: flags["keep-best"] ? (step) => save(`${flags.save}-best`, step) : undefined,
+    onBest: flags["keep-best"]
+      ? (step) => saveTo(`${flags.save}-best`, step, { flags, training, run, fingerprint })
+      : undefined,
     saving: {
       ...savingOf(flags, checkpoint),
       read: async (step): Promise<RunCheckpoint> => ({
@@ -208,32 +294,41 @@ async function main({ flags }: { readonly flags: Flags }, call: Call): Promise<n
         heads: await saveHeads(training.modules[0]!),
         data: { fingerprint: plan.fingerprint, position: step, best: plan.bestBefore(step) },
       }),
-      write: checkpoints.write ?? undefined,
+      write: write ?? undefined,
     },
   });
-  using log = new TuneLog(flags, checkpoint !== null, (step) => training.rateAt(step));
-  if (checkpoint !== null) {
+  if (checkpoint === null) return training;
+  try {
     const range = { first: 0, count: base.shape.heads };
     requireSameRun(checkpoint, { settings, range, fingerprint, dataFingerprint: plan.fingerprint });
     plan.resume(checkpoint.data!.best);
     training.modules[0]!.restore(checkpoint.heads!.state);
+    return training;
+  } catch (error) {
+    training[Symbol.dispose]();
+    throw error;
   }
-  const parameters = countParameters(settings.lora, base.shape, parameterCount(model));
-  if (!flags.events) console.log(parameterText(parameters));
-  Object.assign(stateOfRun, { folder: checkpoints.folder ?? "", run });
-  const summary = await training.trainer.run();
-  await save(flags.save, summary.step);
-  await report(flags, { summary, log, adapter: engine.adapterName }, {
-    run,
-    resumedFrom: checkpoint?.step ?? null,
-    parameters,
-    padding: paddingSaved(plan.padding),
-    data: counts,
-  });
-  return await tellEnding(flags, summary, call);
 }
 
-/** Writes the report, and says how it went. */
+/** Writes what was learnt, if a folder was asked for. */
+async function saveTo(
+  folder: string,
+  steps: number,
+  { flags, training, run, fingerprint }: {
+    readonly flags: Flags;
+    readonly training: LocalTraining;
+    readonly run: string;
+    readonly fingerprint: string;
+  },
+): Promise<void> {
+  if (flags.save === "") return;
+  if (steps === 0) return console.error(`Saved nothing to ${folder}, as there was no training step`);
+  const adapter = await adapterOf(training.modules[0]!, fingerprint);
+  const previous = await saveAdapter(folder, adapter, { run, steps });
+  if (previous !== null) console.error(`The adapter of another run is kept: ${previous}`);
+}
+
+/** Writes the report. */
 async function report(
   flags: Flags,
   { summary, log, adapter }: {
@@ -253,8 +348,7 @@ async function report(
   };
   await writeReport(flags.report, all);
   if (flags.events) return console.log(JSON.stringify({ type: "done", ...all, steps: steps.count }));
-  const where = facts.padding === null ? adapter : `${adapter}; ${facts.padding.text}`;
-  tellResult(flags, summary, where, log);
+  console.log(`On ${adapter}${facts.padding === null ? "" : `; ${facts.padding.text}`}`);
 }
 
 /** When the state is saved. */
@@ -269,24 +363,13 @@ function savingOf(flags: Flags, checkpoint: RunCheckpoint | null): SavingPort<Ru
   };
 }
 
-/** How it went, for people. */
-function tellResult(
-  flags: Flags,
-  { step, lastLoss, best }: TrainingSummary,
-  where: string,
-  log: TuneLog,
-): void {
-  const text = lastLoss === null ? "" : `, last loss ${lastLoss.toFixed(3)}`;
-  console.log(`${step} steps${text}${log.validation.replace("  ", ", ")}, on ${where}`);
-  if (best === null || best.step === 0 || !flags["keep-best"]) return;
-  console.log(
-    `Lowest validation loss ${best.loss.toFixed(3)} after ${best.step} steps: ${flags.save}-best`,
-  );
-}
-
 /** Says how the run ended and what was saved; gives the exit code. */
-async function tellEnding(flags: Flags, { step, losses, best }: TrainingSummary, call: Call) {
-  const state = await savedState(stateOfRun.folder, stateOfRun.run);
+async function tellEnding(
+  flags: Flags,
+  { step, losses, best }: TrainingSummary,
+  { started, call }: { readonly started: Started; readonly call: Call },
+): Promise<number> {
+  const state = await savedState(started.folder, started.run);
   return tellEnd({
     ending: isInterrupted() ? "interrupted" : "done",
     why: isInterrupted() ? "interrupted" : "",
@@ -298,18 +381,19 @@ async function tellEnding(flags: Flags, { step, losses, best }: TrainingSummary,
     ], call.form),
     saved: [
       ...(flags.save === "" || step === 0 ? [] : [`the adapter in ${flags.save}`]),
+      ...(flags["keep-best"] && best !== null && best.step > 0
+        ? [
+          `the one of the lowest validation loss, ${
+            best.loss.toFixed(3)
+          } after ${best.step} steps, in ${flags.save}-best`,
+        ]
+        : []),
       ...(state === null ? [] : [`the state of step ${state.step} in ${state.folder}`]),
     ],
     state,
     command: goOnCommand(call, "server_tuner.ts", state),
-  }, flags.events);
+  }, { isQuiet: flags.events });
 }
 
 /** Runs the command. */
-export const run: CommandRun = command(
-  readOptions,
-  (options, call) =>
-    main(options, call).catch((error) =>
-      endedBy(call, "server_tuner.ts", error, { ...stateOfRun, ...options })
-    ),
-);
+export const run: CommandRun = command(readOptions, main);

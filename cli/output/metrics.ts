@@ -22,10 +22,10 @@ export class MetricsLog implements Disposable {
 
   /**
    * @param folder Made if need be; a log that is there is replaced when the first row comes.
-   * @param resumed True to keep the rows of steps before the first that is written. @default {false}
+   * @param options `resumed` keeps the rows of steps before the first that is written.
    * @throws {SaveError} If the folder cannot be made.
    */
-  constructor(folder: string, resumed = false) {
+  constructor(folder: string, { resumed = false }: { readonly resumed?: boolean | undefined } = {}) {
     this.#folder = folder;
     try {
       Deno.mkdirSync(folder, { recursive: true });

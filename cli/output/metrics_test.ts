@@ -5,7 +5,7 @@ Deno.test("MetricsLog keeps the rows before the step that a run goes on from", a
   const folder = await Deno.makeTempDir();
   try {
     const write = (steps: readonly number[], loss: number, resumed?: boolean) => {
-      using log = new MetricsLog(folder, resumed);
+      using log = new MetricsLog(folder, { resumed });
       for (const step of steps) log.write({ step, loss });
     };
     write([0, 1, 2, 3], 1);
@@ -14,7 +14,7 @@ Deno.test("MetricsLog keeps the rows before the step that a run goes on from", a
     assertEquals(await Deno.readTextFile(`${folder}/metrics.csv`), "step,loss\n0,1\n1,1\n2,2\n3,2\n");
     const lines = (await Deno.readTextFile(`${folder}/metrics.jsonl`)).trimEnd().split("\n");
     assertEquals(lines.map((line) => JSON.parse(line).loss), [1, 1, 2, 2]);
-    new MetricsLog(folder, true)[Symbol.dispose]();
+    new MetricsLog(folder, { resumed: true })[Symbol.dispose]();
     assertEquals((await Deno.readTextFile(`${folder}/metrics.jsonl`)).trimEnd().split("\n"), lines);
     write([0], 3);
     assertEquals(await Deno.readTextFile(`${folder}/metrics.csv`), "step,loss\n0,3\n");

@@ -136,7 +136,8 @@ export class ProgressBar {
   /** Shows how far it is; `text` stands behind it. At most twenty times a second. */
   draw(done: number, text: string): void {
     const now = this.#now();
-    this.#base ??= done > 1 ? { done, at: now } : { done: 0, at: this.#started };
+    // Not from the start on: waiting for others, loading and compiling happen once.
+    this.#base ??= { done, at: now };
     const isLast = done >= this.#total;
     const wait = this.#columns === null ? this.#everyMs : isLast ? 0 : 50;
     if (!this.#isShown || now - this.#lastDrawn < wait) return;

@@ -137,10 +137,11 @@ export function endText(end: RunEnd): string[] {
 /**
  * Says how a run ended: on standard error if it ended too early.
  *
- * @param isQuiet True to say only why it ended too early, as where events are printed.
+ * @param end The end.
+ * @param options `isQuiet` says only why it ended too early, as where events are printed.
  * @returns The exit code.
  */
-export function tellEnd(end: RunEnd, isQuiet = false): number {
+export function tellEnd(end: RunEnd, { isQuiet = false }: { readonly isQuiet?: boolean } = {}): number {
   const isGood = end.ending === "done" || end.ending === "interrupted";
   if (!isGood && end.why !== "") {
     console.error(end.why);

@@ -63,7 +63,9 @@ export class ServeLog implements Disposable {
   constructor(run: WorkerRun, flags: ServeLogFlags) {
     this.#run = run;
     this.#isQuiet = flags.events;
-    this.#metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics, run.resumedFrom !== null);
+    this.#metrics = flags.metrics === ""
+      ? null
+      : new MetricsLog(flags.metrics, { resumed: run.resumedFrom !== null });
     this.records = Rows.of(flags.report, "steps");
     this.#bar = new ProgressBar(flags.steps, {
       isShown: !flags.events && !flags.generate,

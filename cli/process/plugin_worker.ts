@@ -104,7 +104,7 @@ function inMemory(id: number, value: unknown, memory: SharedArrayBuffer): Plugin
   return { type: "answer", id, array, bytes: value.byteLength };
 }
 
-function answer(message: PluginAnswer, sync: boolean): void {
+function answer(message: PluginAnswer, { sync }: { readonly sync: boolean }): void {
   const send = (answer: PluginAnswer) => sync ? port!.postMessage(answer) : scope.postMessage(answer);
   try {
     send(message);
@@ -181,18 +181,18 @@ scope.onmessage = ({ data }) => {
   if (data.type === "load") {
     ({ port, flag } = data);
     load(data).then(
-      (value) => answer({ type: "answer", id: 0, value }, false),
-      (cause) => answer({ type: "answer", id: 0, error: failureOf(cause) }, false),
+      (value) => answer({ type: "answer", id: 0, value }, { sync: false }),
+      (cause) => answer({ type: "answer", id: 0, error: failureOf(cause) }, { sync: false }),
     );
     return;
   }
   const { id, method, args, memory } = data;
   const sync = memory !== null;
   const settle = (result: { readonly value: unknown } | { readonly error: PluginFailure }) =>
-    answer({ type: "answer", id, ...result }, sync);
+    answer({ type: "answer", id, ...result }, { sync });
   try {
     const value = methods[method]!(...args as never[]);
-    if (sync) return answer(inMemory(id, value, memory) ?? { type: "answer", id, value }, true);
+    if (sync) return answer(inMemory(id, value, memory) ?? { type: "answer", id, value }, { sync: true });
     if (!(value instanceof Promise)) return settle({ value });
     value.then((value) => settle({ value }), (cause) => settle({ error: failureOf(cause) }));
   } catch (cause) {
