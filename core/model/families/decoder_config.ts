@@ -13,6 +13,9 @@ import type { Decoder } from "./decoder.ts";
 import type { RopeConfig } from "./rope.ts";
 import type { WindowConfig } from "./windows.ts";
 
+/** Most layers: far more than models have. */
+const MAX_LAYERS = 10_000;
+
 /** Sizes of a decoder, named as in its `config.json`. */
 export interface DecoderSizes {
   /** L, layers. */
@@ -78,8 +81,15 @@ export function decoderSizes(fields: ConfigFields, defaults: DecoderDefaults = {
       `Cannot load the model as num_key_value_heads must divide num_attention_heads: they are ${kvHeads} and ${heads}`,
     );
   }
+  const layers = fields.integer("num_hidden_layers");
+  // Layers have settings of their own, which are listed before any weight shows how many there are.
+  if (layers > MAX_LAYERS) {
+    throw new CheckpointError(
+      `Cannot load the model as num_hidden_layers must be at most ${MAX_LAYERS}: current value is ${layers}`,
+    );
+  }
   return {
-    num_hidden_layers: fields.integer("num_hidden_layers"),
+    num_hidden_layers: layers,
     num_attention_heads: heads,
     num_key_value_heads: kvHeads,
     ...(headSize === hidden / heads ? {} : { head_dim: headSize }),
