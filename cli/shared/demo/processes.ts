@@ -15,6 +15,7 @@ import type { CallForm } from "../../process/invocation.ts";
 import type { Needs } from "../../process/permissions.ts";
 import { folderOf } from "../../process/places.ts";
 import { INTERRUPTED } from "../../process/supervisor.ts";
+import { readingFlags } from "../training_data.ts";
 import { type DemoFlags, PASSED_RUN_FLAGS } from "./flags.ts";
 import type { DemoLog } from "./log.ts";
 import { stateOf } from "./states.ts";
@@ -178,14 +179,7 @@ export class DemoProcesses implements Disposable {
     const { flags } = this.#run;
     return [
       ...["--data", flags.data, "--valid", flags.valid, "--model", flags.model, "--share-loss"],
-      ...flagArgs({ tokenizer: flags.tokenizer, "pad-to-multiple-of": flags["pad-to-multiple-of"] }),
-      ...flagArgs({
-        "train-on-prompt": flags["train-on-prompt"],
-        "skip-bad": flags["skip-bad"],
-        map: flags.map,
-        "data-format": flags["data-format"],
-        "keep-best": flags["keep-best"],
-      }),
+      ...flagArgs({ tokenizer: flags.tokenizer, "keep-best": flags["keep-best"], ...readingFlags(flags) }),
       ...this.#passed([
         "base-weights",
         "batch",
