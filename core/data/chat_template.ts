@@ -7,7 +7,7 @@
 import { parseJson, readTextWithin } from "../files/json_file.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import { CheckpointError } from "../contracts/errors.ts";
-import { BoundedTemplate } from "./_bounded_template.ts";
+import { type Span, Template } from "./jinja/template.ts";
 
 /** A turn of a conversation. Templates may read further fields, such as `tool_calls`. */
 export interface ChatMessage {
@@ -33,6 +33,17 @@ export interface RenderOptions {
   readonly addGenerationPrompt?: boolean;
 }
 
+/** A rendered conversation. */
+export interface RenderedText {
+  /** The text, special tokens written out. */
+  readonly text: string;
+  /**
+   * Parts that the template marks as the assistant's, by `{% generation %}`: where each begins and ends, in UTF-16
+   * units. None in templates without such marks.
+   */
+  readonly generated: readonly (readonly [start: number, end: number])[];
+}
+
 /** Turns conversations into text. */
 export interface ChatTemplate {
   /**
@@ -45,6 +56,14 @@ export interface ChatTemplate {
    * a text or list of more than a million characters.
    */
   render(conversation: Conversation, options?: RenderOptions): string;
+  /**
+   * As `render`, with the parts that the template marks as the assistant's. Templates without this mark none.
+   *
+   * @param conversation The turns and tools.
+   * @param options Whether the assistant is to go on.
+   * @throws {CheckpointError} As `render`.
+   */
+  renderMarked?(conversation: Conversation, options?: RenderOptions): RenderedText;
 }
 
 /** How to read a template. */
@@ -53,6 +72,8 @@ export interface ChatTemplateOptions {
   readonly template?: string;
   /** How errors call the file. @default {"the tokenizer configuration"} */
   readonly name?: string;
+  /** What counts as now where a template writes the date. @default {the time of rendering} */
+  readonly now?: Date;
 }
 
 /**
@@ -78,12 +99,12 @@ export interface ChatTemplateOptions {
  * ```
  */
 export function chatTemplateFromConfig(config: unknown, options: ChatTemplateOptions = {}): ChatTemplate {
-  const { name = "the tokenizer configuration" } = options;
+  const { name = "the tokenizer configuration", now } = options;
   const fields = (config ?? {}) as Record<string, unknown>;
-  const templates = new Map<string, BoundedTemplate>();
+  const templates = new Map<string, Template>();
   for (const [key, source] of templateSources(options.template ?? fields.chat_template, name)) {
     try {
-      templates.set(key, new BoundedTemplate(source));
+      templates.set(key, new Template(source));
     } catch (error) {
       throw new CheckpointError(`Cannot use ${name} as its chat template must be valid: ${error}`, {
         cause: error,
@@ -91,27 +112,32 @@ export function chatTemplateFromConfig(config: unknown, options: ChatTemplateOpt
     }
   }
   const tokens = specialTokens(fields);
+  const renderMarked = (
+    conversation: Conversation,
+    { addGenerationPrompt = false }: RenderOptions = {},
+  ): { readonly text: string; readonly generated: readonly Span[] } => {
+    const { messages, tools } = conversation;
+    const template = (tools && templates.get("tool_use")) ?? templates.get("default")!;
+    try {
+      return template.render({
+        ...tokens,
+        messages,
+        tools: tools ?? null,
+        documents: null,
+        add_generation_prompt: addGenerationPrompt,
+      }, now ?? new Date());
+    } catch (error) {
+      throw new CheckpointError(
+        `Cannot render the conversation as the chat template must take it: ${
+          error instanceof Error ? error.message : error
+        }`,
+        { cause: error },
+      );
+    }
+  };
   return {
-    render(conversation: Conversation, { addGenerationPrompt = false }: RenderOptions = {}): string {
-      const { messages, tools } = conversation;
-      const template = (tools && templates.get("tool_use")) ?? templates.get("default")!;
-      try {
-        return template.render({
-          ...tokens,
-          messages,
-          tools: tools ?? null,
-          documents: null,
-          add_generation_prompt: addGenerationPrompt,
-        });
-      } catch (error) {
-        throw new CheckpointError(
-          `Cannot render the conversation as the chat template must take it: ${
-            error instanceof Error ? error.message : error
-          }`,
-          { cause: error },
-        );
-      }
-    },
+    render: (conversation, options) => renderMarked(conversation, options).text,
+    renderMarked,
   };
 }
 
