@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type ChatTemplate, chatTemplateOf, encodeOpening, sample, type Tokenizer } from "@edgetuner/core";
+import { type ChatTemplate, chatTemplateOf, encodeChat, sample, type Tokenizer } from "@edgetuner/core";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { type FlagValues, readFlags, UsageError } from "../flags/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
@@ -82,7 +82,7 @@ export function conversationTokens(
   let said = messages.filter(({ role }) => role !== "system");
   for (;;) {
     const prompt = template.render({ messages: [...system, ...said] }, { addGenerationPrompt: true });
-    const tokens = encodeOpening(tokenizer, prompt);
+    const tokens = encodeChat(tokenizer, prompt);
     if (tokens.length <= room) return tokens;
     if (said.length < 3) {
       throw new UsageError(

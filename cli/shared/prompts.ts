@@ -8,7 +8,7 @@ import {
   type ChatTemplate,
   type DataCounts,
   DataFormatError,
-  encodeOpening,
+  encodeChat,
   endsOf,
   examplePrompt,
   type ReadExamples,
@@ -164,7 +164,7 @@ export function chatPrompt(
     { role: "user", content: user },
   ];
   const text = template.render({ messages }, { addGenerationPrompt: true });
-  return { tokens: encodeOpening(tokenizer, text), text };
+  return { tokens: encodeChat(tokenizer, text), text };
 }
 
 /** What the assistant says where only what follows it matters: nothing that a template writes by itself. */

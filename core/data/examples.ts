@@ -9,13 +9,16 @@ import { CheckpointError, DataFormatError } from "../contracts/errors.ts";
 import { loadText } from "../files/text.ts";
 import { type BadLine, BrokenRule, parseFields, readLines } from "./lines.ts";
 import { SequenceFitter, type UntrimmedSequence, withBos } from "./fit_sequences.ts";
-import { encodeCompletion, encodeOpening, encodePrompt, type PairEncoding } from "./batches.ts";
+import { encodeCompletion, encodePrompt, type PairEncoding } from "./batches.ts";
 import type { SequenceSet } from "./sequences.ts";
-import type { ChatMessage, ChatTemplate, Conversation } from "./chat_template.ts";
+import type { ChatMessage, ChatTemplate } from "./chat_template.ts";
 import { encodeRequest } from "./choice_tasks.ts";
 import { type ColumnOptions, columnsOf, namesOf } from "./columns.ts";
 import { pairOf, type TextPair } from "./pairs.ts";
+import { encodeChat, encodeParts, renderChat, type RenderedChat } from "./rendered_chat.ts";
 import type { Tokenizer } from "./tokenizer.ts";
+
+export { type ChatPart, encodeChat, renderChat, type RenderedChat } from "./rendered_chat.ts";
 
 /** A text to learn whole. */
 export interface PlainText {
@@ -32,27 +35,6 @@ export interface ContinuedText {
   readonly context: string;
   /** What follows, with the space before it. */
   readonly continuation: string;
-}
-
-/** Part of a conversation's text. */
-export interface ChatPart {
-  /** The text, special tokens written out. */
-  readonly text: string;
-  /** True for what the assistant says, with what the template ends it with. */
-  readonly isLearnt: boolean;
-}
-
-/** A conversation as its chat template writes it. */
-export interface RenderedChat {
-  /** The text in pieces. */
-  readonly parts: readonly ChatPart[];
-  /** Where the assistant speaks last. @default {as `parts` have it} */
-  readonly last?: {
-    /** The text that is given to the model at that point. */
-    readonly opening: string;
-    /** What the assistant says, without what the template puts round it. */
-    readonly answer: string;
-  };
 }
 
 /** Something to learn. */
@@ -190,51 +172,6 @@ function parseChat(
 }
 
 /**
- * Renders a conversation and finds what the assistant says in it: what follows the text that would be given to the
- * model at that point. So the model learns to go on exactly as it is asked to later.
- *
- * What the assistant says in a message of `weight` 0 is not learnt.
- * Some templates write earlier turns otherwise once there are later ones. Such an earlier turn is not learnt.
- *
- * @param template The model's chat template.
- * @param conversation The conversation.
- * @returns The text in pieces.
- * @throws {CheckpointError} If the template refuses the conversation.
- * @throws {DataFormatError} If there is nothing to learn.
- */
-export function renderChat(template: ChatTemplate, conversation: Conversation): RenderedChat {
-  const { messages } = conversation;
-  const whole = template.render(conversation);
-  const parts: ChatPart[] = [];
-  let place = 0;
-  let last: RenderedChat["last"];
-  messages.forEach(({ role, content, weight }, i) => {
-    if (role !== "assistant") return;
-    const given = template.render({ ...conversation, messages: messages.slice(0, i) }, {
-      addGenerationPrompt: true,
-    });
-    const until = i === messages.length - 1
-      ? whole
-      : template.render({ ...conversation, messages: messages.slice(0, i + 1) });
-    const written = until.startsWith(given) ? until.slice(given.length) : "";
-    last = { opening: given, answer: typeof content === "string" ? content : written };
-    if (weight === 0) return;
-    if (!whole.startsWith(given) || !whole.startsWith(until) || until.length <= given.length) return;
-    if (given.length > place) parts.push({ text: whole.slice(place, given.length), isLearnt: false });
-    parts.push({ text: whole.slice(Math.max(place, given.length), until.length), isLearnt: true });
-    place = until.length;
-  });
-  if (parts.length === 0) {
-    throw new DataFormatError(
-      "Cannot render the conversation as the assistant must say something that the template lets follow what was " +
-        `said before: current roles are ${messages.map(({ role }) => role).join(", ")}`,
-    );
-  }
-  if (place < whole.length) parts.push({ text: whole.slice(place), isLearnt: false });
-  return { parts, ...(last ? { last } : {}) };
-}
-
-/**
  * Reads examples from disk.
  *
  * @param path The file, in UTF-8.
@@ -251,13 +188,13 @@ export async function loadExamples(
 }
 
 /**
- * Encodes examples for fine-tuning. Where the model has a token that begins texts (`bos`), it comes first and once,
- * also where a chat template writes it; `eos` ends texts:
+ * Encodes examples for fine-tuning. Where the model has a token that begins texts (`bos`), it comes first and once;
+ * `eos` ends texts:
  *
  * - pairs as `encodePairs` does, `[bos] prompt eos completion eos`;
  * - plain texts as `[bos] text eos`;
  * - continued texts as {@linkcode encodeRequest} does, `[bos] context continuation`;
- * - conversations as their template writes them, `[bos] conversation`.
+ * - conversations as their template writes them, as one text: what begins and ends it is the template's matter.
  *
  * The loss counts on completions, plain texts, continuations and what the assistant says, unless prompts are to be
  * learnt too; never on `bos`. What is too long loses the start of what is given before the first token that counts,
@@ -354,13 +291,13 @@ function draftOf(example: TrainingExample, tokenizer: Tokenizer): UntrimmedSeque
       : withBos(tokenizer, tokenizer.encode(example.context + example.continuation));
     return { tokens, given: Math.max(1, Math.min(context.length, tokens.length - 1)), keepFirst };
   }
-  // Piece by piece: what is given to the model later is encoded on its own as well.
-  const pieces = example.parts.map(({ text, isLearnt }) => ({ ids: tokenizer.encode(text), isLearnt }));
-  const texts = pieces.flatMap(({ ids }) => ids);
-  const tokens = withBos(tokenizer, texts);
-  const counts = pieces.flatMap(({ ids, isLearnt }) => ids.map(() => isLearnt ? 1 : 0));
-  if (tokens.length > texts.length) counts.unshift(0);
-  return { tokens, given: counts.indexOf(1), counts, keepFirst };
+  const { tokens, counts } = encodeParts(tokenizer, example.parts);
+  return {
+    tokens,
+    given: Math.max(0, counts.indexOf(1)),
+    counts,
+    keepFirst: keepFirst && tokens[0] === tokenizer.bos,
+  };
 }
 
 /** What a model is given for an example, and what is expected of it. */
@@ -417,17 +354,10 @@ export function examplePrompt(example: TrainingExample, tokenizer: Tokenizer): E
     return { tokens: encodeRequest(tokenizer, example).context, text: context, reference: continuation };
   }
   const { parts, last } = example;
-  const place = parts.findLastIndex(({ isLearnt }) => isLearnt);
-  const given = parts.slice(0, Math.max(0, place)).map(({ text }) => text);
-  const text = given.join("");
-  if (last !== undefined && last.opening !== text) {
-    return { tokens: encodeOpening(tokenizer, last.opening), text: last.opening, reference: last.answer };
+  if (last !== undefined) {
+    return { tokens: encodeChat(tokenizer, last.opening), text: last.opening, reference: last.answer };
   }
-  // In the pieces that are learnt, so that the tokens are those of training.
-  const tokens = withBos(tokenizer, given.flatMap((piece) => tokenizer.encode(piece)));
-  return {
-    tokens: tokens.length > 0 ? tokens : [tokenizer.eos],
-    text,
-    reference: last?.answer ?? parts[place]?.text ?? "",
-  };
+  const place = parts.findLastIndex(({ isLearnt }) => isLearnt);
+  const text = parts.slice(0, Math.max(0, place)).map((part) => part.text).join("");
+  return { tokens: encodeChat(tokenizer, text), text, reference: parts[place]?.text ?? "" };
 }

@@ -5,8 +5,16 @@ import type { SequenceSet } from "./sequences.ts";
 import { chatTemplateFromConfig, findChatTemplate, loadChatTemplate } from "./chat_template.ts";
 import { formatDart, formatE2eCsv, formatE2eLines } from "./formats.ts";
 import { loadText } from "../files/text.ts";
-import { encodeExamples, examplePrompt, loadExamples, parseExamples, renderChat } from "./examples.ts";
+import {
+  encodeChat,
+  encodeExamples,
+  examplePrompt,
+  loadExamples,
+  parseExamples,
+  renderChat,
+} from "./examples.ts";
 import { type BadLine, loadPairs } from "./pairs.ts";
+import { loadModelTokenizer } from "./tokenizer_folder.ts";
 
 /** Every letter is a token; 0 ends a text. */
 const letters = {
@@ -89,13 +97,19 @@ Deno.test("what comes after the last turn of the assistant is not learnt", () =>
   assertEquals(learnt(encodeExamples([chat], letters, { length: 1000 })), "Hello é!<|im_end|>\n");
 });
 
-Deno.test("a turn that the template writes otherwise later on is not learnt", () => {
+Deno.test("a turn that the template leaves out later on is refused, unless it is not to be learnt", () => {
   const forgetful = chatTemplateFromConfig({
     chat_template:
       "{% for m in messages %}[{{ m.role }}]{% if m.role == 'user' or loop.last %}{{ m.content }}{% endif %}" +
       "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}",
   });
-  const chat = renderChat(forgetful, { messages: TURNS.slice(1) });
+  assertThrows(
+    () => renderChat(forgetful, { messages: TURNS.slice(1) }),
+    DataFormatError,
+    "message 2 of 4 is left out or changed by it",
+  );
+  const messages = TURNS.slice(1).map((turn, i) => i === 1 ? { ...turn, weight: 0 } : turn);
+  const chat = renderChat(forgetful, { messages });
   assertEquals(learnt(encodeExamples([chat], letters, { length: 1000 })), "So long");
 });
 
@@ -178,7 +192,8 @@ Deno.test("the token that begins texts comes first and once in every kind of exa
     "\x01ab\0 c\0",
     "\x01hello\0",
     "\x01ab c",
-    `\x01${template.render({ messages: TURNS.slice(1, 3) })}`,
+    // What begins a conversation is the template's matter.
+    template.render({ messages: TURNS.slice(1, 3) }),
     "\x01[user]Hi[assistant]Hello é!",
   ];
   const examples = [
@@ -194,10 +209,10 @@ Deno.test("the token that begins texts comes first and once in every kind of exa
   assertEquals(set.sequences.map((_, i) => learnt(set, i)).slice(0, 3), [" c\0", "hello\0", " c"]);
   assertEquals(learnt(set, 4), "Hello é!");
   // Cut, it stays.
-  for (const { tokens } of encodeExamples(examples, withBos, { length: 4 }).sequences) {
-    assertEquals(tokens[0], BOS);
+  encodeExamples(examples, withBos, { length: 4 }).sequences.forEach(({ tokens }, i) => {
+    assertEquals(tokens[0] === BOS, i !== 3);
     assertEquals(tokens.length, 5);
-  }
+  });
 });
 
 Deno.test("examplePrompt gives what is given and what should follow", () => {
@@ -225,7 +240,7 @@ Deno.test("examplePrompt gives what is given and what should follow", () => {
     text: "c",
     isLearnt: false,
   }];
-  assertEquals(examplePrompt({ parts }, withBos), { tokens: [BOS, 97], text: "a", reference: "b" });
+  assertEquals(examplePrompt({ parts }, withBos), { tokens: [97], text: "a", reference: "b" });
   assertEquals(examplePrompt({ parts: parts.slice(1) }, letters).tokens, [0]);
   assertThrows(
     () => examplePrompt({ text: "hello" }, letters),
@@ -239,26 +254,130 @@ Deno.test("the tokens of a conversation's prompt are those that it is fine-tuned
   const twos = {
     ...withBos,
     encode: (text: string) => (text.match(/..?/gs) ?? []).map((two) => two.charCodeAt(0) * 256 + two.length),
+    encodeWithPlaces(text: string) {
+      const ids = this.encode(text);
+      const stops = ids.map((_, i) => Math.min(text.length, 2 * i + 2));
+      return { ids, starts: ids.map((_, i) => 2 * i), stops };
+    },
   };
-  const chat = renderChat(template, { messages: TURNS });
-  const { tokens } = encodeExamples([chat], twos, { length: 1000 }).sequences[0]!;
-  const prompt = examplePrompt(chat, twos).tokens;
-  assertEquals([...tokens.subarray(0, prompt.length)], prompt);
+  for (const turns of [TURNS, TURNS.slice(1)]) {
+    const chat = renderChat(template, { messages: turns });
+    const { sequences: [learnt] } = encodeExamples([chat], twos, { length: 1000 });
+    const whole = template.render({ messages: turns });
+    assertEquals([...learnt!.tokens], twos.encode(whole));
+    const prompt = examplePrompt(chat, twos);
+    assertEquals(prompt.tokens, twos.encode(prompt.text));
+    // A token over the border is learnt, as it has a letter of the answer.
+    const border = Math.floor(prompt.text.length / 2);
+    assertEquals([...learnt!.tokens.subarray(0, border)], prompt.tokens.slice(0, border));
+    assertEquals(learnt!.counts!.slice(border), new Uint8Array(learnt!.tokens.length - border).fill(1));
+  }
 });
 
-Deno.test("the prompt of a conversation is what the template gives last, also where that is not learnt", () => {
+Deno.test("a template that opens a thought is trained on what it writes, and asked as it asks", () => {
   const thinking = chatTemplateFromConfig({
     chat_template: "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}" +
       "{% if add_generation_prompt %}[assistant]{% if messages|length > 3 %}<think>{% endif %}{% endif %}",
   });
   const chat = renderChat(thinking, { messages: TURNS });
-  assertEquals(learnt(encodeExamples([chat], letters, { length: 1000 })), "Hello é!");
+  assertEquals(learnt(encodeExamples([chat], letters, { length: 1000 })), "Hello é!So long");
   const text = "[system]Be brief.[user]Hi[assistant]Hello é![user]Bye[assistant]<think>";
   assertEquals(examplePrompt(chat, withBos), {
-    tokens: [BOS, ...letters.encode(text)],
+    tokens: letters.encode(text),
     text,
     reference: "So long",
   });
+});
+
+/** Thoughts of earlier turns are left out, and that of the next one is opened. */
+const THINKING = chatTemplateFromConfig({
+  chat_template: "{%- for m in messages %}<{{ m.role }}>" +
+    "{%- if m.role == 'assistant' and '</think>' in m.content %}" +
+    "{{- m.content.split('</think>')[-1].lstrip('\n') }}{%- else %}{{- m.content }}{%- endif %}<end>\n{%- endfor %}" +
+    "{%- if add_generation_prompt %}{{- '<assistant><think>\n' }}{%- endif %}",
+});
+
+Deno.test("turns that the template rewrites are learnt as it writes them", () => {
+  const thought = "<think>\nshort\n</think>\n\n";
+  const messages = [
+    { role: "user", content: "Where can I eat?" },
+    { role: "assistant", content: `${thought}At the harbour.` },
+    { role: "user", content: "Is it far?" },
+    { role: "assistant", content: `${thought}Two streets away.` },
+  ];
+  const chat = renderChat(THINKING, { messages });
+  assertEquals(chat.parts.map(({ text }) => text).join(""), THINKING.render({ messages }));
+  assertEquals(
+    chat.parts.filter(({ isLearnt }) => isLearnt).map(({ text }) => text),
+    ["At the harbour.<end>", "Two streets away.<end>"],
+  );
+  // Where the last turn keeps its thought, that is learnt from where the model is to go on.
+  const keeping = chatTemplateFromConfig({
+    chat_template: "{%- for m in messages %}<{{ m.role }}>" +
+      "{%- if '</think>' in m.content and not loop.last %}{{- m.content.split('</think>')[-1].lstrip('\n') }}" +
+      "{%- else %}{{- m.content }}{%- endif %}<end>\n{%- endfor %}" +
+      "{%- if add_generation_prompt %}{{- '<assistant><think>\n' }}{%- endif %}",
+  });
+  assertEquals(
+    renderChat(keeping, { messages }).parts.filter(({ isLearnt }) => isLearnt).map(({ text }) => text),
+    ["At the harbour.<end>", "short\n</think>\n\nTwo streets away.<end>"],
+  );
+});
+
+Deno.test("what a template marks as generated is learnt, and nothing else", () => {
+  const marked = chatTemplateFromConfig({
+    chat_template: "{% for m in messages %}[{{ m.role }}]{% if m.role == 'assistant' %}{% generation %}" +
+      "{{ m.content }}</s>{% endgeneration %}~{% else %}{{ m.content }}{% endif %}{% endfor %}" +
+      "{% if add_generation_prompt %}[assistant]{% endif %}",
+  });
+  const learntOf = (messages: typeof TURNS) =>
+    learnt(encodeExamples([renderChat(marked, { messages })], letters, { length: 1000 }));
+  assertEquals(learntOf(TURNS), "Hello é!</s>So long</s>");
+  assertEquals(learntOf(TURNS.map((turn, i) => i === 2 ? { ...turn, weight: 0 } : turn)), "So long</s>");
+});
+
+Deno.test("messages of weight 0 are not learnt", () => {
+  const weighted = (...weights: unknown[]) =>
+    renderChat(template, {
+      messages: [TURNS[1]!, TURNS[2]!, TURNS[1]!, TURNS[2]!].map((turn, i) =>
+        turn.role === "assistant" ? { ...turn, weight: weights[i >> 1] } : turn
+      ),
+    });
+  const learntOf = (...weights: unknown[]) =>
+    learnt(encodeExamples([weighted(...weights)], letters, { length: 1000 }));
+  const said = "Hello é!<|im_end|>\n";
+  assertEquals([learntOf(0, 1), learntOf(1, 0), learntOf(1, null), learntOf()], [
+    said,
+    said,
+    said + said,
+    said + said,
+  ]);
+  assertThrows(() => weighted(0, 0), DataFormatError, "the assistant must say something that is learnt");
+  for (const bad of [0.5, "0", -1]) {
+    assertThrows(() => weighted(1, bad), DataFormatError, "the weight of a message must be 0 or 1");
+  }
+});
+
+Deno.test("the tokens of a conversation are those of the whole text, as transformers has them", async () => {
+  const folder = new URL("../../tests/fixtures/tokenizer/chats/", import.meta.url).pathname;
+  const want = JSON.parse(await Deno.readTextFile(`${folder}want.json`)) as Record<string, number[]>;
+  const [first] = JSON.parse(await Deno.readTextFile(`${folder}chats.jsonl`)).messages;
+  for (const name of ["chatml_nobos", "inst_legacy", "zephyr_legacy"]) {
+    const tokenizer = await loadModelTokenizer(`${folder}${name}`);
+    const chatTemplate = await loadChatTemplate(`${folder}${name}`);
+    const examples = await loadExamples(`${folder}chats.jsonl`, { chatTemplate });
+    const { sequences: [learnt] } = encodeExamples(examples, tokenizer, { length: 1000 });
+    assertEquals([...learnt!.tokens], want[name], name);
+    const asked = chatTemplate.render({ messages: [first] }, { addGenerationPrompt: true });
+    assertEquals(encodeChat(tokenizer, asked), want[`${name}/prompt`], name);
+    const counted = [...learnt!.tokens].filter((_, i) =>
+      i >= learnt!.firstTarget && learnt!.counts![i] === 1
+    );
+    const text = tokenizer.decode(counted).replaceAll(/\s+/g, " ");
+    assertStringIncludes(text, "At the harbour.");
+    assertStringIncludes(text, "Two streets away.");
+    assertEquals(text.includes("eat"), false, name);
+  }
 });
 
 Deno.test("bad lines are errors, or skipped and told", () => {
@@ -292,7 +411,7 @@ Deno.test("bad lines are errors, or skipped and told", () => {
     '4: "completion" must be a string',
     '5: "messages" must be a list of objects with a "role"',
     '6: "messages" must be a list of objects with a "role"',
-    "7: the assistant must say something that the template lets follow what was said before",
+    "7: the assistant must say something that is learnt",
     '8: "tools" must be a list',
     "9: a line must be JSON",
     "10: a line must be an object",
