@@ -14,6 +14,7 @@ import {
   renderChat,
 } from "./examples.ts";
 import { type BadLine, loadPairs } from "./pairs.ts";
+import { FIXTURES } from "../../tests/support/places.ts";
 import { loadModelTokenizer } from "./tokenizer_folder.ts";
 
 /** Every letter is a token; 0 ends a text. */
@@ -359,7 +360,7 @@ Deno.test("messages of weight 0 are not learnt", () => {
 });
 
 Deno.test("the tokens of a conversation are those of the whole text, as transformers has them", async () => {
-  const folder = new URL("../../tests/fixtures/tokenizer/chats/", import.meta.url).pathname;
+  const folder = `${FIXTURES}tokenizer/chats/`;
   const want = JSON.parse(await Deno.readTextFile(`${folder}want.json`)) as Record<string, number[]>;
   const [first] = JSON.parse(await Deno.readTextFile(`${folder}chats.jsonl`)).messages;
   for (const name of ["chatml_nobos", "inst_legacy", "zephyr_legacy"]) {

@@ -5,7 +5,13 @@
  */
 
 import { CheckpointError, DataFormatError } from "../contracts/errors.ts";
-import type { ChatMessage, ChatTemplate, Conversation, RenderedText } from "./chat_template.ts";
+import type {
+  ChatMessage,
+  ChatTemplate,
+  Conversation,
+  RenderedText,
+  RenderOptions,
+} from "./chat_template.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** Part of a conversation's text. */
@@ -54,13 +60,18 @@ class Renderer {
     return this.#conversation.messages;
   }
 
-  /** The first messages; where the assistant is to speak, if asked for. */
-  upTo(count: number, addGenerationPrompt = false): string {
-    return this.#render(this.messages.slice(0, count), addGenerationPrompt);
+  /** The first messages. */
+  upTo(count: number): string {
+    return this.#render(this.messages.slice(0, count));
   }
 
-  #render(messages: readonly ChatMessage[], addGenerationPrompt = false): string {
-    return this.#template.render({ ...this.#conversation, messages }, { addGenerationPrompt });
+  /** The first messages, where the assistant is to speak. */
+  openingAfter(count: number): string {
+    return this.#render(this.messages.slice(0, count), { addGenerationPrompt: true });
+  }
+
+  #render(messages: readonly ChatMessage[], options: RenderOptions = {}): string {
+    return this.#template.render({ ...this.#conversation, messages }, options);
   }
 
   /** What is before and after the content of a message among the first ones; `null` if it is not written once. */
@@ -90,7 +101,7 @@ function commonLength(a: string, b: string): number {
 /** A turn that follows in the text what was given before it, and goes on unchanged in the whole. */
 function plainPlace(renderer: Renderer, index: number): Place | null {
   const { text } = renderer.whole;
-  const given = renderer.upTo(index, true);
+  const given = renderer.openingAfter(index);
   const until = index === renderer.messages.length - 1 ? text : renderer.upTo(index + 1);
   if (!text.startsWith(given) || !text.startsWith(until) || until.length <= given.length) return null;
   return [given.length, until.length];
@@ -113,7 +124,7 @@ function writtenPlace(renderer: Renderer, index: number): Place | null {
   const last = renderer.around(index, index + 1);
   if (last === null || !last.before.startsWith(base)) return [before.length, end];
   const header = last.before.slice(base.length);
-  const given = renderer.upTo(index, true);
+  const given = renderer.openingAfter(index);
   const shared = given.startsWith(base) ? commonLength(header, given.slice(base.length)) : header.length;
   const start = before.endsWith(header) ? before.length - (header.length - shared) : before.length;
   return [start, end + commonLength(after, last.after)];
@@ -191,7 +202,7 @@ export function renderChat(template: ChatTemplate, conversation: Conversation): 
   if (at < text.length) parts.push({ text: text.slice(at), isLearnt: false });
   const index = messages.findLastIndex(({ role }) => role === "assistant");
   if (index < 0) return { parts };
-  const opening = renderer.upTo(index, true);
+  const opening = renderer.openingAfter(index);
   const { content } = messages[index]!;
   if (typeof content === "string") return { parts, last: { opening, answer: content } };
   const until = renderer.upTo(index + 1);

@@ -11,9 +11,8 @@ import { capitalize, halfOf, replace } from "./methods.ts";
 import { signed } from "./operations.ts";
 import { SEQUENCE_FILTERS } from "./sequence_filters.ts";
 import { bind } from "./signature.ts";
-import { lengthOf, splitLines, strip } from "./text.ts";
+import { lengthOf, SPACE_CLASS, splitLines, strip } from "./text.ts";
 import {
-  type Budget,
   Dict,
   fail,
   type Given,
@@ -27,7 +26,7 @@ import {
   Undefined,
   type Value,
 } from "./values.ts";
-import { textOf, writeJson } from "./writing.ts";
+import { type JsonLayout, textOf, writeJson } from "./writing.ts";
 
 const text = (change: (text: string) => string): Filter => (value, given, { budget }) => {
   bind("the filter", [], given);
@@ -49,8 +48,8 @@ function jsonFilter(value: Value, given: Given, { budget }: FilterContext): Valu
     ? indent
     : " ".repeat(Math.min(1000, Math.max(0, smallInteger(indent, "indent"))));
   const signs = separators === null ? [moved === null ? ", " : ",", ": "] : separatorsOf(separators);
-  const layout = {
-    asciiOnly: truthOf(ascii),
+  const layout: JsonLayout = {
+    letters: truthOf(ascii) ? "ascii" : "any",
     indent: moved,
     comma: signs[0]!,
     colon: signs[1]!,
@@ -173,7 +172,7 @@ function escape(value: Value, given: Given, { budget }: FilterContext): Value {
 
 function titleOf(self: string): string {
   // Words begin after dashes, brackets and white space.
-  return self.split(/([-\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000({[<]+)/u)
+  return self.split(new RegExp(`([-${SPACE_CLASS}({[<]+)`, "u"))
     .map((word) => {
       if (word === "") return "";
       const [first = ""] = word;
@@ -226,7 +225,7 @@ const VALUE_FILTERS: Readonly<Record<string, Filter>> = {
   replace: (value, given, { budget }) => {
     const { old, new: after, count = null } = bind("replace", ["old", "new", "count?"], given);
     const most = count === null ? -1 : smallInteger(count, "count");
-    return replace(textOf(value, budget), textOf(old!, budget), textOf(after!, budget), most, budget);
+    return replace(textOf(value, budget), [textOf(old!, budget), textOf(after!, budget)], most, budget);
   },
   round,
   safe: (value, given, { budget }) => {

@@ -114,9 +114,11 @@ export function formatPercent(text: string, values: Value, budget: Budget): stri
       if (value === undefined) return fail(`KeyError: ${name}`);
     } else if (at >= items.length) return fail("not enough arguments for format string");
     else value = items[at++]!;
-    const piece = percentPiece(value, flags!, digits, kind!, budget);
+    const piece = percentPiece(value, { flags: flags!, digits, kind: kind! }, budget);
     budget.spend(piece.length);
-    return padded(piece, flags!, Number(width ?? 0), "diufF".includes(kind!));
+    // Only numbers are filled up with zeros.
+    const fill = "diufF".includes(kind!) ? flags! : flags!.replaceAll("0", "");
+    return padded(piece, fill, Number(width ?? 0));
   });
   // Whatever has items by key may have more of them.
   const isMapping = [Dict, List, Range, Undefined].some((kind) => values instanceof kind);
@@ -127,13 +129,14 @@ export function formatPercent(text: string, values: Value, budget: Budget): stri
   return result;
 }
 
-function percentPiece(
-  value: Value,
-  flags: string,
-  digits: string | undefined,
-  kind: string,
-  budget: Budget,
-): string {
+/** A place in a text, as it is written after "%". */
+interface PercentPlace {
+  readonly flags: string;
+  readonly digits: string | undefined;
+  readonly kind: string;
+}
+
+function percentPiece(value: Value, { flags, digits, kind }: PercentPlace, budget: Budget): string {
   if (value instanceof Markup) throw new UnsupportedError("escaped text in %");
   if (kind === "s" || kind === "r") {
     const text = kind === "s" ? textOf(value, budget) : reprOf(value, budget);
@@ -156,12 +159,12 @@ function percentPiece(
   return signed(writeInteger(typeof number === "number" ? BigInt(Math.trunc(number)) : number));
 }
 
-function padded(text: string, flags: string, width: number, isNumber: boolean): string {
+function padded(text: string, flags: string, width: number): string {
   if (width > MAX_WIDTH) throw new UnsupportedError(`a width of more than ${MAX_WIDTH}`);
   const missing = width - [...text].length;
   if (missing <= 0) return text;
   if (flags.includes("-")) return text + " ".repeat(missing);
-  if (!flags.includes("0") || !isNumber) return " ".repeat(missing) + text;
+  if (!flags.includes("0")) return " ".repeat(missing) + text;
   const sign = /^[-+ ]/.exec(text)?.[0] ?? "";
   return sign + "0".repeat(missing) + text.slice(sign.length);
 }

@@ -9,7 +9,7 @@ import type { FilterContext } from "./filter.ts";
 import { runFilter } from "./filters.ts";
 import { attributeOf, itemOf, sliceOf } from "./members.ts";
 import { binary, compare, signed } from "./operations.ts";
-import { Scope } from "./scope.ts";
+import type { Scope } from "./scope.ts";
 import type { Arguments, Expression, Parameters, Statement, Target } from "./syntax.ts";
 import { runTest } from "./tests.ts";
 import {

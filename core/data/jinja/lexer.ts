@@ -95,9 +95,9 @@ class Lexer {
     return this.#take(pattern) ?? this.#fail(`Missing end of ${what}`);
   }
 
-  #data(text: string, sign: string, isBlock: boolean): void {
+  #data(text: string, sign: string, open: string): void {
     if (sign === "-") text = text.replace(new RegExp(`${SPACE}+$`, "u"), "");
-    else if (sign !== "+" && isBlock) {
+    else if (sign !== "+" && open !== "{{") {
       const start = text.lastIndexOf("\n") + 1;
       if ((start > 0 || this.#startsLine) && new RegExp(`^${SPACE}*$`, "u").test(text.slice(start))) {
         text = text.slice(0, start);
@@ -116,7 +116,7 @@ class Lexer {
     }
     this.#at = OPENING.lastIndex;
     const { raw, rawSign, open, sign } = match.groups!;
-    this.#data(this.#source.slice(begin, match.index), raw === undefined ? sign! : rawSign!, open !== "{{");
+    this.#data(this.#source.slice(begin, match.index), raw === undefined ? sign! : rawSign!, open ?? "{%");
     this.#startsLine = match[0].endsWith("\n");
     if (raw !== undefined) this.#raw();
     else if (open === "{#") this.#startsLine = this.#seek(COMMENT_END, "comment tag")[0].endsWith("\n");
@@ -127,7 +127,7 @@ class Lexer {
   #raw(): void {
     const begin = this.#at;
     const match = this.#seek(RAW_END, "raw directive");
-    this.#data(this.#source.slice(begin, match.index), match.groups!.sign!, true);
+    this.#data(this.#source.slice(begin, match.index), match.groups!.sign!, "{%");
     this.#startsLine = match[0].endsWith("\n");
   }
 

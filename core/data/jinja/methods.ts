@@ -8,7 +8,7 @@ import { UnsupportedError } from "./errors.ts";
 import { formatBraces } from "./formatting.ts";
 import { isEqual } from "./operations.ts";
 import { bind } from "./signature.ts";
-import { capitalized, lengthOf, splitBy, splitLines, splitWords, strip } from "./text.ts";
+import { capitalized, lengthOf, SPACE_CLASS, splitBy, splitLines, splitWords, strip } from "./text.ts";
 import {
   type Budget,
   Callable,
@@ -40,19 +40,19 @@ function within(text: string, start: Value | undefined, end: Value | undefined) 
     const at = smallInteger(value, "slice indices");
     return Math.min(all.length, Math.max(0, at < 0 ? at + all.length : at));
   };
-  const from = place(start, 0);
-  return { from, part: all.slice(from, Math.max(from, place(end, all.length))).join("") };
+  const begin = place(start, 0);
+  return { begin, part: all.slice(begin, Math.max(begin, place(end, all.length))).join("") };
 }
 
 const SEARCH = ["sub", "start?", "end?"];
 
-function find(self: string, given: Given, fromRight: boolean): number {
+function find(self: string, given: Given, from: "left" | "right"): number {
   const { sub, start, end } = bind("find", SEARCH, given);
   const wanted = textArgument(sub, "find() argument 1");
-  const { from, part } = within(self, start, end);
+  const { begin, part } = within(self, start, end);
   if (start !== undefined && start !== null && smallInteger(start, "start") > lengthOf(self)) return -1;
-  const at = fromRight ? part.lastIndexOf(wanted) : part.indexOf(wanted);
-  return at < 0 ? -1 : from + lengthOf(part.slice(0, at));
+  const at = from === "right" ? part.lastIndexOf(wanted) : part.indexOf(wanted);
+  return at < 0 ? -1 : begin + lengthOf(part.slice(0, at));
 }
 
 function found(place: number): Value {
@@ -66,13 +66,13 @@ function count(self: string, given: Given): bigint {
   return BigInt(wanted === "" ? lengthOf(part) + 1 : part.split(wanted).length - 1);
 }
 
-function edge(self: string, given: Given, isStart: boolean): boolean {
+function edge(self: string, given: Given, side: "start" | "end"): boolean {
   const { sub, start, end } = bind("startswith", SEARCH, given);
   const { part } = within(self, start, end);
   const wanted = sub instanceof Tuple ? sub.items : [sub];
   return wanted.some((one) => {
     const text = textArgument(one, "startswith first arg");
-    return isStart ? part.startsWith(text) : part.endsWith(text);
+    return side === "start" ? part.startsWith(text) : part.endsWith(text);
   });
 }
 
@@ -85,14 +85,14 @@ function stripped(side: "start" | "end" | "both"): Method<string> {
 }
 
 /** `split` and its like. */
-function split(fromRight: boolean): Method<string> {
+function split(from: "left" | "right"): Method<string> {
   return (self, given) => {
     const { sep = null, maxsplit = -1n } = bind("split", ["sep?", "maxsplit?"], given);
     const most = smallInteger(maxsplit, "maxsplit");
-    if (sep === null) return new List(splitWords(self, most, fromRight));
+    if (sep === null) return new List(splitWords(self, most, from));
     const separator = textArgument(sep, "sep");
     if (separator === "") return fail("empty separator");
-    return new List(splitBy(self, separator, most, fromRight));
+    return new List(splitBy(self, separator, most, from));
   };
 }
 
@@ -107,7 +107,12 @@ function partition(fromRight: boolean): Method<string> {
 }
 
 /** Replaces parts of a text, at most so many. */
-export function replace(text: string, before: string, after: string, most: number, budget: Budget): string {
+export function replace(
+  text: string,
+  [before, after]: readonly [before: string, after: string],
+  most: number,
+  budget: Budget,
+): string {
   const parts = before === "" ? [...text] : text.split(before);
   const places = before === "" ? parts.length + 1 : parts.length - 1;
   const times = most < 0 ? places : Math.min(most, places);
@@ -201,16 +206,16 @@ function affix(isPrefix: boolean): Method<string> {
 }
 
 const DIGITS = /^[\p{Nd}\u00b2\u00b3\u00b9\u2070\u2074-\u2079\u2080-\u2089]+$/u;
-const SPACES = /^[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+$/u;
+const SPACES = new RegExp(`^[${SPACE_CLASS}]+$`, "u");
 
 const TEXT: Readonly<Record<string, Method<string>>> = {
   capitalize: simple(capitalize),
   center: justified(halfOf),
   count,
-  endswith: (self, given) => edge(self, given, false),
-  find: (self, given) => BigInt(find(self, given, false)),
+  endswith: (self, given) => edge(self, given, "end"),
+  find: (self, given) => BigInt(find(self, given, "left")),
   format: (self, given, budget) => formatBraces(self, given, budget),
-  index: (self, given) => found(find(self, given, false)),
+  index: (self, given) => found(find(self, given, "left")),
   isalnum: all(/^[\p{L}\p{N}]+$/u),
   isalpha: all(/^\p{L}+$/u),
   isascii: all(/^[\0-\x7f]*$/),
@@ -233,26 +238,24 @@ const TEXT: Readonly<Record<string, Method<string>>> = {
   replace: (self, given, budget) => {
     const { old, new: after, count = -1n } = bind("replace", ["old", "new", "count?"], given);
     const most = smallInteger(count, "count");
-    return replace(
-      self,
+    const texts = [
       textArgument(old, "replace() argument 1"),
       textArgument(after, "replace() argument 2"),
-      most,
-      budget,
-    );
+    ] as const;
+    return replace(self, texts, most, budget);
   },
-  rfind: (self, given) => BigInt(find(self, given, true)),
-  rindex: (self, given) => found(find(self, given, true)),
+  rfind: (self, given) => BigInt(find(self, given, "right")),
+  rindex: (self, given) => found(find(self, given, "right")),
   rjust: justified((missing) => missing),
   rpartition: partition(true),
-  rsplit: split(true),
+  rsplit: split("right"),
   rstrip: stripped("end"),
-  split: split(false),
+  split: split("left"),
   splitlines: (self, given) => {
     const { keepends = false } = bind("splitlines", ["keepends?"], given);
-    return new List(splitLines(self, truthOf(keepends)));
+    return new List(splitLines(self, truthOf(keepends) ? "keep" : "drop"));
   },
-  startswith: (self, given) => edge(self, given, true),
+  startswith: (self, given) => edge(self, given, "start"),
   strip: stripped("both"),
   swapcase: simple(swapped),
   title: simple(titled),

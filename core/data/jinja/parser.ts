@@ -185,7 +185,9 @@ export class ExpressionParser {
 
   #bracket(): Expression {
     if (this.skip("operator", "(")) {
-      const value = this.tuple(() => this.expression(), true);
+      const value = this.isOperator(")")
+        ? { type: "tuple", items: [] } as const
+        : this.tuple(() => this.expression());
       this.expect("operator", ")");
       return value;
     }
@@ -214,7 +216,7 @@ export class ExpressionParser {
   }
 
   /** One expression, or a tuple of several. */
-  protected tuple(item: () => Expression, mayBeEmpty = false): Expression {
+  protected tuple(item: () => Expression): Expression {
     const items: Expression[] = [];
     let isTuple = false;
     while (true) {
@@ -226,8 +228,7 @@ export class ExpressionParser {
     }
     if (isTuple) return { type: "tuple", items };
     if (items.length > 0) return items[0]!;
-    if (!mayBeEmpty) this.fail(`expected an expression, got ${this.look().text || this.look().kind}`);
-    return { type: "tuple", items: [] };
+    return this.fail(`expected an expression, got ${this.look().text || this.look().kind}`);
   }
 
   #isTupleEnd(): boolean {

@@ -52,26 +52,26 @@ function getter(attribute: Value | undefined, context: FilterContext, other?: Va
 /** What items are ordered by: texts without regard to case, unless it matters. */
 function keyed(
   attribute: Value | undefined,
-  isCaseSensitive: boolean,
+  cased: Value,
   context: FilterContext,
 ): (item: Value) => Value {
   const read = getter(attribute, context);
   return (item) => {
     const value = read(item);
-    return typeof value === "string" && !isCaseSensitive ? value.toLowerCase() : value;
+    return typeof value === "string" && !truthOf(cased) ? value.toLowerCase() : value;
   };
 }
 
 function sorted(
   items: readonly Value[],
   key: (item: Value) => Value,
-  isReversed: boolean,
+  reverse: Value,
   { budget }: FilterContext,
 ): Value[] {
   const pairs = items.map((item) => [key(item), item] as const);
   budget.spend(pairs.length * Math.ceil(Math.log2(pairs.length + 2)));
   // Equal ones keep their order, also from the largest on.
-  const sign = isReversed ? -1 : 1;
+  const sign = truthOf(reverse) ? -1 : 1;
   return pairs.toSorted(([a], [b]) => {
     const difference = order(a, b, budget);
     if (Number.isNaN(difference)) throw new UnsupportedError("sorting numbers that are none");
@@ -85,10 +85,10 @@ function sort(value: Value, given: Given, context: FilterContext): Value {
   const items = requireItems(value, context.budget);
   const several = typeof attribute === "string" && attribute.includes(",");
   const parts = several ? attribute.split(",") : [attribute];
-  const keys = parts.map((part) => keyed(part, truthOf(cased), context));
+  const keys = parts.map((part) => keyed(part, cased, context));
   const key = several ? (item: Value) => new Tuple(keys.map((one) => one(item))) : keys[0]!;
   // One item is compared with nothing.
-  return new List(sorted(items, key, truthOf(reverse), context));
+  return new List(sorted(items, key, reverse, context));
 }
 
 function dictsort(value: Value, given: Given, context: FilterContext): Value {
@@ -100,8 +100,8 @@ function dictsort(value: Value, given: Given, context: FilterContext): Value {
   if (!(value instanceof Dict)) return fail(`'${typeOf(value)}' object has no attribute 'items'`);
   const at = by === "key" ? 0 : by === "value" ? 1 : fail('You can only sort by either "key" or "value"');
   const pairs = value.entries.map((entry) => new Tuple(entry));
-  const key = keyed(undefined, truthOf(cased), context);
-  return new List(sorted(pairs, (pair) => key((pair as Tuple).items[at]!), truthOf(reverse), context));
+  const key = keyed(undefined, cased, context);
+  return new List(sorted(pairs, (pair) => key((pair as Tuple).items[at]!), reverse, context));
 }
 
 /** Items whose keys differ from those before. */
@@ -111,7 +111,7 @@ function unique(value: Value, given: Given, context: FilterContext): Value {
     ["case_sensitive?", "attribute?"],
     given,
   );
-  const key = keyed(attribute, truthOf(cased), context);
+  const key = keyed(attribute, cased, context);
   const seen = new Dict();
   return new Once(
     requireItems(value, context.budget).filter((item) => {
@@ -199,7 +199,7 @@ function extreme(isLargest: boolean): Filter {
       ["case_sensitive?", "attribute?"],
       given,
     );
-    const key = keyed(attribute, truthOf(cased), context);
+    const key = keyed(attribute, cased, context);
     const items = requireItems(value, context.budget);
     if (items.length === 0) return new Undefined("No aggregated item, sequence was empty.");
     return items.reduce((best, item) => {
@@ -224,7 +224,8 @@ function map(value: Value, given: Given, context: FilterContext): Value {
 }
 
 /** `select` and its like: by a test, of items or of an attribute of theirs. */
-function selecting(isKept: boolean, byAttribute: boolean): Filter {
+function selecting(kind: "keep" | "drop", by: "item" | "attribute"): Filter {
+  const byAttribute = by === "attribute";
   return (value, given, context) => {
     const attribute = byAttribute ? given.positional[0] : undefined;
     if (byAttribute && attribute === undefined) return fail("Missing parameter for attribute name");
@@ -236,7 +237,7 @@ function selecting(isKept: boolean, byAttribute: boolean): Filter {
         const holds = name === undefined
           ? truthOf(found)
           : context.test(String(name), found, { positional, named: given.named });
-        return holds === isKept;
+        return holds === (kind === "keep");
       }),
     );
   };
@@ -288,8 +289,8 @@ export const SEQUENCE_FILTERS: Readonly<Record<string, Filter>> = {
   map,
   max: extreme(true),
   min: extreme(false),
-  reject: selecting(false, false),
-  rejectattr: selecting(false, true),
+  reject: selecting("drop", "item"),
+  rejectattr: selecting("drop", "attribute"),
   reverse: (value, given, { budget }) => {
     bind("reverse", [], given);
     const items = [...requireItems(value, budget)].reverse();
@@ -298,8 +299,8 @@ export const SEQUENCE_FILTERS: Readonly<Record<string, Filter>> = {
     if (value instanceof Once) return new List(items);
     return new Once(items);
   },
-  select: selecting(true, false),
-  selectattr: selecting(true, true),
+  select: selecting("keep", "item"),
+  selectattr: selecting("keep", "attribute"),
   slice,
   sort,
   sum,

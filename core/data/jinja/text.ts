@@ -13,7 +13,9 @@ const EDGE_SPACES = {
   end: new RegExp(`[${SPACE_CLASS}]+$`, "u"),
 };
 const SPACES = new RegExp(`[${SPACE_CLASS}]+`, "u");
-const LINES = /\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]/u;
+/** Ends of lines. */
+const BREAK_CLASS = "\\n\\r\\v\\f\\x1c-\\x1e\\x85\\u2028\\u2029";
+const LINES = new RegExp(`\\r\\n|[${BREAK_CLASS}]`, "u");
 
 /** Number of characters. */
 export function lengthOf(text: string): number {
@@ -47,7 +49,8 @@ function endOfText(text: string): number {
 }
 
 /** Words between white space, at most so many cuts; from the right if asked for. */
-export function splitWords(text: string, most: number, fromRight: boolean): string[] {
+export function splitWords(text: string, most: number, from: "left" | "right"): string[] {
+  const fromRight = from === "right";
   const words: string[] = [];
   let rest = strip(text, "both");
   while (rest !== "" && (most < 0 || words.length < most)) {
@@ -82,21 +85,21 @@ function lastSpaces(text: string): { readonly index: number; readonly 0: string 
 }
 
 /** Parts between a separator, at most so many cuts; from the right if asked for. */
-export function splitBy(text: string, separator: string, most: number, fromRight: boolean): string[] {
+export function splitBy(text: string, separator: string, most: number, from: "left" | "right"): string[] {
   const parts = text.split(separator);
   if (most < 0 || parts.length <= most + 1) return parts;
-  return fromRight
+  return from === "right"
     ? [parts.slice(0, parts.length - most).join(separator), ...parts.slice(parts.length - most)]
     : [...parts.slice(0, most), parts.slice(most).join(separator)];
 }
 
-/** Lines, without their breaks unless asked for. */
-export function splitLines(text: string, keepEnds = false): string[] {
+/** Lines, with their breaks or without. */
+export function splitLines(text: string, breaks: "keep" | "drop" = "drop"): string[] {
   const lines: string[] = [];
   let rest = text;
   for (let match = LINES.exec(rest); match !== null; match = LINES.exec(rest)) {
     const end = match.index + match[0].length;
-    lines.push(rest.slice(0, keepEnds ? end : match.index));
+    lines.push(rest.slice(0, breaks === "keep" ? end : match.index));
     rest = rest.slice(end);
   }
   if (rest !== "") lines.push(rest);

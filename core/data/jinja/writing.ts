@@ -8,7 +8,7 @@ import { TemplateError, UnsupportedError } from "./errors.ts";
 import { compareText } from "./text.ts";
 import {
   type Budget,
-  Callable,
+  type Callable,
   Dict,
   fail,
   List,
@@ -126,8 +126,8 @@ export function writeInteger(value: bigint): string {
 
 /** How JSON is laid out. */
 export interface JsonLayout {
-  /** Other characters than ASCII as escapes. */
-  readonly asciiOnly: boolean;
+  /** Which letters are written as they are; others are escapes. */
+  readonly letters: "ascii" | "any";
   /** What a level is moved in by; `null` for one line. */
   readonly indent: string | null;
   readonly comma: string;
@@ -139,8 +139,16 @@ const CONTROL: Readonly<Record<string, string>> = {
   ...{ '"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f" },
 };
 
-function jsonString(text: string, asciiOnly: boolean): string {
-  const pattern = asciiOnly ? /["\\]|[^ -~]/g : /["\\]|[\0-\x1f]/g;
+const CONTROL_CLASS = "\\0-\\x1f";
+
+/** What JSON writes as escapes. */
+const ESCAPED = {
+  ascii: /["\\]|[^ -~]/g,
+  any: new RegExp(`["\\\\${CONTROL_CLASS}]`, "g"),
+};
+
+function jsonString(text: string, letters: keyof typeof ESCAPED): string {
+  const pattern = ESCAPED[letters];
   const escaped = text.replace(
     pattern,
     (unit) => CONTROL[unit] ?? `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`,
@@ -148,7 +156,7 @@ function jsonString(text: string, asciiOnly: boolean): string {
   return `"${escaped}"`;
 }
 
-function jsonScalar(value: Value, asciiOnly: boolean): string | null {
+function jsonScalar(value: Value, letters: keyof typeof ESCAPED): string | null {
   if (value === null) return "null";
   if (typeof value === "boolean") return String(value);
   if (typeof value === "bigint") return writeInteger(value);
@@ -161,13 +169,13 @@ function jsonScalar(value: Value, asciiOnly: boolean): string | null {
       ? "-Infinity"
       : "Infinity";
   }
-  return typeof value === "string" ? jsonString(value, asciiOnly) : null;
+  return typeof value === "string" ? jsonString(value, letters) : null;
 }
 
 /** A value as `json.dumps` writes it. */
 export function writeJson(value: Value, layout: JsonLayout, budget: Budget, depth = 0): string {
   if (depth > MAX_DEPTH) throw new UnsupportedError(`JSON more than ${MAX_DEPTH} deep`);
-  const scalar = jsonScalar(value, layout.asciiOnly);
+  const scalar = jsonScalar(value, layout.letters);
   if (scalar !== null) {
     budget.spend(scalar.length);
     return scalar;
@@ -184,7 +192,7 @@ export function writeJson(value: Value, layout: JsonLayout, budget: Budget, dept
   };
   const inner = (item: Value) => writeJson(item, layout, budget, depth + 1);
   if (value instanceof List || value instanceof Tuple) return lines("[", value.items.map(inner), "]");
-  if (value instanceof Markup) return jsonString(value.text, layout.asciiOnly);
+  if (value instanceof Markup) return jsonString(value.text, layout.letters);
   if (!(value instanceof Dict)) return fail(`Object of type ${typeOf(value)} is not JSON serializable`);
   const entries = value.entries;
   if (layout.sorted) {
@@ -197,8 +205,8 @@ export function writeJson(value: Value, layout: JsonLayout, budget: Budget, dept
     if (key instanceof Tuple || key instanceof Undefined) {
       return fail("keys of JSON must be str, int, float, bool or None");
     }
-    const name = typeof key === "string" ? key : jsonScalar(key, layout.asciiOnly)!;
-    return `${jsonString(name, layout.asciiOnly)}${colon}${inner(field)}`;
+    const name = typeof key === "string" ? key : jsonScalar(key, layout.letters)!;
+    return `${jsonString(name, layout.letters)}${colon}${inner(field)}`;
   });
   return lines("{", fields, "}");
 }
