@@ -8,7 +8,7 @@
  */
 
 import type { Engine } from "@edgetuner/kernels";
-import type { EmbeddingAndHead } from "../model/base.ts";
+import type { BaseLayers, EmbeddingAndHead } from "../model/base.ts";
 import type { ModelConfig, ModelFamily } from "../model/families.ts";
 import { loadEmbeddingAndHead, loadLayers, modelShape } from "../model/load.ts";
 import type { NamedArrays } from "../files/named_arrays.ts";
@@ -117,25 +117,7 @@ export async function certifyExport(options: CertificateOptions): Promise<Export
   }
   const logits = async (weights: NamedArrays, heads: LocalHeads | null): Promise<Float32Array[]> => {
     using layers = loadLayers(engine, { config: model.config, weights });
-    const { layers: L, heads: H } = layers.shape;
-    const all: Float32Array[] = [];
-    for (const sample of samples) {
-      await heads?.beginStep({ step: 0, mode: "evaluate", mask: new Uint8Array(L * H) });
-      using tape = new Tape(engine, false);
-      const tokens = Uint32Array.from(sample);
-      const batch = {
-        tokens,
-        targets: tokens,
-        mask: new Float32Array(tokens.length),
-        batch: 1,
-        length: tokens.length,
-      };
-      const embedding = tape.variable(embedTokens(ends, batch), false);
-      const hidden = await layers.forward(tape, embedding, batch, heads);
-      using result = logitsOf(ends, hidden.value, tokens.map((_, i) => i));
-      all.push(await result.read());
-    }
-    return all;
+    return await allLogits({ engine, layers, ends, heads }, samples);
   };
   const withHeads = async (which: Adapter): Promise<Float32Array[]> => {
     using heads = loadHeads(engine, which);
@@ -184,6 +166,32 @@ export async function certifyExport(options: CertificateOptions): Promise<Export
     holds: Math.max(split, imported, merged) <= allowed &&
       (reduction === null || reduction.share <= reduction.allowed),
   };
+}
+
+/** All logits after every token of each sample, on one machine. */
+async function allLogits(
+  { engine, layers, ends, heads }: {
+    readonly engine: Engine;
+    readonly layers: BaseLayers;
+    readonly ends: EmbeddingAndHead;
+    readonly heads: LocalHeads | null;
+  },
+  samples: readonly (readonly number[])[],
+): Promise<Float32Array[]> {
+  const { layers: L, heads: H } = layers.shape;
+  const all: Float32Array[] = [];
+  for (const sample of samples) {
+    await heads?.beginStep({ step: 0, mode: "evaluate", mask: new Uint8Array(L * H) });
+    using tape = new Tape(engine, false);
+    const tokens = Uint32Array.from(sample);
+    const { length } = tokens;
+    const batch = { tokens, targets: tokens, mask: new Float32Array(length), batch: 1, length };
+    const embedding = tape.variable(embedTokens(ends, batch), false);
+    const hidden = await layers.forward(tape, embedding, batch, heads);
+    using result = logitsOf(ends, hidden.value, tokens.map((_, i) => i));
+    all.push(await result.read());
+  }
+  return all;
 }
 
 /** The largest absolute difference; NaN if a value is. */

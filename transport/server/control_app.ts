@@ -200,8 +200,13 @@ export function createControlApp(options: ControlAppOptions): Hono {
     });
   });
 
-  app.get("/api/runs", (context) => context.json([...runs.values()].map(runJson)));
+  addRunRoutes(app, runs, actionTimeoutMs);
+  return app;
+}
 
+/** Routes below `/api/runs`: what runs are there, how each is, and steering it. */
+function addRunRoutes(app: Hono, runs: ReadonlyMap<string, RunHandle>, actionTimeoutMs: number): void {
+  app.get("/api/runs", (context) => context.json([...runs.values()].map(runJson)));
   const withRun = (
     name: string,
     answer: (run: RunHandle) => Response | Promise<Response>,
@@ -231,7 +236,6 @@ export function createControlApp(options: ControlAppOptions): Hono {
         return c.json({ run: run.run, status: run.status }, reached ? 200 : 202);
       }));
   }
-  return app;
 }
 
 /** States that an action leads to. */

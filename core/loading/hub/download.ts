@@ -102,22 +102,7 @@ async function attempt(url: string, path: string, options: DownloadOptions): Pro
   const origin = await readOrigin(note);
   let have = origin?.url === url && origin.etag !== null ? await sizeOf(partial) : 0;
   let total: number | null = null;
-  const idle = new AbortController();
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  let came = 0;
-  const wait = () => {
-    clearTimeout(timer);
-    came = 0;
-    timer = setTimeout(() => {
-      const what = came === 0 ? "nothing" : `less than ${minBytes} bytes`;
-      idle.abort(new Passing(`${what} came for ${idleTimeoutMs} ms`));
-    }, idleTimeoutMs);
-  };
-  const alive = (bytes: number) => {
-    came += bytes;
-    if (came >= minBytes) wait();
-  };
-  wait();
+  using idle = new IdleLimit(minBytes, idleTimeoutMs);
   let response: Response | undefined;
   try {
     response = await fetch(url, {
@@ -152,9 +137,9 @@ async function attempt(url: string, path: string, options: DownloadOptions): Pro
     requireSize(url, Math.max(have, total ?? 0), { size, maxBytes });
     using file = await Deno.open(partial, { write: true, create: true, append: true });
     options.onProgress?.(have, total);
-    wait(); // the answer has begun
+    idle.restart(); // the answer has begun
     for await (const chunk of response.body ?? []) {
-      alive(chunk.length);
+      idle.came(chunk.length);
       requireSize(url, have + chunk.length, { size, maxBytes });
       for (let written = 0; written < chunk.length;) written += await file.write(chunk.subarray(written));
       have += chunk.length;
@@ -172,8 +157,48 @@ async function attempt(url: string, path: string, options: DownloadOptions): Pro
     if (error instanceof Deno.errors.PermissionDenied || error instanceof Deno.errors.NotFound) throw error;
     const message = error instanceof Error ? error.message : String(error);
     throw new Passing(total === null ? message : `${message}, after ${have} of ${total} bytes`);
-  } finally {
-    clearTimeout(timer);
+  }
+}
+
+/** Ends a try in which too few bytes come for too long. */
+class IdleLimit implements Disposable {
+  readonly #minBytes: number;
+  readonly #timeoutMs: number;
+  readonly #controller = new AbortController();
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #bytes = 0;
+
+  /** Begins at once. */
+  constructor(minBytes: number, timeoutMs: number) {
+    this.#minBytes = minBytes;
+    this.#timeoutMs = timeoutMs;
+    this.restart();
+  }
+
+  /** Aborts with a `Passing` once too little came. */
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** Begins anew. */
+  restart(): void {
+    clearTimeout(this.#timer);
+    this.#bytes = 0;
+    this.#timer = setTimeout(() => {
+      const what = this.#bytes === 0 ? "nothing" : `less than ${this.#minBytes} bytes`;
+      this.#controller.abort(new Passing(`${what} came for ${this.#timeoutMs} ms`));
+    }, this.#timeoutMs);
+  }
+
+  /** Bytes came: begins anew once they are enough. */
+  came(bytes: number): void {
+    this.#bytes += bytes;
+    if (this.#bytes >= this.#minBytes) this.restart();
+  }
+
+  /** Ends it. */
+  [Symbol.dispose](): void {
+    clearTimeout(this.#timer);
   }
 }
 
