@@ -179,15 +179,9 @@ export {
   type InputShare,
 } from "./lora/input_mode.ts";
 export { INPUT_MODE_NAMES, INPUT_MODES, type InputModeName, InputModes } from "./lora/input_modes.ts";
-export {
-  clipFactor,
-  globalNorm,
-  HeadModules,
-  type HeadModulesOptions,
-  type HeadModulesState,
-  type HeadWeights,
-  initialA,
-} from "./lora/head_modules.ts";
+export { clipFactor, globalNorm } from "./lora/clipping.ts";
+export { type HeadModulesState, type HeadWeights, initialA } from "./lora/head_arena.ts";
+export { HeadModules, type HeadModulesOptions } from "./lora/head_modules.ts";
 export { keptHeads, lowestLayer, maskOfRange, putRange } from "./lora/head_mask.ts";
 export { LocalHeads } from "./lora/local_heads.ts";
 export {
@@ -363,7 +357,8 @@ export type {
   StepRecord,
   StepTimes,
 } from "./session/run_events.ts";
-export { type RunMember, RunServer, type RunServerOptions, type RunSystem } from "./session/run_server.ts";
+export type { RunMember, RunSystem } from "./session/run_member.ts";
+export { RunServer, type RunServerOptions } from "./session/run_server.ts";
 export {
   type DeviceStep,
   runUserDevice,

@@ -6,7 +6,7 @@
 
 import { firstNotFinite } from "../files/finite_values.ts";
 import { CheckpointError, TrainingError } from "../contracts/errors.ts";
-import type { HeadModulesState } from "./head_modules.ts";
+import type { HeadModulesState } from "./head_arena.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 
 const ADVICE = "lower the learning rate, clip the gradients, or check data and codec";

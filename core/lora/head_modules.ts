@@ -2,9 +2,7 @@
  * The LoRA head modules of one device: weights, forward, backward and update.
  *
  * T tokens, d hidden size, D head size, r rank, c targets, L layers, n kept heads.
- * The parameters of a layer lie in one arena [heads, segment]: row i holds, for each target in
- * order, A [r, inputs] then B [D, r], with r rounded up to a multiple of four (the rest is zero
- * and stays zero).
+ * `head_arena.ts` says where the weights lie.
  *
  * @module
  */
@@ -13,31 +11,24 @@ import { headSizeOf } from "../contracts/model_shape.ts";
 import {
   adamw,
   adamwControl,
-  type ArenaMatrix,
   dropout,
   type Engine,
   headGradient,
   headProduct,
   loraNorms,
-  roundUp4,
   segmentChange,
   segmentNorms,
   type Tensor,
 } from "@edgetuner/kernels";
-import { randomStream } from "../model/random.ts";
 import type { MicroBatch } from "../contracts/micro_batches.ts";
 import type { HeadMode, HeadStatistics } from "../contracts/ports.ts";
 import type { DeviceStatistic, StatisticName } from "../contracts/pruner.ts";
 import type { HeadRange } from "./allocation.ts";
+import { HeadArena, type HeadModulesState, type HeadWeights } from "./head_arena.ts";
+import { disposeActivations, LayerMicroBatches } from "./_layer_micro_batches.ts";
 import type { InputMode } from "./input_mode.ts";
 import { INPUT_MODES } from "./input_modes.ts";
-import {
-  adamwAt,
-  headParameters,
-  LORA_TARGETS,
-  type LoraSettings,
-  type OptimizerSettings,
-} from "./settings.ts";
+import { adamwAt, headParameters, type LoraSettings, type OptimizerSettings } from "./settings.ts";
 
 /** What head modules are made from. */
 export interface HeadModulesOptions {
@@ -61,26 +52,6 @@ export interface HeadModulesOptions {
   readonly steps: number;
 }
 
-/** Weights of one head module and target. */
-export interface HeadWeights {
-  /** [r, inputs], row-major. */
-  readonly a: Float32Array;
-  /** [D, r], row-major. */
-  readonly b: Float32Array;
-}
-
-/** All that the head modules of a device are between two steps: what a run goes on from. */
-export interface HeadModulesState {
-  /** Weights, for each layer, head of the range and target. */
-  readonly weights: readonly (readonly (readonly HeadWeights[])[])[];
-  /** AdamW's first moments, as `weights`. */
-  readonly m: readonly (readonly (readonly HeadWeights[])[])[];
-  /** AdamW's second moments, as `weights`. */
-  readonly v: readonly (readonly (readonly HeadWeights[])[])[];
-  /** Updates of each head module so far, [L * H_m]. */
-  readonly updates: Uint32Array;
-}
-
 interface LayerState {
   readonly parameters: Tensor;
   readonly gradients: Tensor;
@@ -88,74 +59,7 @@ interface LayerState {
   readonly v: Tensor;
   /** Updates of each head module so far. */
   readonly updates: Uint32Array;
-}
-
-/** What the forward pass of a layer and micro-batch keeps for the backward pass. */
-interface SavedActivations {
-  readonly heads: Tensor;
-  /** The heads whose columns the dropout mask is drawn for. */
-  readonly dropped: Tensor;
-  readonly x: Tensor;
-  readonly xOwned: boolean;
-  readonly down: readonly Tensor[];
-  readonly length: number;
-  readonly firstRow: number;
-}
-
-/** What is kept until the gradients of a micro-batch's weights are added up. */
-interface PendingGradients {
-  readonly saved: SavedActivations;
-  readonly dDeltas: readonly Tensor[];
-  readonly dDown: readonly Tensor[];
-}
-
-/** A layer's micro-batches on their way back. */
-interface Accumulation {
-  /** The micro-batch that is added next. */
-  next: number;
-  /** True if there are gradients of earlier parts of the step to add to. */
-  continued: boolean;
-  /** Step, mode and part, and its micro-batches that went forward. */
-  of: string;
-  readonly seen: Set<number>;
-  readonly pending: Map<number, PendingGradients>;
-}
-
-/**
- * The A that a head module starts with: Kaiming-uniform with a = sqrt 5, that is uniform in
- * +-1 / sqrt(inputs), drawn from (seed, layer, head, target) so that it does not depend on the
- * partition. B starts at zero.
- *
- * @returns [r, inputs], row-major.
- */
-export function initialA(options: {
-  readonly seed: number;
-  readonly layer: number;
-  readonly head: number;
-  readonly target: number;
-  readonly rank: number;
-  readonly inputs: number;
-}): Float32Array {
-  const { seed, layer, head, target, rank, inputs } = options;
-  const random = randomStream(seed >>> 0, (layer * 4096 + head) * 4 + target);
-  const bound = 1 / Math.sqrt(inputs);
-  return Float32Array.from({ length: rank * inputs }, () => (2 * random.float() - 1) * bound);
-}
-
-/** Global norm of a step's gradients, from what each device's head modules add to its square. */
-export function globalNorm(squares: readonly number[]): number {
-  return Math.sqrt(squares.reduce((a, b) => a + b, 0));
-}
-
-/**
- * Factor that brings the global norm of a step's gradients down to a limit, as PyTorch's `clip_grad_norm_` does.
- *
- * @param squares What each device's head modules add to the squared norm, in order of their heads.
- * @param limit Largest norm.
- * @returns min(1, limit / (norm + 1e-6)), rounded to f32.
- */
-export function clipFactor(squares: readonly number[], limit: number): number {
-  return Math.fround(Math.min(1, limit / (globalNorm(squares) + 1e-6)));
+  readonly microBatches: LayerMicroBatches;
 }
 
 /**
@@ -193,12 +97,8 @@ export class HeadModules implements Disposable {
   /** What a head module reads of X. */
   readonly input: InputMode;
   readonly #engine: Engine;
-  readonly #rank4: number;
-  readonly #segment: number;
-  readonly #matrices: readonly { readonly a: ArenaMatrix; readonly b: ArenaMatrix }[];
+  readonly #arena: HeadArena;
   readonly #layers: readonly LayerState[];
-  readonly #activations: Map<number, SavedActivations>[];
-  readonly #accumulations: Accumulation[];
   readonly #headLists = new Map<string, Tensor>();
 
   /** Draws the initial weights. */
@@ -209,41 +109,17 @@ export class HeadModules implements Disposable {
     this.input = INPUT_MODES[lora.mode];
     this.inputs = this.input.columns(options);
     this.#engine = engine;
-    this.#rank4 = roundUp4(lora.rank);
-    const sizeA = this.#rank4 * roundUp4(this.inputs);
-    const sizeB = this.headSize * this.#rank4;
-    this.#segment = lora.targets.length * (sizeA + sizeB);
-    const segment = this.#segment;
-    this.#matrices = lora.targets.map((_, k) => ({
-      a: { rows: this.#rank4, columns: this.inputs, first: k * (sizeA + sizeB), segment },
-      b: { rows: this.headSize, columns: this.#rank4, first: k * (sizeA + sizeB) + sizeA, segment },
-    }));
-    this.#activations = Array.from({ length: layers }, () => new Map());
-    this.#accumulations = Array.from(
-      { length: layers },
-      () => ({ next: 0, continued: false, of: "", seen: new Set(), pending: new Map() }),
-    );
+    this.#arena = new HeadArena({ lora, inputs: this.inputs, headSize: this.headSize, range });
+    const { segment } = this.#arena;
     this.#layers = Array.from({ length: layers }, (_, layer) => {
-      const initial = new Float32Array(range.count * segment);
-      for (let i = 0; i < range.count; i++) {
-        lora.targets.forEach((target, k) => {
-          const a = initialA({
-            seed: options.seed,
-            layer,
-            head: range.first + i,
-            target: LORA_TARGETS.indexOf(target),
-            rank: lora.rank,
-            inputs: this.inputs,
-          });
-          initial.set(a, i * segment + this.#matrices[k]!.a.first);
-        });
-      }
+      const initial = this.#arena.initial(layer, options.seed);
       return {
         parameters: engine.upload(initial, range.count, segment, `head modules of layer ${layer}`),
         gradients: engine.zeros(range.count, segment, `head gradients of layer ${layer}`),
         m: engine.zeros(range.count, segment, `head moments of layer ${layer}`),
         v: engine.zeros(range.count, segment, `head moments of layer ${layer}`),
         updates: new Uint32Array(range.count),
+        microBatches: new LayerMicroBatches(),
       };
     });
   }
@@ -305,11 +181,11 @@ export class HeadModules implements Disposable {
       if (owned) x.dispose();
       owned = true;
     }
-    const { parameters } = this.#layers[layer]!;
-    const down = this.#matrices.map(({ a }) =>
+    const { parameters, microBatches } = this.#layers[layer]!;
+    const down = this.#arena.matrices.map(({ a }) =>
       this.input.down(input, { arena: parameters, matrix: a, heads })
     );
-    const deltas = this.#matrices.map(({ b }, k) =>
+    const deltas = this.#arena.matrices.map(({ b }, k) =>
       headProduct({
         x: down[k]!,
         arena: parameters,
@@ -319,12 +195,7 @@ export class HeadModules implements Disposable {
         alpha: lora.alpha / lora.rank,
       })
     );
-    this.#forget(layer, index);
-    // Other micro-batches may have gone back already, but not of another step, and none goes forward twice.
-    const state = this.#accumulations[layer]!;
-    const now = `${context.step} ${context.mode} ${part}`;
-    if (state.of !== now || state.seen.has(index)) this.#restart(layer, now, part > 0);
-    state.seen.add(index);
+    microBatches.begin(index, { key: `${context.step} ${context.mode} ${part}`, continued: part > 0 });
     const saved = {
       heads,
       dropped,
@@ -334,8 +205,8 @@ export class HeadModules implements Disposable {
       length: down[0]!.rows / kept.length,
       firstRow,
     };
-    this.#activations[layer]!.set(index, saved);
-    if (!training) this.#forget(layer, index);
+    if (training) microBatches.save(index, saved);
+    else disposeActivations(saved);
     return deltas;
   }
 
@@ -355,11 +226,12 @@ export class HeadModules implements Disposable {
       readonly step: number;
       readonly needsInput: boolean;
       readonly microBatch?: number;
-      readonly later?: boolean;
+      readonly deferWeightGradients?: boolean;
     },
   ): Tensor | null {
-    const { step, needsInput, microBatch = 0, later = false } = context;
-    const saved = this.#activations[layer]!.get(microBatch);
+    const { step, needsInput, microBatch = 0, deferWeightGradients = false } = context;
+    const { parameters: arena, microBatches } = this.#layers[layer]!;
+    const saved = microBatches.savedOf(microBatch);
     if (saved === undefined) {
       throw new TypeError(
         `Cannot go back through layer ${layer} as its forward pass must come first: it did not`,
@@ -367,14 +239,13 @@ export class HeadModules implements Disposable {
     }
     const { lora, seed } = this.options;
     const { heads, firstRow } = saved;
-    const arena = this.#layers[layer]!.parameters;
     const alpha = lora.alpha / lora.rank;
-    const dDown = this.#matrices.map(({ b }, k) =>
+    const dDown = this.#arena.matrices.map(({ b }, k) =>
       headProduct({ x: dDeltas[k]!, arena, matrix: b, heads, alpha })
     );
     let dx: Tensor | null = null;
     if (needsInput) {
-      for (const [k, { a }] of this.#matrices.entries()) {
+      for (const [k, { a }] of this.#arena.matrices.entries()) {
         dx = this.input.inputGradient(dDown[k]!, { arena, matrix: a, heads }, dx ?? undefined);
       }
     }
@@ -382,31 +253,22 @@ export class HeadModules implements Disposable {
       using unmasked = dx;
       dx = dropout(unmasked, saved.dropped, { rate: lora.dropout, seed, step, layer, firstRow });
     }
-    this.#activations[layer]!.delete(microBatch);
-    this.#accumulations[layer]!.pending.set(microBatch, { saved, dDeltas, dDown });
-    if (!later) this.accumulate(layer);
+    microBatches.defer(microBatch, { saved, dDeltas, dDown });
+    if (!deferWeightGradients) this.accumulate(layer);
     return dx;
   }
 
   /** Adds up the gradients of a layer's weights over the micro-batches that went back, as far as they are in order. */
   accumulate(layer: number): void {
     const { lora } = this.options;
-    const state = this.#accumulations[layer]!;
-    const arena = this.#layers[layer]!.gradients;
+    const { gradients: arena, microBatches } = this.#layers[layer]!;
     const alpha = lora.alpha / lora.rank;
-    for (
-      let pending = state.pending.get(state.next);
-      pending !== undefined;
-      pending = state.pending.get(state.next)
-    ) {
-      const { saved: { heads, x, down, length }, dDeltas, dDown } = pending;
-      const options = { length, accumulate: state.continued || state.next > 0 };
-      this.#matrices.forEach(({ a, b }, k) => {
+    for (const { saved: { heads, x, down, length }, dDeltas, dDown, accumulate } of microBatches.due()) {
+      const options = { length, accumulate };
+      this.#arena.matrices.forEach(({ a, b }, k) => {
         headGradient({ heads, arena, ...options, a: dDeltas[k]!, b: down[k]!, matrix: b, alpha });
         this.input.gradientOfA(dDown[k]!, x, { arena, matrix: a, heads }, options);
       });
-      disposePending(pending);
-      state.pending.delete(state.next++);
     }
   }
 
@@ -451,9 +313,11 @@ export class HeadModules implements Disposable {
       );
       rows.gradientNorm?.push(this.#gradientNorms(state, control));
       using before = rows.weightChange === undefined ? null : this.#copyOf(state.parameters);
-      adamw(state, control, this.#segment, settings, factor ?? undefined);
+      adamw(state, control, this.#arena.segment, settings, factor ?? undefined);
       if (before !== null) {
-        rows.weightChange!.push(segmentChange(state.parameters, before, { segment: this.#segment, control }));
+        rows.weightChange!.push(
+          segmentChange(state.parameters, before, { segment: this.#arena.segment, control }),
+        );
       }
     }
     this.#engine.flush();
@@ -488,7 +352,7 @@ export class HeadModules implements Disposable {
     const rows = this.#layers.map((state, l) => {
       const active = mask.subarray(l * count, (l + 1) * count).map((z) => 1 - z);
       using control = this.#engine.upload(adamwControl(active, 0, 0), count, 4, "kept heads");
-      return segmentNorms(state.gradients, { segment: this.#segment, control });
+      return segmentNorms(state.gradients, { segment: this.#arena.segment, control });
     });
     const norms = await this.#engine.read(rows);
     for (const row of rows) row.dispose();
@@ -498,7 +362,7 @@ export class HeadModules implements Disposable {
   }
 
   #gradientNorms(state: LayerState, control: Tensor): Tensor {
-    return segmentNorms(state.gradients, { segment: this.#segment, control, scale: 1 / 3 });
+    return segmentNorms(state.gradients, { segment: this.#arena.segment, control, scale: 1 / 3 });
   }
 
   #copyOf(tensor: Tensor): Tensor {
@@ -540,7 +404,7 @@ export class HeadModules implements Disposable {
    */
   load(weights: readonly (readonly (readonly HeadWeights[])[])[]): void {
     this.#layers.forEach((state, l) => {
-      this.#engine.write(state.parameters, this.#arenaOf(weights, l));
+      this.#engine.write(state.parameters, this.#arena.pack(weights[l], l));
       this.#engine.clear(state.m);
       this.#engine.clear(state.v);
       state.updates.fill(0);
@@ -577,9 +441,9 @@ export class HeadModules implements Disposable {
     }
     // All are checked before the first is written.
     const arenas = this.#layers.map((_, l) => ({
-      parameters: this.#arenaOf(state.weights, l),
-      m: this.#arenaOf(state.m, l),
-      v: this.#arenaOf(state.v, l),
+      parameters: this.#arena.pack(state.weights[l], l),
+      m: this.#arena.pack(state.m[l], l),
+      v: this.#arena.pack(state.v[l], l),
     }));
     this.#layers.forEach((layer, l) => {
       for (const which of ["parameters", "m", "v"] as const) {
@@ -589,38 +453,6 @@ export class HeadModules implements Disposable {
     });
   }
 
-  /** A layer of what `weights` returns, as it lies on the GPU. */
-  #arenaOf(weights: readonly (readonly (readonly HeadWeights[])[])[], l: number): Float32Array {
-    const { lora, range } = this.options;
-    const arena = new Float32Array(range.count * this.#segment);
-    for (let i = 0; i < range.count; i++) {
-      this.#matrices.forEach(({ a, b }, k) => {
-        const head = weights[l]?.[i]?.[k];
-        if (head?.a.length !== lora.rank * this.inputs || head.b.length !== this.headSize * lora.rank) {
-          throw new TypeError(
-            `Cannot load head module ${range.first + i} of layer ${l} as A must have ${
-              lora.rank * this.inputs
-            } and B ${this.headSize * lora.rank} values: they have ${head?.a.length} and ${head?.b.length}`,
-          );
-        }
-        const pitchA = roundUp4(this.inputs);
-        for (let r = 0; r < lora.rank; r++) {
-          arena.set(
-            head.a.subarray(r * this.inputs, (r + 1) * this.inputs),
-            i * this.#segment + a.first + r * pitchA,
-          );
-        }
-        for (let r = 0; r < this.headSize; r++) {
-          arena.set(
-            head.b.subarray(r * lora.rank, (r + 1) * lora.rank),
-            i * this.#segment + b.first + r * this.#rank4,
-          );
-        }
-      });
-    }
-    return arena;
-  }
-
   /** Reads the last step's gradients back, in the form of `weights`; for tests. */
   gradients(): Promise<HeadWeights[][][]> {
     return this.#read("gradients");
@@ -628,11 +460,8 @@ export class HeadModules implements Disposable {
 
   /** Frees everything. */
   [Symbol.dispose](): void {
-    this.#activations.forEach((saved, layer) => {
-      for (const index of [...saved.keys()]) this.#forget(layer, index);
-      this.#restart(layer, "");
-    });
-    for (const { parameters, gradients, m, v } of this.#layers) {
+    for (const { parameters, gradients, m, v, microBatches } of this.#layers) {
+      microBatches[Symbol.dispose]();
       for (const tensor of [parameters, gradients, m, v]) tensor.dispose();
     }
     for (const tensor of this.#headLists.values()) tensor.dispose();
@@ -640,33 +469,8 @@ export class HeadModules implements Disposable {
   }
 
   async #read(which: "parameters" | "gradients" | "m" | "v"): Promise<HeadWeights[][][]> {
-    const { lora, range } = this.options;
     const arenas = await this.#engine.read(this.#layers.map((l) => l[which]));
-    return arenas.map((arena) =>
-      Array.from({ length: range.count }, (_, i) =>
-        this.#matrices.map(({ a, b }) => ({
-          a: rowsOf(arena, i * this.#segment + a.first, lora.rank, this.inputs),
-          b: rowsOf(arena, i * this.#segment + b.first, this.headSize, lora.rank),
-        })))
-    );
-  }
-
-  #forget(layer: number, microBatch: number): void {
-    const saved = this.#activations[layer]!.get(microBatch);
-    if (saved === undefined) return;
-    disposeActivations(saved);
-    this.#activations[layer]!.delete(microBatch);
-  }
-
-  /** The next gradients of a layer's weights start anew, or are added to those of earlier parts of the step. */
-  #restart(layer: number, of: string, continued = false): void {
-    const state = this.#accumulations[layer]!;
-    for (const pending of state.pending.values()) disposePending(pending);
-    state.pending.clear();
-    state.next = 0;
-    state.continued = continued;
-    state.of = of;
-    state.seen.clear();
+    return arenas.map((arena) => this.#arena.unpack(arena));
   }
 
   /** ||(alpha / r) B A||_F over the targets of each head module, [L * H_m]. */
@@ -681,24 +485,4 @@ export class HeadModules implements Disposable {
     });
     return await norms.read();
   }
-}
-
-function disposeActivations({ x, xOwned, down }: SavedActivations): void {
-  if (xOwned) x.dispose();
-  for (const tensor of down) tensor.dispose();
-}
-
-function disposePending({ saved, dDeltas, dDown }: PendingGradients): void {
-  disposeActivations(saved);
-  for (const tensor of [...dDeltas, ...dDown]) tensor.dispose();
-}
-
-/** Rows of a matrix in an arena, without padding. */
-function rowsOf(arena: Float32Array, first: number, rows: number, columns: number): Float32Array {
-  const pitch = roundUp4(columns);
-  const out = new Float32Array(rows * columns);
-  for (let r = 0; r < rows; r++) {
-    out.set(arena.subarray(first + r * pitch, first + r * pitch + columns), r * columns);
-  }
-  return out;
 }

@@ -10,7 +10,7 @@ import {
 } from "../../tests/support/tiny_model.ts";
 import { dot, normal } from "../../tests/support/kernels.ts";
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
-import { initialA } from "./head_modules.ts";
+import { initialA } from "./head_arena.ts";
 import { keptHeads, lowestLayer, maskOfRange, putRange } from "./head_mask.ts";
 
 const engine = await Engine.create();
@@ -148,7 +148,7 @@ for (const mode of ["slice", "full"] as const) {
           ...values.subarray((s * whole + first) * columns, (s * whole + first + count) * columns),
         ]).flat(),
       );
-    const run = async (rows: readonly number[], order: readonly number[], later: boolean) => {
+    const run = async (rows: readonly number[], order: readonly number[], deferWeightGradients: boolean) => {
       using modules = tinyHeads(engine, tinySettings(mode, 1, 0.5));
       modules.load(
         (await modules.weights()).map((heads, l) =>
@@ -171,7 +171,7 @@ for (const mode of ["slice", "full"] as const) {
         const uploaded = gradients.map((g) =>
           engine.upload(part(g, kept.length, 12, first, count), kept.length * count, 12, "gradient")
         );
-        const context = { step, needsInput: true, microBatch: m, later };
+        const context = { step, needsInput: true, microBatch: m, deferWeightGradients };
         using out = modules.backward(layer, uploaded, context)!;
         const values = await out.read();
         for (let s = 0; s < slots; s++) {
@@ -179,7 +179,7 @@ for (const mode of ["slice", "full"] as const) {
           dx.set(slot, (s * whole + first) * columns);
         }
       }
-      if (later) modules.accumulate(layer);
+      if (deferWeightGradients) modules.accumulate(layer);
       const weights = (await modules.gradients())[layer]!.flat().flatMap(({ a, b }) => [...a, ...b]);
       return { dx, weights };
     };
@@ -188,8 +188,13 @@ for (const mode of ["slice", "full"] as const) {
     const split = await run(rows, [0, 1, 2], false);
     assertClose(split.weights, unsplit.weights, TOLERANCE.sum, "gradients of the weights");
     assertEquals(split.dx, unsplit.dx);
-    for (const [order, later] of [[[2, 1, 0], false], [[1, 2, 0], true], [[0, 2, 1], true]] as const) {
-      assertEquals(await run(rows, order, later), split, `order ${order}`);
+    for (
+      const [order, deferWeightGradients] of [[[2, 1, 0], false], [[1, 2, 0], true], [
+        [0, 2, 1],
+        true,
+      ]] as const
+    ) {
+      assertEquals(await run(rows, order, deferWeightGradients), split, `order ${order}`);
     }
     assertEquals(engine.stats.tensors, before, "tensors left behind");
   });

@@ -6,7 +6,8 @@
  */
 
 import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../contracts/ports.ts";
-import { clipFactor, globalNorm, type HeadModules } from "./head_modules.ts";
+import { clipFactor, globalNorm } from "./clipping.ts";
+import type { HeadModules } from "./head_modules.ts";
 import { DEVICE_STATISTICS, type DeviceStatistic, type StatisticName } from "../contracts/pruner.ts";
 import { type MicroBatch, WHOLE_STEP } from "../contracts/micro_batches.ts";
 import { gatherHeadColumns, scatterAddHeadColumns, type Tensor } from "@edgetuner/kernels";

@@ -10,10 +10,7 @@ import { requireSameRun, type RunCheckpoint } from "./run_checkpoint.ts";
 import { BackgroundSaver, type SavingTimes } from "../train/saving.ts";
 import { HandshakeError } from "../contracts/errors.ts";
 import { CachedLayers } from "../generation/cached_layers.ts";
-import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
-import type { LoraSettings } from "../lora/settings.ts";
 import type { BaseLayers } from "../model/base.ts";
-import { showValue } from "../contracts/plain_text.ts";
 import type { EmbeddedBatch } from "../contracts/ports.ts";
 import { sampleSettings } from "../pruning/predictor/samples.ts";
 import {
@@ -29,11 +26,19 @@ import { type SavingPort, Trainer, type TrainerStep } from "../train/trainer.ts"
 import type { MetaOf } from "../protocol/messages.ts";
 import { splitShape } from "../protocol/pass.ts";
 import { PruningSession } from "../pruning/pruning_session.ts";
-import { isSame, savedWithHeads, textOf } from "./_identity.ts";
+import {
+  type HeadAssignment,
+  newAssignment,
+  ownAssignment,
+  requireOwnHeads,
+  savedAssignment,
+} from "./_head_assignment.ts";
+import { textOf } from "./_identity.ts";
 import { type DecodingRequest, RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";
 import { StepMeter } from "./_step_meter.ts";
-import { type RunMember, RunServer, type RunServerOptions } from "./run_server.ts";
+import type { RunMember } from "./run_member.ts";
+import { RunServer, type RunServerOptions } from "./run_server.ts";
 import { WaitTimer } from "./wait_timer.ts";
 
 /** Options of an edge server. */
@@ -59,12 +64,6 @@ export interface EdgeServerOptions extends RunServerOptions {
   readonly saveEveryMs?: number | undefined;
   /** Most bytes of keys and values that generation may keep; a data device that asks for more is closed. @default {1073741824} */
   readonly maxCacheBytes?: number | undefined;
-}
-
-/** The devices with heads in order of their heads, and which each has. */
-interface HeadAssignment {
-  readonly members: readonly RunMember[];
-  readonly ranges: readonly HeadRange[];
 }
 
 /**
@@ -183,77 +182,20 @@ export class EdgeServer extends RunServer {
     return checkpoint;
   }
 
-  /** Whoever had heads has them again, whatever the order of joining. */
-  #savedRanges({ devices }: RunCheckpoint): HeadAssignment {
-    const saved = savedWithHeads(devices);
-    const members = saved.map((device) => {
-      const member = this.headMembers.find(({ hello }) => isSame(hello, device));
-      if (member !== undefined) return member;
-      throw new HandshakeError(
-        `Cannot go on with run "${this.run}" as the devices with heads must be those of the checkpoint, ${
-          saved.map(textOf).join(", ")
-        }: ${textOf(device)} is missing among ${this.headMembers.map((m) => textOf(m.hello)).join(", ")}`,
-      );
-    });
-    return { members, ranges: saved.map((device) => device.range) };
+  /** In generation a device brings heads of its own. */
+  protected override checkHello(hello: MetaOf<"hello">): void {
+    const { task, lora } = this.settings;
+    if (task !== "generate" || hello.capacity === 0) return;
+    requireOwnHeads(hello, { heads: this.#options.base.shape.heads, lora, headMembers: this.headMembers });
   }
 
-  /** In generation a device brings heads of its own: they must be those of this run and nobody else's. */
-  protected override checkHello({ name, capacity, learnt }: MetaOf<"hello">): void {
-    if (this.settings.task !== "generate" || capacity === 0) return;
-    const { shape } = this.#options.base;
-    if (learnt === undefined || learnt.range.first + learnt.range.count > shape.heads) {
-      throw new HandshakeError(
-        `Cannot admit "${name}" as it must have learnt some of ${shape.heads} heads before: current value is ${
-          showValue(learnt?.range ?? null)
-        }`,
-      );
-    }
-    const of = ({ mode, targets, rank, alpha }: LoraSettings) =>
-      `${mode} ${targets} rank ${rank} alpha ${alpha}`;
-    const [own, run] = [of(learnt.lora), of(this.settings.lora)];
-    if (own !== run) {
-      throw new HandshakeError(
-        `Cannot admit "${name}" as its heads must have learnt with the run's LoRA settings, ${run}: current value is ${own}`,
-      );
-    }
-    const { first, count } = learnt.range;
-    const other = this.headMembers.find(({ hello }) => {
-      const { range } = hello.learnt!;
-      return range.first < first + count && first < range.first + range.count;
-    });
-    if (other !== undefined) {
-      throw new HandshakeError(
-        `Cannot admit "${name}" as each head must be on one device: some of its heads ${first} to ${
-          first + count - 1
-        } are on "${other.device.name}"`,
-      );
-    }
-  }
-
-  /** The devices with heads in order of their heads, and which each has. */
-  #ranges(): HeadAssignment {
+  /** Which device has which heads. */
+  #assignment(resumed: RunCheckpoint | null): HeadAssignment {
+    if (resumed !== null) return savedAssignment(this.run, resumed, this.headMembers);
     const { heads } = this.#options.base.shape;
-    if (this.settings.task === "train") {
-      const members = this.headMembers;
-      return { members, ranges: allocateHeads(heads, members.map((m) => m.device.capacity)) };
-    }
-    const owned = this.headMembers.map((member) => ({
-      member,
-      range: member.hello.learnt!.range,
-    }))
-      .sort((a, b) => a.range.first - b.range.first);
-    let next = 0;
-    for (const { range } of owned) {
-      if (range.first !== next) break;
-      next += range.count;
-    }
-    if (next !== heads) {
-      throw new HandshakeError(
-        `Cannot generate as the devices must have all ${heads} heads of a layer together: head ${next} is on none`,
-      );
-    }
-    return { members: owned.map((o) => o.member), ranges: owned.map((o) => o.range) };
+    return this.settings.task === "train"
+      ? newAssignment(heads, this.headMembers)
+      : ownAssignment(heads, this.headMembers);
   }
 
   /** h_L of new tokens; keys and values stay here. */
@@ -353,7 +295,7 @@ export class EdgeServer extends RunServer {
     const { engine, base, pruner, timeoutMs, baseNorm } = this.#options;
     const { layers, heads } = base.shape;
     const resumed = await this.#checkpoint();
-    const assignment = resumed === null ? this.#ranges() : this.#savedRanges(resumed);
+    const assignment = this.#assignment(resumed);
     this.setRunning();
     await this.#welcome(assignment, resumed?.step ?? 0);
     const ports = this.#remotePorts(assignment);

@@ -174,15 +174,15 @@ export class HeadDevice {
     const { kind, shapes } = answers[0]!;
     const needsInput = kind !== null;
     // What the edge server waits for comes first: the gradients of the weights are added up afterwards.
-    const later = welcome.settings.overlap && needsInput;
-    const dx = modules.backward(layer, dDeltas, { step, needsInput, microBatch, later });
+    const deferWeightGradients = welcome.settings.overlap && needsInput;
+    const dx = modules.backward(layer, dDeltas, { step, needsInput, microBatch, deferWeightGradients });
     if (dx !== null) {
       const [values] = await engine.read([dx]);
       dx.dispose();
       const answer = { dtype: "f32", shape: [...shapes[0]!], data: values! };
       await peer.send("inputGradient", { step, layer, microBatch, tensors: [answer] });
     }
-    if (!later) return;
+    if (!deferWeightGradients) return;
     await engine.yieldToEventLoop();
     modules.accumulate(layer);
     engine.flush();

@@ -14,7 +14,7 @@ import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from 
 import type { DeviceStatistic } from "../contracts/pruner.ts";
 import type { HeadRange } from "../lora/allocation.ts";
 import { keptHeads, lowestLayer, putRange } from "../lora/head_mask.ts";
-import { clipFactor, globalNorm } from "../lora/head_modules.ts";
+import { clipFactor, globalNorm } from "../lora/clipping.ts";
 import { INPUT_MODES } from "../lora/input_modes.ts";
 import type { LoraSettings, LoraTarget } from "../lora/settings.ts";
 import { type TargetColumns, targetColumns } from "../lora/target_columns.ts";

@@ -14,7 +14,8 @@
 
 import { CheckpointError } from "../contracts/errors.ts";
 import type { HeadRange } from "../lora/allocation.ts";
-import type { HeadModules, HeadModulesState, HeadWeights } from "../lora/head_modules.ts";
+import type { HeadModulesState, HeadWeights } from "../lora/head_arena.ts";
+import type { HeadModules } from "../lora/head_modules.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import type { BaseWeights } from "../model/weights.ts";
 import type { SavedPruning } from "../pruning/pruning_session.ts";

@@ -15,9 +15,12 @@ import { ByteLedger, type LedgerEntry } from "../protocol/ledger.ts";
 import { checkWait } from "./wait_limits.ts";
 import { findCodec } from "../protocol/codec.ts";
 import type { Channel } from "../contracts/channel.ts";
-import { isSame, savedWithHeads, shortId, textOf } from "./_identity.ts";
-import { plainText, showValue } from "../contracts/plain_text.ts";
-import { ChannelClosedError, DeadlineError, HandshakeError, TrainingError } from "../contracts/errors.ts";
+import { requireAdmissible, withHeads } from "./_admission.ts";
+import { endAll } from "./_end_all.ts";
+import { shortId, textOf } from "./_identity.ts";
+import type { RunMember, RunSystem } from "./run_member.ts";
+import { plainText } from "../contracts/plain_text.ts";
+import { ChannelClosedError, DeadlineError, TrainingError } from "../contracts/errors.ts";
 import type { Engine } from "@edgetuner/kernels";
 
 /** Options of every server of a run. */
@@ -55,30 +58,6 @@ export interface RunServerOptions {
    */
   readonly resume?: CheckpointSource | undefined;
 }
-
-/** Longest time for all devices to take the end of a run, in milliseconds. */
-const END_MS = 5000;
-
-/** The same where the run failed or is to end at once: other devices may be behind the link that was cut. */
-const END_FAILED_MS = 500;
-
-/** The same for a device that let a wait reach its limit. */
-const END_SILENT_MS = 100;
-
-/** A device that joined, with its connection. */
-export interface RunMember {
-  /** What others see of it. */
-  readonly device: JoinedDevice;
-  /** Its connection. */
-  readonly peer: Peer;
-  /** True if it tells the loss of each step. */
-  readonly sharesLoss: boolean;
-  /** What it said in its hello. */
-  readonly hello: MetaOf<"hello">;
-}
-
-/** How the model and its training are divided: a device takes part only in what it was made for. */
-export type RunSystem = "split" | "tensorParallel";
 
 /**
  * What every server of a run does: it lets devices join, starts and ends the run, and tells what
@@ -182,7 +161,17 @@ export abstract class RunServer implements RunHandle {
       const { meta: hello } = await peer.receive("hello");
       const saved = await this.#savedDevices();
       this.#dropFormer(hello);
-      this.#admit(hello, saved);
+      requireAdmissible(hello, {
+        status: this.#status,
+        system: this.#system,
+        task: this.#settings.task,
+        fingerprint: this.#options.fingerprint,
+        devices: this.#options.devices,
+        members: this.#members,
+        resumed: this.#options.resume?.run ?? null,
+        saved,
+      });
+      this.checkHello(hello);
       const device: JoinedDevice = {
         name: hello.name,
         id: shortId(hello.id),
@@ -289,34 +278,10 @@ export abstract class RunServer implements RunHandle {
       }
     } finally {
       signal?.removeEventListener("abort", onAbort);
-      await this.#endAll(reason, diverged);
+      const { aborted } = this.#stop.signal;
+      const failed = this.#status === "failed";
+      await endAll(this.#members, { reason, ending: this.ending, diverged, aborted, failed });
     }
-  }
-
-  /** Tells all devices that the run is over, and closes their channels: in bounded time, whatever they do. */
-  async #endAll(reason: string, diverged: TrainingError | null): Promise<void> {
-    const { aborted } = this.#stop.signal;
-    const endMs = aborted || this.#status === "failed" ? END_FAILED_MS : END_MS;
-    await Promise.all(this.#members.map(async ({ peer }) => {
-      // They are to hear the reason even if the run is to end at once.
-      if (aborted) peer.outliveSignal();
-      const limit = new AbortController();
-      const late = Promise.withResolvers<void>();
-      limit.signal.addEventListener("abort", () => late.resolve());
-      const timer = setTimeout(() => limit.abort(), peer.isSilent ? END_SILENT_MS : endMs);
-      // Closing waits until it is on its way.
-      const told = diverged !== null
-        ? peer.sendDivergence(diverged)
-        : peer.send("end", { meta: { reason, ...(this.ending ?? {}) } }).catch(() => {});
-      if (peer.isSilent) {
-        await Promise.race([told, late.promise]);
-        // It is gone, and whoever hands frames on to it hears so.
-        limit.abort();
-      }
-      await peer.close(plainText(reason, 100), { signal: limit.signal }).catch(() => {});
-      await told;
-      clearTimeout(timer);
-    }));
   }
 
   /** Devices of the run that goes on; none in a new run. */
@@ -326,96 +291,6 @@ export abstract class RunServer implements RunHandle {
       ? Promise.resolve([])
       : resume.load(resume.steps.at(-1)!).then(({ devices }) => devices ?? []);
     return this.#saved;
-  }
-
-  #admit(hello: MetaOf<"hello">, saved: readonly SavedDevice[]): void {
-    const { name, capacity, data, fingerprint, system = "split", task = "train" } = hello;
-    if (this.#status !== "waiting") {
-      throw new HandshakeError(
-        `Cannot admit the device as the run must not have started: it is ${this.#status}`,
-      );
-    }
-    if (capacity === 0 && !data) {
-      throw new HandshakeError(
-        `Cannot admit "${name}" as its capacity must be positive, or 0 for a data device without heads: current value is ${capacity}`,
-      );
-    }
-    if (system !== this.#system) {
-      throw new HandshakeError(
-        `Cannot admit "${name}" as it must be made for the run's system "${this.#system}": current value is "${system}"`,
-      );
-    }
-    if (task !== this.#settings.task) {
-      throw new HandshakeError(
-        `Cannot admit "${name}" as it must take part in what the run is for, "${this.#settings.task}": current value is "${task}"`,
-      );
-    }
-    if (data) {
-      if (this.#members.some((m) => m.device.data)) {
-        throw new HandshakeError(
-          `Cannot admit "${name}" as there must be one data device: there is one already`,
-        );
-      }
-      if (fingerprint !== this.#options.fingerprint) {
-        throw new HandshakeError(
-          `Cannot admit "${name}" as its model must be the server's (fingerprint ${
-            this.#options.fingerprint.slice(0, 12)
-          }): its fingerprint is ${fingerprint.slice(0, 12)}`,
-        );
-      }
-    }
-    const namesake = this.#members.find((m) => isSame(m.hello, hello));
-    if (namesake !== undefined) {
-      throw new HandshakeError(
-        `Cannot admit ${textOf(hello)} as devices of one name must have ids that differ: ${
-          textOf(namesake.hello)
-        } has joined`,
-      );
-    }
-    this.#admitCheckpoints(name, hello.checkpoints?.run ?? null);
-    if (capacity > 0) this.#admitSaved(hello, savedWithHeads(saved));
-    if (capacity > 0 && this.#withHeads().length >= this.#options.devices) {
-      throw new HandshakeError(
-        `Cannot admit "${name}" as the run has ${this.#options.devices} devices with heads: all have joined`,
-      );
-    }
-    this.checkHello(hello);
-  }
-
-  /** A device must bring checkpoints of the run that goes on, and none to a new one. */
-  #admitCheckpoints(name: string, run: string | null): void {
-    const wanted = this.#options.resume?.run ?? null;
-    if (run !== wanted) {
-      throw new HandshakeError(
-        `Cannot admit "${name}" as it must bring ${
-          wanted === null ? "no checkpoints to a new run" : `checkpoints of run "${wanted}", which goes on`
-        }: current value is ${run === null ? "none" : showValue(run)}`,
-      );
-    }
-  }
-
-  /** Heads go back to the device that had them. */
-  #admitSaved(hello: MetaOf<"hello">, saved: readonly SavedDevice[]): void {
-    if (saved.length === 0) return;
-    const own = saved.find((d) => isSame(d, hello));
-    if (own === undefined) {
-      throw new HandshakeError(
-        `Cannot admit ${textOf(hello)} as the devices with heads must be those of the checkpoint, ${
-          saved.map(textOf).join(", ")
-        }: it is none of them`,
-      );
-    }
-    if (own.capacity !== hello.capacity) {
-      throw new HandshakeError(
-        `Cannot admit ${
-          textOf(hello)
-        } as its capacity must be ${own.capacity}, as in the checkpoint: current value is ${hello.capacity}`,
-      );
-    }
-  }
-
-  #withHeads(): RunMember[] {
-    return this.#members.filter((m) => m.device.capacity > 0);
   }
 
   #emit(event: EdgeServerEvent): void {
@@ -441,14 +316,14 @@ export abstract class RunServer implements RunHandle {
     const limit = this.#options.joinTimeoutMs ?? 600_000;
     const until = performance.now() + limit;
     const complete = () =>
-      this.#withHeads().length === this.#options.devices && this.#members.some((m) => m.device.data);
+      withHeads(this.#members).length === this.#options.devices && this.#members.some((m) => m.device.data);
     while (!complete() && this.#stopReason === null) {
       const left = until - performance.now();
       if (left <= 0) {
         throw new DeadlineError(
-          `Cannot start the run as ${this.#options.devices} devices with heads and a data device must join within ${limit} ms: ${this.#withHeads().length} joined, ${
-            this.#members.some((m) => m.device.data) ? "with" : "without"
-          } a data device`,
+          `Cannot start the run as ${this.#options.devices} devices with heads and a data device must join within ${limit} ms: ${
+            withHeads(this.#members).length
+          } joined, ${this.#members.some((m) => m.device.data) ? "with" : "without"} a data device`,
         );
       }
       await raceTimeout(this.#changed.promise, left);
@@ -473,7 +348,7 @@ export abstract class RunServer implements RunHandle {
   /** Devices with heads by capacity, then by name and id: they get the same heads in whatever order they join. */
   protected get headMembers(): readonly RunMember[] {
     const order = (a: string, b: string) => a < b ? -1 : a > b ? 1 : 0;
-    return this.#withHeads().sort(({ hello: a }, { hello: b }) =>
+    return withHeads(this.#members).sort(({ hello: a }, { hello: b }) =>
       b.capacity - a.capacity || order(a.name, b.name) || order(a.id ?? "", b.id ?? "")
     );
   }

@@ -1,0 +1,158 @@
+/**
+ * Where the weights of head modules lie on the GPU.
+ *
+ * The parameters of a layer lie in one arena [heads, segment]: row i holds, for each target in
+ * order, A [r, inputs] then B [D, r], with r rounded up to a multiple of four (the rest is zero
+ * and stays zero).
+ *
+ * @module
+ */
+
+import { type ArenaMatrix, roundUp4 } from "@edgetuner/kernels";
+import { randomStream } from "../model/random.ts";
+import type { HeadRange } from "./allocation.ts";
+import { LORA_TARGETS, type LoraSettings } from "./settings.ts";
+
+/** Weights of one head module and target. */
+export interface HeadWeights {
+  /** [r, inputs], row-major. */
+  readonly a: Float32Array;
+  /** [D, r], row-major. */
+  readonly b: Float32Array;
+}
+
+/** All that the head modules of a device are between two steps: what a run goes on from. */
+export interface HeadModulesState {
+  /** Weights, for each layer, head of the range and target. */
+  readonly weights: readonly (readonly (readonly HeadWeights[])[])[];
+  /** AdamW's first moments, as `weights`. */
+  readonly m: readonly (readonly (readonly HeadWeights[])[])[];
+  /** AdamW's second moments, as `weights`. */
+  readonly v: readonly (readonly (readonly HeadWeights[])[])[];
+  /** Updates of each head module so far, [L * H_m]. */
+  readonly updates: Uint32Array;
+}
+
+/**
+ * The A that a head module starts with: Kaiming-uniform with a = sqrt 5, that is uniform in
+ * +-1 / sqrt(inputs), drawn from (seed, layer, head, target) so that it does not depend on the
+ * partition. B starts at zero.
+ *
+ * @returns [r, inputs], row-major.
+ */
+export function initialA(options: {
+  readonly seed: number;
+  readonly layer: number;
+  readonly head: number;
+  readonly target: number;
+  readonly rank: number;
+  readonly inputs: number;
+}): Float32Array {
+  const { seed, layer, head, target, rank, inputs } = options;
+  const random = randomStream(seed >>> 0, (layer * 4096 + head) * 4 + target);
+  const bound = 1 / Math.sqrt(inputs);
+  return Float32Array.from({ length: rank * inputs }, () => (2 * random.float() - 1) * bound);
+}
+
+/** Shapes of the head modules of a device. */
+export interface HeadArenaShape {
+  /** LoRA settings. */
+  readonly lora: LoraSettings;
+  /** Columns that A has. */
+  readonly inputs: number;
+  /** D, rows that B has. */
+  readonly headSize: number;
+  /** The heads of the device. */
+  readonly range: HeadRange;
+}
+
+/** The layout of a layer's arena: between weights by head and target, and what lies on the GPU. */
+export class HeadArena {
+  /** Numbers of one head: the columns of the arena. */
+  readonly segment: number;
+  /** Where A and B of each target lie in a segment. */
+  readonly matrices: readonly { readonly a: ArenaMatrix; readonly b: ArenaMatrix }[];
+  readonly #shape: HeadArenaShape;
+
+  /** Lays the matrices out. */
+  constructor(shape: HeadArenaShape) {
+    const { lora, inputs, headSize } = shape;
+    const rank4 = roundUp4(lora.rank);
+    const sizeA = rank4 * roundUp4(inputs);
+    const sizeB = headSize * rank4;
+    const segment = lora.targets.length * (sizeA + sizeB);
+    this.#shape = shape;
+    this.segment = segment;
+    this.matrices = lora.targets.map((_, k) => ({
+      a: { rows: rank4, columns: inputs, first: k * (sizeA + sizeB), segment },
+      b: { rows: headSize, columns: rank4, first: k * (sizeA + sizeB) + sizeA, segment },
+    }));
+  }
+
+  /** The arena that a layer starts with: A as `initialA` draws it, B zero. */
+  initial(layer: number, seed: number): Float32Array {
+    const { lora: { rank, targets }, inputs, range } = this.#shape;
+    const arena = new Float32Array(range.count * this.segment);
+    for (let i = 0; i < range.count; i++) {
+      targets.forEach((name, k) => {
+        const target = LORA_TARGETS.indexOf(name);
+        const a = initialA({ seed, layer, head: range.first + i, target, rank, inputs });
+        writeRows(arena, i * this.segment + this.matrices[k]!.a.first, a, inputs);
+      });
+    }
+    return arena;
+  }
+
+  /**
+   * A layer's weights, by head and target, as they lie on the GPU.
+   *
+   * @throws {TypeError} If an array has another length.
+   */
+  pack(weights: readonly (readonly HeadWeights[])[] | undefined, layer: number): Float32Array {
+    const { lora: { rank }, inputs, headSize, range } = this.#shape;
+    const arena = new Float32Array(range.count * this.segment);
+    for (let i = 0; i < range.count; i++) {
+      this.matrices.forEach(({ a, b }, k) => {
+        const head = weights?.[i]?.[k];
+        if (head?.a.length !== rank * inputs || head.b.length !== headSize * rank) {
+          throw new TypeError(
+            `Cannot load head module ${range.first + i} of layer ${layer} as A must have ${
+              rank * inputs
+            } and B ${headSize * rank} values: they have ${head?.a.length} and ${head?.b.length}`,
+          );
+        }
+        writeRows(arena, i * this.segment + a.first, head.a, inputs);
+        writeRows(arena, i * this.segment + b.first, head.b, rank);
+      });
+    }
+    return arena;
+  }
+
+  /** A layer's weights by head and target, from what lies on the GPU. */
+  unpack(arena: Float32Array): HeadWeights[][] {
+    const { lora: { rank }, inputs, headSize, range } = this.#shape;
+    return Array.from({ length: range.count }, (_, i) =>
+      this.matrices.map(({ a, b }) => ({
+        a: rowsOf(arena.subarray(i * this.segment + a.first), rank, inputs),
+        b: rowsOf(arena.subarray(i * this.segment + b.first), headSize, rank),
+      })));
+  }
+}
+
+/** Writes a matrix into an arena, each row padded to a multiple of four. */
+function writeRows(arena: Float32Array, first: number, values: Float32Array, columns: number): void {
+  const pitch = roundUp4(columns);
+  for (let r = 0; r * columns < values.length; r++) {
+    arena.set(values.subarray(r * columns, (r + 1) * columns), first + r * pitch);
+  }
+}
+
+/** Rows of the matrix that an arena begins with, without padding. */
+function rowsOf(arena: Float32Array, rows: number, columns: number): Float32Array {
+  const pitch = roundUp4(columns);
+  const out = new Float32Array(rows * columns);
+  for (let r = 0; r < rows; r++) {
+    out.set(arena.subarray(r * pitch, r * pitch + columns), r * columns);
+  }
+  return out;
+}

@@ -1,0 +1,133 @@
+/**
+ * Which devices may join a run.
+ *
+ * @module
+ */
+
+import { HandshakeError } from "../contracts/errors.ts";
+import { showValue } from "../contracts/plain_text.ts";
+import type { MetaOf } from "../protocol/messages.ts";
+import type { RunSettings } from "../train/run_settings.ts";
+import { isSame, savedWithHeads, textOf } from "./_identity.ts";
+import type { SavedDevice } from "./run_checkpoint.ts";
+import type { RunStatus } from "./run_events.ts";
+import type { RunMember, RunSystem } from "./run_member.ts";
+
+/** What a run asks of a device that wants to join. */
+export interface Admission {
+  /** State of the run. */
+  readonly status: RunStatus;
+  /** How the model is divided. */
+  readonly system: RunSystem;
+  /** What the run is for. */
+  readonly task: Required<RunSettings>["task"];
+  /** Fingerprint of the model. */
+  readonly fingerprint: string;
+  /** Devices with heads that the run has. */
+  readonly devices: number;
+  /** Devices that have joined. */
+  readonly members: readonly RunMember[];
+  /** The run that goes on; `null` in a new one. */
+  readonly resumed: string | null;
+  /** Devices of the run that goes on. */
+  readonly saved: readonly SavedDevice[];
+}
+
+/** The devices that have heads. */
+export function withHeads(members: readonly RunMember[]): RunMember[] {
+  return members.filter((m) => m.device.capacity > 0);
+}
+
+/**
+ * Checks that a device may join.
+ *
+ * @param hello What it said of itself.
+ * @param run The run that it wants to join.
+ * @throws {HandshakeError} If it may not.
+ */
+export function requireAdmissible(hello: MetaOf<"hello">, run: Admission): void {
+  const { name, capacity, data, fingerprint, system = "split", task = "train" } = hello;
+  if (run.status !== "waiting") {
+    throw new HandshakeError(
+      `Cannot admit the device as the run must not have started: it is ${run.status}`,
+    );
+  }
+  if (capacity === 0 && !data) {
+    throw new HandshakeError(
+      `Cannot admit "${name}" as its capacity must be positive, or 0 for a data device without heads: current value is ${capacity}`,
+    );
+  }
+  if (system !== run.system) {
+    throw new HandshakeError(
+      `Cannot admit "${name}" as it must be made for the run's system "${run.system}": current value is "${system}"`,
+    );
+  }
+  if (task !== run.task) {
+    throw new HandshakeError(
+      `Cannot admit "${name}" as it must take part in what the run is for, "${run.task}": current value is "${task}"`,
+    );
+  }
+  if (data) {
+    if (run.members.some((m) => m.device.data)) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as there must be one data device: there is one already`,
+      );
+    }
+    if (fingerprint !== run.fingerprint) {
+      throw new HandshakeError(
+        `Cannot admit "${name}" as its model must be the server's (fingerprint ${
+          run.fingerprint.slice(0, 12)
+        }): its fingerprint is ${fingerprint.slice(0, 12)}`,
+      );
+    }
+  }
+  const namesake = run.members.find((m) => isSame(m.hello, hello));
+  if (namesake !== undefined) {
+    throw new HandshakeError(
+      `Cannot admit ${textOf(hello)} as devices of one name must have ids that differ: ${
+        textOf(namesake.hello)
+      } has joined`,
+    );
+  }
+  requireRunStates(name, { brought: hello.checkpoints?.run ?? null, wanted: run.resumed });
+  if (capacity > 0) requireSaved(hello, savedWithHeads(run.saved));
+  if (capacity > 0 && withHeads(run.members).length >= run.devices) {
+    throw new HandshakeError(
+      `Cannot admit "${name}" as the run has ${run.devices} devices with heads: all have joined`,
+    );
+  }
+}
+
+/** A device must bring checkpoints of the run that goes on, and none to a new one. */
+function requireRunStates(
+  name: string,
+  { brought, wanted }: { readonly brought: string | null; readonly wanted: string | null },
+): void {
+  if (brought !== wanted) {
+    throw new HandshakeError(
+      `Cannot admit "${name}" as it must bring ${
+        wanted === null ? "no checkpoints to a new run" : `checkpoints of run "${wanted}", which goes on`
+      }: current value is ${brought === null ? "none" : showValue(brought)}`,
+    );
+  }
+}
+
+/** Heads go back to the device that had them. */
+function requireSaved(hello: MetaOf<"hello">, saved: readonly SavedDevice[]): void {
+  if (saved.length === 0) return;
+  const own = saved.find((d) => isSame(d, hello));
+  if (own === undefined) {
+    throw new HandshakeError(
+      `Cannot admit ${textOf(hello)} as the devices with heads must be those of the checkpoint, ${
+        saved.map(textOf).join(", ")
+      }: it is none of them`,
+    );
+  }
+  if (own.capacity !== hello.capacity) {
+    throw new HandshakeError(
+      `Cannot admit ${
+        textOf(hello)
+      } as its capacity must be ${own.capacity}, as in the checkpoint: current value is ${hello.capacity}`,
+    );
+  }
+}
