@@ -54,6 +54,8 @@ function ropesOf(fields: ConfigFields): Gemma3Config["rope_parameters"] {
   }
   if (newer.names().length > 0) fields.only("rope_scaling", [], "rope_parameters has all");
   const older = fields.object("rope_scaling");
+  // transformers does not look at the older name here.
+  if (older.get("rope_type") === undefined) older.only("type", ["default"], "rope_type says it");
   const none = new ConfigFields({});
   const scaling = newer.names().length > 0
     ? (kind: LayerKind) => newer.object(kind)
