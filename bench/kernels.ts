@@ -301,7 +301,7 @@ function elementWise(engine: Engine): Op[] {
       name: "adamw",
       bytes: 28 * n,
       flops: 14 * n,
-      run: () => (adamw({ parameters: x, gradients: y, m, v }, control, n, adam), []),
+      run: () => (adamw({ parameters: x, gradients: y, m, v }, { segment: n, control }, adam), []),
     },
     {
       name: "segment_norms",

@@ -32,6 +32,7 @@ export {
   type StagedTexture,
   Tensor,
   type TensorEngine,
+  type TensorForm,
 } from "./engine/tensor.ts";
 export {
   attention,
@@ -93,6 +94,7 @@ export {
 export {
   adamw,
   adamwControl,
+  type AdamWSegments,
   type AdamWSettings,
   type AdamWTensors,
   clipScale,

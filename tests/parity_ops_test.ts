@@ -136,7 +136,7 @@ testForms("AdamW equals PyTorch's", async (engine) => {
   using v = engine.upload(values("adamw.v"), 1, columns);
   using control = engine.upload(adamwControl([stepCountBefore + 1], beta1, beta2), 1, 4);
   const adamwSettings = { rate: learningRate, beta1, beta2, epsilon, decay: weightDecay };
-  adamw({ parameters, gradients, m, v }, control, parameters.pitch, adamwSettings);
+  adamw({ parameters, gradients, m, v }, { segment: parameters.pitch, control }, adamwSettings);
   const results = await readAll(parameters, m, v);
   ["parameterAfter", "mAfter", "vAfter"].forEach((name, i) => {
     assertClose(results[i]!, values(`adamw.${name}`), TOLERANCE.sum, name);

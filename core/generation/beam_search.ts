@@ -6,6 +6,7 @@
  * @module
  */
 
+import { numberCheck } from "../contracts/check_number.ts";
 import { applyRules, type LogitsRules, logSoftmax, requireFiniteLogits } from "./logits.ts";
 import type { DecodingSession } from "./model.ts";
 
@@ -43,7 +44,7 @@ interface Beam {
 
 const f32 = Math.fround;
 
-function check(options: BeamSearchOptions, session: DecodingSession, prompt: readonly number[]) {
+function checked(options: BeamSearchOptions, session: DecodingSession, prompt: readonly number[]) {
   const {
     beams = 10,
     lengthPenalty = 0.8,
@@ -53,50 +54,24 @@ function check(options: BeamSearchOptions, session: DecodingSession, prompt: rea
     maxNewTokens,
     endTokens,
   } = options;
-  const require = (name: string, rule: string, value: number, holds: boolean) => {
-    if (!holds) {
-      throw new RangeError(`Cannot search as "${name}" must be ${rule}: current value is ${value}`);
-    }
-  };
-  const whole = (x: number, least: number) => Number.isInteger(x) && x >= least;
-  require(
-    "beams",
-    `an integer from 1 to ${session.vocabulary}`,
-    beams,
-    whole(beams, 1) &&
-      beams <= session.vocabulary,
-  );
-  require("lengthPenalty", "finite", lengthPenalty, Number.isFinite(lengthPenalty));
-  require("noRepeatNgramSize", "an integer of at least 0", noRepeatNgramSize, whole(noRepeatNgramSize, 0));
-  require(
-    "repetitionPenalty",
-    "positive",
-    repetitionPenalty,
-    repetitionPenalty > 0 &&
-      repetitionPenalty < Infinity,
-  );
-  require("minLength", "an integer of at least 0", minLength, whole(minLength, 0));
-  require("maxNewTokens", "an integer of at least 1", maxNewTokens, whole(maxNewTokens, 1));
-  require("number of end tokens", "at least 1", endTokens.length, endTokens.length > 0);
+  const check = numberCheck("search");
+  const whole = (least: number) => (x: number) => Number.isInteger(x) && x >= least;
+  const { vocabulary } = session;
+  check("beams", beams, `an integer from 1 to ${vocabulary}`, (n) => whole(1)(n) && n <= vocabulary);
+  check("lengthPenalty", lengthPenalty, "finite", Number.isFinite);
+  check("noRepeatNgramSize", noRepeatNgramSize, "an integer of at least 0", whole(0));
+  check("repetitionPenalty", repetitionPenalty, "positive", (x) => x > 0 && x < Infinity);
+  check("minLength", minLength, "an integer of at least 0", whole(0));
+  check("maxNewTokens", maxNewTokens, "an integer of at least 1", whole(1));
+  check("number of end tokens", endTokens.length, "at least 1", whole(1));
   for (const token of endTokens) {
-    require(
-      "end token",
-      `below the vocabulary (${session.vocabulary})`,
-      token,
-      whole(token, 0) &&
-        token < session.vocabulary,
-    );
+    check("end token", token, `below the vocabulary (${vocabulary})`, (t) => whole(0)(t) && t < vocabulary);
   }
   const room = session.contextLength - prompt.length;
-  require("prompt length", "at least 1", prompt.length, prompt.length >= 1);
+  check("prompt length", prompt.length, "at least 1", whole(1));
   // The last token needs no place: nothing is computed from it.
-  require(
-    "maxNewTokens",
-    `at most ${room + 1}, what the model has room for`,
-    maxNewTokens,
-    maxNewTokens <=
-      room + 1,
-  );
+  const most = room + 1;
+  check("maxNewTokens", maxNewTokens, `at most ${most}, what the model has room for`, (n) => n <= most);
   return { beams, lengthPenalty, noRepeatNgramSize, repetitionPenalty, minLength, maxNewTokens, endTokens };
 }
 
@@ -150,7 +125,7 @@ export async function beamSearch(
   prompt: readonly number[],
   options: BeamSearchOptions,
 ): Promise<BeamSearchResult> {
-  const settings = check(options, session, prompt);
+  const settings = checked(options, session, prompt);
   const { beams: count, lengthPenalty, maxNewTokens, endTokens } = settings;
   const ends = new Set(endTokens);
   const answer: { tokens: readonly number[]; score: number | null } = { tokens: [], score: null };

@@ -46,24 +46,21 @@ export function scoredSequence(
   maxLength: number,
   vocabulary: number,
 ): ScoredSequence {
-  const require = (holds: boolean, rule: string, value: number): void => {
-    if (!holds) {
-      throw new RangeError(`Cannot compute a likelihood as ${rule}: current value is ${value}`);
-    }
-  };
-  require(context.length > 0, "the context must have at least one token", context.length);
-  require(
-    continuation.length > 0 && continuation.length <= maxLength,
-    `the continuation must have 1 to ${maxLength} tokens`,
-    continuation.length,
-  );
+  if (context.length === 0) throw noLikelihood("the context must have at least one token", 0);
+  if (continuation.length === 0 || continuation.length > maxLength) {
+    throw noLikelihood(`the continuation must have 1 to ${maxLength} tokens`, continuation.length);
+  }
   const tokens = [...context, ...continuation].slice(-(maxLength + 1));
   // The last one is never given to the model, which would look.
-  for (const token of tokens) {
-    const isToken = Number.isInteger(token) && token >= 0 && token < vocabulary;
-    require(isToken, `tokens must be in the vocabulary (below ${vocabulary})`, token);
+  const alien = tokens.find((token) => !(Number.isInteger(token) && token >= 0 && token < vocabulary));
+  if (alien !== undefined) {
+    throw noLikelihood(`tokens must be in the vocabulary (below ${vocabulary})`, alien);
   }
   return { tokens, first: tokens.length - continuation.length };
+}
+
+function noLikelihood(rule: string, value: number): RangeError {
+  return new RangeError(`Cannot compute a likelihood as ${rule}: current value is ${value}`);
 }
 
 /** Sequences side by side, padded at the end to `length`, with the tokens to score as targets. */

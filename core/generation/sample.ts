@@ -6,6 +6,7 @@
  * @module
  */
 
+import { numberCheck } from "../contracts/check_number.ts";
 import { randomStream } from "../model/random.ts";
 import { applyRules, type LogitsRules, logSoftmax, requireFiniteLogits } from "./logits.ts";
 import type { DecodingSession } from "./model.ts";
@@ -67,30 +68,16 @@ export async function sample(
   options: SampleOptions,
 ): Promise<number[]> {
   const { temperature = 0, topK = 0, topP = 1, seed = 0, maxNewTokens, endTokens } = options;
-  const require = (name: string, rule: string, value: number, holds: boolean) => {
-    if (!holds) {
-      throw new RangeError(`Cannot generate as "${name}" must be ${rule}: current value is ${value}`);
-    }
-  };
-  require("temperature", "0 or more", temperature, temperature >= 0 && temperature < Infinity);
-  require("topK", "an integer of at least 0", topK, Number.isInteger(topK) && topK >= 0);
-  require("topP", "above 0 and at most 1", topP, topP > 0 && topP <= 1);
   const { minLength = 0 } = options;
-  require("minLength", "an integer of at least 0", minLength, Number.isInteger(minLength) && minLength >= 0);
-  require(
-    "maxNewTokens",
-    "an integer of at least 1",
-    maxNewTokens,
-    Number.isInteger(maxNewTokens) &&
-      maxNewTokens >= 1,
-  );
-  require(
-    "prompt length",
-    `from 1 to ${session.contextLength}`,
-    prompt.length,
-    prompt.length >= 1 &&
-      prompt.length <= session.contextLength,
-  );
+  const check = numberCheck("generate");
+  const whole = (least: number) => (x: number) => Number.isInteger(x) && x >= least;
+  const { contextLength } = session;
+  check("temperature", temperature, "0 or more", (x) => x >= 0 && x < Infinity);
+  check("topK", topK, "an integer of at least 0", whole(0));
+  check("topP", topP, "above 0 and at most 1", (x) => x > 0 && x <= 1);
+  check("minLength", minLength, "an integer of at least 0", whole(0));
+  check("maxNewTokens", maxNewTokens, "an integer of at least 1", whole(1));
+  check("prompt length", prompt.length, `from 1 to ${contextLength}`, (n) => n >= 1 && n <= contextLength);
   const rules: LogitsRules = {
     repetitionPenalty: options.repetitionPenalty ?? 1,
     noRepeatNgramSize: options.noRepeatNgramSize ?? 0,

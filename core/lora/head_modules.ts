@@ -313,7 +313,7 @@ export class HeadModules implements Disposable {
       );
       rows.gradientNorm?.push(this.#gradientNorms(state, control));
       using before = rows.weightChange === undefined ? null : this.#copyOf(state.parameters);
-      adamw(state, control, this.#arena.segment, settings, factor ?? undefined);
+      adamw(state, { segment: this.#arena.segment, control, clip: factor ?? undefined }, settings);
       if (before !== null) {
         rows.weightChange!.push(
           segmentChange(state.parameters, before, { segment: this.#arena.segment, control }),

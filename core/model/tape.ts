@@ -128,10 +128,8 @@ export class Parameter<V extends Tensor | PackedMatrix = Tensor> implements Disp
     );
     adamw(
       { parameters: this.plain, gradients: this.gradient, m: this.#m, v: this.#v },
-      control,
-      rows * pitch,
+      { segment: rows * pitch, control, clip },
       settings,
-      clip,
     );
   }
 

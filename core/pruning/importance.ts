@@ -16,6 +16,8 @@
  * @module
  */
 
+import { type NumberCheck, numberCheck } from "../contracts/check_number.ts";
+
 /** Which device owns which heads, and the three parameters of Eq. 29. */
 export interface ImportanceOptions {
   /** H_m: heads that each device owns in every layer, [M]; device m owns the range after device m - 1. Sums to H. */
@@ -58,23 +60,9 @@ export type GreedyCompute = (
   args: GreedyPruneOptions,
 ) => GreedyPruneResult | Promise<GreedyPruneResult>;
 
-function requireNumber(
-  action: string,
-  name: string,
-  value: number,
-  rule: string,
-  holds: boolean,
-): void {
-  if (typeof value !== "number") {
-    throw new TypeError(`Cannot ${action} as "${name}" must be a number: current type is ${typeof value}`);
-  }
-  if (!holds) {
-    throw new RangeError(`Cannot ${action} as "${name}" must be ${rule}: current value is ${value}`);
-  }
-}
-
-function requirePositiveInteger(action: string, name: string, value: number): void {
-  requireNumber(action, name, value, "a positive integer", Number.isSafeInteger(value) && value > 0);
+/** Checks a positive integer. */
+function requirePositiveInteger(check: NumberCheck, name: string, value: number): void {
+  check(name, value, "a positive integer", (n) => Number.isSafeInteger(n) && n > 0);
 }
 
 function requireImportance(action: string, name: string, map: Float32Array, size: number): void {
@@ -168,7 +156,7 @@ export function smoothImportance(
   lambda: number,
 ): Float32Array {
   const action = "smooth the importance";
-  requireNumber(action, "lambda", lambda, "between 0 and 1", lambda >= 0 && lambda <= 1);
+  numberCheck(action)("lambda", lambda, "between 0 and 1", (x) => x >= 0 && x <= 1);
   if (previous === null) return g.slice();
   if (previous.length !== g.length) {
     throw new TypeError(
@@ -192,26 +180,21 @@ export function smoothImportance(
 export function deviceWeights(options: ImportanceOptions): Float32Array[] {
   const { headsPerDevice, capacities, alpha = 1, rho = 0.2, beta = 0.3 } = options;
   const action = "weigh the devices";
+  const check = numberCheck(action);
   if (headsPerDevice.length === 0 || capacities.length !== headsPerDevice.length) {
     throw new TypeError(
       `Cannot ${action} as "capacities" must have one entry per device of "headsPerDevice": current lengths are ${capacities.length} and ${headsPerDevice.length}`,
     );
   }
   for (const n of headsPerDevice) {
-    requireNumber(
-      action,
-      "headsPerDevice",
-      n,
-      "integers that are not negative",
-      Number.isSafeInteger(n) && n >= 0,
-    );
+    check("headsPerDevice", n, "integers that are not negative", (x) => Number.isSafeInteger(x) && x >= 0);
   }
   for (const gamma of capacities) {
-    requireNumber(action, "capacities", gamma, "positive and finite", gamma > 0 && gamma < Infinity);
+    check("capacities", gamma, "positive and finite", (x) => x > 0 && x < Infinity);
   }
-  requireNumber(action, "alpha", alpha, "positive and finite", alpha > 0 && alpha < Infinity);
-  requireNumber(action, "rho", rho, "finite and not negative", rho >= 0 && rho < Infinity);
-  requireNumber(action, "beta", beta, "finite and not negative", beta >= 0 && beta < Infinity);
+  check("alpha", alpha, "positive and finite", (x) => x > 0 && x < Infinity);
+  check("rho", rho, "finite and not negative", (x) => x >= 0 && x < Infinity);
+  check("beta", beta, "finite and not negative", (x) => x >= 0 && x < Infinity);
   const total = capacities.reduce((a, b) => a + b, 0);
   return headsPerDevice.map((owned, m) => {
     const share = alpha * (capacities[m]! / total) ** rho;
@@ -254,7 +237,7 @@ export function comprehensiveImportance(
   const weights = deviceWeights(options);
   const devices = options.headsPerDevice.length;
   const heads = options.headsPerDevice.reduce((a, b) => a + b, 0);
-  requirePositiveInteger(action, "headsPerDevice (sum)", heads);
+  requirePositiveInteger(numberCheck(action), "headsPerDevice (sum)", heads);
   const layers = Math.ceil(sBase.length / heads);
   requireImportance(action, "sBase", sBase, layers * heads);
   if (prunedPerDevice !== undefined && prunedPerDevice.length !== layers * devices) {
@@ -311,9 +294,10 @@ export function comprehensiveImportance(
 export function greedyPrune(options: GreedyPruneOptions): GreedyPruneResult {
   const { sBase, layers, heads, headsPerDevice, tau = 0.7 } = options;
   const action = "prune greedily";
-  requirePositiveInteger(action, "layers", layers);
-  requirePositiveInteger(action, "heads", heads);
-  requireNumber(action, "tau", tau, "between 0 and 1", tau >= 0 && tau <= 1);
+  const check = numberCheck(action);
+  requirePositiveInteger(check, "layers", layers);
+  requirePositiveInteger(check, "heads", heads);
+  check("tau", tau, "between 0 and 1", (x) => x >= 0 && x <= 1);
   requireImportance(action, "sBase", sBase, layers * heads);
   const weights = deviceWeights(options);
   const owner = deviceOfHead(action, headsPerDevice, heads);
@@ -366,8 +350,9 @@ export function greedyPrune(options: GreedyPruneOptions): GreedyPruneResult {
 export function pruneLayers(mask: Uint8Array, options: { heads: number; eta: number }): Uint8Array {
   const { heads, eta } = options;
   const action = "prune layers";
-  requirePositiveInteger(action, "heads", heads);
-  requireNumber(action, "eta", eta, "between 0 and 1", eta >= 0 && eta <= 1);
+  const check = numberCheck(action);
+  requirePositiveInteger(check, "heads", heads);
+  check("eta", eta, "between 0 and 1", (x) => x >= 0 && x <= 1);
   if (mask.length % heads !== 0) {
     throw new TypeError(
       `Cannot ${action} as the length of "mask" must be a multiple of ${heads} heads: current length is ${mask.length}`,

@@ -21,9 +21,9 @@ function reader(qkv: ArrayLike<number>, { batch, length, heads, kvHeads = heads 
   const columns = qkv.length / (batch * length);
   const headSize = columns / (heads + 2 * kvHeads);
   const d = heads * headSize;
-  const place = (which: number, b: number, t: number, h: number, i: number) => {
+  const place = (which: number, token: number, h: number, i: number) => {
     const head = which === 0 ? h : heads + (which - 1) * kvHeads + Math.floor(h * kvHeads / heads);
-    return (b * length + t) * columns + head * headSize + i;
+    return token * columns + head * headSize + i;
   };
   return { d, headSize, place, read: (...at: Parameters<typeof place>) => qkv[place(...at)]! };
 }
@@ -44,23 +44,23 @@ export function attentionReference(qkv: ArrayLike<number>, shape: AttentionShape
   for (let b = 0; b < batch; b++) {
     for (let h = 0; h < heads; h++) {
       for (let q = 0; q < length; q++) {
+        const token = b * length + q;
         const scores: number[] = [];
         const [lowest, last] = seen(q, shape);
         for (let k = lowest; k <= last; k++) {
           let sum = 0;
-          for (let i = 0; i < headSize; i++) sum += read(0, b, q, h, i) * read(1, b, k, h, i);
+          for (let i = 0; i < headSize; i++) sum += read(0, token, h, i) * read(1, b * length + k, h, i);
           scores.push(sum * scale);
         }
         const highest = Math.max(...scores);
         const sum = scores.reduce((all, s) => all + Math.exp(s - highest), 0);
-        const token = b * length + q;
         logSums[token * heads + h] = highest + Math.log(sum);
         scores.forEach((s, i) => {
           const k = lowest + i;
           const weight = Math.exp(s - highest) / sum;
           weights[((b * heads + h) * length + q) * length + k] = weight;
           for (let i = 0; i < headSize; i++) {
-            output[token * d + h * headSize + i]! += weight * read(2, b, k, h, i);
+            output[token * d + h * headSize + i]! += weight * read(2, b * length + k, h, i);
           }
         });
       }
@@ -83,14 +83,15 @@ export function attentionBackwardReference(
   for (let b = 0; b < batch; b++) {
     for (let h = 0; h < heads; h++) {
       for (let q = 0; q < length; q++) {
-        const dOut = (i: number) => dOutput[(b * length + q) * d + h * headSize + i]!;
+        const token = b * length + q;
+        const dOut = (i: number) => dOutput[token * d + h * headSize + i]!;
         const [lowest, last] = seen(q, shape);
         const at = ((b * heads + h) * length + q) * length;
         const row = weights.subarray(at + lowest, at + last + 1);
         const dWeights = [...row].map((_, key) => {
           const k = lowest + key;
           let sum = 0;
-          for (let i = 0; i < headSize; i++) sum += dOut(i) * read(2, b, k, h, i);
+          for (let i = 0; i < headSize; i++) sum += dOut(i) * read(2, b * length + k, h, i);
           return sum;
         });
         const mean = dWeights.reduce((sum, dw, k) => sum + dw * row[k]!, 0);
@@ -98,9 +99,9 @@ export function attentionBackwardReference(
           const k = lowest + key;
           const dScore = weight * (dWeights[key]! - mean) * scale;
           for (let i = 0; i < headSize; i++) {
-            dqkv[place(0, b, q, h, i)]! += dScore * read(1, b, k, h, i);
-            dqkv[place(1, b, k, h, i)]! += dScore * read(0, b, q, h, i);
-            dqkv[place(2, b, k, h, i)]! += weight * dOut(i);
+            dqkv[place(0, token, h, i)]! += dScore * read(1, b * length + k, h, i);
+            dqkv[place(1, b * length + k, h, i)]! += dScore * read(0, token, h, i);
+            dqkv[place(2, b * length + k, h, i)]! += weight * dOut(i);
           }
         });
       }

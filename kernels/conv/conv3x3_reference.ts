@@ -23,8 +23,7 @@ export interface Conv3x3Shape {
 /** Calls `visit` with the places of x, weight and y of every product of the convolution. */
 function forEachTap(shape: Conv3x3Shape, visit: (x: number, weight: number, y: number) => void): void {
   const { batch, inputs, outputs, height, width } = shape;
-  const place = (channels: number, n: number, c: number, i: number, j: number) =>
-    ((n * channels + c) * height + i) * width + j;
+  const place = (image: number, i: number, j: number) => (image * height + i) * width + j;
   for (let n = 0; n < batch; n++) {
     for (let o = 0; o < outputs; o++) {
       for (let i = 0; i < height; i++) {
@@ -34,9 +33,9 @@ function forEachTap(shape: Conv3x3Shape, visit: (x: number, weight: number, y: n
               const i2 = i + Math.floor(tap / 3) - 1, j2 = j + tap % 3 - 1;
               if (i2 < 0 || i2 >= height || j2 < 0 || j2 >= width) continue;
               visit(
-                place(inputs, n, c, i2, j2),
+                place(n * inputs + c, i2, j2),
                 (o * inputs + c) * 9 + tap,
-                place(outputs, n, o, i, j),
+                place(n * outputs + o, i, j),
               );
             }
           }
@@ -65,10 +64,7 @@ export function conv3x3Reference(
 
 /** Gradients of x, weight and bias from `dy`, the gradient of y. */
 export function conv3x3BackwardReference(
-  x: ArrayLike<number>,
-  weight: ArrayLike<number>,
-  bias: ArrayLike<number>,
-  dy: ArrayLike<number>,
+  { x, weight, bias, dy }: Readonly<Record<"x" | "weight" | "bias" | "dy", ArrayLike<number>>>,
   shape: Conv3x3Shape,
 ): { readonly dx: Float64Array; readonly dweight: Float64Array; readonly dbias: Float64Array } {
   const { outputs, height, width } = shape;

@@ -44,7 +44,7 @@ for (const shape of SHAPES) {
     using twice = engine.upload(v.x, batch, inputs * maps);
     conv3x3InputGradient(x, backward, twice);
     const [yValues, dxValues, dwValues, dbValues, twiceValues] = await readAll(y, dx, dweight, dbias, twice);
-    const expected = conv3x3BackwardReference(v.x, v.weight, v.bias, v.dy, shape);
+    const expected = conv3x3BackwardReference(v, shape);
     const plus = (a: Float64Array, b: Float32Array) => a.map((value, i) => value + b[i]!);
     assertClose(yValues!, conv3x3Reference(v.x, v.weight, v.bias, shape), TOLERANCE.sum, "y");
     assertClose(dxValues!, expected.dx, TOLERANCE.sum, "dx");

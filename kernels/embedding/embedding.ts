@@ -50,7 +50,7 @@ export function embeddingGather(table: Tensor | PackedMatrix, ids: Uint32Array, 
   using idTensor = engine.upload(ids, 1, ids.length, "ids");
   const result = out ?? engine.tensor(ids.length, table.columns, "embedding");
   if (table instanceof PackedMatrix) {
-    packedGather(table, idTensor, result, out !== undefined);
+    packedGather(table, idTensor, result, { accumulate: out !== undefined });
     return result;
   }
   const { pitch } = table;

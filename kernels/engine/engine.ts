@@ -27,6 +27,7 @@ import {
   type StagedTexture,
   Tensor,
   type TensorEngine,
+  type TensorForm,
 } from "./tensor.ts";
 
 /** Options of `Engine.create`. */
@@ -90,7 +91,7 @@ class GpuEngine implements Engine {
       ~15;
     this.#failures = new Failures(device);
     this.#memory = new Memory(device, this.adapterClass, this.#stats);
-    this.#queue = new CommandQueue(device, this.#failures, this.#stats, options.profile ?? false);
+    this.#queue = new CommandQueue(device, this.#failures, this.#stats, options);
     this.#pipelines = new Pipelines({
       device,
       failures: this.#failures,
@@ -127,20 +128,15 @@ class GpuEngine implements Engine {
   }
 
   tensor(rows: number, columns: number, label = "tensor", dtype: DType = "f32"): Tensor {
-    return this.#tensor(rows, columns, label, dtype, sizeClass);
+    return this.#tensor({ rows, columns, label, dtype }, sizeClass);
   }
 
   allocateExact(rows: number, columns: number, label = "weights", dtype: DType = "f32"): Tensor {
-    return this.#tensor(rows, columns, label, dtype, exactSize);
+    return this.#tensor({ rows, columns, label, dtype }, exactSize);
   }
 
-  #tensor(
-    rows: number,
-    columns: number,
-    label: string,
-    dtype: DType,
-    sizeOf: (bytes: number) => number,
-  ): Tensor {
+  #tensor(form: TensorForm, sizeOf: (bytes: number) => number): Tensor {
+    const { rows, columns, label } = form;
     if (!(Number.isInteger(rows) && rows > 0 && Number.isInteger(columns) && columns > 0)) {
       throw new RangeError(
         `Cannot make tensor "${label}" as rows and columns must be positive integers: current shape is [${rows}, ${columns}]`,
@@ -155,7 +151,7 @@ class GpuEngine implements Engine {
     const size = sizeOf(bytes);
     const buffer = this.#memory.acquireBuffer(size);
     this.#stats.tensors++;
-    return new Tensor(this, buffer, rows, columns, dtype, label);
+    return new Tensor(this, buffer, form);
   }
 
   zeros(rows: number, columns: number, label = "zeros"): Tensor {

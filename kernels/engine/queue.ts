@@ -64,9 +64,14 @@ export class CommandQueue {
    * @param device The device.
    * @param failures Where its errors are told.
    * @param stats Counts what is submitted.
-   * @param profile Time every kernel.
+   * @param options Whether to time every kernel. @default {{ profile: false }}
    */
-  constructor(device: GPUDevice, failures: Failures, stats: QueueStats, profile: boolean) {
+  constructor(
+    device: GPUDevice,
+    failures: Failures,
+    stats: QueueStats,
+    { profile = false }: { readonly profile?: boolean | undefined },
+  ) {
     this.#device = device;
     this.#failures = failures;
     this.#stats = stats;

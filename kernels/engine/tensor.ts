@@ -75,6 +75,18 @@ export class RowWindow {
 /** Windows start at multiples of this many rows, which are multiples of 256 bytes. */
 export const WINDOW_ROWS = 16;
 
+/** What a tensor is, apart from its memory. */
+export interface TensorForm {
+  /** Number of rows. */
+  readonly rows: number;
+  /** Number of columns, without padding. */
+  readonly columns: number;
+  /** Element type. */
+  readonly dtype: DType;
+  /** Name for error messages and GPU debuggers. */
+  readonly label: string;
+}
+
 /**
  * A matrix [rows, columns] in GPU memory. It belongs to whoever made it: declare it with `using`,
  * or dispose it; its memory then goes back to the engine's pool. Using it afterwards throws.
@@ -102,10 +114,7 @@ export class Tensor implements Disposable {
   constructor(
     engine: TensorEngine,
     buffer: Pooled<GPUBuffer>,
-    rows: number,
-    columns: number,
-    dtype: DType,
-    label: string,
+    { rows, columns, dtype, label }: TensorForm,
   ) {
     this.engine = engine;
     this.rows = rows;

@@ -186,12 +186,10 @@ export function headGradient(options: HeadGradientOptions): void {
 }
 
 function moveColumns(
-  scatter: boolean,
+  kernel: typeof columnKernels[number],
   wide: Tensor,
-  first: number,
-  headSize: number,
-  heads: Tensor,
   blocks: Tensor,
+  { first, headSize, heads }: HeadColumnsOptions,
 ): void {
   const slots = heads.columns;
   const length = wide.rows;
@@ -207,7 +205,7 @@ function moveColumns(
       }, ${headSize}]: they are [${blocks.rows}, ${blocks.columns}]`,
     );
   }
-  wide.engine.dispatch(columnKernels[Number(scatter)]!, {
+  wide.engine.dispatch(kernel, {
     bindings: { wide, heads, blocks },
     parameters: { length, head_size4: headSize / 4, first4: first / 4, pitch4: wide.pitch / 4 },
     workgroups: [Math.ceil(headSize / 32), Math.ceil(length / 8), slots],
@@ -226,9 +224,9 @@ export interface HeadColumnsOptions {
 
 /** Copies some heads' columns of `wide` [T, pitch] to head-major blocks [slots * T, headSize]. */
 export function gatherHeadColumns(wide: Tensor, options: HeadColumnsOptions): Tensor {
-  const { first, headSize, heads } = options;
+  const { headSize, heads } = options;
   const blocks = wide.engine.tensor(heads.columns * wide.rows, headSize, "head blocks");
-  moveColumns(false, wide, first, headSize, heads, blocks);
+  moveColumns(columnKernels[0]!, wide, blocks, options);
   return blocks;
 }
 
@@ -237,5 +235,5 @@ export function gatherHeadColumns(wide: Tensor, options: HeadColumnsOptions): Te
  * not be listed twice; slots listed as 0xffffffff are left out.
  */
 export function scatterAddHeadColumns(blocks: Tensor, wide: Tensor, options: HeadColumnsOptions): void {
-  moveColumns(true, wide, options.first, options.headSize, options.heads, blocks);
+  moveColumns(columnKernels[1]!, wide, blocks, options);
 }

@@ -99,13 +99,22 @@ export function headGradientReference(options: HeadGradientReferenceOptions): vo
   }
 }
 
+/** Which columns of a wide matrix are meant, see `HeadColumnsOptions`. */
+export interface HeadColumnsReference {
+  /** Columns of the matrix. */
+  readonly columns: number;
+  /** Column of head 0. */
+  readonly first: number;
+  /** Columns per head. */
+  readonly headSize: number;
+  /** The head of each slot. */
+  readonly heads: ArrayLike<number>;
+}
+
 /** Columns first + h * headSize .. of wide [T, columns] for each head h, head-major: [slots * T, headSize]. */
 export function gatherHeadColumnsReference(
   wide: ArrayLike<number>,
-  columns: number,
-  first: number,
-  headSize: number,
-  heads: ArrayLike<number>,
+  { columns, first, headSize, heads }: HeadColumnsReference,
 ): Float64Array {
   const length = wide.length / columns;
   const blocks = new Float64Array(heads.length * length * headSize);
@@ -123,10 +132,7 @@ export function gatherHeadColumnsReference(
 export function scatterAddHeadColumnsReference(
   blocks: ArrayLike<number>,
   wide: Float64Array,
-  columns: number,
-  first: number,
-  headSize: number,
-  heads: ArrayLike<number>,
+  { columns, first, headSize, heads }: HeadColumnsReference,
 ): void {
   const length = wide.length / columns;
   for (let slot = 0; slot < heads.length; slot++) {

@@ -155,17 +155,17 @@ testForms("gatherHeadColumns() and scatterAddHeadColumns() equal the reference",
     using blockTensor = engine.upload(blocks, heads.length * length, headSize);
     using gathered = gatherHeadColumns(wideTensor, { first, headSize, heads: headTensor });
     const what = `T ${length}, D ${headSize}, heads [${list}]`;
-    const expectedBlocks = gatherHeadColumnsReference(wide, columns, first, headSize, heads);
+    const expectedBlocks = gatherHeadColumnsReference(wide, { columns, first, headSize, heads });
     assertClose(await readOne(gathered), expectedBlocks, TOLERANCE.exact, `${what}: gathered`);
     scatterAddHeadColumns(blockTensor, wideTensor, { first, headSize, heads: headTensor });
     const expectedWide = Float64Array.from(wide);
-    scatterAddHeadColumnsReference(blocks, expectedWide, columns, first, headSize, heads);
+    scatterAddHeadColumnsReference(blocks, expectedWide, { columns, first, headSize, heads });
     assertClose(await readOne(wideTensor), expectedWide, TOLERANCE.sum, `${what}: scattered`);
     // Slots left out: the first one goes nowhere.
     const some = Uint32Array.from(list, (h, slot) => slot === 0 ? 0xffff_ffff : h);
     using someTensor = engine.upload(some, 1, some.length);
     scatterAddHeadColumns(blockTensor, wideTensor, { first, headSize, heads: someTensor });
-    scatterAddHeadColumnsReference(blocks, expectedWide, columns, first, headSize, some);
+    scatterAddHeadColumnsReference(blocks, expectedWide, { columns, first, headSize, heads: some });
     assertClose(await readOne(wideTensor), expectedWide, TOLERANCE.sum, `${what}: some scattered`);
   }
 });

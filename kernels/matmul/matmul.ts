@@ -118,18 +118,18 @@ function bindOperand(tensor: Tensor, row: number): [Bindable, number] {
 function requireBatch(
   name: string,
   tensor: Tensor,
-  batch: BatchLayout,
-  { first, stride, row = 0 }: HeadColumns,
-  rows: number,
-  columns: number,
+  { groups, heads }: BatchLayout,
+  { first, stride, row = 0, shape: [rows, columns] }: HeadColumns & {
+    readonly shape: readonly [number, number];
+  },
 ): void {
   if (first % 4 !== 0 || stride % 4 !== 0) {
     throw new TypeError(
       `Cannot multiply in batches as first column and stride of ${name} must be multiples of 4: they are ${first} and ${stride}`,
     );
   }
-  const neededRows = row + batch.groups * rows;
-  const neededColumns = first + (batch.heads - 1) * stride + columns;
+  const neededRows = row + groups * rows;
+  const neededColumns = first + (heads - 1) * stride + columns;
   if (tensor.rows < neededRows || tensor.columns < neededColumns) {
     throw new TypeError(
       `Cannot multiply in batches as ${name} "${tensor.label}" must be at least [${neededRows}, ${neededColumns}]: it is [${tensor.rows}, ${tensor.columns}]`,
@@ -154,9 +154,9 @@ function requireShapes(a: Tensor, b: Tensor, options: MatmulOptions, shape: Prod
     if (options.bias !== undefined || auxiliaryOf(options) !== undefined) {
       throw new TypeError("Cannot multiply in batches with an epilogue other than accumulation");
     }
-    requireBatch("op(A)", a, batch, batch.a, transposeA ? k : m, transposeA ? m : k);
-    requireBatch("op(B)", b, batch, batch.b, transposeB ? n : k, transposeB ? k : n);
-    requireBatch("C", options.out!, batch, batch.c, m, n);
+    requireBatch("op(A)", a, batch, { ...batch.a, shape: transposeA ? [k, m] : [m, k] });
+    requireBatch("op(B)", b, batch, { ...batch.b, shape: transposeB ? [n, k] : [k, n] });
+    requireBatch("C", options.out!, batch, { ...batch.c, shape: [m, n] });
     requireDistinct(options, [a, b]);
     return;
   }

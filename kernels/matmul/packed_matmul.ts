@@ -52,7 +52,12 @@ type PackedKernel = Kernel<typeof PARAMETERS[number], typeof TEXTURE_BINDINGS[nu
 /** Kernels made so far, by form, format, transposition and epilogue: a few of the many are used. */
 const kernels = new Map<string, PackedKernel>();
 
-function kernelFor(b: PackedMatrix, transposeB: boolean, epilogue: number, tile: MatmulTile): PackedKernel {
+function kernelFor(
+  b: PackedMatrix,
+  { transposeB = false }: MatmulOptions,
+  epilogue: number,
+  tile: MatmulTile,
+): PackedKernel {
   const { format, groupsAlong, engine: { adapterClass: form } } = b;
   const which = `${format}_${groupsAlong}_${transposeB ? "t" : "n"}_${epilogue}`;
   const tileName = `tiled_${tile.rows}x${tile.columns}`;
@@ -146,7 +151,7 @@ export function packedMatmul(a: Tensor, b: PackedMatrix, options: MatmulOptions)
     const row = bFirst + (transposeB ? piece.n.start : piece.k.start);
     const window = b.windowOf(row);
     const tile = tileFor(matmulTiles(engine), piece.m.length, piece.n.length, 1);
-    engine.dispatch(kernelFor(b, transposeB, piece.epilogue, tile), {
+    engine.dispatch(kernelFor(b, options, piece.epilogue, tile), {
       bindings: {
         a: aBound,
         words4: window.words,

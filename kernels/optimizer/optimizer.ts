@@ -105,25 +105,29 @@ export function adamwControl(counts: ArrayLike<number>, beta1: number, beta2: nu
   return control;
 }
 
+/** What an update does with each segment. */
+export interface AdamWSegments {
+  /** Elements per segment; a multiple of 4. */
+  readonly segment: number;
+  /** [segments, 4], see `adamwControl`. */
+  readonly control: Tensor;
+  /** [1, 4] of `clipScale`. @default {no clipping} */
+  readonly clip?: Tensor | undefined;
+}
+
 /**
  * One AdamW update (Loshchilov and Hutter, 2019), per segment.
  *
  * @param tensors Parameters, gradients and moments of one shape.
- * @param control [segments, 4], see `adamwControl`.
- * @param segment Elements per segment; a multiple of 4.
+ * @param segments Which segments are updated, and the factor of the gradients.
  * @param settings Learning rate and the rest.
- * @param clip [1, 4] of `clipScale`. @default {no clipping}
  */
 export function adamw(
-  tensors: AdamWTensors,
-  control: Tensor,
-  segment: number,
+  { parameters, gradients, m, v }: AdamWTensors,
+  { segment, control, clip = parameters.engine.unitScale }: AdamWSegments,
   settings: AdamWSettings,
-  clip?: Tensor,
 ): void {
-  const { parameters, gradients, m, v } = tensors;
   const { engine } = parameters;
-  const noClip = clip ?? engine.unitScale;
   const windowsOf = { gradients: gradients.windows(), m: m.windows(), v: v.windows() };
   parameters.windows().forEach((window, w) => {
     const count4 = window.rows * parameters.pitch / 4;
@@ -134,7 +138,7 @@ export function adamw(
         m: windowsOf.m[w]!,
         v: windowsOf.v[w]!,
         control,
-        clip: noClip,
+        clip,
       },
       parameters: {
         count4,

@@ -20,17 +20,18 @@ export interface AdamWReferenceState {
  * One AdamW update with decoupled weight decay, as PyTorch does it.
  *
  * @param state Parameters and moments.
- * @param gradients Of the same length.
- * @param counts Updates of each segment, this one included; 0 = the segment stays as it is.
+ * @param update Gradients of the same length; updates of each segment, this one included (0 = the segment stays as
+ * it is); factor of the gradients.
  * @param settings Learning rate and the rest.
- * @param scale Factor of the gradients. @default {1}
  */
 export function adamwReference(
   { parameters, m, v }: AdamWReferenceState,
-  gradients: ArrayLike<number>,
-  counts: ArrayLike<number>,
+  { gradients, counts, scale = 1 }: {
+    readonly gradients: ArrayLike<number>;
+    readonly counts: ArrayLike<number>;
+    readonly scale?: number | undefined;
+  },
   { rate, beta1, beta2, epsilon, decay }: AdamWSettings,
-  scale = 1,
 ): void {
   const segment = parameters.length / counts.length;
   for (let i = 0; i < parameters.length; i++) {

@@ -48,19 +48,14 @@ async function check(
   const tensors = upload(engine, before, rows, columns);
   using control = engine.upload(adamwControl(counts, SETTINGS.beta1, SETTINGS.beta2), counts.length, 4);
   using clipTensor = clip === undefined ? undefined : engine.upload(Float32Array.of(clip, 99, 99, 99), 1, 4);
-  adamw(
-    tensors,
-    control,
-    tensors.parameters.rows * tensors.parameters.pitch / counts.length,
-    SETTINGS,
-    clipTensor,
-  );
+  const paddedSegment = tensors.parameters.rows * tensors.parameters.pitch / counts.length;
+  adamw(tensors, { segment: paddedSegment, control, clip: clipTensor }, SETTINGS);
   const expected = {
     parameters: Float64Array.from(before.parameters),
     m: Float64Array.from(before.m),
     v: Float64Array.from(before.v),
   };
-  adamwReference(expected, before.gradients, counts, SETTINGS, clip);
+  adamwReference(expected, { gradients: before.gradients, counts, scale: clip }, SETTINGS);
   const [parameters, m, v, gradients] = await readAll(
     tensors.parameters,
     tensors.m,
@@ -116,8 +111,8 @@ testForms("adamw() repeats: ten updates equal ten of the reference", async (engi
     const counts = updates.map((n, s) => (step + s) % 3 === 0 ? 0 : updates[s] = n + 1);
     engine.write(tensors.gradients, gradients);
     using control = engine.upload(adamwControl(counts, SETTINGS.beta1, SETTINGS.beta2), segments, 4);
-    adamw(tensors, control, count / segments, SETTINGS);
-    adamwReference(expected, gradients, counts, SETTINGS);
+    adamw(tensors, { segment: count / segments, control }, SETTINGS);
+    adamwReference(expected, { gradients, counts }, SETTINGS);
   }
   const parameters = await readOne(tensors.parameters);
   for (const tensor of Object.values(tensors)) tensor.dispose();

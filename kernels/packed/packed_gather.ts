@@ -52,9 +52,14 @@ function kernelFor({ format, groupsAlong }: PackedMatrix) {
  * @param table [entries, columns]; may be larger than a binding of the adapter.
  * @param ids Entry of each row, [1, rows] of u32.
  * @param out [rows, columns]
- * @param accumulate True to add.
+ * @param options Whether to add to what is there.
  */
-export function packedGather(table: PackedMatrix, ids: Tensor, out: Tensor, accumulate: boolean): void {
+export function packedGather(
+  table: PackedMatrix,
+  ids: Tensor,
+  out: Tensor,
+  { accumulate }: { readonly accumulate: boolean },
+): void {
   for (let row = 0; row < table.rows;) {
     const window = table.windowOf(row);
     table.engine.dispatch(kernelFor(table), {

@@ -7,8 +7,19 @@
  * @module
  */
 
-import { type GreedyCompute, greedyPrune, minMaxNormalise, smoothImportance } from "@edgetuner/core";
-import type { PrunerContext, PrunerDecision, PrunerInput } from "@edgetuner/core/contracts";
+import {
+  type GreedyCompute,
+  greedyPrune,
+  type GreedyPruneResult,
+  minMaxNormalise,
+  smoothImportance,
+} from "@edgetuner/core";
+import {
+  numberCheck,
+  type PrunerContext,
+  type PrunerDecision,
+  type PrunerInput,
+} from "@edgetuner/core/contracts";
 
 /** Options of `greedyPruner`, and of every pruner that uses its rules. */
 export interface GreedyPrunerOptions {
@@ -57,19 +68,9 @@ export interface GreedyPrunerOptions {
 export type GreedySettings = Required<GreedyPrunerOptions>;
 
 function validate(name: string, options: GreedySettings): void {
-  const check = (option: keyof GreedySettings, rule: string, holds: (x: number) => boolean) => {
-    const value: unknown = options[option];
-    if (typeof value !== "number") {
-      throw new TypeError(
-        `Cannot create the ${name} pruner as "${option}" must be a number: current type is ${typeof value}`,
-      );
-    }
-    if (!holds(value)) {
-      throw new RangeError(
-        `Cannot create the ${name} pruner as "${option}" must be ${rule}: current value is ${value}`,
-      );
-    }
-  };
+  const checkNumber = numberCheck(`create the ${name} pruner`);
+  const check = (option: keyof GreedySettings, rule: string, holds: (x: number) => boolean) =>
+    checkNumber(option, options[option], rule, holds);
   for (const option of ["tau", "eta", "recovery", "maxLayerShare"] as const) {
     check(option, "between 0 and 1", (x) => x >= 0 && x <= 1);
   }
@@ -206,7 +207,7 @@ export async function decideGreedily(
     beta,
     tau,
   });
-  const mask = pruneLayersWithin(greedy, sBase, sComp, context, settings);
+  const mask = pruneLayersWithin({ mask: greedy, sBase, sComp }, context, settings);
   rest.forEach((steps, i) => {
     if (steps >= maxRest) mask[i] = 0;
   });
@@ -219,9 +220,7 @@ export async function decideGreedily(
  * important head.
  */
 function pruneLayersWithin(
-  mask: Uint8Array,
-  sBase: Float32Array,
-  sComp: Float32Array,
+  { mask, sBase, sComp }: GreedyPruneResult & { readonly sBase: Float32Array },
   { layers, heads }: PrunerContext,
   { eta, maxLayerShare }: GreedySettings,
 ): Uint8Array {

@@ -6,7 +6,13 @@
  * @module
  */
 
-import type { Pruner, PrunerContext, PrunerDecision, PrunerInput } from "@edgetuner/core/contracts";
+import {
+  numberCheck,
+  type Pruner,
+  type PrunerContext,
+  type PrunerDecision,
+  type PrunerInput,
+} from "@edgetuner/core/contracts";
 
 /** Options of {@linkcode budgetPruner}. */
 export interface BudgetPrunerOptions<State> {
@@ -49,23 +55,9 @@ export interface BudgetPrunerOptions<State> {
  */
 export function budgetPruner<State>(options: BudgetPrunerOptions<State>): Pruner<State> {
   const { pruner, keep, cost, keptFirst = false, warmupSteps = 0 } = options;
-  for (const [name, value] of Object.entries({ keep, warmupSteps })) {
-    if (typeof value !== "number") {
-      throw new TypeError(
-        `Cannot create a budget pruner as "${name}" must be a number: current type is ${typeof value}`,
-      );
-    }
-  }
-  if (!(keep >= 0 && keep <= 1)) {
-    throw new RangeError(
-      `Cannot create a budget pruner as "keep" must be between 0 and 1: current value is ${keep}`,
-    );
-  }
-  if (!Number.isInteger(warmupSteps) || warmupSteps < 0) {
-    throw new RangeError(
-      `Cannot create a budget pruner as "warmupSteps" must be an integer of at least 0: current value is ${warmupSteps}`,
-    );
-  }
+  const check = numberCheck("create a budget pruner");
+  check("keep", keep, "between 0 and 1", (x) => x >= 0 && x <= 1);
+  check("warmupSteps", warmupSteps, "an integer of at least 0", (x) => Number.isInteger(x) && x >= 0);
   return {
     ...pruner,
     name: `${pruner.name} at ${Math.round(keep * 100)} %`,

@@ -9,8 +9,14 @@
  */
 
 import { permutation, randomStream } from "@edgetuner/core";
-import type { Pruner, PrunerContext, PrunerDecision, PrunerInput } from "@edgetuner/core/contracts";
-import { checkNumber, isCount } from "./keep_share.ts";
+import {
+  numberCheck,
+  type Pruner,
+  type PrunerContext,
+  type PrunerDecision,
+  type PrunerInput,
+} from "@edgetuner/core/contracts";
+import { isCount } from "./keep_share.ts";
 
 /** Options of {@linkcode dloraPruner}. */
 export interface DloraPrunerOptions {
@@ -79,14 +85,14 @@ export function dloraPruner(options: DloraPrunerOptions = {}): Pruner<DloraState
     smoothing = 0.1,
     seed,
   } = options;
-  const me = "a DLoRA pruner";
-  checkNumber(me, "warmupSteps", warmupSteps, "an integer that is not negative", isCount);
-  checkNumber(me, "period", period, "a positive integer", (x) => isCount(x) && x > 0);
-  checkNumber(me, "activeFraction", activeFraction, "above 0 and at most 1", (x) => x > 0 && x <= 1);
-  checkNumber(me, "reviveFraction", reviveFraction, "between 0 and 1", (x) => x >= 0 && x <= 1);
-  checkNumber(me, "smoothing", smoothing, "above 0 and at most 1", (x) => x > 0 && x <= 1);
+  const check = numberCheck("create a DLoRA pruner");
+  check("warmupSteps", warmupSteps, "an integer that is not negative", isCount);
+  check("period", period, "a positive integer", (x) => isCount(x) && x > 0);
+  check("activeFraction", activeFraction, "above 0 and at most 1", (x) => x > 0 && x <= 1);
+  check("reviveFraction", reviveFraction, "between 0 and 1", (x) => x >= 0 && x <= 1);
+  check("smoothing", smoothing, "above 0 and at most 1", (x) => x > 0 && x <= 1);
   if (seed !== undefined) {
-    checkNumber(me, "seed", seed, "a 32-bit unsigned integer", (x) => isCount(x) && x < 2 ** 32);
+    check("seed", seed, "a 32-bit unsigned integer", (x) => isCount(x) && x < 2 ** 32);
   }
 
   /** Revives and kills; `killed` and `change` are changed in place. */

@@ -6,8 +6,14 @@
  * @module
  */
 
-import type { Pruner, PrunerContext, PrunerDecision, PrunerInput } from "@edgetuner/core/contracts";
-import { checkKeep, checkNumber, isCount, keepMost, type KeepOptions } from "./keep_share.ts";
+import {
+  numberCheck,
+  type Pruner,
+  type PrunerContext,
+  type PrunerDecision,
+  type PrunerInput,
+} from "@edgetuner/core/contracts";
+import { checkKeep, isCount, keepMost, type KeepOptions } from "./keep_share.ts";
 
 /** Options of {@linkcode gradientPruner}. */
 export interface GradientPrunerOptions extends KeepOptions {
@@ -66,10 +72,10 @@ export function gradientPruner(options: GradientPrunerOptions = {}): Pruner<Grad
   const { warmupSteps = 1, recovery = 0.1, maxRest = 20 } = options;
   const me = "a gradient pruner";
   const kept = checkKeep(me, options);
-  checkNumber(me, "warmupSteps", warmupSteps, "an integer that is not negative", isCount);
-  checkNumber(me, "recovery", recovery, "between 0 and 1", (x) => x >= 0 && x <= 1);
-  checkNumber(
-    me,
+  const check = numberCheck(`create ${me}`);
+  check("warmupSteps", warmupSteps, "an integer that is not negative", isCount);
+  check("recovery", recovery, "between 0 and 1", (x) => x >= 0 && x <= 1);
+  check(
     "maxRest",
     maxRest,
     "a positive integer or Infinity",

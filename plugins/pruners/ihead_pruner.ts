@@ -120,12 +120,11 @@ function settingsOf(options: IHeadPrunerOptions): GreedySettings {
 /** Trains on what was observed, from the last predictor or from a new one. */
 function trainOnline(
   { train }: Online,
-  run: readonly TrackedStep[],
-  last: Predictor | null,
-  { baseNorm }: PrunerInput,
+  observed: Pick<Parameters<Online["train"]>[0], "run" | "baseNorm"> & { readonly last: Predictor | null },
   { layers, heads, seed }: PrunerContext,
   { history, lambda }: GreedySettings,
 ): Promise<Predictor> {
+  const { run, baseNorm, last } = observed;
   const hidden = run.find((step) => step.embedding !== null)?.embedding?.length ?? 1;
   const config = { layers, heads, hidden, history, lambda, ...DEFAULT_PREDICTOR_SIZES };
   return train({ start: last ?? initialPredictor(config, seed), run, baseNorm, seed });
@@ -202,7 +201,12 @@ export function iHeadPruner(options: IHeadPrunerOptions): Pruner<IHeadPrunerStat
       sinceTraining += step.length;
       if (online !== null && step.length > 0 && run.length === online.steps) {
         if (trained === null || sinceTraining >= online.refresh) {
-          trained = await trainOnline(online, run, trained, input, context, settings);
+          trained = await trainOnline(
+            online,
+            { run, baseNorm: input.baseNorm, last: trained },
+            context,
+            settings,
+          );
           sinceTraining = 0;
         }
       }

@@ -7,7 +7,7 @@
  * @module
  */
 
-import type { PrunerContext } from "@edgetuner/core/contracts";
+import { numberCheck, type PrunerContext } from "@edgetuner/core/contracts";
 
 /** Among which heads the most important ones are chosen: all of the model, or those of each layer. */
 export type KeepScope = "model" | "layer";
@@ -30,24 +30,6 @@ export interface KeepOptions {
   readonly scope?: KeepScope;
 }
 
-/** Checks a number of a pruner's options. */
-export function checkNumber(
-  pruner: string,
-  name: string,
-  value: unknown,
-  rule: string,
-  holds: (x: number) => boolean,
-): void {
-  if (typeof value !== "number") {
-    throw new TypeError(
-      `Cannot create ${pruner} as "${name}" must be a number: current type is ${typeof value}`,
-    );
-  }
-  if (!holds(value)) {
-    throw new RangeError(`Cannot create ${pruner} as "${name}" must be ${rule}: current value is ${value}`);
-  }
-}
-
 /** True for integers that count something. */
 export function isCount(x: number): boolean {
   return Number.isSafeInteger(x) && x >= 0;
@@ -58,7 +40,7 @@ export function checkKeep(
   pruner: string,
   { keep = 0.5, scope = "model" }: KeepOptions,
 ): Required<KeepOptions> {
-  checkNumber(pruner, "keep", keep, "above 0 and at most 1", (x) => x > 0 && x <= 1);
+  numberCheck(`create ${pruner}`)("keep", keep, "above 0 and at most 1", (x) => x > 0 && x <= 1);
   if (scope !== "model" && scope !== "layer") {
     throw new TypeError(
       `Cannot create ${pruner} as "scope" must be "model" or "layer": current value is ${

@@ -4,8 +4,14 @@
  * @module
  */
 
-import type { Pruner, PrunerContext, PrunerDecision, PrunerInput } from "@edgetuner/core/contracts";
-import { checkKeep, checkNumber, finite, isCount, keepMost, type KeepOptions } from "./keep_share.ts";
+import {
+  numberCheck,
+  type Pruner,
+  type PrunerContext,
+  type PrunerDecision,
+  type PrunerInput,
+} from "@edgetuner/core/contracts";
+import { checkKeep, finite, isCount, keepMost, type KeepOptions } from "./keep_share.ts";
 
 /** Options of {@linkcode magnitudePruner}. */
 export interface MagnitudePrunerOptions extends KeepOptions {
@@ -38,7 +44,12 @@ export interface MagnitudePrunerOptions extends KeepOptions {
 export function magnitudePruner(options: MagnitudePrunerOptions = {}): Pruner<null> {
   const { warmupSteps = 10 } = options;
   const kept = checkKeep("a magnitude pruner", options);
-  checkNumber("a magnitude pruner", "warmupSteps", warmupSteps, "an integer that is not negative", isCount);
+  numberCheck("create a magnitude pruner")(
+    "warmupSteps",
+    warmupSteps,
+    "an integer that is not negative",
+    isCount,
+  );
   return {
     name: "magnitude",
     needs: ["loraNorm"],

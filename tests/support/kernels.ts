@@ -110,14 +110,13 @@ export function integers(count: number, below: number, seed: number): Uint32Arra
 
 /** A tensor that covers the padding of another one too: [rows, pitch]. It owns nothing. */
 export function padded(tensor: Tensor, dtype: DType = tensor.dtype): Tensor {
-  return new Tensor(
-    tensor.engine,
-    tensor.buffer,
-    tensor.rows,
-    roundUp4(tensor.columns),
+  const { engine, buffer, rows, columns } = tensor;
+  return new Tensor(engine, buffer, {
+    rows,
+    columns: roundUp4(columns),
     dtype,
-    `padded ${tensor.label}`,
-  );
+    label: `padded ${tensor.label}`,
+  });
 }
 
 /** Reads tensors with their padding, which must be zero, and returns rows * columns values of each. */
