@@ -127,6 +127,7 @@ Deno.test("a GGUF file stretches positions by a factor with or without a type, o
       [{ "rope.scale_linear": 4, "rope.scaling.factor": 2 }, "rope.scale_linear must be"],
       [{ "rope.scaling.type": "yarn", "rope.scaling.factor": 2 }, "rope.scaling.type must be"],
       [{ "rope.scaling.type": "linear" }, "factor must be a positive number"],
+      [{ "attention.sliding_window": 5 }, "sliding_window must be at least"],
     ] as const
   ) await assertRejects(() => asGguf("llama", more), CheckpointError, rule);
 });

@@ -7,7 +7,9 @@ import { CheckpointError } from "../contracts/errors.ts";
 import { initialWeights } from "../loading/model_folder.ts";
 import { gpt2Config } from "./families/gpt2.ts";
 import type { NamedArrays } from "../files/named_arrays.ts";
+import type { Gemma3Config } from "./families/gemma3.ts";
 import { type LlamaConfig, llamaConfig } from "./families/llama.ts";
+import type { Smollm3Config } from "./families/smollm3.ts";
 import { ropeFrequencies } from "./families/rope.ts";
 import { modelConfig } from "./families.ts";
 import { loadEmbeddingAndHead, loadLayers, modelShape } from "./load.ts";
@@ -90,6 +92,80 @@ Deno.test("modelConfig() reads what public checkpoints have", () => {
     headSize: 64,
   });
 });
+
+/** What else public checkpoints have, and what is made of it. */
+const PUBLIC: Readonly<Record<string, readonly [Record<string, unknown>, Record<string, unknown>]>> = {
+  "Qwen2.5 0.5B": [{
+    ...{ model_type: "qwen2", hidden_size: 896, num_attention_heads: 14, num_key_value_heads: 2 },
+    ...{ num_hidden_layers: 24, intermediate_size: 4864, max_position_embeddings: 32768, vocab_size: 151936 },
+    ...{ sliding_window: 32768, use_sliding_window: false, max_window_layers: 21, rope_theta: 1000000.0 },
+    ...{ hidden_act: "silu", rms_norm_eps: 1e-6, tie_word_embeddings: true, use_mrope: false },
+  }, { headSize: 64, layer_types: undefined, rope_theta: 1e6 }],
+  "Qwen3 0.6B": [{
+    ...{ model_type: "qwen3", hidden_size: 1024, num_attention_heads: 16, num_key_value_heads: 8 },
+    ...{ num_hidden_layers: 28, intermediate_size: 3072, max_position_embeddings: 40960, vocab_size: 151936 },
+    ...{ sliding_window: null, use_sliding_window: false, max_window_layers: 28, rope_theta: 1000000 },
+    ...{
+      hidden_act: "silu",
+      rms_norm_eps: 1e-6,
+      tie_word_embeddings: true,
+      head_dim: 128,
+      rope_scaling: null,
+    },
+  }, { headSize: 128, head_dim: 128, layer_types: undefined }],
+  "Mistral 7B": [{
+    ...{ model_type: "mistral", hidden_size: 4096, num_attention_heads: 32, num_key_value_heads: 8 },
+    ...{ num_hidden_layers: 32, intermediate_size: 14336, max_position_embeddings: 32768, vocab_size: 32000 },
+    ...{ hidden_act: "silu", rms_norm_eps: 1e-5, tie_word_embeddings: false, sliding_window: 4096 },
+  }, { headSize: 128, head_dim: undefined, sliding_window: 4096 }],
+  "Gemma 3 270M": [{
+    ...{ model_type: "gemma3_text", hidden_size: 640, num_attention_heads: 4, num_key_value_heads: 1 },
+    ...{ num_hidden_layers: 18, intermediate_size: 2048, max_position_embeddings: 32768, vocab_size: 262144 },
+    ...{ hidden_activation: "gelu_pytorch_tanh", rms_norm_eps: 1e-6, head_dim: 256, sliding_window: 512 },
+    ...{
+      rope_theta: 1000000.0,
+      rope_local_base_freq: 10000.0,
+      rope_scaling: null,
+      query_pre_attn_scalar: 256,
+    },
+    ...{ attn_logit_softcapping: null, final_logit_softcapping: null, use_bidirectional_attention: false },
+  }, { headSize: 256, sliding_window: 512, tie_word_embeddings: true, special: [5, 11, 17] }],
+  "SmolLM3 3B": [{
+    ...{ model_type: "smollm3", hidden_size: 2048, num_attention_heads: 16, num_key_value_heads: 4 },
+    ...{
+      num_hidden_layers: 36,
+      intermediate_size: 11008,
+      max_position_embeddings: 65536,
+      vocab_size: 128256,
+    },
+    ...{ hidden_act: "silu", rms_norm_eps: 1e-6, no_rope_layer_interval: 4, rope_theta: 5000000.0 },
+    ...{ sliding_window: null, use_sliding_window: false, pretraining_tp: 2, rope_scaling: null },
+  }, {
+    headSize: 128,
+    tie_word_embeddings: true,
+    rope_theta: 5e6,
+    special: [3, 7, 11, 15, 19, 23, 27, 31, 35],
+  }],
+};
+
+for (const [name, [json, expected]] of Object.entries(PUBLIC)) {
+  Deno.test(`modelConfig() reads what ${name} has`, () => {
+    const config = modelConfig(json);
+    const { layers, heads, kvHeads, hidden, headSize } = modelShape(config);
+    const { num_hidden_layers, num_attention_heads, num_key_value_heads, hidden_size } = json;
+    assertEquals<unknown[]>([layers, heads, kvHeads, hidden], [
+      ...[num_hidden_layers, num_attention_heads, num_key_value_heads, hidden_size],
+    ]);
+    // Layers without a window among those that have one, and without rotary positions.
+    const { layer_types = [], no_rope_layers = [] } = config as Partial<Gemma3Config & Smollm3Config>;
+    const special = [
+      ...layer_types.flatMap((kind, l) => kind === "full_attention" ? [l] : []),
+      ...no_rope_layers.flatMap((rotary, l) => rotary === 0 ? [l] : []),
+    ];
+    const found: Record<string, unknown> = { ...config, headSize, special };
+    for (const [key, value] of Object.entries(expected)) assertEquals(found[key], value, key);
+  });
+}
 
 Deno.test("modelConfig() takes the family from model_type, else from architectures, else GPT-2", () => {
   const { model_type: _, ...untyped } = TINY_LLAMA;

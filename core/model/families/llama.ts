@@ -91,6 +91,7 @@ function readGguf(fields: GgufFields): GgufReading<LlamaConfig> {
     ...decoderFields(fields),
     attention_bias: fields.file.tensors.has("blk.0.attn_q.bias"),
     mlp_bias: fields.file.tensors.has("blk.0.ffn_up.bias"),
+    sliding_window: fields.get("attention.sliding_window"),
   });
   const names = new Map(
     fields.names({ ...DECODER_NAMES, ends: { ...DECODER_NAMES.ends, [FACTORS]: FACTORS } }, "LLaMA"),
