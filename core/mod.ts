@@ -447,7 +447,6 @@ export {
   copyTokenizerFiles,
   endsOfModel,
   loadModelTokenizer,
-  TEMPLATE_FOLDER,
   TOKENIZER_FILES,
 } from "./data/tokenizer_folder.ts";
 export { loadText } from "./files/text.ts";

@@ -161,7 +161,9 @@ async function main(options: Options, call: Call): Promise<number> {
   using checkpoints = await openState(flags);
   const who = await identityOf(flags, checkpoints);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
-  using data = flags.data === "" ? null : await DeviceData.open(engine, flags, log);
+  const { resumed } = checkpoints;
+  const checkpoint = resumed === null ? null : await resumed.load(resumed.steps.at(-1)!);
+  using data = flags.data === "" ? null : await DeviceData.open(engine, flags, log, checkpoint);
   const party = { engine, who, checkpoints, data, log };
   const result = await takePart(options, party);
   log.end();

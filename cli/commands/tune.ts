@@ -45,6 +45,7 @@ import {
 } from "../flags/run_flags.ts";
 import {
   type AllCounts,
+  beginOf,
   DATA_FLAGS,
   EPOCHS_FLAG,
   loadTrainingSet,
@@ -120,13 +121,14 @@ async function readOptions(call: Call): Promise<Options> {
 }
 
 /** The model, its data, and which batch comes when. */
-async function openData(flags: Flags) {
+async function openData(flags: Flags, saved: string | undefined) {
   const { model, tokenizer } = await openModel(flags.model, flags);
-  const load = (file: string) => loadTrainingSet(file, { ...flags, tokenizer });
+  const { begun, now } = beginOf(saved);
+  const load = (file: string) => loadTrainingSet(file, { ...flags, tokenizer, now });
   const set = await load(flags.data);
   const valid = flags.valid === "" ? null : await load(flags.valid);
   const counts: AllCounts = { train: set.counts, valid: valid?.counts ?? null };
-  return { model, counts, plan: await TrainingPlan.create({ set, valid, ...planOptions(flags) }) };
+  return { model, counts, begun, plan: await TrainingPlan.create({ set, valid, ...planOptions(flags) }) };
 }
 
 /** Figures that the run itself knows. */
@@ -229,7 +231,7 @@ async function main({ flags }: Options, call: Call): Promise<number> {
 /** Opens model and data, runs the steps, and tells how it went. */
 async function tune(flags: Flags, started: Started, call: Call): Promise<number> {
   const baseWeights = baseWeightsOf(flags);
-  const data = await openData(flags);
+  const data = await openData(flags, started.checkpoint?.data?.begun);
   const { model, plan } = data;
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   using base = loadLayers(engine, model, { baseWeights });
@@ -269,7 +271,7 @@ function settingsOf(flags: Flags): ReturnType<typeof checkRunSettings> {
 function buildRun(
   flags: Flags,
   { run, checkpoint, write }: Started,
-  { engine, base, ends, data: { model, plan }, log }: {
+  { engine, base, ends, data: { model, plan, begun }, log }: {
     readonly engine: Engine;
     readonly base: ReturnType<typeof loadLayers>;
     readonly ends: ReturnType<typeof loadEmbeddingAndHead>;
@@ -292,7 +294,7 @@ function buildRun(
       read: async (step): Promise<RunCheckpoint> => ({
         ...{ run, step, settings, fingerprint, pruning: null, devices: null },
         heads: await saveHeads(training.modules[0]!),
-        data: { fingerprint: plan.fingerprint, position: step, best: plan.bestBefore(step) },
+        data: { fingerprint: plan.fingerprint, position: step, best: plan.bestBefore(step), begun },
       }),
       write: write ?? undefined,
     },

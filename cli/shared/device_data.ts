@@ -30,7 +30,13 @@ import {
   requirePrompts,
   textOf,
 } from "./prompts.ts";
-import { type AllCounts, loadTrainingSet, readExamples, type TrainingDataOptions } from "./training_data.ts";
+import {
+  type AllCounts,
+  beginOf,
+  loadTrainingSet,
+  readExamples,
+  type TrainingDataOptions,
+} from "./training_data.ts";
 import { paddingSaved, type PLAN_FLAGS, planOptions } from "./training_plan.ts";
 
 /** Most tokens of a sample. */
@@ -68,7 +74,16 @@ export class DeviceData implements Disposable {
   /** Fingerprint of the base model. */
   readonly fingerprint: string;
 
-  private constructor(side: DataSide, plan: TrainingPlan, counts: AllCounts, samples: readonly Sample[]) {
+  readonly #begun: string;
+
+  private constructor({ side, plan, counts, samples, begun }: {
+    readonly side: DataSide;
+    readonly plan: TrainingPlan;
+    readonly counts: AllCounts;
+    readonly samples: readonly Sample[];
+    readonly begun: string;
+  }) {
+    this.#begun = begun;
     this.side = side;
     this.plan = plan;
     this.counts = counts;
@@ -79,9 +94,16 @@ export class DeviceData implements Disposable {
   /**
    * Loads the model's ends and the texts.
    *
+   * @param resumed What the run goes on from, if it does.
    * @throws {UsageError} If sequences are longer than the model takes.
    */
-  static async open(engine: Engine, flags: DeviceDataFlags, log: JoinLog): Promise<DeviceData> {
+  static async open(
+    engine: Engine,
+    flags: DeviceDataFlags,
+    log: JoinLog,
+    resumed: RunCheckpoint | null,
+  ): Promise<DeviceData> {
+    const { begun, now } = beginOf(resumed?.data?.begun);
     const { model, tokenizer } = await openModel(flags.model, flags);
     const ends = loadEmbeddingAndHead(engine, model, { baseWeights: baseWeightsOf(flags) });
     const { positions } = ends.shape;
@@ -90,7 +112,8 @@ export class DeviceData implements Disposable {
         `Cannot use --length ${flags.length} as the model takes at most ${positions} tokens`,
       );
     }
-    const load = (file: string) => loadTrainingSet(file, { ...flags, tokenizer }, (line) => log.notice(line));
+    const load = (file: string) =>
+      loadTrainingSet(file, { ...flags, tokenizer, now }, (line) => log.notice(line));
     const set = await load(flags.data);
     const valid = flags.valid === "" ? null : await load(flags.valid);
     const counts: AllCounts = { train: set.counts, valid: valid?.counts ?? null };
@@ -105,9 +128,9 @@ export class DeviceData implements Disposable {
       next: (step) => plan.next(step),
       ...(flags["keep-best"] ? { isBest: () => plan.isBest() } : {}),
       onLoss: (step, mode, loss) => tellLoss(plan, log, { step, mode, loss }),
-      generate: await sampler(flags, { tokenizer, positions, samples, log }),
+      generate: await sampler({ ...flags, now }, { tokenizer, positions, samples, log }),
     };
-    return new DeviceData(side, plan, counts, samples);
+    return new DeviceData({ side, plan, counts, samples, begun });
   }
 
   /** The best validation so far. */
@@ -128,7 +151,12 @@ export class DeviceData implements Disposable {
 
   /** What a checkpoint after so many steps notes of the data. */
   saved(step: number): SavedData {
-    return { fingerprint: this.plan.fingerprint, position: step, best: this.plan.bestBefore(step) };
+    return {
+      fingerprint: this.plan.fingerprint,
+      position: step,
+      best: this.plan.bestBefore(step),
+      begun: this.#begun,
+    };
   }
 
   [Symbol.dispose](): void {
@@ -154,7 +182,7 @@ function tellLoss(
 
 /** Continues the first prompts of the validation data once the last step is done. */
 async function sampler(
-  flags: DeviceDataFlags,
+  flags: DeviceDataFlags & { readonly now: Date },
   { tokenizer, positions, samples, log }: {
     readonly tokenizer: Tokenizer;
     readonly positions: number;
@@ -164,7 +192,7 @@ async function sampler(
 ): Promise<NonNullable<DataSide["generate"]>> {
   const room = promptRoom(positions, SAMPLE_TOKENS);
   const prompts = flags.samples === 0 ? [] : await openPrompts(flags, tokenizer, room, log);
-  const stops = endTokens(tokenizer, await chatTemplateOf(flags.model, flags.tokenizer));
+  const stops = endTokens(tokenizer, await chatTemplateOf(flags.model, flags.tokenizer, { now: flags.now }));
   return async (session) => {
     // Models with very few positions have no room for more than half of them.
     const maxNewTokens = Math.min(SAMPLE_TOKENS, positions - room);
@@ -177,7 +205,7 @@ async function sampler(
 
 /** The first prompts of the validation data. */
 async function openPrompts(
-  flags: DeviceDataFlags,
+  flags: DeviceDataFlags & { readonly now: Date },
   tokenizer: Tokenizer,
   room: number,
   log: JoinLog,

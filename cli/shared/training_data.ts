@@ -102,6 +102,26 @@ export interface ReadingOptions {
   readonly "data-format"?: string;
   /** In place of the model's chat template. */
   readonly chatTemplate?: ChatTemplate;
+  /** What counts as now where the template writes the date: when the run began. @default {now} */
+  readonly now?: Date;
+}
+
+/** The date and time of a place's clocks, as `2024-07-06T15:04:09`. */
+function clockTime(date: Date): string {
+  const two = (value: number) => String(value).padStart(2, "0");
+  const day = [date.getFullYear(), two(date.getMonth() + 1), two(date.getDate())].join("-");
+  return `${day}T${[date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":")}`;
+}
+
+/**
+ * When a run began, as clocks showed it there: a run that goes on elsewhere or later has the same texts.
+ *
+ * @param saved What its state says; missing in a new run, and in states of older versions.
+ */
+export function beginOf(saved: string | undefined): { readonly begun: string; readonly now: Date } {
+  const known = saved !== undefined && !Number.isNaN(Date.parse(saved));
+  const begun = known ? saved : clockTime(new Date());
+  return { begun, now: new Date(begun) };
 }
 
 /** How to read and encode. */
@@ -141,7 +161,9 @@ async function readingOf(
   const skipped: BadLine[] = [];
   const { map = "", "data-format": format = "" } = options;
   const template = options.chatTemplate ??
-    (options.model === "" ? null : await chatTemplateOf(options.model));
+    (options.model === ""
+      ? null
+      : await chatTemplateOf(options.model, "", options.now === undefined ? {} : { now: options.now }));
   const reading = {
     model: options.model,
     ...(options["skip-bad"] ? { onBadLine: (bad: BadLine) => void skipped.push(bad) } : {}),

@@ -44,6 +44,9 @@ export interface RenderedText {
   readonly generated: readonly (readonly [start: number, end: number])[];
 }
 
+/** Folder with further chat templates, in a model folder. */
+export const TEMPLATE_FOLDER = "additional_chat_templates";
+
 /** Turns conversations into text. */
 export interface ChatTemplate {
   /**
@@ -168,7 +171,7 @@ function specialTokens(fields: Record<string, unknown>): Record<string, string> 
 
 /**
  * Reads the chat template of a model folder: `chat_template.jinja` if there is one, otherwise the one in
- * `tokenizer_config.json`.
+ * `tokenizer_config.json` or `chat_template.json`. Those in `additional_chat_templates/` have the names of their files.
  *
  * @param folder The model folder.
  * @returns The template.
@@ -187,28 +190,62 @@ export async function loadChatTemplate(folder: string): Promise<ChatTemplate> {
  * As {@linkcode loadChatTemplate}, of models that may have none: many chat, many do not.
  *
  * @param folder The model folder.
+ * @param now What counts as now where the template writes the date. @default {the time of rendering}
  * @returns The template; `null` if neither file is there or names one.
  * @throws {CheckpointError} If there is one that is not valid, or a file cannot be read.
  */
-export async function findChatTemplate(folder: string): Promise<ChatTemplate | null> {
+export async function findChatTemplate(folder: string, now?: Date): Promise<ChatTemplate | null> {
   const path = `${folder}/tokenizer_config.json`;
+  const config = await fieldsIn(path);
+  const file = await readIfThere(`${folder}/chat_template.jinja`);
+  const older = await fieldsIn(`${folder}/chat_template.json`);
+  const main = file ?? config.chat_template ?? older.chat_template ?? null;
+  const further = await furtherTemplates(folder);
+  if (main === null && further.length === 0) return null;
+  const named = further.length === 0
+    ? main
+    : [...(main === null ? [] : templateSources(main, path)), ...further]
+      .map(([name, template]) => ({ name, template }));
+  const map = await fieldsIn(`${folder}/special_tokens_map.json`);
+  return chatTemplateFromConfig({ ...config, ...map, chat_template: named }, {
+    name: file === null ? path : `${folder}/chat_template.jinja`,
+    ...(now === undefined ? {} : { now }),
+  });
+}
+
+/** Fields of a JSON file; none if it is not there. */
+async function fieldsIn(path: string): Promise<Record<string, unknown>> {
   const content = await readIfThere(path);
-  const template = await readIfThere(`${folder}/chat_template.jinja`);
-  if (content === null && template === null) return null;
-  let config: unknown;
   try {
-    config = content === null ? {} : parseJson(content);
+    return (content === null ? null : parseJson(content)) as Record<string, unknown> | null ?? {};
   } catch (error) {
     throw new CheckpointError(`Cannot read ${path} as it must be JSON: ${(error as Error).message}`, {
       cause: error,
     });
   }
-  const named = (config as { chat_template?: unknown } | null)?.chat_template ?? null;
-  if (template === null && named === null) return null;
-  return chatTemplateFromConfig(config, {
-    name: template === null ? path : `${folder}/chat_template.jinja`,
-    ...(template === null ? {} : { template }),
-  });
+}
+
+/** Names and sources of the templates that a model has beside its main one. */
+async function furtherTemplates(folder: string): Promise<[name: string, source: string][]> {
+  const found: [string, string][] = [];
+  for (const name of await templateNames(folder)) {
+    const source = await readIfThere(`${folder}/${name}`);
+    if (source !== null) found.push([name.replace(/^.*\/|\.jinja$/g, ""), source]);
+  }
+  return found;
+}
+
+/** Paths in a model folder of chat templates beside its main one. */
+export async function templateNames(folder: string): Promise<string[]> {
+  const names: string[] = [];
+  try {
+    for await (const { name, isFile } of Deno.readDir(`${folder}/${TEMPLATE_FOLDER}`)) {
+      if (isFile && name.endsWith(".jinja")) names.push(`${TEMPLATE_FOLDER}/${name}`);
+    }
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory)) throw error;
+  }
+  return names.sort();
 }
 
 /** Content of a file; `null` if it is not there. */

@@ -556,3 +556,37 @@ Deno.test("a line that is not UTF-8 is named, and may be left out", async () => 
     await Deno.remove(folder, { recursive: true });
   }
 });
+
+Deno.test("further chat templates of a folder have the names of their files; older files count too", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    await Deno.writeTextFile(
+      `${folder}/chat_template.json`,
+      JSON.stringify({ chat_template: "plain{{ pad_token }}" }),
+    );
+    await Deno.writeTextFile(`${folder}/special_tokens_map.json`, JSON.stringify({ pad_token: "<pad>" }));
+    assertEquals((await loadChatTemplate(folder)).render({ messages: [] }), "plain<pad>");
+    await Deno.mkdir(`${folder}/additional_chat_templates`);
+    await Deno.writeTextFile(`${folder}/additional_chat_templates/tool_use.jinja`, "tools");
+    const both = await loadChatTemplate(folder);
+    assertEquals([both.render({ messages: [] }), both.render({ messages: [], tools: [{}] })], [
+      "plain<pad>",
+      "tools",
+    ]);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("a date in a template is that of the time that is given", async () => {
+  const chat_template = "{{ strftime_now('%d %b %Y') }}";
+  const now = new Date("2024-07-06T15:04:09");
+  assertEquals(chatTemplateFromConfig({ chat_template }, { now }).render({ messages: [] }), "06 Jul 2024");
+  const folder = await Deno.makeTempDir();
+  try {
+    await Deno.writeTextFile(`${folder}/chat_template.jinja`, chat_template);
+    assertEquals((await findChatTemplate(folder, now))!.render({ messages: [] }), "06 Jul 2024");
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});

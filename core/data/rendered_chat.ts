@@ -51,8 +51,8 @@ class Renderer {
     this.#conversation = conversation;
     this.whole = template.renderMarked?.(conversation) ??
       { text: template.render(conversation), generated: [] };
-    let mark = "Zqvx";
-    while (this.whole.text.includes(mark)) mark += "Zq";
+    let mark = "Quixotic";
+    while (this.whole.text.includes(mark)) mark += "Quixotic";
     this.#mark = mark;
   }
 

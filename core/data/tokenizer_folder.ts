@@ -8,6 +8,7 @@ import { CheckpointError } from "../contracts/errors.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import { writeWhole } from "../files/atomic.ts";
 import { parseJson, readTextWithin } from "../files/json_file.ts";
+import { TEMPLATE_FOLDER, templateNames } from "./chat_template.ts";
 import { type Tokenizer, tokenizerFromJson } from "./tokenizer.ts";
 
 /**
@@ -26,9 +27,6 @@ export const TOKENIZER_FILES: readonly string[] = [
   "chat_template.jinja",
   "chat_template.json",
 ];
-
-/** Folder with further chat templates, in a model folder. */
-export const TEMPLATE_FOLDER = "additional_chat_templates";
 
 /** Fields of special tokens, in the order in which transformers adds those that the vocabulary lacks. */
 const SPECIAL = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -131,7 +129,7 @@ export async function endsOfModel(path: string): Promise<number[]> {
  * @throws {SaveError} If a file cannot be written.
  */
 export async function copyTokenizerFiles(from: string, to: string): Promise<void> {
-  const names = [...TOKENIZER_FILES, ...await furtherTemplates(from)];
+  const names = [...TOKENIZER_FILES, ...await templateNames(from)];
   if (names.length > TOKENIZER_FILES.length) {
     await Deno.mkdir(`${to}/${TEMPLATE_FOLDER}`, { recursive: true });
   }
@@ -142,19 +140,6 @@ export async function copyTokenizerFiles(from: string, to: string): Promise<void
     });
     if (content !== null) await writeWhole(`${to}/${name}`, content);
   }
-}
-
-/** Chat templates that a model has beside its main one, as paths in its folder. */
-async function furtherTemplates(folder: string): Promise<string[]> {
-  const names: string[] = [];
-  try {
-    for await (const { name, isFile } of Deno.readDir(`${folder}/${TEMPLATE_FOLDER}`)) {
-      if (isFile && name.endsWith(".jinja")) names.push(`${TEMPLATE_FOLDER}/${name}`);
-    }
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory)) throw error;
-  }
-  return names.sort();
 }
 
 /** GPT-2's two files as a `tokenizer.json` would have them. */

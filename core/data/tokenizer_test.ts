@@ -1,12 +1,8 @@
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { CheckpointError } from "../contracts/errors.ts";
 import { endsOf, loadTokenizer, type Tokenizer, tokenizerFromJson } from "./tokenizer.ts";
-import {
-  copyTokenizerFiles,
-  loadModelTokenizer,
-  TEMPLATE_FOLDER,
-  TOKENIZER_FILES,
-} from "./tokenizer_folder.ts";
+import { copyTokenizerFiles, loadModelTokenizer, TOKENIZER_FILES } from "./tokenizer_folder.ts";
+import { TEMPLATE_FOLDER } from "./chat_template.ts";
 
 const FILE = new URL("../../cli/assets/tiny_gpt2/tokenizer.json", import.meta.url);
 const ENCODINGS = new URL("../../tests/fixtures/tokenizer/encodings.jsonl", import.meta.url);

@@ -196,10 +196,11 @@ function sentencePiece(fields: TokenizerFields, path: string): Tokenizer {
  * Reads the chat template of a GGUF file.
  *
  * @param path The file.
+ * @param now What counts as now where the template writes the date. @default {the time of rendering}
  * @returns The template; `null` if it has none.
  * @throws {CheckpointError} If the file cannot be read, or has a template that is not valid.
  */
-export async function loadGgufChatTemplate(path: string): Promise<ChatTemplate | null> {
+export async function loadGgufChatTemplate(path: string, now?: Date): Promise<ChatTemplate | null> {
   const { metadata } = await GgufFile.open(path);
   const main = metadata["tokenizer.chat_template"];
   if (main === undefined) return null;
@@ -217,5 +218,5 @@ export async function loadGgufChatTemplate(path: string): Promise<ChatTemplate |
   return chatTemplateFromConfig({
     ...Object.fromEntries(special),
     chat_template: [{ name: "default", template: main }, ...further],
-  }, { name: `${path}, tokenizer.chat_template` });
+  }, { name: `${path}, tokenizer.chat_template`, ...(now === undefined ? {} : { now }) });
 }

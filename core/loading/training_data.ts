@@ -5,7 +5,7 @@
  */
 
 import { DataFormatError } from "../contracts/errors.ts";
-import { type ChatTemplate, findChatTemplate } from "../data/chat_template.ts";
+import { type ChatTemplate, type ChatTemplateOptions, findChatTemplate } from "../data/chat_template.ts";
 import { BrokenRule } from "../data/lines.ts";
 import type { ColumnMap } from "../data/columns.ts";
 import { ExampleEncoder, exampleOfRow, type TrainingExample } from "../data/examples.ts";
@@ -105,15 +105,22 @@ const NO_TEMPLATE: ChatTemplate = {
  *
  * @param model The model, or where its tokenizer is: a folder or a file in it.
  * @param tokenizer Another folder or `tokenizer.json`, whose template comes before the model's. @default {""}
+ * @param options What counts as now where the template writes the date.
  * @returns The template.
  * @throws {CheckpointError} If there is one that is not valid.
  */
-export async function chatTemplateOf(model: string, tokenizer = ""): Promise<ChatTemplate | null> {
-  const other = tokenizer === "" ? null : await chatTemplateOf(tokenizer);
+export async function chatTemplateOf(
+  model: string,
+  tokenizer = "",
+  { now }: Pick<ChatTemplateOptions, "now"> = {},
+): Promise<ChatTemplate | null> {
+  const other = tokenizer === ""
+    ? null
+    : await chatTemplateOf(tokenizer, "", now === undefined ? {} : { now });
   if (other !== null) return other;
   const folder = model.endsWith(".json") ? model.replace(/[^/\\]*$/, "") || "." : modelFolderOf(model);
-  const found = await findChatTemplate(folder.replace(/(?<=.)[/\\]$/, ""));
-  return found === null && isGguf(model) ? await loadGgufChatTemplate(model) : found;
+  const found = await findChatTemplate(folder.replace(/(?<=.)[/\\]$/, ""), now);
+  return found === null && isGguf(model) ? await loadGgufChatTemplate(model, now) : found;
 }
 
 /** An example, or a bad row that is left out. */

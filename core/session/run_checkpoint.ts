@@ -64,6 +64,11 @@ export interface SavedData {
   readonly position: number;
   /** The best validation so far; `null` if there was none. */
   readonly best: BestLoss | null;
+  /**
+   * Local date and time at which the run began, as `2024-07-06T15:04:09`: chat templates may write it. Missing in older
+   * checkpoints.
+   */
+  readonly begun?: string | undefined;
 }
 
 /** What a party of a run needs to go on; `null` for what another party has. */

@@ -5,7 +5,8 @@
  */
 
 import { unzipSync } from "fflate";
-import { TEMPLATE_FOLDER, TOKENIZER_FILES } from "../../data/tokenizer_folder.ts";
+import { TEMPLATE_FOLDER } from "../../data/chat_template.ts";
+import { TOKENIZER_FILES } from "../../data/tokenizer_folder.ts";
 import { writeWhole } from "../../files/atomic.ts";
 import { DownloadError } from "../../contracts/errors.ts";
 import { readJson } from "../../files/json_file.ts";
