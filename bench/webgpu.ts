@@ -38,9 +38,9 @@ async function openSystem(choice: WebGpuChoice, flags: ReturnType<typeof readFla
   const model = await loadModelFolder(flags.model);
   const base = loadLayers(engine, model);
   const ends = loadEmbeddingAndHead(engine, model);
-  const { layers, heads, hidden } = base.shape;
+  const { layers, heads } = base.shape;
   const range = { first: 0, count: heads };
-  const modules = new HeadModules(engine, { ...tuningSettings(flags), layers, heads, hidden, range });
+  const modules = new HeadModules(engine, { ...tuningSettings(flags), ...base.shape, range });
   const local = new LocalHeads([modules]);
   const count = flags.batch * flags.length;
   const tokens = Uint32Array.from({ length: count }, (_, i) => (i * 7919) % ends.shape.vocabulary);

@@ -73,13 +73,11 @@ async function measure(
       logits = await rows.read();
     }
   }
-  const { layers, heads, hidden } = base.shape;
+  const { layers, heads } = base.shape;
   const settings = tuningSettings({ ...DEFAULTS, steps: steps + 1 });
   const modules = new HeadModules(engine, {
     ...settings,
-    layers,
-    heads,
-    hidden,
+    ...base.shape,
     range: { first: 0, count: heads },
   });
   using local = new LocalHeads([modules]);

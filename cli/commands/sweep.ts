@@ -242,8 +242,7 @@ class Sweep {
   /** Milliseconds of a step, by the forecast. */
   #planned(devices: number): number {
     const { flags, link, compute, batch, shape } = this.#options;
-    const { layers, heads, hidden } = shape;
-    const model = { layers, heads, hidden, vocabulary: this.#model.ends.shape.vocabulary };
+    const model = { ...shape, vocabulary: this.#model.ends.shape.vocabulary };
     return plan({
       ...{ model, devices, link, compute, batch: batch.batch, length: batch.length },
       lora: tuningSettings(flags).lora,

@@ -10,7 +10,7 @@ import {
   loadIntoModules,
   saveAdapter,
 } from "./adapter.ts";
-import type { HeadModules } from "./head_modules.ts";
+import { HeadModules } from "./head_modules.ts";
 
 const engine = await Engine.create();
 const settings = tinySettings("slice", 1);
@@ -53,6 +53,24 @@ Deno.test("an adapter is saved and loaded bit by bit, in both modes", async () =
       assertEquals(await fresh.weights(), await modules.weights());
     });
   }
+});
+
+Deno.test("an adapter of heads of a size of their own says it, others do not", async () => {
+  await inTempDir(async (folder) => {
+    const options = { ...settings, layers: 1, heads: 4, hidden: 48, range: { first: 0, count: 4 } };
+    using usual = new HeadModules(engine, { ...options, headSize: 12 });
+    using wide = new HeadModules(engine, { ...options, headSize: 16 });
+    const adapter = await adapterOf(wide);
+    assertEquals(adapter.model, { layers: 1, heads: 4, hidden: 48, headSize: 16 });
+    assertEquals((await adapterOf(usual)).model, { layers: 1, heads: 4, hidden: 48 });
+    assertEquals(adapter.arrays.get("layer0.head0.q.A")!.shape, [4, 12]);
+    assertEquals(adapter.arrays.get("layer0.head0.q.B")!.shape, [16, 4]);
+    await saveAdapter(folder, adapter);
+    const loaded = await loadAdapter(folder);
+    assertEquals(loaded, adapter);
+    loadIntoModules(loaded, wide);
+    assertThrows(() => loadIntoModules(loaded, usual), CheckpointError, '"headSize":16');
+  });
 });
 
 Deno.test("parts of several devices are joined, in any order, and loaded by any other partition", async () => {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { findCodec, type InputModeName, stepTraffic, type WireCodec } from "@edgetuner/core";
+import { findCodec, type InputModeName, type ModelShape, stepTraffic, type WireCodec } from "@edgetuner/core";
 import { codecsOf } from "../../flags/codecs.ts";
 import { curve, headMap } from "../../output/picture.ts";
 import { bytes, duration, prunerTime } from "../../output/progress.ts";
@@ -54,7 +54,7 @@ async function trafficOf(
 ): Promise<{ readonly pruned: number; readonly unpruned: number }> {
   const { server, headsPerDevice } = log;
   const heads = headsPerDevice.reduce((a, b) => a + b, 0);
-  const hidden = Number((server?.model as { hidden?: number } | undefined)?.hidden ?? 0);
+  const { hidden = 0, headSize } = (server?.model ?? {}) as Partial<ModelShape>;
   const sum = { pruned: 0, unpruned: 0 };
   for await (const line of log.steps.lines()) {
     const step = JSON.parse(line) as DemoStep;
@@ -63,7 +63,7 @@ async function trafficOf(
     // Devices that were killed have not said which heads they had.
     if (hidden === 0 || step.mask.length !== layers * heads) break;
     const shape = {
-      ...{ layers, heads, hidden, headsPerDevice, codec, tokens: step.tokens, batch: step.batch },
+      ...{ layers, heads, hidden, headSize, headsPerDevice, codec, tokens: step.tokens, batch: step.batch },
       targets: flags.targets.split(",").length,
       mode: flags.mode as InputModeName,
       // iHeadPruner's predictor reads the norms of the LoRA weights too.
