@@ -162,7 +162,7 @@ function readOptions(call: Call): { readonly flags: Flags } {
         "Talks to a model by its chat template. Ctrl-C stops an answer, and ends the talk where there is none; " +
         "so does twice. /new begins anew, /exit ends.",
       examples: [
-        "edgetuner chat --model models/llama-3.2-1b-instruct",
+        "edgetuner chat --model MODEL",
         'edgetuner chat --model MODEL --adapter runs/chat/adapter --system "You are a waiter."',
         'echo "Where can I eat?" | edgetuner chat --model MODEL --temperature 0',
       ],

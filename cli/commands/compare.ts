@@ -103,7 +103,7 @@ async function main(call: Call): Promise<number> {
       examples: [
         "edgetuner compare",
         "edgetuner compare --link lte --seeds 1 --no-lab --no-study",
-        "edgetuner compare --model my.gguf --systems ServerTuner,DLoRA,vEdgeTuner --no-lab --no-study",
+        "edgetuner compare --model MODEL --systems ServerTuner,DLoRA,vEdgeTuner --no-lab --no-study",
       ],
     },
     FLAGS,

@@ -87,11 +87,11 @@ instead a prompt that has all options and a completion that names the right one,
 LLM-Adapters; edgetuner choice does not score that form. Rows without an answer (test.jsonl of winogrande) are
 refused. edgetuner pull --dataset NAME downloads the files.`,
     examples: [
-      "edgetuner data my_chats.jsonl --model MODEL",
-      "edgetuner data table.csv --map prompt=question,completion=answer",
-      "edgetuner data --format dart --input dart-v1.1.1-full-dev.json --output dev.jsonl",
-      "edgetuner data --format winogrande --input train_xl.jsonl --output train.jsonl",
-      "edgetuner data --format openbookqa --instruct --input train.jsonl --output told.jsonl",
+      "edgetuner data FILE --model MODEL",
+      "edgetuner data TABLE.csv --map prompt=question,completion=answer",
+      "edgetuner data --format dart --input DART.json --output runs/dev.jsonl",
+      "edgetuner data --format winogrande --input TRAIN.jsonl --output runs/train.jsonl",
+      "edgetuner data --format openbookqa --instruct --input TRAIN.jsonl --output runs/told.jsonl",
     ],
   }, {
     data: { ...COMMON_FLAGS.data, default: "", help: "file or folder to show" },

@@ -84,9 +84,8 @@ async function main(call: Call): Promise<void> {
         "Makes texts of the tokens that a search has found, gathers the references of equal prompts, and writes\n" +
         "the files that edgetuner evaluate reads.",
       examples: [
-        "edgetuner decode --data test.jsonl --predictions beam.jsonl --model models/gpt2 --output runs/e2e",
-        "edgetuner decode --data dev.jsonl --predictions beam.jsonl --model models/gpt2 --output runs/dart \\\n" +
-        "    --numbered 6 --lower-case --tokenize",
+        "edgetuner decode --data TEST.jsonl --predictions BEAM.jsonl --model MODEL --output runs/e2e",
+        "edgetuner decode --data DEV.jsonl --predictions BEAM.jsonl --model MODEL --output runs/dart --numbered 6 --lower-case --tokenize",
       ],
     },
     FLAGS,

@@ -76,8 +76,8 @@ async function main(call: Call): Promise<void> {
         "official one.\n\n" +
         "Accuracy on tasks with several answers to choose from (Winogrande, OpenBookQA): edgetuner choice.",
       examples: [
-        "edgetuner evaluate --references refs.txt --predictions runs/pred.txt",
-        "edgetuner evaluate --references refs/ --predictions pred.txt --pretty runs/samples.html",
+        "edgetuner evaluate --references REFERENCES --predictions PREDICTIONS",
+        "edgetuner evaluate --references FOLDER --predictions PREDICTIONS --pretty runs/samples.html",
       ],
     },
     FLAGS,

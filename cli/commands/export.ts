@@ -139,9 +139,9 @@ async function main(call: Call): Promise<number> {
         "Exports an adapter to PEFT's format or into the base model, and certifies that nothing was lost.",
       examples: [
         "edgetuner export --peft runs/peft --merge runs/merged",
-        "edgetuner export --adapter my_heads,your_heads --peft runs/peft --rank 16",
-        "edgetuner export --peft runs/peft --rank 8 --accept-loss 0.3 --data my_chats.jsonl",
-        "edgetuner export --import some_peft_adapter --adapter runs/imported",
+        "edgetuner export --adapter MY_HEADS,YOUR_HEADS --peft runs/peft --rank 16",
+        "edgetuner export --peft runs/peft --rank 8 --accept-loss 0.3 --data CHATS",
+        "edgetuner export --import PEFT_ADAPTER --adapter runs/imported",
       ],
     },
     FLAGS,

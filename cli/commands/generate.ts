@@ -90,7 +90,10 @@ export const FLAGS = {
   },
   "min-length": integer("N", 0, "tokens before a text may end", { min: 0 }),
   beams: integer("N", 1, "beam search with this many beams", { min: 1 }),
-  "length-penalty": number("X", 0.8, "beams: scores are divided by length to this power"),
+  "length-penalty": number("X", 0.8, "beams: scores are divided by length to this power", {
+    min: -10,
+    max: 10,
+  }),
   "no-repeat-ngram": integer("N", 4, "beams: no n-gram of this length twice; 0 = off", { min: 0 }),
   "repetition-penalty": COMMON_FLAGS["repetition-penalty"],
   temperature: { ...COMMON_FLAGS.temperature, help: "above 0: draw tokens at random" },
@@ -124,7 +127,7 @@ function readOptions(call: Call): Options {
       examples: [
         "edgetuner generate --adapter runs/demo/adapter --count 5",
         'edgetuner generate --adapter runs/demo/adapter --prompt "name[The Vaults], food[Thai], area[harbour]"',
-        "edgetuner generate --adapter runs/demo/adapter --beams 10 --count 0 --predictions beam.jsonl",
+        "edgetuner generate --adapter runs/demo/adapter --beams 10 --count 0 --predictions runs/beam.jsonl",
         'edgetuner generate --prompt "The Vaults is" --temperature 0.8 --top-p 0.9 --seed 3',
         'edgetuner generate --model MODEL --adapter runs/chat/adapter --chat --prompt "Where can I eat?"',
         "edgetuner generate --connect ws://127.0.0.1:8787/join/ws --token T --count 5",

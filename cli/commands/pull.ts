@@ -19,7 +19,7 @@ async function main(call: Call): Promise<void> {
       }`,
     examples: [
       "edgetuner pull --model openai-community/gpt2-medium",
-      "HF_TOKEN=... edgetuner pull --model meta-llama/Llama-3.2-1B",
+      "HF_TOKEN=TOKEN edgetuner pull --model meta-llama/Llama-3.2-1B",
       "edgetuner pull --dataset e2e",
     ],
   }, {

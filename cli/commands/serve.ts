@@ -46,7 +46,7 @@ import {
   socketWaits,
 } from "../flags/waiting_flags.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
-import { commandText, shownPath } from "../process/places.ts";
+import { assetPath, commandText, shownPath } from "../process/places.ts";
 import { adviceFor } from "../flags/memory_advice.ts";
 import { requireWritable } from "../process/writable.ts";
 import { WorkerRun } from "../process/worker_run.ts";
@@ -115,7 +115,9 @@ const PROGRAM = {
   about: "Holds the base model, waits for devices and fine-tunes with them.",
   examples: [
     "edgetuner serve --devices 1 --join-token secret-join",
-    "edgetuner join --server ws://127.0.0.1:8787/join/ws --token secret-join --data cli/assets/restaurant/train.txt",
+    `edgetuner join --server ws://127.0.0.1:8787/join/ws --token secret-join --data ${
+      shownPath(assetPath("restaurant/train.txt"))
+    }`,
     "edgetuner serve --resume   # the same command, after it was interrupted or killed; devices too",
     "edgetuner serve --generate --devices 1 --join-token secret-join",
   ],

@@ -196,9 +196,9 @@ async function main(call: Call): Promise<number> {
       name: "train_pruner.ts",
       about: "Collects samples in an unpruned run and trains iHeadPruner's importance predictor on them.",
       examples: [
-        "edgetuner train-pruner --out cli/assets/demo_predictor   # makes the demo's again",
+        "edgetuner train-pruner --out runs/predictor   # for the tiny model that comes with the command",
         "edgetuner train-pruner --model MODEL --data DATA --out runs/predictor",
-        "edgetuner serve --collect runs/s.bin # samples of a networked run; then",
+        "edgetuner serve --pruner none --collect runs/s.bin   # samples of a networked run; then",
         "edgetuner train-pruner --samples runs/s.bin --steps 0 --out runs/predictor",
         "edgetuner demo --pruner iheadpruner --predictor runs/predictor",
       ],

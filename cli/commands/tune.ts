@@ -59,7 +59,7 @@ import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import { requireWritable } from "../process/writable.ts";
 import { loadGpu } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
-import { commandText, shownPath } from "../process/places.ts";
+import { assetPath, commandText, shownPath } from "../process/places.ts";
 import { command, type CommandRun } from "../process/command.ts";
 import type { Call } from "../process/invocation.ts";
 
@@ -99,7 +99,9 @@ const PROGRAM = {
   examples: [
     "edgetuner tune --steps 50 --save runs/server_tuner",
     "edgetuner tune --resume   # the same command, after it was interrupted or killed",
-    "edgetuner tune --valid cli/assets/restaurant/valid.txt --eval-every 50 --keep-best --save runs/a",
+    `edgetuner tune --valid ${
+      shownPath(assetPath("restaurant/valid.txt"))
+    } --eval-every 50 --keep-best --save runs/a`,
   ],
 };
 

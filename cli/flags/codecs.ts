@@ -6,7 +6,7 @@
 
 import { builtInCodecs, findCodec, PluginError, type WireCodec } from "@edgetuner/core";
 import { UsageError } from "./flags.ts";
-import { moduleAddress } from "../process/places.ts";
+import { moduleOf } from "./modules.ts";
 import { isolatedCodec, type PluginHost } from "../process/plugin_host.ts";
 
 /** Which codec; plain data, so that it can go to a worker. */
@@ -24,8 +24,9 @@ export interface CodecChoice {
  * @throws {PluginError} If the module does not finish loading.
  */
 export async function codecChoice(flag: string): Promise<CodecChoice> {
-  if (builtInCodecs().some((codec) => codec.name === flag)) return { name: flag, module: null };
-  const module = moduleAddress(flag);
+  const names = codecNames();
+  if (names.includes(flag)) return { name: flag, module: null };
+  const module = moduleOf("codec", flag, names);
   const [codec, host] = await loadCodec(module);
   host[Symbol.dispose]();
   return { name: codec.name, module };
@@ -50,13 +51,17 @@ export async function codecsOf(module: string | null, limitMs?: number): Promise
  * @throws {PluginError} If the module does not finish loading.
  */
 export async function codecsFor(flag: string, limitMs: number): Promise<WireCodec[]> {
-  const isBuiltIn = builtInCodecs().some((codec) => codec.name === flag);
-  return isBuiltIn ? [] : await codecsOf(moduleAddress(flag), limitMs);
+  const names = codecNames();
+  return names.includes(flag) ? [] : await codecsOf(moduleOf("codec", flag, names), limitMs);
+}
+
+function codecNames(): string[] {
+  return builtInCodecs().map(({ name }) => name);
 }
 
 async function loadCodec(module: string, limitMs?: number): Promise<readonly [WireCodec, PluginHost]> {
   try {
-    const others = builtInCodecs().map((codec) => codec.name).join(", ");
+    const others = codecNames().join(", ");
     const [codec, host] = await isolatedCodec({ module, others, limitMs });
     try {
       findCodec(codec.name, [codec]); // its name may be one that a run cannot have, such as a built-in one's

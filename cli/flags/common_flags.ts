@@ -33,8 +33,8 @@ export const COMMON_FLAGS = {
   first: integer("N", 0, "index of the first prompt", { min: 0 }),
   predictions: text("FILE", "", "file of predictions, one a line"),
   samples: integer("N", 50, "how many samples", { min: 0 }),
-  batch: integer("N", TRAINING_DEFAULTS.batch, "sequences per step", { min: 1 }),
-  length: integer("N", TRAINING_DEFAULTS.length, "tokens per sequence", { min: 2 }),
+  batch: integer("N", TRAINING_DEFAULTS.batch, "sequences per step", { min: 1, max: 2 ** 16 }),
+  length: integer("N", TRAINING_DEFAULTS.length, "tokens per sequence", { min: 2, max: 2 ** 20 }),
   "lower-case": toggle("make small letters"),
   tokenize: toggle("put spaces round punctuation"),
   synonyms: text(
@@ -47,8 +47,15 @@ export const COMMON_FLAGS = {
 
   system: text("TEXT", "", "what the system says before"),
   "max-tokens": integer("N", 64, "most tokens to add", { min: 1 }),
-  "repetition-penalty": number("X", 1, "tokens said before get less likely", { min: 0 }),
-  temperature: number("X", 0, "above 0: draw tokens at random; 0 takes the most likely ones", { min: 0 }),
+  "repetition-penalty": number("X", 1, "above 1: tokens said before get less likely", {
+    min: 0.01,
+    max: 100,
+  }),
+  temperature: number("X", 0, "above 0: draw tokens at random; 0 takes the most likely ones", {
+    min: 0.001,
+    max: 1000,
+    orZero: true,
+  }),
   "top-k": integer("N", 0, "draw among this many most likely tokens; 0 = all", { min: 0 }),
   "top-p": number("X", 1, "draw among tokens that together have this probability", { min: 0, max: 1 }),
 

@@ -11,11 +11,11 @@ import { parse as parseYaml, stringify as stringifyYaml } from "yaml";
 import { terminalColumns } from "../output/terminal.ts";
 import { messageInCallForm, shownPath } from "../process/places.ts";
 import { groupedNames, helpText } from "./help.ts";
-import type { Flag, NumberFlag, ProgramText, SwitchFlag, TextFlag } from "./kinds.ts";
+import type { Flag, NumberFlag, NumberRange, ProgramText, SwitchFlag, TextFlag } from "./kinds.ts";
 
 export type { Flag, ProgramText } from "./kinds.ts";
 import { AdvisedError } from "./memory_advice.ts";
-import { didYouMean } from "./suggest.ts";
+import { didYouMean, unknownName } from "./suggest.ts";
 import { isInterrupted } from "../process/interrupts.ts";
 import { INTERRUPTED, LAUNCHER_FLAG, supervise } from "../process/supervisor.ts";
 import { exitCodeFor } from "../process/exit_codes.ts";
@@ -40,7 +40,7 @@ export function number(
   value: string,
   initial: number,
   help: string,
-  range: { min?: number; max?: number } = {},
+  range: NumberRange = {},
 ): NumberFlag {
   return { kind: "number", value, default: initial, help, ...range };
 }
@@ -50,7 +50,7 @@ export function integer(
   value: string,
   initial: number,
   help: string,
-  range: { min?: number; max?: number } = {},
+  range: NumberRange = {},
 ): NumberFlag {
   return { kind: "integer", value, default: initial, help, ...range };
 }
@@ -90,7 +90,10 @@ function flagNamed(flags: Record<string, Flag>, name: string): string {
 /** What to say of a name that no flag has. */
 function hintFor(flags: Record<string, Flag>, name: string): string {
   if (name === "epochs" && Object.hasOwn(flags, "steps")) {
-    return "; use --steps: only who has the data knows how many steps an epoch takes";
+    const why = Object.hasOwn(flags, "data")
+      ? ""
+      : ": only who has the data knows how many steps an epoch takes";
+    return `; use --steps${why}`;
   }
   const aliases = Object.keys(ALIASES).filter((alias) => flagNamed(flags, alias) !== alias);
   const found = didYouMean(name, [...Object.keys(flags), ...aliases], "--");
@@ -305,36 +308,49 @@ function readConfig(
   return values;
 }
 
+/** What a flag that takes a path is said to take, in the help. */
+const PATHS: readonly string[] = ["DIR", "DIRS", "FILE", "PATH"];
+
 function textValue(program: ProgramText, name: string, flag: TextFlag, given: string): string {
   if (flag.choices && !flag.choices.includes(given)) {
     throw new UsageError(
       `Cannot run ${program.name} as --${name} must be one of ${
         flag.choices.filter((c) => c !== "").join(", ")
-      }: current value is "${given}"${didYouMean(given, flag.choices)}`,
+      }: ${unknownName(given, flag.choices)}`,
+    );
+  }
+  // `--save false` is meant to switch something off: a folder of that name is not what is wanted.
+  if (PATHS.includes(flag.value) && (given === "true" || given === "false")) {
+    throw new UsageError(
+      `Cannot run ${program.name} as --${name} must be a path: current value is "${given}"; leave the flag out, ` +
+        `or write ./${given} for a path of that name`,
     );
   }
   flag.check?.(given);
   return given;
 }
 
+/** Largest integer of flags that name no limit of their own: what 32 bits with a sign hold. */
+const MAX_INTEGER = 2 ** 31 - 1;
+
 function numberValue(program: ProgramText, name: string, flag: NumberFlag, given: string): number {
-  const { kind, min = -Infinity, max = Infinity } = flag;
+  const { kind, min = -Infinity, max = kind === "integer" ? MAX_INTEGER : Infinity } = flag;
   const value = Number(given);
-  const fits = given.trim() !== "" && !Number.isNaN(value) && value >= min && value <= max &&
+  const isFit = given.trim() !== "" && Number.isFinite(value) && value >= min && value <= max &&
     (kind === "number" || Number.isInteger(value));
-  if (!fits) {
-    const range = min === -Infinity
-      ? ""
-      : max === Infinity
-      ? ` of at least ${min}`
-      : ` from ${min} to ${max}`;
-    throw new UsageError(
-      `Cannot run ${program.name} as --${name} must be ${
-        kind === "integer" ? "an integer" : "a number"
-      }${range}: current value is "${given}"`,
-    );
-  }
-  return value;
+  if (isFit || (value === 0 && flag.orZero === true)) return value;
+  // A limit that nobody named is news only to who went beyond it.
+  const isTold = flag.max !== undefined || value > max;
+  const range = min === -Infinity
+    ? ""
+    : isTold && max < Infinity
+    ? ` from ${min} to ${max}`
+    : ` of at least ${min}`;
+  throw new UsageError(
+    `Cannot run ${program.name} as --${name} must be ${flag.orZero === true ? "0, or " : ""}${
+      kind === "integer" ? "an integer" : "a number"
+    }${range}: current value is "${given}"`,
+  );
 }
 
 /** Ends the program at once, with an exit code and nothing more to say. */

@@ -89,14 +89,15 @@ export function groupedNames(names: readonly string[]): FlagGroup[] {
 const MOST_LEFT = 30;
 
 /** A flag as two columns. */
-function row(name: string, flag: Flag): [left: string, right: string] {
-  if (flag.kind === "switch") return [`--${name}`, flag.help];
+function row(name: string, flag: Flag, form: CallForm): [left: string, right: string] {
+  const help = inCallForm(flag.help, form);
+  if (flag.kind === "switch") return [`--${name}`, help];
   const choices = flag.kind === "text" && flag.choices
     ? ` (${flag.choices.filter((choice) => choice !== "").join(", ")})`
     : "";
   const initial = flag.default === "" ? "" : ` [${shownPath(String(flag.default))}]`;
   const value = flag.kind === "text" && flag.alone !== undefined ? `[${flag.value}]` : flag.value;
-  return [`--${name} ${value}`, `${flag.help}${choices}${initial}`];
+  return [`--${name} ${value}`, `${help}${choices}${initial}`];
 }
 
 /** Rows of two columns, the right one wrapped. */
@@ -110,9 +111,49 @@ function columns(rows: readonly (readonly [string, string])[], left: number, wid
   });
 }
 
-/** Sentences of a text wrapped; lines that are set in, such as tables, stay as they are. */
+/** Sentences of a text wrapped; of rows of a table, which are set in, the second column. */
 function paragraphs(text: string, width: number): string {
-  return text.split("\n").flatMap((line) => line.startsWith(" ") ? [line] : wrapped(line, width)).join("\n");
+  return text.split("\n").flatMap((line) => {
+    const [, left, right] = /^( +\S+ {2,})(.*)$/.exec(line) ?? [];
+    if (left === undefined || right === undefined) return wrapped(line, width);
+    const rows = wrapped(right, Math.max(20, width - left.length));
+    return rows.map((row, i) => (i === 0 ? left : " ".repeat(left.length)) + row);
+  }).join("\n");
+}
+
+/** Words of a command line; what is in quotes is one, with them. */
+const ARGUMENTS = /(?:[^\s"']|"[^"]*"|'[^']*')+/g;
+
+/**
+ * An example as lines that a shell takes as one command: longer ones are broken between arguments, and what is said of
+ * them stands above.
+ *
+ * @param example The command; what is said of it after `   # `.
+ * @param width Columns of the terminal.
+ */
+export function exampleLines(example: string, width: number): string[] {
+  const indent = "  ";
+  if (indent.length + example.length <= width) return [indent + example];
+  const [command = "", said] = example.split(/\s+# /);
+  const above = said === undefined ? [] : wrapped(said, width - 4).map((line) => `${indent}# ${line}`);
+  const lines: string[] = [];
+  let line = indent;
+  // A flag stays with its value.
+  const pieces = command.match(ARGUMENTS)!.reduce<string[]>((all, word) => {
+    const last = all.at(-1);
+    if (last !== undefined && /^--?[\w-]+$/.test(last) && !word.startsWith("-") && word !== "|") {
+      return [...all.slice(0, -1), `${last} ${word}`];
+    }
+    return [...all, word];
+  }, []);
+  for (const piece of pieces) {
+    const isFirst = line.trim() === "";
+    if (!isFirst && line.length + 1 + piece.length + 2 > width) {
+      lines.push(`${line} \\`);
+      line = `${indent}  ${piece}`;
+    } else line += isFirst ? piece : ` ${piece}`;
+  }
+  return [...above, ...lines, line];
 }
 
 /**
@@ -133,7 +174,7 @@ export function helpText(
   const shown = Object.keys(flags).filter((name) => name !== LAUNCHER_FLAG);
   const groups = groupedNames(shown).map(({ title, names }) => ({
     title,
-    rows: names.map((name) => row(name, flags[name]!)),
+    rows: names.map((name) => row(name, flags[name]!, form)),
   }));
   const general: [string, string][] = [
     ["--config FILE", "values of flags as JSON or YAML; flags given here come first"],
@@ -145,15 +186,12 @@ export function helpText(
   const left = Math.min(longest + 4, MOST_LEFT, Math.floor(width * 0.4));
   const blocks = all.map(({ title, rows }) => [title, ...columns(rows, left, width)].join("\n"));
   const usage = commandOf(program.name) === null ? program.name : commandText(program.name, [], form);
-  const examples = program.examples.map((example) => `  ${example}`).join("\n");
-  return inCallForm(
-    [
-      paragraphs(program.about, width),
-      `  ${usage} [flags]`,
-      "Values in [brackets] are what a flag is without you.",
-      ...blocks,
-      ...(examples === "" ? [] : [`Examples\n${examples}`]),
-    ].join("\n\n"),
-    form,
-  );
+  const examples = program.examples.flatMap((example) => exampleLines(inCallForm(example, form), width));
+  return [
+    paragraphs(inCallForm(program.about, form), width),
+    `  ${usage} [flags]`,
+    wrapped("Values in [brackets] are what a flag is without you.", width).join("\n"),
+    ...blocks,
+    ...(examples.length === 0 ? [] : [["Examples", ...examples].join("\n")]),
+  ].join("\n\n");
 }

@@ -22,8 +22,18 @@ export interface TextFlag {
   readonly alone?: string;
 }
 
+/** Numbers that a flag takes. */
+export interface NumberRange {
+  /** Smallest value. */
+  readonly min?: number;
+  /** Largest value. */
+  readonly max?: number;
+  /** True if 0 is taken besides, though it is below the smallest value. @default {false} */
+  readonly orZero?: boolean;
+}
+
 /** A flag that takes a number. */
-export interface NumberFlag {
+export interface NumberFlag extends NumberRange {
   /** Which kind. */
   readonly kind: "number" | "integer";
   /** What its value is called in the help. */
@@ -32,10 +42,6 @@ export interface NumberFlag {
   readonly default: number;
   /** What it does. */
   readonly help: string;
-  /** Smallest value. */
-  readonly min?: number;
-  /** Largest value. */
-  readonly max?: number;
 }
 
 /** A flag that is there or not. */

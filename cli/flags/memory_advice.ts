@@ -19,7 +19,9 @@ const BITS: Readonly<Record<string, number>> = { f32: 32, f16: 16, int8: 8, int4
 /** True if an error says that the memory of the adapter or of the process did not suffice. */
 export function isOutOfMemory(error: unknown): boolean {
   const { name, message } = error instanceof Error ? error : { name: "", message: String(error) };
-  return /out of memory|not enough memory|OutOfMemory|allocation failed/i.test(message) ||
+  return /out of memory|not enough memory|OutOfMemory|allocation failed|invalid (typed )?array length/i.test(
+    message,
+  ) ||
     (name === "RangeError" && /must fit a buffer of \d+ bytes/.test(message));
 }
 

@@ -17,7 +17,8 @@ import {
 import { loadPredictor, predictorTrainer, type Pruner } from "@edgetuner/core";
 import { type Engine, greedyPruneOnGpu } from "@edgetuner/kernels";
 import { type FlagValues, type GivenFlags, integer, number, text, UsageError } from "./flags.ts";
-import { assetPath, moduleAddress } from "../process/places.ts";
+import { moduleOf } from "./modules.ts";
+import { assetPath } from "../process/places.ts";
 import { isolatedPruner } from "../process/plugin_host.ts";
 
 /** Pruners that keep a given share of the heads: `options.keep`. */
@@ -189,13 +190,17 @@ export async function makePruner(
   return await isolatedPruner({ module: name, options, others: PRUNER_NAMES.join(", "), limitMs });
 }
 
-/** A pruner flag as a choice: paths become file URLs. */
+/**
+ * A pruner flag as a choice: paths become file URLs.
+ *
+ * @throws {UsageError} If it is neither a name nor a module that is there.
+ */
 export function prunerChoice(
   flag: string,
   options: Readonly<Record<string, number>>,
   predictor = "",
 ): PrunerChoice {
   const builtIn = PRUNER_NAMES.includes(flag);
-  const name = builtIn ? flag : moduleAddress(flag);
+  const name = builtIn ? flag : moduleOf("pruner", flag, PRUNER_NAMES);
   return { name, options, ...(predictor === "" ? {} : { predictor }) };
 }

@@ -22,6 +22,7 @@ import {
   TYPICAL_COMPUTE,
 } from "@edgetuner/transport";
 import { text, UsageError } from "./flags.ts";
+import { unknownName } from "./suggest.ts";
 
 /** The link of a forecast or a simulation. */
 export const LINK_FLAG = text(
@@ -45,13 +46,9 @@ export const MEASURED_FLAG = {
  * @throws {UsageError} If it is neither, or the file holds no profile.
  */
 export async function linkOf(flag: string): Promise<LinkProfile> {
-  return await explained(
-    "--link",
-    async () =>
-      readLinkProfile(
-        Object.hasOwn(LINK_PROFILES, flag) || !flag.includes(".") ? flag : await readJson(flag),
-      ),
-  );
+  if (Object.hasOwn(LINK_PROFILES, flag)) return readLinkProfile(flag);
+  await requireFile("link", flag, Object.keys(LINK_PROFILES));
+  return await explained("--link", async () => readLinkProfile(await readJson(flag)));
 }
 
 /**
@@ -61,6 +58,7 @@ export async function linkOf(flag: string): Promise<LinkProfile> {
  */
 export async function computeOf(flag: string): Promise<ComputeModel> {
   if (flag === "typical") return TYPICAL_COMPUTE;
+  await requireFile("compute", flag, ["typical", "measured"]);
   return await explained("--compute", async () => checkCompute(await readJson(flag) as ComputeModel));
 }
 
@@ -80,6 +78,24 @@ export async function computeHere(
     );
   }
   return await measureCompute({ layers, ends, settings, batch });
+}
+
+/**
+ * Refuses what is neither one of the names nor a file that is there.
+ *
+ * @throws {UsageError} If it is not; with the name that may have been meant.
+ */
+async function requireFile(flag: string, given: string, names: readonly string[]): Promise<void> {
+  const isMissing = await Deno.stat(given).then(
+    () => false,
+    (error) => error instanceof Deno.errors.NotFound,
+  );
+  if (!isMissing) return;
+  throw new UsageError(
+    `Cannot use --${flag} as it must be one of ${names.join(", ")}, or a JSON file that is there: ${
+      unknownName(given, names)
+    }`,
+  );
 }
 
 async function readJson(file: string): Promise<unknown> {

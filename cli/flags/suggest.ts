@@ -15,10 +15,15 @@ export function alike(given: string, names: readonly string[]): string | null {
   const word = given.slice(0, 100).toLowerCase();
   if (word === "" || names.length === 0) return null;
   const plain = names.map((name) => name.toLowerCase());
-  const begun = plain.filter((name) => name.startsWith(word));
+  const begun = plain.filter((name) => name !== "" && name.startsWith(word));
   const found = word.length > 1 && begun.length === 1 ? begun[0]! : closest(word, plain);
-  const isAlike = begun.includes(found) || distance(word, found) <= Math.ceil(word.length / 3);
-  return isAlike ? names[plain.indexOf(found)]! : null;
+  const apart = distance(word, found);
+  if (begun.includes(found) || (apart < word.length && apart <= Math.ceil(word.length / 3))) {
+    return names[plain.indexOf(found)]!;
+  }
+  // `q_proj` for q: a name with something behind it.
+  const [inside, ...others] = plain.filter((name) => name !== "" && word.startsWith(name));
+  return inside !== undefined && others.length === 0 ? names[plain.indexOf(inside)]! : null;
 }
 
 /**

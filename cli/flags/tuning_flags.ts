@@ -16,6 +16,7 @@ import {
   TRAINING_DEFAULTS,
 } from "@edgetuner/core";
 import { type FlagValues, integer, number, text, UsageError } from "./flags.ts";
+import { unknownName } from "./suggest.ts";
 
 const { mode, targets, rank, alpha, dropout } = DEFAULT_LORA;
 const { learningRate, warmupSteps, schedule } = DEFAULT_OPTIMIZER;
@@ -27,9 +28,9 @@ export const TUNING_FLAGS = {
   mode: text("MODE", mode, "what a head module reads", INPUT_MODE_NAMES),
   targets: text("LIST", targets.join(","), "projections that LoRA adapts: some of q, k, v"),
   rank: integer("N", rank, "LoRA rank of each head module", { min: 1, max: 256 }),
-  alpha: number("X", alpha, "LoRA scale: Deltas are multiplied by alpha / rank", { min: 0 }),
+  alpha: number("X", alpha, "LoRA scale: Deltas are multiplied by alpha / rank", { min: 0, max: 1e6 }),
   dropout: number("X", dropout, "LoRA dropout", { min: 0, max: 0.99 }),
-  rate: number("X", learningRate, "peak learning rate", { min: 0 }),
+  rate: number("X", learningRate, "peak learning rate", { min: 0, max: 1000 }),
   warmup: integer("N", warmupSteps, "steps of learning-rate warm-up", { min: 0 }),
   schedule: text("NAME", schedule, "learning rate after the warm-up", SCHEDULES),
   seed: integer("N", seed, "seed of everything that is drawn", { min: 0, max: 0xffff_ffff }),
@@ -47,10 +48,11 @@ export function loraTargets(given: string): LoraTarget[] {
   if (targets.every((target) => TARGETS.includes(target)) && new Set(targets).size === targets.length) {
     return targets as LoraTarget[];
   }
+  const unknown = targets.find((target) => !TARGETS.includes(target));
   throw new UsageError(
-    `Cannot tune as --targets must be some of ${
-      TARGETS.join(", ")
-    }, each once, with commas between them: current value is "${given}"`,
+    `Cannot tune as --targets must be some of ${TARGETS.join(", ")}, each once, with commas between them: ${
+      unknown === undefined ? `current value is "${given}"` : unknownName(unknown, TARGETS)
+    }`,
   );
 }
 

@@ -23,7 +23,7 @@ import {
   type TrainingData,
 } from "@edgetuner/core";
 import { type FlagValues, integer, number, text, toggle, UsageError } from "../flags/flags.ts";
-import { didYouMean } from "../flags/suggest.ts";
+import { unknownName } from "../flags/suggest.ts";
 
 /** Flags of every program that reads training data. */
 export const DATA_FLAGS = {
@@ -192,7 +192,11 @@ export function columnMap(given: string): ColumnMap {
       throw new UsageError(
         `Cannot read the data as --map must be a list of NAME=COLUMN, each NAME once and one of ${
           COLUMNS.join(", ")
-        }: current value is "${part.trim()}"${didYouMean(name, COLUMNS)}`,
+        }: ${
+          COLUMNS.includes(name) || name === ""
+            ? `current value is "${part.trim()}"`
+            : unknownName(name, COLUMNS)
+        }`,
       );
     }
     map[name] = column;

@@ -211,8 +211,8 @@ async function main(call: Call): Promise<void> {
         "Step 0 of 5: gets the base model and the E2E data, and notes in --out what the other steps use.",
       examples: [
         "edgetuner e2e pull --model openai-community/gpt2-medium",
-        "HF_TOKEN=... edgetuner e2e pull --model meta-llama/Llama-2-7b-hf --out runs/llama",
-        "edgetuner e2e pull --model models/gpt2 --train train.txt --valid valid.txt --test test.txt",
+        "HF_TOKEN=TOKEN edgetuner e2e pull --model meta-llama/Llama-2-7b-hf --out runs/llama",
+        "edgetuner e2e pull --model MODEL --train TRAIN.txt --valid VALID.txt --test TEST.txt",
         "edgetuner e2e pull --restaurant   # no network: the tiny model on this repository's task",
       ],
     },
