@@ -114,6 +114,7 @@ export { type RopeConfig, ropeFrequencies, type RopeScaling } from "./model/fami
 export type { LayerKind, WindowConfig } from "./model/families/windows.ts";
 export { headNormOp, rmsNormOp, ropeOp } from "./model/ops.ts";
 export {
+  contextLength,
   loadEmbeddingAndHead,
   loadLayers,
   type LoadOptions,
@@ -315,6 +316,12 @@ export {
   type TrafficShape,
 } from "./protocol/traffic.ts";
 export {
+  type FittingOptions,
+  type FittingSettings,
+  fittingSettings,
+  fittingSettingsOf,
+} from "./train/fitting_settings.ts";
+export {
   checkRunSettings,
   defaultRunSettings,
   MAX_ACCUMULATE,
@@ -397,7 +404,14 @@ export { type JsonLimits, parseJson, readJson } from "./files/json_file.ts";
 export { environmentVariable } from "./loading/hub/environment.ts";
 export { withinTime } from "./contracts/time_limit.ts";
 export { loadGgufChatTemplate, loadGgufTokenizer } from "./loading/gguf_tokenizer.ts";
-export { checkTokenizer, isGguf, loadModel, loadTokenizerOf, modelFolderOf } from "./loading/model_path.ts";
+export {
+  checkTokenizer,
+  isGguf,
+  loadModel,
+  loadModelConfig,
+  loadTokenizerOf,
+  modelFolderOf,
+} from "./loading/model_path.ts";
 export { type OpenedModel, openModel, type OpenModelOptions } from "./loading/open_model.ts";
 export * from "./loading/training_data.ts";
 export { DATA_FORMATS, dataFiles, type DataFormat, recogniseFormat } from "./loading/data_file.ts";
@@ -472,7 +486,7 @@ export type { DecodingSession } from "./generation/model.ts";
 export { sample, type SampleOptions } from "./generation/sample.ts";
 export { fromPeft, loadPeft, savePeft, toPeft } from "./lora/peft.ts";
 export { mergePeft } from "./lora/peft_merge.ts";
-export type { PeftAdapter, PeftConfig, PeftModelShape } from "./lora/peft_modules.ts";
+export { type PeftAdapter, type PeftConfig, type PeftModelShape, peftRank } from "./lora/peft_modules.ts";
 export { reduceRank } from "./lora/peft_rank.ts";
 export { dequantise, GGML_TYPES, ggmlBytes } from "./files/ggml_types.ts";
 export { firstNotFinite } from "./files/finite_values.ts";

@@ -10,7 +10,7 @@ import { loadPredictor, type Predictor, type RunSettings, writeWhole } from "@ed
 import { Engine } from "@edgetuner/kernels";
 import { dloraPruner } from "@edgetuner/plugins";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
-import { type FlagValues, integer, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
+import { type FlagValues, integer, text, toggle, UsageError } from "../flags/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { PRUNER_FLAGS } from "../flags/pruners.ts";
 import { computeOf, LINK_FLAG, linkOf, MEASURED_FLAG, numbersOf, table } from "../flags/simulation_flags.ts";
@@ -49,6 +49,7 @@ import {
   WARM_UP,
 } from "../shared/comparison/systems.ts";
 import { failuresOf, findingsOf, lowestLoss, tableLines } from "../shared/comparison/table.ts";
+import { chosenText, readFitted } from "../shared/fitting.ts";
 import { DATA_FLAGS } from "../shared/training_data.ts";
 import { PLAN_FLAGS } from "../shared/training_plan.ts";
 import type { Call, CallForm } from "../process/invocation.ts";
@@ -96,7 +97,7 @@ const FLAGS = {
 type Flags = FlagValues<typeof FLAGS>;
 
 async function main(call: Call): Promise<number> {
-  const flags = readFlags(
+  const { flags, chosen } = await readFitted(
     {
       name: "compare.ts",
       about: "Compares five systems on one link, prints the paper's table and draws what happened.",
@@ -110,6 +111,8 @@ async function main(call: Call): Promise<number> {
     call,
   );
   const started = performance.now();
+  const told = chosenText(chosen);
+  if (told !== null) console.log(told);
   const wanted = systemsOf(flags.systems);
   const options = await comparisonOptions(flags);
   await requireWritable("compare.ts", { folders: { out: flags.out } });

@@ -15,7 +15,7 @@ import {
 } from "@edgetuner/core";
 import { codecChoice } from "../flags/codecs.ts";
 import { emulatedLink } from "../flags/connection.ts";
-import { readGiven, UsageError, withDefaults } from "../flags/flags.ts";
+import { UsageError } from "../flags/flags.ts";
 import { prunerFlags } from "../flags/pruners.ts";
 import { NEWEST, type ParameterCounts, parameterText } from "../flags/run_flags.ts";
 import { requireWaits } from "../flags/waiting_flags.ts";
@@ -32,6 +32,7 @@ import { type DemoDevice, DemoProcesses } from "../shared/demo/processes.ts";
 import { compare, type Comparison } from "../shared/demo/samples.ts";
 import { commonState, goesOn, partiesOf } from "../shared/demo/states.ts";
 import { show, summarise, type Summary } from "../shared/demo/summary.ts";
+import { type ChosenFlags, chosenText, chosenWith, readFitted } from "../shared/fitting.ts";
 import { readExamples, withEpochs } from "../shared/training_data.ts";
 
 export { FLAGS } from "../shared/demo/flags.ts";
@@ -51,6 +52,8 @@ const PROGRAM = {
 /** The flags, and what they mean together. */
 interface Options {
   readonly flags: DemoFlags;
+  /** Those that were chosen to fit the model. */
+  readonly chosen: ChosenFlags;
   readonly pruner: ReturnType<typeof prunerFlags>;
   readonly codec: Awaited<ReturnType<typeof codecChoice>>;
   readonly capacities: readonly number[];
@@ -62,8 +65,8 @@ interface Options {
 
 /** Reads all that is wrong before four processes start. */
 async function readOptions(call: Call): Promise<Options> {
-  const given = readGiven(PROGRAM, FLAGS, call);
-  const flags = await withEpochs(withDefaults(FLAGS, given));
+  const { given, flags: fitted, chosen } = await readFitted(PROGRAM, FLAGS, call);
+  const flags = await withEpochs(fitted);
   const pruner = prunerFlags("demo.ts", flags, given);
   const out = flags.resume === "" || flags.resume === NEWEST ? flags.out : flags.resume;
   const capacities = flags.capacities.split(",").map(Number);
@@ -77,7 +80,8 @@ async function readOptions(call: Call): Promise<Options> {
   await requireWritable("demo.ts", { files: { report: flags.report }, folders: { out } });
   for (const file of [flags.data, flags.valid]) await readExamples(file, flags, () => {});
   const test = await readExamples(flags.test, flags);
-  return { flags, pruner, out, capacities, test, codec: await codecChoice(flags.codec) };
+  const codec = await codecChoice(flags.codec);
+  return { flags, chosen: chosenWith(pruner, chosen), pruner, out, capacities, test, codec };
 }
 
 async function main(options: Options, call: Call): Promise<number> {
@@ -124,11 +128,13 @@ async function claim(out: string): Promise<Disposable> {
 }
 
 /** Says what runs. */
-function announce({ flags, capacities }: Options, log: DemoLog): void {
+function announce({ flags, chosen, capacities }: Options, log: DemoLog): void {
   if (Deno.stderr.isTerminal()) {
     console.log(`Edge server on ${log.adapter}; ${capacities.length} devices join over ${flags.transport}`);
   }
   console.log(parameterText(log.server!.parameters as ParameterCounts));
+  const text = chosenText(chosen);
+  if (text !== null) console.log(text);
 }
 
 /** What the devices saved of this run. */

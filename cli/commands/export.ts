@@ -70,6 +70,7 @@ const FLAGS = {
   peft: text("DIR", "", "write the adapter in PEFT's format"),
   rank: {
     ...TUNING_FLAGS.rank,
+    fits: false,
     default: 0,
     min: 0,
     help: "with --peft or --merge: reduce the rank to this one; 0 = exact",

@@ -23,7 +23,7 @@ import { Engine } from "@edgetuner/kernels";
 import { codecsFor } from "../flags/codecs.ts";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { CONNECTION_FLAGS, openLink } from "../flags/connection.ts";
-import { type FlagValues, number, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
+import { fitting, type FlagValues, number, text, toggle, UsageError } from "../flags/flags.ts";
 import { adviceFor } from "../flags/memory_advice.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import {
@@ -59,6 +59,7 @@ import { assetPath, commandText, shownPath } from "../process/places.ts";
 import { pluginLimit } from "../process/plugin_host.ts";
 import { requireWritable } from "../process/writable.ts";
 import { DeviceData } from "../shared/device_data.ts";
+import { type ChosenFlags, chosenText, readFitted } from "../shared/fitting.ts";
 import { DATA_FLAGS } from "../shared/training_data.ts";
 import { PLAN_FLAGS } from "../shared/training_plan.ts";
 
@@ -89,8 +90,8 @@ const FLAGS = {
   model: { ...MODEL_FLAG, help: `data device: ${MODEL_FLAG.help}` },
   tokenizer: { ...TOKENIZER_FLAG, help: `data device: ${TOKENIZER_FLAG.help}` },
   ...WEIGHTS_FLAG,
-  batch: { ...COMMON_FLAGS.batch, help: "data device: sequences per step, or per part of a step" },
-  length: { ...COMMON_FLAGS.length, help: "data device: tokens per sequence" },
+  batch: fitting({ ...COMMON_FLAGS.batch, help: "data device: sequences per step, or per part of a step" }),
+  length: fitting({ ...COMMON_FLAGS.length, help: "data device: tokens per sequence" }),
   "share-loss": toggle("data device: tell the edge server the loss of each step"),
   seed: { ...TUNING_FLAGS.seed, help: "data device: seed of the order of the data" },
   samples: {
@@ -131,6 +132,8 @@ type Flags = FlagValues<typeof FLAGS>;
 /** The flags, and what they open before there is a GPU. */
 interface Options {
   readonly flags: Flags;
+  /** Those that were chosen to fit the model. */
+  readonly chosen: ChosenFlags;
   /** The way to the edge server. */
   readonly link: Awaited<ReturnType<typeof openLink>>;
   /** What the heads have learnt before, for a run that only generates. */
@@ -138,7 +141,7 @@ interface Options {
 }
 
 async function readOptions(call: Call): Promise<Options> {
-  const flags = readFlags(PROGRAM, FLAGS, call);
+  const { flags, chosen } = await readFitted(PROGRAM, FLAGS, call, { isNeeded: ({ data }) => data !== "" });
   requireFlag("user_device.ts", "eval-every", "valid", flags["eval-every"] === 0 || flags.valid !== "");
   requireFlag("user_device.ts", "keep-best", "valid", !flags["keep-best"] || flags.valid !== "");
   const link = await openLink("user_device.ts", flags, flags.server, "--server");
@@ -152,12 +155,14 @@ async function readOptions(call: Call): Promise<Options> {
   if (flags.samples > 0 && flags.valid === "") {
     throw new UsageError("--samples needs --valid too: it continues prompts of that file");
   }
-  return { flags, link, adapter };
+  return { flags, chosen, link, adapter };
 }
 
 async function main(options: Options, call: Call): Promise<number> {
-  const { flags } = options;
+  const { flags, chosen } = options;
   const log = new JoinLog(flags);
+  const text = chosenText(chosen);
+  if (text !== null) log.say(text);
   using checkpoints = await openState(flags);
   const who = await identityOf(flags, checkpoints);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });

@@ -72,7 +72,7 @@ const FLAGS = {
   active: number("X", 0.125, "DLoRA: share of the head modules that are active", { min: 0, max: 1 }),
   mode: { ...TUNING_FLAGS.mode, default: "slice" },
   targets: { ...TUNING_FLAGS.targets, default: "q,v" },
-  rank: TUNING_FLAGS.rank,
+  rank: { ...TUNING_FLAGS.rank, fits: false },
   bits: integer("N", 32, "bits of a number on the wire", { min: 1, max: 32 }),
   json: COMMON_FLAGS.json,
   report: { ...COMMON_FLAGS.report, help: "write the JSON to a file" },

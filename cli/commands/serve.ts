@@ -9,15 +9,7 @@ import { environmentVariable, type ListenError, lossesAtEnds, type RunSettings }
 import { createControlApp, serve, type Serving } from "@edgetuner/transport/server";
 import { httpListener, requireToken, webSocketListener } from "@edgetuner/transport";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
-import {
-  type FlagValues,
-  integer,
-  readGiven,
-  text,
-  toggle,
-  UsageError,
-  withDefaults,
-} from "../flags/flags.ts";
+import { fitting, type FlagValues, integer, text, toggle, UsageError } from "../flags/flags.ts";
 import { codecChoice } from "../flags/codecs.ts";
 import { GOOD_ORDER_MS, Interrupts, sharedInterrupts } from "../process/interrupts.ts";
 import { endingOf } from "../process/exit_codes.ts";
@@ -47,6 +39,7 @@ import {
 } from "../flags/waiting_flags.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { assetPath, commandText, shownPath } from "../process/places.ts";
+import { type ChosenFlags, chosenText, chosenWith, readFitted } from "../shared/fitting.ts";
 import { adviceFor } from "../flags/memory_advice.ts";
 import { requireWritable } from "../process/writable.ts";
 import { WorkerRun } from "../process/worker_run.ts";
@@ -92,6 +85,8 @@ const FLAGS = {
     "token of the REST API; EDGETUNER_ADMIN_TOKEN, or else a new one that is printed",
   ),
   ...PRUNER_FLAGS,
+  tau: fitting(PRUNER_FLAGS.tau),
+  eta: fitting(PRUNER_FLAGS.eta),
   collect: text(
     "FILE",
     "",
@@ -128,6 +123,8 @@ type Flags = FlagValues<typeof FLAGS>;
 /** The flags, and what they mean together. */
 interface Options {
   readonly flags: Flags;
+  /** Those that were chosen to fit the model. */
+  readonly chosen: ChosenFlags;
   readonly pruner: { readonly name: string; readonly options: Readonly<Record<string, number>> };
   readonly codec: Awaited<ReturnType<typeof codecChoice>>;
   readonly settings: RunSettings;
@@ -143,18 +140,19 @@ interface Tokens {
 }
 
 async function readOptions(call: Call): Promise<Options> {
-  const given = readGiven(PROGRAM, FLAGS, call);
-  const flags = withDefaults(FLAGS, given);
+  const { given, flags, chosen } = await readFitted(PROGRAM, FLAGS, call, {
+    isNeeded: ({ generate }) => !generate,
+  });
   requireWaits("edge_server.ts", flags);
   await requireWritable("edge_server.ts", { files: { report: flags.report } });
   const codec = await codecChoice(flags.codec);
+  // Generation keeps every head, whatever the pruner.
+  const pruning = flags.generate ? {} : prunerFlags("edge_server.ts", flags, given);
   return {
     flags,
+    chosen: chosenWith(pruning, chosen),
     codec,
-    // Generation keeps every head, whatever the pruner.
-    pruner: flags.generate
-      ? { name: "none", options: {} }
-      : { name: flags.pruner, options: prunerOptions(prunerFlags("edge_server.ts", flags, given)) },
+    pruner: { name: flags.generate ? "none" : flags.pruner, options: prunerOptions(pruning) },
     settings: {
       ...tuningSettings(flags),
       ...runSettings(flags),
@@ -287,7 +285,7 @@ async function startRun({ flags, pruner, codec, settings }: Options): Promise<Wo
 /** Says what runs, where to join and where to watch. */
 function announce(
   log: ServeLog,
-  { options: { flags, settings, tokens }, run, address }: {
+  { options: { flags, chosen, settings, tokens }, run, address }: {
     readonly options: Options;
     readonly run: WorkerRun;
     readonly address: string;
@@ -296,6 +294,8 @@ function announce(
   const yardstick = run.deployable ? "" : " (a yardstick: not deployable)";
   log.say(`Run ${run.run} on ${run.adapter}, pruner ${run.pruner}${yardstick}`);
   log.say(parameterText(run.parameters));
+  const text = chosenText(chosen);
+  if (text !== null) log.say(text);
   log.say(
     `Devices join at ws://${address}/join/ws or http://${address}/join/http  (token ${tokens.join})`,
   );

@@ -30,7 +30,7 @@ import {
 import { Engine } from "@edgetuner/kernels";
 
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
-import { type FlagValues, readFlags, text, UsageError } from "../flags/flags.ts";
+import { type FlagValues, text, UsageError } from "../flags/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { Interrupts } from "../process/interrupts.ts";
 import { bytes, duration, ProgressBar } from "../output/progress.ts";
@@ -48,6 +48,7 @@ import {
   seconds,
   table,
 } from "../flags/simulation_flags.ts";
+import { readFitted } from "../shared/fitting.ts";
 import { DATA_FLAGS, loadTrainingSet, type ReadingOptions } from "../shared/training_data.ts";
 import { endProgram, INTERRUPTED } from "../process/supervisor.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
@@ -116,7 +117,7 @@ const FLAGS = {
 type Flags = FlagValues<typeof FLAGS>;
 
 async function main(call: Call): Promise<number> {
-  const flags = readFlags(
+  const { flags } = await readFitted(
     {
       name: "sweep.ts",
       about: "Simulates steps with more and more devices on emulated links, in virtual time.",
@@ -129,6 +130,7 @@ async function main(call: Call): Promise<number> {
     },
     FLAGS,
     call,
+    { shape: (values) => values.model === "" ? values : null },
   );
   const counts = integersOf("devices", flags.devices);
   const link = await linkOf(flags.link);

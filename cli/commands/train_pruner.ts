@@ -29,12 +29,13 @@ import {
 import { Engine } from "@edgetuner/kernels";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { CollectedSamples } from "../shared/collected_samples.ts";
-import { type FlagValues, integer, readGiven, text, UsageError, withDefaults } from "../flags/flags.ts";
+import { type FlagValues, integer, text, UsageError } from "../flags/flags.ts";
 import { Interrupts, isInterrupted } from "../process/interrupts.ts";
 import { loadLocalModel, localRun } from "../shared/local_run.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { bytes, duration, ProgressBar } from "../output/progress.ts";
 import { peakMemory, versions, writeReport } from "../output/report.ts";
+import { chosenText, readFitted } from "../shared/fitting.ts";
 import { DATA_FLAGS, EPOCHS_FLAG } from "../shared/training_data.ts";
 import { INTERRUPTED } from "../process/supervisor.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
@@ -191,7 +192,7 @@ async function collect(
 }
 
 async function main(call: Call): Promise<number> {
-  const given = readGiven(
+  const { given, flags, chosen } = await readFitted(
     {
       name: "train_pruner.ts",
       about: "Collects samples in an unpruned run and trains iHeadPruner's importance predictor on them.",
@@ -205,8 +206,10 @@ async function main(call: Call): Promise<number> {
     },
     FLAGS,
     call,
+    { isNeeded: ({ steps }) => steps > 0 },
   );
-  const flags = withDefaults(FLAGS, given);
+  const told = chosenText(chosen);
+  if (told !== null) console.log(told);
   await requireWritable("train_pruner.ts", {
     files: { report: flags.report, ...(flags.steps > 0 ? { samples: flags.samples } : {}) },
     folders: { out: flags.out },

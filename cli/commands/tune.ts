@@ -24,7 +24,7 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
-import { type FlagValues, readFlags } from "../flags/flags.ts";
+import { fitting, type FlagValues } from "../flags/flags.ts";
 import { Interrupts, isInterrupted } from "../process/interrupts.ts";
 import { MetricsLog } from "../output/metrics.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
@@ -58,6 +58,7 @@ import { keptIn, stepText } from "../output/step_text.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import { requireWritable } from "../process/writable.ts";
 import { loadGpu } from "../flags/webgpu.ts";
+import { type ChosenFlags, rankText, readFitted, tellSettings } from "../shared/fitting.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { assetPath, commandText, shownPath } from "../process/places.ts";
 import { command, type CommandRun } from "../process/command.ts";
@@ -77,8 +78,8 @@ const FLAGS = {
   ...DATA_FLAGS,
   ...EPOCHS_FLAG,
   ...PLAN_FLAGS,
-  batch: { ...COMMON_FLAGS.batch, help: "sequences per step, or per part of a step" },
-  length: COMMON_FLAGS.length,
+  batch: fitting({ ...COMMON_FLAGS.batch, help: "sequences per step, or per part of a step" }),
+  length: fitting(COMMON_FLAGS.length),
   webgpu: COMMON_FLAGS.webgpu,
   save: COMMON_FLAGS.save,
   ...LAUNCHER_FLAGS,
@@ -108,10 +109,12 @@ const PROGRAM = {
 /** The flags, checked. */
 interface Options {
   readonly flags: Flags;
+  /** Those that were chosen to fit the model. */
+  readonly chosen: ChosenFlags;
 }
 
 async function readOptions(call: Call): Promise<Options> {
-  const flags = readFlags(PROGRAM, FLAGS, call);
+  const { flags, chosen } = await readFitted(PROGRAM, FLAGS, call);
   requireFlag("server_tuner.ts", "eval-every", "valid", flags["eval-every"] === 0 || flags.valid !== "");
   requireFlag("server_tuner.ts", "keep-best", "valid", !flags["keep-best"] || flags.valid !== "");
   requireFlag("server_tuner.ts", "keep-best", "save", !flags["keep-best"] || flags.save !== "");
@@ -119,7 +122,7 @@ async function readOptions(call: Call): Promise<Options> {
     files: { report: flags.report },
     folders: { save: flags.save, metrics: flags.metrics },
   });
-  return { flags: await withEpochs(flags) };
+  return { flags: await withEpochs(flags), chosen };
 }
 
 /** The model, its data, and which batch comes when. */
@@ -219,19 +222,19 @@ async function startOf({ resumed, folder, write }: RunCheckpoints): Promise<Star
   return { run: resumed?.run ?? crypto.randomUUID().slice(0, 8), folder: folder ?? "", checkpoint, write };
 }
 
-async function main({ flags }: Options, call: Call): Promise<number> {
+async function main({ flags, chosen }: Options, call: Call): Promise<number> {
   const baseWeights = baseWeightsOf(flags);
   using checkpoints = await openRunCheckpoints(flags, { baseWeights, defaultFolder: STATE_FOLDER });
   const started = await startOf(checkpoints);
   try {
-    return await tune(flags, started, call);
+    return await tune({ flags, chosen }, started, call);
   } catch (error) {
     return await endedBy(call, "server_tuner.ts", error, { ...started, flags });
   }
 }
 
 /** Opens model and data, runs the steps, and tells how it went. */
-async function tune(flags: Flags, started: Started, call: Call): Promise<number> {
+async function tune({ flags, chosen }: Options, started: Started, call: Call): Promise<number> {
   const baseWeights = baseWeightsOf(flags);
   const data = await openData(flags, started.checkpoint?.data?.begun);
   const { model, plan } = data;
@@ -245,8 +248,9 @@ async function tune(flags: Flags, started: Started, call: Call): Promise<number>
   });
   using _interrupts = new Interrupts();
   using training: LocalTraining = buildRun(flags, started, { ...{ engine, base, ends, data, log } });
-  const parameters = countParameters(settingsOf(flags).lora, base.shape, parameterCount(model));
-  if (!flags.events) console.log(parameterText(parameters));
+  const { lora } = settingsOf(flags);
+  const parameters = countParameters(lora, base.shape, parameterCount(model));
+  if (!flags.events) tellSettings(chosen, parameterText(parameters), rankText(model.config, lora));
   const summary = await training.trainer.run();
   await saveTo(flags.save, summary.step, {
     flags,

@@ -45,6 +45,11 @@ export function number(
   return { kind: "number", value, default: initial, help, ...range };
 }
 
+/** A number that is chosen to fit the model where it is not given. */
+export function fitting(flag: NumberFlag): NumberFlag {
+  return { ...flag, fits: true };
+}
+
 /** A flag that takes an integer in a range. */
 export function integer(
   value: string,
@@ -135,6 +140,29 @@ export function readGiven<const S extends Record<string, Flag>>(
   flags: S,
   call: Call = OWN_CALL,
 ): GivenFlags<S> {
+  const { given, isToPrint } = parseGiven(program, flags, call);
+  if (isToPrint) printConfig(flags, given);
+  return given;
+}
+
+/** Prints a file for `--config`, and ends the program. */
+export function printConfig<const S extends Record<string, Flag>>(
+  flags: S,
+  given: GivenFlags<S>,
+  chosen: GivenFlags<S> = {},
+): never {
+  console.log(configText(flags, given as Values, chosen as Values));
+  throw new ProgramEnd(0);
+}
+
+type Values = Readonly<Record<string, string | number | boolean>>;
+
+/** As `readGiven`, but what `--print-config` asks for is left to the caller. */
+export function parseGiven<const S extends Record<string, Flag>>(
+  program: ProgramText,
+  flags: S,
+  call: Call = OWN_CALL,
+): { readonly given: GivenFlags<S>; readonly isToPrint: boolean } {
   const names = Object.entries(flags);
   const unknown: string[] = [];
   const parsed = parseArgs(withDashes(flags, withValues(flags, named(flags, call.args))), {
@@ -171,21 +199,14 @@ export function readGiven<const S extends Record<string, Flag>>(
       ? textValue(program, name, flag, last)
       : numberValue(program, name, flag, last);
   }
-  if (parsed["print-config"] === true) {
-    console.log(configText(flags, values));
-    throw new ProgramEnd(0);
-  }
-  return values as GivenFlags<S>;
+  return { given: values as GivenFlags<S>, isToPrint: parsed["print-config"] === true };
 }
 
 /** Flags that a file with settings should not hold: secrets, and what launchers say. */
 const NOT_IN_CONFIG: readonly string[] = ["token", "join-token", "admin-token", LAUNCHER_FLAG];
 
-/** A file for `--config`: the values given, and the defaults of all other flags as comments. */
-function configText(
-  flags: Record<string, Flag>,
-  given: Readonly<Record<string, string | number | boolean>>,
-): string {
+/** A file for `--config`: the values given and chosen, and the defaults of all other flags as comments. */
+function configText(flags: Record<string, Flag>, given: Values, chosen: Values): string {
   const lines = groupedNames(Object.keys(flags)).flatMap(({ title, names }) => {
     const kept = names.filter((name) => !NOT_IN_CONFIG.includes(name));
     const rows = kept.map((name) => {
@@ -195,8 +216,10 @@ function configText(
         : flag.kind === "text"
         ? shownPath(flag.default)
         : flag.default;
-      const row = stringifyYaml({ [name]: given[name] ?? initial }, { lineWidth: 0 }).trimEnd();
-      return Object.hasOwn(given, name) ? row : `# ${row}`;
+      const row = stringifyYaml({ [name]: given[name] ?? chosen[name] ?? initial }, { lineWidth: 0 })
+        .trimEnd();
+      if (Object.hasOwn(given, name)) return row;
+      return Object.hasOwn(chosen, name) ? `${row} # chosen` : `# ${row}`;
     });
     return rows.length === 0 ? [] : [`# ${title}`, ...rows, ""];
   });

@@ -95,7 +95,10 @@ function row(name: string, flag: Flag, form: CallForm): [left: string, right: st
   const choices = flag.kind === "text" && flag.choices
     ? ` (${flag.choices.filter((choice) => choice !== "").join(", ")})`
     : "";
-  const initial = flag.default === "" ? "" : ` [${shownPath(String(flag.default))}]`;
+  const fits = flag.kind !== "text" && flag.fits === true;
+  const initial = flag.default === ""
+    ? ""
+    : ` [${fits ? "to fit the model" : shownPath(String(flag.default))}]`;
   const value = flag.kind === "text" && flag.alone !== undefined ? `[${flag.value}]` : flag.value;
   return [`--${name} ${value}`, `${help}${choices}${initial}`];
 }

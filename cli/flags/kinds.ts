@@ -42,6 +42,8 @@ export interface NumberFlag extends NumberRange {
   readonly default: number;
   /** What it does. */
   readonly help: string;
+  /** True if a value that fits the model is chosen where none is given, see `fitting.ts`. */
+  readonly fits?: boolean;
 }
 
 /** A flag that is there or not. */

@@ -15,7 +15,7 @@ import {
   SCHEDULES,
   TRAINING_DEFAULTS,
 } from "@edgetuner/core";
-import { type FlagValues, integer, number, text, UsageError } from "./flags.ts";
+import { fitting, type FlagValues, integer, number, text, UsageError } from "./flags.ts";
 import { unknownName } from "./suggest.ts";
 
 const { mode, targets, rank, alpha, dropout } = DEFAULT_LORA;
@@ -27,11 +27,11 @@ export const TUNING_FLAGS = {
   steps: integer("N", steps, "training steps", { min: 1 }),
   mode: text("MODE", mode, "what a head module reads", INPUT_MODE_NAMES),
   targets: text("LIST", targets.join(","), "projections that LoRA adapts: some of q, k, v"),
-  rank: integer("N", rank, "LoRA rank of each head module", { min: 1, max: 256 }),
+  rank: fitting(integer("N", rank, "LoRA rank of each head module", { min: 1, max: 256 })),
   alpha: number("X", alpha, "LoRA scale: Deltas are multiplied by alpha / rank", { min: 0, max: 1e6 }),
   dropout: number("X", dropout, "LoRA dropout", { min: 0, max: 0.99 }),
-  rate: number("X", learningRate, "peak learning rate", { min: 0, max: 1000 }),
-  warmup: integer("N", warmupSteps, "steps of learning-rate warm-up", { min: 0 }),
+  rate: fitting(number("X", learningRate, "peak learning rate", { min: 0, max: 1000 })),
+  warmup: fitting(integer("N", warmupSteps, "steps of learning-rate warm-up", { min: 0 })),
   schedule: text("NAME", schedule, "learning rate after the warm-up", SCHEDULES),
   seed: integer("N", seed, "seed of everything that is drawn", { min: 0, max: 0xffff_ffff }),
 };

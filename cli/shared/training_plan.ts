@@ -6,7 +6,7 @@
 
 import { type PaddingCount, TRAINING_DEFAULTS, type TrainingPlanOptions } from "@edgetuner/core";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
-import { type FlagValues, integer, number, toggle } from "../flags/flags.ts";
+import { fitting, type FlagValues, integer, number, toggle } from "../flags/flags.ts";
 
 /** Flags of whoever has the data. */
 export const PLAN_FLAGS = {
@@ -23,10 +23,9 @@ export const PLAN_FLAGS = {
   "keep-best": toggle(
     "also save the heads with the best validation loss, to <save>-best",
   ),
-  smoothing: number("X", TRAINING_DEFAULTS.labelSmoothing, "label smoothing in training", {
-    min: 0,
-    max: 0.99,
-  }),
+  smoothing: fitting(
+    number("X", TRAINING_DEFAULTS.labelSmoothing, "label smoothing in training", { min: 0, max: 0.99 }),
+  ),
 };
 
 /** What the flags say of a plan. */

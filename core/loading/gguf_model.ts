@@ -24,6 +24,30 @@ export type GgufModel = ModelFolder;
  * @throws {CheckpointError} If the file is damaged, of another architecture, or asks for what is not done here.
  */
 export async function loadGgufModel(path: string): Promise<GgufModel> {
+  const { file, model: { config, names, change } } = await readHeader(path);
+  const weights = new LazyArrays(names.keys(), {
+    make: (name) => readWhole(file, names.get(name)!, change(name)),
+    shape: (name) => {
+      const { shape } = file.tensors.get(names.get(name)!)!;
+      return change(name)?.shape(shape) ?? shape;
+    },
+    pieces: (name, unit) => readPieces(file, names.get(name)!, change(name), unit),
+    from: (name) => `"${names.get(name)}" of ${path}`,
+  });
+  return { config, weights, fingerprint: await fingerprintOf(config, weights) };
+}
+
+/**
+ * Reads the configuration of a model from its GGUF file; of the weights nothing is read.
+ *
+ * @throws {CheckpointError} As `loadGgufModel`.
+ */
+export async function loadGgufConfig(path: string): Promise<ModelConfig> {
+  return (await readHeader(path)).model.config;
+}
+
+/** What the header says. */
+async function readHeader(path: string) {
   const file = await GgufFile.open(path);
   const architecture = String(file.metadata["general.architecture"]);
   const fields = new GgufFields(file, path, architecture);
@@ -36,17 +60,7 @@ export async function loadGgufModel(path: string): Promise<GgufModel> {
       file.metadata["general.architecture"],
     );
   }
-  const { config, names, change } = family.read(fields);
-  const weights = new LazyArrays(names.keys(), {
-    make: (name) => readWhole(file, names.get(name)!, change(name)),
-    shape: (name) => {
-      const { shape } = file.tensors.get(names.get(name)!)!;
-      return change(name)?.shape(shape) ?? shape;
-    },
-    pieces: (name, unit) => readPieces(file, names.get(name)!, change(name), unit),
-    from: (name) => `"${names.get(name)}" of ${path}`,
-  });
-  return { config, weights, fingerprint: await fingerprintOf(config, weights) };
+  return { file, model: family.read(fields) };
 }
 
 function readWhole(

@@ -9,7 +9,7 @@ import { CheckpointError } from "../contracts/errors.ts";
 import { readJson } from "../files/json_file.ts";
 import type { Gpt2Config } from "../model/families/gpt2.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
-import { modelConfig } from "../model/families.ts";
+import { type ModelConfig, modelConfig } from "../model/families.ts";
 import type { ModelFiles } from "../model/load.ts";
 import { randomStream } from "../model/random.ts";
 import { fingerprintOf } from "./fingerprint.ts";
@@ -37,6 +37,18 @@ function within(folder: string | URL, file: string): string | URL {
  * @throws {CheckpointError} If a file is missing or not valid; the message names it.
  */
 export async function loadModelFolder(folder: string | URL): Promise<ModelFolder> {
+  const written = await loadFolderConfig(folder);
+  const stored = await StoredTensors.open(await checkpointIn(folder));
+  const { config, weights } = settleHead(written, stored);
+  return { config, weights, fingerprint: await fingerprintOf(config, weights) };
+}
+
+/**
+ * Reads the configuration in a model's folder; of the weights nothing is read.
+ *
+ * @throws {CheckpointError} If `config.json` is missing or not valid.
+ */
+export async function loadFolderConfig(folder: string | URL): Promise<ModelConfig> {
   const path = within(folder, "config.json");
   let json: unknown;
   try {
@@ -47,9 +59,7 @@ export async function loadModelFolder(folder: string | URL): Promise<ModelFolder
       { cause },
     );
   }
-  const stored = await StoredTensors.open(await checkpointIn(folder));
-  const { config, weights } = settleHead(modelConfig(json), stored);
-  return { config, weights, fingerprint: await fingerprintOf(config, weights) };
+  return modelConfig(json);
 }
 
 /** The one file, or the index of several. If there is neither, the error shall name the one file. */

@@ -7,9 +7,10 @@
 import { endsOf, type Tokenizer } from "../data/tokenizer.ts";
 import { endsOfModel, loadModelTokenizer } from "../data/tokenizer_folder.ts";
 import { CheckpointError } from "../contracts/errors.ts";
-import { loadGgufModel } from "./gguf_model.ts";
+import { loadGgufConfig, loadGgufModel } from "./gguf_model.ts";
 import { loadGgufTokenizer } from "./gguf_tokenizer.ts";
-import { loadModelFolder, type ModelFolder } from "./model_folder.ts";
+import type { ModelConfig } from "../model/families.ts";
+import { loadFolderConfig, loadModelFolder, type ModelFolder } from "./model_folder.ts";
 
 /** True if the path of a model is that of a GGUF file. */
 export function isGguf(path: string): boolean {
@@ -31,6 +32,17 @@ export function modelFolderOf(path: string): string {
  */
 export async function loadModel(path: string): Promise<ModelFolder> {
   return isGguf(path) ? await loadGgufModel(path) : await loadModelFolder(path);
+}
+
+/**
+ * Reads the configuration of a model, a folder or a GGUF file, and none of its weights: that is fast for large ones
+ * too.
+ *
+ * @param path The folder, or a path that ends in `.gguf`.
+ * @throws {CheckpointError} If the configuration is missing or not valid; the message names the file.
+ */
+export async function loadModelConfig(path: string): Promise<ModelConfig> {
+  return isGguf(path) ? await loadGgufConfig(path) : await loadFolderConfig(path);
 }
 
 /**

@@ -9,8 +9,9 @@
 import { CheckpointError } from "../contracts/errors.ts";
 import { headSizeOf } from "../contracts/model_shape.ts";
 import type { NamedArrays } from "../files/named_arrays.ts";
-import { FAMILIES, type ModelConfig, type ModelFamily } from "../model/families.ts";
+import { FAMILIES, familyOf, type ModelConfig, type ModelFamily } from "../model/families.ts";
 import type { AttentionProjection, Family, ProjectionTarget } from "../model/families/family.ts";
+import type { LoraSettings } from "./settings.ts";
 
 /** What of `adapter_config.json` matters. */
 export interface PeftConfig {
@@ -67,6 +68,23 @@ export function modulesOf(family: ModelFamily, shape: PeftModelShape, layer: num
     ...module,
     name: `${prefixes[0]}${module.name}`,
   }));
+}
+
+/**
+ * The rank of the PEFT adapter that head modules of a rank are exported as: each head has rows of its own in A.
+ *
+ * @param config Configuration of the model.
+ * @param lora Rank and targets of the head modules.
+ */
+export function peftRank(
+  config: ModelConfig,
+  { rank, targets }: Pick<LoraSettings, "rank" | "targets">,
+): number {
+  const shape = familyOf(config).shape(config);
+  const parts = familyOf(config).projections(shape, 0).map((module) =>
+    module.parts.filter(({ target }) => targets.includes(target)).length
+  );
+  return Math.max(...parts) * shape.heads * rank;
 }
 
 /** Name of a matrix in an adapter. */

@@ -23,6 +23,11 @@ export function modelShape(config: ModelConfig): BaseShape {
   return familyOf(config).shape(config);
 }
 
+/** Tokens that a model takes at most. */
+export function contextLength(config: ModelConfig): number {
+  return "n_positions" in config ? config.n_positions : config.max_position_embeddings;
+}
+
 /** How a frozen base is loaded. */
 export interface LoadOptions {
   /**

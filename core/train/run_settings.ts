@@ -13,6 +13,8 @@ import {
   type OptimizerSettings,
 } from "../lora/settings.ts";
 import { MAX_MICRO_BATCHES } from "../contracts/micro_batches.ts";
+import type { ModelConfig } from "../model/families.ts";
+import { fittingSettingsOf } from "./fitting_settings.ts";
 
 /**
  * What a run is for: training, after which the data device may generate, or generation with what the
@@ -78,12 +80,26 @@ export const TRAINING_DEFAULTS = {
  * The settings that the commands begin with too; the warm-up is no longer than the run.
  *
  * @param steps Training steps.
+ * @param model Configuration of the model that rate, warm-up and rank shall fit, `config` of what `openModel` gives;
+ * without it they fit a very small one. @default {none}
  * @category Training
  */
-export function defaultRunSettings(steps: number = TRAINING_DEFAULTS.steps): Required<RunSettings> {
+export function defaultRunSettings(
+  steps: number = TRAINING_DEFAULTS.steps,
+  model?: ModelConfig,
+): Required<RunSettings> {
+  const { learningRate, warmupSteps } = DEFAULT_OPTIMIZER;
+  const { rank } = DEFAULT_LORA;
+  const fitting = model === undefined
+    ? { learningRate, warmupSteps: Math.min(warmupSteps, steps), rank }
+    : fittingSettingsOf(model, { steps });
   return {
-    lora: DEFAULT_LORA,
-    optimizer: { ...DEFAULT_OPTIMIZER, warmupSteps: Math.min(DEFAULT_OPTIMIZER.warmupSteps, steps) },
+    lora: { ...DEFAULT_LORA, rank: fitting.rank },
+    optimizer: {
+      ...DEFAULT_OPTIMIZER,
+      learningRate: fitting.learningRate,
+      warmupSteps: fitting.warmupSteps,
+    },
     steps,
     seed: TRAINING_DEFAULTS.seed,
     codec: "f32",

@@ -6,7 +6,7 @@
 
 import { CONNECTION_FLAGS } from "../../flags/connection.ts";
 import { COMMON_FLAGS } from "../../flags/common_flags.ts";
-import { type FlagValues, text } from "../../flags/flags.ts";
+import { fitting, type FlagValues, text } from "../../flags/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../../flags/model_flags.ts";
 import { PRUNER_FLAGS } from "../../flags/pruners.ts";
 import { CHECKPOINT_FLAGS, PROGRESS_FLAGS, RUN_FLAGS } from "../../flags/run_flags.ts";
@@ -48,11 +48,11 @@ export const FLAGS = {
     help: "how many of them, from the first on; the three longest are shown",
   },
   capacities: COMMON_FLAGS.capacities,
-  batch: { ...COMMON_FLAGS.batch, help: "sequences per step, or per part of a step" },
-  length: COMMON_FLAGS.length,
+  batch: fitting({ ...COMMON_FLAGS.batch, help: "sequences per step, or per part of a step" }),
+  length: fitting(COMMON_FLAGS.length),
   ...PRUNER_FLAGS,
-  tau: { ...PRUNER_FLAGS.tau, default: 0.9 },
-  eta: { ...PRUNER_FLAGS.eta, default: 0.6 },
+  tau: fitting({ ...PRUNER_FLAGS.tau, default: 0.9 }),
+  eta: fitting({ ...PRUNER_FLAGS.eta, default: 0.6 }),
   codec: COMMON_FLAGS.codec,
   "no-overlap": COMMON_FLAGS["no-overlap"],
   "micro-batches": COMMON_FLAGS["micro-batches"],
