@@ -121,10 +121,11 @@ Deno.test("other names that people try work in each command that has what they m
     for (const [alias, meant, value] of aliases) {
       if (!flags.includes(meant) || flags.includes(alias)) continue;
       found.set(alias, (found.get(alias) ?? 0) + 1);
-      assertEquals(await given(name, [`--${alias}`, `${value}`]), { [meant]: value }, `${name} --${alias}`);
+      // Beside what was chosen to fit the model.
+      assertEquals((await given(name, [`--${alias}`, `${value}`]))[meant], value, `${name} --${alias}`);
     }
     // What an epoch is knows who has the data and says how long the run is.
-    if (flags.includes("epochs")) assertEquals(await given(name, ["--epochs", "2"]), { epochs: 2 }, name);
+    if (flags.includes("epochs")) assertEquals((await given(name, ["--epochs", "2"])).epochs, 2, name);
     else if (flags.includes("steps")) {
       const { run } = await loadCommand(name).load();
       const ask = async () => void await run({ args: ["--epochs", "2"], form: "command" });

@@ -216,10 +216,10 @@ function configText(flags: Record<string, Flag>, given: Values, chosen: Values):
         : flag.kind === "text"
         ? shownPath(flag.default)
         : flag.default;
-      const row = stringifyYaml({ [name]: given[name] ?? chosen[name] ?? initial }, { lineWidth: 0 })
-        .trimEnd();
-      if (Object.hasOwn(given, name)) return row;
-      return Object.hasOwn(chosen, name) ? `${row} # chosen` : `# ${row}`;
+      const value = given[name] ?? chosen[name];
+      if (value === undefined && "fits" in flag && flag.fits) return `# ${name}: to fit the model`;
+      const row = stringifyYaml({ [name]: value ?? initial }, { lineWidth: 0 }).trimEnd();
+      return value === undefined ? `# ${row}` : row;
     });
     return rows.length === 0 ? [] : [`# ${title}`, ...rows, ""];
   });

@@ -73,10 +73,11 @@ export async function readFitted<const S extends Record<string, Flag>>(
   const open = Object.entries(flags).filter(([name, flag]) =>
     (flag.kind === "number" || flag.kind === "integer") && flag.fits === true && !Object.hasOwn(given, name)
   ).map(([name]) => name);
-  const chosen = open.length > 0 && isNeeded(values)
-    ? await chosenFor(values as Values, open, shape(values))
-    : {};
-  if (isToPrint) printConfig(flags, given, chosen as GivenFlags<S>);
+  const isOpen = open.length > 0 && isNeeded(values);
+  const choosing = isOpen ? chosenFor(values as Values, open, shape(values)) : Promise.resolve({});
+  // A file may be written before model and data are there: it leaves open what they say.
+  if (isToPrint) printConfig(flags, given, await choosing.catch(() => ({})) as GivenFlags<S>);
+  const chosen = await choosing;
   return { flags: { ...values, ...chosen }, given, chosen };
 }
 

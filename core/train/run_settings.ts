@@ -86,11 +86,11 @@ export const TRAINING_DEFAULTS = {
  */
 export function defaultRunSettings(
   steps: number = TRAINING_DEFAULTS.steps,
-  model?: ModelConfig,
+  model: ModelConfig | null = null,
 ): Required<RunSettings> {
   const { learningRate, warmupSteps } = DEFAULT_OPTIMIZER;
   const { rank } = DEFAULT_LORA;
-  const fitting = model === undefined
+  const fitting = model === null
     ? { learningRate, warmupSteps: Math.min(warmupSteps, steps), rank }
     : fittingSettingsOf(model, { steps });
   return {
