@@ -18,8 +18,23 @@ import { commandText, programArgs } from "./places.ts";
  */
 export async function runExample(program: string, args: readonly string[], form: CallForm): Promise<number> {
   console.log(commandText(program, args, form));
+  return await runAsUsersDo([...programArgs(program, form), ...args]);
+}
+
+/**
+ * Runs a module in a process of its own with the limits of memory that users' programs have, and this one's output;
+ * hands signals on.
+ *
+ * @param args Module, and its arguments.
+ * @param v8Flags More flags of V8, such as `--expose-gc`.
+ * @returns Its exit code.
+ */
+export async function runAsUsersDo(
+  args: readonly string[],
+  v8Flags: readonly string[] = [],
+): Promise<number> {
   const child = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", MEMORY_FLAGS, "--quiet", ...programArgs(program, form), ...args],
+    args: ["run", "-A", [MEMORY_FLAGS, ...v8Flags].join(","), "--quiet", ...args],
     stdin: "null",
   }).spawn();
   const pass = (signal: Deno.Signal) => {
