@@ -15,7 +15,6 @@ import {
   newDeviceId,
   runUserDevice,
   saveAdapter,
-  TrainingError,
   type UserDeviceResult,
   warmUp,
 } from "@edgetuner/core";
@@ -272,14 +271,10 @@ async function saveHeads(
 async function saveLearnt(flags: Flags, result: UserDeviceResult, party: Party): Promise<string[]> {
   const { modules, steps, welcome: { run } } = result;
   // Heads that led to a loss that is not finite are of no use, finite or not: whoever reads the events must not take
-  // them. Heads without a training step have learnt nothing that could take another adapter's place.
-  if (modules === null || flags.save === "" || steps === 0 || isDiverged(result)) return [];
+  // them. Those of a run that another device spoilt are good. Heads without a training step have learnt nothing that could take another adapter's place.
+  if (modules === null || flags.save === "" || steps === 0 || !mayGoOn(result.error)) return [];
   await saveHeads(flags.save, modules, { ...party, run, steps });
   return [`${modules.parameterCount} parameters in ${flags.save}`];
-}
-
-function isDiverged({ error }: UserDeviceResult): boolean {
-  return error instanceof TrainingError;
 }
 
 /** How the run ended for this device. */
@@ -350,7 +345,7 @@ async function report(
     error: error === null ? null : String((error as Error).message ?? error),
   };
   await writeReport(flags.report, { versions: versions(), adapter: engine.adapterName, ...summary });
-  log.emit({ type: isDiverged(result) ? "failed" : "done", ...summary });
+  log.emit({ type: mayGoOn(result.error) ? "done" : "failed", ...summary });
 }
 
 /** Runs the command. */

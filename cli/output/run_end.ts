@@ -157,9 +157,10 @@ export function tellDone(end: Pick<RunEnd, "done" | "saved" | "losses" | "best" 
   for (const line of endText({ ...end, ...ended })) console.log(line);
 }
 
-/** True if the same run may come further: one that diverged would diverge again. */
+/** True if the same run may come further: one that diverged would diverge again, with one device's fault it need not. */
 export function mayGoOn(error: unknown): boolean {
-  return !(error instanceof Error && error.name === "TrainingError");
+  if (!(error instanceof Error && error.name === "TrainingError")) return true;
+  return "device" in error && error.device !== null;
 }
 
 /**

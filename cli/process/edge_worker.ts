@@ -17,6 +17,7 @@ import {
   parameterCount,
   type RunSettings,
   type SavingTimes,
+  TrainingError,
   warmUp,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
@@ -100,7 +101,9 @@ export type FromEdgeWorker =
   | { readonly type: "alive" }
   | {
     readonly type: "done";
-    readonly error: { readonly name: string; readonly message: string } | null;
+    readonly error:
+      | { readonly name: string; readonly message: string; readonly device: string | null }
+      | null;
     /** What saving took; `null` if the run did not begin. */
     readonly saving: SavingTimes | null;
   };
@@ -185,7 +188,10 @@ scope.onmessage = ({ data }) => {
       (error: Error) =>
         scope.postMessage({
           type: "done",
-          error: { name: error.name, message: error.message },
+          error: {
+            ...{ name: error.name, message: error.message },
+            device: error instanceof TrainingError ? error.device : null,
+          },
           saving: server?.saving ?? null,
         }),
     );

@@ -104,9 +104,8 @@ export class WorkerRun implements RunHandle {
         done.resolve();
       } else {
         if (run !== null) run.saving = data.saving;
-        const error = new Error(data.error.message);
-        error.name = data.error.name;
-        fail(error);
+        const { name, message, device } = data.error;
+        fail(Object.assign(new Error(message), { name, device }));
       }
     };
     worker.postMessage({ type: "start", options } satisfies ToEdgeWorker);

@@ -65,6 +65,17 @@ export class PluginError extends Error {
 export class TrainingError extends Error {
   /** Always `"TrainingError"`. */
   override readonly name = "TrainingError";
+  /**
+   * Which device sent the number, in words, where that is another one: what this party has learnt is good. `null` if
+   * the run as a whole diverged.
+   */
+  readonly device: string | null;
+
+  /** Says what was not finite, and whose it was. */
+  constructor(message: string, options: ErrorOptions & { readonly device?: string | null } = {}) {
+    super(message, options);
+    this.device = options.device ?? null;
+  }
 }
 
 /**

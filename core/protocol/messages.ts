@@ -216,6 +216,7 @@ export class Messages {
     meta: {
       reason: words(),
       diverged: optional(flag()),
+      elsewhere: optional(flag()),
       step: optional(step),
       best: optional(flag()),
     },

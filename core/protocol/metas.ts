@@ -94,6 +94,8 @@ export interface EndMeta {
   readonly reason: string;
   /** True if a number was not finite: the same error for everyone. */
   readonly diverged?: boolean;
+  /** True if that number was another device's: what the receiver has learnt is good. */
+  readonly elsewhere?: boolean;
   /** Training steps done, if the run ended without a fault. */
   readonly step?: number;
   /** True if the head modules at the end are the best of the run. */

@@ -17,7 +17,6 @@ import {
 } from "../contracts/errors.ts";
 import { plainText, showValue } from "../contracts/plain_text.ts";
 import type { Channel, WaitOptions } from "../contracts/channel.ts";
-import { firstNotFinite } from "./finite.ts";
 import type { WireCodec } from "../contracts/codec.ts";
 import { f32Codec } from "./codec.ts";
 import {
@@ -34,6 +33,7 @@ import { ByteLedger } from "./ledger.ts";
 import { CodecStreams } from "./_codec_streams.ts";
 import { type Deadline, Deadlines } from "./_deadlines.ts";
 import type { Expectation, Outgoing, OutgoingEnvelope, PeerOptions } from "./peer_options.ts";
+import { divergenceMeta, divergenceOf, requireFiniteFrame } from "./divergence.ts";
 import { type FrameKind, type Lane, MESSAGES, PROTOCOL_VERSION, type Side } from "./messages.ts";
 
 /** Most frames that may wait in a lane. */
@@ -267,7 +267,7 @@ export class Peer implements AsyncDisposable {
       });
       if (!fits) refuse(`the tensors of "${kind}" must be ${shapes}: they are ${actual}`);
     }
-    if (as === "f32") this.#requireFinite(frame);
+    if (as === "f32") requireFiniteFrame(frame, this.name, this.#remote);
     if (as !== "codec") return frame;
     const started = performance.now();
     const tensors = frame.tensors.map((tensor, i) => {
@@ -288,27 +288,14 @@ export class Peer implements AsyncDisposable {
       }
     });
     const decoded = { ...frame, tensors };
-    this.#requireFinite(decoded);
+    requireFiniteFrame(decoded, this.name, this.#remote);
     this.times.codecMs += performance.now() - started;
     return decoded;
   }
 
-  /** What is not finite goes no further: neither to a layer, nor to the optimizer of another device. */
-  #requireFinite({ kind, step, layer, tensors }: Envelope & { readonly kind: FrameKind }): void {
-    for (const { data } of tensors) {
-      const at = data instanceof Float32Array ? firstNotFinite(data) : -1;
-      if (at < 0) continue;
-      throw new TrainingError(
-        `Cannot go on training as "${kind}" of ${this.name} must be finite: in step ${step}, layer ${layer} number ${at} is ${
-          data[at]
-        }; lower the learning rate or clip the gradients`,
-      );
-    }
-  }
-
   /** Tells the other side that training cannot go on: its waits reject with the same error. */
   async sendDivergence(error: TrainingError): Promise<void> {
-    await this.send("end", { meta: { reason: error.message, diverged: true } }).catch(() => {});
+    await this.send("end", { meta: divergenceMeta(error, this.name) }).catch(() => {});
   }
 
   /** Closes the peer with a protocol error; waits reject with it. */
@@ -410,7 +397,7 @@ export class Peer implements AsyncDisposable {
           continue;
         }
         // The run is over for everyone: whoever waits gets the error, on this side as on that one.
-        if (frame.kind === "end" && frame.meta.diverged === true) throw new TrainingError(frame.meta.reason);
+        if (frame.kind === "end" && frame.meta.diverged === true) throw divergenceOf(frame.meta);
         // The end of a run may come at any moment: it reaches whoever waits, in every lane.
         const lanes: Lane[] = frame.kind === "end"
           ? ["control", "data", "heads"]

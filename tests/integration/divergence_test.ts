@@ -136,6 +136,15 @@ for (const shareLoss of [true, false]) {
       const steps = ended.devices[0]!.steps;
       assert(steps >= 1 && steps < 6, `${steps} steps`);
       for (const weights of ended.weights) assert(weights.every(Number.isFinite), "no head learnt from it");
+      // The others hear that it was not they: what they have learnt is worth to be kept.
+      const { device } = ended.error as TrainingError;
+      const [culprit, honest] = device === 'device "a"' ? [0, 1] : [1, 0];
+      const devices = ended.devices.map(({ error }) => (error as TrainingError).device);
+      assertEquals([devices[culprit], devices[honest], devices[2]], [
+        null,
+        "another device",
+        "another device",
+      ]);
     });
   }
 }
@@ -150,6 +159,8 @@ Deno.test("what a codec reads as NaN ends the run where it is read, before any h
   const settings = tinySettings("slice", 4);
   const hidden = await run(settings, { codec: () => spoiling("hidden", 2) });
   assertToldAll(hidden, `"hidden" of the edge server must be finite: in step 2, layer 0 number 0 is NaN`);
+  // Nobody else is to blame for it.
+  assertEquals(hidden.devices.map(({ error }) => (error as TrainingError).device), [null, null]);
   assertEquals(hidden.devices.map((d) => d.steps), [2, 2]);
   const gradient = await run(settings, { codec: () => spoiling("deltaGradient", 0) });
   assertToldAll(gradient, `"deltaGradient" of the edge server must be finite: in step 0`);

@@ -3,13 +3,16 @@
  */
 
 import { assert, assertEquals, assertLess, assertMatch, assertStringIncludes } from "@std/assert";
+import { loadAdapter } from "@edgetuner/core";
 import { ENDINGS } from "../../cli/process/exit_codes.ts";
 import { goOnCommand, withoutFlags } from "../../cli/output/run_end.ts";
 import { assetPath, programArgs } from "../../cli/process/places.ts";
 import { until } from "../support/until.ts";
 import { assertQuick } from "../support/quick.ts";
+import { fileURLToPath } from "node:url";
 
 const TOKEN = "the-join-token";
+const SPOILING_DEVICE = new URL("../support/spoiling_device.ts", import.meta.url);
 
 /** A program of `examples/`, with the times of its lines. */
 class Program implements AsyncDisposable {
@@ -202,6 +205,31 @@ Deno.test("a device that survives says that its run is lost, with its exit code;
   second.process.kill("SIGINT");
   assertEquals([await second.end(), await device.end()], [130, 130]);
   assertMatch(device.text, /Stopped: \d+ steps.*\(interrupted\)$/m);
+  await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test("numbers of one device that are not finite take nothing from the others: heads and the command that goes on [slow]", async () => {
+  const folder = await Deno.makeTempDir();
+  const saves = (name: string) => ["--checkpoint", `${folder}/${name}`, "--checkpoint-every", "1"];
+  await using server = startServer(["--steps", "20", "--devices", "2", ...saves("edge")]);
+  const url = `ws://${await addressOf(server)}/join/ws`;
+  const [, checkpoint] = saves("state");
+  const save = ["--save", `${folder}/heads`, "--checkpoint", checkpoint!];
+  await using honest = startDevice(url, [...dataFlags(), ...save]);
+  await honest.line(/joined on/);
+  const spoiling = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", fileURLToPath(SPOILING_DEVICE), url, TOKEN],
+    stderr: "null",
+  });
+  const { stdout } = await spoiling.output();
+  assertEquals([await server.end(), await honest.end()], [ENDINGS.failed.code, ENDINGS.failed.code]);
+  for (const text of [server.text, honest.text, new TextDecoder().decode(stdout)]) {
+    assertStringIncludes(text, `"delta" of device "spoiling" must be finite: in step 1`);
+  }
+  for (const { text } of [server, honest]) assertMatch(text, /^Go on from step 1: deno run -A .*--resume/m);
+  assertMatch(honest.text, /^Saved: \d+ parameters in .*heads; the state of step 1 in/m);
+  const { lora } = await loadAdapter(`${folder}/heads`);
+  assertEquals(lora.rank, 8);
   await Deno.remove(folder, { recursive: true });
 });
 

@@ -56,7 +56,7 @@ export const METAS: { readonly [K in FrameKind]: MetaOf<K> } = {
   },
   refuse: { reason: "no place left" },
   paused: {},
-  end: { reason: "it is over", diverged: false, step: 7, best: true },
+  end: { reason: "it is over", diverged: false, elsewhere: false, step: 7, best: true },
   embedding: { mode: "train", part: [1, 3], best: true },
   decode: { parents: [0, 0] },
   hidden: { probe: true, save: true },
