@@ -13,7 +13,7 @@ import {
   HandshakeError,
   PluginError,
   ProtocolError,
-  TrainingError,
+  type TrainingError,
 } from "../contracts/errors.ts";
 import { plainText, showValue } from "../contracts/plain_text.ts";
 import type { Channel, WaitOptions } from "../contracts/channel.ts";
@@ -21,7 +21,6 @@ import type { WireCodec } from "../contracts/codec.ts";
 import { f32Codec } from "./codec.ts";
 import {
   encodeFrame,
-  type Envelope,
   type Frame,
   type FrameOf,
   measureFrame,
