@@ -133,6 +133,7 @@ export {
 export type {
   AttentionProjection,
   Family,
+  FamilyActivations,
   FamilyBytes,
   FamilyLoad,
   ProjectionShape,
@@ -147,6 +148,13 @@ export {
 } from "./model/families/gguf.ts";
 export { BASE_WEIGHTS, type BaseWeights } from "./model/weights.ts";
 export { type BaseWeightBytes, baseWeightBytes } from "./model/weight_bytes.ts";
+export {
+  type MemoryModel,
+  memoryModelOf,
+  type StepMemory,
+  stepMemory,
+  type StepMemoryOptions,
+} from "./train/step_memory.ts";
 export {
   type OptConfig,
   optConfig,

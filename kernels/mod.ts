@@ -31,6 +31,7 @@ export {
   RowWindow,
   type StagedTexture,
   Tensor,
+  tensorBytes,
   type TensorEngine,
   type TensorForm,
 } from "./engine/tensor.ts";

@@ -178,7 +178,10 @@ export async function endedBy(
   at: { readonly folder: string; readonly run: string; readonly flags: MemoryFlags },
 ): Promise<number> {
   const state = await savedState(at.folder, at.run);
-  if (state === null || endingOf(error) === "usage") throw error;
+  // What does not fit the state was refused before the first step: nothing ended.
+  const isRefused = endingOf(error) === "usage" ||
+    (error instanceof Error && error.name === "CheckpointError");
+  if (state === null || isRefused) throw error;
   return tellEnd({
     ending: endingOf(error),
     why: error instanceof Error ? error.message : String(error),

@@ -76,6 +76,16 @@ function rowsPerPiece(vocabulary: number): number {
   return Math.max(16, Math.floor(LOGITS_BYTES / (vocabulary * 4)));
 }
 
+/**
+ * Rows of the largest logits of a loss: whole steps of rows, of as many as count or are computed at a time.
+ *
+ * @param vocabulary V.
+ * @param counted Places whose loss counts.
+ */
+export function logitsRows(vocabulary: number, counted: number): number {
+  return Math.ceil(Math.min(counted, rowsPerPiece(vocabulary)) / ROW_STEP) * ROW_STEP;
+}
+
 function positionsOf(batch: TokenBatch): Uint32Array {
   return Uint32Array.from(batch.tokens, (_, i) => i % batch.length);
 }
@@ -143,7 +153,7 @@ export function modelLoss(
   for (let start = 0; start < counted.length; start += perPiece) {
     const piece = counted.slice(start, start + perPiece);
     // Rows in steps of 64, the rest with weight 0: tensors of few sizes are used again and again.
-    const rows = new Uint32Array(Math.ceil(piece.length / ROW_STEP) * ROW_STEP);
+    const rows = new Uint32Array(logitsRows(vocabulary, piece.length));
     rows.set(piece);
     using x = embeddingGather(normed.y, rows);
     using targets = engine.upload(

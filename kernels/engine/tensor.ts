@@ -10,7 +10,7 @@
 
 import type { AdapterClass } from "./adapter.ts";
 import type { Kernel } from "./kernel.ts";
-import type { Pooled } from "./pool.ts";
+import { type Pooled, sizeClass } from "./pool.ts";
 import type { KernelTime } from "./profiler.ts";
 import type { EngineStats } from "./stats.ts";
 
@@ -20,6 +20,11 @@ export type DType = "f32" | "u32";
 /** Rounds up to a multiple of four. */
 export function roundUp4(n: number): number {
   return (n + 3) & ~3;
+}
+
+/** Bytes that a tensor takes of an engine's memory: those of its buffer, which is rounded up so that others fit it too. */
+export function tensorBytes(rows: number, columns: number): number {
+  return sizeClass(rows * Math.ceil(columns / 4) * 16);
 }
 
 /** Whole rows, each padded with zeros to a multiple of four elements. */

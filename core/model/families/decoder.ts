@@ -44,7 +44,7 @@ import {
 import type { NamedArrays } from "../../files/named_arrays.ts";
 import type { LayerHeads } from "../../contracts/ports.ts";
 import { WeightSum } from "../weight_sum.ts";
-import { type Family, type FamilyBytes, separateProjections } from "./family.ts";
+import { type Family, type FamilyActivations, type FamilyBytes, separateProjections } from "./family.ts";
 import { type RopeConfig, ropeFrequencies } from "./rope.ts";
 
 /** A decoder of this kind: its sizes, and where families differ. */
@@ -382,6 +382,11 @@ export function decoderBytes(decoder: Decoder, format: BaseWeights): FamilyBytes
   return { layers: layers * layer.bytes, ends: ends.bytes };
 }
 
+function decoderActivations({ inner, vocabulary, headNorms, outputNorms }: Decoder): FamilyActivations {
+  // Gate and up are kept; on the way back there are d inner, d gate and d up.
+  return { inner, vocabulary, keptInner: 2, innerGradients: 3, normStatistics: 1, headNorms, outputNorms };
+}
+
 /**
  * The part of a family's record that follows from its `Decoder`.
  *
@@ -395,6 +400,7 @@ export function decoderParts<C>(
     layers: (engine, config, ...more) => new DecoderLayers(engine, decoderOf(config), ...more),
     ends: (engine, config, ...more) => new DecoderEmbeddingAndHead(engine, decoderOf(config), ...more),
     bytes: (config, format) => decoderBytes(decoderOf(config), format),
+    activations: (config) => decoderActivations(decoderOf(config)),
     prefixes: PREFIXES,
     storesInOut: false,
     tokenEmbedding: "embed_tokens",

@@ -47,6 +47,24 @@ export interface FamilyBytes {
   readonly ends: number;
 }
 
+/** What a model computes in its layers and ends, as far as the memory of a step depends on it. */
+export interface FamilyActivations {
+  /** F, feed-forward size. */
+  readonly inner: number;
+  /** V, vocabulary entries. */
+  readonly vocabulary: number;
+  /** Values [rows, F] that a feed-forward network keeps for the backward pass. */
+  readonly keptInner: number;
+  /** Gradients [rows, F] that it has at the same time on the way back. */
+  readonly innerGradients: number;
+  /** Numbers that a norm keeps of each row. */
+  readonly normStatistics: number;
+  /** Each head's queries and keys are normalised. @default {false} */
+  readonly headNorms?: boolean;
+  /** What attention and feed-forward network give is normalised before it is added. @default {false} */
+  readonly outputNorms?: boolean;
+}
+
 /** Puts part of a model on the GPU, frozen. */
 export type FamilyLoad<C, T> = (
   engine: Engine,
@@ -78,6 +96,8 @@ export interface Family<C> {
   readonly ends: FamilyLoad<C, EmbeddingAndHead>;
   /** Bytes of its weights as they are loaded. */
   bytes(config: C, format: BaseWeights): FamilyBytes;
+  /** What the memory of a step depends on beside the shape. */
+  activations(config: C): FamilyActivations;
 
   /** What names of weights may begin with; first the one that names in PEFT adapters have. */
   readonly prefixes: readonly string[];

@@ -379,6 +379,11 @@ function gpt2Bytes(config: Gpt2Config, format: BaseWeights) {
   return { layers: n_layer * layer.bytes, ends: ends.bytes };
 }
 
+function gpt2Activations({ n_embd, n_inner: inner = 4 * n_embd, vocab_size: vocabulary }: Gpt2Config) {
+  // Before and after the GELU.
+  return { inner, vocabulary, keptInner: 2, innerGradients: 1, normStatistics: 2 };
+}
+
 const GGUF_NAMES: GgufNames = {
   layer: {
     attn_norm: "ln_1",
@@ -432,6 +437,7 @@ export const gpt2Family: Family<Gpt2Config> = {
   layers: (engine, config, weights, format) => new Gpt2Layers(engine, config, weights, false, format),
   ends: (engine, config, weights, format) => new Gpt2EmbeddingAndHead(engine, config, weights, false, format),
   bytes: gpt2Bytes,
+  activations: gpt2Activations,
   prefixes: ["transformer.", ""],
   storesInOut: true,
   tokenEmbedding: "wte",

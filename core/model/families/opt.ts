@@ -314,6 +314,11 @@ function optBytes(config: OptConfig, format: BaseWeights) {
   return { layers: config.num_hidden_layers * layer.bytes, ends: ends.bytes };
 }
 
+function optActivations({ ffn_dim: inner, vocab_size: vocabulary }: OptConfig) {
+  // The ReLU is in place.
+  return { inner, vocabulary, keptInner: 1, innerGradients: 1, normStatistics: 2 };
+}
+
 /** All that is known of OPT. */
 export const optFamily: Family<OptConfig> = {
   name: "opt",
@@ -324,6 +329,7 @@ export const optFamily: Family<OptConfig> = {
   layers: (...args) => new OptLayers(...args),
   ends: (...args) => new OptEmbeddingAndHead(...args),
   bytes: optBytes,
+  activations: optActivations,
   prefixes: PREFIXES,
   storesInOut: false,
   tokenEmbedding: "embed_tokens",

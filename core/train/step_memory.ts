@@ -1,0 +1,146 @@
+/**
+ * How much adapter memory a training step takes on each party, before anything runs: the sum of the tensors that its
+ * operations make. The weights come on top (`baseWeightBytes`), and what software adapters copy to textures.
+ *
+ * B sequences of T tokens, R = B * T rows, L layers, H heads, G heads of keys and values, D head size, d hidden size,
+ * F feed-forward size, V vocabulary, r LoRA rank, c LoRA targets.
+ *
+ * @module
+ */
+
+import { tensorBytes } from "@edgetuner/kernels";
+import { INPUT_MODES } from "../lora/input_modes.ts";
+import { DEFAULT_LORA, headParameters, type LoraSettings } from "../lora/settings.ts";
+import type { BaseShape } from "../model/base.ts";
+import { familyOf, type ModelConfig } from "../model/families.ts";
+import type { FamilyActivations } from "../model/families/family.ts";
+import { logitsRows } from "../model/loss.ts";
+
+/** What the memory of a step depends on in a model. */
+export interface MemoryModel extends BaseShape, FamilyActivations {}
+
+/** What {@linkcode stepMemory} must know. */
+export interface StepMemoryOptions {
+  /** The model; see {@linkcode memoryModelOf}. */
+  readonly model: MemoryModel;
+  /** B, sequences of a step. */
+  readonly batch: number;
+  /** T, tokens of a sequence. */
+  readonly length: number;
+  /** Parts that each step is computed in, one after the other. @default {1} */
+  readonly accumulate?: number;
+  /** LoRA. @default {DEFAULT_LORA} */
+  readonly lora?: Pick<LoraSettings, "mode" | "targets" | "rank" | "dropout">;
+  /** Heads whose modules the device has in every layer. @default {all} */
+  readonly heads?: number;
+}
+
+/** Bytes of adapter memory that a training step takes beside the weights of the base model. */
+export interface StepMemory {
+  /** Edge server: what the layers keep for the backward pass, and what they make on the way. */
+  readonly edgeServer: number;
+  /** Data device: final norm, logits and loss. */
+  readonly dataDevice: number;
+  /** Device: what its head modules keep and make, with weights, gradients and moments. */
+  readonly headModules: number;
+  /** One machine: all of that, with all heads. */
+  readonly oneMachine: number;
+}
+
+/** What the memory of a step depends on in a model of any family. */
+export function memoryModelOf(config: ModelConfig): MemoryModel {
+  const family = familyOf(config);
+  return { ...family.shape(config), ...family.activations(config) };
+}
+
+/**
+ * Bytes of adapter memory that a training step takes beside the base model's weights, with no head pruned and all
+ * tokens counted in the loss. It is what an engine holds after some steps: buffers are kept for the next one.
+ *
+ * @category Training
+ *
+ * @example
+ * ```ts
+ * import { gpt2Config, memoryModelOf, stepMemory } from "@edgetuner/core";
+ *
+ * const config = gpt2Config({ n_layer: 24, n_head: 16, n_embd: 1024, vocab_size: 50257, n_positions: 1024 });
+ * const { edgeServer, dataDevice } = stepMemory({ model: memoryModelOf(config), batch: 4, length: 512 });
+ * console.log(edgeServer / 1e6, dataDevice / 1e6); // MB
+ * ```
+ */
+export function stepMemory(options: StepMemoryOptions): StepMemory {
+  const { model, batch, length, accumulate = 1, lora = DEFAULT_LORA, heads = model.heads } = options;
+  const sequences = Math.ceil(batch / accumulate);
+  const rows = sequences * length;
+  const layers = layersBytes(model, sequences, length);
+  const loss = lossBytes(model, rows);
+  return {
+    edgeServer: layers + exchangeBytes(model, lora, rows),
+    dataDevice: loss + 2 * tensorBytes(rows, model.hidden),
+    headModules: headBytes(model, lora, { rows, heads, copies: 1 }),
+    oneMachine: layers + loss + headBytes(model, lora, { rows, heads: model.heads, copies: 0 }),
+  };
+}
+
+type Lora = Pick<LoraSettings, "mode" | "targets" | "rank" | "dropout">;
+
+/** What the layers keep of a step, and the most that they make beside it on the way back. */
+function layersBytes(model: MemoryModel, sequences: number, length: number): number {
+  const { layers, heads, kvHeads, headSize, hidden, inner } = model;
+  const rows = sequences * length;
+  const stream = tensorBytes(rows, hidden);
+  const norm = stream + tensorBytes(rows, model.normStatistics);
+  const mixed = tensorBytes(rows, heads * headSize);
+  const qkv = tensorBytes(rows, (heads + 2 * kvHeads) * headSize);
+  const scores = tensorBytes(rows, heads * Math.ceil(length / 4) * 4);
+  const wide = tensorBytes(rows, inner);
+  const outputNorms = model.outputNorms === true ? 2 * norm : 0;
+  const headNorms = model.headNorms === true ? qkv : 0;
+  // Two norms, Q, K and V, attention with the logarithms of its sums, two residual sums, the feed-forward network.
+  const kept = 2 * norm + qkv + headNorms + mixed + tensorBytes(rows, heads) + 2 * stream + outputNorms +
+    model.keptInner * wide;
+  // Gradients of the residual stream, of a norm and of the attention; scores and theirs; E.
+  const passing = 3 * stream + mixed + qkv + headNorms + 2 * scores + model.innerGradients * wide;
+  return layers * kept + passing + stream;
+}
+
+/** What an edge server makes of what travels to and from the devices. */
+function exchangeBytes(
+  { heads, hidden, headSize }: MemoryModel,
+  { mode, targets }: Lora,
+  rows: number,
+): number {
+  const own = INPUT_MODES[mode];
+  const inputs = own.columns({ heads, hidden });
+  const input = own.copies ? tensorBytes(heads * rows, inputs) : tensorBytes(rows, hidden);
+  return input + targets.length * tensorBytes(heads * rows, headSize);
+}
+
+/** Final norm, logits of some rows at a time, and the gradient of h_L. */
+function lossBytes({ hidden, vocabulary, normStatistics }: MemoryModel, rows: number): number {
+  const piece = logitsRows(vocabulary, rows);
+  return 3 * tensorBytes(rows, hidden) + tensorBytes(rows, normStatistics) +
+    2 * tensorBytes(piece, hidden) + tensorBytes(piece, vocabulary);
+}
+
+/** What head modules hold, keep of a step and make. */
+function headBytes(
+  model: MemoryModel,
+  lora: Lora,
+  { rows, heads, copies }: { readonly rows: number; readonly heads: number; readonly copies: number },
+): number {
+  const { layers, hidden, headSize } = model;
+  const { mode, targets: { length: targets }, rank, dropout } = lora;
+  const own = INPUT_MODES[mode];
+  const inputs = own.columns(model);
+  const shape = own.shape(heads, rows, { heads: model.heads, hidden });
+  const input = tensorBytes(shape.slice(0, -1).reduce((a, b) => a * b, 1), inputs);
+  const segment = headParameters({ mode, targets: lora.targets, rank: Math.ceil(rank / 4) * 4 }, model);
+  const held = 4 * layers * tensorBytes(heads, segment);
+  const keepsInput = copies > 0 || own.copies || dropout > 0;
+  const down = targets * tensorBytes(heads * rows, rank);
+  const deltas = targets * tensorBytes(heads * rows, headSize);
+  const kept = layers * ((keepsInput ? input : 0) + down);
+  // Deltas or their gradients, those through B, and that of the input.
+  return held + kept + deltas + down + input * (dropout > 0 ? 2 : 1);
+}
