@@ -218,4 +218,4 @@ async function main({ flags }: { readonly flags: Flags }): Promise<number> {
 }
 
 /** Runs the command. */
-export const run: CommandRun = command(readOptions, main);
+export const run: CommandRun = command(readOptions, main, "answers");

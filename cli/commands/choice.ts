@@ -28,6 +28,7 @@ import { loadAdapterParts, TextModel } from "../shared/texts.ts";
 import { DATA_FLAGS, readInput, skippedText } from "../shared/training_data.ts";
 import { baseWeightsOf } from "../flags/weights_flag.ts";
 import { requireWritable } from "../process/writable.ts";
+import { command, type CommandRun } from "../process/command.ts";
 import type { Call } from "../process/invocation.ts";
 
 const TASKS = { winogrande: parseWinogrande, openbookqa: parseOpenBookQa };
@@ -86,22 +87,20 @@ Papers report the validation rows of Winogrande and the test rows of OpenBookQA.
 
 Rows of the Hugging Face hub as JSON lines are read too.`;
 
-async function main(call: Call): Promise<void> {
-  const flags = readFlags(
-    {
-      name: "choice.ts",
-      about: ABOUT,
-      examples: [
-        "edgetuner choice --task winogrande --data QUESTIONS --model MODEL --count 200",
-        "edgetuner choice --task openbookqa --data QUESTIONS --model MODEL --adapter runs/qa",
-        "edgetuner data --format openbookqa --input TRAIN --output runs/qa.jsonl",
-        "edgetuner tune --model MODEL --data runs/qa.jsonl --save runs/qa",
-        "edgetuner choice --data QUESTIONS --model MODEL --connect ws://127.0.0.1:8787/join/ws --token T",
-      ],
-    },
-    FLAGS,
-    call,
-  );
+const PROGRAM = {
+  name: "choice.ts",
+  about: ABOUT,
+  examples: [
+    "edgetuner choice --task winogrande --data QUESTIONS --model MODEL --count 200",
+    "edgetuner choice --task openbookqa --data QUESTIONS --model MODEL --adapter runs/qa",
+    "edgetuner data --format openbookqa --input TRAIN --output runs/qa.jsonl",
+    "edgetuner tune --model MODEL --data runs/qa.jsonl --save runs/qa",
+    "edgetuner choice --data QUESTIONS --model MODEL --connect ws://127.0.0.1:8787/join/ws --token T",
+  ],
+};
+
+async function readOptions(call: Call): Promise<{ readonly flags: Flags }> {
+  const flags = readFlags(PROGRAM, FLAGS, call);
   if (flags.data === "") throw new UsageError("Cannot run choice.ts as --data must be given; see --help");
   if (flags.connect !== "" && flags.adapter !== "") {
     throw new UsageError(
@@ -109,6 +108,10 @@ async function main(call: Call): Promise<void> {
     );
   }
   await requireWritable("choice.ts", { files: { results: flags.results, report: flags.report } });
+  return { flags };
+}
+
+async function main({ flags }: { readonly flags: Flags }): Promise<void> {
   const task = flags.task as Task;
   const read = await readQuestions(flags, task);
   const started = performance.now();
@@ -302,12 +305,9 @@ async function scoreThere(flags: Flags, read: Read): Promise<Likelihoods> {
   return { ...encoded, likelihoods, bytes };
 }
 
-/**
- * Runs the command.
- *
- * @param call Its flags, as they were typed.
- * @returns Its exit code.
- */
-export async function run(call: Call): Promise<number | void> {
-  return await main(call).catch((error) => neverBegan(call, "choice.ts", error));
-}
+/** Runs the command. */
+export const run: CommandRun = command(
+  readOptions,
+  (options, call) => main(options).catch((error) => neverBegan(call, "choice.ts", error)),
+  "answers",
+);

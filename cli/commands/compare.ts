@@ -49,9 +49,10 @@ import {
   WARM_UP,
 } from "../shared/comparison/systems.ts";
 import { failuresOf, findingsOf, lowestLoss, tableLines } from "../shared/comparison/table.ts";
-import { chosenText, readFitted } from "../shared/fitting.ts";
+import { chosenText, type FittedFlags, readFitted } from "../shared/fitting.ts";
 import { DATA_FLAGS } from "../shared/training_data.ts";
 import { PLAN_FLAGS } from "../shared/training_plan.ts";
+import { command, type CommandRun } from "../process/command.ts";
 import type { Call, CallForm } from "../process/invocation.ts";
 
 const FLAGS = {
@@ -96,20 +97,21 @@ const FLAGS = {
 
 type Flags = FlagValues<typeof FLAGS>;
 
-async function main(call: Call): Promise<number> {
-  const { flags, chosen } = await readFitted(
-    {
-      name: "compare.ts",
-      about: "Compares five systems on one link, prints the paper's table and draws what happened.",
-      examples: [
-        "edgetuner compare",
-        "edgetuner compare --link lte --seeds 1 --no-lab --no-study",
-        "edgetuner compare --model MODEL --systems ServerTuner,DLoRA,vEdgeTuner --no-lab --no-study",
-      ],
-    },
-    FLAGS,
-    call,
-  );
+const PROGRAM = {
+  name: "compare.ts",
+  about: "Compares five systems on one link, prints the paper's table and draws what happened.",
+  examples: [
+    "edgetuner compare",
+    "edgetuner compare --link lte --seeds 1 --no-lab --no-study",
+    "edgetuner compare --model MODEL --systems ServerTuner,DLoRA,vEdgeTuner --no-lab --no-study",
+  ],
+};
+
+async function readOptions(call: Call): Promise<FittedFlags<typeof FLAGS>> {
+  return await readFitted(PROGRAM, FLAGS, call);
+}
+
+async function main({ flags, chosen }: FittedFlags<typeof FLAGS>, call: Call): Promise<number> {
   const started = performance.now();
   const told = chosenText(chosen);
   if (told !== null) console.log(told);
@@ -339,12 +341,5 @@ async function tell(
   });
 }
 
-/**
- * Runs the command.
- *
- * @param call Its flags, as they were typed.
- * @returns Its exit code.
- */
-export async function run(call: Call): Promise<number | void> {
-  return await main(call);
-}
+/** Runs the command. */
+export const run: CommandRun = command(readOptions, main);

@@ -56,6 +56,7 @@ import { requireWritable } from "../process/writable.ts";
 import { assetPath, commandText, pathsOf, shownPath } from "../process/places.ts";
 import { tellDone } from "../output/run_end.ts";
 import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
+import { command, type CommandRun } from "../process/command.ts";
 import type { Call } from "../process/invocation.ts";
 
 /** Files of a model folder that a merged model needs too. */
@@ -132,24 +133,25 @@ async function samplesOf(
 
 type Flags = FlagValues<typeof FLAGS>;
 
-async function main(call: Call): Promise<number> {
-  const flags = readFlags(
-    {
-      name: "export.ts",
-      about:
-        "Exports an adapter to PEFT's format or into the base model, and certifies that nothing was lost.",
-      examples: [
-        "edgetuner export --peft runs/peft --merge runs/merged",
-        "edgetuner export --adapter MY_HEADS,YOUR_HEADS --peft runs/peft --rank 16",
-        "edgetuner export --peft runs/peft --rank 8 --accept-loss 0.3 --data CHATS",
-        "edgetuner export --import PEFT_ADAPTER --adapter runs/imported",
-      ],
-    },
-    FLAGS,
-    call,
-  );
+const PROGRAM = {
+  name: "export.ts",
+  about: "Exports an adapter to PEFT's format or into the base model, and certifies that nothing was lost.",
+  examples: [
+    "edgetuner export --peft runs/peft --merge runs/merged",
+    "edgetuner export --adapter MY_HEADS,YOUR_HEADS --peft runs/peft --rank 16",
+    "edgetuner export --peft runs/peft --rank 8 --accept-loss 0.3 --data CHATS",
+    "edgetuner export --import PEFT_ADAPTER --adapter runs/imported",
+  ],
+};
+
+async function readOptions(call: Call): Promise<{ readonly flags: Flags }> {
+  const flags = readFlags(PROGRAM, FLAGS, call);
   requireTask(flags);
   await requirePlaces(flags);
+  return { flags };
+}
+
+async function main({ flags }: { readonly flags: Flags }, call: Call): Promise<number> {
   // Written beside their places, read back, and compared before they get there.
   await using peftFolder = await pendingAt("peft", flags.peft);
   await using mergeFolder = await pendingAt("merge", flags.merge);
@@ -429,12 +431,5 @@ function show(certificate: ExportCertificate, rank: number, weightsLost: number 
   );
 }
 
-/**
- * Runs the command.
- *
- * @param call Its flags, as they were typed.
- * @returns Its exit code.
- */
-export async function run(call: Call): Promise<number | void> {
-  return await main(call);
-}
+/** Runs the command. */
+export const run: CommandRun = command(readOptions, main, "answers");

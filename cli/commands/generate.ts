@@ -346,4 +346,5 @@ async function search(
 export const run: CommandRun = command(
   readOptions,
   (options, call) => main(options).catch((error) => neverBegan(call, "generate.ts", error)),
+  "answers",
 );

@@ -18,7 +18,7 @@ import {
   type UserDeviceResult,
   warmUp,
 } from "@edgetuner/core";
-import { Engine } from "@edgetuner/kernels";
+import type { Engine } from "@edgetuner/kernels";
 import { codecsFor } from "../flags/codecs.ts";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { CONNECTION_FLAGS, openLink } from "../flags/connection.ts";
@@ -36,7 +36,7 @@ import {
 } from "../flags/run_flags.ts";
 import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
 import { runWaits } from "../flags/waiting_flags.ts";
-import { loadGpu } from "../flags/webgpu.ts";
+import { openEngine } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { JoinLog } from "../output/join_log.ts";
 import { bytes } from "../output/progress.ts";
@@ -110,6 +110,7 @@ const FLAGS = {
     help: "module of a codec that the run may use; the built-in ones are known anyway",
   },
   webgpu: COMMON_FLAGS.webgpu,
+  "gpu-mb": COMMON_FLAGS["gpu-mb"],
   ...LAUNCHER_FLAGS,
   ...PROGRESS_FLAGS,
   events: COMMON_FLAGS.events,
@@ -164,7 +165,7 @@ async function main(options: Options, call: Call): Promise<number> {
   if (text !== null) log.say(text);
   using checkpoints = await openState(flags);
   const who = await identityOf(flags, checkpoints);
-  using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
+  using engine = await openEngine(flags);
   const { resumed } = checkpoints;
   const checkpoint = resumed === null ? null : await resumed.load(resumed.steps.at(-1)!);
   using data = flags.data === "" ? null : await DeviceData.open(engine, flags, log, checkpoint);
@@ -297,7 +298,11 @@ async function endOf(
   return {
     ending,
     why: ending === "interrupted" ? reason || "interrupted" : (error as Error | null)?.message ?? "",
-    advice: adviceFor(error, flags),
+    advice: await adviceFor(error, {
+      flags,
+      party: partyOf(flags),
+      heads: welcome.range?.count ?? 0,
+    }),
     turns: "a smaller --rate, a longer --warmup, or --clip-norm 1 at the edge server",
     next: flags.save === ""
       ? ""
@@ -309,6 +314,10 @@ async function endOf(
     state,
     command: mayGoOn(error) ? goOnCommand(call, "user_device.ts", state) : "",
   };
+}
+
+function partyOf(flags: Flags): "dataDevice" | "headDevice" {
+  return flags.data === "" ? "headDevice" : "dataDevice";
 }
 
 /** True if the device has all heads of the run. */
@@ -352,4 +361,5 @@ async function report(
 export const run: CommandRun = command(
   readOptions,
   (options, call) => main(options, call).catch((error) => neverBegan(call, "user_device.ts", error)),
+  ({ flags }) => partyOf(flags),
 );

@@ -96,6 +96,7 @@ const FLAGS = {
   "micro-batches": COMMON_FLAGS["micro-batches"],
   "no-overlap": COMMON_FLAGS["no-overlap"],
   webgpu: COMMON_FLAGS.webgpu,
+  "gpu-mb": COMMON_FLAGS["gpu-mb"],
   ...RUN_WAITS,
   ...PAUSE_WAIT,
   ...LAUNCHER_FLAGS,
@@ -276,6 +277,7 @@ async function startRun({ flags, pruner, codec, settings }: Options): Promise<Wo
     resume: flags.resume,
     saveEveryMs: flags["checkpoint-seconds"] * 1000,
     webgpu: flags.webgpu,
+    "gpu-mb": flags["gpu-mb"],
     maxCacheBytes: flags["cache-mb"] * 1e6,
     ...runWaits(flags),
     interrupts: sharedInterrupts(),
@@ -376,7 +378,7 @@ async function endOf(
       ? "interrupted"
       : endingOf(failure),
     why: failure?.message ?? stopReason,
-    advice: adviceFor(failure, flags),
+    advice: await adviceFor(failure, { flags, party: "edgeServer" }),
     done: `${done.join(" and ")}, ${bytes(total)} on the wire`,
     losses: lossesAtEnds(validations.means.map(({ loss }) => loss), [...trained.losses.values]),
     best: validations.best,
@@ -416,4 +418,4 @@ async function within(ms: number, promise: Promise<unknown>): Promise<void> {
 }
 
 /** Runs the command. */
-export const run: CommandRun = command(readOptions, main);
+export const run: CommandRun = command(readOptions, main, "edgeServer");

@@ -55,6 +55,7 @@ import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import { loadGpu } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { PRUNER_FLAGS } from "../flags/pruners.ts";
+import { command, type CommandRun } from "../process/command.ts";
 import type { Call, CallForm } from "../process/invocation.ts";
 
 /** A line of the table. */
@@ -116,22 +117,22 @@ const FLAGS = {
 
 type Flags = FlagValues<typeof FLAGS>;
 
-async function main(call: Call): Promise<number> {
-  const { flags } = await readFitted(
-    {
-      name: "sweep.ts",
-      about: "Simulates steps with more and more devices on emulated links, in virtual time.",
-      examples: [
-        "edgetuner sweep",
-        "edgetuner sweep --devices 1,3,8 --link lte --keep 0.5",
-        "edgetuner sweep --compute measured --devices 1,2,4 --report runs/sweep.json",
-        `edgetuner sweep --model ${shownPath(MODEL_FLAG.default)} --base-weights int8 --devices 1,2,4`,
-      ],
-    },
-    FLAGS,
-    call,
-    { shape: (values) => values.model === "" ? values : null },
-  );
+const PROGRAM = {
+  name: "sweep.ts",
+  about: "Simulates steps with more and more devices on emulated links, in virtual time.",
+  examples: [
+    "edgetuner sweep",
+    "edgetuner sweep --devices 1,3,8 --link lte --keep 0.5",
+    "edgetuner sweep --compute measured --devices 1,2,4 --report runs/sweep.json",
+    `edgetuner sweep --model ${shownPath(MODEL_FLAG.default)} --base-weights int8 --devices 1,2,4`,
+  ],
+};
+
+async function readOptions(call: Call): Promise<{ readonly flags: Flags }> {
+  return await readFitted(PROGRAM, FLAGS, call, { shape: (values) => values.model === "" ? values : null });
+}
+
+async function main({ flags }: { readonly flags: Flags }, call: Call): Promise<number> {
   const counts = integersOf("devices", flags.devices);
   const link = await linkOf(flags.link);
   await requireWritable("sweep.ts", { files: { report: flags.report } });
@@ -417,12 +418,5 @@ function range(counts: readonly number[]): string {
   return least === most ? `${least}` : `${least} to ${most}`;
 }
 
-/**
- * Runs the command.
- *
- * @param call Its flags, as they were typed.
- * @returns Its exit code.
- */
-export async function run(call: Call): Promise<number | void> {
-  return await main(call);
-}
+/** Runs the command. */
+export const run: CommandRun = command(readOptions, main);

@@ -35,7 +35,7 @@ import { loadLocalModel, localRun } from "../shared/local_run.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { bytes, duration, ProgressBar } from "../output/progress.ts";
 import { peakMemory, versions, writeReport } from "../output/report.ts";
-import { chosenText, readFitted } from "../shared/fitting.ts";
+import { chosenText, type FittedFlags, readFitted } from "../shared/fitting.ts";
 import { DATA_FLAGS, EPOCHS_FLAG } from "../shared/training_data.ts";
 import { INTERRUPTED } from "../process/supervisor.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
@@ -45,6 +45,7 @@ import { tellDone } from "../output/run_end.ts";
 import { commandText, shownPath } from "../process/places.ts";
 import { requireWritable } from "../process/writable.ts";
 import { PRUNER_FLAGS } from "../flags/pruners.ts";
+import { command, type CommandRun } from "../process/command.ts";
 import type { Call } from "../process/invocation.ts";
 
 /** Shares of each run's steps, the last ones, to stop by and to report on. */
@@ -191,23 +192,23 @@ async function collect(
   return counts;
 }
 
-async function main(call: Call): Promise<number> {
-  const { given, flags, chosen } = await readFitted(
-    {
-      name: "train_pruner.ts",
-      about: "Collects samples in an unpruned run and trains iHeadPruner's importance predictor on them.",
-      examples: [
-        "edgetuner train-pruner --out runs/predictor   # for the tiny model that comes with the command",
-        "edgetuner train-pruner --model MODEL --data DATA --out runs/predictor",
-        "edgetuner serve --pruner none --collect runs/s.bin   # samples of a networked run; then",
-        "edgetuner train-pruner --samples runs/s.bin --steps 0 --out runs/predictor",
-        "edgetuner demo --pruner iheadpruner --predictor runs/predictor",
-      ],
-    },
-    FLAGS,
-    call,
-    { isNeeded: ({ steps }) => steps > 0 },
-  );
+const PROGRAM = {
+  name: "train_pruner.ts",
+  about: "Collects samples in an unpruned run and trains iHeadPruner's importance predictor on them.",
+  examples: [
+    "edgetuner train-pruner --out runs/predictor   # for the tiny model that comes with the command",
+    "edgetuner train-pruner --model MODEL --data DATA --out runs/predictor",
+    "edgetuner serve --pruner none --collect runs/s.bin   # samples of a networked run; then",
+    "edgetuner train-pruner --samples runs/s.bin --steps 0 --out runs/predictor",
+    "edgetuner demo --pruner iheadpruner --predictor runs/predictor",
+  ],
+};
+
+async function readOptions(call: Call): Promise<FittedFlags<typeof FLAGS>> {
+  return await readFitted(PROGRAM, FLAGS, call, { isNeeded: ({ steps }) => steps > 0 });
+}
+
+async function main({ given, flags, chosen }: FittedFlags<typeof FLAGS>, call: Call): Promise<number> {
   const told = chosenText(chosen);
   if (told !== null) console.log(told);
   await requireWritable("train_pruner.ts", {
@@ -369,12 +370,5 @@ function tellTrained(
   });
 }
 
-/**
- * Runs the command.
- *
- * @param call Its flags, as they were typed.
- * @returns Its exit code.
- */
-export async function run(call: Call): Promise<number | void> {
-  return await main(call);
-}
+/** Runs the command. */
+export const run: CommandRun = command(readOptions, main);

@@ -22,7 +22,7 @@ import {
   TrainingPlan,
   type TrainingSummary,
 } from "@edgetuner/core";
-import { Engine } from "@edgetuner/kernels";
+import type { Engine } from "@edgetuner/kernels";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { fitting, type FlagValues } from "../flags/flags.ts";
 import { Interrupts, isInterrupted } from "../process/interrupts.ts";
@@ -57,7 +57,7 @@ import { Rows } from "../output/rows.ts";
 import { keptIn, stepText } from "../output/step_text.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import { requireWritable } from "../process/writable.ts";
-import { loadGpu } from "../flags/webgpu.ts";
+import { openEngine } from "../flags/webgpu.ts";
 import { type ChosenFlags, rankText, readFitted, tellSettings } from "../shared/fitting.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { assetPath, commandText, shownPath } from "../process/places.ts";
@@ -81,6 +81,7 @@ const FLAGS = {
   batch: fitting({ ...COMMON_FLAGS.batch, help: "sequences per step, or per part of a step" }),
   length: fitting(COMMON_FLAGS.length),
   webgpu: COMMON_FLAGS.webgpu,
+  "gpu-mb": COMMON_FLAGS["gpu-mb"],
   save: COMMON_FLAGS.save,
   ...LAUNCHER_FLAGS,
   ...PROGRESS_FLAGS,
@@ -238,7 +239,7 @@ async function tune({ flags, chosen }: Options, started: Started, call: Call): P
   const baseWeights = baseWeightsOf(flags);
   const data = await openData(flags, started.checkpoint?.data?.begun);
   const { model, plan } = data;
-  using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
+  using engine = await openEngine(flags);
   using base = loadLayers(engine, model, { baseWeights });
   using ends = loadEmbeddingAndHead(engine, model, { baseWeights });
   using log = new TuneLog(flags, started, {

@@ -14,6 +14,7 @@ import { assetPath } from "../process/places.ts";
 export const COMMON_FLAGS = {
   adapter: text("DIRS", "", "adapter folder, or the parts that devices saved: a,b,c"),
   webgpu: text("NAME", "deno", "WebGPU implementation", WEBGPU_CHOICES),
+  "gpu-mb": integer("N", 0, "most megabytes of the adapter's memory to hold; 0 = no limit", { min: 0 }),
   layers: integer("N", 0, "layers of the model", { min: 0 }),
   heads: integer("N", 0, "heads of a layer", { min: 0 }),
   hidden: integer("N", 0, "hidden size", { min: 0 }),

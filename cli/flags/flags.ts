@@ -439,7 +439,8 @@ export async function exitCodeOf(
       console.error(messageInCallForm(error.message, form));
       return exitCodeFor(error);
     }
-    if (error instanceof Error && PLAIN_ERRORS.includes(error.name)) console.error(error.message);
+    const isPlain = advice.length > 0 || (error instanceof Error && PLAIN_ERRORS.includes(error.name));
+    if (isPlain && error instanceof Error) console.error(error.message);
     else console.error(error);
     for (const line of advice) console.error(line);
     return isInterrupted() ? INTERRUPTED : exitCodeFor(error);

@@ -24,7 +24,7 @@ const GROUPS: readonly FlagGroup[] = [
   {
     title: "Model",
     names: words(
-      `model models adapter load import tokenizer base-weights webgpu revision layers heads hidden vocabulary
+      `model models adapter load import tokenizer base-weights webgpu gpu-mb revision layers heads hidden vocabulary
       head-size kv-heads inner gated`,
     ),
   },

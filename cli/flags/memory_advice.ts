@@ -4,17 +4,51 @@
  * @module
  */
 
+import {
+  BASE_WEIGHTS,
+  baseWeightBytes,
+  type BaseWeights,
+  DEFAULT_LORA,
+  gpt2Config,
+  INPUT_MODE_NAMES,
+  loadModelConfig,
+  LORA_TARGETS,
+  type LoraSettings,
+  memoryModelOf,
+  type ModelConfig,
+  stepMemory,
+} from "@edgetuner/core";
+
 /** Values of the flags that memory depends on, as far as a command has them. */
-export interface MemoryFlags {
-  readonly batch?: unknown;
-  readonly length?: unknown;
-  readonly accumulate?: unknown;
-  readonly "base-weights"?: unknown;
-  readonly model?: unknown;
+export type MemoryFlags = Readonly<Record<string, unknown>>;
+
+/** What a command holds in memory: whose part of a run, or a model that only answers. */
+export type MemoryParty = "oneMachine" | "edgeServer" | "dataDevice" | "headDevice" | "answers";
+
+/** Which part of the base model's weights each holds. */
+const WEIGHTS = {
+  oneMachine: "total",
+  edgeServer: "layers",
+  dataDevice: "ends",
+  headDevice: null,
+  answers: "total",
+} as const satisfies Record<MemoryParty, "total" | "layers" | "ends" | null>;
+
+/** What {@linkcode memoryAdvice} must know. */
+export interface MemoryHeld {
+  /** The flags of the command. */
+  readonly flags: MemoryFlags;
+  /** Whose part of a run it is. @default {"oneMachine"} */
+  readonly party?: MemoryParty;
+  /** Heads whose modules a device has in every layer. @default {all} */
+  readonly heads?: number | undefined;
 }
 
-/** Bits of a weight in each format. */
-const BITS: Readonly<Record<string, number>> = { f32: 32, f16: 16, int8: 8, int4: 4 };
+/** Bytes that a party needs. */
+interface Need {
+  readonly weights: number;
+  readonly step: number;
+}
 
 /** True if an error says that the memory of the adapter or of the process did not suffice. */
 export function isOutOfMemory(error: unknown): boolean {
@@ -26,39 +60,106 @@ export function isOutOfMemory(error: unknown): boolean {
 }
 
 /**
- * Flags with smaller values, a line each, those that change least first; empty if the command has none of them.
- *
- * What the layers keep for the backward pass grows with the sequences and the tokens at once; weights with the bits of
- * each.
+ * What is needed in all, and flags with smaller values, a line each, with what each saves; empty if the command has none of
+ * them.
  */
-export function memoryAdvice(flags: MemoryFlags): string[] {
+export async function memoryAdvice(held: MemoryHeld): Promise<string[]> {
+  const { flags, party = "oneMachine" } = held;
   const { batch, length, accumulate, "base-weights": format } = flags;
+  const model = await modelOf(flags);
+  const now = model === null ? null : needOf(model, held);
+  const saves = (part: keyof Need, changed: MemoryFlags) => {
+    const then = model === null ? null : needOf(model, { ...held, flags: { ...flags, ...changed } });
+    const bytes = now === null || then === null ? 0 : now[part] - then[part];
+    return bytes > 0 ? `: saves about ${megabytes(bytes)}` : "";
+  };
   const lines: string[] = [];
-  if (typeof batch === "number" && batch > 1) {
-    const less = Math.ceil(batch / 2);
-    const share = percent(1 - less / batch);
-    const same = typeof accumulate === "number" && batch % 2 === 0
-      ? `; with --accumulate ${2 * accumulate} (now ${accumulate}) the steps stay the same`
-      : "";
-    lines.push(`--batch ${less} (now ${batch}): ${share} less for what the layers keep of a step${same}`);
+  if (party === "edgeServer" || party === "headDevice") {
+    lines.push("a smaller --batch or --length at the data device");
   }
-  if (typeof length === "number" && length > 2) {
+  if (typeof batch === "number" && batch > 1 && typeof length === "number") {
+    const less = Math.ceil(batch / 2);
+    const saved = saves("step", { batch: less });
+    lines.push(
+      typeof accumulate === "number" && batch % 2 === 0
+        ? `--batch ${less} --accumulate ${
+          2 * accumulate
+        } (now ${batch} and ${accumulate})${saved}; the steps stay the same`
+        : `--batch ${less} (now ${batch})${saved}`,
+    );
+  }
+  if (typeof length === "number" && length > 2 && flags.batch !== undefined) {
     const less = Math.ceil(length / 2);
     lines.push(
-      `--length ${less} (now ${length}): at least ${
-        percent(1 - less / length)
-      } less for the same; longer sequences are cut`,
+      `--length ${less} (now ${length})${saves("step", { length: less })}; longer sequences are cut`,
     );
   }
-  for (const smaller of ["f16", "int8", "int4"]) {
-    if (typeof format !== "string" || BITS[format] === undefined || BITS[smaller]! >= BITS[format]!) continue;
-    lines.push(
-      `--base-weights ${smaller} (now ${format}): ${
-        percent(1 - BITS[smaller]! / BITS[format]!)
-      } less for the frozen weights`,
-    );
+  if (WEIGHTS[party] !== null && isFormat(format)) {
+    for (const smaller of BASE_WEIGHTS.slice(BASE_WEIGHTS.indexOf(format) + 1)) {
+      lines.push(`--base-weights ${smaller} (now ${format})${saves("weights", { "base-weights": smaller })}`);
+    }
   }
-  return lines;
+  return lines.length === 0
+    ? []
+    : [`Out of memory. ${needText(now)}Any of these needs less:`, ...lines.map((line) => `  ${line}`)];
+}
+
+/** What the party needs in all, in words. */
+function needText(need: Need | null): string {
+  if (need === null || need.weights + need.step === 0) return "";
+  const parts = [
+    ...(need.weights > 0 ? [`${megabytes(need.weights)} for the frozen weights`] : []),
+    ...(need.step > 0 ? [`${megabytes(need.step)} for a step`] : []),
+  ];
+  return `It takes about ${parts.join(" and ")}. `;
+}
+
+/** Bytes that a party needs of adapter memory with these flags. */
+function needOf(config: ModelConfig, { flags, party = "oneMachine", heads }: MemoryHeld): Need {
+  const { batch, length, "base-weights": format = "f32" } = flags;
+  const part = WEIGHTS[party];
+  const weights = part === null || !isFormat(format) ? 0 : baseWeightBytes(config, format)[part];
+  if (typeof batch !== "number" || typeof length !== "number" || party === "answers") {
+    return { weights, step: 0 };
+  }
+  const model = memoryModelOf(config);
+  const all = stepMemory({ model, batch, length, lora: loraOf(flags), ...(heads ? { heads } : {}) });
+  const step = party === "dataDevice"
+    ? all.dataDevice + (heads === 0 ? 0 : all.headModules)
+    : party === "headDevice"
+    ? all.headModules
+    : all[party];
+  return { weights, step };
+}
+
+/** The LoRA settings that the flags ask for, where they do. */
+function loraOf({ mode, targets, rank, dropout }: MemoryFlags): LoraSettings {
+  const named = String(targets ?? "").split(",").map((target) => target.trim());
+  const known = LORA_TARGETS.filter((target) => named.includes(target));
+  return {
+    ...DEFAULT_LORA,
+    mode: INPUT_MODE_NAMES.find((name) => name === mode) ?? DEFAULT_LORA.mode,
+    targets: known.length > 0 ? known : DEFAULT_LORA.targets,
+    rank: typeof rank === "number" ? rank : DEFAULT_LORA.rank,
+    dropout: typeof dropout === "number" ? dropout : DEFAULT_LORA.dropout,
+  };
+}
+
+/** The model that the flags name or describe; `null` if it cannot be read. */
+async function modelOf(flags: MemoryFlags): Promise<ModelConfig | null> {
+  try {
+    const { model, layers, heads, hidden, vocabulary, length } = flags;
+    if (typeof model === "string" && model !== "") return await loadModelConfig(model);
+    return gpt2Config({
+      ...{ n_layer: layers, n_head: heads, n_embd: hidden, vocab_size: vocabulary, n_positions: length },
+    });
+  } catch {
+    return null;
+  }
+}
+
+function isFormat(format: unknown): format is BaseWeights {
+  return BASE_WEIGHTS.some((known) => known === format);
 }
 
 /** An error, and what a person can turn so that it does not come again. */
@@ -80,13 +181,11 @@ export class AdvisedError extends Error {
 }
 
 /** What to print below an error: the flags to turn if it means that memory ran out, else nothing. */
-export function adviceFor(error: unknown, flags: MemoryFlags): string[] {
-  const lines = isOutOfMemory(error) ? memoryAdvice(flags) : [];
-  return lines.length === 0
-    ? []
-    : ["Out of memory. Any of these needs less:", ...lines.map((line) => `  ${line}`)];
+export async function adviceFor(error: unknown, held: MemoryHeld): Promise<string[]> {
+  return isOutOfMemory(error) ? await memoryAdvice(held) : [];
 }
 
-function percent(share: number): string {
-  return `${Math.round(100 * share)} %`;
+function megabytes(count: number): string {
+  const mb = count / 1e6;
+  return `${mb < 10 ? mb.toPrecision(2) : Math.round(mb)} MB`;
 }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { NoAdapterError } from "@edgetuner/kernels";
+import { Engine, NoAdapterError } from "@edgetuner/kernels";
 import { UsageError } from "./flags.ts";
 
 /** `deno`: the runtime's own (wgpu). `dawn`: Chrome's, as an npm package, loaded only when asked for. */
@@ -82,4 +82,21 @@ export async function loadGpu(choice: string): Promise<GPU | undefined> {
   // Dawn frees its instance with this object, whatever devices are still in use.
   scope.edgetunerDawn = gpu;
   return gpu;
+}
+
+/**
+ * Opens the adapter as the flags say.
+ *
+ * @param flags `webgpu` is the choice, `gpu-mb` the most megabytes to hold, 0 for no limit.
+ * @throws {UsageError} If the package of the choice cannot be loaded.
+ * @throws {NoAdapterError} If there is no adapter.
+ */
+export async function openEngine(
+  flags: { readonly webgpu: string; readonly "gpu-mb"?: number },
+): Promise<Engine> {
+  const most = flags["gpu-mb"] ?? 0;
+  return await Engine.create({
+    gpu: await loadGpu(flags.webgpu),
+    ...(most === 0 ? {} : { maxMemoryBytes: most * 1e6 }),
+  });
 }

@@ -185,7 +185,7 @@ export async function endedBy(
   return tellEnd({
     ending: endingOf(error),
     why: error instanceof Error ? error.message : String(error),
-    advice: adviceFor(error, at.flags),
+    advice: await adviceFor(error, { flags: at.flags }),
     done: `at least ${state.step} steps`,
     saved: [`the state of step ${state.step} in ${state.folder}`],
     state,

@@ -20,7 +20,6 @@ import {
   TrainingError,
   warmUp,
 } from "@edgetuner/core";
-import { Engine } from "@edgetuner/kernels";
 import { messagePortChannel } from "@edgetuner/transport";
 import { codecsOf } from "../flags/codecs.ts";
 import { CollectedSamples } from "../shared/collected_samples.ts";
@@ -28,7 +27,7 @@ import { shareInterrupts } from "./interrupts.ts";
 import { makePruner, type PrunerChoice } from "../flags/pruners.ts";
 import { pluginLimit } from "./plugin_host.ts";
 import { countParameters, openRunCheckpoints, type ParameterCounts } from "../flags/run_flags.ts";
-import { loadGpu } from "../flags/webgpu.ts";
+import { openEngine } from "../flags/webgpu.ts";
 
 /** What the worker needs to begin. */
 export interface EdgeWorkerOptions {
@@ -56,6 +55,8 @@ export interface EdgeWorkerOptions {
   readonly resume?: string;
   /** WebGPU implementation. */
   readonly webgpu: string;
+  /** Most megabytes of the adapter's memory to hold; 0 for no limit. @default {0} */
+  readonly "gpu-mb"?: number;
   /** Most bytes of keys and values that generation may keep. @default {1073741824} */
   readonly maxCacheBytes?: number;
   /** Longest wait for a device in a step, in milliseconds. */
@@ -124,7 +125,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
   }, { baseWeights: options.baseWeights ?? "f32", defaultFolder: options.defaultCheckpoint });
   const { resumed, write } = checkpoints;
   const model = await loadModel(options.model);
-  using engine = await Engine.create({ gpu: await loadGpu(options.webgpu) });
+  using engine = await openEngine(options);
   const { baseWeights = "f32" } = options;
   using base = loadLayers(engine, model, { baseWeights });
   const baseNorm = baseNorms(model);

@@ -46,6 +46,8 @@ export interface EngineOptions {
   readonly readback?: ReadbackMode | undefined;
   /** Time every kernel with timestamp queries; see `profile`. Slows everything down. @default {false} */
   readonly profile?: boolean | undefined;
+  /** Most bytes of GPU memory to hold; more is an error. @default {no limit but the adapter's} */
+  readonly maxMemoryBytes?: number | undefined;
   /** Lowers the largest storage binding in bytes, to test splitting. @default {the adapter's limit} */
   readonly maxBindingBytes?: number | undefined;
   /** Lowers the largest texture side, to test splitting. @default {the adapter's limit} */
@@ -90,7 +92,8 @@ class GpuEngine implements Engine {
     this.maxTextureSide = Math.min(limit.maxTextureDimension2D - 16, options.maxTextureSide ?? Infinity) &
       ~15;
     this.#failures = new Failures(device);
-    this.#memory = new Memory(device, this.adapterClass, this.#stats);
+    const { maxMemoryBytes = Infinity } = options;
+    this.#memory = new Memory(device, this.adapterClass, { stats: this.#stats, maxBytes: maxMemoryBytes });
     this.#queue = new CommandQueue(device, this.#failures, this.#stats, options);
     this.#pipelines = new Pipelines({
       device,

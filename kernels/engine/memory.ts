@@ -21,14 +21,18 @@ export class Memory {
   /**
    * @param device Where memory is obtained.
    * @param adapterClass Which form of the kernels reads it.
-   * @param stats Counts what is obtained.
+   * @param budget Counts what is obtained, and the most bytes of it.
    */
-  constructor(device: GPUDevice, adapterClass: AdapterClass, stats: PoolStats) {
+  constructor(
+    device: GPUDevice,
+    adapterClass: AdapterClass,
+    { stats, maxBytes }: { readonly stats: PoolStats; readonly maxBytes: number },
+  ) {
     this.#device = device;
     this.#adapterClass = adapterClass;
     const nextId = () => this.#nextId++;
-    this.#buffers = new Pool(stats, nextId);
-    this.#textures = new Pool(stats, nextId);
+    this.#buffers = new Pool(stats, nextId, maxBytes);
+    this.#textures = new Pool(stats, nextId, maxBytes);
   }
 
   /** A buffer of so many bytes, with any content. */

@@ -4,6 +4,8 @@
  * @module
  */
 
+import { GpuError } from "../errors.ts";
+
 /** What a pool holds, for tests and reports. */
 export interface PoolStats {
   /** Bytes of all GPU memory obtained and not yet destroyed. */
@@ -49,18 +51,29 @@ export function exactSize(bytes: number): number {
 export class Pool<T extends { destroy(): void }> {
   readonly #free = new Map<string, Pooled<T>[]>();
   readonly #stats: PoolStats;
+  readonly #maxBytes: number;
   #nextId: () => number;
 
-  constructor(stats: PoolStats, nextId: () => number) {
+  constructor(stats: PoolStats, nextId: () => number, maxBytes = Infinity) {
     this.#stats = stats;
     this.#nextId = nextId;
+    this.#maxBytes = maxBytes;
   }
 
-  /** Takes a free resource of this key or makes one. */
+  /**
+   * Takes a free resource of this key or makes one.
+   *
+   * @throws {GpuError} If all resources that count together would take more bytes than are allowed.
+   */
   acquire(key: string, bytes: number, make: () => T): Pooled<T> {
+    const free = this.#free.get(key)?.pop();
+    if (free === undefined && this.#stats.allocatedBytes + bytes > this.#maxBytes) {
+      throw new GpuError(
+        `Out of memory: ${this.#stats.allocatedBytes} of at most ${this.#maxBytes} bytes are in use, and ${bytes} more are needed`,
+      );
+    }
     this.#stats.liveBytes += bytes;
     this.#stats.liveCount++;
-    const free = this.#free.get(key)?.pop();
     if (free !== undefined) return free;
     const resource = make();
     this.#stats.allocatedBytes += bytes;

@@ -1,4 +1,5 @@
-import { assert, assertEquals } from "@std/assert";
+import { GpuError } from "../errors.ts";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import { exactSize, Pool, type PoolStats, sizeClass } from "./pool.ts";
 
 class FakeResource {
@@ -59,4 +60,19 @@ Deno.test("Pool.trim() destroys what is free and nothing else", () => {
   assertEquals([kept.resource.destroyed, freed.resource.destroyed], [false, true]);
   assertEquals(stats, { allocatedBytes: 256, allocatedCount: 1, liveBytes: 256, liveCount: 1 });
   assert(pool.acquire("x", 256, make).id !== freed.id);
+});
+
+Deno.test("Pool refuses more bytes than it may hold, and still hands out what is free", () => {
+  const stats: PoolStats = { allocatedBytes: 0, allocatedCount: 0, liveBytes: 0, liveCount: 0 };
+  const pool = new Pool<FakeResource>(stats, () => stats.allocatedCount, 1000);
+  const make = () => new FakeResource();
+  const first = pool.acquire("x", 800, make);
+  assertThrows(
+    () => pool.acquire("y", 256, make),
+    GpuError,
+    "Out of memory: 800 of at most 1000 bytes are in use, and 256 more are needed",
+  );
+  assertEquals(stats, { allocatedBytes: 800, allocatedCount: 1, liveBytes: 800, liveCount: 1 });
+  pool.release(first);
+  assertEquals(pool.acquire("x", 800, make), first);
 });

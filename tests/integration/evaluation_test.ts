@@ -184,9 +184,9 @@ Deno.test("server_tuner.ts learns from conversations and counts bad lines [slow]
     const args = [`--model=${folder}`, `--data=${folder}/d.jsonl`, "--steps=1", "--batch=3", "--length=16"];
     const strict = await run("server_tuner.ts", args);
     assertEquals(strict.code, 1);
-    assertMatch(strict.err, /d.jsonl, line 4, as a line must have "messages", "text" or "prompt"/);
+    assertMatch(strict.err, /d.jsonl, line 4, as a row must have "messages", "text" or "prompt"/);
     const lenient = await run("server_tuner.ts", [...args, "--skip-bad"]);
     assertEquals(lenient.code, 0);
-    assertMatch(lenient.err, /^1 bad lines of .*; the first: line 4: a line must have/m);
+    assertMatch(lenient.err, /^1 bad lines of .*; the first: line 4: a row must have/m);
   });
 });

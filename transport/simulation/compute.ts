@@ -38,6 +38,8 @@ export interface ModelSize {
   readonly inner?: number;
   /** True if the feed-forward network has a gate, which is a third product. @default {false} */
   readonly gated?: boolean;
+  /** False if the LM head is a matrix of its own, not the token embedding. @default {true} */
+  readonly tied?: boolean;
 }
 
 /** Shapes of models of the literature. */
@@ -46,8 +48,24 @@ export const MODEL_SIZES: Readonly<
 > = {
   "gpt2-medium": { layers: 24, heads: 16, hidden: 1024, vocabulary: 50_257 },
   "gpt2-large": { layers: 36, heads: 20, hidden: 1280, vocabulary: 50_257 },
-  "llama2-7b": { layers: 32, heads: 32, hidden: 4096, vocabulary: 32_000, inner: 11_008, gated: true },
-  "llama2-13b": { layers: 40, heads: 40, hidden: 5120, vocabulary: 32_000, inner: 13_824, gated: true },
+  "llama2-7b": {
+    layers: 32,
+    heads: 32,
+    hidden: 4096,
+    vocabulary: 32_000,
+    inner: 11_008,
+    gated: true,
+    tied: false,
+  },
+  "llama2-13b": {
+    layers: 40,
+    heads: 40,
+    hidden: 5120,
+    vocabulary: 32_000,
+    inner: 13_824,
+    gated: true,
+    tied: false,
+  },
   "opt-6.7b": { layers: 32, heads: 32, hidden: 4096, vocabulary: 50_272 },
   "opt-13b": { layers: 40, heads: 40, hidden: 5120, vocabulary: 50_272 },
 };
