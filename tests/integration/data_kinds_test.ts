@@ -146,7 +146,7 @@ Deno.test("server_tuner.ts learns conversations, counts what is cut and left out
     const resultOf = async (name: string) =>
       JSON.parse(await Deno.readTextFile(`${folder}/${name}.json`)).results[0];
     const [one, other] = [await resultOf("asked"), await resultOf("read")];
-    const opening = "[system] Be short.<|endoftext|>[user] Where is it, 8?<|endoftext|>[assistant] ";
+    const opening = "[system]\nBe short.<|endoftext|>[user]\nWhere is it, 8?<|endoftext|>[assistant]\n";
     assertEquals([one.prompt, other.prompt], [opening, opening]);
     assertEquals([one.completion, other.completion], ["", "By the harbour."]);
     // The same words are the same tokens, whether typed or read; what it learnt to say comes.
