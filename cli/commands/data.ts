@@ -25,6 +25,7 @@ import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { readFlags, text, toggle, UsageError } from "../flags/flags.ts";
 import { previewOf } from "../shared/data_preview.ts";
 import { DATA_FLAGS, readInput, skippedText } from "../shared/training_data.ts";
+import { tellDone } from "../output/run_end.ts";
 import { requireWritable } from "../process/writable.ts";
 import type { Call } from "../process/invocation.ts";
 
@@ -157,7 +158,7 @@ async function formatData(
   const left = skippedText(input, skipped);
   if (left !== null) console.error(left);
   await writeWhole(output, content);
-  console.log(`${counts}: ${output}`);
+  tellDone({ done: counts, saved: [output] });
 }
 
 /**

@@ -21,6 +21,8 @@ import {
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { integer, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
+import { tellDone } from "../output/run_end.ts";
+import { commandText } from "../process/places.ts";
 import { requireWritable } from "../process/writable.ts";
 import type { Call } from "../process/invocation.ts";
 
@@ -135,7 +137,17 @@ async function main(call: Call): Promise<void> {
     await write("references.txt", references);
     await write("predictions.txt", predictions);
   }
-  console.log(`${instances.length} instances: ${flags.output}`);
+  const files = flags.numbered > 0
+    ? "reference0, ... and predictions.txt"
+    : "references.txt and predictions.txt";
+  tellDone({
+    done: `${instances.length} instances`,
+    saved: [`${files} in ${flags.output}`],
+    next: commandText("evaluate.ts", [
+      ...["--references", flags.numbered > 0 ? flags.output : `${flags.output}/references.txt`],
+      ...["--predictions", `${flags.output}/predictions.txt`],
+    ], call.form),
+  });
 }
 
 /**

@@ -105,7 +105,7 @@ async function main(options: Options, call: Call): Promise<number> {
     compared = await compare(`${out}/adapter`, flags, options.test);
   }
   await report(options, log, { saved, summary, compared, seconds });
-  console.log("");
+  console.error("");
   return tellEnd(
     await endOf(options, log, {
       ...{ saved, summary, call },
@@ -164,7 +164,7 @@ async function saveWhole(
     const { steps } = (await adapterOrigin(`${devices[0]!.folder}${suffix}`))!;
     const origin = { run: log.run, steps };
     const previous = await saveAdapter(`${out}/adapter${suffix}`, joinAdapters(adapters), origin);
-    if (previous !== null) console.log(`The adapter of another run is kept: ${previous}`);
+    if (previous !== null) console.error(`The adapter of another run is kept: ${previous}`);
   };
   await join("");
   // A run that is stopped within its first validation has none.

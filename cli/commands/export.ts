@@ -54,6 +54,7 @@ import { loadTrainingSet } from "../shared/training_data.ts";
 import { loadGpu } from "../flags/webgpu.ts";
 import { requireWritable } from "../process/writable.ts";
 import { assetPath, commandText, pathsOf, shownPath } from "../process/places.ts";
+import { ProgressBar } from "../output/progress.ts";
 import { tellDone } from "../output/run_end.ts";
 import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
 import { command, type CommandRun } from "../process/command.ts";
@@ -305,24 +306,28 @@ async function certify(
   peftFolder: PendingFolder | null,
   mergeFolder: PendingFolder | null,
 ): Promise<ExportCertificate> {
-  return await certifyExport({
+  let bar: ProgressBar | undefined;
+  const certificate = await certifyExport({
     ...{ engine, model, adapter, reducedFrom, samples },
+    onProgress: (done, total) => (bar ??= new ProgressBar(total, { unit: "text" })).draw(done, "compared"),
     family: familyName(model.config),
-    split: async (samples, ends) => {
+    split: async (samples, ends, onText) => {
       using layers = loadLayers(engine, model);
-      return await splitLogits({ engine, layers, ends, adapter, devices: flags.devices, samples });
+      return await splitLogits({ engine, layers, ends, adapter, devices: flags.devices, samples, onText });
     },
     peft: peftFolder === null ? peft : await loadPeft(peftFolder.path),
     merged: mergeFolder === null ? undefined : (await loadModelFolder(mergeFolder.path)).weights,
     tolerance: flags.tolerance,
   });
+  bar?.end();
+  return certificate;
 }
 
 /** Puts an export in its place, with its certificate. */
 async function keep(folder: PendingFolder, paper: Record<string, unknown>): Promise<void> {
   await writeWhole(`${folder.path}/${CERTIFICATE}`, `${JSON.stringify(paper, null, 2)}\n`);
   const previous = await folder.keep();
-  if (previous !== null) console.log(`The former export is kept: ${previous}`);
+  if (previous !== null) console.error(`The former export is kept: ${previous}`);
 }
 
 /** How it went. */

@@ -141,7 +141,7 @@ function readOptions(call: Call): Options {
     throw new UsageError("Cannot generate as one of --beams and --temperature may be given: both are");
   }
   for (const [name, isOff] of [["top-k", flags["top-k"] === 0], ["top-p", flags["top-p"] === 1]] as const) {
-    requireFlag("generate.ts", name, "temperature", isOff || flags.temperature > 0);
+    requireFlag("generate.ts", { flag: name, needs: "temperature", isMet: isOff || flags.temperature > 0 });
   }
   if (flags.connect !== "" && flags.adapter !== "") {
     throw new UsageError(
@@ -167,7 +167,7 @@ async function main({ flags, given }: Options): Promise<number> {
   if (flags.predictions !== "") {
     const lines = tokens.map((predict, i) => `${JSON.stringify({ id: prompts[i]!.id, predict })}\n`);
     await writeWhole(flags.predictions, lines.join(""));
-    console.log(`${lines.length} predictions: ${flags.predictions}`);
+    console.error(`${lines.length} predictions: ${flags.predictions}`);
   } else {
     results.forEach((result, i) => {
       const { text, reference } = prompts[i]!;
@@ -203,10 +203,10 @@ async function openQuestion(flags: Flags, given: GivenFlags<typeof FLAGS>): Prom
   if (forms.length > 1) {
     throw new UsageError(`Cannot generate as one of --${forms.join(" and --")} may be given: both are`);
   }
-  requireFlag("generate.ts", "system", "chat", flags.system === "" || flags.chat);
+  requireFlag("generate.ts", { flag: "system", needs: "chat", isMet: flags.system === "" || flags.chat });
   const template = await chatTemplateOf(flags.model, flags.tokenizer);
   if (given.prompt === undefined) {
-    requireFlag("generate.ts", forms[0] ?? "", "prompt", forms.length === 0);
+    requireFlag("generate.ts", { flag: forms[0] ?? "", needs: "prompt", isMet: forms.length === 0 });
     const read = await readExamples(flags.data, flags);
     requirePrompts(flags.data, read.examples);
     const isChat = read.examples.some((example) => "parts" in example);

@@ -142,8 +142,16 @@ interface Options {
 
 async function readOptions(call: Call): Promise<Options> {
   const { flags, chosen } = await readFitted(PROGRAM, FLAGS, call, { isNeeded: ({ data }) => data !== "" });
-  requireFlag("user_device.ts", "eval-every", "valid", flags["eval-every"] === 0 || flags.valid !== "");
-  requireFlag("user_device.ts", "keep-best", "valid", !flags["keep-best"] || flags.valid !== "");
+  requireFlag("user_device.ts", {
+    flag: "eval-every",
+    needs: "valid",
+    isMet: flags["eval-every"] === 0 || flags.valid !== "",
+  });
+  requireFlag("user_device.ts", {
+    flag: "keep-best",
+    needs: "valid",
+    isMet: !flags["keep-best"] || flags.valid !== "",
+  });
   const link = await openLink("user_device.ts", flags, flags.server, "--server");
   await requireWritable("user_device.ts", { files: { report: flags.report }, folders: { save: flags.save } });
   const adapter = flags.load === "" ? undefined : await loadAdapter(flags.load);

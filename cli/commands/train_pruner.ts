@@ -157,7 +157,7 @@ async function collect(
     const there = existing.filter((sample) => sample.seed === seed).length;
     if (there >= flags.steps) continue;
     if (there > 0) {
-      console.log(`Run of seed ${seed}: ${there} samples are there; its steps are run again up to there`);
+      console.error(`Run of seed ${seed}: ${there} samples are there; its steps are run again up to there`);
     }
     // Neither the first nor the last step of a run gives a sample.
     const options = {
@@ -245,7 +245,8 @@ async function main({ given, flags, chosen }: FittedFlags<typeof FLAGS>, call: C
     heldOut,
     peakMemoryBytes: peakMemory(),
   });
-  tellTrained(flags, { ...trained, isSaved }, call);
+  const isOfModel = given.model !== undefined || flags.steps > 0 || await isSamplesOf(flags.model, set);
+  tellTrained(flags, { ...trained, isSaved, model: isOfModel ? shownPath(flags.model) : "MODEL" }, call);
   return interrupts.asked ? INTERRUPTED : 0;
 }
 
@@ -254,7 +255,7 @@ async function windowsOf(flags: Flags, set: SampleSet, counts: TrainingCounts | 
   const { layers, heads, settings } = set.source;
   if (flags.steps > 0 && counts === null) {
     const how = settings === undefined ? "" : `, collected with ${JSON.stringify(settings)}`;
-    console.log(`${flags.samples} holds all samples already; they are used as they are${how}`);
+    console.error(`${flags.samples} holds all samples already; they are used as they are${how}`);
   }
   const runs = trackSamples(set, flags.lambda);
   const windows = splitWindows(runs, flags.history, HELD_OUT);
@@ -334,14 +335,19 @@ async function save(
     trainedOn: { fingerprint, headsPerDevice, capacities, samples: set.samples.length, epoch: best.epoch },
     heldOut,
   });
-  if (previous !== null) console.log(`The predictor that was there is kept: ${previous}`);
+  if (previous !== null) console.error(`The predictor that was there is kept: ${previous}`);
   return true;
 }
 
-/** How it went. */
+/** True if the samples are those of a model. With `--steps 0` they may be of any. */
+async function isSamplesOf(model: string, { source }: SampleSet): Promise<boolean> {
+  return (await loadModel(model)).fingerprint === source.fingerprint;
+}
+
+/** How it went. The command to try next names the model that the samples are of. */
 function tellTrained(
   flags: Flags,
-  { epochs, best, seconds, isSaved }: Trained & { readonly isSaved: boolean },
+  { epochs, best, seconds, isSaved, model }: Trained & { readonly isSaved: boolean; readonly model: string },
   { form }: Call,
 ): void {
   const [first, lowest] = [epochs[0]?.valid, epochs[best.epoch]?.valid];
@@ -351,7 +357,7 @@ function tellTrained(
       lowest.toExponential(2)
     } at its best, in epoch ${best.epoch}`;
   if (!isSaved) {
-    console.log(
+    console.error(
       `Saved nothing, as training found nothing better than it began with: ${flags.out} stays as it is`,
     );
   }
@@ -364,7 +370,7 @@ function tellTrained(
     ],
     next: isSaved
       ? commandText("demo.ts", [
-        ...["--model", shownPath(flags.model), "--pruner", "iheadpruner", "--predictor", flags.out],
+        ...["--model", model, "--pruner", "iheadpruner", "--predictor", flags.out],
       ], form)
       : "",
   });

@@ -116,9 +116,21 @@ interface Options {
 
 async function readOptions(call: Call): Promise<Options> {
   const { flags, chosen } = await readFitted(PROGRAM, FLAGS, call);
-  requireFlag("server_tuner.ts", "eval-every", "valid", flags["eval-every"] === 0 || flags.valid !== "");
-  requireFlag("server_tuner.ts", "keep-best", "valid", !flags["keep-best"] || flags.valid !== "");
-  requireFlag("server_tuner.ts", "keep-best", "save", !flags["keep-best"] || flags.save !== "");
+  requireFlag("server_tuner.ts", {
+    flag: "eval-every",
+    needs: "valid",
+    isMet: flags["eval-every"] === 0 || flags.valid !== "",
+  });
+  requireFlag("server_tuner.ts", {
+    flag: "keep-best",
+    needs: "valid",
+    isMet: !flags["keep-best"] || flags.valid !== "",
+  });
+  requireFlag("server_tuner.ts", {
+    flag: "keep-best",
+    needs: "save",
+    isMet: !flags["keep-best"] || flags.save !== "",
+  });
   await requireWritable("server_tuner.ts", {
     files: { report: flags.report },
     folders: { save: flags.save, metrics: flags.metrics },

@@ -213,9 +213,15 @@ export function parameterText({ trainable, base, share }: ParameterCounts): stri
   }`;
 }
 
-/** Refuses a flag that needs another one. */
-export function requireFlag(program: string, flag: string, needed: string, isThere: boolean): void {
-  if (!isThere) {
-    throw new UsageError(`Cannot run ${program}: --${flag} needs --${needed} too`);
-  }
+/**
+ * Refuses a flag that needs another one.
+ *
+ * @param program The command, for the message.
+ * @throws {UsageError} If the flag is given without the one that it needs.
+ */
+export function requireFlag(
+  program: string,
+  { flag, needs, isMet }: { readonly flag: string; readonly needs: string; readonly isMet: boolean },
+): void {
+  if (!isMet) throw new UsageError(`Cannot run ${program}: --${flag} needs --${needs} too`);
 }

@@ -135,7 +135,7 @@ export function endText(end: RunEnd): string[] {
 }
 
 /**
- * Says how a run ended: on standard error if it ended too early.
+ * Says how a run ended. On standard error: standard output has what was asked for.
  *
  * @param end The end.
  * @param options `isQuiet` says only why it ended too early, as where events are printed.
@@ -147,14 +147,14 @@ export function tellEnd(end: RunEnd, { isQuiet = false }: { readonly isQuiet?: b
     console.error(end.why);
     for (const line of end.advice ?? []) console.error(line);
   }
-  if (!isQuiet) { for (const line of endText(end)) (isGood ? console.log : console.error)(line); }
+  if (!isQuiet) { for (const line of endText(end)) console.error(line); }
   return ENDINGS[end.ending].code;
 }
 
-/** Says how a command went that always comes to its end or throws. */
+/** Says how a command went that always comes to its end or throws; on standard error, as `tellEnd`. */
 export function tellDone(end: Pick<RunEnd, "done" | "saved" | "losses" | "best" | "next">): void {
   const ended = { ending: "done", why: "", state: null, command: "" } as const;
-  for (const line of endText({ ...end, ...ended })) console.log(line);
+  for (const line of endText({ ...end, ...ended })) console.error(line);
 }
 
 /** True if the same run may come further: one that diverged would diverge again, with one device's fault it need not. */

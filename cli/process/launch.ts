@@ -17,7 +17,7 @@ import { commandText, programArgs } from "./places.ts";
  * @returns Its exit code.
  */
 export async function runExample(program: string, args: readonly string[], form: CallForm): Promise<number> {
-  console.log(commandText(program, args, form));
+  console.error(commandText(program, args, form));
   return await runAsUsersDo([...programArgs(program, form), ...args]);
 }
 

@@ -179,7 +179,7 @@ export async function runStep<S extends Record<string, Flag>>(
   );
   const on = Object.fromEntries(switches.map(([name]) => [name, true])) as GivenFlags<S>;
   const values = withDefaults(ofRun(step.flags, settings), { ...on, ...given });
-  console.log(`\n== ${step.title}`);
+  console.error(`\n== ${step.title}`);
   const started = performance.now();
   const { code, changes } = await step.run(values, note!, out, form);
   if (code !== 0) return code;
@@ -189,7 +189,7 @@ export async function runStep<S extends Record<string, Flag>>(
     ...changes,
     settings: { ...settings, ...Object.fromEntries(shared.map((name) => [name, values[name] as Value])) },
   });
-  console.log(`(${duration((performance.now() - started) / 1000)})`);
+  console.error(`(${duration((performance.now() - started) / 1000)})`);
   return 0;
 }
 
@@ -216,7 +216,7 @@ export async function stepProgram<S extends Record<string, Flag>>(
     );
   }
   const next = code === 0 ? nextCommand(step.name, out, form) : null;
-  if (next !== null) console.log(`Next: ${next}`);
+  if (next !== null) console.error(`Next: ${next}`);
   return code;
 }
 

@@ -77,11 +77,13 @@ export interface CertificateOptions {
   readonly adapter: Adapter;
   /**
    * Logits of a split run of these head modules, [tokens of the sample, V] of each: such as `splitLogits` of
-   * `@edgetuner/transport` gives. The base's ends are there already; they are not to be disposed.
+   * `@edgetuner/transport` gives. The base's ends are there already; they are not to be disposed. `onText` is to be
+   * called after each.
    */
   readonly split: (
     samples: readonly (readonly number[])[],
     ends: EmbeddingAndHead,
+    onText: () => void,
   ) => Promise<readonly Float32Array[]>;
   /** What was exported, read back from its files. */
   readonly peft: PeftAdapter;
@@ -93,6 +95,15 @@ export interface CertificateOptions {
   readonly samples: readonly (readonly number[])[];
   /** Allowed difference in proportion to the largest logit. @default {1e-4} */
   readonly tolerance?: number;
+  /** Called as each text has gone through a model, of which there are several. */
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+/** Counts the texts that have gone through a model: five of them, or six if the rank was reduced. */
+function textCounter({ samples, reducedFrom, onProgress }: CertificateOptions): () => void {
+  const total = samples.length * (reducedFrom === undefined ? 5 : 6);
+  let done = 0;
+  return () => onProgress?.(++done, total);
 }
 
 /**
@@ -115,15 +126,16 @@ export async function certifyExport(options: CertificateOptions): Promise<Export
       }`,
     );
   }
+  const onText = textCounter(options);
   const logits = async (weights: NamedArrays, heads: LocalHeads | null): Promise<Float32Array[]> => {
     using layers = loadLayers(engine, { config: model.config, weights });
-    return await allLogits({ engine, layers, ends, heads }, samples);
+    return await allLogits({ engine, layers, ends, heads, onText }, samples);
   };
   const withHeads = async (which: Adapter): Promise<Float32Array[]> => {
     using heads = loadHeads(engine, which);
     return await logits(model.weights, heads);
   };
-  const trained = await options.split(samples, ends);
+  const trained = await options.split(samples, ends, onText);
   requireLogits(trained, samples, ends.shape.vocabulary);
   const base = await logits(model.weights, null);
   const shape = modelShape(model.config);
@@ -170,11 +182,12 @@ export async function certifyExport(options: CertificateOptions): Promise<Export
 
 /** All logits after every token of each sample, on one machine. */
 async function allLogits(
-  { engine, layers, ends, heads }: {
+  { engine, layers, ends, heads, onText }: {
     readonly engine: Engine;
     readonly layers: BaseLayers;
     readonly ends: EmbeddingAndHead;
     readonly heads: LocalHeads | null;
+    readonly onText: () => void;
   },
   samples: readonly (readonly number[])[],
 ): Promise<Float32Array[]> {
@@ -190,6 +203,7 @@ async function allLogits(
     const hidden = await layers.forward(tape, embedding, batch, heads);
     using result = logitsOf(ends, hidden.value, tokens.map((_, i) => i));
     all.push(await result.read());
+    onText();
   }
   return all;
 }

@@ -44,6 +44,13 @@ async function succeed(program: string, ...args: string[]): Promise<string> {
   return out;
 }
 
+/** What a program says of itself, on standard error. */
+async function notesOf(program: string, ...args: string[]): Promise<string> {
+  const { code, err } = await run(program, args);
+  assertEquals(code, 0, err);
+  return err;
+}
+
 async function inFolder(body: (folder: string) => Promise<void>): Promise<void> {
   const folder = await Deno.makeTempDir();
   try {
@@ -171,7 +178,7 @@ for (const task of ["winogrande", "openbookqa"] as const) {
       assertMatch(untuned, /^acc {7}0\.0000 ± 0\.0000$/m);
       assertEquals((await readResults(`${folder}/untuned.jsonl`)).map(({ gold }) => gold), golds);
 
-      const formatted = await succeed(
+      const formatted = await notesOf(
         "format_data.ts",
         `--format=${task}`,
         `--input=${data}`,
@@ -344,7 +351,7 @@ Deno.test("choice.ts says which contexts are cut and which questions cannot be s
 Deno.test("format_data.ts makes instructions of choice tasks [slow]", async () => {
   await inFolder(async (folder) => {
     const format = (task: "winogrande" | "openbookqa") =>
-      succeed(
+      notesOf(
         "format_data.ts",
         `--format=${task}`,
         "--instruct",

@@ -172,17 +172,17 @@ Deno.test("each kind of run begins in a folder of its own, so that none is in an
   await withFolder(async (cwd) => {
     const tiny = await run("pull.ts", FILES, cwd);
     assertEquals(tiny.code, 0, tiny.errors);
-    assertMatch(tiny.out, /Next: .*e2e\/train_pruner\.ts --out runs\/e2e_tiny$/m);
+    assertMatch(tiny.errors, /Next: .*e2e\/train_pruner\.ts --out runs\/e2e_tiny$/m);
     const restaurant = await run("pull.ts", ["--restaurant"], cwd);
     assertEquals(restaurant.code, 0, restaurant.errors);
-    assertMatch(restaurant.out, /Next: .*--out runs\/e2e_restaurant$/m);
+    assertMatch(restaurant.errors, /Next: .*--out runs\/e2e_restaurant$/m);
     await Deno.mkdir(`${cwd}/model`);
     for (const name of ["config.json", "model.safetensors", "tokenizer.json"]) {
       await Deno.copyFile(`${TINY}/${name}`, `${cwd}/model/${name}`);
     }
     const other = await run("pull.ts", ["--model", "model", ...FILES], cwd);
     assertEquals(other.code, 0, other.errors);
-    assertMatch(other.out, /Next: .*e2e\/train_pruner\.ts$/m);
+    assertMatch(other.errors, /Next: .*e2e\/train_pruner\.ts$/m);
     const folders = (await Array.fromAsync(Deno.readDir(`${cwd}/runs`))).map(({ name }) => name).sort();
     assertEquals(folders, ["e2e", "e2e_restaurant", "e2e_tiny"]);
     const named = await run("pull.ts", ["--restaurant", "--out", "mine"], cwd);

@@ -38,10 +38,9 @@ Deno.test("evaluate.ts prints the scores, and writes report and page [slow]", as
       await Deno.readTextFile(`${ROOT}/${FIXTURES}/pipeline/e2e/expected_scores.json`),
     );
     const { METEOR_noparaphrase: METEOR, ...others } = expected.printed_python;
-    const [scores, end] = out.split("\nDone: ");
-    const table = Object.fromEntries(scores!.trim().split("\n").map((line) => line.split(/ +/)));
-    assertMatch(end!, /^22 instances scored in .*\nSaved: .*report.json; .*page.html\n$/);
-    assertEquals({ code, err, table }, { code: 0, err: "", table: { METEOR, ...others } });
+    const table = Object.fromEntries(out.trim().split("\n").map((line) => line.split(/ +/)));
+    assertMatch(err, /^Done: 22 instances scored in .*\nSaved: .*report.json; .*page.html\n$/);
+    assertEquals({ code, table }, { code: 0, table: { METEOR, ...others } });
     const report = JSON.parse(await Deno.readTextFile(`${folder}/report.json`));
     assertEquals([report.instances, report.segments.length, report.scores.BLEU.toFixed(4)], [
       22,
@@ -105,7 +104,7 @@ Deno.test("format_data.ts, decode.ts and evaluate.ts follow each other [slow]", 
       `--input=${FIXTURES}/data/dart/dart-v1.1.1-full-dev.excerpt.json`,
       `--output=${folder}/data.jsonl`,
     ]);
-    assertMatch(formatted.out, /^\d+ pairs, \d+ prompts/);
+    assertMatch(formatted.err, /^Done: \d+ pairs, \d+ prompts/);
     assertEquals(
       await Deno.readTextFile(`${folder}/data.jsonl`),
       await Deno.readTextFile(`${ROOT}/${FIXTURES}/data/dart/expected_formatted.jsonl`),

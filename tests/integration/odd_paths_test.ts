@@ -42,7 +42,7 @@ Deno.test("set-up, demo, tuner and generation run from and with folders of any n
     }).output();
     const [out, errors] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
     assertEquals(code, 0, `${args.join(" ")}\n${out}\n${errors}`);
-    return out!;
+    return `${out}${errors}`;
   };
   const example = (name: string, ...args: string[]) =>
     run(Deno.execPath(), "run", "-A", "--quiet", `../examples/${name}`, ...args);

@@ -37,6 +37,8 @@ export interface SplitLogitsOptions {
   readonly samples: readonly (readonly number[])[];
   /** Longest wait of a party for another, in milliseconds. @default {120000} */
   readonly timeoutMs?: number;
+  /** Called as each text has gone through the model. */
+  readonly onText?: () => void;
 }
 
 /** Keeps every head; nothing is trained. */
@@ -107,7 +109,10 @@ export async function splitLogits(options: SplitLogitsOptions): Promise<Float32A
     fingerprint: adapter.fingerprint,
     next: () => null,
     async generate(session) {
-      for (const sample of samples) logits.push(await readThrough(session, sample));
+      for (const sample of samples) {
+        logits.push(await readThrough(session, sample));
+        options.onText?.();
+      }
     },
   };
   await Promise.all([...parts, join("data device", { capacity: 0, data }), running]);

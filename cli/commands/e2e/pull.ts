@@ -164,7 +164,7 @@ export async function outOf({ model, restaurant }: Flags, out: string): Promise<
 /** Gets everything and writes the note. */
 export async function pull(flags: Flags, out: string): Promise<void> {
   await requireWritable("e2e/pull.ts", { folders: { out } });
-  console.log("\n== 0. Get the model and the data");
+  console.error("\n== 0. Get the model and the data");
   const { model: path, data } = await find(flags);
   const before = await readNote(out);
   if (before !== null && (before.model !== path || JSON.stringify(before.data) !== JSON.stringify(data))) {
@@ -221,7 +221,7 @@ async function main(call: Call): Promise<void> {
   );
   const out = await outOf(flags, asked);
   await pull(flags, out);
-  console.log(`Next: ${nextCommand("pull.ts", out, call.form)}`);
+  console.error(`Next: ${nextCommand("pull.ts", out, call.form)}`);
 }
 
 /**

@@ -52,17 +52,17 @@ async function main(call: Call): Promise<number> {
     Object.fromEntries(Object.entries(given).filter(([name]) => Object.hasOwn(flags, name)));
   const flags = withDefaults(PULL, of(PULL));
   const out = await outOf(flags, (given.out as string | undefined) ?? "");
-  console.log(`# ${commandText("e2e/pull.ts", [...flagArgs(of(PULL)), ...outArgs(out)], call.form)}`);
+  console.error(`# ${commandText("e2e/pull.ts", [...flagArgs(of(PULL)), ...outArgs(out)], call.form)}`);
   await pull(flags, out);
   for (const step of STEPS) {
-    console.log(`\n# ${commandText(step.name, [...flagArgs(of(step.flags)), ...outArgs(out)], call.form)}`);
+    console.error(`\n# ${commandText(step.name, [...flagArgs(of(step.flags)), ...outArgs(out)], call.form)}`);
     const code = await runStep(step, of(step.flags), out, call.form);
     if (code !== 0) {
       console.error(`"${step.title}" ended with code ${code}; what the steps before it made is in ${out}`);
       return code;
     }
   }
-  console.log(`\nScores: ${out}/scores.json, texts beside their references: ${out}/samples.html`);
+  console.error(`\nScores: ${out}/scores.json, texts beside their references: ${out}/samples.html`);
   return 0;
 }
 
