@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { parse as parseYaml } from "yaml";
+import { FLAGS_PAGE, flagsPage } from "../.ci/flags_page.ts";
 import { ROOT } from "../tests/support/places.ts";
 import { printedBy } from "../tests/support/printed.ts";
 import { ProgramEnd, UsageError } from "./flags/flags.ts";
@@ -204,4 +205,12 @@ Deno.test("a value out of range is refused by the name of its flag and the rule"
   for (const [flag, value] of [["temperature", 0], ["temperature", 0.7], ["repetition-penalty", 1.2]]) {
     assertEquals(await given("generate", [`--${flag}`, `${value}`]), { [flag as string]: value });
   }
+});
+
+Deno.test("no flag of a command is lost or new unseen: docs/flags.md lists them all", async () => {
+  assertEquals(
+    await Deno.readTextFile(FLAGS_PAGE),
+    await flagsPage(),
+    "if a flag was meant to come or go: deno run -A .ci/flags_page.ts",
+  );
 });
