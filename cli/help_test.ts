@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { parse as parseYaml } from "yaml";
-import { FLAGS_PAGE, flagsPage } from "../.ci/flags_page.ts";
+import { FLAGS_PAGE, flagsPage } from "../tests/support/flags_page.ts";
 import { ROOT } from "../tests/support/places.ts";
 import { printedBy } from "../tests/support/printed.ts";
 import { ProgramEnd, UsageError } from "./flags/flags.ts";
@@ -211,6 +211,6 @@ Deno.test("no flag of a command is lost or new unseen: docs/flags.md lists them 
   assertEquals(
     await Deno.readTextFile(FLAGS_PAGE),
     await flagsPage(),
-    "if a flag was meant to come or go: deno run -A .ci/flags_page.ts",
+    "if a flag was meant to come or go: deno run -A tests/support/flags_page.ts",
   );
 });

@@ -144,7 +144,9 @@ export async function writeNote(out: string, note: RunNote): Promise<void> {
 function ofRun<S extends Record<string, Flag>>(flags: S, settings: RunNote["settings"]): S {
   const entries = Object.entries(flags).map(([name, flag]) => {
     const value = Object.hasOwn(settings, name) ? settings[name] : undefined;
-    return [name, value === undefined || flag.kind === "switch" ? flag : { ...flag, default: value }];
+    if (value === undefined || flag.kind === "switch") return [name, flag];
+    // What the run says is not chosen anew to fit the model.
+    return [name, { ...flag, default: value, ...("fits" in flag ? { fits: false } : {}) }];
   });
   return Object.fromEntries(entries);
 }

@@ -1,15 +1,15 @@
 /**
- * The page `docs/flags.md`: which flags each command has. `deno run -A .ci/flags_page.ts` writes it; a test holds it
+ * The page `docs/flags.md`: which flags each command has. `deno run -A tests/support/flags_page.ts` writes it; a test holds it
  * against the commands, so that no flag is lost unseen.
  *
  * @module
  */
 
-import { COMMAND_NAMES, loadCommand } from "../cli/main.ts";
-import { wrapped } from "../cli/output/terminal.ts";
+import { COMMAND_NAMES, loadCommand } from "../../cli/main.ts";
+import { wrapped } from "../../cli/output/terminal.ts";
 
 /** Where the page is. */
-export const FLAGS_PAGE = new URL("../docs/flags.md", import.meta.url);
+export const FLAGS_PAGE = new URL("../../docs/flags.md", import.meta.url);
 
 /** Columns of a block. */
 const WIDTH = 100;
