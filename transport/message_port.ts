@@ -19,6 +19,9 @@ type PortMessage =
   | { readonly type: "limit"; readonly bytes: number }
   | { readonly type: "end"; readonly info: CloseInfo };
 
+/** Longest time until one of the last frames is taken, in milliseconds: as long as a farewell may take. */
+const LAST_FRAME_MS = 5000;
+
 class MessagePortWire implements Wire {
   readonly #port: MessagePort;
   readonly #channel: WireChannel;
@@ -91,15 +94,33 @@ export function messagePortChannel(port: MessagePort, peer: string): Channel {
 /**
  * Hands frames on between two channels, in both directions, until one of them ends; then ends the
  * other. Back-pressure passes through: a frame is only received once the last one was sent. Of a channel that
- * ended on purpose the last frames are handed on first; where one broke, nobody waits.
+ * ended on purpose the last frames are handed on first; where one broke, nobody waits. Nobody waits for ever for a
+ * side that takes nothing either.
+ *
+ * @param options `lastFrameMs`: longest time until one of the last frames is taken, in milliseconds, 5000 by default.
  */
-export async function relay(a: Channel, b: Channel): Promise<void> {
-  await Promise.all([handOn(a, b), handOn(b, a)]);
+export async function relay(
+  a: Channel,
+  b: Channel,
+  { lastFrameMs = LAST_FRAME_MS }: { readonly lastFrameMs?: number } = {},
+): Promise<void> {
+  await Promise.all([handOn(a, b, lastFrameMs), handOn(b, a, lastFrameMs)]);
 }
 
-async function handOn(from: Channel, to: Channel): Promise<void> {
+async function handOn(from: Channel, to: Channel, lastFrameMs: number): Promise<void> {
   const broken = new AbortController();
-  from.closed.then(({ clean }) => clean || broken.abort());
+  let isLast = false;
+  let isOver = false;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const limit = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => broken.abort(), lastFrameMs);
+  };
+  from.closed.then(({ clean }) => {
+    if (!clean) return broken.abort();
+    isLast = true;
+    if (!isOver) limit();
+  });
   try {
     // What the far end wants to be limited is limited where the frames come from.
     if (to instanceof WireChannel) to.limitHandedOn = (bytes) => from.limitReceived?.(bytes);
@@ -107,10 +128,13 @@ async function handOn(from: Channel, to: Channel): Promise<void> {
       const frame = await from.receive();
       if (frame === null) break;
       await to.send(frame, { signal: broken.signal });
+      if (isLast) limit();
     }
   } catch {
-    // The other side has ended: so does this one, below.
+    // The other side has ended, or takes nothing: so does this one, below.
   }
   const { reason } = await Promise.race([from.closed, to.closed]);
+  isOver = true;
+  clearTimeout(timer);
   await Promise.all([from.close(reason), to.close(reason, { signal: broken.signal })]);
 }

@@ -67,3 +67,21 @@ testStrictly("relay() hands frames on and passes the end on with its reason", as
   await within(relayed, "relay");
   assertEquals(await within(device.closed, "closed"), { clean: true, reason: "enough" });
 });
+
+testStrictly("relay() ends where the other side takes none of the last frames", async () => {
+  const { transport, listener } = inProcessTransport();
+  const device = await transport.connect();
+  const edge = await listener.accept();
+  assert(edge);
+  const [near, far] = makePair();
+  const relayed = relay(edge, near, { lastFrameMs: 50 });
+  let held = far.send(pattern(2 ** 20));
+  for (let i = 0; !await isPending(held, 20); i++) {
+    assert(i < 256, "no back-pressure");
+    held = far.send(pattern(2 ** 20));
+  }
+  held.catch(() => {});
+  await within(far.close("refused"), "close");
+  await within(relayed, "relay");
+  assertEquals((await within(device.closed, "closed")).reason, "refused");
+});
