@@ -23,8 +23,8 @@ export function moduleOf(flag: string, given: string, names: readonly string[]):
     Deno.statSync(new URL(address));
     return address;
   } catch (error) {
-    // Who may not look cannot say that it is not there.
-    if (!(error instanceof Deno.errors.NotFound)) return address;
+    // Who may not look cannot say that it is not there; but a word alone is meant as a name.
+    if (!(error instanceof Deno.errors.NotFound) && !/^[\w-]+$/.test(given)) return address;
   }
   throw new UsageError(
     `Cannot use the ${flag} as --${flag} must be one of ${names.join(", ")}, or a module that is there: ${

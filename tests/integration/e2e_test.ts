@@ -260,7 +260,8 @@ Deno.test("pull.ts downloads a model with the token and the revision that it is 
     ];
     const refused = await run("pull.ts", [...args, "--out", `${folder}/refused`, "--token", "wrong"]);
     assertEquals(refused.code, 1);
-    assertEquals(refused.errors.split("\n").length, 1, refused.errors);
+    // Below the title of the step.
+    assertEquals(refused.errors.split("\n").length, 2, refused.errors);
     const pulled = await run("pull.ts", [...args, "--out", `${folder}/run`, "--token", "hub-secret"]);
     assertEquals(pulled.code, 0, pulled.errors);
     const { model, settings } = JSON.parse(await Deno.readTextFile(`${folder}/run/e2e.json`));
