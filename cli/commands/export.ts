@@ -1,5 +1,5 @@
 /**
- * Takes an adapter away: as PEFT has it, at a smaller rank, merged into the base model; and brings one in.
+ * Takes an adapter away: as PEFT or llama.cpp have it, at a smaller rank, merged into the base model; and brings one in.
  * Every export is read back from its files and held against a split run of what was trained before it is kept.
  *
  * @module
@@ -9,13 +9,14 @@ import {
   type Adapter,
   certifyExport,
   copyTokenizerFiles,
-  defaultCache,
+  exactRank,
   type ExportCertificate,
   familyName,
   fromPeft,
   isGguf,
   joinAdapters,
   loadAdapter,
+  loadGgufLora,
   loadLayers,
   loadModel,
   loadModelFolder,
@@ -30,6 +31,7 @@ import {
   recogniseFormat,
   reduceRank,
   saveAdapter,
+  saveGgufLora,
   savePeft,
   saveSafetensors,
   TEMPLATE_FOLDER,
@@ -50,6 +52,7 @@ import {
 } from "../shared/export_places.ts";
 import { type FlagValues, number, readFlags, text, UsageError } from "../flags/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
+import { GGUF_FILES, modelfile, nameOf, readConfig, requireSame } from "../shared/export_files.ts";
 import { loadTrainingSet } from "../shared/training_data.ts";
 import { loadGpu } from "../flags/webgpu.ts";
 import { requireWritable } from "../process/writable.ts";
@@ -75,7 +78,7 @@ const FLAGS = {
     fits: false,
     default: 0,
     min: 0,
-    help: "with --peft or --merge: reduce the rank to this one; 0 = exact",
+    help: "reduce the rank to this one, of an import too; 0 = the smallest exact one",
   },
   "accept-loss": number(
     "X",
@@ -83,8 +86,9 @@ const FLAGS = {
     "with --rank: how much of what the adapter does to the logits may be lost; 1 = as much as it does",
     { min: 0 },
   ),
+  gguf: text("DIR", "", "write the adapter as GGUF for llama.cpp and Ollama, with a Modelfile"),
   merge: text("DIR", "", "write the base model with the adapter merged in"),
-  import: text("DIR", "", "the way back: read a PEFT adapter and write it to --adapter"),
+  import: text("PATH", "", "the way back: read a PEFT folder or a GGUF adapter and write it to --adapter"),
   data: {
     ...COMMON_FLAGS.data,
     default: assetPath("restaurant/test.txt"),
@@ -136,11 +140,13 @@ type Flags = FlagValues<typeof FLAGS>;
 
 const PROGRAM = {
   name: "export.ts",
-  about: "Exports an adapter to PEFT's format or into the base model, and certifies that nothing was lost.",
+  about:
+    "Exports an adapter to PEFT's format, to GGUF or into the base model, and certifies that nothing was lost.",
   examples: [
     "edgetuner export --peft runs/peft --merge runs/merged",
     "edgetuner export --adapter MY_HEADS,YOUR_HEADS --peft runs/peft --rank 16",
     "edgetuner export --peft runs/peft --rank 8 --accept-loss 0.3 --data CHATS",
+    "edgetuner export --model MODEL.gguf --adapter runs/chat/adapter --gguf runs/gguf",
     "edgetuner export --import PEFT_ADAPTER --adapter runs/imported",
   ],
 };
@@ -155,19 +161,17 @@ async function readOptions(call: Call): Promise<{ readonly flags: Flags }> {
 async function main({ flags }: { readonly flags: Flags }, call: Call): Promise<number> {
   // Written beside their places, read back, and compared before they get there.
   await using peftFolder = await pendingAt("peft", flags.peft);
+  await using ggufFolder = await pendingAt("gguf", flags.gguf);
   await using mergeFolder = await pendingAt("merge", flags.merge);
+  const folders = { peft: peftFolder, gguf: ggufFolder, merge: mergeFolder };
   const model = await loadModel(flags.model);
   if (flags.import !== "") return await bringIn(flags, model, call);
   const whole = await loadTrained(flags, model);
   const small = await reduced(flags, model, whole);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const samples = await samplesFor(flags, model);
-  if (peftFolder !== null) await savePeft(peftFolder.path, small.peft);
-  if (mergeFolder !== null) {
-    const weights = mergePeft(model.weights, small.peft, familyName(model.config), shapeOf(model));
-    await saveMerged(mergeFolder.path, flags.model, weights);
-  }
-  const certificate = await certify({ flags, engine, model, samples, ...small }, peftFolder, mergeFolder);
+  await write(flags, model, small.peft, folders);
+  const certificate = await certify({ flags, engine, model, samples, ...small }, folders);
   show(certificate, flags.rank, small.weightsLost);
   if (!certificate.holds) {
     console.error(`Nothing was written: ${refusalOf(certificate, flags.rank)}`);
@@ -177,13 +181,33 @@ async function main({ flags }: { readonly flags: Flags }, call: Call): Promise<n
     ...certificate,
     rank: small.peft.config.r,
     weightsLost: small.weightsLost,
-    readBack: { adapter: peftFolder !== null, merged: mergeFolder !== null },
+    readBack: { adapter: peftFolder !== null, gguf: ggufFolder !== null, merged: mergeFolder !== null },
     splitDevices: Math.min(flags.devices, shapeOf(model).heads),
     fingerprint: model.fingerprint,
   };
-  for (const folder of [peftFolder, mergeFolder]) if (folder !== null) await keep(folder, paper);
+  for (const folder of Object.values(folders)) if (folder !== null) await keep(folder, paper);
   tellExported(flags, small.peft.config.r, call);
   return 0;
+}
+
+/** Where files are written at first. */
+interface Folders {
+  readonly peft: PendingFolder | null;
+  readonly gguf: PendingFolder | null;
+  readonly merge: PendingFolder | null;
+}
+
+/** Writes all that was asked for beside its place. */
+async function write(flags: Flags, model: LoadedModel, peft: PeftAdapter, folders: Folders): Promise<void> {
+  const [family, shape] = [familyName(model.config), shapeOf(model)];
+  if (folders.peft !== null) await savePeft(folders.peft.path, peft);
+  if (folders.gguf !== null) {
+    await saveGgufLora(`${folders.gguf.path}/${GGUF_FILES.adapter}`, peft, family, shape);
+    await writeWhole(`${folders.gguf.path}/${GGUF_FILES.modelfile}`, await modelfile(flags.model));
+  }
+  if (folders.merge !== null) {
+    await saveMerged(folders.merge.path, flags.model, mergePeft(model.weights, peft, family, shape));
+  }
 }
 
 /**
@@ -192,10 +216,10 @@ async function main({ flags }: { readonly flags: Flags }, call: Call): Promise<n
  * @throws {UsageError} If they are not.
  */
 function requireTask(flags: Flags): void {
-  const wanted = [flags.peft, flags.merge, flags.import].filter((f) => f !== "");
+  const wanted = [flags.peft, flags.gguf, flags.merge, flags.import].filter((f) => f !== "");
   if (wanted.length === 0 || (flags.import !== "" && wanted.length > 1)) {
     throw new UsageError(
-      "Cannot export as --peft, --merge, or both, or --import alone must be given; see --help",
+      "Cannot export as one or more of --peft, --gguf and --merge, or --import alone, must be given; see --help",
     );
   }
   if (flags.merge !== "" && isGguf(flags.model)) {
@@ -212,7 +236,7 @@ function requireTask(flags: Flags): void {
  */
 async function requirePlaces(flags: Flags): Promise<void> {
   const places: Places = flags.import === ""
-    ? { peft: flags.peft, merge: flags.merge }
+    ? { peft: flags.peft, gguf: flags.gguf, merge: flags.merge }
     : { adapter: flags.adapter };
   await requireApart(places, {
     model: modelFolderOf(flags.model),
@@ -222,15 +246,30 @@ async function requirePlaces(flags: Flags): Promise<void> {
   // Heads that were imported look like heads that were trained: nothing is replaced by an import.
   await requireReplaceable("adapter", places.adapter ?? "", []);
   await requireReplaceable("peft", flags.peft, PEFT_FILES);
+  await requireReplaceable("gguf", flags.gguf, Object.values(GGUF_FILES));
   await requireReplaceable("merge", flags.merge, [...COMPANIONS, "model.safetensors"]);
   if (places.adapter !== undefined) {
     await requireWritable("export.ts", { folders: { adapter: places.adapter } });
   }
 }
 
-/** The way back: a PEFT adapter becomes head modules. */
+/** The way back: an adapter of another program becomes head modules. */
 async function bringIn(flags: Flags, model: LoadedModel, { form }: Call): Promise<number> {
-  const adapter = fromPeft(await loadPeft(flags.import), familyName(model.config), shapeOf(model));
+  const [family, shape] = [familyName(model.config), shapeOf(model)];
+  const whole = isGguf(flags.import)
+    ? await loadGgufLora(flags.import, family, shape)
+    : await loadPeft(flags.import);
+  const { peft, error } = flags.rank === 0
+    ? { peft: whole, error: 0 }
+    : await reduceRank(whole, Math.min(flags.rank, whole.config.r));
+  if (error > 0) {
+    console.log(
+      `Rank ${whole.config.r} became ${peft.config.r}: ${
+        percent(error)
+      } of the change of the weights is lost`,
+    );
+  }
+  const adapter = fromPeft(peft, family, shape);
   await saveAdapter(flags.adapter, { ...adapter, fingerprint: model.fingerprint });
   tellDone({
     done: `imported as head modules of rank ${adapter.lora.rank}, full mode`,
@@ -277,8 +316,10 @@ async function reduced(flags: Flags, model: LoadedModel, adapter: Adapter): Prom
   const [family, shape] = [familyName(model.config), shapeOf(model)];
   const { config, arrays } = toPeft(adapter, family, shape.kvHeads);
   const peft: PeftAdapter = { config: { ...config, ...await nameOf(flags.model) }, arrays };
-  if (flags.rank === 0) return { peft, adapter, weightsLost: null, reducedFrom: undefined };
-  const small = await reduceRank(peft, flags.rank);
+  if (flags.rank === 0) {
+    return { peft: (await exactRank(peft)).peft, adapter, weightsLost: null, reducedFrom: undefined };
+  }
+  const small = await reduceRank(peft, Math.min(flags.rank, peft.config.r));
   return {
     peft: small.peft,
     // The files must be equal to the reduced adapter; how far that is from the whole one is another question.
@@ -303,20 +344,23 @@ async function certify(
     readonly model: LoadedModel;
     readonly samples: readonly (readonly number[])[];
   },
-  peftFolder: PendingFolder | null,
-  mergeFolder: PendingFolder | null,
+  folders: Folders,
 ): Promise<ExportCertificate> {
+  const [family, shape] = [familyName(model.config), shapeOf(model)];
+  if (folders.gguf !== null) {
+    requireSame(await loadGgufLora(`${folders.gguf.path}/${GGUF_FILES.adapter}`, family, shape), peft);
+  }
   let bar: ProgressBar | undefined;
   const certificate = await certifyExport({
     ...{ engine, model, adapter, reducedFrom, samples },
     onProgress: (done, total) => (bar ??= new ProgressBar(total, { unit: "text" })).draw(done, "compared"),
-    family: familyName(model.config),
+    family,
     split: async (samples, ends, onText) => {
       using layers = loadLayers(engine, model);
       return await splitLogits({ engine, layers, ends, adapter, devices: flags.devices, samples, onText });
     },
-    peft: peftFolder === null ? peft : await loadPeft(peftFolder.path),
-    merged: mergeFolder === null ? undefined : (await loadModelFolder(mergeFolder.path)).weights,
+    peft: folders.peft === null ? peft : await loadPeft(folders.peft.path),
+    merged: folders.merge === null ? undefined : (await loadModelFolder(folders.merge.path)).weights,
     tolerance: flags.tolerance,
   });
   bar?.end();
@@ -336,6 +380,7 @@ function tellExported(flags: Flags, rank: number, { form }: Call): void {
     done: `exported at rank ${rank}; the files were read back and are what was trained`,
     saved: [
       ...(flags.peft === "" ? [] : [`PEFT adapter of rank ${rank}: ${flags.peft}`]),
+      ...(flags.gguf === "" ? [] : [`GGUF adapter and Modelfile: ${flags.gguf}`]),
       ...(flags.merge === "" ? [] : [`Merged model: ${flags.merge}`]),
     ],
     next: flags.merge === ""
@@ -362,34 +407,6 @@ async function saveMerged(folder: string, model: string, weights: ModelFolder["w
   if (_name_or_path === undefined && noted.length === 0) return;
   for (const name of noted) merged[name] = "float32";
   await writeWhole(`${folder}/config.json`, `${JSON.stringify(merged, null, 2)}\n`);
-}
-
-async function readConfig(model: string): Promise<Record<string, unknown>> {
-  return JSON.parse(await Deno.readTextFile(`${model}/config.json`));
-}
-
-/** The base model as others can find it; `null` if it has no name that holds elsewhere. */
-async function nameOf(
-  model: string,
-): Promise<{ base_model_name_or_path: string | null; revision?: string | undefined }> {
-  const cache = `${defaultCache()}/models/`;
-  if (!isGguf(model)) {
-    const path = model.replace(/\/+$/, "");
-    const [, pulled, revision] = (path.startsWith(cache)
-      ? /^([^/]+(?:\/[^/]+)?)\/(refs\/.+|[^/]+)$/.exec(path.slice(cache.length))
-      : null) ?? [];
-    if (pulled !== undefined) {
-      return { base_model_name_or_path: pulled, ...(revision === "main" ? {} : { revision }) };
-    }
-    if (/^\w[\w.-]*\/\w[\w.-]*$/.test(path)) {
-      return { base_model_name_or_path: path };
-    }
-    const { _name_or_path: noted } = await readConfig(model);
-    if (typeof noted === "string" && /^\w[\w.-]*(\/\w[\w.-]*)?$/.test(noted)) {
-      return { base_model_name_or_path: noted };
-    }
-  }
-  return { base_model_name_or_path: null };
 }
 
 /** Why a certificate does not hold. */

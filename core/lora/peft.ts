@@ -21,6 +21,7 @@ import type { NamedArray } from "../files/named_arrays.ts";
 import type { ModelFamily } from "../model/families.ts";
 import type { Adapter } from "./adapter.ts";
 import { INPUT_MODES } from "./input_modes.ts";
+import { type Refuse, requireChosenModules, requirePlainLora } from "./peft_settings.ts";
 import {
   fullName,
   matricesOf,
@@ -179,13 +180,15 @@ function headsOf(peft: PeftAdapter, family: ModelFamily, shape: PeftModelShape):
   return { targets, each };
 }
 
-/** The rank that head modules need for an adapter: its own, or if that is too much, what each head's B uses of it. */
+/**
+ * The rank that head modules need for an adapter: what each head's B uses of its own. One whose B is zero, as it is
+ * before training, keeps its own if head modules can have it.
+ */
 function headRank(peft: PeftAdapter, { each }: PeftHeads): number {
   const full = peft.config.r;
-  if (full <= MAX_RANK) return full;
-  let rank = 1;
+  let rank = 0;
   each((_name, _a, b) => rank = Math.max(rank, usedColumns(b, full).length));
-  return rank;
+  return rank > 0 ? rank : Math.min(full, MAX_RANK);
 }
 
 /**
@@ -199,9 +202,8 @@ export function fitsHeadModules(peft: PeftAdapter, family: ModelFamily, shape: P
 
 /**
  * Turns a PEFT LoRA of the attention's projections into head modules that read all of X (`full` mode):
- * each has the adapter's whole A and its own rows of B. Exact for any such adapter, `toPeft`'s included. Of one
- * with a rank above 256, the most that head modules can have, each takes the rows of A that its own B uses: in
- * what `toPeft` made of head modules, these are few.
+ * each has its own rows of B, and the rows of A that these use. Exact for any such adapter. Of what `toPeft` made of
+ * head modules each gets its own rows back.
  *
  * @throws {CheckpointError} If the adapter has a weight that is not finite, other modules, another shape, or a head whose B uses more than 256
  * rows of A.
@@ -222,7 +224,7 @@ export function fromPeft(peft: PeftAdapter, family: ModelFamily, shape: PeftMode
   const arrays = new Map<string, NamedArray>();
   found.each((name, a, b) => {
     const [shapeA, shapeB] = [[rank, hidden], [headSize, rank]];
-    if (full <= MAX_RANK) {
+    if (rank === full) {
       arrays.set(`${name}.A`, { shape: shapeA, data: a ?? new Float32Array(rank * hidden) });
       arrays.set(`${name}.B`, { shape: shapeB, data: b ?? new Float32Array(headSize * rank) });
       return;
@@ -273,17 +275,6 @@ export async function savePeft(folder: string, { config, arrays }: PeftAdapter):
   return await pending.keep();
 }
 
-/** Settings of PEFT that change what A and B mean, and the values under which they do not. */
-const PLAIN: Readonly<Record<string, readonly unknown[]>> = {
-  peft_type: ["LORA"],
-  bias: ["none", undefined],
-  use_dora: [false, undefined],
-  use_qalora: [false, undefined],
-  modules_to_save: [null, undefined],
-  layer_replication: [null, undefined],
-  lora_bias: [false, undefined],
-};
-
 /**
  * Reads a PEFT adapter folder.
  *
@@ -303,17 +294,12 @@ export async function loadPeft(folder: string): Promise<PeftAdapter> {
       },
     );
   }
-  const refuse = (rule: string, value: unknown): never => {
+  const refuse: Refuse = (rule, value) => {
     throw new CheckpointError(
       `Cannot read the adapter as ${rule}: current value is ${showValue(value)}`,
     );
   };
-  for (const [name, allowed] of Object.entries(PLAIN)) {
-    if (!allowed.includes(json[name])) refuse(`${name} must be ${JSON.stringify(allowed[0])}`, json[name]);
-  }
-  for (const name of ["alpha_pattern", "rank_pattern"]) {
-    if (Object.keys(json[name] ?? {}).length > 0) refuse(`${name} must be empty`, json[name]);
-  }
+  requirePlainLora(json, refuse);
   const { r, lora_alpha: alpha, lora_dropout: dropout = 0 } = json;
   if (!Number.isInteger(r) || (r as number) < 1) refuse("r must be a positive integer", r);
   if (typeof alpha !== "number" || !(alpha > 0)) refuse("lora_alpha must be positive", alpha);
@@ -323,6 +309,7 @@ export async function loadPeft(folder: string): Promise<PeftAdapter> {
   const file = `${folder}/adapter_model.safetensors`;
   const arrays = await loadSafetensors(file);
   requireFiniteValues("read the adapter", arrays, file);
+  requireChosenModules(json, arrays.keys(), refuse);
   return {
     config: { ...json, lora_dropout: dropout, use_rslora: json.use_rslora === true } as PeftConfig,
     arrays,

@@ -10,7 +10,7 @@ import type { ModelFamily } from "../model/families.ts";
 import { fromPeft, loadPeft, savePeft, toPeft } from "./peft.ts";
 import { mergePeft } from "./peft_merge.ts";
 import type { PeftAdapter, PeftModelShape } from "./peft_modules.ts";
-import { reduceRank } from "./peft_rank.ts";
+import { exactRank, reduceRank } from "./peft_rank.ts";
 import type { LoraTarget } from "./settings.ts";
 import { FIXTURES } from "../../tests/support/places.ts";
 
@@ -228,6 +228,84 @@ Deno.test("reduceRank() is the best approximation and says its error", async () 
   await assertRejects(() => reduceRank(peft, 25), RangeError, "current value is 25");
 });
 
+/** The largest difference that two adapters make to the weights, in proportion to the larger change. */
+function largestDifference(one: PeftAdapter, other: PeftAdapter, family: ModelFamily, shape = SHAPE): number {
+  const [a, b] = [one, other].map((peft) => mergePeft(zeros(family, shape), peft, family, shape));
+  let [difference, largest] = [0, 0];
+  for (const [name, { data }] of a!) {
+    if (name === "other.weight") continue;
+    data.forEach((x, i) => {
+      largest = Math.max(largest, Math.abs(x));
+      difference = Math.max(difference, Math.abs(x - b!.get(name)!.data[i]!));
+    });
+  }
+  return difference / largest;
+}
+
+Deno.test("exactRank() is the smallest rank that is the same", async () => {
+  // 24 rows of A for Q and V of four heads, but no more than 16 columns.
+  const peft = toPeft(adapter("full", ["q", "v"]), "gpt2");
+  const whole = await exactRank(peft);
+  assertEquals([peft.config.r, whole.peft.config.r], [24, 16]);
+  assert(whole.error <= 2 ** -23, `${whole.error}`);
+  assert(largestDifference(whole.peft, peft, "gpt2") < 1e-6);
+  // Already the smallest: not a bit is touched.
+  const one = toPeft(adapter("full", ["q"]), "llama");
+  assertEquals((await exactRank(one)).peft, one);
+});
+
+Deno.test("exactRank(): heads that share their A, and such that learnt nothing, take no rank, to the bit", async () => {
+  const heads = adapter("full", ["q", "k", "v"]);
+  const shared = new Map(
+    [...heads.arrays].map(([name, array]) => {
+      const layer = name.split(".")[0]!;
+      return [name, name.endsWith(".A") ? heads.arrays.get(`${layer}.head0.q.A`)! : array];
+    }),
+  );
+  for (const family of ["gpt2", "llama"] as const) {
+    const peft = toPeft({ ...heads, arrays: shared }, family);
+    const { peft: small, error } = await exactRank(peft);
+    assertEquals([small.config.r, error], [3, 0]);
+    assertEquals(small.config.lora_alpha / 3, peft.config.lora_alpha / peft.config.r);
+    assertEquals(largestDifference(small, peft, family), 0);
+    // And once more round: what comes back has the rank that went out.
+    const again = fromPeft(small, family, SHAPE);
+    assertEquals(again.lora.rank, 3);
+    assertEquals((await exactRank(toPeft(again, family))).peft.config.r, 3);
+  }
+  const lazy = new Map(
+    [...heads.arrays].map(([name, { shape, data }]) => [
+      name,
+      { shape, data: /head[123].*B$/.test(name) ? new Float32Array(data.length) : data },
+    ]),
+  );
+  const { peft: small } = await exactRank(toPeft({ ...heads, arrays: lazy }, "llama"));
+  assertEquals(small.config.r, 3);
+  const none = new Map(
+    [...heads.arrays].map((
+      [name, { shape, data }],
+    ) => [name, { shape, data: new Float32Array(data.length) }]),
+  );
+  const nothing = await exactRank(toPeft({ ...heads, arrays: none }, "llama"));
+  assertEquals([nothing.peft.config.r, nothing.error, nothing.peft.arrays.size], [1, 0, 12]);
+});
+
+Deno.test("fromPeft() gives heads their own rows back; an adapter before training keeps its rank", () => {
+  const heads = adapter("full", ["q", "k", "v"]);
+  for (const family of ["gpt2", "llama"] as const) {
+    const again = fromPeft(toPeft(heads, family), family, SHAPE);
+    assertEquals([again.lora.rank, again.lora.alpha], [3, 6]);
+    for (const [name, { data }] of heads.arrays) assertEquals(again.arrays.get(name)!.data, data, name);
+  }
+  const none = new Map(
+    [...heads.arrays].map(([name, { shape, data }]) => [
+      name,
+      { shape, data: name.endsWith("B") ? new Float32Array(data.length) : data },
+    ]),
+  );
+  assertEquals(fromPeft(toPeft({ ...heads, arrays: none }, "llama"), "llama", SHAPE).lora.rank, 12);
+});
+
 Deno.test("PEFT folders survive saving and loading; what is not a plain LoRA is refused", async () => {
   const folder = await Deno.makeTempDir();
   try {
@@ -248,6 +326,25 @@ Deno.test("PEFT folders survive saving and loading; what is not a plain LoRA is 
         ["r", 0],
         ["lora_alpha", "8"],
         ["modules_to_save", ["lm_head"]],
+        ["lora_bias", true],
+        ["use_qalora", true],
+        ["layer_replication", [[0, 1]]],
+        ["alpha_pattern", { q: 3 }],
+        ["alora_invocation_tokens", [1, 2]],
+        ["trainable_token_indices", [1]],
+        ["target_parameters", ["x"]],
+        ["corda_config", { cache_file: "x" }],
+        ["loftq_config", { loftq_bits: 4 }],
+        ["use_bdlora", { nblocks: 2 }],
+        ["something_of_tomorrow", true],
+        ["task_type", "SEQ_CLS"],
+        ["target_modules", ["c_proj"]],
+        ["exclude_modules", ["c_attn"]],
+        ["layers_to_transform", [1]],
+        ["layers_to_transform", 0],
+        ...["pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "mica", "PiSSA"].map((value) =>
+          ["init_lora_weights", value] as const
+        ),
       ] as const
     ) {
       await Deno.writeTextFile(
@@ -255,6 +352,23 @@ Deno.test("PEFT folders survive saving and loading; what is not a plain LoRA is 
         JSON.stringify({ ...peft.config, [field]: value }),
       );
       await assertRejects(() => loadPeft(folder), CheckpointError, field);
+    }
+    for (
+      const [field, value] of [
+        ["init_lora_weights", "gaussian"],
+        ["init_lora_weights", "eva"],
+        ["layers_to_transform", [0, 1]],
+        ["exclude_modules", ["c_proj"]],
+        ["something_of_tomorrow", null],
+        ["rank_pattern", {}],
+        ["target_modules", ".*attn.*"],
+      ] as const
+    ) {
+      await Deno.writeTextFile(
+        `${folder}/adapter_config.json`,
+        JSON.stringify({ ...peft.config, [field]: value }),
+      );
+      assertEquals((await loadPeft(folder)).arrays.size, peft.arrays.size, field);
     }
     await assertRejects(() => loadPeft(`${folder}/nowhere`), CheckpointError, "adapter_config.json");
   } finally {

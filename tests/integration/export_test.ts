@@ -5,6 +5,7 @@ import {
   CheckpointError,
   type EmbeddingAndHead,
   fromPeft,
+  loadAdapter,
   loadEmbeddingAndHead,
   loadLayers,
   loadModelFolder,
@@ -359,10 +360,15 @@ Deno.test("export.ts writes, merges, reduces and imports, each with a certificat
     await saveAdapter(`${folder}/heads`, adapter);
     const exported = await run(
       ...["--adapter", `${folder}/heads`, "--samples", "2"],
-      ...["--peft", `${folder}/peft`, "--merge", `${folder}/merged`],
+      ...["--peft", `${folder}/peft`, "--merge", `${folder}/merged`, "--gguf", `${folder}/gguf`],
     );
     assertEquals(exported.code, 0, exported.err);
-    for (const place of ["peft", "merged"]) {
+    assertEquals(await names(`${folder}/gguf`), ["Modelfile", "adapter.gguf", "certificate.json"]);
+    assertMatch(
+      await Deno.readTextFile(`${folder}/gguf/Modelfile`),
+      /^FROM \/.*\/tiny_gpt2\/?\nADAPTER \.\/adapter\.gguf$/m,
+    );
+    for (const place of ["peft", "merged", "gguf"]) {
       const certificate = JSON.parse(await Deno.readTextFile(`${folder}/${place}/certificate.json`));
       assertEquals([certificate.holds, certificate.samples], [true, 2]);
     }
@@ -370,6 +376,19 @@ Deno.test("export.ts writes, merges, reduces and imports, each with a certificat
     await loadModelFolder(`${folder}/merged`);
     const imported = await run("--import", `${folder}/peft`, "--adapter", `${folder}/imported`);
     assertEquals(imported.code, 0, imported.err);
+    // The same adapter in GGUF means the same; a smaller rank on the way in is said.
+    const theirs = ["--import", `${folder}/gguf/adapter.gguf`, "--adapter"];
+    assertEquals((await run(...theirs, `${folder}/from_gguf`)).code, 0);
+    const [one, other] = await Promise.all(
+      ["imported", "from_gguf"].map((name) => loadAdapter(`${folder}/${name}`)),
+    );
+    assertEquals(other!.arrays, one!.arrays);
+    const less = await run(...theirs, `${folder}/less`, "--rank", "4");
+    assertMatch(less.out, /became 4: [0-9.]+ % of the change of the weights is lost/);
+    assertEquals((await loadAdapter(`${folder}/less`)).lora.rank, 4);
+    for (const name of ["from_gguf", "less", "gguf"]) {
+      await Deno.remove(`${folder}/${name}`, { recursive: true });
+    }
     const small = [
       "--adapter",
       `${folder}/heads`,
@@ -391,7 +410,11 @@ Deno.test("export.ts writes, merges, reduces and imports, each with a certificat
     );
     assert(weightsLost > 0.01 && weightsLost < 1, `${weightsLost}`);
     assert(reduction.share > 0.05 && reduction.share < 2, `${reduction.share}`);
-    assertEquals([reduction.allowed, holds, readBack], [2, true, { adapter: true, merged: false }]);
+    assertEquals([reduction.allowed, holds, readBack], [2, true, {
+      adapter: true,
+      gguf: false,
+      merged: false,
+    }]);
     const refused = await run(
       ...["--adapter", `${folder}/heads`, "--samples", "1", "--peft", `${folder}/never`, "--tolerance", "0"],
     );
@@ -560,7 +583,7 @@ Deno.test("export.ts notes f32 in the configuration of a merged model of a BF16 
         ["models/some/pulled/main", "some/pulled", undefined],
         ["models/some/pulled/refs/pr/7", "some/pulled", "refs/pr/7"],
         ["models/gpt2/v1", "gpt2", "v1"],
-        ["elsewhere/base", null, undefined], // a path of this machine says nothing elsewhere
+        ["elsewhere/base", `${folder}/elsewhere/base`, undefined], // as PEFT notes it too
       ] as const
     ) {
       await bf16Base(`${folder}/${place}`, { dtype: "bfloat16", _name_or_path: `${folder}/private` });

@@ -164,5 +164,5 @@ export const gemma3Family: Family<Gemma3Config> = {
   architectures: ["Gemma3ForCausalLM"],
   config: gemma3Config,
   ...decoderParts(gemma3Decoder),
-  gguf: { architecture: "gemma3", read: readGguf },
+  gguf: { architecture: "gemma3", permutesHeads: false, read: readGguf },
 };

@@ -46,6 +46,8 @@ export interface GgufReading<C> {
 export interface GgufFamily<C> {
   /** `general.architecture` of its files. */
   readonly architecture: string;
+  /** True if rows of Q and K lie (pair, half) in each head, as llama.cpp rotates neighbouring columns. */
+  readonly permutesHeads: boolean;
   /**
    * Reads a file.
    *
@@ -124,6 +126,36 @@ export function unpermuted(heads: number): GgufChange {
     },
     inOrder: true,
   };
+}
+
+/** Rows of one matrix, of `columns` values each, put elsewhere within their heads. */
+function movedRows(
+  data: Float32Array,
+  columns: number,
+  heads: number,
+  to: (row: number, size: number) => number,
+): Float32Array<ArrayBuffer> {
+  const size = data.length / columns / heads;
+  const out = new Float32Array(data.length);
+  for (let row = 0; row < size * heads; row++) {
+    const within = row % size;
+    out.set(data.subarray(row * columns, (row + 1) * columns), (row - within + to(within, size)) * columns);
+  }
+  return out;
+}
+
+/** Rows of each head from (half, pair) to (pair, half): row j D / 2 + i becomes row 2 i + j. */
+export function permuteHeads(data: Float32Array, columns: number, heads: number): Float32Array<ArrayBuffer> {
+  return movedRows(data, columns, heads, (row, size) => row % (size / 2) * 2 + Math.floor(row / (size / 2)));
+}
+
+/** The way back from `permuteHeads`. */
+export function unpermuteHeads(
+  data: Float32Array,
+  columns: number,
+  heads: number,
+): Float32Array<ArrayBuffer> {
+  return movedRows(data, columns, heads, (row, size) => (row % 2) * (size / 2) + (row >> 1));
 }
 
 /** Rows become columns, as GPT-2's own files store a product's weights [in, out]. */

@@ -448,5 +448,5 @@ export const gpt2Family: Family<Gpt2Config> = {
   }],
   outputProjection: (layer) => `h.${layer}.attn.c_proj`,
   peftTargets: () => ["c_attn"],
-  gguf: { architecture: "gpt2", read: readGguf },
+  gguf: { architecture: "gpt2", permutesHeads: false, read: readGguf },
 };

@@ -108,5 +108,5 @@ export const llamaFamily: Family<LlamaConfig> = {
   architectures: ["LlamaForCausalLM"],
   config: llamaConfig,
   ...decoderParts(llamaDecoder),
-  gguf: { architecture: "llama", read: readGguf },
+  gguf: { architecture: "llama", permutesHeads: true, read: readGguf },
 };

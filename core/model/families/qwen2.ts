@@ -47,5 +47,5 @@ export const qwen2Family: Family<Qwen2Config> = {
   architectures: ["Qwen2ForCausalLM"],
   config: qwen2Config,
   ...decoderParts(qwen2Decoder),
-  gguf: { architecture: "qwen2", read: readGguf },
+  gguf: { architecture: "qwen2", permutesHeads: false, read: readGguf },
 };

@@ -60,5 +60,5 @@ export const qwen3Family: Family<Qwen3Config> = {
   architectures: ["Qwen3ForCausalLM"],
   config: qwen3Config,
   ...decoderParts(qwen3Decoder),
-  gguf: { architecture: "qwen3", read: readGguf },
+  gguf: { architecture: "qwen3", permutesHeads: false, read: readGguf },
 };

@@ -99,5 +99,5 @@ export const smollm3Family: Family<Smollm3Config> = {
   architectures: ["SmolLM3ForCausalLM"],
   config: smollm3Config,
   ...decoderParts(smollm3Decoder),
-  gguf: { architecture: "smollm3", read: readGguf },
+  gguf: { architecture: "smollm3", permutesHeads: true, read: readGguf },
 };
