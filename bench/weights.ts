@@ -61,9 +61,14 @@ async function measure(
   let loss = 0;
   let logits: Float32Array | null = null;
   for (const batch of valid) {
-    using tape = new Tape(engine, false);
-    const hidden = await base.forward(tape, tape.variable(embedTokens(ends, batch), false), batch, null);
-    const { losses } = modelLoss(ends, hidden.value, batch, { labelSmoothing: 0 }, false);
+    using tape = new Tape(engine, { training: false });
+    const hidden = await base.forward(
+      tape,
+      tape.variable(embedTokens(ends, batch), { needsGradient: false }),
+      batch,
+      null,
+    );
+    const { losses } = modelLoss(ends, hidden.value, batch, { labelSmoothing: 0, gradient: false });
     loss += sumLosses(await engine.read(losses)) / valid.length;
     for (const part of losses) part.dispose();
     if (logits === null) {

@@ -92,6 +92,7 @@ export {
   Gpt2EmbeddingAndHead,
   type Gpt2Layer,
   Gpt2Layers,
+  type Gpt2LoadOptions,
   gpt2Shape,
 } from "./model/families/gpt2.ts";
 export type { NamedArray, NamedArrays } from "./files/named_arrays.ts";

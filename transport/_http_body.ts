@@ -123,7 +123,7 @@ export async function readBody(message: Request | Response, limits: BodyLimits):
     const stillMs = moved + timeoutMs - now;
     const leftMs = Math.min(stillMs, started + timeoutMs + bytes / MIN_BYTES_PER_MS - now);
     if (leftMs > 0) timer = setTimeout(check, Math.ceil(leftMs));
-    else end(tooSlow(stillMs <= 0, bytes, timeoutMs));
+    else end(stillMs <= 0 ? nothingCame(bytes, timeoutMs) : tooSlow(bytes, timeoutMs));
   };
   let timer = setTimeout(check, timeoutMs);
   try {
@@ -149,11 +149,15 @@ export async function readBody(message: Request | Response, limits: BodyLimits):
   }
 }
 
-function tooSlow(stands: boolean, bytes: number, timeoutMs: number): DeadlineError {
+function nothingCame(bytes: number, timeoutMs: number): DeadlineError {
   return new DeadlineError(
-    stands
-      ? `Cannot read the body as some of it must come every ${timeoutMs} ms: nothing came after ${bytes} bytes`
-      : `Cannot read the body as it must bring ${MIN_BYTES_PER_MS} bytes a millisecond after the first ${timeoutMs} ms: it brought ${bytes} bytes`,
+    `Cannot read the body as some of it must come every ${timeoutMs} ms: nothing came after ${bytes} bytes`,
+  );
+}
+
+function tooSlow(bytes: number, timeoutMs: number): DeadlineError {
+  return new DeadlineError(
+    `Cannot read the body as it must bring ${MIN_BYTES_PER_MS} bytes a millisecond after the first ${timeoutMs} ms: it brought ${bytes} bytes`,
   );
 }
 

@@ -85,8 +85,8 @@ async function main(): Promise<number> {
   const config = { ...SHAPE, vocab_size: tokenizer.vocabSize };
   const start = copyingStart(config, seed);
   using engine = await Engine.create();
-  using layers = new Gpt2Layers(engine, config, start, true);
-  using ends = new Gpt2EmbeddingAndHead(engine, config, start, true);
+  using layers = new Gpt2Layers(engine, config, start, { trainable: true });
+  using ends = new Gpt2EmbeddingAndHead(engine, config, start, { trainable: true });
   const model = { engine, layers, ends };
   const parameters = [...ends.parameters(), ...layers.parameters()];
   const count = [...start.values()].reduce((sum, w) => sum + w.data.length, 0);

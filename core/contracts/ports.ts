@@ -69,10 +69,10 @@ export interface LayerHeads {
    *
    * @param layer Layer, from 0.
    * @param dqkv Gradient of Q, K and V, [T, 3 d]; not changed while pending.
-   * @param needsInput False if the gradient of `x` is not needed (nothing trainable lies below).
+   * @param options `needsInput` is false if the gradient of `x` is not needed: nothing trainable lies below.
    * @returns What will be added to the gradient of `x`, [T, d]; `null` if there is nothing.
    */
-  backward(layer: number, dqkv: Tensor, needsInput: boolean): PendingSum | null;
+  backward(layer: number, dqkv: Tensor, options: { readonly needsInput: boolean }): PendingSum | null;
 }
 
 /** Where the head modules live. */

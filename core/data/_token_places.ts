@@ -60,14 +60,14 @@ function mentions(step: unknown, type: string): boolean {
   return JSON.stringify(step ?? null).includes(`"type":"${type}"`);
 }
 
-/** Bytes that a token stands for; `null` if that depends on its neighbours. */
-function bytesOf(token: string, isByteLevel: boolean): Uint8Array | null {
-  if (!isByteLevel) {
-    const [, hex] = /^<0x([0-9A-F]{2})>$/.exec(token) ?? [];
-    return hex === undefined
-      ? utf8.encode(token.replaceAll("\u2581", " "))
-      : Uint8Array.of(parseInt(hex, 16));
-  }
+/** Bytes that a token of a SentencePiece vocabulary stands for. */
+function bytesOfPiece(token: string): Uint8Array {
+  const [, hex] = /^<0x([0-9A-F]{2})>$/.exec(token) ?? [];
+  return hex === undefined ? utf8.encode(token.replaceAll("\u2581", " ")) : Uint8Array.of(parseInt(hex, 16));
+}
+
+/** Bytes that a byte-level token stands for; `null` if that depends on its neighbours. */
+function bytesOfByteLevel(token: string): Uint8Array | null {
   const bytes = Array.from(token, (character) => BYTE_OF.get(character));
   return bytes.includes(undefined) ? null : Uint8Array.from(bytes as number[]);
 }
@@ -138,6 +138,7 @@ export type Places = (text: string, ids: readonly number[]) => PlacedTokens;
 export function placesBy({ file, texts, special, name }: Vocabulary): Places {
   const isByteLevel = mentions(file.decoder, "ByteLevel");
   const composes = mentions(file.normalizer, "NFC");
+  const bytesOf: (token: string) => Uint8Array | null = isByteLevel ? bytesOfByteLevel : bytesOfPiece;
   const lacking = isByteLevel ? lackingBytes(texts) : new Set<number>();
   const { unk_token: unknown } = (file.model ?? {}) as { unk_token?: unknown };
   const refuse = (token: string | undefined): never => {
@@ -155,9 +156,9 @@ export function placesBy({ file, texts, special, name }: Vocabulary): Places {
     let isOpen = false;
     for (const id of ids) {
       const token = texts.get(id)!;
-      if (isOpen) at = nextAfterUnknown(bytes, at, bytesOf(token, isByteLevel) ?? new Uint8Array(0));
+      if (isOpen) at = nextAfterUnknown(bytes, at, bytesOf(token) ?? new Uint8Array(0));
       if (isOpen) placed.stops[placed.stops.length - 1] = origin(begins[at]!);
-      const part = special.has(id) ? utf8.encode(token) : bytesOf(token, isByteLevel);
+      const part = special.has(id) ? utf8.encode(token) : bytesOf(token);
       if (part === null) return refuse(token);
       // A space that is put before texts is in none of them.
       const forms = part[0] === SPACE ? [part, part.subarray(1)] : [part];

@@ -182,7 +182,7 @@ function readRows<Row, Item>(
       return make(row);
     } catch (error) {
       if (error instanceof RangeError) {
-        return new BrokenRule(error.message.replace(/^Cannot ask as /, ""), true);
+        return new BrokenRule(error.message.replace(/^Cannot ask as /, ""), { hasValue: true });
       }
       throw error;
     }

@@ -76,7 +76,7 @@ function mappedFields(row: Fields, map: ColumnMap): Fields | BrokenRule {
     if (!Object.hasOwn(row, column)) {
       return new BrokenRule(
         `a row must have the column ${showValue(column)}: its columns are ${namesOf(row)}`,
-        true,
+        { hasValue: true },
       );
     }
     fields[name] = row[column];
@@ -116,16 +116,17 @@ function alpacaFields(
 }
 
 function notText(name: string, value: unknown): BrokenRule {
-  return new BrokenRule(`"${name}" must be a string: current value is ${showValue(value)}`, true);
+  return new BrokenRule(`"${name}" must be a string: current value is ${showValue(value)}`, {
+    hasValue: true,
+  });
 }
 
 /** `conversations` of turns with `from` and `value`, or with `role` and `content` as `messages` have them. */
 function shareGptFields({ conversations, system, tools }: Fields): Fields | BrokenRule {
   if (!Array.isArray(conversations)) {
-    return new BrokenRule(
-      `"conversations" must be a list: current value is ${showValue(conversations)}`,
-      true,
-    );
+    return new BrokenRule(`"conversations" must be a list: current value is ${showValue(conversations)}`, {
+      hasValue: true,
+    });
   }
   const messages: Fields[] = [];
   for (const [i, turn] of conversations.entries()) {
@@ -136,7 +137,7 @@ function shareGptFields({ conversations, system, tools }: Fields): Fields | Brok
         `"from" of turn ${i + 1} must be one of ${Object.keys(SPEAKERS).join(", ")}: current value is ${
           showValue(role)
         }`,
-        true,
+        { hasValue: true },
       );
     }
     if (typeof content !== "string") return notText(`value" of turn ${i + 1} of "conversations`, content);

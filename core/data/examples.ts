@@ -117,7 +117,7 @@ export function exampleOfRow(
         'a row must have "messages", "text" or "prompt" and "completion" (or "context" and "continuation", ' +
           `"instruction" and "output", "conversations"): its columns are ${namesOf(row)}` +
           (options.map === undefined ? "; --map prompt=COLUMN,completion=COLUMN says which is which" : ""),
-        true,
+        { hasValue: true },
       )
       : new BrokenRule(
         `rows of ${task} must be made examples first: format_data.ts --format ${task} does that`,
@@ -166,7 +166,7 @@ function parseChat(
     if (!(error instanceof CheckpointError || error instanceof DataFormatError)) throw error;
     return new BrokenRule(
       error.message.replace(/^Cannot render the conversation as /, ""),
-      error.message.includes(": current "),
+      { hasValue: error.message.includes(": current ") },
     );
   }
 }

@@ -102,11 +102,13 @@ function csvPair(
   if (!fields.every((field) => field.isWellFormed())) {
     return new BrokenRule(
       `a row must be UTF-8: current value is ${JSON.stringify(fields.join(",")).slice(0, 80)}`,
-      true,
+      { hasValue: true },
     );
   }
   if (fields.length !== count) {
-    return new BrokenRule(`a row must have ${count} fields: current value is ${fields.length}`, true);
+    return new BrokenRule(`a row must have ${count} fields: current value is ${fields.length}`, {
+      hasValue: true,
+    });
   }
   const attributes: string[] = [];
   for (const attribute of fields[mr]!.split(/(?<=\]),\s*/)) {
@@ -114,7 +116,7 @@ function csvPair(
     if (key === undefined) {
       return new BrokenRule(
         `an attribute must be written "name[value]": current value is ${JSON.stringify(attribute)}`,
-        true,
+        { hasValue: true },
       );
     }
     attributes.push(`${E2E_NAMES[key] ?? key} : ${separateMarks(value!)}`);

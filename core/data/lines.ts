@@ -27,9 +27,9 @@ export class BrokenRule {
    * Names a rule.
    *
    * @param rule As in "a line must be JSON".
-   * @param hasValue True if a value is named in it, as in "x must be 1: current value is 2".
+   * @param options `hasValue` is true if a value is named in it, as in "x must be 1: current value is 2".
    */
-  constructor(rule: string, hasValue = false) {
+  constructor(rule: string, { hasValue = false }: { readonly hasValue?: boolean } = {}) {
     this.rule = rule;
     this.hasValue = hasValue;
   }

@@ -166,7 +166,7 @@ function fromVocabulary(vocab: unknown, merges: string): Fields {
 }
 
 /** GPT-2's own class puts a space before texts where the configuration says so, whatever the file has. */
-function withPrefixSpace(json: Fields, config: Fields, isOwn: boolean): Fields {
+function withPrefixSpace(json: Fields, config: Fields, { isOwn }: { readonly isOwn: boolean }): Fields {
   const { add_prefix_space: isPut, tokenizer_class: kind } = config;
   if (typeof isPut !== "boolean" || !(isOwn || /^GPT2Tokenizer(Fast)?$/.test(String(kind)))) return json;
   const step = json.pre_tokenizer as Fields | null;
@@ -276,7 +276,7 @@ export async function loadModelTokenizer(path: string): Promise<Tokenizer> {
   const bos = configuredBos({ ...config, ...map }, `${folder.path}/tokenizer_config.json`);
   const found = await jsonOf(folder, file);
   const isOwn = found.name !== file;
-  const content = withPrefixSpace(found.json as Fields, config, isOwn);
+  const content = withPrefixSpace(found.json as Fields, config, { isOwn });
   const name = `${folder.path}/${found.name}`;
   if (typeof content !== "object" || content === null) return tokenizerFromJson(content, { name });
   const eos = tokenText(map.eos_token) ?? tokenText(config.eos_token);

@@ -58,7 +58,7 @@ const NIST_ORDER = 5;
 export function bleu(corpus: Corpus, options: BleuOptions = {}): BleuResult {
   checkCorpus("compute BLEU", corpus);
   const { smooth = false, tokenize = mtevalTokens } = options;
-  return bleuOfTokens(tokenizeCorpus(corpus, tokenize), smooth);
+  return bleuOfTokens(tokenizeCorpus(corpus, tokenize), { smooth });
 }
 
 /** A corpus as tokens. */
@@ -81,7 +81,10 @@ export function tokenizeCorpus(
 }
 
 /** BLEU of a corpus that has been checked. */
-export function bleuOfTokens(corpus: CorpusTokens, smooth = false): BleuResult {
+export function bleuOfTokens(
+  corpus: CorpusTokens,
+  { smooth = false }: { readonly smooth?: boolean } = {},
+): BleuResult {
   const hits = new Array<number>(BLEU_ORDER).fill(0);
   const totals = new Array<number>(BLEU_ORDER).fill(0);
   let length = 0, referenceLength = 0;

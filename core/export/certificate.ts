@@ -195,11 +195,11 @@ async function allLogits(
   const all: Float32Array[] = [];
   for (const sample of samples) {
     await heads?.beginStep({ step: 0, mode: "evaluate", mask: new Uint8Array(L * H) });
-    using tape = new Tape(engine, false);
+    using tape = new Tape(engine, { training: false });
     const tokens = Uint32Array.from(sample);
     const { length } = tokens;
     const batch = { tokens, targets: tokens, mask: new Float32Array(length), batch: 1, length };
-    const embedding = tape.variable(embedTokens(ends, batch), false);
+    const embedding = tape.variable(embedTokens(ends, batch), { needsGradient: false });
     const hidden = await layers.forward(tape, embedding, batch, heads);
     using result = logitsOf(ends, hidden.value, tokens.map((_, i) => i));
     all.push(await result.read());

@@ -49,7 +49,7 @@ export function* finitePieces(
   let first = 0;
   for (const piece of array.pieces(unit)) {
     const bad = firstNotFinite(piece);
-    if (bad >= 0) throw notFinite(action, name, first + bad, piece[bad]!, array.from);
+    if (bad >= 0) throw notFinite(action, { name, index: first + bad, value: piece[bad]!, from: array.from });
     yield piece;
     first += piece.length;
   }
@@ -70,16 +70,18 @@ export function requireFiniteValues(
 ): void {
   for (const [name, { data }] of arrays) {
     const bad = firstNotFinite(data);
-    if (bad >= 0) throw notFinite(action, name, bad, data[bad]!, from);
+    if (bad >= 0) throw notFinite(action, { name, index: bad, value: data[bad]!, from });
   }
 }
 
 function notFinite(
   action: string,
-  name: string,
-  index: number,
-  value: number,
-  from: string | undefined,
+  { name, index, value, from }: {
+    readonly name: string;
+    readonly index: number;
+    readonly value: number;
+    readonly from: string | undefined;
+  },
 ): CheckpointError {
   return new CheckpointError(
     `Cannot ${action} as every weight must be finite: value ${index} of "${name}"${

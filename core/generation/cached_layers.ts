@@ -86,7 +86,7 @@ export class CachedLayers implements Disposable {
   async forward(tape: Tape, embedding: Tensor, pass: DecodingPass): Promise<Variable> {
     const { layers, heads } = this.#options;
     const { rows, parents, step = 0 } = pass;
-    const input = tape.variable(embedding, false);
+    const input = tape.variable(embedding, { needsGradient: false });
     if (parents === null) this.forget();
     const length = embedding.rows / rows;
     const bad = parents?.find((p) => !(Number.isInteger(p) && p >= 0 && p < this.#rows));
@@ -158,6 +158,6 @@ export class CachedLayers implements Disposable {
     } else {
       output = cachedAttention(qkv, cache, { ...style, heads, kvHeads });
     }
-    return tape.variable(output, false);
+    return tape.variable(output, { needsGradient: false });
   }
 }

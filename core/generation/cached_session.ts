@@ -97,7 +97,7 @@ export abstract class TokenSession implements DecodingSession {
     const sequence = scoredSequence(request, this.contextLength, this.vocabulary);
     const batch = scoredBatch([sequence], sequence.tokens.length - 1);
     const embedding = ends.embed(batch.tokens, Uint32Array.from(batch.tokens, (_, i) => i));
-    using tape = new Tape(embedding.engine, false);
+    using tape = new Tape(embedding.engine, { training: false });
     const hidden = await this.hidden(tape, embedding, 1, null);
     const values = await targetLogProbabilities(ends, hidden, batch);
     return values.reduce((sum, value) => sum + value, 0);
@@ -131,7 +131,7 @@ export abstract class TokenSession implements DecodingSession {
     this.#length = this.#rows = 0;
     const positions = Uint32Array.from(tokens, (_, i) => first + i % length);
     const embedding = ends.embed(Uint32Array.from(tokens), positions);
-    using tape = new Tape(embedding.engine, false);
+    using tape = new Tape(embedding.engine, { training: false });
     const hidden = await this.hidden(tape, embedding, rows, parents);
     const last = Uint32Array.from({ length: rows }, (_, row) => (row + 1) * length - 1);
     using logits = logitsOf(ends, hidden, last);

@@ -42,8 +42,8 @@ class WholePasses implements DecodingSession {
     const tokens = Uint32Array.from(this.#rows.flat());
     const [batch, length] = [this.#rows.length, this.#rows[0]!.length];
     const sequences = { tokens, targets: tokens, mask: new Float32Array(tokens.length), batch, length };
-    using tape = new Tape(engine, false);
-    const embedding = tape.variable(embedTokens(ends, sequences), false);
+    using tape = new Tape(engine, { training: false });
+    const embedding = tape.variable(embedTokens(ends, sequences), { needsGradient: false });
     const hidden = await layers.forward(tape, embedding, sequences, heads);
     using logits = logitsOf(ends, hidden.value, Uint32Array.from(this.#rows, (_, i) => (i + 1) * length - 1));
     return await logits.read();

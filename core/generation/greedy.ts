@@ -84,8 +84,13 @@ export async function generateGreedy(
       batch: active.length,
       length,
     };
-    using tape = new Tape(engine, false);
-    const hidden = await layers.forward(tape, tape.variable(embedTokens(ends, batch), false), batch, heads);
+    using tape = new Tape(engine, { training: false });
+    const hidden = await layers.forward(
+      tape,
+      tape.variable(embedTokens(ends, batch), { needsGradient: false }),
+      batch,
+      heads,
+    );
     using logits = logitsOf(
       ends,
       hidden.value,

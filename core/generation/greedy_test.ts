@@ -34,10 +34,10 @@ async function slowly(prompt: readonly number[], count: number, heads: LocalHead
       length: ids.length,
     };
     await heads?.beginStep({ step: 0, mode: "evaluate", mask: new Uint8Array(12) });
-    using tape = new Tape(engine, false);
+    using tape = new Tape(engine, { training: false });
     const h = await model.layers.forward(
       tape,
-      tape.variable(embedTokens(model.ends, batch), false),
+      tape.variable(embedTokens(model.ends, batch), { needsGradient: false }),
       batch,
       heads,
     );

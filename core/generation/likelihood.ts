@@ -137,8 +137,13 @@ export async function logLikelihoods(
     const longest = sequences[picked[0]!]!.tokens.length - 1;
     const length = Math.min(positions, Math.ceil(longest / LENGTH_STEP) * LENGTH_STEP);
     const batch = scoredBatch(picked.map((i) => sequences[i]!), length);
-    using tape = new Tape(engine, false);
-    const hidden = await layers.forward(tape, tape.variable(embedTokens(ends, batch), false), batch, heads);
+    using tape = new Tape(engine, { training: false });
+    const hidden = await layers.forward(
+      tape,
+      tape.variable(embedTokens(ends, batch), { needsGradient: false }),
+      batch,
+      heads,
+    );
     const values = await targetLogProbabilities(ends, hidden.value, batch);
     let place = 0;
     for (const i of picked) {

@@ -142,7 +142,7 @@ function fieldsRow(line: string): DataRow["row"] {
 }
 
 function broken({ line, problem }: FileLine): DataRow {
-  return { line, row: new BrokenRule(problem!, true), source: "" };
+  return { line, row: new BrokenRule(problem!, { hasValue: true }), source: "" };
 }
 
 /** A row a line; empty lines at the end are none. */
@@ -342,7 +342,7 @@ function tableRow(header: readonly string[], record: readonly string[]): DataRow
     const names = namesOf(Object.fromEntries(header.map((name) => [name, ""])));
     return new BrokenRule(
       `a row must have ${header.length} fields (${names}): current value is ${record.length}`,
-      true,
+      { hasValue: true },
     );
   }
   return { fields: Object.fromEntries(header.map((name, i) => [name, record[i] === "" ? null : record[i]])) };

@@ -112,10 +112,10 @@ Deno.test("a LLaMA in a GGUF file is the model that it was made from", async () 
 async function logits(model: { readonly config: ModelConfig; readonly weights: NamedArrays }) {
   using layers = loadLayers(engine, model);
   using ends = loadEmbeddingAndHead(engine, model);
-  using tape = new Tape(engine, false);
+  using tape = new Tape(engine, { training: false });
   const tokens = Uint32Array.of(3, 14, 1, 5, 9);
   const batch = { tokens, targets: tokens, mask: new Float32Array(5), batch: 1, length: 5 };
-  const embedding = tape.variable(embedTokens(ends, batch), false);
+  const embedding = tape.variable(embedTokens(ends, batch), { needsGradient: false });
   const hidden = await layers.forward(tape, embedding, batch, null);
   using result = logitsOf(ends, hidden.value, tokens.map((_, i) => i));
   return await result.read();

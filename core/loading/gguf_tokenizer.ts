@@ -57,9 +57,10 @@ class TokenizerFields {
     return Array.isArray(value) ? value : this.refuse(`tokenizer.ggml.${name} must be a list`, value);
   }
 
-  flag(name: string, fallback: boolean): boolean {
-    const value = this.field(name) ?? fallback;
-    return typeof value === "boolean"
+  /** True or false; `undefined` if the file does not say. */
+  flag(name: string): boolean | undefined {
+    const value = this.field(name) ?? undefined;
+    return value === undefined || typeof value === "boolean"
       ? value
       : this.refuse(`tokenizer.ggml.${name} must be true or false`, value);
   }
@@ -74,8 +75,11 @@ class TokenizerFields {
   }
 
   /** The token that begins texts. */
-  bos(tokens: readonly string[], isUsual: boolean, fallback: number | null = null): number | null {
-    if (!this.flag("add_bos_token", isUsual)) return null;
+  bos(
+    tokens: readonly string[],
+    { isUsual, fallback = null }: { readonly isUsual: boolean; readonly fallback?: number | null },
+  ): number | null {
+    if (!(this.flag("add_bos_token") ?? isUsual)) return null;
     const value = this.field("bos_token_id") ?? fallback;
     return value === null || tokens[Number(value)] === undefined
       ? this.refuse("tokenizer.ggml.bos_token_id must be a token where add_bos_token is true", value)
@@ -119,7 +123,7 @@ function byteLevel(fields: TokenizerFields, path: string): Tokenizer {
   const { types, ends } = endsAndTypes(fields, tokens);
   const eos = fields.id("eos", tokens) ??
     fields.refuse("tokenizer.ggml.eos_token_id must be a token", undefined);
-  const bos = fields.bos(tokens, pre.bos ?? false);
+  const bos = fields.bos(tokens, { isUsual: pre.bos ?? false });
   const whole = tokens.keys().filter((id) => id === eos || id === bos || WHOLE.includes(types[id] ?? 1));
   const added = Array.from(whole, (id) => ({ id, content: tokens[id], special: true, normalized: false }));
   return tokenizerFromJson({
@@ -168,7 +172,7 @@ const LLAMA_IDS = { unknown: 0, bos: 1, eos: 2 };
 function sentencePiece(fields: TokenizerFields, path: string): Tokenizer {
   const tokens = fields.list("tokens").map(String);
   const { types, ends } = endsAndTypes(fields, tokens);
-  if (fields.flag("remove_extra_whitespaces", false)) {
+  if (fields.flag("remove_extra_whitespaces")) {
     fields.refuse("tokenizer.ggml.remove_extra_whitespaces must be false", true);
   }
   const kindOf = (type: number): PieceKind =>
@@ -184,9 +188,9 @@ function sentencePiece(fields: TokenizerFields, path: string): Tokenizer {
     scores: fields.list("scores").map(Number),
     kinds: tokens.map((_, id) => kindOf(types[id] ?? 1)),
     unknown: fields.id("unknown", tokens, LLAMA_IDS.unknown) ?? undefined,
-    spaceFirst: fields.flag("add_space_prefix", true),
+    spaceFirst: fields.flag("add_space_prefix") ?? true,
     eos: fields.id("eos", tokens, LLAMA_IDS.eos)!,
-    bos: fields.bos(tokens, true, LLAMA_IDS.bos),
+    bos: fields.bos(tokens, { isUsual: true, fallback: LLAMA_IDS.bos }),
     ends,
     name: path,
   });

@@ -4,13 +4,14 @@
  * @module
  */
 
+import type { HeadRange } from "./allocation.ts";
+
 /** The kept heads of one device in a layer, as indices within its range. */
 export function keptHeads(
   mask: Uint8Array,
   heads: number,
   layer: number,
-  first: number,
-  count: number,
+  { first, count }: HeadRange,
 ): number[] {
   const kept: number[] = [];
   for (let i = 0; i < count; i++) if (mask[layer * heads + first + i] === 0) kept.push(i);
@@ -27,8 +28,7 @@ export function lowestLayer(mask: Uint8Array, heads: number): number {
 export function maskOfRange(
   mask: Uint8Array,
   heads: number,
-  first: number,
-  count: number,
+  { first, count }: HeadRange,
 ): Uint8Array<ArrayBuffer> {
   const layers = mask.length / heads;
   const part = new Uint8Array(layers * count);
@@ -43,8 +43,7 @@ export function putRange(
   part: Float32Array,
   whole: Float32Array,
   heads: number,
-  first: number,
-  count: number,
+  { first, count }: HeadRange,
 ): void {
   const layers = whole.length / heads;
   for (let l = 0; l < layers; l++) whole.set(part.subarray(l * count, (l + 1) * count), l * heads + first);

@@ -225,14 +225,14 @@ Deno.test("statistics: zero for pruned heads, loraNorm grows from zero", async (
 
 Deno.test("masks: parts of devices, kept heads, lowest layer", () => {
   const mask = Uint8Array.of(1, 1, 1, 1, 0, 1, 1, 0, 0, 0, 0, 1);
-  assertEquals(maskOfRange(mask, 4, 1, 2), Uint8Array.of(1, 1, 1, 1, 0, 0));
-  assertEquals(keptHeads(mask, 4, 1, 0, 4), [0, 3]);
-  assertEquals(keptHeads(mask, 4, 1, 2, 2), [1]);
+  assertEquals(maskOfRange(mask, 4, { first: 1, count: 2 }), Uint8Array.of(1, 1, 1, 1, 0, 0));
+  assertEquals(keptHeads(mask, 4, 1, { first: 0, count: 4 }), [0, 3]);
+  assertEquals(keptHeads(mask, 4, 1, { first: 2, count: 2 }), [1]);
   assertEquals(lowestLayer(mask, 4), 1);
   assertEquals(lowestLayer(new Uint8Array(12), 4), 0);
   assertEquals(lowestLayer(new Uint8Array(12).fill(1), 4), 3);
   const whole = new Float32Array(12);
-  putRange(Float32Array.of(1, 2, 3, 4, 5, 6), whole, 4, 1, 2);
+  putRange(Float32Array.of(1, 2, 3, 4, 5, 6), whole, 4, { first: 1, count: 2 });
   assertEquals(whole, Float32Array.of(0, 1, 2, 0, 0, 3, 4, 0, 0, 5, 6, 0));
 });
 

@@ -58,7 +58,7 @@ export class LocalHeads implements HeadPort, Disposable {
   microBatch(part: MicroBatch): LayerHeads {
     return {
       forward: (layer, x) => this.#forward(layer, x, part),
-      backward: (layer, dqkv, needsInput) => this.#backward(layer, dqkv, needsInput, part.index),
+      backward: (layer, dqkv, options) => this.#backward(layer, dqkv, { ...options, microBatch: part.index }),
     };
   }
 
@@ -68,8 +68,8 @@ export class LocalHeads implements HeadPort, Disposable {
   }
 
   /** Computes the gradients of a layer's kept heads. */
-  backward(layer: number, dqkv: Tensor, needsInput: boolean): PendingSum | null {
-    return this.#backward(layer, dqkv, needsInput, 0);
+  backward(layer: number, dqkv: Tensor, options: { readonly needsInput: boolean }): PendingSum | null {
+    return this.#backward(layer, dqkv, options);
   }
 
   #forward(layer: number, x: Tensor, microBatch: Pick<MicroBatch, "index" | "firstRow">): PendingSum | null {
@@ -108,7 +108,11 @@ export class LocalHeads implements HeadPort, Disposable {
     };
   }
 
-  #backward(layer: number, dqkv: Tensor, needsInput: boolean, microBatch: number): PendingSum | null {
+  #backward(
+    layer: number,
+    dqkv: Tensor,
+    { needsInput, microBatch }: { readonly needsInput: boolean; readonly microBatch?: number },
+  ): PendingSum | null {
     const { step } = this.#current();
     const parts = this.#parts(layer).map(({ device, global, heads }) => {
       const { headSize, options: { heads: count, lora } } = device;
@@ -116,7 +120,11 @@ export class LocalHeads implements HeadPort, Disposable {
         const at = targetColumns(target, global, { heads: count, headSize, columns: dqkv.columns });
         return gatherHeadColumns(dqkv, { first: at.first, headSize, heads: device.headList(at.heads) });
       });
-      const dx = device.backward(layer, dDeltas, { step, needsInput, microBatch });
+      const dx = device.backward(layer, dDeltas, {
+        step,
+        needsInput,
+        ...(microBatch !== undefined && { microBatch }),
+      });
       return { device, heads, dx };
     });
     if (!needsInput || parts.length === 0) return null;
@@ -137,8 +145,7 @@ export class LocalHeads implements HeadPort, Disposable {
     const { step, mode, mask } = this.#current();
     const { heads, layers } = this.#devices[0]!.options;
     const whole: Partial<Record<DeviceStatistic, Float32Array>> = {};
-    const maskOf = ({ options: { range } }: HeadModules) =>
-      maskOfRange(mask, heads, range.first, range.count);
+    const maskOf = ({ options: { range } }: HeadModules) => maskOfRange(mask, heads, range);
     let clip = 1;
     let norm: Pick<HeadStatistics, "globalNorm"> = {};
     if (this.#clipNorm !== null && mode === "train") {
@@ -155,7 +162,7 @@ export class LocalHeads implements HeadPort, Disposable {
       for (const name of DEVICE_STATISTICS) {
         const values = part[name];
         if (values === undefined) continue;
-        putRange(values, whole[name] ??= new Float32Array(layers * heads), heads, first, count);
+        putRange(values, whole[name] ??= new Float32Array(layers * heads), heads, { first, count });
       }
     }
     return { ...whole, ...norm };
@@ -177,7 +184,7 @@ export class LocalHeads implements HeadPort, Disposable {
     const { mask } = this.#current();
     return this.#devices.flatMap((device) => {
       const { range, heads: perLayer } = device.options;
-      const kept = keptHeads(mask, perLayer, layer, range.first, range.count);
+      const kept = keptHeads(mask, perLayer, layer, range);
       if (kept.length === 0) return [];
       const global = kept.map((h) => range.first + h);
       return [{ device, kept, global, heads: device.headList(global) }];

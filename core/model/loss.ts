@@ -129,15 +129,13 @@ export interface ModelLoss {
  * @param ends Final norm and LM head.
  * @param hidden h_L, [B * T, d].
  * @param batch Targets and mask.
- * @param settings Label smoothing.
- * @param gradient True to compute dh_L too.
+ * @param settings Label smoothing, and whether to compute dh_L too.
  */
 export function modelLoss(
   ends: EmbeddingAndHead,
   hidden: Tensor,
   batch: TokenBatch,
-  settings: LossSettings,
-  gradient: boolean,
+  { gradient, ...settings }: LossSettings & { readonly gradient: boolean },
 ): ModelLoss {
   const { engine } = hidden;
   const { lmHead, shape: { vocabulary } } = ends;
@@ -226,7 +224,7 @@ export async function targetLogProbabilities(
 ): Promise<Float64Array> {
   // Losses that are divided by 1.
   const settings = { labelSmoothing: 0, maskSum: 1 - MASK_OFFSET };
-  const { losses } = modelLoss(ends, hidden, batch, settings, false);
+  const { losses } = modelLoss(ends, hidden, batch, { ...settings, gradient: false });
   const pieces = await hidden.engine.read(losses);
   for (const tensor of losses) tensor.dispose();
   const found = new Float64Array(maskSumOf(batch));

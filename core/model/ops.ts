@@ -93,7 +93,7 @@ export function normOp(
 ): Variable {
   const { y, statistics } = layerNorm(x.value, gamma.value, beta.value, epsilon);
   tape.own(statistics);
-  const out = tape.variable(y, x.needsGradient || gamma.gradient !== null);
+  const out = tape.variable(y, { needsGradient: x.needsGradient || gamma.gradient !== null });
   if (out.needsGradient) {
     tape.record(() => {
       using dy = out.takeGradient();
@@ -149,10 +149,9 @@ export function linearOp(
   const [weight, bias, stored] = weights;
   const transposeB = stored === "outIn";
   const y = matmul(x.value, weight.value, { transposeB, bias: bias?.value, residual: residual?.value });
-  const out = tape.variable(
-    y,
-    x.needsGradient || residual?.needsGradient === true || weight.gradient !== null,
-  );
+  const out = tape.variable(y, {
+    needsGradient: x.needsGradient || residual?.needsGradient === true || weight.gradient !== null,
+  });
   if (out.needsGradient) {
     tape.record(() => {
       const dy = out.takeGradient();
@@ -169,18 +168,16 @@ export function linearOp(
 export function feedForwardOp(
   tape: Tape,
   x: Variable,
-  up: readonly [MatrixParameter, Parameter],
-  down: readonly [MatrixParameter, Parameter],
+  { up, down }: Readonly<Record<"up" | "down", readonly [MatrixParameter, Parameter]>>,
   residual: Variable | null,
 ): Variable {
   const { engine, rows } = x.value;
   const before = tape.own(engine.tensor(rows, up[0].value.columns, "before gelu"));
   const inner = tape.own(matmul(x.value, up[0].value, { bias: up[1].value, geluInput: before }));
   const y = matmul(inner, down[0].value, { bias: down[1].value, residual: residual?.value });
-  const out = tape.variable(
-    y,
-    x.needsGradient || residual?.needsGradient === true || up[0].gradient !== null,
-  );
+  const out = tape.variable(y, {
+    needsGradient: x.needsGradient || residual?.needsGradient === true || up[0].gradient !== null,
+  });
   if (out.needsGradient) {
     tape.record(() => {
       const dy = out.takeGradient();
@@ -199,7 +196,7 @@ export function feedForwardOp(
 export function attentionOp(tape: Tape, qkv: Variable, shape: AttentionShape): Variable {
   const { output, logSums } = attention(qkv.value, shape);
   tape.own(logSums);
-  const out = tape.variable(output, qkv.needsGradient);
+  const out = tape.variable(output, { needsGradient: qkv.needsGradient });
   if (out.needsGradient) {
     tape.record(() => {
       using dOutput = out.takeGradient();
@@ -217,14 +214,15 @@ export async function loraLinearOp(
   tape: Tape,
   x: Variable,
   weights: LinearWeights,
-  layer: number,
-  heads: LayerHeads | null,
+  { layer, heads }: { readonly layer: number; readonly heads: LayerHeads | null } = { layer: 0, heads: null },
 ): Promise<Variable> {
   const [weight, bias, stored] = weights;
   const pending = heads?.forward(layer, x.value) ?? null;
   if (pending?.before !== undefined) await pending.before;
   const qkv = matmul(x.value, weight.value, { transposeB: stored === "outIn", bias: bias?.value });
-  const out = tape.variable(qkv, x.needsGradient || pending !== null || weight.gradient !== null);
+  const out = tape.variable(qkv, {
+    needsGradient: x.needsGradient || pending !== null || weight.gradient !== null,
+  });
   if (pending !== null) {
     tape.engine.flush();
     await pending.addTo(qkv);
@@ -232,7 +230,9 @@ export async function loraLinearOp(
   if (out.needsGradient) {
     tape.record(async () => {
       using dqkv = out.takeGradient();
-      const pendingInput = pending === null ? null : heads!.backward(layer, dqkv, x.needsGradient);
+      const pendingInput = pending === null
+        ? null
+        : heads!.backward(layer, dqkv, { needsInput: x.needsGradient });
       if (pendingInput?.before !== undefined) await pendingInput.before;
       addLinearGradients(x.value, dqkv, weights);
       addInputGradient(x, dqkv, weights);
@@ -255,7 +255,7 @@ export function rmsNormOp(
   const { y, statistics } = rmsNorm(x.value, gamma, epsilon);
   tape.own(statistics);
   if (residual !== null) addScaled(residual.value, y);
-  const out = tape.variable(y, x.needsGradient || residual?.needsGradient === true);
+  const out = tape.variable(y, { needsGradient: x.needsGradient || residual?.needsGradient === true });
   if (out.needsGradient) {
     tape.record(() => {
       const dy = out.takeGradient();
@@ -273,7 +273,7 @@ export function rmsNormOp(
 
 /** RMS norm of each head's queries and keys, with frozen gains. */
 export function headNormOp(tape: Tape, qkv: Variable, options: HeadNormOptions): Variable {
-  const out = tape.variable(headNorm(qkv.value, options), qkv.needsGradient);
+  const out = tape.variable(headNorm(qkv.value, options), { needsGradient: qkv.needsGradient });
   if (out.needsGradient) {
     tape.record(() => {
       const gradient = out.takeGradient();

@@ -26,7 +26,7 @@ export class Variable {
   gradient: Tensor | null = null;
 
   /** Made by `Tape.variable` and operations. */
-  constructor(value: Tensor, needsGradient: boolean) {
+  constructor(value: Tensor, { needsGradient }: { readonly needsGradient: boolean }) {
     this.value = value;
     this.needsGradient = needsGradient;
   }
@@ -80,10 +80,10 @@ export class Parameter<V extends Tensor | PackedMatrix = Tensor> implements Disp
    *
    * @param name Name as in the checkpoint.
    * @param value The weight; owned from now on.
-   * @param trainable False for frozen weights.
+   * @param options Whether it is trained. @default {{ trainable: false }}
    * @throws {TypeError} If it is packed and to be trained.
    */
-  constructor(name: string, value: V, trainable: boolean) {
+  constructor(name: string, value: V, { trainable = false }: { readonly trainable?: boolean } = {}) {
     if (trainable && !(value instanceof Tensor)) {
       throw new TypeError(
         `Cannot train "${name}" as weights that are trained must be f32: current value is "${value.format}"`,
@@ -162,9 +162,9 @@ export class Tape implements Disposable {
    * Starts an empty tape.
    *
    * @param engine The engine of all tensors on this tape.
-   * @param training False for evaluation: nothing is recorded.
+   * @param options `training` is false for evaluation: nothing is recorded.
    */
-  constructor(engine: Engine, training: boolean) {
+  constructor(engine: Engine, { training }: { readonly training: boolean }) {
     this.engine = engine;
     this.training = training;
   }
@@ -179,10 +179,10 @@ export class Tape implements Disposable {
    * Puts a value on the tape, which owns it from now on.
    *
    * @param value The value.
-   * @param needsGradient True if something trainable lies before it.
+   * @param options `needsGradient` is true if something trainable lies before it.
    */
-  variable(value: Tensor, needsGradient: boolean): Variable {
-    const variable = new Variable(this.own(value), needsGradient && this.training);
+  variable(value: Tensor, { needsGradient }: { readonly needsGradient: boolean }): Variable {
+    const variable = new Variable(this.own(value), { needsGradient: needsGradient && this.training });
     this.#variables.push(variable);
     return variable;
   }

@@ -86,10 +86,12 @@ export class ConfigFields {
     return this.#number(name, otherwise, "a positive number", (v) => Number.isFinite(v) && v > 0);
   }
 
-  /** True or false. @throws {CheckpointError} If it is neither. */
-  boolean(name: string, otherwise: boolean): boolean {
-    const value = this.get(name) ?? otherwise;
-    if (typeof value !== "boolean") throw refuse(this.#path + name, "true or false", value);
+  /** True or false; `undefined` if it is missing. @throws {CheckpointError} If it is neither. */
+  boolean(name: string): boolean | undefined {
+    const value = this.get(name) ?? undefined;
+    if (value !== undefined && typeof value !== "boolean") {
+      throw refuse(this.#path + name, "true or false", value);
+    }
     return value;
   }
 
@@ -277,7 +279,7 @@ export class WeightReader {
         { rows, columns, format, groupsAlong: "columns" },
         pieces(found, columns),
       );
-      return this.#own(new Parameter(name, packed, false));
+      return this.#own(new Parameter(name, packed));
     } catch (error) {
       disposeAll(this.#made);
       throw error;
@@ -305,7 +307,9 @@ export class WeightReader {
       throw error;
     }
     const name = parts.map(([name]) => this.#key(name)).join(" + ");
-    return this.#own(new Parameter(name, uploadLasting(this.#engine, [data], 1, data.length, name), false));
+    return this.#own(
+      new Parameter(name, uploadLasting(this.#engine, [data], { rows: 1, columns: data.length, name })),
+    );
   }
 
   /**
@@ -329,8 +333,8 @@ export class WeightReader {
     const all = parts.reduce((sum, [, n]) => sum + n, 0);
     const found = this.#findAll(parts, columns); // before memory is taken
     try {
-      const tensor = uploadLasting(this.#engine, pieces(found, columns), all, columns, name);
-      return this.#own(new Parameter(name, tensor, false));
+      const tensor = uploadLasting(this.#engine, pieces(found, columns), { rows: all, columns, name });
+      return this.#own(new Parameter(name, tensor));
     } catch (error) {
       disposeAll(this.#made);
       throw error;
@@ -387,9 +391,7 @@ function* pieces(found: readonly Found[], unit: number): Generator<Float32Array>
 export function uploadLasting(
   engine: Engine,
   parts: Iterable<Float32Array>,
-  rows: number,
-  columns: number,
-  name: string,
+  { rows, columns, name }: { readonly rows: number; readonly columns: number; readonly name: string },
 ): Tensor {
   const tensor = engine.allocateExact(rows, columns, name);
   try {

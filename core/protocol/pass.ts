@@ -376,7 +376,7 @@ export function headsOfDevices(
 ): DeviceHeads[] {
   let first = 0;
   return headsPerDevice.map((count) => {
-    const own = maskOfRange(mask, heads, first, count);
+    const own = maskOfRange(mask, heads, { first, count });
     first += count;
     return { count, mask: own };
   });
@@ -423,5 +423,5 @@ export class FlowCursor {
 
 /** The kept heads of a device in a layer, as indices within its range. */
 export function keptOfDevice({ mask, count }: DeviceHeads, layer: number): number[] {
-  return keptHeads(mask, count, layer, 0, count);
+  return keptHeads(mask, count, layer, { first: 0, count });
 }

@@ -35,9 +35,11 @@ export function initPruner(pruner: Pruner, context: PrunerContext): PrunerState 
 /** Asks a pruner for its decision and checks it. @throws {PluginError} If it throws, is late, or decides what is not valid. */
 export async function askPruner(
   pruner: Pruner,
-  input: PrunerInput,
-  state: PrunerState,
-  context: PrunerContext,
+  { input, state, context }: {
+    readonly input: PrunerInput;
+    readonly state: PrunerState;
+    readonly context: PrunerContext;
+  },
   limit: { readonly ms: number; readonly signal: AbortSignal },
 ): Promise<[PrunerDecision, PrunerState]> {
   let answer: unknown;

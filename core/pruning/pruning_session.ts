@@ -91,7 +91,10 @@ export class PruningSession implements PruningPort<EmbeddedBatch> {
     const { signal = new AbortController().signal } = this.#options;
     try {
       const input = await this.#input(step, batch);
-      const [decision, state] = await askPruner(pruner, input, this.#state, context, { ms, signal });
+      const [decision, state] = await askPruner(pruner, { input, state: this.#state, context }, {
+        ms,
+        signal,
+      });
       this.#state = state;
       return decision;
     } catch (error) {

@@ -248,7 +248,7 @@ export class DataDevice {
     using h = engine.upload(values as Float32Array, rows, hidden, "h_L");
     const settings = { ...(mode === "train" ? data.loss : { labelSmoothing: 0 }), maskSum };
     const piece = pieces.length === 1 ? batch : partOfBatch(batch, pieces[microBatch]!);
-    const { losses, gradient } = modelLoss(data.ends, h, piece, settings, mode === "train");
+    const { losses, gradient } = modelLoss(data.ends, h, piece, { ...settings, gradient: mode === "train" });
     const results = await engine.read(gradient === null ? losses : [gradient, ...losses]);
     for (const tensor of losses) tensor.dispose();
     gradient?.dispose();

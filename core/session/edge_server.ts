@@ -214,7 +214,7 @@ export class EdgeServer extends RunServer {
     const { embedding, rows, length, parents } = request;
     const started = this.now();
     const before = this.counters(engine, waits);
-    using tape = new Tape(engine, false);
+    using tape = new Tape(engine, { training: false });
     tape.own(embedding);
     const total = length + (parents === null ? 0 : cached.length);
     const cacheBytes = cached.bytesFor(rows, total);

@@ -159,8 +159,7 @@ export class RemoteHeads implements HeadPort, Disposable {
   microBatch({ index }: MicroBatch): LayerHeads {
     return {
       forward: (layer, x) => this.#forward({ layer, microBatch: index }, x),
-      backward: (layer, dqkv, needsInput) =>
-        this.#backward({ layer, microBatch: index }, dqkv, { needsInput }),
+      backward: (layer, dqkv, options) => this.#backward({ layer, microBatch: index }, dqkv, options),
     };
   }
 
@@ -170,8 +169,8 @@ export class RemoteHeads implements HeadPort, Disposable {
   }
 
   /** Sends the gradients of the Deltas and waits for those of X. */
-  backward(layer: number, dqkv: Tensor, needsInput: boolean): PendingSum | null {
-    return this.#backward({ layer, microBatch: 0 }, dqkv, { needsInput });
+  backward(layer: number, dqkv: Tensor, options: { readonly needsInput: boolean }): PendingSum | null {
+    return this.#backward({ layer, microBatch: 0 }, dqkv, options);
   }
 
   #forward(at: Place, x: Tensor): PendingSum | null {
@@ -261,7 +260,7 @@ export class RemoteHeads implements HeadPort, Disposable {
       const frame = await peer.receive("statistics", { step, shapes });
       names.forEach((name, k) => {
         const map = whole[name] ??= new Float32Array(model.layers * model.heads);
-        putRange(frame.tensors[k]!.data as Float32Array, map, model.heads, range.first, range.count);
+        putRange(frame.tensors[k]!.data as Float32Array, map, model.heads, range);
       });
     })));
     return { ...whole, ...norm };
@@ -311,7 +310,7 @@ export class RemoteHeads implements HeadPort, Disposable {
     const shares: DeviceShare[] = [];
     for (const device of devices) {
       const { first, count } = device.range;
-      const kept = keptHeads(mask, model.heads, layer, first, count);
+      const kept = keptHeads(mask, model.heads, layer, { first, count });
       if (kept.length === 0) continue;
       shares.push({ device, kept: kept.length, before: all.length });
       all.push(...kept.map((h) => first + h));

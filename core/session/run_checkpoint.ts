@@ -406,7 +406,14 @@ function readPruning(bytes: Uint8Array): SavedPruning {
 /** `.m` and `.v` stand behind the names of moments. */
 const PARTS = [["weights", ""], ["m", ".m"], ["v", ".v"]] as const;
 
-function nameOf(layer: number, head: number, target: string, matrix: "A" | "B", part: string): string {
+/** A head module's target. */
+interface ModulePlace {
+  readonly layer: number;
+  readonly head: number;
+  readonly target: string;
+}
+
+function nameOf({ layer, head, target }: ModulePlace, matrix: "A" | "B", part: string): string {
   return `layer${layer}.head${head}.${target}.${matrix}${part}`;
 }
 
@@ -416,9 +423,9 @@ function arraysOf({ range, state }: SavedHeads, { lora }: RunSettings): Map<stri
     state[which].forEach((perHead, l) =>
       perHead.forEach((perTarget, i) =>
         perTarget.forEach(({ a, b }, k) => {
-          const at = [l, range.first + i, lora.targets[k]!] as const;
-          arrays.set(nameOf(...at, "A", part), { shape: [lora.rank, a.length / lora.rank], data: a });
-          arrays.set(nameOf(...at, "B", part), { shape: [b.length / lora.rank, lora.rank], data: b });
+          const at = { layer: l, head: range.first + i, target: lora.targets[k]! };
+          arrays.set(nameOf(at, "A", part), { shape: [lora.rank, a.length / lora.rank], data: a });
+          arrays.set(nameOf(at, "B", part), { shape: [b.length / lora.rank, lora.rank], data: b });
         })
       )
     );
@@ -442,10 +449,10 @@ function stateOf(
       { length: model.layers },
       (_, l) =>
         Array.from({ length: range.count }, (_, i) =>
-          lora.targets.map((target) => ({
-            a: find(nameOf(l, range.first + i, target, "A", part)),
-            b: find(nameOf(l, range.first + i, target, "B", part)),
-          }))),
+          lora.targets.map((target) => {
+            const at = { layer: l, head: range.first + i, target };
+            return { a: find(nameOf(at, "A", part)), b: find(nameOf(at, "B", part)) };
+          })),
     );
   return { weights: read(""), m: read(".m"), v: read(".v"), updates: Uint32Array.from(updates) };
 }

@@ -93,10 +93,10 @@ export async function warmUp(
 }
 
 async function warmBase(engine: Engine, baseWeights: BaseWeights): Promise<void> {
-  using base = new Gpt2Layers(engine, CONFIG, initialWeights(CONFIG, 0), false, baseWeights);
+  using base = new Gpt2Layers(engine, CONFIG, initialWeights(CONFIG, 0), { baseWeights });
   using list = engine.upload(Uint32Array.of(0, 1), 1, 2, "warm-up heads");
-  using tape = new Tape(engine, true);
-  const e = tape.variable(engine.zeros(BATCH.length, CONFIG.n_embd, "warm-up E"), false);
+  using tape = new Tape(engine, { training: true });
+  const e = tape.variable(engine.zeros(BATCH.length, CONFIG.n_embd, "warm-up E"), { needsGradient: false });
   const h = await base.forward(tape, e, BATCH, emptyHeads(list));
   h.addGradient(engine.zeros(BATCH.length, CONFIG.n_embd, "warm-up dh_L"));
   await tape.backward();
@@ -104,11 +104,11 @@ async function warmBase(engine: Engine, baseWeights: BaseWeights): Promise<void>
 
 /** A prompt, a token in the same row, and two rows that continue it. */
 async function warmDecoding(engine: Engine, baseWeights: BaseWeights): Promise<void> {
-  using layers = new Gpt2Layers(engine, CONFIG, initialWeights(CONFIG, 0), false, baseWeights);
+  using layers = new Gpt2Layers(engine, CONFIG, initialWeights(CONFIG, 0), { baseWeights });
   using list = engine.upload(Uint32Array.of(0, 1), 1, 2, "warm-up heads");
   using cached = new CachedLayers({ engine, layers, heads: emptyHeads(list) });
   for (const parents of [null, [0], [0, 0]]) {
-    using tape = new Tape(engine, false);
+    using tape = new Tape(engine, { training: false });
     const rows = parents?.length ?? 1;
     const e = engine.zeros(parents === null ? 2 : rows, CONFIG.n_embd, "warm-up E");
     await cached.forward(tape, e, { rows, parents });
@@ -176,10 +176,10 @@ async function warmHeads(engine: Engine, mode: InputModeName): Promise<void> {
 }
 
 function warmData(engine: Engine, baseWeights: BaseWeights): void {
-  using ends = new Gpt2EmbeddingAndHead(engine, CONFIG, initialWeights(CONFIG, 0), false, baseWeights);
+  using ends = new Gpt2EmbeddingAndHead(engine, CONFIG, initialWeights(CONFIG, 0), { baseWeights });
   using h = embedTokens(ends, BATCH);
   for (const training of [true, false]) {
-    const { losses, gradient } = modelLoss(ends, h, BATCH, { labelSmoothing: 0 }, training);
+    const { losses, gradient } = modelLoss(ends, h, BATCH, { labelSmoothing: 0, gradient: training });
     for (const loss of losses) loss.dispose();
     gradient?.dispose();
   }

@@ -57,10 +57,10 @@ export async function fullGradients(
 ): Promise<readonly Tensor[]> {
   const { engine, layers, ends } = model;
   for (const parameter of [...layers.parameters(), ...ends.parameters()]) parameter.zeroGradient();
-  using tape = new Tape(engine, true);
-  const embedding = tape.variable(embedTokens(ends, batch), true);
+  using tape = new Tape(engine, { training: true });
+  const embedding = tape.variable(embedTokens(ends, batch), { needsGradient: true });
   const hidden = await layers.forward(tape, embedding, batch, null);
-  const { losses, gradient } = modelLoss(ends, hidden.value, batch, loss, true);
+  const { losses, gradient } = modelLoss(ends, hidden.value, batch, { ...loss, gradient: true });
   hidden.addGradient(gradient!);
   await tape.backward();
   using dEmbedding = embedding.takeGradient();
@@ -105,10 +105,10 @@ export async function evaluateLoss(
   loss: LossSettings,
 ): Promise<number> {
   const { engine, layers, ends } = model;
-  using tape = new Tape(engine, false);
-  const embedding = tape.variable(embedTokens(ends, batch), false);
+  using tape = new Tape(engine, { training: false });
+  const embedding = tape.variable(embedTokens(ends, batch), { needsGradient: false });
   const hidden = await layers.forward(tape, embedding, batch, null);
-  const { losses } = modelLoss(ends, hidden.value, batch, loss, false);
+  const { losses } = modelLoss(ends, hidden.value, batch, { ...loss, gradient: false });
   const values = await engine.read(losses);
   for (const tensor of losses) tensor.dispose();
   const sum = sumLosses(values);

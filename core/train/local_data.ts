@@ -123,7 +123,10 @@ export class LocalData implements DataPort {
     const settings = { ...loss, maskSum };
     const isWhole = micro === undefined || micro.batch === batch.batch;
     const piece = isWhole ? batch : partOfBatch(batch, micro);
-    const { losses, gradient } = modelLoss(this.#ends, hidden, piece, settings, mode === "train");
+    const { losses, gradient } = modelLoss(this.#ends, hidden, piece, {
+      ...settings,
+      gradient: mode === "train",
+    });
     const values = await hidden.engine.read(losses);
     for (const tensor of losses) tensor.dispose();
     try {

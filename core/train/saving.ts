@@ -69,10 +69,10 @@ export class SaveSchedule {
    * Takes in what a step took, of which the cost of saving is learnt, on whatever machine it arises.
    *
    * @param ms The whole step, with waiting for a save.
-   * @param saved True if its state is saved.
+   * @param options Whether its state is saved.
    */
-  took(ms: number, saved: boolean): void {
-    if (!saved) {
+  took(ms: number, { isSaved }: { readonly isSaved: boolean }): void {
+    if (!isSaved) {
       const usual = this.#usual ?? ms;
       this.#spread = (1 - NEWEST) * this.#spread + NEWEST * Math.abs(ms - usual);
       this.#usual = (1 - NEWEST) * usual + NEWEST * ms;

@@ -12,7 +12,7 @@ Deno.test("by time the first step is saved, then intervals are kept and grow wit
       const ms = 200 + noise * (step * 7919 % 101 / 101) + (isDue ? cost : 0);
       if (isDue) saved.push(step), spent += cost;
       now += ms;
-      schedule.took(ms, isDue);
+      schedule.took(ms, { isSaved: isDue });
     }
     return { saved, spent };
   };

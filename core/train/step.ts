@@ -79,7 +79,7 @@ export async function runStep(
     const { index, count } = current.accumulation ?? WHOLE_STEP;
     sequences += current.batch;
     tokens += current.batch * current.length;
-    const outcome = await pass(context, step, current, mask, batch.mode);
+    const outcome = await pass(context, current, { step, mask, mode: batch.mode });
     if (index + 1 === count) return { ...outcome, batch: sequences, tokens };
     const next = await context.data.next(step);
     const accumulation = next?.accumulation;
@@ -122,16 +122,14 @@ export async function probeStep(
   const embedding = engine.tensor(rows, columns, "embedding of a probe");
   engine.copy(batch.embedding, embedding);
   const mask = new Uint8Array(base.shape.layers * base.shape.heads);
-  const { statistics } = await pass(context, step, { ...batch, embedding }, mask, "probe");
+  const { statistics } = await pass(context, { ...batch, embedding }, { step, mask, mode: "probe" });
   return statistics.gradientNorm!;
 }
 
 async function pass(
   context: StepContext,
-  step: number,
   batch: EmbeddedBatch,
-  mask: Uint8Array,
-  mode: HeadMode,
+  { step, mask, mode }: { readonly step: number; readonly mask: Uint8Array; readonly mode: HeadMode },
 ): Promise<Pick<StepOutcome, "loss" | "counted" | "statistics">> {
   const { engine, base, data } = context;
   const heads = context.shouldStop === undefined
@@ -141,9 +139,9 @@ async function pass(
   const parts = splitBatch(batch, context.microBatches ?? 1);
   using stack = new DisposableStack();
   const flows = parts.map((part) => {
-    const tape = stack.use(new Tape(engine, mode !== "evaluate"));
+    const tape = stack.use(new Tape(engine, { training: mode !== "evaluate" }));
     // Nothing trainable lies below layer 0, so E needs no gradient.
-    return { part, tape, embedding: tape.variable(rowsOf(batch.embedding, part), false) };
+    return { part, tape, embedding: tape.variable(rowsOf(batch.embedding, part), { needsGradient: false }) };
   });
   if (parts.length > 1) batch.embedding.dispose();
   await heads.beginStep({ step, mode, mask, microBatches: parts, accumulation });
@@ -187,9 +185,9 @@ function stoppable(heads: HeadPort, shouldStop: () => boolean): HeadPort {
         check();
         return own.forward(layer, x);
       },
-      backward(layer, dqkv, needsInput) {
+      backward(layer, dqkv, options) {
         check();
-        return own.backward(layer, dqkv, needsInput);
+        return own.backward(layer, dqkv, options);
       },
     };
   };

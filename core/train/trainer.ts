@@ -335,7 +335,7 @@ export class Trainer<B extends { readonly mode: StepMode } = EmbeddedBatch, S = 
       await this.#save();
       if (saving?.waits === true) await this.#saver.settled();
     }
-    this.#schedule.took(this.#now() - startedAt, isSaved);
+    this.#schedule.took(this.#now() - startedAt, { isSaved });
     return true;
   }
 

@@ -54,8 +54,8 @@ function checkpoint(name: typeof FAMILIES[number]): Promise<ModelFiles> {
 
 /** Logits of every place of a batch. */
 async function logitsAt({ engine, layers, ends }: TinyFamily, batch: TokenBatch): Promise<Float32Array> {
-  using tape = new Tape(engine, false);
-  const embedding = tape.variable(embedTokens(ends, batch), false);
+  using tape = new Tape(engine, { training: false });
+  const embedding = tape.variable(embedTokens(ends, batch), { needsGradient: false });
   const hidden = await layers.forward(tape, embedding, batch, null);
   using logits = logitsOf(ends, hidden.value, batch.tokens.map((_, i) => i));
   return await logits.read();
@@ -335,19 +335,23 @@ Deno.test("what packed bases cannot do is refused, and nothing is left on the ad
   const { config, weights } = tinyModel();
   const before = engine.stats.tensors;
   assertThrows(
-    () => new Gpt2Layers(engine, config, weights, true, "int8"),
+    () => new Gpt2Layers(engine, config, weights, { trainable: true, baseWeights: "int8" }),
     TypeError,
     'Cannot train all parameters as baseWeights must be "f32": current value is "int8"',
   );
   assertThrows(
-    () => new Gpt2EmbeddingAndHead(engine, config, weights, true, "f16"),
+    () => new Gpt2EmbeddingAndHead(engine, config, weights, { trainable: true, baseWeights: "f16" }),
     TypeError,
     'must be "f32"',
   );
   {
     using ends = loadEmbeddingAndHead(engine, { config, weights }, { baseWeights: "int8" });
     assertThrows(() => ends.lmHead.plain, TypeError, 'must be f32 for that: current value is "int8"');
-    assertThrows(() => new Parameter("w", ends.lmHead.value, true), TypeError, 'Cannot train "w"');
+    assertThrows(
+      () => new Parameter("w", ends.lmHead.value, { trainable: true }),
+      TypeError,
+      'Cannot train "w"',
+    );
   }
   assertThrows(
     () => loadLayers(engine, { config, weights }, { baseWeights: "int2" as BaseWeights }),

@@ -48,8 +48,8 @@ async function logitsBy(model: ModelFiles): Promise<Float32Array> {
   const [batch, length] = [tokens.length, tokens[0]!.length];
   const all = Uint32Array.from(tokens.flat());
   const sequences = { tokens: all, targets: all, mask: new Float32Array(all.length), batch, length };
-  using tape = new Tape(engine, false);
-  const embedding = tape.variable(embedTokens(ends, sequences), false);
+  using tape = new Tape(engine, { training: false });
+  const embedding = tape.variable(embedTokens(ends, sequences), { needsGradient: false });
   const hidden = await layers.forward(tape, embedding, sequences, null);
   const rows = tokens.flatMap((_, row) => places.map((place) => row * length + place));
   using logits = logitsOf(ends, hidden.value, Uint32Array.from(rows));

@@ -26,8 +26,13 @@ const ALL_ROWS = Uint32Array.from(BATCH.tokens, (_, i) => i);
 
 async function logitsWith(model: TinyFamily, layers: TinyFamily["layers"], heads: LocalHeads | null) {
   await heads?.beginStep({ step: 0, mode: "evaluate", mask: new Uint8Array(8) });
-  using tape = new Tape(engine, false);
-  const h = await layers.forward(tape, tape.variable(embedTokens(model.ends, BATCH), false), BATCH, heads);
+  using tape = new Tape(engine, { training: false });
+  const h = await layers.forward(
+    tape,
+    tape.variable(embedTokens(model.ends, BATCH), { needsGradient: false }),
+    BATCH,
+    heads,
+  );
   using logits = logitsOf(model.ends, h.value, ALL_ROWS);
   return await logits.read();
 }

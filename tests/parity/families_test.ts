@@ -94,8 +94,13 @@ async function logitsOfBatch(
   mask: Uint8Array,
 ): Promise<Float32Array> {
   await heads?.beginStep({ step: 0, mode: "evaluate", mask });
-  using tape = new Tape(engine, false);
-  const h = await layers.forward(tape, tape.variable(embedTokens(ends, BATCH), false), BATCH, heads);
+  using tape = new Tape(engine, { training: false });
+  const h = await layers.forward(
+    tape,
+    tape.variable(embedTokens(ends, BATCH), { needsGradient: false }),
+    BATCH,
+    heads,
+  );
   using logits = logitsOf(ends, h.value, ALL_ROWS);
   return await logits.read();
 }
@@ -109,8 +114,8 @@ async function embeddingGradient(
   const data = new LocalData(ends, LOSS, () => ({ batch: BATCH, mode: "train" }));
   const batch = (await data.next(0))!;
   await heads.beginStep({ step: 0, mode: "train", mask });
-  using tape = new Tape(engine, true);
-  const embedding = tape.variable(batch.embedding, true);
+  using tape = new Tape(engine, { training: true });
+  const embedding = tape.variable(batch.embedding, { needsGradient: true });
   const hidden = await layers.forward(tape, embedding, BATCH, heads);
   hidden.addGradient((await data.loss(0, hidden.value)).gradient!);
   await tape.backward();

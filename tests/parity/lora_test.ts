@@ -120,8 +120,8 @@ async function evaluate(
   { readonly logits: Float32Array; readonly hidden: Float32Array; readonly embedding: Float32Array }
 > {
   await heads?.beginStep({ step: 0, mode: "evaluate", mask });
-  using tape = new Tape(engine, false);
-  const embedding = tape.variable(embedTokens(ends, BATCH), false);
+  using tape = new Tape(engine, { training: false });
+  const embedding = tape.variable(embedTokens(ends, BATCH), { needsGradient: false });
   const h = await layers.forward(tape, embedding, BATCH, heads);
   using logits = logitsOf(ends, h.value, ALL_ROWS);
   return {
@@ -143,8 +143,8 @@ async function boundaryGradients(
   const data = new LocalData(ends, LOSS, () => ({ batch: BATCH, mode: "train" }));
   const batch = (await data.next(0))!;
   await heads.beginStep({ step: 0, mode: "train", mask });
-  using tape = new Tape(engine, true);
-  const embedding = tape.variable(batch.embedding, true);
+  using tape = new Tape(engine, { training: true });
+  const embedding = tape.variable(batch.embedding, { needsGradient: true });
   const hidden = await layers.forward(tape, embedding, BATCH, heads);
   const { gradient } = await data.loss(0, hidden.value);
   const dHidden = await gradient!.read();

@@ -36,8 +36,8 @@ for (const adapterClass of ["software", "hardware"] as const) {
   Deno.test(`training in pieces equals PyTorch where a binding holds 20 kB and a texture 48 rows (${adapterClass}) [slow]`, async () => {
     // The widest matrix has 192 columns, 48 texels; most weights have more rows or bytes than that.
     using engine = await Engine.create({ adapterClass, maxBindingBytes: 20_480, maxTextureSide: 48 });
-    using layers = new Gpt2Layers(engine, config, weights, true);
-    using ends = new Gpt2EmbeddingAndHead(engine, config, weights, true);
+    using layers = new Gpt2Layers(engine, config, weights, { trainable: true });
+    using ends = new Gpt2EmbeddingAndHead(engine, config, weights, { trainable: true });
     const model = { engine, layers, ends };
     const loss = { labelSmoothing: 0.1 };
     const pieces = await fullGradients(model, batch, loss);

@@ -130,8 +130,13 @@ export async function exportCase(
   const { layers: L, heads: H } = layers.shape;
   await heads.beginStep({ step: 0, mode: "evaluate", mask: new Uint8Array(L * H) });
   const logitsWith = async (which: typeof heads | null) => {
-    using tape = new Tape(engine, false);
-    const hidden = await layers.forward(tape, tape.variable(embedTokens(ends, batch), false), batch, which);
+    using tape = new Tape(engine, { training: false });
+    const hidden = await layers.forward(
+      tape,
+      tape.variable(embedTokens(ends, batch), { needsGradient: false }),
+      batch,
+      which,
+    );
     using logits = logitsOf(ends, hidden.value, tokens.map((_, i) => i));
     return await logits.read();
   };

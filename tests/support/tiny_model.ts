@@ -178,8 +178,8 @@ export class TinyGpt2 implements TinyBase, Disposable {
     trainable = false,
     baseWeights: BaseWeights = "f32",
   ) {
-    this.layers = new Gpt2Layers(engine, model.config, model.weights, trainable, baseWeights);
-    this.ends = new Gpt2EmbeddingAndHead(engine, model.config, model.weights, trainable, baseWeights);
+    this.layers = new Gpt2Layers(engine, model.config, model.weights, { trainable, baseWeights });
+    this.ends = new Gpt2EmbeddingAndHead(engine, model.config, model.weights, { trainable, baseWeights });
   }
 
   [Symbol.dispose](): void {

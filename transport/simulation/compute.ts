@@ -178,9 +178,11 @@ export function headsForwardWork({ model, lora }: StepShape, tokens: number, kep
 /** A device's backward work in one layer; `needsInput` is false in the lowest layer with a kept head. */
 export function headsBackwardWork(
   { model, lora }: StepShape,
-  tokens: number,
-  kept: number,
-  needsInput: boolean,
+  { tokens, kept, needsInput }: {
+    readonly tokens: number;
+    readonly kept: number;
+    readonly needsInput: boolean;
+  },
 ): Segment {
   const { headSize, inputs } = moduleSize(model, lora);
   return {
@@ -202,7 +204,14 @@ export function embedWork({ model }: StepShape, tokens: number): Segment {
 }
 
 /** The data device's loss; `counted` is the number of tokens that it counts, the only ones with logits. */
-export function lossWork({ model }: StepShape, tokens: number, counted: number, training: boolean): Segment {
+export function lossWork(
+  { model }: StepShape,
+  { tokens, counted, training }: {
+    readonly tokens: number;
+    readonly counted: number;
+    readonly training: boolean;
+  },
+): Segment {
   const { hidden: d, vocabulary } = model;
   const forward = 8 * tokens * d + counted * vocabulary * (2 * d + 6);
   return { name: "loss", flops: training ? 2 * forward : forward };
@@ -236,11 +245,11 @@ export function segmentOf(work: StepWork, { size, counted, share }: WorkContext)
     case "headsForward":
       return headsForwardWork(size, work.rows, work.kept);
     case "headsBackward":
-      return headsBackwardWork(size, work.rows, work.kept, work.needsInput);
+      return headsBackwardWork(size, { tokens: work.rows, kept: work.kept, needsInput: work.needsInput });
     case "update":
       return updateWork(size, work.kept);
     case "loss":
-      return lossWork(size, work.rows, counted(work.rows), work.training);
+      return lossWork(size, { tokens: work.rows, counted: counted(work.rows), training: work.training });
     case "attentionShare":
     case "feedForwardShare":
     case "updateShare":
@@ -262,7 +271,7 @@ function shareSegment(
   const { rows, backward } = work;
   const { norm, qkv, attention, projection, feedForward } = layerFlops(size, rows);
   const own = backward
-    ? headsBackwardWork(size, rows, heads, true).flops
+    ? headsBackwardWork(size, { tokens: rows, kept: heads, needsInput: true }).flops
     : headsForwardWork(size, rows, heads).flops;
   const flops = work.name === "feedForwardShare"
     ? norm + feedForward * columns / inner

@@ -160,23 +160,23 @@ async function timeLayer(base: Gpt2Layers, size: StepShape, batch: number): Prom
   const columns = (from: Tensor, first: number) => gatherHeadColumns(from, { first, headSize, heads: list });
   await engine.idle();
   const idle = await timed(() => engine.idle());
-  using first = new Tape(engine, true);
-  using second = new Tape(engine, true);
-  const h = first.variable(values(d, "h"), true);
+  using first = new Tape(engine, { training: true });
+  using second = new Tape(engine, { training: true });
+  const h = first.variable(values(d, "h"), { needsGradient: true });
   const norm = await timed(async () => {
     const normed = normOp(first, h, layer.norm1, epsilon);
     using blocks = columns(normed.value, 0);
     await engine.read([blocks]);
     normed.addGradient(values(d, "d norm"));
   });
-  const x = first.variable(values(d, "x"), true);
+  const x = first.variable(values(d, "x"), { needsGradient: true });
   const products = await timed(async () => {
-    const qkv = await loraLinearOp(first, x, layer.qkv, 0, null);
+    const qkv = await loraLinearOp(first, x, layer.qkv);
     qkv.addGradient(values(3 * d, "dqkv"));
     await engine.idle();
   });
-  const qkv = second.variable(values(3 * d, "qkv"), true);
-  const residual = second.variable(values(d, "residual"), true);
+  const qkv = second.variable(values(3 * d, "qkv"), { needsGradient: true });
+  const residual = second.variable(values(d, "residual"), { needsGradient: true });
   let out = residual;
   const rest = await timed(async () => {
     for (const target of size.lora.targets.keys()) {
@@ -185,7 +185,7 @@ async function timeLayer(base: Gpt2Layers, size: StepShape, batch: number): Prom
     }
     const mixed = attentionOp(second, qkv, { batch, length: size.length, heads });
     out = linearOp(second, mixed, layer.projection, residual);
-    out = feedForwardOp(second, normOp(second, out, layer.norm2, epsilon), layer.up, layer.down, out);
+    out = feedForwardOp(second, normOp(second, out, layer.norm2, epsilon), layer, out);
     await engine.idle();
   });
   out.addGradient(values(d, "dh"));
@@ -225,14 +225,14 @@ async function timeData(
   const h = wave(tokens * hidden);
   const loss = await timed(async () => {
     using state = engine.upload(h, tokens, hidden, "h_L");
-    const { losses, gradient } = modelLoss(ends, state, batch, settings, true);
+    const { losses, gradient } = modelLoss(ends, state, batch, { ...settings, gradient: true });
     await engine.read([gradient!, ...losses]);
     for (const tensor of [gradient!, ...losses]) tensor.dispose();
   });
   const counted = batch.mask.reduce((sum, m) => sum + (m === 0 ? 0 : 1), 0);
   return [
     { segment: embedWork(size, tokens), ms: embed },
-    { segment: lossWork(size, tokens, counted, true), ms: loss },
+    { segment: lossWork(size, { tokens, counted, training: true }), ms: loss },
   ];
 }
 
@@ -266,7 +266,7 @@ async function timeHeads(
   const update = await timed(() => modules.update(0, new Uint8Array(count), ["gradientNorm"]));
   return [
     { segment: headsForwardWork(size, tokens, count), ms: forward },
-    { segment: headsBackwardWork(size, tokens, count, true), ms: backward },
+    { segment: headsBackwardWork(size, { tokens, kept: count, needsInput: true }), ms: backward },
     { segment: updateWork(size, layers * count), ms: layers * update },
   ];
 }

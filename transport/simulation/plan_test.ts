@@ -40,13 +40,25 @@ Deno.test("operations of a layer, counted by hand", () => {
   // D = 4: for each of 5 heads and 2 targets a product with A [3, 4] and one with B [4, 3].
   assertEquals(headsForwardWork(size, 14, 5).flops, 5 * 2 * 2 * (2 * 14 * 4 * 3));
   // Back: dDown, dB, dA, and dX unless it is the lowest layer.
-  assertEquals(headsBackwardWork(size, 14, 5, true).flops, 5 * 2 * 4 * (2 * 14 * 4 * 3));
-  assertEquals(headsBackwardWork(size, 14, 5, false).flops, 5 * 2 * 3 * (2 * 14 * 4 * 3));
+  assertEquals(
+    headsBackwardWork(size, { tokens: 14, kept: 5, needsInput: true }).flops,
+    5 * 2 * 4 * (2 * 14 * 4 * 3),
+  );
+  assertEquals(
+    headsBackwardWork(size, { tokens: 14, kept: 5, needsInput: false }).flops,
+    5 * 2 * 3 * (2 * 14 * 4 * 3),
+  );
   const full = { ...size, lora: { ...size.lora, mode: "full" as const } };
   assertEquals(headsForwardWork(full, 14, 5).flops, 5 * 2 * (2 * 14 * 24 * 3 + 2 * 14 * 3 * 4));
   assertEquals(updateWork(full, 2).flops, 14 * 2 * 2 * 3 * (24 + 4));
-  assert(lossWork(size, 14, 14, true).flops > lossWork(size, 14, 3, true).flops);
-  assertEquals(lossWork(size, 14, 3, true).flops, 2 * lossWork(size, 14, 3, false).flops);
+  assert(
+    lossWork(size, { tokens: 14, counted: 14, training: true }).flops >
+      lossWork(size, { tokens: 14, counted: 3, training: true }).flops,
+  );
+  assertEquals(
+    lossWork(size, { tokens: 14, counted: 3, training: true }).flops,
+    2 * lossWork(size, { tokens: 14, counted: 3, training: false }).flops,
+  );
 });
 
 Deno.test("segmentMs() takes the segment's own rate, then the party's", () => {

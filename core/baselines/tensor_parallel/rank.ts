@@ -69,7 +69,11 @@ class ShardHeads implements HeadPort {
     };
   }
 
-  backward(layer: number, dqkv: Tensor, needsInput: boolean): PendingSum | null {
+  backward(
+    layer: number,
+    dqkv: Tensor,
+    { needsInput }: { readonly needsInput: boolean },
+  ): PendingSum | null {
     const { lora } = this.#modules.options;
     const dDeltas = lora.targets.map((target) => gatherHeadColumns(dqkv, this.#columns(target)));
     const dx = this.#modules.backward(layer, dDeltas, { step: this.#step.step, needsInput });
@@ -121,7 +125,7 @@ export class ModelShard implements Disposable {
   ): void {
     const l = this.#layers.length;
     const upload = (name: string, data: Float32Array, [rows, columns]: readonly [number, number]) =>
-      new Parameter(`${name} of layer ${l}`, this.#engine.upload(data, rows, columns, `${name} ${l}`), false);
+      new Parameter(`${name} of layer ${l}`, this.#engine.upload(data, rows, columns, `${name} ${l}`));
     const names = [
       "norm 1",
       "norm 1",
@@ -160,7 +164,12 @@ export class ModelShard implements Disposable {
     modules: HeadModules,
     options: StepSize & { readonly step: number; readonly mode: StepMode; readonly root: boolean },
   ): ShardStep {
-    return new ShardStep(this.#engine, this.#layers, this.#epsilon, modules, options);
+    return new ShardStep(
+      this.#engine,
+      { layers: this.#layers, epsilon: this.#epsilon },
+      modules,
+      options,
+    );
   }
 
   /** Frees the weights. */
@@ -192,8 +201,7 @@ export class ShardStep implements Disposable {
   /** Made by `ModelShard.begin`. */
   constructor(
     engine: Engine,
-    layers: readonly Gpt2Layer[],
-    epsilon: number,
+    { layers, epsilon }: { readonly layers: readonly Gpt2Layer[]; readonly epsilon: number },
     modules: HeadModules,
     options: StepSize & { readonly step: number; readonly mode: StepMode; readonly root: boolean },
   ) {
@@ -220,21 +228,21 @@ export class ShardStep implements Disposable {
   async forward(block: number, h: Tensor): Promise<Tensor> {
     const { batch, length, mode, root } = this.#options;
     if (mode === "evaluate") this.#forget();
-    const tape = new Tape(this.#engine, mode === "train");
+    const tape = new Tape(this.#engine, { training: mode === "train" });
     // Nothing trainable lies below layer 0, so E needs no gradient.
-    const input = tape.variable(h, block > 0);
+    const input = tape.variable(h, { needsGradient: block > 0 });
     const passed: { -readonly [K in keyof PassedBlock]: PassedBlock[K] } = { tape, input, output: input };
     this.#passed.push(passed);
     const layer = this.#layers[block >> 1]!;
     const residual = root ? input : null;
     if (block % 2 === 0) {
       const x = normOp(tape, input, layer.norm1, this.#epsilon);
-      const qkv = await loraLinearOp(tape, x, layer.qkv, block >> 1, this.#heads);
+      const qkv = await loraLinearOp(tape, x, layer.qkv, { layer: block >> 1, heads: this.#heads });
       const mixed = attentionOp(tape, qkv, { batch, length, heads: this.#count });
       passed.output = linearOp(tape, mixed, layer.projection, residual);
     } else {
       const x = normOp(tape, input, layer.norm2, this.#epsilon);
-      passed.output = feedForwardOp(tape, x, layer.up, layer.down, residual);
+      passed.output = feedForwardOp(tape, x, layer, residual);
     }
     return passed.output.value;
   }

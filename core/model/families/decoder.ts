@@ -142,7 +142,11 @@ export class DecoderLayers implements BaseLayers {
       const parts = ([["q", heads], ["k", kvHeads], ["v", kvHeads]] as const).map(
         ([target, count]) => [`layers.${l}.self_attn.${target}_proj`, count * headSize] as const,
       );
-      const linear = (name: string, rows: number, columns: number, bias: boolean): LinearWeights => [
+      const linear = (
+        name: string,
+        [rows, columns]: readonly [number, number],
+        { bias }: { readonly bias: boolean },
+      ): LinearWeights => [
         reader.matrix(`layers.${l}.${name}.weight`, rows, columns),
         bias ? reader.row(`layers.${l}.${name}.bias`, rows) : null,
         "outIn",
@@ -159,13 +163,13 @@ export class DecoderLayers implements BaseLayers {
         headNorms: headNorms
           ? reader.joined(["q", "k"].map((of) => [`${attention}.${of}_norm.weight`, headSize]), gainOffset)
           : null,
-        projection: linear("self_attn.o_proj", d, heads * headSize, biases.output),
+        projection: linear("self_attn.o_proj", [d, heads * headSize], { bias: biases.output }),
         // Where outputs are normalised, the second norm of the others is the first of those.
         outputNorm1: outputNorms ? norm("post_attention_layernorm") : null,
         norm2: norm(outputNorms ? "pre_feedforward_layernorm" : "post_attention_layernorm"),
-        gate: linear("mlp.gate_proj", f, d, biases.feedForward),
-        up: linear("mlp.up_proj", f, d, biases.feedForward),
-        down: linear("mlp.down_proj", d, f, biases.feedForward),
+        gate: linear("mlp.gate_proj", [f, d], { bias: biases.feedForward }),
+        up: linear("mlp.up_proj", [f, d], { bias: biases.feedForward }),
+        down: linear("mlp.down_proj", [d, f], { bias: biases.feedForward }),
         outputNorm2: outputNorms ? norm("post_feedforward_layernorm") : null,
       };
     });
@@ -201,7 +205,7 @@ export class DecoderLayers implements BaseLayers {
     for (const [l, layer] of this.layers.entries()) {
       const { rope, window } = attention[l]!;
       const x = rmsNormOp(tape, h, layer.norm1, { epsilon });
-      let qkv = await loraLinearOp(tape, x, layer.qkv, l, heads);
+      let qkv = await loraLinearOp(tape, x, layer.qkv, { layer: l, heads });
       if (layer.headNorms !== null) qkv = headNormOp(tape, qkv, { ...norms, gains: layer.headNorms.value });
       if (rope !== null) {
         ropeOp(tape, qkv, { ...turned, table: this.#ropeTable(rope, first + shape.length) });
@@ -344,10 +348,9 @@ export function gatedFeedForwardOp(
   const gateValue = tape.own(apply(x.value, gate));
   const upValue = tape.own(apply(x.value, up));
   using inner = gated(gateValue, upValue, activation);
-  const out = tape.variable(
-    apply(inner, down, residual?.value),
-    x.needsGradient || residual?.needsGradient === true,
-  );
+  const out = tape.variable(apply(inner, down, residual?.value), {
+    needsGradient: x.needsGradient || residual?.needsGradient === true,
+  });
   if (out.needsGradient) {
     tape.record(() => {
       const dy = out.takeGradient();

@@ -98,7 +98,7 @@ export function decoderSizes(fields: ConfigFields, defaults: DecoderDefaults = {
     vocab_size: fields.integer("vocab_size"),
     max_position_embeddings: fields.integer("max_position_embeddings", defaults.positions),
     rms_norm_eps: fields.positive("rms_norm_eps", 1e-6),
-    tie_word_embeddings: fields.boolean("tie_word_embeddings", defaults.tied ?? false),
+    tie_word_embeddings: fields.boolean("tie_word_embeddings") ?? defaults.tied ?? false,
   };
 }
 

@@ -92,7 +92,7 @@ export function gemma3Config(json: unknown): Gemma3Config {
     layer_types: kinds,
     ...(sliding_window === undefined ? {} : { sliding_window }),
     query_pre_attn_scalar: fields.positive("query_pre_attn_scalar", 256),
-    attention_bias: fields.boolean("attention_bias", false),
+    attention_bias: fields.boolean("attention_bias") ?? false,
     rope_parameters: ropesOf(fields),
   };
 }

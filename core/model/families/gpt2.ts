@@ -100,7 +100,7 @@ export function gpt2Config(json: unknown): Gpt2Config {
     n_positions: fields.integer("n_positions"),
     layer_norm_epsilon: fields.positive("layer_norm_epsilon", 1e-5),
     ...(inner === 4 * hidden ? {} : { n_inner: inner }),
-    ...(fields.boolean("tie_word_embeddings", true) ? {} : { tie_word_embeddings: false }),
+    ...((fields.boolean("tie_word_embeddings") ?? true) ? {} : { tie_word_embeddings: false }),
   };
   if (config.n_embd % config.n_head !== 0 || (config.n_embd / config.n_head) % 4 !== 0) {
     throw new CheckpointError(
@@ -113,17 +113,28 @@ export function gpt2Config(json: unknown): Gpt2Config {
 /** Causal masks, which older files hold though they follow from the configuration. */
 const MASK = /\.attn\.(bias|masked_bias)$/;
 
+/** How the weights are put on the GPU. */
+export interface Gpt2LoadOptions {
+  /** Train the base weights too. @default {false} */
+  readonly trainable?: boolean | undefined;
+  /** How matrices are held. @default {"f32"} */
+  readonly baseWeights?: BaseWeights | undefined;
+}
+
 /** Puts weights on the GPU. If one does not fit, all are freed again. */
 class Gpt2Reader {
   readonly #made: MatrixParameter[] = [];
   readonly #used = new Set<string>();
+  readonly trainable: boolean;
+  readonly baseWeights: BaseWeights;
 
   constructor(
     readonly engine: Engine,
     readonly weights: NamedArrays,
-    readonly trainable: boolean,
-    readonly baseWeights: BaseWeights,
+    { trainable = false, baseWeights = "f32" }: Gpt2LoadOptions,
   ) {
+    this.trainable = trainable;
+    this.baseWeights = baseWeights;
     requireBaseWeights(baseWeights);
     if (trainable && baseWeights !== "f32") {
       throw new TypeError(
@@ -135,7 +146,7 @@ class Gpt2Reader {
   /** A weight that is f32 in every case. */
   plain(name: string, rows: number, columns: number): Parameter {
     return this.#own(
-      (array, key) => uploadLasting(this.engine, finitePieces(key, array, columns), rows, columns, name),
+      (array, key) => uploadLasting(this.engine, finitePieces(key, array, columns), { rows, columns, name }),
       ...[name, rows, columns] as const,
     );
   }
@@ -177,7 +188,7 @@ class Gpt2Reader {
       const value = put(checkedWeight(streamed(this.weights, key), name, rows, columns), key);
       this.#used.add(key);
       const full = name.startsWith("lm_head.") ? name : `transformer.${name}`;
-      const parameter = new Parameter(full, value, this.trainable);
+      const parameter = new Parameter(full, value, { trainable: this.trainable });
       this.#made.push(parameter);
       return parameter;
     } catch (error) {
@@ -216,8 +227,7 @@ export class Gpt2Layers implements BaseLayers {
    * @param engine Where.
    * @param config Shape of the model.
    * @param weights The checkpoint.
-   * @param trainable True to train the base weights too. @default {false}
-   * @param baseWeights How matrices are held. @default {"f32"}
+   * @param options Whether they are trained, and how matrices are held.
    * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format, or is one too many.
    * @throws {TypeError} If the weights are to be trained and not f32.
    */
@@ -225,12 +235,11 @@ export class Gpt2Layers implements BaseLayers {
     engine: Engine,
     config: Gpt2Config,
     weights: NamedArrays,
-    trainable = false,
-    baseWeights: BaseWeights = "f32",
+    options: Gpt2LoadOptions = {},
   ) {
     this.config = config;
     const { n_embd: d, n_inner: f = 4 * d } = config;
-    const reader = new Gpt2Reader(engine, weights, trainable, baseWeights);
+    const reader = new Gpt2Reader(engine, weights, options);
     this.layers = Array.from({ length: config.n_layer }, (_, l) => {
       const norm = (name: string): [Parameter, Parameter] => [
         reader.plain(`h.${l}.${name}.weight`, 1, d),
@@ -281,11 +290,11 @@ export class Gpt2Layers implements BaseLayers {
     let h = embedding;
     for (const [l, layer] of this.layers.entries()) {
       const x = normOp(tape, h, layer.norm1, epsilon);
-      const qkv = await loraLinearOp(tape, x, layer.qkv, l, heads);
+      const qkv = await loraLinearOp(tape, x, layer.qkv, { layer: l, heads });
       const mixed = shape.cache?.attend(tape, qkv, l) ?? attentionOp(tape, qkv, attentionShape);
       h = linearOp(tape, mixed, layer.projection, h);
       const x2 = normOp(tape, h, layer.norm2, epsilon);
-      h = feedForwardOp(tape, x2, layer.up, layer.down, h);
+      h = feedForwardOp(tape, x2, layer, h);
     }
     return h;
   }
@@ -315,8 +324,7 @@ export class Gpt2EmbeddingAndHead implements EmbeddingAndHead {
    * @param engine Where.
    * @param config Shape of the model.
    * @param weights The checkpoint.
-   * @param trainable True to train the weights too. @default {false}
-   * @param baseWeights How the token embedding is held. @default {"f32"}
+   * @param options Whether they are trained, and how the token embedding is held.
    * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format.
    * @throws {TypeError} If the weights are to be trained and not f32.
    */
@@ -324,12 +332,11 @@ export class Gpt2EmbeddingAndHead implements EmbeddingAndHead {
     engine: Engine,
     config: Gpt2Config,
     weights: NamedArrays,
-    trainable = false,
-    baseWeights: BaseWeights = "f32",
+    options: Gpt2LoadOptions = {},
   ) {
     this.config = config;
     const d = config.n_embd;
-    const reader = new Gpt2Reader(engine, weights, trainable, baseWeights);
+    const reader = new Gpt2Reader(engine, weights, options);
     this.tokens = reader.matrix("wte.weight", config.vocab_size, d, "columns");
     this.positions = reader.plain("wpe.weight", config.n_positions, d);
     this.norm = [reader.plain("ln_f.weight", 1, d), reader.plain("ln_f.bias", 1, d)];
@@ -434,8 +441,10 @@ export const gpt2Family: Family<Gpt2Config> = {
   architectures: ["GPT2LMHeadModel"],
   config: gpt2Config,
   shape: gpt2Shape,
-  layers: (engine, config, weights, format) => new Gpt2Layers(engine, config, weights, false, format),
-  ends: (engine, config, weights, format) => new Gpt2EmbeddingAndHead(engine, config, weights, false, format),
+  layers: (engine, config, weights, format) =>
+    new Gpt2Layers(engine, config, weights, { baseWeights: format }),
+  ends: (engine, config, weights, format) =>
+    new Gpt2EmbeddingAndHead(engine, config, weights, { baseWeights: format }),
   bytes: gpt2Bytes,
   activations: gpt2Activations,
   prefixes: ["transformer.", ""],

@@ -54,8 +54,8 @@ export function llamaConfig(json: unknown): LlamaConfig {
   return {
     model_type: "llama",
     ...sizes,
-    attention_bias: fields.boolean("attention_bias", false),
-    mlp_bias: fields.boolean("mlp_bias", false),
+    attention_bias: fields.boolean("attention_bias") ?? false,
+    mlp_bias: fields.boolean("mlp_bias") ?? false,
     ...ropeOf(fields),
   };
 }

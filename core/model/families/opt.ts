@@ -97,8 +97,8 @@ export function optConfig(json: unknown): OptConfig {
     ffn_dim: fields.integer("ffn_dim"),
     vocab_size: fields.integer("vocab_size"),
     max_position_embeddings: fields.integer("max_position_embeddings", 2048),
-    enable_bias: fields.boolean("enable_bias", true),
-    tie_word_embeddings: fields.boolean("tie_word_embeddings", true),
+    enable_bias: fields.boolean("enable_bias") ?? true,
+    tie_word_embeddings: fields.boolean("tie_word_embeddings") ?? true,
   };
 }
 
@@ -194,7 +194,7 @@ export class OptLayers implements BaseLayers {
     let h = embedding;
     for (const [l, layer] of this.layers.entries()) {
       const x = normOp(tape, h, layer.norm1, EPSILON);
-      const qkv = await loraLinearOp(tape, x, layer.qkv, l, heads);
+      const qkv = await loraLinearOp(tape, x, layer.qkv, { layer: l, heads });
       const mixed = shape.cache?.attend(tape, qkv, l) ?? attentionOp(tape, qkv, attentionShape);
       h = linearOp(tape, mixed, layer.projection, h);
       const x2 = normOp(tape, h, layer.norm2, EPSILON);
@@ -287,7 +287,7 @@ export function reluFeedForwardOp(
     bias: down[1]?.value,
     residual: residual.value,
   });
-  const out = tape.variable(y, x.needsGradient || residual.needsGradient);
+  const out = tape.variable(y, { needsGradient: x.needsGradient || residual.needsGradient });
   if (out.needsGradient) {
     tape.record(() => {
       const dy = out.takeGradient();

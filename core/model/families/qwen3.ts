@@ -33,7 +33,7 @@ export function qwen3Config(json: unknown): Qwen3Config {
   return {
     model_type: "qwen3",
     ...sizes,
-    attention_bias: fields.boolean("attention_bias", false),
+    attention_bias: fields.boolean("attention_bias") ?? false,
     ...ropeOf(fields),
     ...windowsFrom(fields, sizes),
   };

@@ -52,7 +52,7 @@ export function smollm3Config(json: unknown): Smollm3Config {
   const sizes = decoderSizes(fields, { kvHeads: 4, positions: 32_768, tied: true });
   const { num_hidden_layers: layers, max_position_embeddings: positions } = sizes;
   const rotary = rotaryLayers(fields, layers);
-  const used = fields.boolean("use_sliding_window", false);
+  const used = fields.boolean("use_sliding_window") ?? false;
   const window = used && fields.get("sliding_window") !== undefined
     ? fields.integer("sliding_window")
     : undefined;
@@ -65,8 +65,8 @@ export function smollm3Config(json: unknown): Smollm3Config {
     model_type: "smollm3",
     ...sizes,
     no_rope_layers: rotary,
-    attention_bias: fields.boolean("attention_bias", false),
-    mlp_bias: fields.boolean("mlp_bias", false),
+    attention_bias: fields.boolean("attention_bias") ?? false,
+    mlp_bias: fields.boolean("mlp_bias") ?? false,
     ...ropeOf(fields, 2_000_000),
     ...windowsOf(kinds, window, positions),
   };

@@ -78,7 +78,7 @@ export function windowsFrom(
     readonly max_position_embeddings: number;
   },
 ): WindowConfig {
-  const used = fields.boolean("use_sliding_window", false);
+  const used = fields.boolean("use_sliding_window") ?? false;
   // The families' own defaults, where a file does not say them.
   const window = used ? fields.nullable("sliding_window", 4096) : undefined;
   const first = fields.count("max_window_layers", 28);

@@ -97,8 +97,7 @@ function convolution(
   x: Float32Array,
   weights: Weights,
   name: string,
-  inputs: number,
-  [layers, heads]: readonly [number, number],
+  { inputs, layers, heads }: Readonly<Record<"inputs" | "layers" | "heads", number>>,
 ): Float32Array {
   const weight = weights[`${name}.weight`]!;
   const bias = weights[`${name}.bias`]!;
@@ -134,14 +133,14 @@ export function predictorForward(predictor: Predictor, features: PredictorFeatur
     x = add(feedForward(norm(x, weights, `${name}.norm2`), weights, `${name}.up`, `${name}.down`), x);
   }
   const state = x.subarray((history - 1) * width);
-  const maps = convolution(features.maps, weights, "maps.first", MAP_CHANNELS, [layers, heads])
+  const maps = convolution(features.maps, weights, "maps.first", { inputs: MAP_CHANNELS, layers, heads })
     .map((v) => Math.max(0, v));
   const joined = norm(
     add(feedForward(maps, weights, "fusion.up", "fusion.down"), state),
     weights,
     "fusion.norm",
   );
-  const local = convolution(maps, weights, "maps.last", channels, [layers, heads]);
+  const local = convolution(maps, weights, "maps.last", { inputs: channels, layers, heads });
   const correction = add(feedForward(joined, weights, "output.up", "output.down"), local);
   return features.offset.map((x, i) => 1 / (1 + Math.exp(-(x + correction[i]!))));
 }

@@ -51,7 +51,7 @@ export class PredictorNetwork implements Disposable {
     for (const [name, [rows, columns]] of predictorShapes(predictor.config)) {
       if (isFixed(name)) continue;
       const value = engine.upload(predictor.weights[name]!, rows, columns, name);
-      parameters.set(name, new Parameter(name, value, true));
+      parameters.set(name, new Parameter(name, value, { trainable: true }));
     }
     this.parameters = parameters;
   }
@@ -69,7 +69,7 @@ export class PredictorNetwork implements Disposable {
     const input = (name: "tokens" | "maps", rows: number, columns: number) => {
       const data = new Float32Array(rows * columns);
       batch.forEach((features, i) => data.set(features[name], i * features[name].length));
-      return tape.variable(this.#engine.upload(data, rows, columns, name), false);
+      return tape.variable(this.#engine.upload(data, rows, columns, name), { needsGradient: false });
     };
     const places = Uint32Array.from({ length: count * history }, (_, i) => i % history);
     const newest = Uint32Array.from({ length: count }, (_, i) => (i + 1) * history - 1);
@@ -79,24 +79,29 @@ export class PredictorNetwork implements Disposable {
     for (let i = 0; i < ENCODER_LAYERS; i++) {
       const pair = (name: string) => this.#pair(`encoder.${i}.${name}`);
       const normed = normOp(tape, x, pair("norm1"), NORM_EPSILON);
-      const qkv = await loraLinearOp(tape, normed, pair("qkv"), 0, null);
+      const qkv = await loraLinearOp(tape, normed, pair("qkv"));
       const shape = { batch: count, length: history, heads: ENCODER_HEADS, causal: false };
       x = linearOp(tape, attentionOp(tape, qkv, shape), pair("projection"), x);
-      x = feedForwardOp(tape, normOp(tape, x, pair("norm2"), NORM_EPSILON), pair("up"), pair("down"), x);
+      x = feedForwardOp(tape, normOp(tape, x, pair("norm2"), NORM_EPSILON), {
+        up: pair("up"),
+        down: pair("down"),
+      }, x);
     }
     const state = gatherRowsOp(tape, x, newest);
     const size = { height: layers, width: heads };
     const raw = input("maps", count, MAP_CHANNELS * layers * heads);
     const maps = convolutionOp(tape, raw, this.#pair("maps.first"), { ...size, relu: true });
-    const joined = feedForwardOp(tape, maps, this.#pair("fusion.up"), this.#pair("fusion.down"), state);
-    const local = convolutionOp(tape, maps, this.#pair("maps.last"), size);
-    return feedForwardOp(
+    const joined = feedForwardOp(
       tape,
-      normOp(tape, joined, this.#pair("fusion.norm"), NORM_EPSILON),
-      this.#pair("output.up"),
-      this.#pair("output.down"),
-      local,
+      maps,
+      { up: this.#pair("fusion.up"), down: this.#pair("fusion.down") },
+      state,
     );
+    const local = convolutionOp(tape, maps, this.#pair("maps.last"), size);
+    return feedForwardOp(tape, normOp(tape, joined, this.#pair("fusion.norm"), NORM_EPSILON), {
+      up: this.#pair("output.up"),
+      down: this.#pair("output.down"),
+    }, local);
   }
 
   /** Reads the trained weights back, by name. */
@@ -121,7 +126,7 @@ export class PredictorNetwork implements Disposable {
 
 /** Rows of a weight, [ids, columns]. */
 function gatherParameterOp(tape: Tape, table: Parameter, ids: Uint32Array): Variable {
-  const out = tape.variable(embeddingGather(table.value, ids), true);
+  const out = tape.variable(embeddingGather(table.value, ids), { needsGradient: true });
   tape.record(() => {
     using gradient = out.takeGradient();
     embeddingScatterAdd(gradient, ids, table.gradient!);
@@ -131,7 +136,7 @@ function gatherParameterOp(tape: Tape, table: Parameter, ids: Uint32Array): Vari
 
 /** Rows of a tensor, each at most once, [ids, columns]. */
 function gatherRowsOp(tape: Tape, x: Variable, ids: Uint32Array): Variable {
-  const out = tape.variable(embeddingGather(x.value, ids), x.needsGradient);
+  const out = tape.variable(embeddingGather(x.value, ids), { needsGradient: x.needsGradient });
   if (out.needsGradient) {
     tape.record(() => {
       using gradient = out.takeGradient();
@@ -155,7 +160,7 @@ function convolutionOp(
 ): Variable {
   const options = { weight: weight.value, bias: bias.value, ...shape };
   const y = conv3x3(x.value, options);
-  const out = tape.variable(y, true);
+  const out = tape.variable(y, { needsGradient: true });
   tape.record(() => {
     using dy = out.takeGradient();
     const backward = { ...options, y, dy };

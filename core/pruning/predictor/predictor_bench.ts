@@ -31,7 +31,7 @@ for (
   });
   const network = new PredictorNetwork(engine, predictor);
   Deno.bench({ name: "WGSL and reading back", group: name }, async () => {
-    using tape = new Tape(engine, false);
+    using tape = new Tape(engine, { training: false });
     const z = await network.forward(tape, [predictorFeatures(predictor, before, now, null)]);
     await z.value.read();
   });

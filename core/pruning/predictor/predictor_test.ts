@@ -98,7 +98,7 @@ testForms("PredictorNetwork equals the forward pass in TypeScript [slow]", async
   const predictor = anyPredictor();
   const batch = labelled(predictor, windowsOf(anyRun(9), 4));
   using network = new PredictorNetwork(engine, predictor);
-  const { sum, total } = await batchError(network, batch, false);
+  const { sum, total } = await batchError(network, batch, { training: false });
   let expected = 0, count = 0;
   for (const { features, window } of batch) {
     const predicted = predictorForward(predictor, features);
@@ -118,7 +118,7 @@ testForms(
     const predictor = anyPredictor();
     const batch = labelled(predictor, windowsOf(anyRun(9), 4));
     using network = new PredictorNetwork(engine, predictor);
-    await batchError(network, batch, true);
+    await batchError(network, batch, { training: true });
     const step = 2 ** -6;
     for (const [name, parameter] of network.parameters) {
       const [value, gradient] = await engine.read([parameter.value, parameter.gradient!]);
@@ -127,7 +127,7 @@ testForms(
       else assert(length > 1e-6, `${name} has no gradient`);
       const lossAt = async (distance: number) => {
         engine.write(parameter.value, value!.map((x, i) => x + distance * gradient![i]! / length));
-        const { sum, total } = await batchError(network, batch, false);
+        const { sum, total } = await batchError(network, batch, { training: false });
         return sum / total;
       };
       const slope = (await lossAt(step) - await lossAt(-step)) / (2 * step);

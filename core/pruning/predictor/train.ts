@@ -175,7 +175,7 @@ async function meanError(
   let sum = 0, total = 0;
   for (let i = 0; i < all.length; i += size) {
     const batch = all.slice(i, i + size);
-    const error = await batchError(network, batch, update !== undefined);
+    const error = await batchError(network, batch, { training: update !== undefined });
     if (update?.() === false) break;
     sum += error.sum;
     total += error.total;
@@ -187,7 +187,7 @@ async function meanError(
 export async function batchError(
   network: PredictorNetwork,
   batch: readonly { readonly features: PredictorFeatures; readonly window: PredictorWindow }[],
-  training: boolean,
+  { training }: { readonly training: boolean },
 ): Promise<{ readonly sum: number; readonly total: number }> {
   const { layers, heads } = network.config;
   const size = layers * heads;
@@ -201,7 +201,7 @@ export async function batchError(
   const total = seen.reduce((a, b) => a + b, 0);
   if (training) { for (const parameter of network.parameters.values()) parameter.zeroGradient(); }
   const { engine } = [...network.parameters.values()][0]!.value;
-  using tape = new Tape(engine, training);
+  using tape = new Tape(engine, { training });
   const z = await network.forward(tape, batch.map(({ features }) => features));
   using offset = engine.upload(join(({ features }) => features.offset), batch.length, size, "offset");
   using target = engine.upload(labels, batch.length, size, "labels");
