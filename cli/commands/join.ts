@@ -58,6 +58,8 @@ import { assetPath, commandText, shownPath } from "../process/places.ts";
 import { pluginLimit } from "../process/plugin_host.ts";
 import { requireWritable } from "../process/writable.ts";
 import { DeviceData } from "../shared/device_data.ts";
+import { START_FLAG } from "../shared/starting_adapter.ts";
+import { loadAdapterParts } from "../shared/texts.ts";
 import { type ChosenFlags, chosenText, readFitted } from "../shared/fitting.ts";
 import { DATA_FLAGS } from "../shared/training_data.ts";
 import { PLAN_FLAGS } from "../shared/training_plan.ts";
@@ -100,6 +102,10 @@ const FLAGS = {
   },
   save: { ...COMMON_FLAGS.save, help: "folder for what this device's heads have learnt" },
   ...checkpointFlags(STATE_FOLDER),
+  adapter: {
+    ...START_FLAG.adapter,
+    help: "a new run begins with what was learnt before, the whole adapter or this device's part of it",
+  },
   load: text(
     "DIR",
     "",
@@ -136,7 +142,7 @@ interface Options {
   readonly chosen: ChosenFlags;
   /** The way to the edge server. */
   readonly link: Awaited<ReturnType<typeof openLink>>;
-  /** What the heads have learnt before, for a run that only generates. */
+  /** What the heads have learnt before: for a run that only generates, or to begin with. */
   readonly adapter: Adapter | undefined;
 }
 
@@ -154,8 +160,15 @@ async function readOptions(call: Call): Promise<Options> {
   });
   const link = await openLink("user_device.ts", flags, flags.server, "--server");
   await requireWritable("user_device.ts", { files: { report: flags.report }, folders: { save: flags.save } });
-  const adapter = flags.load === "" ? undefined : await loadAdapter(flags.load);
-  if (adapter !== undefined && (flags.data !== "" || flags.save !== "" || flags.capacity === 0)) {
+  if (flags.load !== "" && flags.adapter !== "") {
+    throw new UsageError(
+      "Cannot use --load and --adapter together: a run generates, or begins with an adapter",
+    );
+  }
+  const adapter = flags.load === ""
+    ? await loadAdapterParts(flags.adapter) ?? undefined
+    : await loadAdapter(flags.load);
+  if (flags.load !== "" && (flags.data !== "" || flags.save !== "" || flags.capacity === 0)) {
     throw new UsageError(
       "Cannot use --load as a device that only generates must have heads, and neither --data nor --save: it has",
     );
@@ -242,7 +255,7 @@ async function takePart({ flags, link, adapter }: Options, party: Party): Promis
   log.say(`${name} joined on ${engine.adapterName}; waiting for the other devices`);
   return await runUserDevice({
     ...{ engine, channel, name, id, capacity: flags.capacity, data: data?.side },
-    ...{ task: adapter === undefined ? "train" : "generate", adapter, codecs, signal: abort.signal },
+    ...{ task: flags.load === "" ? "train" : "generate", adapter, codecs, signal: abort.signal },
     ...runWaits(flags),
     resume: resumed ?? undefined,
     onResume: (checkpoint) => data?.resume(checkpoint),

@@ -39,7 +39,9 @@ import {
 } from "../flags/waiting_flags.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { assetPath, commandText, shownPath } from "../process/places.ts";
-import { type ChosenFlags, chosenText, chosenWith, readFitted } from "../shared/fitting.ts";
+import { START_FLAG, withAdapter } from "../shared/starting_adapter.ts";
+import { loadAdapterParts } from "../shared/texts.ts";
+import { type ChosenFlags, chosenText, chosenWith, readFitted, withoutRank } from "../shared/fitting.ts";
 import { adviceFor } from "../flags/memory_advice.ts";
 import { requireWritable } from "../process/writable.ts";
 import { WorkerRun } from "../process/worker_run.ts";
@@ -64,6 +66,11 @@ const FLAGS = {
   ...checkpointFlags(STATE_FOLDER),
   model: MODEL_FLAG,
   ...WEIGHTS_FLAG,
+  adapter: {
+    ...START_FLAG.adapter,
+    help:
+      "a new run begins with this adapter, which devices join with too: its settings of LoRA are the run's",
+  },
   generate: toggle(
     "no training: generate with what the devices' heads have learnt; see edgetuner generate --connect",
   ),
@@ -141,9 +148,11 @@ interface Tokens {
 }
 
 async function readOptions(call: Call): Promise<Options> {
-  const { given, flags, chosen } = await readFitted(PROGRAM, FLAGS, call, {
-    isNeeded: ({ generate }) => !generate,
-  });
+  const fitted = await readFitted(PROGRAM, FLAGS, call, { isNeeded: ({ generate }) => !generate });
+  const adapter = await loadAdapterParts(fitted.flags.adapter);
+  const { given } = fitted;
+  const flags = withAdapter("edge_server.ts", fitted, adapter);
+  const chosen = adapter === null ? fitted.chosen : withoutRank(fitted.chosen);
   requireWaits("edge_server.ts", flags);
   await requireWritable("edge_server.ts", { files: { report: flags.report } });
   const codec = await codecChoice(flags.codec);

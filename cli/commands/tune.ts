@@ -6,9 +6,11 @@
  */
 
 import {
+  type Adapter,
   adapterOf,
   checkRunSettings,
   loadEmbeddingAndHead,
+  loadIntoModules,
   loadLayers,
   LocalTraining,
   openModel,
@@ -24,7 +26,7 @@ import {
 } from "@edgetuner/core";
 import type { Engine } from "@edgetuner/kernels";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
-import { fitting, type FlagValues } from "../flags/flags.ts";
+import { fitting, type FlagValues, UsageError } from "../flags/flags.ts";
 import { Interrupts, isInterrupted } from "../process/interrupts.ts";
 import { MetricsLog } from "../output/metrics.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
@@ -58,7 +60,9 @@ import { keptIn, stepText } from "../output/step_text.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import { requireWritable } from "../process/writable.ts";
 import { openEngine } from "../flags/webgpu.ts";
-import { type ChosenFlags, rankText, readFitted, tellSettings } from "../shared/fitting.ts";
+import { START_FLAG, withAdapter } from "../shared/starting_adapter.ts";
+import { loadAdapterParts } from "../shared/texts.ts";
+import { type ChosenFlags, rankText, readFitted, tellSettings, withoutRank } from "../shared/fitting.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { assetPath, commandText, shownPath } from "../process/places.ts";
 import { command, type CommandRun } from "../process/command.ts";
@@ -83,6 +87,7 @@ const FLAGS = {
   webgpu: COMMON_FLAGS.webgpu,
   "gpu-mb": COMMON_FLAGS["gpu-mb"],
   save: COMMON_FLAGS.save,
+  ...START_FLAG,
   ...LAUNCHER_FLAGS,
   ...PROGRESS_FLAGS,
   events: COMMON_FLAGS.events,
@@ -112,10 +117,15 @@ interface Options {
   readonly flags: Flags;
   /** Those that were chosen to fit the model. */
   readonly chosen: ChosenFlags;
+  /** What a new run begins with. */
+  readonly adapter: Adapter | null;
 }
 
 async function readOptions(call: Call): Promise<Options> {
-  const { flags, chosen } = await readFitted(PROGRAM, FLAGS, call);
+  const fitted = await readFitted(PROGRAM, FLAGS, call);
+  const adapter = await loadAdapterParts(fitted.flags.adapter);
+  const flags = withAdapter("server_tuner.ts", fitted, adapter);
+  const chosen = adapter === null ? fitted.chosen : withoutRank(fitted.chosen);
   requireFlag("server_tuner.ts", {
     flag: "eval-every",
     needs: "valid",
@@ -135,7 +145,7 @@ async function readOptions(call: Call): Promise<Options> {
     files: { report: flags.report },
     folders: { save: flags.save, metrics: flags.metrics },
   });
-  return { flags: await withEpochs(flags), chosen };
+  return { flags: await withEpochs(flags), chosen, adapter };
 }
 
 /** The model, its data, and which batch comes when. */
@@ -235,19 +245,19 @@ async function startOf({ resumed, folder, write }: RunCheckpoints): Promise<Star
   return { run: resumed?.run ?? crypto.randomUUID().slice(0, 8), folder: folder ?? "", checkpoint, write };
 }
 
-async function main({ flags, chosen }: Options, call: Call): Promise<number> {
+async function main({ flags, ...others }: Options, call: Call): Promise<number> {
   const baseWeights = baseWeightsOf(flags);
   using checkpoints = await openRunCheckpoints(flags, { baseWeights, defaultFolder: STATE_FOLDER });
   const started = await startOf(checkpoints);
   try {
-    return await tune({ flags, chosen }, started, call);
+    return await tune({ flags, ...others }, started, call);
   } catch (error) {
     return await endedBy(call, "server_tuner.ts", error, { ...started, flags });
   }
 }
 
 /** Opens model and data, runs the steps, and tells how it went. */
-async function tune({ flags, chosen }: Options, started: Started, call: Call): Promise<number> {
+async function tune({ flags, chosen, adapter }: Options, started: Started, call: Call): Promise<number> {
   const baseWeights = baseWeightsOf(flags);
   const data = await openData(flags, started.checkpoint?.data?.begun);
   const { model, plan } = data;
@@ -260,7 +270,9 @@ async function tune({ flags, chosen }: Options, started: Started, call: Call): P
     heads: base.shape.layers * base.shape.heads,
   });
   using _interrupts = new Interrupts();
-  using training: LocalTraining = buildRun(flags, started, { ...{ engine, base, ends, data, log } });
+  using training: LocalTraining = buildRun(flags, started, {
+    ...{ engine, base, ends, data, log, adapter },
+  });
   const { lora } = settingsOf(flags);
   const parameters = countParameters(lora, base.shape, parameterCount(model));
   if (!flags.events) tellSettings(chosen, parameterText(parameters), rankText(model.config, lora));
@@ -290,12 +302,13 @@ function settingsOf(flags: Flags): ReturnType<typeof checkRunSettings> {
 function buildRun(
   flags: Flags,
   { run, checkpoint, write }: Started,
-  { engine, base, ends, data: { model, plan, begun }, log }: {
+  { engine, base, ends, data: { model, plan, begun }, log, adapter }: {
     readonly engine: Engine;
     readonly base: ReturnType<typeof loadLayers>;
     readonly ends: ReturnType<typeof loadEmbeddingAndHead>;
     readonly data: Awaited<ReturnType<typeof openData>>;
     readonly log: TuneLog;
+    readonly adapter: Adapter | null;
   },
 ): LocalTraining {
   const { fingerprint } = model;
@@ -318,8 +331,11 @@ function buildRun(
       write: write ?? undefined,
     },
   });
-  if (checkpoint === null) return training;
   try {
+    if (checkpoint === null) {
+      if (adapter !== null) loadStart(adapter, training, fingerprint);
+      return training;
+    }
     const range = { first: 0, count: base.shape.heads };
     requireSameRun(checkpoint, { settings, range, fingerprint, dataFingerprint: plan.fingerprint });
     plan.resume(checkpoint.data!.best);
@@ -329,6 +345,18 @@ function buildRun(
     training[Symbol.dispose]();
     throw error;
   }
+}
+
+/** Puts what was learnt before into the heads of a new run. */
+function loadStart(adapter: Adapter, training: LocalTraining, fingerprint: string): void {
+  if (adapter.fingerprint !== "" && adapter.fingerprint !== fingerprint) {
+    throw new UsageError(
+      `Cannot begin with the adapter as it must be of this base model, ${
+        fingerprint.slice(0, 12)
+      }: it is of ${adapter.fingerprint.slice(0, 12)}`,
+    );
+  }
+  loadIntoModules(adapter, training.modules[0]!);
 }
 
 /** Writes what was learnt, if a folder was asked for. */

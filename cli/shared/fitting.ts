@@ -158,6 +158,11 @@ export function chosenWith(pruner: Readonly<Record<string, unknown>>, chosen: Ch
   );
 }
 
+/** Without the rank, which an adapter has. */
+export function withoutRank(chosen: ChosenFlags): ChosenFlags {
+  return Object.fromEntries(Object.entries(chosen).filter(([name]) => name !== "rank"));
+}
+
 /** What was chosen, in a line; `null` if nothing was. */
 export function chosenText(chosen: ChosenFlags): string | null {
   const parts = Object.entries(chosen).map(([name, value]) => `${NAMES[name] ?? name} ${value}`);
@@ -178,5 +183,5 @@ export function tellSettings(
 export function rankText(config: ModelConfig, lora: LoraSettings): string {
   return `LoRA rank ${lora.rank} for each of ${modelShape(config).heads} heads, ${
     peftRank(config, lora)
-  } for an exported adapter`;
+  } at most for an exported adapter`;
 }

@@ -124,13 +124,13 @@ export function loadIntoModules(adapter: Adapter, modules: HeadModules): void {
   const { lora, layers, range } = modules.options;
   const same =
     JSON.stringify(shapeForDevices(adapter.model)) === JSON.stringify(shapeForDevices(modules.options)) &&
-    adapter.lora.mode === lora.mode && adapter.lora.rank === lora.rank &&
+    adapter.lora.mode === lora.mode && adapter.lora.rank === lora.rank && adapter.lora.alpha === lora.alpha &&
     adapter.lora.targets.join() === lora.targets.join();
   if (!same) {
     throw new CheckpointError(
-      `Cannot load the adapter as model shape, mode, targets and rank must be equal: it is for ${
+      `Cannot load the adapter as model shape, mode, targets, rank and alpha must be equal: it is for ${
         JSON.stringify(adapter.model)
-      } ${adapter.lora.mode} ${adapter.lora.targets} rank ${adapter.lora.rank}`,
+      } ${adapter.lora.mode} ${adapter.lora.targets} rank ${adapter.lora.rank} alpha ${adapter.lora.alpha}`,
     );
   }
   const find = (name: string): Float32Array => {

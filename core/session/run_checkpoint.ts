@@ -220,7 +220,7 @@ export function requireSameRun(
   };
   const { settings, fingerprint, dataFingerprint, range, baseWeights } = expected;
   if (settings !== undefined) {
-    const different = firstDifference(checkpoint.settings, checkRunSettings(settings));
+    const different = firstDifference(checkpoint.settings, goingOn(checkpoint, checkRunSettings(settings)));
     if (different !== null) refuse(...different);
   }
   if (range !== undefined) {
@@ -455,6 +455,21 @@ function stateOf(
           })),
     );
   return { weights: read(""), m: read(".m"), v: read(".v"), updates: Uint32Array.from(updates) };
+}
+
+/**
+ * Settings as they are compared: a run may have more steps than before, and a warm-up that is over has no effect.
+ */
+function goingOn(
+  { step, settings: { steps, optimizer: { warmupSteps } } }: RunCheckpoint,
+  now: Required<RunSettings>,
+): Required<RunSettings> {
+  const isOver = step >= Math.max(warmupSteps, now.optimizer.warmupSteps);
+  return {
+    ...now,
+    steps: Math.min(steps, now.steps),
+    optimizer: { ...now.optimizer, warmupSteps: isOver ? warmupSteps : now.optimizer.warmupSteps },
+  };
 }
 
 /** What differs first between settings: name, saved value, present value. How often to save does not matter. */

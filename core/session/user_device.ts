@@ -64,7 +64,10 @@ export interface UserDeviceOptions {
   onResume?(checkpoint: RunCheckpoint): void;
   /** What the run must be for. @default {"train"} */
   readonly task?: RunTask | undefined;
-  /** In a run for generation: what this device's heads have learnt, an adapter or some heads of one. */
+  /**
+   * What this device's heads have learnt before, an adapter or some heads of one: what a run for generation uses, and
+   * a new run for training begins with.
+   */
   readonly adapter?: Adapter | undefined;
   /** Called once the run starts. */
   onWelcome?(welcome: Welcome): void;
@@ -197,10 +200,11 @@ export interface UserDeviceResult {
  */
 export async function runUserDevice(options: UserDeviceOptions): Promise<UserDeviceResult> {
   const { channel, capacity, timeoutMs = 120_000, signal, task = "train", adapter } = options;
-  if ((adapter !== undefined) !== (task === "generate" && capacity > 0)) {
-    await channel.close("nothing to generate with");
+  const isNeeded = task === "generate" && capacity > 0;
+  if (adapter === undefined ? isNeeded : capacity === 0) {
+    await channel.close("no heads, or nothing to generate with");
     throw new TypeError(
-      `Cannot join as an adapter must be given in a run for generation by a device with heads, and only there: task is "${task}", capacity ${capacity}, the adapter is ${
+      `Cannot join as an adapter must be given in a run for generation by a device with heads, and never by one without: task is "${task}", capacity ${capacity}, the adapter is ${
         adapter === undefined ? "missing" : "given"
       }`,
     );
@@ -265,7 +269,9 @@ async function sayHello(peer: Peer, id: string | undefined, options: UserDeviceO
       sharesLoss: data?.shareLoss ?? false,
       ...(resume === undefined ? {} : { checkpoints: { run: resume.run, steps: resume.steps } }),
       task,
-      ...(adapter === undefined ? {} : { learnt: { range: adapterRange(adapter), lora: adapter.lora } }),
+      ...(adapter === undefined || task === "train"
+        ? {}
+        : { learnt: { range: adapterRange(adapter), lora: adapter.lora } }),
     },
   });
 }
@@ -295,7 +301,7 @@ function requireOwnRun({ settings, range }: Welcome, { task = "train", adapter }
       `Cannot take part as the run must be for what this device joined for, "${task}": it is for "${settings.task}"`,
     );
   }
-  if (adapter === undefined) return;
+  if (adapter === undefined || task === "train") return;
   const learnt = adapterRange(adapter);
   if (range?.first === learnt.first && range.count === learnt.count) return;
   throw new HandshakeError(

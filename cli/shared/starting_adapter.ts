@@ -1,0 +1,56 @@
+/**
+ * A new run that begins with what was learnt before.
+ *
+ * @module
+ */
+
+import type { Adapter } from "@edgetuner/core";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
+import { UsageError } from "../flags/flags.ts";
+
+/** The adapter that a new run begins with. */
+export const START_FLAG = {
+  adapter: {
+    ...COMMON_FLAGS.adapter,
+    help:
+      "begin a new run with what was learnt before: adapter folder, or the parts that devices saved: a,b,c",
+  },
+};
+
+/** Flags that an adapter has the values of. */
+interface LoraFlags {
+  readonly adapter: string;
+  readonly mode: string;
+  readonly targets: string;
+  readonly rank: number;
+  readonly alpha: number;
+}
+
+/**
+ * Flags with mode, targets, rank and alpha of the adapter that the run begins with.
+ *
+ * @param program Name of the program, for the message.
+ * @param flags All flags.
+ * @param given Those that were given.
+ * @param adapter What `--adapter` names; `null` if nothing.
+ * @throws {UsageError} If one was given that the adapter has otherwise.
+ */
+export function withAdapter<F extends LoraFlags>(
+  program: string,
+  { flags, given }: { readonly flags: F; readonly given: Partial<LoraFlags> },
+  adapter: Adapter | null,
+): F {
+  if (adapter === null) return flags;
+  const { mode, targets, rank, alpha } = adapter.lora;
+  const values = { mode, targets: targets.join(","), rank, alpha };
+  for (const name of ["mode", "targets", "rank", "alpha"] as const) {
+    const wanted = given[name];
+    if (wanted === undefined || `${wanted}` === `${values[name]}`) continue;
+    throw new UsageError(
+      `Cannot run ${program} as --${name} must be ${
+        values[name]
+      }, as in the adapter of --adapter, or left out: current value is ${wanted}`,
+    );
+  }
+  return { ...flags, ...values };
+}

@@ -1,0 +1,61 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { loadCommand } from "../../cli/main.ts";
+import { UsageError } from "../../cli/flags/flags.ts";
+import { loadAdapter } from "@edgetuner/core";
+import { ASSETS } from "../support/places.ts";
+
+const COMMON = [
+  ...["--batch", "2", "--length", "24", "--valid-batches", "1", "--schedule", "constant", "--warmup", "1"],
+  ...["--valid", `${ASSETS}restaurant/valid.txt`, "--checkpoint-seconds", "0"],
+];
+
+/** Runs `edgetuner tune` here; gives its report. */
+async function tune(root: string, name: string, ...args: string[]) {
+  const { run } = await loadCommand("tune").load();
+  const report = `${root}/${name}.json`;
+  const folders = ["--save", `${root}/${name}`, "--report", report];
+  assertEquals(await run({ args: [...COMMON, ...folders, ...args], form: "command" }), 0);
+  return JSON.parse(await Deno.readTextFile(report)) as {
+    readonly validations: readonly { readonly step: number; readonly loss: number }[];
+  };
+}
+
+async function withFolder(test: (root: string) => Promise<void>): Promise<void> {
+  const root = await Deno.makeTempDir();
+  try {
+    await test(root);
+  } finally {
+    await Deno.remove(root, { recursive: true });
+  }
+}
+
+Deno.test("a finished run goes on with more steps, to the bits of a run that had them at once [slow]", () =>
+  withFolder(async (root) => {
+    await tune(root, "whole", "--steps", "5", "--checkpoint", `${root}/other`);
+    await tune(root, "parts", "--steps", "2", "--checkpoint", `${root}/state`);
+    const short = await loadAdapter(`${root}/parts`);
+    await tune(root, "parts", "--steps", "5", "--resume", `${root}/state`);
+    const whole = await loadAdapter(`${root}/whole`);
+    assertEquals((await loadAdapter(`${root}/parts`)).arrays, whole.arrays);
+    assert(JSON.stringify([...short.arrays]) !== JSON.stringify([...whole.arrays]), "the test can fail");
+    // A rate of its own is another run.
+    await assertRejects(() =>
+      tune(root, "parts", "--steps", "6", "--rate", "0.5", "--resume", `${root}/state`)
+    );
+  }));
+
+Deno.test("a new run begins with the adapter of another one [slow]", () =>
+  withFolder(async (root) => {
+    const state = ["--checkpoint", ""];
+    const first = await tune(root, "first", "--steps", "3", "--rank", "2", "--mode", "slice", ...state);
+    const second = await tune(root, "second", "--steps", "1", "--adapter", `${root}/first`, ...state);
+    // What was learnt is there before the first step: the same loss to the last digit.
+    assertEquals(second.validations[0]!.loss, first.validations.at(-1)!.loss);
+    const { lora } = await loadAdapter(`${root}/second`);
+    assertEquals([lora.rank, lora.mode], [2, "slice"]);
+    await assertRejects(
+      () => tune(root, "third", "--steps", "1", "--adapter", `${root}/first`, "--rank", "4", ...state),
+      UsageError,
+      "--rank must be 2, as in the adapter",
+    );
+  }));
