@@ -6,6 +6,7 @@
 
 import {
   type BaseWeights,
+  CheckpointError,
   type CheckpointSource,
   headParameters,
   type LoraSettings,
@@ -141,6 +142,10 @@ export async function openRunCheckpoints(
     resume: resume === "" ? null : resume,
     fits,
     tell: (line) => console.error(line),
+  }).catch((cause) => {
+    if (resume !== "" || !(cause instanceof CheckpointError)) throw cause;
+    const next = "--resume goes on with what is there, another --checkpoint begins anew";
+    throw new CheckpointError(`${cause.message}; ${next}`, { cause });
   });
   const { resumed } = folder;
   try {

@@ -135,6 +135,11 @@ Deno.test("server_tuner.ts, killed and resumed, ends with the files of an uninte
       assertEquals(lines.length, 1, refused.errors);
     }
 
+    // The same command again says what would go on.
+    const again = await end(start("server_tuner.ts", [...args, ...to("again"), "--checkpoint", folder]));
+    assertEquals(again.code, 1);
+    assertStringIncludes(again.errors, "; --resume goes on with what is there");
+
     // The newest one cut short: the run goes on from that before, and says so.
     await Deno.truncate(`${folder}/step-00000016.safetensors`, 1000);
     const { code, errors } = await end(
