@@ -28,7 +28,6 @@ const HOST_PLACES = [
   "core/evaluation/",
   "core/files/",
   "core/loading/",
-  "core/lora/adapter.ts",
   "core/pruning/predictor/samples.ts",
   "core/session/device_id_file.ts",
   "core/session/run_checkpoint.ts",

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { isMissing } from "../files/missing.ts";
 import { parseJson, readTextWithin } from "../files/json_file.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import { CheckpointError } from "../contracts/errors.ts";
@@ -243,7 +244,7 @@ export async function templateNames(folder: string): Promise<string[]> {
       if (isFile && name.endsWith(".jinja")) names.push(`${TEMPLATE_FOLDER}/${name}`);
     }
   } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory)) throw error;
+    if (!isMissing(error)) throw error;
   }
   return names.sort();
 }
@@ -253,7 +254,7 @@ async function readIfThere(path: string): Promise<string | null> {
   try {
     return await readTextWithin(path);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return null;
+    if (isMissing(error)) return null;
     throw new CheckpointError(
       `Cannot read ${path} as it must be a readable file: ${(error as Error).message}`,
       {

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { isMissing } from "../files/missing.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import { writeWhole } from "../files/atomic.ts";
@@ -62,7 +63,7 @@ class Folder {
     try {
       return await readTextWithin(`${this.path}/${name}`);
     } catch (error) {
-      if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return null;
+      if (isMissing(error)) return null;
       if (!(error instanceof RangeError)) throw error;
       throw new CheckpointError(`Cannot read ${this.path}/${name} as ${error.message}`, { cause: error });
     }
@@ -135,7 +136,7 @@ export async function copyTokenizerFiles(from: string, to: string): Promise<void
   }
   for (const name of names) {
     const content = await Deno.readFile(`${from}/${name}`).catch((error) => {
-      if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return null;
+      if (isMissing(error)) return null;
       throw error;
     });
     if (content !== null) await writeWhole(`${to}/${name}`, content);

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { isMissing } from "../files/missing.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import { splitWords } from "../files/text.ts";
 
@@ -176,7 +177,7 @@ async function readFirst(folder: string, names: readonly string[]): Promise<stri
     try {
       return await Deno.readTextFile(`${folder}/${name}`);
     } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory)) throw error;
+      if (!isMissing(error)) throw error;
     }
   }
   throw new CheckpointError(

@@ -13,6 +13,7 @@ import { CheckpointError } from "../contracts/errors.ts";
 import { loadDescribed, saveDescribed } from "../files/described.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
+import { readText } from "../files/text.ts";
 import { requireFiniteArrays } from "./finite.ts";
 import { headSizeOf, type ModelShape, shapeForDevices } from "../contracts/model_shape.ts";
 import type { HeadRange } from "./allocation.ts";
@@ -295,7 +296,7 @@ function checkShape({ lora, model, arrays }: Adapter): void {
  */
 export async function adapterOrigin(folder: string): Promise<AdapterOrigin | null> {
   try {
-    const { run, steps } = JSON.parse(await Deno.readTextFile(`${folder}/${FILES.config}`));
+    const { run, steps } = JSON.parse(await readText(`${folder}/${FILES.config}`));
     return typeof run === "string" && Number.isInteger(steps) ? { run, steps } : null;
   } catch {
     return null;
