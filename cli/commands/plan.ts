@@ -5,7 +5,17 @@
  * @module
  */
 
-import { headParameters, headSizeOf, type InputModeName } from "@edgetuner/core";
+import {
+  allocateHeads,
+  BASE_WEIGHTS,
+  type BaseWeights,
+  headParameters,
+  headSizeOf,
+  type InputModeName,
+  type LoraSettings,
+  stepMemory,
+} from "@edgetuner/core";
+import { weightBytes } from "@edgetuner/kernels";
 import {
   type ComputeModel,
   type LinkProfile,
@@ -149,11 +159,12 @@ function forecastsOf(flags: Flags, link: LinkProfile, compute: ComputeModel) {
       const forecast = plan(options);
       return { name, ...forecast, deviceBytes: deviceBytes(model, lora, system.system, forecast) };
     }),
+    memory: memoryOf(model, { ...flags, lora, capacities }),
   }));
 }
 
 /** Prints a model's table. */
-function show({ name, model, systems }: Forecast): void {
+function show({ name, model, systems, memory }: Forecast): void {
   console.log(`\n${name}: ${model.layers} layers, ${model.heads} heads, d ${model.hidden}`);
   const head = ["", "s/step", "edge s", "device s", "per step", "frames", "weights on a device"];
   const rows = systems.map((s) => [
@@ -166,6 +177,66 @@ function show({ name, model, systems }: Forecast): void {
     s.deviceBytes === 0 ? "-" : bytes(s.deviceBytes),
   ]);
   for (const line of table([head, ...rows])) console.log(line);
+  console.log("Adapter memory, all heads kept");
+  for (const line of table(memoryRows(memory))) console.log(line);
+}
+
+/** Adapter memory of each party of a split run, and of one machine: weights by format, and a step. */
+function memoryOf(
+  model: ModelSize,
+  { lora, capacities, batch, length }: {
+    readonly lora: Pick<LoraSettings, "mode" | "targets" | "rank">;
+    readonly capacities: readonly number[];
+    readonly batch: number;
+    readonly length: number;
+  },
+) {
+  const { heads: count, kvHeads = count, hidden, vocabulary, inner = 4 * hidden, gated = false } = model;
+  const most = Math.max(...allocateHeads(count, capacities).map((range) => range.count));
+  const norms = gated ? 1 : 2;
+  const step = stepMemory({
+    model: {
+      ...{ ...model, kvHeads, headSize: headSizeOf(model), inner, vocabulary },
+      ...{ keptInner: 2, innerGradients: gated ? 3 : 1, normStatistics: norms },
+    },
+    ...{ batch, length, lora: { ...lora, dropout: 0 }, heads: most },
+  });
+  return {
+    step,
+    weights: Object.fromEntries(BASE_WEIGHTS.map((format) => [format, weightsOf(model, format)])),
+  };
+}
+
+/** Bytes of the matrices of a model in a format; norms, biases and positions are little beside them. */
+function weightsOf(
+  model: ModelSize,
+  format: BaseWeights,
+): { readonly layers: number; readonly ends: number } {
+  const { layers, heads, kvHeads = heads, hidden, vocabulary, inner = 4 * hidden, gated, tied = true } =
+    model;
+  const size = headSizeOf(model);
+  const matrix = (rows: number, columns: number) =>
+    weightBytes({ format, rows, columns, groupsAlong: "columns" });
+  const layer = matrix((heads + 2 * kvHeads) * size, hidden) + matrix(hidden, heads * size) +
+    (gated ? 2 : 1) * matrix(inner, hidden) + matrix(hidden, inner);
+  return { layers: layers * layer, ends: (tied ? 1 : 2) * matrix(vocabulary, hidden) };
+}
+
+/** Lines of a table of the memory: a party each. */
+function memoryRows({ step, weights }: ReturnType<typeof memoryOf>): string[][] {
+  const of = (part: "layers" | "ends" | "total") =>
+    BASE_WEIGHTS.map((format) => {
+      const { layers, ends } = weights[format]!;
+      return bytes(part === "layers" ? layers : part === "ends" ? ends : layers + ends);
+    });
+  const none = BASE_WEIGHTS.map(() => "-");
+  return [
+    ["", "a step", ...BASE_WEIGHTS.map((format) => `weights ${format}`)],
+    ["edge server", bytes(step.edgeServer), ...of("layers")],
+    ["data device", bytes(step.dataDevice), ...of("ends")],
+    ["largest device's heads", bytes(step.headModules), ...none],
+    ["one machine", bytes(step.oneMachine), ...of("total")],
+  ];
 }
 
 /** The models by name, or the one that the flags describe. */

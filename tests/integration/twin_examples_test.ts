@@ -1,3 +1,11 @@
+import {
+  BASE_WEIGHTS,
+  baseWeightBytes,
+  DEFAULT_LORA,
+  gpt2Config,
+  memoryModelOf,
+  stepMemory,
+} from "@edgetuner/core";
 import { LINK_PROFILES, MODEL_SIZES } from "@edgetuner/transport";
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
 import { EXAMPLES, FIXTURES } from "../support/places.ts";
@@ -88,6 +96,19 @@ Deno.test("plan.ts: five systems for each shape, as text and as JSON [slow]", as
   const ms = json.models[0].systems.map((s: { msPerStep: number }) => s.msPerStep);
   const [server, tensor, all, , kept] = ms;
   assert(server < kept && kept < all && all < tensor, ms.join());
+  // Layers are matrices but for norms and biases.
+  const large = gpt2Config({
+    ...{ n_layer: 36, n_head: 20, n_embd: 1280, vocab_size: 50_257, n_positions: 1024 },
+  });
+  const { weights, step } = json.models[0].memory;
+  for (const format of BASE_WEIGHTS) {
+    const { layers } = baseWeightBytes(large, format);
+    assertAlmostEquals(weights[format].layers, layers, 0.01 * layers);
+  }
+  const lora = { ...DEFAULT_LORA, mode: "slice", targets: ["q", "v"] } as const;
+  const { edgeServer, dataDevice } = stepMemory({ model: memoryModelOf(large), batch: 4, length: 512, lora });
+  assertEquals([step.edgeServer, step.dataDevice], [edgeServer, dataDevice]);
+  assert(/^edge server +\S+ GB/m.test(stdout), stdout);
   const own = await run("plan.ts", "--layers", "3", "--heads", "5", "--hidden", "16");
   assertEquals(own.code, 2);
   assert(own.stderr.includes("--hidden be a multiple of --heads"), own.stderr);
