@@ -131,7 +131,7 @@ function emptyHeads(heads: Tensor): HeadPort {
   return {
     beginStep: () => Promise.resolve(),
     forward: (_layer, x) => gatherAndScatter(x),
-    backward(_layer, dqkv, needsInput) {
+    backward(_layer, dqkv, { needsInput }) {
       const pending = gatherAndScatter(dqkv);
       return {
         addTo: async (dx) => {
