@@ -28,6 +28,9 @@ import {
 } from "./values.ts";
 import { type JsonLayout, textOf, writeJson } from "./writing.ts";
 
+/** The longest indentation. */
+const MOST_COLUMNS = 1000;
+
 const text = (change: (text: string) => string): Filter => (value, given, { budget }) => {
   bind("the filter", [], given);
   const self = textOf(value, budget);
@@ -42,11 +45,7 @@ function jsonFilter(value: Value, given: Given, { budget }: FilterContext): Valu
     parameters,
     given,
   );
-  const moved = indent === null
-    ? null
-    : typeof indent === "string"
-    ? indent
-    : " ".repeat(Math.min(1000, Math.max(0, smallInteger(indent, "indent"))));
+  const moved = indent === null ? null : typeof indent === "string" ? indent : spaces(indent, "indent");
   const signs = separators === null ? [moved === null ? ", " : ",", ": "] : separatorsOf(separators);
   const layout: JsonLayout = {
     letters: truthOf(ascii) ? "ascii" : "any",
@@ -60,6 +59,15 @@ function jsonFilter(value: Value, given: Given, { budget }: FilterContext): Valu
   return result;
 }
 
+/** An indentation that nobody writes is refused: a shorter one would give another text. */
+function spaces(count: Value, what: string): string {
+  const columns = Math.max(0, smallInteger(count, what));
+  if (columns > MOST_COLUMNS) {
+    throw new UnsupportedError(`an indentation of more than ${MOST_COLUMNS} columns`);
+  }
+  return " ".repeat(columns);
+}
+
 function separatorsOf(value: Value): string[] {
   const items = value instanceof Tuple || (typeof value === "object" && value !== null && "items" in value)
     ? (value as Tuple).items
@@ -70,9 +78,7 @@ function separatorsOf(value: Value): string[] {
 
 function indent(value: Value, given: Given, { budget }: FilterContext): Value {
   const { width = 4n, first = false, blank = false } = bind("indent", ["width?", "first?", "blank?"], given);
-  const by = typeof width === "string"
-    ? width
-    : " ".repeat(Math.min(2 ** 20, Math.max(0, smallInteger(width, "width"))));
+  const by = typeof width === "string" ? width : spaces(width, "width");
   if (typeof value !== "string") {
     return fail(`unsupported operand type(s) for +=: '${typeOf(value)}' and 'str'`);
   }
