@@ -1,0 +1,53 @@
+import {
+  defaultRunSettings,
+  fittingSettingsOf,
+  loadEmbeddingAndHead,
+  loadLayers,
+  loadModel,
+  LocalTraining,
+  modelShape,
+  type SequenceSet,
+  TrainingPlan,
+} from "@edgetuner/core";
+import { Engine } from "@edgetuner/kernels";
+import { assert } from "@std/assert";
+import { ASSETS } from "../support/places.ts";
+
+const FAMILIES = new URL("../fixtures/families/", import.meta.url).pathname;
+
+/** Sequences in which a token says which one follows. */
+function counting(vocabulary: number, first: number, count: number): SequenceSet {
+  return {
+    sequences: Array.from({ length: count }, (_, i) => ({
+      tokens: Uint32Array.from({ length: 13 }, (_, t) => (first + 5 * i + 3 * t) % vocabulary),
+      firstTarget: 1,
+    })),
+    ...{ length: 12, padding: 0, shortened: 0 },
+    ...{ shortenedPrompts: 0, shortenedCompletions: 0, droppedTokens: 0 },
+  };
+}
+
+Deno.test("the settings chosen lower the validation loss of each model in the repository [slow]", async () => {
+  using engine = await Engine.create();
+  const families = ["llama_grouped", "gemma3", "qwen3", "opt", "smollm3"].map((name) => `${FAMILIES}${name}`);
+  for (const path of [`${ASSETS}tiny_gpt2`, ...families]) {
+    const model = await loadModel(path);
+    const { config } = model;
+    using base = loadLayers(engine, model);
+    using ends = loadEmbeddingAndHead(engine, model);
+    const steps = 8;
+    const vocabulary = Math.min(64, config.vocab_size);
+    const source = await TrainingPlan.create({
+      set: counting(vocabulary, 0, 32),
+      valid: counting(vocabulary, 1, 8),
+      ...{ batch: 8, seed: 1, smoothing: fittingSettingsOf(config, { steps }).labelSmoothing },
+    });
+    using training = new LocalTraining({
+      ...{ engine, base, ends, source },
+      settings: defaultRunSettings(steps, config),
+    });
+    const { losses } = await training.trainer.run();
+    const { hidden } = modelShape(config);
+    assert(losses!.after < losses!.before, `${path}, d ${hidden}: ${losses!.before} to ${losses!.after}`);
+  }
+});
