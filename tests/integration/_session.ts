@@ -5,6 +5,7 @@
  */
 
 import {
+  type Adapter,
   type Channel,
   type CheckpointSource,
   type DataSide,
@@ -202,6 +203,8 @@ export interface SessionOptions {
   // deno-lint-ignore no-explicit-any -- a pruner of any state
   readonly pruner?: Pruner<any>;
   readonly shareLoss?: boolean;
+  /** What devices with heads begin with. */
+  readonly adapter?: Adapter;
   /** A device of its own for the data, without heads. */
   readonly dataApart?: boolean;
   readonly modes?: readonly StepMode[];
@@ -279,6 +282,7 @@ export async function runSession(model: TinyBase, options: SessionOptions): Prom
         data: withData ? data : undefined,
         codecs,
         onStep: (step) => options.onStep?.(step),
+        ...(options.adapter !== undefined && capacity > 0 && { adapter: options.adapter }),
         resume: options.resume?.devices[device],
         onCheckpoint: (checkpoint) => options.onDeviceCheckpoint?.(device, checkpoint),
         onBest: (step, modules) => options.onBest?.(device, step, modules),

@@ -1,8 +1,11 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertAlmostEquals, assertEquals, assertRejects } from "@std/assert";
 import { loadCommand } from "../../cli/main.ts";
 import { UsageError } from "../../cli/flags/flags.ts";
-import { loadAdapter } from "@edgetuner/core";
+import { adapterOf, loadAdapter } from "@edgetuner/core";
+import { Engine } from "@edgetuner/kernels";
 import { ASSETS } from "../support/places.ts";
+import { TinyGpt2, tinyHeads, tinySettings } from "../support/tiny_model.ts";
+import { runSession } from "./_session.ts";
 
 const COMMON = [
   ...["--batch", "2", "--length", "24", "--valid-batches", "1", "--schedule", "constant", "--warmup", "1"],
@@ -59,3 +62,31 @@ Deno.test("a new run begins with the adapter of another one [slow]", () =>
       "--rank must be 2, as in the adapter",
     );
   }));
+
+Deno.test("devices of a split run begin with their parts of a whole adapter", async () => {
+  using engine = await Engine.create();
+  const model = new TinyGpt2(engine);
+  const settings = tinySettings("full", 2);
+  const modules = tinyHeads(engine, settings);
+  const weights = await modules.weights();
+  const drawn = (length: number, from: number) =>
+    Float32Array.from({ length }, (_, i) => 0.5 * Math.sin(i + from));
+  modules.load(
+    weights.map((heads, l) =>
+      heads.map((targets, h) =>
+        targets.map(({ a, b }, k) => ({ a, b: drawn(b.length, 100 * l + 10 * h + k) }))
+      )
+    ),
+  );
+  const adapter = await adapterOf(modules, "tiny");
+  modules[Symbol.dispose]();
+  const shared = { settings, steps: 2 };
+  const plain = await runSession(model, { ...shared, capacities: [1] });
+  const alone = await runSession(model, { ...shared, capacities: [1], adapter });
+  const split = await runSession(model, { ...shared, capacities: [2, 1], adapter, dataApart: true });
+  assertAlmostEquals(split.losses[0]!, alone.losses[0]!, 1e-5);
+  assert(Math.abs(plain.losses[0]! - alone.losses[0]!) > 1e-3, "the adapter makes a difference");
+  // Of another rank it is refused, before the first step.
+  const other = { ...settings, lora: { ...settings.lora, rank: settings.lora.rank + 1 } };
+  await assertRejects(() => runSession(model, { ...shared, settings: other, capacities: [1], adapter }));
+});
