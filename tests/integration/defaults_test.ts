@@ -11,9 +11,10 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { assert } from "@std/assert";
+import { fileURLToPath } from "node:url";
 import { ASSETS } from "../support/places.ts";
 
-const FAMILIES = new URL("../fixtures/families/", import.meta.url).pathname;
+const FAMILIES = fileURLToPath(new URL("../fixtures/families/", import.meta.url));
 
 /** Sequences in which a token says which one follows. */
 function counting(vocabulary: number, first: number, count: number): SequenceSet {
