@@ -335,7 +335,7 @@ Deno.test("PEFT folders survive saving and loading; what is not a plain LoRA is 
         ["target_parameters", ["x"]],
         ["corda_config", { cache_file: "x" }],
         ["loftq_config", { loftq_bits: 4 }],
-        ["use_bdlora", { nblocks: 2 }],
+        ["use_bdlora", { parts: 2 }],
         ["something_of_tomorrow", true],
         ["task_type", "SEQ_CLS"],
         ["target_modules", ["c_proj"]],
