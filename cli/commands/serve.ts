@@ -28,7 +28,7 @@ import {
   savingReport,
 } from "../flags/run_flags.ts";
 import { ServeLog } from "../output/serve_log.ts";
-import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
+import { TOTAL_RANK_FLAG, TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import {
   PAUSE_WAIT,
   pollWaits,
@@ -62,6 +62,7 @@ const STATE_FOLDER = "runs/edge_server/state";
 
 const FLAGS = {
   ...TUNING_FLAGS,
+  ...TOTAL_RANK_FLAG,
   ...RUN_FLAGS,
   ...checkpointFlags(STATE_FOLDER),
   model: MODEL_FLAG,

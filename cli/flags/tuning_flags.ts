@@ -36,6 +36,18 @@ export const TUNING_FLAGS = {
   seed: integer("N", seed, "seed of everything that is drawn", { min: 0, max: 0xffff_ffff }),
 };
 
+/** The rank as PEFT counts it, for programs that choose what fits the model. */
+export const TOTAL_RANK_FLAG = {
+  "total-rank": integer(
+    "N",
+    0,
+    "--rank by the rank that the exported adapter has at most; 0 = as --rank says",
+    {
+      min: 0,
+    },
+  ),
+};
+
 const TARGETS: readonly string[] = ["q", "k", "v"] satisfies LoraTarget[];
 
 /**

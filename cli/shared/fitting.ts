@@ -24,8 +24,10 @@ import {
   parseGiven,
   printConfig,
   type ProgramText,
+  UsageError,
   withDefaults,
 } from "../flags/flags.ts";
+import { loraTargets } from "../flags/tuning_flags.ts";
 import type { Call } from "../process/invocation.ts";
 import { readExamples, withEpochs } from "./training_data.ts";
 
@@ -73,12 +75,34 @@ export async function readFitted<const S extends Record<string, Flag>>(
   const open = Object.entries(flags).filter(([name, flag]) =>
     (flag.kind === "number" || flag.kind === "integer") && flag.fits === true && !Object.hasOwn(given, name)
   ).map(([name]) => name);
+  const ranked = await rankOf(program, values as Values, Object.hasOwn(given, "rank"));
   const isOpen = open.length > 0 && isNeeded(values);
   const choosing = isOpen ? chosenFor(values as Values, open, shape(values)) : Promise.resolve({});
   // A file may be written before model and data are there: it leaves open what they say.
   if (isToPrint) printConfig(flags, given, await choosing.catch(() => ({})) as GivenFlags<S>);
-  const chosen = await choosing;
+  const chosen = { ...await choosing, ...ranked };
   return { flags: { ...values, ...chosen }, given, chosen };
+}
+
+/** The rank for each head that `--total-rank` asks for; nothing without it. */
+async function rankOf(program: ProgramText, values: Values, isGiven: boolean): Promise<ChosenFlags> {
+  const total = Number(values["total-rank"] ?? 0);
+  if (total === 0) return {};
+  if (isGiven) {
+    throw new UsageError(`Cannot run ${program.name} with both --rank and --total-rank: one says the other`);
+  }
+  const targets = loraTargets(`${values.targets}`);
+  const least = peftRank(await loadModelConfig(`${values.model}`), { rank: 1, targets });
+  const rank = Math.floor(total / least);
+  if (rank < 1 || rank > 256) {
+    throw new UsageError(
+      `Cannot run ${program.name} as --total-rank must be from ${least} to ${
+        256 * least
+      }, as each of the model's heads ` +
+        `has ranks of its own: current value is ${total}`,
+    );
+  }
+  return { rank };
 }
 
 /** Chooses what is open. */

@@ -1,8 +1,8 @@
-import { assertEquals, assertStringIncludes } from "@std/assert";
+import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
-import { fitting } from "../flags/flags.ts";
+import { fitting, UsageError } from "../flags/flags.ts";
 import { MODEL_FLAG } from "../flags/model_flags.ts";
-import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
+import { TOTAL_RANK_FLAG, TUNING_FLAGS } from "../flags/tuning_flags.ts";
 import { OWN_CALL } from "../process/invocation.ts";
 import { chosenText, readFitted } from "./fitting.ts";
 import { DATA_FLAGS, EPOCHS_FLAG } from "./training_data.ts";
@@ -48,4 +48,16 @@ Deno.test("long texts get long sequences", async () => {
   } finally {
     await Deno.remove(file);
   }
+});
+
+Deno.test("--total-rank is the rank of the exported adapter at most", async () => {
+  const flags = { ...FLAGS, ...TOTAL_RANK_FLAG };
+  const rankOf = async (...args: string[]) =>
+    (await readFitted(PROGRAM, flags, { ...OWN_CALL, args })).flags.rank;
+  // Eight heads of q, k and v, which GPT-2 has in one module.
+  assertEquals(await rankOf("--total-rank", "24"), 1);
+  assertEquals(await rankOf("--total-rank", "100"), 4);
+  assertEquals(await rankOf("--total-rank", "16", "--targets", "q"), 2);
+  await assertRejects(() => rankOf("--total-rank", "16"), UsageError, "from 24 to");
+  await assertRejects(() => rankOf("--total-rank", "48", "--rank", "2"), UsageError, "both");
 });

@@ -24,6 +24,7 @@ interface LoraFlags {
   readonly targets: string;
   readonly rank: number;
   readonly alpha: number;
+  readonly "total-rank": number;
 }
 
 /**
@@ -41,6 +42,11 @@ export function withAdapter<F extends LoraFlags>(
   adapter: Adapter | null,
 ): F {
   if (adapter === null) return flags;
+  if (flags["total-rank"] > 0) {
+    throw new UsageError(
+      `Cannot run ${program} with both --adapter and --total-rank: an adapter has its rank`,
+    );
+  }
   const { mode, targets, rank, alpha } = adapter.lora;
   const values = { mode, targets: targets.join(","), rank, alpha };
   for (const name of ["mode", "targets", "rank", "alpha"] as const) {

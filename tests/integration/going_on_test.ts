@@ -90,3 +90,18 @@ Deno.test("devices of a split run begin with their parts of a whole adapter", as
   const other = { ...settings, lora: { ...settings.lora, rank: settings.lora.rank + 1 } };
   await assertRejects(() => runSession(model, { ...shared, settings: other, capacities: [1], adapter }));
 });
+
+Deno.test("--patience ends a run whose validation loss does not fall [slow]", () =>
+  withFolder(async (root) => {
+    const every = ["--steps", "30", "--eval-every", "1", "--checkpoint", ""];
+    const { validations } = await tune(root, "worse", ...every, "--rate", "10", "--patience", "2");
+    const losses = validations.map(({ loss }) => loss);
+    assert(losses.length < 30, `${losses}`);
+    const best = losses.indexOf(Math.min(...losses));
+    assertEquals(losses.length - 1 - best, 2);
+    await assertRejects(
+      () => tune(root, "none", "--steps", "2", "--patience", "2"),
+      UsageError,
+      "--eval-every",
+    );
+  }));

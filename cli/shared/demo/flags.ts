@@ -10,7 +10,7 @@ import { fitting, type FlagValues, text } from "../../flags/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../../flags/model_flags.ts";
 import { PRUNER_FLAGS } from "../../flags/pruners.ts";
 import { CHECKPOINT_FLAGS, PROGRESS_FLAGS, RUN_FLAGS } from "../../flags/run_flags.ts";
-import { TUNING_FLAGS } from "../../flags/tuning_flags.ts";
+import { TOTAL_RANK_FLAG, TUNING_FLAGS } from "../../flags/tuning_flags.ts";
 import { CONNECT_WAITS, RUN_WAITS } from "../../flags/waiting_flags.ts";
 import { WEIGHTS_FLAG } from "../../flags/weights_flag.ts";
 import { assetPath } from "../../process/places.ts";
@@ -23,6 +23,7 @@ export const PASSED_RUN_FLAGS = { accumulate: RUN_FLAGS.accumulate, "clip-norm":
 /** Its flags. */
 export const FLAGS = {
   ...TUNING_FLAGS,
+  ...TOTAL_RANK_FLAG,
   ...PASSED_RUN_FLAGS,
   "checkpoint-every": RUN_FLAGS["checkpoint-every"],
   "checkpoint-seconds": RUN_FLAGS["checkpoint-seconds"],
