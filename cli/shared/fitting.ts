@@ -75,7 +75,7 @@ export async function readFitted<const S extends Record<string, Flag>>(
   const open = Object.entries(flags).filter(([name, flag]) =>
     (flag.kind === "number" || flag.kind === "integer") && flag.fits === true && !Object.hasOwn(given, name)
   ).map(([name]) => name);
-  const ranked = await rankOf(program, values as Values, Object.hasOwn(given, "rank"));
+  const ranked = await rankOf(program, values as Values, given);
   const isOpen = open.length > 0 && isNeeded(values);
   const choosing = isOpen ? chosenFor(values as Values, open, shape(values)) : Promise.resolve({});
   // A file may be written before model and data are there: it leaves open what they say.
@@ -85,10 +85,14 @@ export async function readFitted<const S extends Record<string, Flag>>(
 }
 
 /** The rank for each head that `--total-rank` asks for; nothing without it. */
-async function rankOf(program: ProgramText, values: Values, isGiven: boolean): Promise<ChosenFlags> {
+async function rankOf(
+  program: ProgramText,
+  values: Values,
+  given: Readonly<Record<string, unknown>>,
+): Promise<ChosenFlags> {
   const total = Number(values["total-rank"] ?? 0);
   if (total === 0) return {};
-  if (isGiven) {
+  if (Object.hasOwn(given, "rank")) {
     throw new UsageError(`Cannot run ${program.name} with both --rank and --total-rank: one says the other`);
   }
   const targets = loraTargets(`${values.targets}`);
