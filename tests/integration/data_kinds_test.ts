@@ -265,8 +265,8 @@ Deno.test("train_pruner.ts takes plain texts, and refuses too few steps and othe
       ] as const
     ) {
       const mixed = await run("train_pruner.ts", [...common, ...more, `--${flag}`, value]);
-      assertEquals([mixed.code, mixed.errors.length], [1, 1], mixed.errors.join("\n"));
-      assertStringIncludes(mixed.errors[0]!, `must have the same "${name}" as the run`);
+      assertEquals(mixed.code, 1);
+      assertStringIncludes(mixed.errors.at(-1)!, `must have the same "${name}" as the run`);
       assertEquals(await Deno.readFile(`${folder}/s.bin`), bytes);
     }
     // Samples of another model are what is wrong, however few steps there are.
@@ -311,7 +311,7 @@ Deno.test("generate.ts goes on with a text as it is, or answers it as a pair's p
       ...["--predictions", predictions, "--report", `${folder}/room.json`],
     ]);
     assertEquals(room.code, 0, room.errors.join("\n"));
-    assertEquals(room.errors, [`1 of 1 prompts of ${pairs} cut to 88 tokens`]);
+    assertEquals(room.errors[0], `1 of 1 prompts of ${pairs} cut to 88 tokens`);
     assertEquals(JSON.parse(await Deno.readTextFile(predictions)).predict.length, 40);
     const { data: told } = JSON.parse(await Deno.readTextFile(`${folder}/room.json`));
     assertEquals(told, { test: { sequences: 1, truncated: 1, skipped: 0 } });

@@ -76,13 +76,21 @@ Deno.test("virtual clock: what was taken back does not come and does not move ti
 });
 
 Deno.test("until() ends by its signal", async () => {
-  using stuck = virtualClock({ busy: () => true });
-  for (const clock of [stuck, realClock()]) {
-    const controller = new AbortController();
-    const waiting = assertRejects(() => until(clock, clock.now() + 1e6, controller.signal), Error, "enough");
-    setTimeout(() => controller.abort(new Error("enough")), 5);
-    await waiting;
+  {
+    using stuck = virtualClock({ busy: () => true });
+    for (const clock of [stuck, realClock()]) {
+      const controller = new AbortController();
+      const waiting = assertRejects(
+        () => until(clock, clock.now() + 1e6, controller.signal),
+        Error,
+        "enough",
+      );
+      setTimeout(() => controller.abort(new Error("enough")), 5);
+      await waiting;
+    }
   }
+  // A clock that is disposed of ends with the turn of the event loop that it is in.
+  await settled();
 });
 
 Deno.test("real clock: takes its time", async () => {
