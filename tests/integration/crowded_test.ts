@@ -55,7 +55,7 @@ Deno.test({
     let ended = await device.output();
     for (let tries = 1; ended.code !== 0 && tries < 4; tries++) ended = await device.output();
     assertEquals(ended.code, 0, new TextDecoder().decode(ended.stderr));
-    assertStringIncludes(new TextDecoder().decode(ended.stdout), "2 steps");
+    assertStringIncludes(new TextDecoder().decode(ended.stderr), "2 steps");
     const rest: string[] = [];
     for (let part = await lines.read(); !part.done; part = await lines.read()) rest.push(part.value);
     const [{ code }, errors] = await Promise.all([server.status, new Response(server.stderr).text()]);

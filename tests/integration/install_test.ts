@@ -31,7 +31,7 @@ Deno.test("the import map of an installed command says what the workspace says",
 });
 
 Deno.test("what people type and tasks run keeps memory flat, and V8 takes those flags [slow]", async () => {
-  for (const path of ["README.md", "docs/quick_start.md", "docs/commands.md", "docs/figures.md"]) {
+  for (const path of ["README.md", "docs/quick_start.md", "docs/commands.md"]) {
     assertStringIncludes(await Deno.readTextFile(`${ROOT}${path}`), MEMORY_FLAGS, path);
   }
   const { tasks } = JSON.parse(await Deno.readTextFile(`${ROOT}deno.json`));
