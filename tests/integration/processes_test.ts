@@ -132,7 +132,20 @@ Deno.test("demo.ts ends all processes on Ctrl-C and saves what was learnt [slow]
 
 Deno.test("demo.ts and server_tuner.ts end with code 1 and save nothing where the loss becomes NaN [slow]", async () => {
   const folder = await Deno.makeTempDir();
-  const args = ["--steps", "8", "--batch", "2", "--length", "48", "--rate", "1e20"];
+  const args = [
+    "--steps",
+    "8",
+    "--batch",
+    "2",
+    "--length",
+    "48",
+    "--rate",
+    "1000",
+    "--alpha",
+    "1e6",
+    "--warmup",
+    "0",
+  ];
   const demo = await end(start("demo.ts", [...args, "--prompts", "1", "--out", `${folder}/demo`]));
   assertEquals(demo.code, 1);
   for (const party of ["edge server", "device-1", "device-2", "device-3"]) {
