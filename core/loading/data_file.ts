@@ -273,51 +273,102 @@ function delimiterOf(header: string, format: "csv" | "tsv"): string {
   return plain.includes(",") || !plain.includes(";") ? "," : ";";
 }
 
+interface TableRecord {
+  readonly record: readonly string[];
+  /** Lines of the text up to its end. */
+  readonly info: { readonly lines: number };
+}
+
 /** Rows of a table with a header. An empty field is null. */
 async function* tableRows(
   lines: AsyncGenerator<FileLine>,
   file: string,
   format: "csv" | "tsv",
 ): AsyncGenerator<DataRow> {
-  // Loaded for tables alone.
-  const { CsvError, parse } = await import("csv-parse/stream");
   const { value: first } = await lines.next();
   if (first === undefined || first.text.trim() === "") {
     throw new DataFormatError(`Cannot read ${file} as a table must begin with a header: it is empty`);
   }
-  const encoder = new TextEncoder();
-  const bytes = async function* () {
-    for await (const { text } of wellFormed(prepended(first, lines), file)) yield encoder.encode(`${text}\n`);
-  };
-  const parser = parse({
-    delimiter: delimiterOf(first.text, format),
-    info: true,
-    relax_column_count: true,
-    skip_empty_lines: true,
-    max_record_size: MAX_LINE_BYTES,
-    // Tabs hardly come in texts, quotes often do and are seldom doubled there.
-    ...(format === "tsv" ? { relax_quotes: true } : {}),
-  });
-  type Parsed = { readonly record: readonly string[]; readonly info: { readonly lines: number } };
+  const recordsOf = await tableParser(delimiterOf(first.text, format), format);
   let header: readonly string[] | null = null;
   let line = 1;
-  try {
-    const records = ReadableStream.from(bytes()).pipeThrough(parser) as ReadableStream<Parsed>;
-    for await (const { record, info } of records) {
+  const whole = wellFormed(prepended(first, lines), file);
+  for await (const { records, error, before } of portions(whole, recordsOf)) {
+    for (const { record, info } of records) {
       if (header === null) header = headerOf(record, file);
       else yield { line, row: tableRow(header, record), source: record.join(",") };
-      line = info.lines + 1;
+      line = before + info.lines + 1;
     }
-  } catch (error) {
-    if (!(error instanceof CsvError)) throw error;
-    throw new DataFormatError(`Cannot read ${file}, line ${line}, as ${csvRule(error.code, error.message)}`, {
-      cause: error,
-    });
+    if (error === null) continue;
+    const rule = csvRule(error.code, error.message);
+    throw new DataFormatError(`Cannot read ${file}, line ${line}, as ${rule}`, { cause: error });
   }
 }
 
+type RecordsOf = (text: string) => {
+  readonly records: readonly TableRecord[];
+  readonly error: { readonly code: string; readonly message: string } | null;
+};
+
+const OPEN_QUOTE = "CSV_QUOTE_NOT_CLOSED";
+
+/** Reads the records of a text up to where it is wrong. */
+async function tableParser(delimiter: string, format: "csv" | "tsv"): Promise<RecordsOf> {
+  // Loaded for tables alone. The library's streams need node:stream, which a page does not have.
+  const { CsvError, parse } = await import("csv-parse/sync");
+  return (text) => {
+    const records: TableRecord[] = [];
+    try {
+      parse(text, {
+        delimiter,
+        relax_column_count: true,
+        skip_empty_lines: true,
+        max_record_size: MAX_LINE_BYTES,
+        // Tabs hardly come in texts, quotes often do and are seldom doubled there.
+        ...(format === "tsv" ? { relax_quotes: true } : {}),
+        on_record: (record: readonly string[], { lines }: { readonly lines: number }) => {
+          records.push({ record, info: { lines } });
+          return null;
+        },
+      });
+      return { records, error: null };
+    } catch (error) {
+      if (!(error instanceof CsvError)) throw error;
+      return { records, error };
+    }
+  };
+}
+
+/** Characters of a table that are parsed at once. */
+const PORTION = 1 << 16;
+
+/** A file in portions of whole records: one that ends within quotes takes as many lines again. */
+async function* portions(
+  lines: AsyncIterable<FileLine>,
+  recordsOf: RecordsOf,
+): AsyncGenerator<ReturnType<RecordsOf> & { readonly before: number }> {
+  let text = "";
+  let before = 0;
+  let count = 0;
+  let enough = PORTION;
+  for await (const line of lines) {
+    text += `${line.text}\n`;
+    count++;
+    if (text.length < enough) continue;
+    const portion = recordsOf(text);
+    if (portion.error?.code === OPEN_QUOTE) {
+      enough = 2 * text.length;
+      continue;
+    }
+    yield { ...portion, before };
+    before += count;
+    [text, count, enough] = ["", 0, PORTION];
+  }
+  if (text !== "") yield { ...recordsOf(text), before };
+}
+
 function csvRule(code: string, message: string): string {
-  if (code === "CSV_QUOTE_NOT_CLOSED") return 'a quoted field must end with ": the file ends before it';
+  if (code === OPEN_QUOTE) return 'a quoted field must end with ": the file ends before it';
   return `a field with quotes must be quoted whole, with each quote in it doubled (${message})`;
 }
 

@@ -212,6 +212,21 @@ Deno.test("tables have quotes, line breaks in fields and commas; what is wrong i
   }
 });
 
+Deno.test("a table of many portions has all its rows, and says the line of a wrong one", async () => {
+  // Fields of several lines, so that portions end within quotes.
+  const rows = Array.from(
+    { length: 9000 },
+    (_, i) => ({ prompt: `row ${i}\n\nof many`, completion: `"${i}"` }),
+  );
+  const written = rows.map(({ prompt, completion }) => `"${prompt}","${completion.replaceAll('"', '""')}"\n`);
+  const csv = `prompt,completion\n${written.join("")}`;
+  assertEquals(await examplesOf("a.csv", csv), rows);
+  for (const [wrong, rule] of [['a,b"c', "a field with quotes must"], ['a,"b', "a quoted field must"]]) {
+    const message = `line ${3 * rows.length + 2}, as ${rule}`;
+    await assertRejects(() => examplesOf("a.csv", `${csv}${wrong}\n`), DataFormatError, message);
+  }
+});
+
 Deno.test("Latin-1 is named with line, column and byte, in every format", async () => {
   const bytes = (text: string) => Uint8Array.from(text, (letter) => letter.charCodeAt(0));
   const CASES: readonly (readonly [name: string, text: string, line: number, column: number])[] = [

@@ -245,7 +245,7 @@ Deno.test("demo.ts, stopped by Ctrl-C and resumed, ends with the adapter of an u
     const stopped = start("demo.ts", [...args, ...metrics, "--out", out, "--checkpoint-every", "3"]);
     await untilCheckpoint(`${out}/checkpoints/device-3`);
     stopped.kill("SIGINT");
-    const { code, out: said } = await end(stopped);
+    const { code, errors: said } = await end(stopped);
     assertEquals(code, 130);
     // Devices without data have no base.
     const held = [["edge-server", "f32"], ["device-1", "f32"], ["device-3", undefined]] as const;
