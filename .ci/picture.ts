@@ -13,7 +13,7 @@
 
 const COLUMNS = 100;
 /** Most lines: the last ones are drawn. */
-const LINES = 44;
+const LINES = 50;
 const SIZE = { font: 13, width: 7.83, line: 17, margin: 14, bar: 26 };
 /** Colours of the escape sequences 30 to 37 and 90. */
 const COLOURS: Readonly<Record<number, string>> = {
