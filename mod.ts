@@ -111,6 +111,7 @@ export {
   HandshakeError,
   PluginError,
   ProtocolError,
+  RunStateError,
   SaveError,
   TrainingError,
 } from "@edgetuner/core";

@@ -30,7 +30,7 @@ const HOST_PLACES = [
   "core/loading/",
   "core/pruning/predictor/samples.ts",
   "core/session/device_id_file.ts",
-  "core/session/run_checkpoint.ts",
+  "core/session/run_state.ts",
   "core/session/run_folder.ts",
   "transport/server/",
   "transport/upgrade.ts",

@@ -19,6 +19,7 @@ export {
   ListenError,
   PluginError,
   ProtocolError,
+  RunStateError,
   SaveError,
   TrainingError,
 } from "./contracts/errors.ts";
@@ -341,25 +342,25 @@ export {
 export { headSizeOf, type ModelShape, shapeForDevices } from "./contracts/model_shape.ts";
 export { readWelcome, receiveWelcome, type Welcome } from "./session/welcome.ts";
 export {
-  type CheckpointSource,
-  checkpointWriter,
-  loadCheckpoint,
-  openCheckpoints,
+  loadRunState,
+  openRunStates,
   requireSameRun,
-  type RunCheckpoint,
-  saveCheckpoint,
+  type RunState,
+  type RunStateSource,
+  runStateWriter,
   type SavedData,
   type SavedDevice,
   type SavedHeads,
   saveHeads,
-} from "./session/run_checkpoint.ts";
+  saveRunState,
+} from "./session/run_state.ts";
 export { deviceIdIn } from "./session/device_id_file.ts";
 export { newDeviceId } from "./session/device_id.ts";
 export type { RunHandle, RunHealth } from "./session/run_handle.ts";
 export { type HeadMember, RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
 export { type DecodingRequest, RemoteData, type RemoteDataOptions } from "./session/remote_data.ts";
 export { HeadDevice, type HeadDeviceOptions } from "./session/head_device.ts";
-export type { RunState } from "./session/run_end.ts";
+export type { RunProgress } from "./session/run_end.ts";
 export { DataDevice, type DataDeviceOptions, type DataSide } from "./session/data_device.ts";
 export { WaitTimer } from "./session/wait_timer.ts";
 export { RemoteSession } from "./session/remote_session.ts";

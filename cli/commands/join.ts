@@ -26,13 +26,13 @@ import { fitting, type FlagValues, number, text, toggle, UsageError } from "../f
 import { adviceFor } from "../flags/memory_advice.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import {
-  checkpointFlags,
+  claimRunStates,
   LAUNCHER_FLAGS,
-  openRunCheckpoints,
   PROGRESS_FLAGS,
   requireFlag,
-  type RunCheckpoints,
+  type RunStates,
   savingReport,
+  stateFlags,
 } from "../flags/run_flags.ts";
 import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
 import { runWaits } from "../flags/waiting_flags.ts";
@@ -74,7 +74,7 @@ const FLAGS = {
     "where to join: ws(s)://.../join/ws, or http(s)://.../join/http through proxies",
   ),
   ...CONNECTION_FLAGS,
-  name: text("NAME", "", "name shown to people; else that of the checkpoint, or a random one"),
+  name: text("NAME", "", "name shown to people; else that of the state, or a random one"),
   capacity: number("X", 1, "compute capacity compared with the other devices; 0 = data only, no heads", {
     min: 0,
   }),
@@ -101,7 +101,7 @@ const FLAGS = {
     help: "data device: continue the first N prompts of --valid after the last step",
   },
   save: { ...COMMON_FLAGS.save, help: "folder for what this device's heads have learnt" },
-  ...checkpointFlags(STATE_FOLDER),
+  ...stateFlags(STATE_FOLDER),
   adapter: {
     ...START_FLAG.adapter,
     help: "a new run begins with what was learnt before, the whole adapter or this device's part of it",
@@ -184,13 +184,13 @@ async function main(options: Options, call: Call): Promise<number> {
   const log = new JoinLog(flags);
   const text = chosenText(chosen);
   if (text !== null) log.say(text);
-  using checkpoints = await openState(flags);
-  const who = await identityOf(flags, checkpoints);
+  using states = await openState(flags);
+  const who = await identityOf(flags, states);
   using engine = await openEngine(flags);
-  const { resumed } = checkpoints;
-  const checkpoint = resumed === null ? null : await resumed.load(resumed.steps.at(-1)!);
-  using data = flags.data === "" ? null : await DeviceData.open(engine, flags, log, checkpoint);
-  const party = { engine, who, checkpoints, data, log };
+  const { resumed } = states;
+  const state = resumed === null ? null : await resumed.load(resumed.steps.at(-1)!);
+  using data = flags.data === "" ? null : await DeviceData.open(engine, flags, log, state);
+  const party = { engine, who, states, data, log };
   const result = await takePart(options, party);
   log.end();
   const saved = await saveLearnt(flags, result, party);
@@ -207,19 +207,19 @@ async function main(options: Options, call: Call): Promise<number> {
 interface Party {
   readonly engine: Engine;
   readonly who: { readonly name: string; readonly id: string | undefined };
-  readonly checkpoints: RunCheckpoints;
+  readonly states: RunStates;
   readonly data: DeviceData | null;
   readonly log: JoinLog;
 }
 
 /** Opens the folder of the state; a device that only generates has none. */
-async function openState(flags: Flags): Promise<RunCheckpoints> {
-  const isDefault = flags.checkpoint === STATE_FOLDER;
+async function openState(flags: Flags): Promise<RunStates> {
+  const isDefault = flags.state === STATE_FOLDER;
   const folder = isDefault && flags.name !== ""
     ? STATE_FOLDER.replace(/[^/]+$/, encodeURIComponent(flags.name))
-    : flags.checkpoint;
-  const checkpoint = isDefault && flags.load !== "" ? "" : folder;
-  return await openRunCheckpoints({ checkpoint, resume: flags.resume }, {
+    : flags.state;
+  const state = isDefault && flags.load !== "" ? "" : folder;
+  return await claimRunStates({ state, resume: flags.resume }, {
     baseWeights: flags.data === "" ? undefined : baseWeightsOf(flags),
     defaultFolder: isDefault ? folder : undefined,
     // Of several devices on this machine.
@@ -229,7 +229,7 @@ async function openState(flags: Flags): Promise<RunCheckpoints> {
 }
 
 /** Who this device is: one that goes on is the one of its state. */
-async function identityOf(flags: Flags, { resumed, folder }: RunCheckpoints): Promise<Party["who"]> {
+async function identityOf(flags: Flags, { resumed, folder }: RunStates): Promise<Party["who"]> {
   const id = resumed !== null ? undefined : folder === null ? newDeviceId() : await deviceIdIn(folder);
   const before = resumed === null ? null : (await resumed.load(resumed.steps.at(-1)!)).devices?.[0]?.name;
   return { name: flags.name || before || `device-${crypto.randomUUID().slice(0, 4)}`, id };
@@ -237,7 +237,7 @@ async function identityOf(flags: Flags, { resumed, folder }: RunCheckpoints): Pr
 
 /** Joins, and takes part until the run ends. */
 async function takePart({ flags, link, adapter }: Options, party: Party): Promise<UserDeviceResult> {
-  const { engine, who: { name, id }, checkpoints: { resumed, write }, data, log } = party;
+  const { engine, who: { name, id }, states: { resumed, write }, data, log } = party;
   const codecs = await codecsFor(flags.codec, pluginLimit(runWaits(flags).timeoutMs));
   // Before it joins: kernels that compile in a step would make the others wait.
   await warmUp(
@@ -258,9 +258,9 @@ async function takePart({ flags, link, adapter }: Options, party: Party): Promis
     ...{ task: flags.load === "" ? "train" : "generate", adapter, codecs, signal: abort.signal },
     ...runWaits(flags),
     resume: resumed ?? undefined,
-    onResume: (checkpoint) => data?.resume(checkpoint),
+    onResume: (state) => data?.resume(state),
     ...(write === null ? {} : {
-      onCheckpoint: (checkpoint) => write({ ...checkpoint, data: data?.saved(checkpoint.step) ?? null }),
+      onState: (state) => write({ ...state, data: data?.saved(state.step) ?? null }),
     }),
     onBest: async (steps, modules) => {
       // Heads that have learnt nothing yet take nothing's place.
@@ -302,7 +302,7 @@ async function saveLearnt(flags: Flags, result: UserDeviceResult, party: Party):
 /** How the run ended for this device. */
 async function endOf(
   flags: Flags,
-  { result, saved, checkpoints, data, log }: Party & {
+  { result, saved, states, data, log }: Party & {
     readonly result: UserDeviceResult;
     readonly saved: readonly string[];
   },
@@ -314,7 +314,7 @@ async function endOf(
     : error === null || isInterrupted()
     ? "interrupted"
     : endingOf(error);
-  const state = await savedState(checkpoints.folder ?? "", welcome.run);
+  const state = await savedState(states.folder ?? "", welcome.run);
   const adapter = isWhole(result) ? flags.save : `${flags.save},OTHER_PARTS`;
   return {
     ending,

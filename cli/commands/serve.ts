@@ -19,13 +19,13 @@ import { PRUNER_FLAGS, prunerChoice, prunerFlags, prunerOptions } from "../flags
 import { peakMemory, versions, writeReport } from "../output/report.ts";
 import { endJson, goOnCommand, mayGoOn, type RunEnd, savedState, tellEnd } from "../output/run_end.ts";
 import {
-  checkpointFlags,
   LAUNCHER_FLAGS,
   parameterText,
   PROGRESS_FLAGS,
   RUN_FLAGS,
   runSettings,
   savingReport,
+  stateFlags,
 } from "../flags/run_flags.ts";
 import { ServeLog } from "../output/serve_log.ts";
 import { TOTAL_RANK_FLAG, TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
@@ -64,7 +64,7 @@ const FLAGS = {
   ...TUNING_FLAGS,
   ...TOTAL_RANK_FLAG,
   ...RUN_FLAGS,
-  ...checkpointFlags(STATE_FOLDER),
+  ...stateFlags(STATE_FOLDER),
   model: MODEL_FLAG,
   ...WEIGHTS_FLAG,
   adapter: {
@@ -282,10 +282,10 @@ async function startRun({ flags, pruner, codec, settings }: Options): Promise<Wo
     collect: flags.collect,
     codec: codec.module,
     // What generates has no state to go on from.
-    checkpoint: flags.generate ? "" : flags.checkpoint,
-    defaultCheckpoint: STATE_FOLDER,
+    state: flags.generate ? "" : flags.state,
+    defaultState: STATE_FOLDER,
     resume: flags.resume,
-    saveEveryMs: flags["checkpoint-seconds"] * 1000,
+    saveEveryMs: flags["state-seconds"] * 1000,
     webgpu: flags.webgpu,
     "gpu-mb": flags["gpu-mb"],
     maxCacheBytes: flags["cache-mb"] * 1e6,

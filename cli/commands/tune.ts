@@ -16,7 +16,7 @@ import {
   openModel,
   parameterCount,
   requireSameRun,
-  type RunCheckpoint,
+  type RunState,
   saveAdapter,
   saveHeads,
   type SavingPort,
@@ -33,17 +33,17 @@ import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { ProgressBar } from "../output/progress.ts";
 import { MemoryLog, peakMemory, versions, writeReport } from "../output/report.ts";
 import {
-  checkpointFlags,
+  claimRunStates,
   countParameters,
   LAUNCHER_FLAGS,
-  openRunCheckpoints,
   parameterText,
   PROGRESS_FLAGS,
   requireFlag,
   RUN_FLAGS,
-  type RunCheckpoints,
   runSettings,
+  type RunStates,
   savingReport,
+  stateFlags,
 } from "../flags/run_flags.ts";
 import {
   type AllCounts,
@@ -74,7 +74,7 @@ const STATE_FOLDER = "runs/server_tuner/state";
 const FLAGS = {
   ...TUNING_FLAGS,
   ...RUN_FLAGS,
-  ...checkpointFlags(STATE_FOLDER),
+  ...stateFlags(STATE_FOLDER),
   model: MODEL_FLAG,
   tokenizer: TOKENIZER_FLAG,
   ...WEIGHTS_FLAG,
@@ -195,11 +195,11 @@ class TuneLog implements Disposable {
   /** Validations since the best one. */
   #since = 0;
 
-  constructor(flags: Flags, { checkpoint }: Started, figures: TuneFigures) {
+  constructor(flags: Flags, { state }: Started, figures: TuneFigures) {
     this.#flags = flags;
     this.#figures = figures;
     this.#metrics = flags.metrics === "" ? null : new MetricsLog(flags.metrics, {
-      resumed: checkpoint !== null,
+      resumed: state !== null,
     });
     this.#bar = new ProgressBar(flags.steps, {
       isShown: !flags.events,
@@ -258,19 +258,19 @@ interface Started {
   /** Where its state goes; empty if nowhere. */
   readonly folder: string;
   /** What it goes on from; `null` in a new run. */
-  readonly checkpoint: RunCheckpoint | null;
-  readonly write: RunCheckpoints["write"];
+  readonly state: RunState | null;
+  readonly write: RunStates["write"];
 }
 
-async function startOf({ resumed, folder, write }: RunCheckpoints): Promise<Started> {
-  const checkpoint = resumed === null ? null : await resumed.load(resumed.steps.at(-1)!);
-  return { run: resumed?.run ?? crypto.randomUUID().slice(0, 8), folder: folder ?? "", checkpoint, write };
+async function startOf({ resumed, folder, write }: RunStates): Promise<Started> {
+  const state = resumed === null ? null : await resumed.load(resumed.steps.at(-1)!);
+  return { run: resumed?.run ?? crypto.randomUUID().slice(0, 8), folder: folder ?? "", state, write };
 }
 
 async function main({ flags, ...others }: Options, call: Call): Promise<number> {
   const baseWeights = baseWeightsOf(flags);
-  using checkpoints = await openRunCheckpoints(flags, { baseWeights, defaultFolder: STATE_FOLDER });
-  const started = await startOf(checkpoints);
+  using states = await claimRunStates(flags, { baseWeights, defaultFolder: STATE_FOLDER });
+  const started = await startOf(states);
   try {
     return await tune({ flags, ...others }, started, call);
   } catch (error) {
@@ -281,7 +281,7 @@ async function main({ flags, ...others }: Options, call: Call): Promise<number> 
 /** Opens model and data, runs the steps, and tells how it went. */
 async function tune({ flags, chosen, adapter }: Options, started: Started, call: Call): Promise<number> {
   const baseWeights = baseWeightsOf(flags);
-  const data = await openData(flags, started.checkpoint?.data?.begun);
+  const data = await openData(flags, started.state?.data?.begun);
   const { model, plan } = data;
   using engine = await openEngine(flags);
   using base = loadLayers(engine, model, { baseWeights });
@@ -307,7 +307,7 @@ async function tune({ flags, chosen, adapter }: Options, started: Started, call:
   });
   await report(flags, { summary, log, adapter: engine.adapterName }, {
     run: started.run,
-    resumedFrom: started.checkpoint?.step ?? null,
+    resumedFrom: started.state?.step ?? null,
     parameters,
     padding: paddingSaved(plan.padding),
     data: data.counts,
@@ -323,7 +323,7 @@ function settingsOf(flags: Flags): ReturnType<typeof checkRunSettings> {
 /** Puts the run together; where it goes on, with what was learnt before. */
 function buildRun(
   flags: Flags,
-  { run, checkpoint, write }: Started,
+  { run, state, write }: Started,
   { engine, base, ends, data: { model, plan, begun }, log, adapter }: {
     readonly engine: Engine;
     readonly base: ReturnType<typeof loadLayers>;
@@ -337,15 +337,15 @@ function buildRun(
   const settings = settingsOf(flags);
   const training: LocalTraining = new LocalTraining({
     ...{ engine, base, ends, settings, source: plan },
-    start: checkpoint?.step,
+    start: state?.step,
     shouldStop: () => isInterrupted() || log.isOutOfPatience,
     onEvent: (event) => log.hear(event),
     onBest: flags["keep-best"]
       ? (step) => saveTo(`${flags.save}-best`, step, { flags, training, run, fingerprint })
       : undefined,
     saving: {
-      ...savingOf(flags, checkpoint),
-      read: async (step): Promise<RunCheckpoint> => ({
+      ...savingOf(flags, state),
+      read: async (step): Promise<RunState> => ({
         ...{ run, step, settings, fingerprint, pruning: null, devices: null },
         heads: await saveHeads(training.modules[0]!),
         data: { fingerprint: plan.fingerprint, position: step, best: plan.bestBefore(step), begun },
@@ -354,14 +354,14 @@ function buildRun(
     },
   });
   try {
-    if (checkpoint === null) {
+    if (state === null) {
       if (adapter !== null) loadStart(adapter, training, fingerprint);
       return training;
     }
     const range = { first: 0, count: base.shape.heads };
-    requireSameRun(checkpoint, { settings, range, fingerprint, dataFingerprint: plan.fingerprint });
-    plan.resume(checkpoint.data!.best);
-    training.modules[0]!.restore(checkpoint.heads!.state);
+    requireSameRun(state, { settings, range, fingerprint, dataFingerprint: plan.fingerprint });
+    plan.resume(state.data!.best);
+    training.modules[0]!.restore(state.heads!.state);
     return training;
   } catch (error) {
     training[Symbol.dispose]();
@@ -423,12 +423,12 @@ async function report(
 }
 
 /** When the state is saved. */
-function savingOf(flags: Flags, checkpoint: RunCheckpoint | null): SavingPort<RunCheckpoint> {
-  const steps = runSettings(flags).checkpointEvery;
-  const saves = flags.checkpoint !== "" || flags.resume !== "";
+function savingOf(flags: Flags, state: RunState | null): SavingPort<RunState> {
+  const steps = runSettings(flags).saveEvery;
+  const saves = flags.state !== "" || flags.resume !== "";
   return {
-    every: { steps, ms: saves ? flags["checkpoint-seconds"] * 1000 : 0 },
-    saved: checkpoint?.step ?? null,
+    every: { steps, ms: saves ? flags["state-seconds"] * 1000 : 0 },
+    saved: state?.step ?? null,
     // Steps give the event loop so few turns that it would be written much later.
     waits: true,
   };

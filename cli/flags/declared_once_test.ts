@@ -33,7 +33,7 @@ Deno.test("each flag is declared once, whatever commands have it", async () => {
     declarations(file.href.slice(root.href.length), await Deno.readTextFile(file), found);
   }
   // What is found is what there is: some of each way to declare.
-  for (const name of ["batch", "steps", "tokenizer", "no-overlap", "checkpoint", "clip-norm"]) {
+  for (const name of ["batch", "steps", "tokenizer", "no-overlap", "state", "clip-norm"]) {
     assert(found.has(name), name);
   }
   const twice = [...found].filter(([name, files]) => files.length > 1 && !Object.hasOwn(TWO_MEANINGS, name));

@@ -84,6 +84,9 @@ const ALIASES: Readonly<Record<string, readonly string[]>> = {
   "lora-alpha": ["alpha"],
   "lora-dropout": ["dropout"],
   "output-dir": ["save", "out", "output"],
+  "checkpoint": ["state"],
+  "checkpoint-every": ["state-every"],
+  "checkpoint-seconds": ["state-seconds"],
 };
 
 /** The flag that is meant by a name. */
@@ -406,6 +409,7 @@ const PLAIN_ERRORS: readonly string[] = [
   "NotFound",
   "PermissionDenied",
   "RangeError",
+  "RunStateError",
   "SaveError",
   "TrainingError",
 ];

@@ -68,7 +68,7 @@ const GROUPS: readonly FlagGroup[] = [
   {
     title: "Output",
     names: words(
-      `save out output resume checkpoint checkpoint-every checkpoint-seconds keep-best peft gguf merge results pretty
+      `save out output resume state state-every state-seconds keep-best peft gguf merge results pretty
       log-every metrics report json events accept-loss tolerance synonyms no-lab no-study lab-steps end-with`,
     ),
   },

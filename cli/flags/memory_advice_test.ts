@@ -93,7 +93,7 @@ Deno.test("a run that runs out of memory ends with what to turn; with one of tha
           "--length",
           "48",
         ],
-        ...["--gpu-mb", "40", "--save", `${folder}/heads`, "--checkpoint", "", ...flags],
+        ...["--gpu-mb", "40", "--save", `${folder}/heads`, "--state", "", ...flags],
       ],
       env: { NO_COLOR: "1" },
     }).output();

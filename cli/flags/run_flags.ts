@@ -1,21 +1,21 @@
 /**
- * Flags of programs whose runs may be long: steps in parts, clipping, checkpoints.
+ * Flags of programs whose runs may be long: steps in parts, clipping, states.
  *
  * @module
  */
 
 import {
   type BaseWeights,
-  CheckpointError,
-  type CheckpointSource,
   headParameters,
   type LoraSettings,
   MAX_ACCUMULATE,
   type ModelShape,
   openRunFolder,
   requireSameRun,
-  type RunCheckpoint,
   type RunSettings,
+  type RunState,
+  RunStateError,
+  type RunStateSource,
   type SavingTimes,
 } from "@edgetuner/core";
 import { type FlagValues, integer, number, text, textOrAlone, UsageError } from "./flags.ts";
@@ -24,8 +24,8 @@ import { type FlagValues, integer, number, text, textOrAlone, UsageError } from 
 export const NEWEST = "newest";
 
 /** Where a party of a run saves its state, and what it goes on from. */
-export const CHECKPOINT_FLAGS = {
-  checkpoint: text(
+export const STATE_FLAGS = {
+  state: text(
     "DIR",
     "",
     'folder for the state of the run, of which the last two are kept; "" for none',
@@ -34,14 +34,14 @@ export const CHECKPOINT_FLAGS = {
     "PATH",
     "",
     NEWEST,
-    "go on with a run, other flags as before: from a state, a folder of them, or alone from the newest in --checkpoint",
+    "go on with a run, other flags as before: from a state, a folder of them, or alone from the newest in --state",
   ),
 };
 
-/** As `CHECKPOINT_FLAGS`, with a folder that is taken where none is named. */
-export function checkpointFlags(folder: string): typeof CHECKPOINT_FLAGS {
-  const { checkpoint, resume } = CHECKPOINT_FLAGS;
-  return { checkpoint: { ...checkpoint, default: folder }, resume };
+/** As `STATE_FLAGS`, with a folder that is taken where none is named. */
+export function stateFlags(folder: string): typeof STATE_FLAGS {
+  const { state, resume } = STATE_FLAGS;
+  return { state: { ...state, default: folder }, resume };
 }
 
 /** Flags of whoever says what the settings of the run are. */
@@ -53,16 +53,16 @@ export const RUN_FLAGS = {
     { min: 1, max: MAX_ACCUMULATE },
   ),
   "clip-norm": number("X", 0, "largest global norm of a step's gradients; 0 = no limit", { min: 0 }),
-  "checkpoint-every": integer("N", 0, "steps from one saved state to the next; 0 = by --checkpoint-seconds", {
+  "state-every": integer("N", 0, "steps from one saved state to the next; 0 = by --state-seconds", {
     min: 0,
   }),
-  "checkpoint-seconds": number(
+  "state-seconds": number(
     "S",
     3,
     "seconds from one saved state to the next, more where saving takes above 1 % of the time; 0 = only at the end",
     { min: 0 },
   ),
-  ...CHECKPOINT_FLAGS,
+  ...STATE_FLAGS,
 };
 
 /** Flags of programs that show how far a run is. */
@@ -87,65 +87,65 @@ export const LAUNCHER_FLAGS = {
 /** Run settings that these flags ask for. */
 export function runSettings(
   flags: FlagValues<typeof RUN_FLAGS>,
-): Pick<RunSettings, "accumulate" | "clipNorm" | "checkpointEvery"> {
-  const saves = flags.checkpoint !== "" || flags.resume !== "";
+): Pick<RunSettings, "accumulate" | "clipNorm" | "saveEvery"> {
+  const saves = flags.state !== "" || flags.resume !== "";
   return {
     accumulate: flags.accumulate,
     clipNorm: flags["clip-norm"] === 0 ? null : flags["clip-norm"],
-    checkpointEvery: saves ? flags["checkpoint-every"] : 0,
+    saveEvery: saves ? flags["state-every"] : 0,
   };
 }
 
 /** What a party goes on from and saves to; nobody else's until it is disposed or the program ends. */
-export interface RunCheckpoints extends Disposable {
+export interface RunStates extends Disposable {
   /** States to go on from; `null` in a new run. */
-  readonly resumed: CheckpointSource | null;
+  readonly resumed: RunStateSource | null;
   /** Where states go; `null` if nothing is saved. */
   readonly folder: string | null;
   /** Writes a state; `null` if there is no folder for them. */
-  readonly write: ((checkpoint: RunCheckpoint) => Promise<void>) | null;
+  readonly write: ((state: RunState) => Promise<void>) | null;
 }
 
-/** What `openRunCheckpoints` must know of the program. */
-export interface RunCheckpointsOptions {
+/** What `claimRunStates` must know of the program. */
+export interface RunStatesOptions {
   /** How the base is held, which is noted; `undefined` on a device that has none. */
   readonly baseWeights: BaseWeights | undefined;
   /** The folder that is taken where none is named; another one beside it may be taken instead. @default {none} */
   readonly defaultFolder?: string | undefined;
   /** Of several states in folders beside each other: which fit. @default {all} */
-  readonly fits?: ((state: RunCheckpoint) => boolean) | undefined;
+  readonly fits?: ((state: RunState) => boolean) | undefined;
 }
 
 /**
  * Opens what the flags name, and claims the folder.
  *
  * @throws {UsageError} If `--resume` stands alone and there is no folder.
- * @throws {CheckpointError} If there is nothing to go on from, the base was held otherwise, or the state of another
+ * @throws {RunStateError} If there is nothing to go on from, the base was held otherwise, or the state of another
  * run would be lost.
  * @throws {SaveError} If another program uses the folder.
  */
-export async function openRunCheckpoints(
-  { checkpoint, resume }: FlagValues<typeof CHECKPOINT_FLAGS>,
-  { baseWeights, defaultFolder = "", fits }: RunCheckpointsOptions,
-): Promise<RunCheckpoints> {
-  if (checkpoint === "" && resume === "") {
+export async function claimRunStates(
+  { state, resume }: FlagValues<typeof STATE_FLAGS>,
+  { baseWeights, defaultFolder = "", fits }: RunStatesOptions,
+): Promise<RunStates> {
+  if (state === "" && resume === "") {
     return { resumed: null, folder: null, write: null, [Symbol.dispose]: () => {} };
   }
-  if (checkpoint === "" && resume === NEWEST) {
+  if (state === "" && resume === NEWEST) {
     throw new UsageError(
-      "Cannot go on with a run as --resume alone needs the folder of --checkpoint: it has none",
+      "Cannot go on with a run as --resume alone needs the folder of --state: it has none",
     );
   }
   const folder = await openRunFolder({
-    folder: checkpoint,
-    isDefault: checkpoint === defaultFolder,
+    folder: state,
+    isDefault: state === defaultFolder,
     resume: resume === "" ? null : resume,
     fits,
     tell: (line) => console.error(line),
   }).catch((cause) => {
-    if (resume !== "" || !(cause instanceof CheckpointError)) throw cause;
-    const next = "--resume goes on with what is there, another --checkpoint begins anew";
-    throw new CheckpointError(`${cause.message}; ${next}`, { cause });
+    if (resume !== "" || !(cause instanceof RunStateError)) throw cause;
+    const next = "--resume goes on with what is there, another --state begins anew";
+    throw new RunStateError(`${cause.message}; ${next}`, { cause });
   });
   const { resumed } = folder;
   try {

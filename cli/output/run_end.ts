@@ -5,7 +5,7 @@
  */
 
 import type { Call } from "../process/invocation.ts";
-import { type BestLoss, type LossesAtEnds, openCheckpoints } from "@edgetuner/core";
+import { type BestLoss, type LossesAtEnds, openRunStates } from "@edgetuner/core";
 import { type EndingName, endingOf, ENDINGS } from "../process/exit_codes.ts";
 import { adviceFor, type MemoryFlags } from "../flags/memory_advice.ts";
 import { commandText } from "../process/places.ts";
@@ -48,7 +48,7 @@ export interface SavedState {
 export async function savedState(folder: string, run: string): Promise<SavedState | null> {
   if (folder === "") return null;
   try {
-    const found = await openCheckpoints(folder);
+    const found = await openRunStates(folder);
     return found.run === run ? { folder, step: found.steps.at(-1)! } : null;
   } catch {
     return null;
@@ -81,7 +81,7 @@ export function goOnCommand(
   const own = Object.entries(fixed).flatMap(([name, value]) => [`--${name}`, value]);
   const kept = withoutFlags(call.args, [
     ...Object.keys(fixed),
-    ...(state === null ? [] : ["checkpoint", "resume"]),
+    ...(state === null ? [] : ["state", "resume"]),
   ]);
   const goesOn = state === null ? [] : ["--resume", state.folder];
   return commandText(program, [...kept, ...own, ...goesOn], call.form);
@@ -92,6 +92,9 @@ const TURNS = "a smaller --rate, a longer --warmup, or --clip-norm 1";
 
 /** How much higher a training loss must be to count as risen: it is that of one batch, and batches differ. */
 const NOISE = 1.05;
+
+/** Errors of a run that was refused before its first step, by name: those of workers come as messages. */
+const REFUSED: ReadonlySet<string> = new Set(["CheckpointError", "RunStateError"]);
 
 /** A plain sentence if the loss rose, or has risen since its best; `null` if it did not. */
 export function roseText({ losses = null, best = null, turns = TURNS }: RunEnd): string | null {
@@ -180,7 +183,7 @@ export async function endedBy(
   const state = await savedState(at.folder, at.run);
   // What does not fit the state was refused before the first step: nothing ended.
   const isRefused = endingOf(error) === "usage" ||
-    (error instanceof Error && error.name === "CheckpointError");
+    (error instanceof Error && REFUSED.has(error.name));
   if (state === null || isRefused) throw error;
   return tellEnd({
     ending: endingOf(error),

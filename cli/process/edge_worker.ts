@@ -26,7 +26,7 @@ import { CollectedSamples } from "../shared/collected_samples.ts";
 import { shareInterrupts } from "./interrupts.ts";
 import { makePruner, type PrunerChoice } from "../flags/pruners.ts";
 import { pluginLimit } from "./plugin_host.ts";
-import { countParameters, openRunCheckpoints, type ParameterCounts } from "../flags/run_flags.ts";
+import { claimRunStates, countParameters, type ParameterCounts } from "../flags/run_flags.ts";
 import { openEngine } from "../flags/webgpu.ts";
 
 /** What the worker needs to begin. */
@@ -45,13 +45,13 @@ export interface EdgeWorkerOptions {
   readonly codec?: string | null;
   /** File that samples to train a predictor from are appended to, with every head kept; none if empty. */
   readonly collect?: string;
-  /** Folder for checkpoints; none if empty. @default {""} */
-  readonly checkpoint?: string;
-  /** The folder for checkpoints that is taken where none is named. */
-  readonly defaultCheckpoint?: string;
-  /** Milliseconds from one checkpoint to the next; 0 for none but at the end. @default {0} */
+  /** Folder for states; none if empty. @default {""} */
+  readonly state?: string;
+  /** The folder for states that is taken where none is named. */
+  readonly defaultState?: string;
+  /** Milliseconds from one state to the next; 0 for none but at the end. @default {0} */
   readonly saveEveryMs?: number;
-  /** Checkpoint, or folder of them, to go on from; a new run if empty. @default {""} */
+  /** State, or folder of them, to go on from; a new run if empty. @default {""} */
   readonly resume?: string;
   /** WebGPU implementation. */
   readonly webgpu: string;
@@ -119,11 +119,11 @@ const abort = new AbortController();
 
 async function start(options: EdgeWorkerOptions): Promise<void> {
   if (options.interrupts) shareInterrupts(options.interrupts);
-  using checkpoints = await openRunCheckpoints({
-    checkpoint: options.checkpoint ?? "",
+  using states = await claimRunStates({
+    state: options.state ?? "",
     resume: options.resume ?? "",
-  }, { baseWeights: options.baseWeights ?? "f32", defaultFolder: options.defaultCheckpoint });
-  const { resumed, write } = checkpoints;
+  }, { baseWeights: options.baseWeights ?? "f32", defaultFolder: options.defaultState });
+  const { resumed, write } = states;
   const model = await loadModel(options.model);
   using engine = await openEngine(options);
   const { baseWeights = "f32" } = options;
@@ -156,7 +156,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     pauseTimeoutMs: options.pauseTimeoutMs,
     resume: resumed ?? undefined,
     saveEveryMs: options.saveEveryMs,
-    ...(write === null ? {} : { onCheckpoint: write }),
+    ...(write === null ? {} : { onState: write }),
   });
   run.subscribe((event) =>
     scope.postMessage({ type: "event", event, devices: structuredClone(run.devices), traffic: run.traffic() })
@@ -170,7 +170,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     adapter: engine.adapterName,
     pruner: pruner.name,
     deployable: pruner.deployable ?? true,
-    stateFolder: checkpoints.folder,
+    stateFolder: states.folder,
     resumed: resumed?.steps.at(-1) ?? null,
     parameters: countParameters(run.settings.lora, base.shape, parameterCount(model)),
   });

@@ -11,7 +11,7 @@ import {
   loadEmbeddingAndHead,
   openModel,
   requireSameRun,
-  type RunCheckpoint,
+  type RunState,
   sample,
   type SavedData,
   type Tokenizer,
@@ -101,7 +101,7 @@ export class DeviceData implements Disposable {
     engine: Engine,
     flags: DeviceDataFlags,
     log: JoinLog,
-    resumed: RunCheckpoint | null,
+    resumed: RunState | null,
   ): Promise<DeviceData> {
     const { begun, now } = beginOf(resumed?.data?.begun);
     const { model, tokenizer } = await openModel(flags.model, flags);
@@ -143,13 +143,13 @@ export class DeviceData implements Disposable {
     return paddingSaved(this.plan.padding);
   }
 
-  /** Checks that a checkpoint is of the same data, and goes on from it. */
-  resume(checkpoint: RunCheckpoint): void {
-    requireSameRun(checkpoint, { dataFingerprint: this.plan.fingerprint });
-    this.plan.resume(checkpoint.data!.best);
+  /** Checks that a state is of the same data, and goes on from it. */
+  resume(state: RunState): void {
+    requireSameRun(state, { dataFingerprint: this.plan.fingerprint });
+    this.plan.resume(state.data!.best);
   }
 
-  /** What a checkpoint after so many steps notes of the data. */
+  /** What a state after so many steps notes of the data. */
   saved(step: number): SavedData {
     return {
       fingerprint: this.plan.fingerprint,

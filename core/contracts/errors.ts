@@ -79,13 +79,23 @@ export class TrainingError extends Error {
 }
 
 /**
- * A file of a model, an adapter or a run's state is unreadable or does not fit.
+ * A file of a model or an adapter is unreadable or does not fit.
  *
  * @category Errors
  */
 export class CheckpointError extends Error {
   /** Always `"CheckpointError"`. */
   override readonly name = "CheckpointError";
+}
+
+/**
+ * The saved state of a run is unreadable, or it is not of the run that is to go on.
+ *
+ * @category Errors
+ */
+export class RunStateError extends Error {
+  /** Always `"RunStateError"`. */
+  override readonly name = "RunStateError";
 }
 
 /**

@@ -92,7 +92,7 @@ export type PrunerState = unknown;
 
 /**
  * A pruning strategy. A factory `(options) => Pruner` returns a plain object; the state is kept
- * outside, so that it can be saved with a checkpoint and moved to another machine.
+ * outside, so that it can be saved with a state and moved to another machine.
  *
  * @category Pruners
  */

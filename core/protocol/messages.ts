@@ -85,8 +85,8 @@ const FLOAT_MAX = Number.MAX_VALUE;
 const LARGE = 2 ** 53 - 1;
 /** Most rows that a list of rows may count together. */
 const MAX_ROWS = 2 ** 24 - 1;
-/** Most checkpoints that a device may bring. */
-const MAX_CHECKPOINTS = 1024;
+/** Most states that a device may bring. */
+const MAX_STATES = 1024;
 /** Most continuations side by side in generation. */
 const MAX_BEAMS = 4096;
 
@@ -120,7 +120,7 @@ export const SETTINGS_FIELDS: FieldsOf<SettingsMeta> = {
   overlap: flag(),
   accumulate: integer(1, UINT32),
   clipNorm: nullable(number(0, FLOAT_MAX)),
-  checkpointEvery: integer(0, UINT32),
+  saveEvery: integer(0, UINT32),
   task: oneOf("train", "generate"),
 };
 
@@ -158,7 +158,7 @@ export class Messages {
       data: flag(),
       fingerprint: name(0, 128),
       sharesLoss: flag(),
-      checkpoints: optional(record({ run: name(1, 64), steps: list(step, 1, MAX_CHECKPOINTS) })),
+      states: optional(record({ run: name(1, 64), steps: list(step, 1, MAX_STATES) })),
       task: optional(oneOf("train", "generate")),
       learnt: optional(record({ range, lora: record(LORA_FIELDS) })),
       system: optional(oneOf("split", "tensorParallel")),

@@ -30,8 +30,8 @@ export interface HelloMeta {
   readonly fingerprint: string;
   /** True if the data device tells the loss of each step. */
   readonly sharesLoss: boolean;
-  /** Checkpoints of a run that goes on. */
-  readonly checkpoints?: { readonly run: string; readonly steps: readonly number[] };
+  /** States of a run that goes on. */
+  readonly states?: { readonly run: string; readonly steps: readonly number[] };
   /** What the run must be for. @default {"train"} */
   readonly task?: "train" | "generate";
   /** Heads that it has learnt before, in generation. */
@@ -62,8 +62,8 @@ export interface SettingsMeta {
   readonly accumulate: number;
   /** Largest global norm of a step's gradients; `null` for none. */
   readonly clipNorm: number | null;
-  /** Steps from one checkpoint to the next; 0 for none. */
-  readonly checkpointEvery: number;
+  /** Steps from one state to the next; 0 for none. */
+  readonly saveEvery: number;
   /** What the run is for. */
   readonly task: "train" | "generate";
 }
@@ -124,7 +124,7 @@ export interface MaskMeta {
   readonly part?: readonly [number, number, number];
   /** True if the head modules are the best so far. */
   readonly best?: boolean;
-  /** True if a checkpoint follows the step. */
+  /** True if a state follows the step. */
   readonly save?: boolean;
 }
 

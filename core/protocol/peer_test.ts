@@ -182,7 +182,7 @@ Deno.test("before the welcome only small frames of the handshake are taken, and 
         remote === "device" ? "must not come from a device" : "the welcome must have been said",
       ],
       [
-        { ...hello, meta: { ...METAS.hello, checkpoints: { run: "r", steps: Array(5000).fill(4e9) } } },
+        { ...hello, meta: { ...METAS.hello, states: { run: "r", steps: Array(5000).fill(4e9) } } },
         "16384 bytes",
       ],
     ];
@@ -197,7 +197,7 @@ Deno.test("before the welcome only small frames of the handshake are taken, and 
   const ends = open({ remote: "device" });
   ends.peer.run = "";
   const steps = Array.from({ length: 1000 }, (_, i) => i);
-  const large = { ...hello, meta: { ...METAS.hello, checkpoints: { run: "r", steps } } };
+  const large = { ...hello, meta: { ...METAS.hello, states: { run: "r", steps } } };
   for (let i = 0; i < 5; i++) await ends.say(large).catch(() => {});
   const { reason } = await ends.far.closed;
   assert(reason.includes("65536 bytes may be ahead"), reason);

@@ -9,7 +9,7 @@ import { showValue } from "../contracts/plain_text.ts";
 import type { MetaOf } from "../protocol/messages.ts";
 import type { RunSettings } from "../train/run_settings.ts";
 import { isSame, savedWithHeads, textOf } from "./_identity.ts";
-import type { SavedDevice } from "./run_checkpoint.ts";
+import type { SavedDevice } from "./run_state.ts";
 import type { RunStatus } from "./run_events.ts";
 import type { RunMember, RunSystem } from "./run_member.ts";
 
@@ -89,7 +89,7 @@ export function requireAdmissible(hello: MetaOf<"hello">, run: Admission): void 
       } has joined`,
     );
   }
-  requireRunStates(name, { brought: hello.checkpoints?.run ?? null, wanted: run.resumed });
+  requireRunStates(name, { brought: hello.states?.run ?? null, wanted: run.resumed });
   if (capacity > 0) requireSaved(hello, savedWithHeads(run.saved));
   if (capacity > 0 && withHeads(run.members).length >= run.devices) {
     throw new HandshakeError(
@@ -98,7 +98,7 @@ export function requireAdmissible(hello: MetaOf<"hello">, run: Admission): void 
   }
 }
 
-/** A device must bring checkpoints of the run that goes on, and none to a new one. */
+/** A device must bring states of the run that goes on, and none to a new one. */
 function requireRunStates(
   name: string,
   { brought, wanted }: { readonly brought: string | null; readonly wanted: string | null },
@@ -106,7 +106,7 @@ function requireRunStates(
   if (brought !== wanted) {
     throw new HandshakeError(
       `Cannot admit "${name}" as it must bring ${
-        wanted === null ? "no checkpoints to a new run" : `checkpoints of run "${wanted}", which goes on`
+        wanted === null ? "no states to a new run" : `states of run "${wanted}", which goes on`
       }: current value is ${brought === null ? "none" : showValue(brought)}`,
     );
   }
@@ -118,7 +118,7 @@ function requireSaved(hello: MetaOf<"hello">, saved: readonly SavedDevice[]): vo
   const own = saved.find((d) => isSame(d, hello));
   if (own === undefined) {
     throw new HandshakeError(
-      `Cannot admit ${textOf(hello)} as the devices with heads must be those of the checkpoint, ${
+      `Cannot admit ${textOf(hello)} as the devices with heads must be those of the saved state, ${
         saved.map(textOf).join(", ")
       }: it is none of them`,
     );
@@ -127,7 +127,7 @@ function requireSaved(hello: MetaOf<"hello">, saved: readonly SavedDevice[]): vo
     throw new HandshakeError(
       `Cannot admit ${
         textOf(hello)
-      } as its capacity must be ${own.capacity}, as in the checkpoint: current value is ${hello.capacity}`,
+      } as its capacity must be ${own.capacity}, as in the saved state: current value is ${hello.capacity}`,
     );
   }
 }

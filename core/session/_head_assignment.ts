@@ -10,7 +10,7 @@ import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
 import type { LoraSettings } from "../lora/settings.ts";
 import type { MetaOf } from "../protocol/messages.ts";
 import { isSame, savedWithHeads, textOf } from "./_identity.ts";
-import type { RunCheckpoint } from "./run_checkpoint.ts";
+import type { RunState } from "./run_state.ts";
 import type { RunMember } from "./run_member.ts";
 
 /** The devices with heads in order of their heads, and which each has. */
@@ -29,7 +29,7 @@ export function newAssignment(heads: number, members: readonly RunMember[]): Hea
 /** Whoever had heads has them again, whatever the order of joining. */
 export function savedAssignment(
   run: string,
-  { devices }: RunCheckpoint,
+  { devices }: RunState,
   headMembers: readonly RunMember[],
 ): HeadAssignment {
   const saved = savedWithHeads(devices);
@@ -37,7 +37,7 @@ export function savedAssignment(
     const member = headMembers.find(({ hello }) => isSame(hello, device));
     if (member !== undefined) return member;
     throw new HandshakeError(
-      `Cannot go on with run "${run}" as the devices with heads must be those of the checkpoint, ${
+      `Cannot go on with run "${run}" as the devices with heads must be those of the saved state, ${
         saved.map(textOf).join(", ")
       }: ${textOf(device)} is missing among ${headMembers.map((m) => textOf(m.hello)).join(", ")}`,
     );

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { SavedDevice } from "./run_checkpoint.ts";
+import type { SavedDevice } from "./run_state.ts";
 
 /** What a device says of who it is. */
 export interface Identity {
@@ -29,7 +29,7 @@ export function isSame(a: Identity, b: Identity): boolean {
   return a.id !== undefined && b.id !== undefined ? a.id === b.id : a.name === b.name;
 }
 
-/** Devices with heads of a checkpoint, in order of their heads. */
+/** Devices with heads of a state, in order of their heads. */
 export function savedWithHeads(
   devices: readonly SavedDevice[] | null,
 ): (SavedDevice & { readonly range: NonNullable<SavedDevice["range"]> })[] {

@@ -26,7 +26,7 @@ import { describeEmbedding, describePass, type Exchange, type SplitShape } from 
 import type { Peer } from "../protocol/peer.ts";
 import { type AccumulatedBatch, accumulationSteps } from "../train/local_data.ts";
 import { RemoteSession } from "./remote_session.ts";
-import { type RunState, takeEnd } from "./run_end.ts";
+import { type RunProgress, takeEnd } from "./run_end.ts";
 import type { SaveHooks } from "../train/saving.ts";
 
 /** What the data device brings along. Nothing of it but E, dh_L and, if shared, the loss leaves the device. */
@@ -74,7 +74,7 @@ export interface DataDeviceOptions {
   /** Shapes of the run. */
   readonly run: SplitShape;
   /** How far the device is; kept up to date. */
-  readonly state: RunState;
+  readonly state: RunProgress;
   /** Training steps done before. */
   readonly start: number;
   /** Parts of a training step, see `RunSettings`. */

@@ -6,7 +6,7 @@
 
 import { shapeForDevices } from "../contracts/model_shape.ts";
 import type { Engine } from "@edgetuner/kernels";
-import { requireSameRun, type RunCheckpoint } from "./run_checkpoint.ts";
+import { requireSameRun, type RunState } from "./run_state.ts";
 import { BackgroundSaver, type SavingTimes } from "../train/saving.ts";
 import { HandshakeError } from "../contracts/errors.ts";
 import { CachedLayers } from "../generation/cached_layers.ts";
@@ -52,13 +52,13 @@ export interface EdgeServerOptions extends RunServerOptions {
   /** ||W||_F of the base model's weights per head, [L * H], for pruners that need it. */
   readonly baseNorm?: Float32Array | undefined;
   /**
-   * Saves what the edge server needs to go on: called after every `settings.checkpointEvery` steps or every
+   * Saves what the edge server needs to go on: called after every `settings.saveEvery` steps or every
    * `saveEveryMs`, and when the run ends without a fault. The devices save after the same steps. Steps go on
    * meanwhile; the next save waits until it is done.
    */
-  onCheckpoint?(checkpoint: RunCheckpoint): void | Promise<void>;
+  onState?(state: RunState): void | Promise<void>;
   /**
-   * Milliseconds from one save to the next where `settings.checkpointEvery` is 0; more where saving, on whatever
+   * Milliseconds from one save to the next where `settings.saveEvery` is 0; more where saving, on whatever
    * party, takes more than 1 % of the time; 0 for no saves in between. @default {0}
    */
   readonly saveEveryMs?: number | undefined;
@@ -159,27 +159,27 @@ export class EdgeServer extends RunServer {
     return this.#saver.times;
   }
 
-  /** The newest checkpoint whose step all parties have; `null` in a new run. */
-  async #checkpoint(): Promise<RunCheckpoint | null> {
+  /** The newest state whose step all parties have; `null` in a new run. */
+  async #state(): Promise<RunState | null> {
     const { resume, fingerprint, pruner } = this.#options;
     if (resume === undefined) return null;
-    const stepsOf = ({ hello }: RunMember) => hello.checkpoints?.steps ?? [];
+    const stepsOf = ({ hello }: RunMember) => hello.states?.steps ?? [];
     const common = resume.steps.filter((step) => this.members.every((m) => stepsOf(m).includes(step)));
     if (common.length === 0) {
       throw new HandshakeError(
-        `Cannot go on with run "${this.run}" as all must have a checkpoint of the same step: the edge server has ${resume.steps}, ${
+        `Cannot go on with run "${this.run}" as all must have a state of the same step: the edge server has ${resume.steps}, ${
           this.members.map((m) => `${textOf(m.hello)} ${stepsOf(m)}`).join(", ")
         }`,
       );
     }
-    const checkpoint = await resume.load(Math.max(...common));
-    requireSameRun(checkpoint, { settings: this.settings, fingerprint });
-    if (checkpoint.pruning?.pruner !== pruner.name) {
+    const state = await resume.load(Math.max(...common));
+    requireSameRun(state, { settings: this.settings, fingerprint });
+    if (state.pruning?.pruner !== pruner.name) {
       throw new HandshakeError(
-        `Cannot go on with run "${this.run}" as the pruner must be "${checkpoint.pruning?.pruner}", as in the checkpoint: current value is "${pruner.name}"`,
+        `Cannot go on with run "${this.run}" as the pruner must be "${state.pruning?.pruner}", as in the saved state: current value is "${pruner.name}"`,
       );
     }
-    return checkpoint;
+    return state;
   }
 
   /** In generation a device brings heads of its own. */
@@ -190,7 +190,7 @@ export class EdgeServer extends RunServer {
   }
 
   /** Which device has which heads. */
-  #assignment(resumed: RunCheckpoint | null): HeadAssignment {
+  #assignment(resumed: RunState | null): HeadAssignment {
     if (resumed !== null) return savedAssignment(this.run, resumed, this.headMembers);
     const { heads } = this.#options.base.shape;
     return this.settings.task === "train"
@@ -294,7 +294,7 @@ export class EdgeServer extends RunServer {
   protected override async runAll(): Promise<void> {
     const { engine, base, pruner, timeoutMs, baseNorm } = this.#options;
     const { layers, heads } = base.shape;
-    const resumed = await this.#checkpoint();
+    const resumed = await this.#state();
     const assignment = this.#assignment(resumed);
     this.setRunning();
     await this.#welcome(assignment, resumed?.step ?? 0);
@@ -345,10 +345,10 @@ export class EdgeServer extends RunServer {
   }
 
   /** Where this server's own state goes; devices hear of each save. */
-  #saving(pruning: PruningSession, announce: (isSaved: boolean) => void): SavingPort<RunCheckpoint> {
-    const { onCheckpoint, saveEveryMs: ms } = this.#options;
+  #saving(pruning: PruningSession, announce: (isSaved: boolean) => void): SavingPort<RunState> {
+    const { onState, saveEveryMs: ms } = this.#options;
     return {
-      every: { steps: this.settings.checkpointEvery, ms: onCheckpoint && ms },
+      every: { steps: this.settings.saveEvery, ms: onState && ms },
       saver: this.#saver,
       announce,
       read: (step) => ({
@@ -366,9 +366,9 @@ export class EdgeServer extends RunServer {
         })),
         data: null,
       }),
-      write: onCheckpoint === undefined || this.settings.task !== "train"
+      write: onState === undefined || this.settings.task !== "train"
         ? undefined
-        : (checkpoint) => onCheckpoint.call(this.#options, checkpoint),
+        : (state) => onState.call(this.#options, state),
     };
   }
 

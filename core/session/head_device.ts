@@ -27,7 +27,7 @@ import {
 } from "../protocol/pass.ts";
 import { inputRows } from "../lora/input_mode.ts";
 import type { Peer } from "../protocol/peer.ts";
-import { type RunState, takeEnd } from "./run_end.ts";
+import { type RunProgress, takeEnd } from "./run_end.ts";
 import type { SaveHooks } from "../train/saving.ts";
 import type { Welcome } from "./welcome.ts";
 
@@ -42,7 +42,7 @@ export interface HeadDeviceOptions {
   /** What the edge server said at the start. */
   readonly welcome: Welcome;
   /** How far the device is; kept up to date. */
-  readonly state: RunState;
+  readonly state: RunProgress;
   /** What to do where a step's state is to be saved. */
   readonly saves: SaveHooks;
   /** Called with head modules that are the best so far, after `step` training steps. */

@@ -22,7 +22,7 @@ import { checkRunSettings, type RunSettings, TRAINING_DEFAULTS } from "../train/
 import { probeStep, runStep, type StepContext } from "../train/step.ts";
 import { type SavingPort, Trainer, type TrainerOptions } from "../train/trainer.ts";
 import type { TrainingPlan } from "../train/training_plan.ts";
-import type { RunCheckpoint } from "./run_checkpoint.ts";
+import type { RunState } from "./run_state.ts";
 
 /** What training on one machine needs. */
 export interface LocalTrainingOptions extends Pick<TrainerOptions, "start" | "onEvent" | "shouldStop"> {
@@ -49,7 +49,7 @@ export interface LocalTrainingOptions extends Pick<TrainerOptions, "start" | "on
   /** Keeps the heads of a validation with the best loss so far. */
   readonly onBest?: ((step: number) => Promise<void>) | undefined;
   /** Where the state of the run goes. */
-  readonly saving?: SavingPort<RunCheckpoint> | undefined;
+  readonly saving?: SavingPort<RunState> | undefined;
 }
 
 /**
@@ -88,7 +88,7 @@ export class LocalTraining implements Disposable {
   /** All of them as one port, for steps and generation. */
   readonly heads: LocalHeads;
   /** The training loop. */
-  readonly trainer: Trainer<EmbeddedBatch, RunCheckpoint>;
+  readonly trainer: Trainer<EmbeddedBatch, RunState>;
   readonly #settings: Required<RunSettings>;
 
   /**

@@ -10,7 +10,7 @@ import type { Peer } from "../protocol/peer.ts";
 import type { RunEnding } from "./run_events.ts";
 
 /** Progress of a device in a run. */
-export interface RunState {
+export interface RunProgress {
   /** Training steps done. */
   steps: number;
   /** Why the run ended. */
@@ -20,7 +20,7 @@ export interface RunState {
 }
 
 /** Takes in the end of a run. */
-export function takeEnd({ meta: { reason, step, best = false } }: FrameOf<"end">, state: RunState): void {
+export function takeEnd({ meta: { reason, step, best = false } }: FrameOf<"end">, state: RunProgress): void {
   state.reason = reason;
   if (step !== undefined) state.ending = { step, best };
 }
@@ -30,7 +30,7 @@ export function takeEnd({ meta: { reason, step, best = false } }: FrameOf<"end">
  *
  * @throws {ChannelClosedError} If it failed.
  */
-export function requireOrderlyEnd({ reason, ending }: RunState): void {
+export function requireOrderlyEnd({ reason, ending }: RunProgress): void {
   if (ending !== null || reason === "") return;
   throw new ChannelClosedError(`Cannot go on as the edge server ended the run: ${reason}`);
 }

@@ -4,14 +4,9 @@
  * @module
  */
 
-import { CheckpointError, SaveError } from "../contracts/errors.ts";
+import { RunStateError, SaveError } from "../contracts/errors.ts";
 import { claimFolder, makeFolder, saveError } from "../files/atomic.ts";
-import {
-  type CheckpointSource,
-  checkpointWriter,
-  openCheckpoints,
-  type RunCheckpoint,
-} from "./run_checkpoint.ts";
+import { openRunStates, type RunState, type RunStateSource, runStateWriter } from "./run_state.ts";
 
 /** Folders beside the default one that runs at the same time may take. */
 const MOST_BESIDE = 64;
@@ -34,7 +29,7 @@ export interface RunFolderOptions {
    */
   readonly resume: string | null;
   /** Of several states that `"newest"` may mean: says which of them fit. @default {all} */
-  readonly fits?: ((state: RunCheckpoint) => boolean) | undefined;
+  readonly fits?: ((state: RunState) => boolean) | undefined;
   /** Called with what a person should know, in one line. */
   readonly tell?: ((line: string) => void) | undefined;
 }
@@ -44,9 +39,9 @@ export interface RunFolder extends Disposable {
   /** The folder. */
   readonly path: string;
   /** What the run goes on from; `null` for a new run. */
-  readonly resumed: CheckpointSource | null;
+  readonly resumed: RunStateSource | null;
   /** Writes a state; the last two are kept. */
-  write(state: RunCheckpoint): Promise<void>;
+  write(state: RunState): Promise<void>;
 }
 
 /**
@@ -54,7 +49,7 @@ export interface RunFolder extends Disposable {
  *
  * @param options See {@linkcode RunFolderOptions}.
  * @returns The folder, this program's until it is disposed or the program ends.
- * @throws {CheckpointError} If there is nothing to go on from, what is there is damaged, or a folder that was asked for
+ * @throws {RunStateError} If there is nothing to go on from, what is there is damaged, or a folder that was asked for
  * holds another run.
  * @throws {SaveError} If another program uses the folder, or it cannot be written.
  */
@@ -63,7 +58,7 @@ export async function openRunFolder(options: RunFolderOptions): Promise<RunFolde
   if (resume === null) return await beginIn(options);
   if (resume !== "newest") {
     const { folder, isDefault = false } = options;
-    const resumed = await openCheckpoints(resume);
+    const resumed = await openRunStates(resume);
     const isFolder = await Deno.stat(resume).then((info) => info.isDirectory, () => false);
     const own = isFolder ? resume : resume.replace(/[^/\\]*$/, "") || ".";
     return await openFor(isDefault ? own : folder, resumed);
@@ -80,12 +75,12 @@ async function beginIn({ folder, isDefault = false, tell = () => {} }: RunFolder
   for (const path of besides(folder)) {
     const claim = await claimFolder(path);
     if (claim === null) continue;
-    let writer: ((state: RunCheckpoint) => Promise<void>) | null = null;
+    let writer: ((state: RunState) => Promise<void>) | null = null;
     // Only a run that has come so far takes the place of another one.
-    const write = async (state: RunCheckpoint) => {
+    const write = async (state: RunState) => {
       if (writer === null) {
         await setAside(path, tell);
-        writer = await checkpointWriter(path, null);
+        writer = await runStateWriter(path, null);
       }
       await writer(state);
     };
@@ -96,11 +91,11 @@ async function beginIn({ folder, isDefault = false, tell = () => {} }: RunFolder
   );
 }
 
-async function openFor(path: string, resumed: CheckpointSource | null): Promise<RunFolder> {
+async function openFor(path: string, resumed: RunStateSource | null): Promise<RunFolder> {
   const claim = await claimFolder(path);
   if (claim === null) throw inUse(path);
   try {
-    return { path, resumed, write: await checkpointWriter(path, resumed), ...claim };
+    return { path, resumed, write: await runStateWriter(path, resumed), ...claim };
   } catch (error) {
     claim[Symbol.dispose]();
     throw error;
@@ -131,9 +126,9 @@ async function newestState(options: RunFolderOptions): Promise<RunFolder | null>
       continue;
     }
     try {
-      const resumed = await openCheckpoints(path);
+      const resumed = await openRunStates(path);
       if (fits(await resumed.load(resumed.steps.at(-1)!))) {
-        return { path, resumed, write: await checkpointWriter(path, resumed), ...claim };
+        return { path, resumed, write: await runStateWriter(path, resumed), ...claim };
       }
       claim[Symbol.dispose]();
     } catch (error) {
@@ -175,8 +170,8 @@ function besides(folder: string): string[] {
 export async function setAside(folder: string, tell: (line: string) => void): Promise<void> {
   if (await newestTime(folder) === null) return;
   const place = `${folder}/previous`;
-  const state = await openCheckpoints(folder).then((found) => found.load(found.steps.at(-1)!), (error) => {
-    if (error instanceof CheckpointError) return null; // damaged: kept as it is
+  const state = await openRunStates(folder).then((found) => found.load(found.steps.at(-1)!), (error) => {
+    if (error instanceof RunStateError) return null; // damaged: kept as it is
     throw error;
   });
   try {

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { CheckpointError, SaveError } from "../contracts/errors.ts";
+import { RunStateError, SaveError } from "../contracts/errors.ts";
 import { defaultRunSettings } from "../train/run_settings.ts";
-import type { RunCheckpoint } from "./run_checkpoint.ts";
+import type { RunState } from "./run_state.ts";
 import { openRunFolder } from "./run_folder.ts";
 
 async function inFolder(run: (folder: string) => Promise<void>): Promise<void> {
@@ -13,7 +13,7 @@ async function inFolder(run: (folder: string) => Promise<void>): Promise<void> {
   }
 }
 
-function state(run: string, step: number, position = step): RunCheckpoint {
+function state(run: string, step: number, position = step): RunState {
   return {
     ...{
       run,
@@ -103,8 +103,8 @@ Deno.test("a folder that was asked for is refused if another run uses it or has 
       await one.write(state("one", 1));
       await assertRejects(() => openRunFolder(options), SaveError, "another program is using it");
     }
-    await assertRejects(() => openRunFolder(options), CheckpointError, 'it holds those of run "one"');
-    await assertRejects(() => openRunFolder({ ...options, resume: `${root}/none` }), CheckpointError);
+    await assertRejects(() => openRunFolder(options), RunStateError, 'it holds those of run "one"');
+    await assertRejects(() => openRunFolder({ ...options, resume: `${root}/none` }), RunStateError);
     using again = await openRunFolder({ ...options, resume: "newest" });
     assertEquals(again.resumed?.run, "one");
   });

@@ -6,7 +6,7 @@
 
 import { checkRunSettings, type RunSettings } from "../train/run_settings.ts";
 import type { WireCodec } from "../contracts/codec.ts";
-import type { CheckpointSource, SavedDevice } from "./run_checkpoint.ts";
+import type { RunStateSource, SavedDevice } from "./run_state.ts";
 import type { EdgeServerEvent, JoinedDevice, RunEnding, RunStatus, StepRecord } from "./run_events.ts";
 import { Peer } from "../protocol/peer.ts";
 import type { MetaOf } from "../protocol/messages.ts";
@@ -56,7 +56,7 @@ export interface RunServerOptions {
    * Checkpoints of this server to go on from. Every device must bring those of its own, see
    * `UserDeviceOptions.resume`; the run goes on from the newest step that all have.
    */
-  readonly resume?: CheckpointSource | undefined;
+  readonly resume?: RunStateSource | undefined;
 }
 
 /**

@@ -7,7 +7,7 @@
 import type { Engine } from "@edgetuner/kernels";
 import type { Channel } from "../contracts/channel.ts";
 import type { WireCodec } from "../contracts/codec.ts";
-import { CheckpointError, HandshakeError } from "../contracts/errors.ts";
+import { CheckpointError, HandshakeError, RunStateError } from "../contracts/errors.ts";
 import { plainText } from "../contracts/plain_text.ts";
 import { type Adapter, adapterRange, loadIntoModules } from "../lora/adapter.ts";
 import { requireFiniteHeads } from "../lora/finite.ts";
@@ -20,8 +20,8 @@ import type { RunTask } from "../train/run_settings.ts";
 import { isSame, textOf } from "./_identity.ts";
 import { DataDevice, type DataSide } from "./data_device.ts";
 import { HeadDevice } from "./head_device.ts";
-import { type CheckpointSource, requireSameRun, type RunCheckpoint, saveHeads } from "./run_checkpoint.ts";
-import { leave, requireOrderlyEnd, type RunState } from "./run_end.ts";
+import { requireSameRun, type RunState, type RunStateSource, saveHeads } from "./run_state.ts";
+import { leave, requireOrderlyEnd, type RunProgress } from "./run_end.ts";
 import type { RunEnding } from "./run_events.ts";
 import { BackgroundSaver, type SaveHooks, type SavingTimes } from "../train/saving.ts";
 import { checkWait } from "./wait_limits.ts";
@@ -39,7 +39,7 @@ export interface UserDeviceOptions {
    * Who this device is, whatever its name: 8 to 64 characters, random, the same whenever it joins; see `newDeviceId`
    * and `deviceIdIn`. Devices of one name are told apart by it, and heads go back to whoever had them.
    *
-   * @default {that of the checkpoint, if there is one; else none}
+   * @default {that of the state, if there is one; else none}
    */
   readonly id?: string | undefined;
   /** gamma, compute capacity in any unit that all devices share; 0 for a device without heads. */
@@ -58,10 +58,10 @@ export interface UserDeviceOptions {
   readonly maxQueuedBytes?: number | undefined;
   /** Gives the fresh head modules other weights to start from. */
   readonly prepare?: ((modules: HeadModules) => void) | undefined;
-  /** Checkpoints of this device, of the run that goes on; the edge server says which of them it is. */
-  readonly resume?: CheckpointSource | undefined;
-  /** Called with the checkpoint that the run goes on from, before anything is done with it; may throw to refuse. */
-  onResume?(checkpoint: RunCheckpoint): void;
+  /** States of this device, of the run that goes on; the edge server says which of them it is. */
+  readonly resume?: RunStateSource | undefined;
+  /** Called with the state that the run goes on from, before anything is done with it; may throw to refuse. */
+  onResume?(state: RunState): void;
   /** What the run must be for. @default {"train"} */
   readonly task?: RunTask | undefined;
   /**
@@ -76,7 +76,7 @@ export interface UserDeviceOptions {
    * run ends without a fault. Steps go on meanwhile; the next save waits until it is done. What the data side is to
    * go on from is the caller's to add, before anything is waited for.
    */
-  onCheckpoint?(checkpoint: RunCheckpoint): void | Promise<void>;
+  onState?(state: RunState): void | Promise<void>;
   /** Called with head modules that are the best so far by the data device's validation, after `step` training steps. */
   onBest?(step: number, modules: HeadModules): void | Promise<void>;
   /** Called with true when the run is paused, and with false when it goes on. */
@@ -241,14 +241,15 @@ async function joinRun(peer: Peer, options: UserDeviceOptions): Promise<Joined> 
     const welcome = readWelcome(await receiveWelcome(peer));
     peer.run = welcome.run;
     peer.codec = findCodec(welcome.settings.codec, options.codecs);
-    const checkpoint = await checkpointOf(welcome, options);
+    const state = await stateOf(welcome, options);
     requireOwnRun(welcome, options);
-    return { id, welcome, modules: makeModules(welcome, checkpoint, { options, made }) };
+    return { id, welcome, modules: makeModules(welcome, state, { options, made }) };
   } catch (error) {
     made[0]?.[Symbol.dispose]();
     const reason = error instanceof Error ? error.message : String(error);
     // The other side learns why this device does not take part.
-    const refuses = error instanceof HandshakeError || error instanceof CheckpointError;
+    const refuses = error instanceof HandshakeError || error instanceof CheckpointError ||
+      error instanceof RunStateError;
     const told = refuses ? peer.send("refuse", { meta: { reason } }).catch(() => {}) : undefined;
     const waits = peer.isSilent || signal?.aborted ? { signal: AbortSignal.abort() } : {};
     await peer.close(plainText(reason, 100), waits);
@@ -267,7 +268,7 @@ async function sayHello(peer: Peer, id: string | undefined, options: UserDeviceO
       data: data !== undefined,
       fingerprint: data?.fingerprint ?? "",
       sharesLoss: data?.shareLoss ?? false,
-      ...(resume === undefined ? {} : { checkpoints: { run: resume.run, steps: resume.steps } }),
+      ...(resume === undefined ? {} : { states: { run: resume.run, steps: resume.steps } }),
       task,
       ...(adapter === undefined || task === "train"
         ? {}
@@ -276,22 +277,22 @@ async function sayHello(peer: Peer, id: string | undefined, options: UserDeviceO
   });
 }
 
-/** The checkpoint that the run goes on from; `null` in a new run. */
-async function checkpointOf(
+/** The state that the run goes on from; `null` in a new run. */
+async function stateOf(
   { start, settings, range }: Welcome,
   options: UserDeviceOptions,
-): Promise<RunCheckpoint | null> {
+): Promise<RunState | null> {
   const { resume, data } = options;
   if (resume === undefined) {
     if (start === 0) return null;
     throw new HandshakeError(
-      `Cannot join as a run without checkpoints must start at step 0: current value is ${start}`,
+      `Cannot join as a run without states must start at step 0: current value is ${start}`,
     );
   }
-  const checkpoint = await resume.load(start);
-  requireSameRun(checkpoint, { settings, range, ...(data && { fingerprint: data.fingerprint }) });
-  options.onResume?.(checkpoint);
-  return checkpoint;
+  const state = await resume.load(start);
+  requireSameRun(state, { settings, range, ...(data && { fingerprint: data.fingerprint }) });
+  options.onResume?.(state);
+  return state;
 }
 
 /** Checks that the run is for what this device joined for, with the heads that it has learnt. */
@@ -314,7 +315,7 @@ function requireOwnRun({ settings, range }: Welcome, { task = "train", adapter }
 /** The device's head modules, in `made` from the moment they exist; `null` for a device without heads. */
 function makeModules(
   { settings, model, range }: Welcome,
-  checkpoint: RunCheckpoint | null,
+  state: RunState | null,
   { options, made }: { readonly options: UserDeviceOptions; readonly made: HeadModules[] },
 ): HeadModules | null {
   if (range === null) return null;
@@ -323,7 +324,7 @@ function makeModules(
   made.push(modules);
   if (options.adapter !== undefined) loadIntoModules(options.adapter, modules);
   options.prepare?.(modules);
-  if (checkpoint?.heads) modules.restore(checkpoint.heads.state);
+  if (state?.heads) modules.restore(state.heads.state);
   return modules;
 }
 
@@ -334,7 +335,7 @@ async function takePart(
   options: UserDeviceOptions,
 ): Promise<UserDeviceResult> {
   const { engine, data, signal } = options;
-  const state: RunState = { steps: welcome.start, reason: "", ending: null };
+  const state: RunProgress = { steps: welcome.start, reason: "", ending: null };
   const saver = new BackgroundSaver();
   const save = saveOnce({ id, welcome, modules }, saver, options);
   const saves: SaveHooks = {
@@ -400,7 +401,7 @@ function saveOnce(
   const { run, settings, range } = welcome;
   let saved: number | null = null;
   return async (step) => {
-    if (saved === step || options.onCheckpoint === undefined || settings.task !== "train") return;
+    if (saved === step || options.onState === undefined || settings.task !== "train") return;
     saved = step;
     const read = async () => {
       const heads = modules === null ? null : await saveHeads(modules);
@@ -408,7 +409,7 @@ function saveOnce(
       return heads;
     };
     await saver.save(read, (heads) =>
-      options.onCheckpoint!({
+      options.onState!({
         run,
         step,
         settings,
@@ -421,15 +422,15 @@ function saveOnce(
   };
 }
 
-/** The id that a device joins with: a checkpoint is of one device only. */
+/** The id that a device joins with: a state is of one device only. */
 async function ownId({ name, id, resume }: UserDeviceOptions): Promise<string | undefined> {
   if (resume === undefined) return id;
   const [saved] = (await resume.load(resume.steps.at(-1)!)).devices ?? [];
   const own = { name, id: id ?? saved?.id };
   if (saved === undefined || isSame(saved, own)) return own.id;
-  throw new CheckpointError(
-    `Cannot go on with run "${resume.run}" as the checkpoint must be of this device, ${
-      textOf(own)
-    }: it is of ${textOf(saved)}`,
+  throw new RunStateError(
+    `Cannot go on with run "${resume.run}" as the state must be of this device, ${textOf(own)}: it is of ${
+      textOf(saved)
+    }`,
   );
 }

@@ -24,7 +24,7 @@ export interface Welcome {
   readonly range: { readonly first: number; readonly count: number } | null;
   /** Statistics that the device sends after each training step. */
   readonly statistics: readonly DeviceStatistic[];
-  /** Training steps done before: 0, or those of the checkpoint that the run goes on from. */
+  /** Training steps done before: 0, or those of the state that the run goes on from. */
   readonly start: number;
 }
 

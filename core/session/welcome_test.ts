@@ -35,8 +35,8 @@ Deno.test("checkRunSettings() refuses steps and seeds out of range", () => {
   for (const clipNorm of [0, -1, NaN, Infinity]) {
     assertThrows(() => checkRunSettings({ ...settings, clipNorm }), RangeError, "clipNorm");
   }
-  for (const checkpointEvery of [-1, 0.5, NaN]) {
-    assertThrows(() => checkRunSettings({ ...settings, checkpointEvery }), RangeError, "checkpointEvery");
+  for (const saveEvery of [-1, 0.5, NaN]) {
+    assertThrows(() => checkRunSettings({ ...settings, saveEvery }), RangeError, "saveEvery");
   }
   assertThrows(
     () => checkRunSettings({ ...settings, overlap: false, microBatches: 2 }),

@@ -51,8 +51,8 @@ export interface RunSettings {
   readonly accumulate?: number;
   /** Largest global norm of a step's gradients, over all kept head modules; `null` does not clip. @default {null} */
   readonly clipNorm?: number | null;
-  /** Steps from one checkpoint to the next, equal on all machines of a run; 0 makes none. @default {0} */
-  readonly checkpointEvery?: number;
+  /** Steps from one state to the next, equal on all machines of a run; 0 makes none. @default {0} */
+  readonly saveEvery?: number;
   /** What the run is for. @default {"train"} */
   readonly task?: RunTask;
 }
@@ -107,7 +107,7 @@ export function defaultRunSettings(
     overlap: true,
     accumulate: 1,
     clipNorm: null,
-    checkpointEvery: 0,
+    saveEvery: 0,
     task: "train",
   };
 }
@@ -120,7 +120,7 @@ export function defaultRunSettings(
  */
 export function checkRunSettings(settings: RunSettings): Required<RunSettings> {
   const { steps, seed, codec = "f32", microBatches = 1, overlap = true } = settings;
-  const { accumulate = 1, clipNorm = null, checkpointEvery = 0, task = "train" } = settings;
+  const { accumulate = 1, clipNorm = null, saveEvery = 0, task = "train" } = settings;
   if (!Number.isInteger(steps) || steps < 1) {
     throw new RangeError(
       `Cannot use run settings as steps must be a positive integer: current value is ${steps}`,
@@ -154,9 +154,9 @@ export function checkRunSettings(settings: RunSettings): Required<RunSettings> {
       `Cannot use run settings as clipNorm must be positive, or null for none: current value is ${clipNorm}`,
     );
   }
-  if (!Number.isInteger(checkpointEvery) || checkpointEvery < 0 || checkpointEvery > 0xffff_ffff) {
+  if (!Number.isInteger(saveEvery) || saveEvery < 0 || saveEvery > 0xffff_ffff) {
     throw new RangeError(
-      `Cannot use run settings as checkpointEvery must be an integer of at least 0: current value is ${checkpointEvery}`,
+      `Cannot use run settings as saveEvery must be an integer of at least 0: current value is ${saveEvery}`,
     );
   }
   if (task !== "train" && task !== "generate") {
@@ -178,7 +178,7 @@ export function checkRunSettings(settings: RunSettings): Required<RunSettings> {
     overlap,
     accumulate,
     clipNorm,
-    checkpointEvery,
+    saveEvery,
     task,
   };
 }

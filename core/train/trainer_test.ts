@@ -12,7 +12,7 @@ import {
 import { type Pruner, type PrunerInput, STATISTICS } from "../contracts/pruner.ts";
 import { PluginError } from "../contracts/errors.ts";
 import { LocalTraining, type LocalTrainingOptions } from "../session/local_training.ts";
-import type { RunCheckpoint } from "../session/run_checkpoint.ts";
+import type { RunState } from "../session/run_state.ts";
 import { Trainer, type TrainerEvent } from "./trainer.ts";
 import { TrainingPlan } from "./training_plan.ts";
 
@@ -133,7 +133,7 @@ Deno.test("a run is held before a step, goes on, and is stopped in the middle of
     shouldStop: () => seen.length >= stopAt,
     saving: {
       every: { steps: 2 },
-      read: (step) => ({ step }) as RunCheckpoint,
+      read: (step) => ({ step }) as RunState,
       write: ({ step }) => void saved.push(step),
     },
     onEvent: (event) => {

@@ -151,7 +151,7 @@ export class TrainingPlan {
     this.#batches = trainingBatches(set, { batch: batch * accumulate, seed, padToMultipleOf });
   }
 
-  /** Goes on from the best validation that a checkpoint names. */
+  /** Goes on from the best validation that a state names. */
   resume(best: BestLoss | null): void {
     this.#before = best;
   }
@@ -203,7 +203,7 @@ export class TrainingPlan {
     return news;
   }
 
-  /** The best validation before the one that comes after so many training steps: what a checkpoint notes. */
+  /** The best validation before the one that comes after so many training steps: what a state notes. */
   bestBefore(step: number): BestLoss | null {
     const all = [...(this.#before === null ? [] : [this.#before]), ...this.validations];
     return all.filter((v) => v.step < step)

@@ -7,7 +7,6 @@
 import {
   type Adapter,
   type Channel,
-  type CheckpointSource,
   type DataSide,
   decodeFrame,
   EdgeServer,
@@ -21,9 +20,10 @@ import {
   type LedgerEntry,
   type Listener,
   type Pruner,
-  type RunCheckpoint,
   type RunServer,
   type RunSettings,
+  type RunState,
+  type RunStateSource,
   runUserDevice,
   type StepMode,
   type StepRecord,
@@ -212,12 +212,12 @@ export interface SessionOptions {
   readonly batch?: TokenBatch | ((step: number) => TokenBatch);
   /** What the data device says of the head modules before each batch. */
   readonly isBest?: (step: number) => boolean;
-  /** Checkpoints to go on from: the server's and each device's. */
-  readonly resume?: { readonly server: CheckpointSource; readonly devices: readonly CheckpointSource[] };
-  /** Called with the server's checkpoints. */
-  readonly onServerCheckpoint?: (checkpoint: RunCheckpoint) => void | Promise<void>;
-  /** Called with each device's checkpoints. */
-  readonly onDeviceCheckpoint?: (device: number, checkpoint: RunCheckpoint) => void | Promise<void>;
+  /** States to go on from: the server's and each device's. */
+  readonly resume?: { readonly server: RunStateSource; readonly devices: readonly RunStateSource[] };
+  /** Called with the server's states. */
+  readonly onServerState?: (state: RunState) => void | Promise<void>;
+  /** Called with each device's states. */
+  readonly onDeviceState?: (device: number, state: RunState) => void | Promise<void>;
   /** Called with each device's best modules. */
   readonly onBest?: (device: number, step: number, modules: HeadModules) => void | Promise<void>;
   /** Put around a device's channel. */
@@ -255,7 +255,7 @@ export async function runSession(model: TinyBase, options: SessionOptions): Prom
       codecs,
       ...(options.timeoutMs !== undefined && { timeoutMs: options.timeoutMs }),
       resume: options.resume?.server,
-      onCheckpoint: (checkpoint) => options.onServerCheckpoint?.(checkpoint),
+      onState: (state) => options.onServerState?.(state),
     }),
   );
   const records: StepRecord[] = [];
@@ -284,7 +284,7 @@ export async function runSession(model: TinyBase, options: SessionOptions): Prom
         onStep: (step) => options.onStep?.(step),
         ...(options.adapter !== undefined && capacity > 0 && { adapter: options.adapter }),
         resume: options.resume?.devices[device],
-        onCheckpoint: (checkpoint) => options.onDeviceCheckpoint?.(device, checkpoint),
+        onState: (state) => options.onDeviceState?.(device, state),
         onBest: (step, modules) => options.onBest?.(device, step, modules),
       },
       (channel) => {

@@ -6,15 +6,15 @@ import { Engine } from "@edgetuner/kernels";
 import {
   adapterOf,
   CheckpointError,
-  checkpointWriter,
   checkRunSettings,
   EdgeServer,
   f32Codec,
   loadAdapter,
-  loadCheckpoint,
+  loadRunState,
   LocalData,
   LocalHeads,
-  type RunCheckpoint,
+  type RunState,
+  runStateWriter,
   runStep,
   runTensorParallelDevice,
   saveAdapter,
@@ -78,7 +78,7 @@ async function run(
     readonly codec?: () => WireCodec;
     readonly modes?: readonly ("train" | "evaluate")[];
     readonly transport?: "websocket" | "http";
-    readonly onCheckpoint?: (name: string, checkpoint: RunCheckpoint) => void | Promise<void>;
+    readonly onState?: (name: string, state: RunState) => void | Promise<void>;
   } = {},
 ): Promise<Ended> {
   const { tensors } = engine.stats;
@@ -96,7 +96,7 @@ async function run(
       capacity,
       data: withData ? data : undefined,
       codecs: options.codec === undefined ? undefined : [options.codec()],
-      onCheckpoint: (checkpoint) => options.onCheckpoint?.(name, checkpoint),
+      onState: (state) => options.onState?.(name, state),
     })).result;
   const results = [
     join("a", 1, options.dataApart !== true),
@@ -184,28 +184,28 @@ Deno.test("gradients whose norm is not finite end a run that clips, before any h
   for (const weights of ended.weights) assert(weights.every(Number.isFinite));
 });
 
-Deno.test("heads that are not finite are in no checkpoint: the run ends, the last good one stays", async () => {
+Deno.test("heads that are not finite are in no state: the run ends, the last good one stays", async () => {
   const folder = await Deno.makeTempDir();
-  const settings = { ...tinySettings("slice", 4), checkpointEvery: 1 };
+  const settings = { ...tinySettings("slice", 4), saveEvery: 1 };
   const write = {
-    a: await checkpointWriter(`${folder}/a`, null),
-    b: await checkpointWriter(`${folder}/b`, null),
+    a: await runStateWriter(`${folder}/a`, null),
+    b: await runStateWriter(`${folder}/b`, null),
   };
   // Three layers give a device three gradients in a step: the heads are fine after the first one.
   const ended = await run(settings, {
     codec: () => spoiling("deltaGradient", 3, 1e30),
-    onCheckpoint: (name, checkpoint) => write[name as "a" | "b"](checkpoint),
+    onState: (name, state) => write[name as "a" | "b"](state),
   });
   assertToldAll(ended, "weights and moments of the heads must be finite: after 2 steps");
   for (const name of ["a", "b"]) {
     const files = await Array.fromAsync(Deno.readDir(`${folder}/${name}`), (f) => f.name);
     assertEquals(files, ["step-00000001.safetensors"]);
-    assertEquals((await loadCheckpoint(`${folder}/${name}/${files[0]}`)).step, 1);
+    assertEquals((await loadRunState(`${folder}/${name}/${files[0]}`)).step, 1);
   }
   await Deno.remove(folder, { recursive: true });
 });
 
-Deno.test("saveAdapter() and checkpoints refuse weights that are not finite and leave what is there", async () => {
+Deno.test("saveAdapter() and states refuse weights that are not finite and leave what is there", async () => {
   const folder = await Deno.makeTempDir();
   using modules = tinyHeads(engine, tinySettings("slice", 1));
   const good = await adapterOf(modules, "tiny");
@@ -220,27 +220,27 @@ Deno.test("saveAdapter() and checkpoints refuse weights that are not finite and 
   const [name, { data }] = [...(await loadAdapter(folder)).arrays][5]!;
   assertEquals(data, good.arrays.get(name)!.data);
 
-  const write = await checkpointWriter(`${folder}/run`, null);
-  const state = await modules.state();
+  const write = await runStateWriter(`${folder}/run`, null);
+  const learnt = await modules.state();
   const settings = checkRunSettings(tinySettings("slice", 1));
-  const checkpoint: RunCheckpoint = {
+  const state: RunState = {
     run: "r",
     step: 0,
     settings,
     fingerprint: "",
-    heads: { model: { layers: 3, heads: 4, hidden: 48 }, range: { first: 0, count: 4 }, state },
+    heads: { model: { layers: 3, heads: 4, hidden: 48 }, range: { first: 0, count: 4 }, state: learnt },
     pruning: null,
     devices: null,
     data: null,
   };
-  await write(checkpoint);
-  state.v[2]![3]![1]!.b[0] = NaN;
+  await write(state);
+  learnt.v[2]![3]![1]!.b[0] = NaN;
   await assertRejects(
-    () => write({ ...checkpoint, step: 1 }),
+    () => write({ ...state, step: 1 }),
     CheckpointError,
     'one of "layer2.head3.v.B.v" is NaN',
   );
-  assertEquals((await loadCheckpoint(`${folder}/run/step-00000000.safetensors`)).step, 0);
+  assertEquals((await loadRunState(`${folder}/run/step-00000000.safetensors`)).step, 0);
   await Deno.remove(folder, { recursive: true });
 });
 

@@ -145,9 +145,9 @@ async function proxyTo(port: string): Promise<AsyncDisposable & { readonly port:
 /** Cuts a run's link, and holds what both sides then say and when. */
 async function cutRun(transport: "ws" | "http"): Promise<void> {
   const folder = await Deno.makeTempDir();
-  const saves = (name: string) => ["--checkpoint", `${folder}/${name}`];
+  const saves = (name: string) => ["--state", `${folder}/${name}`];
   await using server = startServer([
-    ...["--steps", "5000", "--step-timeout", "2", "--checkpoint-every", "2", ...saves("edge")],
+    ...["--steps", "5000", "--step-timeout", "2", "--state-every", "2", ...saves("edge")],
     ...["--metrics", folder],
   ]);
   const [, port] = (await addressOf(server)).split(":");
@@ -210,11 +210,11 @@ Deno.test("a device that survives says that its run is lost, with its exit code;
 
 Deno.test("numbers of one device that are not finite take nothing from the others: heads and the command that goes on [slow]", async () => {
   const folder = await Deno.makeTempDir();
-  const saves = (name: string) => ["--checkpoint", `${folder}/${name}`, "--checkpoint-every", "1"];
+  const saves = (name: string) => ["--state", `${folder}/${name}`, "--state-every", "1"];
   await using server = startServer(["--steps", "20", "--devices", "2", ...saves("edge")]);
   const url = `ws://${await addressOf(server)}/join/ws`;
-  const [, checkpoint] = saves("state");
-  const save = ["--save", `${folder}/heads`, "--checkpoint", checkpoint!];
+  const [, state] = saves("state");
+  const save = ["--save", `${folder}/heads`, "--state", state!];
   await using honest = startDevice(url, [...dataFlags(), ...save]);
   await honest.line(/joined on/);
   const spoiling = new Deno.Command(Deno.execPath(), {
@@ -286,15 +286,15 @@ Deno.test("docs/exit_codes.md has the table that programs go by", async () => {
 });
 
 Deno.test("the command that goes on has the program's own flags", () => {
-  const args = ["--steps", "9", "--resume=old", "--checkpoint", "a b", "--events", "--port", "0"];
-  assertEquals(withoutFlags(args, ["resume", "checkpoint"]), ["--steps", "9", "--events", "--port", "0"]);
+  const args = ["--steps", "9", "--resume=old", "--state", "a b", "--events", "--port", "0"];
+  assertEquals(withoutFlags(args, ["resume", "state"]), ["--steps", "9", "--events", "--port", "0"]);
   assertEquals(withoutFlags(["--resume", "--steps", "9", "--resume"], ["resume"]), ["--steps", "9"]);
   assertEquals(
     goOnCommand({ args, form: "program" }, "edge_server.ts", { folder: "a b", step: 3 }, { port: "80" }),
     "deno run -A examples/edge_server.ts --steps 9 --events --port 80 --resume 'a b'",
   );
   assertEquals(
-    goOnCommand({ args: ["--checkpoint", "c"], form: "command" }, "edge_server.ts", null),
-    "edgetuner serve --checkpoint c",
+    goOnCommand({ args: ["--state", "c"], form: "command" }, "edge_server.ts", null),
+    "edgetuner serve --state c",
   );
 });

@@ -9,7 +9,7 @@ import { runSession } from "./_session.ts";
 
 const COMMON = [
   ...["--batch", "2", "--length", "24", "--valid-batches", "1", "--schedule", "constant", "--warmup", "1"],
-  ...["--valid", `${ASSETS}restaurant/valid.txt`, "--checkpoint-seconds", "0"],
+  ...["--valid", `${ASSETS}restaurant/valid.txt`, "--state-seconds", "0"],
 ];
 
 /** Runs `edgetuner tune` here; gives its report. */
@@ -34,8 +34,8 @@ async function withFolder(test: (root: string) => Promise<void>): Promise<void> 
 
 Deno.test("a finished run goes on with more steps, to the bits of a run that had them at once [slow]", () =>
   withFolder(async (root) => {
-    await tune(root, "whole", "--steps", "5", "--checkpoint", `${root}/other`);
-    await tune(root, "parts", "--steps", "2", "--checkpoint", `${root}/state`);
+    await tune(root, "whole", "--steps", "5", "--state", `${root}/other`);
+    await tune(root, "parts", "--steps", "2", "--state", `${root}/state`);
     const short = await loadAdapter(`${root}/parts`);
     await tune(root, "parts", "--steps", "5", "--resume", `${root}/state`);
     const whole = await loadAdapter(`${root}/whole`);
@@ -49,7 +49,7 @@ Deno.test("a finished run goes on with more steps, to the bits of a run that had
 
 Deno.test("a new run begins with the adapter of another one [slow]", () =>
   withFolder(async (root) => {
-    const state = ["--checkpoint", ""];
+    const state = ["--state", ""];
     const first = await tune(root, "first", "--steps", "3", "--rank", "2", "--mode", "slice", ...state);
     const second = await tune(root, "second", "--steps", "1", "--adapter", `${root}/first`, ...state);
     // What was learnt is there before the first step: the same loss to the last digit.
@@ -93,7 +93,7 @@ Deno.test("devices of a split run begin with their parts of a whole adapter", as
 
 Deno.test("--patience ends a run whose validation loss does not fall [slow]", () =>
   withFolder(async (root) => {
-    const every = ["--steps", "30", "--eval-every", "1", "--checkpoint", ""];
+    const every = ["--steps", "30", "--eval-every", "1", "--state", ""];
     const { validations } = await tune(root, "worse", ...every, "--rate", "10", "--patience", "2");
     const losses = validations.map(({ loss }) => loss);
     assert(losses.length < 30, `${losses}`);

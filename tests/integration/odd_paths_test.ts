@@ -62,7 +62,7 @@ Deno.test("set-up, demo, tuner and generation run from and with folders of any n
       "2",
       "--data",
       `${mine}/#train.txt`,
-      "--checkpoint",
+      "--state",
       "run #3",
       "--metrics",
       `${mine}/out %41`,

@@ -118,7 +118,7 @@ Deno.test("server, devices, tuner, generation and demo run with the permissions 
   const token = "a-token-of-the-test";
   const server = start("edge_server.ts", [
     ...["--port", "0", "--steps", "1", "--devices", "2", "--join-token", token, "--events"],
-    ...["--report", `${out}/edge.json`, "--checkpoint", `${out}/edge`],
+    ...["--report", `${out}/edge.json`, "--state", `${out}/edge`],
   ], { out, net: "127.0.0.1:0" });
   const errors = new Response(server.stderr).text();
   const [lines, rest] = server.stdout.tee();
@@ -141,7 +141,7 @@ Deno.test("server, devices, tuner, generation and demo run with the permissions 
       ...more,
     ], { files, out, net: address }));
   await Promise.all([
-    device("first", `ws://${address}/join/ws`, ["--data", data, "--checkpoint", `${out}/first-state`]),
+    device("first", `ws://${address}/join/ws`, ["--data", data, "--state", `${out}/first-state`]),
     device("second", `http://${address}/join/http`, []),
   ]);
   assertEquals((await server.status).code, 0, await errors);

@@ -16,7 +16,7 @@ Deno.test("edgetuner tune: the settings that it prints give the same run [slow]"
   try {
     const args = [
       ...["--steps", "3", "--batch-size", "2", "--length", "24", "--lr", "0.003", "--targets", "q,v"],
-      ...["--schedule", "cosine", "--seed", "7", "--dropout", "0.1", "--checkpoint", ""],
+      ...["--schedule", "cosine", "--seed", "7", "--dropout", "0.1", "--state", ""],
     ];
     const config = await printedBy(async () => {
       await tune({ args: [...args, "--print-config"], form: "command" }).catch((end) => {

@@ -2,7 +2,7 @@
  * Runs that are killed or stopped and resumed, as people do it.
  */
 
-import { claimFolder, openCheckpoints } from "@edgetuner/core";
+import { claimFolder, openRunStates } from "@edgetuner/core";
 import {
   assert,
   assertEquals,
@@ -37,8 +37,8 @@ async function run(program: string, args: readonly string[], cwd?: string): Prom
   return out;
 }
 
-/** Names of the checkpoints in a folder. */
-async function checkpointsIn(folder: string): Promise<string[]> {
+/** Names of the states in a folder. */
+async function statesIn(folder: string): Promise<string[]> {
   try {
     const names = await Array.fromAsync(Deno.readDir(folder), ({ name }) => name);
     return names.filter((name) => name.endsWith(".safetensors")).sort();
@@ -47,8 +47,8 @@ async function checkpointsIn(folder: string): Promise<string[]> {
   }
 }
 
-async function untilCheckpoint(folder: string): Promise<void> {
-  await until(async () => (await checkpointsIn(folder)).length > 0, `a checkpoint in ${folder}`, 60_000);
+async function untilState(folder: string): Promise<void> {
+  await until(async () => (await statesIn(folder)).length > 0, `a state in ${folder}`, 60_000);
 }
 
 const weightsOf = (folder: string) => Deno.readFile(`${folder}/adapter_model.safetensors`);
@@ -84,13 +84,13 @@ Deno.test("server_tuner.ts, killed and resumed, ends with the files of an uninte
     const out = await run("server_tuner.ts", [...args, ...to("whole")]);
     assertStringIncludes(out, "110,592 trainable parameters, 11.8 % of the base model's 940,800");
 
-    const folder = `${root}/checkpoints`;
-    const saving = ["--checkpoint", folder, "--checkpoint-every", "4"];
+    const folder = `${root}/states`;
+    const saving = ["--state", folder, "--state-every", "4"];
     const killed = start("server_tuner.ts", [...args, ...to("again"), ...saving]);
-    await untilCheckpoint(folder);
+    await untilState(folder);
     killed.kill("SIGKILL");
     await end(killed);
-    const [first] = await checkpointsIn(folder);
+    const [first] = await statesIn(folder);
     assertLess(first!, "step-00000016.safetensors", "it was killed before its end");
 
     const report = `${root}/report.json`;
@@ -99,7 +99,7 @@ Deno.test("server_tuner.ts, killed and resumed, ends with the files of an uninte
       ...to("again"),
       "--resume",
       folder,
-      "--checkpoint-every",
+      "--state-every",
       "4",
       "--report",
       report,
@@ -113,7 +113,7 @@ Deno.test("server_tuner.ts, killed and resumed, ends with the files of an uninte
     assertEquals(validations.at(-1).step, 16);
     assertEquals(best.loss, Math.min(...validations.map((v: { loss: number }) => v.loss)));
     assertEquals(parameters.trainable, 110_592);
-    assertEquals(await checkpointsIn(folder), ["step-00000012.safetensors", "step-00000016.safetensors"]);
+    assertEquals(await statesIn(folder), ["step-00000012.safetensors", "step-00000016.safetensors"]);
 
     for (
       const [flags, rule] of [
@@ -122,7 +122,7 @@ Deno.test("server_tuner.ts, killed and resumed, ends with the files of an uninte
         [["--batch", "3"], "fingerprint of data and batches"],
         [
           ["--base-weights", "f16"],
-          'base\'s weights must be "f32", as in the checkpoint: current value is "f16"',
+          'base\'s weights must be "f32", as in the saved state: current value is "f16"',
         ],
       ] as const
     ) {
@@ -136,7 +136,7 @@ Deno.test("server_tuner.ts, killed and resumed, ends with the files of an uninte
     }
 
     // The same command again says what would go on.
-    const again = await end(start("server_tuner.ts", [...args, ...to("again"), "--checkpoint", folder]));
+    const again = await end(start("server_tuner.ts", [...args, ...to("again"), "--state", folder]));
     assertEquals(again.code, 1);
     assertStringIncludes(again.errors, "; --resume goes on with what is there");
 
@@ -177,7 +177,7 @@ Deno.test("server_tuner.ts without flags of its state, killed at any moment, goe
     await run("server_tuner.ts", args, `${root}/whole`);
     const cwd = `${root}/again`;
     const first = start("server_tuner.ts", args, cwd);
-    await untilCheckpoint(`${cwd}/runs/server_tuner/state`);
+    await untilState(`${cwd}/runs/server_tuner/state`);
     await moment(700);
     first.kill("SIGKILL");
     await end(first);
@@ -210,7 +210,7 @@ Deno.test("server_tuner.ts without flags of its state, killed at any moment, goe
     await assertRejects(() => weightsOf(`${cwd}/heads-best`), Deno.errors.NotFound);
     assertStringIncludes(out.errors, "The adapter of another run is kept: heads.previous");
     assertEquals(await weightsOf(`${cwd}/heads.previous`), await weightsOf(`${root}/whole/heads`));
-    assertEquals((await checkpointsIn(`${cwd}/runs/server_tuner/state/previous`)).length, 2);
+    assertEquals((await statesIn(`${cwd}/runs/server_tuner/state/previous`)).length, 2);
 
     // A run that is stopped before its first step saves nothing.
     const kept = await weightsOf(`${cwd}/heads`);
@@ -242,15 +242,15 @@ Deno.test("demo.ts, stopped by Ctrl-C and resumed, ends with the adapter of an u
 
     const out = `${root}/again`;
     const metrics = ["--metrics", `${root}/metrics`];
-    const stopped = start("demo.ts", [...args, ...metrics, "--out", out, "--checkpoint-every", "3"]);
-    await untilCheckpoint(`${out}/checkpoints/device-3`);
+    const stopped = start("demo.ts", [...args, ...metrics, "--out", out, "--state-every", "3"]);
+    await untilState(`${out}/states/device-3`);
     stopped.kill("SIGINT");
     const { code, errors: said } = await end(stopped);
     assertEquals(code, 130);
     // Devices without data have no base.
     const held = [["edge-server", "f32"], ["device-1", "f32"], ["device-3", undefined]] as const;
     for (const [party, format] of held) {
-      const { steps, load } = await openCheckpoints(`${out}/checkpoints/${party}`);
+      const { steps, load } = await openRunStates(`${out}/states/${party}`);
       assertEquals((await load(steps.at(-1)!)).baseWeights, format, party);
     }
     const [, command] = /^Go on from step \d+: deno run -A examples\/demo\.ts (.*)$/m.exec(said) ?? [];
@@ -286,7 +286,7 @@ Deno.test("demo.ts, stopped by Ctrl-C and resumed, ends with the adapter of an u
       stdout: "null",
       stderr: "null",
     }).spawn();
-    await untilCheckpoint(`${root}/killed/checkpoints/device-3`);
+    await untilState(`${root}/killed/states/device-3`);
     const busy = await end(start("demo.ts", [...args, "--out", `${root}/killed`]));
     assertEquals(busy.code, 2);
     assertStringIncludes(busy.errors, `one run at a time may use ${root}/killed`);
@@ -316,7 +316,7 @@ Deno.test("a program whose launcher is killed ends by itself, with what was lear
       ...{ args: ["-c", `${program} --end-with $$; exit`], cwd },
       ...{ stdin: "null", stdout: "null", stderr: "null" },
     }).spawn();
-    await untilCheckpoint(`${cwd}/runs/server_tuner/state`);
+    await untilState(`${cwd}/runs/server_tuner/state`);
     launcher.kill("SIGKILL");
     await launcher.status;
     const claim = await until(() => claimFolder(`${cwd}/runs/server_tuner/state`), "the program's end");
@@ -334,7 +334,7 @@ Deno.test("every program that trains has the flags of tuning, from a file too, w
         "warmup",
         "accumulate",
         "clip-norm",
-        "checkpoint-every",
+        "state-every",
         "resume",
         "metrics",
         "config",

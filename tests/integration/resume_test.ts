@@ -1,24 +1,24 @@
 import { Engine } from "@edgetuner/kernels";
 import {
   type Channel,
-  CheckpointError,
-  type CheckpointSource,
-  checkpointWriter,
   dataFingerprint,
   decodeFrame,
   HandshakeError,
-  loadCheckpoint,
+  loadRunState,
   LocalData,
   LocalHeads,
-  openCheckpoints,
+  openRunStates,
   predictorTrainer,
   type Pruner,
   requireSameRun,
-  type RunCheckpoint,
   type RunSettings,
+  type RunState,
+  RunStateError,
+  type RunStateSource,
+  runStateWriter,
   runStep,
-  saveCheckpoint,
   saveHeads,
+  saveRunState,
   type SequenceSet,
   shuffledBatches,
 } from "@edgetuner/core";
@@ -62,18 +62,18 @@ function foldersIn(root: string, devices: number): string[] {
 /** What makes all parties of a session save to their folders. */
 async function saving(
   paths: readonly string[],
-  resumed: readonly CheckpointSource[] = [],
-): Promise<Pick<SessionOptions, "onServerCheckpoint" | "onDeviceCheckpoint">> {
-  const write = await Promise.all(paths.map((path, i) => checkpointWriter(path, resumed[i] ?? null)));
+  resumed: readonly RunStateSource[] = [],
+): Promise<Pick<SessionOptions, "onServerState" | "onDeviceState">> {
+  const write = await Promise.all(paths.map((path, i) => runStateWriter(path, resumed[i] ?? null)));
   return {
-    onServerCheckpoint: (checkpoint) => write[0]!(checkpoint),
-    onDeviceCheckpoint: (device, checkpoint) => write[device + 1]!(checkpoint),
+    onServerState: (state) => write[0]!(state),
+    onDeviceState: (device, state) => write[device + 1]!(state),
   };
 }
 
-const sources = (paths: readonly string[]) => Promise.all(paths.map(openCheckpoints));
+const sources = (paths: readonly string[]) => Promise.all(paths.map(openRunStates));
 
-function resume([server, ...devices]: readonly CheckpointSource[]): Pick<SessionOptions, "resume"> {
+function resume([server, ...devices]: readonly RunStateSource[]): Pick<SessionOptions, "resume"> {
   return { resume: { server: server!, devices } };
 }
 
@@ -146,7 +146,7 @@ for (const { name, settings, pruner, capacities, dataApart = false } of RUNS) {
     assertEquals(engine.stats.tensors, tensors, "tensors left behind");
     await withFolder(async (root) => {
       const paths = foldersIn(root, capacities.length + Number(dataApart));
-      const saved = { ...settings, checkpointEvery: 2 };
+      const saved = { ...settings, saveEvery: 2 };
       const first = await runSession(model, {
         ...base,
         settings: saved,
@@ -160,7 +160,7 @@ for (const { name, settings, pruner, capacities, dataApart = false } of RUNS) {
         assertEquals(steps, [4, 5], "the last two: one of every 2, one at the end");
       }
 
-      const check = async (found: readonly CheckpointSource[], start: number) => {
+      const check = async (found: readonly RunStateSource[], start: number) => {
         const rest = await runSession(model, {
           ...base,
           settings: saved,
@@ -183,7 +183,7 @@ for (const { name, settings, pruner, capacities, dataApart = false } of RUNS) {
       const left = await sources(paths);
       assertEquals(left.map(({ steps }) => steps), [...paths.slice(1).map(() => [4, 5]), [4]]);
       await check(left, 4);
-      // That run has written on; now a run of its last checkpoint but one.
+      // That run has written on; now a run of its last state but one.
       const later = await sources(paths);
       for (const { steps } of later) assertEquals(steps, [6, 7]);
       await check(later.map((source) => ({ ...source, steps: [6] })), 6);
@@ -191,8 +191,8 @@ for (const { name, settings, pruner, capacities, dataApart = false } of RUNS) {
   });
 }
 
-Deno.test("a split run that breaks within a step goes on from the last checkpoint, with the same bits [slow]", async () => {
-  const settings = { ...tinySettings("slice", STEPS), checkpointEvery: 2 };
+Deno.test("a split run that breaks within a step goes on from the last state, with the same bits [slow]", async () => {
+  const settings = { ...tinySettings("slice", STEPS), saveEvery: 2 };
   const base = { settings, steps: STEPS, capacities: [2, 1, 1], batch: batchAt };
   const pruner = () => greedyPruner({ warmupSteps: 1 });
   const whole = await runSession(model, { ...base, pruner: pruner() });
@@ -237,8 +237,8 @@ Deno.test("a split run that breaks within a step goes on from the last checkpoin
 Deno.test("a run on one machine that is resumed ends with the same bits", async () => {
   const settings: RunSettings = { ...tinySettings("full", STEPS, 0.2), accumulate: 2, clipNorm: 0.5 };
   const { layers: base, ends } = model;
-  /** Runs from a checkpoint, or the start, to a step. */
-  const run = async (end: number, from: RunCheckpoint | null) => {
+  /** Runs from a state, or the start, to a step. */
+  const run = async (end: number, from: RunState | null) => {
     const modules = tinyHeads(engine, settings);
     if (from?.heads) modules.restore(from.heads.state);
     using heads = new LocalHeads([modules], [], settings.clipNorm);
@@ -261,55 +261,55 @@ Deno.test("a run on one machine that is resumed ends with the same bits", async 
       losses.push(loss!);
     }
     const fingerprint = await dataFingerprint(SET, { batch: 5, seed: 3 });
-    const checkpoint: RunCheckpoint = {
+    const state: RunState = {
       run: "alone",
       step: end,
-      settings: settings as RunCheckpoint["settings"],
+      settings: settings as RunState["settings"],
       fingerprint: "tiny",
       heads: await saveHeads(modules),
       pruning: null,
       devices: null,
       data: { fingerprint, position: batches.position, best: { step: 2, loss: 1.5 } },
     };
-    return { losses, checkpoint };
+    return { losses, state };
   };
   const before = engine.stats.tensors;
   const whole = await run(STEPS, null);
   const first = await run(3, null);
   await withFolder(async (root) => {
-    await saveCheckpoint(`${root}/c.safetensors`, first.checkpoint);
-    const loaded = await loadCheckpoint(`${root}/c.safetensors`);
-    assertEquals(loaded.data, first.checkpoint.data);
-    assertEquals(loaded.heads, first.checkpoint.heads);
+    await saveRunState(`${root}/c.safetensors`, first.state);
+    const loaded = await loadRunState(`${root}/c.safetensors`);
+    assertEquals(loaded.data, first.state.data);
+    assertEquals(loaded.heads, first.state.heads);
     const rest = await run(STEPS, loaded);
     assertEquals([...first.losses, ...rest.losses], whole.losses);
-    assertEquals(rest.checkpoint.heads, whole.checkpoint.heads);
+    assertEquals(rest.state.heads, whole.state.heads);
     // Without the moments it is another run: the test can fail.
     const { heads } = loaded;
     const fresh = tinyHeads(engine, settings);
     const zero = (await fresh.state()).m;
     fresh[Symbol.dispose]();
     const other = await run(STEPS, { ...loaded, heads: { ...heads!, state: { ...heads!.state, m: zero } } });
-    assertNotEquals(other.checkpoint.heads, whole.checkpoint.heads);
+    assertNotEquals(other.state.heads, whole.state.heads);
   });
   assertEquals(engine.stats.tensors, before, "tensors left behind");
 });
 
-/** A session of 3 steps whose checkpoints lie in the folders that are returned. */
+/** A session of 3 steps whose states lie in the folders that are returned. */
 async function shortRun(root: string, settings: RunSettings): Promise<string[]> {
   const paths = foldersIn(root, 2);
-  const run = { settings: { ...settings, checkpointEvery: 2 }, steps: 3, capacities: [3, 1], batch: batchAt };
+  const run = { settings: { ...settings, saveEvery: 2 }, steps: 3, capacities: [3, 1], batch: batchAt };
   await runSession(model, { ...run, pruner: noPruner(), ...await saving(paths) });
   return paths;
 }
 
-/** Checkpoints that do not say whose they are. */
-function unnamed(source: CheckpointSource): CheckpointSource {
+/** States that do not say whose they are. */
+function unnamed(source: RunStateSource): RunStateSource {
   return { ...source, load: async (step) => ({ ...await source.load(step), devices: null }) };
 }
 
 Deno.test("heads go back to the device that had them, whatever its name and the order of joining", async () => {
-  const settings = { ...tinySettings("slice", STEPS), checkpointEvery: 2 };
+  const settings = { ...tinySettings("slice", STEPS), saveEvery: 2 };
   const base = { settings, steps: STEPS, capacities: [1, 1, 1], dataApart: true, batch: batchAt };
   const identities = ["b", "a", "c", "d"].map((id) => ({ name: "phone", id: id.repeat(8) }));
   const whole = await runSession(model, { ...base, identities, pruner: greedyPruner({ warmupSteps: 1 }) });
@@ -330,7 +330,7 @@ Deno.test("heads go back to the device that had them, whatever its name and the 
       const names = ["renamed", "phone", "phone", "phone"];
       const run = await runSession(model, {
         ...base,
-        // The id comes with the checkpoint.
+        // The id comes with the state.
         identities: order.map((_, i) => ({ name: names[i]! })),
         pruner: greedyPruner({ warmupSteps: 1 }),
         ...resume(await sources([server, ...order.map((i) => paths[i]!)])),
@@ -349,7 +349,7 @@ Deno.test("heads go back to the device that had them, whatever its name and the 
           ),
           ...resume(found),
         }),
-      CheckpointError,
+      RunStateError,
       'must be of this device, "phone" (id eeeeeeee): it is of "phone" (id aaaaaaaa)',
     );
   });
@@ -377,11 +377,11 @@ Deno.test("what does not belong to the run is refused with a reason [slow]", asy
     const optimizer = { ...settings.optimizer, learningRate: 0.5 };
     await refused(
       { settings: { ...settings, optimizer } },
-      CheckpointError,
+      RunStateError,
       "optimizer.learningRate must be 0.01",
       "current value is 0.5",
     );
-    await refused({ settings: { ...settings, clipNorm: 2 } }, CheckpointError, "clipNorm must be null");
+    await refused({ settings: { ...settings, clipNorm: 2 } }, RunStateError, "clipNorm must be null");
     await refused(
       { pruner: randomPruner({ share: 0 }) },
       HandshakeError,
@@ -389,17 +389,17 @@ Deno.test("what does not belong to the run is refused with a reason [slow]", asy
       '"random"',
     );
     await refused({ capacities: [2, 1] }, HandshakeError, "capacity must be 3", "current value is 2");
-    const [server, first, second] = found as [CheckpointSource, CheckpointSource, CheckpointSource];
+    const [server, first, second] = found as [RunStateSource, RunStateSource, RunStateSource];
     await refused(
       resume([server, { ...first, steps: [1], load: () => first.load(3) }, second]),
       HandshakeError,
       "same step",
       '"device 0" 1',
     );
-    // Two devices with each other's checkpoints: the device itself refuses.
+    // Two devices with each other's states: the device itself refuses.
     await refused(
       resume([server, second, first]),
-      CheckpointError,
+      RunStateError,
       'must be of this device, "device 0": it is of "device 1"',
     );
     await refused(
@@ -408,44 +408,44 @@ Deno.test("what does not belong to the run is refused with a reason [slow]", asy
         ...resume([server, unnamed(first), second]),
       },
       HandshakeError,
-      'Cannot admit "stranger" as the devices with heads must be those of the checkpoint, "device 0", "device 1"',
+      'Cannot admit "stranger" as the devices with heads must be those of the saved state, "device 0", "device 1"',
     );
-    await refused({ resume: { server, devices: [first] } }, HandshakeError, "must bring checkpoints of run");
+    await refused({ resume: { server, devices: [first] } }, HandshakeError, "must bring states of run");
     await refused(resume([server, first, { ...second, run: "another" }]), HandshakeError, '"another"');
     await refused(
-      { resume: { server: undefined as unknown as CheckpointSource, devices: [first, second] } },
+      { resume: { server: undefined as unknown as RunStateSource, devices: [first, second] } },
       HandshakeError,
-      "no checkpoints to a new run",
+      "no states to a new run",
     );
     const saved = await first.load(3);
     assertThrows(
       () => requireSameRun(saved, { fingerprint: "other" }),
-      CheckpointError,
+      RunStateError,
       "base model's fingerprint",
     );
     assertThrows(
       () => requireSameRun(saved, { dataFingerprint: "other" }),
-      CheckpointError,
+      RunStateError,
       "data and batches",
     );
     // Of before the format was noted.
     assertEquals(saved.baseWeights, undefined);
     requireSameRun(saved, { baseWeights: "int8" });
     const noted = `${root}/noted.safetensors`;
-    await saveCheckpoint(noted, { ...saved, baseWeights: "f16" });
-    const held = await loadCheckpoint(noted);
+    await saveRunState(noted, { ...saved, baseWeights: "f16" });
+    const held = await loadRunState(noted);
     assertEquals(held, { ...saved, baseWeights: "f16" });
     for (const baseWeights of ["f16", undefined] as const) requireSameRun(held, { baseWeights });
     assertThrows(
       () => requireSameRun(held, { baseWeights: "f32" }),
-      CheckpointError,
-      'the format of the base\'s weights must be "f16", as in the checkpoint: current value is "f32"',
+      RunStateError,
+      'the format of the base\'s weights must be "f16", as in the saved state: current value is "f32"',
     );
-    await assertRejects(() => checkpointWriter(paths[0]!, null), CheckpointError, "must be empty");
+    await assertRejects(() => runStateWriter(paths[0]!, null), RunStateError, "must be empty");
   });
 });
 
-Deno.test("damaged checkpoints are refused with a CheckpointError, and cut ones leave the older one [slow]", async () => {
+Deno.test("damaged states are refused with a RunStateError, and cut ones leave the older one [slow]", async () => {
   await withFolder(async (root) => {
     const paths = await shortRun(root, tinySettings("slice", 3));
     for (const folder of paths) {
@@ -453,13 +453,13 @@ Deno.test("damaged checkpoints are refused with a CheckpointError, and cut ones 
       const bytes = await Deno.readFile(file);
       for (const size of [0, 4, 100, Math.floor(bytes.length / 2), bytes.length - 1]) {
         await Deno.writeFile(file, bytes.subarray(0, size));
-        await assertRejects(() => loadCheckpoint(file), CheckpointError);
-        const { steps, damaged } = await openCheckpoints(folder);
+        await assertRejects(() => loadRunState(file), RunStateError);
+        const { steps, damaged } = await openRunStates(folder);
         assertEquals([steps, damaged?.length], [[2], 1]);
         assert(damaged![0]!.message.includes("step-00000003"), damaged![0]!.message);
         await assertRejects(
-          () => openCheckpoints(file),
-          CheckpointError,
+          () => openRunStates(file),
+          RunStateError,
           `${folder}/step-00000002.safetensors is intact: give that one, or the folder`,
         );
       }
@@ -468,23 +468,23 @@ Deno.test("damaged checkpoints are refused with a CheckpointError, and cut ones 
         const flipped = bytes.slice();
         flipped[place]! ^= 1;
         await Deno.writeFile(file, flipped);
-        await assertRejects(() => loadCheckpoint(file), CheckpointError);
+        await assertRejects(() => loadRunState(file), RunStateError);
       }
       // With none that is intact there is nothing to go on from.
       const older = `${folder}/step-00000002.safetensors`;
       const whole = await Deno.readFile(older);
       await Deno.truncate(older, 100);
-      await assertRejects(() => openCheckpoints(folder), CheckpointError, "step-00000003");
+      await assertRejects(() => openRunStates(folder), RunStateError, "step-00000003");
       await Deno.writeFile(older, whole);
       await Deno.rename(`${folder}/step-00000002.safetensors`, file);
-      const source = await openCheckpoints(folder);
-      await assertRejects(() => source.load(3), CheckpointError, "it is of step 2");
+      const source = await openRunStates(folder);
+      await assertRejects(() => source.load(3), RunStateError, "it is of step 2");
     }
-    await assertRejects(() => openCheckpoints(`${root}/none`), CheckpointError, "none");
-    await assertRejects(() => openCheckpoints(root), CheckpointError, "must hold a checkpoint");
+    await assertRejects(() => openRunStates(`${root}/none`), RunStateError, "none");
+    await assertRejects(() => openRunStates(root), RunStateError, "must hold a state");
     await assertRejects(
-      () => loadCheckpoint("cli/assets/tiny_gpt2/model.safetensors"),
-      CheckpointError,
+      () => loadRunState("cli/assets/tiny_gpt2/model.safetensors"),
+      RunStateError,
       "format",
     );
   });

@@ -38,7 +38,7 @@ export const METAS: { readonly [K in FrameKind]: MetaOf<K> } = {
     data: true,
     fingerprint: "f".repeat(64),
     sharesLoss: true,
-    checkpoints: { run: "a run", steps: [10, 20] },
+    states: { run: "a run", steps: [10, 20] },
     task: "train",
     learnt: { range: { first: 1, count: 3 }, lora: defaultRunSettings(1).lora },
     system: "split",

@@ -20,7 +20,7 @@ const FLAGS = {
     ]),
     { batch: 4, length: 512, mode: "slice", targets: "q,v", rate: 2e-4, tau: 0.7, eta: 0.4 },
   ),
-  resume: toggle("go on from the last checkpoint, after a run with --checkpoint-every was interrupted"),
+  resume: toggle("go on from the last state, after a run with --state-every was interrupted"),
 };
 
 /** The step. */
@@ -32,8 +32,8 @@ export const FINETUNE_STEP: FiveStep<typeof FLAGS> = {
     "iHeadPruner. On machines of your own: edge_server.ts and user_device.ts.",
   examples: [
     "edgetuner e2e finetune",
-    "edgetuner e2e finetune --checkpoint-every 500 --eval-every 500 --keep-best",
-    "edgetuner e2e finetune --resume --checkpoint-every 500 --eval-every 500 --keep-best",
+    "edgetuner e2e finetune --state-every 500 --eval-every 500 --keep-best",
+    "edgetuner e2e finetune --resume --state-every 500 --eval-every 500 --keep-best",
     "edgetuner e2e finetune --codec f16 --bandwidth 100 --latency 5",
   ],
   flags: FLAGS,

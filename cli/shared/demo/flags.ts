@@ -9,7 +9,7 @@ import { COMMON_FLAGS } from "../../flags/common_flags.ts";
 import { fitting, type FlagValues, text } from "../../flags/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../../flags/model_flags.ts";
 import { PRUNER_FLAGS } from "../../flags/pruners.ts";
-import { CHECKPOINT_FLAGS, PROGRESS_FLAGS, RUN_FLAGS } from "../../flags/run_flags.ts";
+import { PROGRESS_FLAGS, RUN_FLAGS, STATE_FLAGS } from "../../flags/run_flags.ts";
 import { TOTAL_RANK_FLAG, TUNING_FLAGS } from "../../flags/tuning_flags.ts";
 import { CONNECT_WAITS, RUN_WAITS } from "../../flags/waiting_flags.ts";
 import { WEIGHTS_FLAG } from "../../flags/weights_flag.ts";
@@ -25,10 +25,10 @@ export const FLAGS = {
   ...TUNING_FLAGS,
   ...TOTAL_RANK_FLAG,
   ...PASSED_RUN_FLAGS,
-  "checkpoint-every": RUN_FLAGS["checkpoint-every"],
-  "checkpoint-seconds": RUN_FLAGS["checkpoint-seconds"],
+  "state-every": RUN_FLAGS["state-every"],
+  "state-seconds": RUN_FLAGS["state-seconds"],
   resume: {
-    ...CHECKPOINT_FLAGS.resume,
+    ...STATE_FLAGS.resume,
     help: "go on with the run in --out, or whose --out this is; other flags as before",
   },
   model: MODEL_FLAG,

@@ -152,7 +152,7 @@ export class DemoProcesses implements Disposable {
       ...["--model", flags.model, "--devices", `${capacities.length}`],
       ...this.#passed(["base-weights", ...Object.keys(TUNING_FLAGS), ...Object.keys(PASSED_RUN_FLAGS)]),
       ...this.#states("edge-server"),
-      ...this.#passed(["checkpoint-every", "checkpoint-seconds"]),
+      ...this.#passed(["state-every", "state-seconds"]),
       ...(flags.metrics === "" ? [] : ["--metrics", flags.metrics]),
       ...["--port", `${flags.port}`, "--join-token", this.#joinToken, "--admin-token", crypto.randomUUID()],
       ...flagArgs({ pruner: flags.pruner, ...pruner, "no-overlap": flags["no-overlap"] }),
@@ -201,7 +201,7 @@ export class DemoProcesses implements Disposable {
   /** Where a party saves its states, and what it goes on from. */
   #states(party: string): string[] {
     const { goesOn, out } = this.#run;
-    return [goesOn ? "--resume" : "--checkpoint", stateOf(out, party)];
+    return [goesOn ? "--resume" : "--state", stateOf(out, party)];
   }
 
   /** What a process may do; `null` if it needs what cannot be listed: Dawn is a native library. */

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError, openCheckpoints, setAside } from "@edgetuner/core";
+import { openRunStates, RunStateError, setAside } from "@edgetuner/core";
 import { NEWEST } from "../../flags/run_flags.ts";
 import { type SavedState, savedState } from "../../output/run_end.ts";
 
@@ -15,7 +15,7 @@ export function partiesOf(devices: number): string[] {
 
 /** Where a party keeps its state. */
 export function stateOf(out: string, party: string): string {
-  return `${out}/checkpoints/${party}`;
+  return `${out}/states/${party}`;
 }
 
 /**
@@ -37,9 +37,9 @@ export async function goesOn(out: string, parties: readonly string[], resume: st
 async function canGoOn(out: string, parties: readonly string[], resume: string): Promise<boolean> {
   const stepsOf = async (party: string): Promise<readonly number[]> => {
     try {
-      return (await openCheckpoints(stateOf(out, party))).steps;
+      return (await openRunStates(stateOf(out, party))).steps;
     } catch (error) {
-      if (error instanceof CheckpointError) return [];
+      if (error instanceof RunStateError) return [];
       throw error;
     }
   };

@@ -18,7 +18,7 @@ import { splitShape } from "../../protocol/pass.ts";
 import { DataDevice } from "../../session/data_device.ts";
 import type { UserDeviceOptions, UserDeviceResult } from "../../session/user_device.ts";
 import { receiveWelcome } from "../../session/welcome.ts";
-import { leave, requireOrderlyEnd, type RunState, takeEnd } from "../../session/run_end.ts";
+import { leave, requireOrderlyEnd, type RunProgress, takeEnd } from "../../session/run_end.ts";
 import { checkWait } from "../../session/wait_limits.ts";
 import { ModelShard, type ShardStep } from "./rank.ts";
 import { shardShapes, type Share } from "./shares.ts";
@@ -28,7 +28,7 @@ import { readTensorParallelWelcome, type TensorParallelWelcome } from "./welcome
 export interface TensorParallelDeviceOptions extends
   Omit<
     UserDeviceOptions,
-    "onWelcome" | "prepare" | "resume" | "onResume" | "onCheckpoint" | "onBest" | "task" | "adapter"
+    "onWelcome" | "prepare" | "resume" | "onResume" | "onState" | "onBest" | "task" | "adapter"
   > {
   /** Bytes of memory that the device can give to its share. */
   readonly memory: number;
@@ -99,7 +99,7 @@ export async function runTensorParallelDevice(
     steps: settings.steps,
   });
   options.onWelcome?.(welcome);
-  const state: RunState = { steps: 0, reason: "", ending: null };
+  const state: RunProgress = { steps: 0, reason: "", ending: null };
   let error: unknown = null;
   const lanes: Promise<void>[] = [];
   try {
@@ -128,7 +128,7 @@ interface ShareOfDevice {
   readonly modules: HeadModules;
   readonly welcome: TensorParallelWelcome;
   readonly share: Share;
-  readonly state: RunState;
+  readonly state: RunProgress;
 }
 
 /** Receives the share, then takes part in steps until the run ends. */

@@ -115,13 +115,13 @@ export class TensorParallelServer extends RunServer implements Disposable {
     super(options, { system: "tensorParallel", maxDevices: heads - 1 });
     this.#options = options;
     this.#model = { layers, heads, hidden };
-    const { microBatches, accumulate, clipNorm, checkpointEvery, task } = this.settings;
+    const { microBatches, accumulate, clipNorm, saveEvery, task } = this.settings;
     const unsupported = Object.entries(
       {
         microBatches: [microBatches, 1],
         accumulate: [accumulate, 1],
         clipNorm: [clipNorm, null],
-        checkpointEvery: [checkpointEvery, 0],
+        saveEvery: [saveEvery, 0],
         task: [task, "train"],
       } as const,
     ).find(([, [value, only]]) => value !== only);

@@ -1,18 +1,18 @@
 /**
- * Checkpoints of a run: what a party needs to go on from a step with the same bits.
+ * States of a run: what a party needs to go on from a step with the same bits.
  *
  * Each party saves its own, and nothing of it travels: a user device the weights and moments of its heads, the
  * data device its place in the data, the edge server the state of its pruner. On one machine it is all in one
  * file. LoRA dropout is a function of seed and step, and the order of the data one of seed and position, so
  * neither has a state beyond these numbers.
  *
- * A checkpoint is one safetensors file: `layer0.head3.q.A` and `.B` are a head module's weights, with `.m` and
+ * A state is one safetensors file: `layer0.head3.q.A` and `.B` are a head module's weights, with `.m` and
  * `.v` behind the name its moments; everything else is JSON in the header. It gets its name when it is whole.
  *
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { RunStateError } from "../contracts/errors.ts";
 import type { HeadRange } from "../lora/allocation.ts";
 import type { HeadModulesState, HeadWeights } from "../lora/head_arena.ts";
 import type { HeadModules } from "../lora/head_modules.ts";
@@ -30,11 +30,11 @@ import { sha256Maker } from "../files/digests.ts";
 import { readSafetensors, saveSafetensors } from "../files/safetensors.ts";
 
 const FORMAT = "edgetuner-run";
-const FORMAT_VERSION = 2;
-/** Checkpoints that stay in a folder: if a crash comes between two parties' writes, all still have the older one. */
+const FORMAT_VERSION = 3;
+/** States that stay in a folder: if a crash comes between two parties' writes, all still have the older one. */
 const KEPT = 2;
 
-/** Head modules in a checkpoint. */
+/** Head modules in a state. */
 export interface SavedHeads {
   /** Shape of the base model. */
   readonly model: ModelShape;
@@ -44,7 +44,7 @@ export interface SavedHeads {
   readonly state: HeadModulesState;
 }
 
-/** A device of the run, in the edge server's checkpoint. */
+/** A device of the run, in the edge server's state. */
 export interface SavedDevice {
   /** Its name. */
   readonly name: string;
@@ -66,13 +66,13 @@ export interface SavedData {
   readonly best: BestLoss | null;
   /**
    * Local date and time at which the run began, as `2024-07-06T15:04:09`: chat templates may write it. Missing in older
-   * checkpoints.
+   * states.
    */
   readonly begun?: string | undefined;
 }
 
 /** What a party of a run needs to go on; `null` for what another party has. */
-export interface RunCheckpoint {
+export interface RunState {
   /** Name of the run. */
   readonly run: string;
   /** Training steps done. */
@@ -85,49 +85,49 @@ export interface RunCheckpoint {
   readonly heads: SavedHeads | null;
   /** Pruning. */
   readonly pruning: SavedPruning | null;
-  /** Devices of the run, in order of joining; in a device's checkpoint itself. */
+  /** Devices of the run, in order of joining; in a device's state itself. */
   readonly devices: readonly SavedDevice[] | null;
   /** The data side. */
   readonly data: SavedData | null;
-  /** How this party's part of the base model was held; missing in older checkpoints, and without a base. */
+  /** How this party's part of the base model was held; missing in older states, and without a base. */
   readonly baseWeights?: BaseWeights | undefined;
 }
 
-/** Checkpoints of one party of one run. */
-export interface CheckpointSource {
+/** States of one party of one run. */
+export interface RunStateSource {
   /** Name of the run. */
   readonly run: string;
-  /** Steps that there are intact checkpoints of, ascending; at least one. */
+  /** Steps that there are intact states of, ascending; at least one. */
   readonly steps: readonly number[];
   /** What is wrong with others in the folder, newest first; their steps are not among `steps`. @default {[]} */
-  readonly damaged?: readonly CheckpointError[];
+  readonly damaged?: readonly RunStateError[];
   /**
    * Reads one of them.
    *
-   * @throws {CheckpointError} If the file is damaged or not of this run and step.
+   * @throws {RunStateError} If the file is damaged or not of this run and step.
    */
-  load(step: number): Promise<RunCheckpoint>;
+  load(step: number): Promise<RunState>;
 }
 
-/** Reads back all that a device's head modules are, for a checkpoint. */
+/** Reads back all that a device's head modules are, for a state. */
 export async function saveHeads(modules: HeadModules): Promise<SavedHeads> {
   const { range } = modules.options;
   return { model: shapeForDevices(modules.options), range, state: await modules.state() };
 }
 
 /**
- * Writes a checkpoint. The file is whole or not there: it is written under another name first.
+ * Writes a state. The file is whole or not there: it is written under another name first.
  *
  * @param path Where to.
- * @param checkpoint What to write.
+ * @param state What to write.
  * @throws {CheckpointError} If a weight or a moment is not finite; nothing is written then.
  */
-export async function saveCheckpoint(path: string, checkpoint: RunCheckpoint): Promise<void> {
-  const { heads, pruning, ...plain } = checkpoint;
+export async function saveRunState(path: string, state: RunState): Promise<void> {
+  const { heads, pruning, ...plain } = state;
   const metadata: Record<string, string> = {
     format: FORMAT,
     formatVersion: String(FORMAT_VERSION),
-    checkpoint: JSON.stringify({
+    state: JSON.stringify({
       ...plain,
       heads: heads === null ? null : {
         model: heads.model,
@@ -142,18 +142,18 @@ export async function saveCheckpoint(path: string, checkpoint: RunCheckpoint): P
   }
   const arrays: ReadonlyMap<string, NamedArray> = heads === null
     ? new Map()
-    : arraysOf(heads, checkpoint.settings);
+    : arraysOf(heads, state.settings);
   requireFiniteArrays(path, arrays);
   metadata.digest = await digestOf(metadata, arrays);
   await saveSafetensors(path, arrays, metadata);
 }
 
 /**
- * Reads a checkpoint.
+ * Reads a state.
  *
- * @throws {CheckpointError} If the file is missing, cut short, or is not a checkpoint of a run.
+ * @throws {RunStateError} If the file is missing, cut short, or is not the state of a run.
  */
-export async function loadCheckpoint(path: string): Promise<RunCheckpoint> {
+export async function loadRunState(path: string): Promise<RunState> {
   try {
     const bytes = await Deno.readFile(path);
     const metadata = readMetadata(bytes, path);
@@ -166,7 +166,7 @@ export async function loadCheckpoint(path: string): Promise<RunCheckpoint> {
     if (await digestOf(metadata, arrays) !== metadata.digest) {
       throw new TypeError("its digest must be that of its contents: they are damaged");
     }
-    const { heads, settings, ...plain } = JSON.parse(metadata.checkpoint!);
+    const { heads, settings, ...plain } = JSON.parse(metadata.state!);
     const checked = checkRunSettings(settings);
     const pruning = metadata.pruning === undefined
       ? null
@@ -185,24 +185,24 @@ export async function loadCheckpoint(path: string): Promise<RunCheckpoint> {
       },
     };
   } catch (cause) {
-    if (cause instanceof CheckpointError) throw cause;
-    throw new CheckpointError(
-      `Cannot go on from ${path} as it must be a checkpoint of a run: ${(cause as Error).message}`,
+    if (cause instanceof RunStateError) throw cause;
+    throw new RunStateError(
+      `Cannot go on from ${path} as it must be the state of a run: ${(cause as Error).message}`,
       { cause },
     );
   }
 }
 
 /**
- * Checks that a checkpoint is of the run that is to go on.
+ * Checks that a state is of the run that is to go on.
  *
- * @param checkpoint The checkpoint.
+ * @param state The state.
  * @param expected What it must have been made with; what is left out is not checked.
- * @throws {CheckpointError} If settings, heads, base model, the format of its weights or data are others; the
+ * @throws {RunStateError} If settings, heads, base model, the format of its weights or data are others; the
  * message says which and how.
  */
 export function requireSameRun(
-  checkpoint: RunCheckpoint,
+  state: RunState,
   expected: {
     readonly settings?: RunSettings;
     readonly fingerprint?: string;
@@ -212,61 +212,61 @@ export function requireSameRun(
   },
 ): void {
   const refuse = (what: string, saved: unknown, now: unknown): never => {
-    throw new CheckpointError(
-      `Cannot go on from step ${checkpoint.step} of run "${checkpoint.run}" as ${what} must be ${
+    throw new RunStateError(
+      `Cannot go on from step ${state.step} of run "${state.run}" as ${what} must be ${
         short(saved)
-      }, as in the checkpoint: current value is ${short(now)}`,
+      }, as in the saved state: current value is ${short(now)}`,
     );
   };
   const { settings, fingerprint, dataFingerprint, range, baseWeights } = expected;
   if (settings !== undefined) {
-    const different = firstDifference(checkpoint.settings, goingOn(checkpoint, checkRunSettings(settings)));
+    const different = firstDifference(state.settings, goingOn(state, checkRunSettings(settings)));
     if (different !== null) refuse(...different);
   }
   if (range !== undefined) {
-    const { first = null, count = null } = checkpoint.heads?.range ?? {};
+    const { first = null, count = null } = state.heads?.range ?? {};
     if (first !== (range?.first ?? null) || count !== (range?.count ?? null)) {
-      refuse("the range of heads", checkpoint.heads?.range ?? null, range);
+      refuse("the range of heads", state.heads?.range ?? null, range);
     }
   }
-  if (fingerprint !== undefined && fingerprint !== checkpoint.fingerprint) {
-    refuse("the base model's fingerprint", checkpoint.fingerprint.slice(0, 12), fingerprint.slice(0, 12));
+  if (fingerprint !== undefined && fingerprint !== state.fingerprint) {
+    refuse("the base model's fingerprint", state.fingerprint.slice(0, 12), fingerprint.slice(0, 12));
   }
-  const held = checkpoint.baseWeights;
+  const held = state.baseWeights;
   if (baseWeights !== undefined && held !== undefined && baseWeights !== held) {
     refuse("the format of the base's weights", held, baseWeights);
   }
-  if (dataFingerprint !== undefined && dataFingerprint !== checkpoint.data?.fingerprint) {
+  if (dataFingerprint !== undefined && dataFingerprint !== state.data?.fingerprint) {
     refuse(
       "the fingerprint of data and batches",
-      checkpoint.data?.fingerprint.slice(0, 12) ?? null,
+      state.data?.fingerprint.slice(0, 12) ?? null,
       dataFingerprint.slice(0, 12),
     );
   }
 }
 
 /**
- * Finds the checkpoints to go on from. In a folder those that are damaged are left out: the parties of a run go on
+ * Finds the states to go on from. In a folder those that are damaged are left out: the parties of a run go on
  * from the newest step that all of them have.
  *
- * @param path A checkpoint, or a folder with checkpoints of one run.
- * @throws {CheckpointError} If there are none, or none that is intact; of a file that is damaged the message names
+ * @param path A state, or a folder with states of one run.
+ * @throws {RunStateError} If there are none, or none that is intact; of a file that is damaged the message names
  * intact ones beside it.
  */
-export async function openCheckpoints(path: string): Promise<CheckpointSource> {
+export async function openRunStates(path: string): Promise<RunStateSource> {
   const isFolder = await Deno.stat(path).then((info) => info.isDirectory, () => false);
   if (!isFolder) {
-    const checkpoint = await loadCheckpoint(path).catch((error) => withOthers(path, error));
+    const state = await loadRunState(path).catch((error) => withOthers(path, error));
     return {
-      run: checkpoint.run,
-      steps: [checkpoint.step],
-      load: () => Promise.resolve(checkpoint),
+      run: state.run,
+      steps: [state.step],
+      load: () => Promise.resolve(state),
     };
   }
   const steps = await stepsIn(path);
   if (steps.length === 0) {
-    throw new CheckpointError(
-      `Cannot go on from ${path} as the folder must hold a checkpoint (step-00000100.safetensors): it holds none`,
+    throw new RunStateError(
+      `Cannot go on from ${path} as the folder must hold a state (step-00000100.safetensors): it holds none`,
     );
   }
   const { run, intact, damaged } = await sift(path, steps);
@@ -276,29 +276,29 @@ export async function openCheckpoints(path: string): Promise<CheckpointSource> {
     steps: intact,
     damaged,
     async load(step) {
-      const checkpoint = await loadCheckpoint(fileOf(path, step));
-      if (checkpoint.run === run && checkpoint.step === step) return checkpoint;
-      throw new CheckpointError(
+      const state = await loadRunState(fileOf(path, step));
+      if (state.run === run && state.step === step) return state;
+      throw new RunStateError(
         `Cannot go on from ${
           fileOf(path, step)
-        } as it must be of step ${step} of run "${run}": it is of step ${checkpoint.step} of run "${checkpoint.run}"`,
+        } as it must be of step ${step} of run "${run}": it is of step ${state.step} of run "${state.run}"`,
       );
     },
   };
 }
 
-/** Which checkpoints of a folder are intact, and the run of the newest that is; `null` if none is. */
+/** Which states of a folder are intact, and the run of the newest that is; `null` if none is. */
 async function sift(folder: string, steps: readonly number[]) {
   let run: string | null = null;
   const intact: number[] = [];
-  const damaged: CheckpointError[] = [];
+  const damaged: RunStateError[] = [];
   for (const step of steps.toReversed()) {
     try {
-      const checkpoint = await loadCheckpoint(fileOf(folder, step));
-      run ??= checkpoint.run;
+      const state = await loadRunState(fileOf(folder, step));
+      run ??= state.run;
       intact.unshift(step);
     } catch (error) {
-      if (!(error instanceof CheckpointError)) throw error;
+      if (!(error instanceof RunStateError)) throw error;
       damaged.push(error);
     }
   }
@@ -310,42 +310,42 @@ async function withOthers(path: string, error: Error): Promise<never> {
   const folder = path.replace(/[^/\\]*$/, "") || ".";
   const { intact } = await sift(folder, await stepsIn(folder).catch(() => []));
   if (intact.length === 0) throw error;
-  throw new CheckpointError(
+  throw new RunStateError(
     `${error.message}; ${fileOf(folder, intact.at(-1)!)} is intact: give that one, or the folder`,
     { cause: error },
   );
 }
 
 /**
- * Prepares a folder for the checkpoints of a run, of which the two newest are kept.
+ * Prepares a folder for the states of a run, of which the two newest are kept.
  *
  * @param folder Made if need be.
  * @param resumed What the run goes on from; `null` for a new run.
- * @returns A function that writes a checkpoint.
- * @throws {CheckpointError} If the folder holds checkpoints of another run: they would be lost.
+ * @returns A function that writes a state.
+ * @throws {RunStateError} If the folder holds states of another run: they would be lost.
  */
-export async function checkpointWriter(
+export async function runStateWriter(
   folder: string,
-  resumed: CheckpointSource | null,
-): Promise<(checkpoint: RunCheckpoint) => Promise<void>> {
+  resumed: RunStateSource | null,
+): Promise<(state: RunState) => Promise<void>> {
   await makeFolder(folder);
   // What writers left that were killed.
   for await (const { name } of Deno.readDir(folder)) {
     if (PARTIAL.test(name)) await Deno.remove(`${folder}/${name}`).catch(() => {});
   }
   if ((await stepsIn(folder)).length > 0) {
-    const { run } = await openCheckpoints(folder);
+    const { run } = await openRunStates(folder);
     if (run !== resumed?.run) {
-      throw new CheckpointError(
-        `Cannot write checkpoints to ${folder} as it must be empty, or hold those of the run that goes on${
+      throw new RunStateError(
+        `Cannot save states to ${folder} as it must be empty, or hold those of the run that goes on${
           resumed === null ? "" : ` ("${resumed.run}")`
         }: it holds those of run "${run}"`,
       );
     }
   }
-  return async (checkpoint) => {
-    const { step } = checkpoint;
-    await saveCheckpoint(fileOf(folder, step), checkpoint);
+  return async (state) => {
+    const { step } = state;
+    await saveRunState(fileOf(folder, step), state);
     // Later ones are of a future that did not come to pass: the run went on from before them.
     const [old, later] = [[], []] as [number[], number[]];
     for (const s of await stepsIn(folder)) (s > step ? later : old).push(s);
@@ -375,9 +375,9 @@ async function stepsIn(folder: string): Promise<number[]> {
   return steps.sort((a, b) => a - b);
 }
 
-/** SHA-256 over all that a checkpoint says: disks lose bits, and a run would go on with other ones. */
+/** SHA-256 over all that a state says: disks lose bits, and a run would go on with other ones. */
 async function digestOf(
-  { checkpoint, pruning }: Readonly<Record<string, string>>,
+  { state, pruning }: Readonly<Record<string, string>>,
   arrays: ReadonlyMap<string, NamedArray>,
 ): Promise<string> {
   const make = await sha256Maker();
@@ -386,7 +386,7 @@ async function digestOf(
     hash.update(bytes);
     return hash.digest();
   };
-  const lines = [checkpoint, pruning ?? ""];
+  const lines = [state, pruning ?? ""];
   for (const name of [...arrays.keys()].sort()) {
     const { buffer, byteOffset, byteLength } = arrays.get(name)!.data;
     lines.push(`${name} ${digest(new Uint8Array(buffer, byteOffset, byteLength))}`);
@@ -461,7 +461,7 @@ function stateOf(
  * Settings as they are compared: a run may have more steps than before, and a warm-up that is over has no effect.
  */
 function goingOn(
-  { step, settings: { steps, optimizer: { warmupSteps } } }: RunCheckpoint,
+  { step, settings: { steps, optimizer: { warmupSteps } } }: RunState,
   now: Required<RunSettings>,
 ): Required<RunSettings> {
   const isOver = step >= Math.max(warmupSteps, now.optimizer.warmupSteps);
@@ -478,7 +478,7 @@ function firstDifference(
   now: Readonly<Record<string, unknown>> | Required<RunSettings>,
 ): [name: string, saved: unknown, now: unknown] | null {
   for (const [name, value] of Object.entries(saved)) {
-    if (name === "checkpointEvery") continue;
+    if (name === "saveEvery") continue;
     const other = (now as Record<string, unknown>)[name];
     const nested = typeof value === "object" && value !== null && !Array.isArray(value);
     if (nested && typeof other === "object" && other !== null) {
