@@ -15,6 +15,7 @@ import {
   UsageError,
   withDefaults,
 } from "./flags.ts";
+import { RUN_FLAGS } from "./run_flags.ts";
 import { loraTargets } from "./tuning_flags.ts";
 
 const PROGRAM = { name: "trial.ts", about: "Nothing.", examples: [] };
@@ -150,6 +151,9 @@ Deno.test("other names that people try are the flags that they mean", async () =
     assertEquals(readGiven(PROGRAM, flags, ["--config", path]), { rate: 2 });
   });
   assertThrows(() => readGiven(PROGRAM, FLAGS, ["--batch-size", "4"]), UsageError, '"--batch-size" is not');
+  const saving = ["--checkpoint", "", "--checkpoint-every=3", "--checkpoint-seconds", "2"];
+  const expected = { state: "", "state-every": 3, "state-seconds": 2 };
+  assertEquals(readGiven(PROGRAM, RUN_FLAGS, saving), expected);
 });
 
 Deno.test("a name that is not known comes with the one that is most like it", () => {
