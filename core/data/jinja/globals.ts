@@ -126,7 +126,8 @@ export function globals(now: Date, budget: Budget): Map<string, Value> {
   const functions: Readonly<Record<string, (given: Given) => Value>> = {
     range,
     dict: (given) => new Dict(pairsOf(given, budget)),
-    namespace: (given) => namespace(given, budget),
+    // The library has a function of that name, which its values cannot be given.
+    "#namespace": (given) => namespace(given, budget),
     joiner,
     raise_exception: (given) => {
       throw new TemplateError(textOf(bind("raise_exception", ["message"], given).message!, budget));

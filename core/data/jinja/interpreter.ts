@@ -1,17 +1,29 @@
 /**
- * Runs a parsed template.
+ * The library's interpreter with Python's values: it goes through the template, keeps names and scopes, and binds
+ * arguments; what values are, and what operators, filters, tests and methods make of them, is said here.
  *
  * @module
  */
 
+import { Environment } from "@huggingface/jinja";
 import { UnsupportedError } from "./errors.ts";
 import type { FilterContext } from "./filter.ts";
 import { runFilter } from "./filters.ts";
+import {
+  ArrayValue,
+  Base,
+  FunctionValue,
+  type Held,
+  type HeldFunction,
+  KeywordArguments,
+  type Node,
+  ObjectValue,
+} from "./library.ts";
 import { attributeOf, itemOf, sliceOf } from "./members.ts";
 import { binary, compare, signed } from "./operations.ts";
-import type { Scope } from "./scope.ts";
-import type { Arguments, Expression, Parameters, Statement, Target } from "./syntax.ts";
 import { runTest } from "./tests.ts";
+import { SIGN } from "./tokens.ts";
+import { reads } from "./tree.ts";
 import {
   type Budget,
   Callable,
@@ -41,39 +53,60 @@ export interface Written {
   readonly generated: readonly Span[];
 }
 
-/** A place that text is written to. */
-class Output {
-  readonly #parts: string[] = [];
-  length = 0;
+/** Macros and captured parts within each other. */
+const MAX_DEPTH = 100;
 
-  put(text: string, budget: Budget): void {
-    this.length += text.length;
-    budget.spend(text.length);
-    budget.checkSize(this.length);
-    this.#parts.push(text);
-  }
-
-  toString(): string {
-    return this.#parts.join("");
+/** A loop is left, or goes on with its next item; what was written until then counts. */
+class Leave {
+  text = "";
+  readonly kind: "Break" | "Continue";
+  constructor(kind: "Break" | "Continue") {
+    this.kind = kind;
   }
 }
 
-/** How a loop's body ended. */
-type Signal = "break" | "continue" | null;
+/** A value of Python's in the library's hands. */
+class PythonValue implements Held {
+  readonly type = "PythonValue";
+  readonly value: Value;
+  readonly #budget: Budget;
+  constructor(value: Value, budget: Budget) {
+    this.value = value;
+    this.#budget = budget;
+  }
+
+  __bool__(): { readonly value: boolean } {
+    return { value: truthOf(this.value) };
+  }
+
+  toString(): string {
+    return textOf(this.value, this.#budget);
+  }
+}
+
+type Scope = Environment;
 
 /** Runs one template once. */
-export class Interpreter {
+export class PythonInterpreter extends Base {
   readonly #budget: Budget;
+  readonly #constants: ReadonlyMap<string, Value>;
   readonly #context: FilterContext;
-  readonly #generated: Span[] = [];
-  #output = new Output();
-  /** In how many macros and captured parts the run is: what is written there is no part of the text yet. */
-  #captures = 0;
+  /** Functions of the library's, and what they are here. */
+  readonly #functions = new WeakMap<Held, Callable>();
+  readonly #heldFunctions = new WeakMap<Callable, Held>();
+  /** Stands in the text where a marked part begins or ends. Nobody can guess it. */
+  readonly #mark = `\0${crypto.randomUUID()}`;
   #depth = 0;
 
-  /** @param budget What it may take. */
-  constructor(budget: Budget) {
+  /**
+   * @param scope What the template may read.
+   * @param constants Values of the names that stand for constants.
+   * @param budget What it may take.
+   */
+  constructor(scope: Scope, constants: ReadonlyMap<string, Value>, budget: Budget) {
+    super(scope);
     this.#budget = budget;
+    this.#constants = constants;
     this.#context = {
       budget,
       filter: (name, value, given) => runFilter(name, value, given, this.#context),
@@ -82,137 +115,168 @@ export class Interpreter {
     };
   }
 
-  /**
-   * Runs a template.
-   *
-   * @param body What it says.
-   * @param scope What it may read.
-   */
-  run(body: readonly Statement[], scope: Scope): Written {
-    this.#block(body, scope);
-    return { text: this.#output.toString(), generated: this.#generated };
+  /** Runs a template. */
+  write(program: Node, scope: Scope): Written {
+    const pieces = String(this.evaluate(program, scope)).split(this.#mark);
+    const generated: Span[] = [];
+    let at = 0;
+    pieces.forEach((piece, i) => {
+      if (i % 2 === 1) generated.push([at, at + piece.length]);
+      at += piece.length;
+    });
+    return { text: pieces.join(""), generated };
   }
 
-  #block(body: readonly Statement[], scope: Scope): Signal {
-    for (const statement of body) {
-      this.#budget.spend(1);
-      const signal = this.#statement(statement, scope);
-      if (signal !== null) return signal;
+  /** Makes a name known. */
+  declare(scope: Scope, name: string, value: Value): void {
+    // The library takes whatever has the fields of its values.
+    scope.setVariable(name, this.#hold(value) as unknown as ReturnType<Scope["lookupVariable"]>);
+  }
+
+  #hold(value: Value): Held {
+    if (!(value instanceof Callable)) return new PythonValue(value, this.#budget);
+    let held = this.#heldFunctions.get(value);
+    if (held === undefined) {
+      held = new FunctionValue(() => fail(`'${value.name}' cannot be called there`));
+      this.#heldFunctions.set(value, held);
+      this.#functions.set(held, value);
     }
-    return null;
+    return held;
   }
 
-  #statement(statement: Statement, scope: Scope): Signal {
-    switch (statement.type) {
-      case "data":
-        this.#output.put(statement.text, this.#budget);
-        return null;
-      case "output":
-        this.#output.put(textOf(this.#value(statement.value, scope), this.#budget), this.#budget);
-        return null;
-      case "if": {
-        const branch = statement.branches.find(([test]) =>
-          test === null || truthOf(this.#value(test, scope))
-        );
-        return branch === undefined ? null : this.#block(branch[1], scope);
-      }
-      case "for":
-        return this.#for(statement, scope);
-      case "set":
-        this.#assign(statement.target, this.#value(statement.value, scope), scope);
-        return null;
-      case "break":
-      case "continue":
-        return statement.type;
-      case "generation":
-        this.#generation(statement.body, scope);
-        return null;
+  #valueOf(held: Held): Value {
+    if (held instanceof PythonValue) return held.value;
+    const { type, value } = held;
+    switch (type) {
+      case "FunctionValue":
+        return this.#functions.get(held) ?? fail("such a function cannot be used");
+      case "UndefinedValue":
+        return new Undefined("parameter was not provided");
+      case "ArrayValue":
+        return new Tuple((value as Held[]).map((item) => this.#valueOf(item)));
+      case "ObjectValue":
+        return new Dict([...value as Map<string, Held>].map(([key, item]) => [key, this.#valueOf(item)]));
       default:
-        this.#capturing(statement, scope);
-        return null;
+        return value as Value;
     }
   }
 
-  /** Statements whose body is written elsewhere first. */
-  #capturing(
-    statement: Statement & { readonly type: "capture" | "macro" | "callBlock" | "filterBlock" | "with" },
-    scope: Scope,
-  ): void {
-    switch (statement.type) {
-      case "capture": {
-        const text = this.#captured(statement.body, scope.inner());
-        this.#assign(statement.target, this.#filtered(statement.filter, text, scope), scope);
-        return;
-      }
-      case "filterBlock": {
-        const text = this.#captured(statement.body, scope.inner());
-        this.#output.put(textOf(this.#filtered(statement.filter, text, scope), this.#budget), this.#budget);
-        return;
-      }
-      case "macro":
-        return scope.set(statement.name, this.#macro(statement, scope));
-      case "callBlock": {
-        const { call, parameters, body, reads } = statement;
-        const caller = this.#macro({ name: "caller", parameters, body, reads }, scope);
-        const value = this.#call(call, scope, caller);
-        return this.#output.put(textOf(value, this.#budget), this.#budget);
-      }
-      default: {
+  #value(node: Node, scope: Scope): Value {
+    return this.#valueOf(this.evaluate(node, scope));
+  }
+
+  override evaluate(node: Node | undefined, scope: Scope): Held {
+    this.#budget.spend(1);
+    const made = this.#expression(node!, scope);
+    if (made !== undefined) return this.#hold(made);
+    switch (node!.type) {
+      case "Set":
+        return this.#set(node!, scope);
+      case "For":
+        return this.#hold(this.#for(node!, scope));
+      case "Macro":
+        return this.#macro(node!, scope);
+      case "CallStatement":
+        return this.#callBlock(node!, scope);
+      case "Generation":
+        return this.#hold(this.#generation(node!.body, scope));
+      case "With": {
+        const inner = new Environment(scope);
         // Each value is that of the outside.
-        const values = statement.values.map(([target, value]) =>
-          [target, this.#value(value, scope)] as const
-        );
-        const inner = scope.inner();
-        for (const [target, value] of values) this.#assign(target, value, inner);
-        if (this.#block(statement.body, inner) !== null) {
-          throw new UnsupportedError("leaving a loop from {% with %}");
-        }
+        const values = node!.values.map(([name, value]: [string, Node]) => [name, this.#value(value, scope)]);
+        for (const [name, value] of values) this.declare(inner, name, value);
+        return this.evaluateBlock(node!.body, inner);
       }
+      case "Break":
+      case "Continue":
+        throw new Leave(node!.type as "Break" | "Continue");
+      case "Items":
+        return new ArrayValue(
+          requireItems(this.#value(node!.value, scope), this.#budget).map((item) => this.#hold(item)),
+        );
+      case "Fields":
+        return this.#fields(this.#value(node!.value, scope));
+      default:
+        return super.evaluate(node, scope);
     }
   }
 
-  /** What a body writes. */
-  #captured(body: readonly Statement[], scope: Scope): string {
-    if (++this.#depth > 100) throw new UnsupportedError("macros more than 100 deep");
-    const outer = this.#output;
-    this.#output = new Output();
-    this.#captures++;
-    const signal = this.#block(body, scope);
-    const text = this.#output.toString();
-    this.#output = outer;
-    this.#captures--;
-    this.#depth--;
-    if (signal !== null) throw new UnsupportedError("leaving a loop from a part that is written elsewhere");
-    return text;
-  }
-
-  #filtered(filter: Expression | null, text: string, scope: Scope): Value {
-    if (filter === null) return text;
-    if (filter.type !== "filter") throw new UnsupportedError("such a filter");
-    const value = filter.operand === null ? text : this.#filtered(filter.operand, text, scope);
-    return runFilter(filter.name, value, this.#given(filter.args, scope), this.#context);
-  }
-
-  #generation(body: readonly Statement[], scope: Scope): void {
-    if (this.#captures > 0) throw new UnsupportedError("{% generation %} in a macro or a captured part");
-    const start = this.#output.length;
-    if (this.#block(body, scope.inner()) !== null) {
-      throw new UnsupportedError("leaving a loop from {% generation %}");
+  override evaluateBlock(body: readonly Node[], scope: Scope): Held {
+    let text = "";
+    for (const node of body) {
+      try {
+        const written = this.evaluate(node, scope);
+        if (written.type !== "NullValue") text += textOf(this.#valueOf(written), this.#budget);
+      } catch (error) {
+        if (error instanceof Leave) error.text = text + error.text;
+        throw error;
+      }
+      this.#budget.checkSize(text.length);
     }
-    this.#generated.push([start, this.#output.length]);
+    this.#budget.spend(text.length);
+    return this.#hold(text);
   }
 
-  #for(statement: Statement & { readonly type: "for" }, scope: Scope): Signal {
-    if (statement.recursive) throw new UnsupportedError("{% for ... recursive %}");
-    const { target, test, body, otherwise } = statement;
-    const iterable = this.#value(statement.iterable, scope);
+  /** What a body writes elsewhere first. */
+  #captured(write: () => Held): Held {
+    if (++this.#depth > MAX_DEPTH) throw new UnsupportedError(`macros more than ${MAX_DEPTH} deep`);
+    try {
+      return write();
+    } catch (error) {
+      if (!(error instanceof Leave)) throw error;
+      throw new UnsupportedError("leaving a loop from a part that is written elsewhere");
+    } finally {
+      this.#depth--;
+    }
+  }
+
+  #generation(body: readonly Node[], scope: Scope): string {
+    if (this.#depth > 0) throw new UnsupportedError("{% generation %} in a macro or a captured part");
+    return this.#mark + this.#captured(() => this.evaluateBlock(body, new Environment(scope))) + this.#mark;
+  }
+
+  #set(node: Node, scope: Scope): Held {
+    let target = node.assignee;
+    let value: Value;
+    if (node.value !== null) value = this.#value(node.value, scope);
+    else {
+      value = this.#valueOf(this.#captured(() => this.evaluateBlock(node.body, new Environment(scope))));
+      const filters: Node[] = [];
+      for (; target.type === "FilterExpression"; target = target.operand) filters.unshift(target.filter);
+      for (const filter of filters) value = this.#filtered(value, filter, scope);
+    }
+    this.#assign(target, value, scope);
+    return super.evaluate({ type: "Comment" }, scope);
+  }
+
+  #assign(target: Node, value: Value, scope: Scope): void {
+    if (target.type === "Identifier") return this.declare(scope, target.value, value);
+    if (target.type === "MemberExpression") {
+      const namespace = this.#value(target.object, scope);
+      const field: string = target.property.value;
+      if (!(namespace instanceof Namespace)) return fail("cannot assign attribute on non-namespace object");
+      if (field.startsWith("_")) return fail("a namespace cannot have fields that begin with an underscore");
+      namespace.fields.set(field, value);
+      return;
+    }
+    const items = requireItems(value, this.#budget);
+    const targets: readonly Node[] = target.value;
+    if (items.length !== targets.length) {
+      return fail(`cannot unpack ${items.length} values into ${targets.length} names`);
+    }
+    targets.forEach((one, i) => this.#assign(one, items[i]!, scope));
+  }
+
+  #for(node: Node, scope: Scope): string {
+    const isFiltered = node.iterable.type === "SelectExpression";
+    const iterable = this.#value(isFiltered ? node.iterable.lhs : node.iterable, scope);
     const items = requireItems(iterable, this.#budget);
     let at = 0;
     const isKept = (item: Value): boolean => {
-      if (test === null) return true;
-      const inner = scope.inner();
-      this.#assign(target, item, inner);
-      return truthOf(this.#value(test, inner));
+      if (!isFiltered) return true;
+      const inner = new Environment(scope);
+      this.#assign(node.loopvar, item, inner);
+      return truthOf(this.#value(node.iterable.test, inner));
     };
     const next = (): Value | undefined => {
       while (at < items.length) {
@@ -221,204 +285,189 @@ export class Interpreter {
       }
       return undefined;
     };
-    const loop = new Loop(next, test === null && !(iterable instanceof Once) ? items.length : null, 0);
-    let count = 0;
+    const loop = new Loop(next, isFiltered || iterable instanceof Once ? null : items.length, 0);
+    let text = "";
     for (let item = loop.advance(); item !== undefined; item = loop.advance()) {
-      count++;
       this.#budget.spend(1);
-      const inner = scope.inner();
-      this.#assign(target, item, inner);
-      inner.set("loop", loop);
-      if (this.#block(body, inner) === "break") break;
+      const inner = new Environment(scope);
+      this.#assign(node.loopvar, item, inner);
+      this.declare(inner, "loop", loop);
+      try {
+        text += this.evaluateBlock(node.body, inner);
+      } catch (error) {
+        if (!(error instanceof Leave)) throw error;
+        text += error.text;
+        if (error.kind === "Break") break;
+      }
+      this.#budget.checkSize(text.length);
     }
-    return count === 0 ? this.#block(otherwise, scope.inner()) : null;
+    return loop.index0 < 0 ? String(this.evaluateBlock(node.defaultBlock, new Environment(scope))) : text;
   }
 
-  #assign(target: Target, value: Value, scope: Scope): void {
-    if (target.type === "name") return scope.set(target.name, value);
-    if (target.type === "field") {
-      const namespace = scope.get(target.name);
-      if (!(namespace instanceof Namespace)) return fail("cannot assign attribute on non-namespace object");
-      if (target.field.startsWith("_")) {
-        return fail("a namespace cannot have fields that begin with an underscore");
-      }
-      namespace.fields.set(target.field, value);
-      return;
-    }
-    const items = requireItems(value, this.#budget);
-    if (items.length !== target.items.length) {
-      return fail(`cannot unpack ${items.length} values into ${target.items.length} names`);
-    }
-    target.items.forEach((one, i) => this.#assign(one, items[i]!, scope));
+  /** A macro sees what is around it, and not what is around its call. */
+  #macro(node: Node, scope: Scope): Held {
+    const done = super.evaluateMacro(node, scope);
+    const name: string = node.name.value;
+    const { value: run } = scope.variables.get(name) as unknown as HeldFunction;
+    const takesCaller = reads(node.body, "caller");
+    this.declare(
+      scope,
+      name,
+      new Callable(name, ({ positional, named }) => {
+        const rest = new Map(named);
+        const caller = rest.get("caller");
+        rest.delete("caller");
+        if (caller !== undefined && !takesCaller) fail(`macro '${name}' takes no keyword argument 'caller'`);
+        const outer = new Environment(scope);
+        this.declare(outer, "caller", caller ?? new Undefined("No caller defined"));
+        return this.#valueOf(this.#captured(() => run(this.#arguments({ positional, named: rest }), outer)));
+      }),
+    );
+    return done;
   }
 
-  #macro(
-    { name, parameters, body, reads }: {
-      readonly name: string;
-      readonly parameters: Parameters;
-      readonly body: readonly Statement[];
-      readonly reads: ReadonlySet<string>;
-    },
-    scope: Scope,
-  ): Callable {
-    const names = new Set(parameters.map(([parameter]) => parameter));
-    for (const special of ["caller", "varargs", "kwargs"]) {
-      if (names.has(special)) throw new UnsupportedError(`a parameter named "${special}"`);
-    }
-    return new Callable(name, ({ positional, named }) => {
-      const inner = scope.inner();
-      const rest = new Map(named);
-      parameters.forEach(([parameter, fallback], i) => {
-        if (i < positional.length && rest.has(parameter)) {
-          fail(`macro '${name}' got multiple values for '${parameter}'`);
-        }
-        const given = positional[i] ?? (i < positional.length ? null : rest.get(parameter));
-        rest.delete(parameter);
-        inner.set(
-          parameter,
-          given !== undefined
-            ? given
-            : fallback === null
-            ? new Undefined(`parameter '${parameter}' was not provided`)
-            : this.#value(fallback, inner),
-        );
-      });
-      const extra = positional.slice(parameters.length);
-      const caller = rest.get("caller");
-      rest.delete("caller");
-      if (caller !== undefined && !reads.has("caller")) {
-        fail(`macro '${name}' takes no keyword argument 'caller'`);
-      }
-      if (reads.has("caller")) inner.set("caller", caller ?? new Undefined("No caller defined"));
-      if (reads.has("varargs")) inner.set("varargs", new Tuple(extra));
-      else if (extra.length > 0) fail(`macro '${name}' takes not more than ${parameters.length} argument(s)`);
-      if (reads.has("kwargs")) inner.set("kwargs", new Dict(rest));
-      else if (rest.size > 0) fail(`macro '${name}' takes no keyword argument '${[...rest.keys()][0]}'`);
-      return this.#captured(body, inner);
+  #callBlock(node: Node, scope: Scope): Held {
+    const called = this.#value(node.call.callee, scope);
+    // The library makes a function of the body, and gives it to what is called.
+    const inner = new Environment(scope);
+    const name: string = node.call.callee.value;
+    const take = new FunctionValue((args, given) => {
+      const run = given.lookupVariable("caller") as unknown as HeldFunction;
+      const caller = new Callable(
+        "caller",
+        (more) => this.#valueOf(this.#captured(() => run.value(this.#arguments(more), given))),
+      );
+      const [last] = args.slice(-1);
+      const named = new Map(
+        [...(last!.value as Map<string, Held>)].map(([key, value]) => [key, this.#valueOf(value)]),
+      );
+      const positional = args.slice(0, -1).map((value) => this.#valueOf(value));
+      return this.#hold(this.#called(called, { positional, named: named.set("caller", caller) }));
     });
+    const stand = new Callable(name, () => fail(`'${name}' cannot be called there`));
+    this.#functions.set(take, stand);
+    this.#heldFunctions.set(stand, take);
+    this.declare(inner, name, stand);
+    return super.evaluateCallStatement(node, inner);
   }
 
-  #given({ positional, named, list, mapping }: Arguments, scope: Scope): Given {
-    const places = positional.map((value) => this.#value(value, scope));
-    const names = new Map(named.map(([name, value]) => [name, this.#value(value, scope)]));
-    if (list !== null) places.push(...requireItems(this.#value(list, scope), this.#budget));
-    if (mapping !== null) {
-      const more = this.#value(mapping, scope);
-      if (!(more instanceof Dict)) return fail("argument after ** must be a mapping");
-      for (const [key, value] of more.entries) {
-        if (typeof key !== "string") return fail("keywords must be strings");
-        if (names.has(key)) return fail(`got multiple values for keyword argument '${key}'`);
-        names.set(key, value);
-      }
-    }
-    return { positional: places, named: names };
+  #arguments({ positional, named }: Given): Held[] {
+    const fields = new Map([...named].map(([name, value]) => [name, this.#hold(value)]));
+    return [...positional.map((value) => this.#hold(value)), new KeywordArguments(fields)];
   }
 
-  #call({ callee, args }: Expression & { readonly type: "call" }, scope: Scope, caller?: Callable): Value {
-    const called = this.#value(callee, scope);
-    const given = this.#given(args, scope);
+  #fields(value: Value): Held {
+    if (!(value instanceof Dict)) return fail("argument after ** must be a mapping");
+    if (value.keys.some((key) => typeof key !== "string")) return fail("keywords must be strings");
+    return new ObjectValue(new Map(value.entries.map(([key, field]) => [key as string, this.#hold(field)])));
+  }
+
+  #given(args: readonly Node[], scope: Scope): Given {
+    const [positional, named] = this.evaluateArguments(args, scope);
+    return {
+      positional: positional.map((value) => this.#valueOf(value)),
+      named: new Map([...named].map(([name, value]) => [name, this.#valueOf(value)])),
+    };
+  }
+
+  #called(called: Value, given: Given): Value {
     if (called instanceof Undefined) return fail(`${called.hint} is undefined`);
     if (!(called instanceof Callable)) return fail(`'${typeOf(called)}' object is not callable`);
-    if (caller === undefined) return called.call(given);
-    return called.call({ ...given, named: new Map([...given.named, ["caller", caller]]) });
+    return called.call(given);
   }
 
-  #value(expression: Expression, scope: Scope): Value {
-    this.#budget.spend(1);
-    switch (expression.type) {
-      case "constant":
-        return expression.value;
-      case "name":
-        return scope.get(expression.name);
-      case "attribute":
-        return attributeOf(this.#value(expression.object, scope), expression.name, this.#budget);
-      case "item":
-        return this.#item(expression, scope);
-      case "call":
-        return this.#call(expression, scope);
-      case "filter":
-        if (expression.operand === null) throw new UnsupportedError("such a filter");
-        return runFilter(
-          expression.name,
-          this.#value(expression.operand, scope),
-          this.#given(expression.args, scope),
-          this.#context,
-        );
-      case "test":
-        return runTest(
-          expression.name,
-          this.#value(expression.operand, scope),
-          this.#given(expression.args, scope),
-          this.#budget,
-        );
-      case "slice":
-        throw new UnsupportedError("a slice among several keys");
+  /** A value after a filter; tests come as filters too. */
+  #filtered(value: Value, filter: Node, scope: Scope): Value {
+    const { value: name } = filter.callee ?? filter;
+    const given = this.#given(filter.args ?? [], scope);
+    const [, kind, test] = /^#(is|not):(.*)$/.exec(name) ?? [];
+    if (test === undefined) return runFilter(name, value, given, this.#context);
+    return runTest(test, value, given, this.#budget) === (kind === "is");
+  }
+
+  /** The value of an expression; `undefined` if the library knows it, or it is none. */
+  #expression(node: Node, scope: Scope): Value | undefined {
+    const budget = this.#budget;
+    const value = (part: Node) => this.#value(part, scope);
+    switch (node.type) {
+      case "Identifier":
+        return this.#named(node.value, scope);
+      case "MemberExpression":
+        return this.#member(node, scope);
+      case "CallExpression":
+        if (node.callee.value === `${SIGN}tuple`) return new Tuple(node.args.map(value));
+        return this.#called(value(node.callee), this.#given(node.args, scope));
+      case "FilterExpression":
+        return this.#filtered(value(node.operand), node.filter, scope);
+      case "ArrayLiteral":
+        return new List(node.value.map(value));
+      case "TupleLiteral":
+        return new Tuple(node.value.map(value));
+      case "ObjectLiteral":
+        return new Dict([...node.value].map(([key, field]: [Node, Node]) => [value(key), value(field)]));
+      case "UnaryExpression":
+        return node.operator.value === "not" ? undefined : signed(node.operator.value, value(node.argument));
+      case "BinaryExpression": {
+        const operator: string = node.operator.value;
+        if (operator === "and" || operator === "or") return undefined;
+        return binary(operator, value(node.left), value(node.right), budget);
+      }
+      case "Sum":
+        return this.#sum(node, value);
+      case "Compare": {
+        let left = value(node.first);
+        for (const [operator, expression] of node.rest) {
+          const right = value(expression);
+          if (!compare(operator, left, right, budget)) return false;
+          left = right;
+        }
+        return true;
+      }
       default:
-        return this.#composed(expression, scope);
+        return undefined;
     }
   }
 
-  #item({ object, key }: Expression & { readonly type: "item" }, scope: Scope): Value {
+  #named(name: string, scope: Scope): Value {
+    const constant = this.#constants.get(name);
+    if (constant !== undefined) return constant;
+    const held = scope.lookupVariable(name) as unknown as Held;
+    if (held.type !== "UndefinedValue") return this.#valueOf(held);
+    if (["self", "super", "lipsum"].includes(name)) throw new UnsupportedError(`"${name}"`);
+    return new Undefined(`'${name}'`);
+  }
+
+  #member({ object, property, computed }: Node, scope: Scope): Value {
     const value = this.#value(object, scope);
-    if (key.type !== "slice") return itemOf(value, this.#value(key, scope), this.#budget);
-    const parts = key.parts.map((part) => part === null ? null : this.#value(part, scope));
-    return sliceOf(value, parts, this.#budget);
+    if (!computed) return attributeOf(value, property.value, this.#budget);
+    if (property.type !== "SliceExpression") {
+      return itemOf(value, this.#value(property, scope), this.#budget);
+    }
+    const parts = [property.start, property.stop, property.step];
+    return sliceOf(
+      value,
+      parts.map((part) => part === undefined ? null : this.#value(part, scope)),
+      this.#budget,
+    );
   }
 
-  /** What is made of other values. */
-  #composed(
-    expression: Exclude<
-      Expression,
-      { readonly type: "constant" | "name" | "attribute" | "item" | "call" | "filter" | "test" | "slice" }
-    >,
-    scope: Scope,
-  ): Value {
-    const value = (part: Expression) => this.#value(part, scope);
-    switch (expression.type) {
-      case "list":
-        return new List(expression.items.map(value));
-      case "tuple":
-        return new Tuple(expression.items.map(value));
-      case "dict":
-        return new Dict(expression.pairs.map(([key, field]) => [value(key), value(field)]));
-      case "unary": {
-        const operand = value(expression.operand);
-        return expression.operator === "not" ? !truthOf(operand) : signed(expression.operator, operand);
-      }
-      case "binary":
-        return binary(expression.operator, value(expression.left), value(expression.right), this.#budget);
-      case "and": {
-        const left = value(expression.left);
-        return truthOf(left) ? value(expression.right) : left;
-      }
-      case "or": {
-        const left = value(expression.left);
-        return truthOf(left) ? left : value(expression.right);
-      }
-      case "compare":
-        return this.#compare(expression, scope);
-      case "concat": {
-        const texts = expression.parts.map((part) => textOf(value(part), this.#budget));
-        const text = texts.join("");
-        this.#budget.spend(text.length);
-        this.#budget.checkSize(text.length);
-        return text;
-      }
-      case "condition":
-        if (truthOf(value(expression.test))) return value(expression.then);
-        return expression.otherwise === null
-          ? new Undefined("the inline if-expression evaluated to false and no else section was defined.")
-          : value(expression.otherwise);
+  /** Sums and differences; what is between them is put together as text first. */
+  #sum({ first, rest }: Node, value: (part: Node) => Value): Value {
+    const terms: { readonly operator: string; readonly parts: Node[] }[] = [{ operator: "", parts: [first] }];
+    for (const [operator, part] of rest) {
+      if (operator === "~") terms.at(-1)!.parts.push(part);
+      else terms.push({ operator, parts: [part] });
     }
-  }
-
-  #compare({ first, rest }: Expression & { readonly type: "compare" }, scope: Scope): boolean {
-    let left = this.#value(first, scope);
-    for (const [operator, expression] of rest) {
-      const right = this.#value(expression, scope);
-      if (!compare(operator, left, right, this.#budget)) return false;
-      left = right;
-    }
-    return true;
+    const valueOf = (parts: readonly Node[]): Value => {
+      if (parts.length === 1) return value(parts[0]!);
+      const text = parts.map((part) => textOf(value(part), this.#budget)).join("");
+      this.#budget.spend(text.length);
+      this.#budget.checkSize(text.length);
+      return text;
+    };
+    return terms.slice(1).reduce(
+      (sum, { operator, parts }) => binary(operator, sum, valueOf(parts), this.#budget),
+      valueOf(terms[0]!.parts),
+    );
   }
 }

@@ -7,13 +7,15 @@
  * @module
  */
 
+import { Environment, parse } from "@huggingface/jinja";
 import { withinTime } from "../../contracts/time_limit.ts";
+import { TemplateError, UnsupportedError } from "./errors.ts";
 import { globals } from "./globals.ts";
-import { Interpreter, type Written } from "./interpreter.ts";
-import { parse } from "./statements.ts";
-import { Scope } from "./scope.ts";
-import type { Statement } from "./syntax.ts";
-import { type Budget, fromJson } from "./values.ts";
+import { PythonInterpreter, type Written } from "./interpreter.ts";
+import type { Node } from "./library.ts";
+import { lower } from "./tokens.ts";
+import { mend } from "./tree.ts";
+import { type Budget, fromJson, type Value } from "./values.ts";
 
 export type { Span, Written } from "./interpreter.ts";
 
@@ -50,9 +52,22 @@ class RunBudget implements Budget {
   }
 }
 
+/** Says of the library's own errors that the template is wrong. */
+function told<T>(run: () => T): T {
+  try {
+    return run();
+  } catch (error) {
+    if (error instanceof TemplateError || error instanceof UnsupportedError || error instanceof RangeError) {
+      throw error;
+    }
+    throw new TemplateError((error as Error).message, { cause: error });
+  }
+}
+
 /** A template that was parsed, to be rendered within limits. */
 export class Template {
-  readonly #body: readonly Statement[];
+  readonly #program: Node;
+  readonly #constants: ReadonlyMap<string, Value>;
 
   /**
    * @param source The template.
@@ -62,7 +77,11 @@ export class Template {
    */
   constructor(source: string) {
     if (source.length > MAX_SOURCE) throw tooMuch(`have at most ${MAX_SOURCE} characters`);
-    this.#body = withinTime("parse the template", LIMIT_MS, () => parse(source));
+    [this.#program, this.#constants] = withinTime("parse the template", LIMIT_MS, () =>
+      told(() => {
+        const { tokens, constants } = lower(source);
+        return [mend(parse(tokens) as unknown as Node), constants];
+      }));
   }
 
   /**
@@ -77,11 +96,14 @@ export class Template {
   render(names: Readonly<Record<string, unknown>>, now: Date): Written {
     return withinTime("render the conversation", LIMIT_MS + 500, () => {
       const budget = new RunBudget();
-      const scope = new Scope();
-      for (const [name, value] of globals(now, budget)) scope.set(name, value);
-      const own = scope.inner();
-      for (const [name, value] of Object.entries(names)) own.set(name, fromJson(value, budget));
-      return new Interpreter(budget).run(this.#body, own);
+      const outer = new Environment();
+      const interpreter = new PythonInterpreter(outer, this.#constants, budget);
+      for (const [name, value] of globals(now, budget)) interpreter.declare(outer, name, value);
+      const own = new Environment(outer);
+      for (const [name, value] of Object.entries(names)) {
+        interpreter.declare(own, name, fromJson(value, budget));
+      }
+      return told(() => interpreter.write(this.#program, own));
     });
   }
 }
