@@ -248,7 +248,7 @@ export {
   type Int8CodecOptions,
 } from "./protocol/codec.ts";
 export { type CodecStream, elementsOf, type WireCodec } from "./contracts/codec.ts";
-export { warmUp, type WarmUpPart } from "./session/warm_up.ts";
+export { warmUp, type WarmUpParts } from "./session/warm_up.ts";
 export {
   decodeFrame,
   encodeFrame,

@@ -240,11 +240,7 @@ async function takePart({ flags, link, adapter }: Options, party: Party): Promis
   const { engine, who: { name, id }, states: { resumed, write }, data, log } = party;
   const codecs = await codecsFor(flags.codec, pluginLimit(runWaits(flags).timeoutMs));
   // Before it joins: kernels that compile in a step would make the others wait.
-  await warmUp(
-    engine,
-    [...flags.capacity > 0 ? ["heads" as const] : [], ...data ? ["data" as const] : []],
-    baseWeightsOf(flags),
-  );
+  await warmUp(engine, { heads: flags.capacity > 0, ...(data ? { ends: data.side.ends } : {}) });
   const abort = new AbortController();
   const endNow = () => abort.abort(new DOMException("interrupted", "AbortError"));
   let run = "";

@@ -139,8 +139,8 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
   const pruner = collected?.pruner ?? await makePruner(options.pruner, engine, pluginLimitMs);
   // Before anyone joins: kernels that compile in a step would make all devices wait.
   const greedy = ["greedy", "iheadpruner", "iheadpruner-online"].includes(options.pruner.name);
-  const generates = options.settings.task === "generate";
-  await warmUp(engine, generates ? ["decoding"] : greedy ? ["base", "pruning"] : ["base"], baseWeights);
+  const task = options.settings.task ?? "train";
+  await warmUp(engine, { layers: base, pruning: greedy && task === "train", task });
   const run = new EdgeServer({
     engine,
     base,

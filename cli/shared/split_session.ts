@@ -56,7 +56,7 @@ export async function throughSplit<T>(
   using ends = loadEmbeddingAndHead(engine, model, { baseWeights });
   const prepared = prepare(tokenizer, ends.shape.positions);
   const codecs = await codecsFor(flags.codec, pluginLimit(runWaits(flags).timeoutMs));
-  await warmUp(engine, ["data"], baseWeights);
+  await warmUp(engine, { ends });
   const { error, ledger } = await runUserDevice({
     engine,
     channel: await link.connect((line) => console.error(line)),

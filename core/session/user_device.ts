@@ -142,7 +142,7 @@ export interface UserDeviceResult {
  *
  * async function join(url: string, token: string): Promise<void> {
  *   using engine = await Engine.create();
- *   await warmUp(engine, ["heads"]); // so that nobody waits for this device's shaders
+ *   await warmUp(engine, { heads: true }); // so that nobody waits for this device's shaders
  *   const channel = await webSocketTransport({ url, token }).connect();
  *   const { modules, error, steps } = await runUserDevice({ engine, channel, name: "laptop", capacity: 5 });
  *   using learnt = modules;

@@ -9,55 +9,46 @@ import {
   type Engine,
   gatherHeadColumns,
   greedyPruneOnGpu,
+  matmulTiles,
   scatterAddHeadColumns,
+  setMatmulTiles,
   type Tensor,
 } from "@edgetuner/kernels";
-import { initialWeights } from "../loading/model_folder.ts";
+import type { HeadPort } from "../contracts/ports.ts";
 import { CachedLayers } from "../generation/cached_layers.ts";
 import { HeadModules } from "../lora/head_modules.ts";
 import { inputRows } from "../lora/input_mode.ts";
 import { INPUT_MODE_NAMES, type InputModeName } from "../lora/input_modes.ts";
 import { DEFAULT_LORA, DEFAULT_OPTIMIZER, LORA_TARGETS } from "../lora/settings.ts";
-import { type Gpt2Config, Gpt2EmbeddingAndHead, Gpt2Layers } from "../model/families/gpt2.ts";
+import type { BaseLayers, BaseShape, EmbeddingAndHead } from "../model/base.ts";
 import { embedTokens, modelLoss } from "../model/loss.ts";
-import type { BaseWeights } from "../model/weights.ts";
-import type { HeadPort } from "../contracts/ports.ts";
 import { Tape } from "../model/tape.ts";
 
-/**
- * A machine's share of a step: `base` the layers and the traffic of the heads' Deltas, `heads` the head
- * modules, `data` embedding and loss, `pruning` the greedy decision on the GPU, `decoding` the layers in
- * generation.
- */
-export type WarmUpPart = "base" | "heads" | "data" | "pruning" | "decoding";
+/** A machine's share of a run. */
+export interface WarmUpParts {
+  /** The base model's layers, of an edge server. @default {none} */
+  readonly layers?: BaseLayers;
+  /** Embedding and LM head, of a device with data. @default {none} */
+  readonly ends?: EmbeddingAndHead;
+  /** It owns head modules. @default {false} */
+  readonly heads?: boolean;
+  /** It decides on the GPU which heads are pruned. @default {false} */
+  readonly pruning?: boolean;
+  /** What the run does. @default {"train"} */
+  readonly task?: "train" | "generate";
+}
 
 /** Two layers: the upper one needs the gradient of its input, the lower one does not. */
-const CONFIG: Gpt2Config = {
-  n_layer: 2,
-  n_head: 2,
-  n_embd: 16,
-  vocab_size: 8,
-  n_positions: 4,
-  layer_norm_epsilon: 1e-5,
-};
-const HEAD_SIZE = CONFIG.n_embd / CONFIG.n_head;
-const BATCH = {
-  tokens: Uint32Array.of(1, 2, 3, 4),
-  targets: Uint32Array.of(2, 3, 4, 5),
-  mask: new Float32Array(4).fill(1),
-  batch: 1,
-  length: 4,
-};
+const HEADS_SHAPE = { layers: 2, heads: 2, hidden: 16, headSize: 8 };
+const SHAPE = { batch: 1, length: 4 };
 
 /**
- * Runs every kernel of some parts of a step once, on tensors of a few numbers. Drivers compile a kernel when it
- * first runs, in up to a second each, and the kernels are the same for all sizes: so the first real step
+ * Runs every kernel of some parts of a step once, on a sequence of a few tokens. Drivers compile a kernel when it
+ * first runs, in up to a second each, and the kernels are the same for all lengths: so the first real step
  * takes no longer than the others. A machine does it before it joins, as in a run the others would wait.
  *
- * @param engine The engine that the step will run on. Nothing is left in its memory.
- * @param parts What the machine will do. Edge server: `base` and `pruning`, and `decoding` to generate; user device: `heads`, and `data` if
- * it has the data.
- * @param baseWeights How the base is held. @default {"f32"}
+ * @param engine The engine that the step will run on. Nothing is left in its memory but what layers keep.
+ * @param parts What the machine will do.
  * @throws {GpuError} If a kernel does not compile or run.
  * @category Training
  *
@@ -66,21 +57,33 @@ const BATCH = {
  * import { Engine, warmUp } from "@edgetuner/edgetuner";
  *
  * using engine = await Engine.create();
- * await warmUp(engine, ["heads"]); // then runUserDevice()
+ * await warmUp(engine, { heads: true }); // then runUserDevice()
  * ```
  */
-export async function warmUp(
+export async function warmUp(engine: Engine, parts: WarmUpParts): Promise<void> {
+  const tiles = matmulTiles(engine);
+  try {
+    // The size of a product chooses between two tiles, and a tile is a kernel of its own.
+    for (const tile of new Set([tiles.few, tiles.many])) {
+      setMatmulTiles(engine, { few: tile, many: tile });
+      await warmParts(engine, parts);
+    }
+  } finally {
+    setMatmulTiles(engine, tiles);
+  }
+  await engine.idle();
+}
+
+async function warmParts(
   engine: Engine,
-  parts: readonly WarmUpPart[],
-  baseWeights: BaseWeights = "f32",
+  { layers, ends, heads = false, pruning = false, task = "train" }: WarmUpParts,
 ): Promise<void> {
-  if (parts.includes("base")) await warmBase(engine, baseWeights);
-  if (parts.includes("decoding")) await warmDecoding(engine, baseWeights);
-  if (parts.includes("heads")) {
+  if (layers !== undefined) await (task === "train" ? warmBase : warmDecoding)(engine, layers);
+  if (heads) {
     for (const mode of INPUT_MODE_NAMES) await warmHeads(engine, mode);
   }
-  if (parts.includes("data")) warmData(engine, baseWeights);
-  if (parts.includes("pruning")) {
+  if (ends !== undefined) warmData(ends);
+  if (pruning) {
     await greedyPruneOnGpu(engine, {
       layers: 1,
       heads: 2,
@@ -89,35 +92,33 @@ export async function warmUp(
       capacities: [1, 1],
     });
   }
-  await engine.idle();
 }
 
-async function warmBase(engine: Engine, baseWeights: BaseWeights): Promise<void> {
-  using base = new Gpt2Layers(engine, CONFIG, initialWeights(CONFIG, 0), { baseWeights });
-  using list = engine.upload(Uint32Array.of(0, 1), 1, 2, "warm-up heads");
+async function warmBase(engine: Engine, layers: BaseLayers): Promise<void> {
+  const { hidden } = layers.shape;
+  using list = engine.upload(Uint32Array.of(0), 1, 1, "warm-up heads");
   using tape = new Tape(engine, { training: true });
-  const e = tape.variable(engine.zeros(BATCH.length, CONFIG.n_embd, "warm-up E"), { needsGradient: false });
-  const h = await base.forward(tape, e, BATCH, emptyHeads(list));
-  h.addGradient(engine.zeros(BATCH.length, CONFIG.n_embd, "warm-up dh_L"));
+  const e = tape.variable(engine.zeros(SHAPE.length, hidden, "warm-up E"), { needsGradient: false });
+  const h = await layers.forward(tape, e, SHAPE, emptyHeads(list, layers.shape));
+  h.addGradient(engine.zeros(SHAPE.length, hidden, "warm-up dh_L"));
   await tape.backward();
 }
 
 /** A prompt, a token in the same row, and two rows that continue it. */
-async function warmDecoding(engine: Engine, baseWeights: BaseWeights): Promise<void> {
-  using layers = new Gpt2Layers(engine, CONFIG, initialWeights(CONFIG, 0), { baseWeights });
-  using list = engine.upload(Uint32Array.of(0, 1), 1, 2, "warm-up heads");
-  using cached = new CachedLayers({ engine, layers, heads: emptyHeads(list) });
+async function warmDecoding(engine: Engine, layers: BaseLayers): Promise<void> {
+  using list = engine.upload(Uint32Array.of(0), 1, 1, "warm-up heads");
+  using cached = new CachedLayers({ engine, layers, heads: emptyHeads(list, layers.shape) });
   for (const parents of [null, [0], [0, 0]]) {
     using tape = new Tape(engine, { training: false });
     const rows = parents?.length ?? 1;
-    const e = engine.zeros(parents === null ? 2 : rows, CONFIG.n_embd, "warm-up E");
+    const e = engine.zeros(parents === null ? 2 : rows, layers.shape.hidden, "warm-up E");
     await cached.forward(tape, e, { rows, parents });
   }
 }
 
 /** Heads whose Deltas and gradients are zero, handled as those of other machines are in both LoRA modes. */
-function emptyHeads(heads: Tensor): HeadPort {
-  const columns = { first: 0, headSize: HEAD_SIZE, heads };
+function emptyHeads(heads: Tensor, { headSize, hidden }: BaseShape): HeadPort {
+  const columns = { first: 0, headSize: Math.min(headSize, hidden), heads };
   const gatherAndScatter = (x: Tensor) => {
     const blocks = gatherHeadColumns(x, columns);
     return {
@@ -147,7 +148,7 @@ function emptyHeads(heads: Tensor): HeadPort {
 }
 
 async function warmHeads(engine: Engine, mode: InputModeName): Promise<void> {
-  const { n_layer: layers, n_head: heads, n_embd: hidden } = CONFIG;
+  const { layers, heads, hidden, headSize } = HEADS_SHAPE;
   using modules = new HeadModules(engine, {
     lora: { ...DEFAULT_LORA, mode, targets: LORA_TARGETS, dropout: 0.5 },
     optimizer: DEFAULT_OPTIMIZER,
@@ -159,27 +160,34 @@ async function warmHeads(engine: Engine, mode: InputModeName): Promise<void> {
     steps: 1,
   });
   const kept = [0, 1];
-  const rows = BATCH.length * kept.length;
+  const rows = SHAPE.length * kept.length;
   for (const layer of kept) {
-    const size = inputRows(modules.input.shape(kept.length, BATCH.length, modules.options));
+    const size = inputRows(modules.input.shape(kept.length, SHAPE.length, modules.options));
     const x = engine.zeros(size.rows, size.columns);
     for (const delta of modules.forward(layer, kept, x, { step: 0, mode: "train", ownsInput: true })) {
       delta.dispose();
     }
   }
   for (const layer of kept.toReversed()) {
-    const gradients = LORA_TARGETS.map(() => engine.zeros(rows, HEAD_SIZE));
+    const gradients = LORA_TARGETS.map(() => engine.zeros(rows, headSize));
     modules.backward(layer, gradients, { step: 0, needsInput: layer > 0 })?.dispose();
     for (const gradient of gradients) gradient.dispose();
   }
   await modules.update(0, new Uint8Array(layers * heads), ["gradientNorm", "loraNorm"]);
 }
 
-function warmData(engine: Engine, baseWeights: BaseWeights): void {
-  using ends = new Gpt2EmbeddingAndHead(engine, CONFIG, initialWeights(CONFIG, 0), { baseWeights });
-  using h = embedTokens(ends, BATCH);
+function warmData(ends: EmbeddingAndHead): void {
+  const length = Math.min(SHAPE.length, ends.shape.positions);
+  const batch = {
+    tokens: new Uint32Array(length),
+    targets: new Uint32Array(length),
+    mask: new Float32Array(length).fill(1),
+    batch: 1,
+    length,
+  };
+  using h = embedTokens(ends, batch);
   for (const training of [true, false]) {
-    const { losses, gradient } = modelLoss(ends, h, BATCH, { labelSmoothing: 0, gradient: training });
+    const { losses, gradient } = modelLoss(ends, h, batch, { labelSmoothing: 0, gradient: training });
     for (const loss of losses) loss.dispose();
     gradient?.dispose();
   }
