@@ -1,16 +1,19 @@
 /**
- * The control server: transports for devices, REST API and live events on Hono. Apart from the main
+ * The control server: transports for devices, REST API and live events on Hono; and an endpoint for texts. Apart from the main
  * entry point, so that those who do not serve do not load Hono.
  *
  * @module
  */
 
 export {
+  type AnsweredText,
   type ConnectionInfo,
   type ControlAppOptions,
   createControlApp,
+  createTextApp,
   eventJson,
   type FetchHandler,
+  type GenerateTextOptions,
   type JoinHandler,
   type Problem,
   problemResponse,
@@ -18,4 +21,6 @@ export {
   type ServeOptions,
   type Serving,
   stepJson,
+  type TextAppOptions,
+  type TextGenerator,
 } from "@edgetuner/transport/server";

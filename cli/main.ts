@@ -53,6 +53,10 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     about: "Talk to a model, with or without an adapter",
     load: () => import("./commands/chat.ts"),
   },
+  "api": {
+    about: "Answer requests in the form of the OpenAI API, here or through the split",
+    load: () => import("./commands/api.ts"),
+  },
   "evaluate": {
     about: "Score texts against references: BLEU, NIST, METEOR, ROUGE-L, CIDEr",
     load: () => import("./commands/evaluate.ts"),

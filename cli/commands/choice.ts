@@ -291,7 +291,7 @@ async function scoreThere(flags: Flags, read: Read): Promise<Likelihoods> {
   const { prepared, bytes } = await throughSplit(
     flags,
     "choice",
-    (tokenizer, positions) => encodeAll(tokenizer, read, flags, positions),
+    ({ tokenizer, positions }) => encodeAll(tokenizer, read, flags, positions),
     async (session, { requests }) => {
       const bar = new ProgressBar(requests.length);
       for (const request of requests) {

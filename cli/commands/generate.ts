@@ -61,12 +61,15 @@ export const FLAGS = {
       "adapter folder, or the parts that devices saved: a,b,c; without one, and without --connect, the base model alone",
   },
   prompt: text("TEXT", "", "what to continue; see --raw, --pair and --chat"),
-  raw: toggle(
-    "--prompt: a text to go on with as it is, or from nothing if it is empty; so it is without --adapter and --connect",
-  ),
-  pair: toggle(
-    "--prompt: the prompt of a pair, which a completion follows; so it is with --adapter or --connect",
-  ),
+  raw: {
+    ...COMMON_FLAGS.raw,
+    help:
+      "--prompt: a text to go on with as it is, or from nothing if it is empty; so it is without --adapter and --connect",
+  },
+  pair: {
+    ...COMMON_FLAGS.pair,
+    help: "--prompt: the prompt of a pair, which a completion follows; so it is with --adapter or --connect",
+  },
   chat: toggle("--prompt: what the user says, in the words of the model's chat template"),
   system: { ...COMMON_FLAGS.system, help: "--chat: what the system says before" },
   data: {
@@ -304,7 +307,7 @@ async function generateThere(flags: Flags, asked: Question): Promise<Generated> 
   const { prepared, bytes } = await throughSplit(
     flags,
     "generate",
-    (tokenizer, positions) => ({
+    ({ tokenizer, positions }) => ({
       tokenizer,
       ends: asked.ends(tokenizer),
       ...promptsOf(flags, asked, tokenizer, positions),

@@ -77,7 +77,7 @@ const FLAGS = {
   ),
   "cache-mb": integer("N", 1024, "generation: most megabytes of keys and values to keep", { min: 1 }),
   devices: COMMON_FLAGS.devices,
-  host: text("HOST", "127.0.0.1", "address to listen on"),
+  host: COMMON_FLAGS.host,
   port: COMMON_FLAGS.port,
   "max-connections": integer("N", 0, "most connections at once; 0 = as the limit of open files allows", {
     min: 0,

@@ -47,6 +47,8 @@ export const COMMON_FLAGS = {
   capacities: text("LIST", "8,5,3", "capacities of the devices; the first one is the data device"),
 
   system: text("TEXT", "", "what the system says before"),
+  raw: toggle("prompts are texts to go on with as they are; so it is without --adapter and --connect"),
+  pair: toggle("prompts are those of pairs, which completions follow; so it is with --adapter or --connect"),
   "max-tokens": integer("N", 64, "most tokens to add", { min: 1 }),
   "repetition-penalty": number("X", 1, "above 1: tokens said before get less likely", {
     min: 0.01,
@@ -66,6 +68,7 @@ export const COMMON_FLAGS = {
     "use the heads of the devices at this edge server, which runs with --generate: ws(s)://.../join/ws",
   ),
   token: text("TOKEN", "", "join token; or EDGETUNER_JOIN_TOKEN"),
+  host: text("HOST", "127.0.0.1", "address to listen on"),
   port: integer("N", 8787, "port to listen on; 0 = any free one", { min: 0, max: 65_535 }),
   codec: text(
     "NAME",

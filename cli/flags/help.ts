@@ -54,15 +54,15 @@ const GROUPS: readonly FlagGroup[] = [
     title: "Generation",
     names: words(
       `max-tokens temperature top-k top-p beams best min-length repetition-penalty length-penalty
-      no-repeat-ngram cache-mb`,
+      no-repeat-ngram cache-mb once`,
     ),
   },
   {
     title: "Network",
     names: words(
-      `server connect token name host port join-token admin-token transport codec link bandwidth latency
+      `server connect token name alias host port api-key join-token admin-token transport codec link bandwidth latency
       micro-batches no-overlap bits speeds compute memory max-connections link-seed link-device
-      connect-timeout join-timeout step-timeout idle-timeout pause-timeout ping-interval retry-timeout cache endpoint`,
+      connect-timeout join-timeout step-timeout idle-timeout pause-timeout request-timeout max-waiting ping-interval retry-timeout cache endpoint`,
     ),
   },
   {

@@ -37,6 +37,11 @@ export const CONNECT_WAITS = {
   "retry-timeout": seconds(10, "over HTTP: how long to repeat a request that failed"),
 };
 
+/** Limits of those who answer requests for texts. */
+export const REQUEST_WAITS = {
+  "request-timeout": seconds(600, "longest time from a request to the end of its answer"),
+};
+
 /** Longest time for one attempt to connect, in milliseconds. */
 const ATTEMPT_MS = 10_000;
 

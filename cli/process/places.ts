@@ -38,7 +38,7 @@ const COMMAND_OF: Readonly<Record<string, string>> = {
 };
 
 /** Commands that no program of `examples/` stands for. */
-const ONLY_COMMANDS: readonly string[] = ["chat", "doctor"];
+const ONLY_COMMANDS: readonly string[] = ["chat", "api", "doctor"];
 
 /**
  * The command that a program of `examples/` stands for; `null` if there is no such program.

@@ -33,28 +33,41 @@ export const SPLIT_FLAGS = {
   codec: { ...COMMON_FLAGS.codec, help: "--connect: module of a codec that the run may use" },
 };
 
+/** The model of a run, as the device that generates has it. */
+export interface SplitModel {
+  /** Reads and makes tokens. */
+  readonly tokenizer: Tokenizer;
+  /** Tokens that the model can be given. */
+  readonly positions: number;
+  /** V: tokens that it can be given are below. */
+  readonly vocabulary: number;
+  /** Fingerprint of the model. */
+  readonly fingerprint: string;
+}
+
 /**
  * Joins the run at `--connect` and works with the model that its parties make up.
  *
  * @param name What the device is called, with something random behind it.
- * @param prepare Called before joining, with the tokenizer and the model's positions, so that nobody waits for work
- * that can be done alone.
- * @param use Called with what `prepare` returned once all are there.
+ * @param prepare Called before joining, with what this device has of the model, so that nobody waits for work that can
+ * be done alone.
+ * @param use Called with what `prepare` returned once all are there; the signal says when the run is over.
  * @returns What was prepared, and all bytes on the wire.
  * @throws What ended the run.
  */
 export async function throughSplit<T>(
   flags: FlagValues<typeof SPLIT_FLAGS> & { readonly connect: string },
   name: string,
-  prepare: (tokenizer: Tokenizer, positions: number) => T,
-  use: (session: TokenSession, prepared: T) => Promise<void>,
+  prepare: (model: SplitModel) => T,
+  use: (session: TokenSession, prepared: T, ended: AbortSignal) => Promise<void>,
 ): Promise<{ readonly prepared: T; readonly bytes: number }> {
   const link = await openLink(`${name}.ts`, flags, flags.connect, "--connect");
   const { model, tokenizer } = await openModel(flags.model, flags);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const baseWeights = baseWeightsOf(flags);
   using ends = loadEmbeddingAndHead(engine, model, { baseWeights });
-  const prepared = prepare(tokenizer, ends.shape.positions);
+  const { positions, vocabulary } = ends.shape;
+  const prepared = prepare({ tokenizer, positions, vocabulary, fingerprint: model.fingerprint });
   const codecs = await codecsFor(flags.codec, pluginLimit(runWaits(flags).timeoutMs));
   await warmUp(engine, { ends });
   const { error, ledger } = await runUserDevice({
@@ -70,7 +83,7 @@ export async function throughSplit<T>(
       loss: { labelSmoothing: 0 },
       fingerprint: model.fingerprint,
       next: () => null,
-      generate: (session) => use(session, prepared),
+      generate: (session, ended) => use(session, prepared, ended),
     },
   });
   if (error !== null) throw error;

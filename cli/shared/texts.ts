@@ -13,6 +13,7 @@ import {
   type EncodedRequest,
   endsOf,
   generateGreedy,
+  type GenerationModel,
   joinAdapters,
   type LikelihoodOptions,
   loadAdapter,
@@ -21,6 +22,7 @@ import {
   loadLayers,
   type LocalHeads,
   logLikelihoods,
+  type OpenedModel,
   openModel,
   sample,
   type Tokenizer,
@@ -56,19 +58,19 @@ export class TextModel implements Disposable {
   readonly #ends: EmbeddingAndHead;
   readonly #heads: LocalHeads | null;
   readonly #tokenizer: Tokenizer;
+  /** Fingerprint of the base model. */
+  readonly fingerprint: string;
 
   private constructor(
-    engine: Engine,
-    layers: BaseLayers,
-    ends: EmbeddingAndHead,
-    heads: LocalHeads | null,
-    tokenizer: Tokenizer,
+    model: GenerationModel & { readonly heads: LocalHeads | null },
+    { model: { fingerprint }, tokenizer }: OpenedModel,
   ) {
-    this.#engine = engine;
-    this.#layers = layers;
-    this.#ends = ends;
-    this.#heads = heads;
+    this.#engine = model.engine;
+    this.#layers = model.layers;
+    this.#ends = model.ends;
+    this.#heads = model.heads;
     this.#tokenizer = tokenizer;
+    this.fingerprint = fingerprint;
   }
 
   /** Loads a model, and an adapter that was trained on it. */
@@ -78,7 +80,8 @@ export class TextModel implements Disposable {
     webgpu = "deno",
     baseWeights: BaseWeights = "f32",
   ): Promise<TextModel> {
-    const { model, tokenizer } = await openModel(files.model, files);
+    const opened = await openModel(files.model, files);
+    const { model } = opened;
     if (adapter !== null && adapter.fingerprint !== "" && adapter.fingerprint !== model.fingerprint) {
       throw new UsageError(
         `Cannot use the adapter as it must have been trained on ${files.model}: its base has fingerprint ${
@@ -88,13 +91,9 @@ export class TextModel implements Disposable {
     }
     const engine = await Engine.create({ gpu: await loadGpu(webgpu) });
     const heads = adapter === null ? null : loadHeads(engine, adapter);
-    return new TextModel(
-      engine,
-      loadLayers(engine, model, { baseWeights }),
-      loadEmbeddingAndHead(engine, model, { baseWeights }),
-      heads,
-      tokenizer,
-    );
+    const layers = loadLayers(engine, model, { baseWeights });
+    const ends = loadEmbeddingAndHead(engine, model, { baseWeights });
+    return new TextModel({ engine, layers, ends, heads }, opened);
   }
 
   /** Most tokens of a prompt that a text of up to `SHORT_TEXT` tokens is to follow. */
@@ -105,6 +104,11 @@ export class TextModel implements Disposable {
   /** Tokens that the model can be given at once. */
   get positions(): number {
     return this.#ends.shape.positions;
+  }
+
+  /** V: tokens that it can be given are below. */
+  get vocabulary(): number {
+    return this.#ends.shape.vocabulary;
   }
 
   /**

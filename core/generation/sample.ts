@@ -97,6 +97,8 @@ export async function sample(
     options.onToken?.(token);
     const full = prompt.length + generated.length > session.contextLength;
     if (endTokens.includes(token) || generated.length === maxNewTokens || full) break;
+    // No further pass: `onToken` may have been what ended it.
+    if (options.signal?.aborted) break;
     logits = await session.append([token], [0]);
   }
   return generated;

@@ -86,6 +86,7 @@ export class Peer implements AsyncDisposable {
   #failure: unknown = null;
   #ended = false;
   #isSilent = false;
+  #hasEnded = false;
   #sending: Promise<void> = Promise.resolve();
   readonly #reading: Promise<void>;
   readonly #remote: Side | undefined;
@@ -117,6 +118,11 @@ export class Peer implements AsyncDisposable {
   /** True once the peer let a wait reach its limit: it need not be waited for again. */
   get isSilent(): boolean {
     return this.#isSilent;
+  }
+
+  /** True once the other side has said that the run is over. */
+  get hasEnded(): boolean {
+    return this.#hasEnded;
   }
 
   /** Rejects when the peer has failed or its channel has ended; for racing against other waits. */
@@ -397,6 +403,7 @@ export class Peer implements AsyncDisposable {
         }
         // The run is over for everyone: whoever waits gets the error, on this side as on that one.
         if (frame.kind === "end" && frame.meta.diverged === true) throw divergenceOf(frame.meta);
+        if (frame.kind === "end") this.#hasEnded = true;
         // The end of a run may come at any moment: it reaches whoever waits, in every lane.
         const lanes: Lane[] = frame.kind === "end"
           ? ["control", "data", "heads"]

@@ -59,8 +59,9 @@ export interface DataSide {
    * device. Not in tensor-parallel runs.
    *
    * @param session Continuations of one prompt at a time; use ends with this call.
+   * @param ended Aborted once the run is over for this device, for whoever waits for something else meanwhile.
    */
-  generate?(session: TokenSession): Promise<void>;
+  generate?(session: TokenSession, ended: AbortSignal): Promise<void>;
 }
 
 /** What a data side takes part with. */
@@ -141,8 +142,14 @@ export class DataDevice {
   /** There is no further batch: generates, if that is what the run is for, and waits for the end. */
   async #finish(step: number, { best }: { readonly best: boolean }): Promise<void> {
     const { peer, data, state } = this.#options;
-    await data.generate?.(new RemoteSession(peer, data.ends, step));
-    await peer.send("finished", { step, meta: best ? { best } : {} });
+    if (data.generate !== undefined) {
+      const ended = new AbortController();
+      const end = () => ended.abort(new DOMException("the run is over", "AbortError"));
+      peer.closed.then(end, end);
+      await data.generate(new RemoteSession(peer, data.ends, step), ended.signal);
+    }
+    // If the run has ended meanwhile, its end waits to be read.
+    if (!peer.hasEnded) await peer.send("finished", { step, meta: best ? { best } : {} });
     // The edge server ends the run for everyone; wait for its word.
     const frame = await peer.next("data", "the end of the run");
     if (frame.kind !== "end") {

@@ -1,5 +1,6 @@
 /**
- * The control server of an edge server, on Hono: transports for devices, REST API, live events.
+ * The control server of an edge server, on Hono: transports for devices, REST API, live events; and an endpoint for
+ * texts in the form of the OpenAI API.
  * Imported as `@edgetuner/edgetuner/server`, so that those who do not serve do not load Hono.
  *
  * @module
@@ -12,5 +13,12 @@ export {
   type JoinHandler,
   stepJson,
 } from "./control_app.ts";
+export {
+  type AnsweredText,
+  createTextApp,
+  type GenerateTextOptions,
+  type TextAppOptions,
+  type TextGenerator,
+} from "./text_app.ts";
 export { type ConnectionInfo, type FetchHandler, serve, type ServeOptions, type Serving } from "./serve.ts";
 export { type Problem, problemResponse } from "../problem.ts";

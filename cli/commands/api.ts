@@ -1,0 +1,204 @@
+/**
+ * An endpoint in the form of the OpenAI API, over a model on this machine or through the split.
+ *
+ * @module
+ */
+
+import { type ChatTemplate, chatTemplateOf, environmentVariable, type ListenError } from "@edgetuner/core";
+import { requireToken } from "@edgetuner/transport";
+import { createTextApp, serve, type TextGenerator } from "@edgetuner/transport/server";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
+import { type FlagValues, integer, readFlags, text, UsageError } from "../flags/flags.ts";
+import { REQUEST_WAITS } from "../flags/waiting_flags.ts";
+import { baseWeightsOf } from "../flags/weights_flag.ts";
+import { neverBegan } from "../output/run_end.ts";
+import { command, type CommandRun } from "../process/command.ts";
+import { Interrupts } from "../process/interrupts.ts";
+import type { Call } from "../process/invocation.ts";
+import { INTERRUPTED } from "../process/supervisor.ts";
+import { SPLIT_FLAGS, throughSplit } from "../shared/split_session.ts";
+import { modelName, textGenerator } from "../shared/text_generators.ts";
+import { loadAdapterParts, TextModel } from "../shared/texts.ts";
+
+/** Longest time for those who get an answer to take the end of it, in milliseconds. */
+const SHUTDOWN_MS = 1000;
+/** Longer than an answer may take: nothing is sent while it is being made. */
+const IDLE_SPARE_MS = 10_000;
+
+const FLAGS = {
+  ...SPLIT_FLAGS,
+  adapter: {
+    ...COMMON_FLAGS.adapter,
+    help:
+      "adapter folder, or the parts that devices saved: a,b,c; the model alone is there too, as NAME:base",
+  },
+  connect: COMMON_FLAGS.connect,
+  raw: { ...COMMON_FLAGS.raw, help: `/v1/completions: ${COMMON_FLAGS.raw.help}` },
+  pair: { ...COMMON_FLAGS.pair, help: `/v1/completions: ${COMMON_FLAGS.pair.help}` },
+  "max-tokens": {
+    ...COMMON_FLAGS["max-tokens"],
+    default: 0,
+    min: 0,
+    help: "most tokens that a request may ask for; 0 = as many as the model has room for",
+  },
+  temperature: { ...COMMON_FLAGS.temperature, default: 1, help: "of requests that say none" },
+  "top-p": { ...COMMON_FLAGS["top-p"], default: 1, help: "of requests that say none" },
+  host: COMMON_FLAGS.host,
+  port: { ...COMMON_FLAGS.port, default: 8000 },
+  alias: text("NAME", "", "name of the model in requests; else that of its folder or file"),
+  "api-key": text(
+    "KEY",
+    "",
+    "key that requests must show; EDGETUNER_API_KEY, or else a new one that is printed",
+  ),
+  "max-waiting": integer("N", 16, "most requests that wait while one is answered; more get 503", { min: 1 }),
+  ...REQUEST_WAITS,
+};
+
+type Flags = FlagValues<typeof FLAGS>;
+
+/** What the flags say and open before there is a GPU. */
+interface Options {
+  readonly flags: Flags;
+  readonly template: ChatTemplate | null;
+  readonly key: string;
+}
+
+async function readOptions(call: Call): Promise<Options> {
+  const flags = readFlags(
+    {
+      name: "api",
+      about:
+        "Answers requests in the form of the OpenAI API: /v1/chat/completions, /v1/completions and /v1/models. " +
+        "With --connect through the split: texts stay on this machine.",
+      examples: [
+        "edgetuner api --model MODEL",
+        "edgetuner api --model MODEL --adapter runs/chat/adapter --api-key secret-key",
+        "edgetuner api --model MODEL --connect ws://127.0.0.1:8787/join/ws --token T",
+      ],
+    },
+    FLAGS,
+    call,
+  );
+  if (flags.connect !== "" && flags.adapter !== "") {
+    throw new UsageError(
+      "Cannot answer requests as one of --connect and --adapter may be given: with --connect the devices have the heads",
+    );
+  }
+  if (flags.raw && flags.pair) {
+    throw new UsageError("Cannot answer requests as one of --raw and --pair may be given: both are");
+  }
+  return {
+    flags,
+    template: await chatTemplateOf(flags.model, flags.tokenizer),
+    key: flags["api-key"] || environmentVariable("EDGETUNER_API_KEY") || crypto.randomUUID(),
+  };
+}
+
+async function main(options: Options): Promise<number> {
+  const { flags } = options;
+  using interrupts = new Interrupts();
+  if (flags.connect === "") await answerHere(options, interrupts.signal);
+  else await answerThere(options, interrupts.signal);
+  return interrupts.asked ? INTERRUPTED : 0;
+}
+
+/** What generators of both kinds have of the flags. */
+function common({ flags, template }: Options) {
+  const isPair = flags.pair || !flags.raw && (flags.adapter !== "" || flags.connect !== "");
+  return { id: flags.alias || modelName(flags.model), template, isPair };
+}
+
+/** With the whole model on this machine. */
+async function answerHere(options: Options, signal: AbortSignal): Promise<void> {
+  const { flags } = options;
+  const adapter = await loadAdapterParts(flags.adapter);
+  using model = await TextModel.open(flags, adapter, flags.webgpu, baseWeightsOf(flags));
+  const { fingerprint, tokenizer, positions, vocabulary } = model;
+  const shared = { ...common(options), fingerprint, tokenizer, positions, vocabulary };
+  const generators = [textGenerator({ ...shared, search: (search) => model.search(search) })];
+  if (adapter !== null) {
+    const base = {
+      ...shared,
+      id: `${shared.id}:base`,
+      isPair: flags.pair,
+      search: <T>(search: Parameters<typeof model.search<T>>[0]) => model.search(search, null),
+    };
+    generators.push(textGenerator(base));
+  }
+  await answerUntil(generators, options, signal);
+}
+
+/** As the data device of a run for generation: texts and tokens stay here. */
+async function answerThere(options: Options, signal: AbortSignal): Promise<void> {
+  await throughSplit(
+    options.flags,
+    "api",
+    (opened) => opened,
+    async (session, { fingerprint, tokenizer, positions, vocabulary }, lost) => {
+      const generator = textGenerator({
+        ...{ ...common(options), fingerprint, tokenizer, positions, vocabulary },
+        search: (search) => search(session),
+      });
+      await answerUntil([generator], options, AbortSignal.any([signal, lost]));
+    },
+  );
+}
+
+/** Answers requests until the signal aborts. */
+async function answerUntil(
+  models: readonly TextGenerator[],
+  { flags, key }: Options,
+  signal: AbortSignal,
+): Promise<void> {
+  const requestTimeoutMs = flags["request-timeout"] * 1000;
+  let last: Promise<unknown> = Promise.resolve();
+  const app = createTextApp({
+    models: models.map((model) => ({
+      ...model,
+      generate: (prompt, options) => {
+        const made = model.generate(prompt, options);
+        last = made.catch(() => {});
+        return made;
+      },
+    })),
+    apiKey: key,
+    defaults: { temperature: flags.temperature, topP: flags["top-p"] },
+    maxWaiting: flags["max-waiting"],
+    ...(flags["max-tokens"] > 0 && { maxTokens: flags["max-tokens"] }),
+    requestTimeoutMs,
+    signal,
+    onAnswer: ({ model, promptTokens, tokens, ms, reason }) =>
+      console.error(
+        `${model}: ${tokens} tokens after ${promptTokens} in ${(ms / 1000).toFixed(1)} s, ${reason}`,
+      ),
+  });
+  await using server = await serve(app, {
+    hostname: flags.host,
+    port: flags.port,
+    authorize: requireToken(key),
+    requestTimeoutMs,
+    idleTimeoutMs: requestTimeoutMs + IDLE_SPARE_MS,
+  }).catch(({ message, code }: ListenError) => {
+    throw new UsageError(code === "EADDRINUSE" ? `${message}; try --port 0` : message);
+  });
+  const names = models.map(({ id }) => id).join(" and ");
+  console.log(`${names} at http://${flags.host}:${server.port}/v1  (key ${key})`);
+  if (models[0]!.chatPrompt === null) {
+    console.error("The model has no chat template: /v1/completions answers, /v1/chat/completions does not");
+  }
+  const { promise, resolve } = Promise.withResolvers<void>();
+  if (signal.aborted) resolve();
+  else signal.addEventListener("abort", () => resolve());
+  await promise;
+  await server.shutdown(SHUTDOWN_MS);
+  // It ends with its next token; until then the model must stay.
+  await last;
+}
+
+/** Runs the command. */
+export const run: CommandRun = command(
+  readOptions,
+  (options, call) => main(options).catch((error) => neverBegan(call, "api", error)),
+  "answers",
+);
