@@ -1,280 +1,397 @@
 /**
- * Filters of templates: of texts, numbers and single values. `sequence_filters.ts` has those of lists.
+ * Filters of templates, as jinja2 has them.
  *
  * @module
  */
 
+import { grow, spend } from "./budget.ts";
 import { UnsupportedError } from "./errors.ts";
-import { formatPercent, roundTo } from "./formatting.ts";
-import type { Filter, FilterContext } from "./filter.ts";
-import { capitalize, halfOf, replace } from "./methods.ts";
-import { signed } from "./operations.ts";
-import { SEQUENCE_FILTERS } from "./sequence_filters.ts";
-import { bind } from "./signature.ts";
-import { lengthOf, SPACE_CLASS, splitLines, strip } from "./text.ts";
+import { capitalize, lengthOf, replace, SPACE_CLASS, splitLines, strip } from "./methods.ts";
+import { binary, isEqual, memberOf, order, runTest, signed } from "./operations.ts";
 import {
-  Dict,
+  bind,
+  type Bound,
   fail,
   type Given,
   integerOf,
+  Items,
+  itemsOf,
+  joined,
   Markup,
   numberOf,
-  smallInteger,
+  sizeOf,
+  stringOf,
   truthOf,
-  Tuple,
   typeOf,
   Undefined,
   type Value,
 } from "./values.ts";
-import { type JsonLayout, textOf, writeJson } from "./writing.ts";
+import { fixed, formatPercent, textOf, writeJson } from "./writing.ts";
 
-/** The longest indentation. */
+/** The longest indentation, and the longest piece of a list. */
 const MOST_COLUMNS = 1000;
 
-const text = (change: (text: string) => string): Filter => (value, given, { budget }) => {
-  bind("the filter", [], given);
-  const self = textOf(value, budget);
-  budget.spend(self.length);
-  return change(self);
-};
+/** Reads an attribute of each item, by names and numbers between dots; the item itself without one. */
+function getter(attribute: Value | undefined, other?: Value): (item: Value) => Value {
+  if (attribute === undefined || attribute === null) return (item) => item;
+  if (typeof attribute === "string" && attribute.includes(",")) {
+    throw new UnsupportedError("several attributes");
+  }
+  const path = typeof attribute === "string"
+    ? attribute.split(".").map((part) => /^\d+$/.test(part) ? BigInt(part) : part)
+    : [attribute];
+  return (item) =>
+    path.reduce<Value>((value, part) => {
+      const found = memberOf(value, part, "item");
+      return other !== undefined && found instanceof Undefined ? other : found;
+    }, item);
+}
 
-function jsonFilter(value: Value, given: Given, { budget }: FilterContext): Value {
-  const parameters = ["ensure_ascii?", "indent?", "separators?", "sort_keys?"];
-  const { ensure_ascii: ascii = false, indent = null, separators = null, sort_keys: sort = false } = bind(
-    "tojson",
-    parameters,
-    given,
-  );
-  const moved = indent === null ? null : typeof indent === "string" ? indent : spaces(indent, "indent");
-  const signs = separators === null ? [moved === null ? ", " : ",", ": "] : separatorsOf(separators);
-  const layout: JsonLayout = {
-    letters: truthOf(ascii) ? "ascii" : "any",
-    indent: moved,
-    comma: signs[0]!,
-    colon: signs[1]!,
-    sorted: truthOf(sort),
+/** What items are ordered by: texts without regard to case, unless it matters. */
+function keyed({ attribute, case_sensitive: cased = false }: Bound, other?: Value): (item: Value) => Value {
+  const read = getter(attribute, other);
+  return (item) => {
+    const value = read(item);
+    return typeof value === "string" && !truthOf(cased) ? value.toLowerCase() : value;
   };
-  const result = writeJson(value, layout, budget);
-  budget.checkSize(result.length);
-  return result;
+}
+
+function sorted(items: readonly Value[], key: (item: Value) => Value, reverse: Value = null): Value[] {
+  spend(items.length * Math.ceil(Math.log2(items.length + 2)));
+  // Equal ones keep their order, also from the largest on.
+  const sign = truthOf(reverse) ? -1 : 1;
+  return items.map((item) => [key(item), item] as const).toSorted(([a], [b]) => {
+    const difference = order(a, b);
+    if (Number.isNaN(difference)) throw new UnsupportedError("sorting numbers that are none");
+    return sign * difference;
+  }).map(([, item]) => item);
+}
+
+const generator = (items: readonly Value[]) => new Items(items, "generator");
+
+function dictsort(value: Value, bound: Bound): Value {
+  if (!(value instanceof Map)) return fail(`'${typeOf(value)}' object has no attribute 'items'`);
+  const { by = "key" } = bound;
+  const at = by === "key" ? 0n : by === "value" ? 1n : fail('You can only sort by either "key" or "value"');
+  const pairs = [...value].map((pair: readonly Value[]) => new Items(pair, "tuple"));
+  return new Items(sorted(pairs, keyed({ ...bound, attribute: at }), bound.reverse));
+}
+
+/** Items whose keys differ from those before. */
+function unique(value: Value, bound: Bound): Value {
+  const key = keyed(bound);
+  const seen = new Set<string>();
+  return generator(
+    itemsOf(value).filter((item) => {
+      const found = key(item);
+      const number = numberOf(found);
+      if (number === null && typeof found !== "string" && found !== null) {
+        throw new UnsupportedError(`"unique" of ${typeOf(found)}`);
+      }
+      const name = number === null ? `${typeof found} ${found}` : String(Number(number));
+      if (typeof number === "bigint" && !Number.isSafeInteger(Number(number))) {
+        throw new UnsupportedError('"unique"');
+      }
+      const { size } = seen;
+      return seen.add(name).size > size;
+    }),
+  );
+}
+
+function batch(value: Value, { linecount, fill_with: fill = null }: Bound): Value {
+  const size = integerOf(linecount!, "linecount");
+  if (size < 1 || size > MOST_COLUMNS) throw new UnsupportedError(`batch of ${size}`);
+  const items = itemsOf(value);
+  const count = Math.ceil(items.length / size);
+  return generator(Array.from({ length: count }, (_, i) => {
+    const piece = items.slice(i * size, (i + 1) * size);
+    return new Items(fill === null ? piece : [...piece, ...Array<Value>(size - piece.length).fill(fill)]);
+  }));
+}
+
+function groupby(value: Value, bound: Bound): Value {
+  const read = getter(bound.attribute, bound.default);
+  const key = keyed(bound, bound.default);
+  const groups: { readonly key: Value; readonly first: Value; readonly items: Value[] }[] = [];
+  for (const item of sorted(itemsOf(value), key)) {
+    const last = groups.at(-1);
+    if (last !== undefined && isEqual(last.key, key(item))) last.items.push(item);
+    else groups.push({ key: key(item), first: read(item), items: [item] });
+  }
+  return new Items(groups.map(({ first, items }) => new Items([first, new Items(items)], "tuple")));
+}
+
+function sum(value: Value, { attribute, start = 0n }: Bound): Value {
+  if (typeof start === "string") return fail("sum() can't sum strings");
+  const items = itemsOf(value).map(getter(attribute));
+  // Python adds up floats with less error than one by one.
+  if (items.filter((item) => typeof item === "number").length > 1) {
+    throw new UnsupportedError("sum of fractions");
+  }
+  return items.reduce((total, item) => binary("+", total, item), start);
+}
+
+function extreme(sign: 1 | -1) {
+  return (value: Value, bound: Bound): Value => {
+    const key = keyed(bound);
+    const items = itemsOf(value);
+    if (items.length === 0) return new Undefined("No aggregated item, sequence was empty.");
+    return items.reduce((best, item) => sign * order(key(item), key(best)) > 0 ? item : best);
+  };
+}
+
+function map(value: Value, given: Given): Value {
+  // What counts as false has no items, whatever it is.
+  const items = truthOf(value) ? itemsOf(value) : [];
+  if (given.positional.length === 0 && given.named.has("attribute")) {
+    const { attribute, default: other } = bind("map", "attribute default?", given);
+    return generator(items.map(getter(attribute, other)));
+  }
+  const [name = fail("map requires a filter argument"), ...positional] = given.positional;
+  return generator(items.map((item) => runFilter(String(name), item, { positional, named: given.named })));
+}
+
+/** `select` and its like: by a test, of items or of an attribute of theirs. */
+function selecting(kind: "keep" | "drop", by: "item" | "attribute") {
+  return (value: Value, { positional, named }: Given): Value => {
+    const rest = [...positional];
+    const attribute = by === "attribute"
+      ? rest.shift() ?? fail("Missing parameter for attribute name")
+      : undefined;
+    const read = getter(attribute);
+    const name = rest.shift();
+    return generator((truthOf(value) ? itemsOf(value) : []).filter((item) => {
+      const found = read(item);
+      const holds = name === undefined
+        ? truthOf(found)
+        : runTest(String(name), found, { positional: rest, named });
+      return holds === (kind === "keep");
+    }));
+  };
 }
 
 /** An indentation that nobody writes is refused: a shorter one would give another text. */
-function spaces(count: Value, what: string): string {
-  const columns = Math.max(0, smallInteger(count, what));
+function spaces(width: Value): string {
+  if (typeof width === "string") return width;
+  const columns = Math.max(0, integerOf(width, "indent"));
   if (columns > MOST_COLUMNS) {
     throw new UnsupportedError(`an indentation of more than ${MOST_COLUMNS} columns`);
   }
   return " ".repeat(columns);
 }
 
-function separatorsOf(value: Value): string[] {
-  const items = value instanceof Tuple || (typeof value === "object" && value !== null && "items" in value)
-    ? (value as Tuple).items
-    : [];
-  if (items.length === 2 && items.every((item) => typeof item === "string")) return items as string[];
-  throw new UnsupportedError("such separators of tojson");
+function tojson(
+  value: Value,
+  { ensure_ascii: ascii = false, indent = null, separators = null, sort_keys }: Bound,
+) {
+  const moved = indent === null ? null : spaces(indent);
+  const signs = separators instanceof Items ? separators.all : [moved === null ? ", " : ",", ": "];
+  const layout = {
+    isAscii: truthOf(ascii),
+    indent: moved,
+    comma: stringOf(signs[0], "a separator"),
+    colon: stringOf(signs[1], "a separator"),
+    isSorted: truthOf(sort_keys ?? false),
+  };
+  const result = writeJson(value, layout);
+  grow(result.length);
+  return result;
 }
 
-function indent(value: Value, given: Given, { budget }: FilterContext): Value {
-  const { width = 4n, first = false, blank = false } = bind("indent", ["width?", "first?", "blank?"], given);
-  const by = typeof width === "string" ? width : spaces(width, "width");
-  if (typeof value !== "string") {
-    return fail(`unsupported operand type(s) for +=: '${typeOf(value)}' and 'str'`);
-  }
-  const source = value;
-  const lines = splitLines(`${source}\n`);
-  const size = source.length + lines.length * (by.length + 1);
-  budget.checkSize(size);
-  budget.spend(size);
-  const rest = lines.slice(1).map((line) => truthOf(blank) || line !== "" ? by + line : line);
-  const moved = [lines[0] ?? "", ...rest].join("\n");
+function indent(value: Value, { width = 4n, first = false, blank = false }: Bound): Value {
+  const by = spaces(width);
+  const lines = splitLines(`${stringOf(value, "what is indented")}\n`);
+  grow((value as string).length + lines.length * (by.length + 1));
+  const moved = lines.map((line, i) => i > 0 && (truthOf(blank) || line !== "") ? by + line : line).join(
+    "\n",
+  );
   return truthOf(first) ? by + moved : moved;
 }
 
-/** `int`: a text in digits, or a number without its fraction; something else where that fails. */
-function toInteger(value: Value, given: Given, _context: FilterContext): Value {
-  const { default: fallback = 0n, base = 10n } = bind("int", ["default?", "base?"], given);
+/** A number in a text, as Python's `float` reads it; `null` if there is none. */
+function parseFloat(text: string): number | null {
+  const digits = strip(text, "both").toLowerCase();
+  if (/[^\0-\x7f]|_|^[-+]?(?:inf|nan)/.test(digits)) throw new UnsupportedError("a number of such digits");
+  return /^[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?$/.test(digits) ? Number(digits) : null;
+}
+
+function toInteger(value: Value, { default: fallback = 0n, base = 10n }: Bound): Value {
+  if (!isEqual(base, 10n)) throw new UnsupportedError("int with another base");
   if (value instanceof Undefined) return fail(`${value.hint} is undefined`);
-  if (typeof value === "string") {
-    if (integerOf(base, "base") !== 10n) throw new UnsupportedError("int with another base");
-    const digits = strip(value, "both");
-    if (/^[-+]?\d+(?:_\d+)*$/.test(digits)) {
-      const whole = BigInt(digits.replace(/[-+_]/g, ""));
-      return digits.startsWith("-") ? -whole : whole;
-    }
-    if (/[^\0-\x7f]/.test(digits)) throw new UnsupportedError("int of such digits");
-  }
-  const number = typeof value === "string" ? floatOf(value) : numberOf(value);
-  if (typeof number === "bigint") return number;
-  if (number === Infinity || number === -Infinity) {
-    return typeof value === "string" ? fallback : fail("cannot convert float infinity to integer");
-  }
-  return number === null || Number.isNaN(number) ? fallback : BigInt(Math.trunc(number));
+  const digits = typeof value === "string" ? strip(value, "both") : "";
+  if (/^[-+]?\d{1,300}$/.test(digits)) return BigInt(digits.replace("+", ""));
+  const number = typeof value === "string" ? parseFloat(value) : numberOf(value);
+  if (typeof number !== "number") return number ?? fallback;
+  if (!Number.isFinite(number)) throw new UnsupportedError("int of such numbers");
+  return BigInt(Math.trunc(number));
 }
 
-/** A number in a text, as Python's `float` reads it. */
-function floatOf(value: string): number | null {
-  const digits = strip(value, "both").toLowerCase();
-  const [, sign, word] = /^([-+]?)(inf|infinity|nan)$/.exec(digits) ?? [];
-  if (word !== undefined) return word === "nan" ? NaN : sign === "-" ? -Infinity : Infinity;
-  if (/[^\0-\x7f]/.test(digits)) throw new UnsupportedError("float of such digits");
-  const part = "\\d+(?:_\\d+)*";
-  const pattern = new RegExp(`^[-+]?(?:${part}\\.?(?:${part})?|\\.${part})(?:e[-+]?${part})?$`);
-  return pattern.test(digits) ? Number(digits.replaceAll("_", "")) : null;
-}
-
-function toFloat(value: Value, given: Given, _context: FilterContext): Value {
-  const { default: fallback = 0 } = bind("float", ["default?"], given);
+function toFloat(value: Value, { default: fallback = 0 }: Bound): Value {
   if (value instanceof Undefined) return fail(`${value.hint} is undefined`);
-  const number = typeof value === "string" ? floatOf(value) : numberOf(value);
-  if (number === null) return fallback;
-  if (typeof number === "bigint" && !Number.isFinite(Number(number))) return fail("int too large");
-  return Number(number);
+  const number = typeof value === "string" ? parseFloat(value) : numberOf(value);
+  return number === null ? fallback : Number(number);
 }
 
-function round(value: Value, given: Given, _context: FilterContext): Value {
-  const { precision = 0n, method = "common" } = bind("round", ["precision?", "method?"], given);
+function round(value: Value, { precision = 0n, method = "common" }: Bound): Value {
   const number = numberOf(value) ?? fail(`type ${typeOf(value)} doesn't define __round__ method`);
-  const digits = smallInteger(precision, "precision");
-  if (method === "common") return roundTo(number, digits);
-  if (method !== "ceil" && method !== "floor") return fail("method must be common, ceil or floor");
-  if (Math.abs(digits) > 15) throw new UnsupportedError(`rounding to ${digits} digits`);
-  // 10 ** digits is exact there, or a float as in Python.
-  const unit = digits >= 0 ? 10 ** digits : 1 / 10 ** -digits;
-  const scaled = Number(number) * unit;
-  if (!Number.isFinite(scaled)) throw new UnsupportedError("rounding numbers that are not finite");
+  const digits = integerOf(precision, "precision");
+  if (!["common", "ceil", "floor"].includes(String(method))) {
+    return fail("method must be common, ceil or floor");
+  }
+  if (digits < 0 || digits > 15 || Math.abs(Number(number)) >= 2 ** 53) {
+    throw new UnsupportedError(`rounding to ${digits} digits, or such numbers`);
+  }
+  if (method === "common") return typeof number === "bigint" ? number : Number(fixed(number, digits));
+  const scaled = Number(number) * 10 ** digits;
   // Python has no negative zero among its whole numbers.
-  return ((method === "ceil" ? Math.ceil(scaled) : Math.floor(scaled)) + 0) / unit;
+  return ((method === "ceil" ? Math.ceil(scaled) : Math.floor(scaled)) + 0) / 10 ** digits;
 }
 
-function truncate(value: Value, given: Given, { budget }: FilterContext): Value {
-  const parameters = ["length?", "killwords?", "end?", "leeway?"];
-  const { length = 255n, killwords = false, end = "...", leeway = 5n } = bind("truncate", parameters, given);
-  const [most, more] = [smallInteger(length, "length"), smallInteger(leeway ?? 5n, "leeway")];
-  const tail = typeof end === "string" ? end : fail("end must be str");
-  const self = textOf(value, budget);
-  if (most < lengthOf(tail)) return fail(`expected length >= ${lengthOf(tail)}, got ${most}`);
-  if (more < 0) return fail(`expected leeway >= 0, got ${more}`);
+function truncate(
+  value: Value,
+  { length = 255n, killwords = false, end = "...", leeway = 5n }: Bound,
+): Value {
+  const [most, more] = [integerOf(length, "length"), integerOf(leeway ?? 5n, "leeway")];
+  const tail = stringOf(end, "end");
+  const self = textOf(value);
+  if (most < lengthOf(tail) || more < 0) return fail(`expected length >= ${lengthOf(tail)}, leeway >= 0`);
   if (lengthOf(self) <= most + more) return self;
   const cut = [...self].slice(0, most - lengthOf(tail)).join("");
-  if (truthOf(killwords)) return cut + tail;
-  const at = cut.lastIndexOf(" ");
-  return (at < 0 ? cut : cut.slice(0, at)) + tail;
+  return (truthOf(killwords) || !cut.includes(" ") ? cut : cut.slice(0, cut.lastIndexOf(" "))) + tail;
 }
 
 const ESCAPED: Readonly<Record<string, string>> = {
   ...{ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;" },
 };
 
-function escape(value: Value, given: Given, { budget }: FilterContext): Value {
-  bind("escape", [], given);
+function escape(value: Value): Value {
   if (value instanceof Markup) return value;
-  const escaped = textOf(value, budget).replace(/[&<>"']/g, (sign) => ESCAPED[sign]!);
-  budget.spend(escaped.length);
-  budget.checkSize(escaped.length);
+  const escaped = textOf(value).replace(/[&<>"']/g, (sign) => ESCAPED[sign]!);
+  grow(escaped.length);
   return new Markup(escaped);
 }
 
-function titleOf(self: string): string {
-  // Words begin after dashes, brackets and white space.
-  return self.split(new RegExp(`([-${SPACE_CLASS}({[<]+)`, "u"))
-    .map((word) => {
-      if (word === "") return "";
-      const [first = ""] = word;
-      return first.toUpperCase() + word.slice(first.length).toLowerCase();
-    }).join("");
+/** Words begin after dashes, brackets and white space. */
+function title(text: string): string {
+  return text.split(new RegExp(`([-${SPACE_CLASS}({[<]+)`, "u"))
+    .map((word) => word === "" ? "" : [...word][0]!.toUpperCase() + [...word].slice(1).join("").toLowerCase())
+    .join("");
 }
 
-const centered: Filter = (value, given, { budget }) => {
-  const size = smallInteger(bind("center", ["width?"], given).width ?? 80n, "width");
-  const self = textOf(value, budget);
-  const missing = Math.max(0, size - lengthOf(self));
-  budget.checkSize(self.length + missing);
-  budget.spend(self.length + missing);
-  const before = halfOf(missing, size);
-  return " ".repeat(before) + self + " ".repeat(missing - before);
+const changed = (change: (text: string) => string) => (value: Value): Value => {
+  const self = textOf(value);
+  spend(self.length);
+  return change(self);
 };
 
-const fallback: Filter = (value, given) => {
-  const { default_value: other = "", boolean = false } = bind(
-    "default",
-    ["default_value?", "boolean?"],
-    given,
-  );
-  return value instanceof Undefined || (truthOf(boolean) && !truthOf(value)) ? other : value;
-};
+function length(value: Value): Value {
+  return BigInt(sizeOf(value) ?? fail(`object of type '${typeOf(value)}' has no len()`));
+}
 
-const VALUE_FILTERS: Readonly<Record<string, Filter>> = {
-  abs: (value, given) => {
-    bind("abs", [], given);
+/** The first or the last item. */
+function end(value: Value, at: 0 | -1): Value {
+  const isGenerator = value instanceof Items && value.kind === "generator";
+  if (isGenerator && at < 0) return fail("'generator' object is not reversible");
+  const item = isGenerator ? value.next() : itemsOf(value).at(at);
+  return item === undefined ? new Undefined("No such item, sequence was empty.") : item;
+}
+
+function reverse(value: Value): Value {
+  const items = [...itemsOf(value)].reverse();
+  if (typeof value === "string") return items.join("");
+  // What cannot be gone through from its end becomes a list.
+  return value instanceof Items && value.kind === "generator" ? new Items(items) : generator(items);
+}
+
+const orElse = (value: Value, { default_value: other = "", boolean = false }: Bound): Value =>
+  value instanceof Undefined || (truthOf(boolean) && !truthOf(value)) ? other : value;
+
+type Run = readonly [parameters: string, run: (value: Value, bound: Bound) => Value];
+
+const FILTERS: Readonly<Record<string, Run>> = {
+  abs: ["", (value) => {
     const number = numberOf(value) ?? fail(`bad operand type for abs(): '${typeOf(value)}'`);
     return number < 0 || Object.is(number, -0) ? signed("-", number) : number;
-  },
-  capitalize: text(capitalize),
-  center: centered,
-  d: fallback,
-  default: fallback,
-  e: escape,
-  escape,
-  float: toFloat,
-  format: (value, given, { budget }) => {
-    if (given.named.size > 0 && given.positional.length > 0) {
-      return fail("can't handle positional and keyword arguments");
-    }
-    const named = given.named.size > 0 ? new Dict(given.named) : new Tuple(given.positional);
-    return formatPercent(textOf(value, budget), named, budget);
-  },
-  indent,
-  int: toInteger,
-  lower: text((self) => self.toLowerCase()),
-  replace: (value, given, { budget }) => {
-    const { old, new: after, count = null } = bind("replace", ["old", "new", "count?"], given);
-    const most = count === null ? -1 : smallInteger(count, "count");
-    return replace(textOf(value, budget), [textOf(old!, budget), textOf(after!, budget)], most, budget);
-  },
-  round,
-  safe: (value, given, { budget }) => {
-    bind("safe", [], given);
-    return value instanceof Markup ? value : new Markup(textOf(value, budget));
-  },
-  string: (value, given, { budget }) => {
-    bind("string", [], given);
-    return value instanceof Markup ? value : textOf(value, budget);
-  },
-  title: text(titleOf),
-  tojson: jsonFilter,
-  trim: (value, given, { budget }) => {
-    const { chars = null } = bind("trim", ["chars?"], given);
-    if (chars !== null && typeof chars !== "string") return fail("strip arg must be None or str");
-    return strip(textOf(value, budget), "both", chars);
-  },
-  truncate,
-  upper: text((self) => self.toUpperCase()),
-  wordcount: (value, given, { budget }) => {
-    bind("wordcount", [], given);
-    return BigInt(textOf(value, budget).match(/[\p{L}\p{N}_]+/gu)?.length ?? 0);
-  },
+  }],
+  batch: ["linecount fill_with?", batch],
+  capitalize: ["", changed(capitalize)],
+  count: ["", length],
+  d: ["default_value? boolean?", orElse],
+  default: ["default_value? boolean?", orElse],
+  dictsort: ["case_sensitive? by? reverse?", dictsort],
+  e: ["", escape],
+  escape: ["", escape],
+  first: ["", (value) => end(value, 0)],
+  float: ["default?", toFloat],
+  groupby: ["attribute default? case_sensitive?", groupby],
+  indent: ["width? first? blank?", indent],
+  int: ["default? base?", toInteger],
+  items: ["", (value) => {
+    if (value instanceof Undefined) return generator([]);
+    if (!(value instanceof Map)) return fail("Can only get item pairs from a mapping.");
+    return generator([...value].map((pair: readonly Value[]) => new Items(pair, "tuple")));
+  }],
+  join: ["d? attribute?", (value, { d = "", attribute }) => {
+    const items = itemsOf(value).map(getter(attribute)).map(textOf);
+    return joined(textOf(d), items);
+  }],
+  last: ["", (value) => end(value, -1)],
+  length: ["", length],
+  list: ["", (value) => new Items(itemsOf(value))],
+  lower: ["", changed((text) => text.toLowerCase())],
+  max: ["case_sensitive? attribute?", extreme(1)],
+  min: ["case_sensitive? attribute?", extreme(-1)],
+  replace: [
+    "old new count?",
+    (value, { old, new: after, count = null }) =>
+      replace(textOf(value), textOf(old!), textOf(after!), count === null ? -1 : integerOf(count, "count")),
+  ],
+  reverse: ["", reverse],
+  round: ["precision? method?", round],
+  safe: ["", (value) => value instanceof Markup ? value : new Markup(textOf(value))],
+  sort: [
+    "reverse? case_sensitive? attribute?",
+    (value, bound) => new Items(sorted(itemsOf(value), keyed(bound), bound.reverse)),
+  ],
+  string: ["", (value) => value instanceof Markup ? value : textOf(value)],
+  sum: ["attribute? start?", sum],
+  title: ["", changed(title)],
+  tojson: ["ensure_ascii? indent? separators? sort_keys?", tojson],
+  trim: ["chars?", (value, { chars }) => strip(textOf(value), "both", chars)],
+  truncate: ["length? killwords? end? leeway?", truncate],
+  unique: ["case_sensitive? attribute?", unique],
+  upper: ["", changed((text) => text.toUpperCase())],
+  wordcount: ["", (value) => BigInt(textOf(value).match(/[\p{L}\p{N}_]+/gu)?.length ?? 0)],
 };
+
+/** Filters that give their arguments on. */
+const PASSING: Readonly<Record<string, (value: Value, given: Given) => Value>> = {
+  format: (value, { positional, named }) => {
+    if (named.size > 0 && positional.length > 0) return fail("can't handle positional and keyword arguments");
+    return formatPercent(textOf(value), named.size > 0 ? named : new Items(positional, "tuple"));
+  },
+  map,
+  reject: selecting("drop", "item"),
+  rejectattr: selecting("drop", "attribute"),
+  select: selecting("keep", "item"),
+  selectattr: selecting("keep", "attribute"),
+};
+
+/** Filters that escaped text can be given. */
+const OF_MARKUP = new Set("d default e escape safe length count tojson string".split(" "));
 
 /**
  * Runs a filter.
  *
  * @throws {UnsupportedError} If it is one of jinja2's that is not done here.
- * @throws {TemplateError} If there is none of that name.
  */
-export function runFilter(name: string, value: Value, given: Given, context: FilterContext): Value {
-  for (const filters of [VALUE_FILTERS, SEQUENCE_FILTERS]) {
-    if (!Object.hasOwn(filters, name)) continue;
-    if (value instanceof Markup && !MARKUP_FILTERS.has(name)) {
-      throw new UnsupportedError(`"${name}" of escaped text`);
-    }
-    return filters[name]!(value, given, context);
+export function runFilter(name: string, value: Value, given: Given): Value {
+  const isDone = Object.hasOwn(FILTERS, name);
+  if (!isDone && !Object.hasOwn(PASSING, name)) throw new UnsupportedError(`the filter "${name}"`);
+  if (value instanceof Markup && !OF_MARKUP.has(name)) {
+    throw new UnsupportedError(`"${name}" of escaped text`);
   }
-  throw new UnsupportedError(`the filter "${name}"`);
+  if (!isDone) return PASSING[name]!(value, given);
+  const [parameters, run] = FILTERS[name]!;
+  return run(value, bind(name, parameters, given));
 }
-
-/** Filters that escaped text can be given. */
-const MARKUP_FILTERS: ReadonlySet<string> = new Set(
-  "d default e escape safe length count tojson string".split(" "),
-);

@@ -4,18 +4,18 @@
  * @module
  */
 
+import { spend, tooMuch } from "./budget.ts";
 import { TemplateError, UnsupportedError } from "./errors.ts";
-import { bind } from "./signature.ts";
 import {
-  type Budget,
-  Callable,
-  Dict,
+  bind,
+  type Call,
   fail,
   type Given,
   integerOf,
+  Items,
+  itemsOf,
   Namespace,
-  Range,
-  requireItems,
+  stringOf,
   type Value,
 } from "./values.ts";
 import { textOf } from "./writing.ts";
@@ -24,41 +24,38 @@ import { textOf } from "./writing.ts";
 const MAX_RANGE = 100_000;
 
 function range({ positional, named }: Given): Value {
-  if (named.size > 0) return fail("range() takes no keyword arguments");
-  if (positional.length < 1 || positional.length > 3) return fail("range expected 1 to 3 arguments");
+  if (named.size > 0 || positional.length < 1 || positional.length > 3) {
+    return fail("range expected 1 to 3 arguments");
+  }
   const numbers = positional.map((value) => integerOf(value, "range() arguments"));
-  const [start, stop] = numbers.length === 1 ? [0n, numbers[0]!] : [numbers[0]!, numbers[1]!];
-  const step = numbers[2] ?? 1n;
-  if (step === 0n) return fail("range() arg 3 must not be zero");
-  const made = new Range(start, stop, step);
-  if (made.length > MAX_RANGE) {
-    throw new RangeError(`the template must ask for ranges of at most ${MAX_RANGE} numbers: it does not`);
+  const [start = 0, stop = 0, step = 1] = numbers.length === 1 ? [0, ...numbers] : numbers;
+  if (step === 0) return fail("range() arg 3 must not be zero");
+  const length = Math.max(0, Math.ceil((stop - start) / step));
+  if (length > MAX_RANGE || numbers.some((number) => Math.abs(number) === 2 ** 31)) {
+    throw tooMuch(`ask for ranges of at most ${MAX_RANGE} numbers`);
   }
-  return made;
+  spend(length);
+  const written = `range(${start}, ${stop}${step === 1 ? "" : `, ${step}`})`;
+  return new Items(Array.from({ length }, (_, i) => BigInt(start + i * step)), "range", written);
 }
 
-/** Pairs for a mapping: those of another, those of a list, and named ones. */
-function pairsOf({ positional, named }: Given, budget: Budget): [Value, Value][] {
+/** A mapping of another, or of pairs, and of named fields. */
+function dict({ positional, named }: Given): ReadonlyMap<string, Value> {
   if (positional.length > 1) return fail(`dict expected at most 1 argument, got ${positional.length}`);
-  const [first] = positional;
-  const pairs: [Value, Value][] = [];
-  if (first instanceof Dict) pairs.push(...first.entries.map(([key, value]): [Value, Value] => [key, value]));
-  else if (first !== undefined) {
-    for (const pair of requireItems(first, budget)) {
-      const [key, value, more] = requireItems(pair, budget);
-      if (key === undefined || value === undefined || more !== undefined) return fail("dict needs pairs");
-      pairs.push([key, value]);
-    }
-  }
-  pairs.push(...named);
-  budget.spend(pairs.length);
-  return pairs;
+  const [first = new Map()] = positional;
+  const pairs = first instanceof Map ? [...first] : itemsOf(first).map((pair): [string, Value] => {
+    const [key, value, more] = itemsOf(pair);
+    if (key === undefined || value === undefined || more !== undefined) return fail("dict needs pairs");
+    if (typeof key !== "string") throw new UnsupportedError("keys that are no texts");
+    return [key, value];
+  });
+  spend(pairs.length);
+  return new Map([...pairs, ...named]);
 }
 
-function namespace(given: Given, budget: Budget): Value {
+function namespace(given: Given): Value {
   const made = new Namespace();
-  for (const [key, value] of pairsOf(given, budget)) {
-    if (typeof key !== "string") throw new UnsupportedError("fields of a namespace that are no texts");
+  for (const [key, value] of dict(given)) {
     if (key.startsWith("_")) return fail("a namespace cannot have fields that begin with an underscore");
     made.fields.set(key, value);
   }
@@ -67,13 +64,13 @@ function namespace(given: Given, budget: Budget): Value {
 
 /** Gives a separator each time but the first. */
 function joiner(given: Given): Value {
-  const { sep = ", " } = bind("joiner", ["sep?"], given);
+  const { sep = ", " } = bind("joiner", "sep?", given);
   let isUsed = false;
-  return new Callable("joiner", () => {
+  return () => {
     if (isUsed) return sep;
     isUsed = true;
     return "";
-  });
+  };
 }
 
 const DAYS = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
@@ -85,30 +82,23 @@ const MONTHS = [
 /** A date as `strftime` writes it, in the language of programs. */
 export function strftime(format: string, date: Date): string {
   const two = (value: number) => String(value).padStart(2, "0");
-  const begin = new Date(date.getFullYear(), 0, 1);
-  const midnight = new Date(date.getFullYear(), date.getMonth(), date.getDate());
-  const day = Math.round((midnight.getTime() - begin.getTime()) / 86_400_000) + 1;
-  const hour12 = date.getHours() % 12 || 12;
+  const [day, month] = [DAYS[date.getDay()]!, MONTHS[date.getMonth()]!];
+  const midnight = Date.UTC(date.getFullYear(), date.getMonth(), date.getDate());
+  const dayOfYear = Math.round((midnight - Date.UTC(date.getFullYear(), 0, 1)) / 86_400_000) + 1;
   const year = String(date.getFullYear());
   const codes: Readonly<Record<string, string>> = {
-    ...{ a: DAYS[date.getDay()]!.slice(0, 3), A: DAYS[date.getDay()]!, w: String(date.getDay()) },
-    ...{
-      b: MONTHS[date.getMonth()]!.slice(0, 3),
-      B: MONTHS[date.getMonth()]!,
-      h: MONTHS[date.getMonth()]!.slice(0, 3),
-    },
+    ...{ a: day.slice(0, 3), A: day, w: String(date.getDay()), b: month.slice(0, 3), B: month },
     ...{ d: two(date.getDate()), m: two(date.getMonth() + 1), y: year.slice(-2), Y: year },
-    ...{ e: String(date.getDate()).padStart(2, " "), j: String(day).padStart(3, "0") },
-    ...{ H: two(date.getHours()), I: two(hour12), M: two(date.getMinutes()), S: two(date.getSeconds()) },
-    ...{ p: date.getHours() < 12 ? "AM" : "PM", n: "\n", t: "\t", "%": "%" },
-    ...{ f: String(date.getMilliseconds() * 1000).padStart(6, "0") },
+    ...{ e: String(date.getDate()).padStart(2, " "), j: String(dayOfYear).padStart(3, "0") },
+    ...{ H: two(date.getHours()), I: two(date.getHours() % 12 || 12), M: two(date.getMinutes()) },
+    ...{ S: two(date.getSeconds()), p: date.getHours() < 12 ? "AM" : "PM", "%": "%" },
     F: `${year}-${two(date.getMonth() + 1)}-${two(date.getDate())}`,
     T: `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`,
     R: `${two(date.getHours())}:${two(date.getMinutes())}`,
     D: `${two(date.getMonth() + 1)}/${two(date.getDate())}/${year.slice(-2)}`,
   };
   return format.replace(/%(-?)([^]?)/gu, (_, minus: string, code: string) => {
-    const text = codes[code];
+    const text = Object.hasOwn(codes, code) ? codes[code]! : undefined;
     if (text === undefined || minus !== "" && !/^\d+$/.test(text)) {
       throw new UnsupportedError(`"%${minus}${code}" in a date`);
     }
@@ -120,25 +110,21 @@ export function strftime(format: string, date: Date): string {
  * The names that every template can read.
  *
  * @param now What counts as now.
- * @param budget What they may take.
  */
-export function globals(now: Date, budget: Budget): Map<string, Value> {
-  const functions: Readonly<Record<string, (given: Given) => Value>> = {
+export function globals(now: Date): Map<string, Call> {
+  return new Map(Object.entries<Call>({
     range,
-    dict: (given) => new Dict(pairsOf(given, budget)),
-    // The library has a function of that name, which its values cannot be given.
-    "#namespace": (given) => namespace(given, budget),
+    dict,
+    // The library has a function of that name, which Python's values cannot be given.
+    "#namespace": namespace,
     joiner,
     raise_exception: (given) => {
-      throw new TemplateError(textOf(bind("raise_exception", ["message"], given).message!, budget));
+      throw new TemplateError(textOf(bind("raise_exception", "message", given).message!));
     },
-    strftime_now: (given) => {
-      const { format } = bind("strftime_now", ["format"], given);
-      return typeof format === "string" ? strftime(format, now) : fail("strftime() argument 1 must be str");
-    },
+    strftime_now: (given) =>
+      strftime(stringOf(bind("strftime_now", "format", given).format, "the format"), now),
     cycler: () => {
       throw new UnsupportedError('"cycler"');
     },
-  };
-  return new Map(Object.entries(functions).map(([name, call]) => [name, new Callable(name, call)]));
+  }));
 }

@@ -6,8 +6,8 @@
  */
 
 import { Environment } from "@huggingface/jinja";
+import { grow, spend } from "./budget.ts";
 import { UnsupportedError } from "./errors.ts";
-import type { FilterContext } from "./filter.ts";
 import { runFilter } from "./filters.ts";
 import {
   ArrayValue,
@@ -19,24 +19,19 @@ import {
   type Node,
   ObjectValue,
 } from "./library.ts";
-import { attributeOf, itemOf, sliceOf } from "./members.ts";
-import { binary, compare, signed } from "./operations.ts";
-import { runTest } from "./tests.ts";
+import { binary, compare, memberOf, runTest, signed, sliceOf } from "./operations.ts";
 import { SIGN } from "./tokens.ts";
 import { reads } from "./tree.ts";
 import {
-  type Budget,
-  Callable,
-  Dict,
+  type Call,
   fail,
   type Given,
-  List,
+  Items,
+  itemsOf,
+  joined,
   Loop,
   Namespace,
-  Once,
-  requireItems,
   truthOf,
-  Tuple,
   typeOf,
   Undefined,
   type Value,
@@ -69,10 +64,8 @@ class Leave {
 class PythonValue implements Held {
   readonly type = "PythonValue";
   readonly value: Value;
-  readonly #budget: Budget;
-  constructor(value: Value, budget: Budget) {
+  constructor(value: Value) {
     this.value = value;
-    this.#budget = budget;
   }
 
   __bool__(): { readonly value: boolean } {
@@ -80,7 +73,7 @@ class PythonValue implements Held {
   }
 
   toString(): string {
-    return textOf(this.value, this.#budget);
+    return textOf(this.value);
   }
 }
 
@@ -88,12 +81,10 @@ type Scope = Environment;
 
 /** Runs one template once. */
 export class PythonInterpreter extends Base {
-  readonly #budget: Budget;
   readonly #constants: ReadonlyMap<string, Value>;
-  readonly #context: FilterContext;
   /** Functions of the library's, and what they are here. */
-  readonly #functions = new WeakMap<Held, Callable>();
-  readonly #heldFunctions = new WeakMap<Callable, Held>();
+  readonly #functions = new WeakMap<Held, Call>();
+  readonly #heldFunctions = new WeakMap<Call, Held>();
   /** Stands in the text where a marked part begins or ends. Nobody can guess it. */
   readonly #mark = `\0${crypto.randomUUID()}`;
   #depth = 0;
@@ -101,18 +92,10 @@ export class PythonInterpreter extends Base {
   /**
    * @param scope What the template may read.
    * @param constants Values of the names that stand for constants.
-   * @param budget What it may take.
    */
-  constructor(scope: Scope, constants: ReadonlyMap<string, Value>, budget: Budget) {
+  constructor(scope: Scope, constants: ReadonlyMap<string, Value>) {
     super(scope);
-    this.#budget = budget;
     this.#constants = constants;
-    this.#context = {
-      budget,
-      filter: (name, value, given) => runFilter(name, value, given, this.#context),
-      test: (name, value, given) => runTest(name, value, given, budget),
-      item: (value, key) => itemOf(value, key, budget),
-    };
   }
 
   /** Runs a template. */
@@ -134,10 +117,10 @@ export class PythonInterpreter extends Base {
   }
 
   #hold(value: Value): Held {
-    if (!(value instanceof Callable)) return new PythonValue(value, this.#budget);
+    if (typeof value !== "function") return new PythonValue(value);
     let held = this.#heldFunctions.get(value);
     if (held === undefined) {
-      held = new FunctionValue(() => fail(`'${value.name}' cannot be called there`));
+      held = new FunctionValue(() => fail("a function cannot be called there"));
       this.#heldFunctions.set(value, held);
       this.#functions.set(held, value);
     }
@@ -153,9 +136,9 @@ export class PythonInterpreter extends Base {
       case "UndefinedValue":
         return new Undefined("parameter was not provided");
       case "ArrayValue":
-        return new Tuple((value as Held[]).map((item) => this.#valueOf(item)));
+        return new Items((value as Held[]).map((item) => this.#valueOf(item)), "tuple");
       case "ObjectValue":
-        return new Dict([...value as Map<string, Held>].map(([key, item]) => [key, this.#valueOf(item)]));
+        return this.#fieldsOf(held);
       default:
         return value as Value;
     }
@@ -166,7 +149,7 @@ export class PythonInterpreter extends Base {
   }
 
   override evaluate(node: Node | undefined, scope: Scope): Held {
-    this.#budget.spend(1);
+    spend(1);
     const made = this.#expression(node!, scope);
     if (made !== undefined) return this.#hold(made);
     switch (node!.type) {
@@ -192,10 +175,13 @@ export class PythonInterpreter extends Base {
         throw new Leave(node!.type as "Break" | "Continue");
       case "Items":
         return new ArrayValue(
-          requireItems(this.#value(node!.value, scope), this.#budget).map((item) => this.#hold(item)),
+          itemsOf(this.#value(node!.value, scope)).map((item) => this.#hold(item)),
         );
-      case "Fields":
-        return this.#fields(this.#value(node!.value, scope));
+      case "Fields": {
+        const value = this.#value(node!.value, scope);
+        if (!(value instanceof Map)) return fail("argument after ** must be a mapping");
+        return new ObjectValue(new Map([...value].map(([key, field]) => [key, this.#hold(field)])));
+      }
       default:
         return super.evaluate(node, scope);
     }
@@ -206,14 +192,14 @@ export class PythonInterpreter extends Base {
     for (const node of body) {
       try {
         const written = this.evaluate(node, scope);
-        if (written.type !== "NullValue") text += textOf(this.#valueOf(written), this.#budget);
+        if (written.type !== "NullValue") text += textOf(this.#valueOf(written));
       } catch (error) {
         if (error instanceof Leave) error.text = text + error.text;
         throw error;
       }
-      this.#budget.checkSize(text.length);
+      grow(text.length);
     }
-    this.#budget.spend(text.length);
+    spend(text.length);
     return this.#hold(text);
   }
 
@@ -259,7 +245,7 @@ export class PythonInterpreter extends Base {
       namespace.fields.set(field, value);
       return;
     }
-    const items = requireItems(value, this.#budget);
+    const items = itemsOf(value);
     const targets: readonly Node[] = target.value;
     if (items.length !== targets.length) {
       return fail(`cannot unpack ${items.length} values into ${targets.length} names`);
@@ -270,7 +256,7 @@ export class PythonInterpreter extends Base {
   #for(node: Node, scope: Scope): string {
     const isFiltered = node.iterable.type === "SelectExpression";
     const iterable = this.#value(isFiltered ? node.iterable.lhs : node.iterable, scope);
-    const items = requireItems(iterable, this.#budget);
+    const items = itemsOf(iterable);
     let at = 0;
     const isKept = (item: Value): boolean => {
       if (!isFiltered) return true;
@@ -285,10 +271,10 @@ export class PythonInterpreter extends Base {
       }
       return undefined;
     };
-    const loop = new Loop(next, isFiltered || iterable instanceof Once ? null : items.length, 0);
+    const loop = new Loop(next);
     let text = "";
     for (let item = loop.advance(); item !== undefined; item = loop.advance()) {
-      this.#budget.spend(1);
+      spend(1);
       const inner = new Environment(scope);
       this.#assign(node.loopvar, item, inner);
       this.declare(inner, "loop", loop);
@@ -299,7 +285,7 @@ export class PythonInterpreter extends Base {
         text += error.text;
         if (error.kind === "Break") break;
       }
-      this.#budget.checkSize(text.length);
+      grow(text.length);
     }
     return loop.index0 < 0 ? String(this.evaluateBlock(node.defaultBlock, new Environment(scope))) : text;
   }
@@ -310,44 +296,32 @@ export class PythonInterpreter extends Base {
     const name: string = node.name.value;
     const { value: run } = scope.variables.get(name) as unknown as HeldFunction;
     const takesCaller = reads(node.body, "caller");
-    this.declare(
-      scope,
-      name,
-      new Callable(name, ({ positional, named }) => {
-        const rest = new Map(named);
-        const caller = rest.get("caller");
-        rest.delete("caller");
-        if (caller !== undefined && !takesCaller) fail(`macro '${name}' takes no keyword argument 'caller'`);
-        const outer = new Environment(scope);
-        this.declare(outer, "caller", caller ?? new Undefined("No caller defined"));
-        return this.#valueOf(this.#captured(() => run(this.#arguments({ positional, named: rest }), outer)));
-      }),
-    );
+    this.declare(scope, name, ({ positional, named }) => {
+      const { caller, ...rest } = Object.fromEntries(named);
+      if (caller !== undefined && !takesCaller) fail(`macro '${name}' takes no keyword argument 'caller'`);
+      const outer = new Environment(scope);
+      this.declare(outer, "caller", caller ?? new Undefined("No caller defined"));
+      const args = this.#arguments({ positional, named: new Map(Object.entries(rest)) });
+      return this.#valueOf(this.#captured(() => run(args, outer)));
+    });
     return done;
   }
 
+  /** The library makes a function of the body, which is given to the one that is called. */
   #callBlock(node: Node, scope: Scope): Held {
     const called = this.#value(node.call.callee, scope);
-    // The library makes a function of the body, and gives it to what is called.
     const inner = new Environment(scope);
-    const name: string = node.call.callee.value;
+    const stand: Call = () => fail("such a function cannot be called there");
     const take = new FunctionValue((args, given) => {
-      const run = given.lookupVariable("caller") as unknown as HeldFunction;
-      const caller = new Callable(
-        "caller",
-        (more) => this.#valueOf(this.#captured(() => run.value(this.#arguments(more), given))),
-      );
-      const [last] = args.slice(-1);
-      const named = new Map(
-        [...(last!.value as Map<string, Held>)].map(([key, value]) => [key, this.#valueOf(value)]),
-      );
+      const { value: run } = given.lookupVariable("caller") as unknown as HeldFunction;
+      const named = new Map(this.#fieldsOf(args.at(-1)!));
+      named.set("caller", (more) => this.#valueOf(this.#captured(() => run(this.#arguments(more), given))));
       const positional = args.slice(0, -1).map((value) => this.#valueOf(value));
-      return this.#hold(this.#called(called, { positional, named: named.set("caller", caller) }));
+      return this.#hold(this.#called(called, { positional, named }));
     });
-    const stand = new Callable(name, () => fail(`'${name}' cannot be called there`));
     this.#functions.set(take, stand);
     this.#heldFunctions.set(stand, take);
-    this.declare(inner, name, stand);
+    this.declare(inner, node.call.callee.value, stand);
     return super.evaluateCallStatement(node, inner);
   }
 
@@ -356,10 +330,8 @@ export class PythonInterpreter extends Base {
     return [...positional.map((value) => this.#hold(value)), new KeywordArguments(fields)];
   }
 
-  #fields(value: Value): Held {
-    if (!(value instanceof Dict)) return fail("argument after ** must be a mapping");
-    if (value.keys.some((key) => typeof key !== "string")) return fail("keywords must be strings");
-    return new ObjectValue(new Map(value.entries.map(([key, field]) => [key as string, this.#hold(field)])));
+  #fieldsOf(held: Held): Map<string, Value> {
+    return new Map([...held.value as Map<string, Held>].map(([key, value]) => [key, this.#valueOf(value)]));
   }
 
   #given(args: readonly Node[], scope: Scope): Given {
@@ -372,8 +344,7 @@ export class PythonInterpreter extends Base {
 
   #called(called: Value, given: Given): Value {
     if (called instanceof Undefined) return fail(`${called.hint} is undefined`);
-    if (!(called instanceof Callable)) return fail(`'${typeOf(called)}' object is not callable`);
-    return called.call(given);
+    return typeof called === "function" ? called(given) : fail(`'${typeOf(called)}' object is not callable`);
   }
 
   /** A value after a filter; tests come as filters too. */
@@ -381,44 +352,45 @@ export class PythonInterpreter extends Base {
     const { value: name } = filter.callee ?? filter;
     const given = this.#given(filter.args ?? [], scope);
     const [, kind, test] = /^#(is|not):(.*)$/.exec(name) ?? [];
-    if (test === undefined) return runFilter(name, value, given, this.#context);
-    return runTest(test, value, given, this.#budget) === (kind === "is");
+    return test === undefined
+      ? runFilter(name, value, given)
+      : runTest(test, value, given) === (kind === "is");
   }
 
   /** The value of an expression; `undefined` if the library knows it, or it is none. */
   #expression(node: Node, scope: Scope): Value | undefined {
-    const budget = this.#budget;
     const value = (part: Node) => this.#value(part, scope);
+    const operator = node.operator?.value;
     switch (node.type) {
       case "Identifier":
         return this.#named(node.value, scope);
       case "MemberExpression":
         return this.#member(node, scope);
       case "CallExpression":
-        if (node.callee.value === `${SIGN}tuple`) return new Tuple(node.args.map(value));
+        if (node.callee.value === `${SIGN}tuple`) return new Items(node.args.map(value), "tuple");
         return this.#called(value(node.callee), this.#given(node.args, scope));
       case "FilterExpression":
         return this.#filtered(value(node.operand), node.filter, scope);
       case "ArrayLiteral":
-        return new List(node.value.map(value));
+        return new Items(node.value.map(value));
       case "TupleLiteral":
-        return new Tuple(node.value.map(value));
+        return new Items(node.value.map(value), "tuple");
       case "ObjectLiteral":
-        return new Dict([...node.value].map(([key, field]: [Node, Node]) => [value(key), value(field)]));
+        return new Map(
+          [...node.value].map(([key, field]: [Node, Node]) => [this.#key(key, scope), value(field)]),
+        );
       case "UnaryExpression":
-        return node.operator.value === "not" ? undefined : signed(node.operator.value, value(node.argument));
-      case "BinaryExpression": {
-        const operator: string = node.operator.value;
+        return operator === "not" ? undefined : signed(operator, value(node.argument));
+      case "BinaryExpression":
         if (operator === "and" || operator === "or") return undefined;
-        return binary(operator, value(node.left), value(node.right), budget);
-      }
+        return binary(operator, value(node.left), value(node.right));
       case "Sum":
         return this.#sum(node, value);
       case "Compare": {
         let left = value(node.first);
-        for (const [operator, expression] of node.rest) {
+        for (const [sign, expression] of node.rest) {
           const right = value(expression);
-          if (!compare(operator, left, right, budget)) return false;
+          if (!compare(sign, left, right)) return false;
           left = right;
         }
         return true;
@@ -426,6 +398,12 @@ export class PythonInterpreter extends Base {
       default:
         return undefined;
     }
+  }
+
+  #key(node: Node, scope: Scope): string {
+    const key = this.#value(node, scope);
+    if (typeof key === "string") return key;
+    throw new UnsupportedError(`a key of type ${typeOf(key)}`);
   }
 
   #named(name: string, scope: Scope): Value {
@@ -439,16 +417,10 @@ export class PythonInterpreter extends Base {
 
   #member({ object, property, computed }: Node, scope: Scope): Value {
     const value = this.#value(object, scope);
-    if (!computed) return attributeOf(value, property.value, this.#budget);
-    if (property.type !== "SliceExpression") {
-      return itemOf(value, this.#value(property, scope), this.#budget);
-    }
+    if (!computed) return memberOf(value, property.value, "attribute");
+    if (property.type !== "SliceExpression") return memberOf(value, this.#value(property, scope), "item");
     const parts = [property.start, property.stop, property.step];
-    return sliceOf(
-      value,
-      parts.map((part) => part === undefined ? null : this.#value(part, scope)),
-      this.#budget,
-    );
+    return sliceOf(value, parts.map((part) => part === undefined ? null : this.#value(part, scope)));
   }
 
   /** Sums and differences; what is between them is put together as text first. */
@@ -458,16 +430,12 @@ export class PythonInterpreter extends Base {
       if (operator === "~") terms.at(-1)!.parts.push(part);
       else terms.push({ operator, parts: [part] });
     }
-    const valueOf = (parts: readonly Node[]): Value => {
-      if (parts.length === 1) return value(parts[0]!);
-      const text = parts.map((part) => textOf(value(part), this.#budget)).join("");
-      this.#budget.spend(text.length);
-      this.#budget.checkSize(text.length);
-      return text;
-    };
-    return terms.slice(1).reduce(
-      (sum, { operator, parts }) => binary(operator, sum, valueOf(parts), this.#budget),
-      valueOf(terms[0]!.parts),
+    const [begin, ...others] = terms;
+    const valueOf = (parts: readonly Node[]): Value =>
+      parts.length === 1 ? value(parts[0]!) : joined("", parts.map((part) => textOf(value(part))));
+    return others.reduce(
+      (sum, { operator, parts }) => binary(operator, sum, valueOf(parts)),
+      valueOf(begin!.parts),
     );
   }
 }

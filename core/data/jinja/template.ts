@@ -9,48 +9,19 @@
 
 import { Environment, parse } from "@huggingface/jinja";
 import { withinTime } from "../../contracts/time_limit.ts";
+import { LIMIT_MS, tooMuch, withBudget } from "./budget.ts";
 import { TemplateError, UnsupportedError } from "./errors.ts";
 import { globals } from "./globals.ts";
 import { PythonInterpreter, type Written } from "./interpreter.ts";
 import type { Node } from "./library.ts";
 import { lower } from "./tokens.ts";
 import { mend } from "./tree.ts";
-import { type Budget, fromJson, type Value } from "./values.ts";
+import { fromJson, type Value } from "./values.ts";
 
 export type { Span, Written } from "./interpreter.ts";
 
-/** Longest time of a conversation, in milliseconds. */
-const LIMIT_MS = 1500;
 /** Longest template, in characters; the longest known ones have a twentieth of it. */
 const MAX_SOURCE = 2 ** 20;
-/** Largest text or list, in characters or items: a quarter of a million tokens or so. */
-const MAX_SIZE = 2 ** 20;
-/** Most characters and items of all that is read and made for a conversation. */
-const MAX_WORK = 2 ** 25;
-/** Work between two looks at the clock. */
-const LOOK_EVERY = 4096;
-
-function tooMuch(rule: string): RangeError {
-  return new RangeError(`the template must ${rule}: it does not`);
-}
-
-class RunBudget implements Budget {
-  readonly #until = performance.now() + LIMIT_MS;
-  #work = 0;
-  #looked = 0;
-
-  spend(amount: number): void {
-    this.#work += amount;
-    if (this.#work > MAX_WORK) throw tooMuch(`read and make at most ${MAX_WORK} characters in all`);
-    if (this.#work - this.#looked < LOOK_EVERY) return;
-    this.#looked = this.#work;
-    if (performance.now() > this.#until) throw tooMuch(`be done within ${LIMIT_MS} ms`);
-  }
-
-  checkSize(size: number): void {
-    if (size > MAX_SIZE) throw tooMuch(`make values of at most ${MAX_SIZE} characters`);
-  }
-}
 
 /** Says of the library's own errors that the template is wrong. */
 function told<T>(run: () => T): T {
@@ -95,15 +66,16 @@ export class Template {
    */
   render(names: Readonly<Record<string, unknown>>, now: Date): Written {
     return withinTime("render the conversation", LIMIT_MS + 500, () => {
-      const budget = new RunBudget();
-      const outer = new Environment();
-      const interpreter = new PythonInterpreter(outer, this.#constants, budget);
-      for (const [name, value] of globals(now, budget)) interpreter.declare(outer, name, value);
-      const own = new Environment(outer);
-      for (const [name, value] of Object.entries(names)) {
-        interpreter.declare(own, name, fromJson(value, budget));
-      }
-      return told(() => interpreter.write(this.#program, own));
+      return withBudget(() =>
+        told(() => {
+          const outer = new Environment();
+          const interpreter = new PythonInterpreter(outer, this.#constants);
+          for (const [name, value] of globals(now)) interpreter.declare(outer, name, value);
+          const own = new Environment(outer);
+          for (const [name, value] of Object.entries(names)) interpreter.declare(own, name, fromJson(value));
+          return interpreter.write(this.#program, own);
+        })
+      );
     });
   }
 }

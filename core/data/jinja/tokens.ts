@@ -10,10 +10,10 @@
  */
 
 import type { parse } from "@huggingface/jinja";
-import { TemplateError, UnsupportedError } from "./errors.ts";
-import { type Token, tokenize } from "./lexer.ts";
+import { UnsupportedError } from "./errors.ts";
+import { CLOSING, cut, type Token } from "./lexer.ts";
 import { FILTER_NAMES, TEST_NAMES } from "./names.ts";
-import { Tuple, type Value } from "./values.ts";
+import { fail, Items, type Value } from "./values.ts";
 
 /** A token of the library's. */
 type Put = Parameters<typeof parse>[0][number] & { readonly group: number };
@@ -28,7 +28,6 @@ const WORDS = new Set("and or not in is if else".split(" "));
 const COMPARISONS = ["==", "!=", "<", "<=", ">", ">="];
 /** Most signs before a value, and tags within each other. */
 const MAX_DEPTH = 100;
-const CLOSING: Readonly<Record<string, string>> = { "(": ")", "[": "]", "{": "}" };
 
 const TYPES: Readonly<Record<string, Put["type"]>> = {
   ...{ "(": "OpenParen", ")": "CloseParen", "[": "OpenSquareBracket", "]": "CloseSquareBracket" },
@@ -57,32 +56,23 @@ class Lowering {
   readonly constants = new Map<string, Value>();
   #open: Open[] = [];
   #groups = 0;
-  #line = 0;
   /** Whether what is read may never be run, so that unknown names in it are no mistake yet. */
   #isConditional = false;
 
-  fail(message: string): never {
-    throw new TemplateError(`line ${this.#line}: ${message}`);
-  }
-
-  run(tokens: readonly Token[]): void {
-    for (let at = 0; tokens[at]!.kind !== "end"; at++) {
-      const { kind, text, line } = tokens[at]!;
-      this.#line = line;
-      if (kind === "data") {
-        this.#add(text, "Text", 0);
+  run(source: string): void {
+    for (const piece of cut(source)) {
+      if (piece.kind === "data") {
+        if (piece.text !== "") this.#add(piece.text, "Text", 0);
         continue;
       }
-      const end = tokens.findIndex((token, i) => i > at && token.kind === (kind === "{{" ? "}}" : "%}"));
-      const inside = tokens.slice(at + 1, end);
+      const { kind, tokens } = piece;
       this.#isConditional = this.#open.some(({ tag }) => tag === "if") ||
-        inside.some((token) => token.kind === "name" && token.text === "if");
-      if (kind === "{{") this.#output(inside);
-      else this.#tag(inside);
-      at = end;
+        tokens.some((token) => isWord(token, "if"));
+      if (kind === "{{") this.#output(tokens);
+      else this.#tag(tokens);
     }
     const open = this.#open.at(-1);
-    if (open !== undefined) this.fail(`unexpected end of template, end${open.tag} is missing`);
+    if (open !== undefined) fail(`unexpected end of template, end${open.tag} is missing`);
   }
 
   #add(value: string, type: Put["type"], group: number): void {
@@ -121,12 +111,12 @@ class Lowering {
 
   #tag(inside: readonly Token[]): void {
     const [first, ...rest] = inside;
-    if (first?.kind !== "name") this.fail("a tag must have a name");
+    if (first?.kind !== "name") fail("a tag must have a name");
     const tag = first.text;
     const end = /^end(.+)$/.exec(tag)?.[1];
     const last = this.#open.at(-1)?.tag;
     if (end !== undefined) {
-      if (last !== end || rest.length > 0) this.fail(`unexpected tag '${tag}'`);
+      if (last !== end || rest.length > 0) fail(`unexpected tag '${tag}'`);
       this.#open.pop();
       const isIf = end === "with" || end === "generation";
       this.#statement([isIf ? "endif" : end === "filter" ? "endset" : tag], () => {});
@@ -138,12 +128,12 @@ class Lowering {
       return;
     }
     if (tag === "elif" || tag === "else") {
-      if (last !== "if" && !(last === "for" && tag === "else")) this.fail(`unexpected tag '${tag}'`);
+      if (last !== "if" && !(last === "for" && tag === "else")) fail(`unexpected tag '${tag}'`);
       return this.#statement([tag], () => this.#expression(rest));
     }
     if (tag === "break" || tag === "continue") {
       const inner = this.#open.findLast(({ isLoop, tag }) => isLoop || tag === "macro" || tag === "call");
-      if (inner?.isLoop !== true || rest.length > 0) this.fail(`'${tag}' outside loop`);
+      if (inner?.isLoop !== true || rest.length > 0) fail(`'${tag}' outside loop`);
       return this.#statement([tag], () => {});
     }
     this.#opening(tag, rest);
@@ -164,7 +154,7 @@ class Lowering {
         return this.#statement([tag], () => this.#loop(rest));
       case "filter":
         return this.#statement(["set", `${SIGN}filter`], () => {
-          this.#expression([{ kind: "operator", text: "|", line: this.#line }, ...rest]);
+          this.#expression([{ kind: "operator", text: "|" }, ...rest]);
         });
       case "with":
         return this.#statement(["if", `${SIGN}with`], () => {
@@ -176,7 +166,7 @@ class Lowering {
         return this.#statement(["if", `${SIGN}generation`], () => this.#expression(rest));
       default:
         if (UNSUPPORTED.includes(tag)) throw new UnsupportedError(`{% ${tag} %}`);
-        this.fail(`Encountered unknown tag '${tag}'`);
+        fail(`Encountered unknown tag '${tag}'`);
     }
   }
 
@@ -193,12 +183,12 @@ class Lowering {
 
   /** `if` is a condition of the loop there, and not of the expression. */
   #loop(rest: readonly Token[]): void {
-    if (rest.at(-1)?.kind === "name" && rest.at(-1)?.text === "recursive") {
+    if (isWord(rest.at(-1), "recursive")) {
       throw new UnsupportedError("{% for ... recursive %}");
     }
-    const middle = topLevel(rest, (token) => token.kind === "name" && token.text === "in");
-    if (middle < 0) this.fail("expected 'in'");
-    const condition = topLevel(rest, (token) => token.kind === "name" && token.text === "if");
+    const middle = topLevel(rest, (token) => isWord(token, "in"));
+    if (middle < 0) fail("expected 'in'");
+    const condition = topLevel(rest, (token) => isWord(token, "if"));
     const end = condition < 0 ? rest.length : condition;
     this.#expression(rest.slice(0, middle));
     this.#add("in", "Identifier", 0);
@@ -215,7 +205,7 @@ class Lowering {
       const token = tokens[at]!;
       if (beginsValue(token) && endsValue(tokens[at - 1]) && !isCall(tokens, at)) {
         if (token.kind !== "string" || tokens[at - 1]!.kind !== "string") {
-          this.fail(`unexpected '${token.text}'`);
+          fail(`unexpected '${token.text}'`);
         }
       }
       signs = isSign(token) ? signs + 1 : 0;
@@ -231,26 +221,26 @@ class Lowering {
       const end = closeOf(tokens, at);
       const inside = tokens.slice(at + 1, end);
       if (text === "(" && !isCall(tokens, at)) {
-        if (inside.length === 0) this.#constant(new Tuple([]));
+        if (inside.length === 0) this.#constant(new Items([], "tuple"));
         else this.#bracketed(inside);
         return end + 1;
       }
-      if (isOperator(inside[0], ",")) this.fail("unexpected ','");
+      if (isOperator(inside[0], ",")) fail("unexpected ','");
       this.#add(text, TYPES[text]!, group);
       this.#expression(inside);
       this.#add(CLOSING[text]!, TYPES[CLOSING[text]!]!, group);
       return end + 1;
     }
-    const type = TYPES[text] ?? this.fail(`unexpected '${text}'`);
-    if (text === "," && isOperator(tokens[at + 1], ",")) this.fail("unexpected ','");
+    const type = TYPES[text] ?? fail(`unexpected '${text}'`);
+    if (text === "," && isOperator(tokens[at + 1], ",")) fail("unexpected ','");
     this.#add(text, type, group);
     const next = tokens[at + 1];
     if (text === "." && next?.kind !== "name" && next?.kind !== "integer") {
-      this.fail("expected name or number");
+      fail("expected name or number");
     }
     if (text === "|") {
-      if (next?.kind !== "name") this.fail("expected name");
-      if (!this.#isConditional && !FILTER_NAMES.has(next.text)) this.fail(`no filter named '${next.text}'`);
+      if (next?.kind !== "name") fail("expected name");
+      if (!this.#isConditional && !FILTER_NAMES.has(next.text)) fail(`no filter named '${next.text}'`);
     }
     if ((text === "." || text === "|") && next!.kind === "name") {
       this.#add(next!.text, "Identifier", group);
@@ -268,12 +258,14 @@ class Lowering {
       this.#constant(all);
       return at;
     }
-    if (kind === "integer") this.#constant(BigInt(text.toLowerCase()));
-    else if (kind === "float") this.#constant(Number(text));
+    if (kind === "integer") {
+      if (text.length > 1000) throw new UnsupportedError("a whole number of that size");
+      this.#constant(BigInt(text.toLowerCase()));
+    } else if (kind === "float") this.#constant(Number(text));
     else if (text === "is") return this.#test(tokens, at + 1, group);
     else if (/^(?:[Tt]rue|[Ff]alse)$/.test(text)) this.#constant(text.toLowerCase() === "true");
     else if (text === "none" || text === "None") this.#constant(null);
-    else if (text === "not" && tokens[at + 1]?.kind === "name" && tokens[at + 1]!.text === "in") {
+    else if (text === "not" && isWord(tokens[at + 1], "in")) {
       this.#add("not in", TYPES["not in"]!, group);
       return at + 2;
       // The library has a value of this name in every scope.
@@ -283,10 +275,10 @@ class Lowering {
 
   /** Puts a test as a filter; the place after it. */
   #test(tokens: readonly Token[], at: number, group: number): number {
-    const isNegated = tokens[at]?.kind === "name" && tokens[at]!.text === "not";
+    const isNegated = isWord(tokens[at], "not");
     const name = tokens[isNegated ? ++at : at];
-    if (name?.kind !== "name") this.fail("expected name");
-    if (!this.#isConditional && !TEST_NAMES.has(name.text)) this.fail(`no test named '${name.text}'`);
+    if (name?.kind !== "name") fail("expected name");
+    if (!this.#isConditional && !TEST_NAMES.has(name.text)) fail(`no test named '${name.text}'`);
     this.#add("|", "Pipe", group);
     this.#add(`${SIGN}${isNegated ? "not" : "is"}:${name.text}`, "Identifier", group);
     const next = tokens[++at];
@@ -295,7 +287,7 @@ class Lowering {
       ? "[{".includes(next.text)
       : !["else", "or", "and"].includes(next.text);
     if (!isArgument) return at;
-    if (next.kind === "name" && next.text === "is") this.fail("You cannot chain multiple tests with is");
+    if (isWord(next, "is")) fail("You cannot chain multiple tests with is");
     const end = endOfPrimary(tokens, at);
     this.#add("(", "OpenParen", group);
     this.#expression(tokens.slice(at, end));
@@ -306,6 +298,10 @@ class Lowering {
 
 function isOperator(token: Token | undefined, text: string): boolean {
   return token?.kind === "operator" && token.text === text;
+}
+
+function isWord(token: Token | undefined, text: string): boolean {
+  return token?.kind === "name" && token.text === text;
 }
 
 function isSign(token: Token): boolean {
@@ -373,6 +369,6 @@ function endOfPrimary(tokens: readonly Token[], at: number): number {
  */
 export function lower(source: string): { readonly tokens: Put[]; readonly constants: Map<string, Value> } {
   const lowering = new Lowering();
-  lowering.run(tokenize(source));
+  lowering.run(source);
   return { tokens: lowering.put, constants: lowering.constants };
 }

@@ -1,10 +1,24 @@
 /**
- * Values of templates, as Python has them: whole numbers are `bigint`, others `number`; texts are strings.
+ * Values of templates, as Python has them: whole numbers are `bigint`, others `number`; texts are strings, and
+ * dictionaries maps.
  *
  * @module
  */
 
+import { grow, spend } from "./budget.ts";
 import { TemplateError, UnsupportedError } from "./errors.ts";
+
+/** A dictionary. Its keys are texts. */
+export type Dict = ReadonlyMap<string, Value>;
+
+/** Arguments of a call. */
+export interface Given {
+  readonly positional: readonly Value[];
+  readonly named: ReadonlyMap<string, Value>;
+}
+
+/** A function. */
+export type Call = (given: Given) => Value;
 
 /** A value. */
 export type Value =
@@ -13,150 +27,48 @@ export type Value =
   | bigint
   | number
   | string
-  | List
-  | Tuple
+  | Items
   | Dict
-  | Range
-  | View
-  | Once
   | Undefined
   | Namespace
   | Markup
-  | Callable
+  | Call
   | Loop;
 
-/** What limits a run: everything that makes or walks through something tells it first. */
-export interface Budget {
-  /**
-   * Takes note of so much work.
-   *
-   * @param amount Characters or items.
-   * @throws {RangeError} If it is too much, or too long ago that the run began.
-   */
-  spend(amount: number): void;
-  /** Refuses a text or list of more than the largest size. */
-  checkSize(size: number): void;
-}
-
-/** A list. Templates cannot change one. */
-export class List {
-  readonly items: readonly Value[];
-  constructor(items: readonly Value[]) {
-    this.items = items;
-  }
-}
-
-/** A tuple; those of `groupby` have names for their two items. */
-export class Tuple {
-  readonly items: readonly Value[];
-  readonly names: readonly string[];
-  constructor(items: readonly Value[], names: readonly string[] = []) {
-    this.items = items;
-    this.names = names;
-  }
-}
-
-/** What keys of equal value have in common: 1, 1.0 and True are one key. */
-function keyOf(value: Value): string | null {
-  if (typeof value === "string") return `s${value}`;
-  if (typeof value === "boolean") return `n${Number(value)}`;
-  if (typeof value === "bigint") return `n${value}`;
-  if (typeof value === "number") return `n${Number.isInteger(value) ? BigInt(value) : value}`;
-  if (value === null) return "none";
-  if (value instanceof Undefined) return "undefined";
-  if (value instanceof Range) return `r${value.items}`;
-  if (!(value instanceof Tuple)) return null;
-  const keys = value.items.map(keyOf);
-  return keys.includes(null) ? null : `t${JSON.stringify(keys)}`;
-}
-
-/** A dictionary, in the order of its keys. */
-export class Dict {
-  readonly #entries = new Map<string, readonly [Value, Value]>();
-
-  constructor(entries: Iterable<readonly [Value, Value]> = []) {
-    for (const [key, value] of entries) this.put(key, value);
-  }
-
-  /** For whoever makes it: the first of equal keys stays, with the last value. */
-  put(key: Value, value: Value): void {
-    const name = keyOf(key);
-    if (name === null) throw new TemplateError("a key must be hashable");
-    this.#entries.set(name, [this.#entries.get(name)?.[0] ?? key, value]);
-  }
-
-  get(key: Value): Value | undefined {
-    const name = keyOf(key);
-    if (name === null) throw new TemplateError("a key must be hashable");
-    return this.#entries.get(name)?.[1];
-  }
-
-  get size(): number {
-    return this.#entries.size;
-  }
-
-  get entries(): (readonly [Value, Value])[] {
-    return [...this.#entries.values()];
-  }
-
-  get keys(): Value[] {
-    return this.entries.map(([key]) => key);
-  }
-}
-
-/** Numbers of a range. */
-export class Range {
-  readonly start: bigint;
-  readonly step: bigint;
-  readonly stop: bigint;
-  readonly length: number;
-  constructor(start: bigint, stop: bigint, step: bigint) {
-    this.start = start;
-    this.stop = stop;
-    this.step = step;
-    const span = step > 0n ? stop - start : start - stop;
-    const size = step > 0n ? step : -step;
-    this.length = span <= 0n ? 0 : Number((span + size - 1n) / size);
-  }
-
-  get items(): Value[] {
-    return Array.from({ length: this.length }, (_, i) => this.start + BigInt(i) * this.step);
-  }
-}
-
-/** Keys, values or items of a dictionary. */
-export class View {
-  readonly kind: "keys" | "values" | "items";
-  readonly dict: Dict;
-  constructor(kind: View["kind"], dict: Dict) {
-    this.kind = kind;
-    this.dict = dict;
-  }
-
-  get items(): Value[] {
-    if (this.kind === "items") return this.dict.entries.map((entry) => new Tuple(entry));
-    return this.dict.entries.map(([key, value]) => this.kind === "keys" ? key : value);
-  }
-}
-
-/** What can be gone through once: the result of `map`, `select` and the like. */
-export class Once {
-  readonly #items: readonly Value[];
+/** What holds other values in order. A generator can be gone through once. */
+export class Items {
+  readonly kind: "list" | "tuple" | "range" | "generator" | `dict_${"keys" | "values" | "items"}`;
+  readonly all: readonly Value[];
+  /** How a range is written. */
+  readonly written: string;
   #at = 0;
-  constructor(items: readonly Value[]) {
-    this.#items = items;
+
+  constructor(all: readonly Value[], kind: Items["kind"] = "list", written = "") {
+    this.all = all;
+    this.kind = kind;
+    this.written = written;
   }
 
-  /** The next item; `undefined` after the last. */
+  /** Of a generator, the next item; `undefined` after the last. */
   next(): Value | undefined {
-    return this.#items[this.#at++];
+    return this.all[this.#at++];
   }
 
-  /** All that are left; none are then. */
+  /** Of a generator, all that are left; none are then. */
   rest(): readonly Value[] {
-    const rest = this.#items.slice(this.#at);
-    this.#at = this.#items.length;
+    const rest = this.all.slice(this.#at);
+    this.#at = this.all.length;
     return rest;
+  }
+
+  /** A list or tuple of other items. */
+  like(all: readonly Value[]): Items {
+    return new Items(all, this.kind);
+  }
+
+  /** A list or a tuple: what can be put together, cut and written as JSON. */
+  get isPlain(): boolean {
+    return this.kind === "list" || this.kind === "tuple";
   }
 }
 
@@ -181,39 +93,16 @@ export class Markup {
   }
 }
 
-/** Arguments of a call. */
-export interface Given {
-  readonly positional: readonly Value[];
-  readonly named: ReadonlyMap<string, Value>;
-}
-
-/** A function. */
-export class Callable {
-  readonly name: string;
-  readonly call: (given: Given) => Value;
-  constructor(name: string, call: (given: Given) => Value) {
-    this.name = name;
-    this.call = call;
-  }
-}
-
-/** What a loop says of itself. */
+/** What a loop says of itself. Its items are found one by one, as what it does may decide on those that follow. */
 export class Loop {
   index0 = -1;
-  readonly depth0: number;
   previous: Value | undefined;
   current: Value | undefined;
-  /** What `changed` was last given. */
-  changed: readonly Value[] | null = null;
-  /** Looked at ahead of its turn. */
   readonly #ahead: Value[] = [];
   readonly #next: () => Value | undefined;
-  readonly #known: number | null;
 
-  constructor(next: () => Value | undefined, length: number | null, depth0: number) {
+  constructor(next: () => Value | undefined) {
     this.#next = next;
-    this.#known = length;
-    this.depth0 = depth0;
   }
 
   /** Goes on; `undefined` after the last. */
@@ -226,109 +115,89 @@ export class Loop {
   }
 
   get following(): Value | undefined {
-    if (this.#ahead.length === 0) {
-      const value = this.#next();
-      if (value !== undefined) this.#ahead.push(value);
-    }
+    if (this.#ahead.length === 0) this.#look();
     return this.#ahead[0];
   }
 
   get length(): number {
-    if (this.#known !== null) return this.#known;
-    for (let value = this.#next(); value !== undefined; value = this.#next()) this.#ahead.push(value);
+    while (this.#look());
     return this.index0 + 1 + this.#ahead.length;
   }
-}
 
-/** What JSON holds, as a value. */
-export function fromJson(value: unknown, budget: Budget, depth = 0): Value {
-  budget.spend(1);
-  if (depth > 100) throw new UnsupportedError("data more than 100 deep");
-  if (value === null || typeof value === "boolean") return value;
-  if (typeof value === "string") {
-    budget.spend(value.length);
-    return value;
+  #look(): boolean {
+    const value = this.#next();
+    if (value !== undefined) this.#ahead.push(value);
+    return value !== undefined;
   }
-  if (typeof value === "number") {
-    return Number.isInteger(value) && Math.abs(value) < 2 ** 53 ? BigInt(value) : value;
-  }
-  if (typeof value === "bigint") return value;
-  if (Array.isArray(value)) return new List(value.map((item) => fromJson(item, budget, depth + 1)));
-  if (value instanceof Number) return Number(value);
-  if (typeof value !== "object") throw new UnsupportedError(`a value of type ${typeof value}`);
-  const fields = Object.entries(value).filter(([, field]) => field !== undefined);
-  return new Dict(fields.map(([key, field]) => [key, fromJson(field, budget, depth + 1)]));
-}
-
-/** Name of a value's type, as Python has it. */
-export function typeOf(value: Value): string {
-  if (value === null) return "NoneType";
-  if (typeof value === "boolean") return "bool";
-  if (typeof value === "bigint") return "int";
-  if (typeof value === "number") return "float";
-  if (typeof value === "string") return "str";
-  if (value instanceof Dict) return "dict";
-  if (value instanceof View) return `dict_${value.kind}`;
-  return value.constructor.name.toLowerCase();
-}
-
-/** True if a value counts as true. */
-export function truthOf(value: Value): boolean {
-  if (value === null || value instanceof Undefined) return false;
-  if (typeof value === "string") return value !== "";
-  if (typeof value === "number") return value !== 0;
-  if (typeof value === "object") {
-    if (value instanceof List || value instanceof Tuple) return value.items.length > 0;
-    if (value instanceof Dict) return value.size > 0;
-    if (value instanceof View) return value.dict.size > 0;
-    if (value instanceof Range) return value.length > 0;
-    if (value instanceof Markup) return value.text !== "";
-    if (value instanceof Loop) return value.length > 0;
-    return true;
-  }
-  return Boolean(value);
-}
-
-/** The items of a value; `null` if it has none. What can be gone through once is gone through. */
-export function itemsOf(value: Value, budget: Budget): readonly Value[] | null {
-  const items = untoldItems(value);
-  if (items !== null) budget.spend(items.length);
-  return items;
-}
-
-function untoldItems(value: Value): readonly Value[] | null {
-  if (typeof value === "string") return [...value];
-  if (value instanceof List || value instanceof Tuple || value instanceof Range || value instanceof View) {
-    return value.items;
-  }
-  if (value instanceof Dict) return value.keys;
-  if (value instanceof Once) return value.rest();
-  if (value instanceof Undefined) return [];
-  if (value instanceof Markup) throw new UnsupportedError("going through escaped text");
-  if (value instanceof Loop) throw new UnsupportedError("going through a loop");
-  return null;
-}
-
-/** As `itemsOf`, of what must have some. */
-export function requireItems(value: Value, budget: Budget): readonly Value[] {
-  return itemsOf(value, budget) ?? fail(`'${typeOf(value)}' object is not iterable`);
-}
-
-/** Number of items, or of characters; `null` if a value has none. */
-export function sizeOf(value: Value): number | null {
-  if (typeof value === "string") return [...value].length;
-  if (value instanceof List || value instanceof Tuple) return value.items.length;
-  if (value instanceof Dict) return value.size;
-  if (value instanceof View) return value.dict.size;
-  if (value instanceof Range || value instanceof Loop) return value.length;
-  if (value instanceof Undefined) return 0;
-  if (value instanceof Markup) return [...value.text].length;
-  return null;
 }
 
 /** Throws what Python would. */
 export function fail(message: string): never {
   throw new TemplateError(message);
+}
+
+/** What JSON holds, as a value. */
+export function fromJson(value: unknown, depth = 0): Value {
+  spend(1);
+  if (depth > 100) throw new UnsupportedError("data more than 100 deep");
+  if (value === null || typeof value === "boolean" || typeof value === "bigint") return value;
+  if (typeof value === "string") {
+    spend(value.length);
+    return value;
+  }
+  if (typeof value === "number") return Number.isSafeInteger(value) ? BigInt(value) : value;
+  if (value instanceof Number) return Number(value);
+  if (Array.isArray(value)) return new Items(value.map((item) => fromJson(item, depth + 1)));
+  if (typeof value !== "object") throw new UnsupportedError(`a value of type ${typeof value}`);
+  const fields = Object.entries(value).filter(([, field]) => field !== undefined);
+  return new Map(fields.map(([key, field]) => [key, fromJson(field, depth + 1)]));
+}
+
+/** Name of a value's type, as Python has it. */
+export function typeOf(value: Value): string {
+  if (value === null) return "NoneType";
+  if (value instanceof Items) return value.kind;
+  if (value instanceof Map) return "dict";
+  const names: Readonly<Record<string, string>> = {
+    ...{ boolean: "bool", bigint: "int", number: "float", string: "str", function: "function" },
+  };
+  return names[typeof value] ?? value.constructor.name;
+}
+
+/** True if a value counts as true. */
+export function truthOf(value: Value): boolean {
+  if (value instanceof Items) return value.kind === "generator" || value.all.length > 0;
+  if (value instanceof Map) return value.size > 0;
+  if (value instanceof Markup) return value.text !== "";
+  if (value instanceof Loop) return value.length > 0;
+  // A number that is none counts as true.
+  return Number.isNaN(value) || Boolean(value) && !(value instanceof Undefined);
+}
+
+/** The items of a value. What can be gone through once is gone through. */
+export function itemsOf(value: Value): readonly Value[] {
+  const items = (() => {
+    if (typeof value === "string") return [...value];
+    if (value instanceof Items) return value.kind === "generator" ? value.rest() : value.all;
+    if (value instanceof Map) return [...value.keys()];
+    if (value instanceof Undefined) return [];
+    if (value instanceof Markup || value instanceof Loop) {
+      throw new UnsupportedError(`going through a ${typeOf(value)}`);
+    }
+    return fail(`'${typeOf(value)}' object is not iterable`);
+  })();
+  spend(items.length);
+  return items;
+}
+
+/** Number of items, or of characters; `null` if a value has none. */
+export function sizeOf(value: Value): number | null {
+  if (typeof value === "string") return [...value].length;
+  if (value instanceof Markup) return [...value.text].length;
+  if (value instanceof Items) return value.kind === "generator" ? null : value.all.length;
+  if (value instanceof Map) return value.size;
+  if (value instanceof Loop) return value.length;
+  return value instanceof Undefined ? 0 : null;
 }
 
 /** A number of any kind; a truth value is one. `null` if the value is none. */
@@ -337,15 +206,45 @@ export function numberOf(value: Value): bigint | number | null {
   return typeof value === "bigint" || typeof value === "number" ? value : null;
 }
 
-/** A whole number, for places and counts. */
-export function integerOf(value: Value, what: string): bigint {
+/** A whole number for places and counts, as a number that loops can count to. */
+export function integerOf(value: Value, what: string): number {
   const number = numberOf(value);
-  return typeof number === "bigint" ? number : fail(`${what} must be an integer, not ${typeOf(value)}`);
+  if (typeof number !== "bigint") return fail(`${what} must be an integer, not ${typeOf(value)}`);
+  return Math.max(-(2 ** 31), Math.min(2 ** 31, Number(number)));
 }
 
-/** As `integerOf`, as a number that loops can count to. */
-export function smallInteger(value: Value, what: string): number {
-  const number = integerOf(value, what);
-  const bound = BigInt(2 ** 31);
-  return Number(number > bound ? bound : number < -bound ? -bound : number);
+/** A text, and nothing else. */
+export function stringOf(value: Value | undefined, what: string): string {
+  return typeof value === "string" ? value : fail(`${what} must be str, not ${typeOf(value ?? null)}`);
+}
+
+/** Puts texts together, within limits. */
+export function joined(separator: string, texts: readonly string[]): string {
+  grow(texts.reduce((sum, text) => sum + text.length + separator.length, 0));
+  return texts.join(separator);
+}
+
+/** Arguments by their names. */
+export type Bound = Readonly<Record<string, Value | undefined>>;
+
+/**
+ * Binds arguments to the names of parameters, as Python does.
+ *
+ * @param name What is called.
+ * @param parameters Names in order, with spaces between; those with a `?` may be left out.
+ * @param given The arguments.
+ */
+export function bind(name: string, parameters: string, { positional, named }: Given): Bound {
+  const bound: Record<string, Value | undefined> = {};
+  const all = parameters === "" ? [] : parameters.split(" ");
+  const names = all.map((parameter) => parameter.replace("?", ""));
+  if (positional.length > names.length) return fail(`${name}() takes at most ${names.length} arguments`);
+  positional.forEach((value, i) => bound[names[i]!] = value);
+  for (const [key, value] of named) {
+    if (!names.includes(key)) return fail(`${name}() got an unexpected keyword argument '${key}'`);
+    if (bound[key] !== undefined) return fail(`${name}() got multiple values for argument '${key}'`);
+    bound[key] = value;
+  }
+  const missing = all.find((parameter) => !parameter.endsWith("?") && bound[parameter] === undefined);
+  return missing === undefined ? bound : fail(`${name}() missing 1 required argument: '${missing}'`);
 }
