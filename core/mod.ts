@@ -230,6 +230,7 @@ export {
   type BestLoss,
   type PaddingCount,
   type PlannedBatch,
+  stepsOfEpochs,
   type TrainingBatches,
   trainingBatches,
   TrainingPlan,

@@ -50,7 +50,7 @@ import {
 } from "../shared/comparison/systems.ts";
 import { failuresOf, findingsOf, lowestLoss, tableLines } from "../shared/comparison/table.ts";
 import { chosenText, type FittedFlags, readFitted } from "../shared/fitting.ts";
-import { DATA_FLAGS } from "../shared/training_data.ts";
+import { DATA_FLAGS, EPOCHS_FLAG, withEpochs } from "../shared/training_data.ts";
 import { PLAN_FLAGS } from "../shared/training_plan.ts";
 import { command, type CommandRun } from "../process/command.ts";
 import type { Call, CallForm } from "../process/invocation.ts";
@@ -72,9 +72,11 @@ const FLAGS = {
   systems: text("LIST", SYSTEMS.join(","), "systems that take part"),
   seeds: integer("N", 2, "runs of each system, each with the next seed", { min: 1 }),
   steps: { ...TUNING_FLAGS.steps, default: 120, min: 2, help: "training steps of the table" },
+  ...EPOCHS_FLAG,
   "lab-steps": integer("N", 40, "training steps of each run beside the table", { min: 20 }),
   batch: { ...COMMON_FLAGS.batch, default: 4 },
   "valid-batches": PLAN_FLAGS["valid-batches"],
+  smoothing: PLAN_FLAGS.smoothing,
   length: COMMON_FLAGS.length,
   capacities: COMMON_FLAGS.capacities,
   memory: text(
@@ -108,7 +110,10 @@ const PROGRAM = {
 };
 
 async function readOptions(call: Call): Promise<FittedFlags<typeof FLAGS>> {
-  return await readFitted(PROGRAM, FLAGS, call);
+  const fitted = await readFitted(PROGRAM, FLAGS, call);
+  const { steps } = await withEpochs({ ...fitted.flags, accumulate: 1 });
+  // The table needs a step after the first.
+  return { ...fitted, flags: { ...fitted.flags, steps: Math.max(2, steps) } };
 }
 
 async function main({ flags, chosen }: FittedFlags<typeof FLAGS>, call: Call): Promise<number> {

@@ -7,17 +7,20 @@
 
 import {
   adapterOrigin,
+  chatTemplateOf,
   claimFolder,
   joinAdapters,
   loadAdapter,
+  loadModelConfig,
   type ReadExamples,
   saveAdapter,
 } from "@edgetuner/core";
 import { codecChoice } from "../flags/codecs.ts";
 import { emulatedLink } from "../flags/connection.ts";
-import { UsageError } from "../flags/flags.ts";
+import { parseGiven, UsageError, withDefaults } from "../flags/flags.ts";
 import { prunerFlags } from "../flags/pruners.ts";
 import { NEWEST, type ParameterCounts, parameterText } from "../flags/run_flags.ts";
+import { tuningSettings } from "../flags/tuning_flags.ts";
 import { requireWaits } from "../flags/waiting_flags.ts";
 import { peakMemory, versions, writeReport } from "../output/report.ts";
 import { goOnCommand, type RunEnd, tellEnd } from "../output/run_end.ts";
@@ -26,14 +29,15 @@ import { type EndingName, worstEnding } from "../process/exit_codes.ts";
 import type { Call } from "../process/invocation.ts";
 import { commandText, shownPath } from "../process/places.ts";
 import { requireWritable } from "../process/writable.ts";
-import { type DemoFlags, FLAGS } from "../shared/demo/flags.ts";
+import { type DemoFlags, FLAGS, PERSONA_FLAGS } from "../shared/demo/flags.ts";
 import { DemoLog } from "../shared/demo/log.ts";
 import { type DemoDevice, DemoProcesses } from "../shared/demo/processes.ts";
 import { compare, type Comparison } from "../shared/demo/samples.ts";
 import { commonState, goesOn, partiesOf } from "../shared/demo/states.ts";
 import { show, summarise, type Summary } from "../shared/demo/summary.ts";
-import { type ChosenFlags, chosenText, chosenWith, readFitted } from "../shared/fitting.ts";
+import { type ChosenFlags, chosenWith, rankText, readFitted, tellSettings } from "../shared/fitting.ts";
 import { readExamples, withEpochs } from "../shared/training_data.ts";
+import { requirePlan } from "../shared/training_plan.ts";
 
 export { FLAGS } from "../shared/demo/flags.ts";
 
@@ -46,6 +50,7 @@ const PROGRAM = {
     "edgetuner demo --bandwidth 20 --latency 5   # every link: 20 Mbit/s, 5 ms",
     "edgetuner demo --latency 20 --micro-batches 2 --codec f16",
     "edgetuner demo --resume   # after it was interrupted or killed",
+    "edgetuner demo --model MODEL --persona   # a chat model gets another voice",
   ],
 };
 
@@ -65,7 +70,10 @@ interface Options {
 
 /** Reads all that is wrong before four processes start. */
 async function readOptions(call: Call): Promise<Options> {
-  const { given, flags: fitted, chosen } = await readFitted(PROGRAM, FLAGS, call);
+  const early = parseGiven(PROGRAM, FLAGS, call);
+  const all = early.given.persona ? PERSONA_FLAGS : FLAGS;
+  if (early.given.persona && !early.isToPrint) await requireChatModel(withDefaults(all, early.given));
+  const { given, flags: fitted, chosen } = await readFitted(PROGRAM, all, call);
   const flags = await withEpochs(fitted);
   const pruner = prunerFlags("demo.ts", flags, given);
   const out = flags.resume === "" || flags.resume === NEWEST ? flags.out : flags.resume;
@@ -76,12 +84,22 @@ async function readOptions(call: Call): Promise<Options> {
     );
   }
   requireWaits("demo.ts", flags);
+  requirePlan("demo.ts", flags);
   await emulatedLink(flags);
   await requireWritable("demo.ts", { files: { report: flags.report }, folders: { out } });
   for (const file of [flags.data, flags.valid]) await readExamples(file, flags, () => {});
   const test = await readExamples(flags.test, flags);
   const codec = await codecChoice(flags.codec);
   return { flags, chosen: chosenWith(pruner, chosen), pruner, out, capacities, test, codec };
+}
+
+/** Refuses to give a voice to a model that does not chat. */
+async function requireChatModel({ model, tokenizer }: DemoFlags): Promise<void> {
+  if (await chatTemplateOf(model, tokenizer) !== null) return;
+  throw new UsageError(
+    `Cannot run demo.ts as --persona needs a --model with a chat template: ${model} has none; ` +
+      "a small one that has is HuggingFaceTB/SmolLM2-135M-Instruct",
+  );
 }
 
 async function main(options: Options, call: Call): Promise<number> {
@@ -92,7 +110,7 @@ async function main(options: Options, call: Call): Promise<number> {
   const run = { ...options, form: call.form, goesOn: await goesOn(out, parties, flags.resume) };
   using processes = new DemoProcesses(run, log);
   const address = await processes.startServer();
-  announce(options, log);
+  await announce(options, log);
   processes.startDevices(address);
   const endings = await processes.ended();
   const { seconds } = log;
@@ -128,13 +146,12 @@ async function claim(out: string): Promise<Disposable> {
 }
 
 /** Says what runs. */
-function announce({ flags, chosen, capacities }: Options, log: DemoLog): void {
+async function announce({ flags, chosen, capacities }: Options, log: DemoLog): Promise<void> {
   if (Deno.stderr.isTerminal()) {
     console.log(`Edge server on ${log.adapter}; ${capacities.length} devices join over ${flags.transport}`);
   }
-  console.log(parameterText(log.server!.parameters as ParameterCounts));
-  const text = chosenText(chosen);
-  if (text !== null) console.log(text);
+  const parameters = parameterText(log.server!.parameters as ParameterCounts);
+  tellSettings(chosen, parameters, rankText(await loadModelConfig(flags.model), tuningSettings(flags).lora));
 }
 
 /** What the devices saved of this run. */
@@ -226,13 +243,11 @@ async function endOf(
       ? null
       : { kind: "validation loss", before: validBefore, after: validAfter },
     best: log.best,
-    next: saved.isWhole
-      ? commandText(
-        "generate.ts",
-        ["--adapter", `${out}/adapter`, "--count", "3", ...model],
-        call.form,
-      )
-      : "",
+    next: !saved.isWhole ? "" : commandText(
+      flags.persona ? "chat" : "generate.ts",
+      ["--adapter", `${out}/adapter`, ...(flags.persona ? [] : ["--count", "3"]), ...model],
+      call.form,
+    ),
     saved: [
       ...savedTexts(flags, log, { ...saved, out, all: capacities.length }),
       ...(state === null ? [] : [`the state of step ${state.step} in ${out}`]),

@@ -29,7 +29,6 @@ import {
   claimRunStates,
   LAUNCHER_FLAGS,
   PROGRESS_FLAGS,
-  requireFlag,
   type RunStates,
   savingReport,
   stateFlags,
@@ -61,8 +60,8 @@ import { DeviceData } from "../shared/device_data.ts";
 import { START_FLAG } from "../shared/starting_adapter.ts";
 import { loadAdapterParts } from "../shared/texts.ts";
 import { type ChosenFlags, chosenText, readFitted } from "../shared/fitting.ts";
-import { DATA_FLAGS } from "../shared/training_data.ts";
-import { PLAN_FLAGS } from "../shared/training_plan.ts";
+import { DATA_FLAGS, EPOCHS_FLAG } from "../shared/training_data.ts";
+import { PLAN_FLAGS, requirePlan } from "../shared/training_plan.ts";
 
 /** Where the state of a run goes if nobody says where; devices with a name have a folder of that name. */
 const STATE_FOLDER = "runs/user_device/state";
@@ -88,6 +87,10 @@ const FLAGS = {
   ...Object.fromEntries(
     Object.entries(PLAN_FLAGS).map(([name, flag]) => [name, { ...flag, help: `data device: ${flag.help}` }]),
   ) as typeof PLAN_FLAGS,
+  epochs: {
+    ...EPOCHS_FLAG.epochs,
+    help: "data device: most passes over its data; 0 = as many as the edge server's --steps take",
+  },
   model: { ...MODEL_FLAG, help: `data device: ${MODEL_FLAG.help}` },
   tokenizer: { ...TOKENIZER_FLAG, help: `data device: ${TOKENIZER_FLAG.help}` },
   ...WEIGHTS_FLAG,
@@ -148,16 +151,7 @@ interface Options {
 
 async function readOptions(call: Call): Promise<Options> {
   const { flags, chosen } = await readFitted(PROGRAM, FLAGS, call, { isNeeded: ({ data }) => data !== "" });
-  requireFlag("user_device.ts", {
-    flag: "eval-every",
-    needs: "valid",
-    isMet: flags["eval-every"] === 0 || flags.valid !== "",
-  });
-  requireFlag("user_device.ts", {
-    flag: "keep-best",
-    needs: "valid",
-    isMet: !flags["keep-best"] || flags.valid !== "",
-  });
+  requirePlan("user_device.ts", flags);
   const link = await openLink("user_device.ts", flags, flags.server, "--server");
   await requireWritable("user_device.ts", { files: { report: flags.report }, folders: { save: flags.save } });
   if (flags.load !== "" && flags.adapter !== "") {

@@ -150,6 +150,7 @@ function forecastsOf(flags: Flags, link: LinkProfile, compute: ComputeModel) {
     name,
     model,
     devices: capacities.length,
+    rank: rankOf(name, model, lora),
     systems: systemsOf(flags).map(({ name, ...system }) => {
       const options: PlanOptions = {
         ...{ model, batch: flags.batch, length: flags.length, lora, link, compute, ...system },
@@ -163,9 +164,28 @@ function forecastsOf(flags: Flags, link: LinkProfile, compute: ComputeModel) {
   }));
 }
 
+/**
+ * The rank in words. GPT-2 has Q, K and V in one module, so that an exported adapter has the rows of all of them; of
+ * shapes without a family a gate says that they are apart.
+ */
+function rankOf(
+  name: string,
+  { heads, gated = false }: ModelSize,
+  { rank, targets }: Pick<LoraSettings, "rank" | "targets">,
+): string {
+  const apart = rank * heads;
+  const together = apart * targets.length;
+  const most = name.startsWith("gpt2")
+    ? `${together}`
+    : gated || Object.hasOwn(MODEL_SIZES, name) || targets.length === 1
+    ? `${apart}`
+    : `${apart}, or ${together} if Q, K and V are one module,`;
+  return `LoRA rank ${rank} for each of ${heads} heads, ${most} at most for an exported adapter`;
+}
+
 /** Prints a model's table. */
-function show({ name, model, systems, memory }: Forecast): void {
-  console.log(`\n${name}: ${model.layers} layers, ${model.heads} heads, d ${model.hidden}`);
+function show({ name, model, systems, memory, rank }: Forecast): void {
+  console.log(`\n${name}: ${model.layers} layers, ${model.heads} heads, d ${model.hidden}; ${rank}`);
   const head = ["", "s/step", "edge s", "device s", "per step", "frames", "weights on a device"];
   const rows = systems.map((s) => [
     s.name,

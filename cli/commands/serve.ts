@@ -5,7 +5,13 @@
  * @module
  */
 
-import { environmentVariable, type ListenError, lossesAtEnds, type RunSettings } from "@edgetuner/core";
+import {
+  environmentVariable,
+  type ListenError,
+  loadModelConfig,
+  lossesAtEnds,
+  type RunSettings,
+} from "@edgetuner/core";
 import { createControlApp, serve, type Serving } from "@edgetuner/transport/server";
 import { httpListener, requireToken, webSocketListener } from "@edgetuner/transport";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
@@ -41,7 +47,14 @@ import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { assetPath, commandText, shownPath } from "../process/places.ts";
 import { START_FLAG, withAdapter } from "../shared/starting_adapter.ts";
 import { loadAdapterParts } from "../shared/texts.ts";
-import { type ChosenFlags, chosenText, chosenWith, readFitted, withoutRank } from "../shared/fitting.ts";
+import {
+  type ChosenFlags,
+  chosenText,
+  chosenWith,
+  rankText,
+  readFitted,
+  withoutRank,
+} from "../shared/fitting.ts";
 import { adviceFor } from "../flags/memory_advice.ts";
 import { requireWritable } from "../process/writable.ts";
 import { WorkerRun } from "../process/worker_run.ts";
@@ -192,7 +205,8 @@ async function main(options: Options, call: Call): Promise<number> {
   const run = await startRun(options);
   const address = await door.open(run);
   using log = new ServeLog(run, flags);
-  announce(log, { options, run, address: address.text });
+  const rank = rankText(await loadModelConfig(flags.model), options.settings.lora);
+  announce(log, { options, run, address: address.text, rank });
   using interrupts = new Interrupts(() => {
     run.stop("interrupted");
     // Where a step takes longer than that the devices keep what they have learnt before it.
@@ -297,15 +311,17 @@ async function startRun({ flags, pruner, codec, settings }: Options): Promise<Wo
 /** Says what runs, where to join and where to watch. */
 function announce(
   log: ServeLog,
-  { options: { flags, chosen, settings, tokens }, run, address }: {
+  { options: { flags, chosen, settings, tokens }, run, address, rank }: {
     readonly options: Options;
     readonly run: WorkerRun;
     readonly address: string;
+    /** The rank in words. */
+    readonly rank: string;
   },
 ): void {
   const yardstick = run.deployable ? "" : " (a yardstick: not deployable)";
   log.say(`Run ${run.run} on ${run.adapter}, pruner ${run.pruner}${yardstick}`);
-  log.say(parameterText(run.parameters));
+  log.say(flags.generate ? parameterText(run.parameters) : `${parameterText(run.parameters)}; ${rank}`);
   const text = chosenText(chosen);
   if (text !== null) log.say(text);
   log.say(

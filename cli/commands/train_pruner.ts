@@ -37,6 +37,7 @@ import { bytes, duration, ProgressBar } from "../output/progress.ts";
 import { peakMemory, versions, writeReport } from "../output/report.ts";
 import { chosenText, type FittedFlags, readFitted } from "../shared/fitting.ts";
 import { DATA_FLAGS, EPOCHS_FLAG } from "../shared/training_data.ts";
+import { PLAN_FLAGS } from "../shared/training_plan.ts";
 import { INTERRUPTED } from "../process/supervisor.ts";
 import { TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import { loadGpu } from "../flags/webgpu.ts";
@@ -72,6 +73,7 @@ export const FLAGS = {
   ...DATA_FLAGS,
   batch: COMMON_FLAGS.batch,
   length: COMMON_FLAGS.length,
+  smoothing: PLAN_FLAGS.smoothing,
   capacities: { ...COMMON_FLAGS.capacities, help: "capacities of the devices" },
   history: integer("K", 10, "steps that the predictor sees", { min: 1 }),
   lambda: {

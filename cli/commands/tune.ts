@@ -26,7 +26,7 @@ import {
 } from "@edgetuner/core";
 import type { Engine } from "@edgetuner/kernels";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
-import { fitting, type FlagValues, integer, UsageError } from "../flags/flags.ts";
+import { fitting, type FlagValues, UsageError } from "../flags/flags.ts";
 import { Interrupts, isInterrupted } from "../process/interrupts.ts";
 import { MetricsLog } from "../output/metrics.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
@@ -53,7 +53,7 @@ import {
   loadTrainingSet,
   withEpochs,
 } from "../shared/training_data.ts";
-import { paddingSaved, PLAN_FLAGS, planOptions } from "../shared/training_plan.ts";
+import { paddingSaved, PLAN_FLAGS, planOptions, requirePlan } from "../shared/training_plan.ts";
 import { endedBy, goOnCommand, savedState, tellEnd } from "../output/run_end.ts";
 import { Rows } from "../output/rows.ts";
 import { keptIn, stepText } from "../output/step_text.ts";
@@ -88,12 +88,6 @@ const FLAGS = {
   "gpu-mb": COMMON_FLAGS["gpu-mb"],
   save: COMMON_FLAGS.save,
   ...TOTAL_RANK_FLAG,
-  patience: integer(
-    "N",
-    0,
-    "end the run after so many validations in a row without a lower loss; 0 = do all steps",
-    { min: 0 },
-  ),
   ...START_FLAG,
   ...LAUNCHER_FLAGS,
   ...PROGRESS_FLAGS,
@@ -133,21 +127,7 @@ async function readOptions(call: Call): Promise<Options> {
   const adapter = await loadAdapterParts(fitted.flags.adapter);
   const flags = withAdapter("server_tuner.ts", fitted, adapter);
   const chosen = adapter === null ? fitted.chosen : withoutRank(fitted.chosen);
-  requireFlag("server_tuner.ts", {
-    flag: "eval-every",
-    needs: "valid",
-    isMet: flags["eval-every"] === 0 || flags.valid !== "",
-  });
-  requireFlag("server_tuner.ts", {
-    flag: "patience",
-    needs: "eval-every",
-    isMet: flags.patience === 0 || flags["eval-every"] > 0,
-  });
-  requireFlag("server_tuner.ts", {
-    flag: "keep-best",
-    needs: "valid",
-    isMet: !flags["keep-best"] || flags.valid !== "",
-  });
+  requirePlan("server_tuner.ts", flags);
   requireFlag("server_tuner.ts", {
     flag: "keep-best",
     needs: "save",
@@ -191,9 +171,6 @@ class TuneLog implements Disposable {
   readonly #figures: TuneFigures;
   /** The last validation; `null` before the first. */
   #validation: number | null = null;
-  #best = Infinity;
-  /** Validations since the best one. */
-  #since = 0;
 
   constructor(flags: Flags, { state }: Started, figures: TuneFigures) {
     this.#flags = flags;
@@ -208,19 +185,12 @@ class TuneLog implements Disposable {
     this.steps = Rows.of(flags.report, "steps");
   }
 
-  /** True once `--patience` is over. */
-  get isOutOfPatience(): boolean {
-    return this.#flags.patience > 0 && this.#since >= this.#flags.patience;
-  }
-
   hear(event: TrainerEvent): void {
     if (event.type === "finished") return this.#bar.end();
     const { step, loss, ms, tokens } = event;
     const shared = { rate: this.#figures.rate(step), seconds: ms / 1000, tokens };
     if (event.type === "validation") {
       this.#validation = event.loss;
-      this.#since = event.loss < this.#best ? 0 : this.#since + 1;
-      this.#best = Math.min(this.#best, event.loss);
       this.#metrics?.write({ step, mode: "evaluate", loss, ...shared, gradient_norm: null });
       if (this.#flags.events) console.log(JSON.stringify({ type: "validation", step, loss }));
       return;
@@ -338,7 +308,7 @@ function buildRun(
   const training: LocalTraining = new LocalTraining({
     ...{ engine, base, ends, settings, source: plan },
     start: state?.step,
-    shouldStop: () => isInterrupted() || log.isOutOfPatience,
+    shouldStop: isInterrupted,
     onEvent: (event) => log.hear(event),
     onBest: flags["keep-best"]
       ? (step) => saveTo(`${flags.save}-best`, step, { flags, training, run, fingerprint })

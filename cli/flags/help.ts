@@ -20,7 +20,10 @@ const words = (list: string): string[] => list.trim().split(/\s+/);
 
 /** All groups in their order. A test sees to it that each flag of each command is in one. */
 const GROUPS: readonly FlagGroup[] = [
-  { title: "What to do", names: words("prompt message system chat raw pair task format dataset generate") },
+  {
+    title: "What to do",
+    names: words("prompt message system chat raw pair task format dataset generate persona"),
+  },
   {
     title: "Model",
     names: words(

@@ -79,6 +79,8 @@ export interface ComparisonOptions {
   /** How fast the parties compute; `null` = as measured here, with these settings. */
   readonly compute: ComputeModel | null;
   readonly settings: RunSettings;
+  /** Label smoothing of training steps. */
+  readonly smoothing: number;
 }
 
 /** A system that takes part. */
@@ -197,13 +199,14 @@ export class SystemComparison implements Disposable {
    * @throws What ended the run, unless a system was refused for what it needs.
    */
   async run(system: System, settings: RunSettings, { onStep, texts }: RunExtras): Promise<RunResult> {
-    const { capacities, memory, link } = this.#options;
+    const { capacities, memory, link, smoothing } = this.#options;
     const compute = this.#compute;
     const batches = shuffledBatches(this.#train, { batch: this.#options.batch, seed: settings.seed });
     let slots: number | null = null;
     const common: SimulationOptions = {
       model: { engine: this.#engine, layers: this.#layers, ends: this.#ends },
       settings,
+      loss: { labelSmoothing: smoothing },
       batches: (step) => {
         batches.position = step;
         return batches.next();

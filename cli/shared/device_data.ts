@@ -51,6 +51,7 @@ export type DeviceDataFlags =
   & {
     readonly tokenizer: string;
     readonly data: string;
+    readonly epochs: number;
     readonly samples: number;
     readonly "share-loss": boolean;
   };
@@ -118,7 +119,8 @@ export class DeviceData implements Disposable {
     const valid = flags.valid === "" ? null : await load(flags.valid);
     const counts: AllCounts = { train: set.counts, valid: valid?.counts ?? null };
     log.emit({ type: "data", ...counts });
-    const plan = await TrainingPlan.create({ set, valid, ...planOptions(flags) });
+    const { epochs } = flags;
+    const plan = await TrainingPlan.create({ set, valid, epochs, ...planOptions(flags) });
     const samples: Sample[] = [];
     const side: DataSide = {
       ends,

@@ -50,6 +50,8 @@ export interface LocalRunOptions {
   readonly capacities: readonly number[];
   /** LoRA, optimizer, steps and seed. */
   readonly settings: RunSettings;
+  /** Label smoothing of training steps. */
+  readonly smoothing: number;
 }
 
 /** A loaded model with its base norms and the context that pruners see. */
@@ -93,13 +95,14 @@ export async function localRun(
     onEvent(event: TrainerEvent): void | Promise<void>;
   },
 ): Promise<void> {
-  const { settings, batch, padToMultipleOf, baseWeights, pruner, onEvent } = options;
+  const { settings, batch, padToMultipleOf, baseWeights, smoothing, pruner, onEvent } = options;
   const batches = trainingBatches(set, { batch, seed: settings.seed, padToMultipleOf });
   using base = loadLayers(engine, model, { baseWeights });
   using ends = loadEmbeddingAndHead(engine, model, { baseWeights });
   using training = new LocalTraining({
     ...{ engine, base, ends, settings, pruner, context, baseNorm, onEvent },
     capacities: context.capacities,
+    loss: { labelSmoothing: smoothing },
     source: (step) => step < settings.steps ? { batch: batches.next(), mode: "train" } : null,
   });
   await training.trainer.run();

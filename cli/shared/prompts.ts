@@ -27,6 +27,8 @@ export interface Prompt {
   readonly text: string;
   /** What should follow; empty if nobody says. */
   readonly reference: string;
+  /** Of a conversation what the user says last. */
+  readonly asked?: string;
 }
 
 /** Which lines of a file to take. */

@@ -18,6 +18,7 @@ import {
   type ReadExamples,
   type ReadExamplesOptions,
   readTrainingExamples,
+  stepsOfEpochs,
   type Tokenizer,
   type TrainingCounts,
   type TrainingData,
@@ -88,8 +89,7 @@ export async function withEpochs<
     const options = { ...flags, tokenizer, length: flags.length, "train-on-prompt": false };
     count = (await loadTrainingSet(flags.data, options, () => {})).sequences.length;
   }
-  const steps = Math.ceil(flags.epochs * count / (flags.batch * flags.accumulate));
-  return { ...flags, steps: Math.max(1, steps) };
+  return { ...flags, steps: stepsOfEpochs(flags.epochs, count, flags.batch * flags.accumulate) };
 }
 
 /** How to read examples. */

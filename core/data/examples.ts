@@ -308,6 +308,8 @@ export interface ExamplePrompt {
   readonly text: string;
   /** What the example says should follow: completion, continuation or what the assistant says last. */
   readonly reference: string;
+  /** Of a conversation what the user says last, if that is a text. */
+  readonly asked?: string;
 }
 
 /**
@@ -355,7 +357,8 @@ export function examplePrompt(example: TrainingExample, tokenizer: Tokenizer): E
   }
   const { parts, last } = example;
   if (last !== undefined) {
-    return { tokens: encodeChat(tokenizer, last.opening), text: last.opening, reference: last.answer };
+    const { opening: text, answer: reference, ...asked } = last;
+    return { tokens: encodeChat(tokenizer, text), text, reference, ...asked };
   }
   const place = parts.findLastIndex(({ isLearnt }) => isLearnt);
   const text = parts.slice(0, Math.max(0, place)).map((part) => part.text).join("");

@@ -67,7 +67,11 @@ Deno.test("parseExamples reads pairs, texts and conversations", () => {
     { text: "c" },
     { context: "a", continuation: " b" },
     {
-      last: { opening: "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", answer: "Hello é!" },
+      last: {
+        opening: "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+        answer: "Hello é!",
+        asked: "Hi",
+      },
       parts: [
         { text: "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", isLearnt: false },
         { text: "Hello é!<|im_end|>\n", isLearnt: true },
@@ -234,7 +238,7 @@ Deno.test("examplePrompt gives what is given and what should follow", () => {
   const tools = [{ name: "weather" }];
   const given = template.render({ messages: TURNS.slice(0, 4), tools }, { addGenerationPrompt: true });
   const chat = examplePrompt(renderChat(template, { messages: TURNS, tools }), letters);
-  assertEquals(chat, { tokens: letters.encode(given), text: given, reference: "So long" });
+  assertEquals(chat, { tokens: letters.encode(given), text: given, reference: "So long", asked: "Bye" });
   assertStringIncludes(chat.text, '{"name": "weather"}');
   // By hand, without what the assistant says last.
   const parts = [{ text: "a", isLearnt: false }, { text: "b", isLearnt: true }, {
@@ -287,6 +291,7 @@ Deno.test("a template that opens a thought is trained on what it writes, and ask
     tokens: letters.encode(text),
     text,
     reference: "So long",
+    asked: "Bye",
   });
 });
 

@@ -32,6 +32,8 @@ export interface RenderedChat {
     readonly opening: string;
     /** What the assistant says, without what the template puts round it. */
     readonly answer: string;
+    /** What the user says before it; missing if that is not a text. */
+    readonly asked?: string;
   };
 }
 
@@ -204,9 +206,12 @@ export function renderChat(template: ChatTemplate, conversation: Conversation): 
   if (index < 0) return { parts };
   const opening = renderer.openingAfter(index);
   const { content } = messages[index]!;
-  if (typeof content === "string") return { parts, last: { opening, answer: content } };
+  const question = messages.slice(0, index).findLast(({ role }) => role === "user")?.content;
+  const asked = typeof question === "string" ? { asked: question } : {};
+  if (typeof content === "string") return { parts, last: { opening, answer: content, ...asked } };
   const until = renderer.upTo(index + 1);
-  return { parts, last: { opening, answer: until.startsWith(opening) ? until.slice(opening.length) : "" } };
+  const answer = until.startsWith(opening) ? until.slice(opening.length) : "";
+  return { parts, last: { opening, answer, ...asked } };
 }
 
 /**

@@ -73,13 +73,16 @@ export function requireAdmissible(hello: MetaOf<"hello">, run: Admission): void 
         `Cannot admit "${name}" as there must be one data device: there is one already`,
       );
     }
-    if (fingerprint !== run.fingerprint) {
-      throw new HandshakeError(
-        `Cannot admit "${name}" as its model must be the server's (fingerprint ${
-          run.fingerprint.slice(0, 12)
-        }): its fingerprint is ${fingerprint.slice(0, 12)}`,
-      );
-    }
+  }
+  // A device without data has no model, but may bring an adapter that was learnt on one.
+  if (fingerprint !== run.fingerprint && (data || fingerprint !== "")) {
+    throw new HandshakeError(
+      `Cannot admit "${name}" as its ${
+        data ? "model" : "adapter's base model"
+      } must be the server's (fingerprint ${run.fingerprint.slice(0, 12)}): its fingerprint is ${
+        fingerprint.slice(0, 12)
+      }`,
+    );
   }
   const namesake = run.members.find((m) => isSame(m.hello, hello));
   if (namesake !== undefined) {

@@ -209,6 +209,15 @@ export async function runUserDevice(options: UserDeviceOptions): Promise<UserDev
       }`,
     );
   }
+  const base = options.data?.fingerprint ?? "";
+  if (adapter !== undefined && adapter.fingerprint !== "" && base !== "" && adapter.fingerprint !== base) {
+    await channel.close("an adapter of another model");
+    throw new CheckpointError(
+      `Cannot join as the adapter must have been learnt on this device's model, ${
+        base.slice(0, 12)
+      }: its base is ${adapter.fingerprint.slice(0, 12)}`,
+    );
+  }
   checkWait("timeoutMs", timeoutMs);
   const peer = new Peer(channel, {
     timeoutMs: checkWait("joinTimeoutMs", options.joinTimeoutMs ?? timeoutMs),
@@ -266,7 +275,7 @@ async function sayHello(peer: Peer, id: string | undefined, options: UserDeviceO
       ...(id !== undefined && { id }),
       capacity,
       data: data !== undefined,
-      fingerprint: data?.fingerprint ?? "",
+      fingerprint: data?.fingerprint ?? adapter?.fingerprint ?? "",
       sharesLoss: data?.shareLoss ?? false,
       ...(resume === undefined ? {} : { states: { run: resume.run, steps: resume.steps } }),
       task,

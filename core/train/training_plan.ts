@@ -33,6 +33,10 @@ export interface TrainingPlanOptions {
   readonly validBatches?: number | undefined;
   /** Training steps from one validation to the next; 0 for those before and after alone. @default {0} */
   readonly evalEvery?: number | undefined;
+  /** Validations in a row without a lower loss after which the plan ends; 0 for no such end. @default {0} */
+  readonly patience?: number | undefined;
+  /** Passes over the training data after which the plan ends, rounded up to a whole step; 0 for no such end. @default {0} */
+  readonly epochs?: number | undefined;
   /** Label smoothing of training steps; validation has none. @default {0.1} */
   readonly smoothing?: number | undefined;
   /** Sequences of like length come together, padded to multiples of so many tokens; 0 pads all alike. @default {0} */
@@ -97,6 +101,17 @@ export function trainingBatches(
 }
 
 /**
+ * Steps of so many passes over a set: the last pass is rounded up to whole steps.
+ *
+ * @param epochs Passes; a part of one counts too.
+ * @param sequences Sequences of the set.
+ * @param batch Sequences of a step.
+ */
+export function stepsOfEpochs(epochs: number, sequences: number, batch: number): number {
+  return Math.max(1, Math.ceil(epochs * sequences / batch));
+}
+
+/**
  * Hands out batches: validation before the first step, every `evalEvery` steps and after the last one,
  * training in between. The batch of a training step depends on its number alone.
  *
@@ -146,8 +161,9 @@ export class TrainingPlan {
 
   /** Takes in the settings of the run. */
   begin({ steps, accumulate = 1 }: Pick<RunSettings, "steps" | "accumulate">): void {
-    const { set, batch, seed, padToMultipleOf = 0 } = this.#options;
-    this.#steps = steps;
+    const { set, batch, seed, padToMultipleOf = 0, epochs = 0 } = this.#options;
+    const most = epochs === 0 ? steps : stepsOfEpochs(epochs, set.sequences.length, batch * accumulate);
+    this.#steps = Math.min(steps, most);
     this.#batches = trainingBatches(set, { batch: batch * accumulate, seed, padToMultipleOf });
   }
 
@@ -175,7 +191,7 @@ export class TrainingPlan {
       const next = this.#valid[this.#mean.batches];
       if (next !== undefined) return { batch: next, mode: "evaluate", loss: { labelSmoothing: 0 } };
     }
-    if (step >= this.#steps) return null;
+    if (step >= this.#steps || this.isOutOfPatience) return null;
     this.#batches.position = step;
     const { smoothing = TRAINING_DEFAULTS.labelSmoothing } = this.#options;
     return { batch: this.#batches.next(), mode: "train", loss: { labelSmoothing: smoothing } };
@@ -220,6 +236,14 @@ export class TrainingPlan {
   /** The best validation so far. */
   get best(): BestLoss | null {
     return this.bestBefore(Infinity);
+  }
+
+  /** True once so many validations in a row as the options say had no lower loss than one before them. */
+  get isOutOfPatience(): boolean {
+    const { patience = 0 } = this.#options;
+    if (patience === 0 || this.validations.length === 0) return false;
+    const best = this.best?.step ?? -1;
+    return this.validations.filter(({ step }) => step > best).length >= patience;
   }
 
   #isDue(step: number): boolean {

@@ -1,7 +1,7 @@
 import { assertAlmostEquals, assertEquals, assertNotEquals } from "@std/assert";
 import type { SequenceSet } from "../data/sequences.ts";
 import type { TokenBatch } from "../model/loss.ts";
-import { TrainingPlan, type TrainingPlanOptions } from "./training_plan.ts";
+import { stepsOfEpochs, TrainingPlan, type TrainingPlanOptions } from "./training_plan.ts";
 
 /** Sequences of 3 to 8 tokens. */
 function setOf(count: number): SequenceSet {
@@ -57,6 +57,25 @@ Deno.test("TrainingPlan validates before, after and every so many steps, and say
   assertEquals(plan.bestBefore(5), { step: 2, loss: 3 });
   assertEquals(plan.bestBefore(0), null);
   assertEquals(batches.map((b) => b.batch), [4, 4, 4, 4, 4], "a step is all its parts");
+});
+
+Deno.test("TrainingPlan ends after so many validations without a lower loss, and after so many passes", async () => {
+  const planOf = async (more: Partial<TrainingPlanOptions>) => {
+    const plan = await TrainingPlan.create({ ...OPTIONS, evalEvery: 1, validBatches: 1, ...more });
+    plan.begin({ steps: 9 });
+    return plan;
+  };
+  const seenOf = async (more: Partial<TrainingPlanOptions>, losses: readonly number[]) =>
+    walk(await planOf(more), 0, (step) => losses[step]!).seen.join(" ");
+  const losses = [5, 4, 4, 3, 3, 3.5, 1, 1, 1, 1];
+  assertEquals(await seenOf({ patience: 2 }, losses), "e0 t0 e1 t1 e2 t2 e3 t3 e4 t4 e5");
+  assertEquals(await seenOf({ patience: 3 }, losses), await seenOf({}, losses));
+  // A loss that is no number is no lower one.
+  assertEquals(await seenOf({ patience: 1 }, [5, NaN, 1]), "e0 t0 e1");
+  // Ten sequences in steps of two: five steps a pass; the last one is rounded up.
+  assertEquals(await seenOf({ epochs: 0.5, evalEvery: 0 }, losses), "e0 t0 t1 t2 e3");
+  assertEquals((await seenOf({ epochs: 9, evalEvery: 0 }, losses)).split(" ").at(-1), "e9");
+  assertEquals(stepsOfEpochs(0.01, 10, 4), 1);
 });
 
 Deno.test("TrainingPlan goes on from a step with the same batches and the same best", async () => {

@@ -116,6 +116,7 @@ Deno.test("devices that must not join are refused with a reason, and the others 
   await stage.refused({ ...HELLO, sharesLoss: "yes" }, `"hello.sharesLoss" must be true or false`);
   await stage.refused({ ...HELLO, data: 1 }, `"hello.data" must be true or false`);
   await stage.refused({ ...HELLO, data: true, fingerprint: "another" }, "model must be the server's");
+  await stage.refused({ ...HELLO, fingerprint: "another" }, "adapter's base model must be the server's");
   assertEquals(stage.server.devices, []);
 
   const first = await stage.join("first", 1, 2);

@@ -187,6 +187,7 @@ export class DemoProcesses implements Disposable {
         "seed",
         "valid-batches",
         "eval-every",
+        "patience",
         "smoothing",
       ]),
     ];
@@ -212,8 +213,10 @@ export class DemoProcesses implements Disposable {
       /[./\\]/.test(flag) && !/^[a-z]{2,}:/i.test(flag)
     );
     const files = [flags.model, flags.tokenizer, flags.data, flags.valid, flags.predictor, flags.link];
+    // Other parts of a model, its tokenizer and its chat template may lie beside a file of it.
+    const beside = [flags.model, flags.tokenizer].filter((path) => /\.(gguf|json)$/i.test(path));
     return {
-      read: [...files.filter((file) => file !== ""), ...modules.map(folderOf)],
+      read: [...files.filter((file) => file !== ""), ...[...modules, ...beside].map(folderOf)],
       write: [out, flags.metrics],
       net,
     };

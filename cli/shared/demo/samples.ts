@@ -9,7 +9,7 @@ import { baseWeightsOf } from "../../flags/weights_flag.ts";
 import { cutText, encodePrompts, endTokens, havePrompts, textOf } from "../prompts.ts";
 import { countSlots, type SlotCount } from "../slots.ts";
 import { TextModel } from "../texts.ts";
-import type { DemoFlags } from "./flags.ts";
+import { ANSWER_TOKENS, type DemoFlags } from "./flags.ts";
 
 /** A generation before and after. */
 interface Sample {
@@ -46,20 +46,22 @@ export async function compare(
   if (cut !== null) console.error(cut);
   const ends = endTokens(tokenizer, await chatTemplateOf(flags.model, flags.tokenizer));
   const generate = async (base: boolean) => {
-    const tokens = await model.generateTokens(all.map(({ tokens }) => tokens), 40, { base });
+    const most = flags.persona ? ANSWER_TOKENS : 40;
+    const tokens = await model.generateTokens(all.map(({ tokens }) => tokens), most, { base });
     return tokens.map((ids) => textOf(tokenizer, ids, ends));
   };
   const before = await generate(true);
   const after = await generate(false);
   const prompts = all.map(({ text }) => text);
-  const samples = all.map(({ text: prompt, reference }, i) => ({
-    ...{ prompt, reference },
+  const samples = all.map(({ text, asked, reference }, i) => ({
+    ...{ prompt: asked ?? text, reference },
     before: before[i]!,
     after: after[i]!,
   }));
   const longest = samples.toSorted((a, b) => b.prompt.length - a.prompt.length).slice(0, 3);
   for (const { prompt, reference, before, after } of longest) {
-    console.log(`\n${prompt}\n  before     ${before}\n  after      ${after}\n  reference  ${reference}`);
+    console.log(`\n${prompt}\n  before     ${before}\n  after      ${after}`);
+    if (!flags.persona) console.log(`  reference  ${reference}`);
   }
   const slots = { before: countSlots(prompts, before), after: countSlots(prompts, after) };
   const slotCount = slots.before.all;
