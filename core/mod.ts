@@ -145,6 +145,7 @@ export {
   type GgufChange,
   type GgufFamily,
   GgufFields,
+  type GgufHeader,
   type GgufNames,
   type GgufReading,
 } from "./model/families/gguf.ts";
@@ -504,7 +505,8 @@ export { exactRank, reduceRank, type SmallerAdapter } from "./lora/peft_rank.ts"
 export { loadGgufLora, saveGgufLora } from "./lora/gguf_lora.ts";
 export { dequantise, GGML_TYPES, ggmlBytes } from "./files/ggml_types.ts";
 export { firstNotFinite } from "./files/finite_values.ts";
-export { GgufFile, type GgufTensor } from "./files/gguf.ts";
+export { type GgufFieldsTyped, GgufFile, type GgufTensor } from "./files/gguf.ts";
+export { type GgufField } from "./files/gguf_writer.ts";
 export { type Checksum, download, type DownloadOptions } from "./loading/hub/download.ts";
 export {
   DATASETS,
@@ -573,4 +575,7 @@ export {
   type ExportCertificate,
   type ReductionLoss,
 } from "./export/certificate.ts";
+export { type MergedFolderOptions, saveMergedFolder } from "./export/merged_folder.ts";
+export { type MergedGgufOptions, saveMergedGguf } from "./export/merged_gguf.ts";
+export { GGML_WRITTEN, type GgmlWritten } from "./files/ggml_encode.ts";
 export { type GgufModel, loadGgufModel } from "./loading/gguf_model.ts";

@@ -8,15 +8,19 @@
 import {
   type Adapter,
   certifyExport,
-  copyTokenizerFiles,
+  CheckpointError,
   exactRank,
   type ExportCertificate,
   familyName,
+  fingerprintOf,
   fromPeft,
+  GGML_WRITTEN,
+  type GgmlWritten,
   isGguf,
   joinAdapters,
   loadAdapter,
   loadGgufLora,
+  loadGgufModel,
   loadLayers,
   loadModel,
   loadModelFolder,
@@ -25,6 +29,7 @@ import {
   type ModelFolder,
   modelFolderOf,
   modelShape,
+  type NamedArrays,
   openModel,
   type PeftAdapter,
   PendingFolder,
@@ -32,8 +37,9 @@ import {
   reduceRank,
   saveAdapter,
   saveGgufLora,
+  saveMergedFolder,
+  saveMergedGguf,
   savePeft,
-  saveSafetensors,
   TEMPLATE_FOLDER,
   type Tokenizer,
   TOKENIZER_FILES,
@@ -52,7 +58,15 @@ import {
 } from "../shared/export_places.ts";
 import { type FlagValues, number, readFlags, text, UsageError } from "../flags/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
-import { GGUF_FILES, modelfile, nameOf, readConfig, requireSame } from "../shared/export_files.ts";
+import {
+  GGUF_FILES,
+  MERGED_GGUF_FILES,
+  mergedModelfile,
+  modelfile,
+  nameOf,
+  requireSame,
+} from "../shared/export_files.ts";
+import { percent, refusalOf, show } from "../shared/export_report.ts";
 import { loadTrainingSet } from "../shared/training_data.ts";
 import { loadGpu } from "../flags/webgpu.ts";
 import { requireWritable } from "../process/writable.ts";
@@ -83,11 +97,13 @@ const FLAGS = {
   "accept-loss": number(
     "X",
     0.05,
-    "with --rank: how much of what the adapter does to the logits may be lost; 1 = as much as it does",
+    "with --rank or --merge-gguf: how much of what the adapter does to the logits may be lost; 1 = as much as it does",
     { min: 0 },
   ),
   gguf: text("DIR", "", "write the adapter as GGUF for llama.cpp and Ollama, with a Modelfile"),
   merge: text("DIR", "", "write the base model with the adapter merged in"),
+  "merge-gguf": text("DIR", "", "the same as one GGUF file for llama.cpp and Ollama, with a Modelfile"),
+  "gguf-type": text("TYPE", "F16", "with --merge-gguf: type of its matrices", GGML_WRITTEN),
   import: text("PATH", "", "the way back: read a PEFT folder or a GGUF adapter and write it to --adapter"),
   data: {
     ...COMMON_FLAGS.data,
@@ -147,6 +163,7 @@ const PROGRAM = {
     "edgetuner export --adapter MY_HEADS,YOUR_HEADS --peft runs/peft --rank 16",
     "edgetuner export --peft runs/peft --rank 8 --accept-loss 0.3 --data CHATS",
     "edgetuner export --model MODEL.gguf --adapter runs/chat/adapter --gguf runs/gguf",
+    "edgetuner export --model MODEL.gguf --adapter runs/chat/adapter --merge-gguf runs/merged_gguf",
     "edgetuner export --import PEFT_ADAPTER --adapter runs/imported",
   ],
 };
@@ -163,7 +180,8 @@ async function main({ flags }: { readonly flags: Flags }, call: Call): Promise<n
   await using peftFolder = await pendingAt("peft", flags.peft);
   await using ggufFolder = await pendingAt("gguf", flags.gguf);
   await using mergeFolder = await pendingAt("merge", flags.merge);
-  const folders = { peft: peftFolder, gguf: ggufFolder, merge: mergeFolder };
+  await using mergeGgufFolder = await pendingAt("merge-gguf", flags["merge-gguf"]);
+  const folders = { peft: peftFolder, gguf: ggufFolder, merge: mergeFolder, mergeGguf: mergeGgufFolder };
   const model = await loadModel(flags.model);
   if (flags.import !== "") return await bringIn(flags, model, call);
   const whole = await loadTrained(flags, model);
@@ -181,7 +199,12 @@ async function main({ flags }: { readonly flags: Flags }, call: Call): Promise<n
     ...certificate,
     rank: small.peft.config.r,
     weightsLost: small.weightsLost,
-    readBack: { adapter: peftFolder !== null, gguf: ggufFolder !== null, merged: mergeFolder !== null },
+    readBack: {
+      adapter: peftFolder !== null,
+      gguf: ggufFolder !== null,
+      merged: mergeFolder !== null,
+      mergedGguf: mergeGgufFolder === null ? null : flags["gguf-type"],
+    },
     splitDevices: Math.min(flags.devices, shapeOf(model).heads),
     fingerprint: model.fingerprint,
   };
@@ -195,6 +218,7 @@ interface Folders {
   readonly peft: PendingFolder | null;
   readonly gguf: PendingFolder | null;
   readonly merge: PendingFolder | null;
+  readonly mergeGguf: PendingFolder | null;
 }
 
 /** Writes all that was asked for beside its place. */
@@ -206,7 +230,14 @@ async function write(flags: Flags, model: LoadedModel, peft: PeftAdapter, folder
     await writeWhole(`${folders.gguf.path}/${GGUF_FILES.modelfile}`, await modelfile(flags.model));
   }
   if (folders.merge !== null) {
-    await saveMerged(folders.merge.path, flags.model, mergePeft(model.weights, peft, family, shape));
+    const weights = mergePeft(model.weights, peft, family, shape);
+    await saveMergedFolder(folders.merge.path, { model: flags.model, tokenizer: flags.tokenizer, weights });
+  }
+  if (folders.mergeGguf !== null) {
+    const { path } = folders.mergeGguf;
+    const type = flags["gguf-type"] as GgmlWritten;
+    await saveMergedGguf(`${path}/${MERGED_GGUF_FILES.model}`, { model: flags.model, peft, type });
+    await writeWhole(`${path}/${MERGED_GGUF_FILES.modelfile}`, mergedModelfile());
   }
 }
 
@@ -216,15 +247,16 @@ async function write(flags: Flags, model: LoadedModel, peft: PeftAdapter, folder
  * @throws {UsageError} If they are not.
  */
 function requireTask(flags: Flags): void {
-  const wanted = [flags.peft, flags.gguf, flags.merge, flags.import].filter((f) => f !== "");
+  const { peft, gguf, merge, "merge-gguf": mergeGguf } = flags;
+  const wanted = [peft, gguf, merge, mergeGguf, flags.import].filter((f) => f !== "");
   if (wanted.length === 0 || (flags.import !== "" && wanted.length > 1)) {
     throw new UsageError(
-      "Cannot export as one or more of --peft, --gguf and --merge, or --import alone, must be given; see --help",
+      "Cannot export as one or more of --peft, --gguf, --merge and --merge-gguf, or --import alone, must be given; see --help",
     );
   }
-  if (flags.merge !== "" && isGguf(flags.model)) {
+  if (mergeGguf !== "" && !isGguf(flags.model)) {
     throw new UsageError(
-      `Cannot merge as --model must be a folder, whose files a merged model needs: current value is ${flags.model}`,
+      `Cannot write a merged GGUF file as --model must be one: current value is ${flags.model}`,
     );
   }
 }
@@ -236,7 +268,7 @@ function requireTask(flags: Flags): void {
  */
 async function requirePlaces(flags: Flags): Promise<void> {
   const places: Places = flags.import === ""
-    ? { peft: flags.peft, gguf: flags.gguf, merge: flags.merge }
+    ? { peft: flags.peft, gguf: flags.gguf, merge: flags.merge, "merge-gguf": flags["merge-gguf"] }
     : { adapter: flags.adapter };
   await requireApart(places, {
     model: modelFolderOf(flags.model),
@@ -248,6 +280,7 @@ async function requirePlaces(flags: Flags): Promise<void> {
   await requireReplaceable("peft", flags.peft, PEFT_FILES);
   await requireReplaceable("gguf", flags.gguf, Object.values(GGUF_FILES));
   await requireReplaceable("merge", flags.merge, [...COMPANIONS, "model.safetensors"]);
+  await requireReplaceable("merge-gguf", flags["merge-gguf"], Object.values(MERGED_GGUF_FILES));
   if (places.adapter !== undefined) {
     await requireWritable("export.ts", { folders: { adapter: places.adapter } });
   }
@@ -360,11 +393,36 @@ async function certify(
       return await splitLogits({ engine, layers, ends, adapter, devices: flags.devices, samples, onText });
     },
     peft: folders.peft === null ? peft : await loadPeft(folders.peft.path),
-    merged: folders.merge === null ? undefined : (await loadModelFolder(folders.merge.path)).weights,
+    merged: folders.merge === null
+      ? undefined
+      : await readBack(await loadModelFolder(folders.merge.path), model, "config.json"),
+    rounded: folders.mergeGguf === null ? undefined : {
+      weights: await readBack(
+        await loadGgufModel(`${folders.mergeGguf.path}/${MERGED_GGUF_FILES.model}`),
+        model,
+        MERGED_GGUF_FILES.model,
+      ),
+      allowed: flags["accept-loss"],
+    },
     tolerance: flags.tolerance,
   });
   bar?.end();
   return certificate;
+}
+
+/**
+ * The weights of a merged model, if its configuration is that of the base.
+ *
+ * @throws {CheckpointError} If it is another one.
+ */
+async function readBack(merged: ModelFolder, { config }: LoadedModel, file: string): Promise<NamedArrays> {
+  const nothing = new Map();
+  if (await fingerprintOf(merged.config, nothing) === await fingerprintOf(config, nothing)) {
+    return merged.weights;
+  }
+  throw new CheckpointError(
+    `Cannot export the merged model as ${file} must say what the base's says: it differs`,
+  );
 }
 
 /** Puts an export in its place, with its certificate. */
@@ -382,6 +440,7 @@ function tellExported(flags: Flags, rank: number, { form }: Call): void {
       ...(flags.peft === "" ? [] : [`PEFT adapter of rank ${rank}: ${flags.peft}`]),
       ...(flags.gguf === "" ? [] : [`GGUF adapter and Modelfile: ${flags.gguf}`]),
       ...(flags.merge === "" ? [] : [`Merged model: ${flags.merge}`]),
+      ...(flags["merge-gguf"] === "" ? [] : [`Merged GGUF file and Modelfile: ${flags["merge-gguf"]}`]),
     ],
     next: flags.merge === ""
       ? ""
@@ -394,63 +453,6 @@ async function pendingAt(flag: string, place: string): Promise<PendingFolder | n
   return await PendingFolder.create(place).catch((cause) => {
     throw unusable(flag, "a folder that can be written", place, cause);
   });
-}
-
-async function saveMerged(folder: string, model: string, weights: ModelFolder["weights"]): Promise<void> {
-  await saveSafetensors(`${folder}/model.safetensors`, weights, { format: "pt" });
-  await copyTokenizerFiles(model, folder);
-  await writeWhole(`${folder}/config.json`, await Deno.readFile(`${model}/config.json`));
-  const config = await readConfig(model);
-  // Not the base any more, and in f32 whatever the base was in: readers would round to what is noted.
-  const { _name_or_path, ...merged } = config;
-  const noted = ["dtype", "torch_dtype"].filter((name) => (config[name] ?? "float32") !== "float32");
-  if (_name_or_path === undefined && noted.length === 0) return;
-  for (const name of noted) merged[name] = "float32";
-  await writeWhole(`${folder}/config.json`, `${JSON.stringify(merged, null, 2)}\n`);
-}
-
-/** Why a certificate does not hold. */
-function refusalOf(certificate: ExportCertificate, rank: number): string {
-  const { reduction, split, imported, merged, tolerance, largestLogit, allowed } = certificate;
-  const difference = Math.max(split, imported, merged);
-  if (!(difference <= tolerance * largestLogit)) return "the files are not what was trained.";
-  if (!(difference <= allowed)) {
-    return "the adapter changes the logits of these texts so little that the files cannot be told from none; " +
-      "train it longer, or take other texts with --data.";
-  }
-  if (reduction === null) return "the certificate does not hold.";
-  const [lost, most] = [percent(reduction.share), percent(reduction.allowed)];
-  return `rank ${rank} loses ${lost} of what the adapter does to the logits, and ${most} may be lost; ` +
-    `take a larger rank, or accept the loss with --accept-loss ${(Math.ceil(reduction.share * 100) / 100)}.`;
-}
-
-function percent(share: number): string {
-  return `${(100 * share).toFixed(1)} %`;
-}
-
-function show(certificate: ExportCertificate, rank: number, weightsLost: number | null): void {
-  const { samples, tokens, largestLogit, effect, split, imported, importedAs, merged, allowed, reduction } =
-    certificate;
-  const rows = [
-    ["largest logit", largestLogit],
-    ["largest change by the adapter", effect],
-    ["off on one machine", split],
-    [`off after export, as ${importedAs}`, imported],
-    ["off in the merged model", merged],
-    ["allowed", allowed],
-  ] as const;
-  console.log(`Logits of ${samples} texts, ${tokens} tokens, beside those of a split run`);
-  for (const [what, value] of rows) console.log(`  ${what.padEnd(36)}${value.toExponential(2)}`);
-  if (reduction === null) return;
-  console.log(
-    `Rank ${rank}: ${percent(weightsLost!)} of the change of the weights is lost, and ${
-      percent(reduction.share)
-    } of that of the logits (one is off by ${
-      reduction.difference.toPrecision(2)
-    }, the adapter changes one by ${reduction.effect.toPrecision(2)}); allowed are ${
-      percent(reduction.allowed)
-    }`,
-  );
 }
 
 /** Runs the command. */

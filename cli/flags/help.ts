@@ -71,7 +71,8 @@ const GROUPS: readonly FlagGroup[] = [
   {
     title: "Output",
     names: words(
-      `save out output resume state state-every state-seconds keep-best peft gguf merge results pretty
+      `save out output resume state state-every state-seconds keep-best peft gguf merge merge-gguf
+      gguf-type results pretty
       log-every metrics report json events accept-loss tolerance synonyms no-lab no-study lab-steps end-with`,
     ),
   },

@@ -22,6 +22,16 @@ ADAPTER ./${GGUF_FILES.adapter}
 `;
 }
 
+/** Files of a merged model for llama.cpp and Ollama. */
+export const MERGED_GGUF_FILES = { model: "model.gguf", modelfile: "Modelfile" };
+
+/** What Ollama takes a merged model from. */
+export function mergedModelfile(): string {
+  return `# ollama create NAME -f Modelfile; then: ollama run NAME
+FROM ./${MERGED_GGUF_FILES.model}
+`;
+}
+
 /**
  * Holds an adapter that was read back against what was written.
  *

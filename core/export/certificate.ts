@@ -20,11 +20,11 @@ import { fitsHeadModules, fromPeft } from "../lora/peft.ts";
 import { mergePeft } from "../lora/peft_merge.ts";
 import type { PeftAdapter } from "../lora/peft_modules.ts";
 
-/** What a smaller rank took away. */
+/** What a smaller rank, or numbers of fewer bits, took away. */
 export interface ReductionLoss {
-  /** Largest difference of a logit between the adapter and the smaller one. */
+  /** Largest difference of a logit between the adapter and the smaller one, or the model of fewer bits. */
   readonly difference: number;
-  /** Largest change of a logit by the adapter before it was made smaller. */
+  /** Largest change of a logit by the adapter before that. */
   readonly effect: number;
   /**
    * The difference in proportion to the effect, of the largest ones or root mean squares over all logits, whichever
@@ -61,7 +61,9 @@ export interface ExportCertificate {
   readonly allowed: number;
   /** What a smaller rank took away; `null` if the rank was not reduced. */
   readonly reduction: ReductionLoss | null;
-  /** True if all differences are at most what was allowed, and a reduction lost no more than was allowed. */
+  /** What the rounding of a merged GGUF file took away; `null` if there is none. */
+  readonly rounding: ReductionLoss | null;
+  /** True if all differences are at most what was allowed, and reduction and rounding lost no more than was allowed. */
   readonly holds: boolean;
 }
 
@@ -89,6 +91,8 @@ export interface CertificateOptions {
   readonly peft: PeftAdapter;
   /** Weights of the merged model, read back from its files. @default {the base with `peft` added} */
   readonly merged?: NamedArrays | undefined;
+  /** Weights of the merged model in a file of fewer bits, read back, and the share of the adapter's effect that may be lost. */
+  readonly rounded?: { readonly weights: NamedArrays; readonly allowed: number } | undefined;
   /** If the rank was reduced: the head modules before, and the share of their effect that may be lost. */
   readonly reducedFrom?: { readonly adapter: Adapter; readonly allowed: number } | undefined;
   /** Tokens of sample texts, at least one each. */
@@ -99,9 +103,9 @@ export interface CertificateOptions {
   readonly onProgress?: (done: number, total: number) => void;
 }
 
-/** Counts the texts that have gone through a model: five of them, or six if the rank was reduced. */
-function textCounter({ samples, reducedFrom, onProgress }: CertificateOptions): () => void {
-  const total = samples.length * (reducedFrom === undefined ? 5 : 6);
+/** Counts the texts that have gone through a model: five of them, and one more for each of what was made smaller. */
+function textCounter({ samples, reducedFrom, rounded, onProgress }: CertificateOptions): () => void {
+  const total = samples.length * (5 + Number(reducedFrom !== undefined) + Number(rounded !== undefined));
   let done = 0;
   return () => onProgress?.(++done, total);
 }
@@ -147,15 +151,13 @@ export async function certifyExport(options: CertificateOptions): Promise<Export
   );
   const split = difference(trained, await withHeads(adapter));
   const merged = difference(trained, await logits(options.merged ?? inMemory, null));
-  let reduction: ReductionLoss | null = null;
-  if (reducedFrom !== undefined) {
-    const before = await withHeads(reducedFrom.adapter);
-    const [lost, effect] = [difference(trained, before), difference(before, base)];
-    const share = lost === 0
-      ? 0
-      : Math.max(lost / effect, rootMeanSquare(trained, before) / rootMeanSquare(before, base));
-    reduction = { difference: lost, effect, share, allowed: reducedFrom.allowed };
-  }
+  const reduction = reducedFrom === undefined
+    ? null
+    : lossOf({ whole: await withHeads(reducedFrom.adapter), small: trained, base }, reducedFrom.allowed);
+  const { rounded } = options;
+  const rounding = rounded === undefined
+    ? null
+    : lossOf({ whole: trained, small: await logits(rounded.weights, null), base }, rounded.allowed);
   const largestLogit = trained.reduce(
     (most, values) => values.reduce((m, x) => Math.max(m, Math.abs(x)), most),
     0,
@@ -174,10 +176,25 @@ export async function certifyExport(options: CertificateOptions): Promise<Export
     tolerance,
     allowed,
     reduction,
+    rounding,
     // A difference that is not a number does not hold.
     holds: Math.max(split, imported, merged) <= allowed &&
-      (reduction === null || reduction.share <= reduction.allowed),
+      [reduction, rounding].every((loss) => loss === null || loss.share <= loss.allowed),
   };
+}
+
+type Logits = readonly Float32Array[];
+
+/** What is lost of the effect on the base's logits between two models. */
+function lossOf(
+  { whole, small, base }: { readonly whole: Logits; readonly small: Logits; readonly base: Logits },
+  allowed: number,
+): ReductionLoss {
+  const [lost, effect] = [difference(small, whole), difference(whole, base)];
+  const share = lost === 0
+    ? 0
+    : Math.max(lost / effect, rootMeanSquare(small, whole) / rootMeanSquare(whole, base));
+  return { difference: lost, effect, share, allowed };
 }
 
 /** All logits after every token of each sample, on one machine. */

@@ -18,17 +18,17 @@ const MAX_F16 = 65504;
 /** Half of the step above it: from here on a value is rounded to infinity. */
 const TOO_LARGE_F16 = MAX_F16 + 16;
 
-type Encode = (values: Float32Array, view: DataView) => void;
+type Encode = (values: Float32Array, view: DataView<ArrayBuffer>) => void;
 
-function putF16(values: Float32Array, view: DataView): void {
-  for (const [i, value] of values.entries()) {
+function putF16(values: Float32Array, { buffer }: DataView<ArrayBuffer>): void {
+  for (const value of values) {
     if (!(Math.abs(value) < TOO_LARGE_F16)) {
       throw new CheckpointError(
         `Cannot write a tensor as F16 as its values must be between -${MAX_F16} and ${MAX_F16}: current value is ${value}`,
       );
     }
-    view.setFloat16(2 * i, value, true);
   }
+  new Float16Array(buffer).set(values);
 }
 
 /** Blocks of 32: a scale, the largest value divided by 127, and so many times of it. */
@@ -40,6 +40,13 @@ function putQ8(values: Float32Array, view: DataView): void {
       largest = Math.max(largest, Math.abs(values[block * elements + i]!));
     }
     const scale = Math.fround(largest / 127);
+    if (!(scale < TOO_LARGE_F16)) {
+      throw new CheckpointError(
+        `Cannot write a tensor as Q8_0 as its values must be between -${127 * MAX_F16} and ${
+          127 * MAX_F16
+        }: current value is ${largest}`,
+      );
+    }
     const inverse = scale === 0 ? 0 : Math.fround(1 / scale);
     view.setFloat16(block * bytes, scale, true);
     for (let i = 0; i < elements; i++) {
@@ -51,7 +58,7 @@ function putQ8(values: Float32Array, view: DataView): void {
 }
 
 const ENCODERS: Readonly<Record<GgmlWritten, Encode>> = {
-  F32: (values, view) => values.forEach((value, i) => view.setFloat32(4 * i, value, true)),
+  F32: (values, { buffer }) => new Float32Array(buffer).set(values),
   F16: putF16,
   Q8_0: putQ8,
 };

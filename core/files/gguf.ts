@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { GGUFTypedMetadata } from "@huggingface/gguf";
 import { CheckpointError } from "../contracts/errors.ts";
 import type { NamedArray } from "./named_arrays.ts";
 import { PREFIX, refuseOthers } from "./tensor_header.ts";
@@ -23,6 +24,9 @@ export interface GgufTensor {
   readonly bytes: number;
 }
 
+/** Fields as the package that reads GGUF files has them, each with its type. */
+export type GgufFieldsTyped = Readonly<Record<string, GGUFTypedMetadata[string]>>;
+
 /** The first bytes of a file; none if it cannot be read. */
 async function beginningOf(path: string): Promise<Uint8Array> {
   try {
@@ -38,11 +42,13 @@ async function beginningOf(path: string): Promise<Uint8Array> {
 class Header {
   readonly path: string;
   readonly metadata: Readonly<Record<string, unknown>>;
+  readonly fields: GgufFieldsTyped;
   readonly tensors: ReadonlyMap<string, GgufTensor>;
 
-  private constructor(path: string, metadata: Header["metadata"], tensors: Header["tensors"]) {
+  private constructor(path: string, fields: GgufFieldsTyped, tensors: Header["tensors"]) {
     this.path = path;
-    this.metadata = metadata;
+    this.fields = fields;
+    this.metadata = Object.fromEntries(Object.entries(fields).map(([name, { value }]) => [name, value]));
     this.tensors = tensors;
   }
 
@@ -51,7 +57,10 @@ class Header {
     try {
       const { size } = await Deno.stat(path);
       // The package reads local files by itself, but not in workers.
-      const parsed = await gguf("https://localhost/", { fetch: (_, init) => rangeOf(path, size, init) });
+      const parsed = await gguf("https://localhost/", {
+        fetch: (_, init) => rangeOf(path, size, init),
+        typedMetadata: true,
+      });
       const tensors = new Map<string, GgufTensor>();
       for (const info of parsed.tensorInfos) {
         const type = GGMLQuantizationType[info.dtype] ?? String(info.dtype);
@@ -68,7 +77,7 @@ class Header {
         }
         tensors.set(info.name, { name: info.name, type, shape, offset, bytes });
       }
-      return new Header(path, parsed.metadata as Record<string, unknown>, tensors);
+      return new Header(path, parsed.typedMetadata as GgufFieldsTyped, tensors);
     } catch (cause) {
       if (cause instanceof CheckpointError) throw cause;
       refuseOthers(await beginningOf(path), "GGUF", path);
@@ -117,17 +126,20 @@ function pathsOf(headers: readonly Header[]): Map<string, string> {
 export class GgufFile {
   /** Its fields: `general.architecture`, `llama.block_count` and so on. */
   readonly metadata: Readonly<Record<string, unknown>>;
+  /** Its fields with their types, as they are written. */
+  readonly fields: GgufFieldsTyped;
   /** Its tensors, by name. */
   readonly tensors: ReadonlyMap<string, GgufTensor>;
   readonly #paths: ReadonlyMap<string, string>;
 
   private constructor(
     paths: ReadonlyMap<string, string>,
-    metadata: Readonly<Record<string, unknown>>,
+    { metadata, fields }: Pick<Header, "metadata" | "fields">,
     tensors: ReadonlyMap<string, GgufTensor>,
   ) {
     this.#paths = paths;
     this.metadata = metadata;
+    this.fields = fields;
     this.tensors = tensors;
   }
 
@@ -140,7 +152,7 @@ export class GgufFile {
   static async open(path: string): Promise<GgufFile> {
     const first = await Header.read(path);
     const count = Number(first.metadata["split.count"] ?? 1);
-    if (!(count > 1)) return new GgufFile(pathsOf([first]), first.metadata, first.tensors);
+    if (!(count > 1)) return new GgufFile(pathsOf([first]), first, first.tensors);
     const headers = await Promise.all(
       splitPaths(path, count).map((part) => part === path ? first : Header.read(part)),
     );
@@ -152,7 +164,7 @@ export class GgufFile {
       );
     }
     const tensors = new Map(headers.flatMap((header) => [...header.tensors]));
-    return new GgufFile(paths, headers[0]!.metadata, tensors);
+    return new GgufFile(paths, headers[0]!, tensors);
   }
 
   /**

@@ -4,16 +4,19 @@
  * @module
  */
 
-import type { GGUFTypedMetadata } from "@huggingface/gguf";
 import { CheckpointError } from "../contracts/errors.ts";
 import { writeWhole } from "./atomic.ts";
+import type { GgufFieldsTyped } from "./gguf.ts";
 import { type GgmlWritten, quantise } from "./ggml_encode.ts";
 import { ggmlBytes } from "./ggml_types.ts";
 
 /** A field's value with its type in the file. */
 export type GgufField =
   | { readonly type: "string"; readonly value: string }
-  | { readonly type: "u32" | "f32"; readonly value: number };
+  | { readonly type: "u32" | "f32"; readonly value: number }
+  | { readonly type: "bool"; readonly value: boolean }
+  | { readonly type: "strings"; readonly value: readonly string[] }
+  | { readonly type: "i32s" | "f32s"; readonly value: readonly number[] };
 
 /** A tensor to be written. */
 export interface GgufSource {
@@ -25,9 +28,6 @@ export interface GgufSource {
   readonly pieces: () => Iterable<Float32Array>;
 }
 
-/** Fields as the package that reads GGUF files has them, each with its type. */
-export type GgufFieldsTyped = Readonly<Record<string, GGUFTypedMetadata[string]>>;
-
 /** Tensors begin at multiples of so many bytes, if no field says otherwise. */
 const ALIGNMENT = 32;
 
@@ -37,10 +37,19 @@ const TYPE_NUMBERS: Readonly<Record<GgmlWritten, number>> = { F32: 0, F16: 1, Q8
 /** Gives plain fields the types that GGUF has. */
 export async function typedFields(fields: Readonly<Record<string, GgufField>>): Promise<GgufFieldsTyped> {
   const { GGUFValueType } = await import("@huggingface/gguf");
-  const types = { string: GGUFValueType.STRING, u32: GGUFValueType.UINT32, f32: GGUFValueType.FLOAT32 };
+  const { STRING, UINT32, INT32, FLOAT32, BOOL, ARRAY } = GGUFValueType;
+  const types = {
+    string: { type: STRING },
+    u32: { type: UINT32 },
+    f32: { type: FLOAT32 },
+    bool: { type: BOOL },
+    strings: { type: ARRAY, subType: STRING },
+    i32s: { type: ARRAY, subType: INT32 },
+    f32s: { type: ARRAY, subType: FLOAT32 },
+  };
   return Object.fromEntries(
-    Object.entries(fields).map(([name, { type, value }]) => [name, { value, type: types[type] }]),
-  );
+    Object.entries(fields).map(([name, { type, value }]) => [name, { value, ...types[type] }]),
+  ) as GgufFieldsTyped;
 }
 
 /** One tensor's entry in the header: name, dimensions from the innermost one, type, and where its data begin. */
@@ -88,7 +97,14 @@ export async function saveGguf(
   tensors: ReadonlyMap<string, GgufSource>,
 ): Promise<void> {
   const { GGUFValueType, serializeGgufMetadata } = await import("@huggingface/gguf");
-  const { "general.alignment": _, ...others } = fields;
+  // Counts are those of what is written.
+  const { "general.alignment": _a, version: _v, tensor_count: _t, kv_count: _k, ...others } = fields;
+  const bytes = Object.entries(others).find(([, { subType }]) => subType === GGUFValueType.UINT8);
+  if (bytes !== undefined) {
+    throw new CheckpointError(
+      `Cannot write ${path} as no field may be a list of bytes: current value is ${bytes[0]}`,
+    );
+  }
   const beginning = serializeGgufMetadata({
     ...others,
     version: { value: 3, type: GGUFValueType.UINT32 },

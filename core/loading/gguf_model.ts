@@ -10,7 +10,7 @@ import { GgufFile } from "../files/gguf.ts";
 import { LazyArrays } from "../files/lazy_arrays.ts";
 import { FAMILIES, type ModelConfig } from "../model/families.ts";
 import type { Family } from "../model/families/family.ts";
-import { type GgufChange, GgufFields } from "../model/families/gguf.ts";
+import { type GgufChange, GgufFields, type GgufReading } from "../model/families/gguf.ts";
 import { fingerprintOf } from "./fingerprint.ts";
 import type { ModelFolder } from "./model_folder.ts";
 
@@ -24,8 +24,28 @@ export type GgufModel = ModelFolder;
  * @throws {CheckpointError} If the file is damaged, of another architecture, or asks for what is not done here.
  */
 export async function loadGgufModel(path: string): Promise<GgufModel> {
-  const { file, model: { config, names, change } } = await readHeader(path);
-  const weights = new LazyArrays(names.keys(), {
+  const opened = await openGguf(path);
+  const { config } = opened.reading;
+  const weights = weightsIn(opened, path);
+  return { config, weights, fingerprint: await fingerprintOf(config, weights) };
+}
+
+/** A GGUF file of a model whose header was read. */
+export interface OpenedGguf {
+  /** The file. */
+  readonly file: GgufFile;
+  /** What its family makes of it. */
+  readonly reading: GgufReading<ModelConfig>;
+}
+
+/**
+ * The weights of an opened file, each read when it is asked for.
+ *
+ * @param opened The file.
+ * @param path Its path, for messages.
+ */
+export function weightsIn({ file, reading: { names, change } }: OpenedGguf, path: string): LazyArrays {
+  return new LazyArrays(names.keys(), {
     make: (name) => readWhole(file, names.get(name)!, change(name)),
     shape: (name) => {
       const { shape } = file.tensors.get(names.get(name)!)!;
@@ -34,7 +54,6 @@ export async function loadGgufModel(path: string): Promise<GgufModel> {
     pieces: (name, unit) => readPieces(file, names.get(name)!, change(name), unit),
     from: (name) => `"${names.get(name)}" of ${path}`,
   });
-  return { config, weights, fingerprint: await fingerprintOf(config, weights) };
 }
 
 /**
@@ -43,11 +62,15 @@ export async function loadGgufModel(path: string): Promise<GgufModel> {
  * @throws {CheckpointError} As `loadGgufModel`.
  */
 export async function loadGgufConfig(path: string): Promise<ModelConfig> {
-  return (await readHeader(path)).model.config;
+  return (await openGguf(path)).reading.config;
 }
 
-/** What the header says. */
-async function readHeader(path: string) {
+/**
+ * Reads the header of a model's GGUF file.
+ *
+ * @throws {CheckpointError} As `loadGgufModel`.
+ */
+export async function openGguf(path: string): Promise<OpenedGguf> {
   const file = await GgufFile.open(path);
   const architecture = String(file.metadata["general.architecture"]);
   const fields = new GgufFields(file, path, architecture);
@@ -60,7 +83,7 @@ async function readHeader(path: string) {
       file.metadata["general.architecture"],
     );
   }
-  return { file, model: family.read(fields) };
+  return { file, reading: family.read(fields) };
 }
 
 function readWhole(

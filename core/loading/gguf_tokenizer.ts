@@ -5,7 +5,7 @@
  */
 
 import { type ChatTemplate, chatTemplateFromConfig } from "../data/chat_template.ts";
-import { type PieceKind, sentencePieceTokenizer } from "../data/sentence_piece.ts";
+import { type PieceKind, type SentencePieceModel, sentencePieceTokenizer } from "../data/sentence_piece.ts";
 import { type Tokenizer, tokenizerFromJson } from "../data/tokenizer.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import { showValue } from "../contracts/plain_text.ts";
@@ -31,7 +31,7 @@ const TURN_ENDS = new Set([
 ]);
 
 /** What a file says of its tokenizer. */
-class TokenizerFields {
+export class TokenizerFields {
   readonly #metadata: Readonly<Record<string, unknown>>;
   readonly #path: string;
 
@@ -113,7 +113,26 @@ function endsAndTypes(fields: TokenizerFields, tokens: readonly string[]) {
   return { types, ends: [...named, ...usual] };
 }
 
+/** A tokenizer as a `tokenizer.json` has it, and what else is known of it. */
+export interface TokenizerJson {
+  readonly json: Readonly<Record<string, unknown>>;
+  readonly eos: string;
+  readonly bos: string | null;
+  /** Further tokens that end a text. */
+  readonly ends: readonly number[];
+}
+
 function byteLevel(fields: TokenizerFields, path: string): Tokenizer {
+  const { json, eos, bos, ends } = byteLevelJson(fields);
+  return tokenizerFromJson(json, { eos, ends, ...(bos === null ? {} : { bos }), name: path });
+}
+
+/**
+ * A byte-level tokenizer as a `tokenizer.json` has it.
+ *
+ * @throws {CheckpointError} If its way to cut texts is not known.
+ */
+export function byteLevelJson(fields: TokenizerFields): TokenizerJson {
   const pre = PRE_TOKENIZERS.get(String(fields.field("pre")));
   if (pre === undefined) {
     const known = [...PRE_TOKENIZERS.keys()].join(", ");
@@ -125,10 +144,11 @@ function byteLevel(fields: TokenizerFields, path: string): Tokenizer {
     fields.refuse("tokenizer.ggml.eos_token_id must be a token", undefined);
   const bos = fields.bos(tokens, { isUsual: pre.bos ?? false });
   const whole = tokens.keys().filter((id) => id === eos || id === bos || WHOLE.includes(types[id] ?? 1));
-  const added = Array.from(whole, (id) => ({ id, content: tokens[id], special: true, normalized: false }));
-  return tokenizerFromJson({
+  const json = {
     version: "1.0",
-    added_tokens: added.filter(({ content }) => content !== ""),
+    truncation: null,
+    padding: null,
+    added_tokens: addedTokens(Array.from(whole), tokens, types),
     normalizer: pre.composes ? { type: "NFC" } : null,
     pre_tokenizer: stepsOf(pre),
     post_processor: null,
@@ -144,7 +164,21 @@ function byteLevel(fields: TokenizerFields, path: string): Tokenizer {
       vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
       merges: fields.list("merges").map((merge) => pairOf(String(merge))),
     },
-  }, { eos: tokens[eos]!, ends, ...(bos === null ? {} : { bos: tokens[bos]! }), name: path });
+  };
+  return { json, eos: tokens[eos]!, bos: bos === null ? null : tokens[bos]!, ends };
+}
+
+/** Tokens that are matched whole, as a `tokenizer.json` lists them. */
+export function addedTokens(ids: readonly number[], tokens: readonly string[], types: readonly number[]) {
+  return ids.filter((id) => tokens[id] !== "").map((id) => ({
+    id,
+    content: tokens[id]!,
+    single_word: false,
+    lstrip: false,
+    rstrip: false,
+    normalized: false,
+    special: types[id] !== TYPE.userDefined,
+  }));
 }
 
 /** The two sides of a merge; the first of them may begin with a space, as written. */
@@ -170,6 +204,15 @@ function stepsOf({ patterns, thenGpt2 = false }: PreTokenizer): unknown {
 const LLAMA_IDS = { unknown: 0, bos: 1, eos: 2 };
 
 function sentencePiece(fields: TokenizerFields, path: string): Tokenizer {
+  return sentencePieceTokenizer(sentencePieceModel(fields, path));
+}
+
+/**
+ * A SentencePiece model.
+ *
+ * @throws {CheckpointError} If it asks for what is not done here.
+ */
+export function sentencePieceModel(fields: TokenizerFields, path: string): SentencePieceModel {
   const tokens = fields.list("tokens").map(String);
   const { types, ends } = endsAndTypes(fields, tokens);
   if (fields.flag("remove_extra_whitespaces")) {
@@ -183,7 +226,7 @@ function sentencePiece(fields: TokenizerFields, path: string): Tokenizer {
       : type === TYPE.unused
       ? "unused"
       : "ordinary";
-  return sentencePieceTokenizer({
+  return {
     tokens,
     scores: fields.list("scores").map(Number),
     kinds: tokens.map((_, id) => kindOf(types[id] ?? 1)),
@@ -193,7 +236,7 @@ function sentencePiece(fields: TokenizerFields, path: string): Tokenizer {
     bos: fields.bos(tokens, { isUsual: true, fallback: LLAMA_IDS.bos }),
     ends,
     name: path,
-  });
+  };
 }
 
 /**
@@ -206,12 +249,31 @@ function sentencePiece(fields: TokenizerFields, path: string): Tokenizer {
  */
 export async function loadGgufChatTemplate(path: string, now?: Date): Promise<ChatTemplate | null> {
   const { metadata } = await GgufFile.open(path);
+  const templates = ggufTemplates(metadata);
+  if (templates.length === 0) return null;
+  return chatTemplateFromConfig({ ...specialTexts(metadata), chat_template: templates }, {
+    name: `${path}, tokenizer.chat_template`,
+    ...(now === undefined ? {} : { now }),
+  });
+}
+
+type Metadata = Readonly<Record<string, unknown>>;
+
+/** The chat templates of a file, the default first; none without one. */
+export function ggufTemplates(
+  metadata: Metadata,
+): readonly { readonly name: string; readonly template: unknown }[] {
   const main = metadata["tokenizer.chat_template"];
-  if (main === undefined) return null;
+  if (main === undefined) return [];
   const further = Object.entries(metadata).flatMap(([key, template]) => {
     const [, name] = /^tokenizer\.chat_template\.(.+)$/.exec(key) ?? [];
     return name === undefined ? [] : [{ name, template }];
   });
+  return [{ name: "default", template: main }, ...further];
+}
+
+/** Special tokens by their names in a `tokenizer_config.json`. */
+export function specialTexts(metadata: Metadata): Readonly<Record<string, string>> {
   const tokens = metadata["tokenizer.ggml.tokens"];
   const special = ["bos", "eos", "unk", "pad"].flatMap((name) => {
     const key = { unk: "unknown", pad: "padding" }[name] ?? name;
@@ -219,8 +281,5 @@ export async function loadGgufChatTemplate(path: string, now?: Date): Promise<Ch
     const text = Array.isArray(tokens) && id !== undefined ? tokens[Number(id)] : undefined;
     return typeof text === "string" ? [[`${name}_token`, text]] : [];
   });
-  return chatTemplateFromConfig({
-    ...Object.fromEntries(special),
-    chat_template: [{ name: "default", template: main }, ...further],
-  }, { name: `${path}, tokenizer.chat_template`, ...(now === undefined ? {} : { now }) });
+  return Object.fromEntries(special);
 }

@@ -60,12 +60,16 @@ export async function loadTokenizerOf(path: string, tokenizer = ""): Promise<Tok
     const ends = (await endsOfModel(folder)).filter((id) => id < other.vocabSize);
     return { ...other, ends: [...new Set([...endsOf(other), ...ends])] };
   }
-  if (!isGguf(path)) return await loadModelTokenizer(folder);
-  for (const name of ["tokenizer.json", "vocab.json"]) {
-    const found = await Deno.stat(`${folder}/${name}`).then(() => true, () => false);
-    if (found) return await loadModelTokenizer(folder);
-  }
+  if (!isGguf(path) || await hasTokenizerFiles(folder)) return await loadModelTokenizer(folder);
   return await loadGgufTokenizer(path);
+}
+
+/** True if a folder has a tokenizer: beside a GGUF file it comes before the file's own. */
+export async function hasTokenizerFiles(folder: string): Promise<boolean> {
+  for (const name of ["tokenizer.json", "vocab.json"]) {
+    if (await Deno.stat(`${folder}/${name}`).then(() => true, () => false)) return true;
+  }
+  return false;
 }
 
 /**

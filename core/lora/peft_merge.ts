@@ -36,6 +36,24 @@ export function mergePeft(
   family: ModelFamily,
   shape: PeftModelShape,
 ): NamedArrays {
+  return mergedWeights(weights, { peft, family, shape }).merged;
+}
+
+/** An adapter and the model that it is for. */
+export interface MergedAdapter {
+  /** The adapter. */
+  readonly peft: PeftAdapter;
+  /** Family of the base model. */
+  readonly family: ModelFamily;
+  /** Shape of the base model. */
+  readonly shape: PeftModelShape;
+}
+
+/** As `mergePeft`, with the names of the weights that the adapter changes. */
+export function mergedWeights(
+  weights: NamedArrays,
+  { peft, family, shape }: MergedAdapter,
+): { readonly merged: NamedArrays; readonly changed: ReadonlySet<string> } {
   requireFiniteValues(MERGE, peft.arrays);
   const finite = (name: string, array: NamedArray): NamedArray => {
     requireFiniteValues(MERGE, new Map([[name, array]]), from(name));
@@ -84,7 +102,7 @@ export function mergePeft(
     }
   }
   const shapes = shapesOf(weights);
-  return new LazyArrays(weights.keys(), {
+  const merged = new LazyArrays(weights.keys(), {
     make: (name) => {
       const array = weights.get(name)!;
       return changes.get(name)?.(array) ?? finite(name, array);
@@ -98,4 +116,5 @@ export function mergePeft(
     },
     from,
   });
+  return { merged, changed: new Set(changes.keys()) };
 }

@@ -1,5 +1,6 @@
 /**
- * llama.cpp with an exported adapter writes the text that this project writes with the head modules.
+ * llama.cpp with an exported adapter, or with a merged model, writes the text that this project writes with the head
+ * modules.
  *
  * Optional: runs where EDGETUNER_GGUF is a model's GGUF file and EDGETUNER_LLAMA_CPP a folder in which
  * `npm install node-llama-cpp@3.22.1` was run; is left out elsewhere.
@@ -15,6 +16,7 @@ import {
   randomStream,
   saveAdapter,
   saveGgufLora,
+  saveMergedGguf,
   toPeft,
 } from "@edgetuner/core";
 import { assertEquals, assertNotEquals } from "@std/assert";
@@ -77,7 +79,7 @@ async function randomAdapter(path: string) {
 }
 
 Deno.test({
-  name: "llama.cpp with a GGUF adapter writes the greedy text of the head modules [slow]",
+  name: "llama.cpp with a GGUF adapter, or merged, writes the greedy text of the head modules [slow]",
   ignore: MODEL === undefined || LLAMA_CPP === undefined,
   fn: async () => {
     const folder = await Deno.makeTempDir();
@@ -89,14 +91,25 @@ Deno.test({
       await saveAdapter(`${folder}/heads`, adapter);
       const { peft } = await exactRank(toPeft(adapter, family, shape.kvHeads));
       await saveGgufLora(`${folder}/adapter.gguf`, peft, family, shape);
-      const theirs = async (lora: string) => JSON.parse(await run("node", [program, MODEL!, lora])) as string;
-      const [base, adapted] = [await theirs(""), await theirs(`${folder}/adapter.gguf`)];
+      const theirs = async (model: string, lora = "") =>
+        (JSON.parse(await run("node", [program, model, lora])) as string).trim();
+      const [base, adapted] = [await theirs(MODEL!), await theirs(MODEL!, `${folder}/adapter.gguf`)];
       assertNotEquals(adapted, base, "the adapter must change the text");
-      const ours = await run(Deno.execPath(), [
-        ...["run", "-A", "--quiet", `${EXAMPLES}generate.ts`, "--model", MODEL!, "--raw"],
-        ...["--adapter", `${folder}/heads`, "--prompt", PROMPT, "--max-tokens", `${TOKENS}`],
-      ]);
-      assertEquals(ours.slice(PROMPT.length).trim(), adapted.trim());
+      const ours = async (model: string, heads: string) => {
+        const text = await run(Deno.execPath(), [
+          ...["run", "-A", "--quiet", `${EXAMPLES}generate.ts`, "--model", model, "--raw"],
+          ...["--adapter", heads, "--prompt", PROMPT, "--max-tokens", `${TOKENS}`],
+        ]);
+        return text.slice(PROMPT.length).trim();
+      };
+      assertEquals(await ours(MODEL!, `${folder}/heads`), adapted);
+      for (const type of ["F16", "Q8_0"] as const) {
+        const merged = `${folder}/${type}.gguf`;
+        await saveMergedGguf(merged, { model: MODEL!, peft, type });
+        assertEquals(await theirs(merged), adapted, type);
+        if (type === "Q8_0") assertEquals(await ours(merged, ""), adapted);
+        await Deno.remove(merged);
+      }
     } finally {
       await Deno.remove(program);
       await Deno.remove(folder, { recursive: true });

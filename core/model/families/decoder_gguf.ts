@@ -6,8 +6,12 @@
  * @module
  */
 
+import type { GgufField } from "../../files/gguf_writer.ts";
+import { decoderShape, type DecoderSizes } from "./decoder_config.ts";
 import type { GgufChange, GgufFields, GgufNames } from "./gguf.ts";
-import { rounded, unpermuted } from "./gguf.ts";
+import { notInLlamaCpp, rounded, unpermuted } from "./gguf.ts";
+import type { RopeConfig } from "./rope.ts";
+import type { WindowConfig } from "./windows.ts";
 
 /** Tensors that most decoders have. */
 export const DECODER_NAMES: GgufNames = {
@@ -84,6 +88,63 @@ function scalingOf(fields: GgufFields): { readonly rope_scaling?: Readonly<Recor
   if (type === "none") return {};
   if (type !== "linear") fields.refuse(`${architecture}.rope.scaling.type must be "none" or "linear"`, type);
   return { rope_scaling: { rope_type: "linear", factor: rounded(factor) } };
+}
+
+const u32 = (value: number): GgufField => ({ type: "u32", value });
+const f32 = (value: number): GgufField => ({ type: "f32", value });
+
+/** A decoder whose file is written. */
+export interface WrittenDecoder {
+  /** Sizes of the model. */
+  readonly sizes: DecoderSizes;
+  /** Its rotary positions; those of layers that see all. */
+  readonly rope: RopeConfig;
+  /** Name of the family for people. */
+  readonly title: string;
+}
+
+/**
+ * The fields of a decoder's file, the way back from `decoderFields`.
+ *
+ * @throws {CheckpointError} If llama.cpp does not know how positions are stretched.
+ */
+export function decoderHeader({ sizes, rope, title }: WrittenDecoder): Record<string, GgufField> {
+  const { headSize } = decoderShape(sizes);
+  const { rope_scaling: scaling, rope_theta } = rope;
+  if (scaling.rope_type !== "default" && scaling.rope_type !== "linear") {
+    throw notInLlamaCpp(title, 'rope_type must be "default" or "linear"', scaling.rope_type);
+  }
+  return {
+    "block_count": u32(sizes.num_hidden_layers),
+    "context_length": u32(sizes.max_position_embeddings),
+    "embedding_length": u32(sizes.hidden_size),
+    "feed_forward_length": u32(sizes.intermediate_size),
+    "attention.head_count": u32(sizes.num_attention_heads),
+    "attention.head_count_kv": u32(sizes.num_key_value_heads),
+    "attention.key_length": u32(headSize),
+    "attention.value_length": u32(headSize),
+    "attention.layer_norm_rms_epsilon": f32(sizes.rms_norm_eps),
+    "rope.dimension_count": u32(headSize),
+    "rope.freq_base": f32(rope_theta),
+    "vocab_size": u32(sizes.vocab_size),
+    ...(scaling.rope_type === "default" ? {} : {
+      "rope.scaling.type": { type: "string", value: "linear" } as const,
+      "rope.scaling.factor": f32(scaling.factor),
+    }),
+  };
+}
+
+/** @throws {CheckpointError} If a layer sees a part of the text alone, which llama.cpp does not know of this family. */
+export function refuseWindows(title: string, { sliding_window }: WindowConfig): void {
+  if (sliding_window === undefined) return;
+  throw notInLlamaCpp(title, "sliding_window must be as long as the longest text", sliding_window);
+}
+
+/** @throws {CheckpointError} If a bias is there that llama.cpp does not know of this family. */
+export function refuseBiases(title: string, flags: Readonly<Record<string, boolean>>): void {
+  for (const [name, value] of Object.entries(flags)) {
+    if (value) throw notInLlamaCpp(title, `${name} must be false`, value);
+  }
 }
 
 /** Q and K of a file whose rows are in the order in which llama.cpp turns them. */

@@ -12,9 +12,23 @@ import { showValue } from "../../contracts/plain_text.ts";
 import { ConfigFields } from "../weights.ts";
 import { type Decoder, decoderParts } from "./decoder.ts";
 import { type DecoderSizes, decoderSizes, sizesOf } from "./decoder_config.ts";
-import { DECODER_NAMES, decoderFields, HEAD_NORM_NAMES } from "./decoder_gguf.ts";
+import {
+  DECODER_NAMES,
+  decoderFields,
+  decoderHeader,
+  HEAD_NORM_NAMES,
+  refuseBiases,
+} from "./decoder_gguf.ts";
 import type { Family } from "./family.ts";
-import { type GgufChange, type GgufFields, type GgufNames, type GgufReading, rounded } from "./gguf.ts";
+import {
+  type GgufChange,
+  type GgufFields,
+  type GgufHeader,
+  type GgufNames,
+  type GgufReading,
+  notInLlamaCpp,
+  rounded,
+} from "./gguf.ts";
 import { ROPE_KINDS, type RopeConfig, ropeParameters } from "./rope.ts";
 import { type LayerKind, layerKinds, windowsOf } from "./windows.ts";
 
@@ -132,6 +146,7 @@ const LESS_ONE: GgufChange = {
   rows: ([length]) => length!,
   place: (piece, _index, _theirs, into) => into.set(piece.map((gain) => gain - 1)),
   inOrder: true,
+  back: (data) => Float32Array.from(data, (gain) => gain + 1),
 };
 
 /** Layers of the one size whose scores are divided by the root of hidden size / heads, as llama.cpp knows it. */
@@ -141,20 +156,59 @@ function readGguf(fields: GgufFields): GgufReading<Gemma3Config> {
   const cap = fields.get("final_logit_softcapping") ?? fields.get("attn_logit_softcapping") ?? 0;
   if (cap !== 0) fields.refuse("scores and logits must not be bounded", cap);
   const { rope_theta, ...read } = decoderFields(fields);
-  const { hidden_size, num_attention_heads, num_hidden_layers, head_dim } = read;
   const config = gemma3Config({
     ...read,
     rope_theta: fields.get("rope.freq_base") === undefined ? THETA.full_attention : rope_theta,
     rope_local_base_freq: rounded(fields.get("rope.freq_base_swa") ?? THETA.sliding_attention),
     sliding_window: fields.count("attention.sliding_window"),
-    query_pre_attn_scalar: num_hidden_layers === LAYERS_OF_27B ? hidden_size / num_attention_heads : head_dim,
+    query_pre_attn_scalar: scalarOf(read),
     attention_bias: fields.file.tensors.has("blk.0.attn_q.bias"),
   });
   return {
     config,
     names: fields.names(GGUF_NAMES, "Gemma 3"),
-    change: (ours) => /norm\.weight$/.test(ours) ? LESS_ONE : null,
+    change: changesOf,
   };
+}
+
+function changesOf(ours: string): GgufChange | null {
+  return /norm\.weight$/.test(ours) ? LESS_ONE : null;
+}
+
+/** In llama.cpp each sixth layer sees all, and the others turn by the angles of this base. */
+const KNOWN = { pattern: 6, theta: 10_000 };
+
+function headerOf(config: Gemma3Config): GgufHeader {
+  const { layer_types, sliding_window, attention_bias, query_pre_attn_scalar, rope_parameters } = config;
+  const { full_attention: rope, sliding_attention: local } = rope_parameters;
+  const refuse = (rule: string, value: unknown): never => {
+    throw notInLlamaCpp("Gemma 3", rule, value);
+  };
+  refuseBiases("Gemma 3", { attention_bias });
+  const known = layer_types.every((kind, l) =>
+    (kind === "full_attention") === ((l + 1) % KNOWN.pattern === 0)
+  );
+  if (!known) refuse("layer_types must be full_attention in each sixth layer alone", layer_types);
+  if (sliding_window === undefined) refuse("sliding_window must be a number", sliding_window);
+  if (local.rope_theta !== KNOWN.theta || local.rope_scaling.rope_type !== "default") {
+    refuse("the angles of layers that slide must be those of base 10000", local);
+  }
+  const scalar = scalarOf(config);
+  if (query_pre_attn_scalar !== scalar) {
+    refuse(`query_pre_attn_scalar must be ${scalar}`, query_pre_attn_scalar);
+  }
+  const fields = decoderHeader({ sizes: config, rope, title: "Gemma 3" });
+  return { fields: { ...fields, "attention.sliding_window": { type: "u32", value: sliding_window! } } };
+}
+
+/** What llama.cpp divides scores by the root of. */
+function scalarOf(
+  { num_hidden_layers, hidden_size, num_attention_heads, head_dim = hidden_size / num_attention_heads }: Pick<
+    DecoderSizes,
+    "num_hidden_layers" | "hidden_size" | "num_attention_heads" | "head_dim"
+  >,
+): number {
+  return num_hidden_layers === LAYERS_OF_27B ? hidden_size / num_attention_heads : head_dim;
 }
 
 /** All that is known of Gemma 3. */
@@ -164,5 +218,12 @@ export const gemma3Family: Family<Gemma3Config> = {
   architectures: ["Gemma3ForCausalLM"],
   config: gemma3Config,
   ...decoderParts(gemma3Decoder),
-  gguf: { architecture: "gemma3", permutesHeads: false, read: readGguf },
+  gguf: {
+    architecture: "gemma3",
+    permutesHeads: false,
+    read: readGguf,
+    names: GGUF_NAMES,
+    change: () => changesOf,
+    header: headerOf,
+  },
 };

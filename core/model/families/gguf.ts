@@ -1,5 +1,6 @@
 /**
- * How GGUF files of a family are read: names and the order of rows differ from those of Hugging Face's files.
+ * How GGUF files of a family are read and written: names and the order of rows differ from those of Hugging Face's
+ * files.
  *
  * D head size.
  *
@@ -9,8 +10,10 @@
 import { CheckpointError } from "../../contracts/errors.ts";
 import { showValue } from "../../contracts/plain_text.ts";
 import type { GgufFile } from "../../files/gguf.ts";
+import type { GgufField } from "../../files/gguf_writer.ts";
+import type { NamedArray } from "../../files/named_arrays.ts";
 
-/** GgufNames of a family's tensors: theirs, and ours. */
+/** Names of a family's tensors: theirs, and ours. */
 export interface GgufNames {
   /** Those of layers, which are `blk.N.` and the name. */
   readonly layer: Readonly<Record<string, string>>;
@@ -30,6 +33,8 @@ export interface GgufChange {
   readonly place: (piece: Float32Array, index: number, theirs: readonly number[], into: Float32Array) => void;
   /** True if ours are the pieces one after the other, each turned in itself. */
   readonly inOrder: boolean;
+  /** The way back: theirs, of a whole tensor of ours. */
+  readonly back: (data: Float32Array, ours: readonly number[]) => Float32Array<ArrayBuffer>;
 }
 
 /** What a family makes of a file. */
@@ -42,7 +47,15 @@ export interface GgufReading<C> {
   readonly change: (ours: string) => GgufChange | null;
 }
 
-/** How a family's GGUF files are read. */
+/** What a family's GGUF files hold beside the weights. */
+export interface GgufHeader {
+  /** Fields of the model, after the architecture's name. */
+  readonly fields: Readonly<Record<string, GgufField>>;
+  /** Tensors that say a part of the configuration, by their own names. */
+  readonly tensors?: ReadonlyMap<string, NamedArray>;
+}
+
+/** How a family's GGUF files are read and written. */
 export interface GgufFamily<C> {
   /** `general.architecture` of its files. */
   readonly architecture: string;
@@ -54,6 +67,16 @@ export interface GgufFamily<C> {
    * @throws {CheckpointError} If the file asks for what is not done here.
    */
   read(fields: GgufFields): GgufReading<C>;
+  /** Names of its tensors. */
+  readonly names: GgufNames;
+  /** How tensors come from a file, of a model of this shape; `null` for those that lie there as they are. */
+  change(config: C): (ours: string) => GgufChange | null;
+  /**
+   * What a file says of a model.
+   *
+   * @throws {CheckpointError} If llama.cpp does not compute what such a model does.
+   */
+  header(config: C): GgufHeader;
 }
 
 /** GgufFields of a file, with errors that name them. */
@@ -125,6 +148,7 @@ export function unpermuted(heads: number): GgufChange {
       }
     },
     inOrder: true,
+    back: (data, [, columns = 1]) => permuteHeads(data, columns, heads),
   };
 }
 
@@ -171,7 +195,40 @@ export const TRANSPOSED: GgufChange = {
     }
   },
   inOrder: false,
+  back: (data, [rows, columns]) => {
+    const out = new Float32Array(data.length);
+    for (let r = 0; r < rows!; r++) {
+      for (let c = 0; c < columns!; c++) out[c * rows! + r] = data[r * columns! + c]!;
+    }
+    return out;
+  },
 };
+
+/**
+ * What llama.cpp calls a weight.
+ *
+ * @param names Names of the family.
+ * @param ours Our name of it.
+ * @returns `undefined` if it has none.
+ */
+export function ggufName({ layer, prefix, ends }: GgufNames, ours: string): string | undefined {
+  const found = Object.entries(ends).find(([, name]) => name === ours);
+  if (found !== undefined) return found[0];
+  const [, number, part, kind] = ours.startsWith(prefix)
+    ? /^(\d+)\.(.+)\.(weight|bias)$/.exec(ours.slice(prefix.length)) ?? []
+    : [];
+  const theirs = Object.entries(layer).find(([, name]) => name === part)?.[0];
+  return theirs === undefined ? undefined : `blk.${number}.${theirs}.${kind}`;
+}
+
+/** The error of a model that llama.cpp would compute otherwise. */
+export function notInLlamaCpp(title: string, rule: string, value: unknown): CheckpointError {
+  return new CheckpointError(
+    `Cannot write a GGUF file of this ${title} as ${rule} for llama.cpp: current value is ${
+      showValue(value)
+    }`,
+  );
+}
 
 /** Says whether two tensors have the same shape and values. */
 export function sameValues(file: GgufFile, a: string, b: string): boolean {

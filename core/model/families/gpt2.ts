@@ -50,7 +50,9 @@ import type { LayerHeads } from "../../contracts/ports.ts";
 import { WeightSum } from "../weight_sum.ts";
 import type { Family } from "./family.ts";
 import {
+  type GgufChange,
   type GgufFields,
+  type GgufHeader,
   type GgufNames,
   type GgufReading,
   rounded,
@@ -430,7 +432,30 @@ function readGguf(fields: GgufFields): GgufReading<Gpt2Config> {
   return {
     config,
     names,
-    change: (ours) => /\.(c_attn|c_proj|c_fc)\.weight$/.test(ours) ? TRANSPOSED : null,
+    change: changesOf,
+  };
+}
+
+function changesOf(ours: string): GgufChange | null {
+  return /\.(c_attn|c_proj|c_fc)\.weight$/.test(ours) ? TRANSPOSED : null;
+}
+
+function headerOf(config: Gpt2Config): GgufHeader {
+  const { n_embd, n_inner = 4 * n_embd } = config;
+  const counts = {
+    "block_count": config.n_layer,
+    "context_length": config.n_positions,
+    "embedding_length": n_embd,
+    "feed_forward_length": n_inner,
+    "attention.head_count": config.n_head,
+    "vocab_size": config.vocab_size,
+  };
+  const fields = Object.entries(counts).map(([name, value]) => [name, { type: "u32", value }] as const);
+  return {
+    fields: {
+      ...Object.fromEntries(fields),
+      "attention.layer_norm_epsilon": { type: "f32", value: config.layer_norm_epsilon },
+    },
   };
 }
 
@@ -457,5 +482,12 @@ export const gpt2Family: Family<Gpt2Config> = {
   }],
   outputProjection: (layer) => `h.${layer}.attn.c_proj`,
   peftTargets: () => ["c_attn"],
-  gguf: { architecture: "gpt2", permutesHeads: false, read: readGguf },
+  gguf: {
+    architecture: "gpt2",
+    permutesHeads: false,
+    read: readGguf,
+    names: GGUF_NAMES,
+    change: () => changesOf,
+    header: headerOf,
+  },
 };

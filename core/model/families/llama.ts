@@ -10,10 +10,10 @@ import type { BaseShape } from "../base.ts";
 import { ConfigFields } from "../weights.ts";
 import { type Decoder, decoderParts } from "./decoder.ts";
 import { decoderOf, decoderShape, type DecoderSizes, decoderSizes } from "./decoder_config.ts";
-import { DECODER_NAMES, decoderFields, permutedHeads } from "./decoder_gguf.ts";
+import { DECODER_NAMES, decoderFields, decoderHeader, permutedHeads } from "./decoder_gguf.ts";
 import type { Family } from "./family.ts";
-import type { GgufFields, GgufReading } from "./gguf.ts";
-import { type RopeConfig, ropeOf, type RopeScaling, scalingByFactors } from "./rope.ts";
+import type { GgufFields, GgufHeader, GgufReading } from "./gguf.ts";
+import { factorsOf, type RopeConfig, ropeOf, type RopeScaling, scalingByFactors } from "./rope.ts";
 
 /** Shape of a LLaMA model, named as in its `config.json`. */
 export interface LlamaConfig extends DecoderSizes, RopeConfig {
@@ -96,9 +96,24 @@ function readGguf(fields: GgufFields): GgufReading<LlamaConfig> {
   const names = new Map(
     fields.names({ ...DECODER_NAMES, ends: { ...DECODER_NAMES.ends, [FACTORS]: FACTORS } }, "LLaMA"),
   );
-  const change = permutedHeads(config.num_attention_heads, config.num_key_value_heads);
+  const change = changesOf(config);
   if (!names.delete(FACTORS)) return { config, names, change };
   return { config: { ...config, rope_scaling: factorsIn(fields, config) }, names, change };
+}
+
+function changesOf(config: LlamaConfig) {
+  return permutedHeads(config.num_attention_heads, config.num_key_value_heads);
+}
+
+/** `llama3` is written as what each angle is divided by, as llama.cpp's converter does. */
+function headerOf(config: LlamaConfig): GgufHeader {
+  const { rope_theta, rope_scaling } = config;
+  const stretched = rope_scaling.rope_type === "llama3" || rope_scaling.rope_type === "factors";
+  const rope = stretched ? { rope_theta, rope_scaling: { rope_type: "default" } as const } : config;
+  const fields = decoderHeader({ sizes: config, rope, title: "LLaMA" });
+  if (!stretched) return { fields };
+  const data = Float32Array.from(factorsOf(config, llamaShape(config).headSize));
+  return { fields, tensors: new Map([[FACTORS, { shape: [data.length], data }]]) };
 }
 
 /** All that is known of LLaMA. */
@@ -108,5 +123,12 @@ export const llamaFamily: Family<LlamaConfig> = {
   architectures: ["LlamaForCausalLM"],
   config: llamaConfig,
   ...decoderParts(llamaDecoder),
-  gguf: { architecture: "llama", permutesHeads: true, read: readGguf },
+  gguf: {
+    architecture: "llama",
+    permutesHeads: true,
+    read: readGguf,
+    names: DECODER_NAMES,
+    change: changesOf,
+    header: headerOf,
+  },
 };

@@ -7,9 +7,9 @@
 import { ConfigFields } from "../weights.ts";
 import { type Decoder, decoderParts } from "./decoder.ts";
 import { decoderOf, type DecoderSizes, decoderSizes } from "./decoder_config.ts";
-import { DECODER_NAMES, decoderFields } from "./decoder_gguf.ts";
+import { DECODER_NAMES, decoderFields, decoderHeader, refuseWindows } from "./decoder_gguf.ts";
 import type { Family } from "./family.ts";
-import type { GgufFields, GgufReading } from "./gguf.ts";
+import type { GgufFields, GgufHeader, GgufReading } from "./gguf.ts";
 import { type RopeConfig, ropeOf } from "./rope.ts";
 import { type WindowConfig, windowsFrom } from "./windows.ts";
 
@@ -40,6 +40,11 @@ function readGguf(fields: GgufFields): GgufReading<Qwen2Config> {
   return { config, names: fields.names(DECODER_NAMES, "Qwen2"), change: () => null };
 }
 
+function headerOf(config: Qwen2Config): GgufHeader {
+  refuseWindows("Qwen2", config);
+  return { fields: decoderHeader({ sizes: config, rope: config, title: "Qwen2" }) };
+}
+
 /** All that is known of Qwen2. */
 export const qwen2Family: Family<Qwen2Config> = {
   name: "qwen2",
@@ -47,5 +52,12 @@ export const qwen2Family: Family<Qwen2Config> = {
   architectures: ["Qwen2ForCausalLM"],
   config: qwen2Config,
   ...decoderParts(qwen2Decoder),
-  gguf: { architecture: "qwen2", permutesHeads: false, read: readGguf },
+  gguf: {
+    architecture: "qwen2",
+    permutesHeads: false,
+    read: readGguf,
+    names: DECODER_NAMES,
+    change: () => () => null,
+    header: headerOf,
+  },
 };

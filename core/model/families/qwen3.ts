@@ -7,9 +7,16 @@
 import { ConfigFields } from "../weights.ts";
 import { type Decoder, decoderParts } from "./decoder.ts";
 import { decoderOf, type DecoderSizes, decoderSizes } from "./decoder_config.ts";
-import { DECODER_NAMES, decoderFields, HEAD_NORM_NAMES } from "./decoder_gguf.ts";
+import {
+  DECODER_NAMES,
+  decoderFields,
+  decoderHeader,
+  HEAD_NORM_NAMES,
+  refuseBiases,
+  refuseWindows,
+} from "./decoder_gguf.ts";
 import type { Family } from "./family.ts";
-import type { GgufFields, GgufReading } from "./gguf.ts";
+import type { GgufFields, GgufHeader, GgufNames, GgufReading } from "./gguf.ts";
 import { type RopeConfig, ropeOf } from "./rope.ts";
 import { type WindowConfig, windowsFrom } from "./windows.ts";
 
@@ -49,8 +56,15 @@ function readGguf(fields: GgufFields): GgufReading<Qwen3Config> {
     ...decoderFields(fields),
     attention_bias: fields.file.tensors.has("blk.0.attn_q.bias"),
   });
-  const layer = { ...DECODER_NAMES.layer, ...HEAD_NORM_NAMES };
-  return { config, names: fields.names({ ...DECODER_NAMES, layer }, "Qwen3"), change: () => null };
+  return { config, names: fields.names(GGUF_NAMES, "Qwen3"), change: () => null };
+}
+
+const GGUF_NAMES: GgufNames = { ...DECODER_NAMES, layer: { ...DECODER_NAMES.layer, ...HEAD_NORM_NAMES } };
+
+function headerOf(config: Qwen3Config): GgufHeader {
+  refuseWindows("Qwen3", config);
+  refuseBiases("Qwen3", { attention_bias: config.attention_bias });
+  return { fields: decoderHeader({ sizes: config, rope: config, title: "Qwen3" }) };
 }
 
 /** All that is known of Qwen3. */
@@ -60,5 +74,12 @@ export const qwen3Family: Family<Qwen3Config> = {
   architectures: ["Qwen3ForCausalLM"],
   config: qwen3Config,
   ...decoderParts(qwen3Decoder),
-  gguf: { architecture: "qwen3", permutesHeads: false, read: readGguf },
+  gguf: {
+    architecture: "qwen3",
+    permutesHeads: false,
+    read: readGguf,
+    names: GGUF_NAMES,
+    change: () => () => null,
+    header: headerOf,
+  },
 };

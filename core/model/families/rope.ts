@@ -160,3 +160,14 @@ export function ropeFrequencies(
     return frequency * keptOf(scaling, frequency);
   });
 }
+
+/**
+ * What the scaling divides the angle of each pair of columns by, [D / 2].
+ *
+ * @param rope Base and scaling.
+ * @param headSize D.
+ */
+export function factorsOf(rope: RopeConfig, headSize: number): Float64Array {
+  const plain = ropeFrequencies({ ...rope, rope_scaling: { rope_type: "default" } }, headSize);
+  return ropeFrequencies(rope, headSize).map((frequency, i) => plain[i]! / frequency);
+}

@@ -9,9 +9,16 @@ import { showValue } from "../../contracts/plain_text.ts";
 import { ConfigFields } from "../weights.ts";
 import { type Decoder, decoderParts } from "./decoder.ts";
 import { decoderOf, type DecoderSizes, decoderSizes } from "./decoder_config.ts";
-import { DECODER_NAMES, decoderFields, permutedHeads } from "./decoder_gguf.ts";
+import {
+  DECODER_NAMES,
+  decoderFields,
+  decoderHeader,
+  permutedHeads,
+  refuseBiases,
+  refuseWindows,
+} from "./decoder_gguf.ts";
 import type { Family } from "./family.ts";
-import type { GgufFields, GgufReading } from "./gguf.ts";
+import { type GgufFields, type GgufHeader, type GgufReading, notInLlamaCpp } from "./gguf.ts";
 import { type RopeConfig, ropeOf } from "./rope.ts";
 import { layerKinds, type WindowConfig, windowsOf } from "./windows.ts";
 
@@ -88,8 +95,21 @@ function readGguf(fields: GgufFields): GgufReading<Smollm3Config> {
     attention_bias: fields.file.tensors.has("blk.0.attn_q.bias"),
     mlp_bias: fields.file.tensors.has("blk.0.ffn_up.bias"),
   });
-  const { num_attention_heads: heads, num_key_value_heads: kvHeads } = config;
-  return { config, names: fields.names(DECODER_NAMES, "SmolLM3"), change: permutedHeads(heads, kvHeads) };
+  return { config, names: fields.names(DECODER_NAMES, "SmolLM3"), change: changesOf(config) };
+}
+
+function changesOf(config: Smollm3Config) {
+  return permutedHeads(config.num_attention_heads, config.num_key_value_heads);
+}
+
+function headerOf(config: Smollm3Config): GgufHeader {
+  const { no_rope_layers: rotary, attention_bias, mlp_bias } = config;
+  refuseWindows("SmolLM3", config);
+  refuseBiases("SmolLM3", { attention_bias, mlp_bias });
+  if (rotary.some((turned, l) => turned !== Number((l + 1) % 4 !== 0))) {
+    throw notInLlamaCpp("SmolLM3", "no_rope_layers must be 0 in each fourth layer alone", rotary);
+  }
+  return { fields: decoderHeader({ sizes: config, rope: config, title: "SmolLM3" }) };
 }
 
 /** All that is known of SmolLM3. */
@@ -99,5 +119,12 @@ export const smollm3Family: Family<Smollm3Config> = {
   architectures: ["SmolLM3ForCausalLM"],
   config: smollm3Config,
   ...decoderParts(smollm3Decoder),
-  gguf: { architecture: "smollm3", permutesHeads: true, read: readGguf },
+  gguf: {
+    architecture: "smollm3",
+    permutesHeads: true,
+    read: readGguf,
+    names: DECODER_NAMES,
+    change: changesOf,
+    header: headerOf,
+  },
 };
