@@ -26,7 +26,7 @@ import {
   Undefined,
   type Value,
 } from "./values.ts";
-import { fixed, formatPercent, textOf, writeJson } from "./writing.ts";
+import { escaped, fixed, formatPercent, textOf, writeJson } from "./writing.ts";
 
 /** The longest indentation, and the longest piece of a list. */
 const MOST_COLUMNS = 1000;
@@ -260,16 +260,7 @@ function truncate(
   return (truthOf(killwords) || !cut.includes(" ") ? cut : cut.slice(0, cut.lastIndexOf(" "))) + tail;
 }
 
-const ESCAPED: Readonly<Record<string, string>> = {
-  ...{ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;" },
-};
-
-function escape(value: Value): Value {
-  if (value instanceof Markup) return value;
-  const escaped = textOf(value).replace(/[&<>"']/g, (sign) => ESCAPED[sign]!);
-  grow(escaped.length);
-  return new Markup(escaped);
-}
+const escape = (value: Value): Value => value instanceof Markup ? value : escaped(textOf(value));
 
 /** Words begin after dashes, brackets and white space. */
 function title(text: string): string {

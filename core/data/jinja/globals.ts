@@ -9,11 +9,14 @@ import { TemplateError, UnsupportedError } from "./errors.ts";
 import {
   bind,
   type Call,
+  type Dict,
   fail,
   type Given,
   integerOf,
   Items,
   itemsOf,
+  type Key,
+  keyOf,
   Namespace,
   stringOf,
   type Value,
@@ -40,14 +43,13 @@ function range({ positional, named }: Given): Value {
 }
 
 /** A mapping of another, or of pairs, and of named fields. */
-function dict({ positional, named }: Given): ReadonlyMap<string, Value> {
+function dict({ positional, named }: Given): Dict {
   if (positional.length > 1) return fail(`dict expected at most 1 argument, got ${positional.length}`);
   const [first = new Map()] = positional;
-  const pairs = first instanceof Map ? [...first] : itemsOf(first).map((pair): [string, Value] => {
+  const pairs = first instanceof Map ? [...first as Dict] : itemsOf(first).map((pair): [Key, Value] => {
     const [key, value, more] = itemsOf(pair);
     if (key === undefined || value === undefined || more !== undefined) return fail("dict needs pairs");
-    if (typeof key !== "string") throw new UnsupportedError("keys that are no texts");
-    return [key, value];
+    return [keyOf(key), value];
   });
   spend(pairs.length);
   return new Map([...pairs, ...named]);
@@ -56,6 +58,7 @@ function dict({ positional, named }: Given): ReadonlyMap<string, Value> {
 function namespace(given: Given): Value {
   const made = new Namespace();
   for (const [key, value] of dict(given)) {
+    if (typeof key !== "string") throw new UnsupportedError("fields that are no texts");
     if (key.startsWith("_")) return fail("a namespace cannot have fields that begin with an underscore");
     made.fields.set(key, value);
   }
@@ -115,8 +118,7 @@ export function globals(now: Date): Map<string, Call> {
   return new Map(Object.entries<Call>({
     range,
     dict,
-    // The library has a function of that name, which Python's values cannot be given.
-    "#namespace": namespace,
+    namespace,
     joiner,
     raise_exception: (given) => {
       throw new TemplateError(textOf(bind("raise_exception", "message", given).message!));

@@ -29,6 +29,7 @@ import {
   Items,
   itemsOf,
   joined,
+  keyOf,
   Loop,
   Namespace,
   truthOf,
@@ -377,7 +378,7 @@ export class PythonInterpreter extends Base {
         return new Items(node.value.map(value), "tuple");
       case "ObjectLiteral":
         return new Map(
-          [...node.value].map(([key, field]: [Node, Node]) => [this.#key(key, scope), value(field)]),
+          [...node.value].map(([key, field]: [Node, Node]) => [keyOf(value(key)), value(field)]),
         );
       case "UnaryExpression":
         return operator === "not" ? undefined : signed(operator, value(node.argument));
@@ -400,17 +401,15 @@ export class PythonInterpreter extends Base {
     }
   }
 
-  #key(node: Node, scope: Scope): string {
-    const key = this.#value(node, scope);
-    if (typeof key === "string") return key;
-    throw new UnsupportedError(`a key of type ${typeOf(key)}`);
-  }
-
   #named(name: string, scope: Scope): Value {
     const constant = this.#constants.get(name);
     if (constant !== undefined) return constant;
-    const held = scope.lookupVariable(name) as unknown as Held;
-    if (held.type !== "UndefinedValue") return this.#valueOf(held);
+    for (let at: Scope | undefined = scope; at !== undefined; at = at.parent) {
+      const held = at.variables.get(name) as unknown as Held | undefined;
+      // The library puts a function of its own named "namespace" into every scope.
+      const isForeign = held?.type === "FunctionValue" && !this.#functions.has(held);
+      if (held !== undefined && !isForeign) return this.#valueOf(held);
+    }
     if (["self", "super", "lipsum"].includes(name)) throw new UnsupportedError(`"${name}"`);
     return new Undefined(`'${name}'`);
   }

@@ -16,9 +16,11 @@ import {
   Items,
   itemsOf,
   joined,
+  keyOf,
   stringOf,
   truthOf,
   typeOf,
+  Undefined,
   type Value,
 } from "./values.ts";
 import { formatBraces } from "./writing.ts";
@@ -235,14 +237,18 @@ const tuples = (self: Dict) => [...self].map((pair) => new Items(pair, "tuple"))
 const DICT: Readonly<Record<string, Method<Dict>>> = {
   copy: ["", (self) => self],
   get: ["key default?", (self, { key, default: fallback = null }) => {
-    if (key instanceof Map || key instanceof Items && key.kind === "list") return fail("unhashable type");
-    const value = typeof key === "string" ? self.get(key) : undefined;
+    const isNone = key === null || key instanceof Undefined;
+    const value = isNone ? undefined : self.get(keyOf(key!));
     return value === undefined ? fallback : value;
   }],
   items: ["", (self) => new Items(tuples(self), "dict_items")],
   keys: ["", (self) => new Items([...self.keys()], "dict_keys")],
   values: ["", (self) => new Items([...self.values()], "dict_values")],
 };
+
+const NUMBER =
+  "as_integer_ratio bit_count bit_length conjugate denominator from_bytes from_number fromhex hex imag " +
+  "is_integer numerator real to_bytes";
 
 /** Names that values have in Python, but not here. Those that change a value are refused there too. */
 const OTHERS: Readonly<Record<string, string>> = {
@@ -252,6 +258,8 @@ const OTHERS: Readonly<Record<string, string>> = {
   list: "append clear copy count extend index insert pop remove reverse sort",
   tuple: "count grouper index list",
   dict: "clear fromkeys pop popitem setdefault update",
+  generator: "close gi_code gi_frame gi_running gi_suspended gi_yieldfrom send throw",
+  ...Object.fromEntries(["int", "bool", "float"].map((type) => [type, NUMBER])),
 };
 
 /**

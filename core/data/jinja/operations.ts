@@ -15,6 +15,8 @@ import {
   integerOf,
   Items,
   itemsOf,
+  joined,
+  keyOf,
   Loop,
   Markup,
   Namespace,
@@ -23,7 +25,7 @@ import {
   Undefined,
   type Value,
 } from "./values.ts";
-import { compareText, formatPercent, textOf } from "./writing.ts";
+import { compareText, escaped, formatPercent, textOf } from "./writing.ts";
 
 /** Deepest nesting that is compared. */
 const MAX_DEPTH = 100;
@@ -83,11 +85,6 @@ export function order(a: Value, b: Value, depth = 0): number {
   return order(a.all[at]!, b.all[at]!, depth + 1);
 }
 
-function isUnhashable(value: Value): boolean {
-  return value instanceof Map ||
-    value instanceof Items && (value.kind === "list" || value.kind.startsWith("dict"));
-}
-
 function isIn(value: Value, container: Value): boolean {
   if (container instanceof Markup || value instanceof Markup) {
     throw new UnsupportedError("looking into escaped text");
@@ -98,8 +95,7 @@ function isIn(value: Value, container: Value): boolean {
     return container.includes(value);
   }
   if (container instanceof Map) {
-    if (isUnhashable(value)) return fail("unhashable type");
-    return typeof value === "string" && container.has(value);
+    return value !== null && !(value instanceof Undefined) && container.has(keyOf(value));
   }
   if (container instanceof Items && ["generator", "dict_keys"].includes(container.kind)) {
     throw new UnsupportedError(`looking into a ${container.kind} (use | list)`);
@@ -135,6 +131,10 @@ export function binary(operator: string, a: Value, b: Value): Value {
     return typeof x === "bigint" && typeof y === "bigint" ? whole(operator, x, y) : fraction(operator, x, y);
   }
   if (a instanceof Markup || b instanceof Markup) {
+    const [x, y] = [a, b].map((value) => typeof value === "string" ? escaped(value) : value);
+    if (operator === "+" && x instanceof Markup && y instanceof Markup) {
+      return new Markup(joined("", [x.text, y.text]));
+    }
     throw new UnsupportedError(`"${operator}" with escaped text`);
   }
   if (operator === "%" && typeof a === "string") return formatPercent(a, b);
@@ -230,7 +230,10 @@ export function signed(operator: "-" | "+", value: Value): Value {
 
 /** The item of a key or place; `undefined` if there is none. */
 function ownItem(value: Value, key: Value): Value | undefined {
-  if (value instanceof Map) return typeof key === "string" ? value.get(key) : undefined;
+  if (value instanceof Map) {
+    const hasNone = key === null || key instanceof Undefined || key instanceof Map || key instanceof Items;
+    return hasNone ? undefined : value.get(keyOf(key));
+  }
   const isPlace = typeof numberOf(key) === "bigint";
   if (typeof value === "string" && isPlace) {
     spend(value.length);

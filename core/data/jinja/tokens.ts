@@ -268,8 +268,7 @@ class Lowering {
     else if (text === "not" && isWord(tokens[at + 1], "in")) {
       this.#add("not in", TYPES["not in"]!, group);
       return at + 2;
-      // The library has a value of this name in every scope.
-    } else this.#add(text === "namespace" ? `${SIGN}namespace` : text, "Identifier", group);
+    } else this.#add(text, "Identifier", group);
     return at + 1;
   }
 

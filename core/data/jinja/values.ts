@@ -8,8 +8,11 @@
 import { grow, spend } from "./budget.ts";
 import { TemplateError, UnsupportedError } from "./errors.ts";
 
-/** A dictionary. Its keys are texts. */
-export type Dict = ReadonlyMap<string, Value>;
+/** A key of a dictionary. */
+export type Key = string | bigint;
+
+/** A dictionary. */
+export type Dict = ReadonlyMap<Key, Value>;
 
 /** Arguments of a call. */
 export interface Given {
@@ -204,6 +207,20 @@ export function sizeOf(value: Value): number | null {
 export function numberOf(value: Value): bigint | number | null {
   if (typeof value === "boolean") return BigInt(value);
   return typeof value === "bigint" || typeof value === "number" ? value : null;
+}
+
+/** A value as a key: 1, 1.0 and True are one. */
+export function keyOf(value: Value): Key {
+  if (typeof value === "string") return value;
+  const number = numberOf(value);
+  if (typeof number === "bigint") return number;
+  if (typeof number === "number" && Number.isInteger(number)) return BigInt(number);
+  if (
+    value instanceof Map || value instanceof Items && (value.kind === "list" || value.kind.startsWith("dict"))
+  ) {
+    return fail(`unhashable type: '${typeOf(value)}'`);
+  }
+  throw new UnsupportedError(`a key of type ${typeOf(value)}`);
 }
 
 /** A whole number for places and counts, as a number that loops can count to. */

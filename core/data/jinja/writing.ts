@@ -7,6 +7,7 @@
 import { grow, spend } from "./budget.ts";
 import { UnsupportedError } from "./errors.ts";
 import {
+  type Dict,
   fail,
   type Given,
   Items,
@@ -78,7 +79,7 @@ export function reprOf(value: Value, depth = 0): string {
     if (value instanceof Undefined) return "Undefined";
     if (value instanceof Markup) return `Markup(${writeString(value.text)})`;
     if (value instanceof Map) {
-      return `{${joined(", ", [...value].map(([key, field]) => `${writeString(key)}: ${inner(field)}`))}}`;
+      return `{${joined(", ", [...value].map(([key, field]) => `${inner(key)}: ${inner(field)}`))}}`;
     }
     if (!(value instanceof Items) || value.kind === "generator") {
       throw new UnsupportedError(`writing a ${typeOf(value)}`);
@@ -133,7 +134,10 @@ export function writeJson(value: Value, layout: JsonLayout, depth = 0): string {
   const inner = (item: Value) => writeJson(item, layout, depth + 1);
   if (value instanceof Items && value.isPlain) return lines("[", value.all.map(inner), "]");
   if (!(value instanceof Map)) return fail(`Object of type ${typeOf(value)} is not JSON serializable`);
-  const entries = [...value];
+  const entries = [...value as Dict].map(([key, field]) => [String(key), field] as const);
+  if (layout.isSorted && [...value.keys()].some((key) => typeof key !== "string")) {
+    throw new UnsupportedError("sorting keys that are no texts");
+  }
   if (layout.isSorted) entries.sort(([a], [b]) => compareText(a, b));
   return lines("{", entries.map(([key, field]) => jsonString(key, layout) + colon + inner(field)), "}");
 }
@@ -144,6 +148,17 @@ export function compareText(a: string, b: string): number {
   const at = left.findIndex((character, i) => character !== right[i]);
   if (at < 0 || at >= right.length) return left.length - right.length;
   return left[at]!.codePointAt(0)! - right[at]!.codePointAt(0)!;
+}
+
+const ESCAPED: Readonly<Record<string, string>> = {
+  ...{ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;" },
+};
+
+/** A text as HTML has it. */
+export function escaped(text: string): Markup {
+  const result = text.replace(/[&<>"']/g, (sign) => ESCAPED[sign]!);
+  grow(result.length);
+  return new Markup(result);
 }
 
 /** A float with so many digits after the point, halves to the even digit as Python has it. */
