@@ -33,14 +33,16 @@ const RAW_END = new RegExp(
 );
 const BLOCK_END = new RegExp(`\\+%\\}|-%\\}${SPACE}*|%\\}\\n?`, "yu");
 const VARIABLE_END = new RegExp(`-\\}\\}${SPACE}*|\\}\\}`, "yu");
+const KINDS = ["space", "float", "integer", "name", "string", "operator"] as const;
+/** A token of each kind, in order. */
 const TOKEN = new RegExp(
   [
-    `(?<space>${SPACE}+)`,
-    `(?<float>(?<!\\.)(?:\\d+_)*\\d+(?:(?:\\.(?:\\d+_)*\\d+)?[eE][+-]?(?:\\d+_)*\\d+|\\.(?:\\d+_)*\\d+))`,
-    `(?<integer>0[bB](?:_?[01])+|0[oO](?:_?[0-7])+|0[xX](?:_?[\\da-fA-F])+|[1-9](?:_?\\d)*|0(?:_?0)*)`,
-    `(?<name>[\\p{L}\\p{N}_]+)`,
-    `(?<string>'(?:[^'\\\\]|\\\\[^])*'|"(?:[^"\\\\]|\\\\[^])*")`,
-    `(?<operator>//|\\*\\*|==|!=|>=|<=|[-+/*%~[\\](){}<>=.:|,;])`,
+    `(${SPACE}+)`,
+    `((?<!\\.)(?:\\d+_)*\\d+(?:(?:\\.(?:\\d+_)*\\d+)?[eE][+-]?(?:\\d+_)*\\d+|\\.(?:\\d+_)*\\d+))`,
+    `(0[bB](?:_?[01])+|0[oO](?:_?[0-7])+|0[xX](?:_?[\\da-fA-F])+|[1-9](?:_?\\d)*|0(?:_?0)*)`,
+    `([\\p{L}\\p{N}_]+)`,
+    `('(?:[^'\\\\]|\\\\[^])*'|"(?:[^"\\\\]|\\\\[^])*")`,
+    `(//|\\*\\*|==|!=|>=|<=|[-+/*%~[\\](){}<>=.:|,;])`,
   ].join("|"),
   "yu",
 );
@@ -124,7 +126,7 @@ export function* cut(template: string): Generator<Piece> {
       const match = take(TOKEN);
       if (match === null) return fail("unexpected character or end", source.slice(at));
       const [text] = match;
-      const [kind] = Object.entries(match.groups!).find(([, part]) => part !== undefined)!;
+      const kind = KINDS[match.findIndex((part, i) => i > 0 && part !== undefined) - 1]!;
       if (kind === "space") continue;
       if (kind === "string") found.push({ kind, text: unescaped(text.slice(1, -1)) });
       else {found.push({

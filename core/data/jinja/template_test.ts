@@ -92,7 +92,7 @@ Deno.test("what is not done is said, and only where it is reached", () => {
   assertEquals(outcome("{% if false %}{{ 'a' | urlize }}{{ 'a'.encode() }}{% endif %}ok", {}).text, "ok");
 });
 
-Deno.test("templates that make much of little end", () => {
+Deno.test("templates that make much of little end [slow]", () => {
   const grown =
     "{% set ns = namespace(x=[1], y=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}" +
     "{% set ns.y = [ns.y, ns.y] %}{% endfor %}";
@@ -111,6 +111,9 @@ Deno.test("templates that make much of little end", () => {
       `{{ ${"-".repeat(100_000)}1 }}`,
       `{{ ${"not ".repeat(100_000)}1 }}`,
       `{{ ${"1+".repeat(100_000)}1 }}`,
+      `{{ 1${" if 1 else 1".repeat(100_000)} }}`,
+      `{{ x${".a".repeat(100_000)} }}`,
+      `{{ x${" | e".repeat(100_000)} }}`,
       "{% if 1 %}".repeat(100_000),
     ]
   ) {

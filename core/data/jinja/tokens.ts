@@ -26,8 +26,10 @@ const UNSUPPORTED = ["block", "extends", "include", "import", "from", "print", "
 /** Words that are no values. */
 const WORDS = new Set("and or not in is if else".split(" "));
 const COMPARISONS = ["==", "!=", "<", "<=", ">", ">="];
-/** Most signs before a value, and tags within each other. */
+/** Most signs before a value, conditions after one another, and tags within each other. */
 const MAX_DEPTH = 100;
+/** Most operators, keys, filters and calls of one value. */
+const MAX_CHAIN = 500;
 
 const TYPES: Readonly<Record<string, Put["type"]>> = {
   ...{ "(": "OpenParen", ")": "CloseParen", "[": "OpenSquareBracket", "]": "CloseSquareBracket" },
@@ -201,6 +203,7 @@ class Lowering {
   #expression(tokens: readonly Token[]): void {
     const group = ++this.#groups;
     let signs = 0;
+    let links = 0;
     for (let at = 0; at < tokens.length;) {
       const token = tokens[at]!;
       if (beginsValue(token) && endsValue(tokens[at - 1]) && !isCall(tokens, at)) {
@@ -209,6 +212,9 @@ class Lowering {
         }
       }
       signs = isSign(token) ? signs + 1 : 0;
+      if (isOperator(token, ",") || isOperator(token, ":")) links = 0;
+      else if (endsValue(tokens[at - 1]) && token.kind !== "string") links += isWord(token, "if") ? 5 : 1;
+      if (links > MAX_CHAIN) throw new UnsupportedError(`a value of more than ${MAX_CHAIN} parts`);
       if (signs > MAX_DEPTH) throw new UnsupportedError(`nesting more than ${MAX_DEPTH} deep`);
       at = token.kind === "operator" ? this.#operator(tokens, at, group) : this.#value(tokens, at, group);
     }
