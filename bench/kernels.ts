@@ -14,6 +14,7 @@ import {
   addScaled,
   attention,
   attentionBackward,
+  clipScale,
   conv3x3,
   crossEntropy,
   defineKernel,
@@ -21,10 +22,14 @@ import {
   embeddingGather,
   embeddingScatterAdd,
   Engine,
+  extendCache,
   gated,
   gatedBackward,
   gatherHeadColumns,
+  greedyPruneOnGpu,
   headGradient,
+  headNorm,
+  headNormBackward,
   headProduct,
   layerNorm,
   layerNormBackward,
@@ -37,6 +42,7 @@ import {
   rope,
   ropeTable,
   scatterAddHeadColumns,
+  segmentChange,
   segmentNorms,
   sigmoidLoss,
   type Tensor,
@@ -55,7 +61,7 @@ interface Op {
   /** Additions and multiplications; an exponential counts as one. */
   readonly flops: number;
   /** Runs it; what it returns is disposed. */
-  run(): readonly Tensor[];
+  run(): readonly Tensor[] | Promise<readonly Tensor[]>;
 }
 
 const FMA_LOOPS = 2048;
@@ -83,13 +89,13 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
 });
 
 /** Best milliseconds of each of some runs, which take turns; the first round compiles. */
-async function inTurns(engine: Engine, runs: readonly (() => readonly Tensor[])[]): Promise<number[]> {
+async function inTurns(engine: Engine, runs: readonly Op["run"][]): Promise<number[]> {
   const best = runs.map(() => Infinity);
   for (let round = 0; round <= ROUNDS; round++) {
     for (const [i, run] of runs.entries()) {
       await engine.idle();
       const started = performance.now();
-      const made = run();
+      const made = await run();
       await engine.idle();
       if (round > 0) best[i] = Math.min(best[i]!, performance.now() - started);
       for (const tensor of made) tensor.dispose();
@@ -169,6 +175,7 @@ function products(engine: Engine): Op[] {
   const narrow = engine.upload(random(H * T * R), H * T, R);
   const columns = { first: 0, headSize: HEAD, heads };
   ops.push(
+    packedGather(engine),
     {
       name: "head_product",
       bytes: (H * T * (HEAD + R) + H * size) * 4,
@@ -196,6 +203,24 @@ function products(engine: Engine): Op[] {
     },
   );
   return ops;
+}
+
+/** Rows of a packed table. */
+function packedGather(engine: Engine): Op {
+  const table = new PackedMatrix(engine, {
+    format: "int8",
+    rows: V,
+    columns: D,
+    groupsAlong: "columns",
+  }, "table");
+  table.write(0, random(V * D));
+  const ids = Uint32Array.from({ length: T }, (_, t) => (t * 37) % V);
+  return {
+    name: "packed_gather",
+    bytes: T * D * (8.5 / 8 + 4),
+    flops: T * D,
+    run: () => [embeddingGather(table, ids)],
+  };
 }
 
 /** What works row by row. */
@@ -242,6 +267,7 @@ function rowWise(engine: Engine): Op[] {
       flops: 8 * n,
       run: () => [rmsNormBackward({ x, gamma, statistics: rms.statistics, dy })],
     },
+    ...headNorms(engine, { x, dy, gains: engine.upload(random(2 * HEAD), 1, 2 * HEAD) }),
     { name: "column_sums", bytes: 4 * n, flops: n, run: () => (addColumnSums(dy, sum), []) },
     {
       name: "cross_entropy",
@@ -254,6 +280,27 @@ function rowWise(engine: Engine): Op[] {
       bytes: 12 * T * V,
       flops: 10 * T * V,
       run: () => [crossEntropy({ ...loss, gradient: true })],
+    },
+  ];
+}
+
+/** Norms of heads: of the 12 of a row, the first 8 are queries and 2 keys. */
+function headNorms(
+  engine: Engine,
+  { x, dy, gains }: { readonly x: Tensor; readonly dy: Tensor; readonly gains: Tensor },
+): Op[] {
+  const [heads, kvHeads] = [8, 2];
+  const options = { gains, heads, kvHeads, epsilon: 1e-6 };
+  const n = T * (heads + kvHeads) * HEAD;
+  const gradient = engine.tensor(T, D);
+  engine.copy(dy, gradient);
+  return [
+    { name: "head_norm", bytes: 8 * T * D, flops: 4 * n, run: () => [headNorm(x, options)] },
+    {
+      name: "head_norm, back",
+      bytes: 12 * n,
+      flops: 8 * n,
+      run: () => (headNormBackward(x, gradient, options), []),
     },
   ];
 }
@@ -278,13 +325,20 @@ function elementWise(engine: Engine): Op[] {
   return [
     { name: "add_scaled", bytes: 12 * n, flops: 2 * n, run: () => (addScaled(x, y, 0.5), []) },
     { name: "relu", bytes: 8 * n, flops: n, run: () => (relu(z), []) },
-    { name: "gated", bytes: 12 * n, flops: 5 * n, run: () => [gated(x, y)] },
-    {
-      name: "gated, back",
-      bytes: 20 * n,
-      flops: 10 * n,
-      run: () => Object.values(gatedBackward({ gate: x, up: y }, z)),
-    },
+    ...(["silu", "gelu"] as const).flatMap((activation): Op[] => [
+      {
+        name: `gated, ${activation}`,
+        bytes: 12 * n,
+        flops: (activation === "silu" ? 5 : 11) * n,
+        run: () => [gated(x, y, activation)],
+      },
+      {
+        name: `gated, ${activation}, back`,
+        bytes: 20 * n,
+        flops: (activation === "silu" ? 10 : 20) * n,
+        run: () => Object.values(gatedBackward({ gate: x, up: y }, z, activation)),
+      },
+    ]),
     {
       name: "rope",
       bytes: 8 * n,
@@ -311,6 +365,7 @@ function elementWise(engine: Engine): Op[] {
         segmentNorms(y, { segment: D, control: engine.upload(new Float32Array(T * 4).fill(1), T, 4) }),
       ],
     },
+    ...segments(engine, x, y),
     { name: "embedding_gather", bytes: 8 * n, flops: 0, run: () => [embeddingGather(table, ids)] },
     {
       name: "embedding_scatter",
@@ -326,6 +381,65 @@ function elementWise(engine: Engine): Op[] {
       run: () => [conv3x3(maps, { weight: filter, bias, height: side, width: side })],
     },
   ];
+}
+
+/** What works segment by segment beside `segment_norms`. */
+function segments(engine: Engine, x: Tensor, y: Tensor): Op[] {
+  const n = T * D;
+  const control = engine.upload(new Float32Array(T * 4).fill(1), T, 4);
+  return [
+    {
+      name: "segment_change",
+      bytes: 8 * n,
+      flops: 5 * n,
+      run: () => [segmentChange(x, y, { segment: D, control })],
+    },
+    { name: "clip_scale", bytes: 4 * n, flops: 2 * n, run: () => [clipScale(engine, [x], 1)] },
+  ];
+}
+
+/** A token for each of 8 sequences of 127, in generation: all rows go to other places. */
+function caches(engine: Engine): Op[] {
+  const rows = 8;
+  const start = () => {
+    const qkv = engine.zeros(rows * (LENGTH - 1), 3 * D);
+    const cache = extendCache({ cache: null, qkv, columns: 2 * D, parents: null, rows, slotStep: LENGTH });
+    qkv.dispose();
+    return cache;
+  };
+  let cache = start();
+  const qkv = engine.upload(random(rows * 3 * D), rows, 3 * D);
+  const parents = Array.from({ length: rows }, (_, r) => rows - 1 - r);
+  return [{
+    name: "extend_cache",
+    bytes: 2 * rows * LENGTH * 2 * D * 4,
+    flops: 0,
+    run: () => {
+      cache = {
+        ...extendCache({ cache, qkv, columns: 2 * D, parents, rows, slotStep: LENGTH }),
+        length: LENGTH - 1,
+      };
+      return [];
+    },
+  }];
+}
+
+/** The decision of a step, with its readback: each round of a layer looks at all of its heads. */
+function pruning(engine: Engine): Op[] {
+  const options = {
+    layers: 12,
+    heads: H,
+    sBase: random(12 * H).map(Math.abs),
+    headsPerDevice: [8, 4],
+    capacities: [2, 1],
+    tau: 0.7,
+  };
+  return [{
+    name: "greedy",
+    bytes: 3 * 4 * 12 * H,
+    flops: 2 * 12 * H * H,
+    run: async () => (await greedyPruneOnGpu(engine, options), []),
+  }];
 }
 
 /** Attention, causal: half of the products count. */
@@ -358,7 +472,7 @@ function attentions(engine: Engine): Op[] {
 if (import.meta.main) {
   using engine = await Engine.create();
   const filter = Deno.args[0] ?? "";
-  const all = [...products(engine), ...attentions(engine), ...rowWise(engine), ...elementWise(engine)];
+  const all = [products, attentions, caches, rowWise, elementWise, pruning].flatMap((ops) => ops(engine));
   const ops = all.filter(({ name }) => name.includes(filter));
   const measured = await measure(engine, ops);
   const [bytes, flops] = [
