@@ -8,6 +8,7 @@ Deno.test("the comparison runs all systems and writes table, report, plots and a
       args: [
         ...["run", "-A", "--quiet", `${ROOT}examples/compare.ts`, "--out", out, "--no-lab", "--no-study"],
         ...["--seeds", "1", "--steps", "14", "--batch", "1", "--length", "64", "--prompts", "1"],
+        ...["--valid-batches", "1"],
       ],
       env: { NO_COLOR: "1" },
     }).output();
@@ -46,7 +47,8 @@ Deno.test("the comparison takes GGUF files, packed bases and other tokenizers, a
     }).output();
     return { code, err: new TextDecoder().decode(stderr) };
   };
-  const small = ["--no-lab", "--no-study", "--seeds", "1", "--steps", "4", "--batch", "1", "--length", "32"];
+  const small = ["--no-lab", "--no-study", "--seeds", "1", "--steps", "4", "--batch", "1", "--length", "32"]
+    .concat("--valid-batches", "1");
   try {
     await Deno.writeTextFile(`${out}/data.txt`, "the food||the food and\nthe||food\n");
     const data = ["data", "valid", "test"].flatMap((flag) => [`--${flag}`, `${out}/data.txt`]);
@@ -92,7 +94,19 @@ Deno.test("runs that end early say why, and nothing is concluded from them; too 
       const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
         args: [
           ...["run", "-A", "--quiet", `${ROOT}examples/compare.ts`, "--no-lab", "--no-study", "--seeds", "1"],
-          ...["--steps", "8", "--batch", "1", "--length", "32", "--prompts", "1", ...args],
+          ...[
+            "--steps",
+            "8",
+            "--batch",
+            "1",
+            "--length",
+            "32",
+            "--prompts",
+            "1",
+            "--valid-batches",
+            "1",
+            ...args,
+          ],
         ],
         env: { NO_COLOR: "1" },
       }).output();
