@@ -30,6 +30,11 @@ export interface DownloadOptions {
   readonly idleTimeoutMs?: number | undefined;
   /** Fewest bytes that must come in that time: what comes more slowly counts as silence. @default {30000} */
   readonly minBytes?: number | undefined;
+  /**
+   * Milliseconds in which an answer that brings something must bring 1,000 bytes: what comes in smaller crumbs for
+   * longer ends the download at once. @default {4000}
+   */
+  readonly trickleMs?: number | undefined;
   /** Tries in a row that bring nothing new before giving up. @default {5} */
   readonly tries?: number | undefined;
   /** Pause before the second try, in milliseconds; doubled each time. @default {1000} */
@@ -51,8 +56,16 @@ const MAX_BYTES = 2 ** 28;
 /** Fewest bytes in the longest silence. */
 const MIN_BYTES = 30_000;
 
+/** Fewest bytes in `trickleMs`; a link that is only slow sends more in one packet. */
+const TRICKLE_BYTES = 1000;
+/** Milliseconds for the rest of a packet whose first bytes were read. */
+const PACKET_MS = 300;
+
 /** A failure after which trying again makes sense. */
 class Passing extends Error {}
+
+/** A server that sends a few bytes at a time: trying again makes sense only if it sent more before. */
+class Trickling extends Passing {}
 
 async function sizeOf(path: string): Promise<number> {
   try {
@@ -97,12 +110,14 @@ function refusal(status: number, url: string, token: string | undefined): Error 
 /** One try; returns when the file is whole as far as the server says. */
 async function attempt(url: string, path: string, options: DownloadOptions): Promise<void> {
   const { token, idleTimeoutMs = 30_000, minBytes = MIN_BYTES, signal, size } = options;
-  const { maxBytes = MAX_BYTES } = options;
+  const { maxBytes = MAX_BYTES, trickleMs = 4000 } = options;
   const [partial, note] = [`${path}.partial`, `${path}.partial.json`];
   const origin = await readOrigin(note);
   let have = origin?.url === url && origin.etag !== null ? await sizeOf(partial) : 0;
   let total: number | null = null;
   using idle = new IdleLimit(minBytes, idleTimeoutMs);
+  using trickle = new TrickleLimit(trickleMs);
+  const signals = [idle.signal, trickle.signal, ...(signal === undefined ? [] : [signal])];
   let response: Response | undefined;
   try {
     response = await fetch(url, {
@@ -112,7 +127,7 @@ async function attempt(url: string, path: string, options: DownloadOptions): Pro
         ...(token ? { authorization: `Bearer ${token}` } : {}),
         ...(have > 0 ? { range: `bytes=${have}-`, "if-range": origin!.etag! } : {}),
       },
-      signal: signal ? AbortSignal.any([signal, idle.signal]) : idle.signal,
+      signal: AbortSignal.any(signals),
     });
     if (response.status === 416) {
       await remove(partial, note);
@@ -140,6 +155,7 @@ async function attempt(url: string, path: string, options: DownloadOptions): Pro
     idle.restart(); // the answer has begun
     for await (const chunk of response.body ?? []) {
       idle.came(chunk.length);
+      trickle.came(chunk.length);
       requireSize(url, have + chunk.length, { size, maxBytes });
       for (let written = 0; written < chunk.length;) written += await file.write(chunk.subarray(written));
       have += chunk.length;
@@ -155,6 +171,7 @@ async function attempt(url: string, path: string, options: DownloadOptions): Pro
     if (error instanceof DownloadError) throw error;
     if (isDiskError(error)) throw saveError(path, error);
     if (error instanceof Deno.errors.PermissionDenied || error instanceof Deno.errors.NotFound) throw error;
+    if (error instanceof Trickling) throw error;
     const message = error instanceof Error ? error.message : String(error);
     throw new Passing(total === null ? message : `${message}, after ${have} of ${total} bytes`);
   }
@@ -199,6 +216,53 @@ class IdleLimit implements Disposable {
   /** Ends it. */
   [Symbol.dispose](): void {
     clearTimeout(this.#timer);
+  }
+}
+
+/** Ends a try of which bytes come, but in crumbs. */
+class TrickleLimit implements Disposable {
+  readonly #timeoutMs: number;
+  readonly #controller = new AbortController();
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #since: number | null = null;
+  #bytes = 0;
+
+  /** @param timeoutMs Milliseconds in which `TRICKLE_BYTES` must come, from the first of them on. */
+  constructor(timeoutMs: number) {
+    this.#timeoutMs = timeoutMs;
+  }
+
+  /** Aborts with a `Trickling` once bytes came as crumbs for too long; silence is no trickle. */
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** Bytes came. */
+  came(bytes: number): void {
+    this.#bytes += bytes;
+    this.#since ??= performance.now();
+    if (this.#bytes >= TRICKLE_BYTES) {
+      this[Symbol.dispose]();
+      [this.#since, this.#bytes] = [null, 0];
+      return;
+    }
+    if (performance.now() - this.#since < this.#timeoutMs) return;
+    this.#timer ??= setTimeout(() => {
+      const seconds = (performance.now() - this.#since!) / 1000;
+      this.#controller.abort(
+        new Trickling(
+          `as the server must send at least ${TRICKLE_BYTES} bytes in ${
+            this.#timeoutMs / 1000
+          } seconds: it sent ${this.#bytes} in ${seconds.toFixed(1)}`,
+        ),
+      );
+    }, PACKET_MS);
+  }
+
+  /** Ends it. */
+  [Symbol.dispose](): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
   }
 }
 
@@ -256,7 +320,7 @@ export async function pause(ms: number, signal: AbortSignal | undefined): Promis
 
 /**
  * Downloads a file. A partial download of the same file beside it is continued; a connection that is
- * cut or goes silent is opened again. Of two at once to the same path the bytes would mix; `pullModel` and
+ * cut or goes silent is opened again; a server that sends crumbs is given up. Of two at once to the same path the bytes would mix; `pullModel` and
  * `pullDataset` see to that. Proxies are those that `fetch` honours (`HTTPS_PROXY`, `NO_PROXY`).
  *
  * @param url Where from.
@@ -284,6 +348,9 @@ export async function download(url: string, path: string, options: DownloadOptio
       // A server that sends a few bytes each time would never be done.
       const enough = await sizeOf(`${path}.partial`) - before >= (options.minBytes ?? MIN_BYTES);
       failures = enough ? 1 : failures + 1;
+      if (error instanceof Trickling && !enough) {
+        throw new DownloadError(`Cannot download ${url} ${error.message}`, { cause: error });
+      }
       if (failures >= tries) {
         throw new DownloadError(
           `Cannot download ${url} as one of ${tries} tries in a row must bring something: ${error.message}`,

@@ -451,7 +451,7 @@ Deno.test("download() ends a file without an end at its limit, whatever was anno
 });
 
 Deno.test("download() gives up on a server that sends a byte now and then, and on one that sends a few and ends", async () => {
-  const slow = { pauseMs: 1, idleTimeoutMs: 600, minBytes: 1000, tries: 2 };
+  const slow = { pauseMs: 1, idleTimeoutMs: 600, trickleMs: 60_000, minBytes: 1000, tries: 2 };
   await withServer((request) => {
     const { pathname } = new URL(request.url);
     if (pathname === "/trickle") return endless(new Uint8Array(1), 20);
@@ -472,6 +472,49 @@ Deno.test("download() gives up on a server that sends a byte now and then, and o
       DownloadError,
       "one of 2 tries",
     );
+  });
+});
+
+Deno.test("download() gives up on crumbs long before its limit of silence, and not on a slow link or its end", async () => {
+  const quickly = { trickleMs: 200, pauseMs: 1 };
+  const later: number[] = [];
+  await withServer((request) => {
+    const { pathname } = new URL(request.url);
+    if (pathname === "/trickle") return endless(new Uint8Array(1), 20);
+    if (pathname === "/seldom") return endless(new Uint8Array(300), 350);
+    if (pathname === "/sickens") {
+      // Much at first; each later try brings crumbs alone.
+      const from = Number(/bytes=(\d+)-/.exec(request.headers.get("range") ?? "")?.[1] ?? 0);
+      later.push(from);
+      const crumbs = (function* () {
+        if (from === 0) yield new Uint8Array(40_000);
+        for (;;) yield new Uint8Array(1);
+      })();
+      return new Response(slowly(crumbs, 20), {
+        status: from > 0 ? 206 : 200,
+        headers: { etag: '"1"', "content-range": `bytes ${from}-99999/100000` },
+      });
+    }
+    // A packet every 100 ms, and an end of one byte.
+    const packets = Array.from({ length: 6 }, (_, i) => new Uint8Array(i < 5 ? 1000 : 1));
+    return new Response(slowly(packets.values(), 100), { headers: { "content-length": "5001" } });
+  }, async (url, folder, requests) => {
+    const rule = "as the server must send at least 1000 bytes in 0.2 seconds: it sent";
+    for (const path of ["trickle", "seldom"]) {
+      const started = performance.now();
+      await assertRejects(
+        () => download(`${url}/${path}`, `${folder}/${path}`, quickly),
+        DownloadError,
+        rule,
+      );
+      assertQuick(performance.now() - started, 5000);
+    }
+    assertEquals(requests.length, 2, "trying again makes no sense");
+    await assertRejects(() => download(`${url}/sickens`, `${folder}/s`, quickly), DownloadError, rule);
+    assertEquals([later.length, later[0]], [2, 0], "it had sent something: one more try");
+    assert(later[1]! >= 40_000, "which goes on");
+    await download(`${url}/slow`, `${folder}/slow`, quickly);
+    assertEquals((await Deno.stat(`${folder}/slow`)).size, 5001);
   });
 });
 
