@@ -236,7 +236,7 @@ async function write(flags: Flags, model: LoadedModel, peft: PeftAdapter, folder
   if (folders.mergeGguf !== null) {
     const { path } = folders.mergeGguf;
     const type = flags["gguf-type"] as GgmlWritten;
-    await saveMergedGguf(`${path}/${MERGED_GGUF_FILES.model}`, { model: flags.model, peft, type });
+    await saveMergedGguf(`${path}/${MERGED_GGUF_FILES.model}`, { ...flags, peft, type });
     await writeWhole(`${path}/${MERGED_GGUF_FILES.modelfile}`, mergedModelfile());
   }
 }
@@ -252,11 +252,6 @@ function requireTask(flags: Flags): void {
   if (wanted.length === 0 || (flags.import !== "" && wanted.length > 1)) {
     throw new UsageError(
       "Cannot export as one or more of --peft, --gguf, --merge and --merge-gguf, or --import alone, must be given; see --help",
-    );
-  }
-  if (mergeGguf !== "" && !isGguf(flags.model)) {
-    throw new UsageError(
-      `Cannot write a merged GGUF file as --model must be one: current value is ${flags.model}`,
     );
   }
 }

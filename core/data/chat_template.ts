@@ -199,19 +199,42 @@ export async function findChatTemplate(folder: string, now?: Date): Promise<Chat
   const path = `${folder}/tokenizer_config.json`;
   const config = await fieldsIn(path);
   const file = await readIfThere(`${folder}/chat_template.jinja`);
-  const older = await fieldsIn(`${folder}/chat_template.json`);
-  const main = file ?? config.chat_template ?? older.chat_template ?? null;
-  const further = await furtherTemplates(folder);
-  if (main === null && further.length === 0) return null;
-  const named = further.length === 0
-    ? main
-    : [...(main === null ? [] : templateSources(main, path)), ...further]
-      .map(([name, template]) => ({ name, template }));
+  const named = await writtenTemplates(folder, { config, file, path });
+  if (named === null) return null;
   const map = await fieldsIn(`${folder}/special_tokens_map.json`);
   return chatTemplateFromConfig({ ...config, ...map, chat_template: named }, {
     name: file === null ? path : `${folder}/chat_template.jinja`,
     ...(now === undefined ? {} : { now }),
   });
+}
+
+/** The templates of a model folder, as a `tokenizer_config.json` has them; `null` if there are none. */
+async function writtenTemplates(
+  folder: string,
+  { config, file, path }: {
+    readonly config: Record<string, unknown>;
+    readonly file: string | null;
+    readonly path: string;
+  },
+): Promise<unknown> {
+  const older = await fieldsIn(`${folder}/chat_template.json`);
+  const main = file ?? config.chat_template ?? older.chat_template ?? null;
+  const further = await furtherTemplates(folder);
+  if (further.length === 0) return main;
+  return [...(main === null ? [] : templateSources(main, path)), ...further]
+    .map(([name, template]) => ({ name, template }));
+}
+
+/**
+ * Sources of the chat templates of a model folder by name, the main one as "default".
+ *
+ * @throws {CheckpointError} If there is one that is no text, or a file cannot be read.
+ */
+export async function folderTemplates(folder: string): Promise<ReadonlyMap<string, string>> {
+  const path = `${folder}/tokenizer_config.json`;
+  const file = await readIfThere(`${folder}/chat_template.jinja`);
+  const named = await writtenTemplates(folder, { config: await fieldsIn(path), file, path });
+  return new Map(named === null ? [] : templateSources(named, path));
 }
 
 /** Fields of a JSON file; none if it is not there. */

@@ -10,7 +10,7 @@ import { showValue } from "../contracts/plain_text.ts";
 import { writeWhole } from "../files/atomic.ts";
 import { parseJson, readTextWithin } from "../files/json_file.ts";
 import { TEMPLATE_FOLDER, templateNames } from "./chat_template.ts";
-import { type Tokenizer, tokenizerFromJson } from "./tokenizer.ts";
+import { type Tokenizer, tokenizerFromJson, type TokenizerOptions } from "./tokenizer.ts";
 
 /**
  * Files of a model folder beside `config.json` and the weights, which belong to the model wherever it goes:
@@ -267,6 +267,24 @@ function configuredBos(config: Fields, name: string): string | undefined {
  * @throws {CheckpointError} If there is none, or it is not what {@linkcode tokenizerFromJson} needs.
  */
 export async function loadModelTokenizer(path: string): Promise<Tokenizer> {
+  const { json, options } = await tokenizerFilesOf(path);
+  return tokenizerFromJson(json, options);
+}
+
+/** What a model folder says of its tokenizer, all files together. */
+export interface FolderTokenizer {
+  /** As one `tokenizer.json`. */
+  readonly json: unknown;
+  /** Names of special tokens. */
+  readonly options: TokenizerOptions;
+}
+
+/**
+ * As `loadModelTokenizer`: what the tokenizer is made from.
+ *
+ * @throws {CheckpointError} If a file cannot be read.
+ */
+export async function tokenizerFilesOf(path: string): Promise<FolderTokenizer> {
   const [, place, file = "tokenizer.json"] = /^(?:(.*)\/)?([^/]+\.json)$/.exec(path) ?? [];
   const folder = new Folder(path.endsWith(".json") ? place ?? "." : path);
   const config = await folder.fields("tokenizer_config.json");
@@ -279,19 +297,20 @@ export async function loadModelTokenizer(path: string): Promise<Tokenizer> {
   const isOwn = found.name !== file;
   const content = withPrefixSpace(found.json as Fields, config, { isOwn });
   const name = `${folder.path}/${found.name}`;
-  if (typeof content !== "object" || content === null) return tokenizerFromJson(content, { name });
+  if (typeof content !== "object" || content === null) return { json: content, options: { name } };
   const eos = tokenText(map.eos_token) ?? tokenText(config.eos_token);
   // GPT-2's class has this one unless the configuration names another.
   const named = isOwn ? { eos_token: "<|endoftext|>", ...config } : config;
   const further = furtherTokens(content, { config: named, map, added }, name);
   const own = content.added_tokens;
   const all = further.length === 0 || !Array.isArray(own) ? own : [...own, ...further];
-  return tokenizerFromJson({ ...content, added_tokens: all }, {
+  const options = {
     name,
     ends: await endsOfModel(folder.path),
     ...(eos === undefined ? {} : { eos }),
     ...(bos === undefined ? {} : { bos }),
-  });
+  };
+  return { json: { ...content, added_tokens: all }, options };
 }
 
 async function jsonOf(

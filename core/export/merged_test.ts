@@ -1,13 +1,27 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { familyConfig, familyFolder, type FamilyName } from "../../tests/support/families.ts";
+import { FAMILY_NAMES, familyConfig, familyFolder, type FamilyName } from "../../tests/support/families.ts";
+import {
+  LLAMA_CPP_KNOWS as KNOWN,
+  SMALL_TOKENIZER as SMALL,
+  writeFolder,
+} from "../../tests/support/gguf_folders.ts";
 import { ASSETS, FIXTURES } from "../../tests/support/places.ts";
-import { DECODER_GGUF_NAMES, writeDecoderGguf } from "../../tests/support/write_gguf.ts";
+import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
+import {
+  DECODER_GGUF_NAMES,
+  type GgufValue,
+  writeDecoderGguf,
+  writeGguf,
+} from "../../tests/support/write_gguf.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import { dequantise } from "../files/ggml_types.ts";
 import { quantise } from "../files/ggml_encode.ts";
 import { GgufFile } from "../files/gguf.ts";
 import type { NamedArray, NamedArrays } from "../files/named_arrays.ts";
 import { loadGgufModel } from "../loading/gguf_model.ts";
+import { loadGgufTokenizer } from "../loading/gguf_tokenizer.ts";
+import { ggufTokenizerFiles } from "../loading/gguf_tokenizer_files.ts";
+import { ggufTokenizerFields } from "../loading/tokenizer_gguf_fields.ts";
 import { loadModelFolder } from "../loading/model_folder.ts";
 import { loadTokenizerOf } from "../loading/model_path.ts";
 import { fullName, modulesOf, type PeftAdapter } from "../lora/peft_modules.ts";
@@ -17,6 +31,19 @@ import { modelShape } from "../model/load.ts";
 import { randomStream } from "../model/random.ts";
 import { saveMergedFolder } from "./merged_folder.ts";
 import { saveMergedGguf } from "./merged_gguf.ts";
+
+/** Gemma's gains lose a bit on their way to 1 + w and back. */
+const LOSES = { ...TOLERANCE.sum, absolute: 1e-7 };
+
+const PIECES: readonly {
+  readonly name: string;
+  readonly tokens: readonly string[];
+  readonly types: readonly number[];
+  readonly scores: readonly number[];
+  readonly spaceFirst: boolean;
+  readonly texts: readonly string[];
+  readonly ids: readonly (readonly number[])[];
+}[] = JSON.parse(await Deno.readTextFile(`${FIXTURES}gguf/tokenizers.json`)).sentencePiece;
 
 /** An adapter of rank 2 that changes all of Q, K and V in the first layer, and nothing else. */
 function adapterFor(config: ModelConfig): PeftAdapter {
@@ -146,3 +173,97 @@ Deno.test("values that are not finite, or too large for the type, are no merged 
     await assertRejects(() => Deno.stat(place), Deno.errors.NotFound);
   });
 });
+
+for (const name of [...FAMILY_NAMES.filter((name) => name !== "opt"), "gpt2"] as const) {
+  Deno.test(`a folder of ${name} becomes a GGUF file that is read as the same model, or is refused`, async () => {
+    const folder = await Deno.makeTempDir();
+    try {
+      await writeFolder(name, folder);
+      const place = `${folder}/merged.gguf`;
+      const save = async () => {
+        const { config } = await loadModelFolder(folder);
+        await saveMergedGguf(place, { model: folder, peft: adapterFor(config), type: "F32" });
+      };
+      const known = name === "gpt2" ? undefined : KNOWN[name];
+      if (known !== undefined) {
+        await assertRejects(save, CheckpointError, "for llama.cpp: current value is");
+        await writeFolder(name, folder, known);
+      }
+      await save();
+      const { config, weights } = await loadModelFolder(folder);
+      const merged = mergePeft(weights, adapterFor(config), familyName(config), modelShape(config));
+      const again = await loadGgufModel(place);
+      const rough = (value: unknown) =>
+        JSON.parse(JSON.stringify(value, (_, x) => typeof x === "number" ? Number(x.toPrecision(6)) : x));
+      assertEquals(rough(again.config), rough(config));
+      for (const [key, { shape, data }] of merged) {
+        const found = again.weights.get(key)!;
+        assertEquals(found?.shape, shape, key);
+        assertClose(found.data, data, name === "gemma3" ? LOSES : TOLERANCE.exact, key);
+      }
+      const [own, found] = [await loadTokenizerOf(folder), await loadGgufTokenizer(place)];
+      assertEquals(found.encode("ab ab<|end|>a"), own.encode("ab ab<|end|>a"));
+      assertEquals([found.eos, found.bos], [own.eos, own.bos]);
+      assertEquals((await GgufFile.open(place)).metadata["tokenizer.chat_template"], "{{ messages }}");
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  });
+}
+
+Deno.test("a folder whose tokenizer a GGUF file cannot say is refused by name", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    await writeFolder("llama", folder);
+    const { config } = await loadModelFolder(folder);
+    const save = () =>
+      saveMergedGguf(`${folder}/merged.gguf`, { model: folder, peft: adapterFor(config), type: "F16" });
+    const cases: [unknown, string][] = [
+      [{ ...SMALL, normalizer: { type: "Lowercase" } }, "normalizer must be NFC or none"],
+      [
+        { ...SMALL, pre_tokenizer: { ...SMALL.pre_tokenizer, add_prefix_space: true } },
+        "its way to cut texts must be one that GGUF files have a name for",
+      ],
+      [{ ...SMALL, added_tokens: [{ ...SMALL.added_tokens[0], lstrip: true }] }, "the spaces around them"],
+      [{ ...SMALL, model: { ...SMALL.model, vocab: { ...SMALL.model.vocab, c: 999 } } }, "ids must be below"],
+    ];
+    for (const [json, rule] of cases) {
+      await Deno.writeTextFile(`${folder}/tokenizer.json`, JSON.stringify(json));
+      await assertRejects(save, CheckpointError, rule);
+    }
+    await writeFolder("opt", folder);
+    const { config: opt } = await loadModelFolder(folder);
+    await assertRejects(
+      () => saveMergedGguf(`${folder}/opt.gguf`, { model: folder, peft: adapterFor(opt), type: "F16" }),
+      CheckpointError,
+      "OPT has none",
+    );
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+for (const { name, tokens, types, scores, spaceFirst, texts, ids } of PIECES.slice(0, 2)) {
+  Deno.test(`merges with byte fallback, as "${name}" has them, come back as the scores of SentencePiece`, async () => {
+    const folder = await Deno.makeTempDir();
+    try {
+      const path = `${folder}/pieces.gguf`;
+      await writeGguf(path, {
+        ...{ "tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": tokens },
+        ...{ "tokenizer.ggml.scores": scores, "tokenizer.ggml.token_type": types },
+        "tokenizer.ggml.add_space_prefix": spaceFirst,
+      }, new Map());
+      for (const [file, content] of (await ggufTokenizerFiles(path)).files) {
+        await Deno.writeTextFile(`${folder}/${file}`, JSON.stringify(content));
+      }
+      const fields = await ggufTokenizerFields(folder, tokens.length);
+      const values = Object.entries(fields).map(([key, { value }]) => [key, value as GgufValue] as const);
+      await writeGguf(path, Object.fromEntries(values), new Map());
+      const again = await loadGgufTokenizer(path);
+      texts.forEach((text, i) => assertEquals(again.encode(text), ids[i], text));
+      assertEquals(fields["tokenizer.ggml.token_type"]!.value, types);
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  });
+}

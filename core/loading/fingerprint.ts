@@ -44,7 +44,7 @@ function canonical(value: unknown): string {
 }
 
 /** True for entries of a checkpoint that are no parameters of their own. */
-function isExtra(config: unknown, name: string): boolean {
+export function isExtra(config: unknown, name: string): boolean {
   const tied = (config as { tie_word_embeddings?: unknown } | null)?.tie_word_embeddings !== false;
   return NO_WEIGHT.test(name) || (tied && LM_HEAD.test(name));
 }

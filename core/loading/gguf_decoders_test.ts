@@ -5,6 +5,8 @@ import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import type { LlamaConfig } from "../model/families/llama.ts";
 import { ropeFrequencies } from "../model/families/rope.ts";
+import { modelConfig } from "../model/families.ts";
+import { fingerprintOf } from "./fingerprint.ts";
 import { loadGgufModel } from "./gguf_model.ts";
 import type { ModelFolder } from "./model_folder.ts";
 
@@ -72,6 +74,14 @@ for (const name of Object.keys(DECODER_GGUF_NAMES) as FamilyName[]) {
     if (INSTEAD[name] === undefined) assertEquals(model.fingerprint, original.fingerprint);
   });
 }
+
+Deno.test("a Mistral without a window is one model with its GGUF file, which says that it is a LLaMA", async () => {
+  const { weights } = await familyFolder("mistral");
+  const config = modelConfig({ ...familyConfig("mistral"), sliding_window: null });
+  assertEquals("model_type" in config && config.model_type, "llama");
+  const { fingerprint } = await asGguf("mistral");
+  assertEquals(await fingerprintOf(config, weights), fingerprint);
+});
 
 Deno.test("a LLaMA 3.1 in a GGUF file has its factors in a tensor", async () => {
   const original = await familyFolder("llama_grouped");

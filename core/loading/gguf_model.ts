@@ -77,7 +77,8 @@ export async function openGguf(path: string): Promise<OpenedGguf> {
   const all = Object.values(FAMILIES) as readonly Family<ModelConfig>[];
   const family = all.flatMap(({ gguf }) => gguf ?? []).find((f) => f.architecture === architecture);
   if (family === undefined) {
-    const known = alternatives(all.flatMap(({ gguf }) => gguf === null ? [] : [gguf.architecture]));
+    const names = all.flatMap(({ gguf }) => gguf === null ? [] : [gguf.architecture]);
+    const known = alternatives([...new Set(names)]);
     return fields.refuse(
       `general.architecture must be ${known} (of other models give a folder with safetensors)`,
       file.metadata["general.architecture"],

@@ -13,7 +13,7 @@ import { GgufFile } from "../files/gguf.ts";
 import { PRE_TOKENIZERS, type PreTokenizer } from "./_pre_tokenizers.ts";
 
 /** Types of tokens, by the numbers of the file. */
-const TYPE = { unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
+export const TYPE = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
 /** Types of tokens that are matched whole. */
 const WHOLE: readonly number[] = [TYPE.unknown, TYPE.control, TYPE.userDefined];
 /** Control tokens that end a turn, of models whose files do not say so. */
@@ -55,6 +55,11 @@ export class TokenizerFields {
   list(name: string): readonly unknown[] {
     const value = this.field(name);
     return Array.isArray(value) ? value : this.refuse(`tokenizer.ggml.${name} must be a list`, value);
+  }
+
+  /** Types of tokens by id; none if the file does not say them. */
+  types(): readonly number[] {
+    return this.field("token_type") === undefined ? [] : this.list("token_type").map(Number);
   }
 
   /** True or false; `undefined` if the file does not say. */
@@ -107,7 +112,7 @@ export async function loadGgufTokenizer(path: string): Promise<Tokenizer> {
 
 /** All tokens that end a text but the first one, and the types of all tokens. */
 function endsAndTypes(fields: TokenizerFields, tokens: readonly string[]) {
-  const types = fields.field("token_type") === undefined ? [] : fields.list("token_type").map(Number);
+  const types = fields.types();
   const named = ["eot", "eom"].map((name) => fields.id(name, tokens)).filter((id) => id !== null);
   const usual = tokens.keys().filter((id) => types[id] === TYPE.control && TURN_ENDS.has(tokens[id]!));
   return { types, ends: [...named, ...usual] };
@@ -188,7 +193,7 @@ function pairOf(merge: string): [string, string] {
 }
 
 /** The steps of a way to cut, as a `tokenizer.json` has them. */
-function stepsOf({ patterns, thenGpt2 = false }: PreTokenizer): unknown {
+export function stepsOf({ patterns, thenGpt2 = false }: PreTokenizer): unknown {
   const bytes = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true };
   if (patterns === undefined) return { ...bytes, use_regex: true };
   const splits = patterns.map((Regex) => ({

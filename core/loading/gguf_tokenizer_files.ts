@@ -41,7 +41,7 @@ export async function ggufTokenizerFiles(path: string): Promise<TokenizerFiles> 
   const { json, eos, bos, ends } = model === "gpt2"
     ? byteLevelJson(fields)
     : model === "llama"
-    ? pieceJson(sentencePieceModel(fields, path))
+    ? pieceJson(sentencePieceModel(fields, path), fields.types())
     : fields.refuse(
       'tokenizer.ggml.model must be "gpt2" (byte-level BPE) or "llama" (SentencePiece)',
       model,
@@ -94,7 +94,7 @@ const SPACE = "\u2581";
  * SentencePiece's byte-pair encoding as merges: each way to cut a token into two tokens, in the order of the tokens'
  * scores.
  */
-function pieceJson(model: SentencePieceModel): TokenizerJson {
+function pieceJson(model: SentencePieceModel, types: readonly number[]): TokenizerJson {
   const { tokens, scores, kinds, unknown, spaceFirst, eos, bos, ends = [] } = model;
   const ids = new Map(tokens.map((token, id) => [token, id]));
   const merges = tokens.flatMap((token, id) => {
@@ -117,7 +117,7 @@ function pieceJson(model: SentencePieceModel): TokenizerJson {
     version: "1.0",
     truncation: null,
     padding: null,
-    added_tokens: addedTokens([...(unknown === undefined ? [] : [unknown]), ...whole], tokens, []),
+    added_tokens: addedTokens([...(unknown === undefined ? [] : [unknown]), ...whole], tokens, types),
     normalizer: spaceFirst
       ? { type: "Sequence", normalizers: [{ type: "Prepend", prepend: SPACE }, spaces] }
       : spaces,

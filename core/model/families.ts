@@ -11,7 +11,7 @@ import { type Gpt2Config, gpt2Family } from "./families/gpt2.ts";
 import { type LlamaConfig, llamaFamily } from "./families/llama.ts";
 import { type OptConfig, optFamily } from "./families/opt.ts";
 import { type Gemma3Config, gemma3Family } from "./families/gemma3.ts";
-import { type MistralConfig, mistralFamily } from "./families/mistral.ts";
+import { asLlama, type MistralConfig, mistralFamily } from "./families/mistral.ts";
 import { type Qwen3Config, qwen3Family } from "./families/qwen3.ts";
 import { type Smollm3Config, smollm3Family } from "./families/smollm3.ts";
 import { type Qwen2Config, qwen2Family } from "./families/qwen2.ts";
@@ -77,5 +77,7 @@ export function modelConfig(json: unknown): ModelConfig {
       }: current value is ${showValue(name)}`,
     );
   }
-  return family.config(json);
+  const config = family.config(json);
+  // Without a window it is a LLaMA, as which its GGUF files come: one model has one fingerprint.
+  return "model_type" in config && config.model_type === "mistral" ? asLlama(config) ?? config : config;
 }

@@ -414,6 +414,7 @@ Deno.test("export.ts writes, merges, reduces and imports, each with a certificat
       adapter: true,
       gguf: false,
       merged: false,
+      mergedGguf: null,
     }]);
     const refused = await run(
       ...["--adapter", `${folder}/heads`, "--samples", "1", "--peft", `${folder}/never`, "--tolerance", "0"],

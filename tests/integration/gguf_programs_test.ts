@@ -2,7 +2,7 @@
  * The programs with a model in a GGUF file, and generation through the split between processes.
  */
 
-import { type Gpt2Config, loadModelFolder } from "@edgetuner/core";
+import { type Gpt2Config, loadModelFolder, loadTokenizerOf } from "@edgetuner/core";
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { writeGpt2Gguf } from "../support/write_gguf.ts";
 import { ROOT } from "../support/places.ts";
@@ -98,6 +98,19 @@ Deno.test("programs train a GGUF file's model and generate with its heads, here 
       new RegExp(`saved ${Math.round(100 * (1 - padding.places / padding.allPlaces))} % of 384`),
     );
 
+    // Merged, as a folder and as a file: both are read back and certified, and go on from there.
+    const merged = await run(
+      "export.ts",
+      ...[`--model=${MODEL}`, `--adapter=${folder}/heads`, "--samples=1", "--length=6"],
+      ...[`--data=${folder}/data.txt`, `--merge=${folder}/merged`, `--merge-gguf=${folder}/gguf`],
+      ...["--gguf-type=Q8_0", "--accept-loss=0.5"],
+    );
+    assertEquals(merged.code, 0, merged.err);
+    assertMatch(merged.out, /Merged GGUF file: its rounding loses [\d.]+ % of what the adapter does/);
+    const { rounding } = JSON.parse(await Deno.readTextFile(`${folder}/gguf/certificate.json`));
+    assert(rounding.share > 0 && rounding.share < 0.5, JSON.stringify(rounding));
+    assertEquals(await loadTokenizerOf(`${folder}/merged`).then(({ eos }) => eos), 265);
+
     for (const how of [[], ["--beams=3"], ["--temperature=0.9", "--seed=4"]]) {
       const generate = [
         `--model=${MODEL}`,
@@ -184,7 +197,6 @@ Deno.test("programs say in one line what is missing beside a GGUF file, or does 
       1,
       "vocabulary, 266",
     ],
-    ["export.ts", [`--model=${MODEL}`, "--merge=never"], 2, "--model must be a folder"],
     [
       "generate.ts",
       ["--connect=ws://127.0.0.1:1/", "--adapter=x", "--prompt=a"],

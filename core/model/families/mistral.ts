@@ -1,5 +1,5 @@
 /**
- * Mistral: as LLaMA, with a sliding window in all layers, or none. Its GGUF files are those of LLaMA.
+ * Mistral: as LLaMA, with a sliding window in all layers. Without one it is a LLaMA, and its GGUF files say so.
  *
  * @module
  */
@@ -7,7 +7,9 @@
 import { ConfigFields } from "../weights.ts";
 import { type Decoder, decoderParts } from "./decoder.ts";
 import { decoderOf, type DecoderSizes, decoderSizes } from "./decoder_config.ts";
+import { DECODER_NAMES, decoderHeader, permutedHeads, refuseWindows } from "./decoder_gguf.ts";
 import type { Family } from "./family.ts";
+import type { LlamaConfig } from "./llama.ts";
 import { type RopeConfig, ropeOf } from "./rope.ts";
 import { type WindowConfig, windowsOf } from "./windows.ts";
 
@@ -53,5 +55,25 @@ export const mistralFamily: Family<MistralConfig> = {
   architectures: ["MistralForCausalLM"],
   config: mistralConfig,
   ...decoderParts(mistralDecoder),
-  gguf: null, // llama.cpp's architecture for it is LLaMA's
+  // llama.cpp's architecture for it is LLaMA's, and so are files that are read.
+  gguf: {
+    architecture: "llama",
+    permutesHeads: true,
+    read: (fields) => fields.refuse("it must be a LLaMA", fields.architecture),
+    names: DECODER_NAMES,
+    change: ({ num_attention_heads, num_key_value_heads }) =>
+      permutedHeads(num_attention_heads, num_key_value_heads),
+    header: (config) => {
+      refuseWindows("Mistral", config);
+      return { fields: decoderHeader({ sizes: config, rope: config, title: "Mistral" }) };
+    },
+  },
 };
+
+/** The same model as a LLaMA; `null` if it has a window. */
+export function asLlama(config: MistralConfig): LlamaConfig | null {
+  const { sliding_window, layer_types: _, ...others } = config;
+  return sliding_window === undefined
+    ? { ...others, model_type: "llama", attention_bias: false, mlp_bias: false }
+    : null;
+}
