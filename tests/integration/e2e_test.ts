@@ -70,7 +70,7 @@ Deno.test("the five steps run one after the other, from E2E's files to scores [s
     const ended = await run("run.ts", [
       ...["--out", out, ...FILES, "--synonyms", "none", "--pruner-steps", "72", "--epochs", "4"],
       ...["--steps", `${STEPS}`, "--batch", "2", "--length", "96", "--rank", "2", "--tau", "0.5"],
-      ...["--prompts", "2", "--eval-every", "8", "--keep-best", "--best"],
+      ...["--prompts", "2", "--eval-every", "8", "--valid-batches", "2", "--keep-best", "--best"],
       ...["--count", `${PROMPTS}`, "--beams", "3", "--max-tokens", "12"],
     ]);
     assertEquals(ended.code, 0, ended.out + ended.errors);

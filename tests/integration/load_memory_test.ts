@@ -3,7 +3,6 @@
  */
 
 import {
-  BASE_WEIGHTS,
   gpt2Config,
   initialWeights,
   loadModelFolder,
@@ -67,14 +66,14 @@ Deno.test({
       await Deno.writeTextFile(`${folder}/f16/config.json`, config);
       await writeGpt2Gguf(`${folder}/model.gguf`, CONFIG, weights);
       const { fingerprint } = await loadModelFolder(`${folder}/f32`);
-      for (const format of BASE_WEIGHTS) {
+      // Each kind of file, and each format, at least once.
+      for (const format of ["f32", "int4"]) {
         assertEquals((await load(`${folder}/f32`, format)).fingerprint, fingerprint, format);
       }
-      await load(`${folder}/f16`, "f32");
-      await load(`${folder}/f16`, "int8");
+      await load(`${folder}/f16`, "f16");
       const gguf = await load(`${folder}/model.gguf`, "f32");
       assertEquals(gguf.fingerprint, fingerprint);
-      await load(`${folder}/model.gguf`, "int4");
+      await load(`${folder}/model.gguf`, "int8");
     } finally {
       await Deno.remove(folder, { recursive: true });
     }

@@ -51,6 +51,7 @@ Deno.test("set-up, demo, tuner and generation run from and with folders of any n
   const demo = await example(
     "demo.ts",
     ...["--steps", "2", "--prompts", "2", "--capacities", "5,3", "--valid-batches", "1", "--no-overlap"],
+    ...["--batch", "1", "--length", "48"],
     ...["--pruner", "custom_pruner.ts", "--codec", `${mine}/custom_codec.ts`, "--model", `${mine}/model`],
     ...["--data", "#train.txt", "--test", `${mine}/#test.txt`, "--out", `${mine}/out`],
   );
@@ -60,6 +61,7 @@ Deno.test("set-up, demo, tuner and generation run from and with folders of any n
     ...[
       "--steps",
       "2",
+      ...["--batch", "1", "--length", "48"],
       "--data",
       `${mine}/#train.txt`,
       "--state",

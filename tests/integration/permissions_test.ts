@@ -94,7 +94,8 @@ Deno.test("server, devices, tuner, generation and demo run with the permissions 
   const data = `${await Deno.makeTempDir()}/train.txt`;
   await Deno.copyFile(`${ASSETS}restaurant/train.txt`, data);
   const files = [data];
-  const short = ["--steps", "1", "--data", data];
+  const small = ["--batch", "1", "--length", "32", "--valid-batches", "1"];
+  const short = ["--steps", "1", "--data", data, ...small];
 
   const tuner = ["--save", `${out}/tuned`, "--report", `${out}/tuned.json`, "--metrics", `${out}/metrics`];
   await succeeds(start("server_tuner.ts", [...short, ...tuner], { files, out }));
@@ -141,7 +142,7 @@ Deno.test("server, devices, tuner, generation and demo run with the permissions 
       ...more,
     ], { files, out, net: address }));
   await Promise.all([
-    device("first", `ws://${address}/join/ws`, ["--data", data, "--state", `${out}/first-state`]),
+    device("first", `ws://${address}/join/ws`, ["--data", data, "--state", `${out}/first-state`, ...small]),
     device("second", `http://${address}/join/http`, []),
   ]);
   assertEquals((await server.status).code, 0, await errors);
