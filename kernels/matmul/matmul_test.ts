@@ -72,7 +72,7 @@ const EPILOGUES = [
   { kind: "geluGradOf", withBias: true, accumulate: true },
 ] as const;
 
-testForms("matmul() applies every epilogue", async (engine) => {
+testForms("matmul() applies every epilogue [slow]", async (engine) => {
   for (const [m, n, k] of [[1, 3, 2], [19, 70, 9]] as const) {
     const a = normal(m * k, 3);
     const b = normal(k * n, 4);
@@ -319,7 +319,7 @@ testForms("matmul() applies bias, residual and gelu in pieces [slow]", async (en
   );
 }, SMALL);
 
-testForms("matmul() applies bias and residual once where the inner length is cut", async (engine) => {
+testForms("matmul() applies bias and residual once where the inner length is cut [slow]", async (engine) => {
   const [m, n, k] = [5, 17, 150];
   const biasValues = normal(n, 17);
   const residualValues = normal(m * n, 18);
@@ -359,18 +359,22 @@ testForms("matmul() takes some rows of B in pieces", async (engine) => {
   );
 }, SMALL);
 
-testForms("matmul() applies gelu once, to the whole sum, where the inner length is cut", async (engine) => {
-  const [m, n, k] = [5, 17, 150];
-  const biasValues = normal(n, 30);
-  const { a, b, aTensor, bTensor } = operands(engine, [m, n, k], false, false);
-  using _a = aTensor;
-  using _b = bTensor;
-  using bias = engine.upload(biasValues, 1, n);
-  using geluInput = engine.zeros(m, n);
-  using c = matmul(aTensor, bTensor, { bias, geluInput });
-  const expected = matmulReference(a, b, { m, n, k, bias: biasValues, gelu: true });
-  assertClose(await readOne(c), expected.c, TOLERANCE.sum);
-}, SMALL);
+testForms(
+  "matmul() applies gelu once, to the whole sum, where the inner length is cut [slow]",
+  async (engine) => {
+    const [m, n, k] = [5, 17, 150];
+    const biasValues = normal(n, 30);
+    const { a, b, aTensor, bTensor } = operands(engine, [m, n, k], false, false);
+    using _a = aTensor;
+    using _b = bTensor;
+    using bias = engine.upload(biasValues, 1, n);
+    using geluInput = engine.zeros(m, n);
+    using c = matmul(aTensor, bTensor, { bias, geluInput });
+    const expected = matmulReference(a, b, { m, n, k, bias: biasValues, gelu: true });
+    assertClose(await readOne(c), expected.c, TOLERANCE.sum);
+  },
+  SMALL,
+);
 
 testForms("matmul() refuses to batch or to add gelu where the inner length is cut", (engine) => {
   const { aTensor: a, bTensor: b } = operands(engine, [4, 32, 200], false, false);

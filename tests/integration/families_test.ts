@@ -52,7 +52,7 @@ async function locally(model: TinyFamily, settings: RunSettings, counts: readonl
 for (const name of FAMILY_NAMES.filter((name) => name !== "llama")) {
   const base = new TinyFamily(engine, await familyFolder(name));
   for (const mode of ["slice", "full"] as const) {
-    Deno.test(`${name}, ${mode} mode: two devices as one machine, and the bytes of the formula`, async () => {
+    Deno.test(`${name}, ${mode} mode: two devices as one machine, and the bytes of the formula [slow]`, async () => {
       const settings = settingsOf(mode);
       const run = await runSession(base, {
         settings,

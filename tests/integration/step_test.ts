@@ -84,7 +84,7 @@ function counted(entries: readonly LedgerEntry[]): Counts {
 }
 
 for (const [name, combination] of Object.entries(COMBINATIONS)) {
-  Deno.test(`a run sends the messages of its description, no more and no fewer: ${name}`, async () => {
+  Deno.test(`a run sends the messages of its description, no more and no fewer: ${name} [slow]`, async () => {
     const { mode = "slice", masks = [NONE], more, statistics = 0, shareLoss = false, probe = false } =
       combination;
     const modes = combination.modes ?? ["train", "train", "train"];

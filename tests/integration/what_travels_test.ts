@@ -98,7 +98,7 @@ function joined(base: Row, more: Row): Row {
   return base.map((kinds, i) => [...kinds, ...more[i]!].sort()) as unknown as Row;
 }
 
-Deno.test("docs/security.md: each party sees the kinds of frames that its table says, in every mode", async () => {
+Deno.test("docs/security.md: each party sees the kinds of frames that its table says, in every mode [slow]", async () => {
   const table = await pageTable();
   assertEquals([...table.keys()], [
     "training, slice",

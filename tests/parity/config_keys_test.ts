@@ -60,7 +60,7 @@ async function logitsBy(model: ModelFiles): Promise<Float32Array> {
 const isRemoved = (value: unknown) => (value as { readonly _?: unknown } | null)?._ === "removed";
 
 for (const [name, { model, cases }] of Object.entries(families)) {
-  Deno.test(`${name}: each key of config.json is obeyed as by transformers, or refused`, async () => {
+  Deno.test(`${name}: each key of config.json is obeyed as by transformers, or refused [slow]`, async () => {
     const source = await loadModelFolder(`${FIXTURES}${model}`);
     const config = JSON.parse(await Deno.readTextFile(`${FIXTURES}${model}/config.json`));
     const weights = new Map(source.weights);

@@ -128,7 +128,7 @@ for (const adapter of ["software", "hardware"] as const) {
   for (const [name, fixture] of Object.entries(FAMILIES.fixtures)) {
     const tensors = familyTensors(fixture.file);
     const test = (what: string, body: (model: TinyFamily) => Promise<void>) =>
-      Deno.test(`${name} as PyTorch and PEFT have it (${adapter} kernels): ${what}`, async () => {
+      Deno.test(`${name} as PyTorch and PEFT have it (${adapter} kernels): ${what} [slow]`, async () => {
         const before = engine.stats.tensors;
         {
           using model = new TinyFamily(engine, folders.get(fixture.model)!);
