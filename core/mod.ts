@@ -193,7 +193,8 @@ export {
 export { INPUT_MODE_NAMES, INPUT_MODES, type InputModeName, InputModes } from "./lora/input_modes.ts";
 export { clipFactor, globalNorm } from "./lora/clipping.ts";
 export { type HeadModulesState, type HeadWeights, initialA } from "./lora/head_arena.ts";
-export { HeadModules, type HeadModulesOptions } from "./lora/head_modules.ts";
+export { HeadModules } from "./lora/head_modules.ts";
+export type { HeadModulesOptions } from "./lora/head_modules_options.ts";
 export { keptHeads, lowestLayer, maskOfRange, putRange } from "./lora/head_mask.ts";
 export { LocalHeads } from "./lora/local_heads.ts";
 export {
@@ -359,7 +360,8 @@ export {
 export { deviceIdIn } from "./session/device_id_file.ts";
 export { newDeviceId } from "./session/device_id.ts";
 export type { RunHandle, RunHealth } from "./session/run_handle.ts";
-export { type HeadMember, RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
+export { RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
+export type { HeadMember } from "./session/head_members.ts";
 export { type DecodingRequest, RemoteData, type RemoteDataOptions } from "./session/remote_data.ts";
 export { HeadDevice, type HeadDeviceOptions } from "./session/head_device.ts";
 export type { RunProgress } from "./session/run_end.ts";

@@ -23,42 +23,16 @@ import {
 import type { MicroBatch } from "../contracts/micro_batches.ts";
 import type { HeadMode, HeadStatistics } from "../contracts/ports.ts";
 import type { DeviceStatistic, StatisticName } from "../contracts/pruner.ts";
-import type { HeadRange } from "./allocation.ts";
+import { KeptCopy, type Updated } from "./_kept_copy.ts";
 import { HeadArena, type HeadModulesState, type HeadWeights } from "./head_arena.ts";
 import { disposeActivations, LayerMicroBatches } from "./_layer_micro_batches.ts";
 import type { InputMode } from "./input_mode.ts";
+import type { HeadModulesOptions } from "./head_modules_options.ts";
 import { INPUT_MODES } from "./input_modes.ts";
-import { adamwAt, headParameters, type LoraSettings, type OptimizerSettings } from "./settings.ts";
+import { adamwAt, headParameters } from "./settings.ts";
 
-/** What head modules are made from. */
-export interface HeadModulesOptions {
-  /** LoRA settings. */
-  readonly lora: LoraSettings;
-  /** Optimizer settings. */
-  readonly optimizer: OptimizerSettings;
-  /** L, layers of the model. */
-  readonly layers: number;
-  /** d, hidden size of the model. */
-  readonly hidden: number;
-  /** H, heads per layer of the model. */
-  readonly heads: number;
-  /** D, head size of the model. @default {hidden / heads} */
-  readonly headSize?: number | undefined;
-  /** The heads this device owns in every layer. */
-  readonly range: HeadRange;
-  /** Seed of the run. */
-  readonly seed: number;
-  /** Steps of the run, for the learning rate. */
-  readonly steps: number;
-}
-
-interface LayerState {
-  readonly parameters: Tensor;
+interface LayerState extends Updated {
   readonly gradients: Tensor;
-  readonly m: Tensor;
-  readonly v: Tensor;
-  /** Updates of each head module so far. */
-  readonly updates: Uint32Array;
   readonly microBatches: LayerMicroBatches;
 }
 
@@ -100,6 +74,7 @@ export class HeadModules implements Disposable {
   readonly #arena: HeadArena;
   readonly #layers: readonly LayerState[];
   readonly #headLists = new Map<string, Tensor>();
+  readonly #kept: KeptCopy | null;
 
   /** Draws the initial weights. */
   constructor(engine: Engine, options: HeadModulesOptions) {
@@ -109,6 +84,7 @@ export class HeadModules implements Disposable {
     this.input = INPUT_MODES[lora.mode];
     this.inputs = this.input.columns(options);
     this.#engine = engine;
+    this.#kept = options.keepsCopy === true ? new KeptCopy(engine, layers) : null;
     this.#arena = new HeadArena({ lora, inputs: this.inputs, headSize: this.headSize, range });
     const { segment } = this.#arena;
     this.#layers = Array.from({ length: layers }, (_, layer) => {
@@ -297,13 +273,14 @@ export class HeadModules implements Disposable {
     const rows: Partial<Record<DeviceStatistic, Tensor[]>> = {};
     if (needs.includes("gradientNorm")) rows.gradientNorm = [];
     if (needs.includes("weightChange")) rows.weightChange = [];
+    this.#kept?.begin();
     const measures = Object.keys(rows).length > 0;
     for (let l = 0; l < layers; l++) {
       const state = this.#layers[l]!;
       const active = new Uint32Array(range.count);
-      for (let i = 0; i < range.count; i++) {
-        if (mask[l * range.count + i] === 0) active[i] = ++state.updates[i]!;
-      }
+      const isKept = (i: number) => mask[l * range.count + i] === 0;
+      if (active.some((_, i) => isKept(i))) this.#kept?.take(l, state);
+      for (let i = 0; i < range.count; i++) if (isKept(i)) active[i] = ++state.updates[i]!;
       if (active.every((t) => t === 0) && !measures) continue;
       using control = this.#engine.upload(
         adamwControl(active, optimizer.beta1, optimizer.beta2),
@@ -324,6 +301,23 @@ export class HeadModules implements Disposable {
     const statistics: Partial<Record<DeviceStatistic, Float32Array>> = measures ? await this.#maps(rows) : {};
     if (needs.includes("loraNorm")) statistics.loraNorm = await this.#loraNorms();
     return statistics;
+  }
+
+  /** Drops all that was kept and added up of a step that is not over. */
+  discard(): void {
+    for (const { microBatches } of this.#layers) microBatches[Symbol.dispose]();
+  }
+
+  /**
+   * Weights, moments and counts of updates are again those of before the last update; once.
+   *
+   * @throws {TypeError} Without `keepsCopy`.
+   */
+  goBack(): void {
+    if (this.#kept === null) {
+      throw new TypeError("Cannot go back as what was before the update must be kept: it is not");
+    }
+    this.#kept.goBack(this.#layers);
   }
 
   /**
@@ -403,6 +397,7 @@ export class HeadModules implements Disposable {
    * @throws {TypeError} If an array has another length.
    */
   load(weights: readonly (readonly (readonly HeadWeights[])[])[]): void {
+    this.#kept?.begin();
     this.#layers.forEach((state, l) => {
       this.#engine.write(state.parameters, this.#arena.pack(weights[l], l));
       this.#engine.clear(state.m);
@@ -439,6 +434,7 @@ export class HeadModules implements Disposable {
         } counts of updates: current length is ${state.updates.length}`,
       );
     }
+    this.#kept?.begin();
     // All are checked before the first is written.
     const arenas = this.#layers.map((_, l) => ({
       parameters: this.#arena.pack(state.weights[l], l),
@@ -460,6 +456,7 @@ export class HeadModules implements Disposable {
 
   /** Frees everything. */
   [Symbol.dispose](): void {
+    this.#kept?.[Symbol.dispose]();
     for (const { parameters, gradients, m, v, microBatches } of this.#layers) {
       microBatches[Symbol.dispose]();
       for (const tensor of [parameters, gradients, m, v]) tensor.dispose();

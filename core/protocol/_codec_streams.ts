@@ -7,9 +7,13 @@
 import { type CodecStream, elementsOf, type WireCodec } from "../contracts/codec.ts";
 import { PluginError } from "../contracts/errors.ts";
 import type { WireTensor } from "./frame.ts";
+import { type FrameKind, type Lane, MESSAGES } from "./messages.ts";
 
 /** Where a tensor belongs. */
 export type StreamPlace = Omit<CodecStream, "state">;
+
+/** What the streams of a lane held at one time, by their places. */
+export type KeptStreams = ReadonlyMap<string, unknown>;
 
 /** The streams of a channel. */
 export class CodecStreams {
@@ -49,6 +53,22 @@ export class CodecStreams {
       throw new TypeError(`[${shape}] must give ${elementsOf(shape)} numbers: it gave ${values?.length}`);
     }
     return { dtype: "f32", shape, data: values };
+  }
+
+  /** What the streams of a lane hold now. A codec replaces its state, so nothing is copied. */
+  keep(lane: Lane): KeptStreams {
+    const kept = new Map<string, unknown>();
+    for (const [key, { kind, state }] of this.#streams) {
+      if (state !== undefined && MESSAGES[kind as FrameKind].lane === lane) kept.set(key, state);
+    }
+    return kept;
+  }
+
+  /** The streams of a lane hold again what they held. */
+  goBack(lane: Lane, kept: KeptStreams): void {
+    for (const [key, stream] of this.#streams) {
+      if (MESSAGES[stream.kind as FrameKind].lane === lane) stream.state = kept.get(key);
+    }
   }
 
   #stream(place: StreamPlace): CodecStream {

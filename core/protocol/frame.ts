@@ -46,6 +46,8 @@ export interface Envelope {
   readonly layer: number;
   /** Micro-batch, from 0. @default {0} */
   readonly microBatch?: number;
+  /** Times that a step has begun again in the run so far, as the sender knows. @default {0} */
+  readonly attempt?: number;
   /** Tensors. */
   readonly tensors: readonly WireTensor[];
 }
@@ -88,7 +90,7 @@ export class OtherVersionError extends HandshakeError {
 const BYTES_OF = { f32: 4, u8: 1 } as const;
 const MAX_CODEC_NAME = 32;
 const UINT32 = 0xffff_ffff;
-const ENVELOPE = ["v", "kind", "run", "seq", "step", "layer", "micro", "meta", "tensors"];
+const ENVELOPE = ["v", "kind", "run", "seq", "step", "layer", "micro", "attempt", "meta", "tensors"];
 const RUN = name(0, 64);
 const COUNTER = integer(0, UINT32);
 const DTYPE = name(1, MAX_CODEC_NAME);
@@ -113,6 +115,7 @@ export function encodeFrame(frame: RawFrame, version: number = PROTOCOL_VERSION)
     step: frame.step,
     layer: frame.layer,
     ...(frame.microBatch ? { micro: frame.microBatch } : {}),
+    ...(frame.attempt ? { attempt: frame.attempt } : {}),
     meta: frame.meta,
     tensors: frame.tensors.map(({ dtype, shape, data }) => ({
       dtype,
@@ -153,6 +156,7 @@ export function measureFrame(bytes: Uint8Array): { readonly frame: Frame; readon
     throw new ProtocolError(`Cannot read frame as it must be a map: current value is ${showValue(value)}`);
   }
   const { v, kind, run, seq, step, layer, micro = 0, meta, tensors } = value as Record<string, unknown>;
+  const { attempt: tried = 0 } = value as Record<string, unknown>;
   if (v !== PROTOCOL_VERSION) throw new OtherVersionError(v);
   const unknown = Object.keys(value).find((key) => !ENVELOPE.includes(key));
   if (unknown !== undefined) {
@@ -167,6 +171,7 @@ export function measureFrame(bytes: Uint8Array): { readonly frame: Frame; readon
   }
   const message = MESSAGES[kind];
   const microBatch = COUNTER.read(micro, "micro");
+  const attempt = COUNTER.read(tried, "attempt");
   const frame = {
     kind,
     run: RUN.read(run, "run"),
@@ -174,6 +179,7 @@ export function measureFrame(bytes: Uint8Array): { readonly frame: Frame; readon
     step: COUNTER.read(step, "step"),
     layer: COUNTER.read(layer, "layer"),
     ...(microBatch === 0 ? {} : { microBatch }),
+    ...(attempt === 0 ? {} : { attempt }),
     meta: readFields(message.meta, meta, kind),
     tensors: decodeTensors(kind, message.tensors, tensors),
   };

@@ -41,7 +41,7 @@ import type {
 } from "./metas.ts";
 
 /** Version of envelope and step protocol. Peers with another one are refused. */
-export const PROTOCOL_VERSION = 3;
+export const PROTOCOL_VERSION = 4;
 
 /** An end of a channel: the edge server, or a device. */
 export type Side = "server" | "device";
@@ -184,6 +184,7 @@ export class Messages {
       range: nullable(range),
       statistics: list(oneOf(...DEVICE_STATISTICS), 0, DEVICE_STATISTICS.length),
       start: optional(step),
+      repeats: optional(flag()),
       columns: optional(nullable(record({ first: integer(0, 1e7), count: integer(1, 1e7) }))),
       epsilon: optional(number(0, 1)),
     },
@@ -220,6 +221,33 @@ export class Messages {
       step: optional(step),
       best: optional(flag()),
     },
+  };
+
+  /** The sender leaves the run on purpose, and gives its heads up. */
+  readonly leave: Message<{ readonly reason: string }> = {
+    what: "The sender leaves the run on purpose, and gives its heads up; why.",
+    from: ["device"],
+    lane: "control",
+    tensors: null,
+    meta: { reason: words() },
+  };
+
+  /** The step begins again: what the device did in it does not count. */
+  readonly restart: Message<NoMeta> = {
+    what: "The step begins again: what the device did in it does not count.",
+    from: ["server"],
+    lane: "heads",
+    tensors: null,
+    meta: {},
+  };
+
+  /** The step begins again: E of its batch is to be sent again. */
+  readonly repeat: Message<{ readonly mode: "train" | "evaluate" }> = {
+    what: "The step begins again: E of its batch is to be sent again.",
+    from: ["server"],
+    lane: "data",
+    tensors: null,
+    meta: { mode },
   };
 
   /** E of a batch, or of a part of one. */

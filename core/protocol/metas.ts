@@ -82,6 +82,8 @@ export interface WelcomeMeta {
   readonly statistics: readonly DeviceStatistic[];
   /** Training steps done before. @default {0} */
   readonly start?: number;
+  /** True if steps may begin again: the device keeps its state of before each update. @default {false} */
+  readonly repeats?: boolean;
   /** Columns of the feed-forward network, in tensor parallelism. */
   readonly columns?: RangeMeta | null;
   /** Added to the norms' variances, in tensor parallelism. */

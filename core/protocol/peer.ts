@@ -29,28 +29,18 @@ import {
   tensorBytes,
 } from "./frame.ts";
 import { ByteLedger } from "./ledger.ts";
-import { CodecStreams } from "./_codec_streams.ts";
+import { CodecStreams, type KeptStreams } from "./_codec_streams.ts";
 import { type Deadline, Deadlines } from "./_deadlines.ts";
+import { brokenRule } from "./_expected.ts";
+import { LaneQueue, type Waiter } from "./_lane.ts";
 import type { Expectation, Outgoing, OutgoingEnvelope, PeerOptions } from "./peer_options.ts";
 import { divergenceMeta, divergenceOf, requireFiniteFrame } from "./divergence.ts";
 import { type FrameKind, type Lane, MESSAGES, PROTOCOL_VERSION, type Side } from "./messages.ts";
+import { StepRestart } from "./step_restart.ts";
 
-/** Most frames that may wait in a lane. */
-const MAX_QUEUED_FRAMES = 64;
 /** Largest frame before the welcome, and most memory of those that wait. */
 const MAX_HANDSHAKE_BYTES = 16_384;
 const MAX_HANDSHAKE_QUEUE_BYTES = 65_536;
-
-/** A frame that waits, and the bytes of memory that it takes. */
-interface Queued {
-  readonly frame: Frame;
-  readonly bytes: number;
-}
-
-interface Waiter {
-  resolve(frame: Frame): void;
-  reject(error: unknown): void;
-}
 
 /** Time a peer has spent, in milliseconds. */
 export interface PeerTimes {
@@ -76,10 +66,12 @@ export class Peer implements AsyncDisposable {
   /** Longest wait for a frame, in milliseconds. */
   timeoutMs: number;
   #signal: AbortSignal | undefined;
-  readonly #queues: Record<Lane, Queued[]> = { control: [], data: [], heads: [] };
-  readonly #queuedBytes: Record<Lane, number> = { control: 0, data: 0, heads: 0 };
+  readonly #lanes: Readonly<Record<Lane, LaneQueue>> = {
+    control: new LaneQueue(),
+    data: new LaneQueue(),
+    heads: new LaneQueue(),
+  };
   readonly #maxQueuedBytes: number;
-  readonly #waiters: Record<Lane, Waiter[]> = { control: [], data: [], heads: [] };
   readonly #streams = new CodecStreams();
   #sent = 0;
   #received = 0;
@@ -87,6 +79,7 @@ export class Peer implements AsyncDisposable {
   #ended = false;
   #isSilent = false;
   #hasEnded = false;
+  #hasLeft = false;
   #sending: Promise<void> = Promise.resolve();
   readonly #reading: Promise<void>;
   readonly #remote: Side | undefined;
@@ -130,6 +123,40 @@ export class Peer implements AsyncDisposable {
     return this.#channel.closed;
   }
 
+  /** True once the other side has said that it leaves. */
+  get hasLeft(): boolean {
+    return this.#hasLeft;
+  }
+
+  /** Why nothing more will come; `null` while something may. */
+  get failure(): unknown {
+    return this.#failure;
+  }
+
+  /** What a codec with a state goes back to if a step begins again: what its streams of a lane hold now. */
+  keepStreams(lane: Lane): KeptStreams {
+    return this.#streams.keep(lane);
+  }
+
+  /** All who wait for a frame of a lane wait no longer: the step will begin again. */
+  interrupt(lane: Lane): void {
+    this.#lanes[lane].reject(new StepRestart());
+  }
+
+  /**
+   * A step begins again: frames of a lane that came or will come of before are dropped, and those that are sent have
+   * the number of the attempt.
+   *
+   * @param lane The lane.
+   * @param attempt Number of the attempt, which only grows.
+   * @param kept What the codec goes back to.
+   */
+  beginAttempt(lane: Lane, attempt: number, kept: KeptStreams): void {
+    this.interrupt(lane);
+    this.#lanes[lane].begin(attempt);
+    this.#streams.goBack(lane, kept);
+  }
+
   /**
    * Sends a frame. Frames of one peer leave in the order of the calls.
    *
@@ -167,7 +194,8 @@ export class Peer implements AsyncDisposable {
       this.#channel.limitReceived?.(Infinity);
     }
     const plain = "reason" in meta ? { ...meta, reason: plainText(String(meta.reason)) } : meta;
-    const frame: RawFrame = { ...outgoing, sequence: this.#sent++, meta: plain, tensors };
+    const { attempt } = this.#lanes[MESSAGES[kind].lane];
+    const frame: RawFrame = { ...outgoing, sequence: this.#sent++, attempt, meta: plain, tensors };
     const bytes = encodeFrame(frame, this.#version);
     const encoded = performance.now();
     this.times.codecMs += encoded - started;
@@ -194,21 +222,15 @@ export class Peer implements AsyncDisposable {
    */
   async receive<K extends FrameKind>(kind: K, expected: Expectation = {}): Promise<FrameOf<K>> {
     const frame = await this.next(MESSAGES[kind].lane, `"${kind}"`);
-    if (frame.kind === "end") {
-      throw new ChannelClosedError(
-        `Cannot go on with ${this.name} as the run must not have ended: ${frame.meta.reason || "it has"}`,
-      );
-    }
+    if (frame.kind === "end") throw endedError(this.name, frame.meta.reason);
     return this.check(frame, kind, expected);
   }
 
   /** Waits for the next frame of a lane, whatever its kind. `what` is named in errors. */
   next(lane: Lane, what: string): Promise<Frame> {
-    const queued = this.#queues[lane].shift();
-    if (queued !== undefined) {
-      this.#queuedBytes[lane] -= queued.bytes;
-      return Promise.resolve(queued.frame);
-    }
+    const queue = this.#lanes[lane];
+    const queued = queue.take();
+    if (queued !== null) return Promise.resolve(queued);
     if (this.#failure !== null) return Promise.reject(this.#failure);
     return new Promise<Frame>((resolve, reject) => {
       const waiter: Waiter = {
@@ -222,15 +244,13 @@ export class Peer implements AsyncDisposable {
         },
       };
       const onAbort = () => {
-        const waiters = this.#waiters[lane];
-        const at = waiters.indexOf(waiter);
-        if (at >= 0) waiters.splice(at, 1);
+        queue.forget(waiter);
         waiter.reject(this.#explain(signal.reason, `waiting for ${what}`));
       };
       const { signal, clear } = this.#deadline();
       if (signal.aborted) return onAbort();
       signal.addEventListener("abort", onAbort);
-      this.#waiters[lane].push(waiter);
+      queue.wait(waiter);
     });
   }
 
@@ -249,29 +269,10 @@ export class Peer implements AsyncDisposable {
     };
     const frame = ofKind(next, kind);
     if (frame === null) return refuse(`the next frame must be "${kind}": it is "${next.kind}"`);
-    if (expected.step !== undefined && frame.step !== expected.step) {
-      refuse(`"${kind}" must be of step ${expected.step}: it is of step ${frame.step}`);
-    }
-    if (expected.layer !== undefined && frame.layer !== expected.layer) {
-      refuse(`"${kind}" must be of layer ${expected.layer}: it is of layer ${frame.layer}`);
-    }
-    const { layer = 0, microBatch = 0 } = expected;
-    if ((frame.microBatch ?? 0) !== microBatch) {
-      refuse(`"${kind}" must be of micro-batch ${microBatch}: it is of micro-batch ${frame.microBatch ?? 0}`);
-    }
     const as = MESSAGES[kind].tensors?.as;
-    const dtype = as === "codec" ? this.codec.name : as;
-    const other = frame.tensors.find((t) => t.dtype !== dtype);
-    if (other !== undefined) refuse(`the tensors of "${kind}" must be ${dtype}: one is ${other.dtype}`);
-    if (expected.shapes !== undefined) {
-      const shapes = expected.shapes.map((s) => `[${s.map((n) => n ?? "any")}]`).join(" ");
-      const actual = frame.tensors.map((t) => `[${t.shape}]`).join(" ");
-      const fits = frame.tensors.length === expected.shapes.length && expected.shapes.every((shape, i) => {
-        const have = frame.tensors[i]!.shape;
-        return have.length === shape.length && shape.every((n, k) => n === null || n === have[k]);
-      });
-      if (!fits) refuse(`the tensors of "${kind}" must be ${shapes}: they are ${actual}`);
-    }
+    const rule = brokenRule(frame, expected, as === "codec" ? this.codec.name : as);
+    if (rule !== null) return refuse(rule);
+    const { layer = 0, microBatch = 0 } = expected;
     if (as === "f32") requireFiniteFrame(frame, this.name, this.#remote);
     if (as !== "codec") return frame;
     const started = performance.now();
@@ -303,8 +304,8 @@ export class Peer implements AsyncDisposable {
     await this.send("end", { meta: divergenceMeta(error, this.name) }).catch(() => {});
   }
 
-  /** Closes the peer with a protocol error; waits reject with it. */
-  failWith(error: ProtocolError): void {
+  /** Closes the peer with a protocol error, or as it is too late; waits reject with it. */
+  failWith(error: ProtocolError | DeadlineError): void {
     this.#fail(error);
   }
 
@@ -360,27 +361,10 @@ export class Peer implements AsyncDisposable {
   #fail(error: unknown): void {
     if (this.#failure !== null) return;
     this.#failure = error;
-    for (const lane of ["control", "data", "heads"] as const) {
-      for (const waiter of this.#waiters[lane].splice(0)) waiter.reject(error);
-    }
+    for (const lane of Object.values(this.#lanes)) lane.reject(error);
     // Of a first frame that cannot be taken the peer is told why: whoever waits for it does, and closes.
     if (!this.#welcomed && this.#received === 0 && error instanceof Error && !this.#ended) return;
     this.#channel.close(error instanceof Error ? plainText(error.message, 100) : "").catch(() => {});
-  }
-
-  #enqueue(lane: Lane, queued: Queued): void {
-    const queue = this.#queues[lane];
-    const bytes = this.#queuedBytes[lane] + queued.bytes;
-    const most = this.#welcomed ? this.#maxQueuedBytes : MAX_HANDSHAKE_QUEUE_BYTES;
-    if (queue.length === MAX_QUEUED_FRAMES || (queue.length > 0 && bytes > most)) {
-      throw new ProtocolError(
-        `Cannot go on with ${this.name} as at most ${MAX_QUEUED_FRAMES} frames and ${most} bytes may be ahead: ${
-          queue.length + 1
-        } frames and ${bytes} bytes are`,
-      );
-    }
-    queue.push(queued);
-    this.#queuedBytes[lane] = bytes;
   }
 
   async #read(): Promise<void> {
@@ -404,15 +388,18 @@ export class Peer implements AsyncDisposable {
         // The run is over for everyone: whoever waits gets the error, on this side as on that one.
         if (frame.kind === "end" && frame.meta.diverged === true) throw divergenceOf(frame.meta);
         if (frame.kind === "end") this.#hasEnded = true;
+        if (frame.kind === "leave") {
+          this.#hasLeft = true;
+          throw new ChannelClosedError(
+            `Cannot go on with ${this.name} as it must stay in the run: it left (${frame.meta.reason})`,
+          );
+        }
         // The end of a run may come at any moment: it reaches whoever waits, in every lane.
         const lanes: Lane[] = frame.kind === "end"
           ? ["control", "data", "heads"]
           : [MESSAGES[frame.kind].lane];
-        for (const lane of lanes) {
-          const waiter = this.#waiters[lane].shift();
-          if (waiter !== undefined) waiter.resolve(frame);
-          else this.#enqueue(lane, { frame, bytes: cost });
-        }
+        const most = this.#welcomed ? this.#maxQueuedBytes : MAX_HANDSHAKE_QUEUE_BYTES;
+        for (const lane of lanes) this.#lanes[lane].put(frame, cost, { most, name: this.name });
       }
       const { reason } = await this.#channel.closed;
       this.#fail(
@@ -476,8 +463,21 @@ export class Peer implements AsyncDisposable {
         }`,
       );
     }
+    const { attempt: known } = this.#lanes[MESSAGES[frame.kind].lane];
+    if (this.#remote === "device" && (frame.attempt ?? 0) > known) {
+      throw new ProtocolError(
+        `Cannot go on with ${this.name} as "${frame.kind}" must be of attempt ${known} at most: it is of attempt ${frame.attempt}`,
+      );
+    }
     this.#received++;
   }
+}
+
+/** The error of whoever needs a run that has ended. */
+export function endedError(name: string, reason: string): ChannelClosedError {
+  return new ChannelClosedError(
+    `Cannot go on with ${name} as the run must not have ended: ${reason || "it has"}`,
+  );
 }
 
 /** True if a kind's tensors are written with the codec of the run. */

@@ -4,9 +4,10 @@
  * @module
  */
 
-import type { TrainingError } from "../contracts/errors.ts";
+import { DeadlineError, TrainingError } from "../contracts/errors.ts";
 import { plainText } from "../contracts/plain_text.ts";
 import type { RunEnding } from "./run_events.ts";
+import type { Peer } from "../protocol/peer.ts";
 import type { RunMember } from "./run_member.ts";
 
 /** Longest time for all devices to take the end of a run, in milliseconds. */
@@ -58,4 +59,15 @@ export async function endAll(
     await told;
     clearTimeout(timer);
   }));
+}
+
+/** Takes leave of one device that is lost, while the others go on: in bounded time, whatever it does. */
+export async function farewell(peer: Peer, error: Error): Promise<void> {
+  const limit = new AbortController();
+  const timer = setTimeout(() => limit.abort(), END_FAILED_MS);
+  const told = error instanceof TrainingError ? peer.sendDivergence(error) : undefined;
+  if (error instanceof DeadlineError) limit.abort();
+  await peer.close(plainText(error.message, 100), { signal: limit.signal }).catch(() => {});
+  await told;
+  clearTimeout(timer);
 }

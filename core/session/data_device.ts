@@ -51,7 +51,7 @@ export interface DataSide {
    * so far by the validation that has just ended. All devices are told, see `UserDeviceOptions.onBest`.
    */
   isBest?(step: number): boolean;
-  /** Called with the loss of each step. */
+  /** Called with the loss of each step; once more where a step begins again, and then the last loss is the one that counts. */
   onLoss?(step: number, mode: StepMode, loss: number): void;
   /**
    * Generates through the split once `next` has returned `null`, with `sample` or `beamSearch`, or asks how likely
@@ -90,10 +90,14 @@ export interface DataDeviceOptions {
 interface DataStep {
   readonly step: number;
   readonly mode: StepMode;
+  /** The whole batch. */
+  readonly batch: TokenBatch;
   /** True if the head modules before it are the best so far. */
   readonly best: boolean;
   /** True once the edge server has said that the state after it is to be saved. */
   isSaved: boolean;
+  /** What the codec goes back to if the step begins again. */
+  streams: ReturnType<Peer["keepStreams"]>;
 }
 
 /** A part of a step that is under way. */
@@ -107,9 +111,22 @@ interface DataPart extends AccumulatedBatch {
   probe: Set<number> | null;
 }
 
+/** A step begins again: whoever is in the middle of something hears it so. */
+class Repeat extends Error {
+  /** What the edge server says. */
+  readonly frame: FrameOf<"repeat">;
+
+  constructor(frame: FrameOf<"repeat">) {
+    super("the step begins again");
+    this.frame = frame;
+  }
+}
+
 /** Takes part for a data side. */
 export class DataDevice {
   readonly #options: DataDeviceOptions;
+  /** The last step that is done here. At the edge server it may not be over, and begin again. */
+  #last: DataStep | null = null;
 
   /** See `DataDeviceOptions`. */
   constructor(options: DataDeviceOptions) {
@@ -129,11 +146,11 @@ export class DataDevice {
       const next = data.next(step);
       const best = data.isBest?.(step) ?? false;
       if (next === null) return await this.#finish(step, { best });
-      const { mode, batch } = next;
-      const current: DataStep = { step, mode, best, isSaved: false };
-      const end = await this.#step(current, batch);
+      const current: DataStep = { ...next, step, best, isSaved: false, streams: new Map() };
+      const end = await this.#step(current);
       if (end !== null) return takeEnd(end, state);
-      if (mode !== "train") continue;
+      this.#last = current;
+      if (current.mode !== "train") continue;
       step++;
       await saves?.trained(step, current.isSaved);
     }
@@ -142,26 +159,74 @@ export class DataDevice {
   /** There is no further batch: generates, if that is what the run is for, and waits for the end. */
   async #finish(step: number, { best }: { readonly best: boolean }): Promise<void> {
     const { peer, data, state } = this.#options;
+    const session = new RemoteSession(peer, data.ends, step, {
+      receive: () => this.#receive(`"hidden"`),
+      repeats: (error) => this.#repeats(error, null),
+    });
     if (data.generate !== undefined) {
       const ended = new AbortController();
       const end = () => ended.abort(new DOMException("the run is over", "AbortError"));
       peer.closed.then(end, end);
-      await data.generate(new RemoteSession(peer, data.ends, step), ended.signal);
+      await data.generate(session, ended.signal);
     }
-    // If the run has ended meanwhile, its end waits to be read.
-    if (!peer.hasEnded) await peer.send("finished", { step, meta: best ? { best } : {} });
-    // The edge server ends the run for everyone; wait for its word.
-    const frame = await peer.next("data", "the end of the run");
-    if (frame.kind !== "end") {
-      throw new ProtocolError(`Cannot end the run as "end" must come: it is "${frame.kind}"`);
+    for (;;) {
+      try {
+        // If the run has ended meanwhile, its end waits to be read.
+        if (!peer.hasEnded) await peer.send("finished", { step, meta: best ? { best } : {} });
+        // The edge server ends the run for everyone; wait for its word.
+        const frame = await this.#receive("the end of the run");
+        if (frame.kind === "end") return takeEnd(frame, state);
+        throw new ProtocolError(`Cannot end the run as "end" must come: it is "${frame.kind}"`);
+      } catch (error) {
+        const end = await this.#repeats(error, null);
+        if (end !== null) return takeEnd(end, state);
+      }
     }
-    takeEnd(frame, state);
   }
 
-  /** One step; returns the end of the run, if that came instead of an answer. */
-  async #step(current: DataStep, batch: TokenBatch): Promise<FrameOf<"end"> | null> {
+  /** The next frame; that a step begins again is thrown. */
+  async #receive(what: string): Promise<Frame> {
+    const frame = await this.#options.peer.next("data", what);
+    if (frame.kind === "repeat") throw new Repeat(frame);
+    return frame;
+  }
+
+  /**
+   * A step begins again: the current one, or the one before it, which is done once more here.
+   *
+   * @param error What was thrown; all but `Repeat` goes on.
+   * @param current The step that is under way.
+   * @returns The end of the run, if that came instead of an answer.
+   */
+  async #repeats(error: unknown, current: DataStep | null): Promise<FrameOf<"end"> | null> {
+    if (!(error instanceof Repeat)) throw error;
+    const { step, attempt = 0, meta: { mode } } = error.frame;
+    const which = [current, this.#last].find((s) => s?.step === step && s.mode === mode) ?? null;
+    if (which === null) {
+      throw new ProtocolError(
+        `Cannot begin step ${step} again as it must be the current step or the one before it: it is neither`,
+      );
+    }
+    this.#options.peer.beginAttempt("data", attempt, which.streams);
+    return which === current ? null : await this.#step(which);
+  }
+
+  /** One step, again and again if it must; returns the end of the run, if that came instead of an answer. */
+  async #step(current: DataStep): Promise<FrameOf<"end"> | null> {
+    for (;;) {
+      try {
+        return await this.#once(current);
+      } catch (error) {
+        const end = await this.#repeats(error, current);
+        if (end !== null) return end;
+      }
+    }
+  }
+
+  async #once(current: DataStep): Promise<FrameOf<"end"> | null> {
     const { peer, data, accumulate } = this.#options;
-    const { step, mode } = current;
+    const { step, mode, batch } = current;
+    current.streams = peer.keepStreams("data");
     const losses: Float32Array[] = [];
     for (const part of accumulationSteps(batch, mode === "train" ? accumulate : 1)) {
       await this.#embedding(current, part);
@@ -207,7 +272,7 @@ export class DataDevice {
     current: DataStep,
     part: AccumulatedBatch,
   ): Promise<readonly Float32Array[] | FrameOf<"end">> {
-    const { peer, engine, saves, microBatches, run } = this.#options;
+    const { engine, saves, microBatches, run } = this.#options;
     const pieces = splitBatch(part.batch, microBatches);
     const { flows } = describePass({
       run,
@@ -221,7 +286,7 @@ export class DataDevice {
     const open: DataPart = { ...part, pieces, exchanges, left: new Set(pieces.keys()), probe: null };
     const losses: (readonly Float32Array[])[] = [];
     while (open.left.size > 0) {
-      const next = await peer.next("data", `"hidden"`);
+      const next = await this.#receive(`"hidden"`);
       if (next.kind === "end") return next;
       if (next.kind !== "hidden") {
         throw new ProtocolError(`Unexpected "${next.kind}" in step ${current.step}: "hidden" must come next`);

@@ -21,7 +21,6 @@ import {
   type PrunerContext,
 } from "../contracts/pruner.ts";
 import { Tape } from "../model/tape.ts";
-import { probeStep, runStep } from "../train/step.ts";
 import { type SavingPort, Trainer, type TrainerStep } from "../train/trainer.ts";
 import type { MetaOf } from "../protocol/messages.ts";
 import { splitShape } from "../protocol/pass.ts";
@@ -36,6 +35,9 @@ import {
 import { textOf } from "./_identity.ts";
 import { type DecodingRequest, RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";
+import { farewell } from "./_end_all.ts";
+import type { HeadMember } from "./head_members.ts";
+import { type LossPolicy, StepAttempts } from "./step_attempts.ts";
 import { StepMeter } from "./_step_meter.ts";
 import type { RunMember } from "./run_member.ts";
 import { RunServer, type RunServerOptions } from "./run_server.ts";
@@ -64,6 +66,15 @@ export interface EdgeServerOptions extends RunServerOptions {
   readonly saveEveryMs?: number | undefined;
   /** Most bytes of keys and values that generation may keep; a data device that asks for more is closed. @default {1073741824} */
   readonly maxCacheBytes?: number | undefined;
+  /**
+   * What to do when a device with heads is lost, too slow, or sends what is not valid: `"prune"` goes on without its
+   * heads while another device has some, `"stop"` ends the run. The step begins again.
+   *
+   * @default {"prune"}
+   */
+  readonly onLoss?: LossPolicy | undefined;
+  /** Longest time in milliseconds that a device with heads may keep the others waiting in a step. @default {Infinity} */
+  readonly stepDeadlineMs?: number | undefined;
 }
 
 /**
@@ -118,6 +129,8 @@ export interface EdgeServerOptions extends RunServerOptions {
 export class EdgeServer extends RunServer {
   readonly #options: EdgeServerOptions;
   readonly #saver = new BackgroundSaver();
+  /** Training steps before the current one. */
+  #step = 0;
 
   /**
    * Prepares a run; devices may `join` at once, the steps begin with `start`.
@@ -260,6 +273,7 @@ export class EdgeServer extends RunServer {
           range: member.device.range,
           statistics: statisticsOf(pruner),
           start,
+          repeats: this.#policy !== "stop",
         },
       });
       member.peer.run = this.run;
@@ -269,7 +283,7 @@ export class EdgeServer extends RunServer {
 
   /** The ports of the steps behind the network. */
   #remotePorts({ members, ranges }: HeadAssignment) {
-    const { engine, base, pruner } = this.#options;
+    const { engine, base, pruner, stepDeadlineMs } = this.#options;
     const model = shapeForDevices(base.shape);
     const statistics = statisticsOf(pruner);
     const { overlap, clipNorm, lora, accumulate, microBatches } = this.settings;
@@ -277,17 +291,40 @@ export class EdgeServer extends RunServer {
     const { peer, sharesLoss } = this.members.find((m) => m.device.data)!;
     const run = splitShape(model, this.settings, { statistics: statistics.length, sharesLoss });
     const data = new RemoteData({ engine, peer, run, waits, accumulate, microBatches });
+    const devices: HeadMember[] = members.map(({ peer }, i) => ({ peer, range: ranges[i]! }));
     const remote = new RemoteHeads({
-      engine,
-      model,
-      lora,
-      devices: members.map(({ peer }, i) => ({ peer, range: ranges[i]! })),
-      statistics,
-      overlap,
-      clipNorm,
-      waits,
+      ...{ engine, model, lora, devices, statistics, overlap, clipNorm, waits, stepDeadlineMs },
+      ...(this.#policy === "stop" ? {} : {
+        onLost: (device: HeadMember, error: Error) => {
+          this.#miss(members[devices.indexOf(device)]!, error);
+          attempts.lose(error);
+        },
+      }),
     });
-    return { waits, data, remote, step: { engine, base, heads: remote, data, microBatches } };
+    const attempts = new StepAttempts({
+      step: { engine, base, heads: remote, data, microBatches },
+      ...{ devices, heads: remote, data },
+      mayGoOn: (error) => {
+        if (devices.every((device) => device.isAway)) throw error;
+      },
+    });
+    return { waits, data, remote, attempts };
+  }
+
+  get #policy(): LossPolicy {
+    return this.settings.task === "train" ? this.#options.onLoss ?? "prune" : "stop";
+  }
+
+  /** Says that a device is away, and ends its connection. */
+  #miss(member: RunMember, error: Error): void {
+    const { device, peer } = member;
+    this.emit({ type: "away", device, step: this.#step, reason: error.message });
+    void farewell(peer, error);
+  }
+
+  /** Heads can be missed, the data cannot. */
+  protected override mayMiss({ device }: RunMember): boolean {
+    return this.#policy !== "stop" && !device.data;
   }
 
   /** Runs the steps, with the pruner's decision in each. */
@@ -315,7 +352,7 @@ export class EdgeServer extends RunServer {
       pruner,
       context,
       baseNorm,
-      probe: (step, batch) => meter.probe(() => probeStep(ports.step, step, batch)),
+      probe: (step, batch) => meter.probe(() => ports.attempts.probe(step, batch)),
       resumed: resumed?.pruning,
       timeoutMs,
       signal: this.signal,
@@ -324,11 +361,12 @@ export class EdgeServer extends RunServer {
     const trainer = new Trainer({
       waitWhilePaused: () => this.waitWhilePaused(),
       next: async (step) => {
+        this.#step = step;
         const batch = await this.#nextBatch(step, { cached, data, waits, remote, meter });
         best = batch === null && data.best;
         return batch;
       },
-      step: (step, batch, { mask }) => runStep(ports.step, step, batch, mask),
+      step: (step, batch, { mask }) => ports.attempts.run(step, batch, mask),
       pruning,
       saving: this.#saving(pruning, (isSaved) => remote.saves = data.saves = isSaved),
     }, {
@@ -405,7 +443,7 @@ export class EdgeServer extends RunServer {
 
   /** Tells what is known of a step. */
   #tell(
-    { step, mode, loss, counted, decision, statistics, tokens, batch, pruneMs }: TrainerStep,
+    { step, mode, loss, counted, decision, away = [], statistics, tokens, batch, pruneMs }: TrainerStep,
     meter: StepMeter,
   ): void {
     const { layers, heads } = this.#options.base.shape;
@@ -423,6 +461,7 @@ export class EdgeServer extends RunServer {
         ...(probeBytes === null ? {} : { probeBytes }),
         ...(statistics.globalNorm === undefined ? {} : { gradientNorm: statistics.globalNorm }),
         mask,
+        ...(away.length === 0 ? {} : { away }),
         kept: keptPerLayer(mask, layers, heads),
         scores,
         tokens,

@@ -66,6 +66,8 @@ interface HeadStepState {
   readonly pass: PassDescription;
   /** Where it is in each micro-batch. */
   readonly cursors: readonly FlowCursor[];
+  /** True while the factor of the gradients is waited for. */
+  isClipped: boolean;
 }
 
 /** Answers what the edge server asks of a device's head modules. */
@@ -73,6 +75,10 @@ export class HeadDevice {
   readonly #options: HeadDeviceOptions;
   readonly #run: SplitShape;
   #current: HeadStepState | null = null;
+  /** What the codec goes back to if the step begins again. */
+  #streams: ReturnType<Peer["keepStreams"]> = new Map();
+  /** Steps whose state is to be saved once it is sure that they are over. */
+  #unsaved: number | null = null;
 
   /** See `HeadDeviceOptions`. */
   constructor(options: HeadDeviceOptions) {
@@ -91,20 +97,51 @@ export class HeadDevice {
     for (;;) {
       const frame = await peer.next("heads", "the next step");
       if (frame.kind === "end") return takeEnd(frame, state);
-      await (frame.kind === "mask" ? this.#mask(frame) : this.#question(frame));
+      if (frame.kind === "mask") await this.#mask(frame);
+      else if (frame.kind === "clip") await this.#clip(frame);
+      else if (frame.kind === "restart") this.#restart(frame);
+      else await this.#question(frame);
     }
+  }
+
+  /** The state of a step that was to be saved when the run ended: nobody says any more that it begins again. */
+  async saveLast(): Promise<void> {
+    const step = this.#unsaved;
+    this.#unsaved = null;
+    if (step !== null) await this.#options.saves.trained(step, true);
+  }
+
+  /** The step begins again: what was done in it does not count. */
+  #restart({ step, attempt = 0 }: FrameOf<"restart">): void {
+    const { peer, modules, state } = this.#options;
+    const wasUpdated = state.steps === step + 1;
+    if (!wasUpdated && state.steps !== step) {
+      throw new ProtocolError(
+        `Cannot begin step ${step} again as it must be the last one: ${state.steps} are done`,
+      );
+    }
+    peer.beginAttempt("heads", attempt, this.#streams);
+    modules.discard();
+    if (wasUpdated) modules.goBack();
+    state.steps = step;
+    this.#current = this.#unsaved = null;
   }
 
   /** A step begins, or another part of it. */
   async #mask(frame: FrameOf<"mask">): Promise<void> {
-    const { saves, state, modules } = this.#options;
+    const { saves, state, modules, peer } = this.#options;
     const before = this.#current;
-    if (before !== null && !isDone(before)) {
+    if (before !== null && (!isDone(before) || before.isClipped)) {
       throw new ProtocolError(
         `Cannot begin step ${frame.step} as step ${before.step} must be done: it is not`,
       );
     }
     const current = this.#current = this.#begin(frame, before);
+    if (current.accumulation.index === 0) {
+      this.#streams = peer.keepStreams("heads");
+      // The step before is over for everyone now.
+      await this.saveLast();
+    }
     if (current.isSaved && current.accumulation.index === 0) await saves.announced();
     if (frame.meta.best === true) await this.#options.onBest?.(state.steps, modules);
     if (isDone(current)) await this.#finishPart(current);
@@ -188,20 +225,43 @@ export class HeadDevice {
     engine.flush();
   }
 
-  /** After a step's last part: the update, and what is sent for it. */
-  async #finishPart({ step, mode, accumulation, pass, heads, isSaved }: HeadStepState): Promise<void> {
+  /** After a step's last part: the update, unless the factor of the gradients comes first. */
+  async #finishPart(current: HeadStepState): Promise<void> {
+    const { step, mode, accumulation, pass, heads } = current;
     if (mode === "evaluate" || accumulation.index + 1 < accumulation.count) return;
-    const { modules, welcome, state, saves, peer } = this.#options;
+    if (pass.clip === null) return await this.#update(current, 1);
+    const { modules, peer } = this.#options;
+    current.isClipped = true;
+    const data = Float32Array.of(await modules.squaredGradientNorm(heads.mask));
+    await peer.send("squaredNorm", { step, tensors: [{ dtype: "f32", shape: [1], data }] });
+  }
+
+  /** The factor of all gradients. */
+  async #clip(frame: FrameOf<"clip">): Promise<void> {
+    const current = this.#current;
+    if (current?.isClipped !== true) {
+      throw new ProtocolError(`Cannot handle "clip" as the norm of a step must have been told: it has not`);
+    }
+    const { step } = current;
+    const { tensors } = this.#options.peer.check(frame, "clip", { step, shapes: [[1]] });
+    const factor = tensors[0]!.data[0]!;
+    if (!(factor >= 0 && factor <= 1)) {
+      throw new ProtocolError(
+        `Cannot clip step ${step} as the factor must be from 0 to 1: current value is ${factor}`,
+      );
+    }
+    current.isClipped = false;
+    await this.#update(current, factor);
+  }
+
+  /** The update, and what is sent for it. */
+  async #update({ step, mode, pass, heads, isSaved }: HeadStepState, factor: number): Promise<void> {
+    const { modules, welcome, state, peer } = this.#options;
     const { mask } = heads;
     const { settle, clip } = pass;
     const statistics: HeadStatistics = mode === "probe"
       ? { gradientNorm: await modules.gradientNorms() }
-      : await modules.update(
-        step,
-        mask,
-        welcome.statistics,
-        clip === null ? 1 : await this.#clip(step, mask),
-      );
+      : await modules.update(step, mask, welcome.statistics, factor);
     const message = (clip?.answers ?? settle).find(({ kind }) => kind === "statistics");
     if (message !== undefined) {
       const names: readonly DeviceStatistic[] = mode === "probe" ? ["gradientNorm"] : welcome.statistics;
@@ -217,20 +277,8 @@ export class HeadDevice {
     if (mode === "probe") return;
     state.steps = step + 1;
     this.#options.onStep?.(step, mask);
-    await saves.trained(state.steps, isSaved);
-  }
-
-  /** This device's part of the squared norm goes out, the factor of all gradients comes back. */
-  async #clip(step: number, mask: Uint8Array): Promise<number> {
-    const { modules, peer } = this.#options;
-    const data = Float32Array.of(await modules.squaredGradientNorm(mask));
-    await peer.send("squaredNorm", { step, tensors: [{ dtype: "f32", shape: [1], data }] });
-    const { tensors } = await peer.receive("clip", { step, shapes: [[1]] });
-    const factor = tensors[0]!.data[0]!;
-    if (factor >= 0 && factor <= 1) return factor;
-    throw new ProtocolError(
-      `Cannot clip step ${step} as the factor must be from 0 to 1: current value is ${factor}`,
-    );
+    if (isSaved) this.#unsaved = state.steps;
+    else await this.#options.saves.trained(state.steps, false);
   }
 
   /** Reads the beginning of a step, or of another part of it. */
@@ -264,6 +312,7 @@ export class HeadDevice {
       rows,
       pass,
       cursors,
+      isClipped: false,
     };
   }
 

@@ -60,20 +60,25 @@ interface PartUnderWay {
   readonly left: Set<number>;
 }
 
+/** Before the first batch. */
+const NOTHING: PartUnderWay = { mode: "train", accumulation: WHOLE_STEP, pieces: [], left: new Set() };
+
 /** Asks the data device for embeddings and for the gradient of the last hidden state. */
 export class RemoteData implements DataPort {
   readonly #options: RemoteDataOptions;
   readonly #engine: Engine;
-  readonly #peer: Peer;
+  #peer: Peer;
   readonly #hidden: number;
   readonly #waits: WaitTimer;
-  #current: PartUnderWay = { mode: "train", accumulation: WHOLE_STEP, pieces: [], left: new Set() };
+  #current: PartUnderWay = NOTHING;
   /** Rows of the step's parts so far. */
   #rows = 0;
   /** True if the last batch came with the word that the head modules before it are the best so far. */
   best = false;
   /** If true, the data device is told to save its state after the step. */
   saves = false;
+  /** What the codec goes back to if the step begins again. */
+  #streams: ReturnType<Peer["keepStreams"]> = new Map();
 
   /** Talks to the data device of a run. */
   constructor(options: RemoteDataOptions) {
@@ -88,6 +93,32 @@ export class RemoteData implements DataPort {
   async next(step: number): Promise<EmbeddedBatch | null> {
     const frame = await this.#receive();
     return this.#isEnd(frame) ? null : this.#batch(frame, step);
+  }
+
+  /** What is waited for of the data device is waited for no longer: the step will begin again. */
+  interrupt(): void {
+    this.#peer.interrupt("data");
+  }
+
+  /**
+   * E of the step's batch, or of its first part, once more.
+   *
+   * @param step The step that begins again.
+   * @param at What it is for, and the number of the attempt.
+   */
+  async repeat(
+    step: number,
+    { mode, attempt }: { readonly mode: StepMode; readonly attempt: number },
+  ): Promise<EmbeddedBatch> {
+    const { best } = this;
+    this.#peer.beginAttempt("data", attempt, this.#streams);
+    this.#current = NOTHING;
+    await this.#peer.send("repeat", { step, meta: { mode } });
+    const batch = this.#batch(await this.#receive(), step);
+    this.best = best;
+    if (batch.mode === mode) return batch;
+    batch.embedding.dispose();
+    return this.refuse(`step ${step} that begins again must be the same: it is not "${mode}"`);
   }
 
   /** As `next`, where new tokens may come instead of a batch. */
@@ -146,6 +177,7 @@ export class RemoteData implements DataPort {
 
   #batch(next: Frame, step: number): EmbeddedBatch {
     const peer = this.#peer;
+    if (this.#isLast()) this.#streams = peer.keepStreams("data");
     const frame = peer.check(next, "embedding", { step, shapes: [[null, null, this.#hidden]] });
     const { mode } = frame.meta;
     const [batch, length] = frame.tensors[0]!.shape as [number, number];

@@ -7,13 +7,13 @@
  */
 
 import { type Engine, gatherHeadColumns, scatterAddHeadColumns, type Tensor } from "@edgetuner/kernels";
-import { ProtocolError } from "../contracts/errors.ts";
+import { DeadlineError, ProtocolError } from "../contracts/errors.ts";
 import type { MicroBatch } from "../contracts/micro_batches.ts";
 import type { ModelShape } from "../contracts/model_shape.ts";
 import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../contracts/ports.ts";
 import type { DeviceStatistic } from "../contracts/pruner.ts";
 import type { HeadRange } from "../lora/allocation.ts";
-import { keptHeads, lowestLayer, putRange } from "../lora/head_mask.ts";
+import { lowestLayer, putRange } from "../lora/head_mask.ts";
 import { clipFactor, globalNorm } from "../lora/clipping.ts";
 import { INPUT_MODES } from "../lora/input_modes.ts";
 import type { LoraSettings, LoraTarget } from "../lora/settings.ts";
@@ -29,15 +29,10 @@ import {
   splitShape,
 } from "../protocol/pass.ts";
 import type { Peer } from "../protocol/peer.ts";
+import { StepRestart } from "../protocol/step_restart.ts";
+import { AnswerClock, type HeadMember, isLoss, withAway } from "./head_members.ts";
+import { type DeviceShare, type LayerPlan, LayerPlans } from "./_layer_plans.ts";
 import type { WaitTimer } from "./wait_timer.ts";
-
-/** A device that owns heads, as the edge server sees it. */
-export interface HeadMember {
-  /** Its connection. */
-  readonly peer: Peer;
-  /** Its heads. */
-  readonly range: HeadRange;
-}
 
 /** Options of `RemoteHeads`. */
 export interface RemoteHeadsOptions {
@@ -57,27 +52,13 @@ export interface RemoteHeadsOptions {
   readonly clipNorm?: number | null;
   /** Counts the time spent waiting for devices, after all that could be done meanwhile was submitted. */
   readonly waits: WaitTimer;
-}
-
-/** The kept heads of one device in a layer. */
-interface DeviceShare {
-  readonly device: HeadMember;
-  /** Number of kept heads, n_m. */
-  readonly kept: number;
-  /** Kept heads of the devices before it. */
-  readonly before: number;
-}
-
-interface LayerPlan {
-  readonly shares: readonly DeviceShare[];
-  /** All kept heads of the layer, ascending. */
-  readonly list: readonly number[];
-  /** [1, n]: the same. */
-  readonly heads: Tensor;
-  /** [1, n]: other lists, for keys and values that heads share. */
-  readonly others: Map<string, Tensor>;
-  /** n */
-  readonly kept: number;
+  /** Longest time in milliseconds that a device may keep the others waiting in a step. @default {Infinity} */
+  readonly stepDeadlineMs?: number | undefined;
+  /**
+   * Called when a device is lost, which is away from then on; the step fails and may begin again. Without it an error
+   * of a device is one of the run.
+   */
+  onLost?(device: HeadMember, error: Error): void;
 }
 
 /** A step that is under way. */
@@ -86,6 +67,8 @@ interface StepUnderWay extends HeadStep {
   readonly pass: PassDescription;
   /** Where each micro-batch is. */
   readonly cursors: readonly FlowCursor[];
+  /** How long each device keeps the others waiting. */
+  readonly clocks: ReadonlyMap<HeadMember, AnswerClock>;
 }
 
 /** Where something is asked. */
@@ -99,7 +82,7 @@ export class RemoteHeads implements HeadPort, Disposable {
   readonly #options: RemoteHeadsOptions;
   readonly #run: SplitShape;
   readonly #headSize: number;
-  readonly #plans = new Map<number, LayerPlan | null>();
+  readonly #plans: LayerPlans;
   #step: StepUnderWay | null = null;
   /** If true, the next step tells the devices that their head modules are the best so far. */
   best = false;
@@ -107,11 +90,18 @@ export class RemoteHeads implements HeadPort, Disposable {
   saves = false;
   /** What ended a wait: other micro-batches then ask no more. */
   #failure: { readonly error: unknown } | null = null;
+  /** Counts the times that a step has begun again: what is still under way of before is of no use. */
+  #attempt = 0;
+  /** What the codec of each device goes back to if the step begins again. */
+  readonly #streams = new Map<HeadMember, ReturnType<Peer["keepStreams"]>>();
+  /** Norms of the weights as devices last told them: those of heads that are away do not change. */
+  #loraNorm: Float32Array | null = null;
 
   /** See `RemoteHeadsOptions`. */
   constructor(options: RemoteHeadsOptions) {
     const { model, lora, clipNorm = null, statistics } = options;
     this.#options = options;
+    this.#plans = new LayerPlans(options.engine, model.heads, options.devices);
     this.#run = splitShape(model, { lora, clipNorm }, { statistics: statistics.length });
     this.#headSize = this.#run.headSize;
   }
@@ -123,7 +113,7 @@ export class RemoteHeads implements HeadPort, Disposable {
    */
   async beginStep(step: HeadStep): Promise<void> {
     const { devices, model } = this.#options;
-    const { microBatches, accumulation, mode, mask } = step;
+    const { microBatches, accumulation, mode } = step;
     if (microBatches === undefined) {
       throw new TypeError(
         `Cannot begin step ${step.step} as its micro-batches must be given: current value is undefined`,
@@ -131,13 +121,22 @@ export class RemoteHeads implements HeadPort, Disposable {
     }
     const { best } = this;
     this.best = false;
+    const mask = withAway(step.mask, model.heads, devices);
     const lowest = lowestLayer(mask, model.heads);
     const heads = headsOfDevices(mask, model.heads, devices.map(({ range }) => range.count));
     const pass = describePass({ run: this.#run, mode, microBatches, accumulation, devices: heads, lowest });
-    this.#step = { ...step, pass, cursors: pass.flows.map((flow) => new FlowCursor(inLane(flow, "heads"))) };
-    this.#forgetPlans();
-    await Promise.all(pass.begin.messages.map(({ shapes }, i) =>
-      devices[i]!.peer.send("mask", {
+    const isFirst = (accumulation?.index ?? 0) === 0;
+    const clocks = isFirst || this.#step === null ? this.#clocks() : this.#step.clocks;
+    const cursors = pass.flows.map((flow) => new FlowCursor(inLane(flow, "heads")));
+    this.#step = { ...step, mask, pass, cursors, clocks };
+    this.#plans.forget();
+    if (isFirst) {
+      for (const device of devices) {
+        this.#streams.set(device, device.peer.keepStreams("heads"));
+      }
+    }
+    await this.#wait(this.#all((device, i) =>
+      device.peer.send("mask", {
         step: step.step,
         // The lowest layer with a kept head, on whatever device, sends no gradient of X back.
         meta: {
@@ -150,9 +149,97 @@ export class RemoteHeads implements HeadPort, Disposable {
           ...(best ? { best } : {}),
           ...(this.saves && mode === "train" ? { save: true } : {}),
         },
-        tensors: [{ dtype: "u8", shape: [...shapes[0]!], data: heads[i]!.mask }],
+        tensors: [{ dtype: "u8", shape: [...pass.begin.messages[i]!.shapes[0]!], data: heads[i]!.mask }],
       })
     ));
+  }
+
+  /** Head mask of the step, [L * H], with the heads that are away; `null` before the first. */
+  get mask(): Uint8Array | null {
+    return this.#step?.mask ?? null;
+  }
+
+  /**
+   * A step begins again, with the devices that are there.
+   *
+   * @param step The step.
+   * @param attempt Number of the attempt, which only grows.
+   */
+  async restart(step: number, attempt: number): Promise<void> {
+    this.#attempt = attempt;
+    this.#failure = null;
+    this.#step = null;
+    for (const device of this.#there) {
+      device.peer.beginAttempt("heads", attempt, this.#streams.get(device) ?? new Map());
+    }
+    // One that is lost now is away in this attempt.
+    await Promise.allSettled(
+      this.#there.map((device) => this.#asking(device, () => device.peer.send("restart", { step }))),
+    );
+    this.#failure = null;
+  }
+
+  /** Devices whose connections have ended between two steps are away from now on. */
+  missEnded(): void {
+    for (const device of this.#there) {
+      const { failure } = device.peer;
+      if (failure !== null && isLoss(failure)) this.#lose(device, failure as Error);
+    }
+  }
+
+  #lose(device: HeadMember, error: Error): void {
+    const { onLost } = this.#options;
+    if (onLost === undefined) return;
+    device.isAway = true;
+    onLost.call(this.#options, device, error);
+  }
+
+  get #there(): HeadMember[] {
+    return this.#options.devices.filter((device) => device.isAway !== true);
+  }
+
+  #clocks(): ReadonlyMap<HeadMember, AnswerClock> {
+    const { devices, stepDeadlineMs = Infinity } = this.#options;
+    return new Map(devices.map((device) => {
+      const late = () =>
+        device.peer.failWith(
+          new DeadlineError(
+            `Cannot go on with ${device.peer.name} as its part of a step must take at most ${
+              stepDeadlineMs / 1000
+            } s: it took longer`,
+          ),
+        );
+      return [device, new AnswerClock(stepDeadlineMs, late)];
+    }));
+  }
+
+  /** Something with every device that is there. */
+  #all<T>(task: (device: HeadMember, index: number) => Promise<T>): Promise<T[]> {
+    return Promise.all(
+      this.#options.devices.flatMap((device, i) =>
+        device.isAway === true ? [] : [this.#asking(device, () => task(device, i))]
+      ),
+    );
+  }
+
+  /** Something with one device: if it fails, the device is lost. */
+  async #asking<T>(device: HeadMember, task: () => Promise<T>): Promise<T> {
+    const attempt = this.#attempt;
+    const clock = this.#step?.clocks.get(device);
+    clock?.ask();
+    try {
+      return await task();
+    } catch (error) {
+      const { onLost } = this.#options;
+      if (onLost !== undefined && attempt === this.#attempt && isLoss(error) && device.isAway !== true) {
+        this.#failure ??= { error };
+        this.#lose(device, error as Error);
+        for (const { peer } of this.#there) peer.interrupt("heads");
+      }
+      throw error;
+    } finally {
+      clock?.answered();
+    }
   }
 
   /** The head modules for one micro-batch. */
@@ -196,7 +283,7 @@ export class RemoteHeads implements HeadPort, Disposable {
           using deltas = this.#uploadBlocks(plan, answers, k, length);
           const { first, passes } = this.#columns(target, plan, qkv);
           for (const pass of passes) {
-            const heads = this.#listed(plan, pass);
+            const heads = this.#plans.listed(plan, pass);
             scatterAddHeadColumns(deltas, qkv, { first, headSize: this.#headSize, heads });
           }
         });
@@ -217,7 +304,7 @@ export class RemoteHeads implements HeadPort, Disposable {
     const targets = lora.targets.length;
     const blocks = lora.targets.map((target) => {
       const { first, heads } = this.#columns(target, plan, dqkv);
-      const list = this.#listed(plan, heads);
+      const list = this.#plans.listed(plan, heads);
       return gatherHeadColumns(dqkv, { first, headSize: this.#headSize, heads: list });
     });
     const reading = engine.read(blocks);
@@ -248,28 +335,28 @@ export class RemoteHeads implements HeadPort, Disposable {
 
   /** Has the gradients clipped, if they are to be, and collects the statistics of the step. */
   async endStep(): Promise<HeadStatistics> {
-    const { devices, model, clipNorm } = this.#options;
+    const { model, clipNorm } = this.#options;
     const { step, mode, pass: { settle, clip } } = this.#step!;
     const norm = clip === null ? {} : { globalNorm: await this.#clip(step, clipNorm!) };
     const messages = (clip?.answers ?? settle).filter(({ kind }) => kind === "statistics");
     if (messages.length === 0) return norm;
-    const names = mode === "probe" ? ["gradientNorm"] as const : this.#options.statistics;
+    const names: readonly DeviceStatistic[] = mode === "probe" ? ["gradientNorm"] : this.#options.statistics;
     const whole: Partial<Record<DeviceStatistic, Float32Array>> = {};
-    await this.#wait(Promise.all(messages.map(async ({ shapes }, i) => {
-      const { peer, range } = devices[i]!;
-      const frame = await peer.receive("statistics", { step, shapes });
+    if (names.includes("loraNorm") && this.#loraNorm !== null) whole.loraNorm = this.#loraNorm.slice();
+    await this.#wait(this.#all(async ({ peer, range }, i) => {
+      const frame = await peer.receive("statistics", { step, shapes: messages[i]!.shapes });
       names.forEach((name, k) => {
         const map = whole[name] ??= new Float32Array(model.layers * model.heads);
         putRange(frame.tensors[k]!.data as Float32Array, map, model.heads, range);
       });
-    })));
+    }));
+    this.#loraNorm = whole.loraNorm ?? this.#loraNorm;
     return { ...whole, ...norm };
   }
 
   /** Asks every device for its part of the gradients' squared norm, tells all of them the factor; returns the norm. */
   async #clip(step: number, limit: number): Promise<number> {
-    const { devices } = this.#options;
-    const squares = await this.#wait(Promise.all(devices.map(async ({ peer }) => {
+    const squares = await this.#wait(this.#all(async ({ peer }) => {
       const { tensors } = await peer.receive("squaredNorm", { step, shapes: [[1]] });
       const square = tensors[0]!.data[0]!;
       if (square >= 0) return square;
@@ -278,67 +365,30 @@ export class RemoteHeads implements HeadPort, Disposable {
       );
       peer.failWith(error);
       throw error;
-    })));
+    }));
     const data = Float32Array.of(clipFactor(squares, limit));
-    await Promise.all(
-      devices.map(({ peer }) => peer.send("clip", { step, tensors: [{ dtype: "f32", shape: [1], data }] })),
+    await this.#wait(
+      this.#all(({ peer }) => peer.send("clip", { step, tensors: [{ dtype: "f32", shape: [1], data }] })),
     );
     return globalNorm(squares);
   }
 
   /** Frees head lists. */
   [Symbol.dispose](): void {
-    this.#forgetPlans();
-  }
-
-  #forgetPlans(): void {
-    for (const plan of this.#plans.values()) {
-      for (const tensor of plan === null ? [] : [plan.heads, ...plan.others.values()]) tensor.dispose();
-    }
-    this.#plans.clear();
+    this.#plans.forget();
   }
 
   #plan(layer: number): LayerPlan | null {
-    const known = this.#plans.get(layer);
-    if (known !== undefined) return known;
-    const { devices, model } = this.#options;
     if (this.#step === null) {
       throw new TypeError("Cannot use head modules as a step must have begun: none has");
     }
-    const { mask } = this.#step;
-    const all: number[] = [];
-    const shares: DeviceShare[] = [];
-    for (const device of devices) {
-      const { first, count } = device.range;
-      const kept = keptHeads(mask, model.heads, layer, { first, count });
-      if (kept.length === 0) continue;
-      shares.push({ device, kept: kept.length, before: all.length });
-      all.push(...kept.map((h) => first + h));
-    }
-    const plan = all.length === 0
-      ? null
-      : { shares, kept: all.length, list: all, heads: this.#upload(all), others: new Map() };
-    this.#plans.set(layer, plan);
-    return plan;
+    return this.#plans.of(layer, this.#step.mask);
   }
 
   /** Where a target's columns lie in Q, K and V. */
   #columns(target: LoraTarget, plan: LayerPlan, { columns }: Tensor): TargetColumns {
     const { heads } = this.#options.model;
     return targetColumns(target, plan.list, { heads, headSize: this.#headSize, columns });
-  }
-
-  /** [1, n]: a list of a layer's heads or of those that they read; uploaded once in a step. */
-  #listed(plan: LayerPlan, list: readonly number[]): Tensor {
-    if (list === plan.list) return plan.heads;
-    const key = list.join();
-    let tensor = plan.others.get(key);
-    if (tensor === undefined) plan.others.set(key, tensor = this.#upload(list));
-    return tensor;
-  }
-
-  #upload(heads: readonly number[]): Tensor {
-    return this.#options.engine.upload(Uint32Array.from(heads), 1, heads.length, "kept heads");
   }
 
   /** One device's part of head-major blocks [n, T, D]. */
@@ -381,20 +431,25 @@ export class RemoteHeads implements HeadPort, Disposable {
     values: (share: DeviceShare) => Promise<Float32Array>,
   ): Promise<Float32Array[]> {
     const { step } = this.#step!;
+    const attempt = this.#attempt;
     const replies = Promise.all(shares.map(async (share, i) => {
       if (this.#failure !== null) throw this.#failure.error;
-      const { peer } = share.device;
       const { kind, layer, microBatch, shapes } = messages[i]!;
       const at = { step, layer, microBatch };
       const tensors = [{ dtype: "f32", shape: [...shapes[0]!], data: await values(share) }];
-      await peer.send(kind === "input" ? kind : "deltaGradient", { ...at, tensors });
-      const answer = answers[i]!;
-      // The lowest layer answers nothing: nothing trainable lies below it.
-      if (answer.kind === null) return new Float32Array(0);
-      // A device answers in the order in which it was asked.
-      const expected = { ...at, shapes: answer.shapes };
-      const frame = await peer.receive(answer.kind === "delta" ? answer.kind : "inputGradient", expected);
-      return frame.tensors[0]!.data as Float32Array;
+      // Another device was lost meanwhile.
+      if (attempt !== this.#attempt) throw new StepRestart();
+      return await this.#asking(share.device, async () => {
+        const { peer } = share.device;
+        await peer.send(kind === "input" ? kind : "deltaGradient", { ...at, tensors });
+        const answer = answers[i]!;
+        // The lowest layer answers nothing: nothing trainable lies below it.
+        if (answer.kind === null) return new Float32Array(0);
+        // A device answers in the order in which it was asked.
+        const expected = { ...at, shapes: answer.shapes };
+        const frame = await peer.receive(answer.kind === "delta" ? answer.kind : "inputGradient", expected);
+        return frame.tensors[0]!.data as Float32Array;
+      });
     }));
     replies.catch(() => {}); // whoever waits gets the error; until then it is not unhandled
     return replies;
@@ -410,11 +465,12 @@ export class RemoteHeads implements HeadPort, Disposable {
 
   /** Waits for devices, and counts it from when what they are asked was read from the own GPU. */
   async #wait<T>(promise: Promise<T>, reading?: Promise<unknown>): Promise<T> {
+    const attempt = this.#attempt;
     await reading?.catch(() => {}); // the other promise fails with it
     try {
       return await this.#options.waits.track(promise);
     } catch (error) {
-      this.#failure ??= { error };
+      if (attempt === this.#attempt) this.#failure ??= { error };
       throw error;
     }
   }

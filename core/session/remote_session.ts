@@ -11,12 +11,22 @@ import type { Tensor } from "@edgetuner/kernels";
 import { TokenSession } from "../generation/cached_session.ts";
 import type { EmbeddingAndHead } from "../model/base.ts";
 import type { Tape } from "../model/tape.ts";
-import type { Peer } from "../protocol/peer.ts";
+import type { Frame, FrameOf, WireTensor } from "../protocol/frame.ts";
+import { endedError, type Peer } from "../protocol/peer.ts";
+
+/** How frames come to a session whose run trained before it. */
+export interface GenerationLane {
+  /** The next frame. */
+  receive(): Promise<Frame>;
+  /** Does a step again, if that is what an error says, and throws every other one; returns the end of the run, if it came. */
+  repeats(error: unknown): Promise<FrameOf<"end"> | null>;
+}
 
 /** Continuations of one prompt, whose keys and values are at the edge server. */
 export class RemoteSession extends TokenSession {
   readonly #peer: Peer;
   readonly #step: number;
+  readonly #lane: GenerationLane;
 
   /**
    * Prepares a session of a run.
@@ -24,11 +34,16 @@ export class RemoteSession extends TokenSession {
    * @param peer The edge server.
    * @param ends Embedding, final norm and LM head.
    * @param step Training steps that the run has done.
+   * @param lane How frames come. @default {from the peer}
    */
-  constructor(peer: Peer, ends: EmbeddingAndHead, step: number) {
+  constructor(peer: Peer, ends: EmbeddingAndHead, step: number, lane?: GenerationLane) {
     super(ends);
     this.#peer = peer;
     this.#step = step;
+    this.#lane = lane ?? {
+      receive: () => peer.next("data", `"hidden"`),
+      repeats: (error) => Promise.reject(error),
+    };
   }
 
   /** Sends E of the new tokens and waits for their h_L. */
@@ -40,13 +55,26 @@ export class RemoteSession extends TokenSession {
   ): Promise<Tensor> {
     const { engine, rows: tokens, columns } = tape.own(embedding);
     const [values] = await engine.read([embedding]);
-    const step = this.#step;
-    await this.#peer.send("decode", {
-      step,
-      meta: parents === null ? {} : { parents: [...parents] },
-      tensors: [{ dtype: "f32", shape: [rows, tokens / rows, columns], data: values! }],
-    });
-    const frame = await this.#peer.receive("hidden", { step, shapes: [[tokens, columns]] });
+    const tensor = { dtype: "f32", shape: [rows, tokens / rows, columns], data: values! };
+    const frame = await this.#answer(tensor, parents);
     return tape.own(engine.upload(frame.tensors[0]!.data as Float32Array, tokens, columns, "h_L"));
+  }
+
+  /** Asks, and once more where the last training step has begun again meanwhile. */
+  async #answer(tensor: WireTensor, parents: readonly number[] | null): Promise<FrameOf<"hidden">> {
+    const step = this.#step;
+    const [tokens, columns] = [tensor.data.length / tensor.shape[2]!, tensor.shape[2]!];
+    for (;;) {
+      try {
+        const meta = parents === null ? {} : { parents: [...parents] };
+        await this.#peer.send("decode", { step, meta, tensors: [tensor] });
+        const frame = await this.#lane.receive();
+        if (frame.kind === "end") throw endedError(this.#peer.name, frame.meta.reason);
+        return this.#peer.check(frame, "hidden", { step, shapes: [[tokens, columns]] });
+      } catch (error) {
+        const end = await this.#lane.repeats(error);
+        if (end !== null) throw endedError(this.#peer.name, end.meta.reason);
+      }
+    }
   }
 }

@@ -60,6 +60,8 @@ export interface StepRecord {
   readonly gradientNorm?: number;
   /** Head mask, [L * H], 1 = pruned. */
   readonly mask: Uint8Array;
+  /** Heads of every layer whose devices were away: they are pruned in `mask`, whatever was decided. Left out if none was. */
+  readonly away?: readonly number[];
   /** Kept heads of each layer, [L]. */
   readonly kept: readonly number[];
   /** The pruner's importance per head, [L * H], if it gives one. */
@@ -92,6 +94,15 @@ export type RunStatus = "waiting" | "running" | "paused" | "ended" | "failed";
 /** Something that happened. */
 export type EdgeServerEvent =
   | { readonly type: "joined" | "left"; readonly device: JoinedDevice }
+  | {
+    /** A device is lost, and its heads are pruned until it comes back. */
+    readonly type: "away";
+    readonly device: JoinedDevice;
+    /** Training steps before the one that it is missed in. */
+    readonly step: number;
+    /** Why. */
+    readonly reason: string;
+  }
   | { readonly type: "refused"; readonly peer: string; readonly reason: string }
   | { readonly type: "status"; readonly status: RunStatus; readonly reason: string }
   | { readonly type: "step"; readonly record: StepRecord }

@@ -337,6 +337,11 @@ export abstract class RunServer implements RunHandle {
    */
   protected checkHello(_hello: MetaOf<"hello">): void {}
 
+  /** True if the run can do without a device while it is away. */
+  protected mayMiss(_member: RunMember): boolean {
+    return false;
+  }
+
   /** Runs all steps; called once the devices have joined. Calls `setRunning` before it waits for any. */
   protected abstract runAll(): Promise<void>;
 
@@ -390,7 +395,7 @@ export abstract class RunServer implements RunHandle {
     const telling = new Map<RunMember, Promise<void>>();
     const until = performance.now() + this.#pauseTimeoutMs;
     while (this.#paused && this.#stopReason === null) {
-      const lost = this.#members.find((m) => !m.device.connected);
+      const lost = this.#members.find((m) => !m.device.connected && !this.mayMiss(m));
       if (lost !== undefined) {
         throw new ChannelClosedError(
           `Cannot go on as ${lost.peer.name} must stay in the run: it left while the run was paused`,

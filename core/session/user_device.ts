@@ -7,7 +7,7 @@
 import type { Engine } from "@edgetuner/kernels";
 import type { Channel } from "../contracts/channel.ts";
 import type { WireCodec } from "../contracts/codec.ts";
-import { CheckpointError, HandshakeError, RunStateError } from "../contracts/errors.ts";
+import { CheckpointError, HandshakeError, RunStateError, TrainingError } from "../contracts/errors.ts";
 import { plainText } from "../contracts/plain_text.ts";
 import { type Adapter, adapterRange, loadIntoModules } from "../lora/adapter.ts";
 import { requireFiniteHeads } from "../lora/finite.ts";
@@ -323,13 +323,21 @@ function requireOwnRun({ settings, range }: Welcome, { task = "train", adapter }
 
 /** The device's head modules, in `made` from the moment they exist; `null` for a device without heads. */
 function makeModules(
-  { settings, model, range }: Welcome,
+  { settings, model, range, repeats }: Welcome,
   state: RunState | null,
   { options, made }: { readonly options: UserDeviceOptions; readonly made: HeadModules[] },
 ): HeadModules | null {
   if (range === null) return null;
   const { lora, optimizer, seed, steps } = settings;
-  const modules = new HeadModules(options.engine, { lora, optimizer, ...model, range, seed, steps });
+  const modules = new HeadModules(options.engine, {
+    lora,
+    optimizer,
+    ...model,
+    range,
+    seed,
+    steps,
+    keepsCopy: repeats,
+  });
   made.push(modules);
   if (options.adapter !== undefined) loadIntoModules(options.adapter, modules);
   options.prepare?.(modules);
@@ -359,16 +367,13 @@ async function takePart(
     options.onStep?.(step, { mask, totalBytes: peer.ledger.totalBytes });
   let error: unknown = null;
   const lanes: Promise<void>[] = [];
+  const heads = modules === null ? null : new HeadDevice({
+    ...{ peer, engine, modules, welcome, state, saves },
+    onBest: (step, modules) => options.onBest?.(step, modules),
+    onStep: (step, mask) => tell(step, mask),
+  });
   try {
-    if (modules !== null) {
-      lanes.push(
-        new HeadDevice({
-          ...{ peer, engine, modules, welcome, state, saves },
-          onBest: (step, modules) => options.onBest?.(step, modules),
-          onStep: (step, mask) => tell(step, mask),
-        }).run(),
-      );
-    }
+    if (heads !== null) lanes.push(heads.run());
     if (data !== undefined) {
       const { start, model, settings: { accumulate, microBatches } } = welcome;
       const run = splitShape(model, welcome.settings, { sharesLoss: data.shareLoss ?? false });
@@ -394,7 +399,9 @@ async function takePart(
   }
   await leave(peer, error, signal);
   // The modules are the caller's from here on: no lane may use them any more.
-  await Promise.allSettled([...lanes, saver.settled()]);
+  await Promise.allSettled(lanes);
+  if (!(error instanceof TrainingError)) await heads?.saveLast().catch(() => {});
+  await Promise.allSettled([saver.settled()]);
   const { steps, reason, ending } = state;
   const { ledger } = peer;
   return { modules, welcome, steps, ledger, saving: saver.times, reason, ending, error };

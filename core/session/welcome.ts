@@ -26,6 +26,8 @@ export interface Welcome {
   readonly statistics: readonly DeviceStatistic[];
   /** Training steps done before: 0, or those of the state that the run goes on from. */
   readonly start: number;
+  /** True if steps may begin again: the device keeps its state of before each update. */
+  readonly repeats: boolean;
 }
 
 // Every setting has its field in the welcome; one without does not compile.
@@ -38,7 +40,7 @@ SETTINGS_FIELDS satisfies FieldsOf<Required<RunSettings>>;
  */
 export function readWelcome(meta: MetaOf<"welcome">): Welcome {
   try {
-    const { run, settings, model, range, statistics, start = 0 } = meta;
+    const { run, settings, model, range, statistics, start = 0, repeats = false } = meta;
     if (model.hidden % model.heads !== 0 || (model.hidden / model.heads) % 4 !== 0) {
       throw new RangeError(
         `hidden / heads must be a multiple of 4: current value is ${model.hidden} / ${model.heads}`,
@@ -54,7 +56,7 @@ export function readWelcome(meta: MetaOf<"welcome">): Welcome {
     if (start > checked.steps) {
       throw new RangeError(`start must be a step from 0 to ${checked.steps}: current value is ${start}`);
     }
-    return { run, settings: checked, model, range, statistics, start };
+    return { run, settings: checked, model, range, statistics, start, repeats };
   } catch (cause) {
     throw new ProtocolError(
       `Cannot join as the server's welcome must be complete: ${(cause as Error).message}`,

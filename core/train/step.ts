@@ -49,6 +49,10 @@ export interface StepOutcome {
   readonly batch: number;
   /** Tokens of the step. */
   readonly tokens: number;
+  /** Head mask of the step where it is another one than was decided: heads were away. @default {as decided} */
+  readonly mask?: Uint8Array | undefined;
+  /** Heads of every layer whose devices were away. @default {none} */
+  readonly away?: readonly number[] | undefined;
 }
 
 /**

@@ -83,8 +83,10 @@ export interface TrainerStep {
   readonly loss: number | null;
   /** In evaluation how many tokens the loss is the mean of, where that is known. */
   readonly counted?: number | undefined;
-  /** What the pruner decided. */
+  /** What the pruner decided; its mask with the heads that were away. */
   readonly decision: PrunerDecision;
+  /** Heads of every layer whose devices were away. @default {none} */
+  readonly away?: readonly number[] | undefined;
   /** Statistics of a training step. */
   readonly statistics: HeadStatistics;
   /** Tokens of the step. */
@@ -307,13 +309,16 @@ export class Trainer<B extends { readonly mode: StepMode } = EmbeddedBatch, S = 
     saving?.announce?.(isSaved);
     const outcome = await this.#outcome(batch, decision);
     if (outcome === null) return false;
-    const { loss, counted, statistics, tokens, batch: sequences } = outcome;
+    const { loss, counted, statistics, tokens, batch: sequences, away } = outcome;
+    // What the pruner hears of a head that was away is what it hears of one that was pruned.
+    const applied = outcome.mask === undefined ? decision : { ...decision, mask: outcome.mask };
     const ms = this.#now() - startedAt;
     const made = {
       mode,
       loss,
       counted,
-      decision,
+      decision: applied,
+      away,
       statistics,
       tokens,
       batch: sequences,
@@ -327,7 +332,7 @@ export class Trainer<B extends { readonly mode: StepMode } = EmbeddedBatch, S = 
       await this.#validate(step);
       return true;
     }
-    pruning?.learn(decision, statistics);
+    pruning?.learn(applied, statistics);
     this.#firstLoss ??= loss;
     this.#lastLoss = loss;
     this.#step++;

@@ -1,0 +1,104 @@
+/**
+ * Steps that begin again when a device is lost: without its heads, as if a pruner had pruned them.
+ *
+ * @module
+ */
+
+import type { EmbeddedBatch, StepMode } from "../contracts/ports.ts";
+import { probeStep, runStep, type StepContext, type StepOutcome } from "../train/step.ts";
+import { awayHeads, type HeadMember } from "./head_members.ts";
+import type { RemoteData } from "./remote_data.ts";
+import type { RemoteHeads } from "./remote_heads.ts";
+
+/** What a run does about a device that is lost. */
+export type LossPolicy = "prune" | "wait" | "stop";
+
+/** All that a run may do about it. */
+export const LOSS_POLICIES = ["prune", "wait", "stop"] as const satisfies readonly LossPolicy[];
+
+/** What steps that may begin again work with. */
+export interface StepAttemptsOptions {
+  /** What a step works on. */
+  readonly step: StepContext;
+  /** The devices with heads. */
+  readonly devices: readonly HeadMember[];
+  /** Their side of the protocol. */
+  readonly heads: RemoteHeads;
+  /** The data device's. */
+  readonly data: RemoteData;
+  /**
+   * Called before a step begins again.
+   *
+   * @param error Why it does.
+   * @throws If the run cannot go on.
+   */
+  mayGoOn(error: Error): void | Promise<void>;
+}
+
+/** Runs steps, each as often as it takes. */
+export class StepAttempts {
+  readonly #options: StepAttemptsOptions;
+  /** Times that a step of the run has begun again. */
+  #attempt = 0;
+  /** Why the current attempt cannot be ended. */
+  #lost: Error | null = null;
+
+  /** See `StepAttemptsOptions`. */
+  constructor(options: StepAttemptsOptions) {
+    this.#options = options;
+  }
+
+  /** A device is lost: all that is waited for in this attempt is waited for no longer. */
+  lose(error: Error): void {
+    this.#lost ??= error;
+    this.#options.data.interrupt();
+  }
+
+  /** A step, with the mask that was applied at last. */
+  async run(step: number, batch: EmbeddedBatch, mask: Uint8Array): Promise<StepOutcome> {
+    const { step: context, devices, heads } = this.#options;
+    const { mode } = batch;
+    let current = batch;
+    this.#lost = null;
+    heads.missEnded();
+    for (;;) {
+      try {
+        const outcome = await runStep(context, step, current, mask);
+        const away = awayHeads(devices);
+        return { ...outcome, ...(away.length > 0 && { mask: heads.mask ?? mask, away }) };
+      } catch (error) {
+        current = await this.#again(step, mode, error);
+      }
+    }
+  }
+
+  /** The gradients' norms before a step; the batch is left as it is. */
+  async probe(step: number, batch: EmbeddedBatch): Promise<Float32Array> {
+    const { heads } = this.#options;
+    this.#lost = null;
+    heads.missEnded();
+    for (;;) {
+      try {
+        return await probeStep(this.#options.step, step, batch);
+      } catch (error) {
+        const { embedding } = await this.#again(step, batch.mode, error);
+        embedding.dispose();
+      }
+    }
+  }
+
+  /** Tells everyone that a step begins again; returns its batch. */
+  async #again(step: number, mode: StepMode, error: unknown): Promise<EmbeddedBatch> {
+    const { heads, data, mayGoOn } = this.#options;
+    if (this.#lost === null) throw error;
+    // Another device may be lost while the others are told.
+    while (this.#lost !== null) {
+      const lost: Error = this.#lost;
+      this.#lost = null;
+      await mayGoOn.call(this.#options, lost);
+      await heads.restart(step, ++this.#attempt);
+    }
+    const attempt = this.#attempt;
+    return await data.repeat(step, { mode, attempt });
+  }
+}
