@@ -361,6 +361,7 @@ export { deviceIdIn } from "./session/device_id_file.ts";
 export { newDeviceId } from "./session/device_id.ts";
 export type { RunHandle, RunHealth } from "./session/run_handle.ts";
 export { RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
+export { LOSS_POLICIES, type LossPolicy } from "./session/step_attempts.ts";
 export type { HeadMember } from "./session/head_members.ts";
 export { type DecodingRequest, RemoteData, type RemoteDataOptions } from "./session/remote_data.ts";
 export { HeadDevice, type HeadDeviceOptions } from "./session/head_device.ts";

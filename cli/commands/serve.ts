@@ -36,6 +36,8 @@ import {
 import { ServeLog } from "../output/serve_log.ts";
 import { TOTAL_RANK_FLAG, TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import {
+  LOSS_FLAGS,
+  lossOptions,
   PAUSE_WAIT,
   pollWaits,
   requireWaits,
@@ -120,6 +122,7 @@ const FLAGS = {
   "gpu-mb": COMMON_FLAGS["gpu-mb"],
   ...RUN_WAITS,
   ...PAUSE_WAIT,
+  ...LOSS_FLAGS,
   ...LAUNCHER_FLAGS,
   ...PROGRESS_FLAGS,
   events: COMMON_FLAGS.events,
@@ -304,6 +307,7 @@ async function startRun({ flags, pruner, codec, settings }: Options): Promise<Wo
     "gpu-mb": flags["gpu-mb"],
     maxCacheBytes: flags["cache-mb"] * 1e6,
     ...runWaits(flags),
+    ...lossOptions(flags),
     interrupts: sharedInterrupts(),
   });
 }

@@ -4,7 +4,8 @@
  * @module
  */
 
-import { type FlagValues, number, UsageError } from "./flags.ts";
+import type { LossPolicy } from "@edgetuner/core";
+import { type FlagValues, number, text, UsageError } from "./flags.ts";
 
 /** Longest limit in seconds: timers honour no more, about 24 days. */
 const MAX_SECONDS = Math.floor((2 ** 31 - 1) / 1000);
@@ -30,6 +31,34 @@ export const PAUSE_WAIT = {
     { min: 0, max: MAX_SECONDS },
   ),
 };
+
+/** What an edge server does about devices that are lost. */
+export const LOSS_FLAGS = {
+  "on-loss": text(
+    "POLICY",
+    "prune",
+    "a device with heads is lost: go on without its heads while others have some, or stop",
+    ["prune", "stop"],
+  ),
+  "step-deadline": number(
+    "SECONDS",
+    0,
+    "seconds: a device that keeps the others waiting longer in a step counts as lost; 0 = --step-timeout alone",
+    { min: 0, max: MAX_SECONDS },
+  ),
+};
+
+/** What `EdgeServer` does about devices that are lost. */
+export function lossOptions(flags: FlagValues<typeof LOSS_FLAGS>): {
+  readonly onLoss: LossPolicy;
+  readonly stepDeadlineMs?: number;
+} {
+  const deadline = flags["step-deadline"];
+  return {
+    onLoss: flags["on-loss"] as LossPolicy,
+    ...(deadline > 0 && { stepDeadlineMs: ms(deadline) }),
+  };
+}
 
 /** Limits of those who connect. */
 export const CONNECT_WAITS = {

@@ -101,6 +101,10 @@ export class ServeLog implements Disposable {
       const { name, id, capacity } = event.device;
       const hasNamesake = this.#run.devices.filter((d) => d.name === name).length > 1;
       this.say(`${name}${hasNamesake ? ` (id ${id})` : ""} joined (capacity ${capacity})`);
+    } else if (event.type === "away") {
+      this.say(
+        `${event.device.name} is away from step ${event.step} on, its heads are pruned: ${event.reason}`,
+      );
     } else if (event.type === "refused") this.say(`Refused ${event.peer}: ${event.reason}`);
     else if (event.type === "decoding") this.#decoding(event.record);
     else if (event.type === "step") this.#step(event.record);

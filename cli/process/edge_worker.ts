@@ -13,6 +13,7 @@ import {
   type LedgerEntry,
   loadLayers,
   loadModel,
+  type LossPolicy,
   type ModelShape,
   parameterCount,
   type RunSettings,
@@ -65,6 +66,10 @@ export interface EdgeWorkerOptions {
   readonly joinTimeoutMs: number;
   /** Longest pause, in milliseconds; 0 for no limit. @default {86400000} */
   readonly pauseTimeoutMs?: number;
+  /** What to do when a device is lost. @default {"prune"} */
+  readonly onLoss?: LossPolicy;
+  /** Longest time in milliseconds that a device may keep the others waiting in a step. @default {Infinity} */
+  readonly stepDeadlineMs?: number;
   /** See `sharedInterrupts`. */
   readonly interrupts?: Int32Array<SharedArrayBuffer> | null;
 }
@@ -154,6 +159,8 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     timeoutMs: options.timeoutMs,
     joinTimeoutMs: options.joinTimeoutMs,
     pauseTimeoutMs: options.pauseTimeoutMs,
+    onLoss: options.onLoss,
+    stepDeadlineMs: options.stepDeadlineMs,
     resume: resumed ?? undefined,
     saveEveryMs: options.saveEveryMs,
     ...(write === null ? {} : { onState: write }),

@@ -4,12 +4,13 @@
  * @module
  */
 
-import type { Frame } from "./frame.ts";
+import type { Envelope } from "./frame.ts";
+import type { FrameKind } from "./messages.ts";
 import type { Expectation } from "./peer_options.ts";
 
 /** The first rule that a frame breaks, in words; `null` if it breaks none. */
 export function brokenRule(
-  { kind, step, layer, microBatch = 0, tensors }: Frame,
+  { kind, step, layer, microBatch = 0, tensors }: Envelope & { readonly kind: FrameKind },
   expected: Expectation,
   dtype: string | undefined,
 ): string | null {

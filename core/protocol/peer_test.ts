@@ -13,6 +13,7 @@ import { f32Codec, int8Codec } from "./codec.ts";
 import type { WireCodec } from "../contracts/codec.ts";
 import { firstNotFinite } from "./finite.ts";
 import { encodeFrame, type RawFrame } from "./frame.ts";
+import { PROTOCOL_VERSION } from "./messages.ts";
 import { Peer } from "./peer.ts";
 import type { PeerOptions } from "./peer_options.ts";
 import { settled } from "../../tests/support/until.ts";
@@ -230,7 +231,7 @@ Deno.test("a peer of version 2 gets a refusal that it can read, which names both
     };
     await far.send(encode(old) as Uint8Array<ArrayBuffer>);
     const error = await assertRejects(() => peer.next("control", "hello"), HandshakeError);
-    assert(error.message.includes("must be 3: current value is 2"), error.message);
+    assert(error.message.includes(`must be ${PROTOCOL_VERSION}: current value is 2`), error.message);
     await peer.send("refuse", { meta: { reason: error.message } });
     const answer = decode((await far.receive())!) as Record<string, unknown>;
     assertEquals([answer.v, answer.kind, answer.meta], [2, "refuse", { reason: error.message }]);

@@ -41,7 +41,7 @@ export interface StepMemory {
   readonly edgeServer: number;
   /** Data device: final norm, logits and loss. */
   readonly dataDevice: number;
-  /** Device: what its head modules keep and make, with weights, gradients and moments. */
+  /** Device: what its head modules keep and make, with weights, gradients, moments, and a copy to go back by. */
   readonly headModules: number;
   /** One machine: all of that, with all heads. */
   readonly oneMachine: number;
@@ -136,7 +136,8 @@ function headBytes(
   const shape = own.shape(heads, rows, { heads: model.heads, hidden });
   const input = tensorBytes(shape.slice(0, -1).reduce((a, b) => a * b, 1), inputs);
   const segment = headParameters({ mode, targets: lora.targets, rank: Math.ceil(rank / 4) * 4 }, model);
-  const held = 4 * layers * tensorBytes(heads, segment);
+  // Weights, gradients and two moments; a device also keeps what an update changes as it was before.
+  const held = (copies > 0 ? 7 : 4) * layers * tensorBytes(heads, segment);
   const keepsInput = copies > 0 || own.copies || dropout > 0;
   const down = targets * tensorBytes(heads * rows, rank);
   const deltas = targets * tensorBytes(heads * rows, headSize);

@@ -157,6 +157,8 @@ export function serverOptions(
     devices: 1,
     timeoutMs: 20_000,
     joinTimeoutMs: 20_000,
+    // Most tests say how a run ends with a device that is lost; others how it goes on.
+    onLoss: "stop",
     ...options,
   };
 }

@@ -211,7 +211,15 @@ Deno.test("a device that survives says that its run is lost, with its exit code;
 Deno.test("numbers of one device that are not finite take nothing from the others: heads and the command that goes on [slow]", async () => {
   const folder = await Deno.makeTempDir();
   const saves = (name: string) => ["--state", `${folder}/${name}`, "--state-every", "1"];
-  await using server = startServer(["--steps", "20", "--devices", "2", ...saves("edge")]);
+  await using server = startServer([
+    "--steps",
+    "20",
+    "--devices",
+    "2",
+    "--on-loss",
+    "stop",
+    ...saves("edge"),
+  ]);
   const url = `ws://${await addressOf(server)}/join/ws`;
   const [, state] = saves("state");
   const save = ["--save", `${folder}/heads`, "--state", state!];

@@ -8,6 +8,7 @@ import {
   HandshakeError,
   Peer,
   PluginError,
+  PROTOCOL_VERSION,
   type Pruner,
   runUserDevice,
   sampleSettings,
@@ -144,7 +145,10 @@ Deno.test("peers of protocol version 2 hear and say a refusal that names both ve
       meta: { reason: string };
     };
     assertEquals([answer.v, answer.kind], [2, "refuse"]);
-    assert(answer.meta.reason.includes("version must be 3: current value is 2"), answer.meta.reason);
+    assert(
+      answer.meta.reason.includes(`version must be ${PROTOCOL_VERSION}: current value is 2`),
+      answer.meta.reason,
+    );
     await channel.closed;
     assertEquals(stage.refusals, [answer.meta.reason]);
   }
@@ -153,7 +157,11 @@ Deno.test("peers of protocol version 2 hear and say a refusal that names both ve
   const server = (await link.listener.accept())!;
   await server.receive();
   await server.send(encode({ ...old, kind: "welcome", meta: {} }) as Uint8Array<ArrayBuffer>);
-  await assertRejects(() => device, HandshakeError, "version must be 3: current value is 2");
+  await assertRejects(
+    () => device,
+    HandshakeError,
+    `version must be ${PROTOCOL_VERSION}: current value is 2`,
+  );
 });
 
 Deno.test("a device too many is refused", async () => {

@@ -34,8 +34,8 @@ for (const kind of FRAME_KINDS) {
     const { microBatch, ...decoded } = { microBatch: 0, ...decodeFrame(encodeFrame(frame)) };
     assertEquals<unknown>({ ...decoded, microBatch }, frame);
 
-    // These two end waits or restart them instead of coming in a lane.
-    if (kind !== "refuse" && kind !== "paused") {
+    // These end waits or restart them instead of coming in a lane.
+    if (kind !== "refuse" && kind !== "paused" && kind !== "leave") {
       const { peer, far } = openPeer();
       await far.send(encodeFrame(frame));
       assertEquals((await peer.next(lane, "it")).kind, kind);

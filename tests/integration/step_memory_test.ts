@@ -90,7 +90,9 @@ async function measuredThere(at: Case): Promise<Omit<StepMemory, "oneMachine">> 
   using ends = loadEmbeddingAndHead(data, at.model);
   const before = [edge, data, heads].map((engine) => engine.stats.allocatedBytes);
   const batch = tokensOf(at);
-  const server = new EdgeServer(serverOptions({ engine: edge, layers, ends }, at.settings));
+  const server = new EdgeServer(
+    serverOptions({ engine: edge, layers, ends }, at.settings, { onLoss: "prune" }),
+  );
   await using link = openLink("in-process");
   const admitting = admitAll(link.listener, server);
   const running = server.start();

@@ -90,6 +90,7 @@ export async function runLossy(model: TinyBase, options: LossyOptions): Promise<
   const { settings, steps, capacities, pruner, faults = {}, dataApart = false } = options;
   const server = new EdgeServer(serverOptions(model, settings, {
     devices: capacities.length,
+    onLoss: "prune",
     ...(pruner && { pruner }),
     ...options.server,
   }));

@@ -59,7 +59,7 @@ export async function simulate(options: SplitSimulationOptions): Promise<Simulat
   const { pruner, baseNorm } = options;
   return await runSimulated(options, {
     rules: {},
-    open: (common) => new EdgeServer({ ...common, engine, base, pruner, baseNorm }),
+    open: (common) => new EdgeServer({ ...common, engine, base, pruner, baseNorm, onLoss: "stop" }),
     run: (common) => runUserDevice(common),
     own: () => [],
   });
