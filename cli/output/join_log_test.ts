@@ -3,6 +3,7 @@ import { defaultRunSettings, type Welcome } from "@edgetuner/core";
 import { JoinLog } from "./join_log.ts";
 
 const WELCOME: Welcome = {
+  repeats: false,
   run: "abcd",
   range: { first: 2, count: 3 },
   model: { layers: 4, heads: 8, hidden: 64 },

@@ -7,7 +7,7 @@ import {
   type StepRecord,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
-import { type LossyOptions, type LossyResult, type PassedFrame, runLossy } from "../support/lossy_run.ts";
+import { type LossyOptions, type LossyResult, type PassedFrame, runLossy } from "./_lossy.ts";
 import { TinyGpt2, tinySettings } from "../support/tiny_model.ts";
 import { scriptedPruner } from "./_session.ts";
 

@@ -18,8 +18,8 @@ import {
   type UserDeviceResult,
 } from "@edgetuner/core";
 import { inProcessTransport } from "@edgetuner/transport";
-import { admitAll, dataSide, eventOf, serverOptions, type SessionOptions } from "../integration/_session.ts";
-import type { TinyBase } from "./tiny_model.ts";
+import { admitAll, dataSide, eventOf, serverOptions, type SessionOptions } from "./_session.ts";
+import type { TinyBase } from "../support/tiny_model.ts";
 
 /** A frame of a device's channel. */
 export interface PassedFrame {
