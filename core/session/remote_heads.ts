@@ -12,7 +12,6 @@ import type { MicroBatch } from "../contracts/micro_batches.ts";
 import type { ModelShape } from "../contracts/model_shape.ts";
 import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../contracts/ports.ts";
 import type { DeviceStatistic } from "../contracts/pruner.ts";
-import type { HeadRange } from "../lora/allocation.ts";
 import { lowestLayer, putRange } from "../lora/head_mask.ts";
 import { clipFactor, globalNorm } from "../lora/clipping.ts";
 import { INPUT_MODES } from "../lora/input_modes.ts";
