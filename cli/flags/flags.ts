@@ -97,11 +97,11 @@ function flagNamed(flags: Record<string, Flag>, name: string): string {
 
 /** What to say of a name that no flag has. */
 function hintFor(flags: Record<string, Flag>, name: string): string {
-  if (name === "epochs" && Object.hasOwn(flags, "steps")) {
-    const why = Object.hasOwn(flags, "data")
-      ? ""
-      : ": only who has the data knows how many steps an epoch takes";
-    return `; use --steps${why}`;
+  if (["epochs", "patience"].includes(name) && Object.hasOwn(flags, "steps")) {
+    // Of a split run the data device knows what a pass over the data takes, and how validation goes.
+    return Object.hasOwn(flags, "join-token")
+      ? `; the data device has it: edgetuner join --${name}`
+      : "; use --steps";
   }
   const aliases = Object.keys(ALIASES).filter((alias) => flagNamed(flags, alias) !== alias);
   const found = didYouMean(name, [...Object.keys(flags), ...aliases], "--");

@@ -1,5 +1,5 @@
 /**
- * A split run of processes that begins with what another run has learnt.
+ * A split run of processes that begins with what another run has learnt, and one that its data device ends.
  */
 
 import { assert, assertAlmostEquals, assertEquals, assertStringIncludes } from "@std/assert";
@@ -89,6 +89,39 @@ Deno.test("processes of a split run begin with an adapter; one of another base i
     assert(Math.abs(validations[0].loss - validations.at(-1).loss) > 1e-2, "it makes a difference");
     assertEquals((await loadAdapter(`${folder}/more`)).lora.rank, 2);
     assertStringIncludes((await server.ended).out, "LoRA rank 2 for each of 8 heads, 48 at most");
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("the data device ends a split run: out of patience, or after its epochs [slow]", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const lines = (await Deno.readTextFile(`${ASSETS}restaurant/train.txt`)).split("\n").slice(0, 5);
+    await Deno.writeTextFile(`${folder}/five.txt`, lines.join("\n"));
+    const stepsOf = async (rate: string, ...args: string[]): Promise<number> => {
+      const server = await startServer("--devices=1", "--steps=30", `--rate=${rate}`, "--warmup=0");
+      const report = `${folder}/report.json`;
+      const data = ["--data", `${folder}/five.txt`, "--capacity=1", "--report", report, ...DATA];
+      const device = await end(
+        start("user_device.ts", "--server", server.address, `--token=${TOKEN}`, ...data, ...args),
+      );
+      assertEquals(device.code, 0, device.err);
+      const { code, err } = await server.ended;
+      assertEquals(code, 0, err);
+      const { steps } = JSON.parse(await Deno.readTextFile(report));
+      assertStringIncludes(err, `Done: ${steps} steps`);
+      return steps;
+    };
+    // So high a rate makes the loss rise from the first step on.
+    assertEquals(await stepsOf("10", "--eval-every=1", "--patience=2"), 2);
+    // Five sequences in steps of two.
+    assertEquals(await stepsOf("0.001", "--epochs=2"), 5);
+    const refused = await end(start("edge_server.ts", "--patience=2"));
+    assertStringIncludes(
+      refused.err,
+      "the data device has it: deno run -A examples/user_device.ts --patience",
+    );
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

@@ -12,7 +12,7 @@ import type { Call } from "../../process/invocation.ts";
 const FLAGS = {
   ...withOther(
     without(DEMO, [
-      ...["model", "tokenizer", "data", "valid", "test", "out", "resume", "report"] as const,
+      ...["model", "tokenizer", "data", "valid", "test", "out", "resume", "report", "persona"] as const,
       // iHeadPruner, with the predictor of step 1, takes no others.
       ...["pruner", "predictor", "lambda", "share", "keep", "online-steps", "online-refresh"] as const,
       // In the five steps they are passes of the predictor's training.
