@@ -370,6 +370,7 @@ export { DataDevice, type DataDeviceOptions, type DataSide } from "./session/dat
 export { WaitTimer } from "./session/wait_timer.ts";
 export { RemoteSession } from "./session/remote_session.ts";
 export { EdgeServer, type EdgeServerOptions, keptPerLayer } from "./session/edge_server.ts";
+export { GenerationServer, type GenerationServerOptions } from "./session/generation_server.ts";
 export type {
   DecodingRecord,
   EdgeServerEvent,

@@ -11,12 +11,11 @@ import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { type FlagValues, integer, readFlags, text, UsageError } from "../flags/flags.ts";
 import { REQUEST_WAITS } from "../flags/waiting_flags.ts";
 import { baseWeightsOf } from "../flags/weights_flag.ts";
-import { neverBegan } from "../output/run_end.ts";
 import { command, type CommandRun } from "../process/command.ts";
 import { Interrupts } from "../process/interrupts.ts";
 import type { Call } from "../process/invocation.ts";
 import { INTERRUPTED } from "../process/supervisor.ts";
-import { SPLIT_FLAGS, throughSplit } from "../shared/split_session.ts";
+import { SPLIT_FLAGS, tellOver, throughSplit } from "../shared/split_session.ts";
 import { modelName, textGenerator } from "../shared/text_generators.ts";
 import { loadAdapterParts, TextModel } from "../shared/texts.ts";
 
@@ -96,11 +95,7 @@ async function readOptions(call: Call): Promise<Options> {
 }
 
 async function main(options: Options): Promise<number> {
-  const { flags } = options;
-  using interrupts = new Interrupts();
-  if (flags.connect === "") await answerHere(options, interrupts.signal);
-  else await answerThere(options, interrupts.signal);
-  return interrupts.asked ? INTERRUPTED : 0;
+  return await (options.flags.connect === "" ? answerHere(options) : answerThere(options));
 }
 
 /** What generators of both kinds have of the flags. */
@@ -110,7 +105,7 @@ function common({ flags, template }: Options) {
 }
 
 /** With the whole model on this machine. */
-async function answerHere(options: Options, signal: AbortSignal): Promise<void> {
+async function answerHere(options: Options): Promise<number> {
   const { flags } = options;
   const adapter = await loadAdapterParts(flags.adapter);
   using model = await TextModel.open(flags, adapter, flags.webgpu, baseWeightsOf(flags));
@@ -126,31 +121,35 @@ async function answerHere(options: Options, signal: AbortSignal): Promise<void> 
     };
     generators.push(textGenerator(base));
   }
-  await answerUntil(generators, options, signal);
+  return await answerUntilStopped(generators, options);
 }
 
 /** As the data device of a run for generation: texts and tokens stay here. */
-async function answerThere(options: Options, signal: AbortSignal): Promise<void> {
-  await throughSplit(
+async function answerThere(options: Options): Promise<number> {
+  let code = 0;
+  const { reason } = await throughSplit(
     options.flags,
     "api",
     (opened) => opened,
-    async (session, { fingerprint, tokenizer, positions, vocabulary }, lost) => {
+    async (session, { fingerprint, tokenizer, positions, vocabulary }, over) => {
       const generator = textGenerator({
         ...{ ...common(options), fingerprint, tokenizer, positions, vocabulary },
         search: (search) => search(session),
       });
-      await answerUntil([generator], options, AbortSignal.any([signal, lost]));
+      code = await answerUntilStopped([generator], options, over);
     },
   );
+  return tellOver(reason, code);
 }
 
-/** Answers requests until the signal aborts. */
-async function answerUntil(
+/** Answers requests until Ctrl-C, or until the run is over that the answers come from. */
+async function answerUntilStopped(
   models: readonly TextGenerator[],
   { flags, key }: Options,
-  signal: AbortSignal,
-): Promise<void> {
+  over?: AbortSignal,
+): Promise<number> {
+  using interrupts = new Interrupts();
+  const signal = over === undefined ? interrupts.signal : AbortSignal.any([interrupts.signal, over]);
   const requestTimeoutMs = flags["request-timeout"] * 1000;
   let last: Promise<unknown> = Promise.resolve();
   const app = createTextApp({
@@ -194,11 +193,8 @@ async function answerUntil(
   await server.shutdown(SHUTDOWN_MS);
   // It ends with its next token; until then the model must stay.
   await last;
+  return interrupts.asked ? INTERRUPTED : 0;
 }
 
 /** Runs the command. */
-export const run: CommandRun = command(
-  readOptions,
-  (options, call) => main(options).catch((error) => neverBegan(call, "api", error)),
-  "answers",
-);
+export const run: CommandRun = command(readOptions, main, "answers");

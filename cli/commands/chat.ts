@@ -4,28 +4,33 @@
  * @module
  */
 
-import { type ChatTemplate, chatTemplateOf, encodeChat, sample, type Tokenizer } from "@edgetuner/core";
+import {
+  type ChatTemplate,
+  chatTemplateOf,
+  completeText,
+  type DecodingSession,
+  encodeChat,
+  type Tokenizer,
+} from "@edgetuner/core";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { type FlagValues, readFlags, UsageError } from "../flags/flags.ts";
-import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
-import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
+import { baseWeightsOf } from "../flags/weights_flag.ts";
 import { Interrupts } from "../process/interrupts.ts";
 import { goOnAfterInterrupt, INTERRUPTED } from "../process/supervisor.ts";
 import { endTokens, promptRoom } from "../shared/prompts.ts";
+import { SPLIT_FLAGS, tellOver, throughSplit } from "../shared/split_session.ts";
 import { loadAdapterParts, TextModel } from "../shared/texts.ts";
 import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
 import { command, type CommandRun } from "../process/command.ts";
 import type { Call } from "../process/invocation.ts";
 
 const FLAGS = {
-  model: MODEL_FLAG,
-  tokenizer: TOKENIZER_FLAG,
-  ...WEIGHTS_FLAG,
-  webgpu: COMMON_FLAGS.webgpu,
+  ...SPLIT_FLAGS,
   adapter: {
     ...COMMON_FLAGS.adapter,
     help: "adapter folder, or the parts that devices saved: a,b,c; without one the model alone",
   },
+  connect: COMMON_FLAGS.connect,
   system: COMMON_FLAGS.system,
   "max-tokens": { ...COMMON_FLAGS["max-tokens"], default: 256, help: "most tokens of an answer" },
   temperature: { ...COMMON_FLAGS.temperature, default: 0.7 },
@@ -93,16 +98,26 @@ export function conversationTokens(
   }
 }
 
+/** Who answers: a model on this machine, or one through the split. */
+interface Partner {
+  /** Reads and makes tokens. */
+  readonly tokenizer: Tokenizer;
+  /** Tokens that it can be given at once. */
+  readonly positions: number;
+  /** Lets a search use a fresh session. */
+  search<T>(search: (session: DecodingSession) => Promise<T>): Promise<T>;
+}
+
 /** What one side says to the other. */
 class Conversation {
   readonly #messages: Message[] = [];
-  readonly #model: TextModel;
+  readonly #partner: Partner;
   readonly #template: ChatTemplate;
   readonly #flags: Flags;
   #turn = 0;
 
-  constructor(model: TextModel, template: ChatTemplate, flags: Flags) {
-    this.#model = model;
+  constructor(partner: Partner, template: ChatTemplate, flags: Flags) {
+    this.#partner = partner;
     this.#template = template;
     this.#flags = flags;
     this.clear();
@@ -121,36 +136,21 @@ class Conversation {
   /** Answers, and writes the answer as it comes. */
   async answer(content: string, signal: AbortSignal): Promise<void> {
     const { temperature, "top-k": topK, "top-p": topP, seed } = this.#flags;
-    const { tokenizer, positions } = this.#model;
+    const { tokenizer, positions } = this.#partner;
     const ends = endTokens(tokenizer, this.#template);
     const room = promptRoom(positions, this.#flags["max-tokens"]);
     const asked = [...this.#messages, { role: "user" as const, content }];
     const prompt = conversationTokens(asked, this.#template, tokenizer, room);
-    const tokens: number[] = [];
-    let written = "";
-    const show = (isLast: boolean) => {
-      const all = tokenizer.decode(tokens);
-      // A letter of several tokens is written once it is whole.
-      if (!isLast && all.endsWith("\ufffd")) return;
-      write(all.slice(written.length));
-      written = all;
-    };
-    await this.#model.search((session) =>
-      sample(session, prompt, {
+    const { text } = await this.#partner.search((session) =>
+      completeText(session, tokenizer, prompt, {
         ...{ temperature, topK, topP, seed: (seed + this.#turn++) >>> 0, endTokens: ends, signal },
         repetitionPenalty: this.#flags["repetition-penalty"],
         maxNewTokens: Math.min(this.#flags["max-tokens"], session.contextLength - prompt.length + 1),
-        onToken(token) {
-          // Models may have more rows than their tokenizer has tokens.
-          if (ends.includes(token) || token >= tokenizer.vocabSize) return;
-          tokens.push(token);
-          show(false);
-        },
+        onText: write,
       })
     );
-    show(true);
     write("\n");
-    this.#messages.push(asked.at(-1)!, { role: "assistant", content: written.trim() });
+    this.#messages.push(asked.at(-1)!, { role: "assistant", content: text.trim() });
   }
 }
 
@@ -165,11 +165,17 @@ function readOptions(call: Call): { readonly flags: Flags } {
         "edgetuner chat --model MODEL",
         'edgetuner chat --model MODEL --adapter runs/chat/adapter --system "You are a waiter."',
         'echo "Where can I eat?" | edgetuner chat --model MODEL --temperature 0',
+        "edgetuner chat --model MODEL --connect ws://127.0.0.1:8787/join/ws --token T",
       ],
     },
     FLAGS,
     call,
   );
+  if (flags.connect !== "" && flags.adapter !== "") {
+    throw new UsageError(
+      "Cannot chat as one of --connect and --adapter may be given: with --connect the devices have the heads",
+    );
+  }
   return { flags };
 }
 
@@ -182,13 +188,28 @@ async function main({ flags }: { readonly flags: Flags }): Promise<number> {
       } has none; edgetuner generate continues texts without one`,
     );
   }
-  using model = await TextModel.open(
+  if (flags.connect === "") {
+    const adapter = await loadAdapterParts(flags.adapter);
+    using model = await TextModel.open(flags, adapter, flags.webgpu, baseWeightsOf(flags));
+    const { tokenizer, positions } = model;
+    const partner: Partner = { tokenizer, positions, search: (search) => model.search(search) };
+    return await talk(new Conversation(partner, template, flags));
+  }
+  let code = 0;
+  const { reason } = await throughSplit(
     flags,
-    await loadAdapterParts(flags.adapter),
-    flags.webgpu,
-    baseWeightsOf(flags),
+    "chat",
+    (model) => model,
+    async (session, { tokenizer, positions }, over) => {
+      const partner: Partner = { tokenizer, positions, search: (search) => search(session) };
+      code = await talk(new Conversation(partner, template, flags), over);
+    },
   );
-  const talk = new Conversation(model, template, flags);
+  return tellOver(reason, code);
+}
+
+/** Reads lines and has them answered, until they end or the other side is gone. */
+async function talk(conversation: Conversation, over?: AbortSignal): Promise<number> {
   const ended = Promise.withResolvers<null>();
   let answering: AbortController | null = null;
   let isEnded = false;
@@ -198,6 +219,8 @@ async function main({ flags }: { readonly flags: Flags }): Promise<number> {
     answering?.abort();
     ended.resolve(null);
   });
+  over?.addEventListener("abort", () => ended.resolve(null));
+  if (over?.aborted) ended.resolve(null);
   const isTerminal = Deno.stdin.isTerminal();
   const lines = new Lines();
   if (isTerminal) console.error("Type a line; Ctrl-C stops an answer, Ctrl-D or /exit ends.");
@@ -205,10 +228,10 @@ async function main({ flags }: { readonly flags: Flags }): Promise<number> {
     if (isTerminal) write("> ");
     const line = await Promise.race([lines.next(), ended.promise]);
     if (line === null || line.trim() === "/exit") break;
-    if (line.trim() === "/new") talk.clear();
+    if (line.trim() === "/new") conversation.clear();
     if (line.trim() === "" || line.trim() === "/new") continue;
     answering = new AbortController();
-    await talk.answer(line, answering.signal);
+    await conversation.answer(line, answering.signal);
     const wasStopped = answering.signal.aborted;
     answering = null;
     if (wasStopped && !isEnded) goOnAfterInterrupt();

@@ -263,7 +263,8 @@ async function takePart({ flags, link, adapter }: Options, party: Party): Promis
       data?.plan.begin(welcome.settings);
       log.welcome(name, welcome);
     },
-    onPause: (paused) => log.pause(paused),
+    // In generation there is often nothing to do for a while.
+    onPause: (paused) => flags.load === "" && log.pause(paused),
     onStep: (step, figures) => log.step(step, figures),
   });
 }

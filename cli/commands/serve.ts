@@ -28,6 +28,7 @@ import {
   LAUNCHER_FLAGS,
   parameterText,
   PROGRESS_FLAGS,
+  requireFlag,
   RUN_FLAGS,
   runSettings,
   savingReport,
@@ -88,8 +89,9 @@ const FLAGS = {
       "a new run begins with this adapter, which devices join with too: its settings of LoRA are the run's",
   },
   generate: toggle(
-    "no training: generate with what the devices' heads have learnt; see edgetuner generate --connect",
+    "no training: generate with what the devices' heads have learnt, until stopped; see --connect of generate, chat and api",
   ),
+  once: toggle("--generate: end once the first program that generates is done"),
   "cache-mb": integer("N", 1024, "generation: most megabytes of keys and values to keep", { min: 1 }),
   devices: COMMON_FLAGS.devices,
   host: COMMON_FLAGS.host,
@@ -171,6 +173,7 @@ async function readOptions(call: Call): Promise<Options> {
   const flags = withAdapter("edge_server.ts", fitted, adapter);
   const chosen = adapter === null ? fitted.chosen : withoutRank(fitted.chosen);
   requireWaits("edge_server.ts", flags);
+  requireFlag("edge_server.ts", { flag: "once", needs: "generate", isMet: !flags.once || flags.generate });
   await requireWritable("edge_server.ts", { files: { report: flags.report } });
   const codec = await codecChoice(flags.codec);
   // Generation keeps every head, whatever the pruner.
@@ -306,6 +309,7 @@ async function startRun({ flags, pruner, codec, settings }: Options): Promise<Wo
     webgpu: flags.webgpu,
     "gpu-mb": flags["gpu-mb"],
     maxCacheBytes: flags["cache-mb"] * 1e6,
+    stays: flags.generate && !flags.once,
     ...runWaits(flags),
     ...lossOptions(flags),
     interrupts: sharedInterrupts(),

@@ -22,7 +22,7 @@ const words = (list: string): string[] => list.trim().split(/\s+/);
 const GROUPS: readonly FlagGroup[] = [
   {
     title: "What to do",
-    names: words("prompt message system chat raw pair task format dataset generate persona"),
+    names: words("prompt message system chat raw pair task format dataset generate once persona"),
   },
   {
     title: "Model",
@@ -57,7 +57,7 @@ const GROUPS: readonly FlagGroup[] = [
     title: "Generation",
     names: words(
       `max-tokens temperature top-k top-p beams best min-length repetition-penalty length-penalty
-      no-repeat-ngram cache-mb once`,
+      no-repeat-ngram cache-mb`,
     ),
   },
   {

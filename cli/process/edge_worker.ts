@@ -9,6 +9,7 @@ import {
   type BaseWeights,
   EdgeServer,
   type EdgeServerEvent,
+  GenerationServer,
   type JoinedDevice,
   type LedgerEntry,
   loadLayers,
@@ -60,6 +61,8 @@ export interface EdgeWorkerOptions {
   readonly "gpu-mb"?: number;
   /** Most bytes of keys and values that generation may keep. @default {1073741824} */
   readonly maxCacheBytes?: number;
+  /** True for a run for generation that goes on until it is stopped, whoever comes and goes. @default {false} */
+  readonly stays?: boolean;
   /** Longest wait for a device in a step, in milliseconds. */
   readonly timeoutMs: number;
   /** Longest wait for all devices to join, in milliseconds. */
@@ -119,7 +122,13 @@ const scope = self as unknown as {
   postMessage(message: FromEdgeWorker): void;
 };
 
-let server: EdgeServer | null = null;
+let server: EdgeServer | GenerationServer | null = null;
+
+/** What saving took; `null` of a run that saves nothing. */
+function savingTimes(): SavingTimes | null {
+  return server instanceof EdgeServer ? server.saving : null;
+}
+
 const abort = new AbortController();
 
 async function start(options: EdgeWorkerOptions): Promise<void> {
@@ -146,23 +155,16 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
   const greedy = ["greedy", "iheadpruner", "iheadpruner-online"].includes(options.pruner.name);
   const task = options.settings.task ?? "train";
   await warmUp(engine, { layers: base, pruning: greedy && task === "train", task });
-  const run = new EdgeServer({
-    engine,
-    base,
-    fingerprint: model.fingerprint,
-    settings: options.settings,
-    pruner,
-    codecs: await codecsOf(options.codec ?? null, pluginLimitMs),
-    baseNorm,
-    devices: options.devices,
-    maxCacheBytes: options.maxCacheBytes,
-    timeoutMs: options.timeoutMs,
-    joinTimeoutMs: options.joinTimeoutMs,
+  const codecs = await codecsOf(options.codec ?? null, pluginLimitMs);
+  const shared = {
+    ...{ engine, base, fingerprint: model.fingerprint, settings: options.settings, codecs },
+    ...{ devices: options.devices, maxCacheBytes: options.maxCacheBytes },
+    ...{ timeoutMs: options.timeoutMs, joinTimeoutMs: options.joinTimeoutMs },
     pauseTimeoutMs: options.pauseTimeoutMs,
-    onLoss: options.onLoss,
-    stepDeadlineMs: options.stepDeadlineMs,
-    resume: resumed ?? undefined,
-    saveEveryMs: options.saveEveryMs,
+  };
+  const run = options.stays ? new GenerationServer(shared) : new EdgeServer({
+    ...{ ...shared, pruner, baseNorm, resume: resumed ?? undefined, saveEveryMs: options.saveEveryMs },
+    ...{ onLoss: options.onLoss, stepDeadlineMs: options.stepDeadlineMs },
     ...(write === null ? {} : { onState: write }),
   });
   run.subscribe((event) =>
@@ -192,7 +194,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
 scope.onmessage = ({ data }) => {
   if (data.type === "start") {
     start(data.options).then(
-      () => scope.postMessage({ type: "done", error: null, saving: server?.saving ?? null }),
+      () => scope.postMessage({ type: "done", error: null, saving: savingTimes() }),
       (error: Error) =>
         scope.postMessage({
           type: "done",
@@ -200,7 +202,7 @@ scope.onmessage = ({ data }) => {
             ...{ name: error.name, message: error.message },
             device: error instanceof TrainingError ? error.device : null,
           },
-          saving: server?.saving ?? null,
+          saving: savingTimes(),
         }),
     );
     // It stays idle until the process ends: Mesa may crash where a process ends while a worker that had a GPU closes.

@@ -15,6 +15,7 @@ import {
 import { Engine } from "@edgetuner/kernels";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { codecsFor } from "../flags/codecs.ts";
+import { INTERRUPTED } from "../process/supervisor.ts";
 import { pluginLimit } from "../process/plugin_host.ts";
 import { CONNECTION_FLAGS, openLink } from "../flags/connection.ts";
 import type { FlagValues } from "../flags/flags.ts";
@@ -52,7 +53,7 @@ export interface SplitModel {
  * @param prepare Called before joining, with what this device has of the model, so that nobody waits for work that can
  * be done alone.
  * @param use Called with what `prepare` returned once all are there; the signal says when the run is over.
- * @returns What was prepared, and all bytes on the wire.
+ * @returns What was prepared, all bytes on the wire, and why the edge server ended the run, empty if it did not.
  * @throws What ended the run.
  */
 export async function throughSplit<T>(
@@ -60,7 +61,7 @@ export async function throughSplit<T>(
   name: string,
   prepare: (model: SplitModel) => T,
   use: (session: TokenSession, prepared: T, ended: AbortSignal) => Promise<void>,
-): Promise<{ readonly prepared: T; readonly bytes: number }> {
+): Promise<{ readonly prepared: T; readonly bytes: number; readonly reason: string }> {
   const link = await openLink(`${name}.ts`, flags, flags.connect, "--connect");
   const { model, tokenizer } = await openModel(flags.model, flags);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
@@ -70,7 +71,7 @@ export async function throughSplit<T>(
   const prepared = prepare({ tokenizer, positions, vocabulary, fingerprint: model.fingerprint });
   const codecs = await codecsFor(flags.codec, pluginLimit(runWaits(flags).timeoutMs));
   await warmUp(engine, { ends });
-  const { error, ledger } = await runUserDevice({
+  const { error, reason, ledger } = await runUserDevice({
     engine,
     channel: await link.connect((line) => console.error(line)),
     name: `${name}-${crypto.randomUUID().slice(0, 4)}`,
@@ -87,5 +88,17 @@ export async function throughSplit<T>(
     },
   });
   if (error !== null) throw error;
-  return { prepared, bytes: ledger.totalBytes };
+  return { prepared, bytes: ledger.totalBytes, reason };
+}
+
+/**
+ * Says that the edge server has ended the run, if that is what it did.
+ *
+ * @param code What the program ends with otherwise.
+ * @returns The exit code.
+ */
+export function tellOver(reason: string, code: number): number {
+  if (reason === "") return code;
+  console.error(`The edge server has ended the run: ${reason}`);
+  return INTERRUPTED;
 }

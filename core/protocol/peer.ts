@@ -226,8 +226,11 @@ export class Peer implements AsyncDisposable {
     return this.check(frame, kind, expected);
   }
 
-  /** Waits for the next frame of a lane, whatever its kind. `what` is named in errors. */
-  next(lane: Lane, what: string): Promise<Frame> {
+  /**
+   * Waits for the next frame of a lane, whatever its kind. `what` is named in errors; `timeoutMs` is the limit where
+   * another one holds than for all waits.
+   */
+  next(lane: Lane, what: string, timeoutMs: number = this.timeoutMs): Promise<Frame> {
     const queue = this.#lanes[lane];
     const queued = queue.take();
     if (queued !== null) return Promise.resolve(queued);
@@ -245,9 +248,9 @@ export class Peer implements AsyncDisposable {
       };
       const onAbort = () => {
         queue.forget(waiter);
-        waiter.reject(this.#explain(signal.reason, `waiting for ${what}`));
+        waiter.reject(this.#explain(signal.reason, `waiting for ${what}`, timeoutMs));
       };
-      const { signal, clear } = this.#deadline();
+      const { signal, clear } = this.#deadline(timeoutMs);
       if (signal.aborted) return onAbort();
       signal.addEventListener("abort", onAbort);
       queue.wait(waiter);
@@ -344,15 +347,15 @@ export class Peer implements AsyncDisposable {
     await this.close();
   }
 
-  #deadline(): Deadline {
-    return this.#deadlines.begin(this.timeoutMs, this.#signal);
+  #deadline(timeoutMs = this.timeoutMs): Deadline {
+    return this.#deadlines.begin(timeoutMs, this.#signal);
   }
 
-  #explain(error: unknown, action: string): unknown {
+  #explain(error: unknown, action: string, timeoutMs = this.timeoutMs): unknown {
     if (error instanceof DOMException && error.name === "TimeoutError") {
       this.#isSilent = true;
       return new DeadlineError(
-        `Cannot go on with ${this.name} as ${action} must take at most ${this.timeoutMs} ms: it took longer`,
+        `Cannot go on with ${this.name} as ${action} must take at most ${timeoutMs} ms: it took longer`,
       );
     }
     return error;

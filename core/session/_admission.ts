@@ -31,6 +31,8 @@ export interface Admission {
   readonly resumed: string | null;
   /** Devices of the run that goes on. */
   readonly saved: readonly SavedDevice[];
+  /** Data devices that may take part; with several they may join while it runs. */
+  readonly mostDataDevices: number;
 }
 
 /** The devices that have heads. */
@@ -47,7 +49,9 @@ export function withHeads(members: readonly RunMember[]): RunMember[] {
  */
 export function requireAdmissible(hello: MetaOf<"hello">, run: Admission): void {
   const { name, capacity, data, fingerprint, system = "split", task = "train" } = hello;
-  if (run.status !== "waiting") {
+  const isOver = run.status === "ended" || run.status === "failed";
+  const mayBeLate = run.mostDataDevices > 1 && data && capacity === 0 && !isOver;
+  if (run.status !== "waiting" && !mayBeLate) {
     throw new HandshakeError(
       `Cannot admit the device as the run must not have started: it is ${run.status}`,
     );
@@ -68,11 +72,7 @@ export function requireAdmissible(hello: MetaOf<"hello">, run: Admission): void 
     );
   }
   if (data) {
-    if (run.members.some((m) => m.device.data)) {
-      throw new HandshakeError(
-        `Cannot admit "${name}" as there must be one data device: there is one already`,
-      );
-    }
+    requireDataPlace(name, run);
   }
   // A device without data has no model, but may bring an adapter that was learnt on one.
   if (fingerprint !== run.fingerprint && (data || fingerprint !== "")) {
@@ -99,6 +99,17 @@ export function requireAdmissible(hello: MetaOf<"hello">, run: Admission): void 
       `Cannot admit "${name}" as the run has ${run.devices} devices with heads: all have joined`,
     );
   }
+}
+
+/** There must be a place for another data device. */
+function requireDataPlace(name: string, { members, mostDataDevices: most }: Admission): void {
+  const count = members.filter((m) => m.device.data).length;
+  if (count < most) return;
+  throw new HandshakeError(
+    most === 1
+      ? `Cannot admit "${name}" as there must be one data device: there is one already`
+      : `Cannot admit "${name}" as there must be at most ${most} data devices: there are ${count}`,
+  );
 }
 
 /** A device must bring states of the run that goes on, and none to a new one. */

@@ -20,7 +20,6 @@ import {
   type Pruner,
   type PrunerContext,
 } from "../contracts/pruner.ts";
-import { Tape } from "../model/tape.ts";
 import { type SavingPort, Trainer, type TrainerStep } from "../train/trainer.ts";
 import type { MetaOf } from "../protocol/messages.ts";
 import { splitShape } from "../protocol/pass.ts";
@@ -33,7 +32,8 @@ import {
   savedAssignment,
 } from "./_head_assignment.ts";
 import { textOf } from "./_identity.ts";
-import { type DecodingRequest, RemoteData } from "./remote_data.ts";
+import { decodingPass, MAX_CACHE_BYTES } from "./_decoding_pass.ts";
+import { RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";
 import { farewell } from "./_end_all.ts";
 import type { HeadMember } from "./head_members.ts";
@@ -211,53 +211,6 @@ export class EdgeServer extends RunServer {
       : ownAssignment(heads, this.headMembers);
   }
 
-  /** h_L of new tokens; keys and values stay here. */
-  async #decode(
-    request: DecodingRequest,
-    step: number,
-    ports: {
-      readonly cached: CachedLayers;
-      readonly data: RemoteData;
-      readonly waits: WaitTimer;
-      readonly bytesBefore: number;
-    },
-  ): Promise<void> {
-    const { engine, maxCacheBytes = 2 ** 30 } = this.#options;
-    const { cached, data, waits, bytesBefore } = ports;
-    const { embedding, rows, length, parents } = request;
-    const started = this.now();
-    const before = this.counters(engine, waits);
-    using tape = new Tape(engine, { training: false });
-    tape.own(embedding);
-    const total = length + (parents === null ? 0 : cached.length);
-    const cacheBytes = cached.bytesFor(rows, total);
-    if (parents?.some((p) => p < 0 || p >= cached.rows)) {
-      data.refuse(
-        `new tokens must continue rows below ${cached.rows}: current value is [${parents.slice(0, 16)}]`,
-      );
-    }
-    if (cacheBytes > maxCacheBytes) {
-      data.refuse(
-        `keys and values must take at most ${maxCacheBytes} bytes: ${rows} rows of ${total} tokens take ${cacheBytes}`,
-      );
-    }
-    const hidden = await cached.forward(tape, embedding, { rows, parents, step });
-    await data.answer(step, hidden.value);
-    const after = this.counters(engine, waits);
-    const spent = (what: keyof typeof after) => after[what] - before[what];
-    const times = {
-      total: this.now() - started,
-      readback: spent("readback"),
-      codec: spent("codec"),
-      wait: spent("wait"),
-    };
-    const bytes = after.bytes - bytesBefore;
-    this.emit({
-      type: "decoding",
-      record: { rows, tokens: length, length: total, times, bytes, cacheBytes },
-    });
-  }
-
   /** Tells every device its part in the run. */
   async #welcome({ members, ranges }: HeadAssignment, start: number): Promise<void> {
     const { base, pruner } = this.#options;
@@ -421,13 +374,19 @@ export class EdgeServer extends RunServer {
       readonly meter: StepMeter;
     },
   ): Promise<EmbeddedBatch | null> {
-    const { cached, data, remote, meter } = ports;
+    const { cached, data, waits, remote, meter } = ports;
+    const { engine, maxCacheBytes = MAX_CACHE_BYTES } = this.#options;
     for (;;) {
       meter.begin(this.now());
       const batch = await data.request(step);
       if (batch === null) return null;
       if ("parents" in batch) {
-        await this.#decode(batch, step, { ...ports, bytesBefore: meter.bytesBefore });
+        const record = await decodingPass(batch, {
+          ...{ engine, cached, data, maxCacheBytes, step, now: this.now },
+          counters: () => this.counters(engine, waits),
+          bytesBefore: meter.bytesBefore,
+        });
+        this.emit({ type: "decoding", record });
         if (!await this.waitWhilePaused()) return null;
         continue;
       }

@@ -121,9 +121,9 @@ export class RemoteData implements DataPort {
     return this.refuse(`step ${step} that begins again must be the same: it is not "${mode}"`);
   }
 
-  /** As `next`, where new tokens may come instead of a batch. */
-  async request(step: number): Promise<EmbeddedBatch | DecodingRequest | null> {
-    const frame = await this.#receive();
+  /** As `next`, where new tokens may come instead of a batch, and another limit may hold for the wait. */
+  async request(step: number, timeoutMs?: number): Promise<EmbeddedBatch | DecodingRequest | null> {
+    const frame = await this.#receive(timeoutMs);
     if (this.#isEnd(frame)) return null;
     return frame.kind === "decode" && this.#isLast() ? this.#tokens(frame, step) : this.#batch(frame, step);
   }
@@ -142,8 +142,8 @@ export class RemoteData implements DataPort {
     throw error;
   }
 
-  async #receive(): Promise<Frame> {
-    const frame = await this.#waits.track(this.#peer.next("data", `"embedding"`));
+  async #receive(timeoutMs?: number): Promise<Frame> {
+    const frame = await this.#waits.track(this.#peer.next("data", `"embedding"`, timeoutMs));
     this.best = (frame.kind === "embedding" || frame.kind === "finished") && frame.meta.best === true;
     return frame;
   }

@@ -170,6 +170,7 @@ export abstract class RunServer implements RunHandle {
         members: this.#members,
         resumed: this.#options.resume?.run ?? null,
         saved,
+        mostDataDevices: this.mostDataDevices,
       });
       this.checkHello(hello);
       const device: JoinedDevice = {
@@ -190,7 +191,7 @@ export abstract class RunServer implements RunHandle {
       channel.closed.then(() => {
         device.connected = false;
         // A device that leaves before the start makes room for another one, or for itself.
-        if (this.#status === "waiting") this.#forget(member);
+        if (this.#status === "waiting" || this.#comesAndGoes(hello)) this.#forget(member);
         this.#emit({ type: "left", device });
         this.#wake();
       });
@@ -200,6 +201,11 @@ export abstract class RunServer implements RunHandle {
       await peer.send("refuse", { meta: { reason } }).catch(() => {});
       await peer.close(plainText(reason, 100)).catch(() => {});
     }
+  }
+
+  /** True if the run goes on without the device: a data device among several, without heads. */
+  #comesAndGoes({ data, capacity }: MetaOf<"hello">): boolean {
+    return this.mostDataDevices > 1 && data && capacity === 0;
   }
 
   #forget(member: RunMember): void {
@@ -312,12 +318,21 @@ export abstract class RunServer implements RunHandle {
     this.#changed = Promise.withResolvers();
   }
 
+  /** Resolves when a device joins or leaves, or someone steers the run. */
+  protected get changed(): Promise<void> {
+    return this.#changed.promise;
+  }
+
+  /** True once all devices are there that the run cannot begin without. */
+  #isComplete(): boolean {
+    return withHeads(this.#members).length === this.#options.devices &&
+      (this.mostDataDevices > 1 || this.#members.some((m) => m.device.data));
+  }
+
   async #waitForDevices(): Promise<void> {
     const limit = this.#options.joinTimeoutMs ?? 600_000;
     const until = performance.now() + limit;
-    const complete = () =>
-      withHeads(this.#members).length === this.#options.devices && this.#members.some((m) => m.device.data);
-    while (!complete() && this.#stopReason === null) {
+    while (!this.#isComplete() && this.#stopReason === null) {
       const left = until - performance.now();
       if (left <= 0) {
         throw new DeadlineError(
@@ -340,6 +355,11 @@ export abstract class RunServer implements RunHandle {
   /** True if the run can do without a device while it is away. */
   protected mayMiss(_member: RunMember): boolean {
     return false;
+  }
+
+  /** Data devices that may take part: with several they come and go while the run goes on. */
+  protected get mostDataDevices(): number {
+    return 1;
   }
 
   /** Runs all steps; called once the devices have joined. Calls `setRunning` before it waits for any. */
@@ -384,14 +404,32 @@ export abstract class RunServer implements RunHandle {
   }
 
   /**
+   * Tells devices that nothing is asked of them, so that they wait on.
+   *
+   * @param members The devices.
+   * @param telling Those that have not taken the last word of it yet, kept from call to call: they get no more.
+   */
+  protected tellPaused(members: readonly RunMember[], telling: Map<RunMember, Promise<void>>): void {
+    for (const member of members) {
+      if (telling.has(member)) continue;
+      const told = member.peer.send("paused").catch(() => {}).finally(() => telling.delete(member));
+      telling.set(member, told);
+    }
+  }
+
+  /** How often devices hear of a pause, in milliseconds: often enough for the shortest limit that makes sense. */
+  protected get pauseIntervalMs(): number {
+    return Math.min(1000, (this.#options.timeoutMs ?? 120_000) / 4);
+  }
+
+  /**
    * Waits while the run is paused, at most as long as a pause may be.
    *
    * @returns False if the run is to end.
    * @throws {ChannelClosedError} If a device has left meanwhile.
    */
   protected async waitWhilePaused(): Promise<boolean> {
-    // Often enough for the shortest limit that makes sense for a device.
-    const intervalMs = Math.min(1000, (this.#options.timeoutMs ?? 120_000) / 4);
+    const intervalMs = this.pauseIntervalMs;
     const telling = new Map<RunMember, Promise<void>>();
     const until = performance.now() + this.#pauseTimeoutMs;
     while (this.#paused && this.#stopReason === null) {
@@ -402,12 +440,7 @@ export abstract class RunServer implements RunHandle {
         );
       }
       this.#setStatus("paused", "");
-      for (const member of this.#members) {
-        // One that takes nothing gets no more of them.
-        if (telling.has(member)) continue;
-        const told = member.peer.send("paused").catch(() => {}).finally(() => telling.delete(member));
-        telling.set(member, told);
-      }
+      this.tellPaused(this.#members, telling);
       const leftMs = until - performance.now();
       if (leftMs <= 0) {
         this.stop(

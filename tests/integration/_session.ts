@@ -180,7 +180,7 @@ export function eventOf(
 /** Connects a device and waits until the server has taken it in, so that the order of devices is known. */
 export async function joinDevice(
   link: Link,
-  server: EdgeServer,
+  server: RunServer,
   options: Omit<UserDeviceOptions, "channel">,
   wrap: (channel: Channel) => Channel = (channel) => channel,
 ): Promise<{ readonly result: Promise<UserDeviceResult>; readonly channel: Channel }> {

@@ -344,7 +344,7 @@ Deno.test("what there is not is refused by the name of its field, and null is as
     assertStringIncludes(error.message, words);
   }
   assertEquals(endpoint.answered, []);
-  // As Pydantic and others write what is not set; and what changes nothing.
+  // As many clients write what is not set; and what changes nothing.
   const nothing = Object.fromEntries(
     "temperature top_p seed stop stream stream_options n presence_penalty logit_bias user tools response_format logprobs metadata"
       .split(" ").map((name) => [name, null]),

@@ -263,7 +263,16 @@ Deno.test("choice.ts scores through the split what it scores on one machine [slo
     const here = await score("here", `--adapter=${folder}/heads`);
 
     const server = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--quiet", "examples/edge_server.ts", "--generate", "--devices=1", "--port=0"]
+      args: [
+        "run",
+        "-A",
+        "--quiet",
+        "examples/edge_server.ts",
+        "--generate",
+        "--once",
+        "--devices=1",
+        "--port=0",
+      ]
         .concat(
           lora,
           ["--join-token=the-token", "--join-timeout=60", "--step-timeout=60", "--events"],

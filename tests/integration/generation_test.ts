@@ -41,9 +41,9 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
-import { normal } from "../support/kernels.ts";
-import { familyFolder, familyHeads, TinyFamily } from "../support/families.ts";
-import { type TinyBase, TinyGpt2, tinyHeads, tinySettings } from "../support/tiny_model.ts";
+import { familyFolder, TinyFamily } from "../support/families.ts";
+import { type TinyBase, TinyGpt2, tinySettings } from "../support/tiny_model.ts";
+import { learnt, partOf } from "./_learnt.ts";
 import {
   admitAll,
   dataSide,
@@ -59,31 +59,6 @@ import {
 const engine = await Engine.create();
 const gpt2 = new TinyGpt2(engine);
 const PROMPT = [3, 14, 15, 9, 2];
-
-/** What an adapter has learnt: B is not zero, so that the heads change what is generated. */
-async function learnt(base: TinyBase, settings: RunSettings): Promise<Adapter> {
-  using modules = base instanceof TinyFamily
-    ? familyHeads(base, settings, [4])[0]!
-    : tinyHeads(engine, settings);
-  const weights = await modules.weights();
-  modules.load(
-    weights.map((heads, l) =>
-      heads.map((targets, h) =>
-        targets.map(({ a, b }, k) => ({ a, b: normal(b.length, l * 100 + h * 10 + k, 0.3) }))
-      )
-    ),
-  );
-  return await adapterOf(modules, "tiny");
-}
-
-/** Some heads of an adapter, as a device saves them. */
-function partOf(adapter: Adapter, first: number, count: number): Adapter {
-  const arrays = [...adapter.arrays].filter(([name]) => {
-    const head = Number(/head(\d+)/.exec(name)![1]);
-    return head >= first && head < first + count;
-  });
-  return { ...adapter, arrays: new Map(arrays) };
-}
 
 let dataChannel: Channel | null = null;
 
@@ -174,7 +149,7 @@ for (const mode of ["slice", "full"] as const) {
       const name = `${mode}, ${count} devices, ${transport}`;
       Deno.test(`generation through the split (${name}) gives the tokens of one machine [slow]`, async () => {
         const settings = tinySettings(mode, 1);
-        const adapter = await learnt(gpt2, settings);
+        const adapter = await learnt(engine, gpt2, settings);
         const before = engine.stats.tensors;
         let found: unknown;
         const { error, records, data } = await generateWith({
@@ -198,7 +173,7 @@ Deno.test("generation through the split: grouped keys and values, and other fami
   for (const family of ["llama_grouped", "opt", "qwen3", "gemma3"] as const) {
     using base = new TinyFamily(engine, await familyFolder(family));
     const settings = tinySettings("full", 1);
-    const adapter = await learnt(base, settings);
+    const adapter = await learnt(engine, base, settings);
     let found: unknown;
     const generate = async (session: DecodingSession) => void (found = await texts(session));
     const { error, data } = await generateWith({ base, adapter, counts: [2, 1, 1], settings, generate });
@@ -217,7 +192,7 @@ Deno.test("log-likelihoods through the split are those of one machine, in one pa
   ];
   for (const transport of ["in-process", "websocket"] as const) {
     const settings = tinySettings("full", 1);
-    const adapter = await learnt(gpt2, settings);
+    const adapter = await learnt(engine, gpt2, settings);
     const before = engine.stats.tensors;
     const found: number[] = [];
     const { error, data, records } = await generateWith({
@@ -243,7 +218,7 @@ Deno.test("log-likelihoods through the split are those of one machine, in one pa
 
 Deno.test("what the heads have learnt matters, and who has them does not [slow]", async () => {
   const settings = tinySettings("slice", 1);
-  const adapter = await learnt(gpt2, settings);
+  const adapter = await learnt(engine, gpt2, settings);
   using base = new CachedSession({ engine, layers: gpt2.layers, ends: gpt2.ends, heads: null });
   const plain = await texts(base);
   assert(JSON.stringify(plain) !== JSON.stringify(await onOneMachine(gpt2, adapter)));
@@ -258,7 +233,7 @@ for (const codec of ["f32", "int8"] as const) {
       const settings = { ...tinySettings(mode, 1), codec };
       const counts = [2, 1, 1];
       const { error, server, records } = await generateWith({
-        adapter: await learnt(gpt2, settings),
+        adapter: await learnt(engine, gpt2, settings),
         counts,
         settings,
         generate: async (session) => {
@@ -313,7 +288,7 @@ Deno.test("the heads' weights and the tokens never leave their devices", async (
   const settings = tinySettings("slice", 1);
   const frames: Passed[] = [];
   await generateWith({
-    adapter: await learnt(gpt2, settings),
+    adapter: await learnt(engine, gpt2, settings),
     counts: [2, 1, 1],
     settings,
     onFrame: (passed) => frames.push(passed),
@@ -370,7 +345,7 @@ for (const change of [{}, { microBatches: 2 }, { overlap: false }]) {
 
 Deno.test("a device lost in the middle of a text: a typed error, and nothing is left behind", async () => {
   const settings = tinySettings("slice", 1);
-  const adapter = await learnt(gpt2, settings);
+  const adapter = await learnt(engine, gpt2, settings);
   const before = engine.stats.tensors;
   let tokens = 0;
   let kept = 0;
@@ -402,7 +377,7 @@ Deno.test("a device lost in the middle of a text: a typed error, and nothing is 
 
 Deno.test("the data device lost in the middle of a text: the edge server frees keys and values", async () => {
   const settings = tinySettings("slice", 1);
-  const adapter = await learnt(gpt2, settings);
+  const adapter = await learnt(engine, gpt2, settings);
   const before = engine.stats.tensors;
   const { error, data, devices } = await generateWith({
     adapter,
@@ -426,7 +401,7 @@ Deno.test("the data device lost in the middle of a text: the edge server frees k
 
 Deno.test("a data device whose own generation fails ends the run with that error", async () => {
   const settings = tinySettings("slice", 1);
-  const adapter = await learnt(gpt2, settings);
+  const adapter = await learnt(engine, gpt2, settings);
   const before = engine.stats.tensors;
   const { error, data } = await generateWith({
     adapter,
@@ -442,7 +417,7 @@ Deno.test("a data device whose own generation fails ends the run with that error
 
 Deno.test("a data device that asks for more keys and values than allowed is told the limit", async () => {
   const settings = tinySettings("slice", 1);
-  const adapter = await learnt(gpt2, settings);
+  const adapter = await learnt(engine, gpt2, settings);
   const before = engine.stats.tensors;
   // 3 layers, 16 slots, K and V of 48 columns: 18 KiB a row.
   const limit = 2 * 3 * 16 * 96 * 4;
@@ -471,7 +446,7 @@ const hello = { engine, name: "x", capacity: 1 } as const;
 
 Deno.test("a run for generation refuses devices that do not fit it, and waits for others", async () => {
   const settings = tinySettings("slice", 1);
-  const adapter = await learnt(gpt2, settings);
+  const adapter = await learnt(engine, gpt2, settings);
   const before = engine.stats.tensors;
   assertThrows(
     () => new EdgeServer(serverOptions(gpt2, settings, { maxCacheBytes: NaN })),
@@ -557,7 +532,7 @@ Deno.test("a run for training refuses devices that want to generate", async () =
 
 Deno.test("a device leaves a run that is not what it joined for, or gives it other heads", async () => {
   const settings = tinySettings("slice", 1);
-  const adapter = partOf(await learnt(gpt2, settings), 1, 2);
+  const adapter = partOf(await learnt(engine, gpt2, settings), 1, 2);
   const before = engine.stats.tensors;
   const welcome = {
     run: "r",

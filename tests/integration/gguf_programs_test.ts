@@ -124,7 +124,7 @@ Deno.test("programs train a GGUF file's model and generate with its heads, here 
         ...[...generate, `--adapter=${folder}/heads`, `--report=${folder}/here.json`],
       );
       assertEquals(here.code, 0, here.err);
-      const server = await startServer("--generate", `--model=${MODEL}`, "--devices=1", ...LORA);
+      const server = await startServer("--generate", "--once", `--model=${MODEL}`, "--devices=1", ...LORA);
       const to = ["--token=the-join-token", "--name=d", "--capacity=2", "--join-timeout=40"];
       const device = run("user_device.ts", `--server=${server.url}`, ...to, `--load=${folder}/heads`);
       const there = await run(

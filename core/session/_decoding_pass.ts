@@ -1,0 +1,73 @@
+/**
+ * One pass of generation at the edge server: h_L of the new tokens of a data device.
+ *
+ * @module
+ */
+
+import type { Engine } from "@edgetuner/kernels";
+import type { CachedLayers } from "../generation/cached_layers.ts";
+import { Tape } from "../model/tape.ts";
+import type { DecodingRequest, RemoteData } from "./remote_data.ts";
+import type { DecodingRecord } from "./run_events.ts";
+
+/** Most bytes of keys and values, unless someone says another number. */
+export const MAX_CACHE_BYTES = 2 ** 30;
+
+/** What a pass works with. */
+export interface DecodingPass {
+  /** The engine of the base model. */
+  readonly engine: Engine;
+  /** The layers, with the keys and values of the data device's tokens. */
+  readonly cached: CachedLayers;
+  /** The data device. */
+  readonly data: RemoteData;
+  /** Most bytes of keys and values. */
+  readonly maxCacheBytes: number;
+  /** Training steps done. */
+  readonly step: number;
+  /** The clock, in milliseconds. */
+  readonly now: () => number;
+  /** Milliseconds and bytes spent so far. */
+  readonly counters: () => Record<"readback" | "codec" | "wait" | "bytes", number>;
+  /** Bytes before E came. */
+  readonly bytesBefore: number;
+}
+
+/**
+ * Answers new tokens; their keys and values stay here.
+ *
+ * @returns What it took.
+ * @throws {ProtocolError} If the tokens continue rows that there are not, or there is no room for their keys and
+ * values; the data device is closed.
+ */
+export async function decodingPass(request: DecodingRequest, pass: DecodingPass): Promise<DecodingRecord> {
+  const { engine, cached, data, maxCacheBytes, step, now, counters, bytesBefore } = pass;
+  const { embedding, rows, length, parents } = request;
+  const started = now();
+  const before = counters();
+  using tape = new Tape(engine, { training: false });
+  tape.own(embedding);
+  const total = length + (parents === null ? 0 : cached.length);
+  const cacheBytes = cached.bytesFor(rows, total);
+  if (parents?.some((p) => p < 0 || p >= cached.rows)) {
+    data.refuse(
+      `new tokens must continue rows below ${cached.rows}: current value is [${parents.slice(0, 16)}]`,
+    );
+  }
+  if (cacheBytes > maxCacheBytes) {
+    data.refuse(
+      `keys and values must take at most ${maxCacheBytes} bytes: ${rows} rows of ${total} tokens take ${cacheBytes}`,
+    );
+  }
+  const hidden = await cached.forward(tape, embedding, { rows, parents, step });
+  await data.answer(step, hidden.value);
+  const after = counters();
+  const spent = (what: keyof typeof after) => after[what] - before[what];
+  const times = {
+    total: now() - started,
+    readback: spent("readback"),
+    codec: spent("codec"),
+    wait: spent("wait"),
+  };
+  return { rows, tokens: length, length: total, times, bytes: after.bytes - bytesBefore, cacheBytes };
+}

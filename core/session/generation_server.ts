@@ -1,0 +1,288 @@
+/**
+ * An edge server that generates until it is stopped: the devices with heads stay, and those that ask come and go.
+ *
+ * @module
+ */
+
+import type { Engine } from "@edgetuner/kernels";
+import { ChannelClosedError, HandshakeError } from "../contracts/errors.ts";
+import { shapeForDevices } from "../contracts/model_shape.ts";
+import { CachedLayers } from "../generation/cached_layers.ts";
+import type { BaseLayers } from "../model/base.ts";
+import type { MetaOf } from "../protocol/messages.ts";
+import { splitShape } from "../protocol/pass.ts";
+import { decodingPass, MAX_CACHE_BYTES } from "./_decoding_pass.ts";
+import { endAll } from "./_end_all.ts";
+import { type HeadAssignment, ownAssignment, requireOwnHeads } from "./_head_assignment.ts";
+import { type DecodingRequest, RemoteData } from "./remote_data.ts";
+import { RemoteHeads } from "./remote_heads.ts";
+import type { RunMember } from "./run_member.ts";
+import { RunServer, type RunServerOptions } from "./run_server.ts";
+import { checkWait } from "./wait_limits.ts";
+import { WaitTimer } from "./wait_timer.ts";
+
+/** Data devices that may be there at once, unless someone says another number. */
+const MOST_DATA_DEVICES = 8;
+/** Longest time without a request, unless someone says another one: a day. */
+const IDLE_MS = 86_400_000;
+
+/** Options of a `GenerationServer`; `settings.task` must be "generate". */
+export interface GenerationServerOptions extends Omit<RunServerOptions, "resume"> {
+  /** The engine of the base model. */
+  readonly engine: Engine;
+  /** The base model's layers. */
+  readonly base: BaseLayers;
+  /** Most bytes of keys and values, those of all data devices together; one that asks for more is closed. @default {1073741824} */
+  readonly maxCacheBytes?: number | undefined;
+  /** Most data devices at once, at least 2. @default {8} */
+  readonly maxDataDevices?: number | undefined;
+  /** Longest time in milliseconds that a data device may ask nothing; then it is closed. @default {86400000} */
+  readonly idleTimeoutMs?: number | undefined;
+}
+
+/** A data device that has been welcomed. */
+interface Asker {
+  readonly member: RunMember;
+  readonly data: RemoteData;
+  /** Keys and values of its tokens. */
+  readonly cached: CachedLayers;
+  /** What it asks; `null` while it asks nothing, and in line where it has nothing more to ask or is gone. */
+  request: DecodingRequest | null;
+  /** Bytes on the wire when it was answered last. */
+  bytesBefore: number;
+}
+
+/**
+ * A run for generation that stays until it is stopped. It begins once all devices with heads have joined. Data devices
+ * join and leave while it goes on, several at once: their requests take turns, a pass at a time.
+ *
+ * @category Generation
+ *
+ * @example
+ * ```ts
+ * import {
+ *   type Adapter,
+ *   type BaseLayers,
+ *   defaultRunSettings,
+ *   GenerationServer,
+ *   type Listener,
+ * } from "@edgetuner/core";
+ * import type { Engine } from "@edgetuner/kernels";
+ *
+ * async function serve(engine: Engine, base: BaseLayers, model: { fingerprint: string }, adapter: Adapter, listener: Listener) {
+ *   const settings = { ...defaultRunSettings(1), lora: adapter.lora, task: "generate" as const };
+ *   const server = new GenerationServer({ engine, base, fingerprint: model.fingerprint, settings, devices: 1 });
+ *   const running = server.start();
+ *   for (let channel = await listener.accept(); channel !== null; channel = await listener.accept()) {
+ *     void server.join(channel);
+ *   }
+ *   server.stop();
+ *   await running;
+ * }
+ * void serve;
+ * ```
+ */
+export class GenerationServer extends RunServer {
+  readonly #options: GenerationServerOptions;
+  readonly #mostDataDevices: number;
+  readonly #idleTimeoutMs: number;
+  readonly #askers = new Map<RunMember, Asker>();
+  /** Data devices that have been welcomed, whether they are still there or not. */
+  readonly #known = new WeakSet<RunMember>();
+  /** Those whose request has come, in the order in which it did. */
+  readonly #asking: Asker[] = [];
+  readonly #telling = new Map<RunMember, Promise<void>>();
+  #isOver = false;
+  #wakeUp: PromiseWithResolvers<void> = Promise.withResolvers();
+
+  /**
+   * Prepares a run; devices may `join` at once.
+   *
+   * @param options See `GenerationServerOptions`.
+   * @throws {RangeError} If settings or limits are out of range.
+   * @throws {HandshakeError} If the settings name a codec that is not known.
+   */
+  constructor(options: GenerationServerOptions) {
+    super(options, { system: "split", maxDevices: options.base.shape.heads });
+    const { maxCacheBytes = 0, maxDataDevices = MOST_DATA_DEVICES } = options;
+    const refuse = (rule: string, value: unknown): never => {
+      throw new RangeError(`Cannot start the edge server as ${rule}: current value is ${value}`);
+    };
+    if (!(maxCacheBytes >= 0)) refuse("maxCacheBytes must be 0 or more", maxCacheBytes);
+    if (!Number.isInteger(maxDataDevices) || maxDataDevices < 2) {
+      refuse("maxDataDevices must be an integer of at least 2", maxDataDevices);
+    }
+    const { task } = this.settings;
+    if (task !== "generate") refuse('the task must be "generate"', task);
+    this.#options = options;
+    this.#mostDataDevices = maxDataDevices;
+    this.#idleTimeoutMs = checkWait("idleTimeoutMs", options.idleTimeoutMs ?? IDLE_MS);
+  }
+
+  /** Several. */
+  protected override get mostDataDevices(): number {
+    return this.#mostDataDevices;
+  }
+
+  /** A device brings heads of its own, or data. */
+  protected override checkHello(hello: MetaOf<"hello">): void {
+    if (hello.capacity === 0) return;
+    if (hello.data) {
+      throw new HandshakeError(
+        `Cannot admit "${hello.name}" as a device must have heads or data in a run that stays: it has both`,
+      );
+    }
+    const { lora } = this.settings;
+    requireOwnHeads(hello, { heads: this.#options.base.shape.heads, lora, headMembers: this.headMembers });
+  }
+
+  /** Answers data devices until someone ends the run. */
+  protected override async runAll(): Promise<void> {
+    const { engine, base } = this.#options;
+    const assignment = ownAssignment(base.shape.heads, this.headMembers);
+    this.setRunning();
+    for (const [i, member] of assignment.members.entries()) {
+      await this.#welcome(member, assignment.ranges[i]!);
+    }
+    const waits = new WaitTimer(engine);
+    using remote = this.#remoteHeads(assignment, waits);
+    const ticking = setInterval(() => this.#tellWaiting(assignment), this.pauseIntervalMs);
+    const ended = aborted(this.signal);
+    ended.catch(() => {}); // whoever waits hears it
+    try {
+      while (await this.waitWhilePaused()) {
+        const changed = this.changed;
+        this.#wakeUp = Promise.withResolvers();
+        requireAll(assignment);
+        await this.#welcomeNew(remote);
+        const asker = this.#asking.shift();
+        if (asker !== undefined) await this.#answer(asker, waits);
+        else await Promise.race([changed, this.#wakeUp.promise, ended]);
+      }
+      // To be stopped is how it ends.
+      this.ending = { step: 0, best: false };
+    } finally {
+      clearInterval(ticking);
+      this.#isOver = true;
+      for (const { request } of this.#asking) request?.embedding.dispose();
+      for (const { cached } of this.#askers.values()) cached[Symbol.dispose]();
+    }
+  }
+
+  #remoteHeads({ members, ranges }: HeadAssignment, waits: WaitTimer): RemoteHeads {
+    const { engine, base } = this.#options;
+    const { overlap, lora } = this.settings;
+    return new RemoteHeads({
+      ...{ engine, model: shapeForDevices(base.shape), lora, overlap, waits, statistics: [] },
+      devices: members.map(({ peer }, i) => ({ peer, range: ranges[i]! })),
+    });
+  }
+
+  /** Nobody who waits is to think that nobody is there: devices with heads, and data devices in line. */
+  #tellWaiting({ members }: HeadAssignment): void {
+    this.tellPaused([...members, ...this.#asking.map(({ member }) => member)], this.#telling);
+  }
+
+  /** Data devices that have joined since. */
+  async #welcomeNew(remote: RemoteHeads): Promise<void> {
+    const { engine, base } = this.#options;
+    for (const member of this.members.filter((m) => m.device.data && !this.#known.has(m))) {
+      this.#known.add(member);
+      const run = splitShape(shapeForDevices(base.shape), this.settings, { sharesLoss: false });
+      const asker: Asker = {
+        member,
+        // Its silence is no wait of the run's.
+        data: new RemoteData({ engine, peer: member.peer, run, waits: new WaitTimer(engine) }),
+        cached: new CachedLayers({ engine, layers: base, heads: remote }),
+        ...{ request: null, bytesBefore: 0 },
+      };
+      this.#askers.set(member, asker);
+      try {
+        await this.#welcome(member, null);
+        this.#await(asker);
+      } catch {
+        this.#forgetAsker(asker);
+      }
+    }
+  }
+
+  async #welcome(member: RunMember, range: RunMember["device"]["range"]): Promise<void> {
+    member.device.range = range;
+    const { run, settings } = this;
+    const model = shapeForDevices(this.#options.base.shape);
+    await member.peer.send("welcome", { meta: { run, settings, model, range, statistics: [], start: 0 } });
+    member.peer.run = run;
+    member.peer.codec = this.codec;
+  }
+
+  /** Waits for what a data device asks next, while others are answered. */
+  #await(asker: Asker): void {
+    asker.request = null;
+    asker.bytesBefore = this.ledger.totalBytes;
+    asker.data.request(0, this.#idleTimeoutMs).then((request) => {
+      if (request === null) return;
+      if (this.#isOver) return request.embedding.dispose();
+      if ("parents" in request) {
+        asker.request = request;
+        return;
+      }
+      request.embedding.dispose();
+      asker.data.refuse("a run for generation has no steps: a batch came");
+    }).catch(() => {
+      // It is gone, or broke the protocol and was closed.
+      void asker.member.peer.close().catch(() => {});
+    }).finally(() => {
+      this.#asking.push(asker);
+      this.#wakeUp.resolve();
+    });
+  }
+
+  /** One pass of a data device, or its goodbye. */
+  async #answer(asker: Asker, waits: WaitTimer): Promise<void> {
+    const { engine, maxCacheBytes = MAX_CACHE_BYTES } = this.#options;
+    const { member, data, cached, request, bytesBefore } = asker;
+    if (request === null || !member.device.connected) {
+      request?.embedding.dispose();
+      return this.#forgetAsker(asker);
+    }
+    const others = [...this.#askers.values()].filter((other) => other !== asker);
+    const taken = others.reduce((sum, { cached: c }) => sum + c.bytesFor(c.rows, c.length), 0);
+    try {
+      const record = await decodingPass(request, {
+        ...{ engine, cached, data, step: 0, now: this.now, bytesBefore },
+        maxCacheBytes: Math.max(0, maxCacheBytes - taken),
+        counters: () => this.counters(engine, waits),
+      });
+      this.emit({ type: "decoding", record });
+      this.#await(asker);
+    } catch (error) {
+      // What the data device did wrong, or that it is gone, ends its part alone.
+      const { failure, isSilent } = member.peer;
+      if (failure === null && !isSilent) throw error;
+      this.#forgetAsker(asker);
+    }
+  }
+
+  /** A data device has nothing more to ask. */
+  #forgetAsker({ member, cached }: Asker): void {
+    cached[Symbol.dispose]();
+    this.#askers.delete(member);
+    const ending = { step: 0, best: false };
+    void endAll([member], { reason: "", ending, diverged: null, aborted: false, failed: false });
+  }
+}
+
+/** The run cannot do without its devices with heads. */
+function requireAll({ members }: HeadAssignment): void {
+  const lost = members.find(({ device }) => !device.connected);
+  if (lost === undefined) return;
+  throw new ChannelClosedError(`Cannot go on as ${lost.peer.name} must stay in the run: it left`);
+}
+
+/** Rejects once a signal aborts. */
+function aborted(signal: AbortSignal): Promise<never> {
+  const { promise, reject } = Promise.withResolvers<never>();
+  if (signal.aborted) reject(signal.reason);
+  else signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+  return promise;
+}
