@@ -65,10 +65,10 @@ export {
   addColumnSums,
   layerNorm,
   layerNormBackward,
-  type LayerNormBackwardOptions,
   layerNormParameterGradients,
   type LayerNormResult,
 } from "./layer_norm/layer_norm.ts";
+export type { NormBackwardOptions } from "./layer_norm/norm_backward.ts";
 export {
   type ArenaMatrix,
   gatherHeadColumns,
@@ -111,12 +111,7 @@ export {
   weightBytes,
 } from "./packed/formats.ts";
 export { PackedMatrix, type PackedWindow } from "./packed/packed_matrix.ts";
-export {
-  rmsNorm,
-  rmsNormBackward,
-  type RmsNormBackwardOptions,
-  type RmsNormResult,
-} from "./rms_norm/rms_norm.ts";
+export { rmsNorm, rmsNormBackward, type RmsNormResult } from "./rms_norm/rms_norm.ts";
 export { rope, type RopeOptions, ropeTable } from "./rope/rope.ts";
 export { loraNorms, type LoraNormsOptions } from "./pruning/lora_norms.ts";
 export {

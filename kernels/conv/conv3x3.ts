@@ -13,6 +13,7 @@ import inputSource from "./conv3x3_input_gradient.wgsl" with { type: "text" };
 import weightSource from "./conv3x3_weight_gradient.wgsl" with { type: "text" };
 import { defineKernel } from "../engine/kernel.ts";
 import { roundUp4, type Tensor } from "../engine/tensor.ts";
+import { CONV3X3 } from "../prelude/mod.ts";
 
 const PARAMETERS = [
   "batch",
@@ -23,6 +24,7 @@ const PARAMETERS = [
   "x_pitch",
   "weight_pitch",
   "y_pitch",
+  "accumulate",
 ] as const;
 
 function kernelsWith(relu: boolean) {
@@ -33,6 +35,7 @@ function kernelsWith(relu: boolean) {
       name: `conv3x3${suffix}`,
       file: "conv/conv3x3.wgsl",
       source: forwardSource,
+      preludes: [CONV3X3],
       bindings: ["x", "weight", "bias", "y"],
       parameters: PARAMETERS,
       constants,
@@ -41,14 +44,16 @@ function kernelsWith(relu: boolean) {
       name: `conv3x3_input_gradient${suffix}`,
       file: "conv/conv3x3_input_gradient.wgsl",
       source: inputSource,
+      preludes: [CONV3X3],
       bindings: ["y", "dy", "weight", "dx"],
-      parameters: [...PARAMETERS, "accumulate"],
+      parameters: PARAMETERS,
       constants,
     }),
     weight: defineKernel({
       name: `conv3x3_weight_gradient${suffix}`,
       file: "conv/conv3x3_weight_gradient.wgsl",
       source: weightSource,
+      preludes: [CONV3X3],
       bindings: ["x", "y", "dy", "dweight", "dbias"],
       parameters: PARAMETERS,
       constants,
@@ -98,6 +103,7 @@ function shapeOf(
     x_pitch: x.pitch,
     weight_pitch: weight.pitch,
     y_pitch: roundUp4(weight.rows * size),
+    accumulate: 0,
   };
 }
 

@@ -5,19 +5,6 @@
 // input channel c is column c * 9 + a * 3 + b and reads place (i + a - 1, j + b - 1).
 // One invocation per element of y, padding included. Accumulation rule: y is overwritten.
 
-override RELU: bool = false;
-
-struct Parameters {
-  batch: u32,
-  inputs: u32,
-  outputs: u32,
-  height: u32,
-  width: u32,
-  x_pitch: u32,
-  weight_pitch: u32,
-  y_pitch: u32,
-}
-
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;

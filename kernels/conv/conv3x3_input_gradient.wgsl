@@ -3,20 +3,6 @@
 // With RELU, dy counts where y is above 0. One invocation per element of dx, padding included.
 // Accumulation rule: dx is overwritten, or added to if accumulate is 1.
 
-override RELU: bool = false;
-
-struct Parameters {
-  batch: u32,
-  inputs: u32,
-  outputs: u32,
-  height: u32,
-  width: u32,
-  x_pitch: u32,
-  weight_pitch: u32,
-  y_pitch: u32,
-  accumulate: u32,
-}
-
 @group(0) @binding(0) var<storage, read> y: array<f32>;
 @group(0) @binding(1) var<storage, read> dy: array<f32>;
 @group(0) @binding(2) var<storage, read> weight: array<f32>;

@@ -4,19 +4,6 @@
 // bias: it takes the place after the last tap. No atomics: the same bits every time.
 // Accumulation rule: dweight and dbias are added to; padding stays.
 
-override RELU: bool = false;
-
-struct Parameters {
-  batch: u32,
-  inputs: u32,
-  outputs: u32,
-  height: u32,
-  width: u32,
-  x_pitch: u32,
-  weight_pitch: u32,
-  y_pitch: u32,
-}
-
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> y: array<f32>;
 @group(0) @binding(2) var<storage, read> dy: array<f32>;

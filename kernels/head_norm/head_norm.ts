@@ -12,7 +12,7 @@ import forwardSource from "./head_norm.wgsl" with { type: "text" };
 import { defineKernel } from "../engine/kernel.ts";
 import { gridOf } from "../engine/lanes.ts";
 import type { Tensor } from "../engine/tensor.ts";
-import { GRID, VEC4 } from "../prelude/mod.ts";
+import { GRID, HEAD_NORM } from "../prelude/mod.ts";
 
 const PARAMETERS = ["count", "slots", "queries", "heads", "size4", "epsilon"] as const;
 
@@ -20,7 +20,7 @@ const forwardKernel = defineKernel({
   name: "head_norm",
   file: "head_norm/head_norm.wgsl",
   source: forwardSource,
-  preludes: [GRID, VEC4],
+  preludes: [GRID, ...HEAD_NORM],
   bindings: ["x", "gains", "y"],
   parameters: PARAMETERS,
 });
@@ -29,7 +29,7 @@ const backwardKernel = defineKernel({
   name: "head_norm_backward",
   file: "head_norm/head_norm_backward.wgsl",
   source: backwardSource,
-  preludes: [GRID, VEC4],
+  preludes: [GRID, ...HEAD_NORM],
   bindings: ["x", "gains", "dy"],
   parameters: PARAMETERS,
 });

@@ -4,19 +4,7 @@
 // head_size), those up to `heads` the gain gains[head_size ..); the others are copied. Accumulation rule:
 // y is overwritten.
 
-struct Parameters {
-  count: u32, // rows * slots
-  slots: u32,
-  queries: u32,
-  heads: u32,
-  size4: u32, // head_size, in vec4s
-  epsilon: f32,
-}
-
-@group(0) @binding(0) var<storage, read> x: array<vec4f>;
-@group(0) @binding(1) var<storage, read> gains: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> y: array<vec4f>;
-@group(1) @binding(0) var<uniform> p: Parameters;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -32,12 +20,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
     return;
   }
-  var squares = vec4f();
-  for (var i = 0u; i < p.size4; i++) {
-    squares += x[base + i] * x[base + i];
-  }
-  let rstd = inverseSqrt(total(squares) / f32(4u * p.size4) + p.epsilon);
-  let gain = select(0u, p.size4, head >= p.queries);
+  let rstd = rstd_of(base);
+  let gain = gain_of(head);
   for (var i = 0u; i < p.size4; i++) {
     y[base + i] = x[base + i] * rstd * gains[gain + i];
   }

@@ -5,9 +5,6 @@
 //
 // x, dy [rows, columns]; statistics [rows, 2]; plain, scaled [1, columns].
 // Accumulation rule: added to.
-//
-// Two entry points: `rows` takes four columns per invocation, for software adapters; `workgroups`
-// shares four columns among 64, for GPUs.
 
 override NORMALISED: bool = false;
 
@@ -22,6 +19,10 @@ struct Parameters {
 @group(0) @binding(3) var<storage, read_write> plain: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> scaled: array<vec4f>;
 @group(1) @binding(0) var<uniform> p: Parameters;
+
+fn row_count() -> u32 {
+  return p.pitch4;
+}
 
 alias Summed = mat2x4f;
 
@@ -39,25 +40,12 @@ fn sums_of(column: u32, lane: u32, lanes: u32) -> mat2x4f {
   return sums;
 }
 
-fn write(column: u32, sums: mat2x4f) {
+fn write(column: u32, sums: mat2x4f, lane: u32, lanes: u32) {
+  if (lane > 0u) {
+    return;
+  }
   plain[column] += sums[0];
   if (NORMALISED) {
     scaled[column] += sums[1];
-  }
-}
-
-@compute @workgroup_size(8)
-fn rows(@builtin(global_invocation_id) id: vec3u) {
-  if (id.x >= p.pitch4) {
-    return;
-  }
-  write(id.x, sums_of(id.x, 0u, 1u));
-}
-
-@compute @workgroup_size(LANES)
-fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let sums = workgroup_sum(sums_of(workgroup.x, lane, LANES), lane);
-  if (lane == 0u) {
-    write(workgroup.x, sums);
   }
 }

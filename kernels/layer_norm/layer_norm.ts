@@ -7,9 +7,10 @@
 import backwardSource from "./layer_norm_backward.wgsl" with { type: "text" };
 import columnSumsSource from "./column_sums.wgsl" with { type: "text" };
 import forwardSource from "./layer_norm.wgsl" with { type: "text" };
+import { normBackward, type NormBackwardOptions } from "./norm_backward.ts";
 import { defineRowKernel, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
 import type { Tensor } from "../engine/tensor.ts";
-import { VEC4, WORKGROUP_SUM } from "../prelude/mod.ts";
+import { NORM_BACKWARD, ROW_ENTRIES, VEC4, WORKGROUP_SUM } from "../prelude/mod.ts";
 
 const forwardKernel = defineRowKernel({
   name: "layer_norm",
@@ -25,7 +26,7 @@ const backwardKernels = [false, true].map((accumulate) =>
     name: accumulate ? "layer_norm_backward_accumulate" : "layer_norm_backward",
     file: "layer_norm/layer_norm_backward.wgsl",
     source: backwardSource,
-    preludes: [WORKGROUP_SUM, VEC4],
+    preludes: [NORM_BACKWARD, ...ROW_ENTRIES, VEC4],
     bindings: ["x", "gamma", "statistics", "dy", "dx"],
     parameters: ["rows", "columns", "pitch4"],
     constants: { ACCUMULATE: Number(accumulate) },
@@ -37,7 +38,7 @@ const columnSumsKernels = [false, true].map((normalised) =>
     name: normalised ? "column_sums_normalised" : "column_sums",
     file: "layer_norm/column_sums.wgsl",
     source: columnSumsSource,
-    preludes: [WORKGROUP_SUM],
+    preludes: [...ROW_ENTRIES],
     bindings: ["dy", "x", "statistics", "plain", "scaled"],
     parameters: ["rows", "pitch4"],
     constants: { NORMALISED: Number(normalised) },
@@ -74,33 +75,9 @@ export function layerNorm(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: numbe
   return { y, statistics };
 }
 
-/** Arguments of `layerNormBackward`. */
-export interface LayerNormBackwardOptions {
-  /** Input of the forward pass, [rows, columns]. */
-  readonly x: Tensor;
-  /** [1, columns] */
-  readonly gamma: Tensor;
-  /** [rows, 2], from the forward pass. */
-  readonly statistics: Tensor;
-  /** [rows, columns] */
-  readonly dy: Tensor;
-  /** [rows, columns], overwritten or added to. @default {a new tensor} */
-  readonly dx?: Tensor | undefined;
-  /** Add to `dx` instead of overwriting it. @default {false} */
-  readonly accumulate?: boolean;
-}
-
 /** Gradient of layer norm's input, [rows, columns]. */
-export function layerNormBackward(options: LayerNormBackwardOptions): Tensor {
-  const { x, gamma, statistics, dy, accumulate = false } = options;
-  const { engine, rows, columns, pitch } = x;
-  const dx = options.dx ?? engine.tensor(rows, columns, "layer norm dx");
-  engine.dispatch(backwardKernels[Number(accumulate)]![engine.adapterClass], {
-    bindings: { x, gamma, statistics, dy, dx },
-    parameters: { rows, columns, pitch4: pitch / 4 },
-    workgroups: [Math.ceil(rows / ROWS_PER_WORKGROUP[engine.adapterClass])],
-  });
-  return dx;
+export function layerNormBackward(options: NormBackwardOptions): Tensor {
+  return normBackward(backwardKernels, options, "layer norm dx");
 }
 
 /**

@@ -12,7 +12,7 @@ import type { Engine } from "../engine/engine.ts";
 import { defineKernel } from "../engine/kernel.ts";
 import { defineRowKernel, gridOf, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
 import type { Tensor } from "../engine/tensor.ts";
-import { GRID, VEC4, WORKGROUP_SUM } from "../prelude/mod.ts";
+import { GRID, ROW_ENTRIES, VEC4 } from "../prelude/mod.ts";
 
 const adamwKernel = defineKernel({
   name: "adamw",
@@ -36,7 +36,7 @@ const normsKernel = defineRowKernel({
   name: "segment_norms",
   file: "optimizer/segment_norms.wgsl",
   source: normsSource,
-  preludes: [WORKGROUP_SUM, VEC4],
+  preludes: [...ROW_ENTRIES, VEC4],
   bindings: ["x", "control", "out"],
   parameters: [
     "segments",
@@ -52,7 +52,7 @@ const changeKernel = defineRowKernel({
   name: "segment_change",
   file: "optimizer/segment_change.wgsl",
   source: changeSource,
-  preludes: [WORKGROUP_SUM, VEC4],
+  preludes: [...ROW_ENTRIES, VEC4],
   bindings: ["x", "before", "control", "out"],
   parameters: ["segments", "segment4"],
 });

@@ -3,9 +3,6 @@
 // x, before [1, segments * segment]; control [segments, 4]; out [1, segments]:
 // out[s] = ||x_s - before_s||_F / ||x_s||_F; 0 where control.x is 0 or x_s is all zero.
 // Accumulation rule: overwritten.
-//
-// Two entry points: `rows` takes one segment per invocation, for software adapters; `workgroups` shares
-// a segment among 64, for GPUs.
 
 struct Parameters {
   segments: u32,
@@ -18,10 +15,14 @@ struct Parameters {
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
+fn row_count() -> u32 {
+  return p.segments;
+}
+
 alias Summed = vec2f;
 
 // Sums of squares of (the change, x).
-fn squares_of(segment: u32, lane: u32, lanes: u32) -> vec2f {
+fn sums_of(segment: u32, lane: u32, lanes: u32) -> vec2f {
   let end = (segment + 1u) * p.segment4;
   var change = vec4f();
   var now = vec4f();
@@ -33,26 +34,13 @@ fn squares_of(segment: u32, lane: u32, lanes: u32) -> vec2f {
   return vec2f(total(change), total(now));
 }
 
-fn write(segment: u32, squares: vec2f) {
+fn write(segment: u32, squares: vec2f, lane: u32, lanes: u32) {
+  if (lane > 0u) {
+    return;
+  }
   if (control[segment].x == 0.0 || squares.y == 0.0) {
     out[segment] = 0.0;
   } else {
     out[segment] = sqrt(squares.x) / sqrt(squares.y);
-  }
-}
-
-@compute @workgroup_size(8)
-fn rows(@builtin(global_invocation_id) id: vec3u) {
-  if (id.x >= p.segments) {
-    return;
-  }
-  write(id.x, squares_of(id.x, 0u, 1u));
-}
-
-@compute @workgroup_size(LANES)
-fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let squares = workgroup_sum(squares_of(workgroup.x, lane, LANES), lane);
-  if (lane == 0u) {
-    write(workgroup.x, squares);
   }
 }

@@ -3,9 +3,6 @@
 // x [1, segments * segment]; out [1, ..]: out[first + s] = scale * sqrt(sum of squares), or the
 // sum of squares itself if root is 0. active [segments, 4]: where active.x is 0, 0 is written.
 // Accumulation rule: overwritten.
-//
-// Two entry points: `rows` takes one segment per invocation, for software adapters; `workgroups` shares
-// a segment among 64, for GPUs.
 
 struct Parameters {
   segments: u32,
@@ -21,9 +18,13 @@ struct Parameters {
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
+fn row_count() -> u32 {
+  return p.segments;
+}
+
 alias Summed = f32;
 
-fn squares_of(segment: u32, lane: u32, lanes: u32) -> f32 {
+fn sums_of(segment: u32, lane: u32, lanes: u32) -> f32 {
   let end = min((segment + 1u) * p.segment4, p.count4);
   var squares = vec4f();
   for (var i = segment * p.segment4 + lane; i < end; i += lanes) {
@@ -32,23 +33,10 @@ fn squares_of(segment: u32, lane: u32, lanes: u32) -> f32 {
   return total(squares);
 }
 
-fn write(segment: u32, squares: f32) {
-  let result = select(squares, sqrt(squares), p.root == 1u) * p.scale;
-  out[p.first + segment] = select(result, 0.0, control[segment].x == 0.0);
-}
-
-@compute @workgroup_size(8)
-fn rows(@builtin(global_invocation_id) id: vec3u) {
-  if (id.x >= p.segments) {
+fn write(segment: u32, squares: f32, lane: u32, lanes: u32) {
+  if (lane > 0u) {
     return;
   }
-  write(id.x, squares_of(id.x, 0u, 1u));
-}
-
-@compute @workgroup_size(LANES)
-fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let squares = workgroup_sum(squares_of(workgroup.x, lane, LANES), lane);
-  if (lane == 0u) {
-    write(workgroup.x, squares);
-  }
+  let result = select(squares, sqrt(squares), p.root == 1u) * p.scale;
+  out[p.first + segment] = select(result, 0.0, control[segment].x == 0.0);
 }

@@ -5,13 +5,17 @@
  * @module
  */
 
+import conv3x3 from "./conv3x3.wgsl" with { type: "text" };
 import epilogue from "./epilogue.wgsl" with { type: "text" };
 import gelu from "./gelu.wgsl" with { type: "text" };
 import grid from "./grid.wgsl" with { type: "text" };
+import headNorm from "./head_norm.wgsl" with { type: "text" };
 import matmul from "./matmul.wgsl" with { type: "text" };
+import normBackward from "./norm_backward.wgsl" with { type: "text" };
 import packed from "./packed.wgsl" with { type: "text" };
 import packedCodes from "./packed_codes.wgsl" with { type: "text" };
 import packedMatmul from "./packed_matmul.wgsl" with { type: "text" };
+import rowEntries from "./row_entries.wgsl" with { type: "text" };
 import tiles from "./tiles.wgsl" with { type: "text" };
 import vec4 from "./vec4.wgsl" with { type: "text" };
 import workgroupSum from "./workgroup_sum.wgsl" with { type: "text" };
@@ -25,6 +29,14 @@ export const VEC4: ShaderFile = file("vec4", vec4);
 export const GRID: ShaderFile = file("grid", grid);
 /** Sum over the lanes of a workgroup. */
 export const WORKGROUP_SUM: ShaderFile = file("workgroup_sum", workgroupSum);
+/** Entry points of kernels that reduce rows. */
+export const ROW_ENTRIES: readonly ShaderFile[] = [file("row_entries", rowEntries), WORKGROUP_SUM];
+/** Gradients of norms: bindings and parameters. */
+export const NORM_BACKWARD: ShaderFile = file("norm_backward", normBackward);
+/** Parameters of 3x3 convolutions. */
+export const CONV3X3: ShaderFile = file("conv3x3", conv3x3);
+/** Norms of heads' columns, with what that needs. */
+export const HEAD_NORM: readonly ShaderFile[] = [file("head_norm", headNorm), VEC4];
 /** Codes of packed weights, in all formats. */
 export const PACKED: ShaderFile = file("packed", packed);
 /** Reading packed weights, four at a time. */
@@ -35,7 +47,7 @@ export const TILES: ShaderFile = file("tiles", tiles);
 export const MATMUL: ShaderFile = file("matmul", matmul);
 /** Parameters and scales of matrix products with packed weights. */
 export const PACKED_MATMUL: ShaderFile = file("packed_matmul", packedMatmul);
-/** What matrix products do to their sums, with what that needs. */
 /** GELU by the tanh approximation, and its derivative. */
 export const GELU: ShaderFile = file("gelu", gelu);
+/** What matrix products do to their sums, with what that needs. */
 export const EPILOGUE: readonly ShaderFile[] = [file("epilogue", epilogue), GELU, VEC4];

@@ -9,13 +9,13 @@
 import source from "./lora_norms.wgsl" with { type: "text" };
 import { defineRowKernel, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
 import { roundUp4, type Tensor } from "../engine/tensor.ts";
-import { VEC4, WORKGROUP_SUM } from "../prelude/mod.ts";
+import { ROW_ENTRIES, VEC4 } from "../prelude/mod.ts";
 
 const kernel = defineRowKernel({
   name: "lora_norms",
   file: "pruning/lora_norms.wgsl",
   source,
-  preludes: [WORKGROUP_SUM, VEC4],
+  preludes: [...ROW_ENTRIES, VEC4],
   bindings: ["arena", "out"],
   parameters: [
     "heads",

@@ -5,8 +5,10 @@
 //
 // ||B A||_F^2 = sum over (i, j) of (A A^T)[i, j] * (B^T B)[i, j]: B A itself is never made. In blocks of 4 x 4; past the
 // rank both are zero.
-// Two entry points: `rows` takes one head per invocation, for software adapters; `workgroups` shares the blocks of a
-// head among 64, for GPUs.
+
+fn row_count() -> u32 {
+  return p.heads;
+}
 
 alias Summed = f32;
 
@@ -51,7 +53,7 @@ fn columns_product(b: u32, i: u32, j: u32) -> mat4x4f {
   return sum;
 }
 
-fn squares_of(head: u32, lane: u32, lanes: u32) -> f32 {
+fn sums_of(head: u32, lane: u32, lanes: u32) -> f32 {
   let a_size = p.rank4 * 4u * p.inputs4;
   let b_size = p.outputs * p.rank4;
   let blocks = p.rank4 * p.rank4;
@@ -67,22 +69,9 @@ fn squares_of(head: u32, lane: u32, lanes: u32) -> f32 {
   return total(sum);
 }
 
-fn write(head: u32, squares: f32) {
-  out[p.first + head] = p.scale * sqrt(max(squares, 0.0)); // rounding may leave a little less than zero
-}
-
-@compute @workgroup_size(8)
-fn rows(@builtin(global_invocation_id) id: vec3u) {
-  if (id.x >= p.heads) {
+fn write(head: u32, squares: f32, lane: u32, lanes: u32) {
+  if (lane > 0u) {
     return;
   }
-  write(id.x, squares_of(id.x, 0u, 1u));
-}
-
-@compute @workgroup_size(LANES)
-fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let squares = workgroup_sum(squares_of(workgroup.x, lane, LANES), lane);
-  if (lane == 0u) {
-    write(workgroup.x, squares);
-  }
+  out[p.first + head] = p.scale * sqrt(max(squares, 0.0)); // rounding may leave a little less than zero
 }

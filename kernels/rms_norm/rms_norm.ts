@@ -8,15 +8,16 @@
 
 import backwardSource from "./rms_norm_backward.wgsl" with { type: "text" };
 import forwardSource from "./rms_norm.wgsl" with { type: "text" };
+import { normBackward, type NormBackwardOptions } from "../layer_norm/norm_backward.ts";
 import { defineRowKernel, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
 import type { Tensor } from "../engine/tensor.ts";
-import { VEC4, WORKGROUP_SUM } from "../prelude/mod.ts";
+import { NORM_BACKWARD, ROW_ENTRIES, VEC4 } from "../prelude/mod.ts";
 
 const forwardKernel = defineRowKernel({
   name: "rms_norm",
   file: "rms_norm/rms_norm.wgsl",
   source: forwardSource,
-  preludes: [WORKGROUP_SUM, VEC4],
+  preludes: [...ROW_ENTRIES, VEC4],
   bindings: ["x", "gamma", "y", "statistics"],
   parameters: ["rows", "columns", "pitch4", "epsilon"],
 });
@@ -26,7 +27,7 @@ const backwardKernels = [false, true].map((accumulate) =>
     name: accumulate ? "rms_norm_backward_accumulate" : "rms_norm_backward",
     file: "rms_norm/rms_norm_backward.wgsl",
     source: backwardSource,
-    preludes: [WORKGROUP_SUM, VEC4],
+    preludes: [NORM_BACKWARD, ...ROW_ENTRIES, VEC4],
     bindings: ["x", "gamma", "statistics", "dy", "dx"],
     parameters: ["rows", "columns", "pitch4"],
     constants: { ACCUMULATE: Number(accumulate) },
@@ -66,31 +67,7 @@ export function rmsNorm(x: Tensor, gamma: Tensor, epsilon: number): RmsNormResul
   return { y, statistics };
 }
 
-/** Arguments of `rmsNormBackward`. */
-export interface RmsNormBackwardOptions {
-  /** Input of the forward pass, [rows, columns]. */
-  readonly x: Tensor;
-  /** [1, columns] */
-  readonly gamma: Tensor;
-  /** [rows, 1], from the forward pass. */
-  readonly statistics: Tensor;
-  /** [rows, columns] */
-  readonly dy: Tensor;
-  /** [rows, columns], overwritten or added to. @default {a new tensor} */
-  readonly dx?: Tensor | undefined;
-  /** Add to `dx` instead of overwriting it. @default {false} */
-  readonly accumulate?: boolean;
-}
-
 /** Gradient of RMS norm's input, [rows, columns]. */
-export function rmsNormBackward(options: RmsNormBackwardOptions): Tensor {
-  const { x, gamma, statistics, dy, accumulate = false } = options;
-  const { engine, rows, columns, pitch } = x;
-  const dx = options.dx ?? engine.tensor(rows, columns, "rms norm dx");
-  engine.dispatch(backwardKernels[Number(accumulate)]![engine.adapterClass], {
-    bindings: { x, gamma, statistics, dy, dx },
-    parameters: { rows, columns, pitch4: pitch / 4 },
-    workgroups: [Math.ceil(rows / ROWS_PER_WORKGROUP[engine.adapterClass])],
-  });
-  return dx;
+export function rmsNormBackward(options: NormBackwardOptions): Tensor {
+  return normBackward(backwardKernels, options, "rms norm dx");
 }

@@ -2,9 +2,6 @@
 //
 // x, y [rows, columns]; gamma [1, columns]; statistics [rows, 1] = rstd, kept for the backward
 // pass. Accumulation rule: outputs are overwritten.
-//
-// Two entry points: `rows` takes one row per invocation, for software adapters; `workgroups` shares
-// a row among 64, for GPUs.
 
 struct Parameters {
   rows: u32,
@@ -19,10 +16,14 @@ struct Parameters {
 @group(0) @binding(3) var<storage, read_write> statistics: array<vec4f>;
 @group(1) @binding(0) var<uniform> p: Parameters;
 
+fn row_count() -> u32 {
+  return p.rows;
+}
+
 alias Summed = f32;
 
 // Padding is zero and adds nothing.
-fn squares_of(row: u32, lane: u32, lanes: u32) -> f32 {
+fn sums_of(row: u32, lane: u32, lanes: u32) -> f32 {
   var squares = vec4f();
   for (var i = lane; i < p.pitch4; i += lanes) {
     let v = x[row * p.pitch4 + i];
@@ -40,18 +41,4 @@ fn write(row: u32, squares: f32, lane: u32, lanes: u32) {
   if (lane == 0u) {
     statistics[row] = vec4f(rstd, 0.0, 0.0, 0.0);
   }
-}
-
-@compute @workgroup_size(8)
-fn rows(@builtin(global_invocation_id) id: vec3u) {
-  if (id.x >= p.rows) {
-    return;
-  }
-  write(id.x, squares_of(id.x, 0u, 1u), 0u, 1u);
-}
-
-@compute @workgroup_size(LANES)
-fn workgroups(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let squares = workgroup_sum(squares_of(workgroup.x, lane, LANES), lane);
-  write(workgroup.x, squares, lane, LANES);
 }
