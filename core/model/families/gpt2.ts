@@ -19,7 +19,6 @@ import {
 import { CheckpointError } from "../../contracts/errors.ts";
 import { type MatrixParameter, Parameter, type Tape, type Variable } from "../tape.ts";
 import {
-  embeddingGather,
   type Engine,
   type GroupsAlong,
   PACKED_FORMATS,
@@ -29,24 +28,10 @@ import {
 import type { NamedArrays } from "../../files/named_arrays.ts";
 import { finitePieces } from "../../files/finite_values.ts";
 import { streamed, type StreamedArray } from "../../files/streaming.ts";
-import {
-  attentionOp,
-  checkedWeight,
-  feedForwardOp,
-  layerNormalised,
-  linearOp,
-  loraLinearOp,
-  normOp,
-} from "../ops.ts";
-import type {
-  BaseLayers,
-  BaseShape,
-  EmbeddingAndHead,
-  EmbeddingAndHeadShape,
-  Normalised,
-  SequenceShape,
-} from "../base.ts";
+import { checkedWeight, feedForwardOp } from "../ops.ts";
+import type { BaseLayers, BaseShape, EmbeddingAndHeadShape, SequenceShape } from "../base.ts";
 import type { LayerHeads } from "../../contracts/ports.ts";
+import { LearnedPositions, preNormForward } from "./pre_norm.ts";
 import { WeightSum } from "../weight_sum.ts";
 import type { Family } from "./family.ts";
 import {
@@ -287,18 +272,9 @@ export class Gpt2Layers implements BaseLayers {
     shape: SequenceShape,
     heads: LayerHeads | null,
   ): Promise<Variable> {
-    const attentionShape = { ...shape, heads: this.config.n_head };
-    const epsilon = this.config.layer_norm_epsilon;
-    let h = embedding;
-    for (const [l, layer] of this.layers.entries()) {
-      const x = normOp(tape, h, layer.norm1, epsilon);
-      const qkv = await loraLinearOp(tape, x, layer.qkv, { layer: l, heads });
-      const mixed = shape.cache?.attend(tape, qkv, l) ?? attentionOp(tape, qkv, attentionShape);
-      h = linearOp(tape, mixed, layer.projection, h);
-      const x2 = normOp(tape, h, layer.norm2, epsilon);
-      h = feedForwardOp(tape, x2, layer, h);
-    }
-    return h;
+    const { n_head, layer_norm_epsilon: epsilon } = this.config;
+    const model = { layers: this.layers, heads: n_head, epsilon, feedForward: feedForwardOp };
+    return await preNormForward<Gpt2Layer>(model, { tape, embedding }, shape, heads);
   }
 
   /** Frees the weights. */
@@ -308,17 +284,9 @@ export class Gpt2Layers implements BaseLayers {
 }
 
 /** Embedding, final norm and LM head of a GPT-2: what a data device holds. */
-export class Gpt2EmbeddingAndHead implements EmbeddingAndHead {
+export class Gpt2EmbeddingAndHead extends LearnedPositions {
   /** Shape of the model. */
   readonly config: Gpt2Config;
-  /** Token embedding, [V, d]. */
-  readonly tokens: MatrixParameter;
-  /** LM head, [V, d]; the token embedding if they are tied. */
-  readonly lmHead: MatrixParameter;
-  /** Position embedding, [positions, d]. */
-  readonly positions: Parameter;
-  /** Final norm: [1, d] each. */
-  readonly norm: readonly [Parameter, Parameter];
 
   /**
    * Puts the weights on the GPU.
@@ -336,41 +304,22 @@ export class Gpt2EmbeddingAndHead implements EmbeddingAndHead {
     weights: NamedArrays,
     options: Gpt2LoadOptions = {},
   ) {
-    this.config = config;
-    const d = config.n_embd;
+    const { n_embd: d, vocab_size, layer_norm_epsilon: epsilon } = config;
     const reader = new Gpt2Reader(engine, weights, options);
-    this.tokens = reader.matrix("wte.weight", config.vocab_size, d, "columns");
-    this.positions = reader.plain("wpe.weight", config.n_positions, d);
-    this.norm = [reader.plain("ln_f.weight", 1, d), reader.plain("ln_f.bias", 1, d)];
-    this.lmHead = config.tie_word_embeddings === false
-      ? reader.matrix("lm_head.weight", config.vocab_size, d, "columns")
-      : this.tokens;
+    const tokens = reader.matrix("wte.weight", vocab_size, d, "columns");
+    const positions = reader.plain("wpe.weight", config.n_positions, d);
+    const norm = [reader.plain("ln_f.weight", 1, d), reader.plain("ln_f.bias", 1, d)] as const;
+    const lmHead = config.tie_word_embeddings === false
+      ? reader.matrix("lm_head.weight", vocab_size, d, "columns")
+      : tokens;
+    super({ tokens, positions, lmHead, norm }, { epsilon });
+    this.config = config;
   }
 
   /** Shape of the ends. */
-  get shape(): EmbeddingAndHeadShape {
+  override get shape(): EmbeddingAndHeadShape {
     const { n_embd: hidden, vocab_size: vocabulary, n_positions: positions } = this.config;
     return { hidden, vocabulary, positions };
-  }
-
-  /** All weights, in order. */
-  parameters(): MatrixParameter[] {
-    return [...new Set([this.tokens, this.positions, ...this.norm, this.lmHead])];
-  }
-
-  /** Token embedding + position embedding. */
-  embed(tokens: Uint32Array, positions: Uint32Array): Tensor {
-    return embeddingGather(this.positions.value, positions, embeddingGather(this.tokens.value, tokens));
-  }
-
-  /** Layer norm. */
-  normalise(hidden: Tensor): Normalised {
-    return layerNormalised(hidden, this.norm, this.config.layer_norm_epsilon);
-  }
-
-  /** Frees the weights. */
-  [Symbol.dispose](): void {
-    for (const parameter of this.parameters()) parameter[Symbol.dispose]();
   }
 }
 

@@ -9,27 +9,13 @@
  * @module
  */
 
-import { embeddingGather, type Engine, matmul, relu, reluBackward, type Tensor } from "@edgetuner/kernels";
+import { type Engine, matmul, relu, reluBackward } from "@edgetuner/kernels";
 import type { LayerHeads } from "../../contracts/ports.ts";
 import type { MatrixParameter, Parameter, Tape, Variable } from "../tape.ts";
-import type {
-  BaseLayers,
-  BaseShape,
-  EmbeddingAndHead,
-  EmbeddingAndHeadShape,
-  Normalised,
-  SequenceShape,
-} from "../base.ts";
-import {
-  addInputGradient,
-  attentionOp,
-  layerNormalised,
-  linearOp,
-  type LinearWeights,
-  loraLinearOp,
-  normOp,
-} from "../ops.ts";
+import type { BaseLayers, BaseShape, EmbeddingAndHeadShape, SequenceShape } from "../base.ts";
+import { addInputGradient, type LinearWeights } from "../ops.ts";
 import type { NamedArrays } from "../../files/named_arrays.ts";
+import { LearnedPositions, preNormForward } from "./pre_norm.ts";
 import { WeightSum } from "../weight_sum.ts";
 import { type Family, separateProjections } from "./family.ts";
 import {
@@ -190,17 +176,14 @@ export class OptLayers implements BaseLayers {
     shape: SequenceShape,
     heads: LayerHeads | null,
   ): Promise<Variable> {
-    const attentionShape = { ...shape, heads: this.config.num_attention_heads };
-    let h = embedding;
-    for (const [l, layer] of this.layers.entries()) {
-      const x = normOp(tape, h, layer.norm1, EPSILON);
-      const qkv = await loraLinearOp(tape, x, layer.qkv, { layer: l, heads });
-      const mixed = shape.cache?.attend(tape, qkv, l) ?? attentionOp(tape, qkv, attentionShape);
-      h = linearOp(tape, mixed, layer.projection, h);
-      const x2 = normOp(tape, h, layer.norm2, EPSILON);
-      h = reluFeedForwardOp(tape, x2, layer, h);
-    }
-    return h;
+    const { num_attention_heads } = this.config;
+    const model = {
+      layers: this.layers,
+      heads: num_attention_heads,
+      epsilon: EPSILON,
+      feedForward: reluFeedForwardOp,
+    };
+    return await preNormForward<OptLayer>(model, { tape, embedding }, shape, heads);
   }
 
   /** Frees the weights. */
@@ -214,17 +197,9 @@ function linears(all: readonly LinearWeights[]): MatrixParameter[] {
 }
 
 /** Embedding, final norm and LM head of an OPT: what a data device holds. */
-export class OptEmbeddingAndHead implements EmbeddingAndHead {
+export class OptEmbeddingAndHead extends LearnedPositions {
   /** Shape of the model. */
   readonly config: OptConfig;
-  /** Token embedding, [V, d]. */
-  readonly tokens: MatrixParameter;
-  /** Position embedding, [positions + 2, d]. */
-  readonly positions: Parameter;
-  /** LM head, [V, d]; the token embedding if they are tied. */
-  readonly lmHead: MatrixParameter;
-  /** Final norm: [1, d] each. */
-  readonly norm: readonly [Parameter, Parameter];
 
   /**
    * Puts the weights on the GPU.
@@ -236,40 +211,20 @@ export class OptEmbeddingAndHead implements EmbeddingAndHead {
    * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format.
    */
   constructor(engine: Engine, config: OptConfig, weights: NamedArrays, baseWeights: BaseWeights = "f32") {
-    this.config = config;
-    const { vocab_size: vocabulary, hidden_size: d, max_position_embeddings: positions } = config;
+    const { vocab_size: vocabulary, hidden_size: d, max_position_embeddings } = config;
     const reader = new WeightReader(engine, weights, PREFIXES, baseWeights);
-    this.tokens = reader.matrix("embed_tokens.weight", vocabulary, d);
-    this.positions = reader.table("embed_positions.weight", positions + POSITION_OFFSET, d);
-    this.norm = [reader.row("final_layer_norm.weight", d), reader.row("final_layer_norm.bias", d)];
-    this.lmHead = config.tie_word_embeddings ? this.tokens : reader.matrix("lm_head.weight", vocabulary, d);
+    const tokens = reader.matrix("embed_tokens.weight", vocabulary, d);
+    const positions = reader.table("embed_positions.weight", max_position_embeddings + POSITION_OFFSET, d);
+    const norm = [reader.row("final_layer_norm.weight", d), reader.row("final_layer_norm.bias", d)] as const;
+    const lmHead = config.tie_word_embeddings ? tokens : reader.matrix("lm_head.weight", vocabulary, d);
+    super({ tokens, positions, lmHead, norm }, { epsilon: EPSILON, offset: POSITION_OFFSET });
+    this.config = config;
   }
 
   /** Shape of the ends. */
-  get shape(): EmbeddingAndHeadShape {
+  override get shape(): EmbeddingAndHeadShape {
     const { hidden_size: hidden, vocab_size: vocabulary, max_position_embeddings: positions } = this.config;
     return { hidden, vocabulary, positions };
-  }
-
-  /** All weights, in order. */
-  parameters(): MatrixParameter[] {
-    return [...new Set([this.tokens, this.positions, ...this.norm, this.lmHead])];
-  }
-
-  /** Token embedding + position embedding. */
-  embed(tokens: Uint32Array, positions: Uint32Array): Tensor {
-    const rows = positions.map((position) => position + POSITION_OFFSET);
-    return embeddingGather(this.positions.value, rows, embeddingGather(this.tokens.value, tokens));
-  }
-
-  /** Layer norm. */
-  normalise(hidden: Tensor): Normalised {
-    return layerNormalised(hidden, this.norm, EPSILON);
-  }
-
-  /** Frees the weights. */
-  [Symbol.dispose](): void {
-    disposeAll(this.parameters());
   }
 }
 
