@@ -22,7 +22,6 @@ import {
   loadGgufLora,
   loadGgufModel,
   loadLayers,
-  loadModel,
   loadModelFolder,
   loadPeft,
   mergePeft,
@@ -30,7 +29,6 @@ import {
   modelFolderOf,
   modelShape,
   type NamedArrays,
-  openModel,
   type PeftAdapter,
   PendingFolder,
   recogniseFormat,
@@ -76,6 +74,7 @@ import { tellDone } from "../output/run_end.ts";
 import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
 import { command, type CommandRun } from "../process/command.ts";
 import type { Call } from "../process/invocation.ts";
+import { loadTold, openTold } from "../shared/opened_model.ts";
 
 /** Files of a model folder that a merged model needs too. */
 const COMPANIONS = ["config.json", TEMPLATE_FOLDER, ...TOKENIZER_FILES];
@@ -125,7 +124,7 @@ const FLAGS = {
   webgpu: COMMON_FLAGS.webgpu,
 };
 
-type LoadedModel = Awaited<ReturnType<typeof loadModel>>;
+type LoadedModel = ModelFolder;
 
 function shapeOf({ config }: LoadedModel) {
   return modelShape(config);
@@ -182,7 +181,7 @@ async function main({ flags }: { readonly flags: Flags }, call: Call): Promise<n
   await using mergeFolder = await pendingAt("merge", flags.merge);
   await using mergeGgufFolder = await pendingAt("merge-gguf", flags["merge-gguf"]);
   const folders = { peft: peftFolder, gguf: ggufFolder, merge: mergeFolder, mergeGguf: mergeGgufFolder };
-  const model = await loadModel(flags.model);
+  const model = await loadTold(flags.model);
   if (flags.import !== "") return await bringIn(flags, model, call);
   const whole = await loadTrained(flags, model);
   const small = await reduced(flags, model, whole);
@@ -359,7 +358,7 @@ async function reduced(flags: Flags, model: LoadedModel, adapter: Adapter): Prom
 
 /** Tokens of the texts on which exports are compared. */
 async function samplesFor(flags: Flags, { config }: LoadedModel): Promise<number[][]> {
-  const { tokenizer } = await openModel(flags.model, flags);
+  const { tokenizer } = await openTold(flags.model, flags);
   const positions = "n_positions" in config ? config.n_positions : config.max_position_embeddings;
   return await samplesOf(flags.data, tokenizer, { ...flags, length: Math.min(flags.length, positions) });
 }

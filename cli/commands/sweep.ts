@@ -13,7 +13,6 @@ import {
   type LoadOptions,
   type ModelFiles,
   modelShape,
-  openModel,
   type Pruner,
   type RunSettings,
   shuffledBatches,
@@ -57,6 +56,7 @@ import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { PRUNER_FLAGS } from "../flags/pruners.ts";
 import { command, type CommandRun } from "../process/command.ts";
 import type { Call, CallForm } from "../process/invocation.ts";
+import { openTold } from "../shared/opened_model.ts";
 
 /** A line of the table. */
 interface Line {
@@ -384,7 +384,7 @@ function madeUp(flags: Sizes): Swept {
 async function opened(
   flags: Sizes & ReadingOptions & { readonly tokenizer: string },
 ): Promise<Swept> {
-  const { model, tokenizer } = await openModel(flags.model, flags);
+  const { model, tokenizer } = await openTold(flags.model, flags);
   if (flags.data === "") {
     return { model, batch: randomBatch(model.config.vocab_size, flags.batch, flags.length) };
   }

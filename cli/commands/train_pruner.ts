@@ -13,7 +13,6 @@ import {
   comparePredictors,
   DEFAULT_PREDICTOR_SIZES,
   initialPredictor,
-  loadModel,
   loadSamples,
   meanLabel,
   modelShape,
@@ -48,6 +47,7 @@ import { requireWritable } from "../process/writable.ts";
 import { PRUNER_FLAGS } from "../flags/pruners.ts";
 import { command, type CommandRun } from "../process/command.ts";
 import type { Call } from "../process/invocation.ts";
+import { loadTold } from "../shared/opened_model.ts";
 
 /** Shares of each run's steps, the last ones, to stop by and to report on. */
 const HELD_OUT = { valid: 0.15, test: 0.15 };
@@ -109,7 +109,7 @@ async function existingSamples(
   const set = await loadSamples(flags.samples);
   // With `--steps 0` the file alone says what is trained.
   if (flags.steps === 0 && !isModelGiven) return set;
-  const { fingerprint } = await loadModel(flags.model);
+  const { fingerprint } = await loadTold(flags.model);
   if (set.source.fingerprint !== fingerprint) {
     throw new UsageError(
       `Cannot use ${flags.samples} as its samples must be of ${flags.model}: their model has fingerprint ${
@@ -343,7 +343,7 @@ async function save(
 
 /** True if the samples are those of a model. With `--steps 0` they may be of any. */
 async function isSamplesOf(model: string, { source }: SampleSet): Promise<boolean> {
-  return (await loadModel(model)).fingerprint === source.fingerprint;
+  return (await loadTold(model)).fingerprint === source.fingerprint;
 }
 
 /** How it went. The command to try next names the model that the samples are of. */

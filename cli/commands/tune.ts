@@ -13,7 +13,6 @@ import {
   loadIntoModules,
   loadLayers,
   LocalTraining,
-  openModel,
   parameterCount,
   requireSameRun,
   type RunState,
@@ -67,6 +66,7 @@ import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { assetPath, commandText, shownPath } from "../process/places.ts";
 import { command, type CommandRun } from "../process/command.ts";
 import type { Call } from "../process/invocation.ts";
+import { openTold } from "../shared/opened_model.ts";
 
 /** Where the state of a run goes if nobody says where. */
 const STATE_FOLDER = "runs/server_tuner/state";
@@ -142,7 +142,7 @@ async function readOptions(call: Call): Promise<Options> {
 
 /** The model, its data, and which batch comes when. */
 async function openData(flags: Flags, saved: string | undefined) {
-  const { model, tokenizer } = await openModel(flags.model, flags);
+  const { model, tokenizer } = await openTold(flags.model, flags);
   const { begun, now } = beginOf(saved);
   const load = (file: string) => loadTrainingSet(file, { ...flags, tokenizer, now });
   const set = await load(flags.data);

@@ -13,7 +13,6 @@ import {
   type JoinedDevice,
   type LedgerEntry,
   loadLayers,
-  loadModel,
   type LossPolicy,
   type ModelShape,
   parameterCount,
@@ -30,6 +29,7 @@ import { makePruner, type PrunerChoice } from "../flags/pruners.ts";
 import { pluginLimit } from "./plugin_host.ts";
 import { claimRunStates, countParameters, type ParameterCounts } from "../flags/run_flags.ts";
 import { openEngine } from "../flags/webgpu.ts";
+import { loadTold } from "../shared/opened_model.ts";
 
 /** What the worker needs to begin. */
 export interface EdgeWorkerOptions {
@@ -138,7 +138,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     resume: options.resume ?? "",
   }, { baseWeights: options.baseWeights ?? "f32", defaultFolder: options.defaultState });
   const { resumed, write } = states;
-  const model = await loadModel(options.model);
+  const model = await loadTold(options.model);
   using engine = await openEngine(options);
   const { baseWeights = "f32" } = options;
   using base = loadLayers(engine, model, { baseWeights });

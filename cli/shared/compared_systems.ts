@@ -16,7 +16,6 @@ import {
   loadLayers,
   LocalHeads,
   type ModelFolder,
-  openModel,
   type Pruner,
   type ReadExamples,
   type RunSettings,
@@ -44,6 +43,7 @@ import { UsageError } from "../flags/flags.ts";
 import { cutText, encodePrompts, havePrompts, type Prompt } from "./prompts.ts";
 import { loadTrainingSet, readExamples } from "./training_data.ts";
 import { computeHere } from "../flags/simulation_flags.ts";
+import { openTold } from "./opened_model.ts";
 
 /** Longest texts that are generated for test prompts. */
 const MAX_NEW_TOKENS = 40;
@@ -169,7 +169,7 @@ export class SystemComparison implements Disposable {
         `Cannot compare as failures of the link must be of one of ${devices} devices, from 0: current value is ${stranger.device}`,
       );
     }
-    const { model, tokenizer } = await openModel(options.model, options);
+    const { model, tokenizer } = await openTold(options.model, options);
     const encoded = (file: string) => loadTrainingSet(file, { ...options, tokenizer });
     const train = await encoded(options.data);
     const valid = await encoded(options.valid);

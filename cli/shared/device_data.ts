@@ -9,7 +9,6 @@ import {
   chatTemplateOf,
   type DataSide,
   loadEmbeddingAndHead,
-  openModel,
   requireSameRun,
   type RunState,
   sample,
@@ -38,6 +37,7 @@ import {
   type TrainingDataOptions,
 } from "./training_data.ts";
 import { paddingSaved, type PLAN_FLAGS, planOptions } from "./training_plan.ts";
+import { openTold } from "./opened_model.ts";
 
 /** Most tokens of a sample. */
 const SAMPLE_TOKENS = 64;
@@ -105,7 +105,7 @@ export class DeviceData implements Disposable {
     resumed: RunState | null,
   ): Promise<DeviceData> {
     const { begun, now } = beginOf(resumed?.data?.begun);
-    const { model, tokenizer } = await openModel(flags.model, flags);
+    const { model, tokenizer } = await openTold(flags.model, flags);
     const ends = loadEmbeddingAndHead(engine, model, { baseWeights: baseWeightsOf(flags) });
     const { positions } = ends.shape;
     if (flags.length > positions) {

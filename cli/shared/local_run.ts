@@ -14,7 +14,6 @@ import {
   LocalTraining,
   type ModelFolder,
   modelShape,
-  openModel,
   type Pruner,
   type PrunerContext,
   type RunSettings,
@@ -25,6 +24,7 @@ import {
 } from "@edgetuner/core";
 import type { Engine } from "@edgetuner/kernels";
 import { loadTrainingSet } from "./training_data.ts";
+import { openTold } from "./opened_model.ts";
 
 /** What a run needs. */
 export interface LocalRunOptions {
@@ -68,7 +68,7 @@ export interface LocalModel {
 
 /** Loads the base model of a run and its data. */
 export async function loadLocalModel(options: LocalRunOptions): Promise<LocalModel> {
-  const { model, tokenizer } = await openModel(options.model, options);
+  const { model, tokenizer } = await openTold(options.model, options);
   const { layers, heads } = modelShape(model.config);
   const capacities = [...options.capacities].sort((a, b) => b - a);
   const headsPerDevice = allocateHeads(heads, capacities).map((range) => range.count);

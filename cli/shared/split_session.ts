@@ -6,7 +6,6 @@
 
 import {
   loadEmbeddingAndHead,
-  openModel,
   runUserDevice,
   type Tokenizer,
   type TokenSession,
@@ -23,6 +22,7 @@ import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { loadGpu } from "../flags/webgpu.ts";
 import { runWaits } from "../flags/waiting_flags.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
+import { openTold } from "./opened_model.ts";
 
 /** Flags of programs that can work through the split. */
 export const SPLIT_FLAGS = {
@@ -63,7 +63,7 @@ export async function throughSplit<T>(
   use: (session: TokenSession, prepared: T, ended: AbortSignal) => Promise<void>,
 ): Promise<{ readonly prepared: T; readonly bytes: number; readonly reason: string }> {
   const link = await openLink(`${name}.ts`, flags, flags.connect, "--connect");
-  const { model, tokenizer } = await openModel(flags.model, flags);
+  const { model, tokenizer } = await openTold(flags.model, flags);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const baseWeights = baseWeightsOf(flags);
   using ends = loadEmbeddingAndHead(engine, model, { baseWeights });

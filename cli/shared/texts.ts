@@ -23,7 +23,6 @@ import {
   type LocalHeads,
   logLikelihoods,
   type OpenedModel,
-  openModel,
   sample,
   type Tokenizer,
 } from "@edgetuner/core";
@@ -32,6 +31,7 @@ import { UsageError } from "../flags/flags.ts";
 import { promptRoom } from "./prompts.ts";
 import { loadGpu } from "../flags/webgpu.ts";
 import { pathsOf } from "../process/places.ts";
+import { openTold } from "./opened_model.ts";
 
 /** Prompts that are continued side by side: more take more memory and little less time. */
 const GROUP = 8;
@@ -80,7 +80,7 @@ export class TextModel implements Disposable {
     webgpu = "deno",
     baseWeights: BaseWeights = "f32",
   ): Promise<TextModel> {
-    const opened = await openModel(files.model, files);
+    const opened = await openTold(files.model, files);
     const { model } = opened;
     if (adapter !== null && adapter.fingerprint !== "" && adapter.fingerprint !== model.fingerprint) {
       throw new UsageError(

@@ -56,9 +56,12 @@ function renamed(weights: NamedArrays, from: string, to: string): NamedArrays {
  *
  * @param config What `modelConfig` made of the configuration.
  * @param weights The weights.
- * @returns Both, changed where the files say so.
+ * @returns Both, changed where the files say so, with a notice where they contradict the configuration.
  */
-export function settleHead(config: ModelConfig, weights: NamedArrays): ModelFiles {
+export function settleHead(
+  config: ModelConfig,
+  weights: NamedArrays,
+): ModelFiles & { readonly notices?: readonly string[] } {
   const tied = !("tie_word_embeddings" in config) || config.tie_word_embeddings !== false;
   const head = streamed(weights, HEAD);
   if (!tied || head === undefined) return { config, weights };
@@ -67,5 +70,11 @@ export function settleHead(config: ModelConfig, weights: NamedArrays): ModelFile
   const name = names.find((name) => weights.has(name));
   if (name === undefined) return { config, weights: renamed(weights, HEAD, names[0]!) };
   if (same(head, streamed(weights, name)!)) return { config, weights };
-  return { config: { ...config, tie_word_embeddings: false }, weights };
+  return {
+    config: { ...config, tie_word_embeddings: false },
+    weights,
+    notices: [
+      `The LM head of the model is a weight of its own: tie_word_embeddings is true, but "${HEAD}" differs from "${name}"`,
+    ],
+  };
 }

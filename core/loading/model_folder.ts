@@ -20,6 +20,8 @@ import { StoredTensors } from "../files/stored_tensors.ts";
 export interface ModelFolder extends ModelFiles {
   /** What is the same for the same model and differs for any other. */
   readonly fingerprint: string;
+  /** What a person should know of the files: where they contradict each other, say. @default {none} */
+  readonly notices?: readonly string[];
 }
 
 function within(folder: string | URL, file: string): string | URL {
@@ -39,8 +41,9 @@ function within(folder: string | URL, file: string): string | URL {
 export async function loadModelFolder(folder: string | URL): Promise<ModelFolder> {
   const written = await loadFolderConfig(folder);
   const stored = await StoredTensors.open(await checkpointIn(folder));
-  const { config, weights } = settleHead(written, stored);
-  return { config, weights, fingerprint: await fingerprintOf(config, weights) };
+  const { config, weights, notices } = settleHead(written, stored);
+  const fingerprint = await fingerprintOf(config, weights);
+  return { config, weights, fingerprint, ...(notices === undefined ? {} : { notices }) };
 }
 
 /**

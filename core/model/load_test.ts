@@ -218,8 +218,8 @@ const REFUSED: readonly [Record<string, unknown>, Record<string, unknown>, RegEx
   [LLAMA, { attention_bias: 1 }, /attention_bias must be true or false/],
   [
     LLAMA,
-    { rope_parameters: { rope_type: "yarn", factor: 4 } },
-    /rope_parameters\.rope_type must be.*"yarn"/,
+    { rope_parameters: { rope_type: "longrope", factor: 4 } },
+    /rope_parameters\.rope_type must be.*"longrope"/,
   ],
   [LLAMA, { rope_parameters: { rope_type: "linear" } }, /rope_parameters\.factor must be a positive number/],
   [

@@ -50,23 +50,29 @@ export interface RopeOptions {
  * @param engine Where the table goes.
  * @param frequencies Angle per position, [D / 2].
  * @param positions Number of positions.
+ * @param scale What all are multiplied by: heads are then made longer too. @default {1}
  */
-export function ropeTable(engine: Engine, frequencies: ArrayLike<number>, positions: number): Tensor {
+export function ropeTable(
+  engine: Engine,
+  frequencies: ArrayLike<number>,
+  positions: number,
+  scale = 1,
+): Tensor {
   const half = frequencies.length;
   const values = new Float32Array(positions * 2 * half);
   for (let t = 0; t < positions; t++) {
     for (let i = 0; i < half; i++) {
       const angle = Math.fround(t * Math.fround(frequencies[i]!));
-      values[t * 2 * half + i] = Math.cos(angle);
-      values[t * 2 * half + half + i] = Math.sin(angle);
+      values[t * 2 * half + i] = scale * Math.cos(angle);
+      values[t * 2 * half + half + i] = scale * Math.sin(angle);
     }
   }
   return engine.upload(values, positions, 2 * half, "rope table");
 }
 
 /**
- * Turns heads by their positions' angles, in place. As a rotation it is its own gradient, turned
- * the other way.
+ * Turns heads by their positions' angles, in place. As a rotation, and a factor if the table has one, it is its own
+ * gradient, turned the other way.
  *
  * @param x [B * T, columns]: heads side by side, then columns that stay.
  * @param options Table, heads, and where sequences begin.

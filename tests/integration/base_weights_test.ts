@@ -32,7 +32,7 @@ import {
 } from "@edgetuner/core";
 import { assert, assertEquals, assertGreater, assertLess, assertThrows } from "@std/assert";
 import { packedReference } from "../../kernels/packed/packed_reference.ts";
-import { FAMILY_NAMES, familyFolder, familyHeads, TinyFamily } from "../support/families.ts";
+import { FAMILY_NAMES, familyFolder, familyHeads, type FamilyName, TinyFamily } from "../support/families.ts";
 import { normal } from "../support/kernels.ts";
 import { randomLlama, unpacked } from "../support/packed_weights.ts";
 import { BATCH, flatten, LOSS, sideBySide, tinyModel, tinySettings } from "../support/tiny_model.ts";
@@ -48,7 +48,7 @@ const engine = engines.software;
 const FAMILIES = ["gpt2", "llama", "llama_grouped", "opt", "gemma3"] as const;
 const PACKED = BASE_WEIGHTS.filter((format) => format !== "f32");
 
-function checkpoint(name: typeof FAMILIES[number]): Promise<ModelFiles> {
+function checkpoint(name: "gpt2" | FamilyName): Promise<ModelFiles> {
   return name === "gpt2" ? Promise.resolve(tinyModel()) : familyFolder(name);
 }
 
@@ -157,6 +157,27 @@ for (const name of FAMILIES) {
       assertEquals(await cached(packed), await cached(plain));
     });
   }
+}
+
+for (const name of ["qwen2", "qwen3", "mistral", "smollm3"] as const) {
+  const mode = name === "qwen2" || name === "mistral" ? "full" : "slice";
+  Deno.test(`${name} packed: losses, gradients and logits of an f32 base of the same values`, async () => {
+    const model = await checkpoint(name);
+    for (const format of PACKED) {
+      using packed = new TinyFamily(engine, model, format);
+      using plain = new TinyFamily(engine, unpacked(model, format));
+      const settings = tinySettings(mode, 3);
+      assertEquals(await train(packed, settings, [4]), await train(plain, settings, [4]), format);
+      const logits = await logitsAt(packed, BATCH);
+      assertEquals(logits, await logitsAt(plain, BATCH), format);
+      using original = new TinyFamily(engine, model);
+      const error = relativeError(logits, await logitsAt(original, BATCH));
+      assert(
+        error > 0 && error < { f16: 2e-3, int8: 0.05, int4: 0.7 }[format as "f16"],
+        `${format}: ${error}`,
+      );
+    }
+  });
 }
 
 // Half as much again as what was measured: RMS of the logits' differences from f32, over the logits' own.

@@ -11,7 +11,6 @@ import {
   formatE2eCsv,
   formatE2eLines,
   type FormattedPair,
-  loadModel,
   loadText,
   writeFormatted,
   writeWhole,
@@ -32,6 +31,7 @@ import { DATA_FLAGS, skippedText } from "../../shared/training_data.ts";
 import { requireWritable } from "../../process/writable.ts";
 import { assetPath } from "../../process/places.ts";
 import type { Call } from "../../process/invocation.ts";
+import { loadTold } from "../../shared/opened_model.ts";
 
 const TINY = assetPath("tiny_gpt2");
 
@@ -172,7 +172,7 @@ export async function pull(flags: Flags, out: string): Promise<void> {
       `Cannot run e2e/pull.ts as ${out} must not hold a run of another model or other data: it holds one of ${before.model} on ${before.data.train}; pass another --out, or remove the folder`,
     );
   }
-  const model = await loadModel(path);
+  const model = await loadTold(path);
   const name = flags.settings || (await isTiny(path) ? "tiny" : "paper");
   const settings = SETTINGS[name as keyof typeof SETTINGS];
   const { config } = model;

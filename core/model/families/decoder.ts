@@ -45,7 +45,7 @@ import type { NamedArrays } from "../../files/named_arrays.ts";
 import type { LayerHeads } from "../../contracts/ports.ts";
 import { WeightSum } from "../weight_sum.ts";
 import { type Family, type FamilyActivations, type FamilyBytes, separateProjections } from "./family.ts";
-import { type RopeConfig, ropeFrequencies } from "./rope.ts";
+import { type RopeConfig, ropeFrequencies, ropeScale } from "./rope.ts";
 
 /** A decoder of this kind: its sizes, and where families differ. */
 export interface Decoder {
@@ -243,7 +243,8 @@ export class DecoderLayers implements BaseLayers {
     let table = tables.at(-1);
     if (table === undefined || table.rows < positions) {
       const rows = 2 ** Math.ceil(Math.log2(Math.max(64, positions)));
-      table = ropeTable(this.#engine, ropeFrequencies(rope, this.decoder.shape.headSize), rows);
+      const frequencies = ropeFrequencies(rope, this.decoder.shape.headSize);
+      table = ropeTable(this.#engine, frequencies, rows, ropeScale(rope));
       tables.push(table);
       this.#tables.set(rope, tables);
     }

@@ -21,6 +21,14 @@ export type RopeScaling =
     readonly high_freq_factor: number;
     readonly original_max_position_embeddings: number;
   }
+  | {
+    readonly rope_type: "yarn";
+    readonly factor: number;
+    readonly original_max_position_embeddings: number;
+    readonly attention_factor: number;
+    readonly beta_fast: number;
+    readonly beta_slow: number;
+  }
   /** GGUF files alone: what the angle of each pair of columns is divided by, [D / 2]. */
   | { readonly rope_type: "factors"; readonly factors: readonly number[] };
 
@@ -70,15 +78,18 @@ export function ropeParameters(fields: ConfigFields, scaling: ConfigFields, thet
   scaling.only("partial_rotary_factor", [1], "all columns of a head are turned");
   const type = scaling.get("rope_type") ?? scaling.get("type") ?? "default";
   if (type === "default") return { rope_theta, rope_scaling: { rope_type: type } };
-  if (type !== "linear" && type !== "llama3") {
+  if (type !== "linear" && type !== "llama3" && type !== "yarn" && type !== "dynamic") {
     throw new CheckpointError(
       `Cannot load the model as ${
         scaling.path("rope_type")
-      } must be "default", "linear" or "llama3": current value is ${showValue(type)}`,
+      } must be "default", "linear", "dynamic", "yarn" or "llama3": current value is ${showValue(type)}`,
     );
   }
   const factor = scaling.positive("factor");
   if (type === "linear") return { rope_theta, rope_scaling: { rope_type: type, factor } };
+  // It stretches beyond the longest sequence alone, and there is none here.
+  if (type === "dynamic") return { rope_theta, rope_scaling: { rope_type: "default" } };
+  if (type === "yarn") return { rope_theta, rope_scaling: yarnOf(fields, scaling, factor) };
   const low = scaling.positive("low_freq_factor");
   const high = scaling.positive("high_freq_factor");
   if (!(low < high)) {
@@ -88,8 +99,7 @@ export function ropeParameters(fields: ConfigFields, scaling: ConfigFields, thet
       } must be below high_freq_factor: they are ${low} and ${high}`,
     );
   }
-  const original = scaling.integer("original_max_position_embeddings");
-  fields.only("original_max_position_embeddings", [original], `as in ${scaling.path("")}`);
+  const original = originalOf(fields, scaling);
   return {
     rope_theta,
     rope_scaling: {
@@ -100,6 +110,61 @@ export function ropeParameters(fields: ConfigFields, scaling: ConfigFields, thet
       original_max_position_embeddings: original,
     },
   };
+}
+
+/** The longest sequence before the stretching, which must be said once, or twice alike. */
+function originalOf(fields: ConfigFields, scaling: ConfigFields): number {
+  const original = scaling.integer("original_max_position_embeddings");
+  fields.only("original_max_position_embeddings", [original], `as in ${scaling.path("")}`);
+  return original;
+}
+
+/** `yarn` (Peng et al., 2023), with the numbers that follow from others worked out. */
+function yarnOf(fields: ConfigFields, scaling: ConfigFields, factor: number): RopeScaling {
+  scaling.only("truncate", [true], "the range of columns is rounded");
+  const original = originalOf(fields, scaling);
+  // A zero counts as missing, as in transformers.
+  const or = (name: string, otherwise: number) =>
+    scaling.get(name) === 0 ? otherwise : scaling.positive(name, otherwise);
+  const [fast, slow] = [or("beta_fast", 32), or("beta_slow", 1)];
+  const longer = (scale: number) => factor <= 1 ? 1 : 0.1 * scale * Math.log(factor) + 1;
+  // Both must be there to count.
+  const scales = ["mscale", "mscale_all_dim"].map((name) =>
+    scaling.get(name) === undefined ? 0 : or(name, 0)
+  );
+  const [one, all] = scales as [number, number];
+  return {
+    rope_type: "yarn",
+    factor,
+    original_max_position_embeddings: original,
+    attention_factor: scaling.positive(
+      "attention_factor",
+      one > 0 && all > 0 ? longer(one) / longer(all) : longer(1),
+    ),
+    beta_fast: fast,
+    beta_slow: slow,
+  };
+}
+
+/** How much of each angle `yarn` stretches, from none of fast ones to all of slow ones, [D / 2]. */
+function stretchedOf(
+  scaling: Extract<RopeScaling, { readonly rope_type: "yarn" }>,
+  theta: number,
+  headSize: number,
+): (i: number) => number {
+  const { beta_fast, beta_slow, original_max_position_embeddings: original } = scaling;
+  /** The column whose angle makes so many turns within the original length. */
+  const column = (turns: number) =>
+    headSize * Math.log(original / (turns * 2 * Math.PI)) / (2 * Math.log(theta));
+  const low = Math.max(Math.floor(column(beta_fast)), 0);
+  const high = Math.min(Math.ceil(column(beta_slow)), headSize - 1);
+  const width = low === high ? 0.001 : high - low;
+  return (i) => Math.min(1, Math.max(0, (i - low) / width));
+}
+
+/** What cosines and sines are multiplied by. */
+export function ropeScale({ rope_scaling: scaling }: RopeConfig): number {
+  return scaling.rope_type === "yarn" ? scaling.attention_factor : 1;
 }
 
 /** What `llama3` keeps of an angle: all of high frequencies, 1 / factor of low ones. */
@@ -143,7 +208,8 @@ export function scalingByFactors(factors: readonly number[], theta: number): Rop
 /**
  * Angle per position of each pair of columns, [D / 2]: theta^(-2 i / D), stretched as the scaling says.
  * `linear` divides all (Chen et al., 2023); `llama3` divides those of wavelengths above
- * original / low_freq_factor, keeps those below original / high_freq_factor, and goes smoothly between.
+ * original / low_freq_factor, keeps those below original / high_freq_factor, and goes smoothly between; `yarn` does so
+ * with a straight line over the columns between two numbers of turns.
  *
  * @param rope Base and scaling.
  * @param headSize D.
@@ -152,12 +218,14 @@ export function ropeFrequencies(
   { rope_theta: theta, rope_scaling: scaling }: RopeConfig,
   headSize: number,
 ): Float64Array {
+  const stretched = scaling.rope_type === "yarn" ? stretchedOf(scaling, theta, headSize) : () => 0;
   return Float64Array.from({ length: headSize / 2 }, (_, i) => {
     const frequency = theta ** (-2 * i / headSize);
     if (scaling.rope_type === "default") return frequency;
     if (scaling.rope_type === "linear") return frequency / scaling.factor;
     if (scaling.rope_type === "factors") return frequency / scaling.factors[i]!;
-    return frequency * keptOf(scaling, frequency);
+    if (scaling.rope_type === "llama3") return frequency * keptOf(scaling, frequency);
+    return frequency * (1 - stretched(i) + stretched(i) / scaling.factor);
   });
 }
 
