@@ -183,7 +183,7 @@ export async function runCommand(
   args: readonly string[] = Deno.args,
   form: CallForm = "program",
 ): Promise<void> {
-  await runProgram(async () => await (await loadCommand(name).load()).run({ args, form }), form);
+  await runProgram(async () => await (await loadCommand(name).load()).run({ args, form }), { args, form });
 }
 
 /** Splits a command line into the command's name and its flags. */

@@ -119,7 +119,7 @@ async function readOptions(call: Call): Promise<FittedFlags<typeof FLAGS>> {
 async function main({ flags, chosen }: FittedFlags<typeof FLAGS>, call: Call): Promise<number> {
   const started = performance.now();
   const told = chosenText(chosen);
-  if (told !== null) console.log(told);
+  if (told !== null) console.error(told);
   const wanted = systemsOf(flags.systems);
   const options = await comparisonOptions(flags);
   await requireWritable("compare.ts", { folders: { out: flags.out } });

@@ -177,7 +177,7 @@ async function main(options: Options, call: Call): Promise<number> {
   const { flags, chosen } = options;
   const log = new JoinLog(flags);
   const text = chosenText(chosen);
-  if (text !== null) log.say(text);
+  if (text !== null) log.notice(text);
   using states = await openState(flags);
   const who = await identityOf(flags, states);
   using engine = await openEngine(flags);
@@ -277,7 +277,7 @@ async function saveHeads(
 ): Promise<void> {
   const learnt = await adapterOf(modules, data?.fingerprint ?? "");
   const previous = await saveAdapter(folder, learnt, { run, steps });
-  if (previous !== null) log.say(`What another run has learnt is kept: ${previous}`);
+  if (previous !== null) log.notice(`What another run has learnt is kept: ${previous}`);
 }
 
 /** Saves what was learnt, if it is worth it; says what and where. */

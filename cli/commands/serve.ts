@@ -12,7 +12,7 @@ import {
   lossesAtEnds,
   type RunSettings,
 } from "@edgetuner/core";
-import { createControlApp, serve, type Serving } from "@edgetuner/transport/server";
+import { createControlApp, MIN_TOKEN_LENGTH, serve, type Serving } from "@edgetuner/transport/server";
 import { httpListener, requireToken, webSocketListener } from "@edgetuner/transport";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { fitting, type FlagValues, integer, text, toggle, UsageError } from "../flags/flags.ts";
@@ -196,12 +196,27 @@ async function readOptions(call: Call): Promise<Options> {
 }
 
 function tokensOf(flags: Flags): Tokens {
-  const own = flags["join-token"] || environmentVariable("EDGETUNER_JOIN_TOKEN") || "";
+  const own = tokenOf("join", flags);
   return {
     isNew: own === "",
     join: own === "" ? crypto.randomUUID() : own,
-    admin: flags["admin-token"] || environmentVariable("EDGETUNER_ADMIN_TOKEN") || crypto.randomUUID(),
+    admin: tokenOf("admin", flags) || crypto.randomUUID(),
   };
+}
+
+/** A token that was given; empty without one. */
+function tokenOf(who: "join" | "admin", flags: Flags): string {
+  const variable = `EDGETUNER_${who.toUpperCase()}_TOKEN`;
+  const given = flags[`${who}-token`];
+  const token = given || environmentVariable(variable) || "";
+  if (token !== "" && (token.length < MIN_TOKEN_LENGTH || !/^[\x21-\x7e]+$/.test(token))) {
+    throw new UsageError(
+      `Cannot run edge_server.ts as ${
+        given === "" ? variable : `--${who}-token`
+      } must have at least ${MIN_TOKEN_LENGTH} visible ASCII characters and no spaces: current length is ${token.length}`,
+    );
+  }
+  return token;
 }
 
 async function main(options: Options, call: Call): Promise<number> {
@@ -331,7 +346,7 @@ function announce(
   log.say(`Run ${run.run} on ${run.adapter}, pruner ${run.pruner}${yardstick}`);
   log.say(flags.generate ? parameterText(run.parameters) : `${parameterText(run.parameters)}; ${rank}`);
   const text = chosenText(chosen);
-  if (text !== null) log.say(text);
+  if (text !== null && !flags.events) console.error(text);
   log.say(
     `Devices join at ws://${address}/join/ws or http://${address}/join/http  (token ${tokens.join})`,
   );

@@ -212,7 +212,7 @@ async function readOptions(call: Call): Promise<FittedFlags<typeof FLAGS>> {
 
 async function main({ given, flags, chosen }: FittedFlags<typeof FLAGS>, call: Call): Promise<number> {
   const told = chosenText(chosen);
-  if (told !== null) console.log(told);
+  if (told !== null) console.error(told);
   await requireWritable("train_pruner.ts", {
     files: { report: flags.report, ...(flags.steps > 0 ? { samples: flags.samples } : {}) },
     folders: { out: flags.out },

@@ -55,7 +55,7 @@ import {
 import { paddingSaved, PLAN_FLAGS, planOptions, requirePlan } from "../shared/training_plan.ts";
 import { endedBy, goOnCommand, savedState, tellEnd } from "../output/run_end.ts";
 import { Rows } from "../output/rows.ts";
-import { keptIn, stepText } from "../output/step_text.ts";
+import { keptIn, stepTexts } from "../output/step_text.ts";
 import { TOTAL_RANK_FLAG, TUNING_FLAGS, tuningSettings } from "../flags/tuning_flags.ts";
 import { requireWritable } from "../process/writable.ts";
 import { openEngine } from "../flags/webgpu.ts";
@@ -204,7 +204,7 @@ class TuneLog implements Disposable {
     const { heldBytes, heads } = this.#figures;
     this.#bar.draw(
       step + 1,
-      stepText({
+      stepTexts({
         loss,
         validation: this.#validation,
         seconds: ms / 1000,

@@ -88,6 +88,13 @@ async function openTransport(
       "Cannot join as a token must be given: use --token or EDGETUNER_JOIN_TOKEN; the edge server prints it",
     );
   }
+  if (!/^[\x21-\x7e]+$/.test(token)) {
+    throw new UsageError(
+      `Cannot join as ${
+        flags.token === "" ? "EDGETUNER_JOIN_TOKEN" : "--token"
+      } must have visible ASCII characters and no spaces: current length is ${token.length}`,
+    );
+  }
   let url: URL;
   try {
     url = new URL(server);

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type Call, type CallForm, OWN_CALL } from "../process/invocation.ts";
+import { type Call, OWN_CALL } from "../process/invocation.ts";
 import { parseArgs } from "@std/cli/parse-args";
 import { parseJson, showValue } from "@edgetuner/core";
 import { parse as parseYaml, stringify as stringifyYaml } from "yaml";
@@ -15,6 +15,7 @@ import type { Flag, NumberFlag, NumberRange, ProgramText, SwitchFlag, TextFlag }
 
 export type { Flag, ProgramText } from "./kinds.ts";
 import { AdvisedError } from "./memory_advice.ts";
+import { withFlag } from "./named_flag.ts";
 import { didYouMean, unknownName } from "./suggest.ts";
 import { isInterrupted } from "../process/interrupts.ts";
 import { INTERRUPTED, LAUNCHER_FLAG, supervise } from "../process/supervisor.ts";
@@ -421,15 +422,15 @@ const PLAIN_ERRORS: readonly string[] = [
  */
 export async function runProgram(
   main: () => Promise<number | void>,
-  form: CallForm = OWN_CALL.form,
+  call: Call = OWN_CALL,
 ): Promise<void> {
-  await supervise(() => exitCodeOf(main, form));
+  await supervise(() => exitCodeOf(main, call));
 }
 
 /** Runs a program in this thread; says what went wrong, and gives the exit code. */
 export async function exitCodeOf(
   main: () => Promise<number | void>,
-  form: CallForm = OWN_CALL.form,
+  { args, form }: Call = OWN_CALL,
 ): Promise<number> {
   try {
     return await main() ?? 0;
@@ -444,7 +445,7 @@ export async function exitCodeOf(
       return exitCodeFor(error);
     }
     const isPlain = advice.length > 0 || (error instanceof Error && PLAIN_ERRORS.includes(error.name));
-    if (isPlain && error instanceof Error) console.error(error.message);
+    if (isPlain && error instanceof Error) console.error(withFlag(error.message, args));
     else console.error(error);
     for (const line of advice) console.error(line);
     return isInterrupted() ? INTERRUPTED : exitCodeFor(error);

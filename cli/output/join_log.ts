@@ -7,7 +7,7 @@
 import type { DeviceStep, Welcome } from "@edgetuner/core";
 import { ProgressBar } from "./progress.ts";
 import { MemoryLog } from "./report.ts";
-import { keptIn, stepText } from "./step_text.ts";
+import { keptIn, stepTexts } from "./step_text.ts";
 
 /** Losses that the data device saw. */
 export interface Losses {
@@ -80,7 +80,7 @@ export class JoinLog {
   step(step: number, { mask, totalBytes }: DeviceStep): void {
     this.memory.sample(step);
     const now = performance.now();
-    const text = stepText({
+    const text = stepTexts({
       loss: this.losses.train.at(-1) ?? null,
       validation: this.losses.validations.at(-1)?.loss ?? null,
       seconds: (now - this.#last.at) / 1000,

@@ -74,28 +74,30 @@ const BAR = 24;
 const SMALLEST_BAR = 8;
 
 /**
- * One line of a progress that fits so many columns: the bar gives way first, then the end of the text. What is done
- * and the time left stay.
+ * One line of a progress that fits so many columns: the bar gives way first, then a text with shorter forms takes the
+ * next one, and the shortest loses its end. What is done and the time left stay.
  */
 export function barLine(
   { done, total, text, left }: {
     readonly done: number;
     readonly total: number;
-    readonly text: string;
+    /** The text, or its forms from the longest to the shortest. */
+    readonly text: string | readonly string[];
     readonly left: string;
   },
   columns: number,
 ): string {
   const count = `${done}/${total}`;
   const end = `  ${left} left`;
-  const room = columns - count.length - end.length - text.length - 3;
+  const most = Math.max(0, columns - count.length - end.length - 2);
+  const forms = typeof text === "string" ? [text] : text;
+  const form = forms.find(({ length }) => length <= most) ?? forms.at(-1) ?? "";
+  const room = columns - count.length - end.length - form.length - 3;
   const width = columns < Infinity && room >= SMALLEST_BAR ? Math.min(BAR, room) : 0;
   const filled = Math.round(width * Math.min(1, total > 0 ? done / total : 0));
   const bar = width === 0 ? "" : `${"█".repeat(filled)}${"░".repeat(width - filled)} `;
-  const before = `${bar}${count}`;
-  const most = Math.max(0, columns - before.length - end.length - 2);
-  const shown = fitting(text, most);
-  return `${before}${shown === "" ? "" : `  ${shown}`}${end}`.slice(0, columns);
+  const shown = fitting(form, most);
+  return `${bar}${count}${shown === "" ? "" : `  ${shown}`}${end}`.slice(0, columns);
 }
 
 /** As many whole fields of a text, with two spaces between them, as fit; of the first one its start. */
@@ -133,8 +135,12 @@ export class ProgressBar {
     this.#lastDrawn = this.#columns === null ? this.#started : -Infinity;
   }
 
-  /** Shows how far it is; `text` stands behind it. At most twenty times a second. */
-  draw(done: number, text: string): void {
+  /**
+   * Shows how far it is, at most twenty times a second.
+   *
+   * @param text What stands behind it, or the forms of it from the longest to the shortest.
+   */
+  draw(done: number, text: string | readonly string[]): void {
     const now = this.#now();
     // Not from the start on: waiting for others, loading and compiling happen once.
     this.#base ??= { done, at: now };
@@ -148,7 +154,8 @@ export class ProgressBar {
       ? duration(0)
       : duration(since > 0 ? seconds / since * (this.#total - done) : Infinity);
     const rate = this.#unit === "" ? "" : rateText(this.#unit, since, seconds);
-    const parts = { done, total: this.#total, text: `${text}${rate}`, left };
+    const forms = (typeof text === "string" ? [text] : text).map((form) => `${form}${rate}`);
+    const parts = { done, total: this.#total, text: forms, left };
     if (this.#columns === null) return this.#write(`${barLine(parts, Infinity)}\n`);
     this.#write(`\r\x1b[K${barLine(parts, (this.#columns ?? terminalColumns()) - 1)}`);
   }

@@ -14,6 +14,15 @@ Deno.test("barLine() keeps what is done and the time left at any width", () => {
     }
   }
   assertMatch(barLine({ ...STEP, text: TEXT }, 120), /^█+░+ 37\/400 {2}loss .* kept 120\/144 {2}12 min/);
+  const forms = [TEXT, "loss 3.214  1.2 MB  kept 120/144", "loss 3.214"];
+  assertMatch(barLine({ ...STEP, text: forms }, 120), /^█+░+ 37\/400 {2}loss .* kept 120\/144 {2}12 min/);
+  for (const columns of [59, 60, 80]) {
+    assertMatch(
+      barLine({ ...STEP, text: forms }, columns),
+      /37\/400 {2}loss 3.214 {2}1.2 MB {2}kept 120\/144 {2}12 min/,
+    );
+  }
+  assertMatch(barLine({ ...STEP, text: forms }, 40), /^37\/400 {2}loss 3.214 {2}12 min/);
   assertMatch(barLine({ ...STEP, text: TEXT }, 59), /^37\/400 {2}loss 3.214 {2}validation 3.401 {2}12 min/);
 });
 

@@ -18,7 +18,7 @@ import { MetricsLog, type MetricsRow } from "./metrics.ts";
 import { ProgressBar } from "./progress.ts";
 import { MemoryLog } from "./report.ts";
 import { Rows, StepFigures } from "./rows.ts";
-import { stepText } from "./step_text.ts";
+import { stepTexts } from "./step_text.ts";
 
 /** The flags that say what is shown and written. */
 export interface ServeLogFlags {
@@ -133,7 +133,7 @@ export class ServeLog implements Disposable {
     this.memory.sample(step);
     this.#bar.draw(
       step + 1,
-      stepText({
+      stepTexts({
         loss,
         validation: this.validations.means.at(-1)?.loss ?? null,
         seconds: times.total / 1000,

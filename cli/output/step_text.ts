@@ -33,6 +33,23 @@ export function stepText({ loss, validation = null, seconds, traffic, kept, head
   ].join("  ");
 }
 
+/**
+ * The same in less and less room, for a bar on a narrow terminal: first with short units, then without the seconds,
+ * then without the validation. The loss, MB and kept heads stay.
+ */
+export function stepTexts(line: StepLine): readonly string[] {
+  const { loss, validation = null, seconds, traffic, kept, heads } = line;
+  const lossText = loss === null ? [] : [`loss ${loss.toFixed(3)}`];
+  const validationText = validation === null ? [] : [`val ${validation.toFixed(3)}`];
+  const rest = [bytes(traffic.bytes), ...(heads === 0 ? [] : [`kept ${kept}/${heads}`])];
+  const short = [
+    [...lossText, ...validationText, `${seconds.toFixed(2)} s`, ...rest],
+    [...lossText, ...validationText, ...rest],
+    [...lossText, ...rest],
+  ];
+  return [stepText(line), ...short.map((fields) => fields.join("  "))];
+}
+
 /** Kept heads of a head mask, in which 1 is pruned. */
 export function keptIn(mask: ArrayLike<number>): number {
   let kept = 0;

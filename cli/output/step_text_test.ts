@@ -1,5 +1,6 @@
 import { assertEquals } from "@std/assert";
-import { keptIn, stepText } from "./step_text.ts";
+import { barLine } from "./progress.ts";
+import { keptIn, stepText, stepTexts } from "./step_text.ts";
 
 const STEP = {
   loss: 1.23456,
@@ -21,6 +22,15 @@ Deno.test("stepText() has loss, validation, s/step, MB and kept heads, as far as
     stepText({ ...STEP, loss: 0, validation: 0 }).startsWith("loss 0.000  validation 0.000"),
     true,
   );
+});
+
+Deno.test("at 60 columns a step keeps its loss, MB, kept heads and time left", () => {
+  const line = { ...STEP, validation: 1.5, kept: 120, heads: 144 };
+  const at = (columns: number, left: string) =>
+    barLine({ done: 37, total: 400, text: stepTexts(line), left }, columns - 1);
+  assertEquals(at(60, "12 min 05 s"), "37/400  loss 1.235  2.3 MB  kept 120/144  12 min 05 s left");
+  assertEquals(at(72, "12 s"), "37/400  loss 1.235  val 1.500  0.50 s  2.3 MB  kept 120/144  12 s left");
+  assertEquals(stepTexts(line)[0], stepText(line));
 });
 
 Deno.test("keptIn() counts what is not pruned", () => {

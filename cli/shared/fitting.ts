@@ -204,7 +204,7 @@ export function tellSettings(
 ): void {
   console.log(`${parameters}; ${rank}`);
   const text = chosenText(chosen);
-  if (text !== null) console.log(text);
+  if (text !== null) console.error(text);
 }
 
 /** The rank, as this project and as PEFT counts it. */

@@ -71,7 +71,8 @@ export interface ControlAppOptions {
 const MAX_EVENTS_BEHIND = 1000;
 /** Milliseconds between signs of life on an event stream. */
 const HEARTBEAT_MS = 15_000;
-const MIN_TOKEN_LENGTH = 8;
+/** Fewest characters of a token that the control app takes. */
+export const MIN_TOKEN_LENGTH = 8;
 
 /** A step record as JSON. */
 export function stepJson(record: StepRecord): Record<string, unknown> {

@@ -11,6 +11,7 @@ export {
   createControlApp,
   eventJson,
   type JoinHandler,
+  MIN_TOKEN_LENGTH,
   stepJson,
 } from "./control_app.ts";
 export {

@@ -7,7 +7,7 @@
 import type { BestLoss } from "@edgetuner/core";
 import { ProgressBar } from "../../output/progress.ts";
 import { Rows, StepFigures } from "../../output/rows.ts";
-import { stepText } from "../../output/step_text.ts";
+import { stepTexts } from "../../output/step_text.ts";
 import type { ChildEvent } from "../../process/child.ts";
 import type { AllCounts } from "../training_data.ts";
 
@@ -130,7 +130,7 @@ export class DemoLog implements Disposable {
     if (this.isStopping) return;
     this.#bar.draw(
       step.step + 1,
-      stepText({
+      stepTexts({
         loss: step.loss,
         validation: this.validations.at(-1)?.loss ?? null,
         seconds: step.times.total / 1000,
