@@ -103,6 +103,10 @@ function expectedFrom(logits: Float32Array): number[] {
 for (const adapter of ["software", "hardware"] as const) {
   const engine = engines[adapter];
   for (const [name, fixture] of Object.entries(CASES)) {
+    // GPUs' kernels under all families are held by families_test.ts; here by those that differ most.
+    if (
+      adapter === "hardware" && !/^(gpt2_lora_full|llama_grouped_slice|opt_full|gemma3_slice)$/.test(name)
+    ) continue;
     Deno.test(`log-likelihoods of ${name} are those of PyTorch's logits (${adapter} kernels) [slow]`, async () => {
       const before = engine.stats.tensors;
       {
