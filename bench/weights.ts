@@ -27,7 +27,7 @@ import {
   type TokenBatch,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
-import { integer, readFlags, runProgram, text } from "../cli/flags/flags.ts";
+import { integer, readFlags, runProgram, text, withDefaults } from "../cli/flags/flags.ts";
 import { writeReport } from "../cli/output/report.ts";
 import { DATA_FLAGS, loadTrainingSet } from "../cli/shared/training_data.ts";
 import { TUNING_FLAGS, tuningSettings } from "../cli/flags/tuning_flags.ts";
@@ -109,9 +109,7 @@ async function measure(
   };
 }
 
-const DEFAULTS = Object.fromEntries(
-  Object.entries(TUNING_FLAGS).map(([name, flag]) => [name, flag.default]),
-) as Parameters<typeof tuningSettings>[0];
+const DEFAULTS = withDefaults(TUNING_FLAGS, {});
 
 async function main(): Promise<void> {
   const flags = readFlags({

@@ -181,8 +181,24 @@ export {
   type TokenBatch,
 } from "./model/loss.ts";
 export { allocateHeads, type HeadRange } from "./lora/allocation.ts";
+export { baseProjections, requireProjections } from "./lora/base_projections.ts";
 export {
+  type EdgeHeads,
+  type EdgeHeadsOptions,
+  type EdgePlace,
   type GatheredInput,
+  type KeptHeads,
+} from "./lora/edge_heads.ts";
+export { unprojected } from "./lora/unprojected.ts";
+export {
+  type HeadProjections,
+  type ProjectionPair,
+  type ProjectionPlace,
+  projectionsFor,
+  seededProjections,
+} from "./lora/projections.ts";
+export {
+  type EdgeWork,
   type HeadSlots,
   type InputMode,
   type InputModelSize,
@@ -196,20 +212,27 @@ export { type HeadModulesState, type HeadWeights, initialA } from "./lora/head_a
 export { HeadModules } from "./lora/head_modules.ts";
 export type { HeadModulesOptions } from "./lora/head_modules_options.ts";
 export { keptHeads, lowestLayer, maskOfRange, putRange } from "./lora/head_mask.ts";
-export { LocalHeads } from "./lora/local_heads.ts";
+export { LocalHeads, type LocalHeadsOptions } from "./lora/local_heads.ts";
 export {
   adamwAt,
   checkLora,
   checkOptimizer,
   DEFAULT_LORA,
   DEFAULT_OPTIMIZER,
+  DEFAULT_PROJECTIONS,
   headParameters,
   LORA_TARGETS,
+  type LoraForm,
   type LoraSettings,
   type LoraTarget,
+  type ModeSize,
+  modeSize,
   type OptimizerSettings,
   PAPER_LORA,
   PAPER_OPTIMIZER,
+  PROJECTION_SOURCES,
+  type ProjectionSettings,
+  projectionsOf,
   type Schedule,
   SCHEDULES,
 } from "./lora/settings.ts";

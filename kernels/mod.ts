@@ -71,6 +71,7 @@ export {
 export type { NormBackwardOptions } from "./layer_norm/norm_backward.ts";
 export {
   type ArenaMatrix,
+  type GatheredColumnsOptions,
   gatherHeadColumns,
   type HeadColumnsOptions,
   headGradient,

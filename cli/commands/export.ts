@@ -7,6 +7,7 @@
 
 import {
   type Adapter,
+  baseProjections,
   certifyExport,
   CheckpointError,
   exactRank,
@@ -341,7 +342,8 @@ interface Exported {
 /** The adapter in PEFT's format, at the rank of the flags. */
 async function reduced(flags: Flags, model: LoadedModel, adapter: Adapter): Promise<Exported> {
   const [family, shape] = [familyName(model.config), shapeOf(model)];
-  const { config, arrays } = toPeft(adapter, family, shape.kvHeads);
+  const projections = await baseProjections(model, adapter.lora);
+  const { config, arrays } = toPeft(adapter, family, shape.kvHeads, projections);
   const peft: PeftAdapter = { config: { ...config, ...await nameOf(flags.model) }, arrays };
   if (flags.rank === 0) {
     return { peft: (await exactRank(peft)).peft, adapter, weightsLost: null, reducedFrom: undefined };
@@ -377,14 +379,16 @@ async function certify(
   if (folders.gguf !== null) {
     requireSame(await loadGgufLora(`${folders.gguf.path}/${GGUF_FILES.adapter}`, family, shape), peft);
   }
+  const projections = await baseProjections(model, (reducedFrom?.adapter ?? adapter).lora);
   let bar: ProgressBar | undefined;
   const certificate = await certifyExport({
-    ...{ engine, model, adapter, reducedFrom, samples },
+    ...{ engine, model, adapter, projections, reducedFrom, samples },
     onProgress: (done, total) => (bar ??= new ProgressBar(total, { unit: "text" })).draw(done, "compared"),
     family,
     split: async (samples, ends, onText) => {
       using layers = loadLayers(engine, model);
-      return await splitLogits({ engine, layers, ends, adapter, devices: flags.devices, samples, onText });
+      const parts = { engine, layers, ends, adapter, projections };
+      return await splitLogits({ ...parts, devices: flags.devices, samples, onText });
     },
     peft: folders.peft === null ? peft : await loadPeft(folders.peft.path),
     merged: folders.merge === null

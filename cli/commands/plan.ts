@@ -11,8 +11,7 @@ import {
   type BaseWeights,
   headParameters,
   headSizeOf,
-  type InputModeName,
-  type LoraSettings,
+  type LoraForm,
   stepMemory,
 } from "@edgetuner/core";
 import { weightBytes } from "@edgetuner/kernels";
@@ -30,7 +29,7 @@ import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { type FlagValues, integer, number, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
 import { bytes } from "../output/progress.ts";
 import { versions, writeReport } from "../output/report.ts";
-import { loraTargets, TUNING_FLAGS } from "../flags/tuning_flags.ts";
+import { loraFormOf, TUNING_FLAGS } from "../flags/tuning_flags.ts";
 import {
   COMPUTE_FLAG,
   computeOf,
@@ -81,6 +80,9 @@ const FLAGS = {
   "keep-layers": number("X", 1, "EdgeTuner: share of the layers that keep any head", { min: 0, max: 1 }),
   active: number("X", 0.125, "DLoRA: share of the head modules that are active", { min: 0, max: 1 }),
   mode: { ...TUNING_FLAGS.mode, default: "slice" },
+  projections: TUNING_FLAGS.projections,
+  "projection-seed": TUNING_FLAGS["projection-seed"],
+  "shared-a": TUNING_FLAGS["shared-a"],
   targets: { ...TUNING_FLAGS.targets, default: "q,v" },
   rank: { ...TUNING_FLAGS.rank, fits: false },
   bits: integer("N", 32, "bits of a number on the wire", { min: 1, max: 32 }),
@@ -141,11 +143,7 @@ function forecastsOf(flags: Flags, link: LinkProfile, compute: ComputeModel) {
       `Cannot run plan.ts as --speeds must be as many as --capacities: there are ${speeds.length} and ${capacities.length}`,
     );
   }
-  const lora = {
-    mode: flags.mode as InputModeName,
-    targets: loraTargets(flags.targets),
-    rank: flags.rank,
-  };
+  const lora = loraFormOf(flags);
   return shapesOf(flags).map(([name, model]) => ({
     name,
     model,
@@ -171,7 +169,7 @@ function forecastsOf(flags: Flags, link: LinkProfile, compute: ComputeModel) {
 function rankOf(
   name: string,
   { heads, gated = false }: ModelSize,
-  { rank, targets }: Pick<LoraSettings, "rank" | "targets">,
+  { rank, targets }: Pick<LoraForm, "rank" | "targets">,
 ): string {
   const apart = rank * heads;
   const together = apart * targets.length;
@@ -205,7 +203,7 @@ function show({ name, model, systems, memory, rank }: Forecast): void {
 function memoryOf(
   model: ModelSize,
   { lora, capacities, batch, length }: {
-    readonly lora: Pick<LoraSettings, "mode" | "targets" | "rank">;
+    readonly lora: LoraForm;
     readonly capacities: readonly number[];
     readonly batch: number;
     readonly length: number;

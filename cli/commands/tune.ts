@@ -8,7 +8,9 @@
 import {
   type Adapter,
   adapterOf,
+  baseProjections,
   checkRunSettings,
+  type HeadProjections,
   loadEmbeddingAndHead,
   loadIntoModules,
   loadLayers,
@@ -264,6 +266,7 @@ async function tune({ flags, chosen, adapter }: Options, started: Started, call:
   using _interrupts = new Interrupts();
   using training: LocalTraining = buildRun(flags, started, {
     ...{ engine, base, ends, data, log, adapter },
+    projections: await baseProjections(model, settingsOf(flags).lora),
   });
   const { lora } = settingsOf(flags);
   const parameters = countParameters(lora, base.shape, parameterCount(model));
@@ -294,19 +297,20 @@ function settingsOf(flags: Flags): ReturnType<typeof checkRunSettings> {
 function buildRun(
   flags: Flags,
   { run, state, write }: Started,
-  { engine, base, ends, data: { model, plan, begun }, log, adapter }: {
+  { engine, base, ends, data: { model, plan, begun }, log, adapter, projections }: {
     readonly engine: Engine;
     readonly base: ReturnType<typeof loadLayers>;
     readonly ends: ReturnType<typeof loadEmbeddingAndHead>;
     readonly data: Awaited<ReturnType<typeof openData>>;
     readonly log: TuneLog;
     readonly adapter: Adapter | null;
+    readonly projections: HeadProjections | undefined;
   },
 ): LocalTraining {
   const { fingerprint } = model;
   const settings = settingsOf(flags);
   const training: LocalTraining = new LocalTraining({
-    ...{ engine, base, ends, settings, source: plan },
+    ...{ engine, base, ends, projections, settings, source: plan },
     start: state?.step,
     shouldStop: isInterrupted,
     onEvent: (event) => log.hear(event),

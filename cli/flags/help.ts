@@ -42,7 +42,7 @@ const GROUPS: readonly FlagGroup[] = [
   {
     title: "Tuning",
     names: words(
-      `steps epochs patience rate rank total-rank mode targets alpha dropout warmup schedule accumulate clip-norm seed seeds runs
+      `steps epochs patience rate rank total-rank mode projections projection-seed shared-a targets alpha dropout warmup schedule accumulate clip-norm seed seeds runs
       pruner-steps history settings`,
     ),
   },

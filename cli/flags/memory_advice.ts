@@ -9,6 +9,7 @@ import {
   baseWeightBytes,
   type BaseWeights,
   DEFAULT_LORA,
+  DEFAULT_PROJECTIONS,
   gpt2Config,
   INPUT_MODE_NAMES,
   loadModelConfig,
@@ -133,7 +134,7 @@ function needOf(config: ModelConfig, { flags, party = "oneMachine", heads }: Mem
 }
 
 /** The LoRA settings that the flags ask for, where they do. */
-function loraOf({ mode, targets, rank, dropout }: MemoryFlags): LoraSettings {
+function loraOf({ mode, targets, rank, dropout, "shared-a": shared }: MemoryFlags): LoraSettings {
   const named = String(targets ?? "").split(",").map((target) => target.trim());
   const known = LORA_TARGETS.filter((target) => named.includes(target));
   return {
@@ -142,6 +143,7 @@ function loraOf({ mode, targets, rank, dropout }: MemoryFlags): LoraSettings {
     targets: known.length > 0 ? known : DEFAULT_LORA.targets,
     rank: typeof rank === "number" ? rank : DEFAULT_LORA.rank,
     dropout: typeof dropout === "number" ? dropout : DEFAULT_LORA.dropout,
+    projections: { ...DEFAULT_PROJECTIONS, shared: shared === true },
   };
 }
 

@@ -7,15 +7,20 @@
 import {
   DEFAULT_LORA,
   DEFAULT_OPTIMIZER,
+  DEFAULT_PROJECTIONS,
   INPUT_MODE_NAMES,
+  INPUT_MODES,
   type InputModeName,
+  type LoraForm,
   type LoraTarget,
+  PROJECTION_SOURCES,
+  type ProjectionSettings,
   type RunSettings,
   type Schedule,
   SCHEDULES,
   TRAINING_DEFAULTS,
 } from "@edgetuner/core";
-import { fitting, type FlagValues, integer, number, text, UsageError } from "./flags.ts";
+import { fitting, type FlagValues, integer, number, text, toggle, UsageError } from "./flags.ts";
 import { unknownName } from "./suggest.ts";
 
 const { mode, targets, rank, alpha, dropout } = DEFAULT_LORA;
@@ -27,6 +32,17 @@ export const TUNING_FLAGS = {
   steps: integer("N", steps, "training steps", { min: 1 }),
   mode: text("MODE", mode, "what a head module reads", INPUT_MODE_NAMES),
   targets: text("LIST", targets.join(","), "projections that LoRA adapts: some of q, k, v"),
+  projections: text(
+    "FROM",
+    DEFAULT_PROJECTIONS.from,
+    "mode core: frozen projections drawn from a seed, or made of the base model's weights",
+    PROJECTION_SOURCES,
+  ),
+  "projection-seed": integer("N", DEFAULT_PROJECTIONS.seed, "mode core: seed of the projections", {
+    min: 0,
+    max: 0xffff_ffff,
+  }),
+  "shared-a": toggle("mode core: the targets of a head share one A, so that less travels"),
   rank: fitting(integer("N", rank, "LoRA rank of each head module", { min: 1, max: 256 })),
   alpha: number("X", alpha, "LoRA scale: Deltas are multiplied by alpha / rank", { min: 1e-6, max: 1e6 }),
   dropout: number("X", dropout, "LoRA dropout", { min: 0, max: 0.99 }),
@@ -68,20 +84,46 @@ export function loraTargets(given: string): LoraTarget[] {
   );
 }
 
+/** What flags say of the shapes of head modules. */
+export type LoraFormFlags = Pick<
+  FlagValues<typeof TUNING_FLAGS>,
+  "mode" | "targets" | "rank" | "projections" | "projection-seed" | "shared-a"
+>;
+
+/**
+ * What travels and what is trained, as the flags ask for it.
+ *
+ * @throws {UsageError} If `targets` is no list of projections, or a flag is not for the mode.
+ */
+export function loraFormOf(flags: LoraFormFlags): LoraForm {
+  const mode = flags.mode as InputModeName;
+  const form = { mode, targets: loraTargets(flags.targets), rank: flags.rank };
+  const projections = {
+    from: flags.projections as ProjectionSettings["from"],
+    seed: flags["projection-seed"],
+    shared: flags["shared-a"],
+  };
+  if (INPUT_MODES[mode].projects) return { ...form, projections };
+  const flag = projections.shared
+    ? "shared-a"
+    : projections.from === DEFAULT_PROJECTIONS.from
+    ? ""
+    : "projections";
+  if (flag === "") return form;
+  const modes = INPUT_MODE_NAMES.filter((name) => INPUT_MODES[name].projects);
+  throw new UsageError(
+    `Cannot tune with --${flag} as --mode must be ${modes.join(" or ")} for it: current value is ${mode}`,
+  );
+}
+
 /**
  * The run settings that these flags ask for.
  *
- * @throws {UsageError} If `targets` is no list of projections.
+ * @throws {UsageError} If `targets` is no list of projections, or a flag is not for the mode.
  */
 export function tuningSettings(flags: FlagValues<typeof TUNING_FLAGS>): RunSettings {
   return {
-    lora: {
-      mode: flags.mode as InputModeName,
-      targets: loraTargets(flags.targets),
-      rank: flags.rank,
-      alpha: flags.alpha,
-      dropout: flags.dropout,
-    },
+    lora: { ...loraFormOf(flags), alpha: flags.alpha, dropout: flags.dropout },
     optimizer: {
       ...DEFAULT_OPTIMIZER,
       learningRate: flags.rate,

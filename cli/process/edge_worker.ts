@@ -6,6 +6,7 @@
 
 import {
   baseNorms,
+  baseProjections,
   type BaseWeights,
   EdgeServer,
   type EdgeServerEvent,
@@ -143,6 +144,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
   const { baseWeights = "f32" } = options;
   using base = loadLayers(engine, model, { baseWeights });
   const baseNorm = baseNorms(model);
+  const projections = await baseProjections(model, options.settings.lora);
   using collected = !options.collect ? null : new CollectedSamples(options.collect, {
     hidden: base.shape.hidden,
     fingerprint: model.fingerprint,
@@ -157,7 +159,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
   await warmUp(engine, { layers: base, pruning: greedy && task === "train", task });
   const codecs = await codecsOf(options.codec ?? null, pluginLimitMs);
   const shared = {
-    ...{ engine, base, fingerprint: model.fingerprint, settings: options.settings, codecs },
+    ...{ engine, base, projections, fingerprint: model.fingerprint, settings: options.settings, codecs },
     ...{ devices: options.devices, maxCacheBytes: options.maxCacheBytes },
     ...{ timeoutMs: options.timeoutMs, joinTimeoutMs: options.joinTimeoutMs },
     pauseTimeoutMs: options.pauseTimeoutMs,

@@ -6,16 +6,20 @@
 
 import {
   baseNorms,
+  baseProjections,
   type BaseWeights,
   DEVICE_STATISTICS,
   endsOf,
   fixedBatches,
   generateGreedy,
   type HeadModules,
+  type HeadProjections,
+  INPUT_MODES,
   loadEmbeddingAndHead,
   loadLayers,
   LocalHeads,
   type ModelFolder,
+  modeSize,
   type Pruner,
   type ReadExamples,
   type RunSettings,
@@ -198,13 +202,15 @@ export class SystemComparison implements Disposable {
    *
    * @throws What ended the run, unless a system was refused for what it needs.
    */
-  async run(system: System, settings: RunSettings, { onStep, texts }: RunExtras): Promise<RunResult> {
+  async run(system: System, given: RunSettings, { onStep, texts }: RunExtras): Promise<RunResult> {
+    const settings = settingsFor(system, given);
     const { capacities, memory, link, smoothing } = this.#options;
     const compute = this.#compute;
     const batches = shuffledBatches(this.#train, { batch: this.#options.batch, seed: settings.seed });
+    const projections = await baseProjections(this.model, settings.lora);
     let slots: number | null = null;
     const common: SimulationOptions = {
-      model: { engine: this.#engine, layers: this.#layers, ends: this.#ends },
+      model: { engine: this.#engine, layers: this.#layers, ends: this.#ends, projections },
       settings,
       loss: { labelSmoothing: smoothing },
       batches: (step) => {
@@ -215,7 +221,7 @@ export class SystemComparison implements Disposable {
       compute,
       onStep,
       onTrained: async (modules) => {
-        if (texts) slots = await this.#slots(modules);
+        if (texts) slots = await this.#slots(modules, projections);
       },
     };
     const network = {
@@ -259,14 +265,15 @@ export class SystemComparison implements Disposable {
   bytesOf(mask: Uint8Array, headsPerDevice: readonly number[], { lora }: RunSettings): number {
     const { batch, length } = this.#options;
     const shape = {
-      ...this.shape,
+      ...modeSize(lora, this.shape),
+      layers: this.shape.layers,
       tokens: batch * length,
       batch,
       headsPerDevice,
       mask,
       statistics: 0,
     };
-    const traffic = stepTraffic({ ...shape, targets: lora.targets.length, mode: lora.mode });
+    const traffic = stepTraffic({ ...shape, mode: lora.mode });
     return [...traffic.values()].reduce((a, b) => a + b, 0);
   }
 
@@ -299,9 +306,9 @@ export class SystemComparison implements Disposable {
   }
 
   /** Share of the slots of the test prompts that greedy texts realise. */
-  async #slots(modules: readonly HeadModules[]): Promise<number | null> {
+  async #slots(modules: readonly HeadModules[], projections?: HeadProjections): Promise<number | null> {
     if (this.#prompts.length === 0) return null;
-    const heads = new LocalHeads(modules); // not disposed: the modules are not its own
+    using heads = new LocalHeads(modules, [], null, { keepsModules: true, projections });
     const tokens = await generateGreedy(
       { engine: this.#engine, layers: this.#layers, ends: this.#ends, heads },
       this.#prompts.map(({ tokens }) => tokens),
@@ -316,6 +323,13 @@ export class SystemComparison implements Disposable {
     this.#layers[Symbol.dispose]();
     this.#ends[Symbol.dispose]();
   }
+}
+
+/** Tensor parallelism trains A and B where the weights are; in modes without B it takes all of X instead. */
+function settingsFor({ kind }: System, settings: RunSettings): RunSettings {
+  const { projections: _none, ...lora } = settings.lora;
+  const changes = kind === "tensorParallel" && INPUT_MODES[lora.mode].projects;
+  return changes ? { ...settings, lora: { ...lora, mode: "full" } } : settings;
 }
 
 /** Mean and standard deviation over runs. */

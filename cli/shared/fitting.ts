@@ -10,6 +10,7 @@ import {
   type FittingOptions,
   type FittingSettings,
   fittingSettings,
+  INPUT_MODE_NAMES,
   loadModelConfig,
   loadTokenizerOf,
   type LoraSettings,
@@ -117,6 +118,7 @@ async function chosenFor(values: Values, open: readonly string[], shape: Shape |
     valuesOf(fittingSettings({
       ...(config === null ? {} : { positions: contextLength(config) }),
       ...options,
+      mode: INPUT_MODE_NAMES.find((name) => name === values.mode),
       shape: of,
     }));
   const lengths = config === null || !open.includes("length") ? undefined : await lengthsOf(values, config);

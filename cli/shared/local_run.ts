@@ -7,6 +7,7 @@
 import {
   allocateHeads,
   baseNorms,
+  baseProjections,
   type BaseWeights,
   dataFingerprint,
   loadEmbeddingAndHead,
@@ -101,6 +102,7 @@ export async function localRun(
   using ends = loadEmbeddingAndHead(engine, model, { baseWeights });
   using training = new LocalTraining({
     ...{ engine, base, ends, settings, pruner, context, baseNorm, onEvent },
+    projections: await baseProjections(model, settings.lora),
     capacities: context.capacities,
     loss: { labelSmoothing: smoothing },
     source: (step) => step < settings.steps ? { batch: batches.next(), mode: "train" } : null,

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Adapter } from "@edgetuner/core";
+import { type Adapter, projectionsOf } from "@edgetuner/core";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { UsageError } from "../flags/flags.ts";
 
@@ -24,11 +24,14 @@ interface LoraFlags {
   readonly targets: string;
   readonly rank: number;
   readonly alpha: number;
+  readonly projections: string;
+  readonly "projection-seed": number;
+  readonly "shared-a": boolean;
   readonly "total-rank": number;
 }
 
 /**
- * Flags with mode, targets, rank and alpha of the adapter that the run begins with.
+ * Flags with mode, targets, rank, alpha and projections of the adapter that the run begins with.
  *
  * @param program Name of the program, for the message.
  * @param flags All flags.
@@ -48,8 +51,12 @@ export function withAdapter<F extends LoraFlags>(
     );
   }
   const { mode, targets, rank, alpha } = adapter.lora;
-  const values = { mode, targets: targets.join(","), rank, alpha };
-  for (const name of ["mode", "targets", "rank", "alpha"] as const) {
+  const made = projectionsOf(adapter.lora);
+  const values = {
+    ...{ mode, targets: targets.join(","), rank, alpha },
+    ...(made && { projections: made.from, "projection-seed": made.seed, "shared-a": made.shared }),
+  };
+  for (const name of Object.keys(values) as (keyof typeof values)[]) {
     const wanted = given[name];
     if (wanted === undefined || `${wanted}` === `${values[name]}`) continue;
     throw new UsageError(

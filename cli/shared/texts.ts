@@ -7,6 +7,7 @@
 import {
   type Adapter,
   type BaseLayers,
+  baseProjections,
   type BaseWeights,
   CachedSession,
   type EmbeddingAndHead,
@@ -90,7 +91,8 @@ export class TextModel implements Disposable {
       );
     }
     const engine = await Engine.create({ gpu: await loadGpu(webgpu) });
-    const heads = adapter === null ? null : loadHeads(engine, adapter);
+    const projections = adapter === null ? undefined : await baseProjections(model, adapter.lora);
+    const heads = adapter === null ? null : loadHeads(engine, adapter, projections);
     const layers = loadLayers(engine, model, { baseWeights });
     const ends = loadEmbeddingAndHead(engine, model, { baseWeights });
     return new TextModel({ engine, layers, ends, heads }, opened);

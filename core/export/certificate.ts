@@ -15,6 +15,7 @@ import type { NamedArrays } from "../files/named_arrays.ts";
 import { embedTokens, logitsOf } from "../model/loss.ts";
 import { Tape } from "../model/tape.ts";
 import { type Adapter, loadHeads } from "../lora/adapter.ts";
+import type { HeadProjections } from "../lora/projections.ts";
 import type { LocalHeads } from "../lora/local_heads.ts";
 import { fitsHeadModules, fromPeft } from "../lora/peft.ts";
 import { mergePeft } from "../lora/peft_merge.ts";
@@ -95,6 +96,8 @@ export interface CertificateOptions {
   readonly rounded?: { readonly weights: NamedArrays; readonly allowed: number } | undefined;
   /** If the rank was reduced: the head modules before, and the share of their effect that may be lost. */
   readonly reducedFrom?: { readonly adapter: Adapter; readonly allowed: number } | undefined;
+  /** Frozen projections, where the head modules ask for such from the base model: see `baseProjections`. */
+  readonly projections?: HeadProjections | undefined;
   /** Tokens of sample texts, at least one each. */
   readonly samples: readonly (readonly number[])[];
   /** Allowed difference in proportion to the largest logit. @default {1e-4} */
@@ -136,7 +139,7 @@ export async function certifyExport(options: CertificateOptions): Promise<Export
     return await allLogits({ engine, layers, ends, heads, onText }, samples);
   };
   const withHeads = async (which: Adapter): Promise<Float32Array[]> => {
-    using heads = loadHeads(engine, which);
+    using heads = loadHeads(engine, which, options.projections);
     return await logits(model.weights, heads);
   };
   const trained = await options.split(samples, ends, onText);

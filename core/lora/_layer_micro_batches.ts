@@ -10,13 +10,13 @@ import type { Tensor } from "@edgetuner/kernels";
 export interface SavedActivations {
   /** Kept heads, [1, n]. */
   readonly heads: Tensor;
-  /** The heads whose columns the dropout mask is drawn for. */
-  readonly dropped: Tensor;
+  /** The heads whose columns the dropout mask is drawn for; `null` without dropout here. */
+  readonly dropped: Tensor | null;
   /** What the head modules read. */
   readonly x: Tensor;
   /** True if `x` is to be disposed with the rest. */
   readonly xOwned: boolean;
-  /** A X of each target. */
+  /** A X of each target; none in modes without B. */
   readonly down: readonly Tensor[];
   /** T, tokens. */
   readonly length: number;
@@ -30,7 +30,7 @@ export interface PendingGradients {
   readonly saved: SavedActivations;
   /** Gradients of the Deltas of each target. */
   readonly dDeltas: readonly Tensor[];
-  /** Gradients of A X of each target. */
+  /** Gradients of A X of each target; none in modes without B, where they are those of the Deltas. */
   readonly dDown: readonly Tensor[];
 }
 

@@ -2,8 +2,8 @@
  * Adapters: what a run has learnt, as files.
  *
  * An adapter folder holds `adapter_config.json` and `adapter_model.safetensors`, whose header says the same, and in which
- * `layer0.head3.q.A` [r, inputs] and `layer0.head3.q.B` [D, r] are a head module's matrices for
- * one target. A device saves the heads it owns; parts of one run can be joined.
+ * `layer0.head3.q.A` [r, inputs] and `layer0.head3.q.B` [D, r], or in mode `core` `layer0.head3.q.R` [r, r], are a head
+ * module's matrices for one target. A device saves the heads it owns; parts of one run can be joined.
  *
  * @module
  */
@@ -17,11 +17,20 @@ import { readText } from "../files/text.ts";
 import { requireFiniteArrays } from "./finite.ts";
 import { headSizeOf, type ModelShape, shapeForDevices } from "../contracts/model_shape.ts";
 import type { HeadRange } from "./allocation.ts";
-import type { HeadWeights } from "./head_arena.ts";
+import { requireProjections } from "./base_projections.ts";
+import { type HeadWeights, namedMatrices } from "./head_arena.ts";
 import { HeadModules } from "./head_modules.ts";
 import { INPUT_MODES } from "./input_modes.ts";
 import { LocalHeads } from "./local_heads.ts";
-import { checkLora, DEFAULT_OPTIMIZER, type LoraSettings } from "./settings.ts";
+import type { HeadProjections } from "./projections.ts";
+import {
+  checkLora,
+  DEFAULT_OPTIMIZER,
+  type LoraSettings,
+  loraText,
+  modeSize,
+  projectionsOf,
+} from "./settings.ts";
 
 /** Version of the adapter format. */
 const FORMAT_VERSION = 1;
@@ -42,10 +51,6 @@ export interface Adapter {
   readonly arrays: ReadonlyMap<string, NamedArray>;
 }
 
-function nameOf(layer: number, head: number, target: string, matrix: "A" | "B"): string {
-  return `layer${layer}.head${head}.${target}.${matrix}`;
-}
-
 /**
  * Reads a device's head modules back as an adapter.
  *
@@ -54,14 +59,18 @@ function nameOf(layer: number, head: number, target: string, matrix: "A" | "B"):
  * @category Adapters
  */
 export async function adapterOf(modules: HeadModules, fingerprint = ""): Promise<Adapter> {
-  const { lora, range } = modules.options;
+  const { range } = modules.options;
+  // With projections, so that the adapter says all that it needs.
+  const lora = checkLora(modules.options.lora);
   const arrays = new Map<string, NamedArray>();
   (await modules.weights()).forEach((perHead, l) =>
     perHead.forEach((perTarget, i) =>
       perTarget.forEach(({ a, b }, k) => {
-        const [head, target] = [range.first + i, lora.targets[k]!];
-        arrays.set(nameOf(l, head, target, "A"), { shape: [lora.rank, modules.inputs], data: a });
-        arrays.set(nameOf(l, head, target, "B"), { shape: [modules.headSize, lora.rank], data: b });
+        const shapes = { a: [lora.rank, modules.inputs], b: [modules.outputs, lora.rank] };
+        const place = { layer: l, head: range.first + i, target: lora.targets[k]! };
+        for (const { name, which } of namedMatrices(lora.mode, place)) {
+          arrays.set(name, { shape: shapes[which], data: { a, b }[which] });
+        }
       })
     )
   );
@@ -105,7 +114,7 @@ export function joinAdapters(parts: readonly Adapter[]): Adapter {
 export function adapterRange(adapter: Adapter): HeadRange {
   const { model, lora } = adapter;
   const heads = Array.from({ length: model.heads }, (_, h) => h).filter((h) =>
-    adapter.arrays.has(nameOf(0, h, lora.targets[0]!, "A"))
+    adapter.arrays.has(namedMatrices(lora.mode, { layer: 0, head: h, target: lora.targets[0]! })[0]!.name)
   );
   const [first, last] = [heads[0], heads.at(-1)];
   if (first === undefined || last! - first + 1 !== heads.length) {
@@ -126,12 +135,13 @@ export function loadIntoModules(adapter: Adapter, modules: HeadModules): void {
   const same =
     JSON.stringify(shapeForDevices(adapter.model)) === JSON.stringify(shapeForDevices(modules.options)) &&
     adapter.lora.mode === lora.mode && adapter.lora.rank === lora.rank && adapter.lora.alpha === lora.alpha &&
-    adapter.lora.targets.join() === lora.targets.join();
+    adapter.lora.targets.join() === lora.targets.join() &&
+    JSON.stringify(projectionsOf(adapter.lora)) === JSON.stringify(projectionsOf(lora));
   if (!same) {
     throw new CheckpointError(
-      `Cannot load the adapter as model shape, mode, targets, rank and alpha must be equal: it is for ${
+      `Cannot load the adapter as model shape, mode, targets, rank, alpha and projections must be equal: it is for ${
         JSON.stringify(adapter.model)
-      } ${adapter.lora.mode} ${adapter.lora.targets} rank ${adapter.lora.rank} alpha ${adapter.lora.alpha}`,
+      } ${loraText(adapter.lora)}`,
     );
   }
   const find = (name: string): Float32Array => {
@@ -145,10 +155,11 @@ export function loadIntoModules(adapter: Adapter, modules: HeadModules): void {
     { length: layers },
     (_, l) =>
       Array.from({ length: range.count }, (_, i) =>
-        lora.targets.map((target) => ({
-          a: find(nameOf(l, range.first + i, target, "A")),
-          b: find(nameOf(l, range.first + i, target, "B")),
-        }))),
+        lora.targets.map((target) => {
+          const named = namedMatrices(lora.mode, { layer: l, head: range.first + i, target });
+          const none = { a: new Float32Array(0), b: new Float32Array(0) };
+          return { ...none, ...Object.fromEntries(named.map(({ name, which }) => [which, find(name)])) };
+        })),
   );
   modules.load(weights);
 }
@@ -158,13 +169,17 @@ export function loadIntoModules(adapter: Adapter, modules: HeadModules): void {
  *
  * @param engine Where.
  * @param adapter Head modules of every head.
+ * @param projections Frozen projections, where the adapter asks for such from the base model: see `baseProjections`.
  * @returns One virtual device with all heads; the caller's to dispose.
  * @throws {CheckpointError} If a head module is missing.
+ * @throws {TypeError} If projections from the base model are missing.
  * @category Adapters
  */
-export function loadHeads(engine: Engine, adapter: Adapter): LocalHeads {
+export function loadHeads(engine: Engine, adapter: Adapter, projections?: HeadProjections): LocalHeads {
   const { lora, model } = adapter;
-  const wanted = model.layers * model.heads * lora.targets.length * 2;
+  requireProjections(lora, model, projections);
+  const each = namedMatrices(lora.mode, { layer: 0, head: 0, target: "q" }).length;
+  const wanted = model.layers * model.heads * lora.targets.length * each;
   // Before memory is taken for them.
   if (adapter.arrays.size < wanted) {
     throw new CheckpointError(
@@ -185,7 +200,7 @@ export function loadHeads(engine: Engine, adapter: Adapter): LocalHeads {
     modules[Symbol.dispose]();
     throw error;
   }
-  return new LocalHeads([modules]);
+  return new LocalHeads([modules], [], null, { projections });
 }
 
 /** The run that an adapter comes from. */
@@ -273,12 +288,19 @@ function checkShape({ lora, model, arrays }: Adapter): void {
         `it is ${showValue(model)}`,
     );
   }
-  const inputs = INPUT_MODES[lora.mode].columns(model);
+  const mode = INPUT_MODES[lora.mode];
+  const size = modeSize(lora, model);
+  const [inputs, outputs] = [mode.columns(size), mode.outputs(size)];
   for (const [name, { shape }] of arrays) {
-    const [, layer, head, target, matrix] = /^layer(\d+)\.head(\d+)\.([qkv])\.([AB])$/.exec(name) ?? [];
+    const [, layer, head, target, matrix] = /^layer(\d+)\.head(\d+)\.([qkv])\.([A-Z])$/.exec(name) ?? [];
     const place = Number(layer) < layers && Number(head) < heads &&
       (lora.targets as readonly (string | undefined)[]).includes(target);
-    const wanted = matrix === "A" ? [lora.rank, inputs] : [headSize, lora.rank];
+    const { a, b } = mode.matrixNames;
+    const wanted = matrix === a
+      ? [lora.rank, inputs]
+      : matrix === b
+      ? [outputs, lora.rank]
+      : ["no such matrix"];
     if (!place || shape.join() !== wanted.join()) {
       throw new RangeError(
         `"${name.slice(0, 80)}" must be of a head module of its model, [${wanted}]: it is [${

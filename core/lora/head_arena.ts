@@ -2,7 +2,7 @@
  * Where the weights of head modules lie on the GPU.
  *
  * The parameters of a layer lie in one arena [heads, segment]: row i holds, for each target in
- * order, A [r, inputs] then B [D, r], with r rounded up to a multiple of four (the rest is zero
+ * order, A [r, inputs] then B [outputs, r], with r rounded up to a multiple of four (the rest is zero
  * and stays zero).
  *
  * @module
@@ -11,13 +11,17 @@
 import { type ArenaMatrix, roundUp4 } from "@edgetuner/kernels";
 import { randomStream } from "../model/random.ts";
 import type { HeadRange } from "./allocation.ts";
+import { INPUT_MODES } from "./input_modes.ts";
 import { LORA_TARGETS, type LoraSettings } from "./settings.ts";
 
-/** Weights of one head module and target. */
+/**
+ * Weights of one head module and target: whatever of them is trained, as `InputMode` says. Files call the matrices by
+ * `InputMode.matrixNames`.
+ */
 export interface HeadWeights {
-  /** [r, inputs], row-major. */
+  /** [r, inputs], row-major: the matrix that reads the input. */
   readonly a: Float32Array;
-  /** [D, r], row-major. */
+  /** [outputs, r], row-major: the matrix behind it; without rows in modes that train one alone. */
   readonly b: Float32Array;
 }
 
@@ -60,8 +64,8 @@ export interface HeadArenaShape {
   readonly lora: LoraSettings;
   /** Columns that A has. */
   readonly inputs: number;
-  /** D, rows that B has. */
-  readonly headSize: number;
+  /** Rows that B has. */
+  readonly outputs: number;
   /** The heads of the device. */
   readonly range: HeadRange;
 }
@@ -76,23 +80,24 @@ export class HeadArena {
 
   /** Lays the matrices out. */
   constructor(shape: HeadArenaShape) {
-    const { lora, inputs, headSize } = shape;
+    const { lora, inputs, outputs } = shape;
     const rank4 = roundUp4(lora.rank);
     const sizeA = rank4 * roundUp4(inputs);
-    const sizeB = headSize * rank4;
+    const sizeB = outputs * rank4;
     const segment = lora.targets.length * (sizeA + sizeB);
     this.#shape = shape;
     this.segment = segment;
     this.matrices = lora.targets.map((_, k) => ({
       a: { rows: rank4, columns: inputs, first: k * (sizeA + sizeB), segment },
-      b: { rows: headSize, columns: rank4, first: k * (sizeA + sizeB) + sizeA, segment },
+      b: { rows: outputs, columns: rank4, first: k * (sizeA + sizeB) + sizeA, segment },
     }));
   }
 
-  /** The arena that a layer starts with: A as `initialA` draws it, B zero. */
+  /** The arena that a layer starts with: A as `initialA` draws it or, as the mode says, zero; B zero. */
   initial(layer: number, seed: number): Float32Array {
-    const { lora: { rank, targets }, inputs, range } = this.#shape;
+    const { lora: { mode, rank, targets }, inputs, range } = this.#shape;
     const arena = new Float32Array(range.count * this.segment);
+    if (INPUT_MODES[mode].start === "zero") return arena;
     for (let i = 0; i < range.count; i++) {
       targets.forEach((name, k) => {
         const target = LORA_TARGETS.indexOf(name);
@@ -109,16 +114,16 @@ export class HeadArena {
    * @throws {TypeError} If an array has another length.
    */
   pack(weights: readonly (readonly HeadWeights[])[] | undefined, layer: number): Float32Array {
-    const { lora: { rank }, inputs, headSize, range } = this.#shape;
+    const { lora: { rank }, inputs, outputs, range } = this.#shape;
     const arena = new Float32Array(range.count * this.segment);
     for (let i = 0; i < range.count; i++) {
       this.matrices.forEach(({ a, b }, k) => {
         const head = weights?.[i]?.[k];
-        if (head?.a.length !== rank * inputs || head.b.length !== headSize * rank) {
+        if (head?.a.length !== rank * inputs || head.b.length !== outputs * rank) {
           throw new TypeError(
             `Cannot load head module ${range.first + i} of layer ${layer} as A must have ${
               rank * inputs
-            } and B ${headSize * rank} values: they have ${head?.a.length} and ${head?.b.length}`,
+            } and B ${outputs * rank} values: they have ${head?.a.length} and ${head?.b.length}`,
           );
         }
         writeRows(arena, i * this.segment + a.first, head.a, inputs);
@@ -130,13 +135,36 @@ export class HeadArena {
 
   /** A layer's weights by head and target, from what lies on the GPU. */
   unpack(arena: Float32Array): HeadWeights[][] {
-    const { lora: { rank }, inputs, headSize, range } = this.#shape;
+    const { lora: { rank }, inputs, outputs, range } = this.#shape;
     return Array.from({ length: range.count }, (_, i) =>
       this.matrices.map(({ a, b }) => ({
         a: rowsOf(arena.subarray(i * this.segment + a.first), rank, inputs),
-        b: rowsOf(arena.subarray(i * this.segment + b.first), headSize, rank),
+        b: rowsOf(arena.subarray(i * this.segment + b.first), outputs, rank),
       })));
   }
+}
+
+/** A matrix of a head module and target, as files have it. */
+export interface NamedMatrix {
+  /** Its name: `layer0.head3.q.A`, with `.m` or `.v` behind for moments. */
+  readonly name: string;
+  /** Which of the weights it is. */
+  readonly which: keyof HeadWeights;
+}
+
+/**
+ * The matrices of a head module and target, by the names that files have.
+ *
+ * @param mode Input mode.
+ * @param at Layer, head of the model, target.
+ */
+export function namedMatrices(
+  mode: LoraSettings["mode"],
+  { layer, head, target }: { readonly layer: number; readonly head: number; readonly target: string },
+): NamedMatrix[] {
+  const { a, b } = INPUT_MODES[mode].matrixNames;
+  const name = (matrix: string) => `layer${layer}.head${head}.${target}.${matrix}`;
+  return [{ name: name(a), which: "a" }, ...(b === null ? [] : [{ name: name(b), which: "b" } as const])];
 }
 
 /** Writes a matrix into an arena, each row padded to a multiple of four. */

@@ -11,7 +11,7 @@ import { headSizeOf } from "../contracts/model_shape.ts";
 import {
   adamw,
   adamwControl,
-  dropout,
+  dropout as dropoutOf,
   type Engine,
   headGradient,
   headProduct,
@@ -23,13 +23,14 @@ import {
 import type { MicroBatch } from "../contracts/micro_batches.ts";
 import type { HeadMode, HeadStatistics } from "../contracts/ports.ts";
 import type { DeviceStatistic, StatisticName } from "../contracts/pruner.ts";
+import { HeadLists } from "./_head_lists.ts";
 import { KeptCopy, type Updated } from "./_kept_copy.ts";
 import { HeadArena, type HeadModulesState, type HeadWeights } from "./head_arena.ts";
-import { disposeActivations, LayerMicroBatches } from "./_layer_micro_batches.ts";
-import type { InputMode } from "./input_mode.ts";
 import type { HeadModulesOptions } from "./head_modules_options.ts";
+import { disposeActivations, LayerMicroBatches } from "./_layer_micro_batches.ts";
+import type { HeadSlots, InputMode } from "./input_mode.ts";
 import { INPUT_MODES } from "./input_modes.ts";
-import { adamwAt, headParameters } from "./settings.ts";
+import { adamwAt, headParameters, type ModeSize, modeSize } from "./settings.ts";
 
 interface LayerState extends Updated {
   readonly gradients: Tensor;
@@ -62,18 +63,23 @@ interface LayerState extends Updated {
  * ```
  */
 export class HeadModules implements Disposable {
+  /** The engine that they are on. */
+  readonly engine: Engine;
   /** What they were made from. */
   readonly options: HeadModulesOptions;
   /** D, head size. */
   readonly headSize: number;
-  /** Columns of X that a head module reads, see `InputMode.columns`. */
+  /** Columns of A, see `InputMode.columns`. */
   readonly inputs: number;
+  /** Rows of B, see `InputMode.outputs`. */
+  readonly outputs: number;
+  /** What the mode's shapes depend on. */
+  readonly size: ModeSize;
   /** What a head module reads of X. */
   readonly input: InputMode;
-  readonly #engine: Engine;
   readonly #arena: HeadArena;
   readonly #layers: readonly LayerState[];
-  readonly #headLists = new Map<string, Tensor>();
+  readonly #headLists: HeadLists;
   readonly #kept: KeptCopy | null;
 
   /** Draws the initial weights. */
@@ -82,10 +88,13 @@ export class HeadModules implements Disposable {
     this.options = options;
     this.headSize = headSizeOf(options);
     this.input = INPUT_MODES[lora.mode];
-    this.inputs = this.input.columns(options);
-    this.#engine = engine;
+    this.size = modeSize(lora, options);
+    this.inputs = this.input.columns(this.size);
+    this.outputs = this.input.outputs(this.size);
+    this.engine = engine;
+    this.#headLists = new HeadLists(engine);
     this.#kept = options.keepsCopy === true ? new KeptCopy(engine, layers) : null;
-    this.#arena = new HeadArena({ lora, inputs: this.inputs, headSize: this.headSize, range });
+    this.#arena = new HeadArena({ lora, inputs: this.inputs, outputs: this.outputs, range });
     const { segment } = this.#arena;
     this.#layers = Array.from({ length: layers }, (_, layer) => {
       const initial = this.#arena.initial(layer, options.seed);
@@ -100,7 +109,7 @@ export class HeadModules implements Disposable {
     });
   }
 
-  /** Trainable numbers: L * H_m * c * (r * inputs + D * r). */
+  /** Trainable numbers: L * H_m * c * (r * inputs + outputs * r). */
   get parameterCount(): number {
     const { lora, layers, range } = this.options;
     return layers * range.count * headParameters(lora, this.options);
@@ -108,18 +117,7 @@ export class HeadModules implements Disposable {
 
   /** [1, n] u32 on the GPU; the same list is uploaded once. */
   headList(list: readonly number[]): Tensor {
-    const key = list.join();
-    let tensor = this.#headLists.get(key);
-    if (tensor === undefined) {
-      // One list per subset of heads that pruning chose: bounded, so that a long run does not grow.
-      if (this.#headLists.size >= 1024) {
-        for (const old of this.#headLists.values()) old.dispose();
-        this.#headLists.clear();
-      }
-      tensor = this.#engine.upload(Uint32Array.from(list), 1, list.length, "head list");
-      this.#headLists.set(key, tensor);
-    }
-    return tensor;
+    return this.#headLists.of(list);
   }
 
   /**
@@ -127,10 +125,11 @@ export class HeadModules implements Disposable {
    *
    * @param layer Layer, from 0.
    * @param kept Kept heads, as indices within this device's range, ascending; at least one.
-   * @param x What the input mode's `gather` gives.
+   * @param x What the edge server gives, of the shape of the input mode.
    * @param context Step and mode; whether `x` is to be disposed when it is no longer needed; the micro-batch that `x` is;
    * which part of the step it belongs to (0): gradients of the earlier ones are added to.
-   * @returns One Delta per target, [n * T, D] head-major; the caller's to dispose.
+   * @returns For each target the Deltas, or what the edge server makes them of, [n * T, `deltaColumns`] head-major; the
+   * caller's to dispose.
    */
   forward(
     layer: number,
@@ -146,44 +145,42 @@ export class HeadModules implements Disposable {
   ): Tensor[] {
     const { lora, range, seed } = this.options;
     const heads = this.headList(kept);
-    const dropped = this.headList(this.input.dropoutHeads(kept.map((h) => range.first + h)));
+    const dropout = this.input.dropoutHeads(kept.map((h) => range.first + h));
+    const dropped = dropout === null || lora.dropout === 0 ? null : this.headList(dropout);
     const training = context.mode !== "evaluate";
     const { index = 0, firstRow = 0 } = context.microBatch ?? {};
     const { part = 0 } = context;
     let input = x;
     let owned = context.ownsInput;
-    if (training && lora.dropout > 0) {
-      input = dropout(x, dropped, { rate: lora.dropout, seed, step: context.step, layer, firstRow });
+    if (training && dropped !== null) {
+      input = dropoutOf(x, dropped, { rate: lora.dropout, seed, step: context.step, layer, firstRow });
       if (owned) x.dispose();
       owned = true;
     }
     const { parameters, microBatches } = this.#layers[layer]!;
-    const down = this.#arena.matrices.map(({ a }) =>
-      this.input.down(input, { arena: parameters, matrix: a, heads })
+    const read = this.#arena.matrices.map(({ a }, k) =>
+      this.input.down(input, this.#slots({ arena: parameters, matrix: a, heads }, k))
     );
-    const deltas = this.#arena.matrices.map(({ b }, k) =>
-      headProduct({
-        x: down[k]!,
-        arena: parameters,
-        matrix: b,
-        heads,
-        transpose: true,
-        alpha: lora.alpha / lora.rank,
-      })
-    );
+    // Without B what A gives is the answer, and needs no keeping.
+    const [down, deltas] = this.outputs === 0 ? [[], read] : [
+      read,
+      this.#arena.matrices.map(({ b: matrix }, k) => {
+        const alpha = lora.alpha / lora.rank;
+        return headProduct({ x: read[k]!, arena: parameters, matrix, heads, transpose: true, alpha });
+      }),
+    ];
     microBatches.begin(index, { key: `${context.step} ${context.mode} ${part}`, continued: part > 0 });
-    const saved = {
-      heads,
-      dropped,
-      x: input,
-      xOwned: owned,
-      down,
-      length: down[0]!.rows / kept.length,
-      firstRow,
-    };
+    const length = deltas[0]!.rows / kept.length;
+    const saved = { heads, dropped, x: input, xOwned: owned, down, length, firstRow };
     if (training) microBatches.save(index, saved);
     else disposeActivations(saved);
     return deltas;
+  }
+
+  /** Which part of the input a target reads. */
+  #slots(slots: Pick<HeadSlots, "arena" | "matrix" | "heads">, target: number): HeadSlots {
+    const parts = this.input.inputParts(this.size);
+    return { ...slots, parts, part: parts === 1 ? 0 : target };
   }
 
   /**
@@ -191,7 +188,7 @@ export class HeadModules implements Disposable {
    * up in the order of the micro-batches, whatever the order of the calls: the same bits every time.
    *
    * @param layer Layer, from 0, after its forward pass.
-   * @param dDeltas One per target, [n * T, D] head-major; disposed once they are no longer needed.
+   * @param dDeltas One per target, as `forward` gave them; disposed once they are no longer needed.
    * @param context Step; whether the gradient of `x` is needed; the index of the micro-batch; whether the gradients of the weights wait for `accumulate`.
    * @returns Gradient of `x` through these heads, of the shape of `x`; the caller's to dispose.
    */
@@ -216,18 +213,21 @@ export class HeadModules implements Disposable {
     const { lora, seed } = this.options;
     const { heads, firstRow } = saved;
     const alpha = lora.alpha / lora.rank;
-    const dDown = this.#arena.matrices.map(({ b }, k) =>
-      headProduct({ x: dDeltas[k]!, arena, matrix: b, heads, alpha })
-    );
+    const dDown = this.outputs === 0
+      ? []
+      : this.#arena.matrices.map(({ b }, k) =>
+        headProduct({ x: dDeltas[k]!, arena, matrix: b, heads, alpha })
+      );
     let dx: Tensor | null = null;
     if (needsInput) {
       for (const [k, { a }] of this.#arena.matrices.entries()) {
-        dx = this.input.inputGradient(dDown[k]!, { arena, matrix: a, heads }, dx ?? undefined);
+        const slots = this.#slots({ arena, matrix: a, heads }, k);
+        dx = this.input.inputGradient(dDown[k] ?? dDeltas[k]!, slots, dx ?? undefined);
       }
     }
-    if (dx !== null && lora.dropout > 0) {
+    if (dx !== null && saved.dropped !== null) {
       using unmasked = dx;
-      dx = dropout(unmasked, saved.dropped, { rate: lora.dropout, seed, step, layer, firstRow });
+      dx = dropoutOf(unmasked, saved.dropped, { rate: lora.dropout, seed, step, layer, firstRow });
     }
     microBatches.defer(microBatch, { saved, dDeltas, dDown });
     if (!deferWeightGradients) this.accumulate(layer);
@@ -242,8 +242,11 @@ export class HeadModules implements Disposable {
     for (const { saved: { heads, x, down, length }, dDeltas, dDown, accumulate } of microBatches.due()) {
       const options = { length, accumulate };
       this.#arena.matrices.forEach(({ a, b }, k) => {
-        headGradient({ heads, arena, ...options, a: dDeltas[k]!, b: down[k]!, matrix: b, alpha });
-        this.input.gradientOfA(dDown[k]!, x, { arena, matrix: a, heads }, options);
+        if (this.outputs > 0) {
+          headGradient({ heads, arena, ...options, a: dDeltas[k]!, b: down[k]!, matrix: b, alpha });
+        }
+        const slots = this.#slots({ arena, matrix: a, heads }, k);
+        this.input.gradientOfA(dDown[k] ?? dDeltas[k]!, x, slots, options);
       });
     }
   }
@@ -267,7 +270,7 @@ export class HeadModules implements Disposable {
     const { optimizer, steps, range, layers } = this.options;
     using factor = clip === 1
       ? null
-      : this.#engine.upload(Float32Array.of(clip, 0, 0, 0), 1, 4, "clip factor");
+      : this.engine.upload(Float32Array.of(clip, 0, 0, 0), 1, 4, "clip factor");
     const settings = adamwAt(optimizer, step, steps);
     // What the GPU measures, one row [1, H_m] per layer.
     const rows: Partial<Record<DeviceStatistic, Tensor[]>> = {};
@@ -282,7 +285,7 @@ export class HeadModules implements Disposable {
       if (active.some((_, i) => isKept(i))) this.#kept?.take(l, state);
       for (let i = 0; i < range.count; i++) if (isKept(i)) active[i] = ++state.updates[i]!;
       if (active.every((t) => t === 0) && !measures) continue;
-      using control = this.#engine.upload(
+      using control = this.engine.upload(
         adamwControl(active, optimizer.beta1, optimizer.beta2),
         range.count,
         4,
@@ -297,7 +300,7 @@ export class HeadModules implements Disposable {
         );
       }
     }
-    this.#engine.flush();
+    this.engine.flush();
     const statistics: Partial<Record<DeviceStatistic, Float32Array>> = measures ? await this.#maps(rows) : {};
     if (needs.includes("loraNorm")) statistics.loraNorm = await this.#loraNorms();
     return statistics;
@@ -327,8 +330,7 @@ export class HeadModules implements Disposable {
    * @returns `gradientNorm`, [L * H_m].
    */
   async gradientNorms(): Promise<Float32Array> {
-    const { count } = this.options.range;
-    using control = this.#engine.upload(new Float32Array(count * 4).fill(1), count, 4, "all heads active");
+    using control = this.#allActive();
     const maps = await this.#maps({
       gradientNorm: this.#layers.map((state) => this.#gradientNorms(state, control)),
     });
@@ -345,14 +347,19 @@ export class HeadModules implements Disposable {
     const { count } = this.options.range;
     const rows = this.#layers.map((state, l) => {
       const active = mask.subarray(l * count, (l + 1) * count).map((z) => 1 - z);
-      using control = this.#engine.upload(adamwControl(active, 0, 0), count, 4, "kept heads");
+      using control = this.engine.upload(adamwControl(active, 0, 0), count, 4, "kept heads");
       return segmentNorms(state.gradients, { segment: this.#arena.segment, control });
     });
-    const norms = await this.#engine.read(rows);
+    const norms = await this.engine.read(rows);
     for (const row of rows) row.dispose();
     let sum = 0;
     for (const layer of norms) for (const norm of layer) sum += norm * norm;
     return Math.fround(sum);
+  }
+
+  #allActive(): Tensor {
+    const { count } = this.options.range;
+    return this.engine.upload(new Float32Array(count * 4).fill(1), count, 4, "all heads active");
   }
 
   #gradientNorms(state: LayerState, control: Tensor): Tensor {
@@ -360,8 +367,8 @@ export class HeadModules implements Disposable {
   }
 
   #copyOf(tensor: Tensor): Tensor {
-    const copy = this.#engine.tensor(tensor.rows, tensor.columns, `earlier ${tensor.label}`);
-    this.#engine.copy(tensor, copy);
+    const copy = this.engine.tensor(tensor.rows, tensor.columns, `earlier ${tensor.label}`);
+    this.engine.copy(tensor, copy);
     return copy;
   }
 
@@ -372,7 +379,7 @@ export class HeadModules implements Disposable {
     const { layers, range } = this.options;
     const entries = Object.entries(rows) as [DeviceStatistic, readonly Tensor[]][];
     const all = entries.flatMap(([, tensors]) => tensors);
-    const values = await this.#engine.read(all);
+    const values = await this.engine.read(all);
     for (const tensor of all) tensor.dispose();
     return Object.fromEntries(entries.map(([name], k) => {
       const map = new Float32Array(layers * range.count);
@@ -399,9 +406,9 @@ export class HeadModules implements Disposable {
   load(weights: readonly (readonly (readonly HeadWeights[])[])[]): void {
     this.#kept?.begin();
     this.#layers.forEach((state, l) => {
-      this.#engine.write(state.parameters, this.#arena.pack(weights[l], l));
-      this.#engine.clear(state.m);
-      this.#engine.clear(state.v);
+      this.engine.write(state.parameters, this.#arena.pack(weights[l], l));
+      this.engine.clear(state.m);
+      this.engine.clear(state.v);
       state.updates.fill(0);
     });
   }
@@ -443,7 +450,7 @@ export class HeadModules implements Disposable {
     }));
     this.#layers.forEach((layer, l) => {
       for (const which of ["parameters", "m", "v"] as const) {
-        this.#engine.write(layer[which], arenas[l]![which]);
+        this.engine.write(layer[which], arenas[l]![which]);
       }
       layer.updates.set(state.updates.subarray(l * count, (l + 1) * count));
     });
@@ -461,25 +468,30 @@ export class HeadModules implements Disposable {
       microBatches[Symbol.dispose]();
       for (const tensor of [parameters, gradients, m, v]) tensor.dispose();
     }
-    for (const tensor of this.#headLists.values()) tensor.dispose();
-    this.#headLists.clear();
+    this.#headLists[Symbol.dispose]();
   }
 
   async #read(which: "parameters" | "gradients" | "m" | "v"): Promise<HeadWeights[][][]> {
-    const arenas = await this.#engine.read(this.#layers.map((l) => l[which]));
+    const arenas = await this.engine.read(this.#layers.map((l) => l[which]));
     return arenas.map((arena) => this.#arena.unpack(arena));
   }
 
-  /** ||(alpha / r) B A||_F over the targets of each head module, [L * H_m]. */
+  /**
+   * ||(alpha / r) B A||_F over the targets of each head module, [L * H_m]. Without B, ||(alpha / r) A||_F: what the
+   * edge server has before and behind it is not known here.
+   */
   async #loraNorms(): Promise<Float32Array> {
     const { lora } = this.options;
-    using norms = loraNorms(this.#layers.map(({ parameters }) => parameters), {
-      targets: lora.targets.length,
-      rank: lora.rank,
-      inputs: this.inputs,
-      outputs: this.headSize,
-      scale: lora.alpha / lora.rank,
-    });
+    const scale = lora.alpha / lora.rank;
+    if (this.outputs === 0) {
+      using control = this.#allActive();
+      const form = { segment: this.#arena.segment, control, scale };
+      const rows = this.#layers.map(({ parameters }) => segmentNorms(parameters, form));
+      return (await this.#maps({ loraNorm: rows })).loraNorm!;
+    }
+    const { inputs, outputs } = this;
+    const form = { targets: lora.targets.length, rank: lora.rank, inputs, outputs, scale };
+    using norms = loraNorms(this.#layers.map(({ parameters }) => parameters), form);
     return await norms.read();
   }
 }

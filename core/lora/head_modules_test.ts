@@ -1,4 +1,5 @@
 import { Engine } from "@edgetuner/kernels";
+import { inputRows } from "./input_mode.ts";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import {
   keepAll,
@@ -16,7 +17,7 @@ import { keptHeads, lowestLayer, maskOfRange, putRange } from "./head_mask.ts";
 const engine = await Engine.create();
 
 Deno.test("head modules start the same whatever the partition", async () => {
-  for (const mode of ["slice", "full"] as const) {
+  for (const mode of ["slice", "full", "core"] as const) {
     const settings = tinySettings(mode, 1);
     using whole = tinyHeads(engine, settings);
     const weights = await whole.weights();
@@ -29,6 +30,11 @@ Deno.test("head modules start the same whatever the partition", async () => {
         first += count;
       }
       assertEquals(sideBySide(parts), weights);
+    }
+    if (mode === "core") {
+      // A core is zero, and there is no B.
+      for (const { a, b } of weights.flat(2)) assertEquals([a, b.length], [new Float32Array(16), 0]);
+      continue;
     }
     // A is uniform in +-1 / sqrt(inputs), different for each head module; B is zero.
     const inputs = mode === "slice" ? 12 : 48;
@@ -83,28 +89,32 @@ Deno.test("load() refuses arrays of another length", async () => {
   assertThrows(() => modules.load(short), TypeError, "A must have 48");
 });
 
-for (const mode of ["slice", "full"] as const) {
+for (const mode of ["slice", "full", "core"] as const) {
   for (const rate of [0, 0.5]) {
     Deno.test(`${mode} mode, dropout ${rate}: backward is the adjoint of forward, for X, A and B`, async () => {
       using modules = tinyHeads(engine, tinySettings(mode, 1, rate));
       modules.load(
         (await modules.weights()).map((heads, l) =>
           heads.map((targets, i) =>
-            targets.map(({ a }, k) => ({ a, b: normal(12 * 4, 100 * l + 10 * i + k) }))
+            targets.map(({ a, b }, k) => {
+              const drawn = (length: number) => normal(length, 100 * l + 10 * i + k);
+              return { a: a.some((x) => x !== 0) ? a : drawn(a.length), b: drawn(b.length) };
+            })
           )
         ),
       );
       const kept = [0, 2, 3];
       const length = 7;
       const [layer, step] = [1, 5];
-      const size = mode === "slice" ? kept.length * length * 12 : length * 48;
-      const columns = mode === "slice" ? 12 : 48;
+      const { rows, columns } = inputRows(modules.input.shape(kept.length, length, modules.size));
+      const size = rows * columns;
+      const width = modules.input.deltaColumns(modules.size);
       const x = normal(size, 1);
-      const gradients = [2, 3].map((seed) => normal(kept.length * length * 12, seed));
+      const gradients = [2, 3].map((seed) => normal(kept.length * length * width, seed));
       const input = engine.upload(x, size / columns, columns, "x");
       const deltas = modules.forward(layer, kept, input, { step, mode: "train", ownsInput: true });
       const outputs = await engine.read(deltas);
-      const uploaded = gradients.map((g) => engine.upload(g, kept.length * length, 12, "gradient"));
+      const uploaded = gradients.map((g) => engine.upload(g, kept.length * length, width, "gradient"));
       using dx = modules.backward(layer, uploaded, { step, needsInput: true })!;
       // A Delta is linear in X, in A and in B: <gradient, Delta> = <dX, X> = <dA, A> = <dB, B>.
       const expected = outputs.map((output, k) => dot(output, gradients[k]!));
@@ -119,28 +129,29 @@ for (const mode of ["slice", "full"] as const) {
         );
       close(dot(await dx.read(), x), expected[0]! + expected[1]!, "X");
       const [weights, derivatives] = [(await modules.weights())[layer]!, (await modules.gradients())[layer]!];
-      for (const matrix of ["a", "b"] as const) {
+      for (const matrix of modules.outputs === 0 ? ["a"] as const : ["a", "b"] as const) {
         for (const k of [0, 1]) {
           const products = kept.map((h) => dot(derivatives[h]![k]![matrix], weights[h]![k]![matrix]));
           close(products.reduce((a, b) => a + b, 0), expected[k]!, `${matrix} of target ${k}`);
         }
       }
-      // Half of X is dropped, the rest is doubled: what dX does not reach is what was dropped.
+      // Half of X is dropped, the rest is doubled: what dX does not reach is what was dropped. In rank space the edge
+      // server does it.
       const dropped = (await dx.read()).filter((v) => v === 0).length / size;
-      assert(Math.abs(dropped - rate) < 0.1, `${dropped} of X is dropped`);
+      assert(Math.abs(dropped - (mode === "core" ? 0 : rate)) < 0.1, `${dropped} of X is dropped`);
       for (const tensor of [...deltas, ...uploaded]) tensor.dispose();
     });
   }
 }
 
-for (const mode of ["slice", "full"] as const) {
+for (const mode of ["slice", "full", "core"] as const) {
   Deno.test(`${mode} mode: micro-batches give the gradients of the whole batch, in whatever order they come`, async () => {
     const [layer, step, kept, rows] = [1, 5, [0, 2, 3], [5, 3, 1]];
     const whole = rows.reduce((a, b) => a + b, 0);
-    const slots = mode === "slice" ? kept.length : 1;
-    const columns = mode === "slice" ? 12 : 48;
+    const slots = { slice: kept.length, full: 1, core: 2 * kept.length }[mode];
+    const [columns, width] = { slice: [12, 12], full: [48, 12], core: [4, 4] }[mode] as [number, number];
     const x = normal(slots * whole * columns, 1);
-    const gradients = [2, 3].map((seed) => normal(kept.length * whole * 12, seed));
+    const gradients = [2, 3].map((seed) => normal(kept.length * whole * width, seed));
     /** Rows `first` .. of each slot of head-major blocks. */
     const part = (values: Float32Array, slots: number, columns: number, first: number, count: number) =>
       Float32Array.from(
@@ -153,7 +164,10 @@ for (const mode of ["slice", "full"] as const) {
       modules.load(
         (await modules.weights()).map((heads, l) =>
           heads.map((targets, i) =>
-            targets.map(({ a }, k) => ({ a, b: normal(12 * 4, 100 * l + 10 * i + k) }))
+            targets.map(({ a, b }, k) => {
+              const drawn = (length: number) => normal(length, 100 * l + 10 * i + k);
+              return { a: a.some((x) => x !== 0) ? a : drawn(a.length), b: drawn(b.length) };
+            })
           )
         ),
       );
@@ -169,7 +183,7 @@ for (const mode of ["slice", "full"] as const) {
       for (const m of order) {
         const [first, count] = [firstRows[m]!, rows[m]!];
         const uploaded = gradients.map((g) =>
-          engine.upload(part(g, kept.length, 12, first, count), kept.length * count, 12, "gradient")
+          engine.upload(part(g, kept.length, width, first, count), kept.length * count, width, "gradient")
         );
         const context = { step, needsInput: true, microBatch: m, deferWeightGradients };
         using out = modules.backward(layer, uploaded, context)!;
@@ -238,7 +252,7 @@ Deno.test("masks: parts of devices, kept heads, lowest layer", () => {
 
 Deno.test("weightChange is the relative change of each head module's weights, and 0 for pruned heads", async () => {
   using model = new TinyGpt2(engine);
-  for (const mode of ["slice", "full"] as const) {
+  for (const mode of ["slice", "full", "core"] as const) {
     const settings = tinySettings(mode, 3);
     const mask = Uint8Array.of(0, 1, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1);
     const masks = [...keepAll(1), mask];

@@ -5,6 +5,7 @@
  */
 
 import type { InputMode } from "./input_mode.ts";
+import { coreInput } from "./input_modes/core.ts";
 import { fullInput } from "./input_modes/full.ts";
 import { sliceInput } from "./input_modes/slice.ts";
 
@@ -14,6 +15,8 @@ export class InputModes {
   readonly slice: InputMode = sliceInput;
   /** Each head module reads all of X, as in standard LoRA: A is r x d. */
   readonly full: InputMode = fullInput;
+  /** The edge server projects X to r numbers a head and target, and the device trains R [r, r] alone. */
+  readonly core: InputMode = coreInput;
 }
 
 /** Name of an input mode. */

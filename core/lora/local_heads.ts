@@ -5,15 +5,49 @@
  * @module
  */
 
+import { shapeForDevices } from "../contracts/model_shape.ts";
 import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../contracts/ports.ts";
 import { clipFactor, globalNorm } from "./clipping.ts";
 import type { HeadModules } from "./head_modules.ts";
 import { DEVICE_STATISTICS, type DeviceStatistic, type StatisticName } from "../contracts/pruner.ts";
 import { type MicroBatch, WHOLE_STEP } from "../contracts/micro_batches.ts";
-import { gatherHeadColumns, scatterAddHeadColumns, type Tensor } from "@edgetuner/kernels";
-import { targetColumns } from "./target_columns.ts";
+import type { Tensor } from "@edgetuner/kernels";
+import { divideInput, type HeadShare, joinInput } from "./_divided_input.ts";
+import type { EdgeHeads, EdgePlace, GatheredInput } from "./edge_heads.ts";
 import { keptHeads, maskOfRange, putRange } from "./head_mask.ts";
 import { requireFiniteNorm } from "./finite.ts";
+import type { HeadProjections } from "./projections.ts";
+
+/** A device's kept heads of a layer. */
+interface LocalShare {
+  readonly device: HeadModules;
+  /** The kept heads, as indices within its range. */
+  readonly kept: readonly number[];
+  readonly place: EdgePlace;
+}
+
+function headShares(shares: readonly LocalShare[]): HeadShare[] {
+  let before = 0;
+  return shares.map(({ kept: { length: heads } }) => {
+    before += heads;
+    return { heads, before: before - heads };
+  });
+}
+
+/** The place of the kept heads of all devices together. */
+function placeOfAll(shares: readonly LocalShare[]): EdgePlace {
+  const { place } = shares[0]!;
+  const list = shares.flatMap(({ place }) => place.kept.list);
+  return { ...place, kept: { list, upload: place.kept.upload } };
+}
+
+/** Options of `LocalHeads`. */
+export interface LocalHeadsOptions {
+  /** Frozen projections, where the LoRA settings ask for such from the base model. */
+  readonly projections?: HeadProjections | undefined;
+  /** True if the head modules are not to be disposed with the port. @default {false} */
+  readonly keepsModules?: boolean;
+}
 
 /**
  * Head modules of virtual devices in this process, on the engine of the base model.
@@ -24,6 +58,9 @@ export class LocalHeads implements HeadPort, Disposable {
   readonly #devices: readonly HeadModules[];
   readonly #needs: readonly StatisticName[];
   readonly #clipNorm: number | null;
+  readonly #keepsModules: boolean;
+  readonly #projections: HeadProjections | undefined;
+  #edge: EdgeHeads | null = null;
   #step: HeadStep | null = null;
 
   /**
@@ -32,15 +69,19 @@ export class LocalHeads implements HeadPort, Disposable {
    * @param devices One per virtual device, together owning every head once; disposed with this.
    * @param needs Statistics that `endStep` returns. @default {[]}
    * @param clipNorm Largest global norm of a step's gradients, see `RunSettings`. @default {null}
+   * @param options Projections, and whether the head modules are kept. @default {{}}
    */
   constructor(
     devices: readonly HeadModules[],
     needs: readonly StatisticName[] = [],
     clipNorm: number | null = null,
+    { projections, keepsModules = false }: LocalHeadsOptions = {},
   ) {
     this.#devices = devices;
     this.#needs = needs;
     this.#clipNorm = clipNorm;
+    this.#projections = projections;
+    this.#keepsModules = keepsModules;
   }
 
   /** The virtual devices. */
@@ -58,7 +99,7 @@ export class LocalHeads implements HeadPort, Disposable {
   microBatch(part: MicroBatch): LayerHeads {
     return {
       forward: (layer, x) => this.#forward(layer, x, part),
-      backward: (layer, dqkv, options) => this.#backward(layer, dqkv, { ...options, microBatch: part.index }),
+      backward: (layer, dqkv, options) => this.#backward(layer, dqkv, { ...options, microBatch: part }),
     };
   }
 
@@ -75,8 +116,10 @@ export class LocalHeads implements HeadPort, Disposable {
   #forward(layer: number, x: Tensor, microBatch: Pick<MicroBatch, "index" | "firstRow">): PendingSum | null {
     const { step, mode, accumulation = WHOLE_STEP } = this.#current();
     const at = { index: microBatch.index, firstRow: accumulation.firstRow + microBatch.firstRow };
-    const parts = this.#parts(layer).map(({ device, kept, global, heads }) => {
-      const { input, owned } = device.input.gather(x, { first: 0, headSize: device.inputs, heads });
+    const shares = this.#parts(layer, at.firstRow);
+    const inputs = this.#inputs(x, shares);
+    const parts = shares.map(({ device, kept, place }, i) => {
+      const { input, owned } = inputs[i]!;
       const deltas = device.forward(layer, kept, input, {
         step,
         mode,
@@ -84,22 +127,14 @@ export class LocalHeads implements HeadPort, Disposable {
         microBatch: at,
         part: accumulation.index,
       });
-      return { device, global, deltas };
+      return { device, place, deltas };
     });
     if (parts.length === 0) return null;
     return {
       addTo: (qkv) => {
-        for (const { device, global, deltas } of parts) {
-          const { headSize, options: { heads: count, lora } } = device;
+        for (const { device, place, deltas } of parts) {
           deltas.forEach((delta, k) => {
-            const { first, passes } = targetColumns(lora.targets[k]!, global, {
-              heads: count,
-              headSize,
-              columns: qkv.columns,
-            });
-            for (const pass of passes) {
-              scatterAddHeadColumns(delta, qkv, { first, headSize, heads: device.headList(pass) });
-            }
+            this.#edgeOf(device).addDeltas(delta, k, qkv, place);
             delta.dispose();
           });
         }
@@ -111,33 +146,56 @@ export class LocalHeads implements HeadPort, Disposable {
   #backward(
     layer: number,
     dqkv: Tensor,
-    { needsInput, microBatch }: { readonly needsInput: boolean; readonly microBatch?: number },
+    { needsInput, microBatch }: {
+      readonly needsInput: boolean;
+      readonly microBatch?: Pick<MicroBatch, "index" | "firstRow">;
+    },
   ): PendingSum | null {
-    const { step } = this.#current();
-    const parts = this.#parts(layer).map(({ device, global, heads }) => {
-      const { headSize, options: { heads: count, lora } } = device;
-      const dDeltas = lora.targets.map((target) => {
-        const at = targetColumns(target, global, { heads: count, headSize, columns: dqkv.columns });
-        return gatherHeadColumns(dqkv, { first: at.first, headSize, heads: device.headList(at.heads) });
-      });
+    const { step, accumulation = WHOLE_STEP } = this.#current();
+    const firstRow = accumulation.firstRow + (microBatch?.firstRow ?? 0);
+    const shares = this.#parts(layer, firstRow);
+    const parts = shares.map(({ device, place }) => {
+      const edge = this.#edgeOf(device);
+      const dDeltas = device.options.lora.targets.map((_, k) => edge.deltaGradients(dqkv, k, place));
       const dx = device.backward(layer, dDeltas, {
         step,
         needsInput,
-        ...(microBatch !== undefined && { microBatch }),
+        ...(microBatch !== undefined && { microBatch: microBatch.index }),
       });
-      return { device, heads, dx };
-    });
+      return dx === null ? [] : [dx];
+    }).flat();
     if (!needsInput || parts.length === 0) return null;
     return {
       addTo: (target) => {
-        for (const { device, heads, dx } of parts) {
-          if (dx === null) continue;
-          device.input.addGradient(dx, target, { first: 0, headSize: device.inputs, heads });
-          dx.dispose();
-        }
+        this.#addGradients(parts, target, shares);
+        for (const dx of parts) dx.dispose();
         return Promise.resolve();
       },
     };
+  }
+
+  /** What each device reads. */
+  #inputs(x: Tensor, shares: readonly LocalShare[]): GatheredInput[] {
+    const [first] = shares;
+    if (first === undefined) return [];
+    const edge = this.#edgeOf(first.device);
+    const { input: { projects, inputParts }, size } = first.device;
+    if (!projects || shares.length === 1) return shares.map(({ place }) => edge.gather(x, place));
+    using whole = edge.gather(x, placeOfAll(shares)).input;
+    return divideInput(whole, headShares(shares), inputParts(size)).map((input) => ({ input, owned: true }));
+  }
+
+  /** Adds the gradients of what they read to that of X. */
+  #addGradients(parts: readonly Tensor[], target: Tensor, shares: readonly LocalShare[]): void {
+    const { device } = shares[0]!;
+    const edge = this.#edgeOf(device);
+    const { input: { projects, inputParts }, size } = device;
+    if (!projects || shares.length === 1) {
+      for (const [i, { place }] of shares.entries()) edge.addGradient(parts[i]!, target, place);
+      return;
+    }
+    using whole = joinInput(parts, headShares(shares), inputParts(size));
+    edge.addGradient(whole, target, placeOfAll(shares));
   }
 
   /** Updates the kept heads; after a probe only measures their gradients. */
@@ -168,9 +226,19 @@ export class LocalHeads implements HeadPort, Disposable {
     return { ...whole, ...norm };
   }
 
-  /** Frees the head modules. */
+  /** Frees the head modules, unless they are kept, and the projections. */
   [Symbol.dispose](): void {
+    this.#edge?.[Symbol.dispose]();
+    this.#edge = null;
+    if (this.#keepsModules) return;
     for (const device of this.#devices) device[Symbol.dispose]();
+  }
+
+  /** The edge server's part, made when it is first needed. */
+  #edgeOf({ engine, input, options }: HeadModules): EdgeHeads {
+    const { lora, seed } = options;
+    const projections = this.#projections;
+    return this.#edge ??= input.edge({ engine, lora, model: shapeForDevices(options), seed, projections });
   }
 
   #current(): HeadStep {
@@ -180,14 +248,16 @@ export class LocalHeads implements HeadPort, Disposable {
     return this.#step;
   }
 
-  #parts(layer: number) {
-    const { mask } = this.#current();
+  #parts(layer: number, firstRow: number): LocalShare[] {
+    const { mask, step, mode } = this.#current();
     return this.#devices.flatMap((device) => {
       const { range, heads: perLayer } = device.options;
       const kept = keptHeads(mask, perLayer, layer, range);
       if (kept.length === 0) return [];
-      const global = kept.map((h) => range.first + h);
-      return [{ device, kept, global, heads: device.headList(global) }];
+      const list = kept.map((h) => range.first + h);
+      const upload = (heads: readonly number[]) => device.headList(heads);
+      const place: EdgePlace = { layer, kept: { list, upload }, step, mode, firstRow };
+      return [{ device, kept, place }];
     });
   }
 }

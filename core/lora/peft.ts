@@ -21,6 +21,9 @@ import type { NamedArray } from "../files/named_arrays.ts";
 import type { ModelFamily } from "../model/families.ts";
 import type { Adapter } from "./adapter.ts";
 import { INPUT_MODES } from "./input_modes.ts";
+import type { HeadProjections } from "./projections.ts";
+import { modeSize } from "./settings.ts";
+import { unprojected } from "./unprojected.ts";
 import { type Refuse, requireChosenModules, requirePlainLora } from "./peft_settings.ts";
 import {
   fullName,
@@ -38,10 +41,14 @@ import { LORA_TARGETS, type LoraTarget } from "./settings.ts";
 /**
  * Turns head modules into one PEFT adapter, without loss.
  *
- * @param adapter Head modules of every head, as `joinAdapters` returns them.
+ * In mode `core` A is the frozen A, and B is B R of frozen B and trained R.
+ *
+ * @param trained Head modules of every head, as `joinAdapters` returns them.
  * @param family Decides names and `fan_in_fan_out`.
  * @param kvHeads H_kv of the model. @default {heads}
+ * @param projections Frozen projections, where the adapter asks for such from the base model: see `baseProjections`.
  * @throws {CheckpointError} If a head module is missing.
+ * @throws {TypeError} If projections from the base model are missing.
  * @category Adapters
  *
  * @example
@@ -64,14 +71,20 @@ import { LORA_TARGETS, type LoraTarget } from "./settings.ts";
  * console.log(config.r, [...arrays.keys()]);
  * ```
  */
-export function toPeft(adapter: Adapter, family: ModelFamily, kvHeads?: number): PeftAdapter {
+export function toPeft(
+  trained: Adapter,
+  family: ModelFamily,
+  kvHeads?: number,
+  projections?: HeadProjections,
+): PeftAdapter {
+  const adapter = unprojected(trained, projections);
   const { lora } = adapter;
   const shape: PeftModelShape = { ...adapter.model, kvHeads };
   const { layers, heads, hidden } = shape;
   const headSize = headSizeOf(shape);
   const record = recordOf(family);
   const input = INPUT_MODES[lora.mode];
-  const inputs = input.columns(shape);
+  const inputs = input.columns(modeSize(lora, shape));
   const arrays = new Map<string, NamedArray>();
   let rank = 0;
   for (let layer = 0; layer < layers; layer++) {

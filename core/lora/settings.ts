@@ -7,13 +7,17 @@
 import type { AdamWSettings } from "@edgetuner/kernels";
 import { headSizeOf, type ModelShape } from "../contracts/model_shape.ts";
 import { showValue } from "../contracts/plain_text.ts";
+import type { InputModelSize } from "./input_mode.ts";
 import { INPUT_MODE_NAMES, INPUT_MODES, type InputModeName } from "./input_modes.ts";
+import {
+  DEFAULT_PROJECTIONS,
+  LORA_TARGETS,
+  type LoraTarget,
+  PROJECTION_SOURCES,
+  type ProjectionSettings,
+} from "./targets.ts";
 
-/** A projection that LoRA adapts. */
-export type LoraTarget = "q" | "k" | "v";
-
-/** Targets in the order of the columns of a fused QKV product. */
-export const LORA_TARGETS: readonly LoraTarget[] = ["q", "k", "v"];
+export { DEFAULT_PROJECTIONS, LORA_TARGETS, type LoraTarget, PROJECTION_SOURCES, type ProjectionSettings };
 
 /**
  * LoRA settings. Delta = (alpha / rank) * dropout(X) A^T B^T per head module and target.
@@ -31,19 +35,52 @@ export interface LoraSettings {
   readonly alpha: number;
   /** Share of X's elements dropped in training, in [0, 1). */
   readonly dropout: number;
+  /** Frozen projections, only in modes that have them. @default {DEFAULT_PROJECTIONS, in such modes} */
+  readonly projections?: ProjectionSettings;
+}
+
+/** What of LoRA settings the shapes of a mode depend on. */
+export type LoraForm = Pick<LoraSettings, "mode" | "targets" | "rank" | "projections">;
+
+/** The projections of LoRA settings; `null` in modes without. */
+export function projectionsOf(
+  { mode, projections = DEFAULT_PROJECTIONS }: Omit<LoraForm, "targets" | "rank">,
+): ProjectionSettings | null {
+  return INPUT_MODES[mode].projects ? projections : null;
+}
+
+/** LoRA settings in a few words, those that head modules must have in common. */
+export function loraText(lora: LoraSettings): string {
+  const { mode, targets, rank, alpha } = lora;
+  const { from, seed, shared } = projectionsOf(lora) ?? {};
+  const made = from === undefined ? "" : ` projections from ${from} ${seed}${shared ? ", shared" : ""}`;
+  return `${mode} ${targets} rank ${rank} alpha ${alpha}${made}`;
+}
+
+/** Every size that an input mode may ask for. */
+export type ModeSize = { readonly [K in keyof InputModelSize]-?: NonNullable<InputModelSize[K]> };
+
+/** The sizes that an input mode asks for, of LoRA settings and a model. */
+export function modeSize(
+  { targets, rank, projections = DEFAULT_PROJECTIONS }: Omit<LoraForm, "mode">,
+  model: Omit<ModelShape, "layers">,
+): ModeSize {
+  const { heads, hidden } = model;
+  const headSize = headSizeOf(model);
+  return { heads, hidden, headSize, targets: targets.length, rank, sharesInput: projections.shared };
 }
 
 /**
- * Numbers that are trained in one head module: c * (r * inputs + D * r).
+ * Numbers that are trained in one head module: c * (r * inputs + outputs * r), where A is [r, inputs] and B
+ * [outputs, r].
  *
  * @param lora LoRA settings.
  * @param shape H, d and D of the base model.
  */
-export function headParameters(
-  { mode, targets, rank }: Pick<LoraSettings, "mode" | "targets" | "rank">,
-  shape: Omit<ModelShape, "layers">,
-): number {
-  return targets.length * rank * (INPUT_MODES[mode].columns(shape) + headSizeOf(shape));
+export function headParameters(lora: LoraForm, shape: Omit<ModelShape, "layers">): number {
+  const mode = INPUT_MODES[lora.mode];
+  const size = modeSize(lora, shape);
+  return lora.targets.length * lora.rank * (mode.columns(size) + mode.outputs(size));
 }
 
 /** Courses of the learning rate after the warm-up. */
@@ -148,7 +185,25 @@ export function checkLora(settings: LoraSettings): LoraSettings {
       `Cannot use LoRA settings as dropout must be at least 0 and below 1: current value is ${dropout}`,
     );
   }
-  return { mode, targets: ordered, rank, alpha, dropout };
+  const projections = checkProjections(settings);
+  return { mode, targets: ordered, rank, alpha, dropout, ...(projections && { projections }) };
+}
+
+function checkProjections({ mode, projections }: LoraSettings): ProjectionSettings | null {
+  const refuse = (rule: string, value: unknown): never => {
+    throw new TypeError(`Cannot use LoRA settings as ${rule}: current value is ${showValue(value)}`);
+  };
+  if (!INPUT_MODES[mode].projects) {
+    if (projections !== undefined) refuse(`projections must be left out in mode "${mode}"`, projections);
+    return null;
+  }
+  const { from, seed, shared } = projections ?? DEFAULT_PROJECTIONS;
+  if (!PROJECTION_SOURCES.includes(from)) refuse(`projections must be from "seed" or "base"`, from);
+  if (!Number.isInteger(seed) || seed < 0 || seed > 0xffff_ffff) {
+    refuse("the seed of projections must be a 32-bit unsigned integer", seed);
+  }
+  if (typeof shared !== "boolean") refuse("projections must be shared or not, true or false", shared);
+  return { from, seed, shared };
 }
 
 /**

@@ -13,7 +13,7 @@
  * @module
  */
 
-import { LORA_TARGETS, type LoraTarget } from "./settings.ts";
+import { LORA_TARGETS, type LoraTarget } from "./targets.ts";
 
 /** Marks a slot that takes no part in a pass of `scatterAddHeadColumns`. */
 const NO_HEAD = 0xffff_ffff;

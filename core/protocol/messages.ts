@@ -10,7 +10,7 @@
  */
 
 import { INPUT_MODE_NAMES } from "../lora/input_modes.ts";
-import { LORA_TARGETS, type LoraSettings, SCHEDULES } from "../lora/settings.ts";
+import { LORA_TARGETS, type LoraSettings, PROJECTION_SOURCES, SCHEDULES } from "../lora/settings.ts";
 import { MAX_MICRO_BATCHES } from "../contracts/micro_batches.ts";
 import { DEVICE_STATISTICS } from "../contracts/pruner.ts";
 import {
@@ -99,6 +99,9 @@ export const LORA_FIELDS: FieldsOf<LoraSettings> = {
   rank: integer(1, 65_536),
   alpha: number(-FLOAT_MAX, FLOAT_MAX),
   dropout: number(0, 1),
+  projections: optional(
+    record({ from: oneOf(...PROJECTION_SOURCES), seed: integer(0, UINT32), shared: flag() }),
+  ),
 };
 
 /** Fields of run settings. */
@@ -334,39 +337,39 @@ export class Messages {
     },
   };
 
-  /** X of the kept heads; in mode `full` all of it. */
+  /** X of the kept heads; in mode `full` all of it, in mode `core` u = A x. */
   readonly input: Message<NoMeta> = {
-    what: "X of the kept heads; in mode `full` all of it.",
+    what: "X of the kept heads; in mode `full` all of it, in mode `core` u = A x.",
     from: ["server"],
     lane: "heads",
-    tensors: coded("n T D", "T d"),
+    tensors: coded("n T D", "T d", "n T r", "c n T r"),
     meta: {},
   };
 
-  /** Deltas of the kept heads. */
+  /** Deltas of the kept heads; in mode `core` v = R u. */
   readonly delta: Message<NoMeta> = {
-    what: "Deltas of the kept heads.",
+    what: "Deltas of the kept heads; in mode `core` v = R u.",
     from: ["device"],
     lane: "heads",
-    tensors: coded("c n T D"),
+    tensors: coded("c n T D", "c n T r"),
     meta: {},
   };
 
-  /** Gradients of the Deltas. */
+  /** Gradients of the Deltas, or of v. */
   readonly deltaGradient: Message<NoMeta> = {
-    what: "Gradients of the Deltas.",
+    what: "Gradients of the Deltas, or of v.",
     from: ["server"],
     lane: "heads",
-    tensors: coded("c n T D"),
+    tensors: coded("c n T D", "c n T r"),
     meta: {},
   };
 
-  /** The gradient of X; not for the lowest layer with a kept head. */
+  /** The gradient of X, or of u; not for the lowest layer with a kept head. */
   readonly inputGradient: Message<NoMeta> = {
-    what: "The gradient of X; not for the lowest layer with a kept head.",
+    what: "The gradient of X, or of u; not for the lowest layer with a kept head.",
     from: ["device"],
     lane: "heads",
-    tensors: coded("n T D", "T d"),
+    tensors: coded("n T D", "T d", "n T r", "c n T r"),
     meta: {},
   };
 

@@ -9,12 +9,12 @@
  * @module
  */
 
-import { headSizeOf, type ModelShape } from "../contracts/model_shape.ts";
+import type { ModelShape } from "../contracts/model_shape.ts";
 import type { HeadMode } from "../contracts/ports.ts";
 import { type AccumulationStep, type MicroBatch, WHOLE_STEP } from "../contracts/micro_batches.ts";
 import { keptHeads, maskOfRange } from "../lora/head_mask.ts";
 import { INPUT_MODES } from "../lora/input_modes.ts";
-import type { LoraSettings } from "../lora/settings.ts";
+import { type LoraForm, type LoraSettings, modeSize } from "../lora/settings.ts";
 import { type FrameKind, type Lane, MESSAGES } from "./messages.ts";
 
 /** Who takes part: the edge server, the data device, or a device with heads, by its place in their order. */
@@ -27,6 +27,12 @@ export type StepWork =
     readonly name: "norm" | "qkv" | "rest" | "restBackward" | "qkvBackward" | "embed";
     /** Rows (tokens of all sequences). */
     readonly rows: number;
+  }
+  | {
+    /** The edge server, for n kept heads: between X and what travels, or what came and Q, K and V; and back. */
+    readonly name: "projectInput" | "projectDelta" | "projectInputBackward" | "projectDeltaBackward";
+    readonly rows: number;
+    readonly kept: number;
   }
   | { readonly name: "headsForward"; readonly rows: number; readonly kept: number }
   | {
@@ -122,6 +128,10 @@ export interface SplitShape {
   readonly headSize: number;
   /** c, number of LoRA targets. */
   readonly targets: number;
+  /** r, LoRA rank; needed in modes in which what travels depends on it. */
+  readonly rank?: number | undefined;
+  /** True if the targets of a head read the same input, in modes where that is a choice. */
+  readonly sharesInput?: boolean | undefined;
   /** LoRA input. */
   readonly mode: LoraSettings["mode"];
   /** Number of statistics that devices send after a training step. */
@@ -142,15 +152,15 @@ export interface SplitShape {
 export function splitShape(
   model: ModelShape,
   { lora, clipNorm }: {
-    readonly lora: Pick<LoraSettings, "mode" | "targets">;
+    readonly lora: LoraForm;
     readonly clipNorm: number | null;
   },
   more: { readonly statistics?: number; readonly sharesLoss?: boolean } = {},
 ): SplitShape {
-  const { layers, heads, hidden } = model;
   const { statistics = 0, sharesLoss = false } = more;
   return {
-    ...{ layers, heads, hidden, headSize: headSizeOf(model), targets: lora.targets.length, mode: lora.mode },
+    ...modeSize(lora, model),
+    ...{ layers: model.layers, mode: lora.mode },
     ...{ statistics, clip: clipNorm !== null, sharesLoss },
   };
 }
@@ -210,8 +220,9 @@ function* flowOf(shape: PassShape, microBatch: number): Generator<Exchange> {
     const exchange = forwardExchange(shape, layer, microBatch);
     if (exchange === null) work.push({ name: "qkv", rows });
     else {
+      work.push(...projection(shape, exchange, { name: "projectInput", rows }));
       yield { ...exchange, work, meanwhile: [{ name: "qkv", rows }] };
-      work = [];
+      work = projection(shape, exchange, { name: "projectDelta", rows });
     }
     work.push({ name: "rest", rows });
   }
@@ -224,10 +235,28 @@ function* flowOf(shape: PassShape, microBatch: number): Generator<Exchange> {
     const exchange = backwardExchange(shape, layer, microBatch);
     if (exchange === null) work.push(...base);
     else {
+      work.push(...projection(shape, exchange, { name: "projectDeltaBackward", rows }));
       yield { ...exchange, work, meanwhile: base };
-      work = [];
+      work = layer > lowest ? projection(shape, exchange, { name: "projectInputBackward", rows }) : [];
     }
   }
+}
+
+/** What the edge server computes for a layer's kept heads, in modes where it does. */
+function projection(
+  { run }: PassShape,
+  { answers }: Messages,
+  { name, rows }: {
+    readonly name: Extract<StepWork, { kept: number; name: `project${string}` }>["name"];
+    readonly rows: number;
+  },
+): StepWork[] {
+  if (!INPUT_MODES[run.mode].projects) return [];
+  const kept = answers.flatMap(({ work }) => work).reduce(
+    (sum, own) => sum + ("kept" in own ? own.kept : 0),
+    0,
+  );
+  return [{ name, rows, kept }];
 }
 
 /** Messages and answers of an exchange; the edge server's work is added by whoever knows it. */
@@ -241,19 +270,19 @@ interface LayerTask {
   readonly rows: number;
   /** Shape of X and of its gradient. */
   readonly input: readonly number[];
-  /** Shape of the Deltas and of their gradients. */
+  /** Shape of what it answers, and of the gradient of that. */
   readonly delta: readonly number[];
 }
 
 /** The devices with kept heads in a layer. */
 function tasksOf({ run, devices, microBatches }: PassShape, layer: number, microBatch: number): LayerTask[] {
-  const { targets, headSize } = run;
+  const mode = INPUT_MODES[run.mode];
   const { rows } = microBatches[microBatch]!;
   return devices.flatMap((heads, device) => {
     const kept = keptOf(heads, layer);
     if (kept === 0) return [];
-    const input = INPUT_MODES[run.mode].shape(kept, rows, run);
-    return [{ device, kept, rows, input, delta: [targets, kept, rows, headSize] }];
+    const input = mode.shape(kept, rows, run);
+    return [{ device, kept, rows, input, delta: [run.targets, kept, rows, mode.deltaColumns(run)] }];
   });
 }
 

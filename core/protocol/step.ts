@@ -40,6 +40,10 @@ export interface StepDescriptionOptions {
   readonly tokens: number;
   /** c, number of LoRA targets. */
   readonly targets: number;
+  /** r, LoRA rank; needed in modes in which what travels depends on it. */
+  readonly rank?: number | undefined;
+  /** True if the targets of a head read the same input, in modes where that is a choice. @default {false} */
+  readonly sharesInput?: boolean | undefined;
   /** LoRA input. */
   readonly mode: LoraSettings["mode"];
   /** Heads of each device, H_m. */
@@ -68,10 +72,22 @@ export interface StepDescriptionOptions {
 export function describeStep(options: StepDescriptionOptions): PartDescription[] {
   const { layers, heads, hidden, tokens, headsPerDevice, batch = 1, microBatches = 1 } = options;
   const { accumulate = 1, clip = false, sharesLoss = false, purpose = "train", probe = false } = options;
-  const { targets, mode, statistics } = options;
+  const { targets, rank, sharesInput, mode, statistics } = options;
   const length = tokens / batch;
   const headSize = headSizeOf(options);
-  const run = { layers, heads, hidden, headSize, targets, mode, statistics, clip, sharesLoss };
+  const run = {
+    layers,
+    heads,
+    hidden,
+    headSize,
+    targets,
+    rank,
+    sharesInput,
+    mode,
+    statistics,
+    clip,
+    sharesLoss,
+  };
   // Evaluation prunes nothing.
   const none = new Uint8Array(layers * heads);
   const mask = purpose === "train" ? options.mask : none;
@@ -103,7 +119,15 @@ export function describeDecoding(
   options:
     & Pick<
       StepDescriptionOptions,
-      "layers" | "heads" | "hidden" | "headSize" | "targets" | "mode" | "headsPerDevice"
+      | "layers"
+      | "heads"
+      | "hidden"
+      | "headSize"
+      | "targets"
+      | "rank"
+      | "sharesInput"
+      | "mode"
+      | "headsPerDevice"
     >
     & {
       /** R, continuations side by side. */

@@ -69,7 +69,16 @@ export function decodingTraffic(
   shape:
     & Pick<
       TrafficShape,
-      "layers" | "heads" | "hidden" | "headSize" | "targets" | "mode" | "headsPerDevice" | "codec"
+      | "layers"
+      | "heads"
+      | "hidden"
+      | "headSize"
+      | "targets"
+      | "rank"
+      | "sharesInput"
+      | "mode"
+      | "headsPerDevice"
+      | "codec"
     >
     & {
       readonly rows: number;

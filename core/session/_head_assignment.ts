@@ -7,7 +7,7 @@
 import { HandshakeError } from "../contracts/errors.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import { allocateHeads, type HeadRange } from "../lora/allocation.ts";
-import type { LoraSettings } from "../lora/settings.ts";
+import { type LoraSettings, loraText } from "../lora/settings.ts";
 import type { MetaOf } from "../protocol/messages.ts";
 import { isSame, savedWithHeads, textOf } from "./_identity.ts";
 import type { RunState } from "./run_state.ts";
@@ -65,9 +65,7 @@ export function requireOwnHeads(
       }`,
     );
   }
-  const of = ({ mode, targets, rank, alpha }: LoraSettings) =>
-    `${mode} ${targets} rank ${rank} alpha ${alpha}`;
-  const [own, run] = [of(learnt.lora), of(lora)];
+  const [own, run] = [loraText(learnt.lora), loraText(lora)];
   if (own !== run) {
     throw new HandshakeError(
       `Cannot admit "${name}" as its heads must have learnt with the run's LoRA settings, ${run}: current value is ${own}`,

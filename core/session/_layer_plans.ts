@@ -27,7 +27,7 @@ export interface LayerPlan {
   readonly list: readonly number[];
   /** [1, n]: the same. */
   readonly heads: Tensor;
-  /** [1, n]: other lists, for keys and values that heads share. */
+  /** [1, n]: other lists that follow from them, for keys and values that heads share and for projections. */
   readonly others: Map<string, Tensor>;
   /** n */
   readonly kept: number;
@@ -67,7 +67,7 @@ export class LayerPlans {
     return plan;
   }
 
-  /** [1, n]: a list of a layer's heads or of those that they read; uploaded once in a step. */
+  /** [1, n]: a list of a layer's heads or of what follows from them; uploaded once in a step. */
   listed(plan: LayerPlan, list: readonly number[]): Tensor {
     if (list === plan.list) return plan.heads;
     const key = list.join();

@@ -20,6 +20,8 @@ import {
   type Pruner,
   type PrunerContext,
 } from "../contracts/pruner.ts";
+import type { HeadProjections } from "../lora/projections.ts";
+import { requireProjections } from "../lora/base_projections.ts";
 import { type SavingPort, Trainer, type TrainerStep } from "../train/trainer.ts";
 import type { MetaOf } from "../protocol/messages.ts";
 import { splitShape } from "../protocol/pass.ts";
@@ -53,6 +55,8 @@ export interface EdgeServerOptions extends RunServerOptions {
   readonly pruner: Pruner;
   /** ||W||_F of the base model's weights per head, [L * H], for pruners that need it. */
   readonly baseNorm?: Float32Array | undefined;
+  /** Frozen projections from the base model, where the LoRA settings ask for them: see `baseProjections`. */
+  readonly projections?: HeadProjections | undefined;
   /**
    * Saves what the edge server needs to go on: called after every `settings.saveEvery` steps or every
    * `saveEveryMs`, and when the run ends without a fault. The devices save after the same steps. Steps go on
@@ -137,6 +141,7 @@ export class EdgeServer extends RunServer {
    *
    * @param options See `EdgeServerOptions`.
    * @throws {RangeError} If settings are out of range.
+   * @throws {TypeError} If projections from the base model are asked for and not given.
    * @throws {HandshakeError} If the settings name a codec that is not known.
    * @throws {PluginError} If the pruner is not one, see `checkPruner`.
    */
@@ -150,6 +155,7 @@ export class EdgeServer extends RunServer {
     }
     this.#options = options;
     checkPruner(options.pruner);
+    requireProjections(this.settings.lora, options.base.shape, options.projections);
     const { accumulate } = this.settings;
     if (accumulate > 1 && options.pruner.needs.includes("trueGradientNorm")) {
       throw new RangeError(
@@ -236,17 +242,18 @@ export class EdgeServer extends RunServer {
 
   /** The ports of the steps behind the network. */
   #remotePorts({ members, ranges }: HeadAssignment) {
-    const { engine, base, pruner, stepDeadlineMs } = this.#options;
+    const { engine, base, pruner, stepDeadlineMs, projections } = this.#options;
     const model = shapeForDevices(base.shape);
     const statistics = statisticsOf(pruner);
-    const { overlap, clipNorm, lora, accumulate, microBatches } = this.settings;
+    const { seed, overlap, clipNorm, lora, accumulate, microBatches } = this.settings;
     const waits = new WaitTimer(engine);
     const { peer, sharesLoss } = this.members.find((m) => m.device.data)!;
     const run = splitShape(model, this.settings, { statistics: statistics.length, sharesLoss });
     const data = new RemoteData({ engine, peer, run, waits, accumulate, microBatches });
     const devices: HeadMember[] = members.map(({ peer }, i) => ({ peer, range: ranges[i]! }));
     const remote = new RemoteHeads({
-      ...{ engine, model, lora, devices, statistics, overlap, clipNorm, waits, stepDeadlineMs },
+      ...{ engine, model, lora, seed, projections, devices },
+      ...{ statistics, overlap, clipNorm, waits, stepDeadlineMs },
       ...(this.#policy === "stop" ? {} : {
         onLost: (device: HeadMember, error: Error) => {
           this.#miss(members[devices.indexOf(device)]!, error);

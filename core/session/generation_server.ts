@@ -10,6 +10,8 @@ import { shapeForDevices } from "../contracts/model_shape.ts";
 import { CachedLayers } from "../generation/cached_layers.ts";
 import type { BaseLayers } from "../model/base.ts";
 import type { MetaOf } from "../protocol/messages.ts";
+import { requireProjections } from "../lora/base_projections.ts";
+import type { HeadProjections } from "../lora/projections.ts";
 import { splitShape } from "../protocol/pass.ts";
 import { decodingPass, MAX_CACHE_BYTES } from "./_decoding_pass.ts";
 import { endAll } from "./_end_all.ts";
@@ -32,6 +34,8 @@ export interface GenerationServerOptions extends Omit<RunServerOptions, "resume"
   readonly engine: Engine;
   /** The base model's layers. */
   readonly base: BaseLayers;
+  /** Frozen projections from the base model, where the LoRA settings ask for them: see `baseProjections`. */
+  readonly projections?: HeadProjections | undefined;
   /** Most bytes of keys and values, those of all data devices together; one that asks for more is closed. @default {1073741824} */
   readonly maxCacheBytes?: number | undefined;
   /** Most data devices at once, at least 2. @default {8} */
@@ -100,6 +104,7 @@ export class GenerationServer extends RunServer {
    *
    * @param options See `GenerationServerOptions`.
    * @throws {RangeError} If settings or limits are out of range.
+   * @throws {TypeError} If projections from the base model are asked for and not given.
    * @throws {HandshakeError} If the settings name a codec that is not known.
    */
   constructor(options: GenerationServerOptions) {
@@ -114,6 +119,7 @@ export class GenerationServer extends RunServer {
     }
     const { task } = this.settings;
     if (task !== "generate") refuse('the task must be "generate"', task);
+    requireProjections(this.settings.lora, options.base.shape, options.projections);
     this.#options = options;
     this.#mostDataDevices = maxDataDevices;
     this.#idleTimeoutMs = checkWait("idleTimeoutMs", options.idleTimeoutMs ?? IDLE_MS);
@@ -170,10 +176,19 @@ export class GenerationServer extends RunServer {
   }
 
   #remoteHeads({ members, ranges }: HeadAssignment, waits: WaitTimer): RemoteHeads {
-    const { engine, base } = this.#options;
-    const { overlap, lora } = this.settings;
+    const { engine, base, projections } = this.#options;
+    const { overlap, lora, seed } = this.settings;
     return new RemoteHeads({
-      ...{ engine, model: shapeForDevices(base.shape), lora, overlap, waits, statistics: [] },
+      ...{
+        engine,
+        model: shapeForDevices(base.shape),
+        lora,
+        seed,
+        projections,
+        overlap,
+        waits,
+        statistics: [],
+      },
       devices: members.map(({ peer }, i) => ({ peer, range: ranges[i]! })),
     });
   }

@@ -10,8 +10,10 @@ import type { Engine } from "@edgetuner/kernels";
 import type { EmbeddedBatch } from "../contracts/ports.ts";
 import type { Pruner, PrunerContext } from "../contracts/pruner.ts";
 import { allocateHeads } from "../lora/allocation.ts";
+import { requireProjections } from "../lora/base_projections.ts";
 import { HeadModules } from "../lora/head_modules.ts";
 import { LocalHeads } from "../lora/local_heads.ts";
+import type { HeadProjections } from "../lora/projections.ts";
 import { adamwAt } from "../lora/settings.ts";
 import type { BaseLayers, EmbeddingAndHead } from "../model/base.ts";
 import type { LossSettings } from "../model/loss.ts";
@@ -46,6 +48,8 @@ export interface LocalTrainingOptions extends Pick<TrainerOptions, "start" | "on
   readonly context?: PrunerContext | undefined;
   /** ||W||_F of the base model's weights per head, [L * H], for pruners that need it. */
   readonly baseNorm?: Float32Array | undefined;
+  /** Frozen projections from the base model, where the LoRA settings ask for them: see `baseProjections`. */
+  readonly projections?: HeadProjections | undefined;
   /** Keeps the heads of a validation with the best loss so far. */
   readonly onBest?: ((step: number) => Promise<void>) | undefined;
   /** Where the state of the run goes. */
@@ -95,14 +99,16 @@ export class LocalTraining implements Disposable {
    * Draws the head modules and prepares the run.
    *
    * @throws {RangeError} If settings are out of range, or there are more devices than heads.
+   * @throws {TypeError} If projections from the base model are asked for and not given.
    * @throws {PluginError} If the pruner is not one, see `checkPruner`.
    */
   constructor(options: LocalTrainingOptions) {
     const { engine, base, ends, source, onBest, saving, start, onEvent } = options;
     const { labelSmoothing } = TRAINING_DEFAULTS;
-    const { pruner, capacities = [1], loss = { labelSmoothing } } = options;
+    const { pruner, projections, capacities = [1], loss = { labelSmoothing } } = options;
     const settings = this.#settings = checkRunSettings(options.settings);
     const { layers, heads } = base.shape;
+    requireProjections(settings.lora, base.shape, projections);
     const ranges = allocateHeads(heads, capacities);
     const plan = typeof source === "function" ? null : source;
     plan?.begin(settings);
@@ -110,7 +116,7 @@ export class LocalTraining implements Disposable {
     this.modules = ranges.map((range) =>
       new HeadModules(engine, { ...settings, ...shapeForDevices(base.shape), range })
     );
-    this.heads = new LocalHeads(this.modules, pruner?.needs ?? [], settings.clipNorm);
+    this.heads = new LocalHeads(this.modules, pruner?.needs ?? [], settings.clipNorm, { projections });
     const data = new LocalData(ends, loss, next, settings.accumulate);
     const context: StepContext = {
       ...{ engine, base, heads: this.heads, data },

@@ -6,17 +6,19 @@
  * @module
  */
 
-import { type Engine, gatherHeadColumns, scatterAddHeadColumns, type Tensor } from "@edgetuner/kernels";
+import type { Engine, Tensor } from "@edgetuner/kernels";
 import { DeadlineError, ProtocolError } from "../contracts/errors.ts";
-import type { MicroBatch } from "../contracts/micro_batches.ts";
+import { type MicroBatch, WHOLE_STEP } from "../contracts/micro_batches.ts";
 import type { ModelShape } from "../contracts/model_shape.ts";
 import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../contracts/ports.ts";
 import type { DeviceStatistic } from "../contracts/pruner.ts";
 import { lowestLayer, putRange } from "../lora/head_mask.ts";
 import { clipFactor, globalNorm } from "../lora/clipping.ts";
+import type { EdgeHeads, EdgePlace } from "../lora/edge_heads.ts";
+import type { InputMode } from "../lora/input_mode.ts";
 import { INPUT_MODES } from "../lora/input_modes.ts";
-import type { LoraSettings, LoraTarget } from "../lora/settings.ts";
-import { type TargetColumns, targetColumns } from "../lora/target_columns.ts";
+import type { HeadProjections } from "../lora/projections.ts";
+import type { LoraSettings } from "../lora/settings.ts";
 import {
   describePass,
   type Exchange,
@@ -41,6 +43,10 @@ export interface RemoteHeadsOptions {
   readonly model: ModelShape;
   /** LoRA settings. */
   readonly lora: LoraSettings;
+  /** Seed of the run. */
+  readonly seed: number;
+  /** Frozen projections, where the LoRA settings ask for such from the base model. */
+  readonly projections?: HeadProjections | undefined;
   /** The devices, together owning every head once, in order of their heads. */
   readonly devices: readonly HeadMember[];
   /** Statistics that devices send after each training step. */
@@ -74,13 +80,17 @@ interface StepUnderWay extends HeadStep {
 interface Place {
   readonly layer: number;
   readonly microBatch: number;
+  /** Row of its part of the step that the micro-batch begins at. */
+  readonly firstRow: number;
 }
 
 /** Asks devices for their heads' Deltas and gives them the gradients. */
 export class RemoteHeads implements HeadPort, Disposable {
   readonly #options: RemoteHeadsOptions;
   readonly #run: SplitShape;
-  readonly #headSize: number;
+  readonly #mode: InputMode;
+  readonly #edge: EdgeHeads;
+  readonly #deltaColumns: number;
   readonly #plans: LayerPlans;
   #step: StepUnderWay | null = null;
   /** If true, the next step tells the devices that their head modules are the best so far. */
@@ -102,7 +112,9 @@ export class RemoteHeads implements HeadPort, Disposable {
     this.#options = options;
     this.#plans = new LayerPlans(options.engine, model.heads, options.devices);
     this.#run = splitShape(model, { lora, clipNorm }, { statistics: statistics.length });
-    this.#headSize = this.#run.headSize;
+    this.#mode = INPUT_MODES[lora.mode];
+    this.#deltaColumns = this.#mode.deltaColumns(this.#run);
+    this.#edge = this.#mode.edge(options);
   }
 
   /**
@@ -242,50 +254,48 @@ export class RemoteHeads implements HeadPort, Disposable {
   }
 
   /** The head modules for one micro-batch. */
-  microBatch({ index }: MicroBatch): LayerHeads {
+  microBatch({ index: microBatch, firstRow }: MicroBatch): LayerHeads {
     return {
-      forward: (layer, x) => this.#forward({ layer, microBatch: index }, x),
-      backward: (layer, dqkv, options) => this.#backward({ layer, microBatch: index }, dqkv, options),
+      forward: (layer, x) => this.#forward({ layer, microBatch, firstRow }, x),
+      backward: (layer, dqkv, options) => this.#backward({ layer, microBatch, firstRow }, dqkv, options),
     };
   }
 
   /** Sends X of the kept heads and waits for their Deltas. */
   forward(layer: number, x: Tensor): PendingSum | null {
-    return this.#forward({ layer, microBatch: 0 }, x);
+    return this.#forward({ layer, microBatch: 0, firstRow: 0 }, x);
   }
 
   /** Sends the gradients of the Deltas and waits for those of X. */
   backward(layer: number, dqkv: Tensor, options: { readonly needsInput: boolean }): PendingSum | null {
-    return this.#backward({ layer, microBatch: 0 }, dqkv, options);
+    return this.#backward({ layer, microBatch: 0, firstRow: 0 }, dqkv, options);
   }
 
   #forward(at: Place, x: Tensor): PendingSum | null {
     const plan = this.#plan(at.layer);
     if (plan === null) return null;
-    const { engine, lora, model } = this.#options;
-    const mode = INPUT_MODES[lora.mode];
+    const { engine, lora } = this.#options;
+    const place = this.#placeOf(at, plan);
     const length = x.rows;
-    const { input, owned } = mode.gather(x, { first: 0, headSize: mode.columns(model), heads: plan.heads });
+    const { input, owned } = this.#edge.gather(x, place);
     const reading = engine.read([input]);
     if (owned) input.dispose();
     const replies = this.#ask(
       this.#next("input", at),
       plan,
-      async ({ kept, before }) =>
-        mode.shareOf((await reading)[0]!, { heads: kept, before, tokens: length }, model),
+      async ({ kept, before }) => {
+        const share = { heads: kept, before, of: plan.kept, tokens: length };
+        return this.#mode.shareOf((await reading)[0]!, share, this.#run);
+      },
     );
     return {
       ...this.#before(replies, reading),
       addTo: async (qkv) => {
         const answers = await this.#wait(replies, reading);
-        lora.targets.forEach((target, k) => {
-          using deltas = this.#uploadBlocks(plan, answers, k, length);
-          const { first, passes } = this.#columns(target, plan, qkv);
-          for (const pass of passes) {
-            const heads = this.#plans.listed(plan, pass);
-            scatterAddHeadColumns(deltas, qkv, { first, headSize: this.#headSize, heads });
-          }
-        });
+        for (const target of lora.targets.keys()) {
+          using deltas = this.#uploadBlocks(plan, answers, target, length);
+          this.#edge.addDeltas(deltas, target, qkv, place);
+        }
       },
     };
   }
@@ -297,21 +307,16 @@ export class RemoteHeads implements HeadPort, Disposable {
   ): PendingSum | null {
     const plan = this.#plan(at.layer);
     if (plan === null) return null;
-    const { engine, lora, model } = this.#options;
-    const mode = INPUT_MODES[lora.mode];
+    const { engine, lora } = this.#options;
+    const place = this.#placeOf(at, plan);
     const length = dqkv.rows;
-    const targets = lora.targets.length;
-    const blocks = lora.targets.map((target) => {
-      const { first, heads } = this.#columns(target, plan, dqkv);
-      const list = this.#plans.listed(plan, heads);
-      return gatherHeadColumns(dqkv, { first, headSize: this.#headSize, heads: list });
-    });
+    const blocks = lora.targets.map((_, target) => this.#edge.deltaGradients(dqkv, target, place));
     const reading = engine.read(blocks);
     for (const block of blocks) block.dispose();
     const replies = this.#ask(this.#next("deltaGradient", at), plan, async (share) => {
       const values = await reading;
-      const size = share.kept * length * this.#headSize;
-      const joined = new Float32Array(targets * size);
+      const size = share.kept * length * this.#deltaColumns;
+      const joined = new Float32Array(values.length * size);
       values.forEach((all, k) => joined.set(this.#blockOf(all, share, length), k * size));
       return joined;
     });
@@ -323,13 +328,20 @@ export class RemoteHeads implements HeadPort, Disposable {
       ...before,
       addTo: async (target) => {
         const answers = await this.#wait(replies, reading);
-        const columns = mode.columns(model);
-        for (const values of mode.join(answers)) {
+        const columns = this.#mode.columns(this.#run);
+        for (const values of this.#mode.join(answers, this.#run)) {
           using dx = engine.upload(values, values.length / columns, columns, "input gradient");
-          mode.addGradient(dx, target, { first: 0, headSize: columns, heads: plan.heads });
+          this.#edge.addGradient(dx, target, place);
         }
       },
     };
+  }
+
+  #placeOf({ layer, firstRow }: Place, plan: LayerPlan): EdgePlace {
+    const { step, mode, accumulation = WHOLE_STEP } = this.#step!;
+    const row = accumulation.firstRow + firstRow;
+    const kept = { list: plan.list, upload: (list: readonly number[]) => this.#plans.listed(plan, list) };
+    return { layer, kept, step, mode, firstRow: row };
   }
 
   /** Has the gradients clipped, if they are to be, and collects the statistics of the step. */
@@ -372,9 +384,10 @@ export class RemoteHeads implements HeadPort, Disposable {
     return globalNorm(squares);
   }
 
-  /** Frees head lists. */
+  /** Frees head lists and projections. */
   [Symbol.dispose](): void {
     this.#plans.forget();
+    this.#edge[Symbol.dispose]();
   }
 
   #plan(layer: number): LayerPlan | null {
@@ -384,27 +397,21 @@ export class RemoteHeads implements HeadPort, Disposable {
     return this.#plans.of(layer, this.#step.mask);
   }
 
-  /** Where a target's columns lie in Q, K and V. */
-  #columns(target: LoraTarget, plan: LayerPlan, { columns }: Tensor): TargetColumns {
-    const { heads } = this.#options.model;
-    return targetColumns(target, plan.list, { heads, headSize: this.#headSize, columns });
-  }
-
-  /** One device's part of head-major blocks [n, T, D]. */
+  /** One device's part of head-major blocks [n, T, `deltaColumns`]. */
   #blockOf(values: Float32Array, { kept, before }: DeviceShare, length: number): Float32Array {
-    const perHead = length * this.#headSize;
+    const perHead = length * this.#deltaColumns;
     return values.subarray(before * perHead, (before + kept) * perHead);
   }
 
-  /** Joins the devices' answers, or one target of them, to head-major blocks [n * T, D] on the GPU. */
+  /** Joins the devices' answers, or one target of them, to head-major blocks [n * T, `deltaColumns`] on the GPU. */
   #uploadBlocks(plan: LayerPlan, answers: readonly Float32Array[], target: number, length: number): Tensor {
-    const perHead = length * this.#headSize;
+    const perHead = length * this.#deltaColumns;
     const joined = new Float32Array(plan.kept * perHead);
     plan.shares.forEach(({ kept, before }, i) => {
       const size = kept * perHead;
       joined.set(answers[i]!.subarray(target * size, (target + 1) * size), before * perHead);
     });
-    return this.#options.engine.upload(joined, plan.kept * length, this.#headSize, "blocks from devices");
+    return this.#options.engine.upload(joined, plan.kept * length, this.#deltaColumns, "blocks from devices");
   }
 
   /** What is sent and answered next, which must be this. */

@@ -14,7 +14,7 @@
 
 import { RunStateError } from "../contracts/errors.ts";
 import type { HeadRange } from "../lora/allocation.ts";
-import type { HeadModulesState, HeadWeights } from "../lora/head_arena.ts";
+import { type HeadModulesState, type HeadWeights, namedMatrices } from "../lora/head_arena.ts";
 import type { HeadModules } from "../lora/head_modules.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import type { BaseWeights } from "../model/weights.ts";
@@ -406,17 +406,6 @@ function readPruning(bytes: Uint8Array): SavedPruning {
 /** `.m` and `.v` stand behind the names of moments. */
 const PARTS = [["weights", ""], ["m", ".m"], ["v", ".v"]] as const;
 
-/** A head module's target. */
-interface ModulePlace {
-  readonly layer: number;
-  readonly head: number;
-  readonly target: string;
-}
-
-function nameOf({ layer, head, target }: ModulePlace, matrix: "A" | "B", part: string): string {
-  return `layer${layer}.head${head}.${target}.${matrix}${part}`;
-}
-
 function arraysOf({ range, state }: SavedHeads, { lora }: RunSettings): Map<string, NamedArray> {
   const arrays = new Map<string, NamedArray>();
   for (const [which, part] of PARTS) {
@@ -424,8 +413,10 @@ function arraysOf({ range, state }: SavedHeads, { lora }: RunSettings): Map<stri
       perHead.forEach((perTarget, i) =>
         perTarget.forEach(({ a, b }, k) => {
           const at = { layer: l, head: range.first + i, target: lora.targets[k]! };
-          arrays.set(nameOf(at, "A", part), { shape: [lora.rank, a.length / lora.rank], data: a });
-          arrays.set(nameOf(at, "B", part), { shape: [b.length / lora.rank, lora.rank], data: b });
+          const shapes = { a: [lora.rank, a.length / lora.rank], b: [b.length / lora.rank, lora.rank] };
+          for (const { name, which } of namedMatrices(lora.mode, at)) {
+            arrays.set(`${name}${part}`, { shape: shapes[which], data: { a, b }[which] });
+          }
         })
       )
     );
@@ -451,7 +442,10 @@ function stateOf(
         Array.from({ length: range.count }, (_, i) =>
           lora.targets.map((target) => {
             const at = { layer: l, head: range.first + i, target };
-            return { a: find(nameOf(at, "A", part)), b: find(nameOf(at, "B", part)) };
+            const named = namedMatrices(lora.mode, at).map((
+              { name, which },
+            ) => [which, find(`${name}${part}`)]);
+            return { a: new Float32Array(0), b: new Float32Array(0), ...Object.fromEntries(named) };
           })),
     );
   return { weights: read(""), m: read(".m"), v: read(".v"), updates: Uint32Array.from(updates) };

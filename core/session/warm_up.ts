@@ -18,7 +18,7 @@ import type { HeadPort } from "../contracts/ports.ts";
 import { CachedLayers } from "../generation/cached_layers.ts";
 import { HeadModules } from "../lora/head_modules.ts";
 import { inputRows } from "../lora/input_mode.ts";
-import { INPUT_MODE_NAMES, type InputModeName } from "../lora/input_modes.ts";
+import { INPUT_MODE_NAMES, INPUT_MODES, type InputModeName } from "../lora/input_modes.ts";
 import { DEFAULT_LORA, DEFAULT_OPTIMIZER, LORA_TARGETS } from "../lora/settings.ts";
 import type { BaseLayers, BaseShape, EmbeddingAndHead } from "../model/base.ts";
 import { embedTokens, modelLoss } from "../model/loss.ts";
@@ -78,7 +78,10 @@ async function warmParts(
   engine: Engine,
   { layers, ends, heads = false, pruning = false, task = "train" }: WarmUpParts,
 ): Promise<void> {
-  if (layers !== undefined) await (task === "train" ? warmBase : warmDecoding)(engine, layers);
+  if (layers !== undefined) {
+    warmEdges(engine);
+    await (task === "train" ? warmBase : warmDecoding)(engine, layers);
+  }
   if (heads) {
     for (const mode of INPUT_MODE_NAMES) await warmHeads(engine, mode);
   }
@@ -102,6 +105,28 @@ async function warmBase(engine: Engine, layers: BaseLayers): Promise<void> {
   const h = await layers.forward(tape, e, SHAPE, emptyHeads(list, layers.shape));
   h.addGradient(engine.zeros(SHAPE.length, hidden, "warm-up dh_L"));
   await tape.backward();
+}
+
+/** What the edge server computes for the head modules, in every mode and with dropout. */
+function warmEdges(engine: Engine): void {
+  const { hidden } = HEADS_SHAPE;
+  const rows = SHAPE.length;
+  for (const mode of INPUT_MODE_NAMES) {
+    using stack = new DisposableStack();
+    const lora = { ...DEFAULT_LORA, mode, targets: LORA_TARGETS, dropout: 0.5 };
+    const edge = stack.use(INPUT_MODES[mode].edge({ engine, lora, model: HEADS_SHAPE, seed: 0 }));
+    const upload = (list: readonly number[]) =>
+      stack.use(engine.upload(Uint32Array.from(list), 1, list.length, "warm-up heads"));
+    for (const purpose of ["train", "evaluate"] as const) {
+      const at = { layer: 0, kept: { list: [0, 1], upload }, step: 0, mode: purpose, firstRow: 0 };
+      const x = stack.use(engine.zeros(rows, hidden, "warm-up X"));
+      const { input, owned } = edge.gather(x, at);
+      if (owned) stack.use(input);
+      const qkv = stack.use(engine.zeros(rows, 3 * hidden, "warm-up Q, K, V"));
+      edge.addDeltas(stack.use(edge.deltaGradients(qkv, 0, at)), 0, qkv, at);
+      edge.addGradient(input, owned ? x : stack.use(engine.zeros(rows, hidden, "warm-up dX")), at);
+    }
+  }
 }
 
 /** A prompt, a token in the same row, and two rows that continue it. */
@@ -148,7 +173,7 @@ function emptyHeads(heads: Tensor, { headSize, hidden }: BaseShape): HeadPort {
 }
 
 async function warmHeads(engine: Engine, mode: InputModeName): Promise<void> {
-  const { layers, heads, hidden, headSize } = HEADS_SHAPE;
+  const { layers, heads, hidden } = HEADS_SHAPE;
   using modules = new HeadModules(engine, {
     lora: { ...DEFAULT_LORA, mode, targets: LORA_TARGETS, dropout: 0.5 },
     optimizer: DEFAULT_OPTIMIZER,
@@ -160,16 +185,16 @@ async function warmHeads(engine: Engine, mode: InputModeName): Promise<void> {
     steps: 1,
   });
   const kept = [0, 1];
-  const rows = SHAPE.length * kept.length;
+  const answers = { rows: SHAPE.length * kept.length, columns: modules.input.deltaColumns(modules.size) };
   for (const layer of kept) {
-    const size = inputRows(modules.input.shape(kept.length, SHAPE.length, modules.options));
+    const size = inputRows(modules.input.shape(kept.length, SHAPE.length, modules.size));
     const x = engine.zeros(size.rows, size.columns);
     for (const delta of modules.forward(layer, kept, x, { step: 0, mode: "train", ownsInput: true })) {
       delta.dispose();
     }
   }
   for (const layer of kept.toReversed()) {
-    const gradients = LORA_TARGETS.map(() => engine.zeros(rows, headSize));
+    const gradients = LORA_TARGETS.map(() => engine.zeros(answers.rows, answers.columns));
     modules.backward(layer, gradients, { step: 0, needsInput: layer > 0 })?.dispose();
     for (const gradient of gradients) gradient.dispose();
   }

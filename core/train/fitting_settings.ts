@@ -5,6 +5,8 @@
  */
 
 import type { ModelShape } from "../contracts/model_shape.ts";
+import { INPUT_MODES, type InputModeName } from "../lora/input_modes.ts";
+import { DEFAULT_LORA } from "../lora/settings.ts";
 import type { ModelConfig } from "../model/families.ts";
 import { contextLength, modelShape } from "../model/load.ts";
 
@@ -33,6 +35,8 @@ export interface FittingSettings {
 
 /** What settings are chosen by. */
 export interface FittingOptions {
+  /** What head modules read of X, which decides the rate. @default {that of DEFAULT_LORA} */
+  readonly mode?: InputModeName | undefined;
   /** L, H and d of the model. */
   readonly shape: Pick<ModelShape, "layers" | "heads" | "hidden">;
   /** Training steps. */
@@ -43,10 +47,6 @@ export interface FittingOptions {
   readonly positions?: number | undefined;
 }
 
-/** Hidden size of the model that the largest rate was measured with. */
-const NARROW = 128;
-/** Its best rate of 0.003, 0.01 and 0.03; narrower models get no larger one. */
-const NARROW_RATE = 1e-2;
 /** Models of so many heads are pruned as in the paper, whose model has 24 layers of 16; smaller ones less. */
 const PAPER_HEADS = 24 * 16;
 /** From this hidden size on a model has learnt its language: smoothing would spoil what it predicts well. */
@@ -59,8 +59,8 @@ const LONGEST = 512, MOST_TOKENS = 1024;
 const MAY_BE_CUT = 0.1;
 
 /**
- * Chooses settings. The rate falls with the hidden size, as 1 / d: a change of one size in each number of A changes
- * A x by a sum over d inputs. It does not depend on the rank, as Deltas are multiplied by alpha / rank and alpha
+ * Chooses settings. Each mode has a rate of its own. In `full` and `slice` it falls with the hidden size, as 1 / d: a
+ * change of one size in each number of A changes A x by a sum over d inputs. In `core` it does not. It does not depend on the rank, as Deltas are multiplied by alpha / rank and alpha
  * stays. `docs/choosing_settings.md` has what was measured.
  *
  * @param options Model, steps and data.
@@ -74,11 +74,11 @@ const MAY_BE_CUT = 0.1;
  * ```
  */
 export function fittingSettings(options: FittingOptions): FittingSettings {
-  const { shape: { layers, heads, hidden }, steps } = options;
+  const { shape: { layers, heads, hidden }, steps, mode = DEFAULT_LORA.mode } = options;
   const length = lengthFor(options);
   const isSmall = layers * heads < PAPER_HEADS;
   return {
-    learningRate: Number((NARROW_RATE * Math.min(1, NARROW / hidden)).toPrecision(2)),
+    learningRate: Number(INPUT_MODES[mode].learningRate({ heads, hidden }).toPrecision(2)),
     warmupSteps: Math.min(steps, Math.max(10, Math.round(steps / 40))),
     rank: heads > 16 ? 4 : 8,
     labelSmoothing: hidden < PRETRAINED_HIDDEN ? 0.1 : 0,

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { INPUT_MODES, type InputModeName } from "../lora/input_modes.ts";
 import {
   checkLora,
   checkOptimizer,
@@ -82,19 +83,25 @@ export const TRAINING_DEFAULTS = {
  * @param steps Training steps.
  * @param model Configuration of the model that rate, warm-up and rank shall fit, `config` of what `openModel` gives;
  * without it they fit a very small one. @default {none}
+ * @param mode What head modules read of X, which the rate fits too. @default {that of DEFAULT_LORA}
  * @category Training
  */
 export function defaultRunSettings(
   steps: number = TRAINING_DEFAULTS.steps,
   model: ModelConfig | null = null,
+  mode: InputModeName = DEFAULT_LORA.mode,
 ): Required<RunSettings> {
-  const { learningRate, warmupSteps } = DEFAULT_OPTIMIZER;
+  const { warmupSteps } = DEFAULT_OPTIMIZER;
   const { rank } = DEFAULT_LORA;
   const fitting = model === null
-    ? { learningRate, warmupSteps: Math.min(warmupSteps, steps), rank }
-    : fittingSettingsOf(model, { steps });
+    ? {
+      learningRate: INPUT_MODES[mode].learningRate({ heads: 1, hidden: 1 }),
+      warmupSteps: Math.min(warmupSteps, steps),
+      rank,
+    }
+    : fittingSettingsOf(model, { steps, mode });
   return {
-    lora: { ...DEFAULT_LORA, rank: fitting.rank },
+    lora: checkLora({ ...DEFAULT_LORA, mode, rank: fitting.rank }),
     optimizer: {
       ...DEFAULT_OPTIMIZER,
       learningRate: fitting.learningRate,

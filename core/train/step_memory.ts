@@ -9,8 +9,9 @@
  */
 
 import { tensorBytes } from "@edgetuner/kernels";
+import { inputRows } from "../lora/input_mode.ts";
 import { INPUT_MODES } from "../lora/input_modes.ts";
-import { DEFAULT_LORA, headParameters, type LoraSettings } from "../lora/settings.ts";
+import { DEFAULT_LORA, headParameters, type LoraSettings, modeSize } from "../lora/settings.ts";
 import type { BaseShape } from "../model/base.ts";
 import { familyOf, type ModelConfig } from "../model/families.ts";
 import type { FamilyActivations } from "../model/families/family.ts";
@@ -30,7 +31,7 @@ export interface StepMemoryOptions {
   /** Parts that each step is computed in, one after the other. @default {1} */
   readonly accumulate?: number;
   /** LoRA. @default {DEFAULT_LORA} */
-  readonly lora?: Pick<LoraSettings, "mode" | "targets" | "rank" | "dropout">;
+  readonly lora?: Lora;
   /** Heads whose modules the device has in every layer. @default {all} */
   readonly heads?: number;
 }
@@ -78,11 +79,13 @@ export function stepMemory(options: StepMemoryOptions): StepMemory {
     edgeServer: layers + exchangeBytes(model, lora, rows),
     dataDevice: loss + 2 * tensorBytes(rows, model.hidden),
     headModules: headBytes(model, lora, { rows, heads, copies: 1 }),
-    oneMachine: layers + loss + headBytes(model, lora, { rows, heads: model.heads, copies: 0 }),
+    oneMachine: layers + loss + headBytes(model, lora, { rows, heads: model.heads, copies: 0 }) +
+      (INPUT_MODES[lora.mode].projects ? exchangeBytes(model, lora, rows) : 0),
   };
 }
 
-type Lora = Pick<LoraSettings, "mode" | "targets" | "rank" | "dropout">;
+/** LoRA settings that memory depends on. */
+type Lora = Pick<LoraSettings, "mode" | "targets" | "rank" | "dropout" | "projections">;
 
 /** What the layers keep of a step, and the most that they make beside it on the way back. */
 function layersBytes(model: MemoryModel, sequences: number, length: number): number {
@@ -104,16 +107,22 @@ function layersBytes(model: MemoryModel, sequences: number, length: number): num
   return layers * kept + passing + stream;
 }
 
-/** What an edge server makes of what travels to and from the devices. */
-function exchangeBytes(
-  { heads, hidden, headSize }: MemoryModel,
-  { mode, targets }: Lora,
-  rows: number,
-): number {
-  const own = INPUT_MODES[mode];
-  const inputs = own.columns({ heads, hidden });
-  const input = own.copies ? tensorBytes(heads * rows, inputs) : tensorBytes(rows, hidden);
-  return input + targets.length * tensorBytes(heads * rows, headSize);
+/** What an edge server makes of what travels to and from the devices, and the frozen projections that it holds. */
+function exchangeBytes(model: MemoryModel, lora: Lora, rows: number): number {
+  const { layers, heads, hidden, headSize } = model;
+  const mode = INPUT_MODES[lora.mode];
+  const size = modeSize(lora, model);
+  const targets = lora.targets.length;
+  const input = inputRows(mode.shape(heads, rows, size));
+  const sent = mode.copies ? tensorBytes(input.rows, input.columns) : tensorBytes(rows, hidden);
+  const answered = targets * tensorBytes(heads * rows, mode.deltaColumns(size));
+  if (!mode.projects) return sent + answered;
+  const wide = mode.inputParts(size) * heads * Math.ceil(lora.rank / 4) * 4;
+  const frozen = tensorBytes(wide, hidden) + targets * heads * tensorBytes(headSize, lora.rank);
+  // The products before they are divided, and the blocks of one target.
+  const made = tensorBytes(rows, wide) + tensorBytes(heads * rows, headSize) +
+    (lora.dropout > 0 ? 2 * tensorBytes(rows, hidden) : 0);
+  return layers * frozen + sent + answered + made;
 }
 
 /** Final norm, logits of some rows at a time, and the gradient of h_L. */
@@ -129,19 +138,20 @@ function headBytes(
   lora: Lora,
   { rows, heads, copies }: { readonly rows: number; readonly heads: number; readonly copies: number },
 ): number {
-  const { layers, hidden, headSize } = model;
-  const { mode, targets: { length: targets }, rank, dropout } = lora;
-  const own = INPUT_MODES[mode];
-  const inputs = own.columns(model);
-  const shape = own.shape(heads, rows, { heads: model.heads, hidden });
-  const input = tensorBytes(shape.slice(0, -1).reduce((a, b) => a * b, 1), inputs);
-  const segment = headParameters({ mode, targets: lora.targets, rank: Math.ceil(rank / 4) * 4 }, model);
+  const { layers } = model;
+  const { targets: { length: targets }, rank, dropout } = lora;
+  const mode = INPUT_MODES[lora.mode];
+  const size = modeSize(lora, model);
+  const shape = inputRows(mode.shape(heads, rows, size));
+  const input = tensorBytes(shape.rows, shape.columns);
+  const segment = headParameters({ ...lora, rank: Math.ceil(rank / 4) * 4 }, model);
   // Weights, gradients and two moments; a device also keeps what an update changes as it was before.
   const held = (copies > 0 ? 7 : 4) * layers * tensorBytes(heads, segment);
-  const keepsInput = copies > 0 || own.copies || dropout > 0;
-  const down = targets * tensorBytes(heads * rows, rank);
-  const deltas = targets * tensorBytes(heads * rows, headSize);
+  const drops = dropout > 0 && mode.dropoutHeads([]) !== null;
+  const keepsInput = copies > 0 || mode.copies || drops;
+  const down = mode.outputs(size) === 0 ? 0 : targets * tensorBytes(heads * rows, rank);
+  const deltas = targets * tensorBytes(heads * rows, mode.deltaColumns(size));
   const kept = layers * ((keepsInput ? input : 0) + down);
   // Deltas or their gradients, those through B, and that of the input.
-  return held + kept + deltas + down + input * (dropout > 0 ? 2 : 1);
+  return held + kept + deltas + down + input * (drops ? 2 : 1);
 }

@@ -2,7 +2,7 @@
 //
 // For slot z and head h = heads[z]:  dW_h [m, n] = alpha * a_z^T b_z, summed over length rows,
 // written to the gradient arena at first + h * segment. a_z [length, m] starts at row
-// z * a_slot_rows, b_z [length, n] at row z * b_slot_rows (0: all slots read the same).
+// z * a_slot_rows, b_z [length, n] at row b_row + z * b_slot_rows (0: all slots read the same).
 //
 // One invocation computes four rows x four columns. Accumulation rule: overwritten, unless
 // accumulate is 1. Rows in order.
@@ -11,6 +11,7 @@ struct Parameters {
   m4: u32,
   n4: u32,
   length: u32,
+  b_row: u32,
   a_slot_rows: u32,
   b_slot_rows: u32,
   first4: u32,
@@ -35,7 +36,7 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
     return;
   }
   let a_row = z * p.a_slot_rows;
-  let b_row = z * p.b_slot_rows;
+  let b_row = p.b_row + z * p.b_slot_rows;
   var sum = mat4x4f();
   for (var t = 0u; t < p.length; t++) {
     let av = a[(a_row + t) * p.m4 + m4];

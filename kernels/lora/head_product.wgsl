@@ -2,7 +2,7 @@
 //
 // For slot z and head h = heads[z]:  y_z [m, n] (+)= alpha * x_z [m, k] op(W_h), where W_h lies in
 // the parameter arena at weight_first + h * segment, stored [k, n], or [n, k] if TRANSPOSE.
-// x_z starts at row z * x_slot_rows (0: all slots read the same x), y_z at row z * y_slot_rows.
+// x_z starts at row x_row + z * x_slot_rows (0: all slots read the same x), y_z at row y_row + z * y_slot_rows.
 // If y_slot_rows is 0, all slots are summed into one y instead: y = sum over z of x_z op(W_h).
 //
 // One invocation computes four rows x four columns. Accumulation rule: overwritten, unless
@@ -15,6 +15,8 @@ struct Parameters {
   n4: u32,
   k4: u32,
   slots: u32,
+  x_row: u32,
+  y_row: u32,
   x_slot_rows: u32,
   y_slot_rows: u32,
   weight_first4: u32,
@@ -70,7 +72,7 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   var sum = mat4x4f();
   for (var z = first; z < end; z++) {
     let base = p.weight_first4 + heads[z] * p.segment4;
-    let x_row = z * p.x_slot_rows;
+    let x_row = p.x_row + z * p.x_slot_rows;
     let r0 = (x_row + m) * p.k4;
     let r1 = (x_row + min(m + 1u, last_row)) * p.k4;
     let r2 = (x_row + min(m + 2u, last_row)) * p.k4;
@@ -79,7 +81,7 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
       sum += load_weight(base, k, n4) * mat4x4f(x[r0 + k], x[r1 + k], x[r2 + k], x[r3 + k]);
     }
   }
-  let y_row = id.z * p.y_slot_rows;
+  let y_row = p.y_row + id.z * p.y_slot_rows;
   store(sum[0], y_row, m, n4);
   store(sum[1], y_row, m + 1u, n4);
   store(sum[2], y_row, m + 2u, n4);

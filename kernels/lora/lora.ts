@@ -24,6 +24,8 @@ const productKernels = [false, true].map((transpose) =>
       "n4",
       "k4",
       "slots",
+      "x_row",
+      "y_row",
       "x_slot_rows",
       "y_slot_rows",
       "weight_first4",
@@ -44,6 +46,7 @@ const gradientKernel = defineKernel({
     "m4",
     "n4",
     "length",
+    "b_row",
     "a_slot_rows",
     "b_slot_rows",
     "first4",
@@ -91,13 +94,19 @@ export interface HeadProductOptions {
   readonly transpose?: boolean;
   /** Every head reads the same x. @default {false} */
   readonly sharedInput?: boolean;
-  /** The heads' results are sumOverHeads into one [T, n]. @default {false} */
+  /** Rows of x that take part. @default {all} */
+  readonly rows?: number;
+  /** First row of x that takes part. @default {0} */
+  readonly rowOfX?: number;
+  /** First row of `out` that is written. @default {0} */
+  readonly rowOfOut?: number;
+  /** The heads' results are summed into one [T, n]. @default {false} */
   readonly sumOverHeads?: boolean;
   /** Scale. @default {1} */
   readonly alpha?: number;
   /** Add to `out`. @default {false} */
   readonly accumulate?: boolean;
-  /** [n * T, columns] or [T, columns] if `sumOverHeads`. @default {a new tensor} */
+  /** [n * T, columns], or [T, columns] if `sumOverHeads`. @default {a new tensor} */
   readonly out?: Tensor | undefined;
 }
 
@@ -106,10 +115,11 @@ export function headProduct(options: HeadProductOptions): Tensor {
   const { x, arena, matrix, heads, transpose = false, sharedInput = false, sumOverHeads = false } = options;
   const { engine } = x;
   const slots = heads.columns;
-  const length = sharedInput ? x.rows : x.rows / slots;
+  const { rowOfX = 0, rowOfOut = 0, rows = x.rows - rowOfX } = options;
+  const length = sharedInput ? rows : rows / slots;
   const inner = transpose ? matrix.columns : matrix.rows;
   const columns = transpose ? matrix.rows : matrix.columns;
-  if (x.columns !== inner) {
+  if (x.pitch !== roundUp4(inner)) {
     throw new TypeError(
       `Cannot multiply head modules as x must have ${inner} columns: it has ${x.columns}`,
     );
@@ -120,7 +130,17 @@ export function headProduct(options: HeadProductOptions): Tensor {
       `Cannot multiply head modules as matrices must have a multiple of 4 rows: current value is ${matrix.rows}`,
     );
   }
-  const out = options.out ?? engine.tensor(sumOverHeads ? length : slots * length, columns, "head product");
+  const written = sumOverHeads ? length : slots * length;
+  const out = options.out ?? engine.tensor(rowOfOut + written, columns, "head product");
+  if (rowOfX + rows > x.rows || rowOfOut + written > out.rows || out.pitch !== roundUp4(columns)) {
+    throw new TypeError(
+      `Cannot multiply head modules as rows ${rowOfX} to ${
+        rowOfX + rows
+      } of x [${x.rows}, ${x.columns}] and ${rowOfOut} to ${
+        rowOfOut + written
+      } of the result, with ${columns} columns, must be there: the result is [${out.rows}, ${out.columns}]`,
+    );
+  }
   engine.dispatch(productKernels[Number(transpose)]!, {
     bindings: { x, weights: arena, heads, y: out },
     parameters: {
@@ -128,6 +148,8 @@ export function headProduct(options: HeadProductOptions): Tensor {
       n4: roundUp4(columns) / 4,
       k4: roundUp4(inner) / 4,
       slots,
+      x_row: rowOfX,
+      y_row: rowOfOut,
       x_slot_rows: sharedInput ? 0 : length,
       y_slot_rows: sumOverHeads ? 0 : length,
       weight_first4: matrix.first / 4,
@@ -152,8 +174,10 @@ export interface HeadGradientOptions {
   readonly arena: Tensor;
   /** Which matrix of each head module, [m, n]. */
   readonly matrix: ArenaMatrix;
-  /** T, rows sumOverHeads per slot. */
+  /** T, rows that are summed for each slot. */
   readonly length: number;
+  /** First row of b that takes part. @default {0} */
+  readonly rowOfB?: number;
   /** Every slot reads the same `b`. @default {false} */
   readonly sharedB?: boolean;
   /** Scale. @default {1} */
@@ -173,6 +197,7 @@ export function headGradient(options: HeadGradientOptions): void {
       m4,
       n4,
       length,
+      b_row: options.rowOfB ?? 0,
       a_slot_rows: length,
       b_slot_rows: sharedB ? 0 : length,
       first4: matrix.first / 4,
@@ -198,7 +223,7 @@ function moveColumns(
       `Cannot move head columns as head size and first column must be multiples of 4: they are ${headSize} and ${first}`,
     );
   }
-  if (blocks.rows !== slots * length || blocks.columns !== headSize) {
+  if (blocks.rows !== slots * length || blocks.pitch !== headSize) {
     throw new TypeError(
       `Cannot move head columns as blocks must be [${
         slots * length
@@ -222,10 +247,16 @@ export interface HeadColumnsOptions {
   readonly heads: Tensor;
 }
 
+/** As `HeadColumnsOptions`, for blocks that are made. */
+export interface GatheredColumnsOptions extends HeadColumnsOptions {
+  /** Columns of the blocks, if the last ones of each head are padding. @default {headSize} */
+  readonly columns?: number;
+}
+
 /** Copies some heads' columns of `wide` [T, pitch] to head-major blocks [slots * T, headSize]. */
-export function gatherHeadColumns(wide: Tensor, options: HeadColumnsOptions): Tensor {
-  const { headSize, heads } = options;
-  const blocks = wide.engine.tensor(heads.columns * wide.rows, headSize, "head blocks");
+export function gatherHeadColumns(wide: Tensor, options: GatheredColumnsOptions): Tensor {
+  const { headSize, heads, columns = headSize } = options;
+  const blocks = wide.engine.tensor(heads.columns * wide.rows, columns, "head blocks");
   moveColumns(columnKernels[0]!, wide, blocks, options);
   return blocks;
 }

@@ -19,6 +19,7 @@ import {
   type HeadModulesState,
   type LedgerEntry,
   type Listener,
+  modeSize,
   type Pruner,
   type RunServer,
   type RunSettings,
@@ -348,11 +349,9 @@ export function expectedBytesByKind(
   const bytes = new Map<FrameKind, number>();
   for (const { tokens, batch, mask } of records) {
     const step = stepTraffic({
+      ...modeSize(settings.lora, { heads: 4, hidden: 48 }),
       layers: 3,
-      heads: 4,
-      hidden: 48,
       tokens,
-      targets: settings.lora.targets.length,
       mode: settings.lora.mode,
       headsPerDevice: counts,
       statistics,

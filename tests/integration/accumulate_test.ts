@@ -5,6 +5,7 @@ import {
   encodeFrame,
   type Frame,
   HeadModules,
+  type InputModeName,
   LocalData,
   LocalHeads,
   maskSumOf,
@@ -42,7 +43,7 @@ const MASKS = [
  * Settings with a larger epsilon: a head's first updates divide by |g|, and a gradient near 1e-8 then turns
  * the rounding of another order of summation into 4e-4 of the largest weight.
  */
-function smoothSettings(mode: "slice" | "full", steps: number): RunSettings {
+function smoothSettings(mode: InputModeName, steps: number): RunSettings {
   const settings = tinySettings(mode, steps);
   return { ...settings, optimizer: { ...settings.optimizer, epsilon: 1e-5 } };
 }
@@ -58,7 +59,7 @@ function unevenBatch(): TokenBatch {
 }
 const batch = unevenBatch();
 
-for (const mode of ["slice", "full"] as const) {
+for (const mode of ["slice", "full", "core"] as const) {
   const settings = smoothSettings(mode, STEPS);
 
   Deno.test(`${mode} mode, one machine: a step in parts learns as the whole batch, uneven losses and dropout [slow]`, async () => {

@@ -37,7 +37,7 @@ function countedOf(entries: readonly LedgerEntry[], kind: string): [string, numb
   return entries.filter((e) => e.kind === kind).map((e) => [e.direction, e.frames, e.tensorBytes]);
 }
 
-for (const mode of ["slice", "full"] as const) {
+for (const mode of ["slice", "full", "core"] as const) {
   // Far below the norms of these gradients in the first steps, so that every step is clipped.
   const settings = { ...tinySettings(mode, MASKS.length), clipNorm: 0.01 };
 

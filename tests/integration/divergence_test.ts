@@ -9,6 +9,7 @@ import {
   checkRunSettings,
   EdgeServer,
   f32Codec,
+  type InputModeName,
   loadAdapter,
   loadRunState,
   LocalData,
@@ -43,7 +44,7 @@ const engine = await Engine.create();
 const model = new TinyGpt2(engine);
 
 /** After the first update the weights are so large that the Deltas overflow. */
-function wild(mode: "slice" | "full" = "slice") {
+function wild(mode: InputModeName = "slice") {
   const settings = tinySettings(mode, 6);
   return { ...settings, optimizer: { ...settings.optimizer, learningRate: 1e20 } };
 }

@@ -5,6 +5,7 @@ import {
   CheckpointError,
   type EmbeddingAndHead,
   fromPeft,
+  type InputModeName,
   loadAdapter,
   loadEmbeddingAndHead,
   loadLayers,
@@ -33,7 +34,7 @@ const engine = await Engine.create();
 const SAMPLES = [[1, 5, 9, 30, 2], [7], [3, 3, 60, 12, 44, 8, 1, 0, 2]];
 
 /** Head modules with random A and B. */
-async function randomAdapter(folder: string, mode: "slice" | "full", rank = 4): Promise<Adapter> {
+async function randomAdapter(folder: string, mode: InputModeName, rank = 4): Promise<Adapter> {
   const model = await loadModelFolder(folder);
   const { layers, heads, hidden, headSize } = modelShape(model.config);
   const random = randomStream(5);
@@ -73,7 +74,7 @@ function splitOver(devices: number, model: ModelFolder, adapter: Adapter) {
 }
 
 /** What `certifyExport` needs of GPT-2's fixture. */
-async function gpt2Case(mode: "slice" | "full", rank = 4) {
+async function gpt2Case(mode: InputModeName, rank = 4) {
   const folder = `${FIXTURES}parity/gpt2_base`;
   const model = await loadModelFolder(folder);
   const adapter = await randomAdapter(folder, mode, rank);
@@ -86,7 +87,7 @@ async function gpt2Case(mode: "slice" | "full", rank = 4) {
 }
 
 for (const [name, family] of MODELS) {
-  for (const mode of ["slice", "full"] as const) {
+  for (const mode of ["slice", "full", "core"] as const) {
     Deno.test(`an export of ${name} in ${mode} mode is certified, a wrong one is not [slow]`, async () => {
       const folder = `${FIXTURES}${name}`;
       const model = await loadModelFolder(folder);

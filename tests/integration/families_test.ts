@@ -1,8 +1,10 @@
 import { Engine } from "@edgetuner/kernels";
 import {
   type FrameKind,
+  type InputModeName,
   LocalData,
   LocalHeads,
+  modeSize,
   type RunSettings,
   runStep,
   shapeForDevices,
@@ -18,7 +20,7 @@ const engine = await Engine.create();
 /** Nothing; one head of a group; a whole group; the lower layer. */
 const MASKS = ["0000 0000", "0100 0001", "0011 0000", "1111 0110"].map(maskOf);
 
-function settingsOf(mode: "slice" | "full"): RunSettings {
+function settingsOf(mode: InputModeName): RunSettings {
   return {
     lora: { mode, targets: ["q", "k", "v"], rank: 3, alpha: 6, dropout: 0.1 },
     optimizer: {
@@ -51,7 +53,7 @@ async function locally(model: TinyFamily, settings: RunSettings, counts: readonl
 
 for (const name of FAMILY_NAMES.filter((name) => name !== "llama")) {
   const base = new TinyFamily(engine, await familyFolder(name));
-  for (const mode of ["slice", "full"] as const) {
+  for (const mode of ["slice", "full", "core"] as const) {
     Deno.test(`${name}, ${mode} mode: two devices as one machine, and the bytes of the formula [slow]`, async () => {
       const settings = settingsOf(mode);
       const run = await runSession(base, {
@@ -77,7 +79,8 @@ for (const name of FAMILY_NAMES.filter((name) => name !== "llama")) {
       const expected = new Map<FrameKind, number>();
       for (const { tokens, mask } of run.records) {
         const model = shapeForDevices(base.layers.shape);
-        const shape = { ...model, tokens, targets: 3, mode, mask, statistics: 0 };
+        const sizes = modeSize(settings.lora, model);
+        const shape = { ...sizes, layers: model.layers, tokens, mode, mask, statistics: 0 };
         for (const [kind, bytes] of stepTraffic({ ...shape, headsPerDevice: [3, 1] })) {
           if (bytes > 0) expected.set(kind, (expected.get(kind) ?? 0) + bytes);
         }

@@ -142,7 +142,7 @@ async function onOneMachine(base: TinyBase, adapter: Adapter): Promise<unknown> 
   return await texts(session);
 }
 
-for (const mode of ["slice", "full"] as const) {
+for (const mode of ["slice", "full", "core"] as const) {
   for (const transport of ["in-process", "websocket", "http"] as const) {
     // HTTP polls: once is enough.
     for (const count of transport === "http" ? [3] : [1, 3]) {
@@ -228,7 +228,7 @@ Deno.test("what the heads have learnt matters, and who has them does not [slow]"
 });
 
 for (const codec of ["f32", "int8"] as const) {
-  for (const mode of ["slice", "full"] as const) {
+  for (const mode of ["slice", "full", "core"] as const) {
     Deno.test(`a pass of generation takes the bytes of the formula (${mode}, ${codec})`, async () => {
       const settings = { ...tinySettings(mode, 1), codec };
       const counts = [2, 1, 1];

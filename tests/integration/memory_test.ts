@@ -23,7 +23,7 @@ function memory() {
 /** Bind groups are a cache of what was bound together, emptied when it is full. */
 const MOST_BIND_GROUPS = 8192;
 
-for (const mode of ["slice", "full"] as const) {
+for (const mode of ["slice", "full", "core"] as const) {
   Deno.test(`${mode} mode on one machine: memory is the same after step 10 and after step 60 [slow]`, async () => {
     const start = memory();
     {

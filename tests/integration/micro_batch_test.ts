@@ -37,7 +37,7 @@ const MASKS = [
   maskOf("1111 0000 1100"),
 ];
 
-for (const mode of ["slice", "full"] as const) {
+for (const mode of ["slice", "full", "core"] as const) {
   const settings = tinySettings(mode, STEPS);
   const base = { settings, steps: STEPS, batch };
   const whole = await trainLocally(model, settings, keepAll(STEPS), [4], [], batch);

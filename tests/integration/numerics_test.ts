@@ -17,7 +17,7 @@ const ALLOCATIONS = [
   { capacities: [1, 1, 2], counts: [2, 1, 1] },
 ] as const;
 
-for (const mode of ["slice", "full"] as const) {
+for (const mode of ["slice", "full", "core"] as const) {
   const settings = tinySettings(mode, STEPS);
   const whole = await trainLocally(model, settings, keepAll(STEPS));
 

@@ -60,7 +60,7 @@ const MASKS = [
   maskOf("0000 0000 0000"),
 ];
 
-for (const mode of ["slice", "full"] as const) {
+for (const mode of ["slice", "full", "core"] as const) {
   Deno.test(`${mode} mode: a local probe gives G of the unpruned step and leaves weights, moments and counts [slow]`, async () => {
     const settings = tinySettings(mode, STEPS);
     using heads = new LocalHeads(

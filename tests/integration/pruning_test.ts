@@ -45,8 +45,8 @@ Deno.test("a device none of whose heads is kept gets its mask and sends its stat
   assertEquals(frames, ["1 received mask 0", "1 sent statistics 0"]);
 });
 
-Deno.test("a pruned head is missing from the tensors of its layer, in every direction and both modes", async () => {
-  for (const mode of ["slice", "full"] as const) {
+Deno.test("a pruned head is missing from the tensors of its layer, in every direction and all modes", async () => {
+  for (const mode of ["slice", "full", "core"] as const) {
     const passed: Passed[] = [];
     await runSession(model, {
       settings: tinySettings(mode, 1),
@@ -60,13 +60,9 @@ Deno.test("a pruned head is missing from the tensors of its layer, in every dire
         { frame },
       ) => [frame.kind, frame.tensors[0]!.shape]),
     );
-    const x = mode === "slice" ? [2, 26, 12] : [26, 48];
-    assertEquals(shapes, {
-      input: x,
-      delta: [2, 2, 26, 12],
-      deltaGradient: [2, 2, 26, 12],
-      inputGradient: x,
-    });
+    const x = { slice: [2, 26, 12], full: [26, 48], core: [2, 2, 26, 4] }[mode];
+    const delta = [2, 2, 26, mode === "core" ? 4 : 12];
+    assertEquals(shapes, { input: x, delta, deltaGradient: delta, inputGradient: x });
   }
 });
 

@@ -9,6 +9,7 @@ import {
   Gpt2Layers,
   HandshakeError,
   initialWeights,
+  type InputModeName,
   type Pruner,
   type RunSettings,
   runUserDevice,
@@ -110,7 +111,7 @@ Deno.test("micro-batches take the same virtual time every time too [slow]", asyn
 
 Deno.test("with 20 ms of latency and as much to compute, overlap makes a step 1.5 times as fast, with equal results [slow]", async () => {
   const way = { bandwidthMbit: 940, latencyMs: 20 };
-  const run = async (more: Pick<RunSettings, "microBatches" | "overlap">, mode: "slice" | "full") => {
+  const run = async (more: Pick<RunSettings, "microBatches" | "overlap">, mode: InputModeName) => {
     const result = await simulate(options({
       settings: { ...tinySettings(mode, 4), ...more },
       batches: () => batchOf(8),
@@ -121,7 +122,7 @@ Deno.test("with 20 ms of latency and as much to compute, overlap makes a step 1.
     assertEquals(result.error, null);
     return result;
   };
-  for (const mode of ["slice", "full"] as const) {
+  for (const mode of ["slice", "full", "core"] as const) {
     const without = await run({ overlap: false }, mode);
     const base = await run({ overlap: true }, mode);
     const parts = await run({ microBatches: 4 }, mode);
@@ -494,7 +495,7 @@ const SLOW: ComputeModel = {
 /** Pruned and unpruned, slice and full, alike and unlike devices, and every setting that a step's messages depend on. */
 const PLANNED: readonly {
   readonly name: string;
-  readonly mode: "slice" | "full";
+  readonly mode: InputModeName;
   readonly mask: Uint8Array;
   readonly devices: readonly SimulatedDevice[];
   readonly link: LinkProfile;

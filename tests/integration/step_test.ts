@@ -1,6 +1,7 @@
 import {
   describeStep,
   type FrameKind,
+  type InputModeName,
   type LedgerEntry,
   messageBytes,
   messagesOf,
@@ -22,7 +23,7 @@ const PRUNED = [maskOf("0100 1111 0001"), maskOf("1111 0000 0110"), maskOf("1111
 
 /** A combination of all that a step's messages depend on. */
 interface Combination {
-  readonly mode?: "slice" | "full";
+  readonly mode?: InputModeName;
   readonly masks?: readonly Uint8Array[];
   readonly more?: Pick<RunSettings, "microBatches" | "accumulate" | "clipNorm" | "overlap">;
   readonly statistics?: 0 | 1 | 2;

@@ -74,7 +74,7 @@ function countedFrames(entries: readonly LedgerEntry[]): Record<string, number> 
 
 const sorted = (map: Map<FrameKind, number>) => [...map].sort(([a], [b]) => a.localeCompare(b));
 
-for (const mode of ["slice", "full"] as const) {
+for (const mode of ["slice", "full", "core"] as const) {
   for (const [what, masks] of [["unpruned", UNPRUNED], ["pruned", PRUNED]] as const) {
     for (const needs of STATISTICS) {
       const name = `${mode} mode, ${what}, statistics ${needs.join(" and ") || "off"}`;
@@ -122,6 +122,8 @@ for (const mode of ["slice", "full"] as const) {
         if (kind === "mask" || kind === "statistics") assertEquals(share, 1);
         else if (codec.endsWith("16")) assertEquals(share, 0.5, kind);
         // A byte a number, and four bytes for each row of 12 (or in embeddings, and X of full mode, 48).
+        // In rank space the rows of what goes to heads and back have 4 numbers.
+        else if (mode === "core" && /elta|^input/.test(kind)) assertEquals(share, 0.5, kind);
         else assert(share > 0.27 && share < 0.34, `${kind}: ${share}`);
       }
     });
@@ -132,8 +134,10 @@ for (const mode of ["slice", "full"] as const) {
     const run = await runSession(model, { settings: tinySettings(mode, 1), steps: 1, capacities: [2, 1, 1] });
     const bytes = tensorBytesByKind(run.traffic);
     const total = [...bytes.values()].reduce((a, b) => a + b, 0);
-    const deltas = tokens * headSize * heads * targets;
-    const inputs = mode === "slice" ? tokens * d : tokens * d * devices;
+    const rank = 4;
+    const deltas = tokens * (mode === "core" ? rank : headSize) * heads * targets;
+    const inputs =
+      { slice: tokens * d, full: tokens * d * devices, core: tokens * rank * heads * targets }[mode];
     const numbers = 3 * tokens * d + layers * (inputs + deltas) + layers * deltas + (layers - 1) * inputs;
     assertEquals(total, 4 * numbers + layers * heads);
   });

@@ -49,7 +49,7 @@ for (const [family, adapterClass, baseWeights] of CASES) {
     const pipelines = engines.map((e) => e.stats.pipelines);
     for (const count of pipelines) assertGreater(count, 3);
 
-    for (const mode of ["slice", "full"] as const) {
+    for (const mode of ["slice", "full", "core"] as const) {
       await using link = openLink("in-process");
       const pruner = greedyPruner({ tau: 0.9, compute: (args) => greedyPruneOnGpu(edge, args) }) as Pruner;
       const server = new EdgeServer(serverOptions(onEdge, tinySettings(mode, 3), { pruner, devices: 1 }));

@@ -38,7 +38,7 @@ async function logitsWith(model: TinyFamily, layers: TinyFamily["layers"], heads
 }
 
 for (const name of FAMILY_NAMES) {
-  for (const mode of ["slice", "full"] as const) {
+  for (const mode of ["slice", "full", "core"] as const) {
     Deno.test(`${name}, ${mode} mode: merged into the base, and to PEFT and back, the logits stay [slow]`, async () => {
       const folder = await familyFolder(name);
       using model = new TinyFamily(engine, folder);

@@ -11,6 +11,7 @@
 import {
   type Adapter,
   embedTokens,
+  type InputModeName,
   loadEmbeddingAndHead,
   loadHeads,
   loadLayers,
@@ -44,12 +45,12 @@ export interface PeftCase {
   /** Folder of the model, from the repository's root. */
   readonly model: string;
   /** LoRA mode. */
-  readonly mode: "slice" | "full";
+  readonly mode: InputModeName;
 }
 
 /** All cases. */
 export const PEFT_CASES: readonly PeftCase[] = Object.entries(PEFT_MODELS).flatMap(([name, model]) =>
-  (["slice", "full"] as const).map((mode) => ({ name: `${name}_${mode}`, model, mode }))
+  (["slice", "full", "core"] as const).map((mode) => ({ name: `${name}_${mode}`, model, mode }))
 );
 
 /** Head modules with random A and B, the same everywhere. */

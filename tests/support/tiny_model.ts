@@ -19,6 +19,7 @@ import {
   type HeadRange,
   type HeadStatistics,
   type HeadWeights,
+  type InputModeName,
   LocalData,
   LocalHeads,
   type LoraSettings,
@@ -189,7 +190,7 @@ export class TinyGpt2 implements TinyBase, Disposable {
 }
 
 /** Settings of a short run with LoRA dropout and a learning rate that moves the weights. */
-export function tinySettings(mode: "slice" | "full", steps: number, dropout = 0.1): RunSettings {
+export function tinySettings(mode: InputModeName, steps: number, dropout = 0.1): RunSettings {
   return {
     lora: { mode, targets: ["q", "v"], rank: 4, alpha: 8, dropout },
     optimizer: { ...DEFAULT_OPTIMIZER, learningRate: 1e-2, warmupSteps: 0, schedule: "constant" },

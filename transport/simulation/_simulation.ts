@@ -107,8 +107,8 @@ export async function evaluate(
   modules: readonly HeadModules[],
 ): Promise<number | null> {
   if (evaluation.length === 0) return null;
-  const { engine, layers: base, ends } = model;
-  const heads = new LocalHeads(modules); // not disposed: the modules are not its own
+  const { engine, layers: base, ends, projections } = model;
+  using heads = new LocalHeads(modules, [], null, { keepsModules: true, projections });
   const { layers: L, heads: H } = base.shape;
   // Without modules every head is pruned: the base model alone, where all Deltas are zero.
   const mask = new Uint8Array(L * H).fill(modules.length === 0 ? 1 : 0);

@@ -14,7 +14,8 @@ import {
   describeStep,
   headSizeOf,
   INPUT_MODES,
-  type LoraSettings,
+  type LoraForm,
+  modeSize,
   type StepDescriptionOptions,
   type StepWork,
   workOf,
@@ -75,7 +76,7 @@ export interface StepShape {
   /** The model. */
   readonly model: ModelSize;
   /** LoRA settings. */
-  readonly lora: Pick<LoraSettings, "mode" | "targets" | "rank">;
+  readonly lora: LoraForm;
   /** S, tokens of each sequence: attention grows with it. */
   readonly length: number;
 }
@@ -87,6 +88,8 @@ export interface StepShape {
  * | --- | --- | --- |
  * | prune | edge server | the pruner's decision |
  * | norm | edge server | norm before the attention, columns of the kept heads |
+ * | projectInput, projectInputBackward | edge server | frozen A of the kept heads, in modes that have it |
+ * | projectDelta, projectDeltaBackward | edge server | frozen B of the kept heads, in modes that have it |
  * | qkv | edge server | base product of Q, K and V, while the devices compute |
  * | rest | edge server | attention, output projection, norm, feed-forward network |
  * | restBackward | edge server | gradients through rest |
@@ -100,6 +103,10 @@ export interface StepShape {
 export type SegmentName =
   | "prune"
   | "norm"
+  | "projectInput"
+  | "projectDelta"
+  | "projectDeltaBackward"
+  | "projectInputBackward"
   | "qkv"
   | "rest"
   | "restBackward"
@@ -166,12 +173,24 @@ export function layerWork(
   return { name, flops };
 }
 
+/** The edge server's work for frozen projections in one layer, for n kept heads. */
+export function projectionWork(
+  { model, lora }: StepShape,
+  { name, rows, kept }: Extract<StepWork, { readonly name: `project${string}` }>,
+): Segment {
+  const work = INPUT_MODES[lora.mode].edgeWork(kept, rows, modeSize(lora, model));
+  return {
+    name,
+    flops: 2 * work[name === "projectInput" || name === "projectInputBackward" ? "input" : "delta"],
+  };
+}
+
 /** A device's forward work in one layer. */
 export function headsForwardWork({ model, lora }: StepShape, tokens: number, kept: number): Segment {
-  const { headSize, inputs } = moduleSize(model, lora);
+  const { outputs, inputs } = moduleSize(model, lora);
   return {
     name: "headsForward",
-    flops: 2 * kept * lora.targets.length * tokens * lora.rank * (inputs + headSize),
+    flops: 2 * kept * lora.targets.length * tokens * lora.rank * (inputs + outputs),
   };
 }
 
@@ -184,18 +203,18 @@ export function headsBackwardWork(
     readonly needsInput: boolean;
   },
 ): Segment {
-  const { headSize, inputs } = moduleSize(model, lora);
+  const { outputs, inputs } = moduleSize(model, lora);
   return {
     name: "headsBackward",
     flops: 2 * kept * lora.targets.length * tokens * lora.rank *
-      (2 * headSize + (needsInput ? 2 : 1) * inputs),
+      (2 * outputs + (needsInput ? 2 : 1) * inputs),
   };
 }
 
 /** A device's update of `kept` head modules, all layers together. */
 export function updateWork({ model, lora }: StepShape, kept: number): Segment {
-  const { headSize, inputs } = moduleSize(model, lora);
-  return { name: "update", flops: 14 * kept * lora.targets.length * lora.rank * (inputs + headSize) };
+  const { outputs, inputs } = moduleSize(model, lora);
+  return { name: "update", flops: 14 * kept * lora.targets.length * lora.rank * (inputs + outputs) };
 }
 
 /** The data device's embedding. */
@@ -242,6 +261,11 @@ export function segmentOf(work: StepWork, { size, counted, share }: WorkContext)
       return pruneWork();
     case "embed":
       return embedWork(size, work.rows);
+    case "projectInput":
+    case "projectDelta":
+    case "projectDeltaBackward":
+    case "projectInputBackward":
+      return projectionWork(size, work);
     case "headsForward":
       return headsForwardWork(size, work.rows, work.kept);
     case "headsBackward":
@@ -289,10 +313,10 @@ export function wholeStepWork(
   counted: number,
   more: Pick<StepDescriptionOptions, "accumulate" | "purpose" | "batch"> = {},
 ): Segment[] {
-  const { layers, heads, hidden, headSize } = size.model;
-  const { targets, mode } = size.lora;
+  const { layers, heads } = size.model;
   const parts = describeStep({
-    ...{ layers, heads, hidden, headSize, tokens, targets: targets.length, mode, statistics: 0 },
+    ...modeSize(size.lora, size.model),
+    ...{ layers, tokens, mode: size.lora.mode, statistics: 0 },
     headsPerDevice: [heads],
     mask: new Uint8Array(layers * heads),
     ...more,
@@ -301,8 +325,11 @@ export function wholeStepWork(
   return [...workOf(parts)].flatMap(({ work }) => work.name === "prune" ? [] : [segmentOf(work, context)]);
 }
 
-function moduleSize(model: ModelSize, lora: StepShape["lora"]): { headSize: number; inputs: number } {
-  return { headSize: headSizeOf(model), inputs: INPUT_MODES[lora.mode].columns(model) };
+/** Rows of B and columns of A. */
+function moduleSize(model: ModelSize, lora: LoraForm): { outputs: number; inputs: number } {
+  const mode = INPUT_MODES[lora.mode];
+  const size = modeSize(lora, model);
+  return { outputs: mode.outputs(size), inputs: mode.columns(size) };
 }
 
 /** How fast something is computed. */

@@ -243,13 +243,12 @@ async function timeHeads(
   tokens: number,
   layers: number,
 ): Promise<Sample[]> {
-  const { headSize } = modules;
   const { lora, range: { count } } = modules.options;
   const kept = Array.from({ length: count }, (_, i) => i);
   const engine = modules.headList(kept).engine;
-  const blocks = (label: string) =>
-    engine.upload(wave(count * tokens * headSize), count * tokens, headSize, label);
-  const { rows, columns } = inputRows(modules.input.shape(count, tokens, modules.options));
+  const width = modules.input.deltaColumns(modules.size);
+  const blocks = (label: string) => engine.upload(wave(count * tokens * width), count * tokens, width, label);
+  const { rows, columns } = inputRows(modules.input.shape(count, tokens, modules.size));
   const input = wave(rows * columns);
   const forward = await timed(async () => {
     const x = engine.upload(input, rows, columns, "input");

@@ -16,6 +16,7 @@ import {
   type LoraSettings,
   messageBytes,
   messagesOf,
+  modeSize,
   type PartDescription,
   type StepMessage,
   type StepParty,
@@ -203,16 +204,8 @@ function describe(
   { headsPerDevice, mask }: { readonly headsPerDevice: readonly number[]; readonly mask: Uint8Array },
 ): PartDescription[] {
   const { model, batch, length, lora = DEFAULT_LORA, statistics = 0, purpose = "train" } = options;
-  const { layers, heads, hidden, headSize } = model;
-  const shape = {
-    layers,
-    heads,
-    hidden,
-    headSize,
-    targets: lora.targets.length,
-    mode: lora.mode,
-    headsPerDevice,
-  };
+  const { layers, hidden } = model;
+  const shape = { ...modeSize(lora, model), layers, mode: lora.mode, headsPerDevice };
   if (purpose === "generate") return [describeDecoding({ ...shape, rows: batch, length: 1 })];
   const tokens = batch * length;
   if (options.system !== "tensorParallel") {

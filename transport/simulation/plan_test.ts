@@ -102,14 +102,14 @@ Deno.test("evenMask() keeps the share of the heads, in the share of the layers, 
 });
 
 Deno.test("plan(): tensor bytes are those of the formula, for any mode, mask and statistics", () => {
-  for (const mode of ["slice", "full"] as const) {
+  for (const mode of ["slice", "full", "core"] as const) {
     for (const keep of [1, 0.4, 0]) {
       for (const statistics of [0, 2]) {
         const lora = { mode, targets: ["q", "k", "v"] as const, rank: 4 };
         const forecast = plan({ ...COMMON, lora, keep, statistics });
         const mask = evenMask(forecast.headsPerDevice, { layers: 5, keep });
         const formula = stepTraffic({
-          ...{ layers: 5, heads: 6, hidden: 24, tokens: 14, targets: 3, mode, statistics, mask },
+          ...{ layers: 5, heads: 6, hidden: 24, tokens: 14, targets: 3, rank: 4, mode, statistics, mask },
           headsPerDevice: forecast.headsPerDevice,
         });
         assertEquals(forecast.tensorBytes, [...formula.values()].reduce((a, b) => a + b, 0));

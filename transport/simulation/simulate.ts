@@ -55,11 +55,12 @@ export interface SplitSimulationOptions extends NetworkSimulationOptions {
  * ```
  */
 export async function simulate(options: SplitSimulationOptions): Promise<SimulationResult> {
-  const { engine, layers: base } = options.model;
+  const { engine, layers: base, projections } = options.model;
   const { pruner, baseNorm } = options;
   return await runSimulated(options, {
     rules: {},
-    open: (common) => new EdgeServer({ ...common, engine, base, pruner, baseNorm, onLoss: "stop" }),
+    open: (common) =>
+      new EdgeServer({ ...common, engine, base, pruner, baseNorm, projections, onLoss: "stop" }),
     run: (common) => runUserDevice(common),
     own: () => [],
   });

@@ -20,7 +20,7 @@ import type { SimulatedStep, SimulationOptions, SimulationResult } from "./simul
  */
 export async function simulateServerTuner(options: SimulationOptions): Promise<SimulationResult> {
   const { model, settings, batches, compute = TYPICAL_COMPUTE, signal } = options;
-  const { engine, layers, ends } = model;
+  const { engine, layers, ends, projections } = model;
   if ((model.deviceEngine ?? engine) !== engine) {
     throw new TypeError("Cannot train on one machine as there must be one engine: the devices have another");
   }
@@ -30,7 +30,7 @@ export async function simulateServerTuner(options: SimulationOptions): Promise<S
   const steps: SimulatedStep[] = [];
   let batch: TokenBatch | null = null;
   using training = new LocalTraining({
-    ...{ engine, base: layers, ends, settings, loss: options.loss },
+    ...{ engine, base: layers, ends, projections, settings, loss: options.loss },
     source(step) {
       signal?.throwIfAborted();
       return step < settings.steps ? { batch: batch = batches(step), mode: "train" } : null;

@@ -30,6 +30,8 @@ export interface SimulatedModel {
   readonly ends: EmbeddingAndHead;
   /** Engine of the devices; one of their own shows what memory the edge server takes. @default {engine} */
   readonly deviceEngine?: EdgeServerOptions["engine"];
+  /** Frozen projections, where the LoRA settings ask for such from the base model: see `baseProjections`. */
+  readonly projections?: EdgeServerOptions["projections"];
 }
 
 /** A device of a simulation. */

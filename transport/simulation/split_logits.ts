@@ -31,6 +31,8 @@ export interface SplitLogitsOptions {
   readonly ends: EmbeddingAndHead;
   /** Head modules of every head. */
   readonly adapter: Adapter;
+  /** Frozen projections, where the head modules ask for such from the base model: see `baseProjections`. */
+  readonly projections?: EdgeServerOptions["projections"];
   /** Devices that the heads are divided over; at most as many as there are heads. @default {2} */
   readonly devices?: number;
   /** Tokens of each text, at least one. */
@@ -73,7 +75,7 @@ export async function splitLogits(options: SplitLogitsOptions): Promise<Float32A
   }
   const count = Math.min(devices, heads);
   const server = new EdgeServer({
-    ...{ engine, base: layers, pruner: KEEP_ALL, devices: count },
+    ...{ engine, base: layers, pruner: KEEP_ALL, devices: count, projections: options.projections },
     fingerprint: adapter.fingerprint,
     settings: { lora: adapter.lora, optimizer: DEFAULT_OPTIMIZER, steps: 1, seed: 0, task: "generate" },
     timeoutMs,

@@ -12,6 +12,7 @@
  */
 
 import { type Engine, gatherHeadColumns, scatterAddHeadColumns, type Tensor } from "@edgetuner/kernels";
+import type { EdgeHeads, EdgePlace } from "../../lora/edge_heads.ts";
 import type { HeadModules } from "../../lora/head_modules.ts";
 import { LORA_TARGETS } from "../../lora/settings.ts";
 import { attentionOp, feedForwardOp, linearOp, loraLinearOp, normOp } from "../../model/ops.ts";
@@ -24,10 +25,13 @@ import type { StepSize } from "./shares.ts";
 class ShardHeads implements HeadPort {
   readonly #modules: HeadModules;
   readonly #step: HeadStep;
+  readonly #edge: EdgeHeads;
 
   constructor(modules: HeadModules, step: HeadStep) {
+    const { engine, input, options } = modules;
     this.#modules = modules;
     this.#step = step;
+    this.#edge = input.edge({ engine, lora: options.lora, model: options, seed: options.seed });
   }
 
   beginStep(): Promise<void> {
@@ -46,17 +50,23 @@ class ShardHeads implements HeadPort {
     return { first, headSize, heads: this.#modules.headList(this.#all) };
   }
 
-  /** Where the share's columns lie in X. */
-  get #inputColumns() {
-    const { inputs, options } = this.#modules;
-    const heads = this.#modules.headList(this.#all.map((i) => options.range.first + i));
-    return { first: 0, headSize: inputs, heads };
+  /** Which heads' part of X is meant. */
+  #place(layer: number): EdgePlace {
+    const { step, mode } = this.#step;
+    const list = this.#all.map((i) => this.#modules.options.range.first + i);
+    return {
+      layer,
+      kept: { list, upload: (heads) => this.#modules.headList(heads) },
+      step,
+      mode,
+      firstRow: 0,
+    };
   }
 
   forward(layer: number, x: Tensor): PendingSum {
     const { lora } = this.#modules.options;
     const { step, mode } = this.#step;
-    const { input, owned } = this.#modules.input.gather(x, this.#inputColumns);
+    const { input, owned } = this.#edge.gather(x, this.#place(layer));
     const deltas = this.#modules.forward(layer, this.#all, input, { step, mode, ownsInput: owned });
     return {
       addTo: (qkv) => {
@@ -81,7 +91,7 @@ class ShardHeads implements HeadPort {
     if (dx === null) return null;
     return {
       addTo: (target) => {
-        this.#modules.input.addGradient(dx, target, this.#inputColumns);
+        this.#edge.addGradient(dx, target, this.#place(layer));
         dx.dispose();
         return Promise.resolve();
       },

@@ -11,6 +11,7 @@
 import type { Engine, Tensor } from "@edgetuner/kernels";
 import { HandshakeError, ProtocolError } from "../../contracts/errors.ts";
 import { HeadModules } from "../../lora/head_modules.ts";
+import { INPUT_MODES } from "../../lora/input_modes.ts";
 import type { Gpt2Config } from "../../model/families/gpt2.ts";
 import type { NamedArrays } from "../../files/named_arrays.ts";
 import { weightOf } from "../../model/ops.ts";
@@ -129,6 +130,12 @@ export class TensorParallelServer extends RunServer implements Disposable {
       const [name, [value, only]] = unsupported;
       throw new RangeError(
         `Cannot start the server as ${name} must be ${only} where all-reduces are: current value is ${value}`,
+      );
+    }
+    const { mode } = this.settings.lora;
+    if (INPUT_MODES[mode].projects) {
+      throw new RangeError(
+        `Cannot start the server as the LoRA mode must be one whose devices train A and B where all-reduces are: current value is "${mode}"`,
       );
     }
     const { capacity = 1, largestStep } = options;

@@ -12,7 +12,7 @@ import { roundUp4 } from "@edgetuner/kernels";
 import { allocateHeads, type HeadRange } from "../../lora/allocation.ts";
 import { inputRows } from "../../lora/input_mode.ts";
 import { INPUT_MODES } from "../../lora/input_modes.ts";
-import type { LoraSettings } from "../../lora/settings.ts";
+import { type LoraSettings, modeSize } from "../../lora/settings.ts";
 import type { NamedArrays } from "../../files/named_arrays.ts";
 import { weightOf } from "../../model/ops.ts";
 import type { ModelShape } from "../../contracts/model_shape.ts";
@@ -152,13 +152,14 @@ export function shareMemory(
   const layer = shardShapes(model, share).reduce((sum, [rows, columns]) => sum + bytes(rows, columns), 0) +
     2 * bytes(1, d);
   const mode = INPUT_MODES[lora.mode];
+  const size = modeSize(lora, model);
   const rank = roundUp4(lora.rank);
-  const headModules = 4 * 4 * model.layers * n * c * (rank * roundUp4(mode.columns(model)) + headSize * rank);
+  const headModules = 4 * 4 * model.layers * n * c * (rank * roundUp4(mode.columns(size)) + headSize * rank);
 
   const wide = bytes(tokens, d);
   const own = bytes(tokens, n * headSize);
   const inner = bytes(tokens, f);
-  const input = inputRows(mode.shape(n, tokens, model));
+  const input = inputRows(mode.shape(n, tokens, size));
   const loraInput = mode.copies || lora.dropout > 0 ? bytes(input.rows, input.columns) : 0;
   const small = 2 * bytes(tokens, 2) + bytes(tokens, n); // norms' statistics, attention's sums
   // Both blocks: input, norm, output; Q K V and the mixed values; LoRA; before and after gelu.

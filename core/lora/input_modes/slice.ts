@@ -5,24 +5,25 @@
  */
 
 import { gatherHeadColumns, headGradient, headProduct, scatterAddHeadColumns } from "@edgetuner/kernels";
+import { DirectEdge } from "../edge_heads.ts";
 import type { InputMode, InputModelSize } from "../input_mode.ts";
+import { directMode } from "./_direct.ts";
 
 const width = ({ heads, hidden }: InputModelSize) => hidden / heads;
 
 /** Head-major blocks [n * T, d / H], one for each kept head: devices receive only their own heads' blocks. */
 export const sliceInput: InputMode = {
+  ...directMode,
   name: "slice",
   summary: "its own columns of X",
   copies: true,
   columns: width,
   firstColumn: (head, model) => head * width(model),
   shape: (heads, tokens, model) => [heads, tokens, width(model)],
-  gather: (x, columns) => ({ input: gatherHeadColumns(x, columns), owned: true }),
   shareOf(values, { heads, before, tokens }, model) {
     const perHead = tokens * width(model);
     return values.subarray(before * perHead, (before + heads) * perHead);
   },
-  addGradient: scatterAddHeadColumns,
   join(answers) {
     const joined = new Float32Array(answers.reduce((sum, answer) => sum + answer.length, 0));
     let at = 0;
@@ -36,4 +37,9 @@ export const sliceInput: InputMode = {
   down: (x, slots) => headProduct({ x, ...slots, transpose: true }),
   inputGradient: (x, slots, out) => headProduct({ x, ...slots, out, accumulate: out !== undefined }),
   gradientOfA: (a, b, slots, options) => headGradient({ a, b, ...slots, ...options }),
+  edge: (options) =>
+    new DirectEdge(options, {
+      gather: (x, columns) => ({ input: gatherHeadColumns(x, { first: 0, ...columns }), owned: true }),
+      addGradient: (dx, target, columns) => scatterAddHeadColumns(dx, target, { first: 0, ...columns }),
+    }),
 };
