@@ -67,7 +67,7 @@ async function main(): Promise<number> {
     );
   }
   const { model, tokenizer } = await openModel(flags.model, flags);
-  const load = (file: string) => loadTrainingSet(file, { ...flags, tokenizer });
+  const load = (file: string) => loadTrainingSet(file, { ...flags, encoder: tokenizer });
   const [set, valid] = [await load(flags.data), await load(flags.valid)];
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const baseWeights = baseWeightsOf(flags);

@@ -133,7 +133,7 @@ async function main(): Promise<void> {
   });
   const model = await loadModelFolder(flags.model);
   const tokenizer = await loadModelTokenizer(flags.model);
-  const set = await loadTrainingSet(flags.valid, { ...flags, tokenizer });
+  const set = await loadTrainingSet(flags.valid, { ...flags, encoder: tokenizer });
   const valid = fixedBatches(set, flags.batch).slice(0, flags["valid-batches"]);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const rounds: Map<BaseWeights, Seen>[] = [];

@@ -57,7 +57,7 @@ export interface Learnt {
 
 async function setOf({ path, tokenizer }: Subject, file: string, length: number): Promise<SequenceSet> {
   return await loadTrainingSet(file, {
-    ...{ model: path, tokenizer, length, "skip-bad": false, "train-on-prompt": false },
+    ...{ model: path, encoder: tokenizer, length, "skip-bad": false, "train-on-prompt": false },
   });
 }
 

@@ -9,7 +9,8 @@ import {
   chatTemplateOf,
   completeText,
   type DecodingSession,
-  encodeChat,
+  encodeTurn,
+  type OpenTurn,
   type Tokenizer,
 } from "@edgetuner/core";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
@@ -82,16 +83,16 @@ export function conversationTokens(
   template: ChatTemplate,
   tokenizer: Tokenizer,
   room: number,
-): readonly number[] {
+): OpenTurn {
   const system = messages.filter(({ role }) => role === "system");
   let said = messages.filter(({ role }) => role !== "system");
   for (;;) {
     const prompt = template.render({ messages: [...system, ...said] }, { addGenerationPrompt: true });
-    const tokens = encodeChat(tokenizer, prompt);
-    if (tokens.length <= room) return tokens;
+    const turn = encodeTurn(tokenizer, prompt);
+    if (turn.tokens.length <= room) return turn;
     if (said.length < 3) {
       throw new UsageError(
-        `Cannot answer as a message must leave the model room: it takes ${tokens.length} of ${room} tokens`,
+        `Cannot answer as a message must leave the model room: it takes ${turn.tokens.length} of ${room} tokens`,
       );
     }
     said = said.slice(2);
@@ -140,13 +141,13 @@ class Conversation {
     const ends = endTokens(tokenizer, this.#template);
     const room = promptRoom(positions, this.#flags["max-tokens"]);
     const asked = [...this.#messages, { role: "user" as const, content }];
-    const prompt = conversationTokens(asked, this.#template, tokenizer, room);
+    const { tokens: prompt, lead } = conversationTokens(asked, this.#template, tokenizer, room);
     const { text } = await this.#partner.search((session) =>
       completeText(session, tokenizer, prompt, {
         ...{ temperature, topK, topP, seed: (seed + this.#turn++) >>> 0, endTokens: ends, signal },
         repetitionPenalty: this.#flags["repetition-penalty"],
         maxNewTokens: Math.min(this.#flags["max-tokens"], session.contextLength - prompt.length + 1),
-        onText: write,
+        ...{ lead, onText: write },
       })
     );
     write("\n");

@@ -147,7 +147,7 @@ async function samplesOf(
       return lines.slice(0, samples).map((line) => tokenizer.encode(line).slice(0, length));
     }
   }
-  const reading = { model, tokenizer, length, "train-on-prompt": false, "skip-bad": false };
+  const reading = { model, encoder: tokenizer, length, "train-on-prompt": false, "skip-bad": false };
   const { sequences } = await loadTrainingSet(file, reading);
   return sequences.slice(0, samples).map(({ tokens }) => [...tokens.subarray(0, length)]);
 }

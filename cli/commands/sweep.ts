@@ -388,7 +388,7 @@ async function opened(
   if (flags.data === "") {
     return { model, batch: randomBatch(model.config.vocab_size, flags.batch, flags.length) };
   }
-  const set = await loadTrainingSet(flags.data, { ...flags, tokenizer, "train-on-prompt": false });
+  const set = await loadTrainingSet(flags.data, { ...flags, encoder: tokenizer, "train-on-prompt": false });
   return { model, batch: shuffledBatches(set, { batch: flags.batch, seed: flags.seed }).next() };
 }
 

@@ -146,7 +146,7 @@ async function readOptions(call: Call): Promise<Options> {
 async function openData(flags: Flags, saved: string | undefined) {
   const { model, tokenizer } = await openTold(flags.model, flags);
   const { begun, now } = beginOf(saved);
-  const load = (file: string) => loadTrainingSet(file, { ...flags, tokenizer, now });
+  const load = (file: string) => loadTrainingSet(file, { ...flags, encoder: tokenizer, now });
   const set = await load(flags.data);
   const valid = flags.valid === "" ? null : await load(flags.valid);
   const counts: AllCounts = { train: set.counts, valid: valid?.counts ?? null };

@@ -174,7 +174,7 @@ export class SystemComparison implements Disposable {
       );
     }
     const { model, tokenizer } = await openTold(options.model, options);
-    const encoded = (file: string) => loadTrainingSet(file, { ...options, tokenizer });
+    const encoded = (file: string) => loadTrainingSet(file, { ...options, encoder: tokenizer });
     const train = await encoded(options.data);
     const valid = await encoded(options.valid);
     const test = await readExamples(options.test, options);

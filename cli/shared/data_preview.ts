@@ -166,7 +166,7 @@ async function encodedSet(
   { readonly tokenizer: Tokenizer; readonly set: TrainingData; readonly lengths: readonly number[] }
 > {
   const tokenizer = await loadTokenizerOf(options.model, options.tokenizer);
-  const set = await loadTrainingSet(file, { ...options, tokenizer }, () => {});
+  const set = await loadTrainingSet(file, { ...options, encoder: tokenizer }, () => {});
   // Texts that are packed are as long as they are cut; others as they would be uncut.
   const whole = read.formats.includes("text")
     ? set

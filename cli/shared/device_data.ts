@@ -46,7 +46,7 @@ const SAMPLE_TOKENS = 64;
 export type DeviceDataFlags =
   & FlagValues<typeof PLAN_FLAGS>
   & FlagValues<typeof WEIGHTS_FLAG>
-  & Omit<TrainingDataOptions, "tokenizer">
+  & Omit<TrainingDataOptions, "encoder">
   & Parameters<typeof planOptions>[0]
   & {
     readonly tokenizer: string;
@@ -114,7 +114,7 @@ export class DeviceData implements Disposable {
       );
     }
     const load = (file: string) =>
-      loadTrainingSet(file, { ...flags, tokenizer, now }, (line) => log.notice(line));
+      loadTrainingSet(file, { ...flags, encoder: tokenizer, now }, (line) => log.notice(line));
     const set = await load(flags.data);
     const valid = flags.valid === "" ? null : await load(flags.valid);
     const counts: AllCounts = { train: set.counts, valid: valid?.counts ?? null };

@@ -73,7 +73,7 @@ export async function loadLocalModel(options: LocalRunOptions): Promise<LocalMod
   const { layers, heads } = modelShape(model.config);
   const capacities = [...options.capacities].sort((a, b) => b - a);
   const headsPerDevice = allocateHeads(heads, capacities).map((range) => range.count);
-  const set = await loadTrainingSet(options.data, { ...options, tokenizer });
+  const set = await loadTrainingSet(options.data, { ...options, encoder: tokenizer });
   const { batch, length, padToMultipleOf, baseWeights } = options;
   const context = {
     ...{ layers, heads, headsPerDevice, capacities },

@@ -8,9 +8,9 @@ import {
   type ChatTemplate,
   completeText,
   type DecodingSession,
-  encodeChat,
   encodeOpening,
   encodePrompt,
+  encodeTurn,
   type Tokenizer,
 } from "@edgetuner/core";
 import type { TextGenerator } from "@edgetuner/transport/server";
@@ -57,13 +57,23 @@ export function takesTools(template: ChatTemplate | null): boolean {
 export function textGenerator(source: TokenSource): TextGenerator {
   const { id, fingerprint, tokenizer, template, positions: contextLength, vocabulary, isPair } = source;
   const ends = endTokens(tokenizer, template);
+  /** What is left to the model of the prompts of conversations. */
+  const leads = new WeakMap<readonly number[], string>();
   return {
     ...{ id, fingerprint, contextLength, vocabulary, takesTools: takesTools(template) },
     textPrompt: (text) => isPair ? encodePrompt(tokenizer, text) : encodeOpening(tokenizer, text),
-    chatPrompt: template &&
-      ((conversation) => encodeChat(tokenizer, template.render(conversation, { addGenerationPrompt: true }))),
+    chatPrompt: template && ((conversation) => {
+      const { tokens, lead } = encodeTurn(
+        tokenizer,
+        template.render(conversation, { addGenerationPrompt: true }),
+      );
+      leads.set(tokens, lead);
+      return tokens;
+    }),
     generate: (prompt, options) =>
-      source.search((session) => completeText(session, tokenizer, prompt, { ...options, endTokens: ends })),
+      source.search((session) =>
+        completeText(session, tokenizer, prompt, { ...options, lead: leads.get(prompt), endTokens: ends })
+      ),
   };
 }
 

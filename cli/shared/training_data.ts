@@ -85,8 +85,8 @@ export async function withEpochs<
   let count = examples.length;
   if (formats.includes("text") && flags.length !== undefined) {
     // How many sequences a text fills is known by its tokens.
-    const tokenizer = await loadTokenizerOf(flags.model, flags.tokenizer ?? "");
-    const options = { ...flags, tokenizer, length: flags.length, "train-on-prompt": false };
+    const encoder = await loadTokenizerOf(flags.model, flags.tokenizer ?? "");
+    const options = { ...flags, encoder, length: flags.length, "train-on-prompt": false };
     count = (await loadTrainingSet(flags.data, options, () => {})).sequences.length;
   }
   return { ...flags, steps: stepsOfEpochs(flags.epochs, count, flags.batch * flags.accumulate) };
@@ -100,6 +100,8 @@ export interface ReadingOptions {
   /** See `DATA_FLAGS`. */
   readonly map?: string;
   readonly "data-format"?: string;
+  /** As `--tokenizer`: where else the tokenizer is, whose chat template comes before the model's. @default {""} */
+  readonly tokenizer?: string;
   /** In place of the model's chat template. */
   readonly chatTemplate?: ChatTemplate;
   /** What counts as now where the template writes the date: when the run began. @default {now} */
@@ -126,7 +128,8 @@ export function beginOf(saved: string | undefined): { readonly begun: string; re
 
 /** How to read and encode. */
 export interface TrainingDataOptions extends ReadingOptions {
-  readonly tokenizer: Tokenizer;
+  /** What makes tokens of the texts. */
+  readonly encoder: Tokenizer;
   /** Tokens per sequence. */
   readonly length: number;
   readonly "train-on-prompt": boolean;
@@ -160,10 +163,11 @@ async function readingOf(
 ): Promise<{ readonly reading: ReadExamplesOptions; readonly tellSkipped: () => void }> {
   const skipped: BadLine[] = [];
   const { map = "", "data-format": format = "" } = options;
+  const { model, tokenizer = "", now } = options;
   const template = options.chatTemplate ??
-    (options.model === ""
+    (model === "" && tokenizer === ""
       ? null
-      : await chatTemplateOf(options.model, "", options.now === undefined ? {} : { now: options.now }));
+      : await chatTemplateOf(model, tokenizer, now === undefined ? {} : { now }));
   const reading = {
     model: options.model,
     ...(options["skip-bad"] ? { onBadLine: (bad: BadLine) => void skipped.push(bad) } : {}),
@@ -254,10 +258,10 @@ export async function loadTrainingSet(
   tell: Teller = console.error,
 ): Promise<TrainingData> {
   const { reading, tellSkipped } = await readingOf(file, options, tell);
-  const { tokenizer, length } = options;
+  const { encoder, length } = options;
   const data = await loadTrainingData(file, {
     ...reading,
-    tokenizer,
+    tokenizer: encoder,
     length,
     trainOnPrompt: options["train-on-prompt"],
   });

@@ -1,5 +1,30 @@
-import { assertEquals } from "@std/assert";
-import { beginOf, withEpochs } from "./training_data.ts";
+import { assertEquals, assertRejects } from "@std/assert";
+import { loadModelTokenizer } from "@edgetuner/core";
+import { ASSETS } from "../../tests/support/places.ts";
+import { UsageError } from "../flags/flags.ts";
+import { beginOf, loadTrainingSet, withEpochs } from "./training_data.ts";
+
+Deno.test("loadTrainingSet() takes the chat template that is beside --tokenizer", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const model = `${ASSETS}tiny_gpt2`;
+    const data = `${folder}/chats.jsonl`;
+    const messages = [{ role: "user", content: "Hi" }, { role: "assistant", content: "Yo" }];
+    await Deno.writeTextFile(data, JSON.stringify({ messages }));
+    await Deno.copyFile(`${model}/tokenizer.json`, `${folder}/tokenizer.json`);
+    await Deno.writeTextFile(
+      `${folder}/chat_template.jinja`,
+      "{% for m in messages %}<{{ m.content }}>{% endfor %}",
+    );
+    const encoder = await loadModelTokenizer(folder);
+    const options = { model, encoder, length: 20, "skip-bad": false, "train-on-prompt": false };
+    const { sequences } = await loadTrainingSet(data, { ...options, tokenizer: `${folder}/tokenizer.json` });
+    assertEquals(sequences.map(({ tokens }) => encoder.decode(tokens)), ["<Hi><Yo>"]);
+    await assertRejects(() => loadTrainingSet(data, options), UsageError, "chat template");
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
 
 Deno.test("withEpochs() makes steps of passes over the data", async () => {
   const data = await Deno.makeTempFile({ suffix: ".txt" });

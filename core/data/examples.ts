@@ -18,7 +18,14 @@ import { pairOf, type TextPair } from "./pairs.ts";
 import { encodeChat, encodeParts, renderChat, type RenderedChat } from "./rendered_chat.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
-export { type ChatPart, encodeChat, renderChat, type RenderedChat } from "./rendered_chat.ts";
+export {
+  type ChatPart,
+  encodeChat,
+  encodeTurn,
+  type OpenTurn,
+  renderChat,
+  type RenderedChat,
+} from "./rendered_chat.ts";
 
 /** A text to learn whole. */
 export interface PlainText {

@@ -84,13 +84,48 @@ export function requireUtf8(text: string, name: string): void {
   throw new DataFormatError(`Cannot read ${name}, line ${line}, as it must be UTF-8: its bytes are not`);
 }
 
-/** The fields of a line of JSON, or the rule that it breaks. */
+/** What `JSON.parse` also tells of a number, where the runtime is not an old one. */
+interface Source {
+  readonly source?: string;
+}
+
+/**
+ * Parses JSON whose numbers a chat template may write. Python knows 1.0 from 1, and all digits of a whole number: a
+ * `Number` object stands for a whole number that is written with a point or an exponent, a `bigint` for a long one.
+ */
+function parsePrecise(text: string): unknown {
+  // Most data has neither.
+  if (!/\d(?:\.0|[eE]|\d{15})/.test(text)) return JSON.parse(text);
+  return JSON.parse(text, (_key, value: unknown, { source = "" }: Source = {}) => {
+    if (typeof value !== "number" || !Number.isInteger(value) || source === "") return value;
+    if (/[.eE]/.test(source)) return new Number(value);
+    return Number.isSafeInteger(value) ? value : BigInt(source);
+  });
+}
+
+/** A number as code takes it. */
+function plain(value: unknown): unknown {
+  return value instanceof Number || typeof value === "bigint" ? Number(value) : value;
+}
+
+/**
+ * The fields of a line of JSON, or the rule that it breaks. Numbers within lists and objects are as
+ * `parsePrecise` has them, but for the `weight` of a message.
+ */
 export function parseFields(line: string): Record<string, unknown> | BrokenRule {
   let value: unknown;
   try {
-    value = JSON.parse(line);
+    value = parsePrecise(line);
   } catch {
     return new BrokenRule("a line must be JSON");
+  }
+  if (typeof value === "object" && value !== null && !Array.isArray(value)) {
+    const fields = value as Record<string, unknown>;
+    for (const [name, field] of Object.entries(fields)) {
+      fields[name] = plain(field);
+      if (!Array.isArray(field)) continue;
+      for (const item of field) if (item?.weight !== undefined) item.weight = plain(item.weight);
+    }
   }
   return typeof value === "object" && value !== null && !Array.isArray(value)
     ? value as Record<string, unknown>

@@ -214,21 +214,58 @@ export function renderChat(template: ChatTemplate, conversation: Conversation): 
   return { parts, last: { opening, answer, ...asked } };
 }
 
+/** The text of a conversation up to where the assistant is to speak, as a model is given it. */
+export interface OpenTurn {
+  /** Token ids, at least one. */
+  readonly tokens: number[];
+  /**
+   * The space at its end: it is one token with the word behind it, as the model learnt it. So it is left to the
+   * model: what it writes begins with it, and it is no part of the answer.
+   */
+  readonly lead: string;
+}
+
+/** A word that answers may begin with. */
+const BEGINNING = "A";
+/** What is one token with the word behind it. */
+const SPACES_AT_END = /[^\S\r\n]+$/;
+
 /**
- * Encodes the text of a conversation as its template writes it: nothing is put before or after it.
+ * Encodes the text of a conversation up to where the assistant is to speak, as its template writes it: nothing is put
+ * before it. Where it ends in a space, the space and the first word of an answer are one token where a model learns
+ * from whole conversations. So the space is left out, for the model to begin with.
+ *
+ * @param tokenizer The tokenizer.
+ * @param text What the template made.
+ * @returns Tokens, and what of the text is left to the model.
+ */
+export function encodeTurn(tokenizer: Tokenizer, text: string): OpenTurn {
+  const { encodeWithPlaces } = tokenizer;
+  if (encodeWithPlaces !== undefined && SPACES_AT_END.test(text)) {
+    const { ids, stops } = encodeWithPlaces.call(tokenizer, text + BEGINNING);
+    const kept = Array.from(ids).findIndex((_, i) => stops[i]! >= text.length);
+    const lead = text.slice(stops[kept - 1]);
+    // Something must be given, and only spaces are left out.
+    if (kept > 0 && lead.trim() === "") return { tokens: Array.from(ids).slice(0, kept), lead };
+  }
+  const tokens = tokenizer.encode(text);
+  return { tokens: tokens.length > 0 ? tokens : [tokenizer.eos], lead: "" };
+}
+
+/**
+ * The tokens of {@linkcode encodeTurn}.
  *
  * @param tokenizer The tokenizer.
  * @param text What the template made.
  * @returns Token ids, at least one.
  */
 export function encodeChat(tokenizer: Tokenizer, text: string): number[] {
-  const tokens = tokenizer.encode(text);
-  return tokens.length > 0 ? tokens : [tokenizer.eos];
+  return encodeTurn(tokenizer, text).tokens;
 }
 
 /**
  * Encodes a rendered conversation as one text, and says which tokens are learnt: those that have a character of
- * what the assistant says.
+ * what the assistant says, or of a space right before it.
  *
  * @param tokenizer The tokenizer. Without `encodeWithPlaces` it is given the pieces one by one.
  * @param parts The text in pieces.
@@ -249,17 +286,20 @@ export function encodeParts(
   const { ids, starts, stops } = tokenizer.encodeWithPlaces(parts.map(({ text }) => text).join(""));
   const counts = new Array<number>(ids.length).fill(0);
   let begin = 0;
+  let before = "";
   let token = 0;
   for (const { text, isLearnt } of parts) {
     const end = begin + text.length;
     if (isLearnt) {
-      // A token over the border may be of two parts.
-      while (token > 0 && stops[token - 1]! > begin) token--;
-      for (; token < ids.length && starts[token]! < end; token++) {
-        if (stops[token]! > begin) counts[token] = 1;
-      }
+      const spaces = SPACES_AT_END.exec(before)?.[0].length ?? 0;
+      // A token over the border may be of two parts. One of spaces before it is the model's to write: see encodeTurn.
+      const counted = (i: number) =>
+        stops[i]! > begin || spaces > 0 && stops[i] === begin && starts[i]! >= begin - spaces;
+      while (token > 0 && counted(token - 1)) token--;
+      for (; token < ids.length && starts[token]! < end; token++) if (counted(token)) counts[token] = 1;
     }
     begin = end;
+    before = text;
   }
   return { tokens: ids, counts };
 }

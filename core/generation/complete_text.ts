@@ -13,6 +13,8 @@ import { TextStream } from "./text_stream.ts";
 export interface CompleteTextOptions extends Omit<SampleOptions, "onToken"> {
   /** Texts that end the answer; they are no part of it. @default {[]} */
   readonly stop?: readonly string[] | undefined;
+  /** Text that the model writes first and that is no part of the answer: what `encodeTurn` leaves to it. @default {""} */
+  readonly lead?: string | undefined;
   /** Called with each piece of the text as it comes: whole letters, never empty. */
   onText?(piece: string): void;
 }
@@ -65,8 +67,8 @@ export async function completeText(
   prompt: readonly number[],
   options: CompleteTextOptions,
 ): Promise<CompletedText> {
-  const { stop, onText, endTokens, signal } = options;
-  const stream = new TextStream(tokenizer, { stop });
+  const { stop, lead, onText, endTokens, signal } = options;
+  const stream = new TextStream(tokenizer, { stop, lead });
   const stopped = new AbortController();
   let text = "";
   const give = (piece: string) => {

@@ -13,6 +13,8 @@ const MOST_HELD = 16;
 export interface TextStreamOptions {
   /** Texts that end the answer; they are no part of it. None may be empty. @default {[]} */
   readonly stop?: readonly string[] | undefined;
+  /** Text that comes first and is no part of the answer, such as the end of the prompt. @default {""} */
+  readonly lead?: string | undefined;
 }
 
 /**
@@ -44,6 +46,8 @@ export class TextStream {
   /** Text that may still become one of the `stop` texts. */
   #held = "";
   #isStopped = false;
+  /** What of the lead has not come yet. */
+  #lead: string;
 
   /**
    * Prepares a stream.
@@ -52,12 +56,16 @@ export class TextStream {
    * @param options Texts that end the answer.
    * @throws {RangeError} If one of them is empty.
    */
-  constructor(tokenizer: Pick<Tokenizer, "decode" | "vocabSize">, { stop = [] }: TextStreamOptions = {}) {
+  constructor(
+    tokenizer: Pick<Tokenizer, "decode" | "vocabSize">,
+    { stop = [], lead = "" }: TextStreamOptions = {},
+  ) {
     if (stop.includes("")) {
       throw new RangeError("Cannot stream a text as texts that end it must not be empty: one is");
     }
     this.#tokenizer = tokenizer;
     this.#stop = stop;
+    this.#lead = lead;
   }
 
   /** True once one of the `stop` texts has come: nothing more will. */
@@ -76,7 +84,7 @@ export class TextStream {
     if (this.#isStopped || token >= this.#tokenizer.vocabSize) return "";
     this.#tokens.push(token);
     const isEndless = this.#tokens.length - this.#known > MOST_HELD;
-    return this.#certain(this.#decoded(isEndless));
+    return this.#certain(this.#answer(this.#decoded(isEndless)));
   }
 
   /**
@@ -85,7 +93,7 @@ export class TextStream {
    * @returns What is left of it.
    */
   end(): string {
-    return this.#isStopped ? "" : this.#certain(this.#decoded(true)) + this.#release();
+    return this.#isStopped ? "" : this.#certain(this.#answer(this.#decoded(true))) + this.#release();
   }
 
   /** Text of the tokens that have none yet; none while their last letter is not whole, unless it never will be. */
@@ -99,6 +107,14 @@ export class TextStream {
     this.#from = all.endsWith("\ufffd") ? tokens.length : this.#known;
     this.#known = tokens.length;
     return all.slice(before.length);
+  }
+
+  /** A piece without what of it is the lead. Where another text comes instead, nothing more of that is left out. */
+  #answer(piece: string): string {
+    let same = 0;
+    while (same < piece.length && piece[same] === this.#lead[same]) same++;
+    this.#lead = same === piece.length ? this.#lead.slice(same) : "";
+    return piece.slice(same);
   }
 
   /** What is held, once nothing follows it. */

@@ -49,6 +49,16 @@ Deno.test("TextStream keeps the spaces between words of decoders that drop the f
   );
 });
 
+Deno.test("TextStream leaves out what comes first and is no part of the answer", () => {
+  for (
+    const [text, expected] of [[" By the river.", "By the river."], ["By", "By"], ["  a", " a"], [" ", ""]]
+  ) {
+    const stream = new TextStream(tokenizer, { lead: " " });
+    const all = tokenizer.encode(text!).map((token) => stream.push(token)).join("") + stream.end();
+    assertEquals(all, expected);
+  }
+});
+
 Deno.test("TextStream ends at the first of its stop texts and gives nothing of it, however it is cut into tokens", () => {
   const text = "The Heron is near the river. It is cheap.\n\nUser: and?";
   for (

@@ -60,10 +60,9 @@ async function chatModel(folder: string): Promise<string> {
     `${model}/tokenizer_config.json`,
     JSON.stringify({
       eos_token: "<|endoftext|>",
-      // A line break after the role, as templates have it: a space there and what follows it are one token.
-      chat_template:
-        "{% for m in messages %}[{{ m.role }}]{{ '\\n' }}{{ m.content }}{{ eos_token }}{% endfor %}" +
-        "{% if add_generation_prompt %}[assistant]{{ '\\n' }}{% endif %}",
+      // The space after the role and what follows it are one token: it is left to the model to write.
+      chat_template: "{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}{% endfor %}" +
+        "{% if add_generation_prompt %}[assistant] {% endif %}",
     }),
   );
   return model;
@@ -146,7 +145,7 @@ Deno.test("server_tuner.ts learns conversations, counts what is cut and left out
     const resultOf = async (name: string) =>
       JSON.parse(await Deno.readTextFile(`${folder}/${name}.json`)).results[0];
     const [one, other] = [await resultOf("asked"), await resultOf("read")];
-    const opening = "[system]\nBe short.<|endoftext|>[user]\nWhere is it, 8?<|endoftext|>[assistant]\n";
+    const opening = "[system] Be short.<|endoftext|>[user] Where is it, 8?<|endoftext|>[assistant] ";
     assertEquals([one.prompt, other.prompt], [opening, opening]);
     assertEquals([one.completion, other.completion], ["", "By the harbour."]);
     // The same words are the same tokens, whether typed or read; what it learnt to say comes.
@@ -212,7 +211,8 @@ Deno.test("demo.ts takes conversations, says through its processes what was cut,
     assertEquals(ended.errors.filter((line) => line.includes("sequences of")).length, 2);
     assertEquals(ended.errors.filter((line) => line.includes("prompts of")).length, cut);
     assertEquals(report.samples.length, 6);
-    assertMatch(report.samples[0].prompt, /^\[system\]\nBe short\..*\[assistant\]\n$/s);
+    // Of a conversation what was asked.
+    assertEquals(report.samples[0].prompt, "Where is it, 0?");
     assertEquals(report.samples[0].reference, "By the harbour.");
     assertNotEquals(report.samples[0].before, report.samples[0].after);
     assertLess(report.summary.validAfter, report.summary.validBefore);
