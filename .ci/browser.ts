@@ -23,15 +23,10 @@ const LIB = ["dom", "dom.iterable", "dom.asynciterable", "esnext", "deno.ns"];
 /** What may use `Deno` and modules of Node.js. A page can import it, and gets an error where it calls that. */
 const HOST_PLACES = [
   "core/contracts/time_limit.ts",
-  "core/data/chat_template.ts",
-  "core/data/tokenizer_folder.ts",
   "core/evaluation/",
   "core/files/",
   "core/loading/",
-  "core/pruning/predictor/samples.ts",
-  "core/session/device_id_file.ts",
   "core/session/run_state.ts",
-  "core/session/run_folder.ts",
   "transport/server/",
   "transport/upgrade.ts",
   "transport/web_socket.ts",

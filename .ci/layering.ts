@@ -232,7 +232,7 @@ function* addressesAsPaths(file: string, source: string): Generator<string> {
 }
 
 /** Where files that get their names once they are whole are written, and folders of such files are moved. */
-const FILE_WRITERS = ["core/files/atomic.ts", "core/session/run_folder.ts"];
+const FILE_WRITERS = ["core/files/atomic.ts", "core/files/folders.ts"];
 
 /** Files that a kill or a full disk would leave cut short under their final name. */
 function* halfFiles(file: string, source: string): Generator<string> {

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { entriesOf } from "../files/folders.ts";
 import { isMissing } from "../files/missing.ts";
 import { parseJson, readTextWithin } from "../files/json_file.ts";
 import { showValue } from "../contracts/plain_text.ts";
@@ -261,15 +262,9 @@ async function furtherTemplates(folder: string): Promise<[name: string, source: 
 
 /** Paths in a model folder of chat templates beside its main one. */
 export async function templateNames(folder: string): Promise<string[]> {
-  const names: string[] = [];
-  try {
-    for await (const { name, isFile } of Deno.readDir(`${folder}/${TEMPLATE_FOLDER}`)) {
-      if (isFile && name.endsWith(".jinja")) names.push(`${TEMPLATE_FOLDER}/${name}`);
-    }
-  } catch (error) {
-    if (!isMissing(error)) throw error;
-  }
-  return names.sort();
+  return (await entriesOf(`${folder}/${TEMPLATE_FOLDER}`))
+    .filter(({ name, isFile }) => isFile && name.endsWith(".jinja"))
+    .map(({ name }) => `${TEMPLATE_FOLDER}/${name}`);
 }
 
 /** Content of a file; `null` if it is not there. */

@@ -4,10 +4,11 @@
  * @module
  */
 
+import { bytesIfThere } from "../files/folders.ts";
 import { isMissing } from "../files/missing.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import { showValue } from "../contracts/plain_text.ts";
-import { writeWhole } from "../files/atomic.ts";
+import { makeFolder, writeWhole } from "../files/atomic.ts";
 import { parseJson, readTextWithin } from "../files/json_file.ts";
 import { TEMPLATE_FOLDER, templateNames } from "./chat_template.ts";
 import { type Tokenizer, tokenizerFromJson, type TokenizerOptions } from "./tokenizer.ts";
@@ -132,13 +133,10 @@ export async function endsOfModel(path: string): Promise<number[]> {
 export async function copyTokenizerFiles(from: string, to: string): Promise<void> {
   const names = [...TOKENIZER_FILES, ...await templateNames(from)];
   if (names.length > TOKENIZER_FILES.length) {
-    await Deno.mkdir(`${to}/${TEMPLATE_FOLDER}`, { recursive: true });
+    await makeFolder(`${to}/${TEMPLATE_FOLDER}`);
   }
   for (const name of names) {
-    const content = await Deno.readFile(`${from}/${name}`).catch((error) => {
-      if (isMissing(error)) return null;
-      throw error;
-    });
+    const content = await bytesIfThere(`${from}/${name}`);
     if (content !== null) await writeWhole(`${to}/${name}`, content);
   }
 }

@@ -4,7 +4,8 @@
  * @module
  */
 
-import { writeWhole } from "../files/atomic.ts";
+import { makeFolder, writeWhole } from "../files/atomic.ts";
+import { bytesIfThere } from "../files/folders.ts";
 import { newDeviceId } from "./device_id.ts";
 
 const FILE = "device_id";
@@ -20,16 +21,12 @@ const PATTERN = /^[0-9a-f]{32}$/;
 export async function deviceIdIn(folder: string): Promise<string> {
   const path = `${folder}/${FILE}`;
   const kept = async () => {
-    try {
-      return (await Deno.readTextFile(path)).trim();
-    } catch (error) {
-      if (error instanceof Deno.errors.NotFound) return "";
-      throw error;
-    }
+    const bytes = await bytesIfThere(path);
+    return bytes === null ? "" : new TextDecoder().decode(bytes).trim();
   };
   const before = await kept();
   if (PATTERN.test(before)) return before;
-  await Deno.mkdir(folder, { recursive: true });
+  await makeFolder(folder);
   const id = newDeviceId();
   await writeWhole(path, `${id}\n`);
   // If two programs made one at once, both take the one that stayed.

@@ -6,6 +6,8 @@
 
 import { RunStateError, SaveError } from "../contracts/errors.ts";
 import { claimFolder, makeFolder, saveError } from "../files/atomic.ts";
+import { entriesOf, isFolder, moveFiles, writtenAt } from "../files/folders.ts";
+import { isMissing } from "../files/missing.ts";
 import { openRunStates, type RunState, type RunStateSource, runStateWriter } from "./run_state.ts";
 
 /** Folders beside the default one that runs at the same time may take. */
@@ -59,8 +61,7 @@ export async function openRunFolder(options: RunFolderOptions): Promise<RunFolde
   if (resume !== "newest") {
     const { folder, isDefault = false } = options;
     const resumed = await openRunStates(resume);
-    const isFolder = await Deno.stat(resume).then((info) => info.isDirectory, () => false);
-    const own = isFolder ? resume : resume.replace(/[^/\\]*$/, "") || ".";
+    const own = await isFolder(resume) ? resume : resume.replace(/[^/\\]*$/, "") || ".";
     return await openFor(isDefault ? own : folder, resumed);
   }
   const found = await newestState(options);
@@ -142,17 +143,14 @@ async function newestState(options: RunFolderOptions): Promise<RunFolder | null>
 
 /** When the newest state of a folder was written, in milliseconds; `null` if it holds none. */
 async function newestTime(folder: string): Promise<number | null> {
-  let newest: number | null = null;
-  try {
-    for await (const { name } of Deno.readDir(folder)) {
-      if (!STATE.test(name)) continue;
-      const { mtime } = await Deno.stat(`${folder}/${name}`);
-      newest = Math.max(newest ?? 0, mtime?.getTime() ?? 0);
-    }
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
-  }
-  return newest;
+  const names = (await entriesOf(folder)).map(({ name }) => name).filter((name) => STATE.test(name));
+  const times = await Promise.all(names.map((name) =>
+    writtenAt(`${folder}/${name}`).catch((error) => {
+      if (isMissing(error)) return 0; // gone meanwhile
+      throw error;
+    })
+  ));
+  return times.length === 0 ? null : Math.max(...times);
 }
 
 function besides(folder: string): string[] {
@@ -176,13 +174,7 @@ export async function setAside(folder: string, tell: (line: string) => void): Pr
   });
   try {
     await makeFolder(place);
-    const names = await Array.fromAsync(Deno.readDir(folder), ({ name }) => name);
-    const moved = names.filter((name) => STATE.test(name));
-    const former = await Array.fromAsync(Deno.readDir(place), ({ name }) => name);
-    for (const name of moved) await Deno.rename(`${folder}/${name}`, `${place}/${name}`);
-    for (const name of former) {
-      if (STATE.test(name) && !moved.includes(name)) await Deno.remove(`${place}/${name}`);
-    }
+    await moveFiles(folder, place, STATE);
   } catch (error) {
     throw saveError(place, error);
   }

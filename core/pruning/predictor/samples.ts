@@ -14,7 +14,8 @@
  * @module
  */
 
-import { saveError } from "../../files/atomic.ts";
+import { AppendFile } from "../../files/append_file.ts";
+import { bytesIfThere } from "../../files/folders.ts";
 import { CheckpointError } from "../../contracts/errors.ts";
 import { checkRunSettings, type RunSettings } from "../../train/run_settings.ts";
 
@@ -216,9 +217,8 @@ export function readSamples(bytes: Uint8Array, name = "samples"): SampleSet {
 
 async function readIfThere(path: string | URL): Promise<Uint8Array | null> {
   try {
-    return await Deno.readFile(path);
+    return await bytesIfThere(path);
   } catch (cause) {
-    if (cause instanceof Deno.errors.NotFound) return null;
     throw new CheckpointError(
       `Cannot read ${path} as it must be a readable file: ${(cause as Error).message}`,
       { cause },
@@ -239,25 +239,16 @@ export async function loadSamples(path: string | URL): Promise<SampleSet> {
 
 /** Appends samples to a file. */
 export class SampleWriter implements Disposable {
-  readonly #file: Deno.FsFile;
-  readonly #path: string;
+  readonly #file: AppendFile;
   readonly #source: SampleSource;
   #count: number;
-  #bytes: number;
   /** Bytes of a torn last record that were cut off when the file was opened. */
   readonly cutBytes: number;
 
-  private constructor(
-    { file, path }: { readonly file: Deno.FsFile; readonly path: string },
-    source: SampleSource,
-    { count, bytes }: { readonly count: number; readonly bytes: number },
-    cut: number,
-  ) {
+  private constructor(file: AppendFile, source: SampleSource, count: number, cut: number) {
     this.#file = file;
-    this.#path = path;
     this.#source = source;
     this.#count = count;
-    this.#bytes = bytes;
     this.cutBytes = cut;
   }
 
@@ -271,29 +262,13 @@ export class SampleWriter implements Disposable {
    */
   static async open(path: string | URL, source: SampleSource): Promise<SampleWriter> {
     const existing = await readIfThere(path);
-    const header = encodeHeader(source);
-    let count = 0, end = header.length;
-    if (existing !== null && existing.length > 0) {
-      const set = readSamples(existing, String(path));
-      requireSource(set.source, source, String(path));
-      count = set.samples.length;
-      end = existing.length - set.tornBytes;
+    if (existing === null || existing.length === 0) {
+      return new SampleWriter(await AppendFile.open(path, encodeHeader(source)), source, 0, 0);
     }
-    const file = await Deno.open(path, { write: true, create: true });
-    try {
-      if (existing === null || existing.length === 0) await writeAll(file, header);
-      await file.truncate(end);
-      await file.seek(end, Deno.SeekMode.Start);
-    } catch (error) {
-      file.close();
-      throw saveError(String(path), error);
-    }
-    return new SampleWriter(
-      { file, path: String(path) },
-      source,
-      { count, bytes: end },
-      Math.max(0, (existing?.length ?? 0) - end),
-    );
+    const set = readSamples(existing, String(path));
+    requireSource(set.source, source, String(path));
+    const file = await AppendFile.open(path, existing.length - set.tornBytes);
+    return new SampleWriter(file, source, set.samples.length, set.tornBytes);
   }
 
   /** Samples in the file. */
@@ -303,7 +278,7 @@ export class SampleWriter implements Disposable {
 
   /** Bytes of the file. */
   get bytes(): number {
-    return this.#bytes;
+    return this.#file.bytes;
   }
 
   /**
@@ -313,25 +288,14 @@ export class SampleWriter implements Disposable {
    * @throws {SaveError} If it cannot be written, on a full disk for example; the samples before it stay.
    */
   async write(sample: PrunerSample): Promise<void> {
-    const record = encodeRecord(this.#source, sample);
-    try {
-      await writeAll(this.#file, record);
-    } catch (error) {
-      await this.#file.truncate(this.#bytes).catch(() => {});
-      throw saveError(this.#path, error);
-    }
+    await this.#file.add(encodeRecord(this.#source, sample));
     this.#count++;
-    this.#bytes += record.length;
   }
 
   /** Closes the file. */
   [Symbol.dispose](): void {
-    this.#file.close();
+    this.#file[Symbol.dispose]();
   }
-}
-
-async function writeAll(file: Deno.FsFile, bytes: Uint8Array): Promise<void> {
-  for (let at = 0; at < bytes.length;) at += await file.write(bytes.subarray(at));
 }
 
 /** Checks that two sources are the same. @throws {CheckpointError} If they are not. */
