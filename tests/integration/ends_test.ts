@@ -306,3 +306,45 @@ Deno.test("the command that goes on has the program's own flags", () => {
     "edgetuner serve --state c",
   );
 });
+
+/** The token of the REST API of the demo's edge server: the demo makes it up, and tells its own child alone. */
+async function adminTokenAt(port: number): Promise<string | null> {
+  for await (const { name } of Deno.readDir("/proc")) {
+    if (!/^\d+$/.test(name)) continue;
+    const args = (await Deno.readTextFile(`/proc/${name}/cmdline`).catch(() => "")).split("\0");
+    const token = args.indexOf("--admin-token");
+    if (token >= 0 && args.includes(String(port))) return args[token + 1] ?? null;
+  }
+  return null;
+}
+
+Deno.test({
+  name: "a demo that is stopped over REST ends as interrupted, with what was learnt and how to go on [slow]",
+  ignore: Deno.build.os !== "linux",
+  async fn() {
+    const out = await Deno.makeTempDir();
+    const port = freePort();
+    await using demo = new Program("demo.ts", [
+      ...["--port", `${port}`, "--steps", "5000", "--prompts", "1", "--metrics", out, "--out", `${out}/demo`],
+      ...SMALL,
+    ]);
+    await untilSteps(out, 2);
+    const headers = { authorization: `Bearer ${await adminTokenAt(port)}` };
+    const api = `http://127.0.0.1:${port}/api/runs`;
+    const [{ run }] = await (await fetch(api, { headers })).json();
+    const answer = await fetch(`${api}/${run}/stop`, { method: "POST", headers });
+    await answer.body?.cancel();
+    assert(answer.ok, `${answer.status}`);
+    assertEquals(await demo.end(), ENDINGS.interrupted.code, demo.text);
+    assertMatch(demo.text, /Saved/);
+    assertMatch(demo.text, /Go on from step \d+: .*--resume/);
+    assert((await loadAdapter(`${out}/demo/adapter`)).arrays.size > 0);
+    await Deno.remove(out, { recursive: true });
+  },
+});
+
+/** A port that nobody uses. */
+function freePort(): number {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  return listener.addr.port;
+}
