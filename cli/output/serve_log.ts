@@ -30,6 +30,9 @@ export interface ServeLogFlags {
   readonly "log-every": number;
 }
 
+/** What is read of a run. */
+export type LoggedRun = Pick<WorkerRun, "resumedFrom" | "devices" | "settings" | "subscribe">;
+
 /** Follows a run from its first event on. */
 export class ServeLog implements Disposable {
   /** All steps, for the report. */
@@ -54,13 +57,13 @@ export class ServeLog implements Disposable {
   stopReason = "";
   /** Milliseconds at the start. */
   readonly started: number = performance.now();
-  readonly #run: WorkerRun;
+  readonly #run: LoggedRun;
   readonly #isQuiet: boolean;
   readonly #metrics: MetricsLog | null;
   readonly #bar: ProgressBar;
 
   /** Listens to the run at once. */
-  constructor(run: WorkerRun, flags: ServeLogFlags) {
+  constructor(run: LoggedRun, flags: ServeLogFlags) {
     this.#run = run;
     this.#isQuiet = flags.events;
     this.#metrics = flags.metrics === ""
