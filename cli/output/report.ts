@@ -14,7 +14,7 @@ const MAX_SAMPLES = 512;
 /** Versions that figures depend on. */
 export function versions(): Record<string, string> {
   return {
-    edgetuner: "0.1.0",
+    edgetuner: "0.2.0",
     deno: Deno.version.deno,
     v8: Deno.version.v8,
     os: `${Deno.build.os} ${Deno.build.arch}`,
