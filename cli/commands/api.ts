@@ -19,6 +19,11 @@ import { SPLIT_FLAGS, tellOver, throughSplit } from "../shared/split_session.ts"
 import { modelName, textGenerator } from "../shared/text_generators.ts";
 import { loadAdapterParts, TextModel } from "../shared/texts.ts";
 
+/** Bytes of a request for each token that the model can be given: enough for any text that fits, and quick to read. */
+const BYTES_PER_TOKEN = 64;
+/** Least and most bytes of a request, whatever the model. */
+const [LEAST_BYTES, MOST_BYTES] = [2 ** 16, 2 ** 20];
+
 /** Longest time for those who get an answer to take the end of it, in milliseconds. */
 const SHUTDOWN_MS = 1000;
 /** Longer than an answer may take: nothing is sent while it is being made. */
@@ -109,6 +114,7 @@ async function answerHere(options: Options): Promise<number> {
   const { flags } = options;
   const adapter = await loadAdapterParts(flags.adapter);
   using model = await TextModel.open(flags, adapter, flags.webgpu, baseWeightsOf(flags));
+  await model.warmUp();
   const { fingerprint, tokenizer, positions, vocabulary } = model;
   const shared = { ...common(options), fingerprint, tokenizer, positions, vocabulary };
   const generators = [textGenerator({ ...shared, search: (search) => model.search(search) })];
@@ -164,6 +170,7 @@ async function answerUntilStopped(
     apiKey: key,
     defaults: { temperature: flags.temperature, topP: flags["top-p"] },
     maxWaiting: flags["max-waiting"],
+    maxBodyBytes: bodyBytes(models),
     ...(flags["max-tokens"] > 0 && { maxTokens: flags["max-tokens"] }),
     requestTimeoutMs,
     signal,
@@ -194,6 +201,12 @@ async function answerUntilStopped(
   // It ends with its next token; until then the model must stay.
   await last;
   return interrupts.asked ? INTERRUPTED : 0;
+}
+
+/** Most bytes of a request. */
+function bodyBytes(models: readonly TextGenerator[]): number {
+  const longest = Math.max(...models.map(({ contextLength }) => contextLength));
+  return Math.min(MOST_BYTES, Math.max(LEAST_BYTES, longest * BYTES_PER_TOKEN));
 }
 
 /** Runs the command. */

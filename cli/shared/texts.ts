@@ -26,6 +26,7 @@ import {
   type OpenedModel,
   sample,
   type Tokenizer,
+  warmUp,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { UsageError } from "../flags/flags.ts";
@@ -168,6 +169,11 @@ export class TextModel implements Disposable {
       heads,
     });
     return await search(session);
+  }
+
+  /** Runs every kernel of a text once, so that the first one does not wait until they are compiled. */
+  async warmUp(): Promise<void> {
+    await warmUp(this.#engine, { layers: this.#layers, ends: this.#ends, task: "generate" });
   }
 
   /** How likely continuations are. */
