@@ -20,6 +20,7 @@ import { headSizeOf, shapeForDevices } from "../contracts/model_shape.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import type { ModelFamily } from "../model/families.ts";
 import type { Adapter } from "./adapter.ts";
+import { withoutPatterns } from "./peft_patterns.ts";
 import { INPUT_MODES } from "./input_modes.ts";
 import type { HeadProjections } from "./projections.ts";
 import { modeSize } from "./settings.ts";
@@ -323,8 +324,6 @@ export async function loadPeft(folder: string): Promise<PeftAdapter> {
   const arrays = await loadSafetensors(file);
   requireFiniteValues("read the adapter", arrays, file);
   requireChosenModules(json, arrays.keys(), refuse);
-  return {
-    config: { ...json, lora_dropout: dropout, use_rslora: json.use_rslora === true } as PeftConfig,
-    arrays,
-  };
+  const config = { ...json, lora_dropout: dropout, use_rslora: json.use_rslora === true } as PeftConfig;
+  return withoutPatterns(config, arrays, refuse);
 }

@@ -45,8 +45,16 @@ const SETTINGS: Readonly<Record<string, Rule>> = {
   },
   // Checked where they are read, or with the names of the weights.
   ...Object.fromEntries(
-    ["r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform"]
-      .map((name) => [name, ANY]),
+    [
+      "r",
+      "lora_alpha",
+      "lora_dropout",
+      "rank_pattern",
+      "alpha_pattern",
+      "target_modules",
+      "exclude_modules",
+      "layers_to_transform",
+    ].map((name) => [name, ANY]),
   ),
   use_rslora: oneOf(true, false, null, undefined),
   // How a base stores its weights is known of its family.
@@ -70,8 +78,7 @@ const SETTINGS: Readonly<Record<string, Rule>> = {
 };
 
 /**
- * Refuses settings that make an adapter more than a plain LoRA, DoRA or a rank of its own for some modules for
- * example, and such that are not known here.
+ * Refuses settings that make an adapter more than a plain LoRA, DoRA for example, and such that are not known here.
  *
  * @throws What `refuse` throws, for the first of them.
  */

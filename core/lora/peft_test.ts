@@ -321,7 +321,7 @@ Deno.test("PEFT folders survive saving and loading; what is not a plain LoRA is 
       const [field, value] of [
         ["use_dora", true],
         ["bias", "all"],
-        ["rank_pattern", { q: 3 }],
+        ["rank_pattern", { c_attn: 3 }],
         ["peft_type", "IA3"],
         ["r", 0],
         ["lora_alpha", "8"],
@@ -329,7 +329,7 @@ Deno.test("PEFT folders survive saving and loading; what is not a plain LoRA is 
         ["lora_bias", true],
         ["use_qalora", true],
         ["layer_replication", [[0, 1]]],
-        ["alpha_pattern", { q: 3 }],
+        ["alpha_pattern", { "c_(attn)+": 3 }],
         ["alora_invocation_tokens", [1, 2]],
         ["trainable_token_indices", [1]],
         ["target_parameters", ["x"]],
@@ -361,6 +361,7 @@ Deno.test("PEFT folders survive saving and loading; what is not a plain LoRA is 
         ["exclude_modules", ["c_proj"]],
         ["something_of_tomorrow", null],
         ["rank_pattern", {}],
+        ["alpha_pattern", { c_attn: 3 }],
         ["target_modules", ".*attn.*"],
       ] as const
     ) {
