@@ -29,7 +29,7 @@ import { tellDone } from "../output/run_end.ts";
 import { requireWritable } from "../process/writable.ts";
 import type { Call } from "../process/invocation.ts";
 
-type Format<T> = (text: string, options: FormatOptions) => T[];
+type Format<T> = (text: string, options: FormatOptions) => T[] | Promise<T[]>;
 
 const PAIRS: Readonly<Record<string, Format<FormattedPair>>> = {
   "e2e": formatE2eLines,
@@ -154,7 +154,7 @@ async function formatData(
   };
   const { content, counts } = choice !== null && !instruct
     ? answerLines(data, options, choice.parse)
-    : pairLines((choice?.instruct ?? PAIRS[format]!)(data, options));
+    : pairLines(await (choice?.instruct ?? PAIRS[format]!)(data, options));
   const left = skippedText(input, skipped);
   if (left !== null) console.error(left);
   await writeWhole(output, content);

@@ -42,7 +42,7 @@ async function loadTexts(references: string, predictions: string): Promise<Texts
     return { corpus: await loadCorpus(names.map((name) => `${references}/${name}`), predictions) };
   }
   if (!/\.csv$/i.test(references)) return { corpus: await loadCorpus(references, predictions) };
-  const pairs = formatE2eCsv(await loadText(references), { name: references });
+  const pairs = await formatE2eCsv(await loadText(references), { name: references });
   const groups = Map.groupBy(pairs, ({ prompt }) => prompt);
   return {
     corpus: await loadCorpusOf(

@@ -547,12 +547,12 @@ Deno.test("a line that is not UTF-8 is named, and may be left out", async () => 
     assertEquals(formatE2eLines(e2e, { onBadLine }).map(({ completion }) => completion), ["é", "e"]);
     await Deno.writeFile(`${folder}/d.csv`, withBadBytes("mr,ref\na[b],C.\na[d],E!\nf,G.\n"));
     const csv = await loadText(`${folder}/d.csv`);
-    assertThrows(
+    await assertRejects(
       () => formatE2eCsv(csv, { name: "t" }),
       DataFormatError,
       "t, line 3, as a row must be UTF-8",
     );
-    assertEquals(formatE2eCsv(csv, { onBadLine }), [{ prompt: "a : b", completion: "C." }]);
+    assertEquals(await formatE2eCsv(csv, { onBadLine }), [{ prompt: "a : b", completion: "C." }]);
     assertEquals(bad, [2, 2, 2, 3, 4]);
     await Deno.writeFile(`${folder}/d.json`, withBadBytes('[\n"!"]'));
     const json = await loadText(`${folder}/d.json`);

@@ -9,6 +9,7 @@ import { DataFormatError } from "../contracts/errors.ts";
 import { separateMarks, strip } from "../files/text.ts";
 import { type BadLine, BrokenRule, parseFields, readLines, requireUtf8 } from "./lines.ts";
 import type { TextPair } from "./pairs.ts";
+import { tableParser } from "./table_records.ts";
 
 /** A pair of one of the data sets. */
 export interface FormattedPair extends TextPair {
@@ -66,27 +67,35 @@ const E2E_NAMES: Readonly<Record<string, string>> = {
  * ```ts
  * import { formatE2eCsv } from "@edgetuner/core";
  *
- * formatE2eCsv('mr,ref\n"name[Kivo], priceRange[£20-25]","Kivo costs £20-25."\n');
+ * await formatE2eCsv('mr,ref\n"name[Kivo], priceRange[£20-25]","Kivo costs £20-25."\n');
  * // [{ prompt: "name : Kivo | price : £ 20 - 25", completion: "Kivo costs £20-25." }]
  * ```
  */
-export function formatE2eCsv(text: string, options: FormatOptions = {}): FormattedPair[] {
+export async function formatE2eCsv(text: string, options: FormatOptions = {}): Promise<FormattedPair[]> {
   const { name = "the data" } = options;
-  const [header, ...rows] = parseCsv(text.replace(/^\uFEFF/, ""), name);
-  const mr = header?.fields.indexOf("mr") ?? -1;
-  const ref = header?.fields.indexOf("ref") ?? -1;
+  const recordsOf = await tableParser({ delimiter: "," });
+  const { records: [header, ...rows], problem } = recordsOf(text.replace(/^\uFEFF/, ""));
+  if (problem !== null) throw badRow(name, ((rows.at(-1) ?? header)?.last ?? 0) + 1, problem.rule);
+  const mr = header?.record.indexOf("mr") ?? -1;
+  const ref = header?.record.indexOf("ref") ?? -1;
   if (mr < 0 || ref < 0) {
     throw new DataFormatError(
       `Cannot read ${name} as its columns must be "mr" and "ref": current value is ${
-        JSON.stringify(header?.fields.join(",") ?? "")
+        JSON.stringify(header?.record.join(",") ?? "")
       }`,
     );
   }
-  const items = rows.map(({ fields, line }) => {
-    const item = csvPair(fields, header!.fields.length, mr, ref);
+  // What is no UTF-8 stands in the text as lone surrogates, which do not get through the library.
+  const lines = text.isWellFormed() ? null : text.split("\n");
+  const items = rows.map(({ record, first, last }) => {
+    const bad = lines?.slice(first - 1, last).find((line) => !line.isWellFormed());
+    const item = bad === undefined ? csvPair(record, header!.record.length, mr, ref) : new BrokenRule(
+      `a row must be UTF-8: current value is ${JSON.stringify(bad).slice(0, 80)}`,
+      { hasValue: true },
+    );
     if (!(item instanceof BrokenRule)) return item;
-    if (options.onBadLine === undefined) throw badRow(name, line, item.rule);
-    options.onBadLine({ name, line, problem: item.rule });
+    if (options.onBadLine === undefined) throw badRow(name, first, item.rule);
+    options.onBadLine({ name, line: first, problem: item.rule });
     return null;
   });
   return items.filter((item) => item !== null);
@@ -99,12 +108,6 @@ function csvPair(
   mr: number,
   ref: number,
 ): FormattedPair | BrokenRule {
-  if (!fields.every((field) => field.isWellFormed())) {
-    return new BrokenRule(
-      `a row must be UTF-8: current value is ${JSON.stringify(fields.join(",")).slice(0, 80)}`,
-      { hasValue: true },
-    );
-  }
   if (fields.length !== count) {
     return new BrokenRule(`a row must have ${count} fields: current value is ${fields.length}`, {
       hasValue: true,
@@ -126,49 +129,6 @@ function csvPair(
 
 function badRow(name: string, line: number, problem: string): DataFormatError {
   return new DataFormatError(`Cannot read ${name}, line ${line}, as ${problem}`);
-}
-
-interface CsvRow {
-  readonly fields: string[];
-  /** Number of its first line. */
-  readonly line: number;
-}
-
-/** Rows of comma-separated values (RFC 4180); empty lines are none. */
-function parseCsv(text: string, name: string): CsvRow[] {
-  const rows: CsvRow[] = [];
-  let fields: string[] = [];
-  let line = 1, rowLine = 1, place = 0;
-  while (place < text.length) {
-    let field = "";
-    if (text[place] === '"') {
-      const [quoted] = /"(?:[^"]|"")*"/y.exec(text.slice(place)) ?? [];
-      if (quoted === undefined) throw badRow(name, line, "a quoted field must end");
-      field = quoted.slice(1, -1).replaceAll('""', '"');
-      place += quoted.length;
-      line += quoted.split("\n").length - 1;
-    } else {
-      const end = text.slice(place).search(/[,\r\n]/);
-      field = text.slice(place, end < 0 ? text.length : place + end);
-      place += field.length;
-    }
-    fields.push(field);
-    if (text[place] === ",") {
-      place += 1;
-      if (place < text.length) continue;
-      fields.push("");
-    }
-    if (place < text.length && !/[\r\n]/.test(text[place]!)) {
-      throw badRow(name, line, `a field must be followed by a comma: current value is "${text[place]}"`);
-    }
-    if (fields.length > 1 || fields[0] !== "") rows.push({ fields, line: rowLine });
-    fields = [];
-    if (text.startsWith("\r\n", place)) place += 1;
-    place += 1;
-    line += 1;
-    rowLine = line;
-  }
-  return rows;
 }
 
 /** Categories of WebNLG 2017 that its training data has. */

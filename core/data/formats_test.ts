@@ -1,4 +1,4 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import { assertEquals, assertRejects } from "@std/assert";
 import { DataFormatError } from "../contracts/errors.ts";
 import {
   formatDart,
@@ -40,8 +40,8 @@ Deno.test("formatted lines may be empty texts, as data sets have them", () => {
   assertEquals(parseFormatted(writeFormatted(pairs)), pairs);
 });
 
-Deno.test("E2E CSV gives the prompts of the E2E lines", () => {
-  const pairs = formatE2eCsv(read("e2e/devset.head300.csv"));
+Deno.test("E2E CSV gives the prompts of the E2E lines", async () => {
+  const pairs = await formatE2eCsv(read("e2e/devset.head300.csv"));
   const lines = formatE2eLines(read("e2e/lora_valid.head300.txt"));
   assertEquals(pairs.map(({ prompt }) => prompt), lines.map(({ prompt }) => prompt));
   assertEquals(
@@ -50,10 +50,10 @@ Deno.test("E2E CSV gives the prompts of the E2E lines", () => {
   );
 });
 
-Deno.test("E2E CSV may have quotes, line ends and commas inside fields, and further columns", () => {
+Deno.test("E2E CSV may have quotes, line ends and commas inside fields, and further columns", async () => {
   const text =
     '\uFEFFid,mr,ref\r\n1,"name[A, B], near[X]","He said ""hi"",\nthen left. "\r\n\r\n2,name[Ça],x';
-  assertEquals(formatE2eCsv(text), [
+  assertEquals(await formatE2eCsv(text), [
     { prompt: "name : A , B | near : X", completion: 'He said "hi",\nthen left.' },
     { prompt: "name : Ça", completion: "x" },
   ]);
@@ -73,7 +73,11 @@ const BAD: readonly (readonly [what: string, read: () => unknown, message: strin
   ["empty CSV", () => formatE2eCsv(""), 'must be "mr" and "ref"'],
   ["CSV with short rows", () => formatE2eCsv('mr,ref\n"name[a]"\n'), "line 2, as a row must have 2 fields"],
   ["CSV with open quotes", () => formatE2eCsv('mr,ref\n"name[a],x\n'), "line 2, as a quoted field must end"],
-  ["CSV with text after quotes", () => formatE2eCsv('mr,ref\n"name[a]"y,x\n'), 'current value is "y"'],
+  [
+    "CSV with text after quotes",
+    () => formatE2eCsv('mr,ref\n"name[a]"y,x\n'),
+    "line 2, as a field with quotes must be quoted whole",
+  ],
   [
     "CSV with other attributes",
     () => formatE2eCsv("mr,ref\nname=a,x\n"),
@@ -101,7 +105,7 @@ const BAD: readonly (readonly [what: string, read: () => unknown, message: strin
 ];
 
 for (const [what, run, message] of BAD) {
-  Deno.test(`formatters refuse ${what}`, () => {
-    assertThrows(run, DataFormatError, message);
+  Deno.test(`formatters refuse ${what}`, async () => {
+    await assertRejects(async () => await run(), DataFormatError, message);
   });
 }

@@ -11,7 +11,7 @@ export const MAX_LINE_BYTES = 2 ** 26;
 
 /** A line of a file. */
 export interface FileLine {
-  /** Its text, without what ends it. */
+  /** Its text, without what ends it; bytes that are not UTF-8 are U+FFFD. */
   readonly text: string;
   /** Its number, from 1 on. */
   readonly line: number;
@@ -36,16 +36,20 @@ export async function* fileLines(
   let number = 0;
   for await (const bytes of byteLines(stream, name, maxBytes)) {
     number++;
+    let text: string;
+    let problem: string | null = null;
     try {
-      const text = strict.decode(number === 1 ? withoutMark(bytes) : bytes);
-      yield { text: text.endsWith("\r") ? text.slice(0, -1) : text, line: number, problem: null };
+      text = strict.decode(number === 1 ? withoutMark(bytes) : bytes);
     } catch {
-      yield { text: "", line: number, problem: notUtf8(bytes) };
+      text = lossy.decode(bytes);
+      problem = notUtf8(bytes);
     }
+    yield { text: text.endsWith("\r") ? text.slice(0, -1) : text, line: number, problem };
   }
 }
 
 const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const lossy = new TextDecoder("utf-8", { ignoreBOM: true });
 const latin1 = new TextDecoder("latin1");
 
 function withoutMark(bytes: Uint8Array): Uint8Array {

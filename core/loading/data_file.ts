@@ -8,6 +8,7 @@ import { CheckpointError, DataFormatError } from "../contracts/errors.ts";
 import { BrokenRule, parseFields } from "../data/lines.ts";
 import { namesOf } from "../data/columns.ts";
 import { parsePairLine } from "../data/pairs.ts";
+import { type RecordsOf, tableParser } from "../data/table_records.ts";
 import { type FileLine, fileLines, MAX_LINE_BYTES, openFile } from "../files/lines.ts";
 import type { DataRow } from "./_data_row.ts";
 import { parquetRows } from "./_parquet.ts";
@@ -202,14 +203,9 @@ async function* paragraphs(lines: AsyncIterable<FileLine>): AsyncGenerator<DataR
   if (texts.length > 0) yield row();
 }
 
-/** Refuses bytes that are not UTF-8 where lines cannot be told apart before they are read. */
-async function* wellFormed(lines: AsyncIterable<FileLine>, file: string): AsyncGenerator<FileLine> {
-  for await (const found of lines) {
-    if (found.problem !== null) {
-      throw new DataFormatError(`Cannot read ${file}, line ${found.line}, as ${found.problem}`);
-    }
-    yield found;
-  }
+/** @throws {DataFormatError} If a line has bytes that are not UTF-8. */
+function requireWellFormed({ line, problem }: FileLine, file: string): void {
+  if (problem !== null) throw new DataFormatError(`Cannot read ${file}, line ${line}, as ${problem}`);
 }
 
 /** Rows of a JSON list: each is cut out and read on its own. */
@@ -219,12 +215,17 @@ async function* listRows(lines: AsyncIterable<FileLine>, file: string): AsyncGen
   };
   let depth = 0, inText = false, isEscaped = false, first = 0, last = 0;
   let piece = "";
+  let bad: FileLine | null = null;
   const row = (): DataRow => {
     const source = piece.trim();
     piece = "";
-    return { line: first, row: fieldsRow(source), source };
+    // Several rows may be on a line: those that have what stands for the wrong bytes.
+    const isBad = bad !== null && bad.line >= first && source.includes("\uFFFD");
+    return isBad ? broken(bad!) : { line: first, row: fieldsRow(source), source };
   };
-  for await (const { text, line } of wellFormed(lines, file)) {
+  for await (const found of lines) {
+    const { text, line } = found;
+    if (found.problem !== null && (bad === null || bad.line < first)) bad = found;
     last = line;
     let start = 0;
     for (let i = 0; i < text.length; i++) {
@@ -273,12 +274,6 @@ function delimiterOf(header: string, format: "csv" | "tsv"): string {
   return plain.includes(",") || !plain.includes(";") ? "," : ";";
 }
 
-interface TableRecord {
-  readonly record: readonly string[];
-  /** Lines of the text up to its end. */
-  readonly info: { readonly lines: number };
-}
-
 /** Rows of a table with a header. An empty field is null. */
 async function* tableRows(
   lines: AsyncGenerator<FileLine>,
@@ -286,57 +281,45 @@ async function* tableRows(
   format: "csv" | "tsv",
 ): AsyncGenerator<DataRow> {
   const { value: first } = await lines.next();
-  if (first === undefined || first.text.trim() === "") {
+  if (first === undefined || (first.problem === null && first.text.trim() === "")) {
     throw new DataFormatError(`Cannot read ${file} as a table must begin with a header: it is empty`);
   }
-  const recordsOf = await tableParser(delimiterOf(first.text, format), format);
+  requireWellFormed(first, file);
+  const recordsOf = await tableParser({
+    delimiter: delimiterOf(first.text, format),
+    // Tabs hardly come in texts, quotes often do and are seldom doubled there.
+    plainQuotes: format === "tsv",
+    maxLength: MAX_LINE_BYTES,
+  });
   let header: readonly string[] | null = null;
-  let line = 1;
-  const whole = wellFormed(prepended(first, lines), file);
-  for await (const { records, error, before } of portions(whole, recordsOf)) {
-    for (const { record, info } of records) {
-      if (header === null) header = headerOf(record, file);
+  let next = 1;
+  /** Lines with bytes that are not UTF-8: the rows that they are in cannot be read. */
+  const bad: FileLine[] = [];
+  for await (
+    const { records, problem, before } of portions(noting(prepended(first, lines), bad), recordsOf)
+  ) {
+    for (const { record, first, last } of records) {
+      const line = before + first;
+      next = before + last + 1;
+      const wrong = bad.find((found) => found.line >= line && found.line < next);
+      while (bad.length > 0 && bad[0]!.line < next) bad.shift();
+      if (wrong !== undefined) yield broken(wrong);
+      else if (header === null) header = headerOf(record, file);
       else yield { line, row: tableRow(header, record), source: record.join(",") };
-      line = before + info.lines + 1;
     }
-    if (error === null) continue;
-    const rule = csvRule(error.code, error.message);
-    throw new DataFormatError(`Cannot read ${file}, line ${line}, as ${rule}`, { cause: error });
+    if (problem === null) continue;
+    throw new DataFormatError(`Cannot read ${file}, line ${next}, as ${problem.rule}`, {
+      cause: problem.cause,
+    });
   }
 }
 
-type RecordsOf = (text: string) => {
-  readonly records: readonly TableRecord[];
-  readonly error: { readonly code: string; readonly message: string } | null;
-};
-
-const OPEN_QUOTE = "CSV_QUOTE_NOT_CLOSED";
-
-/** Reads the records of a text up to where it is wrong. */
-async function tableParser(delimiter: string, format: "csv" | "tsv"): Promise<RecordsOf> {
-  // Loaded for tables alone. The library's streams need node:stream, which a page does not have.
-  const { CsvError, parse } = await import("csv-parse/sync");
-  return (text) => {
-    const records: TableRecord[] = [];
-    try {
-      parse(text, {
-        delimiter,
-        relax_column_count: true,
-        skip_empty_lines: true,
-        max_record_size: MAX_LINE_BYTES,
-        // Tabs hardly come in texts, quotes often do and are seldom doubled there.
-        ...(format === "tsv" ? { relax_quotes: true } : {}),
-        on_record: (record: readonly string[], { lines }: { readonly lines: number }) => {
-          records.push({ record, info: { lines } });
-          return null;
-        },
-      });
-      return { records, error: null };
-    } catch (error) {
-      if (!(error instanceof CsvError)) throw error;
-      return { records, error };
-    }
-  };
+/** Lines as they come; those whose bytes are wrong are put into a list too. */
+async function* noting(lines: AsyncIterable<FileLine>, bad: FileLine[]): AsyncGenerator<FileLine> {
+  for await (const line of lines) {
+    if (line.problem !== null) bad.push(line);
+    yield line;
+  }
 }
 
 /** Characters of a table that are parsed at once. */
@@ -356,7 +339,7 @@ async function* portions(
     count++;
     if (text.length < enough) continue;
     const portion = recordsOf(text);
-    if (portion.error?.code === OPEN_QUOTE) {
+    if (portion.problem?.isOpen === true) {
       enough = 2 * text.length;
       continue;
     }
@@ -365,11 +348,6 @@ async function* portions(
     [text, count, enough] = ["", 0, PORTION];
   }
   if (text !== "") yield { ...recordsOf(text), before };
-}
-
-function csvRule(code: string, message: string): string {
-  if (code === OPEN_QUOTE) return 'a quoted field must end with ": the file ends before it';
-  return `a field with quotes must be quoted whole, with each quote in it doubled (${message})`;
 }
 
 async function* prepended<T>(first: T, rest: AsyncIterable<T>): AsyncGenerator<T> {

@@ -202,8 +202,15 @@ Deno.test("tables have quotes, line breaks in fields and commas; what is wrong i
       "prompt,completion\na,b\nc\n",
       "line 3, as a row must have 2 fields (prompt, completion): current value is 1",
     ],
-    ['prompt,completion\na,"b\nc,d\n', 'line 2, as a quoted field must end with "'],
-    ['prompt,completion\na,b"c\n', "line 2, as a field with quotes must be quoted whole"],
+    [
+      'prompt,completion\na,"b\nc,d\n',
+      'line 2, as a quoted field must end with ": the file ends before it, in field 2',
+    ],
+    [
+      'prompt,completion\na,b"c\n',
+      "line 2, as a field with quotes must be quoted whole, with each quote in it doubled, in field 2",
+    ],
+    ["prompt,completion\n\n\na,b,c\n", "line 4, as a row must have 2 fields"],
     ["prompt,completion\na,\n", 'line 2, as "completion" must be a string'],
     ["question,answer\na,b\n", "its columns are question, answer"],
   ];
@@ -240,6 +247,28 @@ Deno.test("Latin-1 is named with line, column and byte, in every format", async 
     assertStringIncludes(error.message, `line ${line}, as a line must be UTF-8: current value is byte 0x`);
     assertStringIncludes(error.message, `at column ${column}, "`);
     assertStringIncludes(error.message, "in Latin-1");
+  }
+});
+
+Deno.test("rows with bytes that are not UTF-8 are left out of tables and lists too, and no other", async () => {
+  const bytes = (text: string) => Uint8Array.from(text, (letter) => letter.charCodeAt(0));
+  const all = [1, 2, 3, 4, 5].map((i) => ({ prompt: `p${i}`, completion: i === 4 ? "two\nlines" : "x" }));
+  const csv = all.map(({ prompt, completion }) => `${prompt},"${completion}"\n`);
+  csv[1] = "caf\xe9,x\n";
+  csv[3] = 'p4,"two\nl\xefnes"\n';
+  const rows = all.map((row) => JSON.stringify(row));
+  rows[1] = '{"prompt":"caf\xe9","completion":"x"}';
+  rows[3] = '{"prompt":"p4",\n"completion":"\xef"}';
+  for (
+    const [name, text, lines] of [
+      ["a.csv", `prompt,completion\n${csv.join("")}`, [3, 6]],
+      ["a.json", `[\n${rows.join(",\n")}\n]\n`, [3, 6]],
+      ["a.json", `[${rows.join(",").replace("\n", "")}]`, [1, 1]],
+    ] as const
+  ) {
+    const bad: number[] = [];
+    const found = await examplesOf(name, bytes(text), { onBadLine: ({ line }) => void bad.push(line) });
+    assertEquals([found, bad], [[0, 2, 4].map((i) => all[i]), lines], name);
   }
 });
 

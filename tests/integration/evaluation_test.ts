@@ -81,6 +81,35 @@ Deno.test("evaluate.ts reads CSV and shows prompts; texts cannot break the page 
   });
 });
 
+Deno.test("evaluate.ts reads CSV with a mark at its start, and names what is wrong with one [slow]", async () => {
+  await inFolder(async (folder) => {
+    const refs = 'mr,ref\n"name[A]",Caf\u00e9 A.\n"name[B]",B is\n';
+    const score = (name: string, predictions = "ok") =>
+      run("evaluate.ts", [
+        `--references=${folder}/${name}.csv`,
+        `--predictions=${folder}/${predictions}.txt`,
+        "--synonyms=none",
+      ]);
+    await Deno.writeTextFile(`${folder}/plain.csv`, refs);
+    await Deno.writeTextFile(`${folder}/marked.csv`, `\uFEFF${refs}`);
+    await Deno.writeFile(`${folder}/latin.csv`, Uint8Array.from(refs, (letter) => letter.charCodeAt(0)));
+    await Deno.writeTextFile(`${folder}/ok.txt`, "\uFEFFCaf\u00e9 A.\nB is\n");
+    await Deno.writeTextFile(`${folder}/few.txt`, "Caf\u00e9 A.\n");
+    const [plain, marked] = [await score("plain"), await score("marked")];
+    assertEquals([plain.code, marked.out], [0, plain.out]);
+    const wrong = [
+      [await score("latin"), 1, /latin\.csv, line 2, as a row must be UTF-8: current value is .*Caf/],
+      [await score("missing"), 2, /--references must be a file or a folder that is there: .*missing\.csv"/],
+      [await score("plain", "missing"), 1, /missing\.txt/],
+      [await score("plain", "few"), 1, /few\.txt .*: there are 1 lines and 2 instances/],
+    ] as const;
+    for (const [{ code, out, err }, expected, message] of wrong) {
+      assertEquals([code, out, err.trim().split("\n").length], [expected, "", 1], err);
+      assertMatch(err, message);
+    }
+  });
+});
+
 Deno.test("evaluate.ts says what is wrong in one line [slow]", async () => {
   const bare = await run("evaluate.ts", []);
   assertEquals([bare.code, bare.out], [2, ""]);

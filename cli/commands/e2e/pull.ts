@@ -87,7 +87,7 @@ async function readPairs(
 ): Promise<FormattedPair[]> {
   const content = await loadText(file);
   const skipped: BadLine[] = [];
-  const pairs = (file.endsWith(".csv") ? formatE2eCsv : formatE2eLines)(content, {
+  const pairs = await (file.endsWith(".csv") ? formatE2eCsv : formatE2eLines)(content, {
     name: file,
     ...(skipBad ? { onBadLine: (bad: BadLine) => void skipped.push(bad) } : {}),
   });
