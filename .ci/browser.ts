@@ -26,7 +26,6 @@ const HOST_PLACES = [
   "core/evaluation/",
   "core/files/",
   "core/loading/",
-  "core/session/run_state.ts",
   "transport/server/",
   "transport/upgrade.ts",
   "transport/web_socket.ts",

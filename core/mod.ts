@@ -370,6 +370,7 @@ export { readWelcome, receiveWelcome, type Welcome } from "./session/welcome.ts"
 export {
   loadRunState,
   openRunStates,
+  readRunState,
   requireSameRun,
   type RunState,
   type RunStateSource,
@@ -513,6 +514,7 @@ export {
   loadAdapter,
   loadHeads,
   loadIntoModules,
+  readAdapter,
   saveAdapter,
 } from "./lora/adapter.ts";
 

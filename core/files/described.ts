@@ -13,7 +13,8 @@ import type { NamedArray, NamedArrays } from "./named_arrays.ts";
 import { keepPrevious, makeFolder, writeWhole } from "./atomic.ts";
 import { parseJson, readJson as readJsonFile } from "./json_file.ts";
 import { showValue } from "../contracts/plain_text.ts";
-import { saveSafetensors } from "./safetensors.ts";
+import { readSafetensors, saveSafetensors } from "./safetensors.ts";
+import { readMetadata } from "./tensor_header.ts";
 import { requireFiniteValues } from "./finite_values.ts";
 import { StoredTensors } from "./stored_tensors.ts";
 
@@ -115,6 +116,27 @@ export async function loadDescribed(
     }
   }
   return { config, tensors: finite(folder, files, stored) };
+}
+
+/**
+ * Reads such weights from memory, where there are no files: they say themselves what they are.
+ *
+ * @param bytes Content of the file of weights.
+ * @param name How errors call it.
+ * @returns What the weights are, and the weights.
+ * @throws {CheckpointError} If it is damaged, or says nothing of itself.
+ */
+export function readDescribed(
+  bytes: Uint8Array,
+  name: string,
+): { readonly config: Readonly<Record<string, unknown>>; readonly tensors: ReadonlyMap<string, NamedArray> } {
+  const noted = readMetadata(bytes, name)[DESCRIPTION];
+  if (noted === undefined) {
+    throw new CheckpointError(`Cannot load ${name} as its header must have "${DESCRIPTION}": it has none`);
+  }
+  const tensors = readSafetensors(bytes, name);
+  requireFiniteValues(`load ${name}`, tensors, name);
+  return { config: parseJson(noted) as Record<string, unknown>, tensors };
 }
 
 /** Everything in memory, checked. */

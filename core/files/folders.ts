@@ -45,6 +45,13 @@ export async function bytesIfThere(path: string | URL): Promise<Uint8Array<Array
   }
 }
 
+/** Removes a file, if it is there. */
+export async function removeIfThere(path: string): Promise<void> {
+  await Deno.remove(path).catch((error) => {
+    if (!isMissing(error)) throw error;
+  });
+}
+
 /**
  * Moves files into another folder, in the place of those of their kind there.
  *

@@ -10,7 +10,7 @@
 
 import type { Engine } from "@edgetuner/kernels";
 import { CheckpointError } from "../contracts/errors.ts";
-import { loadDescribed, saveDescribed } from "../files/described.ts";
+import { loadDescribed, readDescribed, saveDescribed } from "../files/described.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import { readText } from "../files/text.ts";
@@ -332,9 +332,34 @@ export async function adapterOrigin(folder: string): Promise<AdapterOrigin | nul
  * @category Adapters
  */
 export async function loadAdapter(folder: string): Promise<Adapter> {
-  const path = `${folder}/${FILES.config}`;
+  return await adapterFrom(`${folder}/${FILES.config}`, () => loadDescribed(folder, FILES));
+}
+
+/**
+ * Reads an adapter from memory, for where there are no files, as in a page.
+ *
+ * @param weights Content of `adapter_model.safetensors`: its header says what `adapter_config.json` says.
+ * @param name How errors call it.
+ * @throws {CheckpointError} If it is damaged, not valid, or so old that it says nothing of itself.
+ * @category Adapters
+ *
+ * @example
+ * ```ts
+ * import { readAdapter } from "@edgetuner/edgetuner/core";
+ *
+ * const open = async (address: string) => readAdapter(await (await fetch(address)).bytes());
+ * ```
+ */
+export async function readAdapter(weights: Uint8Array, name = "the adapter"): Promise<Adapter> {
+  return await adapterFrom(name, () => readDescribed(weights, name));
+}
+
+async function adapterFrom(
+  path: string,
+  read: () => ReturnType<typeof readDescribed> | ReturnType<typeof loadDescribed>,
+): Promise<Adapter> {
   try {
-    const { config, tensors: arrays } = await loadDescribed(folder, FILES);
+    const { config, tensors: arrays } = await read();
     if (config.format !== "edgetuner-heads" || config.formatVersion !== FORMAT_VERSION) {
       throw new TypeError(
         `format must be "edgetuner-heads" version ${FORMAT_VERSION}: it is ${

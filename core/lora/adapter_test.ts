@@ -1,14 +1,16 @@
 import type { InputModeName } from "./input_modes.ts";
 import { Engine } from "@edgetuner/kernels";
-import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { tinyHeads, tinySettings } from "../../tests/support/tiny_model.ts";
 import { CheckpointError } from "../contracts/errors.ts";
+import { writeSafetensors } from "../files/safetensors.ts";
 import {
   type Adapter,
   adapterOf,
   joinAdapters,
   loadAdapter,
   loadIntoModules,
+  readAdapter,
   saveAdapter,
 } from "./adapter.ts";
 import { HeadModules } from "./head_modules.ts";
@@ -37,6 +39,35 @@ async function inTempDir(body: (folder: string) => Promise<void>): Promise<void>
     await Deno.remove(folder, { recursive: true });
   }
 }
+
+const written = await (async () => {
+  using modules = await trained(0, 4);
+  const adapter = await adapterOf(modules, "base model");
+  let bytes = new Uint8Array();
+  await inTempDir(async (folder) => {
+    await saveAdapter(folder, adapter);
+    bytes = await Deno.readFile(`${folder}/adapter_model.safetensors`);
+  });
+  return { adapter, bytes };
+})();
+
+Deno.test({
+  name: "an adapter is read from memory where there are no files, and damaged bytes are refused",
+  permissions: "none",
+  async fn() {
+    assertEquals(await readAdapter(written.bytes), written.adapter);
+    const short = await assertRejects(() => readAdapter(written.bytes.subarray(0, 900)), CheckpointError);
+    assertStringIncludes(short.message, "the adapter");
+    const broken = written.bytes.slice();
+    new DataView(broken.buffer).setFloat32(broken.length - 4, NaN, true);
+    await assertRejects(() => readAdapter(broken, "mine"), CheckpointError, "mine");
+    await assertRejects(
+      () => readAdapter(writeSafetensors(written.adapter.arrays)),
+      CheckpointError,
+      'its header must have "edgetuner.config"',
+    );
+  },
+});
 
 Deno.test("an adapter is saved and loaded bit by bit, in all modes", async () => {
   for (const mode of ["slice", "full", "core"] as const) {

@@ -26,6 +26,7 @@ import { requireFiniteArrays } from "../lora/finite.ts";
 import { decodePlainData, encodePlainData } from "../protocol/cbor.ts";
 import { readMetadata } from "../files/tensor_header.ts";
 import { makeFolder } from "../files/atomic.ts";
+import { bytesIfThere, entriesOf, isFolder, removeIfThere } from "../files/folders.ts";
 import { sha256Maker } from "../files/digests.ts";
 import { readSafetensors, saveSafetensors } from "../files/safetensors.ts";
 
@@ -154,8 +155,27 @@ export async function saveRunState(path: string, state: RunState): Promise<void>
  * @throws {RunStateError} If the file is missing, cut short, or is not the state of a run.
  */
 export async function loadRunState(path: string): Promise<RunState> {
+  return await stateFrom(path, async () => {
+    const bytes = await bytesIfThere(path);
+    if (bytes === null) throw new TypeError("there is no such file");
+    return bytes;
+  });
+}
+
+/**
+ * Reads a state from memory, for where there are no files, as in a page.
+ *
+ * @param bytes Content of the file.
+ * @param name How errors call it.
+ * @throws {RunStateError} If it is cut short, or is not the state of a run.
+ */
+export async function readRunState(bytes: Uint8Array, name = "the state"): Promise<RunState> {
+  return await stateFrom(name, () => Promise.resolve(bytes));
+}
+
+async function stateFrom(path: string, read: () => Promise<Uint8Array>): Promise<RunState> {
   try {
-    const bytes = await Deno.readFile(path);
+    const bytes = await read();
     const metadata = readMetadata(bytes, path);
     if (metadata.format !== FORMAT || metadata.formatVersion !== String(FORMAT_VERSION)) {
       throw new TypeError(
@@ -254,8 +274,7 @@ export function requireSameRun(
  * intact ones beside it.
  */
 export async function openRunStates(path: string): Promise<RunStateSource> {
-  const isFolder = await Deno.stat(path).then((info) => info.isDirectory, () => false);
-  if (!isFolder) {
+  if (!await isFolder(path)) {
     const state = await loadRunState(path).catch((error) => withOthers(path, error));
     return {
       run: state.run,
@@ -330,8 +349,8 @@ export async function runStateWriter(
 ): Promise<(state: RunState) => Promise<void>> {
   await makeFolder(folder);
   // What writers left that were killed.
-  for await (const { name } of Deno.readDir(folder)) {
-    if (PARTIAL.test(name)) await Deno.remove(`${folder}/${name}`).catch(() => {});
+  for (const { name } of await entriesOf(folder)) {
+    if (PARTIAL.test(name)) await removeIfThere(`${folder}/${name}`).catch(() => {});
   }
   if ((await stepsIn(folder)).length > 0) {
     const { run } = await openRunStates(folder);
@@ -360,15 +379,9 @@ function fileOf(folder: string, step: number): string {
   return `${folder.replace(/\/+$/, "")}/step-${String(step).padStart(8, "0")}.safetensors`;
 }
 
-async function removeIfThere(path: string): Promise<void> {
-  await Deno.remove(path).catch((error) => {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
-  });
-}
-
 async function stepsIn(folder: string): Promise<number[]> {
   const steps: number[] = [];
-  for await (const { name } of Deno.readDir(folder)) {
+  for (const { name } of await entriesOf(folder)) {
     const match = FILE_NAME.exec(name);
     if (match !== null) steps.push(Number(match[1]));
   }

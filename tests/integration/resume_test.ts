@@ -10,6 +10,7 @@ import {
   openRunStates,
   predictorTrainer,
   type Pruner,
+  readRunState,
   requireSameRun,
   type RunSettings,
   type RunState,
@@ -279,6 +280,7 @@ Deno.test("a run on one machine that is resumed ends with the same bits", async 
   await withFolder(async (root) => {
     await saveRunState(`${root}/c.safetensors`, first.state);
     const loaded = await loadRunState(`${root}/c.safetensors`);
+    assertEquals(await readRunState(await Deno.readFile(`${root}/c.safetensors`)), loaded);
     assertEquals(loaded.data, first.state.data);
     assertEquals(loaded.heads, first.state.heads);
     const rest = await run(STEPS, loaded);
@@ -454,6 +456,7 @@ Deno.test("damaged states are refused with a RunStateError, and cut ones leave t
       for (const size of [0, 4, 100, Math.floor(bytes.length / 2), bytes.length - 1]) {
         await Deno.writeFile(file, bytes.subarray(0, size));
         await assertRejects(() => loadRunState(file), RunStateError);
+        await assertRejects(() => readRunState(bytes.subarray(0, size), "mine"), RunStateError, "mine");
         const { steps, damaged } = await openRunStates(folder);
         assertEquals([steps, damaged?.length], [[2], 1]);
         assert(damaged![0]!.message.includes("step-00000003"), damaged![0]!.message);
