@@ -167,6 +167,7 @@ export {
   optShape,
   reluFeedForwardOp,
 } from "./model/families/opt.ts";
+export { LearnedPositions, type LearnedPositionsWeights } from "./model/families/pre_norm.ts";
 export {
   embedTokens,
   embedTokensBackward,

@@ -157,8 +157,8 @@ export async function saveRunState(path: string, state: RunState): Promise<void>
 export async function loadRunState(path: string): Promise<RunState> {
   return await stateFrom(path, async () => {
     const bytes = await bytesIfThere(path);
-    if (bytes === null) throw new TypeError("there is no such file");
-    return bytes;
+    if (bytes !== null) return bytes;
+    throw new TypeError("there is no such file");
   });
 }
 
@@ -276,11 +276,7 @@ export function requireSameRun(
 export async function openRunStates(path: string): Promise<RunStateSource> {
   if (!await isFolder(path)) {
     const state = await loadRunState(path).catch((error) => withOthers(path, error));
-    return {
-      run: state.run,
-      steps: [state.step],
-      load: () => Promise.resolve(state),
-    };
+    return { run: state.run, steps: [state.step], load: () => Promise.resolve(state) };
   }
   const steps = await stepsIn(path);
   if (steps.length === 0) {
