@@ -16,6 +16,14 @@ Deno.test("the rate falls with the hidden size, and no width gets more than the 
   assert(rates.slice(2).every((rate, i) => rate < rates[i + 1]!), `${rates}`);
 });
 
+Deno.test("a head module that reads fewer columns gets a larger rate", () => {
+  const rateOf = (mode: "full" | "slice") =>
+    fittingSettings({ shape: SMOLLM2, steps: 400, mode }).learningRate;
+  assertEquals(rateOf("full"), fittingSettings({ shape: SMOLLM2, steps: 400 }).learningRate);
+  // Nine heads: a ninth of the columns.
+  assertEquals(rateOf("slice"), 0.0067);
+});
+
 Deno.test("the warm-up is a fortieth of the run, ten steps at least, and no longer than the run", () => {
   const warmUps = [3, 10, 400, 2000].map((steps) => fittingSettings({ shape: SMOLLM2, steps }).warmupSteps);
   assertEquals(warmUps, [3, 10, 10, 50]);

@@ -46,7 +46,12 @@ async function setsOf(path: string, vocabulary: number): Promise<{ set: Sequence
 Deno.test("the settings chosen lower the validation loss of each model in the repository [slow]", async () => {
   using engine = await Engine.create();
   const families = ["llama_grouped", "gemma3", "qwen3", "opt", "smollm3"].map((name) => `${FAMILIES}${name}`);
-  for (const path of [TINY, ...families]) {
+  const runs = [
+    ...[TINY, ...families].map((path) => ({ path, mode: "full" as const })),
+    ...[TINY, families[0]!].map((path) => ({ path, mode: "slice" as const })),
+    { path: TINY, mode: "core" as const },
+  ];
+  for (const { path, mode } of runs) {
     const model = await loadModel(path);
     const { config } = model;
     using base = loadLayers(engine, model);
@@ -54,16 +59,25 @@ Deno.test("the settings chosen lower the validation loss of each model in the re
     // Past the warm-up of 10 steps, so that the rate itself is tried.
     const steps = 20;
     const vocabulary = Math.min(64, config.vocab_size);
+    const settings = defaultRunSettings(steps, config);
+    const { learningRate, labelSmoothing: smoothing } = fittingSettingsOf(config, { steps, mode });
     const source = await TrainingPlan.create({
       ...await setsOf(path, vocabulary),
-      ...{ batch: 8, seed: 1, smoothing: fittingSettingsOf(config, { steps }).labelSmoothing },
+      ...{ batch: 8, seed: 1, smoothing },
     });
     using training = new LocalTraining({
       ...{ engine, base, ends, source },
-      settings: defaultRunSettings(steps, config),
+      settings: {
+        ...settings,
+        lora: { ...settings.lora, mode },
+        optimizer: { ...settings.optimizer, learningRate },
+      },
     });
     const { losses } = await training.trainer.run();
     const { hidden } = modelShape(config);
-    assert(losses!.after < losses!.before, `${path}, d ${hidden}: ${losses!.before} to ${losses!.after}`);
+    assert(
+      losses!.after < losses!.before,
+      `${path}, ${mode}, d ${hidden}: ${losses!.before} to ${losses!.after}`,
+    );
   }
 });

@@ -17,6 +17,8 @@ export const sliceInput: InputMode = {
   name: "slice",
   summary: "its own columns of X",
   copies: true,
+  // A head module reads H times fewer columns than in mode "full"; measured: docs/choosing_settings.md.
+  learningRate: (model) => Math.sqrt(model.heads) * directMode.learningRate(model),
   columns: width,
   firstColumn: (head, model) => head * width(model),
   shape: (heads, tokens, model) => [heads, tokens, width(model)],
