@@ -131,16 +131,19 @@ export function headProduct(options: HeadProductOptions): Tensor {
     );
   }
   const written = sumOverHeads ? length : slots * length;
-  const out = options.out ?? engine.tensor(rowOfOut + written, columns, "head product");
-  if (rowOfX + rows > x.rows || rowOfOut + written > out.rows || out.pitch !== roundUp4(columns)) {
+  const given = options.out;
+  const fits = given === undefined ||
+    (rowOfOut + written <= given.rows && given.pitch === roundUp4(columns));
+  if (rowOfX + rows > x.rows || !fits) {
     throw new TypeError(
-      `Cannot multiply head modules as rows ${rowOfX} to ${
-        rowOfX + rows
-      } of x [${x.rows}, ${x.columns}] and ${rowOfOut} to ${
+      `Cannot multiply head modules as rows ${rowOfX} to ${rowOfX + rows} of x and ${rowOfOut} to ${
         rowOfOut + written
-      } of the result, with ${columns} columns, must be there: the result is [${out.rows}, ${out.columns}]`,
+      } of the result, of ${columns} columns, must be there: they are [${x.rows}, ${x.columns}] and [${
+        given?.rows ?? rowOfOut + written
+      }, ${given?.columns ?? columns}]`,
     );
   }
+  const out = given ?? engine.tensor(rowOfOut + written, columns, "head product");
   engine.dispatch(productKernels[Number(transpose)]!, {
     bindings: { x, weights: arena, heads, y: out },
     parameters: {

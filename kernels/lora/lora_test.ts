@@ -246,3 +246,60 @@ Deno.test("head module kernels throw on shapes that do not fit", async () => {
     "blocks must be [2, 4]",
   );
 });
+
+testForms("headProduct() and headGradient() take and write some rows of a tensor alone", async (engine) => {
+  // Three parts of two heads and five rows, of which the second is read, and the third is written.
+  const [length, part, rank, columns] = [5, 10, 8, 6];
+  const matrix = { rows: rank, columns, first: 0, segment: 64 };
+  const heads = Uint32Array.of(2, 0);
+  const [xs, as] = [normal(3 * part * columns, 1), arenaOf(matrix, 3, Uint32Array.of(0, 1, 2), 2)];
+  using x = engine.upload(xs, 3 * part, columns);
+  using arena = engine.upload(as, 1, as.length);
+  using list = engine.upload(heads, 1, 2);
+  using out = engine.upload(new Float32Array(3 * part * rank).fill(7), 3 * part, rank);
+  headProduct({
+    x,
+    arena,
+    matrix,
+    heads: list,
+    transpose: true,
+    rows: part,
+    rowOfX: part,
+    rowOfOut: 2 * part,
+    out,
+  });
+  const own = xs.subarray(part * columns, 2 * part * columns);
+  const shared = { arena: as, matrix, heads, length, sharedInput: false, sumOverHeads: false, alpha: 1 };
+  const expected = headProductReference({ x: own, ...shared, transpose: true });
+  const all = await out.read();
+  assertClose(all.subarray(2 * part * rank), expected, TOLERANCE.sum, "product");
+  assertEquals(new Set(all.subarray(0, 2 * part * rank)), new Set([7]), "other rows");
+
+  const as8 = normal(part * rank, 3);
+  using a = engine.upload(as8, part, rank);
+  using gradients = engine.zeros(1, as.length);
+  headGradient({ a, b: x, rowOfB: part, heads: list, arena: gradients, matrix, length });
+  const wanted = new Float64Array(as.length);
+  headGradientReference({ a: as8, b: own, heads, arena: wanted, matrix, length, sharedB: false, alpha: 1 });
+  assertClose(await gradients.read(), wanted, TOLERANCE.sum, "gradient");
+  assertThrows(
+    () => headProduct({ x, arena, matrix, heads: list, transpose: true, rows: part, rowOfX: 2 * part + 1 }),
+    TypeError,
+    "rows 21 to 31 of x",
+  );
+});
+
+testForms("gatherHeadColumns() leaves out the columns that are padding", async (engine) => {
+  // Heads of three columns, each padded to four.
+  const [length, headSize, columns] = [5, 4, 3];
+  const wide = normal(length * 12, 1).map((v, i) => i % 4 === 3 ? 0 : v);
+  using tensor = engine.upload(wide, length, 12);
+  using list = engine.upload(Uint32Array.of(2, 0), 1, 2);
+  const options = { first: 0, headSize, heads: list, columns };
+  using blocks = gatherHeadColumns(tensor, options);
+  const expected = gatherHeadColumnsReference(wide, { columns: 12, first: 0, headSize, heads: [2, 0] });
+  assertEquals(await blocks.read(), Float32Array.from(expected.filter((_, i) => i % 4 !== 3)));
+  using back = engine.zeros(length, 12);
+  scatterAddHeadColumns(blocks, back, options);
+  assertEquals(await back.read(), wide.map((v, i) => Math.floor(i % 12 / 4) === 1 ? 0 : v));
+});
