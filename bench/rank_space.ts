@@ -111,7 +111,7 @@ async function main(): Promise<void> {
   const { flags } = await readFitted(PROGRAM, FLAGS, OWN_CALL);
   const factors = flags.factors.split(",").map(Number);
   const { model, tokenizer } = await openModel(flags.model, flags);
-  const load = (file: string) => loadTrainingSet(file, { ...flags, tokenizer });
+  const load = (file: string) => loadTrainingSet(file, { ...flags, encoder: tokenizer });
   const [set, valid] = [await load(flags.data), await load(flags.valid)];
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const baseWeights = baseWeightsOf(flags);
