@@ -11,6 +11,7 @@ import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { type FlagValues, integer, readFlags, text, UsageError } from "../flags/flags.ts";
 import { REQUEST_WAITS } from "../flags/waiting_flags.ts";
 import { baseWeightsOf } from "../flags/weights_flag.ts";
+import { reachable } from "../output/addresses.ts";
 import { command, type CommandRun } from "../process/command.ts";
 import { Interrupts } from "../process/interrupts.ts";
 import type { Call } from "../process/invocation.ts";
@@ -189,7 +190,7 @@ async function answerUntilStopped(
     throw new UsageError(code === "EADDRINUSE" ? `${message}; try --port 0` : message);
   });
   const names = models.map(({ id }) => id).join(" and ");
-  console.log(`${names} at http://${flags.host}:${server.port}/v1  (key ${key})`);
+  console.log(`${names} at http://${reachable(flags.host, server.port).addresses[0]}/v1  (key ${key})`);
   if (models[0]!.chatPrompt === null) {
     console.error("The model has no chat template: /v1/completions answers, /v1/chat/completions does not");
   }

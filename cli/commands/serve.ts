@@ -22,6 +22,7 @@ import { endingOf } from "../process/exit_codes.ts";
 import { MODEL_FLAG } from "../flags/model_flags.ts";
 import { bytes, prunerTime } from "../output/progress.ts";
 import { PRUNER_FLAGS, prunerChoice, prunerFlags, prunerOptions } from "../flags/pruners.ts";
+import { type Reachable, reachable } from "../output/addresses.ts";
 import { peakMemory, versions, writeReport } from "../output/report.ts";
 import { endJson, goOnCommand, mayGoOn, type RunEnd, savedState, tellEnd } from "../output/run_end.ts";
 import {
@@ -227,7 +228,7 @@ async function main(options: Options, call: Call): Promise<number> {
   const address = await door.open(run);
   using log = new ServeLog(run, flags);
   const rank = rankText(await loadModelConfig(flags.model), options.settings.lora);
-  announce(log, { options, run, address: address.text, rank });
+  announce(log, { options, run, reached: address, rank });
   using interrupts = new Interrupts(() => {
     run.stop("interrupted");
     // Where a step takes longer than that the devices keep what they have learnt before it.
@@ -247,7 +248,7 @@ async function main(options: Options, call: Call): Promise<number> {
 /** Where devices and programs come in. */
 interface Door {
   /** Listens, and lets devices join the run. */
-  open(run: WorkerRun): Promise<{ readonly text: string; readonly port: number }>;
+  open(run: WorkerRun): Promise<Reachable & { readonly port: number }>;
   /** Closes it once the devices have had their last frames, or after so many milliseconds. */
   close(run: WorkerRun, drainMs: number): Promise<void>;
 }
@@ -276,7 +277,7 @@ function openDoor({ flags, tokens }: Options): Door {
           run.join(channel);
         }
       }));
-      return { text: `${flags.host}:${server.port}`, port: server.port };
+      return { ...reachable(flags.host, server.port), port: server.port };
     },
     async close(run, drainMs) {
       // The devices take their last frames before the sockets go. Where the run failed some of them may be gone.
@@ -334,10 +335,10 @@ async function startRun({ flags, pruner, codec, settings }: Options): Promise<Wo
 /** Says what runs, where to join and where to watch. */
 function announce(
   log: ServeLog,
-  { options: { flags, chosen, settings, tokens }, run, address, rank }: {
+  { options: { flags, chosen, settings, tokens }, run, reached, rank }: {
     readonly options: Options;
     readonly run: WorkerRun;
-    readonly address: string;
+    readonly reached: Reachable;
     /** The rank in words. */
     readonly rank: string;
   },
@@ -347,16 +348,21 @@ function announce(
   log.say(flags.generate ? parameterText(run.parameters) : `${parameterText(run.parameters)}; ${rank}`);
   const text = chosenText(chosen);
   if (text !== null && !flags.events) console.error(text);
+  const { addresses, note } = reached;
+  log.say("Devices join at");
+  for (const address of addresses) log.say(`  ws://${address}/join/ws`);
+  log.say(`Through proxies that break WebSocket\n  http://${addresses[0]}/join/http`);
+  if (note !== "") log.say(note);
+  log.say(`Token of devices\n  ${tokens.join}`);
   log.say(
-    `Devices join at ws://${address}/join/ws or http://${address}/join/http  (token ${tokens.join})`,
-  );
-  log.say(
-    `Watch it: curl -N -H "Authorization: Bearer ${tokens.admin}" http://${address}/api/runs/${run.run}/events`,
+    `Watch it\n  curl -N -H "Authorization: Bearer ${tokens.admin}" http://${
+      addresses[0]
+    }/api/runs/${run.run}/events`,
   );
   const { adapter, pruner, deployable, model, parameters } = run;
   log.emit({
     type: "listening",
-    ...{ address, run: run.run, adapter, pruner, deployable, model },
+    ...{ address: addresses[0], addresses, run: run.run, adapter, pruner, deployable, model },
     ...{ baseWeights: baseWeightsOf(flags), settings, parameters },
   });
 }

@@ -243,7 +243,7 @@ Deno.test("a pruner that never returns ends the run in time; the device hears wh
     let said = "";
     for await (const text of server.stdout.pipeThrough(new TextDecoderStream())) {
       said += text;
-      const found = /(ws:\/\/\S+) /.exec(said);
+      const found = /(ws:\/\/\S+)\s/.exec(said);
       if (found !== null) address.resolve(found[1]!);
     }
     address.reject(new Error(said));
