@@ -269,7 +269,7 @@ class Lowering {
       this.#constant(BigInt(text.toLowerCase()));
     } else if (kind === "float") this.#constant(Number(text));
     else if (text === "is") return this.#test(tokens, at + 1, group);
-    else if (/^(?:[Tt]rue|[Ff]alse)$/.test(text)) this.#constant(text.toLowerCase() === "true");
+    else if (["true", "True", "false", "False"].includes(text)) this.#constant(text.toLowerCase() === "true");
     else if (text === "none" || text === "None") this.#constant(null);
     else if (text === "not" && isWord(tokens[at + 1], "in")) {
       this.#add("not in", TYPES["not in"]!, group);
