@@ -188,8 +188,8 @@ Deno.test("a value out of range is refused by the name of its flag and the rule"
     ["tune", ["--length", "1e9"], "--length must be an integer from 2 to 1048576"],
     ["tune", ["--steps", "0"], "--steps must be an integer of at least 1:"],
     ["tune", ["--steps", "1e12"], "--steps must be an integer from 1 to 2147483647"],
-    ["tune", ["--alpha", "1e60"], "--alpha must be a number from 0 to 1000000"],
-    ["tune", ["--rate", "Infinity"], "--rate must be a number from 0 to 1000"],
+    ["tune", ["--alpha", "1e60"], "--alpha must be a number from 0.000001 to 1000000"],
+    ["tune", ["--rate", "Infinity"], "--rate must be a number from 1e-9 to 1000"],
     ["tune", ["--save", "false"], "--save must be a path: current value is"],
     ["demo", ["--out", "true"], "--out must be a path: current value is"],
   ] as const;

@@ -11,6 +11,8 @@ import {
   type FittingSettings,
   fittingSettings,
   INPUT_MODE_NAMES,
+  type InputModeName,
+  loadAdapter,
   loadModelConfig,
   loadTokenizerOf,
   type LoraSettings,
@@ -30,6 +32,7 @@ import {
 } from "../flags/flags.ts";
 import { loraTargets } from "../flags/tuning_flags.ts";
 import type { Call } from "../process/invocation.ts";
+import { pathsOf } from "../process/places.ts";
 import { readExamples, withEpochs } from "./training_data.ts";
 
 /** Most examples that the length of sequences is chosen by. */
@@ -114,11 +117,12 @@ async function rankOf(
 async function chosenFor(values: Values, open: readonly string[], shape: Shape | null): Promise<ChosenFlags> {
   const config = shape === null ? await loadModelConfig(`${values.model}`) : null;
   const of = shape ?? modelShape(config!);
+  const mode = await modeOf(values);
   const choose = (options: Omit<FittingOptions, "shape">) =>
     valuesOf(fittingSettings({
       ...(config === null ? {} : { positions: contextLength(config) }),
       ...options,
-      mode: INPUT_MODE_NAMES.find((name) => name === values.mode),
+      mode,
       shape: of,
     }));
   const lengths = config === null || !open.includes("length") ? undefined : await lengthsOf(values, config);
@@ -126,6 +130,13 @@ async function chosenFor(values: Values, open: readonly string[], shape: Shape |
   const first = only(open, choose({ steps, lengths }));
   const all = choose({ steps: await stepsOf({ ...values, ...first }, steps), lengths });
   return only(open, all);
+}
+
+/** What head modules are to read: as in the adapter that the run begins with, if there is one. */
+async function modeOf({ mode, adapter = "" }: Values): Promise<InputModeName | undefined> {
+  if (mode === undefined || adapter === "") return INPUT_MODE_NAMES.find((name) => name === mode);
+  const [first] = await pathsOf(`${adapter}`);
+  return (await loadAdapter(first!)).lora.mode;
 }
 
 /** What settings are called as flags. */

@@ -20,6 +20,7 @@ async function tune(root: string, name: string, ...args: string[]) {
   assertEquals(await run({ args: [...COMMON, ...folders, ...args], form: "command" }), 0);
   return JSON.parse(await Deno.readTextFile(report)) as {
     readonly validations: readonly { readonly step: number; readonly loss: number }[];
+    readonly settings: { readonly rate: number };
   };
 }
 
@@ -56,6 +57,7 @@ Deno.test("a new run begins with the adapter of another one [slow]", () =>
     assertEquals(second.validations[0]!.loss, first.validations.at(-1)!.loss);
     const { lora } = await loadAdapter(`${root}/second`);
     assertEquals([lora.rank, lora.mode], [2, "slice"]);
+    assertEquals(second.settings.rate, first.settings.rate, "the rate chosen fits the adapter's mode");
     await assertRejects(
       () => tune(root, "third", "--steps", "1", "--adapter", `${root}/first`, "--rank", "4", ...state),
       UsageError,
