@@ -53,7 +53,7 @@ import { command, type CommandRun } from "../process/command.ts";
 import { endingOf } from "../process/exit_codes.ts";
 import { GOOD_ORDER_MS, Interrupts, isInterrupted } from "../process/interrupts.ts";
 import type { Call } from "../process/invocation.ts";
-import { assetPath, commandText, shownPath } from "../process/places.ts";
+import { commandText, exampleFile, shownPath } from "../process/places.ts";
 import { pluginLimit } from "../process/plugin_host.ts";
 import { requireWritable } from "../process/writable.ts";
 import { DeviceData } from "../shared/device_data.ts";
@@ -131,7 +131,7 @@ const PROGRAM = {
   about: "Joins an edge server and trains its share of the LoRA head modules.",
   examples: [
     "edgetuner join --server ws://192.168.1.20:8787/join/ws --token T --capacity 5",
-    `edgetuner join --token T --data ${shownPath(assetPath("restaurant/train.txt"))} --save runs/my_heads`,
+    `edgetuner join --token T --data ${exampleFile("restaurant/train.txt")} --save runs/my_heads`,
     "edgetuner join --token T --load runs/my_heads",
   ],
 };

@@ -48,7 +48,7 @@ import {
   socketWaits,
 } from "../flags/waiting_flags.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
-import { assetPath, commandText, shownPath } from "../process/places.ts";
+import { commandText, exampleFile, shownPath } from "../process/places.ts";
 import { START_FLAG, withAdapter } from "../shared/starting_adapter.ts";
 import { loadAdapterParts } from "../shared/texts.ts";
 import {
@@ -139,7 +139,7 @@ const PROGRAM = {
   examples: [
     "edgetuner serve --devices 1 --join-token secret-join",
     `edgetuner join --server ws://127.0.0.1:8787/join/ws --token secret-join --data ${
-      shownPath(assetPath("restaurant/train.txt"))
+      exampleFile("restaurant/train.txt")
     }`,
     "edgetuner serve --resume   # the same command, after it was interrupted or killed; devices too",
     "edgetuner serve --generate --devices 1 --join-token secret-join",

@@ -65,7 +65,7 @@ import { START_FLAG, withAdapter } from "../shared/starting_adapter.ts";
 import { loadAdapterParts } from "../shared/texts.ts";
 import { type ChosenFlags, rankText, readFitted, tellSettings, withoutRank } from "../shared/fitting.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
-import { assetPath, commandText, shownPath } from "../process/places.ts";
+import { commandText, exampleFile, shownPath } from "../process/places.ts";
 import { command, type CommandRun } from "../process/command.ts";
 import type { Call } from "../process/invocation.ts";
 import { openTold } from "../shared/opened_model.ts";
@@ -109,9 +109,7 @@ const PROGRAM = {
   examples: [
     "edgetuner tune --steps 50 --save runs/server_tuner",
     "edgetuner tune --resume   # the same command, after it was interrupted or killed",
-    `edgetuner tune --valid ${
-      shownPath(assetPath("restaurant/valid.txt"))
-    } --eval-every 50 --keep-best --save runs/a`,
+    `edgetuner tune --valid ${exampleFile("restaurant/valid.txt")} --eval-every 50 --keep-best --save runs/a`,
   ],
 };
 

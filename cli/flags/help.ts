@@ -6,7 +6,7 @@
 
 import type { Flag, ProgramText } from "./kinds.ts";
 import type { CallForm } from "../process/invocation.ts";
-import { commandOf, commandText, inCallForm, shownPath } from "../process/places.ts";
+import { commandOf, commandText, inCallForm, shownDefault } from "../process/places.ts";
 import { LAUNCHER_FLAG } from "../process/supervisor.ts";
 import { wrapped } from "../output/terminal.ts";
 
@@ -102,7 +102,7 @@ function row(name: string, flag: Flag, form: CallForm): [left: string, right: st
   const fits = flag.kind !== "text" && flag.fits === true;
   const initial = flag.default === ""
     ? ""
-    : ` [${fits ? "to fit the model" : shownPath(String(flag.default))}]`;
+    : ` [${fits ? "to fit the model" : shownDefault(String(flag.default))}]`;
   const value = flag.kind === "text" && flag.alone !== undefined ? `[${flag.value}]` : flag.value;
   return [`--${name} ${value}`, `${help}${choices}${initial}`];
 }

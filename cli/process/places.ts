@@ -119,6 +119,24 @@ export function shownPath(path: string): string {
   return below === "" || below.startsWith("..") || isAbsolute(below) ? path : below;
 }
 
+/** Whether a path is of a file that comes with the command, and where it lies among those. */
+function builtIn(path: string): string | null {
+  const place = relative(assetPath(""), path);
+  return !isAbsolute(path) || place.startsWith("..") || isAbsolute(place) ? null : place;
+}
+
+/** A default as people read it: what comes with the command has no path that means anything from elsewhere. */
+export function shownDefault(path: string): string {
+  const [shown, place] = [shownPath(path), builtIn(path)];
+  return place === null || !isAbsolute(shown) ? shown : `built in: ${place}`;
+}
+
+/** A file that comes with the command, for an example: its path from here, or else the name of a file of one's own. */
+export function exampleFile(name: string): string {
+  const shown = shownPath(assetPath(name));
+  return isAbsolute(shown) ? name.replace(/^.*\//, "") : shown;
+}
+
 /**
  * The address that a module is imported by.
  *
