@@ -382,7 +382,8 @@ export {
   saveHeads,
   saveRunState,
 } from "./session/run_state.ts";
-export { deviceIdIn } from "./session/device_id_file.ts";
+export { deviceIdIn, deviceKeyIn } from "./session/device_id_file.ts";
+export { type DeviceKey, newDeviceKey, proveDevice } from "./session/device_key.ts";
 export { newDeviceId } from "./session/device_id.ts";
 export type { RunHandle, RunHealth } from "./session/run_handle.ts";
 export { RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
@@ -394,7 +395,8 @@ export type { RunProgress } from "./session/run_end.ts";
 export { DataDevice, type DataDeviceOptions, type DataSide } from "./session/data_device.ts";
 export { WaitTimer } from "./session/wait_timer.ts";
 export { RemoteSession } from "./session/remote_session.ts";
-export { EdgeServer, type EdgeServerOptions, keptPerLayer } from "./session/edge_server.ts";
+export { EdgeServer, keptPerLayer } from "./session/edge_server.ts";
+export type { EdgeServerOptions } from "./session/edge_server_options.ts";
 export { GenerationServer, type GenerationServerOptions } from "./session/generation_server.ts";
 export type {
   DecodingRecord,
@@ -406,13 +408,10 @@ export type {
   StepTimes,
 } from "./session/run_events.ts";
 export type { RunMember, RunSystem } from "./session/run_member.ts";
-export { RunServer, type RunServerOptions } from "./session/run_server.ts";
-export {
-  type DeviceStep,
-  runUserDevice,
-  type UserDeviceOptions,
-  type UserDeviceResult,
-} from "./session/user_device.ts";
+export { RunServer } from "./session/run_server.ts";
+export type { RunServerOptions } from "./session/run_server_options.ts";
+export { runUserDevice } from "./session/user_device.ts";
+export type { DeviceStep, UserDeviceOptions, UserDeviceResult } from "./session/user_device_options.ts";
 export {
   allocateShares,
   cutShard,

@@ -26,6 +26,8 @@ export class KeptCopy implements Disposable {
   readonly #copies: (Updated | null)[];
   /** Layers that the last update has changed. */
   readonly #changed = new Set<number>();
+  /** True if there is an update to go back from. */
+  isTaken = false;
 
   /** Nothing is kept yet; the tensors are made when they are first needed. */
   constructor(engine: Engine, layers: number) {
@@ -33,9 +35,10 @@ export class KeptCopy implements Disposable {
     this.#copies = Array(layers).fill(null);
   }
 
-  /** An update begins. */
-  begin(): void {
+  /** An update begins; or there is nothing to go back to any more. */
+  begin({ isTaken = false } = {}): void {
     this.#changed.clear();
+    this.isTaken = isTaken;
   }
 
   /** A layer is about to change. */
@@ -59,7 +62,7 @@ export class KeptCopy implements Disposable {
       for (const name of TENSORS) this.#engine.copy(copy[name], now[name]);
       now.updates.set(copy.updates);
     }
-    this.#changed.clear();
+    this.begin();
   }
 
   /** Frees the copies. */

@@ -276,7 +276,7 @@ export class HeadModules implements Disposable {
     const rows: Partial<Record<DeviceStatistic, Tensor[]>> = {};
     if (needs.includes("gradientNorm")) rows.gradientNorm = [];
     if (needs.includes("weightChange")) rows.weightChange = [];
-    this.#kept?.begin();
+    this.#kept?.begin({ isTaken: true });
     const measures = Object.keys(rows).length > 0;
     for (let l = 0; l < layers; l++) {
       const state = this.#layers[l]!;
@@ -309,6 +309,11 @@ export class HeadModules implements Disposable {
   /** Drops all that was kept and added up of a step that is not over. */
   discard(): void {
     for (const { microBatches } of this.#layers) microBatches[Symbol.dispose]();
+  }
+
+  /** True if `goBack` has an update to undo. */
+  get canGoBack(): boolean {
+    return this.#kept?.isTaken === true;
   }
 
   /**

@@ -157,6 +157,7 @@ export class Messages {
     meta: {
       name: name(1, 64),
       id: optional(name(8, 64)),
+      key: optional(name(43, 43)),
       capacity: number(0, LARGE),
       data: flag(),
       fingerprint: name(0, 128),
@@ -188,6 +189,7 @@ export class Messages {
       statistics: list(oneOf(...DEVICE_STATISTICS), 0, DEVICE_STATISTICS.length),
       start: optional(step),
       repeats: optional(flag()),
+      trained: optional(step),
       columns: optional(nullable(record({ first: integer(0, 1e7), count: integer(1, 1e7) }))),
       epsilon: optional(number(0, 1)),
     },
@@ -224,6 +226,24 @@ export class Messages {
       step: optional(step),
       best: optional(flag()),
     },
+  };
+
+  /** The device is to prove that it has the key of its id. */
+  readonly challenge: Message<{ readonly nonce: string }> = {
+    what: "The device is to prove that it has the key of its id.",
+    from: ["server"],
+    lane: "control",
+    tensors: null,
+    meta: { nonce: name(43, 43) },
+  };
+
+  /** The device has the key of its id: a signature. */
+  readonly proof: Message<{ readonly proof: string }> = {
+    what: "The device has the key of its id: a signature.",
+    from: ["device"],
+    lane: "control",
+    tensors: null,
+    meta: { proof: name(86, 86) },
   };
 
   /** The sender leaves the run on purpose, and gives its heads up. */

@@ -22,6 +22,8 @@ export interface HelloMeta {
   readonly name: string;
   /** Who it is, whatever its name: 8 to 64 characters, random, kept by the device. @default {none} */
   readonly id?: string;
+  /** Public key of its id, which it can prove to have: Ed25519 in base64url. @default {none} */
+  readonly key?: string;
   /** gamma; 0 without heads. */
   readonly capacity: number;
   /** True for the data device. */
@@ -84,6 +86,11 @@ export interface WelcomeMeta {
   readonly start?: number;
   /** True if steps may begin again: the device keeps its state of before each update. @default {false} */
   readonly repeats?: boolean;
+  /**
+   * The device comes back: training steps that its heads took part in at most, and what they learnt after them does not
+   * count. @default {it has not been away}
+   */
+  readonly trained?: number;
   /** Columns of the feed-forward network, in tensor parallelism. */
   readonly columns?: RangeMeta | null;
   /** Added to the norms' variances, in tensor parallelism. */

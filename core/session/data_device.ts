@@ -46,6 +46,8 @@ export interface DataSide {
    * @returns `null` to end the run.
    */
   next(step: number): { readonly batch: TokenBatch; readonly mode: StepMode } | null;
+  /** The run goes on after fewer training steps: what came after them does not count. Where it is missing, it cannot. */
+  rewind?(step: number): void;
   /**
    * Asked after each `next`: true if the head modules, as they are before what `next` returned, are the best
    * so far by the validation that has just ended. All devices are told, see `UserDeviceOptions.onBest`.
@@ -66,8 +68,6 @@ export interface DataSide {
 
 /** What a data side takes part with. */
 export interface DataDeviceOptions {
-  /** The edge server. */
-  readonly peer: Peer;
   /** The engine of the data side. */
   readonly engine: Engine;
   /** The data side. */
@@ -90,8 +90,8 @@ export interface DataDeviceOptions {
 interface DataStep {
   readonly step: number;
   readonly mode: StepMode;
-  /** The whole batch. */
-  readonly batch: TokenBatch;
+  /** The whole batch; `null` after the last one. */
+  readonly batch: TokenBatch | null;
   /** True if the head modules before it are the best so far. */
   readonly best: boolean;
   /** True once the edge server has said that the state after it is to be saved. */
@@ -125,45 +125,74 @@ class Repeat extends Error {
 /** Takes part for a data side. */
 export class DataDevice {
   readonly #options: DataDeviceOptions;
+  /** The edge server. */
+  #peer: Peer | null = null;
+  /** Training steps done. */
+  #steps: number;
+  /** The step that is under way. */
+  #current: DataStep | null = null;
+  #isGenerating = false;
   /** The last step that is done here. At the edge server it may not be over, and begin again. */
   #last: DataStep | null = null;
 
   /** See `DataDeviceOptions`. */
   constructor(options: DataDeviceOptions) {
     this.#options = options;
+    this.#steps = options.start;
+  }
+
+  /** Training steps done. */
+  get step(): number {
+    return this.#steps;
+  }
+
+  /** True once it has begun to generate, which cannot begin again. */
+  get isGenerating(): boolean {
+    return this.#isGenerating;
   }
 
   /**
-   * Hands batches out until the run ends.
+   * Hands batches out until the run ends; once more over another connection, where it goes on with the step that was under
+   * way.
    *
+   * @param peer The edge server.
    * @throws {ProtocolError} If a message is not one that the step has next.
    * @throws {TrainingError} If a loss is not finite.
    */
-  async run(): Promise<void> {
-    const { data, start, saves, state } = this.#options;
-    let step = start;
+  async run(peer: Peer): Promise<void> {
+    const { saves, state } = this.#options;
+    this.#peer = peer;
     for (;;) {
-      const next = data.next(step);
-      const best = data.isBest?.(step) ?? false;
-      if (next === null) return await this.#finish(step, { best });
-      const current: DataStep = { ...next, step, best, isSaved: false, streams: new Map() };
+      const current = this.#current ??= this.#next();
+      if (current.batch === null) return await this.#finish(this.#steps, current);
       const end = await this.#step(current);
       if (end !== null) return takeEnd(end, state);
       this.#last = current;
+      this.#current = null;
       if (current.mode !== "train") continue;
-      step++;
-      await saves?.trained(step, current.isSaved);
+      this.#steps++;
+      await saves?.trained(this.#steps, current.isSaved);
     }
+  }
+
+  #next(): DataStep {
+    const { data } = this.#options;
+    const step = this.#steps;
+    const next = data.next(step) ?? { batch: null, mode: "train" as const };
+    const best = data.isBest?.(step) ?? false;
+    return { mode: next.mode, batch: next.batch, step, best, isSaved: false, streams: new Map() };
   }
 
   /** There is no further batch: generates, if that is what the run is for, and waits for the end. */
   async #finish(step: number, { best }: { readonly best: boolean }): Promise<void> {
-    const { peer, data, state } = this.#options;
+    const { data, state } = this.#options;
+    const peer = this.#peer!;
     const session = new RemoteSession(peer, data.ends, step, {
       receive: () => this.#receive(`"hidden"`),
       repeats: (error) => this.#repeats(error, null),
     });
     if (data.generate !== undefined) {
+      this.#isGenerating = true;
       const ended = new AbortController();
       const end = () => ended.abort(new DOMException("the run is over", "AbortError"));
       peer.closed.then(end, end);
@@ -186,7 +215,7 @@ export class DataDevice {
 
   /** The next frame; that a step begins again is thrown. */
   async #receive(what: string): Promise<Frame> {
-    const frame = await this.#options.peer.next("data", what);
+    const frame = await this.#peer!.next("data", what);
     if (frame.kind === "repeat") throw new Repeat(frame);
     return frame;
   }
@@ -207,7 +236,7 @@ export class DataDevice {
         `Cannot begin step ${step} again as it must be the current step or the one before it: it is neither`,
       );
     }
-    this.#options.peer.beginAttempt("data", attempt, which.streams);
+    this.#peer!.beginAttempt("data", attempt, which.streams);
     return which === current ? null : await this.#step(which);
   }
 
@@ -224,10 +253,12 @@ export class DataDevice {
   }
 
   async #once(current: DataStep): Promise<FrameOf<"end"> | null> {
-    const { peer, data, accumulate } = this.#options;
+    const { data, accumulate } = this.#options;
+    const peer = this.#peer!;
     const { step, mode, batch } = current;
     current.streams = peer.keepStreams("data");
     const losses: Float32Array[] = [];
+    if (batch === null) return null;
     for (const part of accumulationSteps(batch, mode === "train" ? accumulate : 1)) {
       await this.#embedding(current, part);
       const answer = await this.#answers(current, part);
@@ -245,7 +276,8 @@ export class DataDevice {
 
   /** Sends E of a batch or a part of it. */
   async #embedding({ step, mode, best }: DataStep, { batch, accumulation }: AccumulatedBatch): Promise<void> {
-    const { peer, engine, data, run } = this.#options;
+    const { engine, data, run } = this.#options;
+    const peer = this.#peer!;
     const { index, count } = accumulation;
     const embedding = embedTokens(data.ends, batch);
     const [values] = await engine.read([embedding]);
@@ -311,7 +343,8 @@ export class DataDevice {
     { step, mode }: DataStep,
     { batch, maskSum, pieces, exchanges }: DataPart,
   ): Promise<readonly Float32Array[]> {
-    const { peer, engine, data } = this.#options;
+    const { engine, data } = this.#options;
+    const peer = this.#peer!;
     const { microBatch = 0 } = next;
     const { messages, answers } = exchanges[microBatch]!;
     const frame = peer.check(next, "hidden", { step, microBatch, shapes: messages[0]!.shapes });

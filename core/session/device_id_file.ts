@@ -1,5 +1,5 @@
 /**
- * The id of a device, kept in the folder of its state.
+ * Id and key of a device, kept in the folder of its state.
  *
  * @module
  */
@@ -7,9 +7,40 @@
 import { makeFolder, writeWhole } from "../files/atomic.ts";
 import { bytesIfThere } from "../files/folders.ts";
 import { newDeviceId } from "./device_id.ts";
+import { type DeviceKey, newDeviceKey } from "./device_key.ts";
 
 const FILE = "device_id";
+const KEY_FILE = "device_key";
 const PATTERN = /^[0-9a-f]{32}$/;
+
+/**
+ * The key of the device whose state is in a folder, from the file `device_key`, which its owner alone may read. It is
+ * made where there is none.
+ *
+ * @param folder The folder; it is made too.
+ * @returns The key, for `UserDeviceOptions.key`.
+ * @throws {SaveError} If the file cannot be written.
+ */
+export async function deviceKeyIn(folder: string): Promise<DeviceKey> {
+  const path = `${folder}/${KEY_FILE}`;
+  const kept = await readKey(path);
+  if (kept !== null) return kept;
+  await Deno.mkdir(folder, { recursive: true });
+  await writeWhole(path, `${JSON.stringify(await newDeviceKey())}\n`);
+  if (Deno.build.os !== "windows") await Deno.chmod(path, 0o600);
+  // If two programs made one at once, both take the one that stayed.
+  return (await readKey(path))!;
+}
+
+async function readKey(path: string): Promise<DeviceKey | null> {
+  try {
+    const { publicKey, secretKey } = JSON.parse(await Deno.readTextFile(path));
+    return typeof publicKey === "string" && typeof secretKey === "string" ? { publicKey, secretKey } : null;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof SyntaxError) return null;
+    throw error;
+  }
+}
 
 /**
  * The id of the device whose state is in a folder, from the file `device_id`. It is made where there is none.

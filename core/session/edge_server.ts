@@ -5,12 +5,10 @@
  */
 
 import { shapeForDevices } from "../contracts/model_shape.ts";
-import type { Engine } from "@edgetuner/kernels";
 import { requireSameRun, type RunState } from "./run_state.ts";
 import { BackgroundSaver, type SavingTimes } from "../train/saving.ts";
 import { HandshakeError } from "../contracts/errors.ts";
 import { CachedLayers } from "../generation/cached_layers.ts";
-import type { BaseLayers } from "../model/base.ts";
 import type { EmbeddedBatch } from "../contracts/ports.ts";
 import { sampleSettings } from "../pruning/predictor/samples.ts";
 import {
@@ -24,6 +22,7 @@ import type { HeadProjections } from "../lora/projections.ts";
 import { requireProjections } from "../lora/base_projections.ts";
 import { type SavingPort, Trainer, type TrainerStep } from "../train/trainer.ts";
 import type { MetaOf } from "../protocol/messages.ts";
+import type { Peer } from "../protocol/peer.ts";
 import { splitShape } from "../protocol/pass.ts";
 import { PruningSession } from "../pruning/pruning_session.ts";
 import {
@@ -35,51 +34,16 @@ import {
 } from "./_head_assignment.ts";
 import { textOf } from "./_identity.ts";
 import { decodingPass, MAX_CACHE_BYTES } from "./_decoding_pass.ts";
-import { RemoteData } from "./remote_data.ts";
+import { type DecodingRequest, RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";
-import { farewell } from "./_end_all.ts";
+import { Presence } from "./_presence.ts";
 import type { HeadMember } from "./head_members.ts";
 import { type LossPolicy, StepAttempts } from "./step_attempts.ts";
 import { StepMeter } from "./_step_meter.ts";
 import type { RunMember } from "./run_member.ts";
-import { RunServer, type RunServerOptions } from "./run_server.ts";
+import { RunServer } from "./run_server.ts";
+import type { EdgeServerOptions } from "./edge_server_options.ts";
 import { WaitTimer } from "./wait_timer.ts";
-
-/** Options of an edge server. */
-export interface EdgeServerOptions extends RunServerOptions {
-  /** The engine of the base model. */
-  readonly engine: Engine;
-  /** The base model's layers. */
-  readonly base: BaseLayers;
-  /** Decides which heads are pruned. */
-  readonly pruner: Pruner;
-  /** ||W||_F of the base model's weights per head, [L * H], for pruners that need it. */
-  readonly baseNorm?: Float32Array | undefined;
-  /** Frozen projections from the base model, where the LoRA settings ask for them: see `baseProjections`. */
-  readonly projections?: HeadProjections | undefined;
-  /**
-   * Saves what the edge server needs to go on: called after every `settings.saveEvery` steps or every
-   * `saveEveryMs`, and when the run ends without a fault. The devices save after the same steps. Steps go on
-   * meanwhile; the next save waits until it is done.
-   */
-  onState?(state: RunState): void | Promise<void>;
-  /**
-   * Milliseconds from one save to the next where `settings.saveEvery` is 0; more where saving, on whatever
-   * party, takes more than 1 % of the time; 0 for no saves in between. @default {0}
-   */
-  readonly saveEveryMs?: number | undefined;
-  /** Most bytes of keys and values that generation may keep; a data device that asks for more is closed. @default {1073741824} */
-  readonly maxCacheBytes?: number | undefined;
-  /**
-   * What to do when a device with heads is lost, too slow, or sends what is not valid: `"prune"` goes on without its
-   * heads while another device has some, `"stop"` ends the run. The step begins again.
-   *
-   * @default {"prune"}
-   */
-  readonly onLoss?: LossPolicy | undefined;
-  /** Longest time in milliseconds that a device with heads may keep the others waiting in a step. @default {Infinity} */
-  readonly stepDeadlineMs?: number | undefined;
-}
 
 /**
  * One run of an edge server. Devices join it over channels of any transport; the steps begin once as many have joined
@@ -135,6 +99,7 @@ export class EdgeServer extends RunServer {
   readonly #saver = new BackgroundSaver();
   /** Training steps before the current one. */
   #step = 0;
+  #presence: Presence | null = null;
 
   /**
    * Prepares a run; devices may `join` at once, the steps begin with `start`.
@@ -219,35 +184,40 @@ export class EdgeServer extends RunServer {
 
   /** Tells every device its part in the run. */
   async #welcome({ members, ranges }: HeadAssignment, start: number): Promise<void> {
-    const { base, pruner } = this.#options;
-    const model = shapeForDevices(base.shape);
     for (const member of this.members) {
       const index = members.indexOf(member);
       member.device.range = index < 0 ? null : ranges[index]!;
-      await member.peer.send("welcome", {
-        meta: {
-          run: this.run,
-          settings: this.settings,
-          model,
-          range: member.device.range,
-          statistics: statisticsOf(pruner),
-          start,
-          repeats: this.#policy !== "stop",
-        },
-      });
-      member.peer.run = this.run;
-      member.peer.codec = this.codec;
+      await member.peer.send("welcome", { meta: { ...this.#welcomeOf(member), start } });
+      this.#begin(member.peer);
     }
+  }
+
+  #welcomeOf({ device: { range } }: RunMember): MetaOf<"welcome"> {
+    const { base, pruner } = this.#options;
+    return {
+      run: this.run,
+      settings: this.settings,
+      model: shapeForDevices(base.shape),
+      range,
+      statistics: statisticsOf(pruner),
+      repeats: this.#policy !== "stop",
+    };
+  }
+
+  #begin(peer: Peer): void {
+    peer.run = this.run;
+    peer.codec = this.codec;
   }
 
   /** The ports of the steps behind the network. */
   #remotePorts({ members, ranges }: HeadAssignment) {
-    const { engine, base, pruner, stepDeadlineMs, projections } = this.#options;
+    const { engine, base, pruner, stepDeadlineMs, projections, lossWaitMs = 60_000 } = this.#options;
     const model = shapeForDevices(base.shape);
     const statistics = statisticsOf(pruner);
     const { seed, overlap, clipNorm, lora, accumulate, microBatches } = this.settings;
     const waits = new WaitTimer(engine);
-    const { peer, sharesLoss } = this.members.find((m) => m.device.data)!;
+    const dataMember = this.members.find((m) => m.device.data)!;
+    const { peer, sharesLoss } = dataMember;
     const run = splitShape(model, this.settings, { statistics: statistics.length, sharesLoss });
     const data = new RemoteData({ engine, peer, run, waits, accumulate, microBatches });
     const devices: HeadMember[] = members.map(({ peer }, i) => ({ peer, range: ranges[i]! }));
@@ -256,17 +226,24 @@ export class EdgeServer extends RunServer {
       ...{ statistics, overlap, clipNorm, waits, stepDeadlineMs },
       ...(this.#policy === "stop" ? {} : {
         onLost: (device: HeadMember, error: Error) => {
-          this.#miss(members[devices.indexOf(device)]!, error);
+          presence.loseHeads(device, this.#step, error);
           attempts.lose(error);
         },
       }),
     });
+    const presence = this.#presence = new Presence({
+      ...{ owners: members, devices, dataMember, data, policy: this.#policy, lossWaitMs },
+      welcome: (member) => this.#welcomeOf(member),
+      begin: (peer) => this.#begin(peer),
+      emit: (event) => this.emit(event),
+      waitForChange: (ms) => this.waitForChange(ms),
+    });
     const attempts = new StepAttempts({
       step: { engine, base, heads: remote, data, microBatches },
       ...{ devices, heads: remote, data },
-      mayGoOn: (error) => {
-        if (devices.every((device) => device.isAway)) throw error;
-      },
+      admit: (step) => presence.admit(step),
+      losesData: (step, error) => presence.losesData(step, error),
+      goOn: (step, error) => presence.goOn(step, error),
     });
     return { waits, data, remote, attempts };
   }
@@ -275,16 +252,19 @@ export class EdgeServer extends RunServer {
     return this.settings.task === "train" ? this.#options.onLoss ?? "prune" : "stop";
   }
 
-  /** Says that a device is away, and ends its connection. */
-  #miss(member: RunMember, error: Error): void {
-    const { device, peer } = member;
-    this.emit({ type: "away", device, step: this.#step, reason: error.message });
-    void farewell(peer, error);
+  /** Whoever is away may come back; the next step waits for the data. */
+  protected override mayMiss(): boolean {
+    return this.#policy !== "stop";
   }
 
-  /** Heads can be missed, the data cannot. */
-  protected override mayMiss({ device }: RunMember): boolean {
-    return this.#policy !== "stop" && !device.data;
+  /** A device comes back as what it was. */
+  protected override mayReturn(member: RunMember, hello: MetaOf<"hello">): boolean {
+    const { hello: before } = member;
+    const isSame = (["capacity", "data", "fingerprint", "sharesLoss"] as const).every((k) =>
+      before[k] === hello[k]
+    );
+    return this.#policy !== "stop" && isSame && this.#presence?.isExcluded(member) !== true &&
+      [undefined, this.run].includes(hello.states?.run);
   }
 
   /** Runs the steps, with the pruner's decision in each. */
@@ -356,9 +336,10 @@ export class EdgeServer extends RunServer {
         fingerprint: this.#options.fingerprint,
         heads: null,
         pruning: pruning.saved,
-        devices: this.members.map(({ hello: { name, id }, device: { capacity, range } }) => ({
+        devices: this.members.map(({ hello: { name, id, key }, device: { capacity, range } }) => ({
           name,
           ...(id !== undefined && { id }),
+          ...(key !== undefined && { key }),
           capacity,
           range,
         })),
@@ -385,7 +366,7 @@ export class EdgeServer extends RunServer {
     const { engine, maxCacheBytes = MAX_CACHE_BYTES } = this.#options;
     for (;;) {
       meter.begin(this.now());
-      const batch = await data.request(step);
+      const batch = await this.#request(step, data);
       if (batch === null) return null;
       if ("parents" in batch) {
         const record = await decodingPass(batch, {
@@ -404,6 +385,18 @@ export class EdgeServer extends RunServer {
       }
       remote.best = data.best;
       return batch;
+    }
+  }
+
+  /** What the data device asks for next, also where it is lost and comes back meanwhile. */
+  async #request(step: number, data: RemoteData): Promise<EmbeddedBatch | DecodingRequest | null> {
+    for (;;) {
+      try {
+        return await data.request(step);
+      } catch (error) {
+        if (this.#presence?.losesData(step, error) !== true) throw error;
+        await this.#presence.goOn(step, error as Error);
+      }
     }
   }
 

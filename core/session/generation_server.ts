@@ -19,7 +19,8 @@ import { type HeadAssignment, ownAssignment, requireOwnHeads } from "./_head_ass
 import { type DecodingRequest, RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";
 import type { RunMember } from "./run_member.ts";
-import { RunServer, type RunServerOptions } from "./run_server.ts";
+import { RunServer } from "./run_server.ts";
+import type { RunServerOptions } from "./run_server_options.ts";
 import { checkWait } from "./wait_limits.ts";
 import { WaitTimer } from "./wait_timer.ts";
 

@@ -111,6 +111,11 @@ export class HeadDevice {
     if (step !== null) await this.#options.saves.trained(step, true);
   }
 
+  /** The state that was to be saved is none of the run. */
+  forgetUnsaved(): void {
+    this.#unsaved = null;
+  }
+
   /** The step begins again: what was done in it does not count. */
   #restart({ step, attempt = 0 }: FrameOf<"restart">): void {
     const { peer, modules, state } = this.#options;

@@ -95,6 +95,13 @@ export class RemoteData implements DataPort {
     return this.#isEnd(frame) ? null : this.#batch(frame, step);
   }
 
+  /** The data device has come back over another connection; it sends E of its step once more. */
+  goOnOver(peer: Peer): void {
+    this.#peer = peer;
+    this.#current = NOTHING;
+    this.#streams = new Map();
+  }
+
   /** What is waited for of the data device is waited for no longer: the step will begin again. */
   interrupt(): void {
     this.#peer.interrupt("data");

@@ -103,6 +103,13 @@ export type EdgeServerEvent =
     /** Why. */
     readonly reason: string;
   }
+  | {
+    /** A device that was away takes part again. */
+    readonly type: "back";
+    readonly device: JoinedDevice;
+    /** Training steps before the next one. */
+    readonly step: number;
+  }
   | { readonly type: "refused"; readonly peer: string; readonly reason: string }
   | { readonly type: "status"; readonly status: RunStatus; readonly reason: string }
   | { readonly type: "step"; readonly record: StepRecord }

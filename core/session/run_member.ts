@@ -6,6 +6,7 @@
 
 import type { MetaOf } from "../protocol/messages.ts";
 import type { Peer } from "../protocol/peer.ts";
+import { shortId } from "./_identity.ts";
 import type { JoinedDevice } from "./run_events.ts";
 
 /** A device that joined, with its connection. */
@@ -13,11 +14,18 @@ export interface RunMember {
   /** What others see of it. */
   readonly device: JoinedDevice;
   /** Its connection. */
-  readonly peer: Peer;
+  peer: Peer;
+  /** Another connection over which it has come back, until the run takes it in; `null` if it has not. */
+  returning: Peer | null;
   /** True if it tells the loss of each step. */
   readonly sharesLoss: boolean;
   /** What it said in its hello. */
   readonly hello: MetaOf<"hello">;
+}
+
+/** What others see of a device that joins. */
+export function joinedDevice({ name, id, capacity, data }: MetaOf<"hello">): JoinedDevice {
+  return { name, id: shortId(id), capacity, data, range: null, connected: true };
 }
 
 /** How the model and its training are divided: a device takes part only in what it was made for. */

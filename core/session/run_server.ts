@@ -6,7 +6,7 @@
 
 import { checkRunSettings, type RunSettings } from "../train/run_settings.ts";
 import type { WireCodec } from "../contracts/codec.ts";
-import type { RunStateSource, SavedDevice } from "./run_state.ts";
+import type { SavedDevice } from "./run_state.ts";
 import type { EdgeServerEvent, JoinedDevice, RunEnding, RunStatus, StepRecord } from "./run_events.ts";
 import { Peer } from "../protocol/peer.ts";
 import type { MetaOf } from "../protocol/messages.ts";
@@ -16,48 +16,15 @@ import { checkWait } from "./wait_limits.ts";
 import { findCodec } from "../protocol/codec.ts";
 import type { Channel } from "../contracts/channel.ts";
 import { requireAdmissible, withHeads } from "./_admission.ts";
-import { endAll } from "./_end_all.ts";
-import { shortId, textOf } from "./_identity.ts";
-import type { RunMember, RunSystem } from "./run_member.ts";
+import { endAll, farewell } from "./_end_all.ts";
+import type { RunServerOptions } from "./run_server_options.ts";
+import { textOf } from "./_identity.ts";
+import { requireProof } from "./_proof.ts";
+import { joinedDevice, type RunMember, type RunSystem } from "./run_member.ts";
+import { raceTimeout } from "./_race_timeout.ts";
 import { plainText } from "../contracts/plain_text.ts";
 import { ChannelClosedError, DeadlineError, TrainingError } from "../contracts/errors.ts";
 import type { Engine } from "@edgetuner/kernels";
-
-/** Options of every server of a run. */
-export interface RunServerOptions {
-  /** Fingerprint of the checkpoint; a data device's must be the same. */
-  readonly fingerprint: string;
-  /** Settings of the run. */
-  readonly settings: RunSettings;
-  /** Devices with heads that must join before the run starts. */
-  readonly devices: number;
-  /** Name of the run. @default {a random one} */
-  readonly run?: string | undefined;
-  /** Longest wait for a device during a step, in milliseconds. @default {120000} */
-  readonly timeoutMs?: number | undefined;
-  /** Longest time that a peer may take to say hello, in milliseconds. @default {10000} */
-  readonly helloTimeoutMs?: number | undefined;
-  /** Longest wait until all devices have joined, in milliseconds. @default {600000} */
-  readonly joinTimeoutMs?: number | undefined;
-  /**
-   * Longest pause, in milliseconds; then the run ends without a fault, and devices keep what they learnt. 0 for no
-   * limit.
-   *
-   * @default {86400000}
-   */
-  readonly pauseTimeoutMs?: number | undefined;
-  /** Codecs that the run may use besides the built-in ones. @default {[]} */
-  readonly codecs?: readonly WireCodec[] | undefined;
-  /** Most bytes of frames that may wait to be handled, see `PeerOptions`. @default {268435456} */
-  readonly maxQueuedBytes?: number | undefined;
-  /** The clock of step times, in milliseconds; another one for runs in virtual time. @default {performance.now} */
-  readonly now?: (() => number) | undefined;
-  /**
-   * Checkpoints of this server to go on from. Every device must bring those of its own, see
-   * `UserDeviceOptions.resume`; the run goes on from the newest step that all have.
-   */
-  readonly resume?: RunStateSource | undefined;
-}
 
 /**
  * What every server of a run does: it lets devices join, starts and ends the run, and tells what
@@ -160,6 +127,11 @@ export abstract class RunServer implements RunHandle {
     try {
       const { meta: hello } = await peer.receive("hello");
       const saved = await this.#savedDevices();
+      await requireProof(peer, hello, [...this.#members.map((m) => m.hello), ...saved]);
+      const former = this.#members.find((m) => hello.id !== undefined && m.hello.id === hello.id);
+      if (former !== undefined && this.#isUnderWay && this.mayReturn(former, hello)) {
+        return this.#comeBack(former, peer);
+      }
       this.#dropFormer(hello);
       requireAdmissible(hello, {
         status: this.#status,
@@ -173,28 +145,15 @@ export abstract class RunServer implements RunHandle {
         mostDataDevices: this.mostDataDevices,
       });
       this.checkHello(hello);
-      const device: JoinedDevice = {
-        name: hello.name,
-        id: shortId(hello.id),
-        capacity: hello.capacity,
-        data: hello.data,
-        range: null,
-        connected: true,
-      };
+      const device = joinedDevice(hello);
       const hasNamesake = this.#members.some((m) => m.device.name === hello.name);
       peer.name = `device ${hasNamesake ? textOf(hello) : `"${hello.name}"`}`;
       peer.timeoutMs = this.#options.timeoutMs ?? 120_000;
-      const member = { device, peer, sharesLoss: hello.sharesLoss, hello };
+      const member: RunMember = { device, peer, returning: null, sharesLoss: hello.sharesLoss, hello };
       this.#members.push(member);
       this.#emit({ type: "joined", device });
       this.#wake();
-      channel.closed.then(() => {
-        device.connected = false;
-        // A device that leaves before the start makes room for another one, or for itself.
-        if (this.#status === "waiting" || this.#comesAndGoes(hello)) this.#forget(member);
-        this.#emit({ type: "left", device });
-        this.#wake();
-      });
+      this.#watch(member, peer);
     } catch (error) {
       const reason = plainText(error instanceof Error ? error.message : String(error));
       this.#emit({ type: "refused", peer: peer.name, reason });
@@ -206,6 +165,41 @@ export abstract class RunServer implements RunHandle {
   /** True if the run goes on without the device: a data device among several, without heads. */
   #comesAndGoes({ data, capacity }: MetaOf<"hello">): boolean {
     return this.mostDataDevices > 1 && data && capacity === 0;
+  }
+
+  /** Notices when a connection of a device ends. */
+  #watch(member: RunMember, peer: Peer): void {
+    const { device } = member;
+    peer.closed.then(() => {
+      if (member.returning === peer) member.returning = null;
+      if (member.peer !== peer) return;
+      device.connected = false;
+      // A device that leaves before the start makes room for another one, or for itself.
+      if (this.#status === "waiting" || this.#comesAndGoes(member.hello)) this.#forget(member);
+      this.#emit({ type: "left", device });
+      this.#wake();
+    });
+  }
+
+  get #isUnderWay(): boolean {
+    return this.#status === "running" || this.#status === "paused";
+  }
+
+  /** A device of the run is here again: it is taken in before the next step. */
+  #comeBack(member: RunMember, peer: Peer): void {
+    const { peer: before, returning } = member;
+    peer.name = before.name;
+    peer.timeoutMs = this.#options.timeoutMs ?? 120_000;
+    member.returning = peer;
+    this.#watch(member, peer);
+    // The old connection may be dead without the network having said so.
+    const error = new ChannelClosedError(
+      `Cannot go on with ${peer.name} over its old connection: it has another one`,
+    );
+    for (const old of [before, returning]) {
+      if (old !== null && old.failure === null) void farewell(old, error);
+    }
+    this.#wake();
   }
 
   #forget(member: RunMember): void {
@@ -286,7 +280,16 @@ export abstract class RunServer implements RunHandle {
       signal?.removeEventListener("abort", onAbort);
       const { aborted } = this.#stop.signal;
       const failed = this.#status === "failed";
-      await endAll(this.#members, { reason, ending: this.ending, diverged, aborted, failed });
+      const returning = this.#members.flatMap((m) =>
+        m.returning === null ? [] : [{ ...m, peer: m.returning }]
+      );
+      await endAll([...this.#members, ...returning], {
+        reason,
+        ending: this.ending,
+        diverged,
+        aborted,
+        failed,
+      });
     }
   }
 
@@ -360,6 +363,21 @@ export abstract class RunServer implements RunHandle {
   /** Data devices that may take part: with several they come and go while the run goes on. */
   protected get mostDataDevices(): number {
     return 1;
+  }
+
+  /** True if a device that is known may come back while the run goes on. */
+  protected mayReturn(_member: RunMember, _hello: MetaOf<"hello">): boolean {
+    return false;
+  }
+
+  /**
+   * Waits until a device joins, leaves or comes back, or somebody stops the run.
+   *
+   * @returns False if the run is to end.
+   */
+  protected async waitForChange(ms: number): Promise<boolean> {
+    if (this.#stopReason === null) await raceTimeout(this.#changed.promise, ms);
+    return this.#stopReason === null;
   }
 
   /** Runs all steps; called once the devices have joined. Calls `setRunning` before it waits for any. */
@@ -480,11 +498,4 @@ export abstract class RunServer implements RunHandle {
   traffic(): LedgerEntry[] {
     return this.ledger.entries();
   }
-}
-
-async function raceTimeout(promise: Promise<void>, ms: number): Promise<void> {
-  const { promise: timeout, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, ms);
-  await Promise.race([promise, timeout]);
-  clearTimeout(timer);
 }

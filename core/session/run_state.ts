@@ -51,6 +51,8 @@ export interface SavedDevice {
   readonly name: string;
   /** Its id; missing if it has none. */
   readonly id?: string | undefined;
+  /** Public key of its id; missing if it has none. */
+  readonly key?: string | undefined;
   /** gamma, its capacity. */
   readonly capacity: number;
   /** Its heads; `null` for a device without. */

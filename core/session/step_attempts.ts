@@ -26,13 +26,17 @@ export interface StepAttemptsOptions {
   readonly heads: RemoteHeads;
   /** The data device's. */
   readonly data: RemoteData;
+  /** Called before a step: takes in devices that have come back. */
+  admit(step: number): Promise<void>;
+  /** True if an error is that the data device is lost. */
+  losesData(step: number, error: unknown): boolean;
   /**
-   * Called before a step begins again.
+   * Called before a step begins again; waits while it cannot.
    *
    * @param error Why it does.
    * @throws If the run cannot go on.
    */
-  mayGoOn(error: Error): void | Promise<void>;
+  goOn(step: number, error: Error): Promise<void>;
 }
 
 /** Runs steps, each as often as it takes. */
@@ -59,8 +63,7 @@ export class StepAttempts {
     const { step: context, devices, heads } = this.#options;
     const { mode } = batch;
     let current = batch;
-    this.#lost = null;
-    heads.missEnded();
+    await this.#begin(step);
     for (;;) {
       try {
         const outcome = await runStep(context, step, current, mask);
@@ -74,9 +77,7 @@ export class StepAttempts {
 
   /** The gradients' norms before a step; the batch is left as it is. */
   async probe(step: number, batch: EmbeddedBatch): Promise<Float32Array> {
-    const { heads } = this.#options;
-    this.#lost = null;
-    heads.missEnded();
+    await this.#begin(step);
     for (;;) {
       try {
         return await probeStep(this.#options.step, step, batch);
@@ -87,18 +88,33 @@ export class StepAttempts {
     }
   }
 
+  /** Whoever has come back is there, and whoever left between two steps is not. */
+  async #begin(step: number): Promise<void> {
+    const { heads } = this.#options;
+    await this.#options.admit(step);
+    this.#lost = null;
+    heads.missEnded();
+    const lost = this.#lost as Error | null;
+    if (lost !== null) await this.#options.goOn(step, lost);
+    this.#lost = null;
+  }
+
   /** Tells everyone that a step begins again; returns its batch. */
   async #again(step: number, mode: StepMode, error: unknown): Promise<EmbeddedBatch> {
-    const { heads, data, mayGoOn } = this.#options;
+    const { heads, data } = this.#options;
+    if (this.#lost === null && this.#options.losesData(step, error)) this.#lost = error as Error;
     if (this.#lost === null) throw error;
     // Another device may be lost while the others are told.
     while (this.#lost !== null) {
       const lost: Error = this.#lost;
       this.#lost = null;
-      await mayGoOn.call(this.#options, lost);
+      await this.#options.goOn(step, lost);
       await heads.restart(step, ++this.#attempt);
     }
-    const attempt = this.#attempt;
-    return await data.repeat(step, { mode, attempt });
+    try {
+      return await data.repeat(step, { mode, attempt: this.#attempt });
+    } catch (again) {
+      return await this.#again(step, mode, again);
+    }
   }
 }

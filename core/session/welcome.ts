@@ -28,6 +28,11 @@ export interface Welcome {
   readonly start: number;
   /** True if steps may begin again: the device keeps its state of before each update. */
   readonly repeats: boolean;
+  /**
+   * Where the device has been away: training steps that its heads took part in at most. What they learnt after them does
+   * not count. `null` for a device that has not been away.
+   */
+  readonly trained: number | null;
 }
 
 // Every setting has its field in the welcome; one without does not compile.
@@ -40,7 +45,7 @@ SETTINGS_FIELDS satisfies FieldsOf<Required<RunSettings>>;
  */
 export function readWelcome(meta: MetaOf<"welcome">): Welcome {
   try {
-    const { run, settings, model, range, statistics, start = 0, repeats = false } = meta;
+    const { run, settings, model, range, statistics, start = 0, repeats = false, trained = null } = meta;
     if (model.hidden % model.heads !== 0 || (model.hidden / model.heads) % 4 !== 0) {
       throw new RangeError(
         `hidden / heads must be a multiple of 4: current value is ${model.hidden} / ${model.heads}`,
@@ -56,7 +61,7 @@ export function readWelcome(meta: MetaOf<"welcome">): Welcome {
     if (start > checked.steps) {
       throw new RangeError(`start must be a step from 0 to ${checked.steps}: current value is ${start}`);
     }
-    return { run, settings: checked, model, range, statistics, start, repeats };
+    return { run, settings: checked, model, range, statistics, start, repeats, trained };
   } catch (cause) {
     throw new ProtocolError(
       `Cannot join as the server's welcome must be complete: ${(cause as Error).message}`,
@@ -65,9 +70,17 @@ export function readWelcome(meta: MetaOf<"welcome">): Welcome {
   }
 }
 
-/** Waits for the start of the run; returns what the server says of it. */
-export async function receiveWelcome(peer: Peer): Promise<MetaOf<"welcome">> {
+/** Waits for the start of the run, and proves who this device is if it is asked; returns what the server says of it. */
+export async function receiveWelcome(
+  peer: Peer,
+  prove?: (nonce: string) => Promise<string>,
+): Promise<MetaOf<"welcome">> {
   const frame = await peer.next("control", "the start of the run");
+  if (frame.kind === "challenge" && prove !== undefined) {
+    const proof = await prove(frame.meta.nonce);
+    await peer.send("proof", { meta: { proof } });
+    return await receiveWelcome(peer);
+  }
   if (frame.kind === "end") {
     throw new ChannelClosedError(`Cannot join as the server ended the run: ${frame.meta.reason}`);
   }

@@ -172,6 +172,14 @@ export class TrainingPlan {
     this.#before = best;
   }
 
+  /** Goes on after fewer steps: validations that came after them do not count. */
+  rewind(step: number): void {
+    const kept = this.validations.filter((v) => v.step < step);
+    this.validations.splice(0, Infinity, ...kept);
+    this.#validated = -1;
+    this.#news = false;
+  }
+
   /**
    * What comes after so many training steps; `null` at the end.
    *

@@ -26,6 +26,8 @@ export interface PassedFrame {
   /** Seen from the device. */
   readonly direction: "sent" | "received";
   readonly frame: Frame;
+  /** Which of the device's links it is, from 0. */
+  readonly link: number;
   /** Number of the frame on this channel, both directions together, from 0. */
   readonly index: number;
 }
@@ -34,9 +36,12 @@ export interface PassedFrame {
 export type Fault = (passed: PassedFrame) => "cut" | "hold" | Uint8Array<ArrayBuffer> | undefined;
 
 /** A channel with faults. */
-export function faulty(channel: Channel, fault: Fault): Channel {
+export function faulty(
+  channel: Channel,
+  fault: (passed: Omit<PassedFrame, "link">) => ReturnType<Fault>,
+): Channel {
   let index = 0;
-  const pass = async (direction: PassedFrame["direction"], bytes: Uint8Array<ArrayBuffer>) => {
+  const pass = async (direction: "sent" | "received", bytes: Uint8Array<ArrayBuffer>) => {
     const what = fault({ direction, frame: decodeFrame(bytes), index: index++ });
     if (what === "hold") {
       await channel.closed;
@@ -71,6 +76,8 @@ export interface LossyOptions
   /** More of each device. */
   readonly device?: (device: number) => Partial<UserDeviceOptions>;
   readonly onEvent?: (event: EdgeServerEvent) => void;
+  /** True if devices come back when their links are cut. */
+  readonly comesBack?: boolean;
 }
 
 /** What came of it. */
@@ -108,13 +115,19 @@ export async function runLossy(model: TinyBase, options: LossyOptions): Promise<
   const data = dataSide(model, steps, { shareLoss: true, ...(options.modes && { modes: options.modes }) });
   const results: Promise<UserDeviceResult>[] = [];
   for (const [i, capacity] of all.entries()) {
-    const inner = await transport.connect();
     const fault = faults[i];
+    let links = 0;
+    const connect = async () => {
+      const channel = await transport.connect();
+      const link = links++;
+      return fault === undefined ? channel : faulty(channel, (passed) => fault({ ...passed, link }));
+    };
     const name = `device ${i}`;
     const joined = eventOf(server, (e) => e.type === "joined" && e.device.name === name);
     const result = runUserDevice({
       ...{ engine, name, capacity, timeoutMs: 20_000 },
-      channel: fault === undefined ? inner : faulty(inner, fault),
+      channel: await connect(),
+      ...(options.comesBack === true && { id: `${i}`.repeat(16), reconnect: () => connect() }),
       data: i === (dataApart ? capacities.length : 0) ? data : undefined,
       ...options.device?.(i),
     });

@@ -158,7 +158,13 @@ Deno.test("a device lost in evaluation is missed there, and the training is as i
 });
 
 Deno.test("with no device left that has heads, or without the data, the run ends and says why", async () => {
-  const options: LossyOptions = { settings: settingsOf({}), steps: 3, capacities: [1], dataApart: true };
+  const options: LossyOptions = {
+    settings: settingsOf({}),
+    steps: 3,
+    capacities: [1],
+    dataApart: true,
+    server: { lossWaitMs: 0 },
+  };
   for (const device of [0, 1]) {
     const { error, records } = await runLossy(model, {
       ...options,

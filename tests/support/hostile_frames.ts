@@ -56,6 +56,8 @@ export const METAS: { readonly [K in FrameKind]: MetaOf<K> } = {
   },
   refuse: { reason: "no place left" },
   paused: {},
+  challenge: { nonce: "n".repeat(43) },
+  proof: { proof: "p".repeat(86) },
   leave: { reason: "power" },
   restart: {},
   repeat: { mode: "train" },

@@ -16,7 +16,7 @@ import { Peer } from "../../protocol/peer.ts";
 import type { Expectation } from "../../protocol/peer_options.ts";
 import { splitShape } from "../../protocol/pass.ts";
 import { DataDevice } from "../../session/data_device.ts";
-import type { UserDeviceOptions, UserDeviceResult } from "../../session/user_device.ts";
+import type { UserDeviceOptions, UserDeviceResult } from "../../session/user_device_options.ts";
 import { receiveWelcome } from "../../session/welcome.ts";
 import { leave, requireOrderlyEnd, type RunProgress, takeEnd } from "../../session/run_end.ts";
 import { checkWait } from "../../session/wait_limits.ts";
@@ -106,8 +106,8 @@ export async function runTensorParallelDevice(
     if (modules !== null) lanes.push(serveShare({ peer, modules, welcome, share: share!, state }, options));
     if (data !== undefined) {
       const run = splitShape(welcome.model, settings, { sharesLoss: data.shareLoss ?? false });
-      const common = { peer, engine, data, run, state };
-      lanes.push(new DataDevice({ ...common, start: 0, accumulate: 1, microBatches: 1 }).run());
+      const common = { engine, data, run, state };
+      lanes.push(new DataDevice({ ...common, start: 0, accumulate: 1, microBatches: 1 }).run(peer));
     }
     await Promise.all(lanes);
     requireOrderlyEnd(state);

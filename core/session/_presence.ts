@@ -1,0 +1,135 @@
+/**
+ * Who of a run is there: devices are lost, waited for, and taken in again before a step.
+ *
+ * @module
+ */
+
+import { ChannelClosedError, DeadlineError } from "../contracts/errors.ts";
+import type { MetaOf } from "../protocol/messages.ts";
+import type { Peer } from "../protocol/peer.ts";
+import { farewell } from "./_end_all.ts";
+import type { HeadMember } from "./head_members.ts";
+import type { RemoteData } from "./remote_data.ts";
+import type { EdgeServerEvent } from "./run_events.ts";
+import type { RunMember } from "./run_member.ts";
+import type { LossPolicy } from "./step_attempts.ts";
+
+/** What presence is kept of. */
+export interface PresenceOptions {
+  /** The devices with heads, in order of their heads. */
+  readonly owners: readonly RunMember[];
+  /** The same, as the steps see them. */
+  readonly devices: readonly HeadMember[];
+  /** The data device. */
+  readonly dataMember: RunMember;
+  /** The same, as the steps see it. */
+  readonly data: RemoteData;
+  /** What to do about losses. */
+  readonly policy: LossPolicy;
+  /** Longest wait in milliseconds for a device without which the run cannot go on. */
+  readonly lossWaitMs: number;
+  /** What a device is told that comes back. */
+  welcome(member: RunMember): MetaOf<"welcome">;
+  /** Prepares a connection for the steps. */
+  begin(peer: Peer): void;
+  /** Tells what happens. */
+  emit(event: EdgeServerEvent): void;
+  /** Waits until something may have changed; false if the run is to end. */
+  waitForChange(ms: number): Promise<boolean>;
+}
+
+/** Keeps who is there. */
+export class Presence {
+  readonly #options: PresenceOptions;
+  /** Of devices that are away: training steps that count for them. */
+  readonly #trained = new Map<RunMember, number>();
+  /** Devices that sent what is not valid. */
+  readonly #excluded = new Set<RunMember>();
+
+  /** See `PresenceOptions`. */
+  constructor(options: PresenceOptions) {
+    this.#options = options;
+  }
+
+  /** True for a device that may not come back. */
+  isExcluded(member: RunMember): boolean {
+    return this.#excluded.has(member);
+  }
+
+  /** A device is away from a step on; its connection is ended. */
+  lose(member: RunMember, step: number, error: Error): void {
+    if (this.#trained.has(member)) return;
+    this.#trained.set(member, step);
+    if (!isReturning(error)) this.#excluded.add(member);
+    this.#options.emit({ type: "away", device: member.device, step, reason: error.message });
+    void farewell(member.peer, error);
+  }
+
+  /** A device with heads is lost. */
+  loseHeads(device: HeadMember, step: number, error: Error): void {
+    const { owners, devices } = this.#options;
+    this.lose(owners[devices.indexOf(device)]!, step, error);
+  }
+
+  /** True if an error is that of the data device's connection, which is lost then. */
+  losesData(step: number, error: unknown): boolean {
+    const { dataMember, policy } = this.#options;
+    const { peer } = dataMember;
+    const isLost = policy !== "stop" && (peer.failure === error || peer.isSilent) && isReturning(error);
+    if (isLost) this.lose(dataMember, step, error as Error);
+    return isLost;
+  }
+
+  /** Takes in the devices that have come back. */
+  async admit(step: number): Promise<void> {
+    const { owners, dataMember } = this.#options;
+    for (const member of new Set([...owners, dataMember])) {
+      const peer = member.returning;
+      member.returning = null;
+      if (peer !== null && peer.failure === null) await this.#admitOne(member, peer, step);
+    }
+  }
+
+  /**
+   * Waits as long as the run cannot go on, or is to wait for whoever is away.
+   *
+   * @param error Why it cannot go on.
+   * @throws That, once it is too late.
+   */
+  async goOn(step: number, error: Error): Promise<void> {
+    const { devices, dataMember, policy, lossWaitMs, waitForChange } = this.#options;
+    const until = performance.now() + lossWaitMs;
+    for (;;) {
+      await this.admit(step);
+      const isEnough = devices.some((d) => d.isAway !== true) && !this.#trained.has(dataMember);
+      const isWorthIt = isReturning(error) && performance.now() < until;
+      if (isEnough && (policy !== "wait" || this.#trained.size === 0 || !isWorthIt)) return;
+      if (!isWorthIt) throw error;
+      const leftMs = until - performance.now();
+      if (!await waitForChange.call(this.#options, leftMs)) throw error;
+    }
+  }
+
+  async #admitOne(member: RunMember, peer: Peer, step: number): Promise<void> {
+    const { owners, devices, dataMember, data, emit } = this.#options;
+    const trained = this.#trained.get(member) ?? step;
+    try {
+      await peer.send("welcome", { meta: { ...this.#options.welcome(member), start: step, trained } });
+    } catch {
+      return; // it is gone again
+    }
+    this.#options.begin(peer);
+    member.peer = peer;
+    member.device.connected = true;
+    this.#trained.delete(member);
+    const at = owners.indexOf(member);
+    if (at >= 0) Object.assign(devices[at]!, { peer, isAway: false });
+    if (member === dataMember) data.goOnOver(peer);
+    emit.call(this.#options, { type: "back", device: member.device, step });
+  }
+}
+
+/** True if a device that was lost so may come back: who sent what is not valid may not. */
+function isReturning(error: unknown): boolean {
+  return error instanceof ChannelClosedError || error instanceof DeadlineError;
+}

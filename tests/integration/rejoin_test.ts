@@ -1,0 +1,247 @@
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import {
+  type Channel,
+  EdgeServer,
+  type EdgeServerEvent,
+  type EdgeServerOptions,
+  type Frame,
+  HandshakeError,
+  newDeviceKey,
+  openRunStates,
+  Peer,
+  proveDevice,
+  type RunSettings,
+  runStateWriter,
+  runUserDevice,
+  type StepRecord,
+  type TokenBatch,
+} from "@edgetuner/core";
+import { Engine } from "@edgetuner/kernels";
+import { inProcessTransport } from "@edgetuner/transport";
+import { batchOf, TinyGpt2, tinySettings } from "../support/tiny_model.ts";
+import { faulty, type LossyOptions, type PassedFrame, runLossy } from "./_lossy.ts";
+import { admitAll, dataSide, eventOf, runSession, scriptedPruner, serverOptions } from "./_session.ts";
+
+const engine = await Engine.create();
+const model = new TinyGpt2(engine);
+
+const settingsOf = (steps: number, more: Partial<RunSettings> = {}): RunSettings => ({
+  ...tinySettings("slice", steps),
+  ...more,
+});
+const masksOf = (records: readonly StepRecord[]) => records.map(({ mask }) => mask);
+const backOf = (events: readonly EdgeServerEvent[]) =>
+  events.flatMap((e) => e.type === "back" ? [[e.device.name, e.step] as const] : []);
+
+/** What is compared: losses, and what every device has learnt. */
+async function assertAsPruned(
+  options: LossyOptions,
+  device: number,
+  cut: (passed: PassedFrame) => boolean,
+  at: string,
+) {
+  const lossy = await runLossy(model, {
+    ...options,
+    comesBack: true,
+    faults: { [device]: (passed) => passed.link === 0 && cut(passed) ? "cut" : undefined },
+  });
+  assertEquals([lossy.error, lossy.devices.map((d) => d.error)], [null, lossy.devices.map(() => null)], at);
+  const reference = await runLossy(model, { ...options, pruner: scriptedPruner(masksOf(lossy.records)) });
+  assertEquals(lossy.records.map((r) => r.loss), reference.records.map((r) => r.loss), at);
+  assertEquals(lossy.states, reference.states, at);
+  return lossy;
+}
+
+Deno.test("a device whose link drops comes back within two steps, with what it has learnt: as if it was pruned meanwhile, bit for bit [slow]", async () => {
+  const before = engine.stats.tensors;
+  const options: LossyOptions = { settings: settingsOf(6), steps: 6, capacities: [1, 1] };
+  const frames: PassedFrame[] = [];
+  await runLossy(model, { ...options, faults: { 1: (passed) => void frames.push(passed) } });
+  const inStep = frames.filter(({ frame }) => frame.step === 2 && frame.kind !== "welcome");
+  // The last gradients have no answer: an update that misses them is a missed update.
+  for (const { index, frame: { kind } } of inStep.slice(0, -1)) {
+    const at = `cut at frame ${index}, "${kind}"`;
+    const lossy = await assertAsPruned(options, 1, (passed) => passed.index === index, at);
+    const [, step] = backOf(lossy.events)[0]!;
+    assert(step <= 4, `${at}: back in step ${step}`);
+    assertEquals(lossy.devices[1]!.steps, 6, at);
+  }
+  assertEquals(engine.stats.tensors, before);
+});
+
+Deno.test("the only device with heads, and the data device, are waited for: as if nothing had happened, bit for bit [slow]", async () => {
+  const options: LossyOptions = {
+    settings: settingsOf(4, { accumulate: 2, microBatches: 2 }),
+    steps: 4,
+    capacities: [1],
+    dataApart: true,
+  };
+  for (const device of [0, 1]) {
+    const frames: PassedFrame[] = [];
+    await runLossy(model, { ...options, faults: { [device]: (passed) => void frames.push(passed) } });
+    const inStep = frames.filter(({ frame }) => frame.step === 1 && frame.kind !== "welcome");
+    for (const { index, frame: { kind } } of inStep.slice(0, -1)) {
+      const at = `device ${device}, cut at frame ${index}, "${kind}"`;
+      const { records } = await assertAsPruned(options, device, (passed) => passed.index === index, at);
+      assertEquals(records.map(({ away }) => away), [undefined, undefined, undefined, undefined], at);
+    }
+  }
+});
+
+Deno.test("with the policy wait no head is missed", async () => {
+  const options: LossyOptions = {
+    settings: settingsOf(4),
+    steps: 4,
+    capacities: [1, 1],
+    server: { onLoss: "wait" },
+  };
+  const isCut = ({ frame }: PassedFrame) => frame.step === 1 && frame.kind === "delta";
+  const { records } = await assertAsPruned(options, 1, isCut, "wait");
+  assertEquals(records.map(({ away }) => away), [undefined, undefined, undefined, undefined]);
+});
+
+/** A device that says hello over a channel of its own; what comes first. */
+async function helloOf(
+  connect: () => Promise<Channel>,
+  hello: { readonly id: string; readonly key?: string },
+  prove: (nonce: string) => Promise<string> = () => Promise.resolve("p".repeat(86)),
+): Promise<string> {
+  await using peer = new Peer(await connect(), { remote: "server", timeoutMs: 5000 });
+  const meta = { name: "device 1", capacity: 1, data: false, fingerprint: "", sharesLoss: false, ...hello };
+  await peer.send("hello", { meta });
+  const first = await peer.next("control", "an answer");
+  if (first.kind !== "challenge") return first.kind;
+  await peer.send("proof", { meta: { proof: await prove(first.meta.nonce) } });
+  return (await peer.next("control", "an answer")).kind;
+}
+
+Deno.test("nobody takes the place of a device without its key, neither before the start nor later", async () => {
+  const [key, other] = await Promise.all([newDeviceKey(), newDeviceKey()]);
+  const server = new EdgeServer(serverOptions(model, settingsOf(400), { devices: 2, onLoss: "prune" }));
+  const { transport, listener } = inProcessTransport();
+  const admitting = admitAll(listener, server);
+  const running = server.start();
+  const connect = () => transport.connect();
+  const id = "1".repeat(32);
+  const refusals = async (has: RegExp) => {
+    for (
+      const [hello, prove] of [
+        [{ id }, undefined],
+        [{ id, key: other.publicKey }, (nonce: string) => proveDevice(other, id, nonce)],
+        [{ id, key: key.publicKey }, (nonce: string) => proveDevice(other, id, nonce)],
+        [{ id, key: key.publicKey }, (nonce: string) => proveDevice(key, "another id", nonce)],
+      ] as const
+    ) {
+      await assertRejects(() => helloOf(connect, hello, prove), HandshakeError, "must have the key");
+    }
+    assertMatch(server.status, has);
+  };
+  const common = { engine, capacity: 1, timeoutMs: 20_000 };
+  const joined = eventOf(server, (e) => e.type === "joined");
+  const owner = runUserDevice({ ...common, name: "device 1", id, key, channel: await connect() });
+  await joined;
+  await refusals(/waiting/);
+  const stepped = eventOf(server, (e) => e.type === "step");
+  const data = dataSide(model, 400);
+  const first = runUserDevice({ ...common, name: "device 0", data, channel: await connect() });
+  await stepped;
+  await refusals(/running/);
+  // The owner itself may, and its former connection is given up.
+  const back = eventOf(server, (e) => e.type === "back");
+  const channel = await connect();
+  await using again = new Peer(channel, { remote: "server", timeoutMs: 5000 });
+  await again.send("hello", {
+    meta: { name: "x", id, key: key.publicKey, capacity: 1, data: false, fingerprint: "", sharesLoss: false },
+  });
+  const asked = await again.receive("challenge");
+  await again.send("proof", { meta: { proof: await proveDevice(key, id, asked.meta.nonce) } });
+  const { meta } = await again.receive("welcome");
+  assertEquals(meta.range, { first: 2, count: 2 });
+  await back;
+  server.stop();
+  await again.close();
+  await running;
+  for (const { modules } of [await owner, await first]) modules?.[Symbol.dispose]();
+  await listener[Symbol.asyncDispose]();
+  await admitting;
+});
+
+/** A run whose edge server dies at a frame of device 1, and starts again from its state. */
+async function killServer(
+  settings: RunSettings,
+  batch: (step: number) => TokenBatch,
+  dies: (frame: Frame) => boolean,
+) {
+  const root = await Deno.makeTempDir();
+  const paths = ["server", "device-0", "device-1"].map((name) => `${root}/${name}`);
+  const write = await Promise.all(paths.map((path) => runStateWriter(path, null)));
+  const losses = new Map<number, number | null>();
+  let pair = inProcessTransport();
+  const killed = Promise.withResolvers<void>();
+  let isKilled = false;
+  const links: Channel[] = [];
+  const open = (more: Partial<EdgeServerOptions>) => {
+    const server = new EdgeServer(serverOptions(model, settings, { devices: 2, onLoss: "prune", ...more }));
+    server.subscribe((e) => e.type === "step" && losses.set(e.record.step, e.record.loss));
+    return { server, admitting: admitAll(pair.listener, server) };
+  };
+  const before = open({ onState: (state) => write[0]!(state) });
+  const abort = new AbortController();
+  const running = before.server.start(abort.signal);
+  const data = { ...dataSide(model, settings.steps, { batch, shareLoss: true }), rewind() {} };
+  const results = [0, 1].map(async (i) => {
+    const connect = async () => {
+      const channel = await pair.transport.connect();
+      if (isKilled) return channel;
+      links.push(channel);
+      return faulty(channel, ({ frame }) => {
+        if (i === 1 && dies(frame)) killed.resolve();
+        return i === 1 && dies(frame) ? "cut" : undefined;
+      });
+    };
+    return await runUserDevice({
+      ...{ engine, name: `device ${i}`, id: `${i}`.repeat(16), capacity: 1, timeoutMs: 20_000 },
+      channel: await connect(),
+      reconnect: connect,
+      data: i === 0 ? data : undefined,
+      onState: (state) => write[i + 1]!(state),
+      savedStates: () => openRunStates(paths[i + 1]!).catch(() => null),
+    });
+  });
+  await killed.promise;
+  isKilled = true;
+  const { listener } = pair;
+  pair = inProcessTransport();
+  for (const link of links) await link.close("killed");
+  abort.abort(new DOMException("killed", "AbortError"));
+  await Promise.allSettled([running, listener[Symbol.asyncDispose](), before.admitting]);
+  const resume = await openRunStates(paths[0]!);
+  const write2 = await runStateWriter(paths[0]!, resume);
+  const after = open({ resume, onState: (state) => write2(state) });
+  await after.server.start();
+  const devices = await Promise.all(results);
+  await pair.listener[Symbol.asyncDispose]();
+  await after.admitting;
+  await Deno.remove(root, { recursive: true });
+  for (const { error } of devices) assertEquals(error, null);
+  const states = await Promise.all(devices.map((d) => d.modules!.state()));
+  for (const { modules } of devices) modules![Symbol.dispose]();
+  return {
+    states,
+    losses: [...losses].sort(([a], [b]) => a - b).map(([, loss]) => loss),
+    from: resume.steps,
+  };
+}
+
+Deno.test("an edge server that is killed in a step comes back with its state: the run goes on by itself and ends as if nothing had happened, bit for bit [slow]", async () => {
+  const settings = settingsOf(8, { saveEvery: 2 });
+  const batch = (step: number) => batchOf(2 + step % 3);
+  const tensors = engine.stats.tensors;
+  const whole = await runSession(model, { settings, steps: 8, capacities: [1, 1], batch, shareLoss: true });
+  for (const [kind, step] of [["delta", 5], ["inputGradient", 6], ["mask", 7], ["mask", 4]] as const) {
+    const { states, losses } = await killServer(settings, batch, (f) => f.kind === kind && f.step === step);
+    assertEquals(states, whole.states, `${kind} ${step}`);
+    assertEquals(losses, whole.losses, `${kind} ${step}`);
+  }
+  assertEquals(engine.stats.tensors, tensors);
+});
