@@ -9,10 +9,13 @@ import {
   type Adapter,
   adapterOf,
   deviceIdIn,
+  type DeviceKey,
+  deviceKeyIn,
   type HeadModules,
   loadAdapter,
   lossesAtEnds,
   newDeviceId,
+  openRunStates,
   runUserDevice,
   saveAdapter,
   type UserDeviceResult,
@@ -34,7 +37,7 @@ import {
   stateFlags,
 } from "../flags/run_flags.ts";
 import { TUNING_FLAGS } from "../flags/tuning_flags.ts";
-import { runWaits } from "../flags/waiting_flags.ts";
+import { RETURN_WAITS, runWaits } from "../flags/waiting_flags.ts";
 import { openEngine } from "../flags/webgpu.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { JoinLog } from "../output/join_log.ts";
@@ -73,6 +76,7 @@ const FLAGS = {
     "where to join: ws(s)://.../join/ws, or http(s)://.../join/http through proxies",
   ),
   ...CONNECTION_FLAGS,
+  ...RETURN_WAITS,
   name: text("NAME", "", "name shown to people; else that of the state, or a random one"),
   capacity: number("X", 1, "compute capacity compared with the other devices; 0 = data only, no heads", {
     min: 0,
@@ -200,7 +204,11 @@ async function main(options: Options, call: Call): Promise<number> {
 /** What this device takes part with. */
 interface Party {
   readonly engine: Engine;
-  readonly who: { readonly name: string; readonly id: string | undefined };
+  readonly who: {
+    readonly name: string;
+    readonly id: string | undefined;
+    readonly key: DeviceKey | undefined;
+  };
   readonly states: RunStates;
   readonly data: DeviceData | null;
   readonly log: JoinLog;
@@ -226,12 +234,13 @@ async function openState(flags: Flags): Promise<RunStates> {
 async function identityOf(flags: Flags, { resumed, folder }: RunStates): Promise<Party["who"]> {
   const id = resumed !== null ? undefined : folder === null ? newDeviceId() : await deviceIdIn(folder);
   const before = resumed === null ? null : (await resumed.load(resumed.steps.at(-1)!)).devices?.[0]?.name;
-  return { name: flags.name || before || `device-${crypto.randomUUID().slice(0, 4)}`, id };
+  const key = folder === null ? undefined : await deviceKeyIn(folder);
+  return { name: flags.name || before || `device-${crypto.randomUUID().slice(0, 4)}`, id, key };
 }
 
 /** Joins, and takes part until the run ends. */
 async function takePart({ flags, link, adapter }: Options, party: Party): Promise<UserDeviceResult> {
-  const { engine, who: { name, id }, states: { resumed, write }, data, log } = party;
+  const { engine, who: { name, id, key }, states: { resumed, write, folder }, data, log } = party;
   const codecs = await codecsFor(flags.codec, pluginLimit(runWaits(flags).timeoutMs));
   // Before it joins: kernels that compile in a step would make the others wait.
   await warmUp(engine, { heads: flags.capacity > 0, ...(data ? { ends: data.side.ends } : {}) });
@@ -244,9 +253,15 @@ async function takePart({ flags, link, adapter }: Options, party: Party): Promis
   const channel = await link.connect((line) => log.notice(line), abort.signal);
   log.say(`${name} joined on ${engine.adapterName}; waiting for the other devices`);
   return await runUserDevice({
-    ...{ engine, channel, name, id, capacity: flags.capacity, data: data?.side },
+    ...{ engine, channel, name, id, key, capacity: flags.capacity, data: data?.side },
     ...{ task: flags.load === "" ? "train" : "generate", adapter, codecs, signal: abort.signal },
     ...runWaits(flags),
+    ...(flags["server-lost"] === 0 ? {} : {
+      reconnect: (signal) => link.connect(() => {}, signal),
+      serverLostMs: flags["server-lost"] * 1000,
+      onLost: (error) => log.lost(error),
+    }),
+    savedStates: async () => folder === null ? null : await openRunStates(folder).catch(() => null),
     resume: resumed ?? undefined,
     onResume: (state) => data?.resume(state),
     ...(write === null ? {} : {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { LossPolicy } from "@edgetuner/core";
+import { LOSS_POLICIES, type LossPolicy } from "@edgetuner/core";
 import { type FlagValues, number, text, UsageError } from "./flags.ts";
 
 /** Longest limit in seconds: timers honour no more, about 24 days. */
@@ -37,9 +37,10 @@ export const LOSS_FLAGS = {
   "on-loss": text(
     "POLICY",
     "prune",
-    "a device with heads is lost: go on without its heads while others have some, or stop",
-    ["prune", "stop"],
+    "a device is lost: go on without its heads while others have some, wait for it first, or stop",
+    LOSS_POLICIES,
   ),
+  "loss-wait": seconds(60, "how long to wait for a lost device that the run cannot do without"),
   "step-deadline": number(
     "SECONDS",
     0,
@@ -51,11 +52,13 @@ export const LOSS_FLAGS = {
 /** What `EdgeServer` does about devices that are lost. */
 export function lossOptions(flags: FlagValues<typeof LOSS_FLAGS>): {
   readonly onLoss: LossPolicy;
+  readonly lossWaitMs: number;
   readonly stepDeadlineMs?: number;
 } {
   const deadline = flags["step-deadline"];
   return {
     onLoss: flags["on-loss"] as LossPolicy,
+    lossWaitMs: ms(flags["loss-wait"]),
     ...(deadline > 0 && { stepDeadlineMs: ms(deadline) }),
   };
 }
@@ -64,6 +67,16 @@ export function lossOptions(flags: FlagValues<typeof LOSS_FLAGS>): {
 export const CONNECT_WAITS = {
   "connect-timeout": seconds(60, "how long to try to reach the edge server, with growing pauses"),
   "retry-timeout": seconds(10, "over HTTP: how long to repeat a request that failed"),
+};
+
+/** Limits of devices that come back. */
+export const RETURN_WAITS = {
+  "server-lost": number(
+    "SECONDS",
+    900,
+    "seconds: how long to try to come back when the connection is lost in the run; 0 = it ends",
+    { min: 0, max: MAX_SECONDS },
+  ),
 };
 
 /** Limits of those who answer requests for texts. */

@@ -76,6 +76,13 @@ export class JoinLog {
     this.emit({ type: "pause", paused });
   }
 
+  /** The connection is lost, or there again. */
+  lost(error: Error | null): void {
+    const text = error === null ? "The connection is there again" : `${error.message}; trying to come back`;
+    this.say(text);
+    this.emit(error === null ? { type: "back" } : { type: "lost", reason: error.message });
+  }
+
   /** A training step is done. */
   step(step: number, { mask, totalBytes }: DeviceStep): void {
     this.memory.sample(step);

@@ -104,6 +104,8 @@ export class ServeLog implements Disposable {
       const { name, id, capacity } = event.device;
       const hasNamesake = this.#run.devices.filter((d) => d.name === name).length > 1;
       this.say(`${name}${hasNamesake ? ` (id ${id})` : ""} joined (capacity ${capacity})`);
+    } else if (event.type === "back") {
+      this.say(`${event.device.name} is back from step ${event.step} on`);
     } else if (event.type === "away") {
       this.say(
         `${event.device.name} is away from step ${event.step} on, its heads are pruned: ${event.reason}`,

@@ -128,6 +128,7 @@ export class DeviceData implements Disposable {
       fingerprint: model.fingerprint,
       shareLoss: flags["share-loss"],
       next: (step) => plan.next(step),
+      rewind: (step) => plan.rewind(step),
       ...(flags["keep-best"] ? { isBest: () => plan.isBest() } : {}),
       onLoss: (step, mode, loss) => tellLoss(plan, log, { step, mode, loss }),
       generate: await sampler({ ...flags, now }, { tokenizer, positions, samples, log }),

@@ -351,7 +351,7 @@ async function stateOf(
 ): Promise<RunState | null> {
   const { start, settings, range, trained } = welcome;
   const { resume, data } = options;
-  if (resume === undefined && trained !== null) return await stateBefore(welcome, trained, options);
+  if (trained !== null) return await stateBefore(welcome, trained, options);
   if (resume === undefined) {
     if (start === 0) return null;
     throw new HandshakeError(
@@ -370,7 +370,7 @@ async function stateBefore(
   trained: number,
   options: UserDeviceOptions,
 ): Promise<RunState | null> {
-  const source = await options.savedStates?.() ?? null;
+  const source = options.resume ?? await options.savedStates?.() ?? null;
   const step = source?.run === run ? source.steps.findLast((step) => step <= trained) : undefined;
   if (source === null || step === undefined) return null;
   const state = await source.load(step);

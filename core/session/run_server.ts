@@ -193,9 +193,7 @@ export abstract class RunServer implements RunHandle {
     member.returning = peer;
     this.#watch(member, peer);
     // The old connection may be dead without the network having said so.
-    const error = new ChannelClosedError(
-      `Cannot go on with ${peer.name} over its old connection: it has another one`,
-    );
+    const error = new ChannelClosedError(`Cannot go on with ${peer.name} here: it has another connection`);
     for (const old of [before, returning]) {
       if (old !== null && old.failure === null) void farewell(old, error);
     }

@@ -101,7 +101,18 @@ async function untilSteps(folder: string, steps: number): Promise<void> {
 const SMALL = ["--batch", "2", "--length", "48", "--valid-batches", "1"];
 
 function startServer(args: readonly string[] = []): Program {
-  return new Program("edge_server.ts", ["--port", "0", "--join-token", TOKEN, "--devices", "1", ...args]);
+  // How a run ends: how it goes on without a device is told elsewhere.
+  const ends = ["--on-loss", "stop"];
+  return new Program("edge_server.ts", [
+    "--port",
+    "0",
+    "--join-token",
+    TOKEN,
+    "--devices",
+    "1",
+    ...ends,
+    ...args,
+  ]);
 }
 
 async function addressOf(server: Program): Promise<string> {
@@ -109,7 +120,7 @@ async function addressOf(server: Program): Promise<string> {
 }
 
 function startDevice(url: string, args: readonly string[] = []): Program {
-  return new Program("user_device.ts", ["--server", url, "--token", TOKEN, ...args]);
+  return new Program("user_device.ts", ["--server", url, "--token", TOKEN, "--server-lost", "0", ...args]);
 }
 
 const dataFlags = () => ["--data", assetPath("restaurant/train.txt"), ...SMALL];
@@ -216,8 +227,6 @@ Deno.test("numbers of one device that are not finite take nothing from the other
     "20",
     "--devices",
     "2",
-    "--on-loss",
-    "stop",
     ...saves("edge"),
   ]);
   const url = `ws://${await addressOf(server)}/join/ws`;
@@ -348,3 +357,53 @@ function freePort(): number {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   return listener.addr.port;
 }
+
+Deno.test({
+  name:
+    "a device and then the edge server are killed and started again with the same commands: the run goes on [slow]",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    const folder = await Deno.makeTempDir();
+    const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const { port } = listener.addr;
+    listener.close();
+    const serve = (...more: string[]) =>
+      startServer([
+        ...[
+          "--port",
+          `${port}`,
+          "--steps",
+          "400",
+          "--devices",
+          "2",
+          "--on-loss",
+          "prune",
+          "--state-every",
+          "5",
+        ],
+        ...["--state", `${folder}/edge`, "--metrics", folder, ...more],
+      ]);
+    const join = (name: string, ...more: string[]) =>
+      startDevice(`ws://127.0.0.1:${port}/join/ws`, [
+        ...["--name", name, "--server-lost", "60", "--state", `${folder}/${name}`, ...more],
+      ]);
+    await using first = serve();
+    await addressOf(first);
+    await using data = join("data", ...dataFlags());
+    await using other = join("other");
+    await untilSteps(folder, 10);
+    other.process.kill("SIGKILL");
+    await first.line(/^other is away from step \d+ on, its heads are pruned: /m);
+    await using again = join("other", "--resume");
+    const [, step] = await first.line(/^other is back from step (\d+) on$/m);
+    await untilSteps(folder, Number(step) + 10);
+    first.process.kill("SIGKILL");
+    await data.line(/trying to come back/);
+    await using second = serve("--resume");
+    await addressOf(second);
+    const codes = await Promise.all([second.end(), data.end(), again.end()]);
+    assertEquals(codes, [0, 0, 0], `${second.text}\n${data.text}\n${again.text}`);
+    for (const { text } of [data, again]) assertMatch(text, /^The connection is there again$/m);
+    await Deno.remove(folder, { recursive: true });
+  },
+});

@@ -154,6 +154,8 @@ export class DemoProcesses implements Disposable {
       ...this.#states("edge-server"),
       ...this.#passed(["state-every", "state-seconds"]),
       ...(flags.metrics === "" ? [] : ["--metrics", flags.metrics]),
+      // On one machine a process that is gone stays away.
+      ...["--on-loss", "stop"],
       ...["--port", `${flags.port}`, "--join-token", this.#joinToken, "--admin-token", crypto.randomUUID()],
       ...flagArgs({ pruner: flags.pruner, ...pruner, "no-overlap": flags["no-overlap"] }),
       ...this.#passed(["codec", "micro-batches", "webgpu", ...Object.keys(RUN_WAITS)]),
@@ -166,7 +168,7 @@ export class DemoProcesses implements Disposable {
     const url = flags.transport === "ws" ? `ws://${address}/join/ws` : `http://${address}/join/http`;
     return [
       ...["--server", url, "--token", this.#joinToken, "--name", name],
-      ...["--capacity", `${capacities[i]}`, "--save", folder],
+      ...["--capacity", `${capacities[i]}`, "--save", folder, "--server-lost", "0"],
       ...this.#passed(["bandwidth", "latency", "webgpu", "codec"]),
       ...this.#passed([...Object.keys(RUN_WAITS), ...Object.keys(CONNECT_WAITS)]),
       ...flagArgs({ link: flags.link, "link-seed": flags.seed, "link-device": i }),
