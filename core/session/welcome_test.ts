@@ -15,6 +15,8 @@ const WELCOME = {
   range: { first: 1, count: 3 },
   statistics: ["gradientNorm"],
   start: 0,
+  repeats: true,
+  trained: 0,
 };
 
 Deno.test("checkRunSettings() refuses steps and seeds out of range", () => {
@@ -90,6 +92,8 @@ Deno.test("readWelcome() refuses what is missing or out of range, with a Protoco
     { start: 11 },
     { start: -1 },
     { start: 0.5 },
+    { trained: -1 },
+    { repeats: 1 },
     { unknown: 1 },
     { settings: { ...WELCOME.settings, unknown: 1 } },
   ];
