@@ -18,7 +18,6 @@ import {
   type Pruner,
   type PrunerContext,
 } from "../contracts/pruner.ts";
-import type { HeadProjections } from "../lora/projections.ts";
 import { requireProjections } from "../lora/base_projections.ts";
 import { type SavingPort, Trainer, type TrainerStep } from "../train/trainer.ts";
 import type { MetaOf } from "../protocol/messages.ts";
