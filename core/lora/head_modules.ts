@@ -322,10 +322,9 @@ export class HeadModules implements Disposable {
    * @throws {TypeError} Without `keepsCopy`.
    */
   goBack(): void {
-    if (this.#kept === null) {
-      throw new TypeError("Cannot go back as what was before the update must be kept: it is not");
-    }
-    this.#kept.goBack(this.#layers);
+    const kept = this.#kept;
+    if (kept === null) throw new TypeError("Cannot go back as a copy must be kept: it is not");
+    kept.goBack(this.#layers);
   }
 
   /**
