@@ -322,9 +322,8 @@ export class HeadModules implements Disposable {
    * @throws {TypeError} Without `keepsCopy`.
    */
   goBack(): void {
-    const kept = this.#kept;
-    if (kept === null) throw new TypeError("Cannot go back as a copy must be kept: it is not");
-    kept.goBack(this.#layers);
+    if (this.#kept === null) throw new TypeError("Cannot go back as a copy must be kept: it is not");
+    this.#kept.goBack(this.#layers);
   }
 
   /**
