@@ -15,6 +15,7 @@ export {
   type FetchHandler,
   type GenerateTextOptions,
   type JoinHandler,
+  MIN_TOKEN_LENGTH,
   type Problem,
   problemResponse,
   serve,

@@ -63,7 +63,7 @@ Deno.test("ServeLog says who joins and is refused, and of each step its loss, va
   using log = new ServeLog(run, FLAGS);
   const { out, error } = await printed(() => {
     run.joins("phone", "abcd");
-    run.joins("phone", "efgh");
+    run.joins("phone", "beef");
     run.say({ type: "refused", peer: "10.0.0.9", reason: "its model is another one" });
     run.step(0);
     // Two batches of one validation: the mean by tokens.
@@ -75,7 +75,7 @@ Deno.test("ServeLog says who joins and is refused, and of each step its loss, va
   });
   assertEquals(out, [
     "phone joined (capacity 2)",
-    "phone (id efgh) joined (capacity 2)",
+    "phone (id beef) joined (capacity 2)",
     "Refused 10.0.0.9: its model is another one",
   ]);
   assertEquals(log.validations.best, { step: 1, loss: 2.25 });
