@@ -7,6 +7,7 @@ import {
   EdgeServer,
   type Frame,
   type FrameKind,
+  type InputModeName,
   type LedgerEntry,
   type RunSettings,
   runTensorParallelDevice,
@@ -103,6 +104,7 @@ Deno.test("docs/security.md: each party sees the kinds of frames that its table 
   assertEquals([...table.keys()], [
     "training, slice",
     "training, full",
+    "training, core",
     "+ clipping",
     "+ a pruner's statistics",
     "+ a shared loss",
@@ -115,6 +117,9 @@ Deno.test("docs/security.md: each party sees the kinds of frames that its table 
   const full = await train(tinySettings("full", 2));
   assertEquals(full.row, table.get("training, full"));
   assertEquals(widthOf(full.frames, "input"), 48, "all of X");
+  const core = await train(tinySettings("core", 2));
+  assertEquals(core.row, table.get("training, core"));
+  assertEquals(widthOf(core.frames, "input"), 4, "r numbers");
   const plain = table.get("training, slice")!;
   const clipped = await train({ ...tinySettings("slice", 2), clipNorm: 1 });
   assertEquals(clipped.row, joined(plain, table.get("+ clipping")!));
@@ -176,10 +181,10 @@ Deno.test("docs/security.md: in generation and tensor parallelism too", async ()
 });
 
 /** What the edge server sees of three training steps and a validation, dropout off; with the heads' weights. */
-async function eavesdrop() {
+async function eavesdrop(mode: InputModeName = "slice") {
   const passed: Passed[] = [];
   await using link = openLink("in-process");
-  const settings = tinySettings("slice", 3, 0);
+  const settings = tinySettings(mode, 3, 0);
   const server = new EdgeServer(serverOptions(model, settings));
   const admitting = admitAll(link.listener, server);
   const running = server.start();
@@ -288,4 +293,26 @@ Deno.test("what X and the Deltas give away: a head module's product B A, by leas
     }
     assert(largest > 0 && difference < 0.01 * largest, `${difference} of ${largest}`);
   });
+});
+
+Deno.test("what u and v give away: the core of a head module, by least squares", async () => {
+  const { values, weights, settings } = await eavesdrop("core");
+  const { lora: { rank, targets } } = settings;
+  const [layer, headIndex, tokens] = [1, 2, BATCH.batch * BATCH.length];
+  // Of the validation after the last step, [c, n, T, r] both ways.
+  const block = (kind: FrameKind, target: number) => {
+    const at = target * 4 + headIndex;
+    const all = values(kind, 3, layer).subarray(at * tokens * rank, (at + 1) * tokens * rank);
+    return new Matrix(rowsOf(all, rank).map((row) => [...row]));
+  };
+  for (const target of targets.keys()) {
+    const found = solve(block("input", target), block("delta", target), true);
+    const { a: core } = weights[layer]![headIndex]![target]!;
+    const largest = Math.max(...core.map(Math.abs));
+    assert(largest > 0);
+    core.forEach((x, i) => {
+      const difference = Math.abs(found.get(i % rank, Math.floor(i / rank)) - x);
+      assert(difference < 0.01 * largest, `${difference} of ${largest}`);
+    });
+  }
 });
