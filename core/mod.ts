@@ -152,6 +152,7 @@ export {
 export { BASE_WEIGHTS, type BaseWeights } from "./model/weights.ts";
 export { type BaseWeightBytes, baseWeightBytes } from "./model/weight_bytes.ts";
 export {
+  type MemoryLora,
   type MemoryModel,
   memoryModelOf,
   type StepMemory,
@@ -190,6 +191,7 @@ export {
   type GatheredInput,
   type KeptHeads,
 } from "./lora/edge_heads.ts";
+export type { EdgeLora, ProjectionForm } from "./lora/targets.ts";
 export { unprojected } from "./lora/unprojected.ts";
 export {
   type HeadProjections,

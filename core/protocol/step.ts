@@ -40,8 +40,8 @@ export interface StepDescriptionOptions {
   readonly tokens: number;
   /** c, number of LoRA targets. */
   readonly targets: number;
-  /** r, LoRA rank; needed in modes in which what travels depends on it. */
-  readonly rank?: number | undefined;
+  /** r, LoRA rank: what travels depends on it in some modes. */
+  readonly rank: number;
   /** True if the targets of a head read the same input, in modes where that is a choice. @default {false} */
   readonly sharesInput?: boolean | undefined;
   /** LoRA input. */

@@ -31,7 +31,7 @@ export interface StepMemoryOptions {
   /** Parts that each step is computed in, one after the other. @default {1} */
   readonly accumulate?: number;
   /** LoRA. @default {DEFAULT_LORA} */
-  readonly lora?: Lora;
+  readonly lora?: MemoryLora;
   /** Heads whose modules the device has in every layer. @default {all} */
   readonly heads?: number;
 }
@@ -85,7 +85,7 @@ export function stepMemory(options: StepMemoryOptions): StepMemory {
 }
 
 /** LoRA settings that memory depends on. */
-type Lora = Pick<LoraSettings, "mode" | "targets" | "rank" | "dropout" | "projections">;
+export type MemoryLora = Pick<LoraSettings, "mode" | "targets" | "rank" | "dropout" | "projections">;
 
 /** What the layers keep of a step, and the most that they make beside it on the way back. */
 function layersBytes(model: MemoryModel, sequences: number, length: number): number {
@@ -108,7 +108,7 @@ function layersBytes(model: MemoryModel, sequences: number, length: number): num
 }
 
 /** What an edge server makes of what travels to and from the devices, and the frozen projections that it holds. */
-function exchangeBytes(model: MemoryModel, lora: Lora, rows: number): number {
+function exchangeBytes(model: MemoryModel, lora: MemoryLora, rows: number): number {
   const { layers, heads, hidden, headSize } = model;
   const mode = INPUT_MODES[lora.mode];
   const size = modeSize(lora, model);
@@ -135,7 +135,7 @@ function lossBytes({ hidden, vocabulary, normStatistics }: MemoryModel, rows: nu
 /** What head modules hold, keep of a step and make. */
 function headBytes(
   model: MemoryModel,
-  lora: Lora,
+  lora: MemoryLora,
   { rows, heads, copies }: { readonly rows: number; readonly heads: number; readonly copies: number },
 ): number {
   const { layers } = model;

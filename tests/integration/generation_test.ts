@@ -257,6 +257,7 @@ for (const codec of ["f32", "int8"] as const) {
           heads: 4,
           hidden: 48,
           targets: 2,
+          rank: 4,
           mode,
           headsPerDevice: counts,
           rows,

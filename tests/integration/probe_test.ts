@@ -147,6 +147,7 @@ Deno.test("a probe's traffic is that of an unpruned step without E, told apart f
     hidden: 48,
     tokens: 26,
     targets: 2,
+    rank: 4,
     mode: "slice",
     headsPerDevice: run.counts,
     statistics: 1,

@@ -107,6 +107,7 @@ for (const [name, combination] of Object.entries(COMBINATIONS)) {
           heads: 4,
           hidden: 48,
           targets: 2,
+          rank: 4,
           mode,
           headsPerDevice: run.counts,
           mask,

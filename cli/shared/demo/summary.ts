@@ -4,8 +4,9 @@
  * @module
  */
 
-import { findCodec, type InputModeName, type ModelShape, stepTraffic, type WireCodec } from "@edgetuner/core";
+import { findCodec, type ModelShape, modeSize, stepTraffic, type WireCodec } from "@edgetuner/core";
 import { codecsOf } from "../../flags/codecs.ts";
+import { loraFormOf } from "../../flags/tuning_flags.ts";
 import { curve, headMap } from "../../output/picture.ts";
 import { bytes, duration, prunerTime } from "../../output/progress.ts";
 import type { DemoFlags } from "./flags.ts";
@@ -55,6 +56,7 @@ async function trafficOf(
   const { server, headsPerDevice } = log;
   const heads = headsPerDevice.reduce((a, b) => a + b, 0);
   const { hidden = 0, headSize } = (server?.model ?? {}) as Partial<ModelShape>;
+  const lora = loraFormOf(flags);
   const sum = { pruned: 0, unpruned: 0 };
   for await (const line of log.steps.lines()) {
     const step = JSON.parse(line) as DemoStep;
@@ -63,9 +65,8 @@ async function trafficOf(
     // Devices that were killed have not said which heads they had.
     if (hidden === 0 || step.mask.length !== layers * heads) break;
     const shape = {
-      ...{ layers, heads, hidden, headSize, headsPerDevice, codec, tokens: step.tokens, batch: step.batch },
-      targets: flags.targets.split(",").length,
-      mode: flags.mode as InputModeName,
+      ...modeSize(lora, { heads, hidden, headSize }),
+      ...{ layers, headsPerDevice, codec, mode: lora.mode, tokens: step.tokens, batch: step.batch },
       // iHeadPruner's predictor reads the norms of the LoRA weights too.
       statistics: String(server?.pruner).startsWith("ihead")
         ? 2
