@@ -118,12 +118,12 @@ async function readOptions(call: Call): Promise<FittedFlags<typeof FLAGS>> {
 
 async function main({ flags, chosen }: FittedFlags<typeof FLAGS>, call: Call): Promise<number> {
   const started = performance.now();
-  const told = chosenText(chosen);
-  if (told !== null) console.error(told);
   const wanted = systemsOf(flags.systems);
   const options = await comparisonOptions(flags);
   await requireWritable("compare.ts", { folders: { out: flags.out } });
   const predictor = await loadPredictor(flags.predictor);
+  const told = chosenText(chosen);
+  if (told !== null) console.error(told);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   using comparison = await SystemComparison.open(engine, options);
   requireFit(comparison, wanted, flags, predictor);

@@ -211,14 +211,14 @@ async function readOptions(call: Call): Promise<FittedFlags<typeof FLAGS>> {
 }
 
 async function main({ given, flags, chosen }: FittedFlags<typeof FLAGS>, call: Call): Promise<number> {
-  const told = chosenText(chosen);
-  if (told !== null) console.error(told);
   await requireWritable("train_pruner.ts", {
     files: { report: flags.report, ...(flags.steps > 0 ? { samples: flags.samples } : {}) },
     folders: { out: flags.out },
   });
   const existing = await existingSamples(flags, { isModelGiven: given.model !== undefined });
   requireSamples(flags, existing);
+  const told = chosenText(chosen);
+  if (told !== null) console.error(told);
   using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
   const counts = flags.steps > 0 ? await collect(flags, engine, existing?.samples ?? []) : null;
   const set = await loadSamples(flags.samples);
