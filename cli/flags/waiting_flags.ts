@@ -41,6 +41,11 @@ export const LOSS_FLAGS = {
     LOSS_POLICIES,
   ),
   "loss-wait": seconds(60, "how long to wait for a lost device that the run cannot do without"),
+  adopt: text(
+    "after=N",
+    "",
+    "who joins late takes over heads whose device left, or has been away for N steps; they begin anew",
+  ),
   "step-deadline": number(
     "SECONDS",
     0,
@@ -53,12 +58,20 @@ export const LOSS_FLAGS = {
 export function lossOptions(flags: FlagValues<typeof LOSS_FLAGS>): {
   readonly onLoss: LossPolicy;
   readonly lossWaitMs: number;
+  readonly adoptAfter?: number;
   readonly stepDeadlineMs?: number;
 } {
-  const deadline = flags["step-deadline"];
+  const { "step-deadline": deadline, adopt } = flags;
+  const after = /^after=(\d{1,9})$/.exec(adopt)?.[1];
+  if (adopt !== "" && after === undefined) {
+    throw new UsageError(
+      `Cannot use --adopt as it must be after=N, such as after=10: current value is "${adopt}"`,
+    );
+  }
   return {
     onLoss: flags["on-loss"] as LossPolicy,
     lossWaitMs: ms(flags["loss-wait"]),
+    ...(after !== undefined && { adoptAfter: Number(after) }),
     ...(deadline > 0 && { stepDeadlineMs: ms(deadline) }),
   };
 }

@@ -72,6 +72,8 @@ export interface EdgeWorkerOptions {
   readonly pauseTimeoutMs?: number;
   /** What to do when a device is lost. @default {"prune"} */
   readonly onLoss?: LossPolicy;
+  /** Steps after which a new device may take over the heads of one that is away. @default {never} */
+  readonly adoptAfter?: number;
   /** Longest wait in milliseconds for a lost device that the run cannot do without. @default {60000} */
   readonly lossWaitMs?: number;
   /** Longest time in milliseconds that a device may keep the others waiting in a step. @default {Infinity} */
@@ -168,7 +170,12 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
   };
   const run = options.stays ? new GenerationServer(shared) : new EdgeServer({
     ...{ ...shared, pruner, baseNorm, resume: resumed ?? undefined, saveEveryMs: options.saveEveryMs },
-    ...{ onLoss: options.onLoss, lossWaitMs: options.lossWaitMs, stepDeadlineMs: options.stepDeadlineMs },
+    ...{
+      onLoss: options.onLoss,
+      lossWaitMs: options.lossWaitMs,
+      adoptAfter: options.adoptAfter,
+      stepDeadlineMs: options.stepDeadlineMs,
+    },
     ...(write === null ? {} : { onState: write }),
   });
   run.subscribe((event) =>

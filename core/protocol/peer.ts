@@ -376,6 +376,13 @@ export class Peer implements AsyncDisposable {
         const bytes = await this.#channel.receive();
         if (bytes === null) break;
         const { frame, cost } = this.#open(bytes);
+        // Who leaves may have broken off in the middle of a frame.
+        if (frame.kind === "leave") {
+          this.#hasLeft = true;
+          throw new ChannelClosedError(
+            `Cannot go on with ${this.name} as it must stay in the run: it left (${frame.meta.reason})`,
+          );
+        }
         this.#requireOrder(frame);
         if (frame.kind === "refuse") {
           throw new HandshakeError(`${this.name} refused: ${frame.meta.reason || "no reason given"}`);
@@ -391,12 +398,6 @@ export class Peer implements AsyncDisposable {
         // The run is over for everyone: whoever waits gets the error, on this side as on that one.
         if (frame.kind === "end" && frame.meta.diverged === true) throw divergenceOf(frame.meta);
         if (frame.kind === "end") this.#hasEnded = true;
-        if (frame.kind === "leave") {
-          this.#hasLeft = true;
-          throw new ChannelClosedError(
-            `Cannot go on with ${this.name} as it must stay in the run: it left (${frame.meta.reason})`,
-          );
-        }
         // The end of a run may come at any moment: it reaches whoever waits, in every lane.
         const lanes: Lane[] = frame.kind === "end"
           ? ["control", "data", "heads"]

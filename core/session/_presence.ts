@@ -17,7 +17,7 @@ import type { LossPolicy } from "./step_attempts.ts";
 /** What presence is kept of. */
 export interface PresenceOptions {
   /** The devices with heads, in order of their heads. */
-  readonly owners: readonly RunMember[];
+  readonly owners: RunMember[];
   /** The same, as the steps see them. */
   readonly devices: readonly HeadMember[];
   /** The data device. */
@@ -49,6 +49,29 @@ export class Presence {
   /** See `PresenceOptions`. */
   constructor(options: PresenceOptions) {
     this.#options = options;
+  }
+
+  /**
+   * A device whose heads another one may take over.
+   *
+   * @param step Training steps so far.
+   * @param after Steps for which it must have been away, if it has not given its heads up.
+   */
+  orphan(step: number, after: number): RunMember | null {
+    const { owners, dataMember } = this.#options;
+    return owners.find((member) => {
+      const trained = this.#trained.get(member);
+      if (trained === undefined || member === dataMember || member.returning !== null) return false;
+      return member.peer.hasLeft || step - trained >= after;
+    }) ?? null;
+  }
+
+  /** A device takes the place of another one, which may not come back. */
+  replace(orphan: RunMember, member: RunMember): void {
+    const { owners } = this.#options;
+    owners[owners.indexOf(orphan)] = member;
+    this.#trained.set(member, this.#trained.get(orphan) ?? 0);
+    this.#trained.delete(orphan);
   }
 
   /** True for a device that may not come back. */
@@ -102,7 +125,9 @@ export class Presence {
     for (;;) {
       await this.admit(step);
       const isEnough = devices.some((d) => d.isAway !== true) && !this.#trained.has(dataMember);
-      const isWorthIt = isReturning(error) && performance.now() < until;
+      // Who has left on purpose is not waited for.
+      const isAwaited = [...this.#trained.keys()].some(({ peer }) => !peer.hasLeft);
+      const isWorthIt = isReturning(error) && isAwaited && performance.now() < until;
       if (isEnough && (policy !== "wait" || this.#trained.size === 0 || !isWorthIt)) return;
       if (!isWorthIt) throw error;
       const leftMs = until - performance.now();

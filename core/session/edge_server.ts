@@ -36,6 +36,7 @@ import { decodingPass, MAX_CACHE_BYTES } from "./_decoding_pass.ts";
 import { type DecodingRequest, RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";
 import { Presence } from "./_presence.ts";
+import { tellPaused } from "./_tell_paused.ts";
 import type { HeadMember } from "./head_members.ts";
 import { type LossPolicy, StepAttempts } from "./step_attempts.ts";
 import { StepMeter } from "./_step_meter.ts";
@@ -230,12 +231,17 @@ export class EdgeServer extends RunServer {
         },
       }),
     });
+    const telling = new Map<RunMember, Promise<void>>();
     const presence = this.#presence = new Presence({
-      ...{ owners: members, devices, dataMember, data, policy: this.#policy, lossWaitMs },
+      ...{ owners: [...members], devices, dataMember, data, policy: this.#policy, lossWaitMs },
       welcome: (member) => this.#welcomeOf(member),
       begin: (peer) => this.#begin(peer),
       emit: (event) => this.emit(event),
-      waitForChange: (ms) => this.waitForChange(ms),
+      waitForChange: (ms) => {
+        // Those that are there wait too.
+        tellPaused(this.members.filter((m) => m.device.connected), telling);
+        return this.waitForChange(Math.min(ms, this.pauseIntervalMs));
+      },
     });
     const attempts = new StepAttempts({
       step: { engine, base, heads: remote, data, microBatches },
@@ -254,6 +260,19 @@ export class EdgeServer extends RunServer {
   /** Whoever is away may come back; the next step waits for the data. */
   protected override mayMiss(): boolean {
     return this.#policy !== "stop";
+  }
+
+  /** Heads go to whoever joins late, where somebody has given them up or stays away. */
+  protected override orphanFor(hello: MetaOf<"hello">): RunMember | null {
+    const { adoptAfter } = this.#options;
+    const { capacity, data, states, system = "split", task = "train" } = hello;
+    const fits = capacity > 0 && !data && states === undefined && system === "split" && task === "train";
+    if (adoptAfter === undefined || !fits) return null;
+    return this.#presence?.orphan(this.#step, adoptAfter) ?? null;
+  }
+
+  protected override replaced(orphan: RunMember, member: RunMember): void {
+    this.#presence?.replace(orphan, member);
   }
 
   /** A device comes back as what it was. */

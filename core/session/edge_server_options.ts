@@ -49,6 +49,13 @@ export interface EdgeServerOptions extends RunServerOptions {
    * heads, or with `"wait"` any. @default {60000}
    */
   readonly lossWaitMs?: number | undefined;
+  /**
+   * Steps for which a device must have been away until a new one may join and take over its heads, which begin anew. Heads
+   * of a device that left on purpose are free at once.
+   *
+   * @default {nobody joins after the start}
+   */
+  readonly adoptAfter?: number | undefined;
   /** Longest time in milliseconds that a device with heads may keep the others waiting in a step. @default {Infinity} */
   readonly stepDeadlineMs?: number | undefined;
 }

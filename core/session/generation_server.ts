@@ -21,6 +21,7 @@ import { RemoteHeads } from "./remote_heads.ts";
 import type { RunMember } from "./run_member.ts";
 import { RunServer } from "./run_server.ts";
 import type { RunServerOptions } from "./run_server_options.ts";
+import { tellPaused } from "./_tell_paused.ts";
 import { checkWait } from "./wait_limits.ts";
 import { WaitTimer } from "./wait_timer.ts";
 
@@ -196,7 +197,7 @@ export class GenerationServer extends RunServer {
 
   /** Nobody who waits is to think that nobody is there: devices with heads, and data devices in line. */
   #tellWaiting({ members }: HeadAssignment): void {
-    this.tellPaused([...members, ...this.#asking.map(({ member }) => member)], this.#telling);
+    tellPaused([...members, ...this.#asking.map(({ member }) => member)], this.#telling);
   }
 
   /** Data devices that have joined since. */

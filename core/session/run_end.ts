@@ -7,6 +7,7 @@
 import { ChannelClosedError, PluginError, ProtocolError, TrainingError } from "../contracts/errors.ts";
 import type { FrameOf } from "../protocol/frame.ts";
 import type { Peer } from "../protocol/peer.ts";
+import { raceTimeout } from "./_race_timeout.ts";
 import type { RunEnding } from "./run_events.ts";
 
 /** Progress of a device in a run. */
@@ -38,6 +39,9 @@ export function requireOrderlyEnd({ reason, ending }: RunProgress): void {
 /** Longest time that a device waits for the edge server once its run has failed, in milliseconds. */
 const LEAVE_FAILED_MS = 1000;
 
+/** Longest time in milliseconds for the word that this device leaves. */
+const LAST_WORD_MS = 200;
+
 /** Longest reason of a closed channel, in characters. */
 const MAX_REASON = 100;
 
@@ -47,6 +51,12 @@ export async function leave(peer: Peer, error: unknown, signal: AbortSignal | un
   const limit = new AbortController();
   const cut = () => limit.abort();
   // It did not answer before, or this device is to end: nobody waits again.
+  if (signal?.aborted && !peer.hasEnded) {
+    // The others need not wait for it.
+    peer.outliveSignal();
+    const told = peer.send("leave", { meta: { reason: "device stopped" } }).catch(() => {});
+    await raceTimeout(told, LAST_WORD_MS);
+  }
   if (peer.isSilent || signal?.aborted) cut();
   signal?.addEventListener("abort", cut);
   const told = error instanceof TrainingError ? peer.sendDivergence(error) : undefined;

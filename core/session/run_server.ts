@@ -22,6 +22,7 @@ import { textOf } from "./_identity.ts";
 import { requireProof } from "./_proof.ts";
 import { joinedDevice, type RunMember, type RunSystem } from "./run_member.ts";
 import { raceTimeout } from "./_race_timeout.ts";
+import { tellPaused } from "./_tell_paused.ts";
 import { plainText } from "../contracts/plain_text.ts";
 import { ChannelClosedError, DeadlineError, TrainingError } from "../contracts/errors.ts";
 import type { Engine } from "@edgetuner/kernels";
@@ -132,6 +133,8 @@ export abstract class RunServer implements RunHandle {
       if (former !== undefined && this.#isUnderWay && this.mayReturn(former, hello)) {
         return this.#comeBack(former, peer);
       }
+      const orphan = former === undefined && this.#isUnderWay ? this.orphanFor(hello) : null;
+      if (orphan !== null) return this.#takeOver(orphan, hello, peer);
       this.#dropFormer(hello);
       requireAdmissible(hello, {
         status: this.#status,
@@ -186,9 +189,9 @@ export abstract class RunServer implements RunHandle {
   }
 
   /** A device of the run is here again: it is taken in before the next step. */
-  #comeBack(member: RunMember, peer: Peer): void {
+  #comeBack(member: RunMember, peer: Peer, name = member.peer.name): void {
     const { peer: before, returning } = member;
-    peer.name = before.name;
+    peer.name = name;
     peer.timeoutMs = this.#options.timeoutMs ?? 120_000;
     member.returning = peer;
     this.#watch(member, peer);
@@ -198,6 +201,16 @@ export abstract class RunServer implements RunHandle {
       if (old !== null && old.failure === null) void farewell(old, error);
     }
     this.#wake();
+  }
+
+  /** A device that is new takes over the heads of one that stays away. */
+  #takeOver(orphan: RunMember, hello: MetaOf<"hello">, peer: Peer): void {
+    const device = { ...joinedDevice(hello), range: orphan.device.range, connected: false };
+    const member: RunMember = { ...orphan, device, hello, returning: null };
+    this.#members.splice(this.#members.indexOf(orphan), 1, member);
+    this.replaced(orphan, member);
+    this.#emit({ type: "joined", device });
+    this.#comeBack(member, peer, `device ${textOf(hello)}`);
   }
 
   #forget(member: RunMember): void {
@@ -368,6 +381,14 @@ export abstract class RunServer implements RunHandle {
     return false;
   }
 
+  /** The device that stays away and whose heads a new one may take over; `null` if there is none. */
+  protected orphanFor(_hello: MetaOf<"hello">): RunMember | null {
+    return null;
+  }
+
+  /** A device has taken the place of another one. */
+  protected replaced(_orphan: RunMember, _member: RunMember): void {}
+
   /**
    * Waits until a device joins, leaves or comes back, or somebody stops the run.
    *
@@ -419,20 +440,6 @@ export abstract class RunServer implements RunHandle {
     this.#setStatus("running", "");
   }
 
-  /**
-   * Tells devices that nothing is asked of them, so that they wait on.
-   *
-   * @param members The devices.
-   * @param telling Those that have not taken the last word of it yet, kept from call to call: they get no more.
-   */
-  protected tellPaused(members: readonly RunMember[], telling: Map<RunMember, Promise<void>>): void {
-    for (const member of members) {
-      if (telling.has(member)) continue;
-      const told = member.peer.send("paused").catch(() => {}).finally(() => telling.delete(member));
-      telling.set(member, told);
-    }
-  }
-
   /** How often devices hear of a pause, in milliseconds: often enough for the shortest limit that makes sense. */
   protected get pauseIntervalMs(): number {
     return Math.min(1000, (this.#options.timeoutMs ?? 120_000) / 4);
@@ -456,7 +463,7 @@ export abstract class RunServer implements RunHandle {
         );
       }
       this.#setStatus("paused", "");
-      this.tellPaused(this.#members, telling);
+      tellPaused(this.#members, telling);
       const leftMs = until - performance.now();
       if (leftMs <= 0) {
         this.stop(
@@ -474,22 +481,16 @@ export abstract class RunServer implements RunHandle {
     engine: Engine,
     ...waits: readonly { readonly waitMs: number }[]
   ): Record<"readback" | "codec" | "wait" | "bytes", number> {
-    let codec = 0;
-    for (const { peer } of this.#members) codec += peer.times.codecMs;
-    return {
-      readback: engine.stats.readbackMs,
-      codec,
-      wait: waits.reduce((sum, { waitMs }) => sum + waitMs, 0),
-      bytes: this.ledger.totalBytes,
-    };
+    const sum = (numbers: readonly number[]) => numbers.reduce((a, b) => a + b, 0);
+    const codec = sum(this.#members.map(({ peer }) => peer.times.codecMs));
+    const wait = sum(waits.map(({ waitMs }) => waitMs));
+    return { readback: engine.stats.readbackMs, codec, wait, bytes: this.ledger.totalBytes };
   }
 
   /** It answers, so it is well: its steps are computed in this thread. */
   health(): RunHealth {
-    return {
-      silentMs: 0,
-      sinceStepMs: this.#steppedAt === null ? null : performance.now() - this.#steppedAt,
-    };
+    const sinceStepMs = this.#steppedAt === null ? null : performance.now() - this.#steppedAt;
+    return { silentMs: 0, sinceStepMs };
   }
 
   /** Lines of the ledger so far. */

@@ -15,6 +15,7 @@ import {
   runUserDevice,
   type StepRecord,
   type TokenBatch,
+  type UserDeviceOptions,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { inProcessTransport } from "@edgetuner/transport";
@@ -244,4 +245,50 @@ Deno.test("an edge server that is killed in a step comes back with its state: th
     assertEquals(losses, [...whole.losses], `${kind} ${step}`);
   }
   assertEquals(engine.stats.tensors, tensors);
+});
+
+Deno.test("who joins late takes over the heads of a device that left or stays away, from their start; the former owner may not come back", async () => {
+  const settings = settingsOf(12);
+  // One that says that it leaves is not waited for, whatever `adoptAfter` says.
+  for (const adoptAfter of [0, 100]) {
+    const server = new EdgeServer(
+      serverOptions(model, settings, { devices: 2, onLoss: "prune", adoptAfter }),
+    );
+    const { transport, listener } = inProcessTransport();
+    const admitting = admitAll(listener, server);
+    const running = server.start();
+    const common = { engine, capacity: 1, timeoutMs: 20_000 };
+    const join = async (name: string, id: string, more: Partial<UserDeviceOptions> = {}) =>
+      runUserDevice({ ...common, name, id, channel: await transport.connect(), ...more });
+    const records: StepRecord[] = [];
+    const away = eventOf(server, (e) => e.type === "away");
+    const abort = new AbortController();
+    server.subscribe((e) => {
+      if (e.type !== "step") return;
+      records.push(e.record);
+      if (e.record.step === 2) abort.abort();
+    });
+    const first = join("device 0", "0".repeat(16), { data: dataSide(model, 12) });
+    const second = join("device 1", "1".repeat(16), { signal: abort.signal });
+    await away;
+    server.pause();
+    await eventOf(server, (e) => e.type === "status" && e.status === "paused");
+    const stranger = join("late", "2".repeat(16));
+    await eventOf(server, (e) => e.type === "joined");
+    await assertRejects(() => join("device 1", "1".repeat(16)), HandshakeError, "must not have started");
+    server.resume();
+    await running;
+    const devices = await Promise.all([first, second, stranger]);
+    assertEquals(devices[2]!.error, null);
+    assertEquals(devices[2]!.welcome.range, { first: 2, count: 2 });
+    assertEquals(records.at(-1)!.away, undefined);
+    assert(records.some((r) => r.away?.join() === "2,3"));
+    assertEquals(devices[2]!.steps, 12);
+    // Their counts of updates are of what they took part in alone.
+    const { updates } = await devices[2]!.modules!.state();
+    assertEquals(updates[0], records.filter((r) => r.away === undefined && r.step > 2).length);
+    for (const { modules } of devices) modules?.[Symbol.dispose]();
+    await listener[Symbol.asyncDispose]();
+    await admitting;
+  }
 });
