@@ -188,7 +188,7 @@ const FAULTS: readonly [string, Frame["kind"], Fault, string][] = [
     await d.send({ ...a, sequence: 3 });
   }, "must come next"],
   ["a frame of another run", "delta", (d, a) => d.send({ ...a, run: "another" }), "must belong to run"],
-  ["a frame of a server", "delta", (d, a) => d.send({ ...a, kind: "input" }), "[n, T, D]"],
+  ["a frame of a server", "delta", (d, a) => d.send({ ...a, kind: "input" }), "must not come from a device"],
   [
     "a field that it does not have",
     "delta",
