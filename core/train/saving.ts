@@ -69,15 +69,18 @@ export class SaveSchedule {
    * Takes in what a step took, of which the cost of saving is learnt, on whatever machine it arises.
    *
    * @param ms The whole step, with waiting for a save.
-   * @param options Whether its state is saved.
+   * @param options Whether its state is saved, and the milliseconds in which this machine is known to have stood still
+   * for it: where steps differ much the cost of a save cannot be told from the step.
    */
-  took(ms: number, { isSaved }: { readonly isSaved: boolean }): void {
+  took(ms: number, options: { readonly isSaved: boolean; readonly waitedMs?: number }): void {
+    const { isSaved, waitedMs = 0 } = options;
     if (!isSaved) {
       const usual = this.#usual ?? ms;
       this.#spread = (1 - NEWEST) * this.#spread + NEWEST * Math.abs(ms - usual);
       this.#usual = (1 - NEWEST) * usual + NEWEST * ms;
-    } else if (this.#usual !== null) {
-      this.#costs.push(Math.max(0, ms - this.#usual - 2 * this.#spread));
+    } else if (this.#usual !== null || waitedMs > 0) {
+      const most = this.#usual === null ? 0 : ms - this.#usual - 2 * this.#spread;
+      this.#costs.push(Math.max(0, waitedMs, most));
       if (this.#costs.length > MEAN_OF) this.#costs.shift();
     }
   }

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertLess, assertRejects } from "@std/assert";
 import { BackgroundSaver, SaveSchedule } from "./saving.ts";
 
 Deno.test("by time the first step is saved, then intervals are kept and grow with what saving costs", () => {
@@ -49,4 +49,20 @@ Deno.test("a state is written beside what follows, one at a time, and an error c
   assertEquals([written, saver.times.count], [[1, 2], 2]);
   await saver.save(() => 3, () => Promise.reject(new Error("the disk is full")));
   await assertRejects(() => saver.settled(), Error, "the disk is full");
+});
+
+Deno.test("where steps differ much, the time that a machine is known to stand still makes saves rare", () => {
+  let now = 0;
+  const schedule = new SaveSchedule({ ms: 3000 }, () => now);
+  let saves = 0;
+  for (let step = 1; step <= 400; step++) {
+    const isSaved = schedule.isDue(step);
+    const waitedMs = isSaved ? 350 : 0;
+    // From 200 to 1800 ms: a save of 350 ms is nothing beside that.
+    const ms = (step % 2 === 0 ? 200 : 1800) + waitedMs;
+    now += ms;
+    if (isSaved) saves++;
+    schedule.took(ms, { isSaved, waitedMs });
+  }
+  assertLess(saves * 350 / now, 0.015);
 });

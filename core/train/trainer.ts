@@ -304,6 +304,7 @@ export class Trainer<B extends { readonly mode: StepMode } = EmbeddedBatch, S = 
       ? await pruning.decide(this.#step, batch)
       : { mask: new Uint8Array(this.#options.maskLength ?? 0) };
     const pruneMs = this.#now() - pruneStarted;
+    const { blockedMs } = this.#saver.times;
     const isSaved = isTraining && this.#schedule.isDue(this.#step + 1);
     if (isSaved) await this.#saver.settled();
     saving?.announce?.(isSaved);
@@ -340,7 +341,8 @@ export class Trainer<B extends { readonly mode: StepMode } = EmbeddedBatch, S = 
       await this.#save();
       if (saving?.waits === true) await this.#saver.settled();
     }
-    this.#schedule.took(this.#now() - startedAt, { isSaved });
+    const waitedMs = this.#saver.times.blockedMs - blockedMs;
+    this.#schedule.took(this.#now() - startedAt, { isSaved, waitedMs });
     return true;
   }
 
