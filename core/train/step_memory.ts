@@ -80,7 +80,7 @@ export function stepMemory(options: StepMemoryOptions): StepMemory {
     dataDevice: loss + 2 * tensorBytes(rows, model.hidden),
     headModules: headBytes(model, lora, { rows, heads, copies: 1 }),
     oneMachine: layers + loss + headBytes(model, lora, { rows, heads: model.heads, copies: 0 }) +
-      (INPUT_MODES[lora.mode].projects ? exchangeBytes(model, lora, rows) : 0),
+      projectionBytes(model, lora, rows),
   };
 }
 
@@ -107,22 +107,28 @@ function layersBytes(model: MemoryModel, sequences: number, length: number): num
   return layers * kept + passing + stream;
 }
 
-/** What an edge server makes of what travels to and from the devices, and the frozen projections that it holds. */
+/** What an edge server makes of what travels to and from the devices, and what it projects with. */
 function exchangeBytes(model: MemoryModel, lora: MemoryLora, rows: number): number {
-  const { layers, heads, hidden, headSize } = model;
+  const { heads, hidden } = model;
   const mode = INPUT_MODES[lora.mode];
   const size = modeSize(lora, model);
-  const targets = lora.targets.length;
   const input = inputRows(mode.shape(heads, rows, size));
   const sent = mode.copies ? tensorBytes(input.rows, input.columns) : tensorBytes(rows, hidden);
-  const answered = targets * tensorBytes(heads * rows, mode.deltaColumns(size));
-  if (!mode.projects) return sent + answered;
-  const wide = mode.inputParts(size) * heads * Math.ceil(lora.rank / 4) * 4;
-  const frozen = tensorBytes(wide, hidden) + targets * heads * tensorBytes(headSize, lora.rank);
-  // The products before they are divided, and the blocks of one target.
+  return sent + lora.targets.length * tensorBytes(heads * rows, mode.deltaColumns(size)) +
+    projectionBytes(model, lora, rows);
+}
+
+/** Frozen projections, and what is made on the way through them; 0 in modes without. */
+function projectionBytes(model: MemoryModel, lora: MemoryLora, rows: number): number {
+  const { layers, heads, hidden, headSize } = model;
+  const mode = INPUT_MODES[lora.mode];
+  if (!mode.projects) return 0;
+  const wide = mode.inputParts(modeSize(lora, model)) * heads * Math.ceil(lora.rank / 4) * 4;
+  const frozen = tensorBytes(wide, hidden) + lora.targets.length * heads * tensorBytes(headSize, lora.rank);
+  // The product before it is divided, the blocks of one target, and X with dropout.
   const made = tensorBytes(rows, wide) + tensorBytes(heads * rows, headSize) +
     (lora.dropout > 0 ? 2 * tensorBytes(rows, hidden) : 0);
-  return layers * frozen + sent + answered + made;
+  return layers * frozen + made;
 }
 
 /** Final norm, logits of some rows at a time, and the gradient of h_L. */

@@ -119,6 +119,16 @@ const RUNS: readonly {
     dataApart: true,
   },
   {
+    name: "core mode with a shared A and dropout, greedy pruning, micro-batches",
+    settings: {
+      ...tinySettings("core", STEPS),
+      lora: { ...tinySettings("core", STEPS).lora, projections: { from: "seed", seed: 3, shared: true } },
+      microBatches: 2,
+    },
+    pruner: () => greedyPruner({ warmupSteps: 1 }),
+    capacities: [2, 1, 1],
+  },
+  {
     name: "slice mode, a predictor trained in the run, parts, micro-batches, clipping, a cosine schedule",
     settings: {
       ...tinySettings("slice", STEPS),

@@ -58,6 +58,11 @@ const CASES: readonly Case[] = [
       ...{ accumulate: 2, lora: { ...LORA, mode: "slice", targets: ["q", "v"], dropout: 0.1 } },
     },
   },
+  {
+    ...{ name: "GPT-2 in rank space", batch: 6, length: 40 },
+    model: { config: gpt2, weights: initialWeights(gpt2, 1) },
+    settings: { ...defaultRunSettings(2), lora: { ...LORA, mode: "core", dropout: 0.1 } },
+  },
 ];
 
 function tokensOf({ batch, length, model }: Case): TokenBatch {
