@@ -386,6 +386,7 @@ export {
 } from "./session/run_state.ts";
 export { deviceIdIn, deviceKeyIn } from "./session/device_id_file.ts";
 export { type DeviceKey, newDeviceKey, proveDevice } from "./session/device_key.ts";
+export type { KeptStreams } from "./protocol/peer.ts";
 export { newDeviceId } from "./session/device_id.ts";
 export type { RunHandle, RunHealth } from "./session/run_handle.ts";
 export { RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";

@@ -132,6 +132,7 @@ async function openPartial(partial: string, path: string): Promise<Deno.FsFile> 
  *
  * @param path Where to; the folder must exist.
  * @param content Text, bytes, or a function that writes them piece by piece.
+ * @param options `isSecret`: a new file is for its owner alone to read, where the system has such permissions.
  * @throws {SaveError} If it cannot be written, on a full disk for example. What was there before is still there, and
  * nothing else is.
  * @throws What `content` throws.
@@ -139,6 +140,7 @@ async function openPartial(partial: string, path: string): Promise<Deno.FsFile> 
 export async function writeWhole(
   path: string,
   content: string | Uint8Array | ((file: WholeFile) => Promise<void>),
+  options: { readonly isSecret?: boolean } = {},
 ): Promise<void> {
   const put = async (file: Deno.FsFile) => {
     const write = async (bytes: Uint8Array) => {
@@ -157,6 +159,7 @@ export async function writeWhole(
       return await put(device);
     }
     file = await openPartial(partial, path);
+    if (options.isSecret === true && Deno.build.os !== "windows") await Deno.chmod(partial, 0o600);
     await put(file);
     await file.sync(); // on the disk before it gets its name, also if the machine goes down
     const mode = place.info?.mode ?? null;

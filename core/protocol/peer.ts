@@ -42,6 +42,8 @@ import { StepRestart } from "./step_restart.ts";
 const MAX_HANDSHAKE_BYTES = 16_384;
 const MAX_HANDSHAKE_QUEUE_BYTES = 65_536;
 
+export type { KeptStreams };
+
 /** Time a peer has spent, in milliseconds. */
 export interface PeerTimes {
   /** Encoding and decoding frames. */

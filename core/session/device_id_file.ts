@@ -25,19 +25,21 @@ export async function deviceKeyIn(folder: string): Promise<DeviceKey> {
   const path = `${folder}/${KEY_FILE}`;
   const kept = await readKey(path);
   if (kept !== null) return kept;
-  await Deno.mkdir(folder, { recursive: true });
-  await writeWhole(path, `${JSON.stringify(await newDeviceKey())}\n`);
-  if (Deno.build.os !== "windows") await Deno.chmod(path, 0o600);
+  await makeFolder(folder);
+  const key = await newDeviceKey();
+  await writeWhole(path, `${JSON.stringify(key)}\n`, { isSecret: true });
   // If two programs made one at once, both take the one that stayed.
-  return (await readKey(path))!;
+  return await readKey(path) ?? key;
 }
 
 async function readKey(path: string): Promise<DeviceKey | null> {
+  const bytes = await bytesIfThere(path);
+  if (bytes === null) return null;
   try {
-    const { publicKey, secretKey } = JSON.parse(await Deno.readTextFile(path));
+    const { publicKey, secretKey } = JSON.parse(new TextDecoder().decode(bytes));
     return typeof publicKey === "string" && typeof secretKey === "string" ? { publicKey, secretKey } : null;
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound || error instanceof SyntaxError) return null;
+    if (error instanceof SyntaxError) return null;
     throw error;
   }
 }

@@ -271,6 +271,7 @@ export class EdgeServer extends RunServer {
     return this.#presence?.orphan(this.#step, adoptAfter) ?? null;
   }
 
+  /** As of every server of a run: the steps ask the new device from now on. */
   protected override replaced(orphan: RunMember, member: RunMember): void {
     this.#presence?.replace(orphan, member);
   }
