@@ -434,7 +434,9 @@ async function endOf(
       : endingOf(failure),
     why: failure?.message ?? stopReason,
     advice: await adviceFor(failure, { flags, party: "edgeServer" }),
-    done: `${done.join(" and ")}, ${bytes(total)} on the wire`,
+    done: `${done.join(" and ")}, ${bytes(total)} on the wire${
+      log.away === "" ? "" : `; heads ${log.away} were away at the end`
+    }`,
     losses: lossesAtEnds(validations.means.map(({ loss }) => loss), [...trained.losses.values]),
     best: validations.best,
     next: flags.generate ? "" : commandText("edge_server.ts", [

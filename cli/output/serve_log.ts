@@ -41,6 +41,10 @@ export class ServeLog implements Disposable {
   readonly trained: StepFigures = new StepFigures();
   /** Validations, where the data device shares its loss. */
   readonly validations: Validations = new Validations();
+  /** Heads whose devices were away in the last step, in words; empty if none was. */
+  away = "";
+  /** The last validation that heads were away in. */
+  #awayAt = -1;
   /** Memory over the steps. */
   readonly memory: MemoryLog = new MemoryLog();
   /** What generation took. */
@@ -133,6 +137,12 @@ export class ServeLog implements Disposable {
     this.records.add(stepJson(record));
     this.#metrics?.write(metricsOf(record, this.#run.settings));
     this.validations.add(record);
+    const away = (record.away ?? []).join(", ");
+    if (mode === "evaluate" && away !== "" && step !== this.#awayAt) {
+      this.say(`The validation before step ${step} is without heads ${away}, whose devices are away`);
+      this.#awayAt = step;
+    }
+    this.away = away;
     if (mode !== "train") return;
     this.trained.add(record);
     this.memory.sample(step);
