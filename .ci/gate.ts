@@ -30,7 +30,7 @@ const ROOT = `${import.meta.dirname}/..`;
 /** Folders and files that are published, where nothing may write to the console. */
 const LIBRARIES = [
   ...["kernels", "core", "transport", "plugins"].flatMap((member) => [member, `${member}.ts`]),
-  ...["mod.ts", "server.ts", "evaluation.ts", "contracts.ts"],
+  ...["mod.ts", "server.ts", "nats.ts", "evaluation.ts", "contracts.ts"],
 ];
 const NO_TESTS = "--ignore=**/*_test.ts,**/*_bench.ts,.jsr";
 /** The rules of deno.json hold for all files and take no other rules for some. */

@@ -38,6 +38,7 @@ export const ROOMS: readonly string[] = [
   "transport/",
   "transport/simulation/",
   "transport/server/",
+  "transport/nats/",
   "plugins/",
   "cli/",
 ];
@@ -45,6 +46,7 @@ export const ROOMS: readonly string[] = [
 const NARROW: Readonly<Record<string, readonly string[]>> = {
   // To a transport frames are bytes.
   "transport/": ["core/contracts/"],
+  "transport/nats/": ["core/contracts/", "transport/"],
 };
 /** The room of each package and entry point. */
 const ROOM_OF_PACKAGE: Readonly<Record<string, string>> = {
@@ -54,6 +56,7 @@ const ROOM_OF_PACKAGE: Readonly<Record<string, string>> = {
   "@edgetuner/core/evaluation": "core/evaluation/",
   "@edgetuner/transport": "transport/simulation/",
   "@edgetuner/transport/server": "transport/server/",
+  "@edgetuner/transport/nats": "transport/nats/",
   "@edgetuner/plugins": "plugins/",
   "@edgetuner/plugins/contracts": "plugins/",
   "@edgetuner/cli": "cli/",

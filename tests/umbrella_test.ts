@@ -5,6 +5,7 @@ import * as evaluation from "@edgetuner/core/evaluation";
 import * as kernels from "@edgetuner/kernels";
 import * as plugins from "@edgetuner/plugins";
 import * as transport from "@edgetuner/transport";
+import * as nats from "@edgetuner/transport/nats";
 import * as server from "@edgetuner/transport/server";
 import { findUndocumented } from "../.ci/umbrella.ts";
 import * as umbrellaContracts from "../contracts.ts";
@@ -12,6 +13,7 @@ import * as umbrellaCore from "../core.ts";
 import * as umbrellaEvaluation from "../evaluation.ts";
 import * as umbrellaKernels from "../kernels.ts";
 import * as umbrella from "../mod.ts";
+import * as umbrellaNats from "../nats.ts";
 import * as umbrellaPlugins from "../plugins.ts";
 import * as umbrellaServer from "../server.ts";
 import * as umbrellaTransport from "../transport.ts";
@@ -24,6 +26,7 @@ Deno.test("each entry point of the umbrella package has all values of its member
       [umbrellaEvaluation, evaluation],
       [umbrellaKernels, kernels],
       [umbrellaPlugins, plugins],
+      [umbrellaNats, nats],
       [umbrellaServer, server],
       [umbrellaTransport, transport],
     ] as const

@@ -73,7 +73,7 @@ const FLAGS = {
   server: text(
     "URL",
     "ws://127.0.0.1:8787/join/ws",
-    "where to join: ws(s)://.../join/ws, or http(s)://.../join/http through proxies",
+    "where to join: ws(s)://.../join/ws, http(s)://.../join/http through proxies, or nats+ws(s)://.../RUN through a broker",
   ),
   ...CONNECTION_FLAGS,
   ...RETURN_WAITS,

@@ -5,15 +5,8 @@
  * @module
  */
 
-import {
-  environmentVariable,
-  type ListenError,
-  loadModelConfig,
-  lossesAtEnds,
-  type RunSettings,
-} from "@edgetuner/core";
-import { createControlApp, MIN_TOKEN_LENGTH, serve, type Serving } from "@edgetuner/transport/server";
-import { httpListener, requireToken, webSocketListener } from "@edgetuner/transport";
+import { environmentVariable, loadModelConfig, lossesAtEnds, type RunSettings } from "@edgetuner/core";
+import { MIN_TOKEN_LENGTH } from "@edgetuner/transport/server";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { fitting, type FlagValues, integer, text, toggle, UsageError } from "../flags/flags.ts";
 import { codecChoice } from "../flags/codecs.ts";
@@ -22,7 +15,6 @@ import { endingOf } from "../process/exit_codes.ts";
 import { MODEL_FLAG } from "../flags/model_flags.ts";
 import { bytes, prunerTime } from "../output/progress.ts";
 import { PRUNER_FLAGS, prunerChoice, prunerFlags, prunerOptions } from "../flags/pruners.ts";
-import { type Reachable, reachable } from "../output/addresses.ts";
 import { peakMemory, versions, writeReport } from "../output/report.ts";
 import { endJson, goOnCommand, mayGoOn, type RunEnd, savedState, tellEnd } from "../output/run_end.ts";
 import {
@@ -41,14 +33,13 @@ import {
   LOSS_FLAGS,
   lossOptions,
   PAUSE_WAIT,
-  pollWaits,
   requireWaits,
   RUN_WAITS,
   runWaits,
-  socketWaits,
 } from "../flags/waiting_flags.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { commandText, exampleFile, shownPath } from "../process/places.ts";
+import { DOOR_FLAGS, openDoor, type Place, requireDoor, type Tokens } from "../shared/door.ts";
 import { START_FLAG, withAdapter } from "../shared/starting_adapter.ts";
 import { loadAdapterParts } from "../shared/texts.ts";
 import {
@@ -65,15 +56,10 @@ import { WorkerRun } from "../process/worker_run.ts";
 import { command, type CommandRun } from "../process/command.ts";
 import type { Call } from "../process/invocation.ts";
 
-/** Bytes a device may have under way: a few frames of a large model. */
-const QUEUE_BYTES = 2 ** 28;
-
 /** Longest time for all devices to take the last frames of a run, in milliseconds: they do so at once. */
 const DRAIN_MS = 5000;
 /** The same where the run was stopped or failed: a device that is gone takes nothing. */
 const DRAIN_FAILED_MS = 500;
-/** Longest time for those who watch to take the last event, in milliseconds. */
-const SHUTDOWN_MS = 100;
 /** Where the state of a run goes if nobody says where. */
 const STATE_FOLDER = "runs/edge_server/state";
 
@@ -95,11 +81,7 @@ const FLAGS = {
   once: toggle("--generate: end once the first program that generates is done"),
   "cache-mb": integer("N", 1024, "generation: most megabytes of keys and values to keep", { min: 1 }),
   devices: COMMON_FLAGS.devices,
-  host: COMMON_FLAGS.host,
-  port: COMMON_FLAGS.port,
-  "max-connections": integer("N", 0, "most connections at once; 0 = as the limit of open files allows", {
-    min: 0,
-  }),
+  ...DOOR_FLAGS,
   "join-token": text(
     "TOKEN",
     "",
@@ -159,14 +141,6 @@ interface Options {
   readonly tokens: Tokens;
 }
 
-/** Tokens of devices and of the REST API. */
-interface Tokens {
-  readonly join: string;
-  readonly admin: string;
-  /** True if nobody has chosen the token of devices. */
-  readonly isNew: boolean;
-}
-
 async function readOptions(call: Call): Promise<Options> {
   const fitted = await readFitted(PROGRAM, FLAGS, call, { isNeeded: ({ generate }) => !generate });
   const adapter = await loadAdapterParts(fitted.flags.adapter);
@@ -174,6 +148,7 @@ async function readOptions(call: Call): Promise<Options> {
   const flags = withAdapter("edge_server.ts", fitted, adapter);
   const chosen = adapter === null ? fitted.chosen : withoutRank(fitted.chosen);
   requireWaits("edge_server.ts", flags);
+  requireDoor(flags);
   requireFlag("edge_server.ts", { flag: "once", needs: "generate", isMet: !flags.once || flags.generate });
   await requireWritable("edge_server.ts", { files: { report: flags.report } });
   const codec = await codecChoice(flags.codec);
@@ -223,7 +198,7 @@ function tokenOf(who: "join" | "admin", flags: Flags): string {
 async function main(options: Options, call: Call): Promise<number> {
   const { flags } = options;
   // Before the run starts, so that tokens that are refused leave nothing running.
-  const door = openDoor(options);
+  const door = openDoor(flags, options.tokens);
   const run = await startRun(options);
   const address = await door.open(run);
   using log = new ServeLog(run, flags);
@@ -243,68 +218,6 @@ async function main(options: Options, call: Call): Promise<number> {
   await door.close(run, end.ending === "done" ? DRAIN_MS : DRAIN_FAILED_MS);
   if (run.pruner !== "none" && log.trained.count > 0) log.say(prunerTime(log.trained));
   return tellEnd(end, { isQuiet: flags.events });
-}
-
-/** Where devices and programs come in. */
-interface Door {
-  /** Listens, and lets devices join the run. */
-  open(run: WorkerRun): Promise<Reachable & { readonly port: number }>;
-  /** Closes it once the devices have had their last frames, or after so many milliseconds. */
-  close(run: WorkerRun, drainMs: number): Promise<void>;
-}
-
-/** Prepares what listens: frames over WebSocket and HTTP, and the REST API. */
-function openDoor({ flags, tokens }: Options): Door {
-  const sockets = webSocketListener({ queueBytes: QUEUE_BYTES, ...socketWaits(flags) });
-  const polls = httpListener({ queueBytes: QUEUE_BYTES, ...pollWaits(flags) });
-  const runs = new Map<string, WorkerRun>();
-  const app = createControlApp({
-    runs,
-    joinToken: tokens.join,
-    adminToken: tokens.admin,
-    webSocket: sockets,
-    http: polls,
-    version: versions().edgetuner!,
-  });
-  let server: Serving;
-  let accepting: Promise<unknown>;
-  return {
-    async open(run) {
-      runs.set(run.run, run);
-      server = await listen(app, { flags, tokens, run });
-      accepting = Promise.all([sockets, polls].map(async (listener) => {
-        for (let channel = await listener.accept(); channel !== null; channel = await listener.accept()) {
-          run.join(channel);
-        }
-      }));
-      return { ...reachable(flags.host, server.port), port: server.port };
-    },
-    async close(run, drainMs) {
-      // The devices take their last frames before the sockets go. Where the run failed some of them may be gone.
-      await within(drainMs, run.drained());
-      await Promise.all([sockets[Symbol.asyncDispose](), polls[Symbol.asyncDispose]()]);
-      await accepting;
-      await server.shutdown(SHUTDOWN_MS);
-    },
-  };
-}
-
-async function listen(
-  app: ReturnType<typeof createControlApp>,
-  { flags, tokens, run }: { readonly flags: Flags; readonly tokens: Tokens; readonly run: WorkerRun },
-): Promise<Serving> {
-  try {
-    return await serve(app, {
-      hostname: flags.host,
-      port: flags.port,
-      authorize: requireToken(tokens.join, tokens.admin),
-      ...(flags["max-connections"] > 0 && { maxConnections: flags["max-connections"] }),
-    });
-  } catch (error) {
-    run.stop("not listening");
-    const { message, code } = error as ListenError;
-    throw new UsageError(code === "EADDRINUSE" ? `${message}; try --port 0` : message);
-  }
 }
 
 /** Loads the model in a worker. */
@@ -338,7 +251,7 @@ function announce(
   { options: { flags, chosen, settings, tokens }, run, reached, rank }: {
     readonly options: Options;
     readonly run: WorkerRun;
-    readonly reached: Reachable;
+    readonly reached: Place;
     /** The rank in words. */
     readonly rank: string;
   },
@@ -348,10 +261,11 @@ function announce(
   log.say(flags.generate ? parameterText(run.parameters) : `${parameterText(run.parameters)}; ${rank}`);
   const text = chosenText(chosen);
   if (text !== null && !flags.events) console.error(text);
-  const { addresses, note } = reached;
+  const { addresses, note, nats } = reached;
   log.say("Devices join at");
   for (const address of addresses) log.say(`  ws://${address}/join/ws`);
   log.say(`Through proxies that break WebSocket\n  http://${addresses[0]}/join/http`);
+  if (nats !== "") log.say(`Through the broker\n  ${nats}`);
   if (note !== "") log.say(note);
   log.say(`Token of devices\n  ${tokens.join}`);
   log.say(
@@ -362,7 +276,7 @@ function announce(
   const { adapter, pruner, deployable, model, parameters } = run;
   log.emit({
     type: "listening",
-    ...{ address: addresses[0], addresses, run: run.run, adapter, pruner, deployable, model },
+    ...{ address: addresses[0], addresses, nats, run: run.run, adapter, pruner, deployable, model },
     ...{ baseWeights: baseWeightsOf(flags), settings, parameters },
   });
 }
@@ -464,14 +378,6 @@ function emitDone(ended: Ended, end: RunEnd): void {
     end: endJson(end),
     error: failure?.message ?? null,
   });
-}
-
-/** Waits, but not for long. */
-async function within(ms: number, promise: Promise<unknown>): Promise<void> {
-  const { promise: late, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, ms);
-  await Promise.race([promise, late]);
-  clearTimeout(timer);
 }
 
 /** Runs the command. */

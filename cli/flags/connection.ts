@@ -13,9 +13,11 @@ import {
   type LinkProfile,
   webSocketTransport,
 } from "@edgetuner/transport";
+import { natsAddress, natsTransport } from "@edgetuner/transport/nats";
 
 import { COMMON_FLAGS } from "./common_flags.ts";
 import { type FlagValues, integer, number, UsageError } from "./flags.ts";
+import { isNats, NATS_FLAGS, natsCredentials, withoutCredentials } from "./nats_flags.ts";
 import { LINK_FLAG, linkOf } from "./simulation_flags.ts";
 import { CONNECT_WAITS, connectWaits, requireWaits, RUN_WAITS } from "./waiting_flags.ts";
 
@@ -33,9 +35,13 @@ export const CONNECTION_FLAGS = {
   },
   "link-seed": integer("N", 1, "--link: seed of jitter, losses and failures", { min: 0 }),
   "link-device": integer("N", 0, "--link: number of this device, from 0, in the file's failures", { min: 0 }),
+  ...NATS_FLAGS,
   ...CONNECT_WAITS,
   ...RUN_WAITS,
 };
+
+/** Bytes that may wait to be taken: a few frames of a large model. */
+const QUEUE_BYTES = 2 ** 28;
 
 /** The way to an edge server. */
 export interface ServerLink {
@@ -65,7 +71,7 @@ export async function openLink(
   return {
     connect: (say, signal) =>
       connectWithin(transport, {
-        name: server,
+        name: withoutCredentials(server),
         timeoutMs: Math.ceil(flags["connect-timeout"] * 1000),
         ...(signal && { signal }),
         onRetry: ({ attempts, error, leftMs }) => {
@@ -95,24 +101,9 @@ async function openTransport(
       } must have visible ASCII characters and no spaces: current length is ${token.length}`,
     );
   }
-  let url: URL;
-  try {
-    url = new URL(server);
-  } catch {
-    throw new UsageError(`Cannot join as ${flag} must be a URL: current value is "${server}"`);
-  }
-  if (!["ws:", "wss:", "http:", "https:"].includes(url.protocol)) {
-    throw new UsageError(
-      `Cannot join as ${flag} must begin with ws, wss, http or https: current value is "${server}"`,
-    );
-  }
-  const options = {
-    url,
-    token,
-    queueBytes: 2 ** 28,
-    ...connectWaits(flags),
-  };
-  const transport = url.protocol.startsWith("ws") ? webSocketTransport(options) : httpTransport(options);
+  const transport = isNats(server)
+    ? await throughBroker(flags, { server, flag, token })
+    : direct(flags, { server, flag, token });
   const link = await emulatedLink(flags);
   if (link !== null) {
     return emulateLink(transport, link, { seed: flags["link-seed"], device: flags["link-device"] });
@@ -122,6 +113,57 @@ async function openTransport(
     bandwidthBytesPerSecond: flags.bandwidth === 0 ? Number.MAX_SAFE_INTEGER : flags.bandwidth * 1e6 / 8,
     latencyMs: flags.latency,
   });
+}
+
+/** Where to go, and the token that is shown there. */
+interface Way {
+  readonly server: string;
+  readonly flag: string;
+  readonly token: string;
+}
+
+/** Through a broker. */
+async function throughBroker(
+  flags: FlagValues<typeof CONNECTION_FLAGS>,
+  { server, flag, token }: Way,
+): Promise<Transport> {
+  try {
+    if (natsAddress(server).run === "") {
+      throw new SyntaxError(
+        `Cannot join as the address must name the run as the edge server prints it: ${
+          withoutCredentials(server).replace(/\/$/, "")
+        }/RUN`,
+      );
+    }
+  } catch (error) {
+    throw new UsageError(`${flag}: ${(error as Error).message}`);
+  }
+  const credentials = await natsCredentials(flags);
+  return natsTransport({
+    url: server,
+    token,
+    ...(credentials && { credentials }),
+    queueBytes: QUEUE_BYTES,
+    ...connectWaits(flags),
+  });
+}
+
+/** Over WebSocket or HTTP. */
+function direct(flags: FlagValues<typeof CONNECTION_FLAGS>, { server, flag, token }: Way): Transport {
+  const shown = withoutCredentials(server);
+  let url: URL;
+  try {
+    url = new URL(server);
+  } catch {
+    throw new UsageError(`Cannot join as ${flag} must be a URL: current value is "${shown}"`);
+  }
+  if (!["ws:", "wss:", "http:", "https:"].includes(url.protocol)) {
+    throw new UsageError(
+      `Cannot join as ${flag} must begin with ws, wss, http, https, nats+ws or nats+wss: current value is "${shown}"`,
+    );
+  }
+  const options = { url, token, queueBytes: QUEUE_BYTES, ...connectWaits(flags) };
+  return url.protocol.startsWith("ws") ? webSocketTransport(options) : httpTransport(options);
 }
 
 /**

@@ -207,7 +207,7 @@ export function parseGiven<const S extends Record<string, Flag>>(
 }
 
 /** Flags that a file with settings should not hold: secrets, and what launchers say. */
-const NOT_IN_CONFIG: readonly string[] = ["token", "join-token", "admin-token", LAUNCHER_FLAG];
+const NOT_IN_CONFIG: readonly string[] = ["token", "join-token", "admin-token", "nats", LAUNCHER_FLAG];
 
 /** A file for `--config`: the values given and chosen, and the defaults of all other flags as comments. */
 function configText(flags: Record<string, Flag>, given: Values, chosen: Values): string {

@@ -1,0 +1,168 @@
+/**
+ * Where devices and programs come in at an edge server: WebSocket and HTTP at its own port, and a broker.
+ *
+ * @module
+ */
+
+import type { Listener, ListenError } from "@edgetuner/core";
+import { httpListener, requireToken, webSocketListener } from "@edgetuner/transport";
+import { natsAddress, natsListener } from "@edgetuner/transport/nats";
+import { createControlApp, serve, type Serving } from "@edgetuner/transport/server";
+import { COMMON_FLAGS } from "../flags/common_flags.ts";
+import { type FlagValues, integer, text, UsageError } from "../flags/flags.ts";
+import { isNats, NATS_FLAGS, natsCredentials, withoutCredentials } from "../flags/nats_flags.ts";
+import { pollWaits, RUN_WAITS, socketWaits } from "../flags/waiting_flags.ts";
+import { type Reachable, reachable } from "../output/addresses.ts";
+import { versions } from "../output/report.ts";
+import type { WorkerRun } from "../process/worker_run.ts";
+
+/** Bytes a device may have under way: a few frames of a large model. */
+const QUEUE_BYTES = 2 ** 28;
+/** Longest time for those who watch to take the last event, in milliseconds. */
+const SHUTDOWN_MS = 100;
+
+/** Flags that say where an edge server listens. */
+export const DOOR_FLAGS = {
+  host: COMMON_FLAGS.host,
+  port: COMMON_FLAGS.port,
+  "max-connections": integer("N", 0, "most connections at once; 0 = as the limit of open files allows", {
+    min: 0,
+  }),
+  nats: text(
+    "URL",
+    "",
+    "devices may join through this NATS broker too: nats+ws(s)://HOST:PORT, or with /RUN for a name of the run there",
+  ),
+  ...NATS_FLAGS,
+};
+
+type DoorFlags = FlagValues<typeof DOOR_FLAGS> & FlagValues<typeof RUN_WAITS>;
+
+/** Tokens of devices and of the REST API. */
+export interface Tokens {
+  readonly join: string;
+  readonly admin: string;
+  /** True if nobody has chosen the token of devices. */
+  readonly isNew: boolean;
+}
+
+/** Where a door is. */
+export interface Place extends Reachable {
+  readonly port: number;
+  /** Address of the run at a broker, as it may be shown; empty without one. */
+  readonly nats: string;
+}
+
+/** Where devices and programs come in. */
+export interface Door {
+  /** Listens, and lets devices join the run. */
+  open(run: WorkerRun): Promise<Place>;
+  /** Closes it once the devices have had their last frames, or after so many milliseconds. */
+  close(run: WorkerRun, drainMs: number): Promise<void>;
+}
+
+/**
+ * Checks the flags of the door, before anything is loaded.
+ *
+ * @throws {UsageError} If the address of the broker is none.
+ */
+export function requireDoor({ nats, "nats-creds": creds }: DoorFlags): void {
+  if (nats === "") {
+    if (creds !== "") throw new UsageError("Cannot use --nats-creds without --nats");
+    return;
+  }
+  try {
+    natsAddress(nats);
+  } catch (error) {
+    throw new UsageError(`--nats: ${(error as Error).message}`);
+  }
+}
+
+/** Prepares what listens: frames over WebSocket and HTTP, and the REST API. */
+export function openDoor(flags: DoorFlags, tokens: Tokens): Door {
+  const sockets = webSocketListener({ queueBytes: QUEUE_BYTES, ...socketWaits(flags) });
+  const polls = httpListener({ queueBytes: QUEUE_BYTES, ...pollWaits(flags) });
+  const listeners: Listener[] = [sockets, polls];
+  const runs = new Map<string, WorkerRun>();
+  const app = createControlApp({
+    runs,
+    joinToken: tokens.join,
+    adminToken: tokens.admin,
+    webSocket: sockets,
+    http: polls,
+    version: versions().edgetuner!,
+  });
+  let server: Serving;
+  let accepting: Promise<unknown>;
+  return {
+    async open(run) {
+      runs.set(run.run, run);
+      const nats = await openNats(flags, { tokens, run });
+      if (nats !== null) listeners.push(nats.listener);
+      server = await listen(app, { flags, tokens, run });
+      accepting = Promise.all(listeners.map(async (listener) => {
+        for (let channel = await listener.accept(); channel !== null; channel = await listener.accept()) {
+          run.join(channel);
+        }
+      }));
+      return { ...reachable(flags.host, server.port), port: server.port, nats: nats?.url ?? "" };
+    },
+    async close(run, drainMs) {
+      // The devices take their last frames before the sockets go. Where the run failed some of them may be gone.
+      await within(drainMs, run.drained());
+      await Promise.all(listeners.map((listener) => listener[Symbol.asyncDispose]()));
+      await accepting;
+      await server.shutdown(SHUTDOWN_MS);
+    },
+  };
+}
+
+/** Lets devices in through a broker; `null` without one. */
+async function openNats(
+  flags: DoorFlags,
+  { tokens, run }: { readonly tokens: Tokens; readonly run: WorkerRun },
+): Promise<{ readonly listener: Listener; readonly url: string } | null> {
+  const { nats } = flags;
+  if (!isNats(nats)) return null;
+  const url = natsAddress(nats).run === "" ? `${nats.replace(/\/$/, "")}/${run.run}` : nats;
+  try {
+    const credentials = await natsCredentials(flags);
+    const listener = await natsListener({
+      url,
+      ...(credentials && { credentials }),
+      authorize: requireToken(tokens.join, tokens.admin),
+      queueBytes: QUEUE_BYTES,
+      ...socketWaits(flags),
+    });
+    return { listener, url: withoutCredentials(url) };
+  } catch (error) {
+    run.stop("not listening");
+    throw new UsageError(`--nats: ${(error as Error).message}`);
+  }
+}
+
+async function listen(
+  app: ReturnType<typeof createControlApp>,
+  { flags, tokens, run }: { readonly flags: DoorFlags; readonly tokens: Tokens; readonly run: WorkerRun },
+): Promise<Serving> {
+  try {
+    return await serve(app, {
+      hostname: flags.host,
+      port: flags.port,
+      authorize: requireToken(tokens.join, tokens.admin),
+      ...(flags["max-connections"] > 0 && { maxConnections: flags["max-connections"] }),
+    });
+  } catch (error) {
+    run.stop("not listening");
+    const { message, code } = error as ListenError;
+    throw new UsageError(code === "EADDRINUSE" ? `${message}; try --port 0` : message);
+  }
+}
+
+/** Waits, but not for long. */
+async function within(ms: number, promise: Promise<unknown>): Promise<void> {
+  const { promise: late, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, ms);
+  await Promise.race([promise, late]);
+  clearTimeout(timer);
+}

@@ -1,0 +1,91 @@
+/**
+ * A real NATS broker for tests.
+ *
+ * @module
+ */
+
+/** How it is set up. */
+export interface NatsServerOptions {
+  /** Most bytes of a message. */
+  readonly maxPayload?: number;
+  /** Port of its WebSocket; 0 for any free one. */
+  readonly port?: number;
+  /** More lines of its configuration, such as accounts. */
+  readonly more?: string;
+}
+
+/** What to do where there is none. */
+const MISSING =
+  "Cannot test the transport through a broker as nats-server must be installed: apt-get install nats-server (.ci/run does it)";
+
+/** A broker on this machine. */
+export class NatsServer implements AsyncDisposable {
+  readonly #process: Deno.ChildProcess;
+  readonly #folder: string;
+  /** Port of its WebSocket. */
+  readonly port: number;
+
+  private constructor(process: Deno.ChildProcess, folder: string, port: number) {
+    this.#process = process;
+    this.#folder = folder;
+    this.port = port;
+  }
+
+  /** Starts one, and waits until it listens. */
+  static async start(
+    { maxPayload = 2 ** 20, port = 0, more = "" }: NatsServerOptions = {},
+  ): Promise<NatsServer> {
+    const folder = await Deno.makeTempDir();
+    const config = `${folder}/nats.conf`;
+    await Deno.writeTextFile(
+      config,
+      `listen: "127.0.0.1:-1"\nmax_payload: ${maxPayload}\n` +
+        `websocket { listen: "127.0.0.1:${port || -1}", no_tls: true }\n${more}\n`,
+    );
+    let process: Deno.ChildProcess;
+    try {
+      process = new Deno.Command("nats-server", {
+        args: ["-c", config],
+        stdin: "null",
+        stdout: "null",
+        stderr: "piped",
+      }).spawn();
+    } catch (cause) {
+      await Deno.remove(folder, { recursive: true });
+      throw new Error(MISSING, { cause });
+    }
+    const found = Promise.withResolvers<number>();
+    let said = "";
+    process.stderr.pipeThrough(new TextDecoderStream()).pipeTo(
+      new WritableStream({
+        write(text) {
+          said += text;
+          const listening = /websocket clients on ws:\/\/127\.0\.0\.1:(\d+)[^]*Server is ready/.exec(said);
+          if (listening) found.resolve(Number(listening[1]));
+        },
+      }),
+    ).then(() => found.reject(new Error(`nats-server ended: ${said}`)), found.reject);
+    try {
+      return new NatsServer(process, folder, await found.promise);
+    } catch (error) {
+      await Deno.remove(folder, { recursive: true });
+      throw error;
+    }
+  }
+
+  /** Address of a run at it. */
+  url(run: string, credentials = ""): string {
+    return `nats+ws://${credentials}127.0.0.1:${this.port}/${run}`;
+  }
+
+  /** Stops and goes on as a process does that the system holds up. */
+  signal(name: "SIGSTOP" | "SIGCONT"): void {
+    this.#process.kill(name);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#process.kill("SIGKILL");
+    await this.#process.status;
+    await Deno.remove(this.#folder, { recursive: true });
+  }
+}
