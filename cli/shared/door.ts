@@ -11,7 +11,7 @@ import { createControlApp, serve, type Serving } from "@edgetuner/transport/serv
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { type FlagValues, integer, text, UsageError } from "../flags/flags.ts";
 import { isNats, NATS_FLAGS, natsCredentials, withoutCredentials } from "../flags/nats_flags.ts";
-import { pollWaits, RUN_WAITS, socketWaits } from "../flags/waiting_flags.ts";
+import { pollWaits, type RUN_WAITS, socketWaits } from "../flags/waiting_flags.ts";
 import { type Reachable, reachable } from "../output/addresses.ts";
 import { versions } from "../output/report.ts";
 import type { WorkerRun } from "../process/worker_run.ts";
