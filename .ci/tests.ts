@@ -16,7 +16,7 @@ const FAST_NAMES = "--filter=/(?:[^\\]]|[^w]\\]|[^o]w\\]|[^l]ow\\]|[^s]low\\]|[^
 /** Timers, sockets, files and promises that a test leaves behind fail it. */
 const STRICT = ["--sanitize-ops", "--sanitize-resources"];
 /** Reading from a GPU leaves a promise that settles later; see `kernels/engine/readback.ts`. */
-const GPU = /\bengines?\b/i;
+const GPU = /\bengines?\b|\bTextModel\.open\b/i;
 const ALONE = /^\/\/ Runs alone: \S/m;
 
 /**
