@@ -24,4 +24,5 @@ export {
   stepJson,
   type TextAppOptions,
   type TextGenerator,
+  type TlsOptions,
 } from "@edgetuner/transport/server";

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { trusting } from "./_trust.ts";
 import {
   type Channel,
   ChannelClosedError,
@@ -34,6 +35,8 @@ import { type Frame, type Wire, WireChannel } from "./_wire_channel.ts";
 export interface HttpTransportOptions extends HttpOptions {
   /** Address of the listener. */
   readonly url: string | URL;
+  /** Certificates to trust beside those that the system does, as PEM; in Deno, not in browsers. */
+  readonly caCerts?: readonly string[];
   /** Token shown to the listener in `Authorization: Bearer`. Visible ASCII characters only. */
   readonly token?: string;
   /**
@@ -66,6 +69,8 @@ interface ClientSetup extends Limits {
   readonly retryTimeoutMs: number;
   readonly keepAliveMs: number;
   readonly firstGrant: number;
+  /** What trusts more certificates than the system. */
+  readonly client: Deno.HttpClient | null;
 }
 
 /** An answer with its body. */
@@ -247,7 +252,7 @@ class HttpClientWire implements Wire {
     headers: Record<string, string>,
     { body, leftMs }: { readonly body: Frame | undefined; readonly leftMs: number },
   ): Promise<Answer> {
-    const { url, requestTimeoutMs, maxFrameBytes } = this.#setup;
+    const { url, requestTimeoutMs, maxFrameBytes, client } = this.#setup;
     return await exchange(url, {
       method,
       headers: { ...this.#setup.headers, ...headers },
@@ -256,6 +261,7 @@ class HttpClientWire implements Wire {
       signal: this.#stop.signal,
       timeoutMs: Math.ceil(Math.min(leftMs, requestTimeoutMs + (body?.byteLength ?? 0) / 100)),
       maxBytes: maxBodyBytes(maxFrameBytes),
+      client,
     });
   }
 }
@@ -265,11 +271,12 @@ interface ExchangeOptions {
   /** Limit for the headers of the answer, then for its body, see `BodyLimits`. */
   readonly timeoutMs: number;
   readonly maxBytes: number;
+  readonly client: Deno.HttpClient | null;
 }
 
 /** Does one request and reads the answer. */
 async function exchange(url: URL, init: RequestInit, options: ExchangeOptions): Promise<Answer> {
-  const { signal, timeoutMs, maxBytes } = options;
+  const { signal, timeoutMs, maxBytes, client } = options;
   const controller = new AbortController();
   const abort = () => controller.abort(signal?.reason);
   const late = () => controller.abort(new Error(`no answer within ${timeoutMs} ms`));
@@ -279,6 +286,7 @@ async function exchange(url: URL, init: RequestInit, options: ExchangeOptions): 
   try {
     const response = await fetch(url, {
       ...init,
+      ...(client && { client }),
       cache: "no-store",
       credentials: "omit",
       redirect: "manual",
@@ -351,16 +359,20 @@ export function httpTransport(options: HttpTransportOptions): Transport {
       "content-type": "application/octet-stream",
       ...(token !== undefined && { authorization: `Bearer ${token}` }),
     };
+    const client = trusting(options.caCerts);
     const answer = await exchange(url, {
       method: "POST",
       headers: { ...headers, [HEADER.open]: "1", [HEADER.grant]: String(limits.queueBytes) },
-    }, { signal, timeoutMs: connectTimeoutMs, maxBytes: 2 ** 16 }).catch((error) => {
+    }, { signal, timeoutMs: connectTimeoutMs, maxBytes: 2 ** 16, client }).catch((error) => {
+      client?.close();
       signal?.throwIfAborted();
-      throw new ChannelClosedError(`Cannot connect to ${url.href}: ${error.message}`, { cause: error });
+      const why = (error.cause as Error | undefined)?.message ?? error.message;
+      throw new ChannelClosedError(`Cannot connect to ${url.href}: ${why}`, { cause: error });
     });
     const firstGrant = readCount(answer.headers, HEADER.grant);
     const theirMax = readCount(answer.headers, HEADER.maxFrame);
     if (answer.status !== 200 || firstGrant === undefined || theirMax === undefined) {
+      client?.close();
       const why = answer.status === 401
         ? token === undefined ? "a token is required" : "the token was refused"
         : describe(answer.status, detailOf(new TextDecoder().decode(answer.body)));
@@ -377,12 +389,15 @@ export function httpTransport(options: HttpTransportOptions): Transport {
       requestTimeoutMs,
       retryTimeoutMs,
       firstGrant,
+      client,
       keepAliveMs: Math.max(1, Math.floor(idleTimeoutMs / 3)),
     };
-    return new WireChannel(
+    const channel = new WireChannel(
       { peer: url.host, maxFrameBytes },
       (channel) => new HttpClientWire(setup, channel),
     );
+    void channel.closed.then(() => client?.close());
+    return channel;
   }
 
   return { name: "http", flags, connect };

@@ -34,6 +34,7 @@ import {
 import { Backlog } from "./_backlog.ts";
 import { count, endpoint, isForGood, milliseconds } from "./_options.ts";
 import { readLimits, type WebSocketOptions, wrap } from "./_web_socket_wire.ts";
+import { trusting } from "./_trust.ts";
 import { refusal } from "./problem.ts";
 import { type Authorize, checkToken, offeredSubprotocols, SUBPROTOCOL, subprotocols } from "./token.ts";
 import { upgradeOffer } from "./upgrade.ts";
@@ -44,6 +45,8 @@ export type { WebSocketOptions } from "./_web_socket_wire.ts";
 export interface WebSocketTransportOptions extends WebSocketOptions {
   /** Address of the listener; `http` and `https` are understood as `ws` and `wss`. */
   readonly url: string | URL;
+  /** Certificates to trust beside those that the system does, as PEM; in Deno, not in browsers. */
+  readonly caCerts?: readonly string[];
   /** Token shown to the listener. Visible ASCII characters only. */
   readonly token?: string;
   /**
@@ -135,7 +138,9 @@ export function webSocketTransport(options: WebSocketTransportOptions): Transpor
 
   async function connect({ signal }: WaitOptions = {}): Promise<Channel> {
     signal?.throwIfAborted();
-    const socket = new WebSocket(url, subprotocols(token));
+    const protocols = subprotocols(token);
+    using client = trusting(options.caCerts);
+    const socket = new WebSocket(url, client === null ? protocols : { protocols, client });
     const [channel, wire] = wrap(socket, { peer: url.host, limits, answersAll: false });
     const opened = Promise.withResolvers<boolean>();
     const giveUp = new AbortController();
@@ -151,7 +156,7 @@ export function webSocketTransport(options: WebSocketTransportOptions): Transpor
     channel.closed.then(() => opened.resolve(false));
     try {
       if (await opened.promise) return channel;
-      const refusal = await askWhy(url, token, giveUp.signal);
+      const refusal = await askWhy(url, { token, client }, giveUp.signal);
       // What has not answered until now need not answer the farewell either.
       await channel.close("", { signal: AbortSignal.abort() });
       signal?.throwIfAborted();
@@ -182,13 +187,18 @@ interface Refusal {
 /** Asks a listener in plain HTTP why it refused, as a WebSocket does not tell; `undefined` if it does not say. */
 async function askWhy(
   url: URL,
-  token: string | undefined,
+  { token, client }: { readonly token: string | undefined; readonly client: Deno.HttpClient | null },
   signal: AbortSignal,
 ): Promise<Refusal | undefined> {
   if (signal.aborted) return undefined;
   try {
     const headers: Record<string, string> = token === undefined ? {} : { authorization: `Bearer ${token}` };
-    const response = await fetch(endpoint(url, "http"), { headers, signal, redirect: "manual" });
+    const response = await fetch(endpoint(url, "http"), {
+      headers,
+      signal,
+      redirect: "manual",
+      ...(client && { client }),
+    });
     await response.body?.cancel();
     const { status } = response;
     const forGood = isForGood(status);

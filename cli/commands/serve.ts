@@ -40,6 +40,7 @@ import {
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { commandText, exampleFile, shownPath } from "../process/places.ts";
 import { DOOR_FLAGS, openDoor, type Place, requireDoor, type Tokens } from "../shared/door.ts";
+import { KEPT } from "../shared/tls.ts";
 import { START_FLAG, withAdapter } from "../shared/starting_adapter.ts";
 import { loadAdapterParts } from "../shared/texts.ts";
 import {
@@ -261,22 +262,34 @@ function announce(
   log.say(flags.generate ? parameterText(run.parameters) : `${parameterText(run.parameters)}; ${rank}`);
   const text = chosenText(chosen);
   if (text !== null && !flags.events) console.error(text);
-  const { addresses, note, nats } = reached;
+  const { addresses, note, nats, fingerprint, isTls } = reached;
+  const s = isTls ? "s" : "";
   log.say("Devices join at");
-  for (const address of addresses) log.say(`  ws://${address}/join/ws`);
-  log.say(`Through proxies that break WebSocket\n  http://${addresses[0]}/join/http`);
+  for (const address of addresses) log.say(`  ws${s}://${address}/join/ws`);
+  log.say(`Through proxies that break WebSocket\n  http${s}://${addresses[0]}/join/http`);
   if (nats !== "") log.say(`Through the broker\n  ${nats}`);
   if (note !== "") log.say(note);
+  if (fingerprint !== "") log.say(`Fingerprint of the certificate, for join --fingerprint\n  ${fingerprint}`);
   log.say(`Token of devices\n  ${tokens.join}`);
   log.say(
-    `Watch it\n  curl -N -H "Authorization: Bearer ${tokens.admin}" http://${
-      addresses[0]
-    }/api/runs/${run.run}/events`,
+    `Watch it\n  curl -N ${
+      fingerprint === "" ? "" : `--cacert ${KEPT} `
+    }-H "Authorization: Bearer ${tokens.admin}" http${s}://${addresses[0]}/api/runs/${run.run}/events`,
   );
   const { adapter, pruner, deployable, model, parameters } = run;
   log.emit({
     type: "listening",
-    ...{ address: addresses[0], addresses, nats, run: run.run, adapter, pruner, deployable, model },
+    ...{
+      address: addresses[0],
+      addresses,
+      nats,
+      fingerprint,
+      run: run.run,
+      adapter,
+      pruner,
+      deployable,
+      model,
+    },
     ...{ baseWeights: baseWeightsOf(flags), settings, parameters },
   });
 }

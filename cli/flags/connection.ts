@@ -16,8 +16,9 @@ import {
 import { natsAddress, natsTransport } from "@edgetuner/transport/nats";
 
 import { COMMON_FLAGS } from "./common_flags.ts";
-import { type FlagValues, integer, number, UsageError } from "./flags.ts";
+import { type FlagValues, integer, number, text, UsageError } from "./flags.ts";
 import { isNats, NATS_FLAGS, natsCredentials, withoutCredentials } from "./nats_flags.ts";
+import { named, pinned } from "./pinned.ts";
 import { LINK_FLAG, linkOf } from "./simulation_flags.ts";
 import { CONNECT_WAITS, connectWaits, requireWaits, RUN_WAITS } from "./waiting_flags.ts";
 
@@ -35,6 +36,11 @@ export const CONNECTION_FLAGS = {
   },
   "link-seed": integer("N", 1, "--link: seed of jitter, losses and failures", { min: 0 }),
   "link-device": integer("N", 0, "--link: number of this device, from 0, in the file's failures", { min: 0 }),
+  fingerprint: text(
+    "SHA256",
+    "",
+    "wss, https: trust the certificate with this fingerprint alone, as the edge server prints it",
+  ),
   ...NATS_FLAGS,
   ...CONNECT_WAITS,
   ...RUN_WAITS,
@@ -149,7 +155,10 @@ async function throughBroker(
 }
 
 /** Over WebSocket or HTTP. */
-function direct(flags: FlagValues<typeof CONNECTION_FLAGS>, { server, flag, token }: Way): Transport {
+function direct(
+  flags: FlagValues<typeof CONNECTION_FLAGS>,
+  { server, flag, token }: Way,
+): Transport {
   const shown = withoutCredentials(server);
   let url: URL;
   try {
@@ -163,7 +172,11 @@ function direct(flags: FlagValues<typeof CONNECTION_FLAGS>, { server, flag, toke
     );
   }
   const options = { url, token, queueBytes: QUEUE_BYTES, ...connectWaits(flags) };
-  return url.protocol.startsWith("ws") ? webSocketTransport(options) : httpTransport(options);
+  const make = url.protocol.startsWith("ws") ? webSocketTransport : httpTransport;
+  const { fingerprint } = flags;
+  return fingerprint === ""
+    ? named(make(options))
+    : pinned(url, fingerprint, (caCerts) => make({ ...options, caCerts }));
 }
 
 /**

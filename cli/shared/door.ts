@@ -13,6 +13,7 @@ import { type FlagValues, integer, text, UsageError } from "../flags/flags.ts";
 import { isNats, NATS_FLAGS, natsCredentials, withoutCredentials } from "../flags/nats_flags.ts";
 import { pollWaits, type RUN_WAITS, socketWaits } from "../flags/waiting_flags.ts";
 import { type Reachable, reachable } from "../output/addresses.ts";
+import { type Certificate, certificateOf, TLS_FLAGS } from "./tls.ts";
 import { versions } from "../output/report.ts";
 import type { WorkerRun } from "../process/worker_run.ts";
 
@@ -28,6 +29,7 @@ export const DOOR_FLAGS = {
   "max-connections": integer("N", 0, "most connections at once; 0 = as the limit of open files allows", {
     min: 0,
   }),
+  ...TLS_FLAGS,
   nats: text(
     "URL",
     "",
@@ -51,6 +53,9 @@ export interface Place extends Reachable {
   readonly port: number;
   /** Address of the run at a broker, as it may be shown; empty without one. */
   readonly nats: string;
+  /** SHA-256 of the certificate that was made here; empty without one. */
+  readonly fingerprint: string;
+  readonly isTls: boolean;
 }
 
 /** Where devices and programs come in. */
@@ -99,13 +104,23 @@ export function openDoor(flags: DoorFlags, tokens: Tokens): Door {
       runs.set(run.run, run);
       const nats = await openNats(flags, { tokens, run });
       if (nats !== null) listeners.push(nats.listener);
-      server = await listen(app, { flags, tokens, run });
+      const tls = await certificateOf(flags).catch((error) => {
+        run.stop("not listening");
+        throw error;
+      });
+      server = await listen(app, { flags, tokens, run, tls });
       accepting = Promise.all(listeners.map(async (listener) => {
         for (let channel = await listener.accept(); channel !== null; channel = await listener.accept()) {
           run.join(channel);
         }
       }));
-      return { ...reachable(flags.host, server.port), port: server.port, nats: nats?.url ?? "" };
+      return {
+        ...reachable(flags.host, server.port),
+        port: server.port,
+        nats: nats?.url ?? "",
+        fingerprint: tls?.fingerprint ?? "",
+        isTls: tls !== null,
+      };
     },
     async close(run, drainMs) {
       // The devices take their last frames before the sockets go. Where the run failed some of them may be gone.
@@ -143,13 +158,19 @@ async function openNats(
 
 async function listen(
   app: ReturnType<typeof createControlApp>,
-  { flags, tokens, run }: { readonly flags: DoorFlags; readonly tokens: Tokens; readonly run: WorkerRun },
+  { flags, tokens, run, tls }: {
+    readonly flags: DoorFlags;
+    readonly tokens: Tokens;
+    readonly run: WorkerRun;
+    readonly tls: Certificate | null;
+  },
 ): Promise<Serving> {
   try {
     return await serve(app, {
       hostname: flags.host,
       port: flags.port,
       authorize: requireToken(tokens.join, tokens.admin),
+      ...(tls && { tls }),
       ...(flags["max-connections"] > 0 && { maxConnections: flags["max-connections"] }),
     });
   } catch (error) {

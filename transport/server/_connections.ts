@@ -65,8 +65,7 @@ export class Connections {
    *
    * @returns `undefined` if there is no room.
    */
-  admit(socket: Socket): Connection | undefined {
-    const address = socket.remoteAddress ?? "";
+  admit(socket: Socket, address: string): Connection | undefined {
     const { maxConnections, maxStrangers, maxStrangersPerAddress } = this.#limits;
     const hasRoom =
       (this.#of(address) < maxStrangersPerAddress || this.#makeRoom((other) => other.address === address)) &&

@@ -21,5 +21,12 @@ export {
   type TextAppOptions,
   type TextGenerator,
 } from "./text_app.ts";
-export { type ConnectionInfo, type FetchHandler, serve, type ServeOptions, type Serving } from "./serve.ts";
+export {
+  type ConnectionInfo,
+  type FetchHandler,
+  serve,
+  type ServeOptions,
+  type Serving,
+  type TlsOptions,
+} from "./serve.ts";
 export { type Problem, problemResponse } from "../problem.ts";

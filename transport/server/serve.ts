@@ -15,8 +15,11 @@ import { count, milliseconds } from "../_options.ts";
 import { refusal } from "../problem.ts";
 import type { Authorize } from "../token.ts";
 import { offerUpgrade } from "../upgrade.ts";
+import { TlsFront, type TlsOptions } from "./_tls_front.ts";
 import { type Connection, Connections, defaultLimits, openFilesLimit } from "./_connections.ts";
 import { isAccepting, writeResponse } from "./_sockets.ts";
+
+export type { TlsOptions } from "./_tls_front.ts";
 
 /** What answers requests, such as a Hono app. */
 export interface FetchHandler {
@@ -37,6 +40,8 @@ export interface ConnectionInfo {
 
 /** Options of {@linkcode serve}. */
 export interface ServeOptions {
+  /** Serve TLS with this certificate and key, as PEM; plain HTTP and WebSocket if absent. */
+  readonly tls?: TlsOptions;
   /** Address to listen on. @default {"127.0.0.1"} */
   readonly hostname?: string;
   /** Port; 0 for any free one. @default {0} */
@@ -122,6 +127,11 @@ class Serve implements Serving {
   readonly #app: FetchHandler;
   readonly #authorize: Authorize | undefined;
   readonly #checkIntervalMs: number;
+  readonly #tls: TlsOptions | undefined;
+  readonly #maxConnections: number;
+  /** Where the server itself listens. */
+  #inner: { readonly hostname: string; port: number };
+  #front: TlsFront | undefined;
   readonly #server: Server;
   readonly #connections: Connections;
   /** Sockets of connections that are refused. */
@@ -144,9 +154,14 @@ class Serve implements Serving {
     if (!Number.isInteger(this.#port) || this.#port < 0 || this.#port > 65_535) {
       throw new RangeError(`Cannot serve as 'port' must be from 0 to 65535: current value is ${this.#port}`);
     }
+    this.#tls = options.tls;
+    this.#inner = options.tls
+      ? { hostname: "127.0.0.1", port: 0 }
+      : { hostname: this.hostname, port: this.#port };
     this.#checkIntervalMs = milliseconds("checkIntervalMs", options.checkIntervalMs, 2000);
     const usual = defaultLimits(openFilesLimit());
     const maxConnections = count("maxConnections", options.maxConnections, usual.maxConnections);
+    this.#maxConnections = maxConnections;
     const half = (of: number) => Math.ceil(of / 2);
     const maxStrangers = count("maxStrangers", options.maxStrangers, half(maxConnections));
     const perAddress = Math.min(128, half(maxStrangers));
@@ -204,7 +219,7 @@ class Serve implements Serving {
     this.#server.once("error", reject);
     this.#server.once("listening", resolve);
     try {
-      this.#server.listen(this.#port, this.hostname);
+      this.#server.listen(this.#inner.port, this.#inner.hostname);
       await promise;
     } catch (cause) {
       throw new ListenError(this.hostname, this.#port, cause as Error);
@@ -212,13 +227,32 @@ class Serve implements Serving {
     this.#server.off("error", reject);
     // An error of a connection, or of a place that is taken when the server listens again: the next check helps.
     this.#server.on("error", () => {});
-    this.#port = (this.#server.address() as { readonly port: number }).port;
+    this.#inner.port = (this.#server.address() as { readonly port: number }).port;
+    if (this.#tls === undefined) this.#port = this.#inner.port;
+    else this.#openFront(this.#tls);
     this.#scheduleCheck();
+  }
+
+  #openFront(tls: TlsOptions): void {
+    try {
+      this.#front = new TlsFront({
+        ...tls,
+        hostname: this.hostname,
+        port: this.#port,
+        behind: () => this.#inner.port,
+        maxConnections: this.#maxConnections,
+      });
+    } catch (error) {
+      this.#server.close();
+      throw error;
+    }
+    this.#port = this.#front.port;
   }
 
   async shutdown(timeoutMs = 5000): Promise<void> {
     this.#closing = true;
     clearTimeout(this.#checking);
+    this.#front?.stop();
     this.#server.close();
     this.#server.closeIdleConnections();
     const until = performance.now() + timeoutMs;
@@ -231,6 +265,7 @@ class Serve implements Serving {
     }
     for (const socket of this.#refusing) socket.destroy();
     this.#connections.destroy();
+    await this.#front?.destroy();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -240,7 +275,10 @@ class Serve implements Serving {
   #take(socket: Socket): void {
     this.#came++;
     socket.on("error", () => {});
-    const connection = this.#connections.admit(socket);
+    const connection = this.#connections.admit(
+      socket,
+      this.#front?.peerOf(socket.remotePort) ?? socket.remoteAddress ?? "",
+    );
     if (connection !== undefined) {
       socket.once("close", () => this.#remove(connection));
       return;
@@ -349,11 +387,16 @@ class Serve implements Serving {
   async #check(before: number): Promise<void> {
     if (this.#came === before && !this.#closing) {
       const limitMs = Math.min(1000, this.#checkIntervalMs);
-      const accepting = await isAccepting(this.hostname, this.#port, limitMs, () => this.#came !== before);
+      const accepting = await isAccepting(
+        this.#inner.hostname,
+        this.#inner.port,
+        limitMs,
+        () => this.#came !== before,
+      );
       if (!accepting && !this.#closing) {
         // Connections that there are stay: not the `close` of HTTP, which ends those without a request.
         NetServer.prototype.close.call(this.#server);
-        this.#server.listen(this.#port, this.hostname);
+        this.#server.listen(this.#inner.port, this.#inner.hostname);
       }
     }
     if (!this.#closing) this.#scheduleCheck();

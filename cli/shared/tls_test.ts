@@ -1,0 +1,83 @@
+import { HandshakeError } from "@edgetuner/core";
+import {
+  httpListener,
+  httpTransport,
+  requireToken,
+  webSocketListener,
+  webSocketTransport,
+} from "@edgetuner/transport";
+import { serve } from "@edgetuner/transport/server";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { UsageError } from "../flags/flags.ts";
+import { named, pinned } from "../flags/pinned.ts";
+import { certificateOf } from "./tls.ts";
+
+const FLAGS = { cert: "", key: "", tls: "", host: "127.0.0.1" };
+
+/** Runs in a folder of its own, as certificates are kept where a program is started. */
+async function inFolder(body: (folder: string) => Promise<void>): Promise<void> {
+  const before = Deno.cwd();
+  const folder = await Deno.makeTempDir();
+  Deno.chdir(folder);
+  try {
+    await body(folder);
+  } finally {
+    Deno.chdir(before);
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+Deno.test("frames go over TLS to the certificate that was made here, and only to it", async () => {
+  await inFolder(async () => {
+    const made = await certificateOf({ ...FLAGS, tls: "self-signed" });
+    const kept = await certificateOf({ ...FLAGS, tls: "self-signed" });
+    assertEquals(kept, made);
+    assertEquals((await Deno.stat("runs/tls/self_signed.pem")).mode! & 0o777, 0o600);
+    const { cert, key, fingerprint } = made!;
+    await using sockets = webSocketListener({ authorize: requireToken("secret-token") });
+    await using polls = httpListener({ authorize: requireToken("secret-token") });
+    await using server = await serve({
+      fetch: (request) =>
+        new URL(request.url).pathname === "/ws" ? sockets.handle(request) : polls.handle(request),
+    }, { tls: { cert, key } });
+    const other = fingerprint.replace(/^../, (byte) => byte === "00" ? "01" : "00");
+    for (
+      const { url, make, listener } of [
+        { url: `wss://127.0.0.1:${server.port}/ws`, make: webSocketTransport, listener: sockets },
+        { url: `https://127.0.0.1:${server.port}/http`, make: httpTransport, listener: polls },
+      ]
+    ) {
+      const open = (caCerts?: readonly string[]) =>
+        make({ url, token: "secret-token", ...(caCerts && { caCerts }), connectTimeoutMs: 5000 });
+      const device = await pinned(new URL(url), fingerprint, open).connect();
+      const edge = await listener.accept();
+      const frame = new Uint8Array(300_000).fill(7);
+      await device.send(frame);
+      assertEquals((await edge!.receive())?.byteLength, frame.byteLength);
+      await edge!.send(frame);
+      assertEquals((await device.receive())?.byteLength, frame.byteLength);
+      await Promise.all([device.close(), edge!.close()]);
+      await assertRejects(() => named(open()).connect(), HandshakeError, "--fingerprint");
+      await assertRejects(() => pinned(new URL(url), other, open).connect(), HandshakeError, "--fingerprint");
+      assertThrows(() => pinned(new URL(url), "12:34", open), UsageError, "--fingerprint");
+    }
+  });
+});
+
+Deno.test("a certificate and a key that do not belong together are refused by the names of their flags", async () => {
+  await inFolder(async () => {
+    const one = await certificateOf({ ...FLAGS, tls: "self-signed" });
+    await Deno.remove("runs/tls/self_signed.pem");
+    const two = await certificateOf({ ...FLAGS, tls: "self-signed" });
+    assert(one!.fingerprint !== two!.fingerprint);
+    await Deno.writeTextFile("cert.pem", one!.cert);
+    await Deno.writeTextFile("key.pem", two!.key);
+    const flags = { ...FLAGS, cert: "cert.pem", key: "key.pem" };
+    await assertRejects(() => certificateOf(flags), UsageError, "--key");
+    await assertRejects(() => certificateOf({ ...flags, key: "" }), UsageError, "--key");
+    await assertRejects(() => certificateOf({ ...flags, cert: "key.pem" }), UsageError, "--cert");
+    await assertRejects(() => certificateOf({ ...flags, cert: "none.pem" }), UsageError, "--cert none.pem");
+    await Deno.writeTextFile("key.pem", one!.key);
+    assertEquals((await certificateOf(flags))?.cert, one!.cert);
+  });
+});

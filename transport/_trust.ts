@@ -1,0 +1,21 @@
+/**
+ * Trusting certificates that the system does not know.
+ *
+ * @module
+ */
+
+/**
+ * A client that trusts these certificates too; `null` without any.
+ *
+ * @throws {TypeError} If the runtime cannot: browsers trust what the system does.
+ */
+export function trusting(caCerts: readonly string[] | undefined): Deno.HttpClient | null {
+  if (caCerts === undefined) return null;
+  const runtime = (globalThis as { readonly Deno?: Partial<typeof Deno> }).Deno;
+  if (runtime?.createHttpClient === undefined) {
+    throw new TypeError(
+      "Cannot use 'caCerts' as the runtime must be Deno: browsers trust what the system does",
+    );
+  }
+  return runtime.createHttpClient({ caCerts: [...caCerts] });
+}
