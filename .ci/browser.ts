@@ -26,6 +26,7 @@ const HOST_PLACES = [
   "core/evaluation/",
   "core/files/",
   "core/loading/",
+  "transport/_trust.ts",
   "transport/server/",
   "transport/upgrade.ts",
   "transport/web_socket.ts",

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { trusting } from "./_trust.ts";
+import { trusting, type TrustingClient } from "./_trust.ts";
 import {
   type Channel,
   ChannelClosedError,
@@ -70,7 +70,7 @@ interface ClientSetup extends Limits {
   readonly keepAliveMs: number;
   readonly firstGrant: number;
   /** What trusts more certificates than the system. */
-  readonly client: Deno.HttpClient | null;
+  readonly client: TrustingClient | null;
 }
 
 /** An answer with its body. */
@@ -271,7 +271,7 @@ interface ExchangeOptions {
   /** Limit for the headers of the answer, then for its body, see `BodyLimits`. */
   readonly timeoutMs: number;
   readonly maxBytes: number;
-  readonly client: Deno.HttpClient | null;
+  readonly client: TrustingClient | null;
 }
 
 /** Does one request and reads the answer. */

@@ -4,12 +4,15 @@
  * @module
  */
 
+/** What trusts more than the system does. */
+export type TrustingClient = Deno.HttpClient;
+
 /**
  * A client that trusts these certificates too; `null` without any.
  *
  * @throws {TypeError} If the runtime cannot: browsers trust what the system does.
  */
-export function trusting(caCerts: readonly string[] | undefined): Deno.HttpClient | null {
+export function trusting(caCerts: readonly string[] | undefined): TrustingClient | null {
   if (caCerts === undefined) return null;
   const runtime = (globalThis as { readonly Deno?: Partial<typeof Deno> }).Deno;
   if (runtime?.createHttpClient === undefined) {

@@ -140,7 +140,7 @@ export function webSocketTransport(options: WebSocketTransportOptions): Transpor
     signal?.throwIfAborted();
     const protocols = subprotocols(token);
     using client = trusting(options.caCerts);
-    const socket = new WebSocket(url, client === null ? protocols : { protocols, client });
+    const socket = new WebSocket(url, client === null ? protocols : withClient(protocols, client));
     const [channel, wire] = wrap(socket, { peer: url.host, limits, answersAll: false });
     const opened = Promise.withResolvers<boolean>();
     const giveUp = new AbortController();
@@ -175,6 +175,11 @@ export function webSocketTransport(options: WebSocketTransportOptions): Transpor
   }
 
   return { name: "websocket", flags, connect };
+}
+
+/** The second argument of a WebSocket in Deno; a page has no type for it, and never comes here. */
+function withClient(protocols: string[], client: Deno.HttpClient): string[] {
+  return { protocols, client } as unknown as string[];
 }
 
 /** Why a listener refused. */

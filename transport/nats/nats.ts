@@ -262,6 +262,7 @@ class Door implements Listener {
   /** Sessions that are open. */
   readonly #wires = new Map<string, { readonly wire: StreamWire; readonly channel: Channel }>();
   #broker: Broker | undefined;
+  #closing: Promise<void> | undefined;
 
   constructor(address: NatsAddress, limits: NatsLimits, options: NatsListenerOptions) {
     this.#address = address;
@@ -303,12 +304,13 @@ class Door implements Listener {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#backlog[Symbol.asyncDispose]();
     // The channels go on without the listener, but not without the broker.
-    const broker = this.#broker;
-    if (broker === undefined) return;
-    this.#broker = undefined;
     const open = [...this.#wires.values()].map(({ channel }) => channel.closed);
-    const closing = Promise.all(open).then(() => broker.close());
-    if (open.length === 0) await closing;
+    const broker = this.#broker;
+    this.#broker = undefined;
+    if (broker !== undefined) this.#closing = Promise.all(open).then(() => broker.close());
+    // Those that were closed just now are told of in their turn.
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    if (this.#wires.size === 0) await this.#closing;
   }
 
   async #answer(broker: Broker, message: Msg): Promise<void> {
