@@ -528,7 +528,12 @@ export { type LikelihoodOptions, logLikelihoods } from "./generation/likelihood.
 export { applyRules, type LogitsRules, logSoftmax } from "./generation/logits.ts";
 export type { DecodingSession } from "./generation/model.ts";
 export { sample, type SampleOptions } from "./generation/sample.ts";
-export { type CompletedText, completeText, type CompleteTextOptions } from "./generation/complete_text.ts";
+export {
+  beginningWith,
+  type CompletedText,
+  completeText,
+  type CompleteTextOptions,
+} from "./generation/complete_text.ts";
 export { TextStream, type TextStreamOptions } from "./generation/text_stream.ts";
 export { fromPeft, loadPeft, savePeft, toPeft } from "./lora/peft.ts";
 export { mergePeft } from "./lora/peft_merge.ts";

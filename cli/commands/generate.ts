@@ -6,6 +6,7 @@
 
 import {
   beamSearch,
+  beginningWith,
   chatTemplateOf,
   type DecodingSession,
   encodeOpening,
@@ -35,6 +36,7 @@ import {
   encodePrompts,
   endTokens,
   fitPrompt,
+  type Prompt,
   promptRoom,
   type Prompts,
   requirePrompts,
@@ -238,7 +240,7 @@ async function openQuestion(flags: Flags, given: GivenFlags<typeof FLAGS>): Prom
       } has none`,
     );
   }
-  const encode = (tokenizer: Tokenizer): { readonly tokens: readonly number[]; readonly text: string } => {
+  const encode = (tokenizer: Tokenizer): Pick<Prompt, "tokens" | "text" | "lead"> => {
     const { prompt: text } = flags;
     if (form === "chat") return chatPrompt(template!, tokenizer, { user: text, system: flags.system });
     return { tokens: form === "raw" ? encodeOpening(tokenizer, text) : encodePrompt(tokenizer, text), text };
@@ -246,10 +248,10 @@ async function openQuestion(flags: Flags, given: GivenFlags<typeof FLAGS>): Prom
   return {
     ends: (tokenizer) => endTokens(tokenizer, form === "chat" ? template : null),
     prompts: (tokenizer, room) => {
-      const { tokens, text } = encode(tokenizer);
+      const { tokens, ...others } = encode(tokenizer);
       const fitting = fitPrompt(tokens, tokenizer, room);
       return {
-        prompts: [{ id: 0, text, tokens: fitting, reference: "" }],
+        prompts: [{ id: 0, ...others, tokens: fitting, reference: "" }],
         counts: { sequences: 1, truncated: fitting.length < tokens.length ? 1 : 0, skipped: 0 },
       };
     },
@@ -286,14 +288,15 @@ async function generateHere(flags: Flags, asked: Question): Promise<Generated> {
   let tokens: (readonly number[])[] = [];
   // Without rules and draws all prompts go side by side.
   const isPlain = flags.beams === 1 && flags.temperature === 0 && flags["min-length"] === 0 &&
-    flags["repetition-penalty"] === 1 && ends.length === 1;
+    flags["repetition-penalty"] === 1 && ends.length === 1 &&
+    !all.prompts.some(({ lead = "" }) => lead !== "");
   if (isPlain) {
     const given = all.prompts.map((prompt) => prompt.tokens);
     const onDone = (done: number) => bar.draw(done, "prompts");
     tokens = await model.generateTokens(given, flags["max-tokens"], { onDone });
   } else {
-    for (const { tokens: given } of all.prompts) {
-      tokens.push(await model.search((session) => search(session, given, flags, ends)));
+    for (const prompt of all.prompts) {
+      tokens.push(await model.search((session) => search(session, prompt, { flags, ends, tokenizer })));
       bar.draw(tokens.length, "prompts");
     }
   }
@@ -312,10 +315,10 @@ async function generateThere(flags: Flags, asked: Question): Promise<Generated> 
       ends: asked.ends(tokenizer),
       ...promptsOf(flags, asked, tokenizer, positions),
     }),
-    async (session, { prompts, ends }) => {
+    async (session, { prompts, ends, tokenizer }) => {
       const bar = new ProgressBar(prompts.length);
-      for (const { tokens: given } of prompts) {
-        tokens.push(await search(session, given, flags, ends));
+      for (const prompt of prompts) {
+        tokens.push(await search(session, prompt, { flags, ends, tokenizer }));
         bar.draw(tokens.length, "prompts");
       }
       bar.end();
@@ -327,9 +330,8 @@ async function generateThere(flags: Flags, asked: Question): Promise<Generated> 
 /** Continues one prompt as the flags say. */
 async function search(
   session: DecodingSession,
-  given: readonly number[],
-  flags: Flags,
-  ends: readonly number[],
+  { tokens: given, lead = "" }: Prompt,
+  { flags, ends, tokenizer }: Pick<Generated, "ends" | "tokenizer"> & { readonly flags: Flags },
 ): Promise<readonly number[]> {
   const common = {
     maxNewTokens: Math.min(flags["max-tokens"], session.contextLength - given.length + 1),
@@ -342,7 +344,8 @@ async function search(
     return (await beamSearch(session, given, { ...common, beams, lengthPenalty, noRepeatNgramSize })).tokens;
   }
   const { temperature, "top-k": topK, "top-p": topP, seed } = flags;
-  return await sample(session, given, { ...common, temperature, topK, topP, seed });
+  const begin = beginningWith(lead, tokenizer, given);
+  return await sample(session, given, { ...common, ...begin, temperature, topK, topP, seed });
 }
 
 /** Runs the command. */

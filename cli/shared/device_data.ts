@@ -5,6 +5,7 @@
  */
 
 import {
+  beginningWith,
   type BestLoss,
   chatTemplateOf,
   type DataSide,
@@ -199,8 +200,9 @@ async function sampler(
   return async (session) => {
     // Models with very few positions have no room for more than half of them.
     const maxNewTokens = Math.min(SAMPLE_TOKENS, positions - room);
-    for (const { tokens: given, text: prompt } of prompts) {
-      const tokens = await sample(session, given, { maxNewTokens, endTokens: stops });
+    for (const { tokens: given, text: prompt, lead = "" } of prompts) {
+      const begin = beginningWith(lead, tokenizer, given);
+      const tokens = await sample(session, given, { ...begin, maxNewTokens, endTokens: stops });
       samples.push({ prompt, generated: textOf(tokenizer, tokens, stops) });
     }
   };

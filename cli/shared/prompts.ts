@@ -8,9 +8,10 @@ import {
   type ChatTemplate,
   type DataCounts,
   DataFormatError,
-  encodeChat,
+  encodeTurn,
   endsOf,
   examplePrompt,
+  type OpenTurn,
   type ReadExamples,
   type Tokenizer,
   type TrainingExample,
@@ -29,6 +30,8 @@ export interface Prompt {
   readonly reference: string;
   /** Of a conversation what the user says last. */
   readonly asked?: string;
+  /** What the model is to begin with. @default {""} */
+  readonly lead?: string;
 }
 
 /** Which lines of a file to take. */
@@ -160,13 +163,13 @@ export function chatPrompt(
   template: ChatTemplate,
   tokenizer: Tokenizer,
   { user, system }: { readonly user: string; readonly system: string },
-): { readonly tokens: readonly number[]; readonly text: string } {
+): OpenTurn & { readonly text: string } {
   const messages = [
     ...(system === "" ? [] : [{ role: "system", content: system }]),
     { role: "user", content: user },
   ];
   const text = template.render({ messages }, { addGenerationPrompt: true });
-  return { tokens: encodeChat(tokenizer, text), text };
+  return { ...encodeTurn(tokenizer, text), text };
 }
 
 /** What the assistant says where only what follows it matters: nothing that a template writes by itself. */

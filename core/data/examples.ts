@@ -15,7 +15,7 @@ import type { ChatMessage, ChatTemplate } from "./chat_template.ts";
 import { encodeRequest } from "./choice_tasks.ts";
 import { type ColumnOptions, columnsOf, namesOf } from "./columns.ts";
 import { pairOf, type TextPair } from "./pairs.ts";
-import { encodeChat, encodeParts, renderChat, type RenderedChat } from "./rendered_chat.ts";
+import { encodeParts, encodeTurn, renderChat, type RenderedChat } from "./rendered_chat.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 export {
@@ -317,6 +317,8 @@ export interface ExamplePrompt {
   readonly reference: string;
   /** Of a conversation what the user says last, if that is a text. */
   readonly asked?: string;
+  /** Of a conversation what is left to the model to begin with: see `encodeTurn`. @default {""} */
+  readonly lead?: string;
 }
 
 /**
@@ -365,9 +367,15 @@ export function examplePrompt(example: TrainingExample, tokenizer: Tokenizer): E
   const { parts, last } = example;
   if (last !== undefined) {
     const { opening: text, answer: reference, ...asked } = last;
-    return { tokens: encodeChat(tokenizer, text), text, reference, ...asked };
+    return { ...asTurn(tokenizer, text), text, reference, ...asked };
   }
   const place = parts.findLastIndex(({ isLearnt }) => isLearnt);
   const text = parts.slice(0, Math.max(0, place)).map((part) => part.text).join("");
-  return { tokens: encodeChat(tokenizer, text), text, reference: parts[place]?.text ?? "" };
+  return { ...asTurn(tokenizer, text), text, reference: parts[place]?.text ?? "" };
+}
+
+/** What is given of a conversation. */
+function asTurn(tokenizer: Tokenizer, text: string): Pick<ExamplePrompt, "tokens" | "lead"> {
+  const { tokens, lead } = encodeTurn(tokenizer, text);
+  return lead === "" ? { tokens } : { tokens, lead };
 }

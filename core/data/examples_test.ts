@@ -14,7 +14,7 @@ import {
   renderChat,
 } from "./examples.ts";
 import { type BadLine, loadPairs } from "./pairs.ts";
-import { FIXTURES } from "../../tests/support/places.ts";
+import { ASSETS, FIXTURES } from "../../tests/support/places.ts";
 import { loadModelTokenizer } from "./tokenizer_folder.ts";
 
 /** Every letter is a token; 0 ends a text. */
@@ -594,4 +594,15 @@ Deno.test("a date in a template is that of the time that is given", async () => 
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
+});
+
+Deno.test("examplePrompt says what a template that asks with a space at its end leaves to the model", async () => {
+  const tokenizer = await loadModelTokenizer(`${ASSETS}tiny_gpt2`);
+  const chatTemplate = chatTemplateFromConfig({
+    chat_template:
+      "{% for m in messages %}: {{ m.content }}{% endfor %}{% if add_generation_prompt %}: {% endif %}",
+  });
+  const messages = [{ role: "user", content: "Hi" }, { role: "assistant", content: "Yo" }];
+  const { text, tokens, lead } = examplePrompt(renderChat(chatTemplate, { messages }), tokenizer);
+  assertEquals([text, tokenizer.decode(tokens), lead], [": Hi: ", ": Hi:", " "]);
 });

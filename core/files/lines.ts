@@ -65,11 +65,22 @@ function notUtf8(bytes: Uint8Array): string {
     if (mayBeUtf8(bytes.subarray(0, middle))) low = middle;
     else high = middle - 1;
   }
-  const at = Math.min(low, bytes.length - 1);
+  // Where the letter begins that is not whole: what comes before is UTF-8.
+  let at = Math.min(low, bytes.length - 1);
+  while (at > 0 && !isWhole(bytes.subarray(0, at))) at--;
   const byte = bytes[at]!;
   return `a line must be UTF-8: current value is byte 0x${byte.toString(16)} at column ${at + 1}, "${
     latin1.decode(Uint8Array.of(byte))
   }" in Latin-1; iconv -f latin1 -t utf-8 makes UTF-8 of such a file`;
+}
+
+function isWhole(bytes: Uint8Array): boolean {
+  try {
+    strict.decode(bytes);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function mayBeUtf8(bytes: Uint8Array): boolean {

@@ -10,10 +10,13 @@ import { sample, type SampleOptions } from "./sample.ts";
 import { TextStream } from "./text_stream.ts";
 
 /** Options of `completeText`. */
-export interface CompleteTextOptions extends Omit<SampleOptions, "onToken"> {
+export interface CompleteTextOptions extends Omit<SampleOptions, "onToken" | "mayBegin"> {
   /** Texts that end the answer; they are no part of it. @default {[]} */
   readonly stop?: readonly string[] | undefined;
-  /** Text that the model writes first and that is no part of the answer: what `encodeTurn` leaves to it. @default {""} */
+  /**
+   * Text that the model must write first and that is no part of the answer: what `encodeTurn` leaves to it.
+   * @default {""}
+   */
   readonly lead?: string | undefined;
   /** Called with each piece of the text as it comes: whole letters, never empty. */
   onText?(piece: string): void;
@@ -30,6 +33,52 @@ export interface CompletedText {
   readonly reason: "stop" | "length" | "aborted";
   /** Tokens that were generated, among them the one that ended the text. */
   readonly tokens: number;
+}
+
+/** Tokens of a prompt behind which the next ones are decoded, so that none loses a space as the first of a text may. */
+const CONTEXT = 4;
+
+/**
+ * Holds `sample` to texts that begin with a lead: a token may be a part of it, or have it before something else.
+ *
+ * @param lead What `encodeTurn` leaves to the model.
+ * @param tokenizer What tokens mean.
+ * @param prompt What the text follows.
+ * @returns An option of `sample`; nothing if the lead is empty.
+ * @category Generation
+ *
+ * @example
+ * ```ts
+ * import { beginningWith, openModel } from "@edgetuner/core";
+ *
+ * const { tokenizer } = await openModel("cli/assets/tiny_gpt2");
+ * const { mayBegin } = beginningWith(" ", tokenizer, tokenizer.encode("The Heron is"));
+ * console.log(mayBegin!(tokenizer.encode(" near")), mayBegin!(tokenizer.encode("near"))); // true false
+ * ```
+ */
+export function beginningWith(
+  lead: string,
+  tokenizer: Pick<Tokenizer, "decode" | "vocabSize">,
+  prompt: readonly number[],
+): Pick<SampleOptions, "mayBegin"> {
+  if (lead === "") return {};
+  const context = prompt.slice(-CONTEXT);
+  const before = tokenizer.decode(context);
+  const textOf = (tokens: readonly number[]) =>
+    tokens.every((token) => token < tokenizer.vocabSize)
+      ? tokenizer.decode([...context, ...tokens]).slice(before.length)
+      : "";
+  let isOver = false;
+  return {
+    mayBegin(generated) {
+      const earlier = isOver ? "" : textOf(generated.slice(0, -1));
+      // A text that has begun, or could not begin so, may go on with anything.
+      isOver ||= generated.length > 1 && (earlier.length >= lead.length || !lead.startsWith(earlier));
+      if (isOver) return true;
+      const text = textOf(generated);
+      return text !== "" && (text.startsWith(lead) || lead.startsWith(text));
+    },
+  };
 }
 
 /**
@@ -79,6 +128,7 @@ export async function completeText(
   if (signal?.aborted) return { text, reason: "aborted", tokens: 0 };
   const tokens = await sample(session, prompt, {
     ...options,
+    ...beginningWith(lead ?? "", tokenizer, prompt),
     signal: signal === undefined ? stopped.signal : AbortSignal.any([signal, stopped.signal]),
     onToken(token) {
       if (endTokens.includes(token)) return;

@@ -7,7 +7,7 @@
  */
 
 import { numberCheck } from "../contracts/check_number.ts";
-import { randomStream } from "../model/random.ts";
+import { type RandomStream, randomStream } from "../model/random.ts";
 import { applyRules, type LogitsRules, logSoftmax, requireFiniteLogits } from "./logits.ts";
 import type { DecodingSession } from "./model.ts";
 
@@ -27,9 +27,19 @@ export interface SampleOptions extends Partial<LogitsRules> {
   readonly endTokens: readonly number[];
   /** Ends the generation early with what there is. */
   readonly signal?: AbortSignal | undefined;
+  /**
+   * Says whether a text may begin so: a token for which it says no is not taken. If it refuses very many, the first of
+   * them is taken all the same. @default {any may}
+   *
+   * @param generated The new tokens, with the one that would be next.
+   */
+  mayBegin?(generated: readonly number[]): boolean;
   /** Called with each token as it comes. */
   onToken?(token: number): void;
 }
+
+/** Tokens that `mayBegin` may refuse at one place. */
+const MOST_REFUSED = 200;
 
 /**
  * Continues a prompt until an end token, the length or the model's room is reached. No end token comes before
@@ -90,9 +100,7 @@ export async function sample(
   while (!options.signal?.aborted) {
     requireFiniteLogits(logits, prompt.length + generated.length);
     applyRules(logits, generated, rules);
-    const token = temperature === 0
-      ? argmax(logits)
-      : draw(logits, { temperature, topK, topP }, random.float());
+    const token = choose(logits, generated, { temperature, topK, topP, random, mayBegin: options.mayBegin });
     generated.push(token);
     options.onToken?.(token);
     const full = prompt.length + generated.length > session.contextLength;
@@ -102,6 +110,31 @@ export async function sample(
     logits = await session.append([token], [0]);
   }
   return generated;
+}
+
+/** Takes the next token, and others in place of those that may not be. */
+function choose(
+  logits: Float32Array,
+  generated: readonly number[],
+  { temperature, topK, topP, random, mayBegin }: {
+    readonly temperature: number;
+    readonly topK: number;
+    readonly topP: number;
+    readonly random: RandomStream;
+    readonly mayBegin: SampleOptions["mayBegin"];
+  },
+): number {
+  const take = () =>
+    temperature === 0 ? argmax(logits) : draw(logits.slice(), { temperature, topK, topP }, random.float());
+  const first = take();
+  if (mayBegin === undefined) return first;
+  let token = first;
+  for (let refused = 0; !mayBegin([...generated, token]); refused++) {
+    if (refused === Math.min(MOST_REFUSED, logits.length - 1)) return first;
+    logits[token] = -Infinity;
+    token = take();
+  }
+  return token;
 }
 
 /** The first of the largest. */

@@ -91,3 +91,25 @@ Deno.test("sample() refuses options that are out of range", async () => {
   }
   await assertRejects(() => sample(constant([0, 1]), [], options), RangeError, `"prompt length" must be`);
 });
+
+Deno.test("sample() takes nothing that a text may not begin with, drawn or not, unless it may begin with nothing", async () => {
+  const endless = { maxNewTokens: 3, endTokens: [3] };
+  const mayBegin = (tokens: readonly number[]) => tokens[0] === 2;
+  for (const how of [{}, { temperature: 1 }, { temperature: 1, topP: 0.1 }, { temperature: 1, topK: 1 }]) {
+    const text = await sample(constant([0, 2, 1, 9]), [0], { ...endless, ...how, seed: 3, mayBegin });
+    assertEquals(text[0], 2, JSON.stringify(how));
+    const none = await sample(constant([0, 2, 1, 9]), [0], { ...endless, mayBegin: () => false });
+    assertEquals(none, [3]);
+  }
+  // What is drawn is drawn by the probabilities that are left.
+  const first: number[] = [];
+  for (let seed = 0; seed < 400; seed++) {
+    const [token] = await sample(constant([1, 1, 1, 4]), [0], {
+      ...{ maxNewTokens: 1, endTokens: [3], temperature: 1, seed, mayBegin: (t) => t[0]! < 2 },
+    });
+    first.push(token!);
+  }
+  const zeros = first.filter((token) => token === 0).length;
+  assertEquals(first.every((token) => token < 2), true);
+  assertAlmostEquals(zeros / 400, 0.5, 0.1);
+});

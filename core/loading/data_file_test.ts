@@ -239,6 +239,8 @@ Deno.test("Latin-1 is named with line, column and byte, in every format", async 
   const CASES: readonly (readonly [name: string, text: string, line: number, column: number])[] = [
     ["a.csv", "prompt,completion\na,caf\xe9\n", 2, 6],
     ["a.jsonl", `${JSON_PAIR}\n{"text":"\xfcber"}\n`, 2, 10],
+    // A byte that UTF-8 letters begin with, and nothing that may follow it.
+    ["a.jsonl", `{"text":"caf\xe9"}\n`, 1, 13],
     ["a.json", `[\n{"text":"\xfcber"}]\n`, 2, 10],
     ["a.txt", "a||b\nd||\xe9\n", 2, 4],
   ];

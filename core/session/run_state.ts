@@ -462,19 +462,14 @@ function stateOf(
   return { weights: read(""), m: read(".m"), v: read(".v"), updates: Uint32Array.from(updates) };
 }
 
-/**
- * Settings as they are compared: a run may have more steps than before, and a warm-up that is over has no effect.
- */
+/** Settings as they are compared: a run may have more steps, with their warm-up; one that is over does not count. */
 function goingOn(
   { step, settings: { steps, optimizer: { warmupSteps } } }: RunState,
   now: Required<RunSettings>,
 ): Required<RunSettings> {
-  const isOver = step >= Math.max(warmupSteps, now.optimizer.warmupSteps);
-  return {
-    ...now,
-    steps: Math.min(steps, now.steps),
-    optimizer: { ...now.optimizer, warmupSteps: isOver ? warmupSteps : now.optimizer.warmupSteps },
-  };
+  const isFree = now.steps > steps || step >= Math.max(warmupSteps, now.optimizer.warmupSteps);
+  const optimizer = isFree ? { ...now.optimizer, warmupSteps } : now.optimizer;
+  return { ...now, steps: Math.min(steps, now.steps), optimizer };
 }
 
 /** What differs first between settings: name, saved value, present value. How often to save does not matter. */

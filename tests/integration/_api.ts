@@ -18,7 +18,7 @@ import {
 export const KEY = "key-of-the-tests";
 
 /** A chat template that never ends an answer by itself. */
-export const TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}. name{% endfor %}";
+export const TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}. {% endfor %}";
 
 /** The template, read. */
 export const template = chatTemplateFromConfig({ chat_template: TEMPLATE });

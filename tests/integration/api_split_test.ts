@@ -10,7 +10,7 @@ import {
   completeText,
   type DecodingSession,
   defaultRunSettings,
-  encodeChat,
+  encodeTurn,
   GenerationServer,
   HeadModules,
   loadEmbeddingAndHead,
@@ -65,11 +65,11 @@ const adapter = await learnt();
 async function here(of: Adapter | null): Promise<string> {
   using heads = of === null ? null : loadHeads(engine, of);
   using session = new CachedSession({ engine, layers, ends, heads });
-  const prompt = encodeChat(
+  const { tokens: prompt, lead } = encodeTurn(
     tokenizer,
     template.render({ messages: ASKED.messages }, { addGenerationPrompt: true }),
   );
-  const options = { maxNewTokens: 16, endTokens: [tokenizer.eos] };
+  const options = { lead, maxNewTokens: 16, endTokens: [tokenizer.eos] };
   return (await completeText(session, tokenizer, prompt, options)).text;
 }
 

@@ -11,7 +11,7 @@ async function withModel(run: (model: string) => Promise<void>): Promise<void> {
     for (const name of ["config.json", "model.safetensors", "tokenizer.json"]) {
       await Deno.copyFile(`${TINY}/${name}`, `${model}/${name}`);
     }
-    const template = "{% for m in messages %}{{ m.role }}: {{ m.content }}. name{% endfor %}";
+    const template = "{% for m in messages %}{{ m.role }}: {{ m.content }}. {% endfor %}";
     await Deno.writeTextFile(
       `${model}/tokenizer_config.json`,
       JSON.stringify({ eos_token: "<|endoftext|>", chat_template: template }),

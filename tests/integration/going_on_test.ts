@@ -42,6 +42,11 @@ Deno.test("a finished run goes on with more steps, to the bits of a run that had
     const whole = await loadAdapter(`${root}/whole`);
     assertEquals((await loadAdapter(`${root}/parts`)).arrays, whole.arrays);
     assert(JSON.stringify([...short.arrays]) !== JSON.stringify([...whole.arrays]), "the test can fail");
+    // What is chosen for more steps, a longer warm-up too, is no other run.
+    const chosen = ["--state", `${root}/longer`, "--schedule", "linear"];
+    const warmup = (steps: string) => ["--steps", steps, "--warmup", steps];
+    await tune(root, "chosen", ...chosen, ...warmup("2"));
+    await tune(root, "chosen", ...chosen, ...warmup("4"), "--resume", `${root}/longer`);
     // A rate of its own is another run.
     await assertRejects(() =>
       tune(root, "parts", "--steps", "6", "--rate", "0.5", "--resume", `${root}/state`)
