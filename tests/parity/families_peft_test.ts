@@ -48,7 +48,11 @@ for (const name of FAMILY_NAMES) {
         modules.load(
           (await modules.weights()).map((heads, l) =>
             heads.map((targets, h) =>
-              targets.map(({ a, b }, k) => ({ a, b: normal(b.length, i * 1000 + l * 100 + h * 10 + k, 0.2) }))
+              targets.map(({ a, b }, k) => {
+                const numbers = (length: number) => normal(length, i * 1000 + l * 100 + h * 10 + k, 0.2);
+                // What is zero at the start: B, and R in mode `core`, which has no B.
+                return b.length === 0 ? { a: numbers(a.length), b } : { a, b: numbers(b.length) };
+              })
             )
           ),
         );
