@@ -100,6 +100,8 @@ export {
   type AdamWSettings,
   type AdamWTensors,
   clipScale,
+  type FadeOptions,
+  fadeSegments,
   segmentChange,
   segmentNorms,
   type SegmentNormsOptions,

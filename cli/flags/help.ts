@@ -49,7 +49,7 @@ const GROUPS: readonly FlagGroup[] = [
   {
     title: "Heads and pruning",
     names: words(
-      `pruner capacities capacity devices keep tau eta rho beta lambda predictor online-steps online-refresh
+      `pruner pruned-fade capacities capacity devices keep tau eta rho beta lambda predictor online-steps online-refresh
       share keep-layers active collect systems`,
     ),
   },

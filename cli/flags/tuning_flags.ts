@@ -49,6 +49,12 @@ export const TUNING_FLAGS = {
   rate: fitting(number("X", learningRate, "peak learning rate", { min: 1e-9, max: 1000 })),
   warmup: fitting(integer("N", warmupSteps, "steps of learning-rate warm-up", { min: 0 })),
   schedule: text("NAME", schedule, "learning rate after the warm-up", SCHEDULES),
+  "pruned-fade": number(
+    "X",
+    TRAINING_DEFAULTS.prunedFade,
+    "factor a step of what a pruned head has learnt, so that it fades; 1 = it stays, 0 = it is cleared",
+    { min: 0, max: 1 },
+  ),
   seed: integer("N", seed, "seed of everything that is drawn", { min: 0, max: 0xffff_ffff }),
 };
 
@@ -131,6 +137,7 @@ export function tuningSettings(flags: FlagValues<typeof TUNING_FLAGS>): RunSetti
       schedule: flags.schedule as Schedule,
     },
     steps: flags.steps,
+    prunedFade: flags["pruned-fade"],
     seed: flags.seed,
   };
 }

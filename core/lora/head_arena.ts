@@ -93,6 +93,12 @@ export class HeadArena {
     }));
   }
 
+  /** What is zero at the start, and what a pruned head's Delta needs: B of each target or, without one, the core. */
+  get faded(): readonly ArenaMatrix[] {
+    const { lora: { mode } } = this.#shape;
+    return this.matrices.map(({ a, b }) => INPUT_MODES[mode].matrixNames.b === null ? a : b);
+  }
+
   /** The arena that a layer starts with: A as `initialA` draws it or, as the mode says, zero; B zero. */
   initial(layer: number, seed: number): Float32Array {
     const { lora: { mode, rank, targets }, inputs, range } = this.#shape;

@@ -13,6 +13,7 @@ import {
   adamwControl,
   dropout as dropoutOf,
   type Engine,
+  fadeSegments,
   headGradient,
   headProduct,
   loraNorms,
@@ -252,8 +253,8 @@ export class HeadModules implements Disposable {
   }
 
   /**
-   * One AdamW update of the head modules that were not pruned. Pruned ones keep weights, moments
-   * and their count of updates.
+   * One AdamW update of the head modules that were not pruned. Pruned ones keep moments, their count of updates, and
+   * their weights but for what fades of them, see `prunedFade`.
    *
    * @param step Step, for the learning rate.
    * @param mask [L * H_m], 1 = pruned.
@@ -267,7 +268,7 @@ export class HeadModules implements Disposable {
     needs: readonly StatisticName[],
     clip = 1,
   ): Promise<HeadStatistics> {
-    const { optimizer, steps, range, layers } = this.options;
+    const { optimizer, steps, range, layers, prunedFade: fade = 1 } = this.options;
     using factor = clip === 1
       ? null
       : this.engine.upload(Float32Array.of(clip, 0, 0, 0), 1, 4, "clip factor");
@@ -282,18 +283,16 @@ export class HeadModules implements Disposable {
       const state = this.#layers[l]!;
       const active = new Uint32Array(range.count);
       const isKept = (i: number) => mask[l * range.count + i] === 0;
-      if (active.some((_, i) => isKept(i))) this.#kept?.take(l, state);
+      const isFading = fade < 1 && !active.every((_, i) => isKept(i));
+      if (isFading || active.some((_, i) => isKept(i))) this.#kept?.take(l, state);
       for (let i = 0; i < range.count; i++) if (isKept(i)) active[i] = ++state.updates[i]!;
-      if (active.every((t) => t === 0) && !measures) continue;
-      using control = this.engine.upload(
-        adamwControl(active, optimizer.beta1, optimizer.beta2),
-        range.count,
-        4,
-        "adamw control",
-      );
+      if (active.every((t) => t === 0) && !measures && !isFading) continue;
+      const values = adamwControl(active, optimizer.beta1, optimizer.beta2);
+      using control = this.engine.upload(values, range.count, 4, "adamw control");
       rows.gradientNorm?.push(this.#gradientNorms(state, control));
       using before = rows.weightChange === undefined ? null : this.#copyOf(state.parameters);
       adamw(state, { segment: this.#arena.segment, control, clip: factor ?? undefined }, settings);
+      if (isFading) fadeSegments(state.parameters, { matrices: this.#arena.faded, control, factor: fade });
       if (before !== null) {
         rows.weightChange!.push(
           segmentChange(state.parameters, before, { segment: this.#arena.segment, control }),

@@ -27,6 +27,8 @@ export interface HeadModulesOptions {
   readonly seed: number;
   /** Steps of the run, for the learning rate. */
   readonly steps: number;
+  /** Factor a step of a pruned head's B, or of its core, see `RunSettings`. @default {1} */
+  readonly prunedFade?: number | undefined;
   /** True to keep what was before each update, for `goBack`. @default {false} */
   readonly keepsCopy?: boolean | undefined;
 }

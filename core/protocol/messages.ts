@@ -123,6 +123,7 @@ export const SETTINGS_FIELDS: FieldsOf<SettingsMeta> = {
   overlap: flag(),
   accumulate: integer(1, UINT32),
   clipNorm: nullable(number(0, FLOAT_MAX)),
+  prunedFade: number(0, 1),
   saveEvery: integer(0, UINT32),
   task: oneOf("train", "generate"),
 };

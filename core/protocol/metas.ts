@@ -64,6 +64,8 @@ export interface SettingsMeta {
   readonly accumulate: number;
   /** Largest global norm of a step's gradients; `null` for none. */
   readonly clipNorm: number | null;
+  /** Factor a step of a pruned head's B. */
+  readonly prunedFade: number;
   /** Steps from one state to the next; 0 for none. */
   readonly saveEvery: number;
   /** What the run is for. */

@@ -403,7 +403,7 @@ function makeModules(
   { options, made }: { readonly options: UserDeviceOptions; readonly made: HeadModules[] },
 ): HeadModules | null {
   if (range === null) return null;
-  const { lora, optimizer, seed, steps } = settings;
+  const { lora, optimizer, seed, steps, prunedFade } = settings;
   const modules = new HeadModules(options.engine, {
     lora,
     optimizer,
@@ -411,6 +411,7 @@ function makeModules(
     range,
     seed,
     steps,
+    prunedFade,
     keepsCopy: repeats,
   });
   made.push(modules);

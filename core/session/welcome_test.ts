@@ -37,6 +37,9 @@ Deno.test("checkRunSettings() refuses steps and seeds out of range", () => {
   for (const clipNorm of [0, -1, NaN, Infinity]) {
     assertThrows(() => checkRunSettings({ ...settings, clipNorm }), RangeError, "clipNorm");
   }
+  for (const prunedFade of [-0.1, 1.1, NaN]) {
+    assertThrows(() => checkRunSettings({ ...settings, prunedFade }), RangeError, "prunedFade");
+  }
   for (const saveEvery of [-1, 0.5, NaN]) {
     assertThrows(() => checkRunSettings({ ...settings, saveEvery }), RangeError, "saveEvery");
   }

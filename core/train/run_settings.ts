@@ -52,6 +52,13 @@ export interface RunSettings {
   readonly accumulate?: number;
   /** Largest global norm of a step's gradients, over all kept head modules; `null` does not clip. @default {null} */
   readonly clipNorm?: number | null;
+  /**
+   * Factor that a pruned head's B (in mode `core`, its core) gets in each step in which it is pruned: it fades away
+   * on its device, so that what is evaluated and saved is what still learns. 1 leaves it as it is, 0 clears it.
+   *
+   * @default {1}
+   */
+  readonly prunedFade?: number;
   /** Steps from one state to the next, equal on all machines of a run; 0 makes none. @default {0} */
   readonly saveEvery?: number;
   /** What the run is for. @default {"train"} */
@@ -73,6 +80,8 @@ export const TRAINING_DEFAULTS = {
   length: 80,
   /** Label smoothing of training steps. */
   labelSmoothing: 0.1,
+  /** Factor a step of a pruned head's B, see `RunSettings`. */
+  prunedFade: 1,
   /** Batches of validation data that are evaluated; 0 for all. */
   validBatches: 0,
 } as const;
@@ -114,6 +123,7 @@ export function defaultRunSettings(
     overlap: true,
     accumulate: 1,
     clipNorm: null,
+    prunedFade: TRAINING_DEFAULTS.prunedFade,
     saveEvery: 0,
     task: "train",
   };
@@ -128,6 +138,7 @@ export function defaultRunSettings(
 export function checkRunSettings(settings: RunSettings): Required<RunSettings> {
   const { steps, seed, codec = "f32", microBatches = 1, overlap = true } = settings;
   const { accumulate = 1, clipNorm = null, saveEvery = 0, task = "train" } = settings;
+  const prunedFade = checkFade(settings.prunedFade);
   if (!Number.isInteger(steps) || steps < 1) {
     throw new RangeError(
       `Cannot use run settings as steps must be a positive integer: current value is ${steps}`,
@@ -185,7 +196,15 @@ export function checkRunSettings(settings: RunSettings): Required<RunSettings> {
     overlap,
     accumulate,
     clipNorm,
+    prunedFade,
     saveEvery,
     task,
   };
+}
+
+function checkFade(fade: number = TRAINING_DEFAULTS.prunedFade): number {
+  if (Number.isFinite(fade) && fade >= 0 && fade <= 1) return fade;
+  throw new RangeError(
+    `Cannot use run settings as prunedFade must be from 0 to 1: current value is ${fade}`,
+  );
 }

@@ -7,11 +7,13 @@
 import adamwSource from "./adamw.wgsl" with { type: "text" };
 import changeSource from "./segment_change.wgsl" with { type: "text" };
 import clipSource from "./clip_scale.wgsl" with { type: "text" };
+import fadeSource from "./fade_segments.wgsl" with { type: "text" };
 import normsSource from "./segment_norms.wgsl" with { type: "text" };
 import type { Engine } from "../engine/engine.ts";
 import { defineKernel } from "../engine/kernel.ts";
 import { defineRowKernel, gridOf, ROWS_PER_WORKGROUP } from "../engine/lanes.ts";
-import type { Tensor } from "../engine/tensor.ts";
+import { roundUp4, type Tensor } from "../engine/tensor.ts";
+import type { ArenaMatrix } from "../lora/lora.ts";
 import { GRID, ROW_ENTRIES, VEC4 } from "../prelude/mod.ts";
 
 const adamwKernel = defineKernel({
@@ -55,6 +57,15 @@ const changeKernel = defineRowKernel({
   preludes: [...ROW_ENTRIES, VEC4],
   bindings: ["x", "before", "control", "out"],
   parameters: ["segments", "segment4"],
+});
+
+const fadeKernel = defineKernel({
+  name: "fade_segments",
+  file: "optimizer/fade_segments.wgsl",
+  source: fadeSource,
+  preludes: [GRID],
+  bindings: ["parameters", "control"],
+  parameters: ["segment4", "first4", "row", "size4", "count4", "factor"],
 });
 
 const clipKernel = defineKernel({
@@ -149,6 +160,32 @@ export function adamw(
       workgroups: gridOf(count4, 64),
     });
   });
+}
+
+/** Options of `fadeSegments`. */
+export interface FadeOptions {
+  /** Where the matrices lie in a segment. */
+  readonly matrices: readonly ArenaMatrix[];
+  /** [segments, 4], see `adamwControl`: segments that are active stay. */
+  readonly control: Tensor;
+  /** What the numbers are multiplied by. */
+  readonly factor: number;
+}
+
+/** Multiplies matrices of the segments that are not active, in place; `x` is [segments, segment]. */
+export function fadeSegments(x: Tensor, { matrices, control, factor }: FadeOptions): void {
+  const { engine } = x;
+  for (const { rows, columns, first, segment } of matrices) {
+    const size4 = rows * roundUp4(columns) / 4;
+    x.windows().forEach((window) => {
+      const count4 = window.rows * size4;
+      engine.dispatch(fadeKernel, {
+        bindings: { parameters: window, control },
+        parameters: { segment4: segment / 4, first4: first / 4, row: window.row, size4, count4, factor },
+        workgroups: gridOf(count4, 64),
+      });
+    });
+  }
 }
 
 /** Options of `segmentNorms`. */

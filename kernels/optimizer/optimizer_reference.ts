@@ -46,6 +46,19 @@ export function adamwReference(
   }
 }
 
+/** Numbers [first, first + size) of each segment that is not active, times a factor. */
+export function fadeReference(
+  x: ArrayLike<number>,
+  active: ArrayLike<number>,
+  { first, size, factor }: { readonly first: number; readonly size: number; readonly factor: number },
+): Float64Array {
+  const segment = x.length / active.length;
+  return Float64Array.from(x, (value, i) => {
+    const within = i % segment - first;
+    return !active[Math.floor(i / segment)] && within >= 0 && within < size ? value * factor : value;
+  });
+}
+
 /** Frobenius norm of each segment of x, 0 where it is not active. */
 export function segmentNormsReference(x: ArrayLike<number>, active: ArrayLike<number>): Float64Array {
   const squares = new Float64Array(active.length);

@@ -7,12 +7,14 @@ import {
   adamwControl,
   type AdamWSettings,
   clipScale,
+  fadeSegments,
   segmentChange,
   segmentNorms,
 } from "./optimizer.ts";
 import {
   adamwReference,
   clipScaleReference,
+  fadeReference,
   segmentChangeReference,
   segmentNormsReference,
 } from "./optimizer_reference.ts";
@@ -199,3 +201,28 @@ testForms("clipScale() of zeros is 1", async (engine) => {
   using clip = clipScale(engine, [gradients], 1);
   assertEquals((await readOne(clip)).subarray(0, 2), Float32Array.of(1, 0));
 });
+
+testForms(
+  "fadeSegments() multiplies matrices of segments that are not active, and nothing else",
+  async (engine) => {
+    const segment = 600;
+    const active = [1, 0, 3, 0, 0];
+    const x = normal(active.length * segment, 1);
+    using tensor = engine.upload(x, active.length, segment);
+    using control = engine.upload(adamwControl(active, 0.9, 0.999), active.length, 4);
+    const matrices = [
+      { rows: 5, columns: 8, first: 40, segment },
+      { rows: 20, columns: 16, first: 240, segment },
+    ];
+    const factor = Math.fround(0.7);
+    fadeSegments(tensor, { matrices, control, factor });
+    const once = fadeReference(x, active, { first: 40, size: 40, factor });
+    const both = fadeReference(once, active, { first: 240, size: 320, factor });
+    assertEquals(await tensor.read(), Float32Array.from(both));
+    fadeSegments(tensor, { matrices: [{ rows: 150, columns: 4, first: 0, segment }], control, factor: 0 });
+    const cleared = await tensor.read();
+    for (const [s, t] of active.entries()) {
+      assertEquals(cleared.subarray(s * segment, (s + 1) * segment).some((value) => value !== 0), t > 0);
+    }
+  },
+);

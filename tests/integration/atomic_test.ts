@@ -9,7 +9,7 @@ import {
 import { Engine } from "@edgetuner/kernels";
 import { type LossyOptions, type LossyResult, type PassedFrame, runLossy } from "./_lossy.ts";
 import { TinyGpt2, tinySettings } from "../support/tiny_model.ts";
-import { scriptedPruner } from "./_session.ts";
+import { maskOf, scriptedPruner } from "./_session.ts";
 
 const engine = await Engine.create();
 const model = new TinyGpt2(engine);
@@ -92,11 +92,14 @@ for (
     ["two devices, micro-batches and accumulation", [1, 1], { microBatches: 2, accumulate: 2 }, []],
     ["two devices, a codec with a state", [1, 1], { codec: "int8-feedback" }, []],
     ["two devices, rank space", [1, 1], { lora: tinySettings("core", 4).lora }, []],
+    ["two devices, what is pruned fades", [1, 1], { prunedFade: 0.5 }, []],
   ] as const
 ) {
   Deno.test(`a link cut at any message of a step: ${name}: as if its heads were pruned, bit for bit [slow]`, async () => {
     const before = engine.stats.tensors;
-    const masks = [new Uint8Array(12)];
+    // Where heads fade, some of the device that is left do, a layer's all together too.
+    const pruned = "prunedFade" in more ? [maskOf("1000 0000 1100")] : [];
+    const masks = [new Uint8Array(12), ...pruned];
     const prunedFrom = await cutEverywhere({
       settings: settingsOf(more),
       steps: 4,

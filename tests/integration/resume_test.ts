@@ -112,18 +112,19 @@ const RUNS: readonly {
     capacities: [2, 1, 1],
   },
   {
-    name: "full mode, random pruning, a data device of its own, f16",
-    settings: { ...tinySettings("full", STEPS), codec: "f16" },
+    name: "full mode, random pruning, a data device of its own, f16, what is pruned fades",
+    settings: { ...tinySettings("full", STEPS), codec: "f16", prunedFade: 0.8 },
     pruner: () => randomPruner({ share: 0.4 }),
     capacities: [1, 1],
     dataApart: true,
   },
   {
-    name: "core mode with a shared A and dropout, greedy pruning, micro-batches",
+    name: "core mode with a shared A and dropout, greedy pruning, micro-batches, what is pruned fades",
     settings: {
       ...tinySettings("core", STEPS),
       lora: { ...tinySettings("core", STEPS).lora, projections: { from: "seed", seed: 3, shared: true } },
       microBatches: 2,
+      prunedFade: 0.8,
     },
     pruner: () => greedyPruner({ warmupSteps: 1 }),
     capacities: [2, 1, 1],

@@ -70,8 +70,8 @@ export function sampleSettings(
   settings: RunSettings,
   more: Readonly<Record<string, unknown>> = {},
 ): Readonly<Record<string, unknown>> {
-  const { lora, optimizer, codec, accumulate, clipNorm } = checkRunSettings(settings);
-  return { lora, optimizer, codec, accumulate, clipNorm, ...more };
+  const { lora, optimizer, codec, accumulate, clipNorm, prunedFade } = checkRunSettings(settings);
+  return { lora, optimizer, codec, accumulate, clipNorm, ...(prunedFade < 1 && { prunedFade }), ...more };
 }
 
 /** Samples as they were read. */
