@@ -17,7 +17,7 @@ import {
 import { assert, assertEquals, assertNotEquals } from "@std/assert";
 import { normal } from "../support/kernels.ts";
 import { assertClose, TOLERANCE } from "../support/tolerance.ts";
-import { flatten, TinyGpt2, tinyHeads, tinySettings, trainLocally } from "../support/tiny_model.ts";
+import { TinyGpt2, tinyHeads, tinySettings, trainLocally } from "../support/tiny_model.ts";
 import { maskOf, runSession, scriptedPruner } from "./_session.ts";
 
 const engine = await Engine.create();
