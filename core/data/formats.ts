@@ -254,7 +254,7 @@ function asciiJson(text: string): string {
 }
 
 /**
- * Reads what {@linkcode writeFormatted} writes.
+ * Reads what {@linkcode writeFormatted} writes, and lines that call the prompt `prompt`.
  *
  * @param text Content of the file.
  * @param options Name.
@@ -265,8 +265,8 @@ export function parseFormatted(text: string, options: FormatOptions = {}): Forma
   return readLines(text, options.name ?? "the data", (line) => {
     const fields = parseFields(line);
     if (fields instanceof BrokenRule) return fields;
-    const { context: prompt, completion, cate } = fields;
-    if (typeof prompt !== "string") return new BrokenRule('"context" must be a string');
+    const { context, prompt = context, completion, cate } = fields;
+    if (typeof prompt !== "string") return new BrokenRule('"context" or "prompt" must be a string');
     if (typeof completion !== "string") return new BrokenRule('"completion" must be a string');
     if (cate === undefined) return { prompt, completion };
     return typeof cate === "boolean"

@@ -38,6 +38,8 @@ Deno.test("formatted lines may be empty texts, as data sets have them", () => {
     '{"context": "", "completion": ""}\n{"context": "\\n\\u007f\\ud83c\\udf63", "completion": " x ", "cate": false}\n',
   );
   assertEquals(parseFormatted(writeFormatted(pairs)), pairs);
+  // Other programs write the name that training data has.
+  assertEquals(parseFormatted(writeFormatted(pairs).replaceAll('"context"', '"prompt"')), pairs);
 });
 
 Deno.test("E2E CSV gives the prompts of the E2E lines", async () => {
