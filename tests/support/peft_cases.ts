@@ -53,7 +53,7 @@ export const PEFT_CASES: readonly PeftCase[] = Object.entries(PEFT_MODELS).flatM
   (["slice", "full", "core"] as const).map((mode) => ({ name: `${name}_${mode}`, model, mode }))
 );
 
-/** Head modules with random A and B, the same everywhere. */
+/** Head modules with random A and B, or R in mode `core`, the same everywhere. */
 async function adapterFor({ model, mode }: PeftCase): Promise<Adapter> {
   const folder = await loadModelFolder(`${ROOT}${model}`);
   const { layers, heads, hidden, headSize } = modelShape(folder.config);
@@ -67,6 +67,10 @@ async function adapterFor({ model, mode }: PeftCase): Promise<Adapter> {
   for (let l = 0; l < layers; l++) {
     for (let h = 0; h < heads; h++) {
       for (const target of targets) {
+        if (mode === "core") {
+          arrays.set(`layer${l}.head${h}.${target}.R`, numbers(rank, rank));
+          continue;
+        }
         arrays.set(`layer${l}.head${h}.${target}.A`, numbers(rank, mode === "slice" ? headSize : hidden));
         arrays.set(`layer${l}.head${h}.${target}.B`, numbers(headSize, rank));
       }
