@@ -6,7 +6,7 @@
 
 import { CheckpointError, DataFormatError } from "../contracts/errors.ts";
 import { BrokenRule, parseFields } from "../data/lines.ts";
-import { namesOf } from "../data/columns.ts";
+import { COLUMNS, namesOf } from "../data/columns.ts";
 import { parsePairLine } from "../data/pairs.ts";
 import { type RecordsOf, tableParser } from "../data/table_records.ts";
 import { type FileLine, fileLines, MAX_LINE_BYTES, openFile } from "../files/lines.ts";
@@ -59,7 +59,19 @@ export async function recogniseFormat(file: string): Promise<DataFormat> {
   if (ending === "json") return first === "[" ? "json" : "jsonl";
   if (first === "{") return "jsonl";
   if (/^\s*\[\s*\{/.test(start)) return "json";
-  return start.includes("||") ? "pairs" : "text";
+  return tableOf(start) ?? (start.includes("||") ? "pairs" : "text");
+}
+
+/** Which table a text is, if any: its first line must name two of the columns that data sets have, and nothing else. */
+function tableOf(start: string): "csv" | "tsv" | null {
+  const header = start.replace(/^\uFEFF/, "").split(/\r?\n/, 1)[0]!;
+  const format = header.includes("\t") ? "tsv" : "csv";
+  const fields = header.split(delimiterOf(header, format)).map((field) =>
+    field.trim().replace(/^"(.*)"$/, "$1")
+  );
+  const isTable = fields.every((field) => /^\w+$/.test(field)) &&
+    fields.filter((field) => COLUMNS.includes(field)).length >= 2;
+  return isTable ? format : null;
 }
 
 function isParquet(head: Uint8Array): boolean {

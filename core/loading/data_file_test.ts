@@ -56,6 +56,8 @@ const FORMATS: readonly (readonly [name: string, content: string, format: string
   ["a.csv", 'id,prompt,completion\r\n1,Where?,"At the harbour."\r\n', "csv"],
   ["b.CSV", "prompt;completion\nWhere?;At the harbour.\n", "csv"],
   ["a.tsv", "prompt\tcompletion\nWhere?\tAt the harbour.\n", "tsv"],
+  ["a.dat", 'id,prompt,completion\r\n1,Where?,"At the harbour."\r\n', "csv"],
+  ["b.txt", '"prompt"\t"completion"\nWhere?\tAt the harbour.\n', "tsv"],
   ["a.txt", "Where?||At the harbour.\n", "pairs"],
 ];
 
