@@ -22,19 +22,17 @@ import {
   TrainingPlan,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
-import { COMMON_FLAGS } from "../cli/flags/common_flags.ts";
-import { fitting, integer, runProgram, text } from "../cli/flags/flags.ts";
-import { MODEL_FLAG, TOKENIZER_FLAG } from "../cli/flags/model_flags.ts";
+import { integer, runProgram, text } from "../cli/flags/flags.ts";
 import { makePruner, prunerChoice } from "../cli/flags/pruners.ts";
 import { TUNING_FLAGS, tuningSettings } from "../cli/flags/tuning_flags.ts";
 import { loadGpu } from "../cli/flags/webgpu.ts";
-import { baseWeightsOf, WEIGHTS_FLAG } from "../cli/flags/weights_flag.ts";
+import { baseWeightsOf } from "../cli/flags/weights_flag.ts";
 import { writeReport } from "../cli/output/report.ts";
 import { OWN_CALL } from "../cli/process/invocation.ts";
-import { assetPath } from "../cli/process/places.ts";
 import { readFitted } from "../cli/shared/fitting.ts";
-import { DATA_FLAGS, loadTrainingSet } from "../cli/shared/training_data.ts";
-import { PLAN_FLAGS, planOptions } from "../cli/shared/training_plan.ts";
+import { loadTrainingSet } from "../cli/shared/training_data.ts";
+import { planOptions } from "../cli/shared/training_plan.ts";
+import { RUN_FLAGS } from "./_run_flags.ts";
 
 const { seed: _seed, "pruned-fade": _fade, ...TUNING } = TUNING_FLAGS;
 
@@ -45,18 +43,7 @@ const FLAGS = {
   fades: text("LIST", "1,0.9,0.7,0", "factors a step of a pruned head's B"),
   seeds: text("LIST", "1", "seeds; the table has the mean of them"),
   "online-steps": integer("N", 40, "iheadpruner-online: unpruned steps before it trains first", { min: 24 }),
-  model: MODEL_FLAG,
-  tokenizer: TOKENIZER_FLAG,
-  ...WEIGHTS_FLAG,
-  data: COMMON_FLAGS.data,
-  ...DATA_FLAGS,
-  ...PLAN_FLAGS,
-  valid: { ...PLAN_FLAGS.valid, default: assetPath("restaurant/valid.txt") },
-  "valid-batches": { ...PLAN_FLAGS["valid-batches"], default: 4 },
-  batch: fitting(COMMON_FLAGS.batch),
-  length: fitting(COMMON_FLAGS.length),
-  webgpu: COMMON_FLAGS.webgpu,
-  report: COMMON_FLAGS.report,
+  ...RUN_FLAGS,
 };
 
 const PROGRAM = {
