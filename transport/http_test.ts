@@ -221,11 +221,11 @@ testStrictly("HTTP: ends a channel whose peer fell silent", async () => {
 });
 
 testStrictly("HTTP: a quiet channel stays open [slow]", async () => {
-  await using listener = httpListener({ pollTimeoutMs: 20, idleTimeoutMs: 200 });
+  await using listener = httpListener({ pollTimeoutMs: 20, idleTimeoutMs: 800 });
   await using server = serve((request) => listener.handle(request));
   await using device = await httpTransport({ url: address(server) }).connect();
   await using edge = await within(listener.accept(), "accept");
-  assertEquals(await isPending(edge!.closed, 500), true);
+  assertEquals(await isPending(edge!.closed, 1200), true);
   await within(edge!.send(pattern(3)), "send");
   assertEquals(await within(device.receive(), "receive"), pattern(3));
 });
@@ -258,14 +258,14 @@ testStrictly("HTTP: gives up on a listener that does not answer", async () => {
 });
 
 testStrictly(
-  "HTTP: asks to be answered in time, however long the listener would hold a request",
+  "HTTP: asks to be answered in time, however long the listener would hold a request [slow]",
   async () => {
     await using listener = httpListener({ pollTimeoutMs: 50_000, idleTimeoutMs: 60_000 });
     await using server = serve((request) => listener.handle(request));
-    const device = await httpTransport({ url: address(server), requestTimeoutMs: 300, retryTimeoutMs: 1 })
+    const device = await httpTransport({ url: address(server), requestTimeoutMs: 800, retryTimeoutMs: 1 })
       .connect();
     await using edge = await within(listener.accept(), "accept");
-    assertEquals(await isPending(device.closed, 700), true);
+    assertEquals(await isPending(device.closed, 1200), true);
     await edge!.send(pattern(3));
     assertEquals(await within(device.receive(), "receive"), pattern(3));
     await device.close();

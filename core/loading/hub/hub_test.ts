@@ -324,8 +324,8 @@ Deno.test("pullDataset() brings files and unpacks archives", async () => {
   });
 });
 
-/** A hub with one small model, sent slowly enough for others to come in between. */
-function slowHub(): { readonly handler: Handler; readonly asked: string[] } {
+/** A hub with one small model, sent slowly enough for others to come in between, its weights not before `held` settles. */
+function slowHub(held = Promise.resolve()): { readonly handler: Handler; readonly asked: string[] } {
   const files: Record<string, Uint8Array> = {
     "config.json": new TextEncoder().encode("{}"),
     "model.safetensors": CONTENT,
@@ -341,7 +341,10 @@ function slowHub(): { readonly handler: Handler; readonly asked: string[] } {
     asked.push(pathname);
     const starts = Array.from({ length: Math.ceil(bytes.length / 10_000) }, (_, i) => 10_000 * i).values();
     const body = slowly(starts.map((at) => bytes.slice(at, at + 10_000)), 50);
-    return new Response(body, { headers: { etag: '"1"', "content-length": String(bytes.length) } });
+    const waiting = new TransformStream({ start: () => bytes === CONTENT ? held : undefined });
+    return new Response(body.pipeThrough(waiting), {
+      headers: { etag: '"1"', "content-length": String(bytes.length) },
+    });
   };
   return { handler, asked };
 }
@@ -366,7 +369,8 @@ Deno.test("pullModel() twice at once: the second waits, nothing is brought twice
 });
 
 Deno.test("pullModel() in two processes at once; one that is ended leaves the lock to the other [slow]", async () => {
-  const { handler, asked } = slowHub();
+  const { promise: held, resolve: goOn } = Promise.withResolvers<void>();
+  const { handler, asked } = slowHub(held);
   await withServer(handler, async (endpoint, cache) => {
     const program = `import { pullModel } from ${JSON.stringify(import.meta.resolve("./pull.ts"))};
       const [endpoint, cache] = ${JSON.stringify([endpoint, cache])};
@@ -382,6 +386,7 @@ Deno.test("pullModel() in two processes at once; one that is ended leaves the lo
     assertEquals(new TextDecoder().decode(value), "waits\n");
     first.kill("SIGKILL");
     await Promise.all([first.output(), reader.cancel()]);
+    goOn();
     const { success } = await second.status;
     assertEquals(success, true, await new Response(second.stderr).text());
     assertEquals(asked.filter((path) => path === PULLED[0]).length, 1, "what was whole is not brought again");
@@ -450,8 +455,8 @@ Deno.test("download() ends a file without an end at its limit, whatever was anno
   });
 });
 
-Deno.test("download() gives up on a server that sends a byte now and then, and on one that sends a few and ends", async () => {
-  const slow = { pauseMs: 1, idleTimeoutMs: 600, trickleMs: 60_000, minBytes: 1000, tries: 2 };
+Deno.test("download() gives up on a server that sends a byte now and then, and on one that sends a few and ends [slow]", async () => {
+  const slow = { pauseMs: 1, idleTimeoutMs: 1200, trickleMs: 60_000, minBytes: 1000, tries: 2 };
   await withServer((request) => {
     const { pathname } = new URL(request.url);
     if (pathname === "/trickle") return endless(new Uint8Array(1), 20);
@@ -465,7 +470,7 @@ Deno.test("download() gives up on a server that sends a byte now and then, and o
     await assertRejects(
       () => download(`${url}/trickle`, `${folder}/a`, slow),
       DownloadError,
-      "less than 1000 bytes came for 600 ms",
+      "less than 1000 bytes came for 1200 ms",
     );
     await assertRejects(
       () => download(`${url}/crumbs`, `${folder}/b`, slow),
