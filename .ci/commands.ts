@@ -43,6 +43,8 @@ export const REASONS = [
   "installs software",
   "is in the gate",
   "needs other machines",
+  "needs other programs",
+  "needs a model that is not in the repository",
 ];
 const ROOT = fileURLToPath(new URL("../", import.meta.url));
 /** Longest time for one block, in milliseconds. */

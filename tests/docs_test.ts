@@ -1,6 +1,6 @@
 /** The checks of the documentation find what they are there to find. */
 
-import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { blocksOf } from "../.ci/commands.ts";
 import { anchorOf, targetsOf } from "../.ci/links.ts";
 import { styleOf } from "../.ci/words.ts";
@@ -25,6 +25,17 @@ Deno.test("style: README has at most 150 lines, and a page of docs/ begins with 
   assertEquals(styleOf("README.md", "a.\n\n".repeat(76)).length, 1);
   assertEquals(styleOf("docs/a.md", "# A\n\nWhat is it?\n\nIt is.\n"), []);
   assertEquals(styleOf("docs/a.md", "# A\n\nIt is.\n").length, 1);
+});
+
+Deno.test("commands: every block of the documentation says how it runs, in words that the runner knows", async () => {
+  const root = new URL("../", import.meta.url);
+  const pages = (await Array.fromAsync(Deno.readDir(new URL("docs/", root)), ({ name }) => `docs/${name}`))
+    .filter((name) => name.endsWith(".md"));
+  let blocks = 0;
+  for (const page of ["README.md", "CONTRIBUTING.md", ...pages]) {
+    blocks += blocksOf(page, await Deno.readTextFile(new URL(page, root))).length;
+  }
+  assert(blocks > 50, `${blocks}`);
 });
 
 Deno.test("links: targets and paths of the repository, but no patterns", () => {
