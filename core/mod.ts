@@ -338,6 +338,7 @@ export {
   type StepWork,
 } from "./protocol/pass.ts";
 export {
+  type DecodingDescriptionOptions,
   describeDecoding,
   describeStep,
   describeTensorParallelStep,
@@ -459,7 +460,7 @@ export { type OpenedModel, openModel, type OpenModelOptions } from "./loading/op
 export * from "./loading/training_data.ts";
 export { DATA_FORMATS, dataFiles, type DataFormat, recogniseFormat } from "./loading/data_file.ts";
 export { type ColumnMap, type ColumnOptions, COLUMNS } from "./data/columns.ts";
-export { BrokenRule } from "./data/lines.ts";
+export { BrokenRule, parsePreciseJson, plainNumber } from "./data/lines.ts";
 export { initialWeights, loadModelFolder, type ModelFolder } from "./loading/model_folder.ts";
 export { fingerprintOf, parameterCount } from "./loading/fingerprint.ts";
 export {

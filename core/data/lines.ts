@@ -92,8 +92,10 @@ interface Source {
 /**
  * Parses JSON whose numbers a chat template may write. Python knows 1.0 from 1, and all digits of a whole number: a
  * `Number` object stands for a whole number that is written with a point or an exponent, a `bigint` for a long one.
+ *
+ * @throws {SyntaxError} If it is not JSON.
  */
-function parsePrecise(text: string): unknown {
+export function parsePreciseJson(text: string): unknown {
   // Most data has neither.
   if (!/\d(?:\.0|[eE]|\d{15})/.test(text)) return JSON.parse(text);
   return JSON.parse(text, (_key, value: unknown, { source = "" }: Source = {}) => {
@@ -103,28 +105,28 @@ function parsePrecise(text: string): unknown {
   });
 }
 
-/** A number as code takes it. */
-function plain(value: unknown): unknown {
+/** A number of `parsePreciseJson` as code takes it. */
+export function plainNumber(value: unknown): unknown {
   return value instanceof Number || typeof value === "bigint" ? Number(value) : value;
 }
 
 /**
  * The fields of a line of JSON, or the rule that it breaks. Numbers within lists and objects are as
- * `parsePrecise` has them, but for the `weight` of a message.
+ * `parsePreciseJson` has them, but for the `weight` of a message.
  */
 export function parseFields(line: string): Record<string, unknown> | BrokenRule {
   let value: unknown;
   try {
-    value = parsePrecise(line);
+    value = parsePreciseJson(line);
   } catch {
     return new BrokenRule("a line must be JSON");
   }
   if (typeof value === "object" && value !== null && !Array.isArray(value)) {
     const fields = value as Record<string, unknown>;
     for (const [name, field] of Object.entries(fields)) {
-      fields[name] = plain(field);
+      fields[name] = plainNumber(field);
       if (!Array.isArray(field)) continue;
-      for (const item of field) if (item?.weight !== undefined) item.weight = plain(item.weight);
+      for (const item of field) if (item?.weight !== undefined) item.weight = plainNumber(item.weight);
     }
   }
   return typeof value === "object" && value !== null && !Array.isArray(value)

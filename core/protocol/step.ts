@@ -114,28 +114,29 @@ export function describeStep(options: StepDescriptionOptions): PartDescription[]
   });
 }
 
+/** A pass of generation. */
+export type DecodingDescriptionOptions =
+  & Pick<
+    StepDescriptionOptions,
+    | "layers"
+    | "heads"
+    | "hidden"
+    | "headSize"
+    | "targets"
+    | "rank"
+    | "sharesInput"
+    | "mode"
+    | "headsPerDevice"
+  >
+  & {
+    /** R, continuations side by side (beams). */
+    readonly rows: number;
+    /** New tokens of each: those of the prompt, then one. */
+    readonly length: number;
+  };
+
 /** Describes a pass of generation: E of new tokens of R rows, then as in evaluation, with every head kept. */
-export function describeDecoding(
-  options:
-    & Pick<
-      StepDescriptionOptions,
-      | "layers"
-      | "heads"
-      | "hidden"
-      | "headSize"
-      | "targets"
-      | "rank"
-      | "sharesInput"
-      | "mode"
-      | "headsPerDevice"
-    >
-    & {
-      /** R, continuations side by side. */
-      readonly rows: number;
-      /** New tokens of each. */
-      readonly length: number;
-    },
-): PartDescription {
+export function describeDecoding(options: DecodingDescriptionOptions): PartDescription {
   const { rows, length, layers, heads } = options;
   const mask = new Uint8Array(layers * heads);
   const [part] = describeStep({

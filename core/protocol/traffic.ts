@@ -9,6 +9,7 @@ import { f32Codec } from "./codec.ts";
 import type { FrameKind } from "./frame.ts";
 import { MESSAGES } from "./messages.ts";
 import {
+  type DecodingDescriptionOptions,
   describeDecoding,
   describeStep,
   describeTensorParallelStep,
@@ -62,28 +63,10 @@ export function stepTraffic(shape: TrafficShape): Map<FrameKind, number> {
  * Tensor bytes of one pass of generation by kind of message, edge server and all devices together: what a
  * forward pass of a step takes for the new tokens of all rows, with every head kept.
  *
- * @param shape `rows` is R, continuations side by side (beams); `length` the new tokens of each: those of
- * the prompt, then one. The rest is as in `TrafficShape`.
+ * @param shape The pass, and the codec.
  */
 export function decodingTraffic(
-  shape:
-    & Pick<
-      TrafficShape,
-      | "layers"
-      | "heads"
-      | "hidden"
-      | "headSize"
-      | "targets"
-      | "rank"
-      | "sharesInput"
-      | "mode"
-      | "headsPerDevice"
-      | "codec"
-    >
-    & {
-      readonly rows: number;
-      readonly length: number;
-    },
+  shape: DecodingDescriptionOptions & Pick<TrafficShape, "codec">,
 ): Map<FrameKind, number> {
   return bytesByKind([describeDecoding(shape)], shape.codec);
 }

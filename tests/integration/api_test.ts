@@ -407,6 +407,31 @@ Deno.test("messages of all roles and parts reach the template, tools where it kn
   assertEquals(prompts, ["[weather]<system>Be brief.<user>Rain\ntoday?<assistant>weather(Bern)<tool>wet1"]);
 });
 
+Deno.test("numbers of tools and calls are written as they were given", async () => {
+  const source =
+    "{% if tools %}{{ tools[0].function.name }} {{ tools[0].function.parameters.maximum }} {% endif %}" +
+    "{% for c in messages[0].tool_calls %}{{ c.function.arguments.at }}.{% endfor %}";
+  const knowing = textGenerator({ ...SOURCE, template: chatTemplateFromConfig({ chat_template: source }) });
+  const prompts: string[] = [];
+  const spying: TextGenerator = {
+    ...knowing,
+    generate(prompt, options) {
+      prompts.push(tokenizer.decode(prompt));
+      return knowing.generate(prompt, options);
+    },
+  };
+  await using endpoint = await openEndpoint([spying]);
+  const response = await endpoint.post(
+    "/v1/chat/completions",
+    `{"model": "tiny", "max_tokens": 1, "temperature": 1.0,
+      "tools": [{"type": "function", "function": {"name": "f", "parameters": {"maximum": 1.0}}}],
+      "messages": [{"role": "assistant", "content": "", "tool_calls": [
+        {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\\"at\\": 2.0}"}}]}]}`,
+  );
+  const answer = await response.text();
+  assertEquals([response.status, prompts], [200, ["f 1.0 2.0."]], answer);
+});
+
 Deno.test("hostile bodies get an answer of the API's form in bounded time, and leave the endpoint up", async () => {
   await using endpoint = await openEndpoint([TINY], { maxBodyBytes: 100_000, bodyTimeoutMs: 200 });
   const started = performance.now();

@@ -6,7 +6,7 @@
  */
 
 import * as v from "valibot";
-import type { ChatMessage, Conversation } from "@edgetuner/core";
+import { type ChatMessage, type Conversation, parsePreciseJson } from "@edgetuner/core";
 import { invalid, unsupported } from "./_api_error.ts";
 
 /** Most texts that may end an answer, as in the OpenAI API. */
@@ -362,7 +362,7 @@ function toMessage(given: v.InferOutput<typeof message>, path: string): ChatMess
     const at = `${path}.tool_calls[${i}].function.arguments`;
     let read: unknown;
     try {
-      read = JSON.parse(text);
+      read = parsePreciseJson(text);
     } catch {
       throw invalid(at, `Invalid value for ${at}: must be JSON`);
     }

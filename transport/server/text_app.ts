@@ -13,7 +13,13 @@
  */
 
 import { type Context, Hono } from "hono";
-import type { CompletedText, CompleteTextOptions, Conversation } from "@edgetuner/core";
+import {
+  type CompletedText,
+  type CompleteTextOptions,
+  type Conversation,
+  parsePreciseJson,
+  plainNumber,
+} from "@edgetuner/core";
 import { readBody } from "../_http_body.ts";
 import { count, milliseconds } from "../_options.ts";
 import { requireToken } from "../token.ts";
@@ -204,7 +210,11 @@ async function jsonOf({ req }: Context, limits: Parameters<typeof readBody>[1]):
     );
   }
   try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+    const body = parsePreciseJson(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+    // The template writes the numbers of tools as they are written; settings are plain.
+    return Array.isArray(body) || typeof body !== "object" || body === null
+      ? body
+      : Object.fromEntries(Object.entries(body).map(([name, value]) => [name, plainNumber(value)]));
   } catch {
     throw new ApiError("We could not parse the JSON body of your request", {
       status: 400,
