@@ -39,7 +39,13 @@ import {
 } from "../flags/waiting_flags.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { commandText, exampleFile, shownPath } from "../process/places.ts";
-import { DOOR_FLAGS, openDoor, type Place, requireDoor, type Tokens } from "../shared/door.ts";
+import {
+  LISTEN_FLAGS,
+  type ListenAddress,
+  openListeners,
+  requireListenFlags,
+  type Tokens,
+} from "../shared/edge_listeners.ts";
 import { KEPT } from "../shared/tls.ts";
 import { START_FLAG, withAdapter } from "../shared/starting_adapter.ts";
 import { loadAdapterParts } from "../shared/texts.ts";
@@ -82,7 +88,7 @@ const FLAGS = {
   once: toggle("--generate: end once the first program that generates is done"),
   "cache-mb": integer("N", 1024, "generation: most megabytes of keys and values to keep", { min: 1 }),
   devices: COMMON_FLAGS.devices,
-  ...DOOR_FLAGS,
+  ...LISTEN_FLAGS,
   "join-token": text(
     "TOKEN",
     "",
@@ -149,7 +155,7 @@ async function readOptions(call: Call): Promise<Options> {
   const flags = withAdapter("edge_server.ts", fitted, adapter);
   const chosen = adapter === null ? fitted.chosen : withoutRank(fitted.chosen);
   requireWaits("edge_server.ts", flags);
-  requireDoor(flags);
+  requireListenFlags(flags);
   requireFlag("edge_server.ts", { flag: "once", needs: "generate", isMet: !flags.once || flags.generate });
   await requireWritable("edge_server.ts", { files: { report: flags.report } });
   const codec = await codecChoice(flags.codec);
@@ -199,9 +205,9 @@ function tokenOf(who: "join" | "admin", flags: Flags): string {
 async function main(options: Options, call: Call): Promise<number> {
   const { flags } = options;
   // Before the run starts, so that tokens that are refused leave nothing running.
-  const door = openDoor(flags, options.tokens);
+  const listeners = openListeners(flags, options.tokens);
   const run = await startRun(options);
-  const address = await door.open(run);
+  const address = await listeners.open(run);
   using log = new ServeLog(run, flags);
   const rank = rankText(await loadModelConfig(flags.model), options.settings.lora);
   announce(log, { options, run, reached: address, rank });
@@ -216,7 +222,7 @@ async function main(options: Options, call: Call): Promise<number> {
   await report(options, ended);
   const end = await endOf(options, { ...ended, isInterrupted: interrupts.asked, port: address.port }, call);
   emitDone(ended, end);
-  await door.close(run, end.ending === "done" ? DRAIN_MS : DRAIN_FAILED_MS);
+  await listeners.close(run, end.ending === "done" ? DRAIN_MS : DRAIN_FAILED_MS);
   if (run.pruner !== "none" && log.trained.count > 0) log.say(prunerTime(log.trained));
   return tellEnd(end, { isQuiet: flags.events });
 }
@@ -252,7 +258,7 @@ function announce(
   { options: { flags, chosen, settings, tokens }, run, reached, rank }: {
     readonly options: Options;
     readonly run: WorkerRun;
-    readonly reached: Place;
+    readonly reached: ListenAddress;
     /** The rank in words. */
     readonly rank: string;
   },

@@ -249,12 +249,12 @@ function packetLink(
 export async function natsListener(options: NatsListenerOptions & WaitOptions): Promise<Listener> {
   const address = place(options);
   const limits = natsLimits(options);
-  const door = new Door(address, limits, options);
-  await door.open(options.signal);
-  return door;
+  const listener = new NatsListener(address, limits, options);
+  await listener.open(options.signal);
+  return listener;
 }
 
-class Door implements Listener {
+class NatsListener implements Listener {
   readonly #address: NatsAddress;
   readonly #limits: NatsLimits;
   readonly #authorize: Authorize | undefined;

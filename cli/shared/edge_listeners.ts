@@ -23,7 +23,7 @@ const QUEUE_BYTES = 2 ** 28;
 const SHUTDOWN_MS = 100;
 
 /** Flags that say where an edge server listens. */
-export const DOOR_FLAGS = {
+export const LISTEN_FLAGS = {
   host: COMMON_FLAGS.host,
   port: COMMON_FLAGS.port,
   "max-connections": integer("N", 0, "most connections at once; 0 = as the limit of open files allows", {
@@ -38,7 +38,7 @@ export const DOOR_FLAGS = {
   ...NATS_FLAGS,
 };
 
-type DoorFlags = FlagValues<typeof DOOR_FLAGS> & FlagValues<typeof RUN_WAITS>;
+type ListenFlags = FlagValues<typeof LISTEN_FLAGS> & FlagValues<typeof RUN_WAITS>;
 
 /** Tokens of devices and of the REST API. */
 export interface Tokens {
@@ -48,8 +48,8 @@ export interface Tokens {
   readonly isNew: boolean;
 }
 
-/** Where a door is. */
-export interface Place extends Reachable {
+/** Where an edge server listens. */
+export interface ListenAddress extends Reachable {
   readonly port: number;
   /** Address of the run at a broker, as it may be shown; empty without one. */
   readonly nats: string;
@@ -59,19 +59,19 @@ export interface Place extends Reachable {
 }
 
 /** Where devices and programs come in. */
-export interface Door {
+export interface EdgeListeners {
   /** Listens, and lets devices join the run. */
-  open(run: WorkerRun): Promise<Place>;
+  open(run: WorkerRun): Promise<ListenAddress>;
   /** Closes it once the devices have had their last frames, or after so many milliseconds. */
   close(run: WorkerRun, drainMs: number): Promise<void>;
 }
 
 /**
- * Checks the flags of the door, before anything is loaded.
+ * Checks the flags of listening, before anything is loaded.
  *
  * @throws {UsageError} If the address of the broker is none.
  */
-export function requireDoor({ nats, "nats-creds": creds }: DoorFlags): void {
+export function requireListenFlags({ nats, "nats-creds": creds }: ListenFlags): void {
   if (nats === "") {
     if (creds !== "") throw new UsageError("Cannot use --nats-creds without --nats");
     return;
@@ -84,7 +84,7 @@ export function requireDoor({ nats, "nats-creds": creds }: DoorFlags): void {
 }
 
 /** Prepares what listens: frames over WebSocket and HTTP, and the REST API. */
-export function openDoor(flags: DoorFlags, tokens: Tokens): Door {
+export function openListeners(flags: ListenFlags, tokens: Tokens): EdgeListeners {
   const sockets = webSocketListener({ queueBytes: QUEUE_BYTES, ...socketWaits(flags) });
   const polls = httpListener({ queueBytes: QUEUE_BYTES, ...pollWaits(flags) });
   const listeners: Listener[] = [sockets, polls];
@@ -134,7 +134,7 @@ export function openDoor(flags: DoorFlags, tokens: Tokens): Door {
 
 /** Lets devices in through a broker; `null` without one. */
 async function openNats(
-  flags: DoorFlags,
+  flags: ListenFlags,
   { tokens, run }: { readonly tokens: Tokens; readonly run: WorkerRun },
 ): Promise<{ readonly listener: Listener; readonly url: string } | null> {
   const { nats } = flags;
@@ -159,7 +159,7 @@ async function openNats(
 async function listen(
   app: ReturnType<typeof createControlApp>,
   { flags, tokens, run, tls }: {
-    readonly flags: DoorFlags;
+    readonly flags: ListenFlags;
     readonly tokens: Tokens;
     readonly run: WorkerRun;
     readonly tls: Certificate | null;
