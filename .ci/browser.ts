@@ -6,7 +6,7 @@
  */
 
 const ROOT = `${import.meta.dirname}/..`;
-const MEMBERS = ["kernels", "core", "transport", "plugins"];
+const MEMBERS = ["kernels", "core", "transport", "plugins", "page"];
 const ENTRIES = [
   "kernels/mod.ts",
   "core/mod.ts",
@@ -15,6 +15,9 @@ const ENTRIES = [
   "transport/mod.ts",
   "plugins/mod.ts",
   "plugins/contracts.ts",
+  "page/mod.ts",
+  "page/device/main.tsx",
+  "page/device/worker.ts",
 ];
 /** The version is part of the check: a newer one may name more. */
 const WEBGPU_TYPES = "npm:@webgpu/types@0.1.74";
@@ -33,7 +36,7 @@ const HOST_PLACES = [
 ];
 
 /**
- * Checks the types of kernels, core, transport (its server aside) and plugins as a browser project would.
+ * Checks the types of kernels, core, transport (its server aside), plugins and pages as a browser project would.
  *
  * @returns What is wrong, as the compiler says it; empty if nothing is
  * @throws {Deno.errors.NotFound} If `deno.json` is not where it should be
@@ -96,6 +99,6 @@ async function* sources(root: string, folder: string): AsyncGenerator<string> {
   for await (const { name, isDirectory } of Deno.readDir(`${root}/${folder}`)) {
     const path = `${folder}/${name}`;
     if (isDirectory) yield* sources(root, path);
-    else if (/\.ts$/.test(name) && !/_(?:test|bench)\.ts$/.test(name)) yield path;
+    else if (/\.tsx?$/.test(name) && !/_(?:test|bench)\.ts$/.test(name)) yield path;
   }
 }

@@ -9,7 +9,7 @@
 
 const ROOT = `${import.meta.dirname}/..`;
 /** Rooms whose code is published. */
-const PUBLISHED = /\/(?:kernels|core|transport|plugins|cli)\/(?!.*_(?:test|bench)\.ts$)/;
+const PUBLISHED = /\/(?:kernels|core|transport|plugins|page|cli)\/(?!.*_(?:test|bench)\.ts$)/;
 
 interface Totals {
   found: number;
@@ -41,7 +41,7 @@ export function summary(lcov: string): { totals: Record<keyof typeof KINDS, Tota
       total.hit += Number(new RegExp(`^${letters}H:(\\d+)$`, "m").exec(record)?.[1] ?? 0);
     }
     for (const [, name] of record.matchAll(/^FNDA:0,(.*)$/gm)) {
-      uncalled.push(`${file.replace(/.*\/(?=(?:kernels|core|transport|plugins|cli)\/)/, "")}: ${name}`);
+      uncalled.push(`${file.replace(/.*\/(?=(?:kernels|core|transport|plugins|page|cli)\/)/, "")}: ${name}`);
     }
   }
   return { totals, uncalled };

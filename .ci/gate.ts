@@ -11,6 +11,7 @@ import { checkBrowserTypes, findHostUses } from "./browser.ts";
 import { findViolations } from "./layering.ts";
 import { findBrokenLinks } from "./links.ts";
 import { findWorse } from "./measures.ts";
+import { findStalePages } from "./page.ts";
 import { buildReference } from "./reference.ts";
 import { filesOf, lanesOf } from "./tests.ts";
 import { findUndocumented } from "./umbrella.ts";
@@ -29,7 +30,7 @@ interface Config {
 const ROOT = `${import.meta.dirname}/..`;
 /** Folders and files that are published, where nothing may write to the console. */
 const LIBRARIES = [
-  ...["kernels", "core", "transport", "plugins"].flatMap((member) => [member, `${member}.ts`]),
+  ...["kernels", "core", "transport", "plugins", "page"].flatMap((member) => [member, `${member}.ts`]),
   ...["mod.ts", "server.ts", "nats.ts", "evaluation.ts", "contracts.ts"],
 ];
 const NO_TESTS = "--ignore=**/*_test.ts,**/*_bench.ts,.jsr";
@@ -47,6 +48,7 @@ const PARTS: Record<string, () => Promise<Count>> = {
   "check-browser": () => findings(browser()),
   "layering": layering,
   "measures": () => findings(findWorse(ROOT)),
+  "page": () => findings(findStalePages()),
   "umbrella": () => findings(findUndocumented()),
   "doc-lint": docLint,
   "docs": docs,

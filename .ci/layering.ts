@@ -12,7 +12,14 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   core: ["@edgetuner/kernels"],
   transport: ["@edgetuner/kernels", "@edgetuner/core"],
   plugins: ["@edgetuner/core"],
-  cli: ["@edgetuner/kernels", "@edgetuner/core", "@edgetuner/transport", "@edgetuner/plugins"],
+  page: ["@edgetuner/kernels", "@edgetuner/core", "@edgetuner/transport"],
+  cli: [
+    "@edgetuner/kernels",
+    "@edgetuner/core",
+    "@edgetuner/transport",
+    "@edgetuner/plugins",
+    "@edgetuner/page",
+  ],
 };
 /**
  * The rooms of the house. A room may import itself and the rooms above it in this list, types included.
@@ -39,6 +46,7 @@ export const ROOMS: readonly string[] = [
   "transport/simulation/",
   "transport/server/",
   "transport/nats/",
+  "page/",
   "plugins/",
   "cli/",
 ];
@@ -57,6 +65,7 @@ const ROOM_OF_PACKAGE: Readonly<Record<string, string>> = {
   "@edgetuner/transport": "transport/simulation/",
   "@edgetuner/transport/server": "transport/server/",
   "@edgetuner/transport/nats": "transport/nats/",
+  "@edgetuner/page": "page/",
   "@edgetuner/plugins": "plugins/",
   "@edgetuner/plugins/contracts": "plugins/",
   "@edgetuner/cli": "cli/",
@@ -239,7 +248,7 @@ const FILE_WRITERS = ["core/files/atomic.ts", "core/files/folders.ts"];
 
 /** Files that a kill or a full disk would leave cut short under their final name. */
 function* halfFiles(file: string, source: string): Generator<string> {
-  const isProduct = /^(core|transport|plugins|kernels|cli|bench|examples)\//.test(file) &&
+  const isProduct = /^(core|transport|plugins|page|kernels|cli|bench|examples)\//.test(file) &&
     !file.endsWith("_test.ts");
   if (!isProduct || FILE_WRITERS.includes(file)) return;
   for (

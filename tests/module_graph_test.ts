@@ -48,7 +48,7 @@ Deno.test("the whole of plugins loads what the contracts do not, so that the tes
 Deno.test("the check for browsers finds types that no page has, and uses of Deno [slow]", async () => {
   const root = await Deno.makeTempDir();
   try {
-    for (const member of ["kernels", "core", "transport", "plugins"]) {
+    for (const member of ["kernels", "core", "transport", "plugins", "page"]) {
       await Deno.mkdir(`${root}/${member}`);
       await Deno.writeTextFile(
         `${root}/${member}/deno.json`,

@@ -4,8 +4,13 @@ import { MEMORY_FLAGS } from "../../cli/process/permissions.ts";
 
 const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const decoder = new TextDecoder();
-/** What tests alone import. */
-const FOR_TESTS: ReadonlySet<string> = new Set(["openai"]);
+/** What tests alone import, and what is bundled into the pages. */
+const NOT_FOR_COMMANDS: ReadonlySet<string> = new Set([
+  "openai",
+  "@preact/signals",
+  "preact",
+  "preact/jsx-runtime",
+]);
 /** Names of packages that a module imports. */
 const IMPORT = /(?:^import |^export .*\bfrom |^\} from |^import .* from |\bimport\()"([@a-z][^":]*)"/gm;
 
@@ -20,7 +25,7 @@ Deno.test("the import map of an installed command says what the workspace says",
   const { imports: all, workspace } = await read("deno.json");
   const expected: Record<string, string> = {};
   for (const [name, address] of Object.entries(all as Record<string, string>)) {
-    if (!name.startsWith("@std/") && !FOR_TESTS.has(name)) expected[name] = address;
+    if (!name.startsWith("@std/") && !NOT_FOR_COMMANDS.has(name)) expected[name] = address;
   }
   for (const member of workspace as string[]) {
     const { name, exports } = await read(`${member}/deno.json`);

@@ -1,0 +1,18 @@
+/**
+ * The pages that browsers load: a tab as a device. They are bundled already; `transport/server` serves them.
+ *
+ * @module
+ */
+
+import device from "./generated/device.json" with { type: "json" };
+
+/** A file of a page. */
+export interface PageFile {
+  /** Its media type, with the charset. */
+  readonly type: string;
+  /** Its content. */
+  readonly body: string;
+}
+
+/** Files of all pages, by the path that they are served at. */
+export const PAGE_FILES: ReadonlyMap<string, PageFile> = new Map<string, PageFile>(Object.entries(device));
