@@ -276,6 +276,15 @@ export {
   int8Codec,
   type Int8CodecOptions,
 } from "./protocol/codec.ts";
+export { groupCodec, type GroupCodecOptions } from "./protocol/group_codec.ts";
+export {
+  type CodecNames,
+  codecNames,
+  codecsText,
+  findRunCodecs,
+  oneCodec,
+  type RunCodecs,
+} from "./protocol/run_codecs.ts";
 export { type CodecStream, elementsOf, type WireCodec } from "./contracts/codec.ts";
 export { warmUp, type WarmUpParts } from "./session/warm_up.ts";
 export {
@@ -292,6 +301,8 @@ export {
   type WireTensor,
 } from "./protocol/frame.ts";
 export {
+  CODED_TENSORS,
+  type CodedTensor,
   FRAME_KINDS,
   type FrameKind,
   isFrameKind,

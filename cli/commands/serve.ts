@@ -236,7 +236,7 @@ async function startRun({ flags, pruner, codec, settings }: Options): Promise<Wo
     devices: flags.devices,
     pruner: prunerChoice(pruner.name, pruner.options, flags.predictor),
     collect: flags.collect,
-    codec: codec.module,
+    codecs: codec.modules,
     // What generates has no state to go on from.
     state: flags.generate ? "" : flags.state,
     defaultState: STATE_FOLDER,

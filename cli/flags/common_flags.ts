@@ -75,7 +75,7 @@ export const COMMON_FLAGS = {
     "f32",
     `how numbers travel: ${
       builtInCodecs().map(({ name }) => name).join(", ")
-    }, or a module with a codec factory as its default export`,
+    }, or a module with a codec factory as its default export; of single tensors: e=f16,x=int8,delta=int4`,
   ),
   "micro-batches": integer("N", 1, "parts of each batch that are computed while others travel", {
     min: 1,

@@ -44,8 +44,8 @@ export interface EdgeWorkerOptions {
   readonly devices: number;
   /** The pruner. */
   readonly pruner: PrunerChoice;
-  /** Module of a codec of your own; none for built-in ones. */
-  readonly codec?: string | null;
+  /** Modules of codecs of your own. @default {[]} */
+  readonly codecs?: readonly string[];
   /** File that samples to train a predictor from are appended to, with every head kept; none if empty. */
   readonly collect?: string;
   /** Folder for states; none if empty. @default {""} */
@@ -161,7 +161,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
   const greedy = ["greedy", "iheadpruner", "iheadpruner-online"].includes(options.pruner.name);
   const task = options.settings.task ?? "train";
   await warmUp(engine, { layers: base, pruning: greedy && task === "train", task });
-  const codecs = await codecsOf(options.codec ?? null, pluginLimitMs);
+  const codecs = await codecsOf(options.codecs ?? [], pluginLimitMs);
   const shared = {
     ...{ engine, base, projections, fingerprint: model.fingerprint, settings: options.settings, codecs },
     ...{ devices: options.devices, maxCacheBytes: options.maxCacheBytes },

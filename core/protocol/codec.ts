@@ -1,7 +1,6 @@
 /**
- * Wire codecs: how the numbers of a step are written on the wire. A run has one codec, named in its
- * settings; every float tensor of a step (E, X, Deltas, h_L and their gradients) goes through it.
- * Masks and statistics do not.
+ * Wire codecs: how the numbers of a step are written on the wire. A run has one codec, or one for each tensor of a step
+ * (E, X, Deltas, h_L and their gradients), named in its settings. Masks and statistics have none.
  *
  * A codec is a plugin: a factory returns a plain object, which is passed to both sides. There is no
  * registry.
@@ -11,6 +10,7 @@
 
 import { elementsOf, type WireCodec } from "../contracts/codec.ts";
 import { HandshakeError, ProtocolError } from "../contracts/errors.ts";
+import { groupCodec } from "./group_codec.ts";
 
 /**
  * 32-bit floats as they are: no loss, 4 bytes a number.
@@ -187,9 +187,18 @@ function decodeInt8(bytes: Uint8Array, shape: readonly number[]): Float32Array {
   return values;
 }
 
-/** The codecs that every machine knows: `f32`, `f16`, `int8` and `int8-feedback`. */
+/** The codecs that every machine knows: `f32`, `f16`, `int8`, `int8-feedback`, `int8-group`, `int4` and `int4-rotated`. */
 export function builtInCodecs(): WireCodec[] {
-  return [f32Codec(), f16Codec(), int8Codec(), int8Codec({ errorFeedback: true })];
+  return [
+    f32Codec(),
+    f16Codec(),
+    int8Codec(),
+    int8Codec({ errorFeedback: true }),
+    groupCodec({ bits: 8 }),
+    groupCodec({ bits: 4 }),
+    groupCodec({ bits: 4, rotate: true }),
+    groupCodec({ bits: 2, rotate: true }),
+  ];
 }
 
 /**

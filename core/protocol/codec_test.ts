@@ -6,6 +6,7 @@ import { HandshakeError, PluginError, ProtocolError } from "../contracts/errors.
 import { builtInCodecs, checkCodec, f16Codec, f32Codec, findCodec, int8Codec } from "./codec.ts";
 import type { CodecStream, WireCodec } from "../contracts/codec.ts";
 import { Peer } from "./peer.ts";
+import { oneCodec } from "./run_codecs.ts";
 
 const halfScale = (_: number, largest: number) => largest < 1.5e-36 ? largest : largest / 254 * (1 + 1e-6);
 
@@ -92,11 +93,20 @@ Deno.test("error feedback starts again when the shape changes", () => {
   assertEquals(codec.encode(other, [2, 5], used), codec.encode(other, [2, 5], stream()));
 });
 
-Deno.test("sizes: f16 halves the bytes, int8 takes one a number and four a row", () => {
+Deno.test("sizes: f16 halves the bytes, int8 takes one a number and four a row, groups take two each", () => {
   const shape = [3, 26, 48];
   assertEquals(
     builtInCodecs().map((c) => [c.name, c.byteLength(shape)]),
-    [["f32", 14976], ["f16", 7488], ["int8", 3744 + 4 * 78], ["int8-feedback", 3744 + 4 * 78]],
+    [
+      ["f32", 14976],
+      ["f16", 7488],
+      ["int8", 3744 + 4 * 78],
+      ["int8-feedback", 3744 + 4 * 78],
+      ["int8-group", 3744 + 2 * 78],
+      ["int4", 1872 + 2 * 78],
+      ["int4-rotated", 1872 + 2 * 78],
+      ["int2-rotated", 936 + 2 * 78],
+    ],
   );
 });
 
@@ -118,8 +128,8 @@ Deno.test("payloads that no encoder writes close the peer", async () => {
   for (const [codec, bytes, message] of payloads) {
     const [near, far] = memoryChannels();
     const [sender, peer] = [new Peer(near), new Peer(far)];
-    sender.codec = { ...codec, encode: () => bytes };
-    peer.codec = codec;
+    sender.codecs = oneCodec({ ...codec, encode: () => bytes });
+    peer.codecs = oneCodec(codec);
     await sender.send("input", { tensors: [{ dtype: "f32", shape: [2, 2], data: new Float32Array(4) }] });
     await assertRejects(() => peer.receive("input", { shapes: [[2, 2]] }), ProtocolError, message);
     assert((await far.closed).reason.length > 0);
@@ -131,8 +141,8 @@ Deno.test("payloads that no encoder writes close the peer", async () => {
 Deno.test("a tensor that another codec wrote closes the peer", async () => {
   const [near, far] = memoryChannels();
   const [sender, peer] = [new Peer(near), new Peer(far)];
-  sender.codec = f16Codec();
-  peer.codec = int8Codec();
+  sender.codecs = oneCodec(f16Codec());
+  peer.codecs = oneCodec(int8Codec());
   await sender.send("input", { tensors: [{ dtype: "f32", shape: [1, 4], data: new Float32Array(4) }] });
   await assertRejects(
     () => peer.receive("input", { shapes: [[1, 4]] }),
@@ -147,13 +157,13 @@ Deno.test("a codec that does not do as it says is a PluginError; what cannot be 
   await using peer = new Peer(near);
   await using other = new Peer(far);
   const tensors = [{ dtype: "f32", shape: [1, 2], data: Float32Array.of(1, NaN) }];
-  peer.codec = { ...f16Codec(), byteLength: () => 3, encode: () => new Uint8Array(4) };
+  peer.codecs = oneCodec({ ...f16Codec(), byteLength: () => 3, encode: () => new Uint8Array(4) });
   await assertRejects(
     () => peer.send("input", { tensors }),
     PluginError,
     "must write 3 bytes for [1,2]: it wrote 4",
   );
-  peer.codec = f16Codec();
+  peer.codecs = oneCodec(f16Codec());
   await assertRejects(() => peer.send("input", { tensors }), RangeError, "finite");
   await peer.send("finished"); // the order of frames has no gap
   assertEquals((await other.receive("finished")).sequence, 0);
@@ -163,10 +173,10 @@ Deno.test("findCodec() knows the built-in codecs and those it is given, and says
   for (const { name } of builtInCodecs()) assertEquals(findCodec(name).name, name);
   const mine = { ...f16Codec(), name: "mine" };
   assertEquals(findCodec("mine", [mine]), mine);
-  const error = assertThrows(() => findCodec("int4", [mine]), HandshakeError);
+  const error = assertThrows(() => findCodec("int5", [mine]), HandshakeError);
   assertEquals(
     error.message,
-    'Cannot take part in the run as its codec must be one of f32, f16, int8, int8-feedback, mine: current value is "int4"',
+    'Cannot take part in the run as its codec must be one of f32, f16, int8, int8-feedback, int8-group, int4, int4-rotated, int2-rotated, mine: current value is "int5"',
   );
   for (const name of ["", "u8", "f32", "x".repeat(33)]) {
     assertThrows(() => findCodec("f32", [{ ...mine, name }]), TypeError, "names must");

@@ -49,10 +49,21 @@ export type Side = "server" | "device";
 /** Lane that a message belongs to: the handshake, the data device or the head modules. */
 export type Lane = "control" | "data" | "heads";
 
+/**
+ * Tensors of a step that may have codecs of their own: E, the last hidden state and its gradient, X, Deltas, their
+ * gradients and that of X. What tensor parallelism sends in place of one of them is written as it is.
+ */
+export const CODED_TENSORS = ["e", "h", "dh", "x", "delta", "ddelta", "dx"] as const;
+
+/** See `CODED_TENSORS`. */
+export type CodedTensor = typeof CODED_TENSORS[number];
+
 /** Tensors of a kind of message. */
 export interface MessageTensors {
-  /** How they are written: with the codec of the run, as floats, or as bytes. */
+  /** How they are written: with a codec of the run, as floats, or as bytes. */
   readonly as: "codec" | "f32" | "u8";
+  /** Which of the coded tensors it is. @default {it has no codec} */
+  readonly tensor?: CodedTensor;
   /** Fewest and most of them. */
   readonly count: readonly [number, number];
   /** Shapes that each may have, one letter a dimension. */
@@ -118,7 +129,7 @@ export const SETTINGS_FIELDS: FieldsOf<SettingsMeta> = {
   }),
   steps: integer(1, LARGE),
   seed: integer(0, UINT32),
-  codec: name(1, 32),
+  codec: name(1, 256),
   microBatches: integer(1, MAX_MICRO_BATCHES),
   overlap: flag(),
   accumulate: integer(1, UINT32),
@@ -133,9 +144,9 @@ const mode: Field<"train" | "evaluate"> = oneOf("train", "evaluate");
 const row: Field<number> = integer(0, MAX_ROWS);
 const part: Field<readonly [number, number]> = tuple(integer(0, MAX_ROWS), integer(1, MAX_ROWS));
 
-/** One tensor of one shape, written with the codec of the run. */
-function coded(...shapes: readonly string[]): MessageTensors {
-  return { as: "codec", count: [1, 1], shapes: shapes.map((shape) => shape.split(" ")) };
+/** One tensor of one shape, written with the codec that the run has for it. */
+function coded(tensor: CodedTensor, ...shapes: readonly string[]): MessageTensors {
+  return { as: "codec", tensor, count: [1, 1], shapes: shapes.map((shape) => shape.split(" ")) };
 }
 
 function floats(count: readonly [number, number], shape: string): MessageTensors {
@@ -279,7 +290,7 @@ export class Messages {
     what: "E of a batch, or of a part of one.",
     from: ["device"],
     lane: "data",
-    tensors: coded("B T d"),
+    tensors: coded("e", "B T d"),
     meta: {
       mode,
       part: optional(part),
@@ -292,7 +303,7 @@ export class Messages {
     what: "E of new tokens, in generation, and the row that each row continues.",
     from: ["device"],
     lane: "data",
-    tensors: coded("B T d"),
+    tensors: coded("e", "B T d"),
     meta: {
       parents: optional(list(integer(0, MAX_ROWS), 1, MAX_BEAMS)),
     },
@@ -303,7 +314,7 @@ export class Messages {
     what: "The last hidden state.",
     from: ["server"],
     lane: "data",
-    tensors: coded("T d"),
+    tensors: coded("h", "T d"),
     meta: {
       probe: optional(flag()),
       save: optional(flag()),
@@ -315,7 +326,7 @@ export class Messages {
     what: "The gradient of the last hidden state.",
     from: ["device"],
     lane: "data",
-    tensors: coded("T d"),
+    tensors: coded("dh", "T d"),
     meta: {},
   };
 
@@ -363,7 +374,7 @@ export class Messages {
     what: "X of the kept heads; in mode `full` all of it, in mode `core` u = A x.",
     from: ["server"],
     lane: "heads",
-    tensors: coded("n T D", "T d", "n T r", "c n T r"),
+    tensors: coded("x", "n T D", "T d", "n T r", "c n T r"),
     meta: {},
   };
 
@@ -372,7 +383,7 @@ export class Messages {
     what: "Deltas of the kept heads; in mode `core` v = R u.",
     from: ["device"],
     lane: "heads",
-    tensors: coded("c n T D", "c n T r"),
+    tensors: coded("delta", "c n T D", "c n T r"),
     meta: {},
   };
 
@@ -381,7 +392,7 @@ export class Messages {
     what: "Gradients of the Deltas, or of v.",
     from: ["server"],
     lane: "heads",
-    tensors: coded("c n T D", "c n T r"),
+    tensors: coded("ddelta", "c n T D", "c n T r"),
     meta: {},
   };
 
@@ -390,7 +401,7 @@ export class Messages {
     what: "The gradient of X, or of u; not for the lowest layer with a kept head.",
     from: ["device"],
     lane: "heads",
-    tensors: coded("n T D", "T d", "n T r", "c n T r"),
+    tensors: coded("dx", "n T D", "T d", "n T r", "c n T r"),
     meta: {},
   };
 
@@ -435,7 +446,7 @@ export class Messages {
     what: "Tensor parallelism: a block's input.",
     from: ["server"],
     lane: "heads",
-    tensors: coded("T d"),
+    tensors: coded("x", "T d"),
     meta: {
       mode: optional(mode),
       batch: optional(integer(1, MAX_ROWS)),
@@ -448,7 +459,7 @@ export class Messages {
     what: "Tensor parallelism: a device's part of a block's output.",
     from: ["device"],
     lane: "heads",
-    tensors: coded("T d"),
+    tensors: coded("delta", "T d"),
     meta: {},
   };
 
@@ -457,7 +468,7 @@ export class Messages {
     what: "Tensor parallelism: the gradient of a block's output.",
     from: ["server"],
     lane: "heads",
-    tensors: coded("T d"),
+    tensors: coded("ddelta", "T d"),
     meta: {},
   };
 
@@ -466,7 +477,7 @@ export class Messages {
     what: "Tensor parallelism: a device's part of the gradient of a block's input.",
     from: ["device"],
     lane: "heads",
-    tensors: coded("T d"),
+    tensors: coded("dx", "T d"),
     meta: {},
   };
 }

@@ -17,7 +17,6 @@ import {
 } from "../contracts/errors.ts";
 import { plainText, showValue } from "../contracts/plain_text.ts";
 import type { Channel, WaitOptions } from "../contracts/channel.ts";
-import type { WireCodec } from "../contracts/codec.ts";
 import { f32Codec } from "./codec.ts";
 import {
   encodeFrame,
@@ -36,6 +35,7 @@ import { LaneQueue, type Waiter } from "./_lane.ts";
 import type { Expectation, Outgoing, OutgoingEnvelope, PeerOptions } from "./peer_options.ts";
 import { divergenceMeta, divergenceOf, requireFiniteFrame } from "./divergence.ts";
 import { type FrameKind, type Lane, MESSAGES, PROTOCOL_VERSION, type Side } from "./messages.ts";
+import { oneCodec, type RunCodecs } from "./run_codecs.ts";
 import { StepRestart } from "./step_restart.ts";
 
 /** Largest frame before the welcome, and most memory of those that wait. */
@@ -58,8 +58,8 @@ export class Peer implements AsyncDisposable {
   name: string;
   /** Run that frames belong to; set by the handshake. */
   run = "";
-  /** Codec of the run; set by the handshake. */
-  codec: WireCodec = f32Codec();
+  /** Codecs of the run; set by the handshake. */
+  codecs: RunCodecs = oneCodec(f32Codec());
   /** What was sent and received. */
   readonly ledger: ByteLedger;
   /** Time spent. */
@@ -184,8 +184,9 @@ export class Peer implements AsyncDisposable {
     let { tensors } = outgoing;
     if (isCoded(kind)) {
       try {
+        const codec = this.codecs.of(kind);
         tensors = tensors.map((t, i) =>
-          this.#streams.encode(this.codec, t, { direction: "sent", kind, layer, microBatch, tensor: i })
+          this.#streams.encode(codec, t, { direction: "sent", kind, layer, microBatch, tensor: i })
         );
       } catch (error) {
         return Promise.reject(error);
@@ -275,7 +276,8 @@ export class Peer implements AsyncDisposable {
     const frame = ofKind(next, kind);
     if (frame === null) return refuse(`the next frame must be "${kind}": it is "${next.kind}"`);
     const as = MESSAGES[kind].tensors?.as;
-    const rule = brokenRule(frame, expected, as === "codec" ? this.codec.name : as);
+    const codec = this.codecs.of(kind);
+    const rule = brokenRule(frame, expected, as === "codec" ? codec.name : as);
     if (rule !== null) return refuse(rule);
     const { layer = 0, microBatch = 0 } = expected;
     if (as === "f32") requireFiniteFrame(frame, this.name, this.#remote);
@@ -283,7 +285,7 @@ export class Peer implements AsyncDisposable {
     const started = performance.now();
     const tensors = frame.tensors.map((tensor, i) => {
       try {
-        return this.#streams.decode(this.codec, tensor, {
+        return this.#streams.decode(codec, tensor, {
           direction: "received",
           kind,
           layer,
@@ -294,7 +296,7 @@ export class Peer implements AsyncDisposable {
         // Its own codec failed, not the peer.
         if (cause instanceof PluginError) throw cause;
         return refuse(
-          `"${kind}" must be readable with codec "${this.codec.name}": ${(cause as Error).message}`,
+          `"${kind}" must be readable with codec "${codec.name}": ${(cause as Error).message}`,
         );
       }
     });

@@ -15,6 +15,7 @@ import { firstNotFinite } from "./finite.ts";
 import { encodeFrame, type RawFrame } from "./frame.ts";
 import { PROTOCOL_VERSION } from "./messages.ts";
 import { Peer } from "./peer.ts";
+import { oneCodec } from "./run_codecs.ts";
 import type { PeerOptions } from "./peer_options.ts";
 import { settled } from "../../tests/support/until.ts";
 
@@ -143,7 +144,7 @@ Deno.test("numbers that are not finite end a wait with the peer's name, whatever
   ];
   for (const [codec, bytes] of wrong) {
     const { peer, say } = open();
-    peer.codec = codec;
+    peer.codecs = oneCodec(codec);
     const data = codec.name === "f32" ? new Float32Array(bytes.buffer as ArrayBuffer) : bytes;
     await say({ kind: "input", step: 4, layer: 2, tensors: [{ dtype: codec.name, shape: [2, 3], data }] });
     const error = await assertRejects(() => peer.receive("input", { step: 4, layer: 2 }), TrainingError);

@@ -5,9 +5,9 @@
  */
 
 import type { WireCodec } from "../contracts/codec.ts";
-import { f32Codec } from "./codec.ts";
 import type { FrameKind } from "./frame.ts";
 import { MESSAGES } from "./messages.ts";
+import { codedBytes, type RunCodecs } from "./run_codecs.ts";
 import {
   type DecodingDescriptionOptions,
   describeDecoding,
@@ -21,20 +21,21 @@ import type { PartDescription, StepMessage } from "./pass.ts";
 
 /** What the traffic of a step depends on. */
 export interface TrafficShape extends StepDescriptionOptions {
-  /** The codec of the run. @default {f32Codec()} */
-  readonly codec?: WireCodec;
+  /** The codec of the run, or its codecs. @default {f32Codec()} */
+  readonly codec?: WireCodec | RunCodecs | undefined;
 }
 
-/** Bytes of a message's tensors; `coded` gives those of one that is written with the run's codec. */
+/** Bytes of a message's tensors; `coded` gives those of one that is written with a codec of the run. */
 export function messageBytes(
   { kind, shapes }: StepMessage,
-  coded: (shape: readonly number[]) => number,
+  coded: (shape: readonly number[], kind: FrameKind) => number,
 ): number {
-  const as = kind === null ? null : MESSAGES[kind].tensors?.as ?? null;
+  if (kind === null) return 0;
+  const as = MESSAGES[kind].tensors?.as ?? null;
   let sum = 0;
   for (const shape of shapes) {
     const numbers = shape.reduce((a, b) => a * b, 1);
-    sum += as === "codec" ? coded(shape) : as === "f32" ? 4 * numbers : numbers;
+    sum += as === "codec" ? coded(shape, kind) : as === "f32" ? 4 * numbers : numbers;
   }
   return sum;
 }
@@ -42,13 +43,14 @@ export function messageBytes(
 /** Tensor bytes by kind of message; kinds without tensors are left out. */
 function bytesByKind(
   parts: readonly PartDescription[],
-  codec: WireCodec = f32Codec(),
+  codec?: WireCodec | RunCodecs,
 ): Map<FrameKind, number> {
   const bytes = new Map<FrameKind, number>();
+  const coded = codedBytes(codec);
   for (const message of messagesOf(parts)) {
     const { kind, shapes } = message;
     if (kind === null || shapes.length === 0) continue;
-    const more = messageBytes(message, (shape) => codec.byteLength(shape));
+    const more = messageBytes(message, coded);
     bytes.set(kind, (bytes.get(kind) ?? 0) + more);
   }
   return bytes;

@@ -17,7 +17,7 @@ import { plainText } from "../contracts/plain_text.ts";
 import { adapterRange, loadIntoModules } from "../lora/adapter.ts";
 import { requireFiniteHeads } from "../lora/finite.ts";
 import { HeadModules } from "../lora/head_modules.ts";
-import { findCodec } from "../protocol/codec.ts";
+import { findRunCodecs } from "../protocol/run_codecs.ts";
 import type { ByteLedger } from "../protocol/ledger.ts";
 import type { MetaOf } from "../protocol/messages.ts";
 import { splitShape } from "../protocol/pass.ts";
@@ -316,7 +316,7 @@ async function introduce(
     : (nonce: string) => proveDevice(key, id, nonce);
   const welcome = readWelcome(await receiveWelcome(peer, prove));
   peer.run = welcome.run;
-  peer.codec = findCodec(welcome.settings.codec, options.codecs);
+  peer.codecs = findRunCodecs(welcome.settings.codec, options.codecs);
   peer.timeoutMs = timeoutMs;
   return welcome;
 }

@@ -206,7 +206,7 @@ export class EdgeServer extends RunServer {
 
   #begin(peer: Peer): void {
     peer.run = this.run;
-    peer.codec = this.codec;
+    peer.codecs = this.codecs;
   }
 
   /** The ports of the steps behind the network. */

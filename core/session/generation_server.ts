@@ -229,7 +229,7 @@ export class GenerationServer extends RunServer {
     const model = shapeForDevices(this.#options.base.shape);
     await member.peer.send("welcome", { meta: { run, settings, model, range, statistics: [], start: 0 } });
     member.peer.run = run;
-    member.peer.codec = this.codec;
+    member.peer.codecs = this.codecs;
   }
 
   /** Waits for what a data device asks next, while others are answered. */

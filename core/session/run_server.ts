@@ -5,7 +5,6 @@
  */
 
 import { checkRunSettings, type RunSettings } from "../train/run_settings.ts";
-import type { WireCodec } from "../contracts/codec.ts";
 import type { SavedDevice } from "./run_state.ts";
 import type { EdgeServerEvent, JoinedDevice, RunEnding, RunStatus, StepRecord } from "./run_events.ts";
 import { Peer } from "../protocol/peer.ts";
@@ -13,7 +12,7 @@ import type { MetaOf } from "../protocol/messages.ts";
 import type { RunHandle, RunHealth } from "./run_handle.ts";
 import { ByteLedger, type LedgerEntry } from "../protocol/ledger.ts";
 import { checkWait } from "./wait_limits.ts";
-import { findCodec } from "../protocol/codec.ts";
+import { findRunCodecs, type RunCodecs } from "../protocol/run_codecs.ts";
 import type { Channel } from "../contracts/channel.ts";
 import { requireAdmissible, withHeads } from "./_admission.ts";
 import { endAll, farewell } from "./_end_all.ts";
@@ -39,7 +38,7 @@ export abstract class RunServer implements RunHandle {
   readonly #options: RunServerOptions;
   readonly #system: RunSystem;
   readonly #settings: Required<RunSettings>;
-  readonly #codec: WireCodec;
+  readonly #codecs: RunCodecs;
   readonly #pauseTimeoutMs: number;
   readonly #members: RunMember[] = [];
   readonly #listeners = new Set<(event: EdgeServerEvent) => void>();
@@ -74,7 +73,7 @@ export abstract class RunServer implements RunHandle {
     this.#pauseTimeoutMs = pauseTimeoutMs === 0 ? Infinity : checkWait("pauseTimeoutMs", pauseTimeoutMs);
     this.#system = kind.system;
     this.#settings = checkRunSettings(options.settings);
-    this.#codec = findCodec(this.#settings.codec, options.codecs);
+    this.#codecs = findRunCodecs(this.#settings.codec, options.codecs);
     if (!Number.isInteger(options.devices) || options.devices < 1 || options.devices > kind.maxDevices) {
       throw new RangeError(
         `Cannot start the edge server as devices must be an integer from 1 to ${kind.maxDevices} (by the heads per layer): current value is ${options.devices}`,
@@ -415,9 +414,9 @@ export abstract class RunServer implements RunHandle {
     );
   }
 
-  /** The codec of the run. */
-  protected get codec(): WireCodec {
-    return this.#codec;
+  /** The codecs of the run. */
+  protected get codecs(): RunCodecs {
+    return this.#codecs;
   }
 
   /** The clock of step times, in milliseconds. */

@@ -10,6 +10,7 @@ import {
   elementsOf,
   findCodec,
   MESSAGES,
+  oneCodec,
   Peer,
   ProtocolError,
   type WireCodec,
@@ -27,8 +28,9 @@ export interface CodecSuiteOptions {
    *
    * @param value The number.
    * @param largest The largest absolute value of its row.
+   * @param ofAll The largest absolute value of the tensor.
    */
-  readonly bound: (value: number, largest: number) => number;
+  readonly bound: (value: number, largest: number, ofAll: number) => number;
   /** Largest number that must come back within the bound. @default {1e30} */
   readonly range?: number;
 }
@@ -78,9 +80,11 @@ function assertWithin(
 ): void {
   assertEquals(read.length, values.length, what);
   const columns = shape.at(-1) ?? 1;
+  const largest = (of: Float32Array) => of.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
+  const ofAll = largest(values);
   values.forEach((value, i) => {
     const row = values.subarray(i - i % columns, i - i % columns + columns);
-    const allowed = bound(value, row.reduce((m, v) => Math.max(m, Math.abs(v)), 0));
+    const allowed = bound(value, largest(row), ofAll);
     assert(Math.abs(read[i]! - value) <= allowed, `${what}: ${value} became ${read[i]}, allowed ${allowed}`);
   });
 }
@@ -193,7 +197,7 @@ export function testCodec({ create, bound, range = 1e30 }: CodecSuiteOptions): v
     const [near, far] = memoryChannels();
     await using a = new Peer(near);
     await using b = new Peer(far);
-    a.codec = b.codec = create();
+    a.codecs = b.codecs = oneCodec(create());
     const kinds = ["input", "delta", "hidden", "deltaGradient", "decode"] as const;
     let bytes = 0;
     for (const [i, kind] of kinds.entries()) {
@@ -220,14 +224,14 @@ export function testCodec({ create, bound, range = 1e30 }: CodecSuiteOptions): v
       const [near, far] = memoryChannels();
       const codec = create();
       const peer = new Peer(far);
-      peer.codec = codec;
+      peer.codecs = oneCodec(codec);
       const sender = new Peer(near);
       // Codecs agree on the name and disagree on the size.
-      sender.codec = {
+      sender.codecs = oneCodec({
         ...codec,
         byteLength: (shape) => codec.byteLength(shape) + change,
         encode: (_, shape) => new Uint8Array(codec.byteLength(shape) + change),
-      };
+      });
       await sender.send("input", { tensors: [{ dtype: "f32", shape: [3, 4], data: new Float32Array(12) }] });
       const error = await assertRejects(() => peer.receive("input", { shapes: [[3, 4]] }), ProtocolError);
       assert(error.message.includes("bytes"), error.message);

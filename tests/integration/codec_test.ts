@@ -82,7 +82,7 @@ Deno.test("a device that does not know the run's codec says which it knows, and 
   for (const error of [server, device]) {
     assertInstanceOf(error, HandshakeError);
     assert(
-      error.message.includes(`must be one of f32, f16, int8, int8-feedback: current value is "bf16"`),
+      error.message.includes(`int4-rotated, int2-rotated: current value is "bf16"`),
       `${error}`,
     );
   }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { codecFiles } from "../../flags/codecs.ts";
 import { flagArgs, ProgramEnd, UsageError } from "../../flags/flags.ts";
 import type { prunerFlags } from "../../flags/pruners.ts";
 import { TUNING_FLAGS } from "../../flags/tuning_flags.ts";
@@ -211,7 +212,7 @@ export class DemoProcesses implements Disposable {
   #needs(net: readonly string[]): Needs | null {
     const { flags, out } = this.#run;
     if (flags.webgpu === "dawn") return null;
-    const modules = [flags.pruner, flags.codec].filter((flag) =>
+    const modules = [flags.pruner, ...codecFiles(flags.codec)].filter((flag) =>
       /[./\\]/.test(flag) && !/^[a-z]{2,}:/i.test(flag)
     );
     const files = [flags.model, flags.tokenizer, flags.data, flags.valid, flags.predictor, flags.link];

@@ -4,8 +4,8 @@
  * @module
  */
 
-import { findCodec, type ModelShape, modeSize, stepTraffic, type WireCodec } from "@edgetuner/core";
-import { codecsOf } from "../../flags/codecs.ts";
+import { findRunCodecs, type ModelShape, modeSize, type RunCodecs, stepTraffic } from "@edgetuner/core";
+import { type CodecChoice, codecsOf } from "../../flags/codecs.ts";
 import { loraFormOf } from "../../flags/tuning_flags.ts";
 import { curve, headMap } from "../../output/picture.ts";
 import { bytes, duration, prunerTime } from "../../output/progress.ts";
@@ -32,10 +32,10 @@ const WITHOUT_STATISTICS = ["none", "random", "oracle"];
 export async function summarise(
   log: DemoLog,
   flags: DemoFlags,
-  codec: { readonly name: string; readonly module: string | null },
+  codec: CodecChoice,
 ): Promise<Summary> {
   const { validations, trained, headsPerDevice } = log;
-  const traffic = await trafficOf(log, flags, findCodec(codec.name, await codecsOf(codec.module)));
+  const traffic = await trafficOf(log, flags, findRunCodecs(codec.name, await codecsOf(codec.modules)));
   return {
     validBefore: validations.find((v) => v.step === 0)?.loss ?? null,
     validAfter: validations.findLast((v) => v.step > 0)?.loss ?? null,
@@ -51,7 +51,7 @@ export async function summarise(
 async function trafficOf(
   log: DemoLog,
   flags: DemoFlags,
-  codec: WireCodec,
+  codec: RunCodecs,
 ): Promise<{ readonly pruned: number; readonly unpruned: number }> {
   const { server, headsPerDevice } = log;
   const heads = headsPerDevice.reduce((a, b) => a + b, 0);

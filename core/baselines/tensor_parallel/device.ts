@@ -10,7 +10,7 @@
 import type { Engine } from "@edgetuner/kernels";
 import { ProtocolError } from "../../contracts/errors.ts";
 import { HeadModules } from "../../lora/head_modules.ts";
-import { findCodec } from "../../protocol/codec.ts";
+import { findRunCodecs } from "../../protocol/run_codecs.ts";
 import type { Frame, FrameOf } from "../../protocol/frame.ts";
 import { Peer } from "../../protocol/peer.ts";
 import type { Expectation } from "../../protocol/peer_options.ts";
@@ -82,7 +82,7 @@ export async function runTensorParallelDevice(
       },
     });
     welcome = readTensorParallelWelcome(await receiveWelcome(peer));
-    peer.codec = findCodec(welcome.settings.codec, options.codecs);
+    peer.codecs = findRunCodecs(welcome.settings.codec, options.codecs);
   } catch (error) {
     await peer.close("", peer.isSilent || signal?.aborted ? { signal: AbortSignal.abort() } : {});
     throw error;

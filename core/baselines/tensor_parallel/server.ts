@@ -271,7 +271,7 @@ export class TensorParallelServer extends RunServer implements Disposable {
         },
       });
       member.peer.run = this.run;
-      member.peer.codec = this.codec;
+      member.peer.codecs = this.codecs;
     }
     const d = this.#model.hidden;
     for (let l = 0; l < this.#model.layers; l++) {
