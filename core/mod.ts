@@ -386,8 +386,8 @@ export {
   loadRunState,
   openRunStates,
   readRunState,
-  requireSameRun,
   type RunState,
+  runStateBytes,
   type RunStateSource,
   runStateWriter,
   type SavedData,
@@ -396,6 +396,9 @@ export {
   saveHeads,
   saveRunState,
 } from "./session/run_state.ts";
+export { requireSameRun } from "./session/same_run.ts";
+export { forgetRunStates, storedRunStates, storeRunState } from "./session/run_state_store.ts";
+export { type ByteStore, checkStoreName, folderStore, memoryStore } from "./files/byte_store.ts";
 export { deviceIdIn, deviceKeyIn } from "./session/device_id_file.ts";
 export { type DeviceKey, newDeviceKey, proveDevice } from "./session/device_key.ts";
 export type { KeptStreams } from "./protocol/peer.ts";
@@ -521,6 +524,7 @@ export {
 export { loadText } from "./files/text.ts";
 export {
   type Adapter,
+  adapterFiles,
   adapterOf,
   type AdapterOrigin,
   adapterOrigin,
@@ -531,6 +535,7 @@ export {
   loadIntoModules,
   readAdapter,
   saveAdapter,
+  withZeroHeads,
 } from "./lora/adapter.ts";
 
 export { generateGreedy, type GenerateOptions, type GenerationModel } from "./generation/greedy.ts";
@@ -547,7 +552,7 @@ export {
   type CompleteTextOptions,
 } from "./generation/complete_text.ts";
 export { TextStream, type TextStreamOptions } from "./generation/text_stream.ts";
-export { fromPeft, loadPeft, savePeft, toPeft } from "./lora/peft.ts";
+export { fromPeft, loadPeft, peftFiles, savePeft, toPeft } from "./lora/peft.ts";
 export { mergePeft } from "./lora/peft_merge.ts";
 export { type PeftAdapter, type PeftConfig, type PeftModelShape, peftRank } from "./lora/peft_modules.ts";
 export { exactRank, reduceRank, type SmallerAdapter } from "./lora/peft_rank.ts";

@@ -13,7 +13,7 @@ import type { NamedArray, NamedArrays } from "./named_arrays.ts";
 import { keepPrevious, makeFolder, writeWhole } from "./atomic.ts";
 import { parseJson, readJson as readJsonFile } from "./json_file.ts";
 import { showValue } from "../contracts/plain_text.ts";
-import { readSafetensors, saveSafetensors } from "./safetensors.ts";
+import { readSafetensors, safetensorsBytes, saveSafetensors } from "./safetensors.ts";
 import { readMetadata } from "./tensor_header.ts";
 import { requireFiniteValues } from "./finite_values.ts";
 import { StoredTensors } from "./stored_tensors.ts";
@@ -67,6 +67,24 @@ export async function saveDescribed(
   const json = { ...config, ...notes, digest };
   await writeWhole(`${folder}/${files.config}`, `${JSON.stringify(json, null, 2)}\n`);
   return previous;
+}
+
+/**
+ * The files of such a folder, for where there are none.
+ *
+ * @param files Their names.
+ * @param described What they say.
+ * @returns The content of each, by name.
+ */
+export async function describedFiles(
+  files: DescribedFiles,
+  { config, notes, tensors }: Described,
+): Promise<Map<string, Uint8Array<ArrayBuffer>>> {
+  const { bytes, digest } = await safetensorsBytes(tensors, { [DESCRIPTION]: JSON.stringify(config) });
+  return new Map([
+    [files.weights, bytes],
+    [files.config, new TextEncoder().encode(`${JSON.stringify({ ...config, ...notes, digest }, null, 2)}\n`)],
+  ]);
 }
 
 /**

@@ -9,6 +9,7 @@
 
 import { CheckpointError } from "../contracts/errors.ts";
 import { parseJson } from "./json_file.ts";
+import { sha256 } from "./sha256.ts";
 
 /** Note with the digests of all tensors: JSON of 64 hexadecimal digits by name. */
 const TENSORS = "edgetuner.sha256";
@@ -59,6 +60,20 @@ export function withDigests(
   return withNotes(metadata, [...digests], headerDigest(metadata, entries, digests, make));
 }
 
+/**
+ * Notes with digests, where there is no `node:crypto`.
+ *
+ * @param metadata Other notes.
+ * @param entries All tensors, with the digests of their values.
+ */
+export async function withDigestsInMemory(
+  metadata: Readonly<Record<string, string>>,
+  entries: readonly (DigestEntry & { readonly digest: string })[],
+): Promise<Record<string, string>> {
+  const digests = new Map(entries.map(({ name, digest }) => [name, digest]));
+  return withNotes(metadata, [...digests], await sha256([headerText(metadata, entries, digests)]));
+}
+
 /** The digest of a file with these notes. */
 export function digestNoted(metadata: Readonly<Record<string, string>>): string {
   return metadata[HEADER]!;
@@ -72,19 +87,28 @@ function withNotes(
   return { ...metadata, [TENSORS]: JSON.stringify(Object.fromEntries(digests)), [HEADER]: header };
 }
 
-/** SHA-256 over all that a header says, in an order that does not depend on how it is written. */
+/** SHA-256 over all that a header says. */
 function headerDigest(
   metadata: Readonly<Record<string, string>>,
   entries: readonly DigestEntry[],
   digests: ReadonlyMap<string, string>,
   make: () => Sha256,
 ): string {
+  const hash = make();
+  hash.update(headerText(metadata, entries, digests));
+  return hash.digest();
+}
+
+/** All that a header says, in an order that does not depend on how it is written. */
+function headerText(
+  metadata: Readonly<Record<string, string>>,
+  entries: readonly DigestEntry[],
+  digests: ReadonlyMap<string, string>,
+): Uint8Array {
   const sorted = (rows: unknown[][]) => rows.toSorted(([a], [b]) => String(a) < String(b) ? -1 : 1);
   const notes = Object.entries(metadata).filter(([name]) => name !== TENSORS && name !== HEADER);
   const tensors = entries.map(({ name, dtype, shape }) => [name, dtype, shape, digests.get(name) ?? null]);
-  const hash = make();
-  hash.update(new TextEncoder().encode(JSON.stringify([sorted(notes), sorted(tensors)])));
-  return hash.digest();
+  return new TextEncoder().encode(JSON.stringify([sorted(notes), sorted(tensors)]));
 }
 
 /** Digests that a file carries. */

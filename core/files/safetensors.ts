@@ -10,7 +10,8 @@
 import { CheckpointError } from "../contracts/errors.ts";
 import type { NamedArray, NamedArrays } from "./named_arrays.ts";
 import { type WholeFile, writeWhole } from "./atomic.ts";
-import { digestNoted, sha256Maker, withDigests, withRoom } from "./digests.ts";
+import { digestNoted, sha256Maker, withDigests, withDigestsInMemory, withRoom } from "./digests.ts";
+import { sha256 } from "./sha256.ts";
 import {
   fail,
   FLOATS,
@@ -145,6 +146,30 @@ export async function saveSafetensors(
     await file.seek(0); // all of it
   });
   return digest;
+}
+
+/**
+ * The bytes that {@linkcode saveSafetensors} writes, for where there are no files, as in a page.
+ *
+ * @param tensors What to write.
+ * @param metadata Notes for the header.
+ * @returns The file, and its digest.
+ * @throws {CheckpointError} If a tensor does not hold as many values as its shape says.
+ */
+export async function safetensorsBytes(
+  tensors: NamedArrays,
+  metadata: Readonly<Record<string, string>> = {},
+): Promise<{ readonly bytes: Uint8Array<ArrayBuffer>; readonly digest: string }> {
+  const entries = await Promise.all(
+    [...tensors].map(async ([name, { shape, data }]) => ({
+      name,
+      dtype: "F32",
+      shape,
+      digest: await sha256([data]),
+    })),
+  );
+  const notes = await withDigestsInMemory(metadata, entries.sort((a, b) => byCodeUnits(a.name, b.name)));
+  return { bytes: writeSafetensors(tensors, notes), digest: digestNoted(notes) };
 }
 
 /** Bytes that are gathered before they are written. */

@@ -10,7 +10,13 @@
 
 import type { Engine } from "@edgetuner/kernels";
 import { CheckpointError } from "../contracts/errors.ts";
-import { loadDescribed, readDescribed, saveDescribed } from "../files/described.ts";
+import {
+  type Described,
+  describedFiles,
+  loadDescribed,
+  readDescribed,
+  saveDescribed,
+} from "../files/described.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import { readText } from "../files/text.ts";
@@ -252,8 +258,36 @@ export async function saveAdapter(
   adapter: Adapter,
   origin?: AdapterOrigin,
 ): Promise<string | null> {
-  requireFiniteArrays(folder, adapter.arrays);
-  const { lora, model, fingerprint, arrays } = adapter;
+  return await saveDescribed(
+    folder,
+    FILES,
+    describe(folder, adapter, origin),
+    (former) => origin !== undefined && former.run === origin.run,
+  );
+}
+
+/**
+ * The files that {@linkcode saveAdapter} writes, for where there are none, as in a page.
+ *
+ * @param adapter What.
+ * @param origin The run that it comes from.
+ * @returns The content of each, by name.
+ * @throws {CheckpointError} If a weight is not finite.
+ * @category Adapters
+ */
+export async function adapterFiles(
+  adapter: Adapter,
+  origin?: AdapterOrigin,
+): Promise<Map<string, Uint8Array<ArrayBuffer>>> {
+  return await describedFiles(FILES, describe("the adapter", adapter, origin));
+}
+
+function describe(
+  place: string,
+  { lora, model, fingerprint, arrays }: Adapter,
+  origin: AdapterOrigin | undefined,
+): Described {
+  requireFiniteArrays(place, arrays);
   const config = {
     format: "edgetuner-heads",
     formatVersion: FORMAT_VERSION,
@@ -261,12 +295,34 @@ export async function saveAdapter(
     model,
     baseFingerprint: fingerprint,
   };
-  return await saveDescribed(
-    folder,
-    FILES,
-    { config, notes: { ...origin }, tensors: arrays },
-    (former) => origin !== undefined && former.run === origin.run,
-  );
+  return { config, notes: { ...origin }, tensors: arrays };
+}
+
+/**
+ * An adapter with all heads: those that it does not hold are zero, and change nothing. So what one device has learnt
+ * can be used by itself.
+ *
+ * @param adapter Some heads of an adapter.
+ * @category Adapters
+ */
+export function withZeroHeads(adapter: Adapter): Adapter {
+  const { lora, model } = adapter;
+  const mode = INPUT_MODES[lora.mode];
+  const size = modeSize(lora, model);
+  const shapes = { a: [lora.rank, mode.columns(size)], b: [mode.outputs(size), lora.rank] };
+  const arrays = new Map(adapter.arrays);
+  for (let layer = 0; layer < model.layers; layer++) {
+    for (let head = 0; head < model.heads; head++) {
+      for (const target of lora.targets) {
+        for (const { name, which } of namedMatrices(lora.mode, { layer, head, target })) {
+          if (arrays.has(name)) continue;
+          const shape = shapes[which];
+          arrays.set(name, { shape, data: new Float32Array(shape[0]! * shape[1]!) });
+        }
+      }
+    }
+  }
+  return { ...adapter, arrays };
 }
 
 /** Most heads of a layer; memory is taken for all of them before they are looked up. */

@@ -14,7 +14,7 @@ import { readJson } from "../files/json_file.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import { requireFiniteValues } from "../files/finite_values.ts";
 import { PendingFolder, writeWhole } from "../files/atomic.ts";
-import { loadSafetensors, saveSafetensors } from "../files/safetensors.ts";
+import { loadSafetensors, safetensorsBytes, saveSafetensors } from "../files/safetensors.ts";
 import { CheckpointError } from "../contracts/errors.ts";
 import { headSizeOf, shapeForDevices } from "../contracts/model_shape.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
@@ -287,6 +287,23 @@ export async function savePeft(folder: string, { config, arrays }: PeftAdapter):
   await saveSafetensors(`${pending.path}/adapter_model.safetensors`, arrays, { format: "pt" });
   await writeWhole(`${pending.path}/adapter_config.json`, `${JSON.stringify(config, null, 2)}\n`);
   return await pending.keep();
+}
+
+/**
+ * The files that {@linkcode savePeft} writes, for where there are none, as in a page.
+ *
+ * @param adapter What.
+ * @returns The content of each, by name.
+ * @category Adapters
+ */
+export async function peftFiles(
+  { config, arrays }: PeftAdapter,
+): Promise<Map<string, Uint8Array<ArrayBuffer>>> {
+  const { bytes } = await safetensorsBytes(arrays, { format: "pt" });
+  return new Map([
+    ["adapter_model.safetensors", bytes],
+    ["adapter_config.json", new TextEncoder().encode(`${JSON.stringify(config, null, 2)}\n`)],
+  ]);
 }
 
 /**

@@ -28,7 +28,8 @@ import { DataDevice } from "./data_device.ts";
 import { proveDevice } from "./device_key.ts";
 import { HeadDevice } from "./head_device.ts";
 import { leave, requireOrderlyEnd, type RunProgress } from "./run_end.ts";
-import { requireSameRun, type RunState, saveHeads } from "./run_state.ts";
+import { type RunState, saveHeads } from "./run_state.ts";
+import { requireSameRun } from "./same_run.ts";
 import type { UserDeviceOptions, UserDeviceResult } from "./user_device_options.ts";
 import { readWelcome, receiveWelcome, type Welcome } from "./welcome.ts";
 

@@ -5,7 +5,8 @@
  */
 
 import { shapeForDevices } from "../contracts/model_shape.ts";
-import { requireSameRun, type RunState } from "./run_state.ts";
+import type { RunState } from "./run_state.ts";
+import { requireSameRun } from "./same_run.ts";
 import { BackgroundSaver, type SavingTimes } from "../train/saving.ts";
 import { HandshakeError } from "../contracts/errors.ts";
 import { CachedLayers } from "../generation/cached_layers.ts";

@@ -27,8 +27,8 @@ import { decodePlainData, encodePlainData } from "../protocol/cbor.ts";
 import { readMetadata } from "../files/tensor_header.ts";
 import { makeFolder } from "../files/atomic.ts";
 import { bytesIfThere, entriesOf, isFolder, removeIfThere } from "../files/folders.ts";
-import { sha256Maker } from "../files/digests.ts";
-import { readSafetensors, saveSafetensors } from "../files/safetensors.ts";
+import { sha256 } from "../files/sha256.ts";
+import { readSafetensors, safetensorsBytes, saveSafetensors } from "../files/safetensors.ts";
 
 const FORMAT = "edgetuner-run";
 const FORMAT_VERSION = 3;
@@ -126,6 +126,27 @@ export async function saveHeads(modules: HeadModules): Promise<SavedHeads> {
  * @throws {CheckpointError} If a weight or a moment is not finite; nothing is written then.
  */
 export async function saveRunState(path: string, state: RunState): Promise<void> {
+  const { arrays, metadata } = await contentOf(path, state);
+  await saveSafetensors(path, arrays, metadata);
+}
+
+/**
+ * The bytes that {@linkcode saveRunState} writes, for where there are no files, as in a page.
+ *
+ * @param state What to write.
+ * @throws {CheckpointError} If a weight or a moment is not finite.
+ */
+export async function runStateBytes(state: RunState): Promise<Uint8Array<ArrayBuffer>> {
+  const { arrays, metadata } = await contentOf("the state", state);
+  return (await safetensorsBytes(arrays, metadata)).bytes;
+}
+
+async function contentOf(
+  path: string,
+  state: RunState,
+): Promise<
+  { readonly arrays: ReadonlyMap<string, NamedArray>; readonly metadata: Record<string, string> }
+> {
   const { heads, pruning, ...plain } = state;
   const metadata: Record<string, string> = {
     format: FORMAT,
@@ -148,7 +169,7 @@ export async function saveRunState(path: string, state: RunState): Promise<void>
     : arraysOf(heads, state.settings);
   requireFiniteArrays(path, arrays);
   metadata.digest = await digestOf(metadata, arrays);
-  await saveSafetensors(path, arrays, metadata);
+  return { arrays, metadata };
 }
 
 /**
@@ -211,58 +232,6 @@ async function stateFrom(path: string, read: () => Promise<Uint8Array>): Promise
     throw new RunStateError(
       `Cannot go on from ${path} as it must be the state of a run: ${(cause as Error).message}`,
       { cause },
-    );
-  }
-}
-
-/**
- * Checks that a state is of the run that is to go on.
- *
- * @param state The state.
- * @param expected What it must have been made with; what is left out is not checked.
- * @throws {RunStateError} If settings, heads, base model, the format of its weights or data are others; the
- * message says which and how.
- */
-export function requireSameRun(
-  state: RunState,
-  expected: {
-    readonly settings?: RunSettings;
-    readonly fingerprint?: string;
-    readonly dataFingerprint?: string;
-    readonly range?: HeadRange | null;
-    readonly baseWeights?: BaseWeights | undefined;
-  },
-): void {
-  const refuse = (what: string, saved: unknown, now: unknown): never => {
-    throw new RunStateError(
-      `Cannot go on from step ${state.step} of run "${state.run}" as ${what} must be ${
-        short(saved)
-      }, as in the saved state: current value is ${short(now)}`,
-    );
-  };
-  const { settings, fingerprint, dataFingerprint, range, baseWeights } = expected;
-  if (settings !== undefined) {
-    const different = firstDifference(state.settings, goingOn(state, checkRunSettings(settings)));
-    if (different !== null) refuse(...different);
-  }
-  if (range !== undefined) {
-    const { first = null, count = null } = state.heads?.range ?? {};
-    if (first !== (range?.first ?? null) || count !== (range?.count ?? null)) {
-      refuse("the range of heads", state.heads?.range ?? null, range);
-    }
-  }
-  if (fingerprint !== undefined && fingerprint !== state.fingerprint) {
-    refuse("the base model's fingerprint", state.fingerprint.slice(0, 12), fingerprint.slice(0, 12));
-  }
-  const held = state.baseWeights;
-  if (baseWeights !== undefined && held !== undefined && baseWeights !== held) {
-    refuse("the format of the base's weights", held, baseWeights);
-  }
-  if (dataFingerprint !== undefined && dataFingerprint !== state.data?.fingerprint) {
-    refuse(
-      "the fingerprint of data and batches",
-      state.data?.fingerprint.slice(0, 12) ?? null,
-      dataFingerprint.slice(0, 12),
     );
   }
 }
@@ -391,18 +360,11 @@ async function digestOf(
   { state, pruning }: Readonly<Record<string, string>>,
   arrays: ReadonlyMap<string, NamedArray>,
 ): Promise<string> {
-  const make = await sha256Maker();
-  const digest = (bytes: Uint8Array) => {
-    const hash = make();
-    hash.update(bytes);
-    return hash.digest();
-  };
   const lines = [state, pruning ?? ""];
   for (const name of [...arrays.keys()].sort()) {
-    const { buffer, byteOffset, byteLength } = arrays.get(name)!.data;
-    lines.push(`${name} ${digest(new Uint8Array(buffer, byteOffset, byteLength))}`);
+    lines.push(`${name} ${await sha256([arrays.get(name)!.data])}`);
   }
-  return digest(new TextEncoder().encode(lines.join("\n")));
+  return await sha256([new TextEncoder().encode(lines.join("\n"))]);
 }
 
 /** What pruning goes on from; the state is the pruner's own affair. */
@@ -460,35 +422,4 @@ function stateOf(
           })),
     );
   return { weights: read(""), m: read(".m"), v: read(".v"), updates: Uint32Array.from(updates) };
-}
-
-/** Settings as they are compared: a run may have more steps, with their warm-up; one that is over does not count. */
-function goingOn(
-  { step, settings: { steps, optimizer: { warmupSteps } } }: RunState,
-  now: Required<RunSettings>,
-): Required<RunSettings> {
-  const isFree = now.steps > steps || step >= Math.max(warmupSteps, now.optimizer.warmupSteps);
-  const optimizer = isFree ? { ...now.optimizer, warmupSteps } : now.optimizer;
-  return { ...now, steps: Math.min(steps, now.steps), optimizer };
-}
-
-/** What differs first between settings: name, saved value, present value. How often to save does not matter. */
-function firstDifference(
-  saved: Readonly<Record<string, unknown>> | Required<RunSettings>,
-  now: Readonly<Record<string, unknown>> | Required<RunSettings>,
-): [name: string, saved: unknown, now: unknown] | null {
-  for (const [name, value] of Object.entries(saved)) {
-    if (name === "saveEvery") continue;
-    const other = (now as Record<string, unknown>)[name];
-    const nested = typeof value === "object" && value !== null && !Array.isArray(value);
-    if (nested && typeof other === "object" && other !== null) {
-      const inner = firstDifference(value as Record<string, unknown>, other as Record<string, unknown>);
-      if (inner !== null) return [`${name}.${inner[0]}`, inner[1], inner[2]];
-    } else if (JSON.stringify(value) !== JSON.stringify(other)) return [name, value, other];
-  }
-  return null;
-}
-
-function short(value: unknown): string {
-  return (JSON.stringify(value) ?? String(value)).slice(0, 80);
 }
