@@ -47,10 +47,13 @@ async function take(program: keyof typeof WITHOUT, flags: readonly string[]): Pr
   }
 }
 
-/** How much more the first took than the second, over all pairs, in percent. */
+/** How much more the first took than the second: the mean over all pairs and its standard error, in percent. */
 function more(pairs: readonly (readonly [Taken, Taken])[], what: keyof Taken): string {
-  const sum = (i: 0 | 1) => pairs.reduce((all, pair) => all + (pair[i][what] ?? NaN), 0);
-  return `${(100 * (sum(0) / sum(1) - 1)).toFixed(2)} %`;
+  const ratios = pairs.map(([first, second]) => 100 * ((first[what] ?? NaN) / (second[what] ?? NaN) - 1));
+  const mean = ratios.reduce((sum, ratio) => sum + ratio, 0) / ratios.length;
+  const squares = ratios.reduce((sum, ratio) => sum + (ratio - mean) ** 2, 0);
+  const error = Math.sqrt(squares / (ratios.length - 1) / ratios.length);
+  return `${mean.toFixed(2)} +- ${error.toFixed(2)} %`;
 }
 
 function shown({ wall, processor }: Taken): string {
@@ -68,11 +71,13 @@ async function main(): Promise<void> {
       "tune",
       "demo",
     ]),
-    pairs: integer("N", 4, "runs of each kind", { min: 1 }),
+    pairs: integer("N", 4, "runs of each kind", { min: 2 }),
     steps: integer("N", 100, "training steps of a run", { min: 1 }),
   });
   const program = flags.program as keyof typeof WITHOUT;
   const args = ["--steps", `${flags.steps}`];
+  // Not counted: it fills the caches of modules and shaders.
+  await take(program, args);
   const pairs: [Taken, Taken][] = [];
   for (let i = 0; i < flags.pairs; i++) {
     // In turn, and not always the same first: a machine is not equally busy all the time.

@@ -103,6 +103,20 @@ Deno.test("Parquet is read with every compression, and null columns are not ther
   });
 });
 
+Deno.test("columns are named only where a file has some", async () => {
+  for (
+    const [name, text, format] of [["a.txt", "Where?||Here.", "pairs"], ["b.txt", "A text.", "text"]] as const
+  ) {
+    await withFiles({ [name]: text }, async (folder) => {
+      await assertRejects(
+        () => readTrainingExamples(`${folder}/${name}`, { model: MODEL, map: { prompt: "question" } }),
+        DataFormatError,
+        `columns can be named only where it has some: its format is "${format}"`,
+      );
+    });
+  }
+});
+
 Deno.test("Alpaca's rows are conversations where there is a chat template, else pairs", async () => {
   const rows = [
     { instruction: "Add.", input: "1 + 1", output: "2" },

@@ -126,12 +126,20 @@ export async function chatTemplateOf(
 /** An example, or a bad row that is left out. */
 type ReadExample = { readonly example: TrainingExample; readonly format: DataFormat } | null;
 
+/** Formats whose rows have no columns to choose from. */
+const WITHOUT_COLUMNS: readonly DataFormat[] = ["pairs", "text", "paragraphs"];
+
 /** Reads examples one by one. */
 async function* readExamples(path: string, options: ReadExamplesOptions): AsyncGenerator<ReadExample> {
   const { onBadLine } = options;
   let template: ChatTemplate | null | undefined = options.chatTemplate;
   for (const file of await dataFiles(path)) {
     const format = options.format ?? await recogniseFormat(file);
+    if (options.map !== undefined && WITHOUT_COLUMNS.includes(format)) {
+      throw new DataFormatError(
+        `Cannot read ${file} as columns can be named only where it has some: its format is "${format}"`,
+      );
+    }
     for await (const { line, row, source } of dataRows(file, format)) {
       if (template === undefined && "fields" in row) template = await chatTemplateOf(options.model);
       const example = exampleOf(row, { template: template ?? null, file, options });
