@@ -176,6 +176,9 @@ Deno.test("a model of the hub: each command with --model downloads it or says th
   assert(count >= 12, `${count} commands`);
 });
 
+/** Where nobody listens. */
+const AWAY = ["--server", "ws://127.0.0.1:9/join/ws", "--token", "12345678"];
+
 Deno.test("a value out of range is refused by the name of its flag and the rule", async () => {
   const cases = [
     ["generate", ["--repetition-penalty", "0"], "--repetition-penalty must be a number from 0.01 to 100"],
@@ -192,6 +195,10 @@ Deno.test("a value out of range is refused by the name of its flag and the rule"
     ["tune", ["--rate", "Infinity"], "--rate must be a number from 1e-9 to 1000"],
     ["tune", ["--save", "false"], "--save must be a path: current value is"],
     ["demo", ["--out", "true"], "--out must be a path: current value is"],
+    ["join", ["--name", "a".repeat(65), ...AWAY], "--name must have at most 64 characters"],
+    ["join", ["--capacity", "-1"], "--capacity must be a number of at least 0"],
+    ["join", ["--smoothing", "nan"], "--smoothing must be a number from 0 to 0.99"],
+    ["join", ["--server", "ftp://a", "--token", "12345678"], "--server must begin with ws, wss,"],
   ] as const;
   for (const [name, args, message] of cases) {
     const { run } = await loadCommand(name).load();

@@ -16,8 +16,10 @@ import {
   lossesAtEnds,
   newDeviceId,
   openRunStates,
+  plainText,
   runUserDevice,
   saveAdapter,
+  showValue,
   type UserDeviceResult,
   warmUp,
 } from "@edgetuner/core";
@@ -156,6 +158,7 @@ interface Options {
 async function readOptions(call: Call): Promise<Options> {
   const { flags, chosen } = await readFitted(PROGRAM, FLAGS, call, { isNeeded: ({ data }) => data !== "" });
   requirePlan("user_device.ts", flags);
+  requireName(flags.name);
   const link = await openLink("user_device.ts", flags, flags.server, "--server");
   await requireWritable("user_device.ts", { files: { report: flags.report }, folders: { save: flags.save } });
   if (flags.load !== "" && flags.adapter !== "") {
@@ -175,6 +178,19 @@ async function readOptions(call: Call): Promise<Options> {
     throw new UsageError("--samples needs --valid too: it continues prompts of that file");
   }
   return { flags, chosen, link, adapter };
+}
+
+/** Most characters of a name. */
+const MAX_NAME = 64;
+
+/** The protocol's rule for names, before anything is done. */
+function requireName(name: string): void {
+  if (name === plainText(name, MAX_NAME)) return;
+  throw new UsageError(
+    `Cannot run user_device.ts as --name must have at most ${MAX_NAME} characters, none of them a control character: current value is ${
+      showValue(name)
+    }`,
+  );
 }
 
 async function main(options: Options, call: Call): Promise<number> {

@@ -100,9 +100,9 @@ export function inCallForm(text: string, form: CallForm): string {
 /** A message that begins with the name of a program, with the command's name where it was called by that. */
 export function messageInCallForm(message: string, form: CallForm): string {
   if (form === "program") return inCallForm(message, form);
-  return message.replace(/^Cannot run ([\w/.]+) as/, (whole, program: string) => {
+  return message.replace(/^Cannot run ([\w/]+\.ts)/, (whole, program: string) => {
     const command = commandOf(program);
-    return command === null ? whole : `Cannot run edgetuner ${command} as`;
+    return command === null ? whole : `Cannot run edgetuner ${command}`;
   });
 }
 
