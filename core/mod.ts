@@ -407,13 +407,30 @@ export type { RunHandle, RunHealth } from "./session/run_handle.ts";
 export { RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
 export { LOSS_POLICIES, type LossPolicy } from "./session/step_attempts.ts";
 export type { HeadMember } from "./session/head_members.ts";
-export { type DecodingRequest, RemoteData, type RemoteDataOptions } from "./session/remote_data.ts";
+export type { DataSource, DecodingRequest, DecodingSource } from "./session/data_source.ts";
+export { type OwnedBatch, RemoteData, type RemoteDataOptions } from "./session/remote_data.ts";
+export {
+  DATA_SHARES,
+  type DataShare,
+  DataTurns,
+  type DrawnTurns,
+  type SavedTurns,
+  type TurnOwner,
+} from "./train/data_turns.ts";
 export { HeadDevice, type HeadDeviceOptions } from "./session/head_device.ts";
 export type { RunProgress } from "./session/run_end.ts";
-export { DataDevice, type DataDeviceOptions, type DataSide } from "./session/data_device.ts";
+export { DataDevice, type DataDeviceOptions, type DataSide, type DataTurn } from "./session/data_device.ts";
 export { WaitTimer } from "./session/wait_timer.ts";
 export { RemoteSession } from "./session/remote_session.ts";
-export { EdgeServer, keptPerLayer } from "./session/edge_server.ts";
+export { EdgeServer } from "./session/edge_server.ts";
+export { keptPerLayer } from "./session/step_record.ts";
+export type { DataSharing } from "./session/data_sharing.ts";
+export type {
+  OwnerLoss,
+  SavedSharing,
+  SharedBest,
+  SharedValidationEvent,
+} from "./session/shared_validation.ts";
 export type { EdgeServerOptions } from "./session/edge_server_options.ts";
 export { GenerationServer, type GenerationServerOptions } from "./session/generation_server.ts";
 export type {

@@ -28,67 +28,34 @@ import {
   tuple,
   words,
 } from "./fields.ts";
+import type { CodedTensor, Lane, Message, MessageTensors, Side } from "./message.ts";
 import type {
   ActivationMeta,
   EmbeddingMeta,
   EndMeta,
   HelloMeta,
+  HiddenMeta,
   MaskMeta,
   NoMeta,
+  PausedMeta,
   RangeMeta,
   SettingsMeta,
+  TurnMeta,
   WelcomeMeta,
 } from "./metas.ts";
+import { EXAMPLES, PAUSED, SAVE, TURN } from "./turn_messages.ts";
+
+export { CODED_TENSORS } from "./message.ts";
+export type { CodedTensor, Lane, Message, MessageTensors, Side };
 
 /** Version of envelope and step protocol. Peers with another one are refused. */
 export const PROTOCOL_VERSION = 4;
-
-/** An end of a channel: the edge server, or a device. */
-export type Side = "server" | "device";
-
-/** Lane that a message belongs to: the handshake, the data device or the head modules. */
-export type Lane = "control" | "data" | "heads";
-
-/**
- * Tensors of a step that may have codecs of their own: E, the last hidden state and its gradient, X, Deltas, their
- * gradients and that of X. What tensor parallelism sends in place of one of them is written as it is.
- */
-export const CODED_TENSORS = ["e", "h", "dh", "x", "delta", "ddelta", "dx"] as const;
-
-/** See `CODED_TENSORS`. */
-export type CodedTensor = typeof CODED_TENSORS[number];
-
-/** Tensors of a kind of message. */
-export interface MessageTensors {
-  /** How they are written: with a codec of the run, as floats, or as bytes. */
-  readonly as: "codec" | "f32" | "u8";
-  /** Which of the coded tensors it is. @default {it has no codec} */
-  readonly tensor?: CodedTensor;
-  /** Fewest and most of them. */
-  readonly count: readonly [number, number];
-  /** Shapes that each may have, one letter a dimension. */
-  readonly shapes: readonly (readonly string[])[];
-}
 
 /** Kind of a message. */
 export type FrameKind = keyof Messages;
 
 /** Fields of a kind's `meta`. */
 export type MetaOf<K extends FrameKind> = Messages[K] extends Message<infer M> ? M : never;
-
-/** A kind of message. */
-export interface Message<M = Readonly<Record<string, unknown>>> {
-  /** What it is, in a sentence. */
-  readonly what: string;
-  /** Who sends it. */
-  readonly from: readonly Side[];
-  /** Its lane. */
-  readonly lane: Lane;
-  /** Its tensors; `null` if it has none. */
-  readonly tensors: MessageTensors | null;
-  /** Fields of its `meta`. */
-  readonly meta: FieldsOf<M>;
-}
 
 const UINT32 = 0xffff_ffff;
 const FLOAT_MAX = Number.MAX_VALUE;
@@ -202,6 +169,7 @@ export class Messages {
       start: optional(step),
       repeats: optional(flag()),
       trained: optional(step),
+      turns: optional(oneOf("steps", "parts")),
       columns: optional(nullable(record({ first: integer(0, 1e7), count: integer(1, 1e7) }))),
       epsilon: optional(number(0, 1)),
     },
@@ -216,14 +184,8 @@ export class Messages {
     meta: { reason: words() },
   };
 
-  /** The run is paused: said again at an interval, so that nobody waits in vain. */
-  readonly paused: Message<NoMeta> = {
-    what: "The run is paused: said again at an interval, so that nobody waits in vain.",
-    from: ["server"],
-    lane: "control",
-    tensors: null,
-    meta: {},
-  };
+  /** The run is paused, or others take their turns: said again at an interval, so that nobody waits in vain. */
+  readonly paused: Message<PausedMeta> = PAUSED;
 
   /** The run is over; why, and after which step. */
   readonly end: Message<EndMeta> = {
@@ -285,6 +247,15 @@ export class Messages {
     meta: { mode },
   };
 
+  /** Several people's data: the next step is this device's turn. */
+  readonly turn: Message<TurnMeta> = TURN;
+
+  /** Several people's data: how many training examples a device has; without a number, the question. */
+  readonly examples: Message<{ readonly count?: number }> = EXAMPLES;
+
+  /** Several people's data: the state after so many training steps is to be saved. */
+  readonly save: Message<NoMeta> = SAVE;
+
   /** E of a batch, or of a part of one. */
   readonly embedding: Message<EmbeddingMeta> = {
     what: "E of a batch, or of a part of one.",
@@ -295,6 +266,7 @@ export class Messages {
       mode,
       part: optional(part),
       best: optional(flag()),
+      counted: optional(integer(0, LARGE)),
     },
   };
 
@@ -310,7 +282,7 @@ export class Messages {
   };
 
   /** The last hidden state. */
-  readonly hidden: Message<{ readonly probe?: boolean; readonly save?: boolean }> = {
+  readonly hidden: Message<HiddenMeta> = {
     what: "The last hidden state.",
     from: ["server"],
     lane: "data",
@@ -318,6 +290,7 @@ export class Messages {
     meta: {
       probe: optional(flag()),
       save: optional(flag()),
+      counted: optional(integer(1, LARGE)),
     },
   };
 

@@ -93,6 +93,12 @@ export interface WelcomeMeta {
    * count. @default {it has not been away}
    */
   readonly trained?: number;
+  /**
+   * Where several people's data takes turns: whether a turn is a whole step, or parts of one.
+   *
+   * @default {the device's own data is the only one, and it says what comes next}
+   */
+  readonly turns?: "steps" | "parts";
   /** Columns of the feed-forward network, in tensor parallelism. */
   readonly columns?: RangeMeta | null;
   /** Added to the norms' variances, in tensor parallelism. */
@@ -121,6 +127,34 @@ export interface EmbeddingMeta {
   readonly part?: readonly [number, number];
   /** True if the head modules are the best so far. */
   readonly best?: boolean;
+  /** Where others give parts of the step too: tokens that the loss of this device's parts counts. */
+  readonly counted?: number;
+}
+
+/** Of the last hidden state. */
+export interface HiddenMeta {
+  /** True if it is that of a probe. */
+  readonly probe?: boolean;
+  /** True if a state follows the step. */
+  readonly save?: boolean;
+  /** Where others give parts of the step too: tokens that the loss of the whole step is the mean of. */
+  readonly counted?: number;
+}
+
+/** Nothing is asked for now. */
+export interface PausedMeta {
+  /** True if the run goes on and others take their turns. */
+  readonly others?: boolean;
+}
+
+/** The next step is a device's turn. */
+export interface TurnMeta {
+  /** What for; to generate once all steps are done. */
+  readonly mode: "train" | "evaluate" | "generate";
+  /** Number of the device's batch: of those that it has trained on, or of its validation data. */
+  readonly position: number;
+  /** Where a step is mixed of several owners' parts: how many are this device's. @default {the step is its own} */
+  readonly parts?: number;
 }
 
 /** A step begins, or another part of it. */

@@ -391,7 +391,7 @@ export class Peer implements AsyncDisposable {
         if (frame.kind === "refuse") {
           throw new HandshakeError(`${this.name} refused: ${frame.meta.reason || "no reason given"}`);
         }
-        if ((frame.kind === "paused") !== this.#paused) {
+        if ((frame.kind === "paused" && frame.meta.others !== true) !== this.#paused) {
           this.#paused = !this.#paused;
           this.#onPause?.(this.#paused);
         }

@@ -50,8 +50,9 @@ export function withHeads(members: readonly RunMember[]): RunMember[] {
 export function requireAdmissible(hello: MetaOf<"hello">, run: Admission): void {
   const { name, capacity, data, fingerprint, system = "split", task = "train" } = hello;
   const isOver = run.status === "ended" || run.status === "failed";
-  const mayBeLate = run.mostDataDevices > 1 && data && capacity === 0 && !isOver;
-  if (run.status !== "waiting" && !mayBeLate) {
+  // Of several data devices one without heads may come at any time.
+  const isFree = run.mostDataDevices > 1 && data && capacity === 0;
+  if (run.status !== "waiting" && (isOver || !isFree)) {
     throw new HandshakeError(
       `Cannot admit the device as the run must not have started: it is ${run.status}`,
     );
@@ -92,7 +93,8 @@ export function requireAdmissible(hello: MetaOf<"hello">, run: Admission): void 
       } has joined`,
     );
   }
-  requireRunStates(name, { brought: hello.states?.run ?? null, wanted: run.resumed });
+  const isNew = isFree && hello.states === undefined;
+  if (!isNew) requireRunStates(name, { brought: hello.states?.run ?? null, wanted: run.resumed });
   if (capacity > 0) requireSaved(hello, savedWithHeads(run.saved));
   if (capacity > 0 && withHeads(run.members).length >= run.devices) {
     throw new HandshakeError(

@@ -7,7 +7,7 @@
 import type { Engine } from "@edgetuner/kernels";
 import type { CachedLayers } from "../generation/cached_layers.ts";
 import { Tape } from "../model/tape.ts";
-import type { DecodingRequest, RemoteData } from "./remote_data.ts";
+import type { DecodingRequest, DecodingSource } from "./data_source.ts";
 import type { DecodingRecord } from "./run_events.ts";
 
 /** Most bytes of keys and values, unless someone says another number. */
@@ -20,7 +20,7 @@ export interface DecodingPass {
   /** The layers, with the keys and values of the data device's tokens. */
   readonly cached: CachedLayers;
   /** The data device. */
-  readonly data: RemoteData;
+  readonly data: DecodingSource;
   /** Most bytes of keys and values. */
   readonly maxCacheBytes: number;
   /** Training steps done. */

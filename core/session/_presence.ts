@@ -4,12 +4,11 @@
  * @module
  */
 
-import { ChannelClosedError, DeadlineError } from "../contracts/errors.ts";
+import { ChannelClosedError, DeadlineError, ProtocolError } from "../contracts/errors.ts";
 import type { MetaOf } from "../protocol/messages.ts";
 import type { Peer } from "../protocol/peer.ts";
 import { farewell } from "./_end_all.ts";
 import type { HeadMember } from "./head_members.ts";
-import type { RemoteData } from "./remote_data.ts";
 import type { EdgeServerEvent } from "./run_events.ts";
 import type { RunMember } from "./run_member.ts";
 import type { LossPolicy } from "./step_attempts.ts";
@@ -20,10 +19,10 @@ export interface PresenceOptions {
   readonly owners: RunMember[];
   /** The same, as the steps see them. */
   readonly devices: readonly HeadMember[];
-  /** The data device. */
-  readonly dataMember: RunMember;
-  /** The same, as the steps see it. */
-  readonly data: RemoteData;
+  /** The devices with data. */
+  dataMembers(): readonly RunMember[];
+  /** A device with data has come back over another connection. */
+  goOnOver(member: RunMember): void;
   /** What to do about losses. */
   readonly policy: LossPolicy;
   /** Longest wait in milliseconds for a device without which the run cannot go on. */
@@ -58,10 +57,10 @@ export class Presence {
    * @param after Steps for which it must have been away, if it has not given its heads up.
    */
   orphan(step: number, after: number): RunMember | null {
-    const { owners, dataMember } = this.#options;
+    const { owners } = this.#options;
     return owners.find((member) => {
       const trained = this.#trained.get(member);
-      if (trained === undefined || member === dataMember || member.returning !== null) return false;
+      if (trained === undefined || member.device.data || member.returning !== null) return false;
       return member.peer.hasLeft || step - trained >= after;
     }) ?? null;
   }
@@ -79,6 +78,11 @@ export class Presence {
     return this.#excluded.has(member);
   }
 
+  /** True while a device is away. */
+  isAway(member: RunMember): boolean {
+    return this.#trained.has(member);
+  }
+
   /** A device is away from a step on; its connection is ended. */
   lose(member: RunMember, step: number, error: Error): void {
     if (this.#trained.has(member)) return;
@@ -94,19 +98,40 @@ export class Presence {
     this.lose(owners[devices.indexOf(device)]!, step, error);
   }
 
-  /** True if an error is that of the data device's connection, which is lost then. */
+  /** True if an error is that of the connection of a device with data, which is lost then. */
   losesData(step: number, error: unknown): boolean {
-    const { dataMember, policy } = this.#options;
-    const { peer } = dataMember;
-    const isLost = policy !== "stop" && (peer.failure === error || peer.isSilent) && isReturning(error);
-    if (isLost) this.lose(dataMember, step, error as Error);
-    return isLost;
+    const { policy } = this.#options;
+    const members = this.#dataMembers;
+    const silent = members.filter(({ peer }) => peer.isSilent);
+    const lost = members.find(({ peer }) => peer.failure === error) ??
+      silent.find((member) => !this.isAway(member)) ?? silent[0];
+    if (policy === "stop" || lost === undefined) return false;
+    // Others have data too: what one does wrong is not theirs to bear.
+    const isFault = error instanceof ProtocolError && members.length > 1;
+    if (!isReturning(error) && !isFault) return false;
+    this.lose(lost, step, error as Error);
+    return true;
+  }
+
+  get #dataMembers(): readonly RunMember[] {
+    return this.#options.dataMembers();
+  }
+
+  /** Waits for a device with data that is away; false if none has come back in time. */
+  async waitForData(step: number): Promise<boolean> {
+    const until = performance.now() + this.#options.lossWaitMs;
+    const away = this.#dataMembers.filter((member) => this.isAway(member));
+    for (;;) {
+      await this.admit(step);
+      if (away.some((member) => !this.isAway(member))) return true;
+      const leftMs = until - performance.now();
+      if (leftMs <= 0 || !await this.#options.waitForChange(leftMs)) return false;
+    }
   }
 
   /** Takes in the devices that have come back. */
   async admit(step: number): Promise<void> {
-    const { owners, dataMember } = this.#options;
-    for (const member of new Set([...owners, dataMember])) {
+    for (const member of new Set([...this.#options.owners, ...this.#dataMembers])) {
       const peer = member.returning;
       member.returning = null;
       if (peer !== null && peer.failure === null) await this.#admitOne(member, peer, step);
@@ -120,11 +145,12 @@ export class Presence {
    * @throws That, once it is too late.
    */
   async goOn(step: number, error: Error): Promise<void> {
-    const { devices, dataMember, policy, lossWaitMs, waitForChange } = this.#options;
+    const { devices, policy, lossWaitMs, waitForChange } = this.#options;
     const until = performance.now() + lossWaitMs;
     for (;;) {
       await this.admit(step);
-      const isEnough = devices.some((d) => d.isAway !== true) && !this.#trained.has(dataMember);
+      const isEnough = devices.some((d) => d.isAway !== true) &&
+        this.#dataMembers.some((member) => !this.isAway(member));
       // Who has left on purpose is not waited for.
       const isAwaited = [...this.#trained.keys()].some(({ peer }) => !peer.hasLeft);
       const isWorthIt = isReturning(error) && isAwaited && performance.now() < until;
@@ -136,7 +162,7 @@ export class Presence {
   }
 
   async #admitOne(member: RunMember, peer: Peer, step: number): Promise<void> {
-    const { owners, devices, dataMember, data, emit } = this.#options;
+    const { owners, devices, emit } = this.#options;
     const trained = this.#trained.get(member) ?? step;
     try {
       await peer.send("welcome", { meta: { ...this.#options.welcome(member), start: step, trained } });
@@ -149,7 +175,7 @@ export class Presence {
     this.#trained.delete(member);
     const at = owners.indexOf(member);
     if (at >= 0) Object.assign(devices[at]!, { peer, isAway: false });
-    if (member === dataMember) data.goOnOver(peer);
+    if (member.device.data) this.#options.goOnOver(member);
     emit.call(this.#options, { type: "back", device: member.device, step });
   }
 }

@@ -7,7 +7,7 @@
 
 import type { Engine } from "@edgetuner/kernels";
 import { ProtocolError } from "../contracts/errors.ts";
-import { type MicroBatch, splitBatch } from "../contracts/micro_batches.ts";
+import { splitBatch } from "../contracts/micro_batches.ts";
 import type { StepMode } from "../contracts/ports.ts";
 import type { TokenSession } from "../generation/cached_session.ts";
 import { requireFiniteLoss } from "../lora/finite.ts";
@@ -22,9 +22,10 @@ import {
   type TokenBatch,
 } from "../model/loss.ts";
 import type { Frame, FrameOf } from "../protocol/frame.ts";
-import { describeEmbedding, describePass, type Exchange, type SplitShape } from "../protocol/pass.ts";
+import { describeEmbedding, describePass, type SplitShape } from "../protocol/pass.ts";
 import type { Peer } from "../protocol/peer.ts";
 import { type AccumulatedBatch, accumulationSteps } from "../train/local_data.ts";
+import { type DataPart, type DataStep, ownParts, takeMicroBatch } from "./_data_parts.ts";
 import { RemoteSession } from "./remote_session.ts";
 import { type RunProgress, takeEnd } from "./run_end.ts";
 import type { SaveHooks } from "../train/saving.ts";
@@ -46,6 +47,14 @@ export interface DataSide {
    * @returns `null` to end the run.
    */
   next(step: number): { readonly batch: TokenBatch; readonly mode: StepMode } | null;
+  /**
+   * The batch of a turn, where several people's data takes turns: `next` is not asked then.
+   *
+   * @returns `null` if there is none: the run goes on with other owners' data.
+   */
+  turn?(turn: DataTurn): TokenBatch | null;
+  /** Training examples: turns may be shared out by them. */
+  readonly examples?: number;
   /** The run goes on after fewer training steps: what came after them does not count. Where it is missing, it cannot. */
   rewind?(step: number): void;
   /**
@@ -66,6 +75,16 @@ export interface DataSide {
   generate?(session: TokenSession, ended: AbortSignal): Promise<void>;
 }
 
+/** A turn of one of several owners. */
+export interface DataTurn {
+  /** What for. */
+  readonly mode: StepMode;
+  /** Number of the batch: of those that the run has trained on from this device, or of its validation data. */
+  readonly position: number;
+  /** Training steps of the run so far. */
+  readonly step: number;
+}
+
 /** What a data side takes part with. */
 export interface DataDeviceOptions {
   /** The engine of the data side. */
@@ -82,41 +101,21 @@ export interface DataDeviceOptions {
   readonly accumulate: number;
   /** Micro-batches, see `RunSettings`. */
   readonly microBatches: number;
+  /** True if several owners of data take turns. @default {false} */
+  readonly takesTurns?: boolean | undefined;
   /** What to do where a step's state is to be saved. @default {nothing} */
   readonly saves?: SaveHooks | undefined;
 }
 
-/** A step that is under way. */
-interface DataStep {
-  readonly step: number;
-  readonly mode: StepMode;
-  /** The whole batch; `null` after the last one. */
-  readonly batch: TokenBatch | null;
-  /** True if the head modules before it are the best so far. */
-  readonly best: boolean;
-  /** True once the edge server has said that the state after it is to be saved. */
-  isSaved: boolean;
-  /** What the codec goes back to if the step begins again. */
-  streams: ReturnType<Peer["keepStreams"]>;
-}
-
-/** A part of a step that is under way. */
-interface DataPart extends AccumulatedBatch {
-  readonly pieces: readonly MicroBatch[];
-  /** What comes for each micro-batch. */
-  readonly exchanges: readonly Exchange[];
-  /** Micro-batches that have not come yet. */
-  readonly left: Set<number>;
-  /** Those of a probe; `null` before one has begun. */
-  probe: Set<number> | null;
-}
+/** What goes back to the beginning: a step, or a turn. */
+type Again = FrameOf<"repeat"> | FrameOf<"turn">;
 
 /** A step begins again: whoever is in the middle of something hears it so. */
 class Repeat extends Error {
   /** What the edge server says. */
-  readonly frame: FrameOf<"repeat">;
+  readonly frame: Again;
 
-  constructor(frame: FrameOf<"repeat">) {
+  constructor(frame: Again) {
     super("the step begins again");
     this.frame = frame;
   }
@@ -160,11 +159,12 @@ export class DataDevice {
    * @throws {TrainingError} If a loss is not finite.
    */
   async run(peer: Peer): Promise<void> {
-    const { saves, state } = this.#options;
+    const { saves, state, takesTurns = false } = this.#options;
     this.#peer = peer;
+    if (takesTurns) return await this.#takeTurns(peer);
     for (;;) {
       const current = this.#current ??= this.#next();
-      if (current.batch === null) return await this.#finish(this.#steps, current);
+      if (current.parts === null) return await this.#finish(this.#steps, current);
       const end = await this.#step(current);
       if (end !== null) return takeEnd(end, state);
       this.#last = current;
@@ -176,28 +176,87 @@ export class DataDevice {
   }
 
   #next(): DataStep {
-    const { data } = this.#options;
+    const { data, accumulate } = this.#options;
     const step = this.#steps;
-    const next = data.next(step) ?? { batch: null, mode: "train" as const };
+    const { mode, batch } = data.next(step) ?? { batch: null, mode: "train" as const };
     const best = data.isBest?.(step) ?? false;
-    return { mode: next.mode, batch: next.batch, step, best, isSaved: false, streams: new Map() };
+    const parts = batch === null ? null : accumulationSteps(batch, mode === "train" ? accumulate : 1);
+    return { ...{ mode, parts, step, best }, isMixed: false, isSaved: false, streams: new Map() };
   }
 
-  /** There is no further batch: generates, if that is what the run is for, and waits for the end. */
-  async #finish(step: number, { best }: { readonly best: boolean }): Promise<void> {
-    const { data, state } = this.#options;
+  /** Waits for its turns, and for what else the edge server asks between them. */
+  async #takeTurns(peer: Peer): Promise<void> {
+    const { data, saves, state } = this.#options;
+    let [last, attempts]: [DataStep | null, number] = [null, 0];
+    for (let again: Again | null = null;;) {
+      const frame: Frame = again ?? await peer.next("data", "its turn");
+      again = null;
+      if (frame.kind === "end") {
+        if (saves !== undefined) state.steps = frame.meta.step ?? state.steps;
+        return takeEnd(frame, state);
+      }
+      if (frame.kind === "examples") await peer.send("examples", { meta: { count: data.examples ?? 1 } });
+      else if (frame.kind === "save") await saves?.trained(frame.step, true);
+      else if (frame.kind === "turn") {
+        const { attempt = 0 } = frame;
+        // The last turn did not count: a codec with a state is as it was before it.
+        if (attempt > attempts) peer.beginAttempt("data", attempt, last?.streams ?? new Map());
+        attempts = attempt;
+        if (frame.meta.mode === "generate") await this.#generate(frame.step);
+        last = this.#turn(frame);
+        try {
+          const end = await this.#once(last);
+          if (end !== null) return takeEnd(end, state);
+          if (last.mode === "train" && last.parts !== null) await saves?.trained(last.step + 1, false);
+        } catch (error) {
+          if (!(error instanceof Repeat)) throw error;
+          again = error.frame;
+        }
+      } else {
+        throw new ProtocolError(`Unexpected "${frame.kind}": a turn, or the end of the run, must come next`);
+      }
+    }
+  }
+
+  /** What this device gives in a turn. */
+  #turn({ step, meta: { mode, position, parts: count } }: FrameOf<"turn">): DataStep {
+    const { data, accumulate } = this.#options;
+    const base = { step, best: false, isSaved: false, streams: this.#peer!.keepStreams("data") };
+    if (mode === "generate") return { ...base, mode: "evaluate", parts: null, isMixed: false };
+    const drawn = Array.from(
+      { length: count ?? 1 },
+      (_, i) => data.turn!({ mode, step, position: position + i }),
+    );
+    const batches = drawn.filter((batch) => batch !== null);
+    const isMixed = count !== undefined && mode === "train";
+    if (batches.length < drawn.length) return { ...base, mode, parts: null, isMixed };
+    const parts = isMixed
+      ? ownParts(batches)
+      : accumulationSteps(batches[0]!, mode === "train" ? accumulate : 1);
+    return { ...base, mode, parts, isMixed };
+  }
+
+  /** Generates, if that is what the data side does once nothing is left to train. */
+  async #generate(step: number): Promise<void> {
+    const { data } = this.#options;
     const peer = this.#peer!;
+    if (data.generate === undefined) return;
     const session = new RemoteSession(peer, data.ends, step, {
       receive: () => this.#receive(`"hidden"`),
       repeats: (error) => this.#repeats(error, null),
     });
-    if (data.generate !== undefined) {
-      this.#isGenerating = true;
-      const ended = new AbortController();
-      const end = () => ended.abort(new DOMException("the run is over", "AbortError"));
-      peer.closed.then(end, end);
-      await data.generate(session, ended.signal);
-    }
+    this.#isGenerating = true;
+    const ended = new AbortController();
+    const end = () => ended.abort(new DOMException("the run is over", "AbortError"));
+    peer.closed.then(end, end);
+    await data.generate(session, ended.signal);
+  }
+
+  /** There is no further batch: generates, if that is what the run is for, and waits for the end. */
+  async #finish(step: number, { best }: { readonly best: boolean }): Promise<void> {
+    const { state } = this.#options;
+    const peer = this.#peer!;
+    await this.#generate(step);
     for (;;) {
       try {
         // If the run has ended meanwhile, its end waits to be read.
@@ -216,7 +275,8 @@ export class DataDevice {
   /** The next frame; that a step begins again is thrown. */
   async #receive(what: string): Promise<Frame> {
     const frame = await this.#peer!.next("data", what);
-    if (frame.kind === "repeat") throw new Repeat(frame);
+    const isAgain = frame.kind === (this.#options.takesTurns === true ? "turn" : "repeat");
+    if (isAgain) throw new Repeat(frame as Again);
     return frame;
   }
 
@@ -253,29 +313,38 @@ export class DataDevice {
   }
 
   async #once(current: DataStep): Promise<FrameOf<"end"> | null> {
-    const { data, accumulate } = this.#options;
+    const { data } = this.#options;
     const peer = this.#peer!;
-    const { step, mode, batch } = current;
+    const { step, mode, parts, isMixed } = current;
     current.streams = peer.keepStreams("data");
+    if (parts === null) {
+      await peer.send("finished", { step });
+      return null;
+    }
     const losses: Float32Array[] = [];
-    if (batch === null) return null;
-    for (const part of accumulationSteps(batch, mode === "train" ? accumulate : 1)) {
+    let share = 1;
+    for (const part of parts) {
       await this.#embedding(current, part);
       const answer = await this.#answers(current, part);
       if ("kind" in answer) return answer;
-      losses.push(...answer);
+      losses.push(...answer.losses);
+      share = answer.counted / part.maskSum;
     }
     const loss = sumLosses(losses);
     if (data.shareLoss) {
-      const meta = mode === "evaluate" ? { loss, counted: maskSumOf(batch) } : { loss };
+      const meta = mode === "evaluate" ? { loss, counted: parts[0]!.maskSum } : { loss };
       await peer.send("loss", { step, meta });
     }
-    data.onLoss?.(step, mode, loss);
+    // Of a step with parts of others, the mean over its own tokens.
+    data.onLoss?.(step, mode, isMixed ? loss * share : loss);
     return null;
   }
 
   /** Sends E of a batch or a part of it. */
-  async #embedding({ step, mode, best }: DataStep, { batch, accumulation }: AccumulatedBatch): Promise<void> {
+  async #embedding(
+    { step, mode, best, isMixed }: DataStep,
+    { batch, accumulation, maskSum }: AccumulatedBatch,
+  ): Promise<void> {
     const { engine, data, run } = this.#options;
     const peer = this.#peer!;
     const { index, count } = accumulation;
@@ -294,16 +363,19 @@ export class DataDevice {
         mode,
         ...(count > 1 ? { part: [index, count] } : {}),
         ...(best && index === 0 ? { best } : {}),
+        ...(isMixed && index === 0 ? { counted: maskSum } : {}),
       },
       tensors: [{ dtype: "f32", shape: [...shapes[0]!], data: values! }],
     });
   }
 
-  /** Answers every h_L of a part; returns losses, or the end of the run. */
+  /** Answers every h_L of a part; returns losses and the tokens that they are means of, or the end of the run. */
   async #answers(
     current: DataStep,
     part: AccumulatedBatch,
-  ): Promise<readonly Float32Array[] | FrameOf<"end">> {
+  ): Promise<
+    { readonly losses: readonly Float32Array[]; readonly counted: number } | FrameOf<"end">
+  > {
     const { engine, saves, microBatches, run } = this.#options;
     const pieces = splitBatch(part.batch, microBatches);
     const { flows } = describePass({
@@ -317,6 +389,7 @@ export class DataDevice {
     const exchanges = flows.map((flow) => flow[0]!);
     const open: DataPart = { ...part, pieces, exchanges, left: new Set(pieces.keys()), probe: null };
     const losses: (readonly Float32Array[])[] = [];
+    let counted = part.maskSum;
     while (open.left.size > 0) {
       const next = await this.#receive(`"hidden"`);
       if (next.kind === "end") return next;
@@ -330,11 +403,13 @@ export class DataDevice {
         if (!current.isSaved) await saves?.announced();
         current.isSaved = true;
       }
-      const answer = await this.#hidden(next, current, open);
+      // The loss of the whole step is the mean of all owners' tokens.
+      if (current.isMixed) counted = next.meta.counted ?? counted;
+      const answer = await this.#hidden(next, current, { ...open, maskSum: counted });
       if (!probing) losses[microBatch] = answer;
       if (pieces.length > 1) await engine.yieldToEventLoop();
     }
-    return losses.flat();
+    return { losses: losses.flat(), counted };
   }
 
   /** Computes the losses of h_L, and answers its gradient in training. */
@@ -365,31 +440,5 @@ export class DataDevice {
       await peer.send("hiddenGradient", { step, microBatch, tensors: [tensor] });
     }
     return results;
-  }
-}
-
-/** Takes a micro-batch off those that are to come. Each comes once; one probe, whole, may come before the step itself. */
-function takeMicroBatch(
-  open: DataPart,
-  { step, mode }: DataStep,
-  { microBatch, probing }: { readonly microBatch: number; readonly probing: boolean },
-): void {
-  const { pieces, accumulation, left } = open;
-  const all = pieces.length;
-  const refuse = (why: string): never => {
-    throw new ProtocolError(
-      `Unexpected micro-batch ${microBatch}${probing ? " of a probe" : ""} in step ${step}: ${why}`,
-    );
-  };
-  if (microBatch >= all) refuse(`there are ${all}`);
-  if (probing && open.probe === null) {
-    if (mode !== "train") refuse("only training is probed");
-    if (accumulation.count > 1) refuse("the step has several parts");
-    if (left.size < all) refuse("the step has begun");
-    open.probe = new Set(pieces.keys());
-  }
-  if (!probing && (open.probe?.size ?? 0) > 0) refuse("its probe is not complete");
-  if (!(probing ? open.probe! : left).delete(microBatch)) {
-    refuse(probing ? "the probe was answered" : "it was answered");
   }
 }

@@ -171,17 +171,19 @@ export class DeviceRun {
   }
 
   #dataDevice(data: NonNullable<UserDeviceOptions["data"]>): DataDevice {
-    const { start, model, settings } = this.#welcome;
+    const { start, model, settings, turns } = this.#welcome;
     const run = splitShape(model, settings, { sharesLoss: data.shareLoss ?? false });
     // Where there are heads, their lane says when a step is done.
     const trained: SaveHooks["trained"] = async (steps, isSaved) => {
       this.#progress.steps = steps;
-      this.#tell(steps - 1, new Uint8Array(0));
+      // Among several owners a save comes after others' steps too.
+      if (turns === null || !isSaved) this.#tell(steps - 1, new Uint8Array(0));
       await this.#saves.trained(steps, isSaved);
     };
     const { accumulate, microBatches } = settings;
     return new DataDevice({
       ...{ engine: this.#options.engine, data, run, state: this.#progress, start, accumulate, microBatches },
+      takesTurns: turns !== null,
       saves: this.#modules === null ? { ...this.#saves, trained } : undefined,
     });
   }
@@ -381,7 +383,15 @@ async function stateBefore(
 }
 
 /** Checks that the run is for what this device joined for, with the heads that it has learnt. */
-function requireOwnRun({ settings, range }: Welcome, { task = "train", adapter }: UserDeviceOptions): void {
+function requireOwnRun(
+  { settings, range, turns }: Welcome,
+  { task = "train", adapter, data }: UserDeviceOptions,
+): void {
+  if (turns !== null && data?.turn === undefined) {
+    throw new HandshakeError(
+      "Cannot take part as several people's data takes turns in this run: this data side has no `turn`",
+    );
+  }
   if (settings.task !== task) {
     throw new HandshakeError(
       `Cannot take part as the run must be for what this device joined for, "${task}": it is for "${settings.task}"`,

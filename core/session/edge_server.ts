@@ -20,7 +20,7 @@ import {
   type PrunerContext,
 } from "../contracts/pruner.ts";
 import { requireProjections } from "../lora/base_projections.ts";
-import { type SavingPort, Trainer, type TrainerStep } from "../train/trainer.ts";
+import { type SavingPort, Trainer } from "../train/trainer.ts";
 import type { MetaOf } from "../protocol/messages.ts";
 import type { Peer } from "../protocol/peer.ts";
 import { splitShape } from "../protocol/pass.ts";
@@ -34,13 +34,17 @@ import {
 } from "./_head_assignment.ts";
 import { textOf } from "./_identity.ts";
 import { decodingPass, MAX_CACHE_BYTES } from "./_decoding_pass.ts";
-import { type DecodingRequest, RemoteData } from "./remote_data.ts";
+import { DataOwners, type DataOwnersOptions } from "./data_owners.ts";
+import { checkSharing, MOST_OWNERS, ownersNeeded } from "./data_sharing.ts";
+import type { DataSource, DecodingRequest } from "./data_source.ts";
+import { RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";
 import { Presence } from "./_presence.ts";
 import { tellPaused } from "./_tell_paused.ts";
 import type { HeadMember } from "./head_members.ts";
 import { type LossPolicy, StepAttempts } from "./step_attempts.ts";
 import { StepMeter } from "./_step_meter.ts";
+import { stepRecord } from "./step_record.ts";
 import type { RunMember } from "./run_member.ts";
 import { RunServer } from "./run_server.ts";
 import type { EdgeServerOptions } from "./edge_server_options.ts";
@@ -101,6 +105,9 @@ export class EdgeServer extends RunServer {
   /** Training steps before the current one. */
   #step = 0;
   #presence: Presence | null = null;
+  /** Several people's data. */
+  #owners: DataOwners | null = null;
+  #neededOwners = 1;
 
   /**
    * Prepares a run; devices may `join` at once, the steps begin with `start`.
@@ -123,20 +130,33 @@ export class EdgeServer extends RunServer {
     checkPruner(options.pruner);
     requireProjections(this.settings.lora, options.base.shape, options.projections);
     const { accumulate } = this.settings;
-    if (accumulate > 1 && options.pruner.needs.includes("trueGradientNorm")) {
+    const probes = options.pruner.needs.includes("trueGradientNorm");
+    if (accumulate > 1 && probes) {
       throw new RangeError(
         `Cannot start the edge server as accumulate must be 1 for pruner "${options.pruner.name}", which probes whole batches: current value is ${accumulate}`,
       );
     }
+    if (options.sharing !== undefined) checkSharing(options.sharing, { probes, accumulate });
   }
 
   /** As of every server of a run; nothing is being written any more when it is over. */
   override async start(signal?: AbortSignal): Promise<void> {
     try {
+      this.#neededOwners = await ownersNeeded(this.#options);
       await super.start(signal);
     } finally {
       await this.#saver.settled().catch(() => {});
     }
+  }
+
+  /** Several, where their data is shared. */
+  protected override get mostDataDevices(): number {
+    return this.#options.sharing === undefined ? 1 : MOST_OWNERS;
+  }
+
+  /** As of every server of a run. */
+  protected override get neededDataDevices(): number {
+    return this.#neededOwners;
   }
 
   /** What saving took on this server. */
@@ -149,11 +169,13 @@ export class EdgeServer extends RunServer {
     const { resume, fingerprint, pruner } = this.#options;
     if (resume === undefined) return null;
     const stepsOf = ({ hello }: RunMember) => hello.states?.steps ?? [];
-    const common = resume.steps.filter((step) => this.members.every((m) => stepsOf(m).includes(step)));
+    // Where an owner without heads is in its data is known here.
+    const parties = this.members.filter((m) => !this.#isOwnerAlone(m));
+    const common = resume.steps.filter((step) => parties.every((m) => stepsOf(m).includes(step)));
     if (common.length === 0) {
       throw new HandshakeError(
         `Cannot go on with run "${this.run}" as all must have a state of the same step: the edge server has ${resume.steps}, ${
-          this.members.map((m) => `${textOf(m.hello)} ${stepsOf(m)}`).join(", ")
+          parties.map((m) => `${textOf(m.hello)} ${stepsOf(m)}`).join(", ")
         }`,
       );
     }
@@ -165,6 +187,11 @@ export class EdgeServer extends RunServer {
       );
     }
     return state;
+  }
+
+  /** True for an owner of data without heads, among several. */
+  #isOwnerAlone({ device: { data, capacity } }: RunMember): boolean {
+    return this.#options.sharing !== undefined && data && capacity === 0;
   }
 
   /** In generation a device brings heads of its own. */
@@ -188,13 +215,19 @@ export class EdgeServer extends RunServer {
     for (const member of this.members) {
       const index = members.indexOf(member);
       member.device.range = index < 0 ? null : ranges[index]!;
-      await member.peer.send("welcome", { meta: { ...this.#welcomeOf(member), start } });
-      this.#begin(member.peer);
+      await this.#welcomeAt(member, start);
     }
   }
 
-  #welcomeOf({ device: { range } }: RunMember): MetaOf<"welcome"> {
-    const { base, pruner } = this.#options;
+  /** Welcomes a device that has not been away; an owner without heads goes on from whatever it has. */
+  async #welcomeAt(member: RunMember, start: number): Promise<void> {
+    const trained = this.#isOwnerAlone(member) && start > 0 ? { trained: start } : {};
+    await member.peer.send("welcome", { meta: { ...this.#welcomeOf(member), start, ...trained } });
+    this.#begin(member.peer);
+  }
+
+  #welcomeOf({ device: { range, data } }: RunMember): MetaOf<"welcome"> {
+    const { base, pruner, sharing } = this.#options;
     return {
       run: this.run,
       settings: this.settings,
@@ -202,6 +235,7 @@ export class EdgeServer extends RunServer {
       range,
       statistics: statisticsOf(pruner),
       repeats: this.#policy !== "stop",
+      ...(sharing !== undefined && data ? { turns: sharing.mix === true ? "parts" : "steps" } : {}),
     };
   }
 
@@ -211,16 +245,20 @@ export class EdgeServer extends RunServer {
   }
 
   /** The ports of the steps behind the network. */
-  #remotePorts({ members, ranges }: HeadAssignment) {
+  #remotePorts({ members, ranges }: HeadAssignment, resumed: RunState | null) {
     const { engine, base, pruner, stepDeadlineMs, projections, lossWaitMs = 60_000 } = this.#options;
     const model = shapeForDevices(base.shape);
     const statistics = statisticsOf(pruner);
     const { seed, overlap, clipNorm, lora, accumulate, microBatches } = this.settings;
     const waits = new WaitTimer(engine);
-    const dataMember = this.members.find((m) => m.device.data)!;
+    const [dataMember] = this.members.filter((m) => m.device.data) as [RunMember];
+    const run = (sharesLoss: boolean) =>
+      splitShape(model, this.settings, { statistics: statistics.length, sharesLoss });
+    const common = { engine, waits, accumulate, microBatches };
+    const owners = this.#owners = this.#ownersOfData({ ...common, run, resumed });
     const { peer, sharesLoss } = dataMember;
-    const run = splitShape(model, this.settings, { statistics: statistics.length, sharesLoss });
-    const data = new RemoteData({ engine, peer, run, waits, accumulate, microBatches });
+    const single = owners === null ? new RemoteData({ ...common, peer, run: run(sharesLoss) }) : null;
+    const data: DataSource = owners ?? single!;
     const devices: HeadMember[] = members.map(({ peer }, i) => ({ peer, range: ranges[i]! }));
     const remote = new RemoteHeads({
       ...{ engine, model, lora, seed, projections, devices },
@@ -234,7 +272,9 @@ export class EdgeServer extends RunServer {
     });
     const telling = new Map<RunMember, Promise<void>>();
     const presence = this.#presence = new Presence({
-      ...{ owners: [...members], devices, dataMember, data, policy: this.#policy, lossWaitMs },
+      ...{ owners: [...members], devices, policy: this.#policy, lossWaitMs },
+      dataMembers: () => owners === null ? [dataMember] : this.members.filter((m) => m.device.data),
+      goOnOver: (member) => single?.goOnOver(member.peer) ?? owners?.goOnOver(member),
       welcome: (member) => this.#welcomeOf(member),
       begin: (peer) => this.#begin(peer),
       emit: (event) => this.emit(event),
@@ -252,6 +292,28 @@ export class EdgeServer extends RunServer {
       goOn: (step, error) => presence.goOn(step, error),
     });
     return { waits, data, remote, attempts };
+  }
+
+  /** Several people's data; `null` where there is one data device. */
+  #ownersOfData(
+    { resumed, ...common }:
+      & Pick<DataOwnersOptions, "engine" | "waits" | "accumulate" | "microBatches" | "run">
+      & {
+        readonly resumed: RunState | null;
+      },
+  ): DataOwners | null {
+    const { sharing } = this.#options;
+    if (sharing === undefined) return null;
+    const { steps, seed } = this.settings;
+    return new DataOwners({
+      ...{ ...common, sharing, steps, seed, saved: resumed?.sharing },
+      tellEveryMs: this.pauseIntervalMs,
+      members: () => this.members.filter((m) => m.device.data),
+      isAway: (member) => this.#presence?.isAway(member) ?? false,
+      welcome: (member, step) => this.#welcomeAt(member, step),
+      waitForAway: (step) => this.#presence!.waitForData(step),
+      onValidation: (event) => this.emit({ type: "validation", ...event }),
+    });
   }
 
   get #policy(): LossPolicy {
@@ -295,8 +357,9 @@ export class EdgeServer extends RunServer {
     const assignment = this.#assignment(resumed);
     this.setRunning();
     await this.#welcome(assignment, resumed?.step ?? 0);
-    const ports = this.#remotePorts(assignment);
+    const ports = this.#remotePorts(assignment, resumed);
     const { data, waits } = ports;
+    using _owners = this.#owners;
     using remote = ports.remote;
     using cached = new CachedLayers({ engine, layers: base, heads: remote });
     const meter = new StepMeter(() => this.counters(engine, waits));
@@ -334,9 +397,13 @@ export class EdgeServer extends RunServer {
       maskLength: layers * heads,
       now: this.now,
       onEvent: (event) => {
-        if (event.type === "step") this.#tell(event, meter);
+        if (event.type === "step") {
+          const owners = this.#owners?.names;
+          const record = stepRecord(event, { meter, shape: base.shape, now: this.now(), owners });
+          this.emit({ type: "step", record });
+        }
         // Before the last save: devices save what they have even if this server cannot.
-        else if (event.type === "finished") this.ending = { step: event.step, best };
+        if (event.type === "finished") this.ending = { step: event.step, best };
       },
     });
     await trainer.run();
@@ -364,6 +431,7 @@ export class EdgeServer extends RunServer {
           range,
         })),
         data: null,
+        ...(this.#owners === null ? {} : { sharing: this.#owners.savedAt(step) }),
       }),
       write: onState === undefined || this.settings.task !== "train"
         ? undefined
@@ -376,7 +444,7 @@ export class EdgeServer extends RunServer {
     step: number,
     ports: {
       readonly cached: CachedLayers;
-      readonly data: RemoteData;
+      readonly data: DataSource;
       readonly waits: WaitTimer;
       readonly remote: RemoteHeads;
       readonly meter: StepMeter;
@@ -409,7 +477,7 @@ export class EdgeServer extends RunServer {
   }
 
   /** What the data device asks for next, also where it is lost and comes back meanwhile. */
-  async #request(step: number, data: RemoteData): Promise<EmbeddedBatch | DecodingRequest | null> {
+  async #request(step: number, data: DataSource): Promise<EmbeddedBatch | DecodingRequest | null> {
     for (;;) {
       try {
         return await data.request(step);
@@ -419,46 +487,9 @@ export class EdgeServer extends RunServer {
       }
     }
   }
-
-  /** Tells what is known of a step. */
-  #tell(
-    { step, mode, loss, counted, decision, away = [], statistics, tokens, batch, pruneMs }: TrainerStep,
-    meter: StepMeter,
-  ): void {
-    const { layers, heads } = this.#options.base.shape;
-    const { mask, scores = null } = decision;
-    const { bytes, probeBytes, ...spent } = meter.spent();
-    this.emit({
-      type: "step",
-      record: {
-        step,
-        mode,
-        loss,
-        ...(counted === undefined ? {} : { counted }),
-        times: { total: this.now() - meter.startedAt, prune: pruneMs, ...spent },
-        bytes,
-        ...(probeBytes === null ? {} : { probeBytes }),
-        ...(statistics.globalNorm === undefined ? {} : { gradientNorm: statistics.globalNorm }),
-        mask,
-        ...(away.length === 0 ? {} : { away }),
-        kept: keptPerLayer(mask, layers, heads),
-        scores,
-        tokens,
-        batch,
-      },
-    });
-  }
 }
 
 /** The statistics that a pruner needs from devices. */
 function statisticsOf({ needs }: Pruner): DeviceStatistic[] {
   return DEVICE_STATISTICS.filter((name) => needs.includes(name));
-}
-
-/** Kept heads of each layer. */
-export function keptPerLayer(mask: Uint8Array, layers: number, heads: number): number[] {
-  return Array.from(
-    { length: layers },
-    (_, l) => mask.subarray(l * heads, (l + 1) * heads).reduce((sum, z) => sum + 1 - z, 0),
-  );
 }

@@ -8,6 +8,7 @@ import type { Engine } from "@edgetuner/kernels";
 import type { Pruner } from "../contracts/pruner.ts";
 import type { HeadProjections } from "../lora/projections.ts";
 import type { BaseLayers } from "../model/base.ts";
+import type { DataSharing } from "./data_sharing.ts";
 import type { RunServerOptions } from "./run_server_options.ts";
 import type { RunState } from "./run_state.ts";
 import type { LossPolicy } from "./step_attempts.ts";
@@ -56,6 +57,12 @@ export interface EdgeServerOptions extends RunServerOptions {
    * @default {nobody joins after the start}
    */
   readonly adoptAfter?: number | undefined;
+  /**
+   * How several people's data is shared: its owners take turns, and may join late. Each needs `DataSide.turn`.
+   *
+   * @default {there is one device with data, which says what comes next}
+   */
+  readonly sharing?: DataSharing | undefined;
   /** Longest time in milliseconds that a device with heads may keep the others waiting in a step. @default {Infinity} */
   readonly stepDeadlineMs?: number | undefined;
 }

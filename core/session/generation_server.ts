@@ -16,7 +16,8 @@ import { splitShape } from "../protocol/pass.ts";
 import { decodingPass, MAX_CACHE_BYTES } from "./_decoding_pass.ts";
 import { endAll } from "./_end_all.ts";
 import { type HeadAssignment, ownAssignment, requireOwnHeads } from "./_head_assignment.ts";
-import { type DecodingRequest, RemoteData } from "./remote_data.ts";
+import type { DecodingRequest } from "./data_source.ts";
+import { RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";
 import type { RunMember } from "./run_member.ts";
 import { RunServer } from "./run_server.ts";
@@ -130,6 +131,11 @@ export class GenerationServer extends RunServer {
   /** Several. */
   protected override get mostDataDevices(): number {
     return this.#mostDataDevices;
+  }
+
+  /** It begins without any. */
+  protected override get neededDataDevices(): number {
+    return 0;
   }
 
   /** A device brings heads of its own, or data. */

@@ -13,26 +13,16 @@ import {
   WHOLE_STEP,
 } from "../contracts/micro_batches.ts";
 import { showValue } from "../contracts/plain_text.ts";
-import type { DataPort, EmbeddedBatch, LossPass, LossResult, StepMode } from "../contracts/ports.ts";
+import type { EmbeddedBatch, LossPass, LossResult, StepMode } from "../contracts/ports.ts";
 import type { Frame, FrameOf } from "../protocol/frame.ts";
 import { describePass, type Exchange, type SplitShape } from "../protocol/pass.ts";
+import type { MetaOf } from "../protocol/messages.ts";
 import type { Peer } from "../protocol/peer.ts";
+import type { DataSource, DecodingRequest } from "./data_source.ts";
 import type { WaitTimer } from "./wait_timer.ts";
 
 /** Longest step accepted from a data device, in tokens. */
 const MAX_TOKENS = 1 << 20;
-
-/** New tokens that the data device wants h_L of, in generation. */
-export interface DecodingRequest {
-  /** E of the new tokens, [R * T, d]; the caller's to dispose. */
-  readonly embedding: Tensor;
-  /** R, rows that are continued side by side. */
-  readonly rows: number;
-  /** T, new tokens of each row. */
-  readonly length: number;
-  /** The row that each row continues, [R]; `null` for a prompt, which begins anew. */
-  readonly parents: readonly number[] | null;
-}
 
 /** Options of `RemoteData`. */
 export interface RemoteDataOptions {
@@ -60,11 +50,17 @@ interface PartUnderWay {
   readonly left: Set<number>;
 }
 
+/** E of an owner's batch, or of the first of its parts of a step. */
+export interface OwnedBatch extends EmbeddedBatch {
+  /** In a step that is mixed of several owners' parts: tokens that the loss of these parts counts; else 0. */
+  readonly counted: number;
+}
+
 /** Before the first batch. */
 const NOTHING: PartUnderWay = { mode: "train", accumulation: WHOLE_STEP, pieces: [], left: new Set() };
 
 /** Asks the data device for embeddings and for the gradient of the last hidden state. */
-export class RemoteData implements DataPort {
+export class RemoteData implements DataSource {
   readonly #options: RemoteDataOptions;
   readonly #engine: Engine;
   #peer: Peer;
@@ -79,6 +75,11 @@ export class RemoteData implements DataPort {
   saves = false;
   /** What the codec goes back to if the step begins again. */
   #streams: ReturnType<Peer["keepStreams"]> = new Map();
+  /** Among several owners: true while a turn of this one may still begin again, and how many have. */
+  #hasTurn = false;
+  #attempt = 0;
+  /** In a step that is mixed of several owners' parts: tokens that the loss of the whole step is the mean of. */
+  counted: number | null = null;
 
   /** Talks to the data device of a run. */
   constructor(options: RemoteDataOptions) {
@@ -100,6 +101,57 @@ export class RemoteData implements DataPort {
     this.#peer = peer;
     this.#current = NOTHING;
     this.#streams = new Map();
+    this.#hasTurn = false;
+    this.#attempt = 0;
+  }
+
+  /** True while this device, one of several, is asked for something. */
+  get hasTurn(): boolean {
+    return this.#hasTurn;
+  }
+
+  /** What this device was asked for counts, and does not begin again. */
+  settle(): void {
+    this.#hasTurn = false;
+  }
+
+  /**
+   * Asks one of several owners for its batch, or for its parts of a step. A turn that did not count begins again.
+   *
+   * @returns `null` if it has none.
+   */
+  async turn(step: number, meta: MetaOf<"turn">): Promise<OwnedBatch | null> {
+    const peer = this.#peer;
+    if (this.#hasTurn) peer.beginAttempt("data", ++this.#attempt, this.#streams);
+    this.#hasTurn = true;
+    this.#current = NOTHING;
+    this.counted = null;
+    this.#streams = peer.keepStreams("data");
+    await peer.send("turn", { step, meta });
+    if (meta.mode === "generate") return null;
+    const frame = await this.#receive();
+    if (this.#isEnd(frame)) return null;
+    const batch = this.#batch(frame, step);
+    const { counted = null } = (frame as FrameOf<"embedding">).meta;
+    const isMixed = meta.parts !== undefined;
+    if (
+      batch.mode === meta.mode && (!isMixed || (counted !== null && batch.accumulation?.count === meta.parts))
+    ) {
+      return { ...batch, counted: counted ?? 0 };
+    }
+    batch.embedding.dispose();
+    return this.refuse(
+      `its turn in step ${step} must be ${
+        meta.parts ?? "all"
+      } of a batch for "${meta.mode}": it is "${batch.mode}"`,
+    );
+  }
+
+  /** How many training examples the device has. */
+  async examples(): Promise<number> {
+    await this.#peer.send("examples");
+    const { meta: { count } } = await this.#peer.receive("examples");
+    return count ?? this.refuse("it must say how many examples it has: it does not");
   }
 
   /** What is waited for of the data device is waited for no longer: the step will begin again. */
@@ -251,7 +303,10 @@ export class RemoteData implements DataPort {
     const last = left.size === 0 && accumulation.index + 1 === accumulation.count;
     await this.#peer.send("hidden", {
       ...at,
-      meta: probe ? { probe } : this.saves && mode === "train" ? { save: true } : {},
+      meta: {
+        ...(probe ? { probe } : this.saves && mode === "train" ? { save: true } : {}),
+        ...(this.counted !== null && { counted: Math.max(1, this.counted) }),
+      },
       tensors: [{ dtype: "f32", shape: [...messages[0]!.shapes[0]!], data: values! }],
     });
     let gradient: Tensor | null = null;

@@ -6,6 +6,7 @@
 
 import type { HeadRange } from "../lora/allocation.ts";
 import type { StepMode } from "../contracts/ports.ts";
+import type { SharedValidationEvent } from "./shared_validation.ts";
 
 /** A device that joined. */
 export interface JoinedDevice {
@@ -70,6 +71,8 @@ export interface StepRecord {
   readonly tokens: number;
   /** B, sequences of the step. */
   readonly batch: number;
+  /** Names of the owners whose data it was; left out where there is one data device. */
+  readonly owners?: readonly string[];
 }
 
 /** What is known of a pass of generation after it. */
@@ -113,7 +116,9 @@ export type EdgeServerEvent =
   | { readonly type: "refused"; readonly peer: string; readonly reason: string }
   | { readonly type: "status"; readonly status: RunStatus; readonly reason: string }
   | { readonly type: "step"; readonly record: StepRecord }
-  | { readonly type: "decoding"; readonly record: DecodingRecord };
+  | { readonly type: "decoding"; readonly record: DecodingRecord }
+  /** A validation on several people's data is done. */
+  | ({ readonly type: "validation" } & SharedValidationEvent);
 
 /** How a run ended without a fault. */
 export interface RunEnding {

@@ -153,12 +153,12 @@ export abstract class RunServer implements RunHandle {
       peer.timeoutMs = this.#options.timeoutMs ?? 120_000;
       const member: RunMember = { device, peer, returning: null, sharesLoss: hello.sharesLoss, hello };
       this.#members.push(member);
-      this.#emit({ type: "joined", device });
+      this.emit({ type: "joined", device });
       this.#wake();
       this.#watch(member, peer);
     } catch (error) {
       const reason = plainText(error instanceof Error ? error.message : String(error));
-      this.#emit({ type: "refused", peer: peer.name, reason });
+      this.emit({ type: "refused", peer: peer.name, reason });
       await peer.send("refuse", { meta: { reason } }).catch(() => {});
       await peer.close(plainText(reason, 100)).catch(() => {});
     }
@@ -166,7 +166,7 @@ export abstract class RunServer implements RunHandle {
 
   /** True if the run goes on without the device: a data device among several, without heads. */
   #comesAndGoes({ data, capacity }: MetaOf<"hello">): boolean {
-    return this.mostDataDevices > 1 && data && capacity === 0;
+    return this.neededDataDevices === 0 && data && capacity === 0;
   }
 
   /** Notices when a connection of a device ends. */
@@ -178,7 +178,7 @@ export abstract class RunServer implements RunHandle {
       device.connected = false;
       // A device that leaves before the start makes room for another one, or for itself.
       if (this.#status === "waiting" || this.#comesAndGoes(member.hello)) this.#forget(member);
-      this.#emit({ type: "left", device });
+      this.emit({ type: "left", device });
       this.#wake();
     });
   }
@@ -208,7 +208,7 @@ export abstract class RunServer implements RunHandle {
     const member: RunMember = { ...orphan, device, hello, returning: null };
     this.#members.splice(this.#members.indexOf(orphan), 1, member);
     this.replaced(orphan, member);
-    this.#emit({ type: "joined", device });
+    this.emit({ type: "joined", device });
     this.#comeBack(member, peer, `device ${textOf(hello)}`);
   }
 
@@ -312,7 +312,8 @@ export abstract class RunServer implements RunHandle {
     return this.#saved;
   }
 
-  #emit(event: EdgeServerEvent): void {
+  /** Tells listeners what happened. */
+  protected emit(event: EdgeServerEvent): void {
     if (event.type === "step") {
       this.#latest = event.record;
       this.#steppedAt = performance.now();
@@ -323,7 +324,7 @@ export abstract class RunServer implements RunHandle {
   #setStatus(status: RunStatus, reason: string): void {
     if (this.#status === status) return;
     this.#status = status;
-    this.#emit({ type: "status", status, reason });
+    this.emit({ type: "status", status, reason });
   }
 
   #wake(): void {
@@ -339,7 +340,7 @@ export abstract class RunServer implements RunHandle {
   /** True once all devices are there that the run cannot begin without. */
   #isComplete(): boolean {
     return withHeads(this.#members).length === this.#options.devices &&
-      (this.mostDataDevices > 1 || this.#members.some((m) => m.device.data));
+      this.#members.filter((m) => m.device.data).length >= this.neededDataDevices;
   }
 
   async #waitForDevices(): Promise<void> {
@@ -372,6 +373,11 @@ export abstract class RunServer implements RunHandle {
 
   /** Data devices that may take part: with several they come and go while the run goes on. */
   protected get mostDataDevices(): number {
+    return 1;
+  }
+
+  /** Data devices that the run cannot begin without. */
+  protected get neededDataDevices(): number {
     return 1;
   }
 
@@ -429,11 +435,6 @@ export abstract class RunServer implements RunHandle {
     return this.#stop.signal;
   }
 
-  /** Tells listeners what happened. */
-  protected emit(event: EdgeServerEvent): void {
-    this.#emit(event);
-  }
-
   /** From now on the run has started: a device that leaves is missed. */
   protected setRunning(): void {
     this.#setStatus("running", "");
@@ -488,8 +489,7 @@ export abstract class RunServer implements RunHandle {
 
   /** It answers, so it is well: its steps are computed in this thread. */
   health(): RunHealth {
-    const sinceStepMs = this.#steppedAt === null ? null : performance.now() - this.#steppedAt;
-    return { silentMs: 0, sinceStepMs };
+    return { silentMs: 0, sinceStepMs: this.#steppedAt && performance.now() - this.#steppedAt };
   }
 
   /** Lines of the ledger so far. */

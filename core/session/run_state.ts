@@ -20,6 +20,7 @@ import type { NamedArray } from "../files/named_arrays.ts";
 import type { BaseWeights } from "../model/weights.ts";
 import type { SavedPruning } from "../pruning/pruning_session.ts";
 import { checkRunSettings, type RunSettings } from "../train/run_settings.ts";
+import type { SavedSharing } from "./shared_validation.ts";
 import type { BestLoss } from "../train/training_plan.ts";
 import { type ModelShape, shapeForDevices } from "../contracts/model_shape.ts";
 import { requireFiniteArrays } from "../lora/finite.ts";
@@ -92,6 +93,8 @@ export interface RunState {
   readonly devices: readonly SavedDevice[] | null;
   /** The data side. */
   readonly data: SavedData | null;
+  /** Several people's data, in the edge server's state: whose turn it is. */
+  readonly sharing?: SavedSharing | undefined;
   /** How this party's part of the base model was held; missing in older states, and without a base. */
   readonly baseWeights?: BaseWeights | undefined;
 }

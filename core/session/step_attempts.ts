@@ -7,7 +7,7 @@
 import type { EmbeddedBatch, StepMode } from "../contracts/ports.ts";
 import { probeStep, runStep, type StepContext, type StepOutcome } from "../train/step.ts";
 import { awayHeads, type HeadMember } from "./head_members.ts";
-import type { RemoteData } from "./remote_data.ts";
+import type { DataSource } from "./data_source.ts";
 import type { RemoteHeads } from "./remote_heads.ts";
 
 /** What a run does about a device that is lost. */
@@ -24,8 +24,8 @@ export interface StepAttemptsOptions {
   readonly devices: readonly HeadMember[];
   /** Their side of the protocol. */
   readonly heads: RemoteHeads;
-  /** The data device's. */
-  readonly data: RemoteData;
+  /** The data devices'. */
+  readonly data: DataSource;
   /** Called before a step: takes in devices that have come back. */
   admit(step: number): Promise<void>;
   /** True if an error is that the data device is lost. */
@@ -58,8 +58,8 @@ export class StepAttempts {
     this.#options.data.interrupt();
   }
 
-  /** A step, with the mask that was applied at last. */
-  async run(step: number, batch: EmbeddedBatch, mask: Uint8Array): Promise<StepOutcome> {
+  /** A step, with the mask that was applied at last; `null` if it does not take place, as its data is lost. */
+  async run(step: number, batch: EmbeddedBatch, mask: Uint8Array): Promise<StepOutcome | null> {
     const { step: context, devices, heads } = this.#options;
     const { mode } = batch;
     let current = batch;
@@ -70,7 +70,9 @@ export class StepAttempts {
         const away = awayHeads(devices);
         return { ...outcome, ...(away.length > 0 && { mask: heads.mask ?? mask, away }) };
       } catch (error) {
-        current = await this.#again(step, mode, error);
+        const again = await this.#again(step, mode, error);
+        if (again === null) return null;
+        current = again;
       }
     }
   }
@@ -82,8 +84,8 @@ export class StepAttempts {
       try {
         return await probeStep(this.#options.step, step, batch);
       } catch (error) {
-        const { embedding } = await this.#again(step, batch.mode, error);
-        embedding.dispose();
+        const again = await this.#again(step, batch.mode, error);
+        again?.embedding.dispose();
       }
     }
   }
@@ -100,7 +102,7 @@ export class StepAttempts {
   }
 
   /** Tells everyone that a step begins again; returns its batch. */
-  async #again(step: number, mode: StepMode, error: unknown): Promise<EmbeddedBatch> {
+  async #again(step: number, mode: StepMode, error: unknown): Promise<EmbeddedBatch | null> {
     const { heads, data } = this.#options;
     if (this.#lost === null && this.#options.losesData(step, error)) this.#lost = error as Error;
     if (this.#lost === null) throw error;

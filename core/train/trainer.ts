@@ -58,9 +58,10 @@ export interface TrainerPorts<B extends { readonly mode: StepMode } = EmbeddedBa
   /**
    * Runs a step of training or evaluation, and disposes of its batch.
    *
+   * @returns `null` if it does not take place, as whoever has its data is gone.
    * @throws {DOMException} An `AbortError` if it was stopped in the middle: the step then does not count.
    */
-  step(step: number, batch: B, decision: PrunerDecision): Promise<StepOutcome>;
+  step(step: number, batch: B, decision: PrunerDecision): Promise<StepOutcome | null>;
   /** Decides which heads are pruned. @default {none is} */
   readonly pruning?: PruningPort<B> | null | undefined;
   /** Makes validations of the losses of evaluation. @default {none} */
@@ -309,7 +310,8 @@ export class Trainer<B extends { readonly mode: StepMode } = EmbeddedBatch, S = 
     if (isSaved) await this.#saver.settled();
     saving?.announce?.(isSaved);
     const outcome = await this.#outcome(batch, decision);
-    if (outcome === null) return false;
+    if (outcome === "stopped") return false;
+    if (outcome === null) return true;
     const { loss, counted, statistics, tokens, batch: sequences, away } = outcome;
     // What the pruner hears of a head that was away is what it hears of one that was pruned.
     const applied = outcome.mask === undefined ? decision : { ...decision, mask: outcome.mask };
@@ -346,11 +348,11 @@ export class Trainer<B extends { readonly mode: StepMode } = EmbeddedBatch, S = 
     return true;
   }
 
-  async #outcome(batch: B, decision: PrunerDecision): Promise<StepOutcome | null> {
+  async #outcome(batch: B, decision: PrunerDecision): Promise<StepOutcome | "stopped" | null> {
     try {
       return await this.#ports.step(this.#step, batch, decision);
     } catch (error) {
-      if (this.isStopping && error instanceof DOMException && error.name === "AbortError") return null;
+      if (this.isStopping && error instanceof DOMException && error.name === "AbortError") return "stopped";
       throw error;
     }
   }

@@ -1,0 +1,50 @@
+/**
+ * What an edge server tells of a step.
+ *
+ * @module
+ */
+
+import type { TrainerStep } from "../train/trainer.ts";
+import type { StepMeter } from "./_step_meter.ts";
+import type { StepRecord } from "./run_events.ts";
+
+/** Kept heads of each layer. */
+export function keptPerLayer(mask: Uint8Array, layers: number, heads: number): number[] {
+  return Array.from(
+    { length: layers },
+    (_, l) => mask.subarray(l * heads, (l + 1) * heads).reduce((sum, z) => sum + 1 - z, 0),
+  );
+}
+
+/** What is known of a step after it. */
+export function stepRecord(
+  { step, mode, loss, counted, decision, away = [], statistics, tokens, batch, pruneMs }: TrainerStep,
+  { meter, shape: { layers, heads }, now, owners }: {
+    readonly meter: StepMeter;
+    readonly shape: { readonly layers: number; readonly heads: number };
+    /** The clock, in milliseconds. */
+    readonly now: number;
+    /** Names of the owners whose data it was, of several. */
+    readonly owners?: readonly string[] | undefined;
+  },
+): StepRecord {
+  const { mask, scores = null } = decision;
+  const { bytes, probeBytes, ...spent } = meter.spent();
+  return {
+    step,
+    mode,
+    loss,
+    ...(counted === undefined ? {} : { counted }),
+    times: { total: now - meter.startedAt, prune: pruneMs, ...spent },
+    bytes,
+    ...(probeBytes === null ? {} : { probeBytes }),
+    ...(statistics.globalNorm === undefined ? {} : { gradientNorm: statistics.globalNorm }),
+    mask,
+    ...(away.length === 0 ? {} : { away }),
+    kept: keptPerLayer(mask, layers, heads),
+    scores,
+    tokens,
+    batch,
+    ...(owners === undefined ? {} : { owners }),
+  };
+}
