@@ -5,6 +5,7 @@ import { JoinLog } from "./join_log.ts";
 const WELCOME: Welcome = {
   repeats: false,
   trained: null,
+  turns: null,
   run: "abcd",
   range: { first: 2, count: 3 },
   model: { layers: 4, heads: 8, hidden: 64 },

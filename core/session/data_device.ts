@@ -15,7 +15,6 @@ import type { EmbeddingAndHead } from "../model/base.ts";
 import {
   embedTokens,
   type LossSettings,
-  maskSumOf,
   modelLoss,
   partOfBatch,
   sumLosses,
