@@ -13,6 +13,7 @@ const ENTRIES = [
   "core/contracts/mod.ts",
   "core/evaluation/mod.ts",
   "transport/mod.ts",
+  "transport/control/mod.ts",
   "plugins/mod.ts",
   "plugins/contracts.ts",
   "page/mod.ts",

@@ -31,7 +31,7 @@ const ROOT = `${import.meta.dirname}/..`;
 /** Folders and files that are published, where nothing may write to the console. */
 const LIBRARIES = [
   ...["kernels", "core", "transport", "plugins", "page"].flatMap((member) => [member, `${member}.ts`]),
-  ...["mod.ts", "server.ts", "nats.ts", "evaluation.ts", "contracts.ts"],
+  ...["mod.ts", "server.ts", "control.ts", "nats.ts", "evaluation.ts", "contracts.ts"],
 ];
 const NO_TESTS = "--ignore=**/*_test.ts,**/*_bench.ts,.jsr";
 /** The rules of deno.json hold for all files and take no other rules for some. */

@@ -5,10 +5,12 @@ import * as evaluation from "@edgetuner/core/evaluation";
 import * as kernels from "@edgetuner/kernels";
 import * as plugins from "@edgetuner/plugins";
 import * as transport from "@edgetuner/transport";
+import * as control from "@edgetuner/transport/control";
 import * as nats from "@edgetuner/transport/nats";
 import * as server from "@edgetuner/transport/server";
 import { findUndocumented } from "../.ci/umbrella.ts";
 import * as umbrellaContracts from "../contracts.ts";
+import * as umbrellaControl from "../control.ts";
 import * as umbrellaCore from "../core.ts";
 import * as umbrellaEvaluation from "../evaluation.ts";
 import * as umbrellaKernels from "../kernels.ts";
@@ -22,6 +24,7 @@ Deno.test("each entry point of the umbrella package has all values of its member
   for (
     const [own, member] of [
       [umbrellaContracts, contracts],
+      [umbrellaControl, control],
       [umbrellaCore, core],
       [umbrellaEvaluation, evaluation],
       [umbrellaKernels, kernels],

@@ -1,29 +1,29 @@
 /**
- * The control server: WebSocket and HTTP transports for devices, and a REST API to watch and steer
- * runs. An app to be served, not a server: `serve(app)`, see `serve.ts`.
- *
- * | route | token | what it does |
- * | --- | --- | --- |
- * | GET /health | none | says whether the runs are well: 200, or 503 if one has failed or shows no sign of life |
- * | GET /join/ws | join | WebSocket of a device |
- * | ANY /join/http/* | join | HTTP transport of a device |
- * | GET /api/runs | admin | all runs |
- * | GET /api/runs/:run | admin | one run: status, settings, devices, last step, traffic |
- * | GET /api/runs/:run/devices | admin | its devices |
- * | GET /api/runs/:run/events | admin | what happens, as server-sent events |
- * | POST /api/runs/:run/pause, resume, stop | admin | steers the run; answers its state afterwards: 202 if that is not yet what was asked for |
+ * The control server: WebSocket and HTTP transports for devices, pages, and a REST API to watch and steer runs. An
+ * app to be served, not a server: `serve(app)`, see `serve.ts`. `docs/api.md` has the routes, which
+ * `../control/routes.ts` describes.
  *
  * @module
  */
 
-import { type Context, Hono, type MiddlewareHandler } from "hono";
-import { streamSSE } from "hono/streaming";
-import type { EdgeServerEvent, RunHandle, RunStatus, StepRecord } from "@edgetuner/core";
-import { readBody } from "../_http_body.ts";
+import { type Context, Hono } from "hono";
+import type { RunHandle } from "@edgetuner/core";
+import type { Role } from "../control/routes.ts";
 import { milliseconds } from "../_options.ts";
-import { requireToken } from "../token.ts";
 import { problemResponse } from "../problem.ts";
+import { requestToken } from "../token.ts";
+import { bindRoutes, bodyWithin, type Handlers, refuseRole, type RouteCall } from "./_binding.ts";
+import { corsHeaders, originOf, preflight, RateLimit, type RateOptions, refuseCaller } from "./_callers.ts";
+import { healthJson } from "./_json.ts";
+import { metricsText } from "./_metrics.ts";
+import { runHandlers } from "./_run_routes.ts";
+import { knower } from "./_who.ts";
+import { openApi } from "./openapi.ts";
+import { type Page, Pages, SECURITY_HEADERS } from "./pages.ts";
 import type { ConnectionInfo } from "./serve.ts";
+import { Sessions } from "./sessions.ts";
+
+export { eventJson, stepJson } from "./_json.ts";
 
 /** Answers requests of devices: the listener side of a transport. */
 export interface JoinHandler {
@@ -43,6 +43,16 @@ export interface ControlAppOptions {
   readonly webSocket?: JoinHandler | undefined;
   /** HTTP transport of devices. */
   readonly http?: JoinHandler | undefined;
+  /** Files of pages, by path. Read at every request. @default {none} */
+  readonly pages?: ReadonlyMap<string, Page> | undefined;
+  /** Browsers that are signed in. @default {none yet} */
+  readonly sessions?: Sessions | undefined;
+  /** Names of this server beside `localhost` and addresses, as browsers may call it. @default {none} */
+  readonly allowHosts?: readonly string[] | undefined;
+  /** Origins of pages on other servers that may use this one, such as `https://example.org`. @default {none} */
+  readonly allowOrigins?: readonly string[] | undefined;
+  /** How many requests an address may send without a token. @default {20 a second, 200 at once} */
+  readonly rate?: RateOptions | undefined;
   /** Largest body of an API request in bytes; transports have limits of their own. @default {65536} */
   readonly maxBodyBytes?: number;
   /**
@@ -67,47 +77,11 @@ export interface ControlAppOptions {
   readonly actionTimeoutMs?: number;
 }
 
-/** Server-sent events that may wait for a slow reader before it is cut off. */
-const MAX_EVENTS_BEHIND = 1000;
-/** Milliseconds between signs of life on an event stream. */
-const HEARTBEAT_MS = 15_000;
 /** Fewest characters of a token that the control app takes. */
 export const MIN_TOKEN_LENGTH = 8;
-
-/** A step record as JSON. */
-export function stepJson(record: StepRecord): Record<string, unknown> {
-  return { ...record, mask: [...record.mask], scores: record.scores === null ? null : [...record.scores] };
-}
-
-/** An event as JSON. */
-export function eventJson(event: EdgeServerEvent): Record<string, unknown> {
-  return event.type === "step" ? { type: "step", record: stepJson(event.record) } : { ...event };
-}
-
-function runJson(run: RunHandle): Record<string, unknown> {
-  return {
-    run: run.run,
-    status: run.status,
-    settings: run.settings,
-    devices: run.devices,
-    latest: run.latest === null ? null : stepJson(run.latest),
-    traffic: run.traffic(),
-  };
-}
-
-/** How a run is, for anyone to see: no names, no losses. */
-function healthJson(run: RunHandle, silentLimitMs: number) {
-  const { silentMs = 0, sinceStepMs = null } = run.health?.() ?? {};
-  const isOver = run.status === "ended" || run.status === "failed";
-  const health = run.status === "failed" ? "failed" : !isOver && silentMs > silentLimitMs ? "silent" : "ok";
-  return {
-    health,
-    state: run.status,
-    step: run.latest?.step ?? null,
-    secondsSinceStep: sinceStepMs === null ? null : Math.round(sinceStepMs) / 1000,
-    secondsSilent: Math.round(silentMs) / 1000,
-  } as const;
-}
+/** What a request with a wrong token counts as, beside itself. */
+const WRONG_TOKEN_COST = 9;
+const RATE: RateOptions = { perSecond: 20, burst: 200 };
 
 function requireLongToken(name: string, token: string): void {
   if (token.length < MIN_TOKEN_LENGTH) {
@@ -117,25 +91,14 @@ function requireLongToken(name: string, token: string): void {
   }
 }
 
-/** Lets a request pass only with a token. */
-function guard(token: string, name: string): MiddlewareHandler {
-  const authorize = requireToken(token);
-  return async (context, next): Promise<Response | void> => {
-    if (await authorize(context.req.raw)) {
-      await next();
-      return;
-    }
-    return problemResponse({
-      status: 401,
-      title: "Unauthorized",
-      detail: `The request carries no valid ${name} token; send it as "Authorization: Bearer TOKEN"`,
-    }, { "www-authenticate": "Bearer" });
-  };
+/** The connection of a request, as far as the server tells. */
+function connectionOf({ env }: Context): Partial<ConnectionInfo> {
+  return (env ?? {}) as Partial<ConnectionInfo>;
 }
 
 /** Who sent a request, as far as the server says. */
-function peerOf({ env }: Context): { readonly peer?: string } {
-  const { remoteAddr } = (env ?? {}) as Partial<ConnectionInfo>;
+function peerOf(context: Context): { readonly peer?: string } {
+  const { remoteAddr } = connectionOf(context);
   return remoteAddr === undefined ? {} : { peer: remoteAddr.hostname };
 }
 
@@ -145,21 +108,12 @@ function peerOf({ env }: Context): { readonly peer?: string } {
  * @throws {RangeError} If a token is too short, or a limit out of range.
  */
 export function createControlApp(options: ControlAppOptions): Hono {
-  const {
-    runs,
-    adminToken,
-    webSocket,
-    http,
-    maxBodyBytes = 65_536,
-    bodyTimeoutMs: givenBodyTimeoutMs,
-    signal,
-    version = "",
-    silentLimitMs = 30_000,
-    actionTimeoutMs = 10_000,
-  } = options;
+  const { runs, webSocket, http, maxBodyBytes = 65_536, signal } = options;
   requireLongToken("joinToken", options.joinToken);
-  requireLongToken("adminToken", adminToken);
-  const bodyTimeoutMs = milliseconds("bodyTimeoutMs", givenBodyTimeoutMs, 10_000);
+  requireLongToken("adminToken", options.adminToken);
+  const bodyTimeoutMs = milliseconds("bodyTimeoutMs", options.bodyTimeoutMs, 10_000);
+  const sessions = options.sessions ?? new Sessions();
+  const roleOf = knower({ ...options, sessions });
   const app = new Hono();
 
   app.onError((error) =>
@@ -172,129 +126,156 @@ export function createControlApp(options: ControlAppOptions): Hono {
       detail: `Cannot answer as the route must exist: ${context.req.method} ${context.req.path} does not`,
     })
   );
+  guard(app, options, roleOf);
 
-  app.get("/health", (context) => {
-    const all = [...runs.values()].map((run) => healthJson(run, silentLimitMs));
-    const status = all.find((run) => run.health !== "ok")?.health ?? "ok";
-    return context.json({ status, version, runs: all }, status === "ok" ? 200 : 503);
+  const handlers: Handlers = {
+    ...serverHandlers(options),
+    ...sessionHandlers(sessions),
+    ...runHandlers(runs, options.actionTimeoutMs ?? 10_000),
+  };
+  bindRoutes(app, handlers, { roleOf, maxBodyBytes, bodyTimeoutMs, signal });
+
+  // What is not described: nobody learns without a token whether there is something.
+  const only = (who: readonly Role[]) => async ({ req: { raw } }: Context, next: () => Promise<void>) =>
+    refuseRole(await roleOf(raw), who) ?? await next();
+  app.use("/join/*", only(["join token"]));
+  app.use("/api/*", only(["session", "admin token"]));
+  app.use("/api/*", async ({ req: { raw } }, next) => {
+    const body = await bodyWithin(raw, { maxBodyBytes, bodyTimeoutMs, signal });
+    return body instanceof Response ? body : await next();
   });
-  app.use("/join/*", guard(options.joinToken, "join"));
-  app.use("/api/*", guard(adminToken, "admin"));
   if (webSocket !== undefined) app.get("/join/ws", (c) => webSocket.handle(c.req.raw, peerOf(c)));
   if (http !== undefined) app.all("/join/http/*", (c) => http.handle(c.req.raw, peerOf(c)));
-
-  // Not Hono's bodyLimit: it makes a new Request where no length is given, and that reads `signal`, of which Deno
-  // warns on the console.
-  app.use("/api/*", async ({ req: { raw } }, next) => {
-    // No route needs what is in it.
-    const limits = { maxBytes: maxBodyBytes, timeoutMs: bodyTimeoutMs, signal };
-    try {
-      if (await readBody(raw, limits) !== undefined) return await next();
-    } catch (error) {
-      const detail = error instanceof Error ? error.message : "Cannot read the body: reading was ended";
-      return problemResponse({ status: 408, title: "Request timeout", detail });
-    }
-    return problemResponse({
-      status: 413,
-      title: "Content too large",
-      detail: `Cannot read the request as its body must be at most ${maxBodyBytes} bytes: it is larger`,
-    });
-  });
-
-  addRunRoutes(app, runs, actionTimeoutMs);
   return app;
 }
 
-/** Routes below `/api/runs`: what runs are there, how each is, and steering it. */
-function addRunRoutes(app: Hono, runs: ReadonlyMap<string, RunHandle>, actionTimeoutMs: number): void {
-  app.get("/api/runs", (context) => context.json([...runs.values()].map(runJson)));
-  const withRun = (
-    name: string,
-    answer: (run: RunHandle) => Response | Promise<Response>,
-  ): Response | Promise<Response> => {
-    const run = runs.get(name);
-    if (run !== undefined) return answer(run);
-    return problemResponse({
-      status: 404,
-      title: "No such run",
-      detail: `Cannot answer as run "${name}" must exist: runs are ${[...runs.keys()].join(", ") || "none"}`,
-    });
+/** What every request passes before it is looked at: hosts, origins, how many come; and headers of every answer. */
+function guard(app: Hono, options: ControlAppOptions, roleOf: (request: Request) => Promise<Role>): void {
+  const { allowHosts = [], allowOrigins = [] } = options;
+  const rate = new RateLimit(options.rate ?? RATE);
+  const pages = new Pages(options.pages ?? new Map());
+  const answerEarly = async (context: Context): Promise<Response | null> => {
+    const request = context.req.raw;
+    const role = await roleOf(request);
+    const hasToken = role !== "anonymous" && role !== "session";
+    const { peer } = peerOf(context);
+    const waitSeconds = role === "anonymous" && peer !== undefined ? rate.take(peer, 1) : 0;
+    if (waitSeconds > 0) return tooMany(waitSeconds);
+    return refuseCaller(request, { allowHosts, allowOrigins }, { hasToken }) ??
+      preflight(request, allowOrigins) ??
+      refuseSession(request, role, allowOrigins) ??
+      await pages.answer(request);
   };
-  app.get("/api/runs/:run", (c) => withRun(c.req.param("run"), (run) => c.json(runJson(run))));
-  app.get("/api/runs/:run/devices", (c) => withRun(c.req.param("run"), (run) => c.json(run.devices)));
-  app.get("/api/runs/:run/events", (c) => withRun(c.req.param("run"), (run) => eventStream(c, run)));
-  for (const action of ["pause", "resume", "stop"] as const) {
-    app.post(`/api/runs/:run/${action}`, (c) =>
-      withRun(c.req.param("run"), async (run) => {
-        if (run.status === "ended" || run.status === "failed") {
-          return problemResponse({
-            status: 409,
-            title: "Run is over",
-            detail: `Cannot ${action} run "${run.run}" as it must not be over: it has ${run.status}`,
-          });
-        }
-        const reached = await reach(run, action, actionTimeoutMs);
-        return c.json({ run: run.run, status: run.status }, reached ? 200 : 202);
-      }));
-  }
-}
-
-/** States that an action leads to. */
-const LEADS_TO: Readonly<Record<"pause" | "resume" | "stop", readonly RunStatus[]>> = {
-  pause: ["paused", "ended", "failed"],
-  resume: ["running", "ended", "failed"],
-  stop: ["ended", "failed"],
-};
-
-/** Steers a run, and waits until it is in the state that was asked for; false if it is not within the limit. */
-async function reach(run: RunHandle, action: "pause" | "resume" | "stop", limitMs: number): Promise<boolean> {
-  const isReached = () => LEADS_TO[action].includes(run.status);
-  const changed = Promise.withResolvers<void>();
-  const unsubscribe = run.subscribe((event) => {
-    if (event.type === "status" && isReached()) changed.resolve();
-  });
-  const timer = setTimeout(() => changed.resolve(), limitMs);
-  try {
-    run[action]();
-    // Before the start there is nothing to hold: the run will be paused once it has begun.
-    if (run.status === "waiting" && action !== "stop") return action === "resume";
-    if (!isReached()) await changed.promise;
-    return isReached();
-  } finally {
-    clearTimeout(timer);
-    unsubscribe();
-  }
-}
-
-/** Everything that happens in a run, until it is over or the reader leaves. */
-function eventStream(context: Context, run: RunHandle): Response {
-  return streamSSE(context, async (stream) => {
-    const waiting: EdgeServerEvent[] = [];
-    let wake: PromiseWithResolvers<void> = Promise.withResolvers();
-    let open = true;
-    const close = () => {
-      open = false;
-      wake.resolve();
-    };
-    const unsubscribe = run.subscribe((event) => {
-      if (waiting.push(event) > MAX_EVENTS_BEHIND) open = false;
-      wake.resolve();
-    });
-    stream.onAbort(close);
-    const heartbeat = setInterval(() => void stream.writeSSE({ event: "alive", data: "" }), HEARTBEAT_MS);
-    try {
-      await stream.writeSSE({ event: "run", data: JSON.stringify(runJson(run)) });
-      while (open) {
-        for (let event = waiting.shift(); event !== undefined && open; event = waiting.shift()) {
-          await stream.writeSSE({ event: event.type, data: JSON.stringify(eventJson(event)) });
-        }
-        if (run.status === "ended" || run.status === "failed") break;
-        await wake.promise;
-        wake = Promise.withResolvers();
-      }
-    } finally {
-      clearInterval(heartbeat);
-      unsubscribe();
+  app.use(async (context, next) => {
+    const early = await answerEarly(context);
+    if (early !== null) context.res = early;
+    else await next();
+    const { res: response, req: { raw: request } } = context;
+    // It belongs to the WebSocket.
+    if (response.status === 101) return;
+    const { peer } = peerOf(context);
+    if (response.status === 401 && requestToken(request) !== undefined && peer !== undefined) {
+      rate.take(peer, WRONG_TOKEN_COST);
+    }
+    const headers = { ...SECURITY_HEADERS, ...corsHeaders(request, allowOrigins) };
+    for (const [name, value] of Object.entries(headers)) response.headers.set(name, value);
+    for (const [name, value] of Object.entries(ANSWER_HEADERS)) {
+      if (!response.headers.has(name)) response.headers.set(name, value);
     }
   });
+}
+
+/** Headers of answers that are no pages. */
+const ANSWER_HEADERS: Readonly<Record<string, string>> = {
+  "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+  "cache-control": "no-store",
+};
+
+function tooMany(seconds: number): Response {
+  return problemResponse({
+    status: 429,
+    title: "Too many requests",
+    detail: `Cannot answer as an address may send only so many requests without a token: wait ${seconds} s`,
+  }, { "retry-after": String(seconds) });
+}
+
+/**
+ * Browsers send the cookie of a session whatever page makes them: what changes something must say that a page of this
+ * server asks for it. Cookies know no ports, so that `SameSite` alone would let a page of another server of this
+ * machine through.
+ */
+function refuseSession(request: Request, role: Role, allowOrigins: readonly string[]): Response | null {
+  const isSafe = request.method === "GET" || request.method === "HEAD";
+  if (role !== "session" || isSafe || originOf(request, allowOrigins) === "own") return null;
+  return problemResponse({
+    status: 403,
+    title: "Foreign origin",
+    detail: "Cannot answer as a request with a session must come from a page of this server: its origin is " +
+      `${request.headers.get("origin") ?? "not given"}`,
+  });
+}
+
+/** What is told of the server as a whole. */
+function serverHandlers(
+  { runs, version = "", silentLimitMs = 30_000 }: ControlAppOptions,
+): Pick<Handlers, "GET /health" | "GET /openapi.json" | "GET /metrics"> {
+  let description: Readonly<Record<string, unknown>> | undefined;
+  return {
+    "GET /health": () => {
+      const all = [...runs.values()].map((run) => healthJson(run, silentLimitMs));
+      const status = all.find((run) => run.health !== "ok")?.health ?? "ok";
+      return { status: status === "ok" ? 200 : 503, data: { status, version, runs: all } };
+    },
+    "GET /openapi.json": () => ({ data: description ??= openApi(version) }),
+    "GET /metrics": () => ({ data: metricsText(runs.values()) }),
+  };
+}
+
+/** Why a link does not sign in. */
+const BAD_LINK = {
+  unknown: "its secret must be one of this server: it is not",
+  used: "it must be new: it was used before",
+  expired: "it must be younger: its time is over",
+} as const;
+
+/** Signing in and out. */
+function sessionHandlers(
+  sessions: Sessions,
+): Pick<Handlers, `${string} /api/session` & keyof Handlers | "POST /api/sign-in-links"> {
+  const isTls = ({ context }: Pick<RouteCall<"GET /api/session">, "context">) =>
+    connectionOf(context).isTls === true;
+  return {
+    "GET /api/session": async ({ request, role }) => {
+      const secondsLeft = role === "session" ? await sessions.secondsLeft(request) : null;
+      return { data: { by: role === "session" ? role : "admin token", secondsLeft } };
+    },
+    "POST /api/session": async (call) => {
+      const signedIn = await sessions.signIn(call.body.secret);
+      if (typeof signedIn === "string") {
+        return problemResponse({
+          status: 401,
+          title: "Link is not good",
+          detail: `Cannot sign in with the link as ${BAD_LINK[signedIn]}`,
+        });
+      }
+      const { session, secondsLeft } = signedIn;
+      const headers = { "set-cookie": sessions.cookie(session, { isTls: isTls(call) }) };
+      return { data: { by: "session", secondsLeft }, headers };
+    },
+    "DELETE /api/session": async (call) => {
+      await sessions.signOut(call.request);
+      return {
+        status: 204,
+        data: null,
+        headers: { "set-cookie": sessions.cookie("", { isTls: isTls(call) }) },
+      };
+    },
+    "POST /api/sign-in-links": async () => ({
+      status: 201,
+      data: {
+        path: await sessions.link(),
+        secondsLeft: Math.floor(sessions.linkLifetimeMs / 1000),
+      },
+    }),
+  };
 }

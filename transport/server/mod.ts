@@ -14,6 +14,10 @@ export {
   MIN_TOKEN_LENGTH,
   stepJson,
 } from "./control_app.ts";
+export type { RateOptions } from "./_callers.ts";
+export { openApi } from "./openapi.ts";
+export { type Page, PAGE_POLICY } from "./pages.ts";
+export { Sessions, type SessionsOptions } from "./sessions.ts";
 export {
   type AnsweredText,
   createTextApp,

@@ -36,6 +36,8 @@ export interface FetchHandler {
 export interface ConnectionInfo {
   /** The other end. */
   readonly remoteAddr: { readonly transport: "tcp"; readonly hostname: string; readonly port: number };
+  /** True if it came in over TLS. @default {false} */
+  readonly isTls?: boolean;
 }
 
 /** Options of {@linkcode serve}. */
@@ -332,7 +334,7 @@ class Serve implements Serving {
       hostname: connection.address,
       port: socket.remotePort ?? 0,
     };
-    return await this.#app.fetch(request, { remoteAddr });
+    return await this.#app.fetch(request, { remoteAddr, isTls: this.#front !== undefined });
   }
 
   async #upgrade(incoming: IncomingMessage, socket: Socket, head: Uint8Array): Promise<void> {

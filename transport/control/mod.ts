@@ -1,0 +1,18 @@
+/**
+ * The control API as its callers see it: a typed client, and the types of what it takes and answers. Runs in pages.
+ *
+ * @module
+ */
+
+export {
+  type CallArguments,
+  type CallInput,
+  ControlClient,
+  type ControlClientOptions,
+  ControlError,
+  type ParamsOf,
+  type RunEvent,
+  serverSentEvents,
+} from "./client.ts";
+export type { AnswerOf, BodyOf, ControlRoutes, Role, RouteName } from "./routes.ts";
+export type * from "./types.ts";

@@ -1,0 +1,243 @@
+/**
+ * The control API, described once: routes, who may call them, parameters, bodies, answers and errors. The server
+ * answers by it, and the client, `GET /openapi.json` and the reference are made of it.
+ *
+ * @module
+ */
+
+import type * as v from "valibot";
+import type { HealthJson, RunJson, SessionJson, SignInJson, SignInLinkJson, SteeredJson } from "./types.ts";
+import type { JoinedDevice } from "@edgetuner/core";
+import * as schemas from "./schemas.ts";
+
+/** All routes with the types of what they take and answer; the name of a route is its method and its path. */
+export interface ControlRoutes {
+  /** Says whether the runs are well. */
+  readonly "GET /health": { readonly answer: HealthJson };
+  /** This description. */
+  readonly "GET /openapi.json": { readonly answer: Readonly<Record<string, unknown>> };
+  /** Figures of the runs for programs that collect them. */
+  readonly "GET /metrics": { readonly answer: string };
+  /** Who the caller is. */
+  readonly "GET /api/session": { readonly answer: SessionJson };
+  /** Signs a browser in. */
+  readonly "POST /api/session": { readonly body: SignInJson; readonly answer: SessionJson };
+  /** Signs a browser out. */
+  readonly "DELETE /api/session": { readonly answer: null };
+  /** Makes a link that signs another browser in. */
+  readonly "POST /api/sign-in-links": { readonly answer: SignInLinkJson };
+  /** All runs. */
+  readonly "GET /api/runs": { readonly answer: readonly RunJson[] };
+  /** One run. */
+  readonly "GET /api/runs/:run": { readonly answer: RunJson };
+  /** Devices of a run. */
+  readonly "GET /api/runs/:run/devices": { readonly answer: readonly JoinedDevice[] };
+  /** What happens in a run. */
+  readonly "GET /api/runs/:run/events": { readonly answer: string };
+  /** Holds a run. */
+  readonly "POST /api/runs/:run/pause": { readonly answer: SteeredJson };
+  /** Goes on with a run. */
+  readonly "POST /api/runs/:run/resume": { readonly answer: SteeredJson };
+  /** Ends a run. */
+  readonly "POST /api/runs/:run/stop": { readonly answer: SteeredJson };
+}
+
+/** Name of a route: method and path. */
+export type RouteName = keyof ControlRoutes;
+
+/** Who calls, as far as the server can tell. */
+export type Role = "anonymous" | "join token" | "session" | "admin token";
+
+/** All who may call. */
+export const ROLES: readonly Role[] = ["anonymous", "join token", "session", "admin token"];
+
+/** What a route takes as body; `never` without one. */
+export type BodyOf<N extends RouteName> = ControlRoutes[N] extends { readonly body: infer B } ? B : never;
+
+/** What a route answers where it does what was asked for. */
+export type AnswerOf<N extends RouteName> = ControlRoutes[N]["answer"];
+
+/** One answer of a route. */
+export interface AnswerDescription<T> {
+  /** What it says, in a sentence. */
+  readonly what: string;
+  /** Type of the body. @default {"application/json"} */
+  readonly type?: string;
+  /** The body; none if absent. */
+  readonly body?: v.GenericSchema<unknown, T>;
+}
+
+/** A route. */
+export interface RouteDescription<N extends RouteName = RouteName> {
+  /** What it does, in a sentence. */
+  readonly what: string;
+  /** What else callers should know. */
+  readonly more?: string;
+  /** Who may call it; everyone may call what anonymous callers may. */
+  readonly who: readonly Role[];
+  /** What it takes in the query, by name. */
+  readonly query?: Readonly<Record<string, string>>;
+  /** What it takes as body, as JSON. */
+  readonly body?: [BodyOf<N>] extends [never] ? undefined : v.GenericSchema<unknown, BodyOf<N>>;
+  /** What it answers, by status. */
+  readonly answers: Readonly<Record<number, AnswerDescription<AnswerOf<N>>>>;
+  /** Errors of its own, by status: problem details (RFC 9457). */
+  readonly problems: Readonly<Record<number, string>>;
+}
+
+/** Descriptions of all routes. */
+export type RouteTable = { readonly [N in RouteName]: RouteDescription<N> };
+
+/** Errors that every route may answer with. */
+export const COMMON_PROBLEMS: Readonly<Record<number, string>> = {
+  403: "The request comes from a page of an origin that is not allowed.",
+  421: "The name of the host that was asked for is not one of this server.",
+  429: "The address sends too many requests without a token; `Retry-After` says when to go on.",
+  500: "Something failed within.",
+};
+
+/** Errors of routes that not everyone may call. */
+export const GUARDED_PROBLEMS: Readonly<Record<number, string>> = {
+  401: "The request carries nothing that allows the route.",
+};
+
+/** Errors of routes that read a body. */
+export const BODY_PROBLEMS: Readonly<Record<number, string>> = {
+  408: "The body comes too slowly.",
+  413: "The body is too large.",
+};
+
+/** Errors that a route may answer with, its own and those of its kind. */
+export function problemsOf(
+  name: string,
+  { who, body, problems }: RouteDescription,
+): Readonly<Record<number, string>> {
+  return {
+    ...(body === undefined ? {} : { 400: "The body is not as it must be." }),
+    ...(who.includes("anonymous") ? {} : GUARDED_PROBLEMS),
+    ...(name.startsWith("GET") ? {} : BODY_PROBLEMS),
+    ...COMMON_PROBLEMS,
+    ...problems,
+  };
+}
+
+const OWNERS: readonly Role[] = ["session", "admin token"];
+const EVERYONE = ROLES;
+const NO_RUN = { 404: "There is no such run." };
+const OVER = { ...NO_RUN, 409: "The run is over." };
+const STEERED = {
+  200: { what: "The run is in the state that was asked for.", body: schemas.steered },
+  202: { what: "The run was told, and is not in that state yet.", body: schemas.steered },
+};
+
+/** What each parameter of a path is. */
+export const PARAMETERS: Readonly<Record<string, string>> = {
+  run: "Name of a run.",
+};
+
+/** The routes. */
+export const ROUTES: RouteTable = {
+  "GET /health": {
+    what: "Says whether the runs are well.",
+    more: "It names nobody and tells no loss, so that every probe may ask.",
+    who: EVERYONE,
+    answers: {
+      200: { what: "All runs are well.", body: schemas.health },
+      503: { what: "A run has failed, or shows no sign of life.", body: schemas.health },
+    },
+    problems: {},
+  },
+  "GET /openapi.json": {
+    what: "This description, as OpenAPI 3.1.",
+    who: EVERYONE,
+    answers: { 200: { what: "The description.", body: schemas.anyObject } },
+    problems: {},
+  },
+  "GET /metrics": {
+    what: "Figures of the runs as OpenMetrics text, for programs that collect them.",
+    who: OWNERS,
+    answers: {
+      200: {
+        what: "The figures.",
+        type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        body: schemas.text,
+      },
+    },
+    problems: {},
+  },
+  "GET /api/session": {
+    what: "Says who the caller is.",
+    who: OWNERS,
+    answers: { 200: { what: "The caller is known.", body: schemas.session } },
+    problems: {},
+  },
+  "POST /api/session": {
+    what: "Signs a browser in, once, with the secret of a link that the terminal printed.",
+    more: "The answer sets a cookie that scripts cannot read and other sites cannot send.",
+    who: EVERYONE,
+    body: schemas.signIn,
+    answers: { 200: { what: "The browser is signed in.", body: schemas.session } },
+    problems: {
+      401: "The secret is wrong, was used before, or is too old.",
+    },
+  },
+  "DELETE /api/session": {
+    what: "Signs the browser out.",
+    who: OWNERS,
+    answers: { 204: { what: "The session is over." } },
+    problems: {},
+  },
+  "POST /api/sign-in-links": {
+    what: "Makes a link that signs another browser in, once.",
+    who: OWNERS,
+    answers: { 201: { what: "The link.", body: schemas.signInLink } },
+    problems: {},
+  },
+  "GET /api/runs": {
+    what: "All runs.",
+    who: OWNERS,
+    answers: { 200: { what: "The runs.", body: schemas.runs } },
+    problems: {},
+  },
+  "GET /api/runs/:run": {
+    what: "One run: status, settings, devices, last step, traffic.",
+    who: OWNERS,
+    answers: { 200: { what: "The run.", body: schemas.run } },
+    problems: NO_RUN,
+  },
+  "GET /api/runs/:run/devices": {
+    what: "Devices of a run, in order of joining.",
+    who: OWNERS,
+    answers: { 200: { what: "The devices.", body: schemas.devices } },
+    problems: NO_RUN,
+  },
+  "GET /api/runs/:run/events": {
+    what: "What happens in a run, as server-sent events, until it is over.",
+    more: "It begins with the event `run`. Each event has an `id`; who comes back with the last one in " +
+      "`Last-Event-ID` gets what happened since, without `run`, as long as the server keeps it.",
+    who: OWNERS,
+    answers: {
+      200: { what: "The events.", type: "text/event-stream", body: schemas.text },
+      204: { what: "The run is over, and nothing happened since the last event." },
+    },
+    problems: NO_RUN,
+  },
+  "POST /api/runs/:run/pause": {
+    what: "Holds a run before its next step.",
+    who: OWNERS,
+    answers: STEERED,
+    problems: OVER,
+  },
+  "POST /api/runs/:run/resume": {
+    what: "Goes on with a run that is paused.",
+    who: OWNERS,
+    answers: STEERED,
+    problems: OVER,
+  },
+  "POST /api/runs/:run/stop": {
+    what: "Ends a run after the step that is under way; devices keep what they learnt.",
+    who: OWNERS,
+    answers: STEERED,
+    problems: OVER,
+  },
+};

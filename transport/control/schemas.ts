@@ -1,0 +1,150 @@
+/**
+ * Schemas of what the control API takes and answers.
+ *
+ * @module
+ */
+
+import * as v from "valibot";
+import type { JoinedDevice, LedgerEntry, RunSettings } from "@edgetuner/core";
+import type {
+  HealthJson,
+  RunJson,
+  SessionJson,
+  SignInJson,
+  SignInLinkJson,
+  SteeredJson,
+  StepJson,
+} from "./types.ts";
+
+type Schema<T> = v.GenericSchema<unknown, T>;
+
+const count = v.pipe(v.number(), v.integer(), v.minValue(0));
+const status = v.picklist(["waiting", "running", "paused", "ended", "failed"]);
+const wellness = v.picklist(["ok", "silent", "failed"]);
+
+/** Any text. */
+export const text: Schema<string> = v.string();
+
+/** Any object. */
+export const anyObject: Schema<Readonly<Record<string, unknown>>> = v.record(v.string(), v.unknown());
+
+/** A device that joined. */
+export const device: Schema<JoinedDevice> = v.strictObject({
+  name: v.string(),
+  id: v.pipe(v.string(), v.description("The first eight characters of its id; empty if it has none")),
+  capacity: v.pipe(v.number(), v.description("Its capacity; 0 without heads")),
+  data: v.pipe(v.boolean(), v.description("True if it is the data device")),
+  range: v.pipe(
+    v.nullable(v.strictObject({ first: count, count })),
+    v.description("Its heads, once the run has started"),
+  ),
+  connected: v.pipe(v.boolean(), v.description("False once its connection has ended")),
+});
+
+/** Devices of a run. */
+export const devices: Schema<readonly JoinedDevice[]> = v.array(device);
+
+const milliseconds = v.pipe(v.number(), v.minValue(0), v.description("Milliseconds"));
+
+/** A step record. */
+export const step: Schema<StepJson> = v.strictObject({
+  step: v.pipe(count, v.description("Training steps before this one")),
+  mode: v.picklist(["train", "evaluate"]),
+  loss: v.pipe(v.nullable(v.number()), v.description("If the data device shares it")),
+  counted: v.exactOptional(v.pipe(count, v.description("Tokens that the loss is the mean of"))),
+  times: v.strictObject({
+    total: milliseconds,
+    prune: milliseconds,
+    readback: milliseconds,
+    codec: milliseconds,
+    wait: milliseconds,
+  }),
+  bytes: v.pipe(count, v.description("Bytes of frames sent and received, without a probe's")),
+  probeBytes: v.exactOptional(v.pipe(count, v.description("Bytes of frames of the probe"))),
+  gradientNorm: v.exactOptional(v.pipe(v.number(), v.description("Before gradients were clipped"))),
+  mask: v.pipe(v.array(v.picklist([0, 1])), v.description("[L * H], 1 = pruned")),
+  away: v.exactOptional(v.pipe(v.array(count), v.description("Heads whose devices were away"))),
+  kept: v.pipe(v.array(count), v.description("Kept heads of each layer, [L]")),
+  scores: v.pipe(v.nullable(v.array(v.number())), v.description("Importance per head, [L * H]")),
+  tokens: count,
+  batch: v.pipe(count, v.description("Sequences of the step")),
+});
+
+/** Of the settings what every run has; `RunSettings` documents the rest. */
+const settings = v.looseObject({
+  lora: v.looseObject({
+    mode: v.string(),
+    targets: v.array(v.string()),
+    rank: v.unknown(),
+    alpha: v.number(),
+  }),
+  optimizer: v.looseObject({ learningRate: v.number(), warmupSteps: v.number(), schedule: v.string() }),
+  steps: count,
+  seed: count,
+}) as unknown as Schema<RunSettings>;
+
+const traffic = v.array(v.strictObject({
+  kind: v.pipe(v.string(), v.description("Kind of message")),
+  direction: v.picklist(["sent", "received"]),
+  frames: count,
+  tensorBytes: count,
+  frameBytes: count,
+})) as unknown as Schema<readonly LedgerEntry[]>;
+
+/** A run. */
+export const run: Schema<RunJson> = v.strictObject({
+  run: v.string(),
+  status,
+  settings,
+  devices,
+  latest: v.nullable(step),
+  traffic,
+});
+
+/** All runs. */
+export const runs: Schema<readonly RunJson[]> = v.array(run);
+
+/** Whether the runs are well. */
+export const health: Schema<HealthJson> = v.strictObject({
+  status: wellness,
+  version: v.string(),
+  runs: v.array(v.strictObject({
+    health: wellness,
+    state: status,
+    step: v.nullable(count),
+    secondsSinceStep: v.nullable(v.number()),
+    secondsSilent: v.number(),
+  })),
+});
+
+/** What steering led to. */
+export const steered: Schema<SteeredJson> = v.strictObject({ run: v.string(), status });
+
+/** Who the caller is. */
+export const session: Schema<SessionJson> = v.strictObject({
+  by: v.picklist(["session", "admin token"]),
+  secondsLeft: v.nullable(count),
+});
+
+/** A secret of 128 bits in base64url. */
+const secret = v.pipe(
+  v.string(),
+  v.regex(/^[\w-]{22}$/, "a secret has 22 characters, A to Z, a to z, 0 to 9, - and _"),
+);
+
+/** What signs a browser in. */
+export const signIn: Schema<SignInJson> = v.strictObject({ secret });
+
+/** A link that signs one browser in. */
+export const signInLink: Schema<SignInLinkJson> = v.strictObject({
+  path: v.pipe(v.string(), v.description("Path and fragment, to be put behind the server's address")),
+  secondsLeft: count,
+});
+
+/** A problem (RFC 9457). */
+export const problem: v.GenericSchema = v.object({
+  type: v.string(),
+  title: v.pipe(v.string(), v.description("Short name of the kind of problem")),
+  status: v.pipe(v.number(), v.integer()),
+  detail: v.pipe(v.string(), v.description("What was wrong and what the rule is")),
+});

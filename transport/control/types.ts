@@ -1,0 +1,119 @@
+/**
+ * What the control API takes and answers, as JSON has it.
+ *
+ * @module
+ */
+
+import type {
+  DecodingRecord,
+  JoinedDevice,
+  LedgerEntry,
+  RunSettings,
+  RunStatus,
+  StepRecord,
+} from "@edgetuner/core";
+
+/** A step record as JSON: head mask and scores are lists. */
+export interface StepJson extends Omit<StepRecord, "mask" | "scores"> {
+  /** Head mask, [L * H], 1 = pruned. */
+  readonly mask: readonly number[];
+  /** The pruner's importance per head, [L * H], if it gives one. */
+  readonly scores: readonly number[] | null;
+}
+
+/** A run as JSON. */
+export interface RunJson {
+  /** Name of the run. */
+  readonly run: string;
+  /** State of the run. */
+  readonly status: RunStatus;
+  /** Settings of the run. */
+  readonly settings: RunSettings;
+  /** Devices that joined, in order of joining. */
+  readonly devices: readonly JoinedDevice[];
+  /** The last step; `null` before the first. */
+  readonly latest: StepJson | null;
+  /** Lines of the byte ledger so far. */
+  readonly traffic: readonly LedgerEntry[];
+}
+
+/** How a run is, for anyone to see: no names, no losses. */
+export interface RunHealthJson {
+  /** Whether it is well. */
+  readonly health: "ok" | "silent" | "failed";
+  /** State of the run. */
+  readonly state: RunStatus;
+  /** The last step; `null` before the first. */
+  readonly step: number | null;
+  /** Seconds since the last step ended; `null` before the first. */
+  readonly secondsSinceStep: number | null;
+  /** Seconds since the last sign of life of whoever computes the steps. */
+  readonly secondsSilent: number;
+}
+
+/** Whether the runs of a server are well. */
+export interface HealthJson {
+  /** `ok`, or what the first run that is not well is. */
+  readonly status: "ok" | "silent" | "failed";
+  /** Version of the server; empty if it does not say. */
+  readonly version: string;
+  /** Each run. */
+  readonly runs: readonly RunHealthJson[];
+}
+
+/** What pausing, resuming or stopping a run led to. */
+export interface SteeredJson {
+  /** Name of the run. */
+  readonly run: string;
+  /** Its state now. */
+  readonly status: RunStatus;
+}
+
+/** Who a caller is. */
+export interface SessionJson {
+  /** How the caller is known: by a session of the browser, or by the admin token. */
+  readonly by: "session" | "admin token";
+  /** Seconds until the session ends; `null` with the admin token. */
+  readonly secondsLeft: number | null;
+}
+
+/** What signs a browser in. */
+export interface SignInJson {
+  /** The secret behind `#signin=` of a link. */
+  readonly secret: string;
+}
+
+/** A link that signs one browser in. */
+export interface SignInLinkJson {
+  /** Path and fragment: to be put behind the address of the server. */
+  readonly path: string;
+  /** Seconds until it can no longer be used. */
+  readonly secondsLeft: number;
+}
+
+/** Data of each event of a run's event stream, by the name of the event. */
+export interface EventData {
+  /** The run as it is where the stream begins; again where events were missed that are no longer kept. */
+  readonly run: RunJson;
+  /** A step is done. */
+  readonly step: { readonly type: "step"; readonly record: StepJson };
+  /** A pass of generation is done. */
+  readonly decoding: { readonly type: "decoding"; readonly record: DecodingRecord };
+  /** The run has another state. */
+  readonly status: { readonly type: "status"; readonly status: RunStatus; readonly reason: string };
+  /** A device has joined. */
+  readonly joined: { readonly type: "joined"; readonly device: JoinedDevice };
+  /** A device's connection has ended. */
+  readonly left: { readonly type: "left"; readonly device: JoinedDevice };
+  /** A device is lost, and its heads are pruned until it comes back. */
+  readonly away: {
+    readonly type: "away";
+    readonly device: JoinedDevice;
+    readonly step: number;
+    readonly reason: string;
+  };
+  /** A device that was away takes part again. */
+  readonly back: { readonly type: "back"; readonly device: JoinedDevice; readonly step: number };
+  /** A device was refused. */
+  readonly refused: { readonly type: "refused"; readonly peer: string; readonly reason: string };
+}
