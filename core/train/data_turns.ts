@@ -158,8 +158,8 @@ export class DataTurns {
   }
 }
 
-/** Turns owed, with the one of the step itself, from which on an owner catches up: sharing by weights alone owes less. */
-const CATCHES_UP = 2;
+/** Turns owed, with the one that it takes, from which on an owner catches up: equal owners owe each other less. */
+const CATCHES_UP = 1.001;
 
 /** FNV-1a, 32 bits. */
 function hashOf(text: string): number {

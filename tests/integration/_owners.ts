@@ -37,8 +37,8 @@ export interface TestOwner {
   readonly valid?: readonly TokenBatch[];
   readonly examples?: number;
   readonly shareLoss?: boolean;
-  readonly fault?: Fault;
-  readonly device?: Partial<UserDeviceOptions>;
+  /** Joins when the run has so many training steps. @default {before the start} */
+  readonly joinsAt?: number;
 }
 
 /** What an owner saw. */
@@ -68,6 +68,8 @@ export interface OwnersOptions {
   /** Capacities of devices with heads and without data. @default {[]} */
   readonly capacities?: readonly number[];
   readonly server?: Partial<EdgeServerOptions>;
+  /** Faults of links, by the names of devices. */
+  readonly faults?: Readonly<Record<string, Fault>>;
   /** True if devices come back when their links are cut. */
   readonly comesBack?: boolean;
   readonly onEvent?: (event: EdgeServerEvent, server: EdgeServer) => void;
@@ -97,7 +99,8 @@ export async function runOwners(model: TinyBase, options: OwnersOptions): Promis
   const { settings, owners, capacities = [], comesBack = false } = options;
   const { engine } = model;
   const withHeads = owners.filter(({ capacity = 0 }) => capacity > 0).length + capacities.length;
-  const sharing = { devices: owners.length, ...options.server?.sharing };
+  const early = owners.filter(({ joinsAt }) => joinsAt === undefined);
+  const sharing = { devices: early.length, ...options.server?.sharing };
   const server = new EdgeServer(
     serverOptions(model, settings, { devices: withHeads, onLoss: "prune", ...options.server, sharing }),
   );
@@ -115,7 +118,7 @@ export async function runOwners(model: TinyBase, options: OwnersOptions): Promis
   const results: Promise<UserDeviceResult>[] = [];
   const join = async (name: string, capacity: number, owner: number | null) => {
     let links = 0;
-    const fault = owner === null ? undefined : owners[owner]!.fault;
+    const fault = options.faults?.[name];
     const connect = async (): Promise<Channel> => {
       const channel = await transport.connect();
       const link = links++;
@@ -126,16 +129,25 @@ export async function runOwners(model: TinyBase, options: OwnersOptions): Promis
       ...{ engine, name, capacity, timeoutMs: 20_000, channel: await connect(), id: name.repeat(16) },
       ...(comesBack && { reconnect: () => connect() }),
       ...(owner !== null && { data: sides[owner]! }),
-      ...(owner !== null && owners[owner]!.device),
       ...options.device?.(name),
     });
     result.catch(() => {});
     await Promise.race([joined, result]);
     results.push(result);
   };
-  for (const [i, { name, capacity = 0 }] of owners.entries()) await join(name, capacity, i);
+  for (const [i, { name, capacity = 0, joinsAt }] of owners.entries()) {
+    if (joinsAt === undefined) await join(name, capacity, i);
+  }
   for (const [i, capacity] of capacities.entries()) await join(`h${i}`, capacity, null);
+  const late = owners.map(async ({ name, capacity = 0, joinsAt }, i) => {
+    if (joinsAt === undefined) return;
+    await eventOf(server, (e) => e.type === "step" && e.record.step + 1 === joinsAt);
+    server.pause();
+    await join(name, capacity, i);
+    server.resume();
+  });
   const error = await running;
+  await Promise.all(late);
   const devices = await Promise.all(results);
   await listener[Symbol.asyncDispose]();
   await admitting;

@@ -1,9 +1,17 @@
-import { assertEquals } from "@std/assert";
-import type { RunSettings } from "@edgetuner/core";
+import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
+import type {
+  EdgeServer,
+  RunSettings,
+  RunState,
+  RunStateSource,
+  StepRecord,
+  TokenBatch,
+} from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { batchOf, TinyGpt2, tinySettings } from "../support/tiny_model.ts";
 import { type OwnersOptions, runOwners, type TestOwner, turnsOf } from "./_owners.ts";
-import { runSession } from "./_session.ts";
+import type { Fault, PassedFrame } from "./_lossy.ts";
+import { runSession, scriptedPruner } from "./_session.ts";
 
 const engine = await Engine.create();
 const model = new TinyGpt2(engine);
@@ -54,4 +62,266 @@ Deno.test("two owners with half of the data each give the run of one with the in
     assertEquals(shared.states, single.states, what);
   }
   assertEquals(engine.stats.tensors, before);
+});
+
+/** Losses, and what devices with heads have learnt, of one data device that has the batches of these turns. */
+async function singleOf(
+  records: readonly StepRecord[],
+  { settings, capacities }: { readonly settings: RunSettings; readonly capacities: readonly number[] },
+) {
+  const turns = turnsOf(records);
+  const masks = records.filter((r) => r.mode === "train").map(({ mask }) => mask);
+  const single = await runSession(model, {
+    ...{ settings, steps: settings.steps, capacities, dataApart: true, pruner: scriptedPruner(masks) },
+    batch: (step) => DATA[turns[step]!]!(turns.slice(0, step).filter((name) => name === turns[step]).length),
+  });
+  return { losses: [...single.losses], states: single.states };
+}
+
+/** Sequences of batches as one batch. */
+function joined(batches: readonly TokenBatch[]): TokenBatch {
+  const [first] = batches as [TokenBatch];
+  const join = <T extends Uint32Array | Float32Array>(all: T, of: (batch: TokenBatch) => T): T => {
+    let at = 0;
+    for (const batch of batches) {
+      all.set(of(batch), at);
+      at += of(batch).length;
+    }
+    return all;
+  };
+  const rows = batches.reduce((sum, { batch, length }) => sum + batch * length, 0);
+  return {
+    tokens: join(new Uint32Array(rows), (b) => b.tokens),
+    targets: join(new Uint32Array(rows), (b) => b.targets),
+    mask: join(new Float32Array(rows), (b) => b.mask),
+    batch: rows / first.length,
+    length: first.length,
+  };
+}
+
+Deno.test("a step that is mixed of two owners' parts is that of one owner with both, bit for bit", async () => {
+  const part = (name: string, position: number) => {
+    const all = batchOf(7);
+    const at = (2 * position + (name === "ben" ? 1 : 0)) % 7;
+    const cut = <T extends Uint32Array | Float32Array>(values: T) =>
+      values.slice(at * all.length, (at + 1) * all.length) as T;
+    return { ...all, batch: 1, tokens: cut(all.tokens), targets: cut(all.targets), mask: cut(all.mask) };
+  };
+  for (const [accumulate, microBatches, clipNorm] of [[2, 1, 0.5], [4, 1, null], [3, 1, null]] as const) {
+    const settings = settingsOf(4, { accumulate, microBatches, clipNorm });
+    const shared = await runOwners(model, {
+      settings,
+      capacities: [1, 1],
+      owners: ["anna", "ben"].map((name) => ({ name, train: (position: number) => part(name, position) })),
+      server: { sharing: { mix: true } },
+    });
+    assertEquals(shared.error, null);
+    const given: Record<string, number> = { anna: 0, ben: 0 };
+    const batches = shared.records.map(({ owners, batch }) => {
+      assertEquals(batch, accumulate);
+      assertEquals(owners!.length, 2);
+      // Of three parts the one who is first has two, then the other.
+      const counts = accumulate === 3
+        ? owners!.map((n) => given[n]! > Math.min(...Object.values(given)) ? 1 : 0)
+        : [];
+      const first = counts.length === 0 ? null : counts[0] === counts[1] ? 0 : counts.indexOf(0);
+      return joined(owners!.flatMap((name, i) => {
+        const count = first === null ? accumulate / 2 : i === first ? 2 : 1;
+        return Array.from({ length: count }, () => part(name, given[name]!++));
+      }));
+    });
+    const single = await runSession(model, {
+      ...{ settings, steps: 4, capacities: [1, 1], dataApart: true, batch: (step) => batches[step]! },
+    });
+    assertEquals(shared.states, single.states, `${accumulate} parts`);
+    for (const [step, { loss }] of shared.records.entries()) {
+      assertAlmostEquals(loss!, single.losses[step]!, 1e-12);
+    }
+  }
+});
+
+Deno.test("an owner lost at any message of its turn is skipped: the run is that of the turns that were, bit for bit [slow]", async () => {
+  const settings = settingsOf(5, { accumulate: 2, codec: "int8" });
+  const options = { settings, capacities: [1, 1] };
+  const frames: PassedFrame[] = [];
+  const withFault = (ben: Fault, more: Partial<OwnersOptions> = {}) =>
+    runOwners(model, { ...options, owners: [owner("anna"), owner("ben")], faults: { ben }, ...more });
+  const whole = await withFault((passed) => void frames.push(passed));
+  const step = turnsOf(whole.records).indexOf("ben");
+  const turn = frames.filter(({ frame }) =>
+    frame.step === step && frame.kind !== "welcome" && frame.kind !== "paused"
+  );
+  assertEquals(
+    turn.map(({ frame }) => frame.kind).join(),
+    "turn,embedding,hidden,hiddenGradient,embedding,hidden,hiddenGradient,loss",
+  );
+  for (const comesBack of [false, true]) {
+    for (const { index, frame: { kind } } of turn) {
+      const at = `${comesBack}, cut at frame ${index}, "${kind}"`;
+      const lossy = await withFault(
+        (passed) => passed.link === 0 && passed.index === index ? "cut" : undefined,
+        { comesBack },
+      );
+      assertEquals(lossy.error, null, at);
+      const turns = turnsOf(lossy.records);
+      assertEquals(turns.length, 5, at);
+      if (!comesBack) assertEquals(turns.filter((name) => name === "ben").length, 0, at);
+      const single = await singleOf(lossy.records, options);
+      assertEquals(lossy.records.map((r) => r.loss), single.losses, at);
+      assertEquals(lossy.states, single.states, at);
+    }
+  }
+});
+
+Deno.test("a device with heads lost in an owner's step: the same owner's step begins again, as if the heads were pruned, bit for bit [slow]", async () => {
+  const options = {
+    settings: settingsOf(4, { codec: "int8-feedback", accumulate: 2 }),
+    owners: [owner("anna"), owner("ben")],
+    capacities: [1, 1],
+  };
+  for (const kind of ["mask", "delta", "deltaGradient", "inputGradient"]) {
+    const h1: Fault = ({ frame }) => frame.kind === kind && frame.step === 1 ? "cut" : undefined;
+    const lossy = await runOwners(model, { ...options, faults: { h1 } });
+    assertEquals(lossy.error, null, kind);
+    const masks = lossy.records.map(({ mask }) => mask);
+    const pruned = await runOwners(model, { ...options, server: { pruner: scriptedPruner(masks) } });
+    assertEquals(turnsOf(lossy.records), turnsOf(pruned.records), kind);
+    assertEquals(lossy.records.map((r) => r.loss), pruned.records.map((r) => r.loss), kind);
+    assertEquals(lossy.states[0], pruned.states[0], kind);
+    assert(lossy.records.at(-1)!.away!.length > 0);
+  }
+});
+
+Deno.test("an owner with heads that is lost takes its data and its heads with it; the others go on", async () => {
+  const settings = settingsOf(4);
+  const ben: Fault = ({ frame }) => frame.kind === "delta" && frame.step === 1 ? "cut" : undefined;
+  const owners = [owner("anna", { capacity: 1 }), owner("ben", { capacity: 1 })];
+  const lossy = await runOwners(model, { settings, owners, faults: { ben } });
+  assertEquals(lossy.error, null);
+  assertEquals(turnsOf(lossy.records).slice(1), ["anna", "anna", "anna"]);
+  assertEquals(lossy.records.map(({ away }) => away), [undefined, [2, 3], [2, 3], [2, 3]]);
+});
+
+Deno.test("an owner that was away is owed its turns and catches up", async () => {
+  let isGone = false;
+  let server: EdgeServer | null = null;
+  const shared = await runOwners(model, {
+    settings: settingsOf(80),
+    capacities: [1],
+    owners: [owner("anna"), owner("ben")],
+    faults: {
+      ben: ({ frame, link }) => {
+        // The link is down while the run goes on, from step 3 to step 8.
+        isGone ||= link === 0 && frame.kind === "turn" && frame.step >= 3;
+        if (frame.kind === "hello" && link > 0 && !isGone) server!.resume();
+        return isGone ? "cut" : undefined;
+      },
+    },
+    comesBack: true,
+    onEvent: (event, run) => {
+      server = run;
+      if (event.type !== "step" || event.record.step !== 8) return;
+      isGone = false;
+      run.pause();
+    },
+  });
+  assertEquals(shared.error, null);
+  const turns = turnsOf(shared.records);
+  const missed = shared.events.flatMap((e) => e.type === "away" || e.type === "back" ? [e.step] : []);
+  assertEquals(turns.slice(missed[0]!, 9).filter((name) => name === "ben").length, 0);
+  assertEquals(turns.filter((name) => name === "ben").length, 40);
+});
+
+Deno.test("who joins late has turns from then on, and the run is that of one owner with the same batches, bit for bit", async () => {
+  const options = { settings: settingsOf(8), capacities: [1, 1] };
+  const shared = await runOwners(model, {
+    ...options,
+    owners: [owner("anna"), owner("ben", { joinsAt: 3 })],
+  });
+  assertEquals([shared.error, shared.devices.map((d) => d.error)], [null, Array(4).fill(null)]);
+  const turns = turnsOf(shared.records);
+  assertEquals(turns.slice(0, 3), ["anna", "anna", "anna"]);
+  assert([2, 3].includes(turns.filter((name) => name === "ben").length));
+  const single = await singleOf(shared.records, options);
+  assertEquals(shared.states, single.states);
+  assertEquals(shared.records.map((r) => r.loss), single.losses);
+});
+
+/** States as one party keeps them: those of the steps that it saved. */
+class Kept {
+  readonly states = new Map<string, Map<number, RunState>>();
+
+  write(party: string): (state: RunState) => void {
+    const own = new Map<number, RunState>();
+    this.states.set(party, own);
+    return (state) => void own.set(state.step, state);
+  }
+
+  source(party: string, most: number): RunStateSource {
+    const own = this.states.get(party)!;
+    const steps = [...own.keys()].filter((step) => step <= most).sort((a, b) => a - b);
+    return {
+      run: [...own.values()][0]!.run,
+      steps,
+      load: (step) => Promise.resolve(structuredClone(own.get(step)!)),
+    };
+  }
+}
+
+Deno.test("a run of several owners goes on from its states with the same turns and the same bits", async () => {
+  for (const accumulate of [1, 2]) {
+    const settings = settingsOf(9, { saveEvery: 2, accumulate });
+    const sharing = { weights: { anna: 2 }, evalEvery: 3, mix: accumulate > 1 };
+    const options: OwnersOptions = {
+      settings,
+      owners: [owner("anna", { valid: [batchOf(2)] }), owner("ben", { capacity: 1, valid: [batchOf(1)] })],
+      capacities: [1],
+    };
+    const kept = new Kept();
+    const whole = await runOwners(model, {
+      ...options,
+      server: { sharing, onState: kept.write("server") },
+      device: (name) => ({ onState: kept.write(name) }),
+    });
+    assertEquals(whole.error, null);
+    assertEquals([...kept.states.get("anna")!.keys()], [2, 4, 6, 8, 9]);
+    const resumed = await runOwners(model, {
+      ...options,
+      server: { sharing, resume: kept.source("server", 4) },
+      // An owner without heads needs no state of that very step.
+      device: (name) => ({ resume: kept.source(name, name === "anna" ? 2 : 4) }),
+    });
+    assertEquals(resumed.error, null);
+    const rest = whole.records.filter((r) => r.step >= 4);
+    assertEquals(resumed.records.map((r) => [r.step, r.owners]), rest.map((r) => [r.step, r.owners]));
+    assertEquals(resumed.records.map((r) => r.loss), rest.map((r) => r.loss));
+    assertEquals(resumed.states, whole.states);
+  }
+});
+
+Deno.test("validation is of all owners by tokens, together and for each; the best heads are told to all", async () => {
+  const valid = { anna: [batchOf(2), batchOf(3)], ben: [batchOf(1)] };
+  const best: number[] = [];
+  const shared = await runOwners(model, {
+    settings: settingsOf(4),
+    capacities: [1],
+    owners: [owner("anna", { valid: valid.anna }), owner("ben", { valid: valid.ben })],
+    server: { sharing: { evalEvery: 2 } },
+    device: (name) => name === "h0" ? { onBest: (step) => void best.push(step) } : {},
+  });
+  assertEquals(shared.error, null);
+  const told = shared.events.flatMap((e) => e.type === "validation" ? [e] : []);
+  assertEquals(told.map(({ step }) => step), [0, 2, 4]);
+  for (const { step, loss, counted, owners } of told) {
+    const records = shared.records.filter((r) => r.step === step && r.mode === "evaluate");
+    assertEquals(records.map((r) => r.owners!.join()).sort(), ["anna", "anna", "ben"]);
+    const tokens = records.reduce((sum, r) => sum + r.counted!, 0);
+    assertEquals(counted, tokens);
+    assertAlmostEquals(loss, records.reduce((sum, r) => sum + r.loss! * r.counted!, 0) / tokens, 1e-12);
+    assertEquals(owners.map(({ name }) => name).sort(), ["anna", "ben"]);
+    assertEquals(owners.reduce((sum, o) => sum + o.counted, 0), tokens);
+  }
+  const isBest = told.filter((e) => e.isBest).map(({ step }) => step);
+  assertEquals(isBest[0], 0);
+  assertEquals(best, isBest);
 });
