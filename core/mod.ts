@@ -285,6 +285,7 @@ export {
   oneCodec,
   type RunCodecs,
 } from "./protocol/run_codecs.ts";
+export { type RunClock, WALL_CLOCK } from "./contracts/clock.ts";
 export { type CodecStream, elementsOf, type WireCodec } from "./contracts/codec.ts";
 export { warmUp, type WarmUpParts } from "./session/warm_up.ts";
 export {

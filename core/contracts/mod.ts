@@ -7,6 +7,7 @@
 
 export * from "./channel.ts";
 export * from "./check_number.ts";
+export * from "./clock.ts";
 export * from "./codec.ts";
 export * from "./errors.ts";
 export * from "./micro_batches.ts";

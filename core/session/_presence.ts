@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { RunClock } from "../contracts/clock.ts";
 import { ChannelClosedError, DeadlineError, ProtocolError } from "../contracts/errors.ts";
 import type { MetaOf } from "../protocol/messages.ts";
 import type { Peer } from "../protocol/peer.ts";
@@ -27,6 +28,8 @@ export interface PresenceOptions {
   readonly policy: LossPolicy;
   /** Longest wait in milliseconds for a device without which the run cannot go on. */
   readonly lossWaitMs: number;
+  /** The clock of that wait. */
+  readonly clock: RunClock;
   /** What a device is told that comes back. */
   welcome(member: RunMember): MetaOf<"welcome">;
   /** Prepares a connection for the steps. */
@@ -145,18 +148,18 @@ export class Presence {
    * @throws That, once it is too late.
    */
   async goOn(step: number, error: Error): Promise<void> {
-    const { devices, policy, lossWaitMs, waitForChange } = this.#options;
-    const until = performance.now() + lossWaitMs;
+    const { devices, policy, lossWaitMs, clock, waitForChange } = this.#options;
+    const until = clock.now() + lossWaitMs;
     for (;;) {
       await this.admit(step);
       const isEnough = devices.some((d) => d.isAway !== true) &&
         this.#dataMembers.some((member) => !this.isAway(member));
       // Who has left on purpose is not waited for.
       const isAwaited = [...this.#trained.keys()].some(({ peer }) => !peer.hasLeft);
-      const isWorthIt = isReturning(error) && isAwaited && performance.now() < until;
+      const isWorthIt = isReturning(error) && isAwaited && clock.now() < until;
       if (isEnough && (policy !== "wait" || this.#trained.size === 0 || !isWorthIt)) return;
       if (!isWorthIt) throw error;
-      const leftMs = until - performance.now();
+      const leftMs = until - clock.now();
       if (!await waitForChange.call(this.#options, leftMs)) throw error;
     }
   }

@@ -4,10 +4,16 @@
  * @module
  */
 
-/** Waits until a promise resolves, at most so many milliseconds. */
-export async function raceTimeout(promise: Promise<void>, ms: number): Promise<void> {
+import { type RunClock, WALL_CLOCK } from "../contracts/clock.ts";
+
+/** Waits until a promise resolves, at most so many milliseconds of a clock. */
+export async function raceTimeout(
+  promise: Promise<void>,
+  ms: number,
+  clock: RunClock = WALL_CLOCK,
+): Promise<void> {
   const { promise: timeout, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, ms);
+  const cancel = clock.schedule(clock.now() + ms, resolve);
   await Promise.race([promise, timeout]);
-  clearTimeout(timer);
+  cancel();
 }

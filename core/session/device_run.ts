@@ -5,6 +5,7 @@
  */
 
 import type { Channel } from "../contracts/channel.ts";
+import { type RunClock, WALL_CLOCK } from "../contracts/clock.ts";
 import {
   ChannelClosedError,
   CheckpointError,
@@ -198,8 +199,8 @@ export class DeviceRun {
 
   /** Connects again, with growing pauses, and is let in again. */
   async #comeBack(lost: Error): Promise<void> {
-    const { signal, serverLostMs = SERVER_LOST_MS } = this.#options;
-    const until = performance.now() + serverLostMs;
+    const { signal, serverLostMs = SERVER_LOST_MS, clock = WALL_CLOCK } = this.#options;
+    const until = clock.now() + serverLostMs;
     let [pauseMs] = PAUSES_MS as readonly [number, number];
     for (;;) {
       try {
@@ -207,9 +208,9 @@ export class DeviceRun {
       } catch (error) {
         signal?.throwIfAborted();
         if (!(error instanceof ChannelClosedError || error instanceof DeadlineError)) throw error;
-        if (performance.now() + pauseMs > until) throw lost;
+        if (clock.now() + pauseMs > until) throw lost;
       }
-      await pause(pauseMs, signal);
+      await pause(pauseMs, clock, signal);
       signal?.throwIfAborted();
       pauseMs = Math.min(2 * pauseMs, PAUSES_MS[1]);
     }
@@ -336,14 +337,14 @@ async function refuse(peer: Peer, error: unknown, signal: AbortSignal | undefine
 }
 
 /** Waits, but no longer than the signal allows. */
-async function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
+async function pause(ms: number, clock: RunClock, signal: AbortSignal | undefined): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, ms);
+  const cancel = clock.schedule(clock.now() + ms, resolve);
   const end = () => resolve();
   signal?.addEventListener("abort", end, { once: true });
   if (signal?.aborted) resolve();
   await promise;
-  clearTimeout(timer);
+  cancel();
   signal?.removeEventListener("abort", end);
 }
 

@@ -262,7 +262,7 @@ export class EdgeServer extends RunServer {
     const devices: HeadMember[] = members.map(({ peer }, i) => ({ peer, range: ranges[i]! }));
     const remote = new RemoteHeads({
       ...{ engine, model, lora, seed, projections, devices },
-      ...{ statistics, overlap, clipNorm, waits, stepDeadlineMs },
+      ...{ statistics, overlap, clipNorm, waits, stepDeadlineMs, clock: this.clock },
       ...(this.#policy === "stop" ? {} : {
         onLost: (device: HeadMember, error: Error) => {
           presence.loseHeads(device, this.#step, error);
@@ -272,7 +272,7 @@ export class EdgeServer extends RunServer {
     });
     const telling = new Map<RunMember, Promise<void>>();
     const presence = this.#presence = new Presence({
-      ...{ owners: [...members], devices, policy: this.#policy, lossWaitMs },
+      ...{ owners: [...members], devices, policy: this.#policy, lossWaitMs, clock: this.clock },
       dataMembers: () => owners === null ? [dataMember] : this.members.filter((m) => m.device.data),
       goOnOver: (member) => single?.goOnOver(member.peer) ?? owners?.goOnOver(member),
       welcome: (member) => this.#welcomeOf(member),

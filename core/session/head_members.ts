@@ -4,6 +4,7 @@
  * @module
  */
 
+import { type RunClock, WALL_CLOCK } from "../contracts/clock.ts";
 import {
   ChannelClosedError,
   DeadlineError,
@@ -62,18 +63,21 @@ export function isLoss(error: unknown): boolean {
 export class AnswerClock {
   readonly #limitMs: number;
   readonly #late: () => void;
+  readonly #clock: RunClock;
   #open = 0;
   #since = 0;
   #spentMs = 0;
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #cancel: () => void = () => {};
 
   /**
    * A clock for one device and step.
    *
    * @param limitMs Longest time in milliseconds; `Infinity` for none.
    * @param late Called once if it takes longer.
+   * @param clock Where the time comes from. @default {WALL_CLOCK}
    */
-  constructor(limitMs: number, late: () => void) {
+  constructor(limitMs: number, late: () => void, clock: RunClock = WALL_CLOCK) {
+    this.#clock = clock;
     this.#limitMs = limitMs;
     this.#late = late;
   }
@@ -81,14 +85,14 @@ export class AnswerClock {
   /** A question leaves. */
   ask(): void {
     if (this.#open++ > 0 || this.#limitMs === Infinity) return;
-    this.#since = performance.now();
-    this.#timer = setTimeout(this.#late, Math.max(0, this.#limitMs - this.#spentMs));
+    this.#since = this.#clock.now();
+    this.#cancel = this.#clock.schedule(this.#since + Math.max(0, this.#limitMs - this.#spentMs), this.#late);
   }
 
   /** It is answered, or nobody waits any more. */
   answered(): void {
     if (--this.#open > 0 || this.#limitMs === Infinity) return;
-    clearTimeout(this.#timer);
-    this.#spentMs += performance.now() - this.#since;
+    this.#cancel();
+    this.#spentMs += this.#clock.now() - this.#since;
   }
 }

@@ -19,6 +19,7 @@ import { describePass, type Exchange, type SplitShape } from "../protocol/pass.t
 import type { MetaOf } from "../protocol/messages.ts";
 import type { Peer } from "../protocol/peer.ts";
 import type { DataSource, DecodingRequest } from "./data_source.ts";
+import { StepRestart } from "../protocol/step_restart.ts";
 import type { WaitTimer } from "./wait_timer.ts";
 
 /** Longest step accepted from a data device, in tokens. */
@@ -73,6 +74,8 @@ export class RemoteData implements DataSource {
   best = false;
   /** If true, the data device is told to save its state after the step. */
   saves = false;
+  /** Times that a step began again. */
+  #repeats = 0;
   /** What the codec goes back to if the step begins again. */
   #streams: ReturnType<Peer["keepStreams"]> = new Map();
   /** Among several owners: true while a turn of this one may still begin again, and how many have. */
@@ -123,6 +126,7 @@ export class RemoteData implements DataSource {
   async turn(step: number, meta: MetaOf<"turn">): Promise<OwnedBatch | null> {
     const peer = this.#peer;
     if (this.#hasTurn) peer.beginAttempt("data", ++this.#attempt, this.#streams);
+    this.#repeats++;
     this.#hasTurn = true;
     this.#current = NOTHING;
     this.counted = null;
@@ -170,6 +174,7 @@ export class RemoteData implements DataSource {
     { mode, attempt }: { readonly mode: StepMode; readonly attempt: number },
   ): Promise<EmbeddedBatch> {
     const { best } = this;
+    this.#repeats++;
     this.#peer.beginAttempt("data", attempt, this.#streams);
     this.#current = NOTHING;
     await this.#peer.send("repeat", { step, meta: { mode } });
@@ -298,7 +303,13 @@ export class RemoteData implements DataSource {
     const microBatch = pass.microBatch?.index ?? 0;
     const { messages, answers } = this.#exchange(microBatch, pass);
     const at = { step, microBatch };
+    const repeats = this.#repeats;
+    const requireSame = () => {
+      // Another part of the step may have ended it meanwhile.
+      if (repeats !== this.#repeats) throw new StepRestart();
+    };
     const [values] = await this.#engine.read([hidden]);
+    requireSame();
     if (!probe) left.delete(microBatch);
     const last = left.size === 0 && accumulation.index + 1 === accumulation.count;
     await this.#peer.send("hidden", {
@@ -309,6 +320,7 @@ export class RemoteData implements DataSource {
       },
       tensors: [{ dtype: "f32", shape: [...messages[0]!.shapes[0]!], data: values! }],
     });
+    requireSame();
     let gradient: Tensor | null = null;
     const answer = answers.find(({ kind }) => kind === "hiddenGradient");
     if (answer !== undefined) {

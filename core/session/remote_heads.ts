@@ -7,6 +7,7 @@
  */
 
 import type { Engine, Tensor } from "@edgetuner/kernels";
+import type { RunClock } from "../contracts/clock.ts";
 import { DeadlineError, ProtocolError } from "../contracts/errors.ts";
 import { type MicroBatch, WHOLE_STEP } from "../contracts/micro_batches.ts";
 import type { ModelShape } from "../contracts/model_shape.ts";
@@ -59,6 +60,8 @@ export interface RemoteHeadsOptions {
   readonly waits: WaitTimer;
   /** Longest time in milliseconds that a device may keep the others waiting in a step. @default {Infinity} */
   readonly stepDeadlineMs?: number | undefined;
+  /** The clock of that time. @default {the wall's} */
+  readonly clock?: RunClock | undefined;
   /**
    * Called when a device is lost, which is away from then on; the step fails and may begin again. Without it an error
    * of a device is one of the run.
@@ -210,7 +213,7 @@ export class RemoteHeads implements HeadPort, Disposable {
   }
 
   #clocks(): ReadonlyMap<HeadMember, AnswerClock> {
-    const { devices, stepDeadlineMs = Infinity } = this.#options;
+    const { devices, stepDeadlineMs = Infinity, clock } = this.#options;
     return new Map(devices.map((device) => {
       const late = () =>
         device.peer.failWith(
@@ -220,7 +223,7 @@ export class RemoteHeads implements HeadPort, Disposable {
             } s: it took longer`,
           ),
         );
-      return [device, new AnswerClock(stepDeadlineMs, late)];
+      return [device, new AnswerClock(stepDeadlineMs, late, clock)];
     }));
   }
 
@@ -451,6 +454,8 @@ export class RemoteHeads implements HeadPort, Disposable {
         const answer = answers[i]!;
         // The lowest layer answers nothing: nothing trainable lies below it.
         if (answer.kind === null) return new Float32Array(0);
+        // Sending may take long: what comes now may be of another attempt, which this must not take.
+        if (attempt !== this.#attempt) throw new StepRestart();
         // A device answers in the order in which it was asked.
         const expected = { ...at, shapes: answer.shapes };
         const frame = await peer.receive(answer.kind === "delta" ? answer.kind : "inputGradient", expected);

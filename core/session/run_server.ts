@@ -11,9 +11,10 @@ import { Peer } from "../protocol/peer.ts";
 import type { MetaOf } from "../protocol/messages.ts";
 import type { RunHandle, RunHealth } from "./run_handle.ts";
 import { ByteLedger, type LedgerEntry } from "../protocol/ledger.ts";
-import { checkWait } from "./wait_limits.ts";
+import { checkServerWaits } from "./wait_limits.ts";
 import { findRunCodecs, type RunCodecs } from "../protocol/run_codecs.ts";
 import type { Channel } from "../contracts/channel.ts";
+import { type RunClock, WALL_CLOCK } from "../contracts/clock.ts";
 import { requireAdmissible, withHeads } from "./_admission.ts";
 import { endAll, farewell } from "./_end_all.ts";
 import type { RunServerOptions } from "./run_server_options.ts";
@@ -35,6 +36,8 @@ export abstract class RunServer implements RunHandle {
   readonly run: string;
   /** What was sent and received, all devices together. */
   readonly ledger: ByteLedger = new ByteLedger();
+  /** The clock of waits for devices. */
+  protected readonly clock: RunClock;
   readonly #options: RunServerOptions;
   readonly #system: RunSystem;
   readonly #settings: Required<RunSettings>;
@@ -66,11 +69,8 @@ export abstract class RunServer implements RunHandle {
     kind: { readonly system: RunSystem; readonly maxDevices: number },
   ) {
     this.#options = options;
-    checkWait("timeoutMs", options.timeoutMs ?? 120_000);
-    checkWait("joinTimeoutMs", options.joinTimeoutMs ?? 600_000);
-    checkWait("helloTimeoutMs", options.helloTimeoutMs ?? 10_000);
-    const { pauseTimeoutMs = 86_400_000 } = options;
-    this.#pauseTimeoutMs = pauseTimeoutMs === 0 ? Infinity : checkWait("pauseTimeoutMs", pauseTimeoutMs);
+    this.clock = options.clock ?? WALL_CLOCK;
+    this.#pauseTimeoutMs = checkServerWaits(options);
     this.#system = kind.system;
     this.#settings = checkRunSettings(options.settings);
     this.#codecs = findRunCodecs(this.#settings.codec, options.codecs);
@@ -345,9 +345,9 @@ export abstract class RunServer implements RunHandle {
 
   async #waitForDevices(): Promise<void> {
     const limit = this.#options.joinTimeoutMs ?? 600_000;
-    const until = performance.now() + limit;
+    const until = this.clock.now() + limit;
     while (!this.#isComplete() && this.#stopReason === null) {
-      const left = until - performance.now();
+      const left = until - this.clock.now();
       if (left <= 0) {
         throw new DeadlineError(
           `Cannot start the run as ${this.#options.devices} devices with heads and a data device must join within ${limit} ms: ${
@@ -355,7 +355,7 @@ export abstract class RunServer implements RunHandle {
           } joined, ${this.#members.some((m) => m.device.data) ? "with" : "without"} a data device`,
         );
       }
-      await raceTimeout(this.#changed.promise, left);
+      await raceTimeout(this.#changed.promise, left, this.clock);
     }
   }
 
@@ -400,7 +400,7 @@ export abstract class RunServer implements RunHandle {
    * @returns False if the run is to end.
    */
   protected async waitForChange(ms: number): Promise<boolean> {
-    if (this.#stopReason === null) await raceTimeout(this.#changed.promise, ms);
+    if (this.#stopReason === null) await raceTimeout(this.#changed.promise, ms, this.clock);
     return this.#stopReason === null;
   }
 

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { RunClock } from "../contracts/clock.ts";
 import type { WireCodec } from "../contracts/codec.ts";
 import type { RunSettings } from "../train/run_settings.ts";
 import type { RunStateSource } from "./run_state.ts";
@@ -37,6 +38,13 @@ export interface RunServerOptions {
   readonly maxQueuedBytes?: number | undefined;
   /** The clock of step times, in milliseconds; another one for runs in virtual time. @default {performance.now} */
   readonly now?: (() => number) | undefined;
+  /**
+   * The clock of waits for devices that join, are lost or are slow; another one for runs in virtual time. Limits of a
+   * single answer and of a pause are always of the wall's.
+   *
+   * @default {the wall's}
+   */
+  readonly clock?: RunClock | undefined;
   /**
    * Checkpoints of this server to go on from. Every device must bring those of its own, see
    * `UserDeviceOptions.resume`; the run goes on from the newest step that all have.

@@ -6,6 +6,7 @@
 
 import type { Engine } from "@edgetuner/kernels";
 import type { Channel } from "../contracts/channel.ts";
+import type { RunClock } from "../contracts/clock.ts";
 import type { WireCodec } from "../contracts/codec.ts";
 import type { Adapter } from "../lora/adapter.ts";
 import type { HeadModules } from "../lora/head_modules.ts";
@@ -49,6 +50,8 @@ export interface UserDeviceOptions {
   reconnect?(signal: AbortSignal | undefined): Promise<Channel>;
   /** Longest time in milliseconds for which it tries to come back. @default {900000} */
   readonly serverLostMs?: number | undefined;
+  /** The clock of that time and of the pauses between attempts. @default {the wall's} */
+  readonly clock?: RunClock | undefined;
   /** What this device has saved of the run so far, to go on from where the edge server has to go back. @default {nothing} */
   savedStates?(): Promise<RunStateSource | null>;
   /** gamma, compute capacity in any unit that all devices share; 0 for a device without heads. */

@@ -339,7 +339,7 @@ Deno.test("a data device of its own, without heads, on another link [slow]", asy
 
 Deno.test("a cut link ends the run with a typed error on both sides [slow]", async () => {
   const link = { ...ROUGH, failures: [{ device: 1, goneMs: 400 }] };
-  const run = await simulate(options({ link, settings: tinySettings("slice", 50) }));
+  const run = await simulate(options({ link, settings: tinySettings("slice", 50), onLoss: "stop" }));
   assertInstanceOf(run.error, ChannelClosedError);
   assert(run.error.message.includes('device "device 002"'), run.error.message);
   assert(run.error.message.includes("cut at 400 ms"), run.error.message);
@@ -358,6 +358,7 @@ Deno.test("a cut link before the start, and in real time [slow]", async () => {
     link: { ...ROUGH, failures: [{ device: 0, goneMs: 1000 }] },
     settings: tinySettings("slice", 500),
     realTime: true,
+    onLoss: "stop",
   }));
   assertInstanceOf(real.error, ChannelClosedError);
 });

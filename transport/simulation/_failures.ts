@@ -8,9 +8,19 @@ import type { LinkProfile, ScheduledTime } from "./link_profile.ts";
 import { makeRandom } from "./_random.ts";
 
 /** A span of time in milliseconds of the clock. */
-interface Span {
+export interface Span {
   readonly fromMs: number;
   readonly toMs: number;
+}
+
+/** When failures are. */
+export interface FailureTimes {
+  /** The same seed gives the same times. */
+  readonly seed: number;
+  /** Time of the clock from which all times count. */
+  readonly startMs: number;
+  /** When the edge server is gone, where others know it too. @default {what the profile says} */
+  readonly server?: readonly Span[] | undefined;
 }
 
 /** What goes wrong for one device. */
@@ -23,27 +33,19 @@ export class Failures {
    *
    * @param profile The link's profile.
    * @param device Number of the device; `undefined` leaves out what concerns a certain one.
-   * @param seed The same seed gives the same times.
-   * @param startMs Time of the clock from which all times count.
+   * @param times When they are.
    */
-  constructor(profile: LinkProfile, device: number | undefined, seed: number, startMs: number) {
-    const random = makeRandom(seed ^ 0x5eed);
-    const draw = (time: ScheduledTime | undefined) => {
-      if (time === undefined) return Infinity;
-      const [from, to] = typeof time === "number" ? [time, time] : time;
-      return startMs + from + (to - from) * random();
-    };
+  constructor(profile: LinkProfile, device: number | undefined, { seed, startMs, server }: FailureTimes) {
+    const draw = drawTimes(seed, startMs);
     for (const failure of profile.failures ?? []) {
       if (failure.device !== undefined && failure.device !== device) continue;
       if (failure.slow !== undefined) {
         const { factor, fromMs, toMs } = failure.slow;
         this.#slow.push({ factor, fromMs: draw(fromMs), toMs: draw(toMs) });
       }
-      if (failure.goneMs !== undefined) {
-        const fromMs = draw(failure.goneMs);
-        this.#gone.push({ fromMs, toMs: Math.max(fromMs, draw(failure.backMs)) });
-      }
+      if (failure.goneMs !== undefined) this.#gone.push(spanOf(draw, failure.goneMs, failure.backMs));
     }
+    this.#gone.push(...server ?? serverFailures([profile], seed, startMs));
   }
 
   /** How many times as long work takes that begins at a time. */
@@ -60,4 +62,30 @@ export class Failures {
   nextCut(afterMs: number): number {
     return Math.min(Infinity, ...this.#gone.filter((s) => s.toMs > afterMs).map((s) => s.fromMs));
   }
+}
+
+/** When the edge server is gone, by the profiles of all links; ascending, each loss once. */
+export function serverFailures(profiles: readonly LinkProfile[], seed: number, startMs: number): Span[] {
+  const draw = drawTimes(seed ^ 0x5e4e4, startMs);
+  return profiles.flatMap(({ failures = [] }) =>
+    failures.flatMap(({ serverGoneMs: gone, serverBackMs: back }) =>
+      gone === undefined ? [] : [spanOf(draw, gone, back)]
+    )
+  ).sort((a, b) => a.fromMs - b.fromMs);
+}
+
+type Draw = (time: ScheduledTime | undefined) => number;
+
+function drawTimes(seed: number, startMs: number): Draw {
+  const random = makeRandom(seed ^ 0x5eed);
+  return (time) => {
+    if (time === undefined) return Infinity;
+    const [from, to] = typeof time === "number" ? [time, time] : time;
+    return startMs + from + (to - from) * random();
+  };
+}
+
+function spanOf(draw: Draw, gone: ScheduledTime, back: ScheduledTime | undefined): Span {
+  const fromMs = draw(gone);
+  return { fromMs, toMs: Math.max(fromMs, draw(back)) };
 }

@@ -4,14 +4,7 @@
  * @module
  */
 
-import type {
-  DataSide,
-  HeadModules,
-  RunServer,
-  RunServerOptions,
-  UserDeviceOptions,
-  UserDeviceResult,
-} from "@edgetuner/core";
+import type { DataSide, HeadModules, RunServer, UserDeviceOptions, UserDeviceResult } from "@edgetuner/core";
 import { TrainingError } from "@edgetuner/core/contracts";
 import {
   checkEvaluation,
@@ -22,26 +15,21 @@ import {
   requireLinks,
   sizeOf,
   summary,
-  virtualStep,
 } from "./_simulation.ts";
+import { KeptStates, type ServerCommon, ServerLives } from "./_server_lives.ts";
 import { virtualClock } from "./clock.ts";
 import { TYPICAL_COMPUTE } from "./compute.ts";
-import { LINK_PROFILES } from "./link_profile.ts";
+import { LINK_PROFILES, type LinkProfile } from "./link_profile.ts";
 import { type FrameRule, type NetworkDevice, SimulatedNetwork } from "./network.ts";
-import type { NetworkSimulationOptions, SimulatedStep, SimulationResult } from "./simulation_options.ts";
+import type { NetworkSimulationOptions, SimulationOptions, SimulationResult } from "./simulation_options.ts";
 
 /** What a kind of run does in its own way. */
 export interface RunKind<S extends RunServer> {
   readonly rules: Readonly<Record<string, FrameRule>>;
+  /** True if devices, and the server, come back. */
+  readonly comesBack: boolean;
   /** Makes the server. */
-  open(
-    common: Required<
-      Pick<
-        RunServerOptions,
-        "fingerprint" | "settings" | "devices" | "run" | "timeoutMs" | "joinTimeoutMs" | "now"
-      >
-    >,
-  ): S;
+  open(common: ServerCommon): S;
   /** Lets a device take part. */
   run(common: UserDeviceOptions, device: number): Promise<UserDeviceResult>;
   /** Head modules that the server holds itself at the end. */
@@ -51,14 +39,14 @@ export interface RunKind<S extends RunServer> {
 /** A run that is put together. */
 interface SimulatedRun<S extends RunServer> {
   readonly network: SimulatedNetwork;
-  readonly server: S;
-  /** Training steps so far. */
-  readonly steps: SimulatedStep[];
+  readonly server: ServerLives<S>;
   /** The devices' parties and what comes of each. */
   readonly parties: NetworkDevice[];
   readonly results: Promise<UserDeviceResult>[];
   /** What made a device leave before the start. */
   left: unknown;
+  /** When the server or a device that took part to the end was done. */
+  endedAt: number;
 }
 
 /** Puts a run together on a simulated network, and takes it to its end. */
@@ -66,7 +54,7 @@ export async function runSimulated<S extends RunServer>(
   options: NetworkSimulationOptions,
   kind: RunKind<S>,
 ): Promise<SimulationResult> {
-  const { model, settings, timeoutMs = 120_000, realTime = false, link, signal } = options;
+  const { model, settings, realTime = false, link } = options;
   const { engine, deviceEngine = engine } = model;
   const devices = devicesOf(options.devices);
   requireLinks(link === undefined ? devices : [{ link }, ...devices], devices.length);
@@ -82,56 +70,46 @@ export async function runSimulated<S extends RunServer>(
     seed: options.linkSeed ?? 1,
     rules: { ...kind.rules, ...options.rules },
     overlap: settings.overlap ?? true,
+    links: devices.map((device) => linkOf(device, options)),
     ...(clock === null ? {} : { clock }),
   });
-  const server = kind.open({
-    fingerprint: FINGERPRINT,
-    settings,
-    devices: devices.filter((d) => d.capacity > 0).length,
-    // Of equal length in every run: names of runs are part of all frames.
-    run: "simulation",
-    timeoutMs,
-    joinTimeoutMs: timeoutMs,
-    now: () => realTime ? performance.now() : network.edgeNow(),
-  });
+  requireSaves(network, options);
+  const server = new ServerLives(network, options, kind);
   const before = await evaluate(options, []);
-  const run: SimulatedRun<S> = { network, server, steps: [], parties: [], results: [], left: null };
-  recordSteps(run, options);
+  const run: SimulatedRun<S> = { network, server, parties: [], results: [], left: null, endedAt: 0 };
   const started = network.clock.now();
-  const running = server.start(signal).then(() => null, (error: unknown) => error);
+  const running = server.run();
   await joinDevices(run, kind, options);
   hold?.[Symbol.dispose]();
   const settled = Promise.allSettled(run.results);
   const error = await running ?? run.left;
+  run.endedAt = Math.max(run.endedAt, network.clock.now());
   const ended = await settled;
-  const totalMs = network.clock.now() - started;
   const trained = [
-    ...kind.own(server),
+    ...kind.own(server.current),
     ...ended.flatMap((r) => r.status === "fulfilled" && r.value.modules ? [r.value.modules] : []),
   ].sort((a, b) => a.options.range.first - b.options.range.first);
   try {
+    const totalMs = run.endedAt - started;
     return { ...await resultOf(run, ended, options, { before, error, trained }), totalMs };
   } finally {
     for (const modules of trained) modules[Symbol.dispose]();
   }
 }
 
-/** Takes in every step of the server. */
-function recordSteps(
-  { server, network, steps }: SimulatedRun<RunServer>,
-  options: NetworkSimulationOptions,
+function linkOf({ link }: { readonly link?: LinkProfile | undefined }, options: NetworkSimulationOptions) {
+  return link ?? options.link ?? LINK_PROFILES["wifi-5"];
+}
+
+/** A server that is lost goes on from a state. */
+function requireSaves(
+  { serverGone }: SimulatedNetwork,
+  { settings: { saveEvery = 0 } }: SimulationOptions,
 ): void {
-  let computed = 0;
-  server.subscribe((event) => {
-    if (event.type !== "step") return;
-    const edgeComputeMs = network.edgeComputeMs() - computed;
-    computed += edgeComputeMs;
-    const step = options.realTime
-      ? { ...event.record, edgeComputeMs }
-      : virtualStep(event.record, edgeComputeMs);
-    steps.push(step);
-    options.onStep?.(step);
-  });
+  if (saveEvery > 0 || serverGone.every(({ toMs }) => toMs === Infinity)) return;
+  throw new TypeError(
+    `Cannot simulate as saveEvery must be at least 1 where the edge server comes back: current value is ${saveEvery}`,
+  );
 }
 
 /** The data side, and how many of a step's tokens have a loss. */
@@ -144,6 +122,7 @@ function dataOf(
     loss,
     fingerprint: FINGERPRINT,
     shareLoss: true,
+    rewind() {}, // batches depend on the step alone
     next(step) {
       if (step >= settings.steps) return null;
       const batch = batches(step);
@@ -162,16 +141,12 @@ async function joinDevices<S extends RunServer>(
   options: NetworkSimulationOptions,
 ): Promise<void> {
   const { network, server, parties, results } = run;
-  const { model: { engine, deviceEngine = engine }, timeoutMs = 120_000, link, signal } = options;
+  const { model: { engine, deviceEngine = engine }, timeoutMs = 120_000, signal } = options;
   const { data, counted } = dataOf(options);
   for (const [i, device] of devicesOf(options.devices).entries()) {
-    const party = await network.connect({
-      link: device.link ?? link ?? LINK_PROFILES["wifi-5"],
-      speed: device.speed,
-      counted,
-    });
+    const party = await network.connect({ link: linkOf(device, options), speed: device.speed, counted });
     parties.push(party);
-    void server.join(party.edge);
+    server.join(party.edge);
     const result = kind.run({
       engine: deviceEngine,
       channel: party.device,
@@ -180,20 +155,44 @@ async function joinDevices<S extends RunServer>(
       data: device.data ? data : undefined,
       timeoutMs,
       signal,
+      ...(kind.comesBack && comingBack(run, party, i)),
     }, i);
-    result.catch((cause) => {
+    result.then(({ error }) => {
+      if (error === null) run.endedAt = Math.max(run.endedAt, network.clock.now());
+    }, (cause) => {
       // Nobody will come in its place, so there is nothing to wait for.
-      if (server.status !== "waiting") return;
+      if (server.current.status !== "waiting") return;
       run.left ??= cause;
-      server.stop("a device left before the start");
+      server.current.stop("a device left before the start");
     });
     results.push(result);
   }
 }
 
+/** What lets a device come back. */
+function comingBack<S extends RunServer>(
+  { network, server }: SimulatedRun<S>,
+  party: NetworkDevice,
+  device: number,
+): Partial<UserDeviceOptions> {
+  const states = new KeptStates();
+  return {
+    id: `${String(device + 1).padStart(8, "0")}-simulated`,
+    clock: network.clock,
+    onState: (state) => states.keep(state),
+    savedStates: () => Promise.resolve(states.source),
+    async reconnect(signal) {
+      server.requireGoingOn();
+      const { device, edge } = await party.connectAgain(signal);
+      server.join(edge);
+      return device;
+    },
+  };
+}
+
 /** What came of a run, but for its time. */
 async function resultOf(
-  { server, steps, parties }: SimulatedRun<RunServer>,
+  { server, parties }: SimulatedRun<RunServer>,
   ended: readonly PromiseSettledResult<UserDeviceResult>[],
   options: NetworkSimulationOptions,
   found: {
@@ -211,7 +210,7 @@ async function resultOf(
   });
   await options.onTrained?.(trained);
   return {
-    ...summary(steps),
+    ...summary(server.steps),
     ledger: server.traffic(),
     evaluation: before === null || after === null ? null : { before, after },
     edgeMemoryBytes: options.model.engine.stats.allocatedBytes,

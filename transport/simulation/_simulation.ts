@@ -76,10 +76,13 @@ export function requireLinks(
 }
 
 /** A step in virtual time: what of the wall's time its record holds means nothing. */
-export function virtualStep(record: StepRecord, edgeComputeMs: number): SimulatedStep {
+export function virtualStep(
+  record: StepRecord,
+  { edgeComputeMs, atMs }: Pick<SimulatedStep, "edgeComputeMs" | "atMs">,
+): SimulatedStep {
   const { total, prune } = record.times;
   const wait = Math.max(0, total - edgeComputeMs);
-  return { ...record, times: { total, prune, readback: 0, codec: 0, wait }, edgeComputeMs };
+  return { ...record, times: { total, prune, readback: 0, codec: 0, wait }, edgeComputeMs, atMs };
 }
 
 export function summary(steps: readonly SimulatedStep[]) {
@@ -110,8 +113,10 @@ export async function evaluate(
   const { engine, layers: base, ends, projections } = model;
   using heads = new LocalHeads(modules, [], null, { keepsModules: true, projections });
   const { layers: L, heads: H } = base.shape;
-  // Without modules every head is pruned: the base model alone, where all Deltas are zero.
-  const mask = new Uint8Array(L * H).fill(modules.length === 0 ? 1 : 0);
+  // Heads that nobody has are pruned: without any it is the base model alone, where all Deltas are zero.
+  const isThere = (head: number) =>
+    modules.some(({ options: { range } }) => head >= range.first && head < range.first + range.count);
+  const mask = Uint8Array.from({ length: L * H }, (_, i) => isThere(i % H) ? 0 : 1);
   const mean = new TokenMean();
   for (const batch of evaluation) {
     const data = new LocalData(ends, { labelSmoothing: 0 }, () => ({ batch, mode: "evaluate" }));

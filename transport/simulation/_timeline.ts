@@ -180,8 +180,10 @@ interface Position {
   readonly place: number;
 }
 
-/** A pass of the edge server. */
+/** A pass of the edge server, of one attempt of a step. */
 class EdgePass {
+  /** Channels that its masks have gone to. */
+  readonly #channels = new Set<Channel>();
   readonly #first: FrameOf<"mask">;
   readonly #run: SplitShape;
   readonly #devices: DeviceHeads[] = [];
@@ -194,15 +196,24 @@ class EdgePass {
     this.#first = first;
   }
 
+  /**
+   * True if a mask belongs to the pass: devices may have come and gone since the one before. All masks leave before
+   * anything else does.
+   */
+  takes(channel: Channel, { step, attempt }: FrameOf<"mask">): boolean {
+    const isSame = step === this.#first.step && attempt === this.#first.attempt;
+    return isSame && this.#positions === null && !this.#channels.has(channel);
+  }
+
   /** Takes in that a device's mask is sent; returns the work before the first of them. */
-  mask(frame: FrameOf<"mask">): readonly StepWork[] {
+  mask(channel: Channel, frame: FrameOf<"mask">): readonly StepWork[] {
+    this.#channels.add(channel);
     this.#devices.push(headsOf(frame));
     return passOf(this.#run, this.#first, []).begin.work;
   }
 
   /** The edge server's work around a frame; `null` if it is none of the pass. */
   work(frame: Frame): { readonly before: readonly StepWork[]; readonly after: readonly StepWork[] } | null {
-    // All masks have left before anything else does.
     this.#positions ??= this.#read();
     const position = this.#positions.get(keyOf(frame));
     if (position === undefined) return null;
@@ -252,7 +263,6 @@ export class EdgeParty {
   }
 
   wrap(channel: Channel): Channel {
-    let passes = 0;
     const sent = new Map<string, number>();
     return timed(channel, this.#settings.clock, {
       arrives: (frame) => {
@@ -270,11 +280,11 @@ export class EdgeParty {
         if (frame.kind === "welcome") this.#run = runOf(frame);
         let work: ReturnType<EdgePass["work"]> = null;
         if (frame.kind === "mask" && this.#run !== null) {
-          if (++passes > this.#passes) {
-            this.#passes = passes;
+          if (this.#pass?.takes(channel, frame) !== true) {
+            this.#passes++;
             this.#pass = new EdgePass(this.#run, frame);
           }
-          work = { before: this.#pass!.mask(frame), after: [] };
+          work = { before: this.#pass!.mask(channel, frame), after: [] };
         } else work = this.#pass?.work(frame) ?? null;
         // Handshake and end are no work.
         if (work === null) return this.#settings.clock.now();

@@ -95,6 +95,8 @@ interface Link {
   readonly queueBytes: number;
   readonly failures: Failures;
   readonly side: "device" | "edge";
+  /** Cuts it when it is aborted. */
+  readonly cut?: AbortSignal | undefined;
 }
 
 function readLink(link: LinkOptions | LinkProfile, options: EmulationOptions): Link {
@@ -107,7 +109,7 @@ function readLink(link: LinkOptions | LinkProfile, options: EmulationOptions): L
     clock,
     seed,
     queueBytes: count("queueBytes", options.queueBytes, 2 ** 20),
-    failures: new Failures(profile, options.device, seed, clock.now()),
+    failures: new Failures(profile, options.device, { seed, startMs: clock.now() }),
     side: options.side ?? "device",
   };
 }
@@ -288,7 +290,13 @@ class LinkWire implements Wire {
       eased: () => this.#room.resolve(),
     });
     const cutAt = link.failures.nextCut(link.clock.now());
-    this.#cancelCut = cutAt === Infinity ? () => {} : link.clock.schedule(cutAt, () => this.#cut());
+    const cut = () => this.#cut();
+    const cancel = cutAt === Infinity ? () => {} : link.clock.schedule(cutAt, cut);
+    link.cut?.addEventListener("abort", cut, { once: true });
+    this.#cancelCut = () => {
+      cancel();
+      link.cut?.removeEventListener("abort", cut);
+    };
     this.#receiveAll();
   }
 
@@ -458,6 +466,21 @@ export function emulateLink(
   }
 
   return { name: `${name} over an emulated link`, flags, connect };
+}
+
+/**
+ * As `emulateLinkChannel`, for one of several connections of a device, whose failures go on.
+ *
+ * `seed` is that of jitter and losses, another one for each connection; `cut` cuts the link when it is aborted.
+ */
+export function emulateFailingChannel(
+  channel: Channel,
+  profile: LinkProfile,
+  { failures, cut, ...options }:
+    & Pick<EmulationOptions, "clock" | "seed" | "medium">
+    & Pick<Link, "failures" | "cut">,
+): Channel {
+  return wrap(channel, Number.MAX_SAFE_INTEGER, { ...readLink(profile, options), failures, cut });
 }
 
 function wrap(inner: Channel, maxFrameBytes: number, link: Link): Channel {

@@ -44,6 +44,13 @@ export interface LinkFailure {
   readonly goneMs?: ScheduledTime;
   /** From when a new connection can be opened again, not before `goneMs` whatever the seed draws. @default {never} */
   readonly backMs?: ScheduledTime;
+  /**
+   * When the edge server is lost, and with it every link to it; not of a certain device. `simulate` starts it again at
+   * `serverBackMs` from its newest state; to an emulated link alone it is a cut.
+   */
+  readonly serverGoneMs?: ScheduledTime;
+  /** From when it is there again, not before `serverGoneMs` whatever the seed draws. @default {never} */
+  readonly serverBackMs?: ScheduledTime;
 }
 
 /** A link between a device and the edge server. */
@@ -173,7 +180,9 @@ export function readLinkProfile(json: unknown): LinkProfile {
 }
 
 function checkFailure(name: string, entry: unknown): void {
-  const failure = fieldsOf(name, entry, ["device", "slow", "goneMs", "backMs"]);
+  const failure = fieldsOf(name, entry, [
+    ...["device", "slow", "goneMs", "backMs", "serverGoneMs", "serverBackMs"],
+  ]);
   if (failure.device !== undefined && !Number.isInteger(failure.device)) {
     wrong(`${name}.device`, "an integer", failure.device);
   }
@@ -194,16 +203,20 @@ function checkFailure(name: string, entry: unknown): void {
       }
     }
   }
-  if (failure.goneMs !== undefined) time("goneMs", failure.goneMs);
-  if (failure.backMs !== undefined) {
-    if (failure.goneMs === undefined) wrong(`${name}.backMs`, "together with goneMs", failure.backMs);
-    time("backMs", failure.backMs);
-    if (bounds(failure.backMs)[0] < bounds(failure.goneMs)[1]) {
-      wrong(`${name}.backMs`, "not before goneMs", failure.backMs);
+  for (const [gone, back] of [["goneMs", "backMs"], ["serverGoneMs", "serverBackMs"]] as const) {
+    if (failure[gone] !== undefined) time(gone, failure[gone]);
+    if (failure[back] === undefined) continue;
+    if (failure[gone] === undefined) wrong(`${name}.${back}`, `together with ${gone}`, failure[back]);
+    time(back, failure[back]);
+    if (bounds(failure[back])[0] < bounds(failure[gone])[1]) {
+      wrong(`${name}.${back}`, `not before ${gone}`, failure[back]);
     }
   }
-  if (failure.slow === undefined && failure.goneMs === undefined) {
-    wrong(name, "a failure with slow or goneMs", entry);
+  if (failure.serverGoneMs !== undefined && failure.device !== undefined) {
+    wrong(`${name}.serverGoneMs`, "of no certain device", failure.device);
+  }
+  if (["slow", "goneMs", "serverGoneMs"].every((kind) => failure[kind] === undefined)) {
+    wrong(name, "a failure with slow, goneMs or serverGoneMs", entry);
   }
 }
 

@@ -240,7 +240,11 @@ Deno.test("readLinkProfile() takes names and what JSON holds, and nothing else",
   refuse({ ...LINK, up: { ...LINK.up, bandwidthMbit: 0 } }, RangeError, "up.bandwidthMbit must be from");
   refuse({ ...LINK, down: { ...LINK.down, loss: 1 } }, RangeError, "down.loss must be from 0 to 0.9");
   refuse({ ...LINK, failures: {} }, TypeError, "failures must be a list");
-  refuse({ ...LINK, failures: [{}] }, TypeError, "failures[0] must be a failure with slow or goneMs");
+  refuse(
+    { ...LINK, failures: [{}] },
+    TypeError,
+    "failures[0] must be a failure with slow, goneMs or serverGoneMs",
+  );
   refuse({ ...LINK, failures: [{ backMs: 3 }] }, TypeError, "together with goneMs");
   refuse({ ...LINK, failures: [{ goneMs: [5, 3] }] }, RangeError, "goneMs must be from 5");
   refuse({ ...LINK, failures: [{ slow: { factor: 0.5, fromMs: 0 } }] }, RangeError, "slow.factor");

@@ -7,14 +7,14 @@
  * @module
  */
 
-import type { Channel, Listener, Transport } from "@edgetuner/core/contracts";
+import { type Channel, ChannelClosedError, type Listener, type Transport } from "@edgetuner/core/contracts";
 import { checkCompute, type ComputeModel, type StepShape } from "./compute.ts";
 import { type LinkProfile, readLinkProfile } from "./link_profile.ts";
-import { Failures } from "./_failures.ts";
+import { Failures, serverFailures, type Span } from "./_failures.ts";
 import { DeviceParty, EdgeParty, type FrameRule } from "./_timeline.ts";
-import { type Clock, realClock } from "./clock.ts";
+import { type Clock, realClock, until } from "./clock.ts";
 import { inProcessTransport } from "../in_process.ts";
-import { emulateLinkChannel, LinkMedium } from "./link.ts";
+import { emulateFailingChannel, LinkMedium } from "./link.ts";
 
 export type { FrameRule, FrameWork } from "./_timeline.ts";
 
@@ -32,6 +32,12 @@ export interface SimulatedNetworkOptions {
   readonly rules?: Readonly<Record<string, FrameRule>>;
   /** False if the edge server computes nothing while it waits for devices. @default {true} */
   readonly overlap?: boolean;
+  /**
+   * Links of all devices, where the edge server may be lost: then they are cut at the same times.
+   *
+   * @default {[]: each link says it for itself}
+   */
+  readonly links?: readonly LinkProfile[];
 }
 
 /** Options of `SimulatedNetwork.connect`. */
@@ -52,6 +58,13 @@ export interface NetworkDevice {
   readonly edge: Channel;
   /** Milliseconds that it has computed; 0 in real time. */
   computeMs(): number;
+  /**
+   * Connects it anew after its link was cut, which takes a round trip.
+   *
+   * @returns Both ends of the new channel.
+   * @throws {ChannelClosedError} If the link is still cut.
+   */
+  connectAgain(signal?: AbortSignal): Promise<Pick<NetworkDevice, "device" | "edge">>;
 }
 
 /** An edge server and its devices on emulated links. */
@@ -65,7 +78,9 @@ export class SimulatedNetwork implements AsyncDisposable {
   readonly #edge: EdgeParty;
   /** By name of the profile. */
   readonly #media = new Map<string, LinkMedium>();
+  readonly #server: readonly Span[] | undefined;
   #devices = 0;
+  #cut = new AbortController();
 
   /**
    * An edge server alone; devices come by `connect`.
@@ -80,6 +95,20 @@ export class SimulatedNetwork implements AsyncDisposable {
     this.#transport = transport;
     this.#listener = listener;
     this.#edge = new EdgeParty(this.#settings());
+    const { links } = options;
+    this.#server = links && serverFailures([...new Set(links)], this.#seed, this.clock.now());
+  }
+
+  /** Cuts all links at once, as when the edge server is killed: what is under way is lost. */
+  cutAll(): void {
+    const cut = this.#cut;
+    this.#cut = new AbortController();
+    cut.abort();
+  }
+
+  /** When the edge server is lost and there again, in milliseconds of the clock, ascending; see `links`. */
+  get serverGone(): readonly { readonly fromMs: number; readonly toMs: number }[] {
+    return this.#server ?? [];
   }
 
   /** The edge server's time in milliseconds: not before it has done its work. For `EdgeServerOptions.now`. */
@@ -110,21 +139,37 @@ export class SimulatedNetwork implements AsyncDisposable {
     }
     const device = this.#devices++;
     const { clock } = this;
-    const near = await this.#transport.connect();
-    const far = (await this.#listener.accept())!;
     // Seeds of the devices apart from each other, and each the same whatever the number of devices.
     const seed = (Math.imul(this.#seed, 0x9e3779b1) + Math.imul(device, 0x85ebca6b)) >>> 2 || 1;
     const medium = this.#media.get(link.name) ?? new LinkMedium();
     this.#media.set(link.name, medium);
-    const linked = emulateLinkChannel(near, link, { clock, seed, device, medium });
-    if (!clock.virtual) return { device: linked, edge: far, computeMs: () => 0 };
-    const failures = new Failures(link, device, seed, clock.now());
+    const failures = new Failures(link, device, { seed, startMs: clock.now(), server: this.#server });
     const slowness = (atMs: number) => failures.slowness(atMs);
-    const party = new DeviceParty(this.#settings(), { device, speed, slowness, counted });
+    const party = clock.virtual
+      ? new DeviceParty(this.#settings(), { device, speed, slowness, counted })
+      : null;
+    let connections = 0;
+    const open = async () => {
+      const near = await this.#transport.connect();
+      const far = (await this.#listener.accept())!;
+      const linkSeed = (seed + Math.imul(connections++, 0xc2b2ae35)) >>> 2 || 1;
+      const linked = emulateFailingChannel(near, link, {
+        ...{ clock, medium, failures, cut: this.#cut.signal },
+        seed: connections === 1 ? seed : linkSeed,
+      });
+      return party === null
+        ? { device: linked, edge: far }
+        : { device: party.wrap(linked), edge: this.#edge.wrap(far) };
+    };
     return {
-      device: party.wrap(linked),
-      edge: this.#edge.wrap(far),
-      computeMs: () => party.busyMs,
+      ...await open(),
+      computeMs: () => party?.busyMs ?? 0,
+      async connectAgain(signal) {
+        requireThere(failures, clock);
+        await until(clock, clock.now() + link.up.latencyMs + link.down.latencyMs, signal);
+        requireThere(failures, clock);
+        return await open();
+      },
     };
   }
 
@@ -137,4 +182,9 @@ export class SimulatedNetwork implements AsyncDisposable {
     const { size, compute, rules = {}, overlap = true } = this.#options;
     return { clock: this.clock, size, compute, rules, overlap };
   }
+}
+
+function requireThere(failures: Failures, clock: Clock): void {
+  if (!failures.isGone(clock.now())) return;
+  throw new ChannelClosedError("Cannot connect as the emulated link must be there: it is cut");
 }

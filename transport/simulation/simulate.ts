@@ -1,12 +1,13 @@
 /**
  * Whole fine-tuning runs on a simulated network: an edge server and many devices in one process
  * train for real, while links and, in virtual time, computers are emulated. The same seeds and the
- * same compute model give the same losses, bytes and times on every run.
+ * same compute model give the same losses, bytes and times on every run. Devices and the edge server
+ * come and go as the links' profiles say, and the run goes on as a real one does.
  *
  * @module
  */
 
-import { EdgeServer, runUserDevice } from "@edgetuner/core";
+import { EdgeServer, type LossPolicy, runUserDevice } from "@edgetuner/core";
 import type { Pruner } from "@edgetuner/core/contracts";
 import { runSimulated } from "./_simulated_run.ts";
 import type { NetworkSimulationOptions, SimulationResult } from "./simulation_options.ts";
@@ -18,6 +19,17 @@ export interface SplitSimulationOptions extends NetworkSimulationOptions {
   readonly pruner: Pruner<any>;
   /** ||W||_F of the base model's weights per head, [L * H], for pruners that need it. */
   readonly baseNorm?: Float32Array;
+  /**
+   * What to do when a device is lost, as in the options of `EdgeServer`. With `"stop"` devices do not come back, and the
+   * edge server neither.
+   *
+   * @default {"prune"}
+   */
+  readonly onLoss?: LossPolicy;
+  /** Longest wait in milliseconds of the clock for a lost device without which the run cannot go on. @default {60000} */
+  readonly lossWaitMs?: number;
+  /** Longest time in milliseconds of the clock that a device may keep the others waiting in a step. @default {Infinity} */
+  readonly stepDeadlineMs?: number;
 }
 
 /**
@@ -56,11 +68,12 @@ export interface SplitSimulationOptions extends NetworkSimulationOptions {
  */
 export async function simulate(options: SplitSimulationOptions): Promise<SimulationResult> {
   const { engine, layers: base, projections } = options.model;
-  const { pruner, baseNorm } = options;
+  const { pruner, baseNorm, onLoss = "prune", lossWaitMs, stepDeadlineMs } = options;
+  const own = { engine, base, pruner, baseNorm, projections, onLoss, lossWaitMs, stepDeadlineMs };
   return await runSimulated(options, {
     rules: {},
-    open: (common) =>
-      new EdgeServer({ ...common, engine, base, pruner, baseNorm, projections, onLoss: "stop" }),
+    comesBack: onLoss !== "stop",
+    open: (common) => new EdgeServer({ ...common, ...own }),
     run: (common) => runUserDevice(common),
     own: () => [],
   });

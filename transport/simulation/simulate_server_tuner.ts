@@ -53,6 +53,7 @@ export async function simulateServerTuner(options: SimulationOptions): Promise<S
         tokens: event.tokens,
         batch: event.batch,
         edgeComputeMs: total,
+        atMs: steps.reduce((sum, s) => sum + s.times.total, total),
       };
       steps.push(record);
       options.onStep?.(record);

@@ -48,6 +48,7 @@ export async function simulateTensorParallel(
     shares[device === null ? 0 : 1 + ranked.findIndex((d) => d.device === device)];
   return await runSimulated(options, {
     rules: tensorParallelRules(shareOf),
+    comesBack: false,
     open: (common) =>
       new TensorParallelServer({
         ...common,

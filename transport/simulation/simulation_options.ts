@@ -6,6 +6,7 @@
 
 import type {
   BaseLayers,
+  EdgeServerEvent,
   EdgeServerOptions,
   EmbeddingAndHead,
   HeadModules,
@@ -87,7 +88,9 @@ export interface NetworkSimulationOptions extends SimulationOptions {
   readonly realTime?: boolean;
   /** Work that comes with kinds of frames that are not of the step protocol. @default {{}} */
   readonly rules?: Readonly<Record<string, FrameRule>>;
-  /** Longest wait for a device, in milliseconds of the wall. @default {120000} */
+  /** Called with whatever happens at the edge server: devices that are away and back, steps. */
+  onEvent?(event: EdgeServerEvent): void;
+  /** Longest wait for an answer of a device, in milliseconds of the wall. @default {120000} */
   readonly timeoutMs?: number;
 }
 
@@ -95,6 +98,8 @@ export interface NetworkSimulationOptions extends SimulationOptions {
 export interface SimulatedStep extends StepRecord {
   /** Milliseconds that the edge server computed; 0 in real time. */
   readonly edgeComputeMs: number;
+  /** Milliseconds from the start of the run to the end of the step. */
+  readonly atMs: number;
 }
 
 /** A device after a simulation. */
@@ -113,7 +118,7 @@ export interface SimulatedDeviceResult {
 
 /** What came of a simulation. */
 export interface SimulationResult {
-  /** Training steps, in order. */
+  /** Training steps, in order; of those that were done again after the edge server was lost, the last. */
   readonly steps: readonly SimulatedStep[];
   /** Mean time of a step in milliseconds, without the first one, which waits for its embedding. */
   readonly msPerStep: number;
