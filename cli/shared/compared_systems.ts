@@ -27,6 +27,7 @@ import {
   shuffledBatches,
   stepTraffic,
   type Tokenizer,
+  type WireCodec,
 } from "@edgetuner/core";
 import {
   type ComputeModel,
@@ -85,6 +86,8 @@ export interface ComparisonOptions {
   readonly settings: RunSettings;
   /** Label smoothing of training steps. */
   readonly smoothing: number;
+  /** Codecs besides the built-in ones. @default {[]} */
+  readonly codecs?: readonly WireCodec[];
 }
 
 /** A system that takes part. */
@@ -226,6 +229,7 @@ export class SystemComparison implements Disposable {
     };
     const network = {
       ...common,
+      codecs: this.#options.codecs,
       link,
       linkSeed: settings.seed,
       devices: capacities.map((capacity, i) => ({

@@ -20,11 +20,13 @@ export class CodecStreams {
   readonly #streams = new Map<string, CodecStream>();
 
   /**
-   * Writes a tensor.
+   * Writes a tensor; bytes stay as they are.
    *
    * @throws {PluginError} If the codec writes another number of bytes than it says.
    */
-  encode(codec: WireCodec, { shape, data }: WireTensor, place: StreamPlace): WireTensor {
+  encode(codec: WireCodec, tensor: WireTensor, place: StreamPlace): WireTensor {
+    const { dtype, shape, data } = tensor;
+    if (dtype === "u8") return tensor;
     const stream = this.#stream(place);
     const bytes = codec.encode(data as Float32Array, shape, stream);
     const length = codec.byteLength(shape);
@@ -37,12 +39,14 @@ export class CodecStreams {
   }
 
   /**
-   * Reads a tensor.
+   * Reads a tensor; bytes stay as they are.
    *
    * @throws {RangeError} If the tensor has another number of bytes than the codec says.
    * @throws {TypeError} If the codec gives something else than as many numbers as the shape holds.
    */
-  decode(codec: WireCodec, { shape, data }: WireTensor, place: StreamPlace): WireTensor {
+  decode(codec: WireCodec, tensor: WireTensor, place: StreamPlace): WireTensor {
+    const { dtype, shape, data } = tensor;
+    if (dtype === "u8") return tensor;
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
     const length = codec.byteLength(shape);
     if (bytes.length !== length) {

@@ -187,7 +187,7 @@ function decodeInt8(bytes: Uint8Array, shape: readonly number[]): Float32Array {
   return values;
 }
 
-/** The codecs that every machine knows: `f32`, `f16`, `int8`, `int8-feedback`, `int8-group`, `int4` and `int4-rotated`. */
+/** The codecs that every machine knows: `f32`, `f16`, `int8`, `int8-feedback`, `int8-group` and `int4`. */
 export function builtInCodecs(): WireCodec[] {
   return [
     f32Codec(),
@@ -196,8 +196,6 @@ export function builtInCodecs(): WireCodec[] {
     int8Codec({ errorFeedback: true }),
     groupCodec({ bits: 8 }),
     groupCodec({ bits: 4 }),
-    groupCodec({ bits: 4, rotate: true }),
-    groupCodec({ bits: 2, rotate: true }),
   ];
 }
 

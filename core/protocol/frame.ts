@@ -187,7 +187,8 @@ export function measureFrame(bytes: Uint8Array): { readonly frame: Frame; readon
 }
 
 function decodeTensors(kind: FrameKind, rule: MessageTensors | null, value: unknown): WireTensor[] {
-  const [least, most] = rule?.count ?? [0, 0];
+  const [least, mostOfKind] = rule?.count ?? [0, 0];
+  const most = rule?.places === undefined ? mostOfKind : mostOfKind + 1;
   if (!Array.isArray(value) || value.length < least || value.length > most) {
     throw new ProtocolError(
       `Cannot read frame as the tensors of "${kind}" must be a list of ${
@@ -195,7 +196,10 @@ function decodeTensors(kind: FrameKind, rule: MessageTensors | null, value: unkn
       }: current value is ${Array.isArray(value) ? `one of ${value.length}` : showValue(value)}`,
     );
   }
-  return value.map((tensor) => decodeTensor(kind, rule!, tensor));
+  const { places } = rule ?? {};
+  return value.map((tensor, i) =>
+    decodeTensor(kind, i < mostOfKind ? rule! : { as: "u8", count: [1, 1], shapes: [places!] }, tensor)
+  );
 }
 
 function decodeTensor(kind: FrameKind, rule: MessageTensors, value: unknown): WireTensor {

@@ -31,6 +31,11 @@ export interface MessageTensors {
   readonly count: readonly [number, number];
   /** Shapes that each may have, one letter a dimension. */
   readonly shapes: readonly (readonly string[])[];
+  /**
+   * Letters of the shape of a tensor of bytes that may follow: which of the rows, each of which came once, is in each
+   * place. @default {none}
+   */
+  readonly places?: readonly string[];
 }
 
 /** A kind of message. */

@@ -49,7 +49,7 @@ export { CODED_TENSORS } from "./message.ts";
 export type { CodedTensor, Lane, Message, MessageTensors, Side };
 
 /** Version of envelope and step protocol. Peers with another one are refused. */
-export const PROTOCOL_VERSION = 4;
+export const PROTOCOL_VERSION = 5;
 
 /** Kind of a message. */
 export type FrameKind = keyof Messages;
@@ -258,10 +258,10 @@ export class Messages {
 
   /** E of a batch, or of a part of one. */
   readonly embedding: Message<EmbeddingMeta> = {
-    what: "E of a batch, or of a part of one.",
+    what: "E of a batch, or of a part of one; or its rows that differ, and in bytes which is where.",
     from: ["device"],
     lane: "data",
-    tensors: coded("e", "B T d"),
+    tensors: { ...coded("e", "B T d", "rows d"), places: ["B", "T", "bytes"] },
     meta: {
       mode,
       part: optional(part),

@@ -15,6 +15,7 @@ import { type AccumulationStep, type MicroBatch, WHOLE_STEP } from "../contracts
 import { keptHeads, maskOfRange } from "../lora/head_mask.ts";
 import { INPUT_MODES } from "../lora/input_modes.ts";
 import { type LoraForm, type LoraSettings, modeSize } from "../lora/settings.ts";
+import { placeBytes } from "./distinct_rows.ts";
 import { type FrameKind, type Lane, MESSAGES } from "./messages.ts";
 
 /** Who takes part: the edge server, the data device, or a device with heads, by its place in their order. */
@@ -378,11 +379,13 @@ function settling(
 
 /** E of a batch, or of a part of one. */
 export function describeEmbedding(
-  { batch, length, hidden, accumulation = WHOLE_STEP }: {
+  { batch, length, hidden, accumulation = WHOLE_STEP, rows = batch * length }: {
     readonly batch: number;
     readonly length: number;
     readonly hidden: number;
     readonly accumulation?: AccumulationStep | undefined;
+    /** Rows that travel, where equal ones do only once. @default {all} */
+    readonly rows?: number | undefined;
   },
 ): StepMessage {
   return {
@@ -392,7 +395,9 @@ export function describeEmbedding(
     layer: 0,
     microBatch: 0,
     part: accumulation.index,
-    shapes: [[batch, length, hidden]],
+    shapes: rows === batch * length
+      ? [[batch, length, hidden]]
+      : [[rows, hidden], [batch, length, placeBytes(rows)]],
     work: [{ name: "embed", rows: batch * length }],
   };
 }

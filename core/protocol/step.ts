@@ -66,6 +66,11 @@ export interface StepDescriptionOptions {
   readonly purpose?: StepMode;
   /** True if a probe, an unpruned pass, comes before the pruner's decision. @default {false} */
   readonly probe?: boolean;
+  /**
+   * Rows of E that travel for each part, where equal ones do only once: it depends on the tokens, and a real run's
+   * record says it. @default {all}
+   */
+  readonly embeddingRows?: readonly number[] | undefined;
 }
 
 /** Describes a whole step of the split, part for part. */
@@ -105,7 +110,10 @@ export function describeStep(options: StepDescriptionOptions): PartDescription[]
     const accumulation = { index, count: parts.length, firstRow };
     const probes = probe && index === 0 && purpose === "train";
     return {
-      embedding: describeEmbedding({ batch, length, hidden, accumulation }),
+      embedding: describeEmbedding({
+        ...{ batch, length, hidden, accumulation },
+        rows: options.embeddingRows?.[index],
+      }),
       passes: [
         ...(probes ? [pass("probe", none, { batch, accumulation })] : []),
         pass(purpose, mask, { batch, accumulation }),
@@ -166,6 +174,8 @@ export interface TensorParallelStepOptions {
   readonly mode: StepMode;
   /** True if the data device tells its loss. @default {false} */
   readonly sharesLoss?: boolean;
+  /** Rows of E that travel, where equal ones do only once. @default {all} */
+  readonly embeddingRows?: readonly number[] | undefined;
 }
 
 /**
@@ -210,7 +220,7 @@ export function describeTensorParallelStep(options: TensorParallelStepOptions): 
     { ...at, layer: 0, from, to: from, kind: null, shapes: [], work: [{ name: "updateShare" }] }
   );
   return {
-    embedding: describeEmbedding({ batch, length: rows / batch, hidden }),
+    embedding: describeEmbedding({ batch, length: rows / batch, hidden, rows: options.embeddingRows?.[0] }),
     passes: [{
       begin: { work: [], messages: [], meanwhile: [], answers: [] },
       flows: [flow],

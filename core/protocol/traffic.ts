@@ -31,11 +31,11 @@ export function messageBytes(
   coded: (shape: readonly number[], kind: FrameKind) => number,
 ): number {
   if (kind === null) return 0;
-  const as = MESSAGES[kind].tensors?.as ?? null;
+  const { as, count: [, most] = [0, 0] } = MESSAGES[kind].tensors ?? {};
   let sum = 0;
-  for (const shape of shapes) {
+  for (const [i, shape] of shapes.entries()) {
     const numbers = shape.reduce((a, b) => a * b, 1);
-    sum += as === "codec" ? coded(shape, kind) : as === "f32" ? 4 * numbers : numbers;
+    sum += i >= most ? numbers : as === "codec" ? coded(shape, kind) : as === "f32" ? 4 * numbers : numbers;
   }
   return sum;
 }

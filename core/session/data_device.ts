@@ -20,8 +20,9 @@ import {
   sumLosses,
   type TokenBatch,
 } from "../model/loss.ts";
+import { embeddingTensors } from "../protocol/embedding_tensors.ts";
 import type { Frame, FrameOf } from "../protocol/frame.ts";
-import { describeEmbedding, describePass, type SplitShape } from "../protocol/pass.ts";
+import { describePass, type SplitShape } from "../protocol/pass.ts";
 import type { Peer } from "../protocol/peer.ts";
 import { type AccumulatedBatch, accumulationSteps } from "../train/local_data.ts";
 import { type DataPart, type DataStep, ownParts, takeMicroBatch } from "./_data_parts.ts";
@@ -350,12 +351,8 @@ export class DataDevice {
     const embedding = embedTokens(data.ends, batch);
     const [values] = await engine.read([embedding]);
     embedding.dispose();
-    const { shapes } = describeEmbedding({
-      batch: batch.batch,
-      length: batch.length,
-      hidden: run.hidden,
-      accumulation,
-    });
+    const shape = { batch: batch.batch, length: batch.length, hidden: run.hidden, accumulation };
+    const tensors = embeddingTensors(values!, shape, peer.codecs.of("embedding"));
     await peer.send("embedding", {
       step,
       meta: {
@@ -364,7 +361,7 @@ export class DataDevice {
         ...(best && index === 0 ? { best } : {}),
         ...(isMixed && index === 0 ? { counted: maskSum } : {}),
       },
-      tensors: [{ dtype: "f32", shape: [...shapes[0]!], data: values! }],
+      tensors,
     });
   }
 

@@ -109,6 +109,10 @@ export class DataOwners implements DataSource, Disposable {
     return this.#current?.owners.map(({ owner }) => owner.member.device.name) ?? [];
   }
 
+  get embeddingRows(): readonly number[] {
+    return this.#current?.owners.flatMap(({ owner }) => owner.data.embeddingRows) ?? [];
+  }
+
   /** What a state after so many training steps notes. */
   savedAt(step: number): SavedSharing {
     const current = this.#current;

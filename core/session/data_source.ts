@@ -31,6 +31,8 @@ export interface DecodingSource {
 export interface DataSource extends DataPort, DecodingSource {
   /** True if the head modules before the last batch are the best so far. */
   readonly best: boolean;
+  /** Rows of E that came for each part of the step so far, where equal ones came only once. */
+  readonly embeddingRows: readonly number[];
   /** If true, a state follows the step. */
   saves: boolean;
   /** The next step's batch, or new tokens; `null` when there is nothing left. */

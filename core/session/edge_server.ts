@@ -398,8 +398,8 @@ export class EdgeServer extends RunServer {
       now: this.now,
       onEvent: (event) => {
         if (event.type === "step") {
-          const owners = this.#owners?.names;
-          const record = stepRecord(event, { meter, shape: base.shape, now: this.now(), owners });
+          const [owners, { embeddingRows }, now] = [this.#owners?.names, data, this.now()];
+          const record = stepRecord(event, { meter, shape: base.shape, now, owners, embeddingRows });
           this.emit({ type: "step", record });
         }
         // Before the last save: devices save what they have even if this server cannot.

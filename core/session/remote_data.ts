@@ -14,6 +14,7 @@ import {
 } from "../contracts/micro_batches.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import type { EmbeddedBatch, LossPass, LossResult, StepMode } from "../contracts/ports.ts";
+import { placeBytes, repeatRows } from "../protocol/distinct_rows.ts";
 import type { Frame, FrameOf } from "../protocol/frame.ts";
 import { describePass, type Exchange, type SplitShape } from "../protocol/pass.ts";
 import type { MetaOf } from "../protocol/messages.ts";
@@ -72,6 +73,8 @@ export class RemoteData implements DataSource {
   #rows = 0;
   /** True if the last batch came with the word that the head modules before it are the best so far. */
   best = false;
+  /** Rows of E that came for each part of the step so far, where equal ones came only once. */
+  embeddingRows: number[] = [];
   /** If true, the data device is told to save its state after the step. */
   saves = false;
   /** Times that a step began again. */
@@ -242,9 +245,13 @@ export class RemoteData implements DataSource {
   #batch(next: Frame, step: number): EmbeddedBatch {
     const peer = this.#peer;
     if (this.#isLast()) this.#streams = peer.keepStreams("data");
-    const frame = peer.check(next, "embedding", { step, shapes: [[null, null, this.#hidden]] });
+    const { tensors: [, places] } = next;
+    const shapes = places === undefined
+      ? [[null, null, this.#hidden]]
+      : [[null, this.#hidden], [null, null, placeBytes(next.tensors[0]!.shape[0]!)]];
+    const frame = peer.check(next, "embedding", { step, shapes });
     const { mode } = frame.meta;
-    const [batch, length] = frame.tensors[0]!.shape as [number, number];
+    const [batch, length] = frame.tensors.at(-1)!.shape as [number, number];
     if (batch * length > MAX_TOKENS) {
       const error = new ProtocolError(
         `Cannot run the step as its tokens must be at most ${MAX_TOKENS}: current value is ${batch} x ${length}`,
@@ -256,8 +263,21 @@ export class RemoteData implements DataSource {
     const pieces = splitBatch({ batch, length }, this.#options.microBatches ?? 1);
     this.#current = { mode, accumulation, pieces, left: new Set(pieces.keys()) };
     this.#rows = accumulation.firstRow + batch * length;
-    const embedding = this.#upload(frame.tensors[0]!.data as Float32Array, batch * length);
-    return { embedding, batch, length, mode, accumulation };
+    return { embedding: this.#rowsOf(frame, accumulation), batch, length, mode, accumulation };
+  }
+
+  /** E of a batch or a part of it, [B * T, d], of which equal rows may have come once. */
+  #rowsOf({ tensors: [rows, places] }: FrameOf<"embedding">, { index }: AccumulationStep): Tensor {
+    const values = rows!.data as Float32Array;
+    this.embeddingRows = [...this.embeddingRows.slice(0, index), values.length / this.#hidden];
+    if (places === undefined) return this.#upload(values, values.length / this.#hidden);
+    try {
+      const all = repeatRows(values, this.#hidden, places.data as Uint8Array);
+      return this.#upload(all, all.length / this.#hidden);
+    } catch (error) {
+      if (error instanceof ProtocolError) this.#peer.failWith(error);
+      throw error;
+    }
   }
 
   #isLast(): boolean {

@@ -73,6 +73,8 @@ export interface StepRecord {
   readonly batch: number;
   /** Names of the owners whose data it was; left out where there is one data device. */
   readonly owners?: readonly string[];
+  /** Rows of E that travelled for each part of the step, where equal ones did only once. */
+  readonly embeddingRows?: readonly number[];
 }
 
 /** What is known of a pass of generation after it. */

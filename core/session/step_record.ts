@@ -19,13 +19,15 @@ export function keptPerLayer(mask: Uint8Array, layers: number, heads: number): n
 /** What is known of a step after it. */
 export function stepRecord(
   { step, mode, loss, counted, decision, away = [], statistics, tokens, batch, pruneMs }: TrainerStep,
-  { meter, shape: { layers, heads }, now, owners }: {
+  { meter, shape: { layers, heads }, now, owners, embeddingRows }: {
     readonly meter: StepMeter;
     readonly shape: { readonly layers: number; readonly heads: number };
     /** The clock, in milliseconds. */
     readonly now: number;
     /** Names of the owners whose data it was, of several. */
     readonly owners?: readonly string[] | undefined;
+    /** Rows of E that travelled for each part. */
+    readonly embeddingRows: readonly number[];
   },
 ): StepRecord {
   const { mask, scores = null } = decision;
@@ -45,6 +47,7 @@ export function stepRecord(
     scores,
     tokens,
     batch,
+    embeddingRows,
     ...(owners === undefined ? {} : { owners }),
   };
 }

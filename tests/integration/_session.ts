@@ -12,7 +12,7 @@ import {
   EdgeServer,
   type EdgeServerEvent,
   type EdgeServerOptions,
-  findCodec,
+  findRunCodecs,
   type Frame,
   type FrameKind,
   type HeadModules,
@@ -347,7 +347,7 @@ export function expectedBytesByKind(
   codecs: readonly WireCodec[] = [],
 ): Map<FrameKind, number> {
   const bytes = new Map<FrameKind, number>();
-  for (const { tokens, batch, mask } of records) {
+  for (const { tokens, batch, mask, embeddingRows } of records) {
     const step = stepTraffic({
       ...modeSize(settings.lora, { heads: 4, hidden: 48 }),
       layers: 3,
@@ -357,10 +357,11 @@ export function expectedBytesByKind(
       statistics,
       mask,
       batch,
+      embeddingRows,
       microBatches: settings.microBatches ?? 1,
       accumulate: settings.accumulate ?? 1,
       clip: (settings.clipNorm ?? null) !== null,
-      codec: findCodec(settings.codec ?? "f32", codecs),
+      codec: findRunCodecs(settings.codec ?? "f32", codecs),
     });
     for (const [kind, amount] of step) if (amount > 0) bytes.set(kind, (bytes.get(kind) ?? 0) + amount);
   }

@@ -91,6 +91,7 @@ for (
     ["three devices, clipping, statistics", [2, 1, 1], { clipNorm: 0.5 }, ["gradientNorm", "loraNorm"]],
     ["two devices, micro-batches and accumulation", [1, 1], { microBatches: 2, accumulate: 2 }, []],
     ["two devices, a codec with a state", [1, 1], { codec: "int8-feedback" }, []],
+    ["two devices, few bits", [1, 1], { codec: "int8-feedback,x=int4,delta=int8-group" }, []],
     ["two devices, rank space", [1, 1], { lora: tinySettings("core", 4).lora }, []],
     ["two devices, what is pruned fades", [1, 1], { prunedFade: 0.5 }, []],
   ] as const

@@ -14,7 +14,15 @@ const STEPS = 30;
  * the loss falls from 4.63 to 1.89 (slice) or 1.29 (full). Measured, the larger of both modes: f16
  * 1.9e-4, bf16 5.6e-3, int8 9.3e-3, int8-feedback 6.4e-3.
  */
-const DISTANCE = { f16: 1e-3, bf16: 2e-2, int8: 3e-2, "int8-feedback": 3e-2 } as const;
+const DISTANCE = {
+  f16: 1e-3,
+  bf16: 2e-2,
+  int8: 3e-2,
+  "int8-feedback": 3e-2,
+  "int8-group": 3e-2,
+  "int4": 0.3,
+  "f16,delta=int4": 0.1,
+} as const;
 
 for (const mode of ["slice", "full", "core"] as const) {
   const curve = async (codec: string) => {
@@ -44,7 +52,7 @@ for (const mode of ["slice", "full", "core"] as const) {
 }
 
 Deno.test("the same run with a codec twice gives the same bits [slow]", async () => {
-  for (const codec of ["int8", "int8-feedback"]) {
+  for (const codec of ["int8", "int8-feedback", "int4", "f16,delta=int4"]) {
     const settings = { ...tinySettings("slice", 4), codec };
     const run = () => runSession(model, { settings, steps: 4, capacities: [2, 1, 1] });
     const [first, second] = [await run(), await run()];
@@ -82,7 +90,7 @@ Deno.test("a device that does not know the run's codec says which it knows, and 
   for (const error of [server, device]) {
     assertInstanceOf(error, HandshakeError);
     assert(
-      error.message.includes(`int4-rotated, int2-rotated: current value is "bf16"`),
+      error.message.includes(`int8-group, int4: current value is "bf16"`),
       `${error}`,
     );
   }

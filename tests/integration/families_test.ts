@@ -77,10 +77,19 @@ for (const name of FAMILY_NAMES.filter((name) => name !== "llama")) {
       assert(run.losses[3]! < run.losses[0]!, "the loss falls");
 
       const expected = new Map<FrameKind, number>();
-      for (const { tokens, mask } of run.records) {
+      for (const { tokens, batch, mask, embeddingRows } of run.records) {
         const model = shapeForDevices(base.layers.shape);
         const sizes = modeSize(settings.lora, model);
-        const shape = { ...sizes, layers: model.layers, tokens, mode, mask, statistics: 0 };
+        const shape = {
+          ...sizes,
+          layers: model.layers,
+          tokens,
+          batch,
+          embeddingRows,
+          mode,
+          mask,
+          statistics: 0,
+        };
         for (const [kind, bytes] of stepTraffic({ ...shape, headsPerDevice: [3, 1] })) {
           if (bytes > 0) expected.set(kind, (expected.get(kind) ?? 0) + bytes);
         }

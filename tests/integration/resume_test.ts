@@ -119,9 +119,11 @@ const RUNS: readonly {
     dataApart: true,
   },
   {
-    name: "core mode with a shared A and dropout, greedy pruning, micro-batches, what is pruned fades",
+    name:
+      "core mode with a shared A and dropout, greedy pruning, micro-batches, few bits, what is pruned fades",
     settings: {
       ...tinySettings("core", STEPS),
+      codec: "int8-group,delta=int4,ddelta=f16",
       lora: { ...tinySettings("core", STEPS).lora, projections: { from: "seed", seed: 3, shared: true } },
       microBatches: 2,
       prunedFade: 0.8,

@@ -100,7 +100,7 @@ for (const [name, combination] of Object.entries(COMBINATIONS)) {
       ...{ settings, steps: modes.length, capacities: [2, 1, 1], modes, batch, shareLoss, pruner },
     });
     assertEquals(run.records.map((r) => r.mode), [...modes]);
-    const steps = run.records.map(({ mode: purpose, mask }) =>
+    const steps = run.records.map(({ mode: purpose, mask, embeddingRows }) =>
       describeStep({
         ...{
           layers: 3,
@@ -114,6 +114,7 @@ for (const [name, combination] of Object.entries(COMBINATIONS)) {
           statistics,
         },
         ...{ tokens: batch.batch * batch.length, batch: batch.batch, purpose, probe, sharesLoss: shareLoss },
+        embeddingRows,
         microBatches: settings.microBatches ?? 1,
         accumulate: settings.accumulate ?? 1,
         clip: more?.clipNorm !== undefined,

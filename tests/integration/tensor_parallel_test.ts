@@ -232,8 +232,9 @@ Deno.test("tensor parallelism puts on the wire what the formula says, the shares
     const settings = { ...tinySettings("slice", 2), codec };
     const run = await completed({ settings, capacities, modes });
     const expected = new Map<FrameKind, number>();
-    for (const mode of modes) {
+    for (const [i, mode] of modes.entries()) {
       const step = tensorParallelTraffic({
+        embeddingRows: run.records[i]!.embeddingRows,
         layers: 3,
         hidden: 48,
         tokens: 26,

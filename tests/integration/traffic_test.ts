@@ -107,7 +107,7 @@ for (const mode of ["slice", "full", "core"] as const) {
     }
   }
 
-  for (const codec of ["f16", "int8", "int8-feedback", "bf16"]) {
+  for (const codec of ["f16", "int8", "int8-feedback", "bf16", "int4", "f16,e=int8,delta=int4"]) {
     Deno.test(`a run puts exactly on the wire what the formula says: ${mode} mode, ${codec} [slow]`, async () => {
       const settings = { ...tinySettings(mode, 6), codec };
       const codecs = [bf16Codec()];
@@ -121,7 +121,10 @@ for (const mode of ["slice", "full", "core"] as const) {
         const share = bytes / plain.get(kind)!;
         if (kind === "mask" || kind === "statistics") assertEquals(share, 1);
         else if (codec.endsWith("16")) assertEquals(share, 0.5, kind);
-        // A byte a number, and four bytes for each row of 12 (or in embeddings, and X of full mode, 48).
+        // Half a byte or a byte a number, and two bytes for at most 64 of them.
+        else if (codec.includes("int4")) {
+          assert(share > 0.125 && share < (codec === "int4" ? 0.2 : 0.51), kind);
+        } // A byte a number, and four bytes for each row of 12 (or in embeddings, and X of full mode, 48).
         // In rank space the rows of what goes to heads and back have 4 numbers.
         else if (mode === "core" && ["input", "inputGradient", "delta", "deltaGradient"].includes(kind)) {
           assertEquals(share, 0.5, kind);

@@ -20,7 +20,7 @@ export type ServerCommon =
       "fingerprint" | "settings" | "devices" | "run" | "timeoutMs" | "joinTimeoutMs" | "now"
     >
   >
-  & Pick<RunServerOptions, "clock" | "resume">
+  & Pick<RunServerOptions, "clock" | "resume" | "codecs">
   & { onState?(state: RunState): void };
 
 /** States that a party keeps: the two newest, as in files. */
@@ -155,6 +155,7 @@ export class ServerLives<S extends RunServer> {
       run: "simulation",
       timeoutMs,
       joinTimeoutMs: timeoutMs,
+      codecs: this.#options.codecs,
       now: () => realTime ? performance.now() : this.#network.edgeNow(),
       clock,
       onState: (state) => this.#states.keep(state),

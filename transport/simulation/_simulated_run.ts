@@ -154,6 +154,7 @@ async function joinDevices<S extends RunServer>(
       capacity: device.capacity,
       data: device.data ? data : undefined,
       timeoutMs,
+      codecs: options.codecs,
       signal,
       ...(kind.comesBack && comingBack(run, party, i)),
     }, i);

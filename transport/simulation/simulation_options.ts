@@ -16,6 +16,7 @@ import type {
   RunSettings,
   StepRecord,
   TokenBatch,
+  WireCodec,
 } from "@edgetuner/core";
 import type { ComputeModel } from "./compute.ts";
 import type { LinkProfile } from "./link_profile.ts";
@@ -92,6 +93,8 @@ export interface NetworkSimulationOptions extends SimulationOptions {
   onEvent?(event: EdgeServerEvent): void;
   /** Longest wait for an answer of a device, in milliseconds of the wall. @default {120000} */
   readonly timeoutMs?: number;
+  /** Codecs that the run may use besides the built-in ones. @default {[]} */
+  readonly codecs?: readonly WireCodec[] | undefined;
 }
 
 /** A training step of a simulation. In virtual time `times.readback` and `times.codec` are 0. */

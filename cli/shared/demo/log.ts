@@ -28,6 +28,7 @@ export interface DemoStep {
   readonly kept: readonly number[];
   readonly tokens: number;
   readonly batch: number;
+  readonly embeddingRows?: readonly number[];
 }
 
 /** Heads of each layer that a device has. */

@@ -74,6 +74,7 @@ async function trafficOf(
       microBatches: flags["micro-batches"],
       accumulate: flags.accumulate,
       clip: flags["clip-norm"] > 0,
+      embeddingRows: step.embeddingRows,
     };
     const bytesWith = (mask: Uint8Array) =>
       [...stepTraffic({ ...shape, mask }).values()].reduce((a, b) => a + b, 0);

@@ -219,6 +219,7 @@ export class TensorParallelServer extends RunServer implements Disposable {
             },
             bytes: after.bytes - before.bytes,
             kept: new Array<number>(layers).fill(heads),
+            embeddingRows: data.embeddingRows,
           },
         });
       },
