@@ -17,7 +17,6 @@ export {
   type JoinHandler,
   MIN_TOKEN_LENGTH,
   openApi,
-  type Page,
   PAGE_POLICY,
   type Problem,
   problemResponse,

@@ -4,15 +4,8 @@
  * @module
  */
 
+import type { PageFile } from "@edgetuner/transport";
 import device from "./generated/device.json" with { type: "json" };
-
-/** A file of a page. */
-export interface PageFile {
-  /** Its media type, with the charset. */
-  readonly type: string;
-  /** Its content. */
-  readonly body: string;
-}
 
 /** Files of all pages, by the path that they are served at. */
 export const PAGE_FILES: ReadonlyMap<string, PageFile> = new Map<string, PageFile>(Object.entries(device));

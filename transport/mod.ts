@@ -29,6 +29,7 @@ export {
   httpTransport,
   type HttpTransportOptions,
 } from "./http.ts";
+export type { PageFile } from "./page_file.ts";
 export { type InProcessOptions, type InProcessPair, inProcessTransport } from "./in_process.ts";
 export {
   type Clock,

@@ -268,7 +268,7 @@ function announce(
   log.say(flags.generate ? parameterText(run.parameters) : `${parameterText(run.parameters)}; ${rank}`);
   const text = chosenText(chosen);
   if (text !== null && !flags.events) console.error(text);
-  const { addresses, note, nats, fingerprint, isTls } = reached;
+  const { addresses, note, nats, fingerprint, isTls, signIn } = reached;
   const s = isTls ? "s" : "";
   log.say("Devices join at");
   for (const address of addresses) log.say(`  ws${s}://${address}/join/ws`);
@@ -282,6 +282,9 @@ function announce(
       fingerprint === "" ? "" : `--cacert ${KEPT} `
     }-H "Authorization: Bearer ${tokens.admin}" http${s}://${addresses[0]}/api/runs/${run.run}/events`,
   );
+  if (signIn !== "") {
+    log.say(`Dashboard; the link signs one browser in\n  http${s}://${addresses[0]}${signIn}`);
+  }
   const { adapter, pruner, deployable, model, parameters } = run;
   log.emit({
     type: "listening",

@@ -5,9 +5,10 @@
  */
 
 import type { Listener, ListenError } from "@edgetuner/core";
+import { PAGE_FILES } from "@edgetuner/page";
 import { httpListener, requireToken, webSocketListener } from "@edgetuner/transport";
 import { natsAddress, natsListener } from "@edgetuner/transport/nats";
-import { createControlApp, serve, type Serving } from "@edgetuner/transport/server";
+import { createControlApp, serve, type Serving, Sessions } from "@edgetuner/transport/server";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { type FlagValues, integer, text, UsageError } from "../flags/flags.ts";
 import { isNats, NATS_FLAGS, natsCredentials, withoutCredentials } from "../flags/nats_flags.ts";
@@ -22,6 +23,9 @@ const QUEUE_BYTES = 2 ** 28;
 /** Longest time for those who watch to take the last event, in milliseconds. */
 const SHUTDOWN_MS = 100;
 
+/** How long the first link signs a browser in, in milliseconds: those who start a run may look at it later. */
+const FIRST_LINK_MS = 86_400_000;
+
 /** Flags that say where an edge server listens. */
 export const LISTEN_FLAGS = {
   host: COMMON_FLAGS.host,
@@ -30,6 +34,16 @@ export const LISTEN_FLAGS = {
     min: 0,
   }),
   ...TLS_FLAGS,
+  "allow-host": text(
+    "NAMES",
+    "",
+    "names of this server by which browsers may call it, beside localhost and addresses: a,b,c",
+  ),
+  "allow-origin": text(
+    "ORIGINS",
+    "",
+    "origins of pages on other servers that may use this one, such as https://example.org: a,b,c",
+  ),
   nats: text(
     "URL",
     "",
@@ -56,6 +70,8 @@ export interface ListenAddress extends Reachable {
   /** SHA-256 of the certificate that was made here; empty without one. */
   readonly fingerprint: string;
   readonly isTls: boolean;
+  /** What stands behind the address to sign a browser in, once; empty without a page to sign in to. */
+  readonly signIn: string;
 }
 
 /** Where devices and programs come in. */
@@ -69,9 +85,22 @@ export interface EdgeListeners {
 /**
  * Checks the flags of listening, before anything is loaded.
  *
- * @throws {UsageError} If the address of the broker is none.
+ * @throws {UsageError} If the address of the broker is none, or a name or an origin is none.
  */
-export function requireListenFlags({ nats, "nats-creds": creds }: ListenFlags): void {
+export function requireListenFlags(flags: ListenFlags): void {
+  const { nats, "nats-creds": creds } = flags;
+  for (const host of listOf(flags["allow-host"])) {
+    if (!/^[\w.-]+$/.test(host)) {
+      throw new UsageError(`--allow-host must have names without a port: current value is ${host}`);
+    }
+  }
+  for (const origin of listOf(flags["allow-origin"])) {
+    if (!URL.canParse(origin) || new URL(origin).origin !== origin) {
+      throw new UsageError(
+        `--allow-origin must have origins such as https://example.org: current value is ${origin}`,
+      );
+    }
+  }
   if (nats === "") {
     if (creds !== "") throw new UsageError("Cannot use --nats-creds without --nats");
     return;
@@ -83,14 +112,25 @@ export function requireListenFlags({ nats, "nats-creds": creds }: ListenFlags): 
   }
 }
 
+/** Values of a flag between commas. */
+function listOf(text: string): string[] {
+  return text.split(",").map((value) => value.trim()).filter((value) => value !== "");
+}
+
 /** Prepares what listens: frames over WebSocket and HTTP, and the REST API. */
 export function openListeners(flags: ListenFlags, tokens: Tokens): EdgeListeners {
   const sockets = webSocketListener({ queueBytes: QUEUE_BYTES, ...socketWaits(flags) });
   const polls = httpListener({ queueBytes: QUEUE_BYTES, ...pollWaits(flags) });
   const listeners: Listener[] = [sockets, polls];
   const runs = new Map<string, WorkerRun>();
+  const sessions = new Sessions();
   const app = createControlApp({
     runs,
+    sessions,
+    pages: PAGE_FILES,
+    // A name that it listens on is its own.
+    allowHosts: [...listOf(flags["allow-host"]), flags.host],
+    allowOrigins: listOf(flags["allow-origin"]),
     joinToken: tokens.join,
     adminToken: tokens.admin,
     webSocket: sockets,
@@ -120,6 +160,7 @@ export function openListeners(flags: ListenFlags, tokens: Tokens): EdgeListeners
         nats: nats?.url ?? "",
         fingerprint: tls?.fingerprint ?? "",
         isTls: tls !== null,
+        signIn: PAGE_FILES.has("/") ? await sessions.link(FIRST_LINK_MS) : "",
       };
     },
     async close(run, drainMs) {

@@ -38,6 +38,7 @@ export interface ControlClientOptions {
 
 /** An answer of the control server that is a problem. */
 export class ControlError extends Error {
+  /** Name of the class. */
   override readonly name = "ControlError";
   /** HTTP status. */
   readonly status: number;

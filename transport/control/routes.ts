@@ -241,3 +241,12 @@ export const ROUTES: RouteTable = {
     problems: OVER,
   },
 };
+
+/** Where devices send frames: described for people, as no client but a transport calls them. */
+export const TRANSPORT_ROUTES: Readonly<Record<string, Pick<RouteDescription, "what" | "who">>> = {
+  "GET /join/ws": { what: "WebSocket of a device.", who: ["join token"] },
+  "POST /join/http/frames": {
+    what: "Frames of a device through proxies that break WebSocket.",
+    who: ["join token"],
+  },
+};

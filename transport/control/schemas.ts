@@ -148,3 +148,16 @@ export const problem: v.GenericSchema = v.object({
   status: v.pipe(v.number(), v.integer()),
   detail: v.pipe(v.string(), v.description("What was wrong and what the rule is")),
 });
+
+/** The shapes that have a name, in the order in which they need each other. */
+export const SHAPES: Readonly<Record<string, v.GenericSchema>> = {
+  Device: device,
+  Step: step,
+  Run: run,
+  Health: health,
+  Steered: steered,
+  Session: session,
+  SignIn: signIn,
+  SignInLink: signInLink,
+  Problem: problem,
+};

@@ -22,6 +22,7 @@ const SAFE = ["GET", "HEAD", "OPTIONS"];
  * was allowed. A name that its owner points here later (DNS rebinding) is none of them.
  */
 export function isOwnHost(host: string, allowed: readonly string[]): boolean {
+  if (!/^(?:\[[\da-f:.]+\]|[\w.-]+)(?::\d+)?$/i.test(host)) return false;
   let name: string;
   try {
     name = new URL(`http://${host}`).hostname.replace(/\.$/, "");
@@ -150,7 +151,7 @@ export class RateLimit {
     const left = Math.min(burst, bucket.left + (now - bucket.at) / 1000 * perSecond);
     // The oldest goes first, and it is as good as full.
     this.#buckets.delete(address);
-    const passes = left > 0;
+    const passes = left >= 1;
     this.#buckets.set(address, { left: passes ? left - cost : left, at: now });
     for (const [oldest] of this.#buckets) {
       if (this.#buckets.size <= MOST_ADDRESSES) break;

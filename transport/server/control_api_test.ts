@@ -4,6 +4,7 @@ import { type CallArguments, ControlClient, ControlError } from "../control/clie
 import { problemsOf, type RouteDescription, type RouteName, ROUTES } from "../control/routes.ts";
 import { problem } from "../control/schemas.ts";
 import { ADMIN, appOf, assertProblem, JOIN, MadeUpRun, RECORD } from "../../tests/support/made_up_run.ts";
+import { API_PAGE, apiPage } from "../../tests/support/api_page.ts";
 import { EventLog } from "./_event_log.ts";
 import { eventJson } from "./_json.ts";
 import type { ControlAppOptions } from "./control_app.ts";
@@ -132,9 +133,9 @@ Deno.test("GET /openapi.json describes all routes, and every reference in it lea
   for (const [, name] of JSON.stringify(document).matchAll(/"#\/components\/schemas\/(\w+)"/g)) {
     assert(name! in document.components.schemas, name);
   }
-  const { properties } =
-    document.paths["/api/runs/{run}"].get.responses["200"].content["application/json"].schema;
-  assertEquals(properties.devices.items.properties.capacity.type, "number");
+  const { schema } = document.paths["/api/runs"].get.responses["200"].content["application/json"];
+  assertEquals(schema, { type: "array", items: { $ref: "#/components/schemas/Run" } });
+  assertEquals(document.components.schemas.Device.properties.capacity.type, "number");
 });
 
 Deno.test("GET /metrics is OpenMetrics text", async () => {
@@ -220,4 +221,12 @@ Deno.test("the log of events forgets the oldest, by number and by size, and its 
   assertEquals(log.since(log.idOf(4097 + 5))?.length, 3);
   made.stop();
   assertEquals(made.listeners.size, 0);
+});
+
+Deno.test("docs/api.md is what the routes are described by", async () => {
+  assertEquals(
+    await Deno.readTextFile(API_PAGE),
+    apiPage(),
+    "the page is stale: deno run -A tests/support/api_page.ts writes it",
+  );
 });

@@ -9,6 +9,7 @@
 import { type Context, Hono } from "hono";
 import type { RunHandle } from "@edgetuner/core";
 import type { Role } from "../control/routes.ts";
+import type { PageFile } from "../page_file.ts";
 import { milliseconds } from "../_options.ts";
 import { problemResponse } from "../problem.ts";
 import { requestToken } from "../token.ts";
@@ -19,7 +20,7 @@ import { metricsText } from "./_metrics.ts";
 import { runHandlers } from "./_run_routes.ts";
 import { knower } from "./_who.ts";
 import { openApi } from "./openapi.ts";
-import { type Page, Pages, SECURITY_HEADERS } from "./pages.ts";
+import { Pages, SECURITY_HEADERS } from "./pages.ts";
 import type { ConnectionInfo } from "./serve.ts";
 import { Sessions } from "./sessions.ts";
 
@@ -43,8 +44,8 @@ export interface ControlAppOptions {
   readonly webSocket?: JoinHandler | undefined;
   /** HTTP transport of devices. */
   readonly http?: JoinHandler | undefined;
-  /** Files of pages, by path. Read at every request. @default {none} */
-  readonly pages?: ReadonlyMap<string, Page> | undefined;
+  /** Files of pages, by the path that they are served at. Read at every request. @default {none} */
+  readonly pages?: ReadonlyMap<string, PageFile> | undefined;
   /** Browsers that are signed in. @default {none yet} */
   readonly sessions?: Sessions | undefined;
   /** Names of this server beside `localhost` and addresses, as browsers may call it. @default {none} */

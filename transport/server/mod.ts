@@ -16,7 +16,7 @@ export {
 } from "./control_app.ts";
 export type { RateOptions } from "./_callers.ts";
 export { openApi } from "./openapi.ts";
-export { type Page, PAGE_POLICY } from "./pages.ts";
+export { PAGE_POLICY } from "./pages.ts";
 export { Sessions, type SessionsOptions } from "./sessions.ts";
 export {
   type AnsweredText,

@@ -14,7 +14,7 @@ import {
   type RouteDescription,
   ROUTES,
 } from "../control/routes.ts";
-import { problem } from "../control/schemas.ts";
+import { SHAPES } from "../control/schemas.ts";
 
 /** How callers show who they are. */
 const SCHEMES = {
@@ -29,13 +29,26 @@ function securityOf(who: readonly Role[]): Record<string, never[]>[] {
   return [...schemes].map((scheme) => ({ [scheme]: [] }));
 }
 
+/** A schema, with references to the shapes that have a name; one that has a name itself is written out. */
 function schemaOf(schema: GenericSchema): unknown {
-  const { $schema: _, ...rest } = toJsonSchema(schema, { errorMode: "ignore" });
+  const others = Object.entries(SHAPES).filter(([, shape]) => shape !== schema);
+  const { $schema: _, $defs: __, ...rest } = toJsonSchema(schema, {
+    errorMode: "ignore",
+    target: "draft-2020-12",
+    definitions: Object.fromEntries(others),
+    overrideRef: ({ referenceId }) => `#/components/schemas/${referenceId}`,
+  });
   return rest;
 }
 
+/** A schema where it is used: a reference if it has a name. */
+function referenceTo(schema: GenericSchema): unknown {
+  const name = Object.keys(SHAPES).find((name) => SHAPES[name] === schema);
+  return name === undefined ? schemaOf(schema) : { $ref: `#/components/schemas/${name}` };
+}
+
 function answerOf({ what, type = "application/json", body }: AnswerDescription<unknown>): unknown {
-  return { description: what, ...(body && { content: { [type]: { schema: schemaOf(body) } } }) };
+  return { description: what, ...(body && { content: { [type]: { schema: referenceTo(body) } } }) };
 }
 
 function operationOf(name: string, route: RouteDescription): unknown {
@@ -72,7 +85,7 @@ function operationOf(name: string, route: RouteDescription): unknown {
     security: securityOf(route.who),
     ...(parameters.length === 0 ? {} : { parameters }),
     ...(route.body === undefined ? {} : {
-      requestBody: { required: true, content: { "application/json": { schema: schemaOf(route.body) } } },
+      requestBody: { required: true, content: { "application/json": { schema: referenceTo(route.body) } } },
     }),
     responses: Object.fromEntries([...answers, ...problems]),
   };
@@ -105,6 +118,9 @@ export function openApi(version: string): Readonly<Record<string, unknown>> {
       description: "Watches and steers the runs of an edge server. Errors are problem details (RFC 9457).",
     },
     paths,
-    components: { schemas: { Problem: schemaOf(problem) }, securitySchemes: SCHEMES },
+    components: {
+      schemas: Object.fromEntries(Object.entries(SHAPES).map(([name, shape]) => [name, schemaOf(shape)])),
+      securitySchemes: SCHEMES,
+    },
   };
 }

@@ -4,13 +4,7 @@
  * @module
  */
 
-/** A file of a page. */
-export interface Page {
-  /** Type of its content, such as `text/html; charset=utf-8`. */
-  readonly type: string;
-  /** Its content. */
-  readonly bytes: Uint8Array<ArrayBuffer>;
-}
+import type { PageFile } from "../page_file.ts";
 
 /**
  * What a page may do: run scripts and workers of this server, and talk to it. Nothing else, and nobody may show it in
@@ -45,26 +39,31 @@ const SMALL = 1024;
 
 /** Serves files by their paths. */
 export class Pages {
-  readonly #pages: ReadonlyMap<string, Page>;
-  readonly #prepared = new WeakMap<Page, Promise<Prepared>>();
+  readonly #pages: ReadonlyMap<string, PageFile>;
+  readonly #prepared = new WeakMap<PageFile, Promise<Prepared>>();
 
   /**
    * Reads the map at every request.
    *
    * @param pages The files, by path.
    */
-  constructor(pages: ReadonlyMap<string, Page>) {
+  constructor(pages: ReadonlyMap<string, PageFile>) {
     this.#pages = pages;
   }
 
   /** Answers a request for a file; `null` if there is none of that path. */
   async answer(request: Request): Promise<Response | null> {
     if (request.method !== "GET" && request.method !== "HEAD") return null;
-    const page = this.#pages.get(new URL(request.url).pathname);
-    if (page === undefined) return null;
+    const { pathname } = new URL(request.url);
+    const page = this.#pages.get(pathname);
+    if (page === undefined) {
+      // Addresses within a page are relative to its folder.
+      const isFolder = this.#pages.has(`${pathname}/`);
+      return isFolder ? new Response(null, { status: 308, headers: { location: `${pathname}/` } }) : null;
+    }
     const prepared = this.#prepared.get(page) ?? prepare(page);
     this.#prepared.set(page, prepared);
-    const { etag, gzip } = await prepared;
+    const { etag, plain, gzip } = await prepared;
     const headers: Record<string, string> = {
       "content-type": page.type,
       "content-security-policy": PAGE_POLICY,
@@ -75,7 +74,7 @@ export class Pages {
     };
     if (request.headers.get("if-none-match") === etag) return new Response(null, { status: 304, headers });
     const isGzip = gzip !== null && /\bgzip\b/.test(request.headers.get("accept-encoding") ?? "");
-    const body = isGzip ? gzip : page.bytes;
+    const body = isGzip ? gzip : plain;
     if (isGzip) headers["content-encoding"] = "gzip";
     headers["content-length"] = String(body.byteLength);
     return new Response(request.method === "HEAD" ? null : body, { headers });
@@ -85,14 +84,17 @@ export class Pages {
 /** What is made of a file when it is first asked for. */
 interface Prepared {
   readonly etag: string;
+  readonly plain: Uint8Array<ArrayBuffer>;
+  /** Compressed; `null` where that is not worth it. */
   readonly gzip: Uint8Array<ArrayBuffer> | null;
 }
 
-async function prepare({ bytes }: Page): Promise<Prepared> {
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+async function prepare({ body }: PageFile): Promise<Prepared> {
+  const plain = new TextEncoder().encode(body);
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", plain));
   const etag = `"${digest.subarray(0, 16).toHex()}"`;
-  if (bytes.byteLength < SMALL) return { etag, gzip: null };
-  const stream = new Blob([bytes]).stream().pipeThrough(new CompressionStream("gzip"));
+  if (plain.byteLength < SMALL) return { etag, plain, gzip: null };
+  const stream = new Blob([plain]).stream().pipeThrough(new CompressionStream("gzip"));
   const gzip = new Uint8Array(await new Response(stream).arrayBuffer());
-  return { etag, gzip: gzip.byteLength < bytes.byteLength ? gzip : null };
+  return { etag, plain, gzip: gzip.byteLength < plain.byteLength ? gzip : null };
 }
