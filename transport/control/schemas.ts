@@ -5,9 +5,10 @@
  */
 
 import * as v from "valibot";
-import type { JoinedDevice, LedgerEntry, RunSettings } from "@edgetuner/core";
+import type { JoinedDevice, LedgerEntry, RunSettings, StepTimes } from "@edgetuner/core";
 import type {
   HealthJson,
+  RunHealthJson,
   RunJson,
   SessionJson,
   SignInJson,
@@ -17,6 +18,13 @@ import type {
 } from "./types.ts";
 
 type Schema<T> = v.GenericSchema<unknown, T>;
+
+/** A schema that has every field of a type, those that may be absent too: a field that is added there is missed here. */
+function shape<T>(
+  fields: { readonly [K in keyof T]-?: v.GenericSchema<unknown, Exclude<T[K], undefined>> },
+): Schema<T> {
+  return v.strictObject(fields as v.ObjectEntries) as unknown as Schema<T>;
+}
 
 const count = v.pipe(v.number(), v.integer(), v.minValue(0));
 const status = v.picklist(["waiting", "running", "paused", "ended", "failed"]);
@@ -29,7 +37,7 @@ export const text: Schema<string> = v.string();
 export const anyObject: Schema<Readonly<Record<string, unknown>>> = v.record(v.string(), v.unknown());
 
 /** A device that joined. */
-export const device: Schema<JoinedDevice> = v.strictObject({
+export const device: Schema<JoinedDevice> = shape<JoinedDevice>({
   name: v.string(),
   id: v.pipe(v.string(), v.description("The first eight characters of its id; empty if it has none")),
   capacity: v.pipe(v.number(), v.description("Its capacity; 0 without heads")),
@@ -47,12 +55,12 @@ export const devices: Schema<readonly JoinedDevice[]> = v.array(device);
 const milliseconds = v.pipe(v.number(), v.minValue(0), v.description("Milliseconds"));
 
 /** A step record. */
-export const step: Schema<StepJson> = v.strictObject({
+export const step: Schema<StepJson> = shape<StepJson>({
   step: v.pipe(count, v.description("Training steps before this one")),
   mode: v.picklist(["train", "evaluate"]),
   loss: v.pipe(v.nullable(v.number()), v.description("If the data device shares it")),
   counted: v.exactOptional(v.pipe(count, v.description("Tokens that the loss is the mean of"))),
-  times: v.strictObject({
+  times: shape<StepTimes>({
     total: milliseconds,
     prune: milliseconds,
     readback: milliseconds,
@@ -60,6 +68,10 @@ export const step: Schema<StepJson> = v.strictObject({
     wait: milliseconds,
   }),
   bytes: v.pipe(count, v.description("Bytes of frames sent and received, without a probe's")),
+  owners: v.exactOptional(
+    v.pipe(v.array(v.string()), v.description("Whose data it was, where several have some")),
+  ),
+  embeddingRows: v.exactOptional(v.pipe(v.array(count), v.description("Rows of E that travelled, by part"))),
   probeBytes: v.exactOptional(v.pipe(count, v.description("Bytes of frames of the probe"))),
   gradientNorm: v.exactOptional(v.pipe(v.number(), v.description("Before gradients were clipped"))),
   mask: v.pipe(v.array(v.picklist([0, 1])), v.description("[L * H], 1 = pruned")),
@@ -92,7 +104,7 @@ const traffic = v.array(v.strictObject({
 })) as unknown as Schema<readonly LedgerEntry[]>;
 
 /** A run. */
-export const run: Schema<RunJson> = v.strictObject({
+export const run: Schema<RunJson> = shape<RunJson>({
   run: v.string(),
   status,
   settings,
@@ -105,10 +117,10 @@ export const run: Schema<RunJson> = v.strictObject({
 export const runs: Schema<readonly RunJson[]> = v.array(run);
 
 /** Whether the runs are well. */
-export const health: Schema<HealthJson> = v.strictObject({
+export const health: Schema<HealthJson> = shape<HealthJson>({
   status: wellness,
   version: v.string(),
-  runs: v.array(v.strictObject({
+  runs: v.array(shape<RunHealthJson>({
     health: wellness,
     state: status,
     step: v.nullable(count),
@@ -118,10 +130,10 @@ export const health: Schema<HealthJson> = v.strictObject({
 });
 
 /** What steering led to. */
-export const steered: Schema<SteeredJson> = v.strictObject({ run: v.string(), status });
+export const steered: Schema<SteeredJson> = shape<SteeredJson>({ run: v.string(), status });
 
 /** Who the caller is. */
-export const session: Schema<SessionJson> = v.strictObject({
+export const session: Schema<SessionJson> = shape<SessionJson>({
   by: v.picklist(["session", "admin token"]),
   secondsLeft: v.nullable(count),
 });
@@ -133,10 +145,10 @@ const secret = v.pipe(
 );
 
 /** What signs a browser in. */
-export const signIn: Schema<SignInJson> = v.strictObject({ secret });
+export const signIn: Schema<SignInJson> = shape<SignInJson>({ secret });
 
 /** A link that signs one browser in. */
-export const signInLink: Schema<SignInLinkJson> = v.strictObject({
+export const signInLink: Schema<SignInLinkJson> = shape<SignInLinkJson>({
   path: v.pipe(v.string(), v.description("Path and fragment, to be put behind the server's address")),
   secondsLeft: count,
 });

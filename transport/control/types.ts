@@ -5,7 +5,7 @@
  */
 
 import type {
-  DecodingRecord,
+  EdgeServerEvent,
   JoinedDevice,
   LedgerEntry,
   RunSettings,
@@ -92,28 +92,11 @@ export interface SignInLinkJson {
 }
 
 /** Data of each event of a run's event stream, by the name of the event. */
-export interface EventData {
-  /** The run as it is where the stream begins; again where events were missed that are no longer kept. */
-  readonly run: RunJson;
-  /** A step is done. */
-  readonly step: { readonly type: "step"; readonly record: StepJson };
-  /** A pass of generation is done. */
-  readonly decoding: { readonly type: "decoding"; readonly record: DecodingRecord };
-  /** The run has another state. */
-  readonly status: { readonly type: "status"; readonly status: RunStatus; readonly reason: string };
-  /** A device has joined. */
-  readonly joined: { readonly type: "joined"; readonly device: JoinedDevice };
-  /** A device's connection has ended. */
-  readonly left: { readonly type: "left"; readonly device: JoinedDevice };
-  /** A device is lost, and its heads are pruned until it comes back. */
-  readonly away: {
-    readonly type: "away";
-    readonly device: JoinedDevice;
-    readonly step: number;
-    readonly reason: string;
+export type EventData =
+  & { readonly [E in Exclude<EdgeServerEvent, { readonly type: "step" }> as E["type"]]: E }
+  & {
+    /** The run as it is where the stream begins; again where events were missed that are no longer kept. */
+    readonly run: RunJson;
+    /** A step is done. */
+    readonly step: { readonly type: "step"; readonly record: StepJson };
   };
-  /** A device that was away takes part again. */
-  readonly back: { readonly type: "back"; readonly device: JoinedDevice; readonly step: number };
-  /** A device was refused. */
-  readonly refused: { readonly type: "refused"; readonly peer: string; readonly reason: string };
-}

@@ -20,7 +20,7 @@ async function signedIn(options: { readonly isTls?: boolean } = {}) {
   const app = appOf(new MadeUpRun(), { sessions, pages: PAGES });
   const secret = (await sessions.link()).replace("/#signin=", "");
   const remoteAddr = { hostname: "192.168.1.7", port: 1, transport: "tcp" };
-  const send = (method: string, path: string, headers: Record<string, string> = {}, body?: unknown) =>
+  const send = (method: string, path: string, headers?: Record<string, string>, body?: unknown) =>
     app.request(path, {
       method,
       headers: { host: OWN.host, "content-type": "application/json", ...headers },
