@@ -1,13 +1,18 @@
 /**
- * What keeping a state to resume from costs: whole runs with and without it in turn, in seconds and in processor time.
+ * What keeping a state to resume from costs: whole runs with a state after each step and without one in turn, in
+ * seconds and in processor time. What a state costs is small beside the differences of two runs of the same kind; so
+ * many of them can be told.
  *
  * @module
  */
 
 import { integer, readFlags, runProgram, text } from "../cli/flags/flags.ts";
+import { RUN_FLAGS } from "../cli/flags/run_flags.ts";
 import { runAsUsersDo } from "../cli/process/launch.ts";
 import { fileURLToPath } from "node:url";
 
+/** A state after each step. */
+const EACH_STEP = ["--state-every", "1"];
 /** Programs with the flags that keep no state. The demo's processes always save once, at the end. */
 const WITHOUT = { tune: ["--state", ""], demo: ["--state-seconds", "0"] } as const;
 
@@ -47,13 +52,27 @@ async function take(program: keyof typeof WITHOUT, flags: readonly string[]): Pr
   }
 }
 
-/** How much more the first took than the second: the mean over all pairs and its standard error, in percent. */
-function more(pairs: readonly (readonly [Taken, Taken])[], what: keyof Taken): string {
-  const ratios = pairs.map(([first, second]) => 100 * ((first[what] ?? NaN) / (second[what] ?? NaN) - 1));
-  const mean = ratios.reduce((sum, ratio) => sum + ratio, 0) / ratios.length;
-  const squares = ratios.reduce((sum, ratio) => sum + (ratio - mean) ** 2, 0);
-  const error = Math.sqrt(squares / (ratios.length - 1) / ratios.length);
-  return `${mean.toFixed(2)} +- ${error.toFixed(2)} %`;
+/** Seconds from one saved state to the next, where nobody says otherwise. */
+const EVERY_S = RUN_FLAGS["state-seconds"].default;
+
+/** Mean and standard error. */
+function meanOf(values: readonly number[]): readonly [mean: number, error: number] {
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  const squares = values.reduce((sum, value) => sum + (value - mean) ** 2, 0);
+  return [mean, Math.sqrt(squares / (values.length - 1) / values.length)];
+}
+
+/**
+ * What a saved state costs, over all pairs: the difference is that of `steps` states.
+ *
+ * @returns In milliseconds for one of them, and as a share of a run that saves one every `EVERY_S` seconds.
+ */
+function costOf(pairs: readonly (readonly [Taken, Taken])[], what: keyof Taken, steps: number): string {
+  const one = pairs.map(([each, none]) => ((each[what] ?? NaN) - (none[what] ?? NaN)) / steps);
+  const shares = pairs.map(([, none], i) => 100 * one[i]! * (none.wall / EVERY_S) / (none[what] ?? NaN));
+  const [mean, error] = meanOf(one.map((seconds) => 1000 * seconds));
+  const [share, shareError] = meanOf(shares);
+  return `${mean.toFixed(1)} +- ${error.toFixed(1)} ms, ${share.toFixed(2)} +- ${shareError.toFixed(2)} %`;
 }
 
 function shown({ wall, processor }: Taken): string {
@@ -64,8 +83,8 @@ async function main(): Promise<void> {
   const flags = readFlags({
     name: "bench_saving.ts",
     about:
-      "Runs a program with and without a state to resume from, in turn, and says how much more the first takes.",
-    examples: ["deno run -A bench/saving.ts", "deno run -A bench/saving.ts --program demo --steps 100"],
+      "Runs a program with a state to resume from after each step, and without, in turn, and says what a state costs.",
+    examples: ["deno run -A bench/saving.ts", "deno run -A bench/saving.ts --program demo --steps 60"],
   }, {
     program: text("NAME", "tune", "what runs: on one machine, or an edge server and three devices", [
       "tune",
@@ -84,14 +103,14 @@ async function main(): Promise<void> {
     const order = i % 2 === 0 ? [0, 1] : [1, 0];
     const pair: Taken[] = [];
     for (const kind of order) {
-      pair[kind] = await take(program, kind === 0 ? args : [...args, ...WITHOUT[program]]);
+      pair[kind] = await take(program, [...args, ...kind === 0 ? EACH_STEP : WITHOUT[program]]);
     }
     pairs.push([pair[0]!, pair[1]!]);
-    console.log(`pair ${i + 1}  with ${shown(pair[0]!)}  without ${shown(pair[1]!)}`);
+    console.log(`pair ${i + 1}  each step ${shown(pair[0]!)}  without ${shown(pair[1]!)}`);
   }
-  console.log(
-    `With a state: ${more(pairs, "wall")} more time, ${more(pairs, "processor")} more processor time`,
-  );
+  console.log(`A state of all parties; one every ${EVERY_S} s as a share of the run:`);
+  console.log(`  time            ${costOf(pairs, "wall", flags.steps)}`);
+  console.log(`  processor time  ${costOf(pairs, "processor", flags.steps)}`);
 }
 
 if (import.meta.main) await runProgram(main);

@@ -58,7 +58,7 @@ export const RUN_FLAGS = {
   }),
   "state-seconds": number(
     "S",
-    3,
+    5,
     "seconds from one saved state to the next, more where saving takes above 1 % of the time; 0 = only at the end",
     { min: 0 },
   ),
