@@ -161,7 +161,7 @@ for (const name of FAMILIES) {
 
 for (const name of ["qwen2", "qwen3", "mistral", "smollm3"] as const) {
   const mode = name === "qwen2" || name === "mistral" ? "full" : "slice";
-  Deno.test(`${name} packed: losses, gradients and logits of an f32 base of the same values`, async () => {
+  Deno.test(`${name} packed: losses, gradients and logits of an f32 base of the same values [slow]`, async () => {
     const model = await checkpoint(name);
     for (const format of PACKED) {
       using packed = new TinyFamily(engine, model, format);
@@ -190,7 +190,7 @@ const MOST_ERROR: Readonly<Record<typeof FAMILIES[number], Readonly<Record<strin
 };
 
 for (const name of FAMILIES) {
-  Deno.test(`${name}: logits of packed bases are near those of f32, nearer with more bits`, async () => {
+  Deno.test(`${name}: logits of packed bases are near those of f32, nearer with more bits [slow]`, async () => {
     const model = await checkpoint(name);
     using plain = new TinyFamily(engine, model);
     const expected = await logitsAt(plain, BATCH);
