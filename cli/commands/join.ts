@@ -291,7 +291,12 @@ async function takePart({ flags, link, adapter }: Options, party: Party): Promis
     },
     onWelcome: (welcome) => {
       ({ run } = welcome);
-      data?.plan.begin(welcome.settings);
+      // Where owners give parts of a step, each part is a batch of its own.
+      const { settings, turns } = welcome;
+      data?.plan.begin(turns === "parts" ? { ...settings, accumulate: 1 } : settings);
+      if (turns !== null && flags["eval-every"] > 0) {
+        log.notice("--eval-every of the edge server holds: several people's data is validated together");
+      }
       log.welcome(name, welcome);
     },
     // In generation there is often nothing to do for a while.

@@ -5,7 +5,13 @@
  * @module
  */
 
-import { environmentVariable, loadModelConfig, lossesAtEnds, type RunSettings } from "@edgetuner/core";
+import {
+  type DataSharing,
+  environmentVariable,
+  loadModelConfig,
+  lossesAtEnds,
+  type RunSettings,
+} from "@edgetuner/core";
 import { MIN_TOKEN_LENGTH } from "@edgetuner/transport/server";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { fitting, type FlagValues, integer, text, toggle, UsageError } from "../flags/flags.ts";
@@ -37,6 +43,7 @@ import {
   RUN_WAITS,
   runWaits,
 } from "../flags/waiting_flags.ts";
+import { SHARING_FLAGS, sharingOf } from "../flags/sharing_flags.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { commandText, exampleFile, shownPath } from "../process/places.ts";
 import {
@@ -115,6 +122,7 @@ const FLAGS = {
   ...RUN_WAITS,
   ...PAUSE_WAIT,
   ...LOSS_FLAGS,
+  ...SHARING_FLAGS,
   ...LAUNCHER_FLAGS,
   ...PROGRESS_FLAGS,
   events: COMMON_FLAGS.events,
@@ -145,6 +153,7 @@ interface Options {
   readonly pruner: { readonly name: string; readonly options: Readonly<Record<string, number>> };
   readonly codec: Awaited<ReturnType<typeof codecChoice>>;
   readonly settings: RunSettings;
+  readonly sharing: DataSharing | undefined;
   readonly tokens: Tokens;
 }
 
@@ -174,6 +183,7 @@ async function readOptions(call: Call): Promise<Options> {
       overlap: !flags["no-overlap"],
       task: flags.generate ? "generate" : "train",
     },
+    sharing: sharingOf("edge_server.ts", flags),
     tokens: tokensOf(flags),
   };
 }
@@ -224,11 +234,12 @@ async function main(options: Options, call: Call): Promise<number> {
   emitDone(ended, end);
   await listeners.close(run, end.ending === "done" ? DRAIN_MS : DRAIN_FAILED_MS);
   if (run.pruner !== "none" && log.trained.count > 0) log.say(prunerTime(log.trained));
+  for (const line of log.owners.lines) log.say(line);
   return tellEnd(end, { isQuiet: flags.events });
 }
 
 /** Loads the model in a worker. */
-async function startRun({ flags, pruner, codec, settings }: Options): Promise<WorkerRun> {
+async function startRun({ flags, pruner, codec, settings, sharing }: Options): Promise<WorkerRun> {
   return await WorkerRun.start({
     model: flags.model,
     baseWeights: baseWeightsOf(flags),
@@ -248,6 +259,7 @@ async function startRun({ flags, pruner, codec, settings }: Options): Promise<Wo
     stays: flags.generate && !flags.once,
     ...runWaits(flags),
     ...lossOptions(flags),
+    sharing,
     interrupts: sharedInterrupts(),
   });
 }
@@ -335,6 +347,7 @@ async function report({ flags, pruner, settings }: Options, ended: Ended): Promi
     devices: run.devices,
     steps: log.records,
     validations: log.validations.means,
+    owners: log.owners.all,
     decoded: log.decoded,
     traffic: run.traffic(),
     seconds: log.elapsedMs / 1000,

@@ -61,7 +61,7 @@ export class MetricsLog implements Disposable {
   }
 
   #line(row: MetricsRow): string {
-    return `${this.#columns.map((name) => row[name] ?? "").join(",")}\n`;
+    return `${this.#columns.map((name) => cell(row[name] ?? "")).join(",")}\n`;
   }
 
   #append(file: Deno.FsFile, name: string, text: string): void {
@@ -77,6 +77,12 @@ export class MetricsLog implements Disposable {
     this.#files?.csv.close();
     this.#files?.jsonl.close();
   }
+}
+
+/** A cell of CSV: names of devices may have commas and quotes. */
+function cell(value: number | string): string {
+  const text = String(value);
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
 /** Rows of a log; a torn last line is left out. */

@@ -9,12 +9,14 @@ import {
   type BestLoss,
   type EdgeServerEvent,
   type RunSettings,
+  type SharedValidationEvent,
   type StepRecord,
   TokenMean,
 } from "@edgetuner/core";
 import { eventJson, stepJson } from "@edgetuner/transport/server";
 import type { WorkerRun } from "../process/worker_run.ts";
 import { MetricsLog, type MetricsRow } from "./metrics.ts";
+import { OwnersLog, validationText } from "./owners_log.ts";
 import { ProgressBar } from "./progress.ts";
 import { MemoryLog } from "./report.ts";
 import { Rows, StepFigures } from "./rows.ts";
@@ -41,6 +43,8 @@ export class ServeLog implements Disposable {
   readonly trained: StepFigures = new StepFigures();
   /** Validations, where the data device shares its loss. */
   readonly validations: Validations = new Validations();
+  /** Several people's data, each owner's. */
+  readonly owners: OwnersLog = new OwnersLog();
   /** Heads whose devices were away in the last step, in words; empty if none was. */
   away = "";
   /** The last validation that heads were away in. */
@@ -111,9 +115,13 @@ export class ServeLog implements Disposable {
     } else if (event.type === "back") {
       this.say(`${event.device.name} is back from step ${event.step} on`);
     } else if (event.type === "away") {
-      this.say(
-        `${event.device.name} is away from step ${event.step} on, its heads are pruned: ${event.reason}`,
-      );
+      const { name, capacity } = event.device;
+      const heads = capacity > 0 ? ", its heads are pruned" : "";
+      this.say(`${name} is away from step ${event.step} on${heads}: ${event.reason}`);
+    } else if (event.type === "validation") {
+      this.validations.tell(event);
+      this.owners.tell(event);
+      this.say(validationText(event));
     } else if (event.type === "refused") this.say(`Refused ${event.peer}: ${event.reason}`);
     else if (event.type === "decoding") this.#decoding(event.record);
     else if (event.type === "step") this.#step(event.record);
@@ -136,7 +144,9 @@ export class ServeLog implements Disposable {
     const { step, mode, loss, times, bytes, kept, mask } = record;
     this.records.add(stepJson(record));
     this.#metrics?.write(metricsOf(record, this.#run.settings));
-    this.validations.add(record);
+    // Of several owners' data the edge server tells validations itself.
+    if (record.owners === undefined) this.validations.add(record);
+    this.owners.add(record);
     const away = (record.away ?? []).join(", ");
     if (mode === "evaluate" && away !== "" && step !== this.#awayAt) {
       this.say(`The validation before step ${step} is without heads ${away}, whose devices are away`);
@@ -170,6 +180,8 @@ class Validations {
   /** The validations so far. */
   readonly means: { readonly step: number; loss: number }[] = [];
   #mean = new TokenMean();
+  /** The best that the edge server told: it compares only those on the same owners' data. */
+  #told: BestLoss | null = null;
 
   /** Takes in a step. */
   add({ step, mode, loss, counted = 0 }: StepRecord): void {
@@ -182,15 +194,22 @@ class Validations {
     this.means.at(-1)!.loss = this.#mean.value;
   }
 
+  /** Takes in a validation on several people's data. */
+  tell({ step, loss, isBest }: SharedValidationEvent): void {
+    this.means.push({ step, loss });
+    if (isBest) this.#told = { step, loss };
+  }
+
   /** The one of the lowest loss; `null` without any. */
   get best(): BestLoss | null {
+    if (this.#told !== null) return this.#told;
     return this.means.reduce<BestLoss | null>((a, b) => a === null || b.loss < a.loss ? b : a, null);
   }
 }
 
 /** A row of the metrics. */
 function metricsOf(record: StepRecord, { optimizer, steps }: RunSettings): MetricsRow {
-  const { step, mode, loss, times, bytes, kept, tokens, gradientNorm } = record;
+  const { step, mode, loss, times, bytes, kept, tokens, gradientNorm, owners } = record;
   return {
     step,
     mode,
@@ -203,5 +222,6 @@ function metricsOf(record: StepRecord, { optimizer, steps }: RunSettings): Metri
     tokens,
     kept_heads: kept.reduce((a, b) => a + b, 0),
     gradient_norm: gradientNorm ?? null,
+    ...(owners === undefined ? {} : { owners: owners.join("+") }),
   };
 }

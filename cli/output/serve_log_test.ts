@@ -123,3 +123,43 @@ Deno.test("ServeLog writes each step to the metrics", async () => {
     await Deno.remove(folder, { recursive: true });
   }
 });
+
+Deno.test("ServeLog tells validations on several people's data, together and for each, and counts each owner's steps", async () => {
+  const folder = await Deno.makeTempDir();
+  const run = new Run();
+  const names = ['the "big" one, at work', "ben"] as const;
+  try {
+    const { out } = await printed(() => {
+      using log = new ServeLog(run, { ...FLAGS, metrics: folder });
+      for (const [step, loss] of [[0, 3], [2, 2]] as const) {
+        run.step(step, { mode: "evaluate", loss: 9, counted: 10, owners: [names[0]] });
+        const owners = names.map((name, i) => ({ name, loss: loss + i, counted: 10 }));
+        run.say({ type: "validation", step, loss: loss + 0.5, counted: 20, isBest: step === 0, owners });
+        run.step(step, { owners: step === 0 ? [names[1]] : names });
+      }
+      run.say({
+        type: "away",
+        device: { ...run.devices[0]!, name: "ben", capacity: 0 },
+        step: 3,
+        reason: "lost",
+      });
+      for (const line of log.owners.lines) log.say(line);
+      // The edge server says which is the best: it compares only those on the same owners' data.
+      assertEquals(log.validations.best, { step: 0, loss: 3.5 });
+      assertEquals(log.validations.means, [{ step: 0, loss: 3.5 }, { step: 2, loss: 2.5 }]);
+    });
+    assertEquals(out, [
+      `Validation before step 0: loss 3.500 over all (${names[0]} 3.000, ben 4.000)`,
+      `Validation before step 2: loss 2.500 over all (${names[0]} 2.000, ben 3.000)`,
+      "ben is away from step 3 on: lost",
+      `Data of ${names[0]}: 1 steps, validation loss 3.000 before and 2.000 after`,
+      "Data of ben: 2 steps, validation loss 4.000 before and 3.000 after",
+    ]);
+    const rows = (await Deno.readTextFile(`${folder}/metrics.csv`)).trim().split("\n");
+    assert(rows[0]!.endsWith(",owners"));
+    assert(rows[1]!.endsWith(',"the ""big"" one, at work"'));
+    assert(rows[4]!.endsWith(',"the ""big"" one, at work+ben"'));
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});

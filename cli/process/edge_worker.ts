@@ -8,6 +8,7 @@ import {
   baseNorms,
   baseProjections,
   type BaseWeights,
+  type DataSharing,
   EdgeServer,
   type EdgeServerEvent,
   GenerationServer,
@@ -72,6 +73,8 @@ export interface EdgeWorkerOptions {
   readonly pauseTimeoutMs?: number;
   /** What to do when a device is lost. @default {"prune"} */
   readonly onLoss?: LossPolicy;
+  /** How several people's data is shared. @default {there is one device with data} */
+  readonly sharing?: DataSharing | undefined;
   /** Steps after which a new device may take over the heads of one that is away. @default {never} */
   readonly adoptAfter?: number;
   /** Longest wait in milliseconds for a lost device that the run cannot do without. @default {60000} */
@@ -172,6 +175,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     ...{ ...shared, pruner, baseNorm, resume: resumed ?? undefined, saveEveryMs: options.saveEveryMs },
     ...{
       onLoss: options.onLoss,
+      sharing: options.sharing,
       lossWaitMs: options.lossWaitMs,
       adoptAfter: options.adoptAfter,
       stepDeadlineMs: options.stepDeadlineMs,

@@ -129,6 +129,8 @@ export class DeviceData implements Disposable {
       fingerprint: model.fingerprint,
       shareLoss: flags["share-loss"],
       next: (step) => plan.next(step),
+      turn: (turn) => plan.turn(turn),
+      examples: set.sequences.length,
       rewind: (step) => plan.rewind(step),
       ...(flags["keep-best"] ? { isBest: () => plan.isBest() } : {}),
       onLoss: (step, mode, loss) => tellLoss(plan, log, { step, mode, loss }),
@@ -157,7 +159,7 @@ export class DeviceData implements Disposable {
   saved(step: number): SavedData {
     return {
       fingerprint: this.plan.fingerprint,
-      position: step,
+      position: this.plan.given ?? step,
       best: this.plan.bestBefore(step),
       begun: this.#begun,
     };

@@ -267,7 +267,7 @@ export class DataOwners implements DataSource, Disposable {
     const names = new Map([...this.#owners.values()].map(({ key, member }) => [key, member.device.name]));
     const event = validation.end(names);
     if (event !== null) {
-      this.best = event.isBest;
+      this.best = event.isBest && this.#options.sharing.keepBest === true;
       onValidation.call(this.#options, event);
     }
     return null;

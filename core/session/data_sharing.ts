@@ -22,6 +22,8 @@ export interface DataSharing {
   readonly mix?: boolean | undefined;
   /** Training steps from one validation to the next; 0 for those before and after alone. @default {0} */
   readonly evalEvery?: number | undefined;
+  /** True to tell devices which heads are the best by the validation on all data. @default {false} */
+  readonly keepBest?: boolean | undefined;
 }
 
 /**

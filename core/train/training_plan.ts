@@ -125,12 +125,16 @@ export class TrainingPlan {
   readonly #options: TrainingPlanOptions;
   /** Both are known when the run begins. */
   #steps = 0;
+  /** Batches of so many passes as the options say. */
+  #most = Infinity;
+  #given: number | null = null;
   #batches: TrainingBatches | null = null;
   readonly #valid: readonly TokenBatch[];
   /** The step that is being validated, or was last. */
   #validated = -1;
-  /** Loss of its batches so far. */
-  #mean = new TokenMean();
+  /** Losses of its batches so far, and the number of the batch that was given out last. */
+  #losses: number[] = [];
+  #evaluated = 0;
   /** The best validation of before the run was resumed. */
   #before: BestLoss | null = null;
   /** True until `isBest` was asked after a validation. */
@@ -162,8 +166,8 @@ export class TrainingPlan {
   /** Takes in the settings of the run. */
   begin({ steps, accumulate = 1 }: Pick<RunSettings, "steps" | "accumulate">): void {
     const { set, batch, seed, padToMultipleOf = 0, epochs = 0 } = this.#options;
-    const most = epochs === 0 ? steps : stepsOfEpochs(epochs, set.sequences.length, batch * accumulate);
-    this.#steps = Math.min(steps, most);
+    this.#most = epochs === 0 ? Infinity : stepsOfEpochs(epochs, set.sequences.length, batch * accumulate);
+    this.#steps = Math.min(steps, this.#most);
     this.#batches = trainingBatches(set, { batch: batch * accumulate, seed, padToMultipleOf });
   }
 
@@ -177,6 +181,7 @@ export class TrainingPlan {
     const kept = this.validations.filter((v) => v.step < step);
     this.validations.splice(0, Infinity, ...kept);
     this.#validated = -1;
+    this.#losses = [];
     this.#news = false;
   }
 
@@ -186,38 +191,79 @@ export class TrainingPlan {
    * @throws {TypeError} If the plan has not begun.
    */
   next(step: number): PlannedBatch | null {
-    if (this.#batches === null) {
-      throw new TypeError(
-        "Cannot take a batch as the plan must know the settings of its run: call begin first",
-      );
-    }
+    const batches = this.#begun();
     if (this.#isDue(step)) {
       if (this.#validated !== step) {
         this.#validated = step;
-        this.#mean = new TokenMean();
+        this.#losses = [];
       }
-      const next = this.#valid[this.#mean.batches];
-      if (next !== undefined) return { batch: next, mode: "evaluate", loss: { labelSmoothing: 0 } };
+      const next = this.#validation(this.#losses.length);
+      if (next !== null) return { batch: next, mode: "evaluate", loss: { labelSmoothing: 0 } };
     }
     if (step >= this.#steps || this.isOutOfPatience) return null;
-    this.#batches.position = step;
+    batches.position = step;
     const { smoothing = TRAINING_DEFAULTS.labelSmoothing } = this.#options;
-    return { batch: this.#batches.next(), mode: "train", loss: { labelSmoothing: smoothing } };
+    return { batch: batches.next(), mode: "train", loss: { labelSmoothing: smoothing } };
   }
 
   /**
-   * Takes in the loss of a batch.
+   * The batch of a turn, where several people's data takes turns: who asks says what comes next.
+   *
+   * @returns `null` if there is none: validation is over, or so many passes as `epochs` are, or `patience` is.
+   * @throws {TypeError} If the plan has not begun.
+   */
+  turn({ mode, position, step }: {
+    readonly mode: StepMode;
+    readonly position: number;
+    readonly step: number;
+  }): TokenBatch | null {
+    const batches = this.#begun();
+    if (mode === "evaluate") {
+      // A step that begins again, or a run that goes on from before it.
+      if (position === 0) this.rewind(step);
+      this.#validated = step;
+      this.#losses.length = Math.min(this.#losses.length, position);
+      return this.#validation(position);
+    }
+    if (position >= this.#most || this.isOutOfPatience) return null;
+    batches.position = position;
+    this.#given = position + 1;
+    return batches.next();
+  }
+
+  /** Batches of its own that a run has trained on, where several people's data takes turns; else `null`. */
+  get given(): number | null {
+    return this.#given;
+  }
+
+  #validation(position: number): TokenBatch | null {
+    const next = this.#valid[position];
+    if (next !== undefined) this.#evaluated = position;
+    return next ?? null;
+  }
+
+  #begun(): TrainingBatches {
+    if (this.#batches !== null) return this.#batches;
+    throw new TypeError(
+      "Cannot take a batch as the plan must know the settings of its run: call begin first",
+    );
+  }
+
+  /**
+   * Takes in the loss of a batch; once more where its step has begun again.
    *
    * @returns The loss of the whole validation, if this was the last batch of it; else `null`.
    */
   onLoss(step: number, mode: StepMode, loss: number): number | null {
     if (mode === "train") return null;
-    this.#mean.add(loss, maskSumOf(this.#valid[this.#mean.batches]!));
-    if (this.#mean.batches < this.#valid.length) return null;
-    const mean = this.#mean.value;
-    this.#news = mean < (this.best?.loss ?? Infinity);
-    this.validations.push({ step, loss: mean });
-    return mean;
+    this.#losses[this.#evaluated] = loss;
+    if (this.#losses.length < this.#valid.length) return null;
+    const mean = new TokenMean();
+    for (const [i, loss] of this.#losses.entries()) mean.add(loss, maskSumOf(this.#valid[i]!));
+    if (this.validations.at(-1)?.step === step) this.validations.pop();
+    this.#news = mean.value < (this.best?.loss ?? Infinity);
+    this.validations.push({ step, loss: mean.value });
+    return mean.value;
   }
 
   /** True once after a validation with the best loss so far. */

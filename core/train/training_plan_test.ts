@@ -114,3 +114,36 @@ Deno.test("TrainingPlan's fingerprint depends on data, batches, seed and validat
     assertNotEquals(await of(change), first);
   }
 });
+
+Deno.test("TrainingPlan.turn() gives the batches that next() gives, by their numbers; epochs and patience end its own part", async () => {
+  const [pushed, asked] = [await begun(), await begun()];
+  const { batches } = walk(pushed, 0, () => 1);
+  assertEquals(asked.given, null);
+  const order = [2, 0, 4, 1, 3, 2];
+  for (const position of order) {
+    assertEquals(asked.turn({ mode: "train", position, step: 40 + position }), batches[position]!);
+    assertEquals(asked.given, position + 1);
+  }
+  // Two batches of validation data; a step that begins again counts once.
+  const validate = (step: number, losses: readonly (readonly [position: number, loss: number])[]) =>
+    losses.map(([position, loss]) => {
+      const batch = asked.turn({ mode: "evaluate", position, step });
+      return batch === null ? null : asked.onLoss(step, "evaluate", loss);
+    });
+  assertEquals(validate(6, [[0, 3], [0, 4], [1, 4], [1, 4], [2, 0]]), [null, null, 4, 4, null]);
+  assertEquals(validate(8, [[0, 2], [1, 2]]), [null, 2]);
+  // The run goes on from before it: what came after does not count.
+  assertEquals(validate(6, [[0, 5], [1, 5]]), [null, 5]);
+  assertEquals(asked.validations, [{ step: 6, loss: 5 }]);
+  const few = await TrainingPlan.create({ ...OPTIONS, epochs: 2, patience: 1 });
+  few.begin({ steps: 100, accumulate: 2 });
+  const trains = (position: number) => few.turn({ mode: "train", position, step: 50 }) !== null;
+  assertEquals([0, 4, 5].map(trains), [true, true, false]);
+  for (const [step, loss] of [[0, 1], [2, 2]] as const) {
+    for (const position of [0, 1]) {
+      few.turn({ mode: "evaluate", position, step });
+      few.onLoss(step, "evaluate", loss);
+    }
+  }
+  assertEquals(trains(0), false);
+});

@@ -306,7 +306,7 @@ Deno.test("validation is of all owners by tokens, together and for each; the bes
     settings: settingsOf(4),
     capacities: [1],
     owners: [owner("anna", { valid: valid.anna }), owner("ben", { valid: valid.ben })],
-    server: { sharing: { evalEvery: 2 } },
+    server: { sharing: { evalEvery: 2, keepBest: true } },
     device: (name) => name === "h0" ? { onBest: (step) => void best.push(step) } : {},
   });
   assertEquals(shared.error, null);
