@@ -2,13 +2,13 @@
  * Bundles the pages into `page/generated/`, from where the package serves them: one JSON file a page, path -> type and
  * content. `deno task page` writes them, `deno task page --check` says whether they are stale or too large.
  *
- * `deno bundle` makes one script an entry and one for what is imported later; esbuild lowers them for browsers without
- * `using`, and shaders lose their comments.
+ * `deno bundle` makes one script of each entry; esbuild lowers them for browsers without `using`, and shaders lose their
+ * comments.
  *
  * @module
  */
 
-import { basename, dirname } from "node:path";
+import { basename } from "node:path";
 
 /** The version is part of the result. */
 const ESBUILD = "npm:esbuild@0.28.2";
@@ -28,8 +28,12 @@ interface Page {
   readonly styles: readonly string[];
   /** Entries of scripts; `main.tsx` becomes `main.js`. */
   readonly scripts: readonly string[];
-  /** Most bytes, packed with gzip, of what is loaded at once, and of all there is. */
-  readonly limits: { readonly atOnce: number; readonly all: number };
+  /** Most bytes with gzip of HTML, style and some scripts, which are loaded for something together. */
+  readonly limits: readonly {
+    readonly what: string;
+    readonly scripts: readonly string[];
+    readonly bytes: number;
+  }[];
 }
 
 /** All pages, by the names of their generated files. */
@@ -38,10 +42,16 @@ export const PAGES: Readonly<Record<string, Page>> = {
     path: "/device/",
     html: "page/device/index.html",
     styles: ["page/shared/base.css", "page/device/device.css"],
-    scripts: ["page/device/main.tsx", "page/device/worker.ts"],
-    limits: { atOnce: 100_000, all: 130_000 },
+    scripts: ["page/device/main.tsx", "page/device/worker.ts", "page/device/data_worker.ts"],
+    limits: [
+      { what: "heads", scripts: ["main.js", "worker.js"], bytes: 100_000 },
+      { what: "data", scripts: ["main.js", "data_worker.js"], bytes: 130_000 },
+    ],
   },
 };
+
+/** Functions whose calls do no more than give a value: kernels that nothing in a script uses are left out. */
+const PURE = ["defineKernel", "defineRowKernel", "forActivations", "kernelsWith", "preludeFile"];
 
 /** A file of a page. */
 interface PageFile {
@@ -79,8 +89,9 @@ export async function writePages(): Promise<string[]> {
     const files = await buildPage(page);
     await Deno.mkdir(`${ROOT}/page/generated`, { recursive: true });
     await Deno.writeTextFile(generated(name), jsonOf(files));
-    const { atOnce, all } = await sizesOf(page, files);
-    lines.push(`${page.path}: ${atOnce} bytes with gzip at once, ${all} in all`);
+    for (const { what, limit, bytes } of await sizesOf(page, files)) {
+      lines.push(`${page.path} for ${what}: ${bytes} bytes with gzip, at most ${limit}`);
+    }
   }
   return lines;
 }
@@ -99,14 +110,10 @@ export async function findStalePages(): Promise<string[]> {
     if (kept !== jsonOf(files)) {
       found.push(`Cannot serve page/generated/${name}.json as it is stale: run deno task page`);
     }
-    const sizes = await sizesOf(page, files);
-    for (const part of ["atOnce", "all"] as const) {
-      if (sizes[part] <= page.limits[part]) continue;
-      const what = part === "all" ? "all its files" : "what it loads at once";
+    for (const { what, limit, bytes } of await sizesOf(page, files)) {
+      if (bytes <= limit) continue;
       found.push(
-        `Cannot serve ${page.path} as ${what} must have at most ${
-          page.limits[part]
-        } bytes with gzip: current value is ${sizes[part]}`,
+        `Cannot serve ${page.path} as what it loads for ${what} must have at most ${limit} bytes with gzip: current value is ${bytes}`,
       );
     }
   }
@@ -133,15 +140,17 @@ async function buildPage(page: Page): Promise<Map<string, PageFile>> {
       [page.path, { type: "text/html; charset=utf-8", body: await read(page.html) }],
       [`${page.path}style.css`, { type: "text/css; charset=utf-8", body: style }],
     ]);
-    for (const [name, source] of await bundle(page.scripts)) {
-      const { code } = await esbuild.transform(withoutComments(source), {
+    for (const entry of page.scripts) {
+      const source = pure(withoutComments(await bundle(entry)));
+      const { code } = await esbuild.transform(source, {
         format: "esm",
         target: TARGET,
         minify: true,
         legalComments: "none",
+        treeShaking: true,
         banner: POLYFILL,
       });
-      files.set(`${page.path}${name}`, { type: "text/javascript; charset=utf-8", body: code });
+      files.set(`${page.path}${scriptName(entry)}`, { type: "text/javascript; charset=utf-8", body: code });
     }
     return files;
   } finally {
@@ -149,57 +158,21 @@ async function buildPage(page: Page): Promise<Map<string, PageFile>> {
   }
 }
 
-/** Bundles entries; the parts that they share, or import later, get short names in the order of their appearance. */
-async function bundle(entries: readonly string[]): Promise<Map<string, string>> {
-  const folder = await Deno.makeTempDir();
-  try {
-    const args = ["bundle", "--quiet", "--no-lock", "--platform", "browser", "--code-splitting"];
-    const { success, stderr } = await new Deno.Command(Deno.execPath(), {
-      args: [...args, "--outdir", folder, ...entries],
-      cwd: ROOT,
-      env: { NO_COLOR: "1" },
-      stdin: "null",
-    }).output();
-    if (!success) throw new Error(`Cannot bundle: ${new TextDecoder().decode(stderr)}`);
-    const written = new Map<string, string>();
-    for await (const path of filesIn(folder)) written.set(basename(path), await Deno.readTextFile(path));
-    return renamed(entries, written);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
+/** Bundles an entry with all that it imports. */
+async function bundle(entry: string): Promise<string> {
+  const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["bundle", "--quiet", "--no-lock", "--platform", "browser", entry],
+    cwd: ROOT,
+    env: { NO_COLOR: "1" },
+    stdin: "null",
+  }).output();
+  const decoder = new TextDecoder();
+  if (!success) throw new Error(`Cannot bundle ${entry}: ${decoder.decode(stderr)}`);
+  return decoder.decode(stdout);
 }
 
-function renamed(entries: readonly string[], written: ReadonlyMap<string, string>): Map<string, string> {
-  const names = new Map<string, string>();
-  const waiting = entries.map((entry) => basename(entry).replace(/\.tsx?$/, ".js"));
-  for (const name of waiting) names.set(name, name);
-  let parts = 0;
-  for (const name of waiting) {
-    for (const [, found] of written.get(name)!.matchAll(/"\.\/([\w-]+\.js)"/g)) {
-      if (names.has(found!) || !written.has(found!)) continue;
-      names.set(found!, `part${++parts}.js`);
-      waiting.push(found!);
-    }
-  }
-  const result = new Map<string, string>();
-  for (const [from, to] of names) {
-    result.set(
-      to,
-      written.get(from)!.replace(
-        /"\.\/([\w-]+\.js)"/g,
-        (all, name) => names.has(name) ? `"./${names.get(name)}"` : all,
-      ),
-    );
-  }
-  return result;
-}
-
-async function* filesIn(folder: string): AsyncGenerator<string> {
-  for await (const { name, isDirectory } of Deno.readDir(folder)) {
-    const path = `${folder}/${name}`;
-    if (isDirectory) yield* filesIn(path);
-    else if (name.endsWith(".js")) yield path;
-  }
+function scriptName(entry: string): string {
+  return basename(entry).replace(/\.tsx?$/, ".js");
 }
 
 /** A bundle whose shaders have no comments, which are more than half of their text. */
@@ -212,33 +185,28 @@ function withoutComments(bundle: string): string {
   });
 }
 
+/** A bundle that says which calls may be left out where nothing uses what they give. */
+function pure(bundle: string): string {
+  return bundle.replace(new RegExp(`(?<!function )\\b(?:${PURE.join("|")})\\(`, "g"), "/* @__PURE__ */ $&");
+}
+
 /** A shader without comments, indentation and empty lines. */
 export function bareShader(source: string): string {
   const code = source.replace(/\/\*[^]*?\*\/|\/\/.*$/gm, "");
   return code.split("\n").map((line) => line.trim()).filter((line) => line !== "").join("\n") + "\n";
 }
 
-/** Bytes with gzip: of what the page and its workers load at once, and of all files. */
+/** Bytes with gzip of what is loaded together, in the order of the page's limits. */
 async function sizesOf(
-  { path, scripts }: Page,
+  { path, limits }: Page,
   files: ReadonlyMap<string, PageFile>,
-): Promise<{ readonly atOnce: number; readonly all: number }> {
-  const atOnce = new Set([path, `${path}style.css`]);
-  const waiting = scripts.map((entry) => `${path}${basename(entry).replace(/\.tsx?$/, ".js")}`);
-  for (const file of waiting) {
-    atOnce.add(file);
-    for (const [, name] of files.get(file)!.body.matchAll(/(?:from|import)\s*"\.\/([\w-]+\.js)"/g)) {
-      const other = `${dirname(file)}/${name}`;
-      if (!atOnce.has(other)) waiting.push(other);
-    }
-  }
-  let [now, all] = [0, 0];
-  for (const [name, { body }] of files) {
-    const bytes = await gzipSize(body);
-    all += bytes;
-    if (atOnce.has(name)) now += bytes;
-  }
-  return { atOnce: now, all };
+): Promise<{ readonly what: string; readonly limit: number; readonly bytes: number }[]> {
+  const sizes = new Map<string, number>();
+  for (const [name, { body }] of files) sizes.set(name, await gzipSize(body));
+  return limits.map(({ what, scripts, bytes: limit }) => {
+    const names = [path, `${path}style.css`, ...scripts.map((script) => `${path}${script}`)];
+    return { what, limit, bytes: names.reduce((sum, name) => sum + sizes.get(name)!, 0) };
+  });
 }
 
 async function gzipSize(text: string): Promise<number> {

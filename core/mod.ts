@@ -152,13 +152,13 @@ export {
 export { BASE_WEIGHTS, type BaseWeights } from "./model/weights.ts";
 export { type BaseWeightBytes, baseWeightBytes } from "./model/weight_bytes.ts";
 export {
-  type MemoryLora,
   type MemoryModel,
   memoryModelOf,
   type StepMemory,
   stepMemory,
   type StepMemoryOptions,
 } from "./train/step_memory.ts";
+export { headMemory, type MemoryLora } from "./train/head_memory.ts";
 export {
   type OptConfig,
   optConfig,
@@ -287,6 +287,8 @@ export {
 } from "./protocol/run_codecs.ts";
 export { type RunClock, WALL_CLOCK } from "./contracts/clock.ts";
 export { type CodecStream, elementsOf, type WireCodec } from "./contracts/codec.ts";
+export { type HeadsDeviceOptions, runHeadsDevice } from "./session/heads_device.ts";
+export { warmUpHeads } from "./session/warm_heads.ts";
 export { warmUp, type WarmUpParts } from "./session/warm_up.ts";
 export {
   decodeFrame,
@@ -373,9 +375,9 @@ export {
   fittingSettings,
   fittingSettingsOf,
 } from "./train/fitting_settings.ts";
+export { defaultRunSettings } from "./train/default_run_settings.ts";
 export {
   checkRunSettings,
-  defaultRunSettings,
   MAX_ACCUMULATE,
   type RunSettings,
   type RunTask,
@@ -404,7 +406,7 @@ export { deviceIdIn, deviceKeyIn } from "./session/device_id_file.ts";
 export { type DeviceKey, newDeviceKey, proveDevice } from "./session/device_key.ts";
 export type { KeptStreams } from "./protocol/peer.ts";
 export { newDeviceId } from "./session/device_id.ts";
-export type { RunHandle, RunHealth } from "./session/run_handle.ts";
+export type { BaseIdentity, RunHandle, RunHealth } from "./session/run_handle.ts";
 export { RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
 export { LOSS_POLICIES, type LossPolicy } from "./session/step_attempts.ts";
 export type { HeadMember } from "./session/head_members.ts";

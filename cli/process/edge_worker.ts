@@ -5,12 +5,14 @@
  */
 
 import {
+  type BaseIdentity,
   baseNorms,
   baseProjections,
   type BaseWeights,
   type DataSharing,
   EdgeServer,
   type EdgeServerEvent,
+  familyOf,
   GenerationServer,
   type JoinedDevice,
   type LedgerEntry,
@@ -99,6 +101,7 @@ export type FromEdgeWorker =
     readonly run: string;
     readonly settings: RunSettings;
     readonly model: ModelShape;
+    readonly base: BaseIdentity;
     readonly adapter: string;
     readonly pruner: string;
     readonly deployable: boolean;
@@ -124,6 +127,11 @@ export type FromEdgeWorker =
     /** What saving took; `null` if the run did not begin. */
     readonly saving: SavingTimes | null;
   };
+
+/** What people call a model: the last part of its path. */
+function nameOf(path: string): string {
+  return path.split(/[\\/]/).findLast((part) => part !== "") ?? "";
+}
 
 const scope = self as unknown as {
   onmessage: ((event: MessageEvent<ToEdgeWorker>) => void) | null;
@@ -191,6 +199,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     run: run.run,
     settings: run.settings,
     model: base.shape,
+    base: { name: nameOf(options.model), family: familyOf(model.config).name, kvHeads: base.shape.kvHeads },
     adapter: engine.adapterName,
     pruner: pruner.name,
     deployable: pruner.deployable ?? true,

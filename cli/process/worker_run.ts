@@ -5,6 +5,7 @@
  */
 
 import type {
+  BaseIdentity,
   Channel,
   EdgeServerEvent,
   JoinedDevice,
@@ -29,6 +30,10 @@ export class WorkerRun implements RunHandle {
   readonly settings: RunSettings;
   /** Shape of the base model. */
   readonly model: ModelShape;
+  /** What the base model is. */
+  readonly base: BaseIdentity;
+  /** Devices with heads that the run waits for. */
+  readonly places: number;
   /** What the adapter calls itself. */
   readonly adapter: string;
   /** Name of the pruner. */
@@ -61,11 +66,14 @@ export class WorkerRun implements RunHandle {
     worker: Worker,
     ready: Extract<FromEdgeWorker, { type: "ready" }>,
     done: Promise<void>,
+    { devices }: EdgeWorkerOptions,
   ) {
     this.#worker = worker;
     this.run = ready.run;
     this.settings = ready.settings;
     this.model = ready.model;
+    this.base = ready.base;
+    this.places = devices;
     this.adapter = ready.adapter;
     this.pruner = ready.pruner;
     this.deployable = ready.deployable;
@@ -96,7 +104,7 @@ export class WorkerRun implements RunHandle {
       if (run !== null) run.#heardAt = performance.now();
       if (data.type === "alive") return;
       if (data.type === "ready") {
-        run = new WorkerRun(worker, data, done.promise);
+        run = new WorkerRun(worker, data, done.promise, options);
         ready.resolve(run);
       } else if (data.type === "event") run?.hear(data);
       else if (data.error === null) {

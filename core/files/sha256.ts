@@ -12,12 +12,15 @@ interface NodeHashes {
   };
 }
 
-/** Imported when it is needed: browsers have no `node:crypto`, and a module that asks for it cannot be loaded there. */
-let found: Promise<NodeHashes | null> | null = null;
+/** What runtimes with modules of Node.js have. */
+interface NodeProcess {
+  getBuiltinModule?(name: "node:crypto"): NodeHashes | undefined;
+}
 
-/** `node:crypto`; `null` in browsers. */
-function nodeHashes(): Promise<NodeHashes | null> {
-  return found ??= import("node:crypto").catch(() => null);
+/** `node:crypto`; `null` in browsers, where asking for it by an import would be an error that the page's policy reports. */
+function nodeHashes(): NodeHashes | null {
+  const { process } = globalThis as { process?: NodeProcess };
+  return process?.getBuiltinModule?.("node:crypto") ?? null;
 }
 
 /**
@@ -32,7 +35,7 @@ export async function sha256(
   pieces: Iterable<Float32Array | Uint8Array>,
   hashes?: NodeHashes | null,
 ): Promise<string> {
-  const node = hashes === undefined ? await nodeHashes() : hashes;
+  const node = hashes === undefined ? nodeHashes() : hashes;
   if (node === null) {
     const copies = Array.from(pieces, (p) => new Uint8Array(p.buffer, p.byteOffset, p.byteLength).slice());
     const whole = new Uint8Array(copies.reduce((sum, copy) => sum + copy.length, 0));

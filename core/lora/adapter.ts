@@ -23,7 +23,7 @@ import { readText } from "../files/text.ts";
 import { requireFiniteArrays } from "./finite.ts";
 import { headSizeOf, type ModelShape, shapeForDevices } from "../contracts/model_shape.ts";
 import type { HeadRange } from "./allocation.ts";
-import { requireProjections } from "./base_projections.ts";
+import { requireProjections } from "./required_projections.ts";
 import { type HeadWeights, namedMatrices } from "./head_arena.ts";
 import { HeadModules } from "./head_modules.ts";
 import { INPUT_MODES } from "./input_modes.ts";

@@ -7,7 +7,6 @@
  */
 
 import { CheckpointError } from "../contracts/errors.ts";
-import type { ModelShape } from "../contracts/model_shape.ts";
 import { familyOf } from "../model/families.ts";
 import { type ModelFiles, modelShape } from "../model/load.ts";
 import { INPUT_MODES } from "./input_modes.ts";
@@ -15,28 +14,12 @@ import {
   type HeadProjections,
   type ProjectionPair,
   type ProjectionPlace,
-  projectionsFor,
   requireProjectionRank,
 } from "./projections.ts";
 import type { LoraSettings } from "./settings.ts";
 import { DEFAULT_PROJECTIONS, type ProjectionForm } from "./targets.ts";
 
-/**
- * Checks that a run's projections can be made, if its mode has any.
- *
- * @param lora LoRA settings of the run.
- * @param model Shape of the model.
- * @param given Projections from the base model, if there are such.
- * @throws {RangeError} If the rank is larger than the head size.
- * @throws {TypeError} If they are to be made from the base model, and are not given.
- */
-export function requireProjections(
-  lora: Pick<LoraSettings, "mode" | "targets" | "rank" | "projections">,
-  model: ModelShape,
-  given?: HeadProjections,
-): void {
-  if (INPUT_MODES[lora.mode].projects) projectionsFor(lora, model, given);
-}
+export { requireProjections } from "./required_projections.ts";
 
 /** A head's weights in the base model, [D, d]. */
 type HeadWeightsOf = (place: ProjectionPlace) => Float32Array;

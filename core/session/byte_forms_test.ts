@@ -5,7 +5,7 @@ import { type ByteStore, folderStore, memoryStore } from "../files/byte_store.ts
 import type { NamedArray } from "../files/named_arrays.ts";
 import { sha256 } from "../files/sha256.ts";
 import { peftFiles, savePeft, toPeft } from "../lora/peft.ts";
-import { defaultRunSettings } from "../train/run_settings.ts";
+import { defaultRunSettings } from "../train/default_run_settings.ts";
 import { type RunState, runStateBytes, saveRunState } from "./run_state.ts";
 import { forgetRunStates, storedRunStates, storeRunState } from "./run_state_store.ts";
 

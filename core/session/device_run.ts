@@ -25,7 +25,7 @@ import { splitShape } from "../protocol/pass.ts";
 import { Peer } from "../protocol/peer.ts";
 import { BackgroundSaver, type SaveHooks } from "../train/saving.ts";
 import { isSame, textOf } from "./_identity.ts";
-import { DataDevice } from "./data_device.ts";
+import type { DataDevice, DataDeviceOptions } from "./data_device.ts";
 import { proveDevice } from "./device_key.ts";
 import { HeadDevice } from "./head_device.ts";
 import { leave, requireOrderlyEnd, type RunProgress } from "./run_end.ts";
@@ -41,6 +41,9 @@ const PAUSES_MS = [100, 5000] as const;
 /** Most steps that a device says it can be at. */
 const MOST_STEPS = 64;
 
+/** Makes the data side; handed in, so that devices without data do not load it. */
+export type DataMaker = (options: DataDeviceOptions) => DataDevice;
+
 /** A device that has joined. */
 export class DeviceRun {
   readonly #options: UserDeviceOptions;
@@ -49,6 +52,7 @@ export class DeviceRun {
   readonly #saver = new BackgroundSaver();
   readonly #progress: RunProgress;
   readonly #modules: HeadModules | null;
+  readonly #makeData: DataMaker;
   readonly #save: (step: number) => Promise<void>;
   #peer: Peer;
   #heads: HeadDevice | null = null;
@@ -57,15 +61,17 @@ export class DeviceRun {
   #welcome: Welcome;
 
   private constructor(
-    { options, id, peer }: {
+    { options, id, peer, makeData }: {
       readonly options: UserDeviceOptions;
       readonly id: string | undefined;
       readonly peer: Peer;
+      readonly makeData: DataMaker;
     },
     welcome: Welcome,
     modules: HeadModules | null,
   ) {
     this.#options = options;
+    this.#makeData = makeData;
     this.#id = id;
     this.#peer = peer;
     this.#ledger = peer.ledger;
@@ -81,7 +87,7 @@ export class DeviceRun {
   }
 
   /** Says hello, waits for the welcome, and makes the head modules; whatever goes wrong is said to the edge server. */
-  static async join(options: UserDeviceOptions): Promise<DeviceRun> {
+  static async join(options: UserDeviceOptions, makeData: DataMaker): Promise<DeviceRun> {
     const peer = openPeer(options.channel, options);
     const made: HeadModules[] = [];
     try {
@@ -92,7 +98,7 @@ export class DeviceRun {
       const state = await stateOf(welcome, options);
       requireOwnRun(welcome, options);
       const modules = makeModules(welcome, state, { options, made });
-      return new DeviceRun({ options, id, peer }, welcome, modules);
+      return new DeviceRun({ options, id, peer, makeData }, welcome, modules);
     } catch (error) {
       made[0]?.[Symbol.dispose]();
       await refuse(peer, error, options.signal);
@@ -182,7 +188,7 @@ export class DeviceRun {
       await this.#saves.trained(steps, isSaved);
     };
     const { accumulate, microBatches } = settings;
-    return new DataDevice({
+    return this.#makeData({
       ...{ engine: this.#options.engine, data, run, state: this.#progress, start, accumulate, microBatches },
       takesTurns: turns !== null,
       saves: this.#modules === null ? { ...this.#saves, trained } : undefined,

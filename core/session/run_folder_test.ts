@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { RunStateError, SaveError } from "../contracts/errors.ts";
-import { defaultRunSettings } from "../train/run_settings.ts";
+import { defaultRunSettings } from "../train/default_run_settings.ts";
 import type { RunState } from "./run_state.ts";
 import { openRunFolder } from "./run_folder.ts";
 

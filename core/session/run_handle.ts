@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { ModelShape } from "../contracts/model_shape.ts";
 import type { LedgerEntry } from "../protocol/ledger.ts";
 import type { EdgeServerEvent, JoinedDevice, RunStatus, StepRecord } from "./run_events.ts";
 import type { RunSettings } from "../train/run_settings.ts";
@@ -16,6 +17,16 @@ export interface RunHealth {
   readonly sinceStepMs: number | null;
 }
 
+/** What a base model is, as those need it who export what was learnt. */
+export interface BaseIdentity {
+  /** Its name for people. */
+  readonly name: string;
+  /** Its family. */
+  readonly family: string;
+  /** G, heads of keys and values of a layer. */
+  readonly kvHeads: number;
+}
+
 /** A run, to be watched and controlled. */
 export interface RunHandle {
   /** Name of the run. */
@@ -24,6 +35,12 @@ export interface RunHandle {
   readonly status: RunStatus;
   /** Settings of the run. */
   readonly settings: RunSettings;
+  /** Shape of the base model. @default {not known} */
+  readonly model?: ModelShape;
+  /** What the base model is. @default {not known} */
+  readonly base?: BaseIdentity;
+  /** Devices with heads that the run waits for. @default {not known} */
+  readonly places?: number;
   /** Devices that joined, in order of joining. */
   readonly devices: readonly JoinedDevice[];
   /** The last step; `null` before the first. */

@@ -4,10 +4,9 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
-import { DeviceRun, SERVER_LOST_MS } from "./device_run.ts";
+import { DataDevice } from "./data_device.ts";
+import { runDevice } from "./heads_device.ts";
 import type { UserDeviceOptions, UserDeviceResult } from "./user_device_options.ts";
-import { checkWait } from "./wait_limits.ts";
 
 /**
  * Joins an edge server and takes part in a run until it ends.
@@ -95,29 +94,5 @@ import { checkWait } from "./wait_limits.ts";
  * ```
  */
 export async function runUserDevice(options: UserDeviceOptions): Promise<UserDeviceResult> {
-  const { channel, capacity, timeoutMs = 120_000, task = "train", adapter } = options;
-  const isNeeded = task === "generate" && capacity > 0;
-  if (adapter === undefined ? isNeeded : capacity === 0) {
-    await channel.close("no heads, or nothing to generate with");
-    throw new TypeError(
-      `Cannot join as an adapter must be given in a run for generation by a device with heads, and never by one without: task is "${task}", capacity ${capacity}, the adapter is ${
-        adapter === undefined ? "missing" : "given"
-      }`,
-    );
-  }
-  const base = options.data?.fingerprint ?? "";
-  if (adapter !== undefined && adapter.fingerprint !== "" && base !== "" && adapter.fingerprint !== base) {
-    await channel.close("an adapter of another model");
-    throw new CheckpointError(
-      `Cannot join as the adapter must have been learnt on this device's model, ${
-        base.slice(0, 12)
-      }: its base is ${adapter.fingerprint.slice(0, 12)}`,
-    );
-  }
-  checkWait("timeoutMs", timeoutMs);
-  checkWait("joinTimeoutMs", options.joinTimeoutMs ?? timeoutMs);
-  checkWait("serverLostMs", options.serverLostMs ?? SERVER_LOST_MS);
-  const run = await DeviceRun.join(options);
-  options.onWelcome?.(run.welcome);
-  return await run.toTheEnd();
+  return await runDevice(options, (options) => new DataDevice(options));
 }

@@ -9,20 +9,17 @@ import {
   type Engine,
   gatherHeadColumns,
   greedyPruneOnGpu,
-  matmulTiles,
   scatterAddHeadColumns,
-  setMatmulTiles,
   type Tensor,
 } from "@edgetuner/kernels";
 import type { HeadPort } from "../contracts/ports.ts";
 import { CachedLayers } from "../generation/cached_layers.ts";
-import { HeadModules } from "../lora/head_modules.ts";
-import { inputRows } from "../lora/input_mode.ts";
-import { INPUT_MODE_NAMES, INPUT_MODES, type InputModeName } from "../lora/input_modes.ts";
-import { DEFAULT_LORA, DEFAULT_OPTIMIZER, LORA_TARGETS } from "../lora/settings.ts";
+import { INPUT_MODE_NAMES, INPUT_MODES } from "../lora/input_modes.ts";
+import { DEFAULT_LORA, LORA_TARGETS } from "../lora/settings.ts";
 import type { BaseLayers, BaseShape, EmbeddingAndHead } from "../model/base.ts";
 import { embedTokens, modelLoss } from "../model/loss.ts";
 import { Tape } from "../model/tape.ts";
+import { HEADS_SHAPE, SHAPE, warmHeadModules, withEachTile } from "./warm_heads.ts";
 
 /** A machine's share of a run. */
 export interface WarmUpParts {
@@ -37,10 +34,6 @@ export interface WarmUpParts {
   /** What the run does. @default {"train"} */
   readonly task?: "train" | "generate";
 }
-
-/** Two layers: the upper one needs the gradient of its input, the lower one does not. */
-const HEADS_SHAPE = { layers: 2, heads: 2, hidden: 16, headSize: 8 };
-const SHAPE = { batch: 1, length: 4 };
 
 /**
  * Runs every kernel of some parts of a step once, on a sequence of a few tokens. Drivers compile a kernel when it
@@ -61,17 +54,7 @@ const SHAPE = { batch: 1, length: 4 };
  * ```
  */
 export async function warmUp(engine: Engine, parts: WarmUpParts): Promise<void> {
-  const tiles = matmulTiles(engine);
-  try {
-    // The size of a product chooses between two tiles, and a tile is a kernel of its own.
-    for (const tile of new Set([tiles.few, tiles.many])) {
-      setMatmulTiles(engine, { few: tile, many: tile });
-      await warmParts(engine, parts);
-    }
-  } finally {
-    setMatmulTiles(engine, tiles);
-  }
-  await engine.idle();
+  await withEachTile(engine, () => warmParts(engine, parts));
 }
 
 async function warmParts(
@@ -82,9 +65,7 @@ async function warmParts(
     warmEdges(engine);
     await (task === "train" ? warmBase : warmDecoding)(engine, layers);
   }
-  if (heads) {
-    for (const mode of INPUT_MODE_NAMES) await warmHeads(engine, mode);
-  }
+  if (heads) await warmHeadModules(engine);
   if (ends !== undefined) warmData(ends);
   if (pruning) {
     await greedyPruneOnGpu(engine, {
@@ -170,35 +151,6 @@ function emptyHeads(heads: Tensor, { headSize, hidden }: BaseShape): HeadPort {
     },
     endStep: () => Promise.resolve({}),
   };
-}
-
-async function warmHeads(engine: Engine, mode: InputModeName): Promise<void> {
-  const { layers, heads, hidden } = HEADS_SHAPE;
-  using modules = new HeadModules(engine, {
-    lora: { ...DEFAULT_LORA, mode, targets: LORA_TARGETS, dropout: 0.5 },
-    optimizer: DEFAULT_OPTIMIZER,
-    layers,
-    heads,
-    hidden,
-    range: { first: 0, count: heads },
-    seed: 0,
-    steps: 1,
-  });
-  const kept = [0, 1];
-  const answers = { rows: SHAPE.length * kept.length, columns: modules.input.deltaColumns(modules.size) };
-  for (const layer of kept) {
-    const size = inputRows(modules.input.shape(kept.length, SHAPE.length, modules.size));
-    const x = engine.zeros(size.rows, size.columns);
-    for (const delta of modules.forward(layer, kept, x, { step: 0, mode: "train", ownsInput: true })) {
-      delta.dispose();
-    }
-  }
-  for (const layer of kept.toReversed()) {
-    const gradients = LORA_TARGETS.map(() => engine.zeros(answers.rows, answers.columns));
-    modules.backward(layer, gradients, { step: 0, needsInput: layer > 0 })?.dispose();
-    for (const gradient of gradients) gradient.dispose();
-  }
-  await modules.update(0, new Uint8Array(layers * heads), ["gradientNorm", "loraNorm"]);
 }
 
 function warmData(ends: EmbeddingAndHead): void {

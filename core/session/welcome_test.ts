@@ -2,7 +2,8 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { ProtocolError } from "../contracts/errors.ts";
 import { readFields } from "../protocol/fields.ts";
 import { MESSAGES } from "../protocol/messages.ts";
-import { checkRunSettings, defaultRunSettings, type RunSettings } from "../train/run_settings.ts";
+import { defaultRunSettings } from "../train/default_run_settings.ts";
+import { checkRunSettings, type RunSettings } from "../train/run_settings.ts";
 import { readWelcome } from "./welcome.ts";
 
 /** As a frame of a peer is read. */

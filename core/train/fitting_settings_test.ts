@@ -4,7 +4,7 @@ import { loadModelConfig } from "../loading/model_path.ts";
 import { loadModel } from "../loading/model_path.ts";
 import { peftRank } from "../lora/peft_modules.ts";
 import { fittingSettings, fittingSettingsOf } from "./fitting_settings.ts";
-import { defaultRunSettings } from "./run_settings.ts";
+import { defaultRunSettings } from "./default_run_settings.ts";
 
 const SMOLLM2 = { layers: 30, heads: 9, hidden: 576 };
 

@@ -4,18 +4,8 @@
  * @module
  */
 
-import { INPUT_MODES, type InputModeName } from "../lora/input_modes.ts";
-import {
-  checkLora,
-  checkOptimizer,
-  DEFAULT_LORA,
-  DEFAULT_OPTIMIZER,
-  type LoraSettings,
-  type OptimizerSettings,
-} from "../lora/settings.ts";
+import { checkLora, checkOptimizer, type LoraSettings, type OptimizerSettings } from "../lora/settings.ts";
 import { MAX_MICRO_BATCHES } from "../contracts/micro_batches.ts";
-import type { ModelConfig } from "../model/families.ts";
-import { fittingSettingsOf } from "./fitting_settings.ts";
 
 /**
  * What a run is for: training, after which the data device may generate, or generation with what the
@@ -68,7 +58,7 @@ export interface RunSettings {
 /** Most parts of a step that are computed one after the other. */
 export const MAX_ACCUMULATE = 4096;
 
-/** What else library and commands begin with, besides {@linkcode DEFAULT_LORA} and {@linkcode DEFAULT_OPTIMIZER}. */
+/** What else library and commands begin with, besides `DEFAULT_LORA` and `DEFAULT_OPTIMIZER`. */
 export const TRAINING_DEFAULTS = {
   /** Training steps. */
   steps: 400,
@@ -85,49 +75,6 @@ export const TRAINING_DEFAULTS = {
   /** Batches of validation data that are evaluated; 0 for all. */
   validBatches: 0,
 } as const;
-
-/**
- * The settings that the commands begin with too; the warm-up is no longer than the run.
- *
- * @param steps Training steps.
- * @param model Configuration of the model that rate, warm-up and rank shall fit, `config` of what `openModel` gives;
- * without it they fit a very small one. @default {none}
- * @param mode What head modules read of X, which the rate fits too. @default {that of DEFAULT_LORA}
- * @category Training
- */
-export function defaultRunSettings(
-  steps: number = TRAINING_DEFAULTS.steps,
-  model: ModelConfig | null = null,
-  mode: InputModeName = DEFAULT_LORA.mode,
-): Required<RunSettings> {
-  const { warmupSteps } = DEFAULT_OPTIMIZER;
-  const { rank } = DEFAULT_LORA;
-  const fitting = model === null
-    ? {
-      learningRate: INPUT_MODES[mode].learningRate({ heads: 1, hidden: 1 }),
-      warmupSteps: Math.min(warmupSteps, steps),
-      rank,
-    }
-    : fittingSettingsOf(model, { steps, mode });
-  return {
-    lora: checkLora({ ...DEFAULT_LORA, mode, rank: fitting.rank }),
-    optimizer: {
-      ...DEFAULT_OPTIMIZER,
-      learningRate: fitting.learningRate,
-      warmupSteps: fitting.warmupSteps,
-    },
-    steps,
-    seed: TRAINING_DEFAULTS.seed,
-    codec: "f32",
-    microBatches: 1,
-    overlap: true,
-    accumulate: 1,
-    clipNorm: null,
-    prunedFade: TRAINING_DEFAULTS.prunedFade,
-    saveEvery: 0,
-    task: "train",
-  };
-}
 
 /**
  * Checks run settings.

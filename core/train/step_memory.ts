@@ -9,9 +9,10 @@
  */
 
 import { tensorBytes } from "@edgetuner/kernels";
+import { headMemory, type MemoryLora } from "./head_memory.ts";
 import { inputRows } from "../lora/input_mode.ts";
 import { INPUT_MODES } from "../lora/input_modes.ts";
-import { DEFAULT_LORA, headParameters, type LoraSettings, modeSize } from "../lora/settings.ts";
+import { DEFAULT_LORA, modeSize } from "../lora/settings.ts";
 import type { BaseShape } from "../model/base.ts";
 import { familyOf, type ModelConfig } from "../model/families.ts";
 import type { FamilyActivations } from "../model/families/family.ts";
@@ -78,14 +79,11 @@ export function stepMemory(options: StepMemoryOptions): StepMemory {
   return {
     edgeServer: layers + exchangeBytes(model, lora, rows),
     dataDevice: loss + 2 * tensorBytes(rows, model.hidden),
-    headModules: headBytes(model, lora, { rows, heads, copies: 1 }),
-    oneMachine: layers + loss + headBytes(model, lora, { rows, heads: model.heads, copies: 0 }) +
+    headModules: headMemory(model, lora, { rows, heads, copies: 1 }),
+    oneMachine: layers + loss + headMemory(model, lora, { rows, heads: model.heads, copies: 0 }) +
       projectionBytes(model, lora, rows),
   };
 }
-
-/** LoRA settings that memory depends on. */
-export type MemoryLora = Pick<LoraSettings, "mode" | "targets" | "rank" | "dropout" | "projections">;
 
 /** What the layers keep of a step, and the most that they make beside it on the way back. */
 function layersBytes(model: MemoryModel, sequences: number, length: number): number {
@@ -136,28 +134,4 @@ function lossBytes({ hidden, vocabulary, normStatistics }: MemoryModel, rows: nu
   const piece = logitsRows(vocabulary, rows);
   return 3 * tensorBytes(rows, hidden) + tensorBytes(rows, normStatistics) +
     2 * tensorBytes(piece, hidden) + tensorBytes(piece, vocabulary);
-}
-
-/** What head modules hold, keep of a step and make. */
-function headBytes(
-  model: MemoryModel,
-  lora: MemoryLora,
-  { rows, heads, copies }: { readonly rows: number; readonly heads: number; readonly copies: number },
-): number {
-  const { layers } = model;
-  const { targets: { length: targets }, rank, dropout } = lora;
-  const mode = INPUT_MODES[lora.mode];
-  const size = modeSize(lora, model);
-  const shape = inputRows(mode.shape(heads, rows, size));
-  const input = tensorBytes(shape.rows, shape.columns);
-  const segment = headParameters({ ...lora, rank: Math.ceil(rank / 4) * 4 }, model);
-  // Weights, gradients and two moments; a device also keeps what an update changes as it was before.
-  const held = (copies > 0 ? 7 : 4) * layers * tensorBytes(heads, segment);
-  const drops = dropout > 0 && mode.dropoutHeads([]) !== null;
-  const keepsInput = copies > 0 || mode.copies || drops;
-  const down = mode.outputs(size) === 0 ? 0 : targets * tensorBytes(heads * rows, rank);
-  const deltas = targets * tensorBytes(heads * rows, mode.deltaColumns(size));
-  const kept = layers * ((keepsInput ? input : 0) + down);
-  // Deltas or their gradients, those through B, and that of the input.
-  return held + kept + deltas + down + input * (drops ? 2 : 1);
 }

@@ -21,33 +21,33 @@ import vec4 from "./vec4.wgsl" with { type: "text" };
 import workgroupSum from "./workgroup_sum.wgsl" with { type: "text" };
 import type { ShaderFile } from "../engine/shader.ts";
 
-const file = (name: string, source: string): ShaderFile => ({ file: `prelude/${name}.wgsl`, source });
+const preludeFile = (name: string, source: string): ShaderFile => ({ file: `prelude/${name}.wgsl`, source });
 
 /** Rows in groups of four columns: sums, and which columns are padding. */
-export const VEC4: ShaderFile = file("vec4", vec4);
+export const VEC4: ShaderFile = preludeFile("vec4", vec4);
 /** Item of an invocation in a grid of more workgroups than one dimension holds. */
-export const GRID: ShaderFile = file("grid", grid);
+export const GRID: ShaderFile = preludeFile("grid", grid);
 /** Sum over the lanes of a workgroup. */
-export const WORKGROUP_SUM: ShaderFile = file("workgroup_sum", workgroupSum);
+export const WORKGROUP_SUM: ShaderFile = preludeFile("workgroup_sum", workgroupSum);
 /** Entry points of kernels that reduce rows. */
-export const ROW_ENTRIES: readonly ShaderFile[] = [file("row_entries", rowEntries), WORKGROUP_SUM];
+export const ROW_ENTRIES: readonly ShaderFile[] = [preludeFile("row_entries", rowEntries), WORKGROUP_SUM];
 /** Gradients of norms: bindings and parameters. */
-export const NORM_BACKWARD: ShaderFile = file("norm_backward", normBackward);
+export const NORM_BACKWARD: ShaderFile = preludeFile("norm_backward", normBackward);
 /** Parameters of 3x3 convolutions. */
-export const CONV3X3: ShaderFile = file("conv3x3", conv3x3);
+export const CONV3X3: ShaderFile = preludeFile("conv3x3", conv3x3);
 /** Norms of heads' columns, with what that needs. */
-export const HEAD_NORM: readonly ShaderFile[] = [file("head_norm", headNorm), VEC4];
+export const HEAD_NORM: readonly ShaderFile[] = [preludeFile("head_norm", headNorm), VEC4];
 /** Codes of packed weights, in all formats. */
-export const PACKED: ShaderFile = file("packed", packed);
+export const PACKED: ShaderFile = preludeFile("packed", packed);
 /** Reading packed weights, four at a time. */
-export const PACKED_CODES: ShaderFile = file("packed_codes", packedCodes);
+export const PACKED_CODES: ShaderFile = preludeFile("packed_codes", packedCodes);
 /** Panels of a tile in workgroup memory. */
-export const TILES: ShaderFile = file("tiles", tiles);
+export const TILES: ShaderFile = preludeFile("tiles", tiles);
 /** Parameters of matrix products. */
-export const MATMUL: ShaderFile = file("matmul", matmul);
+export const MATMUL: ShaderFile = preludeFile("matmul", matmul);
 /** Parameters and scales of matrix products with packed weights. */
-export const PACKED_MATMUL: ShaderFile = file("packed_matmul", packedMatmul);
+export const PACKED_MATMUL: ShaderFile = preludeFile("packed_matmul", packedMatmul);
 /** GELU by the tanh approximation, and its derivative. */
-export const GELU: ShaderFile = file("gelu", gelu);
+export const GELU: ShaderFile = preludeFile("gelu", gelu);
 /** What matrix products do to their sums, with what that needs. */
-export const EPILOGUE: readonly ShaderFile[] = [file("epilogue", epilogue), GELU, VEC4];
+export const EPILOGUE: readonly ShaderFile[] = [preludeFile("epilogue", epilogue), GELU, VEC4];

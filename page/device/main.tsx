@@ -1,17 +1,58 @@
-import { signal } from "@preact/signals";
-import { render } from "preact";
+/**
+ * The page on which a browser takes part in a run.
+ *
+ * @module
+ */
 
-const worker = new Worker("./worker.js", { type: "module" });
-const said = signal("...");
-worker.addEventListener("message", ({ data }) => said.value = data.type);
+import { type JSX, render } from "preact";
+import { stayAwake } from "./awake.ts";
+import { KeptHere } from "./kept_here.tsx";
+import { Offer } from "./offer.tsx";
+import { TakingPart } from "./taking_part.tsx";
+import { failure, takePlace, tell, view } from "./view_state.ts";
 
-function App(): preact.JSX.Element {
+function App(): JSX.Element {
+  const now = view.value;
   return (
     <main>
-      <h1>Take part in a training run</h1>
-      <p>The worker is {said.value}.</p>
+      {now.name === "looking"
+        ? <Looking />
+        : now.name === "cannot"
+        ? <Cannot why={now.why} help={now.help} />
+        : now.name === "offer"
+        ? <Offer />
+        : <TakingPart />}
+      {now.name === "offer" ? <KeptHere /> : null}
     </main>
   );
 }
 
+function Looking(): JSX.Element {
+  return (
+    <header>
+      <h1>Take part in a training run</h1>
+      <p role="status">{failure.value || "Looking at the run and at this device"}</p>
+    </header>
+  );
+}
+
+function Cannot({ why, help }: { readonly why: string; readonly help: string }): JSX.Element {
+  return (
+    <>
+      <header>
+        <h1>This device cannot take part yet</h1>
+      </header>
+      <section class="card">
+        <p role="alert">{why}</p>
+        <p>{help}</p>
+        <div class="buttons">
+          <button type="button" onClick={() => tell({ type: "look", place: null })}>Try again</button>
+        </div>
+      </section>
+    </>
+  );
+}
+
+stayAwake();
 render(<App />, document.getElementById("page")!);
+tell({ type: "look", place: takePlace() });

@@ -20,6 +20,7 @@ import { metricsText } from "./_metrics.ts";
 import { runHandlers } from "./_run_routes.ts";
 import { knower } from "./_who.ts";
 import { openApi } from "./openapi.ts";
+import { addDeviceRoutes } from "./device_routes.ts";
 import { Pages, SECURITY_HEADERS } from "./pages.ts";
 import type { ConnectionInfo } from "./serve.ts";
 import { Sessions } from "./sessions.ts";
@@ -145,6 +146,7 @@ export function createControlApp(options: ControlAppOptions): Hono {
     const body = await bodyWithin(raw, { maxBodyBytes, bodyTimeoutMs, signal });
     return body instanceof Response ? body : await next();
   });
+  addDeviceRoutes(app, runs);
   if (webSocket !== undefined) app.get("/join/ws", (c) => webSocket.handle(c.req.raw, peerOf(c)));
   if (http !== undefined) app.all("/join/http/*", (c) => http.handle(c.req.raw, peerOf(c)));
   return app;

@@ -1,0 +1,331 @@
+/**
+ * The device of a tab: looks at a run, takes part, comes back, and keeps what its heads have learnt.
+ *
+ * @module
+ */
+
+import {
+  adapterFiles,
+  adapterOf,
+  type ByteStore,
+  type Channel,
+  forgetRunStates,
+  HandshakeError,
+  type HeadModules,
+  runHeadsDevice,
+  storedRunStates,
+  storeRunState,
+  type UserDeviceOptions,
+  type UserDeviceResult,
+  warmUpHeads,
+  type Welcome,
+} from "@edgetuner/core/device";
+import { Engine } from "@edgetuner/kernels";
+import type { RunAbout } from "@edgetuner/transport";
+import { webSocketTransport } from "@edgetuner/transport/web_socket";
+import { forecastOf } from "./forecast.ts";
+import type { FromWorker, KeptHeads, Phase, RunPlace, ToWorker } from "./messages.ts";
+import { claimSlot, keptHeads, lastRun, noteRun, type Slot, type TakingPart, writeJson } from "./slot.ts";
+import { CannotTakePart, explainGpu, requireBrowser, requireMemory } from "./usable.ts";
+
+/** Frames of a large model that may be under way. */
+const QUEUE_BYTES = 2 ** 28;
+/** Longest time in milliseconds for the others to join, and for which this device tries to come back. */
+const JOIN_MS = 3_600_000;
+const LOST_MS = 3_600_000;
+/** Longest time in milliseconds in which the edge server says nothing during a run. */
+const QUIET_MS = 120_000;
+/** Pause in milliseconds between two attempts to come back. */
+const RETRY_MS = 1000;
+
+/** Files that are kept of a run. */
+export const KEPT = { weights: "heads.safetensors", config: "heads.json", note: "kept.json" } as const;
+
+/** What a tab does when it is told to join. */
+type JoinMessage = Extract<ToWorker, { type: "join" }>;
+
+/** What a worker knows that is larger than heads need. */
+export interface MoreParts {
+  /** Takes part, with data too. */
+  runDevice?(options: UserDeviceOptions): Promise<UserDeviceResult>;
+  /** Packs what is kept, as a file to take away. */
+  downloadOf?(
+    learnt: ByteStore,
+    form: "peft" | "heads",
+    base: RunAbout["base"],
+  ): Promise<{ readonly name: string; readonly bytes: Uint8Array<ArrayBuffer> }>;
+}
+
+/** The device of a tab. */
+export class TabDevice {
+  readonly #say: (message: FromWorker) => void;
+  readonly #more: MoreParts;
+  #slot: Promise<Slot> | null = null;
+  #engine: Promise<Engine> | null = null;
+  #place: RunPlace | null = null;
+  #about: RunAbout | null = null;
+  #abort = new AbortController();
+  #channel: Channel | null = null;
+  #isIn = false;
+  /** Resolves when this device may go on, while it is paused. */
+  #pause: PromiseWithResolvers<void> | null = null;
+  /** Resolves when an attempt to come back is to be made at once. */
+  #poke: PromiseWithResolvers<void> = Promise.withResolvers();
+
+  /**
+   * @param say Tells the page.
+   * @param more What only the larger worker knows.
+   */
+  constructor(say: (message: FromWorker) => void, more: MoreParts = {}) {
+    this.#say = say;
+    this.#more = more;
+  }
+
+  /** Does what the page asks. */
+  async hear(message: ToWorker): Promise<void> {
+    try {
+      if (message.type === "look") await this.#look(message.place);
+      else if (message.type === "join") await this.#join(message);
+      else if (message.type === "pause") this.#setPaused(message.paused);
+      else if (message.type === "wake") this.#wake();
+      else if (message.type === "bye") void this.#channel?.close("the page was closed");
+      else if (message.type === "leave") this.#abort.abort(new DOMException("left", "AbortError"));
+      else if (message.type === "download") await this.#download(message.form);
+      else await this.#forget();
+    } catch (error) {
+      this.#tell(error);
+    }
+  }
+
+  /** An error, in words for people. */
+  #tell(error: unknown): void {
+    if (error instanceof CannotTakePart) {
+      this.#say({ type: "cannot", why: error.message, help: error.help });
+    } else this.#say({ type: "failed", what: (error as Error).message ?? String(error) });
+  }
+
+  async #look(given: RunPlace | null): Promise<void> {
+    requireBrowser();
+    const { states, learnt } = await this.#openSlot();
+    const last = await lastRun(states);
+    const place = given ?? last?.place ?? null;
+    if (place === null) {
+      throw new CannotTakePart(
+        "This address names no run.",
+        "Scan the code or open the link that the host of the run shows.",
+      );
+    }
+    this.#place = place;
+    const engine = await this.#openEngine();
+    const about = this.#about = await askAbout(place);
+    const isSame = last !== null && last.isIn && last.run === about.run && last.place.server === place.server;
+    const capacity = isSame ? last.capacity : 1;
+    this.#say({
+      type: "about",
+      about,
+      forecast: forecastOf(about, capacity),
+      returning: isSame ? { name: last.name, capacity } : null,
+      adapter: engine.adapterName,
+      kept: await keptHeads(learnt),
+    });
+  }
+
+  #openSlot(): Promise<Slot> {
+    return this.#slot ??= claimSlot();
+  }
+
+  #openEngine(): Promise<Engine> {
+    return this.#engine ??= Engine.create().catch((error) => {
+      this.#engine = null;
+      throw explainGpu(error);
+    });
+  }
+
+  async #join(message: JoinMessage): Promise<void> {
+    if (this.#isIn || this.#place === null || this.#about === null) return;
+    this.#isIn = true;
+    this.#abort = new AbortController();
+    try {
+      await this.#takePart(message, this.#place, this.#about);
+    } catch (error) {
+      this.#say({ type: "phase", phase: "ended", text: textOf(error) });
+    } finally {
+      this.#isIn = false;
+      this.#channel = null;
+    }
+  }
+
+  async #takePart({ name, capacity }: JoinMessage, place: RunPlace, { run }: RunAbout): Promise<void> {
+    const slot = await this.#openSlot();
+    const engine = await this.#openEngine();
+    const needed = forecastOf(this.#about!, capacity)?.memoryBytes ?? 0;
+    requireMemory(needed, engine.device.limits);
+    this.#phase("joining", "Getting the graphics processor ready");
+    if (capacity > 0) await warmUpHeads(engine);
+    const noted: TakingPart = { place, run, name, capacity, isIn: true };
+    await noteRun(slot.states, noted);
+    void navigator.storage.persist?.().catch(() => {});
+    const states = await storedRunStates(slot.states, run);
+    const channel = await this.#connect(place);
+    this.#phase("waiting", "Waiting until the run begins");
+    let lostAt = 0;
+    const result = await (this.#more.runDevice ?? runHeadsDevice)({
+      ...{ engine, channel, name, capacity, id: slot.id, key: slot.key, signal: this.#abort.signal },
+      ...{ timeoutMs: QUIET_MS, joinTimeoutMs: JOIN_MS, serverLostMs: LOST_MS },
+      ...(states === null ? {} : { resume: states }),
+      savedStates: () => storedRunStates(slot.states, run),
+      onState: (state) => storeRunState(slot.states, state),
+      reconnect: (signal) => this.#comeBack(place, lostAt + LOST_MS, signal),
+      onLost: (error) => {
+        if (error === null) return this.#phase("running", "");
+        lostAt = performance.now();
+        if (this.#pause === null) this.#phase("lost", "The connection was lost; coming back");
+      },
+      onWelcome: (welcome) => this.#welcome(welcome),
+      onPause: (paused) =>
+        this.#phase(paused ? "stopped" : "running", paused ? "The host has paused the run" : ""),
+      onStep: (step, { mask, totalBytes }) =>
+        this.#say({
+          ...{ type: "step", steps: step + 1, mask, totalBytes },
+          memoryBytes: engine.stats.allocatedBytes,
+        }),
+    });
+    await this.#end(result, slot, noted);
+  }
+
+  #phase(phase: Phase, text: string): void {
+    this.#say({ type: "phase", phase, text });
+  }
+
+  #welcome({ model, range, start, settings }: Welcome): void {
+    const { layers, heads } = model;
+    this.#say({ type: "welcome", layers, heads, range, start, steps: settings.steps });
+    this.#phase("running", "");
+  }
+
+  async #connect({ server, token }: RunPlace): Promise<Channel> {
+    const url = `${server.replace(/^http/, "ws")}/join/ws`;
+    const transport = webSocketTransport({ url, token, queueBytes: QUEUE_BYTES });
+    return this.#channel = await transport.connect({ signal: this.#abort.signal });
+  }
+
+  /** Connects again once this device may, until a time. */
+  async #comeBack(place: RunPlace, until: number, signal: AbortSignal | undefined): Promise<Channel> {
+    for (;;) {
+      if (this.#pause !== null) {
+        await this.#pause.promise;
+        until = performance.now() + LOST_MS;
+      }
+      signal?.throwIfAborted();
+      try {
+        return await this.#connect(place);
+      } catch (error) {
+        signal?.throwIfAborted();
+        if (error instanceof HandshakeError || performance.now() > until) throw error;
+      }
+      this.#poke = Promise.withResolvers();
+      const timer = setTimeout(() => this.#poke.resolve(), RETRY_MS);
+      await this.#poke.promise;
+      clearTimeout(timer);
+    }
+  }
+
+  /** Rests without a connection: the others go on without this device's heads. */
+  #setPaused(paused: boolean): void {
+    if (paused === (this.#pause !== null) || !this.#isIn) return;
+    if (paused) {
+      this.#pause = Promise.withResolvers();
+      this.#phase("paused", "Resting; the others go on without this device");
+      void this.#channel?.close("this device rests");
+    } else {
+      this.#pause?.resolve();
+      this.#pause = null;
+      this.#phase("lost", "Coming back");
+    }
+  }
+
+  #wake(): void {
+    this.#poke.resolve();
+  }
+
+  async #end(result: UserDeviceResult, slot: Slot, noted: TakingPart): Promise<void> {
+    const { modules, steps, error, reason, welcome: { run } } = result;
+    using learnt = modules;
+    this.#phase("saving", "Keeping what this device has learnt");
+    if (learnt !== null && steps > 0) {
+      const kept = await keep(slot, learnt, { run, steps, base: this.#about?.base ?? null });
+      this.#say({ type: "kept", kept });
+    }
+    const hasLeft = this.#abort.signal.aborted;
+    const isOver = error === null || hasLeft;
+    // What a lost run may go on from stays.
+    if (error === null) await forgetRunStates(slot.states, run);
+    await noteRun(slot.states, { ...noted, isIn: !isOver });
+    const text = hasLeft
+      ? "You have left the run."
+      : error !== null
+      ? textOf(error)
+      : reason === ""
+      ? "The run is over."
+      : `The run is over: ${reason}`;
+    this.#phase("ended", text);
+  }
+
+  async #download(form: "peft" | "heads"): Promise<void> {
+    const { learnt } = await this.#openSlot();
+    const { downloadOf } = this.#more;
+    if (downloadOf === undefined) {
+      throw new TypeError("Cannot pack adapters here: the worker for data does it");
+    }
+    this.#say({ type: "file", ...await downloadOf(learnt, form, (await keptHeads(learnt))?.base ?? null) });
+  }
+
+  async #forget(): Promise<void> {
+    const { learnt } = await this.#openSlot();
+    for (const name of Object.values(KEPT)) await learnt.remove(name);
+    this.#say({ type: "kept", kept: null });
+  }
+}
+
+/** Keeps what heads have learnt. */
+async function keep(
+  { learnt }: Slot,
+  modules: HeadModules,
+  { base, ...origin }: Pick<KeptHeads, "run" | "steps" | "base">,
+): Promise<KeptHeads> {
+  const files = await adapterFiles(await adapterOf(modules), origin);
+  const weights = files.get("adapter_model.safetensors")!;
+  await learnt.write(KEPT.weights, weights);
+  await learnt.write(KEPT.config, files.get("adapter_config.json")!);
+  const kept = { ...origin, base, bytes: weights.length, at: Date.now() };
+  await writeJson(learnt, KEPT.note, kept);
+  return kept;
+}
+
+/** Asks the server about its run. */
+async function askAbout({ server, token }: RunPlace): Promise<RunAbout> {
+  let response: Response;
+  try {
+    response = await fetch(`${server}/join/about`, { headers: { authorization: `Bearer ${token}` } });
+  } catch {
+    throw new CannotTakePart(
+      `The server at ${server} cannot be reached.`,
+      "Check that this device is in the same network, and that the run still goes on.",
+    );
+  }
+  if (response.status === 401) {
+    throw new CannotTakePart("The invitation is not valid any more.", "Ask the host for a new link.");
+  }
+  if (!response.ok) throw new CannotTakePart(`The server answered ${response.status}.`, "Ask the host.");
+  const [about] = await response.json() as RunAbout[];
+  if (about === undefined) {
+    throw new CannotTakePart("There is no run at this server.", "Ask the host for a new link.");
+  }
+  return about;
+}
+
+function textOf(error: unknown): string {
+  return error instanceof CannotTakePart
+    ? `${error.message} ${error.help}`
+    : (error as Error).message ?? String(error);
+}

@@ -1,0 +1,162 @@
+/**
+ * Runs of the small model in which tabs of Chromium take part: a control server with the pages, and a data device here.
+ *
+ * @module
+ */
+
+import {
+  EdgeServer,
+  type EdgeServerEvent,
+  type EdgeServerOptions,
+  type RunHandle,
+  type RunSettings,
+  runUserDevice,
+  shapeForDevices,
+  type StepRecord,
+  type UserDeviceOptions,
+  type UserDeviceResult,
+} from "@edgetuner/core";
+import { PAGE_FILES } from "@edgetuner/page";
+import { type WebSocketListener, webSocketListener, webSocketTransport } from "@edgetuner/transport";
+import { createControlApp, serve, type Serving } from "@edgetuner/transport/server";
+import { admitAll, dataSide, serverOptions } from "../_session.ts";
+import type { TinyGpt2 } from "../../support/tiny_model.ts";
+
+const TOKENS = { joinToken: "join-token-of-tests", adminToken: "admin-token-of-tests" };
+
+/** What a run is made of. */
+export interface TabRunOptions {
+  readonly settings: RunSettings;
+  /** Devices with heads. */
+  readonly devices: number;
+  readonly server?: Partial<EdgeServerOptions>;
+  /** The data comes from a tab. @default {false} */
+  readonly dataInTab?: boolean;
+}
+
+/** The run as the control server shows it. */
+function handleOf(server: EdgeServer, { layers }: TinyGpt2, places: number): RunHandle {
+  const { kvHeads } = layers.shape;
+  return {
+    run: server.run,
+    settings: server.settings,
+    model: shapeForDevices(layers.shape),
+    base: { name: "gpt2_base", family: "gpt2", kvHeads },
+    places,
+    get status() {
+      return server.status;
+    },
+    get devices() {
+      return server.devices;
+    },
+    get latest() {
+      return server.latest;
+    },
+    traffic: () => server.traffic(),
+    pause: () => server.pause(),
+    resume: () => server.resume(),
+    stop: (reason) => server.stop(reason),
+    subscribe: (listener) => server.subscribe(listener),
+  };
+}
+
+/** A run with tabs. */
+export class TabRun implements AsyncDisposable {
+  readonly server: EdgeServer;
+  readonly events: EdgeServerEvent[] = [];
+  readonly records: StepRecord[] = [];
+  readonly #model: TinyGpt2;
+  readonly #listener: WebSocketListener;
+  readonly #serving: Serving;
+  readonly #admitting: Promise<void>;
+  /** Resolves when the run is over. */
+  readonly done: Promise<void>;
+  readonly #data: Promise<UserDeviceResult> | null;
+  /** Losses, as the data device sees them. */
+  readonly losses: readonly number[];
+  /** Devices in Deno. */
+  readonly #devices: Promise<UserDeviceResult>[] = [];
+
+  private constructor(
+    model: TinyGpt2,
+    { server, serving, listener }: {
+      readonly server: EdgeServer;
+      readonly serving: Serving;
+      readonly listener: WebSocketListener;
+    },
+    options: TabRunOptions,
+  ) {
+    this.#model = model;
+    this.server = server;
+    this.#serving = serving;
+    this.#listener = listener;
+    server.subscribe((event) => {
+      this.events.push(event);
+      if (event.type === "step") this.records.push(event.record);
+    });
+    this.#admitting = admitAll(listener, server);
+    this.done = server.start();
+    this.done.catch(() => {});
+    const { steps } = options.settings;
+    const side = dataSide(model, steps, { shareLoss: true });
+    this.losses = side.losses;
+    this.#data = options.dataInTab === true
+      ? null
+      : this.#device({ name: "data", capacity: 0, data: { ...side, rewind: () => {} } });
+  }
+
+  /** Starts a run; tabs and devices may join. */
+  static async start(model: TinyGpt2, options: TabRunOptions): Promise<TabRun> {
+    const server = new EdgeServer(
+      serverOptions(model, options.settings, {
+        devices: options.devices,
+        onLoss: "prune",
+        ...options.server,
+      }),
+    );
+    const listener = webSocketListener();
+    const app = createControlApp({
+      ...TOKENS,
+      runs: new Map([[server.run, handleOf(server, model, options.devices)]]),
+      webSocket: listener,
+      pages: PAGE_FILES,
+    });
+    return new TabRun(model, { server, serving: await serve(app), listener }, options);
+  }
+
+  /** Address of the page that lets a tab in. */
+  get page(): string {
+    return `http://127.0.0.1:${this.#serving.port}/device/#token=${TOKENS.joinToken}`;
+  }
+
+  /** A device in this process. */
+  join(options: Omit<UserDeviceOptions, "channel" | "engine">): Promise<UserDeviceResult> {
+    const device = this.#device(options);
+    this.#devices.push(device);
+    return device;
+  }
+
+  async #device(options: Omit<UserDeviceOptions, "channel" | "engine">): Promise<UserDeviceResult> {
+    const url = `ws://127.0.0.1:${this.#serving.port}/join/ws`;
+    const channel = await webSocketTransport({ url, token: TOKENS.joinToken }).connect();
+    const { engine } = this.#model;
+    return await runUserDevice({ engine, channel, timeoutMs: 60_000, ...options });
+  }
+
+  /** Waits until the run is over. */
+  async end(): Promise<void> {
+    await this.done;
+    await this.#data;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.server.stop("the test is over");
+    await this.done.catch(() => {});
+    for (const device of await Promise.allSettled([this.#data, ...this.#devices])) {
+      if (device.status === "fulfilled") device.value?.modules?.[Symbol.dispose]();
+    }
+    await this.#listener[Symbol.asyncDispose]();
+    await this.#admitting;
+    await this.#serving.shutdown(100);
+  }
+}
