@@ -68,17 +68,13 @@ const WAITS = ["--ping-interval", "1", "--idle-timeout", "4", "--step-timeout", 
 /** Longest wait for something that is to come, in milliseconds. */
 const LIMIT_MS = 120_000;
 
-/** A port that is free now. */
-function freePort(): number {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  return listener.addr.port;
-}
-
 /** A run that goes on whatever is done to it. */
 export class ChaosRun implements AsyncDisposable {
   readonly #options: ChaosRunOptions;
-  readonly #port = freePort();
+  /** Where the edge server listens: where it finds a place at first, and the same later. */
+  #port = 0;
   readonly #token = crypto.randomUUID();
+  readonly #adminToken = crypto.randomUUID();
   #broker: NatsServer | null = null;
   /** The edge server. */
   readonly server: Party;
@@ -106,7 +102,16 @@ export class ChaosRun implements AsyncDisposable {
     });
     const args = () => [
       ...["--port", `${this.#port}`, "--devices", `${capacities.length}`, "--steps", `${steps}`],
-      ...["--join-token", this.#token, "--admin-token", this.#token, "--pruner", pruner, "--seed", `${seed}`],
+      ...[
+        "--join-token",
+        this.#token,
+        "--admin-token",
+        this.#adminToken,
+        "--pruner",
+        pruner,
+        "--seed",
+        `${seed}`,
+      ],
       ...["--state", `${folder}/server`, "--state-seconds", "1", "--loss-wait", "300", ...WAITS],
       ...["--rank", "4", "--mode", "slice"],
       ...(transport === "nats" ? ["--nats", this.#broker!.url("chaos")] : []),
@@ -117,6 +122,8 @@ export class ChaosRun implements AsyncDisposable {
   async start(): Promise<void> {
     const { transport, capacities, folder } = this.#options;
     if (transport === "nats") this.#broker = await NatsServer.start();
+    this.server.start();
+    await this.until(() => this.#isListening, "the edge server listens");
     for (const [index, capacity] of capacities.entries()) {
       const proxy = await FaultyProxy.start(this.#broker?.port ?? this.#port);
       const [state, save] = [`${folder}/state-${index}`, `${folder}/heads-${index}`];
@@ -131,8 +138,6 @@ export class ChaosRun implements AsyncDisposable {
       });
       this.devices.push({ party, proxy, index, state, save, awaySince: null, reason: "" });
     }
-    this.server.start();
-    await this.until(() => this.#isListening, "the edge server listens");
     for (const { party } of this.devices) party.start();
     await this.until(() => this.steps.length > 2, "the first steps");
   }
@@ -210,7 +215,10 @@ export class ChaosRun implements AsyncDisposable {
   async stop(): Promise<void> {
     for (const party of [this.server, ...this.devices.map((d) => d.party)]) this.#mayEnd.add(party);
     const url = `http://127.0.0.1:${this.#port}/api/runs/${this.#run}/stop`;
-    const answer = await fetch(url, { method: "POST", headers: { authorization: `Bearer ${this.#token}` } });
+    const answer = await fetch(url, {
+      method: "POST",
+      headers: { authorization: `Bearer ${this.#adminToken}` },
+    });
     await answer.body?.cancel();
     await until(() => this.devices.every(({ party }) => party.code !== null), "the end of all", LIMIT_MS);
     await this.server.ended;
@@ -219,6 +227,7 @@ export class ChaosRun implements AsyncDisposable {
   #onServer(event: PartyEvent): void {
     if (event.type === "listening") {
       this.#isListening = true;
+      this.#port = Number(String(event.address).split(":").at(-1));
       this.#run = String(event.run);
       this.settings = event.settings as Required<RunSettings>;
     } else if (event.type === "step") this.#onStep(event.record as StepJson);

@@ -325,6 +325,11 @@ export class HeadModules implements Disposable {
     this.#kept.goBack(this.#layers);
   }
 
+  /** There is no update to go back from any more: steps have passed without one. */
+  forgetCopy(): void {
+    this.#kept?.begin();
+  }
+
   /**
    * Norms of the gradients of the last backward pass of every head, none of which was pruned, as
    * `update` returns them; nothing is updated.

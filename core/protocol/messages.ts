@@ -142,6 +142,7 @@ export class Messages {
       fingerprint: name(0, 128),
       sharesLoss: flag(),
       states: optional(record({ run: name(1, 64), steps: list(step, 1, MAX_STATES) })),
+      unfinished: optional(step),
       task: optional(oneOf("train", "generate")),
       learnt: optional(record({ range, lora: record(LORA_FIELDS) })),
       system: optional(oneOf("split", "tensorParallel")),

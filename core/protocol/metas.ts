@@ -34,6 +34,8 @@ export interface HelloMeta {
   readonly sharesLoss: boolean;
   /** States of a run that goes on. */
   readonly states?: { readonly run: string; readonly steps: readonly number[] };
+  /** Where it comes back: a training step of which it has all but the last gradients, or their factor. */
+  readonly unfinished?: number;
   /** What the run must be for. @default {"train"} */
   readonly task?: "train" | "generate";
   /** Heads that it has learnt before, in generation. */

@@ -24,6 +24,8 @@ export interface PresenceOptions {
   dataMembers(): readonly RunMember[];
   /** A device with data has come back over another connection. */
   goOnOver(member: RunMember): void;
+  /** One with heads has; `unfinished` is a step of which it has all but the last messages. */
+  headsGoOnOver(device: HeadMember, unfinished: number | undefined): void;
   /** What to do about losses. */
   readonly policy: LossPolicy;
   /** Longest wait in milliseconds for a device without which the run cannot go on. */
@@ -177,7 +179,12 @@ export class Presence {
     member.device.connected = true;
     this.#trained.delete(member);
     const at = owners.indexOf(member);
-    if (at >= 0) Object.assign(devices[at]!, { peer, isAway: false });
+    if (at >= 0) {
+      const device = Object.assign(devices[at]!, { peer, isAway: false });
+      // One that does not count begins again, or is missed.
+      const { unfinished = Infinity } = member;
+      this.#options.headsGoOnOver(device, trained > unfinished ? unfinished : undefined);
+    }
     if (member.device.data) this.#options.goOnOver(member);
     emit.call(this.#options, { type: "back", device: member.device, step });
   }

@@ -183,6 +183,10 @@ export class DataOwners implements DataSource, Disposable {
     return await this.#evaluate(owner, step);
   }
 
+  get hasBatch(): boolean {
+    return this.#current?.owners.every(({ owner }) => owner.data.hasBatch) ?? false;
+  }
+
   interrupt(): void {
     for (const { owner } of this.#current?.owners ?? []) owner.data.interrupt();
   }

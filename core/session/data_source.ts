@@ -33,6 +33,8 @@ export interface DataSource extends DataPort, DecodingSource {
   readonly best: boolean;
   /** Rows of E that came for each part of the step so far, where equal ones came only once. */
   readonly embeddingRows: readonly number[];
+  /** False where the step's batch cannot be answered any more: whose it is has come back over another connection. */
+  readonly hasBatch: boolean;
   /** If true, a state follows the step. */
   saves: boolean;
   /** The next step's batch, or new tokens; `null` when there is nothing left. */

@@ -57,6 +57,8 @@ export class DeviceRun {
   #peer: Peer;
   #heads: HeadDevice | null = null;
   #data: DataDevice | null = null;
+  /** True where the heads go on with a step that is unfinished. */
+  #isLate = false;
   /** What the edge server said last. */
   #welcome: Welcome;
 
@@ -132,7 +134,9 @@ export class DeviceRun {
     const [peer, progress, modules] = [this.#peer, this.#progress, this.#modules];
     let error: unknown = null;
     const lanes: Promise<void>[] = [];
-    this.#heads = modules === null ? null : this.#headDevice(modules);
+    if (this.#isLate) this.#heads!.goOnOver(peer, this.#welcome.start);
+    else this.#heads = modules === null ? null : this.#headDevice(modules);
+    this.#isLate = false;
     try {
       if (this.#heads !== null) lanes.push(this.#heads.run());
       if (data !== undefined) lanes.push((this.#data ??= this.#dataDevice(data)).run(peer));
@@ -230,7 +234,10 @@ export class DeviceRun {
       const saved = await options.savedStates?.() ?? null;
       const own = saved?.run === run ? saved.steps : [];
       const steps = [...new Set([...own, ...this.#steps()])].sort((a, b) => a - b);
-      const welcome = await introduce(peer, { options, id: this.#id, states: { run, steps } });
+      const welcome = await introduce(peer, {
+        ...{ options, id: this.#id, states: { run, steps } },
+        unfinished: this.#heads?.unfinished ?? undefined,
+      });
       if (welcome.run !== run) {
         throw new HandshakeError(`Cannot come back as the run must be "${run}": it is "${welcome.run}"`);
       }
@@ -254,6 +261,11 @@ export class DeviceRun {
   async #goOnFrom(welcome: Welcome): Promise<void> {
     const { start, trained } = welcome;
     const [modules, progress, unsaved] = [this.#modules, this.#progress, this.#heads];
+    const unfinished = unsaved?.unfinished ?? null;
+    this.#welcome = welcome;
+    // The step counts with this device, which lacks the last that was sent: it is sent once more.
+    this.#isLate = unfinished !== null && trained !== null && trained > unfinished;
+    if (this.#isLate) return;
     modules?.discard();
     const limit = trained ?? start;
     if (modules !== null && progress.steps > limit) {
@@ -267,8 +279,8 @@ export class DeviceRun {
       this.#data = null;
     }
     // Weights that have missed steps stay as they are.
+    if (progress.steps !== start) modules?.forgetCopy();
     progress.steps = start;
-    this.#welcome = welcome;
   }
 
   async #restore({ settings, range }: Welcome, step: number): Promise<void> {
@@ -298,10 +310,11 @@ function openPeer(channel: Channel, options: UserDeviceOptions, ledger?: ByteLed
 /** Says hello, proves who this device is, and waits for the welcome. */
 async function introduce(
   peer: Peer,
-  { options, id, states }: {
+  { options, id, states, unfinished }: {
     readonly options: UserDeviceOptions;
     readonly id: string | undefined;
     readonly states: MetaOf<"hello">["states"];
+    readonly unfinished?: number | undefined;
   },
 ): Promise<Welcome> {
   const { name, capacity, data, key, task = "train", adapter, timeoutMs = 120_000 } = options;
@@ -315,6 +328,7 @@ async function introduce(
       fingerprint: data?.fingerprint ?? adapter?.fingerprint ?? "",
       sharesLoss: data?.shareLoss ?? false,
       ...(states && { states }),
+      ...(unfinished !== undefined && { unfinished }),
       task,
       ...(adapter === undefined || task === "train"
         ? {}

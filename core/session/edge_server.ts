@@ -275,6 +275,7 @@ export class EdgeServer extends RunServer {
       ...{ owners: [...members], devices, policy: this.#policy, lossWaitMs, clock: this.clock },
       dataMembers: () => owners === null ? [dataMember] : this.members.filter((m) => m.device.data),
       goOnOver: (member) => single?.goOnOver(member.peer) ?? owners?.goOnOver(member),
+      headsGoOnOver: (device, unfinished) => remote.goOnOver(device, unfinished),
       welcome: (member) => this.#welcomeOf(member),
       begin: (peer) => this.#begin(peer),
       emit: (event) => this.emit(event),

@@ -68,23 +68,45 @@ interface HeadStepState {
   readonly cursors: readonly FlowCursor[];
   /** True while the factor of the gradients is waited for. */
   isClipped: boolean;
+  /** True once its update is done. */
+  isOver: boolean;
 }
 
 /** Answers what the edge server asks of a device's head modules. */
 export class HeadDevice {
-  readonly #options: HeadDeviceOptions;
+  #options: HeadDeviceOptions;
   readonly #run: SplitShape;
   #current: HeadStepState | null = null;
   /** What the codec goes back to if the step begins again. */
   #streams: ReturnType<Peer["keepStreams"]> = new Map();
   /** Steps whose state is to be saved once it is sure that they are over. */
   #unsaved: number | null = null;
+  /** Steps of the run when the device came back with a step that it must finish; `null` where it has none. */
+  #late: number | null = null;
 
   /** See `HeadDeviceOptions`. */
   constructor(options: HeadDeviceOptions) {
     this.#options = options;
     const { model, settings, statistics } = options.welcome;
     this.#run = splitShape(model, settings, { statistics: statistics.length });
+  }
+
+  /** A training step that has begun here and whose update is missing; `null` if there is none. */
+  get unfinished(): number | null {
+    const current = this.#current;
+    return current?.mode === "train" && !current.isOver ? current.step : null;
+  }
+
+  /**
+   * Goes on over another connection with the step that is unfinished: what is missing of it comes first.
+   *
+   * @param peer The edge server.
+   * @param start Training steps of the run so far.
+   */
+  goOnOver(peer: Peer, start: number): void {
+    this.#options = { ...this.#options, peer };
+    this.#streams = new Map();
+    this.#late = start;
   }
 
   /**
@@ -260,7 +282,8 @@ export class HeadDevice {
   }
 
   /** The update, and what is sent for it. */
-  async #update({ step, mode, pass, heads, isSaved }: HeadStepState, factor: number): Promise<void> {
+  async #update(current: HeadStepState, factor: number): Promise<void> {
+    const { step, mode, pass, heads, isSaved } = current;
     const { modules, welcome, state, peer } = this.#options;
     const { mask } = heads;
     const { settle, clip } = pass;
@@ -280,10 +303,17 @@ export class HeadDevice {
       });
     }
     if (mode === "probe") return;
+    current.isOver = true;
     state.steps = step + 1;
     this.#options.onStep?.(step, mask);
     if (isSaved) this.#unsaved = state.steps;
     else await this.#options.saves.trained(state.steps, false);
+    if (this.#late !== null && this.#late > state.steps) {
+      // The run has gone on meanwhile.
+      state.steps = this.#late;
+      modules.forgetCopy();
+    }
+    this.#late = null;
   }
 
   /** Reads the beginning of a step, or of another part of it. */
@@ -318,6 +348,7 @@ export class HeadDevice {
       pass,
       cursors,
       isClipped: false,
+      isOver: false,
     };
   }
 

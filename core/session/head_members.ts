@@ -96,3 +96,29 @@ export class AnswerClock {
     this.#spentMs += this.#clock.now() - this.#since;
   }
 }
+
+/**
+ * A clock for each device, which is lost when it takes too long.
+ *
+ * @param devices The devices.
+ * @param limit Longest time in milliseconds (`Infinity`), and where the time comes from (`WALL_CLOCK`).
+ */
+export function answerClocks(
+  devices: readonly HeadMember[],
+  { limitMs = Infinity, clock }: {
+    readonly limitMs?: number | undefined;
+    readonly clock?: RunClock | undefined;
+  },
+): ReadonlyMap<HeadMember, AnswerClock> {
+  return new Map(devices.map((device) => {
+    const late = () =>
+      device.peer.failWith(
+        new DeadlineError(
+          `Cannot go on with ${device.peer.name} as its part of a step must take at most ${
+            limitMs / 1000
+          } s: it took longer`,
+        ),
+      );
+    return [device, new AnswerClock(limitMs, late, clock)];
+  }));
+}

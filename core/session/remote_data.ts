@@ -161,6 +161,11 @@ export class RemoteData implements DataSource {
     return count ?? this.refuse("it must say how many examples it has: it does not");
   }
 
+  /** See `DataSource`. */
+  get hasBatch(): boolean {
+    return this.#current !== NOTHING;
+  }
+
   /** What is waited for of the data device is waited for no longer: the step will begin again. */
   interrupt(): void {
     this.#peer.interrupt("data");

@@ -8,7 +8,7 @@
 
 import type { Engine, Tensor } from "@edgetuner/kernels";
 import type { RunClock } from "../contracts/clock.ts";
-import { DeadlineError, ProtocolError } from "../contracts/errors.ts";
+import { ProtocolError } from "../contracts/errors.ts";
 import { type MicroBatch, WHOLE_STEP } from "../contracts/micro_batches.ts";
 import type { ModelShape } from "../contracts/model_shape.ts";
 import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../contracts/ports.ts";
@@ -32,8 +32,9 @@ import {
 } from "../protocol/pass.ts";
 import type { Peer } from "../protocol/peer.ts";
 import { StepRestart } from "../protocol/step_restart.ts";
-import { AnswerClock, type HeadMember, isLoss, withAway } from "./head_members.ts";
+import { type AnswerClock, answerClocks, type HeadMember, isLoss, withAway } from "./head_members.ts";
 import { type DeviceShare, type LayerPlan, LayerPlans } from "./_layer_plans.ts";
+import { Unanswered } from "./_unanswered.ts";
 import type { WaitTimer } from "./wait_timer.ts";
 
 /** Options of `RemoteHeads`. */
@@ -106,6 +107,7 @@ export class RemoteHeads implements HeadPort, Disposable {
   #attempt = 0;
   /** What the codec of each device goes back to if the step begins again. */
   readonly #streams = new Map<HeadMember, ReturnType<Peer["keepStreams"]>>();
+  readonly #unanswered = new Unanswered();
   /** Norms of the weights as devices last told them: those of heads that are away do not change. */
   #loraNorm: Float32Array | null = null;
 
@@ -126,7 +128,7 @@ export class RemoteHeads implements HeadPort, Disposable {
    * @throws {TypeError} If the step does not say its micro-batches: devices check the rows of each.
    */
   async beginStep(step: HeadStep): Promise<void> {
-    const { devices, model } = this.#options;
+    const { devices, model, stepDeadlineMs, clock } = this.#options;
     const { microBatches, accumulation, mode } = step;
     if (microBatches === undefined) {
       throw new TypeError(
@@ -140,7 +142,9 @@ export class RemoteHeads implements HeadPort, Disposable {
     const heads = headsOfDevices(mask, model.heads, devices.map(({ range }) => range.count));
     const pass = describePass({ run: this.#run, mode, microBatches, accumulation, devices: heads, lowest });
     const isFirst = (accumulation?.index ?? 0) === 0;
-    const clocks = isFirst || this.#step === null ? this.#clocks() : this.#step.clocks;
+    const clocks = isFirst || this.#step === null
+      ? answerClocks(devices, { limitMs: stepDeadlineMs, clock })
+      : this.#step.clocks;
     const cursors = pass.flows.map((flow) => new FlowCursor(inLane(flow, "heads")));
     this.#step = { ...step, mask, pass, cursors, clocks };
     this.#plans.forget();
@@ -183,6 +187,7 @@ export class RemoteHeads implements HeadPort, Disposable {
     this.#attempt = attempt;
     this.#failure = null;
     this.#step = null;
+    this.#unanswered.forget(step);
     for (const device of this.#there) {
       device.peer.beginAttempt("heads", attempt, this.#streams.get(device) ?? new Map());
     }
@@ -191,6 +196,22 @@ export class RemoteHeads implements HeadPort, Disposable {
       this.#there.map((device) => this.#asking(device, () => device.peer.send("restart", { step }))),
     );
     this.#failure = null;
+  }
+
+  /**
+   * A device has come back over another connection.
+   *
+   * @param device It, with its new connection.
+   * @param unfinished A step of which it has all but the last messages: they are sent once more.
+   */
+  goOnOver(device: HeadMember, unfinished: number | undefined): void {
+    const { peer } = device;
+    this.#streams.delete(device);
+    if (unfinished === undefined) return;
+    // Whoever asks next notices where it is lost again.
+    for (const { kind, ...rest } of this.#unanswered.of(device, unfinished)) {
+      peer.send(kind, rest).catch(() => {});
+    }
   }
 
   /** Devices whose connections have ended between two steps are away from now on. */
@@ -210,21 +231,6 @@ export class RemoteHeads implements HeadPort, Disposable {
 
   get #there(): HeadMember[] {
     return this.#options.devices.filter((device) => device.isAway !== true);
-  }
-
-  #clocks(): ReadonlyMap<HeadMember, AnswerClock> {
-    const { devices, stepDeadlineMs = Infinity, clock } = this.#options;
-    return new Map(devices.map((device) => {
-      const late = () =>
-        device.peer.failWith(
-          new DeadlineError(
-            `Cannot go on with ${device.peer.name} as its part of a step must take at most ${
-              stepDeadlineMs / 1000
-            } s: it took longer`,
-          ),
-        );
-      return [device, new AnswerClock(stepDeadlineMs, late, clock)];
-    }));
   }
 
   /** Something with every device that is there. */
@@ -359,6 +365,7 @@ export class RemoteHeads implements HeadPort, Disposable {
     if (names.includes("loraNorm") && this.#loraNorm !== null) whole.loraNorm = this.#loraNorm.slice();
     await this.#wait(this.#all(async ({ peer, range }, i) => {
       const frame = await peer.receive("statistics", { step, shapes: messages[i]!.shapes });
+      this.#unanswered.hear(this.#options.devices[i]!);
       names.forEach((name, k) => {
         const map = whole[name] ??= new Float32Array(model.layers * model.heads);
         putRange(frame.tensors[k]!.data as Float32Array, map, model.heads, range);
@@ -370,8 +377,10 @@ export class RemoteHeads implements HeadPort, Disposable {
 
   /** Asks every device for its part of the gradients' squared norm, tells all of them the factor; returns the norm. */
   async #clip(step: number, limit: number): Promise<number> {
-    const squares = await this.#wait(this.#all(async ({ peer }) => {
+    const squares = await this.#wait(this.#all(async (device) => {
+      const { peer } = device;
       const { tensors } = await peer.receive("squaredNorm", { step, shapes: [[1]] });
+      this.#unanswered.hear(device);
       const square = tensors[0]!.data[0]!;
       if (square >= 0) return square;
       const error = new ProtocolError(
@@ -381,9 +390,11 @@ export class RemoteHeads implements HeadPort, Disposable {
       throw error;
     }));
     const data = Float32Array.of(clipFactor(squares, limit));
-    await this.#wait(
-      this.#all(({ peer }) => peer.send("clip", { step, tensors: [{ dtype: "f32", shape: [1], data }] })),
-    );
+    const tensors = [{ dtype: "f32" as const, shape: [1], data }];
+    await this.#wait(this.#all((device) => {
+      this.#unanswered.tell(device, { kind: "clip", step, tensors });
+      return device.peer.send("clip", { step, tensors });
+    }));
     return globalNorm(squares);
   }
 
@@ -450,8 +461,10 @@ export class RemoteHeads implements HeadPort, Disposable {
       if (attempt !== this.#attempt) throw new StepRestart();
       return await this.#asking(share.device, async () => {
         const { peer } = share.device;
-        await peer.send(kind === "input" ? kind : "deltaGradient", { ...at, tensors });
         const answer = answers[i]!;
+        const untold = answer.kind === null ? { kind: "deltaGradient" as const, ...at, tensors } : null;
+        const answered = this.#unanswered.tell(share.device, untold);
+        await peer.send(kind === "input" ? kind : "deltaGradient", { ...at, tensors });
         // The lowest layer answers nothing: nothing trainable lies below it.
         if (answer.kind === null) return new Float32Array(0);
         // Sending may take long: what comes now may be of another attempt, which this must not take.
@@ -459,6 +472,7 @@ export class RemoteHeads implements HeadPort, Disposable {
         // A device answers in the order in which it was asked.
         const expected = { ...at, shapes: answer.shapes };
         const frame = await peer.receive(answer.kind === "delta" ? answer.kind : "inputGradient", expected);
+        answered();
         return frame.tensors[0]!.data as Float32Array;
       });
     }));

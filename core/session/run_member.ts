@@ -17,6 +17,8 @@ export interface RunMember {
   peer: Peer;
   /** Another connection over which it has come back, until the run takes it in; `null` if it has not. */
   returning: Peer | null;
+  /** A step of which it had all but the last messages when it came back. */
+  unfinished?: number | undefined;
   /** True if it tells the loss of each step. */
   readonly sharesLoss: boolean;
   /** What it said in its hello. */

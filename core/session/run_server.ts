@@ -130,6 +130,7 @@ export abstract class RunServer implements RunHandle {
       await requireProof(peer, hello, [...this.#members.map((m) => m.hello), ...saved]);
       const former = this.#members.find((m) => hello.id !== undefined && m.hello.id === hello.id);
       if (former !== undefined && this.#isUnderWay && this.mayReturn(former, hello)) {
+        former.unfinished = hello.unfinished;
         return this.#comeBack(former, peer);
       }
       const orphan = former === undefined && this.#isUnderWay ? this.orphanFor(hello) : null;
@@ -205,7 +206,7 @@ export abstract class RunServer implements RunHandle {
   /** A device that is new takes over the heads of one that stays away. */
   #takeOver(orphan: RunMember, hello: MetaOf<"hello">, peer: Peer): void {
     const device = { ...joinedDevice(hello), range: orphan.device.range, connected: false };
-    const member: RunMember = { ...orphan, device, hello, returning: null };
+    const member: RunMember = { ...orphan, device, hello, returning: null, unfinished: undefined };
     this.#members.splice(this.#members.indexOf(orphan), 1, member);
     this.replaced(orphan, member);
     this.emit({ type: "joined", device });

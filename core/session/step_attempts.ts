@@ -60,10 +60,16 @@ export class StepAttempts {
 
   /** A step, with the mask that was applied at last; `null` if it does not take place, as its data is lost. */
   async run(step: number, batch: EmbeddedBatch, mask: Uint8Array): Promise<StepOutcome | null> {
-    const { step: context, devices, heads } = this.#options;
+    const { step: context, devices, heads, data } = this.#options;
     const { mode } = batch;
     let current = batch;
     await this.#begin(step);
+    if (!data.hasBatch) {
+      const again = await this.#repeat(step, mode);
+      batch.embedding.dispose();
+      if (again === null) return null;
+      current = again;
+    }
     for (;;) {
       try {
         const outcome = await runStep(context, step, current, mask);
@@ -80,6 +86,10 @@ export class StepAttempts {
   /** The gradients' norms before a step; the batch is left as it is. */
   async probe(step: number, batch: EmbeddedBatch): Promise<Float32Array> {
     await this.#begin(step);
+    if (!this.#options.data.hasBatch) {
+      const again = await this.#repeat(step, batch.mode);
+      again?.embedding.dispose();
+    }
     for (;;) {
       try {
         return await probeStep(this.#options.step, step, batch);
@@ -103,7 +113,7 @@ export class StepAttempts {
 
   /** Tells everyone that a step begins again; returns its batch. */
   async #again(step: number, mode: StepMode, error: unknown): Promise<EmbeddedBatch | null> {
-    const { heads, data } = this.#options;
+    const { heads } = this.#options;
     if (this.#lost === null && this.#options.losesData(step, error)) this.#lost = error as Error;
     if (this.#lost === null) throw error;
     // Another device may be lost while the others are told.
@@ -113,8 +123,17 @@ export class StepAttempts {
       await this.#options.goOn(step, lost);
       await heads.restart(step, ++this.#attempt);
     }
+    return await this.#repeat(step, mode, this.#attempt);
+  }
+
+  /** Asks for the batch of a step once more. */
+  async #repeat(
+    step: number,
+    mode: StepMode,
+    attempt: number = ++this.#attempt,
+  ): Promise<EmbeddedBatch | null> {
     try {
-      return await data.repeat(step, { mode, attempt: this.#attempt });
+      return await this.#options.data.repeat(step, { mode, attempt });
     } catch (again) {
       return await this.#again(step, mode, again);
     }

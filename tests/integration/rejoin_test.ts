@@ -11,6 +11,7 @@ import {
   Peer,
   proveDevice,
   type RunSettings,
+  type RunState,
   runStateWriter,
   runUserDevice,
   type StepRecord,
@@ -40,6 +41,7 @@ async function assertAsPruned(
   device: number,
   cut: (passed: PassedFrame) => boolean,
   at: string,
+  saved: Map<number, RunState["heads"]> = new Map(),
 ) {
   const lossy = await runLossy(model, {
     ...options,
@@ -47,28 +49,52 @@ async function assertAsPruned(
     faults: { [device]: (passed) => passed.link === 0 && cut(passed) ? "cut" : undefined },
   });
   assertEquals([lossy.error, lossy.devices.map((d) => d.error)], [null, lossy.devices.map(() => null)], at);
+  const kept = new Map(saved);
+  saved.clear();
   const reference = await runLossy(model, { ...options, pruner: scriptedPruner(masksOf(lossy.records)) });
+  // States that it saved before and after it was away.
+  for (const [step, heads] of kept) assertEquals(heads, saved.get(step), `${at}: state of step ${step}`);
   assertEquals(lossy.records.map((r) => r.loss), reference.records.map((r) => r.loss), at);
   assertEquals(lossy.states, reference.states, at);
   return lossy;
 }
 
-Deno.test("a device whose link drops comes back within two steps, with what it has learnt: as if it was pruned meanwhile, bit for bit [slow]", async () => {
-  const before = engine.stats.tensors;
-  const options: LossyOptions = { settings: settingsOf(6), steps: 6, capacities: [1, 1] };
-  const frames: PassedFrame[] = [];
-  await runLossy(model, { ...options, faults: { 1: (passed) => void frames.push(passed) } });
-  const inStep = frames.filter(({ frame }) => frame.step === 2 && frame.kind !== "welcome");
-  // The last gradients have no answer: an update that misses them is a missed update.
-  for (const { index, frame: { kind } } of inStep.slice(0, -1)) {
-    const at = `cut at frame ${index}, "${kind}"`;
-    const lossy = await assertAsPruned(options, 1, (passed) => passed.index === index, at);
-    const [, step] = backOf(lossy.events)[0]!;
-    assert(step <= 4, `${at}: back in step ${step}`);
-    assertEquals(lossy.devices[1]!.steps, 6, at);
-  }
-  assertEquals(engine.stats.tensors, before);
-});
+for (
+  const [name, more] of [
+    ["a plain step", {}],
+    ["a step whose gradients are clipped", { settings: settingsOf(6, { clipNorm: 0.01 }) }],
+    ["a step of parts and micro-batches", { settings: settingsOf(6, { accumulate: 2, microBatches: 2 }) }],
+    ["a step whose state is saved", { settings: settingsOf(6, { saveEvery: 1 }) }],
+    ["rank space", { settings: { ...settingsOf(6), lora: tinySettings("core", 6).lora } }],
+    ["the device with the data", { device: 0 }],
+  ] as const
+) {
+  Deno.test(`a device whose link drops at any message comes back within two steps, with what it has learnt: as if it was pruned meanwhile, bit for bit: ${name} [slow]`, async () => {
+    const before = engine.stats.tensors;
+    const { device = 1, settings = settingsOf(6) } = more as { device?: number; settings?: RunSettings };
+    const saved = new Map<number, RunState["heads"]>();
+    const options: LossyOptions = {
+      ...{ settings, steps: 6, capacities: [1, 1] },
+      device: (i) => i === 1 ? { onState: ({ step, heads }) => void saved.set(step, heads) } : {},
+    };
+    const frames: PassedFrame[] = [];
+    await runLossy(model, { ...options, faults: { [device]: (passed) => void frames.push(passed) } });
+    const inStep = frames.filter(({ frame }) => frame.step === 2 && frame.kind !== "welcome");
+    // The way back is where steps differ.
+    const from = name === "a plain step"
+      ? 0
+      : inStep.findIndex(({ frame }) => frame.kind === "deltaGradient");
+    for (const { index, frame: { kind } } of inStep.slice(from)) {
+      const at = `cut at frame ${index}, "${kind}"`;
+      saved.clear();
+      const lossy = await assertAsPruned(options, device, (passed) => passed.index === index, at, saved);
+      const [, step] = backOf(lossy.events)[0]!;
+      assert(step <= 4, `${at}: back in step ${step}`);
+      assertEquals(lossy.devices[1]!.steps, 6, at);
+    }
+    assertEquals(engine.stats.tensors, before);
+  });
+}
 
 Deno.test("the only device with heads, and the data device, are waited for: as if nothing had happened, bit for bit [slow]", async () => {
   const options: LossyOptions = {
@@ -81,7 +107,7 @@ Deno.test("the only device with heads, and the data device, are waited for: as i
     const frames: PassedFrame[] = [];
     await runLossy(model, { ...options, faults: { [device]: (passed) => void frames.push(passed) } });
     const inStep = frames.filter(({ frame }) => frame.step === 1 && frame.kind !== "welcome");
-    for (const { index, frame: { kind } } of inStep.slice(0, -1)) {
+    for (const { index, frame: { kind } } of inStep) {
       const at = `device ${device}, cut at frame ${index}, "${kind}"`;
       const { records } = await assertAsPruned(options, device, (passed) => passed.index === index, at);
       assertEquals(records.map(({ away }) => away), [undefined, undefined, undefined, undefined], at);
