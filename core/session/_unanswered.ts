@@ -54,7 +54,7 @@ export class Unanswered {
   }
 
   /** What may not have come of a step, in its order. */
-  of(device: HeadMember, step: number): Untold[] {
+  of(device: HeadMember, step: number | undefined): Untold[] {
     const kept = this.#of.get(device)?.kept ?? [];
     return kept.map(({ message }) => message).filter((message) => message.step === step);
   }

@@ -205,12 +205,10 @@ export class RemoteHeads implements HeadPort, Disposable {
    * @param unfinished A step of which it has all but the last messages: they are sent once more.
    */
   goOnOver(device: HeadMember, unfinished: number | undefined): void {
-    const { peer } = device;
     this.#streams.delete(device);
-    if (unfinished === undefined) return;
     // Whoever asks next notices where it is lost again.
     for (const { kind, ...rest } of this.#unanswered.of(device, unfinished)) {
-      peer.send(kind, rest).catch(() => {});
+      device.peer.send(kind, rest).catch(() => {});
     }
   }
 
@@ -390,10 +388,10 @@ export class RemoteHeads implements HeadPort, Disposable {
       throw error;
     }));
     const data = Float32Array.of(clipFactor(squares, limit));
-    const tensors = [{ dtype: "f32" as const, shape: [1], data }];
+    const factor = { step, tensors: [{ dtype: "f32" as const, shape: [1], data }] };
     await this.#wait(this.#all((device) => {
-      this.#unanswered.tell(device, { kind: "clip", step, tensors });
-      return device.peer.send("clip", { step, tensors });
+      this.#unanswered.tell(device, { kind: "clip", ...factor });
+      return device.peer.send("clip", factor);
     }));
     return globalNorm(squares);
   }
