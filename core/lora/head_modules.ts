@@ -338,10 +338,8 @@ export class HeadModules implements Disposable {
    */
   async gradientNorms(): Promise<Float32Array> {
     using control = this.#allActive();
-    const maps = await this.#maps({
-      gradientNorm: this.#layers.map((state) => this.#gradientNorms(state, control)),
-    });
-    return maps.gradientNorm!;
+    const gradientNorm = this.#layers.map((state) => this.#gradientNorms(state, control));
+    return (await this.#maps({ gradientNorm })).gradientNorm!;
   }
 
   /**
@@ -359,9 +357,7 @@ export class HeadModules implements Disposable {
     });
     const norms = await this.engine.read(rows);
     for (const row of rows) row.dispose();
-    let sum = 0;
-    for (const layer of norms) for (const norm of layer) sum += norm * norm;
-    return Math.fround(sum);
+    return Math.fround(norms.reduce((sum, layer) => layer.reduce((sum, norm) => sum + norm * norm, sum), 0));
   }
 
   #allActive(): Tensor {

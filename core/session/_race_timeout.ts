@@ -17,3 +17,15 @@ export async function raceTimeout(
   await Promise.race([promise, timeout]);
   cancel();
 }
+
+/** Waits, but no longer than the signal allows. */
+export async function pause(ms: number, clock: RunClock, signal: AbortSignal | undefined): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const cancel = clock.schedule(clock.now() + ms, resolve);
+  const end = () => resolve();
+  signal?.addEventListener("abort", end, { once: true });
+  if (signal?.aborted) resolve();
+  await promise;
+  cancel();
+  signal?.removeEventListener("abort", end);
+}

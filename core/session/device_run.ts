@@ -5,7 +5,7 @@
  */
 
 import type { Channel } from "../contracts/channel.ts";
-import { type RunClock, WALL_CLOCK } from "../contracts/clock.ts";
+import { WALL_CLOCK } from "../contracts/clock.ts";
 import {
   ChannelClosedError,
   CheckpointError,
@@ -28,6 +28,7 @@ import { isSame, textOf } from "./_identity.ts";
 import type { DataDevice, DataDeviceOptions } from "./data_device.ts";
 import { proveDevice } from "./device_key.ts";
 import { HeadDevice } from "./head_device.ts";
+import { pause } from "./_race_timeout.ts";
 import { leave, requireOrderlyEnd, type RunProgress } from "./run_end.ts";
 import { type RunState, saveHeads } from "./run_state.ts";
 import { requireSameRun } from "./same_run.ts";
@@ -354,18 +355,6 @@ async function refuse(peer: Peer, error: unknown, signal: AbortSignal | undefine
   const waits = peer.isSilent || signal?.aborted ? { signal: AbortSignal.abort() } : {};
   await peer.close(plainText(reason, 100), waits);
   await told;
-}
-
-/** Waits, but no longer than the signal allows. */
-async function pause(ms: number, clock: RunClock, signal: AbortSignal | undefined): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<void>();
-  const cancel = clock.schedule(clock.now() + ms, resolve);
-  const end = () => resolve();
-  signal?.addEventListener("abort", end, { once: true });
-  if (signal?.aborted) resolve();
-  await promise;
-  cancel();
-  signal?.removeEventListener("abort", end);
 }
 
 /** The state that the run goes on from; `null` in a new run. */
