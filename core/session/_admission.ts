@@ -53,8 +53,11 @@ export function requireAdmissible(hello: MetaOf<"hello">, run: Admission): void 
   // Of several data devices one without heads may come at any time.
   const isFree = run.mostDataDevices > 1 && data && capacity === 0;
   if (run.status !== "waiting" && (isOver || !isFree)) {
+    const mayBeData = run.mostDataDevices > 1 && data && !isOver
+      ? "; one with data may join without heads, with capacity 0"
+      : "";
     throw new HandshakeError(
-      `Cannot admit the device as the run must not have started: it is ${run.status}`,
+      `Cannot admit the device as the run must not have started: it is ${run.status}${mayBeData}`,
     );
   }
   if (capacity === 0 && !data) {

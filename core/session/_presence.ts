@@ -5,11 +5,11 @@
  */
 
 import type { RunClock } from "../contracts/clock.ts";
-import { ChannelClosedError, DeadlineError, ProtocolError } from "../contracts/errors.ts";
+import { ChannelClosedError, DeadlineError } from "../contracts/errors.ts";
 import type { MetaOf } from "../protocol/messages.ts";
 import type { Peer } from "../protocol/peer.ts";
 import { farewell } from "./_end_all.ts";
-import type { HeadMember } from "./head_members.ts";
+import { type HeadMember, isLoss } from "./head_members.ts";
 import type { EdgeServerEvent } from "./run_events.ts";
 import type { RunMember } from "./run_member.ts";
 import type { LossPolicy } from "./step_attempts.ts";
@@ -112,7 +112,8 @@ export class Presence {
       silent.find((member) => !this.isAway(member)) ?? silent[0];
     if (policy === "stop" || lost === undefined) return false;
     // Others have data too: what one does wrong is not theirs to bear.
-    const isFault = error instanceof ProtocolError && members.length > 1;
+    const others = members.filter((member) => member !== lost && !this.isAway(member));
+    const isFault = isLoss(error) && others.length > 0;
     if (!isReturning(error) && !isFault) return false;
     this.lose(lost, step, error as Error);
     return true;

@@ -1,0 +1,268 @@
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import {
+  type Channel,
+  EdgeServer,
+  type EdgeServerOptions,
+  encodeFrame,
+  type Frame,
+  HandshakeError,
+  openRunStates,
+  type RunSettings,
+  runStateWriter,
+  runUserDevice,
+  TrainingError,
+} from "@edgetuner/core";
+import { Engine } from "@edgetuner/kernels";
+import { inProcessTransport } from "@edgetuner/transport";
+import { batchOf, TinyGpt2, tinySettings } from "../support/tiny_model.ts";
+import { faulty } from "./_lossy.ts";
+import { ownerSide, runOwners, type TestOwner, turnsOf } from "./_owners.ts";
+import { admitAll, dataSide, serverOptions } from "./_session.ts";
+
+const engine = await Engine.create();
+const model = new TinyGpt2(engine);
+
+const settingsOf = (steps: number, more: Partial<RunSettings> = {}): RunSettings => ({
+  ...tinySettings("slice", steps),
+  ...more,
+});
+const anna: TestOwner = { name: "anna", train: (position) => batchOf(2 + position % 2), valid: [batchOf(2)] };
+const ben: TestOwner = { name: "ben", train: (position) => batchOf(3 + position % 3), valid: [batchOf(1)] };
+
+Deno.test("the run ends when every owner has given all its batches, with a validation", async () => {
+  const few = (owner: TestOwner, count: number): TestOwner => ({
+    ...owner,
+    train: (position) => position < count ? owner.train(position) : null,
+  });
+  const shared = await runOwners(model, {
+    settings: settingsOf(30),
+    capacities: [1],
+    owners: [few(anna, 2), few(ben, 5)],
+  });
+  assertEquals([shared.error, shared.devices.map((d) => d.error)], [null, [null, null, null]]);
+  const turns = turnsOf(shared.records);
+  assertEquals(turns.length, 7);
+  assertEquals(turns.slice(-3), ["ben", "ben", "ben"]);
+  assertEquals(shared.events.flatMap((e) => e.type === "validation" ? [e.step] : []), [0, 7]);
+  assertEquals(shared.devices.map((d) => [d.steps, d.ending?.step]), [[7, 7], [7, 7], [7, 7]]);
+});
+
+Deno.test("an owner lost in validation is left out of it, and losses on fewer owners' data are never the best", async () => {
+  for (const kind of ["turn", "embedding", "hidden", "loss"]) {
+    const shared = await runOwners(model, {
+      settings: settingsOf(4),
+      capacities: [1],
+      owners: [anna, ben],
+      server: { sharing: { evalEvery: 2, keepBest: true } },
+      faults: {
+        ben: ({ frame }) =>
+          frame.step === 2 && frame.kind === kind && isOfValidation(frame) ? "cut" : undefined,
+      },
+    });
+    assertEquals(shared.error, null, kind);
+    const told = shared.events.flatMap((e) => e.type === "validation" ? [e] : []);
+    assertEquals(told.map(({ step, owners }) => [step, owners.map((o) => o.name).sort()]), [
+      [0, ["anna", "ben"]],
+      [2, ["anna"]],
+      [4, ["anna"]],
+    ], kind);
+    assertEquals(told.map(({ isBest }) => isBest), [true, false, false], kind);
+  }
+});
+
+/** True for a frame of an evaluation: of other frames it is not told, and training of step 2 comes after it. */
+let inValidation = false;
+function isOfValidation(frame: Frame): boolean {
+  if (frame.kind === "turn") inValidation = frame.meta.mode === "evaluate";
+  return inValidation;
+}
+
+Deno.test("with the policy wait an owner is waited for, and no turn is missed; with stop the run ends", async () => {
+  const cut = ({ frame, link }: { readonly frame: Frame; readonly link: number }) =>
+    link === 0 && frame.kind === "hiddenGradient" && frame.step >= 1 ? "cut" as const : undefined;
+  const options = { settings: settingsOf(6), capacities: [1], owners: [anna, ben] };
+  const whole = await runOwners(model, options);
+  const waited = await runOwners(model, {
+    ...options,
+    faults: { ben: cut },
+    comesBack: true,
+    server: { onLoss: "wait" },
+  });
+  assertEquals(waited.error, null);
+  assertEquals(turnsOf(waited.records), turnsOf(whole.records));
+  assertEquals(waited.states, whole.states);
+  const stopped = await runOwners(model, { ...options, faults: { ben: cut }, server: { onLoss: "stop" } });
+  assertStringIncludes(stopped.error!.message, "ben");
+});
+
+Deno.test("an owner that breaks the protocol is named and may not come back; the others go on. Without any other the run ends", async () => {
+  const nonsense = ({ frame, direction }: { readonly frame: Frame; readonly direction: string }) =>
+    direction === "sent" && frame.kind === "embedding"
+      ? encodeFrame({ ...frame, meta: { mode: "evaluate" as const }, step: frame.step + 7 })
+      : undefined;
+  const options = { settings: settingsOf(4), capacities: [1], comesBack: true };
+  const shared = await runOwners(model, { ...options, owners: [anna, ben], faults: { ben: nonsense } });
+  assertEquals(shared.error, null);
+  assertEquals(turnsOf(shared.records), Array(4).fill("anna"));
+  const away = shared.events.flatMap((e) => e.type === "away" ? [[e.device.name, e.reason]] : []);
+  assertEquals(away.length, 1);
+  assertStringIncludes(away[0]!.join(" "), "ben");
+  assert(shared.devices[1]!.error !== null);
+  const alone = await runOwners(model, { ...options, owners: [ben], faults: { ben: nonsense } });
+  assertStringIncludes(alone.error!.message, "ben");
+});
+
+Deno.test("an owner whose loss is not finite is named and may not come back; of the last one it ends the run for all", async () => {
+  const options = { settings: settingsOf(4), capacities: [1] };
+  // As the device says of a loss that is not finite.
+  const none = (owner: TestOwner): TestOwner => ({
+    ...owner,
+    train: () => {
+      throw new TrainingError("the loss is not finite");
+    },
+  });
+  const shared = await runOwners(model, { ...options, owners: [anna, none(ben)] });
+  assertEquals(shared.error, null);
+  assertEquals(turnsOf(shared.records), Array(4).fill("anna"));
+  assert(shared.devices[1]!.error instanceof TrainingError);
+  const both = await runOwners(model, { ...options, owners: [none(anna), none(ben)] });
+  assert(both.error instanceof TrainingError);
+});
+
+Deno.test("the last owner is waited for as long as --loss-wait says, then the run ends and all keep what they have learnt", async () => {
+  const shared = await runOwners(model, {
+    settings: settingsOf(6),
+    capacities: [1],
+    owners: [anna, ben],
+    server: { lossWaitMs: 300 },
+    faults: {
+      anna: ({ frame }) => frame.step >= 2 && frame.kind === "hidden" ? "cut" : undefined,
+      ben: ({ frame }) => frame.step >= 3 && frame.kind === "hidden" ? "cut" : undefined,
+    },
+  });
+  assert(shared.error !== null);
+  assertEquals(shared.states.length, 1);
+  assertEquals(turnsOf(shared.records).slice(2).every((name) => name === "ben"), true);
+});
+
+Deno.test("a late device with heads, or one whose data takes no turns, is refused in words", async () => {
+  const server = new EdgeServer(
+    serverOptions(model, settingsOf(400), { devices: 1, onLoss: "prune", sharing: {} }),
+  );
+  const { transport, listener } = inProcessTransport();
+  const admitting = admitAll(listener, server);
+  const running = server.start();
+  const join = async (
+    name: string,
+    capacity: number,
+    data: ReturnType<typeof ownerSide> | ReturnType<typeof dataSide>,
+  ) =>
+    await runUserDevice({
+      engine,
+      name,
+      capacity,
+      data,
+      channel: await transport.connect(),
+      timeoutMs: 20_000,
+    });
+  const first = join("anna", 1, ownerSide(model, anna));
+  const started = Promise.withResolvers<void>();
+  server.subscribe((e) => e.type === "step" && started.resolve());
+  await started.promise;
+  await assertRejects(() => join("ben", 1, ownerSide(model, ben)), HandshakeError, "capacity 0");
+  await assertRejects(() => join("cleo", 0, dataSide(model, 4)), HandshakeError, "takes turns");
+  assertEquals(server.status, "running");
+  server.stop();
+  await running;
+  (await first).modules?.[Symbol.dispose]();
+  await listener[Symbol.asyncDispose]();
+  await admitting;
+});
+
+/** A run of two owners, one with heads, whose edge server dies at a frame of the device with heads, and starts again. */
+async function killServer(settings: RunSettings, dies: (frame: Frame) => boolean) {
+  const root = await Deno.makeTempDir();
+  const names = ["anna", "ben", "heads"] as const;
+  const write = new Map(
+    await Promise.all(
+      ["server", ...names].map(async (name) =>
+        [name, await runStateWriter(`${root}/${name}`, null)] as const
+      ),
+    ),
+  );
+  let pair = inProcessTransport();
+  const killed = Promise.withResolvers<void>();
+  let isKilled = false;
+  const links: Channel[] = [];
+  const losses = new Map<string, number | null>();
+  const open = (more: Partial<EdgeServerOptions>) => {
+    const sharing = { devices: 2, weights: { ben: 2 }, evalEvery: 3 };
+    const server = new EdgeServer(
+      serverOptions(model, settings, { devices: 2, onLoss: "prune", sharing, ...more }),
+    );
+    server.subscribe((e) => {
+      if (e.type === "step") {
+        losses.set(`${e.record.step} ${e.record.mode} ${e.record.owners}`, e.record.loss);
+      }
+    });
+    return { server, admitting: admitAll(pair.listener, server) };
+  };
+  const before = open({ onState: (state) => write.get("server")!(state) });
+  const abort = new AbortController();
+  const running = before.server.start(abort.signal);
+  const results = names.map(async (name) => {
+    const connect = async () => {
+      const channel = await pair.transport.connect();
+      if (isKilled) return channel;
+      links.push(channel);
+      return faulty(channel, ({ frame }) => {
+        if (name === "heads" && dies(frame)) killed.resolve();
+        return name === "heads" && dies(frame) ? "cut" : undefined;
+      });
+    };
+    return await runUserDevice({
+      ...{ engine, name, id: name.repeat(8), capacity: name === "anna" ? 0 : 1, timeoutMs: 20_000 },
+      channel: await connect(),
+      reconnect: connect,
+      ...(name === "anna" && { data: ownerSide(model, anna) }),
+      ...(name === "ben" && { data: ownerSide(model, ben) }),
+      onState: (state) => write.get(name)!(state),
+      savedStates: () => openRunStates(`${root}/${name}`).catch(() => null),
+    });
+  });
+  if (await Promise.race([killed.promise.then(() => true), running.then(() => false)])) {
+    isKilled = true;
+    const { listener } = pair;
+    pair = inProcessTransport();
+    for (const link of links) await link.close("killed");
+    abort.abort(new DOMException("killed", "AbortError"));
+    await Promise.allSettled([running, listener[Symbol.asyncDispose](), before.admitting]);
+    const resume = await openRunStates(`${root}/server`);
+    const rewrite = await runStateWriter(`${root}/server`, resume);
+    const after = open({ resume, onState: rewrite });
+    await after.server.start();
+    await pair.listener[Symbol.asyncDispose]();
+    await after.admitting;
+  } else {
+    await pair.listener[Symbol.asyncDispose]();
+    await before.admitting;
+  }
+  const devices = await Promise.all(results);
+  await Deno.remove(root, { recursive: true });
+  for (const { error } of devices) assertEquals(error, null);
+  const states = await Promise.all(devices.map((d) => d.modules?.state() ?? null));
+  for (const { modules } of devices) modules?.[Symbol.dispose]();
+  return { states, losses: [...losses].sort(([a], [b]) => a < b ? -1 : 1) };
+}
+
+Deno.test("an edge server of several owners that is killed goes on from its state with the same turns: as if nothing had happened, bit for bit [slow]", async () => {
+  const settings = settingsOf(8, { saveEvery: 2 });
+  const tensors = engine.stats.tensors;
+  const whole = await killServer(settings, () => false);
+  for (const [kind, step] of [["delta", 5], ["mask", 4], ["inputGradient", 7]] as const) {
+    const { states, losses } = await killServer(settings, (f) => f.kind === kind && f.step === step);
+    assertEquals(losses, whole.losses, `${kind} ${step}`);
+    assertEquals(states, whole.states, `${kind} ${step}`);
+  }
+  assertEquals(engine.stats.tensors, tensors);
+});
