@@ -89,7 +89,7 @@ async function main(): Promise<void> {
   const run = async (name: string, prunedFade: number, seed: number) => {
     const own = name === "iheadpruner-online" ? { "online-steps": flags["online-steps"] } : {};
     const pruner = await makePruner(prunerChoice(name, own), engine);
-    const settings = tuningSettings({ ...flags, seed, "pruned-fade": prunedFade });
+    const settings = tuningSettings({ ...flags, seed, "pruned-fade": `${prunedFade}` });
     const source = await TrainingPlan.create({ set, valid, ...planOptions({ ...flags, seed }) });
     let last = new Uint8Array(base.shape.layers * base.shape.heads);
     let pruned = 0;

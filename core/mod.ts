@@ -281,6 +281,7 @@ export {
   type CodecNames,
   codecNames,
   codecsText,
+  codedBytes,
   findRunCodecs,
   oneCodec,
   type RunCodecs,
@@ -381,6 +382,7 @@ export {
   MAX_ACCUMULATE,
   type RunSettings,
   type RunTask,
+  settingsWith,
   TRAINING_DEFAULTS,
 } from "./train/run_settings.ts";
 export { headSizeOf, type ModelShape, shapeForDevices } from "./contracts/model_shape.ts";

@@ -9,9 +9,11 @@ import {
   allocateHeads,
   BASE_WEIGHTS,
   type BaseWeights,
+  findRunCodecs,
   headParameters,
   headSizeOf,
   type LoraForm,
+  type RunCodecs,
   stepMemory,
 } from "@edgetuner/core";
 import { weightBytes } from "@edgetuner/kernels";
@@ -25,6 +27,7 @@ import {
   type PlanOptions,
   type PlanSystem,
 } from "@edgetuner/transport";
+import { codecChoice, codecsOf } from "../flags/codecs.ts";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { type FlagValues, integer, number, readFlags, text, toggle, UsageError } from "../flags/flags.ts";
 import { bytes } from "../output/progress.ts";
@@ -86,6 +89,7 @@ const FLAGS = {
   targets: { ...TUNING_FLAGS.targets, default: "q,v" },
   rank: { ...TUNING_FLAGS.rank, fits: false },
   bits: integer("N", 32, "bits of a number on the wire", { min: 1, max: 32 }),
+  codec: { ...COMMON_FLAGS.codec, default: "", help: "codecs as in a run, in place of --bits" },
   json: COMMON_FLAGS.json,
   report: { ...COMMON_FLAGS.report, help: "write the JSON to a file" },
 };
@@ -120,22 +124,36 @@ async function main(call: Call): Promise<void> {
   await requireWritable("plan.ts", { files: { report: flags.report } });
   const link = await linkOf(flags.link);
   const compute = await computeOf(flags.compute);
-  const forecasts = forecastsOf(flags, link, compute);
+  const codec = flags.codec === "" ? undefined : await planCodec(flags.codec);
+  const forecasts = forecastsOf(flags, { link, compute, codec });
   const report = { versions: versions(), settings: flags, link, compute, models: forecasts };
   await writeReport(flags.report, report);
   if (flags.json) return console.log(JSON.stringify(report, null, 1));
   console.log(
     `${flags.batch} x ${flags.length} tokens, ${forecasts[0]!.devices} devices, ${flags.mode} mode, ` +
-      `${flags.bits} bits a number, ${link.name}; a forecast, nothing was run`,
+      `${flags.codec || `${flags.bits} bits a number`}, ${link.name}; a forecast, nothing was run`,
   );
   for (const forecast of forecasts) show(forecast);
+}
+
+/** What numbers travel as. */
+async function planCodec(flag: string): Promise<RunCodecs> {
+  const { name, modules } = await codecChoice(flag);
+  return findRunCodecs(name, await codecsOf(modules));
 }
 
 /** What is forecast for a model. */
 type Forecast = ReturnType<typeof forecastsOf>[number];
 
 /** Forecasts of all systems for each model. */
-function forecastsOf(flags: Flags, link: LinkProfile, compute: ComputeModel) {
+function forecastsOf(
+  flags: Flags,
+  { link, compute, codec }: {
+    readonly link: LinkProfile;
+    readonly compute: ComputeModel;
+    readonly codec: RunCodecs | undefined;
+  },
+) {
   const capacities = numbersOf("plan.ts", "capacities", flags.capacities);
   const speeds = flags.speeds === "" ? capacities.map(() => 1) : numbersOf("plan.ts", "speeds", flags.speeds);
   if (speeds.length !== capacities.length) {
@@ -154,6 +172,7 @@ function forecastsOf(flags: Flags, link: LinkProfile, compute: ComputeModel) {
         ...{ model, batch: flags.batch, length: flags.length, lora, link, compute, ...system },
         devices: capacities.map((capacity, m) => ({ capacity, speed: speeds[m]! })),
         bytesPerNumber: flags.bits / 8,
+        ...(codec && { codec }),
       };
       const forecast = plan(options);
       return { name, ...forecast, deviceBytes: deviceBytes(model, lora, system.system, forecast) };

@@ -267,7 +267,7 @@ async function startRun({ flags, pruner, codec, settings, sharing }: Options): P
 /** Says what runs, where to join and where to watch. */
 function announce(
   log: ServeLog,
-  { options: { flags, chosen, settings, tokens }, run, reached, rank }: {
+  { options: { flags, chosen, tokens }, run, reached, rank }: {
     readonly options: Options;
     readonly run: WorkerRun;
     readonly reached: ListenAddress;
@@ -276,7 +276,11 @@ function announce(
   },
 ): void {
   const yardstick = run.deployable ? "" : " (a yardstick: not deployable)";
-  log.say(`Run ${run.run} on ${run.adapter}, pruner ${run.pruner}${yardstick}`);
+  const { adapter, pruner, deployable, model, parameters, settings } = run;
+  const fades = flags.generate || pruner === "none"
+    ? ""
+    : `, what rests fades by ${settings.prunedFade} a step`;
+  log.say(`Run ${run.run} on ${adapter}, pruner ${pruner}${yardstick}${fades}`);
   log.say(flags.generate ? parameterText(run.parameters) : `${parameterText(run.parameters)}; ${rank}`);
   const text = chosenText(chosen);
   if (text !== null && !flags.events) console.error(text);
@@ -297,7 +301,6 @@ function announce(
   if (signIn !== "") {
     log.say(`Dashboard; the link signs one browser in\n  http${s}://${addresses[0]}${signIn}`);
   }
-  const { adapter, pruner, deployable, model, parameters } = run;
   log.emit({
     type: "listening",
     ...{
@@ -331,7 +334,7 @@ function savingOf({ run, log }: Ended) {
 }
 
 /** Writes the report. */
-async function report({ flags, pruner, settings }: Options, ended: Ended): Promise<void> {
+async function report({ flags, pruner }: Options, ended: Ended): Promise<void> {
   const { run, log, failure, memoryBytes } = ended;
   await writeReport(flags.report, {
     versions: versions(),
@@ -340,7 +343,7 @@ async function report({ flags, pruner, settings }: Options, ended: Ended): Promi
     model: run.model,
     baseWeights: baseWeightsOf(flags),
     pruner: { name: run.pruner, options: pruner.options, deployable: run.deployable },
-    settings,
+    settings: run.settings,
     parameters: run.parameters,
     resumed: run.resumedFrom !== null,
     saving: savingOf(ended),

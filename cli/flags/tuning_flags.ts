@@ -49,11 +49,10 @@ export const TUNING_FLAGS = {
   rate: fitting(number("X", learningRate, "peak learning rate", { min: 1e-9, max: 1000 })),
   warmup: fitting(integer("N", warmupSteps, "steps of learning-rate warm-up", { min: 0 })),
   schedule: text("NAME", schedule, "learning rate after the warm-up", SCHEDULES),
-  "pruned-fade": number(
+  "pruned-fade": text(
     "X",
-    TRAINING_DEFAULTS.prunedFade,
-    "factor a step of what a pruned head has learnt, so that it fades; 1 = it stays, 0 = it is cleared",
-    { min: 0, max: 1 },
+    "pruner",
+    "factor a step of what a pruned head has learnt, from 0 (it is cleared) to 1 (it stays); pruner = what suits the pruner",
   ),
   seed: integer("N", seed, "seed of everything that is drawn", { min: 0, max: 0xffff_ffff }),
 };
@@ -122,6 +121,16 @@ export function loraFormOf(flags: LoraFormFlags): LoraForm {
   );
 }
 
+/** The factor that a flag says; nothing where the pruner says it. */
+function fadeOf(given: string): Pick<RunSettings, "prunedFade"> {
+  if (given === "pruner") return {};
+  const prunedFade = Number(given);
+  if (given !== "" && prunedFade >= 0 && prunedFade <= 1) return { prunedFade };
+  throw new UsageError(
+    `Cannot tune as --pruned-fade must be from 0 to 1, or "pruner": current value is "${given}"`,
+  );
+}
+
 /**
  * The run settings that these flags ask for.
  *
@@ -137,7 +146,7 @@ export function tuningSettings(flags: FlagValues<typeof TUNING_FLAGS>): RunSetti
       schedule: flags.schedule as Schedule,
     },
     steps: flags.steps,
-    prunedFade: flags["pruned-fade"],
+    ...fadeOf(flags["pruned-fade"]),
     seed: flags.seed,
   };
 }

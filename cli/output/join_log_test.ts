@@ -9,7 +9,7 @@ const WELCOME: Welcome = {
   run: "abcd",
   range: { first: 2, count: 3 },
   model: { layers: 4, heads: 8, hidden: 64 },
-  settings: defaultRunSettings(10),
+  settings: { ...defaultRunSettings(10), prunedFade: 1 },
   statistics: [],
   start: 0,
 };

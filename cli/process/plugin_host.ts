@@ -227,7 +227,9 @@ export class PluginHost implements Disposable {
  * @throws {PluginError} If what it makes is no pruner, or it takes too long.
  */
 export async function isolatedPruner(options: Omit<PluginOptions, "kind">): Promise<Pruner & Disposable> {
-  const [host, description] = await PluginHost.load<Pick<Pruner, "name" | "needs" | "deployable">>(
+  const [host, description] = await PluginHost.load<
+    Pick<Pruner, "name" | "needs" | "deployable" | "prunedFade">
+  >(
     { ...options, kind: "pruner" },
   );
   return {

@@ -63,7 +63,7 @@ export type FromPlugin = PluginAnswer | { readonly type: "failed"; readonly mess
 
 /** What loading gives. */
 export type Description =
-  | Pick<Pruner, "name" | "needs" | "deployable">
+  | Pick<Pruner, "name" | "needs" | "deployable" | "prunedFade">
   | Pick<WireCodec, "name">;
 
 const scope = self as unknown as {
@@ -138,8 +138,13 @@ async function load({ kind, module, options }: Extract<ToPlugin, { type: "load" 
       decide: (input: PrunerInput, state: unknown, context: PrunerContext) =>
         made.decide(input, state, context),
     };
-    const { name, needs, deployable } = made;
-    return { name, needs: [...needs], ...(deployable === undefined ? {} : { deployable }) };
+    const { name, needs, deployable, prunedFade } = made;
+    return {
+      name,
+      needs: [...needs],
+      ...(deployable === undefined ? {} : { deployable }),
+      ...(prunedFade === undefined ? {} : { prunedFade }),
+    };
   }
   checkCodec(made);
   methods = {

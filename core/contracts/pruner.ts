@@ -107,6 +107,13 @@ export interface Pruner<State = PrunerState> {
    * @default {true}
    */
   readonly deployable?: boolean;
+  /**
+   * Factor a step of what a pruned head has learnt, where the run settings name none: 0.9 suits pruners that choose by
+   * importance, as the heads that still learn then fit each other; at random each head is needed again soon.
+   *
+   * @default {1}
+   */
+  readonly prunedFade?: number;
   /** Returns the state before the first step. */
   init(context: PrunerContext): State;
   /**
@@ -126,7 +133,8 @@ export interface Pruner<State = PrunerState> {
  * Checks that something is a pruner. A statistic that is misspelt would never come, and the pruner never prune.
  *
  * @param value Such as what a module of a user's own makes.
- * @throws {PluginError} If `name` is not a text, `needs` not a list of {@linkcode STATISTICS}, or `init` or `decide` not a function.
+ * @throws {PluginError} If `name` is not a text, `needs` not a list of {@linkcode STATISTICS}, `prunedFade` not from 0 to 1, or
+ * `init` or `decide` not a function.
  *
  * @example
  * ```ts
@@ -143,7 +151,9 @@ export function checkPruner(value: unknown): asserts value is Pruner {
       `Cannot use the pruner as it must be an object: it is ${value === null ? "null" : typeof value}`,
     );
   }
-  const { name, needs, deployable, init, decide } = value as Partial<Record<keyof Pruner, unknown>>;
+  const { name, needs, deployable, prunedFade, init, decide } = value as Partial<
+    Record<keyof Pruner, unknown>
+  >;
   if (typeof name !== "string" || name === "") {
     throw new PluginError(
       `Cannot use the pruner as its name must be a text that is not empty: it is ${
@@ -165,6 +175,9 @@ export function checkPruner(value: unknown): asserts value is Pruner {
   if (deployable !== undefined && typeof deployable !== "boolean") {
     refuse(`deployable must be true or false: it is ${typeof deployable}`);
   }
+  const fades = prunedFade === undefined ||
+    (typeof prunedFade === "number" && prunedFade >= 0 && prunedFade <= 1);
+  if (!fades) refuse(`prunedFade must be from 0 to 1: it is ${String(prunedFade)}`);
   for (const [method, f] of [["init", init], ["decide", decide]] as const) {
     if (typeof f !== "function") refuse(`${method} must be a function: it is ${typeof f}`);
   }

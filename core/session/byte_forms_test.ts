@@ -33,6 +33,7 @@ function stateOf(run: string, step: number): RunState {
   const weights = [[[{ a: Float32Array.of(step, 2), b: Float32Array.of(3, 4) }]]];
   const settings = {
     ...defaultRunSettings(20),
+    prunedFade: 1,
     lora: { ...DEFAULT_LORA, mode: "slice", targets: ["q"], rank: 1, dropout: 0 } as const,
   };
   return {

@@ -37,6 +37,7 @@ import { decodingPass, MAX_CACHE_BYTES } from "./_decoding_pass.ts";
 import { DataOwners, type DataOwnersOptions } from "./data_owners.ts";
 import { checkSharing, MOST_OWNERS, ownersNeeded } from "./data_sharing.ts";
 import type { DataSource, DecodingRequest } from "./data_source.ts";
+import { settingsWith } from "../train/run_settings.ts";
 import { RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";
 import { Presence } from "./_presence.ts";
@@ -119,7 +120,10 @@ export class EdgeServer extends RunServer {
    * @throws {PluginError} If the pruner is not one, see `checkPruner`.
    */
   constructor(options: EdgeServerOptions) {
-    super(options, { system: "split", maxDevices: options.base.shape.heads });
+    super({ ...options, settings: settingsWith(options.settings, options.pruner) }, {
+      system: "split",
+      maxDevices: options.base.shape.heads,
+    });
     const { maxCacheBytes = 0 } = options;
     if (!(maxCacheBytes >= 0)) {
       throw new RangeError(

@@ -20,7 +20,12 @@ import type { LossSettings } from "../model/loss.ts";
 import { PruningSession } from "../pruning/pruning_session.ts";
 import { sampleSettings } from "../pruning/predictor/samples.ts";
 import { type BatchSource, LocalData } from "../train/local_data.ts";
-import { checkRunSettings, type RunSettings, TRAINING_DEFAULTS } from "../train/run_settings.ts";
+import {
+  checkRunSettings,
+  type RunSettings,
+  settingsWith,
+  TRAINING_DEFAULTS,
+} from "../train/run_settings.ts";
 import { probeStep, runStep, type StepContext } from "../train/step.ts";
 import { type SavingPort, Trainer, type TrainerOptions } from "../train/trainer.ts";
 import type { TrainingPlan } from "../train/training_plan.ts";
@@ -106,7 +111,7 @@ export class LocalTraining implements Disposable {
     const { engine, base, ends, source, onBest, saving, start, onEvent } = options;
     const { labelSmoothing } = TRAINING_DEFAULTS;
     const { pruner, projections, capacities = [1], loss = { labelSmoothing } } = options;
-    const settings = this.#settings = checkRunSettings(options.settings);
+    const settings = this.#settings = checkRunSettings(settingsWith(options.settings, pruner));
     const { layers, heads } = base.shape;
     requireProjections(settings.lora, base.shape, projections);
     const ranges = allocateHeads(heads, capacities);

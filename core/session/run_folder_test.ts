@@ -18,7 +18,7 @@ function state(run: string, step: number, position = step): RunState {
     ...{
       run,
       step,
-      settings: defaultRunSettings(10),
+      settings: { ...defaultRunSettings(10), prunedFade: 1 },
       fingerprint: "",
       heads: null,
       pruning: null,

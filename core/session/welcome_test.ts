@@ -11,7 +11,7 @@ const read = (meta: unknown) => readWelcome(readFields(MESSAGES.welcome.meta, me
 
 const WELCOME = {
   run: "a run",
-  settings: defaultRunSettings(10),
+  settings: { ...defaultRunSettings(10), prunedFade: 1 },
   model: { layers: 3, heads: 4, hidden: 48 },
   range: { first: 1, count: 3 },
   statistics: ["gradientNorm"],
@@ -22,7 +22,7 @@ const WELCOME = {
 
 Deno.test("checkRunSettings() refuses steps and seeds out of range", () => {
   const settings = defaultRunSettings(10);
-  assertEquals(checkRunSettings(settings), settings);
+  assertEquals(checkRunSettings(settings), { ...settings, prunedFade: 1 });
   for (const steps of [0, -1, 1.5, NaN]) {
     assertThrows(() => checkRunSettings({ ...settings, steps }), RangeError, "steps");
   }
@@ -53,7 +53,7 @@ Deno.test("checkRunSettings() refuses steps and seeds out of range", () => {
   const { lora, optimizer: o, steps, seed } = settings;
   assertEquals(
     checkRunSettings({ lora, optimizer: o, steps, seed }),
-    settings,
+    { ...settings, prunedFade: 1 },
     "what is left out has defaults",
   );
   assertThrows(

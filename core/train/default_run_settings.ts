@@ -23,7 +23,7 @@ export function defaultRunSettings(
   steps: number = TRAINING_DEFAULTS.steps,
   model: ModelConfig | null = null,
   mode: InputModeName = DEFAULT_LORA.mode,
-): Required<RunSettings> {
+): Required<Omit<RunSettings, "prunedFade">> {
   const { warmupSteps } = DEFAULT_OPTIMIZER;
   const { rank } = DEFAULT_LORA;
   const fitting = model === null
@@ -47,7 +47,6 @@ export function defaultRunSettings(
     overlap: true,
     accumulate: 1,
     clipNorm: null,
-    prunedFade: TRAINING_DEFAULTS.prunedFade,
     saveEvery: 0,
     task: "train",
   };

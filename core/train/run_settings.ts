@@ -46,7 +46,7 @@ export interface RunSettings {
    * Factor that a pruned head's B (in mode `core`, its core) gets in each step in which it is pruned: it fades away
    * on its device, so that what is evaluated and saved is what still learns. 1 leaves it as it is, 0 clears it.
    *
-   * @default {1}
+   * @default {the pruner's, see `Pruner`; 1 without one}
    */
   readonly prunedFade?: number;
   /** Steps from one state to the next, equal on all machines of a run; 0 makes none. @default {0} */
@@ -70,8 +70,6 @@ export const TRAINING_DEFAULTS = {
   length: 80,
   /** Label smoothing of training steps. */
   labelSmoothing: 0.1,
-  /** Factor a step of a pruned head's B, see `RunSettings`. */
-  prunedFade: 1,
   /** Batches of validation data that are evaluated; 0 for all. */
   validBatches: 0,
 } as const;
@@ -149,7 +147,21 @@ export function checkRunSettings(settings: RunSettings): Required<RunSettings> {
   };
 }
 
-function checkFade(fade: number = TRAINING_DEFAULTS.prunedFade): number {
+/**
+ * Settings with what a pruner says of them where they say nothing: how what is pruned fades.
+ *
+ * @param settings The settings.
+ * @param pruner The pruner of the run; none if `undefined`.
+ */
+export function settingsWith(
+  settings: RunSettings,
+  pruner: { readonly prunedFade?: number } | undefined,
+): RunSettings {
+  const prunedFade = settings.prunedFade ?? pruner?.prunedFade;
+  return prunedFade === undefined ? settings : { ...settings, prunedFade };
+}
+
+function checkFade(fade: number = 1): number {
   if (Number.isFinite(fade) && fade >= 0 && fade <= 1) return fade;
   throw new RangeError(
     `Cannot use run settings as prunedFade must be from 0 to 1: current value is ${fade}`,

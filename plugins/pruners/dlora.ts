@@ -114,6 +114,7 @@ export function dloraPruner(options: DloraPrunerOptions = {}): Pruner<DloraState
 
   return {
     name: "dlora",
+    prunedFade: 0.9,
     needs: ["weightChange"],
     init: ({ layers, heads }: PrunerContext): DloraState => ({
       change: new Float32Array(layers * heads).fill(-1),

@@ -83,6 +83,7 @@ export function gradientPruner(options: GradientPrunerOptions = {}): Pruner<Grad
   );
   return {
     name: "gradient",
+    prunedFade: 0.9,
     needs: ["gradientNorm"],
     init: ({ layers, heads }: PrunerContext): GradientState => ({
       importance: null,

@@ -91,6 +91,7 @@ export function greedyPruner(options: GreedyPrunerOptions = {}): Pruner<GreedySt
 
   return {
     name: "greedy",
+    prunedFade: 0.9,
     needs: ["gradientNorm"],
     init({ layers, heads, headsPerDevice, capacities }: PrunerContext): GreedyState {
       deviceWeights({ headsPerDevice, capacities, alpha, rho, beta }); // fails early

@@ -171,6 +171,7 @@ export function iHeadPruner(options: IHeadPrunerOptions): Pruner<IHeadPrunerStat
 
   return {
     name: online === null ? "ihead" : "ihead, online",
+    prunedFade: 0.9,
     needs: ["gradientNorm", "loraNorm", "baseNorm", "embeddingMean"],
     init({ layers, heads, headsPerDevice, capacities }: PrunerContext): IHeadPrunerState {
       deviceWeights({ headsPerDevice, capacities, alpha, rho, beta }); // fails early

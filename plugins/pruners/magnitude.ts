@@ -52,6 +52,7 @@ export function magnitudePruner(options: MagnitudePrunerOptions = {}): Pruner<nu
   );
   return {
     name: "magnitude",
+    prunedFade: 0.9,
     needs: ["loraNorm"],
     init: () => null,
     decide({ step, loraNorm }: PrunerInput, state: null, context: PrunerContext): [PrunerDecision, null] {

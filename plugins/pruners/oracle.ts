@@ -39,6 +39,7 @@ export function oraclePruner(options: OraclePrunerOptions = {}): Pruner<null> {
   const kept = checkKeep("an oracle", options);
   return {
     name: "oracle",
+    prunedFade: 0.9,
     needs: ["trueGradientNorm"],
     deployable: false,
     init: () => null,

@@ -14,10 +14,29 @@ import {
   toPeft,
   TrainingPlan,
 } from "@edgetuner/core";
-import { assert, assertEquals, assertNotEquals } from "@std/assert";
+import { checkPruner, PluginError } from "@edgetuner/core/contracts";
+import {
+  dloraPruner,
+  gradientPruner,
+  greedyPruner,
+  magnitudePruner,
+  noPruner,
+  oraclePruner,
+  randomPruner,
+} from "@edgetuner/plugins";
+import { assert, assertEquals, assertNotEquals, assertThrows } from "@std/assert";
 import { normal } from "../support/kernels.ts";
 import { assertClose, TOLERANCE } from "../support/tolerance.ts";
-import { TinyGpt2, tinyHeads, tinySettings, trainLocally } from "../support/tiny_model.ts";
+import {
+  BATCH,
+  flatten,
+  LOSS,
+  sideBySide,
+  TinyGpt2,
+  tinyHeads,
+  tinySettings,
+  trainLocally,
+} from "../support/tiny_model.ts";
 import { maskOf, runSession, scriptedPruner } from "./_session.ts";
 
 const engine = await Engine.create();
@@ -112,6 +131,40 @@ for (const mode of ["slice", "core"] as const) {
     assertEquals(steps(split), steps(today));
   });
 }
+
+Deno.test("where the settings name no factor the pruner's own holds, in a split run as on one machine", async () => {
+  const settings = tinySettings("slice", 4);
+  const split = async (settings: RunSettings, prunedFade?: number) => {
+    const pruner = { ...scriptedPruner(MASKS), ...(prunedFade !== undefined && { prunedFade }) };
+    return (await runSession(model, { settings, steps: 4, capacities: [2, 1, 1], pruner })).weights;
+  };
+  const [own, stays] = [await split(settings, 0.6), await split(settings)];
+  assertNotEquals(own, stays);
+  assertEquals(own, await split({ ...settings, prunedFade: 0.6 }));
+  assertEquals(stays, await split({ ...settings, prunedFade: 1 }, 0.6), "what is given counts");
+  using local = new LocalTraining({
+    ...{ engine, base: model.layers, ends: model.ends, settings, capacities: [2, 1, 1] },
+    source: (step) => step < 4 ? { batch: BATCH, mode: "train" } : null,
+    loss: LOSS,
+    pruner: { ...scriptedPruner(MASKS), prunedFade: 0.6 },
+  });
+  await local.trainer.run();
+  const weights = await Promise.all(local.modules.map((modules) => modules.weights()));
+  assertEquals(flatten(sideBySide(weights)), own);
+});
+
+Deno.test("pruners that choose by importance fade what rests, the others do not", () => {
+  const fades = [
+    ...[greedyPruner(), gradientPruner(), magnitudePruner(), dloraPruner(), oraclePruner()],
+    ...[randomPruner({ share: 0.5 }), noPruner()],
+  ].map(({ name, prunedFade = 1 }) => [name, prunedFade]);
+  assertEquals(fades, [
+    ...["greedy", "gradient", "magnitude", "dlora", "oracle"].map((name) => [name, 0.9]),
+    ...["random", "none"].map((name) => [name, 1]),
+  ]);
+  const bad = { ...noPruner(), prunedFade: 1.5 };
+  assertThrows(() => checkPruner(bad), PluginError, "prunedFade must be from 0 to 1: it is 1.5");
+});
 
 /** Sequences of a validation. */
 const SET: SequenceSet = {

@@ -624,6 +624,7 @@ for (const { name, mode, mask, devices, link, compute, batch = BATCH, more, prob
       ...more,
       clip: more?.clipNorm !== undefined,
       probe,
+      embeddingRows: run.steps[0]!.embeddingRows!,
     });
     // Measured 0.1 % where nothing is drawn, else at most 1.1 %.
     assertAlmostEquals(forecast.msPerStep, run.msPerStep, (link === SMOOTH ? 0.01 : 0.05) * run.msPerStep);

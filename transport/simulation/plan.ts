@@ -9,6 +9,7 @@
 
 import {
   allocateHeads,
+  codedBytes,
   DEFAULT_LORA,
   describeDecoding,
   describeStep,
@@ -18,9 +19,11 @@ import {
   messagesOf,
   modeSize,
   type PartDescription,
+  type RunCodecs,
   type StepMessage,
   type StepParty,
   type StepWork,
+  type WireCodec,
   workOf,
 } from "@edgetuner/core";
 import { forecast } from "./_forecast.ts";
@@ -96,8 +99,17 @@ export interface PlanOptions {
   readonly probe?: boolean;
   /** False if the edge server computes nothing while it waits, as with the run setting of that name. @default {true} */
   readonly overlap?: boolean;
-  /** Bytes of a number on the wire: 4 as float32. @default {4} */
+  /** Bytes of a number on the wire: 4 as float32. Not with `codec`. @default {4} */
   readonly bytesPerNumber?: number;
+  /** The codec of the run, or its codecs. @default {as bytesPerNumber says} */
+  readonly codec?: WireCodec | RunCodecs;
+  /**
+   * Rows of E that travel for each part of the step, where equal ones do only once: it depends on the tokens. Without
+   * it all count, which is the most that can travel.
+   *
+   * @default {all}
+   */
+  readonly embeddingRows?: readonly number[];
   /** The link of each device, unless it has its own. @default {LINK_PROFILES["wifi-5"]} */
   readonly link?: LinkProfile;
   /** How fast the parties compute. @default {TYPICAL_COMPUTE} */
@@ -160,7 +172,12 @@ export function plan(options: PlanOptions): Plan {
   const ms = timesOf(options, { size, compute, devices: list });
   const { bytesPerNumber = 4, overlap = true } = options;
   const tensorBytes = (message: StepMessage) =>
-    messageBytes(message, (shape) => shape.reduce((a, b) => a * b, bytesPerNumber));
+    messageBytes(
+      message,
+      options.codec === undefined
+        ? (shape) => shape.reduce((a, b) => a * b, bytesPerNumber)
+        : codedBytes(options.codec),
+    );
   const messages = [...messagesOf(step)].filter(({ kind }) => kind !== null);
   // The first step waits for its embedding; the later ones have it early, and are all alike.
   const [first, second] = forecast([step, step, step], {
