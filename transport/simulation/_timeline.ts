@@ -266,7 +266,7 @@ export class EdgeParty {
     const sent = new Map<string, number>();
     return timed(channel, this.#settings.clock, {
       arrives: (frame) => {
-        if (frame.kind === "embedding") this.#length = frame.tensors[0]?.shape[1] ?? 1;
+        if (frame.kind === "embedding") this.#length = frame.tensors.at(-1)?.shape[1] ?? 1;
         this.#timeline.work(this.#settings.compute.edgeServer, this.#ruled(frame, "received")?.before ?? []);
       },
       departs: (frame) => {
@@ -425,7 +425,8 @@ export class DeviceParty {
     }
     if (frame.kind === "embedding" || frame.kind === "decode") {
       this.#mode = frame.kind === "embedding" ? frame.meta.mode : "evaluate";
-      const [batch, length, hidden] = frame.tensors[0]!.shape as [number, number, number];
+      // Of rows that come once the places say how many tokens there are; the work depends on no more.
+      const [batch, length, hidden] = frame.tensors.at(-1)!.shape as [number, number, number];
       return this.#work(
         compute.dataDevice ?? compute.device,
         describeEmbedding({ batch, length, hidden }).work,
