@@ -161,7 +161,7 @@ export function settingsWith(
   return prunedFade === undefined ? settings : { ...settings, prunedFade };
 }
 
-function checkFade(fade: number = 1): number {
+function checkFade(fade = 1): number {
   if (Number.isFinite(fade) && fade >= 0 && fade <= 1) return fade;
   throw new RangeError(
     `Cannot use run settings as prunedFade must be from 0 to 1: current value is ${fade}`,
