@@ -170,7 +170,7 @@ Deno.test("a late device with heads, or one whose data takes no turns, is refuse
   server.subscribe((e) => e.type === "step" && started.resolve());
   await started.promise;
   await assertRejects(() => join("ben", 1, ownerSide(model, ben)), HandshakeError, "capacity 0");
-  await assertRejects(() => join("cleo", 0, dataSide(model, 4)), HandshakeError, "takes turns");
+  await assertRejects(() => join("carl", 0, dataSide(model, 4)), HandshakeError, "takes turns");
   assertEquals(server.status, "running");
   server.stop();
   await running;

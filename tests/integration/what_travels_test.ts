@@ -18,6 +18,7 @@ import {
 import { assert, assertEquals } from "@std/assert";
 import { Matrix, solve } from "ml-matrix";
 import { BATCH, LOSS, TinyGpt2, tinySettings } from "../support/tiny_model.ts";
+import { runOwners, turnsOf } from "./_owners.ts";
 import {
   admitAll,
   dataSide,
@@ -314,5 +315,42 @@ Deno.test("what u and v give away: the core of a head module, by least squares",
       const difference = Math.abs(found.get(i % rank, Math.floor(i / rank)) - x);
       assert(difference < 0.01 * largest, `${difference} of ${largest}`);
     });
+  }
+});
+
+Deno.test("of others' turns an owner without heads hears nothing but that it waits and saves; one with heads sees their X", async () => {
+  const train = () => BATCH;
+  const settings = { ...tinySettings("slice", 6), saveEvery: 2, accumulate: 2 };
+  for (const mix of [false, true]) {
+    const { error, devices, records } = await runOwners(model, {
+      settings,
+      owners: [
+        { name: "anna", train, shareLoss: false },
+        { name: "ben", train, shareLoss: false, capacity: 1 },
+      ],
+      capacities: [1],
+      server: { sharing: { mix, share: "examples" } },
+    });
+    assertEquals(error, null);
+    const own = mix ? 6 : turnsOf(records).filter((name) => name === "anna").length;
+    const parts = mix ? own : 2 * own;
+    const frames = (device: UserDeviceResult, direction: LedgerEntry["direction"]) =>
+      Object.fromEntries(
+        device.ledger.entries().filter((e) => e.direction === direction && e.kind !== "paused")
+          .map((e) => [e.kind, e.frames]),
+      );
+    const [anna, ben, heads] = devices as [UserDeviceResult, UserDeviceResult, UserDeviceResult];
+    assertEquals(frames(anna, "sent"), {
+      ...{ hello: 1, examples: 1, embedding: parts, hiddenGradient: parts },
+      finished: 3,
+    });
+    assertEquals(frames(anna, "received"), {
+      ...{ welcome: 1, examples: 1, turn: own + 3, hidden: parts, save: 3, end: 1 },
+    });
+    // All parts of all steps, whoever's data they are of.
+    for (const device of [ben, heads]) {
+      const { mask, input, deltaGradient } = frames(device, "received");
+      assertEquals([mask, input, deltaGradient], [12, 3 * 12, 3 * 12]);
+    }
   }
 });
