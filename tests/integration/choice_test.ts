@@ -209,8 +209,16 @@ for (const task of ["winogrande", "openbookqa"] as const) {
       );
       const results = await readResults(`${folder}/tuned.jsonl`);
       const slow = await slowLikelihoods(data, rows, adapter);
-      for (const [i, { logLikelihoods }] of results.entries()) {
+      const largest = (values: readonly number[]) => values.indexOf(Math.max(...values));
+      for (const [i, { logLikelihoods, chosen, chosenByCharacter }] of results.entries()) {
         assertClose(logLikelihoods, slow[i]!, SUMS, `question ${i}`);
+        assertEquals(chosen, largest(logLikelihoods), `question ${i}`);
+        const byCharacter = logLikelihoods.map((sum, k) => sum / STEMS[i]![1 + k]!.length);
+        assertEquals(
+          chosenByCharacter,
+          task === "winogrande" ? undefined : largest(byCharacter),
+          `question ${i}`,
+        );
       }
       const hits = slow.map((sums, i) => sums.indexOf(Math.max(...sums)) === golds[i] ? 1 : 0);
       const mean = hits.reduce<number>((sum, hit) => sum + hit, 0) / hits.length;
