@@ -249,7 +249,7 @@ export class TabDevice {
   }
 
   async #end(result: UserDeviceResult, slot: Slot, noted: TakingPart): Promise<void> {
-    const { modules, steps, error, reason, welcome: { run } } = result;
+    const { modules, steps, error, reason, welcome: { run, settings: { steps: total } } } = result;
     using learnt = modules;
     this.#phase("saving", "Keeping what this device has learnt");
     if (learnt !== null && steps > 0) {
@@ -257,9 +257,9 @@ export class TabDevice {
       this.#say({ type: "kept", kept });
     }
     const hasLeft = this.#abort.signal.aborted;
-    const isOver = error === null || hasLeft;
-    // What a lost run may go on from stays.
-    if (error === null) await forgetRunStates(slot.states, run);
+    const isOver = hasLeft || error === null && steps >= total;
+    // What a run may go on from stays.
+    if (isOver && !hasLeft) await forgetRunStates(slot.states, run);
     await noteRun(slot.states, { ...noted, isIn: !isOver });
     const text = hasLeft
       ? "You have left the run."

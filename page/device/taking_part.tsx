@@ -81,7 +81,14 @@ function Learning(): JSX.Element | null {
 
 function Buttons(): JSX.Element | null {
   const { phase: now } = phase.value;
-  if (now === "ended" || now === "saving") return null;
+  if (now === "saving") return null;
+  if (now === "ended") {
+    return (
+      <div class="buttons">
+        <button type="button" onClick={() => location.reload()}>Look again</button>
+      </div>
+    );
+  }
   const isPaused = now === "paused";
   const canPause = isPaused || now === "running" || now === "lost" || now === "stopped";
   return (

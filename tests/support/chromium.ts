@@ -73,8 +73,13 @@ export class Chromium implements AsyncDisposable {
     return tab;
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  /** Ends it at once, where nothing can be waited for; its profile stays. */
+  kill(): void {
     this.#process.kill("SIGKILL");
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.kill();
     await this.#process.status;
     // Its children write on for a moment.
     await until(
@@ -169,6 +174,15 @@ export class Tab implements AsyncDisposable {
     await until(isThere, `the page shows "${text}"`, timeoutMs).catch((error) => {
       throw new Error(`${error.message}; it shows:\n${shown}\n${this.lines.join("\n")}`);
     });
+  }
+
+  /** Writes into a field. */
+  async fill(name: string, value: string): Promise<void> {
+    await this.evaluate(`(() => {
+      const field = document.querySelector('[name="${name}"]');
+      field.value = ${JSON.stringify(value)};
+      field.dispatchEvent(new Event("input", { bubbles: true }));
+    })()`);
   }
 
   /** Clicks on a button by its text. */

@@ -10,6 +10,8 @@ import {
   type EdgeServerOptions,
   type RunHandle,
   type RunSettings,
+  type RunState,
+  type RunStateSource,
   runUserDevice,
   shapeForDevices,
   type StepRecord,
@@ -20,6 +22,7 @@ import { PAGE_FILES } from "@edgetuner/page";
 import { type WebSocketListener, webSocketListener, webSocketTransport } from "@edgetuner/transport";
 import { createControlApp, serve, type Serving } from "@edgetuner/transport/server";
 import { admitAll, dataSide, serverOptions } from "../_session.ts";
+import { Relay } from "../../support/relay.ts";
 import type { TinyGpt2 } from "../../support/tiny_model.ts";
 
 const TOKENS = { joinToken: "join-token-of-tests", adminToken: "admin-token-of-tests" };
@@ -30,6 +33,8 @@ export interface TabRunOptions {
   /** Devices with heads. */
   readonly devices: number;
   readonly server?: Partial<EdgeServerOptions>;
+  /** A run that was stopped, which this one goes on with; tabs reach it at the same address. */
+  readonly after?: TabRun;
   /** The data comes from a tab. @default {false} */
   readonly dataInTab?: boolean;
 }
@@ -60,6 +65,11 @@ function handleOf(server: EdgeServer, { layers }: TinyGpt2, places: number): Run
   };
 }
 
+/** A state as what to go on from. */
+function sourceOf(state: RunState | null | undefined): RunStateSource | undefined {
+  return state ? { run: state.run, steps: [state.step], load: () => Promise.resolve(state) } : undefined;
+}
+
 /** A run with tabs. */
 export class TabRun implements AsyncDisposable {
   readonly server: EdgeServer;
@@ -68,7 +78,11 @@ export class TabRun implements AsyncDisposable {
   readonly #model: TinyGpt2;
   readonly #listener: WebSocketListener;
   readonly #serving: Serving;
+  /** The link of tabs. */
+  readonly link: Relay;
   readonly #admitting: Promise<void>;
+  /** The newest state of edge server and data device. */
+  readonly states: { server: RunState | null; data: RunState | null };
   /** Resolves when the run is over. */
   readonly done: Promise<void>;
   readonly #data: Promise<UserDeviceResult> | null;
@@ -79,16 +93,20 @@ export class TabRun implements AsyncDisposable {
 
   private constructor(
     model: TinyGpt2,
-    { server, serving, listener }: {
+    { server, serving, listener, states }: {
       readonly server: EdgeServer;
       readonly serving: Serving;
       readonly listener: WebSocketListener;
+      readonly states: TabRun["states"];
     },
     options: TabRunOptions,
   ) {
     this.#model = model;
     this.server = server;
+    this.states = states;
     this.#serving = serving;
+    this.link = options.after?.link ?? new Relay(serving.port);
+    this.link.target = serving.port;
     this.#listener = listener;
     server.subscribe((event) => {
       this.events.push(event);
@@ -100,17 +118,24 @@ export class TabRun implements AsyncDisposable {
     const { steps } = options.settings;
     const side = dataSide(model, steps, { shareLoss: true });
     this.losses = side.losses;
-    this.#data = options.dataInTab === true
-      ? null
-      : this.#device({ name: "data", capacity: 0, data: { ...side, rewind: () => {} } });
+    this.#data = options.dataInTab === true ? null : this.#device({
+      name: "data",
+      capacity: 0,
+      data: { ...side, rewind: () => {} },
+      resume: sourceOf(options.after?.states.data),
+      onState: (state) => void (states.data = state),
+    });
   }
 
   /** Starts a run; tabs and devices may join. */
   static async start(model: TinyGpt2, options: TabRunOptions): Promise<TabRun> {
+    const states: TabRun["states"] = { server: null, data: null };
     const server = new EdgeServer(
       serverOptions(model, options.settings, {
         devices: options.devices,
         onLoss: "prune",
+        onState: (state) => void (states.server = state),
+        resume: sourceOf(options.after?.states.server),
         ...options.server,
       }),
     );
@@ -121,12 +146,12 @@ export class TabRun implements AsyncDisposable {
       webSocket: listener,
       pages: PAGE_FILES,
     });
-    return new TabRun(model, { server, serving: await serve(app), listener }, options);
+    return new TabRun(model, { server, serving: await serve(app), listener, states }, options);
   }
 
   /** Address of the page that lets a tab in. */
   get page(): string {
-    return `http://127.0.0.1:${this.#serving.port}/device/#token=${TOKENS.joinToken}`;
+    return `http://127.0.0.1:${this.link.port}/device/#token=${TOKENS.joinToken}`;
   }
 
   /** A device in this process. */
@@ -155,6 +180,7 @@ export class TabRun implements AsyncDisposable {
     for (const device of await Promise.allSettled([this.#data, ...this.#devices])) {
       if (device.status === "fulfilled") device.value?.modules?.[Symbol.dispose]();
     }
+    await this.link[Symbol.asyncDispose]();
     await this.#listener[Symbol.asyncDispose]();
     await this.#admitting;
     await this.#serving.shutdown(100);
