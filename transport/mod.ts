@@ -62,6 +62,7 @@ export {
   type TensorParallelSimulationOptions,
 } from "./simulation/simulate_tensor_parallel.ts";
 export type {
+  CurvePoint,
   NetworkSimulationOptions,
   SimulatedDevice,
   SimulatedDeviceResult,

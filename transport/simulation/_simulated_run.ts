@@ -17,6 +17,7 @@ import {
   summary,
 } from "./_simulation.ts";
 import { KeptStates, type ServerCommon, ServerLives } from "./_server_lives.ts";
+import { LearningCurve } from "./_learning_curve.ts";
 import { virtualClock } from "./clock.ts";
 import { TYPICAL_COMPUTE } from "./compute.ts";
 import { LINK_PROFILES, type LinkProfile } from "./link_profile.ts";
@@ -45,15 +46,19 @@ interface SimulatedRun<S extends RunServer> {
   readonly results: Promise<UserDeviceResult>[];
   /** What made a device leave before the start. */
   left: unknown;
+  /** Evaluation in between. */
+  readonly curve: LearningCurve;
   /** When the server or a device that took part to the end was done. */
   endedAt: number;
 }
 
 /** Puts a run together on a simulated network, and takes it to its end. */
 export async function runSimulated<S extends RunServer>(
-  options: NetworkSimulationOptions,
+  given: NetworkSimulationOptions,
   kind: RunKind<S>,
 ): Promise<SimulationResult> {
+  const curve = new LearningCurve(given);
+  const options = { ...given, settings: curve.settings };
   const { model, settings, realTime = false, link } = options;
   const { engine, deviceEngine = engine } = model;
   const devices = devicesOf(options.devices);
@@ -76,7 +81,7 @@ export async function runSimulated<S extends RunServer>(
   requireSaves(network, options);
   const server = new ServerLives(network, options, kind);
   const before = await evaluate(options, []);
-  const run: SimulatedRun<S> = { network, server, parties: [], results: [], left: null, endedAt: 0 };
+  const run: SimulatedRun<S> = { network, server, parties: [], results: [], left: null, endedAt: 0, curve };
   const started = network.clock.now();
   const running = server.run();
   await joinDevices(run, kind, options);
@@ -156,6 +161,7 @@ async function joinDevices<S extends RunServer>(
       timeoutMs,
       codecs: options.codecs,
       signal,
+      onState: (state) => run.curve.keep(i, state),
       ...(kind.comesBack && comingBack(run, party, i)),
     }, i);
     result.then(({ error }) => {
@@ -172,7 +178,7 @@ async function joinDevices<S extends RunServer>(
 
 /** What lets a device come back. */
 function comingBack<S extends RunServer>(
-  { network, server }: SimulatedRun<S>,
+  { network, server, curve }: SimulatedRun<S>,
   party: NetworkDevice,
   device: number,
 ): Partial<UserDeviceOptions> {
@@ -180,7 +186,10 @@ function comingBack<S extends RunServer>(
   return {
     id: `${String(device + 1).padStart(8, "0")}-simulated`,
     clock: network.clock,
-    onState: (state) => states.keep(state),
+    onState: (state) => {
+      states.keep(state);
+      curve.keep(device, state);
+    },
     savedStates: () => Promise.resolve(states.source),
     async reconnect(signal) {
       server.requireGoingOn();
@@ -193,7 +202,7 @@ function comingBack<S extends RunServer>(
 
 /** What came of a run, but for its time. */
 async function resultOf(
-  { server, parties }: SimulatedRun<RunServer>,
+  { server, parties, curve }: SimulatedRun<RunServer>,
   ended: readonly PromiseSettledResult<UserDeviceResult>[],
   options: NetworkSimulationOptions,
   found: {
@@ -210,10 +219,12 @@ async function resultOf(
     return NaN;
   });
   await options.onTrained?.(trained);
+  const learning = devicesOf(options.devices).filter(({ capacity }) => capacity > 0).length;
   return {
     ...summary(server.steps),
     ledger: server.traffic(),
     evaluation: before === null || after === null ? null : { before, after },
+    curve: await curve.points(learning, { before, after }),
     edgeMemoryBytes: options.model.engine.stats.allocatedBytes,
     devices: ended.map((result, i) => ({
       name: nameOf(i),

@@ -7,6 +7,7 @@
 import { LocalTraining, type TokenBatch } from "@edgetuner/core";
 import { TrainingError } from "@edgetuner/core/contracts";
 import { evaluate, sizeOf, summary } from "./_simulation.ts";
+import { LocalCurve } from "./_learning_curve.ts";
 import { segmentMs, TYPICAL_COMPUTE, wholeStepWork } from "./compute.ts";
 import type { SimulatedStep, SimulationOptions, SimulationResult } from "./simulation_options.ts";
 
@@ -29,14 +30,18 @@ export async function simulateServerTuner(options: SimulationOptions): Promise<S
   const before = await evaluate(options, []);
   const steps: SimulatedStep[] = [];
   let batch: TokenBatch | null = null;
+  const curve = new LocalCurve(options, before);
   using training = new LocalTraining({
     ...{ engine, base: layers, ends, projections, settings, loss: options.loss },
     source(step) {
       signal?.throwIfAborted();
+      const due = curve.due(step);
+      if (due !== null) return { batch: due, mode: "evaluate", loss: { labelSmoothing: 0 } };
       return step < settings.steps ? { batch: batch = batches(step), mode: "train" } : null;
     },
     onEvent(event) {
       if (event.type !== "step") return;
+      if (event.mode === "evaluate") return curve.take(event.step, event.loss!);
       const { length, mask: places } = batch!;
       const counted = places.reduce((sum, m) => sum + (m === 0 ? 0 : 1), 0);
       const total = wholeStepWork({ ...size, length }, places.length, counted)
@@ -65,6 +70,7 @@ export async function simulateServerTuner(options: SimulationOptions): Promise<S
   try {
     await training.trainer.run();
     after = await evaluate(options, modules);
+    if (after !== null) curve.points.push({ step: settings.steps, loss: after });
   } catch (cause) {
     if (!(cause instanceof TrainingError)) throw cause;
     error = cause;
@@ -75,6 +81,7 @@ export async function simulateServerTuner(options: SimulationOptions): Promise<S
     totalMs: steps.reduce((sum, s) => sum + s.times.total, 0),
     ledger: [],
     evaluation: before === null || after === null ? null : { before, after },
+    curve: curve.points,
     edgeMemoryBytes: engine.stats.allocatedBytes,
     devices: [],
     error,

@@ -67,6 +67,13 @@ export interface SimulationOptions {
    * @default {[]}
    */
   readonly evaluation?: readonly TokenBatch[];
+  /**
+   * Steps from one evaluation to the next, for the result's `curve`; 0 for none in between. In a network devices save
+   * after so many steps, unless the settings say otherwise. Tensor parallelism has none in between.
+   *
+   * @default {0}
+   */
+  readonly evaluateEvery?: number | undefined;
   /** How fast the parties compute. @default {TYPICAL_COMPUTE} */
   readonly compute?: ComputeModel;
   /** Called after each step. */
@@ -105,6 +112,14 @@ export interface SimulatedStep extends StepRecord {
   readonly atMs: number;
 }
 
+/** The evaluation loss after so many training steps. */
+export interface CurvePoint {
+  /** Training steps. */
+  readonly step: number;
+  /** Mean loss of the evaluation batches. */
+  readonly loss: number;
+}
+
 /** A device after a simulation. */
 export interface SimulatedDeviceResult {
   /** Its name. */
@@ -133,6 +148,8 @@ export interface SimulationResult {
   readonly ledger: readonly LedgerEntry[];
   /** Mean loss of the evaluation batches before and after; `null` without any. */
   readonly evaluation: { readonly before: number; readonly after: number } | null;
+  /** The evaluation losses, in the order of the steps; empty without evaluation batches. */
+  readonly curve: readonly CurvePoint[];
   /** GPU memory that the edge server's engine has taken in bytes; with the devices' if they share it. */
   readonly edgeMemoryBytes: number;
   /** The devices, in the order of the options. */
