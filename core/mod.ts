@@ -408,7 +408,7 @@ export { deviceIdIn, deviceKeyIn } from "./session/device_id_file.ts";
 export { type DeviceKey, newDeviceKey, proveDevice } from "./session/device_key.ts";
 export type { KeptStreams } from "./protocol/peer.ts";
 export { newDeviceId } from "./session/device_id.ts";
-export type { BaseIdentity, RunHandle, RunHealth } from "./session/run_handle.ts";
+export type { BaseIdentity, JoinOptions, RunHandle, RunHealth } from "./session/run_handle.ts";
 export { RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
 export { LOSS_POLICIES, type LossPolicy } from "./session/step_attempts.ts";
 export type { HeadMember } from "./session/head_members.ts";

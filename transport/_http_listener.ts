@@ -6,6 +6,7 @@
 
 import type { Channel, Listener, WaitOptions } from "@edgetuner/core/contracts";
 import { Backlog } from "./_backlog.ts";
+import { noteInvited } from "./_invited.ts";
 import { HEADER, maxBodyBytes, parseClose, readBody, readCount, splitFrames } from "./_http_body.ts";
 import { type HttpOptions, type Limits, readLimits } from "./_http_common.ts";
 import { HttpSession } from "./_http_session.ts";
@@ -91,7 +92,7 @@ class HttpSessions implements HttpListener {
     this.#idleTimeoutMs = idleTimeoutMs;
   }
 
-  async handle(request: Request, { peer = "http peer" }: HandleOptions = {}): Promise<Response> {
+  async handle(request: Request, { peer = "http peer", device }: HandleOptions = {}): Promise<Response> {
     if (this.#authorize && !await this.#authorize(request)) {
       return refusal(401, "A token is required", { "www-authenticate": "Bearer" });
     }
@@ -100,7 +101,7 @@ class HttpSessions implements HttpListener {
       return refusal(405, "The method must be GET or POST", { allow: "GET, POST" });
     }
     const id = headers.get(HEADER.session) ?? "";
-    if (method === "POST" && headers.has(HEADER.open)) return this.#open(id, request, peer);
+    if (method === "POST" && headers.has(HEADER.open)) return this.#open(id, request, { peer, device });
     const session = this.#sessions.get(id);
     if (!session) return refusal(404, "There is no such session");
     session.touch();
@@ -145,7 +146,11 @@ class HttpSessions implements HttpListener {
     this.#sweeper = undefined;
   }
 
-  #open(id: string, request: Request, peer: string): Response {
+  #open(
+    id: string,
+    request: Request,
+    { peer, device }: { readonly peer: string } & Pick<HandleOptions, "device">,
+  ): Response {
     if (this.#backlog.refusal) return refusal(503, this.#backlog.refusal);
     const grant = readCount(request.headers, HEADER.grant);
     if (!SESSION_PATTERN.test(id) || grant === undefined) return refusal(400, "The request is malformed");
@@ -163,6 +168,7 @@ class HttpSessions implements HttpListener {
     // Afterwards it is kept for a peer that missed the answer which told it of the end.
     channel.closed.then(() => this.#disposed && this.#remove(id));
     this.#schedule();
+    noteInvited(channel, device);
     this.#backlog.offer(channel);
     return new Response("The session is open\n", {
       headers: {

@@ -72,6 +72,7 @@ export type {
   SimulationResult,
 } from "./simulation/simulation_options.ts";
 export { splitLogits, type SplitLogitsOptions } from "./simulation/split_logits.ts";
+export { type InvitedDevice, invitedDeviceOf } from "./_invited.ts";
 export { type Authorize, requestToken, requireToken } from "./token.ts";
 export {
   type HandleOptions,

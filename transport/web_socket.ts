@@ -32,10 +32,11 @@ import {
   type WaitOptions,
 } from "@edgetuner/core/contracts";
 import { Backlog } from "./_backlog.ts";
+import { type InvitedDevice, noteInvited } from "./_invited.ts";
 import { count, endpoint, isForGood, milliseconds } from "./_options.ts";
 import { readLimits, type WebSocketOptions, wrap } from "./_web_socket_wire.ts";
 import { trusting } from "./_trust.ts";
-import { refusal } from "./problem.ts";
+import { detailOf, refusal } from "./problem.ts";
 import { type Authorize, checkToken, offeredSubprotocols, SUBPROTOCOL, subprotocols } from "./token.ts";
 import { upgradeOffer } from "./upgrade.ts";
 
@@ -73,6 +74,8 @@ export interface WebSocketListenerOptions extends WebSocketOptions {
 export interface HandleOptions {
   /** Name of the peer in messages to people, such as its address. */
   readonly peer?: string;
+  /** The device that the channel is opened for, if it was invited. */
+  readonly device?: InvitedDevice | undefined;
 }
 
 /** The accepting side of a WebSocket transport, returned by {@linkcode webSocketListener}. */
@@ -204,9 +207,10 @@ async function askWhy(
       redirect: "manual",
       ...(client && { client }),
     });
-    await response.body?.cancel();
     const { status } = response;
     const forGood = isForGood(status);
+    if (status === 403 || status === 421) return { why: detailOf(await response.text()), forGood };
+    await response.body?.cancel();
     if (status === 401) {
       return { why: token === undefined ? "a token is required" : "the token was refused", forGood };
     }
@@ -247,7 +251,7 @@ export function webSocketListener(options: WebSocketListenerOptions = {}): WebSo
 
   async function handle(
     request: Request,
-    { peer = "websocket peer" }: HandleOptions = {},
+    { peer = "websocket peer", device }: HandleOptions = {},
   ): Promise<Response> {
     if (authorize && !await authorize(request)) {
       return refusal(401, "A token is required", { "www-authenticate": "Bearer" });
@@ -279,6 +283,7 @@ export function webSocketListener(options: WebSocketListenerOptions = {}): WebSo
         channel.close(refusal);
       } else {
         wire.start();
+        noteInvited(channel, device);
         backlog.offer(channel);
       }
     }, { once: true });

@@ -40,6 +40,22 @@ export function withHeads(members: readonly RunMember[]): RunMember[] {
   return members.filter((m) => m.device.capacity > 0);
 }
 
+/** Devices with heads by capacity, then by name and id: they get the same heads in whatever order they join. */
+export function headsInOrder(members: readonly RunMember[]): RunMember[] {
+  const order = (a: string, b: string) => a < b ? -1 : a > b ? 1 : 0;
+  return withHeads(members).sort(({ hello: a }, { hello: b }) =>
+    b.capacity - a.capacity || order(a.name, b.name) || order(a.id ?? "", b.id ?? "")
+  );
+}
+
+/** Why a run cannot start: who has joined within the limit. */
+export function missingText(members: readonly RunMember[], devices: number, limitMs: number): string {
+  const joined = `${withHeads(members).length} joined, ${
+    members.some((m) => m.device.data) ? "with" : "without"
+  } a data device`;
+  return `Cannot start the run as ${devices} devices with heads and a data device must join within ${limitMs} ms: ${joined}`;
+}
+
 /**
  * Checks that a device may join.
  *

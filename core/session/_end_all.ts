@@ -61,6 +61,26 @@ export async function endAll(
   }));
 }
 
+/** Tells a device that it does not take part, and why. */
+export async function turnAway(peer: Peer, reason: string): Promise<void> {
+  await peer.send("refuse", { meta: { reason } }).catch(() => {});
+  await peer.close(plainText(reason, 100)).catch(() => {});
+}
+
+/** Tells one device that it is over for it, while the others go on: in bounded time, whatever it does. */
+export async function dismiss(peer: Peer, reason: string): Promise<void> {
+  const limit = new AbortController();
+  const late = Promise.withResolvers<void>();
+  const timer = setTimeout(() => {
+    limit.abort();
+    late.resolve();
+  }, END_FAILED_MS);
+  // It may never answer: nobody waits for it.
+  await Promise.race([peer.send("end", { meta: { reason } }).catch(() => {}), late.promise]);
+  await peer.close(plainText(reason, 100), { signal: limit.signal }).catch(() => {});
+  clearTimeout(timer);
+}
+
 /** Takes leave of one device that is lost, while the others go on: in bounded time, whatever it does. */
 export async function farewell(peer: Peer, error: Error): Promise<void> {
   const limit = new AbortController();

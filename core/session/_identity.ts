@@ -29,6 +29,11 @@ export function isSame(a: Identity, b: Identity): boolean {
   return a.id !== undefined && b.id !== undefined ? a.id === b.id : a.name === b.name;
 }
 
+/** True if people mean a device by a text: its id, what they see of it, or its name if it has none. */
+export function isCalled({ name, id }: Identity, text: string): boolean {
+  return id === undefined ? text === name : text === id || text === shortId(id);
+}
+
 /** Devices with heads of a state, in order of their heads. */
 export function savedWithHeads(
   devices: readonly SavedDevice[] | null,

@@ -27,6 +27,12 @@ export interface BaseIdentity {
   readonly kvHeads: number;
 }
 
+/** How a device comes to a run. */
+export interface JoinOptions {
+  /** The device that was let in over this channel, if it was invited: it must have this id, and prove this key. */
+  readonly device?: { readonly id: string; readonly key: string } | undefined;
+}
+
 /** A run, to be watched and controlled. */
 export interface RunHandle {
   /** Name of the run. */
@@ -55,6 +61,14 @@ export interface RunHandle {
   resume(): void;
   /** Ends the run after the current step; devices keep what they learnt. */
   stop(reason?: string): void;
+  /**
+   * Removes a device for good: it is told so, its heads are pruned, and it may not come back.
+   *
+   * @param device Its id, or the first eight characters of it; its name if it has none.
+   * @param reason What it is told.
+   * @returns False if the run has no such device.
+   */
+  remove?(device: string, reason?: string): boolean;
   /**
    * Calls a listener with everything that happens from now on.
    *

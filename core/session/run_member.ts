@@ -6,7 +6,7 @@
 
 import type { MetaOf } from "../protocol/messages.ts";
 import type { Peer } from "../protocol/peer.ts";
-import { shortId } from "./_identity.ts";
+import { shortId, textOf } from "./_identity.ts";
 import type { JoinedDevice } from "./run_events.ts";
 
 /** A device that joined, with its connection. */
@@ -28,6 +28,16 @@ export interface RunMember {
 /** What others see of a device that joins. */
 export function joinedDevice({ name, id, capacity, data }: MetaOf<"hello">): JoinedDevice {
   return { name, id: shortId(id), capacity, data, range: null, connected: true };
+}
+
+/** A device that joins. */
+export function newMember(
+  hello: MetaOf<"hello">,
+  peer: Peer,
+  { hasNamesake }: { readonly hasNamesake: boolean },
+): RunMember {
+  peer.name = `device ${hasNamesake ? textOf(hello) : `"${hello.name}"`}`;
+  return { device: joinedDevice(hello), peer, returning: null, sharesLoss: hello.sharesLoss, hello };
 }
 
 /** How the model and its training are divided: a device takes part only in what it was made for. */

@@ -9,23 +9,26 @@ import type { SavedDevice } from "./run_state.ts";
 import type { EdgeServerEvent, JoinedDevice, RunEnding, RunStatus, StepRecord } from "./run_events.ts";
 import { Peer } from "../protocol/peer.ts";
 import type { MetaOf } from "../protocol/messages.ts";
-import type { RunHandle, RunHealth } from "./run_handle.ts";
+import type { JoinOptions, RunHandle, RunHealth } from "./run_handle.ts";
 import { ByteLedger, type LedgerEntry } from "../protocol/ledger.ts";
 import { checkServerWaits } from "./wait_limits.ts";
 import { findRunCodecs, type RunCodecs } from "../protocol/run_codecs.ts";
 import type { Channel } from "../contracts/channel.ts";
 import { type RunClock, WALL_CLOCK } from "../contracts/clock.ts";
-import { requireAdmissible, withHeads } from "./_admission.ts";
-import { endAll, farewell } from "./_end_all.ts";
+import { headsInOrder, missingText, requireAdmissible, withHeads } from "./_admission.ts";
+import { Door } from "./_door.ts";
+import { dismiss, endAll, farewell, turnAway } from "./_end_all.ts";
 import type { RunServerOptions } from "./run_server_options.ts";
-import { textOf } from "./_identity.ts";
-import { requireProof } from "./_proof.ts";
-import { joinedDevice, type RunMember, type RunSystem } from "./run_member.ts";
+import { isCalled, textOf } from "./_identity.ts";
+import { joinedDevice, newMember, type RunMember, type RunSystem } from "./run_member.ts";
 import { raceTimeout } from "./_race_timeout.ts";
 import { tellPaused } from "./_tell_paused.ts";
 import { plainText } from "../contracts/plain_text.ts";
 import { ChannelClosedError, DeadlineError, TrainingError } from "../contracts/errors.ts";
 import type { Engine } from "@edgetuner/kernels";
+
+/** What a device is told that the host removes. */
+const REMOVED = "the host has removed this device from the run";
 
 /**
  * What every server of a run does: it lets devices join, starts and ends the run, and tells what
@@ -44,6 +47,7 @@ export abstract class RunServer implements RunHandle {
   readonly #codecs: RunCodecs;
   readonly #pauseTimeoutMs: number;
   readonly #members: RunMember[] = [];
+  readonly #door = new Door();
   readonly #listeners = new Set<(event: EdgeServerEvent) => void>();
   readonly #stop = new AbortController();
   #status: RunStatus = "waiting";
@@ -116,7 +120,7 @@ export abstract class RunServer implements RunHandle {
    * Lets a device join over an open channel; the server owns the channel from now on. Whatever
    * the device does wrong ends in its channel being closed, with the reason, and in an event.
    */
-  async join(channel: Channel): Promise<void> {
+  async join(channel: Channel, { device: letIn }: JoinOptions = {}): Promise<void> {
     const peer = new Peer(channel, {
       timeoutMs: this.#options.helloTimeoutMs ?? 10_000,
       signal: this.#stop.signal,
@@ -127,7 +131,8 @@ export abstract class RunServer implements RunHandle {
     try {
       const { meta: hello } = await peer.receive("hello");
       const saved = await this.#savedDevices();
-      await requireProof(peer, hello, [...this.#members.map((m) => m.hello), ...saved]);
+      const known = [...this.#members.map((m) => m.hello), ...saved];
+      await this.#door.pass(peer, hello, { known, letIn });
       const former = this.#members.find((m) => hello.id !== undefined && m.hello.id === hello.id);
       if (former !== undefined && this.#isUnderWay && this.mayReturn(former, hello)) {
         former.unfinished = hello.unfinished;
@@ -148,20 +153,17 @@ export abstract class RunServer implements RunHandle {
         mostDataDevices: this.mostDataDevices,
       });
       this.checkHello(hello);
-      const device = joinedDevice(hello);
       const hasNamesake = this.#members.some((m) => m.device.name === hello.name);
-      peer.name = `device ${hasNamesake ? textOf(hello) : `"${hello.name}"`}`;
+      const member = newMember(hello, peer, { hasNamesake });
       peer.timeoutMs = this.#options.timeoutMs ?? 120_000;
-      const member: RunMember = { device, peer, returning: null, sharesLoss: hello.sharesLoss, hello };
       this.#members.push(member);
-      this.emit({ type: "joined", device });
+      this.emit({ type: "joined", device: member.device });
       this.#wake();
       this.#watch(member, peer);
     } catch (error) {
       const reason = plainText(error instanceof Error ? error.message : String(error));
       this.emit({ type: "refused", peer: peer.name, reason });
-      await peer.send("refuse", { meta: { reason } }).catch(() => {});
-      await peer.close(plainText(reason, 100)).catch(() => {});
+      await turnAway(peer, reason);
     }
   }
 
@@ -213,6 +215,15 @@ export abstract class RunServer implements RunHandle {
     this.#comeBack(member, peer, `device ${textOf(hello)}`);
   }
 
+  /** Removes a device for good; false if the run has no such device. See `RunHandle`. */
+  remove(device: string, reason = REMOVED): boolean {
+    const member = this.#members.find((m) => isCalled(m.hello, device));
+    if (member === undefined) return false;
+    this.#door.close(member.hello);
+    for (const peer of [member.peer, member.returning]) if (peer !== null) void dismiss(peer, reason);
+    return true;
+  }
+
   #forget(member: RunMember): void {
     const at = this.#members.indexOf(member);
     if (at >= 0) this.#members.splice(at, 1);
@@ -227,9 +238,7 @@ export abstract class RunServer implements RunHandle {
     const former = this.#members.find((m) => m.hello.id === hello.id);
     if (former === undefined) return;
     this.#forget(former);
-    const reason = `device ${textOf(hello)} has joined again`;
-    // It may never answer: nobody waits for it.
-    former.peer.send("end", { meta: { reason } }).catch(() => {}).finally(() => former.peer.close(reason));
+    void dismiss(former.peer, `device ${textOf(hello)} has joined again`);
   }
 
   /**
@@ -350,11 +359,7 @@ export abstract class RunServer implements RunHandle {
     while (!this.#isComplete() && this.#stopReason === null) {
       const left = until - this.clock.now();
       if (left <= 0) {
-        throw new DeadlineError(
-          `Cannot start the run as ${this.#options.devices} devices with heads and a data device must join within ${limit} ms: ${
-            withHeads(this.#members).length
-          } joined, ${this.#members.some((m) => m.device.data) ? "with" : "without"} a data device`,
-        );
+        throw new DeadlineError(missingText(this.#members, this.#options.devices, limit));
       }
       await raceTimeout(this.#changed.promise, left, this.clock);
     }
@@ -413,12 +418,9 @@ export abstract class RunServer implements RunHandle {
     return this.#members;
   }
 
-  /** Devices with heads by capacity, then by name and id: they get the same heads in whatever order they join. */
+  /** Devices with heads, in an order that does not depend on when they joined. */
   protected get headMembers(): readonly RunMember[] {
-    const order = (a: string, b: string) => a < b ? -1 : a > b ? 1 : 0;
-    return withHeads(this.#members).sort(({ hello: a }, { hello: b }) =>
-      b.capacity - a.capacity || order(a.name, b.name) || order(a.id ?? "", b.id ?? "")
-    );
+    return headsInOrder(this.#members);
   }
 
   /** The codecs of the run. */
@@ -482,9 +484,8 @@ export abstract class RunServer implements RunHandle {
     engine: Engine,
     ...waits: readonly { readonly waitMs: number }[]
   ): Record<"readback" | "codec" | "wait" | "bytes", number> {
-    const sum = (numbers: readonly number[]) => numbers.reduce((a, b) => a + b, 0);
-    const codec = sum(this.#members.map(({ peer }) => peer.times.codecMs));
-    const wait = sum(waits.map(({ waitMs }) => waitMs));
+    const codec = this.#members.reduce((sum, { peer }) => sum + peer.times.codecMs, 0);
+    const wait = waits.reduce((sum, { waitMs }) => sum + waitMs, 0);
     return { readback: engine.stats.readbackMs, codec, wait, bytes: this.ledger.totalBytes };
   }
 
