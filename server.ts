@@ -7,13 +7,17 @@
 
 export {
   type AnsweredText,
+  type AskingDevice,
   type ConnectionInfo,
   type ControlAppOptions,
   createControlApp,
   createTextApp,
+  deviceCode,
   eventJson,
   type FetchHandler,
   type GenerateTextOptions,
+  Invitations,
+  type InvitationsOptions,
   type JoinHandler,
   MIN_TOKEN_LENGTH,
   openApi,
@@ -21,6 +25,7 @@ export {
   type Problem,
   problemResponse,
   type RateOptions,
+  requireKnown,
   serve,
   type ServeOptions,
   type Serving,
@@ -30,4 +35,5 @@ export {
   type TextAppOptions,
   type TextGenerator,
   type TlsOptions,
+  type WhoOptions,
 } from "@edgetuner/transport/server";

@@ -15,6 +15,7 @@ import {
   familyOf,
   GenerationServer,
   type JoinedDevice,
+  type JoinOptions,
   type LedgerEntry,
   loadLayers,
   type LossPolicy,
@@ -90,7 +91,13 @@ export interface EdgeWorkerOptions {
 /** What the worker hears. */
 export type ToEdgeWorker =
   | { readonly type: "start"; readonly options: EdgeWorkerOptions }
-  | { readonly type: "join"; readonly port: MessagePort; readonly peer: string }
+  | {
+    readonly type: "join";
+    readonly port: MessagePort;
+    readonly peer: string;
+    readonly device: JoinOptions["device"];
+  }
+  | { readonly type: "remove"; readonly device: string; readonly reason: string | undefined }
   | { readonly type: "pause" | "resume" }
   | { readonly type: "stop" | "abort"; readonly reason: string };
 
@@ -231,8 +238,9 @@ scope.onmessage = ({ data }) => {
     );
     // It stays idle until the process ends: Mesa may crash where a process ends while a worker that had a GPU closes.
   } else if (data.type === "join") {
-    void server?.join(messagePortChannel(data.port, data.peer));
-  } else if (data.type === "stop") server?.stop(data.reason);
+    void server?.join(messagePortChannel(data.port, data.peer), { device: data.device });
+  } else if (data.type === "remove") server?.remove(data.device, data.reason);
+  else if (data.type === "stop") server?.stop(data.reason);
   else if (data.type === "abort") {
     server?.stop(data.reason);
     abort.abort(new DOMException(data.reason, "AbortError"));

@@ -9,6 +9,7 @@ import type {
   Channel,
   EdgeServerEvent,
   JoinedDevice,
+  JoinOptions,
   LedgerEntry,
   ModelShape,
   RunHandle,
@@ -121,11 +122,10 @@ export class WorkerRun implements RunHandle {
   }
 
   /** Lets a device join; its frames are handed on to the worker and back. */
-  join(channel: Channel): void {
+  join(channel: Channel, { device }: JoinOptions = {}): void {
     const { port1, port2 } = new MessageChannel();
-    this.#worker.postMessage({ type: "join", port: port2, peer: channel.peer } satisfies ToEdgeWorker, [
-      port2,
-    ]);
+    const message = { type: "join", port: port2, peer: channel.peer, device } satisfies ToEdgeWorker;
+    this.#worker.postMessage(message, [port2]);
     const relayed = relay(channel, messagePortChannel(port1, "edge worker"));
     this.#relays.add(relayed);
     this.#channels.add(channel);
@@ -133,6 +133,15 @@ export class WorkerRun implements RunHandle {
       this.#relays.delete(relayed);
       this.#channels.delete(channel);
     });
+  }
+
+  /** Removes a device for good; false if the run has no such device. */
+  remove(device: string, reason?: string): boolean {
+    const isThere = this.devices.some(({ name, id }) =>
+      id === "" ? name === device : [8, 32].includes(device.length) && device.startsWith(id)
+    );
+    this.#worker.postMessage({ type: "remove", device, reason } satisfies ToEdgeWorker);
+    return isThere;
   }
 
   /** Resolves when the last frames were handed on. */

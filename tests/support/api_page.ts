@@ -43,7 +43,8 @@ function wrapped(text: string, indent = ""): string {
   let line = "";
   for (const word of text.split(" ")) {
     const next = line === "" ? word : `${line} ${word}`;
-    if (indent.length + next.length > WIDTH && line !== "") {
+    const width = WIDTH - (lines.length === 0 ? 0 : indent.length);
+    if (next.length > width && line !== "") {
       lines.push(line);
       line = word;
     } else line = next;

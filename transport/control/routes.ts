@@ -6,7 +6,20 @@
  */
 
 import type * as v from "valibot";
-import type { HealthJson, RunJson, SessionJson, SignInJson, SignInLinkJson, SteeredJson } from "./types.ts";
+import type { RunAbout } from "../run_about.ts";
+import type {
+  AskedJson,
+  AskJson,
+  HealthJson,
+  InviteJson,
+  JoinRequestJson,
+  RemovedJson,
+  RunJson,
+  SessionJson,
+  SignInJson,
+  SignInLinkJson,
+  SteeredJson,
+} from "./types.ts";
 import type { JoinedDevice } from "@edgetuner/core";
 import * as schemas from "./schemas.ts";
 
@@ -26,12 +39,28 @@ export interface ControlRoutes {
   readonly "DELETE /api/session": { readonly answer: null };
   /** Makes a link that signs another browser in. */
   readonly "POST /api/sign-in-links": { readonly answer: SignInLinkJson };
+  /** What a device may know of a run before it joins. */
+  readonly "GET /join/about": { readonly answer: readonly RunAbout[] };
+  /** Redeems an invite. */
+  readonly "POST /join/requests": { readonly body: AskJson; readonly answer: AskedJson };
+  /** What became of the request of the caller. */
+  readonly "GET /join/request": { readonly answer: JoinRequestJson };
   /** All runs. */
   readonly "GET /api/runs": { readonly answer: readonly RunJson[] };
   /** One run. */
   readonly "GET /api/runs/:run": { readonly answer: RunJson };
   /** Devices of a run. */
   readonly "GET /api/runs/:run/devices": { readonly answer: readonly JoinedDevice[] };
+  /** Removes a device. */
+  readonly "POST /api/runs/:run/devices/:device/remove": { readonly answer: RemovedJson };
+  /** Invites a device. */
+  readonly "POST /api/runs/:run/invites": { readonly answer: InviteJson };
+  /** Requests to join. */
+  readonly "GET /api/runs/:run/requests": { readonly answer: readonly JoinRequestJson[] };
+  /** Lets a device in. */
+  readonly "POST /api/runs/:run/requests/:request/approve": { readonly answer: JoinRequestJson };
+  /** Does not let a device in. */
+  readonly "POST /api/runs/:run/requests/:request/refuse": { readonly answer: JoinRequestJson };
   /** What happens in a run. */
   readonly "GET /api/runs/:run/events": { readonly answer: string };
   /** Holds a run. */
@@ -46,10 +75,27 @@ export interface ControlRoutes {
 export type RouteName = keyof ControlRoutes;
 
 /** Who calls, as far as the server can tell. */
-export type Role = "anonymous" | "join token" | "session" | "admin token";
+export type Role =
+  | "anonymous"
+  | "invite"
+  | "waiting device"
+  | "approved device"
+  | "refused device"
+  | "join token"
+  | "session"
+  | "admin token";
 
 /** All who may call. */
-export const ROLES: readonly Role[] = ["anonymous", "join token", "session", "admin token"];
+export const ROLES: readonly Role[] = [
+  "anonymous",
+  "invite",
+  "waiting device",
+  "approved device",
+  "refused device",
+  "join token",
+  "session",
+  "admin token",
+];
 
 /** What a route takes as body; `never` without one. */
 export type BodyOf<N extends RouteName> = ControlRoutes[N] extends { readonly body: infer B } ? B : never;
@@ -90,7 +136,8 @@ export type RouteTable = { readonly [N in RouteName]: RouteDescription<N> };
 
 /** Errors that every route may answer with. */
 export const COMMON_PROBLEMS: Readonly<Record<number, string>> = {
-  403: "The request comes from a page of an origin that is not allowed.",
+  403:
+    "The request comes from a page of an origin that is not allowed, or from a device that may not do this.",
   421: "The name of the host that was asked for is not one of this server.",
   429: "The address sends too many requests without a token; `Retry-After` says when to go on.",
   500: "Something failed within.",
@@ -123,8 +170,11 @@ export function problemsOf(
 
 const OWNERS: readonly Role[] = ["session", "admin token"];
 const EVERYONE = ROLES;
+const INVITED: readonly Role[] = ["waiting device", "approved device", "refused device"];
+const JOINERS: readonly Role[] = ["join token", "approved device"];
 const NO_RUN = { 404: "There is no such run." };
 const OVER = { ...NO_RUN, 409: "The run is over." };
+const NO_REQUEST = { 404: "There is no such run or request, or its device was removed." };
 const STEERED = {
   200: { what: "The run is in the state that was asked for.", body: schemas.steered },
   202: { what: "The run was told, and is not in that state yet.", body: schemas.steered },
@@ -133,6 +183,8 @@ const STEERED = {
 /** What each parameter of a path is. */
 export const PARAMETERS: Readonly<Record<string, string>> = {
   run: "Name of a run.",
+  device: "Its id, or the first eight characters of it; its name if it has none.",
+  request: "Number of a request to join.",
 };
 
 /** The routes. */
@@ -193,6 +245,34 @@ export const ROUTES: RouteTable = {
     answers: { 201: { what: "The link.", body: schemas.signInLink } },
     problems: {},
   },
+  "GET /join/about": {
+    what:
+      "Runs, as a device may see them before it joins: all with the join token, else the one it is invited to.",
+    who: ["invite", "waiting device", ...JOINERS],
+    answers: { 200: { what: "The runs.", body: schemas.abouts } },
+    problems: {},
+  },
+  "POST /join/requests": {
+    what: "Redeems an invite, once: the device asks to join.",
+    more:
+      "The answer has a key for this device and this run alone. It joins once the host approves the device: as " +
+      "token of the WebSocket or the HTTP transport, and the device must prove that it has the secret half of its key.",
+    who: EVERYONE,
+    body: schemas.ask,
+    answers: { 201: { what: "The device has asked.", body: schemas.asked } },
+    problems: {
+      401: "The invite is none of this server.",
+      404: "The run of the invite is over.",
+      410: "The invite was used before, or is too old.",
+    },
+  },
+  "GET /join/request": {
+    what: "What became of the request of the device that calls.",
+    query: { wait: "Seconds to wait for an answer while the device waits, at most 25." },
+    who: INVITED,
+    answers: { 200: { what: "The request.", body: schemas.joinRequest } },
+    problems: {},
+  },
   "GET /api/runs": {
     what: "All runs.",
     who: OWNERS,
@@ -210,6 +290,37 @@ export const ROUTES: RouteTable = {
     who: OWNERS,
     answers: { 200: { what: "The devices.", body: schemas.devices } },
     problems: NO_RUN,
+  },
+  "POST /api/runs/:run/devices/:device/remove": {
+    what:
+      "Removes a device from a run for good: it is told so, its heads are pruned, and it may not come back.",
+    who: OWNERS,
+    answers: { 200: { what: "The device was told.", body: schemas.removed } },
+    problems: { 404: "There is no such run or device.", 409: "The run is over." },
+  },
+  "POST /api/runs/:run/invites": {
+    what: "Makes an invite for one device.",
+    who: OWNERS,
+    answers: { 201: { what: "The invite.", body: schemas.invite } },
+    problems: OVER,
+  },
+  "GET /api/runs/:run/requests": {
+    what: "Requests to join of devices that were invited, in order of asking.",
+    who: OWNERS,
+    answers: { 200: { what: "The requests.", body: schemas.joinRequests } },
+    problems: NO_RUN,
+  },
+  "POST /api/runs/:run/requests/:request/approve": {
+    what: "Lets a device in that asked to join.",
+    who: OWNERS,
+    answers: { 200: { what: "The request as it is now.", body: schemas.joinRequest } },
+    problems: NO_REQUEST,
+  },
+  "POST /api/runs/:run/requests/:request/refuse": {
+    what: "Does not let a device in that asked to join; one that has joined stays: see remove.",
+    who: OWNERS,
+    answers: { 200: { what: "The request as it is now.", body: schemas.joinRequest } },
+    problems: NO_REQUEST,
   },
   "GET /api/runs/:run/events": {
     what: "What happens in a run, as server-sent events, until it is over.",
@@ -244,9 +355,9 @@ export const ROUTES: RouteTable = {
 
 /** Where devices send frames: described for people, as no client but a transport calls them. */
 export const TRANSPORT_ROUTES: Readonly<Record<string, Pick<RouteDescription, "what" | "who">>> = {
-  "GET /join/ws": { what: "WebSocket of a device.", who: ["join token"] },
+  "GET /join/ws": { what: "WebSocket of a device.", who: JOINERS },
   "POST /join/http/frames": {
     what: "Frames of a device through proxies that break WebSocket.",
-    who: ["join token"],
+    who: JOINERS,
   },
 };

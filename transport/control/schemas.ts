@@ -6,8 +6,15 @@
 
 import * as v from "valibot";
 import type { JoinedDevice, LedgerEntry, RunSettings, StepTimes } from "@edgetuner/core";
+import type { ModelShape } from "@edgetuner/core/contracts";
+import type { AboutDevice, RunAbout } from "../run_about.ts";
 import type {
+  AskedJson,
+  AskJson,
   HealthJson,
+  InviteJson,
+  JoinRequestJson,
+  RemovedJson,
   RunHealthJson,
   RunJson,
   SessionJson,
@@ -147,6 +154,91 @@ const secret = v.pipe(
 /** What signs a browser in. */
 export const signIn: Schema<SignInJson> = shape<SignInJson>({ secret });
 
+const requestState = v.picklist(["waiting", "approved", "refused", "removed"]);
+
+/** A request to join. */
+export const joinRequest: Schema<JoinRequestJson> = shape<JoinRequestJson>({
+  request: v.pipe(v.string(), v.description("Its number")),
+  run: v.string(),
+  name: v.pipe(v.string(), v.description("Name of the device, for people")),
+  device: v.pipe(v.string(), v.description("The first eight characters of the device's id")),
+  code: v.pipe(v.string(), v.description("What host and device compare: 8 digits of its key's digest")),
+  state: requestState,
+  seconds: v.pipe(count, v.description("Seconds since it asked")),
+});
+
+/** Requests to join. */
+export const joinRequests: Schema<readonly JoinRequestJson[]> = v.array(joinRequest);
+
+/** What redeems an invite. */
+export const ask: Schema<AskJson> = shape<AskJson>({
+  invite: v.pipe(secret, v.description("What stands behind #invite= of an invite")),
+  name: v.pipe(
+    v.string(),
+    v.trim(),
+    v.regex(/^[^\p{Cc}\p{Cf}]{1,64}$/u, "a name has 1 to 64 characters, and none of control"),
+    v.description("Name of the device, for people"),
+  ),
+  id: v.pipe(v.string(), v.regex(/^[\da-f]{32}$/, "an id has 32 hexadecimal digits")),
+  key: v.pipe(
+    v.string(),
+    v.regex(/^[\w-]{43}$/, "a public key has 32 bytes in base64url"),
+    v.description("Public key of the device: Ed25519 in base64url"),
+  ),
+});
+
+/** An invite that was redeemed. */
+export const asked: Schema<AskedJson> = shape<AskedJson>({
+  request: joinRequest,
+  joinKey: v.pipe(v.string(), v.description("What to join with, once the host has approved the device")),
+});
+
+/** An invite. */
+export const invite: Schema<InviteJson> = shape<InviteJson>({
+  path: v.pipe(v.string(), v.description("Path and fragment, to be put behind the server's address")),
+  secondsLeft: count,
+});
+
+/** A device that was removed. */
+export const removed: Schema<RemovedJson> = shape<RemovedJson>({ run: v.string(), device: v.string() });
+
+/** A run, as a device sees it that has not joined. */
+export const about: Schema<RunAbout> = shape<RunAbout>({
+  run: v.string(),
+  status: v.string(),
+  step: v.pipe(count, v.description("Training steps done")),
+  steps: v.pipe(count, v.description("Training steps in all")),
+  loss: v.pipe(v.nullable(v.number()), v.description("Of the last training step, if it is shared")),
+  stepMs: v.pipe(v.nullable(v.number()), v.description("Milliseconds of the last training step")),
+  model: v.pipe(
+    v.nullable(shape<ModelShape>({
+      layers: count,
+      heads: count,
+      hidden: count,
+      headSize: v.exactOptional(count),
+    })),
+    v.description("Shape of the model, if it is known"),
+  ),
+  base: v.pipe(
+    v.nullable(v.strictObject({ name: v.string(), family: v.string(), kvHeads: count })),
+    v.description("What the model is, if it is known"),
+  ),
+  lora: v.pipe(anyObject, v.description("Settings of LoRA")),
+  codec: v.pipe(v.string(), v.description("What writes what travels")),
+  places: v.pipe(count, v.description("Devices with heads that the run waits for; 0 if not known")),
+  devices: v.array(shape<AboutDevice>({
+    name: v.string(),
+    id: v.string(),
+    capacity: v.number(),
+    heads: v.pipe(v.nullable(count), v.description("In every layer, once the run has started")),
+    data: v.boolean(),
+    connected: v.boolean(),
+  })),
+});
+
+/** All runs, as a device sees them that has not joined. */
+export const abouts: Schema<readonly RunAbout[]> = v.array(about);
+
 /** A link that signs one browser in. */
 export const signInLink: Schema<SignInLinkJson> = shape<SignInLinkJson>({
   path: v.pipe(v.string(), v.description("Path and fragment, to be put behind the server's address")),
@@ -169,6 +261,12 @@ export const SHAPES: Readonly<Record<string, v.GenericSchema>> = {
   Health: health,
   Steered: steered,
   Session: session,
+  JoinRequest: joinRequest,
+  Ask: ask,
+  Asked: asked,
+  Invite: invite,
+  Removed: removed,
+  About: about,
   SignIn: signIn,
   SignInLink: signInLink,
   Problem: problem,

@@ -91,12 +91,71 @@ export interface SignInLinkJson {
   readonly secondsLeft: number;
 }
 
+/** What became of a request to join. */
+export type RequestState = "waiting" | "approved" | "refused" | "removed";
+
+/** A request to join of a device that was invited. */
+export interface JoinRequestJson {
+  /** Its number. */
+  readonly request: string;
+  /** Name of the run. */
+  readonly run: string;
+  /** Name of the device, for people. */
+  readonly name: string;
+  /** The first eight characters of the device's id. */
+  readonly device: string;
+  /** What host and device compare: 8 digits of the digest of the device's key. */
+  readonly code: string;
+  /** What became of it. */
+  readonly state: RequestState;
+  /** Seconds since it asked. */
+  readonly seconds: number;
+}
+
+/** What redeems an invite. */
+export interface AskJson {
+  /** The secret behind `#invite=` of an invite. */
+  readonly invite: string;
+  /** Name of the device, for people. */
+  readonly name: string;
+  /** Its id: 32 hexadecimal digits. */
+  readonly id: string;
+  /** Its public key: Ed25519, 32 bytes in base64url. */
+  readonly key: string;
+}
+
+/** An invite that was redeemed. */
+export interface AskedJson {
+  /** The request. */
+  readonly request: JoinRequestJson;
+  /** The key to join with, once the host has approved the device: for this device and run alone. */
+  readonly joinKey: string;
+}
+
+/** An invite for one device. */
+export interface InviteJson {
+  /** Path and fragment: to be put behind the address of the server. */
+  readonly path: string;
+  /** Seconds until it can no longer be used. */
+  readonly secondsLeft: number;
+}
+
+/** A device that was removed from a run. */
+export interface RemovedJson {
+  /** Name of the run. */
+  readonly run: string;
+  /** The device, as it was named in the request. */
+  readonly device: string;
+}
+
 /** Data of each event of a run's event stream, by the name of the event. */
 export type EventData =
   & { readonly [E in Exclude<EdgeServerEvent, { readonly type: "step" }> as E["type"]]: E }
   & {
     /** The run as it is where the stream begins; again where events were missed that are no longer kept. */
     readonly run: RunJson;
+    /** A device that was invited asks to join, or was answered. */
+    readonly request: JoinRequestJson;
     /** A step is done. */
     readonly step: { readonly type: "step"; readonly record: StepJson };
   };

@@ -17,7 +17,9 @@ import {
   type RouteName,
   ROUTES,
 } from "../control/routes.ts";
+import type { JoinRequestJson } from "../control/types.ts";
 import { problemResponse } from "../problem.ts";
+import type { Caller } from "./_who.ts";
 
 /** A call of a route that may be answered. */
 export interface RouteCall<N extends RouteName> {
@@ -30,7 +32,7 @@ export interface RouteCall<N extends RouteName> {
   /** The request. */
   readonly request: Request;
   /** Who calls. */
-  readonly role: Role;
+  readonly caller: Caller;
   /** The call as Hono has it. */
   readonly context: Context;
 }
@@ -55,7 +57,7 @@ export type Handlers = {
 /** What routes are bound with. */
 export interface BindingOptions {
   /** Who sent a request. */
-  readonly roleOf: (request: Request) => Promise<Role>;
+  readonly callerOf: (request: Request) => Promise<Caller>;
   /** Largest body in bytes. */
   readonly maxBodyBytes: number;
   /** See `ControlAppOptions.bodyTimeoutMs`. */
@@ -64,9 +66,23 @@ export interface BindingOptions {
   readonly signal: AbortSignal | undefined;
 }
 
+/** What devices are told that may not do something, by what became of their request. */
+const DEVICE_REFUSALS: Readonly<Record<JoinRequestJson["state"], string>> = {
+  waiting: "The host has not approved this device yet",
+  approved: "A device may not do this",
+  refused: "The host has refused this device",
+  removed: "The host has removed this device from the run",
+};
+
 /** The refusal of a caller who may not do something; `null` for one who may. */
-export function refuseRole(role: Role, who: readonly Role[]): Response | null {
+export function refuseCallerOf({ role, request }: Caller, who: readonly Role[]): Response | null {
   if (who.includes("anonymous") || who.includes(role)) return null;
+  if (request !== undefined || role === "invite") {
+    const detail = request === undefined
+      ? "An invite is good for asking to join, and for nothing else"
+      : DEVICE_REFUSALS[request.state];
+    return problemResponse({ status: 403, title: "Not allowed", detail });
+  }
   const name = who.includes("join token") ? "join" : "admin";
   return problemResponse({
     status: 401,
@@ -82,7 +98,7 @@ export function refuseRole(role: Role, who: readonly Role[]): Response | null {
  */
 export async function bodyWithin(
   request: Request,
-  { maxBodyBytes, bodyTimeoutMs, signal }: Omit<BindingOptions, "roleOf">,
+  { maxBodyBytes, bodyTimeoutMs, signal }: Omit<BindingOptions, "callerOf">,
 ): Promise<Uint8Array | Response> {
   // Not Hono's bodyLimit: it makes a new Request where no length is given, and that reads `signal`, of which Deno
   // warns on the console.
@@ -140,8 +156,8 @@ function bindRoute(
   const handler = handlers[name] as (call: RouteCall<RouteName>) => Promise<Reply<unknown> | Response>;
   app.on(method, path, async (context) => {
     const request = context.req.raw;
-    const role = await options.roleOf(request);
-    const refusal = refuseRole(role, description.who);
+    const caller = await options.callerOf(request);
+    const refusal = refuseCallerOf(caller, description.who);
     if (refusal !== null) return refusal;
     const bytes = await bodyWithin(request, options);
     if (bytes instanceof Response) return bytes;
@@ -151,7 +167,7 @@ function bindRoute(
       params: context.req.param() as never,
       query: new URL(request.url).searchParams,
       body: read.body as never,
-      ...{ request, role, context },
+      ...{ request, caller, context },
     });
     if (answer instanceof Response) return answer;
     const { status = 200, data, headers } = answer;

@@ -12,6 +12,7 @@ import { problemResponse } from "../problem.ts";
 import type { Handlers, Reply } from "./_binding.ts";
 import { EventLog, isOver, type LoggedEvent } from "./_event_log.ts";
 import { eventJson, runJson } from "./_json.ts";
+import type { Invitations } from "./invitations.ts";
 
 /** Server-sent events that may wait for a slow reader before it is cut off. */
 const MAX_EVENTS_BEHIND = 1000;
@@ -21,12 +22,17 @@ const HEARTBEAT_MS = 15_000;
 const RETRY_MS = 1000;
 
 /** The routes of runs. */
-type RunRoute = Extract<keyof Handlers, `${string} /api/runs${string}`>;
+type RunRoute =
+  | "GET /api/runs"
+  | "GET /api/runs/:run"
+  | "GET /api/runs/:run/devices"
+  | "GET /api/runs/:run/events"
+  | `POST /api/runs/:run/${Action}`;
 
 /** Handlers of the routes of runs. */
 export function runHandlers(
   runs: ReadonlyMap<string, RunHandle>,
-  actionTimeoutMs: number,
+  { invitations, actionTimeoutMs }: { readonly invitations: Invitations; readonly actionTimeoutMs: number },
 ): Pick<Handlers, RunRoute> {
   const logs = new WeakMap<RunHandle, EventLog>();
   const logOf = (run: RunHandle) => {
@@ -34,6 +40,10 @@ export function runHandlers(
     logs.set(run, log);
     return log;
   };
+  invitations.subscribe((request) => {
+    const run = runs.get(request.run);
+    if (run !== undefined && !isOver(run.status)) logOf(run).add("request", request);
+  });
   const withRun = <T>(name: string, answer: (run: RunHandle) => T): T | Response =>
     runs.has(name) ? answer(runs.get(name)!) : noRun(name, runs);
   const steer = (action: Action) => ({ params }: { readonly params: { readonly run: string } }) =>
@@ -50,11 +60,21 @@ export function runHandlers(
   };
 }
 
-function noRun(name: string, runs: ReadonlyMap<string, RunHandle>): Response {
+/** The answer where a run is not there. */
+export function noRun(name: string, runs: ReadonlyMap<string, RunHandle>): Response {
   return problemResponse({
     status: 404,
     title: "No such run",
     detail: `Cannot answer as run "${name}" must exist: runs are ${[...runs.keys()].join(", ") || "none"}`,
+  });
+}
+
+/** The answer where a run is over. */
+export function runIsOver(run: RunHandle, action: string): Response {
+  return problemResponse({
+    status: 409,
+    title: "Run is over",
+    detail: `Cannot ${action} run "${run.run}" as it must not be over: it has ${run.status}`,
   });
 }
 
@@ -72,13 +92,7 @@ async function steered(
   action: Action,
   limitMs: number,
 ): Promise<Reply<SteeredJson> | Response> {
-  if (isOver(run.status)) {
-    return problemResponse({
-      status: 409,
-      title: "Run is over",
-      detail: `Cannot ${action} run "${run.run}" as it must not be over: it has ${run.status}`,
-    });
-  }
+  if (isOver(run.status)) return runIsOver(run, action);
   const reached = await reach(run, action, limitMs);
   return { status: reached ? 200 : 202, data: { run: run.run, status: run.status } };
 }

@@ -3,11 +3,13 @@ import { safeParse } from "valibot";
 import { type CallArguments, ControlClient, ControlError } from "../control/client.ts";
 import { problemsOf, type RouteDescription, type RouteName, ROUTES } from "../control/routes.ts";
 import { problem } from "../control/schemas.ts";
+import type { AskedJson, JoinRequestJson } from "../control/types.ts";
 import { ADMIN, appOf, assertProblem, JOIN, MadeUpRun, RECORD } from "../../tests/support/made_up_run.ts";
 import { API_PAGE, apiPage } from "../../tests/support/api_page.ts";
 import { EventLog } from "./_event_log.ts";
 import { eventJson } from "./_json.ts";
 import type { ControlAppOptions } from "./control_app.ts";
+import { Invitations } from "./invitations.ts";
 import { openApi } from "./openapi.ts";
 import { Sessions } from "./sessions.ts";
 
@@ -46,7 +48,8 @@ function clientOf(
     fetch: async (request) => {
       const response = await app.fetch(request);
       const { pathname } = new URL(request.url);
-      const path = pathname.replace(/^\/api\/runs\/[^/]+/, "/api/runs/:run");
+      const path = pathname.replace(/^\/api\/runs\/[^/]+/, "/api/runs/:run")
+        .replace(/\/(request|device)s\/[^/]+\//, "/$1s/:$1/");
       await assertDescribed(`${request.method} ${path}` as RouteName, response);
       return response;
     },
@@ -56,7 +59,12 @@ function clientOf(
 Deno.test("every route answers as it is described, and the client reads it", async () => {
   const sessions = new Sessions();
   const secret = (await sessions.link()).split("=")[1]!;
-  const client = clientOf(new MadeUpRun(), { sessions, version: "1.2.3" });
+  const invitations = new Invitations();
+  const invite = (await invitations.invite("made up")).split("=")[1]!;
+  const made = Object.assign(new MadeUpRun(), { remove: () => true });
+  const client = clientOf(made, { sessions, invitations, version: "1.2.3" });
+  const device = { name: "Lena's phone", id: "1".repeat(32), key: "k".repeat(43) };
+  const first = { params: { ...run, request: "1" } };
   const calls: { [N in RouteName]: CallArguments<N> } = {
     "GET /health": [],
     "GET /openapi.json": [],
@@ -65,9 +73,17 @@ Deno.test("every route answers as it is described, and the client reads it", asy
     "POST /api/session": [{ body: { secret } }],
     "DELETE /api/session": [],
     "POST /api/sign-in-links": [],
+    "GET /join/about": [],
+    "POST /join/requests": [{ body: { invite, ...device } }],
+    "GET /join/request": [],
     "GET /api/runs": [],
     "GET /api/runs/:run": [{ params: run }],
     "GET /api/runs/:run/devices": [{ params: run }],
+    "POST /api/runs/:run/invites": [{ params: run }],
+    "GET /api/runs/:run/requests": [{ params: run }],
+    "POST /api/runs/:run/requests/:request/approve": [first],
+    "POST /api/runs/:run/requests/:request/refuse": [first],
+    "POST /api/runs/:run/devices/:device/remove": [{ params: { ...run, device: "11111111" } }],
     "GET /api/runs/:run/events": [{ params: run, signal: AbortSignal.timeout(5000) }],
     "POST /api/runs/:run/pause": [{ params: run }],
     "POST /api/runs/:run/resume": [{ params: run }],
@@ -77,9 +93,18 @@ Deno.test("every route answers as it is described, and the client reads it", asy
   for (const [route, args] of Object.entries(calls)) {
     // The stream has a test of its own.
     if (route.endsWith("/events")) continue;
-    const call = client.call as (route: string, ...args: unknown[]) => Promise<unknown>;
-    answers[route] = await call.call(client, route, ...args);
+    const asked = answers["POST /join/requests"] as AskedJson | undefined;
+    const caller = route.startsWith("GET /join")
+      ? clientOf(made, { invitations }, asked?.joinKey ?? invite)
+      : client;
+    const call = caller.call as (route: string, ...args: unknown[]) => Promise<unknown>;
+    answers[route] = await call.call(caller, route, ...args);
   }
+  assertEquals((answers["GET /join/request"] as JoinRequestJson).state, "waiting");
+  assertEquals(
+    (answers["POST /api/runs/:run/requests/:request/approve"] as JoinRequestJson).state,
+    "approved",
+  );
   assertEquals(answers["GET /api/session"], { by: "admin token", secondsLeft: null });
   assertEquals(answers["DELETE /api/session"], null);
   assertEquals((answers["GET /api/runs/:run"] as { latest: { mask: number[] } }).latest.mask, [0, 1]);

@@ -9,18 +9,20 @@
 import { type Context, Hono } from "hono";
 import type { RunHandle } from "@edgetuner/core";
 import type { Role } from "../control/routes.ts";
+import type { InvitedDevice } from "../_invited.ts";
 import type { PageFile } from "../page_file.ts";
 import { milliseconds } from "../_options.ts";
 import { problemResponse } from "../problem.ts";
 import { requestToken } from "../token.ts";
-import { bindRoutes, bodyWithin, type Handlers, refuseRole, type RouteCall } from "./_binding.ts";
+import { bindRoutes, bodyWithin, type Handlers, refuseCallerOf, type RouteCall } from "./_binding.ts";
 import { corsHeaders, originOf, preflight, RateLimit, type RateOptions, refuseCaller } from "./_callers.ts";
 import { healthJson } from "./_json.ts";
 import { metricsText } from "./_metrics.ts";
+import { joinHandlers } from "./_join_routes.ts";
 import { runHandlers } from "./_run_routes.ts";
-import { knower } from "./_who.ts";
+import { type Caller, knower } from "./_who.ts";
+import { Invitations } from "./invitations.ts";
 import { openApi } from "./openapi.ts";
-import { addDeviceRoutes } from "./device_routes.ts";
 import { Pages, SECURITY_HEADERS } from "./pages.ts";
 import type { ConnectionInfo } from "./serve.ts";
 import { Sessions } from "./sessions.ts";
@@ -29,8 +31,11 @@ export { eventJson, stepJson } from "./_json.ts";
 
 /** Answers requests of devices: the listener side of a transport. */
 export interface JoinHandler {
-  /** Answers one request; `peer` names who sent it in messages to people. */
-  handle(request: Request, options?: { readonly peer?: string }): Response | Promise<Response>;
+  /** Answers one request; `peer` names who sent it in messages to people, `device` is who was invited. */
+  handle(
+    request: Request,
+    options?: { readonly peer?: string; readonly device?: InvitedDevice | undefined },
+  ): Response | Promise<Response>;
 }
 
 /** Options of `createControlApp`. */
@@ -49,6 +54,8 @@ export interface ControlAppOptions {
   readonly pages?: ReadonlyMap<string, PageFile> | undefined;
   /** Browsers that are signed in. @default {none yet} */
   readonly sessions?: Sessions | undefined;
+  /** Devices that are invited. @default {none yet} */
+  readonly invitations?: Invitations | undefined;
   /** Names of this server beside `localhost` and addresses, as browsers may call it. @default {none} */
   readonly allowHosts?: readonly string[] | undefined;
   /** Origins of pages on other servers that may use this one, such as `https://example.org`. @default {none} */
@@ -115,7 +122,8 @@ export function createControlApp(options: ControlAppOptions): Hono {
   requireLongToken("adminToken", options.adminToken);
   const bodyTimeoutMs = milliseconds("bodyTimeoutMs", options.bodyTimeoutMs, 10_000);
   const sessions = options.sessions ?? new Sessions();
-  const roleOf = knower({ ...options, sessions });
+  const invitations = options.invitations ?? new Invitations();
+  const callerOf = knower({ ...options, sessions, invitations });
   const app = new Hono();
 
   app.onError((error) =>
@@ -128,38 +136,46 @@ export function createControlApp(options: ControlAppOptions): Hono {
       detail: `Cannot answer as the route must exist: ${context.req.method} ${context.req.path} does not`,
     })
   );
-  guard(app, options, roleOf);
+  guard(app, options, callerOf);
 
   const handlers: Handlers = {
     ...serverHandlers(options),
     ...sessionHandlers(sessions),
-    ...runHandlers(runs, options.actionTimeoutMs ?? 10_000),
+    ...joinHandlers(runs, invitations),
+    ...runHandlers(runs, { invitations, actionTimeoutMs: options.actionTimeoutMs ?? 10_000 }),
   };
-  bindRoutes(app, handlers, { roleOf, maxBodyBytes, bodyTimeoutMs, signal });
+  bindRoutes(app, handlers, { callerOf, maxBodyBytes, bodyTimeoutMs, signal });
 
   // What is not described: nobody learns without a token whether there is something.
   const only = (who: readonly Role[]) => async ({ req: { raw } }: Context, next: () => Promise<void>) =>
-    refuseRole(await roleOf(raw), who) ?? await next();
-  app.use("/join/*", only(["join token"]));
+    refuseCallerOf(await callerOf(raw), who) ?? await next();
+  app.use("/join/*", only(["join token", "approved device"]));
   app.use("/api/*", only(["session", "admin token"]));
   app.use("/api/*", async ({ req: { raw } }, next) => {
     const body = await bodyWithin(raw, { maxBodyBytes, bodyTimeoutMs, signal });
     return body instanceof Response ? body : await next();
   });
-  addDeviceRoutes(app, runs);
-  if (webSocket !== undefined) app.get("/join/ws", (c) => webSocket.handle(c.req.raw, peerOf(c)));
-  if (http !== undefined) app.all("/join/http/*", (c) => http.handle(c.req.raw, peerOf(c)));
+  const joined = (handler: JoinHandler) => async (context: Context) => {
+    const { device } = await callerOf(context.req.raw);
+    return handler.handle(context.req.raw, { ...peerOf(context), device });
+  };
+  if (webSocket !== undefined) app.get("/join/ws", joined(webSocket));
+  if (http !== undefined) app.all("/join/http/*", joined(http));
   return app;
 }
 
 /** What every request passes before it is looked at: hosts, origins, how many come; and headers of every answer. */
-function guard(app: Hono, options: ControlAppOptions, roleOf: (request: Request) => Promise<Role>): void {
+function guard(
+  app: Hono,
+  options: ControlAppOptions,
+  callerOf: (request: Request) => Promise<Caller>,
+): void {
   const { allowHosts = [], allowOrigins = [] } = options;
   const rate = new RateLimit(options.rate ?? RATE);
   const pages = new Pages(options.pages ?? new Map());
   const answerEarly = async (context: Context): Promise<Response | null> => {
     const request = context.req.raw;
-    const role = await roleOf(request);
+    const { role } = await callerOf(request);
     const hasToken = role !== "anonymous" && role !== "session";
     const { peer } = peerOf(context);
     const waitSeconds = role === "anonymous" && peer !== undefined ? rate.take(peer, 1) : 0;
@@ -248,7 +264,7 @@ function sessionHandlers(
   const isTls = ({ context }: Pick<RouteCall<"GET /api/session">, "context">) =>
     connectionOf(context).isTls === true;
   return {
-    "GET /api/session": async ({ request, role }) => {
+    "GET /api/session": async ({ request, caller: { role } }) => {
       const secondsLeft = role === "session" ? await sessions.secondsLeft(request) : null;
       return { data: { by: role === "session" ? role : "admin token", secondsLeft } };
     },

@@ -4,19 +4,8 @@
  * @module
  */
 
-import type { Hono } from "hono";
-import type { RunHandle } from "@edgetuner/core";
+import { type RunHandle, shapeForDevices } from "@edgetuner/core";
 import type { RunAbout } from "../run_about.ts";
-
-/**
- * Adds `GET /join/about`: all runs, as a device sees them that has not joined.
- *
- * @param app Where to; whatever guards `/join/*` guards this too.
- * @param runs The runs, by name.
- */
-export function addDeviceRoutes(app: Hono, runs: ReadonlyMap<string, RunHandle>): void {
-  app.get("/join/about", (context) => context.json([...runs.values()].map(aboutOf)));
-}
 
 /** What a device is told of a run. */
 export function aboutOf(run: RunHandle): RunAbout {
@@ -29,7 +18,7 @@ export function aboutOf(run: RunHandle): RunAbout {
     steps,
     loss: isTraining ? latest.loss : null,
     stepMs: isTraining ? latest.times.total : null,
-    model: run.model ?? null,
+    model: run.model === undefined ? null : shapeForDevices(run.model),
     base: run.base ?? null,
     lora: { ...lora },
     codec,

@@ -163,12 +163,17 @@ export class Invitations {
     return this.#jsonOf(request);
   }
 
-  /** A device was removed from a run: its key lets it in no more. */
-  remove(run: string, device: string): void {
-    for (const request of this.#requests.values()) {
-      const isIt = request.id === device || request.id.slice(0, 8) === device;
-      if (request.run === run && isIt) this.#setState(request, "removed");
-    }
+  /**
+   * A device was removed from a run: its keys let it in no more.
+   *
+   * @returns False if it never asked to join.
+   */
+  remove(run: string, device: string): boolean {
+    const own = [...this.#requests.values()].filter((request) =>
+      request.run === run && [request.id, request.id.slice(0, 8)].includes(device)
+    );
+    for (const request of own) this.#setState(request, "removed");
+    return own.length > 0;
   }
 
   /**
