@@ -17,6 +17,7 @@ import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { type FlagValues, readFlags, UsageError } from "../flags/flags.ts";
 import { baseWeightsOf } from "../flags/weights_flag.ts";
 import { Interrupts } from "../process/interrupts.ts";
+import { Lines } from "../process/lines.ts";
 import { goOnAfterInterrupt, INTERRUPTED } from "../process/supervisor.ts";
 import { endTokens, promptRoom } from "../shared/prompts.ts";
 import { SPLIT_FLAGS, tellOver, throughSplit } from "../shared/split_session.ts";
@@ -50,31 +51,6 @@ const encoder = new TextEncoder();
 
 function write(words: string): void {
   Deno.stdout.writeSync(encoder.encode(words));
-}
-
-/** Lines that are typed, or come through a pipe; `null` after the last one. */
-class Lines {
-  readonly #reader = Deno.stdin.readable.pipeThrough(new TextDecoderStream()).getReader();
-  #rest = "";
-
-  async next(): Promise<string | null> {
-    for (;;) {
-      const at = this.#rest.indexOf("\n");
-      if (at >= 0) {
-        const line = this.#rest.slice(0, at);
-        this.#rest = this.#rest.slice(at + 1);
-        return line.replace(/\r$/, "");
-      }
-      const { done, value } = await this.#reader.read();
-      if (!done) {
-        this.#rest += value;
-        continue;
-      }
-      const last = this.#rest;
-      this.#rest = "";
-      return last === "" ? null : last;
-    }
-  }
 }
 
 /** A conversation as tokens that leave room for an answer: what was said first goes first, but for the system. */

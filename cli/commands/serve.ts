@@ -46,7 +46,9 @@ import {
 import { SHARING_FLAGS, sharingOf } from "../flags/sharing_flags.ts";
 import { baseWeightsOf, WEIGHTS_FLAG } from "../flags/weights_flag.ts";
 import { commandText, exampleFile, shownPath } from "../process/places.ts";
+import { InviteDesk } from "../shared/invites.ts";
 import {
+  type EdgeListeners,
   LISTEN_FLAGS,
   type ListenAddress,
   openListeners,
@@ -221,6 +223,7 @@ async function main(options: Options, call: Call): Promise<number> {
   using log = new ServeLog(run, flags);
   const rank = rankText(await loadModelConfig(flags.model), options.settings.lora);
   announce(log, { options, run, reached: address, rank });
+  using _desk = await openDesk(flags, { run, log, address, listeners });
   using interrupts = new Interrupts(() => {
     run.stop("interrupted");
     // Where a step takes longer than that the devices keep what they have learnt before it.
@@ -236,6 +239,28 @@ async function main(options: Options, call: Call): Promise<number> {
   if (run.pruner !== "none" && log.trained.count > 0) log.say(prunerTime(log.trained));
   for (const line of log.owners.lines) log.say(line);
   return tellEnd(end, { isQuiet: flags.events });
+}
+
+/** Shows an invite and answers those who ask to join, with --invite. */
+async function openDesk(
+  flags: Flags,
+  { run, log, address: { isTls, addresses }, listeners: { invitations } }: {
+    readonly run: WorkerRun;
+    readonly log: ServeLog;
+    readonly address: ListenAddress;
+    readonly listeners: EdgeListeners;
+  },
+): Promise<InviteDesk | null> {
+  if (!flags.invite) return null;
+  const desk = new InviteDesk({
+    ...{ run, invitations, address: `http${isTls ? "s" : ""}://${addresses[0]}` },
+    say: (line) => log.say(line),
+    emit: (event) => log.emit(event),
+  });
+  await desk.invite();
+  // It ends with the process.
+  void desk.follow();
+  return desk;
 }
 
 /** Loads the model in a worker. */

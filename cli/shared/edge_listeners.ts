@@ -6,14 +6,28 @@
 
 import type { Listener, ListenError } from "@edgetuner/core";
 import { PAGE_FILES } from "@edgetuner/page";
-import { httpListener, requireToken, webSocketListener } from "@edgetuner/transport";
+import {
+  type Authorize,
+  httpListener,
+  invitedDeviceOf,
+  requireToken,
+  webSocketListener,
+} from "@edgetuner/transport";
 import { natsAddress, natsListener } from "@edgetuner/transport/nats";
-import { createControlApp, serve, type Serving, Sessions } from "@edgetuner/transport/server";
+import {
+  createControlApp,
+  Invitations,
+  requireKnown,
+  serve,
+  type Serving,
+  Sessions,
+} from "@edgetuner/transport/server";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import { type FlagValues, integer, text, UsageError } from "../flags/flags.ts";
 import { isNats, NATS_FLAGS, natsCredentials, withoutCredentials } from "../flags/nats_flags.ts";
 import { pollWaits, type RUN_WAITS, socketWaits } from "../flags/waiting_flags.ts";
 import { type Reachable, reachable } from "../output/addresses.ts";
+import { INVITE_FLAGS } from "./invites.ts";
 import { type Certificate, certificateOf, TLS_FLAGS } from "./tls.ts";
 import { versions } from "../output/report.ts";
 import type { WorkerRun } from "../process/worker_run.ts";
@@ -50,6 +64,7 @@ export const LISTEN_FLAGS = {
     "devices may join through this NATS broker too: nats+ws(s)://HOST:PORT, or with /RUN for a name of the run there",
   ),
   ...NATS_FLAGS,
+  ...INVITE_FLAGS,
 };
 
 type ListenFlags = FlagValues<typeof LISTEN_FLAGS> & FlagValues<typeof RUN_WAITS>;
@@ -76,6 +91,8 @@ export interface ListenAddress extends Reachable {
 
 /** Where devices and programs come in. */
 export interface EdgeListeners {
+  /** Devices that are invited. */
+  readonly invitations: Invitations;
   /** Listens, and lets devices join the run. */
   open(run: WorkerRun): Promise<ListenAddress>;
   /** Closes it once the devices have had their last frames, or after so many milliseconds. */
@@ -89,6 +106,9 @@ export interface EdgeListeners {
  */
 export function requireListenFlags(flags: ListenFlags): void {
   const { nats, "nats-creds": creds } = flags;
+  if (flags["approve-all"] && !flags.invite) {
+    throw new UsageError("Cannot use --approve-all without --invite");
+  }
   for (const host of listOf(flags["allow-host"])) {
     if (!/^[\w.-]+$/.test(host)) {
       throw new UsageError(`--allow-host must have names without a port: current value is ${host}`);
@@ -123,16 +143,19 @@ export function openListeners(flags: ListenFlags, tokens: Tokens): EdgeListeners
   const polls = httpListener({ queueBytes: QUEUE_BYTES, ...pollWaits(flags) });
   const listeners: Listener[] = [sockets, polls];
   const runs = new Map<string, WorkerRun>();
-  const sessions = new Sessions();
+  const known = {
+    joinToken: tokens.join,
+    adminToken: tokens.admin,
+    sessions: new Sessions(),
+    invitations: new Invitations({ approveAll: flags["approve-all"] }),
+  };
   const app = createControlApp({
+    ...known,
     runs,
-    sessions,
     pages: PAGE_FILES,
     // A name that it listens on is its own.
     allowHosts: [...listOf(flags["allow-host"]), flags.host],
     allowOrigins: listOf(flags["allow-origin"]),
-    joinToken: tokens.join,
-    adminToken: tokens.admin,
     webSocket: sockets,
     http: polls,
     version: versions().edgetuner!,
@@ -140,6 +163,7 @@ export function openListeners(flags: ListenFlags, tokens: Tokens): EdgeListeners
   let server: Serving;
   let accepting: Promise<unknown>;
   return {
+    invitations: known.invitations,
     async open(run) {
       runs.set(run.run, run);
       const nats = await openNats(flags, { tokens, run });
@@ -148,10 +172,10 @@ export function openListeners(flags: ListenFlags, tokens: Tokens): EdgeListeners
         run.stop("not listening");
         throw error;
       });
-      server = await listen(app, { flags, tokens, run, tls });
+      server = await listen(app, { flags, authorize: requireKnown(known), run, tls });
       accepting = Promise.all(listeners.map(async (listener) => {
         for (let channel = await listener.accept(); channel !== null; channel = await listener.accept()) {
-          run.join(channel);
+          run.join(channel, { device: invitedDeviceOf(channel) });
         }
       }));
       return {
@@ -160,7 +184,7 @@ export function openListeners(flags: ListenFlags, tokens: Tokens): EdgeListeners
         nats: nats?.url ?? "",
         fingerprint: tls?.fingerprint ?? "",
         isTls: tls !== null,
-        signIn: PAGE_FILES.has("/") ? await sessions.link(FIRST_LINK_MS) : "",
+        signIn: PAGE_FILES.has("/") ? await known.sessions.link(FIRST_LINK_MS) : "",
       };
     },
     async close(run, drainMs) {
@@ -199,9 +223,9 @@ async function openNats(
 
 async function listen(
   app: ReturnType<typeof createControlApp>,
-  { flags, tokens, run, tls }: {
+  { flags, authorize, run, tls }: {
     readonly flags: ListenFlags;
-    readonly tokens: Tokens;
+    readonly authorize: Authorize;
     readonly run: WorkerRun;
     readonly tls: Certificate | null;
   },
@@ -210,7 +234,7 @@ async function listen(
     return await serve(app, {
       hostname: flags.host,
       port: flags.port,
-      authorize: requireToken(tokens.join, tokens.admin),
+      authorize,
       ...(tls && { tls }),
       ...(flags["max-connections"] > 0 && { maxConnections: flags["max-connections"] }),
     });

@@ -131,8 +131,7 @@ export abstract class RunServer implements RunHandle {
     try {
       const { meta: hello } = await peer.receive("hello");
       const saved = await this.#savedDevices();
-      const known = [...this.#members.map((m) => m.hello), ...saved];
-      await this.#door.pass(peer, hello, { known, letIn });
+      await this.#door.pass(peer, hello, { known: [...this.#members.map((m) => m.hello), ...saved], letIn });
       const former = this.#members.find((m) => hello.id !== undefined && m.hello.id === hello.id);
       if (former !== undefined && this.#isUnderWay && this.mayReturn(former, hello)) {
         former.unfinished = hello.unfinished;

@@ -4,6 +4,7 @@
  * @module
  */
 
+export { askToJoin, type AskToJoinOptions, inviteOf, waitForApproval } from "./ask_to_join.ts";
 export {
   type CallArguments,
   type CallInput,
