@@ -8,7 +8,7 @@
  */
 
 export { GpuError, KernelDefinitionError, NoAdapterError, ShaderError } from "./errors.ts";
-export { type AdapterClass, adapterClass, requestAdapter } from "./engine/adapter.ts";
+export { type AdapterClass, adapterClass, type FeatureLevel, requestAdapter } from "./engine/adapter.ts";
 export { Engine, type EngineFactory, type EngineOptions, prepareEngines } from "./engine/engine.ts";
 export type { QueueStats } from "./engine/queue.ts";
 export type { EngineStats } from "./engine/stats.ts";

@@ -12,6 +12,9 @@ import { NoAdapterError } from "../errors.ts";
  */
 export type AdapterClass = "software" | "hardware";
 
+/** How much of WebGPU an adapter has: all of it, or what OpenGL ES 3.1 can do too. */
+export type FeatureLevel = "core" | "compatibility";
+
 const SOFTWARE_ADAPTER = /llvmpipe|lavapipe|swiftshader|software|warp|basic render/i;
 
 /** Tells the class of an adapter from what it says about itself. */
@@ -20,6 +23,12 @@ export function adapterClass(adapter: GPUAdapter): AdapterClass {
   const text = `${info.description} ${info.device} ${info.vendor} ${info.architecture}`;
   const fallback = (info as { isFallbackAdapter?: boolean }).isFallbackAdapter === true;
   return fallback || SOFTWARE_ADAPTER.test(text) ? "software" : "hardware";
+}
+
+/** Whether shaders may read storage textures, as the form for software adapters does; Safari has none of these. */
+export function canReadTextures(gpu: GPU | undefined): boolean {
+  const { wgslLanguageFeatures: features } = (gpu ?? {}) as { wgslLanguageFeatures?: ReadonlySet<string> };
+  return features === undefined || features.has("readonly_and_readwrite_storage_textures");
 }
 
 /** What to install, by the operating system as Deno names it. */
@@ -61,16 +70,24 @@ export function installHint(os: string | undefined = runtime()?.build?.os): stri
  * `DENO_WEBGPU_BACKEND` says otherwise; that takes the permission `--allow-env=DENO_WEBGPU_BACKEND`.
  *
  * @param gpu Deno's `navigator.gpu`, a browser's, or that of another implementation.
+ * @param featureLevel What kind to ask for. @default {"core", and "compatibility" where there is none}
  * @throws {NoAdapterError} If there is no WebGPU or no adapter; the message says in one line what to install.
  */
-export async function requestAdapter(gpu: GPU | undefined): Promise<GPUAdapter> {
+export async function requestAdapter(
+  gpu: GPU | undefined,
+  featureLevel?: FeatureLevel,
+): Promise<GPUAdapter> {
   if (gpu === undefined || gpu === null) {
     throw new NoAdapterError(
       "Cannot start the engine as WebGPU must be available: navigator.gpu is missing. Deno 2.9 or newer has it without flags.",
     );
   }
   if (gpu === (globalThis.navigator as { gpu?: GPU } | undefined)?.gpu) askForVulkan();
-  const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
+  const ask = (featureLevel: FeatureLevel) =>
+    // Types of Deno do not name the level yet.
+    gpu.requestAdapter({ powerPreference: "high-performance", featureLevel } as GPURequestAdapterOptions);
+  const adapter = await ask(featureLevel ?? "core") ??
+    (featureLevel === undefined ? await ask("compatibility") : null);
   if (adapter === null) {
     throw new NoAdapterError(
       `Cannot start the engine as WebGPU must find an adapter: it found none; ${installHint()}`,

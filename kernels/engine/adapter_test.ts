@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { GpuError, NoAdapterError, ShaderError } from "../errors.ts";
-import { adapterClass, installHint, requestAdapter } from "./adapter.ts";
+import { adapterClass, canReadTextures, installHint, requestAdapter } from "./adapter.ts";
 import { Engine } from "./engine.ts";
 
 /** A `GPU` that has no adapter. */
@@ -43,6 +43,26 @@ Deno.test("on Linux an adapter is a Vulkan one unless the user asks for others",
 
 Deno.test("requestAdapter() without WebGPU says so", async () => {
   await assertRejects(() => requestAdapter(undefined), NoAdapterError, "navigator.gpu is missing");
+});
+
+Deno.test("requestAdapter() asks for compatibility mode where there is no other, and for one kind if that is chosen", async () => {
+  const asked: unknown[] = [];
+  const found = { found: true };
+  const gpu = {
+    requestAdapter: ({ featureLevel }: { featureLevel: string }) => {
+      asked.push(featureLevel);
+      return Promise.resolve(featureLevel === "compatibility" ? found : null);
+    },
+  } as unknown as GPU;
+  assertEquals(await requestAdapter(gpu) as unknown, found);
+  assertEquals(asked, ["core", "compatibility"]);
+  await assertRejects(() => requestAdapter(gpu, "core"), NoAdapterError);
+  assertEquals(asked, ["core", "compatibility", "core"]);
+});
+
+Deno.test("canReadTextures() goes by what the language has, where that is said", () => {
+  assertEquals(canReadTextures({} as GPU), true);
+  assertEquals(canReadTextures({ wgslLanguageFeatures: new Set() } as unknown as GPU), false);
 });
 
 Deno.test("adapterClass() knows software adapters by what they say", () => {

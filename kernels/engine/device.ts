@@ -13,8 +13,13 @@ export const BUFFER_USAGE = { COPY_SRC: 0x4, COPY_DST: 0x8, UNIFORM: 0x40, STORA
 /** Of `GPUTextureUsage`. */
 export const TEXTURE_USAGE = { COPY_DST: 0x2, STORAGE_BINDING: 0x8 } as const;
 
-/** Opens a device with the adapter's own limits, where kernels come near the defaults. */
-export function openDevice(adapter: GPUAdapter): Promise<GPUDevice> {
+/**
+ * Opens a device with the adapter's own limits, where kernels come near the defaults.
+ *
+ * @param kind `"default"` leaves them at those that every WebGPU has.
+ */
+export function openDevice(adapter: GPUAdapter, kind: "adapter" | "default" = "adapter"): Promise<GPUDevice> {
+  if (kind === "default") return adapter.requestDevice({ label: "edgetuner" });
   const { limits } = adapter;
   return adapter.requestDevice({
     label: "edgetuner",

@@ -6,7 +6,13 @@
  * @module
  */
 
-import { type AdapterClass, adapterClass, requestAdapter } from "./adapter.ts";
+import {
+  type AdapterClass,
+  adapterClass,
+  canReadTextures,
+  type FeatureLevel,
+  requestAdapter,
+} from "./adapter.ts";
 import { openDevice } from "./device.ts";
 import { Failures } from "./failures.ts";
 import type { Kernel } from "./kernel.ts";
@@ -48,6 +54,14 @@ export interface EngineOptions {
   readonly profile?: boolean | undefined;
   /** Most bytes of GPU memory to hold; more is an error. @default {no limit but the adapter's} */
   readonly maxMemoryBytes?: number | undefined;
+  /**
+   * What kind of adapter to ask for. With `"compatibility"` the oldest GPUs take part too: those of OpenGL ES 3.1.
+   *
+   * @default {"core", and "compatibility" where there is none}
+   */
+  readonly featureLevel?: FeatureLevel | undefined;
+  /** `"default"` takes the limits that every WebGPU has, to see what weak devices do. @default {"adapter"} */
+  readonly limits?: "adapter" | "default" | undefined;
   /** Lowers the largest storage binding in bytes, to test splitting. @default {the adapter's limit} */
   readonly maxBindingBytes?: number | undefined;
   /** Lowers the largest texture side, to test splitting. @default {the adapter's limit} */
@@ -115,9 +129,11 @@ class GpuEngine implements Engine {
    */
   static async create(options: EngineOptions = {}): Promise<Engine> {
     const gpu = options.gpu ?? (globalThis.navigator as { gpu?: GPU } | undefined)?.gpu;
-    const adapter = await requestAdapter(gpu);
-    const device = await openDevice(adapter);
-    const engine = new GpuEngine(device, adapter, options);
+    const adapter = await requestAdapter(gpu, options.featureLevel);
+    const device = await openDevice(adapter, options.limits);
+    // Without storage textures that can be read, only the form for GPUs runs.
+    const form = canReadTextures(gpu) ? {} : { adapterClass: "hardware" as const };
+    const engine = new GpuEngine(device, adapter, { ...form, ...options });
     const isGpu = adapterClass(adapter) === "hardware" && engine.adapterClass === "hardware";
     if (options.prepare ?? isGpu) {
       for (const prepare of preparations) await prepare(engine);

@@ -8,6 +8,7 @@ import { type Engine, prepareEngines } from "../engine/engine.ts";
 import { matmul } from "./matmul.ts";
 import {
   fastestTiles,
+  fitsDevice,
   MATMUL_TILES,
   type MatmulTiles,
   matmulTiles,
@@ -43,6 +44,7 @@ export async function measureTiles(
       // Round 0 compiles.
       for (let round = 0; round <= ROUNDS; round++) {
         for (const [i, tile] of MATMUL_TILES.entries()) {
+          if (!fitsDevice(engine, tile)) continue;
           setMatmulTiles(engine, { few: tile, many: tile });
           const started = performance.now();
           for (let run = 0; run < (round === 0 ? 1 : IN_A_ROW); run++) matmul(a, b, { out });

@@ -38,7 +38,15 @@ const chosen = new WeakMap<Engine, MatmulTiles>();
 
 /** The tiles that products on an engine use. */
 export function matmulTiles(engine: Engine): MatmulTiles {
-  return chosen.get(engine) ?? DEFAULT_TILES;
+  const known = chosen.get(engine);
+  if (known !== undefined) return known;
+  const largest = MATMUL_TILES.find((tile) => fitsDevice(engine, tile))!;
+  return { few: largest, many: largest };
+}
+
+/** Whether a workgroup of an engine's device may have as many invocations as a tile needs: weak devices allow 128. */
+export function fitsDevice({ device }: Engine, { rows, columns }: MatmulTile): boolean {
+  return (rows / 4) * (columns / 4) <= device.limits.maxComputeInvocationsPerWorkgroup;
 }
 
 /** Chooses the tiles that products on an engine use from now on, in the place of those that were measured. */

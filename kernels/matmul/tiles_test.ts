@@ -9,6 +9,7 @@ import { measureTiles } from "./measure_tiles.ts";
 import {
   DEFAULT_TILES,
   fastestTiles,
+  fitsDevice,
   MATMUL_TILES,
   type MatmulTile,
   matmulTiles,
@@ -94,6 +95,12 @@ Deno.test("measureTiles() times every tile and leaves the engine as it was", asy
   }
   assertEquals(matmulTiles(engine), DEFAULT_TILES);
   assertEquals(engine.stats.tensors, tensors);
+});
+
+Deno.test("a device of 128 invocations a workgroup gets tiles that fit", () => {
+  const weak = { device: { limits: { maxComputeInvocationsPerWorkgroup: 128 } } } as unknown as Engine;
+  assertEquals(MATMUL_TILES.map((tile) => fitsDevice(weak, tile)), [false, true, true, true]);
+  assertEquals(matmulTiles(weak), { few: MATMUL_TILES[1]!, many: MATMUL_TILES[1]! });
 });
 
 Deno.test("fastestTiles() and tileFor() choose by time and by number of tiles", () => {

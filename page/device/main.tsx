@@ -9,7 +9,7 @@ import { stayAwake } from "./awake.ts";
 import { KeptHere } from "./kept_here.tsx";
 import { Offer } from "./offer.tsx";
 import { TakingPart } from "./taking_part.tsx";
-import { failure, takePlace, tell, view } from "./view_state.ts";
+import { failure, look, view } from "./view_state.ts";
 
 function App(): JSX.Element {
   const now = view.value;
@@ -46,7 +46,7 @@ function Cannot({ why, help }: { readonly why: string; readonly help: string }):
         <p role="alert">{why}</p>
         <p>{help}</p>
         <div class="buttons">
-          <button type="button" onClick={() => tell({ type: "look", place: null })}>Try again</button>
+          <button type="button" onClick={look}>Try again</button>
         </div>
       </section>
     </>
@@ -55,4 +55,4 @@ function Cannot({ why, help }: { readonly why: string; readonly help: string }):
 
 stayAwake();
 render(<App />, document.getElementById("page")!);
-tell({ type: "look", place: takePlace() });
+look();

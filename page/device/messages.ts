@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { EngineOptions } from "@edgetuner/kernels";
 import type { RunAbout } from "@edgetuner/transport";
 
 /** Where a run is, and what lets this device in. */
@@ -33,7 +34,12 @@ export interface ChosenData {
 /** To the worker. */
 export type ToWorker =
   /** Looks at a run; without a place at the one that this browser took part in last. */
-  | { readonly type: "look"; readonly place: RunPlace | null }
+  | {
+    readonly type: "look";
+    readonly place: RunPlace | null;
+    /** Which GPU to use; for tests, and for people with two. */
+    readonly gpu?: Pick<EngineOptions, "featureLevel" | "limits" | "adapterClass">;
+  }
   | {
     readonly type: "join";
     readonly name: string;

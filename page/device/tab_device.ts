@@ -84,7 +84,7 @@ export class TabDevice {
   /** Does what the page asks. */
   async hear(message: ToWorker): Promise<void> {
     try {
-      if (message.type === "look") await this.#look(message.place);
+      if (message.type === "look") await this.#look(message);
       else if (message.type === "join") await this.#join(message);
       else if (message.type === "pause") this.#setPaused(message.paused);
       else if (message.type === "wake") this.#wake();
@@ -104,7 +104,7 @@ export class TabDevice {
     } else this.#say({ type: "failed", what: (error as Error).message ?? String(error) });
   }
 
-  async #look(given: RunPlace | null): Promise<void> {
+  async #look({ place: given, gpu }: Extract<ToWorker, { type: "look" }>): Promise<void> {
     requireBrowser();
     const { states, learnt } = await this.#openSlot();
     const last = await lastRun(states);
@@ -116,7 +116,7 @@ export class TabDevice {
       );
     }
     this.#place = place;
-    const engine = await this.#openEngine();
+    const engine = await this.#openEngine(gpu);
     const about = this.#about = await askAbout(place);
     const isSame = last !== null && last.isIn && last.run === about.run && last.place.server === place.server;
     const capacity = isSame ? last.capacity : 1;
@@ -134,8 +134,8 @@ export class TabDevice {
     return this.#slot ??= claimSlot();
   }
 
-  #openEngine(): Promise<Engine> {
-    return this.#engine ??= Engine.create().catch((error) => {
+  #openEngine(options: Extract<ToWorker, { type: "look" }>["gpu"] = {}): Promise<Engine> {
+    return this.#engine ??= Engine.create(options).catch((error) => {
       this.#engine = null;
       throw explainGpu(error);
     });

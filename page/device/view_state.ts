@@ -74,12 +74,24 @@ export function tell(message: ToWorker): void {
 }
 
 /** Takes the run's address out of the address bar: it lets its holder in. */
-export function takePlace(): RunPlace | null {
+function takePlace(): RunPlace | null {
   const fragment = new URLSearchParams(location.hash.slice(1));
   const token = fragment.get("token");
   if (token === null) return null;
   history.replaceState(null, "", location.pathname + location.search);
   return { server: fragment.get("server") ?? location.origin, token };
+}
+
+/** Looks at the run, with the GPU that the address asks for. */
+export function look(): void {
+  const asked = new URLSearchParams(location.search);
+  const gpu = Object.fromEntries(
+    ["featureLevel", "limits", "adapterClass"].flatMap((name) => {
+      const value = asked.get(name);
+      return value === null ? [] : [[name, value]];
+    }),
+  );
+  tell({ type: "look", place: takePlace(), gpu });
 }
 
 /** Takes part. */

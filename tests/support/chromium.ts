@@ -14,6 +14,8 @@ const FLAGS = [
   "--disable-dev-shm-usage",
   "--no-first-run",
   "--remote-debugging-port=0",
+  // An address without TLS that is not of this machine, as phones see it.
+  "--host-resolver-rules=MAP edge.test 127.0.0.1",
   // WebGPU on the CPU.
   "--enable-unsafe-webgpu",
   "--use-webgpu-adapter=swiftshader",

@@ -142,6 +142,7 @@ export class TabRun implements AsyncDisposable {
     const listener = webSocketListener();
     const app = createControlApp({
       ...TOKENS,
+      allowHosts: ["edge.test"],
       runs: new Map([[server.run, handleOf(server, model, options.devices)]]),
       webSocket: listener,
       pages: PAGE_FILES,
@@ -151,7 +152,12 @@ export class TabRun implements AsyncDisposable {
 
   /** Address of the page that lets a tab in. */
   get page(): string {
-    return `http://127.0.0.1:${this.link.port}/device/#token=${TOKENS.joinToken}`;
+    return this.pageOn("");
+  }
+
+  /** The same, with a query. */
+  pageOn(query: string): string {
+    return `http://127.0.0.1:${this.link.port}/device/${query}#token=${TOKENS.joinToken}`;
   }
 
   /** A device in this process. */

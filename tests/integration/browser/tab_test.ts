@@ -39,8 +39,8 @@ async function inDeno(options: TabRunOptions): Promise<TabRun> {
 }
 
 /** Opens the page of a run and takes part. */
-async function takePart(run: TabRun, name = "phone"): Promise<Tab> {
-  const tab = await (await browser()).open(run.page);
+async function takePart(run: TabRun, name = "phone", query = ""): Promise<Tab> {
+  const tab = await (await browser()).open(run.pageOn(query));
   await tab.shows("What leaves this device");
   await tab.fill("name", name);
   await tab.click("Take part");
@@ -69,6 +69,25 @@ Deno.test({ name: "a tab with heads gives the losses of a device in Deno [slow]"
   const largest = difference(run.losses, (await inDeno(options)).losses);
   assertLess(largest, 1e-5);
   assertEquals(tab.lines, []);
+});
+
+Deno.test({
+  name: "kernels for GPUs, default limits and compatibility mode give the losses of a device in Deno [slow]",
+  ignore,
+}, async () => {
+  const options = { settings: tinySettings("slice", 10), devices: 1 };
+  const alone = await inDeno(options);
+  for (
+    const query of [
+      "?adapterClass=hardware&limits=default",
+      "?featureLevel=compatibility&limits=default&adapterClass=hardware",
+    ]
+  ) {
+    await using run = await TabRun.start(model!, options);
+    await using _tab = await takePart(run, "weak", query);
+    await run.end();
+    assertLess(difference(run.losses, alone.losses), 1e-5, query);
+  }
 });
 
 Deno.test(
@@ -105,6 +124,28 @@ Deno.test(
     assertLess(difference(run.losses, alone.losses), 1e-4);
   },
 );
+
+Deno.test({ name: "a device that cannot take part says why, and what helps [slow]", ignore }, async () => {
+  await using run = await TabRun.start(model!, { settings: tinySettings("slice", 2), devices: 1 });
+  await using tab = await (await browser()).open(run.page.replace("127.0.0.1", "edge.test"));
+  await tab.shows("no secure connection");
+  await tab.shows("--cert and --key");
+  for (
+    const [address, why, help] of [
+      [run.pageOn("?featureLevel=none"), "no graphics processor", "Turn hardware acceleration on"],
+      [
+        run.page.replace(/token=.*/, "token=wrong-token"),
+        "not valid any more",
+        "Ask the host for a new link",
+      ],
+      [run.page.replace(/#.*/, "?again"), "names no run", "Scan the code"],
+    ] as const
+  ) {
+    await using tab = await (await browser()).open(address);
+    await tab.shows(why);
+    await tab.shows(help);
+  }
+});
 
 /** A run without an end, of a tab and a device in Deno. */
 async function endless(
