@@ -274,10 +274,14 @@ export class DataDevice {
 
   /** The next frame; that a step begins again is thrown. */
   async #receive(what: string): Promise<Frame> {
-    const frame = await this.#peer!.next("data", what);
-    const isAgain = frame.kind === (this.#options.takesTurns === true ? "turn" : "repeat");
-    if (isAgain) throw new Repeat(frame as Again);
-    return frame;
+    const { saves, takesTurns = false } = this.#options;
+    for (;;) {
+      const frame = await this.#peer!.next("data", what);
+      if (frame.kind === (takesTurns ? "turn" : "repeat")) throw new Repeat(frame as Again);
+      if (!takesTurns || frame.kind !== "save") return frame;
+      // Of a step before: this device was asked for its batch while that was computed.
+      await saves?.trained(frame.step, true);
+    }
   }
 
   /**

@@ -40,6 +40,8 @@ export interface DataOwnersOptions {
   readonly accumulate: number;
   /** Micro-batches. */
   readonly microBatches: number;
+  /** True to ask the next owner while a step is computed. */
+  readonly overlap: boolean;
   /** Longest time in milliseconds between two words to those who wait for their turns. */
   readonly tellEveryMs: number;
   /** All devices with data that have joined. */
@@ -59,6 +61,15 @@ interface Owner {
   readonly key: string;
   readonly member: RunMember;
   readonly data: RemoteData;
+  /** What it was asked for while the step before was computed; `null` if nothing. */
+  ahead: Ahead | null;
+}
+
+/** A batch that was asked for before its step. */
+interface Ahead {
+  readonly step: number;
+  readonly position: number;
+  readonly batch: Promise<OwnedBatch | null>;
 }
 
 /** A step that is under way. */
@@ -123,7 +134,10 @@ export class DataOwners implements DataSource, Disposable {
 
   /** An owner has come back over another connection. */
   goOnOver(member: RunMember): void {
-    this.#owners.get(member)?.data.goOnOver(member.peer);
+    const owner = this.#owners.get(member);
+    if (owner === undefined) return;
+    forgetAhead(owner);
+    owner.data.goOnOver(member.peer);
   }
 
   /** The next step's batch: of validation where it is due, else of whoever's turn it is. */
@@ -203,6 +217,7 @@ export class DataOwners implements DataSource, Disposable {
 
   [Symbol.dispose](): void {
     clearInterval(this.#ticking);
+    for (const owner of this.#owners.values()) forgetAhead(owner);
     this.#drop();
   }
 
@@ -225,7 +240,7 @@ export class DataOwners implements DataSource, Disposable {
     const { peer, sharesLoss, hello } = member;
     const shape = run.call(this.#options, sharesLoss);
     const data = new RemoteData({ engine, peer, run: shape, waits, accumulate, microBatches });
-    this.#owners.set(member, { key: hello.id ?? hello.name, member, data });
+    this.#owners.set(member, { key: hello.id ?? hello.name, member, data, ahead: null });
   }
 
   /** Those who have joined late, and the weights of those who are new. */
@@ -257,10 +272,9 @@ export class DataOwners implements DataSource, Disposable {
 
   /** The next batch of a validation that is due; `null` if none is left. */
   async #evaluation(step: number): Promise<EmbeddedBatch | null> {
-    const { sharing: { evalEvery = 0 }, steps, onValidation } = this.#options;
+    const { onValidation } = this.#options;
     const validation = this.#validation;
-    const isDue = step === 0 || step >= steps || this.#isOver || (evalEvery > 0 && step % evalEvery === 0);
-    if (!isDue) return null;
+    if (!this.#isDue(step)) return null;
     validation.begin(step);
     for (const owner of this.#present) {
       if (validation.isDone(owner.key)) continue;
@@ -277,8 +291,14 @@ export class DataOwners implements DataSource, Disposable {
     return null;
   }
 
+  #isDue(step: number): boolean {
+    const { sharing: { evalEvery = 0 }, steps } = this.#options;
+    return step === 0 || step >= steps || this.#isOver || (evalEvery > 0 && step % evalEvery === 0);
+  }
+
   async #evaluate(owner: Owner, step: number): Promise<EmbeddedBatch | null> {
     const position = this.#validation.batches(owner.key);
+    forgetAhead(owner);
     const batch = await owner.data.turn(step, { mode: "evaluate", position });
     if (batch === null) {
       owner.data.settle();
@@ -305,8 +325,7 @@ export class DataOwners implements DataSource, Disposable {
         parts,
       }));
       const answers = await Promise.allSettled(asked.map(({ owner, parts }) =>
-        owner.data.turn(step, {
-          mode: "train",
+        this.#ask(owner, step, {
           position: turns.given(owner.key),
           ...(mix && accumulate > 1 && { parts }),
         })
@@ -334,10 +353,43 @@ export class DataOwners implements DataSource, Disposable {
       ...{ part: { index: -1, count: 0, firstRow: 0 }, rows: 0 },
     };
     this.#current = current;
-    if (!this.#isMixed(current)) return batch;
+    if (!this.#isMixed(current)) {
+      this.#askAhead(current, drawn);
+      return batch;
+    }
     const counted = owners.reduce((sum, own) => sum + own.batch.counted, 0);
     for (const { owner } of owners) owner.data.counted = counted;
     return this.#asPart(current, batch);
+  }
+
+  /** An owner's batch, or its parts of a step, which it may have been asked for before. */
+  async #ask(
+    owner: Owner,
+    step: number,
+    { position, parts }: { readonly position: number; readonly parts?: number },
+  ): Promise<OwnedBatch | null> {
+    const { ahead } = owner;
+    if (parts === undefined && ahead?.step === step && ahead.position === position) {
+      owner.ahead = null;
+      return await this.#options.waits.track(ahead.batch);
+    }
+    forgetAhead(owner);
+    return await owner.data.turn(step, { mode: "train", position, ...(parts !== undefined && { parts }) });
+  }
+
+  /** The next step's owner sends its batch while this step is computed, if it is another one. */
+  #askAhead({ step, owners }: OwnersStep, drawn: DrawnTurns): void {
+    const { overlap, seed } = this.#options;
+    const next = step + 1;
+    if (!overlap || this.#isDue(next)) return;
+    const after = new DataTurns(seed, this.#turns.after(drawn));
+    const [key] = after.draw(new Set(this.#present.map(({ key }) => key)))?.parts.keys() ?? [];
+    const owner = this.#present.find((o) => o.key === key);
+    if (owner === undefined || owner.ahead !== null || owners.some((own) => own.owner === owner)) return;
+    const position = after.given(owner.key);
+    const batch = owner.data.turn(next, { mode: "train", position }, null);
+    batch.catch(() => {}); // whoever needs it hears it
+    owner.ahead = { step: next, position, batch };
   }
 
   /** True if the parts of a step are drawn one by one. */
@@ -382,6 +434,7 @@ export class DataOwners implements DataSource, Disposable {
       const owner = this.#present.find(({ key }) => !this.#hasGenerated!.has(key));
       if (owner === undefined) return null;
       try {
+        if (owner !== this.#generating) forgetAhead(owner);
         if (owner !== this.#generating) await owner.data.turn(step, { mode: "generate", position: 0 });
         this.#generating = owner;
         const request = await owner.data.request(step);
@@ -396,12 +449,20 @@ export class DataOwners implements DataSource, Disposable {
 
   /** Nobody who waits for its turn is to think that nobody is there. */
   #tellWaiting(): void {
-    for (const { member, data } of this.#owners.values()) {
-      if (data.hasTurn || this.#telling.has(member) || member.peer.failure !== null) continue;
+    for (const { member, data, ahead } of this.#owners.values()) {
+      if ((data.hasTurn && ahead === null) || this.#telling.has(member) || member.peer.failure !== null) {
+        continue;
+      }
       const told = member.peer.send("paused", { meta: { others: true } }).catch(() => {});
       this.#telling.set(member, told.finally(() => this.#telling.delete(member)));
     }
   }
+}
+
+/** What an owner was asked for before its step is not needed. */
+function forgetAhead(owner: Owner): void {
+  owner.ahead?.batch.then((batch) => batch?.embedding.dispose(), () => {});
+  owner.ahead = null;
 }
 
 function goneError(): ChannelClosedError {

@@ -309,9 +309,9 @@ export class EdgeServer extends RunServer {
   ): DataOwners | null {
     const { sharing } = this.#options;
     if (sharing === undefined) return null;
-    const { steps, seed } = this.settings;
+    const { steps, seed, overlap } = this.settings;
     return new DataOwners({
-      ...{ ...common, sharing, steps, seed, saved: resumed?.sharing },
+      ...{ ...common, sharing, steps, seed, overlap, saved: resumed?.sharing },
       tellEveryMs: this.pauseIntervalMs,
       members: () => this.members.filter((m) => m.device.data),
       isAway: (member) => this.#presence?.isAway(member) ?? false,

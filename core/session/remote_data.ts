@@ -124,9 +124,16 @@ export class RemoteData implements DataSource {
   /**
    * Asks one of several owners for its batch, or for its parts of a step. A turn that did not count begins again.
    *
+   * @param step Training steps before it.
+   * @param meta What for.
+   * @param waits Counts the wait; `null` where nobody waits yet. @default {that of the options}
    * @returns `null` if it has none.
    */
-  async turn(step: number, meta: MetaOf<"turn">): Promise<OwnedBatch | null> {
+  async turn(
+    step: number,
+    meta: MetaOf<"turn">,
+    waits: WaitTimer | null = this.#waits,
+  ): Promise<OwnedBatch | null> {
     const peer = this.#peer;
     if (this.#hasTurn) peer.beginAttempt("data", ++this.#attempt, this.#streams);
     this.#repeats++;
@@ -136,7 +143,7 @@ export class RemoteData implements DataSource {
     this.#streams = peer.keepStreams("data");
     await peer.send("turn", { step, meta });
     if (meta.mode === "generate") return null;
-    const frame = await this.#receive();
+    const frame = await this.#receive(undefined, waits);
     if (this.#isEnd(frame)) return null;
     const batch = this.#batch(frame, step);
     const { counted = null } = (frame as FrameOf<"embedding">).meta;
@@ -214,8 +221,9 @@ export class RemoteData implements DataSource {
     throw error;
   }
 
-  async #receive(timeoutMs?: number): Promise<Frame> {
-    const frame = await this.#waits.track(this.#peer.next("data", `"embedding"`, timeoutMs));
+  async #receive(timeoutMs?: number, waits: WaitTimer | null = this.#waits): Promise<Frame> {
+    const coming = this.#peer.next("data", `"embedding"`, timeoutMs);
+    const frame = await (waits?.track(coming) ?? coming);
     this.best = (frame.kind === "embedding" || frame.kind === "finished") && frame.meta.best === true;
     return frame;
   }

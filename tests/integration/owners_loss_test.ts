@@ -15,7 +15,7 @@ import {
 import { Engine } from "@edgetuner/kernels";
 import { inProcessTransport } from "@edgetuner/transport";
 import { batchOf, TinyGpt2, tinySettings } from "../support/tiny_model.ts";
-import { faulty } from "./_lossy.ts";
+import { type Fault, faulty, type PassedFrame } from "./_lossy.ts";
 import { ownerSide, runOwners, type TestOwner, turnsOf } from "./_owners.ts";
 import { admitAll, dataSide, serverOptions } from "./_session.ts";
 
@@ -264,5 +264,58 @@ Deno.test("an edge server of several owners that is killed goes on from its stat
     assertEquals(losses, whole.losses, `${kind} ${step}`);
     assertEquals(states, whole.states, `${kind} ${step}`);
   }
+  assertEquals(engine.stats.tensors, tensors);
+});
+
+Deno.test("the next owner sends its batch while the step before is computed, unless nothing is to overlap", async () => {
+  for (const overlap of [true, false]) {
+    const order: string[] = [];
+    const note = ({ frame }: { readonly frame: Frame }) =>
+      frame.kind === "embedding" ? void order.push(`E${frame.step}`) : undefined;
+    const shared = await runOwners(model, {
+      settings: settingsOf(6, { overlap }),
+      capacities: [1],
+      owners: [{ ...anna, valid: [] }, { ...ben, valid: [] }],
+      faults: { anna: note, ben: note },
+      onEvent: (e) => e.type === "step" && order.push(`s${e.record.step}`),
+    });
+    assertEquals(shared.error, null);
+    const early = [1, 2, 3, 4, 5].filter((step) => order.indexOf(`E${step}`) < order.indexOf(`s${step - 1}`));
+    assertEquals(early, overlap ? [1, 2, 3, 4, 5] : []);
+  }
+});
+
+Deno.test("an owner of a mixed step that is lost at any message and comes back: as if nothing had happened, bit for bit [slow]", async () => {
+  const one = (owner: TestOwner): TestOwner => ({ ...owner, valid: [], train: () => batchOf(1) });
+  const options = {
+    settings: settingsOf(3, { accumulate: 4, codec: "int8" }),
+    capacities: [1],
+    owners: [one(anna), one(ben)],
+    server: { onLoss: "wait" as const, sharing: { mix: true } },
+    comesBack: true,
+  };
+  const tensors = engine.stats.tensors;
+  const frames: PassedFrame[] = [];
+  const whole = await runOwners(model, { ...options, faults: { ben: (passed) => void frames.push(passed) } });
+  assertEquals(whole.error, null);
+  const turn = frames.filter(({ frame }) => frame.step === 1 && !["welcome", "paused"].includes(frame.kind));
+  assertEquals(turn.length, 8);
+  for (const { index, frame: { kind } } of turn) {
+    const cut: Fault = (passed) => passed.link === 0 && passed.index === index ? "cut" : undefined;
+    const lossy = await runOwners(model, { ...options, faults: { ben: cut } });
+    assertEquals(lossy.error, null, kind);
+    assertEquals(lossy.records.map((r) => r.loss), whole.records.map((r) => r.loss), kind);
+    assertEquals(lossy.states, whole.states, kind);
+  }
+  // Without waiting the other one gives all parts meanwhile.
+  const cut: Fault = (passed) => passed.index === turn[4]!.index ? "cut" : undefined;
+  const { records, error } = await runOwners(model, {
+    ...options,
+    comesBack: false,
+    server: { sharing: { mix: true } },
+    faults: { ben: cut },
+  });
+  assertEquals(error, null);
+  assertEquals(records.map((r) => [r.owners!.length, r.batch]), [[2, 4], [1, 4], [1, 4]]);
   assertEquals(engine.stats.tensors, tensors);
 });
