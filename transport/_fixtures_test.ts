@@ -9,6 +9,8 @@ import { httpListener, httpTransport } from "./http.ts";
 import { inProcessTransport } from "./in_process.ts";
 import { emulateLink } from "./simulation/link.ts";
 import { webSocketListener, webSocketTransport } from "./web_socket.ts";
+import { FAULT_LIMITS, type FaultFixture } from "../tests/conformance/link_faults_suite.ts";
+import { FaultyRelay } from "../tests/support/faulty_relay.ts";
 
 /** Largest frame in the tests. */
 export const MAX_FRAME_BYTES = 2 * 2 ** 20;
@@ -135,6 +137,25 @@ export async function overLink(opening: Promise<TransportFixture>): Promise<Tran
     unreachable: emulateLink(inner.unreachable, link, options),
     [Symbol.asyncDispose]: () => inner[Symbol.asyncDispose](),
   };
+}
+
+/** Opens a WebSocket transport over a relay that does harm. */
+export function openFaultyWebSocket(): Promise<FaultFixture> {
+  const limits = { ...LIMITS, ...FAULT_LIMITS };
+  const listener = webSocketListener(limits);
+  const server = serve((request) => listener.handle(request));
+  const relay = new FaultyRelay(server.addr.port);
+  const transport = webSocketTransport({ url: `ws://127.0.0.1:${relay.port}/`, ...limits });
+  return Promise.resolve({
+    transport,
+    listener,
+    relay,
+    async [Symbol.asyncDispose]() {
+      await listener[Symbol.asyncDispose]();
+      await relay[Symbol.asyncDispose]();
+      await server.shutdown();
+    },
+  });
 }
 
 /** Carries bytes to a port of this machine, until it stops without closing anything: a cable that was pulled. */

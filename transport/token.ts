@@ -13,15 +13,41 @@
 export type Authorize = (request: Request) => boolean | Promise<boolean>;
 
 /** Subprotocol that both sides of a WebSocket agree on. */
-export const SUBPROTOCOL = "edgetuner.v1";
+export const SUBPROTOCOL = "edgetuner.v2";
 
 const TOKEN_PREFIX = "edgetuner.token.";
+const OPEN_PREFIX = "edgetuner.open.";
+const GO_ON_PREFIX = "edgetuner.go-on.";
+
+/** A session that a WebSocket is opened for. */
+export interface SessionOffer {
+  /** Name that the client chose: 32 random bytes as base64url. Whoever knows it owns the session. */
+  readonly session: string;
+  /** True if it has been opened before. */
+  readonly goesOn: boolean;
+}
+
+/** Makes the name of a session. */
+export function newSession(): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(32));
+  return bytes.toBase64({ alphabet: "base64url", omitPadding: true });
+}
 
 /** Returns the subprotocols with which a WebSocket is opened. */
-export function subprotocols(token: string | undefined): string[] {
-  if (token === undefined) return [SUBPROTOCOL];
+export function subprotocols(token: string | undefined, { session, goesOn }: SessionOffer): string[] {
+  const own = [SUBPROTOCOL, (goesOn ? GO_ON_PREFIX : OPEN_PREFIX) + session];
+  if (token === undefined) return own;
   const base64 = new TextEncoder().encode(token).toBase64({ alphabet: "base64url", omitPadding: true });
-  return [SUBPROTOCOL, TOKEN_PREFIX + base64];
+  return [...own, TOKEN_PREFIX + base64];
+}
+
+/** Returns the session that a request is for; `undefined` if it names none, or more than one. */
+export function offeredSession(request: Request): SessionOffer | undefined {
+  const found = offeredSubprotocols(request).flatMap((name) => {
+    const match = /^edgetuner\.(open|go-on)\.([\w-]{43})$/.exec(name);
+    return match === null ? [] : [{ session: match[2]!, goesOn: match[1] === "go-on" }];
+  });
+  return found.length === 1 ? found[0] : undefined;
 }
 
 /** Returns the subprotocols that a request offers. */

@@ -1,6 +1,13 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { testStrictly } from "../tests/conformance/transport_suite.ts";
-import { offeredSubprotocols, requestToken, requireToken, subprotocols } from "./token.ts";
+import {
+  newSession,
+  offeredSession,
+  offeredSubprotocols,
+  requestToken,
+  requireToken,
+  subprotocols,
+} from "./token.ts";
 
 function withHeader(name: string, value: string): Request {
   return new Request("http://localhost/", { headers: { [name]: value } });
@@ -10,9 +17,12 @@ testStrictly("requestToken() reads both places", () => {
   assertEquals(requestToken(new Request("http://localhost/")), undefined);
   assertEquals(requestToken(withHeader("authorization", "Bearer a.b-c~1/+=")), "a.b-c~1/+=");
   assertEquals(requestToken(withHeader("authorization", "Basic abc")), undefined);
-  const offer = withHeader("sec-websocket-protocol", subprotocols("a b,c=").join(", "));
+  const session = { session: newSession(), goesOn: true };
+  const offer = withHeader("sec-websocket-protocol", subprotocols("a b,c=", session).join(", "));
   assertEquals(requestToken(offer), "a b,c=");
-  assertEquals(offeredSubprotocols(offer)[0], "edgetuner.v1");
+  assertEquals(offeredSubprotocols(offer)[0], "edgetuner.v2");
+  assertEquals(offeredSession(offer), session);
+  assertEquals(offeredSession(withHeader("sec-websocket-protocol", "edgetuner.open.short")), undefined);
   assertEquals(requestToken(withHeader("sec-websocket-protocol", "edgetuner.token.!!")), undefined);
   assertEquals(requestToken(withHeader("sec-websocket-protocol", "edgetuner.token._w")), undefined);
 });

@@ -8,18 +8,33 @@ import {
   testTransport,
   within,
 } from "../tests/conformance/transport_suite.ts";
-import { address, openWebSocket, serve, StoppingRelay, type TestServer } from "./_fixtures_test.ts";
-import { requireToken } from "./token.ts";
+import { testLinkFaults } from "../tests/conformance/link_faults_suite.ts";
+import {
+  address,
+  openFaultyWebSocket,
+  openWebSocket,
+  serve,
+  StoppingRelay,
+  type TestServer,
+} from "./_fixtures_test.ts";
+import { encodePacket, Kind, type Packet } from "./_packet.ts";
+import { newSession, requireToken, subprotocols } from "./token.ts";
 import { webSocketListener, webSocketTransport } from "./web_socket.ts";
+import { until } from "../tests/support/until.ts";
+import { dropSocket } from "./_drop_socket.ts";
 import { assertQuick } from "../tests/support/quick.ts";
 
 const SILENT_LINK = fileURLToPath(new URL("../tests/support/silent_link.ts", import.meta.url));
 
 testTransport({ name: "WebSocket", open: openWebSocket });
+testLinkFaults({ name: "WebSocket", open: openFaultyWebSocket });
 
 /** Opens a socket that does not keep to the rules of the transport. */
 async function rawSocket(server: TestServer): Promise<WebSocket> {
-  const socket = new WebSocket(address(server), ["edgetuner.v1"]);
+  const socket = new WebSocket(
+    address(server),
+    subprotocols(undefined, { session: newSession(), goesOn: false }),
+  );
   socket.binaryType = "arraybuffer";
   await new Promise((resolve) => socket.addEventListener("open", resolve, { once: true }));
   return socket;
@@ -50,19 +65,33 @@ function testViolation(what: string, reason: string, misbehave: (socket: WebSock
   });
 }
 
+/** A message of a session, as a peer that keeps to no rules sends it. */
+function message(packet: Partial<Packet>): Uint8Array<ArrayBuffer> {
+  const body = packet.body ?? new Uint8Array();
+  return encodePacket({ kind: Kind.last, total: body.byteLength, seq: 0, ack: 0, grant: 0, ...packet, body });
+}
+
 testViolation("sends too large a frame", "must not exceed 1000 bytes: size is 1001", (socket) => {
-  socket.send(new Uint8Array(1001));
+  socket.send(message({ body: new Uint8Array(1001) }));
 });
 testViolation("announces too large a frame", "must not exceed 1000 bytes: size is 9999", (socket) => {
-  socket.send("parts 9999");
+  socket.send(message({ kind: Kind.part, total: 9999, body: new Uint8Array(10) }));
 });
 testViolation("sends parts that do not add up", "must add up", (socket) => {
-  socket.send("parts 10");
-  socket.send(new Uint8Array(11));
+  socket.send(message({ kind: Kind.part, total: 10, body: new Uint8Array(11) }));
 });
-testViolation("sends text", "Cannot read the text message", (socket) => socket.send("hello"));
+testViolation("sends parts of nothing", "must add up", (socket) => {
+  socket.send(message({ kind: Kind.part, total: 10 }));
+});
+testViolation("sends text", "Cannot read a text message", (socket) => socket.send("hello"));
+testViolation("sends what is no message", "Cannot read a message", (socket) => {
+  socket.send(new Uint8Array([9, 9]));
+});
+testViolation("acknowledges what was never sent", "Cannot read a message", (socket) => {
+  socket.send(message({ kind: Kind.status, ack: 7 }));
+});
 testViolation("sends more than it may", "More than 2000 bytes wait", (socket) => {
-  for (let i = 0; i < 3; i++) socket.send(new Uint8Array(1000));
+  for (let seq = 0; seq < 3; seq++) socket.send(message({ seq, body: new Uint8Array(1000) }));
 });
 
 testStrictly("WebSocket: many tiny frames fill the queue too", async () => {
@@ -70,7 +99,7 @@ testStrictly("WebSocket: many tiny frames fill the queue too", async () => {
   await using server = serve((request) => listener.handle(request));
   const socket = await rawSocket(server);
   const closing = closeOf(socket);
-  for (let i = 0; i < 101; i++) socket.send(new Uint8Array(0));
+  for (let seq = 0; seq < 101; seq++) socket.send(message({ seq }));
   assertStringIncludes((await closing).reason, "More than 6400 bytes wait");
 });
 
@@ -136,7 +165,7 @@ testStrictly("WebSocket: answers requests that are no handshake", async () => {
   const upgrade = { upgrade: "websocket", connection: "upgrade" };
   assertEquals((await listener.handle(new Request("http://localhost/"))).status, 426);
   assertEquals((await listener.handle(new Request("http://localhost/", { headers: upgrade }))).status, 400);
-  const keyless = { ...upgrade, "sec-websocket-protocol": "edgetuner.v1" };
+  const keyless = { ...upgrade, "sec-websocket-protocol": "edgetuner.v2" };
   assertEquals((await listener.handle(new Request("http://localhost/", { headers: keyless }))).status, 400);
 });
 
@@ -177,36 +206,92 @@ testStrictly("WebSocket: connecting to a silent server ends by its limit and by 
   for (const connection of accepted) connection.close();
 });
 
-testStrictly("WebSocket: a lost connection ends the channel, not cleanly", async () => {
-  await using listener = webSocketListener();
-  const server = serve((request) => listener.handle(request));
-  const relay = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  const connecting = webSocketTransport({ url: `ws://127.0.0.1:${relay.addr.port}/` }).connect();
-  const near = await relay.accept();
-  const far = await Deno.connect({ hostname: "127.0.0.1", port: server.addr.port });
-  const cut = new AbortController();
-  const copies = Promise.allSettled([
-    near.readable.pipeTo(far.writable, { signal: cut.signal }),
-    far.readable.pipeTo(near.writable, { signal: cut.signal }),
-  ]);
-  const device = await connecting;
-  const edge = await within(listener.accept(), "accept");
-  cut.abort();
-  await copies;
-  const infos = await within(Promise.all([device.closed, edge!.closed]), "closed");
-  for (const { clean, reason } of infos) {
-    assertEquals(clean, false);
-    assert(reason.length > 0);
-  }
-  relay.close();
-  await server.shutdown();
-});
+/** A connection is not made anew for long. */
+const SHORT = { retryTimeoutMs: 100 };
+
+testStrictly(
+  "WebSocket: a lost connection that nobody makes anew ends the channel, not cleanly",
+  async () => {
+    await using listener = webSocketListener(SHORT);
+    const server = serve((request) => listener.handle(request));
+    const relay = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const connecting = webSocketTransport({ url: `ws://127.0.0.1:${relay.addr.port}/`, ...SHORT }).connect();
+    const near = await relay.accept();
+    const far = await Deno.connect({ hostname: "127.0.0.1", port: server.addr.port });
+    const cut = new AbortController();
+    const copies = Promise.allSettled([
+      near.readable.pipeTo(far.writable, { signal: cut.signal }),
+      far.readable.pipeTo(near.writable, { signal: cut.signal }),
+    ]);
+    const device = await connecting;
+    const edge = await within(listener.accept(), "accept");
+    relay.close();
+    cut.abort();
+    await copies;
+    const infos = await within(Promise.all([device.closed, edge!.closed]), "closed");
+    for (const { clean, reason } of infos) {
+      assertEquals(clean, false);
+      assert(reason.length > 0);
+    }
+    await server.shutdown();
+  },
+);
+
+testStrictly(
+  "WebSocket: a session is its owner's, and one without a connection ends in its time",
+  async () => {
+    await using listener = webSocketListener({ maxChannels: 1, retryTimeoutMs: 400 });
+    await using server = serve((request) => listener.handle(request));
+    const raw = async (session: string, goesOn: boolean) => {
+      const socket = new WebSocket(address(server), subprotocols(undefined, { session, goesOn }));
+      socket.binaryType = "arraybuffer";
+      const closed = new Promise<CloseEvent>((resolve) => socket.addEventListener("close", resolve));
+      const open = new Promise((resolve) => socket.addEventListener("open", resolve));
+      await within(open, "open");
+      return { socket, closed };
+    };
+    const session = newSession();
+    const owner = await raw(session, false);
+    const edge = (await within(listener.accept(), "accept"))!;
+    // Who does not know the name gets nothing, and takes no place.
+    const stranger = await raw(newSession(), true);
+    assertEquals((await within(stranger.closed, "close")).code, 4004);
+    // The owner goes on, over another connection too; what the edge sends meanwhile is kept for it.
+    owner.socket.send(message({ kind: Kind.status, grant: 1000 }));
+    await edge.send(pattern(10));
+    const again = await raw(session, true);
+    assertEquals((await within(owner.closed, "close")).code, 4005);
+    const messages: Uint8Array[] = [];
+    again.socket.addEventListener("message", ({ data }) => {
+      if (data instanceof ArrayBuffer) messages.push(new Uint8Array(data));
+    });
+    again.socket.send(message({ kind: Kind.status }));
+    await until(() => messages.some((m) => m[0] === Kind.last), "the frame");
+    assertEquals(messages.find((m) => m[0] === Kind.last)!.subarray(32), pattern(10));
+    dropSocket(again.socket);
+    await within(again.closed, "close");
+    const began = performance.now();
+    // It keeps its place until its time is over, and no longer.
+    await assertRejects(
+      () => webSocketTransport({ url: address(server) }).connect(),
+      ChannelClosedError,
+      "no more channels",
+    );
+    assertEquals((await within(edge.closed, "closed")).clean, false);
+    assertQuick(performance.now() - began, 1500);
+    await edge.receive();
+    const late = await raw(session, true);
+    assertEquals((await within(late.closed, "close")).code, 4004);
+    await using device = await webSocketTransport({ url: address(server) }).connect();
+    assert(device);
+  },
+);
 
 testStrictly("WebSocket: a link that is cut without a word ends both channels at their limit", async () => {
-  await using listener = webSocketListener({ idleTimeoutMs: 400 });
+  await using listener = webSocketListener({ idleTimeoutMs: 400, ...SHORT });
   await using server = serve((request) => listener.handle(request));
   await using relay = new StoppingRelay(server.addr.port);
-  const device = await webSocketTransport({ url: relay.url, idleTimeoutMs: 200 }).connect();
+  const device = await webSocketTransport({ url: relay.url, idleTimeoutMs: 200, ...SHORT }).connect();
   const edge = await within(listener.accept(), "accept");
   assertEquals(await isPending(Promise.race([device.closed, edge!.closed]), 600), true, "quiet, not silent");
   relay.stop();

@@ -20,7 +20,16 @@ export const RUN_WAITS = {
   "join-timeout": seconds(600, "longest wait for all devices to join"),
   "ping-interval": seconds(10, "how often a quiet connection gives a sign of life"),
   "idle-timeout": seconds(30, "silence of a connection after which it counts as cut"),
+  "retry-timeout": number(
+    "SECONDS",
+    0,
+    "seconds: how long a connection that was cut may be made anew, and a request over HTTP repeated; 0 = 10, or as the limits above allow",
+    { min: 0, max: MAX_SECONDS },
+  ),
 };
+
+/** How long a connection that was cut may be made anew unless told otherwise, in seconds. */
+const RETRY_SECONDS = 10;
 
 /** Limits of those who let devices join. */
 export const PAUSE_WAIT = {
@@ -79,7 +88,6 @@ export function lossOptions(flags: FlagValues<typeof LOSS_FLAGS>): {
 /** Limits of those who connect. */
 export const CONNECT_WAITS = {
   "connect-timeout": seconds(60, "how long to try to reach the edge server, with growing pauses"),
-  "retry-timeout": seconds(10, "over HTTP: how long to repeat a request that failed"),
 };
 
 /** Limits of devices that come back. */
@@ -151,9 +159,16 @@ export function runWaits(flags: Waits): {
   };
 }
 
+/** How long a connection that was cut may be made anew. */
+function retryMs(flags: Waits): number {
+  const { "retry-timeout": told, "idle-timeout": idle, "step-timeout": step } = flags;
+  return ms(told > 0 ? told : Math.min(RETRY_SECONDS, idle, step));
+}
+
 /** Options of either side of a WebSocket. */
 export function socketWaits(flags: Waits) {
   return {
+    retryTimeoutMs: retryMs(flags),
     pingIntervalMs: ms(flags["ping-interval"]),
     idleTimeoutMs: ms(flags["idle-timeout"]),
     closeTimeoutMs: CLOSE_MS,
@@ -175,6 +190,5 @@ export function connectWaits(flags: Waits & FlagValues<typeof CONNECT_WAITS>) {
     ...socketWaits(flags),
     connectTimeoutMs: Math.min(ATTEMPT_MS, ms(flags["connect-timeout"])),
     requestTimeoutMs: ms(flags["idle-timeout"]),
-    retryTimeoutMs: ms(flags["retry-timeout"]),
   };
 }

@@ -102,7 +102,7 @@ const SMALL = ["--batch", "2", "--length", "48", "--valid-batches", "1"];
 
 function startServer(args: readonly string[] = []): Program {
   // How a run ends: how it goes on without a device is told elsewhere.
-  const ends = ["--on-loss", "stop"];
+  const ends = ["--on-loss", "stop", "--retry-timeout", "1"];
   return new Program("edge_server.ts", [
     "--port",
     "0",
@@ -280,7 +280,7 @@ Deno.test("limits of waiting that do not go together are refused before anything
     ([
       ["edge_server.ts", ["--ping-interval", "20"]],
       ["user_device.ts", ["--token", "t", "--ping-interval", "20"]],
-      ["user_device.ts", ["--token", "t", "--step-timeout", "5"]],
+      ["user_device.ts", ["--token", "t", "--step-timeout", "5", "--retry-timeout", "6"]],
       ["demo.ts", ["--idle-timeout", "200"]],
       ["edge_server.ts", ["--pause-timeout", "20"]],
       ["generate.ts", ["--connect", "ws://127.0.0.1:1", "--token", "t", "--retry-timeout", "40"]],

@@ -212,6 +212,7 @@ Deno.test({
     const report = `${folder}/report.json`;
     const process = start("demo.ts", [
       ...["--steps", "4000", ...SMALL, "--out", folder, "--metrics", folder, "--report", report],
+      ...["--retry-timeout", "2"],
     ]);
     await untilSteps(folder);
     Deno.kill(await processWith("--save", `${folder}/device-2`), "SIGKILL");

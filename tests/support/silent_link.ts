@@ -8,7 +8,8 @@
 
 import { webSocketTransport } from "@edgetuner/transport";
 
-const channel = await webSocketTransport({ url: Deno.args[0]!, idleTimeoutMs: 200 }).connect();
+const limits = { idleTimeoutMs: 200, retryTimeoutMs: 100 };
+const channel = await webSocketTransport({ url: Deno.args[0]!, ...limits }).connect();
 if (Deno.args[1] === "busy") {
   // More than sockets hold: the farewell will not leave either.
   void (async () => {

@@ -17,7 +17,7 @@ import { ChannelClosedError, HandshakeError } from "@edgetuner/core/contracts";
 import { dropSocket } from "../_drop_socket.ts";
 import type { Frame } from "../_wire_channel.ts";
 import type { NatsCredentials } from "./_options.ts";
-import { HEADER_BYTES } from "./_packet.ts";
+import { HEADER_BYTES } from "../_packet.ts";
 
 /** Parts stay below this, so that a large frame does not hold up what others send through the broker. */
 const MAX_PART_BYTES = 2 ** 17;

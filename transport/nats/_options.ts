@@ -35,7 +35,7 @@ export interface NatsOptions {
   /** Bytes that the peer may have sent beyond what was taken by `receive`; one frame may exceed it. @default {4194304} */
   readonly queueBytes?: number;
   /** Bytes that may be under way without an acknowledgement. @default {4194304} */
-  readonly bufferBytes?: number;
+  readonly unackedBytes?: number;
   /** Longest time in milliseconds that closing waits for the peer. @default {5000} */
   readonly closeTimeoutMs?: number;
   /** Time in milliseconds without anything sent after which this side sends a sign of life. @default {10000} */
@@ -50,7 +50,7 @@ export interface NatsOptions {
 export interface NatsLimits {
   readonly maxFrameBytes: number;
   readonly queueBytes: number;
-  readonly bufferBytes: number;
+  readonly unackedBytes: number;
   readonly closeTimeoutMs: number;
   readonly pingIntervalMs: number;
   readonly idleTimeoutMs: number;
@@ -122,7 +122,7 @@ export function natsLimits(options: NatsOptions): NatsLimits {
   return {
     maxFrameBytes: count("maxFrameBytes", options.maxFrameBytes, DEFAULT_MAX_FRAME_BYTES),
     queueBytes: count("queueBytes", options.queueBytes, DEFAULT_QUEUE_BYTES),
-    bufferBytes: count("bufferBytes", options.bufferBytes, 4 * 2 ** 20),
+    unackedBytes: count("unackedBytes", options.unackedBytes, 4 * 2 ** 20),
     closeTimeoutMs: milliseconds("closeTimeoutMs", options.closeTimeoutMs, 5000),
     connectTimeoutMs: milliseconds("connectTimeoutMs", options.connectTimeoutMs, 10_000),
     ...signsOfLife(options),

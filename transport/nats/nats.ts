@@ -19,10 +19,10 @@ import { count } from "../_options.ts";
 import { type Authorize, checkToken } from "../token.ts";
 import { Broker } from "./_broker.ts";
 import { type NatsAddress, natsAddress, type NatsLimits, natsLimits, type NatsOptions } from "./_options.ts";
-import { type PacketLink, streamChannel, type StreamWire } from "./_stream_wire.ts";
+import { type LinkTraits, type PacketLink, streamChannel, type StreamWire } from "../_stream_wire.ts";
 
 /** Version of the protocol. */
-const VERSION = 1;
+const VERSION = 2;
 /** Longest name of a peer that is taken over. */
 const SESSION = /^[\w-]{43}$/;
 /** Longest time to find out whether somebody serves a run already, in milliseconds. */
@@ -198,6 +198,15 @@ async function ask(
   );
 }
 
+const TRAITS: LinkTraits = {
+  isOrdered: false,
+  isPrivate: false,
+  givesBytes: false,
+  answersAll: false,
+  ackDelayMs: 5,
+  retryTimeoutMs: Infinity,
+};
+
 /** What carries the messages of one session. */
 function packetLink(
   broker: Broker,
@@ -208,9 +217,9 @@ function packetLink(
   },
 ): PacketLink {
   return {
-    get partBytes() {
-      return broker.partBytes;
-    },
+    hasRoom: true,
+    traits: TRAITS,
+    partBytes: () => broker.partBytes,
     get isUp() {
       return broker.isUp;
     },

@@ -234,7 +234,7 @@ Deno.test("headers, bodies and idle connections have a time limit [slow]", async
 });
 
 Deno.test("what comes over a WebSocket before it is open here is not lost [slow]", async () => {
-  await using listener = webSocketListener({ authorize: requireToken(TOKEN) });
+  await using listener = webSocketListener({ authorize: requireToken(TOKEN), retryTimeoutMs: 100 });
   const asked = Promise.withResolvers<void>();
   const answered = Promise.withResolvers<void>();
   await using server = await serve({
@@ -254,13 +254,16 @@ Deno.test("what comes over a WebSocket before it is open here is not lost [slow]
       "upgrade: websocket",
       "sec-websocket-version: 13",
       "sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==",
-      "sec-websocket-protocol: edgetuner.v1",
+      `sec-websocket-protocol: edgetuner.v2, edgetuner.open.${"a".repeat(43)}`,
       `authorization: Bearer ${TOKEN}\r\n\r\n`,
     ].join("\r\n"),
   );
   await asked.promise;
-  // One byte, 7, under a mask of zeros.
-  await connection.write(Uint8Array.of(0x82, 0x81, 0, 0, 0, 0, 7));
+  // A message with a frame of one byte, 7, under a mask of zeros.
+  const message = new Uint8Array(33);
+  message.set([1, 0, 0, 0, 1]);
+  message[32] = 7;
+  await connection.write(Uint8Array.of(0x82, 0x80 + message.length, 0, 0, 0, 0, ...message));
   for (let turns = 0; turns < 5; turns++) await (await fetch(`http://127.0.0.1:${server.port}/turn`)).text();
   answered.resolve();
   await using edge = await listener.accept();
