@@ -15,6 +15,7 @@ import {
   loadAdapter,
   lossesAtEnds,
   newDeviceId,
+  newDeviceKey,
   openRunStates,
   plainText,
   runUserDevice,
@@ -24,9 +25,10 @@ import {
   warmUp,
 } from "@edgetuner/core";
 import type { Engine } from "@edgetuner/kernels";
+import { inviteOf } from "@edgetuner/transport/control";
 import { codecsFor } from "../flags/codecs.ts";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
-import { CONNECTION_FLAGS, openLink } from "../flags/connection.ts";
+import { CONNECTION_FLAGS, openLink, type ServerLink } from "../flags/connection.ts";
 import { fitting, type FlagValues, number, text, toggle, UsageError } from "../flags/flags.ts";
 import { adviceFor } from "../flags/memory_advice.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
@@ -62,6 +64,7 @@ import { commandText, exampleFile, shownPath } from "../process/places.ts";
 import { pluginLimit } from "../process/plugin_host.ts";
 import { requireWritable } from "../process/writable.ts";
 import { DeviceData } from "../shared/device_data.ts";
+import { enterByInvite } from "../shared/invited.ts";
 import { START_FLAG } from "../shared/starting_adapter.ts";
 import { loadAdapterParts } from "../shared/texts.ts";
 import { type ChosenFlags, chosenText, readFitted } from "../shared/fitting.ts";
@@ -75,7 +78,7 @@ const FLAGS = {
   server: text(
     "URL",
     "ws://127.0.0.1:8787/join/ws",
-    "where to join: ws(s)://.../join/ws, http(s)://.../join/http through proxies, or nats+ws(s)://.../RUN through a broker",
+    "where to join: ws(s)://.../join/ws, http(s)://.../join/http through proxies, nats+ws(s)://.../RUN through a broker, or the address of an invite",
   ),
   ...CONNECTION_FLAGS,
   ...RETURN_WAITS,
@@ -149,8 +152,8 @@ interface Options {
   readonly flags: Flags;
   /** Those that were chosen to fit the model. */
   readonly chosen: ChosenFlags;
-  /** The way to the edge server. */
-  readonly link: Awaited<ReturnType<typeof openLink>>;
+  /** The way to the edge server; `null` where it is that of an invite, which the host is asked for first. */
+  readonly link: ServerLink | null;
   /** What the heads have learnt before: for a run that only generates, or to begin with. */
   readonly adapter: Adapter | undefined;
 }
@@ -159,7 +162,10 @@ async function readOptions(call: Call): Promise<Options> {
   const { flags, chosen } = await readFitted(PROGRAM, FLAGS, call, { isNeeded: ({ data }) => data !== "" });
   requirePlan("user_device.ts", flags);
   requireName(flags.name);
-  const link = await openLink("user_device.ts", flags, flags.server, "--server");
+  // With an invite there is no token yet.
+  const link = inviteOf(flags.server) === null
+    ? await openLink("user_device.ts", flags, flags.server, "--server")
+    : null;
   await requireWritable("user_device.ts", { files: { report: flags.report }, folders: { save: flags.save } });
   if (flags.load !== "" && flags.adapter !== "") {
     throw new UsageError(
@@ -250,12 +256,31 @@ async function openState(flags: Flags): Promise<RunStates> {
 async function identityOf(flags: Flags, { resumed, folder }: RunStates): Promise<Party["who"]> {
   const id = resumed !== null ? undefined : folder === null ? newDeviceId() : await deviceIdIn(folder);
   const before = resumed === null ? null : (await resumed.load(resumed.steps.at(-1)!)).devices?.[0]?.name;
-  const key = folder === null ? undefined : await deviceKeyIn(folder);
+  const isInvited = inviteOf(flags.server) !== null;
+  const key = folder !== null ? await deviceKeyIn(folder) : isInvited ? await newDeviceKey() : undefined;
   return { name: flags.name || before || `device-${crypto.randomUUID().slice(0, 4)}`, id, key };
 }
 
+/** The way of a device that is invited, once the host has let it in. */
+async function linkByInvite(flags: Flags, party: Party, signal: AbortSignal): Promise<ServerLink> {
+  const { who: { name, id, key }, states: { folder, resumed }, log } = party;
+  const saved = resumed === null ? null : await resumed.load(resumed.steps.at(-1)!);
+  const limitMs = flags["join-timeout"] * 1000;
+  const { server, token } = await enterByInvite({
+    address: flags.server,
+    fingerprint: flags.fingerprint,
+    // The key is there with every invite.
+    device: { name, id: id ?? saved?.devices?.[0]?.id ?? newDeviceId(), key: key!.publicKey },
+    folder,
+    say: (line) => log.say(line),
+    signal: AbortSignal.any([signal, AbortSignal.timeout(limitMs)]),
+  });
+  return await openLink("user_device.ts", { ...flags, token }, server, "--server");
+}
+
 /** Joins, and takes part until the run ends. */
-async function takePart({ flags, link, adapter }: Options, party: Party): Promise<UserDeviceResult> {
+async function takePart(options: Options, party: Party): Promise<UserDeviceResult> {
+  const { flags, adapter } = options;
   const { engine, who: { name, id, key }, states: { resumed, write, folder }, data, log } = party;
   const codecs = await codecsFor(flags.codec, pluginLimit(runWaits(flags).timeoutMs));
   // Before it joins: kernels that compile in a step would make the others wait.
@@ -266,6 +291,7 @@ async function takePart({ flags, link, adapter }: Options, party: Party): Promis
   // From the welcome on there may be something to save. The edge server may end the run without a fault, if it hears
   // Ctrl-C too; if it does not, this device does.
   using _interrupts = new Interrupts(() => run === "" ? endNow() : setTimeout(endNow, GOOD_ORDER_MS));
+  const link = options.link ?? await linkByInvite(flags, party, abort.signal);
   const channel = await link.connect((line) => log.notice(line), abort.signal);
   log.say(`${name} joined on ${engine.adapterName}; waiting for the other devices`);
   return await runUserDevice({

@@ -26,6 +26,20 @@ export function pinned(
   fingerprint: string,
   make: (caCerts: readonly string[]) => Transport,
 ): Transport {
+  requirePinnable(url, fingerprint);
+  const { name, flags } = make([]);
+  return {
+    name,
+    flags,
+    connect: async (options = {}) => {
+      const certificate = await pinnedCertificate(url, fingerprint, options.signal);
+      return await named(make([certificate])).connect(options);
+    },
+  };
+}
+
+/** The fingerprint that is wanted, in capitals without colons. */
+function requirePinnable(url: URL, fingerprint: string): string {
   const wanted = fingerprint.replaceAll(":", "").toUpperCase();
   if (!/^[0-9A-F]{64}$/.test(wanted)) {
     throw new UsageError(
@@ -37,24 +51,35 @@ export function pinned(
       `Cannot use --fingerprint as the address must begin with wss or https: it begins with ${url.protocol}`,
     );
   }
-  const { name, flags } = make([]);
-  return {
-    name,
-    flags,
-    connect: async (options = {}) => {
-      const certificate = new X509Certificate(await look(url, options.signal));
-      const found = certificate.fingerprint256;
-      const why = found.replaceAll(":", "") !== wanted
-        ? `the certificate must have it: the one at ${url.host} has ${found}`
-        : Date.parse(certificate.validTo) < Date.now()
-        ? `the certificate must be valid: it has expired on ${certificate.validTo}`
-        : Date.parse(certificate.validFrom) > Date.now()
-        ? `the certificate must be valid: it is so from ${certificate.validFrom} on`
-        : "";
-      if (why !== "") throw new HandshakeError(`Cannot trust --fingerprint ${fingerprint} as ${why}`);
-      return await named(make([certificate.toString()])).connect(options);
-    },
-  };
+  return wanted;
+}
+
+/**
+ * The certificate at an address, if it has the fingerprint and is valid: PEM.
+ *
+ * @param url Where to look.
+ * @param fingerprint SHA-256 of the certificate, as hexadecimal digits with or without colons.
+ * @param signal Ends the looking.
+ * @throws {UsageError} If it is no fingerprint, or the address has no TLS.
+ * @throws {HandshakeError} If it is another certificate, or not valid now.
+ */
+export async function pinnedCertificate(
+  url: URL,
+  fingerprint: string,
+  signal: AbortSignal | undefined,
+): Promise<string> {
+  const wanted = requirePinnable(url, fingerprint);
+  const certificate = new X509Certificate(await look(url, signal));
+  const found = certificate.fingerprint256;
+  const why = found.replaceAll(":", "") !== wanted
+    ? `the certificate must have it: the one at ${url.host} has ${found}`
+    : Date.parse(certificate.validTo) < Date.now()
+    ? `the certificate must be valid: it has expired on ${certificate.validTo}`
+    : Date.parse(certificate.validFrom) > Date.now()
+    ? `the certificate must be valid: it is so from ${certificate.validFrom} on`
+    : "";
+  if (why !== "") throw new HandshakeError(`Cannot trust --fingerprint ${fingerprint} as ${why}`);
+  return certificate.toString();
 }
 
 /** A transport whose errors of certificates name the flag, and are not tried again. */
