@@ -19,6 +19,7 @@ export {
   Invitations,
   type InvitationsOptions,
   type JoinHandler,
+  type KeptRequest,
   MIN_TOKEN_LENGTH,
   openApi,
   PAGE_POLICY,

@@ -28,6 +28,7 @@ import { isNats, NATS_FLAGS, natsCredentials, withoutCredentials } from "../flag
 import { pollWaits, type RUN_WAITS, socketWaits } from "../flags/waiting_flags.ts";
 import { type Reachable, reachable } from "../output/addresses.ts";
 import { INVITE_FLAGS } from "./invites.ts";
+import { keepRequests } from "./kept_requests.ts";
 import { type Certificate, certificateOf, TLS_FLAGS } from "./tls.ts";
 import { versions } from "../output/report.ts";
 import type { WorkerRun } from "../process/worker_run.ts";
@@ -166,6 +167,7 @@ export function openListeners(flags: ListenFlags, tokens: Tokens): EdgeListeners
     invitations: known.invitations,
     async open(run) {
       runs.set(run.run, run);
+      await keepRequests(known.invitations, run);
       const nats = await openNats(flags, { tokens, run });
       if (nats !== null) listeners.push(nats.listener);
       const tls = await certificateOf(flags).catch((error) => {

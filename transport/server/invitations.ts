@@ -31,13 +31,22 @@ export interface AskingDevice {
   readonly key: string;
 }
 
+/** A request as it is kept while the server is away: without a secret. */
+export interface KeptRequest extends AskingDevice {
+  /** Name of the run. */
+  readonly run: string;
+  /** Digest of the key to join with. */
+  readonly digest: string;
+  /** What became of it. */
+  readonly state: RequestState;
+}
+
 /** A request to join. */
 interface JoinRequest extends AskingDevice {
   readonly number: string;
   readonly run: string;
   readonly code: string;
   readonly since: number;
-  /** Digest of the key to join with. */
   readonly digest: string;
   state: RequestState;
 }
@@ -119,15 +128,34 @@ export class Invitations {
     const shown = await this.#invites.take(invite);
     if (shown.state !== "good") return shown.state;
     const { name, id, key } = device;
-    const request: JoinRequest = {
-      ...{ name, id, key, code, digest, run: shown.value, since: this.#now(), number: String(++this.#count) },
-      state: this.#options.approveAll === true ? "approved" : "waiting",
-    };
-    this.#requests.set(request.number, request);
-    this.#byKey.set(digest, request);
-    this.#forgetOld();
+    const state = this.#options.approveAll === true ? "approved" : "waiting";
+    const request = this.#add({ name, id, key, digest, run: shown.value, state }, code);
     this.#tell(request);
     return { request: this.#jsonOf(request), joinKey };
+  }
+
+  /** Requests of a run, to be kept while the server is away. */
+  kept(run: string): readonly KeptRequest[] {
+    return [...this.#requests.values()].filter((one) => one.run === run).map((
+      { name, id, key, digest, state },
+    ) => ({ run, name, id, key, digest, state }));
+  }
+
+  /** Takes in requests that were kept: whoever was approved needs no other invite. */
+  async restore(requests: readonly KeptRequest[]): Promise<void> {
+    for (const request of requests) {
+      if (!this.#byKey.has(request.digest)) this.#add(request, await deviceCode(request.key));
+    }
+  }
+
+  #add(kept: KeptRequest, code: string): JoinRequest {
+    const { name, id, key, digest, run, state } = kept;
+    const number = String(++this.#count);
+    const request: JoinRequest = { name, id, key, digest, run, state, code, number, since: this.#now() };
+    this.#requests.set(number, request);
+    this.#byKey.set(digest, request);
+    this.#forgetOld();
+    return request;
   }
 
   /** The request of whoever shows a join key; `null` for another token. */

@@ -173,6 +173,27 @@ Deno.test("a device waits until the host answers: approved, refused, or approved
   );
 });
 
+Deno.test("what is kept has no secret, and lets the same devices in again", async () => {
+  const { invitations, device, invite } = await invited();
+  const keys: string[] = [];
+  for (const name of ["phone", "stranger", "late"]) {
+    const redeemed = await invitations.redeem(await invite(), { ...device, name });
+    assert(typeof redeemed === "object");
+    keys.push(redeemed.joinKey);
+  }
+  invitations.answer("1", "approved");
+  invitations.answer("2", "refused");
+  const kept = JSON.parse(JSON.stringify(invitations.kept(run)));
+  assert(keys.every((key) => !JSON.stringify(kept).includes(key)));
+  const other = new Invitations();
+  await other.restore(kept);
+  await other.restore(kept);
+  const states = await Promise.all(keys.map(async (key) => (await other.ofKey(key))?.state));
+  assertEquals(states, ["approved", "refused", "waiting"]);
+  assertEquals(await other.letIn(keys[0]!), { run, id: device.id, key: device.key });
+  assertEquals([await other.letIn(keys[1]!), other.requests(run).length], [null, 3]);
+});
+
 Deno.test("a question for an answer ends after its time, and with its signal", async () => {
   const { invitations, device, invite } = await invited();
   const redeemed = await invitations.redeem(await invite(), device);

@@ -16,7 +16,13 @@ export {
 } from "./control_app.ts";
 export type { RateOptions } from "./_callers.ts";
 export { requireKnown, type WhoOptions } from "./_who.ts";
-export { type AskingDevice, deviceCode, Invitations, type InvitationsOptions } from "./invitations.ts";
+export {
+  type AskingDevice,
+  deviceCode,
+  Invitations,
+  type InvitationsOptions,
+  type KeptRequest,
+} from "./invitations.ts";
 export { openApi } from "./openapi.ts";
 export { PAGE_POLICY } from "./pages.ts";
 export { Sessions, type SessionsOptions } from "./sessions.ts";
