@@ -32,6 +32,7 @@ export {
   type Serving,
   Sessions,
   type SessionsOptions,
+  type Shown,
   stepJson,
   type TextAppOptions,
   type TextGenerator,

@@ -26,7 +26,7 @@ export function pinned(
   fingerprint: string,
   make: (caCerts: readonly string[]) => Transport,
 ): Transport {
-  requirePinnable(url, fingerprint);
+  requireFingerprint(url, fingerprint);
   const { name, flags } = make([]);
   return {
     name,
@@ -39,7 +39,7 @@ export function pinned(
 }
 
 /** The fingerprint that is wanted, in capitals without colons. */
-function requirePinnable(url: URL, fingerprint: string): string {
+function requireFingerprint(url: URL, fingerprint: string): string {
   const wanted = fingerprint.replaceAll(":", "").toUpperCase();
   if (!/^[0-9A-F]{64}$/.test(wanted)) {
     throw new UsageError(
@@ -68,7 +68,7 @@ export async function pinnedCertificate(
   fingerprint: string,
   signal: AbortSignal | undefined,
 ): Promise<string> {
-  const wanted = requirePinnable(url, fingerprint);
+  const wanted = requireFingerprint(url, fingerprint);
   const certificate = new X509Certificate(await look(url, signal));
   const found = certificate.fingerprint256;
   const why = found.replaceAll(":", "") !== wanted

@@ -156,7 +156,7 @@ export function apiPage(): string {
           "Beside its own every route may answer with these:",
       ),
       listOf({
-        400: "The body is not as it must be.",
+        400: "The body is not valid.",
         ...GUARDED_PROBLEMS,
         ...BODY_PROBLEMS,
         ...COMMON_PROBLEMS,

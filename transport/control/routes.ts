@@ -160,7 +160,7 @@ export function problemsOf(
   { who, body, problems }: RouteDescription,
 ): Readonly<Record<number, string>> {
   return {
-    ...(body === undefined ? {} : { 400: "The body is not as it must be." }),
+    ...(body === undefined ? {} : { 400: "The body is not valid." }),
     ...(who.includes("anonymous") ? {} : GUARDED_PROBLEMS),
     ...(name.startsWith("GET") ? {} : BODY_PROBLEMS),
     ...COMMON_PROBLEMS,
@@ -249,7 +249,7 @@ export const ROUTES: RouteTable = {
     what:
       "Runs, as a device may see them before it joins: all with the join token, else the one it is invited to.",
     who: ["invite", "waiting device", ...JOINERS],
-    answers: { 200: { what: "The runs.", body: schemas.abouts } },
+    answers: { 200: { what: "The runs.", body: schemas.runsAbout } },
     problems: {},
   },
   "POST /join/requests": {
@@ -340,7 +340,7 @@ export const ROUTES: RouteTable = {
     problems: OVER,
   },
   "POST /api/runs/:run/resume": {
-    what: "Goes on with a run that is paused.",
+    what: "Resumes a run that is paused.",
     who: OWNERS,
     answers: STEERED,
     problems: OVER,

@@ -237,7 +237,7 @@ export const about: Schema<RunAbout> = shape<RunAbout>({
 });
 
 /** All runs, as a device sees them that has not joined. */
-export const abouts: Schema<readonly RunAbout[]> = v.array(about);
+export const runsAbout: Schema<readonly RunAbout[]> = v.array(about);
 
 /** A link that signs one browser in. */
 export const signInLink: Schema<SignInLinkJson> = shape<SignInLinkJson>({

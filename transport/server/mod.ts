@@ -23,6 +23,7 @@ export {
   type InvitationsOptions,
   type KeptRequest,
 } from "./invitations.ts";
+export type { Shown } from "./_one_time.ts";
 export { openApi } from "./openapi.ts";
 export { PAGE_POLICY } from "./pages.ts";
 export { Sessions, type SessionsOptions } from "./sessions.ts";
