@@ -56,6 +56,7 @@ import {
   type Tokens,
 } from "../shared/edge_listeners.ts";
 import { KEPT } from "../shared/tls.ts";
+import { openRunStore, STORE_FLAG } from "../shared/run_store.ts";
 import { START_FLAG, withAdapter } from "../shared/starting_adapter.ts";
 import { loadAdapterParts } from "../shared/texts.ts";
 import {
@@ -129,6 +130,7 @@ const FLAGS = {
   ...PROGRESS_FLAGS,
   events: COMMON_FLAGS.events,
   metrics: COMMON_FLAGS.metrics,
+  ...STORE_FLAG,
   report: COMMON_FLAGS.report,
 };
 
@@ -216,9 +218,12 @@ function tokenOf(who: "join" | "admin", flags: Flags): string {
 
 async function main(options: Options, call: Call): Promise<number> {
   const { flags } = options;
-  // Before the run starts, so that tokens that are refused leave nothing running.
-  const listeners = openListeners(flags, options.tokens);
+  // Before the run starts, so that a file or tokens that are refused leave nothing running.
+  using store = await openRunStore(flags, (sentence) => console.error(sentence));
+  const listeners = openListeners(flags, options.tokens, store);
   const run = await startRun(options);
+  // What generates has no steps to keep.
+  if (!flags.generate) store?.record(run, run.pruner);
   const address = await listeners.open(run);
   using log = new ServeLog(run, flags);
   const rank = rankText(await loadModelConfig(flags.model), options.settings.lora);

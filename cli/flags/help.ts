@@ -73,7 +73,7 @@ const GROUPS: readonly FlagGroup[] = [
     names: words(
       `save out output resume state state-every state-seconds keep-best peft gguf merge merge-gguf
       gguf-type results pretty
-      log-every metrics report json events accept-loss tolerance synonyms no-lab no-study lab-steps end-with`,
+      log-every metrics store report json events accept-loss tolerance synonyms no-lab no-study lab-steps end-with`,
     ),
   },
 ];

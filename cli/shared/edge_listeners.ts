@@ -18,6 +18,7 @@ import {
   createControlApp,
   Invitations,
   requireKnown,
+  type RunStore,
   serve,
   type Serving,
   Sessions,
@@ -139,7 +140,11 @@ function listOf(text: string): string[] {
 }
 
 /** Prepares what listens: frames over WebSocket and HTTP, and the REST API. */
-export function openListeners(flags: ListenFlags, tokens: Tokens): EdgeListeners {
+export function openListeners(
+  flags: ListenFlags,
+  tokens: Tokens,
+  store: RunStore | null,
+): EdgeListeners {
   const sockets = webSocketListener({ queueBytes: QUEUE_BYTES, ...socketWaits(flags) });
   const polls = httpListener({ queueBytes: QUEUE_BYTES, ...pollWaits(flags) });
   const listeners: Listener[] = [sockets, polls];
@@ -154,6 +159,7 @@ export function openListeners(flags: ListenFlags, tokens: Tokens): EdgeListeners
     ...known,
     runs,
     pages: PAGE_FILES,
+    store: store ?? undefined,
     // A name that it listens on is its own.
     allowHosts: [...listOf(flags["allow-host"]), flags.host],
     allowOrigins: listOf(flags["allow-origin"]),

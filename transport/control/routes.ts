@@ -10,15 +10,19 @@ import type { RunAbout } from "../run_about.ts";
 import type {
   AskedJson,
   AskJson,
+  HeadsJson,
   HealthJson,
   InviteJson,
   JoinRequestJson,
+  RecordJson,
   RemovedJson,
   RunJson,
+  SeriesJson,
   SessionJson,
   SignInJson,
   SignInLinkJson,
   SteeredJson,
+  StoredRunJson,
 } from "./types.ts";
 import type { JoinedDevice } from "@edgetuner/core";
 import * as schemas from "./schemas.ts";
@@ -63,6 +67,18 @@ export interface ControlRoutes {
   readonly "POST /api/runs/:run/requests/:request/refuse": { readonly answer: JoinRequestJson };
   /** What happens in a run. */
   readonly "GET /api/runs/:run/events": { readonly answer: string };
+  /** Runs of now and before that records are kept of. */
+  readonly "GET /api/history": { readonly answer: readonly StoredRunJson[] };
+  /** Figures over a run. */
+  readonly "GET /api/runs/:run/series": { readonly answer: SeriesJson };
+  /** Head masks over a run. */
+  readonly "GET /api/runs/:run/heads": { readonly answer: HeadsJson };
+  /** Records of a run, a page at a time. */
+  readonly "GET /api/runs/:run/records": { readonly answer: readonly RecordJson[] };
+  /** All records of a run as a table. */
+  readonly "GET /api/runs/:run/records.csv": { readonly answer: string };
+  /** All that is kept of a run. */
+  readonly "GET /api/runs/:run/records.json": { readonly answer: Readonly<Record<string, unknown>> };
   /** Holds a run. */
   readonly "POST /api/runs/:run/pause": { readonly answer: SteeredJson };
   /** Goes on with a run. */
@@ -175,6 +191,8 @@ const JOINERS: readonly Role[] = ["join token", "approved device"];
 const NO_RUN = { 404: "There is no such run." };
 const OVER = { ...NO_RUN, 409: "The run is over." };
 const NO_REQUEST = { 404: "There is no such run or request, or its device was removed." };
+const NO_RECORDS = { 404: "No records are kept of such a run." };
+const NO_PAGE = { ...NO_RECORDS, 400: "A number of the query is not one, or too large." };
 const STEERED = {
   200: { what: "The run is in the state that was asked for.", body: schemas.steered },
   202: { what: "The run was told, and is not in that state yet.", body: schemas.steered },
@@ -332,6 +350,45 @@ export const ROUTES: RouteTable = {
       204: { what: "The run is over, and nothing happened since the last event." },
     },
     problems: NO_RUN,
+  },
+  "GET /api/history": {
+    what: "Runs of now and before that records are kept of, the newest first.",
+    who: OWNERS,
+    answers: { 200: { what: "The runs.", body: schemas.storedRuns } },
+    problems: {},
+  },
+  "GET /api/runs/:run/series": {
+    what: "Figures over a run, of now or before: means over equal parts of it.",
+    query: { points: "Most parts." },
+    who: OWNERS,
+    answers: { 200: { what: "The figures.", body: schemas.series } },
+    problems: NO_PAGE,
+  },
+  "GET /api/runs/:run/heads": {
+    what: "Head masks and scores of steps over a run, of now or before, the last one among them.",
+    query: { points: "Most steps." },
+    who: OWNERS,
+    answers: { 200: { what: "The masks.", body: schemas.heads } },
+    problems: NO_PAGE,
+  },
+  "GET /api/runs/:run/records": {
+    what: "Records of the steps of a run, of now or before, in order, a page at a time.",
+    query: { from: "Number of the first record.", most: "Most records, at most 500." },
+    who: OWNERS,
+    answers: { 200: { what: "The records; none after the last.", body: schemas.records } },
+    problems: NO_PAGE,
+  },
+  "GET /api/runs/:run/records.csv": {
+    what: "All records of the steps of a run, of now or before, as a table.",
+    who: OWNERS,
+    answers: { 200: { what: "The table.", type: "text/csv; charset=utf-8", body: schemas.text } },
+    problems: NO_RECORDS,
+  },
+  "GET /api/runs/:run/records.json": {
+    what: "All that is kept of a run, of now or before: the run, its events and the records of its steps.",
+    who: OWNERS,
+    answers: { 200: { what: "The file.", body: schemas.anyObject } },
+    problems: NO_RECORDS,
   },
   "POST /api/runs/:run/pause": {
     what: "Holds a run before its next step.",

@@ -11,17 +11,21 @@ import type { AboutDevice, RunAbout } from "../run_about.ts";
 import type {
   AskedJson,
   AskJson,
+  HeadsJson,
   HealthJson,
   InviteJson,
   JoinRequestJson,
+  RecordJson,
   RemovedJson,
   RunHealthJson,
   RunJson,
+  SeriesJson,
   SessionJson,
   SignInJson,
   SignInLinkJson,
   SteeredJson,
   StepJson,
+  StoredRunJson,
 } from "./types.ts";
 
 type Schema<T> = v.GenericSchema<unknown, T>;
@@ -122,6 +126,84 @@ export const run: Schema<RunJson> = shape<RunJson>({
 
 /** All runs. */
 export const runs: Schema<readonly RunJson[]> = v.array(run);
+
+const modelShape = v.nullable(v.looseObject({ layers: count, heads: count })) as unknown as Schema<
+  ModelShape | null
+>;
+const numbers = v.array(v.number());
+const epoch = v.pipe(v.number(), v.description("Milliseconds since 1970"));
+
+/** A run that records are kept of. */
+export const storedRun: Schema<StoredRunJson> = shape<StoredRunJson>({
+  run: v.string(),
+  status: v.picklist(["waiting", "running", "paused", "ended", "failed", "lost"]),
+  reason: v.string(),
+  started: epoch,
+  ended: v.nullable(epoch),
+  pruner: v.string(),
+  settings,
+  model: modelShape,
+  devices,
+  traffic,
+  records: v.pipe(count, v.description("Records of steps that are kept")),
+  steps: v.pipe(count, v.description("Training steps done")),
+  seconds: v.pipe(v.number(), v.description("Seconds of the run, without those in which it did not run")),
+  bytes: v.pipe(count, v.description("Bytes of frames of all its steps")),
+  loss: v.nullable(v.number()),
+  bestValidation: v.nullable(v.number()),
+});
+
+/** Runs that records are kept of. */
+export const storedRuns: Schema<readonly StoredRunJson[]> = v.array(storedRun);
+
+/** A step record that is kept. */
+export const record: Schema<RecordJson> = shape<RecordJson>({
+  number: v.pipe(count, v.description("Its number in the run")),
+  at: epoch,
+  seconds: v.pipe(v.number(), v.description("Seconds since the start of the run")),
+  sumBytes: v.pipe(count, v.description("Bytes of frames of all steps so far")),
+  record: step,
+  kinds: v.pipe(v.record(v.string(), count), v.description("Bytes of frames by kind and direction")),
+});
+
+/** Step records that are kept. */
+export const records: Schema<readonly RecordJson[]> = v.array(record);
+
+/** Figures over a run. */
+export const series: Schema<SeriesJson> = shape<SeriesJson>({
+  run: v.string(),
+  step: v.pipe(numbers, v.description("The last training step of each part")),
+  seconds: v.pipe(numbers, v.description("Seconds since the start of the run")),
+  sumBytes: v.pipe(numbers, v.description("Bytes of frames of all steps so far")),
+  loss: v.array(v.nullable(v.number())),
+  lossMin: v.array(v.nullable(v.number())),
+  lossMax: v.array(v.nullable(v.number())),
+  times: shape<SeriesJson["times"]>({
+    total: numbers,
+    prune: numbers,
+    readback: numbers,
+    codec: numbers,
+    wait: numbers,
+  }),
+  bytes: v.pipe(numbers, v.description("Mean bytes of frames of a step")),
+  kept: v.pipe(numbers, v.description("Mean kept heads of a step")),
+  validation: shape<SeriesJson["validation"]>({
+    step: numbers,
+    seconds: numbers,
+    sumBytes: numbers,
+    loss: numbers,
+  }),
+});
+
+/** Head masks over a run. */
+export const heads: Schema<HeadsJson> = shape<HeadsJson>({
+  run: v.string(),
+  layers: count,
+  heads: count,
+  steps: v.array(count),
+  pruned: v.pipe(v.array(v.string()), v.description("Head mask of each step: L * H digits, 1 = pruned")),
+  scores: v.array(v.nullable(numbers)),
+});
 
 /** Whether the runs are well. */
 export const health: Schema<HealthJson> = shape<HealthJson>({
@@ -258,6 +340,10 @@ export const SHAPES: Readonly<Record<string, v.GenericSchema>> = {
   Device: device,
   Step: step,
   Run: run,
+  StoredRun: storedRun,
+  Record: record,
+  Series: series,
+  Heads: heads,
   Health: health,
   Steered: steered,
   Session: session,

@@ -8,9 +8,11 @@ import type {
   EdgeServerEvent,
   JoinedDevice,
   LedgerEntry,
+  ModelShape,
   RunSettings,
   RunStatus,
   StepRecord,
+  StepTimes,
 } from "@edgetuner/core";
 
 /** A step record as JSON: head mask and scores are lists. */
@@ -146,6 +148,119 @@ export interface RemovedJson {
   readonly run: string;
   /** The device, as it was named in the request. */
   readonly device: string;
+}
+
+/** What a run store knows of a run, of now or before. */
+export interface StoredRunJson {
+  /** Name of the run. */
+  readonly run: string;
+  /** Its last state; `lost` where its process ended without a word. */
+  readonly status: RunStatus | "lost";
+  /** Why it is in that state; empty if nobody said. */
+  readonly reason: string;
+  /** Milliseconds since 1970 when it began. */
+  readonly started: number;
+  /** Milliseconds since 1970 when it was over; `null` if it is not. */
+  readonly ended: number | null;
+  /** Name of its pruner; empty if it is not known. */
+  readonly pruner: string;
+  /** Settings of the run. */
+  readonly settings: RunSettings;
+  /** Shape of the base model; `null` if it is not known. */
+  readonly model: ModelShape | null;
+  /** Its devices, as they were last. */
+  readonly devices: readonly JoinedDevice[];
+  /** Lines of the byte ledger of its last process. */
+  readonly traffic: readonly LedgerEntry[];
+  /** Records of steps that are kept. */
+  readonly records: number;
+  /** Training steps done. */
+  readonly steps: number;
+  /** Seconds from its start to its last step, without those in which it did not run. */
+  readonly seconds: number;
+  /** Bytes of frames of all its steps. */
+  readonly bytes: number;
+  /** Loss of the last training step, where it was shared. */
+  readonly loss: number | null;
+  /** The lowest validation loss; `null` without any. */
+  readonly bestValidation: number | null;
+}
+
+/** A step record as a run store keeps it. */
+export interface RecordJson {
+  /** Its number in the run, from 0. */
+  readonly number: number;
+  /** Milliseconds since 1970 when the step was over. */
+  readonly at: number;
+  /** Seconds since the start of the run, without those in which it did not run. */
+  readonly seconds: number;
+  /** Bytes of frames of all steps up to this one. */
+  readonly sumBytes: number;
+  /** The record. */
+  readonly record: StepJson;
+  /** Bytes of frames since the record before, by kind and direction, such as `"input sent"`. */
+  readonly kinds: Readonly<Record<string, number>>;
+}
+
+/** An event as a run store keeps it. */
+export interface StoredEventJson {
+  /** Milliseconds since 1970. */
+  readonly at: number;
+  /** Its name. */
+  readonly type: string;
+  /** What happened. */
+  readonly data: Readonly<Record<string, unknown>>;
+}
+
+/** Figures over a run, as means over equal parts of it; each list has one number a part. */
+export interface SeriesJson {
+  /** Name of the run. */
+  readonly run: string;
+  /** The last training step of each part. */
+  readonly step: readonly number[];
+  /** Seconds since the start of the run. */
+  readonly seconds: readonly number[];
+  /** Bytes of frames of all steps so far. */
+  readonly sumBytes: readonly number[];
+  /** Mean loss; `null` where it was not shared. */
+  readonly loss: readonly (number | null)[];
+  /** The lowest loss. */
+  readonly lossMin: readonly (number | null)[];
+  /** The highest loss. */
+  readonly lossMax: readonly (number | null)[];
+  /** Mean milliseconds of a step by part. */
+  readonly times: { readonly [K in keyof StepTimes]: readonly number[] };
+  /** Mean bytes of frames of a step. */
+  readonly bytes: readonly number[];
+  /** Mean kept heads of a step. */
+  readonly kept: readonly number[];
+  /** Validations. */
+  readonly validation: {
+    /** Training steps before each. */
+    readonly step: readonly number[];
+    /** Seconds since the start of the run. */
+    readonly seconds: readonly number[];
+    /** Bytes of frames so far. */
+    readonly sumBytes: readonly number[];
+    /** Loss. */
+    readonly loss: readonly number[];
+  };
+}
+
+/** Head masks of some steps of a run. */
+export interface HeadsJson {
+  /** Name of the run. */
+  readonly run: string;
+  /** L, layers. */
+  readonly layers: number;
+  /** H, heads of a layer. */
+  readonly heads: number;
+  /** The steps. */
+  readonly steps: readonly number[];
+  /** Head mask of each step: L * H digits, 1 = pruned. */
+  readonly pruned: readonly string[];
+  /** The pruner's importance per head of each step, [L * H], if it gives one. */
+  readonly scores: readonly (readonly number[] | null)[];
 }
 
 /** Data of each event of a run's event stream, by the name of the event. */

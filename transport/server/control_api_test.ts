@@ -11,6 +11,7 @@ import { eventJson } from "./_json.ts";
 import type { ControlAppOptions } from "./control_app.ts";
 import { Invitations } from "./invitations.ts";
 import { openApi } from "./openapi.ts";
+import { RunStore } from "./run_store.ts";
 import { Sessions } from "./sessions.ts";
 
 const run = { run: "made up" };
@@ -62,7 +63,10 @@ Deno.test("every route answers as it is described, and the client reads it", asy
   const invitations = new Invitations();
   const invite = (await invitations.invite("made up")).split("=")[1]!;
   const made = Object.assign(new MadeUpRun(), { remove: () => true });
-  const client = clientOf(made, { sessions, invitations, version: "1.2.3" });
+  using store = RunStore.open(":memory:");
+  store.record(made);
+  made.emit({ type: "step", record: RECORD });
+  const client = clientOf(made, { sessions, invitations, store, version: "1.2.3" });
   const device = { name: "Lena's phone", id: "1".repeat(32), key: "k".repeat(43) };
   const first = { params: { ...run, request: "1" } };
   const calls: { [N in RouteName]: CallArguments<N> } = {
@@ -85,6 +89,12 @@ Deno.test("every route answers as it is described, and the client reads it", asy
     "POST /api/runs/:run/requests/:request/refuse": [first],
     "POST /api/runs/:run/devices/:device/remove": [{ params: { ...run, device: "11111111" } }],
     "GET /api/runs/:run/events": [{ params: run, signal: AbortSignal.timeout(5000) }],
+    "GET /api/history": [],
+    "GET /api/runs/:run/series": [{ params: run, query: { points: "10" } }],
+    "GET /api/runs/:run/heads": [{ params: run }],
+    "GET /api/runs/:run/records": [{ params: run }],
+    "GET /api/runs/:run/records.csv": [{ params: run }],
+    "GET /api/runs/:run/records.json": [{ params: run }],
     "POST /api/runs/:run/pause": [{ params: run }],
     "POST /api/runs/:run/resume": [{ params: run }],
     "POST /api/runs/:run/stop": [{ params: run }],

@@ -20,11 +20,13 @@ import { healthJson } from "./_json.ts";
 import { metricsText } from "./_metrics.ts";
 import { joinHandlers } from "./_join_routes.ts";
 import { runHandlers } from "./_run_routes.ts";
+import { storeHandlers } from "./_store_routes.ts";
 import { type Caller, knower } from "./_who.ts";
 import { Invitations } from "./invitations.ts";
 import { openApi } from "./openapi.ts";
 import { Pages, SECURITY_HEADERS } from "./pages.ts";
 import type { ConnectionInfo } from "./serve.ts";
+import type { RunStore } from "./run_store.ts";
 import { Sessions } from "./sessions.ts";
 
 export { eventJson, stepJson } from "./_json.ts";
@@ -52,6 +54,8 @@ export interface ControlAppOptions {
   readonly http?: JoinHandler | undefined;
   /** Files of pages, by the path that they are served at. Read at every request. @default {none} */
   readonly pages?: ReadonlyMap<string, PageFile> | undefined;
+  /** Keeps records of runs of now and before. @default {none} */
+  readonly store?: RunStore | undefined;
   /** Browsers that are signed in. @default {none yet} */
   readonly sessions?: Sessions | undefined;
   /** Devices that are invited. @default {none yet} */
@@ -142,6 +146,7 @@ export function createControlApp(options: ControlAppOptions): Hono {
     ...serverHandlers(options),
     ...sessionHandlers(sessions),
     ...joinHandlers(runs, invitations),
+    ...storeHandlers(options.store),
     ...runHandlers(runs, { invitations, actionTimeoutMs: options.actionTimeoutMs ?? 10_000 }),
   };
   bindRoutes(app, handlers, { callerOf, maxBodyBytes, bodyTimeoutMs, signal });

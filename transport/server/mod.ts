@@ -26,6 +26,8 @@ export {
 export type { Shown } from "./_one_time.ts";
 export { openApi } from "./openapi.ts";
 export { PAGE_POLICY } from "./pages.ts";
+export { RunStore, type RunStoreOptions } from "./run_store.ts";
+export { RunStoreError } from "./_store_file.ts";
 export { Sessions, type SessionsOptions } from "./sessions.ts";
 export {
   type AnsweredText,
