@@ -90,7 +90,7 @@ export class RunStore extends StoreReader implements Disposable {
    * @param handle The run.
    * @param pruner Name of its pruner. @default {""}
    */
-  record(handle: RunHandle, pruner: string = ""): void {
+  record(handle: RunHandle, pruner = ""): void {
     this.#attempt(() => this.#add(handle, pruner));
     if (!this.#places.has(handle.run)) return;
     this.#alive ??= setInterval(() => this.flush(), ALIVE_MS);

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { DatabaseSync } from "node:sqlite";
+import { fileURLToPath } from "node:url";
 import type { StepRecord } from "@edgetuner/core";
 import type { RecordJson } from "../control/types.ts";
 import { ADMIN, appOf, assertProblem, MadeUpRun, RECORD } from "../../tests/support/made_up_run.ts";
@@ -118,7 +119,7 @@ Deno.test("what was written is there after kill -9, and the run counts as lost t
         await new Promise((resolve) => setTimeout(resolve, 1));
       }`;
     await Deno.writeTextFile(`${path}/program.ts`, program);
-    const config = new URL("../../deno.json", import.meta.url).pathname;
+    const config = fileURLToPath(new URL("../../deno.json", import.meta.url));
     const child = new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", "--quiet", "-c", config, `${path}/program.ts`, `${path}/runs.sqlite`],
       ...{ stdin: "null", stdout: "piped", stderr: "inherit" },
