@@ -103,6 +103,8 @@ export interface PassDescription {
 
 /** A part of a step: E, and the passes that follow it (a probe first, if there is one). */
 export interface PartDescription {
+  /** Where several people's data takes turns: the word that this part is the beginning of one's turn. @default {none} */
+  readonly turn?: StepMessage;
   /** E. */
   readonly embedding: StepMessage;
   /** The passes. */
@@ -400,6 +402,12 @@ export function describeEmbedding(
       : [[rows, hidden], [batch, length, placeBytes(rows)]],
     work: [{ name: "embed", rows: batch * length }],
   };
+}
+
+/** The word to one of several owners of data that it is its turn. */
+export function describeTurn(accumulation: AccumulationStep = WHOLE_STEP): StepMessage {
+  const at = { layer: 0, microBatch: 0, part: accumulation.index };
+  return { ...at, from: "edge", to: "data", kind: "turn", shapes: [], work: [] };
 }
 
 /** Each device's heads, from the head mask of all. */

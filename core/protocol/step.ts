@@ -15,6 +15,7 @@ import type { LoraSettings } from "../lora/settings.ts";
 import {
   describeEmbedding,
   describePass,
+  describeTurn,
   type Exchange,
   headsOfDevices,
   lossExchange,
@@ -71,6 +72,12 @@ export interface StepDescriptionOptions {
    * record says it. @default {all}
    */
   readonly embeddingRows?: readonly number[] | undefined;
+  /**
+   * Where several people's data takes turns: the parts that begin a turn, from 0; several where a step is mixed.
+   *
+   * @default {none: there is one data device}
+   */
+  readonly turns?: readonly number[] | undefined;
 }
 
 /** Describes a whole step of the split, part for part. */
@@ -110,6 +117,7 @@ export function describeStep(options: StepDescriptionOptions): PartDescription[]
     const accumulation = { index, count: parts.length, firstRow };
     const probes = probe && index === 0 && purpose === "train";
     return {
+      ...(options.turns?.includes(index) ? { turn: describeTurn(accumulation) } : {}),
       embedding: describeEmbedding({
         ...{ batch, length, hidden, accumulation },
         rows: options.embeddingRows?.[index],
@@ -236,7 +244,8 @@ export function* messagesOf(parts: Iterable<PartDescription>): Generator<StepMes
     yield* messages;
     yield* answers;
   };
-  for (const { embedding, passes } of parts) {
+  for (const { turn, embedding, passes } of parts) {
+    if (turn !== undefined) yield turn;
     yield embedding;
     for (const { begin, flows, settle, clip } of passes) {
       yield* both(begin);

@@ -125,12 +125,13 @@ export class Presence {
 
   /** Waits for a device with data that is away; false if none has come back in time. */
   async waitForData(step: number): Promise<boolean> {
-    const until = performance.now() + this.#options.lossWaitMs;
+    const { clock, lossWaitMs } = this.#options;
+    const until = clock.now() + lossWaitMs;
     const away = this.#dataMembers.filter((member) => this.isAway(member));
     for (;;) {
       await this.admit(step);
       if (away.some((member) => !this.isAway(member))) return true;
-      const leftMs = until - performance.now();
+      const leftMs = until - clock.now();
       if (leftMs <= 0 || !await this.#options.waitForChange(leftMs)) return false;
     }
   }

@@ -8,6 +8,7 @@
  */
 
 import type { Engine, Tensor } from "@edgetuner/kernels";
+import type { RunClock } from "../contracts/clock.ts";
 import { ChannelClosedError } from "../contracts/errors.ts";
 import { type AccumulationStep, WHOLE_STEP } from "../contracts/micro_batches.ts";
 import type { EmbeddedBatch, LossPass, LossResult, StepMode } from "../contracts/ports.ts";
@@ -17,6 +18,7 @@ import type { DataSharing } from "./data_sharing.ts";
 import type { DataSource, DecodingRequest } from "./data_source.ts";
 import { type SavedSharing, SharedValidation, type SharedValidationEvent } from "./shared_validation.ts";
 import { type OwnedBatch, RemoteData } from "./remote_data.ts";
+import { stepClock } from "./head_members.ts";
 import type { RunMember } from "./run_member.ts";
 import type { WaitTimer } from "./wait_timer.ts";
 
@@ -42,6 +44,10 @@ export interface DataOwnersOptions {
   readonly microBatches: number;
   /** True to ask the next owner while a step is computed. */
   readonly overlap: boolean;
+  /** Longest time in milliseconds that an owner may keep the others waiting in a step. @default {Infinity} */
+  readonly stepDeadlineMs?: number | undefined;
+  /** The clock of that. */
+  readonly clock: RunClock;
   /** Longest time in milliseconds between two words to those who wait for their turns. */
   readonly tellEveryMs: number;
   /** All devices with data that have joined. */
@@ -299,6 +305,7 @@ export class DataOwners implements DataSource, Disposable {
   async #evaluate(owner: Owner, step: number): Promise<EmbeddedBatch | null> {
     const position = this.#validation.batches(owner.key);
     forgetAhead(owner);
+    this.#startClock(owner);
     const batch = await owner.data.turn(step, { mode: "evaluate", position });
     if (batch === null) {
       owner.data.settle();
@@ -369,12 +376,18 @@ export class DataOwners implements DataSource, Disposable {
     { position, parts }: { readonly position: number; readonly parts?: number },
   ): Promise<OwnedBatch | null> {
     const { ahead } = owner;
+    this.#startClock(owner);
     if (parts === undefined && ahead?.step === step && ahead.position === position) {
       owner.ahead = null;
-      return await this.#options.waits.track(ahead.batch);
+      return await owner.data.waitFor(ahead.batch);
     }
     forgetAhead(owner);
     return await owner.data.turn(step, { mode: "train", position, ...(parts !== undefined && { parts }) });
+  }
+
+  #startClock({ data, member: { peer } }: Owner): void {
+    const { stepDeadlineMs = Infinity, clock } = this.#options;
+    data.clock = stepDeadlineMs === Infinity ? null : stepClock(peer, { limitMs: stepDeadlineMs, clock });
   }
 
   /** The next step's owner sends its batch while this step is computed, if it is another one. */

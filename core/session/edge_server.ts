@@ -307,11 +307,11 @@ export class EdgeServer extends RunServer {
         readonly resumed: RunState | null;
       },
   ): DataOwners | null {
-    const { sharing } = this.#options;
+    const { sharing, stepDeadlineMs } = this.#options;
     if (sharing === undefined) return null;
-    const { steps, seed, overlap } = this.settings;
+    const [{ steps, seed, overlap }, { clock }] = [this.settings, this];
     return new DataOwners({
-      ...{ ...common, sharing, steps, seed, overlap, saved: resumed?.sharing },
+      ...{ ...common, sharing, steps, seed, overlap, saved: resumed?.sharing, clock, stepDeadlineMs },
       tellEveryMs: this.pauseIntervalMs,
       members: () => this.members.filter((m) => m.device.data),
       isAway: (member) => this.#presence?.isAway(member) ?? false,

@@ -110,15 +110,21 @@ export function answerClocks(
     readonly clock?: RunClock | undefined;
   },
 ): ReadonlyMap<HeadMember, AnswerClock> {
-  return new Map(devices.map((device) => {
-    const late = () =>
-      device.peer.failWith(
-        new DeadlineError(
-          `Cannot go on with ${device.peer.name} as its part of a step must take at most ${
-            limitMs / 1000
-          } s: it took longer`,
-        ),
-      );
-    return [device, new AnswerClock(limitMs, late, clock)];
-  }));
+  return new Map(devices.map((device) => [device, stepClock(device.peer, { limitMs, clock })]));
+}
+
+/** A clock that loses a device which keeps the others waiting in a step for longer than it may. */
+export function stepClock(
+  peer: Peer,
+  { limitMs, clock }: { readonly limitMs: number; readonly clock?: RunClock | undefined },
+): AnswerClock {
+  const late = () =>
+    peer.failWith(
+      new DeadlineError(
+        `Cannot go on with ${peer.name} as its part of a step must take at most ${
+          limitMs / 1000
+        } s: it took longer`,
+      ),
+    );
+  return new AnswerClock(limitMs, late, clock);
 }

@@ -21,6 +21,7 @@ import type { MetaOf } from "../protocol/messages.ts";
 import type { Peer } from "../protocol/peer.ts";
 import type { DataSource, DecodingRequest } from "./data_source.ts";
 import { StepRestart } from "../protocol/step_restart.ts";
+import type { AnswerClock } from "./head_members.ts";
 import type { WaitTimer } from "./wait_timer.ts";
 
 /** Longest step accepted from a data device, in tokens. */
@@ -86,6 +87,8 @@ export class RemoteData implements DataSource {
   #attempt = 0;
   /** In a step that is mixed of several owners' parts: tokens that the loss of the whole step is the mean of. */
   counted: number | null = null;
+  /** How long the device keeps the others waiting in a step, where that has a limit; `null` for none. */
+  clock: AnswerClock | null = null;
 
   /** Talks to the data device of a run. */
   constructor(options: RemoteDataOptions) {
@@ -161,6 +164,18 @@ export class RemoteData implements DataSource {
     );
   }
 
+  /** Waits for an answer; its time counts, unless nobody waits for it yet. */
+  async waitFor<T>(answer: Promise<T>, waits: WaitTimer | null = this.#waits): Promise<T> {
+    if (waits === null) return await answer;
+    const { clock } = this;
+    clock?.ask();
+    try {
+      return await waits.track(answer);
+    } finally {
+      clock?.answered();
+    }
+  }
+
   /** How many training examples the device has. */
   async examples(): Promise<number> {
     await this.#peer.send("examples");
@@ -222,8 +237,7 @@ export class RemoteData implements DataSource {
   }
 
   async #receive(timeoutMs?: number, waits: WaitTimer | null = this.#waits): Promise<Frame> {
-    const coming = this.#peer.next("data", `"embedding"`, timeoutMs);
-    const frame = await (waits?.track(coming) ?? coming);
+    const frame = await this.waitFor(this.#peer.next("data", `"embedding"`, timeoutMs), waits);
     this.best = (frame.kind === "embedding" || frame.kind === "finished") && frame.meta.best === true;
     return frame;
   }
@@ -359,14 +373,14 @@ export class RemoteData implements DataSource {
     if (answer !== undefined) {
       // The data device answers in the order in which it was asked.
       const expected = { ...at, shapes: answer.shapes };
-      const frame = await this.#waits.track(this.#peer.receive("hiddenGradient", expected));
+      const frame = await this.waitFor(this.#peer.receive("hiddenGradient", expected));
       const data = frame.tensors[0]!.data as Float32Array;
       gradient = this.#engine.upload(data, hidden.rows, hidden.columns, "dh_L");
     }
     if (!this.#options.run.sharesLoss || probe || !last) return { gradient, loss: null };
     try {
       // The loss of the whole step comes after its last gradient.
-      const { meta } = await this.#waits.track(this.#peer.receive("loss", { step, shapes: [] }));
+      const { meta } = await this.waitFor(this.#peer.receive("loss", { step, shapes: [] }));
       return { gradient, loss: meta.loss, counted: meta.counted };
     } catch (error) {
       gradient?.dispose();

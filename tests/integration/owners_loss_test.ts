@@ -267,6 +267,24 @@ Deno.test("an edge server of several owners that is killed goes on from its stat
   assertEquals(engine.stats.tensors, tensors);
 });
 
+Deno.test("an owner that keeps the others waiting longer than --step-deadline counts as lost, and the others go on", async () => {
+  for (const kind of ["embedding", "hiddenGradient", "loss"]) {
+    const hold: Fault = ({ frame }) => frame.step >= 1 && frame.kind === kind ? "hold" : undefined;
+    const shared = await runOwners(model, {
+      settings: settingsOf(5),
+      capacities: [1],
+      owners: [anna, ben],
+      faults: { ben: hold },
+      server: { stepDeadlineMs: 400 },
+    });
+    assertEquals(shared.error, null, kind);
+    assertEquals(turnsOf(shared.records).slice(1).includes("ben"), false, kind);
+    const away = shared.events.flatMap((e) => e.type === "away" ? [[e.device.name, e.reason]] : []);
+    assertStringIncludes(away.join(" "), "must take at most 0.4 s", kind);
+    assertEquals(away.length, 1);
+  }
+});
+
 Deno.test("the next owner sends its batch while the step before is computed, unless nothing is to overlap", async () => {
   for (const overlap of [true, false]) {
     const order: string[] = [];

@@ -1,4 +1,5 @@
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
+import { describeStep, messagesOf, modeSize } from "@edgetuner/core";
 import type {
   EdgeServer,
   RunSettings,
@@ -324,4 +325,36 @@ Deno.test("validation is of all owners by tokens, together and for each; the bes
   const isBest = told.filter((e) => e.isBest).map(({ step }) => step);
   assertEquals(isBest[0], 0);
   assertEquals(best, isBest);
+});
+
+Deno.test("what travels of turns is what the description of a step says, message for message", async () => {
+  for (const mix of [false, true]) {
+    const settings = settingsOf(4, { accumulate: 2, microBatches: 2, clipNorm: 0.5 });
+    const { traffic, records } = await runOwners(model, {
+      settings,
+      owners: ["anna", "ben"].map((name) => ({ name, train: () => batchOf(mix ? 2 : 4) })),
+      capacities: [1, 1],
+      server: { sharing: { mix } },
+    });
+    const expected = new Map<string, number>();
+    for (const { tokens, batch, mask, embeddingRows } of records) {
+      const step = describeStep({
+        ...modeSize(settings.lora, { heads: 4, hidden: 48 }),
+        ...{ layers: 3, tokens, batch, mask, embeddingRows, headsPerDevice: [2, 2], statistics: 0 },
+        ...{ mode: settings.lora.mode, clip: true, accumulate: 2, microBatches: 2, sharesLoss: true },
+        turns: mix ? [0, 1] : [0],
+      });
+      for (const { kind } of messagesOf(step)) {
+        if (kind !== null) expected.set(kind, (expected.get(kind) ?? 0) + 1);
+      }
+    }
+    // Each owner is asked for validation, before and after, and to generate; of a mixed step each tells its loss.
+    expected.set("turn", expected.get("turn")! + 6);
+    if (mix) expected.set("loss", expected.get("loss")! * 2);
+    const others = ["hello", "welcome", "finished", "paused", "end"];
+    const sent = new Map(
+      traffic.filter(({ kind }) => !others.includes(kind)).map(({ kind, frames }) => [kind, frames]),
+    );
+    assertEquals([...sent].sort(), [...expected].sort());
+  }
 });

@@ -187,12 +187,15 @@ class Forecast {
 
   /** The data device sends E of a part. */
   #embed(part: number): void {
-    const { embedding } = this.#parts[part] ?? {};
+    const { turn, embedding } = this.#parts[part] ?? {};
     if (embedding === undefined) return;
-    this.#send(embedding, this.#work("data", embedding.work), 1, () => {
-      this.#embedded.add(part);
-      if (this.#ready === part) this.#begin(part);
-    });
+    const embed = () =>
+      this.#send(embedding, this.#work("data", embedding.work), 1, () => {
+        this.#embedded.add(part);
+        if (this.#ready === part) this.#begin(part);
+      });
+    if (turn === undefined) embed();
+    else this.#send(turn, this.#work("edge", turn.work), 1, embed);
   }
 
   /** The edge server begins a part, pass for pass. */
