@@ -86,6 +86,7 @@ export {
 export { messagePortChannel, relay } from "./message_port.ts";
 export * from "./simulation/plan.ts";
 export * from "./simulation/even_mask.ts";
+export * from "./simulation/availability.ts";
 export * from "./simulation/link_profile.ts";
 export * from "./simulation/compute.ts";
 export { measureCompute, type MeasureOptions } from "./simulation/measure.ts";

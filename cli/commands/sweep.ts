@@ -6,6 +6,7 @@
  */
 
 import {
+  fixedBatches,
   gpt2Config,
   initialWeights,
   loadEmbeddingAndHead,
@@ -29,7 +30,7 @@ import {
 import { Engine } from "@edgetuner/kernels";
 
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
-import { type FlagValues, text, UsageError } from "../flags/flags.ts";
+import { type FlagValues, number, text, UsageError } from "../flags/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { Interrupts } from "../process/interrupts.ts";
 import { bytes, duration, ProgressBar } from "../output/progress.ts";
@@ -47,6 +48,7 @@ import {
   seconds,
   table,
 } from "../flags/simulation_flags.ts";
+import { availabilitiesOf, sweepAvailability } from "../shared/availability_sweep.ts";
 import { readFitted } from "../shared/fitting.ts";
 import { DATA_FLAGS, loadTrainingSet, type ReadingOptions } from "../shared/training_data.ts";
 import { endProgram, INTERRUPTED } from "../process/supervisor.ts";
@@ -57,6 +59,9 @@ import { PRUNER_FLAGS } from "../flags/pruners.ts";
 import { command, type CommandRun } from "../process/command.ts";
 import type { Call, CallForm } from "../process/invocation.ts";
 import { openTold } from "../shared/opened_model.ts";
+
+/** Most batches of validation data that are evaluated. */
+const VALID_BATCHES = 32;
 
 /** A line of the table. */
 interface Line {
@@ -80,6 +85,13 @@ const FLAGS = {
   "skip-bad": DATA_FLAGS["skip-bad"],
   map: DATA_FLAGS.map,
   "data-format": DATA_FLAGS["data-format"],
+  valid: { ...COMMON_FLAGS.valid, help: "with --data: texts whose loss is taken before and after" },
+  availability: text(
+    "LIST",
+    "",
+    "with one number of --devices: shares of the time in % that each is there, in place of the numbers",
+  ),
+  away: number("S", 2, "--availability: mean length of an absence in virtual seconds", { min: 0.001 }),
   link: LINK_FLAG,
   compute: MEASURED_FLAG,
   keep: {
@@ -112,6 +124,7 @@ const FLAGS = {
   length: { ...COMMON_FLAGS.length, default: 64 },
   webgpu: COMMON_FLAGS.webgpu,
   json: COMMON_FLAGS.json,
+  out: { ...COMMON_FLAGS.out, help: "--availability: folder for a page and a plot of loss over seconds" },
   report: { ...COMMON_FLAGS.report, help: "write the JSON to a file" },
 };
 
@@ -124,6 +137,7 @@ const PROGRAM = {
     "edgetuner sweep",
     "edgetuner sweep --devices 1,3,8 --link lte --keep 0.5",
     "edgetuner sweep --compute measured --devices 1,2,4 --report runs/sweep.json",
+    "edgetuner sweep --availability 100,70 --devices 8 --steps 60 --out runs/availability",
     `edgetuner sweep --model ${shownPath(MODEL_FLAG.default)} --base-weights int8 --devices 1,2,4`,
   ],
 };
@@ -135,26 +149,35 @@ async function readOptions(call: Call): Promise<{ readonly flags: Flags }> {
 async function main({ flags }: { readonly flags: Flags }, call: Call): Promise<number> {
   const counts = integersOf("devices", flags.devices);
   const link = await linkOf(flags.link);
-  await requireWritable("sweep.ts", { files: { report: flags.report } });
-  const { model, batch } = flags.model === "" ? madeUp(flags) : await opened(flags);
+  await requireWritable("sweep.ts", { files: { report: flags.report }, folders: { out: flags.out } });
+  const swept = flags.model === "" ? madeUp(flags) : await opened(flags);
+  const { model, batch } = swept;
   const shape = modelShape(model.config);
   requireHeads(counts, shape.heads);
+  const shares = flags.availability === "" ? null : sharesOf(flags, counts);
   const gpu = await loadGpu(flags.webgpu);
   // Apart from each other, so that the edge server's memory can be seen.
   using engine = await Engine.create({ gpu });
-  using deviceEngine = await Engine.create({ gpu });
+  using apart = shares === null ? await Engine.create({ gpu }) : null;
+  const deviceEngine = apart ?? engine;
   const loading = { baseWeights: baseWeightsOf(flags) };
   using layers = loadLayers(engine, model, loading);
   using ends = loadEmbeddingAndHead(deviceEngine, model, loading);
   const compute = flags.compute === "measured"
     ? await measured({ engine, model, loading }, tuningSettings(flags), batch)
     : await computeOf(flags.compute);
-  const sweep = new Sweep({ flags, form: call.form, counts, link, compute, batch, shape }, {
-    engine,
-    layers,
-    ends,
-    deviceEngine,
-  });
+  const halves = { engine, layers, ends, deviceEngine };
+  const sweep = new Sweep({ flags, form: call.form, counts, link, compute, batch, shape }, halves);
+  if (shares !== null) {
+    const { evaluation, batches } = swept;
+    return await sweepAvailability(shares, {
+      ...{ model: halves, settings: tuningSettings(flags), evaluation, batches, link, compute },
+      ...{ devices: counts[0]!, awayMs: 1000 * flags.away, linkSeed: flags.seed + 1 },
+      pruner: () => evenPruner(flags.keep),
+      msPerStep: sweep.planned(counts[0]!),
+      ...{ report: flags.report, out: flags.out, json: flags.json, flags },
+    });
+  }
   // A simulation may take long: what the others gave is shown at once.
   using interrupts = new Interrupts(() => void sweep.finish().finally(() => endProgram(INTERRUPTED)));
   for (const devices of counts) {
@@ -176,6 +199,22 @@ function requireHeads(counts: readonly number[], heads: number): void {
   if (most === undefined) return;
   throw new UsageError(
     `Cannot run sweep.ts as --devices must be from 1 to the model's ${heads} heads, of which each device has one at least: current value is ${most}`,
+  );
+}
+
+/**
+ * Shares of the time, where they are asked for.
+ *
+ * @throws {UsageError} If they are none, or there are several numbers of devices.
+ */
+function sharesOf({ availability, devices, out }: Flags, counts: readonly number[]): number[] | null {
+  if (availability === "") {
+    if (out === "") return null;
+    throw new UsageError("Cannot run sweep.ts as --out needs --availability: it is missing");
+  }
+  if (counts.length === 1) return availabilitiesOf(availability);
+  throw new UsageError(
+    `Cannot run sweep.ts as --availability needs one number of --devices: current value is "${devices}"`,
   );
 }
 
@@ -232,7 +271,7 @@ class Sweep {
     this.#lines.push({
       devices,
       msPerStep: run.msPerStep,
-      plannedMsPerStep: this.#planned(devices),
+      plannedMsPerStep: this.planned(devices),
       bytesPerStep: run.bytesPerStep,
       edgeMemoryBytes: run.edgeMemoryBytes,
       edgeComputeMs: run.steps.at(-1)!.edgeComputeMs,
@@ -243,7 +282,7 @@ class Sweep {
   }
 
   /** Milliseconds of a step, by the forecast. */
-  #planned(devices: number): number {
+  planned(devices: number): number {
     const { flags, link, compute, batch, shape } = this.#options;
     const model = { ...shape, vocabulary: this.#model.ends.shape.vocabulary };
     return plan({
@@ -345,7 +384,12 @@ function evenPruner(keep: number): Pruner {
 /** What a sweep runs on. */
 interface Swept {
   readonly model: ModelFiles;
+  /** The batch of every step of a sweep over devices. */
   readonly batch: TokenBatch;
+  /** The batch of each step where devices come and go. */
+  readonly batches: (step: number) => TokenBatch;
+  /** What is evaluated there. */
+  readonly evaluation: readonly TokenBatch[];
 }
 
 interface Sizes {
@@ -357,6 +401,12 @@ interface Sizes {
   readonly length: number;
   readonly seed: number;
   readonly data: string;
+  readonly valid: string;
+}
+
+/** The same batch in every step. */
+function always(batch: TokenBatch): Omit<Swept, "model"> {
+  return { batch, batches: () => batch, evaluation: [batch] };
 }
 
 /** A GPT-2 of any shape with random weights, and random tokens. */
@@ -376,7 +426,7 @@ function madeUp(flags: Sizes): Swept {
   });
   return {
     model: { config, weights: initialWeights(config, flags.seed) },
-    batch: randomBatch(flags.vocabulary, flags.batch, flags.length),
+    ...always(randomBatch(flags.vocabulary, flags.batch, flags.length)),
   };
 }
 
@@ -386,10 +436,17 @@ async function opened(
 ): Promise<Swept> {
   const { model, tokenizer } = await openTold(flags.model, flags);
   if (flags.data === "") {
-    return { model, batch: randomBatch(model.config.vocab_size, flags.batch, flags.length) };
+    return { model, ...always(randomBatch(model.config.vocab_size, flags.batch, flags.length)) };
   }
-  const set = await loadTrainingSet(flags.data, { ...flags, encoder: tokenizer, "train-on-prompt": false });
-  return { model, batch: shuffledBatches(set, { batch: flags.batch, seed: flags.seed }).next() };
+  const encoded = (file: string) =>
+    loadTrainingSet(file, { ...flags, encoder: tokenizer, "train-on-prompt": false });
+  const shuffled = shuffledBatches(await encoded(flags.data), { batch: flags.batch, seed: flags.seed });
+  const batches = (step: number) => {
+    shuffled.position = step;
+    return shuffled.next();
+  };
+  const evaluation = flags.valid === "" ? [] : fixedBatches(await encoded(flags.valid), flags.batch);
+  return { model, batch: batches(0), batches, evaluation: evaluation.slice(0, VALID_BATCHES) };
 }
 
 function randomBatch(vocabulary: number, batch: number, length: number): TokenBatch {

@@ -85,6 +85,34 @@ Deno.test("sweep.ts: the same as JSON, with a link from a file [slow]", async ()
   }
 });
 
+Deno.test("sweep.ts --availability: loss over seconds where devices come and go, as a table, a page and a plot [slow]", async () => {
+  const out = await Deno.makeTempDir();
+  try {
+    const args = ["--devices", "2", "--steps", "12", "--link", "lte", "--away", "0.3", ...TINY];
+    const { code, stdout, stderr } = await run("sweep.ts", "--availability", "100,60", "--out", out, ...args);
+    assertEquals(code, 0, stderr);
+    const [, head, ...rows] = stdout.trim().split("\n");
+    assert(/^availability +heads there +lost +seconds/.test(head!), stdout);
+    const lost = rows.map((row) => Number(row.split(/ {2,}/)[2]));
+    assertEquals([lost.length, lost[0]], [2, 0], stdout);
+    assert(lost[1]! > 0, stdout);
+    const page = await Deno.readTextFile(`${out}/index.html`);
+    for (const text of ["60 % there", "100 % there", "<svg"]) assert(page.includes(text), text);
+    for (
+      const [list, more, rule] of [
+        ["0", [], "percentages above 0"],
+        ["50", ["--devices", "1,2"], "one number of --devices"],
+      ] as const
+    ) {
+      const wrong = await run("sweep.ts", "--availability", list, ...args, ...more);
+      assertEquals(wrong.code, 2, wrong.stderr);
+      assert(wrong.stderr.includes(rule), wrong.stderr);
+    }
+  } finally {
+    await Deno.remove(out, { recursive: true });
+  }
+});
+
 Deno.test("plan.ts: five systems for each shape, as text and as JSON [slow]", async () => {
   const { code, stdout } = await run("plan.ts");
   assertEquals(code, 0);
