@@ -44,6 +44,7 @@ export {
   STATISTICS,
   validateDecision,
 } from "./contracts/pruner.ts";
+export type { DeviceLink, LinkStatistics } from "./contracts/links.ts";
 export * from "./pruning/importance.ts";
 export type {
   DataPort,
@@ -409,7 +410,8 @@ export { type DeviceKey, newDeviceKey, proveDevice } from "./session/device_key.
 export type { KeptStreams } from "./protocol/peer.ts";
 export { newDeviceId } from "./session/device_id.ts";
 export type { BaseIdentity, JoinOptions, RunHandle, RunHealth } from "./session/run_handle.ts";
-export { RemoteHeads, type RemoteHeadsOptions } from "./session/remote_heads.ts";
+export { RemoteHeads } from "./session/remote_heads.ts";
+export type { RemoteHeadsOptions } from "./session/remote_heads_options.ts";
 export { LOSS_POLICIES, type LossPolicy } from "./session/step_attempts.ts";
 export type { HeadMember } from "./session/head_members.ts";
 export type { DataSource, DecodingRequest, DecodingSource } from "./session/data_source.ts";

@@ -8,6 +8,7 @@
  * | {@linkcode randomPruner} | a fixed share at random: the baseline that importance has to beat |
  * | {@linkcode magnitudePruner} | a given share: the heads whose LoRA weights have grown most |
  * | {@linkcode gradientPruner} | a given share: the heads whose gradients were largest in the last step |
+ * | {@linkcode deadlinePruner} | a budget of seconds or bytes a step: what measured links can afford of the most important heads |
  * | {@linkcode dloraPruner} | DLoRA's Kill and Revive: the heads whose weights change least are killed, some come back |
  * | {@linkcode oraclePruner} | a given share by this step's true importance: a yardstick, not deployable |
  * | {@linkcode budgetPruner} | another pruner's scores at a fixed kept share |
@@ -31,6 +32,7 @@
 export type { KeepOptions, KeepScope } from "./pruners/keep_share.ts";
 export { budgetPruner, type BudgetPrunerOptions } from "./pruners/budget.ts";
 export { collectingPruner, type CollectingPrunerOptions, type CollectingState } from "./pruners/collect.ts";
+export { deadlinePruner, type DeadlinePrunerOptions, type DeadlineState } from "./pruners/deadline.ts";
 export { dloraPruner, type DloraPrunerOptions, type DloraState } from "./pruners/dlora.ts";
 export { gradientPruner, type GradientPrunerOptions, type GradientState } from "./pruners/gradient.ts";
 export { greedyPruner, type GreedyPrunerOptions, type GreedyState } from "./pruners/greedy.ts";

@@ -10,6 +10,7 @@ export * from "./check_number.ts";
 export * from "./clock.ts";
 export * from "./codec.ts";
 export * from "./errors.ts";
+export * from "./links.ts";
 export * from "./micro_batches.ts";
 export * from "./model_shape.ts";
 export * from "./plain_text.ts";

@@ -8,6 +8,7 @@
  */
 
 import { PluginError } from "./errors.ts";
+import type { LinkStatistics } from "./links.ts";
 
 /** Statistics that user devices compute and send after each training step. */
 export const DEVICE_STATISTICS = ["gradientNorm", "loraNorm", "weightChange"] as const;
@@ -16,7 +17,7 @@ export const DEVICE_STATISTICS = ["gradientNorm", "loraNorm", "weightChange"] as
 export type DeviceStatistic = typeof DEVICE_STATISTICS[number];
 
 /** A statistic that the engine computes only if a pruner asks for it. */
-export type StatisticName = DeviceStatistic | "baseNorm" | "embeddingMean" | "trueGradientNorm";
+export type StatisticName = DeviceStatistic | "baseNorm" | "embeddingMean" | "trueGradientNorm" | "links";
 
 /** Every statistic by name: what a pruner may need. */
 export const STATISTICS = [
@@ -24,6 +25,7 @@ export const STATISTICS = [
   "baseNorm",
   "embeddingMean",
   "trueGradientNorm",
+  "links",
 ] as const satisfies readonly StatisticName[];
 
 /** What a pruner is told once, before the first step. */
@@ -77,6 +79,11 @@ export interface PrunerInput {
    * parts; `null` if not asked for.
    */
   readonly embeddingMean: Float32Array | null;
+  /**
+   * What the edge server has measured of the devices' links; nothing travels for it. `null` or left out if not asked for,
+   * before the first training step is over, and in runs without devices.
+   */
+  readonly links?: LinkStatistics | null;
 }
 
 /** What a pruner decides. */
@@ -85,6 +92,8 @@ export interface PrunerDecision {
   readonly mask: Uint8Array;
   /** Importance per head for display, [L * H], finite; leave out if there is none. */
   readonly scores?: Float32Array;
+  /** Finite numbers by name, for records: such as what the decision gives up. */
+  readonly figures?: Readonly<Record<string, number>>;
 }
 
 /** State of a pruner between steps: plain data that `structuredClone` and CBOR can carry. */
@@ -225,6 +234,12 @@ export function validateDecision(
         }`,
       );
     }
+  }
+  for (const [name, value] of Object.entries((decision as Partial<PrunerDecision>).figures ?? {})) {
+    if (Number.isFinite(value)) continue;
+    throw new PluginError(
+      `Cannot apply the decision of pruner "${pruner.name}" as every figure must be a finite number: "${name}" is ${value}`,
+    );
   }
   return decision;
 }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { LinkStatistics } from "../contracts/links.ts";
 import type { EmbeddedBatch, HeadStatistics } from "../contracts/ports.ts";
 import {
   checkPruner,
@@ -39,6 +40,8 @@ export interface PruningSessionOptions {
   readonly baseNorm?: Float32Array | undefined;
   /** G of a training step with no head pruned, before the step itself, see `probeStep`; for pruners that need it. */
   probe?: ((step: number, batch: EmbeddedBatch) => Promise<Float32Array>) | undefined;
+  /** What is known of the devices' links, for pruners that need it. @default {nothing} */
+  links?: (() => LinkStatistics | null) | undefined;
   /** What an earlier part of the run left. @default {null, the start} */
   readonly resumed?: SavedPruning | null | undefined;
   /** Longest time for a decision, in milliseconds. @default {120000} */
@@ -129,6 +132,7 @@ export class PruningSession implements PruningPort<EmbeddedBatch> {
       weightChange: where("weightChange", weightChange),
       trueGradientNorm,
       baseNorm: where("baseNorm", baseNorm),
+      links: where("links", this.#options.links?.() ?? undefined),
       embeddingMean: needs.includes("embeddingMean") ? await embeddingMean(batch) : null,
     };
   }

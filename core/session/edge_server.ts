@@ -267,6 +267,7 @@ export class EdgeServer extends RunServer {
     const remote = new RemoteHeads({
       ...{ engine, model, lora, seed, projections, devices },
       ...{ statistics, overlap, clipNorm, waits, stepDeadlineMs, clock: this.clock },
+      measuresLinks: pruner.needs.includes("links"),
       ...(this.#policy === "stop" ? {} : {
         onLost: (device: HeadMember, error: Error) => {
           presence.loseHeads(device, this.#step, error);
@@ -380,6 +381,7 @@ export class EdgeServer extends RunServer {
       pruner,
       context,
       baseNorm,
+      links: () => remote.links,
       probe: (step, batch) => meter.probe(() => ports.attempts.probe(step, batch)),
       resumed: resumed?.pruning,
       timeoutMs,

@@ -6,11 +6,11 @@
  * @module
  */
 
-import type { Engine, Tensor } from "@edgetuner/kernels";
-import type { RunClock } from "../contracts/clock.ts";
+import type { Tensor } from "@edgetuner/kernels";
+import { type RunClock, WALL_CLOCK } from "../contracts/clock.ts";
 import { ProtocolError } from "../contracts/errors.ts";
+import type { LinkStatistics } from "../contracts/links.ts";
 import { type MicroBatch, WHOLE_STEP } from "../contracts/micro_batches.ts";
-import type { ModelShape } from "../contracts/model_shape.ts";
 import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../contracts/ports.ts";
 import type { DeviceStatistic } from "../contracts/pruner.ts";
 import { lowestLayer, putRange } from "../lora/head_mask.ts";
@@ -18,8 +18,6 @@ import { clipFactor, globalNorm } from "../lora/clipping.ts";
 import type { EdgeHeads, EdgePlace } from "../lora/edge_heads.ts";
 import type { InputMode } from "../lora/input_mode.ts";
 import { INPUT_MODES } from "../lora/input_modes.ts";
-import type { HeadProjections } from "../lora/projections.ts";
-import type { LoraSettings } from "../lora/settings.ts";
 import {
   describePass,
   type Exchange,
@@ -30,45 +28,14 @@ import {
   type SplitShape,
   splitShape,
 } from "../protocol/pass.ts";
+
 import type { Peer } from "../protocol/peer.ts";
 import { StepRestart } from "../protocol/step_restart.ts";
 import { type AnswerClock, answerClocks, type HeadMember, isLoss, withAway } from "./head_members.ts";
+import { LinkMeter } from "./_link_meter.ts";
 import { type DeviceShare, type LayerPlan, LayerPlans } from "./_layer_plans.ts";
+import type { RemoteHeadsOptions } from "./remote_heads_options.ts";
 import { Unanswered } from "./_unanswered.ts";
-import type { WaitTimer } from "./wait_timer.ts";
-
-/** Options of `RemoteHeads`. */
-export interface RemoteHeadsOptions {
-  /** The engine of the base model. */
-  readonly engine: Engine;
-  /** Shape of the model. */
-  readonly model: ModelShape;
-  /** LoRA settings. */
-  readonly lora: LoraSettings;
-  /** Seed of the run. */
-  readonly seed: number;
-  /** Frozen projections, where the LoRA settings ask for such from the base model. */
-  readonly projections?: HeadProjections | undefined;
-  /** The devices, together owning every head once, in order of their heads. */
-  readonly devices: readonly HeadMember[];
-  /** Statistics that devices send after each training step. */
-  readonly statistics: readonly DeviceStatistic[];
-  /** False to compute nothing while waiting for devices, for comparison. @default {true} */
-  readonly overlap?: boolean;
-  /** Largest global norm of a step's gradients, see `RunSettings`. @default {null} */
-  readonly clipNorm?: number | null;
-  /** Counts the time spent waiting for devices, after all that could be done meanwhile was submitted. */
-  readonly waits: WaitTimer;
-  /** Longest time in milliseconds that a device may keep the others waiting in a step. @default {Infinity} */
-  readonly stepDeadlineMs?: number | undefined;
-  /** The clock of that time. @default {the wall's} */
-  readonly clock?: RunClock | undefined;
-  /**
-   * Called when a device is lost, which is away from then on; the step fails and may begin again. Without it an error
-   * of a device is one of the run.
-   */
-  onLost?(device: HeadMember, error: Error): void;
-}
 
 /** A step that is under way. */
 interface StepUnderWay extends HeadStep {
@@ -108,6 +75,8 @@ export class RemoteHeads implements HeadPort, Disposable {
   /** What the codec of each device goes back to if the step begins again. */
   readonly #streams = new Map<HeadMember, ReturnType<Peer["keepStreams"]>>();
   readonly #unanswered = new Unanswered();
+  readonly #meter: LinkMeter | null;
+  readonly #clock: RunClock;
   /** Norms of the weights as devices last told them: those of heads that are away do not change. */
   #loraNorm: Float32Array | null = null;
 
@@ -120,6 +89,13 @@ export class RemoteHeads implements HeadPort, Disposable {
     this.#mode = INPUT_MODES[lora.mode];
     this.#deltaColumns = this.#mode.deltaColumns(this.#run);
     this.#edge = this.#mode.edge(options);
+    this.#meter = options.measuresLinks === true ? new LinkMeter(options) : null;
+    this.#clock = options.clock ?? WALL_CLOCK;
+  }
+
+  /** What the devices' links take, as far as it is known and measured. */
+  get links(): LinkStatistics | null {
+    return this.#meter?.statistics ?? null;
   }
 
   /**
@@ -149,6 +125,7 @@ export class RemoteHeads implements HeadPort, Disposable {
     this.#step = { ...step, mask, pass, cursors, clocks };
     this.#plans.forget();
     if (isFirst) {
+      this.#meter?.begin(step);
       for (const device of devices) {
         this.#streams.set(device, device.peer.keepStreams("heads"));
       }
@@ -353,6 +330,12 @@ export class RemoteHeads implements HeadPort, Disposable {
 
   /** Has the gradients clipped, if they are to be, and collects the statistics of the step. */
   async endStep(): Promise<HeadStatistics> {
+    const statistics = await this.#endStep();
+    this.#meter?.end(this.#step!);
+    return statistics;
+  }
+
+  async #endStep(): Promise<HeadStatistics> {
     const { model, clipNorm } = this.#options;
     const { step, mode, pass: { settle, clip } } = this.#step!;
     const norm = clip === null ? {} : { globalNorm: await this.#clip(step, clipNorm!) };
@@ -459,10 +442,13 @@ export class RemoteHeads implements HeadPort, Disposable {
       if (attempt !== this.#attempt) throw new StepRestart();
       return await this.#asking(share.device, async () => {
         const { peer } = share.device;
+        const asked = this.#clock.now();
         const answer = answers[i]!;
         const untold = answer.kind === null ? { kind: "deltaGradient" as const, ...at, tensors } : null;
         const answered = this.#unanswered.tell(share.device, untold);
         await peer.send(kind === "input" ? kind : "deltaGradient", { ...at, tensors });
+        // In virtual time a question leaves when the edge server has done its work.
+        const left = this.#clock === WALL_CLOCK ? asked : this.#clock.now();
         // The lowest layer answers nothing: nothing trainable lies below it.
         if (answer.kind === null) return new Float32Array(0);
         // Sending may take long: what comes now may be of another attempt, which this must not take.
@@ -471,6 +457,7 @@ export class RemoteHeads implements HeadPort, Disposable {
         const expected = { ...at, shapes: answer.shapes };
         const frame = await peer.receive(answer.kind === "delta" ? answer.kind : "inputGradient", expected);
         answered();
+        this.#meter?.answered(share, [messages[i]!, answer], this.#clock.now() - left);
         return frame.tensors[0]!.data as Float32Array;
       });
     }));

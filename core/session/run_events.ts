@@ -67,6 +67,8 @@ export interface StepRecord {
   readonly kept: readonly number[];
   /** The pruner's importance per head, [L * H], if it gives one. */
   readonly scores: Float32Array | null;
+  /** Numbers that the pruner tells of its decision, such as what it gave up; left out where it tells none. */
+  readonly figures?: Readonly<Record<string, number>>;
   /** Tokens of the step. */
   readonly tokens: number;
   /** B, sequences of the step. */

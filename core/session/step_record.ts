@@ -30,7 +30,7 @@ export function stepRecord(
     readonly embeddingRows: readonly number[];
   },
 ): StepRecord {
-  const { mask, scores = null } = decision;
+  const { mask, scores = null, figures } = decision;
   const { bytes, probeBytes, ...spent } = meter.spent();
   return {
     step,
@@ -45,6 +45,7 @@ export function stepRecord(
     ...(away.length === 0 ? {} : { away }),
     kept: keptPerLayer(mask, layers, heads),
     scores,
+    ...(figures && { figures }),
     tokens,
     batch,
     embeddingRows,

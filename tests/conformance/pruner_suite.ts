@@ -10,6 +10,7 @@
 import {
   decodePlainData,
   encodePlainData,
+  type LinkStatistics,
   type Pruner,
   type PrunerContext,
   type PrunerDecision,
@@ -48,6 +49,7 @@ const STATISTICS: readonly StatisticName[] = [
   "embeddingMean",
   "weightChange",
   "trueGradientNorm",
+  "links",
 ];
 
 /** Size of the embedding mean, d, per head. */
@@ -73,6 +75,22 @@ function randomNumbers(seed: number): () => number {
     let x = Math.imul(a ^ (a >>> 15), a | 1);
     x ^= x + Math.imul(x ^ (x >>> 7), x | 61);
     return ((x ^ (x >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** Links that change from step to step, and devices that nothing is known of. */
+function linksOf({ headsPerDevice, seed }: PrunerContext, step: number): LinkStatistics {
+  const random = randomNumbers(step * 8 + seed);
+  return {
+    devices: headsPerDevice.map(() => {
+      const [forward, backward] = [random() < 0.2 ? 0 : 1e-3 * random(), 1e-3 * random()];
+      if (random() < 0.2) return null;
+      const bytesPerSecond = { down: 1e6 * random(), up: 1e6 * random() };
+      return { roundTripSeconds: 0.1 * random(), secondsPerHead: { forward, backward }, bytesPerSecond };
+    }),
+    bytesPerHead: { down: 3000, up: 3000 },
+    bytesPerDevice: 432,
+    lastStep: { seconds: 2 * random(), bytes: Math.round(1e6 * random()) },
   };
 }
 
@@ -105,6 +123,7 @@ function inputOf(
     loraNorm: map("loraNorm", size),
     baseNorm: map("baseNorm", size),
     embeddingMean: map("embeddingMean", context.heads * HEAD_SIZE),
+    links: step === 0 || !names.includes("links") ? null : linksOf(context, step),
   };
 }
 

@@ -13,6 +13,11 @@ export interface Span {
   readonly toMs: number;
 }
 
+/** A time in which something takes so many times as long. */
+interface Slowing extends Span {
+  readonly factor: number;
+}
+
 /** When failures are. */
 export interface FailureTimes {
   /** The same seed gives the same times. */
@@ -25,7 +30,8 @@ export interface FailureTimes {
 
 /** What goes wrong for one device. */
 export class Failures {
-  readonly #slow: (Span & { readonly factor: number })[] = [];
+  readonly #slow: Slowing[] = [];
+  readonly #weak: Slowing[] = [];
   readonly #gone: Span[] = [];
 
   /**
@@ -39,9 +45,10 @@ export class Failures {
     const draw = drawTimes(seed, startMs);
     for (const failure of profile.failures ?? []) {
       if (failure.device !== undefined && failure.device !== device) continue;
-      if (failure.slow !== undefined) {
-        const { factor, fromMs, toMs } = failure.slow;
-        this.#slow.push({ factor, fromMs: draw(fromMs), toMs: draw(toMs) });
+      for (const [spans, span] of [[this.#slow, failure.slow], [this.#weak, failure.weak]] as const) {
+        if (span === undefined) continue;
+        const { factor, fromMs, toMs } = span;
+        spans.push({ factor, fromMs: draw(fromMs), toMs: draw(toMs) });
       }
       if (failure.goneMs !== undefined) this.#gone.push(spanOf(draw, failure.goneMs, failure.backMs));
     }
@@ -50,7 +57,12 @@ export class Failures {
 
   /** How many times as long work takes that begins at a time. */
   slowness(atMs: number): number {
-    return this.#slow.reduce((all, s) => s.fromMs <= atMs && atMs < s.toMs ? all * s.factor : all, 1);
+    return factorAt(this.#slow, atMs);
+  }
+
+  /** How many times as long a byte occupies the link, and is under way, that enters it at a time. */
+  weakness(atMs: number): number {
+    return factorAt(this.#weak, atMs);
   }
 
   /** True if the link is cut at a time. */
@@ -72,6 +84,10 @@ export function serverFailures(profiles: readonly LinkProfile[], seed: number, s
       gone === undefined ? [] : [spanOf(draw, gone, back)]
     )
   ).sort((a, b) => a.fromMs - b.fromMs);
+}
+
+function factorAt(spans: readonly Slowing[], atMs: number): number {
+  return spans.reduce((all, s) => s.fromMs <= atMs && atMs < s.toMs ? all * s.factor : all, 1);
 }
 
 type Draw = (time: ScheduledTime | undefined) => number;

@@ -183,9 +183,11 @@ class Pipe {
       bytes += lost * Math.min(mtu, frame.byteLength);
       resends++;
     }
-    const leavesAt = Math.max(this.#medium.freeAt, clock.now() + heldMs) + occupiedMs(this.#direction, bytes);
+    const weakness = this.#link.failures.weakness(clock.now());
+    const leavesAt = Math.max(this.#medium.freeAt, clock.now() + heldMs) +
+      weakness * occupiedMs(this.#direction, bytes);
     this.#medium.freeAt = leavesAt;
-    const delay = latencyMs + jitterMs * this.#random() + resends * resendMs(profile);
+    const delay = weakness * latencyMs + jitterMs * this.#random() + resends * resendMs(profile);
     const arrivesAt = Math.max(this.#lastArrival, leavesAt + delay);
     this.#lastArrival = arrivesAt;
     this.#queuedBytes += frameCost(frame);

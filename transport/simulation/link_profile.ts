@@ -40,6 +40,15 @@ export interface LinkFailure {
     /** End, after the start whatever the seed draws. @default {never} */
     readonly toMs?: ScheduledTime;
   };
+  /** From when to when the link is weak. */
+  readonly weak?: {
+    /** How many times as long a byte occupies the link, and is under way. */
+    readonly factor: number;
+    /** Start. */
+    readonly fromMs: ScheduledTime;
+    /** End, after the start whatever the seed draws. @default {never} */
+    readonly toMs?: ScheduledTime;
+  };
   /** When the link is cut. */
   readonly goneMs?: ScheduledTime;
   /** From when a new connection can be opened again, not before `goneMs` whatever the seed draws. @default {never} */
@@ -181,7 +190,7 @@ export function readLinkProfile(json: unknown): LinkProfile {
 
 function checkFailure(name: string, entry: unknown): void {
   const failure = fieldsOf(name, entry, [
-    ...["device", "slow", "goneMs", "backMs", "serverGoneMs", "serverBackMs"],
+    ...["device", "slow", "weak", "goneMs", "backMs", "serverGoneMs", "serverBackMs"],
   ]);
   if (failure.device !== undefined && !Number.isInteger(failure.device)) {
     wrong(`${name}.device`, "an integer", failure.device);
@@ -192,15 +201,15 @@ function checkFailure(name: string, entry: unknown): void {
     inRange(`${name}.${field}`, from, 0, 1e12);
     inRange(`${name}.${field}`, to, from as number, 1e12);
   };
-  if (failure.slow !== undefined) {
-    const slow = fieldsOf(`${name}.slow`, failure.slow, ["factor", "fromMs", "toMs"]);
-    inRange(`${name}.slow.factor`, slow.factor, 1, 1e6);
-    time("slow.fromMs", slow.fromMs);
-    if (slow.toMs !== undefined) {
-      time("slow.toMs", slow.toMs);
-      if (bounds(slow.toMs)[0] <= bounds(slow.fromMs)[1]) {
-        wrong(`${name}.slow.toMs`, "after fromMs", slow.toMs);
-      }
+  for (const kind of ["slow", "weak"] as const) {
+    if (failure[kind] === undefined) continue;
+    const span = fieldsOf(`${name}.${kind}`, failure[kind], ["factor", "fromMs", "toMs"]);
+    inRange(`${name}.${kind}.factor`, span.factor, 1, 1e6);
+    time(`${kind}.fromMs`, span.fromMs);
+    if (span.toMs === undefined) continue;
+    time(`${kind}.toMs`, span.toMs);
+    if (bounds(span.toMs)[0] <= bounds(span.fromMs)[1]) {
+      wrong(`${name}.${kind}.toMs`, "after fromMs", span.toMs);
     }
   }
   for (const [gone, back] of [["goneMs", "backMs"], ["serverGoneMs", "serverBackMs"]] as const) {
@@ -215,8 +224,8 @@ function checkFailure(name: string, entry: unknown): void {
   if (failure.serverGoneMs !== undefined && failure.device !== undefined) {
     wrong(`${name}.serverGoneMs`, "of no certain device", failure.device);
   }
-  if (["slow", "goneMs", "serverGoneMs"].every((kind) => failure[kind] === undefined)) {
-    wrong(name, "a failure with slow, goneMs or serverGoneMs", entry);
+  if (["slow", "weak", "goneMs", "serverGoneMs"].every((kind) => failure[kind] === undefined)) {
+    wrong(name, "a failure with slow, weak, goneMs or serverGoneMs", entry);
   }
 }
 

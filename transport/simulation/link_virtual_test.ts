@@ -243,7 +243,7 @@ Deno.test("readLinkProfile() takes names and what JSON holds, and nothing else",
   refuse(
     { ...LINK, failures: [{}] },
     TypeError,
-    "failures[0] must be a failure with slow, goneMs or serverGoneMs",
+    "failures[0] must be a failure with slow, weak, goneMs or serverGoneMs",
   );
   refuse({ ...LINK, failures: [{ backMs: 3 }] }, TypeError, "together with goneMs");
   refuse({ ...LINK, failures: [{ goneMs: [5, 3] }] }, RangeError, "goneMs must be from 5");
