@@ -5,6 +5,7 @@
  */
 
 import {
+  deadlinePruner,
   dloraPruner,
   gradientPruner,
   greedyPruner,
@@ -31,7 +32,7 @@ export const SHARE_PRUNERS: Readonly<Record<string, (keep: { readonly keep?: num
 
 /** Names of all pruners that come with the library, for `--help`. */
 export const PRUNER_NAMES = [
-  ...["none", "greedy", "iheadpruner", "iheadpruner-online", "random"],
+  ...["none", "greedy", "iheadpruner", "iheadpruner-online", "random", "deadline"],
   ...Object.keys(SHARE_PRUNERS),
 ];
 
@@ -92,7 +93,18 @@ export const PRUNER_FLAGS = {
     `${Object.keys(SHARE_PRUNERS).join(", ")}: share of heads to keep; 0 = the pruner's own`,
     { min: 0, max: 1 },
   ),
+  "seconds-per-step": number("X", 0, "deadline: seconds that a step may take on average; 0 = no limit", {
+    min: 1e-3,
+    orZero: true,
+  }),
+  "mb-per-step": number("X", 0, "deadline: MB that a step may put on the wire; 0 = no limit", {
+    min: 1e-3,
+    orZero: true,
+  }),
 };
+
+/** Budgets of `deadline`, in the units of flags. */
+const BUDGETS = ["seconds-per-step", "mb-per-step"] as const;
 
 type PrunerParameter = Exclude<keyof typeof PRUNER_FLAGS, "pruner">;
 
@@ -101,6 +113,7 @@ function parametersOf(name: string): readonly PrunerParameter[] | null {
   if (name === "none") return [];
   if (name === "random") return ["share"];
   if (name in SHARE_PRUNERS) return ["keep"];
+  if (name === "deadline") return BUDGETS;
   if (name === "iheadpruner") return ["predictor", "tau", "eta", "rho", "beta"];
   const measured = ["tau", "eta", "rho", "beta", "lambda"] as const;
   if (name === "iheadpruner-online") return [...measured, "online-steps", "online-refresh"];
@@ -134,6 +147,13 @@ export function prunerFlags(
     const list = taken.length === 0 ? "no parameters" : taken.map((name) => `--${name}`).join(", ");
     throw new UsageError(
       `Cannot run ${program} as the pruner ${values.pruner} takes ${list}: --${other} is given`,
+    );
+  }
+  if (values.pruner === "deadline" && BUDGETS.every((name) => values[name] === 0)) {
+    throw new UsageError(
+      `Cannot run ${program} as the pruner deadline needs ${
+        BUDGETS.map((name) => `--${name}`).join(" or ")
+      }: neither is given`,
     );
   }
   return Object.fromEntries(taken.map((name) => [name, values[name]]));
@@ -185,6 +205,13 @@ export async function makePruner(
     }) as Pruner;
   }
   if (name === "random") return randomPruner({ share: options.share ?? 0.5 }) as Pruner;
+  if (name === "deadline") {
+    const { "seconds-per-step": seconds = 0, "mb-per-step": megabytes = 0 } = options;
+    return deadlinePruner({
+      ...(seconds > 0 && { secondsPerStep: seconds }),
+      ...(megabytes > 0 && { bytesPerStep: 1e6 * megabytes }),
+    }) as Pruner;
+  }
   const ofShare = SHARE_PRUNERS[name];
   if (ofShare !== undefined) return ofShare(options);
   return await isolatedPruner({ module: name, options, others: PRUNER_NAMES.join(", "), limitMs });

@@ -66,8 +66,8 @@ export function linePlot(text: PlotText, lines: readonly Line[], options: LinePl
   return render(
     {
       title: { text: text.title, left: "center", textStyle: { fontSize: 15 } },
-      legend: { top: 28, type: "plain" },
-      grid: { left: 70, right: 30, top: 70, bottom: 55 },
+      legend: { top: 36, type: "plain" },
+      grid: { left: 70, right: 30, top: 78, bottom: 55 },
       xAxis: { type: "value", ...axisName(text.x), scale: true },
       yAxis: {
         type: logY ? "log" : "value",

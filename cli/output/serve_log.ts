@@ -165,6 +165,7 @@ export class ServeLog implements Disposable {
         traffic: { bytes, unit: "/step" },
         kept: kept.reduce((a, b) => a + b, 0),
         heads: mask.length,
+        gaveUp: record.figures?.importanceGivenUp,
       }),
     );
   }

@@ -20,16 +20,21 @@ export interface StepLine {
   readonly kept: number;
   /** All heads, of all layers. */
   readonly heads: number;
+  /** Share of the importance that the pruner says it gave up; left out where it says nothing of it. */
+  readonly gaveUp?: number | undefined;
 }
 
 /** Loss, validation, s/step, MB and kept heads, with two spaces between them. */
-export function stepText({ loss, validation = null, seconds, traffic, kept, heads }: StepLine): string {
+export function stepText(
+  { loss, validation = null, seconds, traffic, kept, heads, gaveUp }: StepLine,
+): string {
   return [
     ...(loss === null ? [] : [`loss ${loss.toFixed(3)}`]),
     ...(validation === null ? [] : [`validation ${validation.toFixed(3)}`]),
     `${seconds.toFixed(2)} s/step`,
     `${bytes(traffic.bytes)}${traffic.unit}`,
     ...(heads === 0 ? [] : [`kept ${kept}/${heads}`]),
+    ...(gaveUp === undefined ? [] : [`gave up ${Math.round(100 * gaveUp)} % of importance`]),
   ].join("  ");
 }
 
@@ -42,12 +47,14 @@ export function stepTexts(line: StepLine): readonly string[] {
   const lossText = loss === null ? [] : [`loss ${loss.toFixed(3)}`];
   const validationText = validation === null ? [] : [`val ${validation.toFixed(3)}`];
   const rest = [bytes(traffic.bytes), ...(heads === 0 ? [] : [`kept ${kept}/${heads}`])];
+  const { gaveUp: _, ...plain } = line;
   const short = [
     [...lossText, ...validationText, `${seconds.toFixed(2)} s`, ...rest],
     [...lossText, ...validationText, ...rest],
     [...lossText, ...rest],
   ];
-  return [stepText(line), ...short.map((fields) => fields.join("  "))];
+  const full = line.gaveUp === undefined ? [] : [stepText(line)];
+  return [...full, stepText(plain), ...short.map((fields) => fields.join("  "))];
 }
 
 /** Kept heads of a head mask, in which 1 is pruned. */

@@ -149,12 +149,23 @@ class WayFit {
 /** What a device's answers say. */
 class AnswerFit {
   readonly #ways = { forward: new WayFit(), backward: new WayFit() };
+  /** The first question of the step comes behind the last gradients of the one before, which have no answer. */
+  #first: MeasuredAnswer | null = null;
+  #isFirstAlone = true;
 
   add(answer: MeasuredAnswer): void {
+    if (answer.way === "forward" && this.#first === null) {
+      this.#first = answer;
+      return;
+    }
+    if (answer.way === "forward") this.#isFirstAlone = false;
     this.#ways[answer.way].add(answer);
   }
 
   fade(): void {
+    if (this.#isFirstAlone && this.#first !== null) this.#ways.forward.add(this.#first);
+    this.#first = null;
+    this.#isFirstAlone = true;
     this.#ways.forward.fade();
     this.#ways.backward.fade();
   }

@@ -378,9 +378,7 @@ export class EdgeServer extends RunServer {
       settings: sampleSettings(this.settings),
     };
     const pruning = new PruningSession({
-      pruner,
-      context,
-      baseNorm,
+      ...{ pruner, context, baseNorm },
       links: () => remote.links,
       probe: (step, batch) => meter.probe(() => ports.attempts.probe(step, batch)),
       resumed: resumed?.pruning,

@@ -129,13 +129,13 @@ Deno.test("pruners hear of measured links what the profile says [slow]", async (
   // The first device has two heads in some steps and one in others, which tells a head from a round trip.
   const { roundTripSeconds, secondsPerHead: { forward, backward }, bytesPerSecond } = devices[0]!;
   assert(roundTripSeconds > 0.04 && roundTripSeconds < 0.05, `${roundTripSeconds}`);
-  assert(Math.abs((forward + backward) / transfer - 1) < 0.1, `${forward} ${backward} ${transfer}`);
-  assert(Math.abs(bytesPerSecond!.down / down - 1) < 0.2, `${bytesPerSecond!.down}`);
-  assert(Math.abs(bytesPerSecond!.up / up - 1) < 0.2, `${bytesPerSecond!.up}`);
+  assert(Math.abs((forward + backward) / transfer - 1) < 0.05, `${forward} ${backward} ${transfer}`);
+  assert(Math.abs(bytesPerSecond!.down / down - 1) < 0.1, `${bytesPerSecond!.down}`);
+  assert(Math.abs(bytesPerSecond!.up / up - 1) < 0.1, `${bytesPerSecond!.up}`);
   // Of the others, with one head each, both together are known.
   for (const { roundTripSeconds, secondsPerHead } of devices.slice(1).map((device) => device!)) {
     const both = 2 * roundTripSeconds + secondsPerHead.forward + secondsPerHead.backward;
-    assert(Math.abs(both / (2 * devices[0]!.roundTripSeconds + forward + backward) - 1) < 0.1, `${both}`);
+    assert(Math.abs(both / (2 * devices[0]!.roundTripSeconds + forward + backward) - 1) < 0.05, `${both}`);
   }
   assert(bytesPerHead.down > 0 && bytesPerHead.up > 0);
   const { times, bytes } = steps.at(-2)!;

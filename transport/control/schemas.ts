@@ -89,6 +89,9 @@ export const step: Schema<StepJson> = shape<StepJson>({
   away: v.exactOptional(v.pipe(v.array(count), v.description("Heads whose devices were away"))),
   kept: v.pipe(v.array(count), v.description("Kept heads of each layer, [L]")),
   scores: v.pipe(v.nullable(v.array(v.number())), v.description("Importance per head, [L * H]")),
+  figures: v.exactOptional(
+    v.pipe(v.record(v.string(), v.number()), v.description("What the pruner tells of its decision")),
+  ),
   tokens: count,
   batch: v.pipe(count, v.description("Sequences of the step")),
 });

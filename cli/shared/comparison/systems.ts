@@ -125,7 +125,7 @@ export function labOf(
 }
 
 /** Knows nothing of the heads. */
-const RANDOM_SCORES: Pruner = {
+export const RANDOM_SCORES: Pruner = {
   name: "random",
   needs: [],
   init: () => null,

@@ -29,6 +29,7 @@ export interface DemoStep {
   readonly tokens: number;
   readonly batch: number;
   readonly embeddingRows?: readonly number[];
+  readonly figures?: Readonly<Record<string, number>>;
 }
 
 /** Heads of each layer that a device has. */
@@ -138,6 +139,7 @@ export class DemoLog implements Disposable {
         traffic: { bytes: step.bytes, unit: "/step" },
         kept: step.kept.reduce((a, b) => a + b, 0),
         heads: step.mask.length,
+        gaveUp: step.figures?.importanceGivenUp,
       }),
     );
   }
