@@ -175,10 +175,12 @@ export function problemsOf(
   name: string,
   { who, body, problems }: RouteDescription,
 ): Readonly<Record<number, string>> {
+  const invalid: Readonly<Record<number, string>> = { 400: "The body is not valid." };
+  const none: Readonly<Record<number, string>> = {};
   return {
-    ...(body === undefined ? {} : { 400: "The body is not valid." }),
-    ...(who.includes("anonymous") ? {} : GUARDED_PROBLEMS),
-    ...(name.startsWith("GET") ? {} : BODY_PROBLEMS),
+    ...(body === undefined ? none : invalid),
+    ...(who.includes("anonymous") ? none : GUARDED_PROBLEMS),
+    ...(name.startsWith("GET") ? none : BODY_PROBLEMS),
     ...COMMON_PROBLEMS,
     ...problems,
   };
