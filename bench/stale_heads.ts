@@ -23,7 +23,7 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { integer, runProgram, text } from "../cli/flags/flags.ts";
-import { makePruner, prunerChoice } from "../cli/flags/pruners.ts";
+import { makePruner, PRUNER_FLAGS, prunerChoice } from "../cli/flags/pruners.ts";
 import { TUNING_FLAGS, tuningSettings } from "../cli/flags/tuning_flags.ts";
 import { loadGpu } from "../cli/flags/webgpu.ts";
 import { baseWeightsOf } from "../cli/flags/weights_flag.ts";
@@ -42,6 +42,7 @@ const FLAGS = {
   pruners: text("LIST", "greedy,iheadpruner-online,gradient,random", "pruners to compare"),
   fades: text("LIST", "1,0.9,0.7,0", "factors a step of a pruned head's B"),
   seeds: text("LIST", "1", "seeds; the table has the mean of them"),
+  "decide-every": PRUNER_FLAGS["decide-every"],
   "online-steps": integer("N", 40, "iheadpruner-online: unpruned steps before it trains first", { min: 24 }),
   ...RUN_FLAGS,
 };
@@ -87,7 +88,10 @@ async function main(): Promise<void> {
   const results: Record<string, unknown>[] = [];
 
   const run = async (name: string, prunedFade: number, seed: number) => {
-    const own = name === "iheadpruner-online" ? { "online-steps": flags["online-steps"] } : {};
+    const own = {
+      "decide-every": flags["decide-every"],
+      ...(name === "iheadpruner-online" && { "online-steps": flags["online-steps"] }),
+    };
     const pruner = await makePruner(prunerChoice(name, own), engine);
     const settings = tuningSettings({ ...flags, seed, "pruned-fade": `${prunedFade}` });
     const source = await TrainingPlan.create({ set, valid, ...planOptions({ ...flags, seed }) });

@@ -12,6 +12,7 @@
  * | {@linkcode dloraPruner} | DLoRA's Kill and Revive: the heads whose weights change least are killed, some come back |
  * | {@linkcode oraclePruner} | a given share by this step's true importance: a yardstick, not deployable |
  * | {@linkcode budgetPruner} | another pruner's scores at a fixed kept share |
+ * | {@linkcode heldPruner} | another pruner's masks, each held for some steps |
  * | {@linkcode collectingPruner} | everything is kept, and what the steps show is written down to train a predictor |
  * | {@linkcode noPruner} | everything is kept: vEdgeTuner |
  *
@@ -36,6 +37,7 @@ export { deadlinePruner, type DeadlinePrunerOptions, type DeadlineState } from "
 export { dloraPruner, type DloraPrunerOptions, type DloraState } from "./pruners/dlora.ts";
 export { gradientPruner, type GradientPrunerOptions, type GradientState } from "./pruners/gradient.ts";
 export { greedyPruner, type GreedyPrunerOptions, type GreedyState } from "./pruners/greedy.ts";
+export { heldPruner, type HeldPrunerOptions, type HeldState } from "./pruners/held.ts";
 export {
   iHeadPruner,
   type IHeadPrunerOptions,

@@ -50,7 +50,7 @@ const GROUPS: readonly FlagGroup[] = [
     title: "Heads and pruning",
     names: words(
       `pruner pruned-fade capacities capacity devices keep tau eta rho beta lambda predictor online-steps online-refresh
-      share seconds-per-step mb-per-step keep-layers active collect systems`,
+      share decide-every seconds-per-step mb-per-step keep-layers active collect systems`,
     ),
   },
   {

@@ -9,6 +9,7 @@ import {
   dloraPruner,
   gradientPruner,
   greedyPruner,
+  heldPruner,
   iHeadPruner,
   magnitudePruner,
   noPruner,
@@ -93,6 +94,7 @@ export const PRUNER_FLAGS = {
     `${Object.keys(SHARE_PRUNERS).join(", ")}: share of heads to keep; 0 = the pruner's own`,
     { min: 0, max: 1 },
   ),
+  "decide-every": integer("N", 1, "steps for which a pruner's mask stays", { min: 1 }),
   "seconds-per-step": number("X", 0, "deadline: seconds that a step may take on average; 0 = no limit", {
     min: 1e-3,
     orZero: true,
@@ -110,6 +112,11 @@ type PrunerParameter = Exclude<keyof typeof PRUNER_FLAGS, "pruner">;
 
 /** The flags that a pruner takes; `null` for a module, which gets what is given. */
 function parametersOf(name: string): readonly PrunerParameter[] | null {
+  const own = ownParametersOf(name);
+  return own === null || name === "none" ? own : [...own, "decide-every"];
+}
+
+function ownParametersOf(name: string): readonly PrunerParameter[] | null {
   if (name === "none") return [];
   if (name === "random") return ["share"];
   if (name in SHARE_PRUNERS) return ["keep"];
@@ -175,6 +182,15 @@ export function prunerOptions(flags: ReturnType<typeof prunerFlags>): Readonly<R
  * @throws {PluginError} If the module does not finish loading, or what it makes is no pruner.
  */
 export async function makePruner(
+  { options: { "decide-every": every = 1, ...options }, ...choice }: PrunerChoice,
+  engine: Engine,
+  limitMs?: number,
+): Promise<Pruner> {
+  const pruner = await makeOne({ ...choice, options }, engine, limitMs);
+  return every === 1 ? pruner : heldPruner({ pruner, every }) as Pruner;
+}
+
+async function makeOne(
   { name, options, predictor }: PrunerChoice,
   engine: Engine,
   limitMs?: number,

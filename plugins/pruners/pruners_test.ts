@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import type { Pruner, PrunerContext, PrunerInput } from "@edgetuner/core/contracts";
 import { randomStream } from "@edgetuner/core";
-import { budgetPruner, greedyPruner, noPruner, randomPruner } from "../mod.ts";
+import { budgetPruner, greedyPruner, heldPruner, noPruner, randomPruner } from "../mod.ts";
 import { testPruner } from "../../tests/conformance/pruner_suite.ts";
 
 testPruner({ name: "none", create: () => noPruner() as Pruner });
@@ -19,7 +19,32 @@ testPruner({
     budgetPruner({ pruner: greedyPruner({ warmupSteps: 1 }), keep: 0.5, warmupSteps: 2 }) as Pruner,
 });
 
+testPruner({
+  name: "held",
+  create: () => heldPruner({ pruner: greedyPruner({ warmupSteps: 2 }), every: 4 }) as Pruner,
+});
+
 const nothing = { lastMask: null, gradientNorm: null, loraNorm: null, baseNorm: null, embeddingMean: null };
+
+Deno.test("heldPruner() takes over every n-th decision, and holds nothing while every head is kept", async () => {
+  const context = { layers: 1, heads: 8, headsPerDevice: [8], capacities: [1], seed: 9 };
+  const random = randomPruner({ share: 0.5 });
+  const late: Pruner<null> = {
+    ...random,
+    decide: (input, state, context) =>
+      input.step < 3 ? [{ mask: new Uint8Array(8) }, state] : random.decide(input, state, context),
+  };
+  const pruner = heldPruner({ pruner: late, every: 4 });
+  let state = pruner.init(context);
+  for (let step = 0; step < 12; step++) {
+    const [{ mask }, next] = await pruner.decide({ ...nothing, step }, state, context);
+    state = next;
+    const from = step < 3 ? step : 3 + 4 * Math.floor((step - 3) / 4);
+    const [expected] = await late.decide({ ...nothing, step: from }, null, context);
+    assertEquals(mask, expected.mask, `step ${step}`);
+  }
+  assertThrows(() => heldPruner({ pruner: random, every: 0 }), RangeError, "positive integer");
+});
 
 Deno.test("randomPruner() prunes the share it was given, other heads in other steps", async () => {
   const context = { layers: 5, heads: 8, headsPerDevice: [8], capacities: [1], seed: 9 };
