@@ -326,10 +326,13 @@ export type {
   EmbeddingMeta,
   EndMeta,
   HelloMeta,
+  HiddenMeta,
   MaskMeta,
   NoMeta,
+  PausedMeta,
   RangeMeta,
   SettingsMeta,
+  TurnMeta,
   WelcomeMeta,
 } from "./protocol/metas.ts";
 export { decodePlainData, encodePlainData } from "./protocol/cbor.ts";
@@ -413,7 +416,7 @@ export type { BaseIdentity, JoinOptions, RunHandle, RunHealth } from "./session/
 export { RemoteHeads } from "./session/remote_heads.ts";
 export type { RemoteHeadsOptions } from "./session/remote_heads_options.ts";
 export { LOSS_POLICIES, type LossPolicy } from "./session/step_attempts.ts";
-export type { HeadMember } from "./session/head_members.ts";
+export type { AnswerClock, HeadMember } from "./session/head_members.ts";
 export type { DataSource, DecodingRequest, DecodingSource } from "./session/data_source.ts";
 export { type OwnedBatch, RemoteData, type RemoteDataOptions } from "./session/remote_data.ts";
 export {
