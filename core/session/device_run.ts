@@ -29,7 +29,7 @@ import type { DataDevice, DataDeviceOptions } from "./data_device.ts";
 import { proveDevice } from "./device_key.ts";
 import { HeadDevice } from "./head_device.ts";
 import { pause } from "./_race_timeout.ts";
-import { leave, requireOrderlyEnd, type RunProgress } from "./run_end.ts";
+import { leave, requireOrderlyEnd, type RunProgress, withLastWord } from "./run_end.ts";
 import { type RunState, saveHeads } from "./run_state.ts";
 import { requireSameRun } from "./same_run.ts";
 import type { UserDeviceOptions, UserDeviceResult } from "./user_device_options.ts";
@@ -150,7 +150,7 @@ export class DeviceRun {
       }
       requireOrderlyEnd(progress);
     } catch (cause) {
-      error = cause;
+      error = await withLastWord(cause, peer, progress);
     }
     await leave(peer, error, signal);
     // The modules are the caller's from here on: no lane may use them any more.

@@ -36,6 +36,23 @@ export function requireOrderlyEnd({ reason, ending }: RunProgress): void {
   throw new ChannelClosedError(`Cannot go on as the edge server ended the run: ${reason}`);
 }
 
+/**
+ * What a lane's error is once the edge server's last word has been read: a device that was sending learns only that
+ * the channel is closed, while the end of the run may lie unread.
+ */
+export async function withLastWord(error: unknown, peer: Peer, progress: RunProgress): Promise<unknown> {
+  if (!(error instanceof ChannelClosedError) || progress.reason !== "") return error;
+  try {
+    const frame = await peer.next("control", '"end"', LAST_WORD_MS);
+    if (frame.kind !== "end") return error;
+    takeEnd(frame, progress);
+    requireOrderlyEnd(progress);
+    return error;
+  } catch (cause) {
+    return progress.reason === "" ? error : cause;
+  }
+}
+
 /** Longest time that a device waits for the edge server once its run has failed, in milliseconds. */
 const LEAVE_FAILED_MS = 1000;
 
