@@ -37,6 +37,16 @@ export interface InviteDeskOptions {
 /** What lines do. */
 const HELP = "Type: approve N, refuse N, remove DEVICE, or invite for another invite";
 
+/** What keeps others from an address, or browsers from taking part there; empty if nothing does. */
+function reachNote({ protocol, hostname }: URL): string {
+  if (/^(localhost|127\.|\[::1\])/.test(hostname)) {
+    return "Only this machine reaches that address: --host 0.0.0.0 lets others come";
+  }
+  return protocol === "https:"
+    ? ""
+    : "Browsers use the GPU over https alone: add --tls self-signed, or --cert and --key; programs may join as it is";
+}
+
 /** Shows invites, and answers requests by lines. */
 export class InviteDesk implements Disposable {
   readonly #options: InviteDeskOptions;
@@ -56,6 +66,8 @@ export class InviteDesk implements Disposable {
     const minutes = Math.round(invitations.lifetimeMs / 60_000);
     say(`Invite for one device, for ${minutes} minutes; open it or scan it there\n  ${link}`);
     say(renderUnicodeCompact(link, { border: 2 }));
+    const note = reachNote(new URL(address));
+    if (note !== "") say(note);
     emit({ type: "invite", address: link, seconds: invitations.lifetimeMs / 1000 });
   }
 

@@ -4,7 +4,7 @@ import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { InviteDesk } from "./invites.ts";
 
 /** A desk with lines that are typed, and what it says. */
-function deskOf(typed: readonly string[]) {
+function deskOf(typed: readonly string[], address = "https://192.168.1.20:8787") {
   const said: string[] = [];
   const events: Record<string, unknown>[] = [];
   const removed: string[] = [];
@@ -15,7 +15,7 @@ function deskOf(typed: readonly string[]) {
     remove: (device: string) => removed.push(device) > 0 && device === "01234567",
   };
   const desk = new InviteDesk({
-    ...{ run, invitations, address: "https://192.168.1.20:8787" },
+    ...{ run, invitations, address },
     say: (line) => said.push(line),
     emit: (event) => events.push(event),
   });
@@ -41,6 +41,25 @@ Deno.test("an invite is shown as an address and as a QR code that fits a termina
     `${rows[0]!.length} columns`,
   );
   assert(/^[█▀▄ \n]+$/.test(said[1]!));
+});
+
+Deno.test("an invite that others cannot use says so", async () => {
+  for (
+    const [address, note] of [
+      ["http://127.0.0.1:8787", "--host 0.0.0.0"],
+      ["https://[::1]:8787", "--host 0.0.0.0"],
+      ["http://192.168.1.20:8787", "--tls self-signed"],
+    ] as const
+  ) {
+    const { desk, said } = deskOf([], address);
+    using _ = desk;
+    await desk.invite();
+    assertStringIncludes(said[2]!, note);
+  }
+  const { desk, said } = deskOf([]);
+  using _ = desk;
+  await desk.invite();
+  assertEquals(said.length, 2);
 });
 
 Deno.test("lines approve, refuse and remove devices, and say what they do not understand", async () => {

@@ -6,7 +6,7 @@ import {
   webSocketListener,
   webSocketTransport,
 } from "@edgetuner/transport";
-import { serve } from "@edgetuner/transport/server";
+import { createControlApp, serve, Sessions } from "@edgetuner/transport/server";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { UsageError } from "../flags/flags.ts";
 import { named, pinned } from "../flags/pinned.ts";
@@ -79,5 +79,33 @@ Deno.test("a certificate and a key that do not belong together are refused by th
     await assertRejects(() => certificateOf({ ...flags, cert: "none.pem" }), UsageError, "--cert none.pem");
     await Deno.writeTextFile("key.pem", one!.key);
     assertEquals((await certificateOf(flags))?.cert, one!.cert);
+  });
+});
+
+Deno.test("over TLS a browser that signs in gets a cookie that plain HTTP never sees", async () => {
+  await inFolder(async () => {
+    const { cert, key } = (await certificateOf({ ...FLAGS, tls: "self-signed" }))!;
+    const sessions = new Sessions();
+    const app = createControlApp({
+      ...{ runs: new Map(), joinToken: "join-token", adminToken: "admin-token", sessions },
+      pages: new Map([["/", { type: "text/html; charset=utf-8", body: "<!doctype html>" }]]),
+    });
+    await using server = await serve(app, { tls: { cert, key } });
+    const url = `https://127.0.0.1:${server.port}`;
+    using client = Deno.createHttpClient({ caCerts: [cert] });
+    const page = await fetch(url, { client });
+    assertEquals([page.status, await page.text()], [200, "<!doctype html>"]);
+    assert(page.headers.get("content-security-policy")!.startsWith("default-src 'none'"));
+    const signedIn = await fetch(`${url}/api/session`, {
+      client,
+      method: "POST",
+      headers: { "content-type": "application/json", origin: url },
+      body: JSON.stringify({ secret: (await sessions.link()).replace("/#signin=", "") }),
+    });
+    const cookie = signedIn.headers.get("set-cookie")!;
+    await signedIn.body?.cancel();
+    assert(/^__Host-edgetuner=[\w-]{43}; .*HttpOnly; SameSite=Strict; Secure$/.test(cookie), cookie);
+    const runs = await fetch(`${url}/api/runs`, { client, headers: { cookie: cookie.split(";")[0]! } });
+    assertEquals([runs.status, await runs.json()], [200, []]);
   });
 });

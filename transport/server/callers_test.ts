@@ -15,7 +15,10 @@ const OWN = { host: "192.168.1.20:8787", origin: "http://192.168.1.20:8787" };
 const admin = { authorization: `Bearer ${ADMIN}` };
 
 /** A browser that is signed in, as it sends requests. */
-async function signedIn(options: { readonly isTls?: boolean } = {}) {
+async function signedIn(
+  options: { readonly isTls?: boolean } = {},
+  more: Readonly<Record<string, string>> = {},
+) {
   const sessions = new Sessions();
   const app = appOf(new MadeUpRun(), { sessions, pages: PAGES });
   const secret = (await sessions.link()).replace("/#signin=", "");
@@ -26,7 +29,7 @@ async function signedIn(options: { readonly isTls?: boolean } = {}) {
       headers: { host: OWN.host, "content-type": "application/json", ...headers },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     }, { remoteAddr, ...options });
-  const response = await send("POST", "/api/session", { origin: OWN.origin }, { secret });
+  const response = await send("POST", "/api/session", { origin: OWN.origin, ...more }, { secret });
   const cookie = response.headers.get("set-cookie")!;
   return { app, send, secret, response, cookie, shown: { cookie: cookie.split(";")[0]! } };
 }
@@ -143,6 +146,8 @@ Deno.test("a link signs one browser in, by a cookie that neither scripts nor oth
   const out = await send("DELETE", "/api/session", { ...shown, origin: OWN.origin });
   assertEquals([out.status, out.headers.get("set-cookie")!.includes("Max-Age=0")], [204, true]);
   await assertProblem(await send("GET", "/api/runs", shown), 401);
+  const behindProxy = await signedIn({}, { "x-forwarded-proto": "https" });
+  assert(behindProxy.cookie.startsWith("__Host-") && behindProxy.cookie.endsWith("; Secure"));
   const overTls = await signedIn({ isTls: true });
   assert(/^__Host-edgetuner=[\w-]{43};.*; Secure$/.test(overTls.cookie), overTls.cookie);
   assertEquals((await overTls.send("GET", "/api/runs", overTls.shown)).status, 200);

@@ -183,7 +183,8 @@ function guard(
     const { role } = await callerOf(request);
     const hasToken = role !== "anonymous" && role !== "session";
     const { peer } = peerOf(context);
-    const waitSeconds = role === "anonymous" && peer !== undefined ? rate.take(peer, 1) : 0;
+    const isLimited = role === "anonymous" || role === "refused device";
+    const waitSeconds = isLimited && peer !== undefined ? rate.take(peer, 1) : 0;
     if (waitSeconds > 0) return tooMany(waitSeconds);
     return refuseCaller(request, { allowHosts, allowOrigins }, { hasToken }) ??
       preflight(request, allowOrigins) ??
@@ -266,8 +267,9 @@ const BAD_LINK = {
 function sessionHandlers(
   sessions: Sessions,
 ): Pick<Handlers, `${string} /api/session` & keyof Handlers | "POST /api/sign-in-links"> {
-  const isTls = ({ context }: Pick<RouteCall<"GET /api/session">, "context">) =>
-    connectionOf(context).isTls === true;
+  // A proxy with TLS in front says so; whoever else does gets a cookie that plain HTTP does not take.
+  const isTls = ({ context, request }: Pick<RouteCall<"GET /api/session">, "context" | "request">) =>
+    connectionOf(context).isTls === true || request.headers.get("x-forwarded-proto") === "https";
   return {
     "GET /api/session": async ({ request, caller: { role } }) => {
       const secondsLeft = role === "session" ? await sessions.secondsLeft(request) : null;

@@ -233,7 +233,14 @@ Deno.test("a real run: an invited device joins over WebSocket and HTTP with its 
   await using webSocket = webSocketListener();
   await using http = httpListener();
   const app = appOf(server, { webSocket, http, invitations });
-  await using served = await serve(app);
+  // What a proxy, a log or a history would see of a request.
+  const lines: string[] = [];
+  await using served = await serve({
+    fetch: (request, info) => {
+      lines.push(`${request.method} ${request.url}`);
+      return app.fetch(request, info);
+    },
+  });
   const url = `http://127.0.0.1:${served.port}`;
   const admitting = [webSocket, http].map(async (listener) => {
     for (let channel = await listener.accept(); channel !== null; channel = await listener.accept()) {
@@ -312,6 +319,13 @@ Deno.test("a real run: an invited device joins over WebSocket and HTTP with its 
   await host.call("POST /api/runs/:run/stop", { params });
   await running;
   (await laptop).modules![Symbol.dispose]();
+  for (const secret of [inviteOf(path)!, token, JOIN, ADMIN, phone.key, phone.id]) {
+    const base64 = new TextEncoder().encode(secret).toBase64({ alphabet: "base64url", omitPadding: true });
+    for (const line of lines) assert(!line.includes(secret) && !line.includes(base64), line);
+  }
+  for (const asked of ["/join/requests", "/join/request?", "/join/ws", "/join/http/frames"]) {
+    assert(lines.some((line) => line.includes(asked)), asked);
+  }
   for (const listener of [webSocket, http]) await listener[Symbol.asyncDispose]();
   await Promise.all(admitting);
 });
