@@ -19,6 +19,8 @@ const ENTRIES = [
   "page/mod.ts",
   "page/device/main.tsx",
   "page/device/worker.ts",
+  "page/device/data_worker.ts",
+  "page/device/download_worker.ts",
 ];
 /** The version is part of the check: a newer one may name more. */
 const WEBGPU_TYPES = "npm:@webgpu/types@0.1.74";

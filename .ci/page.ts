@@ -42,7 +42,12 @@ export const PAGES: Readonly<Record<string, Page>> = {
     path: "/device/",
     html: "page/device/index.html",
     styles: ["page/shared/base.css", "page/device/device.css"],
-    scripts: ["page/device/main.tsx", "page/device/worker.ts", "page/device/data_worker.ts"],
+    scripts: [
+      "page/device/main.tsx",
+      "page/device/worker.ts",
+      "page/device/data_worker.ts",
+      "page/device/download_worker.ts",
+    ],
     limits: [
       { what: "heads", scripts: ["main.js", "worker.js"], bytes: 100_000 },
       { what: "data", scripts: ["main.js", "data_worker.js"], bytes: 132_000 },
@@ -52,6 +57,15 @@ export const PAGES: Readonly<Record<string, Page>> = {
 
 /** Functions whose calls do no more than give a value: kernels that nothing in a script uses are left out. */
 const PURE = ["defineKernel", "defineRowKernel", "forActivations", "kernelsWith", "preludeFile"];
+
+/** What pages never make: layers and what edge servers do with head modules, packed weights, generation, files. */
+const ABSENT = {
+  classes: [
+    ...["Gpt2Layers", "DecoderLayers", "OptLayers", "DirectEdge", "ProjectingEdge"],
+    ...["PackedMatrix", "RemoteSession", "StoredTensors"],
+  ],
+  functions: ["packedMatmul", "packedGather"],
+} as const;
 
 /** A file of a page. */
 interface PageFile {
@@ -141,7 +155,7 @@ async function buildPage(page: Page): Promise<Map<string, PageFile>> {
       [`${page.path}style.css`, { type: "text/css; charset=utf-8", body: style }],
     ]);
     for (const entry of page.scripts) {
-      const source = pure(withoutComments(await bundle(entry)));
+      const source = pure(withoutAbsent(withoutComments(await bundle(entry))));
       const { code } = await esbuild.transform(source, {
         format: "esm",
         target: TARGET,
@@ -185,15 +199,25 @@ function withoutComments(bundle: string): string {
   });
 }
 
+/** A bundle without what pages never make, and all that it needs; where one is asked for, that is an error. */
+function withoutAbsent(bundle: string): string {
+  const error = `throw new TypeError("Cannot do that in a page");`;
+  const names = ABSENT.classes.join("|");
+  return `class Absent { constructor() { ${error} } }\nfunction absent() { ${error} }\n` +
+    bundle.replace(new RegExp(`\\b(new|instanceof) (?:${names})\\b`, "g"), "$1 Absent")
+      .replace(new RegExp(`(?<!function )\\b(?:${ABSENT.functions.join("|")})\\(`, "g"), "absent(");
+}
+
 /** A bundle that says which calls may be left out where nothing uses what they give. */
 function pure(bundle: string): string {
   return bundle.replace(new RegExp(`(?<!function )\\b(?:${PURE.join("|")})\\(`, "g"), "/* @__PURE__ */ $&");
 }
 
-/** A shader without comments, indentation and empty lines. */
+/** A shader without comments, empty lines, and spaces that mean nothing. */
 export function bareShader(source: string): string {
   const code = source.replace(/\/\*[^]*?\*\/|\/\/.*$/gm, "");
-  return code.split("\n").map((line) => line.trim()).filter((line) => line !== "").join("\n") + "\n";
+  const lines = code.split("\n").map((line) => line.trim()).filter((line) => line !== "");
+  return lines.join("\n").replace(/\s*([{}();,:=])\s*/g, "$1") + "\n";
 }
 
 /** Bytes with gzip of what is loaded together, in the order of the page's limits. */

@@ -97,6 +97,7 @@ export {
   type Gpt2LoadOptions,
   gpt2Shape,
 } from "./model/families/gpt2.ts";
+export { streamedPieces } from "./files/streaming.ts";
 export type { NamedArray, NamedArrays } from "./files/named_arrays.ts";
 export {
   type Decoder,
@@ -502,8 +503,14 @@ export * from "./loading/training_data.ts";
 export { DATA_FORMATS, dataFiles, type DataFormat, recogniseFormat } from "./loading/data_file.ts";
 export { type ColumnMap, type ColumnOptions, COLUMNS } from "./data/columns.ts";
 export { BrokenRule, parsePreciseJson, plainNumber } from "./data/lines.ts";
-export { initialWeights, loadModelFolder, type ModelFolder } from "./loading/model_folder.ts";
-export { fingerprintOf, parameterCount } from "./loading/fingerprint.ts";
+export { fingerprintOfDigests, isEndTensor, type TensorDigest } from "./loading/model_digests.ts";
+export {
+  initialWeights,
+  loadModelFolder,
+  type ModelFolder,
+  openModelFolder,
+} from "./loading/model_folder.ts";
+export { fingerprintOf, parameterCount, tensorDigests } from "./loading/fingerprint.ts";
 export {
   claimFolder,
   keepPrevious,
@@ -545,8 +552,10 @@ export * from "./data/tokenizer.ts";
 export {
   copyTokenizerFiles,
   endsOfModel,
+  type FolderTokenizer,
   loadModelTokenizer,
   TOKENIZER_FILES,
+  tokenizerFilesOf,
 } from "./data/tokenizer_folder.ts";
 export { loadText } from "./files/text.ts";
 export {

@@ -30,7 +30,7 @@ export {
   type HttpTransportOptions,
 } from "./http.ts";
 export type { PageFile } from "./page_file.ts";
-export type { AboutDevice, RunAbout } from "./run_about.ts";
+export type { AboutDevice, ModelAbout, RunAbout } from "./run_about.ts";
 export { type InProcessOptions, type InProcessPair, inProcessTransport } from "./in_process.ts";
 export {
   type Clock,

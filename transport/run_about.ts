@@ -34,6 +34,24 @@ export interface RunAbout {
   readonly devices: readonly AboutDevice[];
 }
 
+/** What a device with data is told of a model, as `GET /join/model/RUN` answers it. */
+export interface ModelAbout {
+  /** What `modelConfig` of core makes of its configuration. */
+  readonly config: unknown;
+  /** Its fingerprint, which the digests give. */
+  readonly fingerprint: string;
+  /** Digests of all weights. */
+  readonly tensors: readonly {
+    readonly name: string;
+    readonly shape: readonly number[];
+    readonly digest: string;
+  }[];
+  /** Names of embedding, final norm and LM head, which are served. */
+  readonly ends: readonly string[];
+  /** Its tokenizer, as `tokenizerFromJson` of core takes it. */
+  readonly tokenizer: { readonly json: unknown; readonly options: Readonly<Record<string, unknown>> };
+}
+
 /** A device that has joined. */
 export interface AboutDevice {
   /** Its name. */

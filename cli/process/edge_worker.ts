@@ -23,6 +23,7 @@ import {
   parameterCount,
   type RunSettings,
   type SavingTimes,
+  type TensorDigest,
   TrainingError,
   warmUp,
 } from "@edgetuner/core";
@@ -109,6 +110,9 @@ export type FromEdgeWorker =
     readonly settings: RunSettings;
     readonly model: ModelShape;
     readonly base: BaseIdentity;
+    readonly fingerprint: string;
+    /** Digests of its weights; none of a model in a GGUF file. */
+    readonly digests: readonly TensorDigest[];
     readonly adapter: string;
     readonly pruner: string;
     readonly deployable: boolean;
@@ -206,6 +210,8 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     run: run.run,
     settings: run.settings,
     model: base.shape,
+    fingerprint: model.fingerprint,
+    digests: model.digests ?? [],
     base: { name: nameOf(options.model), family: familyOf(model.config).name, kvHeads: base.shape.kvHeads },
     adapter: engine.adapterName,
     pruner: pruner.name,

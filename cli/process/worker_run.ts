@@ -20,6 +20,8 @@ import type {
   StepRecord,
 } from "@edgetuner/core";
 import { messagePortChannel, relay } from "@edgetuner/transport";
+import type { ServedModel } from "@edgetuner/transport/server";
+import { servedModel } from "../shared/served_model.ts";
 import type { EdgeWorkerOptions, FromEdgeWorker, ToEdgeWorker } from "./edge_worker.ts";
 import type { ParameterCounts } from "../flags/run_flags.ts";
 
@@ -31,6 +33,8 @@ export class WorkerRun implements RunHandle {
   readonly settings: RunSettings;
   /** Shape of the base model. */
   readonly model: ModelShape;
+  /** Parts of the base model for devices with data; `null` if it cannot be served. */
+  readonly served: ServedModel | null;
   /** What the base model is. */
   readonly base: BaseIdentity;
   /** Devices with heads that the run waits for. */
@@ -67,13 +71,14 @@ export class WorkerRun implements RunHandle {
     worker: Worker,
     ready: Extract<FromEdgeWorker, { type: "ready" }>,
     done: Promise<void>,
-    { devices }: EdgeWorkerOptions,
+    { devices, model: path }: EdgeWorkerOptions,
   ) {
     this.#worker = worker;
     this.run = ready.run;
     this.settings = ready.settings;
     this.model = ready.model;
     this.base = ready.base;
+    this.served = servedModel({ ...ready, path });
     this.places = devices;
     this.adapter = ready.adapter;
     this.pruner = ready.pruner;

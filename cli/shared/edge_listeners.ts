@@ -20,6 +20,7 @@ import {
   requireKnown,
   type RunStore,
   serve,
+  type ServedModel,
   type Serving,
   Sessions,
 } from "@edgetuner/transport/server";
@@ -149,6 +150,7 @@ export function openListeners(
   const polls = httpListener({ queueBytes: QUEUE_BYTES, ...pollWaits(flags) });
   const listeners: Listener[] = [sockets, polls];
   const runs = new Map<string, WorkerRun>();
+  const models = new Map<string, ServedModel>();
   const known = {
     joinToken: tokens.join,
     adminToken: tokens.admin,
@@ -160,6 +162,7 @@ export function openListeners(
     runs,
     pages: PAGE_FILES,
     store: store ?? undefined,
+    models,
     // A name that it listens on is its own.
     allowHosts: [...listOf(flags["allow-host"]), flags.host],
     allowOrigins: listOf(flags["allow-origin"]),
@@ -174,6 +177,7 @@ export function openListeners(
     async open(run) {
       runs.set(run.run, run);
       await keepRequests(known.invitations, run);
+      if (run.served !== null) models.set(run.run, run.served);
       const nats = await openNats(flags, { tokens, run });
       if (nats !== null) listeners.push(nats.listener);
       const tls = await certificateOf(flags).catch((error) => {

@@ -55,3 +55,24 @@ export function* streamedEntries(
     for (const [name, { shape, data }] of tensors) yield [name, { shape, pieces: () => [data] }];
   }
 }
+
+/**
+ * Values of a tensor as the bytes of f32, piece by piece, each of its own.
+ *
+ * @param tensors The tensors.
+ * @param name Its name.
+ * @returns `null` if there is none of this name.
+ */
+export function streamedPieces(
+  tensors: NamedArrays,
+  name: string,
+): Iterable<Uint8Array<ArrayBuffer>> | null {
+  const found = streamed(tensors, name);
+  if (found === undefined) return null;
+  const { pieces } = found;
+  return (function* () {
+    for (const { buffer, byteOffset, byteLength } of pieces()) {
+      yield new Uint8Array(buffer, byteOffset, byteLength).slice();
+    }
+  })();
+}

@@ -8,46 +8,12 @@ import type { NamedArrays } from "../files/named_arrays.ts";
 import { shapesOf, streamedEntries } from "../files/streaming.ts";
 import { sha256 } from "../files/sha256.ts";
 import { StoredTensors } from "../files/stored_tensors.ts";
+import { fingerprintOfDigests, isExtra, type TensorDigest } from "./model_digests.ts";
 
-/** Entries of some files that are no weights of their own: causal masks and the angles of positions. */
-const NO_WEIGHT = /(^|\.)(attn\.bias|attn\.masked_bias|rotary_emb\.inv_freq)$/;
-/** The LM head, a copy of the token embedding unless the configuration says that it is not tied. */
-const LM_HEAD = /(^|\.)lm_head\.weight$/;
-/** What names may begin with, by family. */
-const PREFIX = /^(transformer|model\.decoder|decoder|model)\./;
+export { isExtra } from "./model_digests.ts";
+
 /** Bytes of values after which events and timers of the process get their turn. */
 const TURN = 2 ** 26;
-
-/** A number by the shortest decimal of its float32: how a file printed it does not matter. */
-function shortest(value: number): number {
-  if (Number.isSafeInteger(value) || !Number.isFinite(value)) return value;
-  const single = Math.fround(value);
-  for (let digits = 1; digits < 9; digits++) {
-    const decimal = Number(single.toPrecision(digits));
-    if (Math.fround(decimal) === single) return decimal;
-  }
-  return Number(single.toPrecision(9));
-}
-
-/** JSON with sorted keys. */
-function canonical(value: unknown): string {
-  if (typeof value === "number") return JSON.stringify(shortest(value));
-  if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
-  if (typeof value === "object" && value !== null) {
-    const fields = Object.entries(value)
-      .filter(([, field]) => field !== undefined)
-      .toSorted(([a], [b]) => (a < b ? -1 : 1))
-      .map(([key, field]) => `${JSON.stringify(key)}:${canonical(field)}`);
-    return `{${fields.join(",")}}`;
-  }
-  return JSON.stringify(value) ?? "null";
-}
-
-/** True for entries of a checkpoint that are no parameters of their own. */
-export function isExtra(config: unknown, name: string): boolean {
-  const tied = (config as { tie_word_embeddings?: unknown } | null)?.tie_word_embeddings !== false;
-  return NO_WEIGHT.test(name) || (tied && LM_HEAD.test(name));
-}
 
 /**
  * Counts the parameters of a model: all numbers of its weights, a copy of the tied LM head and causal masks
@@ -85,18 +51,27 @@ export function parameterCount(
  * ```
  */
 export async function fingerprintOf(config: unknown, tensors: NamedArrays): Promise<string> {
-  const entries: [name: string, shape: readonly number[], digest: string][] = [];
+  return await fingerprintOfDigests(config, await tensorDigests(config, tensors));
+}
+
+/**
+ * Digests of all weights of a model, which its fingerprint is made of.
+ *
+ * @param config What `modelConfig` returns, or any other JSON value.
+ * @param tensors The weights; they are read piece by piece.
+ */
+export async function tensorDigests(config: unknown, tensors: NamedArrays): Promise<TensorDigest[]> {
+  const entries: TensorDigest[] = [];
   let unseen = 0;
   for (const [name, { shape, pieces }] of streamedEntries(tensors)) {
     if (isExtra(config, name)) continue;
     // Files that carry digests are hashed once: to check them.
     const noted = tensors instanceof StoredTensors ? tensors.valuesDigest(name) : null;
-    entries.push([name.replace(PREFIX, ""), shape, noted ?? await sha256(pieces())]);
+    entries.push({ name, shape, digest: noted ?? await sha256(pieces()) });
     unseen += shape.reduce((a, b) => a * b, 4);
     if (unseen < TURN) continue;
     await new Promise((resolve) => setTimeout(resolve, 0));
     unseen = 0;
   }
-  entries.sort(([a], [b]) => (a < b ? -1 : 1));
-  return await sha256([new TextEncoder().encode(canonical({ config, tensors: entries }))]);
+  return entries;
 }

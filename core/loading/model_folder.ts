@@ -12,7 +12,8 @@ import type { NamedArray } from "../files/named_arrays.ts";
 import { type ModelConfig, modelConfig } from "../model/families.ts";
 import type { ModelFiles } from "../model/load.ts";
 import { randomStream } from "../model/random.ts";
-import { fingerprintOf } from "./fingerprint.ts";
+import { tensorDigests } from "./fingerprint.ts";
+import { fingerprintOfDigests, type TensorDigest } from "./model_digests.ts";
 import { settleHead } from "./lm_head.ts";
 import { StoredTensors } from "../files/stored_tensors.ts";
 
@@ -20,6 +21,8 @@ import { StoredTensors } from "../files/stored_tensors.ts";
 export interface ModelFolder extends ModelFiles {
   /** What is the same for the same model and differs for any other. */
   readonly fingerprint: string;
+  /** Digests of the weights, where they were computed one by one. @default {not known} */
+  readonly digests?: readonly TensorDigest[];
   /** What a person should know of the files: where they contradict each other, say. @default {none} */
   readonly notices?: readonly string[];
 }
@@ -39,11 +42,21 @@ function within(folder: string | URL, file: string): string | URL {
  * @throws {CheckpointError} If a file is missing or not valid; the message names it.
  */
 export async function loadModelFolder(folder: string | URL): Promise<ModelFolder> {
+  const { config, weights, notices } = await openModelFolder(folder);
+  const digests = await tensorDigests(config, weights);
+  const fingerprint = await fingerprintOfDigests(config, digests);
+  return { config, weights, fingerprint, digests, ...(notices === undefined ? {} : { notices }) };
+}
+
+/**
+ * As `loadModelFolder`, without a look at the values: for who knows the fingerprint.
+ *
+ * @param folder Path or file URL of the folder.
+ * @throws {CheckpointError} If a file is missing or not valid; the message names it.
+ */
+export async function openModelFolder(folder: string | URL): Promise<ReturnType<typeof settleHead>> {
   const written = await loadFolderConfig(folder);
-  const stored = await StoredTensors.open(await checkpointIn(folder));
-  const { config, weights, notices } = settleHead(written, stored);
-  const fingerprint = await fingerprintOf(config, weights);
-  return { config, weights, fingerprint, ...(notices === undefined ? {} : { notices }) };
+  return settleHead(written, await StoredTensors.open(await checkpointIn(folder)));
 }
 
 /**

@@ -6,7 +6,7 @@
 
 import type { JSX } from "preact";
 import { megabytes } from "./numbers.ts";
-import { kept, tell } from "./view_state.ts";
+import { download, kept, tell } from "./view_state.ts";
 
 /** What is kept; nothing if nothing is. */
 export function KeptHere(): JSX.Element | null {
@@ -19,10 +19,10 @@ export function KeptHere(): JSX.Element | null {
         What the heads of this device learnt in {heads.steps} steps of {heads.run}: {megabytes(heads.bytes)}.
       </p>
       <div class="buttons">
-        <button type="button" onClick={() => tell({ type: "download", form: "peft" })}>
+        <button type="button" onClick={() => download("peft")}>
           Download as a PEFT adapter
         </button>
-        <button type="button" onClick={() => tell({ type: "download", form: "heads" })}>
+        <button type="button" onClick={() => download("heads")}>
           Download to join with others
         </button>
         <button type="button" onClick={() => tell({ type: "forget" })}>Forget</button>

@@ -5,6 +5,7 @@
  */
 
 import { type JSX, render } from "preact";
+import { Ask, Asked } from "./ask.tsx";
 import { stayAwake } from "./awake.ts";
 import { KeptHere } from "./kept_here.tsx";
 import { Offer } from "./offer.tsx";
@@ -19,6 +20,10 @@ function App(): JSX.Element {
         ? <Looking />
         : now.name === "cannot"
         ? <Cannot why={now.why} help={now.help} />
+        : now.name === "ask"
+        ? <Ask />
+        : now.name === "asked"
+        ? <Asked />
         : now.name === "offer"
         ? <Offer />
         : <TakingPart />}

@@ -6,6 +6,7 @@
 
 import type { EngineOptions } from "@edgetuner/kernels";
 import type { RunAbout } from "@edgetuner/transport";
+import type { JoinRequestJson } from "@edgetuner/transport/control";
 
 /** Where a run is, and what lets this device in. */
 export interface RunPlace {
@@ -13,6 +14,8 @@ export interface RunPlace {
   readonly server: string;
   /** Token that devices show. */
   readonly token: string;
+  /** It was given for an invite, and lets this device in once the host has said so. @default {false} */
+  readonly isInvited?: boolean;
 }
 
 /** Texts to learn from; they stay in the browser. */
@@ -36,7 +39,7 @@ export type ToWorker =
   /** Looks at a run; without a place at the one that this browser took part in last. */
   | {
     readonly type: "look";
-    readonly place: RunPlace | null;
+    readonly place: RunPlace | { readonly server: string; readonly invite: string } | null;
     /** Which GPU to use; for tests, and for people with two. */
     readonly gpu?: Pick<EngineOptions, "featureLevel" | "limits" | "adapterClass">;
   }
@@ -47,14 +50,14 @@ export type ToWorker =
     readonly capacity: number;
     readonly data: ChosenData | null;
   }
+  /** Asks the host to be let in, with the invite of the place. */
+  | { readonly type: "ask"; readonly name: string }
   | { readonly type: "pause"; readonly paused: boolean }
   /** The page is seen again. */
   | { readonly type: "wake" }
   /** The page is about to be gone. */
   | { readonly type: "bye" }
   | { readonly type: "leave" }
-  /** Asks for what this browser keeps of a run, as one file. */
-  | { readonly type: "download"; readonly form: "peft" | "heads" }
   | { readonly type: "forget" };
 
 /** What this device would do in a run. */
@@ -79,6 +82,8 @@ export interface KeptHeads {
   readonly run: string;
   readonly steps: number;
   readonly bytes: number;
+  /** Name of the store that has them. */
+  readonly store: string;
   /** What the model is; `null` if it is not known. */
   readonly base: RunAbout["base"];
   /** When it was kept, in milliseconds. */
@@ -92,10 +97,16 @@ export type FromWorker =
     readonly about: RunAbout;
     readonly forecast: Forecast | null;
     /** True if this device was in the run before and has not left it: it comes back by itself. */
-    readonly returning: { readonly name: string; readonly capacity: number } | null;
+    readonly returning:
+      | { readonly name: string; readonly capacity: number; readonly withData: boolean }
+      | null;
     readonly adapter: string;
     readonly kept: KeptHeads | null;
   }
+  /** The place is an invite: a person gives a name and asks. */
+  | { readonly type: "invited" }
+  /** The host is asked. */
+  | { readonly type: "asked"; readonly request: JoinRequestJson }
   /** This device cannot take part, why, and what helps. */
   | { readonly type: "cannot"; readonly why: string; readonly help: string }
   | { readonly type: "phase"; readonly phase: Phase; readonly text: string }

@@ -9,6 +9,7 @@ import { about, adapter, data, deviceName, failure, forecast, join } from "./vie
 import { Facts } from "./facts.tsx";
 import { count, megabytes } from "./numbers.ts";
 import { Privacy } from "./privacy.tsx";
+import { Data, holdsHeads } from "./data.tsx";
 
 /** The view before somebody takes part. */
 export function Offer(): JSX.Element {
@@ -25,12 +26,13 @@ export function Offer(): JSX.Element {
       </header>
       <Run />
       <Work />
+      <Data />
       <Privacy />
       <form
         class="card"
         onSubmit={(event) => {
           event.preventDefault();
-          join(deviceName.value.trim() || "phone", 1);
+          join(deviceName.value.trim() || "phone", data.value !== null && !holdsHeads.value ? 0 : 1);
         }}
       >
         <label>

@@ -8,6 +8,8 @@ import { type ByteStore, type DeviceKey, newDeviceId, newDeviceKey } from "@edge
 import { indexedDbStore, opfsStore } from "../shared/stores.ts";
 import type { KeptHeads, RunPlace } from "./messages.ts";
 
+/** Longest wait in milliseconds for a place that another tab has. */
+const CLAIM_MS = 300;
 /** Most tabs of a browser that take part at once. */
 const MOST_TABS = 16;
 
@@ -17,6 +19,8 @@ export interface TakingPart {
   readonly run: string;
   readonly name: string;
   readonly capacity: number;
+  /** It has texts to learn from. */
+  readonly withData: boolean;
   /** False once it has left, or the run is over. */
   readonly isIn: boolean;
 }
@@ -27,6 +31,8 @@ export interface Slot {
   readonly states: ByteStore;
   /** What heads have learnt. */
   readonly learnt: ByteStore;
+  /** Name of the store of the latter. */
+  readonly store: string;
   /** Its id. */
   readonly id: string;
   /** Its key. */
@@ -37,20 +43,21 @@ export interface Slot {
 export async function claimSlot(): Promise<Slot> {
   for (let number = 1; number <= MOST_TABS; number++) {
     if (!await claim(`edgetuner-device-${number}`)) continue;
-    const states = indexedDbStore(`edgetuner-${number}`);
-    const learnt = await opfsStore(`edgetuner-${number}`);
-    return { states, learnt, ...await identityIn(states) };
+    const store = `edgetuner-${number}`;
+    const states = indexedDbStore(store);
+    return { states, learnt: await opfsStore(store), store, ...await identityIn(states) };
   }
   throw new Error(`Cannot take part in more than ${MOST_TABS} tabs of one browser`);
 }
 
 async function claim(name: string): Promise<boolean> {
   const { promise, resolve } = Promise.withResolvers<boolean>();
-  // Held until the worker ends.
-  void navigator.locks.request(name, { ifAvailable: true }, (lock) => {
-    resolve(lock !== null);
-    return lock === null ? undefined : new Promise(() => {});
-  });
+  // Held until the worker ends; one that was just ended lets go of it in a moment.
+  const hold = () => {
+    resolve(true);
+    return new Promise(() => {});
+  };
+  navigator.locks.request(name, { signal: AbortSignal.timeout(CLAIM_MS) }, hold).catch(() => resolve(false));
   return await promise;
 }
 

@@ -7,7 +7,6 @@
 import {
   adapterFiles,
   adapterOf,
-  type ByteStore,
   type Channel,
   forgetRunStates,
   HandshakeError,
@@ -24,8 +23,20 @@ import { Engine } from "@edgetuner/kernels";
 import type { RunAbout } from "@edgetuner/transport";
 import { webSocketTransport } from "@edgetuner/transport/web_socket";
 import { forecastOf } from "./forecast.ts";
-import type { FromWorker, KeptHeads, Phase, RunPlace, ToWorker } from "./messages.ts";
-import { claimSlot, keptHeads, lastRun, noteRun, type Slot, type TakingPart, writeJson } from "./slot.ts";
+import type { ChosenData, FromWorker, KeptHeads, Phase, RunPlace, ToWorker } from "./messages.ts";
+import type { openOwnModel, OwnModel } from "./model_data.ts";
+import type { openOwnData, OwnData } from "./own_data.ts";
+import {
+  claimSlot,
+  keptHeads,
+  lastRun,
+  noteRun,
+  readJson,
+  type Slot,
+  type TakingPart,
+  writeJson,
+} from "./slot.ts";
+import { approved, ownRequest, redeem } from "./invitation.ts";
 import { CannotTakePart, explainGpu, requireBrowser, requireMemory } from "./usable.ts";
 
 /** Frames of a large model that may be under way. */
@@ -38,6 +49,9 @@ const QUIET_MS = 120_000;
 /** Pause in milliseconds between two attempts to come back. */
 const RETRY_MS = 1000;
 
+/** Where the texts of a run are kept. */
+const CHOSEN = "chosen-data";
+
 /** Files that are kept of a run. */
 export const KEPT = { weights: "heads.safetensors", config: "heads.json", note: "kept.json" } as const;
 
@@ -48,12 +62,16 @@ type JoinMessage = Extract<ToWorker, { type: "join" }>;
 export interface MoreParts {
   /** Takes part, with data too. */
   runDevice?(options: UserDeviceOptions): Promise<UserDeviceResult>;
-  /** Packs what is kept, as a file to take away. */
-  downloadOf?(
-    learnt: ByteStore,
-    form: "peft" | "heads",
-    base: RunAbout["base"],
-  ): Promise<{ readonly name: string; readonly bytes: Uint8Array<ArrayBuffer> }>;
+  /** Gets embedding and LM head. */
+  openModel?: typeof openOwnModel;
+  /** Makes batches of texts. */
+  openData?: typeof openOwnData;
+}
+
+/** What a device with data has of its own. */
+interface OwnParts extends Disposable {
+  readonly model: OwnModel;
+  readonly data: OwnData;
 }
 
 /** The device of a tab. */
@@ -63,7 +81,10 @@ export class TabDevice {
   #slot: Promise<Slot> | null = null;
   #engine: Promise<Engine> | null = null;
   #place: RunPlace | null = null;
+  #invite: { readonly server: string; readonly invite: string } | null = null;
   #about: RunAbout | null = null;
+  /** A look at the run that is under way. */
+  #looking: Promise<void> = Promise.resolve();
   #abort = new AbortController();
   #channel: Channel | null = null;
   #isIn = false;
@@ -84,13 +105,13 @@ export class TabDevice {
   /** Does what the page asks. */
   async hear(message: ToWorker): Promise<void> {
     try {
-      if (message.type === "look") await this.#look(message);
+      if (message.type === "look") await (this.#looking = this.#look(message));
+      else if (message.type === "ask") await this.#ask(message.name);
       else if (message.type === "join") await this.#join(message);
       else if (message.type === "pause") this.#setPaused(message.paused);
       else if (message.type === "wake") this.#wake();
       else if (message.type === "bye") void this.#channel?.close("the page was closed");
       else if (message.type === "leave") this.#abort.abort(new DOMException("left", "AbortError"));
-      else if (message.type === "download") await this.#download(message.form);
       else await this.#forget();
     } catch (error) {
       this.#tell(error);
@@ -108,6 +129,10 @@ export class TabDevice {
     requireBrowser();
     const { states, learnt } = await this.#openSlot();
     const last = await lastRun(states);
+    if (given !== null && "invite" in given) {
+      this.#invite = given;
+      return this.#say({ type: "invited" });
+    }
     const place = given ?? last?.place ?? null;
     if (place === null) {
       throw new CannotTakePart(
@@ -117,17 +142,37 @@ export class TabDevice {
     }
     this.#place = place;
     const engine = await this.#openEngine(gpu);
-    const about = this.#about = await askAbout(place);
+    const about = this.#about = await this.#askAbout(place);
     const isSame = last !== null && last.isIn && last.run === about.run && last.place.server === place.server;
     const capacity = isSame ? last.capacity : 1;
     this.#say({
       type: "about",
       about,
       forecast: forecastOf(about, capacity),
-      returning: isSame ? { name: last.name, capacity } : null,
+      returning: isSame ? { name: last.name, capacity, withData: last.withData } : null,
       adapter: engine.adapterName,
       kept: await keptHeads(learnt),
     });
+  }
+
+  /** Asks the host, and looks at the run once this device is let in. */
+  async #ask(name: string): Promise<void> {
+    if (this.#invite === null) return;
+    const { id, key, states } = await this.#openSlot();
+    const { request, place } = await redeem(this.#invite, { name, id, key: key.publicKey });
+    this.#invite = null;
+    await noteRun(states, { place, run: request.run, name, capacity: 1, isIn: false, withData: false });
+    await this.#look({ type: "look", place });
+  }
+
+  /** The run; while the host has not answered, this device waits. */
+  async #askAbout(place: RunPlace): Promise<RunAbout> {
+    const request = place.isInvited === true ? await ownRequest(place).catch(() => null) : null;
+    if (request !== null && request.state !== "approved") {
+      this.#say({ type: "asked", request });
+      await approved(place);
+    }
+    return await askAbout(place);
   }
 
   #openSlot(): Promise<Slot> {
@@ -142,6 +187,7 @@ export class TabDevice {
   }
 
   async #join(message: JoinMessage): Promise<void> {
+    await this.#looking;
     if (this.#isIn || this.#place === null || this.#about === null) return;
     this.#isIn = true;
     this.#abort = new AbortController();
@@ -155,15 +201,20 @@ export class TabDevice {
     }
   }
 
-  async #takePart({ name, capacity }: JoinMessage, place: RunPlace, { run }: RunAbout): Promise<void> {
+  async #takePart(message: JoinMessage, place: RunPlace, { run }: RunAbout): Promise<void> {
+    const { name, capacity } = message;
     const slot = await this.#openSlot();
     const engine = await this.#openEngine();
     const needed = forecastOf(this.#about!, capacity)?.memoryBytes ?? 0;
     requireMemory(needed, engine.device.limits);
     this.#phase("joining", "Getting the graphics processor ready");
     if (capacity > 0) await warmUpHeads(engine);
-    const noted: TakingPart = { place, run, name, capacity, isIn: true };
+    const chosen = message.data ?? await keptData(slot.states, run);
+    using own = chosen === null ? null : await this.#openOwn(engine, chosen, place, run);
+    const noted: TakingPart = { place, run, name, capacity, isIn: true, withData: chosen !== null };
     await noteRun(slot.states, noted);
+    // The texts stay until the run is over, so that a page that is reloaded comes back.
+    if (message.data !== null) await writeJson(slot.states, CHOSEN, message.data);
     void navigator.storage.persist?.().catch(() => {});
     const states = await storedRunStates(slot.states, run);
     const channel = await this.#connect(place);
@@ -173,15 +224,20 @@ export class TabDevice {
       ...{ engine, channel, name, capacity, id: slot.id, key: slot.key, signal: this.#abort.signal },
       ...{ timeoutMs: QUIET_MS, joinTimeoutMs: JOIN_MS, serverLostMs: LOST_MS },
       ...(states === null ? {} : { resume: states }),
+      ...(own === null ? {} : { data: own.data.side }),
+      onResume: (state) => own?.data.resume(state),
       savedStates: () => storedRunStates(slot.states, run),
-      onState: (state) => storeRunState(slot.states, state),
+      onState: (state) => storeRunState(slot.states, { ...state, data: own?.data.saved(state.step) ?? null }),
       reconnect: (signal) => this.#comeBack(place, lostAt + LOST_MS, signal),
       onLost: (error) => {
         if (error === null) return this.#phase("running", "");
         lostAt = performance.now();
         if (this.#pause === null) this.#phase("lost", "The connection was lost; coming back");
       },
-      onWelcome: (welcome) => this.#welcome(welcome),
+      onWelcome: (welcome) => {
+        own?.data.plan.begin(welcome.settings);
+        this.#welcome(welcome);
+      },
       onPause: (paused) =>
         this.#phase(paused ? "stopped" : "running", paused ? "The host has paused the run" : ""),
       onStep: (step, { mask, totalBytes }) =>
@@ -260,6 +316,7 @@ export class TabDevice {
     const isOver = hasLeft || error === null && steps >= total;
     // What a run may go on from stays.
     if (isOver && !hasLeft) await forgetRunStates(slot.states, run);
+    if (isOver) await slot.states.remove(CHOSEN);
     await noteRun(slot.states, { ...noted, isIn: !isOver });
     const text = hasLeft
       ? "You have left the run."
@@ -271,13 +328,27 @@ export class TabDevice {
     this.#phase("ended", text);
   }
 
-  async #download(form: "peft" | "heads"): Promise<void> {
-    const { learnt } = await this.#openSlot();
-    const { downloadOf } = this.#more;
-    if (downloadOf === undefined) {
-      throw new TypeError("Cannot pack adapters here: the worker for data does it");
+  /** What the texts need here: parts of the model, and batches. */
+  async #openOwn(engine: Engine, chosen: ChosenData, place: RunPlace, run: string): Promise<OwnParts> {
+    const { openModel, openData } = this.#more;
+    if (openModel === undefined || openData === undefined) {
+      throw new TypeError("Cannot take part with data here: the worker for data does it");
     }
-    this.#say({ type: "file", ...await downloadOf(learnt, form, (await keptHeads(learnt))?.base ?? null) });
+    this.#phase("joining", "Getting embedding and LM head of the model");
+    const tell = ({ done, total }: { readonly done: number; readonly total: number }) =>
+      this.#say({ type: "progress", what: "Embedding and LM head", done, total });
+    const model = await openModel(engine, { place, run, tell });
+    try {
+      const data = await openData(
+        chosen,
+        model,
+        (step, mode, loss) => this.#say({ type: "loss", step, mode, loss }),
+      );
+      return { model, data, [Symbol.dispose]: () => model[Symbol.dispose]() };
+    } catch (error) {
+      model[Symbol.dispose]();
+      throw error;
+    }
   }
 
   async #forget(): Promise<void> {
@@ -289,7 +360,7 @@ export class TabDevice {
 
 /** Keeps what heads have learnt. */
 async function keep(
-  { learnt }: Slot,
+  { learnt, store }: Slot,
   modules: HeadModules,
   { base, ...origin }: Pick<KeptHeads, "run" | "steps" | "base">,
 ): Promise<KeptHeads> {
@@ -297,9 +368,17 @@ async function keep(
   const weights = files.get("adapter_model.safetensors")!;
   await learnt.write(KEPT.weights, weights);
   await learnt.write(KEPT.config, files.get("adapter_config.json")!);
-  const kept = { ...origin, base, bytes: weights.length, at: Date.now() };
+  const kept = { ...origin, base, store, bytes: weights.length, at: Date.now() };
   await writeJson(learnt, KEPT.note, kept);
   return kept;
+}
+
+/** The texts of a run that this device was in; `null` if it had none. */
+async function keptData(states: Slot["states"], run: string): Promise<ChosenData | null> {
+  const last = await lastRun(states);
+  return last?.isIn === true && last.run === run && last.withData
+    ? await readJson<ChosenData>(states, CHOSEN)
+    : null;
 }
 
 /** Asks the server about its run. */

@@ -38,7 +38,7 @@ export function TakingPart(): JSX.Element {
       <Learning />
       <Buttons />
       {failure.value === "" ? null : <p role="alert" class="bad">{failure.value}</p>}
-      <KeptHere />
+      {now === "ended" ? <KeptHere /> : null}
     </>
   );
 }

@@ -6,7 +6,8 @@
 
 import { signal } from "@preact/signals";
 import type { RunAbout } from "@edgetuner/transport";
-import type { ChosenData, Forecast, FromWorker, KeptHeads, Phase, RunPlace, ToWorker } from "./messages.ts";
+import type { JoinRequestJson } from "@edgetuner/transport/control";
+import type { ChosenData, Forecast, FromWorker, KeptHeads, Phase, ToWorker } from "./messages.ts";
 
 /** How far this device is with a run. */
 export interface Progress {
@@ -26,6 +27,8 @@ export interface Progress {
 export type View =
   | { readonly name: "looking" }
   | { readonly name: "cannot"; readonly why: string; readonly help: string }
+  | { readonly name: "ask" }
+  | { readonly name: "asked" }
   | { readonly name: "offer" }
   | { readonly name: "taking part" };
 
@@ -33,6 +36,7 @@ export const view = signal<View>({ name: "looking" });
 export const about = signal<RunAbout | null>(null);
 export const forecast = signal<Forecast | null>(null);
 export const adapter = signal("");
+export const asked = signal<JoinRequestJson | null>(null);
 export const phase = signal<{ readonly phase: Phase; readonly text: string }>({ phase: "joining", text: "" });
 export const progress = signal<Progress | null>(null);
 export const loss = signal<{ readonly step: number; readonly loss: number } | null>(null);
@@ -53,20 +57,50 @@ interface Policies {
   };
 }
 
-function openWorker(): Worker {
+/** Scripts of workers. */
+const WORKERS = ["./worker.js", "./data_worker.js", "./download_worker.js"] as const;
+
+const policy = (() => {
   const { trustedTypes } = globalThis as { trustedTypes?: Policies };
-  const own = "./worker.js";
-  const rules = { createScriptURL: (url: string) => url === own ? url : "" };
-  const policy = trustedTypes?.createPolicy("edgetuner", rules) ?? rules;
-  return new Worker(policy.createScriptURL(own), { type: "module" });
+  const rules = { createScriptURL: (url: string) => (WORKERS as readonly string[]).includes(url) ? url : "" };
+  return trustedTypes?.createPolicy("edgetuner", rules) ?? rules;
+})();
+
+function openWorker(script: typeof WORKERS[number]): Worker {
+  const worker = new Worker(policy.createScriptURL(script), { type: "module" });
+  worker.addEventListener("message", ({ data }: MessageEvent<FromWorker>) => hear(data));
+  worker.addEventListener(
+    "error",
+    (event) => failure.value = event.message || "The page's worker has stopped.",
+  );
+  return worker;
 }
 
-const worker = openWorker();
-worker.addEventListener("message", ({ data }: MessageEvent<FromWorker>) => hear(data));
-worker.addEventListener(
-  "error",
-  (event) => failure.value = event.message || "The page's worker has stopped.",
-);
+let worker = openWorker("./worker.js");
+let knowsData = false;
+
+/** Gives the device to the worker that knows data. */
+function useDataWorker(): void {
+  if (knowsData) return;
+  knowsData = true;
+  worker.terminate();
+  worker = openWorker("./data_worker.js");
+  look();
+}
+
+/** Takes part with a file, or without one again. */
+export function choose(chosen: ChosenData | null): void {
+  data.value = chosen;
+  if (chosen !== null) useDataWorker();
+}
+
+/** Packs what is kept, and hands it to the browser. */
+export function download(form: "peft" | "heads"): void {
+  if (kept.value === null) return;
+  const packer = openWorker("./download_worker.js");
+  packer.addEventListener("message", () => packer.terminate());
+  packer.postMessage({ store: kept.value.store, form });
+}
 
 /** Tells the worker. */
 export function tell(message: ToWorker): void {
@@ -74,13 +108,17 @@ export function tell(message: ToWorker): void {
 }
 
 /** Takes the run's address out of the address bar: it lets its holder in. */
-function takePlace(): RunPlace | null {
+function takePlace(): Extract<ToWorker, { type: "look" }>["place"] {
   const fragment = new URLSearchParams(location.hash.slice(1));
-  const token = fragment.get("token");
-  if (token === null) return null;
+  const [token, invite] = [fragment.get("token"), fragment.get("invite")];
+  if (token === null && invite === null) return null;
   history.replaceState(null, "", location.pathname + location.search);
-  return { server: fragment.get("server") ?? location.origin, token };
+  const server = fragment.get("server") ?? location.origin;
+  return token !== null ? { server, token } : { server, invite: invite! };
 }
+
+/** Where the address led to. */
+let given: Extract<ToWorker, { type: "look" }>["place"] = null;
 
 /** Looks at the run, with the GPU that the address asks for. */
 export function look(): void {
@@ -91,7 +129,14 @@ export function look(): void {
       return value === null ? [] : [[name, value]];
     }),
   );
-  tell({ type: "look", place: takePlace(), gpu });
+  given = takePlace() ?? given;
+  tell({ type: "look", place: given, gpu });
+}
+
+/** Asks the host to be let in. */
+export function ask(name: string): void {
+  failure.value = "";
+  tell({ type: "ask", name });
 }
 
 /** Takes part. */
@@ -113,8 +158,17 @@ function hear(message: FromWorker): void {
       const { returning } = message;
       if (returning === null) return;
       deviceName.value = returning.name;
+      if (returning.withData && !knowsData) return useDataWorker();
       return join(returning.name, returning.capacity);
     }
+    case "invited":
+      view.value = { name: "ask" };
+      return;
+    case "asked":
+      given = null; // the worker knows where
+      asked.value = message.request;
+      view.value = { name: "asked" };
+      return;
     case "cannot":
       view.value = { name: "cannot", why: message.why, help: message.help };
       return;

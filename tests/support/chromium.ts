@@ -187,6 +187,34 @@ export class Tab implements AsyncDisposable {
     })()`);
   }
 
+  /** Chooses a file of this machine. */
+  async choose(name: string, file: string): Promise<void> {
+    const { root: { nodeId } } = await this.send("DOM.getDocument") as { root: { nodeId: number } };
+    const selector = `input[name="${name}"]`;
+    const found = await this.send("DOM.querySelector", { nodeId, selector }) as { nodeId: number };
+    await this.send("DOM.setFileInputFiles", { nodeId: found.nodeId, files: [file] });
+  }
+
+  /** Clicks on what a label says. */
+  async check(text: string): Promise<void> {
+    await this.evaluate(
+      `[...document.querySelectorAll("label")].find((l) => l.innerText.includes(${
+        JSON.stringify(text)
+      })).querySelector("input").click()`,
+    );
+  }
+
+  /** Never resolves; rejects where the page shows that something has failed. */
+  async fails(): Promise<never> {
+    const alert = "document.querySelector('[role=alert]')?.innerText ?? ''";
+    const text = await until(
+      async () => await this.evaluate<string>(alert).catch(() => "") || null,
+      "something fails",
+      600_000,
+    );
+    throw new Error(`The page shows: ${text}`);
+  }
+
   /** Clicks on a button by its text. */
   async click(text: string): Promise<void> {
     const button = `[...document.querySelectorAll("button")].find((b) => b.textContent === ${

@@ -18,6 +18,7 @@ import { bindRoutes, bodyWithin, type Handlers, refuseCallerOf, type RouteCall }
 import { corsHeaders, originOf, preflight, RateLimit, type RateOptions, refuseCaller } from "./_callers.ts";
 import { healthJson } from "./_json.ts";
 import { metricsText } from "./_metrics.ts";
+import { addModelRoutes, type ServedModel } from "./device_routes.ts";
 import { joinHandlers } from "./_join_routes.ts";
 import { runHandlers } from "./_run_routes.ts";
 import { storeHandlers } from "./_store_routes.ts";
@@ -48,6 +49,8 @@ export interface ControlAppOptions {
   readonly joinToken: string;
   /** Token that steers runs. */
   readonly adminToken: string;
+  /** Models of which devices with data may have parts, by the names of their runs. @default {none} */
+  readonly models?: ReadonlyMap<string, ServedModel> | undefined;
   /** WebSocket transport of devices. */
   readonly webSocket?: JoinHandler | undefined;
   /** HTTP transport of devices. */
@@ -160,6 +163,7 @@ export function createControlApp(options: ControlAppOptions): Hono {
     const body = await bodyWithin(raw, { maxBodyBytes, bodyTimeoutMs, signal });
     return body instanceof Response ? body : await next();
   });
+  addModelRoutes(app, options.models ?? new Map());
   const joined = (handler: JoinHandler) => async (context: Context) => {
     const { device } = await callerOf(context.req.raw);
     return handler.handle(context.req.raw, { ...peerOf(context), device });

@@ -14,6 +14,7 @@ export {
   MIN_TOKEN_LENGTH,
   stepJson,
 } from "./control_app.ts";
+export type { ServedModel } from "./device_routes.ts";
 export type { RateOptions } from "./_callers.ts";
 export { requireKnown, type WhoOptions } from "./_who.ts";
 export {

@@ -20,10 +20,16 @@ import {
 } from "@edgetuner/core";
 import { PAGE_FILES } from "@edgetuner/page";
 import { type WebSocketListener, webSocketListener, webSocketTransport } from "@edgetuner/transport";
-import { createControlApp, serve, type Serving } from "@edgetuner/transport/server";
+import {
+  createControlApp,
+  Invitations,
+  serve,
+  type ServedModel,
+  type Serving,
+} from "@edgetuner/transport/server";
 import { admitAll, dataSide, serverOptions } from "../_session.ts";
 import { Relay } from "../../support/relay.ts";
-import type { TinyGpt2 } from "../../support/tiny_model.ts";
+import type { TinyBase } from "../../support/tiny_model.ts";
 
 const TOKENS = { joinToken: "join-token-of-tests", adminToken: "admin-token-of-tests" };
 
@@ -33,6 +39,8 @@ export interface TabRunOptions {
   /** Devices with heads. */
   readonly devices: number;
   readonly server?: Partial<EdgeServerOptions>;
+  /** What tabs with data get of the model. @default {nothing} */
+  readonly served?: ServedModel;
   /** A run that was stopped, which this one goes on with; tabs reach it at the same address. */
   readonly after?: TabRun;
   /** The data comes from a tab. @default {false} */
@@ -40,7 +48,7 @@ export interface TabRunOptions {
 }
 
 /** The run as the control server shows it. */
-function handleOf(server: EdgeServer, { layers }: TinyGpt2, places: number): RunHandle {
+function handleOf(server: EdgeServer, { layers }: TinyBase, places: number): RunHandle {
   const { kvHeads } = layers.shape;
   return {
     run: server.run,
@@ -75,12 +83,14 @@ export class TabRun implements AsyncDisposable {
   readonly server: EdgeServer;
   readonly events: EdgeServerEvent[] = [];
   readonly records: StepRecord[] = [];
-  readonly #model: TinyGpt2;
+  readonly #model: TinyBase;
   readonly #listener: WebSocketListener;
   readonly #serving: Serving;
   /** The link of tabs. */
   readonly link: Relay;
   readonly #admitting: Promise<void>;
+  /** Who is invited. */
+  readonly invitations: Invitations;
   /** The newest state of edge server and data device. */
   readonly states: { server: RunState | null; data: RunState | null };
   /** Resolves when the run is over. */
@@ -92,18 +102,20 @@ export class TabRun implements AsyncDisposable {
   readonly #devices: Promise<UserDeviceResult>[] = [];
 
   private constructor(
-    model: TinyGpt2,
-    { server, serving, listener, states }: {
+    model: TinyBase,
+    { server, serving, listener, states, invitations }: {
       readonly server: EdgeServer;
       readonly serving: Serving;
       readonly listener: WebSocketListener;
       readonly states: TabRun["states"];
+      readonly invitations: Invitations;
     },
     options: TabRunOptions,
   ) {
     this.#model = model;
     this.server = server;
     this.states = states;
+    this.invitations = invitations;
     this.#serving = serving;
     this.link = options.after?.link ?? new Relay(serving.port);
     this.link.target = serving.port;
@@ -125,10 +137,11 @@ export class TabRun implements AsyncDisposable {
       resume: sourceOf(options.after?.states.data),
       onState: (state) => void (states.data = state),
     });
+    this.#data?.catch(() => {}); // whoever waits for the end gets the error
   }
 
   /** Starts a run; tabs and devices may join. */
-  static async start(model: TinyGpt2, options: TabRunOptions): Promise<TabRun> {
+  static async start(model: TinyBase, options: TabRunOptions): Promise<TabRun> {
     const states: TabRun["states"] = { server: null, data: null };
     const server = new EdgeServer(
       serverOptions(model, options.settings, {
@@ -140,19 +153,27 @@ export class TabRun implements AsyncDisposable {
       }),
     );
     const listener = webSocketListener();
+    const invitations = new Invitations();
     const app = createControlApp({
       ...TOKENS,
+      invitations,
       allowHosts: ["edge.test"],
       runs: new Map([[server.run, handleOf(server, model, options.devices)]]),
       webSocket: listener,
+      models: new Map(options.served === undefined ? [] : [[server.run, options.served]]),
       pages: PAGE_FILES,
     });
-    return new TabRun(model, { server, serving: await serve(app), listener, states }, options);
+    return new TabRun(model, { server, serving: await serve(app), listener, states, invitations }, options);
   }
 
   /** Address of the page that lets a tab in. */
   get page(): string {
     return this.pageOn("");
+  }
+
+  /** Address for one device that the host lets in by hand. */
+  async invite(): Promise<string> {
+    return `http://127.0.0.1:${this.link.port}${await this.invitations.invite(this.server.run)}`;
   }
 
   /** The same, with a query. */

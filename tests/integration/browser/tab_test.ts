@@ -125,6 +125,29 @@ Deno.test(
   },
 );
 
+Deno.test({ name: "a tab that is invited asks, is let in, and takes part [slow]", ignore }, async () => {
+  await using run = await TabRun.start(model!, { settings: tinySettings("slice", 5), devices: 1 });
+  const invite = await run.invite();
+  await using tab = await (await browser()).open(invite);
+  await tab.shows("You are invited");
+  assertEquals(await tab.evaluate("location.hash"), "");
+  await tab.fill("name", "Ada's phone");
+  await tab.click("Ask the host");
+  await tab.shows("Waiting for the host");
+  const [request] = run.invitations.requests(run.server.run);
+  assertEquals([request!.name, request!.state], ["Ada's phone", "waiting"]);
+  await tab.shows(request!.code);
+  run.invitations.answer(request!.request, "approved");
+  await tab.shows("What this device would do");
+  await tab.click("Take part");
+  await run.end();
+  await tab.shows("The run is over");
+  await using second = await (await browser()).open(invite);
+  await second.shows("You are invited");
+  await second.click("Ask the host");
+  await second.shows("used before");
+});
+
 Deno.test({ name: "a device that cannot take part says why, and what helps [slow]", ignore }, async () => {
   await using run = await TabRun.start(model!, { settings: tinySettings("slice", 2), devices: 1 });
   await using tab = await (await browser()).open(run.page.replace("127.0.0.1", "edge.test"));
