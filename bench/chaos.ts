@@ -10,6 +10,7 @@ import { COMMON_FLAGS } from "../cli/flags/common_flags.ts";
 import { integer, number, readFlags, runProgram, text, UsageError } from "../cli/flags/flags.ts";
 import { versions, writeReport } from "../cli/output/report.ts";
 import { takes } from "../tests/support/until.ts";
+import { comeAndGo } from "./chaos/absence.ts";
 import { type FaultPlan, FAULTS } from "./chaos/faults.ts";
 import { replay, type Replayed } from "./chaos/replay.ts";
 import { ChaosRun, type TransportName, TRANSPORTS } from "./chaos/run.ts";
@@ -19,6 +20,8 @@ const FLAGS = {
   transports: text("LIST", TRANSPORTS.join(","), "how devices reach the edge server; the faults take turns"),
   kinds: text("LIST", "", `which faults, of ${Object.keys(FAULTS).join(", ")}; all without it`),
   longest: number("S", 120, "seconds: longest time that a process is stopped", { min: 1 }),
+  minutes: number("M", 0, "in place of single faults: each device comes and goes for so long", { min: 0 }),
+  away: number("X", 0.33, "--minutes: share of the time for which each device is away", { min: 0, max: 0.9 }),
   seed: integer("N", 1, "seed of the faults, and of the runs", { min: 0 }),
   devices: integer("N", 3, "devices with heads, one of them with the data", { min: 2, max: 8 }),
   pruner: text("NAME", "none", "pruner of the runs"),
@@ -128,19 +131,45 @@ async function oneRun(
     say(outcome, run);
   }
   if (outcomes.at(-1)?.failure !== null) return { outcomes, run, replayed: null };
+  return { outcomes, run, replayed: await endAndReplay(run, flags) };
+}
+
+/** Ends a run, and runs it again undisturbed. */
+async function endAndReplay(
+  run: ChaosRun,
+  { batch, length, seed, webgpu, devices, minutes }: Flags,
+): Promise<Replayed> {
   await run.stop();
   const { settings, steps, restored } = run;
-  const again = {
-    settings: settings!,
-    capacities,
-    batch,
-    length,
-    seed,
-    webgpu: flags.webgpu,
-    validBatches: 4,
-  };
+  const capacities = Array.from({ length: devices }, () => 1);
+  const again = { settings: settings!, capacities, batch, length, seed, webgpu, validBatches: 8 };
   const folders = run.devices.map(({ save }) => save);
-  return { outcomes, run, replayed: await replay(again, { steps, restored, folders }) };
+  return await replay(again, { steps, restored, folders }, { isComparedToUndisturbed: minutes > 0 });
+}
+
+/** A run whose devices come and go, and what it has learnt in the end. */
+async function comingAndGoing(flags: Flags): Promise<void> {
+  const { batch, length, seed, pruner, devices, minutes, away: share, transports: [transport] } = flags;
+  const capacities = Array.from({ length: devices }, () => 1);
+  const folder = await Deno.makeTempDir({ prefix: "chaos-" });
+  const options = { transport: transport!, capacities, batch, length, seed, folder, pruner };
+  await using run = new ChaosRun({ ...options, steps: MOST_STEPS });
+  await run.start();
+  const absence = await comeAndGo(run, { share, minutes, seed });
+  const replayed = await endAndReplay(run, flags);
+  const { firstOther, otherHeads, validation, undisturbed, untrained } = replayed;
+  const isEqual = firstOther === null && otherHeads.length === 0;
+  console.log(
+    `${run.steps.length} steps in ${minutes} min; devices went ${absence.times} times; ${
+      (100 * absence.headsAway).toFixed(0)
+    } % of the heads were away in a step; the longest stand-still ${absence.stillSeconds.toFixed(1)} s`,
+  );
+  console.log(`validation loss ${untrained.toFixed(4)} untrained, ${validation.toFixed(4)} at the end`);
+  console.log(`undisturbed, after as many steps: ${undisturbed!.toFixed(4)}`);
+  console.log(isEqual ? "bit-equal to the run with the same prunings" : `OTHER from step ${firstOther} on`);
+  await writeReport(flags.report, { versions: versions(), settings: flags, absence, replayed });
+  if (!isEqual) Deno.exitCode = 1;
+  await Deno.remove(folder, { recursive: true });
 }
 
 function say(
@@ -159,6 +188,7 @@ function say(
 
 async function main(): Promise<void> {
   const flags = readOptions();
+  if (flags.minutes > 0) return await comingAndGoing(flags);
   const random = randomStream(flags.seed);
   const outcomes: Outcome[] = [];
   const runs: Record<string, unknown>[] = [];

@@ -61,6 +61,8 @@ export interface Replayed {
   readonly validation: number;
   /** That of a run of as many steps in which nothing happened; `null` where it was not asked for. */
   readonly undisturbed: number | null;
+  /** That of before the first step. */
+  readonly untrained: number;
 }
 
 /** Texts of the replay. */
@@ -157,6 +159,7 @@ export async function replay(
     if (loss !== disturbed.steps[step]!.loss) firstOther ??= step;
   });
   using training = own;
+  const untrained = await validationLoss(parts, training, valid);
   await training.trainer.run();
   const otherHeads: number[] = [];
   for (const [i, path] of disturbed.folders.entries()) {
@@ -166,7 +169,7 @@ export async function replay(
     if (!isSame(learnt.weights, saved.weights)) otherHeads.push(i);
   }
   const validation = await validationLoss(parts, training, valid);
-  if (!isComparedToUndisturbed) return { firstOther, otherHeads, validation, undisturbed: null };
+  if (!isComparedToUndisturbed) return { firstOther, otherHeads, validation, untrained, undisturbed: null };
   const none = {
     steps: disturbed.steps.map((s) => ({ ...s, mask: s.mask.map(() => 0) })),
     restored: [],
@@ -174,7 +177,13 @@ export async function replay(
   };
   using whole: LocalTraining = trained(scripted(none, () => whole) as Pruner, () => {});
   await whole.trainer.run();
-  return { firstOther, otherHeads, validation, undisturbed: await validationLoss(parts, whole, valid) };
+  return {
+    firstOther,
+    otherHeads,
+    validation,
+    untrained,
+    undisturbed: await validationLoss(parts, whole, valid),
+  };
 }
 
 /** Equal bit for bit, whatever it is made of. */

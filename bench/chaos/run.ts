@@ -156,6 +156,9 @@ export class ChaosRun implements AsyncDisposable {
     return `${transport}://127.0.0.1:${port}/join/${transport}`;
   }
 
+  /** L, layers of the model. */
+  layers = 0;
+
   /** True if all are there. */
   get isWhole(): boolean {
     return this.devices.every(({ awaySince }) => awaySince === null) &&
@@ -230,6 +233,7 @@ export class ChaosRun implements AsyncDisposable {
       this.#port = Number(String(event.address).split(":").at(-1));
       this.#run = String(event.run);
       this.settings = event.settings as Required<RunSettings>;
+      this.layers = (event.model as { readonly layers: number }).layers;
     } else if (event.type === "step") this.#onStep(event.record as StepJson);
     else if (event.type === "away" || event.type === "back") {
       const { device: { name }, step, reason = "" } = event as unknown as PresenceJson;

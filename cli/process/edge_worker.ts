@@ -190,12 +190,12 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
     ...{ timeoutMs: options.timeoutMs, joinTimeoutMs: options.joinTimeoutMs },
     pauseTimeoutMs: options.pauseTimeoutMs,
   };
-  const run = options.stays ? new GenerationServer(shared) : new EdgeServer({
+  const losses = { onLoss: options.onLoss, lossWaitMs: options.lossWaitMs };
+  const run = options.stays ? new GenerationServer({ ...shared, ...losses }) : new EdgeServer({
     ...{ ...shared, pruner, baseNorm, resume: resumed ?? undefined, saveEveryMs: options.saveEveryMs },
+    ...losses,
     ...{
-      onLoss: options.onLoss,
       sharing: options.sharing,
-      lossWaitMs: options.lossWaitMs,
       adoptAfter: options.adoptAfter,
       stepDeadlineMs: options.stepDeadlineMs,
     },

@@ -84,11 +84,21 @@ export async function throughSplit<T>(
       loss: { labelSmoothing: 0 },
       fingerprint: model.fingerprint,
       next: () => null,
+      onAway: (heads) => console.error(awayText(heads)),
       generate: (session, ended) => use(session, prepared, ended),
     },
   });
   if (error !== null) throw error;
   return { prepared, bytes: ledger.totalBytes, reason };
+}
+
+/** Whose heads are missing in what is generated. */
+function awayText(heads: readonly number[]): string {
+  if (heads.length === 0) return "All heads are there again";
+  const one = heads.length === 1;
+  return `${one ? "Head" : "Heads"} ${heads.join(", ")} ${
+    one ? "is" : "are"
+  } away: what follows is generated without ${one ? "it" : "them"}`;
 }
 
 /**

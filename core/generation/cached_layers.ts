@@ -41,6 +41,8 @@ export interface DecodingPass {
   readonly parents: readonly number[] | null;
   /** Step that the head modules are told. @default {0} */
   readonly step?: number;
+  /** True if the pass may be done again where it fails: what was kept before it is there again then. @default {false} */
+  readonly repeats?: boolean;
 }
 
 /** Layers of a GPT-2, an OPT or a LLaMA with the keys and values of the tokens before. */
@@ -85,7 +87,7 @@ export class CachedLayers implements Disposable {
    */
   async forward(tape: Tape, embedding: Tensor, pass: DecodingPass): Promise<Variable> {
     const { layers, heads } = this.#options;
-    const { rows, parents, step = 0 } = pass;
+    const { rows, parents, step = 0, repeats = false } = pass;
     const input = tape.variable(embedding, { needsGradient: false });
     if (parents === null) this.forget();
     const length = embedding.rows / rows;
@@ -100,6 +102,7 @@ export class CachedLayers implements Disposable {
         }]`,
       );
     }
+    const before = repeats ? [...this.#caches] : null;
     try {
       const mask = new Uint8Array(layers.shape.layers * layers.shape.heads);
       const microBatches = [{ index: 0, batch: rows, rows: embedding.rows, firstRow: 0 }];
@@ -108,14 +111,19 @@ export class CachedLayers implements Disposable {
       const cache: AttentionCache = {
         first: this.#length,
         attend: (tape, qkv, layer, style) =>
-          this.#attend(tape, qkv.value, { layer, style, rows, parents: stay ? null : parents }),
+          this.#attend(tape, qkv.value, { layer, style, rows, parents: stay ? null : parents, repeats }),
       };
       const hidden = await layers.forward(tape, input, { batch: rows, length, cache }, heads);
       this.#length += length;
       this.#rows = rows;
+      if (before !== null) disposeOthers(before, this.#caches);
       return hidden;
     } catch (error) {
-      this.forget();
+      if (before === null) this.forget();
+      else {
+        disposeOthers(this.#caches, before);
+        this.#caches.splice(0, Infinity, ...before);
+      }
       throw error;
     }
   }
@@ -136,17 +144,18 @@ export class CachedLayers implements Disposable {
   #attend(
     tape: Tape,
     qkv: Tensor,
-    { layer, style, rows, parents }: {
+    { layer, style, rows, parents, repeats }: {
       readonly layer: number;
       readonly style: AttentionStyle | undefined;
       readonly rows: number;
       readonly parents: readonly number[] | null;
+      readonly repeats: boolean;
     },
   ): Variable {
     const { heads, kvHeads, headSize } = this.#options.layers.shape;
     const before = this.#caches[layer] ?? null;
     const columns = 2 * kvHeads * headSize;
-    const options = { cache: before, qkv, columns, parents, rows, slotStep: SLOT_STEP };
+    const options = { cache: before, qkv, columns, parents, rows, slotStep: SLOT_STEP, keepsOld: repeats };
     const cache = extendCache(options);
     this.#caches[layer] = cache;
     let output: Tensor;
@@ -159,5 +168,15 @@ export class CachedLayers implements Disposable {
       output = cachedAttention(qkv, cache, { ...style, heads, kvHeads });
     }
     return tape.variable(output, { needsGradient: false });
+  }
+}
+
+/** Frees those whose tensors are not among the others. */
+function disposeOthers(
+  caches: readonly (KeyValueCache | null)[],
+  others: readonly (KeyValueCache | null)[],
+): void {
+  for (const [i, cache] of caches.entries()) {
+    if (cache !== null && cache.values !== others[i]?.values) cache.values.dispose();
   }
 }

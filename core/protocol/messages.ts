@@ -65,6 +65,8 @@ const LARGE = 2 ** 53 - 1;
 const MAX_ROWS = 2 ** 24 - 1;
 /** Most states that a device may bring. */
 const MAX_STATES = 1024;
+/** Most heads of a layer. */
+const MAX_HEADS = 4096;
 /** Most continuations side by side in generation. */
 const MAX_BEAMS = 4096;
 
@@ -292,6 +294,7 @@ export class Messages {
       probe: optional(flag()),
       save: optional(flag()),
       counted: optional(integer(1, LARGE)),
+      away: optional(list(integer(0, 1e6), 1, MAX_HEADS)),
     },
   };
 

@@ -141,6 +141,8 @@ export interface HiddenMeta {
   readonly save?: boolean;
   /** Where others give parts of the step too: tokens that the loss of the whole step is the mean of. */
   readonly counted?: number;
+  /** In generation: heads of every layer whose devices are away. */
+  readonly away?: readonly number[];
 }
 
 /** Nothing is asked for now. */

@@ -9,6 +9,7 @@ import type { CachedLayers } from "../generation/cached_layers.ts";
 import { Tape } from "../model/tape.ts";
 import type { DecodingRequest, DecodingSource } from "./data_source.ts";
 import type { DecodingRecord } from "./run_events.ts";
+import type { Attempts } from "./step_attempts.ts";
 
 /** Most bytes of keys and values, unless someone says another number. */
 export const MAX_CACHE_BYTES = 2 ** 30;
@@ -31,6 +32,8 @@ export interface DecodingPass {
   readonly counters: () => Record<"readback" | "codec" | "wait" | "bytes", number>;
   /** Bytes before E came. */
   readonly bytesBefore: number;
+  /** Does the pass again where devices are lost in it. */
+  readonly attempts: Attempts;
 }
 
 /**
@@ -41,12 +44,12 @@ export interface DecodingPass {
  * values; the data device is closed.
  */
 export async function decodingPass(request: DecodingRequest, pass: DecodingPass): Promise<DecodingRecord> {
-  const { engine, cached, data, maxCacheBytes, step, now, counters, bytesBefore } = pass;
+  const { engine, cached, data, maxCacheBytes, step, now, counters, bytesBefore, attempts } = pass;
   const { embedding, rows, length, parents } = request;
   const started = now();
   const before = counters();
-  using tape = new Tape(engine, { training: false });
-  tape.own(embedding);
+  using owner = new DisposableStack();
+  owner.use(embedding);
   const total = length + (parents === null ? 0 : cached.length);
   const cacheBytes = cached.bytesFor(rows, total);
   if (parents?.some((p) => p < 0 || p >= cached.rows)) {
@@ -59,8 +62,15 @@ export async function decodingPass(request: DecodingRequest, pass: DecodingPass)
       `keys and values must take at most ${maxCacheBytes} bytes: ${rows} rows of ${total} tokens take ${cacheBytes}`,
     );
   }
-  const hidden = await cached.forward(tape, embedding, { rows, parents, step });
-  await data.answer(step, hidden.value);
+  let away: readonly number[] = [];
+  await attempts.decode(step, async () => {
+    using tape = new Tape(engine, { training: false });
+    const input = engine.tensor(embedding.rows, embedding.columns, "embedding of new tokens");
+    engine.copy(embedding, input);
+    const hidden = await cached.forward(tape, input, { rows, parents, step, repeats: true });
+    away = attempts.away;
+    await data.answer(step, hidden.value, away);
+  });
   const after = counters();
   const spent = (what: keyof typeof after) => after[what] - before[what];
   const times = {
@@ -69,5 +79,7 @@ export async function decodingPass(request: DecodingRequest, pass: DecodingPass)
     codec: spent("codec"),
     wait: spent("wait"),
   };
-  return { rows, tokens: length, length: total, times, bytes: after.bytes - bytesBefore, cacheBytes };
+  const bytes = after.bytes - bytesBefore;
+  const record = { rows, tokens: length, length: total, times, bytes, cacheBytes };
+  return away.length === 0 ? record : { ...record, away };
 }

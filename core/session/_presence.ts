@@ -22,6 +22,8 @@ export interface PresenceOptions {
   readonly devices: readonly HeadMember[];
   /** The devices with data. */
   dataMembers(): readonly RunMember[];
+  /** False if the run goes on where none of them is there. @default {true} */
+  readonly needsData?: boolean;
   /** A device with data has come back over another connection. */
   goOnOver(member: RunMember): void;
   /** One with heads has; `unfinished` is a step of which it has all but the last messages. */
@@ -152,12 +154,12 @@ export class Presence {
    * @throws That, once it is too late.
    */
   async goOn(step: number, error: Error): Promise<void> {
-    const { devices, policy, lossWaitMs, clock, waitForChange } = this.#options;
+    const { devices, policy, lossWaitMs, clock, needsData = true, waitForChange } = this.#options;
     const until = clock.now() + lossWaitMs;
     for (;;) {
       await this.admit(step);
       const isEnough = devices.some((d) => d.isAway !== true) &&
-        this.#dataMembers.some((member) => !this.isAway(member));
+        (!needsData || this.#dataMembers.some((member) => !this.isAway(member)));
       // Who has left on purpose is not waited for.
       const isAwaited = [...this.#trained.keys()].some(({ peer }) => !peer.hasLeft);
       const isWorthIt = isReturning(error) && isAwaited && clock.now() < until;

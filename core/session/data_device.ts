@@ -73,6 +73,8 @@ export interface DataSide {
    * @param ended Aborted once the run is over for this device, for whoever waits for something else meanwhile.
    */
   generate?(session: TokenSession, ended: AbortSignal): Promise<void>;
+  /** Called in generation with the heads of every layer whose devices are away: what follows is without them. Empty once they are back. */
+  onAway?(heads: readonly number[]): void;
 }
 
 /** A turn of one of several owners. */
@@ -244,6 +246,7 @@ export class DataDevice {
     const session = new RemoteSession(peer, data.ends, step, {
       receive: () => this.#receive(`"hidden"`),
       repeats: (error) => this.#repeats(error, null),
+      onAway: (heads) => data.onAway?.(heads),
     });
     this.#isGenerating = true;
     const ended = new AbortController();

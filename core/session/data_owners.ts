@@ -211,8 +211,8 @@ export class DataOwners implements DataSource, Disposable {
     for (const { owner } of this.#current?.owners ?? []) owner.data.interrupt();
   }
 
-  async answer(step: number, hidden: Tensor): Promise<void> {
-    await this.#generating!.data.answer(step, hidden);
+  async answer(step: number, hidden: Tensor, away: readonly number[]): Promise<void> {
+    await this.#generating!.data.answer(step, hidden, away);
   }
 
   refuse(rule: string): never {

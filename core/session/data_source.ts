@@ -21,8 +21,8 @@ export interface DecodingRequest {
 
 /** What answers new tokens. */
 export interface DecodingSource {
-  /** Answers new tokens with their h_L, [R * T, d]. */
-  answer(step: number, hidden: Tensor): Promise<void>;
+  /** Answers new tokens with their h_L, [R * T, d], and says which heads were away. */
+  answer(step: number, hidden: Tensor, away: readonly number[]): Promise<void>;
   /** Closes the data device for what it asked. */
   refuse(rule: string): never;
 }

@@ -238,7 +238,7 @@ export class EdgeServer extends RunServer {
       model: shapeForDevices(base.shape),
       range,
       statistics: statisticsOf(pruner),
-      repeats: this.#policy !== "stop",
+      repeats: this.#policy !== "stop" && this.settings.task === "train",
       ...(sharing !== undefined && data ? { turns: sharing.mix === true ? "parts" : "steps" } : {}),
     };
   }
@@ -323,7 +323,7 @@ export class EdgeServer extends RunServer {
   }
 
   get #policy(): LossPolicy {
-    return this.settings.task === "train" ? this.#options.onLoss ?? "prune" : "stop";
+    return this.#options.onLoss ?? "prune";
   }
 
   /** Whoever is away may come back; the next step waits for the data. */
@@ -390,7 +390,7 @@ export class EdgeServer extends RunServer {
       waitWhilePaused: () => this.waitWhilePaused(),
       next: async (step) => {
         this.#step = step;
-        const batch = await this.#nextBatch(step, { cached, data, waits, remote, meter });
+        const batch = await this.#nextBatch(step, { ...ports, cached, meter });
         best = batch === null && data.best;
         return batch;
       },
@@ -453,9 +453,10 @@ export class EdgeServer extends RunServer {
       readonly waits: WaitTimer;
       readonly remote: RemoteHeads;
       readonly meter: StepMeter;
+      readonly attempts: StepAttempts;
     },
   ): Promise<EmbeddedBatch | null> {
-    const { cached, data, waits, remote, meter } = ports;
+    const { cached, data, waits, remote, meter, attempts } = ports;
     const { engine, maxCacheBytes = MAX_CACHE_BYTES } = this.#options;
     for (;;) {
       meter.begin(this.now());
@@ -463,7 +464,7 @@ export class EdgeServer extends RunServer {
       if (batch === null) return null;
       if ("parents" in batch) {
         const record = await decodingPass(batch, {
-          ...{ engine, cached, data, maxCacheBytes, step, now: this.now },
+          ...{ engine, cached, data, maxCacheBytes, step, now: this.now, attempts },
           counters: () => this.counters(engine, waits),
           bytesBefore: meter.bytesBefore,
         });
@@ -487,7 +488,8 @@ export class EdgeServer extends RunServer {
       try {
         return await data.request(step);
       } catch (error) {
-        if (this.#presence?.losesData(step, error) !== true) throw error;
+        // Who generates cannot begin again.
+        if (this.settings.task !== "train" || this.#presence?.losesData(step, error) !== true) throw error;
         await this.#presence.goOn(step, error as Error);
       }
     }

@@ -19,9 +19,12 @@ import { type HeadAssignment, ownAssignment, requireOwnHeads } from "./_head_ass
 import type { DecodingRequest } from "./data_source.ts";
 import { RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";
+import type { HeadMember } from "./head_members.ts";
+import { Presence } from "./_presence.ts";
 import type { RunMember } from "./run_member.ts";
 import { RunServer } from "./run_server.ts";
 import type { RunServerOptions } from "./run_server_options.ts";
+import { Attempts, type LossPolicy } from "./step_attempts.ts";
 import { tellPaused } from "./_tell_paused.ts";
 import { checkWait } from "./wait_limits.ts";
 import { WaitTimer } from "./wait_timer.ts";
@@ -45,6 +48,10 @@ export interface GenerationServerOptions extends Omit<RunServerOptions, "resume"
   readonly maxDataDevices?: number | undefined;
   /** Longest time in milliseconds that a data device may ask nothing; then it is closed. @default {86400000} */
   readonly idleTimeoutMs?: number | undefined;
+  /** What to do where a device with heads is lost: go on without them, wait for it first, or stop. @default {"prune"} */
+  readonly onLoss?: LossPolicy | undefined;
+  /** Longest wait in milliseconds for such a device where nobody else has heads, or the policy is to wait. @default {60000} */
+  readonly lossWaitMs?: number | undefined;
 }
 
 /** A data device that has been welcomed. */
@@ -99,6 +106,7 @@ export class GenerationServer extends RunServer {
   /** Those whose request has come, in the order in which it did. */
   readonly #asking: Asker[] = [];
   readonly #telling = new Map<RunMember, Promise<void>>();
+  #presence: Presence | null = null;
   #isOver = false;
   #wakeUp: PromiseWithResolvers<void> = Promise.withResolvers();
 
@@ -159,7 +167,8 @@ export class GenerationServer extends RunServer {
       await this.#welcome(member, assignment.ranges[i]!);
     }
     const waits = new WaitTimer(engine);
-    using remote = this.#remoteHeads(assignment, waits);
+    const { remote, attempts } = this.#ports(assignment, waits);
+    using _remote = remote;
     const ticking = setInterval(() => this.#tellWaiting(assignment), this.pauseIntervalMs);
     const ended = aborted(this.signal);
     ended.catch(() => {}); // whoever waits hears it
@@ -167,10 +176,10 @@ export class GenerationServer extends RunServer {
       while (await this.waitWhilePaused()) {
         const changed = this.changed;
         this.#wakeUp = Promise.withResolvers();
-        requireAll(assignment);
-        await this.#welcomeNew(remote);
+        if (!this.#isPatient) requireAll(assignment);
+        await attempts.decode(0, () => this.#welcomeNew(remote));
         const asker = this.#asking.shift();
-        if (asker !== undefined) await this.#answer(asker, waits);
+        if (asker !== undefined) await this.#answer(asker, waits, attempts);
         else await Promise.race([changed, this.#wakeUp.promise, ended]);
       }
       // To be stopped is how it ends.
@@ -183,22 +192,70 @@ export class GenerationServer extends RunServer {
     }
   }
 
-  #remoteHeads({ members, ranges }: HeadAssignment, waits: WaitTimer): RemoteHeads {
-    const { engine, base, projections } = this.#options;
+  /** The devices with heads, and what becomes of a pass where one is lost. */
+  #ports({ members, ranges }: HeadAssignment, waits: WaitTimer) {
+    const { engine, base, projections, onLoss: policy = "prune", lossWaitMs = 60_000 } = this.#options;
     const { overlap, lora, seed } = this.settings;
-    return new RemoteHeads({
-      ...{
-        engine,
-        model: shapeForDevices(base.shape),
-        lora,
-        seed,
-        projections,
-        overlap,
-        waits,
-        statistics: [],
-      },
-      devices: members.map(({ peer }, i) => ({ peer, range: ranges[i]! })),
+    const model = shapeForDevices(base.shape);
+    const devices: HeadMember[] = members.map(({ peer }, i) => ({ peer, range: ranges[i]! }));
+    const remote = new RemoteHeads({
+      ...{ engine, model, lora, seed, projections, overlap, waits, statistics: [], devices },
+      ...(policy === "stop" ? {} : {
+        onLost: (device: HeadMember, error: Error) => {
+          presence.loseHeads(device, 0, error);
+          attempts.lose(error);
+        },
+      }),
     });
+    const presence = this.#presence = new Presence({
+      ...{ owners: [...members], devices, policy, lossWaitMs, clock: this.clock },
+      dataMembers: () => [],
+      needsData: false,
+      goOnOver: () => {},
+      headsGoOnOver: (device, unfinished) => remote.goOnOver(device, unfinished),
+      welcome: ({ device: { range } }) => this.#welcomeOf(range),
+      begin: (peer) => this.#begin(peer),
+      emit: (event) => this.emit(event),
+      waitForChange: (ms) => this.waitForChange(Math.min(ms, this.pauseIntervalMs)),
+    });
+    const attempts = new Attempts({
+      ...{ devices, heads: remote },
+      admit: (step) => presence.admit(step),
+      goOn: (step, error) => presence.goOn(step, error),
+    });
+    return { remote, attempts };
+  }
+
+  /** A device with heads comes back as what it was. */
+  protected override mayReturn(member: RunMember, hello: MetaOf<"hello">): boolean {
+    const { hello: before } = member;
+    const isSame = before.capacity === hello.capacity && hello.capacity > 0 && !hello.data &&
+      JSON.stringify(before.learnt) === JSON.stringify(hello.learnt);
+    return this.#isPatient && isSame && this.#presence?.isExcluded(member) !== true;
+  }
+
+  /** Whoever has learnt the same heads takes the place of a device that is away, such as one that was started anew. */
+  protected override orphanFor(hello: MetaOf<"hello">): RunMember | null {
+    if (!this.#isPatient || hello.capacity === 0 || hello.data || hello.learnt === undefined) return null;
+    const learnt = JSON.stringify(hello.learnt);
+    return this.headMembers.find((member) =>
+      this.#presence?.isAway(member) === true && member.returning === null &&
+      JSON.stringify(member.hello.learnt) === learnt
+    ) ?? null;
+  }
+
+  /** As of every server of a run: passes ask the new device from now on. */
+  protected override replaced(orphan: RunMember, member: RunMember): void {
+    this.#presence?.replace(orphan, member);
+  }
+
+  /** Whoever is away is missed. */
+  protected override mayMiss(): boolean {
+    return this.#isPatient;
+  }
+
+  get #isPatient(): boolean {
+    return this.#options.onLoss !== "stop";
   }
 
   /** Nobody who waits is to think that nobody is there: devices with heads, and data devices in line. */
@@ -231,11 +288,18 @@ export class GenerationServer extends RunServer {
 
   async #welcome(member: RunMember, range: RunMember["device"]["range"]): Promise<void> {
     member.device.range = range;
+    await member.peer.send("welcome", { meta: { ...this.#welcomeOf(range), start: 0 } });
+    this.#begin(member.peer);
+  }
+
+  #welcomeOf(range: RunMember["device"]["range"]): MetaOf<"welcome"> {
     const { run, settings } = this;
-    const model = shapeForDevices(this.#options.base.shape);
-    await member.peer.send("welcome", { meta: { run, settings, model, range, statistics: [], start: 0 } });
-    member.peer.run = run;
-    member.peer.codecs = this.codecs;
+    return { run, settings, model: shapeForDevices(this.#options.base.shape), range, statistics: [] };
+  }
+
+  #begin(peer: RunMember["peer"]): void {
+    peer.run = this.run;
+    peer.codecs = this.codecs;
   }
 
   /** Waits for what a data device asks next, while others are answered. */
@@ -261,7 +325,7 @@ export class GenerationServer extends RunServer {
   }
 
   /** One pass of a data device, or its goodbye. */
-  async #answer(asker: Asker, waits: WaitTimer): Promise<void> {
+  async #answer(asker: Asker, waits: WaitTimer, attempts: Attempts): Promise<void> {
     const { engine, maxCacheBytes = MAX_CACHE_BYTES } = this.#options;
     const { member, data, cached, request, bytesBefore } = asker;
     if (request === null || !member.device.connected) {
@@ -272,7 +336,7 @@ export class GenerationServer extends RunServer {
     const taken = others.reduce((sum, { cached: c }) => sum + c.bytesFor(c.rows, c.length), 0);
     try {
       const record = await decodingPass(request, {
-        ...{ engine, cached, data, step: 0, now: this.now, bytesBefore },
+        ...{ engine, cached, data, step: 0, now: this.now, bytesBefore, attempts },
         maxCacheBytes: Math.max(0, maxCacheBytes - taken),
         counters: () => this.counters(engine, waits),
       });

@@ -222,11 +222,12 @@ export class RemoteData implements DataSource {
     return frame.kind === "decode" && this.#isLast() ? this.#tokens(frame, step) : this.#batch(frame, step);
   }
 
-  /** Answers new tokens with their h_L, [R * T, d]. */
-  async answer(step: number, hidden: Tensor): Promise<void> {
+  /** See `DecodingSource`. */
+  async answer(step: number, hidden: Tensor, away: readonly number[]): Promise<void> {
     const [values] = await this.#engine.read([hidden]);
     const tensor = { dtype: "f32", shape: [hidden.rows, hidden.columns], data: values! };
-    await this.#peer.send("hidden", { step, tensors: [tensor] });
+    const meta = away.length === 0 ? {} : { away: [...away] };
+    await this.#peer.send("hidden", { step, meta, tensors: [tensor] });
   }
 
   /** Closes the data device for what it asked. */

@@ -20,6 +20,8 @@ export interface GenerationLane {
   receive(): Promise<Frame>;
   /** Does a step again, if that is what an error says, and throws every other one; returns the end of the run, if it came. */
   repeats(error: unknown): Promise<FrameOf<"end"> | null>;
+  /** The heads of every layer that are away, where others are than before. */
+  onAway?(heads: readonly number[]): void;
 }
 
 /** Continuations of one prompt, whose keys and values are at the edge server. */
@@ -27,6 +29,7 @@ export class RemoteSession extends TokenSession {
   readonly #peer: Peer;
   readonly #step: number;
   readonly #lane: GenerationLane;
+  #away: readonly number[] = [];
 
   /**
    * Prepares a session of a run.
@@ -70,7 +73,11 @@ export class RemoteSession extends TokenSession {
         await this.#peer.send("decode", { step, meta, tensors: [tensor] });
         const frame = await this.#lane.receive();
         if (frame.kind === "end") throw endedError(this.#peer.name, frame.meta.reason);
-        return this.#peer.check(frame, "hidden", { step, shapes: [[tokens, columns]] });
+        const answer = this.#peer.check(frame, "hidden", { step, shapes: [[tokens, columns]] });
+        const { away = [] } = answer.meta;
+        if (away.join() !== this.#away.join()) this.#lane.onAway?.(away);
+        this.#away = away;
+        return answer;
       } catch (error) {
         const end = await this.#lane.repeats(error);
         if (end !== null) throw endedError(this.#peer.name, end.meta.reason);

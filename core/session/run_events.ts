@@ -93,6 +93,8 @@ export interface DecodingRecord {
   readonly bytes: number;
   /** Bytes of the keys and values that are kept. */
   readonly cacheBytes: number;
+  /** Heads of every layer whose devices were away: what comes of the pass is without them. Left out if none was. */
+  readonly away?: readonly number[];
 }
 
 /** State of a run. */

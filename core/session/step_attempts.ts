@@ -16,22 +16,16 @@ export type LossPolicy = "prune" | "wait" | "stop";
 /** All that a run may do about it. */
 export const LOSS_POLICIES = ["prune", "wait", "stop"] as const satisfies readonly LossPolicy[];
 
-/** What steps that may begin again work with. */
-export interface StepAttemptsOptions {
-  /** What a step works on. */
-  readonly step: StepContext;
+/** What may be done again works with this. */
+export interface AttemptsOptions {
   /** The devices with heads. */
   readonly devices: readonly HeadMember[];
   /** Their side of the protocol. */
   readonly heads: RemoteHeads;
-  /** The data devices'. */
-  readonly data: DataSource;
-  /** Called before a step: takes in devices that have come back. */
+  /** Called before a step or pass: takes in devices that have come back. */
   admit(step: number): Promise<void>;
-  /** True if an error is that the data device is lost. */
-  losesData(step: number, error: unknown): boolean;
   /**
-   * Called before a step begins again; waits while it cannot.
+   * Called before something begins again; waits while it cannot.
    *
    * @param error Why it does.
    * @throws If the run cannot go on.
@@ -39,22 +33,93 @@ export interface StepAttemptsOptions {
   goOn(step: number, error: Error): Promise<void>;
 }
 
-/** Runs steps, each as often as it takes. */
-export class StepAttempts {
-  readonly #options: StepAttemptsOptions;
-  /** Times that a step of the run has begun again. */
-  #attempt = 0;
+/** Does what needs the devices with heads as often as it takes: without those who are lost in it. */
+export class Attempts {
+  readonly #options: AttemptsOptions;
+  /** Times that something has begun again. */
+  protected attempt = 0;
   /** Why the current attempt cannot be ended. */
-  #lost: Error | null = null;
+  protected lost: Error | null = null;
 
-  /** See `StepAttemptsOptions`. */
-  constructor(options: StepAttemptsOptions) {
+  /** See `AttemptsOptions`. */
+  constructor(options: AttemptsOptions) {
     this.#options = options;
   }
 
   /** A device is lost: all that is waited for in this attempt is waited for no longer. */
   lose(error: Error): void {
-    this.#lost ??= error;
+    this.lost ??= error;
+  }
+
+  /** The heads of every layer whose devices are away. */
+  get away(): number[] {
+    return awayHeads(this.#options.devices);
+  }
+
+  /**
+   * A pass of generation.
+   *
+   * @param step Training steps done.
+   * @param pass Does it; called again where a device with heads is lost in it.
+   */
+  async decode(step: number, pass: () => Promise<void>): Promise<void> {
+    await this.begin(step);
+    for (;;) {
+      try {
+        return await pass();
+      } catch (error) {
+        if (this.lost === null) throw error;
+        await this.restart(step);
+      }
+    }
+  }
+
+  /** Whoever has come back is there, and whoever left between two steps is not. */
+  protected async begin(step: number): Promise<void> {
+    const { heads } = this.#options;
+    await this.#options.admit(step);
+    this.lost = null;
+    heads.missEnded();
+    const lost = this.lost as Error | null;
+    if (lost !== null) await this.#options.goOn(step, lost);
+    this.lost = null;
+  }
+
+  /** Tells the devices with heads that something begins again, once it can. */
+  protected async restart(step: number): Promise<void> {
+    // Another device may be lost while the others are told.
+    while (this.lost !== null) {
+      const lost: Error = this.lost;
+      this.lost = null;
+      await this.#options.goOn(step, lost);
+      await this.#options.heads.restart(step, ++this.attempt);
+    }
+  }
+}
+
+/** What steps that may begin again work with. */
+export interface StepAttemptsOptions extends AttemptsOptions {
+  /** What a step works on. */
+  readonly step: StepContext;
+  /** The data devices' side of the protocol. */
+  readonly data: DataSource;
+  /** True if an error is that the data device is lost. */
+  losesData(step: number, error: unknown): boolean;
+}
+
+/** Runs steps, each as often as it takes. */
+export class StepAttempts extends Attempts {
+  readonly #options: StepAttemptsOptions;
+
+  /** See `StepAttemptsOptions`. */
+  constructor(options: StepAttemptsOptions) {
+    super(options);
+    this.#options = options;
+  }
+
+  /** As of all that may be done again; the data is not waited for either. */
+  override lose(error: Error): void {
+    super.lose(error);
     this.#options.data.interrupt();
   }
 
@@ -63,7 +128,7 @@ export class StepAttempts {
     const { step: context, devices, heads, data } = this.#options;
     const { mode } = batch;
     let current = batch;
-    await this.#begin(step);
+    await this.begin(step);
     if (!data.hasBatch) {
       const again = await this.#repeat(step, mode);
       batch.embedding.dispose();
@@ -85,7 +150,7 @@ export class StepAttempts {
 
   /** The gradients' norms before a step; the batch is left as it is. */
   async probe(step: number, batch: EmbeddedBatch): Promise<Float32Array> {
-    await this.#begin(step);
+    await this.begin(step);
     if (!this.#options.data.hasBatch) {
       const again = await this.#repeat(step, batch.mode);
       again?.embedding.dispose();
@@ -100,37 +165,19 @@ export class StepAttempts {
     }
   }
 
-  /** Whoever has come back is there, and whoever left between two steps is not. */
-  async #begin(step: number): Promise<void> {
-    const { heads } = this.#options;
-    await this.#options.admit(step);
-    this.#lost = null;
-    heads.missEnded();
-    const lost = this.#lost as Error | null;
-    if (lost !== null) await this.#options.goOn(step, lost);
-    this.#lost = null;
-  }
-
   /** Tells everyone that a step begins again; returns its batch. */
   async #again(step: number, mode: StepMode, error: unknown): Promise<EmbeddedBatch | null> {
-    const { heads } = this.#options;
-    if (this.#lost === null && this.#options.losesData(step, error)) this.#lost = error as Error;
-    if (this.#lost === null) throw error;
-    // Another device may be lost while the others are told.
-    while (this.#lost !== null) {
-      const lost: Error = this.#lost;
-      this.#lost = null;
-      await this.#options.goOn(step, lost);
-      await heads.restart(step, ++this.#attempt);
-    }
-    return await this.#repeat(step, mode, this.#attempt);
+    if (this.lost === null && this.#options.losesData(step, error)) this.lost = error as Error;
+    if (this.lost === null) throw error;
+    await this.restart(step);
+    return await this.#repeat(step, mode, this.attempt);
   }
 
   /** Asks for the batch of a step once more. */
   async #repeat(
     step: number,
     mode: StepMode,
-    attempt: number = ++this.#attempt,
+    attempt: number = ++this.attempt,
   ): Promise<EmbeddedBatch | null> {
     try {
       return await this.#options.data.repeat(step, { mode, attempt });

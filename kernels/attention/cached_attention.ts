@@ -56,6 +56,8 @@ export interface ExtendCacheOptions {
   readonly rows: number;
   /** Slots are made in multiples of this, so that not every token asks for a larger cache; a multiple of 4. */
   readonly slotStep: number;
+  /** True if `cache` stays as it is where another one takes its place: whoever may go back to it disposes it. @default {false} */
+  readonly keepsOld?: boolean;
 }
 
 /**
@@ -66,7 +68,7 @@ export interface ExtendCacheOptions {
  * @throws {TypeError} If a shape does not fit or there is no such parent.
  */
 export function extendCache(options: ExtendCacheOptions): KeyValueCache {
-  const { cache, qkv, columns, parents, rows, slotStep } = options;
+  const { cache, qkv, columns, parents, rows, slotStep, keepsOld = false } = options;
   const { engine } = qkv;
   const first = qkv.columns - columns;
   const added = qkv.rows / rows;
@@ -117,7 +119,7 @@ export function extendCache(options: ExtendCacheOptions): KeyValueCache {
     },
     workgroups: [Math.ceil(columns / 256), end - begin, rows],
   });
-  if (!stays) cache?.values.dispose();
+  if (!stays && !keepsOld) cache?.values.dispose();
   return { values, rows, length: length + added };
 }
 

@@ -74,9 +74,11 @@ async function stay(
   options: Partial<GenerationServerOptions> & {
     readonly transport?: TransportName;
     readonly headTimeoutMs?: number;
+    /** True if devices with heads come back when their links are cut. */
+    readonly comesBack?: boolean;
   } = {},
 ): Promise<Staying> {
-  const { transport = "in-process", headTimeoutMs = 20_000, ...others } = options;
+  const { transport = "in-process", headTimeoutMs = 20_000, comesBack = false, ...others } = options;
   const { pruner: _, ...shared } = serverOptions(gpt2, settings, { devices: 2 });
   const server = new GenerationServer({ ...shared, ...others });
   const link = openLink(transport);
@@ -89,6 +91,7 @@ async function stay(
       capacity: 1,
       task: "generate",
       adapter: partOf(adapter, first, count),
+      ...(comesBack && { id: `${device}`.repeat(16), reconnect: () => link.transport.connect() }),
     } as const;
     heads.push(await joinDevice(link, server, { engine, timeoutMs: headTimeoutMs, ...own }));
   }
@@ -260,6 +263,58 @@ Deno.test("a run that stays ends with a typed error where a device with heads is
   assertEquals(run.server.status, "failed");
   assertInstanceOf((await asking).error, ChannelClosedError);
 });
+
+/** The adapter with heads that do nothing, as if they were away. */
+function without(from: number): Adapter {
+  const arrays = [...adapter.arrays].map(([name, array]) => {
+    const isAway = Number(/head(\d+)/.exec(name)![1]) >= from;
+    return [name, isAway ? { ...array, data: array.data.map(() => 0) } : array] as const;
+  });
+  return { ...adapter, arrays: new Map(arrays) };
+}
+
+for (const comesBack of [false, true]) {
+  Deno.test(`a text goes on without the heads of a device that is lost in it, and says so${comesBack ? "; it comes back" : ""}`, async () => {
+    const tensors = engine.stats.tensors;
+    {
+      await using run = await stay({ onLoss: "prune", comesBack });
+      const told: (readonly number[])[] = [];
+      const records: (readonly number[] | undefined)[] = [];
+      const presence: string[] = [];
+      run.server.subscribe((event) => {
+        if (event.type === "away" || event.type === "back") presence.push(event.type);
+        if (event.type !== "decoding") return;
+        records.push(event.record.away);
+        if (records.length === 4) void run.heads[1]!.channel.close("gone");
+      });
+      const texts: number[][] = [];
+      const data = { ...dataSide(gpt2, 0), onAway: (heads: readonly number[]) => void told.push(heads) };
+      const { error } = await run.ask(async () => {}, {
+        data: {
+          ...data,
+          generate: async (session) => {
+            for (let text = 0; text < 2; text++) texts.push(await sample(session, PROMPT, GREEDY));
+          },
+        },
+      });
+      assertEquals(error, null);
+      const whole = await here(PROMPT);
+      assertEquals(texts[0]!.length, GREEDY.maxNewTokens);
+      assertEquals(texts[0]!.slice(0, 4), whole.slice(0, 4));
+      if (comesBack) {
+        assertEquals(texts[1], whole);
+        assertEquals(told.at(-1) ?? [], []);
+        assertEquals(presence, ["away", "back"]);
+      } else {
+        assertEquals(texts[1], await here(PROMPT, without(3)));
+        assertEquals(told, [[3]]);
+        assertEquals(records.map((away) => away !== undefined), records.map((_, i) => i >= 4));
+      }
+      assertEquals(run.server.status, "running");
+    }
+    assertEquals(engine.stats.tensors, tensors);
+  });
+}
 
 Deno.test("a data device that asks nothing for too long is closed, and options out of range are refused", async () => {
   await using run = await stay({ idleTimeoutMs: 50 });
