@@ -140,6 +140,24 @@ export const FAULTS: Readonly<Record<string, FaultKind>> = {
       };
     },
   },
+  "server-away": {
+    weight: 1,
+    plan(run, random, longestMs) {
+      const device = deviceOf(run, random);
+      const ms = 6000 + shortMs(random, longestMs);
+      return {
+        what: `cut off for ${seconds(ms)}, in which states are saved, and then the edge server is killed too`,
+        device,
+        async act() {
+          device.proxy.refuse(true);
+          device.proxy.reset();
+          await takes(ms);
+          await run.restartServer(() => takes(300));
+          device.proxy.refuse(false);
+        },
+      };
+    },
+  },
   "server-stop": {
     weight: 1,
     plan(run, random, longestMs) {

@@ -210,6 +210,8 @@ export class ChaosRun implements AsyncDisposable {
     await this.server.kill();
     await pause();
     this.#isListening = false;
+    // It begins with all devices.
+    for (const device of this.devices) device.awaySince = null;
     this.server.start("--resume");
     this.#mayEnd.delete(this.server);
   }

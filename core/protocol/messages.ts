@@ -172,6 +172,7 @@ export class Messages {
       start: optional(step),
       repeats: optional(flag()),
       trained: optional(step),
+      finishes: optional(step),
       turns: optional(oneOf("steps", "parts")),
       columns: optional(nullable(record({ first: integer(0, 1e7), count: integer(1, 1e7) }))),
       epsilon: optional(number(0, 1)),

@@ -95,6 +95,8 @@ export interface WelcomeMeta {
    * count. @default {it has not been away}
    */
   readonly trained?: number;
+  /** Where it was away: the training step that it is to finish first; what it lacks of it follows. */
+  readonly finishes?: number;
   /**
    * Where several people's data takes turns: whether a turn is a whole step, or parts of one.
    *

@@ -90,6 +90,12 @@ export class Presence {
     return this.#trained.has(member);
   }
 
+  /** What a state notes of it: training steps that count for a device that is away. */
+  savedOf(member: RunMember): { readonly trained?: number } {
+    const trained = this.#trained.get(member);
+    return trained === undefined ? {} : { trained };
+  }
+
   /** A device is away from a step on; its connection is ended. */
   lose(member: RunMember, step: number, error: Error): void {
     if (this.#trained.has(member)) return;
@@ -173,8 +179,12 @@ export class Presence {
   async #admitOne(member: RunMember, peer: Peer, step: number): Promise<void> {
     const { owners, devices, emit } = this.#options;
     const trained = this.#trained.get(member) ?? step;
+    // One that does not count begins again, or is missed.
+    const unfinished = trained > (member.unfinished ?? Infinity) ? member.unfinished : undefined;
+    const finishes = unfinished === undefined ? {} : { finishes: unfinished };
     try {
-      await peer.send("welcome", { meta: { ...this.#options.welcome(member), start: step, trained } });
+      const meta = { ...this.#options.welcome(member), start: step, trained, ...finishes };
+      await peer.send("welcome", { meta });
     } catch {
       return; // it is gone again
     }
@@ -185,9 +195,7 @@ export class Presence {
     const at = owners.indexOf(member);
     if (at >= 0) {
       const device = Object.assign(devices[at]!, { peer, isAway: false });
-      // One that does not count begins again, or is missed.
-      const { unfinished = Infinity } = member;
-      this.#options.headsGoOnOver(device, trained > unfinished ? unfinished : undefined);
+      this.#options.headsGoOnOver(device, unfinished);
     }
     if (member.device.data) this.#options.goOnOver(member);
     emit.call(this.#options, { type: "back", device: member.device, step });

@@ -262,10 +262,9 @@ export class DeviceRun {
   async #goOnFrom(welcome: Welcome): Promise<void> {
     const { start, trained } = welcome;
     const [modules, progress, unsaved] = [this.#modules, this.#progress, this.#heads];
-    const unfinished = unsaved?.unfinished ?? null;
     this.#welcome = welcome;
     // The step counts with this device, which lacks the last that was sent: it is sent once more.
-    this.#isLate = unfinished !== null && trained !== null && trained > unfinished;
+    this.#isLate = welcome.finishes !== undefined && welcome.finishes === unsaved?.unfinished;
     if (this.#isLate) return;
     modules?.discard();
     const limit = trained ?? start;
@@ -284,7 +283,7 @@ export class DeviceRun {
     progress.steps = start;
   }
 
-  async #restore({ settings, range }: Welcome, step: number): Promise<void> {
+  async #restore({ settings, range, trained }: Welcome, step: number): Promise<void> {
     if (this.#modules === null) return;
     const source = await this.#options.savedStates?.() ?? null;
     if (source === null) {
@@ -292,7 +291,10 @@ export class DeviceRun {
         `Cannot go on as this device must have its state of step ${step}: it has none that is saved`,
       );
     }
-    const state = await source.load(step);
+    // Of a device that was away the newest one of before counts.
+    const state = await source.load(
+      trained === null ? step : source.steps.findLast((s) => s <= step) ?? step,
+    );
     requireSameRun(state, { settings, range });
     this.#modules.restore(state.heads!.state);
   }

@@ -6,9 +6,8 @@
 
 import { shapeForDevices } from "../contracts/model_shape.ts";
 import type { RunState } from "./run_state.ts";
-import { requireSameRun } from "./same_run.ts";
+import { commonState, trainedOf } from "./_common_state.ts";
 import { BackgroundSaver, type SavingTimes } from "../train/saving.ts";
-import { HandshakeError } from "../contracts/errors.ts";
 import { CachedLayers } from "../generation/cached_layers.ts";
 import type { EmbeddedBatch } from "../contracts/ports.ts";
 import { sampleSettings } from "../pruning/predictor/samples.ts";
@@ -32,7 +31,6 @@ import {
   requireOwnHeads,
   savedAssignment,
 } from "./_head_assignment.ts";
-import { textOf } from "./_identity.ts";
 import { decodingPass, MAX_CACHE_BYTES } from "./_decoding_pass.ts";
 import { DataOwners, type DataOwnersOptions } from "./data_owners.ts";
 import { checkSharing, MOST_OWNERS, ownersNeeded } from "./data_sharing.ts";
@@ -46,7 +44,7 @@ import type { HeadMember } from "./head_members.ts";
 import { type LossPolicy, StepAttempts } from "./step_attempts.ts";
 import { StepMeter } from "./_step_meter.ts";
 import { stepRecord } from "./step_record.ts";
-import type { RunMember } from "./run_member.ts";
+import { type RunMember, savedDevice } from "./run_member.ts";
 import { RunServer } from "./run_server.ts";
 import type { EdgeServerOptions } from "./edge_server_options.ts";
 import { WaitTimer } from "./wait_timer.ts";
@@ -170,27 +168,18 @@ export class EdgeServer extends RunServer {
 
   /** The newest state whose step all parties have; `null` in a new run. */
   async #state(): Promise<RunState | null> {
-    const { resume, fingerprint, pruner } = this.#options;
+    const { resume, fingerprint, pruner: { name: pruner } } = this.#options;
     if (resume === undefined) return null;
-    const stepsOf = ({ hello }: RunMember) => hello.states?.steps ?? [];
     // Where an owner without heads is in its data is known here.
     const parties = this.members.filter((m) => !this.#isOwnerAlone(m));
-    const common = resume.steps.filter((step) => parties.every((m) => stepsOf(m).includes(step)));
-    if (common.length === 0) {
-      throw new HandshakeError(
-        `Cannot go on with run "${this.run}" as all must have a state of the same step: the edge server has ${resume.steps}, ${
-          parties.map((m) => `${textOf(m.hello)} ${stepsOf(m)}`).join(", ")
-        }`,
-      );
-    }
-    const state = await resume.load(Math.max(...common));
-    requireSameRun(state, { settings: this.settings, fingerprint });
-    if (state.pruning?.pruner !== pruner.name) {
-      throw new HandshakeError(
-        `Cannot go on with run "${this.run}" as the pruner must be "${state.pruning?.pruner}", as in the saved state: current value is "${pruner.name}"`,
-      );
-    }
-    return state;
+    return await commonState({
+      run: this.run,
+      resume,
+      parties,
+      settings: this.settings,
+      fingerprint,
+      pruner,
+    });
   }
 
   /** True for an owner of data without heads, among several. */
@@ -215,18 +204,23 @@ export class EdgeServer extends RunServer {
   }
 
   /** Tells every device its part in the run. */
-  async #welcome({ members, ranges }: HeadAssignment, start: number): Promise<void> {
+  async #welcome({ members, ranges }: HeadAssignment, resumed: RunState | null): Promise<void> {
     for (const member of this.members) {
       const index = members.indexOf(member);
       member.device.range = index < 0 ? null : ranges[index]!;
-      await this.#welcomeAt(member, start);
+      await this.#welcomeAt(
+        member,
+        resumed?.step ?? 0,
+        resumed === null ? undefined : trainedOf(resumed, member),
+      );
     }
   }
 
-  /** Welcomes a device that has not been away; an owner without heads goes on from whatever it has. */
-  async #welcomeAt(member: RunMember, start: number): Promise<void> {
-    const trained = this.#isOwnerAlone(member) && start > 0 ? { trained: start } : {};
-    await member.peer.send("welcome", { meta: { ...this.#welcomeOf(member), start, ...trained } });
+  /** Welcomes a device. One that was away goes on from what it has, and so does an owner without heads. */
+  async #welcomeAt(member: RunMember, start: number, away?: number): Promise<void> {
+    const trained = this.#isOwnerAlone(member) && start > 0 ? start : away;
+    const meta = { ...this.#welcomeOf(member), start, ...(trained !== undefined && { trained }) };
+    await member.peer.send("welcome", { meta });
     this.#begin(member.peer);
   }
 
@@ -362,7 +356,7 @@ export class EdgeServer extends RunServer {
     const resumed = await this.#state();
     const assignment = this.#assignment(resumed);
     this.setRunning();
-    await this.#welcome(assignment, resumed?.step ?? 0);
+    await this.#welcome(assignment, resumed);
     const ports = this.#remotePorts(assignment, resumed);
     const { data, waits } = ports;
     using _owners = this.#owners;
@@ -428,13 +422,7 @@ export class EdgeServer extends RunServer {
         fingerprint: this.#options.fingerprint,
         heads: null,
         pruning: pruning.saved,
-        devices: this.members.map(({ hello: { name, id, key }, device: { capacity, range } }) => ({
-          name,
-          ...(id !== undefined && { id }),
-          ...(key !== undefined && { key }),
-          capacity,
-          range,
-        })),
+        devices: this.members.map((m) => ({ ...savedDevice(m), ...this.#presence?.savedOf(m) })),
         data: null,
         ...(this.#owners === null ? {} : { sharing: this.#owners.savedAt(step) }),
       }),

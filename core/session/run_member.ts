@@ -8,6 +8,7 @@ import type { MetaOf } from "../protocol/messages.ts";
 import type { Peer } from "../protocol/peer.ts";
 import { shortId, textOf } from "./_identity.ts";
 import type { JoinedDevice } from "./run_events.ts";
+import type { SavedDevice } from "./run_state.ts";
 
 /** A device that joined, with its connection. */
 export interface RunMember {
@@ -38,6 +39,13 @@ export function newMember(
 ): RunMember {
   peer.name = `device ${hasNamesake ? textOf(hello) : `"${hello.name}"`}`;
   return { device: joinedDevice(hello), peer, returning: null, sharesLoss: hello.sharesLoss, hello };
+}
+
+/** What a state notes of a device. */
+export function savedDevice(
+  { hello: { name, id, key }, device: { capacity, range } }: RunMember,
+): SavedDevice {
+  return { name, ...(id !== undefined && { id }), ...(key !== undefined && { key }), capacity, range };
 }
 
 /** How the model and its training are divided: a device takes part only in what it was made for. */

@@ -58,6 +58,8 @@ export interface SavedDevice {
   readonly capacity: number;
   /** Its heads; `null` for a device without. */
   readonly range: HeadRange | null;
+  /** Where it was away: training steps that count for it. Missing if it was there. */
+  readonly trained?: number | undefined;
 }
 
 /** What the data side goes on from. */

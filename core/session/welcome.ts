@@ -33,6 +33,8 @@ export interface Welcome {
    * not count. `null` for a device that has not been away.
    */
   readonly trained: number | null;
+  /** Training step that it is to finish first, as it lacked its last gradients. @default {none} */
+  readonly finishes?: number;
   /**
    * Where several people's data takes turns: whether a turn is a whole step, or parts of one; `null` where the device's
    * data is the only one.
@@ -51,7 +53,7 @@ SETTINGS_FIELDS satisfies FieldsOf<Required<RunSettings>>;
 export function readWelcome(meta: MetaOf<"welcome">): Welcome {
   try {
     const { run, settings, model, range, statistics, start = 0, repeats = false } = meta;
-    const { trained = null, turns = null } = meta;
+    const { trained = null, turns = null, finishes } = meta;
     if (model.hidden % model.heads !== 0 || (model.hidden / model.heads) % 4 !== 0) {
       throw new RangeError(
         `hidden / heads must be a multiple of 4: current value is ${model.hidden} / ${model.heads}`,
@@ -67,7 +69,18 @@ export function readWelcome(meta: MetaOf<"welcome">): Welcome {
     if (start > checked.steps) {
       throw new RangeError(`start must be a step from 0 to ${checked.steps}: current value is ${start}`);
     }
-    return { run, settings: checked, model, range, statistics, start, repeats, trained, turns };
+    return {
+      run,
+      settings: checked,
+      model,
+      range,
+      statistics,
+      start,
+      repeats,
+      trained,
+      turns,
+      ...(finishes !== undefined && { finishes }),
+    };
   } catch (cause) {
     throw new ProtocolError(
       `Cannot join as the server's welcome must be complete: ${(cause as Error).message}`,
