@@ -48,7 +48,7 @@ Deno.test("kernels name the WGSL file that they import, and every file is used",
       used.add(file!);
     }
     if (folder === "prelude") {
-      for (const [, name, source] of text.matchAll(/file\("(\w+)", (\w+)\)/g)) {
+      for (const [, name, source] of text.matchAll(/preludeFile\("(\w+)", (\w+)\)/g)) {
         assertEquals(imports.get(source!), `${name}.wgsl`, path);
         used.add(`prelude/${name}.wgsl`);
       }
