@@ -51,7 +51,7 @@ Deno.test("checkPruner() refuses everything else and says what there is", () => 
       [{ ...PRUNER, needs: "gradientNorm" }, "it is string"],
       [
         { ...PRUNER, needs: ["loraNorm", "gradNorm"] },
-        'embeddingMean, trueGradientNorm: entry 1 is "gradNorm"',
+        'embeddingMean, trueGradientNorm, links: entry 1 is "gradNorm"',
       ],
       [{ ...PRUNER, needs: [undefined] }, "entry 0 is undefined"],
       [{ ...PRUNER, deployable: "no" }, "deployable must be true or false: it is string"],
