@@ -108,6 +108,10 @@ export const PRUNER_FLAGS = {
 /** Budgets of `deadline`, in the units of flags. */
 const BUDGETS = ["seconds-per-step", "mb-per-step"] as const;
 
+function isBudget(name: string): boolean {
+  return BUDGETS.some((budget) => budget === name);
+}
+
 type PrunerParameter = Exclude<keyof typeof PRUNER_FLAGS, "pruner">;
 
 /** The flags that a pruner takes; `null` for a module, which gets what is given. */
@@ -149,7 +153,10 @@ export function prunerFlags(
     );
     return Object.fromEntries(passed.map((name) => [name, values[name]]));
   }
-  const other = names.find((name) => given[name] !== undefined && !taken.includes(name));
+  // A budget of 0 is none: programs that pass their flags on pass it too.
+  const isGiven = (name: PrunerParameter) =>
+    given[name] !== undefined && !(isBudget(name) && given[name] === 0);
+  const other = names.find((name) => isGiven(name) && !taken.includes(name));
   if (other !== undefined) {
     const list = taken.length === 0 ? "no parameters" : taken.map((name) => `--${name}`).join(", ");
     throw new UsageError(
