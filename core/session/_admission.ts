@@ -49,10 +49,21 @@ export function headsInOrder(members: readonly RunMember[]): RunMember[] {
 }
 
 /** Why a run cannot start: who has joined within the limit. */
-export function missingText(members: readonly RunMember[], devices: number, limitMs: number): string {
-  const joined = `${withHeads(members).length} joined, ${
-    members.some((m) => m.device.data) ? "with" : "without"
-  } a data device`;
+export function missingText(
+  members: readonly RunMember[],
+  { devices, owners, limitMs }: {
+    readonly devices: number;
+    readonly owners: number;
+    readonly limitMs: number;
+  },
+): string {
+  const withData = members.filter((m) => m.device.data);
+  const heads = `${withHeads(members).length} joined`;
+  if (owners > 1) {
+    const names = withData.map((m) => `"${m.device.name}"`).join(", ") || "none";
+    return `Cannot start the run as ${devices} devices with heads and ${owners} with data must join within ${limitMs} ms: ${heads}, with data ${names}`;
+  }
+  const joined = `${heads}, ${withData.length > 0 ? "with" : "without"} a data device`;
   return `Cannot start the run as ${devices} devices with heads and a data device must join within ${limitMs} ms: ${joined}`;
 }
 

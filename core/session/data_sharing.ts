@@ -5,7 +5,6 @@
  */
 
 import { DATA_SHARES, type DataShare } from "../train/data_turns.ts";
-import type { RunStateSource } from "./run_state.ts";
 
 /** Most devices with data in a run. */
 export const MOST_OWNERS = 1024;
@@ -54,16 +53,4 @@ export function checkSharing(
   if (probes) {
     refuse("the pruner must not probe batches, which another owner's may take the place of", "it does");
   }
-}
-
-/** Owners that a run waits for: a run that goes on waits for those that it had. */
-export async function ownersNeeded(
-  { sharing, resume }: {
-    readonly sharing?: DataSharing | undefined;
-    readonly resume?: RunStateSource | undefined;
-  },
-): Promise<number> {
-  if (sharing === undefined) return 1;
-  const turns = resume === undefined ? [] : (await resume.load(resume.steps.at(-1)!)).sharing?.turns ?? [];
-  return Math.max(sharing.devices ?? 1, turns.filter(({ isDone }) => !isDone).length);
 }

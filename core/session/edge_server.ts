@@ -33,7 +33,7 @@ import {
 } from "./_head_assignment.ts";
 import { decodingPass, MAX_CACHE_BYTES } from "./_decoding_pass.ts";
 import { DataOwners, type DataOwnersOptions } from "./data_owners.ts";
-import { checkSharing, MOST_OWNERS, ownersNeeded } from "./data_sharing.ts";
+import { checkSharing, MOST_OWNERS } from "./data_sharing.ts";
 import type { DataSource, DecodingRequest } from "./data_source.ts";
 import { settingsWith } from "../train/run_settings.ts";
 import { RemoteData } from "./remote_data.ts";
@@ -106,7 +106,6 @@ export class EdgeServer extends RunServer {
   #presence: Presence | null = null;
   /** Several people's data. */
   #owners: DataOwners | null = null;
-  #neededOwners = 1;
 
   /**
    * Prepares a run; devices may `join` at once, the steps begin with `start`.
@@ -144,7 +143,6 @@ export class EdgeServer extends RunServer {
   /** As of every server of a run; nothing is being written any more when it is over. */
   override async start(signal?: AbortSignal): Promise<void> {
     try {
-      this.#neededOwners = await ownersNeeded(this.#options);
       await super.start(signal);
     } finally {
       await this.#saver.settled().catch(() => {});
@@ -158,7 +156,7 @@ export class EdgeServer extends RunServer {
 
   /** As of every server of a run. */
   protected override get neededDataDevices(): number {
-    return this.#neededOwners;
+    return this.#options.sharing?.devices ?? 1;
   }
 
   /** What saving took on this server. */

@@ -353,12 +353,13 @@ export abstract class RunServer implements RunHandle {
   }
 
   async #waitForDevices(): Promise<void> {
-    const limit = this.#options.joinTimeoutMs ?? 600_000;
-    const until = this.clock.now() + limit;
+    const { devices, joinTimeoutMs: limitMs = 600_000 } = this.#options;
+    const until = this.clock.now() + limitMs;
     while (!this.#isComplete() && this.#stopReason === null) {
       const left = until - this.clock.now();
       if (left <= 0) {
-        throw new DeadlineError(missingText(this.#members, this.#options.devices, limit));
+        const owners = this.neededDataDevices;
+        throw new DeadlineError(missingText(this.#members, { devices, owners, limitMs }));
       }
       await raceTimeout(this.#changed.promise, left, this.clock);
     }

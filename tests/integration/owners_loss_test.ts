@@ -179,6 +179,26 @@ Deno.test("a late device with heads, or one whose data takes no turns, is refuse
   await admitting;
 });
 
+Deno.test("a run that waits in vain for owners says who has come", async () => {
+  const server = new EdgeServer(
+    serverOptions(model, settingsOf(4), { devices: 1, joinTimeoutMs: 300, sharing: { devices: 3 } }),
+  );
+  const { transport, listener } = inProcessTransport();
+  const admitting = admitAll(listener, server);
+  const data = ownerSide(model, anna);
+  const channel = await transport.connect();
+  const joining = runUserDevice({ engine, name: "anna", capacity: 1, data, channel, timeoutMs: 20_000 });
+  const joined = assertRejects(() => joining);
+  const error = await assertRejects(() => server.start());
+  assertStringIncludes(
+    (error as Error).message,
+    `1 devices with heads and 3 with data must join within 300 ms: 1 joined, with data "anna"`,
+  );
+  await joined;
+  await listener[Symbol.asyncDispose]();
+  await admitting;
+});
+
 /** A run of two owners, one with heads, whose edge server dies at a frame of the device with heads, and starts again. */
 async function killServer(settings: RunSettings, dies: (frame: Frame) => boolean) {
   const root = await Deno.makeTempDir();
