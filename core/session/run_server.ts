@@ -354,11 +354,10 @@ export abstract class RunServer implements RunHandle {
 
   async #waitForDevices(): Promise<void> {
     const { devices, joinTimeoutMs: limitMs = 600_000 } = this.#options;
-    const until = this.clock.now() + limitMs;
+    const [owners, until] = [this.neededDataDevices, this.clock.now() + limitMs];
     while (!this.#isComplete() && this.#stopReason === null) {
       const left = until - this.clock.now();
       if (left <= 0) {
-        const owners = this.neededDataDevices;
         throw new DeadlineError(missingText(this.#members, { devices, owners, limitMs }));
       }
       await raceTimeout(this.#changed.promise, left, this.clock);
