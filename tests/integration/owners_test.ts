@@ -33,7 +33,7 @@ const owner = (name: string, more: Partial<TestOwner> = {}): TestOwner => ({
   ...more,
 });
 
-Deno.test("two owners with half of the data each give the run of one with the interleaved data, bit for bit", async () => {
+Deno.test("two owners with half of the data each give the run of one with the interleaved data, bit for bit [slow]", async () => {
   const before = engine.stats.tensors;
   for (
     const [what, capacities, more] of [
@@ -100,7 +100,7 @@ function joined(batches: readonly TokenBatch[]): TokenBatch {
   };
 }
 
-Deno.test("a step that is mixed of two owners' parts is that of one owner with both, bit for bit", async () => {
+Deno.test("a step that is mixed of two owners' parts is that of one owner with both, bit for bit [slow]", async () => {
   const part = (name: string, position: number) => {
     const all = batchOf(7);
     const at = (2 * position + (name === "ben" ? 1 : 0)) % 7;
@@ -203,7 +203,7 @@ Deno.test("an owner with heads that is lost takes its data and its heads with it
   assertEquals(lossy.records.map(({ away }) => away), [undefined, [2, 3], [2, 3], [2, 3]]);
 });
 
-Deno.test("an owner that was away is owed its turns and catches up", async () => {
+Deno.test("an owner that was away is owed its turns and catches up [slow]", async () => {
   let isGone = false;
   let server: EdgeServer | null = null;
   const shared = await runOwners(model, {
@@ -269,7 +269,7 @@ class Kept {
   }
 }
 
-Deno.test("a run of several owners goes on from its states with the same turns and the same bits", async () => {
+Deno.test("a run of several owners goes on from its states with the same turns and the same bits [slow]", async () => {
   for (const accumulate of [1, 2]) {
     const settings = settingsOf(9, { saveEvery: 2, accumulate });
     const sharing = { weights: { anna: 2 }, evalEvery: 3, mix: accumulate > 1 };
