@@ -158,6 +158,30 @@ export function openFaultyWebSocket(): Promise<FaultFixture> {
   });
 }
 
+/** Opens an HTTP transport over a relay that does harm. */
+export function openFaultyHttp(): Promise<FaultFixture> {
+  const { pingIntervalMs, idleTimeoutMs, retryTimeoutMs } = FAULT_LIMITS;
+  const listener = httpListener({
+    ...LIMITS,
+    pollTimeoutMs: pingIntervalMs,
+    idleTimeoutMs: idleTimeoutMs + retryTimeoutMs,
+  });
+  const server = serve((request) => listener.handle(request));
+  const relay = new FaultyRelay(server.addr.port);
+  const url = `http://127.0.0.1:${relay.port}/`;
+  const transport = httpTransport({ url, ...LIMITS, requestTimeoutMs: idleTimeoutMs, retryTimeoutMs });
+  return Promise.resolve({
+    transport,
+    listener,
+    relay,
+    async [Symbol.asyncDispose]() {
+      await listener[Symbol.asyncDispose]();
+      await relay[Symbol.asyncDispose]();
+      await server.shutdown();
+    },
+  });
+}
+
 /** Carries bytes to a port of this machine, until it stops without closing anything: a cable that was pulled. */
 export class StoppingRelay implements AsyncDisposable {
   readonly #listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });

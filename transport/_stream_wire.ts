@@ -40,7 +40,10 @@ export interface LinkTraits {
   readonly answersAll: boolean;
   /** An acknowledgement waits so long for something to travel with, in milliseconds. */
   readonly ackDelayMs: number;
-  /** Without a connection for so long, in milliseconds, the session is lost; only if the link can `renew`. */
+  /**
+   * Without a connection for so long, in milliseconds, the session is lost. A link that cannot `renew` waits so long for
+   * one that can, beyond the silence.
+   */
   readonly retryTimeoutMs: number;
 }
 
@@ -105,6 +108,8 @@ export class StreamWire implements Wire {
   #triedAt = 0;
   /** A new connection is there, and the other side has not said yet what it has. */
   #isAsking = false;
+  /** A new connection was asked for, and nothing has come since. */
+  #isRenewed = false;
   #peerIdleMs: number;
   #lostBy = "";
   /** The number of the farewell. */
@@ -188,6 +193,7 @@ export class StreamWire implements Wire {
       return;
     }
     this.#silentMs = 0;
+    this.#isRenewed = false;
     this.#acknowledged(packet);
     if (this.#over) return;
     if (this.#isAsking) {
@@ -224,6 +230,13 @@ export class StreamWire implements Wire {
     this.#silentMs = 0;
     this.#isAsking = true;
     this.#say(Kind.status);
+  }
+
+  /** A way is there again over which the other side has said nothing new: all is sent again without asking. */
+  goOnAtOnce(): void {
+    this.#silentMs = 0;
+    this.resend();
+    if (!this.#over) this.#say(Kind.status);
   }
 
   /** The connection has gone; another one may follow. */
@@ -274,7 +287,14 @@ export class StreamWire implements Wire {
     }
     if (this.#silentMs > idleTimeoutMs) {
       const reason = `The peer was silent for ${idleTimeoutMs} ms`;
-      return link.renew === undefined ? this.lose(reason) : link.renew(reason);
+      // Who is silent over a new connection too is gone.
+      if (link.renew === undefined || this.#isRenewed) {
+        const lateMs = link.renew === undefined ? link.traits.retryTimeoutMs : 0;
+        if (this.#silentMs > idleTimeoutMs + lateMs) this.lose(reason);
+        return;
+      }
+      this.#isRenewed = true;
+      return link.renew(reason);
     }
     const now = performance.now();
     const isLate = this.#unacked.length > 0 && now - this.#triedAt >= this.#againMs;

@@ -14,12 +14,22 @@ import {
   testTransport,
   within,
 } from "../tests/conformance/transport_suite.ts";
-import { address, LIMITS, openHttp, openProxiedHttp, serve, StoppingRelay } from "./_fixtures_test.ts";
+import { testLinkFaults } from "../tests/conformance/link_faults_suite.ts";
+import {
+  address,
+  LIMITS,
+  openFaultyHttp,
+  openHttp,
+  openProxiedHttp,
+  serve,
+  StoppingRelay,
+} from "./_fixtures_test.ts";
 import { type HttpListener, httpListener, httpTransport } from "./http.ts";
 import { requireToken } from "./token.ts";
 import { assertQuick } from "../tests/support/quick.ts";
 
 testTransport({ name: "HTTP", open: openHttp });
+testLinkFaults({ name: "HTTP", open: openFaultyHttp });
 testTransport({ name: "HTTP through a proxy", open: openProxiedHttp });
 
 const SESSION = "edgetuner-session";

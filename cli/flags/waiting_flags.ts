@@ -179,7 +179,8 @@ export function socketWaits(flags: Waits) {
 export function pollWaits(flags: Waits) {
   return {
     pollTimeoutMs: ms(flags["ping-interval"]),
-    idleTimeoutMs: ms(flags["idle-timeout"]),
+    // A device that finds its connection dead has time to make another one.
+    idleTimeoutMs: ms(flags["idle-timeout"]) + retryMs(flags),
     closeTimeoutMs: CLOSE_MS,
   };
 }

@@ -115,6 +115,11 @@ export class Broker {
     if (!this.connection.isClosed()) this.connection.publish(subject, bytes);
   }
 
+  /** Gives the connection up, and makes it anew. */
+  renew(): void {
+    this.#sockets.drop();
+  }
+
   /** Waits a while for what was published to leave. */
   async flush(): Promise<void> {
     if (!this.isUp || this.connection.isClosed()) return;

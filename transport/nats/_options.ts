@@ -40,8 +40,10 @@ export interface NatsOptions {
   readonly closeTimeoutMs?: number;
   /** Time in milliseconds without anything sent after which this side sends a sign of life. @default {10000} */
   readonly pingIntervalMs?: number;
-  /** Silence of the peer in milliseconds after which the channel ends, the broker's too. @default {30000} */
+  /** Silence of the peer in milliseconds after which the device connects to the broker anew. @default {30000} */
   readonly idleTimeoutMs?: number;
+  /** Further silence in milliseconds after which the channel ends. @default {10000} */
+  readonly retryTimeoutMs?: number;
   /** Longest time in milliseconds that connecting takes. @default {10000} */
   readonly connectTimeoutMs?: number;
 }
@@ -54,6 +56,7 @@ export interface NatsLimits {
   readonly closeTimeoutMs: number;
   readonly pingIntervalMs: number;
   readonly idleTimeoutMs: number;
+  readonly retryTimeoutMs: number;
   readonly connectTimeoutMs: number;
 }
 
@@ -124,6 +127,7 @@ export function natsLimits(options: NatsOptions): NatsLimits {
     queueBytes: count("queueBytes", options.queueBytes, DEFAULT_QUEUE_BYTES),
     unackedBytes: count("unackedBytes", options.unackedBytes, 4 * 2 ** 20),
     closeTimeoutMs: milliseconds("closeTimeoutMs", options.closeTimeoutMs, 5000),
+    retryTimeoutMs: milliseconds("retryTimeoutMs", options.retryTimeoutMs, 10_000),
     connectTimeoutMs: milliseconds("connectTimeoutMs", options.connectTimeoutMs, 10_000),
     ...signsOfLife(options),
   };

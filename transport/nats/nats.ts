@@ -149,13 +149,22 @@ async function join(
   });
   const knock: Knock = { version: VERSION, session, token, idleTimeoutMs };
   const answer = await ask(broker, { join, where, run, knock, limitMs: connectTimeoutMs, signal });
-  const [channel, wire] = streamChannel(
-    packetLink(broker, { subject: toEdge, subscription, closesBroker: true }),
+  const [channel, wire]: [Channel, StreamWire] = streamChannel(
+    packetLink(broker, {
+      subject: toEdge,
+      subscription,
+      retryTimeoutMs: limits.retryTimeoutMs,
+      // The way to the broker may be dead while the broker lives.
+      renew: (reason) => {
+        wire.pause(reason);
+        broker.renew();
+      },
+    }),
     { peer: `${run} at ${where}`, limits, peerIdleMs: answer.idleTimeoutMs ?? idleTimeoutMs },
   );
   receive = (bytes) => wire.receive(bytes);
   early.forEach(receive);
-  broker.onBack.add(() => wire.resend());
+  broker.onBack.add(() => wire.goOnAtOnce());
   void broker.connection.closed().then(() => wire.lose("The connection to the broker was lost"));
   wire.start();
   return channel;
@@ -198,34 +207,36 @@ async function ask(
   );
 }
 
-const TRAITS: LinkTraits = {
+const TRAITS: Omit<LinkTraits, "retryTimeoutMs"> = {
   isOrdered: false,
   isPrivate: false,
   givesBytes: false,
   answersAll: false,
   ackDelayMs: 5,
-  retryTimeoutMs: Infinity,
 };
 
 /** What carries the messages of one session. */
 function packetLink(
   broker: Broker,
-  { subject, subscription, closesBroker }: {
+  { subject, subscription, retryTimeoutMs, renew }: {
     readonly subject: string;
     readonly subscription: Subscription;
-    readonly closesBroker: boolean;
+    readonly retryTimeoutMs: number;
+    /** Of the side whose connection to the broker is the session's alone. */
+    readonly renew?: (reason: string) => void;
   },
 ): PacketLink {
   return {
     hasRoom: true,
-    traits: TRAITS,
+    traits: { ...TRAITS, retryTimeoutMs },
+    ...(renew && { renew }),
     partBytes: () => broker.partBytes,
     get isUp() {
       return broker.isUp;
     },
     publish: (bytes) => broker.publish(subject, bytes),
     release: async () => {
-      if (closesBroker) return await broker.close();
+      if (renew !== undefined) return await broker.close();
       subscription.unsubscribe();
       await broker.flush();
     },
@@ -293,7 +304,7 @@ class NatsListener implements Listener {
     }
     this.#broker = broker;
     broker.onBack.add(() => {
-      for (const { wire } of this.#wires.values()) wire.resend();
+      for (const { wire } of this.#wires.values()) wire.goOnAtOnce();
     });
     void broker.connection.closed().then(() => {
       for (const { wire } of this.#wires.values()) wire.lose("The connection to the broker was lost");
@@ -359,7 +370,11 @@ class NatsListener implements Listener {
       },
     });
     const [channel, wire] = streamChannel(
-      packetLink(broker, { subject: toDevice, subscription, closesBroker: false }),
+      packetLink(broker, {
+        subject: toDevice,
+        subscription,
+        retryTimeoutMs: this.#limits.retryTimeoutMs,
+      }),
       { peer: `nats ${session.slice(0, 6)}`, limits: this.#limits, peerIdleMs: idleTimeoutMs },
     );
     receive = (bytes) => wire.receive(bytes);
