@@ -12,6 +12,7 @@ import { type FlagValues, integer, readFlags, text, UsageError } from "../flags/
 import { REQUEST_WAITS } from "../flags/waiting_flags.ts";
 import { baseWeightsOf } from "../flags/weights_flag.ts";
 import { reachable } from "../output/addresses.ts";
+import { type Certificate, certificateOf, KEPT, TLS_FLAGS } from "../shared/tls.ts";
 import { command, type CommandRun } from "../process/command.ts";
 import { Interrupts } from "../process/interrupts.ts";
 import type { Call } from "../process/invocation.ts";
@@ -58,6 +59,7 @@ const FLAGS = {
   ),
   "max-waiting": integer("N", 16, "most requests that wait while one is answered; more get 503", { min: 1 }),
   ...REQUEST_WAITS,
+  ...TLS_FLAGS,
 };
 
 type Flags = FlagValues<typeof FLAGS>;
@@ -67,6 +69,7 @@ interface Options {
   readonly flags: Flags;
   readonly template: ChatTemplate | null;
   readonly key: string;
+  readonly certificate: Certificate | null;
 }
 
 async function readOptions(call: Call): Promise<Options> {
@@ -95,6 +98,7 @@ async function readOptions(call: Call): Promise<Options> {
   }
   return {
     flags,
+    certificate: await certificateOf(flags),
     template: await chatTemplateOf(flags.model, flags.tokenizer),
     key: flags["api-key"] || environmentVariable("EDGETUNER_API_KEY") || crypto.randomUUID(),
   };
@@ -152,7 +156,7 @@ async function answerThere(options: Options): Promise<number> {
 /** Answers requests until Ctrl-C, or until the run is over that the answers come from. */
 async function answerUntilStopped(
   models: readonly TextGenerator[],
-  { flags, key }: Options,
+  { flags, key, certificate }: Options,
   over?: AbortSignal,
 ): Promise<number> {
   using interrupts = new Interrupts();
@@ -186,11 +190,16 @@ async function answerUntilStopped(
     authorize: requireToken(key),
     requestTimeoutMs,
     idleTimeoutMs: requestTimeoutMs + IDLE_SPARE_MS,
+    ...(certificate && { tls: certificate }),
   }).catch(({ message, code }: ListenError) => {
     throw new UsageError(code === "EADDRINUSE" ? `${message}; try --port 0` : message);
   });
   const names = models.map(({ id }) => id).join(" and ");
-  console.log(`${names} at http://${reachable(flags.host, server.port).addresses[0]}/v1  (key ${key})`);
+  const scheme = certificate === null ? "http" : "https";
+  console.log(`${names} at ${scheme}://${reachable(flags.host, server.port).addresses[0]}/v1  (key ${key})`);
+  if (certificate !== null && certificate.fingerprint !== "") {
+    console.log(`Certificate (SHA-256): ${certificate.fingerprint}; clients must trust ${KEPT}`);
+  }
   if (models[0]!.chatPrompt === null) {
     console.error("The model has no chat template: /v1/completions answers, /v1/chat/completions does not");
   }

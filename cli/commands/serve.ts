@@ -55,7 +55,7 @@ import {
   requireListenFlags,
   type Tokens,
 } from "../shared/edge_listeners.ts";
-import { KEPT } from "../shared/tls.ts";
+import { certificateOf, KEPT } from "../shared/tls.ts";
 import { openRunStore, STORE_FLAG } from "../shared/run_store.ts";
 import { START_FLAG, withAdapter } from "../shared/starting_adapter.ts";
 import { loadAdapterParts } from "../shared/texts.ts";
@@ -169,6 +169,7 @@ async function readOptions(call: Call): Promise<Options> {
   const chosen = adapter === null ? fitted.chosen : withoutRank(fitted.chosen);
   requireWaits("edge_server.ts", flags);
   requireListenFlags(flags);
+  await certificateOf(flags);
   requireFlag("edge_server.ts", { flag: "once", needs: "generate", isMet: !flags.once || flags.generate });
   await requireWritable("edge_server.ts", { files: { report: flags.report } });
   const codec = await codecChoice(flags.codec);

@@ -22,6 +22,7 @@ const MISSING =
 export class NatsServer implements AsyncDisposable {
   readonly #process: Deno.ChildProcess;
   readonly #folder: string;
+  #isOver = false;
   /** Port of its WebSocket. */
   readonly port: number;
 
@@ -84,8 +85,36 @@ export class NatsServer implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#isOver) return;
+    this.#isOver = true;
     this.#process.kill("SIGKILL");
     await this.#process.status;
     await Deno.remove(this.#folder, { recursive: true });
   }
+}
+
+/** Some brokers of one cluster on this machine. */
+export interface NatsCluster extends AsyncDisposable {
+  readonly servers: readonly NatsServer[];
+}
+
+/** Starts a cluster; each node knows all others. */
+export async function natsCluster(nodes: number): Promise<NatsCluster> {
+  const ports = Array.from({ length: nodes }, () => {
+    using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    return listener.addr.port;
+  });
+  const routes = ports.map((port) => `"nats-route://127.0.0.1:${port}"`).join(", ");
+  const servers = await Promise.all(ports.map((port, i) =>
+    NatsServer.start({
+      more:
+        `server_name: node-${i}\ncluster { name: tests, listen: "127.0.0.1:${port}", routes: [${routes}] }`,
+    })
+  ));
+  return {
+    servers,
+    async [Symbol.asyncDispose]() {
+      await Promise.all(servers.map((server) => server[Symbol.asyncDispose]()));
+    },
+  };
 }
