@@ -25,7 +25,10 @@ Deno.test("api answers over TLS with a certificate that was made for it, and ref
   ).output();
   assertEquals(bad.code, 2);
   assertStringIncludes(new TextDecoder().decode(bad.stderr), "--cert must be a certificate");
-  const api = start(["api", ...model, "--tls", "self-signed", "--port", "0", "--api-key", "the-api-key"], folder);
+  const api = start(
+    ["api", ...model, "--tls", "self-signed", "--port", "0", "--api-key", "the-api-key"],
+    folder,
+  );
   const reader = api.stdout.pipeThrough(new TextDecoderStream()).getReader();
   let said = "";
   while (!/Certificate .*\n/.test(said)) {
@@ -37,7 +40,10 @@ Deno.test("api answers over TLS with a certificate that was made for it, and ref
   const pem = await Deno.readTextFile(`${folder}/runs/tls/self_signed.pem`);
   const [cert] = pem.split(/(?=-----BEGIN PRIVATE KEY-----)/);
   using client = Deno.createHttpClient({ caCerts: [cert!] });
-  const answer = await fetch(`${address}/models`, { client, headers: { authorization: "Bearer the-api-key" } });
+  const answer = await fetch(`${address}/models`, {
+    client,
+    headers: { authorization: "Bearer the-api-key" },
+  });
   assertEquals(answer.status, 200);
   assertStringIncludes(await answer.text(), "tiny_gpt2");
   api.kill("SIGINT");
