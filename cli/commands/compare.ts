@@ -8,9 +8,10 @@
 
 import { loadPredictor, type Predictor, type RunSettings, writeWhole } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
+import type { LinkProfile } from "@edgetuner/transport";
 import { dloraPruner } from "@edgetuner/plugins";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
-import { type FlagValues, integer, text, toggle, UsageError } from "../flags/flags.ts";
+import { type FlagValues, integer, number, text, toggle, UsageError } from "../flags/flags.ts";
 import { MODEL_FLAG, TOKENIZER_FLAG } from "../flags/model_flags.ts";
 import { PRUNER_FLAGS } from "../flags/pruners.ts";
 import { computeOf, LINK_FLAG, linkOf, MEASURED_FLAG, numbersOf, table } from "../flags/simulation_flags.ts";
@@ -23,6 +24,16 @@ import { tellDone } from "../output/run_end.ts";
 import { assetPath, commandText, shownPath } from "../process/places.ts";
 import { requireWritable } from "../process/writable.ts";
 import { type ComparisonOptions, type System, SystemComparison } from "../shared/compared_systems.ts";
+import {
+  entriesOf,
+  entryOptions,
+  gridCodecs,
+  isGrid,
+  listOf,
+  modesOf,
+  onlyOf,
+} from "../shared/comparison/grid.ts";
+import { type GridOptions, gridSteps, runGrid } from "../shared/comparison/grid_run.ts";
 import { markdown, page, picturesOf } from "../shared/comparison/page.ts";
 import {
   COSTS,
@@ -30,11 +41,11 @@ import {
   isComplete,
   jsonOf,
   meanOf,
-  plain,
   type Point,
   type Row,
 } from "../shared/comparison/results.ts";
 import { RunQueue } from "../shared/comparison/run_queue.ts";
+import { RunStore, written } from "../shared/comparison/run_store.ts";
 import {
   activeFractionFor,
   labOf,
@@ -69,7 +80,31 @@ const FLAGS = {
   test: COMMON_FLAGS.test,
   link: LINK_FLAG,
   compute: MEASURED_FLAG,
-  systems: text("LIST", SYSTEMS.join(","), "systems that take part"),
+  systems: text("LIST", SYSTEMS.join(","), "systems that take part, or modules of pruners"),
+  modes: text("LIST", "", "modes that each system runs in; --mode if empty"),
+  codecs: text("LIST", "", "codecs that each system runs with, with ; between them; f32 if empty"),
+  pruners: text("LIST", "", "pruners that take part beside --systems: names or modules"),
+  set: text(
+    "LIST",
+    "",
+    "options: NAME.key=value of a system, a pruner or a mode, such as greedy.tau=0.5,core.rank=8",
+  ),
+  rates: text("LIST", "0.3,1,3", "with --modes: factors of each mode's rate that are tried first; 1 = none"),
+  "rate-steps": integer("N", 0, "steps of a run that tries a rate; 0 = half of --steps", { min: 0 }),
+  "eval-every": {
+    ...PLAN_FLAGS["eval-every"],
+    default: 0,
+    help: "steps between evaluations; 0 = a tenth of --steps",
+  },
+  target: number("X", 0, "validation loss that costs are counted to; 0 = by --margin", { min: 0 }),
+  margin: number("X", 0.02, "target above the loss of the first unpruned system, as a share", { min: 0 }),
+  "budget-mb": number("X", 0, "MB at which losses are compared; 0 = what the cheapest took", { min: 0 }),
+  "budget-seconds": number("X", 0, "seconds at which losses are compared; 0 = what the fastest took", {
+    min: 0,
+  }),
+  only: text("LIST", "", "of all combinations those with these names in the table, with ; between them"),
+  links: text("LIST", "", "further links that each system runs on, for robustness"),
+  "resume-runs": toggle("take the runs that an interrupted comparison finished in --out"),
   seeds: integer("N", 2, "runs of each system, each with the next seed", { min: 1 }),
   steps: { ...TUNING_FLAGS.steps, default: 120, min: 2, help: "training steps of the table" },
   ...EPOCHS_FLAG,
@@ -105,6 +140,7 @@ const PROGRAM = {
   examples: [
     "edgetuner compare",
     "edgetuner compare --link lte --seeds 1 --no-lab --no-study",
+    "edgetuner compare --systems vEdgeTuner --pruners greedy --modes full,core --codecs 'f32;int8'",
     "edgetuner compare --model MODEL --systems ServerTuner,DLoRA,vEdgeTuner --no-lab --no-study",
   ],
 };
@@ -116,7 +152,96 @@ async function readOptions(call: Call): Promise<FittedFlags<typeof FLAGS>> {
   return { ...fitted, flags: { ...fitted.flags, steps: Math.max(2, steps) } };
 }
 
-async function main({ flags, chosen }: FittedFlags<typeof FLAGS>, call: Call): Promise<number> {
+async function main(fitted: FittedFlags<typeof FLAGS>, call: Call): Promise<number> {
+  return isGrid(fitted.flags) ? await compareGrid(fitted, call) : await comparePaper(fitted, call);
+}
+
+/** Runs of before that go on, or none. */
+async function storeOf(flags: Flags): Promise<RunStore> {
+  const { out, systems: _, modes: __, codecs: ___, pruners: ____, seeds: _____, ...common } = flags;
+  const reports = [
+    "links",
+    "target",
+    "margin",
+    "budget-mb",
+    "budget-seconds",
+    "rates",
+    "only",
+    "resume-runs",
+  ];
+  const free = [...reports, "no-lab", "no-study", "lab-steps", "eval-every"];
+  const kept = Object.entries(common).filter(([name]) => !free.includes(name));
+  const folder = `${out}/runs`;
+  if (!flags["resume-runs"]) await Deno.remove(folder, { recursive: true }).catch(() => {});
+  return new RunStore(folder, {
+    versions: versions(),
+    ...Object.fromEntries(kept),
+    evalEvery: evalEveryOf(flags),
+  });
+}
+
+function evalEveryOf(flags: Flags): number {
+  return flags["eval-every"] || Math.max(1, Math.round(flags.steps / 10));
+}
+
+/** Systems x modes x codecs x pruners. */
+async function compareGrid({ flags, chosen }: FittedFlags<typeof FLAGS>, call: Call): Promise<number> {
+  const started = performance.now();
+  const options = entryOptions(flags.set);
+  const factors = numbersOf("compare.ts", "rates", flags.rates);
+  const links: [string, LinkProfile][] = [];
+  for (const name of listOf(flags.links)) links.push([name, await linkOf(name)]);
+  const { names: codecNames, codecs } = await gridCodecs(flags.codecs);
+  const common = { ...await comparisonOptions(flags), codecs };
+  await requireWritable("compare.ts", { folders: { out: flags.out } });
+  const predictor = await loadPredictor(flags.predictor);
+  const told = chosenText(chosen);
+  if (told !== null) console.error(told);
+  using engine = await Engine.create({ gpu: await loadGpu(flags.webgpu) });
+  using comparison = await SystemComparison.open(engine, common);
+  const named = listOf(flags.systems).filter((name): name is SystemName => SYSTEMS.some((s) => s === name));
+  requireFit(comparison, named, { ...flags, "no-lab": true, "no-study": true }, predictor);
+  const modes = modesOf(flags, options, comparison.shape);
+  const rules = makeRules(engine, predictor);
+  const all = await entriesOf(flags, { codecNames, modes, options, rules, engine });
+  const entries = onlyOf(all, flags.only);
+  const { seeds, seed, steps, out, link } = flags;
+  const grid: GridOptions = {
+    ...{ entries, seeds, seed, steps, link, links, out, flags },
+    rateSteps: flags["rate-steps"] || Math.max(2, Math.round(steps / 2)),
+    factors: flags.modes === "" ? [1] : factors,
+    protocols: {
+      ...{ target: flags.target, margin: flags.margin },
+      ...{ megabytes: flags["budget-mb"], seconds: flags["budget-seconds"] },
+    },
+    about: aboutOf(flags),
+  };
+  const store = await storeOf(flags);
+  const total = gridSteps(grid);
+  using queue = new RunQueue(comparison, {
+    ...{ settings: common.settings, total, store },
+    evalEvery: evalEveryOf(flags),
+  });
+  const { saved, failed } = await runGrid(grid, queue);
+  const before = queue.found === 0 ? "" : `, ${queue.found} of them finished before`;
+  tellDone({
+    done: `${entries.length} systems in ${duration((performance.now() - started) / 1000)}${before}`,
+    saved: [saved],
+    next: commandText("demo.ts", ["--model", shownPath(flags.model), "--link", flags.link], call.form),
+  });
+  return failed ? 1 : 0;
+}
+
+/** The settings, in a sentence. */
+function aboutOf(flags: Flags): string {
+  const capacities = flags.capacities.split(",");
+  return `${flags.steps} steps of ${flags.batch} x ${flags.length} tokens, ${capacities.length} devices of ` +
+    `capacities ${capacities.join(" : ")}, link ${flags.link}, ${flags.compute} compute, virtual time, ` +
+    `${flags.seeds} ${flags.seeds === 1 ? "seed" : "seeds"}`;
+}
+
+/** The paper's table, with what stands beside it. */
+async function comparePaper({ flags, chosen }: FittedFlags<typeof FLAGS>, call: Call): Promise<number> {
   const started = performance.now();
   const wanted = systemsOf(flags.systems);
   const options = await comparisonOptions(flags);
@@ -137,7 +262,9 @@ async function main({ flags, chosen }: FittedFlags<typeof FLAGS>, call: Call): P
 
   const results = new Results(flags);
   {
-    using queue = new RunQueue(comparison, settings, stepsOf(flags, wanted, lab.length + study.length));
+    const total = stepsOf(flags, wanted, lab.length + study.length);
+    const store = await storeOf(flags);
+    using queue = new RunQueue(comparison, { settings, total, store, evalEvery: evalEveryOf(flags) });
     await runSystems({ flags, wanted, rules, queue, results });
     await runTrials([...lab, ...study], flags, queue, results);
   }
@@ -168,6 +295,7 @@ async function comparisonOptions(
     baseWeights: baseWeightsOf(flags),
     settings: tuningSettings(flags),
     validBatches: flags["valid-batches"],
+    codecs: [],
     capacities,
     memory,
     link: await linkOf(flags.link),
@@ -244,7 +372,7 @@ class Results {
       versions: versions(),
       settings: this.#flags,
       table: this.table.map(jsonOf),
-      points: this.points.map(({ name, x, run }) => ({ name, x, ...plain(run) })),
+      points: this.points.map(({ name, x, run }) => ({ name, x, ...written(run) })),
     };
     await writeWhole(`${this.#flags.out}/compare.json`, `${JSON.stringify(content, null, 1)}\n`);
   }
@@ -315,11 +443,7 @@ async function tell(
   const findings = [...findingsOf(rows), ...failuresOf(rows, points)];
   const pictures = picturesOf({ table: rows, lab, study, shape });
   for (const [name, svg] of pictures) await writeWhole(`${flags.out}/${name}.svg`, svg);
-  const capacities = flags.capacities.split(",");
-  const about =
-    `${flags.steps} steps of ${flags.batch} x ${flags.length} tokens, ${capacities.length} devices of ` +
-    `capacities ${capacities.join(" : ")}, link ${flags.link}, ${flags.compute} compute, virtual time, ` +
-    `${flags.seeds} ${flags.seeds === 1 ? "seed" : "seeds"}`;
+  const about = aboutOf(flags);
   await writeWhole(`${flags.out}/table.md`, markdown({ about, lines, findings }));
   await writeWhole(`${flags.out}/index.html`, page({ about, lines, findings, pictures }));
   console.log(`${about}\n`);

@@ -10,9 +10,11 @@ import {
   type BaseWeights,
   DEVICE_STATISTICS,
   endsOf,
+  findRunCodecs,
   fixedBatches,
   generateGreedy,
   type HeadModules,
+  headParameters,
   type HeadProjections,
   INPUT_MODES,
   loadEmbeddingAndHead,
@@ -24,6 +26,7 @@ import {
   type ReadExamples,
   type RunSettings,
   type SequenceSet,
+  shapeForDevices,
   shuffledBatches,
   stepTraffic,
   type Tokenizer,
@@ -31,6 +34,7 @@ import {
 } from "@edgetuner/core";
 import {
   type ComputeModel,
+  type CurvePoint,
   type LinkProfile,
   plan,
   type PlanOptions,
@@ -42,6 +46,7 @@ import {
   TYPICAL_COMPUTE,
 } from "@edgetuner/transport";
 import type { Engine } from "@edgetuner/kernels";
+import { rougeL } from "@edgetuner/core/evaluation";
 
 import { countSlots } from "./slots.ts";
 import { UsageError } from "../flags/flags.ts";
@@ -105,8 +110,16 @@ export interface RunResult {
   readonly kept: number;
   readonly layers: number;
   readonly validLoss: { readonly before: number; readonly after: number };
+  /** The validation loss while the run went on. */
+  readonly curve: readonly CurvePoint[];
   /** Share of the slots that generated texts realise; `null` if there are none to count. */
   readonly slots: number | null;
+  /** ROUGE-L of generated texts, where there are no slots to count; else `null`. */
+  readonly rougeL: number | null;
+  /** Milliseconds of a step that the slowest device computes. */
+  readonly deviceMs: number;
+  /** Memory that the weights and moments of the largest device's heads take; 0 without devices. */
+  readonly deviceBytes: number;
   /** What `plan` said of a step with as many heads. */
   readonly planned: { readonly seconds: number; readonly bytes: number };
   /** What ended the run, if anything did: such as too little memory. */
@@ -122,12 +135,19 @@ interface Loaded {
   readonly test: ReadExamples;
 }
 
+/** How good generated texts are, see `RunResult`. */
+type TextQuality = Pick<RunResult, "slots" | "rougeL">;
+
 /** What is told and done besides the steps of a run. */
 export interface RunExtras {
   /** Called after each step. */
   readonly onStep: () => void;
   /** True to generate texts at the end. */
   readonly texts: boolean;
+  /** Steps from one evaluation to the next; 0 for none in between. @default {0} */
+  readonly evalEvery?: number | undefined;
+  /** The link, where it is another one. @default {that of the comparison} */
+  readonly link?: LinkProfile | undefined;
 }
 
 /** Loaded once, used by every run. */
@@ -205,13 +225,15 @@ export class SystemComparison implements Disposable {
    *
    * @throws What ended the run, unless a system was refused for what it needs.
    */
-  async run(system: System, given: RunSettings, { onStep, texts }: RunExtras): Promise<RunResult> {
+  async run(system: System, given: RunSettings, extras: RunExtras): Promise<RunResult> {
+    const { onStep, texts, evalEvery } = extras;
     const settings = settingsFor(system, given);
-    const { capacities, memory, link, smoothing } = this.#options;
+    const { capacities, memory, smoothing } = this.#options;
+    const link = extras.link ?? this.#options.link;
     const compute = this.#compute;
     const batches = shuffledBatches(this.#train, { batch: this.#options.batch, seed: settings.seed });
     const projections = await baseProjections(this.model, settings.lora);
-    let slots: number | null = null;
+    let quality: TextQuality = { slots: null, rougeL: null };
     const common: SimulationOptions = {
       model: { engine: this.#engine, layers: this.#layers, ends: this.#ends, projections },
       settings,
@@ -221,10 +243,11 @@ export class SystemComparison implements Disposable {
         return batches.next();
       },
       evaluation: this.#evaluation,
+      evaluateEvery: evalEvery,
       compute,
       onStep,
       onTrained: async (modules) => {
-        if (texts) slots = await this.#slots(modules, projections);
+        if (texts) quality = await this.#quality(modules, projections);
       },
     };
     const network = {
@@ -251,7 +274,13 @@ export class SystemComparison implements Disposable {
       values.reduce((a, b) => a + b, 0) / Math.max(1, values.length);
     const kept = mean(result.steps.map((s) => s.kept.reduce((a, b) => a + b, 0) / (layers * heads)));
     const active = mean(result.steps.map((s) => s.kept.filter((n) => n > 0).length));
-    const { msPerStep, frameBytes } = this.#plan(system, settings, kept, active / layers);
+    const rows = result.steps.flatMap(({ embeddingRows }) => embeddingRows?.[0] ?? []);
+    const planned = this.#plan(system, settings, {
+      link,
+      keep: kept,
+      keepLayers: active / layers,
+      embeddingRows: rows.length === 0 ? undefined : Math.round(mean(rows)),
+    });
     return {
       steps: result.steps,
       secondsPerStep: result.msPerStep / 1000,
@@ -259,8 +288,14 @@ export class SystemComparison implements Disposable {
       kept,
       layers: active,
       validLoss: result.evaluation!,
-      slots,
-      planned: { seconds: msPerStep / 1000, bytes: frameBytes },
+      curve: result.curve,
+      ...quality,
+      deviceMs: Math.max(0, ...result.devices.map(({ computeMs }) => computeMs)) /
+        Math.max(1, result.steps.length),
+      deviceBytes: system.kind === "split"
+        ? deviceBytes(settings, this.shape, Math.max(...result.devices.map((d) => d.range?.count ?? 0)))
+        : 0,
+      planned: { seconds: planned.msPerStep / 1000, bytes: planned.frameBytes },
       refused: result.error === null ? null : (result.error as Error).message,
     };
   }
@@ -281,9 +316,18 @@ export class SystemComparison implements Disposable {
     return [...traffic.values()].reduce((a, b) => a + b, 0);
   }
 
-  /** What a step should take, before anything runs but for the share of heads that is kept. */
-  #plan(system: System, settings: RunSettings, keep: number, keepLayers: number) {
-    const { batch, length, capacities, link } = this.#options;
+  /** What a step should take, before anything runs but for heads that are kept and rows of E that differ. */
+  #plan(
+    system: System,
+    settings: RunSettings,
+    { link, keep, keepLayers, embeddingRows }: {
+      readonly link: LinkProfile;
+      readonly keep: number;
+      readonly keepLayers: number;
+      readonly embeddingRows: number | undefined;
+    },
+  ) {
+    const { batch, length, capacities, codecs } = this.#options;
     const compute = this.#compute;
     const counted = this.#evaluation.reduce((sum, { mask }) => sum + mask.reduce((a, b) => a + b, 0), 0) /
       this.#evaluation.reduce((sum, { mask }) => sum + mask.length, 0);
@@ -298,6 +342,8 @@ export class SystemComparison implements Disposable {
       link,
       compute,
       sharesLoss: true,
+      codec: findRunCodecs(settings.codec ?? "f32", codecs),
+      ...(embeddingRows === undefined ? {} : { embeddingRows: [embeddingRows] }),
       ...(system.kind === "split"
         ? {
           keep,
@@ -309,9 +355,9 @@ export class SystemComparison implements Disposable {
     return plan(options);
   }
 
-  /** Share of the slots of the test prompts that greedy texts realise. */
-  async #slots(modules: readonly HeadModules[], projections?: HeadProjections): Promise<number | null> {
-    if (this.#prompts.length === 0) return null;
+  /** How good greedy texts for the test prompts are. */
+  async #quality(modules: readonly HeadModules[], projections?: HeadProjections): Promise<TextQuality> {
+    if (this.#prompts.length === 0) return { slots: null, rougeL: null };
     using heads = new LocalHeads(modules, [], null, { keepsModules: true, projections });
     const tokens = await generateGreedy(
       { engine: this.#engine, layers: this.#layers, ends: this.#ends, heads },
@@ -320,7 +366,13 @@ export class SystemComparison implements Disposable {
     );
     const texts = tokens.map((ids) => this.#tokenizer.decode(ids).trim());
     const { right, all } = countSlots(this.#prompts.map((p) => p.text), texts);
-    return all === 0 ? null : right / all;
+    if (all > 0) return { slots: right / all, rougeL: null };
+    const known = [...this.#prompts.keys()].filter((i) => this.#prompts[i]!.reference.trim() !== "");
+    const corpus = {
+      references: known.map((i) => [this.#prompts[i]!.reference.trim()]),
+      predictions: known.map((i) => texts[i]!),
+    };
+    return { slots: null, rougeL: known.length === 0 ? null : rougeL(corpus).score };
   }
 
   [Symbol.dispose](): void {
@@ -334,6 +386,16 @@ function settingsFor({ kind }: System, settings: RunSettings): RunSettings {
   const { projections: _none, ...lora } = settings.lora;
   const changes = kind === "tensorParallel" && INPUT_MODES[lora.mode].projects;
   return changes ? { ...settings, lora: { ...lora, mode: "full" } } : settings;
+}
+
+/** Bytes of weights and of AdamW's two moments of so many heads of each layer. */
+function deviceBytes(
+  { lora }: RunSettings,
+  shape: Parameters<typeof shapeForDevices>[0],
+  heads: number,
+): number {
+  const { layers } = shape;
+  return 3 * 4 * layers * heads * headParameters(lora, shapeForDevices(shape));
 }
 
 /** Mean and standard deviation over runs. */

@@ -88,7 +88,7 @@ Deno.test("runs that end early say why, and nothing is concluded from them; too 
   try {
     const link = `${out}/gone.json`;
     const way = { bandwidthMbit: 60, latencyMs: 3 };
-    // The one with the data: without it the run cannot go on.
+    // The data device: without the others' heads a run goes on.
     const failures = [{ device: 0, goneMs: 400 }];
     await Deno.writeTextFile(link, JSON.stringify({ name: "gone", up: way, down: way, failures }));
     const compare = async (...args: string[]) => {
@@ -127,6 +127,85 @@ Deno.test("runs that end early say why, and nothing is concluded from them; too 
     const unwritable = await compare("--out", "/proc/compare");
     assertEquals(unwritable.code, 2, unwritable.text);
     assertStringIncludes(unwritable.errors, "--out must be a path that can be written");
+  } finally {
+    await Deno.remove(out, { recursive: true });
+  }
+});
+
+Deno.test("a grid of modes, codecs and pruners shows costs, budgets and links, and goes on where it was interrupted [slow]", async () => {
+  const out = await Deno.makeTempDir();
+  const compare = async (...more: string[]) => {
+    const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: [
+        ...[
+          "run",
+          "-A",
+          "--quiet",
+          `${ROOT}examples/compare.ts`,
+          "--out",
+          out,
+          "--seeds",
+          "2",
+          "--steps",
+          "4",
+        ],
+        ...["--batch", "1", "--length", "48", "--prompts", "1", "--valid-batches", "1", "--rates", "0.5,1"],
+        ...["--systems", `vEdgeTuner,${ROOT}examples/custom_pruner.ts`, "--pruners", "random"],
+        ...[
+          "--modes",
+          "slice,core",
+          "--codecs",
+          "f32;f16,delta=int4",
+          "--set",
+          "random.share=0.25,core.rank=4",
+        ],
+        ...["--only", "vEdgeTuner slice f32;resting core f16,delta=int4;random core f32"],
+        ...more,
+      ],
+      env: { NO_COLOR: "1" },
+    }).output();
+    const decoder = new TextDecoder();
+    return { code, out: decoder.decode(stdout), err: decoder.decode(stderr) };
+  };
+  try {
+    const whole = await compare("--links", "lan-1g", "--eval-every", "2");
+    assertEquals(whole.code, 0, whole.out + whole.err);
+    const json = async () => JSON.parse(await Deno.readTextFile(`${out}/compare.json`));
+    const first = await json();
+    const names = ["vEdgeTuner slice f32", "resting core f16,delta=int4", "random core f32"];
+    assertEquals(first.table.map(({ name }: { name: string }) => name), names);
+    assertEquals(first.rates.map(({ mode }: { mode: string }) => mode), ["slice", "slice", "core", "core"]);
+    const [plain, resting, random] = first.table;
+    assertEquals(plain.runs.length, 2);
+    assertEquals(plain.runs[0].curve.map(({ step }: { step: number }) => step), [0, 2, 4]);
+    // Masks are there, and the options reached the pruner: a quarter rests.
+    const pruned = (mask: string) => [...mask].filter((z) => z === "1").length / mask.length;
+    assertEquals(random.runs[0].steps.map(({ mask }: { mask: string }) => pruned(mask)), Array(4).fill(0.25));
+    assert(resting.runs[0].bytesPerStep < random.runs[0].bytesPerStep);
+    assertEquals(first.figures.reference, "vEdgeTuner slice f32");
+    assertEquals(first.figures.entries[0].share, 1);
+    assertEquals(first.links.map(({ link }: { link: string }) => link), Array(3).fill("lan-1g"));
+    const table = await Deno.readTextFile(`${out}/table.md`);
+    for (const text of ["of the reference", "## Robustness", "## Rates that were tried"]) {
+      assertStringIncludes(table, text);
+    }
+    for (
+      const name of ["pareto_bytes", "pareto_seconds", "valid_over_steps", "valid_over_bytes", "step_time"]
+    ) {
+      assert((await Deno.readTextFile(`${out}/${name}.svg`)).startsWith("<svg"), name);
+    }
+    // As if it was interrupted: some runs are not there.
+    const files = [...Deno.readDirSync(`${out}/runs`)].map(({ name }) => name).sort();
+    for (const name of files.slice(0, 3)) await Deno.remove(`${out}/runs/${name}`);
+    const again = await compare("--links", "lan-1g", "--eval-every", "2", "--resume-runs");
+    assertEquals(again.code, 0, again.err);
+    assertStringIncludes(again.out + again.err, `${files.length - 3} of them finished before`);
+    const second = await json();
+    const results = ({ table, links, figures }: typeof first) => ({ table, links, figures });
+    assertEquals(results(second), results(first), "bit for bit");
+    const wrong = await compare("--only", "random core f23");
+    assertEquals(wrong.code, 2);
+    assertStringIncludes(wrong.err, "did you mean random core f32?");
   } finally {
     await Deno.remove(out, { recursive: true });
   }

@@ -46,7 +46,7 @@ export async function simulateTensorParallel(
   const shares = allocateShares(size.model, [capacity, ...ranked.map((d) => d.capacity)]);
   const shareOf = (device: number | null) =>
     shares[device === null ? 0 : 1 + ranked.findIndex((d) => d.device === device)];
-  return await runSimulated(options, {
+  return await runSimulated({ ...options, evaluateEvery: 0 }, {
     rules: tensorParallelRules(shareOf),
     comesBack: false,
     open: (common) =>

@@ -122,25 +122,30 @@ export interface ComparisonPage {
   readonly lines: readonly (readonly string[])[];
   /** What it shows, in words. */
   readonly findings: readonly string[];
+  /** Further tables. @default {[]} */
+  readonly tables?: readonly { readonly title: string; readonly lines: readonly (readonly string[])[] }[];
   /** Plots. */
   readonly pictures: readonly Picture[];
 }
 
 /** A page that shows everything. */
-export function page({ about, lines, findings, pictures }: ComparisonPage): string {
+export function page({ about, lines, findings, pictures, tables = [] }: ComparisonPage): string {
   const escape = (s: string) => s.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
   const row = (cells: readonly string[], tag: string) =>
     `<tr>${cells.map((c) => `<${tag}>${escape(c)}</${tag}>`).join("")}</tr>`;
+  const tableOf = (lines: readonly (readonly string[])[]) =>
+    `<table>${row(lines[0]!, "th")}${lines.slice(1).map((cells) => row(cells, "td")).join("")}</table>`;
   return `<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>EdgeTuner: five systems compared</title>
+<html lang="en"><meta charset="utf-8"><title>EdgeTuner: systems compared</title>
 <style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; } td, th { padding: 0.2rem 0.8rem; text-align: right; border-bottom: 1px solid #ddd; }
-td:first-child, th:first-child { text-align: left; } svg { max-width: 100%; height: auto; margin: 1rem 0; }
+td:first-child, th:first-child { text-align: left; } td { white-space: nowrap; } svg { max-width: 100%; height: auto; margin: 1rem 0; }
 </style>
-<h1>Five systems compared</h1>
+<h1>Systems compared</h1>
 <p>${escape(about)}</p>
-<table>${row(lines[0]!, "th")}${lines.slice(1).map((cells) => row(cells, "td")).join("")}</table>
+${tableOf(lines)}
+${tables.map(({ title, lines }) => `<h2>${escape(title)}</h2>\n${tableOf(lines)}`).join("\n")}
 <ul>${findings.map((f) => `<li>${escape(f)}</li>`).join("")}</ul>
 ${pictures.map(([, svg]) => svg).join("\n")}
 </html>
@@ -148,10 +153,12 @@ ${pictures.map(([, svg]) => svg).join("\n")}
 }
 
 /** The table and what it shows, as Markdown. */
-export function markdown({ about, lines, findings }: Omit<ComparisonPage, "pictures">): string {
-  const rows = lines.map((cells) => `| ${cells.join(" | ")} |`);
-  const rule = `| ${lines[0]!.map(() => "---").join(" | ")} |`;
-  return `${about}\n\n${rows.toSpliced(1, 0, rule).join("\n")}\n\n${
-    findings.map((finding) => `- ${finding}`).join("\n")
-  }\n`;
+export function markdown({ about, lines, findings, tables = [] }: Omit<ComparisonPage, "pictures">): string {
+  const tableOf = (lines: readonly (readonly string[])[]) => {
+    const rows = lines.map((cells) => `| ${cells.join(" | ")} |`);
+    const rule = `| ${lines[0]!.map(() => "---").join(" | ")} |`;
+    return rows.toSpliced(1, 0, rule).join("\n");
+  };
+  const more = tables.map(({ title, lines }) => `## ${title}\n\n${tableOf(lines)}\n\n`).join("");
+  return `${about}\n\n${tableOf(lines)}\n\n${more}${findings.map((finding) => `- ${finding}`).join("\n")}\n`;
 }

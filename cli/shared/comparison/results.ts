@@ -5,6 +5,7 @@
  */
 
 import { type RunResult, spread } from "../compared_systems.ts";
+import { written } from "./run_store.ts";
 
 /** What a step costs, by unit. */
 export const COSTS: readonly [string, (run: RunResult) => number][] = [
@@ -51,15 +52,7 @@ export function meanOf({ runs }: Row, value: (run: RunResult) => number): number
   return spread(runs.map(value)).mean;
 }
 
-/** A run without its masks: small enough for a report. */
-export function plain({ steps, ...run }: RunResult) {
-  return {
-    ...run,
-    steps: steps.map(({ loss, bytes, times, kept }) => ({ loss, bytes, ms: times.total, kept })),
-  };
-}
-
-/** A row without its masks. */
+/** A row as JSON can carry it, masks and scores too. */
 export function jsonOf({ name, runs }: Row) {
-  return { name, runs: runs.map(plain) };
+  return { name, runs: runs.map(written) };
 }

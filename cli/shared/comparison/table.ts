@@ -14,7 +14,7 @@ const HEAD: readonly string[] = [
   "s a step",
   "planned",
   "validation loss",
-  "slots right",
+  "texts right",
   "MB a step",
   "planned",
   "heads kept",
@@ -41,12 +41,13 @@ function tableLine({ name, runs }: Row): string[] {
   }
   const of = (value: (r: RunResult) => number, digits: number) => cell(runs.map(value), digits);
   const slots = runs.flatMap((r) => r.slots === null ? [] : [100 * r.slots]);
+  const rouge = runs.flatMap((r) => r.rougeL === null ? [] : [100 * r.rougeL]);
   return [
     name,
     of((r) => r.secondsPerStep, 3),
     of((r) => r.planned.seconds, 3),
     of((r) => r.validLoss.after, 3),
-    slots.length === 0 ? "-" : `${cell(slots, 0)} %`,
+    slots.length > 0 ? `${cell(slots, 0)} %` : rouge.length > 0 ? `ROUGE-L ${cell(rouge, 1)}` : "-",
     of((r) => r.bytesPerStep / 1e6, 2),
     of((r) => r.planned.bytes / 1e6, 2),
     `${of((r) => 100 * r.kept, 0)} %`,
