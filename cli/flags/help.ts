@@ -50,11 +50,7 @@ const GROUPS: readonly FlagGroup[] = [
     title: "Heads and pruning",
     names: words(
       `pruner pruned-fade capacities capacity devices keep tau eta rho beta lambda predictor online-steps online-refresh
-<<<<<<< HEAD
-      share decide-every seconds-per-step mb-per-step keep-layers active collect systems`,
-=======
-      share keep-layers active collect systems pruners`,
->>>>>>> 8ba1593 (compare runs systems x modes x codecs x pruners, own ones too, with a rate for each mode, costs to a target, budgets, links, and goes on where it was interrupted)
+      share decide-every seconds-per-step mb-per-step keep-layers active collect systems pruners`,
     ),
   },
   {
@@ -67,15 +63,9 @@ const GROUPS: readonly FlagGroup[] = [
   {
     title: "Network",
     names: words(
-<<<<<<< HEAD
       `server connect token name alias host port api-key join-token admin-token transport codec link bandwidth latency
       micro-batches no-overlap bits speeds compute memory max-connections allow-host allow-origin invite approve-all nats nats-creds cert key tls fingerprint link-seed link-device
       connect-timeout join-timeout step-timeout idle-timeout pause-timeout request-timeout max-waiting ping-interval retry-timeout on-loss loss-wait adopt step-deadline server-lost availability away cache endpoint`,
-=======
-      `server connect token name alias host port api-key join-token admin-token transport codec codecs link links bandwidth latency
-      micro-batches no-overlap bits speeds compute memory max-connections allow-host allow-origin nats nats-creds cert key tls fingerprint link-seed link-device
-      connect-timeout join-timeout step-timeout idle-timeout pause-timeout request-timeout max-waiting ping-interval retry-timeout on-loss loss-wait adopt step-deadline server-lost cache endpoint`,
->>>>>>> 8ba1593 (compare runs systems x modes x codecs x pruners, own ones too, with a rate for each mode, costs to a target, budgets, links, and goes on where it was interrupted)
     ),
   },
   {
@@ -83,11 +73,7 @@ const GROUPS: readonly FlagGroup[] = [
     names: words(
       `save out output resume state state-every state-seconds keep-best peft gguf merge merge-gguf
       gguf-type results pretty
-<<<<<<< HEAD
       log-every metrics store report json events accept-loss tolerance synonyms no-lab no-study lab-steps end-with`,
-=======
-      log-every metrics report json events accept-loss tolerance synonyms only target margin budget-mb budget-seconds resume-runs no-lab no-study lab-steps end-with`,
->>>>>>> 8ba1593 (compare runs systems x modes x codecs x pruners, own ones too, with a rate for each mode, costs to a target, budgets, links, and goes on where it was interrupted)
     ),
   },
 ];
