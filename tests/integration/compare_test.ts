@@ -195,7 +195,7 @@ Deno.test("a grid of modes, codecs and pruners shows costs, budgets and links, a
       assert((await Deno.readTextFile(`${out}/${name}.svg`)).startsWith("<svg"), name);
     }
     // As if it was interrupted: some runs are not there.
-    const files = [...Deno.readDirSync(`${out}/runs`)].map(({ name }) => name).sort();
+    const files = (await Array.fromAsync(Deno.readDir(`${out}/runs`), ({ name }) => name)).sort();
     for (const name of files.slice(0, 3)) await Deno.remove(`${out}/runs/${name}`);
     const again = await compare("--links", "lan-1g", "--eval-every", "2", "--resume-runs");
     assertEquals(again.code, 0, again.err);
