@@ -59,6 +59,7 @@ import { PRUNER_FLAGS } from "../flags/pruners.ts";
 import { command, type CommandRun } from "../process/command.ts";
 import type { Call, CallForm } from "../process/invocation.ts";
 import { openTold } from "../shared/opened_model.ts";
+import { type SweptWith, sweptWith } from "../shared/swept_with.ts";
 
 /** Most batches of validation data that are evaluated. */
 const VALID_BATCHES = 32;
@@ -99,6 +100,8 @@ const FLAGS = {
     default: 1,
     help: "share of the heads kept, evenly over layers and devices",
   },
+  pruner: { ...PRUNER_FLAGS.pruner, default: "", help: "pruner, in place of --keep" },
+  codec: COMMON_FLAGS.codec,
   mode: { ...TUNING_FLAGS.mode, default: "slice" },
   steps: { ...TUNING_FLAGS.steps, default: 4, help: "training steps of each simulation" },
   layers: {
@@ -167,13 +170,18 @@ async function main({ flags }: { readonly flags: Flags }, call: Call): Promise<n
     ? await measured({ engine, model, loading }, tuningSettings(flags), batch)
     : await computeOf(flags.compute);
   const halves = { engine, layers, ends, deviceEngine };
-  const sweep = new Sweep({ flags, form: call.form, counts, link, compute, batch, shape }, halves);
+  const own = await sweptWith(flags, engine);
+  const settings = { ...tuningSettings(flags), codec: own.codec.name };
+  const sweep = new Sweep(
+    { flags, form: call.form, counts, link, compute, batch, shape, own, settings },
+    halves,
+  );
   if (shares !== null) {
     const { evaluation, batches } = swept;
     return await sweepAvailability(shares, {
-      ...{ model: halves, settings: tuningSettings(flags), evaluation, batches, link, compute },
+      ...{ model: halves, settings, evaluation, batches, link, compute, codecs: own.codecs },
       ...{ devices: counts[0]!, awayMs: 1000 * flags.away, linkSeed: flags.seed + 1 },
-      pruner: () => evenPruner(flags.keep),
+      pruner: () => own.pruner ?? evenPruner(flags.keep),
       msPerStep: sweep.planned(counts[0]!),
       ...{ report: flags.report, out: flags.out, json: flags.json, flags },
     });
@@ -227,6 +235,8 @@ interface SweepOptions {
   readonly compute: ComputeModel;
   readonly batch: TokenBatch;
   readonly shape: ReturnType<typeof modelShape>;
+  readonly own: SweptWith;
+  readonly settings: RunSettings;
 }
 
 /** Simulations of more and more devices, and what came of them. */
@@ -249,14 +259,15 @@ class Sweep {
 
   /** Simulates so many devices; false if that cannot be, and no more would. */
   async add(devices: number): Promise<boolean> {
-    const { flags, link, compute, batch } = this.#options;
+    const { flags, link, compute, batch, own, settings } = this.#options;
     await this.#model.engine.trim();
     const name = `${devices} ${devices === 1 ? "device" : "devices"}`;
     const run = await simulated({
       model: this.#model,
-      settings: tuningSettings(flags),
+      settings,
       devices,
-      pruner: evenPruner(flags.keep),
+      pruner: own.pruner ?? evenPruner(flags.keep),
+      codecs: own.codecs,
       batches: () => batch,
       link,
       compute,
@@ -283,12 +294,11 @@ class Sweep {
 
   /** Milliseconds of a step, by the forecast. */
   planned(devices: number): number {
-    const { flags, link, compute, batch, shape } = this.#options;
+    const { flags, link, compute, batch, shape, own, settings } = this.#options;
     const model = { ...shape, vocabulary: this.#model.ends.shape.vocabulary };
     return plan({
       ...{ model, devices, link, compute, batch: batch.batch, length: batch.length },
-      lora: tuningSettings(flags).lora,
-      keep: flags.keep,
+      ...{ lora: settings.lora, codec: own.codec, keep: flags.keep },
       sharesLoss: true,
     }).msPerStep;
   }
@@ -314,7 +324,9 @@ class Sweep {
     if (flags.json) return console.log(JSON.stringify(report, null, 1));
     console.log(
       `${shape.layers} layers, ${shape.heads} heads, d ${shape.hidden}, ${batch.batch} x ${batch.length} tokens, ` +
-        `${flags.mode} mode, ${Math.round(100 * flags.keep)} % of the heads, ${link.name}; virtual time`,
+        `${flags.mode} mode, ${
+          flags.pruner || `${Math.round(100 * flags.keep)} % of the heads`
+        }, ${flags.codec}, ${link.name}; virtual time`,
     );
     for (const line of tableOf(this.#lines)) console.log(line);
     if (this.failed === null) this.#tell();

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type Pruner, type RunSettings, type TokenBatch, writeWhole } from "@edgetuner/core";
+import { type Pruner, type RunSettings, type TokenBatch, type WireCodec, writeWhole } from "@edgetuner/core";
 import {
   comingAndGoing,
   type ComputeModel,
@@ -31,6 +31,8 @@ export interface AvailabilityOptions {
   readonly devices: number;
   readonly link: LinkProfile;
   readonly compute: ComputeModel;
+  /** Codecs besides the built-in ones. */
+  readonly codecs: readonly WireCodec[];
   /** Milliseconds of a step in which nobody is away, about. */
   readonly msPerStep: number;
   /** Mean length of an absence in milliseconds. */
@@ -159,6 +161,7 @@ export async function runAvailability(
     link: { ...link, failures: [...link.failures ?? [], ...failures] },
     linkSeed,
     compute: options.compute,
+    codecs: options.codecs,
     onStep: options.onStep,
     onEvent: (event) => {
       if (event.type === "away") losses++;

@@ -116,6 +116,7 @@ export function deadlinePruner(options: DeadlinePrunerOptions): Pruner<DeadlineS
   const budget: Cost = { seconds: secondsPerStep, bytes: bytesPerStep };
   return {
     name: "deadline",
+    prunedFade: 0.9,
     needs: ["gradientNorm", "links"],
     init: ({ layers, heads }: PrunerContext): DeadlineState => ({
       importance: null,
