@@ -166,7 +166,9 @@ async function comingAndGoing(flags: Flags): Promise<void> {
   );
   console.log(`validation loss ${untrained.toFixed(4)} untrained, ${validation.toFixed(4)} at the end`);
   console.log(`undisturbed, after as many steps: ${undisturbed!.toFixed(4)}`);
-  console.log(isEqual ? "bit-equal to the run with the same prunings" : `OTHER from step ${firstOther} on`);
+  console.log(
+    isEqual ? "bit-equal to the run with the same heads pruned" : `OTHER from step ${firstOther} on`,
+  );
   await writeReport(flags.report, { versions: versions(), settings: flags, absence, replayed });
   if (!isEqual) Deno.exitCode = 1;
   await Deno.remove(folder, { recursive: true });
@@ -204,7 +206,7 @@ async function main(): Promise<void> {
       const equal = replayed === null
         ? "not compared"
         : replayed.firstOther === null && replayed.otherHeads.length === 0
-        ? "bit-equal to the run with the same prunings"
+        ? "bit-equal to the run with the same heads pruned"
         : `OTHER from step ${replayed.firstOther} on, heads of devices ${
           replayed.otherHeads.join(", ") || "none"
         }`;

@@ -6,7 +6,7 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { ROOT } from "../support/places.ts";
 
-Deno.test("a run on real processes goes on through kills, stops, resets and a lost edge server, and gives the bits of the run with the same prunings [slow]", async () => {
+Deno.test("a run on real processes goes on through kills, stops, resets and a lost edge server, and gives the bits of the run with the same heads pruned [slow]", async () => {
   const process = new Deno.Command(Deno.execPath(), {
     args: [
       ...["run", "-A", "--quiet", `${ROOT}bench/chaos.ts`, "--transports", "ws", "--faults", "4"],
