@@ -4,10 +4,9 @@
  * @module
  */
 
-import { writeWhole } from "@edgetuner/core";
+import { HandshakeError, writeWhole } from "@edgetuner/core";
 import { askToJoin, ControlError, inviteOf, waitForApproval } from "@edgetuner/transport/control";
 import { deviceCode } from "@edgetuner/transport/server";
-import { UsageError } from "../flags/flags.ts";
 import { pinnedCertificate } from "../flags/pinned.ts";
 
 /** A device that asks. */
@@ -40,7 +39,7 @@ const FILE = "join_key.json";
 /**
  * Asks the host to let a device in, and waits for the answer.
  *
- * @throws {UsageError} If the invite is not good, or the host says no.
+ * @throws {HandshakeError} If the invite is not good, or the host says no.
  */
 export async function enterByInvite(options: AskingOptions): Promise<Entry> {
   const { address, device, say, signal } = options;
@@ -69,7 +68,9 @@ export async function enterByInvite(options: AskingOptions): Promise<Entry> {
     });
     return { server: `${url.replace(/^http/, "ws")}/join/ws`, token };
   } catch (error) {
-    if (error instanceof ControlError) throw new UsageError(`Cannot join with the invite: ${error.message}`);
+    if (error instanceof ControlError) {
+      throw new HandshakeError(`Cannot join with the invite: ${error.message}`);
+    }
     throw error;
   }
 }

@@ -72,7 +72,9 @@ Deno.test("a program joins with an invite once the host has approved it by a lin
   assertEquals([asked.name, asked.state], ["laptop", "waiting"]);
   assertStringIncludes(await device.until("Asked to join"), `code ${asked.code}`);
   const second = joining("second");
-  assertStringIncludes((await second.end()).errors, "used before");
+  const refused = await second.end();
+  assertEquals(refused.code, 3);
+  assertStringIncludes(refused.errors, "used before");
   await server.type(`approve ${asked.request}`);
   await server.until('"type":"joined"');
   const ends = await Promise.all([device.end(), server.end()]);
