@@ -327,6 +327,31 @@ Deno.test("64 devices, each with one head [slow]", async () => {
   assertEquals(run.steps.map(({ kept }) => kept), [[64, 64], [64, 64]]);
 });
 
+Deno.test("32 devices take as long as 4 for the same work, and no more memory of the edge server [slow]", async () => {
+  const config = gpt2Config({ n_layer: 2, n_head: 32, n_embd: 128, vocab_size: 32, n_positions: 64 });
+  const weights = initialWeights(config, 1);
+  const tokens = Uint32Array.from({ length: 64 }, (_, i) => i % 32);
+  const batch = { tokens, targets: tokens, mask: new Float32Array(64).fill(1), batch: 1, length: 64 };
+  const results = [];
+  for (const devices of [4, 32]) {
+    using own = await Engine.create();
+    using layers = new Gpt2Layers(own, config, weights);
+    using ends = new Gpt2EmbeddingAndHead(engine, config, weights);
+    const run = await simulate(options({
+      model: { engine: own, layers, ends, deviceEngine: engine },
+      settings: tinySettings("slice", 2),
+      batches: () => batch,
+      devices,
+      link: LINK_PROFILES["wifi-5"],
+    }));
+    assertEquals(run.error, null);
+    results.push({ ms: run.msPerStep, memory: run.edgeMemoryBytes });
+  }
+  const [few, many] = results as [typeof results[0], typeof results[0]];
+  assert(many.ms < 1.15 * few.ms && few.ms < 1.15 * many.ms, `${few.ms} ${many.ms}`);
+  assert(many.memory < 1.02 * few.memory, `${few.memory} ${many.memory}`);
+});
+
 Deno.test("a data device of its own, without heads, on another link [slow]", async () => {
   const run = await simulate(options({
     devices: [{ capacity: 0, data: true, link: { ...ROUGH, name: "its own" } }, {}, {}],
