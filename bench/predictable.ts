@@ -20,12 +20,14 @@ import {
   openModel,
   type PredictorWindow,
   probeStep,
+  type Pruner,
   shuffledBatches,
   splitWindows,
+  type TrackedStep,
   trackSamples,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
-import { integer, runProgram, text } from "../cli/flags/flags.ts";
+import { integer, number, runProgram, text } from "../cli/flags/flags.ts";
 import { TUNING_FLAGS, tuningSettings } from "../cli/flags/tuning_flags.ts";
 import { loadGpu } from "../cli/flags/webgpu.ts";
 import { OWN_CALL } from "../cli/process/invocation.ts";
@@ -42,6 +44,12 @@ const FLAGS = {
   },
   samples: text("FILE", "runs/pruner_samples.bin", "file of samples"),
   predictor: text("DIR", "", "a predictor that was trained on them"),
+  "held-out": number(
+    "X",
+    0,
+    "share of each run that is held out, for short ones: its steps then see those before; 0 = as train-pruner splits",
+    { min: 0, max: 0.9 },
+  ),
   batches: integer("N", 300, "batches at that moment; 0 leaves it out", { min: 0 }),
   ...RUN_FLAGS,
 };
@@ -182,10 +190,36 @@ function knowsDirections(train: readonly PredictorWindow[], count: number): Pred
   };
 }
 
-async function tableOfSteps(samples: string, folder: string): Promise<void> {
+/** What two batches at nearly the same weights differ by: the error of who knows each head's mean, and no batch. */
+function noiseOf(windows: readonly PredictorWindow[]): number {
+  return meanOf(windows.map(({ before, now }) => {
+    const last = before.at(-1)!.gradient;
+    return LAMBDA ** 2 / 2 * meanOf(Array.from(now.gradient, (g, i) => (g - last[i]!) ** 2));
+  }));
+}
+
+/** Windows with labels before and after a time in each run; inputs of the second may be labels of the first. */
+function splitShort(runs: readonly (readonly TrackedStep[])[], heldOut: number) {
+  const windows = runs.map((run) =>
+    run.slice(HISTORY).map((now, i): PredictorWindow => ({ before: run.slice(i, i + HISTORY), now }))
+  );
+  const from = (all: readonly unknown[]) => Math.round(all.length * (1 - heldOut));
+  return {
+    train: windows.flatMap((all) => all.slice(0, from(all))),
+    test: windows.flatMap((all) => all.slice(from(all))),
+  };
+}
+
+async function tableOfSteps(
+  { samples, predictor: folder, "held-out": heldOut }: {
+    readonly samples: string;
+    readonly predictor: string;
+    readonly "held-out": number;
+  },
+): Promise<void> {
   const set = await loadSamples(samples);
   const runs = trackSamples(set, LAMBDA);
-  const { train, test } = splitWindows(runs, HISTORY, HELD_OUT);
+  const { train, test } = heldOut === 0 ? splitWindows(runs, HISTORY, HELD_OUT) : splitShort(runs, heldOut);
   const base = errorOf(test, runningMean);
   const ways: [name: string, error: number][] = [
     ["one number for all", errorOf(test, ({ now }) => now.importance.map(() => meanLabel(train)))],
@@ -199,6 +233,7 @@ async function tableOfSteps(samples: string, folder: string): Promise<void> {
     ways.push(["predictor", comparePredictors(predictor, test, options).predictor.mse]);
   }
   ways.push(
+    ["noise by neighbours: half the square of what two steps differ by", noiseOf(test)],
     ["oracle: factor and shift of this step", errorOf(test, knowsLevel)],
     ["oracle: this step's mean of each layer", errorOf(test, knowsLayers(set.source.heads))],
     ["oracle: this step's part of 3 directions", errorOf(test, knowsDirections(train, 3))],
@@ -219,7 +254,7 @@ function normalised(map: Float32Array): Float32Array {
 
 async function main(): Promise<void> {
   const { flags } = await readFitted(PROGRAM, FLAGS, OWN_CALL);
-  await tableOfSteps(flags.samples, flags.predictor);
+  await tableOfSteps(flags);
   if (flags.batches === 0) return;
   const { model, tokenizer } = await openModel(flags.model, flags);
   const set = await loadTrainingSet(flags.data, { ...flags, encoder: tokenizer });
@@ -229,7 +264,11 @@ async function main(): Promise<void> {
   const batches = shuffledBatches(set, { batch: flags.batch, seed: flags.seed });
   const source = (step: number) =>
     step < flags.steps ? { batch: batches.next(), mode: "train" as const } : null;
-  using training = new LocalTraining({ engine, base, ends, settings: tuningSettings(flags), source });
+  const seen: Float32Array[] = [];
+  using training = new LocalTraining({
+    ...{ engine, base, ends, settings: tuningSettings(flags), source },
+    pruner: listening(seen),
+  });
   await training.trainer.run();
   // The weights stay as they are now: what differs is the batch alone.
   const labels: Float32Array[] = [];
@@ -250,13 +289,43 @@ async function main(): Promise<void> {
     batch.embedding.dispose();
     console.error(`${i + 1}/${flags.batches}`);
   }
-  tableOfMoment(labels, embeddings, flags.steps);
+  tableOfMoment({ labels, embeddings, seen }, flags.steps);
+}
+
+/** Keeps every head, and takes down what the steps show. */
+function listening(seen: Float32Array[]): Pruner {
+  return {
+    name: "listening",
+    needs: ["gradientNorm"],
+    init: () => null,
+    decide({ gradientNorm }, state, { layers, heads }) {
+      if (gradientNorm !== null) seen.push(normalised(gradientNorm));
+      return [{ mask: new Uint8Array(layers * heads) }, state];
+    },
+  };
+}
+
+/** The error of guesses of labels at one moment: both have the part that is known. */
+function guessesOf(seen: readonly Float32Array[], labels: readonly Float32Array[]) {
+  let smoothed = seen[0]!;
+  const maps = seen.map((map) => smoothed = map.map((x, i) => LAMBDA * x + (1 - LAMBDA) * smoothed[i]!));
+  const known = smoothed;
+  const errorOfGuess = (guess: Vector) =>
+    meanOf(
+      labels.map((label) =>
+        meanOf(Array.from(label, (x, i) => (LAMBDA * x + (1 - LAMBDA) * known[i]! - guess[i]!) ** 2))
+      ),
+    );
+  const mean = meanMap(seen.slice(-HISTORY));
+  return {
+    runningMean: errorOfGuess(meanMap(maps.slice(-HISTORY))),
+    knownPart: errorOfGuess(mean.map((g, i) => LAMBDA * g + (1 - LAMBDA) * known[i]!)),
+  };
 }
 
 /** Labels of one moment: what their spread is, and what the mean embedding tells of it. */
 function tableOfMoment(
-  labels: readonly Float32Array[],
-  embeddings: readonly Float32Array[],
+  { labels, embeddings, seen }: Readonly<Record<"labels" | "embeddings" | "seen", readonly Float32Array[]>>,
   steps: number,
 ): void {
   const train = Math.floor(labels.length * 2 / 3);
@@ -279,6 +348,9 @@ function tableOfMoment(
   console.log(`\n${labels.length} batches with the weights of step ${steps} held`);
   console.log("| what is known | squared error of a label |");
   console.log("| --- | ---: |");
+  const guesses = guessesOf(seen, labels.slice(train));
+  console.log(`| running mean of the last 10 | ${guesses.runningMean.toFixed(5)} |`);
+  console.log(`| the same, with what is known of the label | ${guesses.knownPart.toFixed(5)} |`);
   console.log(`| each head's mean over batches | ${spread(() => known).toFixed(5)} |`);
   console.log(`| and the batch's mean embedding, at its best | ${Math.min(...withEmbedding).toFixed(5)} |`);
 }
