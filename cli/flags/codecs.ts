@@ -88,6 +88,8 @@ export function codecFiles(flag: string): string[] {
 
 /** What a flag names, with what may have been meant. */
 function namesOf(flag: string): CodecNames {
+  // A path may have commas and equals signs.
+  if (isFile(flag)) return { rest: flag, of: new Map() };
   try {
     return codecNames(flag);
   } catch (cause) {
@@ -97,6 +99,14 @@ function namesOf(flag: string): CodecNames {
     )?.[0];
     const meant = strange === undefined ? "" : didYouMean(strange, CODED_TENSORS);
     throw new UsageError(`${cause.message}${meant} (--codec)`, { cause });
+  }
+}
+
+function isFile(path: string): boolean {
+  try {
+    return Deno.statSync(path).isFile;
+  } catch {
+    return false;
   }
 }
 
