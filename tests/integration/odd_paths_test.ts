@@ -10,7 +10,7 @@ const ODD = "a b, ü #1 %20?";
 
 /** What the programs need of the repository. */
 const NEEDED = ["deno.json", "deno.lock", "mod.ts", "server.ts", "evaluation.ts", ".jsr", "examples"];
-const MEMBERS = ["kernels", "core", "transport", "plugins", "cli"];
+const MEMBERS = ["kernels", "core", "transport", "plugins", "page", "cli"];
 
 async function copy(from: string, to: string): Promise<void> {
   if ((await Deno.stat(from)).isFile) return await Deno.copyFile(from, to);
