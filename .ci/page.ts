@@ -50,7 +50,7 @@ export const PAGES: Readonly<Record<string, Page>> = {
     ],
     limits: [
       { what: "heads", scripts: ["main.js", "worker.js"], bytes: 100_000 },
-      { what: "data", scripts: ["main.js", "data_worker.js"], bytes: 135_000 },
+      { what: "data", scripts: ["main.js", "data_worker.js"], bytes: 130_000 },
     ],
   },
 };
@@ -58,13 +58,19 @@ export const PAGES: Readonly<Record<string, Page>> = {
 /** Functions whose calls do no more than give a value: kernels that nothing in a script uses are left out. */
 const PURE = ["defineKernel", "defineRowKernel", "forActivations", "kernelsWith", "preludeFile"];
 
-/** What pages never make: layers and what edge servers do with head modules, packed weights, generation, files. */
+/**
+ * What pages never make: layers, what edge servers do with head modules, packed weights, generation, files,
+ * conversations, GGUF.
+ */
 const ABSENT = {
   classes: [
     ...["Gpt2Layers", "DecoderLayers", "OptLayers", "DirectEdge", "ProjectingEdge"],
     ...["PackedMatrix", "RemoteSession", "StoredTensors"],
   ],
-  functions: ["packedMatmul", "packedGather"],
+  functions: [
+    ...["packedMatmul", "packedGather", "renderChat", "encodeTurn", "encodeParts"],
+    ...["decoderFields", "decoderHeader"],
+  ],
 } as const;
 
 /** A file of a page. */
@@ -205,6 +211,8 @@ function withoutAbsent(bundle: string): string {
   const names = ABSENT.classes.join("|");
   return `class Absent { constructor() { ${error} } }\nfunction absent() { ${error} }\n` +
     bundle.replace(new RegExp(`\\b(new|instanceof) (?:${names})\\b`, "g"), "$1 Absent")
+      // How a family reads a `config.json`, and writes a GGUF file.
+      .replace(/\b(config|header): (?:\w+Config|headerOf\d*)\b/g, "$1: absent")
       .replace(new RegExp(`(?<!function )\\b(?:${ABSENT.functions.join("|")})\\(`, "g"), "absent(");
 }
 

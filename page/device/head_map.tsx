@@ -6,6 +6,8 @@
 
 import type { JSX } from "preact";
 
+/** Pixels of a head and its gap, where there is room. */
+const PIXELS = 36;
 const CELL = 16;
 const GAP = 3;
 
@@ -23,6 +25,7 @@ export function HeadMap({ layers, count, mask }: {
     <figure>
       <svg
         class="heads"
+        width={count * PIXELS}
         viewBox={`0 0 ${count * size - GAP} ${layers * size - GAP}`}
         role="img"
         aria-label={mask === null

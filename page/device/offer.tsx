@@ -65,7 +65,7 @@ function Run(): JSX.Element {
           ["Name", run.run],
           ["Model", run.base?.name || "not named"],
           ["State", run.status === "waiting" ? "waiting for devices" : run.status],
-          ["Steps", `${run.step} of ${run.steps}`],
+          ["Steps", `${count(run.step)} of ${count(run.steps)}`],
           ["Devices with heads", `${others.filter((d) => d.capacity > 0).length} of ${run.places}`],
         ]}
       />

@@ -46,6 +46,8 @@ const JOIN_MS = 3_600_000;
 const LOST_MS = 3_600_000;
 /** Longest time in milliseconds in which the edge server says nothing during a run. */
 const QUIET_MS = 120_000;
+/** Milliseconds between two questions for the loss. */
+const LOSS_MS = 2000;
 /** Pause in milliseconds between two attempts to come back. */
 const RETRY_MS = 1000;
 
@@ -88,6 +90,7 @@ export class TabDevice {
   #abort = new AbortController();
   #channel: Channel | null = null;
   #isIn = false;
+  #askedAt = -Infinity;
   /** Resolves when this device may go on, while it is paused. */
   #pause: PromiseWithResolvers<void> | null = null;
   /** Resolves when an attempt to come back is to be made at once. */
@@ -238,13 +241,12 @@ export class TabDevice {
         own?.data.plan.begin(welcome.settings);
         this.#welcome(welcome);
       },
-      onPause: (paused) =>
-        this.#phase(paused ? "stopped" : "running", paused ? "The host has paused the run" : ""),
-      onStep: (step, { mask, totalBytes }) =>
-        this.#say({
-          ...{ type: "step", steps: step + 1, mask, totalBytes },
-          memoryBytes: engine.stats.allocatedBytes,
-        }),
+      onPause: (paused) => this.#phase(paused ? "stopped" : "running", ""),
+      onStep: (step, { mask, totalBytes }) => {
+        const memoryBytes = engine.stats.allocatedBytes;
+        this.#say({ type: "step", steps: step + 1, mask, totalBytes, memoryBytes });
+        if (own === null) void this.#askLoss(place);
+      },
     });
     await this.#end(result, slot, noted);
   }
@@ -263,6 +265,15 @@ export class TabDevice {
     const url = `${server.replace(/^http/, "ws")}/join/ws`;
     const transport = webSocketTransport({ url, token, queueBytes: QUEUE_BYTES });
     return this.#channel = await transport.connect({ signal: this.#abort.signal });
+  }
+
+  /** Tells the loss, if the data device shares it: the server says it to who asks. */
+  async #askLoss(place: RunPlace): Promise<void> {
+    const now = performance.now();
+    if (now - this.#askedAt < LOSS_MS) return;
+    this.#askedAt = now;
+    const { step, loss } = await askAbout(place).catch(() => ({ step: 0, loss: null }));
+    if (loss !== null) this.#say({ type: "loss", step: step - 1, loss, mode: "train" });
   }
 
   /** Connects again once this device may, until a time. */
