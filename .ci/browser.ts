@@ -17,6 +17,7 @@ const ENTRIES = [
   "plugins/mod.ts",
   "plugins/contracts.ts",
   "page/mod.ts",
+  "page/dashboard/main.tsx",
   "page/device/main.tsx",
   "page/device/worker.ts",
   "page/device/data_worker.ts",

@@ -38,6 +38,13 @@ interface Page {
 
 /** All pages, by the names of their generated files. */
 export const PAGES: Readonly<Record<string, Page>> = {
+  dashboard: {
+    path: "/",
+    html: "page/dashboard/index.html",
+    styles: ["page/shared/base.css", "page/dashboard/dashboard.css"],
+    scripts: ["page/dashboard/main.tsx"],
+    limits: [{ what: "runs", scripts: ["main.js"], bytes: 80_000 }],
+  },
   device: {
     path: "/device/",
     html: "page/device/index.html",

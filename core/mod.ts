@@ -445,6 +445,7 @@ export type {
 export type { EdgeServerOptions } from "./session/edge_server_options.ts";
 export { GenerationServer, type GenerationServerOptions } from "./session/generation_server.ts";
 export type {
+  AnswerTime,
   DecodingRecord,
   EdgeServerEvent,
   JoinedDevice,

@@ -5,6 +5,7 @@
  */
 
 import type { HeadRange } from "../lora/allocation.ts";
+import type { DeviceLink } from "../contracts/links.ts";
 import type { StepMode } from "../contracts/ports.ts";
 import type { SharedValidationEvent } from "./shared_validation.ts";
 
@@ -36,6 +37,19 @@ export interface StepTimes {
   readonly codec: number;
   /** Waiting for devices with nothing else left to do. */
   readonly wait: number;
+}
+
+/** How long a device took to answer in a step. */
+export interface AnswerTime {
+  /** Its first head, which tells devices apart. */
+  readonly first: number;
+  /**
+   * Milliseconds in which something was sent to it or awaited of it: its computing and the wire. More where the edge
+   * server asks for several micro-batches at once.
+   */
+  readonly ms: number;
+  /** Its link, where the run measures links. */
+  readonly link?: Pick<DeviceLink, "roundTripSeconds" | "bytesPerSecond">;
 }
 
 /** What is known of a step after it. */
@@ -75,6 +89,8 @@ export interface StepRecord {
   readonly batch: number;
   /** Names of the owners whose data it was; left out where there is one data device. */
   readonly owners?: readonly string[];
+  /** How long each device with heads took to answer; left out where none was asked. */
+  readonly answers?: readonly AnswerTime[];
   /** Rows of E that travelled for each part of the step, where equal ones did only once. */
   readonly embeddingRows?: readonly number[];
 }

@@ -22,6 +22,7 @@ import type {
   SignInJson,
   SignInLinkJson,
   SteeredJson,
+  StoredEventJson,
   StoredRunJson,
 } from "./types.ts";
 import type { JoinedDevice } from "@edgetuner/core";
@@ -73,6 +74,8 @@ export interface ControlRoutes {
   readonly "GET /api/runs/:run/series": { readonly answer: SeriesJson };
   /** Head masks over a run. */
   readonly "GET /api/runs/:run/heads": { readonly answer: HeadsJson };
+  /** What happened in a run. */
+  readonly "GET /api/runs/:run/happened": { readonly answer: readonly StoredEventJson[] };
   /** Records of a run, a page at a time. */
   readonly "GET /api/runs/:run/records": { readonly answer: readonly RecordJson[] };
   /** All records of a run as a table. */
@@ -372,6 +375,12 @@ export const ROUTES: RouteTable = {
     who: OWNERS,
     answers: { 200: { what: "The masks.", body: schemas.heads } },
     problems: NO_PAGE,
+  },
+  "GET /api/runs/:run/happened": {
+    what: "The last events of a run, of now or before, other than its steps.",
+    who: OWNERS,
+    answers: { 200: { what: "The events.", body: schemas.storedEvents } },
+    problems: NO_RECORDS,
   },
   "GET /api/runs/:run/records": {
     what: "Records of the steps of a run, of now or before, in order, a page at a time.",

@@ -5,7 +5,7 @@
  */
 
 import * as v from "valibot";
-import type { JoinedDevice, LedgerEntry, RunSettings, StepTimes } from "@edgetuner/core";
+import type { AnswerTime, JoinedDevice, LedgerEntry, RunSettings, StepTimes } from "@edgetuner/core";
 import type { ModelShape } from "@edgetuner/core/contracts";
 import type { AboutDevice, RunAbout } from "../run_about.ts";
 import type {
@@ -25,6 +25,7 @@ import type {
   SignInLinkJson,
   SteeredJson,
   StepJson,
+  StoredEventJson,
   StoredRunJson,
 } from "./types.ts";
 
@@ -92,6 +93,17 @@ export const step: Schema<StepJson> = shape<StepJson>({
   figures: v.exactOptional(
     v.pipe(v.record(v.string(), v.number()), v.description("What the pruner tells of its decision")),
   ),
+  answers: v.exactOptional(v.pipe(
+    v.array(shape<AnswerTime>({
+      first: v.pipe(count, v.description("First head of the device")),
+      ms: milliseconds,
+      link: v.exactOptional(v.strictObject({
+        roundTripSeconds: v.number(),
+        bytesPerSecond: v.nullable(v.strictObject({ down: v.number(), up: v.number() })),
+      })),
+    })),
+    v.description("How long each device took to answer, wire and computing"),
+  )),
   tokens: count,
   batch: v.pipe(count, v.description("Sequences of the step")),
 });
@@ -171,6 +183,16 @@ export const record: Schema<RecordJson> = shape<RecordJson>({
 
 /** Step records that are kept. */
 export const records: Schema<readonly RecordJson[]> = v.array(record);
+
+/** An event that is kept. */
+export const storedEvent: Schema<StoredEventJson> = shape<StoredEventJson>({
+  at: epoch,
+  type: v.string(),
+  data: anyObject,
+});
+
+/** Events that are kept. */
+export const storedEvents: Schema<readonly StoredEventJson[]> = v.array(storedEvent);
 
 /** Figures over a run. */
 export const series: Schema<SeriesJson> = shape<SeriesJson>({
@@ -345,6 +367,7 @@ export const SHAPES: Readonly<Record<string, v.GenericSchema>> = {
   Run: run,
   StoredRun: storedRun,
   Record: record,
+  StoredEvent: storedEvent,
   Series: series,
   Heads: heads,
   Health: health,

@@ -25,11 +25,11 @@ CREATE TABLE steps (
   total REAL NOT NULL, prune REAL NOT NULL, readback REAL NOT NULL, codec REAL NOT NULL, wait REAL NOT NULL,
   bytes INTEGER NOT NULL, sum_bytes INTEGER NOT NULL, kept INTEGER NOT NULL, more TEXT NOT NULL,
   mask BLOB NOT NULL, scores BLOB, PRIMARY KEY (run, n)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 CREATE TABLE events (
   run INTEGER NOT NULL REFERENCES runs, n INTEGER NOT NULL, at REAL NOT NULL, type TEXT NOT NULL,
   data TEXT NOT NULL, PRIMARY KEY (run, n)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 `;
 
 /** A file cannot be a run store: it is broken, of another kind, or of a newer version. */

@@ -239,13 +239,19 @@ export abstract class StoreReader {
     return (rows as unknown as StepRow[]).map(recordJson);
   }
 
-  /** Events of a run other than its steps; `null` if the store has no such run. */
-  events(run: string): StoredEventJson[] | null {
+  /**
+   * Events of a run other than its steps, in order.
+   *
+   * @param run Name of the run.
+   * @param most How many of the last ones. @default {all}
+   * @returns The events; `null` if the store has no such run.
+   */
+  events(run: string, most = -1): StoredEventJson[] | null {
     const row = this.#row(run);
     if (row === null) return null;
-    const rows = this.#database.prepare("SELECT at, type, data FROM events WHERE run = ? ORDER BY n").all(
-      row.id,
-    ) as { at: number; type: string; data: string }[];
+    const rows = this.#database.prepare(
+      "SELECT * FROM (SELECT n, at, type, data FROM events WHERE run = ? ORDER BY n DESC LIMIT ?) ORDER BY n",
+    ).all(row.id, most) as { at: number; type: string; data: string }[];
     return rows.map(({ at, type, data }) => ({ at, type, data: JSON.parse(data) }));
   }
 }

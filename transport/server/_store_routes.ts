@@ -12,10 +12,12 @@ import type { RunStore } from "./run_store.ts";
 /** The routes of the store. */
 export type StoreRoute =
   | "GET /api/history"
-  | `GET /api/runs/:run/${"series" | "heads" | "records" | "records.csv" | "records.json"}`;
+  | `GET /api/runs/:run/${"series" | "heads" | "happened" | "records" | "records.csv" | "records.json"}`;
 
 /** Records that are read from the file at once. */
 const PAGE = 500;
+/** Most events of an answer. */
+const MOST_EVENTS = 500;
 /** Most points of figures and of masks, and those of who says none. */
 const POINTS = { most: 5000, default: 500 } as const;
 
@@ -35,6 +37,8 @@ export function storeHandlers(store: RunStore | undefined): Pick<Handlers, Store
       const points = wholeNumber(query, "points", POINTS);
       return points instanceof Response ? points : of(run, (store) => store.heads(run, points));
     },
+    "GET /api/runs/:run/happened": ({ params: { run } }) =>
+      of(run, (store) => store.events(run, MOST_EVENTS)),
     "GET /api/runs/:run/records": ({ params: { run }, query }) => {
       const from = wholeNumber(query, "from", { most: Number.MAX_SAFE_INTEGER, default: 0 });
       if (from instanceof Response) return from;

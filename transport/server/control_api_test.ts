@@ -92,6 +92,7 @@ Deno.test("every route answers as it is described, and the client reads it", asy
     "GET /api/history": [],
     "GET /api/runs/:run/series": [{ params: run, query: { points: "10" } }],
     "GET /api/runs/:run/heads": [{ params: run }],
+    "GET /api/runs/:run/happened": [{ params: run }],
     "GET /api/runs/:run/records": [{ params: run }],
     "GET /api/runs/:run/records.csv": [{ params: run }],
     "GET /api/runs/:run/records.json": [{ params: run }],

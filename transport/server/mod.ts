@@ -29,6 +29,7 @@ export { openApi } from "./openapi.ts";
 export { PAGE_POLICY } from "./pages.ts";
 export { RunStore, type RunStoreOptions } from "./run_store.ts";
 export { RunStoreError } from "./_store_file.ts";
+export { StoreReader } from "./_store_reader.ts";
 export { Sessions, type SessionsOptions } from "./sessions.ts";
 export {
   type AnsweredText,

@@ -201,18 +201,27 @@ Deno.test("a file that is broken, of another kind or newer is refused", async ()
   });
 });
 
-Deno.test("a batch of records takes little of the thread that serves sockets", async () => {
+Deno.test("a record takes little of the disk, and a batch little of the thread that serves sockets", async () => {
   await folder((path) => {
     using store = RunStore.open(`${path}/runs.sqlite`);
     const made = new MadeUpRun();
     store.record(made);
     const mask = new Uint8Array(144);
-    const scores = new Float32Array(144);
+    const scores = Float32Array.from({ length: 144 }, (_, i) => 1 / (i + 3));
     const kept = Array.from({ length: 12 }, () => 12);
-    for (let i = 0; i < 64; i++) made.emit({ type: "step", record: step(i, { mask, scores, kept }) });
-    const from = performance.now();
-    store.flush();
-    // 2 ms on a laptop; the limit is for machines that do much else.
-    assert(performance.now() - from < 500);
+    const times: number[] = [];
+    for (let i = 0; i < 640; i++) {
+      made.emit({ type: "step", record: step(i, { mask, scores, kept }) });
+      if (i % 64 !== 63) continue;
+      const from = performance.now();
+      store.flush();
+      times.push(performance.now() - from);
+    }
+    // The median is 2 ms on a quiet machine; the limit is for machines that do much else.
+    const median = times.sort((a, b) => a - b)[5]!;
+    assert(median < 250, `${median} ms`);
+    store[Symbol.dispose]();
+    const size = Deno.statSync(`${path}/runs.sqlite`).size / 640;
+    assert(size < 2000, `${size} bytes`);
   });
 });
