@@ -395,9 +395,9 @@ export class EdgeServer extends RunServer {
       now: this.now,
       onEvent: (event) => {
         if (event.type === "step") {
-          const [owners, { embeddingRows }, now] = [this.#owners?.names, data, this.now()];
-          const record = stepRecord(event, { meter, shape: base.shape, now, owners, embeddingRows });
-          this.emit({ type: "step", record });
+          const [owners, { embeddingRows }, { answers }] = [this.#owners?.names, data, remote];
+          const seen = { owners, embeddingRows, answers, now: this.now() };
+          this.emit({ type: "step", record: stepRecord(event, { meter, shape: base.shape, ...seen }) });
         }
         // Before the last save: devices save what they have even if this server cannot.
         if (event.type === "finished") this.ending = { step: event.step, best };

@@ -12,8 +12,10 @@ import {
   ProtocolError,
   TrainingError,
 } from "../contracts/errors.ts";
+import type { LinkStatistics } from "../contracts/links.ts";
 import type { HeadRange } from "../lora/allocation.ts";
 import type { Peer } from "../protocol/peer.ts";
+import type { AnswerTime } from "./run_events.ts";
 
 /** A device that owns heads, as the edge server sees it. */
 export interface HeadMember {
@@ -82,16 +84,22 @@ export class AnswerClock {
     this.#late = late;
   }
 
+  /** Milliseconds in which the device was asked something, so far. */
+  get spentMs(): number {
+    return this.#spentMs;
+  }
+
   /** A question leaves. */
   ask(): void {
-    if (this.#open++ > 0 || this.#limitMs === Infinity) return;
+    if (this.#open++ > 0) return;
     this.#since = this.#clock.now();
+    if (this.#limitMs === Infinity) return;
     this.#cancel = this.#clock.schedule(this.#since + Math.max(0, this.#limitMs - this.#spentMs), this.#late);
   }
 
   /** It is answered, or nobody waits any more. */
   answered(): void {
-    if (--this.#open > 0 || this.#limitMs === Infinity) return;
+    if (--this.#open > 0) return;
     this.#cancel();
     this.#spentMs += this.#clock.now() - this.#since;
   }
@@ -127,4 +135,23 @@ export function stepClock(
       ),
     );
   return new AnswerClock(limitMs, late, clock);
+}
+
+/**
+ * How long devices took to answer; those that were asked nothing are left out.
+ *
+ * @param clocks The clock of each device, in order of their heads.
+ * @param links What their links take, where that is measured.
+ */
+export function answerTimes(
+  clocks: ReadonlyMap<HeadMember, AnswerClock>,
+  links: LinkStatistics | null,
+): AnswerTime[] {
+  return [...clocks].flatMap(([{ range: { first } }, { spentMs: ms }], i) => {
+    const link = links?.devices[i] ?? null;
+    if (ms === 0) return [];
+    if (link === null) return [{ first, ms }];
+    const { roundTripSeconds, bytesPerSecond } = link;
+    return [{ first, ms, link: { roundTripSeconds, bytesPerSecond } }];
+  });
 }

@@ -31,11 +31,19 @@ import {
 
 import type { Peer } from "../protocol/peer.ts";
 import { StepRestart } from "../protocol/step_restart.ts";
-import { type AnswerClock, answerClocks, type HeadMember, isLoss, withAway } from "./head_members.ts";
+import {
+  type AnswerClock,
+  answerClocks,
+  answerTimes,
+  type HeadMember,
+  isLoss,
+  withAway,
+} from "./head_members.ts";
 import { LinkMeter } from "./_link_meter.ts";
 import { type DeviceShare, type LayerPlan, LayerPlans } from "./_layer_plans.ts";
 import type { RemoteHeadsOptions } from "./remote_heads_options.ts";
 import { Unanswered } from "./_unanswered.ts";
+import type { AnswerTime } from "./run_events.ts";
 
 /** A step that is under way. */
 interface StepUnderWay extends HeadStep {
@@ -147,6 +155,11 @@ export class RemoteHeads implements HeadPort, Disposable {
         tensors: [{ dtype: "u8", shape: [...pass.begin.messages[i]!.shapes[0]!], data: heads[i]!.mask }],
       })
     ));
+  }
+
+  /** How long each device took to answer in the step; those that were asked nothing are left out. */
+  get answers(): readonly AnswerTime[] {
+    return answerTimes(this.#step?.clocks ?? new Map(), this.links);
   }
 
   /** Head mask of the step, [L * H], with the heads that are away; `null` before the first. */

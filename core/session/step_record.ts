@@ -6,7 +6,7 @@
 
 import type { TrainerStep } from "../train/trainer.ts";
 import type { StepMeter } from "./_step_meter.ts";
-import type { StepRecord } from "./run_events.ts";
+import type { AnswerTime, StepRecord } from "./run_events.ts";
 
 /** Kept heads of each layer. */
 export function keptPerLayer(mask: Uint8Array, layers: number, heads: number): number[] {
@@ -19,13 +19,15 @@ export function keptPerLayer(mask: Uint8Array, layers: number, heads: number): n
 /** What is known of a step after it. */
 export function stepRecord(
   { step, mode, loss, counted, decision, away = [], statistics, tokens, batch, pruneMs }: TrainerStep,
-  { meter, shape: { layers, heads }, now, owners, embeddingRows }: {
+  { meter, shape: { layers, heads }, now, owners, embeddingRows, answers = [] }: {
     readonly meter: StepMeter;
     readonly shape: { readonly layers: number; readonly heads: number };
     /** The clock, in milliseconds. */
     readonly now: number;
     /** Names of the owners whose data it was, of several. */
     readonly owners?: readonly string[] | undefined;
+    /** How long devices took to answer. */
+    readonly answers?: readonly AnswerTime[];
     /** Rows of E that travelled for each part. */
     readonly embeddingRows: readonly number[];
   },
@@ -49,6 +51,7 @@ export function stepRecord(
     tokens,
     batch,
     embeddingRows,
+    ...(answers.length === 0 ? {} : { answers }),
     ...(owners === undefined ? {} : { owners }),
   };
 }
