@@ -54,7 +54,9 @@ export async function loadModelFolder(folder: string | URL): Promise<ModelFolder
  * @param folder Path or file URL of the folder.
  * @throws {CheckpointError} If a file is missing or not valid; the message names it.
  */
-export async function openModelFolder(folder: string | URL): Promise<ReturnType<typeof settleHead>> {
+export async function openModelFolder(
+  folder: string | URL,
+): Promise<Omit<ModelFolder, "fingerprint" | "digests">> {
   const written = await loadFolderConfig(folder);
   return settleHead(written, await StoredTensors.open(await checkpointIn(folder)));
 }
