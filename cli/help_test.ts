@@ -209,6 +209,10 @@ Deno.test("a value out of range is refused by the name of its flag and the rule"
     );
     assertStringIncludes(error.message, `current value is "${args[1]}"`);
   }
+  // A token is not shown.
+  const { run } = await loadCommand("serve").load();
+  const args = ["--join-token", "12345678", "--admin-token", "12345678"];
+  await assertRejects(async () => void await run({ args, form: "command" }), UsageError, "must differ");
   for (const [flag, value] of [["temperature", 0], ["temperature", 0.7], ["repetition-penalty", 1.2]]) {
     assertEquals(await given("generate", [`--${flag}`, `${value}`]), { [flag as string]: value });
   }

@@ -195,10 +195,16 @@ async function readOptions(call: Call): Promise<Options> {
 
 function tokensOf(flags: Flags): Tokens {
   const own = tokenOf("join", flags);
+  const admin = tokenOf("admin", flags);
+  if (own !== "" && own === admin) {
+    throw new UsageError(
+      "Cannot run edge_server.ts as --join-token and --admin-token must differ: whoever joins could steer the run",
+    );
+  }
   return {
     isNew: own === "",
     join: own === "" ? crypto.randomUUID() : own,
-    admin: tokenOf("admin", flags) || crypto.randomUUID(),
+    admin: admin || crypto.randomUUID(),
   };
 }
 

@@ -121,12 +121,17 @@ function peerOf(context: Context): { readonly peer?: string } {
 /**
  * Creates the control app.
  *
- * @throws {RangeError} If a token is too short, or a limit out of range.
+ * @throws {RangeError} If a token is too short, both are the same, or a limit is out of range.
  */
 export function createControlApp(options: ControlAppOptions): Hono {
   const { runs, webSocket, http, maxBodyBytes = 65_536, signal } = options;
   requireLongToken("joinToken", options.joinToken);
   requireLongToken("adminToken", options.adminToken);
+  if (options.joinToken === options.adminToken) {
+    throw new RangeError(
+      "Cannot create the control app as joinToken and adminToken must differ: they are the same",
+    );
+  }
   const bodyTimeoutMs = milliseconds("bodyTimeoutMs", options.bodyTimeoutMs, 10_000);
   const sessions = options.sessions ?? new Sessions();
   const invitations = options.invitations ?? new Invitations();

@@ -97,10 +97,12 @@ Deno.test("every other route needs its own token", async () => {
   assertEquals(run.actions, []);
 });
 
-Deno.test("tokens that are too short are not taken", () => {
+Deno.test("tokens that are too short, or the same, are not taken", () => {
   for (const change of [{ joinToken: "" }, { adminToken: "1234567" }]) {
     assertThrows(() => appOf(new MadeUpRun(), change), RangeError, "at least 8 characters");
   }
+  const same = { joinToken: "one-token", adminToken: "one-token" };
+  assertThrows(() => appOf(new MadeUpRun(), same), RangeError, "must differ");
 });
 
 Deno.test("runs and devices as JSON", async () => {
