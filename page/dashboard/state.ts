@@ -75,6 +75,8 @@ export const now = signal(Date.now());
 
 export const client = new ControlClient();
 let watching: AbortController | null = null;
+/** How often this browser has signed in. */
+let signedIn = 0;
 
 /** Looks at the server: signs in with the secret in the address, if it has one. */
 export async function begin(): Promise<void> {
@@ -103,6 +105,9 @@ export async function signIn(secret: string): Promise<void> {
       return;
     }
   }
+  signedIn++;
+  forget();
+  view.value = { name: "looking" };
   await look();
 }
 
@@ -132,14 +137,17 @@ async function look(): Promise<void> {
 
 /** Does something with the server; false if that failed, which is shown. */
 export async function attempt(task: () => Promise<unknown>): Promise<boolean> {
+  const before = signedIn;
   try {
     await task();
     failure.value = "";
     return true;
   } catch (error) {
     const { message } = error as Error;
-    if (error instanceof ControlError && error.status === 401) forget();
-    else failure.value = error instanceof TypeError ? "The server does not answer." : message;
+    if (error instanceof ControlError && error.status === 401) {
+      // An answer of before this browser signed in again says nothing of now.
+      if (before === signedIn) forget();
+    } else failure.value = error instanceof TypeError ? "The server does not answer." : message;
     return false;
   }
 }
