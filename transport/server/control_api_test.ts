@@ -67,7 +67,7 @@ Deno.test("every route answers as it is described, and the client reads it", asy
   store.record(made);
   made.emit({ type: "step", record: RECORD });
   const client = clientOf(made, { sessions, invitations, store, version: "1.2.3" });
-  const device = { name: "Lena's phone", id: "1".repeat(32), key: "k".repeat(43) };
+  const device = { name: "kitchen phone", id: "1".repeat(32), key: "k".repeat(43) };
   const first = { params: { ...run, request: "1" } };
   const calls: { [N in RouteName]: CallArguments<N> } = {
     "GET /health": [],

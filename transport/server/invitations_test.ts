@@ -25,7 +25,7 @@ async function invited(options: InvitationsOptions = {}) {
   const app = appOf(made, { invitations });
   const fetch = (request: Request) => app.fetch(request);
   const { publicKey } = await newDeviceKey();
-  const device = { name: "Lena's phone", id: "0123456789abcdef".repeat(2), key: publicKey };
+  const device = { name: "kitchen phone", id: "0123456789abcdef".repeat(2), key: publicKey };
   const invite = async () => inviteOf(await invitations.invite(run))!;
   const ask = (secret: string, headers: Record<string, string> = {}, body: object = device) =>
     app.request("/join/requests", {
@@ -137,7 +137,7 @@ Deno.test("a device waits until the host answers: approved, refused, or approved
   const first = await asking();
   assertEquals(
     { ...first.request, code: "" },
-    { request: "1", run, name: "Lena's phone", device: "01234567", code: "", state: "waiting", seconds: 0 },
+    { request: "1", run, name: "kitchen phone", device: "01234567", code: "", state: "waiting", seconds: 0 },
   );
   assert(/^[\da-f]{4}-[\da-f]{4}$/.test(first.request.code));
   assertEquals(await host.call("GET /api/runs/:run/requests", { params: { run } }), [first.request]);

@@ -104,7 +104,7 @@ export class WatchedRuns implements AsyncDisposable {
         ...{ engine, channel: await transport.connect(), timeoutMs: 60_000, name, capacity },
         ...(capacity > 0 ? {} : { data: dataSide(this.#model, steps, { shareLoss: true, modes }) }),
       });
-    const devices = [join("Lena's phone", 1), join("old laptop", 3), join("desk", 0)];
+    const devices = [join("kitchen phone", 1), join("old laptop", 3), join("desk", 0)];
     for (const promise of [done, ...devices]) promise.catch(() => {});
     const underWay = {
       server,
