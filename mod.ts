@@ -104,11 +104,11 @@ export { emulateLink, LINK_PROFILES, plan, simulate } from "@edgetuner/transport
 // Errors to catch.
 export {
   ChannelClosedError,
-  CheckpointError,
   DataFormatError,
   DeadlineError,
   DownloadError,
   HandshakeError,
+  ModelFileError,
   PluginError,
   ProtocolError,
   RunStateError,

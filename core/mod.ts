@@ -10,13 +10,13 @@
 
 export {
   ChannelClosedError,
-  CheckpointError,
   DataFormatError,
   DeadlineError,
   DownloadError,
   GenerationError,
   HandshakeError,
   ListenError,
+  ModelFileError,
   PluginError,
   ProtocolError,
   RunStateError,

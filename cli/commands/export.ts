@@ -9,7 +9,6 @@ import {
   type Adapter,
   baseProjections,
   certifyExport,
-  CheckpointError,
   exactRank,
   type ExportCertificate,
   familyName,
@@ -26,6 +25,7 @@ import {
   loadModelFolder,
   loadPeft,
   mergePeft,
+  ModelFileError,
   type ModelFolder,
   modelFolderOf,
   modelShape,
@@ -411,14 +411,14 @@ async function certify(
 /**
  * The weights of a merged model, if its configuration is that of the base.
  *
- * @throws {CheckpointError} If it is another one.
+ * @throws {ModelFileError} If it is another one.
  */
 async function readBack(merged: ModelFolder, { config }: LoadedModel, file: string): Promise<NamedArrays> {
   const nothing = new Map();
   if (await fingerprintOf(merged.config, nothing) === await fingerprintOf(config, nothing)) {
     return merged.weights;
   }
-  throw new CheckpointError(
+  throw new ModelFileError(
     `Cannot export the merged model as ${file} must say what the base's says: it differs`,
   );
 }

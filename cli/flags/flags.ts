@@ -395,7 +395,7 @@ export class ProgramEnd extends Error {
 /** Errors that say all that a person needs in one line. */
 const PLAIN_ERRORS: readonly string[] = [
   "ChannelClosedError",
-  "CheckpointError",
+  "ModelFileError",
   "DataFormatError",
   "DeadlineError",
   "DownloadError",

@@ -50,7 +50,7 @@ const GROUPS: readonly FlagGroup[] = [
     title: "Heads and pruning",
     names: words(
       `pruner pruned-fade capacities capacity devices keep tau eta rho beta lambda predictor online-steps online-refresh
-      share decide-every seconds-per-step mb-per-step keep-layers active collect systems pruners`,
+      share decide-every seconds-per-step mb-per-step keep-layers active collect systems only pruners`,
     ),
   },
   {
@@ -63,7 +63,7 @@ const GROUPS: readonly FlagGroup[] = [
   {
     title: "Network",
     names: words(
-      `server connect token name alias host port api-key join-token admin-token transport codec link bandwidth latency
+      `server connect token name alias host port api-key join-token admin-token transport codec codecs link links bandwidth latency
       micro-batches no-overlap bits speeds compute memory max-connections allow-host allow-origin invite approve-all nats nats-creds cert key tls fingerprint link-seed link-device
       connect-timeout join-timeout step-timeout idle-timeout pause-timeout request-timeout max-waiting ping-interval retry-timeout on-loss loss-wait adopt step-deadline server-lost availability away cache endpoint`,
     ),
@@ -73,7 +73,7 @@ const GROUPS: readonly FlagGroup[] = [
     names: words(
       `save out output resume state state-every state-seconds keep-best peft gguf merge merge-gguf
       gguf-type results pretty
-      log-every metrics store report json events accept-loss tolerance synonyms no-lab no-study lab-steps end-with`,
+      log-every metrics store report json events accept-loss tolerance synonyms no-lab no-study lab-steps target margin budget-mb budget-seconds resume-runs end-with`,
     ),
   },
 ];

@@ -94,7 +94,7 @@ const TURNS = "a smaller --rate, a longer --warmup, or --clip-norm 1";
 const NOISE = 1.05;
 
 /** Errors of a run that was refused before its first step, by name: those of workers come as messages. */
-const REFUSED: ReadonlySet<string> = new Set(["CheckpointError", "RunStateError"]);
+const REFUSED: ReadonlySet<string> = new Set(["ModelFileError", "RunStateError"]);
 
 /** A plain sentence if the loss rose, or has risen since its best; `null` if it did not. */
 export function roseText({ losses = null, best = null, turns = TURNS }: RunEnd): string | null {

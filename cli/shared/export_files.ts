@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError, defaultCache, GgufFile, isGguf, type PeftAdapter } from "@edgetuner/core";
+import { defaultCache, GgufFile, isGguf, ModelFileError, type PeftAdapter } from "@edgetuner/core";
 
 /** Files of an adapter for llama.cpp and Ollama. */
 export const GGUF_FILES = { adapter: "adapter.gguf", modelfile: "Modelfile" };
@@ -35,7 +35,7 @@ FROM ./${MERGED_GGUF_FILES.model}
 /**
  * Holds an adapter that was read back against what was written.
  *
- * @throws {CheckpointError} If a value differs.
+ * @throws {ModelFileError} If a value differs.
  */
 export function requireSame(found: PeftAdapter, wanted: PeftAdapter): void {
   const scale = ({ config }: PeftAdapter) => Math.fround(config.lora_alpha) / config.r;
@@ -45,7 +45,7 @@ export function requireSame(found: PeftAdapter, wanted: PeftAdapter): void {
     return a === undefined || a.length !== b.length || a.some((x, i) => x !== b[i]);
   });
   if (other === undefined && found.arrays.size === names.length && scale(found) === scale(wanted)) return;
-  throw new CheckpointError(
+  throw new ModelFileError(
     `Cannot export the adapter as its file must be read back as it was written: ${
       other ?? "the scale"
     } differs`,

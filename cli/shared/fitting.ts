@@ -66,7 +66,7 @@ export interface FittingRead<S extends Record<string, Flag>> {
  * Reads flags as `readFlags` does and chooses what fits the model where nothing is given.
  *
  * @throws {UsageError} If a flag is unknown or its value out of range.
- * @throws {CheckpointError} If model or data are needed and cannot be read.
+ * @throws {ModelFileError} If model or data are needed and cannot be read.
  */
 export async function readFitted<const S extends Record<string, Flag>>(
   program: ProgramText,

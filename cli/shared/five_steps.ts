@@ -6,7 +6,7 @@
  */
 
 import type { Call, CallForm } from "../process/invocation.ts";
-import { CheckpointError, writeWhole } from "@edgetuner/core";
+import { ModelFileError, writeWhole } from "@edgetuner/core";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
 import {
   type Flag,
@@ -130,7 +130,7 @@ export async function readNote(out: string): Promise<RunNote | null> {
   } catch {
     // Told below.
   }
-  throw new CheckpointError(
+  throw new ModelFileError(
     `${out}/${NOTE} was not written by pull.ts; run pull.ts again with another --out`,
   );
 }

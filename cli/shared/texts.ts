@@ -46,7 +46,7 @@ const CACHED_FROM = 512;
  * Loads an adapter.
  *
  * @param folders Its folder, or those of the parts that devices saved, as `a,b,c`; empty for none.
- * @throws {CheckpointError} If one cannot be read.
+ * @throws {ModelFileError} If one cannot be read.
  */
 export async function loadAdapterParts(folders: string): Promise<Adapter | null> {
   if (folders === "") return null;

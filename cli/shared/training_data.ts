@@ -67,7 +67,7 @@ export const EPOCHS_FLAG = {
 /**
  * Flags with `steps` as `epochs` asks for: the last pass is rounded up to whole steps.
  *
- * @throws {CheckpointError} If the data cannot be read.
+ * @throws {ModelFileError} If the data cannot be read.
  */
 export async function withEpochs<
   F extends ReadingOptions & {
@@ -141,7 +141,7 @@ export type Teller = (line: string) => void;
 /**
  * Reads a file, or the files of a folder, in any format that the library reads.
  *
- * @throws {CheckpointError} If a line is not valid, or all are left out.
+ * @throws {ModelFileError} If a line is not valid, or all are left out.
  * @throws {UsageError} If there are conversations and the model has no chat template.
  */
 export async function readExamples(
@@ -250,7 +250,7 @@ export function skippedText(file: string, [first, ...others]: readonly BadLine[]
 /**
  * Reads a file as `readExamples` does and encodes it; says how many sequences were cut.
  *
- * @throws {CheckpointError} If a line is not valid, or all are left out.
+ * @throws {ModelFileError} If a line is not valid, or all are left out.
  */
 export async function loadTrainingSet(
   file: string,

@@ -83,9 +83,9 @@ export class TrainingError extends Error {
  *
  * @category Errors
  */
-export class CheckpointError extends Error {
-  /** Always `"CheckpointError"`. */
-  override readonly name = "CheckpointError";
+export class ModelFileError extends Error {
+  /** Always `"ModelFileError"`. */
+  override readonly name = "ModelFileError";
 }
 
 /**

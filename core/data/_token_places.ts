@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { showValue } from "../contracts/plain_text.ts";
 
 /** Tokens of a text, and where they are in it. */
@@ -132,7 +132,7 @@ export type Places = (text: string, ids: readonly number[]) => PlacedTokens;
  * How to find where tokens are.
  *
  * @param vocabulary The tokenizer.
- * @returns Finds them. Throws a `CheckpointError` if a token is not what the text has there: some tokenizers write
+ * @returns Finds them. Throws a `ModelFileError` if a token is not what the text has there: some tokenizers write
  * texts otherwise first.
  */
 export function placesBy({ file, texts, special, name }: Vocabulary): Places {
@@ -142,7 +142,7 @@ export function placesBy({ file, texts, special, name }: Vocabulary): Places {
   const lacking = isByteLevel ? lackingBytes(texts) : new Set<number>();
   const { unk_token: unknown } = (file.model ?? {}) as { unk_token?: unknown };
   const refuse = (token: string | undefined): never => {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot tell where tokens are as ${name} must write texts as they are: current token is ${
         showValue(token)
       }, which the text does not have there`,

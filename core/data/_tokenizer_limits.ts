@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError, DeadlineError } from "../contracts/errors.ts";
+import { DeadlineError, ModelFileError } from "../contracts/errors.ts";
 import { withinTime } from "../contracts/time_limit.ts";
 
 /** Throws what is wrong with the file. */
@@ -137,7 +137,7 @@ export type Watch = <T>(action: string, length: number, run: () => T) => T;
  * @param file Content of the `tokenizer.json`.
  * @param name How errors call the file.
  * @param parts Which of its parts the function uses.
- * @returns Runs it. Throws a `CheckpointError` if it takes too long, or fails where the file has its say.
+ * @returns Runs it. Throws a `ModelFileError` if it takes too long, or fails where the file has its say.
  */
 export function watchOf(
   file: Readonly<Record<string, unknown>>,
@@ -155,7 +155,7 @@ export function watchOf(
       const why = cause instanceof DeadlineError
         ? `be done within ${limitMs} ms: they are not`
         : `take it: ${cause instanceof Error ? cause.message : cause}`;
-      throw new CheckpointError(`Cannot ${action} as the patterns and steps of ${name} must ${why}`, {
+      throw new ModelFileError(`Cannot ${action} as the patterns and steps of ${name} must ${why}`, {
         cause,
       });
     }

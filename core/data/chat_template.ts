@@ -8,7 +8,7 @@ import { entriesOf } from "../files/folders.ts";
 import { isMissing } from "../files/missing.ts";
 import { parseJson, readTextWithin } from "../files/json_file.ts";
 import { showValue } from "../contracts/plain_text.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { type Span, Template } from "./jinja/template.ts";
 
 /** A turn of a conversation. Templates may read further fields, such as `tool_calls`. */
@@ -57,7 +57,7 @@ export interface ChatTemplate {
    * @param conversation The turns and tools.
    * @param options Whether the assistant is to go on.
    * @returns The text.
-   * @throws {CheckpointError} If the template refuses the conversation, takes longer than some seconds, or makes
+   * @throws {ModelFileError} If the template refuses the conversation, takes longer than some seconds, or makes
    * a text or list of more than a million characters.
    */
   render(conversation: Conversation, options?: RenderOptions): string;
@@ -66,7 +66,7 @@ export interface ChatTemplate {
    *
    * @param conversation The turns and tools.
    * @param options Whether the assistant is to go on.
-   * @throws {CheckpointError} As `render`.
+   * @throws {ModelFileError} As `render`.
    */
   renderMarked?(conversation: Conversation, options?: RenderOptions): RenderedText;
 }
@@ -88,7 +88,7 @@ export interface ChatTemplateOptions {
  * @param config The parsed content.
  * @param options Another template.
  * @returns The template.
- * @throws {CheckpointError} If there is no template, or it is not valid.
+ * @throws {ModelFileError} If there is no template, or it is not valid.
  *
  * @example
  * ```ts
@@ -111,7 +111,7 @@ export function chatTemplateFromConfig(config: unknown, options: ChatTemplateOpt
     try {
       templates.set(key, new Template(source));
     } catch (error) {
-      throw new CheckpointError(`Cannot use ${name} as its chat template must be valid: ${error}`, {
+      throw new ModelFileError(`Cannot use ${name} as its chat template must be valid: ${error}`, {
         cause: error,
       });
     }
@@ -132,7 +132,7 @@ export function chatTemplateFromConfig(config: unknown, options: ChatTemplateOpt
         add_generation_prompt: addGenerationPrompt,
       }, now ?? new Date());
     } catch (error) {
-      throw new CheckpointError(
+      throw new ModelFileError(
         `Cannot render the conversation as the chat template must take it: ${
           error instanceof Error ? error.message : error
         }`,
@@ -155,7 +155,7 @@ function templateSources(value: unknown, name: string): [string, string][] {
       pair.every((part) => typeof part === "string");
     if (named.every(isNamed) && named.some(([key]) => key === "default")) return named;
   }
-  throw new CheckpointError(
+  throw new ModelFileError(
     `Cannot use ${name} as "chat_template" must be a template, or named ones with one called "default": ` +
       `current value is ${showValue(value)}`,
   );
@@ -177,12 +177,12 @@ function specialTokens(fields: Record<string, unknown>): Record<string, string> 
  *
  * @param folder The model folder.
  * @returns The template.
- * @throws {CheckpointError} If there is none, or it is not valid.
+ * @throws {ModelFileError} If there is none, or it is not valid.
  */
 export async function loadChatTemplate(folder: string): Promise<ChatTemplate> {
   const template = await findChatTemplate(folder);
   if (template !== null) return template;
-  throw new CheckpointError(
+  throw new ModelFileError(
     `Cannot read the chat template as ${folder}/tokenizer_config.json or ${folder}/chat_template.jinja must hold one: ` +
       "there is none",
   );
@@ -194,7 +194,7 @@ export async function loadChatTemplate(folder: string): Promise<ChatTemplate> {
  * @param folder The model folder.
  * @param now What counts as now where the template writes the date. @default {the time of rendering}
  * @returns The template; `null` if neither file is there or names one.
- * @throws {CheckpointError} If there is one that is not valid, or a file cannot be read.
+ * @throws {ModelFileError} If there is one that is not valid, or a file cannot be read.
  */
 export async function findChatTemplate(folder: string, now?: Date): Promise<ChatTemplate | null> {
   const path = `${folder}/tokenizer_config.json`;
@@ -229,7 +229,7 @@ async function writtenTemplates(
 /**
  * Sources of the chat templates of a model folder by name, the main one as "default".
  *
- * @throws {CheckpointError} If there is one that is no text, or a file cannot be read.
+ * @throws {ModelFileError} If there is one that is no text, or a file cannot be read.
  */
 export async function folderTemplates(folder: string): Promise<ReadonlyMap<string, string>> {
   const path = `${folder}/tokenizer_config.json`;
@@ -244,7 +244,7 @@ async function fieldsIn(path: string): Promise<Record<string, unknown>> {
   try {
     return (content === null ? null : parseJson(content)) as Record<string, unknown> | null ?? {};
   } catch (error) {
-    throw new CheckpointError(`Cannot read ${path} as it must be JSON: ${(error as Error).message}`, {
+    throw new ModelFileError(`Cannot read ${path} as it must be JSON: ${(error as Error).message}`, {
       cause: error,
     });
   }
@@ -273,7 +273,7 @@ async function readIfThere(path: string): Promise<string | null> {
     return await readTextWithin(path);
   } catch (error) {
     if (isMissing(error)) return null;
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot read ${path} as it must be a readable file: ${(error as Error).message}`,
       {
         cause: error,

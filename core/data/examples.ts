@@ -5,7 +5,7 @@
  * @module
  */
 
-import { CheckpointError, DataFormatError } from "../contracts/errors.ts";
+import { DataFormatError, ModelFileError } from "../contracts/errors.ts";
 import { loadText } from "../files/text.ts";
 import { type BadLine, BrokenRule, parseFields, readLines } from "./lines.ts";
 import { SequenceFitter, type UntrimmedSequence, withBos } from "./fit_sequences.ts";
@@ -170,7 +170,7 @@ function parseChat(
       ...(Array.isArray(tools) ? { tools } : {}),
     });
   } catch (error) {
-    if (!(error instanceof CheckpointError || error instanceof DataFormatError)) throw error;
+    if (!(error instanceof ModelFileError || error instanceof DataFormatError)) throw error;
     return new BrokenRule(
       error.message.replace(/^Cannot render the conversation as /, ""),
       { hasValue: error.message.includes(": current ") },
@@ -184,7 +184,7 @@ function parseChat(
  * @param path The file, in UTF-8.
  * @param options Name, chat template, what to do with bad lines.
  * @returns What {@linkcode parseExamples} returns.
- * @throws {CheckpointError} If the file cannot be read.
+ * @throws {ModelFileError} If the file cannot be read.
  * @throws {DataFormatError} If a line is not UTF-8, or what {@linkcode parseExamples} throws.
  */
 export async function loadExamples(

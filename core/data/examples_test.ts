@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
-import { CheckpointError, DataFormatError } from "../contracts/errors.ts";
+import { DataFormatError, ModelFileError } from "../contracts/errors.ts";
 import { encodePairs, fixedBatches } from "./batches.ts";
 import type { SequenceSet } from "./sequences.ts";
 import { chatTemplateFromConfig, findChatTemplate, loadChatTemplate } from "./chat_template.ts";
@@ -459,17 +459,17 @@ Deno.test("chatTemplateFromConfig refuses what is no template", () => {
   for (const value of [undefined, 1, [], [{ name: "default" }], [{ name: "other", template: "x" }]]) {
     assertThrows(
       () => chatTemplateFromConfig({ chat_template: value }, { name: "t" }),
-      CheckpointError,
+      ModelFileError,
       'Cannot use t as "chat_template" must be a template',
     );
   }
-  assertThrows(() => chatTemplateFromConfig({ chat_template: "{% if %}" }), CheckpointError, "must be valid");
+  assertThrows(() => chatTemplateFromConfig({ chat_template: "{% if %}" }), ModelFileError, "must be valid");
 });
 
 Deno.test("loadChatTemplate prefers the template's own file; loadExamples names the file", async () => {
   const folder = await Deno.makeTempDir();
   try {
-    await assertRejects(() => loadChatTemplate(folder), CheckpointError, `${folder}/tokenizer_config.json`);
+    await assertRejects(() => loadChatTemplate(folder), ModelFileError, `${folder}/tokenizer_config.json`);
     await Deno.writeTextFile(
       `${folder}/tokenizer_config.json`,
       '{"chat_template":"old{{ eos_token }}","eos_token":"."}',
@@ -498,20 +498,20 @@ Deno.test("findChatTemplate tells a template that is not there from one that is 
     assertEquals(await findChatTemplate(`${folder}/no/such`), null);
     await Deno.writeTextFile(config, '{"eos_token":"."}');
     assertEquals(await findChatTemplate(folder), null);
-    await assertRejects(() => loadChatTemplate(folder), CheckpointError, "there is none");
+    await assertRejects(() => loadChatTemplate(folder), ModelFileError, "there is none");
     await Deno.writeTextFile(config, '{"chat_template":null}');
     assertEquals(await findChatTemplate(folder), null);
     await Deno.writeTextFile(config, '{"chat_template":"{% if %}"}');
-    await assertRejects(() => findChatTemplate(folder), CheckpointError, "must be valid");
+    await assertRejects(() => findChatTemplate(folder), ModelFileError, "must be valid");
     await Deno.writeTextFile(config, '{"chat_template":5}');
-    await assertRejects(() => findChatTemplate(folder), CheckpointError, "current value is 5");
+    await assertRejects(() => findChatTemplate(folder), ModelFileError, "current value is 5");
     await Deno.writeTextFile(config, "{");
-    await assertRejects(() => findChatTemplate(folder), CheckpointError, `${config} as it must be JSON`);
+    await assertRejects(() => findChatTemplate(folder), ModelFileError, `${config} as it must be JSON`);
     await Deno.remove(config);
     await Deno.writeTextFile(`${folder}/chat_template.jinja`, "alone");
     assertEquals((await findChatTemplate(folder))!.render({ messages: [] }), "alone");
     await Deno.writeTextFile(`${folder}/chat_template.jinja`, "{% for %}");
-    await assertRejects(() => findChatTemplate(folder), CheckpointError, "chat_template.jinja");
+    await assertRejects(() => findChatTemplate(folder), ModelFileError, "chat_template.jinja");
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

@@ -99,7 +99,7 @@ function checkPair(pair: TextPair): TextPair | BrokenRule {
  * @param path The file, in UTF-8.
  * @param options Format and name.
  * @returns What {@linkcode parsePairs} returns.
- * @throws {CheckpointError} If the file cannot be read.
+ * @throws {ModelFileError} If the file cannot be read.
  * @throws {DataFormatError} If a line is not UTF-8 or not a pair.
  * @category Model and data
  */

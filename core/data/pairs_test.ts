@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
-import { CheckpointError, DataFormatError } from "../contracts/errors.ts";
+import { DataFormatError, ModelFileError } from "../contracts/errors.ts";
 import { loadPairs, parsePairs } from "./pairs.ts";
 
 Deno.test("parsePairs reads lines as the E2E files have them", () => {
@@ -65,5 +65,5 @@ Deno.test("loadPairs reads files and names them in errors", async () => {
   } finally {
     await Deno.remove(path);
   }
-  await assertRejects(() => loadPairs(path), CheckpointError);
+  await assertRejects(() => loadPairs(path), ModelFileError);
 });

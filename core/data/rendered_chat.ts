@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError, DataFormatError } from "../contracts/errors.ts";
+import { DataFormatError, ModelFileError } from "../contracts/errors.ts";
 import type {
   ChatMessage,
   ChatTemplate,
@@ -85,7 +85,7 @@ class Renderer {
     try {
       text = this.#render(messages);
     } catch (error) {
-      if (error instanceof CheckpointError) return null;
+      if (error instanceof ModelFileError) return null;
       throw error;
     }
     const [before, after, ...more] = text.split(this.#mark);
@@ -180,7 +180,7 @@ function placesOf(renderer: Renderer): Place[] {
  * @param template The model's chat template.
  * @param conversation The conversation.
  * @returns The text in pieces.
- * @throws {CheckpointError} If the template refuses the conversation.
+ * @throws {ModelFileError} If the template refuses the conversation.
  * @throws {DataFormatError} If there is nothing to learn, or a turn of the assistant is not in the text.
  */
 export function renderChat(template: ChatTemplate, conversation: Conversation): RenderedChat {
@@ -270,7 +270,7 @@ export function encodeChat(tokenizer: Tokenizer, text: string): number[] {
  * @param tokenizer The tokenizer. Without `encodeWithPlaces` it is given the pieces one by one.
  * @param parts The text in pieces.
  * @returns Tokens, and 1 for each that is learnt.
- * @throws {CheckpointError} If the tokenizer cannot tell where its tokens are.
+ * @throws {ModelFileError} If the tokenizer cannot tell where its tokens are.
  */
 export function encodeParts(
   tokenizer: Tokenizer,

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import { knownIds, type Places, placesBy } from "./_token_places.ts";
 import { Heap, TokenSplitter } from "./_merge_queue.ts";
@@ -62,7 +62,7 @@ interface Pair {
  *
  * @param model Its tokens.
  * @returns The tokenizer.
- * @throws {CheckpointError} If tokens, scores and kinds are not equally many, a score is no number, or the token that
+ * @throws {ModelFileError} If tokens, scores and kinds are not equally many, a score is no number, or the token that
  * begins or ends a text is none.
  */
 export function sentencePieceTokenizer(model: SentencePieceModel): Tokenizer {
@@ -109,7 +109,7 @@ export function sentencePieceTokenizer(model: SentencePieceModel): Tokenizer {
 
 function checkModel({ tokens, scores, kinds, eos, bos, name = "the tokenizer" }: SentencePieceModel): void {
   const refuse = (rule: string, value: unknown): never => {
-    throw new CheckpointError(`Cannot use ${name} as ${rule}: current value is ${showValue(value)}`);
+    throw new ModelFileError(`Cannot use ${name} as ${rule}: current value is ${showValue(value)}`);
   };
   if (scores.length !== tokens.length) refuse(`it must have ${tokens.length} scores`, scores.length);
   if (kinds.length !== tokens.length) refuse(`it must have ${tokens.length} types of tokens`, kinds.length);

@@ -7,7 +7,7 @@
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { readJson } from "../files/json_file.ts";
 import { showValue } from "../contracts/plain_text.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { mendPatterns } from "./_rust_patterns.ts";
 import { knownIds, type PlacedTokens, type Places, placesBy } from "./_token_places.ts";
 import { checkTokenizerSizes, watchOf } from "./_tokenizer_limits.ts";
@@ -41,7 +41,7 @@ export interface Tokenizer {
    *
    * @param text Any text.
    * @returns Token ids, shape [T].
-   * @throws {CheckpointError} If the tokenizer's own patterns take longer than some seconds.
+   * @throws {ModelFileError} If the tokenizer's own patterns take longer than some seconds.
    */
   encode(text: string): number[];
   /**
@@ -50,7 +50,7 @@ export interface Tokenizer {
    *
    * @param text Any text.
    * @returns Tokens as `encode` gives them, and their places.
-   * @throws {CheckpointError} If the places cannot be told, or what `encode` throws.
+   * @throws {ModelFileError} If the places cannot be told, or what `encode` throws.
    */
   encodeWithPlaces?(text: string): PlacedTokens;
   /**
@@ -60,7 +60,7 @@ export interface Tokenizer {
    * @param ids Token ids, shape [T].
    * @returns The text.
    * @throws {RangeError} If an id is no integer of at least 0.
-   * @throws {CheckpointError} If the tokenizer's own patterns take longer than some seconds.
+   * @throws {ModelFileError} If the tokenizer's own patterns take longer than some seconds.
    */
   decode(ids: ArrayLike<number>): string;
 }
@@ -114,7 +114,7 @@ function tokensBefore(step: unknown): string[] {
  * @param json The parsed content.
  * @param options Names of the special tokens.
  * @returns The tokenizer.
- * @throws {CheckpointError} If it is not complete, has no special token of that name, or puts more than one token
+ * @throws {ModelFileError} If it is not complete, has no special token of that name, or puts more than one token
  * before a text. Bytes that the vocabulary lacks are left out of texts, as the tokenizers package does.
  *
  * @example
@@ -128,7 +128,7 @@ function tokensBefore(step: unknown): string[] {
 export function tokenizerFromJson(json: unknown, options: TokenizerOptions = {}): Tokenizer {
   const { eos: eosToken = "<|endoftext|>", ends = [], name = "the tokenizer" } = options;
   const fail = (rule: string, value: unknown, cause?: unknown): never => {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot use ${name} as ${rule}: current value is ${showValue(value)}`,
       cause === undefined ? undefined : { cause },
     );
@@ -208,7 +208,7 @@ export function tokenizerFromJson(json: unknown, options: TokenizerOptions = {})
  * @param path The file.
  * @param options Names of the special tokens.
  * @returns The tokenizer.
- * @throws {CheckpointError} If the file cannot be read, or is not what {@linkcode tokenizerFromJson} needs.
+ * @throws {ModelFileError} If the file cannot be read, or is not what {@linkcode tokenizerFromJson} needs.
  * @category Model and data
  */
 export async function loadTokenizer(path: string | URL, options: TokenizerOptions = {}): Promise<Tokenizer> {
@@ -216,7 +216,7 @@ export async function loadTokenizer(path: string | URL, options: TokenizerOption
   try {
     json = await readJson(path);
   } catch (error) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot read ${path} as it must be a readable JSON file: ${
         error instanceof Error ? error.message : error
       }`,

@@ -6,7 +6,7 @@
 
 import { bytesIfThere } from "../files/folders.ts";
 import { isMissing } from "../files/missing.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import { makeFolder, writeWhole } from "../files/atomic.ts";
 import { parseJson, readTextWithin } from "../files/json_file.ts";
@@ -66,7 +66,7 @@ class Folder {
     } catch (error) {
       if (isMissing(error)) return null;
       if (!(error instanceof RangeError)) throw error;
-      throw new CheckpointError(`Cannot read ${this.path}/${name} as ${error.message}`, { cause: error });
+      throw new ModelFileError(`Cannot read ${this.path}/${name} as ${error.message}`, { cause: error });
     }
   }
 
@@ -76,7 +76,7 @@ class Folder {
     try {
       return parseJson(content);
     } catch (cause) {
-      throw new CheckpointError(
+      throw new ModelFileError(
         `Cannot read ${this.path}/${name} as it must be JSON: ${(cause as Error).message}`,
         { cause },
       );
@@ -87,7 +87,7 @@ class Folder {
     const value = await this.json(name);
     if (value === null) return {};
     if (typeof value === "object" && !Array.isArray(value)) return value as Fields;
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot read ${this.path}/${name} as it must be an object: current value is ${showValue(value)}`,
     );
   }
@@ -99,7 +99,7 @@ class Folder {
  *
  * @param path The folder.
  * @returns Their ids; none if neither file names one.
- * @throws {CheckpointError} If a file cannot be read, or names something else.
+ * @throws {ModelFileError} If a file cannot be read, or names something else.
  */
 export async function endsOfModel(path: string): Promise<number[]> {
   const folder = new Folder(path);
@@ -111,7 +111,7 @@ export async function endsOfModel(path: string): Promise<number[]> {
       // Some files write -1 for "none".
       if (id === -1) continue;
       if (!Number.isInteger(id) || id < 0) {
-        throw new CheckpointError(
+        throw new ModelFileError(
           `Cannot use ${path}/${name} as "eos_token_id" must be a token's id or a list of them: current value is ${
             showValue(value)
           }`,
@@ -196,7 +196,7 @@ function furtherTokens(json: Fields, { config, map, added }: Notes, name: string
     whole.add(content);
     const known = ids.get(content);
     if (known !== undefined && id !== undefined && known !== id) {
-      throw new CheckpointError(
+      throw new ModelFileError(
         `Cannot use ${name} as each token must have one id: current ids of ${
           showValue(content)
         } are ${known} and ${id}`,
@@ -244,7 +244,7 @@ function configuredBos(config: Fields, name: string): string | undefined {
   if (config.add_bos_token !== true) return undefined;
   const token = tokenText(config.bos_token);
   if (token === undefined) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot use ${name} as "bos_token" must be a token where "add_bos_token" is true: current value is ${
         showValue(config.bos_token ?? null)
       }`,
@@ -262,7 +262,7 @@ function configuredBos(config: Fields, name: string): string | undefined {
  *
  * @param path Path of the folder, or of a file like `tokenizer.json`, whose name ends in `.json`.
  * @returns The tokenizer.
- * @throws {CheckpointError} If there is none, or it is not what {@linkcode tokenizerFromJson} needs.
+ * @throws {ModelFileError} If there is none, or it is not what {@linkcode tokenizerFromJson} needs.
  */
 export async function loadModelTokenizer(path: string): Promise<Tokenizer> {
   const { json, options } = await tokenizerFilesOf(path);
@@ -280,7 +280,7 @@ export interface FolderTokenizer {
 /**
  * As `loadModelTokenizer`: what the tokenizer is made from.
  *
- * @throws {CheckpointError} If a file cannot be read.
+ * @throws {ModelFileError} If a file cannot be read.
  */
 export async function tokenizerFilesOf(path: string): Promise<FolderTokenizer> {
   const [, place, file = "tokenizer.json"] = /^(?:(.*)\/)?([^/]+\.json)$/.exec(path) ?? [];
@@ -319,7 +319,7 @@ async function jsonOf(
   if (content !== null) return { json: await folder.json(file), name: file };
   const [vocab, merges] = [await folder.json("vocab.json"), await folder.text("merges.txt")];
   if (vocab === null || merges === null) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot read the tokenizer: ${folder.path} holds neither ${file} nor vocab.json and merges.txt`,
     );
   }

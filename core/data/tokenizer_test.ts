@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { endsOf, loadTokenizer, type Tokenizer, tokenizerFromJson } from "./tokenizer.ts";
 import { copyTokenizerFiles, loadModelTokenizer, TOKENIZER_FILES } from "./tokenizer_folder.ts";
 import { TEMPLATE_FOLDER } from "./chat_template.ts";
@@ -101,7 +101,7 @@ Deno.test("a tokenizer knows where its tokens are in a text", async () => {
   const at = ids.indexOf(composing.eos);
   assertEquals(text.slice(starts[at], stops[at]), "<|endoftext|>");
   const lower = tokenizerFromJson({ ...json, normalizer: { type: "Lowercase" } });
-  assertThrows(() => lower.encodeWithPlaces!("A river"), CheckpointError, "Cannot tell where tokens are");
+  assertThrows(() => lower.encodeWithPlaces!("A river"), ModelFileError, "Cannot tell where tokens are");
 });
 
 const { decoder: _, ...noDecoder } = json;
@@ -130,7 +130,7 @@ const MALFORMED: readonly (readonly [what: string, json: unknown, message: strin
 
 for (const [what, content, message] of MALFORMED) {
   Deno.test(`tokenizerFromJson refuses ${what}`, () => {
-    const error = assertThrows(() => tokenizerFromJson(content, { name: "t.json" }), CheckpointError);
+    const error = assertThrows(() => tokenizerFromJson(content, { name: "t.json" }), ModelFileError);
     assertStringIncludes(error.message, "Cannot use t.json as ");
     assertStringIncludes(error.message, message);
   });
@@ -138,12 +138,12 @@ for (const [what, content, message] of MALFORMED) {
 
 Deno.test("loadTokenizer names the file", async () => {
   assertStringIncludes(
-    (await assertRejects(() => loadTokenizer("/no/such/file"), CheckpointError)).message,
+    (await assertRejects(() => loadTokenizer("/no/such/file"), ModelFileError)).message,
     "Cannot read /no/such/file",
   );
   const noJson = new URL(import.meta.url);
   assertStringIncludes(
-    (await assertRejects(() => loadTokenizer(noJson), CheckpointError)).message,
+    (await assertRejects(() => loadTokenizer(noJson), ModelFileError)).message,
     "must be a readable JSON file",
   );
 });
@@ -200,14 +200,14 @@ Deno.test("loadModelTokenizer takes vocab.json and merges.txt where there is no 
   await withFolder({ "vocab.json": "{}" }, async (folder) => {
     await assertRejects(
       () => loadModelTokenizer(folder),
-      CheckpointError,
+      ModelFileError,
       "holds neither tokenizer.json nor vocab.json",
     );
   });
   await withFolder({ "tokenizer.json": "{" }, async (folder) => {
     await assertRejects(
       () => loadModelTokenizer(folder),
-      CheckpointError,
+      ModelFileError,
       "tokenizer.json as it must be JSON",
     );
   });
@@ -263,12 +263,12 @@ Deno.test("a configuration may ask for a token that begins texts, which must be 
   assertEquals(await bosOf({ bos_token: null, add_bos_token: false }), null);
   await assertRejects(
     () => bosOf({ bos_token: null }),
-    CheckpointError,
+    ModelFileError,
     'as "bos_token" must be a token where "add_bos_token" is true: current value is null',
   );
   await assertRejects(
     () => bosOf({ bos_token: "<b>" }),
-    CheckpointError,
+    ModelFileError,
     'must be in the vocabulary: current value is "<b>"',
   );
   const piece = (id: string) => ({ SpecialToken: { id, type_id: 0 } });
@@ -285,7 +285,7 @@ Deno.test("a configuration may ask for a token that begins texts, which must be 
   assertEquals(await bosOf({}, { type: "RobertaProcessing", sep: ["</s>", 2], cls: ["<s>", 1] }), 1);
   await assertRejects(
     () => bosOf({}, template(piece("<s>"), piece("<unk>"), text)),
-    CheckpointError,
+    ModelFileError,
     'post_processor must put at most one token before a text: current value is ["<s>","<unk>"]',
   );
 });
@@ -365,7 +365,7 @@ Deno.test("what ends a text is what tokenizer, generation_config.json and config
   for (const eos_token_id of ["</s>", [1, "2"], 0.5, -2]) {
     await assertRejects(
       () => endsWith({ "generation_config.json": { eos_token_id } }),
-      CheckpointError,
+      ModelFileError,
       '"eos_token_id" must be a token\'s id or a list of them',
     );
   }

@@ -86,7 +86,7 @@ export function parseNumberedReferences(texts: readonly string[]): string[][] {
  * @param references One file of references, or several numbered ones.
  * @param predictions File of predictions.
  * @returns The corpus.
- * @throws {CheckpointError} If a file cannot be read.
+ * @throws {ModelFileError} If a file cannot be read.
  * @throws {DataFormatError} If the counts differ.
  */
 export async function loadCorpus(
@@ -106,7 +106,7 @@ export async function loadCorpus(
  * @param list The references of each instance.
  * @param files Where references and predictions are.
  * @returns The corpus.
- * @throws {CheckpointError} If the file cannot be read.
+ * @throws {ModelFileError} If the file cannot be read.
  * @throws {DataFormatError} If the counts differ.
  */
 export async function loadCorpusOf(

@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects } from "@std/assert";
-import { CheckpointError, DataFormatError } from "../contracts/errors.ts";
+import { DataFormatError, ModelFileError } from "../contracts/errors.ts";
 import { loadCorpus, loadCorpusOf } from "./files.ts";
 
 Deno.test("predictions are read alike beside references of every form: with a mark, Latin-1, missing, one too few", async () => {
@@ -22,9 +22,9 @@ Deno.test("predictions are read alike beside references of every form: with a ma
       await assertRejects(load, DataFormatError, "there are 1 lines and 2 instances");
     }
     await Deno.writeFile(predictions, Uint8Array.of(0x63, 0x61, 0x66, 0xe9, 0x0a, 0x61, 0x0a));
-    for (const load of both) await assertRejects(load, CheckpointError, "must be a readable file in UTF-8");
+    for (const load of both) await assertRejects(load, ModelFileError, "must be a readable file in UTF-8");
     await Deno.remove(predictions);
-    for (const load of both) await assertRejects(load, CheckpointError, predictions);
+    for (const load of both) await assertRejects(load, ModelFileError, predictions);
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

@@ -6,7 +6,7 @@
  */
 
 import { isMissing } from "../files/missing.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { splitWords } from "../files/text.ts";
 
 /** Which words mean the same. */
@@ -138,7 +138,7 @@ export function parsePrefixes(text: string): Map<string, "always" | "number"> {
  *
  * @param folders Where it lies.
  * @returns The data.
- * @throws {CheckpointError} If a folder lacks a file.
+ * @throws {ModelFileError} If a folder lacks a file.
  */
 export async function loadMeteorData(folders: MeteorFolders): Promise<MeteorData> {
   const { synonyms, words } = folders;
@@ -180,7 +180,7 @@ async function readFirst(folder: string, names: readonly string[]): Promise<stri
       if (!isMissing(error)) throw error;
     }
   }
-  throw new CheckpointError(
+  throw new ModelFileError(
     `Cannot read METEOR's data as the folder must hold ${names.join(" or ")}: current folder is ${folder}`,
   );
 }

@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import {
   loadMeteorData,
   parseFunctionWords,
@@ -42,11 +42,11 @@ Deno.test("loadMeteorData reads both layouts and says what a folder lacks", asyn
     await Deno.mkdir(`${folder}/nonbreaking`);
     await put("function/english.words", "the\n");
     const folders = { synonyms: folder, words: folder };
-    const lists = await assertRejects(() => loadMeteorData(folders), CheckpointError);
+    const lists = await assertRejects(() => loadMeteorData(folders), ModelFileError);
     assertStringIncludes(lists.message, `nonbreaking/english.prefixes: current folder is ${folder}`);
     await put("nonbreaking/english.prefixes", "Dr\n");
     await put("index.sense", SENSES);
-    const missing = await assertRejects(() => loadMeteorData(folders), CheckpointError);
+    const missing = await assertRejects(() => loadMeteorData(folders), ModelFileError);
     assertStringIncludes(missing.message, "adj.exc");
     for (const [i, name] of ["adj", "adv", "noun", "verb"].entries()) {
       await put(`${name}.exc`, EXCEPTIONS[i]!);

@@ -119,7 +119,7 @@ function textCounter({ samples, reducedFrom, rounded, onProgress }: CertificateO
  * what could not be compared is an error.
  *
  * @throws {RangeError} If there is no sample, or one that is empty or does not fit the model.
- * @throws {CheckpointError} If adapter and model do not belong together.
+ * @throws {ModelFileError} If adapter and model do not belong together.
  * @throws {TypeError} If the split run gives other logits than were asked for.
  */
 export async function certifyExport(options: CertificateOptions): Promise<ExportCertificate> {

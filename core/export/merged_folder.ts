@@ -29,7 +29,7 @@ export interface MergedFolderOptions {
  * templates. Of a GGUF base these are made from what the file says. Memory holds one weight at a time.
  *
  * @param folder Where to; it is there already.
- * @throws {CheckpointError} If the base's tokenizer or positions have no such files.
+ * @throws {ModelFileError} If the base's tokenizer or positions have no such files.
  * @throws {SaveError} If a file cannot be written.
  * @category Adapters
  */

@@ -5,7 +5,7 @@
  */
 
 import { finitePieces } from "../files/finite_values.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import type { GgmlWritten } from "../files/ggml_encode.ts";
 import { ggmlBlock } from "../files/ggml_types.ts";
 import type { GgufFieldsTyped } from "../files/gguf.ts";
@@ -63,7 +63,7 @@ interface Content {
  * fields are made from its files. Matrices get the type that is asked for. Memory holds one weight at a time.
  *
  * @param path Where to.
- * @throws {CheckpointError} If the adapter does not fit the model, a value is not finite, or the type cannot hold it;
+ * @throws {ModelFileError} If the adapter does not fit the model, a value is not finite, or the type cannot hold it;
  * of a folder also if llama.cpp would compute something else, or a GGUF file cannot say what its tokenizer is.
  * @throws {SaveError} If the file cannot be written, on a full disk for example.
  */
@@ -104,7 +104,7 @@ async function ofFolder({ model, peft, type, tokenizer = "" }: MergedGgufOptions
   const { config, weights } = await loadModelFolder(model);
   const family = familyOf(config);
   if (family.gguf === null) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot write a GGUF file as the family must have an architecture of its own in llama.cpp: ${family.title} has none`,
     );
   }
@@ -123,7 +123,7 @@ async function ofFolder({ model, peft, type, tokenizer = "" }: MergedGgufOptions
     const ours = [name, ...full].find((known) => ggufName(names, known) !== undefined);
     const theirs = ours === undefined ? undefined : ggufName(names, ours);
     if (theirs === undefined) {
-      throw new CheckpointError(
+      throw new ModelFileError(
         `Cannot write a GGUF file as its weights must be those of a ${family.title}: current value is "${name}"`,
       );
     }

@@ -13,7 +13,7 @@ import {
   writeDecoderGguf,
   writeGguf,
 } from "../../tests/support/write_gguf.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { dequantise } from "../files/ggml_types.ts";
 import { quantise } from "../files/ggml_encode.ts";
 import { GgufFile } from "../files/gguf.ts";
@@ -167,7 +167,7 @@ Deno.test("values that are not finite, or too large for the type, are no merged 
     const place = `${folder}/merged.gguf`;
     await assertRejects(
       () => saveMergedGguf(place, { model: path, peft: large, type: "F16" }),
-      CheckpointError,
+      ModelFileError,
       "must be between -65504 and 65504",
     );
     await assertRejects(() => Deno.stat(place), Deno.errors.NotFound);
@@ -186,7 +186,7 @@ for (const name of [...FAMILY_NAMES.filter((name) => name !== "opt"), "gpt2"] as
       };
       const known = name === "gpt2" ? undefined : KNOWN[name];
       if (known !== undefined) {
-        await assertRejects(save, CheckpointError, "for llama.cpp: current value is");
+        await assertRejects(save, ModelFileError, "for llama.cpp: current value is");
         await writeFolder(name, folder, known);
       }
       await save();
@@ -229,13 +229,13 @@ Deno.test("a folder whose tokenizer a GGUF file cannot say is refused by name", 
     ];
     for (const [json, rule] of cases) {
       await Deno.writeTextFile(`${folder}/tokenizer.json`, JSON.stringify(json));
-      await assertRejects(save, CheckpointError, rule);
+      await assertRejects(save, ModelFileError, rule);
     }
     await writeFolder("opt", folder);
     const { config: opt } = await loadModelFolder(folder);
     await assertRejects(
       () => saveMergedGguf(`${folder}/opt.gguf`, { model: folder, peft: adapterFor(opt), type: "F16" }),
-      CheckpointError,
+      ModelFileError,
       "OPT has none",
     );
   } finally {

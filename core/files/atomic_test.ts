@@ -1,6 +1,6 @@
 import { fileURLToPath } from "node:url";
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
-import { CheckpointError, SaveError } from "../contracts/errors.ts";
+import { ModelFileError, SaveError } from "../contracts/errors.ts";
 import { type Adapter, loadAdapter, saveAdapter } from "../lora/adapter.ts";
 
 import { loadPeft, savePeft, toPeft } from "../lora/peft.ts";
@@ -205,7 +205,7 @@ Deno.test("a flipped bit in what was written here is an error that names the fil
       const text = await Deno.readTextFile(`${folder}/${file}`);
       for (const at of [8 + header, size - 1, text.indexOf("edgetuner.header.sha256") + 30]) {
         await flipped(`${folder}/${file}`, at, async () => {
-          const { message } = await assertRejects(read, CheckpointError);
+          const { message } = await assertRejects(read, ModelFileError);
           assert(message.includes(file), message);
         });
       }
@@ -213,7 +213,7 @@ Deno.test("a flipped bit in what was written here is an error that names the fil
     const config = `${folder}/heads/adapter_config.json`;
     const at = (await Deno.readTextFile(config)).indexOf('"rank": 2') + 8;
     await flipped(config, at, async () => {
-      const { message } = await assertRejects(() => loadAdapter(`${folder}/heads`), CheckpointError);
+      const { message } = await assertRejects(() => loadAdapter(`${folder}/heads`), ModelFileError);
       assertMatch(message, /adapter_config\.json as "lora" must be/);
     });
   });

@@ -8,7 +8,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import type { NamedArray, NamedArrays } from "./named_arrays.ts";
 import { keepPrevious, makeFolder, writeWhole } from "./atomic.ts";
 import { parseJson, readJson as readJsonFile } from "./json_file.ts";
@@ -93,7 +93,7 @@ export async function describedFiles(
  * @param folder Where.
  * @param files Names of the files.
  * @returns What the weights are, and the weights.
- * @throws {CheckpointError} If a file is missing or damaged, or the JSON says something else than its weights do.
+ * @throws {ModelFileError} If a file is missing or damaged, or the JSON says something else than its weights do.
  */
 export async function loadDescribed(
   folder: string,
@@ -126,7 +126,7 @@ export async function loadDescribed(
   if (json !== null && json.digest === stored.digest) {
     for (const [name, value] of Object.entries(config)) {
       if (JSON.stringify(json[name]) === JSON.stringify(value)) continue;
-      throw new CheckpointError(
+      throw new ModelFileError(
         `Cannot load ${path} as "${name}" must be ${showValue(value)}, as its weights say: current value is ${
           showValue(json[name])
         }; the file is damaged or was edited`,
@@ -142,7 +142,7 @@ export async function loadDescribed(
  * @param bytes Content of the file of weights.
  * @param name How errors call it.
  * @returns What the weights are, and the weights.
- * @throws {CheckpointError} If it is damaged, or says nothing of itself.
+ * @throws {ModelFileError} If it is damaged, or says nothing of itself.
  */
 export function readDescribed(
   bytes: Uint8Array,
@@ -150,7 +150,7 @@ export function readDescribed(
 ): { readonly config: Readonly<Record<string, unknown>>; readonly tensors: ReadonlyMap<string, NamedArray> } {
   const noted = readMetadata(bytes, name)[DESCRIPTION];
   if (noted === undefined) {
-    throw new CheckpointError(`Cannot load ${name} as its header must have "${DESCRIPTION}": it has none`);
+    throw new ModelFileError(`Cannot load ${name} as its header must have "${DESCRIPTION}": it has none`);
   }
   const tensors = readSafetensors(bytes, name);
   requireFiniteValues(`load ${name}`, tensors, name);

@@ -7,7 +7,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { parseJson } from "./json_file.ts";
 import { sha256 } from "./sha256.ts";
 
@@ -128,7 +128,7 @@ export interface FileDigests {
  * @param entries All tensors that the header names.
  * @param file How errors call the file.
  * @returns `null` if it carries none, as files of other projects.
- * @throws {CheckpointError} If the header is not the one that was written.
+ * @throws {ModelFileError} If the header is not the one that was written.
  */
 export async function readDigests(
   metadata: Readonly<Record<string, string>>,
@@ -149,8 +149,8 @@ export async function readDigests(
 }
 
 /** The error of a file that is not what was written. */
-export function damaged(file: string, what: string, cause?: unknown): CheckpointError {
-  return new CheckpointError(
+export function damaged(file: string, what: string, cause?: unknown): ModelFileError {
+  return new ModelFileError(
     `Cannot read ${file} as ${what} must have the digest that was noted when it was written: it has another one; the file is damaged, or a program changed it and kept its notes`,
     { cause },
   );

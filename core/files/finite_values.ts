@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import type { NamedArray } from "./named_arrays.ts";
 import type { StreamedArray } from "./streaming.ts";
 
@@ -38,7 +38,7 @@ export function firstNotFinite(values: Float32Array): number {
  * @param array The weight.
  * @param unit Each piece is a multiple of so many values.
  * @param action What cannot be done otherwise.
- * @throws {CheckpointError} At the first value that is not finite; says the weight, its file, and where in it.
+ * @throws {ModelFileError} At the first value that is not finite; says the weight, its file, and where in it.
  */
 export function* finitePieces(
   name: string,
@@ -61,7 +61,7 @@ export function* finitePieces(
  * @param action What cannot be done, such as "load the adapter".
  * @param arrays Arrays by name.
  * @param from Where they lie.
- * @throws {CheckpointError} If a value is not finite.
+ * @throws {ModelFileError} If a value is not finite.
  */
 export function requireFiniteValues(
   action: string,
@@ -82,8 +82,8 @@ function notFinite(
     readonly value: number;
     readonly from: string | undefined;
   },
-): CheckpointError {
-  return new CheckpointError(
+): ModelFileError {
+  return new ModelFileError(
     `Cannot ${action} as every weight must be finite: value ${index} of "${name}"${
       from === undefined ? "" : ` in ${from}`
     } is ${value}`,

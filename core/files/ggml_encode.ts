@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { ggmlBlock } from "./ggml_types.ts";
 
 /** Types that can be written. */
@@ -23,7 +23,7 @@ type Encode = (values: Float32Array, view: DataView<ArrayBuffer>) => void;
 function putF16(values: Float32Array, { buffer }: DataView<ArrayBuffer>): void {
   for (const value of values) {
     if (!(Math.abs(value) < TOO_LARGE_F16)) {
-      throw new CheckpointError(
+      throw new ModelFileError(
         `Cannot write a tensor as F16 as its values must be between -${MAX_F16} and ${MAX_F16}: current value is ${value}`,
       );
     }
@@ -41,7 +41,7 @@ function putQ8(values: Float32Array, view: DataView): void {
     }
     const scale = Math.fround(largest / 127);
     if (!(scale < TOO_LARGE_F16)) {
-      throw new CheckpointError(
+      throw new ModelFileError(
         `Cannot write a tensor as Q8_0 as its values must be between -${127 * MAX_F16} and ${
           127 * MAX_F16
         }: current value is ${largest}`,
@@ -68,12 +68,12 @@ const ENCODERS: Readonly<Record<GgmlWritten, Encode>> = {
  *
  * @param type Name of the type.
  * @param values Whole blocks of the type.
- * @throws {CheckpointError} If they are not whole blocks, or F16 cannot hold a value.
+ * @throws {ModelFileError} If they are not whole blocks, or F16 cannot hold a value.
  */
 export function quantise(type: GgmlWritten, values: Float32Array): Uint8Array<ArrayBuffer> {
   const { elements, bytes } = ggmlBlock(type);
   if (values.length % elements !== 0) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot write a tensor as ${type} as its values must be whole blocks of ${elements}: there are ${values.length}`,
     );
   }

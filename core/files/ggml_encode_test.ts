@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { randomStream } from "../model/random.ts";
 import { quantise } from "./ggml_encode.ts";
 import { dequantise } from "./ggml_types.ts";
@@ -27,9 +27,9 @@ Deno.test("quantise() of Q8_0 rounds halves away from zero", () => {
 Deno.test("quantise() refuses parts of blocks, and values that F16 cannot hold", () => {
   assertThrows(
     () => quantise("Q8_0", VALUES.subarray(1)),
-    CheckpointError,
+    ModelFileError,
     "whole blocks of 32: there are 63",
   );
-  assertThrows(() => quantise("F16", Float32Array.of(70_000)), CheckpointError, "current value is 70000");
-  assertThrows(() => quantise("F16", Float32Array.of(NaN)), CheckpointError, "current value is NaN");
+  assertThrows(() => quantise("F16", Float32Array.of(70_000)), ModelFileError, "current value is 70000");
+  assertThrows(() => quantise("F16", Float32Array.of(NaN)), ModelFileError, "current value is NaN");
 });

@@ -7,7 +7,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 
 const f32 = Math.fround;
 
@@ -141,12 +141,12 @@ export const GGML_TYPES: readonly string[] = Object.keys(TYPES);
  * @param type Name of the type, such as `"Q8_0"`.
  * @param columns Elements of a row; a multiple of the type's block.
  * @param rows Rows.
- * @throws {CheckpointError} If the type cannot be read, or rows are not whole blocks.
+ * @throws {ModelFileError} If the type cannot be read, or rows are not whole blocks.
  */
 export function ggmlBytes(type: string, columns: number, rows: number): number {
   const { count, bytes } = typeOf(type);
   if (columns % count !== 0) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot read a tensor of type ${type} as its rows must be whole blocks of ${count}: they have ${columns} elements`,
     );
   }
@@ -156,7 +156,7 @@ export function ggmlBytes(type: string, columns: number, rows: number): number {
 function typeOf(type: string): BlockType {
   const known = Object.hasOwn(TYPES, type) ? TYPES[type] : undefined;
   if (known === undefined) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot read the tensor as its type must be one of ${GGML_TYPES.join(", ")}: current value is ${type}`,
     );
   }
@@ -167,7 +167,7 @@ function typeOf(type: string): BlockType {
  * Elements and bytes of a type's block.
  *
  * @param type Name of the type.
- * @throws {CheckpointError} If the type cannot be read.
+ * @throws {ModelFileError} If the type cannot be read.
  */
 export function ggmlBlock(type: string): { readonly elements: number; readonly bytes: number } {
   const { count, bytes } = typeOf(type);
@@ -181,7 +181,7 @@ export function ggmlBlock(type: string): { readonly elements: number; readonly b
  * @param bytes The data: whole blocks.
  * @param into Where the values go, as many as the blocks hold. @default {a new array}
  * @returns `into`.
- * @throws {CheckpointError} If the type cannot be read, or the data are not whole blocks.
+ * @throws {ModelFileError} If the type cannot be read, or the data are not whole blocks.
  * @throws {RangeError} If `into` has another length.
  */
 export function dequantise(
@@ -191,7 +191,7 @@ export function dequantise(
 ): Float32Array<ArrayBuffer> {
   const { count, bytes: size, decode } = typeOf(type);
   if (bytes.length % size !== 0) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot read a tensor of type ${type} as its data must be whole blocks of ${size} bytes: there are ${bytes.length}`,
     );
   }

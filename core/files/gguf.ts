@@ -5,7 +5,7 @@
  */
 
 import type { GGUFTypedMetadata } from "@huggingface/gguf";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import type { NamedArray } from "./named_arrays.ts";
 import { PREFIX, refuseOthers } from "./tensor_header.ts";
 import { dequantise, ggmlBlock, ggmlBytes } from "./ggml_types.ts";
@@ -79,9 +79,9 @@ class Header {
       }
       return new Header(path, parsed.typedMetadata as GgufFieldsTyped, tensors);
     } catch (cause) {
-      if (cause instanceof CheckpointError) throw cause;
+      if (cause instanceof ModelFileError) throw cause;
       refuseOthers(await beginningOf(path), "GGUF", path);
-      throw new CheckpointError(
+      throw new ModelFileError(
         `Cannot read ${path} as it must be a GGUF file: ${cause instanceof Error ? cause.message : cause}`,
         { cause },
       );
@@ -96,7 +96,7 @@ const MAX_FILES = 1000;
 function splitPaths(path: string, count: number): string[] {
   const [, stem, total, ending] = /^(.*)-\d{5}-of-(\d{5})(\.gguf)$/i.exec(path) ?? [];
   if (stem === undefined || Number(total) !== count || count > MAX_FILES) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot read ${path} as a part of a model in ${count} files must be named NAME-00001-of-${
         String(count).padStart(5, "0")
       }.gguf, beside the others`,
@@ -114,7 +114,7 @@ function pathsOf(headers: readonly Header[]): Map<string, string> {
   for (const { path, tensors } of headers) {
     for (const name of tensors.keys()) {
       if (paths.has(name)) {
-        throw new CheckpointError(`Cannot read ${path} as tensor "${name}" must be there once`);
+        throw new ModelFileError(`Cannot read ${path} as tensor "${name}" must be there once`);
       }
       paths.set(name, path);
     }
@@ -147,7 +147,7 @@ export class GgufFile {
    * Reads what a file says of its tensors. A model in several files (`NAME-00001-of-00003.gguf`) is read whole,
    * whichever of them is named.
    *
-   * @throws {CheckpointError} If a file is missing, damaged, or has a tensor of a type that cannot be read.
+   * @throws {ModelFileError} If a file is missing, damaged, or has a tensor of a type that cannot be read.
    */
   static async open(path: string): Promise<GgufFile> {
     const first = await Header.read(path);
@@ -159,7 +159,7 @@ export class GgufFile {
     const paths = pathsOf(headers);
     const expected = Number(first.metadata["split.tensors.count"] ?? paths.size);
     if (paths.size !== expected) {
-      throw new CheckpointError(
+      throw new ModelFileError(
         `Cannot read ${path} as its ${count} files must have ${expected} tensors together: they have ${paths.size}`,
       );
     }
@@ -170,7 +170,7 @@ export class GgufFile {
   /**
    * Reads one tensor as float32.
    *
-   * @throws {CheckpointError} If there is no such tensor, or the file ends before its data do.
+   * @throws {ModelFileError} If there is no such tensor, or the file ends before its data do.
    */
   read(name: string): NamedArray & { readonly data: Float32Array<ArrayBuffer> } {
     const tensor = this.#tensor(name);
@@ -189,7 +189,7 @@ export class GgufFile {
    * @param name Its name.
    * @param step Values of a piece, all but the last one; up to a type's block more. @default {262144}
    * @returns Its values in order. A piece holds until the next one, or the end, is asked for.
-   * @throws {CheckpointError} If there is no such tensor, or the file ends before its data do.
+   * @throws {ModelFileError} If there is no such tensor, or the file ends before its data do.
    */
   *pieces(name: string, step = 2 ** 18): Generator<Float32Array<ArrayBuffer>, void> {
     const { type, bytes: size, offset } = this.#tensor(name);
@@ -208,7 +208,7 @@ export class GgufFile {
         for (let at = 0; at < part.length;) {
           const more = file.readSync(part.subarray(at));
           if (more === null) {
-            throw new CheckpointError(
+            throw new ModelFileError(
               `Cannot read "${name}" as ${path} must have ${size} bytes of it: it has ${
                 first * block.bytes + at
               }`,
@@ -228,7 +228,7 @@ export class GgufFile {
   #tensor(name: string): GgufTensor {
     const tensor = this.tensors.get(name);
     if (tensor !== undefined) return tensor;
-    throw new CheckpointError(`Cannot read "${name}": ${this.#paths.values().next().value} does not hold it`);
+    throw new ModelFileError(`Cannot read "${name}": ${this.#paths.values().next().value} does not hold it`);
   }
 }
 

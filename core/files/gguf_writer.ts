@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { writeWhole } from "./atomic.ts";
 import type { GgufFieldsTyped } from "./gguf.ts";
 import { type GgmlWritten, quantise } from "./ggml_encode.ts";
@@ -87,7 +87,7 @@ function padding(length: number): Uint8Array<ArrayBuffer> {
  * @param path Where to.
  * @param fields Its fields, `general.architecture` first.
  * @param tensors Its tensors, by llama.cpp's names.
- * @throws {CheckpointError} If a tensor's rows are not whole blocks of its type, or it has other values than its shape
+ * @throws {ModelFileError} If a tensor's rows are not whole blocks of its type, or it has other values than its shape
  * says.
  * @throws {SaveError} If it cannot be written, on a full disk for example; what was there before is still there.
  */
@@ -101,7 +101,7 @@ export async function saveGguf(
   const { "general.alignment": _a, version: _v, tensor_count: _t, kv_count: _k, ...others } = fields;
   const bytes = Object.entries(others).find(([, { subType }]) => subType === GGUFValueType.UINT8);
   if (bytes !== undefined) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot write ${path} as no field may be a list of bytes: current value is ${bytes[0]}`,
     );
   }
@@ -129,7 +129,7 @@ export async function saveGguf(
         written += bytes.length;
       }
       if (written !== bytesOf(tensor)) {
-        throw new CheckpointError(
+        throw new ModelFileError(
           `Cannot write ${path} as "${name}" must have the ${
             bytesOf(tensor)
           } bytes of its shape: it has ${written}`,

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError, DataFormatError } from "../contracts/errors.ts";
+import { DataFormatError, ModelFileError } from "../contracts/errors.ts";
 
 /** Most bytes of a line: a text of a million words has a tenth of them. */
 export const MAX_LINE_BYTES = 2 ** 26;
@@ -143,7 +143,7 @@ const HEAD_BYTES = 2 ** 16;
 /**
  * Opens a file to be read once.
  *
- * @throws {CheckpointError} If it cannot be read.
+ * @throws {ModelFileError} If it cannot be read.
  */
 export async function openFile(path: string): Promise<OpenFile> {
   try {
@@ -155,7 +155,7 @@ export async function openFile(path: string): Promise<OpenFile> {
     return { head, stream: decoded(file.readable, head) };
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : cause;
-    throw new CheckpointError(`Cannot read ${path} as it must be a readable file: ${why}`, { cause });
+    throw new ModelFileError(`Cannot read ${path} as it must be a readable file: ${why}`, { cause });
   }
 }
 

@@ -7,7 +7,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import type { NamedArray, NamedArrays } from "./named_arrays.ts";
 import { type WholeFile, writeWhole } from "./atomic.ts";
 import { digestNoted, sha256Maker, withDigests, withDigestsInMemory, withRoom } from "./digests.ts";
@@ -37,7 +37,7 @@ import { StoredTensors } from "./stored_tensors.ts";
  * @param name How errors call the file. @default {"the safetensors file"}
  * @returns Tensors by name, in the order in which their values lie in the file. They share no memory with
  * `bytes`.
- * @throws {CheckpointError} If the file is malformed, or holds a dtype that cannot be read.
+ * @throws {ModelFileError} If the file is malformed, or holds a dtype that cannot be read.
  *
  * @example
  * ```ts
@@ -73,7 +73,7 @@ export function readSafetensors(
  *
  * @param path The file.
  * @returns What {@linkcode readSafetensors} returns.
- * @throws {CheckpointError} If the file cannot be read, is malformed, or holds a dtype that cannot be read.
+ * @throws {ModelFileError} If the file cannot be read, is malformed, or holds a dtype that cannot be read.
  */
 export async function loadSafetensors(path: string | URL): Promise<Map<string, NamedArray>> {
   return new Map(await StoredTensors.open(path));
@@ -86,7 +86,7 @@ export async function loadSafetensors(path: string | URL): Promise<Map<string, N
  * @param tensors Tensors by name.
  * @param metadata What else to note: strings by name.
  * @returns The file.
- * @throws {CheckpointError} If a tensor has not as many values as its shape says, or has the reserved name
+ * @throws {ModelFileError} If a tensor has not as many values as its shape says, or has the reserved name
  * `__metadata__`.
  */
 export function writeSafetensors(
@@ -117,7 +117,7 @@ export function writeSafetensors(
  * @param tensors What to write.
  * @param metadata Notes for the header.
  * @returns The digest of the file: it is another one if anything in the file is.
- * @throws {CheckpointError} If a tensor does not hold as many values as its shape says.
+ * @throws {ModelFileError} If a tensor does not hold as many values as its shape says.
  * @throws {SaveError} If the file cannot be written, on a full disk for example.
  */
 export async function saveSafetensors(
@@ -154,7 +154,7 @@ export async function saveSafetensors(
  * @param tensors What to write.
  * @param metadata Notes for the header.
  * @returns The file, and its digest.
- * @throws {CheckpointError} If a tensor does not hold as many values as its shape says.
+ * @throws {ModelFileError} If a tensor does not hold as many values as its shape says.
  */
 export async function safetensorsBytes(
   tensors: NamedArrays,
@@ -215,7 +215,7 @@ async function writeTensor(
 
 function requireLength(name: string, shape: readonly number[], length: number): void {
   if (shape.every(isCount) && shape.reduce((product, n) => product * n, 1) === length) return;
-  throw new CheckpointError(
+  throw new ModelFileError(
     `Cannot write tensors as "${name}" must hold as many values as its shape says: shape is [${shape}], ` +
       `current value is ${length}`,
   );
@@ -236,7 +236,7 @@ function layOut(
   let size = 0;
   for (const name of names) {
     if (name === METADATA) {
-      throw new CheckpointError(
+      throw new ModelFileError(
         `Cannot write tensors as no name may be reserved: current value is "${name}"`,
       );
     }

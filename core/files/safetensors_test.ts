@@ -6,7 +6,7 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { gpt2Config } from "../model/families/gpt2.ts";
 import { loadSafetensors, readSafetensors, writeSafetensors } from "./safetensors.ts";
 import { StoredTensors } from "./stored_tensors.ts";
@@ -98,7 +98,7 @@ Deno.test("writeSafetensors writes no tensors too", () => {
 Deno.test("writeSafetensors refuses tensors that do not fit", () => {
   const data = Float32Array.of(1, 2);
   const write = (name: string, shape: number[]) =>
-    assertThrows(() => writeSafetensors(new Map([[name, { shape, data }]])), CheckpointError).message;
+    assertThrows(() => writeSafetensors(new Map([[name, { shape, data }]])), ModelFileError).message;
   assertStringIncludes(write("w", [3]), '"w" must hold as many values as its shape says: shape is [3]');
   assertStringIncludes(write("w", [-1, -2]), "shape is [-1,-2]");
   assertStringIncludes(write("__metadata__", [2]), "reserved");
@@ -159,12 +159,12 @@ const MALFORMED: readonly (readonly [what: string, bytes: Uint8Array, message: s
 
 for (const [what, bytes, message] of MALFORMED) {
   Deno.test(`readSafetensors and StoredTensors refuse ${what}`, async () => {
-    const error = assertThrows(() => readSafetensors(bytes, "a.safetensors"), CheckpointError);
+    const error = assertThrows(() => readSafetensors(bytes, "a.safetensors"), ModelFileError);
     assertStringIncludes(error.message, "Cannot read a.safetensors as ");
     assertStringIncludes(error.message, message);
     const path = await Deno.makeTempFile({ suffix: ".safetensors" });
     await Deno.writeFile(path, bytes);
-    const stored = await assertRejects(() => StoredTensors.open(path), CheckpointError);
+    const stored = await assertRejects(() => StoredTensors.open(path), ModelFileError);
     assertEquals(stored.message, error.message.replace("a.safetensors", path));
     await Deno.remove(path);
   });
@@ -173,25 +173,25 @@ for (const [what, bytes, message] of MALFORMED) {
 Deno.test("readSafetensors refuses every shortened file and survives every damaged header", async () => {
   const bytes = await Deno.readFile(new URL("safetensors/half.safetensors", FIXTURES));
   for (let length = 0; length < bytes.length; length += length < 600 ? 1 : 97) {
-    assertThrows(() => readSafetensors(bytes.subarray(0, length)), CheckpointError);
+    assertThrows(() => readSafetensors(bytes.subarray(0, length)), ModelFileError);
   }
   for (let place = 0; place < 560; place++) {
     try {
       readSafetensors(bytes.with(place, bytes[place]! ^ 0x11));
     } catch (error) {
-      assertInstanceOf(error, CheckpointError);
+      assertInstanceOf(error, ModelFileError);
     }
   }
 });
 
 Deno.test("loadSafetensors names the file", async () => {
-  const error = await assertRejects(() => loadSafetensors("/no/such/file"), CheckpointError);
+  const error = await assertRejects(() => loadSafetensors("/no/such/file"), ModelFileError);
   assertStringIncludes(error.message, "Cannot read /no/such/file as it must be a readable file");
 });
 
 Deno.test("readSafetensors refuses dtypes that are no f32; a checkpoint may hold them where nothing needs them", async () => {
   const bytes = file({ a: entry([2], 0, 16, "F64"), b: entry([1], 16, 20) }, 20);
-  const error = assertThrows(() => readSafetensors(bytes), CheckpointError);
+  const error = assertThrows(() => readSafetensors(bytes), ModelFileError);
   assert(error.message.includes('dtype of "a" must be one of F32,F16,BF16 or an integer'), error.message);
   const path = await Deno.makeTempFile();
   try {

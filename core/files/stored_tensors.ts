@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { readJson } from "./json_file.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import type { NamedArray } from "./named_arrays.ts";
@@ -74,7 +74,7 @@ export class StoredTensors implements ReadonlyMap<string, NamedArray> {
    *
    * @param path A safetensors file, or the index of a checkpoint in several (`*.index.json`), whose files
    * lie beside it.
-   * @throws {CheckpointError} If a file is missing or malformed, holds a dtype that cannot be read, or lacks
+   * @throws {ModelFileError} If a file is missing or malformed, holds a dtype that cannot be read, or lacks
    * a tensor that the index says is there.
    */
   static async open(path: string | URL): Promise<StoredTensors> {
@@ -92,7 +92,7 @@ export class StoredTensors implements ReadonlyMap<string, NamedArray> {
         }
         const place = found.get(name);
         if (place === undefined) {
-          throw new CheckpointError(
+          throw new ModelFileError(
             `Cannot read ${path}: "${name}" is not in ${shard}, although the index says so`,
           );
         }
@@ -116,7 +116,7 @@ export class StoredTensors implements ReadonlyMap<string, NamedArray> {
    * Reads one tensor. It belongs to the caller; the next call reads it again.
    *
    * @returns The tensor; `undefined` if there is none of this name.
-   * @throws {CheckpointError} If the file has changed or cannot be read any more.
+   * @throws {ModelFileError} If the file has changed or cannot be read any more.
    */
   get(name: string): NamedArray | undefined {
     const place = this.#places.get(name);
@@ -130,12 +130,12 @@ export class StoredTensors implements ReadonlyMap<string, NamedArray> {
    * @param unit Each piece is a multiple of so many values, if the tensor is. @default {1}
    * @returns Its values in order, 262,144 or fewer at a time, or one unit. A piece holds until the next one, or
    * the end, is asked for.
-   * @throws {CheckpointError} If there is none of this name; if the file has changed or cannot be read any more.
+   * @throws {ModelFileError} If there is none of this name; if the file has changed or cannot be read any more.
    */
   *pieces(name: string, unit = 1): Generator<Float32Array<ArrayBuffer>, void> {
     const place = this.#places.get(name);
     if (place === undefined) {
-      throw new CheckpointError(`Cannot read "${name}": the model files do not hold it`);
+      throw new ModelFileError(`Cannot read "${name}": the model files do not hold it`);
     }
     const step = Math.max(1, Math.floor(PIECE / unit)) * unit;
     const room = new Float32Array(Math.min(step, lengthOf(place.entry)));
@@ -162,7 +162,7 @@ export class StoredTensors implements ReadonlyMap<string, NamedArray> {
    * values again.
    *
    * @returns 64 hexadecimal digits; `null` if the file carries no digests.
-   * @throws {CheckpointError} If the values are not those that were written.
+   * @throws {ModelFileError} If the values are not those that were written.
    */
   valuesDigest(name: string): string | null {
     const place = this.#places.get(name);
@@ -220,10 +220,10 @@ function beside(path: string | URL, file: string): string | URL {
   return path instanceof URL ? new URL(encodeURIComponent(file), path) : path.replace(/[^/\\]*$/, file);
 }
 
-function unreadable(path: string | URL, rule: string, cause: unknown): CheckpointError {
-  if (cause instanceof CheckpointError) return cause;
+function unreadable(path: string | URL, rule: string, cause: unknown): ModelFileError {
+  if (cause instanceof ModelFileError) return cause;
   const why = cause instanceof Error ? cause.message : String(cause);
-  return new CheckpointError(`Cannot read ${path} as it must be ${rule}: ${why}`, { cause });
+  return new ModelFileError(`Cannot read ${path} as it must be ${rule}: ${why}`, { cause });
 }
 
 /** Which file of a checkpoint in several holds which tensor. */
@@ -236,14 +236,14 @@ async function readIndex(path: string | URL): Promise<[name: string, file: strin
   }
   const map = (index as { weight_map?: unknown } | null)?.weight_map;
   if (typeof map !== "object" || map === null || Array.isArray(map)) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot read ${path} as weight_map must be an object: current value is ${showValue(map)}`,
     );
   }
   const entries = Object.entries(map);
   const wrong = entries.find(([, file]) => typeof file !== "string" || !/^[^/\\]+\.safetensors$/.test(file));
   if (wrong !== undefined) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot read ${path} as the file of "${
         wrong[0]
       }" must be a .safetensors file in the same folder: current value is ${showValue(wrong[1])}`,
@@ -308,7 +308,7 @@ function* readPieces(
     using file = Deno.openSync(path);
     const now = file.statSync();
     if (now.size !== size || now.mtime?.getTime() !== modified) {
-      throw new CheckpointError(`Cannot read ${name} as it must not change while it is used: it has`);
+      throw new ModelFileError(`Cannot read ${name} as it must not change while it is used: it has`);
     }
     file.seekSync(start + begin, Deno.SeekMode.Start);
     for (let at = 0; at < length; at += step) {
@@ -342,7 +342,7 @@ function fill(file: Deno.FsFile, into: Uint8Array, name: string): void {
   for (let at = 0; at < into.length;) {
     const count = file.readSync(into.subarray(at));
     if (count === null || count === 0) {
-      throw new CheckpointError(
+      throw new ModelFileError(
         `Cannot read ${name} as it must not end early: ${
           into.length - at
         } of ${into.length} bytes are missing`,

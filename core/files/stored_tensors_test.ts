@@ -1,6 +1,6 @@
 import { pathToFileURL } from "node:url";
 import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import type { NamedArray } from "./named_arrays.ts";
 import { loadModelFolder } from "../loading/model_folder.ts";
 import { readSafetensors, writeSafetensors } from "./safetensors.ts";
@@ -47,7 +47,7 @@ function open(folder: string): Promise<StoredTensors> {
 }
 
 async function refusal(wait: Promise<unknown>): Promise<string> {
-  return (await assertRejects(() => wait, CheckpointError)).message;
+  return (await assertRejects(() => wait, ModelFileError)).message;
 }
 
 Deno.test("StoredTensors gives what readSafetensors gives, bit for bit", async () => {
@@ -113,7 +113,7 @@ Deno.test("StoredTensors gives a tensor in pieces, whatever its dtype [slow]", a
       assertEquals(at, data.length, name);
     }
     assertEquals(tensors.get("f32")!.data, values);
-    assertThrows(() => [...tensors.pieces("other")], CheckpointError, '"other"');
+    assertThrows(() => [...tensors.pieces("other")], ModelFileError, '"other"');
   });
 });
 
@@ -170,7 +170,7 @@ Deno.test("StoredTensors refuses values of a file that has changed", async () =>
     await Deno.writeFile(path, bytes);
     const stored = await StoredTensors.open(path);
     await Deno.truncate(path, bytes.length - 4);
-    const message = () => assertThrows(() => stored.get("w"), CheckpointError).message;
+    const message = () => assertThrows(() => stored.get("w"), ModelFileError).message;
     assertStringIncludes(message(), "must not change while it is used");
     await Deno.remove(path);
     assertStringIncludes(message(), "must be a readable file");

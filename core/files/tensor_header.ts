@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { parseJson } from "./json_file.ts";
 import { showValue } from "../contracts/plain_text.ts";
 
@@ -48,7 +48,7 @@ export interface Entry {
 
 /** Throws what is wrong with a file. */
 export function fail(file: string, rule: string, value: unknown, cause?: unknown): never {
-  throw new CheckpointError(
+  throw new ModelFileError(
     `Cannot read ${file} as ${rule}: current value is ${showValue(value)}`,
     cause === undefined ? undefined : { cause },
   );
@@ -69,13 +69,13 @@ export function refuseOthers(prefix: Uint8Array, format: string, name: string): 
   const text = String.fromCharCode(...prefix);
   const other = OTHERS.find(([begin]) => begin.test(text));
   if (other === undefined) return;
-  throw new CheckpointError(`Cannot read ${name} as it must be a ${format} file: it is ${other[1]}`);
+  throw new ModelFileError(`Cannot read ${name} as it must be a ${format} file: it is ${other[1]}`);
 }
 
 /**
  * The length of the header, from the first bytes of a file of `size` bytes.
  *
- * @throws {CheckpointError} If the header cannot be that long.
+ * @throws {ModelFileError} If the header cannot be that long.
  */
 export function headerLength(prefix: Uint8Array, size: number, name: string): number {
   if (size < PREFIX) fail(name, `it must hold at least ${PREFIX} bytes`, size);
@@ -94,7 +94,7 @@ export function headerLength(prefix: Uint8Array, size: number, name: string): nu
  * @param bytes The header.
  * @param size Bytes of the file after the header.
  * @param name How errors call the file.
- * @throws {CheckpointError} If anything is malformed.
+ * @throws {ModelFileError} If anything is malformed.
  */
 export function readEntries(bytes: Uint8Array, size: number, name: string): Entry[] {
   const entries = Object.entries(parseHeader(bytes, name))
@@ -148,7 +148,7 @@ function parseHeader(bytes: Uint8Array, name: string): Record<string, unknown> {
  * @param bytes The whole file.
  * @param name How errors call the file.
  * @returns Strings by name; none if the file has no notes.
- * @throws {CheckpointError} If the header is malformed.
+ * @throws {ModelFileError} If the header is malformed.
  */
 export function readMetadata(bytes: Uint8Array, name: string): Readonly<Record<string, string>> {
   const length = headerLength(bytes.subarray(0, PREFIX), bytes.length, name);

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 
 const WHITE = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
 const ENDS = new RegExp(`^[${WHITE}]+|[${WHITE}]+$`, "g");
@@ -61,7 +61,7 @@ export function separateMarks(text: string): string {
   return collapse(text.replace(/[^\p{L}\p{N}_]/gu, " $& "));
 }
 
-/** Reads a file in UTF-8; a `CheckpointError` if it cannot be read. */
+/** Reads a file in UTF-8; a `ModelFileError` if it cannot be read. */
 export async function readText(path: string | URL): Promise<string> {
   const bytes = await readBytes(path);
   try {
@@ -77,7 +77,7 @@ export async function readText(path: string | URL): Promise<string> {
  *
  * @param path The file, in UTF-8.
  * @returns Its content.
- * @throws {CheckpointError} If it cannot be read.
+ * @throws {ModelFileError} If it cannot be read.
  */
 export async function loadText(path: string | URL): Promise<string> {
   const bytes = await readBytes(path);
@@ -112,8 +112,8 @@ async function readBytes(path: string | URL): Promise<Uint8Array<ArrayBuffer>> {
   }
 }
 
-function unreadable(path: string | URL, error: unknown): CheckpointError {
-  return new CheckpointError(
+function unreadable(path: string | URL, error: unknown): ModelFileError {
+  return new ModelFileError(
     `Cannot read ${path} as it must be a readable file in UTF-8: ${
       error instanceof Error ? error.message : error
     }`,

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError, DataFormatError } from "../contracts/errors.ts";
+import { DataFormatError, ModelFileError } from "../contracts/errors.ts";
 import type { DataRow } from "./_data_row.ts";
 
 /** Most bytes of a row group, unpacked: what is in memory at once. */
@@ -13,7 +13,7 @@ const MAX_GROUP_BYTES = 2 ** 30;
 /**
  * Reads rows in order; their numbers are from 1 on.
  *
- * @throws {CheckpointError} If the file cannot be read.
+ * @throws {ModelFileError} If the file cannot be read.
  * @throws {DataFormatError} If it is not Parquet, or a row group is too large.
  */
 export async function* parquetRows(path: string): AsyncGenerator<DataRow> {
@@ -23,7 +23,7 @@ export async function* parquetRows(path: string): AsyncGenerator<DataRow> {
     import("hyparquet-compressors"),
   ]);
   using file = await Deno.open(path).catch((cause) => {
-    throw new CheckpointError(`Cannot read ${path} as it must be a readable file: ${cause.message}`, {
+    throw new ModelFileError(`Cannot read ${path} as it must be a readable file: ${cause.message}`, {
       cause,
     });
   });

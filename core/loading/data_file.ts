@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError, DataFormatError } from "../contracts/errors.ts";
+import { DataFormatError, ModelFileError } from "../contracts/errors.ts";
 import { BrokenRule, parseFields } from "../data/lines.ts";
 import { COLUMNS, namesOf } from "../data/columns.ts";
 import { parsePairLine } from "../data/pairs.ts";
@@ -43,7 +43,7 @@ const OF_DATA = /\.(jsonl|jsonlines|ndjson|json|csv|tsv|tab|parquet|txt)(\.gz)?$
  *
  * @param file The file.
  * @returns Its format.
- * @throws {CheckpointError} If it cannot be read.
+ * @throws {ModelFileError} If it cannot be read.
  */
 export async function recogniseFormat(file: string): Promise<DataFormat> {
   const { head, stream } = await openFile(file);
@@ -94,12 +94,12 @@ async function beginning(stream: ReadableStream<Uint8Array>): Promise<string> {
 /**
  * Files of data by the path that a user gives: the file, or those in a folder, in the order of their names.
  *
- * @throws {CheckpointError} If it cannot be read.
+ * @throws {ModelFileError} If it cannot be read.
  * @throws {DataFormatError} If a folder holds no data, or parts that do not belong together.
  */
 export async function dataFiles(path: string): Promise<string[]> {
   const { isDirectory } = await Deno.stat(path).catch((cause) => {
-    throw new CheckpointError(`Cannot read ${path} as it must be a readable file: ${cause.message}`, {
+    throw new ModelFileError(`Cannot read ${path} as it must be a readable file: ${cause.message}`, {
       cause,
     });
   });
@@ -129,7 +129,7 @@ export async function dataFiles(path: string): Promise<string[]> {
  *
  * @param file The file.
  * @param format Its format. @default {what is recognised}
- * @throws {CheckpointError} If it cannot be read.
+ * @throws {ModelFileError} If it cannot be read.
  * @throws {DataFormatError} If its rows cannot be told from each other.
  */
 export async function* dataRows(file: string, format?: DataFormat): AsyncGenerator<DataRow> {

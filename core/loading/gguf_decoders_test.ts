@@ -2,7 +2,7 @@ import { assertEquals, assertNotEquals, assertRejects } from "@std/assert";
 import { familyConfig, familyFolder, type FamilyName } from "../../tests/support/families.ts";
 import { DECODER_GGUF_NAMES, writeDecoderGguf } from "../../tests/support/write_gguf.ts";
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import type { LlamaConfig } from "../model/families/llama.ts";
 import { ropeFrequencies } from "../model/families/rope.ts";
 import { modelConfig } from "../model/families.ts";
@@ -113,7 +113,7 @@ Deno.test("a LLaMA 3.1 in a GGUF file has its factors in a tensor", async () => 
   assertEquals(config.rope_scaling, { rope_type: "factors", factors: [1, 3, 2, 5] });
   assertEquals(ropeFrequencies(config, 8), plain.map((frequency, i) => frequency / others[i]!));
   for (const bad of [Float32Array.of(1, 2), Float32Array.of(1, 2, 0, 4), Float32Array.of(1, 2, NaN, 4)]) {
-    await assertRejects(() => read(bad), CheckpointError, "must be 4 positive numbers");
+    await assertRejects(() => read(bad), ModelFileError, "must be 4 positive numbers");
   }
 });
 
@@ -139,5 +139,5 @@ Deno.test("a GGUF file stretches positions by a factor with or without a type, o
       [{ "rope.scaling.type": "linear" }, "factor must be a positive number"],
       [{ "attention.sliding_window": 5 }, "sliding_window must be at least"],
     ] as const
-  ) await assertRejects(() => asGguf("llama", more), CheckpointError, rule);
+  ) await assertRejects(() => asGguf("llama", more), ModelFileError, rule);
 });

@@ -21,7 +21,7 @@ export type GgufModel = ModelFolder;
  * Reads a GGUF file of a family that has them; for `loadLayers` and `loadEmbeddingAndHead`. Memory holds one weight
  * at a time. The fingerprint is that of a model folder with the same configuration and values.
  *
- * @throws {CheckpointError} If the file is damaged, of another architecture, or asks for what is not done here.
+ * @throws {ModelFileError} If the file is damaged, of another architecture, or asks for what is not done here.
  */
 export async function loadGgufModel(path: string): Promise<GgufModel> {
   const opened = await openGguf(path);
@@ -59,7 +59,7 @@ export function weightsIn({ file, reading: { names, change } }: OpenedGguf, path
 /**
  * Reads the configuration of a model from its GGUF file; of the weights nothing is read.
  *
- * @throws {CheckpointError} As `loadGgufModel`.
+ * @throws {ModelFileError} As `loadGgufModel`.
  */
 export async function loadGgufConfig(path: string): Promise<ModelConfig> {
   return (await openGguf(path)).reading.config;
@@ -68,7 +68,7 @@ export async function loadGgufConfig(path: string): Promise<ModelConfig> {
 /**
  * Reads the header of a model's GGUF file.
  *
- * @throws {CheckpointError} As `loadGgufModel`.
+ * @throws {ModelFileError} As `loadGgufModel`.
  */
 export async function openGguf(path: string): Promise<OpenedGguf> {
   const file = await GgufFile.open(path);

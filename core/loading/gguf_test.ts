@@ -1,6 +1,6 @@
 import { Engine } from "@edgetuner/kernels";
 import { assert, assertEquals, assertNotEquals, assertRejects, assertThrows } from "@std/assert";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import type { NamedArrays } from "../files/named_arrays.ts";
 import type { LlamaConfig } from "../model/families/llama.ts";
 import type { ModelConfig } from "../model/families.ts";
@@ -52,13 +52,13 @@ Deno.test("pieces of any length are the tensor", async () => {
       }
     }
   }
-  assertThrows(() => [...file.pieces("missing")], CheckpointError, '"missing"');
+  assertThrows(() => [...file.pieces("missing")], ModelFileError, '"missing"');
   const bytes = new Uint8Array(2 * 34);
   assertThrows(() => dequantise("Q8_0", bytes, new Float32Array(63)), RangeError, "64: current length is 63");
 });
 
 Deno.test("damaged and unknown files are refused", async () => {
-  await assertRejects(() => GgufFile.open("/nowhere.gguf"), CheckpointError, "/nowhere.gguf");
+  await assertRejects(() => GgufFile.open("/nowhere.gguf"), ModelFileError, "/nowhere.gguf");
   const folder = await Deno.makeTempDir();
   try {
     const bytes = await Deno.readFile(FILE);
@@ -67,28 +67,28 @@ Deno.test("damaged and unknown files are refused", async () => {
       return `${folder}/${name}`;
     };
     const other = await write("other.gguf", Uint8Array.from({ length: 64 }, (_, i) => i));
-    await assertRejects(() => GgufFile.open(other), CheckpointError, "must be a GGUF file");
+    await assertRejects(() => GgufFile.open(other), ModelFileError, "must be a GGUF file");
     const pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
     for (const [text, what] of [[pointer, "pointer of Git LFS"], ["<!DOCTYPE html>\n<html>", "web page"]]) {
       const path = await write("text.gguf", new TextEncoder().encode(text));
       await assertRejects(
         () => GgufFile.open(path),
-        CheckpointError,
+        ModelFileError,
         `text.gguf as it must be a GGUF file: it is a ${what}`,
       );
     }
     const short = await write("short.gguf", bytes.slice(0, -100));
-    await assertRejects(() => GgufFile.open(short), CheckpointError, "must end within the file's");
+    await assertRejects(() => GgufFile.open(short), ModelFileError, "must end within the file's");
     const header = await write("header.gguf", bytes.slice(0, 300));
-    await assertRejects(() => GgufFile.open(header), CheckpointError, "must be a GGUF file");
+    await assertRejects(() => GgufFile.open(header), ModelFileError, "must be a GGUF file");
     const file = await GgufFile.open(FILE);
-    assertThrows(() => file.read("missing"), CheckpointError, '"missing"');
+    assertThrows(() => file.read("missing"), ModelFileError, '"missing"');
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
-  assertThrows(() => ggmlBytes("IQ2_XS", 256, 1), CheckpointError, "current value is IQ2_XS");
-  assertThrows(() => ggmlBytes("Q8_0", 33, 1), CheckpointError, "whole blocks of 32");
-  assertThrows(() => dequantise("Q4_0", new Uint8Array(17)), CheckpointError, "whole blocks of 18 bytes");
+  assertThrows(() => ggmlBytes("IQ2_XS", 256, 1), ModelFileError, "current value is IQ2_XS");
+  assertThrows(() => ggmlBytes("Q8_0", 33, 1), ModelFileError, "whole blocks of 32");
+  assertThrows(() => dequantise("Q4_0", new Uint8Array(17)), ModelFileError, "whole blocks of 18 bytes");
 });
 
 Deno.test("a LLaMA in a GGUF file is the model that it was made from", async () => {
@@ -165,15 +165,15 @@ Deno.test("a model in several GGUF files is that of one, whichever of them is na
     assertEquals((await loadGgufModel(path(1))).fingerprint, fingerprint);
     assertEquals((await loadGgufModel(path(3))).fingerprint, fingerprint);
     await write(2, names.slice(5, 8));
-    await assertRejects(() => loadGgufModel(path(1)), CheckpointError, "tensors together: they have");
+    await assertRejects(() => loadGgufModel(path(1)), ModelFileError, "tensors together: they have");
     await write(2, names.slice(4, 9));
-    await assertRejects(() => loadGgufModel(path(1)), CheckpointError, "must be there once");
+    await assertRejects(() => loadGgufModel(path(1)), ModelFileError, "must be there once");
     await Deno.remove(path(2));
-    await assertRejects(() => loadGgufModel(path(1)), CheckpointError, "m-00002-of-00003.gguf");
+    await assertRejects(() => loadGgufModel(path(1)), ModelFileError, "m-00002-of-00003.gguf");
     await Deno.rename(path(1), `${folder}/other.gguf`);
     await assertRejects(
       () => loadGgufModel(`${folder}/other.gguf`),
-      CheckpointError,
+      ModelFileError,
       "a part of a model in 3 files must be named NAME-00001-of-00003.gguf",
     );
   } finally {
@@ -192,7 +192,7 @@ Deno.test("a GGUF file of another architecture is refused; another LM head is ob
     const changed = bytes.slice();
     changed.set(new TextEncoder().encode("bert"), at("gpt2", at("general.architecture")));
     await Deno.writeFile(file, changed);
-    const error = await assertRejects(() => loadGgufModel(file), CheckpointError, '"bert"');
+    const error = await assertRejects(() => loadGgufModel(file), ModelFileError, '"bert"');
     assert(
       error.message.includes("(of other models give a folder with safetensors)"),
       error.message,
@@ -211,7 +211,7 @@ Deno.test("a GGUF file of another architecture is refused; another LM head is ob
 });
 
 Deno.test("a GGUF file that is no LLaMA, or says what is not done, is refused", async () => {
-  await assertRejects(() => loadGgufModel(FILE), CheckpointError, "llama.embedding_length");
+  await assertRejects(() => loadGgufModel(FILE), ModelFileError, "llama.embedding_length");
   // Keys and values of different sizes: the name of a field of equal length is written over another's.
   const bytes = await Deno.readFile(BPE);
   const [from, to] = ["llama.rope.dimension_count", "llama.attention.key_length"]
@@ -226,7 +226,7 @@ Deno.test("a GGUF file that is no LLaMA, or says what is not done, is refused", 
     await Deno.writeFile(file, bytes);
     await assertRejects(
       () => loadGgufModel(file),
-      CheckpointError,
+      ModelFileError,
       "value_length must be 16: current value is 8",
     );
   } finally {
@@ -247,7 +247,7 @@ Deno.test("the tokenizer of a GGUF file is what its tokens and merges say", asyn
   checkTokenizer(tokenizer, model);
   assertThrows(
     () => checkTokenizer({ ...tokenizer, vocabSize: 267, ordinarySize: 267 }, model),
-    CheckpointError,
+    ModelFileError,
     "below the model's vocabulary, 266: current value is 266",
   );
 });
@@ -308,7 +308,7 @@ Deno.test("a GGUF file says whether a token begins texts", async () => {
     for (const entries of [[[adds, true]], [[adds, true], [id, 266]]] as const) {
       await assertRejects(
         () => bosOf(...entries),
-        CheckpointError,
+        ModelFileError,
         "tokenizer.ggml.bos_token_id must be a token where add_bos_token is true",
       );
     }
@@ -333,10 +333,10 @@ Deno.test("loadTokenizerOf takes what is named, what lies beside a GGUF file, or
     assertEquals((await loadModel(path)).fingerprint, (await loadGgufModel(BPE)).fingerprint);
     await Deno.rename(`${folder}/tokenizer.json`, `${folder}/other.json`);
     assertEquals((await loadTokenizerOf(path, `${folder}/other.json`)).vocabSize, 1024);
-    await assertRejects(() => loadTokenizerOf(path, `${folder}/none.json`), CheckpointError, "none.json");
+    await assertRejects(() => loadTokenizerOf(path, `${folder}/none.json`), ModelFileError, "none.json");
     await assertRejects(
       () => loadTokenizerOf(BPE.replace("bpe", "llama")),
-      CheckpointError,
+      ModelFileError,
       "give the model's tokenizer.json instead",
     );
   } finally {

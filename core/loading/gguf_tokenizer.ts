@@ -7,7 +7,7 @@
 import { type ChatTemplate, chatTemplateFromConfig } from "../data/chat_template.ts";
 import { type PieceKind, type SentencePieceModel, sentencePieceTokenizer } from "../data/sentence_piece.ts";
 import { type Tokenizer, tokenizerFromJson } from "../data/tokenizer.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import { GgufFile } from "../files/gguf.ts";
 import { PRE_TOKENIZERS, type PreTokenizer } from "./_pre_tokenizers.ts";
@@ -45,7 +45,7 @@ export class TokenizerFields {
   }
 
   refuse(rule: string, value: unknown): never {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot use the tokenizer in ${this.#path} as ${rule}: current value is ${
         showValue(value)
       }; give the model's tokenizer.json instead, beside the file or by name (--tokenizer)`,
@@ -96,7 +96,7 @@ export class TokenizerFields {
  * Reads the tokenizer of a GGUF file.
  *
  * @param path The file.
- * @throws {CheckpointError} If it has none, or none that can be read here; the message says what to give instead.
+ * @throws {ModelFileError} If it has none, or none that can be read here; the message says what to give instead.
  */
 export async function loadGgufTokenizer(path: string): Promise<Tokenizer> {
   const { metadata } = await GgufFile.open(path);
@@ -135,7 +135,7 @@ function byteLevel(fields: TokenizerFields, path: string): Tokenizer {
 /**
  * A byte-level tokenizer as a `tokenizer.json` has it.
  *
- * @throws {CheckpointError} If its way to cut texts is not known.
+ * @throws {ModelFileError} If its way to cut texts is not known.
  */
 export function byteLevelJson(fields: TokenizerFields): TokenizerJson {
   const pre = PRE_TOKENIZERS.get(String(fields.field("pre")));
@@ -215,7 +215,7 @@ function sentencePiece(fields: TokenizerFields, path: string): Tokenizer {
 /**
  * A SentencePiece model.
  *
- * @throws {CheckpointError} If it asks for what is not done here.
+ * @throws {ModelFileError} If it asks for what is not done here.
  */
 export function sentencePieceModel(fields: TokenizerFields, path: string): SentencePieceModel {
   const tokens = fields.list("tokens").map(String);
@@ -250,7 +250,7 @@ export function sentencePieceModel(fields: TokenizerFields, path: string): Sente
  * @param path The file.
  * @param now What counts as now where the template writes the date. @default {the time of rendering}
  * @returns The template; `null` if it has none.
- * @throws {CheckpointError} If the file cannot be read, or has a template that is not valid.
+ * @throws {ModelFileError} If the file cannot be read, or has a template that is not valid.
  */
 export async function loadGgufChatTemplate(path: string, now?: Date): Promise<ChatTemplate | null> {
   const { metadata } = await GgufFile.open(path);

@@ -32,7 +32,7 @@ export interface TokenizerFiles {
  * `generation_config.json`.
  *
  * @param path The file.
- * @throws {CheckpointError} As `loadGgufTokenizer`.
+ * @throws {ModelFileError} As `loadGgufTokenizer`.
  */
 export async function ggufTokenizerFiles(path: string): Promise<TokenizerFiles> {
   const { metadata } = await GgufFile.open(path);

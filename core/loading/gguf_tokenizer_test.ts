@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { endsOf } from "../data/tokenizer.ts";
 import { FIXTURES } from "../../tests/support/places.ts";
 import { type GgufValue, writeGguf } from "../../tests/support/write_gguf.ts";
@@ -111,7 +111,7 @@ Deno.test("a token begins texts where the file says so, or where its kind has on
   assertEquals(await bosOf({ ...plain, pre: "qwen2", bos_token_id: 7 }), null);
   await assertRejects(
     () => bosOf(plain),
-    CheckpointError,
+    ModelFileError,
     "bos_token_id must be a token where add_bos_token",
   );
   const { tokens, types: token_type, scores } = sentencePiece[0]!;
@@ -136,7 +136,7 @@ Deno.test("what ends a text is every token that the file names, and the usual en
   assertEquals(await endsWith({ eot_token_id: 302, eom_token_id: 5 }), [303, 302, 5, 301]);
   await assertRejects(
     () => endsWith({ eot_token_id: 4000 }),
-    CheckpointError,
+    ModelFileError,
     "eot_token_id must be a token",
   );
 });
@@ -159,7 +159,7 @@ Deno.test("tokenizers of GGUF files that are not known are refused with the way 
     ],
   ];
   for (const [fields, message] of wrong) {
-    const error = await assertRejects(() => withGguf(fields, loadGgufTokenizer), CheckpointError);
+    const error = await assertRejects(() => withGguf(fields, loadGgufTokenizer), ModelFileError);
     assert(message.test(error.message), error.message);
     if (!/scores|1024/.test(error.message)) {
       assert(error.message.includes("give the model's tokenizer.json instead"), error.message);
@@ -189,7 +189,7 @@ Deno.test("the chat template of a GGUF file is used, with the texts of its token
   assertEquals(template!.render({ messages, tools: [{}] }), "tools");
   await assertRejects(
     () => withGguf({ ...fields, "tokenizer.chat_template": "{% if %}" }, loadGgufChatTemplate),
-    CheckpointError,
+    ModelFileError,
     "tokenizer.chat_template as its chat template must be valid",
   );
 });

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { readJson } from "../files/json_file.ts";
 import type { Gpt2Config } from "../model/families/gpt2.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
@@ -39,7 +39,7 @@ function within(folder: string | URL, file: string): string | URL {
  * at a time, while the fingerprint is computed and whenever a weight is asked for.
  *
  * @param folder Path or file URL of the folder.
- * @throws {CheckpointError} If a file is missing or not valid; the message names it.
+ * @throws {ModelFileError} If a file is missing or not valid; the message names it.
  */
 export async function loadModelFolder(folder: string | URL): Promise<ModelFolder> {
   const { config, weights, notices } = await openModelFolder(folder);
@@ -52,7 +52,7 @@ export async function loadModelFolder(folder: string | URL): Promise<ModelFolder
  * As `loadModelFolder`, without a look at the values: for who knows the fingerprint.
  *
  * @param folder Path or file URL of the folder.
- * @throws {CheckpointError} If a file is missing or not valid; the message names it.
+ * @throws {ModelFileError} If a file is missing or not valid; the message names it.
  */
 export async function openModelFolder(
   folder: string | URL,
@@ -64,7 +64,7 @@ export async function openModelFolder(
 /**
  * Reads the configuration in a model's folder; of the weights nothing is read.
  *
- * @throws {CheckpointError} If `config.json` is missing or not valid.
+ * @throws {ModelFileError} If `config.json` is missing or not valid.
  */
 export async function loadFolderConfig(folder: string | URL): Promise<ModelConfig> {
   const path = within(folder, "config.json");
@@ -72,7 +72,7 @@ export async function loadFolderConfig(folder: string | URL): Promise<ModelConfi
   try {
     json = await readJson(path);
   } catch (cause) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot load the model as ${path} must be a readable JSON file: ${(cause as Error).message}`,
       { cause },
     );

@@ -1,7 +1,7 @@
 import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { Engine } from "@edgetuner/kernels";
 import { familyConfig, familyFolder } from "../../tests/support/families.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { writeSafetensors } from "../files/safetensors.ts";
 import { loadLayers } from "../model/load.ts";
 import { loadModelFolder } from "./model_folder.ts";
@@ -57,7 +57,7 @@ Deno.test("a weight of a foreign type is named with its type", async () => {
     const model = await loadModelFolder(folder);
     const before = engine.stats.tensors;
     const load = () => Promise.resolve().then(() => loadLayers(engine, model));
-    const error = await assertRejects(load, CheckpointError);
+    const error = await assertRejects(load, ModelFileError);
     assertMatch(error.message, /"layers\.1\.fc1\.bias" is of the dtype F64/);
     assertEquals(engine.stats.tensors, before);
   });

@@ -6,7 +6,7 @@
 
 import { endsOf, type Tokenizer } from "../data/tokenizer.ts";
 import { endsOfModel, loadModelTokenizer } from "../data/tokenizer_folder.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { loadGgufConfig, loadGgufModel } from "./gguf_model.ts";
 import { loadGgufTokenizer } from "./gguf_tokenizer.ts";
 import type { ModelConfig } from "../model/families.ts";
@@ -28,7 +28,7 @@ export function modelFolderOf(path: string): string {
  * Reads a model: a folder, or a GGUF file.
  *
  * @param path The folder, or a path that ends in `.gguf`.
- * @throws {CheckpointError} If a file is missing or not valid; the message names it.
+ * @throws {ModelFileError} If a file is missing or not valid; the message names it.
  */
 export async function loadModel(path: string): Promise<ModelFolder> {
   return isGguf(path) ? await loadGgufModel(path) : await loadModelFolder(path);
@@ -39,7 +39,7 @@ export async function loadModel(path: string): Promise<ModelFolder> {
  * too.
  *
  * @param path The folder, or a path that ends in `.gguf`.
- * @throws {CheckpointError} If the configuration is missing or not valid; the message names the file.
+ * @throws {ModelFileError} If the configuration is missing or not valid; the message names the file.
  */
 export async function loadModelConfig(path: string): Promise<ModelConfig> {
   return isGguf(path) ? await loadGgufConfig(path) : await loadFolderConfig(path);
@@ -50,7 +50,7 @@ export async function loadModelConfig(path: string): Promise<ModelConfig> {
  *
  * @param path The folder, or a path that ends in `.gguf`.
  * @param tokenizer Another folder or `tokenizer.json` to take it from; empty for none. @default {""}
- * @throws {CheckpointError} If there is none that can be read; the message says what to give.
+ * @throws {ModelFileError} If there is none that can be read; the message says what to give.
  */
 export async function loadTokenizerOf(path: string, tokenizer = ""): Promise<Tokenizer> {
   const folder = modelFolderOf(path);
@@ -75,7 +75,7 @@ export async function hasTokenizerFiles(folder: string): Promise<boolean> {
 /**
  * Checks that a tokenizer goes with a model.
  *
- * @throws {CheckpointError} If it has tokens, special ones apart, that the model has not.
+ * @throws {ModelFileError} If it has tokens, special ones apart, that the model has not.
  */
 export function checkTokenizer(tokenizer: Tokenizer, { config }: ModelFolder): void {
   // Special tokens that nobody trained may have no row: what fills up batches, say.
@@ -85,7 +85,7 @@ export function checkTokenizer(tokenizer: Tokenizer, { config }: ModelFolder): v
     (tokenizer.bos ?? 0) + 1,
   );
   if (size > config.vocab_size) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot use the tokenizer as its ids must be below the model's vocabulary, ${config.vocab_size}: current value is ${
         size - 1
       }`,

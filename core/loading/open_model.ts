@@ -32,7 +32,7 @@ export interface OpenModelOptions {
  * @param path The model's folder, or a path that ends in `.gguf`.
  * @param options Where the tokenizer is, if it is elsewhere.
  * @returns Both.
- * @throws {CheckpointError} If a file is missing or not valid, or the tokenizer has tokens that the model has not.
+ * @throws {ModelFileError} If a file is missing or not valid, or the tokenizer has tokens that the model has not.
  * @category Model and data
  *
  * @example

@@ -1,6 +1,6 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { ASSETS } from "../../tests/support/places.ts";
-import { CheckpointError, DataFormatError } from "../contracts/errors.ts";
+import { DataFormatError, ModelFileError } from "../contracts/errors.ts";
 import { encodeExamples } from "../data/examples.ts";
 import { openModel } from "./open_model.ts";
 import { loadTrainingData } from "./training_data.ts";
@@ -30,7 +30,7 @@ Deno.test("openModel() takes the model's own tokenizer or the one that is named,
   file.model.vocab["one more"] = 1024;
   file.added_tokens.pop();
   await withFile("tokenizer.json", JSON.stringify(file), async (larger) => {
-    const error = await assertRejects(() => openModel(TINY, { tokenizer: larger }), CheckpointError);
+    const error = await assertRejects(() => openModel(TINY, { tokenizer: larger }), ModelFileError);
     assertEquals(error.message.includes("below the model's vocabulary, 1024: current value is 1024"), true);
   });
 });

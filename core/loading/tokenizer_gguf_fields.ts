@@ -5,7 +5,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import { folderTemplates } from "../data/chat_template.ts";
 import { sentencePieceTokenizer } from "../data/sentence_piece.ts";
@@ -53,7 +53,7 @@ const SAMPLES = [
  *
  * @param folder The folder, or a `tokenizer.json`.
  * @param size Rows of the model's embedding; ids without a token become unused ones.
- * @throws {CheckpointError} If a GGUF file cannot say the same.
+ * @throws {ModelFileError} If a GGUF file cannot say the same.
  */
 export async function ggufTokenizerFields(folder: string, size: number): Promise<Fields> {
   const { json, options } = await tokenizerFilesOf(folder);
@@ -61,7 +61,7 @@ export async function ggufTokenizerFields(folder: string, size: number): Promise
   const name = options.name ?? folder;
   const file = json as Json;
   const refuse = (rule: string, value: unknown): never => {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot write ${name} into a GGUF file as ${rule}: current value is ${
         showValue(value)
       }; export with --merge instead`,
@@ -184,7 +184,7 @@ function pieceFields({ json, model, refuse }: Parts, texts: readonly string[]): 
   };
 }
 
-/** @throws {CheckpointError} If what a reader makes of the fields cuts a sample otherwise. */
+/** @throws {ModelFileError} If what a reader makes of the fields cuts a sample otherwise. */
 function requireSame(
   fields: Readonly<Record<string, GgufField>>,
   { tokenizer, isPieces, refuse, name }: Pick<Parts, "tokenizer" | "refuse"> & {

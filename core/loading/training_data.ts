@@ -89,7 +89,7 @@ export interface TrainingData extends SequenceSet {
   readonly counts: TrainingCounts;
 }
 
-/** Neither a `CheckpointError` nor a `DataFormatError`, which would make a bad line of the conversation. */
+/** Neither a `ModelFileError` nor a `DataFormatError`, which would make a bad line of the conversation. */
 class NoTemplate extends Error {}
 
 /** In place of a template that a model has not: what is missing is not a fault of the lines that need it. */
@@ -107,7 +107,7 @@ const NO_TEMPLATE: ChatTemplate = {
  * @param tokenizer Another folder or `tokenizer.json`, whose template comes before the model's. @default {""}
  * @param options What counts as now where the template writes the date.
  * @returns The template.
- * @throws {CheckpointError} If there is one that is not valid.
+ * @throws {ModelFileError} If there is one that is not valid.
  */
 export async function chatTemplateOf(
   model: string,
@@ -192,7 +192,7 @@ function exampleOf(
  * @param file The file or folder; text is in UTF-8, or in UTF-16 with its mark.
  * @param options Chat template, columns, what to do with bad lines.
  * @returns The examples, and how many lines were left out.
- * @throws {CheckpointError} If a file cannot be read.
+ * @throws {ModelFileError} If a file cannot be read.
  * @throws {DataFormatError} If a line is not as it must be, all are left out, or there are conversations and the
  *   model has no chat template.
  */
@@ -229,7 +229,7 @@ function requireSome(file: string, count: number, skipped: number): void {
  * @param file The file, in UTF-8.
  * @param options The model, its tokenizer, T.
  * @returns The sequences, and what was cut and left out.
- * @throws {CheckpointError} If the file cannot be read.
+ * @throws {ModelFileError} If the file cannot be read.
  * @throws {DataFormatError} What {@linkcode readTrainingExamples} throws.
  * @throws {RangeError} If T is not a positive integer.
  * @category Model and data

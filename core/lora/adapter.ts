@@ -9,7 +9,7 @@
  */
 
 import type { Engine } from "@edgetuner/kernels";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import {
   type Described,
   describedFiles,
@@ -86,22 +86,22 @@ export async function adapterOf(modules: HeadModules, fingerprint = ""): Promise
 /**
  * Joins the parts that the devices of a run saved.
  *
- * @throws {CheckpointError} If the parts do not belong together or hold a head twice.
+ * @throws {ModelFileError} If the parts do not belong together or hold a head twice.
  * @category Adapters
  */
 export function joinAdapters(parts: readonly Adapter[]): Adapter {
   const [first] = parts;
   if (first === undefined) {
-    throw new CheckpointError("Cannot join adapters as there must be one part: there is none");
+    throw new ModelFileError("Cannot join adapters as there must be one part: there is none");
   }
   const arrays = new Map<string, NamedArray>();
   for (const part of parts) {
     if (JSON.stringify([part.lora, part.model]) !== JSON.stringify([first.lora, first.model])) {
-      throw new CheckpointError("Cannot join adapters as LoRA settings and model must be equal: they differ");
+      throw new ModelFileError("Cannot join adapters as LoRA settings and model must be equal: they differ");
     }
     for (const [name, array] of part.arrays) {
       if (arrays.has(name)) {
-        throw new CheckpointError(
+        throw new ModelFileError(
           `Cannot join adapters as each head must be in one part: "${name}" is in two`,
         );
       }
@@ -115,7 +115,7 @@ export function joinAdapters(parts: readonly Adapter[]): Adapter {
 /**
  * Heads that an adapter holds of every layer.
  *
- * @throws {CheckpointError} If they do not follow each other.
+ * @throws {ModelFileError} If they do not follow each other.
  */
 export function adapterRange(adapter: Adapter): HeadRange {
   const { model, lora } = adapter;
@@ -124,7 +124,7 @@ export function adapterRange(adapter: Adapter): HeadRange {
   );
   const [first, last] = [heads[0], heads.at(-1)];
   if (first === undefined || last! - first + 1 !== heads.length) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot use the adapter as it must hold heads that follow each other: it holds [${heads}] of ${model.heads}`,
     );
   }
@@ -134,7 +134,7 @@ export function adapterRange(adapter: Adapter): HeadRange {
 /**
  * Puts an adapter's weights into head modules.
  *
- * @throws {CheckpointError} If the adapter does not hold a head that the modules own, or was made for another shape.
+ * @throws {ModelFileError} If the adapter does not hold a head that the modules own, or was made for another shape.
  */
 export function loadIntoModules(adapter: Adapter, modules: HeadModules): void {
   const { lora, layers, range } = modules.options;
@@ -144,7 +144,7 @@ export function loadIntoModules(adapter: Adapter, modules: HeadModules): void {
     adapter.lora.targets.join() === lora.targets.join() &&
     JSON.stringify(projectionsOf(adapter.lora)) === JSON.stringify(projectionsOf(lora));
   if (!same) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot load the adapter as model shape, mode, targets, rank, alpha and projections must be equal: it is for ${
         JSON.stringify(adapter.model)
       } ${loraText(adapter.lora)}`,
@@ -153,7 +153,7 @@ export function loadIntoModules(adapter: Adapter, modules: HeadModules): void {
   const find = (name: string): Float32Array => {
     const array = adapter.arrays.get(name);
     if (array === undefined) {
-      throw new CheckpointError(`Cannot load the adapter: "${name}" is missing`);
+      throw new ModelFileError(`Cannot load the adapter: "${name}" is missing`);
     }
     return array.data;
   };
@@ -177,7 +177,7 @@ export function loadIntoModules(adapter: Adapter, modules: HeadModules): void {
  * @param adapter Head modules of every head.
  * @param projections Frozen projections, where the adapter asks for such from the base model: see `baseProjections`.
  * @returns One virtual device with all heads; the caller's to dispose.
- * @throws {CheckpointError} If a head module is missing.
+ * @throws {ModelFileError} If a head module is missing.
  * @throws {TypeError} If projections from the base model are missing.
  * @category Adapters
  */
@@ -188,7 +188,7 @@ export function loadHeads(engine: Engine, adapter: Adapter, projections?: HeadPr
   const wanted = model.layers * model.heads * lora.targets.length * each;
   // Before memory is taken for them.
   if (adapter.arrays.size < wanted) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot load the adapter as it must hold every head, in ${wanted} matrices: it holds ${adapter.arrays.size}`,
     );
   }
@@ -227,7 +227,7 @@ const FILES = { config: "adapter_config.json", weights: "adapter_model.safetenso
  * @param adapter What.
  * @param origin The run that it comes from, whose former adapter is replaced. @default {another one each time}
  * @returns Where the former adapter is kept; `null` if there was none, or one of the same run.
- * @throws {CheckpointError} If a weight is not finite; nothing is written then.
+ * @throws {ModelFileError} If a weight is not finite; nothing is written then.
  * @throws {SaveError} If a file cannot be written, on a full disk for example; the former adapter is still there.
  * @category Adapters
  *
@@ -272,7 +272,7 @@ export async function saveAdapter(
  * @param adapter What.
  * @param origin The run that it comes from.
  * @returns The content of each, by name.
- * @throws {CheckpointError} If a weight is not finite.
+ * @throws {ModelFileError} If a weight is not finite.
  * @category Adapters
  */
 export async function adapterFiles(
@@ -384,7 +384,7 @@ export async function adapterOrigin(folder: string): Promise<AdapterOrigin | nul
 /**
  * Reads an adapter folder.
  *
- * @throws {CheckpointError} If a file is missing, damaged or not valid.
+ * @throws {ModelFileError} If a file is missing, damaged or not valid.
  * @category Adapters
  */
 export async function loadAdapter(folder: string): Promise<Adapter> {
@@ -396,7 +396,7 @@ export async function loadAdapter(folder: string): Promise<Adapter> {
  *
  * @param weights Content of `adapter_model.safetensors`: its header says what `adapter_config.json` says.
  * @param name How errors call it.
- * @throws {CheckpointError} If it is damaged, not valid, or so old that it says nothing of itself.
+ * @throws {ModelFileError} If it is damaged, not valid, or so old that it says nothing of itself.
  * @category Adapters
  *
  * @example
@@ -432,8 +432,8 @@ async function adapterFrom(
     checkShape(adapter);
     return adapter;
   } catch (cause) {
-    if (cause instanceof CheckpointError) throw cause;
-    throw new CheckpointError(
+    if (cause instanceof ModelFileError) throw cause;
+    throw new ModelFileError(
       `Cannot load the adapter as ${path} must be valid: ${(cause as Error).message}`,
       { cause },
     );

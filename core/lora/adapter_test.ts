@@ -2,7 +2,7 @@ import type { InputModeName } from "./input_modes.ts";
 import { Engine } from "@edgetuner/kernels";
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { tinyHeads, tinySettings } from "../../tests/support/tiny_model.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { writeSafetensors } from "../files/safetensors.ts";
 import {
   type Adapter,
@@ -56,14 +56,14 @@ Deno.test({
   permissions: "none",
   async fn() {
     assertEquals(await readAdapter(written.bytes), written.adapter);
-    const short = await assertRejects(() => readAdapter(written.bytes.subarray(0, 900)), CheckpointError);
+    const short = await assertRejects(() => readAdapter(written.bytes.subarray(0, 900)), ModelFileError);
     assertStringIncludes(short.message, "the adapter");
     const broken = written.bytes.slice();
     new DataView(broken.buffer).setFloat32(broken.length - 4, NaN, true);
-    await assertRejects(() => readAdapter(broken, "mine"), CheckpointError, "mine");
+    await assertRejects(() => readAdapter(broken, "mine"), ModelFileError, "mine");
     await assertRejects(
       () => readAdapter(writeSafetensors(written.adapter.arrays)),
-      CheckpointError,
+      ModelFileError,
       'its header must have "edgetuner.config"',
     );
   },
@@ -106,7 +106,7 @@ Deno.test("an adapter of heads of a size of their own says it, others do not", a
     const loaded = await loadAdapter(folder);
     assertEquals(loaded, adapter);
     loadIntoModules(loaded, wide);
-    assertThrows(() => loadIntoModules(loaded, usual), CheckpointError, '"headSize":16');
+    assertThrows(() => loadIntoModules(loaded, usual), ModelFileError, '"headSize":16');
   });
 });
 
@@ -132,31 +132,31 @@ Deno.test("parts that do not belong together are not joined", async () => {
   using b = await trained(1, 1);
   using full = await trained(2, 2, "full");
   const part = await adapterOf(a);
-  assertThrows(() => joinAdapters([]), CheckpointError, "one part");
+  assertThrows(() => joinAdapters([]), ModelFileError, "one part");
   const overlapping = await adapterOf(b);
-  assertThrows(() => joinAdapters([part, overlapping]), CheckpointError, "layer0.head1.q.A");
+  assertThrows(() => joinAdapters([part, overlapping]), ModelFileError, "layer0.head1.q.A");
   const other = await adapterOf(full);
-  assertThrows(() => joinAdapters([part, other]), CheckpointError, "must be equal");
+  assertThrows(() => joinAdapters([part, other]), ModelFileError, "must be equal");
 });
 
 Deno.test("an adapter that does not fit is not loaded into head modules", async () => {
   using modules = await trained(0, 2);
   const adapter = await adapterOf(modules);
   using missing = tinyHeads(engine, settings, { first: 1, count: 2 });
-  assertThrows(() => loadIntoModules(adapter, missing), CheckpointError, "layer0.head2.q.A");
+  assertThrows(() => loadIntoModules(adapter, missing), ModelFileError, "layer0.head2.q.A");
   using full = tinyHeads(engine, tinySettings("full", 1), { first: 0, count: 2 });
-  assertThrows(() => loadIntoModules(adapter, full), CheckpointError, "must be equal");
+  assertThrows(() => loadIntoModules(adapter, full), ModelFileError, "must be equal");
   const narrow = { ...adapter, model: { ...adapter.model, heads: 8 } };
-  assertThrows(() => loadIntoModules(narrow, modules), CheckpointError, "must be equal");
+  assertThrows(() => loadIntoModules(narrow, modules), ModelFileError, "must be equal");
   const before = await modules.weights();
   const short = new Map(adapter.arrays).set("layer1.head1.v.B", { shape: [1], data: new Float32Array(1) });
   assertThrows(() => loadIntoModules({ ...adapter, arrays: short }, modules), TypeError);
   assertEquals(before.length, 3);
 });
 
-Deno.test("a folder that is no adapter is a CheckpointError that names the file", async () => {
+Deno.test("a folder that is no adapter is a ModelFileError that names the file", async () => {
   await inTempDir(async (folder) => {
-    await assertRejects(() => loadAdapter(folder), CheckpointError, "adapter_config.json");
+    await assertRejects(() => loadAdapter(folder), ModelFileError, "adapter_config.json");
     using modules = await trained(0, 1);
     await saveAdapter(folder, await adapterOf(modules));
     const path = `${folder}/adapter_config.json`;
@@ -171,12 +171,12 @@ Deno.test("a folder that is no adapter is a CheckpointError that names the file"
     ];
     for (const text of wrong) {
       await Deno.writeTextFile(path, text);
-      await assertRejects(() => loadAdapter(folder), CheckpointError, "adapter_config.json");
+      await assertRejects(() => loadAdapter(folder), ModelFileError, "adapter_config.json");
     }
     await Deno.writeTextFile(path, JSON.stringify(right));
     await Deno.writeFile(`${folder}/adapter_model.safetensors`, Uint8Array.of(1, 2, 3));
-    await assertRejects(() => loadAdapter(folder), CheckpointError, "adapter_model.safetensors");
+    await assertRejects(() => loadAdapter(folder), ModelFileError, "adapter_model.safetensors");
     await Deno.remove(`${folder}/adapter_model.safetensors`);
-    await assertRejects(() => loadAdapter(folder), CheckpointError, "adapter_model.safetensors");
+    await assertRejects(() => loadAdapter(folder), ModelFileError, "adapter_model.safetensors");
   });
 });

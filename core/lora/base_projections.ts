@@ -6,7 +6,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { familyOf } from "../model/families.ts";
 import { type ModelFiles, modelShape } from "../model/load.ts";
 import { INPUT_MODES } from "./input_modes.ts";
@@ -32,7 +32,7 @@ function headWeights({ config, weights }: ModelFiles, layer: number): HeadWeight
     const names = family.prefixes.map((prefix) => `${prefix}${name}.weight`);
     const data = names.map((name) => weights.get(name)).find((array) => array !== undefined)?.data;
     if (data?.length !== d * outputs) {
-      throw new CheckpointError(
+      throw new ModelFileError(
         `Cannot make projections from the base model as "${names[0]}" must have ${
           d * outputs
         } values: it has ${data?.length ?? "none"}`,
@@ -108,7 +108,7 @@ async function singularPairs(model: ModelFiles, lora: ProjectionForm, layer: num
  * @param lora LoRA settings of the run.
  * @returns `undefined` if the settings ask for no projections from the base model.
  * @throws {RangeError} If the rank is larger than the head size.
- * @throws {CheckpointError} If a weight is missing or has another shape.
+ * @throws {ModelFileError} If a weight is missing or has another shape.
  */
 export async function baseProjections(
   model: ModelFiles,

@@ -5,7 +5,7 @@
  */
 
 import { firstNotFinite } from "../files/finite_values.ts";
-import { CheckpointError, TrainingError } from "../contracts/errors.ts";
+import { ModelFileError, TrainingError } from "../contracts/errors.ts";
 import type { HeadModulesState } from "./head_arena.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 
@@ -44,12 +44,12 @@ export function requireFiniteHeads(step: number, state: HeadModulesState): void 
   }
 }
 
-/** @throws {CheckpointError} If a value of what is to be saved is not finite. */
+/** @throws {ModelFileError} If a value of what is to be saved is not finite. */
 export function requireFiniteArrays(path: string, arrays: ReadonlyMap<string, NamedArray>): void {
   for (const [name, { data }] of arrays) {
     const at = firstNotFinite(data);
     if (at < 0) continue;
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot save ${path} as every weight must be finite: one of "${name}" is ${
         data[at]
       }; what was saved before stays`,

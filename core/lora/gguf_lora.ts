@@ -8,7 +8,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { GgufFile } from "../files/gguf.ts";
 import { type GgufSource, saveGguf, typedFields } from "../files/gguf_writer.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
@@ -35,7 +35,7 @@ interface GgufLoraFamily {
 function ggufOf(family: ModelFamily): GgufLoraFamily {
   const { gguf, title } = recordOf(family);
   if (gguf !== null) return gguf;
-  throw new CheckpointError(
+  throw new ModelFileError(
     `Cannot use a GGUF adapter as the family must have an architecture of its own in llama.cpp: ${title} has none`,
   );
 }
@@ -62,7 +62,7 @@ function turnedHeads(
  * @param peft The adapter.
  * @param family Family of the base model.
  * @param shape Shape of the base model.
- * @throws {CheckpointError} If llama.cpp has no such family, or the adapter does not fit it or is not finite.
+ * @throws {ModelFileError} If llama.cpp has no such family, or the adapter does not fit it or is not finite.
  * @throws {SaveError} If it cannot be written, on a full disk for example; what was there before is still there.
  * @category Adapters
  */
@@ -106,7 +106,7 @@ export async function saveGgufLora(
  * @param family Family of the base model.
  * @param shape Shape of the base model.
  * @returns The adapter in PEFT's terms.
- * @throws {CheckpointError} If the file is no LoRA adapter of such a model, or changes more than Q, K and V.
+ * @throws {ModelFileError} If the file is no LoRA adapter of such a model, or changes more than Q, K and V.
  * @category Adapters
  */
 export async function loadGgufLora(

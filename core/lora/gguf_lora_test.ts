@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects } from "@std/assert";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { GgufFile } from "../files/gguf.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import type { ModelFamily } from "../model/families.ts";
@@ -99,14 +99,14 @@ Deno.test("GGUF adapters of other models, and what is none, are refused", async 
   const [, modules] = CASES[1]!;
   await saveGgufLora(path, adapterOf(modules), "llama", SHAPE);
   const refused = (family: ModelFamily, shape: PeftModelShape, rule: string) =>
-    assertRejects(() => loadGgufLora(path, family, shape), CheckpointError, rule);
+    assertRejects(() => loadGgufLora(path, family, shape), ModelFileError, rule);
   await refused("qwen2", SHAPE, 'general.architecture must be "qwen2"');
   await refused("llama", { ...SHAPE, layers: 1 }, "must be A and B of Q, K and V of 1 layers");
   await refused("llama", { ...SHAPE, hidden: 32 }, "A and B of blk.0.attn_q.weight must be [3,32]");
   await refused("opt", SHAPE, "OPT has none");
   await assertRejects(
     () => loadGgufLora(`${FIXTURES}gguf/llama.gguf`, "llama", SHAPE),
-    CheckpointError,
+    ModelFileError,
     'general.type must be "adapter"',
   );
   await Deno.remove(path);

@@ -15,7 +15,7 @@ import { showValue } from "../contracts/plain_text.ts";
 import { requireFiniteValues } from "../files/finite_values.ts";
 import { PendingFolder, writeWhole } from "../files/atomic.ts";
 import { loadSafetensors, safetensorsBytes, saveSafetensors } from "../files/safetensors.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { headSizeOf, shapeForDevices } from "../contracts/model_shape.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import type { ModelFamily } from "../model/families.ts";
@@ -48,7 +48,7 @@ import { LORA_TARGETS, type LoraTarget } from "./settings.ts";
  * @param family Decides names and `fan_in_fan_out`.
  * @param kvHeads H_kv of the model. @default {heads}
  * @param projections Frozen projections, where the adapter asks for such from the base model: see `baseProjections`.
- * @throws {CheckpointError} If a head module is missing.
+ * @throws {ModelFileError} If a head module is missing.
  * @throws {TypeError} If projections from the base model are missing.
  * @category Adapters
  *
@@ -102,7 +102,7 @@ export function toPeft(
             const name = `layer${layer}.head${head}.${target}.${matrix}`;
             const array = adapter.arrays.get(name);
             if (array === undefined) {
-              throw new CheckpointError(
+              throw new ModelFileError(
                 `Cannot export the adapter as it must hold every head module: "${name}" is missing`,
               );
             }
@@ -160,7 +160,7 @@ function headsOf(peft: PeftAdapter, family: ModelFamily, shape: PeftModelShape):
   const known = new Set(all.flat().flatMap(({ name }) => [fullName(name, "A"), fullName(name, "B")]));
   const foreign = [...peft.arrays.keys()].find((name) => !known.has(name));
   if (foreign !== undefined) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot import the adapter as it may adapt Q, K and V of ${layers} ${family} layers alone: it has "${foreign}"`,
     );
   }
@@ -170,7 +170,7 @@ function headsOf(peft: PeftAdapter, family: ModelFamily, shape: PeftModelShape):
     )
   );
   if (targets.length === 0) {
-    throw new CheckpointError("Cannot import the adapter as it must adapt Q, K or V: it holds nothing");
+    throw new ModelFileError("Cannot import the adapter as it must adapt Q, K or V: it holds nothing");
   }
   const each: PeftHeads["each"] = (call) => {
     for (const [layer, modules] of all.entries()) {
@@ -208,7 +208,7 @@ function headRank(peft: PeftAdapter, { each }: PeftHeads): number {
 /**
  * Says whether head modules can have an adapter's rank, so that `fromPeft` can take it in.
  *
- * @throws {CheckpointError} If the adapter has other modules or another shape.
+ * @throws {ModelFileError} If the adapter has other modules or another shape.
  */
 export function fitsHeadModules(peft: PeftAdapter, family: ModelFamily, shape: PeftModelShape): boolean {
   return headRank(peft, headsOf(peft, family, shape)) <= MAX_RANK;
@@ -219,7 +219,7 @@ export function fitsHeadModules(peft: PeftAdapter, family: ModelFamily, shape: P
  * each has its own rows of B, and the rows of A that these use. Exact for any such adapter. Of what `toPeft` made of
  * head modules each gets its own rows back.
  *
- * @throws {CheckpointError} If the adapter has a weight that is not finite, other modules, another shape, or a head whose B uses more than 256
+ * @throws {ModelFileError} If the adapter has a weight that is not finite, other modules, another shape, or a head whose B uses more than 256
  * rows of A.
  * @category Adapters
  */
@@ -231,7 +231,7 @@ export function fromPeft(peft: PeftAdapter, family: ModelFamily, shape: PeftMode
   const found = headsOf(peft, family, shape);
   const rank = headRank(peft, found);
   if (rank > MAX_RANK) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot import the adapter as a head's B must use at most ${MAX_RANK} rows of A: current value is ${rank} of ${full}; reduce the rank first`,
     );
   }
@@ -309,7 +309,7 @@ export async function peftFiles(
 /**
  * Reads a PEFT adapter folder.
  *
- * @throws {CheckpointError} If a file is missing or not valid, or the adapter is more than a plain LoRA.
+ * @throws {ModelFileError} If a file is missing or not valid, or the adapter is more than a plain LoRA.
  * @category Adapters
  */
 export async function loadPeft(folder: string): Promise<PeftAdapter> {
@@ -318,7 +318,7 @@ export async function loadPeft(folder: string): Promise<PeftAdapter> {
   try {
     json = (await readJson(path) ?? {}) as Record<string, unknown>;
   } catch (cause) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot read the adapter as ${path} must be valid: ${(cause as Error).message}`,
       {
         cause,
@@ -326,7 +326,7 @@ export async function loadPeft(folder: string): Promise<PeftAdapter> {
     );
   }
   const refuse: Refuse = (rule, value) => {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot read the adapter as ${rule}: current value is ${showValue(value)}`,
     );
   };

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { finitePieces, requireFiniteValues } from "../files/finite_values.ts";
 import { LazyArrays } from "../files/lazy_arrays.ts";
 import type { NamedArray, NamedArrays } from "../files/named_arrays.ts";
@@ -26,7 +26,7 @@ const MERGE = "merge the adapter";
  *
  * @param weights The checkpoint; not changed.
  * @returns The merged weights, each computed when it is read.
- * @throws {CheckpointError} If an adapted weight is missing, or one of the adapter is not finite; on reading, if it
+ * @throws {ModelFileError} If an adapted weight is missing, or one of the adapter is not finite; on reading, if it
  * has another shape, or if a weight of the model, before or after, is not finite.
  * @category Adapters
  */
@@ -75,7 +75,7 @@ export function mergedWeights(
       const name = names.find((n) => weights.has(n));
       const [rows, columns] = storesInOut ? [hidden, module.outputs] : [module.outputs, hidden];
       const refuse = (is: string): never => {
-        throw new CheckpointError(
+        throw new ModelFileError(
           `Cannot merge the adapter as the model must hold "${names[0]}" [${rows},${columns}]: it ${is}`,
         );
       };

@@ -6,7 +6,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { headSizeOf } from "../contracts/model_shape.ts";
 import type { NamedArrays } from "../files/named_arrays.ts";
 import { FAMILIES, familyOf, type ModelConfig, type ModelFamily } from "../model/families.ts";
@@ -114,7 +114,7 @@ export function matricesOf(
   if (a === undefined && b === undefined) return null;
   const shapes = `[${a?.shape}] and [${b?.shape}]`;
   if (shapes !== `[${config.r},${hidden}] and [${module.outputs},${config.r}]`) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot use the adapter as A and B of ${module.name} must be [${config.r},${hidden}] and [${module.outputs},${config.r}]: they are ${shapes}`,
     );
   }

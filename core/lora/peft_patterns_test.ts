@@ -2,7 +2,7 @@ import { Engine } from "@edgetuner/kernels";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { familyFolder } from "../../tests/support/families.ts";
 import { FIXTURES } from "../../tests/support/places.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import type { NamedArrays } from "../files/named_arrays.ts";
 import { loadEmbeddingAndHead, loadLayers, modelShape } from "../model/load.ts";
 import { embedTokens, logitsOf } from "../model/loss.ts";
@@ -73,7 +73,7 @@ Deno.test("patterns that are no plain names, and ranks that the weights have not
         `${folder}/adapter_config.json`,
         JSON.stringify({ ...config, [field]: value }),
       );
-      await assertRejects(() => loadPeft(folder), CheckpointError, rule);
+      await assertRejects(() => loadPeft(folder), ModelFileError, rule);
     }
     // A dot stands for any character and the first pattern counts, as in PEFT.
     const other = { "self_attn.k.proj": 2, ...config.rank_pattern, k_proj: 9 };

@@ -6,7 +6,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import { type PeftAdapter, scaleOf } from "./peft_modules.ts";
 
@@ -40,7 +40,7 @@ function pairsOf({ arrays }: PeftAdapter): Pair[] {
     const nameB = nameA.replace(/\.lora_A\.weight$/, ".lora_B.weight");
     const b = arrays.get(nameB);
     if (b !== undefined) return { nameA, nameB, a: arrays.get(nameA)!, b };
-    throw new CheckpointError(`Cannot reduce the rank as there must be B for each A: "${nameB}" is missing`);
+    throw new ModelFileError(`Cannot reduce the rank as there must be B for each A: "${nameB}" is missing`);
   });
 }
 
@@ -235,7 +235,7 @@ function packComponents(
  *
  * @param peft The adapter.
  * @returns The smallest one, and what it lacks.
- * @throws {CheckpointError} If there is an A without B.
+ * @throws {ModelFileError} If there is an A without B.
  * @category Adapters
  */
 export async function exactRank(peft: PeftAdapter): Promise<SmallerAdapter> {

@@ -3,7 +3,7 @@ import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
 import { randomStream } from "../model/random.ts";
 import { saveSafetensors } from "../files/safetensors.ts";
 import { StoredTensors } from "../files/stored_tensors.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import type { Adapter } from "./adapter.ts";
 import type { ModelFamily } from "../model/families.ts";
@@ -183,9 +183,9 @@ Deno.test("mergePeft() refuses weights of the base that are not finite, and sums
     for (const base of [weights, await StoredTensors.open(`${folder}/base.safetensors`)]) {
       const merged = mergePeft(base, peft, "gpt2", SHAPE);
       const rule = `Cannot merge the adapter as every weight must be finite: value 0 of "${name}"`;
-      assertThrows(() => merged.get(name), CheckpointError, rule);
+      assertThrows(() => merged.get(name), ModelFileError, rule);
       const saving = saveSafetensors(`${folder}/merged.safetensors`, merged);
-      await assertRejects(() => saving, CheckpointError, base === weights ? rule : "base.safetensors is");
+      await assertRejects(() => saving, ModelFileError, base === weights ? rule : "base.safetensors is");
     }
   }
   const weights = zeros("gpt2", SHAPE);
@@ -193,7 +193,7 @@ Deno.test("mergePeft() refuses weights of the base that are not finite, and sums
   const large = { config: { ...peft.config, lora_alpha: 3e38 }, arrays: peft.arrays };
   assertThrows(
     () => mergePeft(weights, large, "gpt2", SHAPE).get(adapted),
-    CheckpointError,
+    ModelFileError,
     "every weight must be finite",
   );
   await Deno.remove(folder, { recursive: true });
@@ -351,7 +351,7 @@ Deno.test("PEFT folders survive saving and loading; what is not a plain LoRA is 
         `${folder}/adapter_config.json`,
         JSON.stringify({ ...peft.config, [field]: value }),
       );
-      await assertRejects(() => loadPeft(folder), CheckpointError, field);
+      await assertRejects(() => loadPeft(folder), ModelFileError, field);
     }
     for (
       const [field, value] of [
@@ -371,7 +371,7 @@ Deno.test("PEFT folders survive saving and loading; what is not a plain LoRA is 
       );
       assertEquals((await loadPeft(folder)).arrays.size, peft.arrays.size, field);
     }
-    await assertRejects(() => loadPeft(`${folder}/nowhere`), CheckpointError, "adapter_config.json");
+    await assertRejects(() => loadPeft(`${folder}/nowhere`), ModelFileError, "adapter_config.json");
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
@@ -380,9 +380,9 @@ Deno.test("PEFT folders survive saving and loading; what is not a plain LoRA is 
 Deno.test("fromPeft(), toPeft() and mergePeft() refuse what does not fit", () => {
   const heads = adapter("slice", ["q", "v"]);
   const peft = toPeft(heads, "gpt2");
-  assertThrows(() => fromPeft(peft, "llama", SHAPE), CheckpointError, "llama layers alone");
-  assertThrows(() => fromPeft(peft, "gpt2", { ...SHAPE, hidden: 8 }), CheckpointError, "must be [24,8]");
+  assertThrows(() => fromPeft(peft, "llama", SHAPE), ModelFileError, "llama layers alone");
+  assertThrows(() => fromPeft(peft, "gpt2", { ...SHAPE, hidden: 8 }), ModelFileError, "must be [24,8]");
   const missing = { ...heads, arrays: new Map([...heads.arrays].slice(1)) };
-  assertThrows(() => toPeft(missing, "gpt2"), CheckpointError, '"layer0.head0.q.A" is missing');
-  assertThrows(() => mergePeft(new Map(), peft, "gpt2", SHAPE), CheckpointError, "must hold");
+  assertThrows(() => toPeft(missing, "gpt2"), ModelFileError, '"layer0.head0.q.A" is missing');
+  assertThrows(() => mergePeft(new Map(), peft, "gpt2", SHAPE), ModelFileError, "must hold");
 });

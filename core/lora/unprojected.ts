@@ -6,7 +6,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { headSizeOf } from "../contracts/model_shape.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import type { Adapter } from "./adapter.ts";
@@ -33,7 +33,7 @@ function product(left: Float32Array, right: Float32Array, inner: number): Float3
  * @param adapter Head modules of some heads.
  * @param projections Frozen projections, where the adapter asks for such from the base model.
  * @returns The adapter itself if its mode has no projections.
- * @throws {CheckpointError} If a head module is missing.
+ * @throws {ModelFileError} If a head module is missing.
  * @throws {TypeError} If projections from the base model are missing.
  */
 export function unprojected(adapter: Adapter, projections?: HeadProjections): Adapter {
@@ -48,7 +48,7 @@ export function unprojected(adapter: Adapter, projections?: HeadProjections): Ad
         const { name } = namedMatrices(lora.mode, { layer, head, target })[0]!;
         const core = adapter.arrays.get(name);
         if (core === undefined) {
-          throw new CheckpointError(
+          throw new ModelFileError(
             `Cannot export the adapter as it must hold every head module: "${name}" is missing`,
           );
         }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { familyName, familyOf, type ModelConfig } from "./families.ts";
 import type { Gemma3Config } from "./families/gemma3.ts";
 import type { RopeConfig } from "./families/rope.ts";
@@ -15,7 +15,7 @@ type Fields = Readonly<Record<string, unknown>>;
 function scalingOf({ rope_scaling: scaling }: RopeConfig): Fields {
   if (scaling.rope_type === "default") return {};
   if (scaling.rope_type !== "factors") return { rope_scaling: scaling };
-  throw new CheckpointError(
+  throw new ModelFileError(
     "Cannot write config.json as the angles must be stretched by one of its ways: the file divides each by a number of its own",
   );
 }
@@ -42,7 +42,7 @@ function gemmaJson({ rope_parameters, ...others }: Gemma3Config): Fields {
  * The way back from `modelConfig`: fields of a `config.json`. What families have other defaults for is written out.
  *
  * @param config Shape of the model.
- * @throws {CheckpointError} If a `config.json` cannot say it.
+ * @throws {ModelFileError} If a `config.json` cannot say it.
  */
 export function configJson(config: ModelConfig): Fields {
   const model_type = familyName(config);

@@ -5,7 +5,7 @@
  */
 
 import { alternatives, showValue } from "../contracts/plain_text.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import type { Family } from "./families/family.ts";
 import { type Gpt2Config, gpt2Family } from "./families/gpt2.ts";
 import { type LlamaConfig, llamaFamily } from "./families/llama.ts";
@@ -63,7 +63,7 @@ export function familyOf(config: ModelConfig): Family<ModelConfig> {
 /**
  * Checks a `config.json` and takes what its family needs.
  *
- * @throws {CheckpointError} If the family is not known, a field is missing or out of range, or asks for
+ * @throws {ModelFileError} If the family is not known, a field is missing or out of range, or asks for
  * what is not done here.
  */
 export function modelConfig(json: unknown): ModelConfig {
@@ -71,7 +71,7 @@ export function modelConfig(json: unknown): ModelConfig {
   const name = type ?? (Array.isArray(architectures) ? architectures[0] : undefined) ?? UNNAMED;
   const family = ALL.find((f) => f.name === name || f.architectures.some((other) => other === name));
   if (family === undefined) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot load the model as model_type must be ${
         alternatives(ALL.map((f) => f.name))
       }: current value is ${showValue(name)}`,

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { familyConfig, familyFolder } from "../../tests/support/families.ts";
 import { tinyModel } from "../../tests/support/tiny_model.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { FAMILIES, familyName, familyOf, modelConfig, type ModelFamily } from "./families.ts";
 import { type ModelFiles, modelShape } from "./load.ts";
 
@@ -59,7 +59,7 @@ Deno.test("a family is found by model_type or architectures; others are refused 
     const list = `${known.slice(0, -1).join(", ")} or ${known.at(-1)}`;
     assertThrows(
       () => modelConfig({ model_type }),
-      CheckpointError,
+      ModelFileError,
       `model_type must be ${list}: current value is`,
     );
   }

@@ -45,7 +45,7 @@ export interface LoadOptions {
  * @param engine Where.
  * @param model The checkpoint.
  * @param options How matrices are held.
- * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format, or if the
+ * @throws {ModelFileError} If a weight is missing, has another shape or does not fit the format, or if the
  * layers hold a weight that the family and configuration have no use for.
  * @throws {RangeError} If there is no such format.
  * @category Model and data
@@ -64,7 +64,7 @@ export function loadLayers(
  * @param engine Where.
  * @param model The checkpoint.
  * @param options How token embedding and LM head are held.
- * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format.
+ * @throws {ModelFileError} If a weight is missing, has another shape or does not fit the format.
  * @throws {RangeError} If there is no such format.
  * @category Model and data
  */

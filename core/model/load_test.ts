@@ -3,7 +3,7 @@ import { assertEquals, assertMatch, assertNotEquals, assertThrows } from "@std/a
 import { FAMILIES, FAMILY_NAMES, familyConfig, familyFolder } from "../../tests/support/families.ts";
 import { assertClose, TOLERANCE } from "../../tests/support/tolerance.ts";
 import { fingerprintOf } from "../loading/fingerprint.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { initialWeights } from "../loading/model_folder.ts";
 import { gpt2Config } from "./families/gpt2.ts";
 import type { NamedArrays } from "../files/named_arrays.ts";
@@ -175,13 +175,13 @@ Deno.test("modelConfig() takes the family from model_type, else from architectur
   for (const type of ["bloom", "toString", 7]) {
     assertThrows(
       () => modelConfig({ ...TINY_LLAMA, model_type: type }),
-      CheckpointError,
+      ModelFileError,
       'model_type must be "gpt2", "llama", "opt"',
     );
   }
   assertThrows(
     () => modelConfig({ architectures: ["MixtralForCausalLM"] }),
-    CheckpointError,
+    ModelFileError,
     "MixtralForCausalLM",
   );
 });
@@ -260,7 +260,7 @@ const REFUSED: readonly [Record<string, unknown>, Record<string, unknown>, RegEx
 for (const [config, change, message] of REFUSED) {
   Deno.test(`modelConfig() refuses ${config.model_type} with ${Object.keys(change)}: ${message.source}`, () => {
     modelConfig(config);
-    const error = assertThrows(() => modelConfig({ ...config, ...change }), CheckpointError);
+    const error = assertThrows(() => modelConfig({ ...config, ...change }), ModelFileError);
     assertMatch(error.message, message);
   });
 }
@@ -336,7 +336,7 @@ for (const name of FAMILY_NAMES) {
     const without = new Map(folder.weights);
     without.delete(`${k}.weight`);
     const load = (weights: NamedArrays) => () => loadLayers(engine, { ...folder, weights })[Symbol.dispose]();
-    assertThrows(load(without), CheckpointError, '"layers.1.self_attn.k_proj.weight" is missing');
+    assertThrows(load(without), ModelFileError, '"layers.1.self_attn.k_proj.weight" is missing');
     const narrow = new Map([...folder.weights, [`${k}.weight`, {
       shape: [4, 32],
       data: new Float32Array(128),
@@ -344,10 +344,10 @@ for (const name of FAMILY_NAMES) {
     load(withBuffer)();
     const norm = k.replace("k_proj", "r_norm.weight"); // as another family might have
     const more = new Map([...folder.weights, [norm, buffer]]);
-    assertThrows(load(more), CheckpointError, `they hold "${norm}"`);
+    assertThrows(load(more), ModelFileError, `they hold "${norm}"`);
     const deeper = new Map([...folder.weights, [`${k.replace("layers.1", "layers.2")}.weight`, buffer]]);
-    assertThrows(load(deeper), CheckpointError, "layers.2.");
-    assertThrows(load(narrow), CheckpointError, "it is [4,32]");
+    assertThrows(load(deeper), ModelFileError, "layers.2.");
+    assertThrows(load(narrow), ModelFileError, "it is [4,32]");
     assertEquals(engine.stats.tensors, before, "nothing is left of a model that does not fit");
   });
 }
@@ -366,6 +366,6 @@ Deno.test("a GPT-2 whose layers hold more than the configuration says is refused
       "h.0.crossattention.c_attn.weight",
       "transformer.h.0.attn.c_attn.scales",
     ]
-  ) assertThrows(load(name), CheckpointError, `they hold "${name}"`);
+  ) assertThrows(load(name), ModelFileError, `they hold "${name}"`);
   assertEquals(engine.stats.tensors, before, "nothing is left of a model that does not fit");
 });

@@ -5,7 +5,7 @@
  */
 
 import type { NamedArrays } from "../files/named_arrays.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import {
   addColumnSums,
   addScaled,
@@ -31,7 +31,7 @@ import type { LayerHeads } from "../contracts/ports.ts";
 /**
  * Finds a weight whatever prefix the file uses, and checks its shape.
  *
- * @throws {CheckpointError} If it is missing or has another shape than [rows, columns], or [columns] for one row.
+ * @throws {ModelFileError} If it is missing or has another shape than [rows, columns], or [columns] for one row.
  */
 export function weightOf(weights: NamedArrays, name: string, rows: number, columns: number): Float32Array {
   const found = weights.get(`transformer.${name}`) ?? weights.get(name);
@@ -45,11 +45,11 @@ export function checkedWeight<A extends { readonly shape: readonly number[] }>(
   columns: number,
 ): A {
   if (found === undefined) {
-    throw new CheckpointError(`Cannot load the model: "${name}" is missing`);
+    throw new ModelFileError(`Cannot load the model: "${name}" is missing`);
   }
   const shape = rows === 1 ? [columns] : [rows, columns];
   if (found.shape.length !== shape.length || found.shape.some((n, i) => n !== shape[i])) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot load the model as "${name}" must be [${shape}]: it is [${found.shape}]`,
     );
   }

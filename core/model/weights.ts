@@ -15,12 +15,12 @@ import { finitePieces } from "../files/finite_values.ts";
 import { StoredTensors } from "../files/stored_tensors.ts";
 import { streamed, type StreamedArray } from "../files/streaming.ts";
 import { showValue } from "../contracts/plain_text.ts";
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { type MatrixParameter, Parameter } from "./tape.ts";
 import type { NamedArrays } from "../files/named_arrays.ts";
 
-function refuse(name: string, rule: string, value: unknown): CheckpointError {
-  return new CheckpointError(
+function refuse(name: string, rule: string, value: unknown): ModelFileError {
+  return new ModelFileError(
     `Cannot load the model as ${name} must be ${rule}: current value is ${showValue(value)}`,
   );
 }
@@ -66,27 +66,27 @@ export class ConfigFields {
     return `${this.#path}${name}`.replace(/\.$/, "");
   }
 
-  /** A positive integer, or `undefined` where the file says `null`. @throws {CheckpointError} If it is neither. */
+  /** A positive integer, or `undefined` where the file says `null`. @throws {ModelFileError} If it is neither. */
   nullable(name: string, missing: number): number | undefined {
     return this.has(name) && this.get(name) === undefined ? undefined : this.integer(name, missing);
   }
 
-  /** An integer of at least 0. @throws {CheckpointError} If it is none. */
+  /** An integer of at least 0. @throws {ModelFileError} If it is none. */
   count(name: string, otherwise: number): number {
     return this.#number(name, otherwise, "an integer of at least 0", (v) => Number.isInteger(v) && v >= 0);
   }
 
-  /** A positive integer. @throws {CheckpointError} If it is none, or missing without a default. */
+  /** A positive integer. @throws {ModelFileError} If it is none, or missing without a default. */
   integer(name: string, otherwise?: number): number {
     return this.#number(name, otherwise, "a positive integer", (v) => Number.isInteger(v) && v > 0);
   }
 
-  /** A positive number. @throws {CheckpointError} If it is none, or missing without a default. */
+  /** A positive number. @throws {ModelFileError} If it is none, or missing without a default. */
   positive(name: string, otherwise?: number): number {
     return this.#number(name, otherwise, "a positive number", (v) => Number.isFinite(v) && v > 0);
   }
 
-  /** True or false; `undefined` if it is missing. @throws {CheckpointError} If it is neither. */
+  /** True or false; `undefined` if it is missing. @throws {ModelFileError} If it is neither. */
   boolean(name: string): boolean | undefined {
     const value = this.get(name) ?? undefined;
     if (value !== undefined && typeof value !== "boolean") {
@@ -101,7 +101,7 @@ export class ConfigFields {
    * @param name The field.
    * @param values What is accepted.
    * @param why Put into the error.
-   * @throws {CheckpointError} If the field has another value.
+   * @throws {ModelFileError} If the field has another value.
    */
   only(name: string, values: readonly unknown[], why = ""): void {
     const value = this.get(name);
@@ -125,7 +125,7 @@ export class ConfigFields {
 /**
  * Refuses what no family here has: weights that another library packed, tokens that see later ones, an encoder.
  *
- * @throws {CheckpointError} If the configuration says so.
+ * @throws {ModelFileError} If the configuration says so.
  */
 export function refuseForeign(fields: ConfigFields): void {
   fields.only("is_causal", [true], "a token sees those before it alone");
@@ -163,7 +163,7 @@ export function requireBaseWeights(given: BaseWeights): void {
  * @param name Of the matrix.
  * @param shape Rows and columns, format, and which weights share a scale.
  * @param parts Rows below each other.
- * @throws {CheckpointError} If a weight does not fit the format; nothing is left on the adapter.
+ * @throws {ModelFileError} If a weight does not fit the format; nothing is left on the adapter.
  */
 export function packWeights(
   engine: Engine,
@@ -186,7 +186,7 @@ export function packWeights(
   } catch (cause) {
     packed.dispose();
     if (!(cause instanceof RangeError)) throw cause;
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot load the model with baseWeights "${shape.format}"; others are ${
         BASE_WEIGHTS.filter((format) => format !== shape.format).join(", ")
       }: ${cause.message}`,
@@ -206,10 +206,10 @@ const COMPUTED = /\.rotary_emb\.inv_freq$/;
  * @param keys What it may call the weight.
  * @param name How the error calls it.
  */
-export function missingWeight(weights: NamedArrays, keys: readonly string[], name: string): CheckpointError {
+export function missingWeight(weights: NamedArrays, keys: readonly string[], name: string): ModelFileError {
   const dtypes = weights instanceof StoredTensors ? keys.flatMap((key) => weights.leftOut(key) ?? []) : [];
   const is = dtypes.length === 0 ? "missing" : `of the dtype ${dtypes[0]}, which weights cannot have`;
-  return new CheckpointError(`Cannot load the model: "${name}" is ${is}`);
+  return new ModelFileError(`Cannot load the model: "${name}" is ${is}`);
 }
 
 /** Weights of a checkpoint, put on the GPU as frozen parameters. If one does not fit, all are freed again. */
@@ -242,12 +242,12 @@ export class WeightReader {
     this.#prefixes = prefixes;
   }
 
-  /** A matrix [rows, columns]. @throws {CheckpointError} If it is missing or has another shape. */
+  /** A matrix [rows, columns]. @throws {ModelFileError} If it is missing or has another shape. */
   matrix(name: string, rows: number, columns: number): MatrixParameter {
     return this.stacked([[name, rows]], columns);
   }
 
-  /** A table [rows, columns] that is f32 in every case. @throws {CheckpointError} If it is missing or has another shape. */
+  /** A table [rows, columns] that is f32 in every case. @throws {ModelFileError} If it is missing or has another shape. */
   table(name: string, rows: number, columns: number): Parameter {
     return this.#plain([[name, rows]], columns);
   }
@@ -258,13 +258,13 @@ export class WeightReader {
    * @param name Its name.
    * @param columns Its length.
    * @param offset Added to what the file has. @default {0}
-   * @throws {CheckpointError} If it is missing or has another shape.
+   * @throws {ModelFileError} If it is missing or has another shape.
    */
   row(name: string, columns: number, offset = 0): Parameter {
     return this.joined([[name, columns]], offset);
   }
 
-  /** Matrices below each other, as one. @throws {CheckpointError} If one is missing or has another shape. */
+  /** Matrices below each other, as one. @throws {ModelFileError} If one is missing or has another shape. */
   stacked(parts: readonly (readonly [name: string, rows: number])[], columns: number): MatrixParameter {
     const format = this.#baseWeights;
     if (format === "f32") return this.#plain(parts, columns);
@@ -291,7 +291,7 @@ export class WeightReader {
    *
    * @param parts Their names and lengths.
    * @param offset Added to what the file has. @default {0}
-   * @throws {CheckpointError} If one is missing or has another shape.
+   * @throws {ModelFileError} If one is missing or has another shape.
    */
   joined(parts: readonly (readonly [name: string, columns: number])[], offset = 0): Parameter {
     const found = parts.map(([name, columns]) => this.#find(name, [columns])); // before memory is taken
@@ -315,13 +315,13 @@ export class WeightReader {
   /**
    * Refuses a checkpoint whose layers hold what was not asked for: the model would compute something else.
    *
-   * @throws {CheckpointError} If there is such a weight.
+   * @throws {ModelFileError} If there is such a weight.
    */
   refuseOtherLayerWeights(): void {
     for (const name of this.#weights.keys()) {
       if (!/(^|\.)layers\.\d+\./.test(name) || this.#used.has(name) || COMPUTED.test(name)) continue;
       disposeAll(this.#made);
-      throw new CheckpointError(
+      throw new ModelFileError(
         `Cannot load the model as its layers must hold the weights of its family and configuration alone: they hold "${name}"`,
       );
     }
@@ -364,7 +364,7 @@ export class WeightReader {
     const found = streamed(this.#weights, key)!;
     if (found.shape.length !== shape.length || found.shape.some((n, i) => n !== shape[i])) {
       disposeAll(this.#made);
-      throw new CheckpointError(
+      throw new ModelFileError(
         `Cannot load the model as "${key}" must be [${shape}]: it is [${found.shape}]`,
       );
     }
@@ -416,11 +416,11 @@ export function disposeAll(parameters: Iterable<MatrixParameter>): void {
  * Checks what head modules need of a model: heads that divide the hidden size and have a multiple of
  * some columns.
  *
- * @throws {CheckpointError} If they do not.
+ * @throws {ModelFileError} If they do not.
  */
 export function checkHeads(hidden: number, heads: number, multiple: number): void {
   if (hidden % heads !== 0 || (hidden / heads) % multiple !== 0) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot load the model as hidden_size / num_attention_heads must be a multiple of ${multiple}: current value is ${hidden} / ${heads}`,
     );
   }

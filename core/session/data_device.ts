@@ -43,7 +43,7 @@ export interface DataSide {
   /**
    * The next batch. Of a training step it is the whole batch, also where it is split (`RunSettings.accumulate`).
    *
-   * @param step Training steps done so far; in the first call those of the checkpoint that the run goes on from.
+   * @param step Training steps done so far; in the first call those of the state that the run goes on from.
    * @returns `null` to end the run.
    */
   next(step: number): { readonly batch: TokenBatch; readonly mode: StepMode } | null;

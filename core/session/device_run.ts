@@ -8,9 +8,9 @@ import type { Channel } from "../contracts/channel.ts";
 import { WALL_CLOCK } from "../contracts/clock.ts";
 import {
   ChannelClosedError,
-  CheckpointError,
   DeadlineError,
   HandshakeError,
+  ModelFileError,
   RunStateError,
   TrainingError,
 } from "../contracts/errors.ts";
@@ -351,7 +351,7 @@ async function introduce(
 /** The edge server learns why this device does not take part. */
 async function refuse(peer: Peer, error: unknown, signal: AbortSignal | undefined): Promise<void> {
   const reason = error instanceof Error ? error.message : String(error);
-  const refuses = error instanceof HandshakeError || error instanceof CheckpointError ||
+  const refuses = error instanceof HandshakeError || error instanceof ModelFileError ||
     error instanceof RunStateError;
   const told = refuses ? peer.send("refuse", { meta: { reason } }).catch(() => {}) : undefined;
   const waits = peer.isSilent || signal?.aborted ? { signal: AbortSignal.abort() } : {};

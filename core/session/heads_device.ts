@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError } from "../contracts/errors.ts";
+import { ModelFileError } from "../contracts/errors.ts";
 import { type DataMaker, DeviceRun, SERVER_LOST_MS } from "./device_run.ts";
 import type { UserDeviceOptions, UserDeviceResult } from "./user_device_options.ts";
 import { checkWait } from "./wait_limits.ts";
@@ -40,7 +40,7 @@ export async function runDevice(options: UserDeviceOptions, makeData: DataMaker)
   const base = options.data?.fingerprint ?? "";
   if (adapter !== undefined && adapter.fingerprint !== "" && base !== "" && adapter.fingerprint !== base) {
     await channel.close("an adapter of another model");
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot join as the adapter must have been learnt on this device's model, ${
         base.slice(0, 12)
       }: its base is ${adapter.fingerprint.slice(0, 12)}`,

@@ -128,7 +128,7 @@ export async function saveHeads(modules: HeadModules): Promise<SavedHeads> {
  *
  * @param path Where to.
  * @param state What to write.
- * @throws {CheckpointError} If a weight or a moment is not finite; nothing is written then.
+ * @throws {ModelFileError} If a weight or a moment is not finite; nothing is written then.
  */
 export async function saveRunState(path: string, state: RunState): Promise<void> {
   const { arrays, metadata } = await contentOf(path, state);
@@ -139,7 +139,7 @@ export async function saveRunState(path: string, state: RunState): Promise<void>
  * The bytes that {@linkcode saveRunState} writes, for where there are no files, as in a page.
  *
  * @param state What to write.
- * @throws {CheckpointError} If a weight or a moment is not finite.
+ * @throws {ModelFileError} If a weight or a moment is not finite.
  */
 export async function runStateBytes(state: RunState): Promise<Uint8Array<ArrayBuffer>> {
   const { arrays, metadata } = await contentOf("the state", state);

@@ -15,7 +15,7 @@ const NAME = /^(.+)\.step-(\d{8,10})$/;
 /**
  * Keeps the state of a run; of one run the two newest stay.
  *
- * @throws {CheckpointError} If a weight or a moment is not finite; nothing is written then.
+ * @throws {ModelFileError} If a weight or a moment is not finite; nothing is written then.
  */
 export async function storeRunState(store: ByteStore, state: RunState): Promise<void> {
   const { run, step } = state;

@@ -19,7 +19,7 @@ import type { UserDeviceOptions, UserDeviceResult } from "./user_device_options.
  * @throws {ChannelClosedError} If the run ended before it began.
  * @throws {DeadlineError} If it did not begin in time.
  * @throws {ProtocolError} If the server's welcome is not valid.
- * @throws {CheckpointError} If the adapter does not fit the run.
+ * @throws {ModelFileError} If the adapter does not fit the run.
  * @throws {TypeError} If an adapter is missing, or given where none is needed.
  * @throws {RangeError} If a limit of waiting cannot be kept.
  * @category Training

@@ -8,7 +8,6 @@ import {
   baseWeightBytes,
   type BaseWeights,
   CachedSession,
-  CheckpointError,
   embedTokens,
   fingerprintOf,
   generateGreedy,
@@ -21,6 +20,7 @@ import {
   LocalData,
   LocalHeads,
   logitsOf,
+  ModelFileError,
   type ModelFiles,
   type NamedArray,
   type NamedArrays,
@@ -397,13 +397,13 @@ Deno.test("what packed bases cannot do is refused, and nothing is left on the ad
     all.set(key, { ...all.get(key)!, data });
     assertThrows(
       () => loadLayers(engine, { config: model.config, weights: all }, { baseWeights: "f16" }),
-      CheckpointError,
+      ModelFileError,
       "others are f32, int8, int4",
     );
     all.delete(key);
     assertThrows(
       () => loadLayers(engine, { config: model.config, weights: all }, { baseWeights: "int4" }),
-      CheckpointError,
+      ModelFileError,
       "is missing",
     );
   }

@@ -5,7 +5,6 @@
 import { Engine } from "@edgetuner/kernels";
 import {
   adapterOf,
-  CheckpointError,
   checkRunSettings,
   EdgeServer,
   f32Codec,
@@ -14,6 +13,7 @@ import {
   loadRunState,
   LocalData,
   LocalHeads,
+  ModelFileError,
   type RunState,
   runStateWriter,
   runStep,
@@ -215,7 +215,7 @@ Deno.test("saveAdapter() and states refuse weights that are not finite and leave
     const arrays = new Map(good.arrays);
     const [name, { shape, data }] = [...arrays][5]!;
     arrays.set(name, { shape, data: data.with(data.length - 1, bad) });
-    const error = await assertRejects(() => saveAdapter(folder, { ...good, arrays }), CheckpointError);
+    const error = await assertRejects(() => saveAdapter(folder, { ...good, arrays }), ModelFileError);
     assertStringIncludes(error.message, `every weight must be finite: one of "${name}" is ${bad}`);
   }
   const [name, { data }] = [...(await loadAdapter(folder)).arrays][5]!;
@@ -238,7 +238,7 @@ Deno.test("saveAdapter() and states refuse weights that are not finite and leave
   learnt.v[2]![3]![1]!.b[0] = NaN;
   await assertRejects(
     () => write({ ...state, step: 1 }),
-    CheckpointError,
+    ModelFileError,
     'one of "layer2.head3.v.B.v" is NaN',
   );
   assertEquals((await loadRunState(`${folder}/run/step-00000000.safetensors`)).step, 0);

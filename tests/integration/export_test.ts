@@ -2,7 +2,6 @@ import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import {
   type Adapter,
   certifyExport,
-  CheckpointError,
   type EmbeddingAndHead,
   fromPeft,
   type InputModeName,
@@ -12,6 +11,7 @@ import {
   loadModelFolder,
   loadPeft,
   mergePeft,
+  ModelFileError,
   type ModelFolder,
   modelShape,
   type NamedArray,
@@ -189,7 +189,7 @@ Deno.test("files that were damaged after they were written are noticed [slow]", 
     await flip(`${folder}/merged.safetensors`, "transformer.h.1.mlp.c_fc.weight");
     await assertRejects(
       async () => await certifyExport({ ...options, ...await readBack() }),
-      CheckpointError,
+      ModelFileError,
       'merged.safetensors as the values of "transformer.h.1.mlp.c_fc.weight" must have the digest',
     );
     const withoutDigests = async (path: string, tensors: NamedArrays) =>
@@ -241,7 +241,7 @@ function assertRejectsRank(call: () => unknown): boolean {
   try {
     call();
   } catch (error) {
-    return error instanceof CheckpointError &&
+    return error instanceof ModelFileError &&
       error.message.includes("at most 256 rows of A: current value is 512");
   }
   return false;
@@ -288,7 +288,7 @@ Deno.test("splitLogits() runs over any number of devices, and ends at once if a 
   const started = performance.now();
   await assertRejects(
     () => splitLogits({ ...all, adapter: { ...adapter, arrays: lacking } }),
-    CheckpointError,
+    ModelFileError,
     '"layer2.head3.v.B" is missing',
   );
   await assertRejects(() => splitLogits({ ...all, samples: [[]] }), RangeError, "1 to 32 tokens");

@@ -6,7 +6,6 @@ import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from 
 import {
   BASE_WEIGHTS,
   beamSearch,
-  CheckpointError,
   type DecodingSession,
   firstNotFinite,
   fromPeft,
@@ -20,6 +19,7 @@ import {
   loadPeft,
   logLikelihoods,
   mergePeft,
+  ModelFileError,
   type NamedArray,
   sample,
   saveSafetensors,
@@ -70,7 +70,7 @@ for (const [family, folder] of Object.entries(PEFT_MODELS)) {
           using _layers = loadLayers(engine, spoilt, { baseWeights });
           using _ends = loadEmbeddingAndHead(engine, spoilt, { baseWeights });
         };
-        const error = assertThrows(load, CheckpointError);
+        const error = assertThrows(load, ModelFileError);
         assertStringIncludes(error.message, `value ${last} of "${name}"`);
       }
     }
@@ -88,12 +88,12 @@ Deno.test("the file of such a weight is named too: a model's folder, a GGUF file
   const stored = await loadModelFolder(dir);
   assertThrows(
     () => loadLayers(engine, stored),
-    CheckpointError,
+    ModelFileError,
     `value 7 of "${name}" in ${dir}/model.safetensors is NaN`,
   );
   await writeGpt2Gguf(`${dir}/model.gguf`, config as never, spoilt);
   const gguf = await loadGgufModel(`${dir}/model.gguf`);
-  assertThrows(() => loadLayers(engine, gguf), CheckpointError, `of ${dir}/model.gguf is NaN`);
+  assertThrows(() => loadLayers(engine, gguf), ModelFileError, `of ${dir}/model.gguf is NaN`);
 
   const arrays = (bad: number) =>
     new Map([["base_model.model.transformer.h.0.attn.c_attn.lora_A.weight", {
@@ -105,13 +105,13 @@ Deno.test("the file of such a weight is named too: a model's folder, a GGUF file
   await saveSafetensors(`${dir}/adapter_model.safetensors`, arrays(Infinity), { format: "pt" });
   await assertRejects(
     () => loadPeft(dir),
-    CheckpointError,
+    ModelFileError,
     `in ${dir}/adapter_model.safetensors is Infinity`,
   );
   const made = { config: { ...peft, lora_dropout: 0, use_rslora: false }, arrays: arrays(NaN) } as never;
   const shape = { layers: 2, heads: 4, hidden: 32 };
-  assertThrows(() => fromPeft(made, "gpt2", shape), CheckpointError, "value 5 of");
-  assertThrows(() => mergePeft(weights, made, "gpt2", shape), CheckpointError, "value 5 of");
+  assertThrows(() => fromPeft(made, "gpt2", shape), ModelFileError, "value 5 of");
+  assertThrows(() => mergePeft(weights, made, "gpt2", shape), ModelFileError, "value 5 of");
 
   const own = {
     format: "edgetuner-heads",
@@ -121,7 +121,7 @@ Deno.test("the file of such a weight is named too: a model's folder, a GGUF file
   };
   await Deno.writeTextFile(`${dir}/adapter_config.json`, JSON.stringify(own));
   await saveSafetensors(`${dir}/adapter_model.safetensors`, arrays(NaN));
-  await assertRejects(() => loadAdapter(dir), CheckpointError, "value 5 of");
+  await assertRejects(() => loadAdapter(dir), ModelFileError, "value 5 of");
   await Deno.remove(dir, { recursive: true });
 });
 

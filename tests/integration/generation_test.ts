@@ -12,7 +12,6 @@ import {
   CachedSession,
   type Channel,
   ChannelClosedError,
-  CheckpointError,
   checkRunSettings,
   type DecodingRecord,
   type DecodingSession,
@@ -25,6 +24,7 @@ import {
   joinAdapters,
   loadHeads,
   logLikelihoods,
+  ModelFileError,
   Peer,
   ProtocolError,
   type RunSettings,
@@ -224,7 +224,7 @@ Deno.test("what the heads have learnt matters, and who has them does not [slow]"
   assert(JSON.stringify(plain) !== JSON.stringify(await onOneMachine(gpt2, adapter)));
   assertEquals(adapterRange(partOf(adapter, 1, 2)), { first: 1, count: 2 });
   const apart = joinAdapters([partOf(adapter, 0, 1), partOf(adapter, 2, 2)]);
-  assertThrows(() => adapterRange(apart), CheckpointError, "follow each other");
+  assertThrows(() => adapterRange(apart), ModelFileError, "follow each other");
 });
 
 for (const codec of ["f32", "int8"] as const) {
@@ -547,7 +547,7 @@ Deno.test("a device leaves a run that is not what it joined for, or gives it oth
     [{ settings: checkRunSettings(settings) }, HandshakeError, `joined for, "generate": it is for "train"`],
     [{ range: { first: 1, count: 1 } }, HandshakeError, "the heads that it learnt"],
     [{ range: null }, HandshakeError, "the heads that it learnt"],
-    [{ model: { layers: 4, heads: 4, hidden: 48 } }, CheckpointError, "model shape"],
+    [{ model: { layers: 4, heads: 4, hidden: 48 } }, ModelFileError, "model shape"],
     [{ settings: { ...welcome.settings, task: "both" } }, ProtocolError, `"train" or "generate"`],
   ];
   for (const [change, Expected, message] of cases) {

@@ -24,7 +24,7 @@ Deno.test("model files that were made to do harm are refused within 5 seconds an
   assertGreater(all.length, 70);
   for (const { name, error, ms, peakBytes } of all) {
     assert(error !== null, `${name}: must be refused`);
-    assertEquals(error.name, "CheckpointError", `${name}: ${error.message.slice(0, 300)}`);
+    assertEquals(error.name, "ModelFileError", `${name}: ${error.message.slice(0, 300)}`);
     assertLess(error.message.length, 600, `${name}: ${error.message.slice(0, 300)}`);
     assertEquals(error.message.startsWith("Cannot "), true, `${name}: ${error.message}`);
     assertQuick(ms, LIMIT_MS, name);

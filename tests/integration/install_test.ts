@@ -7,6 +7,9 @@ const decoder = new TextDecoder();
 /** What tests alone import, and what is bundled into the pages. */
 const NOT_FOR_COMMANDS: ReadonlySet<string> = new Set([
   "openai",
+  "axe-core",
+  "uplot",
+  "preact/hooks",
   "@preact/signals",
   "preact",
   "preact/jsx-runtime",

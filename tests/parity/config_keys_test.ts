@@ -5,12 +5,12 @@
 
 import { Engine } from "@edgetuner/kernels";
 import {
-  CheckpointError,
   embedTokens,
   loadEmbeddingAndHead,
   loadLayers,
   loadModelFolder,
   logitsOf,
+  ModelFileError,
   type ModelFiles,
   Tape,
   writeSafetensors,
@@ -84,7 +84,7 @@ for (const [name, { model, cases }] of Object.entries(families)) {
         try {
           actual = await logitsBy(await loadModelFolder(folder));
         } catch (error) {
-          assert(error instanceof CheckpointError, `${what}: ${error}`);
+          assert(error instanceof ModelFileError, `${what}: ${error}`);
           continue;
         }
         if (logits === undefined) continue; // transformers refuses, or makes weights up

@@ -57,7 +57,7 @@ const KEEP_ALL: Pruner = {
  *
  * @param options Model, head modules, texts.
  * @returns Logits of each text, [its tokens, V].
- * @throws {CheckpointError} If the adapter lacks a head or does not fit the model.
+ * @throws {ModelFileError} If the adapter lacks a head or does not fit the model.
  * @throws {RangeError} If a text is empty or does not fit the model, or devices is not a positive integer.
  *
  * @example

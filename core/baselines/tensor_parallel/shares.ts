@@ -82,7 +82,7 @@ function columnsOf(data: Float32Array, rows: number, ranges: readonly HeadRange[
  * Cuts a share's weights of one layer out of a checkpoint.
  *
  * @returns In the order and shapes of `shardShapes`.
- * @throws {CheckpointError} If a weight is missing or has another shape.
+ * @throws {ModelFileError} If a weight is missing or has another shape.
  */
 export function cutShard(
   weights: NamedArrays,

@@ -130,7 +130,7 @@ export class DecoderLayers implements BaseLayers {
    * @param decoder Sizes, and how it differs from others.
    * @param weights The checkpoint.
    * @param baseWeights How matrices are held. @default {"f32"}
-   * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format, or is one too many.
+   * @throws {ModelFileError} If a weight is missing, has another shape or does not fit the format, or is one too many.
    */
   constructor(engine: Engine, decoder: Decoder, weights: NamedArrays, baseWeights: BaseWeights = "f32") {
     this.decoder = decoder;
@@ -284,7 +284,7 @@ export class DecoderEmbeddingAndHead implements EmbeddingAndHead {
    * @param decoder Sizes, and how it differs from others.
    * @param weights The checkpoint.
    * @param baseWeights How token embedding and LM head are held. @default {"f32"}
-   * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format.
+   * @throws {ModelFileError} If a weight is missing, has another shape or does not fit the format.
    */
   constructor(engine: Engine, decoder: Decoder, weights: NamedArrays, baseWeights: BaseWeights = "f32") {
     this.decoder = decoder;

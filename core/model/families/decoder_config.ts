@@ -6,7 +6,7 @@
  * @module
  */
 
-import { CheckpointError } from "../../contracts/errors.ts";
+import { ModelFileError } from "../../contracts/errors.ts";
 import type { BaseShape } from "../base.ts";
 import { checkHeads, type ConfigFields, refuseForeign } from "../weights.ts";
 import type { Decoder } from "./decoder.ts";
@@ -55,7 +55,7 @@ export interface DecoderDefaults {
 /**
  * Reads the sizes of a decoder, and refuses what no family here has.
  *
- * @throws {CheckpointError} If a field is missing or out of range, or asks for what is not done here.
+ * @throws {ModelFileError} If a field is missing or out of range, or asks for what is not done here.
  */
 export function decoderSizes(fields: ConfigFields, defaults: DecoderDefaults = {}): DecoderSizes {
   refuseForeign(fields);
@@ -70,21 +70,21 @@ export function decoderSizes(fields: ConfigFields, defaults: DecoderDefaults = {
   checkHeads(hidden, heads, fields.get("head_dim") === undefined && defaults.headSize === undefined ? 8 : 4);
   const headSize = fields.integer("head_dim", defaults.headSize ?? hidden / heads);
   if (headSize % 8 !== 0) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot load the model as its head size must be a multiple of 8: current value is ${headSize}`,
     );
   }
   // `null` means as many as heads in all families.
   const kvHeads = fields.nullable("num_key_value_heads", defaults.kvHeads ?? heads) ?? heads;
   if (heads % kvHeads !== 0) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot load the model as num_key_value_heads must divide num_attention_heads: they are ${kvHeads} and ${heads}`,
     );
   }
   const layers = fields.integer("num_hidden_layers");
   // Layers have settings of their own, which are listed before any weight shows how many there are.
   if (layers > MAX_LAYERS) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot load the model as num_hidden_layers must be at most ${MAX_LAYERS}: current value is ${layers}`,
     );
   }

@@ -43,7 +43,7 @@ export const HEAD_NORM_NAMES: GgufNames["layer"] = {
 /**
  * Fields of a file as those of a `config.json`.
  *
- * @throws {CheckpointError} If the file asks for what is not done here.
+ * @throws {ModelFileError} If the file asks for what is not done here.
  */
 export function decoderFields(fields: GgufFields) {
   const { file, architecture } = fields;
@@ -106,7 +106,7 @@ export interface WrittenDecoder {
 /**
  * The fields of a decoder's file, the way back from `decoderFields`.
  *
- * @throws {CheckpointError} If llama.cpp does not know how positions are stretched.
+ * @throws {ModelFileError} If llama.cpp does not know how positions are stretched.
  */
 export function decoderHeader({ sizes, rope, title }: WrittenDecoder): Record<string, GgufField> {
   const { headSize } = decoderShape(sizes);
@@ -134,13 +134,13 @@ export function decoderHeader({ sizes, rope, title }: WrittenDecoder): Record<st
   };
 }
 
-/** @throws {CheckpointError} If a layer sees a part of the text alone, which llama.cpp does not know of this family. */
+/** @throws {ModelFileError} If a layer sees a part of the text alone, which llama.cpp does not know of this family. */
 export function refuseWindows(title: string, { sliding_window }: WindowConfig): void {
   if (sliding_window === undefined) return;
   throw notInLlamaCpp(title, "sliding_window must be as long as the longest text", sliding_window);
 }
 
-/** @throws {CheckpointError} If a bias is there that llama.cpp does not know of this family. */
+/** @throws {ModelFileError} If a bias is there that llama.cpp does not know of this family. */
 export function refuseBiases(title: string, flags: Readonly<Record<string, boolean>>): void {
   for (const [name, value] of Object.entries(flags)) {
     if (value) throw notInLlamaCpp(title, `${name} must be false`, value);

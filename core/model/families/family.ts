@@ -85,7 +85,7 @@ export interface Family<C> {
   /**
    * Checks a `config.json` and takes what the family needs.
    *
-   * @throws {CheckpointError} If a field is missing or out of range, or asks for what is not done here.
+   * @throws {ModelFileError} If a field is missing or out of range, or asks for what is not done here.
    */
   config(json: unknown): C;
   /** Shape of the layers. */

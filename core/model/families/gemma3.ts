@@ -7,7 +7,7 @@
  * @module
  */
 
-import { CheckpointError } from "../../contracts/errors.ts";
+import { ModelFileError } from "../../contracts/errors.ts";
 import { showValue } from "../../contracts/plain_text.ts";
 import { ConfigFields } from "../weights.ts";
 import { type Decoder, decoderParts } from "./decoder.ts";
@@ -60,7 +60,7 @@ function ropesOf(fields: ConfigFields): Gemma3Config["rope_parameters"] {
   };
   const flat = newer.names().find((name) => !ROPE_KINDS.some((kind) => kind === name));
   if (flat !== undefined) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot load the model as rope_parameters must have an object for each kind of layers: it has ${
         showValue(flat)
       }`,
@@ -83,7 +83,7 @@ function ropesOf(fields: ConfigFields): Gemma3Config["rope_parameters"] {
 /**
  * Checks a `config.json` and takes what Gemma 3 needs.
  *
- * @throws {CheckpointError} If a field is missing or out of range, or asks for what is not done here.
+ * @throws {ModelFileError} If a field is missing or out of range, or asks for what is not done here.
  */
 export function gemma3Config(json: unknown): Gemma3Config {
   const fields = new ConfigFields(json);

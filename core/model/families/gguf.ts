@@ -7,7 +7,7 @@
  * @module
  */
 
-import { CheckpointError } from "../../contracts/errors.ts";
+import { ModelFileError } from "../../contracts/errors.ts";
 import { showValue } from "../../contracts/plain_text.ts";
 import type { GgufFile } from "../../files/gguf.ts";
 import type { GgufField } from "../../files/gguf_writer.ts";
@@ -64,7 +64,7 @@ export interface GgufFamily<C> {
   /**
    * Reads a file.
    *
-   * @throws {CheckpointError} If the file asks for what is not done here.
+   * @throws {ModelFileError} If the file asks for what is not done here.
    */
   read(fields: GgufFields): GgufReading<C>;
   /** Names of its tensors. */
@@ -74,7 +74,7 @@ export interface GgufFamily<C> {
   /**
    * What a file says of a model.
    *
-   * @throws {CheckpointError} If llama.cpp does not compute what such a model does.
+   * @throws {ModelFileError} If llama.cpp does not compute what such a model does.
    */
   header(config: C): GgufHeader;
 }
@@ -90,9 +90,9 @@ export class GgufFields {
    */
   constructor(readonly file: GgufFile, readonly path: string, readonly architecture: string) {}
 
-  /** Throws a `CheckpointError` with a rule and the value that breaks it. */
+  /** Throws a `ModelFileError` with a rule and the value that breaks it. */
   refuse(rule: string, value: unknown): never {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot load ${this.path} as ${rule}: current value is ${showValue(value)}`,
     );
   }
@@ -136,7 +136,7 @@ export function unpermuted(heads: number): GgufChange {
     shape: (theirs) => theirs,
     rows: ([rows]) => {
       if (rows! % (2 * heads) === 0) return rows! / heads;
-      throw new CheckpointError(
+      throw new ModelFileError(
         `Cannot read Q and K as their rows must be those of ${heads} heads of an even size: current value is ${rows}`,
       );
     },
@@ -222,8 +222,8 @@ export function ggufName({ layer, prefix, ends }: GgufNames, ours: string): stri
 }
 
 /** The error of a model that llama.cpp would compute otherwise. */
-export function notInLlamaCpp(title: string, rule: string, value: unknown): CheckpointError {
-  return new CheckpointError(
+export function notInLlamaCpp(title: string, rule: string, value: unknown): ModelFileError {
+  return new ModelFileError(
     `Cannot write a GGUF file of this ${title} as ${rule} for llama.cpp: current value is ${
       showValue(value)
     }`,

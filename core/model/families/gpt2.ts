@@ -16,7 +16,7 @@ import {
   requireBaseWeights,
   uploadLasting,
 } from "../weights.ts";
-import { CheckpointError } from "../../contracts/errors.ts";
+import { ModelFileError } from "../../contracts/errors.ts";
 import { type MatrixParameter, Parameter, type Tape, type Variable } from "../tape.ts";
 import {
   type Engine,
@@ -68,7 +68,7 @@ export interface Gpt2Config {
 /**
  * Checks a `config.json` and takes what GPT-2 needs.
  *
- * @throws {CheckpointError} If a field is missing or out of range, or asks for what is not done here.
+ * @throws {ModelFileError} If a field is missing or out of range, or asks for what is not done here.
  */
 export function gpt2Config(json: unknown): Gpt2Config {
   const fields = new ConfigFields(json);
@@ -90,7 +90,7 @@ export function gpt2Config(json: unknown): Gpt2Config {
     ...((fields.boolean("tie_word_embeddings") ?? true) ? {} : { tie_word_embeddings: false }),
   };
   if (config.n_embd % config.n_head !== 0 || (config.n_embd / config.n_head) % 4 !== 0) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot load the model as n_embd / n_head must be a multiple of 4: current value is ${config.n_embd} / ${config.n_head}`,
     );
   }
@@ -156,7 +156,7 @@ class Gpt2Reader {
     for (const name of this.weights.keys()) {
       if (!/^(transformer\.)?h\.\d+\./.test(name) || this.#used.has(name) || MASK.test(name)) continue;
       disposeAll(this.#made);
-      throw new CheckpointError(
+      throw new ModelFileError(
         `Cannot load the model as its layers must hold the weights of its family and configuration alone: they hold "${name}"`,
       );
     }
@@ -215,7 +215,7 @@ export class Gpt2Layers implements BaseLayers {
    * @param config Shape of the model.
    * @param weights The checkpoint.
    * @param options Whether they are trained, and how matrices are held.
-   * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format, or is one too many.
+   * @throws {ModelFileError} If a weight is missing, has another shape or does not fit the format, or is one too many.
    * @throws {TypeError} If the weights are to be trained and not f32.
    */
   constructor(
@@ -295,7 +295,7 @@ export class Gpt2EmbeddingAndHead extends LearnedPositions {
    * @param config Shape of the model.
    * @param weights The checkpoint.
    * @param options Whether they are trained, and how the token embedding is held.
-   * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format.
+   * @throws {ModelFileError} If a weight is missing, has another shape or does not fit the format.
    * @throws {TypeError} If the weights are to be trained and not f32.
    */
   constructor(

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError } from "../../contracts/errors.ts";
+import { ModelFileError } from "../../contracts/errors.ts";
 import { showValue } from "../../contracts/plain_text.ts";
 import type { BaseShape } from "../base.ts";
 import { ConfigFields } from "../weights.ts";
@@ -28,7 +28,7 @@ export interface LlamaConfig extends DecoderSizes, RopeConfig {
 /**
  * Checks a `config.json` and takes what LLaMA needs.
  *
- * @throws {CheckpointError} If a field is missing or out of range, or asks for what is not done here.
+ * @throws {ModelFileError} If a field is missing or out of range, or asks for what is not done here.
  */
 export function llamaConfig(json: unknown): LlamaConfig {
   const fields = new ConfigFields(json);
@@ -37,7 +37,7 @@ export function llamaConfig(json: unknown): LlamaConfig {
   const window = fields.get("sliding_window");
   const { max_position_embeddings: positions } = sizes;
   if (window !== undefined && fields.get("use_sliding_window") !== false && !(Number(window) >= positions)) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot load the model as sliding_window must be at least max_position_embeddings (every token sees all before it): current value is ${
         showValue(window)
       }`,
@@ -45,7 +45,7 @@ export function llamaConfig(json: unknown): LlamaConfig {
   }
   const kinds = fields.get("layer_types");
   if (kinds !== undefined && !(Array.isArray(kinds) && kinds.every((kind) => kind === "full_attention"))) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot load the model as layer_types must be "full_attention" throughout: current value is ${
         showValue(kinds)
       }`,

@@ -22,7 +22,7 @@ export interface MistralConfig extends DecoderSizes, RopeConfig, WindowConfig {
 /**
  * Checks a `config.json` and takes what Mistral needs.
  *
- * @throws {CheckpointError} If a field is missing or out of range, or asks for what is not done here.
+ * @throws {ModelFileError} If a field is missing or out of range, or asks for what is not done here.
  */
 export function mistralConfig(json: unknown): MistralConfig {
   const fields = new ConfigFields(json);

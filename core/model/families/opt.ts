@@ -58,7 +58,7 @@ const PREFIXES = ["model.decoder.", "decoder.", ""] as const;
 /**
  * Checks a `config.json` and takes what OPT needs.
  *
- * @throws {CheckpointError} If a field is missing or out of range, or asks for what is not done here.
+ * @throws {ModelFileError} If a field is missing or out of range, or asks for what is not done here.
  */
 export function optConfig(json: unknown): OptConfig {
   const fields = new ConfigFields(json);
@@ -124,7 +124,7 @@ export class OptLayers implements BaseLayers {
    * @param config Shape of the model.
    * @param weights The checkpoint.
    * @param baseWeights How matrices are held. @default {"f32"}
-   * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format, or is one too many.
+   * @throws {ModelFileError} If a weight is missing, has another shape or does not fit the format, or is one too many.
    */
   constructor(engine: Engine, config: OptConfig, weights: NamedArrays, baseWeights: BaseWeights = "f32") {
     this.config = config;
@@ -208,7 +208,7 @@ export class OptEmbeddingAndHead extends LearnedPositions {
    * @param config Shape of the model.
    * @param weights The checkpoint.
    * @param baseWeights How token embedding and LM head are held. @default {"f32"}
-   * @throws {CheckpointError} If a weight is missing, has another shape or does not fit the format.
+   * @throws {ModelFileError} If a weight is missing, has another shape or does not fit the format.
    */
   constructor(engine: Engine, config: OptConfig, weights: NamedArrays, baseWeights: BaseWeights = "f32") {
     const { vocab_size: vocabulary, hidden_size: d, max_position_embeddings } = config;

@@ -22,7 +22,7 @@ export interface Qwen2Config extends DecoderSizes, RopeConfig, WindowConfig {
 /**
  * Checks a `config.json` and takes what Qwen2 needs.
  *
- * @throws {CheckpointError} If a field is missing or out of range, or asks for what is not done here.
+ * @throws {ModelFileError} If a field is missing or out of range, or asks for what is not done here.
  */
 export function qwen2Config(json: unknown): Qwen2Config {
   const fields = new ConfigFields(json);

@@ -31,7 +31,7 @@ export interface Qwen3Config extends DecoderSizes, RopeConfig, WindowConfig {
 /**
  * Checks a `config.json` and takes what Qwen3 needs.
  *
- * @throws {CheckpointError} If a field is missing or out of range, or asks for what is not done here.
+ * @throws {ModelFileError} If a field is missing or out of range, or asks for what is not done here.
  */
 export function qwen3Config(json: unknown): Qwen3Config {
   const fields = new ConfigFields(json);

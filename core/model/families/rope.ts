@@ -6,7 +6,7 @@
  * @module
  */
 
-import { CheckpointError } from "../../contracts/errors.ts";
+import { ModelFileError } from "../../contracts/errors.ts";
 import { showValue } from "../../contracts/plain_text.ts";
 import type { ConfigFields } from "../weights.ts";
 
@@ -48,12 +48,12 @@ export const ROPE_KINDS: readonly string[] = ["full_attention", "sliding_attenti
  *
  * @param fields The whole configuration.
  * @param defaultTheta Base of the angles where none is given.
- * @throws {CheckpointError} If they ask for what is not done here, or for two things.
+ * @throws {ModelFileError} If they ask for what is not done here, or for two things.
  */
 export function ropeOf(fields: ConfigFields, defaultTheta = 10_000): RopeConfig {
   const [newer, older] = [fields.get("rope_parameters"), fields.get("rope_scaling")];
   if (newer !== undefined && older !== undefined && JSON.stringify(newer) !== JSON.stringify(older)) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot load the model as it must have one of rope_parameters and rope_scaling: they are ${
         showValue(newer)
       } and ${showValue(older)}`,
@@ -71,7 +71,7 @@ export function ropeOf(fields: ConfigFields, defaultTheta = 10_000): RopeConfig 
  * @param fields The whole configuration.
  * @param scaling The object that has them.
  * @param theta Base of the angles, if the object does not say it.
- * @throws {CheckpointError} If they ask for what is not done here.
+ * @throws {ModelFileError} If they ask for what is not done here.
  */
 export function ropeParameters(fields: ConfigFields, scaling: ConfigFields, theta: number): RopeConfig {
   const rope_theta = scaling.positive("rope_theta", theta);
@@ -79,7 +79,7 @@ export function ropeParameters(fields: ConfigFields, scaling: ConfigFields, thet
   const type = scaling.get("rope_type") ?? scaling.get("type") ?? "default";
   if (type === "default") return { rope_theta, rope_scaling: { rope_type: type } };
   if (type !== "linear" && type !== "llama3" && type !== "yarn" && type !== "dynamic") {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot load the model as ${
         scaling.path("rope_type")
       } must be "default", "linear", "dynamic", "yarn" or "llama3": current value is ${showValue(type)}`,
@@ -93,7 +93,7 @@ export function ropeParameters(fields: ConfigFields, scaling: ConfigFields, thet
   const low = scaling.positive("low_freq_factor");
   const high = scaling.positive("high_freq_factor");
   if (!(low < high)) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot load the model as ${
         scaling.path("low_freq_factor")
       } must be below high_freq_factor: they are ${low} and ${high}`,

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError } from "../../contracts/errors.ts";
+import { ModelFileError } from "../../contracts/errors.ts";
 import { showValue } from "../../contracts/plain_text.ts";
 import { ConfigFields } from "../weights.ts";
 import { type Decoder, decoderParts } from "./decoder.ts";
@@ -41,7 +41,7 @@ function rotaryLayers(fields: ConfigFields, layers: number): readonly number[] {
   if (Array.isArray(list) && list.length >= layers && list.every((v) => v === 0 || v === 1)) {
     return list.slice(0, layers);
   }
-  throw new CheckpointError(
+  throw new ModelFileError(
     `Cannot load the model as no_rope_layers must be 0 or 1 for each of ${layers} layers: current value is ${
       showValue(list)
     }`,
@@ -51,7 +51,7 @@ function rotaryLayers(fields: ConfigFields, layers: number): readonly number[] {
 /**
  * Checks a `config.json` and takes what SmolLM3 needs.
  *
- * @throws {CheckpointError} If a field is missing or out of range, or asks for what is not done here.
+ * @throws {ModelFileError} If a field is missing or out of range, or asks for what is not done here.
  */
 export function smollm3Config(json: unknown): Smollm3Config {
   const fields = new ConfigFields(json);

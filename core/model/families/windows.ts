@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CheckpointError } from "../../contracts/errors.ts";
+import { ModelFileError } from "../../contracts/errors.ts";
 import { alternatives, showValue } from "../../contracts/plain_text.ts";
 import type { ConfigFields } from "../weights.ts";
 
@@ -27,7 +27,7 @@ export interface WindowConfig {
  * @param fields The whole configuration.
  * @param layers Number of layers.
  * @param otherwise Kind of a layer, where the configuration does not say it.
- * @throws {CheckpointError} If it is no list of kinds, one for each layer.
+ * @throws {ModelFileError} If it is no list of kinds, one for each layer.
  */
 export function layerKinds(
   fields: ConfigFields,
@@ -37,7 +37,7 @@ export function layerKinds(
   const kinds = fields.get("layer_types") ?? Array.from({ length: layers }, (_, l) => otherwise(l));
   const known = (kind: unknown): kind is LayerKind => LAYER_KINDS.some((k) => k === kind);
   if (Array.isArray(kinds) && kinds.length === layers && kinds.every(known)) return kinds;
-  throw new CheckpointError(
+  throw new ModelFileError(
     `Cannot load the model as layer_types must be ${
       alternatives(LAYER_KINDS)
     } for each of ${layers} layers: current value is ${showValue(kinds)}`,
@@ -50,7 +50,7 @@ export function layerKinds(
  * @param kinds Kind of each layer.
  * @param window Window of those that slide; `undefined` if there is none.
  * @param positions Longest sequence: a window as long as that changes nothing.
- * @throws {CheckpointError} If a layer slides and there is no window.
+ * @throws {ModelFileError} If a layer slides and there is no window.
  */
 export function windowsOf(
   kinds: readonly LayerKind[],
@@ -59,7 +59,7 @@ export function windowsOf(
 ): WindowConfig {
   if (!kinds.includes("sliding_attention")) return {};
   if (window === undefined) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       "Cannot load the model as sliding_window must be a positive integer where a layer slides: current value is null",
     );
   }
@@ -69,7 +69,7 @@ export function windowsOf(
 /**
  * Windows of families in which `use_sliding_window` turns them on, in layers from `max_window_layers` on.
  *
- * @throws {CheckpointError} If a field is out of range.
+ * @throws {ModelFileError} If a field is out of range.
  */
 export function windowsFrom(
   fields: ConfigFields,

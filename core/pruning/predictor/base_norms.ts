@@ -6,7 +6,7 @@
  * @module
  */
 
-import { CheckpointError } from "../../contracts/errors.ts";
+import { ModelFileError } from "../../contracts/errors.ts";
 import { familyOf } from "../../model/families.ts";
 import { type ModelFiles, modelShape } from "../../model/load.ts";
 
@@ -16,7 +16,7 @@ import { type ModelFiles, modelShape } from "../../model/load.ts";
  *
  * @param model Shape and weights.
  * @returns [L * H], row by row.
- * @throws {CheckpointError} If a weight is missing or has another shape.
+ * @throws {ModelFileError} If a weight is missing or has another shape.
  */
 export function baseNorms({ config, weights }: ModelFiles): Float32Array {
   const family = familyOf(config);
@@ -34,7 +34,7 @@ export function baseNorms({ config, weights }: ModelFiles): Float32Array {
     const found = names.map((name) => weights.get(name)).find((array) => array !== undefined);
     if (found === undefined || found.data.length !== inputs * outputs) {
       const stored = family.storesInOut ? [inputs, outputs] : [outputs, inputs];
-      throw new CheckpointError(
+      throw new ModelFileError(
         `Cannot measure the base weights as "${names[0]}" must be [${stored.join(", ")}]: it is ${
           found === undefined ? "missing" : `[${found.shape}]`
         }`,

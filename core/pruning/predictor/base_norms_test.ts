@@ -1,7 +1,7 @@
 import { assertThrows } from "@std/assert";
 import { normal } from "../../../tests/support/kernels.ts";
 import { assertClose, TOLERANCE } from "../../../tests/support/tolerance.ts";
-import { CheckpointError } from "../../contracts/errors.ts";
+import { ModelFileError } from "../../contracts/errors.ts";
 import type { NamedArray } from "../../files/named_arrays.ts";
 import { llamaConfig } from "../../model/families/llama.ts";
 import { baseNorms } from "./base_norms.ts";
@@ -32,7 +32,7 @@ Deno.test("baseNorms() are the Frobenius norms of each head's columns of Q, K, V
   assertClose(baseNorms({ config: CONFIG, weights }), expected, TOLERANCE.sum);
   assertThrows(
     () => baseNorms({ config: { ...CONFIG, n_layer: 3 }, weights }),
-    CheckpointError,
+    ModelFileError,
     "it is missing",
   );
 });

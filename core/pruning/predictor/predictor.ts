@@ -17,7 +17,7 @@
  * @module
  */
 
-import { CheckpointError } from "../../contracts/errors.ts";
+import { ModelFileError } from "../../contracts/errors.ts";
 import { loadDescribed, saveDescribed } from "../../files/described.ts";
 import { showValue } from "../../contracts/plain_text.ts";
 import { randomStream } from "../../model/random.ts";
@@ -210,16 +210,16 @@ export async function savePredictor(
  * Reads a predictor.
  *
  * @param folder Folder of `config.json` and `model.safetensors`.
- * @throws {CheckpointError} If a file is missing, damaged or does not fit.
+ * @throws {ModelFileError} If a file is missing, damaged or does not fit.
  */
 export async function loadPredictor(folder: string): Promise<Predictor> {
   const place = folder.replace(/(?<=.)\/+$/, "");
   const path = `${place}/${FILES.config}`;
   const refuse = (rule: string, cause?: unknown): never => {
-    throw new CheckpointError(`Cannot load the predictor as ${rule}`, { cause });
+    throw new ModelFileError(`Cannot load the predictor as ${rule}`, { cause });
   };
   const { config: json, tensors } = await loadDescribed(place, FILES).catch((cause) => {
-    if (cause instanceof CheckpointError) throw cause;
+    if (cause instanceof ModelFileError) throw cause;
     return refuse(`${path} must be a readable JSON file: ${(cause as Error).message}`, cause);
   });
   if (json.format !== FORMAT) {

@@ -8,7 +8,7 @@ import {
 } from "@std/assert";
 import { engineOf, normal, testForms } from "../../../tests/support/kernels.ts";
 import { assertClose, TOLERANCE } from "../../../tests/support/tolerance.ts";
-import { CheckpointError } from "../../contracts/errors.ts";
+import { ModelFileError } from "../../contracts/errors.ts";
 import { randomStream } from "../../model/random.ts";
 import { smoothImportance } from "../importance.ts";
 import { predictImportance, predictorForward } from "./forward.ts";
@@ -195,20 +195,20 @@ Deno.test("savePredictor() and loadPredictor() give back the same predictor", as
     await Deno.writeTextFile(path, JSON.stringify({ ...json, heads: 6 }));
     await assertRejects(
       () => loadPredictor(`${folder}/a/b`),
-      CheckpointError,
+      ModelFileError,
       '"heads" must be 5, as its weights say: current value is 6',
     );
     // Weights that say nothing of themselves, as of older versions.
     await Deno.writeFile(weights, writeSafetensors(await loadSafetensors(weights)));
     const refused = async (changes: Record<string, unknown>) => {
       await Deno.writeTextFile(path, JSON.stringify({ ...json, ...changes }));
-      return (await assertRejects(() => loadPredictor(`${folder}/a/b`), CheckpointError)).message;
+      return (await assertRejects(() => loadPredictor(`${folder}/a/b`), ModelFileError)).message;
     };
     assertStringIncludes(await refused({ heads: 6 }), '"fusion.up.weight" must be [54,6]: it is [45,6]');
     assertStringIncludes(await refused({ width: 20 }), '"width" must be a multiple of 16');
     assertStringIncludes(await refused({ format: "other" }), 'must be "edgetuner predictor 1"');
     assertStringIncludes(await refused({ layers: "3" }), '"layers" must be a positive integer');
-    await assertRejects(() => loadPredictor(`${folder}/none`), CheckpointError, "readable JSON file");
+    await assertRejects(() => loadPredictor(`${folder}/none`), ModelFileError, "readable JSON file");
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

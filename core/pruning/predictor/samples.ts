@@ -16,7 +16,7 @@
 
 import { AppendFile } from "../../files/append_file.ts";
 import { bytesIfThere } from "../../files/folders.ts";
-import { CheckpointError } from "../../contracts/errors.ts";
+import { ModelFileError } from "../../contracts/errors.ts";
 import { checkRunSettings, type RunSettings } from "../../train/run_settings.ts";
 
 /** What one unpruned step showed. */
@@ -172,11 +172,11 @@ function parseSource(text: string, refuse: (rule: string) => never): Omit<Sample
  *
  * @param bytes The whole file.
  * @param name For messages. @default {"samples"}
- * @throws {CheckpointError} If it is not a sample file of this version, or damaged before its last record.
+ * @throws {ModelFileError} If it is not a sample file of this version, or damaged before its last record.
  */
 export function readSamples(bytes: Uint8Array, name = "samples"): SampleSet {
   const refuse = (rule: string): never => {
-    throw new CheckpointError(`Cannot read ${name} as ${rule}`);
+    throw new ModelFileError(`Cannot read ${name} as ${rule}`);
   };
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const isOurs = bytes.length >= PREFIX &&
@@ -219,7 +219,7 @@ async function readIfThere(path: string | URL): Promise<Uint8Array | null> {
   try {
     return await bytesIfThere(path);
   } catch (cause) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot read ${path} as it must be a readable file: ${(cause as Error).message}`,
       { cause },
     );
@@ -229,11 +229,11 @@ async function readIfThere(path: string | URL): Promise<Uint8Array | null> {
 /**
  * Reads a sample file.
  *
- * @throws {CheckpointError} As {@linkcode readSamples}, or if there is no readable file.
+ * @throws {ModelFileError} As {@linkcode readSamples}, or if there is no readable file.
  */
 export async function loadSamples(path: string | URL): Promise<SampleSet> {
   const bytes = await readIfThere(path);
-  if (bytes === null) throw new CheckpointError(`Cannot read ${path}: there is no such file`);
+  if (bytes === null) throw new ModelFileError(`Cannot read ${path}: there is no such file`);
   return readSamples(bytes, String(path));
 }
 
@@ -258,7 +258,7 @@ export class SampleWriter implements Disposable {
    * @param path The file.
    * @param source Where the new samples come from; those in the file must come from the same model on the
    * same devices with the same settings. Seeds may differ.
-   * @throws {CheckpointError} If the file is damaged or holds samples of another source.
+   * @throws {ModelFileError} If the file is damaged or holds samples of another source.
    */
   static async open(path: string | URL, source: SampleSource): Promise<SampleWriter> {
     const existing = await readIfThere(path);
@@ -298,10 +298,10 @@ export class SampleWriter implements Disposable {
   }
 }
 
-/** Checks that two sources are the same. @throws {CheckpointError} If they are not. */
+/** Checks that two sources are the same. @throws {ModelFileError} If they are not. */
 function requireSource(found: SampleSource, wanted: SampleSource, name: string): void {
   const refuse = (key: string, now: unknown, then: unknown): never => {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot append to ${name} as its samples must have the same "${key}" as the run, ${
         now ?? "which has none"
       }: they have ${then ?? "none"}`,
@@ -314,7 +314,7 @@ function requireSource(found: SampleSource, wanted: SampleSource, name: string):
     if (now !== then) refuse(key, now, then);
   }
   if (found.settings === undefined && wanted.settings !== undefined) {
-    throw new CheckpointError(
+    throw new ModelFileError(
       `Cannot append to ${name} as it must say with which settings its samples were collected: it does not, as it was written before such files did; use it as it is, or name another one`,
     );
   }

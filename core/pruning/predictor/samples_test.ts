@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import { normal } from "../../../tests/support/kernels.ts";
-import { CheckpointError } from "../../contracts/errors.ts";
+import { ModelFileError } from "../../contracts/errors.ts";
 import { DEFAULT_OPTIMIZER } from "../../lora/settings.ts";
 import type { RunSettings } from "../../train/run_settings.ts";
 import {
@@ -87,7 +87,7 @@ Deno.test("a last record that was not written whole is left out, and overwritten
 Deno.test("readSamples() refuses what is damaged or something else", async () => {
   await withFile(async (path) => {
     const whole = await Deno.readFile(path);
-    const refused = (bytes: Uint8Array) => assertThrows(() => readSamples(bytes), CheckpointError).message;
+    const refused = (bytes: Uint8Array) => assertThrows(() => readSamples(bytes), ModelFileError).message;
     const header = whole.length - 3 * 4 * 20;
     assertStringIncludes(refused(new Uint8Array(0)), "does not begin like a file of pruner samples");
     assertStringIncludes(refused(whole.with(0, 0)), "does not begin like a file of pruner samples");
@@ -99,7 +99,7 @@ Deno.test("readSamples() refuses what is damaged or something else", async () =>
     for (let length = 0; length < header; length++) refused(whole.subarray(0, length));
     assertEquals(readSamples(whole.subarray(0, header)).samples, []);
   });
-  await assertRejects(() => loadSamples("/no/such/file"), CheckpointError, "there is no such file");
+  await assertRejects(() => loadSamples("/no/such/file"), ModelFileError, "there is no such file");
 });
 
 Deno.test("SampleWriter refuses samples of other settings and says which; another seed and more steps are none of them", async () => {
@@ -135,10 +135,10 @@ Deno.test("SampleWriter refuses samples of other settings and says which; anothe
       ["batch", "which has none", "4", run, { batch: undefined }],
     ] as [string, string, string, RunSettings, object?][]
   ) {
-    const error = await assertRejects(() => SampleWriter.open(path, of(settings, more)), CheckpointError);
+    const error = await assertRejects(() => SampleWriter.open(path, of(settings, more)), ModelFileError);
     assertStringIncludes(error.message, `must have the same "${name}" as the run, ${now}: they have ${then}`);
   }
-  await assertRejects(() => SampleWriter.open(path, SOURCE), CheckpointError, "which has none");
+  await assertRejects(() => SampleWriter.open(path, SOURCE), ModelFileError, "which has none");
   {
     using writer = await SampleWriter.open(path, of({ ...run, seed: 2, steps: 90, microBatches: 2 }));
     await writer.write(sampleOf(1, 2));
@@ -154,7 +154,7 @@ Deno.test("files from before there were settings are read as ever, and not appen
     const bytes = await Deno.readFile(path);
     await assertRejects(
       () => SampleWriter.open(path, { ...SOURCE, settings: {} }),
-      CheckpointError,
+      ModelFileError,
       "must say with which settings its samples were collected",
     );
     assertEquals(await Deno.readFile(path), bytes);
@@ -173,7 +173,7 @@ Deno.test("SampleWriter refuses samples of another model, other devices or anoth
     ) {
       const error = await assertRejects(
         () => SampleWriter.open(path, { ...SOURCE, ...other }),
-        CheckpointError,
+        ModelFileError,
       );
       assertStringIncludes(error.message, `the same "${Object.keys(other)[0]}"`);
     }
