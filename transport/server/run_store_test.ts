@@ -124,9 +124,11 @@ Deno.test("what was written is there after kill -9, and the run counts as lost t
       args: ["run", "-A", "--quiet", "-c", config, `${path}/program.ts`, `${path}/runs.sqlite`],
       ...{ stdin: "null", stdout: "piped", stderr: "inherit" },
     }).spawn();
-    await child.stdout.getReader().read();
+    const said = child.stdout.getReader();
+    await said.read();
     child.kill("SIGKILL");
     await child.status;
+    await said.cancel();
     using store = RunStore.open(`${path}/runs.sqlite`, { now: () => Date.now() + 60_000 });
     const [run] = store.runs();
     assertEquals(run!.status, "lost");
