@@ -373,7 +373,7 @@ Deno.test({
           "--port",
           `${port}`,
           "--steps",
-          "400",
+          "200",
           "--devices",
           "2",
           "--on-loss",
@@ -381,7 +381,7 @@ Deno.test({
           "--state-every",
           "5",
         ],
-        ...["--state", `${folder}/edge`, "--metrics", folder, ...more],
+        ...["--retry-timeout", "2", "--state", `${folder}/edge`, "--metrics", folder, ...more],
       ]);
     const join = (name: string, ...more: string[]) =>
       startDevice(`ws://127.0.0.1:${port}/join/ws`, [
