@@ -286,7 +286,7 @@ Deno.test("the oracle keeps the heads whose gradients are largest in this very s
 
 Deno.test("DLoRA: a killed head neither computes nor communicates, and its statistic is one map a step", async () => {
   const steps = 8;
-  const settings = tinySettings("slice", steps);
+  const settings = { ...tinySettings("slice", steps), prunedFade: 1 };
   const run = await runSession(model, {
     settings,
     steps,
