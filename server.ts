@@ -37,6 +37,7 @@ export {
   type SessionsOptions,
   type Shown,
   stepJson,
+  StoreReader,
   type TextAppOptions,
   type TextGenerator,
   type TlsOptions,
