@@ -14,6 +14,7 @@ import { Devices } from "./devices.tsx";
 import { Happened } from "./happened.tsx";
 import { Heads } from "./heads.tsx";
 import { bytes, count, figure, moment, span } from "./numbers.ts";
+import { Facts } from "../shared/facts.tsx";
 import { compared, type RunState, steer } from "./state.ts";
 import { Status } from "./status.tsx";
 import { Times } from "./times.tsx";
@@ -58,14 +59,7 @@ function Head({ state }: { readonly state: RunState }): JSX.Element {
         <Status status={status.value} />
       </div>
       <progress max={Math.max(1, planned)} value={Math.min(done, planned)} aria-label="Steps done" />
-      <dl class="facts">
-        {facts.map(([name, value]) => (
-          <div key={name}>
-            <dt>{name}</dt>
-            <dd>{value}</dd>
-          </div>
-        ))}
-      </dl>
+      <Facts facts={facts} />
       {stored.value?.reason ? <p class="quiet">{stored.value.reason}</p> : null}
       <div class="buttons">
         {live.value === null ? null : <Steering status={status.value} />}

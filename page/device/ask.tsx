@@ -5,8 +5,9 @@
  */
 
 import type { JSX } from "preact";
+import { NameForm } from "./name_form.tsx";
 import { Privacy } from "./privacy.tsx";
-import { ask, asked, deviceName, failure } from "./view_state.ts";
+import { ask, asked } from "./view_state.ts";
 
 /** Asks for a name, and says what is sent. */
 export function Ask(): JSX.Element {
@@ -19,27 +20,9 @@ export function Ask(): JSX.Element {
           hand.
         </p>
       </header>
-      <form
-        class="card"
-        onSubmit={(event) => {
-          event.preventDefault();
-          ask(deviceName.value.trim() || "phone");
-        }}
-      >
-        <label>
-          Name of this device, for the host
-          <input
-            name="name"
-            maxLength={40}
-            autocomplete="off"
-            value={deviceName.value}
-            onInput={(event) => deviceName.value = event.currentTarget.value}
-          />
-        </label>
+      <NameForm button="Ask the host" onName={ask}>
         <p class="quiet">Asking sends this name and a key that was made here. Nothing begins yet.</p>
-        <button class="main" type="submit">Ask the host</button>
-        {failure.value === "" ? null : <p role="alert" class="bad">{failure.value}</p>}
-      </form>
+      </NameForm>
       <Privacy />
     </>
   );

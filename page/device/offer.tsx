@@ -5,8 +5,9 @@
  */
 
 import type { JSX } from "preact";
-import { about, adapter, data, deviceName, failure, forecast, join } from "./view_state.ts";
-import { Facts } from "./facts.tsx";
+import { about, adapter, data, forecast, join } from "./view_state.ts";
+import { NameForm } from "./name_form.tsx";
+import { Facts } from "../shared/facts.tsx";
 import { count, megabytes } from "./numbers.ts";
 import { Privacy } from "./privacy.tsx";
 import { Data, holdsHeads } from "./data.tsx";
@@ -28,27 +29,12 @@ export function Offer(): JSX.Element {
       <Work />
       <Data />
       <Privacy />
-      <form
-        class="card"
-        onSubmit={(event) => {
-          event.preventDefault();
-          join(deviceName.value.trim() || "phone", data.value !== null && !holdsHeads.value ? 0 : 1);
-        }}
-      >
-        <label>
-          Name of this device, for the host
-          <input
-            name="name"
-            maxLength={40}
-            autocomplete="off"
-            value={deviceName.value}
-            onInput={(event) => deviceName.value = event.currentTarget.value}
-          />
-        </label>
-        <button class="main" type="submit" disabled={isOver}>Take part</button>
-        {isOver ? <p>The run is over.</p> : null}
-        {failure.value === "" ? null : <p role="alert" class="bad">{failure.value}</p>}
-      </form>
+      <NameForm
+        button="Take part"
+        disabled={isOver}
+        onName={(name) => join(name, data.value !== null && !holdsHeads.value ? 0 : 1)}
+      />
+      {isOver ? <p>The run is over.</p> : null}
     </>
   );
 }

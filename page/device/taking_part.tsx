@@ -5,7 +5,7 @@
  */
 
 import type { JSX } from "preact";
-import { Facts } from "./facts.tsx";
+import { Facts } from "../shared/facts.tsx";
 import { HeadMap } from "./head_map.tsx";
 import { KeptHere } from "./kept_here.tsx";
 import type { Phase } from "./messages.ts";

@@ -9,7 +9,7 @@ import type { JSX } from "preact";
 /** A list of names and values. */
 export function Facts({ facts }: { readonly facts: readonly (readonly [string, string])[] }): JSX.Element {
   return (
-    <dl>
+    <dl class="facts">
       {facts.map(([name, value]) => (
         <div key={name}>
           <dt>{name}</dt>
