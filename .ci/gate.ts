@@ -13,6 +13,7 @@ import { findBrokenLinks } from "./links.ts";
 import { findWorse } from "./measures.ts";
 import { findStalePages } from "./page.ts";
 import { buildReference } from "./reference.ts";
+import { longest, TestOutput, type TestReport, together } from "./test_output.ts";
 import { filesOf, lanesOf } from "./tests.ts";
 import { findUndocumented } from "./umbrella.ts";
 import { findWords } from "./words.ts";
@@ -20,6 +21,8 @@ import { findWords } from "./words.ts";
 interface Count {
   passed: number;
   failed: number;
+  /** Names of the tests that failed. */
+  failures?: readonly string[];
 }
 
 interface Config {
@@ -83,10 +86,12 @@ async function main(names: string[]): Promise<number> {
   }
   const total: Count = { passed: 0, failed: 0 };
   const failedParts: string[] = [];
+  const failures: string[] = [];
   const add = (name: string, count: Count) => {
     total.passed += count.passed;
     total.failed += count.failed;
     if (count.failed > 0) failedParts.push(name);
+    failures.push(...count.failures ?? []);
   };
   const [aside, inTurn] = split(names);
   for (const name of inTurn.filter((name) => name !== "test")) add(name, await runPart(name));
@@ -96,6 +101,7 @@ async function main(names: string[]): Promise<number> {
   }));
   if (inTurn.includes("test")) add("test", await runPart("test"));
   if (failedParts.length > 0 && names.length > 1) console.log(`\nFailed: ${failedParts.join(", ")}`);
+  for (const failure of failures) console.log(`  ${failure}`);
   console.log(`${total.passed} passed, ${total.failed} failed`);
   return total.failed > 0 ? 1 : 0;
 }
@@ -236,20 +242,17 @@ async function test(paths: readonly string[]): Promise<Count> {
   let runtimeDir: string | undefined;
   if (!Deno.env.get("XDG_RUNTIME_DIR")) env.XDG_RUNTIME_DIR = runtimeDir = await Deno.makeTempDir();
   try {
-    const total: Count = { passed: 0, failed: 0 };
     const lanes = (await lanesOf(ROOT, paths, { fast: FAST })).map((
       { options, files },
     ) => [...options, ...files]);
     if (!FAST && paths.length === 0) lanes.push(["--doc", "--parallel", NO_TESTS]);
     const types = FAST || typesChecked ? ["--no-check"] : [];
-    for (const lane of lanes) {
-      const { passed, failed } = await runTests([...types, ...lane], env);
-      total.passed += passed;
-      total.failed += failed;
-    }
+    const reports: TestReport[] = [];
+    for (const lane of lanes) reports.push(await runTests([...types, ...lane], env));
+    const { passed, failed, failures } = together(reports);
+    if (paths.length === 0) console.log(`\nLongest:\n${longest(together(reports), 20).join("\n")}`);
     // A filter that leaves nothing is wrong too.
-    if (total.passed + total.failed === 0) total.failed = 1;
-    return total;
+    return { passed, failed: passed + failed === 0 ? 1 : failed, failures };
   } finally {
     if (runtimeDir !== undefined) await Deno.remove(runtimeDir, { recursive: true });
   }
@@ -273,8 +276,8 @@ async function shaderCache(): Promise<string> {
   return await Deno.makeTempDir();
 }
 
-/** Shows what the tests print while they run, and reads the numbers off the summary at the end. */
-async function runTests(args: string[], env: Record<string, string>): Promise<Count> {
+/** Shows what the tests print while they run, and reads what they came to. */
+async function runTests(args: string[], env: Record<string, string>): Promise<TestReport> {
   if (Deno.stdout.isTerminal() && !Deno.noColor) env = { ...env, FORCE_COLOR: "1" };
   const child = new Deno.Command(Deno.execPath(), {
     args: ["test", "-A", ...FROZEN, ...args],
@@ -284,21 +287,14 @@ async function runTests(args: string[], env: Record<string, string>): Promise<Co
     stdout: "piped",
   }).spawn();
   const decoder = new TextDecoder();
-  let tail = "";
+  const output = new TestOutput();
   for await (const chunk of child.stdout) {
     for (let written = 0; written < chunk.length;) {
       written += await Deno.stdout.write(chunk.subarray(written));
     }
-    tail = (tail + decoder.decode(chunk, { stream: true })).slice(-4000);
+    output.add(decoder.decode(chunk, { stream: true }));
   }
-  const { success } = await child.status;
-  // deno-lint-ignore no-control-regex -- colors are escape sequences
-  const plain = tail.replace(/\x1b\[[\d;]*m/g, "");
-  const summary = [...plain.matchAll(/^(?:ok|FAILED) \| (\d+) passed.*? \| (\d+) failed/gm)].at(-1);
-  const count = { passed: Number(summary?.[1] ?? 0), failed: Number(summary?.[2] ?? 0) };
-  // Type errors, crashes and the like are in no summary.
-  if (count.failed === 0 && (!success || summary === undefined)) count.failed = 1;
-  return count;
+  return output.end((await child.status).success);
 }
 
 /** Every module that users may import. */

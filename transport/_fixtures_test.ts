@@ -139,6 +139,16 @@ export async function overLink(opening: Promise<TransportFixture>): Promise<Tran
   };
 }
 
+async function closeAll(
+  listener: AsyncDisposable,
+  relay: AsyncDisposable,
+  server: ReturnType<typeof serve>,
+): Promise<void> {
+  await listener[Symbol.asyncDispose]();
+  await relay[Symbol.asyncDispose]();
+  await server.shutdown();
+}
+
 /** Opens a WebSocket transport over a relay that does harm. */
 export function openFaultyWebSocket(): Promise<FaultFixture> {
   const limits = { ...LIMITS, ...FAULT_LIMITS };
@@ -150,11 +160,7 @@ export function openFaultyWebSocket(): Promise<FaultFixture> {
     transport,
     listener,
     relay,
-    async [Symbol.asyncDispose]() {
-      await listener[Symbol.asyncDispose]();
-      await relay[Symbol.asyncDispose]();
-      await server.shutdown();
-    },
+    [Symbol.asyncDispose]: () => closeAll(listener, relay, server),
   });
 }
 
@@ -174,11 +180,7 @@ export function openFaultyHttp(): Promise<FaultFixture> {
     transport,
     listener,
     relay,
-    async [Symbol.asyncDispose]() {
-      await listener[Symbol.asyncDispose]();
-      await relay[Symbol.asyncDispose]();
-      await server.shutdown();
-    },
+    [Symbol.asyncDispose]: () => closeAll(listener, relay, server),
   });
 }
 

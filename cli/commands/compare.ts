@@ -45,7 +45,7 @@ import {
   type Row,
 } from "../shared/comparison/results.ts";
 import { RunQueue } from "../shared/comparison/run_queue.ts";
-import { RunStore, written } from "../shared/comparison/run_store.ts";
+import { FinishedRuns, written } from "../shared/comparison/finished_runs.ts";
 import {
   activeFractionFor,
   labOf,
@@ -157,7 +157,7 @@ async function main(fitted: FittedFlags<typeof FLAGS>, call: Call): Promise<numb
 }
 
 /** Runs of before that go on, or none. */
-async function storeOf(flags: Flags): Promise<RunStore> {
+async function storeOf(flags: Flags): Promise<FinishedRuns> {
   const { out, systems: _, modes: __, codecs: ___, pruners: ____, seeds: _____, ...common } = flags;
   const reports = [
     "links",
@@ -173,7 +173,7 @@ async function storeOf(flags: Flags): Promise<RunStore> {
   const kept = Object.entries(common).filter(([name]) => !free.includes(name));
   const folder = `${out}/runs`;
   if (!flags["resume-runs"]) await Deno.remove(folder, { recursive: true }).catch(() => {});
-  return new RunStore(folder, {
+  return new FinishedRuns(folder, {
     versions: versions(),
     ...Object.fromEntries(kept),
     evalEvery: evalEveryOf(flags),

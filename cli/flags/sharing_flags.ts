@@ -47,7 +47,7 @@ function weightsOf(list: string): Readonly<Record<string, number>> {
       const value = Number(weight);
       if (name !== undefined && value > 0 && Number.isFinite(value)) return [name, value];
       throw new UsageError(
-        `Cannot use --data-weights as each must be NAME=W with a positive number, such as anna=2: current value is "${item}"`,
+        `Cannot use --data-weights as each must be NAME=W with a positive number, such as attic=2: current value is "${item}"`,
       );
     }),
   );

@@ -127,7 +127,7 @@ Deno.test("ServeLog writes each step to the metrics", async () => {
 Deno.test("ServeLog tells validations on several people's data, together and for each, and counts each owner's steps", async () => {
   const folder = await Deno.makeTempDir();
   const run = new Run();
-  const names = ['the "big" one, at work', "ben"] as const;
+  const names = ['the "big" one, at work', "barn"] as const;
   try {
     const { out } = await printed(() => {
       using log = new ServeLog(run, { ...FLAGS, metrics: folder });
@@ -139,7 +139,7 @@ Deno.test("ServeLog tells validations on several people's data, together and for
       }
       run.say({
         type: "away",
-        device: { ...run.devices[0]!, name: "ben", capacity: 0 },
+        device: { ...run.devices[0]!, name: "barn", capacity: 0 },
         step: 3,
         reason: "lost",
       });
@@ -149,16 +149,16 @@ Deno.test("ServeLog tells validations on several people's data, together and for
       assertEquals(log.validations.means, [{ step: 0, loss: 3.5 }, { step: 2, loss: 2.5 }]);
     });
     assertEquals(out, [
-      `Validation before step 0: loss 3.500 over all (${names[0]} 3.000, ben 4.000)`,
-      `Validation before step 2: loss 2.500 over all (${names[0]} 2.000, ben 3.000)`,
-      "ben is away from step 3 on: lost",
+      `Validation before step 0: loss 3.500 over all (${names[0]} 3.000, barn 4.000)`,
+      `Validation before step 2: loss 2.500 over all (${names[0]} 2.000, barn 3.000)`,
+      "barn is away from step 3 on: lost",
       `Data of ${names[0]}: 1 steps, validation loss 3.000 before and 2.000 after`,
-      "Data of ben: 2 steps, validation loss 4.000 before and 3.000 after",
+      "Data of barn: 2 steps, validation loss 4.000 before and 3.000 after",
     ]);
     const rows = (await Deno.readTextFile(`${folder}/metrics.csv`)).trim().split("\n");
     assert(rows[0]!.endsWith(",owners"));
     assert(rows[1]!.endsWith(',"the ""big"" one, at work"'));
-    assert(rows[4]!.endsWith(',"the ""big"" one, at work+ben"'));
+    assert(rows[4]!.endsWith(',"the ""big"" one, at work+barn"'));
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

@@ -20,9 +20,10 @@ const countOf = (list: readonly string[], name: string) => list.filter((n) => n 
 
 Deno.test("equal owners take turns one after the other, in an order of the seed, whatever the order of joining", () => {
   const orders = [1, 2, 3, 4, 5, 6, 7, 8].map((seed) => {
-    const order = take(turnsOf({ anna: 1, ben: 1, carl: 1 }, seed), ["anna", "ben", "carl"], 9).join();
+    const order = take(turnsOf({ attic: 1, barn: 1, cellar: 1 }, seed), ["attic", "barn", "cellar"], 9)
+      .join();
     assertEquals(
-      take(turnsOf({ carl: 1, ben: 1, anna: 1 }, seed), ["ben", "carl", "anna"], 9).join(),
+      take(turnsOf({ cellar: 1, barn: 1, attic: 1 }, seed), ["barn", "cellar", "attic"], 9).join(),
       order,
     );
     assertEquals(order.slice(0, 13), order.slice(14, 27).slice(0, 13));
@@ -32,7 +33,7 @@ Deno.test("equal owners take turns one after the other, in an order of the seed,
 });
 
 Deno.test("turns follow the weights, at every length within two turns", () => {
-  const weights = { anna: 5, ben: 2, carl: 1 };
+  const weights = { attic: 5, barn: 2, cellar: 1 };
   const all = take(turnsOf(weights), Object.keys(weights), 800);
   for (const [name, weight] of Object.entries(weights)) {
     assertEquals(countOf(all, name), 100 * weight);
@@ -43,44 +44,44 @@ Deno.test("turns follow the weights, at every length within two turns", () => {
 });
 
 Deno.test("who was away is owed its turns, and catches up without having the model alone", () => {
-  const turns = turnsOf({ anna: 1, ben: 1 });
-  const both = ["anna", "ben"];
+  const turns = turnsOf({ attic: 1, barn: 1 });
+  const both = ["attic", "barn"];
   take(turns, both, 10);
-  const missed = take(turns, ["anna"], 20);
-  assertEquals(countOf(missed, "ben"), 0);
+  const missed = take(turns, ["attic"], 20);
+  assertEquals(countOf(missed, "barn"), 0);
   const after = take(turns, both, 120);
-  assertEquals(countOf(after, "ben") - countOf(after, "anna"), 20);
-  // While it catches up ben has two turns of three, then one of two.
-  assertEquals(countOf(after.slice(0, 30), "ben"), 20);
-  assertEquals(countOf(after.slice(80), "ben"), 20);
+  assertEquals(countOf(after, "barn") - countOf(after, "attic"), 20);
+  // While it catches up barn has two turns of three, then one of two.
+  assertEquals(countOf(after.slice(0, 30), "barn"), 20);
+  assertEquals(countOf(after.slice(80), "barn"), 20);
   for (let i = 0; i + 3 <= after.length; i++) {
-    assert(after.slice(i, i + 3).includes("anna"), "ben alone has the model");
+    assert(after.slice(i, i + 3).includes("attic"), "barn alone has the model");
   }
 });
 
 Deno.test("who joins late has missed nothing; who is done is owed nothing", () => {
-  const turns = turnsOf({ anna: 1, ben: 1 });
-  take(turns, ["anna", "ben"], 100);
-  turns.add({ key: "carl", name: "carl", weight: 1 });
-  const all = ["anna", "ben", "carl"];
-  assertEquals(countOf(take(turns, all, 30), "carl"), 10);
-  turns.finish("anna");
-  assertEquals(new Set(take(turns, all, 2)), new Set(["ben", "carl"]));
-  turns.finish("ben");
-  turns.finish("carl");
+  const turns = turnsOf({ attic: 1, barn: 1 });
+  take(turns, ["attic", "barn"], 100);
+  turns.add({ key: "cellar", name: "cellar", weight: 1 });
+  const all = ["attic", "barn", "cellar"];
+  assertEquals(countOf(take(turns, all, 30), "cellar"), 10);
+  turns.finish("attic");
+  assertEquals(new Set(take(turns, all, 2)), new Set(["barn", "cellar"]));
+  turns.finish("barn");
+  turns.finish("cellar");
   assertEquals(turns.draw(new Set(all)), null);
 });
 
 Deno.test("a state goes on with the same turns; a step that was drawn and not done changes nothing", () => {
-  const turns = turnsOf({ anna: 3, ben: 2, carl: 1 });
-  const all = ["anna", "ben", "carl"];
+  const turns = turnsOf({ attic: 3, barn: 2, cellar: 1 });
+  const all = ["attic", "barn", "cellar"];
   take(turns, all, 7);
-  take(turns, ["anna", "carl"], 5);
+  take(turns, ["attic", "cellar"], 5);
   const again = new DataTurns(1, JSON.parse(JSON.stringify(turns.saved)));
   assertEquals(again.draw(new Set(all), 4), turns.draw(new Set(all), 4));
-  again.draw(new Set(["ben"]));
+  again.draw(new Set(["barn"]));
   assertEquals(take(again, all, 50), take(turns, all, 50));
-  assertEquals(again.given("ben"), turns.given("ben"));
+  assertEquals(again.given("barn"), turns.given("barn"));
 });
 
 Deno.test("weights must be positive", () => {

@@ -22,7 +22,7 @@ import {
   type UserDeviceResult,
 } from "@edgetuner/core";
 import { inProcessTransport } from "@edgetuner/transport";
-import { LOSS, type TinyBase } from "../support/tiny_model.ts";
+import { batchOf, LOSS, type TinyBase, tinySettings } from "../support/tiny_model.ts";
 import { type Fault, faulty } from "./_lossy.ts";
 import { admitAll, eventOf, serverOptions } from "./_session.ts";
 
@@ -40,6 +40,17 @@ export interface TestOwner {
   /** Joins when the run has so many training steps. @default {before the start} */
   readonly joinsAt?: number;
 }
+
+/** Settings of a run of owners, in the mode `slice`. */
+export function settingsOf(steps: number, more: Partial<RunSettings> = {}): RunSettings {
+  return { ...tinySettings("slice", steps), ...more };
+}
+
+/** Batches of two owners: of different sizes. */
+export const BATCHES = {
+  attic: (position: number) => batchOf(2 + position % 2),
+  barn: (position: number) => batchOf(3 + position % 3),
+} satisfies Readonly<Record<string, (position: number) => TokenBatch>>;
 
 /** What an owner saw. */
 export interface SeenLoss {

@@ -23,13 +23,15 @@ function start(program: string, args: readonly string[], env: Record<string, str
 
 Deno.test("edge server and devices meet at a broker, and neither shows its credentials [slow]", async () => {
   const folder = await Deno.makeTempDir();
-  await using broker = await NatsServer.start({ more: `authorization { user: ann, password: "hush-hush" }` });
+  await using broker = await NatsServer.start({
+    more: `authorization { user: home, password: "hush-hush" }`,
+  });
   const url = broker.url("a-run");
-  const env = { EDGETUNER_NATS_USER: "ann", EDGETUNER_NATS_PASSWORD: "hush-hush" };
+  const env = { EDGETUNER_NATS_USER: "attic", EDGETUNER_NATS_PASSWORD: "hush-hush" };
   const server = start(
     "edge_server.ts",
     [
-      ...["--nats", broker.url("a-run", "ann:hush-hush@"), "--port", "0", "--devices", "2", "--steps", "2"],
+      ...["--nats", broker.url("a-run", "home:hush-hush@"), "--port", "0", "--devices", "2", "--steps", "2"],
       ...["--join-token", TOKEN, "--state", ""],
     ],
     {},
@@ -38,7 +40,7 @@ Deno.test("edge server and devices meet at a broker, and neither shows its crede
   const device = (...args: string[]) =>
     start("user_device.ts", ["--server", url, "--token", TOKEN, "--state", "", ...args], env, folder);
   const data = ["--data", assetPath("restaurant/train.txt"), "--batch", "1", "--length", "32"];
-  const ends = await Promise.all([server, device(...data, "--name", "ann"), device("--name", "ben")]);
+  const ends = await Promise.all([server, device(...data, "--name", "attic"), device("--name", "barn")]);
   for (const { code, text } of ends) {
     assertEquals(code, 0, text);
     assertStringIncludes(text, "Done: 2 steps");

@@ -16,18 +16,14 @@ import { Engine } from "@edgetuner/kernels";
 import { inProcessTransport } from "@edgetuner/transport";
 import { batchOf, TinyGpt2, tinySettings } from "../support/tiny_model.ts";
 import { type Fault, faulty, type PassedFrame } from "./_lossy.ts";
-import { ownerSide, runOwners, type TestOwner, turnsOf } from "./_owners.ts";
+import { BATCHES, ownerSide, runOwners, settingsOf, type TestOwner, turnsOf } from "./_owners.ts";
 import { admitAll, dataSide, serverOptions } from "./_session.ts";
 
 const engine = await Engine.create();
 const model = new TinyGpt2(engine);
 
-const settingsOf = (steps: number, more: Partial<RunSettings> = {}): RunSettings => ({
-  ...tinySettings("slice", steps),
-  ...more,
-});
-const anna: TestOwner = { name: "anna", train: (position) => batchOf(2 + position % 2), valid: [batchOf(2)] };
-const ben: TestOwner = { name: "ben", train: (position) => batchOf(3 + position % 3), valid: [batchOf(1)] };
+const attic: TestOwner = { name: "attic", train: BATCHES.attic, valid: [batchOf(2)] };
+const barn: TestOwner = { name: "barn", train: BATCHES.barn, valid: [batchOf(1)] };
 
 Deno.test("the run ends when every owner has given all its batches, with a validation", async () => {
   const few = (owner: TestOwner, count: number): TestOwner => ({
@@ -37,12 +33,12 @@ Deno.test("the run ends when every owner has given all its batches, with a valid
   const shared = await runOwners(model, {
     settings: settingsOf(30),
     capacities: [1],
-    owners: [few(anna, 2), few(ben, 5)],
+    owners: [few(attic, 2), few(barn, 5)],
   });
   assertEquals([shared.error, shared.devices.map((d) => d.error)], [null, [null, null, null]]);
   const turns = turnsOf(shared.records);
   assertEquals(turns.length, 7);
-  assertEquals(turns.slice(-3), ["ben", "ben", "ben"]);
+  assertEquals(turns.slice(-3), ["barn", "barn", "barn"]);
   assertEquals(shared.events.flatMap((e) => e.type === "validation" ? [e.step] : []), [0, 7]);
   assertEquals(shared.devices.map((d) => [d.steps, d.ending?.step]), [[7, 7], [7, 7], [7, 7]]);
 });
@@ -52,19 +48,19 @@ Deno.test("an owner lost in validation is left out of it, and losses on fewer ow
     const shared = await runOwners(model, {
       settings: settingsOf(4),
       capacities: [1],
-      owners: [anna, ben],
+      owners: [attic, barn],
       server: { sharing: { evalEvery: 2, keepBest: true } },
       faults: {
-        ben: ({ frame }) =>
+        barn: ({ frame }) =>
           frame.step === 2 && frame.kind === kind && isOfValidation(frame) ? "cut" : undefined,
       },
     });
     assertEquals(shared.error, null, kind);
     const told = shared.events.flatMap((e) => e.type === "validation" ? [e] : []);
     assertEquals(told.map(({ step, owners }) => [step, owners.map((o) => o.name).sort()]), [
-      [0, ["anna", "ben"]],
-      [2, ["anna"]],
-      [4, ["anna"]],
+      [0, ["attic", "barn"]],
+      [2, ["attic"]],
+      [4, ["attic"]],
     ], kind);
     assertEquals(told.map(({ isBest }) => isBest), [true, false, false], kind);
   }
@@ -80,19 +76,19 @@ function isOfValidation(frame: Frame): boolean {
 Deno.test("with the policy wait an owner is waited for, and no turn is missed; with stop the run ends", async () => {
   const cut = ({ frame, link }: { readonly frame: Frame; readonly link: number }) =>
     link === 0 && frame.kind === "hiddenGradient" && frame.step >= 1 ? "cut" as const : undefined;
-  const options = { settings: settingsOf(6), capacities: [1], owners: [anna, ben] };
+  const options = { settings: settingsOf(6), capacities: [1], owners: [attic, barn] };
   const whole = await runOwners(model, options);
   const waited = await runOwners(model, {
     ...options,
-    faults: { ben: cut },
+    faults: { barn: cut },
     comesBack: true,
     server: { onLoss: "wait" },
   });
   assertEquals(waited.error, null);
   assertEquals(turnsOf(waited.records), turnsOf(whole.records));
   assertEquals(waited.states, whole.states);
-  const stopped = await runOwners(model, { ...options, faults: { ben: cut }, server: { onLoss: "stop" } });
-  assertStringIncludes(stopped.error!.message, "ben");
+  const stopped = await runOwners(model, { ...options, faults: { barn: cut }, server: { onLoss: "stop" } });
+  assertStringIncludes(stopped.error!.message, "barn");
 });
 
 Deno.test("an owner that breaks the protocol is named and may not come back; the others go on. Without any other the run ends", async () => {
@@ -101,15 +97,15 @@ Deno.test("an owner that breaks the protocol is named and may not come back; the
       ? encodeFrame({ ...frame, meta: { mode: "evaluate" as const }, step: frame.step + 7 })
       : undefined;
   const options = { settings: settingsOf(4), capacities: [1], comesBack: true };
-  const shared = await runOwners(model, { ...options, owners: [anna, ben], faults: { ben: nonsense } });
+  const shared = await runOwners(model, { ...options, owners: [attic, barn], faults: { barn: nonsense } });
   assertEquals(shared.error, null);
-  assertEquals(turnsOf(shared.records), Array(4).fill("anna"));
+  assertEquals(turnsOf(shared.records), Array(4).fill("attic"));
   const away = shared.events.flatMap((e) => e.type === "away" ? [[e.device.name, e.reason]] : []);
   assertEquals(away.length, 1);
-  assertStringIncludes(away[0]!.join(" "), "ben");
+  assertStringIncludes(away[0]!.join(" "), "barn");
   assert(shared.devices[1]!.error !== null);
-  const alone = await runOwners(model, { ...options, owners: [ben], faults: { ben: nonsense } });
-  assertStringIncludes(alone.error!.message, "ben");
+  const alone = await runOwners(model, { ...options, owners: [barn], faults: { barn: nonsense } });
+  assertStringIncludes(alone.error!.message, "barn");
 });
 
 Deno.test("an owner whose loss is not finite is named and may not come back; of the last one it ends the run for all", async () => {
@@ -121,11 +117,11 @@ Deno.test("an owner whose loss is not finite is named and may not come back; of 
       throw new TrainingError("the loss is not finite");
     },
   });
-  const shared = await runOwners(model, { ...options, owners: [anna, none(ben)] });
+  const shared = await runOwners(model, { ...options, owners: [attic, none(barn)] });
   assertEquals(shared.error, null);
-  assertEquals(turnsOf(shared.records), Array(4).fill("anna"));
+  assertEquals(turnsOf(shared.records), Array(4).fill("attic"));
   assert(shared.devices[1]!.error instanceof TrainingError);
-  const both = await runOwners(model, { ...options, owners: [none(anna), none(ben)] });
+  const both = await runOwners(model, { ...options, owners: [none(attic), none(barn)] });
   assert(both.error instanceof TrainingError);
 });
 
@@ -133,16 +129,16 @@ Deno.test("the last owner is waited for as long as --loss-wait says, then the ru
   const shared = await runOwners(model, {
     settings: settingsOf(6),
     capacities: [1],
-    owners: [anna, ben],
+    owners: [attic, barn],
     server: { lossWaitMs: 300 },
     faults: {
-      anna: ({ frame }) => frame.step >= 2 && frame.kind === "hidden" ? "cut" : undefined,
-      ben: ({ frame }) => frame.step >= 3 && frame.kind === "hidden" ? "cut" : undefined,
+      attic: ({ frame }) => frame.step >= 2 && frame.kind === "hidden" ? "cut" : undefined,
+      barn: ({ frame }) => frame.step >= 3 && frame.kind === "hidden" ? "cut" : undefined,
     },
   });
   assert(shared.error !== null);
   assertEquals(shared.states.length, 1);
-  assertEquals(turnsOf(shared.records).slice(2).every((name) => name === "ben"), true);
+  assertEquals(turnsOf(shared.records).slice(2).every((name) => name === "barn"), true);
 });
 
 Deno.test("a late device with heads, or one whose data takes no turns, is refused in words", async () => {
@@ -165,12 +161,12 @@ Deno.test("a late device with heads, or one whose data takes no turns, is refuse
       channel: await transport.connect(),
       timeoutMs: 20_000,
     });
-  const first = join("anna", 1, ownerSide(model, anna));
+  const first = join("attic", 1, ownerSide(model, attic));
   const started = Promise.withResolvers<void>();
   server.subscribe((e) => e.type === "step" && started.resolve());
   await started.promise;
-  await assertRejects(() => join("ben", 1, ownerSide(model, ben)), HandshakeError, "capacity 0");
-  await assertRejects(() => join("carl", 0, dataSide(model, 4)), HandshakeError, "takes turns");
+  await assertRejects(() => join("barn", 1, ownerSide(model, barn)), HandshakeError, "capacity 0");
+  await assertRejects(() => join("cellar", 0, dataSide(model, 4)), HandshakeError, "takes turns");
   assertEquals(server.status, "running");
   server.stop();
   await running;
@@ -185,14 +181,14 @@ Deno.test("a run that waits in vain for owners says who has come", async () => {
   );
   const { transport, listener } = inProcessTransport();
   const admitting = admitAll(listener, server);
-  const data = ownerSide(model, anna);
+  const data = ownerSide(model, attic);
   const channel = await transport.connect();
-  const joining = runUserDevice({ engine, name: "anna", capacity: 1, data, channel, timeoutMs: 20_000 });
+  const joining = runUserDevice({ engine, name: "attic", capacity: 1, data, channel, timeoutMs: 20_000 });
   const joined = assertRejects(() => joining);
   const error = await assertRejects(() => server.start());
   assertStringIncludes(
     (error as Error).message,
-    `1 devices with heads and 3 with data must join within 300 ms: 1 joined, with data "anna"`,
+    `1 devices with heads and 3 with data must join within 300 ms: 1 joined, with data "attic"`,
   );
   await joined;
   await listener[Symbol.asyncDispose]();
@@ -202,7 +198,7 @@ Deno.test("a run that waits in vain for owners says who has come", async () => {
 /** A run of two owners, one with heads, whose edge server dies at a frame of the device with heads, and starts again. */
 async function killServer(settings: RunSettings, dies: (frame: Frame) => boolean) {
   const root = await Deno.makeTempDir();
-  const names = ["anna", "ben", "heads"] as const;
+  const names = ["attic", "barn", "heads"] as const;
   const write = new Map(
     await Promise.all(
       ["server", ...names].map(async (name) =>
@@ -216,7 +212,7 @@ async function killServer(settings: RunSettings, dies: (frame: Frame) => boolean
   const links: Channel[] = [];
   const losses = new Map<string, number | null>();
   const open = (more: Partial<EdgeServerOptions>) => {
-    const sharing = { devices: 2, weights: { ben: 2 }, evalEvery: 3 };
+    const sharing = { devices: 2, weights: { barn: 2 }, evalEvery: 3 };
     const server = new EdgeServer(
       serverOptions(model, settings, { devices: 2, onLoss: "prune", sharing, ...more }),
     );
@@ -241,11 +237,11 @@ async function killServer(settings: RunSettings, dies: (frame: Frame) => boolean
       });
     };
     return await runUserDevice({
-      ...{ engine, name, id: name.repeat(8), capacity: name === "anna" ? 0 : 1, timeoutMs: 20_000 },
+      ...{ engine, name, id: name.repeat(8), capacity: name === "attic" ? 0 : 1, timeoutMs: 20_000 },
       channel: await connect(),
       reconnect: connect,
-      ...(name === "anna" && { data: ownerSide(model, anna) }),
-      ...(name === "ben" && { data: ownerSide(model, ben) }),
+      ...(name === "attic" && { data: ownerSide(model, attic) }),
+      ...(name === "barn" && { data: ownerSide(model, barn) }),
       onState: (state) => write.get(name)!(state),
       savedStates: () => openRunStates(`${root}/${name}`).catch(() => null),
     });
@@ -293,12 +289,12 @@ Deno.test("an owner that keeps the others waiting longer than --step-deadline co
     const shared = await runOwners(model, {
       settings: settingsOf(5),
       capacities: [1],
-      owners: [anna, ben],
-      faults: { ben: hold },
+      owners: [attic, barn],
+      faults: { barn: hold },
       server: { stepDeadlineMs: 400 },
     });
     assertEquals(shared.error, null, kind);
-    assertEquals(turnsOf(shared.records).slice(1).includes("ben"), false, kind);
+    assertEquals(turnsOf(shared.records).slice(1).includes("barn"), false, kind);
     const away = shared.events.flatMap((e) => e.type === "away" ? [[e.device.name, e.reason]] : []);
     assertStringIncludes(away.join(" "), "must take at most 0.4 s", kind);
     assertEquals(away.length, 1);
@@ -313,8 +309,8 @@ Deno.test("the next owner sends its batch while the step before is computed, unl
     const shared = await runOwners(model, {
       settings: settingsOf(6, { overlap }),
       capacities: [1],
-      owners: [{ ...anna, valid: [] }, { ...ben, valid: [] }],
-      faults: { anna: note, ben: note },
+      owners: [{ ...attic, valid: [] }, { ...barn, valid: [] }],
+      faults: { attic: note, barn: note },
       onEvent: (e) => e.type === "step" && order.push(`s${e.record.step}`),
     });
     assertEquals(shared.error, null);
@@ -328,19 +324,22 @@ Deno.test("an owner of a mixed step that is lost at any message and comes back: 
   const options = {
     settings: settingsOf(3, { accumulate: 4, codec: "int8" }),
     capacities: [1],
-    owners: [one(anna), one(ben)],
+    owners: [one(attic), one(barn)],
     server: { onLoss: "wait" as const, sharing: { mix: true } },
     comesBack: true,
   };
   const tensors = engine.stats.tensors;
   const frames: PassedFrame[] = [];
-  const whole = await runOwners(model, { ...options, faults: { ben: (passed) => void frames.push(passed) } });
+  const whole = await runOwners(model, {
+    ...options,
+    faults: { barn: (passed) => void frames.push(passed) },
+  });
   assertEquals(whole.error, null);
   const turn = frames.filter(({ frame }) => frame.step === 1 && !["welcome", "paused"].includes(frame.kind));
   assertEquals(turn.length, 8);
   for (const { index, frame: { kind } } of turn) {
     const cut: Fault = (passed) => passed.link === 0 && passed.index === index ? "cut" : undefined;
-    const lossy = await runOwners(model, { ...options, faults: { ben: cut } });
+    const lossy = await runOwners(model, { ...options, faults: { barn: cut } });
     assertEquals(lossy.error, null, kind);
     assertEquals(lossy.records.map((r) => r.loss), whole.records.map((r) => r.loss), kind);
     assertEquals(lossy.states, whole.states, kind);
@@ -351,7 +350,7 @@ Deno.test("an owner of a mixed step that is lost at any message and comes back: 
     ...options,
     comesBack: false,
     server: { sharing: { mix: true } },
-    faults: { ben: cut },
+    faults: { barn: cut },
   });
   assertEquals(error, null);
   assertEquals(records.map((r) => [r.owners!.length, r.batch]), [[2, 4], [1, 4], [1, 4]]);

@@ -66,9 +66,9 @@ async function prepare(folder: string): Promise<void> {
   const write = (name: string, from: number, content: readonly string[]) =>
     Deno.writeTextFile(`${folder}/${name}`, content.slice(from, from + 20).join("\n") + "\n");
   for (const [kind, from] of [["train", 0], ["valid", 20]] as const) {
-    await write(`anna-${kind}.txt`, from, lines);
-    await write(`ben-${kind}.jsonl`, from, pairs.map(([, text]) => JSON.stringify({ text })));
-    await write(`carl-${kind}.jsonl`, from, chats.map((chat) => JSON.stringify(chat)));
+    await write(`attic-${kind}.txt`, from, lines);
+    await write(`barn-${kind}.jsonl`, from, pairs.map(([, text]) => JSON.stringify({ text })));
+    await write(`cellar-${kind}.jsonl`, from, chats.map((chat) => JSON.stringify(chat)));
   }
 }
 
@@ -114,8 +114,8 @@ Deno.test("owners of pairs, texts and chats: one is killed and comes back, one j
         ],
         ...["--state", name, ...more],
       ]);
-    join("anna", "txt", ["--capacity", "1"]);
-    const ben = join("ben", "jsonl", ["--capacity", "0"]);
+    join("attic", "txt", ["--capacity", "1"]);
+    const barn = join("barn", "jsonl", ["--capacity", "0"]);
     await event("step", (e) => (e.record as { step: number }).step >= 5);
     const steer = async (what: string) => {
       const response = await fetch(`http://${address}/api/runs/${run}/${what}`, {
@@ -126,25 +126,29 @@ Deno.test("owners of pairs, texts and chats: one is killed and comes back, one j
       assert(response.ok, `${response.status}`);
     };
     await steer("pause");
-    ben.kill();
-    await ben.done;
-    const again = join("ben", "jsonl", ["--capacity", "0", "--resume"]);
-    const carl = join("carl", "jsonl", ["--capacity", "0"]);
-    await event("joined", (e) => (e.device as { name: string }).name === "carl");
-    await until(() => again.out.includes("joined on"), "ben's connection", 120_000);
+    barn.kill();
+    await barn.done;
+    const again = join("barn", "jsonl", ["--capacity", "0", "--resume"]);
+    const cellar = join("cellar", "jsonl", ["--capacity", "0"]);
+    await event("joined", (e) => (e.device as { name: string }).name === "cellar");
+    await until(() => again.out.includes("joined on"), "barn's connection", 120_000);
     await steer("resume");
-    for (const one of [server, running[1]!, again, carl]) {
+    for (const one of [server, running[1]!, again, cellar]) {
       const { code, errors } = await one.done;
       assertEquals(code, 0, errors);
     }
     assertEquals((await event("back")).type, "back");
     const report = JSON.parse(await Deno.readTextFile(`${folder}/report.json`));
     const owners = report.owners as { name: string; steps: number; validations: unknown[] }[];
-    assertEquals(owners.map(({ name }) => name).sort(), ["anna", "ben", "carl"]);
+    assertEquals(owners.map(({ name }) => name).sort(), ["attic", "barn", "cellar"]);
     assertEquals(owners.reduce((sum, { steps }) => sum + steps, 0), 24);
     const last = server.events.filter((e) => e.type === "validation").at(-1)!;
     assertEquals(last.step, 24);
-    assertEquals((last.owners as { name: string }[]).map(({ name }) => name).sort(), ["anna", "ben", "carl"]);
+    assertEquals((last.owners as { name: string }[]).map(({ name }) => name).sort(), [
+      "attic",
+      "barn",
+      "cellar",
+    ]);
     assertEquals(report.validations.at(-1).loss, last.loss);
     assert(report.validations.at(-1).loss < report.validations[0].loss);
   } finally {

@@ -10,23 +10,14 @@ import type {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { batchOf, TinyGpt2, tinySettings } from "../support/tiny_model.ts";
-import { type OwnersOptions, runOwners, type TestOwner, turnsOf } from "./_owners.ts";
+import { BATCHES, type OwnersOptions, runOwners, settingsOf, type TestOwner, turnsOf } from "./_owners.ts";
 import type { Fault, PassedFrame } from "./_lossy.ts";
 import { runSession, scriptedPruner } from "./_session.ts";
 
 const engine = await Engine.create();
 const model = new TinyGpt2(engine);
 
-const settingsOf = (steps: number, more: Partial<RunSettings> = {}): RunSettings => ({
-  ...tinySettings("slice", steps),
-  ...more,
-});
-
-/** Batches of two owners: of different sizes. */
-const DATA: Readonly<Record<string, (position: number) => ReturnType<typeof batchOf>>> = {
-  anna: (position) => batchOf(2 + position % 2),
-  ben: (position) => batchOf(3 + position % 3),
-};
+const DATA: Readonly<Record<string, (position: number) => TokenBatch>> = BATCHES;
 const owner = (name: string, more: Partial<TestOwner> = {}): TestOwner => ({
   name,
   train: DATA[name]!,
@@ -44,7 +35,7 @@ Deno.test("two owners with half of the data each give the run of one with the in
     ] as const
   ) {
     const settings = settingsOf(6, more);
-    const options: OwnersOptions = { settings, owners: [owner("anna"), owner("ben")], capacities };
+    const options: OwnersOptions = { settings, owners: [owner("attic"), owner("barn")], capacities };
     const shared = await runOwners(model, options);
     assertEquals([shared.error, shared.devices.map((d) => d.error)], [
       null,
@@ -52,7 +43,7 @@ Deno.test("two owners with half of the data each give the run of one with the in
     ]);
     const turns = turnsOf(shared.records);
     // Equal shares: one after the other.
-    assertEquals(turns.filter((name) => name === "anna").length, 3, what);
+    assertEquals(turns.filter((name) => name === "attic").length, 3, what);
     assertEquals(new Set([turns[0], turns[1]]).size, 2, what);
     const single = await runSession(model, {
       ...{ settings, steps: 6, capacities, dataApart: true, shareLoss: true },
@@ -103,7 +94,7 @@ function joined(batches: readonly TokenBatch[]): TokenBatch {
 Deno.test("a step that is mixed of two owners' parts is that of one owner with both, bit for bit [slow]", async () => {
   const part = (name: string, position: number) => {
     const all = batchOf(7);
-    const at = (2 * position + (name === "ben" ? 1 : 0)) % 7;
+    const at = (2 * position + (name === "barn" ? 1 : 0)) % 7;
     const cut = <T extends Uint32Array | Float32Array>(values: T) =>
       values.slice(at * all.length, (at + 1) * all.length) as T;
     return { ...all, batch: 1, tokens: cut(all.tokens), targets: cut(all.targets), mask: cut(all.mask) };
@@ -113,11 +104,11 @@ Deno.test("a step that is mixed of two owners' parts is that of one owner with b
     const shared = await runOwners(model, {
       settings,
       capacities: [1, 1],
-      owners: ["anna", "ben"].map((name) => ({ name, train: (position: number) => part(name, position) })),
+      owners: ["attic", "barn"].map((name) => ({ name, train: (position: number) => part(name, position) })),
       server: { sharing: { mix: true } },
     });
     assertEquals(shared.error, null);
-    const given: Record<string, number> = { anna: 0, ben: 0 };
+    const given: Record<string, number> = { attic: 0, barn: 0 };
     const batches = shared.records.map(({ owners, batch }) => {
       assertEquals(batch, accumulate);
       assertEquals(owners!.length, 2);
@@ -145,10 +136,10 @@ Deno.test("an owner lost at any message of its turn is skipped: the run is that 
   const settings = settingsOf(5, { accumulate: 2, codec: "int8" });
   const options = { settings, capacities: [1, 1] };
   const frames: PassedFrame[] = [];
-  const withFault = (ben: Fault, more: Partial<OwnersOptions> = {}) =>
-    runOwners(model, { ...options, owners: [owner("anna"), owner("ben")], faults: { ben }, ...more });
+  const withFault = (barn: Fault, more: Partial<OwnersOptions> = {}) =>
+    runOwners(model, { ...options, owners: [owner("attic"), owner("barn")], faults: { barn }, ...more });
   const whole = await withFault((passed) => void frames.push(passed));
-  const step = turnsOf(whole.records).indexOf("ben");
+  const step = turnsOf(whole.records).indexOf("barn");
   const turn = frames.filter(({ frame }) =>
     frame.step === step && frame.kind !== "welcome" && frame.kind !== "paused"
   );
@@ -166,7 +157,7 @@ Deno.test("an owner lost at any message of its turn is skipped: the run is that 
       assertEquals(lossy.error, null, at);
       const turns = turnsOf(lossy.records);
       assertEquals(turns.length, 5, at);
-      if (!comesBack) assertEquals(turns.filter((name) => name === "ben").length, 0, at);
+      if (!comesBack) assertEquals(turns.filter((name) => name === "barn").length, 0, at);
       const single = await singleOf(lossy.records, options);
       assertEquals(lossy.records.map((r) => r.loss), single.losses, at);
       assertEquals(lossy.states, single.states, at);
@@ -177,7 +168,7 @@ Deno.test("an owner lost at any message of its turn is skipped: the run is that 
 Deno.test("a device with heads lost in an owner's step: the same owner's step begins again, as if the heads were pruned, bit for bit [slow]", async () => {
   const options = {
     settings: settingsOf(4, { codec: "int8-feedback", accumulate: 2 }),
-    owners: [owner("anna"), owner("ben")],
+    owners: [owner("attic"), owner("barn")],
     capacities: [1, 1],
   };
   for (const kind of ["mask", "delta", "deltaGradient", "inputGradient"]) {
@@ -195,11 +186,11 @@ Deno.test("a device with heads lost in an owner's step: the same owner's step be
 
 Deno.test("an owner with heads that is lost takes its data and its heads with it; the others go on", async () => {
   const settings = settingsOf(4);
-  const ben: Fault = ({ frame }) => frame.kind === "delta" && frame.step === 1 ? "cut" : undefined;
-  const owners = [owner("anna", { capacity: 1 }), owner("ben", { capacity: 1 })];
-  const lossy = await runOwners(model, { settings, owners, faults: { ben } });
+  const barn: Fault = ({ frame }) => frame.kind === "delta" && frame.step === 1 ? "cut" : undefined;
+  const owners = [owner("attic", { capacity: 1 }), owner("barn", { capacity: 1 })];
+  const lossy = await runOwners(model, { settings, owners, faults: { barn } });
   assertEquals(lossy.error, null);
-  assertEquals(turnsOf(lossy.records).slice(1), ["anna", "anna", "anna"]);
+  assertEquals(turnsOf(lossy.records).slice(1), ["attic", "attic", "attic"]);
   assertEquals(lossy.records.map(({ away }) => away), [undefined, [2, 3], [2, 3], [2, 3]]);
 });
 
@@ -209,9 +200,9 @@ Deno.test("an owner that was away is owed its turns and catches up [slow]", asyn
   const shared = await runOwners(model, {
     settings: settingsOf(80),
     capacities: [1],
-    owners: [owner("anna"), owner("ben")],
+    owners: [owner("attic"), owner("barn")],
     faults: {
-      ben: ({ frame, link }) => {
+      barn: ({ frame, link }) => {
         // The link is down while the run goes on, from step 3 to step 8.
         isGone ||= link === 0 && frame.kind === "turn" && frame.step >= 3;
         if (frame.kind === "hello" && link > 0 && !isGone) server!.resume();
@@ -229,20 +220,20 @@ Deno.test("an owner that was away is owed its turns and catches up [slow]", asyn
   assertEquals(shared.error, null);
   const turns = turnsOf(shared.records);
   const missed = shared.events.flatMap((e) => e.type === "away" || e.type === "back" ? [e.step] : []);
-  assertEquals(turns.slice(missed[0]!, 9).filter((name) => name === "ben").length, 0);
-  assertEquals(turns.filter((name) => name === "ben").length, 40);
+  assertEquals(turns.slice(missed[0]!, 9).filter((name) => name === "barn").length, 0);
+  assertEquals(turns.filter((name) => name === "barn").length, 40);
 });
 
 Deno.test("who joins late has turns from then on, and the run is that of one owner with the same batches, bit for bit", async () => {
   const options = { settings: settingsOf(8), capacities: [1, 1] };
   const shared = await runOwners(model, {
     ...options,
-    owners: [owner("anna"), owner("ben", { joinsAt: 3 })],
+    owners: [owner("attic"), owner("barn", { joinsAt: 3 })],
   });
   assertEquals([shared.error, shared.devices.map((d) => d.error)], [null, Array(4).fill(null)]);
   const turns = turnsOf(shared.records);
-  assertEquals(turns.slice(0, 3), ["anna", "anna", "anna"]);
-  assert([2, 3].includes(turns.filter((name) => name === "ben").length));
+  assertEquals(turns.slice(0, 3), ["attic", "attic", "attic"]);
+  assert([2, 3].includes(turns.filter((name) => name === "barn").length));
   const single = await singleOf(shared.records, options);
   assertEquals(shared.states, single.states);
   assertEquals(shared.records.map((r) => r.loss), single.losses);
@@ -272,10 +263,10 @@ class Kept {
 Deno.test("a run of several owners goes on from its states with the same turns and the same bits [slow]", async () => {
   for (const accumulate of [1, 2]) {
     const settings = settingsOf(9, { saveEvery: 2, accumulate });
-    const sharing = { weights: { anna: 2 }, evalEvery: 3, mix: accumulate > 1 };
+    const sharing = { weights: { attic: 2 }, evalEvery: 3, mix: accumulate > 1 };
     const options: OwnersOptions = {
       settings,
-      owners: [owner("anna", { valid: [batchOf(2)] }), owner("ben", { capacity: 1, valid: [batchOf(1)] })],
+      owners: [owner("attic", { valid: [batchOf(2)] }), owner("barn", { capacity: 1, valid: [batchOf(1)] })],
       capacities: [1],
     };
     const kept = new Kept();
@@ -285,12 +276,12 @@ Deno.test("a run of several owners goes on from its states with the same turns a
       device: (name) => ({ onState: kept.write(name) }),
     });
     assertEquals(whole.error, null);
-    assertEquals([...kept.states.get("anna")!.keys()], [2, 4, 6, 8, 9]);
+    assertEquals([...kept.states.get("attic")!.keys()], [2, 4, 6, 8, 9]);
     const resumed = await runOwners(model, {
       ...options,
       server: { sharing, resume: kept.source("server", 4) },
       // An owner without heads needs no state of that very step.
-      device: (name) => ({ resume: kept.source(name, name === "anna" ? 2 : 4) }),
+      device: (name) => ({ resume: kept.source(name, name === "attic" ? 2 : 4) }),
     });
     assertEquals(resumed.error, null);
     const rest = whole.records.filter((r) => r.step >= 4);
@@ -301,12 +292,12 @@ Deno.test("a run of several owners goes on from its states with the same turns a
 });
 
 Deno.test("validation is of all owners by tokens, together and for each; the best heads are told to all", async () => {
-  const valid = { anna: [batchOf(2), batchOf(3)], ben: [batchOf(1)] };
+  const valid = { attic: [batchOf(2), batchOf(3)], barn: [batchOf(1)] };
   const best: number[] = [];
   const shared = await runOwners(model, {
     settings: settingsOf(4),
     capacities: [1],
-    owners: [owner("anna", { valid: valid.anna }), owner("ben", { valid: valid.ben })],
+    owners: [owner("attic", { valid: valid.attic }), owner("barn", { valid: valid.barn })],
     server: { sharing: { evalEvery: 2, keepBest: true } },
     device: (name) => name === "h0" ? { onBest: (step) => void best.push(step) } : {},
   });
@@ -315,11 +306,11 @@ Deno.test("validation is of all owners by tokens, together and for each; the bes
   assertEquals(told.map(({ step }) => step), [0, 2, 4]);
   for (const { step, loss, counted, owners } of told) {
     const records = shared.records.filter((r) => r.step === step && r.mode === "evaluate");
-    assertEquals(records.map((r) => r.owners!.join()).sort(), ["anna", "anna", "ben"]);
+    assertEquals(records.map((r) => r.owners!.join()).sort(), ["attic", "attic", "barn"]);
     const tokens = records.reduce((sum, r) => sum + r.counted!, 0);
     assertEquals(counted, tokens);
     assertAlmostEquals(loss, records.reduce((sum, r) => sum + r.loss! * r.counted!, 0) / tokens, 1e-12);
-    assertEquals(owners.map(({ name }) => name).sort(), ["anna", "ben"]);
+    assertEquals(owners.map(({ name }) => name).sort(), ["attic", "barn"]);
     assertEquals(owners.reduce((sum, o) => sum + o.counted, 0), tokens);
   }
   const isBest = told.filter((e) => e.isBest).map(({ step }) => step);
@@ -332,7 +323,7 @@ Deno.test("what travels of turns is what the description of a step says, message
     const settings = settingsOf(4, { accumulate: 2, microBatches: 2, clipNorm: 0.5 });
     const { traffic, records } = await runOwners(model, {
       settings,
-      owners: ["anna", "ben"].map((name) => ({ name, train: () => batchOf(mix ? 2 : 4) })),
+      owners: ["attic", "barn"].map((name) => ({ name, train: () => batchOf(mix ? 2 : 4) })),
       capacities: [1, 1],
       server: { sharing: { mix } },
     });

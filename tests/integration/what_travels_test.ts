@@ -325,30 +325,30 @@ Deno.test("of others' turns an owner without heads hears nothing but that it wai
     const { error, devices, records } = await runOwners(model, {
       settings,
       owners: [
-        { name: "anna", train, shareLoss: false },
-        { name: "ben", train, shareLoss: false, capacity: 1 },
+        { name: "attic", train, shareLoss: false },
+        { name: "barn", train, shareLoss: false, capacity: 1 },
       ],
       capacities: [1],
       server: { sharing: { mix, share: "examples" } },
     });
     assertEquals(error, null);
-    const own = mix ? 6 : turnsOf(records).filter((name) => name === "anna").length;
+    const own = mix ? 6 : turnsOf(records).filter((name) => name === "attic").length;
     const parts = mix ? own : 2 * own;
     const frames = (device: UserDeviceResult, direction: LedgerEntry["direction"]) =>
       Object.fromEntries(
         device.ledger.entries().filter((e) => e.direction === direction && e.kind !== "paused")
           .map((e) => [e.kind, e.frames]),
       );
-    const [anna, ben, heads] = devices as [UserDeviceResult, UserDeviceResult, UserDeviceResult];
-    assertEquals(frames(anna, "sent"), {
+    const [attic, barn, heads] = devices as [UserDeviceResult, UserDeviceResult, UserDeviceResult];
+    assertEquals(frames(attic, "sent"), {
       ...{ hello: 1, examples: 1, embedding: parts, hiddenGradient: parts },
       finished: 3,
     });
-    assertEquals(frames(anna, "received"), {
+    assertEquals(frames(attic, "received"), {
       ...{ welcome: 1, examples: 1, turn: own + 3, hidden: parts, save: 3, end: 1 },
     });
     // All parts of all steps, whoever's data they are of.
-    for (const device of [ben, heads]) {
+    for (const device of [barn, heads]) {
       const { mask, input, deltaGradient } = frames(device, "received");
       assertEquals([mask, input, deltaGradient], [12, 3 * 12, 3 * 12]);
     }

@@ -5,7 +5,7 @@
  */
 
 import { type RunResult, spread } from "../compared_systems.ts";
-import { written } from "./run_store.ts";
+import { written } from "./finished_runs.ts";
 
 /** What a step costs, by unit. */
 export const COSTS: readonly [string, (run: RunResult) => number][] = [

@@ -8,7 +8,7 @@ import type { RunSettings } from "@edgetuner/core";
 import type { LinkProfile } from "@edgetuner/transport";
 import { ProgressBar } from "../../output/progress.ts";
 import type { RunResult, System, SystemComparison } from "../compared_systems.ts";
-import type { RunStore } from "./run_store.ts";
+import type { FinishedRuns } from "./finished_runs.ts";
 
 /** One run. */
 export interface QueuedRun {
@@ -37,7 +37,7 @@ export interface QueueOptions {
   /** Steps from one evaluation to the next. */
   readonly evalEvery: number;
   /** Where finished runs are kept. */
-  readonly store: RunStore;
+  readonly store: FinishedRuns;
 }
 
 /** Runs with one progress bar over all of them. */

@@ -8,12 +8,10 @@ import {
   EdgeServer,
   type EdgeServerEvent,
   type EdgeServerOptions,
-  type RunHandle,
   type RunSettings,
   type RunState,
   type RunStateSource,
   runUserDevice,
-  shapeForDevices,
   type StepRecord,
   type UserDeviceOptions,
   type UserDeviceResult,
@@ -27,6 +25,7 @@ import {
   type ServedModel,
   type Serving,
 } from "@edgetuner/transport/server";
+import { handleOf } from "./_handle.ts";
 import { admitAll, dataSide, serverOptions } from "../_session.ts";
 import { Relay } from "../../support/relay.ts";
 import type { TinyBase } from "../../support/tiny_model.ts";
@@ -45,32 +44,6 @@ export interface TabRunOptions {
   readonly after?: TabRun;
   /** The data comes from a tab. @default {false} */
   readonly dataInTab?: boolean;
-}
-
-/** The run as the control server shows it. */
-function handleOf(server: EdgeServer, { layers }: TinyBase, places: number): RunHandle {
-  const { kvHeads } = layers.shape;
-  return {
-    run: server.run,
-    settings: server.settings,
-    model: shapeForDevices(layers.shape),
-    base: { name: "gpt2_base", family: "gpt2", kvHeads },
-    places,
-    get status() {
-      return server.status;
-    },
-    get devices() {
-      return server.devices;
-    },
-    get latest() {
-      return server.latest;
-    },
-    traffic: () => server.traffic(),
-    pause: () => server.pause(),
-    resume: () => server.resume(),
-    stop: (reason) => server.stop(reason),
-    subscribe: (listener) => server.subscribe(listener),
-  };
 }
 
 /** A state as what to go on from. */

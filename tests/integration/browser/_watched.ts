@@ -4,14 +4,7 @@
  * @module
  */
 
-import {
-  EdgeServer,
-  type Pruner,
-  type RunHandle,
-  runUserDevice,
-  shapeForDevices,
-  type StepMode,
-} from "@edgetuner/core";
+import { EdgeServer, type Pruner, type RunHandle, runUserDevice, type StepMode } from "@edgetuner/core";
 import { PAGE_FILES } from "@edgetuner/page";
 import { greedyPruner } from "@edgetuner/plugins";
 import { inProcessTransport } from "@edgetuner/transport";
@@ -25,6 +18,7 @@ import {
 } from "@edgetuner/transport/server";
 import { type TinyGpt2, tinySettings } from "../../support/tiny_model.ts";
 import { until } from "../../support/until.ts";
+import { handleOf } from "./_handle.ts";
 import { admitAll, dataSide, serverOptions } from "../_session.ts";
 
 /** Steps of a run that is stopped before they are done. */
@@ -89,7 +83,7 @@ export class WatchedRuns implements AsyncDisposable {
     const server = new EdgeServer(
       serverOptions(this.#model, settings, { devices: 2, onLoss: "prune", pruner, timeoutMs: 60_000 }),
     );
-    const handle = handleOf(server, this.#model);
+    const handle = handleOf(server, this.#model, 2);
     this.#runs.set(server.run, handle);
     this.store.record(handle, "greedy");
     const { transport, listener } = inProcessTransport();
@@ -136,29 +130,4 @@ export class WatchedRuns implements AsyncDisposable {
     await this.#serving?.shutdown(100);
     this.store[Symbol.dispose]();
   }
-}
-
-/** The run as the control server shows it. */
-function handleOf(server: EdgeServer, { layers }: TinyGpt2): RunHandle {
-  return {
-    run: server.run,
-    settings: server.settings,
-    model: shapeForDevices(layers.shape),
-    places: 2,
-    get status() {
-      return server.status;
-    },
-    get devices() {
-      return server.devices;
-    },
-    get latest() {
-      return server.latest;
-    },
-    traffic: () => server.traffic(),
-    pause: () => server.pause(),
-    resume: () => server.resume(),
-    stop: (reason) => server.stop(reason),
-    remove: (device) => server.remove(device),
-    subscribe: (listener) => server.subscribe(listener),
-  };
 }

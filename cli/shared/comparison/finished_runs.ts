@@ -16,7 +16,7 @@ interface Stored {
 }
 
 /** Runs in a folder, a file each. */
-export class RunStore {
+export class FinishedRuns {
   readonly #folder: string;
   readonly #common: unknown;
 
