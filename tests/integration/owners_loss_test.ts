@@ -14,7 +14,7 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { inProcessTransport } from "@edgetuner/transport";
-import { batchOf, TinyGpt2, tinySettings } from "../support/tiny_model.ts";
+import { batchOf, TinyGpt2 } from "../support/tiny_model.ts";
 import { type Fault, faulty, type PassedFrame } from "./_lossy.ts";
 import { BATCHES, ownerSide, runOwners, settingsOf, type TestOwner, turnsOf } from "./_owners.ts";
 import { admitAll, dataSide, serverOptions } from "./_session.ts";

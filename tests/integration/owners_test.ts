@@ -9,7 +9,7 @@ import type {
   TokenBatch,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
-import { batchOf, TinyGpt2, tinySettings } from "../support/tiny_model.ts";
+import { batchOf, TinyGpt2 } from "../support/tiny_model.ts";
 import { BATCHES, type OwnersOptions, runOwners, settingsOf, type TestOwner, turnsOf } from "./_owners.ts";
 import type { Fault, PassedFrame } from "./_lossy.ts";
 import { runSession, scriptedPruner } from "./_session.ts";
