@@ -43,6 +43,9 @@ function isSleep(executor: string): boolean {
     new RegExp(`=>\\s*\\{?\\s*(?:void )?setTimeout\\(\\s*(?:${name}\\b|\\(\\) => ${name}\\()`).test(executor);
 }
 
+/** An empty loop without an end, in the text of a program. */
+const ENDLESS = /\b(?:for ?\(;;\)|while ?\((?:true|1)\)) ?;/;
+
 function rule(check: (node: AnyFunction, report: (message: string) => void, text: string) => void) {
   return {
     create(context: Deno.lint.RuleContext): Deno.lint.LintVisitor {
@@ -86,6 +89,20 @@ const plugin: Deno.lint.Plugin = {
             context.report({ node, message: "a test waits for a condition, not for a time" });
           },
         };
+      },
+    },
+    // Deno cannot end a worker in a loop: it takes a core from all tests after it.
+    "endless-worker": {
+      create(context) {
+        if (!context.filename.endsWith("_test.ts")) return {};
+        const visit = (node: Deno.lint.Literal | Deno.lint.TemplateElement) => {
+          if (!ENDLESS.test(context.sourceCode.getText(node))) return;
+          context.report({
+            node,
+            message: "a worker that is stuck sleeps, by Atomics.wait(), and computes nothing",
+          });
+        };
+        return { Literal: visit, TemplateElement: visit };
       },
     },
     "boolean-parameter": rule((node, report) => {

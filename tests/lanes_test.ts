@@ -60,6 +60,19 @@ Deno.test("lint: a wait by a timer alone is refused in tests, and nothing else",
   assertEquals(found("await new Promise((resolve) => socket.onopen = resolve);"), 0);
 });
 
+Deno.test("lint: a text with a loop that computes for ever is refused in tests", () => {
+  const found = (source: string, file = "a_test.ts") =>
+    Deno.lint.runPlugin(plugin, file, source).filter(({ id }) => id === "house/endless-worker").length;
+  const [loop, other] = ["for (;;)", "while (true)"];
+  assertEquals([`"${loop};"`, `"${other} ;"`, `f(\`\${1} { ${loop}; }\`);`].map((text) => found(text)), [
+    1,
+    1,
+    1,
+  ]);
+  assertEquals([`"${loop} next();"`, `${loop};`].map((text) => found(text)), [0, 0]);
+  assertEquals(found(`"${loop};"`, "a.ts"), 0);
+});
+
 Deno.test("coverage: only published code counts", () => {
   const record = (file: string) =>
     `SF:${file}\nFNDA:0,left\nFNDA:3,used\nFNF:2\nFNH:1\nBRF:4\nBRH:3\nLF:10\nLH:8\nend_of_record\n`;

@@ -17,6 +17,11 @@ import { assertQuick } from "../../tests/support/quick.ts";
 /** The limit of these tests, and what a call may take longer than that on a busy machine. */
 const LIMIT_MS = 300;
 const LATE_MS = 3000;
+/**
+ * Holds its thread up for ever, asleep: no limit of Deno's ends a worker in a loop, and one that computes would take a
+ * core from all tests after it.
+ */
+const STUCK = "Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);";
 
 const context: PrunerContext = {
   layers: 2,
@@ -66,7 +71,7 @@ Deno.test("a pruner in a worker decides as it does here, and gets its options [s
 
 for (
   const [what, parts, rule] of [
-    ["never returns", "decide() { for (;;); }", `must decide within ${LIMIT_MS} ms`],
+    ["never returns", `decide() { ${STUCK} }`, `must decide within ${LIMIT_MS} ms`],
     ["never answers", "decide: () => new Promise(() => {})", `must decide within ${LIMIT_MS} ms`],
     ["ends the process", "decide() { Deno.exit(0); }", "it wanted to end the process"],
     ["closes its worker", "decide() { self.close(); return new Promise(() => {}); }", "it closed its worker"],
@@ -88,15 +93,15 @@ for (
 }
 
 Deno.test("a pruner that never returns from init, a factory and a module that never end are errors in time [slow]", async () => {
-  using pruner = await prunerOf("init() { for (;;); }");
+  using pruner = await prunerOf(`init() { ${STUCK} }`);
   assertThrows(() => pruner.init(context), PluginError, `must init within ${LIMIT_MS} ms`);
   assertThrows(() => pruner.init(context), PluginError); // at once from then on
   const end = "export default () => 0;";
   for (
     const source of [
-      `for (;;); ${end}`,
+      `${STUCK} ${end}`,
       `await new Promise(() => {}); ${end}`,
-      "export default () => { for (;;); }",
+      `export default () => { ${STUCK} }`,
     ]
   ) {
     await assertRejects(
@@ -141,7 +146,7 @@ Deno.test("a codec that never returns is an error in time, wherever it does so [
   for (const method of ["byteLength", "encode", "decode"] as const) {
     const module = moduleOf(
       `export default () => ({ name: "bad", byteLength: () => 4, encode: () => new Uint8Array(4),
-        decode: () => new Float32Array(1), ${method}() { for (;;); } });`,
+        decode: () => new Float32Array(1), ${method}() { ${STUCK} } });`,
     );
     const [codec] = await isolatedCodec({ module, others: "none", limitMs: LIMIT_MS });
     assertThrows(
