@@ -4,14 +4,11 @@
  * @module
  */
 
-import { ProgramEnd, runProgram, UsageError } from "./flags/flags.ts";
-import { didYouMean } from "./flags/suggest.ts";
-import { versions } from "./output/report.ts";
-import { terminalColumns, wrapped } from "./output/terminal.ts";
 import type { Call, CallForm } from "./process/invocation.ts";
+import { AS_PROGRAM } from "./process/places.ts";
+import { supervise } from "./process/supervisor.ts";
 
 export type { Call, CallForm } from "./process/invocation.ts";
-import { AS_PROGRAM } from "./process/places.ts";
 
 /** A command's module. */
 export interface CommandModule {
@@ -118,61 +115,21 @@ const COMMANDS: Readonly<Record<string, Command>> = {
 /** The names of all commands. */
 export const COMMAND_NAMES: readonly string[] = Object.keys(COMMANDS);
 
-/**
- * The help of `edgetuner` itself: all commands in a table.
- *
- * @param width Columns of the terminal.
- */
-export function overview(width: number): string {
-  const left = 20;
-  const rows = Object.entries(COMMANDS).filter(([, { about }]) => about !== "").flatMap(([name, { about }]) =>
-    wrapped(about, Math.max(20, width - left)).map((line, i) =>
-      (i === 0 ? `  ${name}` : "").padEnd(left) + line
-    )
-  );
-  return [
-    ...wrapped(
-      "EdgeTuner fine-tunes language models: an edge server holds the model, devices hold what is learnt.",
-      width,
-    ),
-    "",
-    "  edgetuner COMMAND [flags]",
-    "",
-    "Commands",
-    ...rows,
-    "",
-    "  edgetuner COMMAND -h    flags and examples of a command",
-    "  edgetuner --version     the version",
-    "",
-    ...wrapped("Begin with `edgetuner demo`: it takes a few minutes and needs no download.", width),
-  ].join("\n");
-}
-
-/**
- * Finds a command, or does what stands in place of one, such as `--help`.
- *
- * @throws {UsageError} If there is no such command.
- * @throws {ProgramEnd} If something else was done.
- */
+/** Finds a command, or what stands in place of one, such as `--help`. */
 export function loadCommand(name: string): Command {
   if (Object.hasOwn(COMMANDS, name)) return COMMANDS[name]!;
-  if (["--help", "-h", "help", ""].includes(name)) {
-    console.log(overview(terminalColumns()));
-    throw new ProgramEnd(name === "" ? 2 : 0);
-  }
-  if (["--version", "-V"].includes(name)) {
-    console.log(versions().edgetuner);
-    throw new ProgramEnd(0);
-  }
-  throw new UsageError(
-    `Cannot run edgetuner as the command must be one of its own: "${name}" is not${
-      didYouMean(name, COMMAND_NAMES, "edgetuner ") || "; see edgetuner --help"
-    }`,
-  );
+  return {
+    about: "",
+    load: async () => {
+      const { withoutCommand } = await import("./overview.ts");
+      return { run: () => Promise.resolve(withoutCommand(name, COMMANDS)) };
+    },
+  };
 }
 
 /**
- * Runs a command in this process, which ends with it.
+ * Runs a command in this process, which ends with it. The main thread does nothing but hear Ctrl-C: it loads nothing of
+ * the command.
  *
  * @param name The command, such as `tune`.
  * @param args Its flags.
@@ -183,7 +140,13 @@ export async function runCommand(
   args: readonly string[] = Deno.args,
   form: CallForm = "program",
 ): Promise<void> {
-  await runProgram(async () => await (await loadCommand(name).load()).run({ args, form }), { args, form });
+  await supervise(async () => {
+    const { exitCodeOf } = await import("./flags/flags.ts");
+    return await exitCodeOf(async () => await (await loadCommand(name).load()).run({ args, form }), {
+      args,
+      form,
+    });
+  });
 }
 
 /** Splits a command line into the command's name and its flags. */
