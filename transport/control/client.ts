@@ -119,9 +119,12 @@ export class ControlClient {
       !response.ok && !type.startsWith("application/json");
     if (isProblem) throw new ControlError(response.status, detailOf(await response.text()));
     if (response.status === 204) return null as AnswerOf<N>;
-    return (type.startsWith("application/json") ? await response.json() : await response.text()) as AnswerOf<
-      N
-    >;
+    const answer = type.startsWith("application/json")
+      ? await response.json()
+      : type === "application/octet-stream"
+      ? await response.bytes()
+      : await response.text();
+    return answer as AnswerOf<N>;
   }
 
   /**

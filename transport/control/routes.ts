@@ -6,7 +6,7 @@
  */
 
 import type * as v from "valibot";
-import type { RunAbout } from "../run_about.ts";
+import type { ModelAbout, RunAbout } from "../run_about.ts";
 import type {
   AskedJson,
   AskJson,
@@ -46,6 +46,10 @@ export interface ControlRoutes {
   readonly "POST /api/sign-in-links": { readonly answer: SignInLinkJson };
   /** What a device may know of a run before it joins. */
   readonly "GET /join/about": { readonly answer: readonly RunAbout[] };
+  /** What a device with data needs of a run's model. */
+  readonly "GET /join/model/:run": { readonly answer: ModelAbout };
+  /** Values of one of the tensors that it needs. */
+  readonly "GET /join/model/:run/tensors/:name": { readonly answer: Uint8Array<ArrayBuffer> };
   /** Redeems an invite. */
   readonly "POST /join/requests": { readonly body: AskJson; readonly answer: AskedJson };
   /** What became of the request of the caller. */
@@ -198,6 +202,7 @@ const OVER = { ...NO_RUN, 409: "The run is over." };
 const NO_REQUEST = { 404: "There is no such run or request, or its device was removed." };
 const NO_RECORDS = { 404: "No records are kept of such a run." };
 const NO_PAGE = { ...NO_RECORDS, 400: "A number of the query is not one, or too large." };
+const NOT_SERVED = { 404: "There is no such run for the caller, or it gives no parts of its model." };
 const STEERED = {
   200: { what: "The run is in the state that was asked for.", body: schemas.steered },
   202: { what: "The run was told, and is not in that state yet.", body: schemas.steered },
@@ -208,6 +213,7 @@ export const PARAMETERS: Readonly<Record<string, string>> = {
   run: "Name of a run.",
   device: "Its id, or the first eight characters of it; its name if it has none.",
   request: "Number of a request to join.",
+  name: "Name of a tensor.",
 };
 
 /** The routes. */
@@ -274,6 +280,26 @@ export const ROUTES: RouteTable = {
     who: ["invite", "waiting device", ...JOINERS],
     answers: { 200: { what: "The runs.", body: schemas.runsAbout } },
     problems: {},
+  },
+  "GET /join/model/:run": {
+    what:
+      "What a device with data needs of the model of its run: configuration, tokenizer, digests of all weights, " +
+      "and the names of those that it may have.",
+    who: JOINERS,
+    answers: { 200: { what: "The model.", body: schemas.modelAbout } },
+    problems: NOT_SERVED,
+  },
+  "GET /join/model/:run/tensors/:name": {
+    what: "Values of a tensor of embedding, final norm or LM head of the model of the device's run.",
+    who: JOINERS,
+    answers: {
+      200: {
+        what: "The values as float32, little-endian, row by row.",
+        type: "application/octet-stream",
+        body: schemas.bytes,
+      },
+    },
+    problems: NOT_SERVED,
   },
   "POST /join/requests": {
     what: "Redeems an invite, once: the device asks to join.",

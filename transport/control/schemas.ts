@@ -7,7 +7,7 @@
 import * as v from "valibot";
 import type { AnswerTime, JoinedDevice, LedgerEntry, RunSettings, StepTimes } from "@edgetuner/core";
 import type { ModelShape } from "@edgetuner/core/contracts";
-import type { AboutDevice, RunAbout } from "../run_about.ts";
+import type { AboutDevice, ModelAbout, RunAbout } from "../run_about.ts";
 import type {
   AskedJson,
   AskJson,
@@ -44,6 +44,11 @@ const wellness = v.picklist(["ok", "silent", "failed"]);
 
 /** Any text. */
 export const text: Schema<string> = v.string();
+
+/** Bytes as they are. */
+export const bytes: Schema<Uint8Array<ArrayBuffer>> = v.instance(
+  Uint8Array as new (...args: never[]) => Uint8Array<ArrayBuffer>,
+);
 
 /** Any object. */
 export const anyObject: Schema<Readonly<Record<string, unknown>>> = v.record(v.string(), v.unknown());
@@ -346,6 +351,21 @@ export const about: Schema<RunAbout> = shape<RunAbout>({
 /** All runs, as a device sees them that has not joined. */
 export const runsAbout: Schema<readonly RunAbout[]> = v.array(about);
 
+/** What a device with data is told of the model of its run. */
+export const modelAbout: Schema<ModelAbout> = shape<ModelAbout>({
+  config: v.pipe(v.unknown(), v.description("Its configuration, as core reads it")),
+  fingerprint: v.pipe(v.string(), v.description("Its fingerprint, which the digests give")),
+  tensors: v.pipe(
+    v.array(v.strictObject({ name: v.string(), shape: v.array(count), digest: v.string() })),
+    v.description("All weights, with the SHA-256 of their values as float32"),
+  ),
+  ends: v.pipe(
+    v.array(v.string()),
+    v.description("Names of embedding, final norm and LM head, which are served"),
+  ),
+  tokenizer: v.strictObject({ json: v.unknown(), options: anyObject }),
+});
+
 /** A link that signs one browser in. */
 export const signInLink: Schema<SignInLinkJson> = shape<SignInLinkJson>({
   path: v.pipe(v.string(), v.description("Path and fragment, to be put behind the server's address")),
@@ -379,6 +399,7 @@ export const SHAPES: Readonly<Record<string, v.GenericSchema>> = {
   Invite: invite,
   Removed: removed,
   About: about,
+  ModelAbout: modelAbout,
   SignIn: signIn,
   SignInLink: signInLink,
   Problem: problem,

@@ -9,12 +9,27 @@ import { API_PAGE, apiPage } from "../../tests/support/api_page.ts";
 import { EventLog } from "./_event_log.ts";
 import { eventJson } from "./_json.ts";
 import type { ControlAppOptions } from "./control_app.ts";
+import type { ServedModel } from "./device_routes.ts";
 import { Invitations } from "./invitations.ts";
 import { openApi } from "./openapi.ts";
 import { RunStore } from "./run_store.ts";
 import { Sessions } from "./sessions.ts";
 
 const run = { run: "made up" };
+
+/** What a device with data gets of a model. */
+const PARTS: ServedModel = {
+  about: () =>
+    Promise.resolve({
+      config: {},
+      fingerprint: "f".repeat(64),
+      tensors: [{ name: "wte", shape: [1, 2], digest: "d".repeat(64) }],
+      ends: ["wte"],
+      tokenizer: { json: {}, options: {} },
+    }),
+  values: (name) =>
+    Promise.resolve(name === "wte" ? [Uint8Array.of(1, 2, 3, 4), Uint8Array.of(5, 6, 7, 8)] : null),
+};
 
 /** Checks an answer by the description of its route; the stream of events is not read. */
 async function assertDescribed(route: RouteName, response: Response): Promise<void> {
@@ -33,7 +48,12 @@ async function assertDescribed(route: RouteName, response: Response): Promise<vo
   assertEquals(type, answer.body === undefined ? null : answer.type ?? "application/json", route);
   if (answer.body === undefined || type === "text/event-stream") return;
   const copy = response.clone();
-  const result = safeParse(answer.body, type === "application/json" ? await copy.json() : await copy.text());
+  const value = type === "application/json"
+    ? copy.json()
+    : type === "application/octet-stream"
+    ? copy.bytes()
+    : copy.text();
+  const result = safeParse(answer.body, await value);
   assert(result.success, `${route}: ${JSON.stringify(result.issues?.slice(0, 2))}`);
 }
 
@@ -50,7 +70,8 @@ function clientOf(
       const response = await app.fetch(request);
       const { pathname } = new URL(request.url);
       const path = pathname.replace(/^\/api\/runs\/[^/]+/, "/api/runs/:run")
-        .replace(/\/(request|device)s\/[^/]+\//, "/$1s/:$1/");
+        .replace(/\/(request|device)s\/[^/]+\//, "/$1s/:$1/")
+        .replace(/^\/join\/model\/[^/]+/, "/join/model/:run").replace(/\/tensors\/.*/, "/tensors/:name");
       await assertDescribed(`${request.method} ${path}` as RouteName, response);
       return response;
     },
@@ -67,6 +88,7 @@ Deno.test("every route answers as it is described, and the client reads it", asy
   store.record(made);
   made.emit({ type: "step", record: RECORD });
   const client = clientOf(made, { sessions, invitations, store, version: "1.2.3" });
+  const models = new Map([["made up", PARTS]]);
   const device = { name: "kitchen phone", id: "1".repeat(32), key: "k".repeat(43) };
   const first = { params: { ...run, request: "1" } };
   const calls: { [N in RouteName]: CallArguments<N> } = {
@@ -78,6 +100,8 @@ Deno.test("every route answers as it is described, and the client reads it", asy
     "DELETE /api/session": [],
     "POST /api/sign-in-links": [],
     "GET /join/about": [],
+    "GET /join/model/:run": [{ params: run }],
+    "GET /join/model/:run/tensors/:name": [{ params: { ...run, name: "wte" } }],
     "POST /join/requests": [{ body: { invite, ...device } }],
     "GET /join/request": [],
     "GET /api/runs": [],
@@ -105,12 +129,15 @@ Deno.test("every route answers as it is described, and the client reads it", asy
     // The stream has a test of its own.
     if (route.endsWith("/events")) continue;
     const asked = answers["POST /join/requests"] as AskedJson | undefined;
-    const caller = route.startsWith("GET /join")
+    const caller = route.startsWith("GET /join/model")
+      ? clientOf(made, { models }, JOIN)
+      : route.startsWith("GET /join")
       ? clientOf(made, { invitations }, asked?.joinKey ?? invite)
       : client;
     const call = caller.call as (route: string, ...args: unknown[]) => Promise<unknown>;
     answers[route] = await call.call(caller, route, ...args);
   }
+  assertEquals([...answers["GET /join/model/:run/tensors/:name"] as Uint8Array], [1, 2, 3, 4, 5, 6, 7, 8]);
   assertEquals((answers["GET /join/request"] as JoinRequestJson).state, "waiting");
   assertEquals(
     (answers["POST /api/runs/:run/requests/:request/approve"] as JoinRequestJson).state,
@@ -120,6 +147,28 @@ Deno.test("every route answers as it is described, and the client reads it", asy
   assertEquals(answers["DELETE /api/session"], null);
   assertEquals((answers["GET /api/runs/:run"] as { latest: { mask: number[] } }).latest.mask, [0, 1]);
   assertEquals(answers["POST /api/runs/:run/stop"], { run: "made up", status: "ended" });
+});
+
+Deno.test("an invited device gets the model of its run, and hears of no other", async () => {
+  const invitations = new Invitations({ approveAll: true });
+  const invite = (await invitations.invite("made up")).split("=")[1]!;
+  const models = new Map([["made up", PARTS], ["other", PARTS]]);
+  const device = { name: "kitchen phone", id: "1".repeat(32), key: "k".repeat(43) };
+  const redeemed = await invitations.redeem(invite, device);
+  assert(typeof redeemed === "object");
+  const client = clientOf(new MadeUpRun(), { invitations, models }, redeemed.joinKey);
+  assertEquals((await client.call("GET /join/model/:run", { params: run })).ends, ["wte"]);
+  for (const name of ["other", "no such run"]) {
+    const params = { run: name, name: "wte" };
+    for (const route of ["GET /join/model/:run", "GET /join/model/:run/tensors/:name"] as const) {
+      const error = await assertRejects(() => client.call(route, { params }), ControlError, "is not served");
+      assertEquals(error.status, 404);
+    }
+  }
+  const withToken = clientOf(new MadeUpRun(), { models }, JOIN);
+  assertEquals((await withToken.call("GET /join/model/:run", { params: { run: "other" } })).ends, ["wte"]);
+  const params = { ...run, name: "lm_head.secret" };
+  await assertRejects(() => withToken.call("GET /join/model/:run/tensors/:name", { params }), ControlError);
 });
 
 Deno.test("a problem is an error of the client, with its status and detail", async () => {

@@ -18,7 +18,7 @@ import { bindRoutes, bodyWithin, type Handlers, refuseCallerOf, type RouteCall }
 import { corsHeaders, originOf, preflight, RateLimit, type RateOptions, refuseCaller } from "./_callers.ts";
 import { healthJson } from "./_json.ts";
 import { metricsText } from "./_metrics.ts";
-import { addModelRoutes, type ServedModel } from "./device_routes.ts";
+import { modelHandlers, type ServedModel } from "./device_routes.ts";
 import { joinHandlers } from "./_join_routes.ts";
 import { runHandlers } from "./_run_routes.ts";
 import { storeHandlers } from "./_store_routes.ts";
@@ -154,6 +154,7 @@ export function createControlApp(options: ControlAppOptions): Hono {
     ...serverHandlers(options),
     ...sessionHandlers(sessions),
     ...joinHandlers(runs, invitations),
+    ...modelHandlers(options.models ?? new Map()),
     ...storeHandlers(options.store),
     ...runHandlers(runs, { invitations, actionTimeoutMs: options.actionTimeoutMs ?? 10_000 }),
   };
@@ -168,7 +169,6 @@ export function createControlApp(options: ControlAppOptions): Hono {
     const body = await bodyWithin(raw, { maxBodyBytes, bodyTimeoutMs, signal });
     return body instanceof Response ? body : await next();
   });
-  addModelRoutes(app, options.models ?? new Map());
   const joined = (handler: JoinHandler) => async (context: Context) => {
     const { device } = await callerOf(context.req.raw);
     return handler.handle(context.req.raw, { ...peerOf(context), device });

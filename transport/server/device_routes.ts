@@ -4,10 +4,11 @@
  * @module
  */
 
-import type { Context, Hono } from "hono";
 import { type RunHandle, shapeForDevices } from "@edgetuner/core";
 import { problemResponse } from "../problem.ts";
 import type { ModelAbout, RunAbout } from "../run_about.ts";
+import type { Handlers } from "./_binding.ts";
+import type { Caller } from "./_who.ts";
 
 /** A model of which devices with data may have embedding, final norm and LM head. */
 export interface ServedModel {
@@ -18,41 +19,43 @@ export interface ServedModel {
 }
 
 /**
- * Adds what a device with data needs of a run's model: `GET /join/model/RUN`, what it is, and below it `/tensors/NAME`.
- * Whatever guards `/join/*` guards these too.
+ * Handlers of what a device with data needs of the model of its run. A device that was invited to one run hears of no
+ * other.
  *
- * @param app Where to.
  * @param models Models of runs, by the names of these.
  */
-export function addModelRoutes(
-  app: Hono,
+export function modelHandlers(
   models: ReadonlyMap<string, ServedModel>,
-): void {
-  app.get("/join/model/:run", async (context) => {
-    const model = models.get(context.req.param("run"));
-    return model === undefined ? missing(context) : context.json(await model.about());
-  });
-  app.get("/join/model/:run/tensors/:name", async (context) => {
-    const values = await models.get(context.req.param("run"))?.values(context.req.param("name")) ?? null;
-    if (values === null) return missing(context);
-    const pieces = values[Symbol.iterator]();
-    const stream = new ReadableStream<Uint8Array<ArrayBuffer>>({
-      pull(controller) {
-        const { value, done } = pieces.next();
-        if (done === true) controller.close();
-        else controller.enqueue(value);
-      },
-      cancel: () => void pieces.return?.(),
-    });
-    return new Response(stream, { headers: { "content-type": "application/octet-stream" } });
-  });
+): Pick<Handlers, "GET /join/model/:run" | "GET /join/model/:run/tensors/:name"> {
+  const modelOf = (run: string, caller: Caller) =>
+    [undefined, run].includes(caller.run) ? models.get(run) : undefined;
+  return {
+    "GET /join/model/:run": async ({ params: { run }, caller, request }) => {
+      const model = modelOf(run, caller);
+      return model === undefined ? notServed(request) : { data: await model.about() };
+    },
+    "GET /join/model/:run/tensors/:name": async ({ params: { run, name }, caller, request }) => {
+      const values = await modelOf(run, caller)?.values(name) ?? null;
+      if (values === null) return notServed(request);
+      const pieces = values[Symbol.iterator]();
+      const stream = new ReadableStream<Uint8Array<ArrayBuffer>>({
+        pull(controller) {
+          const { value, done } = pieces.next();
+          if (done === true) controller.close();
+          else controller.enqueue(value);
+        },
+        cancel: () => void pieces.return?.(),
+      });
+      return new Response(stream, { headers: { "content-type": "application/octet-stream" } });
+    },
+  };
 }
 
-function missing({ req: { path } }: Context): Response {
+function notServed({ url }: Request): Response {
   return problemResponse({
     status: 404,
     title: "Not served",
-    detail: `Cannot answer as the run must serve it: ${path} is not served`,
+    detail: `Cannot answer as the run must serve it: ${new URL(url).pathname} is not served`,
   });
 }
 

@@ -44,7 +44,10 @@ async function world() {
     ask: (name: string, headers: Record<string, string>, body: string | undefined) => {
       const [method, path] = name.split(" ") as [string, string];
       return app.request(
-        path.replace(":run", "made%20up").replace(":request", "1").replace(":device", "0123abcd"),
+        path.replace(":run", "made%20up").replace(":request", "1").replace(":device", "0123abcd").replace(
+          ":name",
+          "wte",
+        ),
         {
           method,
           headers: { host: HOST, origin: `http://${HOST}`, "content-type": "application/json", ...headers },
