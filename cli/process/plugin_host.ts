@@ -1,7 +1,8 @@
 /**
  * Pruners and codecs from modules of the user's own, each in a worker. One that never returns, that ends its worker,
  * or whose module never finishes loading is a `PluginError` within a limit, and the program goes on: it tells all
- * devices, and saves what was learnt.
+ * devices, and saves what was learnt. Deno's `terminate()` does not stop a worker that loops without an end, so such
+ * a plugin takes a processor until the process ends, which is soon after.
  *
  * @module
  */

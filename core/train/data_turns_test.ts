@@ -20,14 +20,13 @@ const countOf = (list: readonly string[], name: string) => list.filter((n) => n 
 
 Deno.test("equal owners take turns one after the other, in an order of the seed, whatever the order of joining", () => {
   const orders = [1, 2, 3, 4, 5, 6, 7, 8].map((seed) => {
-    const order = take(turnsOf({ attic: 1, barn: 1, cellar: 1 }, seed), ["attic", "barn", "cellar"], 9)
-      .join();
+    const order = take(turnsOf({ attic: 1, barn: 1, cellar: 1 }, seed), ["attic", "barn", "cellar"], 9);
     assertEquals(
-      take(turnsOf({ cellar: 1, barn: 1, attic: 1 }, seed), ["barn", "cellar", "attic"], 9).join(),
+      take(turnsOf({ cellar: 1, barn: 1, attic: 1 }, seed), ["barn", "cellar", "attic"], 9),
       order,
     );
-    assertEquals(order.slice(0, 13), order.slice(14, 27).slice(0, 13));
-    return order;
+    assertEquals(order.slice(3), order.slice(0, 6));
+    return order.join();
   });
   assert(new Set(orders).size > 1);
 });

@@ -6,6 +6,7 @@
 
 import { type Channel, ChannelClosedError, type Listener, type Transport } from "@edgetuner/core";
 import { assert, assertEquals, assertInstanceOf, assertRejects, assertStrictEquals } from "@std/assert";
+import { stretch } from "../support/quick.ts";
 
 /** A frame. */
 export type Frame = Uint8Array<ArrayBuffer>;
@@ -37,7 +38,7 @@ interface Pair extends AsyncDisposable {
 /** Limit for everything that has to happen; far above what it takes. */
 const LIMIT_MS = 10_000;
 
-/** A send that takes longer is taken to wait for the receiver. Too short a value weakens no test. */
+/** A send that takes longer on a quiet machine is taken to wait for the receiver. */
 const PENDING_MS = 60;
 
 const FILL_FRAME_BYTES = 256 * 2 ** 10;
@@ -63,8 +64,11 @@ export async function within<T>(
   }
 }
 
-/** Tells whether `promise` is still pending after a while. */
-export async function isPending(promise: Promise<unknown>, ms: number = PENDING_MS): Promise<boolean> {
+/** Tells whether `promise` is still pending after a while, which is longer where others use the machine too. */
+export async function isPending(
+  promise: Promise<unknown>,
+  ms: number = PENDING_MS * stretch(),
+): Promise<boolean> {
   const { promise: over, resolve } = Promise.withResolvers<boolean>();
   const timer = setTimeout(resolve, ms, true);
   const settled = promise.then(() => false, () => false);

@@ -137,7 +137,7 @@ export async function runOwners(model: TinyBase, options: OwnersOptions): Promis
     };
     const joined = eventOf(server, (e) => e.type === "joined" && e.device.name === name);
     const result = runUserDevice({
-      ...{ engine, name, capacity, timeoutMs: 20_000, channel: await connect(), id: name.repeat(16) },
+      ...{ engine, name, capacity, timeoutMs: 20_000, channel: await connect(), id: name.repeat(8) },
       ...(comesBack && { reconnect: () => connect() }),
       ...(owner !== null && { data: sides[owner]! }),
       ...options.device?.(name),

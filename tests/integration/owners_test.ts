@@ -139,7 +139,9 @@ Deno.test("an owner lost at any message of its turn is skipped: the run is that 
   const withFault = (barn: Fault, more: Partial<OwnersOptions> = {}) =>
     runOwners(model, { ...options, owners: [owner("attic"), owner("barn")], faults: { barn }, ...more });
   const whole = await withFault((passed) => void frames.push(passed));
-  const step = turnsOf(whole.records).indexOf("barn");
+  // Not in the first step, where greetings travel too.
+  const step = turnsOf(whole.records).indexOf("barn", 1);
+  const before = turnsOf(whole.records).slice(0, step).filter((name) => name === "barn").length;
   const turn = frames.filter(({ frame }) =>
     frame.step === step && frame.kind !== "welcome" && frame.kind !== "paused"
   );
@@ -157,7 +159,7 @@ Deno.test("an owner lost at any message of its turn is skipped: the run is that 
       assertEquals(lossy.error, null, at);
       const turns = turnsOf(lossy.records);
       assertEquals(turns.length, 5, at);
-      if (!comesBack) assertEquals(turns.filter((name) => name === "barn").length, 0, at);
+      if (!comesBack) assertEquals(turns.filter((name) => name === "barn").length, before, at);
       const single = await singleOf(lossy.records, options);
       assertEquals(lossy.records.map((r) => r.loss), single.losses, at);
       assertEquals(lossy.states, single.states, at);
