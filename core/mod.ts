@@ -559,6 +559,7 @@ export {
   tokenizerFilesOf,
 } from "./data/tokenizer_folder.ts";
 export { loadText } from "./files/text.ts";
+export { absenceLines, type Absences, joinAbsences, type MissedSteps, missedSteps } from "./lora/absence.ts";
 export {
   type Adapter,
   adapterFiles,

@@ -6,6 +6,7 @@
  */
 
 import {
+  absenceLines,
   type Adapter,
   baseProjections,
   certifyExport,
@@ -17,6 +18,7 @@ import {
   GGML_WRITTEN,
   type GgmlWritten,
   isGguf,
+  joinAbsences,
   joinAdapters,
   loadAdapter,
   loadGgufLora,
@@ -207,8 +209,11 @@ async function main({ flags }: { readonly flags: Flags }, call: Call): Promise<n
     },
     splitDevices: Math.min(flags.devices, shapeOf(model).heads),
     fingerprint: model.fingerprint,
+    // Who was missing while it was learnt.
+    ...joinAbsences([whole]),
   };
   for (const folder of Object.values(folders)) if (folder !== null) await keep(folder, paper);
+  for (const line of absenceLines(whole)) console.log(`Note: ${line}`);
   tellExported(flags, small.peft.config.r, call);
   return 0;
 }

@@ -6,13 +6,14 @@
  */
 
 import {
+  absenceLines,
+  type Absences,
   type Adapter,
   adapterOf,
   deviceIdIn,
   type DeviceKey,
   deviceKeyIn,
   type HeadModules,
-  loadAdapter,
   lossesAtEnds,
   newDeviceId,
   newDeviceKey,
@@ -174,7 +175,7 @@ async function readOptions(call: Call): Promise<Options> {
   }
   const adapter = flags.load === ""
     ? await loadAdapterParts(flags.adapter) ?? undefined
-    : await loadAdapter(flags.load);
+    : await loadAdapterParts(flags.load) ?? undefined;
   if (flags.load !== "" && (flags.data !== "" || flags.save !== "" || flags.capacity === 0)) {
     throw new UsageError(
       "Cannot use --load as a device that only generates must have heads, and neither --data nor --save: it has",
@@ -219,6 +220,7 @@ async function main(options: Options, call: Call): Promise<number> {
   for (const { prompt, generated } of data?.samples ?? []) log.say(`${prompt}\n  ${generated}`);
   const padding = data === null || data.padding === null ? "" : `; ${data.padding.text}`;
   log.say(`${bytes(result.ledger.totalBytes)} on the wire${padding}`);
+  for (const line of absenceLines(result.absences)) log.say(line);
   result.modules?.[Symbol.dispose]();
   return tellEnd(end, { isQuiet: flags.events });
 }
@@ -309,10 +311,10 @@ async function takePart(options: Options, party: Party): Promise<UserDeviceResul
     ...(write === null ? {} : {
       onState: (state) => write({ ...state, data: data?.saved(state.step) ?? null }),
     }),
-    onBest: async (steps, modules) => {
+    onBest: async (steps, modules, absences) => {
       // Heads that have learnt nothing yet take nothing's place.
       if (flags.save !== "" && steps > 0) {
-        await saveHeads(`${flags.save}-best`, modules, { ...party, run, steps });
+        await saveHeads(`${flags.save}-best`, modules, { ...party, run, steps, absences });
       }
     },
     onWelcome: (welcome) => {
@@ -335,20 +337,24 @@ async function takePart(options: Options, party: Party): Promise<UserDeviceResul
 async function saveHeads(
   folder: string,
   modules: HeadModules,
-  { data, log, run, steps }: Pick<Party, "data" | "log"> & { readonly run: string; readonly steps: number },
+  { data, log, run, steps, absences }: Pick<Party, "data" | "log"> & {
+    readonly run: string;
+    readonly steps: number;
+    readonly absences: Absences;
+  },
 ): Promise<void> {
   const learnt = await adapterOf(modules, data?.fingerprint ?? "");
-  const previous = await saveAdapter(folder, learnt, { run, steps });
+  const previous = await saveAdapter(folder, { ...learnt, ...absences }, { run, steps });
   if (previous !== null) log.notice(`What another run has learnt is kept: ${previous}`);
 }
 
 /** Saves what was learnt, if it is worth it; says what and where. */
 async function saveLearnt(flags: Flags, result: UserDeviceResult, party: Party): Promise<string[]> {
-  const { modules, steps, welcome: { run } } = result;
+  const { modules, steps, absences, welcome: { run } } = result;
   // Heads that led to a loss that is not finite are of no use, finite or not: whoever reads the events must not take
   // them. Those of a run that another device spoilt are good. Heads without a training step have learnt nothing that could take another adapter's place.
   if (modules === null || flags.save === "" || steps === 0 || !mayGoOn(result.error)) return [];
-  await saveHeads(flags.save, modules, { ...party, run, steps });
+  await saveHeads(flags.save, modules, { ...party, run, steps, absences });
   return [`${modules.parameterCount} parameters in ${flags.save}`];
 }
 
@@ -419,6 +425,7 @@ async function report(
     padding: data?.padding ?? null,
     data: data?.counts ?? null,
     samples: data?.samples ?? [],
+    absences: result.absences,
     traffic: ledger.entries(),
     saving: savingReport(saving, log.elapsedMs),
     peakMemoryBytes: peakMemory(),

@@ -6,6 +6,7 @@
  */
 
 import {
+  absenceLines,
   type DataSharing,
   environmentVariable,
   loadModelConfig,
@@ -250,6 +251,7 @@ async function main(options: Options, call: Call): Promise<number> {
   await listeners.close(run, end.ending === "done" ? DRAIN_MS : DRAIN_FAILED_MS);
   if (run.pruner !== "none" && log.trained.count > 0) log.say(prunerTime(log.trained));
   for (const line of log.owners.lines) log.say(line);
+  for (const line of absenceLines({ missed: log.absences.missed ?? [] })) log.say(line);
   return tellEnd(end, { isQuiet: flags.events });
 }
 
@@ -388,6 +390,7 @@ async function report({ flags, pruner }: Options, ended: Ended): Promise<void> {
     steps: log.records,
     validations: log.validations.means,
     owners: log.owners.all,
+    absences: log.absences,
     decoded: log.decoded,
     traffic: run.traffic(),
     seconds: log.elapsedMs / 1000,

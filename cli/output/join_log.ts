@@ -83,6 +83,16 @@ export class JoinLog {
     this.emit(error === null ? { type: "back" } : { type: "lost", reason: error.message });
   }
 
+  /** Heads whose devices are away: validations and texts are without them from now on. */
+  away(heads: readonly number[]): void {
+    this.emit({ type: "away", heads });
+    this.say(
+      heads.length === 0
+        ? "Validation: all heads are there again"
+        : `Validation: without heads ${heads.join(", ")}, whose devices are away`,
+    );
+  }
+
   /** A training step is done. */
   step(step: number, { mask, totalBytes }: DeviceStep): void {
     this.memory.sample(step);

@@ -5,9 +5,11 @@
  */
 
 import {
+  type Absences,
   adamwAt,
   type BestLoss,
   type EdgeServerEvent,
+  missedSteps,
   type RunSettings,
   type SharedValidationEvent,
   type StepRecord,
@@ -47,6 +49,9 @@ export class ServeLog implements Disposable {
   readonly owners: OwnersLog = new OwnersLog();
   /** Heads whose devices were away in the last step, in words; empty if none was. */
   away = "";
+  /** The same as numbers, and the training steps that heads missed in this program's time. */
+  #absent: readonly number[] = [];
+  readonly #missed = new Map<number, number>();
   /** The last validation that heads were away in. */
   #awayAt = -1;
   /** Memory over the steps. */
@@ -98,6 +103,12 @@ export class ServeLog implements Disposable {
   /** Clears the bar. */
   end(): void {
     this.#bar.end();
+  }
+
+  /** Heads that were away in the last step, and what heads missed. */
+  get absences(): Absences {
+    const missed = missedSteps([...this.#missed].sort(([a], [b]) => a - b));
+    return { ...(this.#absent.length > 0 && { away: this.#absent }), ...(missed.length > 0 && { missed }) };
   }
 
   /** Milliseconds since the start. */
@@ -153,7 +164,9 @@ export class ServeLog implements Disposable {
       this.#awayAt = step;
     }
     this.away = away;
+    this.#absent = record.away ?? [];
     if (mode !== "train") return;
+    for (const head of this.#absent) this.#missed.set(head, (this.#missed.get(head) ?? 0) + 1);
     this.trained.add(record);
     this.memory.sample(step);
     this.#bar.draw(

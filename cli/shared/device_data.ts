@@ -134,6 +134,7 @@ export class DeviceData implements Disposable {
       rewind: (step) => plan.rewind(step),
       ...(flags["keep-best"] ? { isBest: () => plan.isBest() } : {}),
       onLoss: (step, mode, loss) => tellLoss(plan, log, { step, mode, loss }),
+      onAway: (heads) => log.away(heads),
       generate: await sampler({ ...flags, now }, { tokenizer, positions, samples, log }),
     };
     return new DeviceData({ side, plan, counts, samples, begun });

@@ -5,6 +5,7 @@
  */
 
 import {
+  absenceLines,
   type Adapter,
   type BaseLayers,
   baseProjections,
@@ -50,7 +51,11 @@ const CACHED_FROM = 512;
  */
 export async function loadAdapterParts(folders: string): Promise<Adapter | null> {
   if (folders === "") return null;
-  return joinAdapters(await Promise.all((await pathsOf(folders)).map((folder) => loadAdapter(folder))));
+  const adapter = joinAdapters(
+    await Promise.all((await pathsOf(folders)).map((folder) => loadAdapter(folder))),
+  );
+  for (const line of absenceLines(adapter)) console.error(`Adapter ${folders}: ${line}`);
+  return adapter;
 }
 
 /** A model on the GPU, with or without an adapter. */

@@ -22,6 +22,7 @@ import type { NamedArray } from "../files/named_arrays.ts";
 import { readText } from "../files/text.ts";
 import { requireFiniteArrays } from "./finite.ts";
 import { headSizeOf, type ModelShape, shapeForDevices } from "../contracts/model_shape.ts";
+import { type Absences, joinAbsences, readAbsences } from "./absence.ts";
 import type { HeadRange } from "./allocation.ts";
 import { requireProjections } from "./required_projections.ts";
 import { type HeadWeights, namedMatrices } from "./head_arena.ts";
@@ -46,7 +47,7 @@ const FORMAT_VERSION = 1;
  *
  * @category Adapters
  */
-export interface Adapter {
+export interface Adapter extends Absences {
   /** LoRA settings it was trained with. */
   readonly lora: LoraSettings;
   /** Shape of the base model. */
@@ -109,7 +110,8 @@ export function joinAdapters(parts: readonly Adapter[]): Adapter {
     }
   }
   const fingerprint = parts.find((p) => p.fingerprint !== "")?.fingerprint ?? "";
-  return { ...first, fingerprint, arrays };
+  const { lora, model } = first;
+  return { lora, model, fingerprint, arrays, ...joinAbsences(parts) };
 }
 
 /**
@@ -284,7 +286,7 @@ export async function adapterFiles(
 
 function describe(
   place: string,
-  { lora, model, fingerprint, arrays }: Adapter,
+  { lora, model, fingerprint, arrays, away, missed }: Adapter,
   origin: AdapterOrigin | undefined,
 ): Described {
   requireFiniteArrays(place, arrays);
@@ -294,6 +296,8 @@ function describe(
     lora,
     model,
     baseFingerprint: fingerprint,
+    ...(away !== undefined && { away }),
+    ...(missed !== undefined && { missed }),
   };
   return { config, notes: { ...origin }, tensors: arrays };
 }
@@ -430,7 +434,7 @@ async function adapterFrom(
       arrays,
     };
     checkShape(adapter);
-    return adapter;
+    return { ...adapter, ...readAbsences(config, adapter.model.heads) };
   } catch (cause) {
     if (cause instanceof ModelFileError) throw cause;
     throw new ModelFileError(

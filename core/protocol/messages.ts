@@ -173,6 +173,7 @@ export class Messages {
       repeats: optional(flag()),
       trained: optional(step),
       finishes: optional(step),
+      missed: optional(step),
       turns: optional(oneOf("steps", "parts")),
       columns: optional(nullable(record({ first: integer(0, 1e7), count: integer(1, 1e7) }))),
       epsilon: optional(number(0, 1)),
@@ -203,6 +204,8 @@ export class Messages {
       elsewhere: optional(flag()),
       step: optional(step),
       best: optional(flag()),
+      away: optional(list(integer(0, 1e6), 1, MAX_HEADS)),
+      missed: optional(list(step, 1, MAX_HEADS)),
     },
   };
 
@@ -343,6 +346,7 @@ export class Messages {
       rows: list(integer(1, MAX_ROWS), 1, MAX_MICRO_BATCHES),
       part: optional(tuple(row, integer(1, MAX_ROWS), row)),
       best: optional(flag()),
+      away: optional(list(integer(0, 1e6), 1, MAX_HEADS)),
       save: optional(flag()),
     },
   };

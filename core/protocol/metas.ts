@@ -97,6 +97,8 @@ export interface WelcomeMeta {
   readonly trained?: number;
   /** Where it was away: the training step that it is to finish first; what it lacks of it follows. */
   readonly finishes?: number;
+  /** Training steps before that its heads have missed while it was away. @default {0} */
+  readonly missed?: number;
   /**
    * Where several people's data takes turns: whether a turn is a whole step, or parts of one.
    *
@@ -121,6 +123,10 @@ export interface EndMeta {
   readonly step?: number;
   /** True if the head modules at the end are the best of the run. */
   readonly best?: boolean;
+  /** Heads of every layer whose devices are away at the end. */
+  readonly away?: readonly number[];
+  /** Training steps that each head missed as its device was away, [H]. */
+  readonly missed?: readonly number[];
 }
 
 /** Of E of a batch. */
@@ -143,7 +149,7 @@ export interface HiddenMeta {
   readonly save?: boolean;
   /** Where others give parts of the step too: tokens that the loss of the whole step is the mean of. */
   readonly counted?: number;
-  /** In generation: heads of every layer whose devices are away. */
+  /** In evaluation and generation: heads of every layer whose devices are away. */
   readonly away?: readonly number[];
 }
 
@@ -175,6 +181,8 @@ export interface MaskMeta {
   readonly part?: readonly [number, number, number];
   /** True if the head modules are the best so far. */
   readonly best?: boolean;
+  /** Where they are the best: heads of every layer that were away in the validation. */
+  readonly away?: readonly number[];
   /** True if a state follows the step. */
   readonly save?: boolean;
 }

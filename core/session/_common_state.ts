@@ -58,6 +58,12 @@ export function trainedOf({ devices }: RunState, { hello }: RunMember): number |
   return devices?.find((device) => isSame(device, hello))?.trained;
 }
 
+/** Training steps that a device has missed until a state. */
+export function missedOf({ devices, step }: RunState, { hello }: RunMember): number {
+  const { missed = 0, trained = step } = devices?.find((device) => isSame(device, hello)) ?? {};
+  return missed + step - trained;
+}
+
 function statesOf({ hello }: RunMember): readonly number[] {
   return hello.states?.steps ?? [];
 }

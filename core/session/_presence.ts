@@ -9,8 +9,8 @@ import { ChannelClosedError, DeadlineError } from "../contracts/errors.ts";
 import type { MetaOf } from "../protocol/messages.ts";
 import type { Peer } from "../protocol/peer.ts";
 import { farewell } from "./_end_all.ts";
-import { type HeadMember, isLoss } from "./head_members.ts";
-import type { EdgeServerEvent } from "./run_events.ts";
+import { awayHeads, type HeadMember, isLoss } from "./head_members.ts";
+import type { EdgeServerEvent, RunEnding } from "./run_events.ts";
 import type { RunMember } from "./run_member.ts";
 import type { LossPolicy } from "./step_attempts.ts";
 
@@ -42,6 +42,8 @@ export interface PresenceOptions {
   emit(event: EdgeServerEvent): void;
   /** Waits until something may have changed; false if the run is to end. */
   waitForChange(ms: number): Promise<boolean>;
+  /** Training steps that a device had missed before, in a run that goes on. @default {none} */
+  missed?(member: RunMember): number;
 }
 
 /** Keeps who is there. */
@@ -49,12 +51,31 @@ export class Presence {
   readonly #options: PresenceOptions;
   /** Of devices that are away: training steps that count for them. */
   readonly #trained = new Map<RunMember, number>();
+  /** Of all devices with heads: training steps that they missed while they were away, and are back. */
+  readonly #missed = new Map<RunMember, number>();
   /** Devices that sent what is not valid. */
   readonly #excluded = new Set<RunMember>();
 
   /** See `PresenceOptions`. */
   constructor(options: PresenceOptions) {
     this.#options = options;
+    for (const member of options.owners) this.#missed.set(member, options.missed?.(member) ?? 0);
+  }
+
+  /** Training steps that a device has missed, of so many. */
+  missedOf(member: RunMember, step: number): number {
+    const trained = this.#trained.get(member) ?? step;
+    return (this.#missed.get(member) ?? 0) + step - trained;
+  }
+
+  /** What is said of heads whose devices are away after so many steps, or were before. */
+  absences(step: number): Pick<RunEnding, "away" | "missed"> {
+    const { owners, devices } = this.#options;
+    const away = awayHeads(devices);
+    const missed = devices.flatMap(({ range: { count } }, i) =>
+      Array.from({ length: count }, () => this.missedOf(owners[i]!, step))
+    );
+    return { ...(away.length > 0 && { away }), ...(missed.some((n) => n > 0) && { missed }) };
   }
 
   /**
@@ -76,8 +97,12 @@ export class Presence {
   replace(orphan: RunMember, member: RunMember): void {
     const { owners } = this.#options;
     owners[owners.indexOf(orphan)] = member;
-    this.#trained.set(member, this.#trained.get(orphan) ?? 0);
+    const trained = this.#trained.get(orphan) ?? 0;
+    this.#trained.set(member, trained);
     this.#trained.delete(orphan);
+    // The heads begin anew: all that was trained before does not count for them.
+    this.#missed.set(member, trained);
+    this.#missed.delete(orphan);
   }
 
   /** True for a device that may not come back. */
@@ -90,10 +115,11 @@ export class Presence {
     return this.#trained.has(member);
   }
 
-  /** What a state notes of it: training steps that count for a device that is away. */
-  savedOf(member: RunMember): { readonly trained?: number } {
+  /** What a state notes of it: training steps that count for a device that is away, and those that it has missed. */
+  savedOf(member: RunMember): { readonly trained?: number; readonly missed?: number } {
     const trained = this.#trained.get(member);
-    return trained === undefined ? {} : { trained };
+    const missed = this.#missed.get(member) ?? 0;
+    return { ...(trained !== undefined && { trained }), ...(missed > 0 && { missed }) };
   }
 
   /** A device is away from a step on; its connection is ended. */
@@ -182,8 +208,13 @@ export class Presence {
     // One that does not count begins again, or is missed.
     const unfinished = trained > (member.unfinished ?? Infinity) ? member.unfinished : undefined;
     const finishes = unfinished === undefined ? {} : { finishes: unfinished };
+    const missed = this.missedOf(member, step);
     try {
-      const meta = { ...this.#options.welcome(member), start: step, trained, ...finishes };
+      const meta = {
+        ...this.#options.welcome(member),
+        ...{ start: step, trained, ...finishes },
+        ...(missed > 0 && { missed }),
+      };
       await peer.send("welcome", { meta });
     } catch {
       return; // it is gone again
@@ -192,6 +223,7 @@ export class Presence {
     member.peer = peer;
     member.device.connected = true;
     this.#trained.delete(member);
+    this.#missed.set(member, missed);
     const at = owners.indexOf(member);
     if (at >= 0) {
       const device = Object.assign(devices[at]!, { peer, isAway: false });

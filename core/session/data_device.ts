@@ -73,7 +73,10 @@ export interface DataSide {
    * @param ended Aborted once the run is over for this device, for whoever waits for something else meanwhile.
    */
   generate?(session: TokenSession, ended: AbortSignal): Promise<void>;
-  /** Called in generation with the heads of every layer whose devices are away: what follows is without them. Empty once they are back. */
+  /**
+   * Called in evaluation and generation with the heads of every layer whose devices are away: what follows is without
+   * them, and in evaluation the loss of this step. Empty once they are back.
+   */
   onAway?(heads: readonly number[]): void;
 }
 
@@ -133,6 +136,8 @@ export class DataDevice {
   /** The step that is under way. */
   #current: DataStep | null = null;
   #isGenerating = false;
+  /** The heads that were away when it heard of it last. */
+  #away = "";
   /** The last step that is done here. At the edge server it may not be over, and begin again. */
   #last: DataStep | null = null;
 
@@ -406,6 +411,7 @@ export class DataDevice {
         if (!current.isSaved) await saves?.announced();
         current.isSaved = true;
       }
+      if (current.mode === "evaluate") this.#hearOfAway(next.meta.away ?? []);
       // The loss of the whole step is the mean of all owners' tokens.
       if (current.isMixed) counted = next.meta.counted ?? counted;
       const answer = await this.#hidden(next, current, { ...open, maskSum: counted });
@@ -413,6 +419,12 @@ export class DataDevice {
       if (pieces.length > 1) await engine.yieldToEventLoop();
     }
     return { losses: losses.flat(), counted };
+  }
+
+  /** What is evaluated is without the heads of devices that are away. */
+  #hearOfAway(away: readonly number[]): void {
+    if (away.join() !== this.#away) this.#options.data.onAway?.(away);
+    this.#away = away.join();
   }
 
   /** Computes the losses of h_L, and answers its gradient in training. */

@@ -42,6 +42,8 @@ export interface DataOwnersOptions {
   readonly accumulate: number;
   /** Micro-batches. */
   readonly microBatches: number;
+  /** Heads of every layer whose devices are away. */
+  away(): readonly number[];
   /** True to ask the next owner while a step is computed. */
   readonly overlap: boolean;
   /** Longest time in milliseconds that an owner may keep the others waiting in a step. @default {Infinity} */
@@ -242,10 +244,10 @@ export class DataOwners implements DataSource, Disposable {
   }
 
   #take(member: RunMember): void {
-    const { engine, run, waits, accumulate, microBatches } = this.#options;
+    const { engine, run, waits, accumulate, microBatches, away } = this.#options;
     const { peer, sharesLoss, hello } = member;
     const shape = run.call(this.#options, sharesLoss);
-    const data = new RemoteData({ engine, peer, run: shape, waits, accumulate, microBatches });
+    const data = new RemoteData({ engine, peer, run: shape, waits, accumulate, microBatches, away });
     this.#owners.set(member, { key: hello.id ?? hello.name, member, data, ahead: null });
   }
 

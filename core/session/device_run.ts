@@ -29,7 +29,7 @@ import type { DataDevice, DataDeviceOptions } from "./data_device.ts";
 import { proveDevice } from "./device_key.ts";
 import { HeadDevice } from "./head_device.ts";
 import { pause } from "./_race_timeout.ts";
-import { leave, requireOrderlyEnd, type RunProgress, withLastWord } from "./run_end.ts";
+import { absencesOf, leave, requireOrderlyEnd, type RunProgress, withLastWord } from "./run_end.ts";
 import { type RunState, saveHeads } from "./run_state.ts";
 import { requireSameRun } from "./same_run.ts";
 import type { UserDeviceOptions, UserDeviceResult } from "./user_device_options.ts";
@@ -126,7 +126,8 @@ export class DeviceRun {
     await Promise.allSettled([this.#saver.settled()]);
     const { steps, reason, ending } = this.#progress;
     const [ledger, modules, welcome] = [this.#ledger, this.#modules, this.#welcome];
-    return { modules, welcome, steps, ledger, saving: this.#saver.times, reason, ending, error };
+    const [absences, saving] = [absencesOf(welcome, ending ?? {}), this.#saver.times];
+    return { modules, welcome, steps, absences, ledger, saving, reason, ending, error };
   }
 
   /** Runs the lanes over the current connection; returns what went wrong. */
@@ -144,7 +145,8 @@ export class DeviceRun {
       await Promise.all(lanes);
       if (progress.ending !== null) {
         const { step, best } = progress.ending;
-        if (modules !== null && best) await this.#options.onBest?.(step, modules);
+        const absences = absencesOf(this.#welcome, progress.ending);
+        if (modules !== null && best) await this.#options.onBest?.(step, modules, absences);
         await this.#save(step);
         await this.#saver.settled();
       }
@@ -177,7 +179,8 @@ export class DeviceRun {
     return new HeadDevice({
       ...{ peer: this.#peer, engine: this.#options.engine, modules, welcome: this.#welcome },
       ...{ state: this.#progress, saves: this.#saves },
-      onBest: (step, modules) => this.#options.onBest?.(step, modules),
+      onBest: (step, modules, away) =>
+        this.#options.onBest?.(step, modules, absencesOf(this.#welcome, { away })),
       onStep: (step, mask) => this.#tell(step, mask),
     });
   }

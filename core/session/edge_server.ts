@@ -6,7 +6,7 @@
 
 import { shapeForDevices } from "../contracts/model_shape.ts";
 import type { RunState } from "./run_state.ts";
-import { commonState, trainedOf } from "./_common_state.ts";
+import { commonState, missedOf, trainedOf } from "./_common_state.ts";
 import { BackgroundSaver, type SavingTimes } from "../train/saving.ts";
 import { CachedLayers } from "../generation/cached_layers.ts";
 import type { EmbeddedBatch } from "../contracts/ports.ts";
@@ -40,7 +40,7 @@ import { RemoteData } from "./remote_data.ts";
 import { RemoteHeads } from "./remote_heads.ts";
 import { Presence } from "./_presence.ts";
 import { tellPaused } from "./_tell_paused.ts";
-import type { HeadMember } from "./head_members.ts";
+import { awayHeads, type HeadMember } from "./head_members.ts";
 import { type LossPolicy, StepAttempts } from "./step_attempts.ts";
 import { StepMeter } from "./_step_meter.ts";
 import { stepRecord } from "./step_record.ts";
@@ -106,6 +106,8 @@ export class EdgeServer extends RunServer {
   #presence: Presence | null = null;
   /** Several people's data. */
   #owners: DataOwners | null = null;
+  /** Heads that were away in the last validation. */
+  readonly #validatedWithout = new Set<number>();
 
   /**
    * Prepares a run; devices may `join` at once, the steps begin with `start`.
@@ -206,19 +208,17 @@ export class EdgeServer extends RunServer {
     for (const member of this.members) {
       const index = members.indexOf(member);
       member.device.range = index < 0 ? null : ranges[index]!;
-      await this.#welcomeAt(
-        member,
-        resumed?.step ?? 0,
-        resumed === null ? undefined : trainedOf(resumed, member),
-      );
+      await this.#welcomeAt(member, resumed?.step ?? 0, resumed);
     }
   }
 
   /** Welcomes a device. One that was away goes on from what it has, and so does an owner without heads. */
-  async #welcomeAt(member: RunMember, start: number, away?: number): Promise<void> {
+  async #welcomeAt(member: RunMember, start: number, resumed: RunState | null = null): Promise<void> {
+    const away = resumed === null ? undefined : trainedOf(resumed, member);
     const trained = this.#isOwnerAlone(member) && start > 0 ? start : away;
-    const meta = { ...this.#welcomeOf(member), start, ...(trained !== undefined && { trained }) };
-    await member.peer.send("welcome", { meta });
+    const missed = resumed === null ? 0 : missedOf(resumed, member);
+    const returns = { ...(trained !== undefined && { trained }), ...(missed > 0 && { missed }) };
+    await member.peer.send("welcome", { meta: { ...this.#welcomeOf(member), start, ...returns } });
     this.#begin(member.peer);
   }
 
@@ -250,12 +250,12 @@ export class EdgeServer extends RunServer {
     const [dataMember] = this.members.filter((m) => m.device.data) as [RunMember];
     const run = (sharesLoss: boolean) =>
       splitShape(model, this.settings, { statistics: statistics.length, sharesLoss });
-    const common = { engine, waits, accumulate, microBatches };
+    const devices: HeadMember[] = members.map(({ peer }, i) => ({ peer, range: ranges[i]! }));
+    const common = { engine, waits, accumulate, microBatches, away: () => awayHeads(devices) };
     const owners = this.#owners = this.#ownersOfData({ ...common, run, resumed });
     const { peer, sharesLoss } = dataMember;
     const single = owners === null ? new RemoteData({ ...common, peer, run: run(sharesLoss) }) : null;
     const data: DataSource = owners ?? single!;
-    const devices: HeadMember[] = members.map(({ peer }, i) => ({ peer, range: ranges[i]! }));
     const remote = new RemoteHeads({
       ...{ engine, model, lora, seed, projections, devices },
       ...{ statistics, overlap, clipNorm, waits, stepDeadlineMs, clock: this.clock },
@@ -275,6 +275,7 @@ export class EdgeServer extends RunServer {
       headsGoOnOver: (device, unfinished) => remote.goOnOver(device, unfinished),
       welcome: (member) => this.#welcomeOf(member),
       begin: (peer) => this.#begin(peer),
+      missed: (member) => resumed === null ? 0 : missedOf(resumed, member),
       emit: (event) => this.emit(event),
       waitForChange: (ms) => {
         // Those that are there wait too.
@@ -295,7 +296,7 @@ export class EdgeServer extends RunServer {
   /** Several people's data; `null` where there is one data device. */
   #ownersOfData(
     { resumed, ...common }:
-      & Pick<DataOwnersOptions, "engine" | "waits" | "accumulate" | "microBatches" | "run">
+      & Pick<DataOwnersOptions, "engine" | "waits" | "accumulate" | "microBatches" | "run" | "away">
       & {
         readonly resumed: RunState | null;
       },
@@ -395,12 +396,16 @@ export class EdgeServer extends RunServer {
       now: this.now,
       onEvent: (event) => {
         if (event.type === "step") {
+          if (event.mode === "train") this.#validatedWithout.clear();
+          else for (const head of event.away ?? []) this.#validatedWithout.add(head);
           const [owners, { embeddingRows }, { answers }] = [this.#owners?.names, data, remote];
           const seen = { owners, embeddingRows, answers, now: this.now() };
           this.emit({ type: "step", record: stepRecord(event, { meter, shape: base.shape, ...seen }) });
         }
         // Before the last save: devices save what they have even if this server cannot.
-        if (event.type === "finished") this.ending = { step: event.step, best };
+        if (event.type === "finished") {
+          this.ending = { step: event.step, best, ...this.#presence?.absences(event.step) };
+        }
       },
     });
     await trainer.run();
@@ -463,7 +468,7 @@ export class EdgeServer extends RunServer {
         batch.embedding.dispose();
         data.refuse(`a run for generation has no training steps: step ${step} came`);
       }
-      remote.best = data.best;
+      remote.best = data.best ? [...this.#validatedWithout] : null;
       return batch;
     }
   }

@@ -45,8 +45,8 @@ export interface HeadDeviceOptions {
   readonly state: RunProgress;
   /** What to do where a step's state is to be saved. */
   readonly saves: SaveHooks;
-  /** Called with head modules that are the best so far, after `step` training steps. */
-  onBest?(step: number, modules: HeadModules): void | Promise<void>;
+  /** Called with head modules that are the best so far, after `step` training steps; see `UserDeviceOptions.onBest`. */
+  onBest?(step: number, modules: HeadModules, away: readonly number[]): void | Promise<void>;
   /** Called after each training step with this device's part of the head mask, [L * H_m], 1 = pruned. */
   onStep?(step: number, mask: Uint8Array): void;
 }
@@ -170,7 +170,8 @@ export class HeadDevice {
       await this.saveLast();
     }
     if (current.isSaved && current.accumulation.index === 0) await saves.announced();
-    if (frame.meta.best === true) await this.#options.onBest?.(state.steps, modules);
+    const { best = false, away = [] } = frame.meta;
+    if (best) await this.#options.onBest?.(state.steps, modules, away);
     if (isDone(current)) await this.#finishPart(current);
   }
 

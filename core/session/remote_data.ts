@@ -41,6 +41,8 @@ export interface RemoteDataOptions {
   readonly accumulate?: number;
   /** Micro-batches, see `RunSettings`. @default {1} */
   readonly microBatches?: number;
+  /** Heads of every layer whose devices are away. @default {none} */
+  away?(): readonly number[];
 }
 
 /** A batch or a part of it that is under way. */
@@ -360,9 +362,11 @@ export class RemoteData implements DataSource {
     requireSame();
     if (!probe) left.delete(microBatch);
     const last = left.size === 0 && accumulation.index + 1 === accumulation.count;
+    const away = mode === "evaluate" && !probe ? this.#options.away?.() ?? [] : [];
     await this.#peer.send("hidden", {
       ...at,
       meta: {
+        ...(away.length > 0 && { away: [...away] }),
         ...(probe ? { probe } : this.saves && mode === "train" ? { save: true } : {}),
         ...(this.counted !== null && { counted: Math.max(1, this.counted) }),
       },

@@ -72,8 +72,8 @@ export class RemoteHeads implements HeadPort, Disposable {
   readonly #deltaColumns: number;
   readonly #plans: LayerPlans;
   #step: StepUnderWay | null = null;
-  /** If true, the next step tells the devices that their head modules are the best so far. */
-  best = false;
+  /** If set, the next step tells the devices that their head modules are the best so far: heads that were away then. */
+  best: readonly number[] | null = null;
   /** If true, devices are told to save their state after the step. */
   saves = false;
   /** What ended a wait: other micro-batches then ask no more. */
@@ -120,7 +120,7 @@ export class RemoteHeads implements HeadPort, Disposable {
       );
     }
     const { best } = this;
-    this.best = false;
+    this.best = null;
     const mask = withAway(step.mask, model.heads, devices);
     const lowest = lowestLayer(mask, model.heads);
     const heads = headsOfDevices(mask, model.heads, devices.map(({ range }) => range.count));
@@ -149,7 +149,7 @@ export class RemoteHeads implements HeadPort, Disposable {
           ...(accumulation !== undefined && accumulation.count > 1
             ? { part: [accumulation.index, accumulation.count, accumulation.firstRow] }
             : {}),
-          ...(best ? { best } : {}),
+          ...(best && { best: true, ...(best.length > 0 && { away: best }) }),
           ...(this.saves && mode === "train" ? { save: true } : {}),
         },
         tensors: [{ dtype: "u8", shape: [...pass.begin.messages[i]!.shapes[0]!], data: heads[i]!.mask }],

@@ -5,10 +5,12 @@
  */
 
 import { ChannelClosedError, PluginError, ProtocolError, TrainingError } from "../contracts/errors.ts";
+import { type Absences, joinAbsences, missedSteps } from "../lora/absence.ts";
 import type { FrameOf } from "../protocol/frame.ts";
 import type { Peer } from "../protocol/peer.ts";
 import { raceTimeout } from "./_race_timeout.ts";
 import type { RunEnding } from "./run_events.ts";
+import type { Welcome } from "./welcome.ts";
 
 /** Progress of a device in a run. */
 export interface RunProgress {
@@ -21,9 +23,20 @@ export interface RunProgress {
 }
 
 /** Takes in the end of a run. */
-export function takeEnd({ meta: { reason, step, best = false } }: FrameOf<"end">, state: RunProgress): void {
+export function takeEnd({ meta }: FrameOf<"end">, state: RunProgress): void {
+  const { reason, step, best = false, away, missed } = meta;
   state.reason = reason;
-  if (step !== undefined) state.ending = { step, best };
+  if (step === undefined) return;
+  state.ending = { step, best, ...(away && { away }), ...(missed && { missed }) };
+}
+
+/** What a device knows of heads that are away, and of steps that its own have missed. */
+export function absencesOf(
+  { range, missed: steps = 0 }: Welcome,
+  { away = [], missed = [] }: Pick<RunEnding, "away" | "missed">,
+): Absences {
+  const heads = Array.from({ length: range?.count ?? 0 }, (_, i) => range!.first + i);
+  return joinAbsences([{ away, missed: missedSteps(missed.entries()) }, { missed: [{ heads, steps }] }]);
 }
 
 /**

@@ -148,4 +148,8 @@ export interface RunEnding {
   readonly step: number;
   /** True if the head modules at the end are the best of the run. */
   readonly best: boolean;
+  /** Heads of every layer whose devices were away then. Left out if none was. */
+  readonly away?: readonly number[];
+  /** Training steps that each head missed as its device was away, [H]. Left out if none missed any. */
+  readonly missed?: readonly number[];
 }

@@ -60,6 +60,8 @@ export interface SavedDevice {
   readonly range: HeadRange | null;
   /** Where it was away: training steps that count for it. Missing if it was there. */
   readonly trained?: number | undefined;
+  /** Training steps that it had missed before, while it was away. Missing if none. */
+  readonly missed?: number | undefined;
 }
 
 /** What the data side goes on from. */

@@ -8,6 +8,7 @@ import type { Engine } from "@edgetuner/kernels";
 import type { Channel } from "../contracts/channel.ts";
 import type { RunClock } from "../contracts/clock.ts";
 import type { WireCodec } from "../contracts/codec.ts";
+import type { Absences } from "../lora/absence.ts";
 import type { Adapter } from "../lora/adapter.ts";
 import type { HeadModules } from "../lora/head_modules.ts";
 import type { ByteLedger } from "../protocol/ledger.ts";
@@ -91,8 +92,11 @@ export interface UserDeviceOptions {
    * go on from is the caller's to add, before anything is waited for.
    */
   onState?(state: RunState): void | Promise<void>;
-  /** Called with head modules that are the best so far by the data device's validation, after `step` training steps. */
-  onBest?(step: number, modules: HeadModules): void | Promise<void>;
+  /**
+   * Called with head modules that are the best so far by the data device's validation, after `step` training steps, and
+   * with what is known of heads that were away.
+   */
+  onBest?(step: number, modules: HeadModules, absences: Absences): void | Promise<void>;
   /** Called with true when the run is paused, and with false when it goes on. */
   onPause?(paused: boolean): void;
   /** Called after each training step. */
@@ -115,6 +119,8 @@ export interface UserDeviceResult {
   readonly welcome: Welcome;
   /** Training steps done. */
   readonly steps: number;
+  /** What is known of this device's heads, and of others' at the end: those that were away. */
+  readonly absences: Absences;
   /** What was sent and received. */
   readonly ledger: ByteLedger;
   /** What saving took. */

@@ -35,6 +35,8 @@ export interface Welcome {
   readonly trained: number | null;
   /** Training step that it is to finish first, as it lacked its last gradients. @default {none} */
   readonly finishes?: number;
+  /** Training steps before `start` that its heads have missed while it was away. @default {0} */
+  readonly missed?: number;
   /**
    * Where several people's data takes turns: whether a turn is a whole step, or parts of one; `null` where the device's
    * data is the only one.
@@ -53,7 +55,7 @@ SETTINGS_FIELDS satisfies FieldsOf<Required<RunSettings>>;
 export function readWelcome(meta: MetaOf<"welcome">): Welcome {
   try {
     const { run, settings, model, range, statistics, start = 0, repeats = false } = meta;
-    const { trained = null, turns = null, finishes } = meta;
+    const { trained = null, turns = null, finishes, missed } = meta;
     if (model.hidden % model.heads !== 0 || (model.hidden / model.heads) % 4 !== 0) {
       throw new RangeError(
         `hidden / heads must be a multiple of 4: current value is ${model.hidden} / ${model.heads}`,
@@ -80,6 +82,7 @@ export function readWelcome(meta: MetaOf<"welcome">): Welcome {
       trained,
       turns,
       ...(finishes !== undefined && { finishes }),
+      ...(missed !== undefined && { missed }),
     };
   } catch (cause) {
     throw new ProtocolError(

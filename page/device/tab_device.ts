@@ -320,7 +320,8 @@ export class TabDevice {
     using learnt = modules;
     this.#phase("saving", "Keeping what this device has learnt");
     if (learnt !== null && steps > 0) {
-      const kept = await keep(slot, learnt, { run, steps, base: this.#about?.base ?? null });
+      const origin = { run, steps, base: this.#about?.base ?? null };
+      const kept = await keep(slot, learnt, { ...origin, absences: result.absences });
       this.#say({ type: "kept", kept });
     }
     const hasLeft = this.#abort.signal.aborted;
@@ -373,9 +374,11 @@ export class TabDevice {
 async function keep(
   { learnt, store }: Slot,
   modules: HeadModules,
-  { base, ...origin }: Pick<KeptHeads, "run" | "steps" | "base">,
+  { base, absences, ...origin }:
+    & Pick<KeptHeads, "run" | "steps" | "base">
+    & Pick<UserDeviceResult, "absences">,
 ): Promise<KeptHeads> {
-  const files = await adapterFiles(await adapterOf(modules), origin);
+  const files = await adapterFiles({ ...await adapterOf(modules), ...absences }, origin);
   const weights = files.get("adapter_model.safetensors")!;
   await learnt.write(KEPT.weights, weights);
   await learnt.write(KEPT.config, files.get("adapter_config.json")!);

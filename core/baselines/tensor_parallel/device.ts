@@ -119,7 +119,7 @@ export async function runTensorParallelDevice(
   await Promise.allSettled(lanes);
   const { steps, reason, ending } = state;
   const saving = { count: 0, blockedMs: 0, writingMs: 0 }; // such runs are not resumed
-  return { modules, welcome, steps, ledger: peer.ledger, saving, reason, ending, error };
+  return { modules, welcome, steps, absences: {}, ledger: peer.ledger, saving, reason, ending, error };
 }
 
 /** What a device takes part with. */
