@@ -19,6 +19,7 @@ import {
   loadModelTokenizer,
   parseExamples,
 } from "@edgetuner/core";
+import { inThread } from "../support/in_thread.ts";
 import { ASSETS, EXAMPLES } from "../support/places.ts";
 
 const TINY = `${ASSETS}tiny_gpt2`;
@@ -38,6 +39,12 @@ async function run(program: string, args: readonly string[]): Promise<Ended> {
   const decoder = new TextDecoder();
   const errors = decoder.decode(stderr).split("\n").filter((l) => l !== "" && !l.includes("XDG_RUNTIME_DIR"));
   return { code, out: decoder.decode(stdout), errors };
+}
+
+/** A program that is to end before it computes anything. */
+async function refusal(program: string, args: readonly string[]): Promise<Ended> {
+  const { errors, ...ended } = await inThread(program, args);
+  return { ...ended, errors: errors.split("\n") };
 }
 
 async function withFolder(use: (folder: string) => Promise<void>): Promise<void> {
@@ -109,7 +116,15 @@ Deno.test("server_tuner.ts learns conversations, counts what is cut and left out
     const model = await chatModel(folder);
     const data = `${folder}/chat.jsonl`;
     await Deno.writeTextFile(data, conversations());
-    const strict = await run("server_tuner.ts", ["--model", model, "--data", data, ...SMALL, "--steps", "1"]);
+    const strict = await refusal("server_tuner.ts", [
+      "--model",
+      model,
+      "--data",
+      data,
+      ...SMALL,
+      "--steps",
+      "1",
+    ]);
     assertEquals(strict.code, 1);
     assertStringIncludes(strict.errors.join("\n"), "line 25");
 
@@ -161,17 +176,24 @@ Deno.test("a chat template that is broken or missing is said so, and does not ma
     const data = `${folder}/chat.jsonl`;
     await Deno.writeTextFile(data, `${conversations()}\n{"text":"One."}`);
     const args = ["--model", model, "--data", data, ...SMALL, "--steps", "1", "--skip-bad"];
-    const broken = await run("server_tuner.ts", args);
+    const broken = await refusal("server_tuner.ts", args);
     assertEquals([broken.code, broken.errors.length], [1, 1], broken.errors.join("\n"));
     assertStringIncludes(
       broken.errors[0]!,
       `${model}/chat_template.jinja as its chat template must be valid`,
     );
     // Nor does one that is missing.
-    const without = await run("server_tuner.ts", ["--data", data, ...SMALL, "--steps", "1", "--skip-bad"]);
+    const without = await refusal("server_tuner.ts", [
+      "--data",
+      data,
+      ...SMALL,
+      "--steps",
+      "1",
+      "--skip-bad",
+    ]);
     assertEquals([without.code, without.errors.length], [2, 1], without.errors.join("\n"));
     assertStringIncludes(without.errors[0]!, `${data} as its "messages" must come with the chat template`);
-    const asked = await run("generate.ts", ["--model", model, "--chat", "--prompt", "Where?"]);
+    const asked = await refusal("generate.ts", ["--model", model, "--chat", "--prompt", "Where?"]);
     assertEquals([asked.code, asked.errors.length], [1, 1], asked.errors.join("\n"));
     assertStringIncludes(asked.errors[0]!, "must be valid");
   });
@@ -236,11 +258,11 @@ Deno.test("train_pruner.ts takes plain texts, and refuses too few steps and othe
     );
     await Deno.writeTextFile(data, texts.join("\n"));
     const common = ["--data", data, "--samples", `${folder}/s.bin`, "--out", `${folder}/predictor`, ...SMALL];
-    const few = await run("train_pruner.ts", [...common, "--steps", "5", "--history", "2"]);
+    const few = await refusal("train_pruner.ts", [...common, "--steps", "5", "--history", "2"]);
     assertEquals([few.code, few.errors.length], [2, 1]);
     const least = Number(few.errors[0]!.match(/at least (\d+) with --history 2: current value is 5/)![1]);
     // The least that it names is enough, and one less is not.
-    const fewer = await run("train_pruner.ts", [...common, "--steps", `${least - 1}`, "--history", "2"]);
+    const fewer = await refusal("train_pruner.ts", [...common, "--steps", `${least - 1}`, "--history", "2"]);
     assertStringIncludes(fewer.errors.join("\n"), `at least ${least}`);
     const args = ["--steps", `${least}`, "--history", "2", "--runs", "1", "--epochs", "2"];
     const trained = await run("train_pruner.ts", [...common, ...args, "--report", `${folder}/report.json`]);
@@ -273,7 +295,7 @@ Deno.test("train_pruner.ts takes plain texts, and refuses too few steps and othe
     const model = await chatModel(folder);
     const config = JSON.parse(await Deno.readTextFile(`${model}/config.json`));
     await Deno.writeTextFile(`${model}/config.json`, JSON.stringify({ ...config, layer_norm_epsilon: 1e-6 }));
-    const other = await run("train_pruner.ts", [...common, "--steps", "1", "--model", model]);
+    const other = await refusal("train_pruner.ts", [...common, "--steps", "1", "--model", model]);
     assertEquals(other.code, 2);
     assertStringIncludes(other.errors.join("\n"), "fingerprint");
   });
@@ -325,16 +347,25 @@ Deno.test("generate.ts goes on with a text as it is, or answers it as a pair's p
         [["--raw"], 2, "--prompt"],
         [["--prompt", "x", "--system", "y"], 2, "--chat"],
         [["--min-length", "9", "--max-tokens", "8"], 2, "--min-length"],
-        [["--prompt", "hi", "--max-tokens", "500"], 2, "--max-tokens must be at most 126"],
-        [["--first", "500"], 2, "--first must be below 200, the number of prompts: current value is 500"],
         [["--top-k", "5"], 2, "--top-k needs --temperature"],
         [["--top-p", "0.5"], 2, "--top-p needs --temperature"],
         [["--adapter", `${folder},${folder}/no`, "--prompt", "x"], 1, `${folder}`],
         [["--data", texts], 1, "plain text"],
       ] as const
     ) {
+      const refused = await refusal("generate.ts", args);
+      assertEquals([refused.code, refused.errors.length], [code, 1], `${args}: ${refused.errors.join("\n")}`);
+      assertStringIncludes(refused.errors[0]!, part);
+    }
+    // What the tokenizer and the model must be asked for.
+    for (
+      const [args, part] of [
+        [["--prompt", "hi", "--max-tokens", "500"], "--max-tokens must be at most 126"],
+        [["--first", "500"], "--first must be below 200, the number of prompts: current value is 500"],
+      ] as const
+    ) {
       const refused = await run("generate.ts", args);
-      assertEquals([refused.code, refused.errors.length], [code, 1], refused.errors.join("\n"));
+      assertEquals([refused.code, refused.errors.length], [2, 1], refused.errors.join("\n"));
       assertStringIncludes(refused.errors[0]!, part);
     }
   });

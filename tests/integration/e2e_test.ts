@@ -18,17 +18,13 @@ import {
   parseFormatted,
 } from "@edgetuner/core";
 import { loadCorpus, scoreCorpus } from "@edgetuner/core/evaluation";
+import { type Ended, inThread } from "../support/in_thread.ts";
 import { ROOT } from "../support/places.ts";
 
 const E2E = `${ROOT}tests/fixtures/eval/data/e2e`;
 const TINY = `${ROOT}cli/assets/tiny_gpt2`;
 
-interface Ended {
-  readonly code: number;
-  readonly out: string;
-  readonly errors: string;
-}
-
+/** A program in a process of its own. */
 async function run(program: string, args: readonly string[], cwd = ROOT): Promise<Ended> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     cwd,
@@ -40,6 +36,9 @@ async function run(program: string, args: readonly string[], cwd = ROOT): Promis
   const errors = decoder.decode(stderr).split("\n").filter((l) => l !== "" && !l.includes("XDG_RUNTIME_DIR"));
   return { code, out: decoder.decode(stdout), errors: errors.join("\n") };
 }
+
+/** A program that computes nothing on a GPU. */
+const here = (program: string, args: readonly string[]) => inThread(`e2e/${program}`, args);
 
 async function withFolder(use: (folder: string) => Promise<void>): Promise<void> {
   const folder = await Deno.makeTempDir();
@@ -148,20 +147,20 @@ Deno.test("the five steps run one after the other, from E2E's files to scores [s
 
     // A step alone goes on with what the folder's note says, and takes its place in it again.
     await Deno.remove(`${out}/predictions.txt`);
-    const missing = await run("score.ts", ["--out", out]);
+    const missing = await here("score.ts", ["--out", out]);
     assertEquals(missing.code, 2);
     assertStringIncludes(missing.errors, `${out}/predictions.txt`);
     assertStringIncludes(missing.errors, "e2e/decode.ts");
-    const decoded = await run("decode.ts", ["--out", out]);
+    const decoded = await here("decode.ts", ["--out", out]);
     assertEquals(decoded.code, 0, decoded.errors);
     assertEquals((await Deno.readTextFile(`${out}/predictions.txt`)).trimEnd().split("\n"), predictions);
 
     // Samples that were collected otherwise are not taken for these.
-    const other = await run("train_pruner.ts", ["--out", out, "--rank", "3"]);
+    const other = await here("train_pruner.ts", ["--out", out, "--rank", "3"]);
     assertEquals(other.code, 2);
     assertStringIncludes(other.errors, "samples.bin");
     // Nor is another run's folder written over.
-    const another = await run("pull.ts", ["--out", out, "--restaurant"]);
+    const another = await here("pull.ts", ["--out", out, "--restaurant"]);
     assertEquals(another.code, 2);
     assertStringIncludes(another.errors, out);
     assertStringIncludes(another.errors, "pass another --out");
@@ -193,7 +192,7 @@ Deno.test("each kind of run begins in a folder of its own, so that none is in an
 
 Deno.test("pull.ts takes this repository's own task, and notes settings that fit the model [slow]", async () => {
   await withFolder(async (out) => {
-    const { code, errors } = await run("pull.ts", ["--restaurant", "--out", out]);
+    const { code, errors } = await here("pull.ts", ["--restaurant", "--out", out]);
     assertEquals(code, 0, errors);
     const { model, settings } = JSON.parse(await Deno.readTextFile(`${out}/e2e.json`));
     assertEquals(model, await Deno.realPath(TINY));
@@ -203,11 +202,11 @@ Deno.test("pull.ts takes this repository's own task, and notes settings that fit
       assertEquals(lines.length, count);
     }
     // The tiny model has 128 positions; the paper's 512 tokens do not fit.
-    const paper = await run("pull.ts", ["--out", `${out}/paper`, ...FILES, "--settings", "paper"]);
+    const paper = await here("pull.ts", ["--out", `${out}/paper`, ...FILES, "--settings", "paper"]);
     assertEquals(paper.code, 0, paper.errors);
     const note = JSON.parse(await Deno.readTextFile(`${out}/paper/e2e.json`));
     assertEquals([note.settings.length, note.settings.mode, note.settings.rate], [128, "slice", 2e-4]);
-    const help = await run("finetune.ts", ["--out", `${out}/paper`, "--help"]);
+    const help = await here("finetune.ts", ["--out", `${out}/paper`, "--help"]);
     assertMatch(help.out, /--rate X .*\[0\.0002\]/);
   });
 });
@@ -218,10 +217,10 @@ Deno.test("pull.ts names a line that is not UTF-8, and leaves it out with --skip
     const text = "name[A]||A.\nname[B]||B!\nname[C]||C.\n";
     await Deno.writeFile(train, new TextEncoder().encode(text).map((byte) => byte === 0x21 ? 0xff : byte));
     const args = ["--train", train, "--valid", FILES[1]!, "--test", FILES[3]!, "--out", `${folder}/run`];
-    const strict = await run("pull.ts", args);
+    const strict = await here("pull.ts", args);
     assertEquals(strict.code, 1);
     assertStringIncludes(strict.errors, `${train}, line 2, as a line must be UTF-8`);
-    const lenient = await run("pull.ts", [...args, "--skip-bad"]);
+    const lenient = await here("pull.ts", [...args, "--skip-bad"]);
     assertEquals(lenient.code, 0, lenient.errors);
     assertStringIncludes(
       lenient.errors,
@@ -258,11 +257,11 @@ Deno.test("pull.ts downloads a model with the token and the revision that it is 
       ...["--model", "some/tiny", "--revision", "v2", "--cache", `${folder}/cache`, ...FILES],
       ...["--endpoint", `http://127.0.0.1:${server.addr.port}`],
     ];
-    const refused = await run("pull.ts", [...args, "--out", `${folder}/refused`, "--token", "wrong"]);
+    const refused = await here("pull.ts", [...args, "--out", `${folder}/refused`, "--token", "wrong"]);
     assertEquals(refused.code, 1);
-    // Below the title of the step.
-    assertEquals(refused.errors.split("\n").length, 2, refused.errors);
-    const pulled = await run("pull.ts", [...args, "--out", `${folder}/run`, "--token", "hub-secret"]);
+    // Below an empty line and the title of the step.
+    assertEquals(refused.errors.split("\n").length, 3, refused.errors);
+    const pulled = await here("pull.ts", [...args, "--out", `${folder}/run`, "--token", "hub-secret"]);
     assertEquals(pulled.code, 0, pulled.errors);
     const { model, settings } = JSON.parse(await Deno.readTextFile(`${folder}/run/e2e.json`));
     assertEquals(model, `${folder}/cache/models/some/tiny/v2`);
@@ -273,26 +272,21 @@ Deno.test("pull.ts downloads a model with the token and the revision that it is 
     assertEquals([settings.mode, settings.steps, settings.warmup], ["slice", 52_600, 500]);
     // What is there is not asked for again.
     const before = asked.length;
-    const again = await run("pull.ts", [...args, "--out", `${folder}/again`]);
+    const again = await here("pull.ts", [...args, "--out", `${folder}/again`]);
     assertEquals([again.code, asked.length], [0, before], again.errors);
   });
   await server.shutdown();
 });
 
-for (const step of ["pull", "train_pruner", "finetune", "generate", "decode", "score", "run"]) {
-  Deno.test(`e2e/${step}.ts has --help with examples, and refuses unknown flags and folders without a run [slow]`, async () => {
-    const help = await run(`${step}.ts`, ["--help"]);
-    assertEquals(help.code, 0, help.errors);
-    assertMatch(help.out, /Examples\n.*deno (run|task)/);
-    assertStringIncludes(help.out, "--out DIR");
-    const unknown = await run(`${step}.ts`, ["--no-such-flag", "1"]);
-    assertEquals(unknown.code, 2);
-    assertStringIncludes(unknown.errors, "no-such-flag");
-    if (step === "pull" || step === "run") return;
+Deno.test("each step has --help with its folder, and refuses folders without a run [slow]", async () => {
+  for (const step of ["pull", "train_pruner", "finetune", "generate", "decode", "score", "run"]) {
+    const help = await here(`${step}.ts`, ["--help"]);
+    assertStringIncludes(help.out, "--out DIR", step);
+    if (step === "pull" || step === "run") continue;
     await withFolder(async (out) => {
-      const early = await run(`${step}.ts`, ["--out", out]);
-      assertEquals(early.code, 2);
+      const early = await here(`${step}.ts`, ["--out", out]);
+      assertEquals(early.code, 2, step);
       assertStringIncludes(early.errors, "e2e/pull.ts");
     });
-  });
-}
+  }
+});

@@ -1,5 +1,6 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { loadTokenizer, writeFormatted } from "@edgetuner/core";
+import { inThread } from "../support/in_thread.ts";
 
 const ROOT = `${import.meta.dirname}/../..`;
 const FIXTURES = "tests/fixtures/eval";
@@ -13,6 +14,12 @@ async function run(program: string, args: string[]): Promise<{ code: number; out
   }).output();
   const decoder = new TextDecoder();
   return { code, out: decoder.decode(stdout), err: decoder.decode(stderr) };
+}
+
+/** The same in this thread, for what needs no GPU; the tests are run from the repository. */
+async function here(program: string, args: string[]): Promise<{ code: number; out: string; err: string }> {
+  const { code, out, errors } = await inThread(program, args);
+  return { code, out, err: errors === "" ? "" : `${errors}\n` };
 }
 
 async function inFolder(body: (folder: string) => Promise<void>): Promise<void> {
@@ -64,7 +71,7 @@ Deno.test("evaluate.ts reads CSV and shows prompts; texts cannot break the page 
       'mr,ref\n"name[A & B]","<b>A</b> pub."\n"name[A & B]",A pub.\n"name[C]",C.\n',
     );
     await Deno.writeTextFile(`${folder}/pred.txt`, "A <i>new</i> pub.\n\n");
-    const { code, out } = await run("evaluate.ts", [
+    const { code, out } = await here("evaluate.ts", [
       `--references=${folder}/refs.csv`,
       `--predictions=${folder}/pred.txt`,
       "--synonyms=none",
@@ -85,7 +92,7 @@ Deno.test("evaluate.ts reads CSV with a mark at its start, and names what is wro
   await inFolder(async (folder) => {
     const refs = 'mr,ref\n"name[A]",Caf\u00e9 A.\n"name[B]",B is\n';
     const score = (name: string, predictions = "ok") =>
-      run("evaluate.ts", [
+      here("evaluate.ts", [
         `--references=${folder}/${name}.csv`,
         `--predictions=${folder}/${predictions}.txt`,
         "--synonyms=none",
@@ -111,13 +118,13 @@ Deno.test("evaluate.ts reads CSV with a mark at its start, and names what is wro
 });
 
 Deno.test("evaluate.ts says what is wrong in one line [slow]", async () => {
-  const bare = await run("evaluate.ts", []);
+  const bare = await here("evaluate.ts", []);
   assertEquals([bare.code, bare.out], [2, ""]);
   assertMatch(bare.err, /^Cannot run evaluate.ts as --references must be given; see --help\n$/);
-  const nowhere = await run("evaluate.ts", ["--references=nowhere", "--predictions=nowhere"]);
+  const nowhere = await here("evaluate.ts", ["--references=nowhere", "--predictions=nowhere"]);
   assertEquals(nowhere.code, 2);
   assertMatch(nowhere.err, /^Cannot score as --references must be a file or a folder .*"nowhere"\n$/);
-  const counts = await run("evaluate.ts", [
+  const counts = await here("evaluate.ts", [
     `--references=${FIXTURES}/pipeline/e2e/expected_ref.txt`,
     `--predictions=${FIXTURES}/pipeline/dart/expected_pred.txt`,
     "--synonyms=none",
@@ -131,7 +138,7 @@ Deno.test("evaluate.ts says what is wrong in one line [slow]", async () => {
 
 Deno.test("format_data.ts, decode.ts and evaluate.ts follow each other [slow]", async () => {
   await inFolder(async (folder) => {
-    const formatted = await run("format_data.ts", [
+    const formatted = await here("format_data.ts", [
       "--format=dart",
       `--input=${FIXTURES}/data/dart/dart-v1.1.1-full-dev.excerpt.json`,
       `--output=${folder}/data.jsonl`,
@@ -154,7 +161,7 @@ Deno.test("format_data.ts, decode.ts and evaluate.ts follow each other [slow]", 
         `${JSON.stringify({ id, predict: [...tokenizer.encode(text), tokenizer.eos, 0, 0] })}\n`
       ).join(""),
     );
-    const decoded = await run("decode.ts", [
+    const decoded = await here("decode.ts", [
       `--data=${folder}/data.jsonl`,
       `--predictions=${folder}/beam.jsonl`,
       "--model=cli/assets/tiny_gpt2",
@@ -176,7 +183,7 @@ Deno.test("format_data.ts, decode.ts and evaluate.ts follow each other [slow]", 
       [odd, tokenizer.encode(" no food")].map((predict, i) => `${JSON.stringify({ id: 2 * i, predict })}\n`)
         .join(""),
     );
-    const told = await run("decode.ts", [
+    const told = await here("decode.ts", [
       `--data=${folder}/data.jsonl`,
       `--predictions=${folder}/beam.jsonl`,
       "--model=cli/assets/tiny_gpt2",
@@ -187,7 +194,7 @@ Deno.test("format_data.ts, decode.ts and evaluate.ts follow each other [slow]", 
     assertMatch(told.err, /^2 tokens of 1 predictions left out: /m);
     assertMatch(told.err, /^1 texts had line breaks, which became spaces$/m);
     await Deno.writeTextFile(`${folder}/beam.jsonl`, '{"id":0,"predict":"x"}\n');
-    const bad = await run("decode.ts", [
+    const bad = await here("decode.ts", [
       `--data=${folder}/data.jsonl`,
       `--predictions=${folder}/beam.jsonl`,
       "--model=cli/assets/tiny_gpt2",
@@ -214,7 +221,7 @@ Deno.test("server_tuner.ts learns from conversations and counts bad lines [slow]
     const lines = [chat, { text: "A pub." }, { prompt: "a", completion: "b" }, { nothing: 1 }];
     await Deno.writeTextFile(`${folder}/d.jsonl`, lines.map((line) => JSON.stringify(line)).join("\n"));
     const args = [`--model=${folder}`, `--data=${folder}/d.jsonl`, "--steps=1", "--batch=3", "--length=16"];
-    const strict = await run("server_tuner.ts", args);
+    const strict = await here("server_tuner.ts", args);
     assertEquals(strict.code, 1);
     assertMatch(strict.err, /d.jsonl, line 4, as a row must have "messages", "text" or "prompt"/);
     const lenient = await run("server_tuner.ts", [...args, "--skip-bad"]);

@@ -11,6 +11,7 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
+import { inThread } from "../support/in_thread.ts";
 import { ASSETS, EXAMPLES } from "../support/places.ts";
 import { until } from "../support/until.ts";
 
@@ -327,7 +328,7 @@ Deno.test("a program whose launcher is killed ends by itself, with what was lear
 
 Deno.test("every program that trains has the flags of tuning, from a file too, with the command line first [slow]", async () => {
   for (const program of ["server_tuner.ts", "edge_server.ts", "demo.ts"]) {
-    const help = await run(program, ["--help"]);
+    const { out: help } = await inThread(program, ["--help"]);
     for (
       const flag of [
         "schedule",
@@ -344,7 +345,7 @@ Deno.test("every program that trains has the flags of tuning, from a file too, w
     }
   }
   for (const program of ["server_tuner.ts", "user_device.ts", "demo.ts"]) {
-    const help = await run(program, ["--help"]);
+    const { out: help } = await inThread(program, ["--help"]);
     for (const flag of ["--eval-every ", "--keep-best", "--valid-batches "]) {
       assertStringIncludes(help, flag, program);
     }
