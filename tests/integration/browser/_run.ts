@@ -5,6 +5,7 @@
  */
 
 import {
+  type Channel,
   EdgeServer,
   type EdgeServerEvent,
   type EdgeServerOptions,
@@ -12,6 +13,7 @@ import {
   type RunState,
   type RunStateSource,
   runUserDevice,
+  type StepMode,
   type StepRecord,
   type UserDeviceOptions,
   type UserDeviceResult,
@@ -42,6 +44,10 @@ export interface TabRunOptions {
   readonly served?: ServedModel;
   /** A run that was stopped, which this one goes on with; tabs reach it at the same address. */
   readonly after?: TabRun;
+  /** Modes of the steps, as long as they last. @default {training steps} */
+  readonly modes?: readonly StepMode[];
+  /** What stands between the server and a device that joins. @default {nothing} */
+  readonly wrap?: (channel: Channel) => Channel;
   /** The data comes from a tab. @default {false} */
   readonly dataInTab?: boolean;
 }
@@ -49,6 +55,10 @@ export interface TabRunOptions {
 /** A state as what to go on from. */
 function sourceOf(state: RunState | null | undefined): RunStateSource | undefined {
   return state ? { run: state.run, steps: [state.step], load: () => Promise.resolve(state) } : undefined;
+}
+
+function wrapped(channel: Channel | null, wrap: (channel: Channel) => Channel): Channel | null {
+  return channel === null ? null : wrap(channel);
 }
 
 /** A run with tabs. */
@@ -97,11 +107,15 @@ export class TabRun implements AsyncDisposable {
       this.events.push(event);
       if (event.type === "step") this.records.push(event.record);
     });
-    this.#admitting = admitAll(listener, server);
+    const { wrap = (channel) => channel, modes } = options;
+    this.#admitting = admitAll(
+      { ...listener, accept: async () => wrapped(await listener.accept(), wrap) },
+      server,
+    );
     this.done = server.start();
     this.done.catch(() => {});
     const { steps } = options.settings;
-    const side = dataSide(model, steps, { shareLoss: true });
+    const side = dataSide(model, steps, { shareLoss: true, ...(modes && { modes }) });
     this.losses = side.losses;
     this.#data = options.dataInTab === true ? null : this.#device({
       name: "data",

@@ -7,6 +7,7 @@ import { Chromium, findChromium, type Tab } from "../../support/chromium.ts";
 import { TinyGpt2, tinySettings } from "../../support/tiny_model.ts";
 import { until } from "../../support/until.ts";
 import { TabRun, type TabRunOptions } from "./_run.ts";
+import { moreSteps, takePart as joins } from "./_tabs.ts";
 
 const path = await findChromium();
 if (path === null) {
@@ -40,25 +41,10 @@ async function inDeno(options: TabRunOptions): Promise<TabRun> {
 
 /** Opens the page of a run and takes part. */
 async function takePart(run: TabRun, name = "phone", query = ""): Promise<Tab> {
-  const tab = await (await browser()).open(run.pageOn(query));
-  await tab.shows("What leaves this device");
-  await tab.fill("name", name);
-  await tab.click("Take part");
-  await joined(run, name);
-  return tab;
-}
-
-async function joined(run: TabRun, name: string): Promise<void> {
-  await until(() => run.server.devices.some((d) => d.name === name && d.connected), `${name} joins`);
+  return await joins(await browser(), run, { name, query });
 }
 
 const eventsOf = (run: TabRun, type: EdgeServerEvent["type"]) => run.events.filter((e) => e.type === type);
-const stepOf = (run: TabRun) => run.server.latest?.step ?? -1;
-/** Waits until so many more steps are done. */
-async function moreSteps(run: TabRun, count: number, limitMs = 5000): Promise<void> {
-  const from = stepOf(run);
-  await until(() => stepOf(run) >= from + count, `${count} more steps`, limitMs);
-}
 
 Deno.test({ name: "a tab with heads gives the losses of a device in Deno [slow]", ignore }, async () => {
   const options = { settings: tinySettings("slice", 10), devices: 1 };
@@ -171,39 +157,14 @@ Deno.test({ name: "a device that cannot take part says why, and what helps [slow
 });
 
 /** A run without an end, of a tab and a device in Deno. */
-async function endless(
-  more: TabRunOptions["server"] = {},
-): Promise<{ readonly run: TabRun; readonly tab: Tab }> {
+async function endless(): Promise<{ readonly run: TabRun; readonly tab: Tab }> {
   const settings = { ...tinySettings("slice", 1_000_000), saveEvery: 1 };
-  const run = await TabRun.start(model!, { settings, devices: 2, server: more });
+  const run = await TabRun.start(model!, { settings, devices: 2 });
   const tab = await takePart(run);
   void run.join({ name: "deno", capacity: 1 });
   await moreSteps(run, 2, 20_000);
   return { run, tab };
 }
-
-Deno.test({ name: "a tab that is closed costs the others no more than a step [slow]", ignore }, async () => {
-  const { run, tab } = await endless();
-  await using _run = run;
-  await tab[Symbol.asyncDispose]();
-  await until(() => eventsOf(run, "away").length === 1, "the tab is away", 5000);
-  await moreSteps(run, 3);
-  assertEquals(run.server.status, "running");
-});
-
-Deno.test({ name: "a tab that is reloaded comes back as the same device [slow]", ignore }, async () => {
-  const { run, tab } = await endless();
-  await using _run = run;
-  await using _tab = tab;
-  await tab.send("Page.reload");
-  await until(() => eventsOf(run, "away").length === 1, "the tab is away", 5000);
-  await moreSteps(run, 2);
-  await until(() => eventsOf(run, "back").length === 1, "the tab is back", 15_000);
-  await moreSteps(run, 3);
-  assertEquals(run.server.devices.map((d) => d.name).sort(), ["data", "deno", "phone"]);
-  assertEquals(run.records.at(-1)!.away, undefined);
-  await tab.shows("Taking part");
-});
 
 Deno.test(
   { name: "a tab that rests, and one that leaves, let the others go on [slow]", ignore },
@@ -223,36 +184,6 @@ Deno.test(
     await moreSteps(run, 3);
   },
 );
-
-Deno.test({ name: "a tab that is frozen comes back [slow]", ignore }, async () => {
-  const { run, tab } = await endless({ stepDeadlineMs: 2000 });
-  await using _run = run;
-  await using _tab = tab;
-  await tab.send("Page.setWebLifecycleState", { state: "frozen" });
-  await moreSteps(run, 1);
-  await until(() => eventsOf(run, "away").length === 1, "the tab is away");
-  await moreSteps(run, 3);
-  await tab.send("Page.setWebLifecycleState", { state: "active" });
-  await until(() => eventsOf(run, "back").length === 1, "the tab is back", 15_000);
-  await moreSteps(run, 3);
-});
-
-Deno.test({ name: "a tab whose link is cut, or falls silent, comes back [slow]", ignore }, async () => {
-  const { run, tab } = await endless({ stepDeadlineMs: 2000 });
-  await using _run = run;
-  await using _tab = tab;
-  for (const [times, fault] of (["refuses", "silent"] as const).entries()) {
-    if (fault === "refuses") run.link.cut();
-    else run.link.state = fault;
-    await moreSteps(run, 1);
-    await until(() => eventsOf(run, "away").length === times + 1, `the tab is away: ${fault}`);
-    await moreSteps(run, 3);
-    if (fault === "silent") run.link.cut(); // the tab's own limit takes longer
-    run.link.state = "passes";
-    await until(() => eventsOf(run, "back").length === times + 1, `the tab is back: ${fault}`, 15_000);
-    await moreSteps(run, 3);
-  }
-});
 
 Deno.test(
   { name: "the only tab with heads goes on from IndexedDB with the same bits [slow]", ignore },
