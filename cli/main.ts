@@ -42,6 +42,10 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     about: "Be a device: join an edge server, with data or without",
     load: () => import("./commands/join.ts"),
   },
+  "discover": {
+    about: "List the edge servers that announce themselves in this network",
+    load: () => import("./commands/discover.ts"),
+  },
   "generate": {
     about: "Continue prompts with a model and an adapter",
     load: () => import("./commands/generate.ts"),

@@ -58,6 +58,7 @@ import {
   tellEnd,
 } from "../output/run_end.ts";
 import { command, type CommandRun } from "../process/command.ts";
+import { openNearbyLink } from "../discovery/nearby_link.ts";
 import { endingOf } from "../process/exit_codes.ts";
 import { GOOD_ORDER_MS, Interrupts, isInterrupted } from "../process/interrupts.ts";
 import type { Call } from "../process/invocation.ts";
@@ -79,7 +80,7 @@ const FLAGS = {
   server: text(
     "URL",
     "ws://127.0.0.1:8787/join/ws",
-    "where to join: ws(s)://.../join/ws, http(s)://.../join/http through proxies, nats+ws(s)://.../RUN through a broker, or the address of an invite",
+    "where to join: ws(s)://.../join/ws, http(s)://.../join/http through proxies, nats+ws(s)://.../RUN through a broker, or the address of an invite; without it this machine, else the edge server of this network that announces itself and has the token",
   ),
   ...CONNECTION_FLAGS,
   ...RETURN_WAITS,
@@ -160,13 +161,17 @@ interface Options {
 }
 
 async function readOptions(call: Call): Promise<Options> {
-  const { flags, chosen } = await readFitted(PROGRAM, FLAGS, call, { isNeeded: ({ data }) => data !== "" });
+  const { flags, given, chosen } = await readFitted(PROGRAM, FLAGS, call, {
+    isNeeded: ({ data }) => data !== "",
+  });
   requirePlan("user_device.ts", flags);
   requireName(flags.name);
   // With an invite there is no token yet.
-  const link = inviteOf(flags.server) === null
-    ? await openLink("user_device.ts", flags, flags.server, "--server")
-    : null;
+  const link = inviteOf(flags.server) !== null
+    ? null
+    : given.server === undefined
+    ? await openNearbyLink("user_device.ts", flags, flags.server)
+    : await openLink("user_device.ts", flags, flags.server, "--server");
   await requireWritable("user_device.ts", { files: { report: flags.report }, folders: { save: flags.save } });
   if (flags.load !== "" && flags.adapter !== "") {
     throw new UsageError(

@@ -330,6 +330,7 @@ function announce(
   log.say(`Through proxies that break WebSocket\n  http${s}://${addresses[0]}/join/http`);
   if (nats !== "") log.say(`Through the broker\n  ${nats}`);
   if (note !== "") log.say(note);
+  if (flags.announce !== "") log.say("Announced in this network: devices join without --server");
   if (fingerprint !== "") log.say(`Fingerprint of the certificate, for join --fingerprint\n  ${fingerprint}`);
   log.say(`Token of devices\n  ${tokens.join}`);
   log.say(

@@ -74,10 +74,24 @@ export async function openLink(
 ): Promise<ServerLink> {
   requireWaits(program, flags);
   const transport = await openTransport(flags, server, flag);
+  return linkOver(flags, withoutCredentials(server), () => transport);
+}
+
+/**
+ * The way to an edge server over a transport.
+ *
+ * @param name What the other side is called where it never answered.
+ * @param transportFor Gives the transport, which may say lines for people.
+ */
+export function linkOver(
+  flags: FlagValues<typeof CONNECTION_FLAGS>,
+  name: string,
+  transportFor: (say: (line: string) => void) => Transport,
+): ServerLink {
   return {
     connect: (say, signal) =>
-      connectWithin(transport, {
-        name: withoutCredentials(server),
+      connectWithin(transportFor(say), {
+        name,
         timeoutMs: Math.ceil(flags["connect-timeout"] * 1000),
         ...(signal && { signal }),
         onRetry: ({ attempts, error, leftMs }) => {
@@ -89,12 +103,22 @@ export async function openLink(
   };
 }
 
-async function openTransport(
+/** The token of devices: of the flag, else of the variable. */
+export function joinToken(flags: { readonly token: string }): string {
+  return flags.token || environmentVariable("EDGETUNER_JOIN_TOKEN") || "";
+}
+
+/**
+ * Opens the transport to an address.
+ *
+ * @throws {UsageError} If address, token or link are not valid.
+ */
+export async function openTransport(
   flags: FlagValues<typeof CONNECTION_FLAGS>,
   server: string,
   flag: string,
 ): Promise<Transport> {
-  const token = flags.token || environmentVariable("EDGETUNER_JOIN_TOKEN") || "";
+  const token = joinToken(flags);
   if (token === "") {
     throw new UsageError(
       "Cannot join as a token must be given: use --token or EDGETUNER_JOIN_TOKEN; the edge server prints it",

@@ -25,6 +25,9 @@ import {
   Sessions,
 } from "@edgetuner/transport/server";
 import { COMMON_FLAGS } from "../flags/common_flags.ts";
+import { announce } from "../discovery/announce.ts";
+import { announcementWith, splitAddress } from "../discovery/announcement.ts";
+import { ANNOUNCE_FLAGS, interfaceToAnnounceOn, isLoopback } from "../flags/discovery_flags.ts";
 import { type FlagValues, integer, text, UsageError } from "../flags/flags.ts";
 import { isNats, NATS_FLAGS, natsCredentials, withoutCredentials } from "../flags/nats_flags.ts";
 import { pollWaits, type RUN_WAITS, socketWaits } from "../flags/waiting_flags.ts";
@@ -67,6 +70,7 @@ export const LISTEN_FLAGS = {
     "devices may join through this NATS broker too: nats+ws(s)://HOST:PORT, or with /RUN for a name of the run there",
   ),
   ...NATS_FLAGS,
+  ...ANNOUNCE_FLAGS,
   ...INVITE_FLAGS,
 };
 
@@ -109,6 +113,7 @@ export interface EdgeListeners {
  */
 export function requireListenFlags(flags: ListenFlags): void {
   const { nats, "nats-creds": creds } = flags;
+  interfaceToAnnounceOn(flags);
   if (flags["approve-all"] && !flags.invite) {
     throw new UsageError("Cannot use --approve-all without --invite");
   }
@@ -172,6 +177,7 @@ export function openListeners(
   });
   let server: Serving;
   let accepting: Promise<unknown>;
+  let announced: AsyncDisposable | null = null;
   return {
     invitations: known.invitations,
     async open(run) {
@@ -190,8 +196,10 @@ export function openListeners(
           run.join(channel, { device: invitedDeviceOf(channel) });
         }
       }));
+      const reached = reachable(flags.host, server.port);
+      announced = await announceRun(flags, { tokens, run, addresses: reached.addresses, tls });
       return {
-        ...reachable(flags.host, server.port),
+        ...reached,
         port: server.port,
         nats: nats?.url ?? "",
         fingerprint: tls?.fingerprint ?? "",
@@ -200,6 +208,7 @@ export function openListeners(
       };
     },
     async close(run, drainMs) {
+      await announced?.[Symbol.asyncDispose]();
       // The devices take their last frames before the sockets go. Where the run failed some of them may be gone.
       await within(drainMs, run.drained());
       await Promise.all(listeners.map((listener) => listener[Symbol.asyncDispose]()));
@@ -230,6 +239,40 @@ async function openNats(
   } catch (error) {
     run.stop("not listening");
     throw new UsageError(`--nats: ${(error as Error).message}`);
+  }
+}
+
+/** Lets devices of the network find the run; `null` without --announce. */
+async function announceRun(
+  flags: ListenFlags,
+  { tokens, run, addresses, tls }: {
+    readonly tokens: Tokens;
+    readonly run: WorkerRun;
+    readonly addresses: readonly string[];
+    readonly tls: Certificate | null;
+  },
+): Promise<AsyncDisposable | null> {
+  const address = interfaceToAnnounceOn(flags);
+  if (address === null) return null;
+  const reached = addresses.filter((at) => {
+    const host = splitAddress(at)?.host;
+    return host !== undefined && (isLoopback(address) || !isLoopback(host));
+  });
+  try {
+    if (reached.length === 0) {
+      throw new Error(
+        `an address must be there that others reach: there is only ${
+          addresses.join(", ")
+        }; try --host 0.0.0.0`,
+      );
+    }
+    const announcement = await announcementWith(tokens.join, {
+      ...{ run: run.run, addresses: reached, isTls: tls !== null, fingerprint: tls?.fingerprint ?? "" },
+    });
+    return await announce(announcement, address);
+  } catch (error) {
+    run.stop("not listening");
+    throw new UsageError(`Cannot use --announce: ${(error as Error).message}`);
   }
 }
 
