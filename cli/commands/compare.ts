@@ -207,7 +207,7 @@ async function compareGrid({ flags, chosen }: FittedFlags<typeof FLAGS>, call: C
   const entries = onlyOf(all, flags.only);
   const { seeds, seed, steps, out, link } = flags;
   const grid: GridOptions = {
-    ...{ entries, seeds, seed, steps, link, links, out, flags },
+    ...{ entries, seeds, seed, link, links, out, flags },
     rateSteps: flags["rate-steps"] || Math.max(2, Math.round(steps / 2)),
     factors: flags.modes === "" ? [1] : factors,
     protocols: {

@@ -33,7 +33,7 @@ export interface Entry {
   readonly codec: string | null;
   /** What is trained. */
   readonly runs: System;
-  /** Its settings, but for rate, steps and seed. */
+  /** Its settings, but for rate and seed. */
   readonly settings: RunSettings;
 }
 
@@ -56,6 +56,9 @@ export type EntryOptions = ReadonlyMap<string, Readonly<Record<string, number>>>
 export function listOf(text: string, separator = ","): string[] {
   return text.split(separator).map((part) => part.trim()).filter((part) => part !== "");
 }
+
+/** What `--set` says of a mode. A mode that learns less in a step may take more steps to the same loss. */
+const MODE_OPTIONS: readonly string[] = ["rank", "rate", "alpha", "dropout", "steps"];
 
 /** True if the flags ask for more than the paper's table. */
 export function isGrid({ systems, modes, codecs, pruners }: GridFlags): boolean {
@@ -110,10 +113,17 @@ export function modesOf(
     const mode = name as InputModeName;
     const { projects } = INPUT_MODES[mode];
     const own = options.get(mode) ?? {};
-    const stray = Object.keys(own).find((key) => !["rank", "rate", "alpha", "dropout"].includes(key));
+    const stray = Object.keys(own).find((key) => !MODE_OPTIONS.includes(key));
     if (stray !== undefined) {
       throw new UsageError(
-        `Cannot compare as --set ${mode}.* must be rank, rate, alpha or dropout: current value is "${stray}"`,
+        `Cannot compare as --set ${mode}.* must be one of ${
+          MODE_OPTIONS.join(", ")
+        }: current value is "${stray}"`,
+      );
+    }
+    if (own.steps !== undefined && !(Number.isInteger(own.steps) && own.steps >= 2)) {
+      throw new UsageError(
+        `Cannot compare as --set ${mode}.steps must be a whole number from 2: current value is ${own.steps}`,
       );
     }
     const rate = mode === flags.mode

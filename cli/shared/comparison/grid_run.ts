@@ -33,8 +33,7 @@ export interface GridOptions {
   /** Runs of each entry, the first with this seed. */
   readonly seeds: number;
   readonly seed: number;
-  /** Training steps, and those of a run that tries a rate. */
-  readonly steps: number;
+  /** Training steps of a run that tries a rate. */
   readonly rateSteps: number;
   /** Factors of each mode's rate that are tried; one is taken as it is. */
   readonly factors: readonly number[];
@@ -52,11 +51,12 @@ export interface GridOptions {
 }
 
 /** Steps of all runs. */
-export function gridSteps({ entries, seeds, steps, rateSteps, factors, links }: GridOptions): number {
+export function gridSteps({ entries, seeds, rateSteps, factors, links }: GridOptions): number {
   const modes = new Set(entries.map(({ mode }) => mode)).size;
   const rates = factors.length > 1 ? modes * factors.length * rateSteps : 0;
-  const split = entries.filter(({ codec }) => codec !== null).length;
-  return rates + entries.length * seeds * steps + split * links.length * steps;
+  const stepsOf = (some: readonly Entry[]) => some.reduce((sum, { settings }) => sum + settings.steps, 0);
+  const split = entries.filter(({ codec }) => codec !== null);
+  return rates + seeds * stepsOf(entries) + links.length * stepsOf(split);
 }
 
 /** What has been run so far; it is in a file after every entry. */
@@ -111,7 +111,7 @@ export async function runGrid(
     for (let i = 0; i < options.seeds; i++) {
       runs.push(
         await queue.run({
-          ...{ name: entry.name, system: entry.runs, steps: options.steps, seed: seed + i },
+          ...{ name: entry.name, system: entry.runs, steps: entry.settings.steps, seed: seed + i },
           settings: withRate(entry),
         }),
       );
@@ -122,7 +122,7 @@ export async function runGrid(
   for (const [link, profile] of options.links) {
     for (const entry of entries.filter(({ codec }) => codec !== null)) {
       const run = await queue.run({
-        ...{ name: entry.name, system: entry.runs, steps: options.steps, seed, texts: false },
+        ...{ name: entry.name, system: entry.runs, steps: entry.settings.steps, seed, texts: false },
         ...{ settings: withRate(entry), link: profile },
       });
       results.others.push({ entry: shortened(entry), link, runs: [run] });
