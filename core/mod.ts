@@ -416,6 +416,7 @@ export { newDeviceId } from "./session/device_id.ts";
 export type { BaseIdentity, JoinOptions, RunHandle, RunHealth } from "./session/run_handle.ts";
 export { RemoteHeads } from "./session/remote_heads.ts";
 export type { RemoteHeadsOptions } from "./session/remote_heads_options.ts";
+export { OUTLIER_FACTOR } from "./session/outliers.ts";
 export { LOSS_POLICIES, type LossPolicy } from "./session/step_attempts.ts";
 export type { AnswerClock, HeadMember } from "./session/head_members.ts";
 export type { DataSource, DecodingRequest, DecodingSource } from "./session/data_source.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { LOSS_POLICIES, type LossPolicy } from "@edgetuner/core";
+import { LOSS_POLICIES, type LossPolicy, OUTLIER_FACTOR } from "@edgetuner/core";
 import { type FlagValues, number, text, UsageError } from "./flags.ts";
 
 /** Longest limit in seconds: timers honour no more, about 24 days. */
@@ -50,6 +50,12 @@ export const LOSS_FLAGS = {
     LOSS_POLICIES,
   ),
   "loss-wait": seconds(60, "how long to wait for a lost device that the run cannot do without"),
+  outlier: number(
+    "X",
+    OUTLIER_FACTOR,
+    "a device whose answer is X times as large as usual for what it was asked counts as lost, and is named; 0 = no limit",
+    { min: 0 },
+  ),
   adopt: text(
     "after=N",
     "",
@@ -67,18 +73,23 @@ export const LOSS_FLAGS = {
 export function lossOptions(flags: FlagValues<typeof LOSS_FLAGS>): {
   readonly onLoss: LossPolicy;
   readonly lossWaitMs: number;
+  readonly outlierFactor: number;
   readonly adoptAfter?: number;
   readonly stepDeadlineMs?: number;
 } {
-  const { "step-deadline": deadline, adopt } = flags;
+  const { "step-deadline": deadline, adopt, outlier } = flags;
   const after = /^after=(\d{1,9})$/.exec(adopt)?.[1];
   if (adopt !== "" && after === undefined) {
     throw new UsageError(
       `Cannot use --adopt as it must be after=N, such as after=10: current value is "${adopt}"`,
     );
   }
+  if (outlier > 0 && outlier <= 1) {
+    throw new UsageError(`Cannot use --outlier as it must be above 1, or 0: current value is ${outlier}`);
+  }
   return {
     onLoss: flags["on-loss"] as LossPolicy,
+    outlierFactor: outlier || Infinity,
     lossWaitMs: ms(flags["loss-wait"]),
     ...(after !== undefined && { adoptAfter: Number(after) }),
     ...(deadline > 0 && { stepDeadlineMs: ms(deadline) }),

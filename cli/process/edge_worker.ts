@@ -79,6 +79,8 @@ export interface EdgeWorkerOptions {
   readonly onLoss?: LossPolicy;
   /** How several people's data is shared. @default {there is one device with data} */
   readonly sharing?: DataSharing | undefined;
+  /** How many times as large as usual an answer of a device may be. @default {10000} */
+  readonly outlierFactor?: number;
   /** Steps after which a new device may take over the heads of one that is away. @default {never} */
   readonly adoptAfter?: number;
   /** Longest wait in milliseconds for a lost device that the run cannot do without. @default {60000} */
@@ -198,6 +200,7 @@ async function start(options: EdgeWorkerOptions): Promise<void> {
       sharing: options.sharing,
       adoptAfter: options.adoptAfter,
       stepDeadlineMs: options.stepDeadlineMs,
+      outlierFactor: options.outlierFactor,
     },
     ...(write === null ? {} : { onState: write }),
   });

@@ -41,6 +41,7 @@ import { RemoteHeads } from "./remote_heads.ts";
 import { Presence } from "./_presence.ts";
 import { tellPaused } from "./_tell_paused.ts";
 import { awayHeads, type HeadMember } from "./head_members.ts";
+import { checkOutlierFactor, OUTLIER_FACTOR } from "./outliers.ts";
 import { type LossPolicy, StepAttempts } from "./step_attempts.ts";
 import { StepMeter } from "./_step_meter.ts";
 import { stepRecord } from "./step_record.ts";
@@ -131,6 +132,7 @@ export class EdgeServer extends RunServer {
     }
     this.#options = options;
     checkPruner(options.pruner);
+    checkOutlierFactor(options.outlierFactor ?? OUTLIER_FACTOR);
     requireProjections(this.settings.lora, options.base.shape, options.projections);
     const { accumulate } = this.settings;
     const probes = options.pruner.needs.includes("trueGradientNorm");
@@ -242,7 +244,8 @@ export class EdgeServer extends RunServer {
 
   /** The ports of the steps behind the network. */
   #remotePorts({ members, ranges }: HeadAssignment, resumed: RunState | null) {
-    const { engine, base, pruner, stepDeadlineMs, projections, lossWaitMs = 60_000 } = this.#options;
+    const { engine, base, pruner, stepDeadlineMs, projections, outlierFactor } = this.#options;
+    const { lossWaitMs = 60_000 } = this.#options;
     const model = shapeForDevices(base.shape);
     const statistics = statisticsOf(pruner);
     const { seed, overlap, clipNorm, lora, accumulate, microBatches } = this.settings;
@@ -258,7 +261,7 @@ export class EdgeServer extends RunServer {
     const data: DataSource = owners ?? single!;
     const remote = new RemoteHeads({
       ...{ engine, model, lora, seed, projections, devices },
-      ...{ statistics, overlap, clipNorm, waits, stepDeadlineMs, clock: this.clock },
+      ...{ statistics, overlap, clipNorm, waits, stepDeadlineMs, outlierFactor, clock: this.clock },
       measuresLinks: pruner.needs.includes("links"),
       ...(this.#policy === "stop" ? {} : {
         onLost: (device: HeadMember, error: Error) => {

@@ -51,6 +51,13 @@ export interface EdgeServerOptions extends RunServerOptions {
    */
   readonly lossWaitMs?: number | undefined;
   /**
+   * How many times as large as usual an answer of a device may be for what it was asked: one that is larger is a fault of
+   * the device, as numbers are that are not finite. `Infinity` for no limit.
+   *
+   * @default {10000}
+   */
+  readonly outlierFactor?: number | undefined;
+  /**
    * Steps for which a device must have been away until a new one may join and take over its heads, which begin anew. Heads
    * of a device that left on purpose are free at once.
    *

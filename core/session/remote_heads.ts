@@ -24,44 +24,20 @@ import {
   FlowCursor,
   headsOfDevices,
   inLane,
-  type PassDescription,
   type SplitShape,
   splitShape,
 } from "../protocol/pass.ts";
 
 import type { Peer } from "../protocol/peer.ts";
 import { StepRestart } from "../protocol/step_restart.ts";
-import {
-  type AnswerClock,
-  answerClocks,
-  answerTimes,
-  type HeadMember,
-  isLoss,
-  withAway,
-} from "./head_members.ts";
+import { answerClocks, answerTimes, type HeadMember, isLoss, withAway } from "./head_members.ts";
 import { LinkMeter } from "./_link_meter.ts";
+import { Outliers } from "./outliers.ts";
+import type { Place, StepUnderWay } from "./_step_under_way.ts";
 import { type DeviceShare, type LayerPlan, LayerPlans } from "./_layer_plans.ts";
 import type { RemoteHeadsOptions } from "./remote_heads_options.ts";
 import { Unanswered } from "./_unanswered.ts";
 import type { AnswerTime } from "./run_events.ts";
-
-/** A step that is under way. */
-interface StepUnderWay extends HeadStep {
-  /** All that is sent and received for the heads. */
-  readonly pass: PassDescription;
-  /** Where each micro-batch is. */
-  readonly cursors: readonly FlowCursor[];
-  /** How long each device keeps the others waiting. */
-  readonly clocks: ReadonlyMap<HeadMember, AnswerClock>;
-}
-
-/** Where something is asked. */
-interface Place {
-  readonly layer: number;
-  readonly microBatch: number;
-  /** Row of its part of the step that the micro-batch begins at. */
-  readonly firstRow: number;
-}
 
 /** Asks devices for their heads' Deltas and gives them the gradients. */
 export class RemoteHeads implements HeadPort, Disposable {
@@ -84,6 +60,7 @@ export class RemoteHeads implements HeadPort, Disposable {
   readonly #streams = new Map<HeadMember, ReturnType<Peer["keepStreams"]>>();
   readonly #unanswered = new Unanswered();
   readonly #meter: LinkMeter | null;
+  readonly #outliers: Outliers;
   readonly #clock: RunClock;
   /** Norms of the weights as devices last told them: those of heads that are away do not change. */
   #loraNorm: Float32Array | null = null;
@@ -99,6 +76,7 @@ export class RemoteHeads implements HeadPort, Disposable {
     this.#edge = this.#mode.edge(options);
     this.#meter = options.measuresLinks === true ? new LinkMeter(options) : null;
     this.#clock = options.clock ?? WALL_CLOCK;
+    this.#outliers = new Outliers(options.outlierFactor);
   }
 
   /** What the devices' links take, as far as it is known and measured. */
@@ -134,6 +112,7 @@ export class RemoteHeads implements HeadPort, Disposable {
     this.#plans.forget();
     if (isFirst) {
       this.#meter?.begin(step);
+      this.#outliers.begin();
       for (const device of devices) {
         this.#streams.set(device, device.peer.keepStreams("heads"));
       }
@@ -376,7 +355,10 @@ export class RemoteHeads implements HeadPort, Disposable {
       const { tensors } = await peer.receive("squaredNorm", { step, shapes: [[1]] });
       this.#unanswered.hear(device);
       const square = tensors[0]!.data[0]!;
-      if (square >= 0) return square;
+      if (square >= 0) {
+        this.#outliers.squaredNorm(device, square);
+        return square;
+      }
       const error = new ProtocolError(
         `Cannot clip step ${step} as the squared norm of ${peer.name} must not be negative: current value is ${square}`,
       );
@@ -457,6 +439,8 @@ export class RemoteHeads implements HeadPort, Disposable {
         const { peer } = share.device;
         const asked = this.#clock.now();
         const answer = answers[i]!;
+        const asking = tensors[0]!.data;
+        this.#outliers.ask(share.device, kind!, asking);
         const untold = answer.kind === null ? { kind: "deltaGradient" as const, ...at, tensors } : null;
         const answered = this.#unanswered.tell(share.device, untold);
         await peer.send(kind === "input" ? kind : "deltaGradient", { ...at, tensors });
@@ -471,7 +455,9 @@ export class RemoteHeads implements HeadPort, Disposable {
         const frame = await peer.receive(answer.kind === "delta" ? answer.kind : "inputGradient", expected);
         answered();
         this.#meter?.answered(share, [messages[i]!, answer], this.#clock.now() - left);
-        return frame.tensors[0]!.data as Float32Array;
+        const values = frame.tensors[0]!.data as Float32Array;
+        this.#outliers.answered(share.device, { kind: answer.kind, layer, asked: asking, answer: values });
+        return values;
       });
     }));
     replies.catch(() => {}); // whoever waits gets the error; until then it is not unhandled

@@ -39,6 +39,8 @@ export interface RemoteHeadsOptions {
   readonly stepDeadlineMs?: number | undefined;
   /** The clock of that time. @default {the wall's} */
   readonly clock?: RunClock | undefined;
+  /** How many times as large as usual an answer may be for what a device was asked. @default {10000} */
+  readonly outlierFactor?: number | undefined;
   /** True to measure what the devices' links take, see `links`. @default {false} */
   readonly measuresLinks?: boolean | undefined;
   /**
