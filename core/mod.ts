@@ -447,6 +447,7 @@ export type { EdgeServerOptions } from "./session/edge_server_options.ts";
 export { GenerationServer, type GenerationServerOptions } from "./session/generation_server.ts";
 export type {
   AnswerTime,
+  DataAnswerTime,
   DecodingRecord,
   EdgeServerEvent,
   JoinedDevice,

@@ -6,6 +6,7 @@
 
 import { ProtocolError } from "../contracts/errors.ts";
 import type { Frame } from "./frame.ts";
+import { markArrival } from "./took.ts";
 
 /** Most frames that may wait in a lane. */
 const MAX_QUEUED_FRAMES = 64;
@@ -62,6 +63,7 @@ export class LaneQueue {
    */
   put(frame: Frame, bytes: number, { most, name }: { readonly most: number; readonly name: string }): void {
     if (this.#isOld(frame)) return;
+    markArrival(frame);
     const waiter = this.#waiters.shift();
     if (waiter !== undefined) return waiter.resolve(frame);
     const all = this.#bytes + bytes;

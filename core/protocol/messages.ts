@@ -31,10 +31,12 @@ import {
 import type { CodedTensor, Lane, Message, MessageTensors, Side } from "./message.ts";
 import type {
   ActivationMeta,
+  AnswerMeta,
   EmbeddingMeta,
   EndMeta,
   HelloMeta,
   HiddenMeta,
+  LossMeta,
   MaskMeta,
   NoMeta,
   PausedMeta,
@@ -123,6 +125,9 @@ function floats(count: readonly [number, number], shape: string): MessageTensors
 }
 
 const BOTH = ["server", "device"] as const;
+
+/** How long the device had the question. */
+const ANSWER: FieldsOf<AnswerMeta> = { took: optional(name(8, 8)) };
 
 /**
  * Every kind of message, one property each: who sends it, its lane, its tensors, and its fields with what reads them.
@@ -303,25 +308,25 @@ export class Messages {
   };
 
   /** The gradient of the last hidden state. */
-  readonly hiddenGradient: Message<NoMeta> = {
+  readonly hiddenGradient: Message<AnswerMeta> = {
     what: "The gradient of the last hidden state.",
     from: ["device"],
     lane: "data",
     tensors: coded("dh", "T d"),
-    meta: {},
+    meta: ANSWER,
   };
 
   /**
    * The loss of a step, only if the data device shares it; of a validation batch also how many tokens it is the mean
    * of, so that both sides give the batches of a validation the same weights.
    */
-  readonly loss: Message<{ readonly loss: number; readonly counted?: number }> = {
+  readonly loss: Message<LossMeta> = {
     what:
       "The loss of a step, only if the data device shares it; of a validation batch also how many tokens it is the mean of.",
     from: ["device"],
     lane: "data",
     tensors: null,
-    meta: { loss: number(-FLOAT_MAX, FLOAT_MAX), counted: optional(integer(0, LARGE)) },
+    meta: { loss: number(-FLOAT_MAX, FLOAT_MAX), counted: optional(integer(0, LARGE)), ...ANSWER },
   };
 
   /** There is no further batch. */
@@ -361,12 +366,12 @@ export class Messages {
   };
 
   /** Deltas of the kept heads; in mode `core` v = R u. */
-  readonly delta: Message<NoMeta> = {
+  readonly delta: Message<AnswerMeta> = {
     what: "Deltas of the kept heads; in mode `core` v = R u.",
     from: ["device"],
     lane: "heads",
     tensors: coded("delta", "c n T D", "c n T r"),
-    meta: {},
+    meta: ANSWER,
   };
 
   /** Gradients of the Deltas, or of v. */
@@ -379,21 +384,21 @@ export class Messages {
   };
 
   /** The gradient of X, or of u; not for the lowest layer with a kept head. */
-  readonly inputGradient: Message<NoMeta> = {
+  readonly inputGradient: Message<AnswerMeta> = {
     what: "The gradient of X, or of u; not for the lowest layer with a kept head.",
     from: ["device"],
     lane: "heads",
     tensors: coded("dx", "n T D", "T d", "n T r", "c n T r"),
-    meta: {},
+    meta: ANSWER,
   };
 
   /** What the device's gradients add to the squared global norm, only if gradients are clipped. */
-  readonly squaredNorm: Message<NoMeta> = {
+  readonly squaredNorm: Message<AnswerMeta> = {
     what: "What the device's gradients add to the squared global norm, only if gradients are clipped.",
     from: ["device"],
     lane: "heads",
     tensors: floats([1, 1], "1"),
-    meta: {},
+    meta: ANSWER,
   };
 
   /** The factor of the gradients, only if they are clipped. */
@@ -406,12 +411,12 @@ export class Messages {
   };
 
   /** A map for each statistic that the pruner needs. */
-  readonly statistics: Message<NoMeta> = {
+  readonly statistics: Message<AnswerMeta> = {
     what: "A map for each statistic that the pruner needs.",
     from: ["device"],
     lane: "heads",
     tensors: floats([1, DEVICE_STATISTICS.length], "L H"),
-    meta: {},
+    meta: ANSWER,
   };
 
   /** Tensor parallelism: a device's share of a layer, once at the start. */

@@ -197,5 +197,23 @@ export interface ActivationMeta {
   readonly length?: number;
 }
 
+/** Of an answer of a device. */
+export interface AnswerMeta {
+  /**
+   * Microseconds in which the device had the question, in eight hexadecimal digits: its computing, without the wire.
+   *
+   * @default {the device does not tell}
+   */
+  readonly took?: string;
+}
+
+/** Of the loss of a step. */
+export interface LossMeta extends AnswerMeta {
+  /** The loss. */
+  readonly loss: number;
+  /** Of a validation batch: how many tokens it is the mean of. */
+  readonly counted?: number;
+}
+
 /** No fields. */
 export type NoMeta = Readonly<Record<never, never>>;

@@ -33,6 +33,29 @@ export interface LayerPlan {
   readonly kept: number;
 }
 
+/**
+ * Joins the devices' answers, or one target of them, to head-major blocks.
+ *
+ * @param plan The layer.
+ * @param answers Of each device [c, n_m, T, columns].
+ * @param target Which target.
+ * @param perHead T * columns, numbers of a head.
+ * @returns [n, T, columns].
+ */
+export function joinBlocks(
+  { shares, kept: all }: LayerPlan,
+  answers: readonly Float32Array[],
+  target: number,
+  perHead: number,
+): Float32Array {
+  const joined = new Float32Array(all * perHead);
+  shares.forEach(({ kept, before }, i) => {
+    const size = kept * perHead;
+    joined.set(answers[i]!.subarray(target * size, (target + 1) * size), before * perHead);
+  });
+  return joined;
+}
+
 /** The plans of a step. */
 export class LayerPlans {
   readonly #engine: Engine;

@@ -6,6 +6,7 @@
  */
 
 import type { Engine } from "@edgetuner/kernels";
+import type { RunClock } from "../contracts/clock.ts";
 import { ProtocolError } from "../contracts/errors.ts";
 import { splitBatch } from "../contracts/micro_batches.ts";
 import type { StepMode } from "../contracts/ports.ts";
@@ -24,6 +25,7 @@ import { embeddingTensors } from "../protocol/embedding_tensors.ts";
 import type { Frame, FrameOf } from "../protocol/frame.ts";
 import { describePass, type SplitShape } from "../protocol/pass.ts";
 import type { Peer } from "../protocol/peer.ts";
+import { AnswerWatch } from "../protocol/took.ts";
 import { type AccumulatedBatch, accumulationSteps } from "../train/local_data.ts";
 import { type DataPart, type DataStep, ownParts, takeMicroBatch } from "./_data_parts.ts";
 import { RemoteSession } from "./remote_session.ts";
@@ -110,6 +112,8 @@ export interface DataDeviceOptions {
   readonly takesTurns?: boolean | undefined;
   /** What to do where a step's state is to be saved. @default {nothing} */
   readonly saves?: SaveHooks | undefined;
+  /** The clock: in virtual time nothing takes time here. @default {the wall's} */
+  readonly clock?: RunClock | undefined;
 }
 
 /** What goes back to the beginning: a step, or a turn. */
@@ -129,6 +133,7 @@ class Repeat extends Error {
 /** Takes part for a data side. */
 export class DataDevice {
   readonly #options: DataDeviceOptions;
+  readonly #watch: AnswerWatch;
   /** The edge server. */
   #peer: Peer | null = null;
   /** Training steps done. */
@@ -144,6 +149,7 @@ export class DataDevice {
   /** See `DataDeviceOptions`. */
   constructor(options: DataDeviceOptions) {
     this.#options = options;
+    this.#watch = new AnswerWatch(options.clock);
     this.#steps = options.start;
   }
 
@@ -345,7 +351,7 @@ export class DataDevice {
     const loss = sumLosses(losses);
     if (data.shareLoss) {
       const meta = mode === "evaluate" ? { loss, counted: parts[0]!.maskSum } : { loss };
-      await peer.send("loss", { step, meta });
+      await peer.send("loss", { step, meta: { ...meta, ...this.#watch.end() } });
     }
     // Of a step with parts of others, the mean over its own tokens.
     data.onLoss?.(step, mode, isMixed ? loss * share : loss);
@@ -404,6 +410,7 @@ export class DataDevice {
       if (next.kind !== "hidden") {
         throw new ProtocolError(`Unexpected "${next.kind}" in step ${current.step}: "hidden" must come next`);
       }
+      this.#watch.begin(next);
       const probing = next.meta.probe === true;
       const { microBatch = 0 } = next;
       takeMicroBatch(open, current, { microBatch, probing });
@@ -452,7 +459,7 @@ export class DataDevice {
     const answer = answers.find(({ kind }) => kind === "hiddenGradient");
     if (answer !== undefined) {
       const tensor = { dtype: "f32", shape: [...answer.shapes[0]!], data: results.shift()! };
-      await peer.send("hiddenGradient", { step, microBatch, tensors: [tensor] });
+      await peer.send("hiddenGradient", { step, microBatch, meta: this.#watch.end(), tensors: [tensor] });
     }
     return results;
   }

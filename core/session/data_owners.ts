@@ -19,6 +19,7 @@ import type { DataSource, DecodingRequest } from "./data_source.ts";
 import { type SavedSharing, SharedValidation, type SharedValidationEvent } from "./shared_validation.ts";
 import { type OwnedBatch, RemoteData } from "./remote_data.ts";
 import { stepClock } from "./head_members.ts";
+import type { DataAnswerTime } from "./run_events.ts";
 import type { RunMember } from "./run_member.ts";
 import type { WaitTimer } from "./wait_timer.ts";
 
@@ -130,6 +131,10 @@ export class DataOwners implements DataSource, Disposable {
 
   get embeddingRows(): readonly number[] {
     return this.#current?.owners.flatMap(({ owner }) => owner.data.embeddingRows) ?? [];
+  }
+
+  get dataAnswers(): readonly DataAnswerTime[] {
+    return this.#current?.owners.flatMap(({ owner }) => owner.data.dataAnswers) ?? [];
   }
 
   /** What a state after so many training steps notes. */
@@ -244,10 +249,11 @@ export class DataOwners implements DataSource, Disposable {
   }
 
   #take(member: RunMember): void {
-    const { engine, run, waits, accumulate, microBatches, away } = this.#options;
-    const { peer, sharesLoss, hello } = member;
+    const { engine, run, waits, accumulate, microBatches, away, clock } = this.#options;
+    const { peer, sharesLoss, hello, device: { name } } = member;
     const shape = run.call(this.#options, sharesLoss);
-    const data = new RemoteData({ engine, peer, run: shape, waits, accumulate, microBatches, away });
+    const common = { engine, waits, accumulate, microBatches, away, clock };
+    const data = new RemoteData({ ...common, peer, name, run: shape });
     this.#owners.set(member, { key: hello.id ?? hello.name, member, data, ahead: null });
   }
 

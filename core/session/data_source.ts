@@ -5,6 +5,7 @@
  */
 
 import type { Tensor } from "@edgetuner/kernels";
+import type { DataAnswerTime } from "./run_events.ts";
 import type { DataPort, EmbeddedBatch, StepMode } from "../contracts/ports.ts";
 
 /** New tokens that a data device wants h_L of, in generation. */
@@ -33,6 +34,8 @@ export interface DataSource extends DataPort, DecodingSource {
   readonly best: boolean;
   /** Rows of E that came for each part of the step so far, where equal ones came only once. */
   readonly embeddingRows: readonly number[];
+  /** How long each device whose data it is took to answer the last hidden states of the step. */
+  readonly dataAnswers: readonly DataAnswerTime[];
   /** False where the step's batch cannot be answered any more: whose it is has come back over another connection. */
   readonly hasBatch: boolean;
   /** If true, a state follows the step. */

@@ -178,7 +178,7 @@ export class DeviceRun {
   #headDevice(modules: HeadModules): HeadDevice {
     return new HeadDevice({
       ...{ peer: this.#peer, engine: this.#options.engine, modules, welcome: this.#welcome },
-      ...{ state: this.#progress, saves: this.#saves },
+      ...{ state: this.#progress, saves: this.#saves, clock: this.#options.clock },
       onBest: (step, modules, away) =>
         this.#options.onBest?.(step, modules, absencesOf(this.#welcome, { away })),
       onStep: (step, mask) => this.#tell(step, mask),
@@ -199,6 +199,7 @@ export class DeviceRun {
     return this.#makeData({
       ...{ engine: this.#options.engine, data, run, state: this.#progress, start, accumulate, microBatches },
       takesTurns: turns !== null,
+      clock: this.#options.clock,
       saves: this.#modules === null ? { ...this.#saves, trained } : undefined,
     });
   }

@@ -254,10 +254,11 @@ export class EdgeServer extends RunServer {
     const run = (sharesLoss: boolean) =>
       splitShape(model, this.settings, { statistics: statistics.length, sharesLoss });
     const devices: HeadMember[] = members.map(({ peer }, i) => ({ peer, range: ranges[i]! }));
-    const common = { engine, waits, accumulate, microBatches, away: () => awayHeads(devices) };
+    const away = () => awayHeads(devices);
+    const common = { engine, waits, accumulate, microBatches, clock: this.clock, away };
     const owners = this.#owners = this.#ownersOfData({ ...common, run, resumed });
-    const { peer, sharesLoss } = dataMember;
-    const single = owners === null ? new RemoteData({ ...common, peer, run: run(sharesLoss) }) : null;
+    const { peer, sharesLoss, device: { name } } = dataMember;
+    const single = owners === null ? new RemoteData({ ...common, peer, name, run: run(sharesLoss) }) : null;
     const data: DataSource = owners ?? single!;
     const remote = new RemoteHeads({
       ...{ engine, model, lora, seed, projections, devices },
@@ -299,16 +300,16 @@ export class EdgeServer extends RunServer {
   /** Several people's data; `null` where there is one data device. */
   #ownersOfData(
     { resumed, ...common }:
-      & Pick<DataOwnersOptions, "engine" | "waits" | "accumulate" | "microBatches" | "run" | "away">
+      & Pick<DataOwnersOptions, "engine" | "waits" | "accumulate" | "microBatches" | "run" | "away" | "clock">
       & {
         readonly resumed: RunState | null;
       },
   ): DataOwners | null {
     const { sharing, stepDeadlineMs } = this.#options;
     if (sharing === undefined) return null;
-    const [{ steps, seed, overlap }, { clock }] = [this.settings, this];
+    const { steps, seed, overlap } = this.settings;
     return new DataOwners({
-      ...{ ...common, sharing, steps, seed, overlap, saved: resumed?.sharing, clock, stepDeadlineMs },
+      ...{ ...common, sharing, steps, seed, overlap, saved: resumed?.sharing, stepDeadlineMs },
       tellEveryMs: this.pauseIntervalMs,
       members: () => this.members.filter((m) => m.device.data),
       isAway: (member) => this.#presence?.isAway(member) ?? false,
@@ -401,8 +402,8 @@ export class EdgeServer extends RunServer {
         if (event.type === "step") {
           if (event.mode === "train") this.#validatedWithout.clear();
           else for (const head of event.away ?? []) this.#validatedWithout.add(head);
-          const [owners, { embeddingRows }, { answers }] = [this.#owners?.names, data, remote];
-          const seen = { owners, embeddingRows, answers, now: this.now() };
+          const [owners, { embeddingRows, dataAnswers }, { answers }] = [this.#owners?.names, data, remote];
+          const seen = { owners, embeddingRows, answers, dataAnswers, now: this.now() };
           this.emit({ type: "step", record: stepRecord(event, { meter, shape: base.shape, ...seen }) });
         }
         // Before the last save: devices save what they have even if this server cannot.

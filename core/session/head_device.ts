@@ -7,6 +7,7 @@
  */
 
 import type { Engine, Tensor } from "@edgetuner/kernels";
+import type { RunClock } from "../contracts/clock.ts";
 import { ProtocolError } from "../contracts/errors.ts";
 import { type AccumulationStep, WHOLE_STEP } from "../contracts/micro_batches.ts";
 import { showValue } from "../contracts/plain_text.ts";
@@ -27,6 +28,7 @@ import {
 } from "../protocol/pass.ts";
 import { inputRows } from "../lora/input_mode.ts";
 import type { Peer } from "../protocol/peer.ts";
+import { AnswerWatch } from "../protocol/took.ts";
 import { type RunProgress, takeEnd } from "./run_end.ts";
 import type { SaveHooks } from "../train/saving.ts";
 import type { Welcome } from "./welcome.ts";
@@ -49,6 +51,8 @@ export interface HeadDeviceOptions {
   onBest?(step: number, modules: HeadModules, away: readonly number[]): void | Promise<void>;
   /** Called after each training step with this device's part of the head mask, [L * H_m], 1 = pruned. */
   onStep?(step: number, mask: Uint8Array): void;
+  /** The clock: in virtual time nothing takes time here. @default {the wall's} */
+  readonly clock?: RunClock | undefined;
 }
 
 /** Where the device is within a step. */
@@ -76,6 +80,7 @@ interface HeadStepState {
 export class HeadDevice {
   #options: HeadDeviceOptions;
   readonly #run: SplitShape;
+  readonly #watch: AnswerWatch;
   #current: HeadStepState | null = null;
   /** What the codec goes back to if the step begins again. */
   #streams: ReturnType<Peer["keepStreams"]> = new Map();
@@ -87,6 +92,7 @@ export class HeadDevice {
   /** See `HeadDeviceOptions`. */
   constructor(options: HeadDeviceOptions) {
     this.#options = options;
+    this.#watch = new AnswerWatch(options.clock);
     const { model, settings, statistics } = options.welcome;
     this.#run = splitShape(model, settings, { statistics: statistics.length });
   }
@@ -118,6 +124,7 @@ export class HeadDevice {
     const { peer, state } = this.#options;
     for (;;) {
       const frame = await peer.next("heads", "the next step");
+      this.#watch.begin(frame);
       if (frame.kind === "end") return takeEnd(frame, state);
       if (frame.kind === "mask") await this.#mask(frame);
       else if (frame.kind === "clip") await this.#clip(frame);
@@ -221,7 +228,7 @@ export class HeadDevice {
     const values = await engine.read(deltas);
     for (const delta of deltas) delta.dispose();
     const answer = { dtype: "f32", shape: [...answers[0]!.shapes[0]!], data: join(values) };
-    await peer.send("delta", { step, layer, microBatch: index, tensors: [answer] });
+    await peer.send("delta", { step, layer, microBatch: index, meta: this.#watch.end(), tensors: [answer] });
     if (current.rows.length > 1) await engine.yieldToEventLoop();
   }
 
@@ -245,7 +252,13 @@ export class HeadDevice {
       const [values] = await engine.read([dx]);
       dx.dispose();
       const answer = { dtype: "f32", shape: [...shapes[0]!], data: values! };
-      await peer.send("inputGradient", { step, layer, microBatch, tensors: [answer] });
+      await peer.send("inputGradient", {
+        step,
+        layer,
+        microBatch,
+        meta: this.#watch.end(),
+        tensors: [answer],
+      });
     }
     if (!deferWeightGradients) return;
     await engine.yieldToEventLoop();
@@ -261,7 +274,11 @@ export class HeadDevice {
     const { modules, peer } = this.#options;
     current.isClipped = true;
     const data = Float32Array.of(await modules.squaredGradientNorm(heads.mask));
-    await peer.send("squaredNorm", { step, tensors: [{ dtype: "f32", shape: [1], data }] });
+    await peer.send("squaredNorm", {
+      step,
+      meta: this.#watch.end(),
+      tensors: [{ dtype: "f32", shape: [1], data }],
+    });
   }
 
   /** The factor of all gradients. */
@@ -296,6 +313,7 @@ export class HeadDevice {
       const names: readonly DeviceStatistic[] = mode === "probe" ? ["gradientNorm"] : welcome.statistics;
       await peer.send("statistics", {
         step,
+        meta: this.#watch.end(),
         tensors: message.shapes.map((shape, i) => ({
           dtype: "f32",
           shape: [...shape],

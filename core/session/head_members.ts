@@ -14,7 +14,9 @@ import {
 } from "../contracts/errors.ts";
 import type { LinkStatistics } from "../contracts/links.ts";
 import type { HeadRange } from "../lora/allocation.ts";
+import type { FrameOf } from "../protocol/frame.ts";
 import type { Peer } from "../protocol/peer.ts";
+import { readTook } from "../protocol/took.ts";
 import type { AnswerTime } from "./run_events.ts";
 
 /** A device that owns heads, as the edge server sees it. */
@@ -59,6 +61,17 @@ export function isLoss(error: unknown): boolean {
     error instanceof ProtocolError || error instanceof HandshakeError || error instanceof TrainingError;
 }
 
+/** What a device's gradients add to the squared norm of a step; below 0 the device is lost. */
+export function squareOf({ step, tensors }: FrameOf<"squaredNorm">, peer: Peer): number {
+  const square = tensors[0]!.data[0]!;
+  if (square >= 0) return square;
+  const error = new ProtocolError(
+    `Cannot clip step ${step} as the squared norm of ${peer.name} must not be negative: current value is ${square}`,
+  );
+  peer.failWith(error);
+  throw error;
+}
+
 /**
  * How long one device keeps the others waiting in a step: the time in which it has at least one question to answer.
  */
@@ -69,6 +82,7 @@ export class AnswerClock {
   #open = 0;
   #since = 0;
   #spentMs = 0;
+  #computeMs: number | null = null;
   #cancel: () => void = () => {};
 
   /**
@@ -89,10 +103,26 @@ export class AnswerClock {
     return this.#spentMs;
   }
 
-  /** A question leaves. */
-  ask(): void {
+  /** Milliseconds of it in which the device had a question, as it tells; `null` if it tells nothing. */
+  get computeMs(): number | null {
+    return this.#computeMs === null ? null : Math.min(this.#computeMs, this.#spentMs);
+  }
+
+  /**
+   * An answer came.
+   *
+   * @param took What the device says of how long it had the question, see `AnswerMeta`.
+   * @param ms Milliseconds since the question left, which it cannot be longer than.
+   */
+  hear(took: string | undefined, ms: number): void {
+    const told = readTook(took);
+    if (told !== null) this.#computeMs = (this.#computeMs ?? 0) + Math.min(told, ms);
+  }
+
+  /** A question leaves, or left then. */
+  ask(at: number = this.#clock.now()): void {
     if (this.#open++ > 0) return;
-    this.#since = this.#clock.now();
+    this.#since = at;
     if (this.#limitMs === Infinity) return;
     this.#cancel = this.#clock.schedule(this.#since + Math.max(0, this.#limitMs - this.#spentMs), this.#late);
   }
@@ -137,6 +167,13 @@ export function stepClock(
   return new AnswerClock(limitMs, late, clock);
 }
 
+/** What a clock shows after a step. */
+export function spentTimes(
+  { spentMs: ms, computeMs }: AnswerClock,
+): Pick<AnswerTime, "ms" | "computeMs"> {
+  return computeMs === null ? { ms } : { ms, computeMs };
+}
+
 /**
  * How long devices took to answer; those that were asked nothing are left out.
  *
@@ -147,11 +184,12 @@ export function answerTimes(
   clocks: ReadonlyMap<HeadMember, AnswerClock>,
   links: LinkStatistics | null,
 ): AnswerTime[] {
-  return [...clocks].flatMap(([{ range: { first } }, { spentMs: ms }], i) => {
+  return [...clocks].flatMap(([{ range: { first } }, clock], i) => {
     const link = links?.devices[i] ?? null;
-    if (ms === 0) return [];
-    if (link === null) return [{ first, ms }];
+    const times = spentTimes(clock);
+    if (times.ms === 0) return [];
+    if (link === null) return [{ first, ...times }];
     const { roundTripSeconds, bytesPerSecond } = link;
-    return [{ first, ms, link: { roundTripSeconds, bytesPerSecond } }];
+    return [{ first, ...times, link: { roundTripSeconds, bytesPerSecond } }];
   });
 }

@@ -5,6 +5,7 @@
  */
 
 import type { Engine, Tensor } from "@edgetuner/kernels";
+import { type RunClock, WALL_CLOCK } from "../contracts/clock.ts";
 import { ProtocolError } from "../contracts/errors.ts";
 import {
   type AccumulationStep,
@@ -18,10 +19,12 @@ import { placeBytes, repeatRows } from "../protocol/distinct_rows.ts";
 import type { Frame, FrameOf } from "../protocol/frame.ts";
 import { describePass, type Exchange, type SplitShape } from "../protocol/pass.ts";
 import type { MetaOf } from "../protocol/messages.ts";
+import type { AnswerMeta } from "../protocol/metas.ts";
 import type { Peer } from "../protocol/peer.ts";
 import type { DataSource, DecodingRequest } from "./data_source.ts";
 import { StepRestart } from "../protocol/step_restart.ts";
-import type { AnswerClock } from "./head_members.ts";
+import { AnswerClock, spentTimes } from "./head_members.ts";
+import type { DataAnswerTime } from "./run_events.ts";
 import type { WaitTimer } from "./wait_timer.ts";
 
 /** Longest step accepted from a data device, in tokens. */
@@ -43,6 +46,10 @@ export interface RemoteDataOptions {
   readonly microBatches?: number;
   /** Heads of every layer whose devices are away. @default {none} */
   away?(): readonly number[];
+  /** Name of the device in records of steps. @default {that of the peer} */
+  readonly name?: string | undefined;
+  /** The clock of answers. @default {the wall's} */
+  readonly clock?: RunClock | undefined;
 }
 
 /** A batch or a part of it that is under way. */
@@ -92,6 +99,9 @@ export class RemoteData implements DataSource {
   /** How long the device keeps the others waiting in a step, where that has a limit; `null` for none. */
   clock: AnswerClock | null = null;
 
+  /** How long the device took to answer the last hidden states of the step. */
+  #answers: AnswerClock;
+
   /** Talks to the data device of a run. */
   constructor(options: RemoteDataOptions) {
     this.#options = options;
@@ -99,6 +109,17 @@ export class RemoteData implements DataSource {
     this.#peer = options.peer;
     this.#hidden = options.run.hidden;
     this.#waits = options.waits;
+    this.#answers = this.#answerClock();
+  }
+
+  #answerClock(): AnswerClock {
+    return new AnswerClock(Infinity, () => {}, this.#options.clock);
+  }
+
+  /** How long the device took to answer the last hidden states of the step; empty if it was asked nothing. */
+  get dataAnswers(): readonly DataAnswerTime[] {
+    const times = spentTimes(this.#answers);
+    return times.ms === 0 ? [] : [{ name: this.#options.name ?? this.#peer.name, ...times }];
   }
 
   /** E of the next batch or of the step's next part; `null` when the data device has ended the run. */
@@ -274,7 +295,10 @@ export class RemoteData implements DataSource {
 
   #batch(next: Frame, step: number): EmbeddedBatch {
     const peer = this.#peer;
-    if (this.#isLast()) this.#streams = peer.keepStreams("data");
+    if (this.#isLast()) {
+      this.#streams = peer.keepStreams("data");
+      this.#answers = this.#answerClock();
+    }
     const { tensors: [, places] } = next;
     const shapes = places === undefined
       ? [[null, null, this.#hidden]]
@@ -346,6 +370,23 @@ export class RemoteData implements DataSource {
     return flows[microBatch]![0]!;
   }
 
+  get #now(): number {
+    return (this.#options.clock ?? WALL_CLOCK).now();
+  }
+
+  /** Waits for an answer to what was asked then, and counts what the device says of how long it took. */
+  async #answered<T extends { readonly meta: AnswerMeta }>(answer: Promise<T>, asked: number): Promise<T> {
+    const clock = this.#answers;
+    clock.ask(asked);
+    try {
+      const frame = await this.waitFor(answer);
+      clock.hear(frame.meta.took, this.#now - asked);
+      return frame;
+    } finally {
+      clock.answered();
+    }
+  }
+
   /** Sends h_L, all of it or of one micro-batch; in training and for a probe waits for dh_L. */
   async loss(step: number, hidden: Tensor, pass: LossPass = {}): Promise<LossResult> {
     const { probe = false } = pass;
@@ -363,6 +404,7 @@ export class RemoteData implements DataSource {
     if (!probe) left.delete(microBatch);
     const last = left.size === 0 && accumulation.index + 1 === accumulation.count;
     const away = mode === "evaluate" && !probe ? this.#options.away?.() ?? [] : [];
+    const asked = this.#now;
     await this.#peer.send("hidden", {
       ...at,
       meta: {
@@ -378,14 +420,17 @@ export class RemoteData implements DataSource {
     if (answer !== undefined) {
       // The data device answers in the order in which it was asked.
       const expected = { ...at, shapes: answer.shapes };
-      const frame = await this.waitFor(this.#peer.receive("hiddenGradient", expected));
+      const frame = await this.#answered(this.#peer.receive("hiddenGradient", expected), asked);
       const data = frame.tensors[0]!.data as Float32Array;
       gradient = this.#engine.upload(data, hidden.rows, hidden.columns, "dh_L");
     }
     if (!this.#options.run.sharesLoss || probe || !last) return { gradient, loss: null };
     try {
       // The loss of the whole step comes after its last gradient.
-      const { meta } = await this.waitFor(this.#peer.receive("loss", { step, shapes: [] }));
+      const { meta } = await this.#answered(
+        this.#peer.receive("loss", { step, shapes: [] }),
+        answer === undefined ? asked : this.#now,
+      );
       return { gradient, loss: meta.loss, counted: meta.counted };
     } catch (error) {
       gradient?.dispose();

@@ -8,7 +8,6 @@
 
 import type { Tensor } from "@edgetuner/kernels";
 import { type RunClock, WALL_CLOCK } from "../contracts/clock.ts";
-import { ProtocolError } from "../contracts/errors.ts";
 import type { LinkStatistics } from "../contracts/links.ts";
 import { type MicroBatch, WHOLE_STEP } from "../contracts/micro_batches.ts";
 import type { HeadPort, HeadStatistics, HeadStep, LayerHeads, PendingSum } from "../contracts/ports.ts";
@@ -18,6 +17,8 @@ import { clipFactor, globalNorm } from "../lora/clipping.ts";
 import type { EdgeHeads, EdgePlace } from "../lora/edge_heads.ts";
 import type { InputMode } from "../lora/input_mode.ts";
 import { INPUT_MODES } from "../lora/input_modes.ts";
+import type { FrameOf } from "../protocol/frame.ts";
+import type { AnswerMeta } from "../protocol/metas.ts";
 import {
   describePass,
   type Exchange,
@@ -27,14 +28,14 @@ import {
   type SplitShape,
   splitShape,
 } from "../protocol/pass.ts";
-
 import type { Peer } from "../protocol/peer.ts";
+import type { Expectation } from "../protocol/peer_options.ts";
 import { StepRestart } from "../protocol/step_restart.ts";
-import { answerClocks, answerTimes, type HeadMember, isLoss, withAway } from "./head_members.ts";
+import { answerClocks, answerTimes, type HeadMember, isLoss, squareOf, withAway } from "./head_members.ts";
 import { LinkMeter } from "./_link_meter.ts";
 import { Outliers } from "./outliers.ts";
 import type { Place, StepUnderWay } from "./_step_under_way.ts";
-import { type DeviceShare, type LayerPlan, LayerPlans } from "./_layer_plans.ts";
+import { type DeviceShare, joinBlocks, type LayerPlan, LayerPlans } from "./_layer_plans.ts";
 import type { RemoteHeadsOptions } from "./remote_heads_options.ts";
 import { Unanswered } from "./_unanswered.ts";
 import type { AnswerTime } from "./run_events.ts";
@@ -269,7 +270,8 @@ export class RemoteHeads implements HeadPort, Disposable {
       addTo: async (qkv) => {
         const answers = await this.#wait(replies, reading);
         for (const target of lora.targets.keys()) {
-          using deltas = this.#uploadBlocks(plan, answers, target, length);
+          const blocks = joinBlocks(plan, answers, target, length * this.#deltaColumns);
+          using deltas = engine.upload(blocks, plan.kept * length, this.#deltaColumns, "blocks from devices");
           this.#edge.addDeltas(deltas, target, qkv, place);
         }
       },
@@ -336,12 +338,11 @@ export class RemoteHeads implements HeadPort, Disposable {
     const names: readonly DeviceStatistic[] = mode === "probe" ? ["gradientNorm"] : this.#options.statistics;
     const whole: Partial<Record<DeviceStatistic, Float32Array>> = {};
     if (names.includes("loraNorm") && this.#loraNorm !== null) whole.loraNorm = this.#loraNorm.slice();
-    await this.#wait(this.#all(async ({ peer, range }, i) => {
-      const frame = await peer.receive("statistics", { step, shapes: messages[i]!.shapes });
-      this.#unanswered.hear(this.#options.devices[i]!);
+    await this.#wait(this.#all(async (device, i) => {
+      const frame = await this.#hear(device, "statistics", { step, shapes: messages[i]!.shapes });
       names.forEach((name, k) => {
         const map = whole[name] ??= new Float32Array(model.layers * model.heads);
-        putRange(frame.tensors[k]!.data as Float32Array, map, model.heads, range);
+        putRange(frame.tensors[k]!.data as Float32Array, map, model.heads, device.range);
       });
     }));
     this.#loraNorm = whole.loraNorm ?? this.#loraNorm;
@@ -351,19 +352,9 @@ export class RemoteHeads implements HeadPort, Disposable {
   /** Asks every device for its part of the gradients' squared norm, tells all of them the factor; returns the norm. */
   async #clip(step: number, limit: number): Promise<number> {
     const squares = await this.#wait(this.#all(async (device) => {
-      const { peer } = device;
-      const { tensors } = await peer.receive("squaredNorm", { step, shapes: [[1]] });
-      this.#unanswered.hear(device);
-      const square = tensors[0]!.data[0]!;
-      if (square >= 0) {
-        this.#outliers.squaredNorm(device, square);
-        return square;
-      }
-      const error = new ProtocolError(
-        `Cannot clip step ${step} as the squared norm of ${peer.name} must not be negative: current value is ${square}`,
-      );
-      peer.failWith(error);
-      throw error;
+      const square = squareOf(await this.#hear(device, "squaredNorm", { step, shapes: [[1]] }), device.peer);
+      this.#outliers.squaredNorm(device, square);
+      return square;
     }));
     const data = Float32Array.of(clipFactor(squares, limit));
     const factor = { step, tensors: [{ dtype: "f32" as const, shape: [1], data }] };
@@ -391,17 +382,6 @@ export class RemoteHeads implements HeadPort, Disposable {
   #blockOf(values: Float32Array, { kept, before }: DeviceShare, length: number): Float32Array {
     const perHead = length * this.#deltaColumns;
     return values.subarray(before * perHead, (before + kept) * perHead);
-  }
-
-  /** Joins the devices' answers, or one target of them, to head-major blocks [n * T, `deltaColumns`] on the GPU. */
-  #uploadBlocks(plan: LayerPlan, answers: readonly Float32Array[], target: number, length: number): Tensor {
-    const perHead = length * this.#deltaColumns;
-    const joined = new Float32Array(plan.kept * perHead);
-    plan.shares.forEach(({ kept, before }, i) => {
-      const size = kept * perHead;
-      joined.set(answers[i]!.subarray(target * size, (target + 1) * size), before * perHead);
-    });
-    return this.#options.engine.upload(joined, plan.kept * length, this.#deltaColumns, "blocks from devices");
   }
 
   /** What is sent and answered next, which must be this. */
@@ -454,7 +434,9 @@ export class RemoteHeads implements HeadPort, Disposable {
         const expected = { ...at, shapes: answer.shapes };
         const frame = await peer.receive(answer.kind === "delta" ? answer.kind : "inputGradient", expected);
         answered();
-        this.#meter?.answered(share, [messages[i]!, answer], this.#clock.now() - left);
+        const ms = this.#clock.now() - left;
+        this.#meter?.answered(share, [messages[i]!, answer], ms);
+        this.#step?.clocks.get(share.device)?.hear(frame.meta.took, ms);
         const values = frame.tensors[0]!.data as Float32Array;
         this.#outliers.answered(share.device, { kind: answer.kind, layer, asked: asking, answer: values });
         return values;
@@ -462,6 +444,20 @@ export class RemoteHeads implements HeadPort, Disposable {
     }));
     replies.catch(() => {}); // whoever waits gets the error; until then it is not unhandled
     return replies;
+  }
+
+  /** What a device has to say at the end of a step. */
+  async #hear<K extends "statistics" | "squaredNorm">(
+    device: HeadMember,
+    kind: K,
+    expected: Expectation,
+  ): Promise<FrameOf<K>> {
+    const asked = this.#clock.now();
+    const frame = await device.peer.receive(kind, expected);
+    this.#unanswered.hear(device);
+    const { took } = frame.meta as AnswerMeta;
+    this.#step?.clocks.get(device)?.hear(took, this.#clock.now() - asked);
+    return frame;
   }
 
   /** What holds up all else if nothing is to overlap. */

@@ -48,8 +48,19 @@ export interface AnswerTime {
    * server asks for several micro-batches at once.
    */
   readonly ms: number;
+  /**
+   * Milliseconds of these in which the device had something to answer, as it measured: the rest is the wire's. Left out
+   * if the device does not tell, as in simulations.
+   */
+  readonly computeMs?: number;
   /** Its link, where the run measures links. */
   readonly link?: Pick<DeviceLink, "roundTripSeconds" | "bytesPerSecond">;
+}
+
+/** How long the data device, or one of several owners, took to answer the last hidden states of a step. */
+export interface DataAnswerTime extends Pick<AnswerTime, "ms" | "computeMs"> {
+  /** Name of the device. */
+  readonly name: string;
 }
 
 /** What is known of a step after it. */
@@ -91,6 +102,8 @@ export interface StepRecord {
   readonly owners?: readonly string[];
   /** How long each device with heads took to answer; left out where none was asked. */
   readonly answers?: readonly AnswerTime[];
+  /** How long each device whose data it was took to answer the last hidden states. */
+  readonly dataAnswers?: readonly DataAnswerTime[];
   /** Rows of E that travelled for each part of the step, where equal ones did only once. */
   readonly embeddingRows?: readonly number[];
 }

@@ -6,7 +6,7 @@
 
 import type { TrainerStep } from "../train/trainer.ts";
 import type { StepMeter } from "./_step_meter.ts";
-import type { AnswerTime, StepRecord } from "./run_events.ts";
+import type { AnswerTime, DataAnswerTime, StepRecord } from "./run_events.ts";
 
 /** Kept heads of each layer. */
 export function keptPerLayer(mask: Uint8Array, layers: number, heads: number): number[] {
@@ -19,7 +19,7 @@ export function keptPerLayer(mask: Uint8Array, layers: number, heads: number): n
 /** What is known of a step after it. */
 export function stepRecord(
   { step, mode, loss, counted, decision, away = [], statistics, tokens, batch, pruneMs }: TrainerStep,
-  { meter, shape: { layers, heads }, now, owners, embeddingRows, answers = [] }: {
+  { meter, shape: { layers, heads }, now, owners, embeddingRows, answers = [], dataAnswers = [] }: {
     readonly meter: StepMeter;
     readonly shape: { readonly layers: number; readonly heads: number };
     /** The clock, in milliseconds. */
@@ -28,6 +28,8 @@ export function stepRecord(
     readonly owners?: readonly string[] | undefined;
     /** How long devices took to answer. */
     readonly answers?: readonly AnswerTime[];
+    /** How long those whose data it was took to answer. */
+    readonly dataAnswers?: readonly DataAnswerTime[];
     /** Rows of E that travelled for each part. */
     readonly embeddingRows: readonly number[];
   },
@@ -52,6 +54,7 @@ export function stepRecord(
     batch,
     embeddingRows,
     ...(answers.length === 0 ? {} : { answers }),
+    ...(dataAnswers.length === 0 ? {} : { dataAnswers }),
     ...(owners === undefined ? {} : { owners }),
   };
 }

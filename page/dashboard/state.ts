@@ -23,6 +23,8 @@ import {
 const POINTS = 1000;
 /** Most steps of the map of heads. */
 const MAPS = 240;
+/** Steps that means of the last ones are taken over. */
+const RECENT = 20;
 /** Most events that are shown. */
 const EVENTS = 200;
 
@@ -54,6 +56,8 @@ export interface RunState {
   readonly series: Signal<SeriesJson | null>;
   readonly heads: Signal<HeadsJson | null>;
   readonly latest: Signal<StepJson | null>;
+  /** The last training steps, the newest at the end. */
+  readonly recent: Signal<readonly StepJson[]>;
   readonly devices: Signal<readonly JoinedDevice[]>;
   readonly traffic: Signal<readonly LedgerEntry[]>;
   readonly requests: Signal<readonly JoinRequestJson[]>;
@@ -187,6 +191,7 @@ export async function show(run: string): Promise<void> {
     series: signal(null),
     heads: signal(null),
     latest: signal(null),
+    recent: signal([]),
     devices: signal([]),
     traffic: signal([]),
     requests: signal([]),
@@ -221,11 +226,25 @@ async function readStored(state: RunState): Promise<void> {
   state.series.value = series ?? emptySeries(state.run);
   state.heads.value = heads;
   state.events.value = events ?? [];
+  if (stored !== null) await readRecent(state, stored.records);
   if (stored !== null && state.live.value === null) {
     state.devices.value = stored.devices;
     state.traffic.value = stored.traffic;
     state.status.value = stored.status;
   }
+}
+
+/** Reads the last training steps. */
+async function readRecent(state: RunState, records: number): Promise<void> {
+  const query = { from: `${Math.max(0, records - 2 * RECENT)}`, most: `${4 * RECENT}` };
+  const page = await client.call("GET /api/runs/:run/records", { params: { run: state.run }, query });
+  addRecent(state, page.map(({ record }) => record));
+}
+
+function addRecent(state: RunState, records: readonly StepJson[]): void {
+  const trained = [...state.recent.value, ...records].filter(({ mode }) => mode === "train");
+  const steps = new Map(trained.map((record) => [record.step, record]));
+  state.recent.value = [...steps.values()].sort((a, b) => a.step - b.step).slice(-RECENT);
 }
 
 function emptySeries(run: string): SeriesJson {
@@ -308,6 +327,7 @@ let refreshedAt = 0;
 
 function addStep(state: RunState, record: StepJson): void {
   state.latest.value = record;
+  if (record.mode === "train") addRecent(state, [record]);
   if (Date.now() - refreshedAt > 3000) {
     refreshedAt = Date.now();
     void attempt(() => refresh(state));

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { type DeviceTime, deviceTimes } from "@edgetuner/transport/control";
 import type { JSX } from "preact";
 import { span } from "./numbers.ts";
 import type { RunState } from "./state.ts";
@@ -71,39 +72,82 @@ export function Times({ state }: { readonly state: RunState }): JSX.Element {
   );
 }
 
-/** How long each device took to answer in the last step, and how long it had nothing to do. */
+/** What a device does in a step. */
+const DEVICE_PARTS = [
+  { key: "compute", name: "Computes", colour: "--series-2" },
+  { key: "wire", name: "Wire", colour: "--series-1" },
+  { key: "wait", name: "Waits", colour: "--idle" },
+] as const;
+
+/** Means of a device over the last steps, in milliseconds; `null` where it does not tell. */
+interface MeanTime {
+  readonly name: string;
+  readonly compute: number | null;
+  readonly wire: number;
+  readonly wait: number;
+}
+
+function meanTimes({ recent, devices }: RunState): MeanTime[] {
+  const all = Map.groupBy(
+    recent.value.flatMap((record) => deviceTimes(record, devices.value)),
+    ({ device, heads, first }) => `${device} ${heads} ${first}`,
+  );
+  return [...all.values()].map((times) => {
+    const mean = (of: (time: DeviceTime) => number) =>
+      times.reduce((sum, t) => sum + of(t), 0) / times.length;
+    const { device, heads } = times[0]!;
+    const hasBoth = devices.value.some(({ name, capacity, data }) => name === device && capacity > 0 && data);
+    const tells = times.every(({ computeMs }) => computeMs !== null);
+    const compute = tells ? mean(({ computeMs }) => computeMs!) : null;
+    return {
+      name: hasBoth ? `${device}, ${heads ? "heads" : "data"}` : device,
+      compute,
+      wire: mean(({ ms }) => ms) - (compute ?? 0),
+      wait: mean(({ waitMs }) => waitMs),
+    };
+  });
+}
+
+/** Where the time of the last steps went on each device. */
 function DeviceTimes({ state }: { readonly state: RunState }): JSX.Element | null {
-  const latest = state.latest.value;
-  const answers = latest?.answers ?? [];
-  if (latest === null || answers.length === 0) return null;
-  const nameOf = (first: number) =>
-    state.devices.value.find(({ range, capacity }) => capacity > 0 && range?.first === first)?.name ??
-      `Heads from ${first}`;
-  const most = Math.max(latest.times.total, ...answers.map(({ ms }) => ms));
+  const times = meanTimes(state);
+  if (times.length === 0) return null;
   return (
-    <table class="bars">
-      <caption>Devices in the last step</caption>
-      <thead>
-        <tr>
-          <th scope="col">Device</th>
-          <th scope="col">Wire and computing</th>
-          <th scope="col">Waits</th>
-        </tr>
-      </thead>
-      <tbody>
-        {answers.map(({ first, ms }) => (
-          <tr key={first}>
-            <th scope="row">
-              {nameOf(first)}
-              <span class="bar" aria-hidden="true">
-                <span style={{ width: `${100 * ms / most}%` }} />
-              </span>
-            </th>
-            <td>{span(ms / 1000)}</td>
-            <td>{span(Math.max(0, latest.times.total - ms) / 1000)}</td>
+    <div class="wide">
+      <table class="bars">
+        <caption>On each device</caption>
+        <thead>
+          <tr>
+            <th scope="col">Device</th>
+            {DEVICE_PARTS.map(({ key, name, colour }) => (
+              <th key={key} scope="col">
+                <span class="key block" style={{ background: `var(${colour})` }} />
+                {name}
+              </th>
+            ))}
           </tr>
-        ))}
-      </tbody>
-    </table>
+        </thead>
+        <tbody>
+          {times.map((time) => (
+            <tr key={time.name}>
+              <th scope="row">
+                {time.name}
+                <span class="stack thin" aria-hidden="true">
+                  {DEVICE_PARTS.map(({ key, colour }) => (
+                    <span key={key} style={{ flexGrow: time[key] ?? 0, background: `var(${colour})` }} />
+                  ))}
+                </span>
+              </th>
+              {DEVICE_PARTS.map(({ key }) => (
+                <td key={key}>{time[key] === null ? "not told" : span(time[key] / 1000)}</td>
+              ))}
+            </tr>
+          ))}
+        </tbody>
+      </table>
+      {times.some(({ compute }) => compute === null)
+        ? <p class="quiet">Where a device does not tell what it computes, that is in the wire.</p>
+        : null}
+    </div>
   );
 }

@@ -26,6 +26,8 @@ export const RECORD: StepRecord = {
   scores: Float32Array.of(0.5, 0.25),
   tokens: 26,
   batch: 1,
+  answers: [{ first: 0, ms: 3, computeMs: 2 }],
+  dataAnswers: [{ name: "phone", ms: 1 }],
 };
 
 /** A run that only remembers what was done to it. */

@@ -15,5 +15,6 @@ export {
   type RunEvent,
   serverSentEvents,
 } from "./client.ts";
+export { type DeviceTime, deviceTimes } from "./device_times.ts";
 export type { AnswerOf, BodyOf, ControlRoutes, Role, RouteName } from "./routes.ts";
 export type * from "./types.ts";

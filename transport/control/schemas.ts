@@ -5,7 +5,14 @@
  */
 
 import * as v from "valibot";
-import type { AnswerTime, JoinedDevice, LedgerEntry, RunSettings, StepTimes } from "@edgetuner/core";
+import type {
+  AnswerTime,
+  DataAnswerTime,
+  JoinedDevice,
+  LedgerEntry,
+  RunSettings,
+  StepTimes,
+} from "@edgetuner/core";
 import type { ModelShape } from "@edgetuner/core/contracts";
 import type { AboutDevice, ModelAbout, RunAbout } from "../run_about.ts";
 import type {
@@ -71,6 +78,12 @@ export const devices: Schema<readonly JoinedDevice[]> = v.array(device);
 
 const milliseconds = v.pipe(v.number(), v.minValue(0), v.description("Milliseconds"));
 
+const computeMs = v.exactOptional(v.pipe(
+  v.number(),
+  v.minValue(0),
+  v.description("Milliseconds of them in which the device computed, as it tells; the rest is the wire's"),
+));
+
 /** A step record. */
 export const step: Schema<StepJson> = shape<StepJson>({
   step: v.pipe(count, v.description("Training steps before this one")),
@@ -102,12 +115,17 @@ export const step: Schema<StepJson> = shape<StepJson>({
     v.array(shape<AnswerTime>({
       first: v.pipe(count, v.description("First head of the device")),
       ms: milliseconds,
+      computeMs,
       link: v.exactOptional(v.strictObject({
         roundTripSeconds: v.number(),
         bytesPerSecond: v.nullable(v.strictObject({ down: v.number(), up: v.number() })),
       })),
     })),
     v.description("How long each device took to answer, wire and computing"),
+  )),
+  dataAnswers: v.exactOptional(v.pipe(
+    v.array(shape<DataAnswerTime>({ name: v.string(), ms: milliseconds, computeMs })),
+    v.description("How long each device whose data it was took to answer the last hidden states"),
   )),
   tokens: count,
   batch: v.pipe(count, v.description("Sequences of the step")),

@@ -5,6 +5,7 @@
  */
 
 import type { RunHandle, RunStatus } from "@edgetuner/core";
+import { type DeviceTime, deviceTimes } from "../control/device_times.ts";
 
 /** Type of the text. */
 export const METRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -67,6 +68,13 @@ const FAMILIES: readonly Family[] = [
       latest === null ? [] : Object.entries(latest.times).map(([part, ms]) => [{ part }, ms / 1000]),
   },
   {
+    name: "edgetuner_device_step_seconds",
+    type: "gauge",
+    unit: "seconds",
+    help: "Time of each device in the last step: computing, on the wire, and waiting.",
+    of: ({ latest, devices }) => latest === null ? [] : deviceTimes(latest, devices).flatMap(timeSamples),
+  },
+  {
     name: "edgetuner_kept_heads",
     type: "gauge",
     help: "Heads that took part in the last step.",
@@ -96,6 +104,16 @@ const FAMILIES: readonly Family[] = [
     of: (run) => run.traffic().map(({ kind, direction, frameBytes }) => [{ kind, direction }, frameBytes]),
   },
 ];
+
+/** Times of a device by part; computing and wire are one where the device does not tell them apart. */
+function timeSamples({ device, heads, ms, computeMs, waitMs }: DeviceTime): Sample[] {
+  const parts = computeMs === null
+    ? { answer: ms, wait: waitMs }
+    : { compute: computeMs, wire: ms - computeMs, wait: waitMs };
+  return Object.entries(parts).map((
+    [part, value],
+  ) => [{ device, does: heads ? "heads" : "data", part }, value / 1000]);
+}
 
 /** A label's value as the text has it. */
 function escaped(value: string): string {

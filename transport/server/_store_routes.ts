@@ -4,7 +4,9 @@
  * @module
  */
 
-import type { RecordJson } from "../control/types.ts";
+import type { JoinedDevice } from "@edgetuner/core";
+import { deviceTimes } from "../control/device_times.ts";
+import type { RecordJson, StoredRunJson } from "../control/types.ts";
 import { problemResponse } from "../problem.ts";
 import type { Handlers } from "./_binding.ts";
 import type { RunStore } from "./run_store.ts";
@@ -81,9 +83,7 @@ function wholeNumber(
 function download(store: RunStore | undefined, run: string, form: "csv" | "json"): Response {
   const stored = store?.run(run) ?? null;
   if (store === undefined || stored === null) return noRecords(run);
-  const text = form === "csv"
-    ? csvText(store, run, stored.traffic.map(({ kind, direction }) => `${kind} ${direction}`))
-    : jsonText(store, run, stored);
+  const text = form === "csv" ? csvText(store, run, stored) : jsonText(store, run, stored);
   const bytes = ReadableStream.from(text).pipeThrough(new TextEncoderStream());
   const name = `${run.replace(/[^\w.-]/g, "_")}.${form}`;
   return new Response(bytes, {
@@ -142,13 +142,42 @@ const COLUMNS: Readonly<Record<string, (record: RecordJson) => string | number |
   pruned: ({ record }) => `z${record.mask.join("")}`,
 };
 
-async function* csvText(store: RunStore, run: string, kinds: readonly string[]): AsyncGenerator<string> {
-  const heads = [...Object.keys(COLUMNS), ...kinds.map((kind) => `bytes ${kind}`.replaceAll(" ", "_"))];
+/** Columns of each device: seconds in which it computed, was waited for by the wire, and waited. */
+function deviceColumns(devices: readonly JoinedDevice[]): typeof COLUMNS {
+  const columns: Record<string, typeof COLUMNS[string]> = {};
+  for (const { name, capacity, data, range } of devices) {
+    const sides = [...(capacity > 0 ? [true] : []), ...(data ? [false] : [])];
+    for (const heads of sides) {
+      const of = ({ record }: RecordJson) =>
+        deviceTimes(record, devices).find((time) =>
+          time.heads === heads && (heads ? time.first === range?.first : time.device === name)
+        );
+      const label = `${name}_${heads ? "heads" : "data"}`.replaceAll(" ", "_");
+      columns[`compute_seconds_${label}`] = (record) => seconds(of(record)?.computeMs);
+      columns[`answer_seconds_${label}`] = (record) => seconds(of(record)?.ms);
+      columns[`wait_seconds_${label}`] = (record) => seconds(of(record)?.waitMs);
+    }
+  }
+  return columns;
+}
+
+function seconds(ms: number | null | undefined): number | null {
+  return ms === null || ms === undefined ? null : ms / 1000;
+}
+
+async function* csvText(
+  store: RunStore,
+  run: string,
+  { traffic, devices }: Pick<StoredRunJson, "traffic" | "devices">,
+): AsyncGenerator<string> {
+  const kinds = traffic.map(({ kind, direction }) => `${kind} ${direction}`);
+  const columns = { ...COLUMNS, ...deviceColumns(devices) };
+  const heads = [...Object.keys(columns), ...kinds.map((kind) => `bytes ${kind}`.replaceAll(" ", "_"))];
   yield `${heads.map(cell).join(",")}\r\n`;
   for await (const records of pagesOf(store, run)) {
     yield records.map((record) => {
       const values = [
-        ...Object.values(COLUMNS).map((value) => value(record)),
+        ...Object.values(columns).map((value) => value(record)),
         ...kinds.map((kind) => record.kinds[kind] ?? 0),
       ];
       return `${values.map(cell).join(",")}\r\n`;

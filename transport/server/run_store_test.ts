@@ -69,7 +69,11 @@ Deno.test("a store gives back what a run did: records, figures, masks, events, a
   const lines = csv.trimEnd().split("\r\n");
   assertEquals(lines.length, 105);
   assert(lines[0]!.startsWith("step,mode,time,run_seconds,loss,"), lines[0]);
-  assert(lines[0]!.endsWith(",bytes_mask_sent"), lines[0]);
+  const sides = ["heads", "data"].flatMap((side) =>
+    ["compute", "answer", "wait"].map((part) => `${part}_seconds_phone_${side}`)
+  );
+  assert(lines[0]!.endsWith(`,pruned,${sides.join(",")},bytes_mask_sent`), lines[0]);
+  assert(lines[1]!.includes(",z01,0.002,0.003,0.002,,0.001,0.004,"), lines[1]);
   // No cell is a formula.
   assert(lines[3]!.includes(`,"'=a ""b""",`), lines[3]);
   const answer = await app.request("/api/runs/made%20up/records.json", { headers });
