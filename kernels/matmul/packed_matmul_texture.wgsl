@@ -176,12 +176,15 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_id) l
     }
     k_group = k_end;
   }
-  store(c00, m, n4, p.c_row, p.c_col4);
-  store(c10, m + 4u, n4, p.c_row, p.c_col4);
-  store(c20, m + 8u, n4, p.c_row, p.c_col4);
-  store(c30, m + 12u, n4, p.c_row, p.c_col4);
-  store(c01, m, n4 + 1u, p.c_row, p.c_col4);
-  store(c11, m + 4u, n4 + 1u, p.c_row, p.c_col4);
-  store(c21, m + 8u, n4 + 1u, p.c_row, p.c_col4);
-  store(c31, m + 12u, n4 + 1u, p.c_row, p.c_col4);
+  // Blocks move to one place, from where they are stored: see store().
+  for (var i = m; i < min(m + 16u, p.m); i += 4u) {
+    store(c00, i, n4, p.c_row, p.c_col4);
+    store(c01, i, n4 + 1u, p.c_row, p.c_col4);
+    c00 = c10;
+    c10 = c20;
+    c20 = c30;
+    c01 = c11;
+    c11 = c21;
+    c21 = c31;
+  }
 }

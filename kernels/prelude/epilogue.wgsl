@@ -13,9 +13,6 @@ const PARTIAL = 32u;    // C holds the sum over an earlier part of k: goes on fr
 
 // Stores columns 4 n4 .. 4 n4 + 3 of row m; row 0 of C is row `row` of the buffer, its column 0 in vec4 `col4`.
 fn store_row(sum: vec4f, m: u32, n4: u32, row: u32, col4: u32) {
-  if (m >= p.m) {
-    return;
-  }
   let at = (row + m) * p.c_pitch4 + col4 + n4;
   let aux_at = (row + m) * p.aux_pitch4 + p.n_first4 + n4;
   var v = sum * p.alpha;
@@ -41,13 +38,15 @@ fn store_row(sum: vec4f, m: u32, n4: u32, row: u32, col4: u32) {
   c[at] = select(vec4f(), v, inside(n4, p.n)); // keeps the padding zero
 }
 
-// Stores rows m .. m + 3, which are the columns of the block.
+// Stores rows m .. m + 3, which are the columns of the block. A loop, as a compiler takes its time for the epilogue;
+// the next row moves to a place that is known, as it would not stay in registers if it was found by number.
 fn store(block: mat4x4f, m: u32, n4: u32, row: u32, col4: u32) {
   if (n4 * 4u >= p.n) {
     return;
   }
-  store_row(block[0], m, n4, row, col4);
-  store_row(block[1], m + 1u, n4, row, col4);
-  store_row(block[2], m + 2u, n4, row, col4);
-  store_row(block[3], m + 3u, n4, row, col4);
+  var rows = block;
+  for (var i = m; i < min(m + 4u, p.m); i++) {
+    store_row(rows[0], i, n4, row, col4);
+    rows = mat4x4f(rows[1], rows[2], rows[3], rows[3]);
+  }
 }

@@ -14,13 +14,13 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { inProcessTransport } from "@edgetuner/transport";
-import { batchOf, TinyGpt2 } from "../support/tiny_model.ts";
+import { batchOf, shallowModel, TinyGpt2 } from "../support/tiny_model.ts";
 import { type Fault, faulty, type PassedFrame } from "./_lossy.ts";
 import { BATCHES, ownerSide, runOwners, settingsOf, type TestOwner, turnsOf } from "./_owners.ts";
 import { admitAll, dataSide, serverOptions } from "./_session.ts";
 
 const engine = await Engine.create();
-const model = new TinyGpt2(engine);
+const model = new TinyGpt2(engine, shallowModel());
 
 const attic: TestOwner = { name: "attic", train: BATCHES.attic, valid: [batchOf(2)] };
 const barn: TestOwner = { name: "barn", train: BATCHES.barn, valid: [batchOf(1)] };

@@ -9,13 +9,13 @@ import type {
   TokenBatch,
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
-import { batchOf, TinyGpt2 } from "../support/tiny_model.ts";
+import { batchOf, shallowModel, TinyGpt2 } from "../support/tiny_model.ts";
 import { BATCHES, type OwnersOptions, runOwners, settingsOf, type TestOwner, turnsOf } from "./_owners.ts";
 import type { Fault, PassedFrame } from "./_lossy.ts";
 import { runSession, scriptedPruner } from "./_session.ts";
 
 const engine = await Engine.create();
-const model = new TinyGpt2(engine);
+const model = new TinyGpt2(engine, shallowModel());
 
 const DATA: Readonly<Record<string, (position: number) => TokenBatch>> = BATCHES;
 const owner = (name: string, more: Partial<TestOwner> = {}): TestOwner => ({
@@ -333,7 +333,7 @@ Deno.test("what travels of turns is what the description of a step says, message
     for (const { tokens, batch, mask, embeddingRows } of records) {
       const step = describeStep({
         ...modeSize(settings.lora, { heads: 4, hidden: 48 }),
-        ...{ layers: 3, tokens, batch, mask, embeddingRows, headsPerDevice: [2, 2], statistics: 0 },
+        ...{ layers: 2, tokens, batch, mask, embeddingRows, headsPerDevice: [2, 2], statistics: 0 },
         ...{ mode: settings.lora.mode, clip: true, accumulate: 2, microBatches: 2, sharesLoss: true },
         turns: mix ? [0, 1] : [0],
       });

@@ -20,12 +20,12 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { inProcessTransport } from "@edgetuner/transport";
-import { batchOf, TinyGpt2, tinySettings } from "../support/tiny_model.ts";
-import { faulty, type LossyOptions, type PassedFrame, runLossy } from "./_lossy.ts";
+import { batchOf, shallowModel, TinyGpt2, tinySettings } from "../support/tiny_model.ts";
+import { faulty, type LossyOptions, type LossyResult, type PassedFrame, runLossy } from "./_lossy.ts";
 import { admitAll, dataSide, eventOf, runSession, scriptedPruner, serverOptions } from "./_session.ts";
 
 const engine = await Engine.create();
-const model = new TinyGpt2(engine);
+const model = new TinyGpt2(engine, shallowModel());
 
 const settingsOf = (steps: number, more: Partial<RunSettings> = {}): RunSettings => ({
   ...tinySettings("slice", steps),
@@ -35,14 +35,27 @@ const masksOf = (records: readonly StepRecord[]) => records.map(({ mask }) => ma
 const backOf = (events: readonly EdgeServerEvent[]) =>
   events.flatMap((e) => e.type === "back" ? [[e.device.name, e.step] as const] : []);
 
+/** Runs in which a pruner prunes the heads that others missed, by the masks, with the states that device 1 saved. */
+type References = Map<string, Pick<LossyResult, "records" | "states"> & { readonly saved: Saved }>;
+type Saved = Map<number, RunState["heads"]>;
+
+/** What cuts of one run have in common. */
+interface Cuts {
+  readonly options: LossyOptions;
+  readonly device: number;
+  /** What device 1 saves, if it does. */
+  readonly saved: Saved;
+  /** Many cuts miss the same heads. */
+  readonly references: References;
+}
+
 /** What is compared: losses, and what every device has learnt. */
 async function assertAsPruned(
-  options: LossyOptions,
-  device: number,
+  { options, device, saved, references }: Cuts,
   cut: (passed: PassedFrame) => boolean,
   at: string,
-  saved: Map<number, RunState["heads"]> = new Map(),
 ) {
+  saved.clear();
   const lossy = await runLossy(model, {
     ...options,
     comesBack: true,
@@ -50,10 +63,19 @@ async function assertAsPruned(
   });
   assertEquals([lossy.error, lossy.devices.map((d) => d.error)], [null, lossy.devices.map(() => null)], at);
   const kept = new Map(saved);
-  saved.clear();
-  const reference = await runLossy(model, { ...options, pruner: scriptedPruner(masksOf(lossy.records)) });
+  const masks = masksOf(lossy.records);
+  const key = masks.map((mask) => mask.join("")).join();
+  let reference = references.get(key);
+  if (reference === undefined) {
+    saved.clear();
+    const { records, states } = await runLossy(model, { ...options, pruner: scriptedPruner(masks) });
+    reference = { records, states, saved: new Map(saved) };
+    references.set(key, reference);
+  }
   // States that it saved before and after it was away.
-  for (const [step, heads] of kept) assertEquals(heads, saved.get(step), `${at}: state of step ${step}`);
+  for (const [step, heads] of kept) {
+    assertEquals(heads, reference.saved.get(step), `${at}: state of step ${step}`);
+  }
   assertEquals(lossy.records.map((r) => r.loss), reference.records.map((r) => r.loss), at);
   assertEquals(lossy.states, reference.states, at);
   return lossy;
@@ -72,7 +94,7 @@ for (
   Deno.test(`a device whose link drops at any message comes back within two steps, with what it has learnt: as if it was pruned meanwhile, bit for bit: ${name} [slow]`, async () => {
     const before = engine.stats.tensors;
     const { device = 1, settings = settingsOf(6) } = more as { device?: number; settings?: RunSettings };
-    const saved = new Map<number, RunState["heads"]>();
+    const saved: Saved = new Map();
     const options: LossyOptions = {
       ...{ settings, steps: 6, capacities: [1, 1] },
       device: (i) => i === 1 ? { onState: ({ step, heads }) => void saved.set(step, heads) } : {},
@@ -84,10 +106,10 @@ for (
     const from = name === "a plain step"
       ? 0
       : inStep.findIndex(({ frame }) => frame.kind === "deltaGradient");
+    const cuts: Cuts = { options, device, saved, references: new Map() };
     for (const { index, frame: { kind } } of inStep.slice(from)) {
       const at = `cut at frame ${index}, "${kind}"`;
-      saved.clear();
-      const lossy = await assertAsPruned(options, device, (passed) => passed.index === index, at, saved);
+      const lossy = await assertAsPruned(cuts, (passed) => passed.index === index, at);
       const [, step] = backOf(lossy.events)[0]!;
       assert(step <= 4, `${at}: back in step ${step}`);
       assertEquals(lossy.devices[1]!.steps, 6, at);
@@ -107,9 +129,10 @@ Deno.test("the only device with heads, and the data device, are waited for: as i
     const frames: PassedFrame[] = [];
     await runLossy(model, { ...options, faults: { [device]: (passed) => void frames.push(passed) } });
     const inStep = frames.filter(({ frame }) => frame.step === 1 && frame.kind !== "welcome");
+    const cuts: Cuts = { options, device, saved: new Map(), references: new Map() };
     for (const { index, frame: { kind } } of inStep) {
       const at = `device ${device}, cut at frame ${index}, "${kind}"`;
-      const { records } = await assertAsPruned(options, device, (passed) => passed.index === index, at);
+      const { records } = await assertAsPruned(cuts, (passed) => passed.index === index, at);
       assertEquals(records.map(({ away }) => away), [undefined, undefined, undefined, undefined], at);
     }
   }
@@ -123,7 +146,8 @@ Deno.test("with the policy wait no head is missed", async () => {
     server: { onLoss: "wait" },
   };
   const isCut = ({ frame }: PassedFrame) => frame.step === 1 && frame.kind === "delta";
-  const { records } = await assertAsPruned(options, 1, isCut, "wait");
+  const cuts: Cuts = { options, device: 1, saved: new Map(), references: new Map() };
+  const { records } = await assertAsPruned(cuts, isCut, "wait");
   assertEquals(records.map(({ away }) => away), [undefined, undefined, undefined, undefined]);
 });
 

@@ -161,6 +161,15 @@ export function tinyModel(name: "gpt2_base" | "gpt2_one_head" = "gpt2_base"): Ti
   return { config: gpt2Config(json), weights: fixture(`${name}/model.safetensors`) };
 }
 
+/**
+ * The first two of the three layers of `gpt2_base`: a first and a last one, for tests of many runs, which compare
+ * them with each other and not with the fixtures.
+ */
+export function shallowModel(): TinyModel {
+  const { config, weights } = tinyModel();
+  return { config: { ...config, n_layer: 2 }, weights };
+}
+
 /** Both halves of a model of any family, as runs need them. */
 export interface TinyBase {
   readonly engine: Engine;
