@@ -14,7 +14,7 @@ import { findWorse } from "./measures.ts";
 import { findStalePages } from "./page.ts";
 import { buildReference } from "./reference.ts";
 import { longest, TestOutput, type TestReport, together } from "./test_output.ts";
-import { filesOf, lanesOf } from "./tests.ts";
+import { filesOf, lanesOf, ONE_THREAD } from "./tests.ts";
 import { findUndocumented } from "./umbrella.ts";
 import { findWords } from "./words.ts";
 
@@ -242,13 +242,15 @@ async function test(paths: readonly string[]): Promise<Count> {
   let runtimeDir: string | undefined;
   if (!Deno.env.get("XDG_RUNTIME_DIR")) env.XDG_RUNTIME_DIR = runtimeDir = await Deno.makeTempDir();
   try {
-    const lanes = (await lanesOf(ROOT, paths, { fast: FAST })).map((
-      { options, files },
-    ) => [...options, ...files]);
-    if (!FAST && paths.length === 0) lanes.push(["--doc", "--parallel", NO_TESTS]);
+    const lanes = await lanesOf(ROOT, paths, { fast: FAST });
+    if (!FAST && paths.length === 0) {
+      lanes.push({ options: ["--doc", "--parallel", NO_TESTS], files: [], env: ONE_THREAD });
+    }
     const types = FAST || typesChecked ? ["--no-check"] : [];
     const reports: TestReport[] = [];
-    for (const lane of lanes) reports.push(await runTests([...types, ...lane], env));
+    for (const { options, files, env: own } of lanes) {
+      reports.push(await runTests([...types, ...options, ...files], { ...env, ...own }));
+    }
     const { passed, failed, failures } = together(reports);
     if (paths.length === 0) console.log(`\nLongest:\n${longest(together(reports), 20).join("\n")}`);
     // A filter that leaves nothing is wrong too.

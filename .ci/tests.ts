@@ -9,6 +9,8 @@
 export interface Lane {
   readonly files: readonly string[];
   readonly options: readonly string[];
+  /** What its processes have in their environment besides. */
+  readonly env: Readonly<Record<string, string>>;
 }
 
 /** Names that do not end with `[slow]`, for a kind of regular expressions that cannot look ahead. */
@@ -18,6 +20,8 @@ const STRICT = ["--sanitize-ops", "--sanitize-resources"];
 /** Reading from a GPU leaves a promise that settles later; see `kernels/engine/readback.ts`. */
 const GPU = /\bengines?\b|\bTextModel\.open\b/i;
 const ALONE = /^\/\/ Runs alone: \S/m;
+/** Mesa's software driver computes in the thread that asks: beside another file, waking more takes longer. */
+export const ONE_THREAD: Lane["env"] = { LP_NUM_THREADS: "0" };
 
 /**
  * Sorts test files into lanes.
@@ -40,9 +44,9 @@ export async function lanesOf(
   }
   const names = options.fast ? [FAST_NAMES] : [];
   return [
-    { files: strict!, options: ["--parallel", ...STRICT, ...names] },
-    { files: gpu!, options: ["--parallel", ...names] },
-    { files: alone!, options: names },
+    { files: strict!, options: ["--parallel", ...STRICT, ...names], env: ONE_THREAD },
+    { files: gpu!, options: ["--parallel", ...names], env: ONE_THREAD },
+    { files: alone!, options: names, env: {} },
   ].filter(({ files }) => files.length > 0);
 }
 

@@ -30,6 +30,8 @@ Deno.test("lanes: by engine and by what runs alone, two files at a time; fast on
       ["--parallel"],
       [],
     ]);
+    // Two files share two processors; what runs alone has all of them.
+    assertEquals(all.map(({ env }) => env.LP_NUM_THREADS), ["0", "0", undefined]);
     const fast = await lanesOf(root, ["b", "b/clock_test.ts"], { fast: true });
     assertEquals(fast.map((lane) => lane.files), [["b/clock_test.ts"]]);
     const [filter] = fast[0]!.options;

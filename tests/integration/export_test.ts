@@ -27,8 +27,10 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { splitLogits } from "@edgetuner/transport";
+import { inThreadWithGpu } from "../support/in_thread.ts";
 import { ASSETS, EXAMPLES, FIXTURES } from "../support/places.ts";
 import { assertQuick } from "../support/quick.ts";
+import { runAll } from "../support/run_all.ts";
 
 const engine = await Engine.create();
 const SAMPLES = [[1, 5, 9, 30, 2], [7], [3, 3, 60, 12, 44, 8, 1, 0, 2]];
@@ -309,12 +311,17 @@ interface Ended {
   readonly err: string;
 }
 
-const run = (...args: string[]) => runWith({}, ...args);
+/** Runs export.ts in this thread. */
+async function run(...args: string[]): Promise<Ended> {
+  const { code, out, errors } = await inThreadWithGpu("export.ts", args);
+  return { code, out, err: errors };
+}
 
-async function runWith(env: Readonly<Record<string, string>>, ...args: string[]): Promise<Ended> {
+/** Runs export.ts as users do. */
+async function runAlone(...args: string[]): Promise<Ended> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", "--quiet", `${EXAMPLES}export.ts`, ...args],
-    env: { NO_COLOR: "1", ...env },
+    env: { NO_COLOR: "1" },
   }).output();
   const decoder = new TextDecoder();
   return { code, out: decoder.decode(stdout), err: decoder.decode(stderr) };
@@ -365,7 +372,7 @@ Deno.test("export.ts writes, merges, reduces and imports, each with a certificat
   try {
     const adapter = await randomAdapter(`${ASSETS}tiny_gpt2`, "full");
     await saveAdapter(`${folder}/heads`, adapter);
-    const exported = await run(
+    const exported = await runAlone(
       ...["--adapter", `${folder}/heads`, "--samples", "2"],
       ...["--peft", `${folder}/peft`, "--merge", `${folder}/merged`, "--gguf", `${folder}/gguf`],
     );
@@ -429,7 +436,7 @@ Deno.test("export.ts writes, merges, reduces and imports, each with a certificat
     assertEquals(refused.code, 1);
     assert(refused.err.includes("Nothing was written"), refused.err);
     assertEquals(await names(folder), ["heads", "imported", "merged", "peft", "small"]);
-    assertEquals((await run()).code, 2);
+    assertEquals((await runAlone()).code, 2);
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
@@ -555,8 +562,9 @@ Deno.test("export.ts notes f32 in the configuration of a merged model of a BF16 
     await bf16Base(base, noted);
     const adapter = await randomAdapter(base, "slice", 1);
     await saveAdapter(`${folder}/heads`, adapter);
-    const from = ["--adapter", `${folder}/heads`, "--samples", "1", "--peft", `${folder}/peft`];
-    const { code, err } = await run(...from, "--model", base, "--merge", merged);
+    const from = ["--adapter", `${folder}/heads`, "--samples", "1"];
+    const peft = ["--peft", `${folder}/peft`];
+    const { code, err } = await run(...from, ...peft, "--model", base, "--merge", merged);
     assertEquals(code, 0, err);
     const { _name_or_path, ...config } = JSON.parse(await Deno.readTextFile(`${base}/config.json`));
     assertEquals(JSON.parse(await Deno.readTextFile(`${merged}/config.json`)), {
@@ -581,24 +589,29 @@ Deno.test("export.ts notes f32 in the configuration of a merged model of a BF16 
     const bits = new Uint32Array(weights.get(name)!.data.slice().buffer);
     assert(bits.some((b) => (b & 0xffff) !== 0), "what is merged does not fit into BF16");
 
-    const named = async () => {
-      const json = JSON.parse(await Deno.readTextFile(`${folder}/peft/adapter_config.json`));
+    const named = async (peft: string) => {
+      const json = JSON.parse(await Deno.readTextFile(`${peft}/adapter_config.json`));
       return [json.base_model_name_or_path, json.revision];
     };
-    assertEquals(await named(), [_name_or_path, undefined]);
-    for (
-      const [place, name, revision] of [
-        ["models/some/pulled/main", "some/pulled", undefined],
-        ["models/some/pulled/refs/pr/7", "some/pulled", "refs/pr/7"],
-        ["models/gpt2/v1", "gpt2", "v1"],
-        ["elsewhere/base", `${folder}/elsewhere/base`, undefined], // as PEFT notes it too
-      ] as const
-    ) {
+    assertEquals(await named(`${folder}/peft`), [_name_or_path, undefined]);
+    const places = [
+      ["models/some/pulled/main", "some/pulled", undefined],
+      ["models/some/pulled/refs/pr/7", "some/pulled", "refs/pr/7"],
+      ["models/gpt2/v1", "gpt2", "v1"],
+      ["elsewhere/base", `${folder}/elsewhere/base`, undefined], // as PEFT notes it too
+    ] as const;
+    for (const [place] of places) {
       await bf16Base(`${folder}/${place}`, { dtype: "bfloat16", _name_or_path: `${folder}/private` });
-      const model = ["--model", `${folder}/${place}`];
-      const { code, err } = await runWith({ EDGETUNER_CACHE: folder }, ...from, ...model);
-      assertEquals(code, 0, err);
-      assertEquals(await named(), [name, revision]);
+    }
+    const calls = places.map(([place], i) => [
+      "export.ts",
+      ...[...from, "--peft", `${folder}/peft${i}`, "--model", `${folder}/${place}`],
+    ]);
+    for (const { code, errors } of await runAll(calls, { EDGETUNER_CACHE: folder })) {
+      assertEquals(code, 0, errors);
+    }
+    for (const [i, [, name, revision]] of places.entries()) {
+      assertEquals(await named(`${folder}/peft${i}`), [name, revision]);
     }
   } finally {
     await Deno.remove(folder, { recursive: true });

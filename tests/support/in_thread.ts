@@ -1,6 +1,6 @@
 /**
- * Programs in the thread of a test: all that a command says and how it ends, without a process. They have no GPU: what
- * starts a run belongs into a process, as does what hears signals.
+ * Programs in the thread of a test: all that a command says and how it ends, without a process. Only files with an
+ * engine let them have a GPU. What hears signals belongs into a process.
  *
  * @module
  */
@@ -32,26 +32,49 @@ export function inThread(
   args: readonly string[],
   form: CallForm = "program",
 ): Promise<Ended> {
-  const ended = last.then(() => run(commandOf(program) ?? program, args, form));
+  return inTurn(() => withoutGpu(() => run(commandOf(program) ?? program, args, form)));
+}
+
+/** The same for programs that need a GPU: for files with an engine, which may leave promises of it behind. */
+export function inThreadWithGpu(program: string, args: readonly string[]): Promise<Ended> {
+  return inTurn(() => run(commandOf(program) ?? program, args, "program"));
+}
+
+function inTurn(task: () => Promise<Ended>): Promise<Ended> {
+  const ended = last.then(task);
   last = ended.catch(() => {});
   return ended;
+}
+
+async function withoutGpu(task: () => Promise<Ended>): Promise<Ended> {
+  const requestAdapter = navigator.gpu.requestAdapter;
+  navigator.gpu.requestAdapter = () =>
+    Promise.reject(new Error("a program that needs a GPU belongs into a process"));
+  try {
+    return await task();
+  } finally {
+    navigator.gpu.requestAdapter = requestAdapter;
+  }
 }
 
 async function run(name: string, args: readonly string[], form: CallForm): Promise<Ended> {
   const [out, errors]: string[][] = [[], []];
   const { log, error } = console;
+  const { writeSync } = Deno.stderr;
   console.log = (...parts: unknown[]) => void out!.push(parts.map(shown).join(" "));
   console.error = (...parts: unknown[]) => void errors!.push(parts.map(shown).join(" "));
-  const requestAdapter = navigator.gpu.requestAdapter;
-  navigator.gpu.requestAdapter = () =>
-    Promise.reject(new Error("a program that needs a GPU belongs into a process"));
+  // What is told of progress.
+  Deno.stderr.writeSync = (bytes) => {
+    errors!.push(new TextDecoder().decode(bytes).replace(/\n$/, ""));
+    return bytes.length;
+  };
   try {
     const call = { args, form };
     const code = await exitCodeOf(async () => await (await loadCommand(name).load()).run(call), call);
     return { code, out: text(out!), errors: errors!.join("\n") };
   } finally {
     Object.assign(console, { log, error });
-    navigator.gpu.requestAdapter = requestAdapter;
+    Deno.stderr.writeSync = writeSync;
   }
 }
 

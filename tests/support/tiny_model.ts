@@ -167,7 +167,8 @@ export function tinyModel(name: "gpt2_base" | "gpt2_one_head" = "gpt2_base"): Ti
  */
 export function shallowModel(): TinyModel {
   const { config, weights } = tinyModel();
-  return { config: { ...config, n_layer: 2 }, weights };
+  const kept = [...weights].filter(([name]) => !/\bh\.2\./.test(name));
+  return { config: { ...config, n_layer: 2 }, weights: new Map(kept) };
 }
 
 /** Both halves of a model of any family, as runs need them. */
