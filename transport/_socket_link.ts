@@ -78,12 +78,20 @@ export interface WebSocketOptions {
    * @default {10000}
    */
   readonly retryTimeoutMs?: number;
+  /**
+   * The same at the accepting side where the network said that the peer's end of the connection was closed: a program
+   * that lives connects again at once, and one that was killed does not. A peer that comes later has lost its place.
+   *
+   * @default {2000, or `retryTimeoutMs` if that is less}
+   */
+  readonly goneTimeoutMs?: number;
 }
 
 /** Options of a WebSocket, read. */
 export interface Limits extends StreamLimits {
   readonly bufferBytes: number;
   readonly retryTimeoutMs: number;
+  readonly goneTimeoutMs: number;
 }
 
 // Each part is a sign of life: at 100 kbit/s one takes 21 seconds.
@@ -96,6 +104,8 @@ const MANY_SEGMENTS_BYTES = 65_536;
 
 // Finer than a frame takes at 1 Gbit/s, coarse enough to cost nothing.
 const BUFFER_POLL_MS = 1;
+/** Time for a peer to connect again whose connection was closed without a farewell. */
+const GONE_MS = 2000;
 /** Nobody waits for an acknowledgement as long as little is under way. */
 const ACK_DELAY_MS = 50;
 
@@ -239,11 +249,13 @@ export class SocketLink implements PacketLink {
       if (code === CLOSE.done || code === CLOSE.noCode) return wire.left({ clean: true, reason });
       if (code === CLOSE.goingAway) return wire.lose(reason || "The peer has gone");
     }
-    this.#lost(reason || `The connection was lost (code ${code})`);
+    const lost = reason || `The connection was lost (code ${code})`;
+    // Nobody closes a socket without a farewell but a system whose program is gone, or something on the way.
+    this.#lost(lost, this.#options.isAccepting && !wasClean ? this.#limits.goneTimeoutMs : undefined);
   }
 
-  #lost(reason: string): void {
-    this.#wire?.pause(reason);
+  #lost(reason: string, lostAfterMs?: number): void {
+    this.#wire?.pause(reason, lostAfterMs);
     if (this.#wire?.isOver === false) this.#options.reconnect?.();
   }
 }
@@ -292,13 +304,16 @@ function shorten(reason: string): string {
  * @throws {RangeError} If one is out of range.
  */
 export function readLimits(options: WebSocketOptions): Limits {
+  const retryTimeoutMs = milliseconds("retryTimeoutMs", options.retryTimeoutMs, 10_000);
+  const goneTimeoutMs = milliseconds("goneTimeoutMs", options.goneTimeoutMs, GONE_MS);
   return {
     maxFrameBytes: count("maxFrameBytes", options.maxFrameBytes, DEFAULT_MAX_FRAME_BYTES),
     queueBytes: count("queueBytes", options.queueBytes, DEFAULT_QUEUE_BYTES),
     bufferBytes: count("bufferBytes", options.bufferBytes, 2 ** 20),
     unackedBytes: count("unackedBytes", options.unackedBytes, 2 ** 24),
     closeTimeoutMs: milliseconds("closeTimeoutMs", options.closeTimeoutMs, 5000),
-    retryTimeoutMs: milliseconds("retryTimeoutMs", options.retryTimeoutMs, 10_000),
+    retryTimeoutMs,
+    goneTimeoutMs: Math.min(goneTimeoutMs, retryTimeoutMs),
     ...signsOfLife(options),
   };
 }

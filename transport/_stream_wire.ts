@@ -112,6 +112,8 @@ export class StreamWire implements Wire {
   #isRenewed = false;
   #peerIdleMs: number;
   #lostBy = "";
+  /** Without a connection for so long, in milliseconds, the session is lost. */
+  #lostAfterMs = 0;
   /** The number of the farewell. */
   #farewell: number | undefined;
   readonly #bye = Promise.withResolvers<void>();
@@ -239,10 +241,11 @@ export class StreamWire implements Wire {
     if (!this.#over) this.#say(Kind.status);
   }
 
-  /** The connection has gone; another one may follow. */
-  pause(reason: string): void {
+  /** The connection has gone; another one may follow, so many milliseconds later at most. */
+  pause(reason: string, lostAfterMs: number = this.#link.traits.retryTimeoutMs): void {
     this.#silentMs = 0;
     this.#lostBy = reason;
+    this.#lostAfterMs = lostAfterMs;
     // A sign that waits has nowhere to go.
     clearTimeout(this.#ackTimer);
     this.#ackTimer = undefined;
@@ -282,7 +285,7 @@ export class StreamWire implements Wire {
     const { idleTimeoutMs } = this.#limits;
     this.#silentMs += lookMs;
     if (link.renew !== undefined && !link.isUp) {
-      if (this.#silentMs > link.traits.retryTimeoutMs) this.lose(this.#lostBy);
+      if (this.#silentMs > this.#lostAfterMs) this.lose(this.#lostBy);
       return;
     }
     if (this.#silentMs > idleTimeoutMs) {

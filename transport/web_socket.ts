@@ -18,7 +18,7 @@
  *   the timers of hidden pages down.
  * - A connection that ends without a farewell of the session is made anew by the client. A server that does not know
  *   the session closes with code 4004. The session ends where there is no connection for a while, see
- *   `retryTimeoutMs`.
+ *   `retryTimeoutMs` and `goneTimeoutMs`.
  *
  * A token travels as a third subprotocol, `edgetuner.token.` followed by base64url of its UTF-8
  * bytes, since browsers let a page set no other header. TLS hides it like a header; servers

@@ -287,6 +287,26 @@ testStrictly(
   },
 );
 
+testStrictly(
+  "WebSocket: a peer whose program was killed is gone long before one whose link is silent",
+  async () => {
+    await using listener = webSocketListener({ retryTimeoutMs: 60_000, goneTimeoutMs: 200 });
+    await using server = serve((request) => listener.handle(request));
+    const offer = { session: newSession(), goesOn: false };
+    const socket = new WebSocket(address(server), subprotocols(undefined, offer));
+    const closed = new Promise((resolve) => socket.addEventListener("close", resolve));
+    const open = new Promise((resolve) => socket.addEventListener("open", resolve));
+    const edge = (await within(listener.accept(), "accept"))!;
+    await within(open, "open");
+    // What a system does with the sockets of a program that is killed.
+    dropSocket(socket);
+    await within(closed, "close");
+    const { clean, reason } = await within(edge.closed, "closed");
+    assertEquals(clean, false);
+    assert(reason.length > 0);
+  },
+);
+
 testStrictly("WebSocket: a link that is cut without a word ends both channels at their limit", async () => {
   await using listener = webSocketListener({ idleTimeoutMs: 400, ...SHORT });
   await using server = serve((request) => listener.handle(request));

@@ -12,7 +12,12 @@ import { until } from "../support/until.ts";
 import { isPending, pattern, within } from "./transport_suite.ts";
 
 /** Limits that the sides are to be opened with. */
-export const FAULT_LIMITS = { pingIntervalMs: 80, idleTimeoutMs: 300, retryTimeoutMs: 8000 } as const;
+export const FAULT_LIMITS = {
+  pingIntervalMs: 80,
+  idleTimeoutMs: 300,
+  retryTimeoutMs: 8000,
+  goneTimeoutMs: 8000,
+} as const;
 
 /** A transport whose connections go over a relay. */
 export interface FaultFixture extends AsyncDisposable {

@@ -61,7 +61,7 @@ async function runOver(
 
 /** A link over a relay that does harm. */
 async function relayed(kind: "websocket" | "http"): Promise<Link & { readonly relay: FaultyRelay }> {
-  const limits = { retryTimeoutMs: 8000 };
+  const limits = { retryTimeoutMs: 8000, goneTimeoutMs: 8000 };
   const listener = kind === "websocket" ? webSocketListener(limits) : httpListener();
   const server = await serve({ fetch: (request) => listener.handle(request) });
   const relay = new FaultyRelay(server.port);
