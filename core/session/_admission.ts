@@ -4,13 +4,15 @@
  * @module
  */
 
-import { HandshakeError } from "../contracts/errors.ts";
+import type { RunClock } from "../contracts/clock.ts";
+import { ChannelClosedError, DeadlineError, HandshakeError } from "../contracts/errors.ts";
 import { showValue } from "../contracts/plain_text.ts";
 import type { MetaOf } from "../protocol/messages.ts";
 import type { RunSettings } from "../train/run_settings.ts";
 import { isSame, savedWithHeads, textOf } from "./_identity.ts";
 import type { SavedDevice } from "./run_state.ts";
 import type { RunStatus } from "./run_events.ts";
+import { raceTimeout } from "./_race_timeout.ts";
 import type { RunMember, RunSystem } from "./run_member.ts";
 
 /** What a run asks of a device that wants to join. */
@@ -33,6 +35,8 @@ export interface Admission {
   readonly saved: readonly SavedDevice[];
   /** Data devices that may take part; with several they may join while it runs. */
   readonly mostDataDevices: number;
+  /** Steps after which heads of a device that is away are free; `undefined` if they never are. */
+  readonly adoptAfter: number | undefined;
 }
 
 /** The devices that have heads. */
@@ -48,23 +52,86 @@ export function headsInOrder(members: readonly RunMember[]): RunMember[] {
   );
 }
 
+/** What a run needs to begin. */
+interface Needed {
+  /** Devices with heads. */
+  readonly devices: number;
+  /** Devices with data. */
+  readonly owners: number;
+  /** Devices of the run that goes on. */
+  readonly saved: readonly SavedDevice[];
+}
+
+/** Owners without heads that took part when the state was saved: with another set the turns would be others. */
+function missingOwners(members: readonly RunMember[], saved: readonly SavedDevice[]): SavedDevice[] {
+  return saved.filter((device) =>
+    device.range === null && device.trained === undefined && !members.some((m) => isSame(m.hello, device))
+  );
+}
+
+/** True once all devices are there that a run cannot begin without. */
+function isComplete(members: readonly RunMember[], { devices, owners, saved }: Needed): boolean {
+  return withHeads(members).length === devices &&
+    members.filter((m) => m.device.data).length >= owners && missingOwners(members, saved).length === 0;
+}
+
 /** Why a run cannot start: who has joined within the limit. */
-export function missingText(
+function missingText(
   members: readonly RunMember[],
-  { devices, owners, limitMs }: {
-    readonly devices: number;
-    readonly owners: number;
-    readonly limitMs: number;
-  },
+  { devices, owners, saved, limitMs }: Needed & { readonly limitMs: number },
 ): string {
   const withData = members.filter((m) => m.device.data);
   const heads = `${withHeads(members).length} joined`;
+  const missing = missingOwners(members, saved).map(textOf).join(", ");
+  const others = missing === "" ? "" : `; ${missing} of the run that goes on must too`;
   if (owners > 1) {
     const names = withData.map((m) => `"${m.device.name}"`).join(", ") || "none";
-    return `Cannot start the run as ${devices} devices with heads and ${owners} with data must join within ${limitMs} ms: ${heads}, with data ${names}`;
+    return `Cannot start the run as ${devices} devices with heads and ${owners} with data must join within ${limitMs} ms: ${heads}, with data ${names}${others}`;
   }
   const joined = `${heads}, ${withData.length > 0 ? "with" : "without"} a data device`;
-  return `Cannot start the run as ${devices} devices with heads and a data device must join within ${limitMs} ms: ${joined}`;
+  return `Cannot start the run as ${devices} devices with heads and a data device must join within ${limitMs} ms: ${joined}${others}`;
+}
+
+/**
+ * Waits until all devices are there that a run cannot begin without, or the run is to end.
+ *
+ * @param members Those that have joined, as they come and go.
+ * @throws {DeadlineError} If it takes too long.
+ */
+export async function waitForDevices(
+  members: readonly RunMember[],
+  { limitMs, clock, changed, isOver, ...needed }: Needed & {
+    readonly limitMs: number;
+    readonly clock: RunClock;
+    /** Resolves when somebody joins or leaves. */
+    changed(): Promise<void>;
+    /** True if nobody waits any more. */
+    isOver(): boolean;
+  },
+): Promise<void> {
+  const until = clock.now() + limitMs;
+  while (!isComplete(members, needed) && !isOver()) {
+    const left = until - clock.now();
+    if (left <= 0) throw new DeadlineError(missingText(members, { ...needed, limitMs }));
+    await raceTimeout(changed(), left, clock);
+  }
+}
+
+/**
+ * Checks that nobody has left a run that is paused.
+ *
+ * @param mayMiss True for a device that the run can do without.
+ * @throws {ChannelClosedError} If one has.
+ */
+export function requireNoneLost(
+  members: readonly RunMember[],
+  mayMiss: (member: RunMember) => boolean,
+): void {
+  const lost = members.find((m) => !m.device.connected && !mayMiss(m));
+  if (lost === undefined) return;
+  throw new ChannelClosedError(
+    `Cannot go on as ${lost.peer.name} must stay in the run: it left while the run was paused`,
+  );
 }
 
 /**
@@ -80,12 +147,7 @@ export function requireAdmissible(hello: MetaOf<"hello">, run: Admission): void 
   // Of several data devices one without heads may come at any time.
   const isFree = run.mostDataDevices > 1 && data && capacity === 0;
   if (run.status !== "waiting" && (isOver || !isFree)) {
-    const mayBeData = run.mostDataDevices > 1 && data && !isOver
-      ? "; one with data may join without heads, with capacity 0"
-      : "";
-    throw new HandshakeError(
-      `Cannot admit the device as the run must not have started: it is ${run.status}${mayBeData}`,
-    );
+    throw new HandshakeError(lateText(hello, run));
   }
   if (capacity === 0 && !data) {
     throw new HandshakeError(
@@ -131,6 +193,20 @@ export function requireAdmissible(hello: MetaOf<"hello">, run: Admission): void 
       `Cannot admit "${name}" as the run has ${run.devices} devices with heads: all have joined`,
     );
   }
+}
+
+/** Why a device that joins late cannot take part. */
+function lateText({ data }: MetaOf<"hello">, { status, adoptAfter, mostDataDevices }: Admission): string {
+  const isOver = status === "ended" || status === "failed";
+  if (!isOver && adoptAfter !== undefined && (!data || mostDataDevices > 1)) {
+    return `Cannot admit the device as a late one must find heads of a device that left, or has been away for ${adoptAfter} steps: none are free now`;
+  }
+  const ways = isOver
+    ? ""
+    : data && mostDataDevices === 1
+    ? "; data is taken late only where several owners take turns (--data-devices)"
+    : "; heads are taken over late only where the edge server says after how many steps (--adopt after=N)";
+  return `Cannot admit the device as the run must not have started: it is ${status}${ways}`;
 }
 
 /** There must be a place for another data device. */

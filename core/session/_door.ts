@@ -9,11 +9,12 @@ import type { MetaOf } from "../protocol/messages.ts";
 import type { Peer } from "../protocol/peer.ts";
 import { isSame, textOf } from "./_identity.ts";
 import { type KnownDevice, requireProof } from "./_proof.ts";
+import type { RemovedDevice } from "./run_state.ts";
 import type { JoinOptions } from "./run_handle.ts";
 
 /** The door of a run. */
 export class Door {
-  readonly #removed: MetaOf<"hello">[] = [];
+  readonly #removed: RemovedDevice[] = [];
 
   /**
    * Lets a device pass, or not.
@@ -50,7 +51,12 @@ export class Door {
   }
 
   /** A device may not come in again. */
-  close(hello: MetaOf<"hello">): void {
-    this.#removed.push(hello);
+  close({ name, id, key }: RemovedDevice): void {
+    this.#removed.push({ name, ...(id !== undefined && { id }), ...(key !== undefined && { key }) });
+  }
+
+  /** Those that may not. */
+  get removed(): readonly RemovedDevice[] {
+    return this.#removed;
   }
 }

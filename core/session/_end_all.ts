@@ -38,8 +38,10 @@ export async function endAll(
   members: readonly RunMember[],
   { reason, ending, diverged, aborted, failed }: RunOutcome,
 ): Promise<void> {
+  // Those too that have just come back.
+  const peers = members.flatMap(({ peer, returning }) => returning === null ? [peer] : [peer, returning]);
   const endMs = aborted || failed ? END_FAILED_MS : END_MS;
-  await Promise.all(members.map(async ({ peer }) => {
+  await Promise.all(peers.map(async (peer) => {
     // They are to hear the reason even if the run is to end at once.
     if (aborted) peer.outliveSignal();
     const limit = new AbortController();

@@ -4,6 +4,9 @@
  * @module
  */
 
+import type { Engine } from "@edgetuner/kernels";
+import type { RunMember } from "./run_member.ts";
+
 /** What a step cost, told apart from what its probe did: the step's own figures compare with other pruners'. */
 export class StepMeter {
   readonly #counters: () => Counters;
@@ -44,7 +47,21 @@ export class StepMeter {
 }
 
 /** Milliseconds and bytes. */
-type Counters = Readonly<Record<"readback" | "codec" | "wait" | "bytes", number>>;
+export type Counters = Readonly<Record<"readback" | "codec" | "wait" | "bytes", number>>;
+
+/** What was spent so far. */
+export function countersOf(
+  { stats: { readbackMs: readback } }: Engine,
+  { members, waits, bytes }: {
+    readonly members: readonly Pick<RunMember, "peer">[];
+    readonly waits: readonly { readonly waitMs: number }[];
+    readonly bytes: number;
+  },
+): Counters {
+  const codec = members.reduce((sum, { peer }) => sum + peer.times.codecMs, 0);
+  const wait = waits.reduce((sum, { waitMs }) => sum + waitMs, 0);
+  return { readback, codec, wait, bytes };
+}
 
 function difference(a: Counters, b: Counters): Counters {
   return {

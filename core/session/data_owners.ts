@@ -148,7 +148,8 @@ export class DataOwners implements DataSource, Disposable {
   /** An owner has come back over another connection. */
   goOnOver(member: RunMember): void {
     const owner = this.#owners.get(member);
-    if (owner === undefined) return;
+    // Who has taken over heads has had its welcome with them.
+    if (owner === undefined) return this.#take(member);
     forgetAhead(owner);
     owner.data.goOnOver(member.peer);
   }
@@ -262,7 +263,7 @@ export class DataOwners implements DataSource, Disposable {
     const { members, welcome, isAway } = this.#options;
     const turns = this.#turns;
     for (const member of members.call(this.#options)) {
-      if (this.#owners.has(member)) continue;
+      if (this.#owners.has(member) || isAway.call(this.#options, member)) continue;
       await welcome.call(this.#options, member, step);
       this.#take(member);
     }

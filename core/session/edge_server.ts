@@ -5,20 +5,19 @@
  */
 
 import { shapeForDevices } from "../contracts/model_shape.ts";
-import type { RunState } from "./run_state.ts";
+import type { RunState, SavedDevice } from "./run_state.ts";
+import { asOwnerAlone, mayAdopt } from "./_late.ts";
 import { commonState, missedOf, trainedOf } from "./_common_state.ts";
 import { BackgroundSaver, type SavingTimes } from "../train/saving.ts";
 import { CachedLayers } from "../generation/cached_layers.ts";
 import type { EmbeddedBatch } from "../contracts/ports.ts";
 import { sampleSettings } from "../pruning/predictor/samples.ts";
 import {
-  checkPruner,
   DEVICE_STATISTICS,
   type DeviceStatistic,
   type Pruner,
   type PrunerContext,
 } from "../contracts/pruner.ts";
-import { requireProjections } from "../lora/base_projections.ts";
 import { type SavingPort, Trainer } from "../train/trainer.ts";
 import type { MetaOf } from "../protocol/messages.ts";
 import type { Peer } from "../protocol/peer.ts";
@@ -33,7 +32,7 @@ import {
 } from "./_head_assignment.ts";
 import { decodingPass, MAX_CACHE_BYTES } from "./_decoding_pass.ts";
 import { DataOwners, type DataOwnersOptions } from "./data_owners.ts";
-import { checkSharing, MOST_OWNERS } from "./data_sharing.ts";
+import { MOST_OWNERS } from "./data_sharing.ts";
 import type { DataSource, DecodingRequest } from "./data_source.ts";
 import { settingsWith } from "../train/run_settings.ts";
 import { RemoteData } from "./remote_data.ts";
@@ -41,7 +40,7 @@ import { RemoteHeads } from "./remote_heads.ts";
 import { Presence } from "./_presence.ts";
 import { tellPaused } from "./_tell_paused.ts";
 import { awayHeads, type HeadMember } from "./head_members.ts";
-import { checkOutlierFactor, OUTLIER_FACTOR } from "./outliers.ts";
+import { checkEdgeServer } from "./_edge_checks.ts";
 import { type LossPolicy, StepAttempts } from "./step_attempts.ts";
 import { StepMeter } from "./_step_meter.ts";
 import { stepRecord } from "./step_record.ts";
@@ -124,24 +123,8 @@ export class EdgeServer extends RunServer {
       system: "split",
       maxDevices: options.base.shape.heads,
     });
-    const { maxCacheBytes = 0 } = options;
-    if (!(maxCacheBytes >= 0)) {
-      throw new RangeError(
-        `Cannot start the edge server as maxCacheBytes must be 0 or more: current value is ${maxCacheBytes}`,
-      );
-    }
     this.#options = options;
-    checkPruner(options.pruner);
-    checkOutlierFactor(options.outlierFactor ?? OUTLIER_FACTOR);
-    requireProjections(this.settings.lora, options.base.shape, options.projections);
-    const { accumulate } = this.settings;
-    const probes = options.pruner.needs.includes("trueGradientNorm");
-    if (accumulate > 1 && probes) {
-      throw new RangeError(
-        `Cannot start the edge server as accumulate must be 1 for pruner "${options.pruner.name}", which probes whole batches: current value is ${accumulate}`,
-      );
-    }
-    if (options.sharing !== undefined) checkSharing(options.sharing, { probes, accumulate });
+    checkEdgeServer(options, this.settings);
   }
 
   /** As of every server of a run; nothing is being written any more when it is over. */
@@ -330,11 +313,23 @@ export class EdgeServer extends RunServer {
 
   /** Heads go to whoever joins late, where somebody has given them up or stays away. */
   protected override orphanFor(hello: MetaOf<"hello">): RunMember | null {
-    const { adoptAfter } = this.#options;
-    const { capacity, data, states, system = "split", task = "train" } = hello;
-    const fits = capacity > 0 && !data && states === undefined && system === "split" && task === "train";
-    if (adoptAfter === undefined || !fits) return null;
+    const { adoptAfter, sharing, fingerprint } = this.#options;
+    const owners = this.members.filter((m) => m.device.data).length;
+    const run = { fingerprint, ownersLeft: sharing === undefined ? 0 : MOST_OWNERS - owners };
+    if (adoptAfter === undefined || !mayAdopt(hello, run)) return null;
     return this.#presence?.orphan(this.#step, adoptAfter) ?? null;
+  }
+
+  /** See `RunServer`. */
+  protected override get adoptAfter(): number | undefined {
+    return this.#options.adoptAfter;
+  }
+
+  /** See `RunServer`. */
+  protected override heard(hello: MetaOf<"hello">, saved: readonly SavedDevice[]): MetaOf<"hello"> {
+    if (this.#options.sharing === undefined) return hello;
+    const isFree = this.#presence === null ? null : this.orphanFor(hello) !== null;
+    return asOwnerAlone(hello, { members: this.members, saved, isFree });
   }
 
   /** As of every server of a run: the steps ask the new device from now on. */
@@ -431,6 +426,7 @@ export class EdgeServer extends RunServer {
         pruning: pruning.saved,
         devices: this.members.map((m) => ({ ...savedDevice(m), ...this.#presence?.savedOf(m) })),
         data: null,
+        ...(this.removed.length > 0 && { removed: this.removed }),
         ...(this.#owners === null ? {} : { sharing: this.#owners.savedAt(step) }),
       }),
       write: onState === undefined || this.settings.task !== "train"

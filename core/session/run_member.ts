@@ -27,7 +27,7 @@ export interface RunMember {
 }
 
 /** What others see of a device that joins. */
-export function joinedDevice({ name, id, capacity, data }: MetaOf<"hello">): JoinedDevice {
+function joinedDevice({ name, id, capacity, data }: MetaOf<"hello">): JoinedDevice {
   return { name, id: shortId(id), capacity, data, range: null, connected: true };
 }
 
@@ -39,6 +39,13 @@ export function newMember(
 ): RunMember {
   peer.name = `device ${hasNamesake ? textOf(hello) : `"${hello.name}"`}`;
   return { device: joinedDevice(hello), peer, returning: null, sharesLoss: hello.sharesLoss, hello };
+}
+
+/** A device that takes over the heads of another one; it is taken in before the next step. */
+export function takingOver(orphan: RunMember, hello: MetaOf<"hello">): RunMember {
+  const device = { ...joinedDevice(hello), range: orphan.device.range, connected: false };
+  const { sharesLoss } = hello;
+  return { ...orphan, device, hello, sharesLoss, returning: null, unfinished: undefined };
 }
 
 /** What a state notes of a device. */

@@ -5,7 +5,7 @@
  */
 
 import { checkRunSettings, type RunSettings } from "../train/run_settings.ts";
-import type { SavedDevice } from "./run_state.ts";
+import type { RemovedDevice, SavedDevice } from "./run_state.ts";
 import type { EdgeServerEvent, JoinedDevice, RunEnding, RunStatus, StepRecord } from "./run_events.ts";
 import { Peer } from "../protocol/peer.ts";
 import type { MetaOf } from "../protocol/messages.ts";
@@ -15,16 +15,17 @@ import { checkServerWaits } from "./wait_limits.ts";
 import { findRunCodecs, type RunCodecs } from "../protocol/run_codecs.ts";
 import type { Channel } from "../contracts/channel.ts";
 import { type RunClock, WALL_CLOCK } from "../contracts/clock.ts";
-import { headsInOrder, missingText, requireAdmissible, withHeads } from "./_admission.ts";
+import { headsInOrder, requireAdmissible, requireNoneLost, waitForDevices } from "./_admission.ts";
 import { Door } from "./_door.ts";
 import { dismiss, endAll, farewell, turnAway } from "./_end_all.ts";
 import type { RunServerOptions } from "./run_server_options.ts";
 import { isCalled, textOf } from "./_identity.ts";
-import { joinedDevice, newMember, type RunMember, type RunSystem } from "./run_member.ts";
+import { newMember, type RunMember, type RunSystem, takingOver } from "./run_member.ts";
+import { type Counters, countersOf } from "./_step_meter.ts";
 import { raceTimeout } from "./_race_timeout.ts";
 import { tellPaused } from "./_tell_paused.ts";
 import { plainText } from "../contracts/plain_text.ts";
-import { ChannelClosedError, DeadlineError, TrainingError } from "../contracts/errors.ts";
+import { ChannelClosedError, TrainingError } from "../contracts/errors.ts";
 import type { Engine } from "@edgetuner/kernels";
 
 /** What a device is told that the host removes. */
@@ -129,9 +130,10 @@ export abstract class RunServer implements RunHandle {
       remote: "device",
     });
     try {
-      const { meta: hello } = await peer.receive("hello");
+      const { meta: said } = await peer.receive("hello");
       const saved = await this.#savedDevices();
-      await this.#door.pass(peer, hello, { known: [...this.#members.map((m) => m.hello), ...saved], letIn });
+      await this.#door.pass(peer, said, { known: [...this.#members.map((m) => m.hello), ...saved], letIn });
+      const hello = this.heard(said, saved);
       const former = this.#members.find((m) => hello.id !== undefined && m.hello.id === hello.id);
       if (former !== undefined && this.#isUnderWay && this.mayReturn(former, hello)) {
         former.unfinished = hello.unfinished;
@@ -150,6 +152,7 @@ export abstract class RunServer implements RunHandle {
         resumed: this.#options.resume?.run ?? null,
         saved,
         mostDataDevices: this.mostDataDevices,
+        adoptAfter: this.adoptAfter,
       });
       this.checkHello(hello);
       const hasNamesake = this.#members.some((m) => m.device.name === hello.name);
@@ -206,11 +209,10 @@ export abstract class RunServer implements RunHandle {
 
   /** A device that is new takes over the heads of one that stays away. */
   #takeOver(orphan: RunMember, hello: MetaOf<"hello">, peer: Peer): void {
-    const device = { ...joinedDevice(hello), range: orphan.device.range, connected: false };
-    const member: RunMember = { ...orphan, device, hello, returning: null, unfinished: undefined };
+    const member = takingOver(orphan, hello);
     this.#members.splice(this.#members.indexOf(orphan), 1, member);
     this.replaced(orphan, member);
-    this.emit({ type: "joined", device });
+    this.emit({ type: "joined", device: member.device });
     this.#comeBack(member, peer, `device ${textOf(hello)}`);
   }
 
@@ -299,26 +301,23 @@ export abstract class RunServer implements RunHandle {
       signal?.removeEventListener("abort", onAbort);
       const { aborted } = this.#stop.signal;
       const failed = this.#status === "failed";
-      const returning = this.#members.flatMap((m) =>
-        m.returning === null ? [] : [{ ...m, peer: m.returning }]
-      );
-      await endAll([...this.#members, ...returning], {
-        reason,
-        ending: this.ending,
-        diverged,
-        aborted,
-        failed,
-      });
+      await endAll(this.#members, { reason, ending: this.ending, diverged, aborted, failed });
     }
   }
 
-  /** Devices of the run that goes on; none in a new run. */
+  /** Devices of the run that goes on; none in a new run. Those that were removed from it stay out. */
   #savedDevices(): Promise<readonly SavedDevice[]> {
-    const { resume } = this.#options;
-    this.#saved ??= resume === undefined
-      ? Promise.resolve([])
-      : resume.load(resume.steps.at(-1)!).then(({ devices }) => devices ?? []);
-    return this.#saved;
+    return this.#saved ??= (async () => {
+      const { resume } = this.#options;
+      const { devices = null, removed = [] } = await resume?.load(resume.steps.at(-1)!) ?? {};
+      for (const device of removed) this.#door.close(device);
+      return devices ?? [];
+    })();
+  }
+
+  /** Devices that the host has removed, for a state. */
+  protected get removed(): readonly RemovedDevice[] {
+    return this.#door.removed;
   }
 
   /** Tells listeners what happened. */
@@ -346,22 +345,14 @@ export abstract class RunServer implements RunHandle {
     return this.#changed.promise;
   }
 
-  /** True once all devices are there that the run cannot begin without. */
-  #isComplete(): boolean {
-    return withHeads(this.#members).length === this.#options.devices &&
-      this.#members.filter((m) => m.device.data).length >= this.neededDataDevices;
-  }
-
   async #waitForDevices(): Promise<void> {
     const { devices, joinTimeoutMs: limitMs = 600_000 } = this.#options;
-    const [owners, until] = [this.neededDataDevices, this.clock.now() + limitMs];
-    while (!this.#isComplete() && this.#stopReason === null) {
-      const left = until - this.clock.now();
-      if (left <= 0) {
-        throw new DeadlineError(missingText(this.#members, { devices, owners, limitMs }));
-      }
-      await raceTimeout(this.#changed.promise, left, this.clock);
-    }
+    const saved = this.mostDataDevices > 1 ? await this.#savedDevices() : [];
+    await waitForDevices(this.#members, {
+      ...{ devices, owners: this.neededDataDevices, saved, limitMs, clock: this.clock },
+      changed: () => this.#changed.promise,
+      isOver: () => this.#stopReason !== null,
+    });
   }
 
   /**
@@ -374,6 +365,20 @@ export abstract class RunServer implements RunHandle {
   /** True if the run can do without a device while it is away. */
   protected mayMiss(_member: RunMember): boolean {
     return false;
+  }
+
+  /**
+   * What a hello means in this run.
+   *
+   * @param _saved Devices of the run that goes on.
+   */
+  protected heard(hello: MetaOf<"hello">, _saved: readonly SavedDevice[]): MetaOf<"hello"> {
+    return hello;
+  }
+
+  /** Steps after which heads of a device that is away are free; `undefined` if they never are. */
+  protected get adoptAfter(): number | undefined {
+    return undefined;
   }
 
   /** Data devices that may take part: with several they come and go while the run goes on. */
@@ -458,12 +463,7 @@ export abstract class RunServer implements RunHandle {
     const telling = new Map<RunMember, Promise<void>>();
     const until = performance.now() + this.#pauseTimeoutMs;
     while (this.#paused && this.#stopReason === null) {
-      const lost = this.#members.find((m) => !m.device.connected && !this.mayMiss(m));
-      if (lost !== undefined) {
-        throw new ChannelClosedError(
-          `Cannot go on as ${lost.peer.name} must stay in the run: it left while the run was paused`,
-        );
-      }
+      requireNoneLost(this.#members, (member) => this.mayMiss(member));
       this.#setStatus("paused", "");
       tellPaused(this.#members, telling);
       const leftMs = until - performance.now();
@@ -479,13 +479,8 @@ export abstract class RunServer implements RunHandle {
   }
 
   /** Milliseconds and bytes spent so far; `waits` are those who wait for devices. */
-  protected counters(
-    engine: Engine,
-    ...waits: readonly { readonly waitMs: number }[]
-  ): Record<"readback" | "codec" | "wait" | "bytes", number> {
-    const codec = this.#members.reduce((sum, { peer }) => sum + peer.times.codecMs, 0);
-    const wait = waits.reduce((sum, { waitMs }) => sum + waitMs, 0);
-    return { readback: engine.stats.readbackMs, codec, wait, bytes: this.ledger.totalBytes };
+  protected counters(engine: Engine, ...waits: readonly { readonly waitMs: number }[]): Counters {
+    return countersOf(engine, { members: this.#members, waits, bytes: this.ledger.totalBytes });
   }
 
   /** It answers, so it is well: its steps are computed in this thread. */

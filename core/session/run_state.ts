@@ -64,6 +64,9 @@ export interface SavedDevice {
   readonly missed?: number | undefined;
 }
 
+/** A device that the host has removed from the run. */
+export type RemovedDevice = Pick<SavedDevice, "name" | "id" | "key">;
+
 /** What the data side goes on from. */
 export interface SavedData {
   /** What is the same for the same data and the same way of drawing batches, from `dataFingerprint`. */
@@ -95,6 +98,8 @@ export interface RunState {
   readonly pruning: SavedPruning | null;
   /** Devices of the run, in order of joining; in a device's state itself. */
   readonly devices: readonly SavedDevice[] | null;
+  /** Devices that the host has removed, in the edge server's state: they may not come back. Missing if none. */
+  readonly removed?: readonly RemovedDevice[] | undefined;
   /** The data side. */
   readonly data: SavedData | null;
   /** Several people's data, in the edge server's state: whose turn it is. */

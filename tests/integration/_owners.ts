@@ -109,8 +109,8 @@ export function turnsOf(records: readonly StepRecord[]): string[] {
 export async function runOwners(model: TinyBase, options: OwnersOptions): Promise<OwnersResult> {
   const { settings, owners, capacities = [], comesBack = false } = options;
   const { engine } = model;
-  const withHeads = owners.filter(({ capacity = 0 }) => capacity > 0).length + capacities.length;
   const early = owners.filter(({ joinsAt }) => joinsAt === undefined);
+  const withHeads = early.filter(({ capacity = 0 }) => capacity > 0).length + capacities.length;
   const sharing = { devices: early.length, ...options.server?.sharing };
   const server = new EdgeServer(
     serverOptions(model, settings, { devices: withHeads, onLoss: "prune", ...options.server, sharing }),

@@ -141,7 +141,7 @@ Deno.test("the last owner is waited for as long as --loss-wait says, then the ru
   assertEquals(turnsOf(shared.records).slice(2).every((name) => name === "barn"), true);
 });
 
-Deno.test("a late device with heads, or one whose data takes no turns, is refused in words", async () => {
+Deno.test("a late device without data finds no heads, and one whose data takes no turns has none to give: both are refused in words", async () => {
   const server = new EdgeServer(
     serverOptions(model, settingsOf(400), { devices: 1, onLoss: "prune", sharing: {} }),
   );
@@ -151,7 +151,7 @@ Deno.test("a late device with heads, or one whose data takes no turns, is refuse
   const join = async (
     name: string,
     capacity: number,
-    data: ReturnType<typeof ownerSide> | ReturnType<typeof dataSide>,
+    data?: ReturnType<typeof ownerSide> | ReturnType<typeof dataSide>,
   ) =>
     await runUserDevice({
       engine,
@@ -165,7 +165,7 @@ Deno.test("a late device with heads, or one whose data takes no turns, is refuse
   const started = Promise.withResolvers<void>();
   server.subscribe((e) => e.type === "step" && started.resolve());
   await started.promise;
-  await assertRejects(() => join("barn", 1, ownerSide(model, barn)), HandshakeError, "capacity 0");
+  await assertRejects(() => join("barn", 1), HandshakeError, "--adopt after=N");
   await assertRejects(() => join("cellar", 0, dataSide(model, 4)), HandshakeError, "takes turns");
   assertEquals(server.status, "running");
   server.stop();

@@ -1,8 +1,10 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import {
   EdgeServer,
+  type EdgeServerOptions,
   HandshakeError,
   newDeviceKey,
+  type RunState,
   runUserDevice,
   type UserDeviceOptions,
 } from "@edgetuner/core";
@@ -17,9 +19,10 @@ const model = new TinyGpt2(engine);
 const common = { engine, capacity: 1, timeoutMs: 20_000 };
 
 /** A run that goes on until it is stopped, and a way to it that lets in one device alone. */
-function openRun(devices: number) {
+function openRun(devices: number, more: Partial<EdgeServerOptions> = {}) {
+  const settings = { ...tinySettings("slice", 400), saveEvery: 1 };
   const server = new EdgeServer(
-    serverOptions(model, tinySettings("slice", 400), { devices, onLoss: "prune", lossWaitMs: 20_000 }),
+    serverOptions(model, settings, { devices, onLoss: "prune", lossWaitMs: 20_000, ...more }),
   );
   const { transport, listener } = inProcessTransport();
   const join = async (
@@ -34,8 +37,9 @@ function openRun(devices: number) {
   return { server, join, [Symbol.asyncDispose]: () => listener[Symbol.asyncDispose]() };
 }
 
-Deno.test("a device that the host removes is told so and keeps what it learnt; the run goes on, and it may not come back", async () => {
-  await using run = openRun(2);
+Deno.test("a device that the host removes is told so and keeps what it learnt; the run goes on, and it may not come back, nor once the edge server was started again", async () => {
+  const states: RunState[] = [];
+  await using run = openRun(2, { onState: (state) => void states.push(state) });
   const { server, join } = run;
   const [id, key] = ["1".repeat(32), await newDeviceKey()];
   const running = server.start();
@@ -68,6 +72,10 @@ Deno.test("a device that the host removes is told so and keeps what it learnt; t
   server.stop();
   await running;
   (await data).modules![Symbol.dispose]();
+  const state = states.at(-1)!;
+  const resume = { run: state.run, steps: [state.step], load: () => Promise.resolve(state) };
+  await using next = openRun(2, { resume });
+  await assertRejects(() => next.join({ name: "phone", id, key }), HandshakeError, "the host has removed it");
 });
 
 Deno.test("a device that is removed before the start makes room for another one", async () => {
