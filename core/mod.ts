@@ -438,6 +438,7 @@ export { EdgeServer } from "./session/edge_server.ts";
 export { keptPerLayer } from "./session/step_record.ts";
 export type { DataSharing } from "./session/data_sharing.ts";
 export type {
+  AbsentOwner,
   OwnerLoss,
   SavedSharing,
   SharedBest,

@@ -108,6 +108,9 @@ const FLAGS = {
   batch: fitting({ ...COMMON_FLAGS.batch, help: "data device: sequences per step, or per part of a step" }),
   length: fitting({ ...COMMON_FLAGS.length, help: "data device: tokens per sequence" }),
   "share-loss": toggle("data device: tell the edge server the loss of each step"),
+  "no-share-validation": toggle(
+    "one of several data devices: do not tell the edge server the mean loss of --valid, so that the figure of all is without it",
+  ),
   seed: { ...TUNING_FLAGS.seed, help: "data device: seed of the order of the data" },
   samples: {
     ...COMMON_FLAGS.samples,

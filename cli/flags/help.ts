@@ -35,7 +35,7 @@ const GROUPS: readonly FlagGroup[] = [
     title: "Data",
     names: words(
       `data train valid test input references predictions batch length prompts count first distinct samples
-      instruct filter map data-format data-devices data-share data-weights data-mix eval-every valid-batches train-on-prompt skip-bad pad-to-multiple-of share-loss smoothing
+      instruct filter map data-format data-devices data-share data-weights data-mix eval-every valid-batches train-on-prompt skip-bad pad-to-multiple-of share-loss no-share-validation smoothing
       drop-missing lower-case tokenize numbered restaurant`,
     ),
   },

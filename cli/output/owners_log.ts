@@ -55,7 +55,11 @@ export class OwnersLog {
 }
 
 /** A validation in words. */
-export function validationText({ step, loss, owners }: SharedValidationEvent): string {
+export function validationText({ step, loss, owners, without }: SharedValidationEvent): string {
   const each = owners.map((o) => `${o.name} ${o.loss.toFixed(3)}`).join(", ");
-  return `Validation before step ${step}: loss ${loss.toFixed(3)} over all (${each})`;
+  const missing = without.map(({ name, reason }) =>
+    `${name}, which ${reason === "away" ? "is away" : "does not tell its loss"}`
+  );
+  const of = missing.length === 0 ? "over all" : `over all but ${missing.join(", and ")}`;
+  return `Validation before step ${step}: loss ${loss.toFixed(3)} ${of} (${each})`;
 }

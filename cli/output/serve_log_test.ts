@@ -134,7 +134,12 @@ Deno.test("ServeLog tells validations on several people's data, together and for
       for (const [step, loss] of [[0, 3], [2, 2]] as const) {
         run.step(step, { mode: "evaluate", loss: 9, counted: 10, owners: [names[0]] });
         const owners = names.map((name, i) => ({ name, loss: loss + i, counted: 10 }));
-        run.say({ type: "validation", step, loss: loss + 0.5, counted: 20, isBest: step === 0, owners });
+        const without = step === 0 ? [] : [
+          { name: "cellar", reason: "refused" as const },
+          { name: "home", reason: "away" as const },
+        ];
+        const all = { step, loss: loss + 0.5, counted: 20, isBest: step === 0, owners, without };
+        run.say({ type: "validation", ...all });
         run.step(step, { owners: step === 0 ? [names[1]] : names });
       }
       run.say({
@@ -150,7 +155,9 @@ Deno.test("ServeLog tells validations on several people's data, together and for
     });
     assertEquals(out, [
       `Validation before step 0: loss 3.500 over all (${names[0]} 3.000, barn 4.000)`,
-      `Validation before step 2: loss 2.500 over all (${names[0]} 2.000, barn 3.000)`,
+      `Validation before step 2: loss 2.500 over all but cellar, which does not tell its loss, and home, which is away (${
+        names[0]
+      } 2.000, barn 3.000)`,
       "barn is away from step 3 on: lost",
       `Data of ${names[0]}: 1 steps, validation loss 3.000 before and 2.000 after`,
       "Data of barn: 2 steps, validation loss 4.000 before and 3.000 after",

@@ -55,6 +55,7 @@ export type DeviceDataFlags =
     readonly epochs: number;
     readonly samples: number;
     readonly "share-loss": boolean;
+    readonly "no-share-validation": boolean;
   };
 
 /** A prompt of the validation data, and what the model says after the last step. */
@@ -128,6 +129,7 @@ export class DeviceData implements Disposable {
       loss: { labelSmoothing: flags.smoothing },
       fingerprint: model.fingerprint,
       shareLoss: flags["share-loss"],
+      sharesValidation: !flags["no-share-validation"],
       next: (step) => plan.next(step),
       turn: (turn) => plan.turn(turn),
       examples: set.sequences.length,

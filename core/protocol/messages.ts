@@ -34,6 +34,7 @@ import type {
   AnswerMeta,
   EmbeddingMeta,
   EndMeta,
+  FinishedMeta,
   HelloMeta,
   HiddenMeta,
   LossMeta,
@@ -330,12 +331,16 @@ export class Messages {
   };
 
   /** There is no further batch. */
-  readonly finished: Message<{ readonly best?: boolean }> = {
-    what: "There is no further batch.",
+  readonly finished: Message<FinishedMeta> = {
+    what: "There is no further batch; of a validation also the mean loss of all, and of how many tokens.",
     from: ["device"],
     lane: "data",
     tensors: null,
-    meta: { best: optional(flag()) },
+    meta: {
+      best: optional(flag()),
+      loss: optional(number(-FLOAT_MAX, FLOAT_MAX)),
+      counted: optional(integer(1, LARGE)),
+    },
   };
 
   /** A step or a part of it begins: the device's head mask, 1 = pruned, and the rows of each micro-batch. */

@@ -46,6 +46,16 @@ export interface HelloMeta {
   readonly memory?: number;
 }
 
+/** What a device says when it has no further batch. */
+export interface FinishedMeta {
+  /** True if the head modules before it are the best so far. */
+  readonly best?: boolean;
+  /** Mean loss of its whole validation data, where several owners are validated together and it tells no batch's. */
+  readonly loss?: number;
+  /** Tokens that this is the mean of. */
+  readonly counted?: number;
+}
+
 /** Settings of a run, complete; see `RunSettings`. */
 export interface SettingsMeta {
   /** LoRA. */

@@ -11,6 +11,7 @@ import { maskSumOf, type TokenBatch } from "../model/loss.ts";
 import type { Exchange } from "../protocol/pass.ts";
 import type { Peer } from "../protocol/peer.ts";
 import type { AccumulatedBatch } from "../train/local_data.ts";
+import { TokenMean } from "../train/token_mean.ts";
 
 /** A step that is under way. */
 export interface DataStep {
@@ -18,6 +19,8 @@ export interface DataStep {
   readonly mode: StepMode;
   /** The batch in its parts; `null` after the last one. */
   readonly parts: readonly AccumulatedBatch[] | null;
+  /** In the evaluation of one of several owners: the number of its batch. */
+  readonly position?: number;
   /** True if the step has parts of other owners too. */
   readonly isMixed: boolean;
   /** True if the head modules before it are the best so far. */
@@ -26,6 +29,27 @@ export interface DataStep {
   isSaved: boolean;
   /** What the codec goes back to if the step begins again. */
   streams: ReturnType<Peer["keepStreams"]>;
+}
+
+/** An owner's own validation, where several are validated together: told once, as one mean. */
+export class OwnValidation {
+  #step = -1;
+  #batches: (readonly [loss: number, tokens: number])[] = [];
+
+  /** A batch is evaluated; once more where its step began again. */
+  add({ step, position }: DataStep, loss: number, tokens: number): void {
+    if (step !== this.#step) this.#batches = [];
+    this.#step = step;
+    this.#batches[position!] = [loss, tokens];
+  }
+
+  /** The mean of all, once there is no further batch; nothing if this process has not seen all, or none counts. */
+  end({ step, position }: DataStep): { readonly loss?: number; readonly counted?: number } {
+    const mean = new TokenMean();
+    this.#batches.forEach((batch) => mean.add(...batch));
+    const isWhole = step === this.#step && mean.batches === position && mean.tokens > 0;
+    return isWhole ? { loss: mean.value, counted: mean.tokens } : {};
+  }
 }
 
 /** A part of a step that is under way. */

@@ -27,7 +27,7 @@ import { describePass, type SplitShape } from "../protocol/pass.ts";
 import type { Peer } from "../protocol/peer.ts";
 import { AnswerWatch } from "../protocol/took.ts";
 import { type AccumulatedBatch, accumulationSteps } from "../train/local_data.ts";
-import { type DataPart, type DataStep, ownParts, takeMicroBatch } from "./_data_parts.ts";
+import { type DataPart, type DataStep, ownParts, OwnValidation, takeMicroBatch } from "./_data_parts.ts";
 import { RemoteSession } from "./remote_session.ts";
 import { type RunProgress, takeEnd } from "./run_end.ts";
 import type { SaveHooks } from "../train/saving.ts";
@@ -42,6 +42,13 @@ export interface DataSide {
   readonly fingerprint: string;
   /** Tell the edge server the loss of each step. @default {false} */
   readonly shareLoss?: boolean;
+  /**
+   * Where several people's data is validated together: tell the edge server the mean loss of the own validation data,
+   * one number each time. Without it the figure of all is without this owner.
+   *
+   * @default {true}
+   */
+  readonly sharesValidation?: boolean;
   /**
    * The next batch. Of a training step it is the whole batch, also where it is split (`RunSettings.accumulate`).
    *
@@ -141,6 +148,7 @@ export class DataDevice {
   /** The step that is under way. */
   #current: DataStep | null = null;
   #isGenerating = false;
+  readonly #validation = new OwnValidation();
   /** The heads that were away when it heard of it last. */
   #away = "";
   /** The last step that is done here. At the edge server it may not be over, and begin again. */
@@ -236,17 +244,18 @@ export class DataDevice {
     const { data, accumulate } = this.#options;
     const base = { step, best: false, isSaved: false, streams: this.#peer!.keepStreams("data") };
     if (mode === "generate") return { ...base, mode: "evaluate", parts: null, isMixed: false };
+    const at = mode === "evaluate" ? { position } : {};
     const drawn = Array.from(
       { length: count ?? 1 },
       (_, i) => data.turn!({ mode, step, position: position + i }),
     );
     const batches = drawn.filter((batch) => batch !== null);
     const isMixed = count !== undefined && mode === "train";
-    if (batches.length < drawn.length) return { ...base, mode, parts: null, isMixed };
+    if (batches.length < drawn.length) return { ...base, ...at, mode, parts: null, isMixed };
     const parts = isMixed
       ? ownParts(batches)
       : accumulationSteps(batches[0]!, mode === "train" ? accumulate : 1);
-    return { ...base, mode, parts, isMixed };
+    return { ...base, ...at, mode, parts, isMixed };
   }
 
   /** Generates, if that is what the data side does once nothing is left to train. */
@@ -336,7 +345,7 @@ export class DataDevice {
     const { step, mode, parts, isMixed } = current;
     current.streams = peer.keepStreams("data");
     if (parts === null) {
-      await peer.send("finished", { step });
+      await peer.send("finished", { step, meta: this.#validationOf(current) });
       return null;
     }
     const losses: Float32Array[] = [];
@@ -349,6 +358,7 @@ export class DataDevice {
       share = answer.counted / part.maskSum;
     }
     const loss = sumLosses(losses);
+    if (current.position !== undefined) this.#validation.add(current, loss, parts[0]!.maskSum);
     if (data.shareLoss) {
       const meta = mode === "evaluate" ? { loss, counted: parts[0]!.maskSum } : { loss };
       await peer.send("loss", { step, meta: { ...meta, ...this.#watch.end() } });
@@ -356,6 +366,14 @@ export class DataDevice {
     // Of a step with parts of others, the mean over its own tokens.
     data.onLoss?.(step, mode, isMixed ? loss * share : loss);
     return null;
+  }
+
+  /** The loss of the own validation data, which ends here, if the owner tells it. */
+  #validationOf(current: DataStep): { readonly loss?: number; readonly counted?: number } {
+    const { shareLoss = false, sharesValidation = true } = this.#options.data;
+    // Who tells the loss of each batch has told it.
+    const isTold = current.position !== undefined && !shareLoss && sharesValidation;
+    return isTold ? this.#validation.end(current) : {};
   }
 
   /** Sends E of a batch or a part of it. */

@@ -295,9 +295,9 @@ export class DataOwners implements DataSource, Disposable {
       if (validation.isDone(owner.key)) continue;
       const batch = await this.#evaluate(owner, step);
       if (batch !== null) return batch;
-      validation.finish(owner.key);
+      validation.finish(owner.key, owner.data.told);
     }
-    const names = new Map([...this.#owners.values()].map(({ key, member }) => [key, member.device.name]));
+    const names = new Map(this.#turns.saved.map(({ key, name }) => [key, name]));
     const event = validation.end(names);
     if (event !== null) {
       this.best = event.isBest && this.#options.sharing.keepBest === true;

@@ -85,6 +85,8 @@ export class RemoteData implements DataSource {
   best = false;
   /** Rows of E that came for each part of the step so far, where equal ones came only once. */
   embeddingRows: number[] = [];
+  /** The mean loss of its validation data, if it told that with its last word. */
+  told: LossResult | null = null;
   /** If true, the data device is told to save its state after the step. */
   saves = false;
   /** Times that a step began again. */
@@ -263,6 +265,8 @@ export class RemoteData implements DataSource {
   async #receive(timeoutMs?: number, waits: WaitTimer | null = this.#waits): Promise<Frame> {
     const frame = await this.waitFor(this.#peer.next("data", `"embedding"`, timeoutMs), waits);
     this.best = (frame.kind === "embedding" || frame.kind === "finished") && frame.meta.best === true;
+    const { loss = null, counted = 0 } = frame.kind === "finished" ? frame.meta : {};
+    this.told = loss === null ? null : { gradient: null, loss, counted };
     return frame;
   }
 

@@ -18,6 +18,14 @@ export interface OwnerLoss {
   readonly counted: number;
 }
 
+/** An owner whose data is not in a validation. */
+export interface AbsentOwner {
+  /** Name of the owner. */
+  readonly name: string;
+  /** Why: it does not tell its loss, or it was not there to the end. */
+  readonly reason: "refused" | "away";
+}
+
 /** A validation on all data. */
 export interface SharedValidationEvent {
   /** Training steps before it. */
@@ -30,6 +38,8 @@ export interface SharedValidationEvent {
   readonly isBest: boolean;
   /** Each owner's. */
   readonly owners: readonly OwnerLoss[];
+  /** Owners whose data it is not of. */
+  readonly without: readonly AbsentOwner[];
 }
 
 /** The best validation, in a state. */
@@ -107,9 +117,15 @@ export class SharedValidation {
     part.counted += counted;
   }
 
-  /** An owner has no further validation data. */
-  finish(key: string): void {
-    this.#part(key).isDone = true;
+  /** An owner has no further validation data; what it tells of all of it, where it told nothing of its batches. */
+  finish(key: string, told: LossResult | null = null): void {
+    const part = this.#part(key);
+    part.isDone = true;
+    const { loss = null, counted = 0 } = told ?? {};
+    // What nobody was asked for counts for nothing.
+    if (loss === null || part.counted > 0 || part.batches === 0) return;
+    part.mean.add(loss, counted);
+    part.counted = counted;
   }
 
   /**
@@ -137,7 +153,16 @@ export class SharedValidation {
     const loss = all.value;
     const isBest = this.#isBest(loss, keys);
     if (isBest) this.#best = { loss, step: this.#step, keys };
-    return { step: this.#step, loss, counted, isBest, owners };
+    return { step: this.#step, loss, counted, isBest, owners, without: this.#without(names, keys) };
+  }
+
+  /** Owners with validation data, or who are not there to say so, whose loss is not in it. */
+  #without(names: ReadonlyMap<string, string>, keys: readonly string[]): AbsentOwner[] {
+    return [...names].flatMap(([key, name]) => {
+      const { isDone = false, batches = 0 } = this.#parts.get(key) ?? {};
+      if (keys.includes(key) || (isDone && batches === 0)) return [];
+      return [{ name, reason: isDone ? "refused" as const : "away" as const }];
+    });
   }
 
   /** Losses of fewer owners' data do not compare; those of more begin anew. */

@@ -18,6 +18,11 @@ export class TokenMean {
     return this.#batches;
   }
 
+  /** Tokens so far. */
+  get tokens(): number {
+    return this.#tokens;
+  }
+
   /** The mean so far; NaN without any token. */
   get value(): number {
     return this.#sum / this.#tokens;

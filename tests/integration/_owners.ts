@@ -37,6 +37,7 @@ export interface TestOwner {
   readonly valid?: readonly TokenBatch[];
   readonly examples?: number;
   readonly shareLoss?: boolean;
+  readonly sharesValidation?: boolean;
   /** Joins when the run has so many training steps. @default {before the start} */
   readonly joinsAt?: number;
 }
@@ -61,10 +62,11 @@ export interface SeenLoss {
 
 /** The data side of an owner. */
 export function ownerSide(model: TinyBase, owner: TestOwner): DataSide & { readonly seen: SeenLoss[] } {
-  const { valid = [], examples = 1, shareLoss = true } = owner;
+  const { valid = [], examples = 1, shareLoss = true, sharesValidation } = owner;
   const seen: SeenLoss[] = [];
   return {
     ...{ ends: model.ends, loss: LOSS, fingerprint: "tiny", shareLoss, examples, seen },
+    ...(sharesValidation !== undefined && { sharesValidation }),
     next: () => null,
     turn: ({ mode, position }: DataTurn) =>
       mode === "train" ? owner.train(position) : valid[position] ?? null,

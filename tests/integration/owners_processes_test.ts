@@ -108,7 +108,6 @@ Deno.test("owners of pairs, texts and chats: one is killed and comes back, one j
           `${name}-train.${ext}`,
           "--valid",
           `${name}-valid.${ext}`,
-          "--share-loss",
           "--batch",
           "2",
         ],

@@ -320,6 +320,40 @@ Deno.test("validation is of all owners by tokens, together and for each; the bes
   assertEquals(best, isBest);
 });
 
+Deno.test("an owner that tells no step's loss tells one number of each validation, which is without whoever refuses", async () => {
+  const valid = { attic: [batchOf(2), batchOf(3)], barn: [batchOf(1)] };
+  const run = async (attic: Partial<TestOwner>, barn: Partial<TestOwner>) => {
+    const shared = await runOwners(model, {
+      settings: settingsOf(2, { microBatches: 2 }),
+      capacities: [1],
+      owners: [
+        owner("attic", { valid: valid.attic, ...attic }),
+        owner("barn", { valid: valid.barn, ...barn }),
+        // Without validation data it is not missed.
+        owner("cellar", { train: () => batchOf(2) }),
+      ],
+    });
+    assertEquals(shared.error, null);
+    const told = shared.events.flatMap((e) => e.type === "validation" ? [e] : []);
+    const frames = shared.traffic.filter(({ kind, direction }) =>
+      kind === "loss" && direction === "received"
+    );
+    return { told, losses: frames.reduce((sum, e) => sum + e.frames, 0) };
+  };
+  const open = await run({}, {});
+  const quiet = await run({ shareLoss: false }, { shareLoss: false });
+  assertEquals(open.told.length, 2);
+  assertEquals(quiet.told, open.told);
+  const refused = await run({ shareLoss: false }, { shareLoss: false, sharesValidation: false });
+  for (const [i, { owners, without, loss }] of refused.told.entries()) {
+    assertEquals(without, [{ name: "barn", reason: "refused" }]);
+    assertEquals(owners, open.told[i]!.owners.filter(({ name }) => name === "attic"));
+    assertEquals(loss, owners[0]!.loss);
+  }
+  // Frames of cellar's steps alone.
+  assert(quiet.losses < open.losses && quiet.losses === refused.losses);
+});
+
 Deno.test("what travels of turns is what the description of a step says, message for message", async () => {
   for (const mix of [false, true]) {
     const settings = settingsOf(4, { accumulate: 2, microBatches: 2, clipNorm: 0.5 });

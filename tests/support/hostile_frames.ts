@@ -71,7 +71,7 @@ export const METAS: { readonly [K in FrameKind]: MetaOf<K> } = {
   hidden: { probe: true, save: true, counted: 40 },
   hiddenGradient: {},
   loss: { loss: 2.25 },
-  finished: { best: true },
+  finished: { best: true, loss: 2.5, counted: 40 },
   mask: { mode: "train", lowest: 1, rows: [13, 13], part: [0, 2, 0], best: true, save: true },
   input: {},
   delta: {},
