@@ -9,12 +9,14 @@ import { FRAME_KINDS, type FrameKind, MESSAGES } from "@edgetuner/core";
 
 /** The page with the table. */
 const PAGE = new URL("../docs/protocol.md", import.meta.url);
+/** The table of the protocol. */
+const TABLE = await Deno.readTextFile(new URL("../core/protocol/messages.ts", import.meta.url));
 const BEGIN = "<!-- messages: written by .ci/messages.ts -->";
 const END = "<!-- end of messages -->";
 
 /** A kind's line of the table. */
 export function messageRow(kind: FrameKind): string {
-  const { what, from, lane, tensors, meta } = MESSAGES[kind];
+  const { from, lane, tensors, meta } = MESSAGES[kind];
   const fields = Object.entries(meta).map(([name, { optional }]) =>
     `\`${name}\`${optional ? " (optional)" : ""}`
   );
@@ -26,7 +28,18 @@ export function messageRow(kind: FrameKind): string {
   const shapes = tensors === null
     ? ""
     : `${tensors.as}${count}: ${tensors.shapes.map((shape) => `[${shape.join(", ")}]`).join(" or ")}`;
-  return `| ${[`\`${kind}\``, from.join(", "), lane, shapes, fields.join(", "), what].join(" | ")} |`;
+  const cells = [`\`${kind}\``, from.join(", "), lane, shapes, fields.join(", "), saidOf(kind)];
+  return `| ${cells.join(" | ")} |`;
+}
+
+/** What the table of the protocol says of a kind: the comment above it. */
+export function saidOf(kind: FrameKind): string {
+  const [, comment] = new RegExp(`/\\*\\*((?:(?!\\*/)[^])*)\\*/\\s+readonly ${kind}: Message<`).exec(TABLE) ??
+    [];
+  if (comment === undefined) {
+    throw new Error(`Cannot write the table as "${kind}" must have a comment: it has none`);
+  }
+  return comment.replace(/\s*\n\s*\*?\s*/g, " ").trim();
 }
 
 /** The lines of the page's table without the spaces that only align them. */

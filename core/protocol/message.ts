@@ -38,10 +38,8 @@ export interface MessageTensors {
   readonly places?: readonly string[];
 }
 
-/** A kind of message. */
+/** A kind of message. What it is for stands above it, for people: pages need not load that. */
 export interface Message<M = Readonly<Record<string, unknown>>> {
-  /** What it is, in a sentence. */
-  readonly what: string;
   /** Who sends it. */
   readonly from: readonly Side[];
   /** Its lane. */

@@ -137,7 +137,6 @@ const ANSWER: FieldsOf<AnswerMeta> = { took: optional(name(8, 8)) };
 export class Messages {
   /** Who a device is, and what it brings. */
   readonly hello: Message<HelloMeta> = {
-    what: "Who a device is, and what it brings.",
     from: ["device"],
     lane: "control",
     tensors: null,
@@ -160,7 +159,6 @@ export class Messages {
 
   /** The run begins: its settings, and what the device has of the model. */
   readonly welcome: Message<WelcomeMeta> = {
-    what: "The run begins: its settings, and what the device has of the model.",
     from: ["server"],
     lane: "control",
     tensors: null,
@@ -188,7 +186,6 @@ export class Messages {
 
   /** The sender does not take part; why. */
   readonly refuse: Message<{ readonly reason: string }> = {
-    what: "The sender does not take part; why.",
     from: BOTH,
     lane: "control",
     tensors: null,
@@ -200,7 +197,6 @@ export class Messages {
 
   /** The run is over; why, and after which step. */
   readonly end: Message<EndMeta> = {
-    what: "The run is over; why, and after which step.",
     from: BOTH,
     lane: "control",
     tensors: null,
@@ -217,7 +213,6 @@ export class Messages {
 
   /** The device is to prove that it has the key of its id. */
   readonly challenge: Message<{ readonly nonce: string }> = {
-    what: "The device is to prove that it has the key of its id.",
     from: ["server"],
     lane: "control",
     tensors: null,
@@ -226,16 +221,14 @@ export class Messages {
 
   /** The device has the key of its id: a signature. */
   readonly proof: Message<{ readonly proof: string }> = {
-    what: "The device has the key of its id: a signature.",
     from: ["device"],
     lane: "control",
     tensors: null,
     meta: { proof: name(86, 86) },
   };
 
-  /** The sender leaves the run on purpose, and gives its heads up. */
+  /** The sender leaves the run on purpose, and gives its heads up; why. */
   readonly leave: Message<{ readonly reason: string }> = {
-    what: "The sender leaves the run on purpose, and gives its heads up; why.",
     from: ["device"],
     lane: "control",
     tensors: null,
@@ -244,7 +237,6 @@ export class Messages {
 
   /** The step begins again: what the device did in it does not count. */
   readonly restart: Message<NoMeta> = {
-    what: "The step begins again: what the device did in it does not count.",
     from: ["server"],
     lane: "heads",
     tensors: null,
@@ -253,25 +245,23 @@ export class Messages {
 
   /** The step begins again: E of its batch is to be sent again. */
   readonly repeat: Message<{ readonly mode: "train" | "evaluate" }> = {
-    what: "The step begins again: E of its batch is to be sent again.",
     from: ["server"],
     lane: "data",
     tensors: null,
     meta: { mode },
   };
 
-  /** Several people's data: the next step is this device's turn. */
+  /** Several people's data: the next step, or so many parts of it, is this device's turn. */
   readonly turn: Message<TurnMeta> = TURN;
 
   /** Several people's data: how many training examples a device has; without a number, the question. */
   readonly examples: Message<{ readonly count?: number }> = EXAMPLES;
 
-  /** Several people's data: the state after so many training steps is to be saved. */
+  /** Several people's data: the state after so many training steps is to be saved, by a device without heads. */
   readonly save: Message<NoMeta> = SAVE;
 
-  /** E of a batch, or of a part of one. */
+  /** E of a batch, or of a part of one; or its rows that differ, and in bytes which is where. */
   readonly embedding: Message<EmbeddingMeta> = {
-    what: "E of a batch, or of a part of one; or its rows that differ, and in bytes which is where.",
     from: ["device"],
     lane: "data",
     tensors: { ...coded("e", "B T d", "rows d"), places: ["B", "T", "bytes"] },
@@ -285,7 +275,6 @@ export class Messages {
 
   /** E of new tokens, in generation, and the row that each row continues. */
   readonly decode: Message<{ readonly parents?: readonly number[] }> = {
-    what: "E of new tokens, in generation, and the row that each row continues.",
     from: ["device"],
     lane: "data",
     tensors: coded("e", "B T d"),
@@ -296,7 +285,6 @@ export class Messages {
 
   /** The last hidden state. */
   readonly hidden: Message<HiddenMeta> = {
-    what: "The last hidden state.",
     from: ["server"],
     lane: "data",
     tensors: coded("h", "T d"),
@@ -310,7 +298,6 @@ export class Messages {
 
   /** The gradient of the last hidden state. */
   readonly hiddenGradient: Message<AnswerMeta> = {
-    what: "The gradient of the last hidden state.",
     from: ["device"],
     lane: "data",
     tensors: coded("dh", "T d"),
@@ -318,21 +305,18 @@ export class Messages {
   };
 
   /**
-   * The loss of a step, only if the data device shares it; of a validation batch also how many tokens it is the mean
-   * of, so that both sides give the batches of a validation the same weights.
+   * The loss of a step, only if the data device shares it; of a validation batch also how many tokens it is the
+   * mean of.
    */
   readonly loss: Message<LossMeta> = {
-    what:
-      "The loss of a step, only if the data device shares it; of a validation batch also how many tokens it is the mean of.",
     from: ["device"],
     lane: "data",
     tensors: null,
     meta: { loss: number(-FLOAT_MAX, FLOAT_MAX), counted: optional(integer(0, LARGE)), ...ANSWER },
   };
 
-  /** There is no further batch. */
+  /** There is no further batch; of a validation also the mean loss of all, and of how many tokens. */
   readonly finished: Message<FinishedMeta> = {
-    what: "There is no further batch; of a validation also the mean loss of all, and of how many tokens.",
     from: ["device"],
     lane: "data",
     tensors: null,
@@ -345,8 +329,6 @@ export class Messages {
 
   /** A step or a part of it begins: the device's head mask, 1 = pruned, and the rows of each micro-batch. */
   readonly mask: Message<MaskMeta> = {
-    what:
-      "A step or a part of it begins: the device's head mask, 1 = pruned, and the rows of each micro-batch.",
     from: ["server"],
     lane: "heads",
     tensors: { as: "u8", count: [1, 1], shapes: [["L", "H"]] },
@@ -363,7 +345,6 @@ export class Messages {
 
   /** X of the kept heads; in mode `full` all of it, in mode `core` u = A x. */
   readonly input: Message<NoMeta> = {
-    what: "X of the kept heads; in mode `full` all of it, in mode `core` u = A x.",
     from: ["server"],
     lane: "heads",
     tensors: coded("x", "n T D", "T d", "n T r", "c n T r"),
@@ -372,7 +353,6 @@ export class Messages {
 
   /** Deltas of the kept heads; in mode `core` v = R u. */
   readonly delta: Message<AnswerMeta> = {
-    what: "Deltas of the kept heads; in mode `core` v = R u.",
     from: ["device"],
     lane: "heads",
     tensors: coded("delta", "c n T D", "c n T r"),
@@ -381,7 +361,6 @@ export class Messages {
 
   /** Gradients of the Deltas, or of v. */
   readonly deltaGradient: Message<NoMeta> = {
-    what: "Gradients of the Deltas, or of v.",
     from: ["server"],
     lane: "heads",
     tensors: coded("ddelta", "c n T D", "c n T r"),
@@ -390,7 +369,6 @@ export class Messages {
 
   /** The gradient of X, or of u; not for the lowest layer with a kept head. */
   readonly inputGradient: Message<AnswerMeta> = {
-    what: "The gradient of X, or of u; not for the lowest layer with a kept head.",
     from: ["device"],
     lane: "heads",
     tensors: coded("dx", "n T D", "T d", "n T r", "c n T r"),
@@ -399,7 +377,6 @@ export class Messages {
 
   /** What the device's gradients add to the squared global norm, only if gradients are clipped. */
   readonly squaredNorm: Message<AnswerMeta> = {
-    what: "What the device's gradients add to the squared global norm, only if gradients are clipped.",
     from: ["device"],
     lane: "heads",
     tensors: floats([1, 1], "1"),
@@ -408,7 +385,6 @@ export class Messages {
 
   /** The factor of the gradients, only if they are clipped. */
   readonly clip: Message<NoMeta> = {
-    what: "The factor of the gradients, only if they are clipped.",
     from: ["server"],
     lane: "heads",
     tensors: floats([1, 1], "1"),
@@ -417,7 +393,6 @@ export class Messages {
 
   /** A map for each statistic that the pruner needs. */
   readonly statistics: Message<AnswerMeta> = {
-    what: "A map for each statistic that the pruner needs.",
     from: ["device"],
     lane: "heads",
     tensors: floats([1, DEVICE_STATISTICS.length], "L H"),
@@ -426,7 +401,6 @@ export class Messages {
 
   /** Tensor parallelism: a device's share of a layer, once at the start. */
   readonly shard: Message<NoMeta> = {
-    what: "Tensor parallelism: a device's share of a layer, once at the start.",
     from: ["server"],
     lane: "heads",
     tensors: floats([1, 16], "rows columns"),
@@ -435,7 +409,6 @@ export class Messages {
 
   /** Tensor parallelism: a block's input. */
   readonly activation: Message<ActivationMeta> = {
-    what: "Tensor parallelism: a block's input.",
     from: ["server"],
     lane: "heads",
     tensors: coded("x", "T d"),
@@ -448,7 +421,6 @@ export class Messages {
 
   /** Tensor parallelism: a device's part of a block's output. */
   readonly partial: Message<NoMeta> = {
-    what: "Tensor parallelism: a device's part of a block's output.",
     from: ["device"],
     lane: "heads",
     tensors: coded("delta", "T d"),
@@ -457,7 +429,6 @@ export class Messages {
 
   /** Tensor parallelism: the gradient of a block's output. */
   readonly activationGradient: Message<NoMeta> = {
-    what: "Tensor parallelism: the gradient of a block's output.",
     from: ["server"],
     lane: "heads",
     tensors: coded("ddelta", "T d"),
@@ -466,7 +437,6 @@ export class Messages {
 
   /** Tensor parallelism: a device's part of the gradient of a block's input. */
   readonly partialGradient: Message<NoMeta> = {
-    what: "Tensor parallelism: a device's part of the gradient of a block's input.",
     from: ["device"],
     lane: "heads",
     tensors: coded("dx", "T d"),

@@ -12,8 +12,6 @@ const UINT32 = 0xffff_ffff;
 
 /** Said again at an interval, so that nobody waits in vain. */
 export const PAUSED: Message<PausedMeta> = {
-  what:
-    "The run is paused, or others take their turns: said again at an interval, so that nobody waits in vain.",
   from: ["server"],
   lane: "control",
   tensors: null,
@@ -22,7 +20,6 @@ export const PAUSED: Message<PausedMeta> = {
 
 /** The next step is a device's turn. */
 export const TURN: Message<TurnMeta> = {
-  what: "Several people's data: the next step, or so many parts of it, is this device's turn.",
   from: ["server"],
   lane: "data",
   tensors: null,
@@ -35,7 +32,6 @@ export const TURN: Message<TurnMeta> = {
 
 /** How many examples a device has. */
 export const EXAMPLES: Message<{ readonly count?: number }> = {
-  what: "Several people's data: how many training examples a device has; without a number, the question.",
   from: ["server", "device"],
   lane: "data",
   tensors: null,
@@ -44,8 +40,6 @@ export const EXAMPLES: Message<{ readonly count?: number }> = {
 
 /** A state is to be saved. */
 export const SAVE: Message<NoMeta> = {
-  what:
-    "Several people's data: the state after so many training steps is to be saved, by a device without heads.",
   from: ["server"],
   lane: "data",
   tensors: null,

@@ -9,7 +9,7 @@ import {
   type RawFrame,
 } from "@edgetuner/core";
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { documentedRows, messageRow } from "../../.ci/messages.ts";
+import { documentedRows, messageRow, saidOf } from "../../.ci/messages.ts";
 import { frameOf, randomNumbers } from "../support/hostile_frames.ts";
 import { memoryChannels } from "../support/memory_channel.ts";
 
@@ -26,7 +26,7 @@ function bytesOf({ tensors }: RawFrame): number {
 }
 
 for (const kind of FRAME_KINDS) {
-  const { from, lane, what } = MESSAGES[kind];
+  const { from, lane } = MESSAGES[kind];
 
   Deno.test(`the row of "${kind}" holds: encoded, decoded, in its lane, counted, from its sender only`, async () => {
     const random = randomNumbers(7);
@@ -64,7 +64,7 @@ for (const kind of FRAME_KINDS) {
       );
       await peer.close();
     }
-    assert(what.endsWith("."), "a sentence");
+    assert(saidOf(kind).endsWith("."), "a sentence");
   });
 }
 
