@@ -63,26 +63,47 @@ async function main(args: string[]): Promise<number> {
     }
     return 0;
   }
+  const wanted = blocks.filter(({ skipped }) => skipped === null);
+  const failed = await runAll(wanted);
+  console.log(
+    `${wanted.length - failed.length} passed, ${failed.length} failed, ${
+      blocks.length - wanted.length
+    } left out with a reason`,
+  );
+  return failed.length > 0 ? 1 : 0;
+}
+
+/**
+ * Runs blocks: those of a page one after the other in a copy of the repository of its own, as many pages at once as
+ * there are processors.
+ *
+ * @returns What failed, as `FILE:LINE`.
+ */
+export async function runAll(blocks: readonly Block[]): Promise<string[]> {
   const place = await copyOfRepository();
-  let failed = 0, ran = 0;
+  const failed: string[] = [];
   try {
-    await prepare(place);
-    for (const block of blocks) {
-      if (block.skipped !== null) continue;
-      const start = performance.now();
-      const error = await runBlock(block, place);
-      const seconds = ((performance.now() - start) / 1000).toFixed(1);
-      ran++;
-      if (error !== null) failed++;
-      console.log(`${error === null ? "ok" : "FAILED"} ${block.file}:${block.line} (${seconds} s)`);
-      if (error !== null) console.error(error);
-    }
+    await prepare(`${place}/all`);
+    const pages = Map.groupBy(blocks, ({ file }) => file).entries();
+    await Promise.all(Array.from({ length: navigator.hardwareConcurrency }, async () => {
+      for (const [page, ofPage] of pages) {
+        const folder = await copyOf(place, page);
+        for (const block of ofPage) if (!await runs(block, folder)) failed.push(`${page}:${block.line}`);
+      }
+    }));
   } finally {
     await Deno.remove(place, { recursive: true });
   }
-  const skipped = blocks.length - ran;
-  console.log(`${ran - failed} passed, ${failed} failed, ${skipped} left out with a reason`);
-  return failed > 0 ? 1 : 0;
+  return failed;
+}
+
+async function runs(block: Block, folder: string): Promise<boolean> {
+  const start = performance.now();
+  const error = await runBlock(block, folder);
+  const seconds = ((performance.now() - start) / 1000).toFixed(1);
+  console.log(`${error === null ? "ok" : "FAILED"} ${block.file}:${block.line} (${seconds} s)`);
+  if (error !== null) console.error(error);
+  return error === null;
 }
 
 /** All blocks of the documentation, page by page. */
@@ -203,31 +224,38 @@ async function shell(
   return `${script}\nended with exit code ${code}:\n${output}`;
 }
 
-/** A copy of all files that git knows, with `edgetuner` as a command. */
+/** A folder with a copy of all files that git knows, in `all`. */
 async function copyOfRepository(): Promise<string> {
   const place = await Deno.makeTempDir({ prefix: "edgetuner-docs-" });
-  const { code } = await new Deno.Command("bash", {
-    args: [
-      "-c",
-      'git ls-files -z --cached --others --exclude-standard | tar --null --ignore-failed-read -T - -cf - | tar -xf - -C "$0"',
-      place,
-    ],
-    cwd: ROOT,
-  }).output();
-  if (code !== 0) throw new Error(`The repository could not be copied: exit code ${code}`);
-  await Deno.mkdir(`${place}/.bin`);
+  await Deno.mkdir(`${place}/all/.bin`, { recursive: true });
+  await bash(
+    'git ls-files -z --cached --others --exclude-standard | tar --null --ignore-failed-read -T - -cf - | tar -xf - -C "$0"',
+    `${place}/all`,
+  );
   await Deno.writeTextFile(
-    `${place}/.bin/edgetuner`,
-    `#!/bin/sh\nexec deno run -A "${place}/cli/main.ts" "$@"\n`,
+    `${place}/all/.bin/edgetuner`,
+    `#!/bin/sh\nexec deno run -A "$(dirname "$0")/../cli/main.ts" "$@"\n`,
     { mode: 0o755 },
   );
   return place;
 }
 
+/** The copy of a page, which shares the files of `all` but those of runs: locks are among them. */
+async function copyOf(place: string, page: string): Promise<string> {
+  const folder = `${place}/${page.replaceAll("/", "_")}`;
+  await bash('cp -rl "$0" "$1" && rm -r "$1/runs" && cp -r "$0/runs" "$1/runs"', `${place}/all`, folder);
+  return folder;
+}
+
+async function bash(script: string, ...args: string[]): Promise<void> {
+  const { code } = await new Deno.Command("bash", { args: ["-c", script, ...args], cwd: ROOT }).output();
+  if (code !== 0) throw new Error(`The repository could not be copied: exit code ${code}`);
+}
+
 /** What pages take from a run before: a short demo run with its adapter in `runs/demo`. */
 async function prepare(place: string): Promise<void> {
   const error = await shell(
-    "deno run -A examples/demo.ts --steps 2 --prompts 2 --valid-batches 1",
+    "deno run -A examples/demo.ts --steps 2 --prompts 1 --valid-batches 1 --batch 1",
     place,
   );
   if (error !== null) throw new Error(error);

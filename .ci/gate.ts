@@ -8,6 +8,7 @@
  * @module
  */
 import { checkBrowserTypes, findHostUses } from "./browser.ts";
+import { findBlocks, runAll } from "./commands.ts";
 import { findViolations } from "./layering.ts";
 import { findBrokenLinks } from "./links.ts";
 import { findWorse } from "./measures.ts";
@@ -59,7 +60,10 @@ const PARTS: Record<string, () => Promise<Count>> = {
   "links": () => findings(findBrokenLinks()),
   "publish-dry-run": publishDryRun,
   "test": () => test(PATHS),
+  "commands": commands,
 };
+/** Parts that run after all others, with the machine to themselves. */
+const LAST = ["test", "commands"];
 const ARGUMENTS = Deno.args.filter((arg) => arg !== "--frozen" && arg !== "--fast");
 /** What is to be tested; everything if empty. */
 const PATHS = ARGUMENTS[0] === "test" ? ARGUMENTS.slice(1).filter((arg) => !Object.hasOwn(PARTS, arg)) : [];
@@ -94,12 +98,12 @@ async function main(names: string[]): Promise<number> {
     failures.push(...count.failures ?? []);
   };
   const [aside, inTurn] = split(names);
-  for (const name of inTurn.filter((name) => name !== "test")) add(name, await runPart(name));
+  for (const name of inTurn.filter((name) => !LAST.includes(name))) add(name, await runPart(name));
   const waiting = aside.values();
   await Promise.all(Array.from({ length: navigator.hardwareConcurrency }, async () => {
     for (const name of waiting) add(name, await runAside(name));
   }));
-  if (inTurn.includes("test")) add("test", await runPart("test"));
+  for (const name of inTurn.filter((name) => LAST.includes(name))) add(name, await runPart(name));
   if (failedParts.length > 0 && names.length > 1) console.log(`\nFailed: ${failedParts.join(", ")}`);
   for (const failure of failures) console.log(`  ${failure}`);
   console.log(`${total.passed} passed, ${total.failed} failed`);
@@ -108,10 +112,10 @@ async function main(names: string[]): Promise<number> {
 
 /**
  * Sorts parts into those that may run beside each other, each in a process, and the others. Formatting is
- * checked before `check-browser` puts a file into the folder; the tests have the machine to themselves.
+ * checked before `check-browser` puts a file into the folder; tests and commands have the machine to themselves.
  */
 function split(names: readonly string[]): [aside: string[], inTurn: string[]] {
-  const isAside = (name: string) => names.length > 1 && name !== "fmt" && name !== "test";
+  const isAside = (name: string) => names.length > 1 && !["fmt", ...LAST].includes(name);
   return [names.filter(isAside), names.filter((name) => !isAside(name))];
 }
 
@@ -297,6 +301,13 @@ async function runTests(args: string[], env: Record<string, string>): Promise<Te
     output.add(decoder.decode(chunk, { stream: true }));
   }
   return output.end((await child.status).success);
+}
+
+/** The commands of the documentation, a count for each block. */
+async function commands(): Promise<Count> {
+  const blocks = (await findBlocks()).filter(({ skipped }) => skipped === null);
+  const failures = await runAll(blocks);
+  return { passed: blocks.length - failures.length, failed: failures.length, failures };
 }
 
 /** Every module that users may import. */
