@@ -3,6 +3,7 @@
  */
 
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { inThread } from "../support/in_thread.ts";
 import { ROOT } from "../support/places.ts";
 
 async function demo(...args: string[]) {
@@ -24,7 +25,18 @@ Deno.test("the demo runs over a profile's links, and says whose link was cut [sl
     const link = `${out}/attic.json`;
     await Deno.writeTextFile(link, JSON.stringify({ name: "attic", up: way, down: way }));
     const report = `${out}/report.json`;
-    const slow = await demo("--out", out, "--steps", "4", "--link", link, "--report", report);
+    const slow = await demo(
+      "--out",
+      out,
+      "--steps",
+      "4",
+      "--link",
+      link,
+      "--report",
+      report,
+      "--capacities",
+      "2,1",
+    );
     assertEquals(slow.code, 0, slow.text);
     const steps: { mode: string; times: { total: number } }[] =
       JSON.parse(await Deno.readTextFile(report)).steps;
@@ -40,9 +52,9 @@ Deno.test("the demo runs over a profile's links, and says whose link was cut [sl
     assertStringIncludes(cut.text, "device-3: ");
     assertStringIncludes(cut.text, "the emulated link was cut");
 
-    const both = await demo("--out", out, "--link", "lte", "--latency", "4");
-    assertEquals(both.code, 2, both.text);
-    assertStringIncludes(both.text, "--link takes the place of --bandwidth and --latency");
+    const both = await inThread("demo.ts", ["--out", out, "--link", "lte", "--latency", "4"]);
+    assertEquals(both.code, 2, both.errors);
+    assertStringIncludes(both.errors, "--link takes the place of --bandwidth and --latency");
   } finally {
     await Deno.remove(out, { recursive: true });
   }

@@ -27,12 +27,12 @@ Deno.test("edge server and devices meet at a broker, and neither shows its crede
     more: `authorization { user: home, password: "hush-hush" }`,
   });
   const url = broker.url("a-run");
-  const env = { EDGETUNER_NATS_USER: "attic", EDGETUNER_NATS_PASSWORD: "hush-hush" };
+  const env = { EDGETUNER_NATS_USER: "home", EDGETUNER_NATS_PASSWORD: "hush-hush" };
   const server = start(
     "edge_server.ts",
     [
       ...["--nats", broker.url("a-run", "home:hush-hush@"), "--port", "0", "--devices", "2", "--steps", "2"],
-      ...["--join-token", TOKEN, "--state", ""],
+      ...["--join-token", TOKEN, "--state", "", "--join-timeout", "40"],
     ],
     {},
     folder,

@@ -74,8 +74,8 @@ async function withFolder(test: (folder: string) => Promise<void>): Promise<void
 }
 
 const TUNING = [
-  ...["--dropout", "0.1", "--batch", "2", "--accumulate", "2", "--clip-norm", "1", "--schedule", "cosine"],
-  ...["--eval-every", "5", "--valid-batches", "2", "--keep-best", "--length", "48"],
+  ...["--dropout", "0.1", "--batch", "1", "--accumulate", "2", "--clip-norm", "1", "--schedule", "cosine"],
+  ...["--eval-every", "5", "--valid-batches", "2", "--keep-best", "--length", "24"],
 ];
 
 Deno.test("server_tuner.ts, killed and resumed, ends with the files of an uninterrupted run [slow]", async () => {
@@ -132,7 +132,7 @@ Deno.test("server_tuner.ts, killed and resumed, ends with the files of an uninte
       );
       assertEquals(refused.code, 1);
       assertStringIncludes(refused.errors, rule);
-      const lines = refused.errors.split("\n").filter((line) => !line.includes(" cut to 48 tokens"));
+      const lines = refused.errors.split("\n").filter((line) => !line.includes(" cut to 24 tokens"));
       assertEquals(lines.length, 1, refused.errors);
     }
 
@@ -238,18 +238,18 @@ Deno.test("server_tuner.ts without flags of its state, killed at any moment, goe
 
 Deno.test("demo.ts, stopped by Ctrl-C and resumed, ends with the adapter of an uninterrupted run [slow]", async () => {
   await withFolder(async (root) => {
-    const args = [...TUNING, "--steps", "16", "--prompts", "1", "--codec", "f16"];
+    const args = [...TUNING, "--steps", "16", "--prompts", "1", "--codec", "f16", "--capacities", "2,1"];
     await run("demo.ts", [...args, "--out", `${root}/whole`]);
 
     const out = `${root}/again`;
     const metrics = ["--metrics", `${root}/metrics`];
     const stopped = start("demo.ts", [...args, ...metrics, "--out", out, "--state-every", "3"]);
-    await untilState(`${out}/states/device-3`);
+    await untilState(`${out}/states/device-2`);
     stopped.kill("SIGINT");
     const { code, errors: said } = await end(stopped);
     assertEquals(code, 130);
     // Devices without data have no base.
-    const held = [["edge-server", "f32"], ["device-1", "f32"], ["device-3", undefined]] as const;
+    const held = [["edge-server", "f32"], ["device-1", "f32"], ["device-2", undefined]] as const;
     for (const [party, format] of held) {
       const { steps, load } = await openRunStates(`${out}/states/${party}`);
       assertEquals((await load(steps.at(-1)!)).baseWeights, format, party);
@@ -287,8 +287,8 @@ Deno.test("demo.ts, stopped by Ctrl-C and resumed, ends with the adapter of an u
       stdout: "null",
       stderr: "null",
     }).spawn();
-    await untilState(`${root}/killed/states/device-3`);
-    const busy = await end(start("demo.ts", [...args, "--out", `${root}/killed`]));
+    await untilState(`${root}/killed/states/device-2`);
+    const busy = await inThread("demo.ts", [...args, "--out", `${root}/killed`]);
     assertEquals(busy.code, 2);
     assertStringIncludes(busy.errors, `one run at a time may use ${root}/killed`);
     await moment(400);

@@ -19,7 +19,7 @@ const LIMITS = [
   "60",
 ];
 /** Longer than silence and the time for another connection together, in milliseconds. */
-const SLEEP_MS = 6000;
+const SLEEP_MS = 4000;
 
 /** A program, and what it has said. */
 class Running implements AsyncDisposable {
@@ -66,7 +66,7 @@ for (const sleeper of ["a device", "the edge server"] as const) {
       const rows = async () => (await Deno.readTextFile(`${folder}/metrics.csv`).catch(() => "")).split("\n");
       const steps = async () => (await rows()).filter((row) => row.includes(",train,")).length;
       await using server = new Running("edge_server.ts", [
-        ...["--port", "0", "--join-token", TOKEN, "--devices", "2", "--steps", "80", "--metrics", folder],
+        ...["--port", "0", "--join-token", TOKEN, "--devices", "2", "--steps", "64", "--metrics", folder],
         ...["--state", "", "--pruner", "none", ...LIMITS],
       ]);
       const address = () => /ws:\/\/[\d.:]+\/join\/ws/.exec(server.text)?.[0];
@@ -98,7 +98,7 @@ for (const sleeper of ["a device", "the edge server"] as const) {
       const codes = await Promise.all([server.end(), first.end(), second.end()]);
       assertEquals(codes, [0, 0, 0], `${server.text}\n${first.text}\n${second.text}`);
       if (sleeper === "a device") assertStringIncludes(server.text, "second is away");
-      assertEquals(await steps(), 80);
+      assertEquals(await steps(), 64);
       await Deno.remove(folder, { recursive: true });
     },
   });

@@ -8,6 +8,7 @@ import {
 } from "@edgetuner/core";
 import { LINK_PROFILES, MODEL_SIZES } from "@edgetuner/transport";
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
+import { inThread } from "../support/in_thread.ts";
 import { EXAMPLES, FIXTURES } from "../support/places.ts";
 
 /** Runs an example to its end. */
@@ -18,6 +19,12 @@ async function run(name: string, ...args: string[]) {
   }).output();
   const decoder = new TextDecoder();
   return { code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
+}
+
+/** The same in this thread, for what needs no GPU. */
+async function here(name: string, ...args: string[]) {
+  const { code, out: stdout, errors: stderr } = await inThread(name, args);
+  return { code, stdout, stderr };
 }
 
 const TINY = ["--layers", "2", "--heads", "2", "--hidden", "16", "--batch", "1", "--length", "8"];
@@ -31,11 +38,11 @@ Deno.test("sweep.ts: a table over the devices, which must not be more than heads
   assert(/^Fastest: \d devices?, [\d.]+ s a step$/.test(lines[4]!), lines[4]);
   assert(/^Done: 2 numbers of devices in .*\nNext: .*\n$/.test(stderr), stderr);
   for (const [list, rule] of [["1,3", "from 1 to the model's 2 heads"], ["0", "whole numbers from 1"]]) {
-    const wrong = await run("sweep.ts", "--devices", list!, ...TINY);
+    const wrong = await here("sweep.ts", "--devices", list!, ...TINY);
     assertEquals([wrong.code, wrong.stdout], [2, ""]);
     assert(wrong.stderr.includes(rule!), wrong.stderr);
   }
-  const many = await run("sweep.ts", "--devices", "1,100");
+  const many = await here("sweep.ts", "--devices", "1,100");
   assertEquals([many.code, many.stdout], [2, ""]);
   assert(many.stderr.includes("64 heads, of which each device has one at least: current value is 100"));
 });
@@ -57,9 +64,9 @@ Deno.test("sweep.ts: a model from a GGUF file, packed, with texts [slow]", async
     const packed = lines[0].edgeMemoryBytes;
     const plain = await run("sweep.ts", ...args.with(3, "f32"), "--length", "12");
     assert(JSON.parse(plain.stdout).lines[0].edgeMemoryBytes > packed, plain.stderr);
-    const five = await run("sweep.ts", "--model", gguf, "--devices", "5");
+    const five = await here("sweep.ts", "--model", gguf, "--devices", "5");
     assertEquals(five.code, 2, five.stderr);
-    assertEquals((await run("sweep.ts", "--data", data)).code, 2);
+    assertEquals((await here("sweep.ts", "--data", data)).code, 2);
   } finally {
     await Deno.remove(data);
   }
@@ -77,7 +84,7 @@ Deno.test("sweep.ts: the same as JSON, with a link from a file [slow]", async ()
     assertEquals(line.headsPerDevice, [1, 1]);
     assertAlmostEquals(line.plannedMsPerStep, line.msPerStep, 0.1 * line.msPerStep);
     await Deno.writeTextFile(file, JSON.stringify({ ...LINK_PROFILES.dsl, up: {} }));
-    const wrong = await run("sweep.ts", ...args);
+    const wrong = await here("sweep.ts", ...args);
     assertEquals(wrong.code, 2);
     assert(wrong.stderr.includes("--link: Cannot use the link profile as up.bandwidthMbit must be a number"));
   } finally {
@@ -104,7 +111,7 @@ Deno.test("sweep.ts --availability: loss over seconds where devices come and go,
         ["50", ["--devices", "1,2"], "one number of --devices"],
       ] as const
     ) {
-      const wrong = await run("sweep.ts", "--availability", list, ...args, ...more);
+      const wrong = await here("sweep.ts", "--availability", list, ...args, ...more);
       assertEquals(wrong.code, 2, wrong.stderr);
       assert(wrong.stderr.includes(rule), wrong.stderr);
     }
@@ -114,12 +121,12 @@ Deno.test("sweep.ts --availability: loss over seconds where devices come and go,
 });
 
 Deno.test("plan.ts: five systems for each shape, as text and as JSON [slow]", async () => {
-  const { code, stdout } = await run("plan.ts");
+  const { code, stdout } = await here("plan.ts");
   assertEquals(code, 0);
   for (const system of ["ServerTuner", "TPTensor", "vEdgeTuner", "DLoRA", "EdgeTuner"]) {
     assertEquals(stdout.split("\n").filter((line) => line.startsWith(`${system} `)).length, 3);
   }
-  const json = JSON.parse((await run("plan.ts", "--models", "gpt2-large", "--json")).stdout);
+  const json = JSON.parse((await here("plan.ts", "--models", "gpt2-large", "--json")).stdout);
   assertEquals(json.models[0].model, MODEL_SIZES["gpt2-large"]);
   const ms = json.models[0].systems.map((s: { msPerStep: number }) => s.msPerStep);
   const [server, tensor, all, , kept] = ms;
@@ -137,7 +144,7 @@ Deno.test("plan.ts: five systems for each shape, as text and as JSON [slow]", as
   const { edgeServer, dataDevice } = stepMemory({ model: memoryModelOf(large), batch: 4, length: 512, lora });
   assertEquals([step.edgeServer, step.dataDevice], [edgeServer, dataDevice]);
   assert(/^edge server +\S+ GB/m.test(stdout), stdout);
-  const own = await run("plan.ts", "--layers", "3", "--heads", "5", "--hidden", "16");
+  const own = await here("plan.ts", "--layers", "3", "--heads", "5", "--hidden", "16");
   assertEquals(own.code, 2);
   assert(own.stderr.includes("--hidden be a multiple of --heads"), own.stderr);
 });

@@ -9,6 +9,7 @@ import { exitCodeOf } from "../../cli/flags/flags.ts";
 import { loadCommand } from "../../cli/main.ts";
 import { commandOf } from "../../cli/process/places.ts";
 import type { CallForm } from "../../cli/process/invocation.ts";
+import { settled } from "./until.ts";
 
 /** How a program ended, and what it printed. */
 export interface Ended {
@@ -71,6 +72,8 @@ async function run(name: string, args: readonly string[], form: CallForm): Promi
   try {
     const call = { args, form };
     const code = await exitCodeOf(async () => await (await loadCommand(name).load()).run(call), call);
+    // A worker that has been ended is gone some turns later.
+    await settled();
     return { code, out: text(out!), errors: errors!.join("\n") };
   } finally {
     Object.assign(console, { log, error });
