@@ -19,10 +19,10 @@ const ENGINES = [
 ];
 
 /** Requests of many lengths; position limit 32. */
-function requestsFor(vocabulary: number): EncodedRequest[] {
+function requestsFor(vocabulary: number, count = 23): EncodedRequest[] {
   const draw = (count: number, seed: number) =>
     Array.from({ length: count }, (_, i) => (seed * 31 + i * i * 7 + 3 * i) % vocabulary);
-  return Array.from({ length: 23 }, (_, i) => ({
+  return Array.from({ length: count }, (_, i) => ({
     context: draw(1 + (i * 5) % 19, i),
     continuation: draw(1 + (i * 3) % 8, i + 100),
   }));
@@ -60,12 +60,12 @@ for (
       using base = await open(engine);
       using heads = name.startsWith("gpt2") ? learntHeads(engine) : null;
       const model: GenerationModel = { engine, layers: base.layers, ends: base.ends, heads };
-      const requests = requestsFor(base.ends.shape.vocabulary);
+      const requests = requestsFor(base.ends.shape.vocabulary, 11);
       const alone = await logLikelihoods(model, requests, { batch: 1 });
       assert(alone.every((value) => value < 0) && new Set(alone).size === requests.length);
-      for (const batch of [2, 5, 100]) assertEquals(await logLikelihoods(model, requests, { batch }), alone);
+      for (const batch of [2, 4, 100]) assertEquals(await logLikelihoods(model, requests, { batch }), alone);
       // In another order, and with others left out.
-      const some = [20, 3, 11];
+      const some = [9, 3, 6];
       assertEquals(await logLikelihoods(model, some.map((i) => requests[i]!)), some.map((i) => alone[i]!));
       // Without any padding at all.
       using session = new CachedSession(model);

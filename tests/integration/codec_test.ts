@@ -7,16 +7,16 @@ import { admitAll, dataSide, joinDevice, openLink, runSession, serverOptions } f
 
 const engine = await Engine.create();
 const model = new TinyGpt2(engine);
-const STEPS = 30;
+const STEPS = 12;
 
 /**
- * Largest relative distance of a training loss from that of the run with f32, over 30 steps in which
- * the loss falls from 4.63 to 1.89 (slice) or 1.29 (full). Measured, the larger of both modes: f16
- * 1.9e-4, bf16 5.6e-3, int8 9.3e-3, int8-feedback 6.4e-3.
+ * Largest relative distance of a training loss from that of the run with f32, over 12 steps in which
+ * the loss falls from 4.63 to 2.44 (slice), 1.93 (full) or 2.96 (core). Measured, the largest of the modes: f16
+ * 1.5e-4, bf16 1.6e-3, int8 9.5e-3, int8-feedback 7.0e-3, int8-group 8.5e-3, int4 8.9e-2, Deltas in int4 2.9e-2.
  */
 const DISTANCE = {
-  f16: 1e-3,
-  bf16: 2e-2,
+  f16: 6e-4,
+  bf16: 6e-3,
   int8: 3e-2,
   "int8-feedback": 3e-2,
   "int8-group": 3e-2,
@@ -28,12 +28,12 @@ for (const mode of ["slice", "full", "core"] as const) {
   const curve = async (codec: string) => {
     const { optimizer, ...settings } = { ...tinySettings(mode, STEPS), codec };
     // A core learns at another rate.
-    const learningRate = mode === "core" ? 5e-2 : optimizer.learningRate;
+    const learningRate = mode === "core" ? 0.1 : 2e-2;
     const codecs = [bf16Codec()];
     return (await runSession(model, {
       settings: { ...settings, optimizer: { ...optimizer, learningRate } },
       steps: STEPS,
-      capacities: [2, 1, 1],
+      capacities: [3, 1],
       codecs,
     })).losses;
   };
@@ -41,7 +41,7 @@ for (const mode of ["slice", "full", "core"] as const) {
   Deno.test(`${mode} mode: with every codec the loss curve stays close to that of f32 [slow]`, async () => {
     const plain = await curve("f32");
     // A core learns less in a step.
-    assert(plain[STEPS - 1]! < plain[0]! * (mode === "core" ? 0.65 : 0.5), `${plain}`);
+    assert(plain[STEPS - 1]! < plain[0]! * (mode === "core" ? 0.7 : 0.6), `${plain}`);
     for (const [codec, allowed] of Object.entries(DISTANCE)) {
       const coded = await curve(codec);
       const distances = coded.map((loss, i) => Math.abs(loss - plain[i]!) / plain[i]!);

@@ -1,5 +1,3 @@
-// Runs alone: it compares virtual with real time.
-
 import {
   ChannelClosedError,
   DEFAULT_LORA,
@@ -215,41 +213,6 @@ Deno.test("tensor parallelism in virtual time: the same losses, the plan's bytes
   });
   assertInstanceOf(refused.error, HandshakeError);
   assert(/needs \d+ bytes of memory: it has 1000/.test(refused.error.message), refused.error.message);
-});
-
-Deno.test("virtual and real time agree within 10 % where links dominate [slow]", async () => {
-  const warm = 1;
-  const settings = tinySettings("slice", warm + 3);
-  const link: LinkProfile = {
-    name: "slow",
-    up: { bandwidthMbit: 2, latencyMs: 200, jitterMs: 10, loss: 0.002 },
-    down: { bandwidthMbit: 4, latencyMs: 200, jitterMs: 10 },
-  };
-  const median = (
-    { steps }: { readonly steps: readonly { readonly times: { readonly total: number } }[] },
-  ) => {
-    const times = steps.slice(warm).map((s) => s.times.total).sort((x, y) => x - y);
-    return times[(times.length - 1) / 2]!;
-  };
-  const ratios: number[] = [];
-  // A step is nearly all waits of some 200 ms, so whatever else the machine does hardly shows in the middle one of
-  // three. Where it does even so, in the run or in the speeds that were measured for the virtual one, both are
-  // done again.
-  while (ratios.length < 3) {
-    const { layers, ends } = tiny;
-    const compute = await measureCompute({ layers, ends, settings, batch: BATCH, loss: LOSS });
-    const common = options({ settings, link, compute, devices: 2 });
-    const virtual = await simulate(common);
-    const real = await simulate({ ...common, realTime: true });
-    assertEquals(real.error, null);
-    assertEquals(real.steps.map((s) => s.loss), virtual.steps.map((s) => s.loss));
-    const ratio = median(real) / median(virtual);
-    if (Math.abs(ratio - 1) < 0.1) return;
-    ratios.push(ratio);
-  }
-  throw new Error(
-    `The median of real steps takes ${ratios.join(", ")} times as long as that of virtual ones`,
-  );
 });
 
 Deno.test("measureCompute() times every segment and leaves nothing behind [slow]", async () => {
