@@ -5,6 +5,7 @@
  */
 
 import type { RandomStream } from "@edgetuner/core";
+import type { FaultyProxy } from "./proxy.ts";
 import type { ChaosDevice, ChaosRun } from "./run.ts";
 import { takes } from "../../tests/support/until.ts";
 
@@ -49,6 +50,24 @@ function ofLink(
       const device = deviceOf(run, random);
       const ms = shortMs(random, longestMs);
       return { what: `${what} (${seconds(ms)})`, device, act: async () => await act(device, ms) };
+    },
+  };
+}
+
+/** What becomes of the link between the edge server and its broker; without one, of the links of all devices at once. */
+function ofServer(
+  what: string,
+  act: (proxies: readonly FaultyProxy[], ms: number) => Promise<void>,
+): FaultKind {
+  return {
+    weight: 1,
+    plan(run, random, longestMs) {
+      const ms = shortMs(random, longestMs);
+      return {
+        what: `its links: ${what} (${seconds(ms)})`,
+        device: null,
+        act: async () => await act(run.serverLinks, ms),
+      };
     },
   };
 }
@@ -129,6 +148,42 @@ export const FAULTS: Readonly<Record<string, FaultKind>> = {
     await takes(Math.min(ms, 2000));
     socket?.destroy();
   }),
+  "server-reset": ofServer("reset, and new connections refused", async (proxies, ms) => {
+    for (const proxy of proxies) {
+      proxy.refuse(true);
+      proxy.reset();
+    }
+    await takes(ms);
+    for (const proxy of proxies) proxy.refuse(false);
+  }),
+  "server-hole": ofServer("black holes both ways", async (proxies, ms) => {
+    for (const proxy of proxies) proxy.hold(["up", "down"]);
+    await takes(ms);
+    for (const proxy of proxies) proxy.forget();
+  }),
+  "disk-full": {
+    weight: 2,
+    plan(run, random, longestMs) {
+      const device = deviceOf(run, random);
+      const ms = shortMs(random, longestMs);
+      return {
+        what: `no room for its states; once it has ended, and ${
+          seconds(ms)
+        } later, there is, and it is started again`,
+        device,
+        async act() {
+          if (device.disk === null) {
+            throw new Error("no small disk can be made here: run it as root, on Linux");
+          }
+          await device.disk.fill();
+          await run.untilEnded(device, `${device.party.name} ends, as it cannot save`);
+          await takes(ms);
+          await device.disk.free();
+          run.restart(device);
+        },
+      };
+    },
+  },
   server: {
     weight: 2,
     plan(run, random, longestMs) {

@@ -10,6 +10,7 @@ import { NatsServer } from "../../tests/support/nats_server.ts";
 import { until } from "../../tests/support/until.ts";
 import { Party, type PartyEvent } from "./party.ts";
 import { FaultyProxy } from "./proxy.ts";
+import { SmallDisk } from "./small_disk.ts";
 
 /** How devices reach the edge server. */
 export const TRANSPORTS = ["ws", "http", "nats"] as const;
@@ -50,6 +51,8 @@ export interface ChaosDevice {
   /** Its folders of states and of what it has learnt. */
   readonly state: string;
   readonly save: string;
+  /** The disk of its states; `null` where this process may make none. */
+  readonly disk: SmallDisk | null;
   /** Since which step it is away; `null` if it is there. */
   awaySince: number | null;
   /** Why. */
@@ -76,6 +79,8 @@ export class ChaosRun implements AsyncDisposable {
   readonly #token = crypto.randomUUID();
   readonly #adminToken = crypto.randomUUID();
   #broker: NatsServer | null = null;
+  /** Between the edge server and the broker; `null` without one. */
+  #serverProxy: FaultyProxy | null = null;
   /** The edge server. */
   readonly server: Party;
   readonly devices: ChaosDevice[] = [];
@@ -114,19 +119,23 @@ export class ChaosRun implements AsyncDisposable {
       ],
       ...["--state", `${folder}/server`, "--state-seconds", "1", "--loss-wait", "300", ...WAITS],
       ...["--rank", "4", "--mode", "slice"],
-      ...(transport === "nats" ? ["--nats", this.#broker!.url("chaos")] : []),
+      ...(transport === "nats" ? ["--nats", this.#address(this.#serverProxy!.port)] : []),
     ];
   }
 
   /** Starts everything, and waits for the first step. */
   async start(): Promise<void> {
     const { transport, capacities, folder } = this.#options;
-    if (transport === "nats") this.#broker = await NatsServer.start();
+    if (transport === "nats") {
+      this.#broker = await NatsServer.start();
+      this.#serverProxy = await FaultyProxy.start(this.#broker.port);
+    }
     this.server.start();
     await this.until(() => this.#isListening, "the edge server listens");
     for (const [index, capacity] of capacities.entries()) {
       const proxy = await FaultyProxy.start(this.#broker?.port ?? this.#port);
       const [state, save] = [`${folder}/state-${index}`, `${folder}/heads-${index}`];
+      const disk = await SmallDisk.mount(state);
       const party = new Party({
         ...{ name: `device ${index}`, program: "user_device.ts", cwd: folder },
         args: () => [
@@ -136,7 +145,7 @@ export class ChaosRun implements AsyncDisposable {
         ],
         onEvent: () => {},
       });
-      this.devices.push({ party, proxy, index, state, save, awaySince: null, reason: "" });
+      this.devices.push({ party, proxy, index, state, save, disk, awaySince: null, reason: "" });
     }
     for (const { party } of this.devices) party.start();
     await this.until(() => this.steps.length > 2, "the first steps");
@@ -154,6 +163,11 @@ export class ChaosRun implements AsyncDisposable {
     const { transport } = this.#options;
     if (transport === "nats") return `nats+ws://127.0.0.1:${port}/chaos`;
     return `${transport}://127.0.0.1:${port}/join/${transport}`;
+  }
+
+  /** What lies between the edge server and everyone else: the broker's link, or those of all devices. */
+  get serverLinks(): readonly FaultyProxy[] {
+    return this.#serverProxy === null ? this.devices.map(({ proxy }) => proxy) : [this.#serverProxy];
   }
 
   /** L, layers of the model. */
@@ -287,7 +301,11 @@ export class ChaosRun implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     const parties = [this.server, ...this.devices.map((d) => d.party)];
     for (const party of parties) if (party.starts > 0) await party.kill();
-    for (const { proxy } of this.devices) await proxy[Symbol.asyncDispose]();
+    for (const { proxy, disk } of this.devices) {
+      await proxy[Symbol.asyncDispose]();
+      await disk?.[Symbol.asyncDispose]();
+    }
+    await this.#serverProxy?.[Symbol.asyncDispose]();
     await this.#broker?.[Symbol.asyncDispose]();
   }
 }
