@@ -396,6 +396,7 @@ export {
   loadRunState,
   openRunStates,
   readRunState,
+  type RemovedDevice,
   type RunState,
   runStateBytes,
   type RunStateSource,

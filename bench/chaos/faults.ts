@@ -27,6 +27,9 @@ export interface FaultKind {
   plan(run: ChaosRun, random: RandomStream, longestMs: number): FaultPlan;
 }
 
+/** How often a disk is filled again, in milliseconds. */
+const FILL_MS = 50;
+
 const seconds = (ms: number) => `${(ms / 1000).toFixed(1)} s`;
 
 /** From 5 s on, short ones more often. */
@@ -175,10 +178,13 @@ export const FAULTS: Readonly<Record<string, FaultKind>> = {
           if (device.disk === null) {
             throw new Error("no small disk can be made here: run it as root, on Linux");
           }
-          await device.disk.fill();
-          await run.untilEnded(device, `${device.party.name} ends, as it cannot save`);
+          const { disk } = device;
+          // Old states that it removes would leave room for new ones.
+          const filling = setInterval(() => void disk.fill(), FILL_MS);
+          await run.untilEnded(device, `${device.party.name} ends, as it cannot save`)
+            .finally(() => clearInterval(filling));
           await takes(ms);
-          await device.disk.free();
+          await disk.free();
           run.restart(device);
         },
       };

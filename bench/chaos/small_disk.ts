@@ -21,9 +21,9 @@ export class SmallDisk implements AsyncDisposable {
     return isMounted ? new SmallDisk(folder) : null;
   }
 
-  /** Leaves no room on it. */
+  /** Leaves no room on it, nor what was given back since the last call. */
   async fill(): Promise<void> {
-    using file = await Deno.open(`${this.#folder}/filler`, { write: true, create: true, truncate: true });
+    using file = await Deno.open(`${this.#folder}/filler`, { append: true, create: true });
     for (let chunk = 2 ** 20; chunk >= 1;) {
       try {
         await file.write(new Uint8Array(chunk));

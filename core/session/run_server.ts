@@ -21,7 +21,7 @@ import { dismiss, endAll, farewell, turnAway } from "./_end_all.ts";
 import type { RunServerOptions } from "./run_server_options.ts";
 import { isCalled, textOf } from "./_identity.ts";
 import { newMember, type RunMember, type RunSystem, takingOver } from "./run_member.ts";
-import { type Counters, countersOf } from "./_step_meter.ts";
+import { countersOf } from "./_step_meter.ts";
 import { raceTimeout } from "./_race_timeout.ts";
 import { tellPaused } from "./_tell_paused.ts";
 import { plainText } from "../contracts/plain_text.ts";
@@ -479,7 +479,10 @@ export abstract class RunServer implements RunHandle {
   }
 
   /** Milliseconds and bytes spent so far; `waits` are those who wait for devices. */
-  protected counters(engine: Engine, ...waits: readonly { readonly waitMs: number }[]): Counters {
+  protected counters(
+    engine: Engine,
+    ...waits: readonly { readonly waitMs: number }[]
+  ): Readonly<Record<"readback" | "codec" | "wait" | "bytes", number>> {
     return countersOf(engine, { members: this.#members, waits, bytes: this.ledger.totalBytes });
   }
 
