@@ -22,3 +22,18 @@ export function trusting(caCerts: readonly string[] | undefined): TrustingClient
   }
   return runtime.createHttpClient({ caCerts: [...caCerts] });
 }
+
+/**
+ * Opens a WebSocket that trusts these certificates too.
+ *
+ * @throws {TypeError} If the runtime cannot.
+ */
+export function trustingSocket(
+  url: string | URL,
+  caCerts: readonly string[] | undefined,
+  protocols: string[] = [],
+): WebSocket {
+  using client = trusting(caCerts);
+  // The second argument of a WebSocket in Deno; a page has no type for it, and never comes here.
+  return new WebSocket(url, client === null ? protocols : { protocols, client } as unknown as string[]);
+}

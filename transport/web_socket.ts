@@ -49,7 +49,7 @@ import {
   type WebSocketOptions,
 } from "./_socket_link.ts";
 import type { StreamWire } from "./_stream_wire.ts";
-import { trusting } from "./_trust.ts";
+import { trusting, trustingSocket } from "./_trust.ts";
 import { detailOf, refusal } from "./problem.ts";
 import {
   type Authorize,
@@ -220,8 +220,7 @@ async function openSocket(
 ): Promise<Failed | null> {
   const { offer, signal, onOpen } = attempt;
   const protocols = subprotocols(token, offer);
-  using client = trusting(caCerts);
-  const socket = new WebSocket(url, client === null ? protocols : withClient(protocols, client));
+  const socket = trustingSocket(url, caCerts, protocols);
   const { promise, resolve } = Promise.withResolvers<"open" | "failed" | "late">();
   let failure = "";
   let isOver = false;
@@ -311,11 +310,6 @@ async function pause(ms: number, signal: AbortSignal): Promise<void> {
   await promise;
   clearTimeout(timer);
   signal.removeEventListener("abort", end);
-}
-
-/** The second argument of a WebSocket in Deno; a page has no type for it, and never comes here. */
-function withClient(protocols: string[], client: Deno.HttpClient): string[] {
-  return { protocols, client } as unknown as string[];
 }
 
 /** Why a listener refused. */

@@ -17,7 +17,7 @@ import { natsAddress, natsTransport } from "@edgetuner/transport/nats";
 
 import { COMMON_FLAGS } from "./common_flags.ts";
 import { type FlagValues, integer, number, text, UsageError } from "./flags.ts";
-import { isNats, NATS_FLAGS, natsCredentials, withoutCredentials } from "./nats_flags.ts";
+import { isNats, NATS_FLAGS, natsCredentials, natsTrust, withoutCredentials } from "./nats_flags.ts";
 import { named, pinned } from "./pinned.ts";
 import { LINK_FLAG, linkOf } from "./simulation_flags.ts";
 import { CONNECT_WAITS, connectWaits, requireWaits, RUN_WAITS } from "./waiting_flags.ts";
@@ -173,6 +173,7 @@ async function throughBroker(
     url: server,
     token,
     ...(credentials && { credentials }),
+    ...await natsTrust(flags),
     queueBytes: QUEUE_BYTES,
     ...connectWaits(flags),
   });

@@ -64,7 +64,7 @@ const GROUPS: readonly FlagGroup[] = [
     title: "Network",
     names: words(
       `server connect token name alias host port api-key join-token admin-token transport codec codecs link links bandwidth latency
-      micro-batches no-overlap bits speeds compute memory max-connections allow-host allow-origin invite approve-all announce wait interface nats nats-creds cert key tls fingerprint link-seed link-device
+      micro-batches no-overlap bits speeds compute memory max-connections allow-host allow-origin invite approve-all announce wait interface nats nats-creds nats-nkey nats-ca cert key tls fingerprint link-seed link-device
       connect-timeout join-timeout step-timeout idle-timeout pause-timeout request-timeout max-waiting ping-interval retry-timeout on-loss loss-wait outlier adopt step-deadline server-lost availability away cache endpoint`,
     ),
   },

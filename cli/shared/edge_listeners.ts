@@ -29,7 +29,7 @@ import { announce } from "../discovery/announce.ts";
 import { announcementWith, splitAddress } from "../discovery/announcement.ts";
 import { ANNOUNCE_FLAGS, interfaceToAnnounceOn, isLoopback } from "../flags/discovery_flags.ts";
 import { type FlagValues, integer, text, UsageError } from "../flags/flags.ts";
-import { isNats, NATS_FLAGS, natsCredentials, withoutCredentials } from "../flags/nats_flags.ts";
+import { isNats, NATS_FLAGS, natsCredentials, natsTrust, withoutCredentials } from "../flags/nats_flags.ts";
 import { pollWaits, type RUN_WAITS, socketWaits } from "../flags/waiting_flags.ts";
 import { type Reachable, reachable } from "../output/addresses.ts";
 import { INVITE_FLAGS } from "./invites.ts";
@@ -112,7 +112,7 @@ export interface EdgeListeners {
  * @throws {UsageError} If the address of the broker is none, or a name or an origin is none.
  */
 export function requireListenFlags(flags: ListenFlags): void {
-  const { nats, "nats-creds": creds } = flags;
+  const { nats } = flags;
   interfaceToAnnounceOn(flags);
   if (flags["approve-all"] && !flags.invite) {
     throw new UsageError("Cannot use --approve-all without --invite");
@@ -130,7 +130,9 @@ export function requireListenFlags(flags: ListenFlags): void {
     }
   }
   if (nats === "") {
-    if (creds !== "") throw new UsageError("Cannot use --nats-creds without --nats");
+    for (const flag of ["nats-creds", "nats-nkey", "nats-ca"] as const) {
+      if (flags[flag] !== "") throw new UsageError(`Cannot use --${flag} without --nats`);
+    }
     return;
   }
   try {
@@ -231,6 +233,7 @@ async function openNats(
     const listener = await natsListener({
       url,
       ...(credentials && { credentials }),
+      ...await natsTrust(flags),
       authorize: requireToken(tokens.join, tokens.admin),
       queueBytes: QUEUE_BYTES,
       ...socketWaits(flags),

@@ -20,6 +20,8 @@ import {
 } from "@edgetuner/core";
 import { Engine } from "@edgetuner/kernels";
 import { inProcessTransport } from "@edgetuner/transport";
+import { natsListener, natsTransport } from "@edgetuner/transport/nats";
+import { NatsServer } from "../support/nats_server.ts";
 import { batchOf, TinyGpt2, tinySettings } from "../support/tiny_model.ts";
 import { faulty, type LossyOptions, type LossyResult, type PassedFrame, runLossy } from "./_lossy.ts";
 import { admitAll, dataSide, eventOf, runSession, scriptedPruner, serverOptions } from "./_session.ts";
@@ -217,17 +219,23 @@ Deno.test("nobody takes the place of a device without its key, neither before th
   await admitting;
 });
 
+type InProcess = ReturnType<typeof inProcessTransport>;
+type Awaitable<T> = T | Promise<T>;
+
 /** A run whose edge server dies at a frame of device 1, and starts again from its state. */
 async function killServer(
   settings: RunSettings,
   batch: (step: number) => TokenBatch,
-  dies: (frame: Frame) => boolean,
+  { dies, connectThrough = inProcessTransport }: {
+    readonly dies: (frame: Frame) => boolean;
+    readonly connectThrough?: () => Awaitable<Pick<InProcess, "transport" | "listener">>;
+  },
 ) {
   const root = await Deno.makeTempDir();
   const paths = ["server", "device-0", "device-1"].map((name) => `${root}/${name}`);
   const write = await Promise.all(paths.map((path) => runStateWriter(path, null)));
   const losses = new Map<number, number | null>();
-  let pair = inProcessTransport();
+  let pair = await connectThrough();
   const killed = Promise.withResolvers<void>();
   let isKilled = false;
   const links: Channel[] = [];
@@ -262,10 +270,10 @@ async function killServer(
   await killed.promise;
   isKilled = true;
   const { listener } = pair;
-  pair = inProcessTransport();
   for (const link of links) await link.close("killed");
   abort.abort(new DOMException("killed", "AbortError"));
   await Promise.allSettled([running, listener[Symbol.asyncDispose](), before.admitting]);
+  pair = await connectThrough();
   const resume = await openRunStates(paths[0]!);
   const write2 = await runStateWriter(paths[0]!, resume);
   const after = open({ resume, onState: (state) => write2(state) });
@@ -290,11 +298,30 @@ Deno.test("an edge server that is killed in a step comes back with its state: th
   const tensors = engine.stats.tensors;
   const whole = await runSession(model, { settings, steps: 8, capacities: [1, 1], batch, shareLoss: true });
   for (const [kind, step] of [["delta", 5], ["inputGradient", 6], ["mask", 7], ["mask", 4]] as const) {
-    const { states, losses } = await killServer(settings, batch, (f) => f.kind === kind && f.step === step);
+    const { states, losses } = await killServer(settings, batch, {
+      dies: (f) => f.kind === kind && f.step === step,
+    });
     assertEquals(states, whole.states, `${kind} ${step}`);
     assertEquals(losses, [...whole.losses], `${kind} ${step}`);
   }
   assertEquals(engine.stats.tensors, tensors);
+});
+
+Deno.test("through a broker too: the edge server comes back there, and the run ends as if nothing had happened, bit for bit [slow]", async () => {
+  const settings = settingsOf(6, { saveEvery: 2 });
+  const batch = (step: number) => batchOf(2 + step % 3);
+  await using broker = await NatsServer.start();
+  const url = broker.url("a-run");
+  const whole = await runSession(model, { settings, steps: 6, capacities: [1, 1], batch, shareLoss: true });
+  const { states, losses } = await killServer(settings, batch, {
+    dies: (f) => f.kind === "inputGradient" && f.step === 3,
+    connectThrough: async () => ({
+      transport: natsTransport({ url }),
+      listener: await natsListener({ url }),
+    }),
+  });
+  assertEquals(states, whole.states);
+  assertEquals(losses, [...whole.losses]);
 });
 
 Deno.test("who joins late takes over the heads of a device that left or stays away, from their start; the former owner may not come back", async () => {

@@ -10,6 +10,8 @@ export interface NatsServerOptions {
   readonly maxPayload?: number;
   /** Port of its WebSocket; 0 for any free one. */
   readonly port?: number;
+  /** PEM of the certificate and the key of its WebSocket. @default {no TLS} */
+  readonly tls?: { readonly cert: string; readonly key: string };
   /** More lines of its configuration, such as accounts. */
   readonly more?: string;
 }
@@ -22,26 +24,38 @@ const MISSING =
 export class NatsServer implements AsyncDisposable {
   readonly #process: Deno.ChildProcess;
   readonly #folder: string;
+  readonly #scheme: string;
   #isOver = false;
   /** Port of its WebSocket. */
   readonly port: number;
 
-  private constructor(process: Deno.ChildProcess, folder: string, port: number) {
+  private constructor(
+    process: Deno.ChildProcess,
+    folder: string,
+    { port, isTls }: { readonly port: number; readonly isTls: boolean },
+  ) {
     this.#process = process;
     this.#folder = folder;
+    this.#scheme = isTls ? "nats+wss" : "nats+ws";
     this.port = port;
   }
 
   /** Starts one, and waits until it listens. */
   static async start(
-    { maxPayload = 2 ** 20, port = 0, more = "" }: NatsServerOptions = {},
+    { maxPayload = 2 ** 20, port = 0, more = "", tls }: NatsServerOptions = {},
   ): Promise<NatsServer> {
     const folder = await Deno.makeTempDir();
     const config = `${folder}/nats.conf`;
+    let secured = "no_tls: true";
+    if (tls !== undefined) {
+      await Deno.writeTextFile(`${folder}/cert.pem`, tls.cert);
+      await Deno.writeTextFile(`${folder}/key.pem`, tls.key);
+      secured = `tls { cert_file: "${folder}/cert.pem", key_file: "${folder}/key.pem" }`;
+    }
     await Deno.writeTextFile(
       config,
       `listen: "127.0.0.1:-1"\nmax_payload: ${maxPayload}\n` +
-        `websocket { listen: "127.0.0.1:${port || -1}", no_tls: true }\n${more}\n`,
+        `websocket { listen: "127.0.0.1:${port || -1}", ${secured} }\n${more}\n`,
     );
     let process: Deno.ChildProcess;
     try {
@@ -61,13 +75,13 @@ export class NatsServer implements AsyncDisposable {
       new WritableStream({
         write(text) {
           said += text;
-          const listening = /websocket clients on ws:\/\/127\.0\.0\.1:(\d+)[^]*Server is ready/.exec(said);
+          const listening = /websocket clients on wss?:\/\/127\.0\.0\.1:(\d+)[^]*Server is ready/.exec(said);
           if (listening) found.resolve(Number(listening[1]));
         },
       }),
     ).then(() => found.reject(new Error(`nats-server ended: ${said}`)), found.reject);
     try {
-      return new NatsServer(process, folder, await found.promise);
+      return new NatsServer(process, folder, { port: await found.promise, isTls: tls !== undefined });
     } catch (error) {
       await Deno.remove(folder, { recursive: true });
       throw error;
@@ -76,7 +90,7 @@ export class NatsServer implements AsyncDisposable {
 
   /** Address of a run at it. */
   url(run: string, credentials = ""): string {
-    return `nats+ws://${credentials}127.0.0.1:${this.port}/${run}`;
+    return `${this.#scheme}://${credentials}127.0.0.1:${this.port}/${run}`;
   }
 
   /** Stops and goes on as a process does that the system holds up. */

@@ -9,12 +9,15 @@ import {
   credsAuthenticator,
   errors,
   type NatsConnection,
+  nkeyAuthenticator,
+  nkeys,
   tokenAuthenticator,
   usernamePasswordAuthenticator,
   wsconnect,
 } from "@nats-io/nats-core";
 import { ChannelClosedError, HandshakeError } from "@edgetuner/core/contracts";
 import { dropSocket } from "../_drop_socket.ts";
+import { trustingSocket } from "../_trust.ts";
 import type { Frame } from "../_wire_channel.ts";
 import type { NatsCredentials } from "./_options.ts";
 import { HEADER_BYTES } from "../_packet.ts";
@@ -33,6 +36,7 @@ export interface BrokerOptions {
   /** `ws://HOST:PORT` or `wss://HOST:PORT`. */
   readonly broker: string;
   readonly credentials: NatsCredentials;
+  readonly caCerts?: readonly string[] | undefined;
   readonly connectTimeoutMs: number;
   readonly signal?: AbortSignal | undefined;
 }
@@ -58,16 +62,19 @@ export class Broker {
    * @throws {ChannelClosedError} If it cannot be reached in time.
    * @throws {HandshakeError} If it refuses the credentials.
    */
-  static async open({ broker, credentials, connectTimeoutMs, signal }: BrokerOptions): Promise<Broker> {
+  static async open(
+    { broker, credentials, caCerts, connectTimeoutMs, signal }: BrokerOptions,
+  ): Promise<Broker> {
     const abort = Promise.withResolvers<"aborted" | "late">();
     const end = () => abort.resolve("aborted");
     signal?.addEventListener("abort", end, { once: true });
     const timer = setTimeout(() => abort.resolve("late"), connectTimeoutMs);
-    const sockets = new Sockets();
+    const shown = authenticator(credentials, broker);
+    const sockets = new Sockets(caCerts);
     const connecting = wsconnect({
       wsFactory: (url) => Promise.resolve(sockets.open(url)),
       servers: broker,
-      authenticator: authenticator(credentials),
+      authenticator: shown,
       noEcho: true,
       timeout: connectTimeoutMs,
       reconnect: true,
@@ -146,8 +153,21 @@ export class Broker {
 }
 
 /** What shows the credentials to the broker. */
-function authenticator({ token, user, password, creds }: NatsCredentials): Authenticator[] {
+function authenticator(
+  { token, user, password, creds, nkey }: NatsCredentials,
+  broker: string,
+): Authenticator[] {
+  const seed = new TextEncoder().encode(nkey?.trim());
+  try {
+    if (nkey !== undefined) nkeys.fromSeed(seed);
+  } catch {
+    // What it is stays unsaid: it is secret.
+    throw new HandshakeError(
+      `Cannot connect to the broker at ${broker}: the nkey is no seed, which begins with SU`,
+    );
+  }
   return [
+    ...(nkey === undefined ? [] : [nkeyAuthenticator(seed)]),
     ...(creds === undefined ? [] : [credsAuthenticator(new TextEncoder().encode(creds))]),
     ...(user === undefined ? [] : [usernamePasswordAuthenticator(user, password)]),
     ...(token === undefined ? [] : [tokenAuthenticator(token)]),
@@ -156,12 +176,19 @@ function authenticator({ token, user, password, creds }: NatsCredentials): Authe
 
 /** The sockets of a connection, one after another. */
 class Sockets {
+  readonly #caCerts: readonly string[] | undefined;
+
   /** The one that is used now. */
   last: WebSocket | undefined;
 
+  /** @param caCerts Certificates to trust too. */
+  constructor(caCerts: readonly string[] | undefined) {
+    this.#caCerts = caCerts;
+  }
+
   /** Opens one. */
   open(url: string): { readonly socket: WebSocket; readonly encrypted: boolean } {
-    this.last = new WebSocket(url);
+    this.last = trustingSocket(url, this.#caCerts);
     return { socket: this.last, encrypted: url.startsWith("wss:") };
   }
 

@@ -22,6 +22,8 @@ export interface NatsCredentials {
   readonly password?: string;
   /** The text of a `.creds` file: a JWT and the seed of its key. */
   readonly creds?: string;
+  /** The seed of an nkey, which begins with `SU`. */
+  readonly nkey?: string;
 }
 
 /** Options of both sides of a channel through a broker. */
@@ -30,6 +32,8 @@ export interface NatsOptions {
   readonly url: string | URL;
   /** What the broker wants to see; else what the address has (`USER:PASSWORD@` or `TOKEN@`). */
   readonly credentials?: NatsCredentials;
+  /** With `nats+wss`: certificates to trust beside those that the system does, as PEM; in Deno, not in browsers. */
+  readonly caCerts?: readonly string[];
   /** Largest frame in bytes, both ways; cut into as many messages as the broker's `max_payload` takes. @default {67108864} */
   readonly maxFrameBytes?: number;
   /** Bytes that the peer may have sent beyond what was taken by `receive`; one frame may exceed it. @default {4194304} */

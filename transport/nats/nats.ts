@@ -70,15 +70,21 @@ function subjects(run: string, session = "") {
   };
 }
 
+/** Where a broker is, and whom to trust there. */
+interface Place extends NatsAddress {
+  readonly caCerts: readonly string[] | undefined;
+}
+
 /** Reads address and credentials; there must be a run. */
-function place(options: NatsOptions): NatsAddress {
+function place(options: NatsOptions): Place {
   const address = natsAddress(options.url);
   if (address.run === "") {
     throw new SyntaxError(
       `Cannot use the broker at ${address.broker} as the address must name a run: nats+ws://HOST:PORT/RUN`,
     );
   }
-  return { ...address, credentials: options.credentials ?? address.credentials };
+  const { credentials = address.credentials, caCerts } = options;
+  return { ...address, credentials, caCerts };
 }
 
 /**
@@ -275,7 +281,7 @@ export async function natsListener(options: NatsListenerOptions & WaitOptions): 
 }
 
 class NatsListener implements Listener {
-  readonly #address: NatsAddress;
+  readonly #address: Place;
   readonly #limits: NatsLimits;
   readonly #authorize: Authorize | undefined;
   readonly #backlog: Backlog;
@@ -284,7 +290,7 @@ class NatsListener implements Listener {
   #broker: Broker | undefined;
   #closing: Promise<void> | undefined;
 
-  constructor(address: NatsAddress, limits: NatsLimits, options: NatsListenerOptions) {
+  constructor(address: Place, limits: NatsLimits, options: NatsListenerOptions) {
     this.#address = address;
     this.#limits = limits;
     this.#authorize = options.authorize;
