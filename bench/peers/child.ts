@@ -4,6 +4,7 @@
  * @module
  */
 
+import { cpuUsage } from "node:process";
 import { requestAdapter } from "@edgetuner/kernels";
 import { SHAPES, type StepShape } from "./shapes.ts";
 
@@ -19,8 +20,8 @@ export interface System extends AsyncDisposable {
 export interface SystemOptions {
   /** Shape of model and batch. */
   readonly shape: StepShape;
-  /** Full-width or head-sliced LoRA; for EdgeTuner only. */
-  readonly mode: "full" | "slice";
+  /** Full-width or head-sliced LoRA, or rank space; for EdgeTuner only. */
+  readonly mode: "full" | "slice" | "core";
   /** True to keep the vocabulary table in one piece even if no binding holds it; for the others only. */
   readonly whole: boolean;
 }
@@ -28,7 +29,7 @@ export interface SystemOptions {
 /** A line that a child writes. */
 export type Report =
   | { readonly kind: "ready"; readonly about: string; readonly ms: number }
-  | { readonly kind: "step"; readonly loss: number; readonly ms: number }
+  | { readonly kind: "step"; readonly loss: number; readonly ms: number; readonly processorMs: number }
   | { readonly kind: "end"; readonly peakBytes: number }
   | { readonly kind: "failed"; readonly error: string };
 
@@ -40,6 +41,12 @@ function report(line: Report): void {
   console.log(
     MARK + JSON.stringify(line, (_, v) => typeof v === "number" && !Number.isFinite(v) ? String(v) : v),
   );
+}
+
+/** Processor milliseconds of all threads of this process so far. */
+function processorMs(): number {
+  const { user, system } = cpuUsage();
+  return (user + system) / 1000;
 }
 
 /** Peak resident memory of this process, where the system tells it; else what is resident now. */
@@ -59,7 +66,7 @@ export async function runChild(start: (options: SystemOptions) => Promise<System
     const begun = performance.now();
     await using system = await start({
       shape: SHAPES[name]!,
-      mode: mode === "slice" ? "slice" : "full",
+      mode: mode === "slice" || mode === "core" ? mode : "full",
       whole: vocabulary === "whole",
     });
     report({ kind: "ready", about: system.about, ms: performance.now() - begun });
@@ -68,9 +75,9 @@ export async function runChild(start: (options: SystemOptions) => Promise<System
       const lines = (rest + chunk).split("\n");
       rest = lines.pop()!;
       for (const _ of lines) {
-        const before = performance.now();
+        const [before, used] = [performance.now(), processorMs()];
         const loss = await system.step();
-        report({ kind: "step", loss, ms: performance.now() - before });
+        report({ kind: "step", loss, ms: performance.now() - before, processorMs: processorMs() - used });
       }
     }
     report({ kind: "end", peakBytes: await peakBytes() });

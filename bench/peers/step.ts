@@ -1,6 +1,7 @@
 /**
  * One LoRA step (forward, loss, backward, Adam; rank 8 on Q and V) on EdgeTuner, jax-js and
- * TensorFlow.js: the same weights, the same batch, the same adapter, a process each, taking turns.
+ * TensorFlow.js: the same weights, the same batch, the same adapter, a process each, taking turns. PyTorch on the
+ * processor stands beside them where a Python that has it is given.
  *
  * @module
  */
@@ -11,9 +12,12 @@ import { MARK, type Report } from "./child.ts";
 import { medianOf, ProductMeter } from "./products.ts";
 import { describeMachine, loadNow, machineText, numberText, tableText } from "./report.ts";
 import { flopsOf, SHAPES, stepFlops, stepProducts, type StepShape } from "./shapes.ts";
+import { torchModel } from "./torch_model.ts";
 
 const SYSTEMS = ["ours", "jax", "tfjs"] as const;
-type SystemName = typeof SYSTEMS[number];
+type SystemName = typeof SYSTEMS[number] | "torch";
+
+const TORCH_SCRIPT = new URL("./system_torch.py", import.meta.url).pathname;
 
 /** Losses of step 0 may differ by this. */
 const TOLERANCE = 1e-3;
@@ -32,6 +36,7 @@ Options [default]
   --whole         let the peers keep the vocabulary table in one piece even if no binding holds it
   --warm-cache    use the driver's own shader cache instead of an empty one for each system
   --timeout N     seconds that one step may take [600]
+  --python PATH   a Python that has torch: PyTorch on the processor takes part too
   --json FILE     write the figures to a file too
   --help          this text`;
 
@@ -44,6 +49,8 @@ interface SystemResult {
   readonly medianMs: number;
   readonly minMs: number;
   readonly stepsMs: readonly number[];
+  /** Median processor time of all threads: it hardly moves with the machine's load. */
+  readonly processorMs: number;
   readonly losses: readonly number[];
   readonly peakBytes: number;
   /** `ok`, or what is wrong. */
@@ -58,6 +65,7 @@ class Child implements AsyncDisposable {
   peakBytes = NaN;
   error: string | null = null;
   readonly times: number[] = [];
+  readonly processorTimes: number[] = [];
   readonly losses: number[] = [];
   readonly #process: Deno.ChildProcess;
   readonly #input: WritableStreamDefaultWriter<Uint8Array>;
@@ -65,11 +73,19 @@ class Child implements AsyncDisposable {
   readonly #complaints: Promise<string>;
   readonly #timeoutMs: number;
 
-  constructor(system: SystemName, args: string[], env: Record<string, string>, timeoutMs: number) {
+  constructor(
+    system: SystemName,
+    { program, args, env, timeoutMs }: {
+      readonly program: string;
+      readonly args: readonly string[];
+      readonly env: Record<string, string>;
+      readonly timeoutMs: number;
+    },
+  ) {
     this.system = system;
     this.#timeoutMs = timeoutMs;
-    this.#process = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--quiet", new URL(`./system_${system}.ts`, import.meta.url).href, ...args],
+    this.#process = new Deno.Command(program, {
+      args: [...args],
       cwd: import.meta.dirname!,
       env,
       stdin: "piped",
@@ -97,6 +113,7 @@ class Child implements AsyncDisposable {
     const report = await this.#next();
     if (report?.kind === "step") {
       this.times.push(report.ms);
+      this.processorTimes.push(report.processorMs);
       this.losses.push(Number(report.loss));
     }
   }
@@ -177,6 +194,8 @@ interface Options {
   readonly mode: string;
   readonly whole: boolean;
   readonly warmCache: boolean;
+  /** A Python that has torch; empty for none. */
+  readonly python: string;
   readonly timeoutMs: number;
 }
 
@@ -195,7 +214,17 @@ async function measure(name: string, shape: StepShape, options: Options) {
       }
       // Vulkan drivers warn without it.
       if (!Deno.env.get("XDG_RUNTIME_DIR")) env.XDG_RUNTIME_DIR = folder;
-      const child = new Child(system, [name, mode, whole ? "whole" : "pieces"], env, timeoutMs);
+      const script = new URL(`./system_${system}.ts`, import.meta.url).href;
+      const child = new Child(
+        system,
+        system === "torch"
+          ? { program: options.python, args: [TORCH_SCRIPT, await torchModel(folder, shape)], env, timeoutMs }
+          : {
+            program: Deno.execPath(),
+            args: ["run", "-A", "--quiet", script, name, mode, whole ? "whole" : "pieces"],
+            ...{ env, timeoutMs },
+          },
+      );
       children.push(child);
       await child.ready();
       await child.step();
@@ -230,6 +259,7 @@ async function measure(name: string, shape: StepShape, options: Options) {
       medianMs: medianOf(steps),
       minMs: steps.length === 0 ? NaN : Math.min(...steps),
       stepsMs: steps,
+      processorMs: medianOf(child.processorTimes.slice(1)),
       losses: child.losses,
       peakBytes: child.peakBytes,
       verdict: verdictOf(child, compared, await child.gpuError()),
@@ -258,6 +288,7 @@ function resultText({ shape, results, floor }: Measured, mode: string): string {
       "system",
       "median ms",
       "min ms",
+      "processor ms",
       "first step ms",
       "peak RSS MB",
       "loss of step 0",
@@ -268,6 +299,7 @@ function resultText({ shape, results, floor }: Measured, mode: string): string {
       r.system === "ours" ? `ours (${mode})` : r.system,
       numberText(r.medianMs),
       numberText(r.minMs),
+      numberText(r.processorMs),
       numberText(r.firstMs),
       numberText(r.peakBytes / 1e6),
       r.losses[0]?.toFixed(5) ?? "-",
@@ -298,6 +330,7 @@ async function main(): Promise<number> {
       "warm-cache": { type: "boolean", default: false },
       timeout: { type: "string", default: "600" },
       json: { type: "string" },
+      python: { type: "string", default: "" },
       help: { type: "boolean", default: false },
     },
   });
@@ -306,11 +339,12 @@ async function main(): Promise<number> {
     return 0;
   }
   const names = values.shape.split(",");
-  const systems = values.only.split(",").filter(isSystem);
+  const known = values.only.split(",").filter(isSystem);
+  const systems: SystemName[] = values.python === "" ? known : [...known, "torch"];
   const rounds = Number(values.rounds);
   const timeoutMs = Number(values.timeout) * 1000;
   const valid = names.every((name) => Object.hasOwn(SHAPES, name)) &&
-    systems.length === values.only.split(",").length && Number.isInteger(rounds) && rounds >= 1 &&
+    known.length === values.only.split(",").length && Number.isInteger(rounds) && rounds >= 1 &&
     timeoutMs > 0 &&
     ["full", "slice"].includes(values.mode);
   if (!valid) {
@@ -326,6 +360,7 @@ async function main(): Promise<number> {
       rounds,
       mode: values.mode,
       whole: values.whole,
+      python: values.python,
       warmCache: values["warm-cache"],
       timeoutMs,
     });
@@ -348,7 +383,9 @@ try {
   Deno.exit(await main());
 } catch (error) {
   // What `parseArgs` refuses is the user's to mend.
-  if (!(error instanceof TypeError && "code" in error && `${error.code}`.startsWith("ERR_PARSE_ARGS"))) throw error;
+  if (!(error instanceof TypeError && "code" in error && `${error.code}`.startsWith("ERR_PARSE_ARGS"))) {
+    throw error;
+  }
   console.error(error.message);
   Deno.exit(2);
 }
