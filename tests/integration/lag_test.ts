@@ -11,7 +11,7 @@ import { Child } from "../../cli/process/child.ts";
 import { WorkerRun } from "../../cli/process/worker_run.ts";
 import { ASSETS } from "../support/places.ts";
 
-const STEPS = 20;
+const STEPS = 12;
 
 Deno.test("timers of the serving thread are late by less than 50 ms (p99) while a run trains [slow]", async () => {
   const run = await WorkerRun.start({

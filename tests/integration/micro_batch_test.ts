@@ -44,7 +44,7 @@ for (const mode of ["slice", "full", "core"] as const) {
 
   Deno.test(`${mode} mode: a run with micro-batches learns as the unsplit one, LoRA dropout and all [slow]`, async () => {
     const before = engine.stats.tensors;
-    for (const [microBatches, capacities] of [[2, [2, 1, 1]], [3, [1]], [5, [3, 1]]] as const) {
+    for (const [microBatches, capacities] of [[2, [2, 1, 1]], [5, [1]]] as const) {
       const split = { ...settings, microBatches };
       const run = await runSession(model, { ...base, settings: split, capacities });
       assertClose(run.losses, whole.losses, TOLERANCE.steps, "losses");
@@ -105,7 +105,8 @@ for (const mode of ["slice", "full", "core"] as const) {
     assertEquals(without.weights, withOverlap.weights);
   });
 
-  for (const codec of ["f32", "int8"]) {
+  // A codec writes what it is given: one mode is enough.
+  for (const codec of mode === "slice" ? ["f32", "int8"] : ["f32"]) {
     Deno.test(`${mode} mode, ${codec}: micro-batches put as many tensor bytes on the wire, in more frames [slow]`, async () => {
       const settings = { ...tinySettings(mode, 4), codec };
       const run = (microBatches: number) =>

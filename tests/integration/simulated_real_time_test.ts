@@ -14,8 +14,8 @@ Deno.test("virtual and real time agree within 10 % where links dominate [slow]",
   const settings = tinySettings("slice", warm + 3);
   const link: LinkProfile = {
     name: "slow",
-    up: { bandwidthMbit: 2, latencyMs: 200, jitterMs: 10, loss: 0.002 },
-    down: { bandwidthMbit: 4, latencyMs: 200, jitterMs: 10 },
+    up: { bandwidthMbit: 4, latencyMs: 100, jitterMs: 5, loss: 0.002 },
+    down: { bandwidthMbit: 8, latencyMs: 100, jitterMs: 5 },
   };
   const median = (
     { steps }: { readonly steps: readonly { readonly times: { readonly total: number } }[] },
@@ -24,7 +24,7 @@ Deno.test("virtual and real time agree within 10 % where links dominate [slow]",
     return times[(times.length - 1) / 2]!;
   };
   const ratios: number[] = [];
-  // A step is nearly all waits of some 200 ms, so whatever else the machine does hardly shows in the middle one of
+  // A step is nearly all waits of some 100 ms, so whatever else the machine does hardly shows in the middle one of
   // three. Where it does even so, in the run or in the speeds that were measured for the virtual one, both are
   // done again.
   while (ratios.length < 3) {

@@ -116,7 +116,7 @@ testForms(
   "PredictorNetwork has the gradient of its loss, along the gradient of every weight [slow]",
   async (engine) => {
     const predictor = anyPredictor();
-    const batch = labelled(predictor, windowsOf(anyRun(9), 4));
+    const batch = labelled(predictor, windowsOf(anyRun(7), 4));
     using network = new PredictorNetwork(engine, predictor);
     await batchError(network, batch, { training: true });
     const step = 2 ** -6;
@@ -259,7 +259,7 @@ Deno.test("trainPredictor() learns what only the step's embedding tells, the sam
   );
   const split = splitWindows([run], config.history, { valid: 0.2, test: 0.2 });
   const start = initialPredictor(config, 1);
-  const train = (epochs = 25) =>
+  const train = (epochs = 15) =>
     trainPredictor(engine, start, { ...split, baseNorm: null }, {
       rate: 1e-2,
       noise: 0.2,
