@@ -113,7 +113,7 @@ export class StreamWire implements Wire {
   #peerIdleMs: number;
   #lostBy = "";
   /** Without a connection for so long, in milliseconds, the session is lost. */
-  #lostAfterMs = 0;
+  #lostAfterMs: number;
   /** The number of the farewell. */
   #farewell: number | undefined;
   readonly #bye = Promise.withResolvers<void>();
@@ -129,6 +129,7 @@ export class StreamWire implements Wire {
     this.#limits = limits;
     this.#flow = new Flow(limits.queueBytes);
     this.#peerIdleMs = peerIdleMs;
+    this.#lostAfterMs = link.traits.retryTimeoutMs;
   }
 
   /** True once the session has ended. */

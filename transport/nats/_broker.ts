@@ -127,6 +127,27 @@ export class Broker {
     this.#sockets.drop();
   }
 
+  /**
+   * Gives the connection up where the broker does not answer in time, and makes it anew: until it is closed. The client
+   * of the broker would wait for a minute, and then for a farewell that never comes.
+   */
+  watch(limitMs: number): void {
+    let isAsking = false;
+    const look = async () => {
+      if (!this.isUp || isAsking || this.connection.isClosed()) return;
+      isAsking = true;
+      const answered = this.connection.flush().then(() => true, () => true);
+      if (
+        await Promise.race([answered, within(limitMs, answered).then(() => false)]) === false && this.isUp
+      ) {
+        this.renew();
+      }
+      isAsking = false;
+    };
+    const timer = setInterval(() => void look(), Math.ceil(limitMs / 2));
+    void this.connection.closed().then(() => clearInterval(timer));
+  }
+
   /** Waits a while for what was published to leave. */
   async flush(): Promise<void> {
     if (!this.isUp || this.connection.isClosed()) return;

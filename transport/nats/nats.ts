@@ -312,6 +312,7 @@ class NatsListener implements Listener {
     broker.onBack.add(() => {
       for (const { wire } of this.#wires.values()) wire.goOnAtOnce();
     });
+    broker.watch(Math.ceil(this.#limits.idleTimeoutMs / 2));
     void broker.connection.closed().then(() => {
       for (const { wire } of this.#wires.values()) wire.lose("The connection to the broker was lost");
     });

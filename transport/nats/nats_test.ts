@@ -49,6 +49,30 @@ testLinkFaults({
   },
 });
 
+Deno.test({
+  name:
+    "NATS: the edge server's way to the broker may be dead without a word: it makes another one, and frames go on",
+  // The client of the broker leaves timers of attempts to connect behind.
+  sanitizeOps: false,
+  sanitizeResources: false,
+  async fn() {
+    await using server = await NatsServer.start();
+    await using relay = new FaultyRelay(server.port);
+    const limits = { ...LIMITS, ...FAULT_LIMITS, idleTimeoutMs: 1000 };
+    const listener = await natsListener({ url: `nats+ws://127.0.0.1:${relay.port}/dead`, ...limits });
+    const device = await natsTransport({ url: server.url("dead"), ...limits }).connect();
+    const edge = (await within(listener.accept(), "accept"))!;
+    for (const direction of ["up", "down"] as const) {
+      relay.stall(direction);
+      await Promise.all([device.send(pattern(5000, 1)), edge.send(pattern(7000, 2))]);
+      assertEquals(await within(edge.receive(), "up"), pattern(5000, 1));
+      assertEquals(await within(device.receive(), "down"), pattern(7000, 2));
+    }
+    await Promise.all([device.close(), edge.close()]);
+    await listener[Symbol.asyncDispose]();
+  },
+});
+
 testStrictly("NATS: frames are cut to what the broker takes", async () => {
   await using fixture = await open({ maxPayload: 4096 });
   await using device = await fixture.transport.connect();
