@@ -352,7 +352,7 @@ Deno.test("who joins late takes over the heads of a device that left or stays aw
     await eventOf(server, (e) => e.type === "status" && e.status === "paused");
     const stranger = join("late", "2".repeat(16));
     await eventOf(server, (e) => e.type === "joined");
-    await assertRejects(() => join("device 1", "1".repeat(16)), HandshakeError, "must not have started");
+    await assertRejects(() => join("device 1", "1".repeat(16)), HandshakeError, "none are free now");
     server.resume();
     await running;
     const devices = await Promise.all([first, second, stranger]);
