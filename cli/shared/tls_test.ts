@@ -10,6 +10,7 @@ import { createControlApp, serve, Sessions } from "@edgetuner/transport/server";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { UsageError } from "../flags/flags.ts";
 import { named, pinned } from "../flags/pinned.ts";
+import { until } from "../../tests/support/until.ts";
 import { certificateOf } from "./tls.ts";
 
 const FLAGS = { cert: "", key: "", tls: "", host: "127.0.0.1" };
@@ -80,6 +81,35 @@ Deno.test("a certificate and a key that do not belong together are refused by th
     await Deno.writeTextFile("key.pem", one!.key);
     assertEquals((await certificateOf(flags))?.cert, one!.cert);
   });
+});
+
+Deno.test({
+  name: "connections that never begin TLS keep no files, and give way to others",
+  ignore: Deno.build.os !== "linux",
+  async fn() {
+    await inFolder(async () => {
+      const { cert, key } = (await certificateOf({ ...FLAGS, tls: "self-signed" }))!;
+      await using server = await serve({ fetch: () => new Response("here") }, { tls: { cert, key } });
+      const { port } = server;
+      const openFiles = () => [...Deno.readDirSync("/proc/self/fd")].length;
+      const before = openFiles();
+      const idle = await Promise.all(
+        Array.from({ length: 300 }, () => Deno.connect({ hostname: "127.0.0.1", port })),
+      );
+      try {
+        await until(() => openFiles() <= before + 300 + 70, "those that are too many are closed here");
+        using client = Deno.createHttpClient({ caCerts: [cert] });
+        // Whoever came just now is waited for.
+        const answer = await until(
+          () => fetch(`https://127.0.0.1:${port}`, { client }).then((there) => there.text(), () => null),
+          "an idle one has given way",
+        );
+        assertEquals(answer, "here");
+      } finally {
+        for (const connection of idle) connection.close();
+      }
+    });
+  },
 });
 
 Deno.test("over TLS a browser that signs in gets a cookie that plain HTTP never sees", async () => {

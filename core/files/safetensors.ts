@@ -93,18 +93,32 @@ export function writeSafetensors(
   tensors: NamedArrays,
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array<ArrayBuffer> {
-  for (const [name, { shape, data }] of tensors) requireLength(name, shape, data.length);
-  const { names, start, size } = layOut(shapesOf(tensors), metadata);
-  const bytes = new Uint8Array(start.length + size);
-  bytes.set(start);
-  const values = new Float32Array(bytes.buffer, start.length, size / 4);
+  const pieces = safetensorsPieces(tensors, metadata);
+  const bytes = new Uint8Array(pieces.reduce((sum, { length }) => sum + length, 0));
   let place = 0;
-  for (const name of names) {
-    const { data } = tensors.get(name)!;
-    values.set(data, place);
-    place += data.length;
+  for (const piece of pieces) {
+    bytes.set(piece, place);
+    place += piece.length;
   }
   return bytes;
+}
+
+/**
+ * What {@linkcode writeSafetensors} gives, in pieces: the header, and the values of each tensor, which are not copied.
+ *
+ * @throws {ModelFileError} As `writeSafetensors`.
+ */
+export function safetensorsPieces(
+  tensors: NamedArrays,
+  metadata: Readonly<Record<string, string>>,
+): Uint8Array[] {
+  for (const [name, { shape, data }] of tensors) requireLength(name, shape, data.length);
+  const { names, start } = layOut(shapesOf(tensors), metadata);
+  const values = names.map((name) => {
+    const { buffer, byteOffset, byteLength } = tensors.get(name)!.data;
+    return new Uint8Array(buffer, byteOffset, byteLength);
+  });
+  return [start, ...values];
 }
 
 /**

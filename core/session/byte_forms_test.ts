@@ -3,10 +3,12 @@ import { DEFAULT_LORA } from "../lora/settings.ts";
 import { type Adapter, adapterFiles, readAdapter, saveAdapter, withZeroHeads } from "../lora/adapter.ts";
 import { type ByteStore, folderStore, memoryStore } from "../files/byte_store.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
+import { readSafetensors } from "../files/safetensors.ts";
 import { sha256 } from "../files/sha256.ts";
+import { RunStateError } from "../contracts/errors.ts";
 import { peftFiles, savePeft, toPeft } from "../lora/peft.ts";
 import { defaultRunSettings } from "../train/default_run_settings.ts";
-import { type RunState, runStateBytes, saveRunState } from "./run_state.ts";
+import { readRunState, type RunState, runStateBytes, saveRunState } from "./run_state.ts";
 import { forgetRunStates, storedRunStates, storeRunState } from "./run_state_store.ts";
 
 const model = { layers: 2, hidden: 16, heads: 2, headSize: 8 };
@@ -66,6 +68,30 @@ Deno.test("adapters, PEFT adapters and states have in memory the bytes that they
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
+});
+
+Deno.test("a state is a few tensors, however many matrices there are: they are what keeping it costs", async () => {
+  const state = stateOf("r", 5);
+  const perHead = [state.heads!.state.weights[0]![0]!, state.heads!.state.weights[0]![0]!];
+  const parts = [perHead, perHead, perHead];
+  const many: RunState = {
+    ...state,
+    heads: {
+      model: { ...state.heads!.model, layers: 3, heads: 2 },
+      range: { first: 0, count: 2 },
+      state: { weights: parts, m: parts, v: parts, updates: new Uint32Array(6) },
+    },
+  };
+  const bytes = await runStateBytes(many);
+  assertEquals([...readSafetensors(bytes).keys()].sort(), ["m", "v", "weights"]);
+  assertEquals((await readRunState(bytes)).heads, many.heads);
+});
+
+Deno.test("a state whose tensors are not those of its heads is refused", async () => {
+  const { heads, ...rest } = stateOf("r", 5);
+  const model = { ...heads!.model, layers: 2 };
+  const bytes = await runStateBytes({ ...rest, heads: { ...heads!, model } });
+  await assertRejects(() => readRunState(bytes), RunStateError, '"weights" must have 8 numbers: it has 4');
 });
 
 Deno.test("without node:crypto a digest is the same", async () => {

@@ -6,15 +6,17 @@
  * file. LoRA dropout is a function of seed and step, and the order of the data one of seed and position, so
  * neither has a state beyond these numbers.
  *
- * A state is one safetensors file: `layer0.head3.q.A` and `.B` are a head module's weights, with `.m` and
- * `.v` behind the name its moments; everything else is JSON in the header. It gets its name when it is whole.
+ * A state is one safetensors file with at most three tensors: the `weights` of all head modules and AdamW's moments
+ * `m` and `v`, each [L, n, numbers of a head]. A head's numbers are A then B of each target in order. Few large tensors
+ * are cheap to write, and states are written every few seconds. Everything else is JSON in the header, with one digest
+ * of all. It gets its name when it is whole.
  *
  * @module
  */
 
-import { RunStateError } from "../contracts/errors.ts";
+import { ModelFileError, RunStateError } from "../contracts/errors.ts";
 import type { HeadRange } from "../lora/allocation.ts";
-import { type HeadModulesState, type HeadWeights, namedMatrices } from "../lora/head_arena.ts";
+import type { HeadModulesState, HeadWeights } from "../lora/head_arena.ts";
 import type { HeadModules } from "../lora/head_modules.ts";
 import type { NamedArray } from "../files/named_arrays.ts";
 import type { BaseWeights } from "../model/weights.ts";
@@ -23,16 +25,16 @@ import { checkRunSettings, type RunSettings } from "../train/run_settings.ts";
 import type { SavedSharing } from "./shared_validation.ts";
 import type { BestLoss } from "../train/training_plan.ts";
 import { type ModelShape, shapeForDevices } from "../contracts/model_shape.ts";
-import { requireFiniteArrays } from "../lora/finite.ts";
+import { firstNotFinite } from "../files/finite_values.ts";
 import { decodePlainData, encodePlainData } from "../protocol/cbor.ts";
 import { readMetadata } from "../files/tensor_header.ts";
-import { makeFolder } from "../files/atomic.ts";
+import { makeFolder, writeWhole } from "../files/atomic.ts";
 import { bytesIfThere, entriesOf, isFolder, removeIfThere } from "../files/folders.ts";
 import { sha256 } from "../files/sha256.ts";
-import { readSafetensors, safetensorsBytes, saveSafetensors } from "../files/safetensors.ts";
+import { readSafetensors, safetensorsPieces, writeSafetensors } from "../files/safetensors.ts";
 
 const FORMAT = "edgetuner-run";
-const FORMAT_VERSION = 3;
+const FORMAT_VERSION = 4;
 /** States that stay in a folder: if a crash comes between two parties' writes, all still have the older one. */
 const KEPT = 2;
 
@@ -139,7 +141,9 @@ export async function saveHeads(modules: HeadModules): Promise<SavedHeads> {
  */
 export async function saveRunState(path: string, state: RunState): Promise<void> {
   const { arrays, metadata } = await contentOf(path, state);
-  await saveSafetensors(path, arrays, metadata);
+  await writeWhole(path, async (file) => {
+    for (const piece of safetensorsPieces(arrays, metadata)) await file.write(piece);
+  });
 }
 
 /**
@@ -150,7 +154,7 @@ export async function saveRunState(path: string, state: RunState): Promise<void>
  */
 export async function runStateBytes(state: RunState): Promise<Uint8Array<ArrayBuffer>> {
   const { arrays, metadata } = await contentOf("the state", state);
-  return (await safetensorsBytes(arrays, metadata)).bytes;
+  return writeSafetensors(arrays, metadata);
 }
 
 async function contentOf(
@@ -168,6 +172,7 @@ async function contentOf(
       heads: heads === null ? null : {
         model: heads.model,
         range: heads.range,
+        sizes: sizesOf(heads.state),
         updates: Array.from(heads.state.updates),
       },
     }),
@@ -176,10 +181,8 @@ async function contentOf(
     // The state is any plain data, typed arrays and all: JSON could not hold it.
     metadata.pruning = encodePlainData(pruning).toBase64();
   }
-  const arrays: ReadonlyMap<string, NamedArray> = heads === null
-    ? new Map()
-    : arraysOf(heads, state.settings);
-  requireFiniteArrays(path, arrays);
+  const arrays: ReadonlyMap<string, NamedArray> = heads === null ? new Map() : arraysOf(heads);
+  if (heads !== null) requireFiniteParts(path, arrays, heads.range);
   metadata.digest = await digestOf(metadata, arrays);
   return { arrays, metadata };
 }
@@ -388,50 +391,73 @@ function readPruning(bytes: Uint8Array): SavedPruning {
   throw new TypeError("its part on pruning is not a name, a mask and statistics");
 }
 
-/** `.m` and `.v` stand behind the names of moments. */
-const PARTS = [["weights", ""], ["m", ".m"], ["v", ".v"]] as const;
+/** Parts of a state of head modules, each one tensor. */
+const PARTS = ["weights", "m", "v"] as const;
 
-function arraysOf({ range, state }: SavedHeads, { lora }: RunSettings): Map<string, NamedArray> {
-  const arrays = new Map<string, NamedArray>();
-  for (const [which, part] of PARTS) {
-    state[which].forEach((perHead, l) =>
-      perHead.forEach((perTarget, i) =>
-        perTarget.forEach(({ a, b }, k) => {
-          const at = { layer: l, head: range.first + i, target: lora.targets[k]! };
-          const shapes = { a: [lora.rank, a.length / lora.rank], b: [b.length / lora.rank, lora.rank] };
-          for (const { name, which } of namedMatrices(lora.mode, at)) {
-            arrays.set(`${name}${part}`, { shape: shapes[which], data: { a, b }[which] });
-          }
-        })
-      )
+/** Numbers of a head module's matrices: those of all targets are alike. */
+interface MatrixSizes {
+  readonly a: number;
+  readonly b: number;
+}
+
+function sizesOf({ weights }: HeadModulesState): MatrixSizes {
+  const { a, b } = weights[0]![0]![0]!;
+  return { a: a.length, b: b.length };
+}
+
+/** All numbers of each part, one after the other. */
+function arraysOf({ range, state }: SavedHeads): Map<string, NamedArray> {
+  const { a, b } = sizesOf(state);
+  const targets = state.weights[0]![0]!.length;
+  const shape = [state.weights.length, range.count, targets * (a + b)];
+  return new Map(PARTS.map((part) => {
+    const data = new Float32Array(shape[0]! * shape[1]! * shape[2]!);
+    let at = 0;
+    for (const matrices of state[part].flat(2)) {
+      data.set(matrices.a, at);
+      data.set(matrices.b, at + a);
+      at += a + b;
+    }
+    return [part, { shape, data }];
+  }));
+}
+
+/** @throws {ModelFileError} If a weight or a moment is not finite; says of which head. */
+function requireFiniteParts(path: string, arrays: ReadonlyMap<string, NamedArray>, range: HeadRange): void {
+  for (const [part, { shape, data }] of arrays) {
+    const at = firstNotFinite(data);
+    if (at < 0) continue;
+    const head = Math.floor(at / shape[2]!);
+    const place = `layer ${Math.floor(head / range.count)}, head ${range.first + head % range.count}`;
+    throw new ModelFileError(
+      `Cannot save ${path} as every weight and moment must be finite: one of "${part}" of ${place} is ${
+        data[at]
+      }; what was saved before stays`,
     );
   }
-  return arrays;
 }
 
 function stateOf(
   arrays: ReadonlyMap<string, NamedArray>,
-  heads: { readonly model: ModelShape; readonly range: HeadRange; readonly updates: number[] },
+  { model, range, sizes: { a, b }, updates }: {
+    readonly model: ModelShape;
+    readonly range: HeadRange;
+    readonly sizes: MatrixSizes;
+    readonly updates: number[];
+  },
   { lora }: RunSettings,
 ): HeadModulesState {
-  const find = (name: string): Float32Array => {
-    const array = arrays.get(name);
-    if (array === undefined) throw new TypeError(`"${name}" is missing`);
-    return array.data;
+  const read = (part: string): HeadWeights[][][] => {
+    const data = arrays.get(part)?.data;
+    const expected = model.layers * range.count * lora.targets.length * (a + b);
+    if (data?.length !== expected) {
+      throw new TypeError(`"${part}" must have ${expected} numbers: it has ${data?.length ?? 0}`);
+    }
+    let at = 0;
+    const take = (length: number) => data.subarray(at, at += length);
+    const modules = (count: number) =>
+      Array.from({ length: count }, () => lora.targets.map(() => ({ a: take(a), b: take(b) })));
+    return Array.from({ length: model.layers }, () => modules(range.count));
   };
-  const { model, range, updates } = heads;
-  const read = (part: string): HeadWeights[][][] =>
-    Array.from(
-      { length: model.layers },
-      (_, l) =>
-        Array.from({ length: range.count }, (_, i) =>
-          lora.targets.map((target) => {
-            const at = { layer: l, head: range.first + i, target };
-            const named = namedMatrices(lora.mode, at).map((
-              { name, which },
-            ) => [which, find(`${name}${part}`)]);
-            return { a: new Float32Array(0), b: new Float32Array(0), ...Object.fromEntries(named) };
-          })),
-    );
-  return { weights: read(""), m: read(".m"), v: read(".v"), updates: Uint32Array.from(updates) };
+  return { weights: read("weights"), m: read("m"), v: read("v"), updates: Uint32Array.from(updates) };
 }

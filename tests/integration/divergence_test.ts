@@ -239,7 +239,7 @@ Deno.test("saveAdapter() and states refuse weights that are not finite and leave
   await assertRejects(
     () => write({ ...state, step: 1 }),
     ModelFileError,
-    'one of "layer2.head3.v.B.v" is NaN',
+    'one of "v" of layer 2, head 3 is NaN',
   );
   assertEquals((await loadRunState(`${folder}/run/step-00000000.safetensors`)).step, 0);
   await Deno.remove(folder, { recursive: true });

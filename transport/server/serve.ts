@@ -231,13 +231,13 @@ class Serve implements Serving {
     this.#server.on("error", () => {});
     this.#inner.port = (this.#server.address() as { readonly port: number }).port;
     if (this.#tls === undefined) this.#port = this.#inner.port;
-    else this.#openFront(this.#tls);
+    else await this.#openFront(this.#tls);
     this.#scheduleCheck();
   }
 
-  #openFront(tls: TlsOptions): void {
+  async #openFront(tls: TlsOptions): Promise<void> {
     try {
-      this.#front = new TlsFront({
+      this.#front = await TlsFront.open({
         ...tls,
         hostname: this.hostname,
         port: this.#port,
@@ -267,7 +267,7 @@ class Serve implements Serving {
     }
     for (const socket of this.#refusing) socket.destroy();
     this.#connections.destroy();
-    await this.#front?.destroy();
+    this.#front?.destroy();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -380,28 +380,33 @@ class Serve implements Serving {
   }
 
   #scheduleCheck(): void {
-    const before = this.#came;
+    const before = { inner: this.#came, front: this.#front?.came ?? 0 };
     this.#checking = setTimeout(() => void this.#check(before), this.#checkIntervalMs);
     Deno.unrefTimer(this.#checking as unknown as number);
   }
 
-  /** Running out of files stops `node:http` from accepting, for good and in silence: then it listens anew. */
-  async #check(before: number): Promise<void> {
-    if (this.#came === before && !this.#closing) {
-      const limitMs = Math.min(1000, this.#checkIntervalMs);
-      const accepting = await isAccepting(
-        this.#inner.hostname,
-        this.#inner.port,
-        limitMs,
-        () => this.#came !== before,
-      );
-      if (!accepting && !this.#closing) {
-        // Connections that there are stay: not the `close` of HTTP, which ends those without a request.
-        NetServer.prototype.close.call(this.#server);
-        this.#server.listen(this.#inner.port, this.#inner.hostname);
-      }
+  /** Running out of files stops `node:net` from accepting, for good and in silence: then it listens anew. */
+  async #check(before: { readonly inner: number; readonly front: number }): Promise<void> {
+    const front = this.#front;
+    await this.#keepAccepting(this.#server, this.#inner, () => this.#came !== before.inner);
+    if (front !== undefined) {
+      const place = { hostname: this.hostname, port: front.port };
+      await this.#keepAccepting(front.server, place, () => front.came !== before.front);
     }
     if (!this.#closing) this.#scheduleCheck();
+  }
+
+  async #keepAccepting(
+    server: NetServer,
+    { hostname, port }: { readonly hostname: string; readonly port: number },
+    came: () => boolean,
+  ): Promise<void> {
+    if (came() || this.#closing) return;
+    const accepts = await isAccepting(hostname, port, Math.min(1000, this.#checkIntervalMs), came);
+    if (accepts || this.#closing) return;
+    // Connections that there are stay: not the `close` of HTTP, which ends those without a request.
+    NetServer.prototype.close.call(server);
+    server.listen(port, hostname);
   }
 }
 
