@@ -14,7 +14,7 @@
  * @module
  */
 
-import { ModelFileError, RunStateError } from "../contracts/errors.ts";
+import { RunStateError } from "../contracts/errors.ts";
 import type { HeadRange } from "../lora/allocation.ts";
 import type { HeadModulesState, HeadWeights } from "../lora/head_arena.ts";
 import type { HeadModules } from "../lora/head_modules.ts";
@@ -25,7 +25,7 @@ import { checkRunSettings, type RunSettings } from "../train/run_settings.ts";
 import type { SavedSharing } from "./shared_validation.ts";
 import type { BestLoss } from "../train/training_plan.ts";
 import { type ModelShape, shapeForDevices } from "../contracts/model_shape.ts";
-import { firstNotFinite } from "../files/finite_values.ts";
+import { requireFiniteArrays } from "../lora/finite.ts";
 import { decodePlainData, encodePlainData } from "../protocol/cbor.ts";
 import { readMetadata } from "../files/tensor_header.ts";
 import { makeFolder, writeWhole } from "../files/atomic.ts";
@@ -182,7 +182,7 @@ async function contentOf(
     metadata.pruning = encodePlainData(pruning).toBase64();
   }
   const arrays: ReadonlyMap<string, NamedArray> = heads === null ? new Map() : arraysOf(heads);
-  if (heads !== null) requireFiniteParts(path, arrays, heads.range);
+  requireFiniteArrays(path, arrays);
   metadata.digest = await digestOf(metadata, arrays);
   return { arrays, metadata };
 }
@@ -420,21 +420,6 @@ function arraysOf({ range, state }: SavedHeads): Map<string, NamedArray> {
     }
     return [part, { shape, data }];
   }));
-}
-
-/** @throws {ModelFileError} If a weight or a moment is not finite; says of which head. */
-function requireFiniteParts(path: string, arrays: ReadonlyMap<string, NamedArray>, range: HeadRange): void {
-  for (const [part, { shape, data }] of arrays) {
-    const at = firstNotFinite(data);
-    if (at < 0) continue;
-    const head = Math.floor(at / shape[2]!);
-    const place = `layer ${Math.floor(head / range.count)}, head ${range.first + head % range.count}`;
-    throw new ModelFileError(
-      `Cannot save ${path} as every weight and moment must be finite: one of "${part}" of ${place} is ${
-        data[at]
-      }; what was saved before stays`,
-    );
-  }
 }
 
 function stateOf(
