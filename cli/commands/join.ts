@@ -375,10 +375,10 @@ async function endOf(
   },
   call: Call,
 ): Promise<RunEnd> {
-  const { error, reason, steps, welcome } = result;
+  const { error, reason, steps, welcome, wasStopped } = result;
   const ending = error === null && reason === ""
     ? "done"
-    : error === null || isInterrupted()
+    : error === null || wasStopped || isInterrupted()
     ? "interrupted"
     : endingOf(error);
   const state = await savedState(states.folder ?? "", welcome.run);

@@ -204,6 +204,7 @@ export class Messages {
       reason: words(),
       diverged: optional(flag()),
       elsewhere: optional(flag()),
+      stopped: optional(flag()),
       step: optional(step),
       best: optional(flag()),
       away: optional(list(integer(0, 1e6), 1, MAX_HEADS)),

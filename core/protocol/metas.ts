@@ -129,6 +129,8 @@ export interface EndMeta {
   readonly diverged?: boolean;
   /** True if that number was another device's: what the receiver has learnt is good. */
   readonly elsewhere?: boolean;
+  /** True if somebody stopped the run, also where a step was not over. */
+  readonly stopped?: boolean;
   /** Training steps done, if the run ended without a fault. */
   readonly step?: number;
   /** True if the head modules at the end are the best of the run. */

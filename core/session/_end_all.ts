@@ -27,6 +27,8 @@ export interface RunOutcome {
   readonly ending: RunEnding | null;
   /** The divergence that ended it, if one did. */
   readonly diverged: TrainingError | null;
+  /** True if somebody stopped it. */
+  readonly stopped: boolean;
   /** True if the run is to end at once. */
   readonly aborted: boolean;
   /** True if it failed. */
@@ -36,7 +38,7 @@ export interface RunOutcome {
 /** Tells all devices that the run is over, and closes their channels: in bounded time, whatever they do. */
 export async function endAll(
   members: readonly RunMember[],
-  { reason, ending, diverged, aborted, failed }: RunOutcome,
+  { reason, ending, diverged, stopped, aborted, failed }: RunOutcome,
 ): Promise<void> {
   // Those too that have just come back.
   const peers = members.flatMap(({ peer, returning }) => returning === null ? [peer] : [peer, returning]);
@@ -51,7 +53,9 @@ export async function endAll(
     // Closing waits until it is on its way.
     const told = diverged !== null
       ? peer.sendDivergence(diverged)
-      : peer.send("end", { meta: { reason, ...(ending ?? {}) } }).catch(() => {});
+      : peer.send("end", { meta: { reason, ...(ending ?? {}), ...(stopped && { stopped }) } }).catch(
+        () => {},
+      );
     if (peer.isSilent) {
       await Promise.race([told, late.promise]);
       // It is gone, and whoever hands frames on to it hears so.

@@ -80,7 +80,7 @@ export class DeviceRun {
     this.#ledger = peer.ledger;
     this.#welcome = welcome;
     this.#modules = modules;
-    this.#progress = { steps: welcome.start, reason: "", ending: null };
+    this.#progress = { steps: welcome.start, reason: "", ending: null, wasStopped: false };
     this.#save = saveOnce({ id, welcome, modules }, this.#saver, options);
   }
 
@@ -124,10 +124,10 @@ export class DeviceRun {
     }
     if (!(error instanceof TrainingError)) await this.#heads?.saveLast().catch(() => {});
     await Promise.allSettled([this.#saver.settled()]);
-    const { steps, reason, ending } = this.#progress;
+    const { steps, reason, ending, wasStopped } = this.#progress;
     const [ledger, modules, welcome] = [this.#ledger, this.#modules, this.#welcome];
     const [absences, saving] = [absencesOf(welcome, ending ?? {}), this.#saver.times];
-    return { modules, welcome, steps, absences, ledger, saving, reason, ending, error };
+    return { modules, welcome, steps, absences, ledger, saving, reason, ending, wasStopped, error };
   }
 
   /** Runs the lanes over the current connection; returns what went wrong. */

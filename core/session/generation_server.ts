@@ -355,7 +355,14 @@ export class GenerationServer extends RunServer {
     cached[Symbol.dispose]();
     this.#askers.delete(member);
     const ending = { step: 0, best: false };
-    void endAll([member], { reason: "", ending, diverged: null, aborted: false, failed: false });
+    void endAll([member], {
+      reason: "",
+      ending,
+      diverged: null,
+      stopped: false,
+      aborted: false,
+      failed: false,
+    });
   }
 }
 

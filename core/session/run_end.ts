@@ -20,12 +20,15 @@ export interface RunProgress {
   reason: string;
   /** How it ended, if without a fault. */
   ending: RunEnding | null;
+  /** True if somebody stopped it. */
+  wasStopped: boolean;
 }
 
 /** Takes in the end of a run. */
 export function takeEnd({ meta }: FrameOf<"end">, state: RunProgress): void {
-  const { reason, step, best = false, away, missed } = meta;
+  const { reason, stopped = false, step, best = false, away, missed } = meta;
   state.reason = reason;
+  state.wasStopped = stopped;
   if (step === undefined) return;
   state.ending = { step, best, ...(away && { away }), ...(missed && { missed }) };
 }

@@ -291,7 +291,9 @@ export abstract class RunServer implements RunHandle {
     } catch (error) {
       reason = error instanceof Error ? error.message : String(error);
       if (this.#stopReason !== null) {
-        this.#setStatus("ended", this.#stopReason);
+        // What broke off within a step did so because of that.
+        reason = this.#stopReason;
+        this.#setStatus("ended", reason);
       } else {
         this.#setStatus("failed", reason);
         if (error instanceof TrainingError) diverged = error;
@@ -301,7 +303,8 @@ export abstract class RunServer implements RunHandle {
       signal?.removeEventListener("abort", onAbort);
       const { aborted } = this.#stop.signal;
       const failed = this.#status === "failed";
-      await endAll(this.#members, { reason, ending: this.ending, diverged, aborted, failed });
+      const stopped = this.#stopReason !== null;
+      await endAll(this.#members, { reason, ending: this.ending, diverged, stopped, aborted, failed });
     }
   }
 

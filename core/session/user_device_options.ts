@@ -129,6 +129,8 @@ export interface UserDeviceResult {
   readonly reason: string;
   /** Where the run ended if it did so without a fault: after its last step, or stopped on purpose; else `null`. */
   readonly ending: RunEnding | null;
+  /** True if somebody stopped the run at the edge server, also where a step was not over. */
+  readonly wasStopped: boolean;
   /** The error that ended the run, if one did: here, at the edge server or at another device. */
   readonly error: unknown;
 }

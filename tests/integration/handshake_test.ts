@@ -475,6 +475,8 @@ Deno.test("a signal ends the server's run: while waiting, and within a step", as
     assertEquals(stage.server.status, "ended");
     const result = await device.result;
     assert(result.modules !== null && result.steps >= 3);
+    // The step was not over, so there is an error. But nothing failed: somebody stopped the run.
+    assertEquals([result.wasStopped, result.reason], [true, "aborted"]);
     dispose([result]);
   }
   {

@@ -99,7 +99,7 @@ export async function runTensorParallelDevice(
     steps: settings.steps,
   });
   options.onWelcome?.(welcome);
-  const state: RunProgress = { steps: 0, reason: "", ending: null };
+  const state: RunProgress = { steps: 0, reason: "", ending: null, wasStopped: false };
   let error: unknown = null;
   const lanes: Promise<void>[] = [];
   try {
@@ -117,9 +117,10 @@ export async function runTensorParallelDevice(
   await leave(peer, error, signal);
   // The modules are the caller's from here on: no lane may use them any more.
   await Promise.allSettled(lanes);
-  const { steps, reason, ending } = state;
+  const { steps, reason, ending, wasStopped } = state;
   const saving = { count: 0, blockedMs: 0, writingMs: 0 }; // such runs are not resumed
-  return { modules, welcome, steps, absences: {}, ledger: peer.ledger, saving, reason, ending, error };
+  const { ledger } = peer;
+  return { modules, welcome, steps, absences: {}, ledger, saving, reason, ending, wasStopped, error };
 }
 
 /** What a device takes part with. */
