@@ -291,7 +291,6 @@ export abstract class RunServer implements RunHandle {
     } catch (error) {
       reason = error instanceof Error ? error.message : String(error);
       if (this.#stopReason !== null) {
-        // What broke off within a step did so because of that.
         reason = this.#stopReason;
         this.#setStatus("ended", reason);
       } else {
