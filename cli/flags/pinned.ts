@@ -5,8 +5,9 @@
  */
 
 import { X509Certificate } from "node:crypto";
+import { isIP } from "node:net";
 import { connect } from "node:tls";
-import { ChannelClosedError, HandshakeError, type Transport } from "@edgetuner/core";
+import { ChannelClosedError, HandshakeError, plainText, type Transport } from "@edgetuner/core";
 import { UsageError } from "./flags.ts";
 
 /** Longest time to see a certificate, in milliseconds. */
@@ -71,12 +72,18 @@ export async function pinnedCertificate(
   const wanted = requireFingerprint(url, fingerprint);
   const certificate = new X509Certificate(await look(url, signal));
   const found = certificate.fingerprint256;
+  const host = url.hostname.replace(/^\[(.*)\]$/, "$1");
+  const isNamed = isIP(host) === 0 ? certificate.checkHost(host) : certificate.checkIP(host);
   const why = found.replaceAll(":", "") !== wanted
     ? `the certificate must have it: the one at ${url.host} has ${found}`
     : Date.parse(certificate.validTo) < Date.now()
     ? `the certificate must be valid: it has expired on ${certificate.validTo}`
     : Date.parse(certificate.validFrom) > Date.now()
     ? `the certificate must be valid: it is so from ${certificate.validFrom} on`
+    : isNamed === undefined
+    ? `the certificate must be for ${host}, and is for ${
+      plainText(certificate.subjectAltName ?? "nothing", 200)
+    }; the edge server adds names and addresses with --allow-host`
     : "";
   if (why !== "") throw new HandshakeError(`Cannot trust --fingerprint ${fingerprint} as ${why}`);
   return certificate.toString();

@@ -57,7 +57,7 @@ export const LISTEN_FLAGS = {
   "allow-host": text(
     "NAMES",
     "",
-    "names of this server by which browsers may call it, beside localhost and addresses: a,b,c",
+    "names of this server by which browsers may call it, beside localhost and addresses; with --tls self-signed the certificate is for them too, and for addresses given here: a,b,c",
   ),
   "allow-origin": text(
     "ORIGINS",

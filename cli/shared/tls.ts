@@ -51,7 +51,10 @@ const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
  * @throws {UsageError} If flags do not fit together, or a file cannot be read or is none.
  */
 export async function certificateOf(
-  { cert, key, tls, host }: FlagValues<typeof TLS_FLAGS> & { readonly host: string },
+  { cert, key, tls, host, "allow-host": names = "" }: FlagValues<typeof TLS_FLAGS> & {
+    readonly host: string;
+    readonly "allow-host"?: string;
+  },
 ): Promise<Certificate | null> {
   if (tls !== "" && (cert !== "" || key !== "")) {
     throw new UsageError("Cannot use --tls self-signed as --cert and --key take its place");
@@ -59,7 +62,8 @@ export async function certificateOf(
   if ((cert === "") !== (key === "")) {
     throw new UsageError("Cannot use one of --cert and --key without the other");
   }
-  if (tls !== "") return await selfSigned(host);
+  const more = names.split(",").map((name) => name.trim()).filter((name) => name !== "");
+  if (tls !== "") return await selfSigned(host, more);
   if (cert === "") return null;
   const given = { cert: await read("--cert", cert), key: await read("--key", key), fingerprint: "" };
   let certificate: X509Certificate;
@@ -94,8 +98,9 @@ async function read(flag: string, path: string): Promise<string> {
 }
 
 /** The certificate that is kept; a new one if it is about to expire, or lacks an address. */
-async function selfSigned(host: string): Promise<Certificate> {
+async function selfSigned(host: string, more: readonly string[]): Promise<Certificate> {
   const hosts = [
+    ...more,
     ...reachable(host, 1).addresses.map((address) => address.replace(/:1$/, "").replace(/^\[(.*)\]$/, "$1")),
     ...["127.0.0.1", "::1", "localhost"],
   ];

@@ -9,6 +9,7 @@ import {
 import { createControlApp, serve, Sessions } from "@edgetuner/transport/server";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { UsageError } from "../flags/flags.ts";
+import { reachable } from "../output/addresses.ts";
 import { named, pinned } from "../flags/pinned.ts";
 import { until } from "../../tests/support/until.ts";
 import { certificateOf } from "./tls.ts";
@@ -137,5 +138,42 @@ Deno.test("over TLS a browser that signs in gets a cookie that plain HTTP never 
     assert(/^__Host-edgetuner=[\w-]{43}; .*HttpOnly; SameSite=Strict; Secure$/.test(cookie), cookie);
     const runs = await fetch(`${url}/api/runs`, { client, headers: { cookie: cookie.split(";")[0]! } });
     assertEquals([runs.status, await runs.json()], [200, []]);
+  });
+});
+
+Deno.test("an address that the certificate is not for is refused with what to do, and may be named", async () => {
+  await inFolder(async () => {
+    await using sockets = webSocketListener();
+    const connect = async (names: string) => {
+      const made = (await certificateOf({ ...FLAGS, tls: "self-signed", "allow-host": names }))!;
+      await using server = await serve({ fetch: (request) => sockets.handle(request) }, {
+        ...{ tls: made, hostname: "127.0.0.2" },
+      });
+      // Of this machine, but not among its addresses.
+      const url = `wss://127.0.0.2:${server.port}/ws`;
+      const open = (caCerts: readonly string[]) =>
+        webSocketTransport({ url, caCerts, connectTimeoutMs: 5000 });
+      const channel = await pinned(new URL(url), made.fingerprint, open).connect();
+      await Promise.all([channel.close(), sockets.accept().then((edge) => edge!.close())]);
+    };
+    await assertRejects(() => connect(""), HandshakeError, "must be for 127.0.0.2, and is for");
+    await assertRejects(() => connect("edge.example"), HandshakeError, "--allow-host");
+    await connect("edge.example,127.0.0.2");
+  });
+});
+
+Deno.test("every address that is printed works as it is printed, over TLS too", async () => {
+  await inFolder(async () => {
+    for (const host of ["127.0.0.1", "0.0.0.0", "::", "::1", "localhost"]) {
+      const made = (await certificateOf({ ...FLAGS, tls: "self-signed", host }))!;
+      await using server = await serve({ fetch: () => new Response("here") }, { tls: made, hostname: host });
+      using client = Deno.createHttpClient({ caCerts: [made.cert] });
+      const { addresses } = reachable(host, server.port);
+      assertEquals(addresses.length > 0, true);
+      for (const address of addresses) {
+        assertEquals(/0\.0\.0\.0|\[::\]/.test(address), false, address);
+        assertEquals(await (await fetch(`https://${address}/`, { client })).text(), "here", address);
+      }
+    }
   });
 });
