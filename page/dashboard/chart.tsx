@@ -62,6 +62,9 @@ function tableOf(lines: readonly Line[]): uPlot.AlignedData {
 /** Distances of marks along an axis of whole numbers. */
 const WHOLE = Array.from({ length: 14 }, (_, i) => [10 ** i, 2 * 10 ** i, 5 * 10 ** i]).flat();
 
+/** Most points that are marked one by one. */
+const MOST_MARKS = 60;
+
 /** A number beside the plot. */
 function tick(value: number): string {
   return String(Number(value.toPrecision(4)));
@@ -69,7 +72,7 @@ function tick(value: number): string {
 
 /** Options of uPlot for lines that have points. */
 function optionsOf(
-  { lines, height = 280, xLabel, writeX, isWhole }: ChartProps,
+  { lines, height, xLabel, writeX, isWhole }: ChartProps,
   width: number,
 ): uPlot.Options {
   const ink = resolved("--quiet");
@@ -79,7 +82,7 @@ function optionsOf(
   const bands: uPlot.Band[] = [];
   for (const line of lines.filter(({ x }) => x.length > 0)) {
     const stroke = resolved(line.colour);
-    const points = line.isSparse === true || line.x.length === 1
+    const points = line.x.length === 1 || line.isSparse === true && line.x.length <= MOST_MARKS
       ? { show: true, size: 7, fill: stroke, stroke }
       : { show: false };
     series.push({
@@ -92,7 +95,7 @@ function optionsOf(
     bands.push({ series: [series.length - 2, series.length - 1], fill: `${stroke}33` });
   }
   return {
-    ...{ width, height, series, bands, legend: { show: false } },
+    ...{ width, height: height ?? (width > 1500 ? 420 : 280), series, bands, legend: { show: false } },
     padding: [12, 12, 0, 0],
     scales: { x: { time: false } },
     cursor: { drag: { x: true, y: false } },
@@ -137,9 +140,11 @@ export function Chart(props: ChartProps): JSX.Element {
   const x = at === null ? null : plot.current?.data[0][at] ?? null;
   return (
     <figure class="chart">
-      <Legend lines={lines} x={x} write={writeY} />
+      <div class="over-plot">
+        <Legend lines={lines} x={x} write={writeY} />
+        <span class="quiet">{x === null ? "last values" : `${props.xLabel} ${writeX(x)}`}</span>
+      </div>
       <div class="plot" role="img" aria-label={`${label}. ${summary(props)}`} ref={place} />
-      <p class="quiet at">{x === null ? "\u00a0" : `${props.xLabel} ${writeX(x)}`}</p>
       <details>
         <summary>Numbers of the plot</summary>
         {lines.filter((line) => line.x.length > 0).map((line) => (

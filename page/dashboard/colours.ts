@@ -16,9 +16,13 @@ export const COLOURS: readonly string[] = [
   "--series-6",
 ];
 
-/** The colour at a place, by the name that the style sheet has for it. */
-export function colourAt(index: number): string {
-  return COLOURS[index % COLOURS.length]!;
+/** Runs in the order in which they were first shown. */
+const shownRuns: string[] = [];
+
+/** The colour of a run, by the name that the style sheet has for it: it stays the same while the page is open. */
+export function colourOf(run: string): string {
+  if (!shownRuns.includes(run)) shownRuns.push(run);
+  return COLOURS[shownRuns.indexOf(run) % COLOURS.length]!;
 }
 
 /** A colour of the style sheet as it is now: light or dark. */

@@ -6,10 +6,15 @@
 
 import type { AnswerTime, JoinedDevice } from "@edgetuner/core";
 import type { JoinRequestJson, StepJson, StoredEventJson } from "@edgetuner/transport/control";
-import type { JSX } from "preact";
-import { useState } from "preact/hooks";
+import type { ComponentChildren, JSX } from "preact";
+import { AskFirst } from "./ask_first.tsx";
+import { Invite } from "./invite.tsx";
 import { ago, bytes, span } from "./numbers.ts";
 import { attempt, client, now, refresh, type RunState, told } from "./state.ts";
+
+const COLUMNS = ["Name", "State", "Heads", "Share", "Capacity", "Answers in", "Link", "Last seen"] as const;
+/** States of a run that is over. */
+const OVER: ReadonlySet<string> = new Set(["ended", "failed", "lost"]);
 
 /** Devices and requests. */
 export function Devices({ state }: { readonly state: RunState }): JSX.Element {
@@ -21,24 +26,23 @@ export function Devices({ state }: { readonly state: RunState }): JSX.Element {
     <section class="card" aria-labelledby="devices-title">
       <div class="title">
         <h2 id="devices-title">Devices</h2>
-        {isLive ? <Invite state={state} /> : null}
+        {isLive && !OVER.has(state.status.value) ? <Invite state={state} /> : null}
       </div>
       {waiting.map((request) => <Asking key={request.request} state={state} request={request} />)}
       {devices.length === 0
         ? <p class="quiet">None has joined yet.</p>
         : (
           <div class="wide" tabIndex={0} role="region" aria-label="Table of devices">
-            <table>
+            {/* The roles are said too: on a phone each row is laid out as a card. */}
+            <table role="table" class="devices">
               <caption class="unseen">Devices of the run</caption>
-              <thead>
-                <tr>
-                  {["Name", "State", "Heads", "Share", "Capacity", "Answers in", "Link", "Last seen"].map((
-                    name,
-                  ) => <th key={name} scope="col">{name}</th>)}
-                  {isLive ? <th scope="col">Remove</th> : null}
+              <thead role="rowgroup">
+                <tr role="row">
+                  {COLUMNS.map((name) => <th key={name} role="columnheader" scope="col">{name}</th>)}
+                  {isLive ? <th role="columnheader" scope="col">Remove</th> : null}
                 </tr>
               </thead>
-              <tbody>
+              <tbody role="rowgroup">
                 {devices.map((device, at) => (
                   <Device
                     key={`${device.id} ${device.name} ${at}`}
@@ -63,22 +67,26 @@ function Device({ state, device, heads, isLive }: {
   const { name, capacity, data, range, connected } = device;
   const own = range?.count ?? 0;
   const answer = answerOf(state.latest.value, range?.first);
-  const isHere = isLive && connected;
+  const isOver = !isLive || OVER.has(state.status.value);
+  const isHere = !isOver && connected;
+  const [word, look] = isOver ? ["run is over", "over"] : connected ? ["here", "good"] : ["away", "bad"];
+  const last = range === null ? 0 : range.first + own - 1;
+  const cells: readonly ComponentChildren[] = [
+    <span class={`status ${look}`}>{word}</span>,
+    range === null || own === 0 ? "-" : own === 1 ? range.first : `${range.first} to ${last}`,
+    own === 0 ? "-" : `${Math.round(100 * own / heads)} %`,
+    capacity === 0 ? "-" : capacity,
+    answer === undefined ? "-" : span(answer.ms / 1000),
+    answer?.link === undefined ? "-" : linkText(answer.link),
+    isHere ? "now" : lastSeen(state.events.value, device),
+  ];
   return (
-    <tr>
-      <th scope="row">{name} {data ? <span class="quiet">has the data</span> : null}</th>
-      <td>
-        <span class={`status ${isHere ? "good" : "bad"}`}>{isHere ? "here" : "away"}</span>
-      </td>
-      <td>{range === null || own === 0 ? "-" : `${range.first} to ${range.first + own - 1}`}</td>
-      <td>{own === 0 ? "-" : `${Math.round(100 * own / heads)} %`}</td>
-      <td>{capacity === 0 ? "-" : capacity}</td>
-      <td>{answer === undefined ? "-" : span(answer.ms / 1000)}</td>
-      <td>{answer?.link === undefined ? "-" : linkText(answer.link)}</td>
-      <td>{isHere ? "now" : lastSeen(state.events.value, device)}</td>
+    <tr role="row">
+      <th role="rowheader" scope="row">{name} {data ? <span class="quiet">has data</span> : null}</th>
+      {cells.map((cell, i) => <td key={i} role="cell" data-label={COLUMNS[i + 1]}>{cell}</td>)}
       {isLive
         ? (
-          <td>
+          <td role="cell" data-label="Remove">
             <Remove state={state} device={device} />
           </td>
         )
@@ -109,7 +117,6 @@ function lastSeen(events: readonly StoredEventJson[], { id, name }: JoinedDevice
 }
 
 function Remove({ state, device }: { readonly state: RunState; readonly device: JoinedDevice }): JSX.Element {
-  const [asks, setAsks] = useState(false);
   const remove = () =>
     attempt(async () => {
       const params = { run: state.run, device: device.id || device.name };
@@ -117,23 +124,8 @@ function Remove({ state, device }: { readonly state: RunState; readonly device: 
       told.value = `${device.name} was removed`;
       await refresh(state);
     });
-  return asks
-    ? (
-      <span class="ask">
-        <button type="button" class="small danger" onClick={() => void remove()}>For good</button>
-        <button type="button" class="small" onClick={() => setAsks(false)}>Keep</button>
-      </span>
-    )
-    : (
-      <button
-        type="button"
-        class="small"
-        aria-label={`Remove ${device.name}`}
-        onClick={() => setAsks(true)}
-      >
-        Remove
-      </button>
-    );
+  const texts = { text: "Remove", label: `Remove ${device.name}`, yes: "For good", no: "Keep" };
+  return <AskFirst {...texts} isSmall onYes={() => void remove()} />;
 }
 
 function Asking({ state, request }: {
@@ -156,27 +148,6 @@ function Asking({ state, request }: {
         <button type="button" class="main" onClick={() => void answer("approve")}>Approve</button>
         <button type="button" onClick={() => void answer("refuse")}>Refuse</button>
       </div>
-    </div>
-  );
-}
-
-/** Makes an invite for one device. */
-function Invite({ state }: { readonly state: RunState }): JSX.Element {
-  const [link, setLink] = useState("");
-  const make = () =>
-    attempt(async () => {
-      const { path } = await client.call("POST /api/runs/:run/invites", { params: { run: state.run } });
-      setLink(location.origin + path);
-    });
-  return (
-    <div class="invite">
-      {link === "" ? null : (
-        <label>
-          For one device, for ten minutes
-          <input type="text" readOnly value={link} onFocus={({ currentTarget }) => currentTarget.select()} />
-        </label>
-      )}
-      <button type="button" class="small" onClick={() => void make()}>Invite a device</button>
     </div>
   );
 }

@@ -41,7 +41,8 @@ export function span(seconds: number): string {
 /** How long ago something was. */
 export function ago(at: number, now: number): string {
   const seconds = Math.max(0, (now - at) / 1000);
-  return seconds < 5 ? "just now" : `${span(Math.round(seconds))} ago`;
+  if (seconds < 5) return "just now";
+  return `${seconds < 60 ? `${Math.floor(seconds)} s` : span(seconds)} ago`;
 }
 
 /** A day and time. */

@@ -6,14 +6,15 @@
 
 import { signal } from "@preact/signals";
 import type { JSX } from "preact";
-import { useState } from "preact/hooks";
+import { AskFirst } from "./ask_first.tsx";
 import type { SeriesJson } from "@edgetuner/transport/control";
 import { Chart, type Line } from "./chart.tsx";
-import { colourAt } from "./colours.ts";
+import { colourOf } from "./colours.ts";
 import { Devices } from "./devices.tsx";
 import { Happened } from "./happened.tsx";
 import { Heads } from "./heads.tsx";
 import { bytes, count, figure, moment, span } from "./numbers.ts";
+import { Owners } from "./owners.tsx";
 import { Facts } from "../shared/facts.tsx";
 import { compared, type RunState, steer } from "./state.ts";
 import { Status } from "./status.tsx";
@@ -31,6 +32,7 @@ export function RunView({ state }: { readonly state: RunState }): JSX.Element {
         <Times state={state} />
         <Traffic state={state} />
       </div>
+      <Owners state={state} />
       <Heads state={state} />
       <Happened state={state} />
     </>
@@ -47,7 +49,7 @@ function Head({ state }: { readonly state: RunState }): JSX.Element {
     ["Loss", figure(series.value?.loss.at(-1))],
     ["Validation", figure(series.value?.validation.loss.at(-1))],
     ["Bytes a step", bytes(series.value?.bytes.at(-1) ?? 0)],
-    ["Seconds a step", span((series.value?.times.total.at(-1) ?? 0) / 1000)],
+    ["Time a step", span((series.value?.times.total.at(-1) ?? 0) / 1000)],
     ["Heads kept", keptText(state)],
     ["Time", span(series.value?.seconds.at(-1) ?? 0)],
     ["Began", stored.value === null ? "-" : moment(stored.value.started)],
@@ -90,32 +92,20 @@ function Download({ run, form }: { readonly run: string; readonly form: "csv" | 
 }
 
 function Steering({ status }: { readonly status: string }): JSX.Element | null {
-  const [asks, setAsks] = useState(false);
   if (status === "ended" || status === "failed") return null;
-  if (asks) {
-    return (
-      <span class="ask" role="group" aria-label="Stop the run">
-        <span>End the run after this step? Devices keep what they learnt.</span>
-        <button
-          type="button"
-          class="danger"
-          onClick={() => {
-            setAsks(false);
-            void steer("stop");
-          }}
-        >
-          End it
-        </button>
-        <button type="button" onClick={() => setAsks(false)}>Go on</button>
-      </span>
-    );
-  }
   return (
     <>
       {status === "paused"
         ? <button type="button" class="main" onClick={() => void steer("resume")}>Resume</button>
         : <button type="button" class="main" onClick={() => void steer("pause")}>Pause</button>}
-      <button type="button" onClick={() => setAsks(true)}>Stop</button>
+      <AskFirst
+        text="Stop"
+        label="Stop the run"
+        question="End the run after this step? Devices keep what they learnt."
+        yes="End it"
+        no="Go on"
+        onYes={() => void steer("stop")}
+      />
     </>
   );
 }
@@ -130,12 +120,11 @@ type Axis = keyof typeof AXES;
 
 const axis = signal<Axis>("step");
 
-function linesOf(series: SeriesJson, { name, at, x }: {
+function linesOf(series: SeriesJson, { name, x }: {
   readonly name: string;
-  readonly at: number;
   readonly x: Axis;
 }): Line[] {
-  const colour = colourAt(at);
+  const colour = colourOf(series.run);
   const { lossMin: low, lossMax: high, validation } = series;
   const validations = { name: `${name}validation`, colour, x: validation[x], y: validation.loss };
   return [
@@ -149,9 +138,7 @@ function Losses({ state }: { readonly state: RunState }): JSX.Element {
   const all = series === null ? [] : [series, ...compared.value];
   const isAlone = all.length < 2;
   const { label, write } = AXES[axis.value];
-  const lines = all.flatMap((one, at) =>
-    linesOf(one, { name: isAlone ? "" : `${one.run} `, at, x: axis.value })
-  );
+  const lines = all.flatMap((one) => linesOf(one, { name: isAlone ? "" : `${one.run} `, x: axis.value }));
   const isShared = lines.some(({ y }) => y.some((value) => value !== null));
   return (
     <section class="card" aria-labelledby="loss-title">

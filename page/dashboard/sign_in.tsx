@@ -40,6 +40,7 @@ export function SignIn({ why }: { readonly why: string }): JSX.Element {
         </label>
         <div class="buttons">
           <button type="submit" class="main" disabled={secret === undefined}>Sign in</button>
+          <a href="#api">API</a>
         </div>
       </form>
     </main>

@@ -74,6 +74,8 @@ export const failure = signal("");
 export const told = signal("");
 /** True while events of the run that is shown come in. */
 export const isConnected = signal(true);
+/** True while the description of the API is shown. */
+export const isReference = signal(false);
 /** The time of day, every few seconds. */
 export const now = signal(Date.now());
 
@@ -91,7 +93,11 @@ export async function begin(): Promise<void> {
 
 async function follow(): Promise<void> {
   const secret = new URLSearchParams(location.hash.slice(1)).get("signin");
-  if (secret === null) return await look();
+  isReference.value = location.hash === "#api";
+  if (secret === null) {
+    if (isReference.value && view.value.name === "looking") view.value = { name: "signed out", why: "" };
+    return await (isReference.value ? undefined : look());
+  }
   // It lets its holder in: it goes before anything else happens.
   history.replaceState(null, "", location.pathname);
   await signIn(secret);
@@ -434,13 +440,13 @@ function addMap(state: RunState, { step, mask, scores, kept }: StepJson): void {
 
 /** Lays another run over the one that is shown, or takes it away. */
 export async function compare(run: string, { isWanted }: { readonly isWanted: boolean }): Promise<void> {
-  const others = compared.value.filter((series) => series.run !== run);
-  compared.value = others;
+  compared.value = compared.value.filter((series) => series.run !== run);
   if (!isWanted) return;
   await attempt(async () => {
     const query = { points: `${POINTS}` };
     const series = await client.call("GET /api/runs/:run/series", { params: { run }, query });
-    compared.value = [...others, series];
+    // Others may have come meanwhile.
+    compared.value = [...compared.value.filter((other) => other.run !== run), series];
   });
 }
 

@@ -75,7 +75,7 @@ export function Times({ state }: { readonly state: RunState }): JSX.Element {
 /** What a device does in a step. */
 const DEVICE_PARTS = [
   { key: "compute", name: "Computes", colour: "--series-2" },
-  { key: "wire", name: "Wire", colour: "--series-1" },
+  { key: "wire", name: "Wire", colour: "--series-4" },
   { key: "wait", name: "Waits", colour: "--idle" },
 ] as const;
 
@@ -113,7 +113,7 @@ function DeviceTimes({ state }: { readonly state: RunState }): JSX.Element | nul
   const times = meanTimes(state);
   if (times.length === 0) return null;
   return (
-    <div class="wide">
+    <>
       <table class="bars">
         <caption>On each device</caption>
         <thead>
@@ -148,6 +148,6 @@ function DeviceTimes({ state }: { readonly state: RunState }): JSX.Element | nul
       {times.some(({ compute }) => compute === null)
         ? <p class="quiet">Where a device does not tell what it computes, that is in the wire.</p>
         : null}
-    </div>
+    </>
   );
 }

@@ -19,6 +19,24 @@ const NAMES: Readonly<Record<string, string>> = {
   hiddenGradient: "Gradient of the last hidden state",
   mask: "Head masks",
   statistics: "Statistics for the pruner",
+  squaredNorm: "Squared norms of gradients",
+  clip: "Factors of gradients",
+  loss: "Losses",
+  decode: "Embeddings of new tokens",
+  hello: "Greetings",
+  welcome: "Welcomes",
+  refuse: "Refusals",
+  paused: "Words to those who wait",
+  end: "Ends of the run",
+  leave: "Farewells",
+  challenge: "Questions for proofs",
+  proof: "Proofs of devices",
+  restart: "Steps that begin again",
+  repeat: "Batches that are sent again",
+  turn: "Turns of owners",
+  examples: "Numbers of examples",
+  save: "Words to save",
+  finished: "Ends of the data",
   shard: "Shares of the base model",
 };
 
@@ -32,7 +50,7 @@ export function Traffic({ state }: { readonly state: RunState }): JSX.Element {
       <h2 id="traffic-title">Bytes by kind</h2>
       {entries.length === 0 ? <p class="quiet">Nothing has travelled yet.</p> : (
         <>
-          <p class="quiet">{bytes(total)} since the server was started.</p>
+          <p class="quiet">{bytes(total)} in all, as the edge server sent and received them.</p>
           <table class="bars">
             <caption class="unseen">Bytes of frames by kind, seen from the edge server</caption>
             <thead>

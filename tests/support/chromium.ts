@@ -215,9 +215,18 @@ export class Tab implements AsyncDisposable {
     throw new Error(`The page shows: ${text}`);
   }
 
-  /** Clicks on a button by its text. */
+  /** Presses a key, as a person does. */
+  async key(key: "Enter" | "Escape" | "Tab"): Promise<void> {
+    const windowsVirtualKeyCode = { Enter: 13, Escape: 27, Tab: 9 }[key];
+    const base = { key, code: key, windowsVirtualKeyCode };
+    const text = key === "Enter" ? { text: "\r" } : {};
+    await this.send("Input.dispatchKeyEvent", { ...base, ...text, type: "keyDown" });
+    await this.send("Input.dispatchKeyEvent", { ...base, type: "keyUp" });
+  }
+
+  /** Clicks on a button or a link by its text. */
   async click(text: string): Promise<void> {
-    const button = `[...document.querySelectorAll("button")].find((b) => b.textContent === ${
+    const button = `[...document.querySelectorAll("button, a")].find((b) => b.textContent === ${
       JSON.stringify(text)
     } && !b.disabled)`;
     await until(() => this.evaluate<boolean>(`${button} !== undefined`), `there is a button "${text}"`);

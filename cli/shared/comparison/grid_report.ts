@@ -5,10 +5,9 @@
  */
 
 import { bytes } from "../../output/progress.ts";
-import { barPlot, type Line, linePlot } from "../../output/plots.ts";
+import { barPlot, bothWidths, type Line, linePlot, Palette, type Picture } from "../../output/plots.ts";
 import type { RunResult } from "../compared_systems.ts";
 import type { Entry } from "./grid.ts";
-import type { Picture } from "./page.ts";
 import { type Estimate, estimate, lossWithin, spent, spentAt, stepsTo, type Unit } from "./protocols.ts";
 
 /** The runs of an entry, one for each seed. */
@@ -165,12 +164,14 @@ export function robustnessLines(
 export function gridPictures(all: readonly EntryRuns[]): Picture[] {
   const done = all.filter(isDone);
   if (done.length === 0) return [];
+  // A system has the same colour in all of them.
+  const palette = new Palette();
   return [
-    pareto(done, "bytes"),
-    pareto(done, "seconds"),
-    curves(done, "steps"),
-    curves(done, "seconds"),
-    curves(done, "bytes"),
+    pareto(done, "bytes", palette),
+    pareto(done, "seconds", palette),
+    curves(done, "steps", palette),
+    curves(done, "seconds", palette),
+    curves(done, "bytes", palette),
     stepTimes(done),
   ];
 }
@@ -182,7 +183,7 @@ function scaled(run: RunResult, step: number, x: keyof typeof AXIS): number {
   return spentAt(run, step, x) * (x === "bytes" ? 1e-6 : 1);
 }
 
-function pareto(done: readonly EntryRuns[], unit: Unit): Picture {
+function pareto(done: readonly EntryRuns[], unit: Unit, palette: Palette): Picture {
   const points = done.map(({ entry, runs }): Line => ({
     name: entry.name,
     points: runs.map((run) => [scaled(run, run.steps.length, unit), run.validLoss.after]),
@@ -193,11 +194,11 @@ function pareto(done: readonly EntryRuns[], unit: Unit): Picture {
     x: AXIS[unit],
     y: "validation loss after",
   };
-  return [`pareto_${unit}`, linePlot(axes, points, { marks: true })];
+  return bothWidths(`pareto_${unit}`, palette, (sheet) => linePlot(axes, points, { ...sheet, marks: true }));
 }
 
 /** Validation loss, the mean of the seeds with a band from the lowest to the highest. */
-function curves(done: readonly EntryRuns[], x: keyof typeof AXIS): Picture {
+function curves(done: readonly EntryRuns[], x: keyof typeof AXIS, palette: Palette): Picture {
   const lines = done.flatMap(({ entry, runs }): Line[] => {
     const steps = runs[0]!.curve.map(({ step }) => step)
       .filter((step) => runs.every(({ curve }) => curve.some((point) => point.step === step)));
@@ -213,7 +214,8 @@ function curves(done: readonly EntryRuns[], x: keyof typeof AXIS): Picture {
     }];
   });
   const title = `Validation loss over ${x}`;
-  return [`valid_over_${x}`, linePlot({ title, x: AXIS[x], y: "validation loss" }, lines)];
+  const text = { title, x: AXIS[x], y: "validation loss" };
+  return bothWidths(`valid_over_${x}`, palette, (sheet) => linePlot(text, lines, sheet));
 }
 
 /** Where a step's time goes. */
@@ -229,12 +231,10 @@ function stepTimes(done: readonly EntryRuns[]): Picture {
     Math.max(0, mean(runs, ofSteps((s) => s.times.total)) - edge[i]! - device[i]!)
   );
   const axes = { title: "Where a step's time goes", x: "ms a step", y: "" };
-  return [
-    "step_time",
-    barPlot(axes, names, [
-      { name: "edge server computes", values: edge },
-      { name: "slowest device computes", values: device },
-      { name: "links and waiting", values: rest },
-    ]),
+  const parts = [
+    { name: "edge server computes", values: edge },
+    { name: "slowest device computes", values: device },
+    { name: "links and waiting", values: rest },
   ];
+  return bothWidths("step_time", new Palette(), (sheet) => barPlot(axes, names, parts, sheet));
 }

@@ -4,12 +4,18 @@
  * @module
  */
 
-import { heatMap, type Line, linePlot } from "../../output/plots.ts";
+import {
+  bothWidths,
+  heatMap,
+  INKS,
+  type Line,
+  linePlot,
+  Palette,
+  type Picture,
+  type Sheet,
+} from "../../output/plots.ts";
 import type { RunResult } from "../compared_systems.ts";
 import { isComplete, type Point, type Row } from "./results.ts";
-
-/** A plot: its name, and the SVG. */
-export type Picture = readonly [name: string, svg: string];
 
 /** What is drawn. */
 export interface Drawn {
@@ -26,29 +32,57 @@ export interface Drawn {
 /** All plots that the runs give. */
 export function picturesOf({ table, lab, study, shape }: Drawn): Picture[] {
   const isDrawn = ({ run }: Point) => run.refused === null;
+  // A system has the same colour in all of them.
+  const palette = new Palette();
   return [
-    ...lossCurves(table),
+    ...lossCurves(table, palette),
     ...headMap(table, shape),
-    ...labPlot(lab.filter(isDrawn)),
+    ...labPlot(lab.filter(isDrawn), palette),
     ...studyPlots(study.filter(isDrawn)),
   ];
 }
 
-/** Training loss over virtual time and over bytes. */
-function lossCurves(table: readonly Row[]): Picture[] {
+/** Training loss over virtual time and over bytes: the mean of the seeds, with a band from the lowest to the highest. */
+function lossCurves(table: readonly Row[], palette: Palette): Picture[] {
   const curve = (x: (step: RunResult["steps"][number]) => number): Line[] =>
     table.filter(isComplete).map(({ name, runs }) => {
-      let sum = 0;
-      const points = runs[0]!.steps.map((step): [number, number] => [sum += x(step), step.loss ?? NaN]);
-      return { name, points: smooth(points) };
+      const seeds = runs.map(({ steps }) => {
+        let sum = 0;
+        return smooth(steps.map((step): [number, number] => [sum += x(step), step.loss ?? NaN]));
+      });
+      const length = Math.min(...seeds.map((points) => points.length));
+      const at = Array.from({ length }, (_, i) => ({
+        x: mean(seeds.map((points) => points[i]![0])),
+        losses: seeds.map((points) => points[i]![1]),
+      }));
+      return {
+        name,
+        points: at.map(({ x, losses }) => [x, mean(losses)] as const),
+        ...(seeds.length === 1 ? {} : {
+          band: at.map(({ x, losses }) => [x, Math.min(...losses), Math.max(...losses)] as const)
+            .filter((edge) => edge.every(Number.isFinite)),
+        }),
+      };
     });
   const y = "training loss (mean of 8 steps)";
   const overTime = curve((s) => s.times.total / 1000);
   const overBytes = curve((s) => s.bytes / 1e6).filter(({ points }) => points.at(-1)![0] > 0);
   return [
-    ["loss_over_time", linePlot({ title: "Loss over time", x: "virtual seconds", y }, overTime)],
-    ["loss_over_bytes", linePlot({ title: "Loss over bytes", x: "MB on the wire", y }, overBytes)],
+    bothWidths(
+      "loss_over_time",
+      palette,
+      (sheet) => linePlot({ title: "Loss over time", x: "virtual seconds", y }, overTime, sheet),
+    ),
+    bothWidths(
+      "loss_over_bytes",
+      palette,
+      (sheet) => linePlot({ title: "Loss over bytes", x: "MB on the wire", y }, overBytes, sheet),
+    ),
   ];
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((a, b) => a + b, 0) / values.length;
 }
 
 /** Which heads EdgeTuner keeps in which step. */
@@ -65,11 +99,12 @@ function headMap(table: readonly Row[], { layers, heads }: Drawn["shape"]): Pict
     low: "pruned",
     high: "kept",
   };
-  return [["which_heads_matter", heatMap(axes, cells, names)]];
+  const palette = new Palette();
+  return [bothWidths("which_heads_matter", palette, (sheet) => heatMap(axes, cells, names, sheet))];
 }
 
 /** Validation loss of each pruner over the bytes of its run. */
-function labPlot(lab: readonly Point[]): Picture[] {
+function labPlot(lab: readonly Point[], palette: Palette): Picture[] {
   if (lab.length === 0) return [];
   const megabytes = ({ run }: Point) => run.steps.reduce((sum, s) => sum + s.bytes, 0) / 1e6;
   const lines = [...new Set(lab.map(({ name }) => name))].map((name): Line => {
@@ -84,7 +119,9 @@ function labPlot(lab: readonly Point[]): Picture[] {
     x: "MB of the whole run",
     y: "validation loss after",
   };
-  return [["quality_over_bytes", linePlot(axes, lines, { marks: true })]];
+  return [
+    bothWidths("quality_over_bytes", palette, (sheet) => linePlot(axes, lines, { ...sheet, marks: true })),
+  ];
 }
 
 /** Seconds and validation loss over each parameter. */
@@ -96,7 +133,8 @@ function studyPlots(study: readonly Point[]): Picture[] {
       { name: "validation loss", points: own.map(({ x, run }) => [x, run.validLoss.after]) },
     ];
     const axes = { title: titleOfStudy(name), x: name, y: "s a step; validation loss" };
-    return [`study_${name}`, linePlot(axes, lines, { marks: true, minY: 0 })];
+    const draw = (sheet: Sheet) => linePlot(axes, lines, { ...sheet, marks: true, minY: 0 });
+    return bothWidths(`study_${name}`, new Palette(), draw);
   });
 }
 
@@ -128,28 +166,83 @@ export interface ComparisonPage {
   readonly pictures: readonly Picture[];
 }
 
+const STYLE = `
+:root { color-scheme: light dark; --paper: #ffffff; --ink: #1b1f24; --quiet: #57606a; --line: #d8dbdf; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #14171b; --ink: #e8eaed; --quiet: #a3abb4; --line: #3a4048; }
+}
+body {
+  font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
+  color: var(--ink); background: var(--paper); overflow-wrap: break-word;
+}
+.wide { overflow-x: auto; }
+.wide:focus-visible { outline: 3px solid #0b6bcb; outline-offset: 2px; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+td, th { padding: 0.2rem 0.8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+td:first-child, th:first-child { text-align: left; padding-left: 0; }
+td:first-child { font-weight: 500; }
+figure { margin: 1.5rem 0; }
+figcaption { font-weight: 600; }
+svg { display: block; max-width: 100%; height: auto; }
+.narrow, figcaption { display: none; }
+@media (max-width: 48rem) {
+  body { margin: 1rem auto; }
+  .narrow, figcaption { display: block; }
+  .broad { display: none; }
+}
+`;
+
 /** A page that shows everything. */
 export function page({ about, lines, findings, pictures, tables = [] }: ComparisonPage): string {
-  const escape = (s: string) => s.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
-  const row = (cells: readonly string[], tag: string) =>
-    `<tr>${cells.map((c) => `<${tag}>${escape(c)}</${tag}>`).join("")}</tr>`;
-  const tableOf = (lines: readonly (readonly string[])[]) =>
-    `<table>${row(lines[0]!, "th")}${lines.slice(1).map((cells) => row(cells, "td")).join("")}</table>`;
+  const escape = (s: string) => s.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll('"', "&quot;");
+  const row = (cells: readonly string[], isHead: boolean) =>
+    `<tr>${
+      cells.map((c, i) =>
+        isHead
+          ? `<th scope="col">${escape(c)}</th>`
+          : i === 0
+          ? `<th scope="row">${escape(c)}</th>`
+          : `<td>${escape(c)}</td>`
+      ).join("")
+    }</tr>`;
+  const tableOf = (lines: readonly (readonly string[])[], title: string) =>
+    `<div class="wide" tabindex="0" role="region" aria-label="${escape(title)}"><table>${
+      lines.map((cells, i) => row(cells, i === 0)).join("")
+    }</table></div>`;
   return `<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>EdgeTuner: systems compared</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; } td, th { padding: 0.2rem 0.8rem; text-align: right; border-bottom: 1px solid #ddd; }
-td:first-child, th:first-child { text-align: left; } td { white-space: nowrap; } svg { max-width: 100%; height: auto; margin: 1rem 0; }
-</style>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>EdgeTuner: systems compared</title>
+<style>${STYLE}</style>
+<main>
 <h1>Systems compared</h1>
 <p>${escape(about)}</p>
-${tableOf(lines)}
-${tables.map(({ title, lines }) => `<h2>${escape(title)}</h2>\n${tableOf(lines)}`).join("\n")}
+${tableOf(lines, "Systems")}
+${tables.map(({ title, lines }) => `<h2>${escape(title)}</h2>\n${tableOf(lines, title)}`).join("\n")}
 <ul>${findings.map((f) => `<li>${escape(f)}</li>`).join("")}</ul>
-${pictures.map(([, svg]) => svg).join("\n")}
+${pictures.map(figureOf).join("\n")}
+</main>
 </html>
 `;
+}
+
+/** A picture in both widths, in the colours of the page. */
+function figureOf([name, svg, narrow]: Picture): string {
+  const title = /data-title="([^"]*)"/.exec(svg)?.[1] ?? name;
+  return `<figure><figcaption>${title}</figcaption><div class="broad">${
+    inPage(svg)
+  }</div><div class="narrow">${inPage(narrow)}</div></figure>`;
+}
+
+/** Paper and ink are those of the page, light or dark. */
+function inPage(svg: string): string {
+  const own = Object.entries(INKS).reduce(
+    (text, [name, colour]) => text.replaceAll(colour, `var(--${name})`),
+    svg,
+  );
+  return own.replaceAll("#000000", "var(--ink)").replaceAll(/"#fff"/g, '"var(--paper)"').replaceAll(
+    /"rgb\(0,0,0\)"/g,
+    '"var(--ink)"',
+  );
 }
 
 /** The table and what it shows, as Markdown. */

@@ -83,6 +83,10 @@ export class ShownRun implements RunHandle {
     const at = this.#step;
     const loss = last + (first - last) * Math.exp(-4 * at / steps) + 0.25 * (this.#random() - 0.5);
     if (at % 10 === 0) this.#emitStep({ mode: "evaluate", loss: loss - 0.2, counted: 2048 });
+    if (owners.length > 1 && at % 100 === 0) {
+      const of = owners.map((name, i) => ({ name, loss: loss - 0.1 * i, counted: 1024 }));
+      this.emit({ type: "validation", step: at, loss: loss - 0.1, counted: 2048, isBest: true, owners: of });
+    }
     const turn = owners.length > 1 ? { owners: [owners[at % owners.length]!] } : {};
     this.#emitStep({ mode: "train", loss, ...turn });
     this.#step++;

@@ -50,6 +50,12 @@ Deno.test({
   await using tab = await browser.open(runs.origin);
   await tab.shows("Watch runs");
   assertEquals(await violations(tab), []);
+  // What the API is like is everyone's to read.
+  await tab.click("API");
+  await tab.shows("/api/runs/{run}/pause");
+  assertEquals(await violations(tab), []);
+  await tab.click("Runs");
+  await tab.shows("Watch runs");
 
   // A link signs in once, and its secret leaves the address at once.
   const link = await runs.link();
@@ -103,9 +109,18 @@ Deno.test({
   // It goes on, and ends.
   await tab.click("Resume");
   await until(() => server.status === "running", "the run goes on");
-  await tab.click("Stop");
+  // By the keyboard alone: a question takes the focus, Escape takes it back.
+  await tab.send("Page.bringToFront");
+  await tab.evaluate(`document.querySelector('[aria-label="Stop the run"]').focus()`);
+  await tab.key("Enter");
   await tab.shows("Devices keep what they learnt");
-  await tab.click("End it");
+  const focused = () => tab.evaluate<string>("document.activeElement.textContent");
+  await until(async () => await focused() === "End it", "the question has the focus");
+  await tab.key("Escape");
+  await until(async () => await focused() === "Stop", "the button has it back");
+  await tab.key("Enter");
+  await until(async () => await focused() === "End it", "the question has the focus again");
+  await tab.key("Enter");
   await until(() => server.status === "ended", "the run is over");
   await tab.shows("The run is ended");
   assertEquals(errors(tab), []);
@@ -136,6 +151,7 @@ Deno.test(
     });
     await tab.shows("Tom's tablet asks to join");
     await tab.shows(code);
+    assertEquals(await tab.evaluate(`document.querySelectorAll("svg.code path").length`), 1);
     assertEquals(await violations(tab), []);
     await tab.click("Approve");
     assert((await joinKey).length > 0);

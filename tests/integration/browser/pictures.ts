@@ -163,6 +163,11 @@ await tab.shows("c0ffee12");
 await see("c0ffee12");
 await tab.shows("loft");
 await takeAll("many_devices");
+await tab.goto(`${origin}/#api`);
+await tab.shows("Shapes");
+await takeAll("api");
+await tab.goto(`${origin}/#`);
+await tab.shows("loft");
 
 many.pause = () => {
   throw new Error("the steps of this run cannot be held");
