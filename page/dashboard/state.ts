@@ -240,6 +240,17 @@ async function readStored(state: RunState): Promise<void> {
   }
 }
 
+/** Runs that are read anew now. */
+const readingAgain = new WeakSet<RunState>();
+
+/** Reads a run anew as it has become long; once at a time, however many steps come meanwhile. */
+async function readAgain(state: RunState): Promise<void> {
+  if (readingAgain.has(state)) return;
+  readingAgain.add(state);
+  await attempt(() => readStored(state));
+  readingAgain.delete(state);
+}
+
 /** Reads the last training steps. */
 async function readRecent(state: RunState, records: number): Promise<void> {
   const query = { from: `${Math.max(0, records - 2 * RECENT)}`, most: `${4 * RECENT}` };
@@ -352,7 +363,7 @@ function addStep(state: RunState, record: StepJson): void {
   }
   // It came with the figures already.
   if (record.step <= (series.step.at(-1) ?? -1)) return;
-  if (series.step.length >= 4 * POINTS) return void attempt(() => readStored(state));
+  if (series.step.length >= 4 * POINTS) return void readAgain(state);
   const { loss, times } = record;
   state.series.value = {
     ...series,
@@ -427,7 +438,7 @@ function addValidation(state: RunState, step: number, loss: number): void {
 function addMap(state: RunState, { step, mask, scores, kept }: StepJson): void {
   const heads = state.heads.value ??
     { run: state.run, layers: kept.length, heads: 0, steps: [], pruned: [], scores: [] };
-  if (heads.steps.length >= 2 * MAPS) return void attempt(() => readStored(state));
+  if (heads.steps.length >= 2 * MAPS) return void readAgain(state);
   state.heads.value = {
     run: state.run,
     layers: kept.length,
