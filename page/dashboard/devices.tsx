@@ -72,7 +72,7 @@ function Device({ state, device, heads, isLive }: {
   const [word, look] = isOver ? ["run is over", "over"] : connected ? ["here", "good"] : ["away", "bad"];
   const last = range === null ? 0 : range.first + own - 1;
   const cells: readonly ComponentChildren[] = [
-    <span class={`status ${look}`}>{word}</span>,
+    <span key="state" class={`status ${look}`}>{word}</span>,
     range === null || own === 0 ? "-" : own === 1 ? range.first : `${range.first} to ${last}`,
     own === 0 ? "-" : `${Math.round(100 * own / heads)} %`,
     capacity === 0 ? "-" : capacity,

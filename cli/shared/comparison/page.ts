@@ -195,10 +195,10 @@ svg { display: block; max-width: 100%; height: auto; }
 /** A page that shows everything. */
 export function page({ about, lines, findings, pictures, tables = [] }: ComparisonPage): string {
   const escape = (s: string) => s.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll('"', "&quot;");
-  const row = (cells: readonly string[], isHead: boolean) =>
+  const row = (cells: readonly string[], at: number) =>
     `<tr>${
       cells.map((c, i) =>
-        isHead
+        at === 0
           ? `<th scope="col">${escape(c)}</th>`
           : i === 0
           ? `<th scope="row">${escape(c)}</th>`
@@ -207,7 +207,7 @@ export function page({ about, lines, findings, pictures, tables = [] }: Comparis
     }</tr>`;
   const tableOf = (lines: readonly (readonly string[])[], title: string) =>
     `<div class="wide" tabindex="0" role="region" aria-label="${escape(title)}"><table>${
-      lines.map((cells, i) => row(cells, i === 0)).join("")
+      lines.map(row).join("")
     }</table></div>`;
   return `<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

@@ -85,7 +85,8 @@ export class ShownRun implements RunHandle {
     if (at % 10 === 0) this.#emitStep({ mode: "evaluate", loss: loss - 0.2, counted: 2048 });
     if (owners.length > 1 && at % 100 === 0) {
       const of = owners.map((name, i) => ({ name, loss: loss - 0.1 * i, counted: 1024 }));
-      this.emit({ type: "validation", step: at, loss: loss - 0.1, counted: 2048, isBest: true, owners: of });
+      const event = { step: at, loss: loss - 0.1, counted: 2048, isBest: true, owners: of, without: [] };
+      this.emit({ type: "validation", ...event });
     }
     const turn = owners.length > 1 ? { owners: [owners[at % owners.length]!] } : {};
     this.#emitStep({ mode: "train", loss, ...turn });
