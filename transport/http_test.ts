@@ -30,7 +30,7 @@ import { assertQuick } from "../tests/support/quick.ts";
 
 testTransport({ name: "HTTP", open: openHttp });
 testLinkFaults({ name: "HTTP", open: openFaultyHttp });
-testTransport({ name: "HTTP through a proxy", open: openProxiedHttp });
+testTransport({ name: "HTTP through a proxy", mark: " [slow]", open: openProxiedHttp });
 
 const SESSION = "edgetuner-session";
 const ID = "A".repeat(43);

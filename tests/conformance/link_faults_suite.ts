@@ -79,7 +79,7 @@ export function testLinkFaults(options: LinkFaultsOptions): void {
   function test(what: string, body: (ends: Ends) => Promise<void>): void {
     const isStrict = !leavesTimers;
     const limits = { sanitizeOps: isStrict, sanitizeResources: isStrict };
-    Deno.test({ name: `${name}: ${what}`, ...limits }, async () => {
+    Deno.test({ name: `${name}: ${what} [slow]`, ...limits }, async () => {
       await using fixture = await open();
       const device = await within(fixture.transport.connect(), "connect");
       const edge = (await within(fixture.listener.accept(), "accept"))!;

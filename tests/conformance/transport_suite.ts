@@ -25,6 +25,8 @@ export interface TransportFixture extends AsyncDisposable {
 export interface TransportSuiteOptions {
   /** Prefix of the names of the tests. */
   readonly name: string;
+  /** What their names end with, such as a mark of slow tests. @default {nothing} */
+  readonly mark?: string;
   /** Sets up a fresh fixture. */
   open(): Promise<TransportFixture>;
 }
@@ -125,9 +127,9 @@ async function fill(
 }
 
 /** Runs the tests that every transport has to pass. */
-export function testTransport({ name, open }: TransportSuiteOptions): void {
+export function testTransport({ name, mark = "", open }: TransportSuiteOptions): void {
   function test(what: string, body: (fixture: TransportFixture) => Promise<void>): void {
-    testStrictly(`${name}: ${what}`, async () => {
+    testStrictly(`${name}: ${what}${mark}`, async () => {
       await using fixture = await open();
       await body(fixture);
     });

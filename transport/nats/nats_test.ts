@@ -24,7 +24,7 @@ async function open(options: NatsServerOptions = {}): Promise<TransportFixture> 
   };
 }
 
-testTransport({ name: "NATS", open: () => open() });
+testTransport({ name: "NATS", mark: " [slow]", open: () => open() });
 
 testLinkFaults({
   name: "NATS",
@@ -51,7 +51,7 @@ testLinkFaults({
 
 Deno.test({
   name:
-    "NATS: the edge server's way to the broker may be dead without a word: it makes another one, and frames go on",
+    "NATS: the edge server's way to the broker may be dead without a word: it makes another one, and frames go on [slow]",
   // The client of the broker leaves timers of attempts to connect behind.
   sanitizeOps: false,
   sanitizeResources: false,
@@ -73,7 +73,7 @@ Deno.test({
   },
 });
 
-testStrictly("NATS: frames are cut to what the broker takes", async () => {
+testStrictly("NATS: frames are cut to what the broker takes [slow]", async () => {
   await using fixture = await open({ maxPayload: 4096 });
   await using device = await fixture.transport.connect();
   await using edge = await fixture.listener.accept();
@@ -82,7 +82,7 @@ testStrictly("NATS: frames are cut to what the broker takes", async () => {
 });
 
 testStrictly(
-  "NATS: a broker that is killed and comes back costs no frame, and gives none twice",
+  "NATS: a broker that is killed and comes back costs no frame, and gives none twice [slow]",
   async () => {
     let server = await NatsServer.start();
     const { port } = server;
@@ -121,7 +121,7 @@ testStrictly(
 const loosely = { sanitizeOps: false, sanitizeResources: false };
 
 // The client leaves the timer of an attempt that was dropped behind.
-Deno.test("NATS: a peer that is gone is noticed by its silence", loosely, async () => {
+Deno.test("NATS: a peer that is gone is noticed by its silence [slow]", loosely, async () => {
   await using server = await NatsServer.start();
   const url = server.url("a-run");
   const limits = { pingIntervalMs: 50, idleTimeoutMs: 400, retryTimeoutMs: 300 };
@@ -138,7 +138,7 @@ Deno.test("NATS: a peer that is gone is noticed by its silence", loosely, async 
   server.signal("SIGCONT");
 });
 
-testStrictly("NATS: runs share a broker, and a run has one edge server and a token", async () => {
+testStrictly("NATS: runs share a broker, and a run has one edge server and a token [slow]", async () => {
   await using server = await NatsServer.start();
   const url = (run: string) => server.url(run);
   await using one = await natsListener({ url: url("one"), authorize: requireToken("first-secret") });
@@ -163,7 +163,7 @@ testStrictly("NATS: runs share a broker, and a run has one edge server and a tok
   assertEquals(await edges.two!.receive(), pattern(1, 2));
 });
 
-testStrictly("NATS: the broker's credentials are shown to it and to nobody else", async () => {
+testStrictly("NATS: the broker's credentials are shown to it and to nobody else [slow]", async () => {
   await using server = await NatsServer.start({ more: `authorization { user: ann, password: "s3cr et" }` });
   const good = server.url("a-run", "ann:s3cr%20et@");
   await using listener = await natsListener({ url: good });

@@ -6,10 +6,17 @@ import { inProcessTransport } from "../in_process.ts";
 import { emulateLink, emulateLinkChannel, type LinkOptions } from "./link.ts";
 import { assertQuick } from "../../tests/support/quick.ts";
 
+/** A link is the same over each of them: while one works at it, one in process is enough. */
+const SLOW = " [slow]";
+
 testTransport({ name: "link in process", open: () => overLink(openInProcess()) });
-testTransport({ name: "link over WebSocket", open: () => overLink(openWebSocket()) });
-testTransport({ name: "link over HTTP", open: () => overLink(openHttp()) });
-testTransport({ name: "link over HTTP through a proxy", open: () => overLink(openProxiedHttp()) });
+testTransport({ name: "link over WebSocket", mark: SLOW, open: () => overLink(openWebSocket()) });
+testTransport({ name: "link over HTTP", mark: SLOW, open: () => overLink(openHttp()) });
+testTransport({
+  name: "link over HTTP through a proxy",
+  mark: SLOW,
+  open: () => overLink(openProxiedHttp()),
+});
 
 /** Sends frames over a link and returns the time in milliseconds until the last one has arrived. */
 async function timeTransfer(
