@@ -218,6 +218,8 @@ function withoutAbsent(bundle: string): string {
   const names = ABSENT.classes.join("|");
   return `class Absent { constructor() { ${error} } }\nfunction absent() { ${error} }\n` +
     bundle.replace(new RegExp(`\\b(new|instanceof) (?:${names})\\b`, "g"), "$1 Absent")
+      // How a family reads and writes GGUF files: pages get weights one by one, with a configuration that is read.
+      .replace(/^ {2}gguf: \{\n[^]*?^ {2}\}/gm, "  gguf: null")
       // How a family reads a `config.json`, and writes a GGUF file.
       .replace(/\b(config|header): (?:\w+Config|headerOf\d*)\b/g, "$1: absent")
       .replace(new RegExp(`(?<!function )\\b(?:${ABSENT.functions.join("|")})\\(`, "g"), "absent(");

@@ -6,14 +6,14 @@
  */
 
 export type { Channel } from "./contracts/channel.ts";
-export { HandshakeError } from "./contracts/errors.ts";
+export { ChannelClosedError, HandshakeError } from "./contracts/errors.ts";
 export { headSizeOf, type ModelShape } from "./contracts/model_shape.ts";
 export { type ByteStore, checkStoreName, folderStore, memoryStore } from "./files/byte_store.ts";
 export { type Adapter, adapterFiles, adapterOf, readAdapter, withZeroHeads } from "./lora/adapter.ts";
 export { allocateHeads } from "./lora/allocation.ts";
 export type { HeadModules } from "./lora/head_modules.ts";
 export { headParameters, type LoraSettings, modeSize } from "./lora/settings.ts";
-export { findCodec } from "./protocol/codec.ts";
+export { findRunCodecs } from "./protocol/run_codecs.ts";
 export { describeStep, messagesOf } from "./protocol/step.ts";
 export { messageBytes } from "./protocol/traffic.ts";
 export { newDeviceId } from "./session/device_id.ts";

@@ -7,7 +7,7 @@
 import {
   allocateHeads,
   describeStep,
-  findCodec,
+  findRunCodecs,
   headMemory,
   headParameters,
   type LoraSettings,
@@ -64,7 +64,7 @@ function bytesOf(
     readonly heads: number;
   },
 ): number {
-  const codec = findCodec(about.codec, []);
+  const codecs = findRunCodecs(about.codec);
   const parts = describeStep({
     ...model,
     tokens: STEP.batch * STEP.length,
@@ -80,7 +80,7 @@ function bytesOf(
   let bytes = 0;
   for (const message of messagesOf(parts)) {
     if (message.from !== 0 && message.to !== 0) continue;
-    bytes += messageBytes(message, (shape) => codec.byteLength(shape));
+    bytes += messageBytes(message, (shape, kind) => codecs.of(kind).byteLength(shape));
   }
   return bytes;
 }

@@ -49,7 +49,11 @@ function Cannot({ why, help }: { readonly why: string; readonly help: string }):
       </header>
       <section class="card">
         <p role="alert">{why}</p>
-        <p>{help}</p>
+        <p>
+          {help.split(/(--[\w-]+)/).map((part, i) =>
+            i % 2 === 1 ? <code class="flag" key={i}>{part}</code> : part
+          )}
+        </p>
         <div class="buttons">
           <button type="button" onClick={look}>Try again</button>
         </div>

@@ -15,7 +15,7 @@ export function Privacy(): JSX.Element {
       {data.value === null ? <OfHeads /> : <OfData />}
       <p class="quiet">
         The name that you give, the kind of work and the address of this device are seen by the host. Nothing
-        else of this device is read: no files, no photos, no contacts, no place.
+        else of this device is read: no files, no photos, no contacts, no location.
       </p>
     </section>
   );
@@ -29,8 +29,8 @@ function OfHeads(): JSX.Element {
         and their gradients. What the heads have learnt stays here.
       </p>
       <p>
-        The server could compute what the heads have learnt from inputs and outputs of many steps. It has no
-        texts of this device, as there are none.
+        The server could compute what the heads have learnt from inputs and outputs of many steps. This device
+        gives it no texts.
       </p>
     </>
   );

@@ -8,6 +8,7 @@ import {
   adapterFiles,
   adapterOf,
   type Channel,
+  ChannelClosedError,
   forgetRunStates,
   HandshakeError,
   type HeadModules,
@@ -145,8 +146,9 @@ export class TabDevice {
     }
     this.#place = place;
     const engine = await this.#openEngine(gpu);
-    const about = this.#about = await this.#askAbout(place);
-    const isSame = last !== null && last.isIn && last.run === about.run && last.place.server === place.server;
+    const isIn = last !== null && last.isIn && last.place.server === place.server;
+    const about = this.#about = await this.#askAbout(place, { isIn });
+    const isSame = isIn && last.run === about.run;
     const capacity = isSame ? last.capacity : 1;
     this.#say({
       type: "about",
@@ -168,14 +170,22 @@ export class TabDevice {
     await this.#look({ type: "look", place });
   }
 
-  /** The run; while the host has not answered, this device waits. */
-  async #askAbout(place: RunPlace): Promise<RunAbout> {
+  /** The run; while the host has not answered, this device waits, and so it does for a server that it was with. */
+  async #askAbout(place: RunPlace, { isIn }: { readonly isIn: boolean }): Promise<RunAbout> {
     const request = place.isInvited === true ? await ownRequest(place).catch(() => null) : null;
     if (request !== null && request.state !== "approved") {
       this.#say({ type: "asked", request });
       await approved(place);
     }
-    return await askAbout(place);
+    for (;;) {
+      try {
+        return await askAbout(place);
+      } catch (error) {
+        if (!isIn || !(error instanceof Unreachable)) throw error;
+        this.#say({ type: "failed", what: `${error.message} Trying again.` });
+      }
+      await this.#wait();
+    }
   }
 
   #openSlot(): Promise<Slot> {
@@ -197,7 +207,8 @@ export class TabDevice {
     try {
       await this.#takePart(message, this.#place, this.#about);
     } catch (error) {
-      this.#say({ type: "phase", phase: "ended", text: textOf(error) });
+      if (error instanceof CannotTakePart) this.#tell(error);
+      else this.#say({ type: "phase", phase: "ended", text: textOf(error) });
     } finally {
       this.#isIn = false;
       this.#channel = null;
@@ -220,11 +231,9 @@ export class TabDevice {
     if (message.data !== null) await writeJson(slot.states, CHOSEN, message.data);
     void navigator.storage.persist?.().catch(() => {});
     const states = await storedRunStates(slot.states, run);
-    const channel = await this.#connect(place);
-    this.#phase("waiting", "Waiting until the run begins");
     let lostAt = 0;
-    const result = await (this.#more.runDevice ?? runHeadsDevice)({
-      ...{ engine, channel, name, capacity, id: slot.id, key: slot.key, signal: this.#abort.signal },
+    const result = await this.#run(place, {
+      ...{ engine, name, capacity, id: slot.id, key: slot.key, signal: this.#abort.signal },
       ...{ timeoutMs: QUIET_MS, joinTimeoutMs: JOIN_MS, serverLostMs: LOST_MS },
       ...(states === null ? {} : { resume: states }),
       ...(own === null ? {} : { data: own.data.side }),
@@ -249,6 +258,20 @@ export class TabDevice {
       },
     });
     await this.#end(result, slot, noted);
+  }
+
+  /** Takes part; a connection that is lost before the run has let this device in is made anew. */
+  async #run(place: RunPlace, options: Omit<UserDeviceOptions, "channel">): Promise<UserDeviceResult> {
+    for (;;) {
+      const channel = await this.#comeBack(place, performance.now() + LOST_MS, this.#abort.signal);
+      this.#phase("waiting", "Waiting until the run begins");
+      try {
+        return await (this.#more.runDevice ?? runHeadsDevice)({ ...options, channel });
+      } catch (error) {
+        if (!(error instanceof ChannelClosedError) || this.#abort.signal.aborted) throw error;
+      }
+      if (this.#pause === null) this.#phase("lost", "The connection was lost; coming back");
+    }
   }
 
   #phase(phase: Phase, text: string): void {
@@ -290,11 +313,16 @@ export class TabDevice {
         signal?.throwIfAborted();
         if (error instanceof HandshakeError || performance.now() > until) throw error;
       }
-      this.#poke = Promise.withResolvers();
-      const timer = setTimeout(() => this.#poke.resolve(), RETRY_MS);
-      await this.#poke.promise;
-      clearTimeout(timer);
+      await this.#wait();
     }
+  }
+
+  /** Waits a moment before the next attempt, or until the page is seen again. */
+  async #wait(): Promise<void> {
+    this.#poke = Promise.withResolvers();
+    const timer = setTimeout(() => this.#poke.resolve(), RETRY_MS);
+    await this.#poke.promise;
+    clearTimeout(timer);
   }
 
   /** Rests without a connection: the others go on without this device's heads. */
@@ -395,15 +423,22 @@ async function keptData(states: Slot["states"], run: string): Promise<ChosenData
     : null;
 }
 
+/** The server does not answer. */
+class Unreachable extends CannotTakePart {}
+
 /** Asks the server about its run. */
 async function askAbout({ server, token }: RunPlace): Promise<RunAbout> {
   let response: Response;
   try {
     response = await fetch(`${server}/join/about`, { headers: { authorization: `Bearer ${token}` } });
   } catch {
-    throw new CannotTakePart(
+    const { origin } = location;
+    throw new Unreachable(
       `The server at ${server} cannot be reached.`,
-      "Check that this device is in the same network, and that the run still goes on.",
+      "Check that this device is in the same network, and that the run still goes on." +
+        (origin === server
+          ? ""
+          : ` This page comes from elsewhere: the host must allow it, by --allow-origin ${origin}.`),
     );
   }
   if (response.status === 401) {
@@ -418,7 +453,5 @@ async function askAbout({ server, token }: RunPlace): Promise<RunAbout> {
 }
 
 function textOf(error: unknown): string {
-  return error instanceof CannotTakePart
-    ? `${error.message} ${error.help}`
-    : (error as Error).message ?? String(error);
+  return (error as Error).message ?? String(error);
 }

@@ -31,7 +31,7 @@ export function requireBrowser(): void {
   if (!globalThis.isSecureContext) {
     throw new CannotTakePart(
       "This page has no secure connection, and browsers give the GPU to secure pages alone.",
-      "Open it by an https:// address: the host starts edgetuner serve with --cert and --key. On the machine of the server itself http://localhost works too.",
+      "Open it by an https:// address: the host starts edgetuner serve with --tls self-signed, or with --cert and --key. On the machine of the server itself http://localhost works too.",
     );
   }
   if ((navigator as { gpu?: GPU }).gpu === undefined) {

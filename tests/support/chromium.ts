@@ -236,7 +236,11 @@ export class Tab implements AsyncDisposable {
   /** A picture of the whole page, as PNG. */
   async screenshot(width: number, scheme: "light" | "dark"): Promise<Uint8Array<ArrayBuffer>> {
     await this.send("Emulation.setEmulatedMedia", {
-      features: [{ name: "prefers-color-scheme", value: scheme }],
+      features: [
+        { name: "prefers-color-scheme", value: scheme },
+        // Colours are there at once.
+        { name: "prefers-reduced-motion", value: "reduce" },
+      ],
     });
     const metrics = { width, height: 900, deviceScaleFactor: 1, mobile: width < 600 };
     await this.send("Emulation.setDeviceMetricsOverride", metrics);

@@ -4,15 +4,20 @@
  * @module
  */
 
-import { type EdgeServer, type RunHandle, shapeForDevices } from "@edgetuner/core";
+import { type EdgeServer, type ModelShape, type RunHandle, shapeForDevices } from "@edgetuner/core";
 import type { TinyBase } from "../../support/tiny_model.ts";
 
-/** The run of an edge server, with places for `places` devices that have heads. */
-export function handleOf(server: EdgeServer, { layers }: TinyBase, places: number): RunHandle {
+/** The run of an edge server, with places for `places` devices that have heads; the model may be said to be another. */
+export function handleOf(
+  server: EdgeServer,
+  { layers }: TinyBase,
+  places: number,
+  shape: ModelShape = shapeForDevices(layers.shape),
+): RunHandle {
   return {
     run: server.run,
     settings: server.settings,
-    model: shapeForDevices(layers.shape),
+    model: shape,
     base: { name: "gpt2_base", family: "gpt2", kvHeads: layers.shape.kvHeads },
     places,
     get status() {

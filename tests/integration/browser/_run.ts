@@ -9,12 +9,14 @@ import {
   EdgeServer,
   type EdgeServerEvent,
   type EdgeServerOptions,
+  type ModelShape,
   type RunSettings,
   type RunState,
   type RunStateSource,
   runUserDevice,
   type StepMode,
   type StepRecord,
+  type TokenBatch,
   type UserDeviceOptions,
   type UserDeviceResult,
 } from "@edgetuner/core";
@@ -26,6 +28,7 @@ import {
   serve,
   type ServedModel,
   type Serving,
+  type TlsOptions,
 } from "@edgetuner/transport/server";
 import { handleOf } from "./_handle.ts";
 import { admitAll, dataSide, serverOptions } from "../_session.ts";
@@ -46,8 +49,16 @@ export interface TabRunOptions {
   readonly after?: TabRun;
   /** Modes of the steps, as long as they last. @default {training steps} */
   readonly modes?: readonly StepMode[];
+  /** The batch of every step. @default {that of the fixtures} */
+  readonly batch?: TokenBatch;
   /** What stands between the server and a device that joins. @default {nothing} */
   readonly wrap?: (channel: Channel) => Channel;
+  /** Certificate and key, as PEM. @default {plain HTTP} */
+  readonly tls?: TlsOptions;
+  /** Origins of pages of other servers. @default {none} */
+  readonly allowOrigins?: readonly string[];
+  /** What the model is said to be, in place of the small one. */
+  readonly shape?: ModelShape;
   /** The data comes from a tab. @default {false} */
   readonly dataInTab?: boolean;
 }
@@ -69,6 +80,7 @@ export class TabRun implements AsyncDisposable {
   readonly #model: TinyBase;
   readonly #listener: WebSocketListener;
   readonly #serving: Serving;
+  readonly #tls: TlsOptions | undefined;
   /** The link of tabs. */
   readonly link: Relay;
   readonly #admitting: Promise<void>;
@@ -100,6 +112,7 @@ export class TabRun implements AsyncDisposable {
     this.states = states;
     this.invitations = invitations;
     this.#serving = serving;
+    this.#tls = options.tls;
     this.link = options.after?.link ?? new Relay(serving.port);
     this.link.target = serving.port;
     this.#listener = listener;
@@ -107,7 +120,7 @@ export class TabRun implements AsyncDisposable {
       this.events.push(event);
       if (event.type === "step") this.records.push(event.record);
     });
-    const { wrap = (channel) => channel, modes } = options;
+    const { wrap = (channel) => channel, modes, batch } = options;
     this.#admitting = admitAll(
       { ...listener, accept: async () => wrapped(await listener.accept(), wrap) },
       server,
@@ -115,7 +128,11 @@ export class TabRun implements AsyncDisposable {
     this.done = server.start();
     this.done.catch(() => {});
     const { steps } = options.settings;
-    const side = dataSide(model, steps, { shareLoss: true, ...(modes && { modes }) });
+    const side = dataSide(model, steps, {
+      shareLoss: true,
+      ...(modes && { modes }),
+      ...(batch && { batch }),
+    });
     this.losses = side.losses;
     this.#data = options.dataInTab === true ? null : this.#device({
       name: "data",
@@ -139,18 +156,26 @@ export class TabRun implements AsyncDisposable {
         ...options.server,
       }),
     );
+    const handle = handleOf(server, model, options.devices, options.shape);
     const listener = webSocketListener();
     const invitations = new Invitations();
     const app = createControlApp({
       ...TOKENS,
       invitations,
       allowHosts: ["edge.test"],
-      runs: new Map([[server.run, handleOf(server, model, options.devices)]]),
+      allowOrigins: options.allowOrigins,
+      runs: new Map([[server.run, handle]]),
       webSocket: listener,
       models: new Map(options.served === undefined ? [] : [[server.run, options.served]]),
       pages: PAGE_FILES,
     });
-    return new TabRun(model, { server, serving: await serve(app), listener, states, invitations }, options);
+    const serving = await serve(app, options.tls === undefined ? {} : { tls: options.tls });
+    return new TabRun(model, { server, serving, listener, states, invitations }, options);
+  }
+
+  /** Address of the server. */
+  get origin(): string {
+    return `${this.#tls === undefined ? "http" : "https"}://127.0.0.1:${this.link.port}`;
   }
 
   /** Address of the page that lets a tab in. */
@@ -160,12 +185,17 @@ export class TabRun implements AsyncDisposable {
 
   /** Address for one device that the host lets in by hand. */
   async invite(): Promise<string> {
-    return `http://127.0.0.1:${this.link.port}${await this.invitations.invite(this.server.run)}`;
+    return `${this.origin}${await this.invitations.invite(this.server.run)}`;
   }
 
   /** The same, with a query. */
   pageOn(query: string): string {
-    return `http://127.0.0.1:${this.link.port}/device/${query}#token=${TOKENS.joinToken}`;
+    return `${this.origin}/device/${query}#token=${TOKENS.joinToken}`;
+  }
+
+  /** Address for programs, and their token. */
+  get joinFlags(): readonly string[] {
+    return ["--server", `ws://127.0.0.1:${this.#serving.port}/join/ws`, "--token", TOKENS.joinToken];
   }
 
   /** A device in this process. */
@@ -176,8 +206,9 @@ export class TabRun implements AsyncDisposable {
   }
 
   async #device(options: Omit<UserDeviceOptions, "channel" | "engine">): Promise<UserDeviceResult> {
-    const url = `ws://127.0.0.1:${this.#serving.port}/join/ws`;
-    const channel = await webSocketTransport({ url, token: TOKENS.joinToken }).connect();
+    const url = `${this.#tls === undefined ? "ws" : "wss"}://127.0.0.1:${this.#serving.port}/join/ws`;
+    const caCerts = this.#tls === undefined ? {} : { caCerts: [this.#tls.cert] };
+    const channel = await webSocketTransport({ url, token: TOKENS.joinToken, ...caCerts }).connect();
     const { engine } = this.#model;
     return await runUserDevice({ engine, channel, timeoutMs: 60_000, ...options });
   }

@@ -12,9 +12,14 @@ import type { TabRun } from "./_run.ts";
 export async function takePart(
   browser: Chromium,
   run: TabRun,
-  { name = "phone", query = "" }: { readonly name?: string; readonly query?: string } = {},
+  { name = "phone", query = "", tab: opened }: {
+    readonly name?: string;
+    readonly query?: string;
+    /** The page is open already. */
+    readonly tab?: Tab;
+  } = {},
 ): Promise<Tab> {
-  const tab = await browser.open(run.pageOn(query));
+  const tab = opened ?? await browser.open(run.pageOn(query));
   await tab.shows("What leaves this device");
   await tab.fill("name", name);
   await tab.click("Take part");

@@ -6,6 +6,7 @@
  * @module
  */
 
+import { fileURLToPath } from "node:url";
 import { Engine } from "@edgetuner/kernels";
 import { TabRun } from "./_run.ts";
 import { Chromium, findChromium, type Tab } from "../../support/chromium.ts";
@@ -28,7 +29,7 @@ void run.join({ name: "laptop", capacity: 1 }).catch(() => {});
 await using invited = await browser.open(await run.invite());
 await invited.shows("You are invited");
 await take(invited, "invited");
-await invited.fill("name", "Ada's phone");
+await invited.fill("name", "kitchen phone");
 await invited.click("Ask the host");
 await invited.shows("Waiting for the host");
 await take(invited, "asked");
@@ -43,6 +44,19 @@ await take(invited, "taking_part");
 await invited.click("Leave");
 await invited.shows("Kept in this browser");
 await take(invited, "left");
+await using own = await TabRun.start(model, {
+  settings: tinySettings("slice", 100),
+  devices: 1,
+  dataInTab: true,
+});
+await using withData = await browser.open(own.page);
+await withData.shows("Do you have the texts?");
+await withData.choose(
+  "file",
+  fileURLToPath(new URL("../../../cli/assets/restaurant/train.txt", import.meta.url)),
+);
+await withData.shows("Embeddings can be turned back into tokens");
+await take(withData, "offer_with_data");
 await using insecure = await browser.open(run.page.replace("127.0.0.1", "edge.test"));
 await insecure.shows("no secure connection");
 await take(insecure, "cannot");
