@@ -326,6 +326,7 @@ export type {
   ActivationMeta,
   EmbeddingMeta,
   EndMeta,
+  FinishedMeta,
   HelloMeta,
   HiddenMeta,
   MaskMeta,

@@ -81,7 +81,7 @@ Deno.test("announcements that are not in their form are none", async () => {
     texts.map((text) => text.startsWith(`${key}=`) ? `${key}=${value}` : text);
   assertEquals(read(texts)?.run, "run-1");
   const bad: readonly (readonly [string, string])[] = [
-    ["run", "\x1b[2Jrun"],
+    ["run", "\x1b[2J run"],
     ["run", "a".repeat(49)],
     ["run", "a\nb"],
     ["fp", "AB:CD"],
