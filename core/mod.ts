@@ -324,11 +324,13 @@ export {
 export type { Field, FieldsOf, NullIn, OptionalField } from "./protocol/fields.ts";
 export type {
   ActivationMeta,
+  AnswerMeta,
   EmbeddingMeta,
   EndMeta,
   FinishedMeta,
   HelloMeta,
   HiddenMeta,
+  LossMeta,
   MaskMeta,
   NoMeta,
   PausedMeta,
