@@ -21,9 +21,16 @@ export function RunList(): JSX.Element {
   );
 }
 
-function Run({ run: { run, status, steps, planned, loss, started } }: {
-  readonly run: ListedRun;
-}): JSX.Element {
+/** A run as it is now: of the one that is shown more is known than when the list was read. */
+function asItIs(run: ListedRun): ListedRun {
+  const state = shown.value;
+  const latest = state?.run === run.run ? state.latest.value : null;
+  if (latest === null) return run;
+  return { ...run, steps: Math.max(run.steps, latest.step + 1), loss: latest.loss ?? run.loss };
+}
+
+function Run({ run: entry }: { readonly run: ListedRun }): JSX.Element {
+  const { run, status, steps, planned, loss, started } = asItIs(entry);
   const isShown = shown.value?.run === run;
   const isCompared = compared.value.some((series) => series.run === run);
   return (

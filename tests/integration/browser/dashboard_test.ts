@@ -69,7 +69,9 @@ Deno.test({
   await tab.goto(await runs.link());
 
   // A run that is under way is followed.
-  const stepOf = async () => Number(/(\d[\d,]*) of 5,000/.exec(await tab.text())?.[1]?.replace(",", "") ?? 0);
+  // The list says "of 5,000 steps", the run itself without that word.
+  const stepOf = async () =>
+    Number(/(\d[\d,]*) of 5,000(?! steps)/.exec(await tab.text())?.[1]?.replace(",", "") ?? 0);
   await until(async () => await stepOf() > 5, "steps are shown");
   const seen = await stepOf();
   await until(async () => await stepOf() > seen, "more steps are shown");
