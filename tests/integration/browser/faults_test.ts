@@ -4,7 +4,7 @@ import { type Channel, decodeFrame, type Frame, type StepMode } from "@edgetuner
 import { Engine } from "@edgetuner/kernels";
 import { Chromium, findChromium, type Tab } from "../../support/chromium.ts";
 import { TinyGpt2, tinySettings } from "../../support/tiny_model.ts";
-import { until } from "../../support/until.ts";
+import { takes, until } from "../../support/until.ts";
 import { TabRun } from "./_run.ts";
 import { moreSteps, stepOf, takePart } from "./_tabs.ts";
 
@@ -34,6 +34,8 @@ const CASES = Deno.env.has("EDGETUNER_EVERY_FAULT")
 
 /** The others' next step may take so many milliseconds. */
 const NEXT_STEP_MS = 5000;
+/** What each frame of the other devices takes, in milliseconds. */
+const LINK_MS = 5;
 /** A device that is back takes part after so many steps. */
 const REJOIN_STEPS = 2;
 const MODES = Array.from({ length: 100_000 }, (_, i): StepMode => i % 4 === 3 ? "evaluate" : "train");
@@ -94,6 +96,8 @@ class Trap {
       receive: async (options) => {
         const bytes = await channel.receive(options);
         if (bytes === null) return null;
+        // Steps of milliseconds would go by while greetings travel.
+        if (!isTab) await takes(LINK_MS);
         const frame = decodeFrame(bytes);
         if (frame.kind === "hello") {
           isTab = frame.meta.name === "phone";
