@@ -105,6 +105,22 @@ const plugin: Deno.lint.Plugin = {
         return { Literal: visit, TemplateElement: visit };
       },
     },
+    // Test files share a process: they run at the same time, in its folder and its environment.
+    "process-wide": {
+      create(context) {
+        if (!context.filename.endsWith("_test.ts")) return {};
+        return {
+          CallExpression(node) {
+            if (!/^Deno\.(chdir|env\.(set|delete))$/.test(context.sourceCode.getText(node.callee))) return;
+            context.report({
+              node,
+              message:
+                "a test changes neither the folder nor the environment of all tests that run beside it",
+            });
+          },
+        };
+      },
+    },
     "boolean-parameter": rule((node, report) => {
       if (isNamed(node) && node.params.length > 1 && node.params.some(isBoolean)) {
         report("a boolean among other parameters is a named option");

@@ -1,6 +1,6 @@
 /**
- * Which test files run together, and how. Two files run at a time. Files that use no GPU may leave nothing behind;
- * files that measure time run alone.
+ * Which test files run together, and how. As many files run at a time as there are processors; one more of those
+ * that use no GPU, and these may leave nothing behind. Files that measure time run alone.
  *
  * @module
  */
@@ -22,6 +22,8 @@ const GPU = /\bengines?\b|\bTextModel\.open\b/i;
 const ALONE = /^\/\/ Runs alone: \S/m;
 /** Mesa's software driver computes in the thread that asks: beside another file, waking more takes longer. */
 export const ONE_THREAD: Lane["env"] = { LP_NUM_THREADS: "0" };
+/** One file more than processors: programs that tests start wait for each other much of the time. */
+const ONE_MORE: Lane["env"] = { ...ONE_THREAD, DENO_JOBS: `${navigator.hardwareConcurrency + 1}` };
 
 /**
  * Sorts test files into lanes.
@@ -44,7 +46,7 @@ export async function lanesOf(
   }
   const names = options.fast ? [FAST_NAMES] : [];
   return [
-    { files: strict!, options: ["--parallel", ...STRICT, ...names], env: ONE_THREAD },
+    { files: strict!, options: ["--parallel", ...STRICT, ...names], env: ONE_MORE },
     { files: gpu!, options: ["--parallel", ...names], env: ONE_THREAD },
     { files: alone!, options: names, env: {} },
   ].filter(({ files }) => files.length > 0);

@@ -6,6 +6,7 @@ import { printedBy } from "../tests/support/printed.ts";
 import { ProgramEnd, UsageError } from "./flags/flags.ts";
 import { exampleLines, helpText } from "./flags/help.ts";
 import { COMMAND_NAMES, loadCommand } from "./main.ts";
+import { inColumns } from "../tests/support/columns.ts";
 
 /** What a call prints that ends before the command does anything, such as one with `--help`. */
 async function printed(name: string, args: readonly string[]): Promise<string> {
@@ -43,17 +44,14 @@ async function examplesOf(name: string): Promise<[command: string, args: string[
 const isPlaceholder = (value: string) => value.split(",").every((one) => /^[A-Z_]+(\.[a-z]+)?$/.test(one));
 
 Deno.test("help and examples of each command fit 60 columns; only a word that is longer does not", async () => {
-  Deno.env.set("COLUMNS", "60");
-  try {
+  await inColumns(60, async () => {
     for (const name of COMMAND_NAMES) {
       for (const line of (await printed(name, ["-h"])).split("\n")) {
         const longest = Math.max(...line.trim().split(" ").map((word) => word.length));
         assert(line.length <= 60 || longest > 40, `${name}: ${line}`);
       }
     }
-  } finally {
-    Deno.env.delete("COLUMNS");
-  }
+  });
 });
 
 Deno.test("a long example is broken between arguments, and what is said of it stands above", () => {

@@ -3,6 +3,7 @@ import { ProgramEnd } from "./flags/flags.ts";
 import { helpText } from "./flags/help.ts";
 import { COMMAND_NAMES, loadCommand } from "./main.ts";
 import type { CallForm } from "./process/invocation.ts";
+import { inColumns } from "../tests/support/columns.ts";
 
 /** What a task prints on standard output. */
 async function printed(task: () => Promise<unknown>): Promise<string> {
@@ -27,14 +28,10 @@ async function helpOf(name: string, form: CallForm): Promise<string> {
 
 /** The table of commands in a terminal of so many columns. */
 async function tableOf(columns: number): Promise<string> {
-  Deno.env.set("COLUMNS", `${columns}`);
-  try {
-    return await printed(async () =>
-      await (await loadCommand("help").load()).run({ args: [], form: "command" })
-    );
-  } finally {
-    Deno.env.delete("COLUMNS");
-  }
+  return await inColumns(
+    columns,
+    () => printed(async () => await (await loadCommand("help").load()).run({ args: [], form: "command" })),
+  );
 }
 
 Deno.test("each flag of each command is in a group of the help", async () => {

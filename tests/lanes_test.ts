@@ -6,7 +6,7 @@ import plugin from "../.ci/lint_plugin.ts";
 import { filesOf, lanesOf } from "../.ci/tests.ts";
 import { ROOT } from "./support/places.ts";
 
-Deno.test("lanes: by engine and by what runs alone, two files at a time; fast ones leave out slow files", async () => {
+Deno.test("lanes: by engine and by what runs alone, so many files at a time; fast ones leave out slow files", async () => {
   const root = await Deno.makeTempDir();
   try {
     const files = {
@@ -32,6 +32,8 @@ Deno.test("lanes: by engine and by what runs alone, two files at a time; fast on
     ]);
     // Two files share two processors; what runs alone has all of them.
     assertEquals(all.map(({ env }) => env.LP_NUM_THREADS), ["0", "0", undefined]);
+    const more = `${navigator.hardwareConcurrency + 1}`;
+    assertEquals(all.map(({ env }) => env.DENO_JOBS), [more, undefined, undefined]);
     const fast = await lanesOf(root, ["b", "b/clock_test.ts"], { fast: true });
     assertEquals(fast.map((lane) => lane.files), [["b/clock_test.ts"]]);
     const [filter] = fast[0]!.options;
@@ -96,4 +98,12 @@ Deno.test("the page on tests names every folder that has some", async () => {
     folders.add(/^(?:tests\/\w+|[.\w]+)\/(?=.*$)/.exec(file.replace(/^tests\/(?!.*\/).*/, "tests/"))![0]);
   }
   for (const folder of folders) assertStringIncludes(page, `| \`${folder}\``);
+});
+
+Deno.test("lint: a test does not change the folder or the environment of all tests", () => {
+  const found = (file: string, source: string) =>
+    Deno.lint.runPlugin(plugin, file, source).filter(({ id }) => id === "house/process-wide").length;
+  assertEquals(found("a_test.ts", 'Deno.chdir("x"); Deno.env.set("A", "1"); Deno.env.delete("A");'), 3);
+  assertEquals(found("a_test.ts", 'Deno.cwd(); Deno.env.get("A");'), 0);
+  assertEquals(found("program.ts", 'Deno.env.set("A", "1");'), 0);
 });

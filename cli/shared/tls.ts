@@ -6,6 +6,7 @@
 
 import "reflect-metadata";
 import { X509Certificate } from "node:crypto";
+import { dirname } from "node:path";
 import {
   BasicConstraintsExtension,
   PemConverter,
@@ -38,9 +39,8 @@ export interface Certificate {
   readonly fingerprint: string;
 }
 
-const FOLDER = "runs/tls";
-/** Where the certificate that was made is kept, with its key. */
-export const KEPT = `${FOLDER}/self_signed.pem`;
+/** Where the certificate that was made is kept, with its key, seen from where a program is started. */
+export const KEPT = "runs/tls/self_signed.pem";
 const DAY_MS = 86_400_000;
 const VALID_DAYS = 365;
 const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
@@ -48,6 +48,7 @@ const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
 /**
  * The certificate to serve with; `null` without TLS.
  *
+ * @param kept Where the one that is made is kept.
  * @throws {UsageError} If flags do not fit together, or a file cannot be read or is none.
  */
 export async function certificateOf(
@@ -55,6 +56,7 @@ export async function certificateOf(
     readonly host: string;
     readonly "allow-host"?: string;
   },
+  kept: string = KEPT,
 ): Promise<Certificate | null> {
   if (tls !== "" && (cert !== "" || key !== "")) {
     throw new UsageError("Cannot use --tls self-signed as --cert and --key take its place");
@@ -63,7 +65,7 @@ export async function certificateOf(
     throw new UsageError("Cannot use one of --cert and --key without the other");
   }
   const more = names.split(",").map((name) => name.trim()).filter((name) => name !== "");
-  if (tls !== "") return await selfSigned(host, more);
+  if (tls !== "") return await selfSigned([host, ...more], kept);
   if (cert === "") return null;
   const given = { cert: await read("--cert", cert), key: await read("--key", key), fingerprint: "" };
   let certificate: X509Certificate;
@@ -98,13 +100,16 @@ async function read(flag: string, path: string): Promise<string> {
 }
 
 /** The certificate that is kept; a new one if it is about to expire, or lacks an address. */
-async function selfSigned(host: string, more: readonly string[]): Promise<Certificate> {
+async function selfSigned(
+  [host, ...more]: readonly [string, ...string[]],
+  path: string,
+): Promise<Certificate> {
   const hosts = [
     ...more,
     ...reachable(host, 1).addresses.map((address) => address.replace(/:1$/, "").replace(/^\[(.*)\]$/, "$1")),
     ...["127.0.0.1", "::1", "localhost"],
   ];
-  const kept = await Deno.readTextFile(KEPT).catch(() => "");
+  const kept = await Deno.readTextFile(path).catch(() => "");
   const [cert = "", key = ""] = kept.split(/(?=-----BEGIN PRIVATE KEY-----)/);
   if (key !== "") {
     const certificate = new X509Certificate(cert);
@@ -116,8 +121,8 @@ async function selfSigned(host: string, more: readonly string[]): Promise<Certif
     }
   }
   const made = await generate([...new Set(hosts)]);
-  await Deno.mkdir(FOLDER, { recursive: true });
-  await writeWhole(KEPT, made.cert + made.key, { isSecret: true });
+  await Deno.mkdir(dirname(path), { recursive: true });
+  await writeWhole(path, made.cert + made.key, { isSecret: true });
   return made;
 }
 

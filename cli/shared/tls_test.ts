@@ -16,25 +16,22 @@ import { certificateOf } from "./tls.ts";
 
 const FLAGS = { cert: "", key: "", tls: "", host: "127.0.0.1" };
 
-/** Runs in a folder of its own, as certificates are kept where a program is started. */
+/** Runs with a folder for what is kept. */
 async function inFolder(body: (folder: string) => Promise<void>): Promise<void> {
-  const before = Deno.cwd();
   const folder = await Deno.makeTempDir();
-  Deno.chdir(folder);
   try {
     await body(folder);
   } finally {
-    Deno.chdir(before);
     await Deno.remove(folder, { recursive: true });
   }
 }
 
 Deno.test("frames go over TLS to the certificate that was made here, and only to it", async () => {
-  await inFolder(async () => {
-    const made = await certificateOf({ ...FLAGS, tls: "self-signed" });
-    const kept = await certificateOf({ ...FLAGS, tls: "self-signed" });
+  await inFolder(async (folder) => {
+    const made = await certificateOf({ ...FLAGS, tls: "self-signed" }, `${folder}/tls/kept.pem`);
+    const kept = await certificateOf({ ...FLAGS, tls: "self-signed" }, `${folder}/tls/kept.pem`);
     assertEquals(kept, made);
-    assertEquals((await Deno.stat("runs/tls/self_signed.pem")).mode! & 0o777, 0o600);
+    assertEquals((await Deno.stat(`${folder}/tls/kept.pem`)).mode! & 0o777, 0o600);
     const { cert, key, fingerprint } = made!;
     await using sockets = webSocketListener({ authorize: requireToken("secret-token") });
     await using polls = httpListener({ authorize: requireToken("secret-token") });
@@ -67,10 +64,10 @@ Deno.test("frames go over TLS to the certificate that was made here, and only to
 });
 
 Deno.test("a certificate and a key that do not belong together are refused by the names of their flags", async () => {
-  await inFolder(async () => {
-    const one = await certificateOf({ ...FLAGS, tls: "self-signed" });
-    await Deno.remove("runs/tls/self_signed.pem");
-    const two = await certificateOf({ ...FLAGS, tls: "self-signed" });
+  await inFolder(async (folder) => {
+    const one = await certificateOf({ ...FLAGS, tls: "self-signed" }, `${folder}/tls/kept.pem`);
+    await Deno.remove(`${folder}/tls/kept.pem`);
+    const two = await certificateOf({ ...FLAGS, tls: "self-signed" }, `${folder}/tls/kept.pem`);
     assert(one!.fingerprint !== two!.fingerprint);
     await Deno.writeTextFile("cert.pem", one!.cert);
     await Deno.writeTextFile("key.pem", two!.key);
@@ -88,8 +85,9 @@ Deno.test({
   name: "connections that never begin TLS keep no files, and give way to others",
   ignore: Deno.build.os !== "linux",
   async fn() {
-    await inFolder(async () => {
-      const { cert, key } = (await certificateOf({ ...FLAGS, tls: "self-signed" }))!;
+    await inFolder(async (folder) => {
+      const { cert, key } =
+        (await certificateOf({ ...FLAGS, tls: "self-signed" }, `${folder}/tls/kept.pem`))!;
       await using server = await serve({ fetch: () => new Response("here") }, { tls: { cert, key } });
       const { port } = server;
       const openFiles = () => [...Deno.readDirSync("/proc/self/fd")].length;
@@ -114,8 +112,8 @@ Deno.test({
 });
 
 Deno.test("over TLS a browser that signs in gets a cookie that plain HTTP never sees", async () => {
-  await inFolder(async () => {
-    const { cert, key } = (await certificateOf({ ...FLAGS, tls: "self-signed" }))!;
+  await inFolder(async (folder) => {
+    const { cert, key } = (await certificateOf({ ...FLAGS, tls: "self-signed" }, `${folder}/tls/kept.pem`))!;
     const sessions = new Sessions();
     const app = createControlApp({
       ...{ runs: new Map(), joinToken: "join-token", adminToken: "admin-token", sessions },
@@ -142,10 +140,13 @@ Deno.test("over TLS a browser that signs in gets a cookie that plain HTTP never 
 });
 
 Deno.test("an address that the certificate is not for is refused with what to do, and may be named", async () => {
-  await inFolder(async () => {
+  await inFolder(async (folder) => {
     await using sockets = webSocketListener();
     const connect = async (names: string) => {
-      const made = (await certificateOf({ ...FLAGS, tls: "self-signed", "allow-host": names }))!;
+      const made = (await certificateOf(
+        { ...FLAGS, tls: "self-signed", "allow-host": names },
+        `${folder}/tls/kept.pem`,
+      ))!;
       await using server = await serve({ fetch: (request) => sockets.handle(request) }, {
         ...{ tls: made, hostname: "127.0.0.2" },
       });
@@ -163,9 +164,9 @@ Deno.test("an address that the certificate is not for is refused with what to do
 });
 
 Deno.test("every address that is printed works as it is printed, over TLS too", async () => {
-  await inFolder(async () => {
+  await inFolder(async (folder) => {
     for (const host of ["127.0.0.1", "0.0.0.0", "::", "::1", "localhost"]) {
-      const made = (await certificateOf({ ...FLAGS, tls: "self-signed", host }))!;
+      const made = (await certificateOf({ ...FLAGS, tls: "self-signed", host }, `${folder}/tls/kept.pem`))!;
       await using server = await serve({ fetch: () => new Response("here") }, { tls: made, hostname: host });
       using client = Deno.createHttpClient({ caCerts: [made.cert] });
       const { addresses } = reachable(host, server.port);

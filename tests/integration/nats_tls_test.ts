@@ -17,13 +17,8 @@ type Key = ReturnType<typeof nkeys.createUser>;
 
 /** A certificate as `--tls self-signed` makes it. */
 async function certificate(folder: string) {
-  const before = Deno.cwd();
-  Deno.chdir(folder);
-  try {
-    return (await certificateOf({ cert: "", key: "", tls: "self-signed", host: "127.0.0.1" }))!;
-  } finally {
-    Deno.chdir(before);
-  }
+  const flags = { cert: "", key: "", tls: "self-signed", host: "127.0.0.1" };
+  return (await certificateOf(flags, `${folder}/self_signed.pem`))!;
 }
 
 /** A run's frame goes there and back. */

@@ -28,16 +28,14 @@ function staticCopy(): { readonly origin: string; readonly server: Deno.HttpServ
 
 /** A certificate that was made here, and what tells a browser to trust it alone. */
 async function ownCertificate() {
-  const before = Deno.cwd();
   const folder = await Deno.makeTempDir();
-  Deno.chdir(folder);
   try {
-    const made = (await certificateOf({ cert: "", key: "", tls: "self-signed", host: "127.0.0.1" }))!;
+    const flags = { cert: "", key: "", tls: "self-signed", host: "127.0.0.1" };
+    const made = (await certificateOf(flags, `${folder}/kept.pem`))!;
     const key = new X509Certificate(made.cert).publicKey.export({ type: "spki", format: "der" });
     const pin = createHash("sha256").update(key).digest("base64");
     return { tls: { cert: made.cert, key: made.key }, flag: `--ignore-certificate-errors-spki-list=${pin}` };
   } finally {
-    Deno.chdir(before);
     await Deno.remove(folder, { recursive: true });
   }
 }
