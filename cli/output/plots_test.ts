@@ -1,5 +1,9 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
+import { settled } from "../../tests/support/until.ts";
 import { heatMap, linePlot, Palette } from "./plots.ts";
+
+// ECharts starts a timer of 17 ms where it draws twice within that time.
+Deno.test.afterEach(settled);
 
 function pathsOf(svg: string, colour: string): number {
   return svg.split("<path").filter((path) => path.includes(colour)).length;
