@@ -12,6 +12,8 @@ import { flatten, type TinyBase, tinySettings } from "../support/tiny_model.ts";
 import { admitAll, dataSide, joinDevice, openLink, serverOptions } from "./_session.ts";
 
 const STEPS = 5;
+/** Limit of whatever waits until hostile peers are gone, in milliseconds: each takes some 50. */
+const SIEGE_LIMIT_MS = 600_000;
 
 /** What came of an honest run. */
 export interface HonestRun {
@@ -34,12 +36,17 @@ export async function honestRun(model: TinyBase, frames: number): Promise<Honest
   const server = new EdgeServer({
     ...serverOptions(model, settings, { devices: 2, pruner: greedyPruner() }),
     // The second device joins once half of the hostile peers are gone, however busy the machine is.
-    joinTimeoutMs: 600_000,
+    joinTimeoutMs: SIEGE_LIMIT_MS,
   });
   const admitting = admitAll(link.listener, server);
   const running = server.start();
   const random = randomNumbers(6);
-  const first = await joinDevice(link, server, { engine, name: "a", capacity: 2 });
+  const first = await joinDevice(link, server, {
+    engine,
+    name: "a",
+    capacity: 2,
+    timeoutMs: SIEGE_LIMIT_MS,
+  });
   const before = await besiegeServer(link.transport, frames / 2, random);
   const data = dataSide(model, STEPS, { shareLoss: true });
   const siege = besiegeServer(link.transport, frames / 2, random);
