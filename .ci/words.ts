@@ -129,7 +129,17 @@ function paragraphs(lines: readonly string[]): { line: number; text: string }[] 
 async function misspelt(root: URL, patterns: readonly string[]): Promise<Finding[]> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [
-      ...["run", "-A", "--quiet", "--lock=.ci/words.lock", CSPELL, "--no-progress", "--no-summary"],
+      ...[
+        "run",
+        "-A",
+        "--quiet",
+        "--no-config",
+        "--frozen",
+        "--lock=.ci/words.lock",
+        CSPELL,
+        "--no-progress",
+        "--no-summary",
+      ],
       ...["--gitignore", "--config=.ci/cspell.json", "--relative", "--dot", ...patterns],
     ],
     cwd: root,
